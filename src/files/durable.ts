@@ -1,0 +1,125 @@
+/**
+ * Writing files so that a crash leaves either the old state or the new one, and nobody else can read them.
+ *
+ * Every file this project writes for keeps goes through here. A new file is 0600 and created exclusively, so it
+ * is never written through a symbolic link; it is fsynced, and so is its folder; and it gets its final name only
+ * when it is whole.
+ */
+import { randomBytes } from "node:crypto";
+import { constants } from "node:fs";
+import { type FileHandle, link, lstat, mkdir, open, rename, rm } from "node:fs/promises";
+import { basename, dirname, join } from "node:path";
+import { hasCode, StoreError, systemError } from "../errors.js";
+
+const newFile = constants.O_WRONLY | constants.O_CREAT | constants.O_EXCL | constants.O_NOFOLLOW;
+
+/** Makes a folder and its parents, 0700 each; an existing folder is left as it is. */
+export async function makeFolder(path: string): Promise<void> {
+  try {
+    await mkdir(path, { recursive: true, mode: 0o700 });
+  } catch (error) {
+    throw systemError(error, `cannot make the folder ${path}`);
+  }
+}
+
+/** Makes the names in a folder (files created, renamed, removed) survive a power cut. */
+export async function syncFolder(path: string): Promise<void> {
+  const folder = await open(path, constants.O_RDONLY | constants.O_DIRECTORY);
+  try {
+    await folder.sync();
+  } catch (error) {
+    // Some network and FUSE file systems cannot sync a folder; there is nothing more to be done there.
+    if (!hasCode(error, "EINVAL", "ENOTSUP")) throw systemError(error, `cannot sync ${path}`);
+  } finally {
+    await folder.close();
+  }
+}
+
+/**
+ * Creates a file that must not exist yet, whole and synced, or not at all.
+ *
+ * @throws StoreError `refused` if something has that name, `io` for anything the system refuses.
+ */
+export async function createFile(
+  path: string,
+  contents: string | Uint8Array,
+  mode = 0o600,
+): Promise<void> {
+  let file: FileHandle;
+  try {
+    file = await open(path, newFile, mode);
+  } catch (error) {
+    if (hasCode(error, "EEXIST")) throw new StoreError("refused", `${path} exists already`);
+    throw systemError(error, `cannot create ${path}`);
+  }
+  try {
+    await file.writeFile(contents);
+    await file.chmod(mode);
+    await file.sync();
+  } catch (error) {
+    await rm(path, { force: true });
+    throw systemError(error, `cannot write ${path}`);
+  } finally {
+    await file.close();
+  }
+  await syncFolder(dirname(path));
+}
+
+/**
+ * Gives a finished, synced file its final name, on the same file system, without ever replacing what has that
+ * name. Afterwards `staged` is gone.
+ *
+ * @throws StoreError `refused` if the final name is taken; `staged` then still exists.
+ */
+export async function claimName(staged: string, final: string): Promise<void> {
+  try {
+    await link(staged, final);
+    await rm(staged);
+  } catch (error) {
+    if (hasCode(error, "EEXIST")) throw new StoreError("refused", `${final} exists already`);
+    if (!hasCode(error, "EPERM", "ENOTSUP", "ENOSYS", "EMLINK")) {
+      throw systemError(error, `cannot name ${final}`);
+    }
+    // A file system without hard links (FAT, some network shares): take the name empty, then rename over our own.
+    await createFile(final, "");
+    await rename(staged, final);
+  }
+  await syncFolder(dirname(final));
+}
+
+/** A name beside `path` for a file that is not finished: hidden, and nobody else's. */
+export function stagedName(path: string): string {
+  return join(dirname(path), `.${basename(path)}.${randomBytes(6).toString("hex")}.partial`);
+}
+
+/**
+ * Replaces a file's contents in one step, keeping its owner and mode; makes it (0600) if it does not exist.
+ * A reader sees the old contents or the new, never a part.
+ */
+export async function replaceFile(path: string, contents: string | Uint8Array): Promise<void> {
+  const staged = stagedName(path);
+  const before = await lstat(path).catch((error: unknown) => {
+    if (hasCode(error, "ENOENT")) return undefined;
+    throw systemError(error, `cannot look at ${path}`);
+  });
+  if (before && !before.isFile()) throw new StoreError("refused", `${path} is not a regular file`);
+  await createFile(staged, contents, before ? before.mode & 0o777 : 0o600);
+  try {
+    if (before) await giveOwner(staged, before.uid, before.gid);
+    await rename(staged, path);
+  } catch (error) {
+    await rm(staged, { force: true });
+    throw systemError(error, `cannot replace ${path}`);
+  }
+  await syncFolder(dirname(path));
+}
+
+async function giveOwner(path: string, uid: number, gid: number): Promise<void> {
+  if (process.geteuid?.() === uid && process.getegid?.() === gid) return;
+  const file = await open(path, constants.O_RDONLY | constants.O_NOFOLLOW);
+  try {
+    await file.chown(uid, gid);
+  } finally {
+    await file.close();
+  }
+}
