@@ -1,0 +1,89 @@
+/**
+ * What the command prints, and where: the result to stdout (with --json exactly one document, also for an error),
+ * everything else to stderr.
+ */
+import { StoreError } from "../errors.js";
+import { printable } from "./table.js";
+
+export interface OutputOptions {
+  json: boolean;
+  quiet: boolean;
+  verbose: boolean;
+  color: boolean;
+}
+
+const styles = { bold: 1, dim: 2, red: 31, green: 32, yellow: 33 } as const;
+
+export class Output {
+  readonly json: boolean;
+  readonly #options: OutputOptions;
+
+  constructor(options: OutputOptions) {
+    this.json = options.json;
+    this.#options = options;
+  }
+
+  /** The command's answer: the document with --json, the lines for a person otherwise. */
+  result(document: unknown, lines: () => string[]): void {
+    const text = this.json ? JSON.stringify(document) : lines().join("\n");
+    if (text !== "") process.stdout.write(`${text}\n`);
+  }
+
+  /** A line of a result that is printed as it comes. */
+  line(text: string): void {
+    process.stdout.write(`${text}\n`);
+  }
+
+  /** Something the user should know besides the result; not with --quiet. */
+  notice(text: string): void {
+    if (!this.#options.quiet) process.stderr.write(`${text}\n`);
+  }
+
+  /** Something the user must see whatever was asked. */
+  warning(text: string): void {
+    process.stderr.write(`${this.style("yellow", "warning:", process.stderr)} ${text}\n`);
+  }
+
+  /** A step of the work, only with --verbose. */
+  detail(text: string): void {
+    if (this.#options.verbose) process.stderr.write(`${this.style("dim", text, process.stderr)}\n`);
+  }
+
+  error(error: StoreError): void {
+    const { exitCode: code, message, hint } = error;
+    if (this.json) {
+      process.stdout.write(
+        `${JSON.stringify({ error: { code, message, ...(hint && { hint }) } })}\n`,
+      );
+      return;
+    }
+    process.stderr.write(`${this.style("red", "error:", process.stderr)} ${printable(message)}\n`);
+    if (hint) {
+      for (const line of hint.split("\n")) process.stderr.write(`  ${printable(line)}\n`);
+    }
+  }
+
+  /** The terminal's width, where stdout is one. */
+  get columns(): number | undefined {
+    return process.stdout.isTTY ? process.stdout.columns : undefined;
+  }
+
+  style(
+    name: keyof typeof styles,
+    text: string,
+    stream: NodeJS.WriteStream = process.stdout,
+  ): string {
+    const plain = !this.#options.color || !stream.isTTY || Boolean(process.env.NO_COLOR);
+    return plain ? text : `\x1b[${styles[name]}m${text}\x1b[0m`;
+  }
+}
+
+/** Turns whatever was thrown into an error with an exit code; what is not ours is a defect, and said to be. */
+export function asStoreError(error: unknown): StoreError {
+  if (error instanceof StoreError) return error;
+  const message = error instanceof Error ? error.message : String(error);
+  return new StoreError("failed", `unexpected: ${message}`, {
+    hint: "This is a defect of hivemind-sqlcipher. Run again with --verbose for the place, and report it.",
+    cause: error,
+  });
+}

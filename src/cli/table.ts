@@ -1,0 +1,86 @@
+/** Tables that fit the terminal: the widest columns give way first, and no cell can move the cursor. */
+import stringWidth from "string-width";
+
+export interface Column {
+  readonly title: string;
+  readonly align?: "left" | "right";
+}
+
+const gap = "  ";
+const narrowest = 6;
+
+/** Control characters, line separators, and marks that reorder text: what could rewrite the screen. */
+const unprintable = /[\p{Cc}\u200e\u200f\u2028-\u202e\u2066-\u2069]/gu;
+
+/** Makes a value safe to show: what could move the cursor or reorder the line becomes visible. */
+export function printable(text: string): string {
+  return text.replace(
+    unprintable,
+    (character) => `\\u${(character.codePointAt(0) ?? 0).toString(16).padStart(4, "0")}`,
+  );
+}
+
+function cut(text: string, width: number): string {
+  if (stringWidth(text) <= width) return text;
+  let kept = "";
+  for (const { segment } of new Intl.Segmenter().segment(text)) {
+    if (stringWidth(kept + segment) > width - 1) break;
+    kept += segment;
+  }
+  return `${kept}…`;
+}
+
+function pad(text: string, width: number, align: Column["align"]): string {
+  const space = " ".repeat(Math.max(0, width - stringWidth(text)));
+  return align === "right" ? space + text : text + space;
+}
+
+/**
+ * A table whose column widths come from its first rows, so that any number of rows can follow one by one.
+ *
+ * @param available - the terminal's width in columns; `undefined` where there is no terminal, and nothing is cut.
+ */
+export class Table {
+  readonly #columns: readonly Column[];
+  readonly #widths: number[];
+
+  constructor(columns: readonly Column[], firstRows: string[][], available: number | undefined) {
+    this.#columns = columns;
+    this.#widths = columns.map((column, index) =>
+      Math.max(
+        stringWidth(column.title),
+        ...firstRows.map((row) => stringWidth(printable(row[index] ?? ""))),
+      ),
+    );
+    if (available !== undefined) this.#shrink(available - gap.length * (columns.length - 1));
+  }
+
+  #shrink(available: number): void {
+    let excess = this.#widths.reduce((sum, width) => sum + width, 0) - available;
+    while (excess > 0) {
+      const widest = this.#widths.indexOf(Math.max(...this.#widths));
+      const width = this.#widths[widest] ?? 0;
+      if (width <= narrowest) return;
+      this.#widths[widest] = width - 1;
+      excess -= 1;
+    }
+  }
+
+  heading(): string {
+    return this.#line(this.#columns.map((column) => column.title));
+  }
+
+  row(cells: string[]): string {
+    return this.#line(cells.map(printable));
+  }
+
+  #line(cells: string[]): string {
+    return this.#columns
+      .map((column, index) => {
+        const width = this.#widths[index] ?? 0;
+        return pad(cut(cells[index] ?? "", width), width, column.align);
+      })
+      .join(gap)
+      .trimEnd();
+  }
+}

@@ -1,0 +1,48 @@
+import { readdirSync, readFileSync } from "node:fs";
+import { dirname, join, relative } from "node:path";
+import { expect, test } from "vitest";
+
+const top = join(import.meta.dirname, "..");
+
+/** Room name to tier, as ARCHITECTURE.md's table says. */
+function tiers(): Map<string, number> {
+  const text = readFileSync(join(top, "ARCHITECTURE.md"), "utf8");
+  const rows = text.matchAll(/^\| (\d) \| `([\w.]+)\/?` \|/gm);
+  return new Map([...rows].map(([, tier, room]) => [room as string, Number(tier)]));
+}
+
+function sourceFiles(): string[] {
+  return readdirSync(join(top, "src"), { recursive: true, encoding: "utf8" })
+    .filter((name) => name.endsWith(".ts"))
+    .sort();
+}
+
+function importsOf(file: string): string[] {
+  const text = readFileSync(join(top, "src", file), "utf8");
+  return [...text.matchAll(/(?:from|import)\s*\(?\s*"(\.[^"]+)"/g)].map(([, path]) =>
+    relative(join(top, "src"), join(top, "src", dirname(file), path as string)),
+  );
+}
+
+const roomOf = (file: string) =>
+  file.includes("/") ? file.split("/")[0] : file.replace(/\.js$/, ".ts");
+
+test("every source file is in a room that ARCHITECTURE.md names", () => {
+  const known = tiers();
+  expect(known.size).toBeGreaterThan(10);
+  expect(sourceFiles().filter((file) => !known.has(roomOf(file) as string))).toEqual([]);
+});
+
+test("imports go from higher tiers to lower ones only", () => {
+  const tier = tiers();
+  const wrong = sourceFiles().flatMap((file) =>
+    importsOf(file)
+      .filter((target) => {
+        const from = roomOf(file) as string;
+        const to = roomOf(target) as string;
+        return from !== to && (tier.get(to) ?? Number.POSITIVE_INFINITY) >= (tier.get(from) ?? -1);
+      })
+      .map((target) => `${file} imports ${target}`),
+  );
+  expect(wrong).toEqual([]);
+});
