@@ -1,0 +1,44 @@
+import type { Client } from "./client.js";
+
+/**
+ * What every backend offers: HiveMind's database plugin contract (`AbstractDB`), asynchronous. A change is kept when
+ * its promise resolves.
+ */
+export interface Database extends AsyncDisposable, AsyncIterable<Client> {
+  /** Adds a client, or replaces the one with the same `client_id`. */
+  addItem(client: Client): Promise<void>;
+  /** The same for many, in batches that are each kept or not as a whole. Answers how many. */
+  addItems(clients: Iterable<Client> | AsyncIterable<Client>): Promise<number>;
+  /**
+   * Revokes a client: its record is replaced by an empty one whose api_key is `revoked`, so that its id is never
+   * given again.
+   *
+   * @throws StoreError `notFound` if there is no client with this id.
+   */
+  deleteItem(clientId: number): Promise<void>;
+  /** Changes an existing client. @throws StoreError `notFound` if there is none with its id. */
+  updateItem(client: Client): Promise<void>;
+  /** Revokes `old` and adds `replacement`, together or not at all. The two may have the same id. */
+  replaceItem(old: Client, replacement: Client): Promise<void>;
+  /**
+   * The clients whose field `key` equals `value`. A key that no field has finds nobody, nor does the api_key
+   * `revoked`.
+   */
+  searchByValue(key: string, value: string | number | boolean | null): Promise<Client[]>;
+  getClientById(clientId: number): Promise<Client | undefined>;
+  /** Never finds a revoked client. */
+  getClientByApiKey(apiKey: string): Promise<Client | undefined>;
+  /** Reads one client anew, past anything cached. */
+  refresh(clientId: number): Promise<Client | undefined>;
+  /** How many records there are, revoked ones included. */
+  size(): Promise<number>;
+  /** All clients, revoked ones included, in constant memory. */
+  [Symbol.asyncIterator](): AsyncIterator<Client>;
+  /** Writes out what is not written yet. */
+  commit(): Promise<void>;
+  /** Takes notice of what others changed. */
+  sync(): Promise<void>;
+  /** Brings records of schema `fromVersion` to the newest one; doing it twice is the same as once. */
+  migrate(fromVersion: number): Promise<void>;
+  close(): Promise<void>;
+}
