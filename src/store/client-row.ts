@@ -1,0 +1,186 @@
+/**
+ * A client as a row of the table, and back: the bytes are those that HiveMind's own plugins write.
+ */
+import {
+  blacklistKeys,
+  type Client,
+  clientSchema,
+  foldBlacklists,
+  unfoldBlacklists,
+} from "../client/client.js";
+import { formatJson, type JsonObject, sameJson } from "../client/json.js";
+import { StoreError } from "../errors.js";
+import type { SqlValue } from "./connection.js";
+import { type Column, newestSchema, readList, readObject, type Schema } from "./schema.js";
+
+/** A row as SQLite gives it; a column that the table does not have is undefined. */
+export type Row = Partial<Record<Column, unknown>> & {
+  /** The id's digits, since a number would be rounded beyond 2^53 - 1. */
+  exact_id: string;
+  /** The same for a whole number where a REAL should be; null if there is nothing to lose. */
+  exact_last_seen: string | null;
+};
+
+export type Values = Partial<Record<Column, SqlValue>>;
+
+const highest = Number.MAX_SAFE_INTEGER;
+
+/**
+ * SQL that selects a `Row`. Columns are taken as they come, so that one which another program adds meanwhile is read
+ * at once.
+ */
+export const rowColumns = `*, CAST(client_id AS TEXT) AS exact_id,
+  CASE WHEN typeof(last_seen) = 'integer' AND last_seen NOT BETWEEN -${highest} AND ${highest}
+    THEN CAST(last_seen AS TEXT) END AS exact_last_seen`;
+
+/**
+ * The client that a row describes, read as a hub reads it: NULL in a permission is false; metadata that is not an
+ * object counts as empty; blacklists in their own columns are folded into it, whatever the schema. `allowed_types` that
+ * is not a list is an empty one: to newer hubs that denies everything, and a row that nobody changes keeps its bytes.
+ * Where the table has no column for it, `crypto_key` is in the stored metadata.
+ *
+ * @throws StoreError `refused` if a number in it would be rounded.
+ */
+export function decodeRow(row: Row): Client {
+  const client_id = exactInteger(row.exact_id, "a client_id");
+  if (row.exact_last_seen !== null) exactInteger(row.exact_last_seen, "a last_seen");
+  const legacy: JsonObject = {};
+  for (const key of blacklistKeys) legacy[key] = readList(row[key]);
+  const stored = foldBlacklists(readObject(row.metadata), legacy);
+  const { crypto_key, metadata } =
+    row.crypto_key === undefined
+      ? takeCryptoKey(stored)
+      : { crypto_key: textOf(row.crypto_key), metadata: stored };
+  return {
+    client_id,
+    api_key: textOf(row.api_key) ?? "",
+    name: textOf(row.name),
+    description: textOf(row.description),
+    is_admin: truthOf(row.is_admin),
+    last_seen: typeof row.last_seen === "number" ? row.last_seen : -1,
+    allowed_types: readList(row.allowed_types).filter((type) => typeof type === "string"),
+    crypto_key,
+    password: textOf(row.password),
+    can_broadcast: truthOf(row.can_broadcast),
+    can_escalate: truthOf(row.can_escalate),
+    can_propagate: truthOf(row.can_propagate),
+    metadata,
+  };
+}
+
+/** A new row's columns. `metadata` is among them even if the table has no such column. */
+export function encodeRow(client: Client, schema: Schema): Values {
+  return { ...encodeFields(client), ...encodeMetadata(client, schema) };
+}
+
+/** The columns to write so that a row says what `client` says; those that say so already keep their bytes. */
+export function changedColumns(row: Row, client: Client, schema: Schema): Values {
+  const before = decodeRow(row);
+  const changed: Values = {};
+  for (const [column, value] of entriesOf(encodeFields(client))) {
+    if (column === "crypto_key" && row.crypto_key === undefined) continue;
+    const same =
+      column === "allowed_types"
+        ? sameJson(before.allowed_types, client.allowed_types)
+        : before[column as keyof Client] === client[column as keyof Client];
+    if (!same) changed[column] = value;
+  }
+  if (sameJson(storedMetadata(before, schema), storedMetadata(client, schema))) return changed;
+  for (const [column, value] of entriesOf(encodeMetadata(client, schema, row))) {
+    const same =
+      column === "metadata"
+        ? sameJson(readObject(row[column]), readObject(value))
+        : sameJson(readList(row[column]), readList(value));
+    if (!same) changed[column] = value;
+  }
+  return changed;
+}
+
+/** @throws StoreError `refused` if it is not a client, naming the field. */
+export function requireValid(changes: Partial<Client>): void {
+  const checked = clientSchema.partial().safeParse(changes);
+  if (checked.success) return;
+  const problem = checked.error.issues[0];
+  throw new StoreError(
+    "refused",
+    `not a valid client: ${problem?.path.join(".")}: ${problem?.message}`,
+  );
+}
+
+/**
+ * An integer from its digits.
+ *
+ * @throws StoreError `refused` if JavaScript would round it.
+ */
+export function exactInteger(digits: string, what: string): number {
+  const value = Number(digits);
+  if (Number.isSafeInteger(value)) return value;
+  throw new StoreError(
+    "refused",
+    `${what} in this store is ${digits}: beyond 2^53 - 1, it would be rounded here`,
+  );
+}
+
+function encodeFields(client: Client): Values {
+  return {
+    client_id: client.client_id,
+    api_key: client.api_key,
+    name: client.name,
+    description: client.description,
+    is_admin: Number(client.is_admin),
+    last_seen: client.last_seen,
+    allowed_types: formatJson(client.allowed_types),
+    crypto_key: client.crypto_key,
+    password: client.password,
+    can_broadcast: Number(client.can_broadcast),
+    can_escalate: Number(client.can_escalate),
+    can_propagate: Number(client.can_propagate),
+  };
+}
+
+/**
+ * Metadata and blacklists, where the hubs of this schema read them: at 0 and 1 the lists are in their columns, at 2 in
+ * metadata. A released hub that opens a store at 2 fills the columns again, and enforces them alone: a row on which
+ * that happened has its lists written to both.
+ */
+function encodeMetadata(client: Client, schema: Schema, row?: Row): Values {
+  const stored = storedMetadata(client, schema);
+  const { blacklists, metadata } = unfoldBlacklists(stored);
+  const inColumns =
+    schema.version < newestSchema && blacklistKeys.every((key) => schema.columns.has(key));
+  const values: Values = { metadata: formatJson(inColumns ? metadata : stored) };
+  for (const key of blacklistKeys) {
+    const written = inColumns || typeof row?.[key] === "string";
+    values[key] = written ? formatJson(blacklists[key] ?? []) : null;
+  }
+  return values;
+}
+
+/** Metadata with what has no column of its own in this table. */
+function storedMetadata(client: Client, schema: Schema): JsonObject {
+  const hasPlace = schema.columns.has("crypto_key") || client.crypto_key === null;
+  if (hasPlace || Object.hasOwn(client.metadata, "crypto_key")) return client.metadata;
+  return { ...client.metadata, crypto_key: client.crypto_key };
+}
+
+function takeCryptoKey(stored: JsonObject): { crypto_key: string | null; metadata: JsonObject } {
+  const { crypto_key, ...metadata } = stored;
+  if (typeof crypto_key !== "string") return { crypto_key: null, metadata: stored };
+  return { crypto_key, metadata };
+}
+
+function entriesOf(values: Values): [Column, SqlValue][] {
+  return Object.entries(values) as [Column, SqlValue][];
+}
+
+function textOf(value: unknown): string | null {
+  if (value === null || value === undefined) return null;
+  return value instanceof Uint8Array ? Buffer.from(value).toString() : String(value);
+}
+
+/** What Python's `bool` makes of a column. */
+function truthOf(value: unknown): boolean {
+  if (typeof value === "number") return value !== 0;
+  if (typeof value === "string" || value instanceof Uint8Array) return value.length > 0;
+  return false;
+}
