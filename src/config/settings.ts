@@ -66,10 +66,12 @@ export const settingsSchema = z.strictObject({
 
 export type Settings = z.infer<typeof settingsSchema>;
 
-/** Settings, and the file they come from (which need not exist). */
+/** Settings, and the file they come from. */
 export interface SettingsFile {
   readonly path: string;
   readonly settings: Settings;
+  /** Whether the file was named, by `--config` or the environment, and does not exist. */
+  readonly missing: boolean;
 }
 
 /**
@@ -90,10 +92,11 @@ export const environmentKeys = {
 
 /**
  * What holds for one run: an option, else the environment, else the file. `options` are settings too, given on the
- * command line; `config` is `--config`. Paths come back absolute.
+ * command line; `config` is `--config`. Paths come back absolute. The file need not exist, for `init` makes it; but
+ * where one was named and is not there, `missing` says so, for a misspelt name must not mean "no settings".
  *
- * @throws StoreError `usage` for a file or a variable that does not say what it should, `notFound` for a settings
- *   file that was named but is not there, `io` for one that cannot be read.
+ * @throws StoreError `usage` for a file or a variable that does not say what it should, `io` for a file that cannot
+ *   be read.
  */
 export async function resolveSettings(
   options: Settings = {},
@@ -103,13 +106,12 @@ export async function resolveSettings(
   const named = config ?? nonEmpty(environment.HIVEMIND_SQLCIPHER_CONFIG);
   const path = expandPath(named ?? defaultSettingsPath(environment), environment);
   const file = await loadSettings(path);
-  if (file === undefined && named !== undefined) {
-    throw new StoreError("notFound", `there is no settings file ${path}`, {
-      hint: "leave --config out for the usual place, or let init write one there",
-    });
-  }
   const merged = over(options, over(fromEnvironment(environment), file ?? {}));
-  return { path, settings: withAbsolutePaths(merged, environment) };
+  return {
+    path,
+    settings: withAbsolutePaths(merged, environment),
+    missing: file === undefined && named !== undefined,
+  };
 }
 
 /**

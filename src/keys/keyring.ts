@@ -1,8 +1,15 @@
 /**
  * The OS keyring, through keytar. One entry a slot: service `hivemind-sqlcipher`, account the store's resolved path,
- * followed for all but the current passphrase by `#` and the slot.
+ * followed for all but the current passphrase by `#` and the slot. So that its owner can read it with none of this
+ * software: `secret-tool lookup service hivemind-sqlcipher account PATH`.
  */
 import { StoreError } from "../errors.js";
+import {
+  answerTimeoutMs,
+  type KeyringState,
+  promptTimeoutMs,
+  reachKeyring,
+} from "./secret-service.js";
 
 export const keyringService = "hivemind-sqlcipher";
 
@@ -14,6 +21,14 @@ export interface KeyringEntry {
   readonly secret: string;
 }
 
+type Keytar = typeof import("keytar");
+
+/** What to type where a machine has no desktop that unlocks the keyring at login. */
+const unlockLine =
+  'read -rsp "Keyring password: " P && printf %s "$P" | gnome-keyring-daemon --unlock --components=secrets; unset P';
+const withoutKeyring =
+  "or do without a keyring: --passphrase-source credential (systemd), file:PATH or command:CMD";
+
 export function accountOf(storePath: string, slot: Slot): string {
   return slot === "current" ? storePath : `${storePath}#${slot}`;
 }
@@ -23,8 +38,10 @@ export function accountOf(storePath: string, slot: Slot): string {
  *
  * @throws StoreError `passphraseUnavailable` if the keyring cannot be asked or stays locked.
  */
-export async function getEntry(_storePath: string, _slot: Slot): Promise<string | undefined> {
-  throw new StoreError("failed", "not there yet");
+export async function getEntry(storePath: string, slot: Slot): Promise<string | undefined> {
+  const account = accountOf(storePath, slot);
+  const secret = await atKeyring((keytar) => keytar.getPassword(keyringService, account));
+  return secret ?? undefined;
 }
 
 /**
@@ -32,16 +49,117 @@ export async function getEntry(_storePath: string, _slot: Slot): Promise<string 
  *
  * @throws StoreError `passphraseUnavailable` if the keyring cannot be asked, stays locked, or answers wrong.
  */
-export async function setEntry(_storePath: string, _slot: Slot, _secret: string): Promise<void> {
-  throw new StoreError("failed", "not there yet");
+export async function setEntry(storePath: string, slot: Slot, secret: string): Promise<void> {
+  const account = accountOf(storePath, slot);
+  await atKeyring((keytar) => keytar.setPassword(keyringService, account, secret));
+  if ((await getEntry(storePath, slot)) !== secret) {
+    throw unavailable("the keyring does not give back what it was just given", {
+      hint: `look at it yourself: secret-tool lookup service ${keyringService} account '${account}'`,
+    });
+  }
 }
 
 /** Forgets a slot; false if there was nothing. @throws StoreError `passphraseUnavailable` as above. */
-export async function deleteEntry(_storePath: string, _slot: Slot): Promise<boolean> {
-  throw new StoreError("failed", "not there yet");
+export async function deleteEntry(storePath: string, slot: Slot): Promise<boolean> {
+  const account = accountOf(storePath, slot);
+  const existed = (await getEntry(storePath, slot)) !== undefined;
+  if (existed) await atKeyring((keytar) => keytar.deletePassword(keyringService, account));
+  return existed;
 }
 
 /** Every entry kept for this store. @throws StoreError `passphraseUnavailable` as above. */
-export async function listEntries(_storePath: string): Promise<KeyringEntry[]> {
-  throw new StoreError("failed", "not there yet");
+export async function listEntries(storePath: string): Promise<KeyringEntry[]> {
+  const credentials = await atKeyring((keytar) => keytar.findCredentials(keyringService));
+  const entries: KeyringEntry[] = [];
+  for (const { account, password } of credentials) {
+    const slot = slotOf(storePath, account);
+    if (slot !== undefined) entries.push({ slot, secret: password });
+  }
+  return entries;
+}
+
+function slotOf(storePath: string, account: string): Slot | undefined {
+  if (account === storePath) return "current";
+  if (!account.startsWith(`${storePath}#`)) return undefined;
+  const slot = account.slice(storePath.length + 1);
+  return /^(?:pending|(?:previous|derived):[0-9a-f]+)$/.test(slot) ? (slot as Slot) : undefined;
+}
+
+/**
+ * Lets keytar do one thing, once it is known that somebody answers and the keyring is open (see secret-service.ts).
+ * macOS has no session bus; its keychain asks its owner by itself.
+ */
+async function atKeyring<T>(operation: (keytar: Keytar) => Promise<T>): Promise<T> {
+  const reached: KeyringState =
+    process.platform === "linux" ? await reachKeyring() : { state: "no-collection" };
+  refuseUnreachable(reached);
+  const keytar = await loadKeytar();
+  const timeoutMs = reached.state === "ready" ? answerTimeoutMs : promptTimeoutMs;
+  try {
+    return await withinTime(operation(keytar), timeoutMs);
+  } catch (error) {
+    if (error instanceof StoreError) throw error;
+    const detail = error instanceof Error ? error.message : String(error);
+    if (reached.state === "no-collection" && process.platform === "linux") {
+      throw unavailable(`there is no default keyring to keep a passphrase in (${detail})`, {
+        hint: `log in at the desktop once, or on a server make one with a password of its own:\n${unlockLine}\n${withoutKeyring}`,
+        cause: error,
+      });
+    }
+    throw unavailable(`the keyring refused: ${detail}`, { hint: withoutKeyring, cause: error });
+  }
+}
+
+function refuseUnreachable(reached: KeyringState): void {
+  switch (reached.state) {
+    case "no-bus":
+      throw unavailable(`there is no session bus to reach the keyring by (${reached.detail})`, {
+        hint: `as the store's owner, in a login of its own (ssh, or machinectl shell USER@), not in sudo or su;\nor where USER lingers (loginctl enable-linger USER): export XDG_RUNTIME_DIR=/run/user/$(id -u)\n${withoutKeyring}`,
+      });
+    case "no-service":
+      throw unavailable(`there is a session bus, but no keyring on it (${reached.detail})`, {
+        hint: `apt-get install gnome-keyring, then: ${unlockLine}\n${withoutKeyring}`,
+      });
+    case "silent":
+      throw unavailable(`the keyring does not answer (${reached.detail})`, {
+        hint: `on a server, start it: ${unlockLine}\nat a desktop, log out and in again; ${withoutKeyring}`,
+      });
+    case "locked":
+      throw unavailable("the keyring is locked, and was not unlocked", {
+        hint: `at a desktop, run this again and type the keyring's password; on a server: ${unlockLine}\n${withoutKeyring}`,
+      });
+  }
+}
+
+/** Loaded when first needed: without libsecret everything that needs no keyring still works. */
+async function loadKeytar(): Promise<Keytar> {
+  try {
+    return (await import("keytar")).default;
+  } catch (error) {
+    throw unavailable("the keyring library keytar cannot be loaded", {
+      hint: `apt-get install libsecret-1-0 (elsewhere: libsecret)\n${withoutKeyring}`,
+      cause: error,
+    });
+  }
+}
+
+async function withinTime<T>(work: Promise<T>, timeoutMs: number): Promise<T> {
+  let timer: NodeJS.Timeout | undefined;
+  const tooLate = new Promise<never>((_resolve, reject) => {
+    timer = setTimeout(() => {
+      reject(unavailable(`the keyring did not answer within ${timeoutMs / 1000} seconds`));
+    }, timeoutMs);
+  });
+  try {
+    return await Promise.race([work, tooLate]);
+  } finally {
+    clearTimeout(timer);
+  }
+}
+
+function unavailable(
+  message: string,
+  options: { hint?: string; cause?: unknown } = {},
+): StoreError {
+  return new StoreError("passphraseUnavailable", message, options);
 }

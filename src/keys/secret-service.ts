@@ -1,0 +1,421 @@
+/**
+ * Asks the session bus how the keyring is, and has it unlocked, before keytar goes there.
+ *
+ * keytar cannot tell a locked keyring from one without the entry (it answers "nothing" for both), crashes when it
+ * lists a locked one, and blocks a thread for 25 s where nobody answers, or for as long as a prompt is open; until
+ * that thread is free again the process cannot even exit. So this speaks just enough D-Bus to ask with an own bound:
+ * is there a bus, does anybody serve secrets on it, is the default collection locked, and will its owner unlock it.
+ * The wire format is that of the D-Bus specification, "Message Protocol"; the names are the freedesktop.org Secret
+ * Service API's.
+ */
+import { createConnection, type Socket } from "node:net";
+
+type Environment = Readonly<Record<string, string | undefined>>;
+
+export type KeyringState =
+  | { readonly state: "ready" | "locked" | "no-collection" }
+  /** `detail` is what the system said. */
+  | { readonly state: "no-bus" | "no-service" | "silent"; readonly detail: string };
+
+/** Starting a keyring daemon takes well under a second; the bus itself would wait two minutes for one. */
+export const answerTimeoutMs = 5_000;
+
+/** How long somebody at a desktop has for typing the keyring's password. */
+export const promptTimeoutMs = 60_000;
+
+const busName = "org.freedesktop.DBus";
+const secretsName = "org.freedesktop.secrets";
+const secretsPath = "/org/freedesktop/secrets";
+const secretsService = "org.freedesktop.Secret.Service";
+
+/**
+ * How the keyring is, after its owner was asked to unlock it if it was locked. Without a desktop there is nobody to
+ * ask, and it stays locked.
+ */
+export async function reachKeyring(environment: Environment = process.env): Promise<KeyringState> {
+  const socket = socketOf(environment);
+  if (socket === undefined) {
+    const address = environment.DBUS_SESSION_BUS_ADDRESS;
+    return {
+      state: "no-bus",
+      detail: address
+        ? `DBUS_SESSION_BUS_ADDRESS is ${address}`
+        : "neither DBUS_SESSION_BUS_ADDRESS nor XDG_RUNTIME_DIR is set",
+    };
+  }
+  let bus: Bus;
+  try {
+    bus = await Bus.connect(socket);
+  } catch (error) {
+    return { state: "no-bus", detail: error instanceof Error ? error.message : String(error) };
+  }
+  try {
+    return { state: await stateOfDefaultCollection(bus) };
+  } catch (error) {
+    if (error instanceof BusError) return { state: "no-service", detail: error.message };
+    return { state: "silent", detail: error instanceof Error ? error.message : String(error) };
+  } finally {
+    bus.close();
+  }
+}
+
+async function stateOfDefaultCollection(bus: Bus): Promise<"ready" | "locked" | "no-collection"> {
+  await bus.call(busName, "/org/freedesktop/DBus", busName, "Hello");
+  await bus.call(busName, "/org/freedesktop/DBus", busName, "StartServiceByName", secretsName, 0);
+  const alias = await bus.call(secretsName, secretsPath, secretsService, "ReadAlias", "default");
+  const collection = alias.string();
+  if (collection === "/") return "no-collection";
+  if (!(await isLocked(bus, collection))) return "ready";
+  const unlocked = await bus.call(secretsName, secretsPath, secretsService, "Unlock", [collection]);
+  unlocked.strings();
+  const prompt = unlocked.string();
+  if (prompt !== "/") {
+    await bus.call(secretsName, prompt, "org.freedesktop.Secret.Prompt", "Prompt", "");
+    await bus.signal(prompt, "Completed", promptTimeoutMs);
+  }
+  return (await isLocked(bus, collection)) ? "locked" : "ready";
+}
+
+async function isLocked(bus: Bus, collection: string): Promise<boolean> {
+  const locked = await bus.call(
+    secretsName,
+    collection,
+    "org.freedesktop.DBus.Properties",
+    "Get",
+    "org.freedesktop.Secret.Collection",
+    "Locked",
+  );
+  locked.signature();
+  return locked.u32() === 1;
+}
+
+/**
+ * The bus's socket: of the first `unix:` address, else the one systemd's user manager makes. (What `autolaunch:` and
+ * X11 would start is a bus of its own, with a keyring that knows nothing.)
+ */
+function socketOf(environment: Environment): string | undefined {
+  for (const address of (environment.DBUS_SESSION_BUS_ADDRESS ?? "").split(";")) {
+    const path = /^unix:(?:.*,)?path=([^,]+)/.exec(address)?.[1];
+    if (path !== undefined) return decodeURIComponent(path);
+    const abstract = /^unix:(?:.*,)?abstract=([^,]+)/.exec(address)?.[1];
+    if (abstract !== undefined) return `\0${decodeURIComponent(abstract)}`;
+  }
+  if (environment.DBUS_SESSION_BUS_ADDRESS) return undefined;
+  return environment.XDG_RUNTIME_DIR ? `${environment.XDG_RUNTIME_DIR}/bus` : undefined;
+}
+
+/** The other side answered, with an error. */
+class BusError extends Error {}
+
+interface Message {
+  readonly type: number;
+  readonly replyTo: number | undefined;
+  readonly path: string | undefined;
+  readonly member: string | undefined;
+  readonly body: Reader;
+}
+
+/** A string, an unsigned integer, or a list of object paths. */
+type Parameter = string | number | string[];
+
+const littleEndian = "l".charCodeAt(0);
+const methodCall = 1;
+const errorReply = 3;
+const signal = 4;
+
+/** Codes of a message's header fields. */
+const headerField = { path: 1, service: 2, member: 3, replyTo: 5, destination: 6, signature: 8 };
+
+/** One connection to a bus: calls one after the other, each with a bound. */
+class Bus {
+  private received: Buffer = Buffer.alloc(0);
+  private readonly messages: Message[] = [];
+  private serial = 0;
+  private failure: Error | undefined;
+  private wake: () => void = () => {};
+
+  private constructor(private readonly socket: Socket) {
+    socket.on("data", (data) => {
+      this.received = Buffer.concat([this.received, data]);
+      this.wake();
+    });
+    socket.on("error", (error) => this.fail(error));
+    socket.on("close", () => this.fail(new Error("the bus closed the connection")));
+  }
+
+  /** Connects and says who we are: the user id, as hexadecimal digits of its decimal text. */
+  static async connect(path: string): Promise<Bus> {
+    const bus = new Bus(createConnection(path));
+    const user = Buffer.from(String(process.geteuid?.() ?? 0)).toString("hex");
+    try {
+      bus.socket.write(`\0AUTH EXTERNAL ${user}\r\n`);
+      const answer = await bus.within(answerTimeoutMs, () => bus.takeLine());
+      if (!answer.startsWith("OK ")) throw new Error(`the bus answered ${answer}`);
+      bus.socket.write("BEGIN\r\n");
+      return bus;
+    } catch (error) {
+      bus.close();
+      throw error;
+    }
+  }
+
+  /** Calls a method; gives its reply's body to read. */
+  async call(
+    destination: string,
+    path: string,
+    service: string,
+    member: string,
+    ...parameters: Parameter[]
+  ): Promise<Reader> {
+    const serial = ++this.serial;
+    this.socket.write(encodeCall(serial, { destination, path, service, member }, parameters));
+    const reply = await this.within(answerTimeoutMs, () =>
+      this.takeMessage((message) => message.replyTo === serial),
+    );
+    if (reply.type === errorReply) throw new BusError(reply.body.string());
+    return reply.body;
+  }
+
+  /** Waits for a signal that an object sends to us. */
+  async signal(path: string, member: string, timeoutMs: number): Promise<void> {
+    await this.within(timeoutMs, () =>
+      this.takeMessage(
+        (message) => message.type === signal && message.path === path && message.member === member,
+      ),
+    );
+  }
+
+  close(): void {
+    this.socket.destroy();
+  }
+
+  private fail(error: Error): void {
+    this.failure ??= error;
+    this.wake();
+  }
+
+  /** Waits until `take` finds what it looks for in what was received. */
+  private async within<T>(timeoutMs: number, take: () => T | undefined): Promise<T> {
+    const timer = setTimeout(
+      () => this.fail(new Error(`no answer within ${timeoutMs / 1000} seconds`)),
+      timeoutMs,
+    );
+    try {
+      for (;;) {
+        const found = take();
+        if (found !== undefined) return found;
+        if (this.failure) throw this.failure;
+        await new Promise<void>((resolve) => {
+          this.wake = resolve;
+        });
+      }
+    } finally {
+      clearTimeout(timer);
+    }
+  }
+
+  private takeLine(): string | undefined {
+    const end = this.received.indexOf("\r\n");
+    if (end === -1) return undefined;
+    const line = this.received.toString("latin1", 0, end);
+    this.received = this.received.subarray(end + 2);
+    return line;
+  }
+
+  /** The first message received that `matches`; the others stay for whoever waits for them. */
+  private takeMessage(matches: (message: Message) => boolean): Message | undefined {
+    for (let next = this.nextMessage(); next !== undefined; next = this.nextMessage()) {
+      this.messages.push(next);
+    }
+    const index = this.messages.findIndex(matches);
+    return index === -1 ? undefined : this.messages.splice(index, 1)[0];
+  }
+
+  /** Cuts a whole message off the bytes received. */
+  private nextMessage(): Message | undefined {
+    if (this.received.length < 16) return undefined;
+    const fixed = new Reader(this.received, 4);
+    const bodyLength = fixed.u32();
+    fixed.u32();
+    const fieldsEnd = 16 + fixed.u32();
+    const bodyStart = align(fieldsEnd, 8);
+    const end = bodyStart + bodyLength;
+    if (this.received.length < end) return undefined;
+    const fields = readHeaderFields(new Reader(this.received, 16, fieldsEnd));
+    const text = (code: number) => {
+      const value = fields.get(code);
+      return typeof value === "string" ? value : undefined;
+    };
+    const replyTo = fields.get(headerField.replyTo);
+    const message: Message = {
+      type: this.received.readUInt8(1),
+      replyTo: typeof replyTo === "number" ? replyTo : undefined,
+      path: text(headerField.path),
+      member: text(headerField.member),
+      body: new Reader(this.received, bodyStart, end),
+    };
+    this.received = this.received.subarray(end);
+    return message;
+  }
+}
+
+/** Reads a message's values in the byte order that its first byte names. Alignment counts from the message's start. */
+class Reader {
+  constructor(
+    private readonly message: Buffer,
+    private at = 0,
+    private readonly end = message.length,
+  ) {}
+
+  get done(): boolean {
+    return this.at >= this.end;
+  }
+
+  align(to: number): void {
+    this.at = align(this.at, to);
+  }
+
+  byte(): number {
+    return this.message.readUInt8(this.at++);
+  }
+
+  u32(): number {
+    const at = align(this.at, 4);
+    this.at = at + 4;
+    return this.message[0] === littleEndian
+      ? this.message.readUInt32LE(at)
+      : this.message.readUInt32BE(at);
+  }
+
+  string(): string {
+    return this.text(this.u32());
+  }
+
+  /** A list of strings or object paths. */
+  strings(): string[] {
+    const end = this.u32() + this.at;
+    const found: string[] = [];
+    while (this.at < end) found.push(this.string());
+    return found;
+  }
+
+  signature(): string {
+    return this.text(this.byte());
+  }
+
+  private text(length: number): string {
+    const text = this.message.toString("utf8", this.at, this.at + length);
+    this.at += length + 1;
+    return text;
+  }
+}
+
+/** A message's header fields: each a code and a variant, of which only three types occur. */
+function readHeaderFields(fields: Reader): Map<number, string | number> {
+  const found = new Map<number, string | number>();
+  for (fields.align(8); !fields.done; fields.align(8)) {
+    const code = fields.byte();
+    const type = fields.signature();
+    found.set(
+      code,
+      type === "u" ? fields.u32() : type === "g" ? fields.signature() : fields.string(),
+    );
+  }
+  return found;
+}
+
+function encodeCall(
+  serial: number,
+  to: { destination: string; path: string; service: string; member: string },
+  parameters: Parameter[],
+): Buffer {
+  const body = new Writer();
+  let signature = "";
+  for (const value of parameters) {
+    if (typeof value === "string") {
+      signature += "s";
+      body.string(value);
+    } else if (typeof value === "number") {
+      signature += "u";
+      body.u32(value);
+    } else {
+      signature += "ao";
+      body.strings(value);
+    }
+  }
+  const fields = new Writer();
+  const field = (code: number, type: string, value: string) => {
+    fields.align(8);
+    fields.byte(code);
+    fields.signature(type);
+    if (type === "g") fields.signature(value);
+    else fields.string(value);
+  };
+  field(headerField.path, "o", to.path);
+  field(headerField.service, "s", to.service);
+  field(headerField.member, "s", to.member);
+  field(headerField.destination, "s", to.destination);
+  if (signature !== "") field(headerField.signature, "g", signature);
+
+  const message = new Writer();
+  for (const byte of [littleEndian, methodCall, 0, 1]) message.byte(byte);
+  message.u32(body.length);
+  message.u32(serial);
+  message.u32(fields.length);
+  message.append(fields);
+  message.align(8);
+  message.append(body);
+  return message.bytes();
+}
+
+/** Writes values in little-endian order, each aligned as D-Bus wants it. */
+class Writer {
+  private readonly data: number[] = [];
+
+  get length(): number {
+    return this.data.length;
+  }
+
+  align(to: number): void {
+    while (this.data.length % to !== 0) this.data.push(0);
+  }
+
+  byte(value: number): void {
+    this.data.push(value);
+  }
+
+  u32(value: number): void {
+    this.align(4);
+    for (const shift of [0, 8, 16, 24]) this.data.push((value >>> shift) & 0xff);
+  }
+
+  string(text: string): void {
+    this.u32(Buffer.byteLength(text));
+    this.data.push(...Buffer.from(text), 0);
+  }
+
+  signature(text: string): void {
+    this.byte(text.length);
+    this.data.push(...Buffer.from(text), 0);
+  }
+
+  /** A list: its length in bytes, then its elements. */
+  strings(texts: string[]): void {
+    const elements = new Writer();
+    for (const text of texts) elements.string(text);
+    this.u32(elements.length);
+    this.append(elements);
+  }
+
+  append(other: Writer): void {
+    this.data.push(...other.data);
+  }
+
+  bytes(): Buffer {
+    return Buffer.from(this.data);
+  }
+}
+
+function align(at: number, to: number): number {
+  return Math.ceil(at / to) * to;
+}
