@@ -1,0 +1,216 @@
+/**
+ * The hub's Python: which interpreter it is, and what the packages in it can do.
+ *
+ * Version numbers do not say enough. Several released SQLite plugins take a `password` and ignore it, and whether one
+ * that honours it works depends on the `sqlcipher3` beside it. So the interpreter is asked to do it: open a new store
+ * with a password, in a temporary folder, by way of a `server.json` as the hub would.
+ */
+import { execFile } from "node:child_process";
+import { access, constants, mkdtemp, open, rm } from "node:fs/promises";
+import { tmpdir } from "node:os";
+import { basename, delimiter, join, resolve } from "node:path";
+import { z } from "zod";
+import type { Environment } from "../config/paths.js";
+import { StoreError } from "../errors.js";
+import { sqliteModule } from "./server-json.js";
+
+/** The interpreter, and the options its script's first line gives it. */
+export type HubPython = readonly [program: string, ...options: string[]];
+
+const packagesSchema = z.object({
+  /** Installed versions; null for a package that is not there. */
+  hivemindCore: z.string().nullable(),
+  pluginManager: z.string().nullable(),
+  sqlitePlugin: z.string().nullable(),
+  /** `AbstractDB.SCHEMA_VERSION`; null in releases that have none, which write schema 0. */
+  schemaVersion: z.number().int().nullable(),
+  /** `PRAGMA cipher_version` of the hub's `sqlcipher3`; null without one. */
+  cipherVersion: z.string().nullable(),
+  /** Whether a store that the hub opened with a password came out encrypted. */
+  takesPassword: z.boolean(),
+  /** Whether the hub rewrites a `server.json` that has no `network_protocol`. */
+  completesServerJson: z.boolean(),
+  /** Why the hub could not be tried, in Python's words. */
+  problem: z.string().nullable(),
+});
+
+export type HubPackages = z.infer<typeof packagesSchema>;
+
+/** Importing the hub's packages takes half a second on a PC and several on a small board with a slow card. */
+const answerTimeoutMs = 60_000;
+
+/**
+ * Finds the Python that runs the hub: `hubPython` if it is given; else the interpreter behind the `hivemind-core` script
+ * (or the Python) among `words`, which are a command or a unit's `ExecStart`; else behind `hivemind-core` on PATH.
+ *
+ * @returns undefined if there is no such script, or it is no Python script.
+ * @throws StoreError `usage` if `hubPython` cannot be executed.
+ */
+export async function findHubPython({
+  hubPython,
+  words = ["hivemind-core"],
+  environment = process.env,
+}: {
+  hubPython?: string | undefined;
+  words?: readonly string[] | undefined;
+  environment?: Environment;
+}): Promise<HubPython | undefined> {
+  if (hubPython !== undefined) {
+    const program = await findProgram(hubPython, environment);
+    if (program !== undefined) return [program];
+    throw new StoreError("usage", `${hubPython} cannot be executed`, {
+      hint: "--hub-python names the Python that has hivemind-core in it",
+    });
+  }
+  const word = words.find((each) => /^(?:hivemind-core|python[\d.]*)$/.test(basename(each)));
+  const script = word === undefined ? undefined : await findProgram(word, environment);
+  if (word === undefined || script === undefined) return undefined;
+  return basename(word).startsWith("python") ? [script] : shebang(script, environment);
+}
+
+/** What a word at the start of a command stands for: a path as it is, a name looked up on PATH. */
+export async function findProgram(
+  word: string,
+  environment: Environment = process.env,
+): Promise<string | undefined> {
+  const candidates = word.includes("/")
+    ? [resolve(word)]
+    : (environment.PATH ?? "/usr/local/bin:/usr/bin:/bin")
+        .split(delimiter)
+        .map((folder) => resolve(folder, word));
+  for (const candidate of candidates) {
+    const executable = await access(candidate, constants.X_OK).then(
+      () => true,
+      () => false,
+    );
+    if (executable) return candidate;
+  }
+  return undefined;
+}
+
+async function shebang(script: string, environment: Environment): Promise<HubPython | undefined> {
+  const [first = "", ...rest] = (await firstCharacters(script)).split("\n");
+  if (!first.startsWith("#!")) return undefined;
+  let [program, ...options] = first.slice(2).trim().split(/\s+/);
+  if (program !== undefined && basename(program) === "env") {
+    [program, ...options] = options[0] === "-S" ? options.slice(1) : options;
+  }
+  if (program !== undefined && basename(program) === "sh") {
+    // What pip writes where the interpreter's path is too long, or has a space, for a first line.
+    [, program] = /^'''exec' "?([^"\s]+|[^"]+)"? "\$0"/.exec(rest[0] ?? "") ?? [];
+    options = [];
+  }
+  if (program === undefined || !/^(?:python|pypy)/.test(basename(program))) return undefined;
+  const found = await findProgram(program, environment);
+  return found === undefined ? undefined : [found, ...options];
+}
+
+async function firstCharacters(path: string): Promise<string> {
+  const file = await open(path).catch(() => undefined);
+  if (file === undefined) return "";
+  try {
+    const { buffer, bytesRead } = await file.read(Buffer.alloc(4096), 0, 4096, 0);
+    return buffer.toString("latin1", 0, bytesRead);
+  } finally {
+    await file.close();
+  }
+}
+
+/**
+ * Asks the interpreter what the hub in it can do. Nothing of the user's is read or written: the hub's packages see a
+ * home of their own, which is gone afterwards.
+ *
+ * @throws StoreError `failed` if the interpreter does not answer.
+ */
+export async function askHub(
+  [program, ...options]: HubPython,
+  environment: Environment = process.env,
+): Promise<HubPackages> {
+  const home = await mkdtemp(join(tmpdir(), "hivemind-sqlcipher-"));
+  try {
+    const output = await new Promise<string>((done, failed) => {
+      execFile(
+        program,
+        [...options, "-c", question, home],
+        // Not in this folder: its files would be modules to Python.
+        { cwd: "/", env: environment, timeout: answerTimeoutMs, killSignal: "SIGKILL" },
+        (error, stdout) => (error === null ? done(stdout) : failed(error)),
+      ).stdin?.end();
+    });
+    return packagesSchema.parse(JSON.parse(output));
+  } catch (error) {
+    const { killed, code } = error as { killed?: boolean; code?: unknown };
+    const why = killed ? `no answer in ${answerTimeoutMs / 1000} s` : `it ended with ${code}`;
+    throw new StoreError("failed", `cannot ask ${program} about the hub's packages: ${why}`, {
+      hint: "name the Python that has hivemind-core in it: --hub-python PATH",
+      cause: error,
+    });
+  } finally {
+    await rm(home, { recursive: true, force: true });
+  }
+}
+
+/**
+ * The answer goes to standard output alone: what the packages log there is sent to standard error. `os._exit`, because
+ * some of them leave threads behind that watch files.
+ */
+const question = `
+import sys
+if sys.path[:1] == [""]:
+    del sys.path[0]
+import importlib.metadata, json, os
+
+answer = os.fdopen(os.dup(1), "w")
+os.dup2(2, 1)
+home = sys.argv[1]
+for name in ("HOME", "XDG_DATA_HOME", "XDG_CONFIG_HOME", "XDG_STATE_HOME", "XDG_CACHE_HOME", "TMPDIR"):
+    os.environ[name] = home
+
+def version(package):
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+found = {
+    "hivemindCore": version("hivemind-core"),
+    "pluginManager": version("hivemind-plugin-manager"),
+    "sqlitePlugin": version("hivemind-sqlite-database"),
+    "schemaVersion": None,
+    "cipherVersion": None,
+    "takesPassword": False,
+    "completesServerJson": False,
+    "problem": None,
+}
+try:
+    import sqlcipher3
+    row = sqlcipher3.connect(":memory:").execute("PRAGMA cipher_version").fetchone()
+    found["cipherVersion"] = row[0] if row else None
+except Exception:
+    pass
+try:
+    from hivemind_plugin_manager.database import AbstractDB
+    found["schemaVersion"] = getattr(AbstractDB, "SCHEMA_VERSION", None)
+    from hivemind_core.config import get_server_config
+    from hivemind_core.database import ClientDatabase
+    folder = os.path.join(home, "hivemind-core")
+    os.makedirs(folder)
+    path = os.path.join(folder, "server.json")
+    module = "${sqliteModule}"
+    block = {"name": "probe", "subfolder": "hivemind-core", "password": "probe"}
+    text = json.dumps({"database": {"module": module, module: block}})
+    with open(path, "w") as file:
+        file.write(text)
+    config = get_server_config()["database"]
+    with open(path) as file:
+        found["completesServerJson"] = file.read() != text
+    with ClientDatabase(config) as database:
+        len(database.db)
+    with open(os.path.join(folder, "probe.db"), "rb") as file:
+        found["takesPassword"] = not file.read(16).startswith(b"SQLite format 3")
+except BaseException as error:
+    found["problem"] = type(error).__name__ + ": " + str(error)
+answer.write(json.dumps(found))
+answer.flush()
+os._exit(0)
+`;

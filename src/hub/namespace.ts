@@ -1,0 +1,117 @@
+/**
+ * The hub in a mount namespace of its own, where a memory-backed `server.json` lies over the real one.
+ *
+ * The namespace, the memory and the hub end together; nobody else sees the file at its path, and nothing has to be
+ * cleaned up, however the hub or this process ends.
+ */
+import { type ChildProcess, spawn } from "node:child_process";
+import { readFileSync } from "node:fs";
+import { stat } from "node:fs/promises";
+import { Readable, Writable } from "node:stream";
+import type { Environment } from "../config/paths.js";
+import { StoreError } from "../errors.js";
+import { becomeTheHub, readAll } from "./child.js";
+
+/**
+ * Runs within the namespace, with the right to mount. The file comes through descriptor 3; what goes wrong is said
+ * through descriptor 4, and "ready" if nothing did.
+ *
+ * The memory is mounted in a place that is free again as soon as the file is bound over the real one: the bind
+ * keeps it alive. The file's size is compared, because half a file would make the hub run on its defaults.
+ */
+const setUp = `
+file=$1 size=$2 stage=$3 confine=$4
+shift 4
+set -e
+mount -t tmpfs -o size=16m,mode=0700,nosuid,nodev,noexec hivemind-sqlcipher "$stage"
+(umask 077 && cat <&3 >"$stage/server.json")
+[ "$(wc -c <"$stage/server.json")" -eq "$size" ]
+mount --bind "$stage/server.json" "$file"
+mount -o remount,bind,ro,nosuid,nodev,noexec "$file"
+umount "$stage"
+echo ready >&4
+exec 2>&5 3<&- 4>&- 5>&-
+${becomeTheHub}`;
+
+/** As an ordinary user: a user namespace with that user alone in it, whose rights end before the hub begins. */
+const asUser = {
+  unshare: ["--user", "--map-current-user", "--keep-caps", "--mount"],
+  confine: "--bounding-set=-all --inh-caps=-all --ambient-caps=-all",
+};
+
+/** With the right to mount there is no need of one, and the hub stays exactly who it is without \`run\`. */
+const asRoot = { unshare: ["--mount"], confine: "" };
+
+/** Bit 21 of a process's capabilities: it may mount. */
+const capSysAdmin = 1n << 21n;
+
+/**
+ * Starts `command` where the file at `file` has these contents.
+ *
+ * @throws StoreError `refused` if this system gives no such namespace.
+ */
+export async function startInNamespace({
+  command,
+  file,
+  contents,
+  environment,
+}: {
+  command: readonly string[];
+  file: string;
+  contents: string;
+  environment: Environment;
+}): Promise<ChildProcess> {
+  const bytes = Buffer.from(contents);
+  const { unshare, confine } = mayMount() ? asRoot : asUser;
+  const words = [
+    file,
+    `${bytes.length}`,
+    await stageFor(file),
+    confine,
+    `${process.pid}`,
+    ...command,
+  ];
+  const hub = spawn(
+    "/bin/sh",
+    // First the descriptors, so that what unshare says is heard here too.
+    [
+      ...["-c", 'exec 5>&2 2>&4; exec unshare "$@"', "sh", ...unshare, "--"],
+      ...["/bin/sh", "-c", setUp, "hivemind-sqlcipher", ...words],
+    ],
+    { env: environment, stdio: ["inherit", "inherit", "inherit", "pipe", "pipe"] },
+  );
+  const [input, report] = [hub.stdio[3], hub.stdio[4]];
+  if (!(input instanceof Writable) || !(report instanceof Readable)) throw new Error("two pipes");
+  // A shell that ended early does not read; its report says why.
+  input.on("error", () => undefined).end(bytes);
+  const said = await readAll(report);
+  bytes.fill(0);
+  if (said.endsWith("ready\n")) return hub;
+  throw new StoreError(
+    "refused",
+    `this system gives the hub no mount namespace of its own: ${said.trim() || "it ended early"}`,
+    {
+      hint:
+        "allow unprivileged user namespaces, use the ready system unit, or let run keep the settings in a " +
+        "memory-backed folder for the while: run --private-config",
+    },
+  );
+}
+
+function mayMount(): boolean {
+  const status = readFileSync("/proc/self/status", "latin1");
+  const effective = /^CapEff:\s*([0-9a-f]+)/m.exec(status)?.[1] ?? "0";
+  return (BigInt(`0x${effective}`) & capSysAdmin) !== 0n;
+}
+
+/** A folder that every Linux has, to mount the memory on for a moment; not one with the file itself below it. */
+async function stageFor(file: string): Promise<string> {
+  for (const folder of ["/dev/shm", "/tmp", "/mnt"]) {
+    const isFolder = await stat(folder).then(
+      (found) => found.isDirectory(),
+      () => false,
+    );
+    if (isFolder && !file.startsWith(`${folder}/`)) return folder;
+  }
+  throw new StoreError("refused", "there is none of /dev/shm, /tmp and /mnt to mount memory on");
+}

@@ -1,0 +1,116 @@
+/**
+ * The hub with a configuration folder of its own, where no mount namespace can be had.
+ *
+ * The folder is in `$XDG_RUNTIME_DIR`, which is memory and its user's alone. It has a `server.json` of its own and links
+ * to everything else. Its path is always the same, since files that the hub makes may record it; those it would make
+ * directly in the folder would end with it, so the hub's identity must exist before.
+ */
+import { type ChildProcess, spawn } from "node:child_process";
+import { readdir, readFile, rm, stat, symlink } from "node:fs/promises";
+import { isAbsolute, join } from "node:path";
+import { configHome, type Environment } from "../config/paths.js";
+import { hasCode, StoreError, systemError } from "../errors.js";
+import { createFile, makeFolder } from "../files/durable.js";
+import { becomeTheHub, startOf } from "./child.js";
+import { requirePrivateMemory } from "./memory.js";
+
+/** Who uses the folder: a process id and when that process began. */
+const ownerName = "config.owner";
+
+/**
+ * Starts `command` with XDG_CONFIG_HOME at a private folder whose `server.json` has these contents. `remove` ends the
+ * folder; what a killed process left is removed by the next start.
+ *
+ * @throws StoreError `refused` where there is no memory-backed folder or no identity yet, `inUse` while another hub of
+ *   this user runs this way.
+ */
+export async function startWithPrivateConfig({
+  command,
+  contents,
+  environment,
+}: {
+  command: readonly string[];
+  contents: string;
+  environment: Environment;
+}): Promise<{ hub: ChildProcess; remove: () => Promise<void> }> {
+  const real = configHome(environment);
+  await requireIdentity(real);
+  const folder = await runtimeFolder(environment);
+  const config = join(folder, "config");
+  await takeOver(folder);
+  const remove = async () => {
+    await rm(config, { recursive: true, force: true });
+    await rm(join(folder, ownerName), { force: true });
+  };
+  try {
+    await makeFolder(join(config, "hivemind-core"));
+    await linkEntries(real, config, "hivemind-core");
+    await linkEntries(join(real, "hivemind-core"), join(config, "hivemind-core"), "server.json");
+    await createFile(join(config, "hivemind-core", "server.json"), contents, 0o400);
+    return { hub: spawnHub(command, { ...environment, XDG_CONFIG_HOME: config }), remove };
+  } catch (error) {
+    await remove();
+    throw systemError(error, `cannot make ${config}`);
+  }
+}
+
+function spawnHub(command: readonly string[], environment: Environment): ChildProcess {
+  if (process.platform !== "linux") {
+    const [program = "", ...words] = command;
+    return spawn(program, words, { env: environment, stdio: "inherit" });
+  }
+  const words = ["-c", becomeTheHub, "hivemind-sqlcipher", `${process.pid}`, ...command];
+  return spawn("/bin/sh", words, { env: environment, stdio: "inherit" });
+}
+
+async function requireIdentity(real: string): Promise<void> {
+  const identity = join(real, "hivemind", "_identity.json");
+  if (await isThere(identity)) return;
+  throw new StoreError("refused", `the hub has no identity yet at ${identity}`, {
+    hint: "let it make one in its own place first: hivemind-core listen (without run), then stop it",
+  });
+}
+
+async function runtimeFolder(environment: Environment): Promise<string> {
+  const runtime = environment.XDG_RUNTIME_DIR;
+  if (runtime === undefined || !isAbsolute(runtime)) {
+    throw new StoreError("refused", "there is no XDG_RUNTIME_DIR to keep a private folder in", {
+      hint: "it is set in a login session; for a service, log in once and run: loginctl enable-linger",
+    });
+  }
+  await requirePrivateMemory(runtime);
+  const folder = join(runtime, "hivemind-sqlcipher");
+  await makeFolder(folder);
+  return folder;
+}
+
+/** Makes the folder ours, and removes what a process that is gone has left in it. */
+async function takeOver(folder: string): Promise<void> {
+  const path = join(folder, ownerName);
+  const owner = await readFile(path, "utf8").catch((error: unknown) => {
+    if (hasCode(error, "ENOENT")) return "";
+    throw systemError(error, `cannot read ${path}`);
+  });
+  const [pid = "", started] = owner.split(" ");
+  if (pid !== "" && startOf(Number(pid)) === started) {
+    throw new StoreError("inUse", `process ${pid} runs a hub with a private configuration`, {
+      hint: "one user can run one hub this way at a time",
+    });
+  }
+  await rm(path, { force: true });
+  await rm(join(folder, "config"), { recursive: true, force: true });
+  await createFile(path, `${process.pid} ${startOf(process.pid)}`);
+}
+
+async function linkEntries(from: string, to: string, except: string): Promise<void> {
+  for (const name of await readdir(from)) {
+    if (name !== except) await symlink(join(from, name), join(to, name));
+  }
+}
+
+async function isThere(path: string): Promise<boolean> {
+  return stat(path).then(
+    () => true,
+    () => false,
+  );
+}

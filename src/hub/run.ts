@@ -1,0 +1,197 @@
+/**
+ * `run`: starts the hub with its passphrase, none of it in plain text on a disk.
+ *
+ * A hub takes its passphrase from `server.json` and from nowhere else. So it is shown a copy of that file, kept in
+ * memory, that has the passphrase in it: at the file's own path, or in a folder of its own.
+ */
+import { basename, dirname } from "node:path";
+import { isJsonObject } from "../client/json.js";
+import { type Environment, realPath } from "../config/paths.js";
+import { StoreError } from "../errors.js";
+import { replaceFile } from "../files/durable.js";
+import { exitCodeOf } from "./child.js";
+import { askHub, findHubPython, findProgram, type HubPackages } from "./interpreter.js";
+import { requirePrivateMemory } from "./memory.js";
+import { startInNamespace } from "./namespace.js";
+import { startWithPrivateConfig } from "./private-config.js";
+import {
+  namedStore,
+  readServerJson,
+  type ServerJson,
+  serverJsonPath,
+  sqliteModule,
+  withPassword,
+} from "./server-json.js";
+
+/** The first SQLite plugin that opens its store with the `password` it is given. */
+const upgradePlugin = "pip install --pre --upgrade 'hivemind-sqlite-database[cipher]>=0.3.0a3'";
+
+export interface HubOptions {
+  /** The hub's command and its arguments, as typed. */
+  readonly command: readonly string[];
+  /** The store whose passphrase this is. */
+  readonly storePath: string;
+  readonly passphrase: string;
+  /** The store's format, if it is known: the hub's `sqlcipher3` must be of the same. */
+  readonly cipherCompatibility?: 3 | 4 | undefined;
+  /** Default: where the hub looks for it in this environment. */
+  readonly serverJson?: string | undefined;
+  /** The hub's Python, where it cannot be found by the command. */
+  readonly hubPython?: string | undefined;
+  /** The hub's environment, handed to it as it is. */
+  readonly environment?: Environment | undefined;
+  /** Told what could not be checked. */
+  readonly onNotice?: ((text: string) => void) | undefined;
+}
+
+/**
+ * Runs the hub until it ends.
+ *
+ * @param privateConfig give the hub a configuration folder of its own, for a system without mount namespaces.
+ * @returns the hub's exit code (128 + n if signal n ended it).
+ * @throws StoreError before the hub is started: `refused` if it would not open this store, or not with this
+ *   passphrase; `notFound` if there is no such command.
+ */
+export async function runHub(options: HubOptions & { privateConfig?: boolean }): Promise<number> {
+  const {
+    command,
+    environment = process.env,
+    privateConfig = process.platform !== "linux",
+  } = options;
+  const serverJson = await checkHub(options);
+  const contents = withPassword(serverJson, options.passphrase);
+  if (!privateConfig) {
+    return exitCodeOf(
+      await startInNamespace({ command, file: serverJson.file, contents, environment }),
+    );
+  }
+  const { hub, remove } = await startWithPrivateConfig({ command, contents, environment });
+  try {
+    return await exitCodeOf(hub);
+  } finally {
+    await remove();
+  }
+}
+
+/**
+ * Writes the `server.json` that a system unit binds over the real one (`BindReadOnlyPaths=`), after the same checks.
+ * Whoever calls this removes the file; in the ready unit, systemd does, with the unit's runtime folder.
+ *
+ * @throws StoreError as `runHub`, and `refused` if the file's folder is not memory and this user's alone.
+ */
+export async function prepareServerJson(options: HubOptions, target: string): Promise<void> {
+  await requirePrivateMemory(dirname(target));
+  await replaceFile(target, withPassword(await checkHub(options), options.passphrase));
+}
+
+/** Everything that would make the hub fail, or use another store, or leave this one in plain text. */
+async function checkHub(options: HubOptions): Promise<ServerJson> {
+  const { command, hubPython, environment = process.env, onNotice = () => undefined } = options;
+  const program = await findProgram(command[0] ?? "", environment);
+  if (program === undefined) {
+    throw new StoreError("notFound", `there is no command ${command[0] ?? ""}`, {
+      hint: "name it by its path, as in: run -- /opt/hivemind/bin/hivemind-core listen",
+    });
+  }
+  if (
+    command.some((word) => basename(word) === "hivemind-core") &&
+    command.includes("print-config")
+  ) {
+    throw new StoreError("refused", "print-config would show the passphrase", {
+      hint: "it needs none: start it without run",
+    });
+  }
+  const serverJson = await findServerJson(options.serverJson ?? serverJsonPath(environment));
+  await checkStore(serverJson, options.storePath, environment);
+
+  const python = await findHubPython({ hubPython, words: command, environment });
+  if (python === undefined) {
+    onNotice(
+      `${program} is no Python script: whether its SQLite plugin takes a password is unknown`,
+    );
+    return serverJson;
+  }
+  const packages = await askHub(python, environment);
+  checkPackages(packages, python[0], options.cipherCompatibility);
+  if (packages.completesServerJson && !isJsonObject(serverJson.settings.network_protocol)) {
+    throw new StoreError(
+      "refused",
+      `${serverJson.path} has no "network_protocol": the hub would fill it in, and must not write here`,
+      { hint: "let it do so once, without run: hivemind-core print-config" },
+    );
+  }
+  return serverJson;
+}
+
+async function findServerJson(path: string): Promise<ServerJson> {
+  try {
+    return await readServerJson(path);
+  } catch (error) {
+    if (!(error instanceof StoreError) || error.kind !== "notFound") throw error;
+    throw new StoreError(
+      "refused",
+      `${error.message}: the hub would make one, and use another store`,
+      {
+        ...(error.hint === undefined ? {} : { hint: error.hint }),
+        cause: error,
+      },
+    );
+  }
+}
+
+async function checkStore(
+  serverJson: ServerJson,
+  storePath: string,
+  environment: Environment,
+): Promise<void> {
+  const { path } = serverJson;
+  const { module, storePath: named } = await namedStore(serverJson, environment);
+  if (module !== sqliteModule) {
+    throw new StoreError(
+      "refused",
+      `${path} names ${module === undefined ? "no database module" : module}: the hub would use another store`,
+      { hint: `"database": {"module": "${sqliteModule}", …} makes it use this one` },
+    );
+  }
+  if (named !== (await realPath(storePath))) {
+    throw new StoreError(
+      "refused",
+      `${path} names the store ${named ?? "in memory"}, and the passphrase is for ${storePath}`,
+      { hint: "name the hub's own store (--db), or correct name and subfolder in server.json" },
+    );
+  }
+}
+
+function checkPackages(
+  packages: HubPackages,
+  python: string,
+  cipherCompatibility: 3 | 4 | undefined,
+): void {
+  const { sqlitePlugin, cipherVersion, problem } = packages;
+  if (problem !== null) {
+    throw new StoreError(
+      "refused",
+      `the hub in ${python} cannot open an encrypted store: ${problem}`,
+      {
+        hint: `mend its packages, as by: ${upgradePlugin}`,
+      },
+    );
+  }
+  if (!packages.takesPassword) {
+    throw new StoreError(
+      "refused",
+      `hivemind-sqlite-database ${sqlitePlugin ?? ""} in ${python} ignores the password it is given`,
+      {
+        hint: `it would write its clients in plain text; with the hub's own pip: ${upgradePlugin}`,
+      },
+    );
+  }
+  const hubFormat = cipherVersion?.startsWith("3.") ? 3 : 4;
+  if (cipherCompatibility !== undefined && hubFormat !== cipherCompatibility) {
+    throw new StoreError(
+      "refused",
+      `the store is of SQLCipher format ${cipherCompatibility}, and the hub's sqlcipher3 in ${python} reads format ${hubFormat}`,
+      { hint: `convert the store: encrypt --cipher-compatibility ${hubFormat}` },
+    );
+  }
+}

@@ -1,0 +1,310 @@
+/**
+ * The hub's settings, `$XDG_CONFIG_HOME/hivemind-core/server.json`: which store they name, and edits that leave
+ * everything else in the file byte for byte.
+ *
+ * The file is JSON as Python's `json` module takes it, plus comments that stand on lines of their own and begin with
+ * `//` or `#`. A hub that cannot parse it says so in its log and runs on its defaults, which name another store; so
+ * nothing here goes on with a file that does not parse for every hub in the field.
+ */
+import { readFile, stat } from "node:fs/promises";
+import { isAbsolute, join } from "node:path";
+import { type Node, parseTree } from "jsonc-parser";
+import {
+  formatJson,
+  isJsonObject,
+  type JsonObject,
+  type JsonValue,
+  parseJson,
+} from "../client/json.js";
+import { configHome, dataHome, type Environment, realPath } from "../config/paths.js";
+import { hasCode, StoreError, systemError } from "../errors.js";
+import { replaceFile } from "../files/durable.js";
+
+/** The name by which `server.json` selects HiveMind's SQLite store. */
+export const sqliteModule = "hivemind-sqlite-db-plugin";
+
+export interface ServerJson {
+  /** As it was named: a symbolic link is not resolved. */
+  readonly path: string;
+  /** The file itself, behind every symbolic link. */
+  readonly file: string;
+  readonly text: string;
+  readonly settings: JsonObject;
+}
+
+/** What `database` in `server.json` tells the hub to open. */
+export interface NamedStore {
+  /** `database.module`; undefined where the file leaves the choice to the hub's defaults. */
+  readonly module: string | undefined;
+  /** The store's resolved path, if the module is the SQLite plugin and its settings name a file. */
+  readonly storePath: string | undefined;
+  /** Whether a password stands there in plain text. */
+  readonly passwordSet: boolean;
+}
+
+export function serverJsonPath(environment: Environment = process.env): string {
+  return join(configHome(environment), "hivemind-core", "server.json");
+}
+
+/**
+ * Reads and parses `server.json` as the hub would.
+ *
+ * @throws StoreError `notFound` if there is none, `refused` (with line and column) if the hub could not parse it, `io`
+ *   if it cannot be read.
+ */
+export async function readServerJson(path: string): Promise<ServerJson> {
+  const file = await realPath(path);
+  let bytes: Buffer;
+  try {
+    if (!(await stat(file)).isFile()) throw new StoreError("refused", `${path} is not a file`);
+    bytes = await readFile(file);
+  } catch (error) {
+    if (hasCode(error, "ENOENT", "ENOTDIR")) {
+      throw new StoreError("notFound", `there is no server.json at ${path}`, {
+        hint: "the hub writes one with its defaults: hivemind-core print-config",
+      });
+    }
+    throw systemError(error, `cannot read ${path}`);
+  }
+  const text = decode(bytes, path);
+  return { path, file, text, settings: parse(text, path) };
+}
+
+/**
+ * Which store the hub opens on this `server.json`, in this environment.
+ *
+ * @throws StoreError `refused` for a `database` block that no hub can read.
+ */
+export async function namedStore(
+  { path, settings }: ServerJson,
+  environment: Environment = process.env,
+): Promise<NamedStore> {
+  const database = blockAt(settings, "database", path);
+  const module = textAt(database, "module", path);
+  const plugin = blockAt(database, sqliteModule, path);
+  const named = module === sqliteModule ? storeFile(plugin, path, environment) : undefined;
+  return {
+    module,
+    storePath: named === undefined ? undefined : await realPath(named),
+    passwordSet: Boolean(plugin.password),
+  };
+}
+
+/** The password that stands in `server.json` for the SQLite plugin, in plain text; for `init --adopt`. */
+export function passwordIn({ path, settings }: ServerJson): string | undefined {
+  const plugin = blockAt(blockAt(settings, "database", path), sqliteModule, path);
+  return textAt(plugin, "password", path) || undefined;
+}
+
+/** The text of `server.json` with this password for the SQLite plugin; nothing else in it changes. */
+export function withPassword(file: ServerJson, password: string): string {
+  return setAt(file, ["database", sqliteModule, "password"], password).text;
+}
+
+/** Puts the password into the file itself, for a hub that is not started by `run`. Owner and mode are kept. */
+export async function setPassword(path: string, password: string): Promise<void> {
+  const file = await readServerJson(path);
+  await replaceFile(file.file, withPassword(file, password));
+}
+
+/** Takes the plain-text password out of the file. Says whether there was one. */
+export async function removePassword(path: string): Promise<boolean> {
+  const file = await readServerJson(path);
+  const text = removeAt(file, ["database", sqliteModule, "password"]);
+  if (text === file.text) return false;
+  await replaceFile(file.file, text);
+  return true;
+}
+
+/**
+ * Makes the hub use another backend: `database.module`, and that module's own settings. The settings of the one it used
+ * before stay, so that the way back is one word.
+ */
+export async function switchModule(
+  path: string,
+  module: string,
+  settings: JsonObject,
+): Promise<void> {
+  const file = await readServerJson(path);
+  const withSettings = setAt(file, ["database", module], settings);
+  await replaceFile(file.file, setAt(withSettings, ["database", "module"], module).text);
+}
+
+function decode(bytes: Buffer, path: string): string {
+  try {
+    // A byte order mark is kept: Python's json refuses it, and so does the parser here.
+    return new TextDecoder("utf-8", { fatal: true, ignoreBOM: true }).decode(bytes);
+  } catch (error) {
+    throw notParsed(path, "it is not UTF-8 text", error);
+  }
+}
+
+function parse(text: string, path: string): JsonObject {
+  let value: JsonValue;
+  try {
+    value = parseJson(blankComments(text));
+  } catch (error) {
+    if (!(error instanceof SyntaxError)) throw error;
+    const [, expected, offset] = /: (.*) at character (\d+)$/.exec(error.message) ?? [];
+    throw notParsed(path, `${lineAndColumn(text, Number(offset))}: ${expected}`, error);
+  }
+  if (!isJsonObject(value)) throw notParsed(path, "it is not an object");
+  return value;
+}
+
+function notParsed(path: string, why: string, cause?: unknown): StoreError {
+  return new StoreError("refused", `${path} does not parse: ${why}`, {
+    hint: "the hub would run on its defaults, on another store, without a word: mend the file first",
+    cause,
+  });
+}
+
+/** Where Python's `splitlines` ends a line; the hub looks for comments in those lines. */
+// biome-ignore lint/suspicious/noControlCharactersInRegex: Python counts these as line ends.
+const lineEnd = /(\r\n|[\n\v\f\r\x1c-\x1e\x85\u2028\u2029])/;
+const comment = /^\s*(?:\/\/|#)/;
+
+/**
+ * The text with each comment line as spaces, so that offsets stay what they are. Line ends that JSON does not know
+ * become ones that it does: between values the hub passes over them; within a string one hub reads a space there and
+ * another fails, so it counts as an error.
+ */
+function blankComments(text: string): string {
+  return text
+    .split(lineEnd)
+    .map((part, index) => {
+      if (index % 2 === 1) return part === "\r\n" ? part : "\n";
+      return comment.test(part) ? " ".repeat(part.length) : part;
+    })
+    .join("");
+}
+
+function lineAndColumn(text: string, offset: number): string {
+  const lines = text.slice(0, offset).split(/\r\n|\n|\r/);
+  return `line ${lines.length}, column ${(lines.at(-1) ?? "").length + 1}`;
+}
+
+function blockAt(parent: JsonObject, key: string, path: string): JsonObject {
+  const value = Object.hasOwn(parent, key) ? parent[key] : {};
+  if (!isJsonObject(value)) throw new StoreError("refused", `${path}: "${key}" is not an object`);
+  return value;
+}
+
+function textAt(parent: JsonObject, key: string, path: string): string | undefined {
+  const value = Object.hasOwn(parent, key) ? (parent[key] ?? undefined) : undefined;
+  if (value !== undefined && typeof value !== "string") {
+    throw new StoreError("refused", `${path}: "${key}" is not text`);
+  }
+  return value;
+}
+
+/** The file that the SQLite plugin opens on these settings; undefined for a database that is no file. */
+function storeFile(plugin: JsonObject, path: string, environment: Environment): string | undefined {
+  // Newer plugins take a whole path instead of the two names; SQLite reads "file:" and ":memory:" in it.
+  const given = textAt(plugin, "db_path", path);
+  if (given !== undefined) return isAbsolute(given) ? given : undefined;
+  const subfolder = textAt(plugin, "subfolder", path) ?? "hivemind-core";
+  const name = `${textAt(plugin, "name", path) ?? "clients"}.db`;
+  return joinAsPython(joinAsPython(dataHome(environment), subfolder), name);
+}
+
+/** Python's `os.path.join`: an absolute part makes what stands before it void. */
+function joinAsPython(folder: string, part: string): string {
+  return isAbsolute(part) ? part : join(folder, part);
+}
+
+/** Sets one value, below objects that are made where they are missing. */
+function setAt(file: ServerJson, keys: readonly string[], value: JsonValue): ServerJson {
+  const { path, text } = file;
+  let object = rootOf(text);
+  for (const [depth, key] of keys.entries()) {
+    const rest = keys.slice(depth + 1);
+    const member = memberOf(object, key, path);
+    if (member === undefined) {
+      const whole = rest.reduceRight<JsonValue>((inner, name) => ({ [name]: inner }), value);
+      return edited(file, insert(text, object, `${formatJson(key)}: ${formatJson(whole)}`));
+    }
+    if (rest.length === 0) {
+      const end = member.value.offset + member.value.length;
+      const changed = text.slice(0, member.value.offset) + formatJson(value) + text.slice(end);
+      return edited(file, changed);
+    }
+    object = objectNode(member.value, key, path);
+  }
+  return file;
+}
+
+function edited(file: ServerJson, text: string): ServerJson {
+  return { ...file, text, settings: parse(text, file.path) };
+}
+
+/** Adds a member behind an object's last one, on a line of its own if that one is. */
+function insert(text: string, object: Node, member: string): string {
+  const last = object.children?.at(-1);
+  if (last === undefined) {
+    const at = object.offset + 1;
+    return text.slice(0, at) + member + text.slice(at);
+  }
+  const lead = /(?:\r\n|\n|\r)[ \t]*$/.exec(text.slice(0, last.offset))?.[0] ?? " ";
+  const at = last.offset + last.length;
+  return `${text.slice(0, at)},${lead}${member}${text.slice(at)}`;
+}
+
+/** Takes one member out, with its comma, and with its line if nothing else stands on it. */
+function removeAt({ path, text }: ServerJson, keys: readonly string[]): string {
+  let object = rootOf(text);
+  for (const key of keys.slice(0, -1)) {
+    const member = memberOf(object, key, path);
+    if (member === undefined) return text;
+    object = objectNode(member.value, key, path);
+  }
+  const member = memberOf(object, keys.at(-1) ?? "", path);
+  if (member === undefined) return text;
+
+  const siblings = object.children ?? [];
+  const next = siblings[siblings.indexOf(member.node) + 1];
+  const previous = siblings[siblings.indexOf(member.node) - 1];
+  // Between two members there are, apart from comments, only white space and the one comma.
+  const blanked = blankComments(text);
+  let before = text.slice(0, member.node.offset);
+  let after = text.slice(member.node.offset + member.node.length);
+  if (next !== undefined) {
+    after = text.slice(blanked.indexOf(",", member.node.offset + member.node.length) + 1);
+  } else if (previous !== undefined) {
+    const comma = blanked.indexOf(",", previous.offset + previous.length);
+    before = before.slice(0, comma) + before.slice(comma + 1).replace(/^[ \t]+$/, "");
+  }
+  const ownLine = /(?:^|[\r\n])[ \t]*$/.test(before) && /^[ \t]*[\r\n]/.test(after);
+  if (ownLine) {
+    return before.replace(/[ \t]*$/, "") + after.replace(/^[ \t]*(?:\r\n|\n|\r)/, "");
+  }
+  return before + (next === undefined ? after : after.replace(/^[ \t]+/, ""));
+}
+
+function rootOf(text: string): Node {
+  const root = parseTree(blankComments(text));
+  if (root?.type !== "object") throw new Error("the text was parsed before");
+  return root;
+}
+
+function objectNode(node: Node, key: string, path: string): Node {
+  if (node.type === "object") return node;
+  throw new StoreError("refused", `${path}: "${key}" is not an object`);
+}
+
+/** A member by its key. Of two with the same key the hub takes the last and an editor sees the first: refused. */
+function memberOf(
+  object: Node,
+  key: string,
+  path: string,
+): { node: Node; value: Node } | undefined {
+  const found = (object.children ?? []).filter((node) => node.children?.[0]?.value === key);
+  if (found.length > 1) {
+    throw new StoreError("refused", `${path} has "${key}" twice in one block`, {
+      hint: "leave only the one that is meant",
+    });
+  }
+  const node = found[0];
+  const value = node?.children?.[1];
+  return node === undefined || value === undefined ? undefined : { node, value };
+}
