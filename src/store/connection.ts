@@ -41,6 +41,8 @@ export class Connection implements AsyncDisposable {
    * passphrase.
    */
   unlocked = false;
+  /** Set once a damaged page was met: SQLCipher then answers everything on the connection with "out of memory". */
+  #damaged = false;
   readonly #database: sqlite3.Database;
   readonly #statements = new Set<Statement>();
   readonly #transaction = new AsyncLocalStorage<{ open: boolean }>();
@@ -65,7 +67,7 @@ export class Connection implements AsyncDisposable {
       const opening: sqlite3.Database = new sqlite3.Database(
         target === ":memory:" ? target : uriOf(target, options.immutable ?? false),
         flags,
-        (error) => (error ? failed(sqliteError(error, target, false)) : done(opening)),
+        (error) => (error ? failed(sqliteError(error, target)) : done(opening)),
       );
     });
     const connection = new Connection(database, target);
@@ -165,7 +167,9 @@ export class Connection implements AsyncDisposable {
 
   /** An error of the binding in the project's words. */
   error(error: Error): StoreError {
-    return sqliteError(error, this.path, this.unlocked);
+    const problem = sqliteError(error, this.path, this.unlocked, this.#damaged);
+    this.#damaged ||= problem.kind === "corrupted";
+    return problem;
   }
 }
 
@@ -234,12 +238,13 @@ const errorKinds: Record<string, readonly [ErrorKind, string]> = {
   SQLITE_AUTH: ["io", "cannot be opened: permission denied"],
 };
 
-function sqliteError(error: Error, path: string, unlocked: boolean): StoreError {
+function sqliteError(error: Error, path: string, unlocked = false, damaged = false): StoreError {
   const code = (error as NodeJS.ErrnoException).code ?? "";
-  // A page whose HMAC does not hold, met after the key proved right, is SQLITE_NOTADB or a bare "SQL logic error".
+  // A page whose HMAC does not hold, met after the key proved right.
   const undecipherable =
-    code === "SQLITE_NOTADB" || error.message === "SQLITE_ERROR: SQL logic error";
-  if (undecipherable && unlocked) {
+    (unlocked && (code === "SQLITE_NOTADB" || error.message === "SQLITE_ERROR: SQL logic error")) ||
+    (damaged && code === "SQLITE_NOMEM");
+  if (undecipherable) {
     return new StoreError("corrupted", `${path} is damaged: a page of it does not decrypt`, {
       cause: error,
     });
