@@ -1,0 +1,553 @@
+/**
+ * The main job: a verified copy of the store, and the bundle that opens it, with the service away for a moment.
+ *
+ * Everything that can fail is tried first, and everything that takes time is done before the service is stopped or
+ * after it was started again (warm-copy.ts says how). What was begun is journaled before it is begun, so that a kill at
+ * any point leaves something that the next command, or the dead-man timer, can settle (settle.ts).
+ */
+import { realpath, stat, statfs } from "node:fs/promises";
+import { hostname } from "node:os";
+import { join } from "node:path";
+import { setTimeout as delay } from "node:timers/promises";
+import { writeBundle } from "../bundle/bundle.js";
+import { refuseBadPlacement } from "../bundle/placement.js";
+import { parseRecipient } from "../bundle/recovery-key.js";
+import { hasCode, StoreError, systemError } from "../errors.js";
+import { createFile, makeFolder, stagedName } from "../files/durable.js";
+import type { PassphraseSource } from "../keys/source.js";
+import { unlock } from "../keys/unlock.js";
+import { Journal } from "../operation/journal.js";
+import type { OperationLock } from "../operation/lock.js";
+import type { Reporter } from "../operation/reporter.js";
+import { reached } from "../operation/step.js";
+import { holdersOf, nameHolders } from "../service/holders.js";
+import { type ServiceChoice, selectService } from "../service/select.js";
+import type { RestartTimer, Service } from "../service/service.js";
+import { openEncrypted, type StoreKey } from "../store/cipher.js";
+import { ClientStore } from "../store/client-store.js";
+import type { FinishedCopy } from "./copier.js";
+import { backupPath, formatManifest, manifestPath, sealManifest } from "./manifest.js";
+import {
+  type BackupJournal,
+  type BackupStep,
+  completeBackup,
+  lookAt,
+  removeUnfinished,
+} from "./settle.js";
+import { inspect } from "./verify.js";
+import { isWal, WarmCopy } from "./warm-copy.js";
+
+export interface BackupOptions {
+  /** The operation lock of the store, taken and settled by the caller. */
+  readonly lock: OperationLock;
+  readonly source: PassphraseSource;
+  /** The folder for backups; it is made if it does not exist. */
+  readonly to: string;
+  /** The folder for bundles, apart from `to`. */
+  readonly bundleTo: string;
+  /** age recipients of the bundle. */
+  readonly recipients: readonly string[];
+  /** Makes a bundle that this passphrase opens, in place of recipients. */
+  readonly bundlePassphrase?: string | undefined;
+  readonly service: ServiceChoice;
+  /** Do not stop the service: the copy is as of some moment while it writes. For stores in WAL mode. */
+  readonly online?: boolean;
+  /**
+   * A program and its arguments that settle what an interrupted operation of this store left. The dead-man timer runs it
+   * before it starts the service again.
+   */
+  readonly settleCommand: readonly string[];
+  /** Interrupts the job: the service is started again and nothing is left behind. */
+  readonly signal?: AbortSignal | undefined;
+  readonly reporter: Reporter;
+}
+
+/** What `backup --json` prints. */
+export interface BackupResult {
+  readonly backup: {
+    readonly path: string;
+    readonly manifest: string;
+    readonly size: number;
+    readonly sha256: string;
+    readonly key_id: string;
+    readonly schema_version: number;
+    readonly clients: { readonly active: number; readonly revoked: number };
+    readonly created_at: string;
+    readonly method: "stopped" | "online";
+  };
+  readonly bundle: {
+    readonly path: string;
+    readonly key_id: string;
+    readonly recipients: readonly string[];
+  };
+  readonly service: {
+    readonly unit: string | null;
+    readonly was_active: boolean;
+    readonly active: boolean;
+    /** Milliseconds from asking it to stop until it was up again; null if it was not stopped. */
+    readonly stopped_ms: number | null;
+  };
+  readonly verified: true;
+}
+
+/** What the dead-man timer allows for the work between stop and start, beyond the stop itself: 30 s. */
+const windowBudgetMs = 30_000;
+/** A store that is not in WAL mode is copied whole in the window: at the least at 20 MB/s, a slow USB stick's rate. */
+const slowestCopyBytesPerMs = 20_000;
+/** A process that is ending may hold the store for a moment longer than its unit: looked at 10 times, 100 ms apart. */
+const holderLooks = 10;
+const holderPauseMs = 100;
+/** Room for the manifest and for what the store's log may still grow by: 4 MiB. */
+const spareBytes = 4 << 20;
+/** Names are by the second; how many seconds further a free one is looked for. */
+const nameTries = 60;
+
+/** Everything that is known before anything is begun. */
+interface Prepared {
+  readonly storePath: string;
+  readonly folder: string;
+  readonly passphrase: string;
+  readonly key: StoreKey;
+  readonly keyId: string;
+  readonly isWal: boolean;
+  /** Bytes, log included. */
+  readonly size: number;
+  readonly service: Service;
+  readonly wasActive: boolean;
+}
+
+/** A copy that was brought up to date, as of `at` or later. */
+interface Taken {
+  readonly at: Date;
+  readonly stoppedMs: number | null;
+}
+
+/**
+ * Makes a backup, and a bundle unless the one that is there still holds.
+ *
+ * @throws StoreError of every kind. Whatever it is, a service that was running was started again, and nothing is
+ *   left under a final name; where the start itself failed (`service`), the error says so and the next command tries
+ *   again.
+ */
+export async function backup(options: BackupOptions): Promise<BackupResult> {
+  const prepared = await prepare(options);
+  const named = join(prepared.folder, "backup");
+  const files: BackupJournal = {
+    staged: { copy: stagedName(`${named}.db`), manifest: stagedName(`${named}.manifest.json`) },
+    bundle: { folder: options.bundleTo, key_id: prepared.keyId },
+  };
+  const journal = await Journal.begin(prepared.storePath, "backup", "backup.beginning", files);
+  step("backup.beginning");
+  const undo: Undo = { files };
+  try {
+    const result = await copyAndCommit(options, prepared, journal, undo);
+    await journal.remove();
+    return result;
+  } catch (error) {
+    // A service that is still down keeps the journal: the next command starts it, and removes the files then.
+    if (!undo.serviceIsDown) {
+      await removeUnfinished(undo.files);
+      await journal.remove();
+    }
+    throw error;
+  }
+}
+
+/** What there is to put right if the job ends here. */
+interface Undo {
+  files: BackupJournal;
+  serviceIsDown?: boolean;
+}
+
+async function copyAndCommit(
+  options: BackupOptions,
+  prepared: Prepared,
+  journal: Journal,
+  undo: Undo,
+): Promise<BackupResult> {
+  const { signal, reporter } = options;
+  const { service, wasActive } = prepared;
+  const method = options.online ? "online" : "stopped";
+  const bundle = await writeBundle({
+    folder: options.bundleTo,
+    storePath: prepared.storePath,
+    passphrase: prepared.passphrase,
+    key: prepared.key,
+    recipients: options.recipients,
+    bundlePassphrase: options.bundlePassphrase,
+  });
+  step("backup.bundled");
+  reporter.detail(`${bundle.reused ? "the bundle still holds" : "bundle written"}: ${bundle.path}`);
+  throwIfInterrupted(signal);
+
+  await using copy = new WarmCopy(prepared.storePath, prepared.key, undo.files.staged.copy);
+  if (prepared.isWal) {
+    await orInterrupted(copy.warm(signal), signal);
+    reporter.detail(`copied ${copy.written} bytes while the store was in use`);
+  }
+  step("backup.warm");
+  const taken =
+    wasActive && !options.online
+      ? await copyWhileStopped(options, prepared, copy, journal, undo)
+      : await copyNow(copy, signal);
+  throwIfInterrupted(signal);
+
+  const finished = await orInterrupted(copy.finish(), signal);
+  step("backup.finished");
+  const { staged } = undo.files;
+  // With the passphrase itself, as whoever opens the bundle would: not with the key that it was copied under.
+  const opened = await openEncrypted(staged.copy, prepared.passphrase, {
+    mode: "readonly",
+    immutable: true,
+  });
+  const contents = await orInterrupted(inspectSound(opened, finished), signal);
+  step("backup.verified");
+  const created = {
+    created_at: taken.at.toISOString(),
+    size: finished.size,
+    sha256: finished.sha256,
+    key_id: prepared.keyId,
+    schema_version: contents.schemaVersion,
+    clients: contents.clients,
+  };
+  const final = await commit({
+    folder: prepared.folder,
+    storePath: prepared.storePath,
+    at: taken.at,
+    journal,
+    undo,
+    manifestFor: (file) =>
+      sealManifest(
+        {
+          ...created,
+          file,
+          cipher_compatibility: prepared.key.cipherCompatibility,
+          page_size: contents.pageSize,
+          hostname: hostname(),
+          unit: service.name,
+          method,
+        },
+        prepared.key,
+      ),
+  });
+  return {
+    backup: { path: final.copy, manifest: final.manifest, ...created, method },
+    bundle: { path: bundle.path, key_id: bundle.keyId, recipients: bundle.recipients },
+    service: {
+      unit: service.name,
+      was_active: wasActive,
+      active: wasActive,
+      stopped_ms: taken.stoppedMs,
+    },
+    verified: true,
+  };
+}
+
+/** Tries everything that can fail, and makes nothing but the two folders. */
+async function prepare(options: BackupOptions): Promise<Prepared> {
+  const { reporter, online = false } = options;
+  const { storePath } = options.lock;
+  for (const recipient of options.recipients) parseRecipient(recipient);
+  for (const notice of await refuseBadPlacement(options.to, options.bundleTo)) {
+    reporter.notice(notice);
+  }
+
+  const unlocked = await unlock(storePath, options.source, { mode: "readwrite" });
+  const store = await ClientStore.from(unlocked, { migrate: false });
+  const wal = await isWal(unlocked.connection).finally(() => store.close());
+  if (online && !wal) {
+    throw new StoreError(
+      "refused",
+      `${storePath} is not in WAL mode: a copy of it would keep its service from writing, and the service keep it from being right`,
+      { hint: "back it up without --online: the service is stopped for as long as copying takes" },
+    );
+  }
+
+  const service = await selectService(
+    online ? { ...options.service, service: "none" } : options.service,
+  );
+  for (const notice of await service.check(storePath)) reporter.notice(notice);
+  const { active } = await service.state();
+  if (!online) await refuseOtherHolders(storePath, service, reporter);
+  if (!wal && active) {
+    reporter.notice(
+      `${storePath} is not in WAL mode, so it cannot be copied beforehand: ${service.name ?? "the service"} will be away for as long as copying takes`,
+    );
+  }
+
+  for (const folder of [options.to, options.bundleTo]) {
+    if (!(await lookAt(folder))) reporter.notice(`making the folder ${folder}`);
+    await makeFolder(folder);
+  }
+  const size = await sizeOnDisk(storePath);
+  const folder = await realpath(options.to);
+  await refuseWithoutRoom(folder, size);
+  return {
+    storePath,
+    folder,
+    passphrase: unlocked.passphrase,
+    key: store.key,
+    keyId: store.keyId,
+    isWal: wal,
+    size,
+    service,
+    wasActive: active,
+  };
+}
+
+async function refuseOtherHolders(storePath: string, service: Service, reporter: Reporter) {
+  const { holders, complete } = await holdersOf(storePath);
+  const others = [];
+  for (const holder of holders) if (!(await service.owns(holder.pid))) others.push(holder);
+  if (others.length > 0) {
+    throw new StoreError("inUse", `${storePath} is open in ${nameHolders(others)}`, {
+      hint: `stop that first, or name the service that it belongs to (--unit); nothing was stopped`,
+    });
+  }
+  if (!complete) {
+    reporter.notice(
+      `other users' processes cannot be looked into: if one of them has ${storePath} open, this does not know`,
+    );
+  }
+}
+
+/** The main file and its log, by `stat`: neither is opened. */
+async function sizeOnDisk(storePath: string): Promise<number> {
+  const sizes = [storePath, `${storePath}-wal`].map(async (path) => {
+    try {
+      return (await stat(path)).size;
+    } catch (error) {
+      if (hasCode(error, "ENOENT")) return 0;
+      throw systemError(error, `cannot look at ${path}`);
+    }
+  });
+  return (await Promise.all(sizes)).reduce((sum, size) => sum + size, 0);
+}
+
+async function refuseWithoutRoom(folder: string, size: number): Promise<void> {
+  const { bavail, bsize } = await statfs(folder);
+  const room = bavail * bsize;
+  if (room < size + spareBytes) {
+    throw new StoreError(
+      "io",
+      `no space left in ${folder}: the copy needs ${size + spareBytes} bytes, and ${room} are free`,
+      { hint: "make room there, or name another folder with --to" },
+    );
+  }
+}
+
+/** Nobody has to be stopped: the service is not running, or this is `--online`. */
+async function copyNow(copy: WarmCopy, signal: AbortSignal | undefined): Promise<Taken> {
+  const at = new Date();
+  await orInterrupted(copy.complete(), signal);
+  await copy.unpin();
+  step("backup.copied");
+  return { at, stoppedMs: null };
+}
+
+/** The window. Whatever happens between the stop and the start, the start comes next. */
+async function copyWhileStopped(
+  { settleCommand, service: choice, signal, reporter }: BackupOptions,
+  { storePath, size, isWal, service }: Prepared,
+  copy: WarmCopy,
+  journal: Journal,
+  undo: Undo,
+): Promise<Taken> {
+  const name = service.name ?? "the service";
+  const dependents = await service.activeDependents();
+  await journal.write("backup.stopping", {
+    ...undo.files,
+    stopped: {
+      service: service.kind,
+      unit: choice.unit,
+      stop_command: choice.stopCommand,
+      start_command: choice.startCommand,
+      dependents,
+    },
+  } satisfies BackupJournal);
+  step("backup.stopping");
+  const budgetMs = windowBudgetMs + (isWal ? 0 : size / slowestCopyBytesPerMs);
+  const timer = await service.armRestart({
+    afterMs: service.stopTimeoutMs + budgetMs,
+    command: settleCommand,
+  });
+  step("backup.armed");
+
+  reporter.detail(`stopping ${name}`);
+  const writtenBefore = copy.written;
+  const stoppedAt = performance.now();
+  let at = new Date();
+  let failure: unknown;
+  try {
+    await orInterrupted(service.stop(), signal);
+    step("backup.stopped");
+    at = new Date();
+    await refuseHolders(storePath);
+    await orInterrupted(copy.complete(), signal);
+    await refuseChange(copy, service, name);
+    step("backup.copied");
+  } catch (error) {
+    failure = error;
+  }
+  const stoppedMs = await startAgain({
+    service,
+    name,
+    dependents,
+    timer,
+    undo,
+    stoppedAt,
+    failure,
+  });
+  step("backup.started");
+  await journal.write("backup.finishing", undo.files);
+  step("backup.finishing");
+  await copy.unpin();
+  if (failure) throw failure;
+  reporter.detail(
+    `${name} was away for ${stoppedMs} ms; ${copy.written - writtenBefore} bytes were copied meanwhile`,
+  );
+  return { at, stoppedMs };
+}
+
+/** Starts the service, whatever else failed, and takes back the timer. @returns how long it was away. */
+async function startAgain(options: {
+  service: Service;
+  name: string;
+  dependents: readonly string[];
+  timer: RestartTimer;
+  undo: Undo;
+  stoppedAt: number;
+  failure: unknown;
+}): Promise<number> {
+  const { service, name, dependents, timer, undo, stoppedAt, failure } = options;
+  let upAt: number;
+  try {
+    ({ upAt } = await service.start(dependents));
+  } catch (error) {
+    undo.serviceIsDown = true;
+    const before = failure instanceof StoreError ? ` (before that: ${failure.message})` : "";
+    const { message, hint } = systemError(error, `${name} could not be started`, "service");
+    throw new StoreError(
+      "service",
+      `${name} was stopped for the backup and is not running again: ${message}${before}. The store is as it was; no backup was made`,
+      {
+        hint: `${hint ? `${hint}\n` : ""}the next command of this store tries again to start it`,
+        cause: error,
+      },
+    );
+  }
+  const { fired } = await timer.disarm();
+  if (fired && !failure) {
+    throw new StoreError(
+      "service",
+      `${name} was started again by its timer before the copy was complete: stopping or copying took too long`,
+      { hint: "see what slows the disk or the stop of the service, then try again" },
+    );
+  }
+  return Math.round(upAt - stoppedAt);
+}
+
+async function refuseHolders(storePath: string): Promise<void> {
+  for (let looks = 1; ; looks++) {
+    const { holders } = await holdersOf(storePath);
+    if (holders.length === 0) return;
+    if (looks === holderLooks) {
+      throw new StoreError(
+        "inUse",
+        `${storePath} is open in ${nameHolders(holders)} although its service is stopped`,
+        { hint: "stop that too, then try again" },
+      );
+    }
+    await delay(holderPauseMs);
+  }
+}
+
+async function refuseChange(copy: WarmCopy, service: Service, name: string): Promise<void> {
+  if ((await service.state()).active) {
+    throw new StoreError("service", `something started ${name} while it was being backed up`, {
+      hint: "see what starts it, or use --online",
+    });
+  }
+  if ((await copy.complete()) > 0) {
+    throw new StoreError("inUse", `something wrote to the store although ${name} was stopped`, {
+      hint: "see what else uses the store, then try again",
+    });
+  }
+}
+
+async function inspectSound(opened: Parameters<typeof inspect>[0], { size }: FinishedCopy) {
+  const found = await inspect(opened);
+  const wrong = [...found.badPages, ...found.faults];
+  if (wrong.length > 0) {
+    throw new StoreError(
+      "corrupted",
+      `the copy of the store (${size} bytes) is not sound, and so perhaps the store: ${wrong[0]}`,
+      {
+        hint: "hivemind-sqlcipher doctor looks at the store itself; earlier backups are untouched",
+      },
+    );
+  }
+  return found;
+}
+
+/** Writes the manifest and gives both files their final names, at the first second from `at` that is free. */
+async function commit(options: {
+  folder: string;
+  storePath: string;
+  at: Date;
+  journal: Journal;
+  undo: Undo;
+  manifestFor: (file: string) => ReturnType<typeof sealManifest>;
+}): Promise<{ copy: string; manifest: string }> {
+  const { folder, storePath, at, journal, undo } = options;
+  const { staged } = undo.files;
+  for (let later = 0; later < nameTries; later++) {
+    const copy = backupPath(folder, storePath, new Date(at.getTime() + later * 1000));
+    const manifest = manifestPath(copy);
+    if ((await lookAt(copy)) || (await lookAt(manifest))) continue;
+    await createFile(
+      staged.manifest,
+      formatManifest(await options.manifestFor(copy.slice(folder.length + 1))),
+    );
+    undo.files = {
+      ...undo.files,
+      final: {
+        copy,
+        copy_identity: (await lookAt(staged.copy))?.identity ?? "",
+        manifest,
+        manifest_identity: (await lookAt(staged.manifest))?.identity ?? "",
+      },
+    };
+    await journal.write("backup.claiming", undo.files);
+    step("backup.claiming");
+    await completeBackup(undo.files);
+    return { copy, manifest };
+  }
+  throw new StoreError("refused", `${folder} has no free name for a backup of this minute`, {
+    hint: "wait a minute, then try again",
+  });
+}
+
+function step(name: BackupStep): void {
+  reached(name);
+}
+
+/** Rejects as soon as the signal does; what was under way then ends by itself, or with what it belongs to. */
+function orInterrupted<T>(work: Promise<T>, signal: AbortSignal | undefined): Promise<T> {
+  if (!signal) return work;
+  return new Promise((resolve, reject) => {
+    const interrupt = () => reject(interruption(signal));
+    if (signal.aborted) interrupt();
+    signal.addEventListener("abort", interrupt, { once: true });
+    work.then(resolve, reject).finally(() => signal.removeEventListener("abort", interrupt));
+  });
+}
+
+function throwIfInterrupted(signal: AbortSignal | undefined): void {
+  if (signal?.aborted) throw interruption(signal);
+}
+
+function interruption(signal: AbortSignal): StoreError {
+  const { reason } = signal;
+  return reason instanceof StoreError ? reason : new StoreError("interrupted", "interrupted");
+}

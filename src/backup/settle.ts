@@ -1,0 +1,198 @@
+/**
+ * An interrupted backup: what its journal says, and what the next command (or the dead-man timer) does about it.
+ *
+ * The service comes first. Then a backup whose copy had been verified and was being given its final names is completed;
+ * any other is undone. Nothing is removed that the journal does not name.
+ */
+import { lstat, rm } from "node:fs/promises";
+import { dirname } from "node:path";
+import { z } from "zod";
+import { removeStagedBundles } from "../bundle/bundle.js";
+import { hasCode, StoreError, systemError } from "../errors.js";
+import { claimName, syncFolder } from "../files/durable.js";
+import type { Journal } from "../operation/journal.js";
+import { reached } from "../operation/step.js";
+import { selectService } from "../service/select.js";
+import { readManifest } from "./manifest.js";
+
+/**
+ * The steps of a backup. A journal's step is the one that may have begun; the others are published on the step channel
+ * alone, each when it is done.
+ */
+export const backupSteps = [
+  "backup.beginning",
+  "backup.bundled",
+  "backup.warm",
+  "backup.stopping",
+  "backup.armed",
+  "backup.stopped",
+  "backup.copied",
+  "backup.started",
+  "backup.finishing",
+  "backup.finished",
+  "backup.verified",
+  "backup.claiming",
+  "backup.claimed",
+  "backup.committed",
+] as const;
+
+export type BackupStep = (typeof backupSteps)[number];
+
+export const backupJournalSchema = z.strictObject({
+  /** The copy and the manifest before they have their final names. They may not exist yet, or no more. */
+  staged: z.strictObject({ copy: z.string(), manifest: z.string() }),
+  /** Where a bundle for this key may have been left half written. */
+  bundle: z.strictObject({ folder: z.string(), key_id: z.string() }),
+  /** Present from before the service is stopped until it was seen to run again. */
+  stopped: z
+    .strictObject({
+      service: z.enum(["systemd-user", "systemd", "launchd", "command", "none"]),
+      unit: z.string(),
+      stop_command: z.string().optional(),
+      start_command: z.string().optional(),
+      dependents: z.array(z.string()),
+    })
+    .optional(),
+  /** The final names, and which files are ours: what else has such a name is somebody else's. */
+  final: z
+    .strictObject({
+      copy: z.string(),
+      copy_identity: z.string(),
+      manifest: z.string(),
+      manifest_identity: z.string(),
+    })
+    .optional(),
+});
+
+export type BackupJournal = z.infer<typeof backupJournalSchema>;
+
+/**
+ * Finishes or undoes the interrupted backup that `journal` is about, and removes the journal. Hold the store's
+ * operation lock.
+ *
+ * @returns what was done, in sentences.
+ * @throws StoreError `service` if the service could not be started: the journal then stays, for the next command.
+ */
+export async function settleBackup(journal: Journal, storePath: string): Promise<string[]> {
+  const parsed = backupJournalSchema.safeParse(journal.entry.data);
+  if (!parsed.success) {
+    throw new StoreError("corrupted", `${journal.path} does not say what a backup's journal says`, {
+      hint: "see that the service runs, then remove that file",
+    });
+  }
+  const { stopped, ...files } = parsed.data;
+  const said: string[] = [];
+  if (stopped) {
+    said.push(...(await startStopped(stopped, storePath)));
+    await journal.write(journal.entry.step, files);
+  }
+  said.push(...(await settleFiles(files)));
+  await journal.remove();
+  return said;
+}
+
+async function startStopped(
+  stopped: NonNullable<BackupJournal["stopped"]>,
+  storePath: string,
+): Promise<string[]> {
+  const service = await selectService({
+    service: stopped.service,
+    unit: stopped.unit,
+    stopCommand: stopped.stop_command,
+    startCommand: stopped.start_command,
+    storePath,
+  });
+  if ((await service.state()).active) return [];
+  await service.start(stopped.dependents);
+  return [`started ${service.name ?? "the service"}, which an interrupted backup had stopped`];
+}
+
+async function settleFiles(files: BackupJournal): Promise<string[]> {
+  if (files.final && (await isWhole(files))) {
+    await completeBackup(files);
+    return [`completed the interrupted backup ${files.final.copy}`];
+  }
+  const { folder, key_id } = files.bundle;
+  // Its disk may have been taken out; then what is left there is removed when a bundle is written there next.
+  if (await lookAt(folder)) await removeStagedBundles(folder, key_id);
+  const removed = await removeUnfinished(files);
+  return removed.map((path) => `removed ${path}, left by an interrupted backup`);
+}
+
+/** Whether the copy and the manifest are both there, each under one name or the other, and fit together. */
+async function isWhole({ staged, final }: BackupJournal): Promise<boolean> {
+  if (!final) return false;
+  const copy = await fileOf(final.copy_identity, staged.copy, final.copy);
+  const manifest = await fileOf(final.manifest_identity, staged.manifest, final.manifest);
+  if (!copy || !manifest) return false;
+  const { size } = await readManifest(manifest.path).catch(() => ({ size: -1 }));
+  return size === copy.size;
+}
+
+/**
+ * Gives the verified copy and then its manifest, which is the commit, their final names; what has been done of it
+ * already is left as it is.
+ *
+ * @throws StoreError `refused` if another file has one of the names.
+ */
+export async function completeBackup({ staged, final }: BackupJournal): Promise<void> {
+  if (!final) return;
+  await claimOnce(staged.copy, final.copy, final.copy_identity);
+  reached("backup.claimed" satisfies BackupStep);
+  await claimOnce(staged.manifest, final.manifest, final.manifest_identity);
+  reached("backup.committed" satisfies BackupStep);
+}
+
+/** Claims a name; a kill may have come right after that, and before the staged name was removed. */
+async function claimOnce(staged: string, final: string, identity: string): Promise<void> {
+  const there = await lookAt(final);
+  if (there?.identity === identity) {
+    await rm(staged, { force: true });
+    await syncFolder(dirname(final));
+    return;
+  }
+  await claimName(staged, final);
+}
+
+/** Removes what a backup has made and not finished. @returns the paths that were there. */
+export async function removeUnfinished({ staged, final }: BackupJournal): Promise<string[]> {
+  const removed: string[] = [];
+  const remove = async (path: string, identity?: string) => {
+    const there = await lookAt(path);
+    if (!there || (identity !== undefined && there.identity !== identity)) return;
+    try {
+      await rm(path);
+    } catch (error) {
+      throw systemError(error, `cannot remove ${path}`);
+    }
+    removed.push(path);
+  };
+  if (final) {
+    await remove(final.manifest, final.manifest_identity);
+    await remove(final.copy, final.copy_identity);
+  }
+  await remove(staged.manifest);
+  await remove(staged.copy);
+  return removed;
+}
+
+async function fileOf(identity: string, ...paths: string[]) {
+  for (const path of paths) {
+    const there = await lookAt(path);
+    if (there?.identity === identity) return { path, size: there.size };
+  }
+  return undefined;
+}
+
+/** A file's identity and size, links not followed; undefined if there is none. */
+export async function lookAt(
+  path: string,
+): Promise<{ identity: string; size: number } | undefined> {
+  try {
+    const found = await lstat(path, { bigint: true });
+    return { identity: `${found.dev}:${found.ino}`, size: Number(found.size) };
+  } catch (error) {
+    if (hasCode(error, "ENOENT", "ENOTDIR")) return undefined;
+    throw systemError(error, `cannot look at ${path}`);
+  }
+}

@@ -1,0 +1,212 @@
+/**
+ * Checking a backup as a restore would: that it is what its manifest says, that the passphrase opens it, and that every
+ * page of it is what was written with that passphrase.
+ *
+ * A backup is opened as immutable: nothing is locked, nothing is left beside it, not one byte of it changes.
+ */
+import { createHash } from "node:crypto";
+import { createReadStream } from "node:fs";
+import { stat } from "node:fs/promises";
+import { basename } from "node:path";
+import { pipeline } from "node:stream/promises";
+import { hasCode, StoreError, systemError } from "../errors.js";
+import { type PassphraseSource, readPassphrases } from "../keys/source.js";
+import {
+  cipherIntegrityErrors,
+  identify,
+  type OpenedStore,
+  openEncrypted,
+} from "../store/cipher.js";
+import { ClientStore, integrityErrors } from "../store/client-store.js";
+import { type Manifest, macHolds, manifestPath, readManifest } from "./manifest.js";
+
+/** Where a backup's passphrase comes from: what is kept for its store, or one that is known, as from a bundle. */
+export type BackupPassphrase =
+  | { readonly source: PassphraseSource; readonly storePath: string }
+  | { readonly passphrase: string };
+
+export interface Check {
+  readonly name: string;
+  readonly ok: boolean;
+  readonly detail: string;
+}
+
+export interface Verification {
+  readonly path: string;
+  readonly ok: boolean;
+  readonly checks: readonly Check[];
+}
+
+/** What was found in an encrypted copy. */
+export interface Inspection {
+  /** Pages that are not what was written with this key, in SQLCipher's words. */
+  readonly badPages: readonly string[];
+  /** What is wrong with the database's structure, in SQLite's words. */
+  readonly faults: readonly string[];
+  readonly schemaVersion: number;
+  readonly clients: { readonly active: number; readonly revoked: number };
+  readonly pageSize: number;
+}
+
+/** How many findings are quoted: a damaged file has one for every page. */
+const quoted = 3;
+
+/**
+ * Checks a backup against its manifest and itself. Without a manifest it is not ok, whatever else holds.
+ *
+ * @throws StoreError `notFound` if there is no such file; `newerVersion` if a newer version made it;
+ *   `passphraseUnavailable`; `wrongPassphrase` if the file is as it was made but the passphrase is another's; `io`.
+ */
+export async function verifyBackup(path: string, secret: BackupPassphrase): Promise<Verification> {
+  const size = await sizeOf(path);
+  const checks: Check[] = [];
+  const check = (name: string, ok: boolean, good: string, bad: string) => {
+    checks.push({ name, ok, detail: ok ? good : bad });
+    return ok;
+  };
+  const compare = (name: string, found: string | number, expected: string | number) =>
+    check(name, found === expected, `${found}`, `${found}, but the manifest says ${expected}`);
+
+  const manifest = await manifestOf(path, checks);
+  if (manifest) {
+    compare("file", basename(path), manifest.file);
+    compare("size", size, manifest.size);
+    compare("sha256", await sha256Of(path), manifest.sha256);
+  }
+  const asMade = checks.every(({ ok }) => ok);
+  const { format, keyId } = await identify(path);
+  if (!check("encrypted", format === "sqlcipher", "SQLCipher", `${format}, not SQLCipher`)) {
+    return { path, ok: false, checks };
+  }
+  if (manifest) compare("key_id", keyId ?? "", manifest.key_id);
+
+  let opened: OpenedStore;
+  try {
+    opened = await openBackup(path, secret);
+  } catch (error) {
+    if (!(error instanceof StoreError)) throw error;
+    // A file that is as it was made opens with its own passphrase: this one is another's.
+    const isDamage = error.kind === "corrupted" || (error.kind === "wrongPassphrase" && !asMade);
+    if (!isDamage) throw error;
+    check("opens", false, "", error.message);
+    return { path, ok: false, checks };
+  }
+  check("opens", true, `with its passphrase, format ${opened.key.cipherCompatibility}`, "");
+  if (manifest) {
+    const held = await macHolds(manifest, opened.key);
+    check("mac", held, "the manifest is as it was made", "the manifest was altered");
+  }
+  let found: Inspection;
+  try {
+    found = await inspect(opened);
+  } catch (error) {
+    if (!(error instanceof StoreError) || error.kind !== "corrupted") throw error;
+    check("structure", false, "", error.message);
+    return { path, ok: false, checks };
+  }
+  const { badPages, faults, clients } = found;
+  check("pages", badPages.length === 0, "every page is as it was written", quote(badPages));
+  check("structure", faults.length === 0, "sound", quote(faults));
+  const counts = (n: typeof clients) => `${n.active} active, ${n.revoked} revoked`;
+  if (manifest) {
+    compare("clients", counts(clients), counts(manifest.clients));
+    compare("schema", found.schemaVersion, manifest.schema_version);
+  } else {
+    check("clients", true, counts(clients), "");
+  }
+  return { path, ok: checks.every(({ ok }) => ok), checks };
+}
+
+/**
+ * Opens a backup, as immutable, with the first passphrase that fits. Close the connection afterwards.
+ *
+ * @throws StoreError `wrongPassphrase` if none fits; what the source throws if there is none; what opening a store throws.
+ */
+export async function openBackup(
+  path: string,
+  secret: BackupPassphrase,
+): Promise<OpenedStore & { passphrase: string }> {
+  let misfit: unknown;
+  for await (const passphrase of candidates(path, secret)) {
+    try {
+      const opened = await openEncrypted(path, passphrase, { mode: "readonly", immutable: true });
+      return { ...opened, passphrase };
+    } catch (error) {
+      if (!(error instanceof StoreError) || error.kind !== "wrongPassphrase") throw error;
+      misfit = error;
+    }
+  }
+  throw misfit;
+}
+
+/**
+ * Looks at every page of an opened copy, and closes it. The passphrase is proven by its having been opened.
+ *
+ * @throws StoreError `newerVersion` for a schema not known here.
+ */
+export async function inspect(opened: OpenedStore): Promise<Inspection> {
+  await using store = await ClientStore.from(opened, { migrate: false });
+  const { connection } = opened;
+  const badPages = await cipherIntegrityErrors(connection);
+  const faults = await integrityErrors(connection);
+  const row = await connection.get<{ cipher_page_size: string }>("PRAGMA cipher_page_size");
+  return {
+    badPages,
+    faults,
+    schemaVersion: store.schemaVersion,
+    clients: await store.counts(),
+    pageSize: Number(row?.cipher_page_size),
+  };
+}
+
+async function* candidates(path: string, secret: BackupPassphrase): AsyncGenerator<string> {
+  if ("passphrase" in secret) {
+    yield secret.passphrase;
+    return;
+  }
+  const { keyId } = await identify(path);
+  for await (const kept of readPassphrases(secret.source, secret.storePath, keyId)) {
+    yield kept.passphrase;
+  }
+}
+
+async function manifestOf(path: string, checks: Check[]): Promise<Manifest | undefined> {
+  try {
+    const manifest = await readManifest(manifestPath(path));
+    checks.push({ name: "manifest", ok: true, detail: `made ${manifest.created_at}` });
+    return manifest;
+  } catch (error) {
+    if (!(error instanceof StoreError)) throw error;
+    if (error.kind !== "notFound" && error.kind !== "corrupted") throw error;
+    checks.push({ name: "manifest", ok: false, detail: error.message });
+    return undefined;
+  }
+}
+
+async function sizeOf(path: string): Promise<number> {
+  try {
+    const found = await stat(path);
+    if (found.isFile()) return found.size;
+  } catch (error) {
+    if (hasCode(error, "ENOENT", "ENOTDIR")) {
+      throw new StoreError("notFound", `there is no backup ${path}`);
+    }
+    throw systemError(error, `cannot look at ${path}`);
+  }
+  throw new StoreError("refused", `${path} is not a file`);
+}
+
+async function sha256Of(path: string): Promise<string> {
+  const hash = createHash("sha256");
+  try {
+    await pipeline(createReadStream(path, { highWaterMark: 1 << 20 }), hash);
+  } catch (error) {
+    throw systemError(error, `cannot read ${path}`);
+  }
+  return hash.digest("hex");
+}
+
+function quote(findings: readonly string[]): string {
+  const more = findings.length > quoted ? ` and ${findings.length - quoted} more` : "";
+  return findings.slice(0, quoted).join("; ") + more;
+}
