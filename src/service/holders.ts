@@ -7,7 +7,7 @@
  */
 import { execFile } from "node:child_process";
 import { type BigIntStats, readdirSync, readFileSync, readlinkSync, statSync } from "node:fs";
-import { hasCode, StoreError } from "../errors.js";
+import { hasCode, StoreError, systemError } from "../errors.js";
 
 export interface Holder {
   readonly pid: number;
@@ -45,8 +45,12 @@ function holdersByProc(storePath: string, skip: ReadonlySet<number>): Holders {
   const paths = new Set(sidecars.map((suffix) => storePath + suffix));
   const inodes = new Set<string>();
   for (const path of paths) {
-    const stats = statSync(path, { bigint: true, throwIfNoEntry: false });
-    if (stats) inodes.add(inodeOf(stats));
+    try {
+      const stats = statSync(path, { bigint: true, throwIfNoEntry: false });
+      if (stats) inodes.add(inodeOf(stats));
+    } catch (error) {
+      throw systemError(error, `cannot look at ${path}`);
+    }
   }
   const pids = new Set<number>();
   let complete = true;

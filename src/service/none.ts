@@ -1,0 +1,34 @@
+/** No service: nothing holds the store open, or the operator sees to it. */
+import type { RestartTimer, Service, ServiceState, Started } from "./service.js";
+
+export class NoService implements Service {
+  readonly kind = "none";
+  readonly name = null;
+  readonly stopTimeoutMs = 0;
+
+  async state(): Promise<ServiceState> {
+    return { active: false };
+  }
+
+  async check(): Promise<string[]> {
+    return [];
+  }
+
+  async owns(): Promise<boolean> {
+    return false;
+  }
+
+  async activeDependents(): Promise<string[]> {
+    return [];
+  }
+
+  async stop(): Promise<void> {}
+
+  async start(): Promise<Started> {
+    return { upAt: performance.now() };
+  }
+
+  async armRestart(): Promise<RestartTimer> {
+    return { name: null, disarm: async () => ({ fired: false }) };
+  }
+}

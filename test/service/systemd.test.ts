@@ -1,0 +1,408 @@
+import { mkdirSync, rmSync, symlinkSync, writeFileSync } from "node:fs";
+import { connect } from "node:net";
+import { join } from "node:path";
+import { afterEach, beforeEach, describe, expect, test } from "vitest";
+import { holdersOf } from "../../src/service/holders.js";
+import { selectService } from "../../src/service/select.js";
+import type { Service } from "../../src/service/service.js";
+import {
+  exec,
+  holding,
+  property,
+  removeUnits,
+  systemctl,
+  temporaryFolder,
+  uniqueName,
+  until,
+  writeUnits,
+} from "./units.js";
+
+let folder: string;
+let store: string;
+let unit: string;
+let written: string[];
+
+beforeEach(() => {
+  folder = temporaryFolder();
+  store = join(folder, "clients.db");
+  writeFileSync(store, "stands for a store; nobody reads it here");
+  unit = uniqueName();
+  written = [];
+});
+
+afterEach(async () => {
+  await removeUnits(...written);
+  rmSync(folder, { recursive: true });
+});
+
+/** The service under test, its unit written and running, with others that are written beside it. */
+async function running(text: string, beside: Record<string, string> = {}): Promise<Service> {
+  const service = await present(text, beside);
+  await systemctl("start", unit, ...Object.keys(beside));
+  return service;
+}
+
+async function present(text: string, beside: Record<string, string> = {}): Promise<Service> {
+  written.push(`${unit}.service`, ...Object.keys(beside));
+  await writeUnits({ [`${unit}.service`]: text, ...beside });
+  return selectService({ service: "systemd-user", unit, storePath: store });
+}
+
+const refused = (part: string | RegExp, kind = "refused") =>
+  expect.objectContaining({ kind, message: expect.stringMatching(part) });
+
+describe("stopping and starting", () => {
+  test("a unit that has the store open lets go of it, and has it again afterwards, in a new run", async () => {
+    const service = await running(holding(store));
+    const before = await service.state();
+    expect(before).toMatchObject({ active: true, mainPid: expect.any(Number) });
+    expect(await service.check(store)).toEqual([]);
+    const { holders } = await holdersOf(store);
+    expect(holders).toEqual([{ pid: before.mainPid, command: "sleep" }]);
+    expect(await service.owns(before.mainPid ?? 0)).toBe(true);
+    expect(await service.owns(process.pid)).toBe(false);
+    expect(await service.activeDependents()).toEqual([]);
+
+    await service.stop();
+    expect((await service.state()).active).toBe(false);
+    expect((await holdersOf(store)).holders).toEqual([]);
+
+    await service.start([]);
+    const after = await service.state();
+    expect(after.active).toBe(true);
+    expect(after.invocation).not.toBe(before.invocation);
+    expect((await holdersOf(store)).holders).toEqual([{ pid: after.mainPid, command: "sleep" }]);
+  });
+
+  test("a unit that ignores SIGTERM is ended when its own time is up", async () => {
+    const service = await running(
+      "[Service]\nExecStart=/bin/sh -c 'trap : TERM; while :; do sleep 1; done'\nTimeoutStopSec=1\n",
+    );
+    await service.activeDependents();
+    await service.stop();
+    expect(await property(unit, "Result")).toBe("timeout");
+    expect((await service.state()).active).toBe(false);
+    await service.start([]);
+  });
+
+  test("a unit whose processes outlive its stop is an error that names them", async () => {
+    const service = await running(
+      "[Service]\nExecStart=/bin/sh -c 'trap : TERM; while :; do sleep 1; done'\nTimeoutStopSec=1\nSendSIGKILL=no\n",
+    );
+    const { mainPid } = await service.state();
+    await expect(service.stop()).rejects.toEqual(
+      expect.objectContaining({
+        kind: "service",
+        message: expect.stringMatching(`left processes behind: .*${mainPid}`),
+        hint: `journalctl --user -u ${unit}`,
+      }),
+    );
+    process.kill(mainPid ?? 0, "SIGKILL");
+  });
+
+  test("a unit that is being stopped by somebody else is waited for", async () => {
+    const service = await running(
+      "[Service]\nExecStart=/bin/sleep infinity\nExecStop=/bin/sleep 1\n",
+    );
+    await systemctl("stop", "--no-block", unit);
+    await until(async () => (await property(unit, "ActiveState")) === "deactivating");
+    expect((await service.state()).active).toBe(false);
+    expect(await property(unit, "ActiveState")).toBe("inactive");
+  });
+
+  test("a unit that waits to be restarted after a crash counts as running, and stops", async () => {
+    const service = await running(
+      "[Service]\nExecStart=/bin/false\nRestart=always\nRestartSec=1h\n",
+    );
+    await until(async () => (await property(unit, "SubState")) === "auto-restart");
+    expect((await service.state()).active).toBe(true);
+    await service.stop();
+    expect((await service.state()).active).toBe(false);
+  });
+
+  test("a unit that cannot be started again is an error with systemctl's own words", async () => {
+    const gate = join(folder, "gate");
+    writeFileSync(gate, "");
+    const service = await running(
+      holding(store, `Type=exec\nExecStartPre=/usr/bin/test -e ${gate}\n`),
+    );
+    await service.stop();
+    rmSync(gate);
+    await expect(service.start([])).rejects.toEqual(
+      expect.objectContaining({
+        kind: "service",
+        message: expect.stringMatching(
+          `${unit} could not be started: Job for ${unit}.service failed`,
+        ),
+        hint: `journalctl --user -u ${unit}`,
+      }),
+    );
+    writeFileSync(gate, "");
+    await service.start([]);
+  });
+
+  test("a unit that dies right after it started is an error, though systemctl was content", async () => {
+    const service = await running(
+      `[Service]\nExecStart=/bin/sh -c 'test -e ${store} && exec sleep infinity; sleep 0.3; exit 3'\n`,
+    );
+    await service.stop();
+    rmSync(store);
+    await expect(service.start([])).rejects.toEqual(
+      refused(
+        /did not stay up: it is failed \(failed\), result exit-code, exit status 3/,
+        "service",
+      ),
+    );
+  });
+
+  test("a unit that crashes and is restarted by the manager did not stay up", async () => {
+    const service = await running(
+      `[Service]\nExecStart=/bin/sh -c 'test -e ${store} && exec sleep infinity; sleep 0.2'\nRestart=always\nRestartSec=0\nStartLimitBurst=100\n`,
+    );
+    await service.stop();
+    rmSync(store);
+    await expect(service.start([])).rejects.toEqual(refused(/did not stay up/, "service"));
+  });
+
+  test("a unit whose start limit is used up by frequent backups is started all the same", async () => {
+    const service = await running(
+      `[Unit]\nStartLimitIntervalSec=1h\nStartLimitBurst=1\n${holding(store)}`,
+    );
+    await service.stop();
+    await service.start([]);
+    expect((await service.state()).active).toBe(true);
+  });
+});
+
+describe("dependents", () => {
+  test("what a stop takes down is found, through every step, and started again", async () => {
+    const [bound, part, further, idle] = [1, 2, 3, 4].map((n) => `${unit}-${n}.service`) as [
+      string,
+      string,
+      string,
+      string,
+    ];
+    const sleep = "[Service]\nExecStart=/bin/sleep infinity\n";
+    const service = await running(holding(store), {
+      [bound]: `[Unit]\nBindsTo=${unit}.service\nAfter=${unit}.service\n${sleep}`,
+      [part]: `[Unit]\nPartOf=${unit}.service\n${sleep}`,
+      [further]: `[Unit]\nRequires=${bound}\nAfter=${bound}\n${sleep}`,
+    });
+    written.push(idle);
+    await writeUnits({ [idle]: `[Unit]\nPartOf=${unit}.service\n${sleep}` });
+
+    const dependents = await service.activeDependents();
+    expect([...dependents].sort()).toEqual([bound, part, further].sort());
+    await service.stop();
+    for (const name of dependents) {
+      await until(async () => (await property(name, "ActiveState")) === "inactive");
+    }
+    await service.start(dependents);
+    for (const name of dependents) expect(await property(name, "ActiveState")).toBe("active");
+    expect(await property(idle, "ActiveState")).toBe("inactive");
+  });
+
+  test("a dependent that does not come up again is an error that names it", async () => {
+    const bound = `${unit}-bound.service`;
+    const service = await running(holding(store), {
+      [bound]: `[Unit]\nBindsTo=${unit}.service\nAfter=${unit}.service\n[Service]\nExecStart=/bin/sh -c 'test -e ${store} && exec sleep infinity'\n`,
+    });
+    const dependents = await service.activeDependents();
+    await service.stop();
+    writeFileSync(`${store}.kept`, "");
+    rmSync(store);
+    await writeUnits({ [`${unit}.service`]: holding(`${store}.kept`) });
+    await expect(service.start(dependents)).rejects.toEqual(
+      refused(`${bound} did not stay up with it`, "service"),
+    );
+  });
+
+  test("a socket cannot wake the unit while it is stopped, and listens again afterwards", async () => {
+    const socket = `${unit}.socket`;
+    const path = join(folder, "socket");
+    const service = await present(holding(store), { [socket]: `[Socket]\nListenStream=${path}\n` });
+    await systemctl("start", socket);
+    await knock(path);
+    await until(async () => (await service.state()).active);
+
+    const dependents = await service.activeDependents();
+    expect(dependents).toEqual([socket]);
+    await service.stop();
+    await expect(knock(path)).rejects.toThrow();
+    expect((await service.state()).active).toBe(false);
+
+    await service.start(dependents);
+    expect(await property(socket, "ActiveState")).toBe("active");
+    await knock(path);
+  });
+
+  test("a timer that would start the unit does not go off while it is stopped", async () => {
+    const timer = `${unit}.timer`;
+    const service = await running(holding(store), {
+      [timer]: "[Timer]\nOnUnitInactiveSec=1ms\nAccuracySec=1ms\n",
+    });
+    const dependents = await service.activeDependents();
+    expect(dependents).toEqual([timer]);
+    await service.stop();
+    expect(await property(timer, "ActiveState")).toBe("inactive");
+    expect((await service.state()).active).toBe(false);
+    await service.start(dependents);
+    expect(await property(timer, "ActiveState")).toBe("active");
+  });
+});
+
+describe("what is refused beforehand", () => {
+  test("a unit that does not exist is not found", async () => {
+    const service = await selectService({ service: "systemd-user", unit, storePath: store });
+    await expect(service.check(store)).rejects.toEqual(
+      expect.objectContaining({
+        kind: "notFound",
+        message: `no unit ${unit} in the user's manager`,
+        hint: expect.stringContaining("--unit"),
+      }),
+    );
+  });
+
+  test("a masked unit", async () => {
+    const folder = join(process.env.HOME ?? "", ".config/systemd/user");
+    written.push(`${unit}.service`);
+    mkdirSync(folder, { recursive: true });
+    symlinkSync("/dev/null", join(folder, `${unit}.service`));
+    await systemctl("daemon-reload");
+    const service = await selectService({ service: "systemd-user", unit, storePath: store });
+    await expect(service.check(store)).rejects.toEqual(refused(/is masked/));
+  });
+
+  test("a unit that runs and was masked meanwhile", async () => {
+    const runtime = join(process.env.XDG_RUNTIME_DIR ?? "", "systemd/user");
+    mkdirSync(runtime, { recursive: true });
+    writeFileSync(join(runtime, `${unit}.service`), holding(store));
+    await systemctl("daemon-reload");
+    await systemctl("start", unit);
+    written.push(`${unit}.service`);
+    await systemctl("mask", unit);
+    const service = await selectService({ service: "auto", unit, storePath: store });
+    await expect(service.check(store)).rejects.toEqual(refused(/is masked/));
+    rmSync(join(runtime, `${unit}.service`));
+  });
+
+  test("a unit that may not be stopped or started by hand", async () => {
+    for (const property of ["RefuseManualStop", "RefuseManualStart"]) {
+      const service = await present(`[Unit]\n${property}=yes\n${holding(store)}`);
+      await expect(service.check(store)).rejects.toEqual(refused(`${property}=yes`));
+    }
+  });
+
+  test("a unit whose file the manager cannot load", async () => {
+    const service = await present("[Service]\nType=simple\n");
+    await expect(service.check(store)).rejects.toEqual(refused(/could not load .* \(bad-setting/));
+  });
+
+  test("a unit that runs and whose file is gone", async () => {
+    const service = await running(holding(store));
+    const file = await property(unit, "FragmentPath");
+    rmSync(file);
+    await expect(service.check(store)).rejects.toEqual(refused(/is gone/));
+  });
+
+  test("a unit made by systemd-run, which nothing could start again", async () => {
+    written.push(`${unit}.service`);
+    await exec("systemd-run", ["--user", "--quiet", `--unit=${unit}`, "sleep", "infinity"]);
+    const service = await selectService({ service: "systemd-user", unit, storePath: store });
+    await expect(service.check(store)).rejects.toEqual(refused(/has no file/));
+  });
+
+  test("a unit that another one upholds, which would start it at once", async () => {
+    const keeper = `${unit}-keeper.service`;
+    const service = await running(holding(store), {
+      [keeper]: `[Unit]\nUpholds=${unit}.service\n[Service]\nExecStart=/bin/sleep infinity\n`,
+    });
+    await expect(service.check(store)).rejects.toEqual(refused(keeper));
+    await systemctl("stop", keeper);
+    expect(await service.check(store)).toEqual([]);
+  });
+
+  test("a name that is not a service's is wrong usage", async () => {
+    for (const name of ["--now", "hub.socket", "hub*", "a b", ""]) {
+      await expect(
+        selectService({ service: "systemd-user", unit: name, storePath: store }),
+      ).rejects.toEqual(refused("is not the name of a systemd service", "usage"));
+    }
+  });
+
+  test("a running unit that has another store open", async () => {
+    const other = join(folder, "elsewhere", "clients.db");
+    mkdirSync(join(folder, "elsewhere"));
+    writeFileSync(other, "");
+    const service = await running(holding(other));
+    await until(async () => (await holdersOf(other)).holders.length > 0);
+    await expect(service.check(store)).rejects.toEqual(
+      refused(`${unit} uses ${other}, not ${store}`),
+    );
+  });
+
+  test("a running unit that is pointed at another data folder", async () => {
+    const service = await running(
+      `[Service]\nEnvironment=XDG_DATA_HOME=${folder}/data\nExecStart=/bin/sleep infinity\n`,
+    );
+    await expect(service.check(store)).rejects.toEqual(
+      refused(`uses ${folder}/data/hivemind-core/clients.db`),
+    );
+  });
+
+  test("a store that belongs to another user than the unit runs as", async () => {
+    const service = await running(holding(store));
+    await exec("chown", ["65534", store]);
+    await expect(service.check(store)).rejects.toEqual(
+      refused(`runs as user 0, but ${store} belongs to user 65534`),
+    );
+  });
+});
+
+describe("what is only said", () => {
+  test("a running unit that does not have the store open just now", async () => {
+    const service = await running("[Service]\nExecStart=/bin/sleep infinity\n");
+    expect(await service.check(store)).toEqual([
+      `${unit} runs, but does not have ${store} open at the moment`,
+    ]);
+  });
+
+  test("a data folder whose store is a link to this one is this one", async () => {
+    mkdirSync(join(folder, "data/hivemind-core"), { recursive: true });
+    symlinkSync(store, join(folder, "data/hivemind-core/clients.db"));
+    const service = await running(
+      `[Service]\nEnvironment=XDG_DATA_HOME=${folder}/data\nExecStart=/bin/sleep infinity\n`,
+    );
+    expect(await service.check(store)).toEqual([expect.stringContaining("at the moment")]);
+  });
+
+  test("a file that changed since the manager read it", async () => {
+    const service = await running(holding(store));
+    writeFileSync(await property(unit, "FragmentPath"), holding(store, "TimeoutStopSec=3\n"));
+    expect(await service.check(store)).toEqual([expect.stringContaining("daemon-reload")]);
+  });
+});
+
+test("the limit of a stop follows the unit's own, its stages and what stops along", async () => {
+  const bound = `${unit}-bound.service`;
+  const plain = await present(holding(store, "TimeoutStopSec=5\n"));
+  const staged = await present(holding(store, "TimeoutStopSec=2min 5s\nExecStop=/bin/true\n"));
+  const endless = await present(holding(store, "TimeoutStopSec=infinity\n"));
+  const attended = await running(holding(store, "TimeoutStopSec=5\n"), {
+    [bound]: `[Unit]\nBindsTo=${unit}.service\nAfter=${unit}.service\n[Service]\nExecStart=/bin/sleep infinity\nTimeoutStopSec=7\n`,
+  });
+  const again = await selectService({ service: "systemd-user", unit, storePath: store });
+  expect(staged.stopTimeoutMs - plain.stopTimeoutMs).toBe(245_000);
+  expect(endless.stopTimeoutMs).toBeLessThan(Number.POSITIVE_INFINITY);
+  expect(again.stopTimeoutMs - attended.stopTimeoutMs).toBe(7_000);
+});
+
+function knock(path: string): Promise<void> {
+  return new Promise((resolve, reject) => {
+    const socket = connect(path, () => {
+      socket.destroy();
+      resolve();
+    });
+    socket.once("error", reject);
+  });
+}

@@ -1,0 +1,76 @@
+/** Real units in the private session's user manager, each with a name of its own. */
+import { execFile } from "node:child_process";
+import { randomBytes } from "node:crypto";
+import { mkdirSync, mkdtempSync, writeFileSync } from "node:fs";
+import { rm } from "node:fs/promises";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { setTimeout as delay } from "node:timers/promises";
+import { fileURLToPath } from "node:url";
+import { promisify } from "node:util";
+
+export const exec = promisify(execFile);
+
+/** Runs `systemctl --user` and returns what it printed. */
+export async function systemctl(...args: string[]): Promise<string> {
+  const { stdout } = await exec("systemctl", ["--user", ...args]);
+  return stdout.trim();
+}
+
+/** The value of one property of a unit. */
+export function property(unit: string, name: string): Promise<string> {
+  return systemctl("show", `--property=${name}`, "--value", unit);
+}
+
+export function uniqueName(): string {
+  return `hivemind-test-${randomBytes(4).toString("hex")}`;
+}
+
+export function temporaryFolder(): string {
+  return mkdtempSync(join(tmpdir(), "hivemind-service-"));
+}
+
+/** Writes units, given as file name and text, and makes the manager read them. */
+export async function writeUnits(units: Record<string, string>): Promise<void> {
+  const folder = join(process.env.HOME ?? "", ".config/systemd/user");
+  mkdirSync(folder, { recursive: true });
+  for (const [name, text] of Object.entries(units)) writeFileSync(join(folder, name), text);
+  await systemctl("daemon-reload");
+}
+
+export async function removeUnits(...names: string[]): Promise<void> {
+  await systemctl("stop", ...names).catch(() => {});
+  const folder = join(process.env.HOME ?? "", ".config/systemd/user");
+  for (const name of names) await rm(join(folder, name), { force: true });
+  await systemctl("daemon-reload");
+  await systemctl("reset-failed").catch(() => {});
+}
+
+/** A unit that has a file open until it is stopped. */
+export function holding(path: string, more = ""): string {
+  return `[Service]\nExecStart=/bin/sh -c 'exec 3<"${path}"; exec sleep infinity'\n${more}`;
+}
+
+/** Waits until something is so; the test's own time limit is the bound. */
+export async function until(condition: () => Promise<boolean> | boolean): Promise<void> {
+  while (!(await condition())) await delay(20);
+}
+
+/**
+ * Compiles the service room into a folder, so that a process of its own, which a test may kill, can use it.
+ *
+ * @returns the path of the module with `selectService`.
+ */
+export async function compileService(folder: string): Promise<string> {
+  const root = fileURLToPath(new URL("../..", import.meta.url));
+  await exec(
+    join(root, "node_modules/.bin/tsc"),
+    [
+      ...["--ignoreConfig", "--strict", "--target", "es2022", "--module", "nodenext"],
+      ...["--types", "node", "--rootDir", "src", "--outDir", folder, "src/service/select.ts"],
+    ],
+    { cwd: root },
+  );
+  writeFileSync(join(folder, "package.json"), '{"type":"module"}');
+  return join(folder, "service/select.js");
+}
