@@ -61,7 +61,6 @@ export async function reachKeyring(environment: Environment = process.env): Prom
 
 async function stateOfDefaultCollection(bus: Bus): Promise<"ready" | "locked" | "no-collection"> {
   await bus.call(busName, "/org/freedesktop/DBus", busName, "Hello");
-  await bus.call(busName, "/org/freedesktop/DBus", busName, "StartServiceByName", secretsName, 0);
   const alias = await bus.call(secretsName, secretsPath, secretsService, "ReadAlias", "default");
   const collection = alias.string();
   if (collection === "/") return "no-collection";

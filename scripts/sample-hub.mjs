@@ -1,0 +1,45 @@
+// A stand-in for a hub, for quickstart: holds the store open, fills it once, then notes a client's last_seen again and
+// again, as a hub does on every message. Usage: node sample-hub.mjs STORE
+import { execFile } from "node:child_process";
+import { randomBytes } from "node:crypto";
+import { promisify } from "node:util";
+import { newClient, unlockStore } from "../dist/index.js";
+
+const rooms = [
+  "kitchen",
+  "hall",
+  "garage",
+  "study",
+  "Wohnzimmer",
+  "salle à manger",
+  "玄関",
+  "attic",
+];
+const kinds = ["satellite", "panel", "speaker", "phone"];
+
+function* sampleClients(count) {
+  for (let id = 1; id <= count; id++) {
+    yield newClient({
+      client_id: id,
+      api_key: randomBytes(16).toString("hex"),
+      name: `${rooms[id % rooms.length]} ${kinds[id % kinds.length]} ${id}`,
+      password: randomBytes(16).toString("hex"),
+      is_admin: id === 1,
+      can_broadcast: id % 3 !== 0,
+      metadata: id % 10 === 0 ? { skill_blacklist: ["skill-shutdown"] } : {},
+    });
+  }
+}
+
+await using store = await unlockStore(process.argv[2], { kind: "keyring" }, { mode: "readwrite" });
+if ((await store.size()) === 0) await store.addItems(sampleClients(250));
+await promisify(execFile)("systemd-notify", ["--ready"]);
+
+let running = true;
+process.on("SIGTERM", () => {
+  running = false;
+});
+for (let turn = 0; running; turn++) {
+  await store.updateClient((turn % 250) + 1, { last_seen: Date.now() / 1000 });
+  await new Promise((resolve) => setTimeout(resolve, 20));
+}

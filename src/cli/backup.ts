@@ -1,0 +1,164 @@
+import type { Command } from "commander";
+import { serviceKinds } from "../config/settings.js";
+import { StoreError } from "../errors.js";
+import { addGlobalOptions, type Context, contextOf } from "./context.js";
+import { interruptible } from "./interrupt.js";
+import type { BundleKeyOptions } from "./passphrase.js";
+import { settleCommand } from "./settle.js";
+import { printable } from "./table.js";
+
+export interface ServiceOptions {
+  unit?: string;
+  service?: string;
+  stopCommand?: string;
+  startCommand?: string;
+}
+
+/** How the service that holds the store open is stopped and started: the same for every command that does so. */
+export function addServiceOptions(command: Command): Command {
+  return command
+    .option("--unit <name>", "the systemd unit that holds the store open (default: hivemind-core)")
+    .option("--service <kind>", `${serviceKinds.join(", ")} (default: auto)`)
+    .option("--stop-command <command>", "stop it with this shell command instead")
+    .option("--start-command <command>", "and start it with this one");
+}
+
+/** @throws StoreError `usage` for a kind of service there is none of. */
+export function serviceChoice(context: Context, options: ServiceOptions) {
+  const settings = context.settings.backup ?? {};
+  const kind = options.service ?? settings.service ?? "auto";
+  const service = serviceKinds.find((known) => known === kind);
+  if (service === undefined) {
+    throw new StoreError("usage", `there is no kind of service "${printable(kind)}"`, {
+      hint: `--service is one of: ${serviceKinds.join(", ")}.`,
+    });
+  }
+  return {
+    service,
+    unit: options.unit ?? settings.unit ?? "hivemind-core",
+    stopCommand: options.stopCommand ?? settings.stop_command,
+    startCommand: options.startCommand ?? settings.start_command,
+    storePath: context.storePath,
+  };
+}
+
+interface BackupOptions extends ServiceOptions {
+  to?: string;
+  bundleTo?: string;
+  recipient?: string[];
+  online?: boolean;
+}
+
+export function addBackupCommands(program: Command): void {
+  const backup = addGlobalOptions(
+    addServiceOptions(
+      program
+        .command("backup")
+        .description(
+          "stop the service, copy the store, start the service; and the passphrase bundle",
+        )
+        .option("--to <folder>", "where backups go (default: from the settings)")
+        .option("--bundle-to <folder>", "where the bundle goes, never with the backups")
+        .option(
+          "-r, --recipient <age1…>",
+          "encrypt the bundle to this recipient too; can be repeated",
+          (value: string, all: string[] = []) => [...all, value],
+        )
+        .option(
+          "--online",
+          "do not stop the service: a consistent copy beside it (WAL stores only)",
+        ),
+    ).addHelpText(
+      "after",
+      "\nExamples:\n  hivemind-sqlcipher backup --to /srv/backup/hivemind --bundle-to /media/usb/bundles\n  hivemind-sqlcipher backup --unit hivemind-hub --json\n  hivemind-sqlcipher backup --stop-command 'sv down hub' --start-command 'sv up hub'",
+    ),
+  );
+  backup.action(async (options: BackupOptions) => runBackup(await contextOf(backup), options));
+
+  const verify = addGlobalOptions(
+    program
+      .command("verify <file>")
+      .description("check a backup as a restore would: every page, every count, its manifest")
+      .option("--bundle <file>", "with the passphrase out of this bundle, not the keyring's")
+      .option("-i, --identity <file>", "the recovery key that opens the bundle")
+      .option("--bundle-passphrase-file <path>", "the file with the bundle's passphrase")
+      .addHelpText(
+        "after",
+        "\nExamples:\n  hivemind-sqlcipher verify /srv/backup/hivemind/clients.2026-11-24T18-50-00Z.db\n  hivemind-sqlcipher verify FILE --bundle clients.….bundle.age -i recovery-key.txt",
+      ),
+  );
+  verify.action(async (file: string, options: BundleKeyOptions) =>
+    runVerify(await contextOf(verify), file, options),
+  );
+}
+
+async function runBackup(context: Context, options: BackupOptions): Promise<void> {
+  const { backup } = await import("../backup/backup.js");
+  const { withOperation } = await import("../lifecycle/settle.js");
+  const { expandPath } = await import("../config/paths.js");
+  const { output } = context;
+  const settings = context.settings.backup ?? {};
+  const to = options.to ?? settings.to;
+  const bundleTo = options.bundleTo ?? settings.bundle_to;
+  if (to === undefined || bundleTo === undefined) {
+    const missing = to === undefined ? "--to FOLDER" : "--bundle-to FOLDER";
+    throw new StoreError(
+      "usage",
+      `where should the ${to === undefined ? "backup" : "bundle"} go?`,
+      {
+        hint: `Name it with ${missing}; init remembers it in ${context.settingsPath}.`,
+      },
+    );
+  }
+  const result = await interruptible((signal) =>
+    withOperation(context.storePath, context.reporter, (lock) =>
+      backup({
+        lock,
+        source: context.source,
+        to: expandPath(to),
+        bundleTo: expandPath(bundleTo),
+        recipients: [...(context.settings.recipients ?? []), ...(options.recipient ?? [])],
+        service: serviceChoice(context, options),
+        online: options.online ?? false,
+        settleCommand: settleCommand(context),
+        signal,
+        reporter: context.reporter,
+      }),
+    ),
+  );
+  output.result(result, () => {
+    const { backup: made, bundle, service } = result;
+    const absence =
+      service.stopped_ms === null || service.unit === null
+        ? []
+        : [`  ${service.unit} was away for ${service.stopped_ms} ms`];
+    return [
+      `Backup made and verified: ${made.path}`,
+      `  ${made.clients.active} clients, ${made.clients.revoked} revoked; ${made.size} bytes; sha256 ${made.sha256}`,
+      ...absence,
+      `Passphrase bundle: ${bundle.path}`,
+      `  opens with the key of ${bundle.recipients.join(", ")}`,
+      "",
+      "Keep the two apart: the backup anywhere, the bundle and the recovery key each in a place of its own.",
+    ];
+  });
+}
+
+async function runVerify(context: Context, file: string, options: BundleKeyOptions): Promise<void> {
+  const { verifyBackup } = await import("../backup/verify.js");
+  const { expandPath } = await import("../config/paths.js");
+  const { passphraseIn } = await import("./passphrase.js");
+  const passphrase = await passphraseIn(options);
+  const result = await verifyBackup(
+    expandPath(file),
+    passphrase === undefined ? context : { passphrase },
+  );
+  context.output.result(result, () => [
+    `${result.path}: ${result.ok ? context.output.style("green", "sound") : context.output.style("red", "NOT SOUND")}`,
+    ...result.checks.map(
+      ({ name, ok, detail }) =>
+        `  ${ok ? "ok  " : "FAIL"}  ${name.padEnd(12)} ${printable(detail)}`,
+    ),
+  ]);
+  if (!result.ok) process.exitCode = 14;
+}

@@ -1,0 +1,119 @@
+import type { Command } from "commander";
+import { StoreError } from "../errors.js";
+import { addGlobalOptions, type Context, contextOf } from "./context.js";
+
+interface ExportOptions {
+  bundleTo?: string;
+  recipient?: string[];
+  bundlePassphraseFile?: string;
+}
+
+interface ShowOptions {
+  identity?: string;
+  bundlePassphraseFile?: string;
+  showPassphrase?: boolean;
+}
+
+export function addBundleCommands(program: Command): void {
+  const bundle = program
+    .command("bundle")
+    .description("the passphrase bundle: what opens the backups");
+
+  const write = addGlobalOptions(
+    bundle
+      .command("export")
+      .description("write the passphrase bundle of the store, and prove that it opens it")
+      .option(
+        "--bundle-to <folder>",
+        "where to; never with the backups (default: from the settings)",
+      )
+      .option(
+        "-r, --recipient <age1…>",
+        "encrypt to this recipient too; can be repeated",
+        (value: string, all: string[] = []) => [...all, value],
+      )
+      .option(
+        "--bundle-passphrase-file <path>",
+        "encrypt it with the passphrase in this file instead",
+      )
+      .addHelpText(
+        "after",
+        "\nExample:\n  hivemind-sqlcipher bundle export --bundle-to /media/usb/bundles",
+      ),
+  );
+  write.action(async (options: ExportOptions) => exportBundle(await contextOf(write), options));
+
+  const show = addGlobalOptions(
+    bundle
+      .command("show <file>")
+      .description("what a bundle is for; with its key, what is in it")
+      .option("-i, --identity <path>", "the recovery key's file")
+      .option("--bundle-passphrase-file <path>", "the file with the bundle's passphrase")
+      .option("--show-passphrase", "show the store's passphrase too")
+      .addHelpText(
+        "after",
+        "\nExample:\n  hivemind-sqlcipher bundle show clients.0123456789abcdef.bundle.age -i recovery-key.txt",
+      ),
+  );
+  show.action(async (file: string, options: ShowOptions) =>
+    showBundle(await contextOf(show), file, options),
+  );
+}
+
+async function exportBundle(context: Context, options: ExportOptions): Promise<void> {
+  const { expandPath } = await import("../config/paths.js");
+  const { readSecretFile } = await import("../files/private.js");
+  const { exportPassphrase } = await import("../lifecycle/export.js");
+  const folder = options.bundleTo ?? context.settings.backup?.bundle_to;
+  if (folder === undefined) {
+    throw new StoreError("usage", "where should the bundle go?", {
+      hint: "Name a folder that is not the backups': --bundle-to FOLDER.",
+    });
+  }
+  const { bundle, notices } = await exportPassphrase({
+    storePath: context.storePath,
+    source: context.source,
+    folder: expandPath(folder),
+    backupFolder: context.settings.backup?.to,
+    recipients: [...(context.settings.recipients ?? []), ...(options.recipient ?? [])],
+    bundlePassphrase:
+      options.bundlePassphraseFile === undefined
+        ? undefined
+        : await readSecretFile(expandPath(options.bundlePassphraseFile)),
+  });
+  for (const notice of notices) context.output.notice(notice);
+  context.output.result({ bundle }, () => [
+    `${bundle.reused ? "The bundle there still holds" : "Bundle written and proven"}: ${bundle.path}`,
+    `  key_id      ${bundle.keyId}`,
+    ...bundle.recipients.map((recipient) => `  opens with  the key of ${recipient}`),
+  ]);
+}
+
+async function showBundle(context: Context, file: string, options: ShowOptions): Promise<void> {
+  const { describeBundle, readBundle } = await import("../bundle/bundle.js");
+  const { openerOf } = await import("./passphrase.js");
+  const description = await describeBundle(file);
+  const opener = await openerOf(options);
+  const contents = opener && (await readBundle(file, opener));
+  if (options.showPassphrase && !contents) {
+    throw new StoreError("usage", "the passphrase is encrypted", {
+      hint: "Name what opens it: --identity FILE, or --bundle-passphrase-file FILE.",
+    });
+  }
+  const { passphrase, ...open } = contents ?? {};
+  const shown = options.showPassphrase ? { ...open, passphrase } : open;
+  context.output.result(
+    { bundle: { ...description, ...(contents && { contents: shown }) } },
+    () => [
+      ...Object.entries({ ...description, ...shown })
+        .filter(([label]) => label !== "how_to_open")
+        .map(([label, value]) => `${`${label}:`.padEnd(21)} ${format(value)}`),
+      ...(contents ? ["", ...contents.how_to_open] : []),
+    ],
+  );
+}
+
+function format(value: unknown): string {
+  if (Array.isArray(value)) return value.join(", ");
+  return typeof value === "object" ? JSON.stringify(value) : String(value);
+}

@@ -1,0 +1,111 @@
+/** What every command starts from: which store, which settings, whose passphrase, and where to print. */
+import type { Command } from "commander";
+import { resolveStorePath } from "../config/paths.js";
+import { resolveSettings, type Settings } from "../config/settings.js";
+import { type PassphraseSource, parseSource } from "../keys/source.js";
+import type { Reporter } from "../operation/reporter.js";
+import { Output } from "./output.js";
+import { confirm } from "./prompt.js";
+
+export interface GlobalOptions {
+  db?: string;
+  name?: string;
+  subfolder?: string;
+  config?: string;
+  passphraseSource?: string;
+  json?: boolean;
+  quiet?: boolean;
+  verbose?: boolean;
+  color?: boolean;
+  yes?: boolean;
+}
+
+export interface Context {
+  /** Every symbolic link followed; the one name that locks, journals and keyring entries go by. */
+  readonly storePath: string;
+  readonly settings: Settings;
+  readonly settingsPath: string;
+  readonly source: PassphraseSource;
+  readonly output: Output;
+  /** Whether --yes answers every question. */
+  readonly yes: boolean;
+  /** How an operation speaks to the user. */
+  readonly reporter: Reporter;
+}
+
+/** Options of a command that share a global option's name and mean something else: `add-client --name`. */
+const ownMeaning = new WeakMap<Command, readonly string[]>();
+
+/** Gives a command the options that belong to every command, but for those it has itself, by long name. */
+export function addGlobalOptions(command: Command, own: readonly string[] = []): Command {
+  ownMeaning.set(command, own);
+  command.optionsGroup("Options of every command:");
+  const add = (flags: string, description: string) => {
+    if (!own.some((name) => flags.includes(`--${name} `))) command.option(flags, description);
+  };
+  add("--db <path>", "the store (default: clients.db where HiveMind keeps it)");
+  add("--name <name>", "the store's name, without .db, in place of --db");
+  add("--subfolder <folder>", "its folder below $XDG_DATA_HOME, in place of --db");
+  add("--config <path>", "the settings file");
+  add("--passphrase-source <source>", "keyring, file:PATH, command:CMD or credential[:NAME]");
+  add("--json", "one JSON document on stdout");
+  add("-q, --quiet", "no notices");
+  add("-v, --verbose", "say each step");
+  add("--no-color", "no colours (NO_COLOR does the same)");
+  add("-y, --yes", "answer every question with yes");
+  return command;
+}
+
+/**
+ * Resolves a command's context.
+ *
+ * @throws StoreError `usage` for options, environment or settings that do not say what they should.
+ */
+export async function contextOf(command: Command): Promise<Context> {
+  const options = globalOptionsOf(command);
+  const { settings, path } = await resolveSettings(
+    {
+      store: {
+        ...(options.db !== undefined && { path: options.db }),
+        ...(options.name !== undefined && { name: options.name }),
+        ...(options.subfolder !== undefined && { subfolder: options.subfolder }),
+      },
+      ...(options.passphraseSource && { passphrase_source: options.passphraseSource }),
+    },
+    options.config,
+  );
+  const output = outputOf(command);
+  const yes = options.yes ?? false;
+  return {
+    storePath: await resolveStorePath(settings.store),
+    settings,
+    settingsPath: path,
+    source: parseSource(settings.passphrase_source ?? "keyring"),
+    output,
+    yes,
+    reporter: {
+      notice: (text) => output.notice(text),
+      detail: (text) => output.detail(text),
+      confirm: (question, option) => confirm(question, yes, option),
+    },
+  };
+}
+
+export function outputOf(command: Command): Output {
+  const { json, quiet, verbose, color } = globalOptionsOf(command);
+  return new Output({
+    json: json ?? false,
+    quiet: quiet ?? false,
+    verbose: verbose ?? false,
+    color: color ?? true,
+  });
+}
+
+/** Global options may stand before the command or after it. */
+function globalOptionsOf(command: Command): GlobalOptions {
+  const before: GlobalOptions = command.parent ? globalOptionsOf(command.parent) : {};
+  const here: Record<string, unknown> = { ...command.opts() };
+  for (const name of ownMeaning.get(command) ?? []) delete here[name];
+  if (command.getOptionValueSource("color") === "default") delete here.color;
+  return { ...before, ...here };
+}

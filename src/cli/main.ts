@@ -1,0 +1,45 @@
+#!/usr/bin/env node
+import { CommanderError } from "commander";
+import { exitCodes, StoreError } from "../errors.js";
+import { asStoreError, Output } from "./output.js";
+import { buildProgram } from "./program.js";
+
+/** What fails before the options are read is reported as the arguments ask, as far as that can be told. */
+function outputForFailure(argv: string[]): Output {
+  const ends = argv.indexOf("--");
+  const options = ends === -1 ? argv : argv.slice(0, ends);
+  return new Output({
+    json: options.includes("--json"),
+    quiet: false,
+    verbose: options.includes("--verbose"),
+    color: !options.includes("--no-color"),
+  });
+}
+
+async function main(argv: string[]): Promise<void> {
+  // A reader that has seen enough (`… | head`) is no error of ours.
+  process.stdout.on("error", (error: NodeJS.ErrnoException) => {
+    process.exit(error.code === "EPIPE" ? 0 : exitCodes.io);
+  });
+  process.umask(0o077);
+  const output = outputForFailure(argv);
+  try {
+    await buildProgram(output).parseAsync(argv);
+  } catch (error) {
+    if (error instanceof CommanderError && error.exitCode === 0) return; // --help, --version
+    const failure = error instanceof CommanderError ? usageError(error) : asStoreError(error);
+    output.error(failure);
+    if (failure.kind === "failed" && argv.includes("--verbose") && failure.cause) {
+      output.detail(String((failure.cause as Error).stack));
+    }
+    process.exitCode = failure.exitCode;
+  }
+}
+
+function usageError(error: CommanderError): StoreError {
+  return new StoreError("usage", error.message.replace(/^error: /, "").replace(/\n.*/s, ""), {
+    hint: "hivemind-sqlcipher --help, or COMMAND --help, says what there is.",
+  });
+}
+
+await main(process.argv);

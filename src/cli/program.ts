@@ -1,0 +1,61 @@
+/** The command's grammar. Each action loads its work only when it is called, so that --help touches nothing. */
+import { readFileSync } from "node:fs";
+import { Command } from "commander";
+import { addBackupCommands } from "./backup.js";
+import { addBundleCommands } from "./bundle.js";
+import { addClientCommands } from "./clients.js";
+import { addGlobalOptions } from "./context.js";
+import { addInitCommand } from "./init.js";
+import type { Output } from "./output.js";
+import { addSettleCommand } from "./settle.js";
+import { addStatusCommand } from "./status.js";
+
+const exitCodesHelp = `
+Exit codes:
+  0 done, 1 failed or findings, 2 wrong usage, 10 no such store, backup, bundle or client, 11 store in use,
+  12 wrong passphrase or not a database, 13 passphrase not available, 14 corrupted or tampered with,
+  15 service could not be stopped or started, 16 written by a newer version, 17 refused for safety,
+  18 no space, no permission or another I/O error, 130 interrupted`;
+
+/**
+ * Builds the whole command. Errors are thrown, never printed by commander itself.
+ *
+ * @param failures - where what is wrong with the arguments will be reported; with --json commander stays silent.
+ */
+export function buildProgram(failures: Output): Command {
+  const { version } = JSON.parse(
+    readFileSync(new URL("../../package.json", import.meta.url), "utf8"),
+  ) as { version: string };
+  const program = new Command("hivemind-sqlcipher")
+    .description(
+      "The encrypted client store of a HiveMind hub: backup, restore, passphrase rotation.",
+    )
+    .version(version, "--version", "print the version")
+    .enablePositionalOptions()
+    .addHelpText("after", exitCodesHelp);
+  addGlobalOptions(program);
+
+  program.commandsGroup("The store:");
+  addInitCommand(program);
+  addStatusCommand(program);
+  program.commandsGroup("Clients:");
+  addClientCommands(program);
+  program.commandsGroup("Backups:");
+  addBackupCommands(program);
+  addBundleCommands(program);
+  addSettleCommand(program);
+
+  forEachCommand(program, (command) => {
+    command.exitOverride().configureOutput({
+      writeErr: () => {},
+      writeOut: (text) => process.stdout.write(text),
+      getOutHasColors: () => failures.style("bold", "x") !== "x",
+    });
+  });
+  return program;
+}
+
+function forEachCommand(command: Command, visit: (command: Command) => void): void {
+  visit(command);
+  for (const child of command.commands) forEachCommand(child, visit);
+}

@@ -1,0 +1,30 @@
+import { fileURLToPath } from "node:url";
+import type { Command } from "commander";
+import { addGlobalOptions, type Context, contextOf } from "./context.js";
+
+/**
+ * `settle` finishes or undoes an interrupted operation and does nothing else. Every command does so first; this one is
+ * for the dead-man timer, which has no other work.
+ */
+export function addSettleCommand(program: Command): void {
+  const settle = addGlobalOptions(
+    program
+      .command("settle", { hidden: true })
+      .description("finish or undo what an interrupted operation left"),
+  );
+  settle.action(async () => {
+    const context = await contextOf(settle);
+    const { settleIfNeeded } = await import("../lifecycle/settle.js");
+    const said = await settleIfNeeded(context.storePath);
+    context.output.result({ settled: said }, () => said);
+  });
+}
+
+/** The program and arguments that run `settle` for this store, for the service manager to keep. */
+export function settleCommand(context: Context): string[] {
+  const main = fileURLToPath(new URL("./main.js", import.meta.url));
+  return [
+    ...[process.execPath, main, "settle", "--quiet", "--db", context.storePath],
+    ...(process.argv.includes("--config") ? ["--config", context.settingsPath] : []),
+  ];
+}

@@ -1,0 +1,50 @@
+/** `bundle export`: the passphrase bundle of a store that opens. */
+import { type Bundle, writeBundle } from "../bundle/bundle.js";
+import { refuseBadPlacement } from "../bundle/placement.js";
+import { StoreError } from "../errors.js";
+import { makeFolder } from "../files/durable.js";
+import type { PassphraseSource } from "../keys/source.js";
+import { unlock } from "../keys/unlock.js";
+
+export interface ExportOptions {
+  readonly storePath: string;
+  readonly source: PassphraseSource;
+  /** Where the bundle goes. */
+  readonly folder: string;
+  /** Where backups go, if that is known: the two are kept apart. */
+  readonly backupFolder?: string | undefined;
+  readonly recipients: readonly string[];
+  readonly bundlePassphrase?: string | undefined;
+}
+
+/**
+ * Writes the bundle, or finds that the one there still holds.
+ *
+ * @throws StoreError `refused` for a folder that would hold backup and bundle, `usage` without a recipient, and whatever
+ *   opening the store throws.
+ */
+export async function exportPassphrase(
+  options: ExportOptions,
+): Promise<{ bundle: Bundle; notices: string[] }> {
+  const { storePath, folder, backupFolder, recipients, bundlePassphrase } = options;
+  if (recipients.length === 0 && bundlePassphrase === undefined) {
+    throw new StoreError("usage", "who should be able to open the bundle?", {
+      hint: "Name an age recipient, --recipient age1…, or --bundle-passphrase-file FILE.",
+    });
+  }
+  const notices = backupFolder === undefined ? [] : await refuseBadPlacement(backupFolder, folder);
+  const { connection, key, passphrase } = await unlock(storePath, options.source, {
+    mode: "readwrite",
+  });
+  await connection.close();
+  await makeFolder(folder);
+  const bundle = await writeBundle({
+    folder,
+    storePath,
+    passphrase,
+    key,
+    recipients: [...recipients],
+    ...(bundlePassphrase !== undefined && { bundlePassphrase }),
+  });
+  return { bundle, notices };
+}

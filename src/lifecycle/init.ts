@@ -1,0 +1,164 @@
+/**
+ * `init`: a new encrypted store, its passphrase where the source says, and the recovery key that opens its bundles.
+ *
+ * The order is what makes a kill harmless: first everything is tried, then the recovery key is in its owner's hands,
+ * then the passphrase is kept and read back, then the store is made under another name and gets its own only when it
+ * is whole. A passphrase that is kept without a store is taken up by the next `init`.
+ */
+import { lstat } from "node:fs/promises";
+import { dirname } from "node:path";
+import { type Bundle, writeBundle } from "../bundle/bundle.js";
+import { refuseBadPlacement } from "../bundle/placement.js";
+import { generateRecoveryKey, parseRecipient } from "../bundle/recovery-key.js";
+import { loadSettings, type Settings, saveSettings } from "../config/settings.js";
+import { StoreError } from "../errors.js";
+import { createFile, makeFolder } from "../files/durable.js";
+import { getEntry, keyringService, setEntry } from "../keys/keyring.js";
+import { generatePassphrase } from "../keys/passphrase.js";
+import { formatSource, type PassphraseSource, readPassphrases } from "../keys/source.js";
+import { acquireLock } from "../operation/lock.js";
+import { reached } from "../operation/step.js";
+import { type CipherCompatibility, identify } from "../store/cipher.js";
+import { ClientStore } from "../store/client-store.js";
+
+export interface InitOptions {
+  readonly storePath: string;
+  readonly source: PassphraseSource;
+  readonly settingsPath: string;
+  /** What goes into the settings file besides recipients and the source. */
+  readonly settings: Settings;
+  /** A passphrase of the user's own in place of a generated one; only for the keyring. */
+  readonly passphrase?: string | undefined;
+  /** age recipients for the bundles. Without any, a recovery key is made. */
+  readonly recipients: readonly string[];
+  /** Receives the recovery key, once; the store is not made before it is safe there. */
+  readonly keepRecoveryKey: (identity: string, recipient: string) => Promise<void>;
+  /** The schema a new store gets: what the hub on this machine reads. */
+  readonly schemaVersion: 0 | 2;
+  readonly cipherCompatibility?: CipherCompatibility | undefined;
+  /** Where the first bundle goes; without it none is written yet. */
+  readonly bundleFolder?: string | undefined;
+}
+
+export interface InitResult {
+  readonly path: string;
+  readonly key_id: string;
+  readonly schema_version: number;
+  readonly cipher_compatibility: CipherCompatibility;
+  readonly passphrase_source: string;
+  readonly recipients: string[];
+  readonly settings: string;
+  readonly bundle: Bundle | null;
+}
+
+/**
+ * Makes the store.
+ *
+ * @throws StoreError `refused` if there is a store already, `usage` for a recipient that does not parse,
+ *   `passphraseUnavailable` if the passphrase cannot be kept or read, `io`.
+ */
+export async function initStore(options: InitOptions): Promise<InitResult> {
+  const { storePath, source } = options;
+  await refuseExisting(storePath);
+  const own = options.recipients.map((recipient) => parseRecipient(recipient));
+  if (options.bundleFolder !== undefined) {
+    await refuseBadPlacement(
+      options.settings.backup?.to ?? dirname(storePath),
+      options.bundleFolder,
+    );
+    await makeFolder(options.bundleFolder);
+  }
+  const before = (await loadSettings(options.settingsPath)) ?? {};
+  await makeFolder(dirname(storePath));
+  await using _lock = await acquireLock(storePath);
+  await refuseExisting(storePath);
+
+  // A keyring that cannot be asked is found out here, before anything is made.
+  const kept = source.kind === "keyring" ? await getEntry(storePath, "current") : undefined;
+  if (kept !== undefined && options.passphrase !== undefined && options.passphrase !== kept) {
+    throw new StoreError("refused", "the keyring holds another passphrase for this path", {
+      hint: `secret-tool clear service ${keyringService} account '${storePath}' forgets it, if nothing needs it any more.`,
+    });
+  }
+  const recipients = own.length > 0 ? own : [...(before.recipients ?? [])];
+  if (recipients.length === 0) {
+    const { identity, recipient } = await generateRecoveryKey();
+    await options.keepRecoveryKey(identity, recipient);
+    recipients.push(recipient);
+  }
+  reached("init.recovery-key-kept");
+
+  const passphrase = await keepPassphrase(options, kept);
+  reached("init.passphrase-kept");
+  const store = await ClientStore.create(storePath, passphrase, {
+    schemaVersion: options.schemaVersion,
+    cipherCompatibility: options.cipherCompatibility ?? 4,
+  });
+  await store.close();
+  reached("init.store-made");
+  await saveSettings(options.settingsPath, {
+    ...before,
+    ...options.settings,
+    recipients,
+    passphrase_source: formatSource(source),
+  });
+  reached("init.settings-saved");
+  const bundle =
+    options.bundleFolder === undefined
+      ? null
+      : await writeBundle({
+          folder: options.bundleFolder,
+          storePath,
+          passphrase,
+          key: store.key,
+          recipients,
+        });
+  return {
+    path: storePath,
+    key_id: store.keyId,
+    schema_version: options.schemaVersion,
+    cipher_compatibility: store.key.cipherCompatibility,
+    passphrase_source: formatSource(source),
+    recipients,
+    settings: options.settingsPath,
+    bundle,
+  };
+}
+
+async function refuseExisting(storePath: string): Promise<void> {
+  const { format } = await identify(storePath);
+  if (format === "absent") return;
+  const hint =
+    format === "plaintext"
+      ? "It is not encrypted; hivemind-sqlcipher encrypt converts it in place."
+      : "If upstream's password setting encrypted it, hivemind-sqlcipher init --adopt takes it over.";
+  throw new StoreError("refused", `there is a store at ${storePath} already`, { hint });
+}
+
+/** Puts the passphrase where the source will look for it, and gives it back as the source yields it. */
+async function keepPassphrase(options: InitOptions, kept: string | undefined): Promise<string> {
+  const { source, storePath } = options;
+  if (source.kind === "keyring") {
+    if (kept !== undefined) return kept;
+    const passphrase = options.passphrase ?? generatePassphrase();
+    await setEntry(storePath, "current", passphrase);
+    return passphrase;
+  }
+  if (options.passphrase !== undefined) {
+    throw new StoreError("usage", `a passphrase cannot be put into ${formatSource(source)}`, {
+      hint: "Leave --passphrase-file out: the source is read as it is.",
+    });
+  }
+  if (source.kind === "file" && !(await exists(source.path))) {
+    await createFile(source.path, `${generatePassphrase()}\n`);
+  }
+  for await (const { passphrase } of readPassphrases(source, storePath)) return passphrase;
+  throw new StoreError("passphraseUnavailable", `${formatSource(source)} yields no passphrase`);
+}
+
+async function exists(path: string): Promise<boolean> {
+  return lstat(path).then(
+    () => true,
+    () => false,
+  );
+}

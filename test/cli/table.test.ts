@@ -1,0 +1,34 @@
+import fc from "fast-check";
+import stringWidth from "string-width";
+import { expect, test } from "vitest";
+import { printable, Table } from "../../src/cli/table.js";
+
+const columns = [{ title: "ID", align: "right" as const }, { title: "NAME" }, { title: "MAY" }];
+
+test("a table is as wide as it needs to be where there is room", () => {
+  const rows = [["1", "kitchen", "escalate"]];
+  const table = new Table(columns, rows, 80);
+  expect(table.heading()).toBe("ID  NAME     MAY");
+  expect(table.row(rows[0] as string[])).toBe(" 1  kitchen  escalate");
+});
+
+test("no line is wider than the terminal, whatever the cells hold", () => {
+  fc.assert(
+    fc.property(
+      fc.array(fc.tuple(fc.nat().map(String), fc.string({ unit: "grapheme" }), fc.string()), {
+        minLength: 1,
+        maxLength: 5,
+      }),
+      fc.integer({ min: 30, max: 120 }),
+      (rows, width) => {
+        const table = new Table(columns, rows, width);
+        for (const row of rows) expect(stringWidth(table.row(row))).toBeLessThanOrEqual(width);
+      },
+    ),
+  );
+});
+
+test("a cell cannot move the cursor, ring the bell or turn the line around", () => {
+  expect(printable("a\x1b[2Jb\x07c\u202ed\n")).toBe("a\\u001b[2Jb\\u0007c\\u202ed\\u000a");
+  expect(printable('Zé "sala" 🚀 👨‍👩‍👧')).toBe('Zé "sala" 🚀 👨‍👩‍👧');
+});
