@@ -16,6 +16,7 @@ import {
   StoreKey,
 } from "../../src/store/cipher.js";
 import { integrityErrors } from "../../src/store/client-store.js";
+import { interpreter } from "../interop/python.js";
 import { copyOfFixture, fixturePassphrases, fixtures, temporaryFolder } from "./temporary.js";
 
 const readonly = { mode: "readonly" } as const;
@@ -203,16 +204,13 @@ describe("a store made here", () => {
       const { connection } = await createEncrypted(path, passphrase);
       await connection.exec("CREATE TABLE t (v); INSERT INTO t VALUES ('héllo')");
       await connection.close();
-      const python = execFileSync(new URL("../../scripts/python-peers", import.meta.url).pathname, {
-        encoding: "utf8",
-      }).split("\n")[0];
       const script = `import sqlcipher3, sys
 c = sqlcipher3.connect(sys.argv[1])
 c.execute("PRAGMA key='%s'" % sys.stdin.read().replace("'", "''"))
 print(c.execute("SELECT v FROM t").fetchone()[0])
 c.execute("UPDATE t SET v = 'written'")
 c.commit()`;
-      const output = execFileSync(`${python}/bin/python`, ["-c", script, path], {
+      const output = execFileSync(interpreter("released"), ["-c", script, path], {
         input: passphrase,
         encoding: "utf8",
       });
