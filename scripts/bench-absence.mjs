@@ -56,10 +56,9 @@ for (const size of mebibytes) {
     "--recovery-key-file",
     join(folder, "key"),
   );
-  {
-    await using open = await unlockStore(store, { kind: "keyring" }, { mode: "readwrite" });
-    await open.addItems(bigClients(size * 1024 * 1024));
-  }
+  const open = await unlockStore(store, { kind: "keyring" }, { mode: "readwrite" });
+  await open.addItems(bigClients(size * 1024 * 1024));
+  await open.close();
   const units = join(home, ".config/systemd/user");
   mkdirSync(units, { recursive: true });
   writeFileSync(

@@ -31,7 +31,7 @@ function* sampleClients(count) {
   }
 }
 
-await using store = await unlockStore(process.argv[2], { kind: "keyring" }, { mode: "readwrite" });
+const store = await unlockStore(process.argv[2], { kind: "keyring" }, { mode: "readwrite" });
 if ((await store.size()) === 0) await store.addItems(sampleClients(250));
 await promisify(execFile)("systemd-notify", ["--ready"]);
 
@@ -43,3 +43,4 @@ for (let turn = 0; running; turn++) {
   await store.updateClient((turn % 250) + 1, { last_seen: Date.now() / 1000 });
   await new Promise((resolve) => setTimeout(resolve, 20));
 }
+await store.close();
