@@ -8,7 +8,6 @@
 import { realpath, stat, statfs } from "node:fs/promises";
 import { hostname } from "node:os";
 import { join } from "node:path";
-import { setTimeout as delay } from "node:timers/promises";
 import { writeBundle } from "../bundle/bundle.js";
 import { refuseBadPlacement } from "../bundle/placement.js";
 import { parseRecipient } from "../bundle/recovery-key.js";
@@ -16,12 +15,19 @@ import { hasCode, StoreError, systemError } from "../errors.js";
 import { createFile, makeFolder, stagedName } from "../files/durable.js";
 import type { PassphraseSource } from "../keys/source.js";
 import { unlock } from "../keys/unlock.js";
+import {
+  type KnownService,
+  knowService,
+  refuseHolders,
+  type ServiceReport,
+  stoppedOf,
+} from "../operation/absence.js";
 import { Journal } from "../operation/journal.js";
 import type { OperationLock } from "../operation/lock.js";
 import type { Reporter } from "../operation/reporter.js";
 import { reached } from "../operation/step.js";
-import { holdersOf, nameHolders } from "../service/holders.js";
-import { type ServiceChoice, selectService } from "../service/select.js";
+import { NoService } from "../service/none.js";
+import type { ServiceChoice } from "../service/select.js";
 import type { RestartTimer, Service } from "../service/service.js";
 import { openEncrypted, type StoreKey } from "../store/cipher.js";
 import { ClientStore } from "../store/client-store.js";
@@ -80,13 +86,7 @@ export interface BackupResult {
     readonly key_id: string;
     readonly recipients: readonly string[];
   };
-  readonly service: {
-    readonly unit: string | null;
-    readonly was_active: boolean;
-    readonly active: boolean;
-    /** Milliseconds from asking it to stop until it was up again; null if it was not stopped. */
-    readonly stopped_ms: number | null;
-  };
+  readonly service: ServiceReport;
   readonly verified: true;
 }
 
@@ -94,9 +94,6 @@ export interface BackupResult {
 const windowBudgetMs = 30_000;
 /** A store that is not in WAL mode is copied whole in the window: at the least at 20 MB/s, a slow USB stick's rate. */
 const slowestCopyBytesPerMs = 20_000;
-/** A process that is ending may hold the store for a moment longer than its unit: looked at 10 times, 100 ms apart. */
-const holderLooks = 10;
-const holderPauseMs = 100;
 /** Room for the manifest and for what the store's log may still grow by: 4 MiB. */
 const spareBytes = 4 << 20;
 /** Names are by the second; how many seconds further a free one is looked for. */
@@ -112,8 +109,7 @@ interface Prepared {
   readonly isWal: boolean;
   /** Bytes, log included. */
   readonly size: number;
-  readonly service: Service;
-  readonly wasActive: boolean;
+  readonly known: KnownService;
 }
 
 /** A copy that was brought up to date, as of `at` or later. */
@@ -166,7 +162,7 @@ async function copyAndCommit(
   undo: Undo,
 ): Promise<BackupResult> {
   const { signal, reporter } = options;
-  const { service, wasActive } = prepared;
+  const { service, wasActive } = prepared.known;
   const method = options.online ? "online" : "stopped";
   const bundle = await writeBundle({
     folder: options.bundleTo,
@@ -263,15 +259,12 @@ async function prepare(options: BackupOptions): Promise<Prepared> {
     );
   }
 
-  const service = await selectService(
-    online ? { ...options.service, service: "none" } : options.service,
-  );
-  for (const notice of await service.check(storePath)) reporter.notice(notice);
-  const { active } = await service.state();
-  if (!online) await refuseOtherHolders(storePath, service, reporter);
-  if (!wal && active) {
+  const known: KnownService = online
+    ? { service: new NoService(), choice: options.service, wasActive: false }
+    : await knowService(options.service, reporter);
+  if (!wal && known.wasActive) {
     reporter.notice(
-      `${storePath} is not in WAL mode, so it cannot be copied beforehand: ${service.name ?? "the service"} will be away for as long as copying takes`,
+      `${storePath} is not in WAL mode, so it cannot be copied beforehand: ${known.service.name ?? "the service"} will be away for as long as copying takes`,
     );
   }
 
@@ -290,25 +283,8 @@ async function prepare(options: BackupOptions): Promise<Prepared> {
     keyId: store.keyId,
     isWal: wal,
     size,
-    service,
-    wasActive: active,
+    known,
   };
-}
-
-async function refuseOtherHolders(storePath: string, service: Service, reporter: Reporter) {
-  const { holders, complete } = await holdersOf(storePath);
-  const others = [];
-  for (const holder of holders) if (!(await service.owns(holder.pid))) others.push(holder);
-  if (others.length > 0) {
-    throw new StoreError("inUse", `${storePath} is open in ${nameHolders(others)}`, {
-      hint: `stop that first, or name the service that it belongs to (--unit); nothing was stopped`,
-    });
-  }
-  if (!complete) {
-    reporter.notice(
-      `other users' processes cannot be looked into: if one of them has ${storePath} open, this does not know`,
-    );
-  }
 }
 
 /** The main file and its log, by `stat`: neither is opened. */
@@ -347,24 +323,21 @@ async function copyNow(copy: WarmCopy, signal: AbortSignal | undefined): Promise
 
 /** The window. Whatever happens between the stop and the start, the start comes next. */
 async function copyWhileStopped(
-  { settleCommand, service: choice, signal, reporter }: BackupOptions,
-  { storePath, size, isWal, service }: Prepared,
+  { settleCommand, signal, reporter }: BackupOptions,
+  { storePath, size, isWal, known }: Prepared,
   copy: WarmCopy,
   journal: Journal,
   undo: Undo,
 ): Promise<Taken> {
+  const { service } = known;
   const name = service.name ?? "the service";
   const dependents = await service.activeDependents();
-  await journal.write("backup.stopping", {
-    ...undo.files,
-    stopped: {
-      service: service.kind,
-      unit: choice.unit,
-      stop_command: choice.stopCommand,
-      start_command: choice.startCommand,
-      dependents,
-    },
-  } satisfies BackupJournal);
+  const journalStop = (timer?: string | null) =>
+    journal.write("backup.stopping", {
+      ...undo.files,
+      stopped: stoppedOf(known, dependents, timer),
+    } satisfies BackupJournal);
+  await journalStop();
   step("backup.stopping");
   const budgetMs = windowBudgetMs + (isWal ? 0 : size / slowestCopyBytesPerMs);
   const timer = await service.armRestart({
@@ -375,10 +348,12 @@ async function copyWhileStopped(
 
   reporter.detail(`stopping ${name}`);
   const writtenBefore = copy.written;
-  const stoppedAt = performance.now();
+  let stoppedAt = performance.now();
   let at = new Date();
   let failure: unknown;
   try {
+    await journalStop(timer.name);
+    stoppedAt = performance.now();
     await orInterrupted(service.stop(), signal);
     step("backup.stopped");
     at = new Date();
@@ -445,21 +420,6 @@ async function startAgain(options: {
     );
   }
   return Math.round(upAt - stoppedAt);
-}
-
-async function refuseHolders(storePath: string): Promise<void> {
-  for (let looks = 1; ; looks++) {
-    const { holders } = await holdersOf(storePath);
-    if (holders.length === 0) return;
-    if (looks === holderLooks) {
-      throw new StoreError(
-        "inUse",
-        `${storePath} is open in ${nameHolders(holders)} although its service is stopped`,
-        { hint: "stop that too, then try again" },
-      );
-    }
-    await delay(holderPauseMs);
-  }
 }
 
 async function refuseChange(copy: WarmCopy, service: Service, name: string): Promise<void> {

@@ -10,9 +10,9 @@ import { z } from "zod";
 import { removeStagedBundles } from "../bundle/bundle.js";
 import { hasCode, StoreError, systemError } from "../errors.js";
 import { claimName, syncFolder } from "../files/durable.js";
+import { endAbsence, stoppedSchema } from "../operation/absence.js";
 import type { Journal } from "../operation/journal.js";
 import { reached } from "../operation/step.js";
-import { selectService } from "../service/select.js";
 import { readManifest } from "./manifest.js";
 
 /**
@@ -43,16 +43,7 @@ export const backupJournalSchema = z.strictObject({
   staged: z.strictObject({ copy: z.string(), manifest: z.string() }),
   /** Where a bundle for this key may have been left half written. */
   bundle: z.strictObject({ folder: z.string(), key_id: z.string() }),
-  /** Present from before the service is stopped until it was seen to run again. */
-  stopped: z
-    .strictObject({
-      service: z.enum(["systemd-user", "systemd", "launchd", "command", "none"]),
-      unit: z.string(),
-      stop_command: z.string().optional(),
-      start_command: z.string().optional(),
-      dependents: z.array(z.string()),
-    })
-    .optional(),
+  stopped: stoppedSchema.optional(),
   /** The final names, and which files are ours: what else has such a name is somebody else's. */
   final: z
     .strictObject({
@@ -83,28 +74,14 @@ export async function settleBackup(journal: Journal, storePath: string): Promise
   const { stopped, ...files } = parsed.data;
   const said: string[] = [];
   if (stopped) {
-    said.push(...(await startStopped(stopped, storePath)));
+    const started = await endAbsence(stopped, storePath);
+    const name = stopped.service === "command" ? "the service" : stopped.unit;
+    if (started) said.push(`started ${name}, which an interrupted backup had stopped`);
     await journal.write(journal.entry.step, files);
   }
   said.push(...(await settleFiles(files)));
   await journal.remove();
   return said;
-}
-
-async function startStopped(
-  stopped: NonNullable<BackupJournal["stopped"]>,
-  storePath: string,
-): Promise<string[]> {
-  const service = await selectService({
-    service: stopped.service,
-    unit: stopped.unit,
-    stopCommand: stopped.stop_command,
-    startCommand: stopped.start_command,
-    storePath,
-  });
-  if ((await service.state()).active) return [];
-  await service.start(stopped.dependents);
-  return [`started ${service.name ?? "the service"}, which an interrupted backup had stopped`];
 }
 
 async function settleFiles(files: BackupJournal): Promise<string[]> {

@@ -1,0 +1,147 @@
+/**
+ * The service's absence during an operation: what is tried before it, what the journal says of it, and what ends one
+ * that was left by a kill.
+ */
+import { setTimeout as delay } from "node:timers/promises";
+import { z } from "zod";
+import { StoreError } from "../errors.js";
+import { holdersOf, nameHolders } from "../service/holders.js";
+import { run } from "../service/run.js";
+import { type ServiceChoice, selectService } from "../service/select.js";
+import type { Service } from "../service/service.js";
+import type { Reporter } from "./reporter.js";
+
+/** A process that is ending may hold the store for a moment longer than its unit: looked at 10 times, 100 ms apart. */
+const holderLooks = 10;
+const holderPauseMs = 100;
+
+/** Taking back a timer is one call of the manager. */
+const managerLimitMs = 30_000;
+
+/** The service that has the store open, and what is known of it before anything is begun. */
+export interface KnownService {
+  readonly service: Service;
+  readonly choice: ServiceChoice;
+  readonly wasActive: boolean;
+}
+
+/** What `--json` says about the service. */
+export interface ServiceReport {
+  readonly unit: string | null;
+  readonly was_active: boolean;
+  readonly active: boolean;
+  /** Milliseconds from asking it to stop until it was up again; null if it was not stopped. */
+  readonly stopped_ms: number | null;
+}
+
+/** A service as a journal names it, from before it is stopped until it was seen to run again. */
+export const stoppedSchema = z.strictObject({
+  service: z.enum(["systemd-user", "systemd", "launchd", "command", "none"]),
+  unit: z.string(),
+  stop_command: z.string().optional(),
+  start_command: z.string().optional(),
+  dependents: z.array(z.string()),
+  /** The dead-man timer, once it is armed. */
+  timer: z.string().optional(),
+});
+
+export type Stopped = z.infer<typeof stoppedSchema>;
+
+/**
+ * Finds the store's service and tries everything that stopping and starting it will need.
+ *
+ * @throws StoreError what `selectService` and `Service.check` throw; `inUse` if anybody else has the store open.
+ */
+export async function knowService(
+  choice: ServiceChoice,
+  reporter: Reporter,
+): Promise<KnownService> {
+  const { storePath } = choice;
+  const service = await selectService(choice);
+  for (const notice of await service.check(storePath)) reporter.notice(notice);
+  const { active } = await service.state();
+  const { holders, complete } = await holdersOf(storePath);
+  const others = [];
+  for (const holder of holders) if (!(await service.owns(holder.pid))) others.push(holder);
+  if (others.length > 0) {
+    throw new StoreError("inUse", `${storePath} is open in ${nameHolders(others)}`, {
+      hint: "stop that first, or name the service that it belongs to (--unit); nothing was stopped",
+    });
+  }
+  if (!complete) {
+    reporter.notice(
+      `other users' processes cannot be looked into: if one of them has ${storePath} open, this does not know`,
+    );
+  }
+  return { service, choice, wasActive: active };
+}
+
+/** What a journal says of a service that is about to be stopped. */
+export function stoppedOf(
+  { service, choice }: KnownService,
+  dependents: readonly string[],
+  timer?: string | null,
+): Stopped {
+  return {
+    service: service.kind,
+    unit: choice.unit,
+    stop_command: choice.stopCommand,
+    start_command: choice.startCommand,
+    dependents: [...dependents],
+    ...(timer && { timer }),
+  };
+}
+
+/** The service of a journal. */
+export function stoppedService(stopped: Stopped, storePath: string): Promise<Service> {
+  return selectService({
+    service: stopped.service,
+    unit: stopped.unit,
+    stopCommand: stopped.stop_command,
+    startCommand: stopped.start_command,
+    storePath,
+  });
+}
+
+/**
+ * Ends an absence that was left by a kill: starts the service unless it runs (its timer may have come first), and takes
+ * back the timer.
+ *
+ * @returns whether it was started here.
+ * @throws StoreError `service` if it did not start.
+ */
+export async function endAbsence(stopped: Stopped, storePath: string): Promise<boolean> {
+  const service = await stoppedService(stopped, storePath);
+  const { active } = await service.state();
+  if (!active) await service.start(stopped.dependents);
+  await forgetTimer(stopped);
+  return !active;
+}
+
+/**
+ * Takes back the timer of an operation that was killed. It would start a service that is running again, which does no
+ * harm, or one that the next operation has just stopped, which does.
+ */
+export async function forgetTimer({ service, timer }: Stopped): Promise<void> {
+  if (timer === undefined || (service !== "systemd-user" && service !== "systemd")) return;
+  const scope = service === "systemd-user" ? ["--user"] : [];
+  await run("systemctl", [...scope, "--no-ask-password", "stop", "--", `${timer}.timer`], {
+    timeoutMs: managerLimitMs,
+  });
+}
+
+/** @throws StoreError `inUse` if anybody still has the store open although its service is stopped. */
+export async function refuseHolders(storePath: string): Promise<void> {
+  for (let looks = 1; ; looks++) {
+    const { holders } = await holdersOf(storePath);
+    if (holders.length === 0) return;
+    if (looks === holderLooks) {
+      throw new StoreError(
+        "inUse",
+        `${storePath} is open in ${nameHolders(holders)} although its service is stopped`,
+        { hint: "stop that too, then try again" },
+      );
+    }
+    await delay(holderPauseMs);
+  }
+}
