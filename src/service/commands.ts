@@ -8,7 +8,7 @@ import { setTimeout as delay } from "node:timers/promises";
 import { StoreError } from "../errors.js";
 import { holdersOf, nameHolders } from "./holders.js";
 import { type Outcome, run } from "./run.js";
-import type { RestartTimer, Service, ServiceKind, ServiceState, Started } from "./service.js";
+import type { RestartTimer, Service, ServiceState, Started } from "./service.js";
 import { armWatcher } from "./watcher.js";
 
 /** The stop command and the hub's own shutdown together: 2 minutes, as container engines and supervisors end by force in seconds. */
@@ -21,7 +21,7 @@ const startLimitMs = 120_000;
 const pollMs = 50;
 
 export class CommandService implements Service {
-  readonly kind: ServiceKind = "command";
+  readonly kind = "command";
   readonly name = null;
   readonly stopTimeoutMs = stopLimitMs;
   readonly #stopCommand: string;
@@ -80,6 +80,11 @@ export class CommandService implements Service {
 
   armRestart(options: { afterMs: number; command: readonly string[] }): Promise<RestartTimer> {
     return armWatcher({ ...options, start: ["/bin/sh", "-c", this.#startCommand] });
+  }
+
+  /** A watcher whose process was killed has acted at once. */
+  async disarmRestart(): Promise<{ fired: boolean }> {
+    return { fired: true };
   }
 }
 

@@ -33,15 +33,15 @@ const sidecars = ["", "-wal", "-shm", "-journal"];
  */
 export async function holdersOf(
   storePath: string,
-  options: { except?: readonly number[] } = {},
+  options: { except?: readonly number[]; locksOnly?: boolean } = {},
 ): Promise<Holders> {
   const skip = new Set([process.pid, ...(options.except ?? [])]);
   return process.platform === "darwin"
     ? holdersByLsof(storePath, skip)
-    : holdersByProc(storePath, skip);
+    : holdersByProc(storePath, skip, options.locksOnly === true);
 }
 
-function holdersByProc(storePath: string, skip: ReadonlySet<number>): Holders {
+function holdersByProc(storePath: string, skip: ReadonlySet<number>, locksOnly: boolean): Holders {
   const paths = new Set(sidecars.map((suffix) => storePath + suffix));
   const inodes = new Set<string>();
   for (const path of paths) {
@@ -53,8 +53,8 @@ function holdersByProc(storePath: string, skip: ReadonlySet<number>): Holders {
     }
   }
   const pids = new Set<number>();
-  let complete = true;
-  for (const entry of readdirSync("/proc")) {
+  let complete = !locksOnly;
+  for (const entry of locksOnly ? [] : readdirSync("/proc")) {
     const pid = Number(entry);
     if (!Number.isInteger(pid) || skip.has(pid)) continue;
     const holds = holdsOneOf(pid, paths, inodes);

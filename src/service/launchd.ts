@@ -11,7 +11,7 @@
 import { statSync } from "node:fs";
 import { setTimeout as delay } from "node:timers/promises";
 import { StoreError } from "../errors.js";
-import { type Outcome, run } from "./run.js";
+import { type Outcome, run, shellQuote } from "./run.js";
 import type { RestartTimer, Service, ServiceState, Started } from "./service.js";
 import { armWatcher } from "./watcher.js";
 
@@ -94,8 +94,7 @@ export class LaunchdJob implements Service {
 
   async start(): Promise<Started> {
     const loaded = await this.#launchctl(...this.#bootstrap());
-    // Without RunAtLoad a loaded job waits to be asked; asking a running one changes nothing.
-    const asked = await this.#launchctl("kickstart", `${this.#domain}/${this.name}`);
+    const asked = await this.#launchctl(...this.#kickstart());
     const upAt = performance.now();
     const { mainPid } = await this.state();
     if (asked.code !== 0 || mainPid === undefined) {
@@ -109,11 +108,24 @@ export class LaunchdJob implements Service {
   }
 
   armRestart(options: { afterMs: number; command: readonly string[] }): Promise<RestartTimer> {
-    return armWatcher({ ...options, start: ["launchctl", ...this.#bootstrap()] });
+    const script = [this.#bootstrap(), this.#kickstart()]
+      .map((args) => ["launchctl", ...args].map(shellQuote).join(" "))
+      .join("\n");
+    return armWatcher({ ...options, start: ["/bin/sh", "-c", script] });
+  }
+
+  /** A watcher whose process was killed has acted at once. */
+  async disarmRestart(): Promise<{ fired: boolean }> {
+    return { fired: true };
   }
 
   #bootstrap(): string[] {
     return ["bootstrap", this.#domain, this.#path ?? ""];
+  }
+
+  /** Without RunAtLoad a loaded job waits to be asked; asking a running one changes nothing. */
+  #kickstart(): string[] {
+    return ["kickstart", `${this.#domain}/${this.name}`];
   }
 
   async #checkUser(pid: string, storePath: string): Promise<void> {

@@ -31,4 +31,8 @@ export class NoService implements Service {
   async armRestart(): Promise<RestartTimer> {
     return { name: null, disarm: async () => ({ fired: false }) };
   }
+
+  async disarmRestart(): Promise<{ fired: boolean }> {
+    return { fired: false };
+  }
 }

@@ -84,13 +84,22 @@ export interface Service {
   /**
    * Arranges that the service is started even if this process is killed: after `afterMs` milliseconds `command` is run
    * (its result does not matter; it gets `settleLimitSeconds` at most), then the service and its active dependents are
-   * started. To be called after `activeDependents` and before `stop`.
+   * started. To be called after `activeDependents` and before `stop`; the timer must be disarmed once the service is
+   * up again, also after an error.
    *
    * @param options.command an argument list that finishes or undoes the operation; it is not given to a shell, and must
    *   hold no secret.
    * @throws StoreError `service` if it could not be arranged: then nothing has been stopped yet.
    */
   armRestart(options: { afterMs: number; command: readonly string[] }): Promise<RestartTimer>;
+
+  /**
+   * Takes back a restart that a killed process left behind, as `RestartTimer.disarm` does. Called by the restart's own
+   * settle command, it leaves that running.
+   *
+   * @param name the name of the `RestartTimer`.
+   */
+  disarmRestart(name: string): Promise<{ fired: boolean }>;
 }
 
 /** How long the command that a restart runs first may take: the service matters more than a tidy folder. */

@@ -218,7 +218,21 @@ export class SystemdUnit implements Service {
         `could not arrange that ${this.name} is started again if this program is killed${this.#words(outcome)}`,
       );
     }
-    return { name, disarm: () => this.#disarm(name) };
+    return { name, disarm: () => this.disarmRestart(name) };
+  }
+
+  async disarmRestart(name: string): Promise<{ fired: boolean }> {
+    const stopped = await systemctl(this.kind, ["stop", "--", `${name}.timer`]);
+    const gone = /not loaded/.test(stopped.stderr);
+    if (stopped.code !== 0 && !gone) {
+      throw this.#error(`could not take back the timer ${name}${this.#words(stopped)}`);
+    }
+    const [action = {}] = await this.#show(["InvocationID"], [`${name}.service`]);
+    // Its action may be under way. What that has asked the manager to start, goes on starting.
+    if (action.InvocationID && action.InvocationID !== process.env.INVOCATION_ID) {
+      await systemctl(this.kind, ["stop", "--", `${name}.service`]);
+    }
+    return { fired: gone || Boolean(action.InvocationID) };
   }
 
   #restartScript(command: readonly string[], units: readonly string[]): string {
@@ -231,18 +245,6 @@ export class SystemdUnit implements Service {
       `exec ${start.map(shellQuote).join(" ")} </dev/null`,
       "",
     ].join("\n");
-  }
-
-  async #disarm(name: string): Promise<{ fired: boolean }> {
-    const stopped = await systemctl(this.kind, ["stop", "--", `${name}.timer`]);
-    const gone = /not loaded/.test(stopped.stderr);
-    if (stopped.code !== 0 && !gone) {
-      throw this.#error(`could not take back the timer ${name}${this.#words(stopped)}`);
-    }
-    const [action = {}] = await this.#show(["InvocationID"], [`${name}.service`]);
-    // Its action may be under way. What that has asked the manager to start, goes on starting.
-    if (action.InvocationID) await systemctl(this.kind, ["stop", "--", `${name}.service`]);
-    return { fired: gone || Boolean(action.InvocationID) };
   }
 
   /** Waits until it has been up for long enough, or throws as soon as it is not. */

@@ -39,12 +39,14 @@ export async function armWatcher(options: WatcherOptions): Promise<RestartTimer>
     detached: true,
     stdio: ["pipe", "pipe", "ignore"],
   });
-  const failed = once(child, "error");
-  const exited = once(child, "exit");
+  const exited = new Promise<number | null>((resolve) => {
+    child.once("exit", resolve);
+    child.once("error", () => resolve(null));
+  });
   // Its first word says that it reads: from now on it cannot be missed.
   const up = await Promise.race([
     once(child.stdout, "data").then(() => true),
-    Promise.race([failed, exited]).then(() => false),
+    exited.then(() => false),
   ]);
   if (!up)
     throw new StoreError(
@@ -59,14 +61,13 @@ export async function armWatcher(options: WatcherOptions): Promise<RestartTimer>
 
 async function disarm(
   child: ChildProcess,
-  exited: Promise<unknown[]>,
+  exited: Promise<number | null>,
 ): Promise<{ fired: boolean }> {
   child.ref();
   // It may have acted and ended already: then nobody reads this, and its exit code tells.
   child.stdin?.on("error", () => {});
   child.stdin?.end("disarm\n");
-  const [code] = await exited;
-  return { fired: code !== disarmed };
+  return { fired: (await exited) !== disarmed };
 }
 
 /**

@@ -28,7 +28,11 @@ async function ready(program: string, args: string[]): Promise<number> {
     stdio: ["ignore", "pipe", "inherit"],
   });
   children.push(child);
-  await once(child.stdout, "data");
+  const died = once(child, "exit").then(([code]) => {
+    throw new Error(`${program} ended with ${code} before it was ready`);
+  });
+  await Promise.race([once(child.stdout, "data"), died]);
+  died.catch(() => {}); // the end of the test kills it
   return child.pid ?? 0;
 }
 
@@ -92,6 +96,7 @@ test("without the right to look into others' processes, a connection in WAL mode
   const connected = await ready(process.execPath, ["-e", open, store]);
   const silent = await holder(store);
   expect(await pids()).toEqual([connected, silent].sort((a, b) => a - b));
+  expect(await pids({ locksOnly: true })).toEqual([connected]);
   chmodSync(folder, 0o755);
   process.seteuid?.(65534);
   try {

@@ -150,6 +150,36 @@ describe("the timer in the unit's manager", () => {
     expect(await leftovers(timer.name)).toBe("");
   });
 
+  test("is taken back by the next program, by its name, after the one that armed it was killed", async () => {
+    await runningUnit();
+    const choice = { service: "systemd-user" as const, unit, storePath: store };
+    const stopped = await stopper(choice, { afterMs: later, command: ["true"] });
+    stopped.process.kill("SIGKILL");
+    const next = await selectService(choice);
+    expect(await next.disarmRestart(stopped.name)).toEqual({ fired: false });
+    expect(await leftovers(stopped.name)).toBe("");
+  });
+
+  test("is taken back by its own settle command, which goes on, and the unit is started", async () => {
+    await runningUnit();
+    const choice = { service: "systemd-user", unit, storePath: store };
+    const settle = `
+      import { readFileSync, writeFileSync } from "node:fs";
+      import { selectService } from ${JSON.stringify(module)};
+      const service = await selectService(${JSON.stringify(choice)});
+      const name = readFileSync(${JSON.stringify(join(folder, "name"))}, "utf8");
+      writeFileSync(${JSON.stringify(join(folder, "result"))}, JSON.stringify(await service.disarmRestart(name)));`;
+    const stopped = await stopper(choice, {
+      afterMs: 2_000,
+      command: [process.execPath, "--input-type=module", "-e", settle],
+    });
+    writeFileSync(join(folder, "name"), stopped.name);
+    stopped.process.kill("SIGKILL");
+    await until(async () => (await property(unit, "ActiveState")) === "active");
+    expect(readFileSync(join(folder, "result"), "utf8")).toBe('{"fired":true}');
+    await until(async () => (await leftovers(stopped.name)) === "");
+  });
+
   test("an operation that goes well leaves the unit running and no timer", async () => {
     await runningUnit();
     const service = await selectService({ service: "auto", unit, storePath: store });
