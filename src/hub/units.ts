@@ -1,0 +1,150 @@
+/**
+ * Ready systemd units: the hub started with its passphrase, and the keyring unlocked on a machine where nobody logs in.
+ *
+ * They differ in who makes the memory-backed `server.json`. A user's manager may not mount, so `run` does, in a user
+ * namespace. The system's manager can: it binds the file itself, so no process of ours stays beside the hub, and it works
+ * where user namespaces are forbidden.
+ */
+import { StoreError } from "../errors.js";
+
+/** The name of the unit that unlocks the keyring; the hub's unit starts after it, if it is there. */
+export const keyringUnit = "hivemind-sqlcipher-keyring.service";
+
+/** The credential that holds the keyring's password. */
+const keyringCredential = "hivemind-keyring";
+
+/** A command as its words; the first is an absolute path, since a manager's PATH is not a shell's. */
+export type Words = readonly string[];
+
+export interface UserUnit {
+  readonly kind: "user";
+  /** How `hivemind-sqlcipher` is started. */
+  readonly program: Words;
+  /** How the hub is started. */
+  readonly hub: Words;
+  /** Further options for `hivemind-sqlcipher`, such as `--db PATH`. */
+  readonly options?: Words;
+}
+
+export interface SystemUnit extends Omit<UserUnit, "kind"> {
+  readonly kind: "system";
+  /** The account that the hub runs as. */
+  readonly user?: string;
+  /** The hub's own `server.json`, behind every symbolic link. */
+  readonly serverJson: string;
+  /**
+   * The store's passphrase, sealed to this machine:
+   * `systemd-creds encrypt --name=hivemind-sqlcipher - FILE`.
+   */
+  readonly credential: string;
+}
+
+/** A hub's unit, as text for a file. */
+export function renderUnit(unit: UserUnit | SystemUnit): string {
+  return unit.kind === "user" ? userUnit(unit) : systemUnit(unit);
+}
+
+function userUnit({ program, hub, options = [] }: UserUnit): string {
+  return `[Unit]
+Description=HiveMind hub with its encrypted client store
+After=${keyringUnit}
+
+[Service]
+Type=exec
+ExecStart=${line(...program, ...options, "run", "--", ...hub)}
+# TERM goes to run, which hands it on; what is left after the time-out is killed.
+KillMode=mixed
+${common}
+[Install]
+WantedBy=default.target
+`;
+}
+
+function systemUnit({ program, hub, options = [], ...unit }: SystemUnit): string {
+  const source = ["--passphrase-source", "credential"];
+  const prepared = "%t/hivemind-sqlcipher/server.json";
+  return `[Unit]
+Description=HiveMind hub with its encrypted client store
+Wants=network-online.target
+After=network-online.target
+
+[Service]
+Type=exec
+${unit.user === undefined ? "" : `User=${value(unit.user)}\n`}\
+# sealed to this machine by systemd-creds; only this unit's processes can read it
+LoadCredentialEncrypted=hivemind-sqlcipher:${value(unit.credential)}
+# memory, removed when the unit stops
+RuntimeDirectory=hivemind-sqlcipher
+RuntimeDirectoryMode=0700
+BindReadOnlyPaths=-${prepared}:${quoted(unit.serverJson)}
+ExecStartPre=${line(...program, ...options, ...source, "run", "--prepare")} ${prepared} ${line("--", ...hub)}
+ExecStart=${line(...hub)}
+${common}
+[Install]
+WantedBy=multi-user.target
+`;
+}
+
+/** 2 and 17 say that something has to be corrected by hand; 13 passes when the keyring is unlocked. */
+const common = `Restart=on-failure
+RestartSec=5
+RestartPreventExitStatus=2 17
+# a core dump would hold the passphrase
+LimitCORE=0
+`;
+
+export interface KeyringUnit {
+  /**
+   * `user`: for the user's own manager, where it can open sealed credentials (systemd 256 and later). `system`: for the
+   * system's manager, from systemd 250 on.
+   */
+  readonly kind: "user" | "system";
+  /** The keyring's password, sealed to this machine: `systemd-creds encrypt --name=hivemind-keyring - FILE`. */
+  readonly credential: string;
+  /** Whose keyring; for \`system\` alone. */
+  readonly owner?: { readonly user: string; readonly uid: number };
+}
+
+/** A unit that unlocks the user's keyring at boot, on a machine without a desktop. */
+export function renderKeyringUnit({ kind, credential, owner }: KeyringUnit): string {
+  const unlock = `gnome-keyring-daemon --replace --unlock --components=secrets`;
+  const where =
+    kind === "system" && owner !== undefined
+      ? {
+          unit: `Requires=user@${owner.uid}.service\nAfter=user@${owner.uid}.service\n`,
+          service: `User=${value(owner.user)}
+Environment=XDG_RUNTIME_DIR=/run/user/${owner.uid}
+Environment=DBUS_SESSION_BUS_ADDRESS=unix:path=/run/user/${owner.uid}/bus
+`,
+          target: "multi-user.target",
+        }
+      : { unit: "", service: "", target: "default.target" };
+  return `[Unit]
+Description=The keyring, unlocked by a credential sealed to this machine
+${where.unit}
+[Service]
+Type=forking
+${where.service}LoadCredentialEncrypted=${keyringCredential}:${value(credential)}
+ExecStart=/bin/sh -c 'exec ${unlock} <"$$CREDENTIALS_DIRECTORY/${keyringCredential}"'
+
+[Install]
+WantedBy=${where.target}
+`;
+}
+
+/** The words of a command. systemd stands values for `$` in them, but not in other settings. */
+function line(...words: string[]): string {
+  return words.map((word) => quoted(word).replaceAll("$", "$$$$")).join(" ");
+}
+
+/** One word, whatever is in it, in quotes where it needs them. */
+function quoted(word: string): string {
+  const escaped = value(word).replace(/[\\"]/g, "\\$&");
+  return /^[\w@%+=,./-]+$/.test(escaped) ? escaped : `"${escaped}"`;
+}
+
+/** A setting's whole value: `%` is what systemd replaces in all of them. @throws StoreError `usage` for a line break. */
+function value(text: string): string {
+  if (/[\0\n\r]/.test(text)) throw new StoreError("usage", "a unit cannot hold a line break");
+  return text.replaceAll("%", "%%");
+}

@@ -1,0 +1,250 @@
+import { type ChildProcess, execFile, spawn } from "node:child_process";
+import { once } from "node:events";
+import { cpSync, readdirSync, readFileSync, statSync } from "node:fs";
+import { chown, mkdir, mkdtemp, readFile, rm, writeFile } from "node:fs/promises";
+import { tmpdir } from "node:os";
+import { dirname, join } from "node:path";
+import { setTimeout as delay } from "node:timers/promises";
+import { fileURLToPath } from "node:url";
+import { promisify } from "node:util";
+import { ClientStore } from "../../src/store/client-store.js";
+
+const exec = promisify(execFile);
+const top = fileURLToPath(new URL("../..", import.meta.url));
+
+export const plugin = "hivemind-sqlite-db-plugin";
+export const passphrase = 'a pass\'phrase "for" tests-é';
+
+/** The `hivemind-core` command of one of upstream's two lines, for real. */
+export async function hubScript(line: "released" | "development"): Promise<string> {
+  const { stdout } = await exec(join(top, "scripts/python-peers"));
+  const folder = stdout.split("\n").find((path) => path.endsWith(`/${line}`));
+  return join(folder ?? "", "bin/hivemind-core");
+}
+
+/**
+ * A home folder with an encrypted store and a `server.json` that names it; its owner is `user` if that is given. The
+ * network is loopback, so that a hub that listens is nobody else's.
+ */
+export async function makeHome(options: { settings?: object; user?: number } = {}) {
+  const home = await mkdtemp(join(tmpdir(), "hub-"));
+  const serverJson = join(home, ".config/hivemind-core/server.json");
+  const storePath = join(home, ".local/share/hivemind-core/clients.db");
+  const runtime = await mkdtemp("/dev/shm/hub-");
+  await mkdir(dirname(serverJson), { recursive: true });
+  await mkdir(dirname(storePath), { recursive: true });
+  const settings = {
+    network_protocol: {},
+    database: { module: plugin, [plugin]: { name: "clients", subfolder: "hivemind-core" } },
+    ...options.settings,
+  };
+  await writeFile(serverJson, `// the hub's\n${JSON.stringify(settings, null, 2)}\n`);
+  await (await ClientStore.create(storePath, passphrase)).close();
+  if (options.user !== undefined) {
+    await giveAway(home, options.user);
+    await chown(runtime, options.user, options.user);
+  }
+  const environment: Record<string, string> = {
+    PATH: process.env.PATH ?? "",
+    HOME: home,
+    XDG_RUNTIME_DIR: runtime,
+  };
+  const remove = async () => {
+    await rm(home, { recursive: true, force: true });
+    await rm(runtime, { recursive: true, force: true });
+  };
+  return { home, serverJson, storePath, runtime, environment, remove };
+}
+
+export type Home = Awaited<ReturnType<typeof makeHome>>;
+
+async function giveAway(path: string, user: number): Promise<void> {
+  await chown(path, user, user);
+  for (const entry of readdirSync(path, { recursive: true, encoding: "utf8" })) {
+    await chown(join(path, entry), user, user);
+  }
+}
+
+/** Compiles the hub room into a folder of its own that everyone may read, for processes that a test may kill. */
+export async function compileHub(): Promise<string> {
+  const folder = await mkdtemp(join(tmpdir(), "hub-room-"));
+  await exec(
+    join(top, "node_modules/.bin/tsc"),
+    [
+      ...["--ignoreConfig", "--strict", "--target", "es2022", "--module", "nodenext"],
+      ...["--types", "node", "--rootDir", "src", "--outDir", folder, "src/hub/run.ts"],
+    ],
+    { cwd: top },
+  );
+  for (const name of ["zod", "jsonc-parser"]) {
+    cpSync(join(top, "node_modules", name), join(folder, "node_modules", name), {
+      recursive: true,
+    });
+  }
+  await writeFile(join(folder, "package.json"), '{"type":"module"}');
+  await writeFile(
+    join(folder, "main.js"),
+    `import { readFileSync, rmSync } from "node:fs";
+import { runHub } from "./hub/run.js";
+const options = JSON.parse(readFileSync(process.argv[2], "utf8"));
+rmSync(process.argv[2]);
+const onNotice = (text) => console.error("notice: " + text);
+try {
+  process.exitCode = await runHub({ ...options, onNotice });
+} catch (error) {
+  console.error(error.kind === undefined ? error : error.kind + ": " + error.message + " | " + error.hint);
+  process.exitCode = error.exitCode ?? 99;
+}
+`,
+  );
+  await exec("chmod", ["-R", "a+rX", folder]);
+  return folder;
+}
+
+export interface Running {
+  child: ChildProcess;
+  stdout: () => string;
+  stderr: () => string;
+  ended: Promise<number>;
+}
+
+/** Starts \`runHub\` in a process of its own. The passphrase reaches it by a file that it removes at once. */
+export async function startRun(
+  room: string,
+  home: Home,
+  command: readonly string[],
+  options: {
+    wrap?: (line: string[]) => string[];
+    input?: string;
+    user?: number;
+    [key: string]: unknown;
+  } = {},
+): Promise<Running> {
+  const { wrap = (line) => line, input, user, ...more } = options;
+  const file = join(home.home, "options.json");
+  const { storePath } = home;
+  await writeFile(file, JSON.stringify({ command, storePath, passphrase, ...more }), {
+    mode: 0o600,
+  });
+  if (user !== undefined) await chown(file, user, user);
+  const [program = "", ...words] = wrap([process.execPath, join(room, "main.js"), file]);
+  const child = spawn(program, words, { env: home.environment, cwd: "/" });
+  let [stdout, stderr] = ["", ""];
+  child.stdout.setEncoding("utf8").on("data", (text: string) => {
+    stdout += text;
+  });
+  child.stderr.setEncoding("utf8").on("data", (text: string) => {
+    stderr += text;
+  });
+  if (input !== undefined) child.stdin.end(input);
+  const ended = new Promise<number>((done, failed) => {
+    child.once("error", failed);
+    child.once("close", (code, signal) => done(code ?? (signal === null ? -1 : -2)));
+  });
+  return { child, stdout: () => stdout, stderr: () => stderr, ended };
+}
+
+/**
+ * The words before a command that make it an ordinary user's: somebody who may read the hub, its interpreter and this
+ * project also where they are in a folder that is closed to others (as root's home is), by a mount namespace that is
+ * the command's alone.
+ */
+export async function asOrdinaryUser(user: number, hub: string): Promise<string[]> {
+  const python = join(dirname(hub), "python");
+  const { stdout } = await exec(python, ["-c", "import sys; print(sys.base_prefix)"]);
+  const needed = [stdout.trim(), top, dirname(dirname(process.execPath))];
+  const closed = needed.flatMap((path) => ancestors(path).filter(isClosed));
+  const script = `
+    hold=$(mktemp -d); closed=$1; shift
+    for path in ${needed.map((path) => `'${path}'`).join(" ")}; do
+      mkdir -p "$hold$path" && mount --bind "$path" "$hold$path"
+    done
+    for path in $closed; do
+      mount -t tmpfs -o mode=755 none "$path"
+      for each in ${needed.map((path) => `'${path}'`).join(" ")}; do
+        case $each in "$path"/*) mkdir -p "$each" && mount --bind "$hold$each" "$each";; esac
+      done
+    done
+    exec setpriv --reuid=${user} --regid=${user} --clear-groups -- "$@"`;
+  return ["unshare", "--mount", "/bin/sh", "-ec", script, "sh", [...new Set(closed)].join(" ")];
+}
+
+function ancestors(path: string): string[] {
+  const parent = dirname(path);
+  return parent === path ? [] : [...ancestors(parent), parent];
+}
+
+function isClosed(path: string): boolean {
+  return (statSync(path).mode & 0o001) === 0;
+}
+
+/** Waits until something is so; the test's own time limit is the bound. */
+export async function until(condition: () => boolean): Promise<void> {
+  while (!condition()) await delay(20);
+}
+
+/** A message bus for the hub's agent to connect to: enough of one for the hub to become ready. */
+export async function startBus(hub: string, port: number): Promise<ChildProcess> {
+  const script = `
+import asyncio, sys, tornado.web, tornado.websocket
+async def main():
+    tornado.web.Application([("/core", tornado.websocket.WebSocketHandler)]).listen(int(sys.argv[1]), "127.0.0.1")
+    print("listening", flush=True)
+    await asyncio.Event().wait()
+tornado.websocket.WebSocketHandler.on_message = lambda self, message: None
+asyncio.run(main())`;
+  const bus = spawn(join(dirname(hub), "python"), ["-c", script, `${port}`], {
+    stdio: ["ignore", "pipe", "inherit"],
+  });
+  await once(bus.stdout, "data");
+  return bus;
+}
+
+/** Every file below these folders that has the passphrase in it, raw or as JSON. */
+export function filesWithPassphrase(...folders: string[]): string[] {
+  const forms = [passphrase, JSON.stringify(passphrase).slice(1, -1), "a pass'phrase"].map((text) =>
+    Buffer.from(text),
+  );
+  return folders
+    .flatMap((folder) =>
+      readdirSync(folder, { recursive: true, encoding: "utf8" }).map((name) => join(folder, name)),
+    )
+    .filter((path) => {
+      try {
+        const text = statSync(path).isFile() ? readFileSync(path) : Buffer.alloc(0);
+        return forms.some((form) => text.includes(form));
+      } catch {
+        return false;
+      }
+    });
+}
+
+/** The processes whose arguments or environment hold the passphrase. */
+export function processesWithPassphrase(): string[] {
+  return readdirSync("/proc").filter((pid) => {
+    if (!/^\d+$/.test(pid)) return false;
+    try {
+      const shown = ["cmdline", "environ"].map((name) =>
+        readFileSync(`/proc/${pid}/${name}`, "utf8"),
+      );
+      return shown.some((text) => text.includes("a pass'phrase"));
+    } catch {
+      return false;
+    }
+  });
+}
+
+/** The children of a process. */
+export async function childrenOf(pid: number): Promise<number[]> {
+  const text = await readFile(`/proc/${pid}/task/${pid}/children`, "utf8").catch(() => "");
+  return text.trim().split(" ").filter(Boolean).map(Number);
+}
+
+export function isAlive(pid: number): boolean {
+  try {
+    // A zombie has ended; whoever should have waited for it is not this test's concern.
+    return !/^State:\s*Z/m.test(readFileSync(`/proc/${pid}/status`, "utf8"));
+  } catch {
+    return false;
+  }
+}
