@@ -107,7 +107,7 @@ async function checkHub(options: HubOptions): Promise<ServerJson> {
   const python = await findHubPython({ hubPython, words: command, environment });
   if (python === undefined) {
     onNotice(
-      `${program} is no Python script: whether its SQLite plugin takes a password is unknown`,
+      `which Python runs ${program} is unknown, and so whether its SQLite plugin takes a password`,
     );
     return serverJson;
   }

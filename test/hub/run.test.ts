@@ -150,21 +150,30 @@ describe("what the hub gets", () => {
     expect(run.stdout()).toBe("listening\nHUP\nINT\nQUIT\nUSR1\nUSR2\nTERM\n");
   });
 
-  test("a terminal's Ctrl-C arrives once", async () => {
-    const script = `
-      process.on("SIGINT", () => console.log("caught"));
-      process.stdin.on("data", () => process.exit());
-      console.log("listening");`;
+  // A line typed into `script` is as on a terminal: its Ctrl-C goes to all in the foreground.
+  const inTerminal = (line: string[]) => ["script", "-qec", `exec ${line.join(" ")}`, "/dev/null"];
+  const interruptible = `
+    process.on("SIGINT", () => console.log("caught"));
+    process.on("SIGUSR1", () => process.exit(5));
+    setInterval(() => {}, 1000);
+    console.log("run is", process.ppid);`;
+
+  test.each([
+    ["arrives", [], "caught"],
+    // In a session of its own the hub gets only what is passed on.
+    ["is not passed on, since the terminal has done that", ["setsid"], ""],
+  ])("a terminal's Ctrl-C %s", async (_, before, expected) => {
     const file = join(home.home, "hub.js");
-    await writeFile(file, script);
-    const wrap = (line: string[]) => ["script", "-qec", `exec ${line.join(" ")}`, "/dev/null"];
-    const run = await startRun(room, home, [process.execPath, file], { wrap });
-    await until(() => run.stdout().includes("listening"));
+    await writeFile(file, interruptible);
+    const command = [...before, process.execPath, file];
+    const run = await startRun(room, home, command, { wrap: inTerminal });
+    await until(() => /run is \d+/.test(run.stdout()));
+    const pid = Number(/run is (\d+)/.exec(run.stdout())?.[1]);
     run.child.stdin?.write("\x03");
-    await until(() => run.stdout().includes("caught"));
-    run.child.stdin?.write("end\n");
-    expect(await run.ended).toBe(0);
-    expect(run.stdout().match(/caught/g)).toHaveLength(1);
+    await until(() => run.stdout().includes("^C") && run.stdout().includes(expected));
+    process.kill(pid, "SIGUSR1");
+    expect(await run.ended).toBe(5);
+    expect(run.stdout().match(/caught/g) ?? []).toEqual(expected === "" ? [] : [expected]);
   });
 
   test("the environment is the hub's as it is, and core dumps are off", async () => {
