@@ -7,7 +7,7 @@
  */
 import { randomBytes } from "node:crypto";
 import { constants } from "node:fs";
-import { type FileHandle, link, lstat, mkdir, open, rename, rm } from "node:fs/promises";
+import { type FileHandle, link, lstat, mkdir, open, readdir, rename, rm } from "node:fs/promises";
 import { basename, dirname, join } from "node:path";
 import { hasCode, StoreError, systemError } from "../errors.js";
 
@@ -90,6 +90,30 @@ export async function claimName(staged: string, final: string): Promise<void> {
 /** A name beside `path` for a file that is not finished: hidden, and nobody else's. */
 export function stagedName(path: string): string {
   return join(dirname(path), `.${basename(path)}.${randomBytes(6).toString("hex")}.partial`);
+}
+
+/**
+ * Removes what writers of `path` that were killed have left beside it. Only for whoever knows that none is at work.
+ *
+ * @returns whether there was anything.
+ */
+export async function removePartials(path: string): Promise<boolean> {
+  const folder = dirname(path);
+  const prefix = `.${basename(path)}.`;
+  let found = false;
+  try {
+    for (const name of await readdir(folder)) {
+      if (!name.startsWith(prefix) || !/^[0-9a-f]{12}\.partial$/.test(name.slice(prefix.length))) {
+        continue;
+      }
+      await rm(join(folder, name), { force: true });
+      found = true;
+    }
+  } catch (error) {
+    if (hasCode(error, "ENOENT")) return false;
+    throw systemError(error, `cannot tidy up ${folder}`);
+  }
+  return found;
 }
 
 /**

@@ -1,48 +1,142 @@
-/** What every command does first: finish or undo the operation that an earlier one left, and say so. */
+/**
+ * What every command does first: it finishes or undoes what an operation that was killed has left of its store, says
+ * so, and then goes on with its own work.
+ */
+import { readdir } from "node:fs/promises";
+import { basename, dirname } from "node:path";
 import { settleBackup } from "../backup/settle.js";
-import { StoreError } from "../errors.js";
-import { Journal } from "../operation/journal.js";
+import { hasCode, StoreError, systemError } from "../errors.js";
+import { removePartials } from "../files/durable.js";
+import { endAbsence, stoppedService } from "../operation/absence.js";
+import { Journal, journalPath } from "../operation/journal.js";
 import { acquireLock, type OperationLock } from "../operation/lock.js";
 import type { Reporter } from "../operation/reporter.js";
+import type { Service } from "../service/service.js";
+import { Swap, type SwapOperation, swapOperations, withHint } from "./swap-state.js";
+import { settleSchemaUpgrade } from "./upgrade-schema.js";
 
 /**
- * Settles what is left of an interrupted operation.
+ * Runs an operation under the store's lock, with nothing left of earlier ones.
  *
- * @returns what was done, in sentences; none if nothing was left.
+ * @throws StoreError `inUse` if another operation is at work, what settling throws, and what `body` throws.
  */
-export async function settle(lock: OperationLock): Promise<string[]> {
-  const journal = await Journal.read(lock.storePath);
-  if (!journal) return [];
-  if (journal.entry.operation === "backup") return settleBackup(journal, lock.storePath);
-  throw new StoreError(
-    "newerVersion",
-    `an interrupted ${journal.entry.operation} of ${lock.storePath} is nothing that this version can settle`,
-    { hint: "finish it with the version that began it" },
-  );
+export async function withOperation<Result>(
+  storePath: string,
+  reporter: Pick<Reporter, "notice">,
+  body: (lock: OperationLock) => Promise<Result>,
+): Promise<Result> {
+  await using lock = await acquireLock(storePath);
+  for (const sentence of await settle(lock)) reporter.notice(sentence);
+  return await body(lock);
 }
 
 /**
- * The same for a command that needs no lock itself: nothing is looked at twice where nothing was left, and an
- * operation that is at work right now is let alone.
+ * The same for commands that need no lock of their own: settles if anything is left, unless an operation is at work on
+ * the store right now, which is then none of theirs.
+ *
+ * @returns what was done, in sentences.
+ * @throws StoreError what settling throws.
  */
 export async function settleIfNeeded(storePath: string): Promise<string[]> {
-  if (!(await Journal.read(storePath))) return [];
+  if (!(await isAnythingLeft(storePath))) return [];
+  let lock: OperationLock;
   try {
-    await using lock = await acquireLock(storePath);
-    return await settle(lock);
+    lock = await acquireLock(storePath);
   } catch (error) {
     if (error instanceof StoreError && error.kind === "inUse") return [];
     throw error;
   }
+  await using held = lock;
+  return await settle(held);
 }
 
-/** Runs an operation under the store's lock, on a store that nothing is left on. */
-export async function withOperation<Result>(
-  storePath: string,
-  reporter: Reporter,
-  operation: (lock: OperationLock) => Promise<Result>,
-): Promise<Result> {
-  await using lock = await acquireLock(storePath);
-  for (const sentence of await settle(lock)) reporter.notice(sentence);
-  return await operation(lock);
+/**
+ * Finishes or undoes what the store's journal says was begun.
+ *
+ * @param lock the store's operation lock.
+ * @returns what was done, in sentences.
+ * @throws StoreError `service` if the service could not be started, `passphraseUnavailable` if the keyring is needed for
+ *   it and cannot be had, `io`: the journal then stays for the next try; `corrupted`, `newerVersion` for a journal that
+ *   is not this version's.
+ */
+export async function settle(lock: OperationLock): Promise<string[]> {
+  const { storePath } = lock;
+  await removePartials(journalPath(storePath));
+  const journal = await Journal.read(storePath);
+  if (!journal) return [];
+  const { operation } = journal.entry;
+  if (operation === "backup") return settleBackup(journal, storePath);
+  if (operation === "upgrade-schema") return settleSchemaUpgrade(journal, storePath);
+  if (isSwap(operation)) return settleSwap(Swap.of(storePath, journal), operation);
+  throw new StoreError("newerVersion", `${journal.path} is about an operation "${operation}"`, {
+    hint: "finish it with the version of this program that began it",
+  });
+}
+
+function isSwap(operation: string): operation is SwapOperation {
+  return swapOperations.some((known) => known === operation);
+}
+
+async function settleSwap(state: Swap, operation: SwapOperation): Promise<string[]> {
+  const { storePath, data } = state;
+  const { step } = state.journal.entry;
+  const { stopped } = data;
+  const said: string[] = [];
+  const service = stopped && (await stoppedService(stopped, storePath));
+  const start = async () => {
+    if (!stopped || !(await endAbsence(stopped, storePath))) return;
+    const name = service?.name ?? "the service";
+    said.push(`started ${name}, which the interrupted ${operation} had stopped`);
+  };
+  if (step === "reverting") {
+    await state.revert(() => stopAny(service), start);
+    said.push(`put back the store that the interrupted ${operation} had replaced`);
+  } else if (!(await state.isCommitted())) {
+    await state.undo(start);
+    said.push(`undid the interrupted ${operation}: the store is as it was before`);
+  } else {
+    if (step !== "cleaning") await finish(state, service, start);
+    await state.clean();
+    said.push(`finished the interrupted ${operation}`);
+  }
+  return said;
+}
+
+/** From the rename on; if the service does not come up on the new file, the old one is put back. */
+async function finish(state: Swap, service: Service | undefined, start: () => Promise<void>) {
+  try {
+    await state.handOver();
+  } catch (error) {
+    // The service comes first, also if it has to be content with a passphrase that is still pending.
+    await start();
+    throw error;
+  }
+  await state.write("starting");
+  try {
+    await start();
+  } catch (error) {
+    if (!(await state.canRevert())) throw error;
+    await state.revert(() => stopAny(service), start);
+    const { message, hint } = systemError(error, "the service did not start", "service");
+    throw new StoreError("service", `${message}; the store that was replaced was put back`, {
+      hint: withHint(hint, "the service runs on that one"),
+      cause: error,
+    });
+  }
+}
+
+async function stopAny(service: Service | undefined): Promise<void> {
+  await service?.stop();
+}
+
+/** A look at the folder's names; nothing is opened. */
+async function isAnythingLeft(storePath: string): Promise<boolean> {
+  const journal = basename(journalPath(storePath));
+  try {
+    const names = await readdir(dirname(storePath));
+    return names.some((name) => name === journal || name.startsWith(`.${journal}.`));
+  } catch (error) {
+    if (hasCode(error, "ENOENT", "ENOTDIR")) return false;
+    throw systemError(error, `cannot look into ${dirname(storePath)}`);
+  }
 }

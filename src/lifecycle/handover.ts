@@ -1,0 +1,75 @@
+/** How the hub gets the store's passphrase, which must be known before the passphrase changes. */
+import { StoreError } from "../errors.js";
+import { namedStore, readServerJson, serverJsonPath } from "../hub/server-json.js";
+import type { KnownService } from "../operation/absence.js";
+import { run } from "../service/run.js";
+
+/** `auto` finds out; `none` is the operator's word that no hub needs to be told. */
+export type HubChoice = "auto" | "none";
+
+export type Handover =
+  /** The unit starts the hub by `run`, which asks for the passphrase itself. */
+  | { readonly how: "run" }
+  /** The hub reads it from `server.json`, where it stands in plain text. */
+  | { readonly how: "server.json"; readonly path: string }
+  | { readonly how: "none" };
+
+/**
+ * Finds out how the hub gets its passphrase now.
+ *
+ * @returns `none` if it gets none: there is no hub that is known here, or one that opens the store without.
+ * @throws StoreError `refused` if `server.json` cannot be parsed, `service` if the manager does not answer.
+ */
+export async function findHandover(
+  { service, choice }: KnownService,
+  hub: HubChoice,
+): Promise<Handover> {
+  if (hub === "none") return { how: "none" };
+  if (service.kind === "systemd" || service.kind === "systemd-user") {
+    if (startsByRun(await execStart(service.kind, service.name ?? choice.unit))) {
+      return { how: "run" };
+    }
+  }
+  const path = serverJsonPath();
+  try {
+    const { storePath, passwordSet } = await namedStore(await readServerJson(path));
+    if (storePath === choice.storePath && passwordSet) return { how: "server.json", path };
+  } catch (error) {
+    if (!(error instanceof StoreError && error.kind === "notFound")) throw error;
+  }
+  return { how: "none" };
+}
+
+/**
+ * The same for a passphrase that is about to change or to be needed for the first time.
+ *
+ * @throws StoreError `refused` if the hub would not get it.
+ */
+export async function requireHandover(known: KnownService, hub: HubChoice): Promise<Handover> {
+  const handover = await findHandover(known, hub);
+  if (handover.how !== "none" || hub === "none") return handover;
+  const name = known.service.name ?? "the hub";
+  throw new StoreError("refused", `it is not known how ${name} would get the new passphrase`, {
+    hint:
+      "let its unit start it by: ExecStart=hivemind-sqlcipher run -- hivemind-core listen (then systemctl daemon-reload);\n" +
+      "or say --hub none if no hub uses this store, or if you will tell it yourself",
+  });
+}
+
+/** Whether a unit's command line is this program's `run`, by whatever path it is started. */
+function startsByRun(commandLine: string): boolean {
+  return /(?:^|[\s/=])hivemind-sqlcipher(?:\.[cm]?js)?["']?(?:\s+\S+)*?\s+run(?:\s|$)/.test(
+    commandLine,
+  );
+}
+
+async function execStart(kind: "systemd" | "systemd-user", unit: string): Promise<string> {
+  const scope = kind === "systemd-user" ? ["--user"] : [];
+  const { code, stdout, stderr } = await run(
+    "systemctl",
+    [...scope, "--no-pager", "show", "--property=ExecStart,ExecStartPre", "--value", "--", unit],
+    { timeoutMs: 30_000 },
+  );
+  if (code !== 0) throw new StoreError("service", `systemd does not answer: ${stderr}`);
+  return [...stdout.matchAll(/argv\[\]=(.*?) ; /g)].map(([, words]) => words).join("\n");
+}

@@ -1,0 +1,131 @@
+/**
+ * The passphrases kept in the keyring while a store's file is replaced: the new one is there, as `#pending`, before any
+ * file is under it; the current one is also under `#previous:<key_id>` before its file goes; and only afterwards the
+ * new one becomes the current one. Wherever this is cut short, opening the store finds one that fits.
+ */
+import { createHash } from "node:crypto";
+import { z } from "zod";
+import { StoreError } from "../errors.js";
+import { deleteEntry, getEntry, setEntry } from "../keys/keyring.js";
+import type { Generation } from "../keys/source.js";
+
+/** What a swap does in the keyring; journaled, so that settling can finish or undo it. */
+export const keyringPlanSchema = z.strictObject({
+  /** Where the current passphrase is kept meanwhile, `#previous:` and this; null if there is no current one. */
+  previous: z.string().nullable(),
+  /** Whether it stays there afterwards. */
+  keep_previous: z.boolean(),
+  /** Whether a new one becomes the current one. If not, the store has none any more. */
+  pending: z.boolean(),
+});
+
+export type KeyringPlan = z.infer<typeof keyringPlanSchema>;
+
+/**
+ * What has to be done in the keyring for a store that gets another passphrase.
+ *
+ * @param next the new passphrase; undefined for a store that will not be encrypted.
+ * @param replaced of the file that is replaced: its key_id, and the passphrase that opens it, as far as there are any.
+ * @returns undefined if the keyring is as it should be already.
+ * @throws StoreError `passphraseUnavailable` if the keyring cannot be asked.
+ */
+export async function planKeyring(
+  storePath: string,
+  next: string | undefined,
+  replaced: { keyId?: string | undefined; passphrase?: string | undefined },
+  keepPrevious: boolean,
+): Promise<KeyringPlan | undefined> {
+  const current = await getEntry(storePath, "current");
+  if (current === next) return undefined;
+  const pending = next !== undefined;
+  if (current === undefined) return { previous: null, keep_previous: false, pending };
+  const { keyId } = replaced;
+  if (keyId !== undefined && current === replaced.passphrase) {
+    const there = await getEntry(storePath, `previous:${keyId}`);
+    if (there === undefined) return { previous: keyId, keep_previous: keepPrevious, pending };
+    if (there === current) return { previous: keyId, keep_previous: true, pending };
+  }
+  // It opens something, though not this file, or its place is taken by one that opens something else under the same
+  // salt. A slot that no key_id leads to is found all the same.
+  const name = createHash("sha256").update(current).digest("hex").slice(0, 16);
+  return { previous: name, keep_previous: true, pending };
+}
+
+/**
+ * A pending passphrase that opens the store is the current one, whatever became of the operation that left it.
+ *
+ * @returns what was done, in a sentence.
+ */
+export async function takeUpPending(
+  storePath: string,
+  generation: Generation,
+): Promise<string | undefined> {
+  if (generation !== "pending") return undefined;
+  const pending = await getEntry(storePath, "pending");
+  const plan = await planKeyring(storePath, pending, {}, true);
+  if (plan) {
+    await keepCurrent(storePath, plan);
+    await promotePending(storePath, plan);
+  }
+  return "the passphrase that was pending opens the store: it is the current one now";
+}
+
+/** Puts the new passphrase beside the current one. It was read back when this returns. */
+export async function keepPending(storePath: string, passphrase: string): Promise<void> {
+  await setEntry(storePath, "pending", passphrase);
+}
+
+/** Puts the current passphrase where it stays while it is replaced. It was read back when this returns. */
+export async function keepCurrent(storePath: string, plan: KeyringPlan): Promise<void> {
+  if (plan.previous === null) return;
+  const current = await getEntry(storePath, "current");
+  if (current === undefined) {
+    throw new StoreError(
+      "passphraseUnavailable",
+      `the keyring has lost the passphrase of ${storePath} while this was at work`,
+      { hint: "nothing was changed; its bundle has it: hivemind-sqlcipher bundle import" },
+    );
+  }
+  await setEntry(storePath, `previous:${plan.previous}`, current);
+}
+
+/** The new file is in place: its passphrase becomes the current one. Twice is the same as once. */
+export async function promotePending(storePath: string, plan: KeyringPlan): Promise<void> {
+  if (!plan.pending) {
+    await deleteEntry(storePath, "current");
+    return;
+  }
+  const pending = await getEntry(storePath, "pending");
+  if (pending === undefined) return;
+  await setEntry(storePath, "current", pending);
+  await deleteEntry(storePath, "pending");
+}
+
+/** The new file is in use: what was kept for the old one alone is forgotten. */
+export async function forgetReplaced(storePath: string, plan: KeyringPlan): Promise<void> {
+  if (plan.previous === null) return;
+  if (!plan.keep_previous) await deleteEntry(storePath, `previous:${plan.previous}`);
+  await deleteEntry(storePath, `derived:${plan.previous}`);
+}
+
+/**
+ * The old file stays, or is back: everything in the keyring is as it was. Twice is the same as once.
+ *
+ * @param replaced whether the new file had been put in place, and so perhaps the new passphrase.
+ */
+export async function putKeyringBack(
+  storePath: string,
+  plan: KeyringPlan,
+  replaced: boolean,
+): Promise<void> {
+  if (plan.previous === null) {
+    if (replaced) await deleteEntry(storePath, "current");
+  } else {
+    const kept = await getEntry(storePath, `previous:${plan.previous}`);
+    if (kept !== undefined && replaced) await setEntry(storePath, "current", kept);
+    if (kept !== undefined && !plan.keep_previous) {
+      await deleteEntry(storePath, `previous:${plan.previous}`);
+    }
+  }
+  if (plan.pending) await deleteEntry(storePath, "pending");
+}

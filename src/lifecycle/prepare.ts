@@ -1,0 +1,107 @@
+/** What the operations that put another file in the store's place try before they begin. */
+import { constants } from "node:fs";
+import { access, stat } from "node:fs/promises";
+import { refuseBadPlacement } from "../bundle/placement.js";
+import { parseRecipient } from "../bundle/recovery-key.js";
+import { StoreError, systemError } from "../errors.js";
+import { createFile } from "../files/durable.js";
+import { checkPassphrase, generatePassphrase } from "../keys/passphrase.js";
+import { readPassphraseFile } from "../keys/source.js";
+import type { Reporter } from "../operation/reporter.js";
+import { type CipherCompatibility, createEncrypted, type StoreKey } from "../store/cipher.js";
+import type { BundleOptions, BundleReport } from "./options.js";
+import type { BundlePlan, SwapOutcome } from "./swap.js";
+import type { HeldStore, Secret } from "./transfer.js";
+import { exportStore, verifyExport } from "./transfer.js";
+
+/**
+ * Makes sure that a bundle can be written, as far as that can be told before it is.
+ *
+ * @throws StoreError `usage` without a recipient or for one that does not parse; `refused` for a folder that would hold
+ *   backup and bundle; `io` for one that is not there or cannot be written to.
+ */
+export async function checkBundleFolder(
+  options: BundleOptions,
+  reporter: Reporter,
+): Promise<BundlePlan> {
+  const { bundleTo, backupFolder, recipients, bundlePassphrase } = options;
+  for (const recipient of recipients) parseRecipient(recipient);
+  if (recipients.length === 0 && bundlePassphrase === undefined) {
+    throw new StoreError("usage", "who should be able to open the bundle?", {
+      hint: "name an age recipient, --recipient age1…, or --bundle-passphrase-file FILE",
+    });
+  }
+  if (backupFolder !== undefined) {
+    for (const notice of await refuseBadPlacement(backupFolder, bundleTo)) reporter.notice(notice);
+  }
+  try {
+    if (!(await stat(bundleTo)).isDirectory()) {
+      throw new StoreError("io", `${bundleTo} is not a folder`, { hint: "--bundle-to FOLDER" });
+    }
+    await access(bundleTo, constants.W_OK | constants.X_OK);
+  } catch (error) {
+    const { kind, message, hint } = systemError(error, `the bundle's folder ${bundleTo}`);
+    throw new StoreError(kind, message, {
+      hint: hint ?? `is its disk mounted? If it is a new folder: mkdir -m 700 '${bundleTo}'`,
+      cause: error,
+    });
+  }
+  return { folder: bundleTo, recipients, bundlePassphrase };
+}
+
+/**
+ * The passphrase that a store is to get: the one in the file, or a generated one.
+ *
+ * @throws StoreError `refused` if it looks like a generated one with a typing mistake, and for a file that others can
+ *   read; `passphraseUnavailable` if there is no such file.
+ */
+export async function newPassphrase(file: string | undefined): Promise<string> {
+  if (file === undefined) return generatePassphrase();
+  const checked = checkPassphrase(await readPassphraseFile(file));
+  if (checked.kind === "mistyped") {
+    throw new StoreError(
+      "refused",
+      `the passphrase in ${file} looks like a generated one with a mistake in group ${checked.group}`,
+      { hint: "correct it, or choose one that does not look so" },
+    );
+  }
+  return checked.passphrase;
+}
+
+/** Stages a new, empty encrypted file; answers its key. */
+export async function stageEncrypted(
+  staged: string,
+  passphrase: string,
+  cipherCompatibility: CipherCompatibility,
+): Promise<StoreKey> {
+  const { connection, key } = await createEncrypted(staged, passphrase, cipherCompatibility);
+  await connection.close();
+  return key;
+}
+
+/** Stages a new, empty file that will not be encrypted. */
+export async function stagePlaintext(staged: string): Promise<undefined> {
+  await createFile(staged, "");
+}
+
+/**
+ * Fills a staged file with what the held store holds, and proves it.
+ *
+ * @param readBack fetches the passphrase from where it is kept: what is proven is that this one opens the file.
+ */
+export async function convert(
+  held: HeldStore | undefined,
+  staged: string,
+  secret: Secret,
+  readBack: (() => Promise<string>) | undefined,
+  signal: AbortSignal,
+): Promise<void> {
+  if (!held) throw new Error("there is a store to convert");
+  await exportStore(held, staged, secret);
+  await verifyExport(held, staged, await readBack?.(), signal);
+}
+
+/** What `--json` says about the bundle of a swap. */
+export function bundleReport({ bundle }: SwapOutcome): BundleReport | null {
+  return bundle ? { path: bundle.path, key_id: bundle.keyId, recipients: bundle.recipients } : null;
+}

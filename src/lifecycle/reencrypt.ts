@@ -1,0 +1,207 @@
+/**
+ * Bringing backups under another passphrase: each is checked, exported under the store's present key, compared row for
+ * row, sealed with a new manifest, and given its name; only then does the old one go.
+ *
+ * All get the store's own key and salt, so that they have its key_id and its bundle opens them. The new one of
+ * `clients.<UTC>.db` is `clients.<UTC>.<key_id>.db`: both can be there, and a name says what opens it. The journal
+ * is that of a backup, so a kill leaves what a killed backup leaves: the new one is completed or removed, and the
+ * old one is still there.
+ */
+import { readdir, rm, stat } from "node:fs/promises";
+import { basename, join } from "node:path";
+import {
+  formatManifest,
+  type Manifest,
+  manifestPath,
+  readManifest,
+  sealManifest,
+} from "../backup/manifest.js";
+import { type BackupJournal, completeBackup, lookAt, removeUnfinished } from "../backup/settle.js";
+import { type BackupPassphrase, inspect, openBackup, verifyBackup } from "../backup/verify.js";
+import { StoreError, systemError } from "../errors.js";
+import { createFile, stagedName, syncFolder } from "../files/durable.js";
+import type { PassphraseSource } from "../keys/source.js";
+import { Journal } from "../operation/journal.js";
+import type { OperationLock } from "../operation/lock.js";
+import type { Reporter } from "../operation/reporter.js";
+import { reached } from "../operation/step.js";
+import { keyIdOf, openEncrypted, type StoreKey } from "../store/cipher.js";
+import { sha256Of, syncFile } from "./files.js";
+import { throwIfInterrupted } from "./swap.js";
+import { copyUnder } from "./transfer.js";
+
+export interface ReencryptOptions {
+  readonly lock: OperationLock;
+  /** The backups' folder. */
+  readonly folder: string;
+  /** Where the store's bundle is. */
+  readonly bundleFolder: string;
+  /** The store's present key. */
+  readonly key: StoreKey;
+  /** Passphrases that may open the backups and are perhaps kept nowhere. */
+  readonly passphrases: readonly string[];
+  readonly source: PassphraseSource;
+  readonly reporter: Reporter;
+  readonly signal: AbortSignal;
+}
+
+export interface ReencryptedBackups {
+  /** The new files. */
+  readonly reencrypted: string[];
+  /** Those that were left as they are, and why. */
+  readonly left: { readonly path: string; readonly reason: string }[];
+}
+
+/**
+ * Brings every backup of a folder under the store's present key. One that does not verify, or that nothing kept opens, is
+ * left as it is, and that is said.
+ *
+ * @throws StoreError `io`, `interrupted`: the backups done so far are done, the others untouched.
+ */
+export async function reencryptBackups(options: ReencryptOptions): Promise<ReencryptedBackups> {
+  const { folder, key, signal, reporter } = options;
+  const result: ReencryptedBackups = { reencrypted: [], left: [] };
+  for (const path of await backupsIn(folder)) {
+    throwIfInterrupted(signal);
+    const manifest = await readManifest(manifestPath(path)).catch(() => undefined);
+    if (manifest?.key_id === keyIdOf(key.salt)) continue;
+    const reason = await reencryptOne(path, options);
+    if (reason === undefined) {
+      result.reencrypted.push(newName(path, key));
+      reporter.detail(`${path} is under the new passphrase now`);
+    } else {
+      result.left.push({ path, reason });
+      reporter.notice(`${path} was left under its old passphrase: ${reason}`);
+    }
+  }
+  return result;
+}
+
+/** Backups with a manifest, which is what makes them backups. */
+async function backupsIn(folder: string): Promise<string[]> {
+  try {
+    const names = new Set(await readdir(folder));
+    return [...names]
+      .filter((name) => name.endsWith(".db") && names.has(basename(manifestPath(name))))
+      .sort()
+      .map((name) => join(folder, name));
+  } catch (error) {
+    throw systemError(error, `cannot look into ${folder}`);
+  }
+}
+
+function newName(path: string, key: StoreKey): string {
+  const stem = path.replace(/\.db$/, "").replace(/\.[0-9a-f]{16}$/, "");
+  return `${stem}.${keyIdOf(key.salt)}.db`;
+}
+
+/** @returns why it was left as it is; undefined if it was done. */
+async function reencryptOne(path: string, options: ReencryptOptions): Promise<string | undefined> {
+  const { lock, key } = options;
+  let secret: BackupPassphrase;
+  try {
+    secret = await passphraseOf(path, options);
+    const { ok, checks } = await verifyBackup(path, secret);
+    if (!ok) return checks.find((check) => !check.ok)?.detail ?? "it does not verify";
+  } catch (error) {
+    if (!(error instanceof StoreError) || error.kind === "io") throw error;
+    return error.message;
+  }
+  const copy = newName(path, key);
+  const manifest = manifestPath(copy);
+  if ((await lookAt(copy)) || (await lookAt(manifest))) return `${copy} exists already`;
+  const files: BackupJournal = {
+    staged: { copy: stagedName(copy), manifest: stagedName(manifest) },
+    bundle: { folder: options.bundleFolder, key_id: keyIdOf(key.salt) },
+  };
+  const { staged } = files;
+  const journal = await Journal.begin(lock.storePath, "backup", "backup.beginning", { ...files });
+  reached("reencrypt.copying");
+  try {
+    await copyBackup(path, secret, staged.copy, options);
+    reached("reencrypt.copied");
+    const old = await readManifest(manifestPath(path));
+    await createFile(
+      staged.manifest,
+      formatManifest(await newManifest(old, copy, staged.copy, key)),
+    );
+    const complete: BackupJournal = {
+      ...files,
+      final: {
+        copy,
+        copy_identity: (await lookAt(staged.copy))?.identity ?? "",
+        manifest,
+        manifest_identity: (await lookAt(staged.manifest))?.identity ?? "",
+      },
+    };
+    await journal.write("backup.claiming", complete);
+    await completeBackup(complete);
+    await journal.remove();
+    reached("reencrypt.claimed");
+  } catch (error) {
+    await removeUnfinished(files);
+    await journal.remove();
+    throw error;
+  }
+  try {
+    // Its manifest first: without one the old file is no backup any more, and nothing counts it.
+    await rm(manifestPath(path));
+    await rm(path);
+  } catch (error) {
+    throw systemError(error, `cannot remove ${path}`);
+  }
+  await syncFolder(options.folder);
+  return undefined;
+}
+
+async function passphraseOf(path: string, options: ReencryptOptions): Promise<BackupPassphrase> {
+  const { lock, passphrases, source } = options;
+  for (const passphrase of passphrases) {
+    try {
+      await (await openBackup(path, { passphrase })).connection.close();
+      return { passphrase };
+    } catch (error) {
+      if (!(error instanceof StoreError && error.kind === "wrongPassphrase")) throw error;
+    }
+  }
+  return { source, storePath: lock.storePath };
+}
+
+async function copyBackup(
+  path: string,
+  secret: BackupPassphrase,
+  staged: string,
+  { key, signal }: ReencryptOptions,
+): Promise<void> {
+  const { connection, key: oldKey } = await openBackup(path, secret);
+  await connection.close();
+  await createFile(staged, "");
+  await copyUnder({ from: path, secret: oldKey, to: staged, key, signal });
+  await syncFile(staged);
+}
+
+async function newManifest(
+  old: Manifest,
+  copy: string,
+  staged: string,
+  key: StoreKey,
+): Promise<Manifest> {
+  const { format: _format, version: _version, mac: _mac, ...contents } = old;
+  const opened = await openEncrypted(staged, key, { mode: "readonly", immutable: true });
+  const found = await inspect(opened);
+  const wrong = [...found.badPages, ...found.faults];
+  if (wrong.length > 0) throw new StoreError("corrupted", `the new copy is not sound: ${wrong[0]}`);
+  return sealManifest(
+    {
+      ...contents,
+      file: basename(copy),
+      size: (await stat(staged)).size,
+      sha256: await sha256Of(staged),
+      key_id: keyIdOf(key.salt),
+      cipher_compatibility: key.cipherCompatibility,
+      clients: found.clients,
+      page_size: found.pageSize,
+    },
+    key,
+  );
+}

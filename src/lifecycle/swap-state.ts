@@ -1,0 +1,313 @@
+/**
+ * A swap of the store's file as its journal has it: what finishes it and what undoes it, whoever began it.
+ *
+ * Whether the new file has taken the store's name is read from the disk: a rename keeps a file's inode, and the journal
+ * has the new file's. Everything here may be done twice, since a kill can come after anything.
+ */
+import type { BigIntStats } from "node:fs";
+import { lstat, rename, rm } from "node:fs/promises";
+import { dirname, join } from "node:path";
+import { z } from "zod";
+import { bundleName, removeStagedBundles } from "../bundle/bundle.js";
+import { realPath } from "../config/paths.js";
+import { loadSettings, saveSettings } from "../config/settings.js";
+import { hasCode, StoreError, systemError } from "../errors.js";
+import { removePartials, syncFolder } from "../files/durable.js";
+import { readServerJson, removePassword, setPassword } from "../hub/server-json.js";
+import { getEntry } from "../keys/keyring.js";
+import { parseSource, readPassphrases } from "../keys/source.js";
+import { stoppedSchema } from "../operation/absence.js";
+import type { Journal } from "../operation/journal.js";
+import { reached } from "../operation/step.js";
+import {
+  forgetReplaced,
+  keyringPlanSchema,
+  promotePending,
+  putKeyringBack,
+} from "./passphrases.js";
+import { sidecars } from "./transfer.js";
+
+/** The operations that are swaps; each is a journal's operation and a command's name. */
+export const swapOperations = ["encrypt", "decrypt", "rotate", "restore"] as const;
+
+export type SwapOperation = (typeof swapOperations)[number];
+
+/**
+ * The steps of a swap, in their order. A journal's step is one of those marked, and may have begun; all are published on
+ * the step channel, with the operation before them ("rotate.staged"), each when it is done.
+ */
+export const swapSteps = [
+  "staging", // journaled
+  "pending-kept",
+  "staged",
+  "bundling", // journaled
+  "bundled",
+  "stopping", // journaled
+  "armed", // journaled
+  "stopped",
+  "held",
+  "filled",
+  "synced",
+  "current-kept",
+  "committing", // journaled
+  "aside",
+  "renamed",
+  "server-json",
+  "settings",
+  "promoted",
+  "starting", // journaled
+  "started",
+  "cleaning", // journaled
+  "forgotten",
+  "cleaned",
+  "reverting", // journaled
+  "put-back",
+  "reverted",
+] as const;
+
+export type SwapStep = (typeof swapSteps)[number];
+
+const swapJournalSchema = z.strictObject({
+  /** The new file before it has the store's name. */
+  staged: z.string(),
+  /** The old file's second name, from the commit on; null if there was no store. */
+  aside: z.string().nullable(),
+  /** Whether the old file stays there afterwards. */
+  keep_aside: z.boolean(),
+  /** What happens in the keyring; absent if nothing does. */
+  keyring: keyringPlanSchema.optional(),
+  /** Where the passphrase comes from, before and afterwards. */
+  source: z.strictObject({ from: z.string(), to: z.string() }),
+  /** The settings, if they name the one and have to name the other. */
+  settings: z.string().optional(),
+  /** `server.json`, if the hub reads the passphrase there; whether it is taken out, and not replaced. */
+  server_json: z.strictObject({ path: z.string(), remove: z.boolean() }).optional(),
+  /** The bundle that was made for the new file alone. */
+  bundle: z.strictObject({ folder: z.string(), key_id: z.string() }).optional(),
+  /** Present from before the service is stopped until it was seen to run again. */
+  stopped: stoppedSchema.optional(),
+  /** The new file as it is committed: while it is like this, nobody has written to it. */
+  committed: z
+    .strictObject({ inode: z.string(), size: z.string(), mtime_ns: z.string() })
+    .optional(),
+});
+
+export type SwapJournal = z.infer<typeof swapJournalSchema>;
+
+export class Swap {
+  readonly storePath: string;
+  readonly journal: Journal;
+  data: SwapJournal;
+
+  constructor(storePath: string, journal: Journal, data: SwapJournal) {
+    this.storePath = storePath;
+    this.journal = journal;
+    this.data = data;
+  }
+
+  /** @throws StoreError `corrupted` if the journal is not what this version writes. */
+  static of(storePath: string, journal: Journal): Swap {
+    const { operation, data } = journal.entry;
+    const parsed = swapJournalSchema.safeParse(data);
+    if (!parsed.success) {
+      throw new StoreError(
+        "corrupted",
+        `${journal.path} does not say what the journal of ${operation} says`,
+        { hint: "see that the store opens and the service runs, then remove that file" },
+      );
+    }
+    return new Swap(storePath, journal, parsed.data);
+  }
+
+  reached(step: SwapStep): void {
+    reached(`${this.journal.entry.operation}.${step}`);
+  }
+
+  /** Puts on disk that `step` may begin. */
+  async write(step: SwapStep, changes: Partial<SwapJournal> = {}): Promise<void> {
+    this.data = { ...this.data, ...changes };
+    await this.journal.write(step, this.data);
+    this.reached(step);
+  }
+
+  /** Whether the new file has the store's name. */
+  async isCommitted(): Promise<boolean> {
+    const { committed } = this.data;
+    const store = await lookAt(this.storePath);
+    return committed !== undefined && String(store?.ino) === committed.inode;
+  }
+
+  /** Everything that goes by the new passphrase and is not the store: `server.json`, the settings, the keyring. */
+  async handOver(): Promise<void> {
+    const { server_json: serverJson, settings, source, keyring } = this.data;
+    if (serverJson) await this.#changeServerJson(serverJson.remove ? undefined : await this.#new());
+    this.reached("server-json");
+    if (settings) await changeSource(settings, source.to);
+    this.reached("settings");
+    if (keyring) await promotePending(this.storePath, keyring);
+    this.reached("promoted");
+  }
+
+  /**
+   * The service runs on the new file: the old one goes, and what was kept for it alone.
+   *
+   * @throws StoreError saying that the swap itself is done, of the kind of what failed.
+   */
+  async clean(): Promise<void> {
+    const { aside, keep_aside: keep, keyring } = this.data;
+    try {
+      await this.write("cleaning", { stopped: undefined });
+      if (keyring) await forgetReplaced(this.storePath, keyring);
+      this.reached("forgotten");
+      if (aside !== null && !keep) await removeDatabase(aside);
+      this.reached("cleaned");
+      await this.journal.remove();
+    } catch (error) {
+      const { kind, message, hint } = systemError(error, "something could not be removed");
+      throw new StoreError(
+        kind,
+        `the store is replaced and its service runs, but tidying up failed: ${message}`,
+        { hint: withHint(hint, "the next command of this store goes on with it"), cause: error },
+      );
+    }
+  }
+
+  /** Nothing has replaced the store. `start` starts the service, as soon as the store is where it was. */
+  async undo(start: () => Promise<void>): Promise<void> {
+    const { aside, staged, bundle, keyring } = this.data;
+    if (aside !== null) {
+      const there = await lookAt(aside);
+      if (there && there.ino === (await lookAt(this.storePath))?.ino) await rm(aside);
+      await this.#moveBack(aside);
+    }
+    await start();
+    await removeDatabase(staged);
+    if (bundle) await removeBundle(bundle.folder, bundle.key_id);
+    if (keyring) await putKeyringBack(this.storePath, keyring, false);
+    await this.journal.remove();
+  }
+
+  /**
+   * Whether the old file can take the new one's place without anything being lost: it is there, and nobody has written
+   * to the new one.
+   */
+  async canRevert(): Promise<boolean> {
+    const { aside, committed } = this.data;
+    if (aside === null || !committed || !(await lookAt(aside))) return false;
+    const store = await lookAt(this.storePath);
+    const log = await lookAt(`${this.storePath}-wal`);
+    return (
+      String(store?.size) === committed.size &&
+      String(store?.mtimeNs) === committed.mtime_ns &&
+      (log?.size ?? 0n) === 0n
+    );
+  }
+
+  /** Puts the old file back in the new one's place. `stop` stops the service before, `start` starts it after. */
+  async revert(stop: () => Promise<void>, start: () => Promise<void>): Promise<void> {
+    const { aside, keyring, bundle, server_json: serverJson, settings, source } = this.data;
+    await this.write("reverting");
+    await stop();
+    if (aside !== null) {
+      if (await lookAt(aside)) {
+        for (const suffix of sidecars) await rm(this.storePath + suffix, { force: true });
+        await rename(aside, this.storePath);
+      }
+      await this.#moveBack(aside);
+    }
+    this.reached("put-back");
+    let failure: unknown;
+    try {
+      if (serverJson) await this.#changeServerJson(await this.#old());
+      if (settings) await changeSource(settings, source.from);
+      if (keyring) await putKeyringBack(this.storePath, keyring, true);
+    } catch (error) {
+      failure = error;
+    }
+    await start();
+    if (failure !== undefined) throw failure;
+    if (bundle) await removeBundle(bundle.folder, bundle.key_id);
+    this.reached("reverted");
+    await this.journal.remove();
+  }
+
+  /** The main file first, then what lies beside it, in reverse; what is back already stays. */
+  async #moveBack(aside: string): Promise<void> {
+    for (const suffix of ["", ...[...sidecars].reverse()]) {
+      if (!(await lookAt(aside + suffix)) || (await lookAt(this.storePath + suffix))) continue;
+      await rename(aside + suffix, this.storePath + suffix);
+    }
+    await syncFolder(dirname(this.storePath));
+  }
+
+  async #changeServerJson(password: string | undefined): Promise<void> {
+    const path = this.data.server_json?.path;
+    if (path === undefined) return;
+    await removePartials((await readServerJson(path)).file);
+    if (password === undefined) await removePassword(path);
+    else await setPassword(path, password);
+  }
+
+  async #new(): Promise<string> {
+    const { keyring, source } = this.data;
+    const pending = keyring && (await getEntry(this.storePath, "pending"));
+    return pending ?? (await firstOf(source.to, this.storePath));
+  }
+
+  async #old(): Promise<string> {
+    const { keyring, source } = this.data;
+    const kept =
+      keyring?.previous && (await getEntry(this.storePath, `previous:${keyring.previous}`));
+    return kept || (await firstOf(source.from, this.storePath));
+  }
+}
+
+async function firstOf(source: string, storePath: string): Promise<string> {
+  for await (const { passphrase } of readPassphrases(parseSource(source), storePath)) {
+    return passphrase;
+  }
+  throw new StoreError("passphraseUnavailable", `there is no passphrase for ${storePath}`);
+}
+
+/** Makes the settings name another source; nothing else in them changes. */
+async function changeSource(path: string, source: string): Promise<void> {
+  await removePartials(await realPath(path));
+  await saveSettings(path, { ...(await loadSettings(path)), passphrase_source: source });
+}
+
+/** Removes a database file and what SQLite may have left beside it. */
+export async function removeDatabase(path: string): Promise<void> {
+  try {
+    for (const suffix of ["", ...sidecars]) await rm(path + suffix, { force: true });
+  } catch (error) {
+    throw systemError(error, `cannot remove ${path}`);
+  }
+  await syncFolder(dirname(path));
+}
+
+/** Removes the bundle of a file that never became the store. */
+async function removeBundle(folder: string, keyId: string): Promise<void> {
+  const path = join(folder, bundleName(keyId));
+  try {
+    await removeStagedBundles(folder, keyId);
+    await rm(path, { force: true });
+    await rm(`${path}.proof.json`, { force: true });
+  } catch (error) {
+    throw systemError(error, `cannot remove ${path}`);
+  }
+}
+
+/** A file's particulars, links not followed; undefined if there is none. */
+export async function lookAt(path: string): Promise<BigIntStats | undefined> {
+  try {
+    return await lstat(path, { bigint: true });
+  } catch (error) {
+    if (hasCode(error, "ENOENT")) return undefined;
+    throw systemError(error, `cannot look at ${path}`);
+  }
+}
+
+/** A hint with one more line. */
+export function withHint(hint: string | undefined, line: string): string {
+  return hint ? `${hint}\n${line}` : line;
+}

@@ -1,0 +1,402 @@
+/**
+ * Putting another file in the store's place: one engine of steps for encrypt, decrypt, rotate and restore.
+ *
+ *   stage    the new file is made beside the store, under a name of its own, its passphrase kept, its bundle proven
+ *   verify   the service is stopped and the store held; the new file is filled, compared and synced
+ *   commit   the store gets a second name, and the new file is renamed to the first
+ *   settle   server.json, the settings and the keyring follow; the service is started; the old file goes
+ *
+ * Each step is journaled before it begins (swap-state.ts). What fails before the rename is undone, what is interrupted
+ * after it is finished, by whoever comes next. Should the service not come up on the new file, the old one, which
+ * still has its second name, is put back.
+ */
+import { randomBytes } from "node:crypto";
+import { chmod, chown, link, rename, statfs } from "node:fs/promises";
+import { basename, dirname, join } from "node:path";
+import { type Bundle, bundleName, writeBundle } from "../bundle/bundle.js";
+import { type ErrorKind, hasCode, StoreError, systemError } from "../errors.js";
+import { stagedName, syncFolder } from "../files/durable.js";
+import { formatSource, type PassphraseSource } from "../keys/source.js";
+import {
+  type KnownService,
+  refuseHolders,
+  type ServiceReport,
+  stoppedOf,
+} from "../operation/absence.js";
+import { Journal } from "../operation/journal.js";
+import type { OperationLock } from "../operation/lock.js";
+import type { Reporter } from "../operation/reporter.js";
+import type { RestartTimer } from "../service/service.js";
+import { keyIdOf, type StoreKey } from "../store/cipher.js";
+import { syncFile } from "./files.js";
+import { type KeyringPlan, keepCurrent, keepPending } from "./passphrases.js";
+import { lookAt, Swap, type SwapJournal, type SwapOperation, withHint } from "./swap-state.js";
+import { HeldStore, refuseSidecars, type Secret, sidecars } from "./transfer.js";
+
+/** What the dead-man timer allows for the work between stop and start, beyond the stop itself: 60 s. */
+const windowBudgetMs = 60_000;
+/** Exporting and comparing, at the least: 5 MB/s, a small board with a slow card. */
+const slowestBytesPerMs = 5_000;
+/** Room for what the new file may be larger by, and for journals: 8 MiB. */
+const spareBytes = 8 << 20;
+
+/** The store before the swap, and what opens it. */
+export type Replaced =
+  | { readonly state: "open"; readonly secret: Secret }
+  /** There is a file, and nothing here opens it. */
+  | { readonly state: "unopenable" }
+  | { readonly state: "absent" };
+
+export interface SwapRequest {
+  readonly operation: SwapOperation;
+  readonly lock: OperationLock;
+  readonly replaced: Replaced;
+  /** The name under which the replaced file stays; without one it goes. */
+  readonly keepReplacedAs?: string | undefined;
+  /** What opens the new file; undefined if it is not encrypted. */
+  readonly passphrase: string | undefined;
+  /** Where the passphrase comes from, before and afterwards. */
+  readonly sources: { readonly from: PassphraseSource; readonly to: PassphraseSource };
+  readonly keyring?: KeyringPlan | undefined;
+  /** The settings, if they name the one source and have to name the other. */
+  readonly settings?: string | undefined;
+  readonly serverJson?: SwapJournal["server_json"];
+  /** The bundle that the new file gets while it is still staged. */
+  readonly bundle?: BundlePlan | undefined;
+  readonly service: KnownService;
+  /** A program and its arguments that settle this store's journal, for the dead-man timer. */
+  readonly settleCommand: readonly string[];
+  readonly reporter: Reporter;
+  readonly signal: AbortSignal;
+  /** Makes the staged file, 0600, while the service still runs; answers its key. */
+  readonly stage: (staged: string) => Promise<StoreKey | undefined>;
+  /** Completes it while the service is stopped, and proves that it is what it should be. */
+  readonly fill: (
+    staged: string,
+    key: StoreKey | undefined,
+    held: HeldStore | undefined,
+  ) => Promise<void>;
+}
+
+export interface BundlePlan {
+  readonly folder: string;
+  readonly recipients: readonly string[];
+  readonly bundlePassphrase?: string | undefined;
+}
+
+export interface SwapOutcome {
+  readonly key: StoreKey | undefined;
+  readonly bundle: Bundle | undefined;
+  readonly service: ServiceReport;
+}
+
+/**
+ * Replaces the store's file.
+ *
+ * @throws StoreError of every kind. Unless it says otherwise the store is as it was, and a service that was running runs
+ *   again; where something could not be put right, the error says so, and the next command tries again.
+ */
+export async function swap(request: SwapRequest): Promise<SwapOutcome> {
+  const { lock, operation, replaced, service } = request;
+  const { storePath } = lock;
+  const before = await lookAt(storePath);
+  if (before && !before.isFile()) throw new StoreError("refused", `${storePath} is not a file`);
+  const size = Number(before?.size ?? 0n);
+  await refuseWithoutRoom(dirname(storePath), size);
+  const hidden = `.${basename(storePath)}.${randomBytes(6).toString("hex")}.replaced`;
+  const aside = request.keepReplacedAs ?? join(dirname(storePath), hidden);
+  const data: SwapJournal = {
+    staged: stagedName(storePath),
+    aside: replaced.state === "absent" ? null : aside,
+    keep_aside: request.keepReplacedAs !== undefined,
+    source: { from: formatSource(request.sources.from), to: formatSource(request.sources.to) },
+    ...(request.keyring && { keyring: request.keyring }),
+    ...(request.settings && { settings: request.settings }),
+    ...(request.serverJson && { server_json: request.serverJson }),
+  };
+  const state = new Swap(
+    storePath,
+    await Journal.begin(storePath, operation, "staging", data),
+    data,
+  );
+  const work = new SwapWork(request, state, size);
+  try {
+    state.reached("staging");
+    const { key, bundle } = await work.stage();
+    await work.stop();
+    await work.fill(key);
+    await work.commit();
+    await state.handOver();
+    const stoppedMs = await work.start();
+    await state.clean();
+    const { name } = service.service;
+    const active = service.wasActive;
+    return {
+      key,
+      bundle,
+      service: { unit: name, was_active: active, active, stopped_ms: stoppedMs },
+    };
+  } catch (error) {
+    throw await work.putRight(error);
+  } finally {
+    await work.letGo();
+  }
+}
+
+/** A swap at work: what it holds besides its journal. */
+class SwapWork {
+  readonly #request: SwapRequest;
+  readonly #state: Swap;
+  /** Of the replaced file, in bytes. */
+  readonly #size: number;
+  readonly #name: string;
+  #held: HeldStore | undefined;
+  #timer: RestartTimer | undefined;
+  #stoppedAt = 0;
+
+  constructor(request: SwapRequest, state: Swap, size: number) {
+    this.#request = request;
+    this.#state = state;
+    this.#size = size;
+    this.#name = request.service.service.name ?? "the service";
+  }
+
+  /** Everything that can be done while the service runs. */
+  async stage(): Promise<{ key: StoreKey | undefined; bundle: Bundle | undefined }> {
+    const { keyring, passphrase, stage, bundle: plan, reporter } = this.#request;
+    const { storePath, data } = this.#state;
+    if (keyring?.pending && passphrase !== undefined) await keepPending(storePath, passphrase);
+    this.#state.reached("pending-kept");
+    const key = await stage(data.staged);
+    await this.#keepOwner();
+    this.#state.reached("staged");
+    let bundle: Bundle | undefined;
+    if (plan && key && passphrase !== undefined) {
+      const { folder } = plan;
+      // One that is there already belongs to a file that has this key; it is not this swap's to undo.
+      if (!(await lookAt(join(folder, bundleName(keyIdOf(key.salt)))))) {
+        await this.#state.write("bundling", { bundle: { folder, key_id: keyIdOf(key.salt) } });
+      }
+      bundle = await writeBundle({
+        ...plan,
+        storePath: data.staged,
+        database: storePath,
+        passphrase,
+        key,
+      });
+      reporter.detail(`bundle ${bundle.reused ? "found" : "written"} and proven: ${bundle.path}`);
+    }
+    this.#state.reached("bundled");
+    return { key, bundle };
+  }
+
+  /** Gives the new file the old one's owner, group and mode, or refuses while nothing has happened yet. */
+  async #keepOwner(): Promise<void> {
+    const { storePath, data } = this.#state;
+    const before = await lookAt(storePath);
+    const staged = await lookAt(data.staged);
+    if (!before || !staged) return;
+    try {
+      if (before.uid !== staged.uid || before.gid !== staged.gid) {
+        await chown(data.staged, Number(before.uid), Number(before.gid));
+      }
+      await chmod(data.staged, Number(before.mode & 0o7777n));
+    } catch (error) {
+      throw new StoreError(
+        "refused",
+        `${storePath} belongs to user ${before.uid} and group ${before.gid}, and a new file could not`,
+        { hint: "run this as that user, who must be in that group, or as root", cause: error },
+      );
+    }
+  }
+
+  async stop(): Promise<void> {
+    const { service: known, settleCommand, signal, reporter } = this.#request;
+    const { service, wasActive } = known;
+    throwIfInterrupted(signal);
+    if (wasActive) {
+      const dependents = await service.activeDependents();
+      await this.#state.write("stopping", { stopped: stoppedOf(known, dependents) });
+      this.#timer = await service.armRestart({
+        afterMs: service.stopTimeoutMs + windowBudgetMs + this.#size / slowestBytesPerMs,
+        command: settleCommand,
+      });
+      await this.#state.write("armed", {
+        stopped: stoppedOf(known, dependents, this.#timer.name),
+      });
+      reporter.detail(`stopping ${this.#name}`);
+      this.#stoppedAt = performance.now();
+      await service.stop();
+    }
+    await refuseHolders(this.#state.storePath);
+    this.#state.reached("stopped");
+  }
+
+  async fill(key: StoreKey | undefined): Promise<void> {
+    const { replaced, signal, fill } = this.#request;
+    const { storePath, data } = this.#state;
+    throwIfInterrupted(signal);
+    if (replaced.state === "open") this.#held = await HeldStore.hold(storePath, replaced.secret);
+    this.#state.reached("held");
+    await fill(data.staged, key, this.#held);
+    this.#state.reached("filled");
+    await refuseSidecars(data.staged);
+    await syncFile(data.staged);
+    this.#state.reached("synced");
+  }
+
+  async commit(): Promise<void> {
+    const { keyring, signal, service } = this.#request;
+    const { storePath, data } = this.#state;
+    if (keyring) await keepCurrent(storePath, keyring);
+    this.#state.reached("current-kept");
+    if (service.wasActive && (await service.service.state()).active) {
+      throw new StoreError("service", `something started ${this.#name} in the middle of the work`, {
+        hint: "see what starts it; the store was not changed",
+      });
+    }
+    await refuseHolders(storePath);
+    throwIfInterrupted(signal);
+    const staged = await lookAt(data.staged);
+    await this.#state.write("committing", {
+      committed: {
+        inode: String(staged?.ino),
+        size: String(staged?.size),
+        mtime_ns: String(staged?.mtimeNs),
+      },
+    });
+    try {
+      if (data.aside !== null) await this.#setAside(data.aside);
+      this.#state.reached("aside");
+      await rename(data.staged, storePath);
+      this.#state.reached("renamed");
+    } catch (error) {
+      throw systemError(error, `cannot replace ${storePath}`);
+    }
+    await syncFolder(dirname(storePath));
+  }
+
+  /**
+   * Gives the store its second name. One that could be held keeps its first as well, so that there is a store at every
+   * instant. One that cannot be opened is moved, what lies beside it first: that belongs to it and to no other file.
+   */
+  async #setAside(aside: string): Promise<void> {
+    const { storePath } = this.#state;
+    if (this.#held) {
+      try {
+        return await link(storePath, aside);
+      } catch (error) {
+        // A file system without hard links: it is moved.
+        if (!hasCode(error, "EPERM", "ENOTSUP", "ENOSYS", "EMLINK")) throw error;
+      }
+    }
+    for (const suffix of [...sidecars, ""]) {
+      if (await lookAt(storePath + suffix)) await rename(storePath + suffix, aside + suffix);
+    }
+    await syncFolder(dirname(storePath));
+  }
+
+  /** @returns how long the service was away, in milliseconds; null if it was not stopped. */
+  async start(): Promise<number | null> {
+    const { service } = this.#request.service;
+    const { stopped } = this.#state.data;
+    await this.#letGoOfStore();
+    await this.#state.write("starting");
+    if (!stopped) return null;
+    const { upAt } = await service.start(stopped.dependents);
+    await this.#timer?.disarm();
+    this.#state.reached("started");
+    return Math.round(upAt - this.#stoppedAt);
+  }
+
+  /**
+   * Undoes what was done, as far as it can be, service first; or leaves it to the next command.
+   *
+   * @returns the error to throw.
+   */
+  async putRight(error: unknown): Promise<unknown> {
+    const state = this.#state;
+    if (state.journal.entry.step === "cleaning") return error;
+    const { service } = this.#request.service;
+    const start = () => this.#startAgain();
+    try {
+      if (!(await state.isCommitted())) {
+        // In which journal mode it was is the one thing that is not worth keeping the service waiting for.
+        await this.#held?.putBack().catch(() => undefined);
+        this.#held = undefined;
+        await state.undo(start);
+        return error;
+      }
+      await this.#letGoOfStore();
+      const { aside, stopped } = state.data;
+      // A restored store is not worth more than the one that it replaced; any other may have been written to since.
+      const restored = aside !== null && this.#request.operation === "restore";
+      if (restored || (await state.canRevert())) {
+        await state.revert(() => (stopped ? service.stop() : Promise.resolve()), start);
+        return afterwards(error, "the store that it replaced was put back");
+      }
+      await start();
+      return afterwards(
+        error,
+        "the new file is in place; the next command of this store goes on with it",
+      );
+    } catch (second) {
+      const { message, hint } = systemError(second, "putting things right failed");
+      return afterwards(
+        error,
+        `and not everything could be put right: ${message}`,
+        withHint(hint, "the next command of this store goes on with it"),
+        second instanceof StoreError && second.kind === "service" ? "service" : undefined,
+      );
+    }
+  }
+
+  async #startAgain(): Promise<void> {
+    const { stopped } = this.#state.data;
+    if (!stopped) return;
+    await this.#request.service.service.start(stopped.dependents);
+    await this.#timer?.disarm();
+  }
+
+  async #letGoOfStore(): Promise<void> {
+    await this.#held?.release();
+    this.#held = undefined;
+  }
+
+  async letGo(): Promise<void> {
+    await this.#letGoOfStore();
+  }
+}
+
+/** An error, and what has become of the store since. */
+function afterwards(error: unknown, what: string, hint?: string, kind?: ErrorKind): StoreError {
+  const first = systemError(error, "unexpected", "failed");
+  return new StoreError(kind ?? first.kind, `${first.message}; ${what}`, {
+    hint: [first.hint, hint].filter(Boolean).join("\n"),
+    cause: error,
+  });
+}
+
+async function refuseWithoutRoom(folder: string, size: number): Promise<void> {
+  let room: number;
+  try {
+    const { bavail, bsize } = await statfs(folder);
+    room = bavail * bsize;
+  } catch (error) {
+    throw systemError(error, `cannot look into ${folder}`);
+  }
+  if (room < size + spareBytes) {
+    throw new StoreError(
+      "io",
+      `no space left in ${folder}: the new file needs ${size + spareBytes} bytes, and ${room} are free`,
+      { hint: "make room there; nothing was changed" },
+    );
+  }
+}
+
+/** @throws StoreError `interrupted` once the signal was given. */
+export function throwIfInterrupted(signal: AbortSignal): void {
+  if (!signal.aborted) return;
+  const { reason } = signal;
+  throw reason instanceof StoreError ? reason : new StoreError("interrupted", "interrupted");
+}

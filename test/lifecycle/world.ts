@@ -1,0 +1,212 @@
+/**
+ * A store with clients, its passphrase in the real keyring, folders for backups and bundles, and a unit that has the
+ * store open and reads it with whatever passphrase opens it: what the operations of src/lifecycle work on.
+ */
+import { spawn } from "node:child_process";
+import { once } from "node:events";
+import { cp, mkdir, mkdtemp, readdir, rm, writeFile } from "node:fs/promises";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { onTestFinished } from "vitest";
+import { generateRecoveryKey, type RecoveryKey } from "../../src/bundle/recovery-key.js";
+import type { ErrorKind } from "../../src/errors.js";
+import { deleteEntry, listEntries, setEntry } from "../../src/keys/keyring.js";
+import type { PassphraseSource } from "../../src/keys/source.js";
+import { unlock } from "../../src/keys/unlock.js";
+import { Connection } from "../../src/store/connection.js";
+import { root } from "../built.js";
+import { property, removeUnits, systemctl, uniqueName, writeUnits } from "../service/units.js";
+import { fixturePassphrases, fixtures } from "../store/temporary.js";
+
+export interface Ran<Result = Record<string, never>> {
+  readonly code: number | null;
+  readonly signal: NodeJS.Signals | null;
+  readonly result?: Result;
+  readonly error?: { readonly kind?: ErrorKind; readonly message: string; readonly hint?: string };
+  readonly notices: string[];
+  readonly questions: string[];
+  readonly stderr: string;
+}
+
+export const keyring: PassphraseSource = { kind: "keyring" };
+
+export class World {
+  readonly folder: string;
+  readonly path: string;
+  readonly to: string;
+  readonly bundleTo: string;
+  readonly unit = uniqueName();
+  readonly recoveryKey: RecoveryKey;
+
+  private constructor(folder: string, recoveryKey: RecoveryKey) {
+    this.folder = folder;
+    this.path = join(folder, "hivemind-core", "clients.db");
+    this.to = join(folder, "backups");
+    this.bundleTo = join(folder, "bundles");
+    this.recoveryKey = recoveryKey;
+  }
+
+  /** A copy of a fixture; an encrypted one with its passphrase in the keyring. */
+  static async of(fixture: string): Promise<World> {
+    const folder = await mkdtemp(join(tmpdir(), "hivemind-world-"));
+    const world = new World(folder, await generateRecoveryKey());
+    onTestFinished(() => world.remove());
+    for (const name of ["hivemind-core", "backups", "bundles", "config"]) {
+      await mkdir(join(folder, name), { mode: 0o700 });
+    }
+    await cp(join(fixtures, fixture), world.path);
+    const passphrase = fixturePassphrases[fixture as keyof typeof fixturePassphrases];
+    if (passphrase !== undefined) await setEntry(world.path, "current", passphrase);
+    return world;
+  }
+
+  /**
+   * Starts a unit that has the store open. It opens it anew at every start, with a passphrase from the keyring if it is
+   * encrypted, and fails if it cannot.
+   */
+  async startUnit(more = ""): Promise<void> {
+    const hub = [process.execPath, `${root}test/lifecycle/hub.mjs`, this.path];
+    const environment = ["XDG_RUNTIME_DIR", "DBUS_SESSION_BUS_ADDRESS", "HOME"]
+      .map((name) => `Environment=${name}=${process.env[name]}`)
+      .join("\n");
+    await writeUnits({
+      [`${this.unit}.service`]: `[Service]\nType=notify\nNotifyAccess=all\n${environment}\nExecStart=${hub.join(" ")}\n${more}\n`,
+    });
+    await systemctl("start", this.unit);
+  }
+
+  get isActive(): Promise<boolean> {
+    return property(this.unit, "ActiveState").then((state) => state === "active");
+  }
+
+  options(more: object = {}): object {
+    return {
+      storePath: this.path,
+      source: keyring,
+      service: { service: "systemd-user", unit: this.unit, storePath: this.path },
+      hub: "none",
+      bundleTo: this.bundleTo,
+      recipients: [this.recoveryKey.recipient],
+      settingsPath: join(this.folder, "config", "config.json"),
+      ...more,
+    };
+  }
+
+  get withoutService(): object {
+    return { service: { service: "none", unit: "none", storePath: this.path } };
+  }
+
+  run<Result>(operation: string, more: object = {}, env: Record<string, string> = {}) {
+    return this.drive<Result>([operation, JSON.stringify(this.options(more))], env);
+  }
+
+  async drive<Result>(
+    args: string[],
+    env: Record<string, string> = {},
+    before: string[] = [],
+  ): Promise<Ran<Result>> {
+    const [program = "", ...rest] = [
+      ...before,
+      process.execPath,
+      `${root}test/lifecycle/driver.mjs`,
+      ...args,
+    ];
+    const child = spawn(program, rest, {
+      env: { ...process.env, XDG_CONFIG_HOME: join(this.folder, "config"), ...env },
+      stdio: ["ignore", "pipe", "pipe"],
+    });
+    let stdout = "";
+    let stderr = "";
+    child.stdout.on("data", (text) => {
+      stdout += text;
+    });
+    child.stderr.on("data", (text) => {
+      stderr += text;
+    });
+    const [code, signal] = (await once(child, "close")) as [number | null, NodeJS.Signals | null];
+    const said = stdout === "" ? {} : JSON.parse(stdout);
+    return { code, signal, stderr, notices: [], questions: [], ...said };
+  }
+
+  settle() {
+    return this.drive<string[]>(["settle", this.path]);
+  }
+
+  /** Every row of the store, whatever opens it. */
+  rows(): Promise<string[]> {
+    return rowsOf(this.path);
+  }
+
+  /** What lies about besides the store and the lock. */
+  async leftovers(): Promise<string[]> {
+    const names = [];
+    for (const folder of [join(this.folder, "hivemind-core"), this.bundleTo, this.to]) {
+      for (const name of await readdir(folder)) {
+        if (/^\.|journal|-wal$|-shm$|partial|superseded/.test(name)) names.push(name);
+      }
+    }
+    return names;
+  }
+
+  async slots(): Promise<Record<string, string>> {
+    const entries = await listEntries(this.path);
+    return Object.fromEntries(entries.map(({ slot, secret }) => [slot, secret]));
+  }
+
+  /** The bundles' key_ids. */
+  async bundles(): Promise<string[]> {
+    return (await readdir(this.bundleTo))
+      .map((name) => /^clients\.([0-9a-f]{16})\.bundle\.age$/.exec(name)?.[1])
+      .filter((keyId) => keyId !== undefined);
+  }
+
+  async remove(): Promise<void> {
+    await removeUnits(`${this.unit}.service`);
+    for (const slot of (await listEntries(this.path)).map((entry) => entry.slot)) {
+      await deleteEntry(this.path, slot);
+    }
+    await rm(this.folder, { recursive: true, force: true });
+  }
+}
+
+/** Every row of a store with its types, as text; opened with the keyring's passphrases if it is encrypted. */
+export async function rowsOf(path: string, storePath = path): Promise<string[]> {
+  const connection = await open(path, storePath);
+  try {
+    const rows = await connection.all<Record<string, unknown>>(
+      "SELECT * FROM clients ORDER BY client_id",
+    );
+    const types = await connection.all<Record<string, unknown>>(
+      `SELECT ${Object.keys(rows[0] ?? { client_id: 0 })
+        .map((name) => `typeof(${name})`)
+        .join(", ")} FROM clients ORDER BY client_id`,
+    );
+    return rows.map((row, index) => JSON.stringify([row, types[index]]));
+  } finally {
+    await connection.close();
+  }
+}
+
+async function open(path: string, storePath: string): Promise<Connection> {
+  const plain = await Connection.open(path, { mode: "readwrite" });
+  try {
+    await plain.all("SELECT count(*) FROM sqlite_schema");
+    return plain;
+  } catch {
+    await plain.close();
+    void storePath;
+    return (await unlock(path, keyring, { mode: "readwrite" })).connection;
+  }
+}
+
+/** A result's own, or what went wrong. */
+export function resultOf<Result>(ran: Ran<Result>): Result {
+  if (ran.result === undefined) throw new Error(JSON.stringify(ran));
+  return ran.result;
+}
+
+export async function passphraseFile(world: World, text: string): Promise<string> {
+  const path = join(world.folder, `passphrase-${Math.random().toString(36).slice(2)}`);
+  await writeFile(path, `${text}\n`, { mode: 0o600 });
+  return path;
+}
