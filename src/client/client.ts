@@ -9,22 +9,25 @@ import { z } from "zod";
 import { StoreError } from "../errors.js";
 import { formatJson, isJsonObject, JsonNumber, type JsonObject, parseJson } from "./json.js";
 
+/** Half a surrogate pair has no UTF-8 form: SQLite would store another character for it. */
+const text = z.string().regex(/^\P{Surrogate}*$/u, "holds half a surrogate pair");
+
 /** One client. Everything HiveMind knows about it is here; what it does not know is kept in `metadata`. */
 export const clientSchema = z.object({
   /** Never used again once given. A whole number of at most 2^53 - 1 either way. */
   client_id: z.int(),
   /** Looked up on every connection; `revoked` for a client that was deleted. */
-  api_key: z.string(),
-  name: z.string().nullable(),
-  description: z.string().nullable(),
+  api_key: text,
+  name: text.nullable(),
+  description: text.nullable(),
   is_admin: z.boolean(),
   /** Unix time in seconds, -1 for never. */
   last_seen: z.number(),
   /** The message types it may send. To newer hubs an empty list denies all, to released ones it means the default list. */
   allowed_types: z.array(z.string()),
   /** 16 characters; deprecated in favour of the password. */
-  crypto_key: z.string().nullable(),
-  password: z.string().nullable(),
+  crypto_key: text.nullable(),
+  password: text.nullable(),
   can_broadcast: z.boolean(),
   can_escalate: z.boolean(),
   can_propagate: z.boolean(),

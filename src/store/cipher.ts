@@ -164,7 +164,11 @@ export async function openEncrypted(
   options: ConnectionOptions,
 ): Promise<OpenedStore> {
   const size = await sizeOf(path);
-  if (size === undefined) throw new StoreError("notFound", `there is no store at ${path}`);
+  if (size === undefined) {
+    throw new StoreError("notFound", `there is no store at ${path}`, {
+      hint: "hivemind-sqlcipher init",
+    });
+  }
   if (size === 0) throw notADatabase(path);
   const connection = await Connection.open(path, options);
   try {
@@ -300,7 +304,9 @@ async function refuseCutOff(connection: Connection): Promise<void> {
   const row = await connection.get<{ cipher_page_size: string }>("PRAGMA cipher_page_size");
   const size = (await sizeOf(connection.path)) ?? 0;
   if (size % Number(row?.cipher_page_size) !== 0) {
-    throw new StoreError("corrupted", `${connection.path} is cut off: its last page is not whole`);
+    throw new StoreError("corrupted", `${connection.path} is cut off: its last page is not whole`, {
+      hint: "put the newest sound backup back in its place: hivemind-sqlcipher restore FILE",
+    });
   }
 }
 

@@ -96,9 +96,11 @@ export function changedColumns(row: Row, client: Client, schema: Schema): Values
   return changed;
 }
 
-/** @throws StoreError `refused` if it is not a client, naming the field. */
+const changesSchema = clientSchema.partial();
+
+/** @throws StoreError `refused` if a field is not what a client has there, naming it. */
 export function requireValid(changes: Partial<Client>): void {
-  const checked = clientSchema.partial().safeParse(changes);
+  const checked = changesSchema.safeParse(changes);
   if (checked.success) return;
   const problem = checked.error.issues[0];
   throw new StoreError(

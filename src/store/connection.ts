@@ -122,7 +122,8 @@ export class Connection implements AsyncDisposable {
 
   /**
    * Runs `body` in one transaction that may write (BEGIN IMMEDIATE): all of it is kept, or nothing if it throws.
-   * Transactions of one connection wait for each other; one begun inside another is a part of it.
+   * Transactions of one connection wait for each other; one begun inside another is a part of it. A statement that
+   * others run on the connection meanwhile is also a part of it: what writes does so in a transaction.
    */
   transaction<T>(body: () => Promise<T>): Promise<T> {
     if (this.#transaction.getStore()?.open) return body();

@@ -82,6 +82,17 @@ export async function schemaVersion(connection: Connection): Promise<number> {
   return row?.user_version ?? 0;
 }
 
+/** The same, of a schema that is known here. @throws StoreError `newerVersion` for a later one. */
+export async function knownSchemaVersion(connection: Connection): Promise<number> {
+  const version = await schemaVersion(connection);
+  if (version <= newestSchema) return version;
+  throw new StoreError(
+    "newerVersion",
+    `${connection.path} has schema ${version}; this program knows schemas up to ${newestSchema}`,
+    { hint: "install a newer hivemind-sqlcipher" },
+  );
+}
+
 /**
  * Finds out the table's shape. Nothing is written.
  *
@@ -89,14 +100,7 @@ export async function schemaVersion(connection: Connection): Promise<number> {
  *   `refused` if that table is not HiveMind's.
  */
 export async function checkSchema(connection: Connection): Promise<Schema> {
-  const version = await schemaVersion(connection);
-  if (version > newestSchema) {
-    throw new StoreError(
-      "newerVersion",
-      `${connection.path} has schema ${version}; this program knows schemas up to ${newestSchema}`,
-      { hint: "install a newer hivemind-sqlcipher" },
-    );
-  }
+  const version = await knownSchemaVersion(connection);
   const found = await connection.all<{ name: string }>("PRAGMA table_info(clients)");
   if (found.length === 0) {
     throw new StoreError("notFound", `${connection.path} is a database, but no HiveMind store`);

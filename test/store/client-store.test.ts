@@ -522,6 +522,8 @@ describe("the contract of a database", () => {
       ["client_id", { client_id: 2 ** 53 }],
       ["client_id", { client_id: "1" }],
       ["api_key", { api_key: null }],
+      ["api_key", { api_key: "\ud800" }],
+      ["name", { name: "🚀 \udc00" }],
       ["last_seen", { last_seen: Number.NaN }],
       ["is_admin", { is_admin: 1 }],
       ["allowed_types", { allowed_types: "all" }],
@@ -538,7 +540,7 @@ describe("the contract of a database", () => {
   });
 
   test("any client is read back as it was written, over any other, one by one or many at once", async () => {
-    const text = fc.string({ unit: "grapheme" }).filter((value) => !/\p{Surrogate}/u.test(value));
+    const text = fc.string({ unit: "binary" }).filter((value) => !/\p{Surrogate}/u.test(value));
     const list = fc.array(text, { maxLength: 3 });
     // An empty blacklist and none are the same thing.
     const blacklist = fc.array(text, { minLength: 1, maxLength: 3 });
