@@ -189,7 +189,9 @@ async function sizeOf(path: string): Promise<number> {
     if (found.isFile()) return found.size;
   } catch (error) {
     if (hasCode(error, "ENOENT", "ENOTDIR")) {
-      throw new StoreError("notFound", `there is no backup ${path}`);
+      throw new StoreError("notFound", `there is no backup ${path}`, {
+        hint: "name the .db file; hivemind-sqlcipher status names the newest",
+      });
     }
     throw systemError(error, `cannot look at ${path}`);
   }

@@ -4,7 +4,8 @@
 import { StoreError } from "../errors.js";
 import { identify, type OpenedStore, openEncrypted } from "../store/cipher.js";
 import { ClientStore } from "../store/client-store.js";
-import type { ConnectionOptions } from "../store/connection.js";
+import { Connection, type ConnectionOptions } from "../store/connection.js";
+import { knownSchemaVersion } from "../store/schema.js";
 import { checkPassphrase } from "./passphrase.js";
 import {
   formatSource,
@@ -40,6 +41,9 @@ export async function unlock(
     });
   }
   if (format === "plaintext") {
+    // Encrypting one from the future would not help.
+    await using connection = await Connection.open(path, { mode: "readonly", immutable: true });
+    await knownSchemaVersion(connection);
     throw new StoreError("refused", `${path} is not encrypted`, {
       hint: "hivemind-sqlcipher encrypt",
     });

@@ -1,0 +1,97 @@
+import { expect, test } from "vitest";
+import { Machine } from "./machine.js";
+
+interface Record {
+  client_id: number;
+  name: string;
+  api_key?: string;
+  password?: string;
+  is_admin: boolean;
+}
+
+test("a client is added, found, shown and revoked, and its secrets are shown only when asked for", async () => {
+  const machine = await Machine.make();
+  await machine.init();
+  const added = await machine.json("add-client", "--name", "kitchen", "--admin", "true");
+  const client = added.document.client as Record;
+  expect(client).toMatchObject({ client_id: 1, name: "kitchen", is_admin: true });
+  expect(client.api_key).toMatch(/^[0-9a-f]{32}$/);
+
+  for (const args of [
+    ["list-clients"],
+    ["find-client", "--by", "name", "kitchen"],
+    ["show-client", "1"],
+  ]) {
+    const shy = await machine.run(args);
+    const shyJson = await machine.run([...args, "--json"]);
+    const open = await machine.run([...args, "--show-secrets", "--json"]);
+    expect([shy.code, shyJson.code, open.code]).toEqual([0, 0, 0]);
+    for (const secret of [client.api_key, client.password] as string[]) {
+      expect(shy.stdout + shy.stderr + shyJson.stdout).not.toContain(secret);
+      expect(open.stdout).toContain(secret);
+    }
+    expect(shy.stdout).toContain("kitchen");
+    expect(shyJson.stdout).not.toContain("api_key");
+  }
+
+  expect((await machine.run(["delete-client", "1"])).code).toBe(0);
+  const { document } = await machine.json("find-client", client.api_key as string);
+  expect(document).toEqual({ clients: [] });
+  expect((await machine.json("find-client", "revoked")).document).toEqual({ clients: [] });
+  expect((await machine.json("list-clients")).document).toEqual({ clients: [] });
+  const all = (await machine.json("list-clients", "--revoked")).document.clients as Record[];
+  expect(all).toMatchObject([{ client_id: 1, name: "", is_admin: false }]);
+  const next = (await machine.json("add-client")).document.client as Record;
+  expect(next).toMatchObject({ client_id: 2, name: "HiveMind-Node-1" });
+});
+
+test("an access key that is taken changes that client only with --update", async () => {
+  const machine = await Machine.make();
+  await machine.init();
+  const key = ["--access-key", "one key"];
+  await machine.run(["add-client", ...key, "--name", "first", "--admin", "true"]);
+  const refused = await machine.run(["add-client", ...key, "--name", "second"]);
+  expect(refused.code).toBe(17);
+  expect(refused.stderr).toContain("--update");
+  const { document } = await machine.json("add-client", ...key, "--name", "second", "--update");
+  expect(document.client).toMatchObject({ client_id: 1, name: "second", is_admin: true });
+});
+
+test("a key can be looked up without being an argument", async () => {
+  const machine = await Machine.make();
+  await machine.init();
+  await machine.run(["add-client", "--access-key", "on stdin"]);
+  const { stdout } = await machine.run(["find-client", "-", "--json"], { input: "on stdin\n" });
+  expect(JSON.parse(stdout)).toMatchObject({ clients: [{ client_id: 1 }] });
+});
+
+test("a list is one JSON document, or with --jsonl a record a line, whatever its length", async () => {
+  const machine = await Machine.make();
+  await machine.init();
+  expect((await machine.json("list-clients")).document).toEqual({ clients: [] });
+  const { ClientStore } = await import("../../src/store/client-store.js");
+  const { getEntry } = await import("../../src/keys/keyring.js");
+  const { newClient } = await import("../../src/client/client.js");
+  const passphrase = (await getEntry(machine.store, "current")) as string;
+  {
+    await using store = await ClientStore.open(machine.store, passphrase, { migrate: false });
+    await store.addItems(
+      Array.from({ length: 2500 }, (_, index) =>
+        newClient({
+          client_id: index + 1,
+          api_key: `key ${index}`,
+          name: `client\u001b[2J ${index}`,
+        }),
+      ),
+    );
+  }
+  const { document } = await machine.json("list-clients");
+  expect(document.clients).toHaveLength(2500);
+  const lines = (await machine.run(["list-clients", "--jsonl"])).stdout.trimEnd().split("\n");
+  expect(lines.map((line) => JSON.parse(line).client_id)).toEqual(
+    Array.from({ length: 2500 }, (_, index) => index + 1),
+  );
+  const table = await machine.run(["list-clients"]);
+  expect(table.stdout.trimEnd().split("\n")).toHaveLength(2501);
+  expect(table.stdout).not.toContain("\u001b");
+});

@@ -1,0 +1,80 @@
+/** The command as a user has it: compiled, a process of its own, in a home of its own. */
+import { spawn } from "node:child_process";
+import { once } from "node:events";
+import { mkdir } from "node:fs/promises";
+import { join } from "node:path";
+import { root } from "../built.js";
+import { temporaryFolder } from "../store/temporary.js";
+
+export interface Answer {
+  code: number | null;
+  stdout: string;
+  stderr: string;
+}
+
+export class Machine {
+  private constructor(readonly folder: string) {}
+
+  /** Data, settings and files of its own; the session's keyring and user manager. */
+  static async make(): Promise<Machine> {
+    return new Machine(await temporaryFolder());
+  }
+
+  get store(): string {
+    return join(this.folder, "data", "hivemind-core", "clients.db");
+  }
+
+  get environment(): NodeJS.ProcessEnv {
+    return {
+      ...process.env,
+      XDG_DATA_HOME: join(this.folder, "data"),
+      XDG_CONFIG_HOME: join(this.folder, "config"),
+      NO_COLOR: "1",
+    };
+  }
+
+  path(...names: string[]): string {
+    return join(this.folder, ...names);
+  }
+
+  async run(
+    args: string[],
+    options: { input?: string; env?: NodeJS.ProcessEnv; before?: string[] } = {},
+  ): Promise<Answer> {
+    const [program = "", ...rest] = [
+      ...(options.before ?? []),
+      process.execPath,
+      `${root}dist/cli/main.js`,
+      ...args,
+    ];
+    const child = spawn(program, rest, { env: { ...this.environment, ...options.env } });
+    let stdout = "";
+    let stderr = "";
+    child.stdout.setEncoding("utf8").on("data", (text) => {
+      stdout += text;
+    });
+    child.stderr.setEncoding("utf8").on("data", (text) => {
+      stderr += text;
+    });
+    child.stdin.end(options.input ?? "");
+    const [code] = (await once(child, "close")) as [number | null];
+    return { code, stdout, stderr };
+  }
+
+  /** Runs with --json, and reads the one document that must be on stdout, also for an error. */
+  async json(
+    ...args: string[]
+  ): Promise<{ code: number | null; document: Record<string, unknown> }> {
+    const { code, stdout } = await this.run([...args, "--json"]);
+    return { code, document: JSON.parse(stdout) };
+  }
+
+  /** A new store, with its recovery key in a file. */
+  async init(...args: string[]): Promise<void> {
+    await mkdir(this.path("safe"), { recursive: true });
+    const { code, stderr } = await this.run([
+      ...["init", "--recovery-key-file", this.path("safe", "recovery-key.txt"), ...args],
+    ]);
+    if (code !== 0) throw new Error(stderr);
+  }
+}
