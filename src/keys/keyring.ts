@@ -23,11 +23,18 @@ export interface KeyringEntry {
 
 type Keytar = typeof import("keytar");
 
-/** What to type where a machine has no desktop that unlocks the keyring at login. */
+/**
+ * What to type where a machine has no desktop that unlocks the keyring at login. `--replace`, because a daemon that runs
+ * already is left as it is, and locked, by `--unlock` alone.
+ */
 const unlockLine =
-  'read -rsp "Keyring password: " P && printf %s "$P" | gnome-keyring-daemon --unlock --components=secrets; unset P';
+  'read -rsp "Keyring password: " P && printf %s "$P" | gnome-keyring-daemon --replace --unlock --components=secrets; unset P';
 const withoutKeyring =
   "or do without a keyring: --passphrase-source credential (systemd), file:PATH or command:CMD";
+
+/** What libsecret, which keeps to its first session as long as the process lives, says when that is gone. */
+const daemonWasReplaced =
+  /The name :\d+\.\d+ was not provided|session wrapping the secret does not exist/;
 
 export function accountOf(storePath: string, slot: Slot): string {
   return slot === "current" ? storePath : `${storePath}#${slot}`;
@@ -105,6 +112,15 @@ async function atKeyring<T>(operation: (keytar: Keytar) => Promise<T>): Promise<
         hint: `log in at the desktop once, or on a server make one with a password of its own:\n${unlockLine}\n${withoutKeyring}`,
         cause: error,
       });
+    }
+    if (daemonWasReplaced.test(detail)) {
+      throw unavailable(
+        "the keyring's daemon was restarted while this process was speaking to it",
+        {
+          hint: "run this again; a new process finds the new one",
+          cause: error,
+        },
+      );
     }
     throw unavailable(`the keyring refused: ${detail}`, { hint: withoutKeyring, cause: error });
   }

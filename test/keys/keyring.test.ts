@@ -1,0 +1,234 @@
+import keytar from "keytar";
+import { afterAll, afterEach, beforeAll, expect, onTestFinished, test, vi } from "vitest";
+import { StoreError } from "../../src/errors.js";
+import { deleteEntry, getEntry, listEntries, setEntry } from "../../src/keys/keyring.js";
+import { reachKeyring } from "../../src/keys/secret-service.js";
+import { readPassphrases } from "../../src/keys/source.js";
+import { OwnBus } from "./own-keyring.js";
+
+let bus: OwnBus;
+let count = 0;
+let store: string;
+
+beforeAll(async () => {
+  bus = await OwnBus.start();
+  bus.enter();
+  await bus.startKeyring("open sesame");
+});
+
+afterAll(async () => {
+  await bus[Symbol.asyncDispose]();
+});
+
+afterEach(() => {
+  vi.restoreAllMocks();
+});
+
+function newStore(): string {
+  store = `/srv/hive ${++count}/clients.db`;
+  return store;
+}
+
+/** What every operation says, each in the words of one error. */
+async function errorsOf(path: string): Promise<StoreError[]> {
+  const errors: StoreError[] = [];
+  for (const operation of [
+    () => getEntry(path, "current"),
+    () => setEntry(path, "current", "x"),
+    () => deleteEntry(path, "current"),
+    () => listEntries(path),
+  ]) {
+    const error = await operation().then(
+      () => undefined,
+      (reason: unknown) => reason,
+    );
+    if (!(error instanceof StoreError)) throw new Error(`not refused: ${String(error)}`);
+    errors.push(error);
+  }
+  return errors;
+}
+
+async function all<T>(items: AsyncIterable<T>): Promise<T[]> {
+  const found: T[] = [];
+  for await (const item of items) found.push(item);
+  return found;
+}
+
+async function onBus(address: string | undefined, body: () => Promise<void>): Promise<void> {
+  const before = { ...process.env };
+  onTestFinished(() => {
+    process.env.DBUS_SESSION_BUS_ADDRESS = before.DBUS_SESSION_BUS_ADDRESS;
+    process.env.XDG_RUNTIME_DIR = before.XDG_RUNTIME_DIR;
+  });
+  delete process.env.XDG_RUNTIME_DIR;
+  if (address === undefined) delete process.env.DBUS_SESSION_BUS_ADDRESS;
+  else process.env.DBUS_SESSION_BUS_ADDRESS = address;
+  await body();
+}
+
+test.each(["correct 'horse' battery", "päss\u{1f41d} \n with lines", "x".repeat(4096)])(
+  "what is kept comes back as it was: %j",
+  async (secret) => {
+    newStore();
+    expect(await getEntry(store, "current")).toBeUndefined();
+    await setEntry(store, "current", "an older one");
+    await setEntry(store, "current", secret);
+    expect(await getEntry(store, "current")).toBe(secret);
+    expect(await deleteEntry(store, "current")).toBe(true);
+    expect(await deleteEntry(store, "current")).toBe(false);
+    expect(await getEntry(store, "current")).toBeUndefined();
+  },
+);
+
+test("its owner can read a passphrase with secret-tool alone", async () => {
+  newStore();
+  await setEntry(store, "current", "for my owner's eyes");
+  await setEntry(store, "pending", "the next one");
+  const lookup = `secret-tool lookup service hivemind-sqlcipher account`;
+  expect(await bus.shell(`${lookup} '${store}'`)).toBe("for my owner's eyes");
+  expect(await bus.shell(`${lookup} '${store}#pending'`)).toBe("the next one");
+});
+
+test("a list holds the entries of its own store, and no other's whose path begins alike", async () => {
+  newStore();
+  await setEntry(store, "current", "a");
+  await setEntry(store, "previous:00112233445566ff", "b");
+  await setEntry(`${store}2`, "current", "c");
+  await setEntry(`${store}#copy.db`, "current", "d");
+  const entries = await listEntries(store);
+  expect(entries.sort((one, other) => one.secret.localeCompare(other.secret))).toEqual([
+    { slot: "current", secret: "a" },
+    { slot: "previous:00112233445566ff", secret: "b" },
+  ]);
+});
+
+test("passphrases come the likeliest first: current, pending, the previous one of this very file, others", async () => {
+  newStore();
+  await setEntry(store, "previous:aaaaaaaaaaaaaaaa", "older");
+  await setEntry(store, "previous:bbbbbbbbbbbbbbbb", "the file's");
+  await setEntry(store, "derived:bbbbbbbbbbbbbbbb", "no passphrase");
+  await setEntry(store, "pending", "next");
+  await setEntry(store, "current", "now");
+  const found = await all(readPassphrases({ kind: "keyring" }, store, "bbbbbbbbbbbbbbbb"));
+  expect(found).toEqual([
+    { passphrase: "now", generation: "current" },
+    { passphrase: "next", generation: "pending" },
+    { passphrase: "the file's", generation: "previous:bbbbbbbbbbbbbbbb" },
+    { passphrase: "older", generation: "previous:aaaaaaaaaaaaaaaa" },
+  ]);
+});
+
+test("a passphrase that was not asked for is not fetched", async () => {
+  newStore();
+  await setEntry(store, "current", "now");
+  const listed = vi.spyOn(keytar, "findCredentials");
+  const asked = vi.spyOn(keytar, "getPassword");
+  for await (const { passphrase } of readPassphrases({ kind: "keyring" }, store)) {
+    expect(passphrase).toBe("now");
+    break;
+  }
+  expect(asked).toHaveBeenCalledTimes(1);
+  expect(listed).not.toHaveBeenCalled();
+});
+
+test("a store that the keyring knows nothing of is told from a keyring that cannot be asked", async () => {
+  newStore();
+  await expect(
+    all(readPassphrases({ kind: "keyring" }, store, "0011223344556677")),
+  ).rejects.toMatchObject({
+    kind: "passphraseUnavailable",
+    message: `the keyring has no passphrase for ${store}`,
+    hint: expect.stringMatching(/hivemind-sqlcipher init;.*hivemind-sqlcipher bundle import/),
+  });
+});
+
+test("a keyring that gives back something else than it was given is not trusted", async () => {
+  newStore();
+  vi.spyOn(keytar, "getPassword").mockResolvedValue("something else");
+  await expect(setEntry(store, "current", "mine")).rejects.toMatchObject({
+    kind: "passphraseUnavailable",
+    message: "the keyring does not give back what it was just given",
+  });
+  vi.spyOn(keytar, "getPassword").mockResolvedValue(null);
+  await expect(setEntry(store, "current", "mine")).rejects.toMatchObject({
+    kind: "passphraseUnavailable",
+  });
+});
+
+test("what the keyring refuses is said in its own words, and the secret never", async () => {
+  newStore();
+  vi.spyOn(keytar, "setPassword").mockRejectedValue(new Error("No space left on device"));
+  const error = await setEntry(store, "current", "a very secret secret").catch((e: unknown) => e);
+  expect(error).toMatchObject({
+    kind: "passphraseUnavailable",
+    message: "the keyring refused: No space left on device",
+  });
+  expect(JSON.stringify(error) + String(error)).not.toContain("very secret");
+});
+
+test("no session bus: said so, with the ways to one", async () => {
+  for (const address of [undefined, "unix:path=/nonexistent/bus", "tcp:host=localhost,port=1"]) {
+    await onBus(address, async () => {
+      for (const error of await errorsOf("/srv/clients.db")) {
+        expect(error.kind).toBe("passphraseUnavailable");
+        expect(error.message).toMatch(/^there is no session bus to reach the keyring by/);
+        expect(error.hint).toContain("export XDG_RUNTIME_DIR=/run/user/$(id -u)");
+        expect(error.hint).toContain("--passphrase-source credential");
+      }
+    });
+  }
+});
+
+test("a session bus that nobody serves secrets on: said so, with what to install and start", async () => {
+  await using empty = await OwnBus.start();
+  await onBus(empty.environment.DBUS_SESSION_BUS_ADDRESS, async () => {
+    const errors = await errorsOf("/srv/clients.db");
+    for (const error of errors) {
+      expect(error.kind).toBe("passphraseUnavailable");
+      expect(error.message).toMatch(/^there is a session bus, but no keyring on it/);
+      expect(error.hint).toContain("apt-get install gnome-keyring");
+    }
+    const line = /then: (read .*unset P)/.exec(errors[0]?.hint ?? "")?.[1] ?? "no line";
+    await empty.shell(line, "a new password\n");
+    await empty.keyringIs("ready");
+  });
+});
+
+test("the bus is found where systemd's user manager puts it, without an address", async () => {
+  expect(await reachKeyring({ XDG_RUNTIME_DIR: bus.folder })).toEqual({ state: "ready" });
+});
+
+test("a keyring that hangs is given up soon, and keytar is not left waiting for it", async () => {
+  newStore();
+  const asked = vi.spyOn(keytar, "getPassword");
+  await bus.signalKeyring("SIGSTOP");
+  onTestFinished(() => bus.signalKeyring("SIGCONT"));
+  await expect(getEntry(store, "current")).rejects.toMatchObject({
+    kind: "passphraseUnavailable",
+    message: "the keyring does not answer (no answer within 5 seconds)",
+  });
+  expect(asked).not.toHaveBeenCalled();
+});
+
+test("a locked keyring without a desktop to ask at is locked, not empty; the line in the hint opens it", async () => {
+  newStore();
+  await setEntry(store, "current", "kept");
+  await bus.lock();
+  const errors = await errorsOf(store);
+  for (const error of errors) {
+    expect(error.kind).toBe("passphraseUnavailable");
+    expect(error.message).toBe("the keyring is locked, and was not unlocked");
+  }
+  const line = /on a server: (read .*unset P)/.exec(errors[0]?.hint ?? "")?.[1] ?? "no line";
+  await bus.shell(line, "open sesame\n");
+  await bus.keyringIs("ready");
+  expect(await bus.shell(`secret-tool lookup service hivemind-sqlcipher account '${store}'`)).toBe(
+    "kept",
+  );
+  // The new daemon is another one than this process began with.
+  for (const error of await errorsOf(store)) {
+    expect(error.message).toBe(
+      "the keyring's daemon was restarted while this process was speaking to it",
+    );
+  }
+});

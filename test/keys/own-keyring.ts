@@ -1,0 +1,101 @@
+/**
+ * A session bus, and a real gnome-keyring on it, that belong to one test file: it can lock, stop and end them without
+ * anybody else noticing. This process speaks to them from then on; keytar keeps to the first bus that it met.
+ */
+import { type ChildProcess, execFile, spawn } from "node:child_process";
+import { once } from "node:events";
+import { mkdir, mkdtemp, rm, writeFile } from "node:fs/promises";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { promisify } from "node:util";
+import { expect, vi } from "vitest";
+import { type KeyringState, reachKeyring } from "../../src/keys/secret-service.js";
+
+const run = promisify(execFile);
+
+/** No service can be started by its name on this bus: what is there was put there. */
+function busConfiguration(folder: string): string {
+  return `<!DOCTYPE busconfig PUBLIC "-//freedesktop//DTD D-Bus Bus Configuration 1.0//EN"
+ "http://www.freedesktop.org/standards/dbus/1.0/busconfig.dtd">
+<busconfig><type>session</type><listen>unix:path=${folder}/bus</listen>
+<policy context="default"><allow send_destination="*" eavesdrop="true"/><allow eavesdrop="true"/><allow own="*"/></policy></busconfig>`;
+}
+
+export class OwnBus implements AsyncDisposable {
+  private constructor(
+    readonly folder: string,
+    readonly environment: Record<string, string>,
+    private readonly daemon: ChildProcess,
+  ) {}
+
+  static async start(): Promise<OwnBus> {
+    const folder = await mkdtemp(join(tmpdir(), "bus-"));
+    await mkdir(join(folder, ".local/share/keyrings"), { recursive: true });
+    await writeFile(join(folder, "bus.conf"), busConfiguration(folder));
+    const environment = {
+      PATH: process.env.PATH ?? "/usr/bin:/bin",
+      HOME: folder,
+      XDG_RUNTIME_DIR: folder,
+      DBUS_SESSION_BUS_ADDRESS: `unix:path=${folder}/bus`,
+    };
+    const daemon = spawn(
+      "dbus-daemon",
+      [`--config-file=${folder}/bus.conf`, "--nofork", "--print-address"],
+      { env: environment, stdio: ["ignore", "pipe", "ignore"] },
+    );
+    await once(daemon.stdout, "data");
+    return new OwnBus(folder, environment, daemon);
+  }
+
+  /** From here on this process's keyring is the one on this bus. */
+  enter(): void {
+    process.env.DBUS_SESSION_BUS_ADDRESS = this.environment.DBUS_SESSION_BUS_ADDRESS;
+    process.env.XDG_RUNTIME_DIR = this.folder;
+  }
+
+  /** With a password the default keyring is made, or opened; without one there is a daemon, and no keyring. */
+  async startKeyring(password?: string): Promise<void> {
+    const how = password === undefined ? "--start" : "--unlock";
+    await this.shell(`gnome-keyring-daemon ${how} --components=secrets`, password);
+    await this.keyringIs(password === undefined ? "no-collection" : "ready");
+  }
+
+  /** gnome-keyring-daemon goes into the background before it is on the bus. */
+  async keyringIs(state: KeyringState["state"]): Promise<void> {
+    await vi.waitFor(async () => {
+      expect((await reachKeyring(this.environment)).state).toBe(state);
+    });
+  }
+
+  /** Runs a line of shell on this bus. What it leaves running would die of a standard error that is gone. */
+  async shell(line: string, input = ""): Promise<string> {
+    const running = run("bash", ["-c", `{ ${line}\n} 2>/dev/null`], { env: this.environment });
+    running.child.stdin?.end(input);
+    return (await running).stdout;
+  }
+
+  async lock(): Promise<void> {
+    await this.shell(
+      "busctl --user call org.freedesktop.secrets /org/freedesktop/secrets org.freedesktop.Secret.Service Lock ao 1 /org/freedesktop/secrets/collection/login",
+    );
+  }
+
+  /** Sends the keyring's daemon a signal. */
+  async signalKeyring(signal: NodeJS.Signals): Promise<void> {
+    const answer = await this.shell(
+      "busctl --user call org.freedesktop.DBus /org/freedesktop/DBus org.freedesktop.DBus GetConnectionUnixProcessID s org.freedesktop.secrets",
+    );
+    const pid = /^u (\d+)$/m.exec(answer)?.[1];
+    if (pid === undefined) throw new Error("there is no keyring on this bus");
+    process.kill(Number(pid), signal);
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    if ((await reachKeyring(this.environment)).state !== "no-service") {
+      await this.signalKeyring("SIGKILL");
+    }
+    this.daemon.kill();
+    await once(this.daemon, "exit");
+    await rm(this.folder, { recursive: true, force: true });
+  }
+}
