@@ -1,3 +1,5 @@
+import { execFile } from "node:child_process";
+import { once } from "node:events";
 import { chmod, chown, lchown, mkdir, symlink, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { beforeEach, expect, onTestFinished, test } from "vitest";
@@ -121,6 +123,15 @@ test.each([
   expect(error.kind).toBe("refused");
   expect(error.message).toContain(file);
   expect(error.message).not.toMatch(/before|abab|xxxx/);
+});
+
+test("a pipe will do for a file, as a shell makes one of <(command)", async () => {
+  const writer = execFile("bash", [
+    "-c",
+    `mkfifo '${file}' && echo made && echo piped words > '${file}'`,
+  ]);
+  await once(writer.stdout ?? writer, "data");
+  expect(await read(`file:${file}`)).toBe("piped words");
 });
 
 test("a file that is not there is a passphrase that is not available; a folder is refused", async () => {
