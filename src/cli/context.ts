@@ -2,6 +2,7 @@
 import type { Command } from "commander";
 import { resolveStorePath } from "../config/paths.js";
 import { resolveSettings, type Settings } from "../config/settings.js";
+import { StoreError } from "../errors.js";
 import { type PassphraseSource, parseSource } from "../keys/source.js";
 import type { Reporter } from "../operation/reporter.js";
 import { Output } from "./output.js";
@@ -63,7 +64,7 @@ export function addGlobalOptions(command: Command, own: readonly string[] = []):
  */
 export async function contextOf(command: Command): Promise<Context> {
   const options = globalOptionsOf(command);
-  const { settings, path } = await resolveSettings(
+  const { settings, path, missing } = await resolveSettings(
     {
       store: {
         ...(options.db !== undefined && { path: options.db }),
@@ -74,6 +75,11 @@ export async function contextOf(command: Command): Promise<Context> {
     },
     options.config,
   );
+  if (missing && command.name() !== "init") {
+    throw new StoreError("notFound", `there is no settings file ${path}`, {
+      hint: "Leave --config out for the usual place, or let init write one there.",
+    });
+  }
   const output = outputOf(command);
   const yes = options.yes ?? false;
   return {

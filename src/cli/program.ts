@@ -6,7 +6,9 @@ import { addBundleCommands } from "./bundle.js";
 import { addClientCommands } from "./clients.js";
 import { addGlobalOptions } from "./context.js";
 import { addInitCommand } from "./init.js";
+import { addLifecycleCommands } from "./lifecycle.js";
 import type { Output } from "./output.js";
+import { addRunCommand } from "./run.js";
 import { addSettleCommand } from "./settle.js";
 import { addStatusCommand } from "./status.js";
 
@@ -38,6 +40,8 @@ export function buildProgram(failures: Output): Command {
   program.commandsGroup("The store:");
   addInitCommand(program);
   addStatusCommand(program);
+  addLifecycleCommands(program);
+  addRunCommand(program);
   program.commandsGroup("Clients:");
   addClientCommands(program);
   program.commandsGroup("Backups:");

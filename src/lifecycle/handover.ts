@@ -58,7 +58,7 @@ export async function requireHandover(known: KnownService, hub: HubChoice): Prom
 
 /** Whether a unit's command line is this program's `run`, by whatever path it is started. */
 function startsByRun(commandLine: string): boolean {
-  return /(?:^|[\s/=])hivemind-sqlcipher(?:\.[cm]?js)?["']?(?:\s+\S+)*?\s+run(?:\s|$)/.test(
+  return /(?:^|[\s/=])(?:hivemind-sqlcipher(?:\.[cm]?js)?|cli\/main\.js)["']?(?:\s+\S+)*?\s+run(?:\s|$)/.test(
     commandLine,
   );
 }

@@ -1,0 +1,111 @@
+import type { Command } from "commander";
+import { StoreError } from "../errors.js";
+import { addGlobalOptions, type Context, contextOf } from "./context.js";
+
+interface RunOptions {
+  privateConfig?: boolean;
+  hubPython?: string;
+  printUnit?: string;
+  prepare?: string;
+  credentialFile?: string;
+  user?: string;
+}
+
+export function addRunCommand(program: Command): void {
+  const run = addGlobalOptions(
+    program
+      .command("run [command...]")
+      .description(
+        "start the hub with its passphrase, which is in no file on disk; exits as the hub does",
+      )
+      .usage("[options] -- COMMAND [ARGUMENT...]")
+      .option("--private-config", "without mount namespaces: a configuration folder in memory")
+      .option("--hub-python <path>", "the hub's Python, where it cannot be told from the command")
+      .option("--print-unit <user|system>", "print a ready systemd unit instead")
+      .option(
+        "--credential-file <path>",
+        "for --print-unit system: the passphrase as systemd-creds sealed it",
+      )
+      .option("--user <name>", "for --print-unit system: the account that the hub runs as")
+      .option("--prepare <path>", "only write the server.json that a system unit binds, there")
+      .addHelpText(
+        "after",
+        "\nExamples:\n  hivemind-sqlcipher run -- hivemind-core listen\n  hivemind-sqlcipher run --print-unit user > ~/.config/systemd/user/hivemind-core.service",
+      ),
+  );
+  run.action(async (command: string[], options: RunOptions) =>
+    runHubCommand(await contextOf(run), command, options),
+  );
+}
+
+async function runHubCommand(
+  context: Context,
+  words: string[],
+  options: RunOptions,
+): Promise<void> {
+  const hub = words.length > 0 ? words : ["hivemind-core", "listen"];
+  if (options.printUnit !== undefined) return printUnit(context, hub, options.printUnit, options);
+  if (words.length === 0) {
+    throw new StoreError("usage", "what should be run?", {
+      hint: "hivemind-sqlcipher run -- hivemind-core listen",
+    });
+  }
+  const { prepareServerJson, runHub } = await import("../hub/run.js");
+  const { unlock } = await import("../keys/unlock.js");
+  const { settleIfNeeded } = await import("../lifecycle/settle.js");
+  for (const sentence of await settleIfNeeded(context.storePath)) context.output.notice(sentence);
+  const { connection, passphrase, key } = await unlock(context.storePath, context.source, {
+    mode: "readwrite",
+  });
+  await connection.close();
+  const request = {
+    command: hub,
+    storePath: context.storePath,
+    passphrase,
+    cipherCompatibility: key.cipherCompatibility,
+    hubPython: options.hubPython,
+    onNotice: (text: string) => context.output.notice(text),
+  };
+  if (options.prepare !== undefined) return prepareServerJson(request, options.prepare);
+  process.exitCode = await runHub({
+    ...request,
+    ...(options.privateConfig && { privateConfig: true }),
+  });
+}
+
+async function printUnit(
+  context: Context,
+  hub: string[],
+  kind: string,
+  options: RunOptions,
+): Promise<void> {
+  const { findProgram } = await import("../hub/interpreter.js");
+  const { renderUnit } = await import("../hub/units.js");
+  const { readServerJson, serverJsonPath } = await import("../hub/server-json.js");
+  const [name = "", ...args] = hub;
+  const found = await findProgram(name);
+  if (found === undefined)
+    context.output.notice(`${name} is not on PATH; correct its path in the unit`);
+  const unit = {
+    program: [process.execPath, process.argv[1] ?? "hivemind-sqlcipher"],
+    options: process.argv.includes("--db") ? ["--db", context.storePath] : [],
+    hub: [found ?? `/usr/local/bin/${name}`, ...args],
+  };
+  if (kind === "user") return context.output.line(renderUnit({ kind, ...unit }).trimEnd());
+  if (kind !== "system") throw new StoreError("usage", `a unit is user or system, not "${kind}"`);
+  if (options.credentialFile === undefined) {
+    throw new StoreError("usage", "a system unit gets the passphrase from a sealed credential", {
+      hint: "Seal it: systemd-creds encrypt --name=hivemind-sqlcipher - FILE; then name it: --credential-file FILE.",
+    });
+  }
+  const { file } = await readServerJson(serverJsonPath());
+  context.output.line(
+    renderUnit({
+      kind,
+      ...unit,
+      serverJson: file,
+      credential: options.credentialFile,
+      ...(options.user !== undefined && { user: options.user }),
+    }).trimEnd(),
+  );
+}
