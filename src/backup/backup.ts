@@ -28,7 +28,7 @@ import type { Reporter } from "../operation/reporter.js";
 import { reached } from "../operation/step.js";
 import { NoService } from "../service/none.js";
 import type { ServiceChoice } from "../service/select.js";
-import type { RestartTimer, Service } from "../service/service.js";
+import { newRestartName, type RestartTimer, type Service } from "../service/service.js";
 import { openEncrypted, type StoreKey } from "../store/cipher.js";
 import { ClientStore } from "../store/client-store.js";
 import type { FinishedCopy } from "./copier.js";
@@ -140,11 +140,9 @@ export async function backup(options: BackupOptions): Promise<BackupResult> {
     await journal.remove();
     return result;
   } catch (error) {
-    // A service that is still down keeps the journal: the next command starts it, and removes the files then.
-    if (!undo.serviceIsDown) {
-      await removeUnfinished(undo.files);
-      await journal.remove();
-    }
+    await removeUnfinished(undo.files);
+    // Of a service that is still down the journal stays: the next command starts it.
+    if (!undo.serviceIsDown) await journal.remove();
     throw error;
   }
 }
@@ -332,30 +330,31 @@ async function copyWhileStopped(
   const { service } = known;
   const name = service.name ?? "the service";
   const dependents = await service.activeDependents();
-  const journalStop = (timer?: string | null) =>
-    journal.write("backup.stopping", {
-      ...undo.files,
-      stopped: stoppedOf(known, dependents, timer),
-    } satisfies BackupJournal);
-  await journalStop();
+  const timerName = newRestartName();
+  await journal.write("backup.stopping", {
+    ...undo.files,
+    stopped: stoppedOf(known, dependents, timerName),
+  } satisfies BackupJournal);
   step("backup.stopping");
   const budgetMs = windowBudgetMs + (isWal ? 0 : size / slowestCopyBytesPerMs);
   const timer = await service.armRestart({
     afterMs: service.stopTimeoutMs + budgetMs,
     command: settleCommand,
+    name: timerName,
   });
   step("backup.armed");
 
   reporter.detail(`stopping ${name}`);
   const writtenBefore = copy.written;
-  let stoppedAt = performance.now();
+  const stoppedAt = performance.now();
   let at = new Date();
   let failure: unknown;
   try {
-    await journalStop(timer.name);
-    stoppedAt = performance.now();
-    await orInterrupted(service.stop(), signal);
+    throwIfInterrupted(signal);
+    // Not to be interrupted: a stop that is on its way would come after the start.
+    await service.stop();
     step("backup.stopped");
+    throwIfInterrupted(signal);
     at = new Date();
     await refuseHolders(storePath);
     await orInterrupted(copy.complete(), signal);

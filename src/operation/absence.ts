@@ -6,7 +6,6 @@ import { setTimeout as delay } from "node:timers/promises";
 import { z } from "zod";
 import { StoreError } from "../errors.js";
 import { holdersOf, nameHolders } from "../service/holders.js";
-import { run } from "../service/run.js";
 import { type ServiceChoice, selectService } from "../service/select.js";
 import type { Service } from "../service/service.js";
 import type { Reporter } from "./reporter.js";
@@ -14,9 +13,6 @@ import type { Reporter } from "./reporter.js";
 /** A process that is ending may hold the store for a moment longer than its unit: looked at 10 times, 100 ms apart. */
 const holderLooks = 10;
 const holderPauseMs = 100;
-
-/** Taking back a timer is one call of the manager. */
-const managerLimitMs = 30_000;
 
 /** The service that has the store open, and what is known of it before anything is begun. */
 export interface KnownService {
@@ -41,7 +37,7 @@ export const stoppedSchema = z.strictObject({
   stop_command: z.string().optional(),
   start_command: z.string().optional(),
   dependents: z.array(z.string()),
-  /** The dead-man timer, once it is armed. */
+  /** The dead-man timer's name, from before it is armed. */
   timer: z.string().optional(),
 });
 
@@ -114,20 +110,9 @@ export async function endAbsence(stopped: Stopped, storePath: string): Promise<b
   const service = await stoppedService(stopped, storePath);
   const { active } = await service.state();
   if (!active) await service.start(stopped.dependents);
-  await forgetTimer(stopped);
+  // Left armed, it might start the service in the middle of the next operation.
+  if (stopped.timer !== undefined) await service.disarmRestart(stopped.timer);
   return !active;
-}
-
-/**
- * Takes back the timer of an operation that was killed. It would start a service that is running again, which does no
- * harm, or one that the next operation has just stopped, which does.
- */
-export async function forgetTimer({ service, timer }: Stopped): Promise<void> {
-  if (timer === undefined || (service !== "systemd-user" && service !== "systemd")) return;
-  const scope = service === "systemd-user" ? ["--user"] : [];
-  await run("systemctl", [...scope, "--no-ask-password", "stop", "--", `${timer}.timer`], {
-    timeoutMs: managerLimitMs,
-  });
 }
 
 /** @throws StoreError `inUse` if anybody still has the store open although its service is stopped. */

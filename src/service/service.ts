@@ -6,6 +6,8 @@
  * `armRestart`, `stop`, the work, `start`, `disarm`.
  */
 
+import { randomBytes } from "node:crypto";
+
 export type ServiceKind = "systemd-user" | "systemd" | "launchd" | "command" | "none";
 
 export interface ServiceState {
@@ -89,9 +91,14 @@ export interface Service {
    *
    * @param options.command an argument list that finishes or undoes the operation; it is not given to a shell, and must
    *   hold no secret.
+   * @param options.name what a timer is to be called, so that a journal can name it before there is one.
    * @throws StoreError `service` if it could not be arranged: then nothing has been stopped yet.
    */
-  armRestart(options: { afterMs: number; command: readonly string[] }): Promise<RestartTimer>;
+  armRestart(options: {
+    afterMs: number;
+    command: readonly string[];
+    name?: string;
+  }): Promise<RestartTimer>;
 
   /**
    * Takes back a restart that a killed process left behind, as `RestartTimer.disarm` does. Called by the restart's own
@@ -104,3 +111,8 @@ export interface Service {
 
 /** How long the command that a restart runs first may take: the service matters more than a tidy folder. */
 export const settleLimitSeconds = 60;
+
+/** A name for a timer that nobody else uses. */
+export function newRestartName(): string {
+  return `hivemind-sqlcipher-restart-${randomBytes(6).toString("hex")}`;
+}

@@ -4,7 +4,6 @@
  * Between stop and start every call of `systemctl` is time that the hub is away (5 to 10 ms each), so whatever can be known
  * beforehand is asked beforehand: `stop` is one call, and so is `start`.
  */
-import { randomBytes } from "node:crypto";
 import { readdirSync, readFileSync, readlinkSync, realpathSync, statSync } from "node:fs";
 import { basename, dirname, join } from "node:path";
 import { setTimeout as delay } from "node:timers/promises";
@@ -12,6 +11,7 @@ import { hasCode, StoreError } from "../errors.js";
 import { holdersOf } from "./holders.js";
 import { type Outcome, run, shellQuote } from "./run.js";
 import {
+  newRestartName,
   type RestartTimer,
   type Service,
   type ServiceState,
@@ -191,8 +191,9 @@ export class SystemdUnit implements Service {
   async armRestart(options: {
     afterMs: number;
     command: readonly string[];
+    name?: string;
   }): Promise<RestartTimer> {
-    const name = `hivemind-sqlcipher-restart-${randomBytes(6).toString("hex")}`;
+    const { name = newRestartName() } = options;
     const units = this.#startOrder(this.#dependents);
     const outcome = await run(
       "systemd-run",
