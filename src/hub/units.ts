@@ -120,12 +120,15 @@ Environment=DBUS_SESSION_BUS_ADDRESS=unix:path=/run/user/${owner.uid}/bus
         }
       : { unit: "", service: "", target: "default.target" };
   return `[Unit]
-Description=The keyring, unlocked by a credential sealed to this machine
+Description=Keyring, unlocked by a credential sealed to this machine
 ${where.unit}
 [Service]
 Type=forking
 ${where.service}LoadCredentialEncrypted=${keyringCredential}:${value(credential)}
 ExecStart=/bin/sh -c 'exec ${unlock} <"$$CREDENTIALS_DIRECTORY/${keyringCredential}"'
+# it goes into the background before it has its name on the bus, and the hub is to find it there
+ExecStartPost=/bin/sh -c 'until busctl --user status org.freedesktop.secrets >/dev/null 2>&1; do sleep 0.1; done'
+TimeoutStartSec=60
 
 [Install]
 WantedBy=${where.target}

@@ -1,19 +1,19 @@
 import type { ChildProcess } from "node:child_process";
 import { existsSync, lstatSync, readdirSync, readFileSync } from "node:fs";
 import { mkdir, readFile, rename, rm, symlink, writeFile } from "node:fs/promises";
-import { createServer } from "node:net";
 import { join } from "node:path";
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test } from "vitest";
 import { ClientStore } from "../../src/store/client-store.js";
 import {
   asOrdinaryUser,
   childrenOf,
-  compileHub,
   filesWithPassphrase,
+  freePort,
   type Home,
   hubScript,
   isAlive,
   makeHome,
+  makeListeningHome,
   passphrase,
   plugin,
   processesWithPassphrase,
@@ -22,21 +22,18 @@ import {
   until,
 } from "./support.js";
 
-let room: string;
 let hub: string;
 let bus: ChildProcess;
 let busPort: number;
 let home: Home;
 
 beforeAll(async () => {
-  room = await compileHub();
   hub = await hubScript("development");
   busPort = await freePort();
   bus = await startBus(hub, busPort);
 });
-afterAll(async () => {
+afterAll(() => {
   bus.kill();
-  await rm(room, { recursive: true, force: true });
 });
 beforeEach(async () => {
   home = await makeHome();
@@ -46,37 +43,18 @@ afterEach(() => home.remove());
 /** A hub that tells what it sees and does what it is told, to be asked about signals and streams. */
 const shell = (script: string) => ["/bin/sh", "-c", script];
 
-async function freePort(): Promise<number> {
-  const server = createServer();
-  await new Promise<void>((done) => server.listen(0, "127.0.0.1", done));
-  const address = server.address();
-  await new Promise((done) => server.close(done));
-  return typeof address === "object" && address !== null ? address.port : 0;
-}
-
+/** The home of a hub that listens, instead of the one that was made for the test. */
 async function listeningHome(user?: number): Promise<Home> {
   await home.remove();
-  return makeHome({
-    ...(user === undefined ? {} : { user }),
-    settings: {
-      network_protocol: {
-        "hivemind-websocket-plugin": { host: "127.0.0.1", port: await freePort(), ssl: false },
-      },
-      agent_protocol: {
-        module: "hivemind-ovos-agent-plugin",
-        "hivemind-ovos-agent-plugin": { host: "127.0.0.1", port: busPort },
-      },
-      presence: { enabled: false },
-    },
-  });
+  return makeListeningHome(busPort, user === undefined ? {} : { user });
 }
 
 describe("the real hub", () => {
   test("adds a client to the encrypted store and lists it, and its settings stay as they are", async () => {
     const settings = await readFile(home.serverJson);
-    const added = await startRun(room, home, [hub, "add-client", "--name", "kitchen"]);
+    const added = await startRun(home, [hub, "add-client", "--name", "kitchen"]);
     expect(await added.ended).toBe(0);
-    const listed = await startRun(room, home, [hub, "list-clients"]);
+    const listed = await startRun(home, [hub, "list-clients"]);
     expect(await listed.ended).toBe(0);
     expect(listed.stdout()).toContain("kitchen");
 
@@ -88,7 +66,7 @@ describe("the real hub", () => {
 
   test("listens, sees its passphrase where nobody else does, and ends on SIGTERM", async () => {
     home = await listeningHome();
-    const run = await startRun(room, home, [hub, "listen"]);
+    const run = await startRun(home, [hub, "listen"]);
     await until(() => run.stdout().includes("service ready!"));
     const [pid = 0] = await childrenOf(run.child.pid ?? 0);
     expect(readFileSync(`/proc/${pid}/cmdline`, "utf8")).toContain("listen");
@@ -106,7 +84,7 @@ describe("the real hub", () => {
 
   test("does not outlive a run that is killed", async () => {
     home = await listeningHome();
-    const run = await startRun(room, home, [hub, "listen"]);
+    const run = await startRun(home, [hub, "listen"]);
     await until(() => run.stdout().includes("service ready!"));
     const [pid = 0] = await childrenOf(run.child.pid ?? 0);
     run.child.kill("SIGKILL");
@@ -123,11 +101,11 @@ describe("what the hub gets", () => {
     ["kill -TERM $$", 128 + 15],
     ["kill -KILL $$", 128 + 9],
   ])("%s is handed through as code %i", async (script, code) => {
-    expect(await (await startRun(room, home, shell(script))).ended).toBe(code);
+    expect(await (await startRun(home, shell(script))).ended).toBe(code);
   });
 
   test("standard streams are the hub's", async () => {
-    const run = await startRun(room, home, shell("cat; echo heard >&2"), { input: "said" });
+    const run = await startRun(home, shell("cat; echo heard >&2"), { input: "said" });
     expect(await run.ended).toBe(0);
     expect(run.stdout()).toBe("said");
     expect(run.stderr()).toContain("heard");
@@ -140,7 +118,7 @@ describe("what the hub gets", () => {
       }
       setInterval(() => {}, 1000);
       console.log("listening");`;
-    const run = await startRun(room, home, [process.execPath, "-e", script]);
+    const run = await startRun(home, [process.execPath, "-e", script]);
     await until(() => run.stdout().includes("listening"));
     for (const name of ["HUP", "INT", "QUIT", "USR1", "USR2", "TERM"]) {
       run.child.kill(`SIG${name}` as NodeJS.Signals);
@@ -166,7 +144,7 @@ describe("what the hub gets", () => {
     const file = join(home.home, "hub.js");
     await writeFile(file, interruptible);
     const command = [...before, process.execPath, file];
-    const run = await startRun(room, home, command, { wrap: inTerminal });
+    const run = await startRun(home, command, { wrap: inTerminal });
     await until(() => /run is \d+/.test(run.stdout()));
     const pid = Number(/run is (\d+)/.exec(run.stdout())?.[1]);
     run.child.stdin?.write("\x03");
@@ -180,7 +158,7 @@ describe("what the hub gets", () => {
     home.environment.NOTIFY_SOCKET = "/run/x";
     home.environment.XDG_CONFIG_HOME = join(home.home, ".config");
     home.environment.EMPTY = "";
-    const run = await startRun(room, home, shell("ulimit -c; env -0 | sort -z"));
+    const run = await startRun(home, shell("ulimit -c; env -0 | sort -z"));
     expect(await run.ended).toBe(0);
     const [limit, ...rest] = run.stdout().split("\n");
     expect(limit).toBe("0");
@@ -203,7 +181,7 @@ describe("what the hub gets", () => {
       ls /proc/$$/fd >"$HOME/descriptors"
       grep -c hivemind-sqlcipher /proc/self/mountinfo
       umask`;
-    const run = await startRun(room, home, shell(script));
+    const run = await startRun(home, shell(script));
     expect(await run.ended).toBe(0);
     const [lines, writing, mounts, umask] = run.stdout().split("\n");
     expect(Number(lines)).toBeGreaterThan(2);
@@ -218,7 +196,7 @@ describe("what the hub gets", () => {
     const file = join(home.home, "hub settings.json");
     await rename(home.serverJson, file);
     await symlink(file, home.serverJson);
-    const run = await startRun(room, home, [hub, "list-clients"]);
+    const run = await startRun(home, [hub, "list-clients"]);
     expect(await run.ended).toBe(0);
     expect(lstatSync(home.serverJson).isSymbolicLink()).toBe(true);
     expect(filesWithPassphrase(home.home)).toEqual([]);
@@ -230,7 +208,7 @@ describe("as an ordinary user", () => {
   test("the real hub reads its store, as that user and with no rights of the namespace", async () => {
     home = await listeningHome(nobody);
     const prefix = await asOrdinaryUser(nobody, hub);
-    const run = await startRun(room, home, [hub, "listen"], {
+    const run = await startRun(home, [hub, "listen"], {
       wrap: (line) => [...prefix, ...line],
       user: nobody,
     });
@@ -255,7 +233,7 @@ describe("as an ordinary user", () => {
   ];
 
   test("a system without namespaces is told apart, with the way out", async () => {
-    const run = await startRun(room, home, shell("echo started"), { wrap: hardened });
+    const run = await startRun(home, shell("echo started"), { wrap: hardened });
     expect(await run.ended).toBe(17);
     expect(run.stdout()).toBe("");
     expect(run.stderr()).toMatch(/no mount namespace.*No space left on device.*--private-config/s);
@@ -263,7 +241,7 @@ describe("as an ordinary user", () => {
 
   test("there the real hub reads its store by a private configuration", async () => {
     await giveIdentity(home);
-    const run = await startRun(room, home, [hub, "list-clients"], {
+    const run = await startRun(home, [hub, "list-clients"], {
       wrap: hardened,
       privateConfig: true,
     });
@@ -295,7 +273,7 @@ describe("a private configuration", () => {
       cat "$XDG_CONFIG_HOME/other" "$XDG_CONFIG_HOME/hivemind-core/notes"
       echo new >"$XDG_CONFIG_HOME/hivemind/made"; stat -c %a "$XDG_CONFIG_HOME" "$XDG_CONFIG_HOME/hivemind-core"
       exit 5`;
-    const run = await startRun(room, home, shell(script), options);
+    const run = await startRun(home, shell(script), options);
     expect(await run.ended).toBe(5);
     expect(run.stdout()).toContain(`${config}\n// the hub's`);
     expect(run.stdout()).toContain("a pass'phrase");
@@ -307,7 +285,7 @@ describe("a private configuration", () => {
   test("is the real hub's too, which ends on SIGTERM and leaves nothing", async () => {
     home = await listeningHome();
     await giveIdentity(home);
-    const run = await startRun(room, home, [hub, "listen"], options);
+    const run = await startRun(home, [hub, "listen"], options);
     await until(() => run.stdout().includes("service ready!"));
     expect(processesWithPassphrase()).toEqual([]);
     expect(filesWithPassphrase(home.home)).toEqual([]);
@@ -317,11 +295,11 @@ describe("a private configuration", () => {
   });
 
   test("is one at a time, and what a killed one left is removed by the next start", async () => {
-    const first = await startRun(room, home, shell("echo started; exec sleep infinity"), options);
+    const first = await startRun(home, shell("echo started; exec sleep infinity"), options);
     await until(() => first.stdout().includes("started"));
     const [pid = 0] = await childrenOf(first.child.pid ?? 0);
 
-    const second = await startRun(room, home, shell("echo started"), options);
+    const second = await startRun(home, shell("echo started"), options);
     expect(await second.ended).toBe(11);
     expect(second.stderr()).toContain(`process ${first.child.pid} runs a hub`);
 
@@ -330,7 +308,7 @@ describe("a private configuration", () => {
     await until(() => !isAlive(pid));
     expect(filesWithPassphrase(home.runtime)).toHaveLength(1);
     await writeFile(join(config, "stale"), "");
-    const third = await startRun(room, home, shell('ls "$XDG_CONFIG_HOME"'), options);
+    const third = await startRun(home, shell('ls "$XDG_CONFIG_HOME"'), options);
     expect(await third.ended).toBe(0);
     expect(third.stdout()).toBe("hivemind\nhivemind-core\nother\n");
     expect(filesWithPassphrase(home.runtime)).toEqual([]);
@@ -338,7 +316,7 @@ describe("a private configuration", () => {
 
   test("is refused without an identity, which the hub would make in it and lose", async () => {
     await rm(join(home.home, ".config/hivemind"), { recursive: true });
-    const run = await startRun(room, home, shell("echo started"), options);
+    const run = await startRun(home, shell("echo started"), options);
     expect(await run.ended).toBe(17);
     expect(run.stderr()).toContain("no identity yet");
     expect(readdirSync(home.runtime)).toEqual([]);
@@ -354,7 +332,7 @@ describe("a private configuration", () => {
       ["relative", "no XDG_RUNTIME_DIR"],
     ] as const) {
       home.environment.XDG_RUNTIME_DIR = runtime;
-      const run = await startRun(room, home, shell("echo started"), options);
+      const run = await startRun(home, shell("echo started"), options);
       expect([17, 18]).toContain(await run.ended);
       expect(run.stderr()).toContain(words);
       expect(run.stdout()).toBe("");
@@ -369,7 +347,7 @@ describe("a hub that would not open this store with this passphrase is not start
     options: Record<string, unknown> = {},
   ): Promise<string> {
     const before = await readFile(home.storePath);
-    const run = await startRun(room, home, command, options);
+    const run = await startRun(home, command, options);
     expect(await run.ended).toBe(17);
     expect(run.stdout()).toBe("");
     expect(await readFile(home.storePath)).toEqual(before);
@@ -425,13 +403,13 @@ describe("a hub that would not open this store with this passphrase is not start
   });
 
   test("a command that is not there is code 10", async () => {
-    const run = await startRun(room, home, ["hivemind-core-x", "listen"]);
+    const run = await startRun(home, ["hivemind-core-x", "listen"]);
     expect(await run.ended).toBe(10);
     expect(run.stderr()).toContain("there is no command hivemind-core-x");
   });
 
   test("what is no Python script is started, with a notice", async () => {
-    const run = await startRun(room, home, shell("echo started"));
+    const run = await startRun(home, shell("echo started"));
     expect(await run.ended).toBe(0);
     expect(run.stderr()).toMatch(/^notice: which Python runs \/bin\/sh is unknown/);
   });

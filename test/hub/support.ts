@@ -1,7 +1,8 @@
 import { type ChildProcess, execFile, spawn } from "node:child_process";
 import { once } from "node:events";
-import { cpSync, readdirSync, readFileSync, statSync } from "node:fs";
+import { readdirSync, readFileSync, statSync } from "node:fs";
 import { chown, mkdir, mkdtemp, readFile, rm, writeFile } from "node:fs/promises";
+import { createServer } from "node:net";
 import { tmpdir } from "node:os";
 import { dirname, join } from "node:path";
 import { setTimeout as delay } from "node:timers/promises";
@@ -26,8 +27,10 @@ export async function hubScript(line: "released" | "development"): Promise<strin
  * A home folder with an encrypted store and a `server.json` that names it; its owner is `user` if that is given. The
  * network is loopback, so that a hub that listens is nobody else's.
  */
-export async function makeHome(options: { settings?: object; user?: number } = {}) {
-  const home = await mkdtemp(join(tmpdir(), "hub-"));
+export async function makeHome(
+  options: { settings?: object; user?: number; parent?: string } = {},
+) {
+  const home = await mkdtemp(join(options.parent ?? tmpdir(), "hub-"));
   const serverJson = join(home, ".config/hivemind-core/server.json");
   const storePath = join(home, ".local/share/hivemind-core/clients.db");
   const runtime = await mkdtemp("/dev/shm/hub-");
@@ -56,6 +59,34 @@ export async function makeHome(options: { settings?: object; user?: number } = {
   return { home, serverJson, storePath, runtime, environment, remove };
 }
 
+/** A home for a hub that listens on loopback, and whose agent connects to the message bus at `busPort`. */
+export async function makeListeningHome(
+  busPort: number,
+  options: { user?: number; parent?: string } = {},
+): Promise<Home> {
+  return makeHome({
+    ...options,
+    settings: {
+      network_protocol: {
+        "hivemind-websocket-plugin": { host: "127.0.0.1", port: await freePort(), ssl: false },
+      },
+      agent_protocol: {
+        module: "hivemind-ovos-agent-plugin",
+        "hivemind-ovos-agent-plugin": { host: "127.0.0.1", port: busPort },
+      },
+      presence: { enabled: false },
+    },
+  });
+}
+
+export async function freePort(): Promise<number> {
+  const server = createServer();
+  await new Promise<void>((done) => server.listen(0, "127.0.0.1", done));
+  const address = server.address();
+  await new Promise((done) => server.close(done));
+  return typeof address === "object" && address !== null ? address.port : 0;
+}
+
 export type Home = Awaited<ReturnType<typeof makeHome>>;
 
 async function giveAway(path: string, user: number): Promise<void> {
@@ -65,27 +96,13 @@ async function giveAway(path: string, user: number): Promise<void> {
   }
 }
 
-/** Compiles the hub room into a folder of its own that everyone may read, for processes that a test may kill. */
-export async function compileHub(): Promise<string> {
-  const folder = await mkdtemp(join(tmpdir(), "hub-room-"));
-  await exec(
-    join(top, "node_modules/.bin/tsc"),
-    [
-      ...["--ignoreConfig", "--strict", "--target", "es2022", "--module", "nodenext"],
-      ...["--types", "node", "--rootDir", "src", "--outDir", folder, "src/hub/run.ts"],
-    ],
-    { cwd: top },
-  );
-  for (const name of ["zod", "jsonc-parser"]) {
-    cpSync(join(top, "node_modules", name), join(folder, "node_modules", name), {
-      recursive: true,
-    });
-  }
-  await writeFile(join(folder, "package.json"), '{"type":"module"}');
-  await writeFile(
-    join(folder, "main.js"),
-    `import { readFileSync, rmSync } from "node:fs";
-import { runHub } from "./hub/run.js";
+/** The command, as the test run has compiled it. */
+export const cli = [process.execPath, join(top, "dist/cli/main.js")];
+
+/** A program that calls `runHub` and says what it throws, for a process that a test may kill. */
+const runner = `
+import { readFileSync, rmSync } from "node:fs";
+import { runHub } from ${JSON.stringify(join(top, "dist/hub/run.js"))};
 const options = JSON.parse(readFileSync(process.argv[2], "utf8"));
 rmSync(process.argv[2]);
 const onNotice = (text) => console.error("notice: " + text);
@@ -95,11 +112,7 @@ try {
   console.error(error.kind === undefined ? error : error.kind + ": " + error.message + " | " + error.hint);
   process.exitCode = error.exitCode ?? 99;
 }
-`,
-  );
-  await exec("chmod", ["-R", "a+rX", folder]);
-  return folder;
-}
+`;
 
 export interface Running {
   child: ChildProcess;
@@ -108,9 +121,8 @@ export interface Running {
   ended: Promise<number>;
 }
 
-/** Starts \`runHub\` in a process of its own. The passphrase reaches it by a file that it removes at once. */
+/** Starts `runHub` in a process of its own. The passphrase reaches it by a file that it removes at once. */
 export async function startRun(
-  room: string,
   home: Home,
   command: readonly string[],
   options: {
@@ -127,7 +139,9 @@ export async function startRun(
     mode: 0o600,
   });
   if (user !== undefined) await chown(file, user, user);
-  const [program = "", ...words] = wrap([process.execPath, join(room, "main.js"), file]);
+  const script = join(home.home, "runner.mjs");
+  await writeFile(script, runner);
+  const [program = "", ...words] = wrap([process.execPath, script, file]);
   const child = spawn(program, words, { env: home.environment, cwd: "/" });
   let [stdout, stderr] = ["", ""];
   child.stdout.setEncoding("utf8").on("data", (text: string) => {
@@ -145,28 +159,28 @@ export async function startRun(
 }
 
 /**
- * The words before a command that make it an ordinary user's: somebody who may read the hub, its interpreter and this
- * project also where they are in a folder that is closed to others (as root's home is), by a mount namespace that is
- * the command's alone.
+ * Shell lines that let others read the hub, its interpreter and this project also where they are in a folder that is
+ * closed to them (as root's home is). For a mount namespace of one's own.
  */
-export async function asOrdinaryUser(user: number, hub: string): Promise<string[]> {
+export async function opening(hub: string): Promise<string> {
   const python = join(dirname(hub), "python");
   const { stdout } = await exec(python, ["-c", "import sys; print(sys.base_prefix)"]);
   const needed = [stdout.trim(), top, dirname(dirname(process.execPath))];
-  const closed = needed.flatMap((path) => ancestors(path).filter(isClosed));
-  const script = `
-    hold=$(mktemp -d); closed=$1; shift
-    for path in ${needed.map((path) => `'${path}'`).join(" ")}; do
-      mkdir -p "$hold$path" && mount --bind "$path" "$hold$path"
-    done
-    for path in $closed; do
-      mount -t tmpfs -o mode=755 none "$path"
-      for each in ${needed.map((path) => `'${path}'`).join(" ")}; do
-        case $each in "$path"/*) mkdir -p "$each" && mount --bind "$hold$each" "$each";; esac
-      done
-    done
-    exec setpriv --reuid=${user} --regid=${user} --clear-groups -- "$@"`;
-  return ["unshare", "--mount", "/bin/sh", "-ec", script, "sh", [...new Set(closed)].join(" ")];
+  const closed = new Set(needed.flatMap((path) => ancestors(path).filter(isClosed)));
+  const hold = (path: string) => `mkdir -p "$hold${path}" && mount --bind "${path}" "$hold${path}"`;
+  const open = (path: string) => [
+    `mount -t tmpfs -o mode=755 none "${path}"`,
+    ...needed
+      .filter((each) => each.startsWith(`${path}/`))
+      .map((each) => `mkdir -p "${each}" && mount --bind "$hold${each}" "${each}"`),
+  ];
+  return ["hold=$(mktemp -d)", ...needed.map(hold), ...[...closed].flatMap(open)].join("\n");
+}
+
+/** The words before a command that make it an ordinary user's, who may read what it takes to run the hub. */
+export async function asOrdinaryUser(user: number, hub: string): Promise<string[]> {
+  const become = `exec setpriv --reuid=${user} --regid=${user} --clear-groups -- "$@"`;
+  return ["unshare", "--mount", "/bin/sh", "-ec", `${await opening(hub)}\n${become}`, "sh"];
 }
 
 function ancestors(path: string): string[] {
@@ -185,6 +199,13 @@ export async function until(condition: () => boolean): Promise<void> {
 
 /** A message bus for the hub's agent to connect to: enough of one for the hub to become ready. */
 export async function startBus(hub: string, port: number): Promise<ChildProcess> {
+  const [program, ...words] = busCommand(hub, port);
+  const bus = spawn(program, words, { stdio: ["ignore", "pipe", "inherit"] });
+  await once(bus.stdout, "data");
+  return bus;
+}
+
+export function busCommand(hub: string, port: number): [string, ...string[]] {
   const script = `
 import asyncio, sys, tornado.web, tornado.websocket
 async def main():
@@ -193,11 +214,7 @@ async def main():
     await asyncio.Event().wait()
 tornado.websocket.WebSocketHandler.on_message = lambda self, message: None
 asyncio.run(main())`;
-  const bus = spawn(join(dirname(hub), "python"), ["-c", script, `${port}`], {
-    stdio: ["ignore", "pipe", "inherit"],
-  });
-  await once(bus.stdout, "data");
-  return bus;
+  return [join(dirname(hub), "python"), "-c", script, `${port}`];
 }
 
 /** Every file below these folders that has the passphrase in it, raw or as JSON. */
