@@ -1,0 +1,386 @@
+import { execFileSync } from "node:child_process";
+import { lstat, mkdir, readFile, realpath, stat, symlink, writeFile } from "node:fs/promises";
+import { basename, join } from "node:path";
+import { expect, onTestFinished, test } from "vitest";
+import { readManifest } from "../../src/backup/manifest.js";
+import { verifyBackup } from "../../src/backup/verify.js";
+import { readBundle } from "../../src/bundle/bundle.js";
+import { setEntry } from "../../src/keys/keyring.js";
+import { openEncrypted } from "../../src/store/cipher.js";
+import { holding, property, systemctl, until } from "../service/units.js";
+import { copyOfFixture, fixturePassphrases } from "../store/temporary.js";
+import {
+  committed,
+  filesIn,
+  hubOf,
+  hubStore,
+  idsIn,
+  isActive,
+  leftovers,
+  resultOf,
+  runJob,
+  settle,
+  startJob,
+  startUnit,
+  startWriter,
+  testPassphrase,
+} from "./hub.js";
+
+test("a unit that writes all the time is backed up: every commit before its stop is in the copy, and it runs again", async () => {
+  const hub = await hubStore(2000);
+  await startWriter(hub);
+  const invocation = await property(hub.unit, "InvocationID");
+  const ran = await runJob(hub);
+  const { backup, bundle, service, verified } = resultOf(ran);
+  expect(await isActive(hub)).toBe(true);
+  expect(await property(hub.unit, "InvocationID")).not.toBe(invocation);
+
+  const known = await committed(hub);
+  const copied = await idsIn(backup.path);
+  expect(copied.size).toBe(backup.clients.active);
+  // The writer notes what it has committed after its commit and stops at a turn's end: all it noted before the window is
+  // there, and the copy has no hole.
+  const top = Math.max(...copied);
+  expect(known.filter((id) => id <= top && !copied.has(id))).toEqual([]);
+  expect(copied.size).toBe(top);
+  expect(known.some((id) => id > top)).toBe(true);
+
+  expect(verified).toBe(true);
+  expect(service).toMatchObject({ unit: hub.unit, was_active: true, active: true });
+  expect(service.stopped_ms).toBeGreaterThan(0);
+  expect(backup.path).toMatch(/backups\/clients\.\d{4}-\d\d-\d\dT\d\d-\d\d-\d\dZ\.db$/);
+  expect(backup.manifest).toBe(backup.path.replace(/db$/, "manifest.json"));
+  expect(bundle.path).toBe(join(hub.bundleTo, `clients.${backup.key_id}.bundle.age`));
+  expect(bundle.recipients).toEqual([hub.recoveryKey.recipient]);
+  expect(await readManifest(backup.manifest)).toMatchObject({
+    created_at: backup.created_at,
+    file: basename(backup.path),
+    size: backup.size,
+    sha256: backup.sha256,
+    key_id: backup.key_id,
+    clients: backup.clients,
+    unit: hub.unit,
+    method: "stopped",
+  });
+  for (const path of [backup.path, backup.manifest, bundle.path]) {
+    expect((await stat(path)).mode & 0o777).toBe(0o600);
+  }
+  for (const folder of [hub.to, hub.bundleTo]) {
+    expect((await stat(folder)).mode & 0o777).toBe(0o700);
+  }
+  expect(leftovers(hub)).toEqual([]);
+
+  const { passphrase } = await readBundle(bundle.path, { identity: hub.recoveryKey.identity });
+  expect(await verifyBackup(backup.path, { passphrase })).toMatchObject({ ok: true });
+});
+
+test("the copy is byte for byte what stop, cp and start give", async () => {
+  const hub = await hubStore(500);
+  await startWriter(hub, `ExecStopPost=/bin/sh -c 'cp ${hub.path} ${hub.path}-wal ${hub.folder}'`);
+  const { backup } = resultOf(await runJob(hub));
+  // What the unit itself saw at its stop, with the log brought into the main file by SQLite.
+  const plain = join(hub.folder, "clients.db");
+  const { connection } = await openEncrypted(plain, testPassphrase, { mode: "readwrite" });
+  await connection.all("PRAGMA wal_checkpoint(TRUNCATE)");
+  await connection.close();
+  expect(Buffer.compare(await readFile(backup.path), await readFile(plain))).toBe(0);
+});
+
+test("what is written while the unit is stopped does not grow with the store", async () => {
+  const written = [];
+  for (const clients of [100, 4000]) {
+    const hub = await hubStore(clients);
+    await startWriter(hub, "", 20);
+    const { details } = await runJob(hub);
+    written.push(Number(/(\d+) bytes were copied meanwhile/.exec(details)?.[1]));
+  }
+  expect(Math.max(...written)).toBeLessThan(100 * 4096);
+});
+
+test("a unit that is not running is not started", async () => {
+  const hub = await hubStore();
+  await startWriter(hub);
+  await systemctl("stop", hub.unit);
+  const { backup, service } = resultOf(await runJob(hub));
+  expect(service).toEqual({
+    unit: hub.unit,
+    was_active: false,
+    active: false,
+    stopped_ms: null,
+  });
+  expect(await isActive(hub)).toBe(false);
+  const copied = await idsIn(backup.path);
+  expect((await committed(hub)).filter((id) => !copied.has(id))).toEqual([]);
+  expect(copied).toEqual(await idsIn(hub.path));
+});
+
+test("online, the unit is not stopped, and what was committed before is in the copy", async () => {
+  const hub = await hubStore();
+  await startWriter(hub);
+  const invocation = await property(hub.unit, "InvocationID");
+  const known = await committed(hub);
+  const { backup, service } = resultOf(await runJob(hub, { online: true }));
+  expect(await property(hub.unit, "InvocationID")).toBe(invocation);
+  expect(backup.method).toBe("online");
+  expect(service.stopped_ms).toBeNull();
+  const copied = await idsIn(backup.path);
+  expect(known.filter((id) => !copied.has(id))).toEqual([]);
+  expect(await verifyBackup(backup.path, { passphrase: testPassphrase })).toMatchObject({
+    ok: true,
+  });
+});
+
+for (const [name, passphrase] of Object.entries(fixturePassphrases)) {
+  test(`${name}, not in WAL mode, is copied whole while its unit is stopped, and stays as it is`, async () => {
+    const path = await copyOfFixture(name);
+    const original = await readFile(path);
+    const hub = await hubOf(join(path, ".."), path, passphrase);
+    await startUnit(hub, holding(path).replace("[Service]\n", ""));
+    const ran = await runJob(hub);
+    const { backup } = resultOf(ran);
+    expect(ran.notices.join()).toContain("not in WAL mode");
+    expect(Buffer.compare(await readFile(backup.path), original)).toBe(0);
+    expect(Buffer.compare(await readFile(path), original)).toBe(0);
+    expect(await isActive(hub)).toBe(true);
+    expect((await readManifest(backup.manifest)).cipher_compatibility).toBe(
+      name.includes("cipher3") ? 3 : 4,
+    );
+    expect(await verifyBackup(backup.path, { passphrase })).toMatchObject({ ok: true });
+    const online = await runJob(hub, { online: true });
+    expect(online).toMatchObject({ code: 17, error: { kind: "refused" } });
+  });
+}
+
+test("the passphrase comes from the keyring, and the bundle can be locked by a passphrase", async () => {
+  const hub = await hubStore();
+  await setEntry(hub.path, "current", testPassphrase);
+  const { bundle } = resultOf(
+    await runJob(hub, {
+      source: { kind: "keyring" },
+      service: { service: "none" },
+      bundlePassphrase: "a bundle's own",
+    }),
+  );
+  expect(await readBundle(bundle.path, { passphrase: "a bundle's own" })).toMatchObject({
+    passphrase: testPassphrase,
+  });
+});
+
+test("a second backup in the same second gets the next free name, and reuses the bundle", async () => {
+  const hub = await hubStore();
+  const first = resultOf(await runJob(hub, { service: { service: "none" } }));
+  const bundle = await readFile(first.bundle.path);
+  const made = Date.parse(first.backup.created_at);
+  for (let second = 0; second < 30; second++) {
+    const name = new Date(made + second * 1000).toISOString().slice(0, 19).replaceAll(":", "-");
+    await writeFile(join(hub.to, `clients.${name}Z.manifest.json`), "", { flag: "wx" }).catch(
+      () => {},
+    );
+  }
+  const second = resultOf(await runJob(hub, { service: { service: "none" } }));
+  expect(second.backup.path > first.backup.path).toBe(true);
+  expect(filesIn(hub.to).filter((name) => name.endsWith(".db"))).toHaveLength(2);
+  expect(await readFile(second.bundle.path)).toEqual(bundle);
+});
+
+test("two backups at once: the second is refused and disturbs nothing", async () => {
+  const hub = await hubStore();
+  await startWriter(hub);
+  const first = startJob(hub, { at: { step: "backup.warm", signal: "SIGSTOP" } });
+  await until(() => filesIn(hub.to).length > 0);
+  await until(
+    async () => / T /.exec(await readFile(`/proc/${first.child.pid}/stat`, "utf8")) !== null,
+  );
+  const second = await runJob(hub);
+  expect(second).toMatchObject({ code: 11, error: { kind: "inUse" } });
+  expect(second.error?.message).toContain(`process ${first.child.pid}`);
+  first.child.kill("SIGCONT");
+  expect(resultOf(await first.ran).verified).toBe(true);
+});
+
+test("another process that has the store open: refused before the unit is stopped", async () => {
+  const hub = await hubStore();
+  await startWriter(hub);
+  const invocation = await property(hub.unit, "InvocationID");
+  const { spawn } = await import("node:child_process");
+  const other = spawn("/bin/sh", ["-c", `exec 3<${hub.path}; echo up; exec sleep infinity`]);
+  onTestFinished(() => void other.kill());
+  await new Promise((resolve) => other.stdout.once("data", resolve));
+  const ran = await runJob(hub);
+  expect(ran).toMatchObject({ code: 11, error: { kind: "inUse" } });
+  expect(ran.error?.message).toContain(`${other.pid} (sleep)`);
+  expect(await property(hub.unit, "InvocationID")).toBe(invocation);
+  expect(filesIn(hub.to)).toEqual([]);
+  expect(leftovers(hub)).toEqual([]);
+});
+
+test("a process that opens the store while its unit is stopped: refused, nothing kept, the unit runs again", async () => {
+  const hub = await hubStore();
+  const flag = join(hub.folder, "open");
+  const opening = `exec 3<${hub.path}; touch ${flag}; exec sleep infinity`;
+  await startWriter(
+    hub,
+    `ExecStopPost=systemd-run --user --collect --unit=${hub.unit}-other /bin/sh -c "${opening}"\nExecStopPost=/bin/sh -c 'until test -e ${flag}; do sleep 0.01; done'`,
+  );
+  onTestFinished(() => void systemctl("stop", `${hub.unit}-other`));
+  const ran = await runJob(hub);
+  expect(ran).toMatchObject({ code: 11, error: { kind: "inUse" } });
+  expect(await isActive(hub)).toBe(true);
+  expect(filesIn(hub.to)).toEqual([]);
+  expect(leftovers(hub)).toEqual([]);
+});
+
+test("a unit that will not stop: an error in words, nothing kept, and it runs", async () => {
+  const hub = await hubStore();
+  await startUnit(
+    hub,
+    `${holding(hub.path).replace("[Service]\n", "")}ExecStop=/bin/false\nKillMode=none\nTimeoutStopSec=1\nSendSIGKILL=no`,
+  );
+  const ran = await runJob(hub);
+  expect(ran).toMatchObject({ code: 15, error: { kind: "service" } });
+  expect(ran.error?.message).toContain(hub.unit);
+  expect(await isActive(hub)).toBe(true);
+  expect(filesIn(hub.to)).toEqual([]);
+  expect(leftovers(hub)).toEqual([]);
+});
+
+test("a unit that does not start again: error 15 says what state things are in, and the next command starts it", async () => {
+  const hub = await hubStore();
+  const gate = join(hub.folder, "gate");
+  await writeFile(gate, "");
+  await startWriter(
+    hub,
+    `ExecStartPre=/bin/sh -c 'test -e ${gate}'\nExecStopPost=/bin/rm -f ${gate}`,
+  );
+  const ran = await runJob(hub);
+  expect(ran).toMatchObject({ code: 15, error: { kind: "service" } });
+  expect(ran.error?.message).toContain("is not running again");
+  expect(await isActive(hub)).toBe(false);
+  expect(filesIn(hub.to)).toEqual([]);
+  await writeFile(gate, "");
+  const next = await settle(hub);
+  expect(next.notices).toEqual([`started ${hub.unit}, which an interrupted backup had stopped`]);
+  expect(await isActive(hub)).toBe(true);
+  expect(leftovers(hub)).toEqual([]);
+  expect(await systemctl("list-units", "--all", "--type=timer")).not.toContain(hub.unit);
+});
+
+test("a unit that does not exist, a recipient that does not parse, a wrong passphrase: each its code, before anything", async () => {
+  const hub = await hubStore();
+  expect(await runJob(hub)).toMatchObject({ code: 10, error: { kind: "notFound" } });
+  expect(await runJob(hub, { recipients: ["age1nonsense"] })).toMatchObject({
+    code: 2,
+    error: { kind: "usage" },
+  });
+  await writeFile(hub.passphraseFile, "wrong");
+  expect(await runJob(hub, { service: { service: "none" } })).toMatchObject({
+    code: 12,
+    error: { kind: "wrongPassphrase" },
+  });
+  expect(filesIn(hub.to)).toEqual([]);
+  expect(filesIn(hub.bundleTo)).toEqual([]);
+});
+
+test("the bundle in the backups' folder, or a folder that is a file: refused, and nothing is made", async () => {
+  const hub = await hubStore();
+  for (const bundleTo of [hub.to, join(hub.to, "below"), hub.folder]) {
+    const ran = await runJob(hub, { bundleTo, service: { service: "none" } });
+    expect(ran).toMatchObject({ code: 17, error: { kind: "refused" } });
+  }
+  await writeFile(hub.to, "a file");
+  const ran = await runJob(hub, { service: { service: "none" } });
+  expect(ran).toMatchObject({ code: 18, error: { kind: "io" } });
+  expect(ran.error?.message).toContain(hub.to);
+  expect(filesIn(hub.bundleTo)).toEqual([]);
+  expect(leftovers(hub)).toEqual([]);
+});
+
+test("a folder for backups that is a link is followed; a link that has a backup's name is not", async () => {
+  const hub = await hubStore();
+  await mkdir(join(hub.folder, "elsewhere"));
+  await symlink("elsewhere", hub.to);
+  const { backup } = resultOf(await runJob(hub, { service: { service: "none" } }));
+  expect(await realpath(backup.path)).toBe(backup.path);
+  expect((await lstat(backup.path)).isFile()).toBe(true);
+});
+
+/** A file system of its own, as the private session's root may mount one. */
+async function mountSmall(path: string, options: string): Promise<void> {
+  execFileSync("mkdir", ["-p", path]);
+  execFileSync("mount", ["-t", "tmpfs", "-o", options, "tmpfs", path]);
+  onTestFinished(() => void execFileSync("umount", ["-l", path]));
+}
+
+test("a disk without room for the copy is found out before anything is made", async () => {
+  const hub = await hubStore(2000);
+  await startWriter(hub);
+  const invocation = await property(hub.unit, "InvocationID");
+  await mountSmall(hub.to, "size=3m,mode=700");
+  const ran = await runJob(hub);
+  expect(ran).toMatchObject({ code: 18, error: { kind: "io" } });
+  expect(ran.error?.message).toContain("no space left");
+  expect(await property(hub.unit, "InvocationID")).toBe(invocation);
+  expect(filesIn(hub.to)).toEqual([]);
+});
+
+test("a disk that gets full in mid-copy: an error in words, nothing left, and the unit untouched or running again", async () => {
+  const hub = await hubStore(4000);
+  await startWriter(hub);
+  await mountSmall(hub.to, "size=60m,mode=700");
+  const job = startJob(hub, { at: { step: "backup.bundled", signal: "SIGSTOP" } });
+  await until(
+    async () => / T /.exec(await readFile(`/proc/${job.child.pid}/stat`, "utf8")) !== null,
+  );
+  execFileSync("dd", ["if=/dev/zero", `of=${hub.to}/other`, "bs=1M", "count=57", "status=none"]);
+  job.child.kill("SIGCONT");
+  const ran = await job.ran;
+  expect(ran).toMatchObject({ code: 18, error: { kind: "io" } });
+  expect(ran.error?.message).toContain("no space left on the device");
+  expect(await isActive(hub)).toBe(true);
+  expect(filesIn(hub.to)).toEqual(["other"]);
+  expect(leftovers(hub)).toEqual([]);
+});
+
+test("a disk that gets full while the unit is stopped: it runs again, and nothing is left", async () => {
+  const hub = await hubStore(100);
+  await mountSmall(hub.to, "size=12m,mode=700");
+  // What the unit writes at its stop comes to the copy in the window, where there is no room for it any more.
+  const fill = `dd if=/dev/zero of=${hub.to}/other bs=4k count=4000`;
+  await startWriter(hub, `ExecStop=/bin/sh -c '${fill} || true'`, 0);
+  const ran = await runJob(hub);
+  expect(ran).toMatchObject({ code: 18, error: { kind: "io" } });
+  expect(await isActive(hub)).toBe(true);
+  expect(filesIn(hub.to)).toEqual(["other"]);
+  expect(leftovers(hub)).toEqual([]);
+});
+
+test("a read-only folder says so, and nothing is stopped", async () => {
+  const hub = await hubStore();
+  await startWriter(hub);
+  const invocation = await property(hub.unit, "InvocationID");
+  await mountSmall(hub.to, "size=60m,ro");
+  const ran = await runJob(hub);
+  expect(ran).toMatchObject({ code: 18, error: { kind: "io" } });
+  expect(ran.error?.message).toContain("read-only");
+  expect(await property(hub.unit, "InvocationID")).toBe(invocation);
+  expect(leftovers(hub)).toEqual([]);
+});
+
+for (const [signal, step] of [
+  ["SIGTERM", "backup.warm"],
+  ["SIGTERM", "backup.armed"],
+  ["SIGINT", "backup.stopped"],
+  ["SIGTERM", "backup.copied"],
+  ["SIGINT", "backup.finished"],
+] as const) {
+  test(`${signal} at ${step}: the unit runs, and nothing is left`, async () => {
+    const hub = await hubStore();
+    await startWriter(hub);
+    const ran = await runJob(hub, { at: { step, signal } });
+    expect(ran).toMatchObject({ code: 130, error: { kind: "interrupted" } });
+    expect(await isActive(hub)).toBe(true);
+    expect(filesIn(hub.to)).toEqual([]);
+    expect(leftovers(hub)).toEqual([]);
+    expect(await systemctl("list-units", "--all", "--type=timer")).not.toContain(hub.unit);
+  });
+}
