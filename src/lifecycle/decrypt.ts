@@ -76,7 +76,8 @@ export async function decrypt(options: DecryptOptions): Promise<DecryptResult> {
     sources: { from: source, to: source },
     serverJson: handover.how === "server.json" ? { path: handover.path, remove: true } : undefined,
     stage: stagePlaintext,
-    fill: (staged, _key, held) => convert(held, staged, undefined, undefined, signal),
+    kept: async () => undefined,
+    fill: (staged, _key, held) => convert(held, staged, undefined, signal),
   });
   return {
     decrypted: { path: storePath, previous_key_id: opened.keyId, hub: handover.how },

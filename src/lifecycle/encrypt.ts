@@ -7,7 +7,7 @@
  */
 import { StoreError } from "../errors.js";
 import { getEntry } from "../keys/keyring.js";
-import { formatSource, type PassphraseSource, readPassphrases } from "../keys/source.js";
+import { formatSource, type PassphraseSource } from "../keys/source.js";
 import { unlock } from "../keys/unlock.js";
 import { knowService, type ServiceReport } from "../operation/absence.js";
 import { type CipherCompatibility, identify, keyIdOf, type StoreKey } from "../store/cipher.js";
@@ -15,7 +15,7 @@ import { Connection } from "../store/connection.js";
 import { checkSchema } from "../store/schema.js";
 import { findHandover, type Handover, requireHandover } from "./handover.js";
 import type { BundleOptions, BundleReport, OperationOptions } from "./options.js";
-import { type KeyringPlan, planKeyring } from "./passphrases.js";
+import { firstPassphrase, type KeyringPlan, planKeyring } from "./passphrases.js";
 import {
   bundleReport,
   checkBundleFolder,
@@ -92,8 +92,11 @@ export async function encrypt(options: EncryptOptions): Promise<EncryptResult> {
     sources: { from: source, to: source },
     serverJson: password && { path: password.path, remove: false },
     stage: (staged) => stageEncrypted(staged, passphrase, to),
-    fill: (staged, key, held) =>
-      convert(held, staged, key, () => readBack(storePath, source, keyring), signal),
+    fill: (staged, key, held) => convert(held, staged, key, signal),
+    kept: () =>
+      source.kind === "keyring"
+        ? getEntry(storePath, keyring?.pending ? "pending" : "current")
+        : firstPassphrase(source, storePath),
   });
   const key = outcome.key as StoreKey;
   return {
@@ -160,25 +163,9 @@ async function passphraseFor({ lock, source, passphraseFile }: EncryptOptions): 
         hint: "leave --passphrase-file out: the source is read as it is",
       });
     }
-    for await (const { passphrase } of readPassphrases(source, lock.storePath)) return passphrase;
+    return firstPassphrase(source, lock.storePath);
   }
   const kept = await getEntry(lock.storePath, "current");
   if (passphraseFile === undefined && kept !== undefined) return kept;
   return newPassphrase(passphraseFile);
-}
-
-/** The passphrase, from where it is kept while the store is not under it yet. */
-async function readBack(
-  storePath: string,
-  source: PassphraseSource,
-  keyring: KeyringPlan | undefined,
-): Promise<string> {
-  const slot = keyring?.pending ? "pending" : "current";
-  if (source.kind === "keyring") {
-    const kept = await getEntry(storePath, slot);
-    if (kept !== undefined) return kept;
-  } else {
-    for await (const { passphrase } of readPassphrases(source, storePath)) return passphrase;
-  }
-  throw new StoreError("passphraseUnavailable", "the passphrase is not there any more");
 }

@@ -4,6 +4,9 @@ import { namedStore, readServerJson, serverJsonPath } from "../hub/server-json.j
 import type { KnownService } from "../operation/absence.js";
 import { run } from "../service/run.js";
 
+/** A question to the manager is answered in milliseconds; one that is reloading takes seconds. */
+const managerLimitMs = 30_000;
+
 /** `auto` finds out; `none` is the operator's word that no hub needs to be told. */
 export type HubChoice = "auto" | "none";
 
@@ -20,20 +23,13 @@ export type Handover =
  * @returns `none` if it gets none: there is no hub that is known here, or one that opens the store without.
  * @throws StoreError `refused` if `server.json` cannot be parsed, `service` if the manager does not answer.
  */
-export async function findHandover(
-  { service, choice }: KnownService,
-  hub: HubChoice,
-): Promise<Handover> {
+export async function findHandover(known: KnownService, hub: HubChoice): Promise<Handover> {
   if (hub === "none") return { how: "none" };
-  if (service.kind === "systemd" || service.kind === "systemd-user") {
-    if (startsByRun(await execStart(service.kind, service.name ?? choice.unit))) {
-      return { how: "run" };
-    }
-  }
+  if (startsByRun((await unitCommand(known)).join(" "))) return { how: "run" };
   const path = serverJsonPath();
   try {
     const { storePath, passwordSet } = await namedStore(await readServerJson(path));
-    if (storePath === choice.storePath && passwordSet) return { how: "server.json", path };
+    if (storePath === known.choice.storePath && passwordSet) return { how: "server.json", path };
   } catch (error) {
     if (!(error instanceof StoreError && error.kind === "notFound")) throw error;
   }
@@ -63,13 +59,24 @@ function startsByRun(commandLine: string): boolean {
   );
 }
 
-async function execStart(kind: "systemd" | "systemd-user", unit: string): Promise<string> {
-  const scope = kind === "systemd-user" ? ["--user"] : [];
+/**
+ * The words of what a unit runs to start, its preparations included; none for what is no unit.
+ *
+ * @throws StoreError `service` if the manager does not answer.
+ */
+export async function unitCommand({ service, choice }: KnownService): Promise<string[]> {
+  if (service.kind !== "systemd" && service.kind !== "systemd-user") return [];
+  const scope = service.kind === "systemd-user" ? ["--user"] : [];
   const { code, stdout, stderr } = await run(
     "systemctl",
-    [...scope, "--no-pager", "show", "--property=ExecStart,ExecStartPre", "--value", "--", unit],
-    { timeoutMs: 30_000 },
+    [
+      ...scope,
+      ...["--no-pager", "--no-ask-password", "show", "--property=ExecStartPre,ExecStart"],
+      ...["--value", "--", service.name ?? choice.unit],
+    ],
+    { timeoutMs: managerLimitMs },
   );
   if (code !== 0) throw new StoreError("service", `systemd does not answer: ${stderr}`);
-  return [...stdout.matchAll(/argv\[\]=(.*?) ; /g)].map(([, words]) => words).join("\n");
+  // "{ path=/usr/bin/x ; argv[]=/usr/bin/x --option ; ignore_errors=no ; … }", a line for each command.
+  return [...stdout.matchAll(/argv\[\]=(.*?) ; /g)].flatMap(([, words = ""]) => words.split(" "));
 }

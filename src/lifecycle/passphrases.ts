@@ -7,7 +7,12 @@ import { createHash } from "node:crypto";
 import { z } from "zod";
 import { StoreError } from "../errors.js";
 import { deleteEntry, getEntry, setEntry } from "../keys/keyring.js";
-import type { Generation } from "../keys/source.js";
+import {
+  formatSource,
+  type Generation,
+  type PassphraseSource,
+  readPassphrases,
+} from "../keys/source.js";
 
 /** What a swap does in the keyring; journaled, so that settling can finish or undo it. */
 export const keyringPlanSchema = z.strictObject({
@@ -128,4 +133,36 @@ export async function putKeyringBack(
     }
   }
   if (plan.pending) await deleteEntry(storePath, "pending");
+}
+
+/**
+ * The likeliest passphrase of a source.
+ *
+ * @throws StoreError `passphraseUnavailable` if it has none.
+ */
+export async function firstPassphrase(
+  source: PassphraseSource,
+  storePath: string,
+): Promise<string> {
+  for await (const { passphrase } of readPassphrases(source, storePath)) return passphrase;
+  throw new StoreError("passphraseUnavailable", `${formatSource(source)} yields no passphrase`);
+}
+
+/**
+ * Proves that the passphrase which the staged file's key was derived from is the one that its readers will get.
+ *
+ * @param kept fetches it from where they will.
+ * @throws StoreError `passphraseUnavailable` if it is not there, or another.
+ */
+export async function proveKept(
+  passphrase: string,
+  kept: () => Promise<string | undefined>,
+): Promise<void> {
+  if ((await kept()) !== passphrase) {
+    throw new StoreError(
+      "passphraseUnavailable",
+      "where the new passphrase is kept, another one has appeared, or none",
+      { hint: "nothing was changed; see that no other program writes there, then try again" },
+    );
+  }
 }

@@ -1,6 +1,7 @@
 /** What the operations that put another file in the store's place try before they begin. */
 import { constants } from "node:fs";
 import { access, stat } from "node:fs/promises";
+import type { Bundle } from "../bundle/bundle.js";
 import { refuseBadPlacement } from "../bundle/placement.js";
 import { parseRecipient } from "../bundle/recovery-key.js";
 import { StoreError, systemError } from "../errors.js";
@@ -10,9 +11,15 @@ import { readPassphraseFile } from "../keys/source.js";
 import type { Reporter } from "../operation/reporter.js";
 import { type CipherCompatibility, createEncrypted, type StoreKey } from "../store/cipher.js";
 import type { BundleOptions, BundleReport } from "./options.js";
-import type { BundlePlan, SwapOutcome } from "./swap.js";
 import type { HeldStore, Secret } from "./transfer.js";
 import { exportStore, verifyExport } from "./transfer.js";
+
+/** A bundle that can be written, as far as that can be told. */
+export interface BundlePlan {
+  readonly folder: string;
+  readonly recipients: readonly string[];
+  readonly bundlePassphrase?: string | undefined;
+}
 
 /**
  * Makes sure that a bundle can be written, as far as that can be told before it is.
@@ -87,21 +94,21 @@ export async function stagePlaintext(staged: string): Promise<undefined> {
 /**
  * Fills a staged file with what the held store holds, and proves it.
  *
- * @param readBack fetches the passphrase from where it is kept: what is proven is that this one opens the file.
+ * @param key of the staged file; undefined if it is not to be encrypted.
+ * @throws StoreError `corrupted` if anything differs, `io`, `interrupted`.
  */
 export async function convert(
   held: HeldStore | undefined,
   staged: string,
-  secret: Secret,
-  readBack: (() => Promise<string>) | undefined,
+  key: Secret,
   signal: AbortSignal,
 ): Promise<void> {
   if (!held) throw new Error("there is a store to convert");
-  await exportStore(held, staged, secret);
-  await verifyExport(held, staged, await readBack?.(), signal);
+  await exportStore(held, staged, key);
+  await verifyExport(held, staged, key, signal);
 }
 
 /** What `--json` says about the bundle of a swap. */
-export function bundleReport({ bundle }: SwapOutcome): BundleReport | null {
+export function bundleReport({ bundle }: { bundle: Bundle | undefined }): BundleReport | null {
   return bundle ? { path: bundle.path, key_id: bundle.keyId, recipients: bundle.recipients } : null;
 }

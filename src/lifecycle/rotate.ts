@@ -111,9 +111,12 @@ export async function rotate(options: RotateOptions): Promise<RotateResult> {
     sources: { from: source, to: next.source },
     settings: next.settings,
     serverJson: handover.how === "server.json" ? { path: handover.path, remove: false } : undefined,
+    kept: () =>
+      next.source.kind === "file"
+        ? readPassphraseFile(next.source.path)
+        : getEntry(storePath, "pending"),
     stage: (staged) => stageEncrypted(staged, passphrase, oldKey.cipherCompatibility),
-    fill: (staged, key, held) =>
-      convert(held, staged, key, () => readBack(storePath, next.source), signal),
+    fill: (staged, key, held) => convert(held, staged, key, signal),
   });
   const newKey = outcome.key as StoreKey;
   const backups =
@@ -142,14 +145,6 @@ export async function rotate(options: RotateOptions): Promise<RotateResult> {
     service: outcome.service,
     backups,
   };
-}
-
-/** The new passphrase, from where it is kept while the store is still under the old one. */
-async function readBack(storePath: string, source: PassphraseSource): Promise<string> {
-  if (source.kind === "file") return readPassphraseFile(source.path);
-  const pending = await getEntry(storePath, "pending");
-  if (pending !== undefined) return pending;
-  throw new StoreError("passphraseUnavailable", "the keyring has lost the new passphrase again");
 }
 
 /** Where the passphrase comes from afterwards, and what has to change in the settings for that. */

@@ -6,25 +6,29 @@ import { readdir } from "node:fs/promises";
 import { basename, dirname } from "node:path";
 import { settleBackup } from "../backup/settle.js";
 import { hasCode, StoreError, systemError } from "../errors.js";
-import { removePartials } from "../files/durable.js";
+import { makeFolder, removePartials } from "../files/durable.js";
 import { endAbsence, stoppedService } from "../operation/absence.js";
 import { Journal, journalPath } from "../operation/journal.js";
 import { acquireLock, type OperationLock } from "../operation/lock.js";
 import type { Reporter } from "../operation/reporter.js";
 import type { Service } from "../service/service.js";
 import { Swap, type SwapOperation, swapOperations, withHint } from "./swap-state.js";
+import { settleTake, takeOperations } from "./take.js";
 import { settleSchemaUpgrade } from "./upgrade-schema.js";
 
 /**
  * Runs an operation under the store's lock, with nothing left of earlier ones.
  *
+ * @param options.makeFolder for an operation that puts a store where there is none: its folder is made.
  * @throws StoreError `inUse` if another operation is at work, what settling throws, and what `body` throws.
  */
 export async function withOperation<Result>(
   storePath: string,
   reporter: Pick<Reporter, "notice">,
   body: (lock: OperationLock) => Promise<Result>,
+  options: { makeFolder?: boolean } = {},
 ): Promise<Result> {
+  if (options.makeFolder) await makeFolder(dirname(storePath));
   await using lock = await acquireLock(storePath);
   for (const sentence of await settle(lock)) reporter.notice(sentence);
   return await body(lock);
@@ -67,6 +71,7 @@ export async function settle(lock: OperationLock): Promise<string[]> {
   const { operation } = journal.entry;
   if (operation === "backup") return settleBackup(journal, storePath);
   if (operation === "upgrade-schema") return settleSchemaUpgrade(journal, storePath);
+  if (takeOperations.some((known) => known === operation)) return settleTake(journal, storePath);
   if (isSwap(operation)) return settleSwap(Swap.of(storePath, journal), operation);
   throw new StoreError("newerVersion", `${journal.path} is about an operation "${operation}"`, {
     hint: "finish it with the version of this program that began it",

@@ -15,11 +15,12 @@ import { hasCode, StoreError, systemError } from "../errors.js";
 import { removePartials, syncFolder } from "../files/durable.js";
 import { readServerJson, removePassword, setPassword } from "../hub/server-json.js";
 import { getEntry } from "../keys/keyring.js";
-import { parseSource, readPassphrases } from "../keys/source.js";
+import { parseSource } from "../keys/source.js";
 import { stoppedSchema } from "../operation/absence.js";
 import type { Journal } from "../operation/journal.js";
 import { reached } from "../operation/step.js";
 import {
+  firstPassphrase,
   forgetReplaced,
   keyringPlanSchema,
   promotePending,
@@ -42,13 +43,13 @@ export const swapSteps = [
   "staged",
   "bundling", // journaled
   "bundled",
+  "current-kept",
   "stopping", // journaled
-  "armed", // journaled
+  "armed",
   "stopped",
   "held",
   "filled",
   "synced",
-  "current-kept",
   "committing", // journaled
   "aside",
   "renamed",
@@ -251,22 +252,15 @@ export class Swap {
   async #new(): Promise<string> {
     const { keyring, source } = this.data;
     const pending = keyring && (await getEntry(this.storePath, "pending"));
-    return pending ?? (await firstOf(source.to, this.storePath));
+    return pending ?? (await firstPassphrase(parseSource(source.to), this.storePath));
   }
 
   async #old(): Promise<string> {
     const { keyring, source } = this.data;
     const kept =
       keyring?.previous && (await getEntry(this.storePath, `previous:${keyring.previous}`));
-    return kept || (await firstOf(source.from, this.storePath));
+    return kept || (await firstPassphrase(parseSource(source.from), this.storePath));
   }
-}
-
-async function firstOf(source: string, storePath: string): Promise<string> {
-  for await (const { passphrase } of readPassphrases(parseSource(source), storePath)) {
-    return passphrase;
-  }
-  throw new StoreError("passphraseUnavailable", `there is no passphrase for ${storePath}`);
 }
 
 /** Makes the settings name another source; nothing else in them changes. */
@@ -286,7 +280,7 @@ export async function removeDatabase(path: string): Promise<void> {
 }
 
 /** Removes the bundle of a file that never became the store. */
-async function removeBundle(folder: string, keyId: string): Promise<void> {
+export async function removeBundle(folder: string, keyId: string): Promise<void> {
   const path = join(folder, bundleName(keyId));
   try {
     await removeStagedBundles(folder, keyId);

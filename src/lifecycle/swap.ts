@@ -26,10 +26,11 @@ import {
 import { Journal } from "../operation/journal.js";
 import type { OperationLock } from "../operation/lock.js";
 import type { Reporter } from "../operation/reporter.js";
-import type { RestartTimer } from "../service/service.js";
+import { newRestartName, type RestartTimer } from "../service/service.js";
 import { keyIdOf, type StoreKey } from "../store/cipher.js";
 import { syncFile } from "./files.js";
-import { type KeyringPlan, keepCurrent, keepPending } from "./passphrases.js";
+import { type KeyringPlan, keepCurrent, keepPending, proveKept } from "./passphrases.js";
+import type { BundlePlan } from "./prepare.js";
 import { lookAt, Swap, type SwapJournal, type SwapOperation, withHint } from "./swap-state.js";
 import { HeldStore, refuseSidecars, type Secret, sidecars } from "./transfer.js";
 
@@ -55,6 +56,8 @@ export interface SwapRequest {
   readonly keepReplacedAs?: string | undefined;
   /** What opens the new file; undefined if it is not encrypted. */
   readonly passphrase: string | undefined;
+  /** Fetches it from where readers will, now that it is kept there and the store is not under it yet. */
+  readonly kept: () => Promise<string | undefined>;
   /** Where the passphrase comes from, before and afterwards. */
   readonly sources: { readonly from: PassphraseSource; readonly to: PassphraseSource };
   readonly keyring?: KeyringPlan | undefined;
@@ -76,12 +79,6 @@ export interface SwapRequest {
     key: StoreKey | undefined,
     held: HeldStore | undefined,
   ) => Promise<void>;
-}
-
-export interface BundlePlan {
-  readonly folder: string;
-  readonly recipients: readonly string[];
-  readonly bundlePassphrase?: string | undefined;
 }
 
 export interface SwapOutcome {
@@ -187,6 +184,9 @@ class SwapWork {
       reporter.detail(`bundle ${bundle.reused ? "found" : "written"} and proven: ${bundle.path}`);
     }
     this.#state.reached("bundled");
+    if (passphrase !== undefined) await proveKept(passphrase, this.#request.kept);
+    if (keyring) await keepCurrent(storePath, keyring);
+    this.#state.reached("current-kept");
     return { key, bundle };
   }
 
@@ -202,6 +202,7 @@ class SwapWork {
       }
       await chmod(data.staged, Number(before.mode & 0o7777n));
     } catch (error) {
+      if (!hasCode(error, "EPERM")) throw systemError(error, `cannot prepare ${data.staged}`);
       throw new StoreError(
         "refused",
         `${storePath} belongs to user ${before.uid} and group ${before.gid}, and a new file could not`,
@@ -216,14 +217,14 @@ class SwapWork {
     throwIfInterrupted(signal);
     if (wasActive) {
       const dependents = await service.activeDependents();
-      await this.#state.write("stopping", { stopped: stoppedOf(known, dependents) });
+      const name = newRestartName();
+      await this.#state.write("stopping", { stopped: stoppedOf(known, dependents, name) });
       this.#timer = await service.armRestart({
         afterMs: service.stopTimeoutMs + windowBudgetMs + this.#size / slowestBytesPerMs,
         command: settleCommand,
+        name,
       });
-      await this.#state.write("armed", {
-        stopped: stoppedOf(known, dependents, this.#timer.name),
-      });
+      this.#state.reached("armed");
       reporter.detail(`stopping ${this.#name}`);
       this.#stoppedAt = performance.now();
       await service.stop();
@@ -246,10 +247,8 @@ class SwapWork {
   }
 
   async commit(): Promise<void> {
-    const { keyring, signal, service } = this.#request;
+    const { signal, service } = this.#request;
     const { storePath, data } = this.#state;
-    if (keyring) await keepCurrent(storePath, keyring);
-    this.#state.reached("current-kept");
     if (service.wasActive && (await service.service.state()).active) {
       throw new StoreError("service", `something started ${this.#name} in the middle of the work`, {
         hint: "see what starts it; the store was not changed",

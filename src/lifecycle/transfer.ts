@@ -156,35 +156,27 @@ export async function copyUnder(options: {
 }
 
 /**
- * Proves that a staged file holds what the held store holds, opening it as its readers will, and gives it the journal
- * mode of the store it replaces.
+ * Proves that a staged file holds what the held store holds, and gives it the journal mode of the store it replaces.
  *
- * @param secret the passphrase as it was read back from where it is kept; undefined for a file that is not encrypted.
- * @throws StoreError `wrongPassphrase` if it does not open, `corrupted` if anything differs.
+ * @throws StoreError `wrongPassphrase` if the file is not under this key, `corrupted` if anything differs.
  */
 export async function verifyExport(
   held: HeldStore,
   staged: string,
-  secret: string | StoreKey | undefined,
+  secret: Secret,
   signal: AbortSignal,
 ): Promise<void> {
-  const first = await openAs(staged, secret);
-  const all: [Connection, ...Connection[]] = [first.connection];
+  const first = await openDatabase(staged, secret);
+  const all: [Connection, ...Connection[]] = [first];
   try {
-    for (let more = 1; more < comparers; more++) all.push(await openDatabase(staged, first.key));
+    while (all.length < comparers) all.push(await openDatabase(staged, secret));
     for (const connection of all) await attach(connection, held.path, "replaced", held.secret);
     await compareDatabases(all, "replaced", signal);
   } finally {
     for (const connection of all) await connection.close();
   }
-  await using connection = await openDatabase(staged, first.key);
+  await using connection = await openDatabase(staged, secret);
   await setJournalMode(connection, held.journalMode);
-}
-
-async function openAs(path: string, secret: string | StoreKey | undefined) {
-  if (typeof secret !== "string")
-    return { connection: await openDatabase(path, secret), key: secret };
-  return openEncrypted(path, secret, { mode: "readwrite" });
 }
 
 /** Opens a database that is nobody's but ours, or that its owner has let go of. */
@@ -218,7 +210,7 @@ async function journalModeOf(connection: Connection): Promise<string> {
   return row?.journal_mode ?? "";
 }
 
-async function setJournalMode(connection: Connection, mode: string): Promise<void> {
+export async function setJournalMode(connection: Connection, mode: string): Promise<void> {
   const row = await connection.get<{ journal_mode: string }>(`PRAGMA main.journal_mode = ${mode}`);
   if (row?.journal_mode !== mode) throw inUse(connection.path);
 }

@@ -1,0 +1,482 @@
+/**
+ * `restore`: puts a backup in the store's place, on the machine it was made on or on another one.
+ *
+ *   restore(options: RestoreOptions): Promise<RestoreResult>
+ *
+ * The backup is verified whole before anything is touched, and its copy again before the service is stopped. The
+ * replaced store stays under a name that says when, unless told otherwise. Clients that are revoked in the present
+ * store stay revoked; permissions that would widen are listed and asked about.
+ */
+import { constants } from "node:fs";
+import { copyFile, readdir } from "node:fs/promises";
+import { basename, extname, join } from "node:path";
+import { manifestPath, readManifest } from "../backup/manifest.js";
+import { type BackupPassphrase, openBackup, verifyBackup } from "../backup/verify.js";
+import { type BundleOpener, readBundle } from "../bundle/bundle.js";
+import { revoked } from "../client/client.js";
+import { type ErrorKind, StoreError, systemError } from "../errors.js";
+import { createFile } from "../files/durable.js";
+import { getEntry } from "../keys/keyring.js";
+import { formatSource, type PassphraseSource, readPassphrases } from "../keys/source.js";
+import { unlock } from "../keys/unlock.js";
+import { knowService, type ServiceReport } from "../operation/absence.js";
+import { acquireLock } from "../operation/lock.js";
+import { identify, keyIdOf, openEncrypted, type StoreKey } from "../store/cipher.js";
+import { ClientStore } from "../store/client-store.js";
+import { ClientTable } from "../store/client-table.js";
+import { checkSchema } from "../store/schema.js";
+import { compareClients, type Differences, type Widened } from "./differences.js";
+import { sha256Of, syncFile } from "./files.js";
+import { findHandover, type Handover, requireHandover } from "./handover.js";
+import type { BundleOptions, BundleReport, OperationOptions } from "./options.js";
+import { firstPassphrase, planKeyring } from "./passphrases.js";
+import { type BundlePlan, bundleReport, checkBundleFolder } from "./prepare.js";
+import { settle } from "./settle.js";
+import { type Replaced, swap } from "./swap.js";
+import { lookAt } from "./swap-state.js";
+import { type HeldStore, openDatabase, type Secret, setJournalMode } from "./transfer.js";
+
+/** Which backup: a file, or the newest in a folder that is not newer than a moment. */
+export type BackupChoice =
+  | { readonly file: string }
+  | { readonly folder: string; readonly before: Date };
+
+export interface RestoreOptions extends OperationOptions {
+  readonly backup: BackupChoice;
+  /** Where the passphrase comes from, if not from where this store's is kept. */
+  readonly bundle?: { readonly path: string; readonly opener: BundleOpener } | undefined;
+  /** Accepts a bare encrypted file, or one whose manifest does not hold, if it opens and every page is sound. */
+  readonly noManifest?: boolean | undefined;
+  /** Restores to this path, absolute, at which nothing may be; the store and its service are left alone. */
+  readonly to?: string | undefined;
+  readonly discardReplaced?: boolean | undefined;
+  readonly readmitRevoked?: boolean | undefined;
+  /** Where bundles are, to see that the restored store has one there; a missing folder is a notice here. */
+  readonly bundles?: BundleOptions | undefined;
+}
+
+export interface RestoreResult {
+  readonly restored: {
+    readonly path: string;
+    readonly backup: string;
+    /** When the backup was made; null without a manifest. */
+    readonly created_at: string | null;
+    readonly key_id: string;
+    readonly schema_version: number;
+    readonly clients: { readonly active: number; readonly revoked: number };
+    /** Where the replaced store is; null if there was none, or if it was discarded. */
+    readonly replaced: string | null;
+    /** Ids that the backup had not revoked and that were left revoked. */
+    readonly stayed_revoked: number[];
+    readonly widened: Widened[];
+    readonly passphrase_source: string;
+    readonly hub: Handover["how"];
+  };
+  readonly bundle: BundleReport | null;
+  readonly service: ServiceReport;
+}
+
+/** How many of those whose permissions widen are named in the question. */
+const named = 20;
+/** How many admins are named where nothing here can vouch for the backup. */
+const namedAdmins = 10;
+
+/** What is known of a backup that was verified. */
+interface Verified {
+  readonly path: string;
+  readonly createdAt: string | null;
+  readonly passphrase: string;
+  readonly key: StoreKey;
+  readonly schemaVersion: number;
+  readonly clients: { active: number; revoked: number };
+  readonly admins: string[];
+  readonly sha256: string;
+}
+
+/** The store that is there now. */
+interface Present {
+  readonly replaced: Replaced;
+  readonly keyId?: string | undefined;
+  readonly passphrase?: string | undefined;
+  /** From the backup; undefined if its clients cannot be read. */
+  readonly differences?: Differences | undefined;
+}
+
+/** What the store holds in the end. */
+interface Completed {
+  readonly clients: Verified["clients"];
+  readonly stayedRevoked: number[];
+}
+
+/**
+ * Restores a backup.
+ *
+ * @throws StoreError `notFound` for a backup that is not there; `corrupted` for one that does not verify, or has no
+ *   manifest that holds; `newerVersion`; `wrongPassphrase`; `refused` for a bundle of another store, a folder at the
+ *   store's path, a path that is taken, an answer that is no, or a hub that would not get the passphrase; what
+ *   `knowService` and `swap` throw.
+ */
+export async function restore(options: RestoreOptions): Promise<RestoreResult> {
+  const { to, reporter } = options;
+  if (to !== undefined && (await lookAt(to))) {
+    throw new StoreError("refused", `${to} exists already`, { hint: "--to names a new file" });
+  }
+  const backup = await verify(options);
+  if (to === undefined) return await putInPlace(options, backup);
+  await using lock = await acquireLock(to);
+  for (const sentence of await settle(lock)) reporter.notice(sentence);
+  const service = { service: "none", unit: options.service.unit, storePath: to } as const;
+  return await putInPlace({ ...options, lock, hub: "none", service }, backup);
+}
+
+async function putInPlace(options: RestoreOptions, backup: Verified): Promise<RestoreResult> {
+  const { lock, source, reporter, readmitRevoked = false } = options;
+  const { storePath } = lock;
+  const present = await lookAtPresent(options, backup);
+  const { differences } = present;
+  await ask(options, backup, present);
+
+  const service = await knowService(options.service, reporter);
+  const changes = present.passphrase !== backup.passphrase;
+  const handover =
+    changes && present.replaced.state !== "absent"
+      ? await requireHandover(service, options.hub)
+      : await findHandover(service, options.hub);
+  const keptElsewhere = () => firstPassphrase(source, storePath);
+  if (source.kind !== "keyring" && (await keptElsewhere()) !== backup.passphrase) {
+    throw new StoreError(
+      "refused",
+      `${formatSource(source)} does not yield the passphrase of the backup`,
+      { hint: "put it there first, or keep it in the keyring: --passphrase-source keyring" },
+    );
+  }
+  const keyring =
+    source.kind === "keyring"
+      ? await planKeyring(storePath, backup.passphrase, present, true)
+      : undefined;
+  const keeps = present.replaced.state !== "absent" && !options.discardReplaced;
+  const keepReplacedAs = keeps ? await freeName(storePath) : undefined;
+  const password = changes && handover.how === "server.json" ? handover : undefined;
+  if (password) {
+    reporter.notice(`the password in ${password.path}, in plain text, is replaced as well`);
+  }
+  let completed: Completed = { clients: backup.clients, stayedRevoked: [] };
+
+  const outcome = await swap({
+    ...options,
+    operation: "restore",
+    service,
+    bundle: await bundlePlan(options),
+    passphrase: backup.passphrase,
+    keyring,
+    replaced: present.replaced,
+    keepReplacedAs,
+    sources: { from: source, to: source },
+    serverJson: password && { path: password.path, remove: false },
+    kept: () =>
+      source.kind === "keyring"
+        ? getEntry(storePath, keyring?.pending ? "pending" : "current")
+        : keptElsewhere(),
+    stage: (staged) => stageBackup(backup, staged),
+    fill: async (staged, key, held) => {
+      completed = await complete(staged, key, held, !readmitRevoked);
+    },
+  });
+  return {
+    restored: {
+      path: storePath,
+      backup: backup.path,
+      created_at: backup.createdAt,
+      key_id: keyIdOf(backup.key.salt),
+      schema_version: backup.schemaVersion,
+      clients: completed.clients,
+      replaced: keepReplacedAs ?? null,
+      stayed_revoked: completed.stayedRevoked,
+      widened: differences?.widened ?? [],
+      passphrase_source: formatSource(source),
+      hub: handover.how,
+    },
+    bundle: bundleReport(outcome),
+    service: outcome.service,
+  };
+}
+
+/** Chooses the backup and verifies all of it. */
+async function verify(options: RestoreOptions): Promise<Verified> {
+  const path = await choose(options);
+  const secret = await passphraseFor(path, options);
+  const { ok, checks } = await verifyBackup(path, secret);
+  const failed = checks.filter((check) => !check.ok);
+  const essential = new Set(["encrypted", "opens", "pages", "structure"]);
+  const refused = options.noManifest ? failed.filter(({ name }) => essential.has(name)) : failed;
+  if (!ok && refused.length > 0) {
+    const bare = !failed.some(({ name }) => essential.has(name));
+    throw new StoreError(
+      "corrupted",
+      `${path} does not verify: ${refused.map(({ name, detail }) => `${name}: ${detail}`).join("; ")}`,
+      bare
+        ? { hint: "--no-manifest accepts it for what it is, if you know where it has been" }
+        : { hint: "take another backup, or another copy of this one" },
+    );
+  }
+  const manifest = await readManifest(manifestPath(path)).catch(() => undefined);
+  const { connection, key, keyId, passphrase } = await openBackup(path, secret);
+  const store = await ClientStore.from({ connection, key, keyId }, { migrate: false });
+  try {
+    return {
+      path,
+      createdAt: manifest?.created_at ?? null,
+      passphrase,
+      key,
+      schemaVersion: store.schemaVersion,
+      clients: await store.counts(),
+      admins: await adminsOf(store),
+      sha256: await sha256Of(path),
+    };
+  } finally {
+    await store.close();
+  }
+}
+
+async function choose({ backup, lock }: RestoreOptions): Promise<string> {
+  if ("file" in backup) return backup.file;
+  const { folder, before } = backup;
+  const prefix = `${basename(lock.storePath, extname(lock.storePath))}.`;
+  let newest: { path: string; at: string } | undefined;
+  let names: string[];
+  try {
+    names = await readdir(folder);
+  } catch (error) {
+    throw systemError(error, `cannot look into ${folder}`, "notFound");
+  }
+  for (const name of names) {
+    if (!name.startsWith(prefix) || !name.endsWith(".manifest.json")) continue;
+    const manifest = await readManifest(join(folder, name)).catch(() => undefined);
+    if (!manifest || !names.includes(manifest.file)) continue;
+    if (Date.parse(manifest.created_at) > before.getTime()) continue;
+    if (newest && newest.at >= manifest.created_at) continue;
+    newest = { path: join(folder, manifest.file), at: manifest.created_at };
+  }
+  if (newest) return newest.path;
+  throw new StoreError("notFound", `${folder} has no backup from before ${before.toISOString()}`);
+}
+
+async function passphraseFor(
+  path: string,
+  { bundle, source, lock }: RestoreOptions,
+): Promise<BackupPassphrase> {
+  if (!bundle) return { source, storePath: lock.storePath };
+  const { passphrase, key_id: keyId } = await readBundle(bundle.path, bundle.opener);
+  const identity = await identify(path);
+  if (identity.keyId !== undefined && identity.keyId !== keyId) {
+    throw new StoreError(
+      "refused",
+      `${bundle.path} is for key_id ${keyId}, and ${path} has ${identity.keyId}`,
+      { hint: `the bundle that is needed is clients.${identity.keyId}.bundle.age` },
+    );
+  }
+  return { passphrase };
+}
+
+async function adminsOf(store: ClientTable): Promise<string[]> {
+  const admins: string[] = [];
+  for await (const { client_id: id, name, is_admin: isAdmin } of store) {
+    if (isAdmin) admins.push(name ? `${id} (${name})` : `${id}`);
+  }
+  return admins;
+}
+
+/** What is at the store's path, whether anything that is kept opens it, and how it differs from the backup. */
+async function lookAtPresent({ lock, source }: RestoreOptions, backup: Verified): Promise<Present> {
+  const { storePath } = lock;
+  const there = await lookAt(storePath);
+  if (!there) return { replaced: { state: "absent" } };
+  if (!there.isFile()) {
+    throw new StoreError("refused", `${storePath} is not a file`, {
+      hint: "--db names the store's file",
+    });
+  }
+  let opened: { key: Secret; keyId?: string; passphrase?: string } | undefined;
+  try {
+    opened = await secretOfPresent(storePath, source);
+    const differences = await compare(storePath, opened.key, backup);
+    const { keyId, passphrase } = opened;
+    return { replaced: { state: "open", secret: opened.key }, keyId, passphrase, differences };
+  } catch (error) {
+    if (!(error instanceof StoreError) || !hopeless.includes(error.kind)) throw error;
+    return {
+      replaced: { state: "unopenable" },
+      keyId: opened?.keyId,
+      passphrase: opened?.passphrase,
+    };
+  }
+}
+
+/** Errors that say that a store is of no use here as it is: to be replaced, but not to be learnt from. */
+const hopeless: readonly ErrorKind[] = [
+  "wrongPassphrase",
+  "passphraseUnavailable",
+  "corrupted",
+  "newerVersion",
+  "notFound",
+  "refused",
+];
+
+async function secretOfPresent(
+  storePath: string,
+  source: PassphraseSource,
+): Promise<{ key: Secret; keyId?: string; passphrase?: string }> {
+  const { format } = await identify(storePath);
+  if (format === "plaintext") return { key: undefined };
+  if (format === "unknown") {
+    throw new StoreError("corrupted", `${storePath} is not a database`);
+  }
+  const unlocked = await unlock(storePath, source, { mode: "readwrite" });
+  await unlocked.connection.close();
+  return unlocked;
+}
+
+async function compare(storePath: string, secret: Secret, backup: Verified): Promise<Differences> {
+  await using now = await openTable(storePath, secret);
+  const opened = await openEncrypted(backup.path, backup.key, {
+    mode: "readonly",
+    immutable: true,
+  });
+  await using older = await ClientStore.from(opened, { migrate: false });
+  return await compareClients(now, older);
+}
+
+/** The clients in a database that is encrypted or not. */
+async function openTable(path: string, secret: Secret): Promise<ClientTable> {
+  const connection = await openDatabase(path, secret);
+  try {
+    return new ClientTable(connection, await checkSchema(connection));
+  } catch (error) {
+    await connection.close();
+    throw error;
+  }
+}
+
+/** Asks about everything that the one who restores has to know and can stop, in one question. */
+async function ask(
+  options: RestoreOptions,
+  backup: Verified,
+  { replaced, differences }: Present,
+): Promise<void> {
+  const { lock, reporter, readmitRevoked } = options;
+  const parts: string[] = [];
+  if (!(await isKnownHere(options, backup.passphrase))) {
+    const { clients, admins, createdAt } = backup;
+    const some = admins.slice(0, namedAdmins).join(", ");
+    const more = admins.length > namedAdmins ? ` and ${admins.length - namedAdmins} more` : "";
+    parts.push(
+      `Nothing on this machine can vouch for ${backup.path}. It has key_id ${keyIdOf(backup.key.salt)}, ${clients.active} clients and ${clients.revoked} revoked, is ${createdAt === null ? "of unknown date" : `of ${createdAt}`}, and its admins are ${admins.length === 0 ? "none" : some + more}.`,
+    );
+  }
+  if (replaced.state === "unopenable") {
+    parts.push(
+      `Nothing that is kept here opens ${lock.storePath}, so it is not known who is revoked in it and would be admitted again.`,
+    );
+  }
+  if (differences && differences.widened.length > 0) {
+    const { widened } = differences;
+    parts.push(
+      [
+        `${widened.length === 1 ? "One client" : `${widened.length} clients`} could do more than now:`,
+        ...widened
+          .slice(0, named)
+          .map(
+            ({ client_id: id, name, what }) =>
+              `  ${id}${name ? ` (${name})` : ""} ${what.join("; ")}`,
+          ),
+        ...(widened.length > named ? [`  and ${widened.length - named} more`] : []),
+      ].join("\n"),
+    );
+  }
+  if (readmitRevoked && differences && differences.revoked.length > 0) {
+    parts.push(
+      `These clients are revoked, and would be admitted again: ${differences.revoked.join(", ")}.`,
+    );
+  }
+  if (differences && differences.missing > 0) {
+    reporter.notice(
+      `${differences.missing} clients of the present store are not in the backup and will not be admitted`,
+    );
+  }
+  if (parts.length > 0) await reporter.confirm([...parts, "Restore it?"].join("\n"));
+}
+
+/** Whether this passphrase is kept here already, so that the backup is one of this store's own. */
+async function isKnownHere(
+  { lock, source, bundle }: RestoreOptions,
+  wanted: string,
+): Promise<boolean> {
+  if (!bundle) return true;
+  try {
+    for await (const { passphrase } of readPassphrases(source, lock.storePath)) {
+      if (passphrase === wanted) return true;
+    }
+  } catch (error) {
+    if (!(error instanceof StoreError && error.kind === "passphraseUnavailable")) throw error;
+  }
+  return false;
+}
+
+async function bundlePlan({ bundles, reporter }: RestoreOptions): Promise<BundlePlan | undefined> {
+  if (!bundles) return undefined;
+  try {
+    return await checkBundleFolder(bundles, reporter);
+  } catch (error) {
+    if (!(error instanceof StoreError) || error.kind === "refused") throw error;
+    reporter.notice(`no bundle was written, keep the one there is: ${error.message}`);
+    return undefined;
+  }
+}
+
+/** A name for the replaced store that says when, and is free. */
+async function freeName(storePath: string): Promise<string> {
+  for (let second = Date.now(); ; second += 1000) {
+    const when = new Date(second).toISOString().slice(0, 19).replaceAll(":", "-");
+    const path = `${storePath}.replaced.${when}Z`;
+    if (!(await lookAt(path))) return path;
+  }
+}
+
+/** Copies the verified backup, and sees that the copy is what was verified. */
+async function stageBackup(backup: Verified, staged: string): Promise<StoreKey> {
+  await createFile(staged, "");
+  try {
+    await copyFile(backup.path, staged, constants.COPYFILE_FICLONE);
+  } catch (error) {
+    throw systemError(error, `cannot copy ${backup.path}`);
+  }
+  await syncFile(staged);
+  if ((await sha256Of(staged)) !== backup.sha256) {
+    throw new StoreError("corrupted", `the copy of ${backup.path} is not what was verified`, {
+      hint: "the disk, or the memory, of this machine is not to be trusted",
+    });
+  }
+  return backup.key;
+}
+
+/**
+ * Makes the copy what the store is to be: who is revoked in the store as it was left stays revoked, and the journal mode
+ * is the store's.
+ */
+async function complete(
+  staged: string,
+  key: StoreKey | undefined,
+  held: HeldStore | undefined,
+  carryRevoked: boolean,
+): Promise<Completed> {
+  await using store = await openTable(staged, key);
+  let stayedRevoked: number[] = [];
+  if (held && carryRevoked) {
+    await using now = await openTable(held.path, held.secret);
+    ({ revoked: stayedRevoked } = await compareClients(now, store));
+    await store.addItems(stayedRevoked.map(revoked));
+  }
+  const counts = await store.counts();
+  if (held) await setJournalMode(store.connection, held.journalMode);
+  return { clients: counts, stayedRevoked };
+}

@@ -1,0 +1,135 @@
+/**
+ * Taking a passphrase that opens the store into the keyring: what `init --adopt` and `bundle import` have in common. The
+ * store's file stays as it is. On one journal, as everything that takes more than one step.
+ */
+import { join } from "node:path";
+import { z } from "zod";
+import { type Bundle, bundleName, writeBundle } from "../bundle/bundle.js";
+import { StoreError } from "../errors.js";
+import { removePartials } from "../files/durable.js";
+import { readServerJson, removePassword } from "../hub/server-json.js";
+import { Journal } from "../operation/journal.js";
+import { reached } from "../operation/step.js";
+import { keyIdOf, type StoreKey } from "../store/cipher.js";
+import {
+  type KeyringPlan,
+  keepCurrent,
+  keepPending,
+  keyringPlanSchema,
+  promotePending,
+  putKeyringBack,
+} from "./passphrases.js";
+import type { BundlePlan } from "./prepare.js";
+import { lookAt, removeBundle } from "./swap-state.js";
+
+export const takeOperations = ["adopt", "import-passphrase"] as const;
+
+export type TakeOperation = (typeof takeOperations)[number];
+
+/** As the steps of a swap: a journal's step is one of those marked, and may have begun. */
+export const takeSteps = [
+  "beginning", // journaled
+  "pending-kept",
+  "bundled",
+  "current-kept",
+  "taking", // journaled
+  "promoted",
+  "server-json",
+] as const;
+
+type TakeStep = (typeof takeSteps)[number];
+
+const takeJournalSchema = z.strictObject({
+  /** What happens in the keyring; absent if nothing does. */
+  keyring: keyringPlanSchema.optional(),
+  /** The bundle that is written for it, if there was none. */
+  bundle: z.strictObject({ folder: z.string(), key_id: z.string() }).optional(),
+  /** `server.json`, if the password in it is taken out. */
+  server_json: z.string().optional(),
+});
+
+type TakeJournal = z.infer<typeof takeJournalSchema>;
+
+export interface TakeRequest {
+  readonly operation: TakeOperation;
+  readonly storePath: string;
+  /** It was seen to open the store. */
+  readonly passphrase: string;
+  readonly key: StoreKey;
+  readonly keyring: KeyringPlan | undefined;
+  readonly bundle?: BundlePlan | undefined;
+  readonly serverJson?: string | undefined;
+}
+
+/**
+ * Takes the passphrase.
+ *
+ * @throws StoreError what the keyring and `writeBundle` throw; then everything is as before.
+ */
+export async function take(request: TakeRequest): Promise<Bundle | undefined> {
+  const { operation, storePath, passphrase, key, keyring, bundle: plan, serverJson } = request;
+  const keyId = keyIdOf(key.salt);
+  const isNew = plan && !(await lookAt(join(plan.folder, bundleName(keyId))));
+  const data: TakeJournal = {
+    ...(keyring && { keyring }),
+    ...(isNew && { bundle: { folder: plan.folder, key_id: keyId } }),
+    ...(serverJson !== undefined && { server_json: serverJson }),
+  };
+  const step = (name: TakeStep) => reached(`${operation}.${name}`);
+  const journal = await Journal.begin(storePath, operation, "beginning", data);
+  let bundle: Bundle | undefined;
+  try {
+    step("beginning");
+    if (keyring) await keepPending(storePath, passphrase);
+    step("pending-kept");
+    if (plan) bundle = await writeBundle({ ...plan, storePath, passphrase, key });
+    step("bundled");
+    if (keyring) await keepCurrent(storePath, keyring);
+    step("current-kept");
+    await journal.write("taking", data);
+    step("taking");
+  } catch (error) {
+    await undo(storePath, data, journal);
+    throw error;
+  }
+  await finish(storePath, data, journal);
+  return bundle;
+}
+
+/** Finishes or undoes what was interrupted. @returns what was done, in a sentence. */
+export async function settleTake(journal: Journal, storePath: string): Promise<string[]> {
+  const { operation } = journal.entry;
+  const parsed = takeJournalSchema.safeParse(journal.entry.data);
+  if (!parsed.success) {
+    throw new StoreError(
+      "corrupted",
+      `${journal.path} does not say what the journal of ${operation} says`,
+      { hint: "see that the store opens, then remove that file" },
+    );
+  }
+  if (journal.entry.step === "taking") {
+    await finish(storePath, parsed.data, journal);
+    return [`finished the interrupted ${operation}: the passphrase is in the keyring`];
+  }
+  await undo(storePath, parsed.data, journal);
+  return [`undid the interrupted ${operation}`];
+}
+
+async function finish(storePath: string, data: TakeJournal, journal: Journal): Promise<void> {
+  const { keyring, server_json: serverJson } = data;
+  if (keyring) await promotePending(storePath, keyring);
+  reached(`${journal.entry.operation}.promoted`);
+  if (serverJson !== undefined) {
+    await removePartials((await readServerJson(serverJson)).file);
+    await removePassword(serverJson);
+  }
+  reached(`${journal.entry.operation}.server-json`);
+  await journal.remove();
+}
+
+async function undo(storePath: string, data: TakeJournal, journal: Journal): Promise<void> {
+  const { keyring, bundle } = data;
+  if (bundle) await removeBundle(bundle.folder, bundle.key_id);
+  if (keyring) await putKeyringBack(storePath, keyring, false);
+  await journal.remove();
+}
