@@ -23,7 +23,7 @@ exec setpriv --pdeathsig KILL $confine -- /bin/sh -c '[ "$PPID" = "$0" ] && exec
 `;
 
 /**
- * Waits for the hub to end, passing signals on meanwhile.
+ * Waits for the hub to end, passing signals on meanwhile. To be called as soon as the child is there.
  *
  * @returns its exit code, or 128 + the number of the signal that ended it, as a shell says it.
  */

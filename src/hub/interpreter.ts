@@ -28,8 +28,6 @@ const packagesSchema = z.object({
   cipherVersion: z.string().nullable(),
   /** Whether a store that the hub opened with a password came out encrypted. */
   takesPassword: z.boolean(),
-  /** Whether the hub rewrites a `server.json` that has no `network_protocol`. */
-  completesServerJson: z.boolean(),
   /** Why the hub could not be tried, in Python's words. */
   problem: z.string().nullable(),
 });
@@ -123,24 +121,44 @@ async function firstCharacters(path: string): Promise<string> {
  * @throws StoreError `failed` if the interpreter does not answer.
  */
 export async function askHub(
-  [program, ...options]: HubPython,
+  python: HubPython,
   environment: Environment = process.env,
 ): Promise<HubPackages> {
+  return packagesSchema.parse(await ask(python, whatItCanDo, environment));
+}
+
+/** Whether the hub rewrites a `server.json` that has no `network_protocol`. @throws as `askHub`. */
+export async function completesServerJson(
+  python: HubPython,
+  environment: Environment = process.env,
+): Promise<boolean> {
+  return z.boolean().parse(await ask(python, whetherItCompletes, environment));
+}
+
+async function ask(
+  [program, ...options]: HubPython,
+  question: string,
+  environment: Environment,
+): Promise<unknown> {
   const home = await mkdtemp(join(tmpdir(), "hivemind-sqlcipher-"));
   try {
     const output = await new Promise<string>((done, failed) => {
       execFile(
         program,
-        [...options, "-c", question, home],
+        [...options, "-c", prelude + question, home],
         // Not in this folder: its files would be modules to Python.
         { cwd: "/", env: environment, timeout: answerTimeoutMs, killSignal: "SIGKILL" },
         (error, stdout) => (error === null ? done(stdout) : failed(error)),
       ).stdin?.end();
     });
-    return packagesSchema.parse(JSON.parse(output));
+    return JSON.parse(output);
   } catch (error) {
     const { killed, code } = error as { killed?: boolean; code?: unknown };
-    const why = killed ? `no answer in ${answerTimeoutMs / 1000} s` : `it ended with ${code}`;
+    const why = killed
+      ? `no answer in ${answerTimeoutMs / 1000} s`
+      : code === undefined
+        ? "its answer is not understood"
+        : `it ended with ${code}`;
     throw new StoreError("failed", `cannot ask ${program} about the hub's packages: ${why}`, {
       hint: "name the Python that has hivemind-core in it: --hub-python PATH",
       cause: error,
@@ -151,21 +169,39 @@ export async function askHub(
 }
 
 /**
- * The answer goes to standard output alone: what the packages log there is sent to standard error. `os._exit`, because
- * some of them leave threads behind that watch files.
+ * What every question begins with. The answer goes to standard output alone: what the packages log there is sent to
+ * standard error. `os._exit`, because some of them leave threads behind that watch files.
  */
-const question = `
+const prelude = `
 import sys
 if sys.path[:1] == [""]:
     del sys.path[0]
 import importlib.metadata, json, os
 
-answer = os.fdopen(os.dup(1), "w")
+output = os.fdopen(os.dup(1), "w")
 os.dup2(2, 1)
 home = sys.argv[1]
 for name in ("HOME", "XDG_DATA_HOME", "XDG_CONFIG_HOME", "XDG_STATE_HOME", "XDG_CACHE_HOME", "TMPDIR"):
     os.environ[name] = home
 
+def answer(value):
+    output.write(json.dumps(value))
+    output.flush()
+    os._exit(0)
+
+def write_server_json(settings):
+    os.makedirs(os.path.join(home, "hivemind-core"))
+    path = os.path.join(home, "hivemind-core", "server.json")
+    with open(path, "w") as file:
+        json.dump(settings, file)
+    return path
+
+module = "${sqliteModule}"
+block = {"name": "probe", "subfolder": "hivemind-core", "password": "probe"}
+database = {"module": module, module: block}
+`;
+
+const whatItCanDo = `
 def version(package):
     try:
         return importlib.metadata.version(package)
@@ -179,7 +215,6 @@ found = {
     "schemaVersion": None,
     "cipherVersion": None,
     "takesPassword": False,
-    "completesServerJson": False,
     "problem": None,
 }
 try:
@@ -193,24 +228,22 @@ try:
     found["schemaVersion"] = getattr(AbstractDB, "SCHEMA_VERSION", None)
     from hivemind_core.config import get_server_config
     from hivemind_core.database import ClientDatabase
-    folder = os.path.join(home, "hivemind-core")
-    os.makedirs(folder)
-    path = os.path.join(folder, "server.json")
-    module = "${sqliteModule}"
-    block = {"name": "probe", "subfolder": "hivemind-core", "password": "probe"}
-    text = json.dumps({"database": {"module": module, module: block}})
-    with open(path, "w") as file:
-        file.write(text)
-    config = get_server_config()["database"]
-    with open(path) as file:
-        found["completesServerJson"] = file.read() != text
-    with ClientDatabase(config) as database:
-        len(database.db)
-    with open(os.path.join(folder, "probe.db"), "rb") as file:
+    write_server_json({"network_protocol": {}, "database": database})
+    with ClientDatabase(get_server_config()["database"]) as opened:
+        len(opened.db)
+    with open(os.path.join(home, "hivemind-core", "probe.db"), "rb") as file:
         found["takesPassword"] = not file.read(16).startswith(b"SQLite format 3")
 except BaseException as error:
     found["problem"] = type(error).__name__ + ": " + str(error)
-answer.write(json.dumps(found))
-answer.flush()
-os._exit(0)
+answer(found)
+`;
+
+const whetherItCompletes = `
+path = write_server_json({"database": database})
+with open(path) as file:
+    before = file.read()
+from hivemind_core.config import get_server_config
+get_server_config()
+with open(path) as file:
+    answer(file.read() != before)
 `;

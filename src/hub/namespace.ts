@@ -4,13 +4,13 @@
  * The namespace, the memory and the hub end together; nobody else sees the file at its path, and nothing has to be
  * cleaned up, however the hub or this process ends.
  */
-import { type ChildProcess, spawn } from "node:child_process";
+import { spawn } from "node:child_process";
 import { readFileSync } from "node:fs";
 import { stat } from "node:fs/promises";
 import { Readable, Writable } from "node:stream";
 import type { Environment } from "../config/paths.js";
 import { StoreError } from "../errors.js";
-import { becomeTheHub, readAll } from "./child.js";
+import { becomeTheHub, exitCodeOf, readAll } from "./child.js";
 
 /**
  * Runs within the namespace, with the right to mount. The file comes through descriptor 3; what goes wrong is said
@@ -46,7 +46,7 @@ const asRoot = { unshare: ["--mount"], confine: "" };
 const capSysAdmin = 1n << 21n;
 
 /**
- * Starts `command` where the file at `file` has these contents.
+ * Starts `command` where the file at `file` has these contents. `exitCode` is there when the hub has ended.
  *
  * @throws StoreError `refused` if this system gives no such namespace.
  */
@@ -60,7 +60,7 @@ export async function startInNamespace({
   file: string;
   contents: string;
   environment: Environment;
-}): Promise<ChildProcess> {
+}): Promise<{ exitCode: Promise<number> }> {
   const bytes = Buffer.from(contents);
   const { unshare, confine } = mayMount() ? asRoot : asUser;
   const words = [
@@ -80,13 +80,15 @@ export async function startInNamespace({
     ],
     { env: environment, stdio: ["inherit", "inherit", "inherit", "pipe", "pipe"] },
   );
+  const exitCode = exitCodeOf(hub);
   const [input, report] = [hub.stdio[3], hub.stdio[4]];
   if (!(input instanceof Writable) || !(report instanceof Readable)) throw new Error("two pipes");
   // A shell that ended early does not read; its report says why.
   input.on("error", () => undefined).end(bytes);
   const said = await readAll(report);
   bytes.fill(0);
-  if (said.endsWith("ready\n")) return hub;
+  if (said.endsWith("ready\n")) return { exitCode };
+  await exitCode;
   throw new StoreError(
     "refused",
     `this system gives the hub no mount namespace of its own: ${said.trim() || "it ended early"}`,

@@ -11,20 +11,21 @@ import { isAbsolute, join } from "node:path";
 import { configHome, type Environment } from "../config/paths.js";
 import { hasCode, StoreError, systemError } from "../errors.js";
 import { createFile, makeFolder } from "../files/durable.js";
-import { becomeTheHub, startOf } from "./child.js";
+import { becomeTheHub, exitCodeOf, startOf } from "./child.js";
 import { requirePrivateMemory } from "./memory.js";
 
 /** Who uses the folder: a process id and when that process began. */
 const ownerName = "config.owner";
 
 /**
- * Starts `command` with XDG_CONFIG_HOME at a private folder whose `server.json` has these contents. `remove` ends the
- * folder; what a killed process left is removed by the next start.
+ * Runs `command` until it ends, with XDG_CONFIG_HOME at a private folder whose `server.json` has these contents. The
+ * folder ends with it; what a killed process left is removed by the next start.
  *
+ * @returns the hub's exit code.
  * @throws StoreError `refused` where there is no memory-backed folder or no identity yet, `inUse` while another hub of
  *   this user runs this way.
  */
-export async function startWithPrivateConfig({
+export async function runWithPrivateConfig({
   command,
   contents,
   environment,
@@ -32,26 +33,28 @@ export async function startWithPrivateConfig({
   command: readonly string[];
   contents: string;
   environment: Environment;
-}): Promise<{ hub: ChildProcess; remove: () => Promise<void> }> {
+}): Promise<number> {
   const real = configHome(environment);
   await requireIdentity(real);
   const folder = await runtimeFolder(environment);
   const config = join(folder, "config");
   await takeOver(folder);
-  const remove = async () => {
+  try {
+    await makeConfig(real, config, contents);
+    return await exitCodeOf(spawnHub(command, { ...environment, XDG_CONFIG_HOME: config }));
+  } catch (error) {
+    throw systemError(error, `cannot run with ${config}`);
+  } finally {
     await rm(config, { recursive: true, force: true });
     await rm(join(folder, ownerName), { force: true });
-  };
-  try {
-    await makeFolder(join(config, "hivemind-core"));
-    await linkEntries(real, config, "hivemind-core");
-    await linkEntries(join(real, "hivemind-core"), join(config, "hivemind-core"), "server.json");
-    await createFile(join(config, "hivemind-core", "server.json"), contents, 0o400);
-    return { hub: spawnHub(command, { ...environment, XDG_CONFIG_HOME: config }), remove };
-  } catch (error) {
-    await remove();
-    throw systemError(error, `cannot make ${config}`);
   }
+}
+
+async function makeConfig(real: string, config: string, contents: string): Promise<void> {
+  await makeFolder(join(config, "hivemind-core"));
+  await linkEntries(real, config, "hivemind-core");
+  await linkEntries(join(real, "hivemind-core"), join(config, "hivemind-core"), "server.json");
+  await createFile(join(config, "hivemind-core", "server.json"), contents, 0o400);
 }
 
 function spawnHub(command: readonly string[], environment: Environment): ChildProcess {

@@ -9,11 +9,16 @@ import { isJsonObject } from "../client/json.js";
 import { type Environment, realPath } from "../config/paths.js";
 import { StoreError } from "../errors.js";
 import { replaceFile } from "../files/durable.js";
-import { exitCodeOf } from "./child.js";
-import { askHub, findHubPython, findProgram, type HubPackages } from "./interpreter.js";
+import {
+  askHub,
+  completesServerJson,
+  findHubPython,
+  findProgram,
+  type HubPackages,
+} from "./interpreter.js";
 import { requirePrivateMemory } from "./memory.js";
 import { startInNamespace } from "./namespace.js";
-import { startWithPrivateConfig } from "./private-config.js";
+import { runWithPrivateConfig } from "./private-config.js";
 import {
   namedStore,
   readServerJson,
@@ -60,17 +65,10 @@ export async function runHub(options: HubOptions & { privateConfig?: boolean }):
   } = options;
   const serverJson = await checkHub(options);
   const contents = withPassword(serverJson, options.passphrase);
-  if (!privateConfig) {
-    return exitCodeOf(
-      await startInNamespace({ command, file: serverJson.file, contents, environment }),
-    );
-  }
-  const { hub, remove } = await startWithPrivateConfig({ command, contents, environment });
-  try {
-    return await exitCodeOf(hub);
-  } finally {
-    await remove();
-  }
+  if (privateConfig) return runWithPrivateConfig({ command, contents, environment });
+  const { file } = serverJson;
+  const { exitCode } = await startInNamespace({ command, file, contents, environment });
+  return exitCode;
 }
 
 /**
@@ -113,7 +111,10 @@ async function checkHub(options: HubOptions): Promise<ServerJson> {
   }
   const packages = await askHub(python, environment);
   checkPackages(packages, python[0], options.cipherCompatibility);
-  if (packages.completesServerJson && !isJsonObject(serverJson.settings.network_protocol)) {
+  if (
+    !isJsonObject(serverJson.settings.network_protocol) &&
+    (await completesServerJson(python, environment))
+  ) {
     throw new StoreError(
       "refused",
       `${serverJson.path} has no "network_protocol": the hub would fill it in, and must not write here`,

@@ -192,6 +192,14 @@ describe("what the hub gets", () => {
     expect(await readFile(other, "utf8")).toBe("y\n");
   });
 
+  test("a server.json in shared memory itself is covered too", async () => {
+    await home.remove();
+    home = await makeHome({ parent: "/dev/shm" });
+    const run = await startRun(home, [hub, "list-clients"]);
+    expect(await run.ended).toBe(0);
+    expect(filesWithPassphrase(home.home)).toEqual([]);
+  });
+
   test("a server.json behind a symbolic link is covered where the link leads", async () => {
     const file = join(home.home, "hub settings.json");
     await rename(home.serverJson, file);
@@ -223,6 +231,19 @@ describe("as an ordinary user", () => {
     expect(filesWithPassphrase(home.home, home.runtime)).toEqual([]);
     run.child.kill("SIGTERM");
     expect(await run.ended).toBe(0);
+  });
+
+  test("root who may not mount gets the same namespace, and stays root", async () => {
+    const withoutRight = ["setpriv", "--bounding-set=-sys_admin", "--inh-caps=-sys_admin", "--"];
+    const run = await startRun(
+      home,
+      shell('id -u; grep -c . "$HOME/.config/hivemind-core/server.json"'),
+      {
+        wrap: (line) => [...withoutRight, ...line],
+      },
+    );
+    expect(await run.ended).toBe(0);
+    expect(run.stdout()).toMatch(/^0\n\d+\n$/);
   });
 
   // A user namespace in which no further one may be made: what a hardened system answers.

@@ -1,0 +1,129 @@
+import { readdirSync } from "node:fs";
+import { chmod, mkdir, mkdtemp, rm, symlink, writeFile } from "node:fs/promises";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { afterEach, beforeEach, describe, expect, test } from "vitest";
+import { askHub, completesServerJson, findHubPython } from "../../src/hub/interpreter.js";
+import { hubScript } from "./support.js";
+
+let folder: string;
+beforeEach(async () => {
+  folder = await mkdtemp(join(tmpdir(), "interpreter-"));
+});
+afterEach(() => rm(folder, { recursive: true, force: true }));
+
+describe("the hub's Python", () => {
+  async function program(path: string, text: string): Promise<string> {
+    const whole = join(folder, path);
+    await mkdir(join(whole, ".."), { recursive: true });
+    await writeFile(whole, text);
+    await chmod(whole, 0o755);
+    return whole;
+  }
+
+  test("is on the script's first line, with its options", async () => {
+    const python = await program("bin/python3", "");
+    const script = await program("bin/hivemind-core", `#!${python} -sP\nimport sys\n`);
+    expect(await findHubPython({ words: [script, "listen"] })).toEqual([python, "-sP"]);
+  });
+
+  test("is found behind a symbolic link, on PATH, behind env, and in a unit's ExecStart", async () => {
+    const python = await program("venv/bin/python3.11", "");
+    const script = await program("venv/bin/hivemind-core", "#!/usr/bin/env python3.11\n");
+    await mkdir(join(folder, "bin"));
+    await symlink(script, join(folder, "bin/hivemind-core"));
+    const environment = { PATH: `${folder}/none:${folder}/bin:${folder}/venv/bin` };
+    expect(await findHubPython({ environment })).toEqual([python]);
+    const words = ["/usr/bin/hivemind-sqlcipher", "run", "--", join(folder, "bin/hivemind-core")];
+    expect(await findHubPython({ words, environment })).toEqual([python]);
+  });
+
+  test("is found where its path is too long or has a space, as pip writes it then", async () => {
+    const python = await program("a venv/bin/python", "");
+    const long = `#!/bin/sh\n'''exec' "${python}" "$0" "$@"\n' '''\nimport sys\n`;
+    const script = await program("hivemind-core", long);
+    expect(await findHubPython({ words: [script] })).toEqual([python]);
+    await writeFile(script, `#!/bin/sh\n'''exec' ${folder}/python3 "$0" "$@"\n' '''\n`);
+    const plain = await program("python3", "");
+    expect(await findHubPython({ words: [script] })).toEqual([plain]);
+  });
+
+  test("is the one that is named, by a command or by hand", async () => {
+    const python = await program("bin/python3", "");
+    expect(await findHubPython({ words: [python, "-m", "hivemind_core"] })).toEqual([python]);
+    expect(await findHubPython({ hubPython: python })).toEqual([python]);
+    await expect(findHubPython({ hubPython: join(folder, "none") })).rejects.toMatchObject({
+      kind: "usage",
+    });
+  });
+
+  test("is not known where there is no such script, or it is something else", async () => {
+    const script = await program("hivemind-core", "#!/bin/sh\nexec docker run hub\n");
+    expect(await findHubPython({ words: [script] })).toBeUndefined();
+    expect(await findHubPython({ words: ["docker", "run", "hub"] })).toBeUndefined();
+    expect(await findHubPython({ environment: { PATH: `${folder}/none` } })).toBeUndefined();
+  });
+});
+
+describe("what the hub can do", () => {
+  test("the development line encrypts with a password and knows schema 2", async () => {
+    const python = await findHubPython({ words: [await hubScript("development")] });
+    expect(await askHub(python ?? ["none"])).toEqual({
+      hivemindCore: expect.stringMatching(/^5\./),
+      pluginManager: expect.stringMatching(/^0\.10\./),
+      sqlitePlugin: expect.stringMatching(/^0\.4\./),
+      schemaVersion: 2,
+      cipherVersion: expect.stringMatching(/^4\./),
+      takesPassword: true,
+      problem: null,
+    });
+  });
+
+  test("the released line takes a password, ignores it, and knows no schema", async () => {
+    const python = await findHubPython({ words: [await hubScript("released")] });
+    expect(await askHub(python ?? ["none"])).toMatchObject({
+      sqlitePlugin: "0.2.1",
+      schemaVersion: null,
+      takesPassword: false,
+      problem: null,
+    });
+  });
+
+  test("only the development line writes to a server.json without a network_protocol", async () => {
+    for (const line of ["released", "development"] as const) {
+      const python = await findHubPython({ words: [await hubScript(line)] });
+      expect(await completesServerJson(python ?? ["none"])).toBe(line === "development");
+    }
+  });
+
+  test("is told apart from packages that do not work, or are not there", async () => {
+    const python = await findHubPython({ words: [await hubScript("development")] });
+    await writeFile(join(folder, "sqlcipher3.py"), "raise ImportError('a broken build')");
+    const environment = { ...process.env, PYTHONPATH: folder };
+    expect(await askHub(python ?? ["none"], environment)).toMatchObject({
+      cipherVersion: null,
+      takesPassword: false,
+      problem: expect.stringMatching(/^ImportError: sqlcipher3 is required/),
+    });
+    expect(await askHub(["/usr/bin/python3"])).toMatchObject({
+      hivemindCore: null,
+      sqlitePlugin: null,
+      problem: expect.stringContaining("No module named"),
+    });
+  });
+
+  test("is asked without a trace in the user's folders or the temporary one", async () => {
+    const python = await findHubPython({ words: [await hubScript("development")] });
+    const environment = { ...process.env, HOME: folder, TMPDIR: folder, XDG_CONFIG_HOME: folder };
+    await askHub(python ?? ["none"], environment);
+    expect(readdirSync(folder)).toEqual([]);
+  });
+
+  test("one that gives no answer is an error, not a guess", async () => {
+    await expect(askHub(["/bin/true"])).rejects.toMatchObject({
+      kind: "failed",
+      message: expect.stringContaining("not understood"),
+    });
+    await expect(askHub(["/bin/false"])).rejects.toThrow("it ended with 1");
+  });
+});
