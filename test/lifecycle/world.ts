@@ -13,6 +13,7 @@ import type { ErrorKind } from "../../src/errors.js";
 import { deleteEntry, listEntries, setEntry } from "../../src/keys/keyring.js";
 import type { PassphraseSource } from "../../src/keys/source.js";
 import { unlock } from "../../src/keys/unlock.js";
+import { identify } from "../../src/store/cipher.js";
 import { Connection } from "../../src/store/connection.js";
 import { root } from "../built.js";
 import { property, removeUnits, systemctl, uniqueName, writeUnits } from "../service/units.js";
@@ -85,6 +86,7 @@ export class World {
       source: keyring,
       service: { service: "systemd-user", unit: this.unit, storePath: this.path },
       hub: "none",
+      to: this.to,
       bundleTo: this.bundleTo,
       recipients: [this.recoveryKey.recipient],
       settingsPath: join(this.folder, "config", "config.json"),
@@ -170,8 +172,8 @@ export class World {
 }
 
 /** Every row of a store with its types, as text; opened with the keyring's passphrases if it is encrypted. */
-export async function rowsOf(path: string, storePath = path): Promise<string[]> {
-  const connection = await open(path, storePath);
+export async function rowsOf(path: string): Promise<string[]> {
+  const connection = await open(path);
   try {
     const rows = await connection.all<Record<string, unknown>>(
       "SELECT * FROM clients ORDER BY client_id",
@@ -187,16 +189,11 @@ export async function rowsOf(path: string, storePath = path): Promise<string[]> 
   }
 }
 
-async function open(path: string, storePath: string): Promise<Connection> {
-  const plain = await Connection.open(path, { mode: "readwrite" });
-  try {
-    await plain.all("SELECT count(*) FROM sqlite_schema");
-    return plain;
-  } catch {
-    await plain.close();
-    void storePath;
-    return (await unlock(path, keyring, { mode: "readwrite" })).connection;
+async function open(path: string): Promise<Connection> {
+  if ((await identify(path)).format === "plaintext") {
+    return Connection.open(path, { mode: "readwrite" });
   }
+  return (await unlock(path, keyring, { mode: "readwrite" })).connection;
 }
 
 /** A result's own, or what went wrong. */
