@@ -31,7 +31,6 @@ import type { ServiceChoice } from "../service/select.js";
 import { newRestartName, type RestartTimer, type Service } from "../service/service.js";
 import { openEncrypted, type StoreKey } from "../store/cipher.js";
 import { ClientStore } from "../store/client-store.js";
-import type { FinishedCopy } from "./copier.js";
 import { backupPath, formatManifest, manifestPath, sealManifest } from "./manifest.js";
 import {
   type BackupJournal,
@@ -40,7 +39,7 @@ import {
   lookAt,
   removeUnfinished,
 } from "./settle.js";
-import { inspect } from "./verify.js";
+import { inspectSound } from "./verify.js";
 import { isWal, WarmCopy } from "./warm-copy.js";
 
 export interface BackupOptions {
@@ -194,7 +193,7 @@ async function copyAndCommit(
     mode: "readonly",
     immutable: true,
   });
-  const contents = await orInterrupted(inspectSound(opened, finished), signal);
+  const contents = await orInterrupted(inspectSound(opened), signal);
   step("backup.verified");
   const created = {
     created_at: taken.at.toISOString(),
@@ -432,21 +431,6 @@ async function refuseChange(copy: WarmCopy, service: Service, name: string): Pro
       hint: "see what else uses the store, then try again",
     });
   }
-}
-
-async function inspectSound(opened: Parameters<typeof inspect>[0], { size }: FinishedCopy) {
-  const found = await inspect(opened);
-  const wrong = [...found.badPages, ...found.faults];
-  if (wrong.length > 0) {
-    throw new StoreError(
-      "corrupted",
-      `the copy of the store (${size} bytes) is not sound, and so perhaps the store: ${wrong[0]}`,
-      {
-        hint: "hivemind-sqlcipher doctor looks at the store itself; earlier backups are untouched",
-      },
-    );
-  }
-  return found;
 }
 
 /** Writes the manifest and gives both files their final names, at the first second from `at` that is free. */

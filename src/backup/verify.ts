@@ -39,8 +39,6 @@ export interface Verification {
 
 /** What was found in an encrypted copy. */
 export interface Inspection {
-  /** Pages that are not what was written with this key, in SQLCipher's words. */
-  readonly badPages: readonly string[];
   /** What is wrong with the database's structure, in SQLite's words. */
   readonly faults: readonly string[];
   readonly schemaVersion: number;
@@ -96,6 +94,8 @@ export async function verifyBackup(path: string, secret: BackupPassphrase): Prom
     const held = await macHolds(manifest, opened.key);
     check("mac", held, "the manifest is as it was made", "the manifest was altered");
   }
+  const badPages = await cipherIntegrityErrors(opened.connection);
+  check("pages", badPages.length === 0, "every page is as it was written", quote(badPages));
   let found: Inspection;
   try {
     found = await inspect(opened);
@@ -104,8 +104,7 @@ export async function verifyBackup(path: string, secret: BackupPassphrase): Prom
     check("structure", false, "", error.message);
     return { path, ok: false, checks };
   }
-  const { badPages, faults, clients } = found;
-  check("pages", badPages.length === 0, "every page is as it was written", quote(badPages));
+  const { faults, clients } = found;
   check("structure", faults.length === 0, "sound", quote(faults));
   const counts = (n: typeof clients) => `${n.active} active, ${n.revoked} revoked`;
   if (manifest) {
@@ -140,23 +139,38 @@ export async function openBackup(
 }
 
 /**
- * Looks at every page of an opened copy, and closes it. The passphrase is proven by its having been opened.
+ * Reads an opened copy as a database, and closes it. That its pages are authentic is `cipherIntegrityErrors`'s to say.
  *
- * @throws StoreError `newerVersion` for a schema not known here.
+ * @throws StoreError `newerVersion` for a schema not known here, `corrupted` if it cannot be read.
  */
-export async function inspect(opened: OpenedStore): Promise<Inspection> {
+async function inspect(opened: OpenedStore): Promise<Inspection> {
   await using store = await ClientStore.from(opened, { migrate: false });
   const { connection } = opened;
-  const badPages = await cipherIntegrityErrors(connection);
   const faults = await integrityErrors(connection);
   const row = await connection.get<{ cipher_page_size: string }>("PRAGMA cipher_page_size");
   return {
-    badPages,
     faults,
     schemaVersion: store.schemaVersion,
     clients: await store.counts(),
     pageSize: Number(row?.cipher_page_size),
   };
+}
+
+/**
+ * Looks at every page of a copy that was just made, and reads it as a database; closes it.
+ *
+ * @throws StoreError `corrupted` if anything is wrong with it; else as `inspect`.
+ */
+export async function inspectSound(opened: OpenedStore): Promise<Inspection> {
+  const badPages = await cipherIntegrityErrors(opened.connection);
+  const found = await inspect(opened);
+  const [wrong] = [...badPages, ...found.faults];
+  if (wrong === undefined) return found;
+  throw new StoreError(
+    "corrupted",
+    `the copy is not sound, and so perhaps what it was made from: ${wrong}`,
+    { hint: "earlier backups are untouched; keep them until this is understood" },
+  );
 }
 
 async function* candidates(path: string, secret: BackupPassphrase): AsyncGenerator<string> {

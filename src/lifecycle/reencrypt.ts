@@ -17,7 +17,7 @@ import {
   sealManifest,
 } from "../backup/manifest.js";
 import { type BackupJournal, completeBackup, lookAt, removeUnfinished } from "../backup/settle.js";
-import { type BackupPassphrase, inspect, openBackup, verifyBackup } from "../backup/verify.js";
+import { type BackupPassphrase, inspectSound, openBackup, verifyBackup } from "../backup/verify.js";
 import { StoreError, systemError } from "../errors.js";
 import { createFile, stagedName, syncFolder } from "../files/durable.js";
 import type { PassphraseSource } from "../keys/source.js";
@@ -188,9 +188,7 @@ async function newManifest(
 ): Promise<Manifest> {
   const { format: _format, version: _version, mac: _mac, ...contents } = old;
   const opened = await openEncrypted(staged, key, { mode: "readonly", immutable: true });
-  const found = await inspect(opened);
-  const wrong = [...found.badPages, ...found.faults];
-  if (wrong.length > 0) throw new StoreError("corrupted", `the new copy is not sound: ${wrong[0]}`);
+  const found = await inspectSound(opened);
   return sealManifest(
     {
       ...contents,
