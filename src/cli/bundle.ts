@@ -1,6 +1,8 @@
 import type { Command } from "commander";
 import { StoreError } from "../errors.js";
 import { addGlobalOptions, type Context, contextOf } from "./context.js";
+import { operate } from "./lifecycle.js";
+import { type BundleKeyOptions, openerOf } from "./passphrase.js";
 
 interface ExportOptions {
   bundleTo?: string;
@@ -43,6 +45,17 @@ export function addBundleCommands(program: Command): void {
   );
   write.action(async (options: ExportOptions) => exportBundle(await contextOf(write), options));
 
+  const take = addGlobalOptions(
+    bundle
+      .command("import <file>")
+      .description("put a bundle's passphrase into the keyring, once it has opened the store")
+      .option("-i, --identity <path>", "the recovery key's file")
+      .option("--bundle-passphrase-file <path>", "the file with the bundle's passphrase"),
+  );
+  take.action(async (file: string, options: BundleKeyOptions) =>
+    importBundle(await contextOf(take), file, options),
+  );
+
   const show = addGlobalOptions(
     bundle
       .command("show <file>")
@@ -58,6 +71,30 @@ export function addBundleCommands(program: Command): void {
   show.action(async (file: string, options: ShowOptions) =>
     showBundle(await contextOf(show), file, options),
   );
+}
+
+async function importBundle(
+  context: Context,
+  file: string,
+  options: BundleKeyOptions,
+): Promise<void> {
+  const { expandPath } = await import("../config/paths.js");
+  const { importPassphrase } = await import("../lifecycle/import-passphrase.js");
+  const opener = await openerOf(options);
+  if (opener === undefined) {
+    throw new StoreError("usage", "the bundle is encrypted", {
+      hint: "Name what opens it: --identity FILE (the recovery key), or --bundle-passphrase-file FILE.",
+    });
+  }
+  const result = await operate(context, (lock) =>
+    importPassphrase({ lock, source: context.source, bundle: expandPath(file), opener }),
+  );
+  const { path, key_id, known } = result.imported;
+  context.output.result(result, () => [
+    known
+      ? `The keyring has the passphrase of ${path} (key_id ${key_id}) already.`
+      : `The passphrase of ${path} (key_id ${key_id}) is in the keyring: it opens the store.`,
+  ]);
 }
 
 async function exportBundle(context: Context, options: ExportOptions): Promise<void> {
@@ -91,7 +128,6 @@ async function exportBundle(context: Context, options: ExportOptions): Promise<v
 
 async function showBundle(context: Context, file: string, options: ShowOptions): Promise<void> {
   const { describeBundle, readBundle } = await import("../bundle/bundle.js");
-  const { openerOf } = await import("./passphrase.js");
   const description = await describeBundle(file);
   const opener = await openerOf(options);
   const contents = opener && (await readBundle(file, opener));

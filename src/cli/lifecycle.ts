@@ -1,4 +1,4 @@
-/** What replaces the store's file: encrypt, decrypt, rotate. */
+/** What changes the store's file in place: encrypt, decrypt, rotate, upgrade-schema. */
 import { type Command, Option } from "commander";
 import { expandPath } from "../config/paths.js";
 import { StoreError } from "../errors.js";
@@ -6,15 +6,19 @@ import type { OperationLock } from "../operation/lock.js";
 import { addServiceOptions, type ServiceOptions, serviceChoice } from "./backup.js";
 import { addGlobalOptions, type Context, contextOf } from "./context.js";
 import { interruptible } from "./interrupt.js";
+import {
+  addRecipientOptions,
+  type RecipientCommandOptions,
+  recipientOptions,
+} from "./recovery-key.js";
 import { settleCommand } from "./settle.js";
 
-interface SwapOptions extends ServiceOptions {
+export interface SwapOptions extends ServiceOptions {
   hub?: "auto" | "none";
 }
 
-interface BundleTargetOptions {
+export interface BundleTargetOptions extends RecipientCommandOptions {
   bundleTo?: string;
-  recipient?: string[];
 }
 
 /** Options of every command that replaces the store's file. */
@@ -28,13 +32,10 @@ export function addSwapOptions(command: Command): Command {
 }
 
 function addBundleTarget(command: Command): Command {
-  return command
-    .option("--bundle-to <folder>", "where the bundle goes (default: from the settings)")
-    .option(
-      "-r, --recipient <age1…>",
-      "encrypt the bundle to this recipient too; can be repeated",
-      (value: string, all: string[] = []) => [...all, value],
-    );
+  return addRecipientOptions(command).option(
+    "--bundle-to <folder>",
+    "where the bundle goes (default: from the settings)",
+  );
 }
 
 /** What every operation of this kind is given. */
@@ -55,7 +56,9 @@ export function operationOptions(
   };
 }
 
-function bundleOptions(context: Context, options: BundleTargetOptions) {
+/** Where the bundle goes, and who can open it: a recovery key is made if nobody can yet. */
+export async function bundleOptions(context: Context, options: BundleTargetOptions) {
+  const { ensureRecipients } = await import("../lifecycle/recipients.js");
   const settings = context.settings.backup ?? {};
   const bundleTo = options.bundleTo ?? settings.bundle_to;
   if (bundleTo === undefined) {
@@ -66,7 +69,7 @@ function bundleOptions(context: Context, options: BundleTargetOptions) {
   return {
     bundleTo: expandPath(bundleTo),
     backupFolder: settings.to,
-    recipients: [...(context.settings.recipients ?? []), ...(options.recipient ?? [])],
+    recipients: await ensureRecipients(recipientOptions(context, options)),
   };
 }
 
@@ -143,14 +146,27 @@ export function addLifecycleCommands(program: Command): void {
   rotate.action(async (options: RotateCommandOptions) =>
     runRotate(await contextOf(rotate), options),
   );
+
+  const upgrade = addGlobalOptions(
+    addServiceOptions(
+      program
+        .command("upgrade-schema")
+        .description("bring the store to schema 2, if the hub knows it; lists what that drops")
+        .option("--hub-python <path>", "the hub's Python, where it cannot be told from its unit"),
+    ),
+  );
+  upgrade.action(async (options: ServiceOptions & { hubPython?: string }) =>
+    runUpgradeSchema(await contextOf(upgrade), options),
+  );
 }
 
 async function runEncrypt(context: Context, options: EncryptCommandOptions): Promise<void> {
   const { encrypt } = await import("../lifecycle/encrypt.js");
+  const bundleTarget = await bundleOptions(context, options);
   const result = await operate(context, (lock, signal) =>
     encrypt({
       ...operationOptions(context, options, lock, signal),
-      ...bundleOptions(context, options),
+      ...bundleTarget,
       passphraseFile: options.passphraseFile && expandPath(options.passphraseFile),
       cipherCompatibility: options.cipherCompatibility === "3" ? 3 : 4,
     }),
@@ -179,10 +195,11 @@ async function runDecrypt(context: Context, options: SwapOptions): Promise<void>
 
 async function runRotate(context: Context, options: RotateCommandOptions): Promise<void> {
   const { rotate } = await import("../lifecycle/rotate.js");
+  const bundleTarget = await bundleOptions(context, options);
   const result = await operate(context, (lock, signal) =>
     rotate({
       ...operationOptions(context, options, lock, signal),
-      ...bundleOptions(context, options),
+      ...bundleTarget,
       passphraseFile: options.passphraseFile && expandPath(options.passphraseFile),
       settingsPath: context.settingsPath,
       keepPrevious: options.keepPrevious,
@@ -209,11 +226,36 @@ async function runRotate(context: Context, options: RotateCommandOptions): Promi
   ]);
 }
 
-function sourceWords(source: string): string {
+async function runUpgradeSchema(
+  context: Context,
+  options: ServiceOptions & { hubPython?: string },
+): Promise<void> {
+  const { upgradeSchema } = await import("../lifecycle/upgrade-schema.js");
+  const result = await operate(context, (lock, signal) =>
+    upgradeSchema({
+      ...operationOptions(context, options, lock, signal),
+      hubPython: options.hubPython,
+    }),
+  );
+  const { upgraded, service } = result;
+  context.output.result(result, () =>
+    upgraded.from === upgraded.to
+      ? [`${upgraded.path} has schema ${upgraded.to} already; nothing was changed.`]
+      : [
+          `${upgraded.path}: schema ${upgraded.from} is now ${upgraded.to}`,
+          ...upgraded.dropped.map(
+            ({ client_id, what }) => `  dropped     client ${client_id}: ${what}`,
+          ),
+          ...absenceLines(service),
+        ],
+  );
+}
+
+export function sourceWords(source: string): string {
   return source === "keyring" ? "the keyring" : source;
 }
 
-function bundleLines(bundle: { path: string } | null): string[] {
+export function bundleLines(bundle: { path: string } | null): string[] {
   return bundle ? [`  bundle      ${bundle.path}`] : [];
 }
 

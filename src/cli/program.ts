@@ -8,6 +8,7 @@ import { addGlobalOptions } from "./context.js";
 import { addInitCommand } from "./init.js";
 import { addLifecycleCommands } from "./lifecycle.js";
 import type { Output } from "./output.js";
+import { addRestoreCommand } from "./restore.js";
 import { addRunCommand } from "./run.js";
 import { addSettleCommand } from "./settle.js";
 import { addStatusCommand } from "./status.js";
@@ -46,6 +47,7 @@ export function buildProgram(failures: Output): Command {
   addClientCommands(program);
   program.commandsGroup("Backups:");
   addBackupCommands(program);
+  addRestoreCommand(program);
   addBundleCommands(program);
   addSettleCommand(program);
 

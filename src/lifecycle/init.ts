@@ -9,7 +9,7 @@ import { lstat } from "node:fs/promises";
 import { dirname } from "node:path";
 import { type Bundle, writeBundle } from "../bundle/bundle.js";
 import { refuseBadPlacement } from "../bundle/placement.js";
-import { generateRecoveryKey, parseRecipient } from "../bundle/recovery-key.js";
+import { parseRecipient } from "../bundle/recovery-key.js";
 import { loadSettings, type Settings, saveSettings } from "../config/settings.js";
 import { StoreError } from "../errors.js";
 import { createFile, makeFolder } from "../files/durable.js";
@@ -20,19 +20,15 @@ import { acquireLock } from "../operation/lock.js";
 import { reached } from "../operation/step.js";
 import { type CipherCompatibility, identify } from "../store/cipher.js";
 import { ClientStore } from "../store/client-store.js";
+import { ensureRecipients, type RecipientOptions } from "./recipients.js";
 
-export interface InitOptions {
+export interface InitOptions extends RecipientOptions {
   readonly storePath: string;
   readonly source: PassphraseSource;
-  readonly settingsPath: string;
   /** What goes into the settings file besides recipients and the source. */
   readonly settings: Settings;
   /** A passphrase of the user's own in place of a generated one; only for the keyring. */
   readonly passphrase?: string | undefined;
-  /** age recipients for the bundles. Without any, a recovery key is made. */
-  readonly recipients: readonly string[];
-  /** Receives the recovery key, once; the store is not made before it is safe there. */
-  readonly keepRecoveryKey: (identity: string, recipient: string) => Promise<void>;
   /** The schema a new store gets: what the hub on this machine reads. */
   readonly schemaVersion: 0 | 2;
   readonly cipherCompatibility?: CipherCompatibility | undefined;
@@ -60,7 +56,7 @@ export interface InitResult {
 export async function initStore(options: InitOptions): Promise<InitResult> {
   const { storePath, source } = options;
   await refuseExisting(storePath);
-  const own = options.recipients.map((recipient) => parseRecipient(recipient));
+  for (const recipient of options.recipients) parseRecipient(recipient);
   if (options.bundleFolder !== undefined) {
     await refuseBadPlacement(
       options.settings.backup?.to ?? dirname(storePath),
@@ -68,7 +64,6 @@ export async function initStore(options: InitOptions): Promise<InitResult> {
     );
     await makeFolder(options.bundleFolder);
   }
-  const before = (await loadSettings(options.settingsPath)) ?? {};
   await makeFolder(dirname(storePath));
   await using _lock = await acquireLock(storePath);
   await refuseExisting(storePath);
@@ -80,14 +75,7 @@ export async function initStore(options: InitOptions): Promise<InitResult> {
       hint: `secret-tool clear service ${keyringService} account '${storePath}' forgets it, if nothing needs it any more.`,
     });
   }
-  const recipients = own.length > 0 ? own : [...(before.recipients ?? [])];
-  if (recipients.length === 0) {
-    const { identity, recipient } = await generateRecoveryKey();
-    await options.keepRecoveryKey(identity, recipient);
-    recipients.push(recipient);
-  }
-  reached("init.recovery-key-kept");
-
+  const recipients = await ensureRecipients(options);
   const passphrase = await keepPassphrase(options, kept);
   reached("init.passphrase-kept");
   const store = await ClientStore.create(storePath, passphrase, {
@@ -97,9 +85,8 @@ export async function initStore(options: InitOptions): Promise<InitResult> {
   await store.close();
   reached("init.store-made");
   await saveSettings(options.settingsPath, {
-    ...before,
+    ...(await loadSettings(options.settingsPath)),
     ...options.settings,
-    recipients,
     passphrase_source: formatSource(source),
   });
   reached("init.settings-saved");

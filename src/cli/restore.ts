@@ -1,0 +1,128 @@
+import type { Command } from "commander";
+import { expandPath } from "../config/paths.js";
+import { StoreError } from "../errors.js";
+import type { BackupChoice } from "../lifecycle/restore.js";
+import { addGlobalOptions, type Context, contextOf } from "./context.js";
+import {
+  absenceLines,
+  addSwapOptions,
+  operate,
+  operationOptions,
+  type SwapOptions,
+} from "./lifecycle.js";
+import { type BundleKeyOptions, openerOf } from "./passphrase.js";
+
+interface RestoreCommandOptions extends SwapOptions, BundleKeyOptions {
+  to?: string;
+  fromTime?: string;
+  manifest: boolean;
+  discardReplaced?: boolean;
+  readmitRevoked?: boolean;
+}
+
+export function addRestoreCommand(program: Command): void {
+  const restore = addGlobalOptions(
+    addSwapOptions(
+      program
+        .command("restore [file]")
+        .description("put a backup back, here or on a new machine")
+        .option("--bundle <file>", "with the passphrase out of this bundle, not the keyring's")
+        .option("-i, --identity <file>", "the recovery key that opens the bundle")
+        .option("--bundle-passphrase-file <path>", "the file with the bundle's passphrase")
+        .option("--to <path>", "restore to this file beside the store, and leave the store alone")
+        .option(
+          "--from-time <time>",
+          "in place of FILE: the newest backup made before (2026-11-24T18:50Z, or a date)",
+        )
+        .option("--no-manifest", "accept a bare encrypted file, if every page of it is sound")
+        .option("--discard-replaced", "do not keep the store that is replaced")
+        .option("--readmit-revoked", "let clients in again that were revoked since the backup"),
+    ).addHelpText(
+      "after",
+      "\nExamples:\n  hivemind-sqlcipher restore /srv/backup/hivemind/clients.2026-11-24T18-50-00Z.db\n  hivemind-sqlcipher restore FILE --bundle clients.….bundle.age -i recovery-key.txt\n  hivemind-sqlcipher restore --from-time 2026-11-20",
+    ),
+  );
+  restore.action(async (file: string | undefined, options: RestoreCommandOptions) =>
+    runRestore(await contextOf(restore), file, options),
+  );
+}
+
+async function runRestore(
+  context: Context,
+  file: string | undefined,
+  options: RestoreCommandOptions,
+): Promise<void> {
+  const { restore } = await import("../lifecycle/restore.js");
+  const { makeFolder } = await import("../files/durable.js");
+  const { dirname } = await import("node:path");
+  const backup = backupChoice(context, file, options);
+  const opener = await openerOf(options);
+  const bundle =
+    options.bundle === undefined ? undefined : { path: expandPath(options.bundle), opener };
+  if (bundle !== undefined && bundle.opener === undefined) {
+    throw new StoreError("usage", "the bundle is encrypted", {
+      hint: "Name what opens it: --identity FILE (the recovery key), or --bundle-passphrase-file FILE.",
+    });
+  }
+  // On a new machine the store's folder is not there yet, and the lock lies in it.
+  await makeFolder(dirname(context.storePath));
+  const settings = context.settings.backup ?? {};
+  const result = await operate(context, (lock, signal) =>
+    restore({
+      ...operationOptions(context, options, lock, signal),
+      backup,
+      ...(bundle?.opener && { bundle: { path: bundle.path, opener: bundle.opener } }),
+      noManifest: !options.manifest,
+      to: options.to && expandPath(options.to),
+      discardReplaced: options.discardReplaced,
+      readmitRevoked: options.readmitRevoked,
+      ...(settings.bundle_to !== undefined && {
+        bundles: {
+          bundleTo: settings.bundle_to,
+          backupFolder: settings.to,
+          recipients: context.settings.recipients ?? [],
+        },
+      }),
+    }),
+  );
+  const { restored, service } = result;
+  context.output.result(result, () => [
+    `Restored: ${restored.path}, from ${restored.backup}`,
+    ...(restored.created_at === null ? [] : [`  made        ${restored.created_at}`]),
+    `  key_id      ${restored.key_id}`,
+    `  clients     ${restored.clients.active}, and ${restored.clients.revoked} revoked`,
+    ...(restored.stayed_revoked.length > 0
+      ? [
+          `  revoked     stayed so: ${restored.stayed_revoked.join(", ")} (--readmit-revoked lets them in)`,
+        ]
+      : []),
+    ...(restored.replaced === null ? [] : [`  replaced    kept as ${restored.replaced}`]),
+    ...absenceLines(service),
+  ]);
+}
+
+function backupChoice(
+  context: Context,
+  file: string | undefined,
+  { fromTime }: RestoreCommandOptions,
+): BackupChoice {
+  if ((file === undefined) === (fromTime === undefined)) {
+    throw new StoreError("usage", "which backup should be restored?", {
+      hint: "Name its file, or a time with --from-time; one of the two.",
+    });
+  }
+  if (file !== undefined) return { file: expandPath(file) };
+  const before = new Date(fromTime ?? "");
+  if (Number.isNaN(before.getTime())) {
+    throw new StoreError("usage", `"${fromTime}" is not a time`, {
+      hint: "As in --from-time 2026-11-24 or 2026-11-24T18:50Z.",
+    });
+  }
+  const folder = context.settings.backup?.to;
+  if (folder === undefined) {
+    throw new StoreError("usage", "where are the backups?", {
+      hint: `The settings name no folder (backup.to in ${context.settingsPath}); name the backup's file instead.`,
+    });
+  }
+  return { folder, before };
+}
