@@ -1,0 +1,78 @@
+/** What `npm pack` makes is installed elsewhere and used: as a command, as a library, and by a compiler. */
+import { execFile } from "node:child_process";
+import { cp, readdir, readFile, writeFile } from "node:fs/promises";
+import { join } from "node:path";
+import { promisify } from "node:util";
+import { expect, test } from "vitest";
+import { root } from "../built.js";
+import { temporaryFolder } from "../store/temporary.js";
+
+const exec = promisify(execFile);
+
+const program = `
+import { ClientStore, generatePassphrase, newClient, type Client } from "hivemind-sqlcipher";
+
+const store = await ClientStore.create(process.argv[2]!, generatePassphrase());
+await store.addItem(newClient({ client_id: 1, api_key: "a key" }));
+const found: Client | undefined = await store.getClientByApiKey("a key");
+console.log(found?.client_id);
+await store.close();
+`;
+
+test("the packed package installs, runs, and has its types", async () => {
+  const folder = await temporaryFolder();
+  const { stdout } = await exec(
+    "npm",
+    ["pack", "--ignore-scripts", "--json", "--pack-destination", folder],
+    {
+      cwd: root,
+    },
+  );
+  const [packed] = JSON.parse(stdout) as { filename: string; files: { path: string }[] }[];
+  const files = packed?.files.map(({ path }) => path) ?? [];
+  expect(files).toContain("dist/cli/main.js");
+  expect(files).toContain("dist/index.d.ts");
+  expect(files.filter((path) => /^(src|test|scripts)\//.test(path))).toEqual([]);
+
+  await writeFile(join(folder, "package.json"), '{"type": "module"}');
+  // Compiling SQLCipher once more would take a minute and test nothing of ours: the native parts are copied.
+  await exec(
+    "npm",
+    ["install", "--ignore-scripts", "--no-audit", "--no-fund", `./${packed?.filename}`],
+    {
+      cwd: folder,
+    },
+  );
+  for (const native of ["@journeyapps/sqlcipher", "keytar"]) {
+    await cp(`${root}node_modules/${native}/build`, join(folder, "node_modules", native, "build"), {
+      recursive: true,
+      dereference: true,
+    });
+  }
+
+  const installed = JSON.parse(await readFile(`${root}package.json`, "utf8")) as {
+    version: string;
+  };
+  const command = join(folder, "node_modules", ".bin", "hivemind-sqlcipher");
+  expect((await exec(command, ["--version"])).stdout.trim()).toBe(installed.version);
+
+  await writeFile(join(folder, "use.mts"), program);
+  for (const types of ["@types", "undici-types"]) {
+    await cp(`${root}node_modules/${types}`, join(folder, "node_modules", types), {
+      recursive: true,
+    });
+  }
+  await exec(
+    join(root, "node_modules", ".bin", "tsc"),
+    [
+      ...["--strict", "--module", "NodeNext", "--target", "ES2022", "--types", "node"],
+      ...["--lib", "ES2023,ESNext.Disposable", "use.mts"],
+    ],
+    { cwd: folder },
+  );
+  const used = await exec(process.execPath, ["use.mjs", join(folder, "clients.db")], {
+    cwd: folder,
+  });
+  expect(used.stdout.trim()).toBe("1");
+  expect(await readdir(folder)).toContain("clients.db");
+});
