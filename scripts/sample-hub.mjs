@@ -33,6 +33,7 @@ function* sampleClients(count) {
 
 const store = await unlockStore(process.argv[2], { kind: "keyring" }, { mode: "readwrite" });
 if ((await store.size()) === 0) await store.addItems(sampleClients(250));
+const count = await store.size();
 await promisify(execFile)("systemd-notify", ["--ready"]);
 
 let running = true;
@@ -40,7 +41,7 @@ process.on("SIGTERM", () => {
   running = false;
 });
 for (let turn = 0; running; turn++) {
-  await store.updateClient((turn % 250) + 1, { last_seen: Date.now() / 1000 });
+  await store.updateClient((turn % count) + 1, { last_seen: Date.now() / 1000 });
   await new Promise((resolve) => setTimeout(resolve, 20));
 }
 await store.close();
