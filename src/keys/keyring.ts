@@ -23,6 +23,9 @@ export interface KeyringEntry {
 
 type Keytar = typeof import("keytar");
 
+/** How often a list is asked for that others keep changing. */
+const listTries = 5;
+
 /**
  * What to type where a machine has no desktop that unlocks the keyring at login. `--replace`, because a daemon that runs
  * already is left as it is, and locked, by `--unlock` alone.
@@ -76,13 +79,27 @@ export async function deleteEntry(storePath: string, slot: Slot): Promise<boolea
 
 /** Every entry kept for this store. @throws StoreError `passphraseUnavailable` as above. */
 export async function listEntries(storePath: string): Promise<KeyringEntry[]> {
-  const credentials = await atKeyring((keytar) => keytar.findCredentials(keyringService));
+  const credentials = await atKeyring(findAll);
   const entries: KeyringEntry[] = [];
   for (const { account, password } of credentials) {
     const slot = slotOf(storePath, account);
     if (slot !== undefined) entries.push({ slot, secret: password });
   }
   return entries;
+}
+
+/**
+ * What libsecret finds it then asks for one by one; an item that another process has deleted in between, of any store,
+ * makes the whole list fail.
+ */
+async function findAll(keytar: Keytar): Promise<{ account: string; password: string }[]> {
+  for (let more = listTries - 1; ; more--) {
+    try {
+      return await keytar.findCredentials(keyringService);
+    } catch (error) {
+      if (more === 0 || !/No such secret item/.test(String(error))) throw error;
+    }
+  }
 }
 
 function slotOf(storePath: string, account: string): Slot | undefined {
