@@ -54,6 +54,8 @@ Type=exec
 ExecStart=${line(...program, ...options, "run", "--", ...hub)}
 # TERM goes to run, which hands it on; what is left after the time-out is killed.
 KillMode=mixed
+# 128 + TERM: a hub that had not yet set itself up to end by it
+SuccessExitStatus=143
 ${common}
 [Install]
 WantedBy=default.target

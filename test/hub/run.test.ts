@@ -6,6 +6,7 @@ import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test } fr
 import { ClientStore } from "../../src/store/client-store.js";
 import {
   asOrdinaryUser,
+  catchesTerm,
   childrenOf,
   filesWithPassphrase,
   freePort,
@@ -17,6 +18,7 @@ import {
   passphrase,
   plugin,
   processesWithPassphrase,
+  type Running,
   startBus,
   startRun,
   until,
@@ -49,6 +51,14 @@ async function listeningHome(user?: number): Promise<Home> {
   return makeListeningHome(busPort, user === undefined ? {} : { user });
 }
 
+/** Waits until a hub that listens is ready, to end on SIGTERM too. */
+async function readyHub(run: Running): Promise<number> {
+  await until(() => run.stdout().includes("service ready!"));
+  const [pid = 0] = await childrenOf(run.child.pid ?? 0);
+  await until(() => catchesTerm(pid));
+  return pid;
+}
+
 describe("the real hub", () => {
   test("adds a client to the encrypted store and lists it, and its settings stay as they are", async () => {
     const settings = await readFile(home.serverJson);
@@ -67,8 +77,7 @@ describe("the real hub", () => {
   test("listens, sees its passphrase where nobody else does, and ends on SIGTERM", async () => {
     home = await listeningHome();
     const run = await startRun(home, [hub, "listen"]);
-    await until(() => run.stdout().includes("service ready!"));
-    const [pid = 0] = await childrenOf(run.child.pid ?? 0);
+    const pid = await readyHub(run);
     expect(readFileSync(`/proc/${pid}/cmdline`, "utf8")).toContain("listen");
 
     expect(processesWithPassphrase()).toEqual([]);
@@ -85,14 +94,30 @@ describe("the real hub", () => {
   test("does not outlive a run that is killed", async () => {
     home = await listeningHome();
     const run = await startRun(home, [hub, "listen"]);
-    await until(() => run.stdout().includes("service ready!"));
-    const [pid = 0] = await childrenOf(run.child.pid ?? 0);
+    const pid = await readyHub(run);
     run.child.kill("SIGKILL");
     await until(() => !isAlive(pid));
     expect(filesWithPassphrase(home.home, home.runtime)).toEqual([]);
     await using store = await ClientStore.open(home.storePath, passphrase, { mode: "readonly" });
     expect(await store.size()).toBe(0);
   });
+});
+
+test("the passphrase is in no argument, no environment, and written to memory alone", async () => {
+  const trace = join(home.home, "trace");
+  const strace = ["strace", "-f", "-y", "-v", "-s", "10000", "-o", trace];
+  const calls = "trace=execve,write,writev,pwrite64,pwritev,sendto,sendmsg";
+  const run = await startRun(home, shell("exit 3"), {
+    wrap: (line) => [...strace, "-e", calls, ...line],
+  });
+  expect(await run.ended).toBe(3);
+  const shown = readFileSync(trace, "utf8")
+    .split("\n")
+    .filter((line) => line.includes("a pass'phrase"));
+  const targets = shown.map(
+    (line) => /^\d+ +(?:write|writev|sendmsg|sendto)\(\d+<([^>:[]+)/.exec(line)?.[1],
+  );
+  expect(new Set(targets)).toEqual(new Set(["socket", "/dev/shm/server.json"]));
 });
 
 describe("what the hub gets", () => {
@@ -220,8 +245,7 @@ describe("as an ordinary user", () => {
       wrap: (line) => [...prefix, ...line],
       user: nobody,
     });
-    await until(() => run.stdout().includes("service ready!"));
-    const [pid = 0] = await childrenOf(run.child.pid ?? 0);
+    const pid = await readyHub(run);
     const status = readFileSync(`/proc/${pid}/status`, "utf8");
     expect(status).toMatch(/^Uid:\s+65534\s+65534\s+65534\s+65534$/m);
     for (const set of ["CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb"]) {
@@ -307,7 +331,7 @@ describe("a private configuration", () => {
     home = await listeningHome();
     await giveIdentity(home);
     const run = await startRun(home, [hub, "listen"], options);
-    await until(() => run.stdout().includes("service ready!"));
+    await readyHub(run);
     expect(processesWithPassphrase()).toEqual([]);
     expect(filesWithPassphrase(home.home)).toEqual([]);
     run.child.kill("SIGTERM");

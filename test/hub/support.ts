@@ -257,6 +257,12 @@ export async function childrenOf(pid: number): Promise<number[]> {
   return text.trim().split(" ").filter(Boolean).map(Number);
 }
 
+/** Whether a process has a handler for SIGTERM by now: the hub says that it is ready before it has. */
+export function catchesTerm(pid: number): boolean {
+  const mask = /^SigCgt:\s*([0-9a-f]+)/m.exec(readFileSync(`/proc/${pid}/status`, "utf8"))?.[1];
+  return (BigInt(`0x${mask ?? "0"}`) & (1n << 14n)) !== 0n;
+}
+
 export function isAlive(pid: number): boolean {
   try {
     // A zombie has ended; whoever should have waited for it is not this test's concern.
