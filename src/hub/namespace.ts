@@ -39,7 +39,7 @@ const asUser = {
   confine: "--bounding-set=-all --inh-caps=-all --ambient-caps=-all",
 };
 
-/** With the right to mount there is no need of one, and the hub stays exactly who it is without \`run\`. */
+/** With the right to mount there is no need of one, and the hub stays exactly who it is without `run`. */
 const asRoot = { unshare: ["--mount"], confine: "" };
 
 /** Bit 21 of a process's capabilities: it may mount. */

@@ -103,7 +103,7 @@ export interface KeyringUnit {
   readonly kind: "user" | "system";
   /** The keyring's password, sealed to this machine: `systemd-creds encrypt --name=hivemind-keyring - FILE`. */
   readonly credential: string;
-  /** Whose keyring; for \`system\` alone. */
+  /** Whose keyring; for `system` alone. */
   readonly owner?: { readonly user: string; readonly uid: number };
 }
 
