@@ -5,6 +5,7 @@
  */
 import { StoreError } from "../errors.js";
 import {
+  accountsOf,
   answerTimeoutMs,
   type KeyringState,
   promptTimeoutMs,
@@ -22,9 +23,6 @@ export interface KeyringEntry {
 }
 
 type Keytar = typeof import("keytar");
-
-/** How often a list is asked for that others keep changing. */
-const listTries = 5;
 
 /**
  * What to type where a machine has no desktop that unlocks the keyring at login. `--replace`, because a daemon that runs
@@ -79,27 +77,20 @@ export async function deleteEntry(storePath: string, slot: Slot): Promise<boolea
 
 /** Every entry kept for this store. @throws StoreError `passphraseUnavailable` as above. */
 export async function listEntries(storePath: string): Promise<KeyringEntry[]> {
-  const credentials = await atKeyring(findAll);
+  const accounts = await atKeyring(
+    process.platform === "linux" ? () => accountsOf(keyringService) : accountsByKeytar,
+  );
   const entries: KeyringEntry[] = [];
-  for (const { account, password } of credentials) {
+  for (const account of accounts) {
     const slot = slotOf(storePath, account);
-    if (slot !== undefined) entries.push({ slot, secret: password });
+    const secret = slot && (await getEntry(storePath, slot));
+    if (slot !== undefined && secret !== undefined) entries.push({ slot, secret });
   }
   return entries;
 }
 
-/**
- * What libsecret finds it then asks for one by one; an item that another process has deleted in between, of any store,
- * makes the whole list fail.
- */
-async function findAll(keytar: Keytar): Promise<{ account: string; password: string }[]> {
-  for (let more = listTries - 1; ; more--) {
-    try {
-      return await keytar.findCredentials(keyringService);
-    } catch (error) {
-      if (more === 0 || !/No such secret item/.test(String(error))) throw error;
-    }
-  }
+async function accountsByKeytar(keytar: Keytar): Promise<string[]> {
+  return (await keytar.findCredentials(keyringService)).map(({ account }) => account);
 }
 
 function slotOf(storePath: string, account: string): Slot | undefined {

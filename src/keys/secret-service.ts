@@ -59,6 +59,52 @@ export async function reachKeyring(environment: Environment = process.env): Prom
   }
 }
 
+/**
+ * The accounts under which a service keeps something, without what it keeps. (keytar's own list fetches every secret
+ * after it has found the items, and crashes if another process deletes one in between.)
+ */
+export async function accountsOf(
+  service: string,
+  environment: Environment = process.env,
+): Promise<string[]> {
+  const socket = socketOf(environment);
+  if (socket === undefined) throw new Error("DBUS_SESSION_BUS_ADDRESS is not set");
+  const bus = await Bus.connect(socket);
+  try {
+    await bus.call(busName, "/org/freedesktop/DBus", busName, "Hello");
+    const found = await bus.call(secretsName, secretsPath, secretsService, "SearchItems", {
+      service,
+    });
+    const accounts: string[] = [];
+    for (const item of [...found.strings(), ...found.strings()]) {
+      const account = await accountOfItem(bus, item);
+      if (account !== undefined) accounts.push(account);
+    }
+    return accounts;
+  } finally {
+    bus.close();
+  }
+}
+
+/** Undefined for an item that is gone meanwhile. */
+async function accountOfItem(bus: Bus, item: string): Promise<string | undefined> {
+  try {
+    const attributes = await bus.call(
+      secretsName,
+      item,
+      "org.freedesktop.DBus.Properties",
+      "Get",
+      "org.freedesktop.Secret.Item",
+      "Attributes",
+    );
+    attributes.signature();
+    return attributes.dictionary().get("account");
+  } catch (error) {
+    if (error instanceof BusError) return undefined;
+    throw error;
+  }
+}
+
 async function stateOfDefaultCollection(bus: Bus): Promise<"ready" | "locked" | "no-collection"> {
   await bus.call(busName, "/org/freedesktop/DBus", busName, "Hello");
   const alias = await bus.call(secretsName, secretsPath, secretsService, "ReadAlias", "default");
@@ -114,8 +160,8 @@ interface Message {
   readonly body: Reader;
 }
 
-/** A string, an unsigned integer, or a list of object paths. */
-type Parameter = string | number | string[];
+/** A string, an unsigned integer, a list of object paths, or a dictionary of strings. */
+type Parameter = string | number | string[] | Readonly<Record<string, string>>;
 
 const littleEndian = "l".charCodeAt(0);
 const methodCall = 1;
@@ -298,6 +344,19 @@ class Reader {
     return found;
   }
 
+  /** Strings by strings. Each entry begins at a multiple of 8, the first after the length as well. */
+  dictionary(): Map<string, string> {
+    const length = this.u32();
+    this.align(8);
+    const end = this.at + length;
+    const found = new Map<string, string>();
+    while (this.at < end) {
+      this.align(8);
+      found.set(this.string(), this.string());
+    }
+    return found;
+  }
+
   signature(): string {
     return this.text(this.byte());
   }
@@ -323,6 +382,10 @@ function readHeaderFields(fields: Reader): Map<number, string | number> {
   return found;
 }
 
+function isList(value: Parameter): value is string[] {
+  return Array.isArray(value);
+}
+
 function encodeCall(
   serial: number,
   to: { destination: string; path: string; service: string; member: string },
@@ -337,9 +400,12 @@ function encodeCall(
     } else if (typeof value === "number") {
       signature += "u";
       body.u32(value);
-    } else {
+    } else if (isList(value)) {
       signature += "ao";
       body.strings(value);
+    } else {
+      signature += "a{ss}";
+      body.dictionary(value);
     }
   }
   const fields = new Writer();
@@ -403,6 +469,19 @@ class Writer {
     const elements = new Writer();
     for (const text of texts) elements.string(text);
     this.u32(elements.length);
+    this.append(elements);
+  }
+
+  /** As `Reader.dictionary` reads it. The entries are written as if they began a message, which is aligned likewise. */
+  dictionary(entries: Readonly<Record<string, string>>): void {
+    const elements = new Writer();
+    for (const [key, value] of Object.entries(entries)) {
+      elements.align(8);
+      elements.string(key);
+      elements.string(value);
+    }
+    this.u32(elements.length);
+    this.align(8);
     this.append(elements);
   }
 
