@@ -1,4 +1,5 @@
 import type { Command } from "commander";
+import { expandPath } from "../config/paths.js";
 import { StoreError } from "../errors.js";
 import { addGlobalOptions, type Context, contextOf } from "./context.js";
 
@@ -21,12 +22,12 @@ export function addRunCommand(program: Command): void {
       .usage("[options] -- COMMAND [ARGUMENT...]")
       .option("--private-config", "without mount namespaces: a configuration folder in memory")
       .option("--hub-python <path>", "the hub's Python, where it cannot be told from the command")
-      .option("--print-unit <user|system>", "print a ready systemd unit instead")
+      .option("--print-unit <kind>", "print a ready systemd unit instead: user, system or keyring")
       .option(
         "--credential-file <path>",
-        "for --print-unit system: the passphrase as systemd-creds sealed it",
+        "for system and keyring units: the secret as systemd-creds sealed it",
       )
-      .option("--user <name>", "for --print-unit system: the account that the hub runs as")
+      .option("--user <name>", "for system and keyring units: the account that the hub runs as")
       .option("--prepare <path>", "only write the server.json that a system unit binds, there")
       .addHelpText(
         "after",
@@ -79,6 +80,7 @@ async function printUnit(
   kind: string,
   options: RunOptions,
 ): Promise<void> {
+  if (kind === "keyring") return printKeyringUnit(context, options);
   const { findProgram } = await import("../hub/interpreter.js");
   const { renderUnit } = await import("../hub/units.js");
   const { readServerJson, serverJsonPath } = await import("../hub/server-json.js");
@@ -92,20 +94,49 @@ async function printUnit(
     hub: [found ?? `/usr/local/bin/${name}`, ...args],
   };
   if (kind === "user") return context.output.line(renderUnit({ kind, ...unit }).trimEnd());
-  if (kind !== "system") throw new StoreError("usage", `a unit is user or system, not "${kind}"`);
-  if (options.credentialFile === undefined) {
-    throw new StoreError("usage", "a system unit gets the passphrase from a sealed credential", {
-      hint: "Seal it: systemd-creds encrypt --name=hivemind-sqlcipher - FILE; then name it: --credential-file FILE.",
+  if (kind !== "system") {
+    throw new StoreError("usage", `there is no unit "${kind}"`, {
+      hint: "--print-unit is user, system or keyring.",
     });
   }
+  const credential = sealedCredential(options, "hivemind-sqlcipher");
   const { file } = await readServerJson(serverJsonPath());
   context.output.line(
     renderUnit({
       kind,
       ...unit,
       serverJson: file,
-      credential: options.credentialFile,
+      credential,
       ...(options.user !== undefined && { user: options.user }),
     }).trimEnd(),
   );
+}
+
+/** The unit that unlocks the keyring at boot where nobody logs in: the system's manager with --user, else the user's. */
+async function printKeyringUnit(context: Context, options: RunOptions): Promise<void> {
+  const { renderKeyringUnit } = await import("../hub/units.js");
+  const credential = sealedCredential(options, "hivemind-keyring");
+  const unit =
+    options.user === undefined
+      ? renderKeyringUnit({ kind: "user", credential })
+      : renderKeyringUnit({
+          kind: "system",
+          credential,
+          owner: { user: options.user, uid: await userId(options.user) },
+        });
+  context.output.line(unit.trimEnd());
+}
+
+function sealedCredential({ credentialFile }: RunOptions, name: string): string {
+  if (credentialFile !== undefined) return expandPath(credentialFile);
+  throw new StoreError("usage", "this unit gets its secret from a sealed credential", {
+    hint: `Seal it: systemd-creds encrypt --name=${name} - FILE; then name it: --credential-file FILE.`,
+  });
+}
+
+async function userId(user: string): Promise<number> {
+  const { run } = await import("../service/run.js");
+  const { code, stdout } = await run("id", ["-u", "--", user], { timeoutMs: 10_000 });
+  if (code !== 0) throw new StoreError("usage", `there is no user ${user}`);
+  return Number(stdout);
 }
