@@ -73,13 +73,24 @@ export async function settleBackup(journal: Journal, storePath: string): Promise
   }
   const { stopped, ...files } = parsed.data;
   const said: string[] = [];
+  let failure: unknown;
   if (stopped) {
-    const started = await endAbsence(stopped, storePath);
-    const name = stopped.service === "command" ? "the service" : stopped.unit;
-    if (started) said.push(`started ${name}, which an interrupted backup had stopped`);
-    await journal.write(journal.entry.step, files);
+    try {
+      const started = await endAbsence(stopped, storePath);
+      const name = stopped.service === "command" ? "the service" : stopped.unit;
+      if (started) said.push(`started ${name}, which an interrupted backup had stopped`);
+    } catch (error) {
+      failure = error;
+    }
   }
   said.push(...(await settleFiles(files)));
+  if (failure) {
+    const { message, hint } = systemError(failure, "the service could not be started", "service");
+    throw new StoreError("service", `after an interrupted backup: ${message}`, {
+      hint: `${hint ? `${hint}\n` : ""}once it runs, this is settled; if it is not to run any more, remove ${journal.path}`,
+      cause: failure,
+    });
+  }
   await journal.remove();
   return said;
 }

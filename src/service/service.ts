@@ -33,6 +33,8 @@ export interface RestartTimer {
 export interface Started {
   /** When the service was up, in the milliseconds of `performance.now()`: the settle time is not in it. */
   readonly upAt: number;
+  /** Whether something else had started it before this call. Absent where the kind cannot tell. */
+  readonly wasUp?: boolean;
 }
 
 export interface Service {

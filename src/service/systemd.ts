@@ -169,6 +169,8 @@ export class SystemdUnit implements Service {
 
   async start(dependents: readonly string[]): Promise<Started> {
     const units = this.#startOrder(dependents);
+    // The clock that the manager's monotonic timestamps are of, in its microseconds.
+    const calledAt = Number(process.hrtime.bigint() / 1000n);
     let outcome = await systemctl(this.kind, ["start", "--", ...units], this.#startTimeoutMs);
     if (outcome.code !== 0) {
       // Several backups in a short time use up the unit's start limit, which is meant for crashes.
@@ -184,8 +186,8 @@ export class SystemdUnit implements Service {
     if (outcome.code !== 0) {
       throw this.#error(`${units.join(", ")} could not be started${this.#words(outcome)}`);
     }
-    await this.#settle(units, upAt + settleMs);
-    return { upAt };
+    const leftInactiveAt = await this.#settle(units, upAt + settleMs);
+    return { upAt, wasUp: leftInactiveAt > 0 && leftInactiveAt < calledAt };
   }
 
   async armRestart(options: {
@@ -248,12 +250,19 @@ export class SystemdUnit implements Service {
     ].join("\n");
   }
 
-  /** Waits until it has been up for long enough, or throws as soon as it is not. */
-  async #settle(units: readonly string[], until: number): Promise<void> {
+  /**
+   * Waits until it has been up for long enough, or throws as soon as it is not.
+   *
+   * @returns when its start began, on the manager's monotonic clock, in microseconds; 0 if that is not known.
+   */
+  async #settle(units: readonly string[], until: number): Promise<number> {
     let invocation: string | undefined;
     for (;;) {
       const states = await this.#show(
-        ["Id", "ActiveState", "SubState", "InvocationID", "Result", "ExecMainStatus", "Type"],
+        [
+          ...["Id", "ActiveState", "SubState", "InvocationID", "Result", "ExecMainStatus", "Type"],
+          "InactiveExitTimestampMonotonic",
+        ],
         units,
       );
       const own = states[units.indexOf(this.name)] ?? {};
@@ -272,7 +281,7 @@ export class SystemdUnit implements Service {
         );
       }
       const left = until - performance.now();
-      if (left <= 0) return;
+      if (left <= 0) return Number(own.InactiveExitTimestampMonotonic ?? 0);
       await delay(Math.min(pollMs, left));
     }
   }

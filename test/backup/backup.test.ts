@@ -1,4 +1,5 @@
-import { execFileSync } from "node:child_process";
+import { type ChildProcess, execFileSync, spawn } from "node:child_process";
+import { existsSync } from "node:fs";
 import { lstat, mkdir, readFile, realpath, stat, symlink, writeFile } from "node:fs/promises";
 import { basename, join } from "node:path";
 import { expect, onTestFinished, test } from "vitest";
@@ -7,6 +8,7 @@ import { verifyBackup } from "../../src/backup/verify.js";
 import { readBundle } from "../../src/bundle/bundle.js";
 import { setEntry } from "../../src/keys/keyring.js";
 import { openEncrypted } from "../../src/store/cipher.js";
+import { root } from "../built.js";
 import { holding, property, systemctl, until } from "../service/units.js";
 import { copyOfFixture, fixturePassphrases } from "../store/temporary.js";
 import {
@@ -17,6 +19,7 @@ import {
   idsIn,
   isActive,
   leftovers,
+  logOf,
   resultOf,
   runJob,
   settle,
@@ -187,10 +190,7 @@ test("two backups at once: the second is refused and disturbs nothing", async ()
   const hub = await hubStore();
   await startWriter(hub);
   const first = startJob(hub, { at: { step: "backup.warm", signal: "SIGSTOP" } });
-  await until(() => filesIn(hub.to).length > 0);
-  await until(
-    async () => / T /.exec(await readFile(`/proc/${first.child.pid}/stat`, "utf8")) !== null,
-  );
+  await stopped(first.child);
   const second = await runJob(hub);
   expect(second).toMatchObject({ code: 11, error: { kind: "inUse" } });
   expect(second.error?.message).toContain(`process ${first.child.pid}`);
@@ -202,7 +202,6 @@ test("another process that has the store open: refused before the unit is stoppe
   const hub = await hubStore();
   await startWriter(hub);
   const invocation = await property(hub.unit, "InvocationID");
-  const { spawn } = await import("node:child_process");
   const other = spawn("/bin/sh", ["-c", `exec 3<${hub.path}; echo up; exec sleep infinity`]);
   onTestFinished(() => void other.kill());
   await new Promise((resolve) => other.stdout.once("data", resolve));
@@ -228,6 +227,51 @@ test("a process that opens the store while its unit is stopped: refused, nothing
   expect(await isActive(hub)).toBe(true);
   expect(filesIn(hub.to)).toEqual([]);
   expect(leftovers(hub)).toEqual([]);
+});
+
+test("a unit that something starts before its copy is complete: said, and nothing kept", async () => {
+  const hub = await hubStore();
+  await startWriter(hub);
+  const job = startJob(hub, { at: { step: "backup.copied", signal: "SIGSTOP" } });
+  await stopped(job.child);
+  await systemctl("start", hub.unit);
+  job.child.kill("SIGCONT");
+  const ran = await job.ran;
+  expect(ran).toMatchObject({ code: 15, error: { kind: "service" } });
+  expect(ran.error?.message).toContain("something started");
+  expect(await isActive(hub)).toBe(true);
+  expect(filesIn(hub.to)).toEqual([]);
+  expect(leftovers(hub)).toEqual([]);
+});
+
+test("a hub that is stopped and started by commands is backed up, also when the job is killed meanwhile", async () => {
+  const hub = await hubStore();
+  const pidFile = join(hub.folder, "pid");
+  const writer = `${process.execPath} ${root}test/backup/writer.mjs ${hub.path} ${hub.passphraseFile} ${logOf(hub)}`;
+  const service = {
+    service: "command",
+    startCommand: `setsid ${writer} </dev/null >/dev/null 2>&1 & echo $! > ${pidFile}`,
+    stopCommand: `kill $(cat ${pidFile}) && tail --pid=$(cat ${pidFile}) -f /dev/null`,
+  };
+  const pid = async () => Number(await readFile(pidFile, "utf8"));
+  const isRunning = async () => existsSync(`/proc/${await pid()}`);
+  execFileSync("/bin/sh", ["-c", service.startCommand]);
+  onTestFinished(() => void execFileSync("/bin/sh", ["-c", service.stopCommand]));
+  await until(async () => (await committed(hub)).length > 20);
+  const first = await pid();
+  const { backup, service: report } = resultOf(await runJob(hub, { service }));
+  expect(report).toMatchObject({ unit: null, was_active: true, active: true });
+  expect(await pid()).not.toBe(first);
+  expect(await isRunning()).toBe(true);
+  const copied = await idsIn(backup.path);
+  expect(copied.size).toBe(Math.max(...copied));
+
+  await until(async () => (await committed(hub)).length > copied.size + 20);
+  const second = await pid();
+  expect((await runJob(hub, { service, at: { step: "backup.stopped" } })).signal).toBe("SIGKILL");
+  await until(async () => (await pid()) !== second && (await isRunning()));
+  await until(() => leftovers(hub).length === 0);
+  expect(filesIn(hub.to)).toHaveLength(2);
 });
 
 test("a unit that will not stop: an error in words, nothing kept, and it runs", async () => {
@@ -304,6 +348,11 @@ test("a folder for backups that is a link is followed; a link that has a backup'
   expect((await lstat(backup.path)).isFile()).toBe(true);
 });
 
+/** Waits until a job has stopped itself at its step. */
+async function stopped({ pid }: ChildProcess): Promise<void> {
+  await until(async () => / T /.test(await readFile(`/proc/${pid}/stat`, "utf8")));
+}
+
 /** A file system of its own, as the private session's root may mount one. */
 async function mountSmall(path: string, options: string): Promise<void> {
   execFileSync("mkdir", ["-p", path]);
@@ -328,9 +377,7 @@ test("a disk that gets full in mid-copy: an error in words, nothing left, and th
   await startWriter(hub);
   await mountSmall(hub.to, "size=60m,mode=700");
   const job = startJob(hub, { at: { step: "backup.bundled", signal: "SIGSTOP" } });
-  await until(
-    async () => / T /.exec(await readFile(`/proc/${job.child.pid}/stat`, "utf8")) !== null,
-  );
+  await stopped(job.child);
   execFileSync("dd", ["if=/dev/zero", `of=${hub.to}/other`, "bs=1M", "count=57", "status=none"]);
   job.child.kill("SIGCONT");
   const ran = await job.ran;
