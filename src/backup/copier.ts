@@ -18,6 +18,7 @@ const chunkSize = 4 << 20;
 export type CopierRequest =
   | { do: "copy"; store: string; staged: string }
   | { do: "catchUp" }
+  | { do: "sync" }
   | { do: "finish" };
 
 export interface CopyProgress {
@@ -129,6 +130,12 @@ class StagedCopy {
     }
   }
 
+  /** Has on the disk what was copied so far. */
+  async sync(): Promise<CopyProgress> {
+    await this.#staged.datasync();
+    return { written: 0, pages: 0, lost: false };
+  }
+
   /** Cuts the copy to the database's size, puts it on the disk, and says what it is. */
   async finish(): Promise<FinishedCopy> {
     const pages = this.#position?.databasePages;
@@ -186,6 +193,7 @@ async function serve(request: CopierRequest): Promise<CopyProgress | FinishedCop
     return copy.copyMain();
   }
   if (!copy) throw new Error(`asked to ${request.do} before anything was copied`);
+  if (request.do === "sync") return copy.sync();
   return request.do === "catchUp" ? copy.catchUp() : copy.finish();
 }
 

@@ -86,6 +86,8 @@ export class WarmCopy implements AsyncDisposable {
    */
   async warm(signal?: AbortSignal): Promise<void> {
     await this.#copyWhole();
+    // A service that syncs at its stop, or right after its start, would wait for all of the copy to reach the disk.
+    await this.#ask({ do: "sync" });
     for (let round = 0; round < maxRounds; round++) {
       signal?.throwIfAborted();
       const { pages, lost } = await this.#ask({ do: "catchUp" });

@@ -229,6 +229,21 @@ test("a process that opens the store while its unit is stopped: refused, nothing
   expect(leftovers(hub)).toEqual([]);
 });
 
+test("from the warm copy to the start, the job keeps the lock that its pin is", async () => {
+  const hub = await hubStore();
+  await startWriter(hub);
+  for (const step of ["backup.warm", "backup.armed", "backup.copied"]) {
+    const job = startJob(hub, { at: { step, signal: "SIGSTOP" } });
+    await stopped(job.child);
+    // Whoever opens and closes the store's files by other means than SQLite has lost it by now.
+    const { ino } = await stat(`${hub.path}-shm`);
+    const locks = await readFile("/proc/locks", "utf8");
+    expect(locks).toMatch(new RegExp(` READ +${job.child.pid} \\w+:\\w+:${ino} `));
+    job.child.kill("SIGCONT");
+    expect(resultOf(await job.ran).verified).toBe(true);
+  }
+});
+
 test("a unit that something starts before its copy is complete: said, and nothing kept", async () => {
   const hub = await hubStore();
   await startWriter(hub);

@@ -1,0 +1,192 @@
+/**
+ * Retention: removing the backups that a policy does not keep.
+ *
+ * Only backups whose manifest holds count, and only they are removed: what is damaged, altered, of an unknown passphrase or
+ * somebody else's is left where it is. Before anything is removed, one of the backups that stay has been verified,
+ * every page of it. Hold the store's operation lock: a backup at work writes into the same folder.
+ */
+import { readdir, rm } from "node:fs/promises";
+import { basename, dirname, join } from "node:path";
+import { bundleFiles } from "../bundle/bundle.js";
+import { hasCode, StoreError, systemError } from "../errors.js";
+import { syncFolder } from "../files/durable.js";
+import { listEntries } from "../keys/keyring.js";
+import { identify } from "../store/cipher.js";
+import { type ListedBackup, type ListingOptions, listBackups, type Unlisted } from "./listing.js";
+import { applyRetention, type KeepPolicy, type KeepRule, keepsSomething } from "./retention.js";
+import { lookAt } from "./settle.js";
+import { verifyBackup } from "./verify.js";
+
+export interface PruneOptions extends ListingOptions {
+  readonly keep: KeepPolicy;
+  /** Also remove bundles that nothing here needs any more. */
+  readonly bundles: boolean;
+  /** Say what would be done, and do nothing. */
+  readonly dryRun: boolean;
+}
+
+export interface PruneResult {
+  readonly folder: string;
+  readonly dry_run: boolean;
+  /** Newest first. `rules` may be empty for the one that stays because no newer one verifies. */
+  readonly kept: { path: string; created_at: string; rules: readonly KeepRule[] }[];
+  readonly removed: { path: string; created_at: string; size: number }[];
+  /** Bytes. */
+  readonly freed: number;
+  readonly removed_bundles: string[];
+  /** The newest of those that stay that was verified, every page of it; null if there was nothing to remove. */
+  readonly verified: string | null;
+  /** What was left alone, and why. */
+  readonly left: Unlisted[];
+}
+
+/**
+ * Applies a policy to the backups of a store.
+ *
+ * @throws StoreError `usage` for a policy that keeps nothing; `notFound` if there is no such folder;
+ *   `passphraseUnavailable` if no manifest can be checked; `corrupted` if no backup verifies, and then nothing has
+ *   been removed; `io`.
+ */
+export async function prune(options: PruneOptions): Promise<PruneResult> {
+  const { keep, bundles, bundleFolder, dryRun } = options;
+  if (!keepsSomething(keep)) {
+    throw new StoreError("usage", "how many backups should be kept?", {
+      hint: 'Say so by --keep-last, --keep-daily, --keep-weekly or --keep-monthly, or by "keep" in the settings.',
+    });
+  }
+  if (bundles && bundleFolder === undefined) {
+    throw new StoreError("usage", "where are the bundles?", { hint: "--bundle-to FOLDER" });
+  }
+  const { folder, backups, others, unchecked } = await listBackups(options);
+  if (unchecked) throw unchecked;
+  const counted = backups.filter(({ mac, present }) => mac === true && present);
+  const { kept, removable } = applyRetention(counted, keep);
+  // Its backup was removed, and then the process was killed.
+  const orphans = backups.filter(({ mac, path }) => mac === true && !isListed(path, counted));
+  const stale: ListedBackup[] = [];
+  for (const orphan of orphans) if (!(await lookAt(orphan.path))) stale.push(orphan);
+
+  const staying = kept.map(({ backup, rules }) => ({ backup, rules }));
+  let verified: string | null = null;
+  if (removable.length > 0) {
+    const sound = await newestSound([...kept.map(({ backup }) => backup), ...removable], options);
+    verified = sound.path;
+    const rescued = removable.indexOf(sound);
+    if (rescued !== -1) {
+      removable.splice(rescued, 1);
+      staying.push({ backup: sound, rules: [] });
+    }
+  }
+  const removedBundles =
+    bundles && bundleFolder !== undefined
+      ? await unneededBundles(options, bundleFolder, removable)
+      : [];
+  if (!dryRun) {
+    for (const { path, manifest } of [...removable, ...stale]) {
+      // The manifest last: one without its backup is known for what it is, a backup without one is not.
+      await remove(path);
+      await remove(manifest);
+    }
+    if (removable.length + stale.length > 0) await syncFolder(folder);
+    for (const path of removedBundles) await remove(path);
+    if (removedBundles.length > 0 && bundleFolder !== undefined) await syncFolder(bundleFolder);
+  }
+  const touched = [...counted, ...stale];
+  return {
+    folder,
+    dry_run: dryRun,
+    kept: staying.map(({ backup: { path, created_at }, rules }) => ({ path, created_at, rules })),
+    removed: removable.map(({ path, created_at, size }) => ({ path, created_at, size })),
+    freed: removable.reduce((sum, { size }) => sum + size, 0),
+    removed_bundles: removedBundles,
+    verified,
+    left: [
+      ...backups
+        .filter(({ path }) => !isListed(path, touched))
+        .map((backup) => ({ path: backup.path, problem: whyNotCounted(backup) })),
+      ...others,
+    ],
+  };
+}
+
+function isListed(path: string, backups: readonly ListedBackup[]): boolean {
+  return backups.some((backup) => backup.path === path);
+}
+
+function whyNotCounted({ mac, present }: ListedBackup): string {
+  if (!present) return "its file is missing, or has another size than its manifest says";
+  if (mac === false) return "its manifest was altered";
+  return "no passphrase that is kept here opens it";
+}
+
+/**
+ * The first of these backups, which are ordered from the newest to be kept to the oldest to be removed, that verifies.
+ *
+ * @throws StoreError `corrupted` if none does.
+ */
+async function newestSound(
+  backups: readonly ListedBackup[],
+  { source, storePath }: ListingOptions,
+): Promise<ListedBackup> {
+  for (const backup of backups) {
+    try {
+      if ((await verifyBackup(backup.path, { source, storePath })).ok) return backup;
+    } catch (error) {
+      if (!(error instanceof StoreError) || error.kind === "io") throw error;
+    }
+  }
+  throw new StoreError("corrupted", "none of the backups verifies, so none was removed", {
+    hint: "make a new one now: hivemind-sqlcipher backup; verify FILE says what is wrong with an old one",
+  });
+}
+
+/**
+ * The files of bundles that belonged to this store's backups, and that nothing here needs any more. A bundle folder may
+ * serve several stores, so a bundle counts as this store's only if a backup that is being removed has its key, or the
+ * keyring keeps its passphrase as a previous one of this store.
+ */
+async function unneededBundles(
+  options: PruneOptions,
+  bundleFolder: string,
+  removable: readonly ListedBackup[],
+): Promise<string[]> {
+  const own = new Set(removable.map(({ key_id }) => key_id));
+  if (options.source.kind === "keyring") {
+    for (const { slot } of await listEntries(options.storePath)) {
+      if (slot.startsWith("previous:")) own.add(slot.slice("previous:".length));
+    }
+  }
+  const needed = await neededKeys(options, removable);
+  const found: string[] = [];
+  for (const keyId of own) {
+    if (!needed.has(keyId)) found.push(...(await bundleFiles(bundleFolder, keyId)));
+  }
+  return found;
+}
+
+/** The keys of the store, of what lies beside it (replaced stores), and of every file that stays with the backups. */
+async function neededKeys(
+  { folder, storePath }: PruneOptions,
+  removable: readonly ListedBackup[],
+): Promise<Set<string>> {
+  const beside = (await readdir(dirname(storePath)))
+    .filter((name) => name.startsWith(`${basename(storePath)}.`))
+    .map((name) => join(dirname(storePath), name));
+  const staying = (await readdir(folder))
+    .map((name) => join(folder, name))
+    .filter((path) => !path.endsWith(".json") && !isListed(path, removable));
+  const needed = new Set<string>();
+  for (const path of [storePath, ...beside, ...staying]) {
+    const { keyId } = await identify(path);
+    if (keyId !== undefined) needed.add(keyId);
+  }
+  return needed;
+}
+
+async function remove(path: string): Promise<void> {
+  try {
+    await rm(path);
+  } catch (error) {
+    if (!hasCode(error, "ENOENT")) throw systemError(error, `cannot remove ${path}`);
+  }
+}

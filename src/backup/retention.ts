@@ -1,0 +1,83 @@
+/**
+ * Which backups a retention policy keeps: restic's rules, which people know.
+ *
+ * A rule keeps the newest backup of each of the most recent periods in which there is one: `daily: 7` is the newest of
+ * each of the last seven days that have a backup, not of the last week. A backup stays if any rule keeps it. Days, ISO
+ * weeks and months are those of UTC, as in the backups' names.
+ */
+
+/** How many of each; a rule that is absent or 0 keeps nothing. */
+export interface KeepPolicy {
+  readonly last?: number | undefined;
+  readonly daily?: number | undefined;
+  readonly weekly?: number | undefined;
+  readonly monthly?: number | undefined;
+}
+
+export type KeepRule = keyof KeepPolicy;
+
+export interface Kept<Backup> {
+  readonly backup: Backup;
+  /** Every rule that keeps it. */
+  readonly rules: readonly KeepRule[];
+}
+
+export interface Retention<Backup> {
+  readonly kept: Kept<Backup>[];
+  readonly removable: Backup[];
+}
+
+/** What two backups of one period have in common. */
+const periods: { readonly [Rule in KeepRule]: (at: Date, index: number) => string } = {
+  last: (_at, index) => String(index),
+  daily: (at) => at.toISOString().slice(0, 10),
+  weekly: isoWeek,
+  monthly: (at) => at.toISOString().slice(0, 7),
+};
+
+const rules = Object.keys(periods) as KeepRule[];
+
+/** Whether a policy keeps anything at all. */
+export function keepsSomething(policy: KeepPolicy): boolean {
+  return rules.some((rule) => (policy[rule] ?? 0) > 0);
+}
+
+/**
+ * Divides backups into those that a policy keeps and those that it does not; both come back newest first.
+ *
+ * @param backups in any order; `created_at` is what `Date` reads.
+ */
+export function applyRetention<Backup extends { readonly created_at: string }>(
+  backups: readonly Backup[],
+  policy: KeepPolicy,
+): Retention<Backup> {
+  const newestFirst = [...backups].sort(
+    (a, b) => Date.parse(b.created_at) - Date.parse(a.created_at),
+  );
+  const seen = new Map<KeepRule, Set<string>>(rules.map((rule) => [rule, new Set()]));
+  const kept: Kept<Backup>[] = [];
+  const removable: Backup[] = [];
+  for (const [index, backup] of newestFirst.entries()) {
+    const at = new Date(backup.created_at);
+    const keeping = rules.filter((rule) => {
+      const periodsSeen = seen.get(rule) ?? new Set();
+      const period = periods[rule](at, index);
+      if (periodsSeen.has(period) || periodsSeen.size >= (policy[rule] ?? 0)) return false;
+      periodsSeen.add(period);
+      return true;
+    });
+    if (keeping.length > 0) kept.push({ backup, rules: keeping });
+    else removable.push(backup);
+  }
+  return { kept, removable };
+}
+
+/** The ISO 8601 week, as `2026-W48`: weeks begin on Monday, and belong to the year that their Thursday is in. */
+function isoWeek(at: Date): string {
+  const day = Date.UTC(at.getUTCFullYear(), at.getUTCMonth(), at.getUTCDate());
+  const weekday = (at.getUTCDay() + 6) % 7;
+  const thursday = new Date(day + (3 - weekday) * 86_400_000);
+  const year = thursday.getUTCFullYear();
+  const week = Math.floor((thursday.getTime() - Date.UTC(year, 0, 1)) / (7 * 86_400_000)) + 1;
+  return `${year}-W${String(week).padStart(2, "0")}`;
+}
