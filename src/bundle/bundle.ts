@@ -173,6 +173,24 @@ export async function removeStagedBundles(folder: string, keyId: string): Promis
 }
 
 /**
+ * Everything in a folder that belongs to a key's bundle: itself, the record of its proof, and superseded ones.
+ *
+ * @throws StoreError `io` if the folder cannot be read.
+ */
+export async function bundleFiles(folder: string, keyId: string): Promise<string[]> {
+  const prefix = `clients.${keyId}.bundle.`;
+  try {
+    const names = await readdir(folder);
+    return names
+      .filter((name) => name.startsWith(prefix))
+      .sort()
+      .map((name) => join(folder, name));
+  } catch (error) {
+    throw systemError(error, `cannot look into ${folder}`);
+  }
+}
+
+/**
  * Opens a bundle, armored or not.
  *
  * @throws StoreError `notFound`; `usage` for a key of the wrong kind; `wrongPassphrase` if it is not locked to this

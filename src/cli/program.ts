@@ -2,12 +2,14 @@
 import { readFileSync } from "node:fs";
 import { Command } from "commander";
 import { addBackupCommands } from "./backup.js";
+import { addBackupsCommands } from "./backups.js";
 import { addBundleCommands } from "./bundle.js";
 import { addClientCommands } from "./clients.js";
 import { addGlobalOptions } from "./context.js";
 import { addInitCommand } from "./init.js";
 import { addLifecycleCommands } from "./lifecycle.js";
 import type { Output } from "./output.js";
+import { addPermissionCommands } from "./permissions.js";
 import { addRestoreCommand } from "./restore.js";
 import { addRunCommand } from "./run.js";
 import { addSettleCommand } from "./settle.js";
@@ -45,8 +47,10 @@ export function buildProgram(failures: Output): Command {
   addRunCommand(program);
   program.commandsGroup("Clients:");
   addClientCommands(program);
+  addPermissionCommands(program);
   program.commandsGroup("Backups:");
   addBackupCommands(program);
+  addBackupsCommands(program);
   addRestoreCommand(program);
   addBundleCommands(program);
   addSettleCommand(program);

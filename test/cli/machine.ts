@@ -15,9 +15,14 @@ export interface Answer {
 export class Machine {
   private constructor(readonly folder: string) {}
 
-  /** Data, settings and files of its own; the session's keyring and user manager. */
+  /** Data, settings and files of its own, gone with the test; the session's keyring and user manager. */
   static async make(): Promise<Machine> {
     return new Machine(await temporaryFolder());
+  }
+
+  /** The same in a folder that several tests share. */
+  static in(folder: string): Machine {
+    return new Machine(folder);
   }
 
   get store(): string {
@@ -29,6 +34,7 @@ export class Machine {
       ...process.env,
       XDG_DATA_HOME: join(this.folder, "data"),
       XDG_CONFIG_HOME: join(this.folder, "config"),
+      XDG_STATE_HOME: join(this.folder, "state"),
       NO_COLOR: "1",
     };
   }

@@ -1,0 +1,286 @@
+import { copyFile, mkdir, mkdtemp, open, readdir, readFile, rm, writeFile } from "node:fs/promises";
+import { tmpdir } from "node:os";
+import { basename, join } from "node:path";
+import { afterAll, beforeAll, expect, test } from "vitest";
+import {
+  backupPath,
+  formatManifest,
+  manifestPath,
+  readManifest,
+  sealManifest,
+} from "../../src/backup/manifest.js";
+import { openEncrypted } from "../../src/store/cipher.js";
+import { Machine } from "./machine.js";
+
+interface Listed {
+  path: string;
+  created_at: string;
+  age_seconds: number;
+  clients: { active: number; revoked: number };
+  key_id: string;
+  method: string;
+  mac: boolean | null;
+  present: boolean;
+  bundle: string | null;
+}
+
+interface Listing {
+  backups: Listed[];
+  others: { path: string; problem: string }[];
+}
+
+interface Pruned {
+  prune: {
+    dry_run: boolean;
+    kept: { path: string; rules: string[] }[];
+    removed: { path: string }[];
+    removed_bundles: string[];
+    verified: string | null;
+    left: { path: string; problem: string }[];
+  };
+}
+
+const passphrase = "correct horse";
+
+let machine: Machine;
+let original: string;
+let folders = 0;
+
+/** One store with a client, and one backup of it, for all tests: nobody runs on it. */
+beforeAll(async () => {
+  machine = Machine.in(await mkdtemp(join(tmpdir(), "hivemind-backups-")));
+  await writeFile(machine.path("passphrase"), passphrase, { mode: 0o600 });
+  await machine.init(
+    ...["--passphrase-file", machine.path("passphrase")],
+    ...["--to", machine.path("backups"), "--bundle-to", machine.path("bundles")],
+  );
+  await machine.run(["add-client"]);
+  const { code, document } = await machine.json("backup", "--service", "none");
+  expect(code).toBe(0);
+  original = (document.backup as { path: string }).path;
+});
+
+afterAll(() => rm(machine.folder, { recursive: true }));
+
+/** A folder with that one backup, for one test. */
+async function withBackup(): Promise<{ folder: string; newest: string }> {
+  folders += 1;
+  const folder = machine.path(`backups-${folders}`);
+  const newest = join(folder, basename(original));
+  await mkdir(folder);
+  await copyFile(original, newest);
+  await copyFile(manifestPath(original), manifestPath(newest));
+  return { folder, newest };
+}
+
+/** The same backup as if it had been made at another time. */
+async function madeAt(newest: string, store: string, at: string): Promise<string> {
+  const path = backupPath(join(newest, ".."), store, new Date(at));
+  await copyFile(newest, path);
+  const { format, version, mac, ...contents } = await readManifest(manifestPath(newest));
+  const { connection, key } = await openEncrypted(path, passphrase, {
+    mode: "readonly",
+    immutable: true,
+  });
+  await connection.close();
+  const sealed = await sealManifest({ ...contents, created_at: at, file: basename(path) }, key);
+  await writeFile(manifestPath(path), formatManifest(sealed));
+  return path;
+}
+
+async function damage(path: string): Promise<void> {
+  const file = await open(path, "r+");
+  await file.write(Buffer.alloc(64, 7), 0, 64, 5000);
+  await file.close();
+}
+
+test("backups are listed with age, clients, key and bundle, and what cannot be believed is marked", async () => {
+  const { folder, newest } = await withBackup();
+  const older = await madeAt(newest, machine.store, "2026-01-02T03:04:05.000Z");
+  const altered = await madeAt(newest, machine.store, "2026-01-03T03:04:05.000Z");
+  await writeFile(
+    manifestPath(altered),
+    (await readFile(manifestPath(altered), "utf8")).replace('"active": 1', '"active": 2'),
+  );
+  const gone = await madeAt(newest, machine.store, "2026-01-01T00:00:00.000Z");
+  await rm(gone);
+  const bare = join(gone, "..", "clients.2025-01-01T00-00-00Z.db");
+  await copyFile(newest, bare);
+  await writeFile(join(folder, "holiday.jpg"), "not ours");
+
+  const { code, document } = await machine.json("backups", folder);
+  expect(code).toBe(0);
+  const { backups, others } = document as unknown as Listing;
+  expect(backups).toMatchObject([
+    { path: newest, mac: true, present: true, method: "stopped" },
+    { path: altered, mac: false, present: true },
+    { path: older, mac: true, present: true, clients: { active: 1, revoked: 0 } },
+    { path: gone, mac: true, present: false },
+  ]);
+  expect(others).toEqual([{ path: bare, problem: "it has no manifest" }]);
+  const [first] = backups;
+  expect(first?.bundle).toBe(machine.path("bundles", `clients.${first?.key_id}.bundle.age`));
+
+  const shown = await machine.run(["backups", folder]);
+  expect(shown.code).toBe(0);
+  expect(shown.stdout).toMatch(new RegExp(`^${basename(older)} .* d .* holds +known$`, "m"));
+  expect(shown.stdout).toMatch(/ALTERED/);
+  expect(shown.stdout).not.toContain("holiday");
+
+  await writeFile(machine.path("wrong"), "another", { mode: 0o600 });
+  const strange = await machine.json(
+    ...["backups", folder, "--passphrase-source", `file:${machine.path("wrong")}`],
+    ...["--bundle-to", machine.path("no-bundles-here")],
+  );
+  expect((strange.document as unknown as Listing).backups[0]).toMatchObject({
+    mac: null,
+    bundle: null,
+  });
+  expect((await machine.run(["backups", machine.path("nowhere")])).code).toBe(10);
+  expect((await (await Machine.make()).run(["backups"])).code).toBe(2);
+});
+
+test("prune keeps what the rules say, shows it first, and leaves alone what it does not know", async () => {
+  const { folder, newest } = await withBackup();
+  const made = new Map<string, string>();
+  for (const at of [
+    "2026-03-01T01:00:00.000Z",
+    "2026-03-01T02:00:00.000Z",
+    "2026-02-01T01:00:00.000Z",
+  ]) {
+    made.set(at, await madeAt(newest, machine.store, at));
+  }
+  const altered = await madeAt(newest, machine.store, "2025-01-03T03:04:05.000Z");
+  await writeFile(
+    manifestPath(altered),
+    (await readFile(manifestPath(altered), "utf8")).replace('"active": 1', '"active": 2'),
+  );
+  await writeFile(join(folder, "clients.notes.txt"), "not ours");
+  const before = await readdir(folder);
+
+  const none = await machine.run(["prune", folder]);
+  expect(none.code).toBe(2);
+  expect(none.stderr).toContain("--keep-daily");
+  expect((await machine.run(["prune", folder, "--keep-last", "-1"])).code).toBe(2);
+  expect((await machine.run(["prune", folder, "--keep-last", "0"])).code).toBe(2);
+
+  const rules = ["--keep-daily", "2", "--keep-monthly", "2"];
+  const dry = (await machine.json("prune", folder, ...rules, "--dry-run"))
+    .document as unknown as Pruned;
+  expect(await readdir(folder)).toEqual(before);
+  const { code, document } = await machine.json("prune", folder, ...rules);
+  expect(code).toBe(0);
+  const { prune } = document as unknown as Pruned;
+  expect(prune).toEqual({ ...dry.prune, dry_run: false });
+  expect(prune).toMatchObject({
+    kept: [
+      { path: newest, rules: ["daily", "monthly"] },
+      { path: made.get("2026-03-01T02:00:00.000Z"), rules: ["daily", "monthly"] },
+    ],
+    removed: [
+      { path: made.get("2026-03-01T01:00:00.000Z") },
+      { path: made.get("2026-02-01T01:00:00.000Z") },
+    ],
+    removed_bundles: [],
+    verified: newest,
+    left: [{ path: altered, problem: "its manifest was altered" }],
+  });
+  const removed = prune.removed.flatMap(({ path }) =>
+    [path, manifestPath(path)].map((each) => basename(each)),
+  );
+  expect(await readdir(folder)).toEqual(before.filter((name) => !removed.includes(name)));
+});
+
+test("the last backup that verifies is never pruned, and without one nothing is", async () => {
+  const { folder, newest } = await withBackup();
+  const older = await madeAt(newest, machine.store, "2026-03-01T01:00:00.000Z");
+  const oldest = await madeAt(newest, machine.store, "2026-02-01T01:00:00.000Z");
+  // The manifest still holds: only reading all of it shows the damage.
+  await damage(newest);
+  const { code, document } = await machine.json("prune", folder, "--keep-last", "1");
+  expect(code).toBe(0);
+  expect((document as unknown as Pruned).prune).toMatchObject({
+    kept: [
+      { path: newest, rules: ["last"] },
+      { path: older, rules: [] },
+    ],
+    removed: [{ path: oldest }],
+    verified: older,
+  });
+  await damage(older);
+  const left = await readdir(folder);
+  const refused = await machine.run(["prune", folder, "--keep-last", "1"]);
+  expect(refused.code).toBe(14);
+  expect(refused.stderr).toMatch(/none of the backups verifies/);
+  expect(await readdir(folder)).toEqual(left);
+});
+
+test("a kill between a backup and its manifest is finished by the next prune", async () => {
+  const { folder, newest } = await withBackup();
+  const half = await madeAt(newest, machine.store, "2026-03-01T01:00:00.000Z");
+  await rm(half);
+  expect((await machine.run(["prune", folder, "--keep-last", "1"])).code).toBe(0);
+  expect((await readdir(folder)).sort()).toEqual(
+    [basename(newest), basename(manifestPath(newest))].sort(),
+  );
+});
+
+test("without the passphrase nothing is pruned", async () => {
+  const { folder, newest } = await withBackup();
+  await madeAt(newest, machine.store, "2026-03-01T01:00:00.000Z");
+  const before = await readdir(folder);
+  await writeFile(machine.path("wrong"), "another", { mode: 0o600 });
+  const source = ["--passphrase-source", `file:${machine.path("wrong")}`];
+  const { code, document } = await machine.json("prune", folder, "--keep-last", "1", ...source);
+  expect(code).toBe(0);
+  expect((document as unknown as Pruned).prune).toMatchObject({ kept: [], removed: [] });
+  expect((document as unknown as Pruned).prune.left).toHaveLength(2);
+  const absent = ["--passphrase-source", `file:${machine.path("absent")}`];
+  expect((await machine.run(["prune", folder, "--keep-last", "1", ...absent])).code).toBe(13);
+  expect(await readdir(folder)).toEqual(before);
+});
+
+test("a bundle goes only when asked, and only when neither a backup nor a store needs it", async () => {
+  const { folder, newest } = await withBackup();
+  const old = await madeAt(newest, machine.store, "2026-03-01T01:00:00.000Z");
+  await rm(newest);
+  await rm(manifestPath(newest));
+  const rotated = await machine.json(
+    "rotate",
+    "--keep-previous",
+    "--hub",
+    "none",
+    "--service",
+    "none",
+  );
+  expect(rotated.code).toBe(0);
+  const { document } = await machine.json("backup", "--service", "none", "--to", folder);
+  const current = document.backup as { path: string; key_id: string };
+  const oldKey = (await readManifest(manifestPath(old))).key_id;
+  const bundles = machine.path("bundles");
+  const foreign = join(bundles, "clients.0123456789abcdef.bundle.age");
+  await copyFile(join(bundles, `clients.${oldKey}.bundle.age`), foreign);
+
+  const names = await readdir(bundles);
+  const withoutAsking = await machine.json("prune", folder, "--keep-last", "1", "--dry-run");
+  expect((withoutAsking.document as unknown as Pruned).prune.removed_bundles).toEqual([]);
+  // Beside the store there is a copy that only the old bundle opens.
+  const replaced = `${machine.store}.replaced.2026-03-01T01-00-00Z`;
+  await copyFile(old, replaced);
+  const needed = await machine.json("prune", folder, "--keep-last", "1", "--bundles");
+  expect((needed.document as unknown as Pruned).prune).toMatchObject({
+    kept: [{ path: current.path }],
+    removed: [{ path: old }],
+    removed_bundles: [],
+  });
+  await rm(replaced);
+  // The last backup with that key is gone; the keyring still knows whose it was.
+  const { prune } = (await machine.json("prune", folder, "--keep-last", "1", "--bundles"))
+    .document as unknown as Pruned;
+  expect(prune.removed_bundles.map((path) => basename(path))).toEqual(
+    names.filter((name) => name.includes(oldKey)).sort(),
+  );
+  expect((await readdir(bundles)).sort()).toEqual(
+    names.filter((name) => !name.includes(oldKey)).sort(),
+  );
+});
