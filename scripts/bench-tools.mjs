@@ -1,0 +1,58 @@
+// What the bench scripts share.
+import { execFileSync, spawn } from "node:child_process";
+import { randomBytes } from "node:crypto";
+import { once } from "node:events";
+import { readFileSync } from "node:fs";
+import { cpus, release } from "node:os";
+import { newClient } from "../dist/index.js";
+
+export const command = new URL("../dist/cli/main.js", import.meta.url).pathname;
+
+export const run = (program, ...args) =>
+  execFileSync(program, args, { encoding: "utf8", stdio: ["ignore", "pipe", "inherit"] });
+
+export const ours = (...args) =>
+  JSON.parse(run(process.execPath, command, ...args, "--json", "--quiet"));
+
+export const median = (values) => values.toSorted((a, b) => a - b)[values.length >> 1];
+
+/** Median, smallest and largest. */
+export const span = (values, digits = 0) =>
+  `${median(values).toFixed(digits)} (${Math.min(...values).toFixed(digits)}–${Math.max(...values).toFixed(digits)})`;
+
+export const machine = () =>
+  `${cpus()[0]?.model}, ${cpus().length} cores, Linux ${release()}, Node ${process.version}`;
+
+/** Clients of about 32 KiB each: what fills the file does not matter to a copy. */
+export function* bigClients(bytes) {
+  for (let id = 1; id * 32_768 <= bytes; id++) {
+    yield newClient({
+      client_id: id,
+      api_key: randomBytes(16).toString("hex"),
+      metadata: { filling: randomBytes(16_000).toString("hex") },
+    });
+  }
+}
+
+/** Runs a program to its end: seconds, and the peak of its resident memory in MiB (its children not counted). */
+export async function measured(program, ...args) {
+  const start = performance.now();
+  const child = spawn(program, args, { stdio: ["ignore", "pipe", "inherit"] });
+  let output = "";
+  child.stdout.setEncoding("utf8").on("data", (text) => {
+    output += text;
+  });
+  let peak = 0;
+  const timer = setInterval(() => {
+    try {
+      const status = readFileSync(`/proc/${child.pid}/status`, "utf8");
+      peak = Number(/VmHWM:\s+(\d+)/.exec(status)?.[1] ?? peak);
+    } catch {
+      // It has ended.
+    }
+  }, 20);
+  const [code] = await once(child, "close");
+  clearInterval(timer);
+  if (code !== 0) throw new Error(`${program} ${args.join(" ")}: exit code ${code}\n${output}`);
+  return { seconds: (performance.now() - start) / 1000, mebibytes: peak / 1024, output };
+}
