@@ -24,7 +24,12 @@ export async function makeFolder(path: string): Promise<void> {
 
 /** Makes the names in a folder (files created, renamed, removed) survive a power cut. */
 export async function syncFolder(path: string): Promise<void> {
-  const folder = await open(path, constants.O_RDONLY | constants.O_DIRECTORY);
+  let folder: FileHandle;
+  try {
+    folder = await open(path, constants.O_RDONLY | constants.O_DIRECTORY);
+  } catch (error) {
+    throw systemError(error, `cannot sync ${path}`);
+  }
   try {
     await folder.sync();
   } catch (error) {

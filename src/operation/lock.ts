@@ -66,6 +66,8 @@ async function lockFile(path: string): Promise<Connection> {
   await ensureLockFile(path);
   const connection = await Connection.open(path, { mode: "readwrite", busyTimeoutMs: 0 });
   try {
+    // Nothing is ever written: a journal on the disk would be all that a kill leaves of it.
+    await connection.all("PRAGMA journal_mode = MEMORY");
     await connection.exec("BEGIN EXCLUSIVE");
     return connection;
   } catch (error) {

@@ -51,12 +51,17 @@ async function run() {
 /** What a reading command does: settle, open, count. */
 async function read(storePath, source) {
   said.notices.push(...(await settleIfNeeded(storePath)));
-  const { unlockStore } = await import("../../dist/keys/unlock.js");
-  const store = await unlockStore(storePath, source, { mode: "readwrite" });
+  const { identify } = await import("../../dist/store/cipher.js");
+  const { unlock } = await import("../../dist/keys/unlock.js");
+  const { Connection } = await import("../../dist/store/connection.js");
+  const connection =
+    (await identify(storePath)).format === "plaintext"
+      ? await Connection.open(storePath, { mode: "readwrite" })
+      : (await unlock(storePath, source, { mode: "readwrite" })).connection;
   try {
-    return { keyId: store.keyId, clients: await store.size() };
+    return await connection.get("SELECT count(*) AS clients FROM clients");
   } finally {
-    await store.close();
+    await connection.close();
   }
 }
 

@@ -10,10 +10,10 @@ import { join } from "node:path";
 import { onTestFinished } from "vitest";
 import { generateRecoveryKey, type RecoveryKey } from "../../src/bundle/recovery-key.js";
 import type { ErrorKind } from "../../src/errors.js";
-import { deleteEntry, listEntries, setEntry } from "../../src/keys/keyring.js";
+import { deleteEntry, listEntries, type Slot, setEntry } from "../../src/keys/keyring.js";
 import type { PassphraseSource } from "../../src/keys/source.js";
-import { unlock } from "../../src/keys/unlock.js";
-import { identify } from "../../src/store/cipher.js";
+import { type UnlockedStore, unlock } from "../../src/keys/unlock.js";
+import { identify, openEncrypted } from "../../src/store/cipher.js";
 import { Connection } from "../../src/store/connection.js";
 import { root } from "../built.js";
 import { property, removeUnits, systemctl, uniqueName, writeUnits } from "../service/units.js";
@@ -37,9 +37,10 @@ export class World {
   readonly to: string;
   readonly bundleTo: string;
   readonly unit = uniqueName();
+  #hasUnit = false;
   readonly recoveryKey: RecoveryKey;
 
-  private constructor(folder: string, recoveryKey: RecoveryKey) {
+  constructor(folder: string, recoveryKey: RecoveryKey) {
     this.folder = folder;
     this.path = join(folder, "hivemind-core", "clients.db");
     this.to = join(folder, "backups");
@@ -47,11 +48,17 @@ export class World {
     this.recoveryKey = recoveryKey;
   }
 
-  /** A copy of a fixture; an encrypted one with its passphrase in the keyring. */
+  /** A world for one test, around a copy of a fixture; an encrypted one has its passphrase in the keyring. */
   static async of(fixture: string): Promise<World> {
+    const world = await World.make(fixture);
+    onTestFinished(() => world.remove());
+    return world;
+  }
+
+  /** The same, to be removed by whoever makes it. */
+  static async make(fixture: string): Promise<World> {
     const folder = await mkdtemp(join(tmpdir(), "hivemind-world-"));
     const world = new World(folder, await generateRecoveryKey());
-    onTestFinished(() => world.remove());
     for (const name of ["hivemind-core", "backups", "bundles", "config"]) {
       await mkdir(join(folder, name), { mode: 0o700 });
     }
@@ -61,11 +68,23 @@ export class World {
     return world;
   }
 
+  /** Another world with the same files, and the same passphrases in the keyring. */
+  async copy(slots: Record<string, string>): Promise<World> {
+    const folder = await mkdtemp(join(tmpdir(), "hivemind-world-"));
+    await cp(this.folder, folder, { recursive: true });
+    const world = new World(folder, this.recoveryKey);
+    for (const [slot, secret] of Object.entries(slots)) {
+      await setEntry(world.path, slot as Slot, secret);
+    }
+    return world;
+  }
+
   /**
    * Starts a unit that has the store open. It opens it anew at every start, with a passphrase from the keyring if it is
    * encrypted, and fails if it cannot.
    */
   async startUnit(more = ""): Promise<void> {
+    this.#hasUnit = true;
     const hub = [process.execPath, `${root}test/lifecycle/hub.mjs`, this.path];
     const environment = ["XDG_RUNTIME_DIR", "DBUS_SESSION_BUS_ADDRESS", "HOME"]
       .map((name) => `Environment=${name}=${process.env[name]}`)
@@ -86,7 +105,6 @@ export class World {
       source: keyring,
       service: { service: "systemd-user", unit: this.unit, storePath: this.path },
       hub: "none",
-      to: this.to,
       bundleTo: this.bundleTo,
       recipients: [this.recoveryKey.recipient],
       settingsPath: join(this.folder, "config", "config.json"),
@@ -114,7 +132,12 @@ export class World {
       ...args,
     ];
     const child = spawn(program, rest, {
-      env: { ...process.env, XDG_CONFIG_HOME: join(this.folder, "config"), ...env },
+      env: {
+        ...process.env,
+        XDG_CONFIG_HOME: join(this.folder, "config"),
+        XDG_DATA_HOME: this.folder,
+        ...env,
+      },
       stdio: ["ignore", "pipe", "pipe"],
     });
     let stdout = "";
@@ -135,8 +158,8 @@ export class World {
   }
 
   /** Every row of the store, whatever opens it. */
-  rows(): Promise<string[]> {
-    return rowsOf(this.path);
+  async rows(): Promise<string[]> {
+    return (await find(this.path)).rows;
   }
 
   /** What lies about besides the store and the lock. */
@@ -163,7 +186,7 @@ export class World {
   }
 
   async remove(): Promise<void> {
-    await removeUnits(`${this.unit}.service`);
+    if (this.#hasUnit) await removeUnits(`${this.unit}.service`);
     for (const slot of (await listEntries(this.path)).map((entry) => entry.slot)) {
       await deleteEntry(this.path, slot);
     }
@@ -171,29 +194,36 @@ export class World {
   }
 }
 
-/** Every row of a store with its types, as text; opened with the keyring's passphrases if it is encrypted. */
-export async function rowsOf(path: string): Promise<string[]> {
-  const connection = await open(path);
+/** A store as it is found: every row with its types, as text, and which of the keyring's passphrases opened it. */
+export interface Found {
+  readonly rows: string[];
+  /** Undefined for a store that is not encrypted. */
+  readonly unlocked?: Pick<UnlockedStore, "keyId" | "passphrase" | "generation">;
+}
+
+/** @param known opens a store whose passphrase is not in the keyring. */
+export async function find(path: string, known?: string): Promise<Found> {
+  const plain = (await identify(path)).format === "plaintext";
+  const unlocked = plain ? undefined : await unlockAnyhow(path, known);
+  const connection = unlocked?.connection ?? (await Connection.open(path, { mode: "readwrite" }));
   try {
-    const rows = await connection.all<Record<string, unknown>>(
-      "SELECT * FROM clients ORDER BY client_id",
-    );
-    const types = await connection.all<Record<string, unknown>>(
-      `SELECT ${Object.keys(rows[0] ?? { client_id: 0 })
-        .map((name) => `typeof(${name})`)
-        .join(", ")} FROM clients ORDER BY client_id`,
-    );
-    return rows.map((row, index) => JSON.stringify([row, types[index]]));
+    const columns = await connection.all<{ name: string }>("PRAGMA table_info(clients)");
+    const values = columns.flatMap(({ name }) => [name, `typeof(${name}) AS "type of ${name}"`]);
+    const rows = await connection.all(`SELECT ${values} FROM clients ORDER BY client_id`);
+    return { rows: rows.map((row) => JSON.stringify(row)), ...(unlocked && { unlocked }) };
   } finally {
     await connection.close();
   }
 }
 
-async function open(path: string): Promise<Connection> {
-  if ((await identify(path)).format === "plaintext") {
-    return Connection.open(path, { mode: "readwrite" });
+async function unlockAnyhow(path: string, known: string | undefined): Promise<UnlockedStore> {
+  try {
+    return await unlock(path, keyring, { mode: "readwrite" });
+  } catch (error) {
+    if (known === undefined) throw error;
+    const opened = await openEncrypted(path, known, { mode: "readwrite" });
+    return { ...opened, passphrase: known, generation: "current" };
   }
-  return (await unlock(path, keyring, { mode: "readwrite" })).connection;
 }
 
 /** A result's own, or what went wrong. */
