@@ -10,6 +10,7 @@ import {
 } from "../client/client.js";
 import { StoreError } from "../errors.js";
 import type { ClientStore } from "../store/client-store.js";
+import { chooseClient, noClient, parseId, parseOptionalId } from "./choose-client.js";
 import { addGlobalOptions, type Context, contextOf } from "./context.js";
 import { openStore } from "./open.js";
 import { type Column, printable, Table } from "./table.js";
@@ -55,12 +56,12 @@ export function addClientCommands(program: Command): void {
 
   const show = addGlobalOptions(
     program
-      .command("show-client <id>")
+      .command("show-client [id]")
       .description("everything about one client")
       .option("--show-secrets", "with its access key, password and crypto key"),
   );
-  show.action(async (id: string, options: SecretOption) =>
-    showClient(await contextOf(show), parseId(id), options),
+  show.action(async (id: string | undefined, options: SecretOption) =>
+    showClient(await contextOf(show), parseOptionalId(id), options),
   );
 
   const find = addGlobalOptions(
@@ -80,12 +81,14 @@ export function addClientCommands(program: Command): void {
 
   const remove = addGlobalOptions(
     program
-      .command("delete-client <id>")
+      .command("delete-client [id]")
       .description(
         "revoke a client: its credentials are gone for good, its id is never used again",
       ),
   );
-  remove.action(async (id: string) => deleteClient(await contextOf(remove), parseId(id)));
+  remove.action(async (id: string | undefined) =>
+    deleteClient(await contextOf(remove), parseOptionalId(id)),
+  );
 }
 
 interface SecretOption {
@@ -227,8 +230,13 @@ async function printTable(
   return count;
 }
 
-async function showClient(context: Context, id: number, options: SecretOption): Promise<void> {
+async function showClient(
+  context: Context,
+  given: number | undefined,
+  options: SecretOption,
+): Promise<void> {
   await using store = await openStore(context);
+  const id = await chooseClient(context, store, given);
   const client = await store.getClientById(id);
   if (!client) throw noClient(context, id);
   const secrets = options.showSecrets ?? false;
@@ -263,8 +271,9 @@ async function* iterate<Item>(items: readonly Item[]): AsyncGenerator<Item> {
   yield* items;
 }
 
-async function deleteClient(context: Context, id: number): Promise<void> {
+async function deleteClient(context: Context, given: number | undefined): Promise<void> {
   await using store = await openStore(context);
+  const id = await chooseClient(context, store, given);
   const before = await store.transaction(async () => {
     const client = await store.getClientById(id);
     if (!client) throw noClient(context, id);
@@ -277,12 +286,6 @@ async function deleteClient(context: Context, id: number): Promise<void> {
       ? `client ${id} was revoked already; nothing changed`
       : `client ${id}${before.name ? ` "${printable(before.name)}"` : ""}: revoked. It cannot connect any more.`,
   ]);
-}
-
-function noClient(context: Context, id: number): StoreError {
-  return new StoreError("notFound", `there is no client ${id} in ${context.storePath}`, {
-    hint: "hivemind-sqlcipher list-clients shows the ids.",
-  });
 }
 
 function* details(client: Client, secrets: boolean): Generator<[string, string]> {
@@ -329,16 +332,6 @@ function parseBoolean(text: string): boolean {
   if (/^(true|yes|1)$/i.test(text)) return true;
   if (/^(false|no|0)$/i.test(text)) return false;
   throw new InvalidArgumentError("true or false, please.");
-}
-
-function parseId(text: string): number {
-  const id = Number(text);
-  if (!/^-?\d+$/.test(text) || !Number.isSafeInteger(id)) {
-    throw new StoreError("usage", `"${text}" is not a client's id`, {
-      hint: "An id is a whole number; hivemind-sqlcipher list-clients shows them.",
-    });
-  }
-  return id;
 }
 
 /** The value in the type that the field is stored in: SQLite does not find 1 by "true". */

@@ -3,7 +3,8 @@ import { createInterface } from "node:readline/promises";
 import { Writable } from "node:stream";
 import { StoreError } from "../errors.js";
 
-function onTerminal(): boolean {
+/** Whether there is somebody to ask. */
+export function onTerminal(): boolean {
   return Boolean(process.stdin.isTTY && process.stderr.isTTY);
 }
 
@@ -13,7 +14,10 @@ async function ask(question: string, output: NodeJS.WritableStream): Promise<str
   try {
     return await new Promise<string>((resolve, reject) => {
       prompt.once("close", () => reject(new StoreError("interrupted", "nothing was changed")));
-      prompt.once("SIGINT", () => prompt.close());
+      prompt.once("SIGINT", () => {
+        output.write("\n");
+        prompt.close();
+      });
       prompt.question(question).then(resolve, reject);
     });
   } finally {

@@ -1,0 +1,29 @@
+/** The command on a real terminal, typed into. */
+import { execFile } from "node:child_process";
+import { root } from "../built.js";
+import type { Machine } from "./machine.js";
+
+const driver = `${root}test/cli/terminal.py`;
+
+/**
+ * Runs the command on a pseudo-terminal.
+ *
+ * @param steps what to wait for on the screen, one after the other, and what to type when it is there.
+ */
+export function onTerminal(
+  machine: Machine,
+  args: string[],
+  steps: [wait: string, type: string][],
+): Promise<{ code: number; screen: string }> {
+  return new Promise((done) => {
+    execFile(
+      "python3",
+      [driver, JSON.stringify(steps), process.execPath, `${root}dist/cli/main.js`, ...args],
+      { env: { ...machine.environment, TERM: "xterm" }, encoding: "utf8" },
+      (error, stdout, stderr) => {
+        const code = error === null ? 0 : Number(error.code);
+        done({ code, screen: stdout + stderr });
+      },
+    );
+  });
+}
