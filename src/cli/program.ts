@@ -12,6 +12,7 @@ import type { Output } from "./output.js";
 import { addPermissionCommands } from "./permissions.js";
 import { addRestoreCommand } from "./restore.js";
 import { addRunCommand } from "./run.js";
+import { addScheduleCommands } from "./schedule.js";
 import { addSettleCommand } from "./settle.js";
 import { addStatusCommand } from "./status.js";
 
@@ -52,6 +53,7 @@ export function buildProgram(failures: Output): Command {
   addBackupCommands(program);
   addBackupsCommands(program);
   addRestoreCommand(program);
+  addScheduleCommands(program);
   addBundleCommands(program);
   addSettleCommand(program);
 

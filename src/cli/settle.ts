@@ -22,9 +22,13 @@ export function addSettleCommand(program: Command): void {
 
 /** The program and arguments that run `settle` for this store, for the service manager to keep. */
 export function settleCommand(context: Context): string[] {
-  const main = fileURLToPath(new URL("./main.js", import.meta.url));
   return [
-    ...[process.execPath, main, "settle", "--quiet", "--db", context.storePath],
+    ...[...ownProgram(), "settle", "--quiet", "--db", context.storePath],
     ...(process.argv.includes("--config") ? ["--config", context.settingsPath] : []),
   ];
+}
+
+/** The words that start this program, wherever somebody else is to start it. */
+export function ownProgram(): string[] {
+  return [process.execPath, fileURLToPath(new URL("./main.js", import.meta.url))];
 }

@@ -1,6 +1,7 @@
 import type { Command } from "commander";
 import { serviceChoice } from "./backup.js";
 import { addGlobalOptions, type Context, contextOf } from "./context.js";
+import { lastRunWords } from "./schedule.js";
 
 export function addStatusCommand(program: Command): void {
   const status = addGlobalOptions(
@@ -38,6 +39,12 @@ async function runStatus(context: Context): Promise<void> {
         ]
       : []),
     `last backup    ${status.last_backup ? `${status.last_backup.path}, ${status.last_backup.created_at}` : "none known"}`,
+    ...(status.schedule
+      ? [
+          `schedule       ${status.schedule.on_calendar ?? status.schedule.unit}, next ${status.schedule.next_run ?? "never: the timer does not run"}`,
+          `  last run     ${lastRunWords(status.schedule.last_run)}`,
+        ]
+      : []),
     ...(status.pending
       ? [
           output.style(

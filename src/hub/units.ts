@@ -51,7 +51,7 @@ After=${keyringUnit}
 
 [Service]
 Type=exec
-ExecStart=${line(...program, ...options, "run", "--", ...hub)}
+ExecStart=${execLine(...program, ...options, "run", "--", ...hub)}
 # TERM goes to run, which hands it on; what is left after the time-out is killed.
 KillMode=mixed
 # 128 + TERM: a hub that had not yet set itself up to end by it
@@ -72,15 +72,15 @@ After=network-online.target
 
 [Service]
 Type=exec
-${unit.user === undefined ? "" : `User=${value(unit.user)}\n`}\
+${unit.user === undefined ? "" : `User=${settingValue(unit.user)}\n`}\
 # sealed to this machine by systemd-creds; only this unit's processes can read it
-LoadCredentialEncrypted=hivemind-sqlcipher:${value(unit.credential)}
+LoadCredentialEncrypted=hivemind-sqlcipher:${settingValue(unit.credential)}
 # memory, removed when the unit stops
 RuntimeDirectory=hivemind-sqlcipher
 RuntimeDirectoryMode=0700
 BindReadOnlyPaths=-${prepared}:${quoted(unit.serverJson)}
-ExecStartPre=${line(...program, ...options, ...source, "run", "--prepare")} ${prepared} ${line("--", ...hub)}
-ExecStart=${line(...hub)}
+ExecStartPre=${execLine(...program, ...options, ...source, "run", "--prepare")} ${prepared} ${execLine("--", ...hub)}
+ExecStart=${execLine(...hub)}
 ${common}
 [Install]
 WantedBy=multi-user.target
@@ -114,7 +114,7 @@ export function renderKeyringUnit({ kind, credential, owner }: KeyringUnit): str
     kind === "system" && owner !== undefined
       ? {
           unit: `Requires=user@${owner.uid}.service\nAfter=user@${owner.uid}.service\n`,
-          service: `User=${value(owner.user)}
+          service: `User=${settingValue(owner.user)}
 Environment=XDG_RUNTIME_DIR=/run/user/${owner.uid}
 Environment=DBUS_SESSION_BUS_ADDRESS=unix:path=/run/user/${owner.uid}/bus
 `,
@@ -126,7 +126,7 @@ Description=Keyring, unlocked by a credential sealed to this machine
 ${where.unit}
 [Service]
 Type=forking
-${where.service}LoadCredentialEncrypted=${keyringCredential}:${value(credential)}
+${where.service}LoadCredentialEncrypted=${keyringCredential}:${settingValue(credential)}
 ExecStart=/bin/sh -c 'exec ${unlock} <"$$CREDENTIALS_DIRECTORY/${keyringCredential}"'
 # it goes into the background before it has its name on the bus, and the hub is to find it there
 ExecStartPost=/bin/sh -c 'until busctl --user status org.freedesktop.secrets >/dev/null 2>&1; do sleep 0.1; done'
@@ -137,19 +137,19 @@ WantedBy=${where.target}
 `;
 }
 
-/** The words of a command. systemd stands values for `$` in them, but not in other settings. */
-function line(...words: string[]): string {
+/** The words of a command, for ExecStart= and its like. systemd stands values for `$` in them, but not in other settings. */
+export function execLine(...words: string[]): string {
   return words.map((word) => quoted(word).replaceAll("$", "$$$$")).join(" ");
 }
 
 /** One word, whatever is in it, in quotes where it needs them. */
 function quoted(word: string): string {
-  const escaped = value(word).replace(/[\\"]/g, "\\$&");
+  const escaped = settingValue(word).replace(/[\\"]/g, "\\$&");
   return /^[\w@%+=,./-]+$/.test(escaped) ? escaped : `"${escaped}"`;
 }
 
 /** A setting's whole value: `%` is what systemd replaces in all of them. @throws StoreError `usage` for a line break. */
-function value(text: string): string {
+export function settingValue(text: string): string {
   if (/[\0\n\r]/.test(text)) throw new StoreError("usage", "a unit cannot hold a line break");
   return text.replaceAll("%", "%%");
 }

@@ -7,6 +7,7 @@ import { Journal } from "../operation/journal.js";
 import { type ServiceChoice, selectService } from "../service/select.js";
 import type { ServiceKind } from "../service/service.js";
 import { type CipherCompatibility, type Identity, identify } from "../store/cipher.js";
+import { type Schedule, scheduleOf } from "./schedule.js";
 
 export interface StatusOptions {
   readonly storePath: string;
@@ -29,6 +30,8 @@ export interface StoreStatus {
   } | null;
   /** The newest with a manifest; `verify` says whether it is sound. */
   readonly last_backup: { readonly path: string; readonly created_at: string } | null;
+  /** Backups by the clock, and how the last of them went; null if none are scheduled. */
+  readonly schedule: Schedule | null;
   /** An operation that was interrupted, or is at work right now. */
   readonly pending: {
     readonly operation: string;
@@ -63,6 +66,7 @@ export async function storeStatus(options: StatusOptions): Promise<StoreStatus> 
   });
   const { backupFolder } = options;
   const lastBackup = backupFolder && (await attempt(() => newestBackup(backupFolder, storePath)));
+  const schedule = await attempt(() => scheduleOf(storePath));
   const journal = await attempt(() => Journal.read(storePath));
   return {
     path: storePath,
@@ -73,6 +77,7 @@ export async function storeStatus(options: StatusOptions): Promise<StoreStatus> 
     clients: inside?.clients ?? null,
     service,
     last_backup: lastBackup || null,
+    schedule: schedule ?? null,
     pending: journal
       ? {
           operation: journal.entry.operation,

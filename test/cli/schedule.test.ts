@@ -1,0 +1,174 @@
+/** A real timer in the session's user manager, and the backups that it makes. */
+import { chmod, mkdir, readdir, readFile, writeFile } from "node:fs/promises";
+import { join } from "node:path";
+import { expect, onTestFinished, test } from "vitest";
+import { root } from "../built.js";
+import { exec, systemctl, until } from "../service/units.js";
+import { Machine } from "./machine.js";
+
+interface Schedule {
+  unit: string;
+  service: string;
+  on_calendar: string;
+  enabled: boolean;
+  active: boolean;
+  next_run: string | null;
+  last_run: { at: string; result: string | null; exit_code: number | null } | null;
+  lingers: boolean;
+  drop_ins: string[];
+}
+
+const unitFolder = join(process.env.HOME ?? "", ".config/systemd/user");
+
+/** As somebody has it who sets no XDG_CONFIG_HOME: units go where the manager reads them. */
+const usual = { env: { XDG_CONFIG_HOME: "" } };
+
+async function withSchedule(): Promise<{ machine: Machine; here: string[] }> {
+  const machine = await Machine.make();
+  const here = ["--db", machine.store, "--config", machine.path("settings.json")];
+  await machine.init(
+    ...["--to", machine.path("backups"), "--bundle-to", machine.path("bundles"), ...here],
+  );
+  const settings = JSON.parse(await readFile(machine.path("settings.json"), "utf8"));
+  settings.backup.service = "none";
+  await writeFile(machine.path("settings.json"), JSON.stringify(settings));
+  onTestFinished(async () => {
+    await machine.run(["schedule", "remove", ...here], usual);
+  });
+  return { machine, here };
+}
+
+async function ask<Document>(machine: Machine, ...args: string[]): Promise<Document> {
+  const { code, stdout, stderr } = await machine.run([...args, "--json"], usual);
+  if (code !== 0) throw new Error(stdout + stderr);
+  return JSON.parse(stdout);
+}
+
+test("a schedule is installed, makes backups, is seen in status, and is removed but for drop-ins", async () => {
+  const { machine, here } = await withSchedule();
+  const installed = await machine.run(["schedule", "install", ...here], usual);
+  expect(installed).toMatchObject({ code: 0 });
+  expect(installed.stderr).toMatch(/enable-linger/);
+  const { schedule } = await ask<{ schedule: Schedule }>(machine, "schedule", "status", ...here);
+  expect(schedule).toMatchObject({
+    on_calendar: "*-*-* 00:00:00",
+    enabled: true,
+    active: true,
+    last_run: null,
+    lingers: false,
+    drop_ins: [],
+  });
+  expect(Date.parse(schedule.next_run ?? "")).toBeGreaterThan(Date.now());
+  const { unit, service } = schedule;
+  expect(await readFile(join(unitFolder, unit), "utf8")).toMatch(
+    /^OnCalendar=daily\nRandomizedDelaySec=15min\n.*\nPersistent=true$/m,
+  );
+  expect((await readFile(join(unitFolder, service), "utf8")).match(/^ExecStart=.*/m)?.[0]).toMatch(
+    new RegExp(`^ExecStart=\\S+ \\S+/cli/main\\.js backup --db ${machine.store} --config \\S+$`),
+  );
+
+  // As its owner would change it: the next run is now.
+  const dropIn = join(unitFolder, `${unit}.d`);
+  await mkdir(dropIn, { recursive: true });
+  await writeFile(
+    join(dropIn, "now.conf"),
+    "[Timer]\nOnCalendar=\nOnActiveSec=1ms\nRandomizedDelaySec=0\nAccuracySec=1ms\n",
+  );
+  expect((await machine.run(["schedule", "install", ...here], usual)).code).toBe(0);
+  const settled = async () => {
+    const { last_run } = (await ask<{ schedule: Schedule }>(machine, "schedule", "status", ...here))
+      .schedule;
+    return last_run !== null && last_run.result !== "running";
+  };
+  await until(settled);
+  await systemctl("stop", unit);
+  const made = (await readdir(machine.path("backups"))).filter((name) => name.endsWith(".db"));
+  expect(made.length).toBeGreaterThan(0);
+  const status = await ask<{ schedule: Schedule; last_backup: { path: string } }>(
+    machine,
+    "status",
+    ...here,
+  );
+  expect(status.schedule).toMatchObject({ active: false, drop_ins: [join(dropIn, "now.conf")] });
+  expect(status.schedule.last_run).toMatchObject({ result: "success", exit_code: 0 });
+  expect(made).toContain(status.last_backup.path.slice(machine.path("backups").length + 1));
+
+  // A run that fails is seen too.
+  await writeFile(machine.path("settings.json"), "{");
+  await expect(systemctl("start", service)).rejects.toThrow();
+  const failed = await machine.run(["schedule", "status", "--db", machine.store], usual);
+  expect(failed.stdout).toMatch(/^last run .* failed with exit code 2$/m);
+
+  const removed = await machine.run(["schedule", "remove", "--db", machine.store], usual);
+  expect(removed).toMatchObject({ code: 0, stderr: "" });
+  expect(removed.stdout).toContain(dropIn);
+  expect(await readdir(unitFolder)).not.toEqual(expect.arrayContaining([unit]));
+  expect(await readdir(unitFolder)).not.toEqual(expect.arrayContaining([service]));
+  expect(await readdir(dropIn)).toEqual(["now.conf"]);
+  expect(await systemctl("list-units", "--all", "--plain", "--no-legend", unit, service)).toBe("");
+  const again = await machine.run(["schedule", "remove", "--db", machine.store], usual);
+  expect(again.code).toBe(10);
+});
+
+test("what cannot be scheduled is refused before anything is written", async () => {
+  const { machine, here } = await withSchedule();
+  const before = await readdir(unitFolder);
+  const install = ["schedule", "install", ...here];
+  const spelled = await machine.run([...install, "--on-calendar", "every now and then"], usual);
+  expect(spelled.code).toBe(2);
+  expect(spelled.stderr).toMatch(/calendar[\s\S]*systemd\.time/);
+  expect((await machine.run([...install, "--random-delay", "a bit"], usual)).code).toBe(2);
+  // Units there would never be found by the manager.
+  const elsewhere = await machine.run(install);
+  expect(elsewhere.code).toBe(17);
+  expect(elsewhere.stderr).toMatch(/XDG_CONFIG_HOME/);
+  await writeFile(machine.path("settings.json"), "{}");
+  const nowhere = await machine.run(install, {
+    env: { ...usual.env, HIVEMIND_SQLCIPHER_BACKUP_TO: machine.path("backups") },
+  });
+  expect(nowhere.code).toBe(2);
+  expect(nowhere.stderr).toMatch(/backup\.to/);
+  expect(await readdir(unitFolder)).toEqual(before);
+});
+
+test("a file of somebody else's is neither replaced nor removed", async () => {
+  const { machine, here } = await withSchedule();
+  const { schedule } = await ask<{ schedule: Schedule }>(machine, "schedule", "install", ...here);
+  const path = join(unitFolder, schedule.service);
+  const own = await readFile(path, "utf8");
+  await writeFile(path, "[Service]\nExecStart=true\n");
+  await chmod(path, 0o644);
+  for (const verb of ["install", "remove"]) {
+    const refused = await machine.run(["schedule", verb, ...here], usual);
+    expect(refused.code).toBe(17);
+    expect(refused.stderr).toContain(schedule.service);
+    expect(await readFile(path, "utf8")).toBe("[Service]\nExecStart=true\n");
+  }
+  await writeFile(path, own);
+});
+
+test("after a reboot the timer runs by itself, and makes up for a time that passed", async () => {
+  const machine = await Machine.make();
+  const command = `${process.execPath} ${root}dist/cli/main.js`;
+  const inSession = (script: string) =>
+    exec(`${root}scripts/private-session`, [machine.path("home"), "/bin/sh", "-ec", script]);
+  await inSession(`
+    ${command} init --recovery-key-file $HOME/key.txt --to $HOME/backups --bundle-to $HOME/bundles
+    sed -i 's/"backup": {/"backup": {"service": "none",/' $HOME/.config/hivemind-sqlcipher/config.json
+    ${command} schedule install --random-delay 0`);
+  // It ran last two days ago.
+  await exec("sh", [
+    "-c",
+    `touch -d '2 days ago' ${machine.path("home")}/.local/share/systemd/timers/*`,
+  ]);
+  const { stdout } = await inSession(`
+    until ls $HOME/backups/*.db >/dev/null 2>&1; do sleep 0.1; done
+    ${command} status --json`);
+  const status = JSON.parse(stdout) as { schedule: Schedule; last_backup: { path: string } };
+  expect(status.last_backup.path).toContain(machine.path("home", "backups"));
+  expect(status.schedule).toMatchObject({
+    enabled: true,
+    active: true,
+    last_run: { at: expect.any(String) },
+  });
+});
