@@ -6,6 +6,7 @@ import { addBackupsCommands } from "./backups.js";
 import { addBundleCommands } from "./bundle.js";
 import { addClientCommands } from "./clients.js";
 import { addGlobalOptions } from "./context.js";
+import { addDatabaseCommands } from "./databases.js";
 import { addInitCommand } from "./init.js";
 import { addLifecycleCommands } from "./lifecycle.js";
 import type { Output } from "./output.js";
@@ -49,6 +50,8 @@ export function buildProgram(failures: Output): Command {
   program.commandsGroup("Clients:");
   addClientCommands(program);
   addPermissionCommands(program);
+  program.commandsGroup("Databases:");
+  addDatabaseCommands(program);
   program.commandsGroup("Backups:");
   addBackupCommands(program);
   addBackupsCommands(program);

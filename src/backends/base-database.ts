@@ -1,0 +1,87 @@
+/** What most backends do alike: HiveMind's own defaults for the parts of the contract that have one. */
+import { type Client, revoked, revokedApiKey } from "../client/client.js";
+import type { Database } from "../client/database.js";
+import { StoreError } from "../errors.js";
+
+/**
+ * A backend's base class. A backend brings four things: `addItem`, `searchByValue`, `size` and the iteration; each
+ * default below may be replaced by something faster, or by something that is kept as a whole or not at all, which
+ * `replaceItem` here is not.
+ */
+export abstract class BaseDatabase implements Database {
+  abstract addItem(client: Client): Promise<void>;
+  abstract searchByValue(key: string, value: SearchValue): Promise<Client[]>;
+  abstract size(): Promise<number>;
+  abstract [Symbol.asyncIterator](): AsyncIterator<Client>;
+
+  async addItems(clients: Iterable<Client> | AsyncIterable<Client>): Promise<number> {
+    let count = 0;
+    for await (const client of clients) {
+      await this.addItem(client);
+      count += 1;
+    }
+    return count;
+  }
+
+  async deleteItem(clientId: number): Promise<void> {
+    if ((await this.getClientById(clientId)) === undefined) throw noSuchClient(clientId);
+    await this.addItem(revoked(clientId));
+  }
+
+  async updateItem(client: Client): Promise<void> {
+    if ((await this.getClientById(client.client_id)) === undefined) {
+      throw noSuchClient(client.client_id);
+    }
+    await this.addItem(client);
+  }
+
+  async replaceItem(old: Client, replacement: Client): Promise<void> {
+    await this.deleteItem(old.client_id);
+    await this.addItem(replacement);
+  }
+
+  async getClientById(clientId: number): Promise<Client | undefined> {
+    const [first] = await this.searchByValue("client_id", clientId);
+    return first;
+  }
+
+  async getClientByApiKey(apiKey: string): Promise<Client | undefined> {
+    if (apiKey === revokedApiKey) return undefined;
+    const [first] = await this.searchByValue("api_key", apiKey);
+    return first;
+  }
+
+  refresh(clientId: number): Promise<Client | undefined> {
+    return this.getClientById(clientId);
+  }
+
+  async commit(): Promise<void> {}
+
+  async sync(): Promise<void> {}
+
+  async migrate(_fromVersion: number): Promise<void> {}
+
+  async close(): Promise<void> {}
+
+  [Symbol.asyncDispose](): Promise<void> {
+    return this.close();
+  }
+}
+
+export type SearchValue = string | number | boolean | null;
+
+/**
+ * Whether a search finds a client: its field equals the value. True and 1 are the same, as they are to Python and to
+ * SQLite; null equals nothing.
+ */
+export function matches(client: Client, key: string, value: SearchValue): boolean {
+  if (value === null || !Object.hasOwn(client, key)) return false;
+  const field: unknown = client[key as keyof Client];
+  if (key === "api_key" && field === revokedApiKey) return false;
+  const comparable = typeof value === "boolean" ? Number(value) : value;
+  return (typeof field === "boolean" ? Number(field) : field) === comparable;
+}
+
+export function noSuchClient(clientId: number): StoreError {
+  return new StoreError("notFound", `there is no client ${clientId}`);
+}

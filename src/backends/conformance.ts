@@ -1,0 +1,268 @@
+/**
+ * What every database has to do, as tests that need no test runner: each is a function that throws.
+ *
+ *   import { conformance } from "hivemind-sqlcipher/testing";
+ *   for (const { name, run } of conformance) test(name, () => run(place));
+ *
+ * or all of them at once, `await runConformance(place)`.
+ */
+import assert from "node:assert/strict";
+import { type Client, isRevoked, newClient, serializeClient } from "../client/client.js";
+import type { Database } from "../client/database.js";
+import { type JsonObject, parseJson } from "../client/json.js";
+
+/** Makes a place that nobody has used, and answers what opens the database there, again and again. */
+export type Place = () => Promise<() => Promise<Database>>;
+
+export interface ConformanceTest {
+  readonly name: string;
+  /** @throws Error if the database does otherwise. */
+  run(place: Place): Promise<void>;
+}
+
+/** Clients of every kind: all defaults, nothing at all, other alphabets, awkward JSON, long values. */
+export function awkwardClients(): Client[] {
+  const metadata = parseJson(
+    '{"z": 1.0, "10": [1e+16, 1e-07, 9007199254740993], "2": {"__proto__": null}, "": "\\u007f", "\\ud83d\\ude80": [[], {}]}',
+  ) as JsonObject;
+  return [
+    newClient({ client_id: 1, api_key: "key-1" }),
+    newClient({
+      client_id: 2,
+      api_key: 'key 2: "quoted" it\'s; DROP TABLE clients; -- {tag} * ? [a] \\',
+      name: 'Zé "sala" 🚀',
+      description: "Привет,\td'accord\n",
+      is_admin: true,
+      last_seen: 1763912345.678901,
+      allowed_types: ["recognizer_loop:utterance", "é", '"\\'],
+      password: "correct horse",
+      crypto_key: "0123456789abcdef",
+      can_escalate: false,
+      metadata,
+    }),
+    newClient({
+      client_id: 3,
+      api_key: "key-3",
+      name: "",
+      description: null,
+      allowed_types: ["recognizer_loop:utterance"],
+      password: "",
+      can_broadcast: false,
+      can_propagate: false,
+      metadata: { skill_blacklist: ["s-é"], intent_blacklist: ["i"] },
+    }),
+    newClient({
+      client_id: 4,
+      api_key: "k".repeat(4_000),
+      name: "n".repeat(10_000),
+      metadata: { long: "ü".repeat(50_000) },
+    }),
+    newClient({ client_id: 9, api_key: "key-9", name: "hall", last_seen: 0 }),
+  ];
+}
+
+export const conformance: readonly ConformanceTest[] = [
+  {
+    name: "a new database is empty",
+    run: (place) =>
+      withDatabase(place, async (database) => {
+        assert.equal(await database.size(), 0);
+        assert.deepEqual(await all(database), []);
+        assert.equal(await database.getClientById(1), undefined);
+        assert.equal(await database.getClientByApiKey("key-1"), undefined);
+      }),
+  },
+  {
+    name: "a client comes back as it was added, also after the database was closed",
+    async run(place) {
+      const open = await place();
+      const clients = awkwardClients();
+      {
+        await using database = await open();
+        for (const client of clients) await database.addItem(client);
+        await database.commit();
+        for (const client of clients) {
+          assertSame(await database.getClientById(client.client_id), client);
+        }
+      }
+      await using again = await open();
+      assert.equal(await again.size(), clients.length);
+      assertAllSame(await all(again), clients);
+      for (const client of clients) {
+        assertSame(await again.getClientByApiKey(client.api_key), client);
+        assertSame(await again.refresh(client.client_id), client);
+      }
+    },
+  },
+  {
+    name: "many are added at once, from a list or a stream, and none of them twice",
+    run: (place) =>
+      withDatabase(place, async (database) => {
+        const many = Array.from({ length: 1_203 }, (_, index) =>
+          newClient({ client_id: index + 1, api_key: `many-${index + 1}`, name: `n${index % 7}` }),
+        );
+        async function* stream() {
+          yield* many.slice(600);
+        }
+        assert.equal(await database.addItems(many.slice(0, 700)), 700);
+        assert.equal(await database.addItems(stream()), 603);
+        assert.equal(await database.size(), many.length);
+        assertAllSame(await all(database), many);
+        assertSame(await database.getClientByApiKey("many-1203"), many[1_202]);
+      }),
+  },
+  {
+    name: "a client that is added again takes the place of the one with its id, and is found by its new fields alone",
+    run: (place) =>
+      withDatabase(place, async (database) => {
+        await database.addItem(newClient({ client_id: 5, api_key: "old", name: "old name" }));
+        const renewed = newClient({
+          client_id: 5,
+          api_key: "new",
+          name: "new name",
+          is_admin: true,
+        });
+        await database.addItem(renewed);
+        assert.equal(await database.size(), 1);
+        assert.equal(await database.getClientByApiKey("old"), undefined);
+        assert.deepEqual(await database.searchByValue("name", "old name"), []);
+        assertSame(await database.getClientByApiKey("new"), renewed);
+        assertAllSame(await database.searchByValue("name", "new name"), [renewed]);
+      }),
+  },
+  {
+    name: "a deleted client leaves its id taken and can no longer be found by its key, nor by that of the revoked",
+    run: (place) =>
+      withDatabase(place, async (database) => {
+        const clients = awkwardClients();
+        await database.addItems(clients);
+        await database.deleteItem(2);
+        assert.equal(await database.size(), clients.length);
+        const left = await database.getClientById(2);
+        assert.ok(left !== undefined && isRevoked(left), "the record must stay, revoked");
+        assert.ok(!left.password && !left.crypto_key && !left.name, "its secrets must be gone");
+        assert.equal(await database.getClientByApiKey(clients[1]?.api_key ?? ""), undefined);
+        assert.equal(await database.getClientByApiKey("revoked"), undefined);
+        assert.deepEqual(await database.searchByValue("api_key", "revoked"), []);
+        const found = await database.searchByValue("name", clients[1]?.name ?? "");
+        assert.deepEqual(found, []);
+        const ids = (await all(database)).map((client) => client.client_id);
+        assert.deepEqual(ids, [1, 2, 3, 4, 9], "iterating names revoked ones too");
+      }),
+  },
+  {
+    name: "an update changes a client that is there, and makes none",
+    run: (place) =>
+      withDatabase(place, async (database) => {
+        const [, client] = awkwardClients();
+        assert.ok(client);
+        await database.addItem(client);
+        const changed = {
+          ...client,
+          can_escalate: true,
+          metadata: { ...client.metadata, more: 1 },
+        };
+        await database.updateItem(changed);
+        assertSame(await database.getClientById(2), changed);
+        await rejects(() => database.updateItem(newClient({ client_id: 6, api_key: "six" })));
+        await rejects(() => database.deleteItem(6));
+        assert.equal(await database.size(), 1);
+      }),
+  },
+  {
+    name: "a replaced client is revoked, or takes the new one under the same id",
+    run: (place) =>
+      withDatabase(place, async (database) => {
+        const first = newClient({ client_id: 1, api_key: "one" });
+        const second = newClient({ client_id: 2, api_key: "two" });
+        await database.addItem(first);
+        await database.replaceItem(first, second);
+        assert.equal(await database.getClientByApiKey("one"), undefined);
+        assertSame(await database.getClientByApiKey("two"), second);
+        const renewed = newClient({ client_id: 2, api_key: "three" });
+        await database.replaceItem(second, renewed);
+        assertSame(await database.getClientById(2), renewed);
+        assert.equal(await database.size(), 2);
+      }),
+  },
+  {
+    name: "a search finds by name, id and permission, and nobody by a key that no field has",
+    run: (place) =>
+      withDatabase(place, async (database) => {
+        await database.addItems(awkwardClients());
+        const ids = async (key: string, value: string | number | boolean) =>
+          (await database.searchByValue(key, value)).map((client) => client.client_id).sort();
+        assert.deepEqual(await ids("name", 'Zé "sala" 🚀'), [2]);
+        assert.deepEqual(await ids("name", "hall"), [9]);
+        assert.deepEqual(await ids("is_admin", true), [2]);
+        assert.deepEqual(await ids("can_broadcast", false), [3]);
+        assert.deepEqual(await ids("client_id", 9), [9]);
+        assert.deepEqual(await ids("no such field", "x"), []);
+        assert.deepEqual(await ids("name; DROP TABLE clients", "x"), []);
+        assert.deepEqual(await ids("constructor", "x"), []);
+      }),
+  },
+  {
+    name: "records of the newest schema are left as they are by a migration, however often",
+    run: (place) =>
+      withDatabase(place, async (database) => {
+        const clients = awkwardClients();
+        await database.addItems(clients);
+        await database.migrate(0);
+        await database.migrate(2);
+        await database.sync();
+        assertAllSame(await all(database), clients);
+      }),
+  },
+];
+
+/**
+ * Runs every test.
+ *
+ * @throws AggregateError naming those that failed, with their errors.
+ */
+export async function runConformance(place: Place): Promise<void> {
+  const errors: Error[] = [];
+  for (const { name, run } of conformance) {
+    try {
+      await run(place);
+    } catch (error) {
+      errors.push(new Error(name, { cause: error }));
+    }
+  }
+  if (errors.length > 0) {
+    throw new AggregateError(errors, `failed: ${errors.map(({ message }) => message).join("; ")}`);
+  }
+}
+
+async function withDatabase(
+  place: Place,
+  body: (database: Database) => Promise<void>,
+): Promise<void> {
+  const open = await place();
+  await using database = await open();
+  await body(database);
+}
+
+/** In the order of their ids: a database iterates in its own. */
+async function all(database: Database): Promise<Client[]> {
+  const clients: Client[] = [];
+  for await (const client of database) clients.push(client);
+  return clients.sort((a, b) => a.client_id - b.client_id);
+}
+
+function assertSame(found: Client | undefined, expected: Client | undefined): void {
+  assert.equal(found && serializeClient(found), expected && serializeClient(expected));
+}
+
+function assertAllSame(found: readonly Client[], expected: readonly Client[]): void {
+  assert.deepEqual(found.map(serializeClient), expected.map(serializeClient));
+}
+
+async function rejects(operation: () => Promise<unknown>): Promise<void> {
+  await assert.rejects(operation, (error: unknown) => {
+    // Another copy of this package has a class of its own.
+    assert.equal((error as { kind?: unknown }).kind, "notFound");
+    return true;
+  });
+}

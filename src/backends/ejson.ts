@@ -1,0 +1,85 @@
+/**
+ * The encrypted form of HiveMind's JSON store, `clients.ejson`: what Python's `json_database` writes.
+ *
+ * The records as JSON text, compressed by zlib, encrypted by AES-GCM with the password's 16 characters as the key
+ * themselves and a nonce of 16 bytes; ciphertext, tag and nonce in hexadecimal.
+ */
+import { createCipheriv, createDecipheriv, randomBytes } from "node:crypto";
+import { deflateSync, inflateSync } from "node:zlib";
+import { isJsonObject, type JsonObject, type JsonValue } from "../client/json.js";
+import { StoreError } from "../errors.js";
+
+const passwordCharacters = 16;
+const nonceBytes = 16;
+const tagBytes = 16;
+
+/** AES has three key lengths; a password of 16 characters that are not all ASCII may have two of them more. */
+const algorithms: Record<number, "aes-128-gcm" | "aes-192-gcm" | "aes-256-gcm"> = {
+  16: "aes-128-gcm",
+  24: "aes-192-gcm",
+  32: "aes-256-gcm",
+};
+
+/** @throws StoreError `usage` for a password that HiveMind's plugin would not take either. */
+export function keyOf(password: string): {
+  key: Buffer;
+  algorithm: (typeof algorithms)[number];
+} {
+  const key = Buffer.from(password);
+  const algorithm = algorithms[key.length];
+  if ([...password].length !== passwordCharacters || algorithm === undefined) {
+    throw new StoreError(
+      "usage",
+      `the password of an encrypted JSON store has exactly ${passwordCharacters} characters`,
+    );
+  }
+  return { key, algorithm };
+}
+
+export function encryptText(text: string, password: string): JsonObject {
+  const { key, algorithm } = keyOf(password);
+  const nonce = randomBytes(nonceBytes);
+  const cipher = createCipheriv(algorithm, key, nonce, { authTagLength: tagBytes });
+  const ciphertext = Buffer.concat([cipher.update(deflateSync(text)), cipher.final()]);
+  return {
+    ciphertext: ciphertext.toString("hex"),
+    tag: cipher.getAuthTag().toString("hex"),
+    nonce: nonce.toString("hex"),
+  };
+}
+
+/**
+ * @throws StoreError `corrupted` if it is no such envelope, `wrongPassphrase` if it does not decrypt, which a damaged
+ *   one does not either.
+ */
+export function decryptText(envelope: JsonValue, password: string, path: string): string {
+  const { key, algorithm } = keyOf(password);
+  if (!isJsonObject(envelope)) throw noEnvelope(path);
+  const ciphertext = bytesOf(envelope.ciphertext, path);
+  const nonce = bytesOf(envelope.nonce, path);
+  // Written by a browser, the tag is the end of the ciphertext.
+  const apart = typeof envelope.tag === "string";
+  const tag = apart ? bytesOf(envelope.tag, path) : ciphertext.subarray(-tagBytes);
+  const body = apart ? ciphertext : ciphertext.subarray(0, -tagBytes);
+  if (tag.length !== tagBytes || nonce.length === 0) throw noEnvelope(path);
+  const decipher = createDecipheriv(algorithm, key, nonce, { authTagLength: tagBytes });
+  decipher.setAuthTag(tag);
+  let compressed: Buffer;
+  try {
+    compressed = Buffer.concat([decipher.update(body), decipher.final()]);
+  } catch (error) {
+    throw new StoreError("wrongPassphrase", `${path}: wrong password, or the file is damaged`, {
+      cause: error,
+    });
+  }
+  return inflateSync(compressed).toString();
+}
+
+function bytesOf(value: JsonValue | undefined, path: string): Buffer {
+  if (typeof value !== "string" || !/^(?:[0-9a-fA-F]{2})*$/.test(value)) throw noEnvelope(path);
+  return Buffer.from(value, "hex");
+}
+
+function noEnvelope(path: string): StoreError {
+  return new StoreError("corrupted", `${path} is not an encrypted JSON store`);
+}

@@ -1,0 +1,37 @@
+/** Ids seen so far, a bit each: a million of them in a row take an eighth of a megabyte. */
+const idsABlock = 2 ** 15;
+
+export class IdSet {
+  readonly #blocks = new Map<number, Uint8Array>();
+  #size = 0;
+
+  get size(): number {
+    return this.#size;
+  }
+
+  has(id: number): boolean {
+    const { block, byte, bit } = placeOf(id);
+    return ((this.#blocks.get(block)?.[byte] ?? 0) & bit) !== 0;
+  }
+
+  /** Says whether the id is new. */
+  add(id: number): boolean {
+    const { block, byte, bit } = placeOf(id);
+    let bits = this.#blocks.get(block);
+    if (bits === undefined) {
+      bits = new Uint8Array(idsABlock / 8);
+      this.#blocks.set(block, bits);
+    }
+    const before = bits[byte] ?? 0;
+    if ((before & bit) !== 0) return false;
+    bits[byte] = before | bit;
+    this.#size += 1;
+    return true;
+  }
+}
+
+function placeOf(id: number): { block: number; byte: number; bit: number } {
+  const block = Math.floor(id / idsABlock);
+  const within = id - block * idsABlock;
+  return { block, byte: within >> 3, bit: 1 << (within & 7) };
+}

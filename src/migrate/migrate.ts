@@ -1,0 +1,384 @@
+/**
+ * Copies every client from one database to another, and proves that they are there.
+ *
+ * The source is read three times, in memory that does not grow with it: to see that every record is sound and nothing
+ * stands in the way, before anything is written; to copy; to compare. A note of what was begun is kept until the
+ * comparison is through, so that the same command, after whatever ended the first, goes on in a target that is no longer
+ * empty: what is there already is left as it is.
+ *
+ * Ids keep their places. Those that nobody has, below the highest, are filled with revoked rows: hubs count records to
+ * find the next id, and would overwrite a client where there is a gap. Who is revoked in the target stays so.
+ */
+
+import { IdSet } from "../backends/id-set.js";
+import type { DatabaseConfig } from "../backends/plugin.js";
+import { DatabaseFactory, placeOf } from "../backends/registry.js";
+import type { Client } from "../client/client.js";
+import { isRevoked, revoked, serializeClient } from "../client/client.js";
+import type { Database } from "../client/database.js";
+import { StoreError } from "../errors.js";
+import { reached } from "../operation/step.js";
+import { MigrationNote } from "./note.js";
+
+/** A database by its plugin's name and settings. */
+export interface End {
+  readonly name: string;
+  readonly config: DatabaseConfig;
+}
+
+export interface Progress {
+  readonly phase: "checking" | "copying" | "comparing";
+  readonly done: number;
+  /** As the source counts itself; it may be off by what others write meanwhile. */
+  readonly total: number;
+}
+
+export interface MigrateOptions {
+  readonly from: End;
+  readonly to: End;
+  /** Whether the target may hold clients already. One that differs under the same id or key is refused. */
+  readonly merge?: boolean;
+  /** Only find out what would be done. */
+  readonly dryRun?: boolean;
+  readonly onProgress?: (progress: Progress) => void;
+  readonly signal?: AbortSignal;
+}
+
+export interface Migration {
+  readonly from: { name: string; place: string };
+  readonly to: { name: string; place: string };
+  /** What the source holds. */
+  readonly clients: { active: number; revoked: number };
+  /** Written now, and found there already. */
+  readonly copied: number;
+  readonly unchanged: number;
+  /** Ids that nobody had, now taken by revoked rows. */
+  readonly filled_gaps: number;
+  /** Ids that are revoked in the target, and stay so, though the source admits them. */
+  readonly kept_revoked: readonly number[];
+  /** Whether an interrupted migration was gone on with. */
+  readonly resumed: boolean;
+  readonly dry_run: boolean;
+  /** Whether every record was read back and compared. */
+  readonly verified: boolean;
+}
+
+const batchSize = 500;
+/** A revoked row for each of so many ids that nobody has is more likely a mistake than wanted. */
+const mostGaps = 1_000_000;
+/** Ids that a message names; the rest are counted. */
+const namedIds = 10;
+
+/**
+ * @throws StoreError `refused` for a target that is not empty, for clients that differ under one id or key, and for
+ *   gaps that are too wide; `corrupted` for a source that holds two records with one id; `failed` if the comparison finds
+ *   a difference; and what the databases have to say. Before the copying begins, nothing is written.
+ */
+export async function migrate(options: MigrateOptions): Promise<Migration> {
+  const { from, to, merge = false, dryRun = false } = options;
+  const source = { name: from.name, place: await placeOf(from.name, from.config) };
+  const target = { name: to.name, place: await placeOf(to.name, to.config) };
+  if (source.place === target.place && source.name === target.name) {
+    throw new StoreError("usage", `${source.place} cannot be copied to itself`);
+  }
+  await using origin = await DatabaseFactory.create(from.name, from.config, { mode: "readonly" });
+  const note = await MigrationNote.read(source, target);
+  const checked = await check(options, origin, await openIfThere(to), note !== undefined);
+  const begun = { from: source, to: target, clients: checked.clients };
+  if (dryRun) {
+    const { wouldCopy, unchanged, keptRevoked } = checked;
+    return {
+      ...begun,
+      ...{ copied: wouldCopy, unchanged, filled_gaps: checked.gaps, kept_revoked: keptRevoked },
+      ...{ resumed: note !== undefined, dry_run: true, verified: false },
+    };
+  }
+  const journal = note ?? (await MigrationNote.begin(source, target));
+  await using destination = await DatabaseFactory.create(to.name, to.config, { mode: "create" });
+  const copying = new Copy(options, origin, destination, !checked.targetIsEmpty);
+  await copying.run(checked.clients.active + checked.clients.revoked);
+  const filled = await fillGaps(destination, checked);
+  await destination.commit();
+  await compare(options, origin, destination, checked, merge);
+  await journal.remove();
+  return {
+    ...begun,
+    ...{ copied: copying.copied, unchanged: copying.unchanged, filled_gaps: filled },
+    ...{ kept_revoked: copying.keptRevoked, resumed: note !== undefined },
+    ...{ dry_run: false, verified: true },
+  };
+}
+
+/** Says the same in every database: what one has no place for is not a difference. */
+export function fingerprint(client: Client): string {
+  const { crypto_key, ...metadata } = client.metadata;
+  const lifted = client.crypto_key === null && typeof crypto_key === "string";
+  const rest = lifted ? metadata : { ...client.metadata };
+  for (const key of ["intent_blacklist", "skill_blacklist", "message_blacklist"]) {
+    const list = rest[key];
+    if (Array.isArray(list) && list.length === 0) delete rest[key];
+  }
+  return serializeClient({
+    ...client,
+    // The Redis store has no other form of it.
+    name: client.name ?? "",
+    crypto_key: lifted ? crypto_key : client.crypto_key,
+    metadata: rest,
+  });
+}
+
+function isSame(a: Client, b: Client): boolean {
+  return fingerprint(a) === fingerprint(b);
+}
+
+/** A hub at work on either side notes when it last heard of a client. */
+function isSameClient(a: Client, b: Client): boolean {
+  return isSame({ ...a, last_seen: 0 }, { ...b, last_seen: 0 });
+}
+
+interface Checked {
+  clients: { active: number; revoked: number };
+  ids: IdSet;
+  highest: number;
+  gaps: number;
+  targetIsEmpty: boolean;
+  targetIds: IdSet;
+  wouldCopy: number;
+  unchanged: number;
+  keptRevoked: number[];
+}
+
+/** Looks at every record of the source, and at what the target holds; closes the target. */
+async function check(
+  { from, to, merge = false, onProgress, signal }: MigrateOptions,
+  origin: Database,
+  target: Database | undefined,
+  resuming: boolean,
+): Promise<Checked> {
+  const checked: Checked = {
+    clients: { active: 0, revoked: 0 },
+    ids: new IdSet(),
+    ...{ highest: 0, gaps: 0, targetIsEmpty: true, targetIds: new IdSet() },
+    ...{ wouldCopy: 0, unchanged: 0, keptRevoked: [] },
+  };
+  try {
+    const holders = new Map<string, number>();
+    if (target !== undefined) {
+      for await (const client of target) {
+        checked.targetIsEmpty = false;
+        if (!merge && !resuming) throw notEmpty(to.name);
+        checked.targetIds.add(client.client_id);
+        checked.highest = Math.max(checked.highest, client.client_id);
+        if (merge && !isRevoked(client)) holders.set(client.api_key, client.client_id);
+      }
+    }
+    const total = await origin.size();
+    const conflicts: number[] = [];
+    let done = 0;
+    for await (const batch of batchesOf(origin)) {
+      signal?.throwIfAborted();
+      const present = await existing(batch, checked.targetIsEmpty ? undefined : target);
+      for (const [index, client] of batch.entries()) {
+        if (!checked.ids.add(client.client_id)) throw twice(from.name, client.client_id);
+        checked.highest = Math.max(checked.highest, client.client_id);
+        checked.clients[isRevoked(client) ? "revoked" : "active"] += 1;
+        const other = present[index];
+        if (other !== undefined && isSame(client, other)) checked.unchanged += 1;
+        else if (other !== undefined && staysRevoked(client, other)) {
+          checked.keptRevoked.push(client.client_id);
+        } else checked.wouldCopy += 1;
+        if (merge && conflicts.length <= namedIds && isConflict(client, other, holders)) {
+          conflicts.push(client.client_id);
+        }
+      }
+      done += batch.length;
+      onProgress?.({ phase: "checking", done, total });
+    }
+    if (conflicts.length > 0) throw conflicting(conflicts);
+    checked.gaps = countGaps(checked);
+    return checked;
+  } finally {
+    await target?.close();
+  }
+}
+
+function staysRevoked(client: Client, other: Client): boolean {
+  return isRevoked(other) && !isRevoked(client);
+}
+
+function isConflict(
+  client: Client,
+  other: Client | undefined,
+  holders: ReadonlyMap<string, number>,
+): boolean {
+  const holder = isRevoked(client) ? undefined : holders.get(client.api_key);
+  if (holder !== undefined && holder !== client.client_id) return true;
+  return other !== undefined && !staysRevoked(client, other) && !isSameClient(client, other);
+}
+
+/** The target, if there is one yet. */
+async function openIfThere({ name, config }: End): Promise<Database | undefined> {
+  try {
+    return await DatabaseFactory.create(name, config, { mode: "readwrite" });
+  } catch (error) {
+    if (error instanceof StoreError && error.kind === "notFound") return undefined;
+    throw error;
+  }
+}
+
+class Copy {
+  copied = 0;
+  unchanged = 0;
+  readonly keptRevoked: number[] = [];
+
+  constructor(
+    readonly options: MigrateOptions,
+    readonly origin: Database,
+    readonly destination: Database,
+    readonly mayHold: boolean,
+  ) {}
+
+  async run(total: number): Promise<void> {
+    await this.destination.addItems(this.#missing(total));
+  }
+
+  async *#missing(total: number): AsyncGenerator<Client> {
+    let done = 0;
+    for await (const batch of batchesOf(this.origin)) {
+      reached("migrate.batch");
+      this.options.signal?.throwIfAborted();
+      const present = await existing(batch, this.mayHold ? this.destination : undefined);
+      for (const [index, client] of batch.entries()) {
+        const other = present[index];
+        if (other !== undefined && staysRevoked(client, other)) {
+          this.keptRevoked.push(client.client_id);
+        } else if (other !== undefined && this.#isThere(client, other)) {
+          this.unchanged += 1;
+        } else {
+          this.copied += 1;
+          yield client;
+        }
+      }
+      done += batch.length;
+      this.options.onProgress?.({ phase: "copying", done, total });
+    }
+  }
+
+  /** In a merge the target's own last_seen stays. */
+  #isThere(client: Client, other: Client): boolean {
+    return this.options.merge ? isSameClient(client, other) : isSame(client, other);
+  }
+}
+
+async function fillGaps(destination: Database, checked: Checked): Promise<number> {
+  function* missing() {
+    for (const id of gapsIn(checked)) yield revoked(id);
+  }
+  return checked.gaps === 0 ? 0 : destination.addItems(missing());
+}
+
+function* gapsIn({ ids, targetIds, highest }: Checked): Generator<number> {
+  for (let id = 1; id < highest; id++) {
+    if (!ids.has(id) && !targetIds.has(id)) yield id;
+  }
+}
+
+function countGaps(checked: Checked): number {
+  let gaps = 0;
+  for (const id of gapsIn(checked)) {
+    gaps += 1;
+    if (gaps <= mostGaps) continue;
+    throw new StoreError(
+      "refused",
+      `the ids go up to ${checked.highest}, and more than ${mostGaps} below it are nobody's (${id} is one)`,
+      { hint: "each would be filled with a revoked row; give the highest clients lower ids first" },
+    );
+  }
+  return gaps;
+}
+
+/** Reads every record back from the target. */
+async function compare(
+  { onProgress, signal }: MigrateOptions,
+  origin: Database,
+  destination: Database,
+  checked: Checked,
+  merge: boolean,
+): Promise<void> {
+  const total = checked.clients.active + checked.clients.revoked;
+  const different: number[] = [];
+  let done = 0;
+  for await (const batch of batchesOf(origin)) {
+    signal?.throwIfAborted();
+    const present = await existing(batch, destination);
+    for (const [index, client] of batch.entries()) {
+      const other = present[index];
+      const holds =
+        other !== undefined &&
+        (isSame(client, other) ||
+          staysRevoked(client, other) ||
+          (merge && checked.targetIds.has(client.client_id) && isSameClient(client, other)));
+      if (!holds && different.length <= namedIds) different.push(client.client_id);
+    }
+    done += batch.length;
+    onProgress?.({ phase: "comparing", done, total });
+  }
+  const found = new IdSet();
+  for await (const { client_id } of destination) found.add(client_id);
+  for (const id of gapsIn(checked)) if (!found.has(id)) different.push(id);
+  const expected = done + checked.gaps;
+  if (different.length === 0 && (merge || found.size === expected)) return;
+  throw new StoreError(
+    "failed",
+    different.length > 0
+      ? `read back, clients ${list(different)} are not what the source says`
+      : `read back, the target holds ${found.size} records; ${expected} were expected`,
+    {
+      hint: "was either side being written meanwhile? Stop the hub, then run the same command again",
+    },
+  );
+}
+
+async function existing(
+  batch: readonly Client[],
+  database: Database | undefined,
+): Promise<(Client | undefined)[]> {
+  if (database === undefined) return [];
+  return Promise.all(batch.map(({ client_id }) => database.getClientById(client_id)));
+}
+
+async function* batchesOf(database: Database): AsyncGenerator<Client[]> {
+  let batch: Client[] = [];
+  for await (const client of database) {
+    batch.push(client);
+    if (batch.length < batchSize) continue;
+    yield batch;
+    batch = [];
+  }
+  if (batch.length > 0) yield batch;
+}
+
+function notEmpty(name: string): StoreError {
+  return new StoreError("refused", `the target, ${name}, holds clients already`, {
+    hint: "--merge adds those that are missing, and changes none that is there; --dry-run says what it would do",
+  });
+}
+
+function twice(name: string, id: number): StoreError {
+  return new StoreError("corrupted", `the source, ${name}, has two records with the id ${id}`, {
+    hint: "leave only the record that is meant",
+  });
+}
+
+function conflicting(ids: readonly number[]): StoreError {
+  return new StoreError(
+    "refused",
+    `source and target say different things of clients ${list(ids)}: of the same id, or with the same api_key`,
+    { hint: "nothing was changed; make them the same, or free the ids, on one side" },
+  );
+}
+
+function list(ids: readonly number[]): string {
+  const named = ids.slice(0, namedIds).join(", ");
+  return ids.length > namedIds ? `${named} and more` : named;
+}

@@ -1,0 +1,69 @@
+/** The note that a migration between two databases was begun: it lets the next one go on in a target that is not empty. */
+import { createHash } from "node:crypto";
+import { readFile, rm } from "node:fs/promises";
+import { dirname, join } from "node:path";
+import { z } from "zod";
+import { dataHome } from "../config/paths.js";
+import { hasCode, StoreError, systemError } from "../errors.js";
+import { makeFolder, replaceFile, syncFolder } from "../files/durable.js";
+
+interface Place {
+  name: string;
+  place: string;
+}
+
+const format = "hivemind-sqlcipher migration";
+
+const placeSchema = z.object({ name: z.string(), place: z.string() });
+const noteSchema = z.object({
+  format: z.literal(format),
+  version: z.literal(1),
+  from: placeSchema,
+  to: placeSchema,
+  started_at: z.iso.datetime(),
+});
+
+export class MigrationNote {
+  private constructor(readonly path: string) {}
+
+  /** The note that an interrupted migration between these two left. @throws StoreError `corrupted` if it is none. */
+  static async read(from: Place, to: Place): Promise<MigrationNote | undefined> {
+    const path = notePath(from, to);
+    let text: string;
+    try {
+      text = await readFile(path, "utf8");
+    } catch (error) {
+      if (hasCode(error, "ENOENT", "ENOTDIR")) return undefined;
+      throw systemError(error, `cannot read ${path}`);
+    }
+    try {
+      noteSchema.parse(JSON.parse(text));
+    } catch {
+      throw new StoreError("corrupted", `${path} is not a note that this program wrote`, {
+        hint: "remove it, and empty the target before you migrate again",
+      });
+    }
+    return new MigrationNote(path);
+  }
+
+  /** On disk when this returns. */
+  static async begin(from: Place, to: Place): Promise<MigrationNote> {
+    const path = notePath(from, to);
+    const note = { format, version: 1, from, to, started_at: new Date().toISOString() };
+    await makeFolder(dirname(path));
+    await replaceFile(path, `${JSON.stringify(note, undefined, 2)}\n`);
+    return new MigrationNote(path);
+  }
+
+  async remove(): Promise<void> {
+    await rm(this.path, { force: true });
+    await syncFolder(dirname(this.path));
+  }
+}
+
+/** Named by both ends, so that another pair has another note. */
+function notePath(from: Place, to: Place): string {
+  const ends = JSON.stringify([from.name, from.place, to.name, to.place]);
+  const id = createHash("sha256").update(ends).digest("hex").slice(0, 16);
+  return join(dataHome(), "hivemind-sqlcipher", `migration.${id}.json`);
+}

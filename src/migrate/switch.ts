@@ -1,0 +1,89 @@
+/** After a migration: the hub is pointed at the target, and the plaintext it came from is removed. */
+import { rm } from "node:fs/promises";
+import { basename, dirname, isAbsolute, relative } from "node:path";
+import { jsonFiles, jsonPluginName } from "../backends/json.js";
+import { redisPluginName } from "../backends/redis.js";
+import { sqlcipherPluginName, sqlitePluginName } from "../backends/sqlite.js";
+import type { JsonObject, JsonValue } from "../client/json.js";
+import { dataHome } from "../config/paths.js";
+import { StoreError, systemError } from "../errors.js";
+import { syncFolder } from "../files/durable.js";
+import { sqliteModule } from "../hub/server-json.js";
+import type { End } from "./migrate.js";
+
+/** What `database` in `server.json` has to say for a hub to open this database. No secret is added to it. */
+export interface HubDatabase {
+  readonly module: string;
+  readonly settings: JsonObject;
+  /** What the hub's owner still has to see to. */
+  readonly notice: string;
+}
+
+const restart = "The hub uses its old store until it is started again.";
+
+/** @throws StoreError `refused` for a database that no hub could open. */
+export function hubDatabase({ name, config }: End): HubDatabase {
+  if (name === sqlcipherPluginName) {
+    return {
+      module: sqliteModule,
+      settings: namesOf(config),
+      notice: `${restart} Start it through "hivemind-sqlcipher run", which gives it the passphrase.`,
+    };
+  }
+  if (name === sqlitePluginName) {
+    return { module: sqliteModule, settings: namesOf(config), notice: restart };
+  }
+  if (name === jsonPluginName || name === redisPluginName) {
+    const { password_source, ...settings } = config;
+    const missing = password_source !== undefined && settings.password === undefined;
+    return {
+      module: name,
+      settings,
+      notice: missing
+        ? `${restart} No password was written into server.json; the hub looks for it there alone: database."${name}".password.`
+        : restart,
+    };
+  }
+  throw new StoreError("refused", `no hub knows the database plugin ${name}`, {
+    hint: "leave out --switch: server.json would name a module that ends the hub",
+  });
+}
+
+/** Upstream's SQLite plugin takes a folder and a name; other keys end the hub. */
+function namesOf(config: JsonObject): JsonObject {
+  const path = config.db_path;
+  if (typeof path !== "string") {
+    const names: Record<string, JsonValue> = {};
+    for (const key of ["subfolder", "name"]) if (config[key]) names[key] = config[key] ?? null;
+    return names;
+  }
+  if (!path.endsWith(".db")) {
+    throw new StoreError("refused", `the hub's plugin cannot open ${path}: its name ends in .db`, {
+      hint: "give the store's file a name that does",
+    });
+  }
+  const below = relative(dataHome(), dirname(path));
+  const subfolder = below === "" || below.startsWith("..") ? dirname(path) : below;
+  return { subfolder: isAbsolute(below) ? dirname(path) : subfolder, name: basename(path, ".db") };
+}
+
+/** @throws StoreError `usage` for a source of which no plaintext file is left. */
+export function requireRemovable({ name }: End): void {
+  if (name === jsonPluginName) return;
+  throw new StoreError("usage", `--remove-source removes the files of ${jsonPluginName} alone`, {
+    hint: "leave it out, and remove the old store yourself",
+  });
+}
+
+/** Removes a JSON store's files. Answers their names. */
+export async function removeSource({ config }: End): Promise<string[]> {
+  const { store, version } = await jsonFiles(config);
+  try {
+    await rm(store);
+    await rm(version, { force: true });
+  } catch (error) {
+    throw systemError(error, `cannot remove ${store}`);
+  }
+  await syncFolder(dirname(store));
+  return [store];
+}
