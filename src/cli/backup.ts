@@ -147,12 +147,14 @@ async function runBackup(context: Context, options: BackupOptions): Promise<void
 async function runVerify(context: Context, file: string, options: BundleKeyOptions): Promise<void> {
   const { verifyBackup } = await import("../backup/verify.js");
   const { expandPath } = await import("../config/paths.js");
-  const { passphraseIn } = await import("./passphrase.js");
-  const passphrase = await passphraseIn(options);
-  const result = await verifyBackup(
-    expandPath(file),
-    passphrase === undefined ? context : { passphrase },
-  );
+  const { recordRehearsal } = await import("../lifecycle/rehearsal.js");
+  const { bundleIn } = await import("./passphrase.js");
+  const bundle = await bundleIn(options);
+  const result = await verifyBackup(expandPath(file), bundle ?? context);
+  if (bundle && result.ok) {
+    const { key_id } = bundle;
+    await recordRehearsal(context.storePath, { how: "verify", backup: result.path, key_id });
+  }
   context.output.result(result, () => [
     `${result.path}: ${result.ok ? context.output.style("green", "sound") : context.output.style("red", "NOT SOUND")}`,
     ...result.checks.map(

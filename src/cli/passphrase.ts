@@ -37,8 +37,3 @@ export async function bundleIn(options: BundleKeyOptions): Promise<BundleContent
   }
   return readBundle(expandPath(options.bundle), opener);
 }
-
-/** The passphrase alone. */
-export async function passphraseIn(options: BundleKeyOptions): Promise<string | undefined> {
-  return (await bundleIn(options))?.passphrase;
-}

@@ -86,6 +86,9 @@ async function runRestore(
     }),
   );
   const { restored, service } = result;
+  const { recordRehearsal } = await import("../lifecycle/rehearsal.js");
+  const { backup: from, key_id } = restored;
+  await recordRehearsal(context.storePath, { how: "restore", backup: from, key_id });
   context.output.result(result, () => [
     `Restored: ${restored.path}, from ${restored.backup}`,
     ...(restored.created_at === null ? [] : [`  made        ${restored.created_at}`]),

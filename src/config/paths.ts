@@ -28,6 +28,10 @@ export function configHome(environment: Environment = process.env): string {
   return baseFolder(environment, "XDG_CONFIG_HOME", ".config");
 }
 
+export function stateHome(environment: Environment = process.env): string {
+  return baseFolder(environment, "XDG_STATE_HOME", ".local/state");
+}
+
 /** The XDG specification (and the hub) ignore a relative path here. */
 function baseFolder(environment: Environment, variable: string, fallback: string): string {
   const value = environment[variable];

@@ -1,0 +1,158 @@
+/** Whether the store could be had back: backups, the bundle, and whether that was ever tried. */
+import { stat } from "node:fs/promises";
+import { dirname, join } from "node:path";
+import { newestBackup } from "../../backup/manifest.js";
+import { bundleName, describeBundle } from "../../bundle/bundle.js";
+import { hasCode, StoreError, systemError } from "../../errors.js";
+import { shellQuote } from "../../service/run.js";
+import { lastRehearsal } from "../rehearsal.js";
+import { scheduleOf } from "../schedule.js";
+import { type Check, finding, good } from "./check.js";
+import type { Places } from "./files.js";
+
+const dayMs = 86_400_000;
+
+/** A weekly backup, and a day for its being late. */
+const oldBackupMs = 8 * dayMs;
+
+/** Half a year: recovery keys get lost, disks get replaced, and people forget how it went. */
+const oldRehearsalMs = 183 * dayMs;
+
+export async function checkLastBackup({ backupFolder, storePath }: Places): Promise<Check[]> {
+  const make = "hivemind-sqlcipher backup --to FOLDER --bundle-to ANOTHER";
+  if (backupFolder === undefined) {
+    return [finding("last-backup", "error", "the settings name no folder for backups", make)];
+  }
+  const newest = await newestBackup(backupFolder, storePath);
+  if (newest === undefined) {
+    const detail = `there is no backup in ${backupFolder}`;
+    return [finding("last-backup", "error", detail, "hivemind-sqlcipher backup")];
+  }
+  const age = Date.now() - Date.parse(newest.created_at);
+  const detail = `${newest.path}, made ${newest.created_at}`;
+  if (age <= oldBackupMs) return [good("last-backup", detail)];
+  return [
+    finding(
+      "last-backup",
+      "warning",
+      `the newest is ${Math.floor(age / dayMs)} days old: ${detail}`,
+      "hivemind-sqlcipher backup; by the clock: hivemind-sqlcipher schedule install",
+    ),
+  ];
+}
+
+/** @param keyId the store's; undefined if there is no encrypted store. */
+export async function checkBundle(places: Places, keyId: string | undefined): Promise<Check[]> {
+  const { bundleFolder, backupFolder, storePath } = places;
+  const make = "hivemind-sqlcipher bundle export --bundle-to FOLDER";
+  if (bundleFolder === undefined) {
+    return [finding("bundle", "error", "the settings name no folder for bundles", make)];
+  }
+  const device = await deviceOf(bundleFolder);
+  if (device === undefined) {
+    return [
+      finding(
+        "bundle",
+        "warning",
+        `${bundleFolder} is not there, so whether it has the store's bundle is not known`,
+        "mount its disk, and run doctor again",
+      ),
+    ];
+  }
+  const checks: Check[] = [];
+  if (keyId !== undefined) checks.push(await checkProof(join(bundleFolder, bundleName(keyId))));
+  const together = [];
+  if (device === (await deviceOf(dirname(storePath)))) together.push("the store");
+  if (backupFolder && device === (await deviceOf(backupFolder))) together.push("the backups");
+  checks.push(
+    together.length === 0
+      ? good("bundle-disk", "the bundle is on a disk of its own")
+      : finding(
+          "bundle-disk",
+          "warning",
+          `${bundleFolder} is on the same disk as ${together.join(" and ")}: one that dies takes all of it`,
+          `keep a copy of the bundle elsewhere, and name that place: --bundle-to, or print it: hivemind-sqlcipher bundle print ${shellQuote(bundleFolder)}/….age`,
+        ),
+  );
+  return checks;
+}
+
+async function checkProof(path: string): Promise<Check> {
+  const make = `hivemind-sqlcipher bundle export --bundle-to ${shellQuote(dirname(path))}`;
+  try {
+    const { proof } = await describeBundle(path);
+    if (proof?.matches) return good("bundle", `${path} was proven to open the store`);
+    return finding("bundle", "warning", `${path} was not proven to open the store`, make);
+  } catch (error) {
+    if (!(error instanceof StoreError)) throw error;
+    const without = "without the keyring, nothing opens the store and its backups";
+    return finding("bundle", "error", `${error.message}; ${without}`, make);
+  }
+}
+
+export async function checkRehearsal(
+  storePath: string,
+  keyId: string | undefined,
+): Promise<Check[]> {
+  const last = await lastRehearsal(storePath);
+  const mend =
+    "hivemind-sqlcipher verify BACKUP --bundle BUNDLE --identity RECOVERY-KEY, or restore --to another file";
+  const name = "restore-tried";
+  if (last === undefined) {
+    const detail = "no backup was ever tried with its bundle, or restored";
+    return [finding(name, "warning", detail, mend)];
+  }
+  const when = `${last.backup}, by ${last.how}, on ${last.at.slice(0, 10)}`;
+  if (keyId !== undefined && last.key_id !== keyId) {
+    return [
+      finding(name, "warning", `not since the passphrase changed; before that: ${when}`, mend),
+    ];
+  }
+  if (Date.now() - Date.parse(last.at) > oldRehearsalMs) {
+    return [finding(name, "warning", `long ago: ${when}`, mend)];
+  }
+  return [good(name, when)];
+}
+
+export async function checkSchedule(storePath: string): Promise<Check[]> {
+  const schedule = await scheduleOf(storePath);
+  if (schedule === undefined) return [good("schedule", "no backups are scheduled by this program")];
+  const { unit, service, active, enabled, lingers, last_run: last } = schedule;
+  const found: Check[] = [];
+  if (!active || !enabled) {
+    const detail = `${unit} is ${active ? "not enabled" : "not running"}`;
+    found.push(finding("schedule", "error", detail, "hivemind-sqlcipher schedule install"));
+  }
+  if (last && last.result !== null && last.result !== "success" && last.result !== "running") {
+    const code = last.exit_code === null ? last.result : `exit code ${last.exit_code}`;
+    found.push(
+      finding(
+        "schedule",
+        "error",
+        `the last scheduled backup failed on ${last.at}: ${code}`,
+        `journalctl --user --unit ${service}`,
+      ),
+    );
+  }
+  if (!lingers) {
+    found.push(
+      finding(
+        "schedule",
+        "warning",
+        "scheduled backups are made only while you are logged in",
+        "loginctl enable-linger",
+      ),
+    );
+  }
+  if (found.length > 0) return found;
+  return [good("schedule", `next backup ${schedule.next_run ?? "unknown"}`)];
+}
+
+async function deviceOf(path: string): Promise<number | undefined> {
+  try {
+    return (await stat(path)).dev;
+  } catch (error) {
+    if (hasCode(error, "ENOENT", "ENOTDIR")) return undefined;
+    throw systemError(error, `cannot look at ${path}`);
+  }
+}

@@ -1,0 +1,73 @@
+/** Whether the passphrase can be had: now, and after a reboot at which nobody logs in. */
+import { keyringUnit } from "../../hub/units.js";
+import { reachKeyring } from "../../keys/secret-service.js";
+import { formatSource, type PassphraseSource } from "../../keys/source.js";
+import { run } from "../../service/run.js";
+import { lingers } from "../schedule.js";
+import { type Check, finding, good } from "./check.js";
+
+const managerLimitMs = 30_000;
+
+const states = {
+  "no-bus": "there is no session bus to reach it by",
+  "no-service": "nobody serves secrets on the session bus",
+  silent: "it does not answer",
+  locked: "it is locked",
+  "no-collection": "it has no default collection yet",
+} as const;
+
+export async function checkKeyring(source: PassphraseSource): Promise<Check[]> {
+  if (source.kind !== "keyring") {
+    const where = source.kind === "command" ? "a command" : formatSource(source);
+    return [good("keyring", `not used: the passphrase comes from ${where}`)];
+  }
+  if (process.platform !== "linux") return [good("keyring", "the keychain of macOS")];
+  const reached = await reachKeyring();
+  if (reached.state !== "ready") {
+    return [
+      finding(
+        "keyring",
+        "error",
+        `the keyring cannot be used: ${states[reached.state]}`,
+        "run status, which says what to type; or keep the passphrase elsewhere: --passphrase-source",
+      ),
+    ];
+  }
+  return [good("keyring", "it answers, and is unlocked"), await checkBoot()];
+}
+
+/** After a reboot the hub can only start by itself if somebody unlocks the keyring. */
+async function checkBoot(): Promise<Check> {
+  const { XDG_CURRENT_DESKTOP, WAYLAND_DISPLAY, DISPLAY } = process.env;
+  if (XDG_CURRENT_DESKTOP || WAYLAND_DISPLAY || DISPLAY) {
+    return good(
+      "boot",
+      "the keyring is unlocked by logging in at the desktop; the hub waits for it",
+    );
+  }
+  const missing: string[] = [];
+  const mends: string[] = [];
+  if (!lingers()) {
+    missing.push("your systemd does not start at boot");
+    mends.push("loginctl enable-linger");
+  }
+  if (!(await isEnabled(["--user"])) && !(await isEnabled([]))) {
+    missing.push("nothing unlocks the keyring");
+    mends.push(
+      "a unit that unlocks it: hivemind-sqlcipher run --print-unit keyring --user USER --credential-file FILE; or a system unit with a credential: run --print-unit system",
+    );
+  }
+  if (missing.length === 0) return good("boot", `${keyringUnit} unlocks the keyring at boot`);
+  return finding(
+    "boot",
+    "warning",
+    `after a reboot at which nobody logs in, ${missing.join(" and ")}`,
+    mends.join("; "),
+  );
+}
+
+async function isEnabled(scope: readonly string[]): Promise<boolean> {
+  const args = [...scope, "--no-ask-password", "is-enabled", keyringUnit];
+  const { stdout } = await run("systemctl", args, { timeoutMs: managerLimitMs });
+  return stdout.startsWith("enabled");
+}

@@ -1,0 +1,114 @@
+/** doctor, from a store with everything wrong to one where every mend was followed. */
+import { chmod, copyFile, mkdir, readFile, rm, utimes, writeFile } from "node:fs/promises";
+import { dirname } from "node:path";
+import { expect, onTestFinished, test } from "vitest";
+import { manifestPath } from "../../src/backup/manifest.js";
+import { newClient } from "../../src/client/client.js";
+import { getEntry } from "../../src/keys/keyring.js";
+import { ClientStore } from "../../src/store/client-store.js";
+import { fixtures } from "../store/temporary.js";
+import { Machine } from "./machine.js";
+
+interface Check {
+  name: string;
+  ok: boolean;
+  severity: "error" | "warning" | "note";
+  detail: string;
+  mend: string | null;
+}
+
+/** A shell that leaves no core dumps, at a desktop: what a machine in good order is like. */
+const inOrder = {
+  before: ["/bin/sh", "-c", 'ulimit -c 0; exec "$@"', "sh"],
+  env: { XDG_CURRENT_DESKTOP: "test", PATH: "/usr/bin:/bin" },
+};
+
+async function diagnose(machine: Machine, ...args: string[]) {
+  const { code, stdout } = await machine.run(["doctor", "--json", ...args], inOrder);
+  const document = JSON.parse(stdout) as { ok: boolean; filled: number | null; checks: Check[] };
+  expect(code).toBe(document.ok ? 0 : 1);
+  for (const { ok, severity, mend } of document.checks) {
+    expect(ok).toBe(severity === "note");
+    expect(ok).toBe(mend === null);
+  }
+  const findings = document.checks.filter(({ ok }) => !ok);
+  // Whether this machine's swap is encrypted is not the test's to say.
+  const names = findings.map(({ name }) => name).filter((name) => name !== "swap");
+  return { ...document, findings, names };
+}
+
+test("every finding comes with its mend, and goes away when that is followed", async () => {
+  const machine = await Machine.make();
+  // Memory is another disk than the one with the backups.
+  const bundles = `/dev/shm/doctor-${process.pid}`;
+  await mkdir(bundles, { mode: 0o700 });
+  onTestFinished(() => rm(bundles, { recursive: true, force: true }));
+  await machine.init("--to", machine.path("backups"), "--bundle-to", bundles);
+  {
+    const passphrase = (await getEntry(machine.store, "current")) ?? "";
+    await using store = await ClientStore.open(machine.store, passphrase, { migrate: false });
+    await store.addItems([1, 4].map((id) => newClient({ client_id: id, api_key: `key ${id}` })));
+  }
+  const plain = `${dirname(machine.store)}/clients.json`;
+  const old = `${machine.store}.replaced.2026-01-01T00-00-00Z`;
+  await writeFile(plain, "{}");
+  await copyFile(machine.store, old);
+  await chmod(machine.store, 0o644);
+
+  const first = await diagnose(machine);
+  expect(first.names.sort()).toEqual(
+    ["copies", "id-gaps", "last-backup", "permissions", "plaintext", "restore-tried"].sort(),
+  );
+  const text = await machine.run(["doctor"], inOrder);
+  expect(text.code).toBe(1);
+  expect(text.stdout).toMatch(/^ERROR {4}id-gaps .* overwrites client 4\n +mend: .*--fill-gaps$/m);
+  const mend = (name: string) => first.findings.find((check) => check.name === name)?.mend ?? "";
+  expect(mend("permissions")).toBe(`chmod 600 '${machine.store}'`);
+  expect(mend("plaintext")).toContain(`shred -u '${plain}'`);
+
+  await chmod(machine.store, 0o600);
+  await rm(plain);
+  await rm(old);
+  const { document } = await machine.json("backup", "--service", "none");
+  const { backup, bundle } = document as Record<"backup" | "bundle", { path: string }>;
+  await machine.run([
+    ...["verify", backup.path, "--bundle", bundle.path],
+    ...["--identity", machine.path("safe", "recovery-key.txt")],
+  ]);
+  const mended = await diagnose(machine, "--fill-gaps");
+  expect(mended.names).toEqual([]);
+  expect(mended.filled).toBe(2);
+
+  // A month later: the record of when the backup was made says so, not the file's date.
+  const manifest = manifestPath(backup.path);
+  const aged = (await readFile(manifest, "utf8")).replace(
+    /"created_at": "[^"]+"/,
+    '"created_at": "2026-01-01T00:00:00.000Z"',
+  );
+  await writeFile(manifest, aged);
+  await utimes(manifest, new Date(), new Date());
+  await rm(bundle.path);
+  const later = await diagnose(machine);
+  expect(later.names.sort()).toEqual(["bundle", "last-backup"]);
+  await machine.run(["rotate", "--hub", "none", "--service", "none"]);
+  const rotated = await diagnose(machine);
+  expect(rotated.findings.find(({ name }) => name === "restore-tried")?.detail).toMatch(
+    /since the passphrase changed/,
+  );
+});
+
+test("a store that does not open is a finding, not an error; nothing of it is changed", async () => {
+  const machine = await Machine.make();
+  await mkdir(dirname(machine.store), { recursive: true });
+  await copyFile(`${fixtures}sqlcipher4-schema2.db`, machine.store);
+  const before = await readFile(machine.store);
+  const { findings } = await diagnose(machine);
+  const store = findings.find(({ name }) => name === "store");
+  expect(store).toMatchObject({ severity: "error", detail: expect.stringMatching(/keyring/) });
+  expect(await readFile(machine.store)).toEqual(before);
+  // Asked to mend, it says why it cannot.
+  expect((await machine.run(["doctor", "--fill-gaps"])).code).toBe(13);
+  await rm(machine.store);
+  const { findings: absent } = await diagnose(machine);
+  expect(absent.find(({ name }) => name === "store")?.mend).toMatch(/init/);
+});
