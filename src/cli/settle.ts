@@ -14,8 +14,10 @@ export function addSettleCommand(program: Command): void {
   );
   settle.action(async () => {
     const context = await contextOf(settle);
-    const { settleIfNeeded } = await import("../lifecycle/settle.js");
-    const said = await settleIfNeeded(context.storePath);
+    const { withOperation } = await import("../lifecycle/settle.js");
+    const said: string[] = [];
+    // Under the lock or not at all: whoever runs this relies on its success.
+    await withOperation(context.storePath, { notice: (text) => said.push(text) }, async () => {});
     context.output.result({ settled: said }, () => said);
   });
 }

@@ -87,12 +87,12 @@ export interface Service {
 
   /**
    * Arranges that the service is started even if this process is killed: after `afterMs` milliseconds `command` is run
-   * (its result does not matter; it gets `settleLimitSeconds` at most), then the service and its active dependents are
-   * started. To be called after `activeDependents` and before `stop`; the timer must be disarmed once the service is
+   * (for `settleLimitSeconds` at most), then the service and its active dependents are started, whatever its result;
+   * where starting twice would start two of it (own commands), only if it failed. To be called after `activeDependents` and before `stop`; the timer must be disarmed once the service is
    * up again, also after an error.
    *
-   * @param options.command an argument list that finishes or undoes the operation; it is not given to a shell, and must
-   *   hold no secret.
+   * @param options.command an argument list that finishes or undoes the operation, the service's absence included, and
+   *   fails if it could not; it is not given to a shell, and must hold no secret.
    * @param options.name what a timer is to be called, so that a journal can name it before there is one.
    * @throws StoreError `service` if it could not be arranged: then nothing has been stopped yet.
    */

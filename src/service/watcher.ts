@@ -23,9 +23,12 @@ const acted = 1;
 export interface WatcherOptions {
   /** Milliseconds after which it acts although this process lives. */
   readonly afterMs: number;
-  /** What it runs first, whatever its result. */
+  /**
+   * What it runs first. If that succeeds, it has seen to the service as well: a start command that was run twice would
+   * start two hubs.
+   */
   readonly command: readonly string[];
-  /** What it runs then. */
+  /** What it runs then, if that failed. */
   readonly start: readonly string[];
 }
 
@@ -94,7 +97,7 @@ exec >/dev/null
   exec </dev/null
   limit=
   command -v timeout >/dev/null && limit='timeout -k 5 ${settleLimitSeconds}' # macOS has none
-  (trap - TERM HUP INT; exec $limit ${command.map(shellQuote).join(" ")})
+  (trap - TERM HUP INT; exec $limit ${command.map(shellQuote).join(" ")}) && exit ${acted}
   (trap - TERM HUP INT; exec ${start.map(shellQuote).join(" ")})
   exit ${acted}
 }`;

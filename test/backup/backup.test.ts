@@ -1,5 +1,4 @@
-import { type ChildProcess, execFileSync, spawn } from "node:child_process";
-import { existsSync } from "node:fs";
+import { type ChildProcess, execFileSync, spawn, spawnSync } from "node:child_process";
 import { lstat, mkdir, readFile, realpath, stat, symlink, writeFile } from "node:fs/promises";
 import { basename, join } from "node:path";
 import { expect, onTestFinished, test } from "vitest";
@@ -269,23 +268,27 @@ test("a hub that is stopped and started by commands is backed up, also when the 
     stopCommand: `kill $(cat ${pidFile}) && tail --pid=$(cat ${pidFile}) -f /dev/null`,
   };
   const pid = async () => Number(await readFile(pidFile, "utf8"));
-  const isRunning = async () => existsSync(`/proc/${await pid()}`);
   execFileSync("/bin/sh", ["-c", service.startCommand]);
-  onTestFinished(() => void execFileSync("/bin/sh", ["-c", service.stopCommand]));
+  onTestFinished(async () => void process.kill(await pid(), "SIGKILL"));
   await until(async () => (await committed(hub)).length > 20);
   const first = await pid();
   const { backup, service: report } = resultOf(await runJob(hub, { service }));
   expect(report).toMatchObject({ unit: null, was_active: true, active: true });
   expect(await pid()).not.toBe(first);
-  expect(await isRunning()).toBe(true);
   const copied = await idsIn(backup.path);
   expect(copied.size).toBe(Math.max(...copied));
 
-  await until(async () => (await committed(hub)).length > copied.size + 20);
-  const second = await pid();
-  expect((await runJob(hub, { service, at: { step: "backup.stopped" } })).signal).toBe("SIGKILL");
-  await until(async () => (await pid()) !== second && (await isRunning()));
-  await until(() => leftovers(hub).length === 0);
+  // Neither while it runs nor while it is stopped does a kill leave two hubs, or none.
+  const processes = (words: string) =>
+    spawnSync("pgrep", ["-f", words], { encoding: "utf8" }).stdout.split("\n").filter(Boolean);
+  for (const step of ["backup.armed", "backup.stopped"]) {
+    const before = await pid();
+    expect((await runJob(hub, { service, at: { step } })).signal).toBe("SIGKILL");
+    await until(() => processes(`trap.*${hub.folder}`).length === 0);
+    expect(processes(`^${process.execPath}.*writer.mjs ${hub.path}`)).toEqual([`${await pid()}`]);
+    expect((await pid()) === before).toBe(step === "backup.armed");
+    expect(leftovers(hub)).toEqual([]);
+  }
   expect(filesIn(hub.to)).toHaveLength(2);
 });
 

@@ -267,11 +267,23 @@ describe("the operator's own commands", () => {
     await service.stop();
   });
 
+  test("the watcher leaves the start to a settle command that succeeds: it has started the hub", async () => {
+    const { own } = await started();
+    const stopped = await stopper(
+      { service: "command", unit, storePath: store, ...own },
+      { afterMs: later, command: ["true"] },
+    );
+    const pid = Number(stopped.name.replace("watcher ", ""));
+    stopped.process.kill("SIGKILL");
+    await until(() => !existsSync(`/proc/${pid}`));
+    expect(await held()).toBe(false);
+  });
+
   test("the watcher outlives a polite end of everything in its session, and starts the hub", async () => {
     const { service, own } = await started();
     const stopped = await stopper(
       { service: "command", unit, storePath: store, ...own },
-      { afterMs: later, command: ["true"] },
+      { afterMs: later, command: ["false"] },
     );
     const pid = Number(stopped.name.replace("watcher ", ""));
     process.kill(-pid, "SIGTERM");
@@ -283,7 +295,7 @@ describe("the operator's own commands", () => {
 
   test("the watcher acts on its own clock while the program hangs, and says so afterwards", async () => {
     const { service } = await started();
-    const watcher = await service.armRestart({ afterMs: 1, command: ["true"] });
+    const watcher = await service.armRestart({ afterMs: 1, command: ["false"] });
     await service.stop();
     rmSync(join(folder, "pid"));
     await until(held);
