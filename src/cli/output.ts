@@ -23,6 +23,10 @@ export class Output {
     this.#options = options;
   }
 
+  get quiet(): boolean {
+    return this.#options.quiet;
+  }
+
   /** The command's answer: the document with --json, the lines for a person otherwise. */
   result(document: unknown, lines: () => string[]): void {
     const text = this.json ? JSON.stringify(document) : lines().join("\n");

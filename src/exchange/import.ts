@@ -1,0 +1,161 @@
+/** Clients from a file into a store: all of them or none. */
+import { createReadStream } from "node:fs";
+import { stat } from "node:fs/promises";
+import { revokedApiKey } from "../client/client.js";
+import { StoreError, systemError } from "../errors.js";
+import { holdersOf } from "../service/holders.js";
+import { exactInteger } from "../store/client-row.js";
+import type { ClientStore } from "../store/client-store.js";
+import { pagesOfRows } from "../store/schema.js";
+import { readCsv } from "./csv.js";
+
+import { readJson } from "./json.js";
+import { type Known, type Plan, planImport, type Update } from "./plan.js";
+import { linesOf } from "./text.js";
+
+export type Format = "csv" | "json";
+
+/**
+ * Rows that are written in one go while another process has the store open: they take less than half a second, and
+ * a hub that writes meanwhile waits for five at most.
+ */
+const mostBesideOthers = { added: 10_000, changed: 1_000 };
+
+/** New rows between two looks at whether the import was interrupted. */
+const rowsAStep = 500;
+
+/** How far it is: bytes of the file, then rows written. */
+export type Progress = (done: number, total: number) => void;
+
+export interface ImportOptions {
+  readonly store: ClientStore;
+  /** A path, or the bytes themselves. */
+  readonly file: string | AsyncIterable<Uint8Array>;
+  /** Change clients whose access key is there already, and revoke those that the file has revoked. */
+  readonly update?: boolean;
+  readonly progress?: Progress;
+  readonly signal?: AbortSignal;
+}
+
+export interface ReadImport {
+  readonly format: Format;
+  readonly plan: Plan;
+}
+
+/**
+ * Reads a file and works out what importing it would do. Nothing is written.
+ *
+ * @throws StoreError `notFound`, `io`, or `refused` if it is neither CSV nor JSON of clients. Rows that cannot be taken
+ *   are in the plan.
+ */
+export async function readImport(options: ImportOptions): Promise<ReadImport> {
+  const { store, file, update = false, progress = () => {} } = options;
+  const total = typeof file === "string" ? await sizeOf(file) : 0;
+  const bytes = typeof file === "string" ? createReadStream(file) : file;
+  const lines = linesOf(bytes, (done) => {
+    options.signal?.throwIfAborted();
+    progress(done, total);
+  });
+  try {
+    const { value: first, done } = await lines.next();
+    if (done) throw new StoreError("refused", "the file is empty");
+    const format = /^\s*[[{]/.test(first) ? "json" : "csv";
+    const rows = format === "json" ? readJson(lines, first) : readCsv(lines, first);
+    return { format, plan: await planImport(rows, await knownClients(store), { update }) };
+  } catch (error) {
+    throw systemError(error, `cannot read ${typeof file === "string" ? file : "standard input"}`);
+  } finally {
+    await lines.return(undefined);
+  }
+}
+
+async function sizeOf(path: string): Promise<number> {
+  try {
+    const stats = await stat(path);
+    if (stats.isDirectory()) throw new StoreError("notFound", `${path} is a folder`);
+    return stats.size;
+  } catch (error) {
+    throw systemError(error, `cannot read ${path}`, "notFound");
+  }
+}
+
+async function knownClients(store: ClientStore): Promise<Known> {
+  const known = new Map<number, string>();
+  const columns = "CAST(client_id AS TEXT) AS exact_id, CAST(api_key AS TEXT) AS api_key";
+  for await (const page of pagesOfRows<{ exact_id: string; api_key: string }>(
+    store.connection,
+    columns,
+  )) {
+    for (const row of page) known.set(exactInteger(row.exact_id, "a client_id"), row.api_key);
+  }
+  return known;
+}
+
+/**
+ * Does what a plan without refused rows says, in one transaction.
+ *
+ * @throws StoreError `refused` for more rows than may be written while another process has the store open; `inUse` if
+ *   the store changed since the plan was made; whatever a write throws. Nothing is then written.
+ */
+export async function applyImport(
+  plan: Plan,
+  options: Pick<ImportOptions, "store" | "progress" | "signal">,
+): Promise<void> {
+  const { store, progress = () => {}, signal } = options;
+  await refuseIfLong(plan, store.connection.path);
+  const total = plan.added.length + plan.updated.length + plan.revocations.length;
+  let done = 0;
+  await store.transaction(async () => {
+    await requireUnchanged(plan, store);
+    while (done < plan.added.length) {
+      signal?.throwIfAborted();
+      done += await store.addItems(plan.added.slice(done, done + rowsAStep));
+      progress(done, total);
+    }
+    for (const { id, changes } of plan.updated) {
+      signal?.throwIfAborted();
+      await store.updateClient(id, changes);
+      progress(++done, total);
+    }
+    for (const id of plan.revocations) {
+      await store.deleteItem(id);
+      progress(++done, total);
+    }
+  });
+}
+
+async function refuseIfLong(plan: Plan, storePath: string): Promise<void> {
+  const changed = plan.updated.length + plan.revocations.length;
+  if (plan.added.length <= mostBesideOthers.added && changed <= mostBesideOthers.changed) return;
+  const { holders } = await holdersOf(storePath);
+  const [holder] = holders;
+  if (holder === undefined) return;
+  throw new StoreError(
+    "refused",
+    `${holder.command} (process ${holder.pid}) has the store open, and an import of this size would hold it up`,
+    {
+      hint: `Stop it first, or import in parts of at most ${mostBesideOthers.added} new and ${mostBesideOthers.changed} changed clients.`,
+    },
+  );
+}
+
+/** What the plan rests on: ids and access keys that are free still are, and who was to be changed has the same key. */
+async function requireUnchanged(plan: Plan, store: ClientStore): Promise<void> {
+  const changed = [...plan.updated.map(({ id }: Update) => id), ...plan.revocations];
+  const [row] = await store.connection.all<{ clashes: number; present: number }>(
+    `SELECT
+      (SELECT count(*) FROM clients WHERE client_id IN (SELECT value FROM json_each(?1))) +
+      (SELECT count(*) FROM clients WHERE api_key <> ?2 AND api_key IN (SELECT value FROM json_each(?3))) AS clashes,
+      (SELECT count(*) FROM clients WHERE api_key <> ?2 AND client_id IN (SELECT value FROM json_each(?4))) AS present`,
+    [
+      JSON.stringify(plan.added.map((client) => client.client_id)),
+      revokedApiKey,
+      JSON.stringify(plan.added.map((client) => client.api_key)),
+      JSON.stringify(changed),
+    ],
+  );
+  if (row?.clashes === 0 && row.present === changed.length) return;
+  throw new StoreError("inUse", "the store was changed while the import was prepared", {
+    hint: "Nothing was imported; run it again.",
+  });
+}

@@ -1,0 +1,126 @@
+/**
+ * Clients as JSON: the records of `list-clients`, one document or one record a line, and the file of HiveMind's JSON
+ * plugin.
+ */
+import { blacklistKeys, type Client, clientSchema, deserializeClient } from "../client/client.js";
+import { isJsonObject, type JsonObject, type JsonValue, parseJson } from "../client/json.js";
+import { StoreError } from "../errors.js";
+import { type Incoming, incoming, type Refusal } from "./incoming.js";
+
+/** A document is parsed whole; more than this many characters are better written one record a line. */
+const longestDocument = 256_000_000;
+
+/** @throws StoreError `refused` if it is no JSON, or JSON of something else. */
+export async function* readJson(
+  lines: AsyncIterator<string>,
+  first: string,
+): AsyncGenerator<Incoming | Refusal> {
+  const record = parsedLine(first);
+  if (isRecord(record)) yield* readLines(lines, record);
+  else yield* readDocument(lines, first);
+}
+
+async function* readLines(
+  lines: AsyncIterator<string>,
+  first: JsonObject,
+): AsyncGenerator<Incoming | Refusal> {
+  yield fromRecord("line 1", first);
+  let number = 1;
+  for (let next = await lines.next(); !next.done; next = await lines.next()) {
+    number += 1;
+    if (next.value.trim() === "") continue;
+    const record = parsedLine(next.value);
+    const where = `line ${number}`;
+    yield record === undefined ? { where, why: "it is not JSON" } : fromRecord(where, record);
+  }
+}
+
+async function* readDocument(
+  lines: AsyncIterator<string>,
+  first: string,
+): AsyncGenerator<Incoming | Refusal> {
+  const parts = [first];
+  let length = first.length;
+  for (let next = await lines.next(); !next.done; next = await lines.next()) {
+    parts.push(next.value);
+    length += next.value.length;
+    if (length > longestDocument) {
+      throw new StoreError("refused", "this JSON document is too long to be read at once", {
+        hint: "Write one record a line: list-clients --jsonl --show-secrets.",
+      });
+    }
+  }
+  let number = 0;
+  for (const record of recordsIn(parseDocument(parts.join("")))) {
+    number += 1;
+    yield fromRecord(`record ${number}`, record);
+  }
+}
+
+function parseDocument(text: string): JsonValue {
+  try {
+    return parseJson(text);
+  } catch (error) {
+    throw new StoreError("refused", `this file is not JSON: ${(error as Error).message}`);
+  }
+}
+
+function recordsIn(document: JsonValue): readonly JsonValue[] {
+  if (Array.isArray(document)) return document;
+  if (isJsonObject(document)) {
+    if (Array.isArray(document.clients)) return document.clients;
+    const values = Object.values(document);
+    // The JSON plugin's file: an object from id to record.
+    if (values.every(isRecord)) return values;
+  }
+  throw new StoreError("refused", "there are no clients in this JSON", {
+    hint: 'It should be {"clients": [record, …]}, a list of records, or one record a line.',
+  });
+}
+
+function parsedLine(line: string): JsonValue | undefined {
+  try {
+    return parseJson(line);
+  } catch {
+    return undefined;
+  }
+}
+
+function isRecord(value: JsonValue | undefined): value is JsonObject {
+  return (
+    isJsonObject(value) && !Array.isArray(value.clients) && hasAny(value, ["api_key", "client_id"])
+  );
+}
+
+function fromRecord(where: string, record: JsonValue): Incoming | Refusal {
+  if (!isJsonObject(record)) return { where, why: "it is not a record" };
+  if (!Object.hasOwn(record, "api_key")) {
+    return { where, why: "it has no api_key: export-clients writes it with --show-secrets" };
+  }
+  let client: Client;
+  try {
+    client = deserializeClient({ ...record, client_id: record.client_id ?? 0 });
+  } catch (error) {
+    if (error instanceof StoreError) return { where, why: error.message };
+    throw error;
+  }
+  const { client_id, ...rest } = client;
+  const id = (record.client_id ?? null) === null ? undefined : client_id;
+  const row = incoming(where, id, rest);
+  return "why" in row ? row : { ...row, given: givenFields(record) };
+}
+
+/** What `metadata` is made of: itself, the blacklists, and what HiveMind does not know. */
+function givenFields(record: JsonObject): (keyof Client)[] {
+  const fields = Object.keys(clientSchema.shape) as (keyof Client)[];
+  const unknown = Object.keys(record).some((key) => !(fields as string[]).includes(key));
+  return fields.filter(
+    (field) =>
+      Object.hasOwn(record, field) ||
+      (field === "metadata" && (unknown || hasAny(record, blacklistKeys))),
+  );
+}
+
+function hasAny(value: JsonObject, keys: readonly string[]): boolean {
+  return keys.some((key) => Object.hasOwn(value, key));
+}

@@ -1,0 +1,97 @@
+/** Clients to files and back, as a user does it. */
+import { readdir, readFile, stat, writeFile } from "node:fs/promises";
+import { expect, test } from "vitest";
+import { Machine } from "./machine.js";
+import { onTerminal } from "./terminal.js";
+
+test("clients go out and come back: CSV or JSON by the path, secrets only when asked for, nothing overwritten", async () => {
+  const machine = await Machine.make();
+  await machine.init();
+  await machine.run(["add-client", "--name", "kitchen", "--access-key", "kkk"]);
+  const shy = await machine.run(["export-clients"]);
+  expect([shy.code, shy.stdout]).toEqual([
+    0,
+    '"client_id","name","is_admin"\r\n"1","kitchen","false"\r\n',
+  ]);
+  const path = machine.path("clients.json");
+  const { code, document } = await machine.json("export-clients", "--path", path, "--show-secrets");
+  expect([code, document]).toEqual([
+    0,
+    { export: { path, format: "json", clients: 1, secrets: true } },
+  ]);
+  expect((await stat(path)).mode & 0o777).toBe(0o600);
+  const over = await machine.run(["export-clients", "--path", path]);
+  expect([over.code, over.stderr]).toEqual([17, expect.stringContaining("exists already")]);
+
+  const refused = await machine.json("import-clients", path);
+  expect([refused.code, refused.document.import]).toEqual([
+    17,
+    expect.objectContaining({
+      added: 0,
+      refused: [{ where: "record 1", why: expect.stringContaining("--update") }],
+    }),
+  ]);
+  const renamed = (await readFile(path, "utf8")).replace("kitchen", "cellar");
+  await writeFile(path, renamed);
+  const updated = await machine.run(["import-clients", path, "--update"]);
+  expect([updated.code, updated.stdout]).toEqual([0, "Imported: 0 added, 1 updated\n"]);
+  expect((await machine.json("show-client", "1")).document.client).toMatchObject({
+    name: "cellar",
+  });
+});
+
+test("a hub's CSV: tried dry, refused by line, confirmed, imported", async () => {
+  const machine = await Machine.make();
+  await machine.init();
+  const path = machine.path("hivemind_clients.csv");
+  const header = "client_id,name,is_admin,access_key,password,crypto_key";
+  await writeFile(path, `${header}\n1,a, b,True,k1,p1,None\n4,c,False,k4,p,4,None`);
+  const bad = await machine.run(["import-clients", path]);
+  expect([bad.code, bad.stdout]).toEqual([
+    17,
+    expect.stringMatching(/Nothing was imported: 1 rows[\s\S]*line 3: .*more than one way/),
+  ]);
+  await writeFile(path, `${header}\n1,a, b,True,k1,p1,None\n4,c,False,k4,p4,None`);
+  const dry = await machine.run(["import-clients", path, "--dry-run"]);
+  expect([dry.code, dry.stdout]).toEqual([
+    0,
+    "Would be imported: 2 added (2 with what a new client may do), 2 ids in between filled with revoked rows\n",
+  ]);
+  const unasked = await machine.run(["import-clients", path]);
+  expect([unasked.code, unasked.stderr]).toEqual([2, expect.stringContaining("--yes")]);
+  expect((await machine.json("list-clients", "--revoked")).document).toEqual({ clients: [] });
+  const { screen } = await onTerminal(machine, ["import-clients", path], [["[y/N]", "y\r"]]);
+  expect(screen).toContain("Imported: 2 added");
+  expect((await machine.json("list-clients", "--revoked")).document.clients).toMatchObject([
+    { client_id: 1, name: "a, b", is_admin: true },
+    { client_id: 2 },
+    { client_id: 3 },
+    { client_id: 4 },
+  ]);
+});
+
+test("what is no file of clients is refused in words, and nothing is left behind", async () => {
+  const machine = await Machine.make();
+  await machine.init();
+  await writeFile(machine.path("binary"), Buffer.from([0xff, 0xfe, 0x00]));
+  await writeFile(machine.path("empty"), "");
+  await writeFile(machine.path("text"), "hello\n");
+  const cases: [string[], number, RegExp][] = [
+    [["import-clients"], 2, /missing required argument/],
+    [["import-clients", machine.path("nowhere")], 10, /no such file/],
+    [["import-clients", machine.folder], 10, /is a folder/],
+    [["import-clients", machine.path("binary")], 17, /not UTF-8/],
+    [["import-clients", machine.path("empty")], 17, /empty/],
+    [["import-clients", machine.path("text")], 17, /not a header[\s\S]*access_key/],
+    [["export-clients", "--path", machine.path("no", "folder.csv")], 18, /cannot create/],
+    [["export-clients", "--format", "xml"], 2, /csv, json/],
+    [["export-clients", "--json", "--format", "csv"], 2, /standard output/],
+  ];
+  for (const [args, code, says] of cases) {
+    const answer = await machine.run(args);
+    expect([args, answer.code]).toEqual([args, code]);
+    expect(answer.stderr + answer.stdout).toMatch(says);
+  }
+  const names = await readdir(machine.folder, { recursive: true });
+  expect(names.filter((name) => name.includes("partial"))).toEqual([]);
+});

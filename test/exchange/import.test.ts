@@ -1,0 +1,352 @@
+import { spawn } from "node:child_process";
+import { once } from "node:events";
+import { readdir, readFile, stat, writeFile } from "node:fs/promises";
+import { join } from "node:path";
+import fc from "fast-check";
+import { describe, expect, test } from "vitest";
+import { type Client, isRevoked, newClient, revoked } from "../../src/client/client.js";
+import { type JsonObject, parseJson } from "../../src/client/json.js";
+import { exportPath, exportText, exportToFile } from "../../src/exchange/export.js";
+import { applyImport, type Format, readImport } from "../../src/exchange/import.js";
+import type { Plan } from "../../src/exchange/plan.js";
+import { ClientStore } from "../../src/store/client-store.js";
+import { ClientTable } from "../../src/store/client-table.js";
+import { Connection } from "../../src/store/connection.js";
+import { checkSchema, createSchema } from "../../src/store/schema.js";
+import { temporaryFolder } from "../store/temporary.js";
+
+async function storeWith(clients: Client[] = [], path?: string): Promise<ClientStore> {
+  const at = path ?? join(await temporaryFolder(), "clients.db");
+  const store = await ClientStore.create(at, "passphrase");
+  await store.addItems(clients);
+  return store;
+}
+
+async function* bytes(text: string): AsyncGenerator<Uint8Array> {
+  yield Buffer.from(text);
+}
+
+async function importInto(
+  store: ClientStore,
+  text: string,
+  options: { update?: boolean } = {},
+): Promise<Plan> {
+  const { plan } = await readImport({ store, file: bytes(text), ...options });
+  if (plan.refusedRows === 0) await applyImport(plan, { store });
+  return plan;
+}
+
+async function all(store: AsyncIterable<Client>): Promise<Client[]> {
+  const found: Client[] = [];
+  for await (const client of store) found.push(client);
+  return found;
+}
+
+async function textOf(store: ClientStore, format: Format, secrets = true): Promise<string> {
+  let text = "";
+  for await (const piece of exportText({ clients: store, format, secrets })) text += piece;
+  return text;
+}
+
+const json = (records: unknown[]) => JSON.stringify({ clients: records });
+const kitchen = newClient({ client_id: 1, api_key: "k1", name: "kitchen", can_escalate: false });
+const hall = newClient({
+  client_id: 2,
+  api_key: "k2",
+  name: "hall",
+  allowed_types: ["speak"],
+  metadata: parseJson('{"n": 9007199254740993, "skill_blacklist": ["s"]}') as JsonObject,
+});
+
+describe("an import", () => {
+  test("of what was exported as JSON makes the same clients, revoked ones among them, and fills the gaps", async () => {
+    await using from = await storeWith([
+      kitchen,
+      hall,
+      revoked(3),
+      newClient({ client_id: 7, api_key: "k7" }),
+    ]);
+    await using to = await storeWith();
+    const plan = await importInto(to, await textOf(from, "json"));
+    expect([plan.filled, plan.defaulted]).toEqual([3, 0]);
+    const clients = await all(to);
+    expect(clients.map((client) => client.client_id)).toEqual([1, 2, 3, 4, 5, 6, 7]);
+    expect(clients.slice(2, 6).every(isRevoked)).toBe(true);
+    expect(clients.filter((client) => !isRevoked(client))).toEqual(
+      (await all(from)).filter((client) => !isRevoked(client)),
+    );
+    const row = await to.connection.get<{ metadata: string }>(
+      "SELECT metadata FROM clients WHERE client_id = 2",
+    );
+    expect(row?.metadata).toContain("9007199254740993");
+  });
+
+  test("of CSV gives new clients what a new client may do, says so, and leaves old ones what they may", async () => {
+    await using store = await storeWith([kitchen]);
+    const plan = await importInto(
+      store,
+      "access_key,name,is_admin\nk1,cellar,true\nk2,attic,false\n",
+      { update: true },
+    );
+    expect(plan.defaulted).toBe(1);
+    expect(await all(store)).toEqual([
+      { ...kitchen, name: "cellar", is_admin: true },
+      newClient({ client_id: 2, api_key: "k2", name: "attic" }),
+    ]);
+  });
+
+  test("changes only what a record says", async () => {
+    await using store = await storeWith([hall]);
+    await importInto(store, json([{ api_key: "k2", can_propagate: false }]), { update: true });
+    expect(await all(store)).toEqual([{ ...hall, can_propagate: false }]);
+  });
+
+  const refusals: [string, unknown, boolean, RegExp][] = [
+    [
+      "an access key that is there",
+      { client_id: 1, api_key: "k1" },
+      false,
+      /client 1 has its access key/,
+    ],
+    ["an access key of another id", { client_id: 5, api_key: "k1" }, true, /client 1's here/],
+    ["an id of another", { client_id: 1, api_key: "new" }, true, /client 1 is another one here/],
+    ["an id that was revoked here", { client_id: 3, api_key: "new" }, true, /was revoked here/],
+    [
+      "a client revoked there and active here",
+      { client_id: 1, api_key: "revoked" },
+      false,
+      /active here/,
+    ],
+    ["a revoked one without an id", { api_key: "revoked" }, true, /no id/],
+    ["a gap beyond all measure", { client_id: 5_000_000, api_key: "new" }, true, /unused/],
+    ["no access key", { client_id: 9 }, false, /no api_key/],
+    ["an empty access key", { client_id: 9, api_key: "" }, false, /no access key/],
+    ["a wrong type", { client_id: 9, api_key: "new", is_admin: "yes" }, false, /is_admin/],
+    ["half a surrogate pair", { client_id: 9, api_key: "new", name: "\ud800" }, false, /surrogate/],
+    [
+      "an id that would be rounded",
+      parseJson('{"client_id": 9007199254740993, "api_key": "n"}'),
+      false,
+      /whole number/,
+    ],
+  ];
+  test.each(refusals)(
+    "refuses %s, and then takes nothing else either",
+    async (_, bad, update, says) => {
+      await using store = await storeWith([kitchen, hall, revoked(3)]);
+      const before = await all(store);
+      const good = { client_id: 4, api_key: "k4" };
+      const text = json([good, bad]).replace("9007199254740992", "9007199254740993");
+      const plan = await importInto(store, text, { update });
+      expect(plan.refused).toEqual([{ where: "record 2", why: expect.stringMatching(says) }]);
+      expect(await all(store)).toEqual(before);
+    },
+  );
+
+  test("refuses the second of two with one id or one key, but not two revoked ones", async () => {
+    await using store = await storeWith();
+    const plan = await importInto(
+      store,
+      json([
+        { client_id: 1, api_key: "a" },
+        { client_id: 1, api_key: "b" },
+        { client_id: 2, api_key: "a" },
+        { client_id: 3, api_key: "revoked" },
+        { client_id: 4, api_key: "revoked" },
+      ]),
+    );
+    expect(plan.refused.map(({ where }) => where)).toEqual(["record 2", "record 3"]);
+  });
+
+  test("with --update revokes who is revoked in the file, and never the other way round", async () => {
+    await using store = await storeWith([kitchen, hall]);
+    const plan = await importInto(store, json([{ client_id: 2, api_key: "revoked" }]), {
+      update: true,
+    });
+    expect([plan.revocations, (await all(store))[1]]).toEqual([[2], revoked(2)]);
+    const again = await importInto(store, json([{ client_id: 2, api_key: "revoked" }]));
+    expect([again.unchanged, again.refusedRows]).toEqual([1, 0]);
+  });
+
+  test("is not made if the store changed since it was prepared", async () => {
+    await using store = await storeWith([kitchen]);
+    const { plan } = await readImport({
+      store,
+      file: bytes(json([{ client_id: 2, api_key: "k2" }])),
+    });
+    await store.addItem(newClient({ client_id: 2, api_key: "other" }));
+    await expect(applyImport(plan, { store })).rejects.toMatchObject({ kind: "inUse" });
+    expect((await all(store))[1]).toMatchObject({ api_key: "other" });
+  });
+
+  test("that is interrupted, or fails half-way, leaves nothing behind", async () => {
+    await using store = await storeWith([kitchen]);
+    const records = Array.from({ length: 1500 }, (_, index) => ({
+      client_id: index + 2,
+      api_key: `n${index}`,
+    }));
+    const { plan } = await readImport({ store, file: bytes(json(records)) });
+    const controller = new AbortController();
+    const progress = (done: number) => done >= 1000 && controller.abort(new Error("stop"));
+    await expect(applyImport(plan, { store, progress, signal: controller.signal })).rejects.toThrow(
+      "stop",
+    );
+    expect(await all(store)).toEqual([kitchen]);
+  });
+
+  test("while another process has the store open is refused beyond what takes a moment", async () => {
+    await using store = await storeWith();
+    const records = Array.from({ length: 10_001 }, (_, index) => `{"api_key": "n${index}"}`);
+    const { plan } = await readImport({ store, file: bytes(records.join("\n")) });
+    const holder = spawn("sh", ["-c", 'exec 3<"$0"; echo open; read line', store.connection.path]);
+    await once(holder.stdout, "data");
+    await expect(applyImport(plan, { store })).rejects.toThrow(/has the store open/);
+    expect(await store.size()).toBe(0);
+    holder.stdin.end();
+    await once(holder, "exit");
+    await applyImport(plan, { store });
+    expect(await store.size()).toBe(10_001);
+  });
+});
+
+test("the forms of JSON: a document, a list, a record a line, the JSON plugin's file", async () => {
+  const records = [
+    { client_id: 1, api_key: "a" },
+    { client_id: 2, api_key: "b" },
+  ];
+  const plugin = await readFile(
+    new URL("../fixtures/clients-hivemind-json-db.json", import.meta.url),
+    "utf8",
+  );
+  const texts = [
+    json(records),
+    JSON.stringify(records, undefined, 2),
+    records.map((record) => JSON.stringify(record)).join("\n"),
+    JSON.stringify(Object.fromEntries(records.map((record) => [record.client_id, record]))),
+  ];
+  for (const text of texts) {
+    await using store = await storeWith();
+    const plan = await importInto(store, text);
+    expect([plan.added.length, plan.refused]).toEqual([2, []]);
+  }
+  await using store = await storeWith();
+  const plan = await importInto(store, plugin);
+  expect(plan.refused).toEqual([]);
+  expect(plan.added.length).toBeGreaterThan(1);
+});
+
+test("no text crashes an import or is taken by half", async () => {
+  const connection = await Connection.open(":memory:", { mode: "create" });
+  await createSchema(connection, 2);
+  await using store = new ClientTable(connection, await checkSchema(connection)) as ClientStore;
+  await store.addItems([kitchen, revoked(2)]);
+  const before = await all(store);
+  const value = fc.oneof(
+    fc.constantFrom(
+      1,
+      2,
+      3,
+      4,
+      1e300,
+      -1,
+      null,
+      true,
+      "revoked",
+      "k1",
+      "new",
+      "\ud800",
+      "a\0",
+      [],
+      {},
+    ),
+    fc.string(),
+  );
+  const record = fc.dictionary(
+    fc.constantFrom(
+      "client_id",
+      "api_key",
+      "name",
+      "is_admin",
+      "allowed_types",
+      "metadata",
+      "x",
+      "__proto__",
+    ),
+    value,
+    { maxKeys: 5 },
+  );
+  const text = fc.oneof(
+    fc.array(record, { maxLength: 4 }).map(json),
+    fc
+      .array(record, { maxLength: 4 })
+      .map((list) => list.map((each) => JSON.stringify(each)).join("\n")),
+    fc.string({
+      unit: fc.constantFrom("{", "}", "[", "]", '"', ",", ":", "1", "a", "\n", "clients"),
+    }),
+  );
+  await fc.assert(
+    fc.asyncProperty(text, fc.boolean(), async (input, update) => {
+      let plan: Plan;
+      try {
+        ({ plan } = await readImport({ store, file: bytes(input), update }));
+      } catch (error) {
+        expect(error).toMatchObject({ name: "StoreError", kind: "refused" });
+        expect(await all(store)).toEqual(before);
+        return;
+      }
+      if (plan.refusedRows > 0) return;
+      const undo = new Error("undo");
+      await store
+        .transaction(async () => {
+          await applyImport(plan, { store });
+          const after = await all(store);
+          expect(after.length).toBe(before.length + plan.added.length);
+          expect(after.map((client) => client.client_id)).toEqual(
+            after.map((_, index) => index + 1),
+          );
+          expect(isRevoked(after[1] as Client)).toBe(true);
+          throw undo;
+        })
+        .catch((error) => {
+          if (error !== undo) throw error;
+        });
+    }),
+    { numRuns: 300 },
+  );
+});
+
+describe("an export", () => {
+  test("without secrets holds none of them, nor those who were revoked", async () => {
+    const secret = newClient({ client_id: 1, api_key: "kkk", password: "ppp", crypto_key: "ccc" });
+    await using store = await storeWith([secret, revoked(2)]);
+    for (const format of ["csv", "json"] as const) {
+      expect(await textOf(store, format, false)).not.toMatch(/kkk|ppp|ccc|revoked/);
+      expect(await textOf(store, format, true)).toMatch(/kkk[\s\S]*revoked/);
+    }
+  });
+
+  test("goes to a file of its own, 0600, whole or not at all, and never over another", async () => {
+    const folder = await temporaryFolder();
+    const path = await exportPath(folder, "csv");
+    expect(path).toBe(join(folder, "hivemind_clients.csv"));
+    async function* failing() {
+      yield "half";
+      throw new Error("no more");
+    }
+    await expect(exportToFile(path, failing())).rejects.toThrow();
+    expect(await readdir(folder)).toEqual([]);
+    async function* text() {
+      yield "one ";
+      yield "two";
+    }
+    await exportToFile(path, text());
+    expect(await readFile(path, "utf8")).toBe("one two");
+    expect((await stat(path)).mode & 0o777).toBe(0o600);
+    await writeFile(path, "mine");
+    await expect(exportToFile(path, text())).rejects.toMatchObject({ kind: "refused" });
+    expect([await readFile(path, "utf8"), await readdir(folder)]).toEqual([
+      "mine",
+      ["hivemind_clients.csv"],
+    ]);
+  });
+});
