@@ -75,6 +75,7 @@ async function runInit(context: Context, options: InitCommandOptions): Promise<v
     schemaVersion: await schemaFor(options),
     cipherCompatibility: options.cipherCompatibility === "3" ? 3 : 4,
     bundleFolder: options.bundleTo && expandPath(options.bundleTo),
+    reporter: context.reporter,
   });
   context.output.result(result, () => [
     `An encrypted store is ready: ${result.path}`,

@@ -16,11 +16,13 @@ import { createFile, makeFolder } from "../files/durable.js";
 import { getEntry, keyringService, setEntry } from "../keys/keyring.js";
 import { generatePassphrase } from "../keys/passphrase.js";
 import { formatSource, type PassphraseSource, readPassphrases } from "../keys/source.js";
-import { acquireLock } from "../operation/lock.js";
+import type { OperationLock } from "../operation/lock.js";
+import type { Reporter } from "../operation/reporter.js";
 import { reached } from "../operation/step.js";
 import { type CipherCompatibility, identify } from "../store/cipher.js";
 import { ClientStore } from "../store/client-store.js";
 import { ensureRecipients, type RecipientOptions } from "./recipients.js";
+import { withOperation } from "./settle.js";
 
 export interface InitOptions extends RecipientOptions {
   readonly storePath: string;
@@ -34,6 +36,7 @@ export interface InitOptions extends RecipientOptions {
   readonly cipherCompatibility?: CipherCompatibility | undefined;
   /** Where the first bundle goes; without it none is written yet. */
   readonly bundleFolder?: string | undefined;
+  readonly reporter: Pick<Reporter, "notice">;
 }
 
 export interface InitResult {
@@ -54,7 +57,7 @@ export interface InitResult {
  *   `passphraseUnavailable` if the passphrase cannot be kept or read, `io`.
  */
 export async function initStore(options: InitOptions): Promise<InitResult> {
-  const { storePath, source } = options;
+  const { storePath } = options;
   await refuseExisting(storePath);
   for (const recipient of options.recipients) parseRecipient(recipient);
   if (options.bundleFolder !== undefined) {
@@ -64,8 +67,14 @@ export async function initStore(options: InitOptions): Promise<InitResult> {
     );
     await makeFolder(options.bundleFolder);
   }
-  await makeFolder(dirname(storePath));
-  await using _lock = await acquireLock(storePath);
+  // An interrupted restore may have set a store aside: it comes back first.
+  return await withOperation(storePath, options.reporter, (lock) => make(options, lock), {
+    makeFolder: true,
+  });
+}
+
+async function make(options: InitOptions, { storePath }: OperationLock): Promise<InitResult> {
+  const { source } = options;
   await refuseExisting(storePath);
 
   // A keyring that cannot be asked is found out here, before anything is made.

@@ -179,7 +179,13 @@ export class Swap {
     if (aside !== null) {
       const there = await lookAt(aside);
       if (there && there.ino === (await lookAt(this.storePath))?.ino) await rm(aside);
-      await this.#moveBack(aside);
+      try {
+        await this.#moveBack(aside);
+      } catch (error) {
+        // Whatever is at the store's path, the service was running; with nothing there it would make a new one.
+        if (await lookAt(this.storePath)) await start();
+        throw error;
+      }
     }
     await start();
     await removeDatabase(staged);
@@ -232,8 +238,22 @@ export class Swap {
     await this.journal.remove();
   }
 
-  /** The main file first, then what lies beside it, in reverse; what is back already stays. */
+  /**
+   * The main file first, then what lies beside it, in reverse; what is back already stays.
+   *
+   * @throws StoreError `refused` if something else has the store's name meanwhile: a log must never come to lie beside a
+   *   file that it does not belong to.
+   */
   async #moveBack(aside: string): Promise<void> {
+    if ((await lookAt(aside)) && (await lookAt(this.storePath))) {
+      throw new StoreError(
+        "refused",
+        `${this.storePath} was made by something else while the store was set aside as ${aside}`,
+        {
+          hint: "move away the one that is not wanted, with the -wal and -shm beside it; the next command then goes on",
+        },
+      );
+    }
     for (const suffix of ["", ...[...sidecars].reverse()]) {
       if (!(await lookAt(aside + suffix)) || (await lookAt(this.storePath + suffix))) continue;
       await rename(aside + suffix, this.storePath + suffix);
