@@ -26,19 +26,29 @@ export function shapeOf(schemaVersion: number): RecordShape {
 
 /** A new record, its fields in the order in which Python's class has them. */
 export function encodeRecord(client: Client, shape: RecordShape): JsonObject {
-  const { crypto_key, metadata, allowed_types, password, ...before } = client;
-  const { can_broadcast, can_escalate, can_propagate, ...first } = before;
-  const permissions = { can_broadcast, can_escalate, can_propagate };
-  if (shape === "released") {
-    const { blacklists, metadata: rest } = unfoldBlacklists(metadata);
-    const middle = { ...blacklists, allowed_types, crypto_key, password };
-    return { ...first, ...middle, ...permissions, metadata: rest };
-  }
-  const kept =
-    crypto_key === null || Object.hasOwn(metadata, "crypto_key")
-      ? metadata
-      : { ...metadata, crypto_key };
-  return { ...first, allowed_types, password, ...permissions, metadata: kept };
+  const { blacklists, metadata } = unfoldBlacklists(client.metadata);
+  const isReleased = shape === "released";
+  return {
+    client_id: client.client_id,
+    api_key: client.api_key,
+    name: client.name,
+    description: client.description,
+    is_admin: client.is_admin,
+    last_seen: client.last_seen,
+    ...(isReleased && blacklists),
+    allowed_types: client.allowed_types,
+    ...(isReleased && { crypto_key: client.crypto_key }),
+    password: client.password,
+    can_broadcast: client.can_broadcast,
+    can_escalate: client.can_escalate,
+    can_propagate: client.can_propagate,
+    metadata: isReleased ? metadata : withCryptoKey(client),
+  };
+}
+
+function withCryptoKey({ crypto_key, metadata }: Client): JsonObject {
+  const hasPlace = crypto_key === null || Object.hasOwn(metadata, "crypto_key");
+  return hasPlace ? metadata : { ...metadata, crypto_key };
 }
 
 /**

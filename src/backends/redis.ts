@@ -20,8 +20,8 @@
 import { createHash } from "node:crypto";
 import { setTimeout as sleep } from "node:timers/promises";
 import { z } from "zod";
-import { type Client, isRevoked, revokedApiKey } from "../client/client.js";
-import { formatJson, isJsonObject, type JsonObject, parseJson } from "../client/json.js";
+import { blacklistKeys, type Client, isRevoked, revokedApiKey } from "../client/client.js";
+import { formatJson, isJsonObject, type JsonObject, parseJson, sameJson } from "../client/json.js";
 import { StoreError } from "../errors.js";
 import { BaseDatabase, matches, noSuchClient, type SearchValue } from "./base-database.js";
 import { IdSet } from "./id-set.js";
@@ -149,7 +149,7 @@ const writeIndexed = script(`
   local id, name, api_key, revoking = ARGV[3], ARGV[4], ARGV[5], ARGV[7]
   redis.call('SET', KEYS[1], ARGV[2])
   if found == '' then redis.call('INCR', KEYS[7]) end
-  if found == '' or KEYS[2] ~= KEYS[3] then
+  if found == '' or revoking ~= '' or KEYS[2] ~= KEYS[3] then
     redis.call('SREM', KEYS[2], id)
     if revoking == '' then redis.call('SADD', KEYS[3], id) end
   end
@@ -335,8 +335,7 @@ class RedisDatabase extends BaseDatabase {
           const after = decide(id, before);
           if (after === undefined) return null;
           const client = withName(after.client);
-          const written =
-            record === undefined ? encodeRecord(client, this.#shape) : rewrite(record, client);
+          const written = record === undefined ? this.#encode(client) : rewrite(record, client);
           if (written === record) return null;
           return this.#write(text ?? "", written, before, client, after.revoking ?? false);
         }),
@@ -348,6 +347,20 @@ class RedisDatabase extends BaseDatabase {
       pending = left.map(({ id }) => id);
       found = left.map(({ text }) => text);
     }
+  }
+
+  /**
+   * On a cluster without a hash tag the newest plugin cannot migrate records, which would take more than one slot, and
+   * ends if it has to. So what is empty is left out there, which says the same to a released one.
+   */
+  #encode(client: Client): JsonObject {
+    const record = encodeRecord(client, this.#shape);
+    if (this.#indexed || this.#shape !== "released") return record;
+    for (const key of blacklistKeys) {
+      if (sameJson(record[key] ?? null, [])) delete record[key];
+    }
+    if (record.crypto_key === null) delete record.crypto_key;
+    return record;
   }
 
   /** Null when written; else what was found instead of `expected`. */

@@ -111,9 +111,10 @@ export async function migrate(options: MigrateOptions): Promise<Migration> {
 
 /** Says the same in every database: what one has no place for is not a difference. */
 export function fingerprint(client: Client): string {
+  // The development line keeps a crypto key there, also one that is null.
   const { crypto_key, ...metadata } = client.metadata;
   const lifted = client.crypto_key === null && typeof crypto_key === "string";
-  const rest = lifted ? metadata : { ...client.metadata };
+  const rest = lifted || crypto_key === null ? metadata : { ...client.metadata };
   for (const key of ["intent_blacklist", "skill_blacklist", "message_blacklist"]) {
     const list = rest[key];
     if (Array.isArray(list) && list.length === 0) delete rest[key];

@@ -1,8 +1,11 @@
 import { join } from "node:path";
-import { describe, test } from "vitest";
-import { conformance, type Place } from "../../src/backends/conformance.js";
+import { afterAll, beforeAll, describe, expect, test } from "vitest";
+import { BaseDatabase, matches, type SearchValue } from "../../src/backends/base-database.js";
+import { conformance, type Place, runConformance } from "../../src/backends/conformance.js";
 import { DatabaseFactory } from "../../src/backends/registry.js";
+import type { Client } from "../../src/client/client.js";
 import type { JsonObject } from "../../src/client/json.js";
+import { StoreError } from "../../src/errors.js";
 import { temporaryFolder } from "../store/temporary.js";
 import { RedisServer, startCluster } from "./redis-server.js";
 
@@ -47,19 +50,61 @@ describe.each(backends)("%s", (_name, place) => {
   test.each(conformance)("$name", ({ run }) => run(place));
 });
 
-describe.each([
-  ["without a hash tag", {}],
-  ["with one", { cluster_hash_tag: "hub" }],
-])("hivemind-redis-db-plugin on a cluster, %s", (_name, settings) => {
-  test("passes all of it", async () => {
-    const [node] = await startCluster();
-    let places = 0;
+describe("hivemind-redis-db-plugin on a cluster", () => {
+  let port = 0;
+  let places = 0;
+
+  beforeAll(async () => {
+    port = (await startCluster(afterAll))[0]?.port ?? 0;
+  });
+
+  test.each([
+    ["without a hash tag", {}],
+    ["with one", { cluster_hash_tag: "hub" }],
+  ])("%s", async (_name, settings) => {
     const place: Place = async () => {
       // Another prefix is another store.
       const index_prefix = `hub ${places++}`;
-      const config = { port: node?.port ?? 0, index_prefix, ...settings };
-      return () => DatabaseFactory.create("hivemind-redis-db-plugin", config);
+      return () =>
+        DatabaseFactory.create("hivemind-redis-db-plugin", { port, index_prefix, ...settings });
     };
-    for (const { run } of conformance) await run(place);
+    await runConformance(place);
   });
 });
+
+test("a database that does not do what it has to fails, each test by its name", async () => {
+  const forgetful: Place = async () => {
+    const clients = new Map<number, Client>();
+    return async () => new Forgetful(clients);
+  };
+  await expect(runConformance(forgetful)).rejects.toThrow(
+    /^failed: a deleted client leaves its id taken [^;]*; a replaced client is revoked[^;]*$/,
+  );
+});
+
+/** Does everything right but one: what is deleted is gone. */
+class Forgetful extends BaseDatabase {
+  constructor(readonly clients: Map<number, Client>) {
+    super();
+  }
+
+  async addItem(client: Client): Promise<void> {
+    this.clients.set(client.client_id, client);
+  }
+
+  override async deleteItem(clientId: number): Promise<void> {
+    if (!this.clients.delete(clientId)) throw new StoreError("notFound", "nobody");
+  }
+
+  async searchByValue(key: string, value: SearchValue): Promise<Client[]> {
+    return [...this.clients.values()].filter((client) => matches(client, key, value));
+  }
+
+  async size(): Promise<number> {
+    return this.clients.size;
+  }
+
+  async *[Symbol.asyncIterator](): AsyncGenerator<Client> {
+    yield* this.clients.values();
+  }
+}

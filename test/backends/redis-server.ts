@@ -27,6 +27,9 @@ async function listenOn(wanted: number): Promise<number> {
   return typeof address === "object" && address !== null ? address.port : 0;
 }
 
+/** Called at the end with what puts things away: `onTestFinished`, or `afterAll` for what several tests share. */
+type AtEnd = (putAway: () => Promise<void>) => void;
+
 export class RedisServer {
   #process: ChildProcess | undefined;
 
@@ -36,10 +39,10 @@ export class RedisServer {
     readonly args: string[],
   ) {}
 
-  static async start(...args: string[]): Promise<RedisServer> {
+  static async start(args: string[] = [], atEnd: AtEnd = onTestFinished): Promise<RedisServer> {
     const folder = await mkdtemp(join(tmpdir(), "hivemind-redis-"));
     const server = new RedisServer(await freePort(), folder, args);
-    onTestFinished(async () => {
+    atEnd(async () => {
       await server.kill();
       await rm(folder, { recursive: true, force: true });
     });
@@ -80,24 +83,25 @@ export class RedisServer {
   }
 }
 
+const slots = 16_384;
+
 /** Three masters, each third of the slots on one of them. */
-export async function startCluster(): Promise<RedisServer[]> {
-  const nodes = await Promise.all(
-    [1, 2, 3].map(() =>
-      RedisServer.start(
-        ...["--cluster-enabled", "yes", "--cluster-node-timeout", "1000"],
-        // What was acknowledged is on disk, so that a killed node comes back with it.
-        ...["--appendonly", "yes", "--appendfsync", "always"],
-      ),
-    ),
-  );
+export async function startCluster(atEnd: AtEnd = onTestFinished): Promise<RedisServer[]> {
+  const args = [
+    ...["--cluster-enabled", "yes", "--cluster-node-timeout", "1000"],
+    // What was acknowledged is on disk, so that a killed node comes back with it.
+    ...["--appendonly", "yes", "--appendfsync", "always"],
+  ];
+  const nodes = await Promise.all([1, 2, 3].map(() => RedisServer.start(args, atEnd)));
+  // As redis-cli --cluster create does it, which waits for seconds.
   const [first] = nodes;
-  first?.cli(
-    "--cluster",
-    "create",
-    ...nodes.map(({ port }) => `127.0.0.1:${port}`),
-    "--cluster-yes",
-  );
+  const third = Math.ceil(slots / nodes.length);
+  for (const [index, node] of nodes.entries()) {
+    const last = Math.min(slots, (index + 1) * third) - 1;
+    node.cli("CLUSTER", "ADDSLOTSRANGE", String(index * third), String(last));
+    node.cli("CLUSTER", "SET-CONFIG-EPOCH", String(index + 1));
+    first?.cli("CLUSTER", "MEET", "127.0.0.1", String(node.port));
+  }
   for (const node of nodes) await clusterIsUp(node);
   return nodes;
 }
@@ -105,7 +109,8 @@ export async function startCluster(): Promise<RedisServer[]> {
 /** Until a node says that every slot is served. */
 export async function clusterIsUp(node: RedisServer): Promise<void> {
   for (let attempt = 0; attempt < 300; attempt++) {
-    if (node.cli("CLUSTER", "INFO").includes("cluster_state:ok")) return;
+    const info = node.cli("CLUSTER", "INFO");
+    if (info.includes("cluster_state:ok") && info.includes("cluster_size:3")) return;
     await new Promise((resolve) => setTimeout(resolve, 50));
   }
   throw new Error("the cluster did not come up");
