@@ -155,9 +155,11 @@ export class Swap {
    * @throws StoreError saying that the swap itself is done, of the kind of what failed.
    */
   async clean(): Promise<void> {
-    const { aside, keep_aside: keep, keyring } = this.data;
+    const { staged, aside, keep_aside: keep, keyring } = this.data;
     try {
       await this.write("cleaning", { stopped: undefined });
+      // Killed while the new file got its name, it still has this one as well.
+      await removeDatabase(staged);
       if (keyring) await forgetReplaced(this.storePath, keyring);
       this.reached("forgotten");
       if (aside !== null && !keep) await removeDatabase(aside);

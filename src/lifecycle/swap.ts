@@ -11,7 +11,7 @@
  * still has its second name, is put back.
  */
 import { randomBytes } from "node:crypto";
-import { chmod, chown, link, rename, statfs } from "node:fs/promises";
+import { chmod, chown, link, rename, rm, statfs } from "node:fs/promises";
 import { basename, dirname, join } from "node:path";
 import { type Bundle, bundleName, writeBundle } from "../bundle/bundle.js";
 import { type ErrorKind, hasCode, StoreError, systemError } from "../errors.js";
@@ -40,6 +40,9 @@ const windowBudgetMs = 60_000;
 const slowestBytesPerMs = 5_000;
 /** Room for what the new file may be larger by, and for journals: 8 MiB. */
 const spareBytes = 8 << 20;
+
+/** What `link` says on a file system without hard links. */
+const withoutHardLinks = ["EPERM", "ENOTSUP", "ENOSYS", "EMLINK"];
 
 /** The store before the swap, and what opens it. */
 export type Replaced =
@@ -267,7 +270,8 @@ class SwapWork {
     try {
       if (data.aside !== null) await this.#setAside(data.aside);
       this.#state.reached("aside");
-      await rename(data.staged, storePath);
+      if (data.aside === null) await claim(data.staged, storePath);
+      else await rename(data.staged, storePath);
       this.#state.reached("renamed");
     } catch (error) {
       throw systemError(error, `cannot replace ${storePath}`);
@@ -286,7 +290,7 @@ class SwapWork {
         return await link(storePath, aside);
       } catch (error) {
         // A file system without hard links: it is moved.
-        if (!hasCode(error, "EPERM", "ENOTSUP", "ENOSYS", "EMLINK")) throw error;
+        if (!hasCode(error, ...withoutHardLinks)) throw error;
       }
     }
     for (const suffix of [...sidecars, ""]) {
@@ -367,11 +371,33 @@ class SwapWork {
   }
 }
 
+/**
+ * Gives the staged file the name of a store that was not there. What has appeared there since is somebody's.
+ *
+ * @throws StoreError `refused` if anything has.
+ */
+async function claim(staged: string, storePath: string): Promise<void> {
+  const taken = () =>
+    new StoreError("refused", `${storePath} was made by something else in the middle of the work`, {
+      hint: "see what that is; nothing was changed",
+    });
+  try {
+    await link(staged, storePath);
+  } catch (error) {
+    if (hasCode(error, "EEXIST")) throw taken();
+    if (!hasCode(error, ...withoutHardLinks)) throw error;
+    if (await lookAt(storePath)) throw taken();
+    return await rename(staged, storePath);
+  }
+  await rm(staged);
+}
+
 /** An error, and what has become of the store since. */
 function afterwards(error: unknown, what: string, hint?: string, kind?: ErrorKind): StoreError {
   const first = systemError(error, "unexpected", "failed");
+  const lines = [first.hint, hint].flatMap((text) => (text ? text.split("\n") : []));
   return new StoreError(kind ?? first.kind, `${first.message}; ${what}`, {
-    hint: [first.hint, hint].filter(Boolean).join("\n"),
+    hint: [...new Set(lines)].join("\n"),
     cause: error,
   });
 }

@@ -74,3 +74,14 @@ test("a log is never put beside another store: what was made meanwhile and what 
   expect(await strangeClients(world.path)).toEqual([{ client_id: 7, api_key: "in the log" }]);
   expect(await world.leftovers()).toEqual([]);
 });
+
+test("a restore to where there was no store does not replace one that has appeared there since", async () => {
+  const { world, file } = await withBackup();
+  await rename(world.path, join(world.folder, "moved-away.db"));
+  const fixture = join(root, "test/fixtures/plain-schema2.db");
+  const more = { ...world.withoutService, backup: { file } };
+  const appears = atStep({ "restore.synced": `cp '${fixture}' '${world.path}'` });
+  expect((await world.run("restore", more, appears)).error?.kind).toBe("refused");
+  expect(await readFile(world.path)).toEqual(await readFile(fixture));
+  expect(await world.leftovers()).toEqual([]);
+});
