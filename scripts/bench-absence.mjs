@@ -1,4 +1,5 @@
-// How long the service is away: see scripts/bench, which runs this in a session of its own.
+// How long the service is away: see scripts/bench, which runs this in a session of its own. The unit counts as up when
+// its program runs: what a hub needs to be ready is the same after either, and would hide the difference.
 import { mkdirSync, mkdtempSync, rmSync, statSync, writeFileSync } from "node:fs";
 import { homedir } from "node:os";
 import { join } from "node:path";
@@ -44,7 +45,7 @@ for (const size of mebibytes) {
   mkdirSync(units, { recursive: true });
   writeFileSync(
     join(units, "bench-hub.service"),
-    `[Service]\nType=notify\nNotifyAccess=all\nExecStart=${process.execPath} ${hub} ${store}\n`,
+    `[Service]\nType=exec\nExecStart=${process.execPath} ${hub} ${store}\n`,
   );
   run("systemctl", "--user", "daemon-reload");
   run("systemctl", "--user", "restart", "bench-hub");
