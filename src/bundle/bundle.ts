@@ -239,10 +239,17 @@ export async function readBundle(path: string, opener: BundleOpener): Promise<Bu
  * @throws StoreError `notFound`; `corrupted` if it is no age file; `io`.
  */
 export async function describeBundle(path: string): Promise<BundleDescription> {
-  const { file, opensWith } = await readLocked(path);
+  return (await readBundleFile(path)).description;
+}
+
+/** The same, with the bundle itself, without armor. @throws as above. */
+export async function readBundleFile(
+  path: string,
+): Promise<{ bytes: Uint8Array; description: BundleDescription }> {
+  const { file, bytes, opensWith } = await readLocked(path);
   const sha256 = sha256Of(file);
   const proof = await readProof(path);
-  return {
+  const description: BundleDescription = {
     path,
     key_id: /^clients\.([0-9a-f]{16})\.bundle\./.exec(basename(path))?.[1] ?? null,
     opens_with: opensWith,
@@ -250,6 +257,7 @@ export async function describeBundle(path: string): Promise<BundleDescription> {
     sha256,
     proof: proof ? { recipients: proof.recipients, matches: proof.sha256 === sha256 } : null,
   };
+  return { bytes, description };
 }
 
 function contentsOf(request: BundleRequest, keyId: string): BundleContents {

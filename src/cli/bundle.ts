@@ -16,6 +16,11 @@ interface ShowOptions {
   showPassphrase?: boolean;
 }
 
+interface PrintOptions extends BundleKeyOptions {
+  output?: string;
+  withPassphrase?: boolean;
+}
+
 export function addBundleCommands(program: Command): void {
   const bundle = program
     .command("bundle")
@@ -71,6 +76,63 @@ export function addBundleCommands(program: Command): void {
   show.action(async (file: string, options: ShowOptions) =>
     showBundle(await contextOf(show), file, options),
   );
+
+  const print = addGlobalOptions(
+    bundle
+      .command("print <file>")
+      .description("a page for a safe: the bundle as QR codes and letters, and how to use it")
+      .option("-o, --output <file>", "write it to this new file (default: standard output)")
+      .option("--with-passphrase", "print the passphrase too, so that the page opens the store")
+      .option("-i, --identity <path>", "the recovery key's file, to know what is in the bundle")
+      .option("--bundle-passphrase-file <path>", "the file with the bundle's passphrase")
+      .addHelpText(
+        "after",
+        "\nThe page is HTML that loads nothing, for A4 or Letter. The bundle on it stays locked: keep the recovery key, or the\nbundle's passphrase, in another place. With --with-passphrase the page alone opens everything; write it to a file in\nmemory, and remove that when it is printed.\n\nExamples:\n  hivemind-sqlcipher bundle print clients.0123456789abcdef.bundle.age -o sheet.html\n  hivemind-sqlcipher bundle print FILE -i recovery-key.txt --with-passphrase -o /dev/shm/sheet.html",
+      ),
+  );
+  print.action(async (file: string, options: PrintOptions) =>
+    printBundle(await contextOf(print), file, options),
+  );
+}
+
+async function printBundle(context: Context, file: string, options: PrintOptions): Promise<void> {
+  const { describeBundle, readBundle } = await import("../bundle/bundle.js");
+  const { recoverySheet } = await import("../bundle/sheet.js");
+  const { expandPath } = await import("../config/paths.js");
+  const { createFile } = await import("../files/durable.js");
+  const { identify } = await import("../store/cipher.js");
+  const path = expandPath(file);
+  const opener = await openerOf(options);
+  if (options.withPassphrase && opener === undefined) throw lockedError();
+  const { key_id: keyId } = await describeBundle(path);
+  const isOfStore = keyId !== null && (await identify(context.storePath)).keyId === keyId;
+  const page = await recoverySheet({
+    bundle: path,
+    storePath: isOfStore ? context.storePath : undefined,
+    contents: opener && (await readBundle(path, opener)),
+    withPassphrase: options.withPassphrase ?? false,
+    printedAt: new Date(),
+  });
+  if (options.output === undefined) {
+    if (context.output.json) context.output.result({ page }, () => []);
+    else context.output.line(page.trimEnd());
+    return;
+  }
+  const to = expandPath(options.output);
+  await createFile(to, page);
+  context.output.result({ sheet: { path: to, bundle: path } }, () => [
+    `Recovery sheet: ${to}`,
+    "  Open it in a browser and print it; it is one page.",
+  ]);
+  if (options.withPassphrase) {
+    context.output.warning(`the passphrase stands in ${to}: print it, then remove it (shred -u)`);
+  }
+}
+
+function lockedError(): StoreError {
+  return new StoreError("usage", "the passphrase is encrypted", {
+    hint: "Name what opens it: --identity FILE, or --bundle-passphrase-file FILE.",
+  });
 }
 
 async function importBundle(
@@ -131,11 +193,7 @@ async function showBundle(context: Context, file: string, options: ShowOptions):
   const description = await describeBundle(file);
   const opener = await openerOf(options);
   const contents = opener && (await readBundle(file, opener));
-  if (options.showPassphrase && !contents) {
-    throw new StoreError("usage", "the passphrase is encrypted", {
-      hint: "Name what opens it: --identity FILE, or --bundle-passphrase-file FILE.",
-    });
-  }
+  if (options.showPassphrase && !contents) throw lockedError();
   const { passphrase, ...open } = contents ?? {};
   const shown = options.showPassphrase ? { ...open, passphrase } : open;
   context.output.result(
