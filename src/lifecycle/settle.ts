@@ -7,7 +7,7 @@ import { basename, dirname } from "node:path";
 import { settleBackup } from "../backup/settle.js";
 import { hasCode, StoreError, systemError } from "../errors.js";
 import { makeFolder, removePartials } from "../files/durable.js";
-import { endAbsence, stoppedService } from "../operation/absence.js";
+import { endAbsence, refuseHolders, stoppedService } from "../operation/absence.js";
 import { Journal, journalPath } from "../operation/journal.js";
 import { acquireLock, type OperationLock } from "../operation/lock.js";
 import type { Reporter } from "../operation/reporter.js";
@@ -93,8 +93,11 @@ async function settleSwap(state: Swap, operation: SwapOperation): Promise<string
     const name = service?.name ?? "the service";
     said.push(`started ${name}, which the interrupted ${operation} had stopped`);
   };
-  if (step === "reverting") {
-    await state.revert(() => stopAny(service), start);
+  // Putting the old file back may have been cut off a week ago: a new one that has been written to since stays.
+  const reverting =
+    step === "reverting" && ((await state.canRevert()) || !(await state.isCommitted()));
+  if (reverting) {
+    await state.revert(() => stopAny(service, storePath), start);
     said.push(`put back the store that the interrupted ${operation} had replaced`);
   } else if (!(await state.isCommitted())) {
     await state.undo(start);
@@ -121,7 +124,7 @@ async function finish(state: Swap, service: Service | undefined, start: () => Pr
     await start();
   } catch (error) {
     if (!(await state.canRevert())) throw error;
-    await state.revert(() => stopAny(service), start);
+    await state.revert(() => stopAny(service, state.storePath), start);
     const { message, hint } = systemError(error, "the service did not start", "service");
     throw new StoreError("service", `${message}; the store that was replaced was put back`, {
       hint: withHint(hint, "the service runs on that one"),
@@ -130,8 +133,15 @@ async function finish(state: Swap, service: Service | undefined, start: () => Pr
   }
 }
 
-async function stopAny(service: Service | undefined): Promise<void> {
-  await service?.stop();
+async function stopAny(service: Service | undefined, storePath: string): Promise<void> {
+  if (!service) return;
+  // `run` settles while its own unit starts: it must not stop itself, and its hub does not run yet.
+  if (service.kind !== "command" && (await service.owns(process.pid))) {
+    return await refuseHolders(storePath);
+  }
+  // Asked for what could wake it in between, which is then stopped as well.
+  await service.activeDependents();
+  await service.stop();
 }
 
 /** A look at the folder's names; nothing is opened. */

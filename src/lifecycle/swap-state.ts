@@ -212,11 +212,14 @@ export class Swap {
     );
   }
 
-  /** Puts the old file back in the new one's place. `stop` stops the service before, `start` starts it after. */
+  /**
+   * Puts the old file back in the new one's place. `stop` stops the service before, `start` starts it after; what was
+   * put back already is in use.
+   */
   async revert(stop: () => Promise<void>, start: () => Promise<void>): Promise<void> {
     const { aside, keyring, bundle, server_json: serverJson, settings, source } = this.data;
     await this.write("reverting");
-    await stop();
+    if (!(await this.#isPutBack())) await stop();
     if (aside !== null) {
       if (await lookAt(aside)) {
         for (const suffix of sidecars) await rm(this.storePath + suffix, { force: true });
@@ -238,6 +241,12 @@ export class Swap {
     if (bundle) await removeBundle(bundle.folder, bundle.key_id);
     this.reached("reverted");
     await this.journal.remove();
+  }
+
+  async #isPutBack(): Promise<boolean> {
+    const { aside } = this.data;
+    for (const suffix of ["", ...sidecars]) if (await lookAt(`${aside}${suffix}`)) return false;
+    return !(await this.isCommitted());
   }
 
   /**
