@@ -18,7 +18,7 @@ import { type ErrorKind, StoreError, systemError } from "../errors.js";
 import { createFile } from "../files/durable.js";
 import { getEntry } from "../keys/keyring.js";
 import { formatSource, type PassphraseSource, readPassphrases } from "../keys/source.js";
-import { unlock } from "../keys/unlock.js";
+import { type UnlockedStore, unlock } from "../keys/unlock.js";
 import { knowService, type ServiceReport } from "../operation/absence.js";
 import { acquireLock } from "../operation/lock.js";
 import { identify, keyIdOf, openEncrypted, type StoreKey } from "../store/cipher.js";
@@ -331,9 +331,22 @@ async function secretOfPresent(
   if (format === "unknown") {
     throw new StoreError("corrupted", `${storePath} is not a database`);
   }
-  const unlocked = await unlock(storePath, source, { mode: "readwrite" });
+  const unlocked = await unlockToLook(storePath, source);
   await unlocked.connection.close();
   return unlocked;
+}
+
+/**
+ * A connection that may write, and has the wrong key, throws away a log that makes no sense to it when it is closed. One
+ * that may not cannot roll back what a crash has left; that works with any key.
+ */
+async function unlockToLook(storePath: string, source: PassphraseSource): Promise<UnlockedStore> {
+  try {
+    return await unlock(storePath, source, { mode: "readonly" });
+  } catch (error) {
+    if (!(error instanceof StoreError && error.kind === "io")) throw error;
+    return unlock(storePath, source, { mode: "readwrite" });
+  }
 }
 
 async function compare(storePath: string, secret: Secret, backup: Verified): Promise<Differences> {

@@ -1,7 +1,8 @@
 // A command in miniature: takes the lock, settles what was left, and runs one operation of src/lifecycle. It runs from
 // dist/ as a process of its own, which a test may signal or kill.
 //
-//   node driver.mjs OPERATION OPTIONS-AS-JSON      node driver.mjs settle STORE      node driver.mjs read STORE SOURCE
+//   OPERATION OPTIONS-AS-JSON   settle STORE   read STORE SOURCE-AS-JSON
+//   keep STORE SLOTS-AS-JSON    look STORE     what a test itself does elsewhere, in a process that meets the keyring anew
 import { settleIfNeeded, withOperation } from "../../dist/lifecycle/settle.js";
 
 const [, script, operation, argument, more] = process.argv;
@@ -23,7 +24,13 @@ const operations = {
 async function run() {
   if (operation === "settle") return settleIfNeeded(argument);
   if (operation === "read") return read(argument, JSON.parse(more));
-  const { storePath, yes = true, ...options } = JSON.parse(argument);
+  if (operation === "keep") return keep(argument, JSON.parse(more));
+  if (operation === "look") return look(argument);
+  const {
+    storePath,
+    yes = true,
+    ...options
+  } = JSON.parse(argument, (key, value) => (key === "before" ? new Date(value) : value));
   const reporter = {
     notice: (text) => said.notices.push(text),
     detail: (text) => process.stderr.write(`${text}\n`),
@@ -48,18 +55,38 @@ async function run() {
   return withOperation(storePath, reporter, (lock) => work({ lock, ...common, ...options }));
 }
 
-/** What a reading command does: settle, open, count. */
-async function read(storePath, source) {
-  said.notices.push(...(await settleIfNeeded(storePath)));
+async function open(storePath, source) {
   const { identify } = await import("../../dist/store/cipher.js");
   const { unlock } = await import("../../dist/keys/unlock.js");
   const { Connection } = await import("../../dist/store/connection.js");
-  const connection =
-    (await identify(storePath)).format === "plaintext"
-      ? await Connection.open(storePath, { mode: "readwrite" })
-      : (await unlock(storePath, source, { mode: "readwrite" })).connection;
+  return (await identify(storePath)).format === "plaintext"
+    ? Connection.open(storePath, { mode: "readwrite" })
+    : (await unlock(storePath, source, { mode: "readwrite" })).connection;
+}
+
+/** What a reading command does: settle, open, count. */
+async function read(storePath, source) {
+  said.notices.push(...(await settleIfNeeded(storePath)));
+  const connection = await open(storePath, source);
   try {
     return await connection.get("SELECT count(*) AS clients FROM clients");
+  } finally {
+    await connection.close();
+  }
+}
+
+async function keep(storePath, slots) {
+  const { setEntry } = await import("../../dist/keys/keyring.js");
+  for (const [slot, secret] of Object.entries(slots)) await setEntry(storePath, slot, secret);
+}
+
+async function look(storePath) {
+  const { listEntries } = await import("../../dist/keys/keyring.js");
+  const connection = await open(storePath, { kind: "keyring" });
+  try {
+    const rows = await connection.all("SELECT * FROM clients ORDER BY client_id");
+    const slots = (await listEntries(storePath)).map(({ slot }) => slot);
+    return { rows: rows.map((row) => JSON.stringify(row)), slots };
   } finally {
     await connection.close();
   }

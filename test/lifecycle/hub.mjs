@@ -1,18 +1,23 @@
-// A hub in miniature, started by a unit: opens the store, with a passphrase out of the keyring if it is encrypted, says
-// that it is ready, and holds it open until it is stopped. Usage: node hub.mjs STORE
+// A hub in miniature, started by a unit: opens the store, with a passphrase out of the keyring if it is encrypted, or with
+// the one in a file; says that it is ready, and holds the store open until it is stopped. With "late" it says so first,
+// and fails only then. Usage: node hub.mjs STORE [PASSPHRASE-FILE [late]]
 import { spawnSync } from "node:child_process";
 import { unlock } from "../../dist/keys/unlock.js";
 import { identify } from "../../dist/store/cipher.js";
 import { Connection } from "../../dist/store/connection.js";
 
-const [, , path] = process.argv;
+const [, , path, file, late] = process.argv;
+const source = file === undefined ? { kind: "keyring" } : { kind: "file", path: file };
+const ready = () => spawnSync("systemd-notify", ["--ready"]);
+
+if (late) ready();
 const { format } = await identify(path);
 const connection =
   format === "plaintext"
     ? await Connection.open(path, { mode: "readwrite" })
-    : (await unlock(path, { kind: "keyring" }, { mode: "readwrite" })).connection;
+    : (await unlock(path, source, { mode: "readwrite" })).connection;
 await connection.all("SELECT count(*) FROM clients");
-spawnSync("systemd-notify", ["--ready"]);
+if (!late) ready();
 setInterval(() => {}, 60_000);
 process.on("SIGTERM", async () => {
   await connection.close();

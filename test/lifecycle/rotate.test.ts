@@ -1,12 +1,20 @@
+import { readFile, rename, stat, writeFile } from "node:fs/promises";
+import { join } from "node:path";
 import { expect, test } from "vitest";
+import type { BackupResult } from "../../src/backup/backup.js";
+import { verifyBackup } from "../../src/backup/verify.js";
 import { readBundle } from "../../src/bundle/bundle.js";
+import { deleteEntry, setEntry } from "../../src/keys/keyring.js";
 import type { RotateResult } from "../../src/lifecycle/rotate.js";
 import { openEncrypted } from "../../src/store/cipher.js";
 import { fixturePassphrases } from "../store/temporary.js";
-import { resultOf, World } from "./world.js";
+import { passphraseFile, resultOf, World } from "./world.js";
+
+const fixture = "sqlcipher4-schema2.db";
+const oldPassphrase = fixturePassphrases[fixture];
 
 test("a rotated store has a new key_id, a new bundle, the same rows, and its unit runs again", async () => {
-  const world = await World.of("sqlcipher4-schema2.db");
+  const world = await World.of(fixture);
   await world.startUnit();
   const before = await world.rows();
   const { rotated, bundle, service } = resultOf(await world.run<RotateResult>("rotate"));
@@ -17,11 +25,156 @@ test("a rotated store has a new key_id, a new bundle, the same rows, and its uni
   expect(await world.isActive).toBe(true);
   const slots = await world.slots();
   expect(Object.keys(slots)).toEqual(["current"]);
-  expect(slots.current).not.toBe(fixturePassphrases["sqlcipher4-schema2.db"]);
-  const { passphrase } = await readBundle(bundle?.path ?? "", {
-    identity: world.recoveryKey.identity,
-  });
-  expect(passphrase).toBe(slots.current);
+  expect(slots.current).not.toBe(oldPassphrase);
+  const { identity } = world.recoveryKey;
+  const { passphrase, database } = await readBundle(bundle?.path ?? "", { identity });
+  expect([passphrase, database]).toEqual([slots.current, world.path]);
   await (await openEncrypted(world.path, passphrase, { mode: "readonly" })).connection.close();
-  expect(await world.leftovers()).toEqual(["clients.db.lock"].filter(() => false));
+});
+
+test("a passphrase of one's own is taken from a file; --keep-previous keeps the old one", async () => {
+  const world = await World.of(fixture);
+  const file = await passphraseFile(world, "a phrase of my own");
+  const { rotated } = resultOf(
+    await world.run<RotateResult>("rotate", {
+      ...world.withoutService,
+      passphraseFile: file,
+      keepPrevious: true,
+    }),
+  );
+  expect(await world.slots()).toEqual({
+    current: "a phrase of my own",
+    [`previous:${rotated.previous_key_id}`]: oldPassphrase,
+  });
+  const same = await world.run("rotate", { ...world.withoutService, passphraseFile: file });
+  expect(same.code).toBe(17);
+});
+
+test("format 3 stays format 3", async () => {
+  const world = await World.of("sqlcipher3-schema2.db");
+  const before = await world.rows();
+  resultOf(await world.run("rotate", world.withoutService));
+  const { current = "" } = await world.slots();
+  const { connection, key } = await openEncrypted(world.path, current, { mode: "readonly" });
+  await connection.close();
+  expect(key.cipherCompatibility).toBe(3);
+  expect(await world.rows()).toEqual(before);
+});
+
+test("backups are brought under the new passphrase, each verified; one that does not verify is left", async () => {
+  const world = await World.of(fixture);
+  const backup = async () =>
+    resultOf(await world.run<BackupResult>("backup", { ...world.withoutService, to: world.to }))
+      .backup;
+  const first = await backup();
+  const damaged = await backup();
+  const bytes = await readFile(damaged.path);
+  bytes[9000] = (bytes[9000] ?? 0) ^ 1;
+  await writeFile(damaged.path, bytes);
+
+  const { rotated, backups } = resultOf(
+    await world.run<RotateResult>("rotate", { ...world.withoutService, reencrypt: world.to }),
+  );
+  const renewed = first.path.replace(/\.db$/, `.${rotated.key_id}.db`);
+  expect(backups?.reencrypted).toEqual([renewed]);
+  expect(backups?.left).toEqual([{ path: damaged.path, reason: expect.any(String) }]);
+  await expect(stat(first.path)).rejects.toThrow("ENOENT");
+  expect(await readFile(damaged.path)).toEqual(bytes);
+  const { current = "" } = await world.slots();
+  const verified = await verifyBackup(renewed, { passphrase: current });
+  expect(verified.checks.filter(({ ok }) => !ok)).toEqual([]);
+  const manifest = JSON.parse(await readFile(renewed.replace(/db$/, "manifest.json"), "utf8"));
+  expect(manifest).toMatchObject({ created_at: first.created_at, key_id: rotated.key_id });
+  expect(await world.leftovers()).toEqual([]);
+});
+
+test("a file source changes to the file with the new passphrase, in the settings too; nothing is written to either", async () => {
+  const world = await World.of(fixture);
+  await deleteEntry(world.path, "current");
+  const [old, next] = [
+    await passphraseFile(world, oldPassphrase),
+    await passphraseFile(world, "the next one"),
+  ];
+  const settings = join(world.folder, "config", "config.json");
+  await writeFile(
+    settings,
+    JSON.stringify({ passphrase_source: `file:${old}`, keep: { last: 3 } }),
+  );
+  const source = { kind: "file", path: old };
+  const withoutFile = await world.run("rotate", { ...world.withoutService, source });
+  expect([withoutFile.code, withoutFile.error?.hint]).toEqual([
+    17,
+    expect.stringMatching(/--passphrase-file/),
+  ]);
+  const { rotated } = resultOf(
+    await world.run<RotateResult>("rotate", {
+      ...world.withoutService,
+      source,
+      passphraseFile: next,
+    }),
+  );
+  expect(rotated.passphrase_source).toBe(`file:${next}`);
+  expect(JSON.parse(await readFile(settings, "utf8"))).toEqual({
+    passphrase_source: `file:${next}`,
+    keep: { last: 3 },
+  });
+  await (await openEncrypted(world.path, "the next one", { mode: "readonly" })).connection.close();
+  expect(await world.slots()).toEqual({});
+});
+
+test.each([
+  { kind: "command", command: "echo x" },
+  { kind: "credential", name: "x" },
+])("a source that nothing can be written to is refused: $kind", async (source) => {
+  const world = await World.of(fixture);
+  expect((await world.run("rotate", { ...world.withoutService, source })).code).toBe(17);
+});
+
+test("a pending passphrase that opens the store is never overwritten", async () => {
+  const world = await World.of(fixture);
+  await setEntry(world.path, "pending", oldPassphrase);
+  await setEntry(world.path, "current", "of some other file");
+  const before = await world.rows();
+  const ran = await world.run<RotateResult>("rotate", world.withoutService, {
+    NODE_OPTIONS: `--import=${new URL("../faults/kill-at-step.mjs", import.meta.url).pathname}`,
+    HIVEMIND_TEST_STEP: "rotate.pending-kept",
+  });
+  expect(ran.signal).toBe("SIGKILL");
+  expect((await world.settle()).error).toBeUndefined();
+  expect(await world.rows()).toEqual(before);
+  const slots = await world.slots();
+  expect(slots.current).toBe(oldPassphrase);
+  expect(Object.values(slots)).toContain("of some other file");
+});
+
+test("a store that somebody else has open is refused before anything changes", async () => {
+  const world = await World.of(fixture);
+  await world.startUnit();
+  const ran = await world.run("rotate", world.withoutService);
+  expect([ran.code, ran.error?.message]).toEqual([
+    11,
+    expect.stringMatching(/is open in \d+ \(node/),
+  ]);
+  expect(await world.slots()).toEqual({ current: oldPassphrase });
+});
+
+test("a client that is added while the service is stopped is either in the new store, or was refused", async () => {
+  const world = await World.of(fixture);
+  const add = `node ${new URL("./add-client.mjs", import.meta.url).pathname} '${world.path}' '${world.folder}/added'`;
+  const ran = await world.run<RotateResult>("rotate", world.withoutService, {
+    NODE_OPTIONS: `--import=${new URL("../faults/kill-at-step.mjs", import.meta.url).pathname}`,
+    HIVEMIND_TEST_STEP: "rotate.filled",
+    HIVEMIND_TEST_COMMAND: `NODE_OPTIONS= ${add}`,
+  });
+  resultOf(ran);
+  expect(await readFile(join(world.folder, "added"), "utf8")).toBe("inUse");
+  expect((await world.rows()).join()).not.toContain("in the middle");
+});
+
+test("a bundle folder that is missing fails before anything changed", async () => {
+  const world = await World.of(fixture);
+  await rename(world.bundleTo, `${world.bundleTo}.away`);
+  const ran = await world.run("rotate", world.withoutService);
+  expect([ran.code, ran.error?.hint]).toEqual([18, expect.stringMatching(/is its disk mounted/)]);
+  expect(await world.slots()).toEqual({ current: oldPassphrase });
 });

@@ -56,7 +56,7 @@ export class World {
   }
 
   /** The same, to be removed by whoever makes it. */
-  static async make(fixture: string): Promise<World> {
+  static async make(fixture: string, inKeyring = true): Promise<World> {
     const folder = await mkdtemp(join(tmpdir(), "hivemind-world-"));
     const world = new World(folder, await generateRecoveryKey());
     for (const name of ["hivemind-core", "backups", "bundles", "config"]) {
@@ -64,7 +64,7 @@ export class World {
     }
     await cp(join(fixtures, fixture), world.path);
     const passphrase = fixturePassphrases[fixture as keyof typeof fixturePassphrases];
-    if (passphrase !== undefined) await setEntry(world.path, "current", passphrase);
+    if (passphrase !== undefined && inKeyring) await setEntry(world.path, "current", passphrase);
     return world;
   }
 
@@ -83,9 +83,10 @@ export class World {
    * Starts a unit that has the store open. It opens it anew at every start, with a passphrase from the keyring if it is
    * encrypted, and fails if it cannot.
    */
-  async startUnit(more = ""): Promise<void> {
+  async startUnit(more = "", ...hubArguments: string[]): Promise<void> {
     this.#hasUnit = true;
-    const hub = [process.execPath, `${root}test/lifecycle/hub.mjs`, this.path];
+    const script = `${root}test/lifecycle/hub.mjs`;
+    const hub = [process.execPath, script, this.path, ...hubArguments];
     const environment = ["XDG_RUNTIME_DIR", "DBUS_SESSION_BUS_ADDRESS", "HOME"]
       .map((name) => `Environment=${name}=${process.env[name]}`)
       .join("\n");

@@ -1,0 +1,22 @@
+// Adds a client as another command would, and writes down how that went. Usage: node add-client.mjs STORE FILE
+import { writeFileSync } from "node:fs";
+import { newClient } from "../../dist/client/client.js";
+import { unlockStore } from "../../dist/keys/unlock.js";
+
+const [, , path, file] = process.argv;
+let outcome = "added";
+try {
+  const store = await unlockStore(
+    path,
+    { kind: "keyring" },
+    { mode: "readwrite", busyTimeoutMs: 100 },
+  );
+  try {
+    await store.addItem(newClient({ client_id: 77, api_key: "in the middle" }));
+  } finally {
+    await store.close();
+  }
+} catch (error) {
+  outcome = error.kind ?? String(error);
+}
+writeFileSync(file, outcome);
