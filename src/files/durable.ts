@@ -126,6 +126,28 @@ export async function removePartials(path: string): Promise<boolean> {
  * A reader sees the old contents or the new, never a part.
  */
 export async function replaceFile(path: string, contents: string | Uint8Array): Promise<void> {
+  const staged = await stageReplacement(path, contents);
+  try {
+    await rename(staged, path);
+  } catch (error) {
+    await rm(staged, { force: true });
+    throw systemError(error, `cannot replace ${path}`);
+  }
+  await syncFolder(dirname(path));
+}
+
+/**
+ * Does everything that replacing a file takes but the replacing: that the folder may be written to, and that a new file
+ * may have the old one's owner and mode.
+ *
+ * @throws StoreError as `replaceFile`.
+ */
+export async function tryReplacing(path: string): Promise<void> {
+  await rm(await stageReplacement(path, ""));
+}
+
+/** Writes what is to take a file's place, under another name beside it, with that file's owner and mode. */
+async function stageReplacement(path: string, contents: string | Uint8Array): Promise<string> {
   const staged = stagedName(path);
   const before = await lstat(path).catch((error: unknown) => {
     if (hasCode(error, "ENOENT")) return undefined;
@@ -135,12 +157,11 @@ export async function replaceFile(path: string, contents: string | Uint8Array): 
   await createFile(staged, contents, before ? before.mode & 0o777 : 0o600);
   try {
     if (before) await giveOwner(staged, before.uid, before.gid);
-    await rename(staged, path);
   } catch (error) {
     await rm(staged, { force: true });
     throw systemError(error, `cannot replace ${path}`);
   }
-  await syncFolder(dirname(path));
+  return staged;
 }
 
 async function giveOwner(path: string, uid: number, gid: number): Promise<void> {

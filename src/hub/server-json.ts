@@ -104,7 +104,8 @@ export function withPassword(file: ServerJson, password: string): string {
 /** Puts the password into the file itself, for a hub that is not started by `run`. Owner and mode are kept. */
 export async function setPassword(path: string, password: string): Promise<void> {
   const file = await readServerJson(path);
-  await replaceFile(file.file, withPassword(file, password));
+  const text = withPassword(file, password);
+  if (text !== file.text) await replaceFile(file.file, text);
 }
 
 /** Takes the plain-text password out of the file. Says whether there was one. */

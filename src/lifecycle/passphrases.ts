@@ -6,7 +6,7 @@
 import { createHash } from "node:crypto";
 import { z } from "zod";
 import { StoreError } from "../errors.js";
-import { deleteEntry, getEntry, setEntry } from "../keys/keyring.js";
+import { deleteEntry, getEntry, listEntries, setEntry } from "../keys/keyring.js";
 import {
   formatSource,
   type Generation,
@@ -51,9 +51,8 @@ export async function planKeyring(
     if (there === current) return { previous: keyId, keep_previous: true, pending };
   }
   // It opens something, though not this file, or its place is taken by one that opens something else under the same
-  // salt. A slot that no key_id leads to is found all the same.
-  const name = createHash("sha256").update(current).digest("hex").slice(0, 16);
-  return { previous: name, keep_previous: true, pending };
+  // salt.
+  return { previous: nameOf(current), keep_previous: true, pending };
 }
 
 /**
@@ -92,6 +91,54 @@ export async function keepCurrent(storePath: string, plan: KeyringPlan): Promise
     );
   }
   await setEntry(storePath, `previous:${plan.previous}`, current);
+}
+
+/**
+ * Where the keyring is to keep a password that `server.json` has and that is about to be replaced there: it may be the
+ * only thing that opens a store.
+ *
+ * @param next the passphrase that replaces it.
+ * @returns a name behind `#previous:`; undefined if it is the current passphrase, which is kept anyway.
+ * @throws StoreError `passphraseUnavailable` if the keyring cannot be asked; `refused` if the source is another, which
+ *   cannot keep it.
+ */
+export async function placeForPassword(
+  storePath: string,
+  source: PassphraseSource,
+  password: string | undefined,
+  next: string | undefined,
+): Promise<string | undefined> {
+  if (password === undefined || password === next) return undefined;
+  if (source.kind !== "keyring") {
+    if ((await firstPassphrase(source, storePath)) === password) return undefined;
+    throw new StoreError(
+      "refused",
+      `server.json has another password than ${formatSource(source)}, and it would be lost`,
+      { hint: "if nothing needs it any more, take it out of server.json; else keep it first" },
+    );
+  }
+  const entries = await listEntries(storePath);
+  if (entries.some(({ slot, secret }) => slot === "current" && secret === password)) {
+    return undefined;
+  }
+  const kept = entries.find(
+    ({ slot, secret }) => slot.startsWith("previous:") && secret === password,
+  );
+  return kept?.slot.slice("previous:".length) ?? nameOf(password);
+}
+
+/** Keeps such a password there. It was read back when this returns. */
+export async function keepPassword(
+  storePath: string,
+  name: string,
+  password: string,
+): Promise<void> {
+  await setEntry(storePath, `previous:${name}`, password);
+}
+
+/** A slot that no key_id leads to is found all the same. */
+function nameOf(passphrase: string): string {
+  return createHash("sha256").update(passphrase).digest("hex").slice(0, 16);
 }
 
 /** The new file is in place: its passphrase becomes the current one. Twice is the same as once. */

@@ -81,8 +81,13 @@ const swapJournalSchema = z.strictObject({
   source: z.strictObject({ from: z.string(), to: z.string() }),
   /** The settings, if they name the one and have to name the other. */
   settings: z.string().optional(),
-  /** `server.json`, if the hub reads the passphrase there; whether it is taken out, and not replaced. */
-  server_json: z.strictObject({ path: z.string(), remove: z.boolean() }).optional(),
+  /**
+   * `server.json`, if the hub reads the passphrase there; whether it is taken out, and not replaced; and where the keyring
+   * keeps what stands there now, `#previous:` and this, if that is not the current passphrase.
+   */
+  server_json: z
+    .strictObject({ path: z.string(), remove: z.boolean(), previous: z.string().optional() })
+    .optional(),
   /** The bundle that was made for the new file alone. */
   bundle: z.strictObject({ folder: z.string(), key_id: z.string() }).optional(),
   /** Present from before the service is stopped until it was seen to run again. */
@@ -192,6 +197,7 @@ export class Swap {
     await start();
     await removeDatabase(staged);
     if (bundle) await removeBundle(bundle.folder, bundle.key_id);
+    await this.#removeTrials();
     if (keyring) await putKeyringBack(this.storePath, keyring, false);
     await this.journal.remove();
   }
@@ -272,6 +278,14 @@ export class Swap {
     await syncFolder(dirname(this.storePath));
   }
 
+  /** What a kill has left of the trials whether `server.json` and the settings can be changed. */
+  async #removeTrials(): Promise<void> {
+    const { server_json: serverJson, settings } = this.data;
+    for (const path of [serverJson?.path, settings]) {
+      if (path !== undefined) await removePartials(await realPath(path));
+    }
+  }
+
   async #changeServerJson(password: string | undefined): Promise<void> {
     const path = this.data.server_json?.path;
     if (path === undefined) return;
@@ -287,9 +301,9 @@ export class Swap {
   }
 
   async #old(): Promise<string> {
-    const { keyring, source } = this.data;
-    const kept =
-      keyring?.previous && (await getEntry(this.storePath, `previous:${keyring.previous}`));
+    const { keyring, source, server_json: serverJson } = this.data;
+    const name = serverJson?.previous ?? keyring?.previous;
+    const kept = name && (await getEntry(this.storePath, `previous:${name}`));
     return kept || (await firstPassphrase(parseSource(source.from), this.storePath));
   }
 }
@@ -297,7 +311,9 @@ export class Swap {
 /** Makes the settings name another source; nothing else in them changes. */
 async function changeSource(path: string, source: string): Promise<void> {
   await removePartials(await realPath(path));
-  await saveSettings(path, { ...(await loadSettings(path)), passphrase_source: source });
+  const settings = await loadSettings(path);
+  if (settings?.passphrase_source === source) return;
+  await saveSettings(path, { ...settings, passphrase_source: source });
 }
 
 /** Removes a database file and what SQLite may have left beside it. */

@@ -14,8 +14,10 @@ import { randomBytes } from "node:crypto";
 import { chmod, chown, link, rename, rm, statfs } from "node:fs/promises";
 import { basename, dirname, join } from "node:path";
 import { type Bundle, bundleName, writeBundle } from "../bundle/bundle.js";
+import { realPath } from "../config/paths.js";
 import { type ErrorKind, hasCode, StoreError, systemError } from "../errors.js";
-import { stagedName, syncFolder } from "../files/durable.js";
+import { stagedName, syncFolder, tryReplacing } from "../files/durable.js";
+import { passwordIn, readServerJson } from "../hub/server-json.js";
 import { formatSource, type PassphraseSource } from "../keys/source.js";
 import {
   type KnownService,
@@ -29,7 +31,14 @@ import type { Reporter } from "../operation/reporter.js";
 import { newRestartName, type RestartTimer } from "../service/service.js";
 import { keyIdOf, type StoreKey } from "../store/cipher.js";
 import { syncFile } from "./files.js";
-import { type KeyringPlan, keepCurrent, keepPending, proveKept } from "./passphrases.js";
+import {
+  type KeyringPlan,
+  keepCurrent,
+  keepPassword,
+  keepPending,
+  placeForPassword,
+  proveKept,
+} from "./passphrases.js";
 import type { BundlePlan } from "./prepare.js";
 import { lookAt, Swap, type SwapJournal, type SwapOperation, withHint } from "./swap-state.js";
 import { HeldStore, refuseSidecars, type Secret, sidecars } from "./transfer.js";
@@ -105,6 +114,7 @@ export async function swap(request: SwapRequest): Promise<SwapOutcome> {
   await refuseWithoutRoom(dirname(storePath), size);
   const hidden = `.${basename(storePath)}.${randomBytes(6).toString("hex")}.replaced`;
   const aside = request.keepReplacedAs ?? join(dirname(storePath), hidden);
+  const serverJson = await knowServerJson(request);
   const data: SwapJournal = {
     staged: stagedName(storePath),
     aside: replaced.state === "absent" ? null : aside,
@@ -112,7 +122,7 @@ export async function swap(request: SwapRequest): Promise<SwapOutcome> {
     source: { from: formatSource(request.sources.from), to: formatSource(request.sources.to) },
     ...(request.keyring && { keyring: request.keyring }),
     ...(request.settings && { settings: request.settings }),
-    ...(request.serverJson && { server_json: request.serverJson }),
+    ...(serverJson && { server_json: serverJson }),
   };
   const state = new Swap(
     storePath,
@@ -165,6 +175,10 @@ class SwapWork {
   async stage(): Promise<{ key: StoreKey | undefined; bundle: Bundle | undefined }> {
     const { keyring, passphrase, stage, bundle: plan, reporter } = this.#request;
     const { storePath, data } = this.#state;
+    // What changes when the store is replaced already is tried now.
+    if (data.server_json) await tryReplacing(await realPath(data.server_json.path));
+    if (data.settings) await tryReplacing(data.settings);
+    await this.#keepPassword();
     if (keyring?.pending && passphrase !== undefined) await keepPending(storePath, passphrase);
     this.#state.reached("pending-kept");
     const key = await stage(data.staged);
@@ -191,6 +205,18 @@ class SwapWork {
     if (keyring) await keepCurrent(storePath, keyring);
     this.#state.reached("current-kept");
     return { key, bundle };
+  }
+
+  /** Keeps the password of `server.json`, if that is about to go and is kept nowhere else. */
+  async #keepPassword(): Promise<void> {
+    const { server_json: serverJson } = this.#state.data;
+    if (serverJson?.previous === undefined) return;
+    const password = passwordIn(await readServerJson(serverJson.path));
+    if (password === undefined) return;
+    await keepPassword(this.#state.storePath, serverJson.previous, password);
+    this.#request.reporter.notice(
+      `the password that ${serverJson.path} has now is kept in the keyring, as a previous one`,
+    );
   }
 
   /** Gives the new file the old one's owner, group and mode, or refuses while nothing has happened yet. */
@@ -400,6 +426,19 @@ function afterwards(error: unknown, what: string, hint?: string, kind?: ErrorKin
     hint: [...new Set(lines)].join("\n"),
     cause: error,
   });
+}
+
+/** What the journal says of `server.json`. */
+async function knowServerJson(request: SwapRequest): Promise<SwapJournal["server_json"]> {
+  const { serverJson, lock, sources, passphrase } = request;
+  if (!serverJson) return undefined;
+  const previous = await placeForPassword(
+    lock.storePath,
+    sources.from,
+    passwordIn(await readServerJson(serverJson.path)),
+    passphrase,
+  );
+  return { ...serverJson, ...(previous !== undefined && { previous }) };
 }
 
 async function refuseWithoutRoom(folder: string, size: number): Promise<void> {

@@ -6,7 +6,7 @@ import { join } from "node:path";
 import { z } from "zod";
 import { type Bundle, bundleName, writeBundle } from "../bundle/bundle.js";
 import { StoreError } from "../errors.js";
-import { removePartials } from "../files/durable.js";
+import { removePartials, tryReplacing } from "../files/durable.js";
 import { readServerJson, removePassword } from "../hub/server-json.js";
 import { Journal } from "../operation/journal.js";
 import { reached } from "../operation/step.js";
@@ -80,6 +80,7 @@ export async function take(request: TakeRequest): Promise<Bundle | undefined> {
   let bundle: Bundle | undefined;
   try {
     step("beginning");
+    if (serverJson !== undefined) await tryReplacing((await readServerJson(serverJson)).file);
     if (keyring) await keepPending(storePath, passphrase);
     step("pending-kept");
     if (plan) bundle = await writeBundle({ ...plan, storePath, passphrase, key });
@@ -128,8 +129,9 @@ async function finish(storePath: string, data: TakeJournal, journal: Journal): P
 }
 
 async function undo(storePath: string, data: TakeJournal, journal: Journal): Promise<void> {
-  const { keyring, bundle } = data;
+  const { keyring, bundle, server_json: serverJson } = data;
   if (bundle) await removeBundle(bundle.folder, bundle.key_id);
+  if (serverJson !== undefined) await removePartials((await readServerJson(serverJson)).file);
   if (keyring) await putKeyringBack(storePath, keyring, false);
   await journal.remove();
 }
