@@ -246,7 +246,6 @@ class Copy {
   async *#missing(total: number): AsyncGenerator<Client> {
     let done = 0;
     for await (const batch of batchesOf(this.origin)) {
-      reached("migrate.batch");
       this.options.signal?.throwIfAborted();
       const present = await existing(batch, this.mayHold ? this.destination : undefined);
       for (const [index, client] of batch.entries()) {
@@ -262,6 +261,7 @@ class Copy {
       }
       done += batch.length;
       this.options.onProgress?.({ phase: "copying", done, total });
+      reached("migrate.copied");
     }
   }
 

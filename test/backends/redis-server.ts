@@ -74,6 +74,20 @@ export class RedisServer {
     await once(child, "exit");
   }
 
+  /** For where nothing can be waited for. */
+  killNow(): void {
+    this.#process?.kill("SIGKILL");
+  }
+
+  /** Until a command's answer holds `words`. */
+  async answers(command: string, words: string): Promise<void> {
+    for (let attempt = 0; attempt < 300; attempt++) {
+      if (this.cli(...command.split(" ")).includes(words)) return;
+      await new Promise((resolve) => setTimeout(resolve, 50));
+    }
+    throw new Error(`${command} did not come to say ${words}`);
+  }
+
   /** What `redis-cli` answers. */
   cli(...args: string[]): string {
     return execFileSync("redis-cli", ["-p", String(this.port), ...args], {
@@ -108,10 +122,6 @@ export async function startCluster(atEnd: AtEnd = onTestFinished): Promise<Redis
 
 /** Until a node says that every slot is served. */
 export async function clusterIsUp(node: RedisServer): Promise<void> {
-  for (let attempt = 0; attempt < 300; attempt++) {
-    const info = node.cli("CLUSTER", "INFO");
-    if (info.includes("cluster_state:ok") && info.includes("cluster_size:3")) return;
-    await new Promise((resolve) => setTimeout(resolve, 50));
-  }
-  throw new Error("the cluster did not come up");
+  await node.answers("CLUSTER INFO", "cluster_size:3");
+  await node.answers("CLUSTER INFO", "cluster_state:ok");
 }

@@ -1,0 +1,347 @@
+/** `migrate` and `plugins` as commands, with the session's keyring. */
+import { execFileSync } from "node:child_process";
+import { chmod, copyFile, mkdir, readFile, stat, symlink, writeFile } from "node:fs/promises";
+import { join } from "node:path";
+import { expect, test } from "vitest";
+import { DatabaseFactory } from "../../src/backends/registry.js";
+import { newClient } from "../../src/client/client.js";
+import { root } from "../built.js";
+import { Machine } from "../cli/machine.js";
+import { fixtures } from "../store/temporary.js";
+import { RedisServer } from "./redis-server.js";
+
+const json = "hivemind-json-db-plugin";
+const sqlcipher = "hivemind-sqlcipher-db-plugin";
+const redis = "hivemind-redis-db-plugin";
+
+/** A released hub's machine: its JSON store, and its server.json with comments. */
+async function jsonHub(): Promise<{ machine: Machine; server: string; clients: string }> {
+  const machine = await Machine.make();
+  const clients = machine.path("data", "hivemind-core", "clients.json");
+  const server = machine.path("config", "hivemind-core", "server.json");
+  await mkdir(machine.path("data", "hivemind-core"), { recursive: true });
+  await mkdir(machine.path("config", "hivemind-core"), { recursive: true });
+  await copyFile(join(fixtures, "clients-hivemind-json-db.json"), clients);
+  await writeFile(
+    server,
+    `{
+  // the hub of the house
+  "agent_protocol": {"module": "hivemind-ovos-agent-plugin",   "x": 1.0},
+  "database": {
+    "module": "${json}",
+    "${json}": {"name": "clients", "subfolder": "hivemind-core"},
+    "hivemind-sqlite-db-plugin": {"password": "in plain text"}
+  },
+  # last
+  "binarize": false
+}
+`,
+  );
+  await chmod(server, 0o640);
+  return { machine, server, clients };
+}
+
+test("a hub on the JSON store is led to the encrypted one: server.json names it, with no password, and the plaintext is removed when asked", async () => {
+  const { machine, server, clients } = await jsonHub();
+  const before = await readFile(server, "utf8");
+  const args = ["migrate", "--from", json, "--to", sqlcipher, "--switch"];
+
+  const without = await machine.run(args);
+  expect(without.code).toBe(10);
+  expect(without.stderr).toContain("hivemind-sqlcipher init");
+  await machine.init();
+  const planned = await machine.json(...args, "--dry-run");
+  expect(planned.document).toMatchObject({ migrated: { dry_run: true, switched: null } });
+  expect(await readFile(server, "utf8")).toBe(before);
+
+  const done = await machine.run([...args, "--remove-source", "--json"]);
+  expect(done.stderr).toContain("hivemind-sqlcipher run");
+  expect(JSON.parse(done.stdout)).toMatchObject({
+    migrated: { verified: true, switched: server, removed: [clients] },
+  });
+  await expect(stat(clients)).rejects.toMatchObject({ code: "ENOENT" });
+  const after = await readFile(server, "utf8");
+  expect(after).toBe(
+    before
+      .replace(`"module": "${json}"`, '"module": "hivemind-sqlite-db-plugin"')
+      .replace('{"password": "in plain text"}', "{}"),
+  );
+  expect((await stat(server)).mode & 0o777).toBe(0o640);
+  const { document } = await machine.json("list-clients", "--revoked", "--show-secrets");
+  expect((document.clients as unknown[]).slice(0, 3)).toMatchObject([
+    { client_id: 1, api_key: "6d1f9c2ab47e4f0c8a5b3d2e1f0a9b8c", can_escalate: true },
+    { client_id: 2, can_escalate: false, metadata: { skill_blacklist: ["skill-volume"] } },
+    { client_id: 3, api_key: "revoked" },
+  ]);
+});
+
+test("a migration that is killed is gone on with by the same command", async () => {
+  const machine = await Machine.make();
+  await machine.init();
+  const subfolder = machine.path("from");
+  const from = ["migrate", "--from", json, "--from-setting", `subfolder=${subfolder}`];
+  {
+    await using source = await DatabaseFactory.create(json, { subfolder });
+    await source.addItems(
+      Array.from({ length: 1_200 }, (_, index) =>
+        newClient({ client_id: index + 1, api_key: `key-${index}` }),
+      ),
+    );
+  }
+  const killed = await machine.run([...from, "--to", sqlcipher], {
+    env: {
+      NODE_OPTIONS: `--import ${root}test/faults/kill-at-step.mjs`,
+      HIVEMIND_TEST_STEP: "migrate.copied",
+    },
+  });
+  expect(killed.code).toBeNull();
+  const other = await machine.run([
+    ...from,
+    "--to",
+    "hivemind-sqlite-db-plugin",
+    "--to-setting",
+    `db_path=${machine.store}`,
+  ]);
+  expect(other.code).toBe(17);
+  const { code, document } = await machine.json(...from, "--to", sqlcipher);
+  expect(document).toMatchObject({
+    migrated: { resumed: true, copied: 700, unchanged: 500, verified: true },
+  });
+  expect(code).toBe(0);
+});
+
+test("the password of a Redis server with TLS comes from the keyring, and goes nowhere else", async () => {
+  const { machine, server } = await jsonHub();
+  const certificate = (name: string) => machine.path(`${name}.pem`);
+  execFileSync(
+    "openssl",
+    [
+      ...["req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=localhost"],
+      ...["-addext", "subjectAltName=DNS:localhost,IP:127.0.0.1"],
+      ...["-keyout", certificate("key"), "-out", certificate("cert")],
+    ],
+    { stdio: "ignore" },
+  );
+  const redisServer = await RedisServer.start(["--requirepass", "unused"]);
+  const tlsPort = redisServer.port + 1;
+  const tls = (name: string, value: string) =>
+    redisServer.cli("-a", "unused", "CONFIG", "SET", name, value);
+  redisServer.cli(
+    "-a",
+    "unused",
+    "CONFIG",
+    "SET",
+    "tls-cert-file",
+    certificate("cert"),
+    "tls-key-file",
+    certificate("key"),
+    "tls-ca-cert-file",
+    certificate("cert"),
+  );
+  tls("tls-auth-clients", "no");
+  tls("tls-port", String(tlsPort));
+  const secret = "Redis' own secret";
+  redisServer.cli("-a", "unused", "ACL", "SETUSER", "hub", "on", `>${secret}`, "~*", "+@all");
+
+  const args = [
+    ...["migrate", "--from", json, "--to", redis, "--switch", "--to-password-source", "keyring"],
+    ...["--to-setting", "host=localhost", "--to-setting", `port=${tlsPort}`],
+    ...["--to-setting", "username=hub", "--to-setting", "use_ssl=true"],
+  ];
+  const trusting = [...args, "--to-setting", `ssl_ca_certs=${certificate("cert")}`];
+  const missing = await machine.run(trusting);
+  expect(missing.code).toBe(13);
+  const account = `rediss://hub@localhost:${tlsPort}/0`;
+  expect(missing.stderr).toContain(`account '${account}'`);
+  execFileSync(
+    "secret-tool",
+    ["store", "--label=Redis", "service", "hivemind-sqlcipher", "account", account],
+    { input: secret },
+  );
+
+  const distrusting = await machine.run(args);
+  expect(distrusting.code).toBe(18);
+  expect(distrusting.stderr).toMatch(/self-signed certificate/);
+  const done = await machine.run([...trusting, "--json", "--verbose"]);
+  expect(done).toMatchObject({ code: 0 });
+  expect(JSON.parse(done.stdout)).toMatchObject({ migrated: { verified: true, copied: 5 } });
+  expect(done.stdout + done.stderr).not.toContain(secret);
+  const text = await readFile(server, "utf8");
+  expect(text).toContain(`"${redis}": {`);
+  expect(text).not.toContain(secret);
+  expect(text).not.toContain("password_source");
+  expect(done.stderr).toContain("No password was written into server.json");
+});
+
+test.each([
+  [
+    ["--to", sqlcipher, "--to-setting", "password=x"],
+    2,
+    "a password is not given on the command line",
+  ],
+  [["--to", "someones-db-plugin"], 2, 'no database plugin "someones-db-plugin"'],
+  [["--to", redis, "--remove-source"], 2, "--remove-source goes with --switch"],
+  [
+    ["--to", redis, "--to-setting", "port=1", "--to-setting", "retry_attempts=0"],
+    18,
+    "ECONNREFUSED",
+  ],
+])("migrate %j: exit code %i", async (args, expected, words) => {
+  const { machine, server, clients } = await jsonHub();
+  const before = [await readFile(server, "utf8"), await readFile(clients, "utf8")];
+  const { code, stderr } = await machine.run(["migrate", "--from", json, ...args]);
+  expect(stderr).toContain(words);
+  expect(code).toBe(expected);
+  expect([await readFile(server, "utf8"), await readFile(clients, "utf8")]).toEqual(before);
+});
+
+test("a server.json that does not parse is an error before anything is copied", async () => {
+  const { machine, server } = await jsonHub();
+  const half = (await readFile(server, "utf8")).slice(0, 100);
+  await writeFile(server, half);
+  const to = ["--to", "hivemind-sqlite-db-plugin"];
+  for (const args of [to, [...to, "--switch"]]) {
+    const { code, stderr } = await machine.run(["migrate", "--from", json, ...args]);
+    expect(code).toBe(17);
+    expect(stderr).toContain("server.json does not parse");
+  }
+  await expect(stat(machine.store)).rejects.toMatchObject({ code: "ENOENT" });
+  expect(await readFile(server, "utf8")).toBe(half);
+});
+
+/** A plugin in a package of its own, as another would write it: packed, and installed beside other packages. */
+async function installedPlugin(): Promise<{ machine: Machine; project: string }> {
+  const machine = await Machine.make();
+  const [source, project] = [machine.path("my-plugin"), machine.path("project")];
+  await mkdir(join(source, "dist"), { recursive: true });
+  await mkdir(project);
+  await writeFile(
+    join(source, "package.json"),
+    JSON.stringify({
+      ...{ name: "@someone/my-plugin", version: "1.2.3", type: "module", files: ["dist"] },
+      hivemind: { database: { "my-db-plugin": "./dist/index.js#MyDB" } },
+      peerDependencies: { "hivemind-sqlcipher": "*" },
+    }),
+  );
+  await writeFile(
+    join(source, "dist", "index.js"),
+    `import { readFile, writeFile } from "node:fs/promises";
+import { BaseDatabase, deserializeClient, serializeClient, StoreError } from "hivemind-sqlcipher";
+
+export class MyDB extends BaseDatabase {
+  static async open({ file }, { mode }) {
+    const text = await readFile(file, "utf8").catch(() => undefined);
+    if (text === undefined && mode !== "create") throw new StoreError("notFound", \`there is no \${file}\`);
+    const lines = (text ?? "").split("\\n").filter((line) => line !== "");
+    return new MyDB(file, new Map(lines.map(deserializeClient).map((client) => [client.client_id, client])));
+  }
+  static place({ file }) {
+    return file;
+  }
+  constructor(file, clients) {
+    super();
+    Object.assign(this, { file, clients });
+  }
+  async addItem(client) {
+    this.clients.set(client.client_id, client);
+    await writeFile(this.file, [...this.clients.values()].map((each) => serializeClient(each) + "\\n").join(""));
+  }
+  async searchByValue(key, value) {
+    return [...this.clients.values()].filter((client) =>
+      Object.hasOwn(client, key) && client[key] === value && !(key === "api_key" && value === "revoked"));
+  }
+  async size() {
+    return this.clients.size;
+  }
+  async *[Symbol.asyncIterator]() {
+    yield* this.clients.values();
+  }
+}
+`,
+  );
+  await writeFile(
+    join(project, "check.mjs"),
+    `import { mkdtemp } from "node:fs/promises";
+import { runConformance } from "hivemind-sqlcipher/testing";
+import { DatabaseFactory } from "hivemind-sqlcipher";
+await runConformance(async () => {
+  const file = await mkdtemp(process.argv[2]) + "/clients.jsonl";
+  return () => DatabaseFactory.create("my-db-plugin", { file });
+});
+`,
+  );
+  const npm = (...args: string[]) =>
+    execFileSync("npm", [...args, "--no-audit", "--no-fund", "--offline", "--silent"], {
+      cwd: project,
+      encoding: "utf8",
+    });
+  await writeFile(join(project, "package.json"), "{}");
+  const packed = npm("pack", source).trim();
+  npm("install", "--legacy-peer-deps", join(project, packed));
+  // What is being tested here stands in for what would be installed.
+  await symlink(root, join(project, "node_modules", "hivemind-sqlcipher"));
+  return { machine, project };
+}
+
+test("a plugin in a package of its own is found, passes the conformance tests, and is a target to migrate to; a broken one beside it hides nothing", async () => {
+  const { machine, project } = await installedPlugin();
+  const inProject = { before: ["env", "-C", project] };
+  const broken: [string, object, string][] = [
+    ["syntax-error", { "broken-db-plugin": "./index.js#Broken" }, "export const = 1;"],
+    ["gone", { "gone-db-plugin": "./nowhere.js#Gone" }, ""],
+    ["outside", { "outside-db-plugin": "../gone/index.js#Outside" }, ""],
+    ["throws", { "throwing-db-plugin": "./index.js#Throwing" }, "throw new Error('out of order');"],
+    ["thief", { [redis]: "./index.js#Thief" }, "process.exit(99);"],
+  ];
+  for (const [name, database, text] of broken) {
+    const folder = join(project, "node_modules", name);
+    await mkdir(folder);
+    const manifest = { name, version: "0.0.1", type: "module", hivemind: { database } };
+    await writeFile(join(folder, "package.json"), JSON.stringify(manifest));
+    await writeFile(join(folder, "index.js"), text);
+  }
+  const listed = await machine.run(["plugins", "my-db-plugin", "--json"], inProject);
+  expect(listed.code).toBe(0);
+  const { plugins } = JSON.parse(listed.stdout) as { plugins: { name: string; package: string }[] };
+  const of = (name: string) => plugins.find((plugin) => plugin.package === name);
+  expect(of("@someone/my-plugin")).toMatchObject({
+    ...{ name: "my-db-plugin", version: "1.2.3", problem: null },
+  });
+  expect(of("syntax-error")).toMatchObject({ problem: expect.stringContaining("SyntaxError") });
+  expect(of("gone")).toMatchObject({ problem: expect.stringContaining("there is no file") });
+  expect(of("outside")).toMatchObject({
+    problem: expect.stringContaining("is not in the package"),
+  });
+  expect(of("thief")).toMatchObject({
+    problem: expect.stringContaining("serves that name itself"),
+  });
+  // Nothing of a plugin is run before it is named.
+  expect(of("throws")).toMatchObject({ problem: null });
+  const named = await machine.run(["plugins", "throwing-db-plugin"], inProject);
+  expect(named.code).toBe(1);
+  expect(named.stderr).toBe("");
+  expect(named.stdout).toContain("out of order");
+  expect(named.stdout).toContain(sqlcipher);
+
+  execFileSync(process.execPath, [join(project, "check.mjs"), machine.path("place-")], {
+    cwd: project,
+    stdio: "pipe",
+  });
+
+  await mkdir(machine.path("data", "hivemind-core"), { recursive: true });
+  await copyFile(
+    join(fixtures, "clients-hivemind-json-db.json"),
+    machine.path("data", "hivemind-core", "clients.json"),
+  );
+  const file = machine.path("clients.jsonl");
+  const args = ["migrate", "--from", json, "--to", "my-db-plugin", "--to-setting", `file=${file}`];
+  const migrated = await machine.run([...args, "--json"], inProject);
+  expect(migrated.stderr).toBe("");
+  expect(JSON.parse(migrated.stdout)).toMatchObject({
+    migrated: { verified: true, to: { place: file } },
+  });
+  expect(await readFile(file, "utf8")).toContain("kitchen-satellite");
+  const switched = await machine.run([...args, "--merge", "--switch"], inProject);
+  expect(switched.code).toBe(17);
+  expect(switched.stderr).toContain("no hub knows the database plugin my-db-plugin");
+});
