@@ -108,11 +108,20 @@ export function stoppedService(stopped: Stopped, storePath: string): Promise<Ser
  */
 export async function endAbsence(stopped: Stopped, storePath: string): Promise<boolean> {
   const service = await stoppedService(stopped, storePath);
-  const { active } = await service.state();
+  const active = await isBack(service, storePath);
   if (!active) await service.start(stopped.dependents);
   // Left armed, it might start the service in the middle of the next operation.
   if (stopped.timer !== undefined) await service.disarmRestart(stopped.timer);
   return !active;
+}
+
+/**
+ * Whether a service that was stopped runs again. Of one with commands of its own, to which whoever cannot be looked into
+ * counts as running, somebody must be seen to have the store open: it would stay down for good otherwise.
+ */
+async function isBack(service: Service, storePath: string): Promise<boolean> {
+  if (service.kind === "command") return (await holdersOf(storePath)).holders.length > 0;
+  return (await service.state()).active;
 }
 
 /** @throws StoreError `inUse` if anybody still has the store open although its service is stopped. */
