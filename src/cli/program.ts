@@ -17,6 +17,7 @@ import { addRestoreCommand } from "./restore.js";
 import { addRunCommand } from "./run.js";
 import { addScheduleCommands } from "./schedule.js";
 import { addSettleCommand } from "./settle.js";
+import { addSqlCommand } from "./sql.js";
 import { addStatusCommand } from "./status.js";
 
 const exitCodesHelp = `
@@ -54,6 +55,7 @@ export function buildProgram(failures: Output): Command {
   addClientCommands(program);
   addPermissionCommands(program);
   addExchangeCommands(program);
+  addSqlCommand(program);
   program.commandsGroup("Databases:");
   addDatabaseCommands(program);
   program.commandsGroup("Backups:");

@@ -148,6 +148,11 @@ export class Connection implements AsyncDisposable {
     }
   }
 
+  /** Makes what is running on the connection fail, from outside of it. */
+  interrupt(): void {
+    this.#database.interrupt();
+  }
+
   /** Closes the connection after what is under way. Closing twice is the same as once. */
   close(): Promise<void> {
     this.#closed ??= this.#close();
