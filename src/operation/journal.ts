@@ -7,7 +7,8 @@
  * read it to say who that is. It never holds a secret.
  */
 import { randomUUID } from "node:crypto";
-import { readFile, rm } from "node:fs/promises";
+import { constants } from "node:fs";
+import { open, rm } from "node:fs/promises";
 import { dirname } from "node:path";
 import { z } from "zod";
 import { hasCode, StoreError, systemError } from "../errors.js";
@@ -84,13 +85,28 @@ export class Journal {
   /**
    * The journal that an operation on this store has left, or undefined.
    *
-   * @throws StoreError `newerVersion` if a newer version of this program left it, `corrupted` if it is none.
+   * @throws StoreError `newerVersion` if a newer version of this program left it, `corrupted` if it is none, `refused` if
+   *   it is another user's: it names files to remove and commands to run.
    */
   static async read(storePath: string): Promise<Journal | undefined> {
     const path = journalPath(storePath);
     let text: string;
     try {
-      text = await readFile(path, "utf8");
+      await using file = await open(
+        path,
+        constants.O_RDONLY | constants.O_NOFOLLOW | constants.O_NONBLOCK,
+      );
+      const { uid } = await file.stat();
+      if (uid !== 0 && uid !== process.geteuid?.()) {
+        throw new StoreError(
+          "refused",
+          `${path} belongs to user ${uid}, who began that operation`,
+          {
+            hint: "that user's next command of this store finishes or undoes it",
+          },
+        );
+      }
+      text = await file.readFile("utf8");
     } catch (error) {
       if (hasCode(error, "ENOENT")) return undefined;
       throw systemError(error, `cannot read ${path}`);

@@ -7,7 +7,8 @@
  * Ordinary reads and writes of clients do not take it.
  */
 import { constants } from "node:fs";
-import { lstat, open } from "node:fs/promises";
+import { lstat, open, stat } from "node:fs/promises";
+import { dirname } from "node:path";
 import { hasCode, StoreError, systemError } from "../errors.js";
 import { Connection } from "../store/connection.js";
 import { Journal } from "./journal.js";
@@ -54,7 +55,7 @@ export async function acquireLock(storePath: string): Promise<OperationLock> {
   if (heldHere.has(storePath)) throw await heldByAnother(storePath);
   heldHere.add(storePath);
   try {
-    return new OperationLock(storePath, await lockFile(lockPath(storePath)));
+    return new OperationLock(storePath, await lockFile(storePath));
   } catch (error) {
     heldHere.delete(storePath);
     if (error instanceof StoreError && error.kind === "inUse") throw await heldByAnother(storePath);
@@ -62,8 +63,9 @@ export async function acquireLock(storePath: string): Promise<OperationLock> {
   }
 }
 
-async function lockFile(path: string): Promise<Connection> {
-  await ensureLockFile(path);
+async function lockFile(storePath: string): Promise<Connection> {
+  const path = lockPath(storePath);
+  await ensureLockFile(path, storePath);
   const connection = await Connection.open(path, { mode: "readwrite", busyTimeoutMs: 0 });
   try {
     // Nothing is ever written: a journal on the disk would be all that a kill leaves of it.
@@ -76,10 +78,18 @@ async function lockFile(path: string): Promise<Connection> {
   }
 }
 
-async function ensureLockFile(path: string): Promise<void> {
+async function ensureLockFile(path: string, storePath: string): Promise<void> {
   try {
-    const file = await open(path, constants.O_WRONLY | constants.O_CREAT | constants.O_EXCL, 0o600);
-    await file.close();
+    await using file = await open(
+      path,
+      constants.O_WRONLY | constants.O_CREAT | constants.O_EXCL,
+      0o600,
+    );
+    // It stays: one of root's would keep the store's owner out for good.
+    if (process.geteuid?.() === 0) {
+      const { uid, gid } = await stat(storePath).catch(() => stat(dirname(storePath)));
+      if (uid !== 0) await file.chown(uid, gid);
+    }
   } catch (error) {
     if (!hasCode(error, "EEXIST")) throw systemError(error, `cannot create ${path}`);
     if (!(await lstat(path)).isFile()) {

@@ -1,6 +1,6 @@
 import { execFile } from "node:child_process";
 import { once } from "node:events";
-import { lstat, mkdir, readFile, stat, symlink, writeFile } from "node:fs/promises";
+import { chown, lstat, mkdir, readFile, stat, symlink, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { createInterface } from "node:readline";
 import { expect, test } from "vitest";
@@ -134,3 +134,19 @@ test("a journal of a newer version, and what is no journal, are told apart and l
     expect(await errorOf(Journal.read(store))).toMatchObject({ kind: "corrupted" });
   }
 });
+
+test.skipIf(process.geteuid?.() !== 0)(
+  "root does not do what another user's journal says, and leaves that user a lock of its own",
+  async () => {
+    const folder = await temporaryFolder();
+    const store = join(folder, "clients.db");
+    await writeFile(store, "");
+    await chown(folder, 65534, 65534);
+    await chown(store, 65534, 65534);
+    await using _lock = await acquireLock(store);
+    expect(await stat(lockPath(store))).toMatchObject({ uid: 65534, gid: 65534 });
+    await Journal.begin(store, "backup", "backup.beginning", {});
+    await chown(journalPath(store), 65534, 65534);
+    expect(await errorOf(Journal.read(store))).toMatchObject({ kind: "refused" });
+  },
+);
