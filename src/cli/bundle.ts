@@ -55,7 +55,11 @@ export function addBundleCommands(program: Command): void {
       .command("import <file>")
       .description("put a bundle's passphrase into the keyring, once it has opened the store")
       .option("-i, --identity <path>", "the recovery key's file")
-      .option("--bundle-passphrase-file <path>", "the file with the bundle's passphrase"),
+      .option("--bundle-passphrase-file <path>", "the file with the bundle's passphrase")
+      .addHelpText(
+        "after",
+        "\nExample:\n  hivemind-sqlcipher bundle import clients.0123456789abcdef.bundle.age -i recovery-key.txt",
+      ),
   );
   take.action(async (file: string, options: BundleKeyOptions) =>
     importBundle(await contextOf(take), file, options),

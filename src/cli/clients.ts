@@ -50,7 +50,11 @@ export function addClientCommands(program: Command): void {
       .description("list the clients")
       .option("--show-secrets", "with access keys, passwords and crypto keys")
       .option("--revoked", "with the revoked ones")
-      .option("--jsonl", "one JSON record a line, as they are read"),
+      .option("--jsonl", "one JSON record a line, as they are read")
+      .addHelpText(
+        "after",
+        "\nExamples:\n  hivemind-sqlcipher list-clients\n  hivemind-sqlcipher list-clients --revoked --jsonl",
+      ),
   );
   list.action(async (options: ListOptions) => listClients(await contextOf(list), options));
 
@@ -58,7 +62,11 @@ export function addClientCommands(program: Command): void {
     program
       .command("show-client [id]")
       .description("everything about one client")
-      .option("--show-secrets", "with its access key, password and crypto key"),
+      .option("--show-secrets", "with its access key, password and crypto key")
+      .addHelpText(
+        "after",
+        "\nExamples:\n  hivemind-sqlcipher show-client 3\n  hivemind-sqlcipher show-client 3 --show-secrets --json",
+      ),
   );
   show.action(async (id: string | undefined, options: SecretOption) =>
     showClient(await contextOf(show), parseOptionalId(id), options),
@@ -82,9 +90,8 @@ export function addClientCommands(program: Command): void {
   const remove = addGlobalOptions(
     program
       .command("delete-client [id]")
-      .description(
-        "revoke a client: its credentials are gone for good, its id is never used again",
-      ),
+      .description("revoke a client: its credentials are gone for good, its id is never used again")
+      .addHelpText("after", "\nExample:\n  hivemind-sqlcipher delete-client 3"),
   );
   remove.action(async (id: string | undefined) =>
     deleteClient(await contextOf(remove), parseOptionalId(id)),

@@ -37,10 +37,13 @@ export interface Context {
 /** Options of a command that share a global option's name and mean something else: `add-client --name`. */
 const ownMeaning = new WeakMap<Command, readonly string[]>();
 
+/** The heading of the options that every command has. */
+export const commonOptions = "Options of every command:";
+
 /** Gives a command the options that belong to every command, but for those it has itself, by long name. */
 export function addGlobalOptions(command: Command, own: readonly string[] = []): Command {
   ownMeaning.set(command, own);
-  command.optionsGroup("Options of every command:");
+  command.optionsGroup(commonOptions);
   const add = (flags: string, description: string) => {
     if (!own.some((name) => flags.includes(`--${name} `))) command.option(flags, description);
   };

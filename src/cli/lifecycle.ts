@@ -123,7 +123,8 @@ export function addLifecycleCommands(program: Command): void {
     addSwapOptions(
       program
         .command("decrypt")
-        .description("the way back: an encrypted store becomes a plaintext one; asks twice"),
+        .description("the way back: an encrypted store becomes a plaintext one; asks twice")
+        .addHelpText("after", "\nExample:\n  hivemind-sqlcipher decrypt"),
     ),
   );
   decrypt.action(async (options: SwapOptions) => runDecrypt(await contextOf(decrypt), options));
@@ -152,7 +153,11 @@ export function addLifecycleCommands(program: Command): void {
       program
         .command("upgrade-schema")
         .description("bring the store to schema 2, if the hub knows it; lists what that drops")
-        .option("--hub-python <path>", "the hub's Python, where it cannot be told from its unit"),
+        .option("--hub-python <path>", "the hub's Python, where it cannot be told from its unit")
+        .addHelpText(
+          "after",
+          "\nExamples:\n  hivemind-sqlcipher upgrade-schema\n  hivemind-sqlcipher upgrade-schema --hub-python /opt/hivemind/bin/python",
+        ),
     ),
   );
   upgrade.action(async (options: ServiceOptions & { hubPython?: string }) =>

@@ -5,6 +5,7 @@ import { addBackupCommands } from "./backup.js";
 import { addBackupsCommands } from "./backups.js";
 import { addBundleCommands } from "./bundle.js";
 import { addClientCommands } from "./clients.js";
+import { addCompletionCommand } from "./completion.js";
 import { addGlobalOptions } from "./context.js";
 import { addDatabaseCommands } from "./databases.js";
 import { addDoctorCommand } from "./doctor.js";
@@ -65,6 +66,8 @@ export function buildProgram(failures: Output): Command {
   addScheduleCommands(program);
   addBundleCommands(program);
   addSettleCommand(program);
+  program.commandsGroup("The shell:");
+  addCompletionCommand(program);
 
   forEachCommand(program, (command) => {
     command.exitOverride().configureOutput({

@@ -32,6 +32,7 @@ test("the packed package installs, runs, and has its types", async () => {
   const files = packed?.files.map(({ path }) => path) ?? [];
   expect(files).toContain("dist/cli/main.js");
   expect(files).toContain("dist/index.d.ts");
+  expect(files).toContain("man/hivemind-sqlcipher.1");
   expect(files.filter((path) => /^(src|test|scripts)\//.test(path))).toEqual([]);
 
   await writeFile(join(folder, "package.json"), '{"type": "module"}');

@@ -1,0 +1,209 @@
+/** What --help, the man page and the completions say: all of it from commander's own definitions. */
+import { spawn } from "node:child_process";
+import { mkdir, writeFile } from "node:fs/promises";
+import { join } from "node:path";
+import { expect, test } from "vitest";
+import { completionScript } from "../../src/cli/completion.js";
+import { type CommandEntry, everyCommand, grammarOf } from "../../src/cli/grammar.js";
+import { manPage } from "../../src/cli/man.js";
+import { Output } from "../../src/cli/output.js";
+import { buildProgram } from "../../src/cli/program.js";
+import { exec } from "../service/units.js";
+import { temporaryFolder } from "../store/temporary.js";
+
+const output = new Output({ json: false, quiet: false, verbose: false, color: false });
+const program = grammarOf(buildProgram(output));
+const commands = everyCommand(program);
+const leaves = commands.filter((entry) => entry.commands.length === 0);
+const named = (entry: CommandEntry) => entry.words.join(" ");
+
+/** The lines to type in a command's help. */
+function examplesOf({ notes }: CommandEntry): string[] {
+  return (notes.split(/^Examples?:$/m)[1] ?? "")
+    .split("\n")
+    .filter((line) => line.startsWith("  "))
+    .map((line) => line.trim());
+}
+
+test("every command's help has examples, of that command, with options that it has", () => {
+  expect(leaves.length).toBeGreaterThan(30);
+  const faults = leaves.flatMap((entry) => {
+    const examples = examplesOf(entry).filter((line) => line.includes("hivemind-sqlcipher "));
+    if (examples.length === 0) return [`${named(entry)}: no example`];
+    const known = entry.options.flatMap(({ names }) => names);
+    return examples.flatMap((line) => {
+      const own =
+        line.slice(line.indexOf("hivemind-sqlcipher ")).split(/ \| | -- | > | # /)[0] ?? "";
+      const words = own
+        .replace(/'[^']*'/g, "QUOTED")
+        .split(/\s+/)
+        .slice(1);
+      const used = words.filter((word) => /^--?[a-z]/.test(word));
+      const wrong = used.filter((word) => !known.includes(word));
+      const other = words.slice(0, entry.words.length).join(" ") !== named(entry);
+      return [
+        ...wrong.map((word) => `${named(entry)} has no ${word}: ${line}`),
+        ...(other ? [`not an example of ${named(entry)}: ${line}`] : []),
+      ];
+    });
+  });
+  expect(faults).toEqual([]);
+});
+
+test("every command says what it does, and takes the options that every command takes", () => {
+  const common = program.options.filter((option) => option.common).map(({ flags }) => flags);
+  expect(common).toContain("--json");
+  for (const entry of leaves) {
+    expect(entry.description, named(entry)).toMatch(/\w/);
+    const missing = common.filter(
+      (flags) => !entry.options.some((option) => option.flags === flags),
+    );
+    // add-client's --name is the client's.
+    expect(
+      missing.filter((flags) => !/--name/.test(flags)),
+      named(entry),
+    ).toEqual([]);
+  }
+});
+
+test("an option takes a value in every command that has it, or in none", () => {
+  const takes = new Map<string, boolean>();
+  for (const { options } of commands) {
+    for (const { names, value } of options) {
+      for (const name of names) {
+        expect(takes.get(name) ?? value !== undefined, name).toBe(value !== undefined);
+        takes.set(name, value !== undefined);
+      }
+    }
+  }
+});
+
+test("the man page has every command and option, and man has nothing to say against it", async () => {
+  const folder = await temporaryFolder();
+  const path = join(folder, "hivemind-sqlcipher.1");
+  await writeFile(path, manPage(program, "1.2.3"));
+  const { stdout, stderr } = await exec("man", ["--warnings", "--local-file", path], {
+    env: { ...process.env, MANWIDTH: "200", LC_ALL: "C.UTF-8", MANROFFOPT: "-c" },
+  });
+  expect(stderr).toBe("");
+  const text = stdout.replace(/\s+/g, " ");
+  expect(text).toMatch(/^HIVEMIND-SQLCIPHER\(1\)/);
+  for (const entry of leaves) {
+    expect(text).toContain(`hivemind-sqlcipher ${entry.usage.replaceAll("…", "...")}`);
+    for (const { flags } of entry.options) expect(text).toContain(flags.replaceAll("…", "..."));
+    for (const example of examplesOf(entry)) {
+      expect(text).toContain(example.replaceAll("…", "...").replace(/\s+/g, " "));
+    }
+  }
+  expect(text).toMatch(
+    /EXIT STATUS 0 done 1 failed or findings 2 wrong usage 10 no such store, backup, bundle or client 11 /,
+  );
+});
+
+interface Shell {
+  /** What is in its start-up file, and how it is started with it. */
+  start: (folder: string, script: string) => Promise<{ command: string; env?: NodeJS.ProcessEnv }>;
+  script: "bash" | "zsh";
+}
+
+const shown = `hivemind-sqlcipher() { printf 'typed:'; printf '<%s>' "$@"; printf ':end\\n'; }\n`;
+
+const shells: Shell[] = [
+  {
+    script: "bash",
+    start: async (folder, script) => {
+      await writeFile(join(folder, "completion"), script);
+      await writeFile(join(folder, "rc"), `source ${folder}/completion\n${shown}PS1='READY'\n`);
+      return { command: `bash --noprofile --rcfile ${folder}/rc -i` };
+    },
+  },
+  {
+    script: "zsh",
+    start: async (folder, script) => {
+      await mkdir(join(folder, "functions"));
+      await writeFile(join(folder, "functions", "_hivemind-sqlcipher"), script);
+      await writeFile(
+        join(folder, ".zshrc"),
+        `fpath=(${folder}/functions $fpath)\nautoload -Uz compinit; compinit -u -D\n${shown}PS1='READY'\n`,
+      );
+      return { command: "zsh -i", env: { ZDOTDIR: folder } };
+    },
+  },
+];
+
+/** Types a line into a shell on a terminal of its own, and answers the words that the command was given. */
+async function typed(shell: Shell, line: string): Promise<string[]> {
+  const folder = await temporaryFolder();
+  await mkdir(join(folder, "backups-of-mine"));
+  await writeFile(join(folder, "sheet.html"), "");
+  const { command, env } = await shell.start(folder, completionScript(shell.script, program));
+  const child = spawn("script", ["-qfec", command, "/dev/null"], {
+    cwd: folder,
+    env: { ...process.env, TERM: "xterm", ...env },
+    stdio: ["pipe", "pipe", "ignore"],
+  });
+  try {
+    let text = "";
+    let isReady = false;
+    for await (const chunk of child.stdout) {
+      text += chunk;
+      if (!isReady && text.includes("READY")) {
+        isReady = true;
+        child.stdin.write(`${line}\n`);
+      }
+      const answer = /typed:(.*):end/.exec(text)?.[1];
+      if (answer !== undefined)
+        return [...answer.matchAll(/<([^>]*)>/g)].map(([, word = ""]) => word);
+    }
+    throw new Error(text);
+  } finally {
+    child.kill("SIGKILL");
+  }
+}
+
+/** What is typed, a tab where one is pressed, and the words that come of it. */
+const lines: [string, string[]][] = [
+  ["bundle exp\t", ["bundle", "export"]],
+  ["--json bund\texp\t--bundle-t\t", ["--json", "bundle", "export", "--bundle-to"]],
+  ["completion f\t", ["completion", "fish"]],
+  ["rotate --hub n\t", ["rotate", "--hub", "none"]],
+  ["backup --to back\t", ["backup", "--to", "backups-of-mine"]],
+  ["bundle print sh\t", ["bundle", "print", "sheet.html"]],
+  // The value of an option is no command, whatever it is called.
+  ["--db backup sched\tins\t", ["--db", "backup", "schedule", "install"]],
+];
+
+test.for(shells)("$script completes commands, options, values and files", async (shell) => {
+  for (const [line, words] of lines) {
+    const given = await typed(shell, `hivemind-sqlcipher ${line}`);
+    // Whether a folder's slash is left once it is accepted is the shell's to say.
+    expect(given.map((word) => word.replace(/\/$/, ""))).toEqual(words);
+  }
+});
+
+test("fish completes the same", async () => {
+  const folder = await temporaryFolder();
+  await mkdir(join(folder, "backups-of-mine"));
+  await writeFile(join(folder, "sheet.html"), "");
+  await writeFile(join(folder, "completion.fish"), completionScript("fish", program));
+  for (const [line, words] of lines) {
+    const before = line.replace(/\t(?=.)/g, " ").replace(/\t$/, "");
+    const full = before
+      .split(" ")
+      .map((word, index) => (index + 1 < before.split(" ").length ? words[index] : word));
+    const { stdout } = await exec(
+      "fish",
+      [
+        "--no-config",
+        "-c",
+        'source completion.fish; complete -C "hivemind-sqlcipher $argv"',
+        "--",
+        full.join(" "),
+      ],
+      { cwd: folder, env: { ...process.env, HOME: folder } },
+    );
+    expect(stdout.split("\n").map((each) => each.split("\t")[0])).toContainEqual(
+      expect.stringMatching(new RegExp(`^${words.at(-1)}/?$`)),
+    );
+  }
+});
