@@ -5,7 +5,8 @@
  * after it was started again (warm-copy.ts says how). What was begun is journaled before it is begun, so that a kill at
  * any point leaves something that the next command, or the dead-man timer, can settle (settle.ts).
  */
-import { realpath, stat, statfs } from "node:fs/promises";
+import { constants } from "node:fs";
+import { access, realpath, stat, statfs } from "node:fs/promises";
 import { hostname } from "node:os";
 import { join } from "node:path";
 import { writeBundle } from "../bundle/bundle.js";
@@ -277,6 +278,7 @@ async function prepare(options: BackupOptions): Promise<Prepared> {
   }
   const size = await sizeOnDisk(storePath);
   const folder = await realpath(options.to);
+  await refuseReadOnly(folder);
   await refuseWithoutRoom(folder, size);
   return {
     storePath,
@@ -302,6 +304,15 @@ async function sizeOnDisk(storePath: string): Promise<number> {
     }
   });
   return (await Promise.all(sizes)).reduce((sum, size) => sum + size, 0);
+}
+
+/** A copy of a store in WAL mode is begun before the stop, that of any other within it. */
+async function refuseReadOnly(folder: string): Promise<void> {
+  try {
+    await access(folder, constants.W_OK | constants.X_OK);
+  } catch (error) {
+    throw systemError(error, `cannot write to the backups' folder ${folder}`);
+  }
 }
 
 async function refuseWithoutRoom(folder: string, size: number): Promise<void> {

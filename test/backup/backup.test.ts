@@ -431,6 +431,19 @@ test("a read-only folder says so, and nothing is stopped", async () => {
   expect(leftovers(hub)).toEqual([]);
 });
 
+test("so it does for a store that is copied only while its unit is stopped", async () => {
+  const hub = await hubStore();
+  const { connection } = await openEncrypted(hub.path, testPassphrase, { mode: "readwrite" });
+  await connection.get("PRAGMA journal_mode = DELETE");
+  await connection.close();
+  await startUnit(hub, holding(hub.path));
+  const invocation = await property(hub.unit, "InvocationID");
+  await mountSmall(hub.to, "size=60m,ro");
+  expect(await runJob(hub)).toMatchObject({ code: 18, error: { kind: "io" } });
+  expect(await property(hub.unit, "InvocationID")).toBe(invocation);
+  expect(leftovers(hub)).toEqual([]);
+});
+
 for (const [signal, step] of [
   ["SIGTERM", "backup.warm"],
   ["SIGTERM", "backup.armed"],
