@@ -172,13 +172,16 @@ async function fileOf(identity: string, ...paths: string[]) {
   return undefined;
 }
 
-/** A file's identity and size, links not followed; undefined if there is none. */
+/**
+ * A file's identity and size, links not followed; undefined if there is none. Its identity is its inode's number alone:
+ * the device's is another one after a reboot, or once a disk was plugged in again.
+ */
 export async function lookAt(
   path: string,
 ): Promise<{ identity: string; size: number } | undefined> {
   try {
     const found = await lstat(path, { bigint: true });
-    return { identity: `${found.dev}:${found.ino}`, size: Number(found.size) };
+    return { identity: `${found.ino}`, size: Number(found.size) };
   } catch (error) {
     if (hasCode(error, "ENOENT", "ENOTDIR")) return undefined;
     throw systemError(error, `cannot look at ${path}`);

@@ -3,9 +3,9 @@
  * commit; the unit runs, by the timer at the latest; and after the next command nothing is left but finished backups.
  */
 import { execFileSync } from "node:child_process";
-import { readFile, writeFile } from "node:fs/promises";
+import { readFile, stat, writeFile } from "node:fs/promises";
 import { join } from "node:path";
-import { expect, test } from "vitest";
+import { expect, onTestFinished, test } from "vitest";
 import { backupSteps } from "../../src/backup/settle.js";
 import { verifyBackup } from "../../src/backup/verify.js";
 import { openEncrypted } from "../../src/store/cipher.js";
@@ -141,4 +141,23 @@ test("a verified copy that was damaged after the kill is removed, not completed"
   execFileSync("truncate", ["-s", "-4096", journal.data.staged.copy]);
   expect((await settle(hub)).code).toBe(0);
   await expectTidy(hub, 0);
+});
+
+test("a backup on a disk that has another device number after the power cut is completed, not left without a manifest", async () => {
+  const hub = await hubStore();
+  const image = join(hub.folder, "disk");
+  const other = join(hub.folder, "other-disk");
+  const sh = (script: string) => execFileSync("/bin/sh", ["-ec", script, image, hub.to, other]);
+  sh(
+    'mkdir "$1"; truncate -s 24M "$0"; mkfs.ext4 -q "$0"; mount -o loop "$0" "$1"; rmdir "$1/lost+found"',
+  );
+  onTestFinished(() => void sh('umount -l "$1"; losetup -j "$2" | cut -d: -f1 | xargs losetup -d'));
+  const before = await stat(hub.to);
+  const none = { service: { service: "none" } };
+  expect((await runJob(hub, { ...none, at: { step: "backup.claimed" } })).signal).toBe("SIGKILL");
+  // Another one was plugged in first.
+  sh('umount "$1"; truncate -s 1M "$2"; losetup -f "$2"; mount -o loop "$0" "$1"');
+  expect((await stat(hub.to)).dev).not.toBe(before.dev);
+  expect((await settle(hub)).error).toBeUndefined();
+  await expectTidy(hub, 1);
 });
