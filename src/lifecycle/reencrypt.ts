@@ -110,7 +110,7 @@ async function reencryptOne(path: string, options: ReencryptOptions): Promise<st
   const copy = newName(path, key);
   const manifest = manifestPath(copy);
   if ((await lookAt(copy)) || (await lookAt(manifest))) return `${copy} exists already`;
-  const files: BackupJournal = {
+  let files: BackupJournal = {
     staged: { copy: stagedName(copy), manifest: stagedName(manifest) },
     bundle: { folder: options.bundleFolder, key_id: keyIdOf(key.salt) },
   };
@@ -125,7 +125,7 @@ async function reencryptOne(path: string, options: ReencryptOptions): Promise<st
       staged.manifest,
       formatManifest(await newManifest(old, copy, staged.copy, key)),
     );
-    const complete: BackupJournal = {
+    files = {
       ...files,
       final: {
         copy,
@@ -134,8 +134,8 @@ async function reencryptOne(path: string, options: ReencryptOptions): Promise<st
         manifest_identity: (await lookAt(staged.manifest))?.identity ?? "",
       },
     };
-    await journal.write("backup.claiming", complete);
-    await completeBackup(complete);
+    await journal.write("backup.claiming", files);
+    await completeBackup(files);
     await journal.remove();
     reached("reencrypt.claimed");
   } catch (error) {

@@ -1,5 +1,5 @@
-import { readFile, rename, stat, writeFile } from "node:fs/promises";
-import { join } from "node:path";
+import { readdir, readFile, rename, stat, writeFile } from "node:fs/promises";
+import { basename, join } from "node:path";
 import { expect, test } from "vitest";
 import type { BackupResult } from "../../src/backup/backup.js";
 import { verifyBackup } from "../../src/backup/verify.js";
@@ -7,6 +7,7 @@ import { readBundle } from "../../src/bundle/bundle.js";
 import { deleteEntry, setEntry } from "../../src/keys/keyring.js";
 import type { RotateResult } from "../../src/lifecycle/rotate.js";
 import { openEncrypted } from "../../src/store/cipher.js";
+import { root } from "../built.js";
 import { fixturePassphrases } from "../store/temporary.js";
 import { passphraseFile, resultOf, World } from "./world.js";
 
@@ -85,6 +86,27 @@ test("backups are brought under the new passphrase, each verified; one that does
   expect(verified.checks.filter(({ ok }) => !ok)).toEqual([]);
   const manifest = JSON.parse(await readFile(renewed.replace(/db$/, "manifest.json"), "utf8"));
   expect(manifest).toMatchObject({ created_at: first.created_at, key_id: rotated.key_id });
+  expect(await world.leftovers()).toEqual([]);
+});
+
+test("a backup that cannot be brought under the new passphrase stays, and nothing lies beside it", async () => {
+  const world = await World.of(fixture);
+  const { backup } = resultOf(
+    await world.run<BackupResult>("backup", { ...world.withoutService, to: world.to }),
+  );
+  // Something takes the new manifest's name when the copy has got its own.
+  const taken = `for f in '${world.to}'/*.*.db; do case $f in *Z.????????????????.db) : >"\${f%db}manifest.json";; esac; done`;
+  const ran = await world.run(
+    "rotate",
+    { ...world.withoutService, reencrypt: world.to },
+    {
+      NODE_OPTIONS: `--import=${root}test/faults/at-step.mjs`,
+      HIVEMIND_TEST_AT_STEP: JSON.stringify({ "backup.claimed": taken }),
+    },
+  );
+  expect(ran.error?.kind).toBe("refused");
+  const databases = (await readdir(world.to)).filter((name) => name.endsWith(".db"));
+  expect(databases).toEqual([basename(backup.path)]);
   expect(await world.leftovers()).toEqual([]);
 });
 
