@@ -27,6 +27,10 @@ async function main(argv: string[]): Promise<void> {
     await buildProgram(output).parseAsync(argv);
   } catch (error) {
     if (error instanceof CommanderError && error.exitCode === 0) return; // --help, --version
+    if (isHelp(error) && !output.json) {
+      process.exitCode = exitCodes.usage;
+      return;
+    }
     const failure = error instanceof CommanderError ? usageError(error) : asStoreError(error);
     output.error(failure);
     if (failure.kind === "failed" && argv.includes("--verbose") && failure.cause) {
@@ -36,8 +40,16 @@ async function main(argv: string[]): Promise<void> {
   }
 }
 
+/** A command was left out, and commander has shown the help instead. */
+function isHelp(error: unknown): boolean {
+  return error instanceof CommanderError && error.code === "commander.help";
+}
+
 function usageError(error: CommanderError): StoreError {
-  return new StoreError("usage", error.message.replace(/^error: /, "").replace(/\n.*/s, ""), {
+  const message = isHelp(error)
+    ? "a command is missing"
+    : error.message.replace(/^error: /, "").replace(/\n.*/s, "");
+  return new StoreError("usage", message, {
     hint: "hivemind-sqlcipher --help, or COMMAND --help, says what there is.",
   });
 }

@@ -71,7 +71,11 @@ export function buildProgram(failures: Output): Command {
 
   forEachCommand(program, (command) => {
     command.exitOverride().configureOutput({
-      writeErr: () => {},
+      outputError: () => {},
+      // What is left of it: the help of a command that needs another word.
+      writeErr: (text) => {
+        if (!failures.json) process.stderr.write(text);
+      },
       writeOut: (text) => process.stdout.write(text),
       getOutHasColors: () => failures.style("bold", "x") !== "x",
     });

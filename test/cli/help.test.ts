@@ -10,6 +10,7 @@ import { Output } from "../../src/cli/output.js";
 import { buildProgram } from "../../src/cli/program.js";
 import { exec } from "../service/units.js";
 import { temporaryFolder } from "../store/temporary.js";
+import { Machine } from "./machine.js";
 
 const output = new Output({ json: false, quiet: false, verbose: false, color: false });
 const program = grammarOf(buildProgram(output));
@@ -98,6 +99,19 @@ test("the man page has every command and option, and man has nothing to say agai
   expect(text).toMatch(
     /EXIT STATUS 0 done 1 failed or findings 2 wrong usage 10 no such store, backup, bundle or client 11 /,
   );
+});
+
+test("a command that is left out is asked for by the help, on stderr", async () => {
+  const machine = await Machine.make();
+  for (const words of [[], ["schedule"], ["bundle"]]) {
+    const { code, stdout, stderr } = await machine.run(words);
+    expect({ code, stdout }).toEqual({ code: 2, stdout: "" });
+    expect(stderr).toMatch(/^Usage: hivemind-sqlcipher/);
+    const json = await machine.run(["--json", ...words]);
+    expect(JSON.parse(json.stdout)).toMatchObject({
+      error: { code: 2, message: "a command is missing" },
+    });
+  }
 });
 
 interface Shell {
