@@ -3,7 +3,7 @@ import { extname } from "node:path";
 import { type Command, Option } from "commander";
 import { expandPath } from "../config/paths.js";
 import { exitCodes, StoreError } from "../errors.js";
-import type { Format } from "../exchange/import.js";
+import type { Format, ReadImport, Widened } from "../exchange/import.js";
 import type { Plan } from "../exchange/plan.js";
 import { addGlobalOptions, type Context, contextOf } from "./context.js";
 import { interruptible } from "./interrupt.js";
@@ -22,8 +22,8 @@ interface ImportCommandOptions {
   dryRun?: boolean;
 }
 
-/** Refused rows that are printed for a person; --json has more. */
-const shownRefusals = 20;
+/** Rows that are printed for a person; --json has more. */
+const shownRows = 20;
 
 export function addExchangeCommands(program: Command): void {
   const exporting = addGlobalOptions(
@@ -143,44 +143,66 @@ async function importClients(
   const progress = new Progress(context.output);
   await interruptible(async (signal) => {
     await using store = await openStore(context);
-    const { format, plan } = await readImport({
+    const read = await readImport({
       store,
       file: path ?? process.stdin,
       update,
       signal,
       progress: (done, total) => progress.show("reading", done, total),
     }).finally(() => progress.end());
+    const { plan } = read;
     const refused = plan.refusedRows > 0;
     if (!refused && !dryRun) {
-      await confirmDefaults(context, plan);
+      await confirmAccess(context, read);
       await applyImport(plan, {
         store,
         signal,
         progress: (done, total) => progress.show("importing", done, total),
       }).finally(() => progress.end());
     }
-    report(context, { path, format, dryRun, plan });
+    report(context, { path, dryRun, ...read });
     if (refused) process.exitCode = exitCodes.refused;
   });
 }
 
-/** What a file does not say about a client is not decided in silence. */
-async function confirmDefaults(context: Context, { defaulted }: Plan): Promise<void> {
-  if (defaulted === 0) return;
-  await context.reporter.confirm(
-    `The file does not say what ${defaulted === 1 ? "a new client" : `${defaulted} new clients`} may do: they get what add-client gives. Import?`,
-    "--yes",
-  );
+/** Nobody gets to do more than the file says in plain words, or than now, without a question. */
+async function confirmAccess(context: Context, { plan, widened }: ReadImport): Promise<void> {
+  const lines = accessLines(plan, widened);
+  if (lines.length === 0) return;
+  await context.reporter.confirm([...lines, "Import?"].join("\n"), "--yes");
 }
 
-interface ImportReport {
+function accessLines({ defaulted, emptyLists }: Plan, widened: readonly Widened[]): string[] {
+  const lines: string[] = [];
+  if (defaulted > 0) {
+    lines.push(
+      `The file does not say what ${counted(defaulted, "new client")} may do: what add-client gives.`,
+    );
+  }
+  if (emptyLists > 0) {
+    lines.push(
+      `${counted(emptyLists, "new client")} with an empty list of message types, which a released hub (hivemind-core 4) reads as the default one.`,
+    );
+  }
+  if (widened.length === 0) return lines;
+  lines.push(`${counted(widened.length, "client")} could do more than now:`);
+  for (const { client_id, name, fields } of widened.slice(0, shownRows)) {
+    lines.push(`  client ${client_id} "${printable(name ?? "")}": ${fields.join(", ")}`);
+  }
+  if (widened.length > shownRows) lines.push(`  … and ${widened.length - shownRows} more`);
+  return lines;
+}
+
+function counted(count: number, what: string): string {
+  return `${count} ${what}${count === 1 ? "" : "s"}`;
+}
+
+interface ImportReport extends ReadImport {
   path: string | null;
-  format: Format;
   dryRun: boolean;
-  plan: Plan;
 }
 
-function report(context: Context, { path, format, dryRun, plan }: ImportReport): void {
+function report(context: Context, { path, format, dryRun, plan, widened }: ImportReport): void {
   const { refused, refusedRows } = plan;
   const counts = {
     added: plan.added.length - plan.filled,
@@ -189,15 +211,27 @@ function report(context: Context, { path, format, dryRun, plan }: ImportReport):
     unchanged: plan.unchanged,
     filled: plan.filled,
     default_permissions: plan.defaulted,
+    empty_lists: plan.emptyLists,
   };
-  const document = { path, format, dry_run: dryRun, ...counts, refused_rows: refusedRows, refused };
+  const document = {
+    path,
+    format,
+    dry_run: dryRun,
+    ...counts,
+    widened,
+    refused_rows: refusedRows,
+    refused,
+  };
   context.output.result({ import: document }, () => {
     const did =
       refusedRows > 0 ? "Nothing was imported" : dryRun ? "Would be imported" : "Imported";
     return [
-      refusedRows > 0 ? `${did}: ${refusedRows} rows cannot be taken.` : `${did}: ${words(counts)}`,
-      ...refused.slice(0, shownRefusals).map(({ where, why }) => `  ${where}: ${printable(why)}`),
-      ...(refusedRows > shownRefusals ? [`  … and ${refusedRows - shownRefusals} more`] : []),
+      refusedRows > 0
+        ? `${did}: ${counted(refusedRows, "row")} cannot be taken.`
+        : `${did}: ${words(counts)}`,
+      ...refused.slice(0, shownRows).map(({ where, why }) => `  ${where}: ${printable(why)}`),
+      ...(refusedRows > shownRows ? [`  … and ${refusedRows - shownRows} more`] : []),
+      ...(dryRun ? accessLines(plan, widened) : []),
       ...(refusedRows > 0 && dryRun ? [`Without them: ${words(counts)}`] : []),
     ];
   });

@@ -6,7 +6,7 @@
  * verbs only work out the change; writing it where that hub looks is the store's part.
  */
 import { StoreError } from "../errors.js";
-import { type Client, defaultAllowedTypes, isRevoked } from "./client.js";
+import { blacklistKeys, type Client, defaultAllowedTypes, isRevoked } from "./client.js";
 import { type JsonValue, sameJson } from "./json.js";
 
 /** The fields to write, none if the client is as asked already, and what the user should know about it. */
@@ -218,6 +218,23 @@ export function differences(before: Client, after: Client): Record<string, Diffe
   for (const key of new Set([...Object.keys(left), ...Object.keys(right)])) {
     const pair = { before: left[key] ?? null, after: right[key] ?? null };
     if (!sameJson(pair.before, pair.after)) found[key] = pair;
+  }
+  return found;
+}
+
+/** The fields by which a client could do more after a change than before it, as a hub of this schema reads them. */
+export function widenings(before: Client, after: Client, schemaVersion: number): string[] {
+  const rights = ["is_admin", "can_broadcast", "can_escalate", "can_propagate"] as const;
+  const found: string[] = rights.filter((field) => after[field] && !before[field]);
+  const allowed = effectiveTypes(before, schemaVersion);
+  if (effectiveTypes(after, schemaVersion).some((type) => !allowed.includes(type))) {
+    found.push("allowed_types");
+  }
+  for (const key of blacklistKeys) {
+    const kept = after.metadata[key];
+    const list = before.metadata[key];
+    if (!Array.isArray(list)) continue;
+    if (!Array.isArray(kept) || list.some((entry) => !kept.includes(entry))) found.push(key);
   }
   return found;
 }

@@ -2,10 +2,11 @@
 import { createReadStream } from "node:fs";
 import { stat } from "node:fs/promises";
 import { revokedApiKey } from "../client/client.js";
+import { widenings } from "../client/permissions.js";
 import { StoreError, systemError } from "../errors.js";
 import { holdersOf } from "../service/holders.js";
 import { exactInteger } from "../store/client-row.js";
-import type { ClientStore } from "../store/client-store.js";
+import type { ClientTable } from "../store/client-table.js";
 import { pagesOfRows } from "../store/schema.js";
 import { readCsv } from "./csv.js";
 
@@ -28,7 +29,7 @@ const rowsAStep = 500;
 export type Progress = (done: number, total: number) => void;
 
 export interface ImportOptions {
-  readonly store: ClientStore;
+  readonly store: ClientTable;
   /** A path, or the bytes themselves. */
   readonly file: string | AsyncIterable<Uint8Array>;
   /** Change clients whose access key is there already, and revoke those that the file has revoked. */
@@ -37,9 +38,18 @@ export interface ImportOptions {
   readonly signal?: AbortSignal;
 }
 
+/** A client that could do more after an import than before it. */
+export interface Widened {
+  readonly client_id: number;
+  readonly name: string | null;
+  /** By which fields. */
+  readonly fields: readonly string[];
+}
+
 export interface ReadImport {
   readonly format: Format;
   readonly plan: Plan;
+  readonly widened: readonly Widened[];
 }
 
 /**
@@ -61,12 +71,25 @@ export async function readImport(options: ImportOptions): Promise<ReadImport> {
     if (done) throw new StoreError("refused", "the file is empty");
     const format = /^\s*[[{]/.test(first) ? "json" : "csv";
     const rows = format === "json" ? readJson(lines, first) : readCsv(lines, first);
-    return { format, plan: await planImport(rows, await knownClients(store), { update }) };
+    const { schemaVersion } = store;
+    const plan = await planImport(rows, await knownClients(store), { update, schemaVersion });
+    return { format, plan, widened: await widenedBy(plan, store) };
   } catch (error) {
     throw systemError(error, `cannot read ${typeof file === "string" ? file : "standard input"}`);
   } finally {
     await lines.return(undefined);
   }
+}
+
+async function widenedBy({ updated }: Plan, store: ClientTable): Promise<Widened[]> {
+  const found: Widened[] = [];
+  for (const { id, changes } of updated) {
+    const before = await store.getClientById(id);
+    if (before === undefined) continue;
+    const fields = widenings(before, { ...before, ...changes }, store.schemaVersion);
+    if (fields.length > 0) found.push({ client_id: id, name: before.name, fields });
+  }
+  return found;
 }
 
 async function sizeOf(path: string): Promise<number> {
@@ -79,7 +102,7 @@ async function sizeOf(path: string): Promise<number> {
   }
 }
 
-async function knownClients(store: ClientStore): Promise<Known> {
+async function knownClients(store: ClientTable): Promise<Known> {
   const known = new Map<number, string>();
   const columns = "CAST(client_id AS TEXT) AS exact_id, CAST(api_key AS TEXT) AS api_key";
   for await (const page of pagesOfRows<{ exact_id: string; api_key: string }>(
@@ -140,7 +163,7 @@ async function refuseIfLong(plan: Plan, storePath: string): Promise<void> {
 }
 
 /** What the plan rests on: ids and access keys that are free still are, and who was to be changed has the same key. */
-async function requireUnchanged(plan: Plan, store: ClientStore): Promise<void> {
+async function requireUnchanged(plan: Plan, store: ClientTable): Promise<void> {
   const changed = [...plan.updated.map(({ id }: Update) => id), ...plan.revocations];
   const [row] = await store.connection.all<{ clashes: number; present: number }>(
     `SELECT

@@ -34,17 +34,26 @@ export interface Plan {
   readonly filled: number;
   /** How many of `added` get, at least in part, what a new client may do, for the file does not say it. */
   readonly defaulted: number;
+  /**
+   * How many of `added` have an empty list of message types, where a released hub would read it as the default one.
+   */
+  readonly emptyLists: number;
   readonly refused: readonly Refusal[];
   readonly refusedRows: number;
 }
 
-/** @param update whether clients that are in the store already are changed to what the file says. */
+export interface PlanOptions {
+  /** Whether clients that are in the store already are changed to what the file says. */
+  readonly update?: boolean;
+  readonly schemaVersion: number;
+}
+
 export async function planImport(
   rows: AsyncIterable<Incoming | Refusal>,
   known: Known,
-  options: { update?: boolean } = {},
+  options: PlanOptions,
 ): Promise<Plan> {
-  const planner = new Planner(known, options.update ?? false);
+  const planner = new Planner(known, options);
   for await (const row of rows) planner.take(row);
   return planner.finish();
 }
@@ -52,6 +61,7 @@ export async function planImport(
 class Planner {
   readonly #known: Known;
   readonly #update: boolean;
+  readonly #released: boolean;
   readonly #owners = new Map<string, number>();
   readonly #seenIds = new Set<number>();
   readonly #seenKeys = new Set<string>();
@@ -62,12 +72,14 @@ class Planner {
   readonly #refused: Refusal[] = [];
   #unchanged = 0;
   #defaulted = 0;
+  #emptyLists = 0;
   #refusedRows = 0;
   #highest: { id: number; where: string } = { id: 0, where: "" };
 
-  constructor(known: Known, update: boolean) {
+  constructor(known: Known, { update = false, schemaVersion }: PlanOptions) {
     this.#known = known;
     this.#update = update;
+    this.#released = schemaVersion < 2;
     for (const [id, key] of known) if (key !== revokedApiKey) this.#owners.set(key, id);
   }
 
@@ -93,6 +105,7 @@ class Planner {
     if (key !== undefined)
       return `client ${id} is another one here; without its id it gets the next one`;
     if (!saysPermissions(row)) this.#defaulted += 1;
+    if (this.#released && client.allowed_types.length === 0) this.#emptyLists += 1;
     if (id === undefined) this.#unnumbered.push(client);
     else this.#add(row.where, client);
     return undefined;
@@ -144,6 +157,7 @@ class Planner {
       unchanged: this.#unchanged,
       filled,
       defaulted: this.#defaulted,
+      emptyLists: this.#emptyLists,
       refused: this.#refused,
       refusedRows: this.#refusedRows,
     };

@@ -49,14 +49,14 @@ test("a hub's CSV: tried dry, refused by line, confirmed, imported", async () =>
   const bad = await machine.run(["import-clients", path]);
   expect([bad.code, bad.stdout]).toEqual([
     17,
-    expect.stringMatching(/Nothing was imported: 1 rows[\s\S]*line 3: .*more than one way/),
+    expect.stringMatching(/Nothing was imported: 1 row cannot[\s\S]*line 3: .*more than one way/),
   ]);
   await writeFile(path, `${header}\n1,a, b,True,k1,p1,None\n4,c,False,k4,p4,None`);
   const dry = await machine.run(["import-clients", path, "--dry-run"]);
   expect([dry.code, dry.stderr, dry.stdout]).toEqual([
     0,
     "",
-    "Would be imported: 2 added (2 with what a new client may do), 2 ids in between filled with revoked rows\n",
+    "Would be imported: 2 added (2 with what a new client may do), 2 ids in between filled with revoked rows\nThe file does not say what 2 new clients may do: what add-client gives.\n",
   ]);
   const unasked = await machine.run(["import-clients", path]);
   expect([unasked.code, unasked.stderr]).toEqual([2, expect.stringContaining("--yes")]);

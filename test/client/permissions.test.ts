@@ -13,6 +13,7 @@ import {
   setBroadcast,
   setEscalate,
   type Verb,
+  widenings,
 } from "../../src/client/permissions.js";
 
 const client = (fields: Partial<Client> = {}) =>
@@ -76,6 +77,25 @@ test("a blacklist grows and shrinks in metadata, beside what else is there", () 
   });
   const odd = client({ metadata: { intent_blacklist: "all" } });
   expect(() => addToBlacklist("intent_blacklist", "x")(odd, 2)).toThrow(/something else/);
+});
+
+test("what lets a client do more is told from what does not, as the hub of the schema reads it", () => {
+  const before = client({
+    can_escalate: false,
+    allowed_types: ["speak"],
+    metadata: { skill_blacklist: ["a", "b"], intent_blacklist: ["i"] },
+  });
+  const wider = (after: Partial<Client>, schema = 2) =>
+    widenings(before, { ...before, ...after }, schema);
+  expect(wider({ name: "x", allowed_types: [], can_propagate: false })).toEqual([]);
+  expect(wider({ allowed_types: [] }, 0)).toEqual(["allowed_types"]);
+  expect(wider({ allowed_types: ["speak", utterance] }, 0)).toEqual([]);
+  expect(wider({ allowed_types: ["speak", utterance] }, 2)).toEqual(["allowed_types"]);
+  expect(wider({ is_admin: true, can_escalate: true })).toEqual(["is_admin", "can_escalate"]);
+  expect(wider({ metadata: { skill_blacklist: ["b"], intent_blacklist: ["i", "j"] } })).toEqual([
+    "skill_blacklist",
+  ]);
+  expect(wider({ metadata: {} })).toEqual(["intent_blacklist", "skill_blacklist"]);
 });
 
 test("names with white space, empty names and revoked clients are refused", () => {

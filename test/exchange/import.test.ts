@@ -15,9 +15,10 @@ import { Connection } from "../../src/store/connection.js";
 import { checkSchema, createSchema } from "../../src/store/schema.js";
 import { temporaryFolder } from "../store/temporary.js";
 
-async function storeWith(clients: Client[] = [], path?: string): Promise<ClientStore> {
-  const at = path ?? join(await temporaryFolder(), "clients.db");
-  const store = await ClientStore.create(at, "passphrase");
+async function storeWith(clients: Client[] = []): Promise<ClientTable> {
+  const connection = await Connection.open(":memory:", { mode: "create" });
+  await createSchema(connection, 2);
+  const store = new ClientTable(connection, await checkSchema(connection));
   await store.addItems(clients);
   return store;
 }
@@ -27,7 +28,7 @@ async function* bytes(text: string): AsyncGenerator<Uint8Array> {
 }
 
 async function importInto(
-  store: ClientStore,
+  store: ClientTable,
   text: string,
   options: { update?: boolean } = {},
 ): Promise<Plan> {
@@ -42,7 +43,7 @@ async function all(store: AsyncIterable<Client>): Promise<Client[]> {
   return found;
 }
 
-async function textOf(store: ClientStore, format: Format, secrets = true): Promise<string> {
+async function textOf(store: ClientTable, format: Format, secrets = true): Promise<string> {
   let text = "";
   for await (const piece of exportText({ clients: store, format, secrets })) text += piece;
   return text;
@@ -93,6 +94,21 @@ describe("an import", () => {
       { ...kitchen, name: "cellar", is_admin: true },
       newClient({ client_id: 2, api_key: "k2", name: "attic" }),
     ]);
+  });
+
+  test("says who could do more, and where an empty list would mean the default one", async () => {
+    const text = json([
+      { client_id: 1, api_key: "k1", can_escalate: true, name: "cellar" },
+      { client_id: 3, api_key: "k3", allowed_types: [] },
+    ]);
+    await using store = await storeWith([kitchen, hall]);
+    const newer = await readImport({ store, file: bytes(text), update: true });
+    expect(newer.widened).toEqual([{ client_id: 1, name: "kitchen", fields: ["can_escalate"] }]);
+    expect([newer.plan.defaulted, newer.plan.emptyLists]).toEqual([1, 0]);
+    await store.connection.exec("PRAGMA user_version = 0");
+    await store.sync();
+    const released = await readImport({ store, file: bytes(text), update: true });
+    expect(released.plan.emptyLists).toBe(1);
   });
 
   test("changes only what a record says", async () => {
@@ -195,7 +211,8 @@ describe("an import", () => {
   });
 
   test("while another process has the store open is refused beyond what takes a moment", async () => {
-    await using store = await storeWith();
+    const path = join(await temporaryFolder(), "clients.db");
+    await using store = await ClientStore.create(path, "passphrase");
     const records = Array.from({ length: 10_001 }, (_, index) => `{"api_key": "n${index}"}`);
     const { plan } = await readImport({ store, file: bytes(records.join("\n")) });
     const holder = spawn("sh", ["-c", 'exec 3<"$0"; echo open; read line', store.connection.path]);
@@ -236,10 +253,7 @@ test("the forms of JSON: a document, a list, a record a line, the JSON plugin's 
 });
 
 test("no text crashes an import or is taken by half", async () => {
-  const connection = await Connection.open(":memory:", { mode: "create" });
-  await createSchema(connection, 2);
-  await using store = new ClientTable(connection, await checkSchema(connection)) as ClientStore;
-  await store.addItems([kitchen, revoked(2)]);
+  await using store = await storeWith([kitchen, revoked(2)]);
   const before = await all(store);
   const value = fc.oneof(
     fc.constantFrom(
