@@ -119,7 +119,7 @@ async function finish(state: Swap, service: Service | undefined, start: () => Pr
     await start();
     throw error;
   }
-  await state.write("starting");
+  await state.write("starting").catch(() => undefined);
   try {
     await start();
   } catch (error) {

@@ -330,7 +330,8 @@ class SwapWork {
     const { service } = this.#request.service;
     const { stopped } = this.#state.data;
     await this.#letGoOfStore();
-    await this.#state.write("starting");
+    // To settling it is the same as the step before: a full disk must not keep the service down.
+    await this.#state.write("starting").catch(() => undefined);
     if (!stopped) return null;
     const { upAt } = await service.start(stopped.dependents);
     await this.#timer?.disarm();
@@ -347,7 +348,11 @@ class SwapWork {
     const state = this.#state;
     if (state.journal.entry.step === "cleaning") return error;
     const { service } = this.#request.service;
-    const start = () => this.#startAgain();
+    let isStartTried = false;
+    const start = () => {
+      isStartTried = true;
+      return this.#startAgain();
+    };
     try {
       if (!(await state.isCommitted())) {
         // In which journal mode it was is the one thing that is not worth keeping the service waiting for.
@@ -371,6 +376,14 @@ class SwapWork {
       );
     } catch (second) {
       const { message, hint } = systemError(second, "putting things right failed");
+      let isDown = second instanceof StoreError && second.kind === "service";
+      // Whatever is in the way, the service runs meanwhile, on the file that has the store's name.
+      if (!isStartTried && (await lookAt(state.storePath).catch(() => undefined))) {
+        isDown = await start().then(
+          () => false,
+          () => true,
+        );
+      }
       return afterwards(
         error,
         `and not everything could be put right: ${message}`,
