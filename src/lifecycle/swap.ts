@@ -388,7 +388,7 @@ class SwapWork {
         error,
         `and not everything could be put right: ${message}`,
         withHint(hint, "the next command of this store goes on with it"),
-        second instanceof StoreError && second.kind === "service" ? "service" : undefined,
+        isDown ? "service" : undefined,
       );
     }
   }
