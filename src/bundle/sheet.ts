@@ -22,8 +22,8 @@ const bytesInACode = 1000;
 export interface SheetRequest {
   /** The bundle's file. */
   readonly bundle: string;
-  /** The store it is for, if that is known. */
-  readonly storePath: string | undefined;
+  /** The store it is for, in words, if that is known from elsewhere than the bundle. */
+  readonly store: string | undefined;
   /** What is in the bundle, if it was opened. */
   readonly contents?: BundleContents | undefined;
   /** Print the passphrase itself; it is in `contents`. */
@@ -37,13 +37,13 @@ export interface SheetRequest {
  * @throws StoreError `notFound`, `corrupted` if it is no bundle, `io`.
  */
 export async function recoverySheet(request: SheetRequest): Promise<string> {
-  const { bundle, contents, storePath, withPassphrase, printedAt } = request;
+  const { bundle, contents, store, withPassphrase, printedAt } = request;
   const { bytes, description } = await readBundleFile(bundle);
   const text = armor.encode(bytes).trim().replace(/\r\n/g, "\n");
   const codes = splitForCodes(text);
   const written = contents?.created_at ?? (await writtenAt(bundle));
   const facts: [string, string][] = [
-    ["Store", contents?.database ?? storePath ?? "not known: see inside the bundle"],
+    ["Store", store ?? contents?.database ?? "not known: see inside the bundle"],
     ["key_id", contents?.key_id ?? description.key_id ?? "not known: see inside the bundle"],
     [
       "Bundle",

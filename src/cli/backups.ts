@@ -7,6 +7,9 @@ import { addGlobalOptions, type Context, contextOf } from "./context.js";
 import { operate } from "./lifecycle.js";
 import { printable, Table } from "./table.js";
 
+/** Columns of the table of backups in full. */
+const wholeTable = 102;
+
 interface FolderOptions {
   bundleTo?: string;
 }
@@ -89,13 +92,15 @@ async function runBackups(
   const { unchecked, ...listing } = await listBackups(placesOf(context, folder, options));
   if (unchecked) output.warning(`no manifest could be checked: ${unchecked.message}`);
   output.result(listing, () => {
+    // A name that is cut can be neither told from another nor typed, so on a narrow terminal other things give way.
+    const isNarrow = (output.columns ?? Number.POSITIVE_INFINITY) < wholeTable;
     const rows = listing.backups.map((backup) => [
       backup.path.slice(listing.folder.length + 1),
       ageOf(backup.age_seconds),
       sizeWords(backup.size),
       `${backup.clients.active}${backup.clients.revoked > 0 ? ` +${backup.clients.revoked}` : ""}`,
-      backup.key_id,
-      backup.method,
+      isNarrow ? backup.key_id.slice(0, 8) : backup.key_id,
+      ...(isNarrow ? [] : [backup.method]),
       manifestWords(backup),
       backup.bundle === null ? "none" : "known",
     ]);
@@ -106,7 +111,7 @@ async function runBackups(
         { title: "SIZE", align: "right" },
         { title: "CLIENTS", align: "right" },
         { title: "KEY_ID" },
-        { title: "METHOD" },
+        ...(isNarrow ? [] : [{ title: "METHOD" }]),
         { title: "MANIFEST" },
         { title: "BUNDLE" },
       ],
@@ -125,8 +130,8 @@ async function runBackups(
 }
 
 function manifestWords({ present, mac }: ListedBackup): string {
-  if (!present) return "FILE MISSING OR CHANGED";
-  if (mac === null) return "not checked";
+  if (!present) return "NO FILE";
+  if (mac === null) return "?";
   return mac ? "holds" : "ALTERED";
 }
 
@@ -170,26 +175,26 @@ async function runPrune(
 }
 
 /** A duration as people say it: the largest unit of which there are at least two. */
-export function ageOf(seconds: number): string {
+function ageOf(seconds: number): string {
   const units = [
     ["d", 86_400],
     ["h", 3600],
     ["min", 60],
   ] as const;
   for (const [unit, length] of units) {
-    if (seconds >= 2 * length) return `${Math.floor(seconds / length)} ${unit}`;
+    if (seconds >= 2 * length) return `${Math.floor(seconds / length)}${unit}`;
   }
-  return `${Math.max(0, seconds)} s`;
+  return `${Math.max(0, seconds)}s`;
 }
 
-/** Bytes as people say them: "1.4 MiB". */
-export function sizeWords(bytes: number): string {
-  const units = ["B", "KiB", "MiB", "GiB", "TiB"];
+/** Bytes in powers of 1024, as `ls -h` writes them: "1.4M". */
+function sizeWords(bytes: number): string {
+  const units = ["B", "K", "M", "G", "T"];
   let value = bytes;
   let unit = 0;
   while (value >= 1024 && unit < units.length - 1) {
     value /= 1024;
     unit += 1;
   }
-  return `${unit === 0 ? value : value.toFixed(1)} ${units[unit]}`;
+  return `${unit === 0 ? value : value.toFixed(1)}${units[unit]}`;
 }

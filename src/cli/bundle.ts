@@ -1,3 +1,4 @@
+import { hostname } from "node:os";
 import type { Command } from "commander";
 import { StoreError } from "../errors.js";
 import { addGlobalOptions, type Context, contextOf } from "./context.js";
@@ -112,7 +113,7 @@ async function printBundle(context: Context, file: string, options: PrintOptions
   const isOfStore = keyId !== null && (await identify(context.storePath)).keyId === keyId;
   const page = await recoverySheet({
     bundle: path,
-    storePath: isOfStore ? context.storePath : undefined,
+    store: isOfStore ? `${context.storePath} on ${hostname()}` : undefined,
     contents: opener && (await readBundle(path, opener)),
     withPassphrase: options.withPassphrase ?? false,
     printedAt: new Date(),

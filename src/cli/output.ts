@@ -67,9 +67,9 @@ export class Output {
     }
   }
 
-  /** The terminal's width, where stdout is one. */
+  /** The terminal's width, where stdout is one and knows it. */
   get columns(): number | undefined {
-    return process.stdout.isTTY ? process.stdout.columns : undefined;
+    return (process.stdout.isTTY && process.stdout.columns) || undefined;
   }
 
   style(

@@ -1,7 +1,7 @@
 /** The recovery sheet as a printer has it: drawn by a real browser, read back by a real scanner, opened by real age. */
 import { createHash } from "node:crypto";
 import { mkdtemp, readFile, rm, writeFile } from "node:fs/promises";
-import { tmpdir } from "node:os";
+import { hostname, tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterAll, beforeAll, expect, test } from "vitest";
 import { type Bundle, writeBundle } from "../../src/bundle/bundle.js";
@@ -90,7 +90,7 @@ test("the page is whole in itself, runs nothing, and gives nothing away unless a
   const page = await print("--identity", identity);
   expect(page).not.toMatch(/<script|<link|<img|src=|href=|https?:|url\(|@import/i);
   expect(page).toContain("default-src 'none'");
-  expect(page).toContain(machine.store);
+  expect(page).toContain(`${machine.store} on ${hostname()}`);
   const [, keyId = "none"] = /clients\.([0-9a-f]{16})\./.exec(bundle) ?? [];
   expect(page).toContain(`<code>${keyId}</code>`);
   const secret = (await readFile(identity, "utf8")).match(/AGE-SECRET-KEY-1\w+/)?.[0] ?? "none";
@@ -156,7 +156,7 @@ test("odd paths and passphrases are printed as they are", async () => {
   const { readBundle } = await import("../../src/bundle/bundle.js");
   const page = await recoverySheet({
     bundle: written.path,
-    storePath,
+    store: undefined,
     contents: await readBundle(written.path, { identity: key.identity }),
     withPassphrase: true,
     printedAt: new Date("2026-01-02T03:04:05Z"),

@@ -123,7 +123,7 @@ test("backups are listed with age, clients, key and bundle, and what cannot be b
 
   const shown = await machine.run(["backups", folder]);
   expect(shown.code).toBe(0);
-  expect(shown.stdout).toMatch(new RegExp(`^${basename(older)} .* d .* holds +known$`, "m"));
+  expect(shown.stdout).toMatch(new RegExp(`^${basename(older)} .* \\d+d .* holds +known$`, "m"));
   expect(shown.stdout).toMatch(/ALTERED/);
   expect(shown.stdout).not.toContain("holiday");
 

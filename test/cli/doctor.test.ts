@@ -95,6 +95,14 @@ test("every finding comes with its mend, and goes away when that is followed", a
   expect(rotated.findings.find(({ name }) => name === "restore-tried")?.detail).toMatch(
     /since the passphrase changed/,
   );
+  const again = (await machine.json("backup", "--service", "none")).document;
+  const newest = (again.backup as { path: string }).path;
+  await machine.run(["restore", newest, "--to", machine.path("tried.db")]);
+  const tried = (await diagnose(machine)).checks.find(({ name }) => name === "restore-tried");
+  expect(tried).toMatchObject({
+    ok: true,
+    detail: expect.stringContaining(`${newest}, by restore`),
+  });
 });
 
 test("a store that does not open is a finding, not an error; nothing of it is changed", async () => {
