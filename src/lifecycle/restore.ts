@@ -14,10 +14,16 @@ import { manifestPath, readManifest } from "../backup/manifest.js";
 import { type BackupPassphrase, openBackup, verifyBackup } from "../backup/verify.js";
 import { type BundleOpener, readBundle } from "../bundle/bundle.js";
 import { revoked } from "../client/client.js";
+import { realPath } from "../config/paths.js";
 import { type ErrorKind, StoreError, systemError } from "../errors.js";
 import { createFile } from "../files/durable.js";
 import { getEntry } from "../keys/keyring.js";
-import { formatSource, type PassphraseSource, readPassphrases } from "../keys/source.js";
+import {
+  formatSource,
+  type Generation,
+  type PassphraseSource,
+  readPassphrases,
+} from "../keys/source.js";
 import { type UnlockedStore, unlock } from "../keys/unlock.js";
 import { knowService, type ServiceReport } from "../operation/absence.js";
 import { acquireLock } from "../operation/lock.js";
@@ -29,7 +35,7 @@ import { compareClients, type Differences, type Widened } from "./differences.js
 import { sha256Of, syncFile } from "./files.js";
 import { findHandover, type Handover, requireHandover } from "./handover.js";
 import type { BundleOptions, BundleReport, OperationOptions } from "./options.js";
-import { firstPassphrase, planKeyring } from "./passphrases.js";
+import { firstPassphrase, planKeyring, takeUpPending } from "./passphrases.js";
 import { type BundlePlan, bundleReport, checkBundleFolder } from "./prepare.js";
 import { settle } from "./settle.js";
 import { type Replaced, swap } from "./swap.js";
@@ -98,6 +104,7 @@ interface Present {
   readonly replaced: Replaced;
   readonly keyId?: string | undefined;
   readonly passphrase?: string | undefined;
+  readonly generation?: Generation | undefined;
   /** From the backup; undefined if its clients cannot be read. */
   readonly differences?: Differences | undefined;
 }
@@ -117,12 +124,16 @@ interface Completed {
  *   `knowService` and `swap` throw.
  */
 export async function restore(options: RestoreOptions): Promise<RestoreResult> {
-  const { to, reporter } = options;
-  if (to !== undefined && (await lookAt(to))) {
-    throw new StoreError("refused", `${to} exists already`, { hint: "--to names a new file" });
+  const { reporter } = options;
+  if (options.to !== undefined && (await lookAt(options.to))) {
+    throw new StoreError("refused", `${options.to} exists already`, {
+      hint: "--to names a new file",
+    });
   }
   const backup = await verify(options);
-  if (to === undefined) return await putInPlace(options, backup);
+  if (options.to === undefined) return await putInPlace(options, backup);
+  // By the name that its lock, its journal and its passphrase in the keyring will be looked for.
+  const to = await realPath(options.to);
   await using lock = await acquireLock(to);
   for (const sentence of await settle(lock)) reporter.notice(sentence);
   const service = { service: "none", unit: options.service.unit, storePath: to } as const;
@@ -149,6 +160,10 @@ async function putInPlace(options: RestoreOptions, backup: Verified): Promise<Re
       `${formatSource(source)} does not yield the passphrase of the backup`,
       { hint: "put it there first, or keep it in the keyring: --passphrase-source keyring" },
     );
+  }
+  if (source.kind === "keyring" && present.generation) {
+    const taken = await takeUpPending(storePath, present.generation);
+    if (taken) reporter.notice(taken);
   }
   const keyring =
     source.kind === "keyring"
@@ -296,18 +311,19 @@ async function lookAtPresent({ lock, source }: RestoreOptions, backup: Verified)
       hint: "--db names the store's file",
     });
   }
-  let opened: { key: Secret; keyId?: string; passphrase?: string } | undefined;
+  let opened: OpenedPresent | undefined;
   try {
     opened = await secretOfPresent(storePath, source);
     const differences = await compare(storePath, opened.key, backup);
-    const { keyId, passphrase } = opened;
-    return { replaced: { state: "open", secret: opened.key }, keyId, passphrase, differences };
+    const { key: secret, ...known } = opened;
+    return { replaced: { state: "open", secret }, ...known, differences };
   } catch (error) {
     if (!(error instanceof StoreError) || !hopeless.includes(error.kind)) throw error;
     return {
       replaced: { state: "unopenable" },
       keyId: opened?.keyId,
       passphrase: opened?.passphrase,
+      generation: opened?.generation,
     };
   }
 }
@@ -322,10 +338,14 @@ const hopeless: readonly ErrorKind[] = [
   "refused",
 ];
 
+interface OpenedPresent extends Pick<Present, "keyId" | "passphrase" | "generation"> {
+  readonly key: Secret;
+}
+
 async function secretOfPresent(
   storePath: string,
   source: PassphraseSource,
-): Promise<{ key: Secret; keyId?: string; passphrase?: string }> {
+): Promise<OpenedPresent> {
   const { format } = await identify(storePath);
   if (format === "plaintext") return { key: undefined };
   if (format === "unknown") {

@@ -91,6 +91,11 @@ async function ensureLockFile(path: string, storePath: string): Promise<void> {
       if (uid !== 0) await file.chown(uid, gid);
     }
   } catch (error) {
+    if (hasCode(error, "ENOENT", "ENOTDIR")) {
+      throw new StoreError("notFound", `there is no store at ${storePath}, and no such folder`, {
+        hint: "a new store: hivemind-sqlcipher init; another one: --db PATH",
+      });
+    }
     if (!hasCode(error, "EEXIST")) throw systemError(error, `cannot create ${path}`);
     if (!(await lstat(path)).isFile()) {
       throw new StoreError("refused", `${path} is not a regular file`);
