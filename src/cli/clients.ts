@@ -13,6 +13,7 @@ import type { ClientStore } from "../store/client-store.js";
 import { chooseClient, noClient, parseId, parseOptionalId } from "./choose-client.js";
 import { addGlobalOptions, type Context, contextOf } from "./context.js";
 import { openStore } from "./open.js";
+import { asStoreError, errorRecord } from "./output.js";
 import { type Column, printable, Table } from "./table.js";
 
 /** Rows that set a table's column widths; the ones after are printed as they come. */
@@ -180,15 +181,26 @@ async function* listed(store: ClientStore, withRevoked: boolean): AsyncGenerator
   }
 }
 
-/** One document however long the list: written as it is read, so memory does not grow with it. */
+/**
+ * One document however long the list: written as it is read, so memory does not grow with it. It stays one if reading
+ * fails in the middle: the error then stands in it beside the clients so far.
+ */
 async function printDocument(
   clients: AsyncIterable<Client>,
   record: (client: Client) => unknown,
 ): Promise<void> {
   let separator = '{"clients":[';
-  for await (const client of clients) {
-    if (!process.stdout.write(separator + JSON.stringify(record(client)))) await drained();
-    separator = ",";
+  try {
+    for await (const client of clients) {
+      if (!process.stdout.write(separator + JSON.stringify(record(client)))) await drained();
+      separator = ",";
+    }
+  } catch (error) {
+    if (separator !== ",") throw error;
+    const failure = asStoreError(error);
+    process.stdout.write(`],"error":${JSON.stringify(errorRecord(failure))}}\n`);
+    process.exitCode = failure.exitCode;
+    return;
   }
   process.stdout.write(separator === "," ? "]}\n" : '{"clients":[]}\n');
 }

@@ -54,11 +54,9 @@ export class Output {
   }
 
   error(error: StoreError): void {
-    const { exitCode: code, message, hint } = error;
+    const { message, hint } = error;
     if (this.json) {
-      process.stdout.write(
-        `${JSON.stringify({ error: { code, message, ...(hint && { hint }) } })}\n`,
-      );
+      process.stdout.write(`${JSON.stringify({ error: errorRecord(error) })}\n`);
       return;
     }
     process.stderr.write(`${this.style("red", "error:", process.stderr)} ${printable(message)}\n`);
@@ -80,6 +78,11 @@ export class Output {
     const plain = !this.#options.color || !stream.isTTY || Boolean(process.env.NO_COLOR);
     return plain ? text : `\x1b[${styles[name]}m${text}\x1b[0m`;
   }
+}
+
+/** An error as `--json` says it. */
+export function errorRecord({ exitCode: code, message, hint }: StoreError) {
+  return { code, message, ...(hint && { hint }) };
 }
 
 /** Turns whatever was thrown into an error with an exit code; what is not ours is a defect, and said to be. */

@@ -1,0 +1,21 @@
+import { readFile, writeFile } from "node:fs/promises";
+import { expect, test } from "vitest";
+import { newClient } from "../../src/client/client.js";
+import { unlockStore } from "../../src/keys/unlock.js";
+import { Machine } from "./machine.js";
+
+test("a list that breaks off at a damaged page is one JSON document all the same, with the error in it", async () => {
+  const machine = await Machine.make();
+  await machine.init();
+  const store = await unlockStore(machine.store, { kind: "keyring" }, { mode: "readwrite" });
+  const ids = Array.from({ length: 3000 }, (_, index) => index + 1);
+  await store.addItems(ids.map((id) => newClient({ client_id: id, api_key: `key ${id}` })));
+  await store.close();
+  const bytes = await readFile(machine.store);
+  bytes.fill(0xff, Math.floor(bytes.length * 0.6), Math.floor(bytes.length * 0.6) + 8);
+  await writeFile(machine.store, bytes);
+  const { code, document } = await machine.json("list-clients");
+  expect(code).toBe(14);
+  expect(document).toMatchObject({ clients: expect.any(Array), error: { code: 14 } });
+  expect(document.clients).not.toEqual([]);
+});
