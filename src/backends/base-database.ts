@@ -45,6 +45,10 @@ export abstract class BaseDatabase implements Database {
     return first;
   }
 
+  getClientsById(clientIds: readonly number[]): Promise<(Client | undefined)[]> {
+    return Promise.all(clientIds.map((id) => this.getClientById(id)));
+  }
+
   async getClientByApiKey(apiKey: string): Promise<Client | undefined> {
     if (apiKey === revokedApiKey) return undefined;
     const [first] = await this.searchByValue("api_key", apiKey);

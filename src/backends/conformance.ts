@@ -90,6 +90,7 @@ export const conformance: readonly ConformanceTest[] = [
       assertAllSame(await all(again), clients);
       for (const client of clients) {
         assertSame(await again.getClientByApiKey(client.api_key), client);
+        assertSame((await again.getClientsById([77, client.client_id]))[1], client);
         assertSame(await again.refresh(client.client_id), client);
       }
     },

@@ -37,7 +37,8 @@ const connectTimeoutMs = 5_000;
 const answerTimeoutMs = 15_000;
 /** Following a slot that moves; a cluster in good order needs one. */
 const maxRedirections = 5;
-const scanCount = 1_000;
+/** Keys that one look at the key space takes: some milliseconds, in which the server does nothing else. */
+const scanCount = 5_000;
 
 type Single = Awaited<ReturnType<typeof singleClient>>;
 type Cluster = Awaited<ReturnType<typeof clusterClient>>;
@@ -98,11 +99,18 @@ export class RedisConnection {
    * @throws StoreError in words for what the server or the network has against it.
    */
   async send(key: string, command: string[]): Promise<unknown> {
-    const sent =
-      this.#cluster === undefined
-        ? this.#single?.sendCommand<unknown>(command)
-        : this.#cluster.sendCommand<unknown>(key, false, command);
-    return this.#answer(sent);
+    return this.#answer(this.#sent(key, command));
+  }
+
+  /** The same for several, which travel together; answers in their order. */
+  async sendAll(commands: readonly { key: string; command: string[] }[]): Promise<unknown[]> {
+    return this.#answer(Promise.all(commands.map(({ key, command }) => this.#sent(key, command))));
+  }
+
+  #sent(key: string, command: string[]): Promise<unknown> | undefined {
+    return this.#cluster === undefined
+      ? this.#single?.sendCommand<unknown>(command)
+      : this.#cluster.sendCommand<unknown>(key, false, command);
   }
 
   /** All keys that match a pattern, some hundred at a time; one that moves meanwhile may come twice. */

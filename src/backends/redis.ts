@@ -131,10 +131,7 @@ export const redisPlugin: DatabasePlugin = {
   },
 };
 
-/**
- * Answers nothing when done; else what it found in place of ARGV[1], the record that was expected. Both are empty for
- * none.
- */
+/** Answers nothing when done; else what it found in place of ARGV[1], the record that was expected. Empty is none. */
 const writeRecord = script(`
   local found = redis.call('GET', KEYS[1]) or ''
   if found ~= ARGV[1] then return found end
@@ -142,26 +139,45 @@ const writeRecord = script(`
   return false
 `);
 
-/** The same with all that is derived from a record, where it lies in one place. */
+/** Keys and arguments a record, of the script below. */
+const keysARecord = 10;
+const argumentsARecord = 7;
+
+/** The same for many, with all that is derived from a record, where it lies in one place. */
 const writeIndexed = script(`
-  local found = redis.call('GET', KEYS[1]) or ''
-  if found ~= ARGV[1] then return found end
-  local id, name, api_key, revoking = ARGV[3], ARGV[4], ARGV[5], ARGV[7]
-  redis.call('SET', KEYS[1], ARGV[2])
-  if found == '' then redis.call('INCR', KEYS[7]) end
-  if found == '' or revoking ~= '' or KEYS[2] ~= KEYS[3] then
-    redis.call('SREM', KEYS[2], id)
-    if revoking == '' then redis.call('SADD', KEYS[3], id) end
+  local answers = {}
+  for i = 0, #KEYS / ${keysARecord} - 1 do
+    local record, old_name, new_name, old_key, new_key, doc, count, old_admission, new_admission, admissions =
+      unpack(KEYS, i * ${keysARecord} + 1, (i + 1) * ${keysARecord})
+    local expected, text, id, name, api_key, old_api_key, revoking =
+      unpack(ARGV, i * ${argumentsARecord} + 1, (i + 1) * ${argumentsARecord})
+    local found = redis.call('GET', record) or ''
+    answers[i + 1] = found
+    if found == expected then
+      answers[i + 1] = false
+      redis.call('SET', record, text)
+      if found == '' then redis.call('INCR', count) end
+      if revoking ~= '' or old_name ~= new_name then redis.call('SREM', old_name, id) end
+      if revoking == '' and (found == '' or old_name ~= new_name) then redis.call('SADD', new_name, id) end
+      if old_key ~= new_key then redis.call('SREM', old_key, id) end
+      if found == '' or old_key ~= new_key then redis.call('SADD', new_key, id) end
+      redis.call('HSET', doc, 'name', name, 'api_key', api_key)
+      redis.call('DEL', old_admission, new_admission)
+      redis.call('HDEL', admissions, old_api_key, api_key)
+    end
   end
-  if found == '' or KEYS[4] ~= KEYS[5] then
-    redis.call('SREM', KEYS[4], id)
-    redis.call('SADD', KEYS[5], id)
-  end
-  redis.call('HSET', KEYS[6], 'name', name, 'api_key', api_key)
-  redis.call('DEL', KEYS[8], KEYS[9])
-  redis.call('HDEL', KEYS[10], ARGV[6], api_key)
-  return false
+  return answers
 `);
+
+interface Write {
+  id: number;
+  /** The record as it was read, empty for none; and as it is to be. */
+  expected: string;
+  text: string;
+  before: Client | undefined;
+  client: Client;
+  revoking: boolean;
+}
 
 class RedisDatabase extends BaseDatabase {
   readonly #connection: RedisConnection;
@@ -235,8 +251,21 @@ class RedisDatabase extends BaseDatabase {
   }
 
   override async getClientById(clientId: number): Promise<Client | undefined> {
-    const [client] = await this.#load([clientId]);
+    const [client] = await this.getClientsById([clientId]);
     return client;
+  }
+
+  override async getClientsById(clientIds: readonly number[]): Promise<(Client | undefined)[]> {
+    const clients: (Client | undefined)[] = [];
+    for (let start = 0; start < clientIds.length; start += batchSize) {
+      const ids = clientIds.slice(start, start + batchSize);
+      const texts = await this.#raw(ids);
+      for (const [index, id] of ids.entries()) {
+        const text = texts[index];
+        clients.push(isRecord(text) ? decodeRecord(this.#parse(id, text)) : undefined);
+      }
+    }
+    return clients;
   }
 
   /** The count that the Python plugin keeps and answers; where it keeps none, the records are counted. */
@@ -324,28 +353,31 @@ class RedisDatabase extends BaseDatabase {
         );
       }
       if (attempt > 0) await sleep(this.#place.retryDelay * 1000);
-      const answers = await Promise.all(
-        pending.map((id, index) => {
-          const text = found[index] ?? null;
-          // Looked at again after the wait.
-          if (text === creationMarker)
-            return this.#get(this.#clientKey(id)).then((now) => now ?? "");
-          const record = text === null ? undefined : this.#parse(id, text);
-          const before = record && decodeRecord(record);
-          const after = decide(id, before);
-          if (after === undefined) return null;
-          const client = withName(after.client);
-          const written = record === undefined ? this.#encode(client) : rewrite(record, client);
-          if (written === record) return null;
-          return this.#write(text ?? "", written, before, client, after.revoking ?? false);
-        }),
-      );
-      const left = pending.flatMap((id, index) => {
-        const answer = answers[index];
-        return answer === null || answer === undefined ? [] : [{ id, text: answer || null }];
-      });
-      pending = left.map(({ id }) => id);
-      found = left.map(({ text }) => text);
+      const writes: Write[] = [];
+      const beingMade: number[] = [];
+      for (const [index, id] of pending.entries()) {
+        const text = found[index] ?? null;
+        if (text === creationMarker) {
+          beingMade.push(id);
+          continue;
+        }
+        const record = text === null ? undefined : this.#parse(id, text);
+        const before = record && decodeRecord(record);
+        const after = decide(id, before);
+        if (after === undefined) continue;
+        const client = withName(after.client);
+        const written = record === undefined ? this.#encode(client) : rewrite(record, client);
+        if (written === record) continue;
+        writes.push({
+          ...{ id, expected: text ?? "", before, client, revoking: after.revoking ?? false },
+          text: formatJson(written, { sortKeys: true, ascii: false }),
+        });
+      }
+      const answers = await this.#write(writes);
+      const overtaken = writes.filter((_write, index) => answers[index] !== null);
+      const others = answers.flatMap((answer) => (answer === null ? [] : [answer || null]));
+      pending = [...overtaken.map(({ id }) => id), ...beingMade];
+      found = [...others, ...(await this.#raw(beingMade))];
     }
   }
 
@@ -363,30 +395,48 @@ class RedisDatabase extends BaseDatabase {
     return record;
   }
 
-  /** Null when written; else what was found instead of `expected`. */
-  async #write(
-    expected: string,
-    record: JsonObject,
-    before: Client | undefined,
-    client: Client,
-    revoking: boolean,
-  ): Promise<string | null> {
-    const id = client.client_id;
-    const text = formatJson(record, { sortKeys: true, ascii: false });
-    const key = this.#clientKey(id);
-    const oldKey = before?.api_key ?? client.api_key;
-    if (!this.#indexed) {
-      const admissions = this.#key("api_key_records");
-      const forget = ["HDEL", admissions, oldKey, client.api_key];
-      // In another slot, so not together with the record: before it, and after it for what was read meanwhile.
-      await this.#connection.send(admissions, forget);
-      const found = await this.#run(writeRecord, [key], [expected, text]);
-      await this.#connection.send(admissions, forget);
-      return found;
+  /** For each: null when written; else what was found instead of what was expected. */
+  async #write(writes: readonly Write[]): Promise<(string | null)[]> {
+    if (writes.length === 0) return [];
+    if (this.#indexed) {
+      const keys = writes.flatMap((write) => this.#keysOf(write));
+      const args = writes.flatMap(({ id, expected, text, before, client, revoking }) => {
+        const { api_key, name } = client;
+        const oldKey = before?.api_key ?? api_key;
+        return [
+          expected,
+          text,
+          String(id),
+          name ?? "",
+          api_key,
+          oldKey,
+          revoking ? "revoking" : "",
+        ];
+      });
+      const [answers] = await this.#run(writeIndexed, [{ keys, args }]);
+      return answers as (string | null)[];
     }
-    const keys = [
-      key,
-      this.#key("name", before?.name ?? client.name ?? ""),
+    const admissions = this.#key("api_key_records");
+    const oldKeys = writes.flatMap(({ before }) => (before === undefined ? [] : [before.api_key]));
+    const newKeys = writes.map(({ client }) => client.api_key);
+    const forget = ["HDEL", admissions, ...oldKeys, ...newKeys];
+    // In another slot, so not together with the records: before them, and after them for what was read meanwhile.
+    await this.#connection.send(admissions, forget);
+    const answers = await this.#run(
+      writeRecord,
+      writes.map(({ id, expected, text }) => ({
+        ...{ keys: [this.#clientKey(id)], args: [expected, text] },
+      })),
+    );
+    await this.#connection.send(admissions, forget);
+    return answers as (string | null)[];
+  }
+
+  #keysOf({ id, before, client }: Write): string[] {
+    const oldKey = before?.api_key ?? client.api_key;
+    return [
+      this.#clientKey(id),
+      this.#key("name", (before ?? client).name ?? ""),
       this.#key("name", client.name ?? ""),
       this.#key("api_key", oldKey),
       this.#key("api_key", client.api_key),
@@ -396,54 +446,62 @@ class RedisDatabase extends BaseDatabase {
       this.#key("api_key_record", client.api_key),
       this.#key("api_key_records"),
     ];
-    const revokes = revoking ? "revoke" : "";
-    return this.#run(writeIndexed, keys, [
-      ...[expected, text, String(id), client.name ?? "", client.api_key, oldKey, revokes],
-    ]);
   }
 
-  /** By its hash; in full to a server that does not know it yet. */
-  async #run({ text, sha }: Script, keys: string[], args: string[]): Promise<string | null> {
-    const rest = [String(keys.length), ...keys, ...args];
-    const [first = ""] = keys;
+  /** By its hash; in full where a server does not know it yet. Running it twice finds what the first time wrote. */
+  async #run(
+    { text, sha }: Script,
+    calls: { keys: string[]; args: string[] }[],
+  ): Promise<unknown[]> {
+    const run = (...command: string[]) =>
+      this.#connection.sendAll(
+        calls.map(({ keys, args }) => ({
+          key: keys[0] ?? "",
+          command: [...command, String(keys.length), ...keys, ...args],
+        })),
+      );
     try {
-      return (await this.#connection.send(first, ["EVALSHA", sha, ...rest])) as string | null;
+      return await run("EVALSHA", sha);
     } catch (error) {
       if (!String((error as Error).message).includes("NOSCRIPT")) throw error;
-      return (await this.#connection.send(first, ["EVAL", text, ...rest])) as string | null;
+      return run("EVAL", text);
     }
   }
 
   /** The records with these ids, as far as there are any. */
   async #load(ids: readonly number[]): Promise<Client[]> {
-    const texts = await this.#raw(ids);
-    return ids.flatMap((id, index) => {
-      const text = texts[index];
-      return isRecord(text) ? [decodeRecord(this.#parse(id, text))] : [];
-    });
+    return (await this.getClientsById(ids)).filter((client) => client !== undefined);
   }
 
-  #raw(ids: readonly number[]): Promise<(string | null)[]> {
-    return Promise.all(ids.map((id) => this.#get(this.#clientKey(id))));
+  async #raw(ids: readonly number[]): Promise<(string | null)[]> {
+    if (ids.length === 0) return [];
+    const keys = ids.map((id) => this.#clientKey(id));
+    const answers = this.#indexed
+      ? await this.#connection.send(keys[0] ?? "", ["MGET", ...keys])
+      : await this.#connection.sendAll(keys.map((key) => ({ key, command: ["GET", key] })));
+    return answers as (string | null)[];
   }
 
   async #get(key: string): Promise<string | null> {
     return (await this.#connection.send(key, ["GET", key])) as string | null;
   }
 
-  /** The ids of all records, each once. */
+  /** The ids of all records, each once, in batches. */
   async *#ids(): AsyncGenerator<number[]> {
     const prefix = `${this.#key("client")}:`;
     const seen = new IdSet();
+    let batch: number[] = [];
     for await (const keys of this.#connection.scan(`${escapePattern(prefix)}*`)) {
-      const ids = keys
-        .map((key) => key.slice(prefix.length))
+      for (const key of keys) {
+        const rest = key.slice(prefix.length);
         // Another hub's prefix may begin like this one.
-        .filter((rest) => /^-?\d+$/.test(rest))
-        .map(Number)
-        .filter((id) => seen.add(id));
-      if (ids.length > 0) yield ids;
+        if (/^-?\d+$/.test(rest) && seen.add(Number(rest))) batch.push(Number(rest));
+      }
+      if (batch.length < batchSize) continue;
+      yield batch;
+      batch = [];
     }
+    if (batch.length > 0) yield batch;
   }
 
   #parse(id: number, text: string): JsonObject {

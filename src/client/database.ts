@@ -26,6 +26,8 @@ export interface Database extends AsyncDisposable, AsyncIterable<Client> {
    */
   searchByValue(key: string, value: string | number | boolean | null): Promise<Client[]>;
   getClientById(clientId: number): Promise<Client | undefined>;
+  /** The same for many, in the order of the ids. */
+  getClientsById(clientIds: readonly number[]): Promise<(Client | undefined)[]>;
   /** Never finds a revoked client. */
   getClientByApiKey(apiKey: string): Promise<Client | undefined>;
   /** Reads one client anew, past anything cached. */

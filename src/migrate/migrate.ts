@@ -13,9 +13,9 @@
 import { IdSet } from "../backends/id-set.js";
 import type { DatabaseConfig } from "../backends/plugin.js";
 import { DatabaseFactory, placeOf } from "../backends/registry.js";
-import type { Client } from "../client/client.js";
-import { isRevoked, revoked, serializeClient } from "../client/client.js";
+import { blacklistKeys, type Client, isRevoked, revoked } from "../client/client.js";
 import type { Database } from "../client/database.js";
+import { sameJson } from "../client/json.js";
 import { StoreError } from "../errors.js";
 import { reached } from "../operation/step.js";
 import { MigrationNote } from "./note.js";
@@ -109,27 +109,27 @@ export async function migrate(options: MigrateOptions): Promise<Migration> {
   };
 }
 
-/** Says the same in every database: what one has no place for is not a difference. */
-export function fingerprint(client: Client): string {
+/** The client in the form in which every database can say it: what one has no place for is not a difference. */
+export function comparable(client: Client): Client {
   // The development line keeps a crypto key there, also one that is null.
-  const { crypto_key, ...metadata } = client.metadata;
+  const { crypto_key, ...rest } = client.metadata;
   const lifted = client.crypto_key === null && typeof crypto_key === "string";
-  const rest = lifted || crypto_key === null ? metadata : { ...client.metadata };
-  for (const key of ["intent_blacklist", "skill_blacklist", "message_blacklist"]) {
-    const list = rest[key];
-    if (Array.isArray(list) && list.length === 0) delete rest[key];
+  const metadata = lifted || crypto_key === null ? rest : { ...client.metadata };
+  for (const key of blacklistKeys) {
+    const list = metadata[key];
+    if (Array.isArray(list) && list.length === 0) delete metadata[key];
   }
-  return serializeClient({
+  return {
     ...client,
     // The Redis store has no other form of it.
     name: client.name ?? "",
     crypto_key: lifted ? crypto_key : client.crypto_key,
-    metadata: rest,
-  });
+    metadata,
+  };
 }
 
 function isSame(a: Client, b: Client): boolean {
-  return fingerprint(a) === fingerprint(b);
+  return sameJson({ ...comparable(a) }, { ...comparable(b) });
 }
 
 /** A hub at work on either side notes when it last heard of a client. */
@@ -345,7 +345,7 @@ async function existing(
   database: Database | undefined,
 ): Promise<(Client | undefined)[]> {
   if (database === undefined) return [];
-  return Promise.all(batch.map(({ client_id }) => database.getClientById(client_id)));
+  return database.getClientsById(batch.map(({ client_id }) => client_id));
 }
 
 async function* batchesOf(database: Database): AsyncGenerator<Client[]> {

@@ -128,6 +128,16 @@ export class ClientTable implements Database {
     return row && decodeRow(row);
   }
 
+  async getClientsById(clientIds: readonly number[]): Promise<(Client | undefined)[]> {
+    const byId = new Map<number, Client>();
+    for (let start = 0; start < clientIds.length; start += pageRows) {
+      for (const row of await this.#rowsById(clientIds.slice(start, start + pageRows))) {
+        byId.set(Number(row.exact_id), decodeRow(row));
+      }
+    }
+    return clientIds.map((id) => byId.get(id));
+  }
+
   async getClientByApiKey(apiKey: string): Promise<Client | undefined> {
     const [first] = await this.searchByValue("api_key", apiKey);
     return first;
@@ -224,11 +234,7 @@ export class ClientTable implements Database {
     // Of two with the same id the later one counts.
     const byId = new Map(clients.map((client) => [client.client_id, client]));
     await this.transaction(async () => {
-      const rows = await this.#all<Row>(
-        `${select} WHERE client_id IN (SELECT value FROM json_each(?))`,
-        [JSON.stringify([...byId.keys()])],
-      );
-      for (const row of rows) {
+      for (const row of await this.#rowsById([...byId.keys()])) {
         const client = byId.get(Number(row.exact_id));
         if (client === undefined) continue;
         await this.#replace(row, client);
@@ -280,6 +286,12 @@ export class ClientTable implements Database {
   async #rowById(clientId: number): Promise<Row | undefined> {
     const [row] = await this.#all<Row>(`${select} WHERE client_id = ?`, [clientId]);
     return row;
+  }
+
+  #rowsById(clientIds: readonly number[]): Promise<Row[]> {
+    return this.#all<Row>(`${select} WHERE client_id IN (SELECT value FROM json_each(?))`, [
+      JSON.stringify(clientIds),
+    ]);
   }
 
   async #all<Result>(sql: string, params: readonly SqlValue[] = []): Promise<Result[]> {

@@ -6,9 +6,15 @@ import { join } from "node:path";
 import { describe, expect, onTestFinished, test } from "vitest";
 import { awkwardClients } from "../../src/backends/conformance.js";
 import { DatabaseFactory } from "../../src/backends/registry.js";
-import { type Client, isRevoked, newClient, revoked } from "../../src/client/client.js";
+import {
+  type Client,
+  isRevoked,
+  newClient,
+  revoked,
+  serializeClient,
+} from "../../src/client/client.js";
 import type { JsonObject } from "../../src/client/json.js";
-import { type End, fingerprint, migrate } from "../../src/migrate/migrate.js";
+import { comparable, type End, migrate } from "../../src/migrate/migrate.js";
 import { stepChannelName } from "../../src/operation/step.js";
 import { temporaryFolder } from "../store/temporary.js";
 import { clusterIsUp, RedisServer, startCluster } from "./redis-server.js";
@@ -20,6 +26,10 @@ const sqlcipher = "hivemind-sqlcipher-db-plugin";
 const sqlite = "hivemind-sqlite-db-plugin";
 const json = "hivemind-json-db-plugin";
 const redis = "hivemind-redis-db-plugin";
+
+function fingerprint(client: Client): string {
+  return serializeClient(comparable(client));
+}
 
 function end(name: string, config: JsonObject): End {
   return { name, config };
@@ -283,7 +293,7 @@ describe("bad input: said in words, and nothing changed", () => {
 
   test("a replica cannot be written", async () => {
     const { from } = await source();
-    const master = await RedisServer.start();
+    const master = await RedisServer.start(["--repl-diskless-sync-delay", "0"]);
     const replica = await RedisServer.start(["--replicaof", `127.0.0.1 ${master.port}`]);
     await replica.answers("INFO replication", "master_link_status:up");
     await expect(migrate({ from, to: end(redis, { port: replica.port }) })).rejects.toMatchObject({

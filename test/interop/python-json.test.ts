@@ -12,7 +12,7 @@ import {
 } from "../../src/client/client.js";
 import type { Database } from "../../src/client/database.js";
 import { formatJson, type JsonObject } from "../../src/client/json.js";
-import { fingerprint } from "../../src/migrate/migrate.js";
+import { comparable } from "../../src/migrate/migrate.js";
 import { fixtures, temporaryFolder } from "../store/temporary.js";
 import { type Line, runPython } from "./python.js";
 
@@ -46,6 +46,10 @@ answer = {"clients": [c.serialize() for c in db], "found": [[c.client_id for c i
 function records(line: Line, each: readonly Client[]): string[] {
   const shape = line === "released" ? "released" : "development";
   return each.map((client) => formatJson(encodeRecord(client, shape)));
+}
+
+function fingerprint(client: Client): string {
+  return serializeClient(comparable(client));
 }
 
 /** A file's records, each as it is spelled. */
