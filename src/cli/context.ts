@@ -5,6 +5,7 @@ import { resolveSettings, type Settings } from "../config/settings.js";
 import { StoreError } from "../errors.js";
 import { type PassphraseSource, parseSource } from "../keys/source.js";
 import type { Reporter } from "../operation/reporter.js";
+import { storePlace } from "./hub-store.js";
 import { Output } from "./output.js";
 import { confirm } from "./prompt.js";
 
@@ -86,7 +87,7 @@ export async function contextOf(command: Command): Promise<Context> {
   const output = outputOf(command);
   const yes = options.yes ?? false;
   return {
-    storePath: await resolveStorePath(settings.store),
+    storePath: await resolveStorePath(await storePlace(settings, command.name())),
     settings,
     settingsPath: path,
     source: parseSource(settings.passphrase_source ?? "keyring"),

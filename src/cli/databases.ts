@@ -6,6 +6,7 @@ import { StoreError } from "../errors.js";
 import { formatSource } from "../keys/source.js";
 import type { End, Migration, Progress } from "../migrate/migrate.js";
 import { addGlobalOptions, type Context, contextOf } from "./context.js";
+import { storePlace } from "./hub-store.js";
 import { interruptible } from "./interrupt.js";
 import { Table } from "./table.js";
 
@@ -91,6 +92,12 @@ async function runMigrate(context: Context, options: MigrateCommandOptions): Pro
   const hub = options.switch ? hubDatabase(to) : undefined;
   if (hub !== undefined) await readServerJson(serverJsonPath());
 
+  const { sqlcipherPluginName } = await import("../backends/sqlite.js");
+  if ([from.name, to.name].includes(sqlcipherPluginName)) {
+    const { settleIfNeeded } = await import("../lifecycle/settle.js");
+    for (const sentence of await settleIfNeeded(context.storePath)) context.output.notice(sentence);
+  }
+
   const progress = new ProgressLine(context);
   const migration = await interruptible((signal) =>
     migrate({
@@ -131,7 +138,7 @@ async function endOf(
   for (const [key, value] of given) settings[key] = settingValue(key, value);
   const config =
     name === sqlcipherPluginName
-      ? storeConfig(context, settings)
+      ? await storeConfig(context, settings)
       : { ...(await configInServerJson(name)), ...settings };
   if (passwordSource === undefined) return { name, config };
   const { password: _, ...rest } = config;
@@ -139,13 +146,15 @@ async function endOf(
 }
 
 /** The encrypted store is the one that every other command means, and so is its passphrase. */
-function storeConfig({ settings, source }: Context, given: DatabaseConfig): DatabaseConfig {
-  const { path, name, subfolder } = settings.store ?? {};
+async function storeConfig(
+  { settings, source }: Context,
+  given: DatabaseConfig,
+): Promise<DatabaseConfig> {
+  const { path, name, subfolder } = await storePlace(settings, "migrate");
   const isNamed = ["db_path", "name", "subfolder"].some((key) => Object.hasOwn(given, key));
+  const place = isNamed ? {} : { db_path: path, name, subfolder };
   return {
-    ...(!isNamed && path !== undefined && { db_path: path }),
-    ...(!isNamed && name !== undefined && { name }),
-    ...(!isNamed && subfolder !== undefined && { subfolder }),
+    ...Object.fromEntries(Object.entries(place).filter(([, value]) => value !== undefined)),
     password_source: formatSource(source),
     ...given,
   };

@@ -1,6 +1,8 @@
 /** Opening the store for a command: what an interrupted operation left is settled first. */
+import { StoreError } from "../errors.js";
 import type { ClientStore } from "../store/client-store.js";
 import type { Context } from "./context.js";
+import { isStoreNamed, otherModule } from "./hub-store.js";
 
 /**
  * @throws StoreError `notFound` without a store there, `passphraseUnavailable` or `wrongPassphrase` without a passphrase
@@ -10,6 +12,24 @@ export async function openStore(context: Context): Promise<ClientStore> {
   const { settleIfNeeded } = await import("../lifecycle/settle.js");
   const { unlockStore } = await import("../keys/unlock.js");
   for (const sentence of await settleIfNeeded(context.storePath)) context.output.notice(sentence);
-  // Also for reading: SQLite leaves sidecars behind a store in WAL mode that it may only read.
-  return await unlockStore(context.storePath, context.source, { mode: "readwrite" });
+  try {
+    // Also for reading: SQLite leaves sidecars behind a store in WAL mode that it may only read.
+    return await unlockStore(context.storePath, context.source, { mode: "readwrite" });
+  } catch (error) {
+    if (!(error instanceof StoreError && error.kind === "notFound")) throw error;
+    throw await withModule(error, context);
+  }
+}
+
+/** Where there is no store, the hub may keep its clients in another kind of database. */
+async function withModule(error: StoreError, { settings }: Context): Promise<StoreError> {
+  const module = isStoreNamed(settings) ? undefined : await otherModule();
+  if (module === undefined) return error;
+  return new StoreError(
+    "notFound",
+    `${error.message}; the hub's server.json names ${module}, which this command does not serve`,
+    {
+      hint: `hivemind-sqlcipher init, then hivemind-sqlcipher migrate --from ${module} --to hivemind-sqlcipher-db-plugin --switch`,
+    },
+  );
 }

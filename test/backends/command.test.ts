@@ -209,6 +209,31 @@ test("a server.json that does not parse is an error before anything is copied", 
   expect(await readFile(server, "utf8")).toBe(half);
 });
 
+test("server.json names the store where nothing else does, comments or not; another kind of database is said in words", async () => {
+  const { machine, server } = await jsonHub();
+  const lost = await machine.run(["list-clients"]);
+  expect(lost.code).toBe(10);
+  expect(lost.stderr).toContain(`names ${json}, which this command does not serve`);
+  expect(lost.stderr).toContain(`migrate --from ${json}`);
+
+  const elsewhere = (await readFile(server, "utf8"))
+    .replace(`"module": "${json}"`, '"module": "hivemind-sqlite-db-plugin"')
+    .replace('{"password": "in plain text"}', '{"subfolder": "elsewhere", "name": "others"}');
+  await writeFile(server, elsewhere);
+  await machine.init();
+  const path = machine.path("data", "elsewhere", "others.db");
+  expect((await machine.json("status")).document).toMatchObject({ path, format: "sqlcipher" });
+  const named = await machine.json("status", "--subfolder", "hivemind-core");
+  expect(named.document).toMatchObject({ path: machine.store, format: "absent" });
+
+  await writeFile(server, elsewhere.slice(0, 90));
+  const broken = await machine.run(["list-clients"]);
+  expect(broken.code).toBe(17);
+  expect(broken.stderr).toContain("server.json does not parse");
+  expect((await machine.run(["status"])).code).toBe(0);
+  expect((await machine.run(["list-clients", "--db", path])).code).toBe(0);
+});
+
 /** A plugin in a package of its own, as another would write it: packed, and installed beside other packages. */
 async function installedPlugin(): Promise<{ machine: Machine; project: string }> {
   const machine = await Machine.make();
