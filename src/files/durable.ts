@@ -62,7 +62,7 @@ export async function createFile(
     await file.chmod(mode);
     await file.sync();
   } catch (error) {
-    await rm(path, { force: true });
+    await discard(path);
     throw systemError(error, `cannot write ${path}`);
   } finally {
     await file.close();
@@ -90,6 +90,11 @@ export async function claimName(staged: string, final: string): Promise<void> {
     await rename(staged, final);
   }
   await syncFolder(dirname(final));
+}
+
+/** Removes what could not be finished. That it could not be is what is wrong, and is reported, not this. */
+async function discard(path: string): Promise<void> {
+  await rm(path, { force: true }).catch(() => undefined);
 }
 
 /** A name beside `path` for a file that is not finished: hidden, and nobody else's. */
@@ -130,7 +135,7 @@ export async function replaceFile(path: string, contents: string | Uint8Array): 
   try {
     await rename(staged, path);
   } catch (error) {
-    await rm(staged, { force: true });
+    await discard(staged);
     throw systemError(error, `cannot replace ${path}`);
   }
   await syncFolder(dirname(path));
@@ -143,7 +148,12 @@ export async function replaceFile(path: string, contents: string | Uint8Array): 
  * @throws StoreError as `replaceFile`.
  */
 export async function tryReplacing(path: string): Promise<void> {
-  await rm(await stageReplacement(path, ""));
+  const staged = await stageReplacement(path, "");
+  try {
+    await rm(staged);
+  } catch (error) {
+    throw systemError(error, `cannot replace ${path}`);
+  }
 }
 
 /** Writes what is to take a file's place, under another name beside it, with that file's owner and mode. */
@@ -158,7 +168,7 @@ async function stageReplacement(path: string, contents: string | Uint8Array): Pr
   try {
     if (before) await giveOwner(staged, before.uid, before.gid);
   } catch (error) {
-    await rm(staged, { force: true });
+    await discard(staged);
     throw systemError(error, `cannot replace ${path}`);
   }
   return staged;

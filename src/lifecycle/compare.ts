@@ -4,6 +4,7 @@
  */
 import { StoreError } from "../errors.js";
 import type { Connection } from "../store/connection.js";
+import { throwIfInterrupted } from "./interrupt.js";
 
 /** A large table is compared in this many ranges of row ids, which connections share among them. */
 const rangesPerTable = 64;
@@ -14,7 +15,7 @@ export type Attached = "replaced" | "staged";
 /**
  * Compares the main database of a connection with one attached to it. Further connections like it share the work.
  *
- * @throws StoreError `corrupted` naming the first difference; what `signal` was aborted with.
+ * @throws StoreError `corrupted` naming the first difference; `interrupted`.
  */
 export async function compareDatabases(
   connections: readonly [Connection, ...Connection[]],
@@ -29,7 +30,7 @@ export async function compareDatabases(
     const ranges = await rangesOf(connection, table);
     const work = connections.map(async (worker) => {
       for (let range = ranges.shift(); range !== undefined; range = ranges.shift()) {
-        signal.throwIfAborted();
+        throwIfInterrupted(signal);
         const found = await countSame(worker, table, other, range);
         same += found;
       }

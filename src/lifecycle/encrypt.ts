@@ -156,7 +156,12 @@ async function check(connection: Connection): Promise<void> {
 }
 
 /** The passphrase that a store which has none is to get. */
-async function passphraseFor({ lock, source, passphraseFile }: EncryptOptions): Promise<string> {
+async function passphraseFor({
+  lock,
+  source,
+  passphraseFile,
+  reporter,
+}: EncryptOptions): Promise<string> {
   if (source.kind !== "keyring") {
     if (passphraseFile !== undefined) {
       throw new StoreError("usage", `the passphrase comes from ${formatSource(source)}`, {
@@ -166,6 +171,9 @@ async function passphraseFor({ lock, source, passphraseFile }: EncryptOptions): 
     return firstPassphrase(source, lock.storePath);
   }
   const kept = await getEntry(lock.storePath, "current");
-  if (passphraseFile === undefined && kept !== undefined) return kept;
+  if (passphraseFile === undefined && kept !== undefined) {
+    reporter.notice("the passphrase that the keyring has for this path already is used");
+    return kept;
+  }
   return newPassphrase(passphraseFile);
 }

@@ -27,7 +27,7 @@ import type { Reporter } from "../operation/reporter.js";
 import { reached } from "../operation/step.js";
 import { keyIdOf, openEncrypted, type StoreKey } from "../store/cipher.js";
 import { sha256Of, syncFile } from "./files.js";
-import { throwIfInterrupted } from "./swap.js";
+import { throwIfInterrupted } from "./interrupt.js";
 import { copyUnder } from "./transfer.js";
 
 export interface ReencryptOptions {

@@ -171,6 +171,9 @@ async function putInPlace(options: RestoreOptions, backup: Verified): Promise<Re
       : undefined;
   const keeps = present.replaced.state !== "absent" && !options.discardReplaced;
   const keepReplacedAs = keeps ? await freeName(storePath) : undefined;
+  if (keepReplacedAs && present.replaced.state === "open" && !present.replaced.secret) {
+    reporter.notice(`the replaced store, ${keepReplacedAs}, is not encrypted`);
+  }
   const password = changes && handover.how === "server.json" ? handover : undefined;
   if (password) {
     reporter.notice(`the password in ${password.path}, in plain text, is replaced as well`);

@@ -8,9 +8,10 @@
  * systemd credential. A `file:` source changes to the file that has the new passphrase, and the settings with it; no
  * passphrase is written to a disk by this program.
  */
-
+import { constants } from "node:fs";
+import { access } from "node:fs/promises";
 import { loadSettings } from "../config/settings.js";
-import { StoreError } from "../errors.js";
+import { StoreError, systemError } from "../errors.js";
 import { getEntry } from "../keys/keyring.js";
 import { formatSource, type PassphraseSource, readPassphraseFile } from "../keys/source.js";
 import { unlock } from "../keys/unlock.js";
@@ -26,8 +27,9 @@ import {
   newPassphrase,
   stageEncrypted,
 } from "./prepare.js";
-import { type ReencryptedBackups, reencryptBackups } from "./reencrypt.js";
+import { type ReencryptedBackups, type ReencryptOptions, reencryptBackups } from "./reencrypt.js";
 import { swap } from "./swap.js";
+import { withHint } from "./swap-state.js";
 import { refuseUnexportable } from "./transfer.js";
 
 export interface RotateOptions extends OperationOptions, BundleOptions {
@@ -67,6 +69,7 @@ export async function rotate(options: RotateOptions): Promise<RotateResult> {
   const { lock, source, reporter, signal, keepPrevious = false } = options;
   const { storePath } = lock;
   const bundle = await checkBundleFolder(options, reporter);
+  if (options.reencrypt !== undefined) await requireWritable(options.reencrypt);
   const next = await nextSource(options);
   const opened = await unlock(storePath, source, { mode: "readwrite" });
   try {
@@ -122,7 +125,7 @@ export async function rotate(options: RotateOptions): Promise<RotateResult> {
   const backups =
     options.reencrypt === undefined
       ? null
-      : await reencryptBackups({
+      : await reencrypted({
           lock,
           folder: options.reencrypt,
           bundleFolder: options.bundleTo,
@@ -145,6 +148,31 @@ export async function rotate(options: RotateOptions): Promise<RotateResult> {
     service: outcome.service,
     backups,
   };
+}
+
+async function requireWritable(folder: string): Promise<void> {
+  try {
+    await access(folder, constants.R_OK | constants.W_OK | constants.X_OK);
+  } catch (error) {
+    throw systemError(error, `cannot use the backups' folder ${folder}`);
+  }
+}
+
+/** @throws StoreError saying that the rotation itself is done. */
+async function reencrypted(options: ReencryptOptions): Promise<ReencryptedBackups> {
+  try {
+    return await reencryptBackups(options);
+  } catch (error) {
+    const { kind, message, hint } = systemError(error, "unexpected", "failed");
+    throw new StoreError(
+      kind,
+      `the store is rotated, but its backups in ${options.folder} could not all be brought under the new passphrase: ${message}`,
+      {
+        hint: withHint(hint, "the others are as they were; their own bundles open them"),
+        cause: error,
+      },
+    );
+  }
 }
 
 /** Where the passphrase comes from afterwards, and what has to change in the settings for that. */

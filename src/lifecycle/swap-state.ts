@@ -68,6 +68,14 @@ export const swapSteps = [
 
 export type SwapStep = (typeof swapSteps)[number];
 
+/** The bundle for the new file, in a journal. */
+export const bundleJournalSchema = z.strictObject({
+  folder: z.string(),
+  key_id: z.string(),
+  /** Whether there was none before: then it goes if the new file does. */
+  made: z.boolean(),
+});
+
 const swapJournalSchema = z.strictObject({
   /** The new file before it has the store's name. */
   staged: z.string(),
@@ -88,8 +96,7 @@ const swapJournalSchema = z.strictObject({
   server_json: z
     .strictObject({ path: z.string(), remove: z.boolean(), previous: z.string().optional() })
     .optional(),
-  /** The bundle that was made for the new file alone. */
-  bundle: z.strictObject({ folder: z.string(), key_id: z.string() }).optional(),
+  bundle: bundleJournalSchema.optional(),
   /** Present from before the service is stopped until it was seen to run again. */
   stopped: stoppedSchema.optional(),
   /** The new file as it is committed: while it is like this, nobody has written to it. */
@@ -196,7 +203,7 @@ export class Swap {
     }
     await start();
     await removeDatabase(staged);
-    if (bundle) await removeBundle(bundle.folder, bundle.key_id);
+    if (bundle) await undoBundle(bundle);
     await this.#removeTrials();
     if (keyring) await putKeyringBack(this.storePath, keyring, false);
     await this.journal.remove();
@@ -244,7 +251,7 @@ export class Swap {
     }
     await start();
     if (failure !== undefined) throw failure;
-    if (bundle) await removeBundle(bundle.folder, bundle.key_id);
+    if (bundle) await undoBundle(bundle);
     this.reached("reverted");
     await this.journal.remove();
   }
@@ -326,11 +333,13 @@ export async function removeDatabase(path: string): Promise<void> {
   await syncFolder(dirname(path));
 }
 
-/** Removes the bundle of a file that never became the store. */
-export async function removeBundle(folder: string, keyId: string): Promise<void> {
+/** Removes the bundle that was made for a file that did not become the store, or what is unfinished of it. */
+export async function undoBundle(bundle: z.infer<typeof bundleJournalSchema>): Promise<void> {
+  const { folder, key_id: keyId, made } = bundle;
   const path = join(folder, bundleName(keyId));
   try {
     await removeStagedBundles(folder, keyId);
+    if (!made) return;
     await rm(path, { force: true });
     await rm(`${path}.proof.json`, { force: true });
   } catch (error) {

@@ -31,6 +31,7 @@ import type { Reporter } from "../operation/reporter.js";
 import { newRestartName, type RestartTimer } from "../service/service.js";
 import { keyIdOf, type StoreKey } from "../store/cipher.js";
 import { syncFile } from "./files.js";
+import { throwIfInterrupted } from "./interrupt.js";
 import {
   type KeyringPlan,
   keepCurrent,
@@ -187,10 +188,10 @@ class SwapWork {
     let bundle: Bundle | undefined;
     if (plan && key && passphrase !== undefined) {
       const { folder } = plan;
+      const keyId = keyIdOf(key.salt);
       // One that is there already belongs to a file that has this key; it is not this swap's to undo.
-      if (!(await lookAt(join(folder, bundleName(keyIdOf(key.salt)))))) {
-        await this.#state.write("bundling", { bundle: { folder, key_id: keyIdOf(key.salt) } });
-      }
+      const made = !(await lookAt(join(folder, bundleName(keyId))));
+      await this.#state.write("bundling", { bundle: { folder, key_id: keyId, made } });
       bundle = await writeBundle({
         ...plan,
         storePath: data.staged,
@@ -469,11 +470,4 @@ async function refuseWithoutRoom(folder: string, size: number): Promise<void> {
       { hint: "make room there; nothing was changed" },
     );
   }
-}
-
-/** @throws StoreError `interrupted` once the signal was given. */
-export function throwIfInterrupted(signal: AbortSignal): void {
-  if (!signal.aborted) return;
-  const { reason } = signal;
-  throw reason instanceof StoreError ? reason : new StoreError("interrupted", "interrupted");
 }

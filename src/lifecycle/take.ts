@@ -20,7 +20,7 @@ import {
   putKeyringBack,
 } from "./passphrases.js";
 import type { BundlePlan } from "./prepare.js";
-import { lookAt, removeBundle } from "./swap-state.js";
+import { bundleJournalSchema, lookAt, undoBundle } from "./swap-state.js";
 
 export const takeOperations = ["adopt", "import-passphrase"] as const;
 
@@ -42,8 +42,7 @@ type TakeStep = (typeof takeSteps)[number];
 const takeJournalSchema = z.strictObject({
   /** What happens in the keyring; absent if nothing does. */
   keyring: keyringPlanSchema.optional(),
-  /** The bundle that is written for it, if there was none. */
-  bundle: z.strictObject({ folder: z.string(), key_id: z.string() }).optional(),
+  bundle: bundleJournalSchema.optional(),
   /** `server.json`, if the password in it is taken out. */
   server_json: z.string().optional(),
 });
@@ -69,10 +68,10 @@ export interface TakeRequest {
 export async function take(request: TakeRequest): Promise<Bundle | undefined> {
   const { operation, storePath, passphrase, key, keyring, bundle: plan, serverJson } = request;
   const keyId = keyIdOf(key.salt);
-  const isNew = plan && !(await lookAt(join(plan.folder, bundleName(keyId))));
+  const made = plan && !(await lookAt(join(plan.folder, bundleName(keyId))));
   const data: TakeJournal = {
     ...(keyring && { keyring }),
-    ...(isNew && { bundle: { folder: plan.folder, key_id: keyId } }),
+    ...(plan && { bundle: { folder: plan.folder, key_id: keyId, made: made ?? false } }),
     ...(serverJson !== undefined && { server_json: serverJson }),
   };
   const step = (name: TakeStep) => reached(`${operation}.${name}`);
@@ -130,7 +129,7 @@ async function finish(storePath: string, data: TakeJournal, journal: Journal): P
 
 async function undo(storePath: string, data: TakeJournal, journal: Journal): Promise<void> {
   const { keyring, bundle, server_json: serverJson } = data;
-  if (bundle) await removeBundle(bundle.folder, bundle.key_id);
+  if (bundle) await undoBundle(bundle);
   if (serverJson !== undefined) await removePartials((await readServerJson(serverJson)).file);
   if (keyring) await putKeyringBack(storePath, keyring, false);
   await journal.remove();

@@ -44,21 +44,17 @@ export class HeldStore implements AsyncDisposable {
    */
   static async hold(path: string, secret: Secret): Promise<HeldStore> {
     const connection = await openDatabase(path, secret);
+    let found = "";
     try {
-      const found = await journalModeOf(connection);
-      if (found === "wal") {
-        const checkpoint = await connection.get<{ busy: number }>(
-          "PRAGMA wal_checkpoint(TRUNCATE)",
-        );
-        if (checkpoint?.busy !== 0) throw inUse(path);
-      }
-      await setJournalMode(connection, "delete");
+      found = await journalModeOf(connection);
+      await bringIntoOneFile(connection);
       await connection.run("BEGIN IMMEDIATE");
       // Whoever opened it between those two statements may have switched it back.
       if ((await journalModeOf(connection)) !== "delete") throw inUse(path);
       await refuseSidecars(path);
       return new HeldStore(path, secret, found, connection);
     } catch (error) {
+      if (found !== "") await setJournalMode(connection, found).catch(() => undefined);
       await connection.close();
       throw error;
     }
@@ -215,17 +211,33 @@ export async function setJournalMode(connection: Connection, mode: string): Prom
   if (row?.journal_mode !== mode) throw inUse(connection.path);
 }
 
-/** @throws StoreError `inUse` if anything that belongs to a connection still lies beside the store. */
+/** Takes the log into the file, and removes the log and whatever else SQLite has beside it. */
+async function bringIntoOneFile(connection: Connection): Promise<void> {
+  // A kill can leave an empty log or journal beside a store that is not in WAL mode. SQLite does not mind it, and leaves it
+  // there; switched to WAL and back, it removes it.
+  if (await hasSidecars(connection.path)) await setJournalMode(connection, "wal");
+  if ((await journalModeOf(connection)) === "wal") {
+    const checkpoint = await connection.get<{ busy: number }>("PRAGMA wal_checkpoint(TRUNCATE)");
+    if (checkpoint?.busy !== 0) throw inUse(connection.path);
+  }
+  await setJournalMode(connection, "delete");
+}
+
+/** @throws StoreError `inUse` if anything that belongs to a connection still lies beside the database. */
 export async function refuseSidecars(path: string): Promise<void> {
+  if (await hasSidecars(path)) throw inUse(path);
+}
+
+async function hasSidecars(path: string): Promise<boolean> {
   for (const suffix of sidecars) {
     try {
       await lstat(path + suffix);
+      return true;
     } catch (error) {
-      if (hasCode(error, "ENOENT")) continue;
-      throw systemError(error, `cannot look at ${path}${suffix}`);
+      if (!hasCode(error, "ENOENT")) throw systemError(error, `cannot look at ${path}${suffix}`);
     }
-    throw inUse(path);
   }
+  return false;
 }
 
 function inUse(path: string): StoreError {

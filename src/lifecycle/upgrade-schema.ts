@@ -33,8 +33,8 @@ import {
   readObject,
 } from "../store/schema.js";
 import { unitCommand } from "./handover.js";
+import { throwIfInterrupted } from "./interrupt.js";
 import type { OperationOptions } from "./options.js";
-import { throwIfInterrupted } from "./swap.js";
 import type { Secret } from "./transfer.js";
 
 export interface UpgradeSchemaOptions extends Omit<OperationOptions, "hub"> {

@@ -200,3 +200,15 @@ test("a bundle folder that is missing fails before anything changed", async () =
   expect([ran.code, ran.error?.hint]).toEqual([18, expect.stringMatching(/is its disk mounted/)]);
   expect(await world.slots()).toEqual({ current: oldPassphrase });
 });
+
+test.each(["-wal", "-journal"])(
+  "an empty %s that a kill has left is no hindrance",
+  async (suffix) => {
+    const world = await World.of(fixture);
+    await writeFile(`${world.path}${suffix}`, "");
+    const before = await world.rows();
+    resultOf(await world.run("rotate", world.withoutService));
+    expect(await world.rows()).toEqual(before);
+    await expect(stat(`${world.path}${suffix}`)).rejects.toThrow("ENOENT");
+  },
+);

@@ -118,3 +118,26 @@ test("a hub that would not get the new passphrase is a refusal; one that is star
   expect(rotated.hub).toBe("run");
   expect(await world.isActive).toBe(true);
 });
+
+test.each(["rotate.bundled", "rotate.stopped", "rotate.filled"])(
+  "interrupted after %s, it starts the unit again and leaves nothing behind",
+  async (step) => {
+    const world = await World.of(fixture);
+    await world.startUnit();
+    const before = await world.rows();
+    const ran = await world.run(
+      "rotate",
+      {},
+      {
+        NODE_OPTIONS: `--import=${root}test/faults/kill-at-step.mjs`,
+        HIVEMIND_TEST_STEP: step,
+        HIVEMIND_TEST_SIGNAL: "SIGTERM",
+      },
+    );
+    expect([ran.code, ran.error?.kind]).toEqual([130, "interrupted"]);
+    expect(await world.isActive).toBe(true);
+    expect(await world.rows()).toEqual(before);
+    expect(await world.slots()).toEqual({ current: oldPassphrase });
+    expect((await world.leftovers()).filter((name) => !/-(wal|shm)$/.test(name))).toEqual([]);
+  },
+);

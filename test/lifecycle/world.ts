@@ -4,7 +4,7 @@
  */
 import { spawn } from "node:child_process";
 import { once } from "node:events";
-import { cp, mkdir, mkdtemp, readdir, rm, writeFile } from "node:fs/promises";
+import { cp, mkdir, mkdtemp, readdir, rm, stat, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { onTestFinished } from "vitest";
@@ -163,12 +163,17 @@ export class World {
     return (await find(this.path)).rows;
   }
 
-  /** What lies about besides the store and the lock. */
+  /**
+   * What lies about besides the store and the lock. An empty file of SQLite's beside the store is none of ours, and does
+   * not count: a kill while it is made or removed leaves one, which means nothing.
+   */
   async leftovers(): Promise<string[]> {
     const names = [];
     for (const folder of [join(this.folder, "hivemind-core"), this.bundleTo, this.to]) {
       for (const name of await readdir(folder)) {
-        if (/^\.|journal|-wal$|-shm$|partial|superseded/.test(name)) names.push(name);
+        const sidecar = /-(journal|wal|shm)$/.test(name);
+        if (sidecar && (await stat(join(folder, name))).size === 0) continue;
+        if (sidecar || /^\.|journal|partial|superseded/.test(name)) names.push(name);
       }
     }
     return names;
