@@ -174,17 +174,20 @@ async function exportBundle(context: Context, options: ExportOptions): Promise<v
       hint: "Name a folder that is not the backups': --bundle-to FOLDER.",
     });
   }
-  const { bundle, notices } = await exportPassphrase({
-    storePath: context.storePath,
-    source: context.source,
-    folder: expandPath(folder),
-    backupFolder: context.settings.backup?.to,
-    recipients: [...(context.settings.recipients ?? []), ...(options.recipient ?? [])],
-    bundlePassphrase:
-      options.bundlePassphraseFile === undefined
-        ? undefined
-        : await readSecretFile(expandPath(options.bundlePassphraseFile)),
-  });
+  const bundlePassphrase =
+    options.bundlePassphraseFile === undefined
+      ? undefined
+      : await readSecretFile(expandPath(options.bundlePassphraseFile));
+  const { bundle, notices } = await operate(context, () =>
+    exportPassphrase({
+      storePath: context.storePath,
+      source: context.source,
+      folder: expandPath(folder),
+      backupFolder: context.settings.backup?.to,
+      recipients: [...(context.settings.recipients ?? []), ...(options.recipient ?? [])],
+      bundlePassphrase,
+    }),
+  );
   for (const notice of notices) context.output.notice(notice);
   context.output.result({ bundle }, () => [
     `${bundle.reused ? "The bundle there still holds" : "Bundle written and proven"}: ${bundle.path}`,

@@ -18,7 +18,8 @@ export interface ExportOptions {
 }
 
 /**
- * Writes the bundle, or finds that the one there still holds.
+ * Writes the bundle, or finds that the one there still holds. Hold the store's operation lock: two who write the same
+ * bundle take each other's unfinished one for a killed process's.
  *
  * @throws StoreError `refused` for a folder that would hold backup and bundle, `usage` without a recipient, and whatever
  *   opening the store throws.
