@@ -159,17 +159,20 @@ async function insertClient(store: ClientStore, options: AddOptions): Promise<Cl
 
 async function listClients(context: Context, options: ListOptions): Promise<void> {
   await using store = await openStore(context);
-  const { revoked } = await store.counts();
   const shown = listed(store, options.revoked ?? false);
   const record = (client: Client) => (options.showSecrets ? client : withoutSecrets(client));
   if (options.jsonl) {
-    for await (const client of shown) context.output.line(JSON.stringify(record(client)));
+    for await (const client of shown) {
+      if (!process.stdout.write(`${JSON.stringify(record(client))}\n`)) await drained();
+    }
   } else if (context.output.json) {
     await printDocument(shown, record);
   } else {
     const count = await printTable(context, shown, options.showSecrets ?? false);
     if (count === 0) context.output.notice("no clients");
-    if (revoked > 0 && !options.revoked) {
+    // Counted last: it must not keep the first line waiting.
+    const { revoked } = options.revoked ? { revoked: 0 } : await store.counts();
+    if (revoked > 0) {
       context.output.notice(`${revoked} revoked, not shown (--revoked shows them)`);
     }
   }

@@ -20,8 +20,16 @@ export function printable(text: string): string {
   );
 }
 
+const ascii = /^[ -~]*$/;
+
+/** The columns that a text takes on a terminal. Nearly all text is ASCII, and nothing is faster than its length. */
+function widthOf(text: string): number {
+  return ascii.test(text) ? text.length : stringWidth(text);
+}
+
 function cut(text: string, width: number): string {
-  if (stringWidth(text) <= width) return text;
+  if (widthOf(text) <= width) return text;
+  if (ascii.test(text)) return `${text.slice(0, width - 1)}…`;
   let kept = "";
   for (const { segment } of new Intl.Segmenter().segment(text)) {
     if (stringWidth(kept + segment) > width - 1) break;
@@ -31,7 +39,7 @@ function cut(text: string, width: number): string {
 }
 
 function pad(text: string, width: number, align: Column["align"]): string {
-  const space = " ".repeat(Math.max(0, width - stringWidth(text)));
+  const space = " ".repeat(Math.max(0, width - widthOf(text)));
   return align === "right" ? space + text : text + space;
 }
 
