@@ -16,7 +16,7 @@ import { removePartials, syncFolder } from "../files/durable.js";
 import { readServerJson, removePassword, setPassword } from "../hub/server-json.js";
 import { getEntry } from "../keys/keyring.js";
 import { parseSource } from "../keys/source.js";
-import { stoppedSchema } from "../operation/absence.js";
+import { refuseHolders, stoppedSchema } from "../operation/absence.js";
 import type { Journal } from "../operation/journal.js";
 import { reached } from "../operation/step.js";
 import {
@@ -228,11 +228,27 @@ export class Swap {
   /**
    * Puts the old file back in the new one's place. `stop` stops the service before, `start` starts it after; what was
    * put back already is in use.
+   *
+   * @param evenIfWritten whether what was written to the new file meanwhile may go with it.
+   * @throws StoreError `inUse` if it may not, and something was, or if somebody has the new file open: the service is
+   *   started on that one.
    */
-  async revert(stop: () => Promise<void>, start: () => Promise<void>): Promise<void> {
+  async revert(
+    stop: () => Promise<void>,
+    start: () => Promise<void>,
+    evenIfWritten = false,
+  ): Promise<void> {
     const { aside, keyring, bundle, server_json: serverJson, settings, source } = this.data;
     await this.write("reverting");
-    if (!(await this.#isPutBack())) await stop();
+    if (!(await this.#isPutBack())) {
+      await stop();
+      try {
+        await this.#refuseInUse(evenIfWritten);
+      } catch (error) {
+        await start();
+        throw error;
+      }
+    }
     if (aside !== null) {
       if (await lookAt(aside)) {
         for (const suffix of sidecars) await rm(this.storePath + suffix, { force: true });
@@ -254,6 +270,14 @@ export class Swap {
     if (bundle) await undoBundle(bundle);
     this.reached("reverted");
     await this.journal.remove();
+  }
+
+  /** Stopping a service can take minutes, in which it, or a command, goes on writing to the new file. */
+  async #refuseInUse(evenIfWritten: boolean): Promise<void> {
+    if (!(await this.isCommitted())) return;
+    await refuseHolders(this.storePath);
+    if (evenIfWritten || (await this.canRevert())) return;
+    throw new StoreError("inUse", `${this.storePath} was written to meanwhile, so it stays`);
   }
 
   async #isPutBack(): Promise<boolean> {

@@ -367,7 +367,8 @@ class SwapWork {
       // A restored store is not worth more than the one that it replaced; any other may have been written to since.
       const restored = aside !== null && this.#request.operation === "restore";
       if (restored || (await state.canRevert())) {
-        await state.revert(() => (stopped ? service.stop() : Promise.resolve()), start);
+        const stop = () => (stopped ? service.stop() : Promise.resolve());
+        await state.revert(stop, start, restored);
         return afterwards(error, "the store that it replaced was put back");
       }
       await start();

@@ -8,28 +8,28 @@ import { root } from "../built.js";
 import { property, systemctl } from "../service/units.js";
 import { World } from "./world.js";
 
-/** Rotates, with a unit that starts only while the file "ok" is there. */
-async function cutOff(before: readonly string[] = []): Promise<World> {
+const atStep = (commands: Record<string, string>) => ({
+  NODE_OPTIONS: `--import=${root}test/faults/at-step.mjs`,
+  HIVEMIND_TEST_AT_STEP: JSON.stringify(commands),
+});
+
+/** A unit that starts only while the file `ok` is there. */
+async function withFlag(before: readonly string[] = []): Promise<{ world: World; ok: string }> {
   const world = await World.of("sqlcipher4-schema2.db");
   const ok = join(world.folder, "ok");
   await writeFile(ok, "");
   const more = before.length > 0 ? `ExecStartPre=${before.join(" ")} ${world.path}` : "";
   await world.startUnit(`ExecStartPre=/usr/bin/test -e ${ok}\n${more}`);
-  const killed = await world.run(
-    "rotate",
-    {},
-    {
-      NODE_OPTIONS: `--import=${root}test/faults/at-step.mjs`,
-      HIVEMIND_TEST_AT_STEP: JSON.stringify({
-        "rotate.starting": `rm '${ok}'`,
-        "rotate.reverting": "kill",
-      }),
-    },
-  );
+  return { world, ok };
+}
+
+async function cutOff(before: readonly string[] = []): Promise<World> {
+  const { world, ok } = await withFlag(before);
+  const steps = { "rotate.starting": `rm '${ok}'`, "rotate.reverting": "kill" };
+  const killed = await world.run("rotate", {}, atStep(steps));
   expect(killed.signal).toBe("SIGKILL");
-  const [timer = ""] =
-    /hivemind-sqlcipher-restart-\w+/.exec(await readFile(`${world.path}.journal.json`, "utf8")) ??
-    [];
+  const journal = await readFile(`${world.path}.journal.json`, "utf8");
+  const [timer = ""] = /hivemind-sqlcipher-restart-\w+/.exec(journal) ?? [];
   await systemctl("stop", `${timer}.timer`);
   await systemctl("reset-failed");
   await writeFile(ok, "");
@@ -50,6 +50,22 @@ test("if the new file was written to since, it stays", async () => {
   expect(await property(world.unit, "InvocationID")).toBe(started);
   expect(await world.leftovers()).toEqual([]);
   expect(await world.bundles()).toEqual([expect.any(String)]);
+});
+
+test("if something is written to the new file while the service is stopped again, it stays", async () => {
+  const { world, ok } = await withFlag();
+  const add = `${process.execPath} '${root}dist/cli/main.js' add-client --name late --db '${world.path}'`;
+  const steps = {
+    "rotate.starting": `rm '${ok}'`,
+    "rotate.reverting": `touch '${ok}'; ${add} >&2`,
+  };
+  const ran = await world.run("rotate", {}, atStep(steps));
+  expect(ran.error?.message).toContain("was written to meanwhile, so it stays");
+  expect(await world.isActive).toBe(true);
+  expect((await world.settle()).result).toEqual(["finished the interrupted rotate"]);
+  expect((await world.rows()).at(-1)).toContain("late");
+  expect(await world.isActive).toBe(true);
+  expect(await world.leftovers()).toEqual([]);
 });
 
 test("the unit itself may settle as it starts, as run does: it is not stopped by that", async () => {
