@@ -14,6 +14,17 @@ export class IdSet {
     return ((this.#blocks.get(block)?.[byte] ?? 0) & bit) !== 0;
   }
 
+  /** From the lowest to the highest. */
+  *[Symbol.iterator](): Generator<number> {
+    for (const [block, bits] of [...this.#blocks].sort(([a], [b]) => a - b)) {
+      for (const [byte, eight] of bits.entries()) {
+        for (let bit = 0; eight >> bit > 0; bit++) {
+          if ((eight >> bit) & 1) yield block * idsABlock + byte * 8 + bit;
+        }
+      }
+    }
+  }
+
   /** Says whether the id is new. */
   add(id: number): boolean {
     const { block, byte, bit } = placeOf(id);

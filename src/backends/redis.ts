@@ -9,8 +9,8 @@
  *   P:idx:<id>               a hash for RediSearch, whose index the Python plugin makes
  *   P:count                  how many records, revoked ones included
  *   P:schema_version         written by newer plugins
- *   P:api_key_record:<key>   what newer plugins admit by, for a minute; older ones of them use the hash
- *   P:api_key_records        P:api_key_records, for ever
+ *   P:api_key_record:<key>   records that the newest plugins admit by, for a minute
+ *   P:api_key_records        the same as one hash, of versions before them
  *
  * A cluster without a hash tag holds the records alone, for the rest would be in other slots.
  *
@@ -486,18 +486,23 @@ class RedisDatabase extends BaseDatabase {
     return (await this.#connection.send(key, ["GET", key])) as string | null;
   }
 
-  /** The ids of all records, each once, in batches. */
+  /**
+   * The ids of all records in their order, in batches. The server names them in none, and some twice; a store on disk
+   * that takes them in order is written from end to end.
+   */
   async *#ids(): AsyncGenerator<number[]> {
     const prefix = `${this.#key("client")}:`;
-    const seen = new IdSet();
-    let batch: number[] = [];
+    const ids = new IdSet();
     for await (const keys of this.#connection.scan(`${escapePattern(prefix)}*`)) {
       for (const key of keys) {
         const rest = key.slice(prefix.length);
         // Another hub's prefix may begin like this one.
-        if (/^-?\d+$/.test(rest) && seen.add(Number(rest))) batch.push(Number(rest));
+        if (/^-?\d+$/.test(rest)) ids.add(Number(rest));
       }
-      if (batch.length < batchSize) continue;
+    }
+    let batch: number[] = [];
+    for (const id of ids) {
+      if (batch.push(id) < batchSize) continue;
       yield batch;
       batch = [];
     }

@@ -13,7 +13,7 @@
 import { IdSet } from "../backends/id-set.js";
 import type { DatabaseConfig } from "../backends/plugin.js";
 import { DatabaseFactory, placeOf } from "../backends/registry.js";
-import { blacklistKeys, type Client, isRevoked, revoked } from "../client/client.js";
+import { blacklistKeys, type Client, isRevoked, revoked, revokedApiKey } from "../client/client.js";
 import type { Database } from "../client/database.js";
 import { sameJson } from "../client/json.js";
 import { StoreError } from "../errors.js";
@@ -324,16 +324,25 @@ async function compare(
     done += batch.length;
     onProgress?.({ phase: "comparing", done, total });
   }
-  const found = new IdSet();
-  for await (const { client_id } of destination) found.add(client_id);
-  for (const id of gapsIn(checked)) if (!found.has(id)) different.push(id);
+  let gaps: number[] = [];
+  const expectRevoked = async () => {
+    const found = await destination.getClientsById(gaps);
+    const wrong = gaps.filter((_id, index) => found[index]?.api_key !== revokedApiKey);
+    different.push(...wrong.slice(0, namedIds));
+    gaps = [];
+  };
+  for (const id of gapsIn(checked)) {
+    if (gaps.push(id) === batchSize) await expectRevoked();
+  }
+  await expectRevoked();
   const expected = done + checked.gaps;
-  if (different.length === 0 && (merge || found.size === expected)) return;
+  const counted = await destination.size();
+  if (different.length === 0 && (merge || counted === expected)) return;
   throw new StoreError(
     "failed",
     different.length > 0
       ? `read back, clients ${list(different)} are not what the source says`
-      : `read back, the target holds ${found.size} records; ${expected} were expected`,
+      : `read back, the target counts ${counted} records; ${expected} were expected`,
     {
       hint: "was either side being written meanwhile? Stop the hub, then run the same command again",
     },

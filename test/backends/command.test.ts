@@ -308,7 +308,9 @@ await runConformance(async () => {
   return { machine, project };
 }
 
-test("a plugin in a package of its own is found, passes the conformance tests, and is a target to migrate to; a broken one beside it hides nothing", async () => {
+test("a plugin in a package of its own is found, passes the conformance tests, and is a target to migrate to; a broken one beside it hides nothing", {
+  timeout: 180_000,
+}, async () => {
   const { machine, project } = await installedPlugin();
   const inProject = { before: ["env", "-C", project] };
   const broken: [string, object, string][] = [
