@@ -10,8 +10,8 @@ export interface Database extends AsyncDisposable, AsyncIterable<Client> {
   /** The same for many, in batches that are each kept or not as a whole. Answers how many. */
   addItems(clients: Iterable<Client> | AsyncIterable<Client>): Promise<number>;
   /**
-   * Revokes a client: its record is replaced by an empty one whose api_key is `revoked`, so that its id is never
-   * given again.
+   * Revokes a client: its record stays, with `revoked` as its api_key and without its name and its secrets, so that its
+   * id is never given again. (What else is left in it is the backend's affair: the Redis plugin keeps it, others do not.)
    *
    * @throws StoreError `notFound` if there is no client with this id.
    */
@@ -22,7 +22,7 @@ export interface Database extends AsyncDisposable, AsyncIterable<Client> {
   replaceItem(old: Client, replacement: Client): Promise<void>;
   /**
    * The clients whose field `key` equals `value`. A key that no field has finds nobody, nor does the api_key
-   * `revoked`.
+   * `revoked`; null equals nothing.
    */
   searchByValue(key: string, value: string | number | boolean | null): Promise<Client[]>;
   getClientById(clientId: number): Promise<Client | undefined>;
