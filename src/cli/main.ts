@@ -3,6 +3,7 @@ import { CommanderError } from "commander";
 import { exitCodes, StoreError } from "../errors.js";
 import { asStoreError, Output } from "./output.js";
 import { buildProgram } from "./program.js";
+import { makePrivate } from "./umask.js";
 
 /** What fails before the options are read is reported as the arguments ask, as far as that can be told. */
 function outputForFailure(argv: string[]): Output {
@@ -21,7 +22,7 @@ async function main(argv: string[]): Promise<void> {
   process.stdout.on("error", (error: NodeJS.ErrnoException) => {
     process.exit(error.code === "EPIPE" ? 0 : exitCodes.io);
   });
-  process.umask(0o077);
+  makePrivate();
   const output = outputForFailure(argv);
   try {
     await buildProgram(output).parseAsync(argv);

@@ -2,6 +2,7 @@ import type { Command } from "commander";
 import { expandPath } from "../config/paths.js";
 import { StoreError } from "../errors.js";
 import { addGlobalOptions, type Context, contextOf } from "./context.js";
+import { restoreUmask } from "./umask.js";
 
 interface RunOptions {
   privateConfig?: boolean;
@@ -68,6 +69,7 @@ async function runHubCommand(
     onNotice: (text: string) => context.output.notice(text),
   };
   if (options.prepare !== undefined) return prepareServerJson(request, options.prepare);
+  restoreUmask();
   process.exitCode = await runHub({
     ...request,
     ...(options.privateConfig && { privateConfig: true }),
