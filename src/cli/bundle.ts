@@ -168,6 +168,7 @@ async function exportBundle(context: Context, options: ExportOptions): Promise<v
   const { expandPath } = await import("../config/paths.js");
   const { readSecretFile } = await import("../files/private.js");
   const { exportPassphrase } = await import("../lifecycle/export.js");
+  const { bundleReport } = await import("../lifecycle/prepare.js");
   const folder = options.bundleTo ?? context.settings.backup?.bundle_to;
   if (folder === undefined) {
     throw new StoreError("usage", "where should the bundle go?", {
@@ -189,7 +190,8 @@ async function exportBundle(context: Context, options: ExportOptions): Promise<v
     }),
   );
   for (const notice of notices) context.output.notice(notice);
-  context.output.result({ bundle }, () => [
+  const document = { bundle: { ...bundleReport({ bundle }), reused: bundle.reused } };
+  context.output.result(document, () => [
     `${bundle.reused ? "The bundle there still holds" : "Bundle written and proven"}: ${bundle.path}`,
     `  key_id      ${bundle.keyId}`,
     ...bundle.recipients.map((recipient) => `  opens with  the key of ${recipient}`),

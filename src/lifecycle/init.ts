@@ -7,7 +7,7 @@
  */
 import { lstat } from "node:fs/promises";
 import { dirname } from "node:path";
-import { type Bundle, writeBundle } from "../bundle/bundle.js";
+import { writeBundle } from "../bundle/bundle.js";
 import { refuseBadPlacement } from "../bundle/placement.js";
 import { parseRecipient } from "../bundle/recovery-key.js";
 import { loadSettings, type Settings, saveSettings } from "../config/settings.js";
@@ -21,6 +21,8 @@ import type { Reporter } from "../operation/reporter.js";
 import { reached } from "../operation/step.js";
 import { type CipherCompatibility, identify } from "../store/cipher.js";
 import { ClientStore } from "../store/client-store.js";
+import type { BundleReport } from "./options.js";
+import { bundleReport } from "./prepare.js";
 import { ensureRecipients, type RecipientOptions } from "./recipients.js";
 import { withOperation } from "./settle.js";
 
@@ -47,7 +49,7 @@ export interface InitResult {
   readonly passphrase_source: string;
   readonly recipients: string[];
   readonly settings: string;
-  readonly bundle: Bundle | null;
+  readonly bundle: BundleReport | null;
 }
 
 /**
@@ -101,7 +103,7 @@ async function make(options: InitOptions, { storePath }: OperationLock): Promise
   reached("init.settings-saved");
   const bundle =
     options.bundleFolder === undefined
-      ? null
+      ? undefined
       : await writeBundle({
           folder: options.bundleFolder,
           storePath,
@@ -117,7 +119,7 @@ async function make(options: InitOptions, { storePath }: OperationLock): Promise
     passphrase_source: formatSource(source),
     recipients,
     settings: options.settingsPath,
-    bundle,
+    bundle: bundleReport({ bundle }),
   };
 }
 

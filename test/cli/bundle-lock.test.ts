@@ -10,6 +10,13 @@ test("bundle export waits for no other operation on the store, and meddles with 
   const lock = await acquireLock(machine.store);
   expect((await machine.json(...write)).code).toBe(11);
   await lock.release();
-  expect((await machine.json(...write)).code).toBe(0);
+  const { code, document } = await machine.json(...write);
+  expect(code).toBe(0);
+  expect(document.bundle).toEqual({
+    path: expect.stringContaining(machine.path("bundles")),
+    key_id: expect.stringMatching(/^[0-9a-f]{16}$/),
+    recipients: [expect.stringMatching(/^age1/)],
+    reused: false,
+  });
   expect(await readdir(machine.path("bundles"))).toHaveLength(2);
 });
