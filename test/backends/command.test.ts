@@ -267,9 +267,17 @@ export class MyDB extends BaseDatabase {
     super();
     Object.assign(this, { file, clients });
   }
-  async addItem(client) {
-    this.clients.set(client.client_id, client);
+  addItem(client) {
+    return this.addItems([client]);
+  }
+  async addItems(clients) {
+    let count = 0;
+    for await (const client of clients) {
+      this.clients.set(client.client_id, client);
+      count += 1;
+    }
     await writeFile(this.file, [...this.clients.values()].map((each) => serializeClient(each) + "\\n").join(""));
+    return count;
   }
   async searchByValue(key, value) {
     return [...this.clients.values()].filter((client) =>
@@ -296,10 +304,14 @@ await runConformance(async () => {
 `,
   );
   const npm = (...args: string[]) =>
-    execFileSync("npm", [...args, "--no-audit", "--no-fund", "--offline", "--silent"], {
-      cwd: project,
-      encoding: "utf8",
-    });
+    execFileSync(
+      "npm",
+      [...args, "--no-audit", "--no-fund", "--offline", "--silent", "--no-update-notifier"],
+      {
+        cwd: project,
+        encoding: "utf8",
+      },
+    );
   await writeFile(join(project, "package.json"), "{}");
   const packed = npm("pack", source).trim();
   npm("install", "--legacy-peer-deps", join(project, packed));
