@@ -6,12 +6,12 @@
  * say: that means reading all of it.
  */
 import { readdir, stat } from "node:fs/promises";
-import { basename, extname, join } from "node:path";
+import { join } from "node:path";
 import { bundleName, describeBundle } from "../bundle/bundle.js";
 import { hasCode, StoreError, systemError } from "../errors.js";
 import { type PassphraseSource, readPassphrases } from "../keys/source.js";
 import type { StoreKey } from "../store/cipher.js";
-import { type Manifest, macHolds, manifestPath, readManifest } from "./manifest.js";
+import { isNameOfBackup, type Manifest, macHolds, manifestPath, readManifest } from "./manifest.js";
 import { openBackup } from "./verify.js";
 
 export interface ListingOptions {
@@ -65,8 +65,7 @@ export interface Listing {
  */
 export async function listBackups(options: ListingOptions): Promise<Listing> {
   const { folder, storePath, bundleFolder } = options;
-  const stem = basename(storePath, extname(storePath));
-  const names = (await namesIn(folder)).filter((name) => name.startsWith(`${stem}.`));
+  const names = (await namesIn(folder)).filter((name) => isNameOfBackup(name, storePath));
   const manifests: Manifest[] = [];
   const others: Unlisted[] = [];
   for (const name of names.filter((name) => name.endsWith(".manifest.json"))) {
@@ -81,9 +80,8 @@ export async function listBackups(options: ListingOptions): Promise<Listing> {
     }
   }
   const described = new Set(manifests.map(({ file }) => file));
-  const backupName = /^\.\d{4}-\d\d-\d\dT\d\d-\d\d-\d\dZ\.db$/;
   for (const name of names) {
-    if (!backupName.test(name.slice(stem.length)) || described.has(name)) continue;
+    if (!name.endsWith(".db") || described.has(name)) continue;
     others.push({ path: join(folder, name), problem: "it has no manifest" });
   }
 

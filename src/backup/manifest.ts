@@ -61,6 +61,17 @@ export function backupPath(folder: string, storePath: string, at: Date): string 
   return join(folder, `${name}.${second}Z.db`);
 }
 
+/**
+ * Whether a name is that of a backup of this store, or of its manifest. Another store's may begin alike: `clients.test.db`
+ * beside `clients.db`.
+ */
+export function isNameOfBackup(name: string, storePath: string): boolean {
+  const stem = `${basename(storePath, extname(storePath))}.`;
+  // Brought under another passphrase, it has that one's key_id behind the time.
+  const rest = /^\d{4}-\d\d-\d\dT\d\d-\d\d-\d\dZ(?:\.[0-9a-f]{16})?\.(?:db|manifest\.json)$/;
+  return name.startsWith(stem) && rest.test(name.slice(stem.length));
+}
+
 /** Completes a manifest by its `mac`, under the key of the backup's file. */
 export async function sealManifest(contents: ManifestContents, key: StoreKey): Promise<Manifest> {
   const unsealed = { format: manifestFormat, version: manifestVersion, ...contents } as const;
@@ -111,10 +122,9 @@ export async function newestBackup(
     if (hasCode(error, "ENOENT")) return undefined;
     throw systemError(error, `cannot read ${folder}`);
   }
-  const prefix = `${basename(storePath, extname(storePath))}.`;
   let newest: { path: string; created_at: string } | undefined;
   for (const name of names) {
-    if (!name.startsWith(prefix) || !name.endsWith(".manifest.json")) continue;
+    if (!isNameOfBackup(name, storePath) || !name.endsWith(".manifest.json")) continue;
     const manifest = await readManifest(join(folder, name)).catch(() => undefined);
     if (!manifest || !names.includes(manifest.file)) continue;
     if (newest && newest.created_at >= manifest.created_at) continue;

@@ -11,6 +11,7 @@ import { readdir, rm, stat } from "node:fs/promises";
 import { basename, join } from "node:path";
 import {
   formatManifest,
+  isNameOfBackup,
   type Manifest,
   manifestPath,
   readManifest,
@@ -61,7 +62,7 @@ export interface ReencryptedBackups {
 export async function reencryptBackups(options: ReencryptOptions): Promise<ReencryptedBackups> {
   const { folder, key, signal, reporter } = options;
   const result: ReencryptedBackups = { reencrypted: [], left: [] };
-  for (const path of await backupsIn(folder)) {
+  for (const path of await backupsIn(folder, options.lock.storePath)) {
     throwIfInterrupted(signal);
     const manifest = await readManifest(manifestPath(path)).catch(() => undefined);
     if (manifest?.key_id === keyIdOf(key.salt)) continue;
@@ -77,12 +78,13 @@ export async function reencryptBackups(options: ReencryptOptions): Promise<Reenc
   return result;
 }
 
-/** Backups with a manifest, which is what makes them backups. */
-async function backupsIn(folder: string): Promise<string[]> {
+/** The store's backups that have a manifest, which is what makes them backups. */
+async function backupsIn(folder: string, storePath: string): Promise<string[]> {
   try {
     const names = new Set(await readdir(folder));
     return [...names]
-      .filter((name) => name.endsWith(".db") && names.has(basename(manifestPath(name))))
+      .filter((name) => isNameOfBackup(name, storePath) && name.endsWith(".db"))
+      .filter((name) => names.has(basename(manifestPath(name))))
       .sort()
       .map((name) => join(folder, name));
   } catch (error) {

@@ -9,8 +9,8 @@
  */
 import { constants } from "node:fs";
 import { copyFile, readdir } from "node:fs/promises";
-import { basename, extname, join } from "node:path";
-import { manifestPath, readManifest } from "../backup/manifest.js";
+import { join } from "node:path";
+import { isNameOfBackup, manifestPath, readManifest } from "../backup/manifest.js";
 import { type BackupPassphrase, openBackup, verifyBackup } from "../backup/verify.js";
 import { type BundleOpener, readBundle } from "../bundle/bundle.js";
 import { revoked } from "../client/client.js";
@@ -259,7 +259,6 @@ async function verify(options: RestoreOptions): Promise<Verified> {
 async function choose({ backup, lock }: RestoreOptions): Promise<string> {
   if ("file" in backup) return backup.file;
   const { folder, before } = backup;
-  const prefix = `${basename(lock.storePath, extname(lock.storePath))}.`;
   let newest: { path: string; at: string } | undefined;
   let names: string[];
   try {
@@ -268,7 +267,7 @@ async function choose({ backup, lock }: RestoreOptions): Promise<string> {
     throw systemError(error, `cannot look into ${folder}`, "notFound");
   }
   for (const name of names) {
-    if (!name.startsWith(prefix) || !name.endsWith(".manifest.json")) continue;
+    if (!isNameOfBackup(name, lock.storePath) || !name.endsWith(".manifest.json")) continue;
     const manifest = await readManifest(join(folder, name)).catch(() => undefined);
     if (!manifest || !names.includes(manifest.file)) continue;
     if (Date.parse(manifest.created_at) > before.getTime()) continue;
