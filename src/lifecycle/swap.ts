@@ -11,7 +11,8 @@
  * still has its second name, is put back.
  */
 import { randomBytes } from "node:crypto";
-import { chmod, chown, link, rename, rm, statfs } from "node:fs/promises";
+import { constants } from "node:fs";
+import { link, open, rename, rm, statfs } from "node:fs/promises";
 import { basename, dirname, join } from "node:path";
 import { type Bundle, bundleName, writeBundle } from "../bundle/bundle.js";
 import { realPath } from "../config/paths.js";
@@ -220,22 +221,29 @@ class SwapWork {
     );
   }
 
-  /** Gives the new file the old one's owner, group and mode, or refuses while nothing has happened yet. */
+  /**
+   * Gives the new file the old one's owner, group and mode, or refuses while nothing has happened yet. Where there was
+   * none, and root puts one into another user's folder, it is for that user.
+   */
   async #keepOwner(): Promise<void> {
     const { storePath, data } = this.#state;
     const before = await lookAt(storePath);
-    const staged = await lookAt(data.staged);
-    if (!before || !staged) return;
+    const isRoot = process.geteuid?.() === 0;
+    const owner = before ?? (isRoot ? await lookAt(dirname(storePath)) : undefined);
+    if (!owner) return;
     try {
-      if (before.uid !== staged.uid || before.gid !== staged.gid) {
-        await chown(data.staged, Number(before.uid), Number(before.gid));
+      // Through a descriptor: whoever owns the folder could put a link in the file's place meanwhile.
+      await using file = await open(data.staged, constants.O_RDONLY | constants.O_NOFOLLOW);
+      const { uid, gid } = await file.stat({ bigint: true });
+      if (owner.uid !== uid || (before && owner.gid !== gid)) {
+        await file.chown(Number(owner.uid), Number(owner.gid));
       }
-      await chmod(data.staged, Number(before.mode & 0o7777n));
+      if (before) await file.chmod(Number(before.mode & 0o7777n));
     } catch (error) {
       if (!hasCode(error, "EPERM")) throw systemError(error, `cannot prepare ${data.staged}`);
       throw new StoreError(
         "refused",
-        `${storePath} belongs to user ${before.uid} and group ${before.gid}, and a new file could not`,
+        `${storePath} belongs to user ${owner.uid} and group ${owner.gid}, and a new file could not`,
         { hint: "run this as that user, who must be in that group, or as root", cause: error },
       );
     }
