@@ -1,5 +1,5 @@
 import { join } from "node:path";
-import { afterAll, beforeAll, describe, expect, test } from "vitest";
+import { beforeAll, describe, expect, test } from "vitest";
 import { BaseDatabase, matches, type SearchValue } from "../../src/backends/base-database.js";
 import { conformance, type Place, runConformance } from "../../src/backends/conformance.js";
 import { DatabaseFactory } from "../../src/backends/registry.js";
@@ -7,7 +7,7 @@ import type { Client } from "../../src/client/client.js";
 import type { JsonObject } from "../../src/client/json.js";
 import { StoreError } from "../../src/errors.js";
 import { temporaryFolder } from "../store/temporary.js";
-import { RedisServer, startCluster } from "./redis-server.js";
+import { RedisServer, sharedCluster } from "./redis-server.js";
 
 /** A place of a plugin whose settings depend on a folder that nobody has used. */
 function inFolder(name: string, settings: (folder: string) => JsonObject): Place {
@@ -54,9 +54,11 @@ describe("hivemind-redis-db-plugin on a cluster", () => {
   let port = 0;
   let places = 0;
 
-  beforeAll(async () => {
-    port = (await startCluster(afterAll))[0]?.port ?? 0;
-  });
+  beforeAll(() =>
+    sharedCluster((free) => {
+      port = free;
+    }),
+  );
 
   test.each([
     ["without a hash tag", {}],

@@ -27,8 +27,8 @@ async function listenOn(wanted: number): Promise<number> {
   return typeof address === "object" && address !== null ? address.port : 0;
 }
 
-/** Called at the end with what puts things away: `onTestFinished`, or `afterAll` for what several tests share. */
-type AtEnd = (putAway: () => Promise<void>) => void;
+/** Takes what puts a server away at the end. */
+type AtEnd = (putAway: () => Promise<void>) => unknown;
 
 export class RedisServer {
   #process: ChildProcess | undefined;
@@ -52,7 +52,9 @@ export class RedisServer {
 
   /** Starts it, or starts it again on what it kept. */
   async resume(): Promise<void> {
-    const child = spawn("redis-server", [
+    // A run that is itself killed leaves none behind.
+    const child = spawn("setpriv", [
+      ...["--pdeathsig", "KILL", "redis-server"],
       ...["--port", String(this.port), "--bind", "127.0.0.1", "--dir", this.folder],
       ...["--save", "", "--daemonize", "no", ...this.args],
     ]);
@@ -124,4 +126,14 @@ export async function startCluster(atEnd: AtEnd = onTestFinished): Promise<Redis
 export async function clusterIsUp(node: RedisServer): Promise<void> {
   await node.answers("CLUSTER INFO", "cluster_size:3");
   await node.answers("CLUSTER INFO", "cluster_state:ok");
+}
+
+/** A cluster for all tests of a file, for `beforeAll`, which calls what it answers after them. */
+export async function sharedCluster(use: (port: number) => void): Promise<() => Promise<void>> {
+  const putAway: (() => Promise<void>)[] = [];
+  const [node] = await startCluster((each) => putAway.push(each));
+  use(node?.port ?? 0);
+  return async () => {
+    await Promise.all(putAway.map((each) => each()));
+  };
 }

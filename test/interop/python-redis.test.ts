@@ -1,11 +1,11 @@
-import { afterAll, beforeAll, describe, expect, test } from "vitest";
+import { beforeAll, describe, expect, test } from "vitest";
 import { awkwardClients } from "../../src/backends/conformance.js";
 import { encodeRecord } from "../../src/backends/record.js";
 import { DatabaseFactory } from "../../src/backends/registry.js";
 import { type Client, newClient, revoked, serializeClient } from "../../src/client/client.js";
 import type { Database } from "../../src/client/database.js";
 import { formatJson, type JsonObject } from "../../src/client/json.js";
-import { RedisServer, startCluster } from "../backends/redis-server.js";
+import { RedisServer, sharedCluster } from "../backends/redis-server.js";
 import { temporaryFolder } from "../store/temporary.js";
 import { type Line, runPython } from "./python.js";
 
@@ -57,9 +57,11 @@ return cjson.encode(found)`;
 
 let clusterPort = 0;
 
-beforeAll(async () => {
-  clusterPort = (await startCluster(afterAll))[0]?.port ?? 0;
-});
+beforeAll(() =>
+  sharedCluster((port) => {
+    clusterPort = port;
+  }),
+);
 
 describe.each(lines)("the %s line's plugin", (line) => {
   test("fills a server with what this project fills it with, key for key", async () => {
