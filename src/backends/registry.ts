@@ -95,7 +95,8 @@ async function withPassword(
     if (source.kind !== "keyring") throw error;
     throw new StoreError("passphraseUnavailable", error.message, {
       cause: error,
-      hint: `secret-tool store --label=HiveMind service hivemind-sqlcipher account '${account}'`,
+      // Without its last two words secret-tool makes an entry that keytar does not find.
+      hint: `secret-tool store --label=HiveMind service hivemind-sqlcipher account '${account}' xdg:schema org.freedesktop.Secret.Generic`,
     });
   }
   throw new StoreError("passphraseUnavailable", `there is no password for ${account}`);
