@@ -90,11 +90,11 @@ test("a lock's name that is a link or a folder is refused, and what a link leads
   expect(await errorOf(acquireLock(join(folder, "other.db")))).toMatchObject({ kind: "refused" });
 });
 
-test("a lock in a folder that does not exist is an I/O error in words", async () => {
+test("a lock in a folder that does not exist is the lock of no store", async () => {
   const store = join(await temporaryFolder(), "nowhere", "clients.db");
   const error = await errorOf(acquireLock(store));
-  expect(error).toMatchObject({ kind: "io" });
-  expect(error.message).toContain("no such file or folder");
+  expect(error).toMatchObject({ kind: "notFound" });
+  expect(error.message).toContain(store);
 });
 
 test("a journal is on disk as it was last written, private, until it is removed", async () => {

@@ -1,4 +1,4 @@
-import { mkdirSync, rmSync, symlinkSync, writeFileSync } from "node:fs";
+import { mkdirSync, readFileSync, rmSync, symlinkSync, writeFileSync } from "node:fs";
 import { connect } from "node:net";
 import { join } from "node:path";
 import { afterEach, beforeEach, describe, expect, test } from "vitest";
@@ -39,8 +39,19 @@ afterEach(async () => {
 async function running(text: string, beside: Record<string, string> = {}): Promise<Service> {
   const service = await present(text, beside);
   await systemctl("start", unit, ...Object.keys(beside));
+  await until(async () => hasBegun((await service.state()).mainPid));
   return service;
 }
+
+/** Whether a process runs its own program: a moment after its start it is still a copy of the manager, "(program)". */
+function hasBegun(pid: number | undefined): boolean {
+  if (pid === undefined) return true;
+  const program = readFileSync(`/proc/${pid}/comm`, "utf8");
+  return !program.startsWith("(") && !program.startsWith("systemd");
+}
+
+const holders = async () => (await holdersOf(store)).holders;
+const sleeps = async () => (await holders()).every(({ command }) => command === "sleep");
 
 async function present(text: string, beside: Record<string, string> = {}): Promise<Service> {
   written.push(`${unit}.service`, ...Object.keys(beside));
@@ -57,21 +68,22 @@ describe("stopping and starting", () => {
     const before = await service.state();
     expect(before).toMatchObject({ active: true, mainPid: expect.any(Number) });
     expect(await service.check(store)).toEqual([]);
-    const { holders } = await holdersOf(store);
-    expect(holders).toEqual([{ pid: before.mainPid, command: "sleep" }]);
+    await until(sleeps);
+    expect(await holders()).toEqual([{ pid: before.mainPid, command: "sleep" }]);
     expect(await service.owns(before.mainPid ?? 0)).toBe(true);
     expect(await service.owns(process.pid)).toBe(false);
     expect(await service.activeDependents()).toEqual([]);
 
     await service.stop();
     expect((await service.state()).active).toBe(false);
-    expect((await holdersOf(store)).holders).toEqual([]);
+    expect(await holders()).toEqual([]);
 
     await service.start([]);
     const after = await service.state();
     expect(after.active).toBe(true);
     expect(after.invocation).not.toBe(before.invocation);
-    expect((await holdersOf(store)).holders).toEqual([{ pid: after.mainPid, command: "sleep" }]);
+    await until(sleeps);
+    expect(await holders()).toEqual([{ pid: after.mainPid, command: "sleep" }]);
   });
 
   test("a unit that ignores SIGTERM is ended when its own time is up", async () => {

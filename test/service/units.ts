@@ -48,7 +48,8 @@ export async function removeUnits(...names: string[]): Promise<void> {
 
 /** A unit that has a file open until it is stopped. */
 export function holding(path: string, more = ""): string {
-  return `[Service]\nExecStart=/bin/sh -c 'exec 3<"${path}"; exec sleep infinity'\n${more}`;
+  // Ready is when it has the file open, not when its shell begins.
+  return `[Service]\nType=notify\nNotifyAccess=all\nExecStart=/bin/sh -c 'exec 3<"${path}"; systemd-notify --ready; exec sleep infinity'\n${more}`;
 }
 
 /** Waits until something is so; the test's own time limit is the bound. */
