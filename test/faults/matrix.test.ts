@@ -33,7 +33,7 @@ for (const operation of operations) {
         await scene.world.remove();
       }
     },
-    share === 1 ? 6 * 3_600_000 : 600_000,
+    600_000 + share * 6 * 3_600_000,
   );
 }
 
