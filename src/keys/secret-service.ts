@@ -23,6 +23,9 @@ export const answerTimeoutMs = 5_000;
 /** How long somebody at a desktop has for typing the keyring's password. */
 export const promptTimeoutMs = 60_000;
 
+/** How often a search is tried that is answered by an error. */
+const searchTries = 3;
+
 const busName = "org.freedesktop.DBus";
 const secretsName = "org.freedesktop.secrets";
 const secretsPath = "/org/freedesktop/secrets";
@@ -72,9 +75,7 @@ export async function accountsOf(
   const bus = await Bus.connect(socket);
   try {
     await bus.call(busName, "/org/freedesktop/DBus", busName, "Hello");
-    const found = await bus.call(secretsName, secretsPath, secretsService, "SearchItems", {
-      service,
-    });
+    const found = await searchItems(bus, service);
     const accounts: string[] = [];
     for (const item of [...found.strings(), ...found.strings()]) {
       const account = await accountOfItem(bus, item);
@@ -83,6 +84,17 @@ export async function accountsOf(
     return accounts;
   } finally {
     bus.close();
+  }
+}
+
+/** gnome-keyring now and then answers, under load, that it has no such method, and a moment later that it has. */
+async function searchItems(bus: Bus, service: string): Promise<Reader> {
+  for (let more = searchTries - 1; ; more--) {
+    try {
+      return await bus.call(secretsName, secretsPath, secretsService, "SearchItems", { service });
+    } catch (error) {
+      if (more === 0 || !(error instanceof BusError)) throw error;
+    }
   }
 }
 
