@@ -374,7 +374,11 @@ async function copyWhileStopped(
     throwIfInterrupted(signal);
     at = new Date();
     // Side by side, as every millisecond counts: whoever else is there, the copy is of one piece by its pin.
-    await Promise.all([orInterrupted(copy.complete(), signal), refuseHolders(storePath)]);
+    // In WAL mode an open connection holds a lock at all times, so there is no need to look into every process.
+    await Promise.all([
+      orInterrupted(copy.complete(), signal),
+      refuseHolders(storePath, { except: copy.pids, locksOnly: isWal }),
+    ]);
     step("backup.copied");
   } catch (error) {
     failure = error;

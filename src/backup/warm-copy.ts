@@ -74,6 +74,11 @@ export class WarmCopy implements AsyncDisposable {
     this.#copier.on("error", () => {});
   }
 
+  /** The copier's own process, which has the store's files open now and then. */
+  get pids(): number[] {
+    return this.#copier.pid === undefined ? [] : [this.#copier.pid];
+  }
+
   /** Bytes written to the copy so far; what is written while the service is stopped is the difference. */
   get written(): number {
     return this.#written;

@@ -125,9 +125,12 @@ async function isBack(service: Service, storePath: string): Promise<boolean> {
 }
 
 /** @throws StoreError `inUse` if anybody still has the store open although its service is stopped. */
-export async function refuseHolders(storePath: string): Promise<void> {
+export async function refuseHolders(
+  storePath: string,
+  options: { except?: readonly number[]; locksOnly?: boolean } = {},
+): Promise<void> {
   for (let looks = 1; ; looks++) {
-    const { holders } = await holdersOf(storePath);
+    const { holders } = await holdersOf(storePath, options);
     if (holders.length === 0) return;
     if (looks === holderLooks) {
       throw new StoreError(
