@@ -374,10 +374,9 @@ async function copyWhileStopped(
     throwIfInterrupted(signal);
     at = new Date();
     // Side by side, as every millisecond counts: whoever else is there, the copy is of one piece by its pin.
-    // In WAL mode an open connection holds a lock at all times, so there is no need to look into every process.
     await Promise.all([
       orInterrupted(copy.complete(), signal),
-      refuseHolders(storePath, { except: copy.pids, locksOnly: isWal }),
+      refuseHolders(storePath, { except: copy.pids }),
     ]);
     step("backup.copied");
   } catch (error) {

@@ -127,7 +127,7 @@ async function isBack(service: Service, storePath: string): Promise<boolean> {
 /** @throws StoreError `inUse` if anybody still has the store open although its service is stopped. */
 export async function refuseHolders(
   storePath: string,
-  options: { except?: readonly number[]; locksOnly?: boolean } = {},
+  options: { except?: readonly number[] } = {},
 ): Promise<void> {
   for (let looks = 1; ; looks++) {
     const { holders } = await holdersOf(storePath, options);
