@@ -33,9 +33,13 @@ async function ask(question: string, output: NodeJS.WritableStream): Promise<str
 export async function confirm(question: string, yes: boolean, option = "--yes"): Promise<void> {
   if (yes) return;
   if (!onTerminal()) {
-    throw new StoreError("usage", `this needs a confirmation: ${question}`, {
-      hint: `There is no terminal to ask on; add ${option} if you mean it.`,
-    });
+    throw new StoreError(
+      "usage",
+      `this needs a confirmation: ${question.replace(/\s*\n\s*/g, " ")}`,
+      {
+        hint: `There is no terminal to ask on; add ${option} if you mean it.`,
+      },
+    );
   }
   const answer = await ask(`${question} [y/N] `, process.stderr);
   if (!/^y(es)?$/i.test(answer.trim())) throw new StoreError("refused", "nothing was changed");
