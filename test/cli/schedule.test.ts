@@ -172,3 +172,25 @@ test("after a reboot the timer runs by itself, and makes up for a time that pass
     last_run: { at: expect.any(String) },
   });
 });
+
+test("after a reboot the hub's unit comes up by itself, with its passphrase out of the keyring", async () => {
+  const machine = await Machine.make();
+  const command = `${process.execPath} ${root}dist/cli/main.js`;
+  const inSession = (script: string) =>
+    exec(`${root}scripts/private-session`, [machine.path("home"), "/bin/sh", "-ec", script]);
+  await inSession(`
+    ${command} init --recovery-key-file $HOME/key.txt
+    mkdir -p $HOME/.config/hivemind-core
+    echo '{"database": {"module": "hivemind-sqlite-db-plugin", "hivemind-sqlite-db-plugin": {}}}' >$HOME/.config/hivemind-core/server.json
+    ${command} run --print-unit user -- /bin/sh -c 'grep -c password "$1" >"$2"; exec sleep infinity' hub \\
+      $HOME/.config/hivemind-core/server.json $HOME/hub-is-up >$HOME/.config/systemd/user/hivemind-core.service
+    systemctl --user enable hivemind-core`);
+  // Nobody starts it here. It may come before the keyring is unlocked, and tries again then.
+  await inSession(
+    "until [ -s $HOME/hub-is-up ]; do sleep 0.1; done; systemctl --user is-active hivemind-core",
+  );
+  const seen = await readFile(machine.path("home", "hub-is-up"), "utf8");
+  expect(seen.trim()).toBe("1");
+  const settings = machine.path("home", ".config", "hivemind-core", "server.json");
+  expect(await readFile(settings, "utf8")).not.toContain("password");
+});
