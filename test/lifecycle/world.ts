@@ -4,7 +4,7 @@
  */
 import { spawn } from "node:child_process";
 import { once } from "node:events";
-import { cp, mkdir, mkdtemp, readdir, rm, stat, writeFile } from "node:fs/promises";
+import { cp, mkdir, mkdtemp, readdir, readFile, rm, stat, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { onTestFinished } from "vitest";
@@ -163,16 +163,13 @@ export class World {
     return (await find(this.path)).rows;
   }
 
-  /**
-   * What lies about besides the store and the lock. An empty file of SQLite's beside the store is none of ours, and does
-   * not count: a kill while it is made or removed leaves one, which means nothing.
-   */
+  /** What lies about besides the store and the lock. */
   async leftovers(): Promise<string[]> {
     const names = [];
     for (const folder of [join(this.folder, "hivemind-core"), this.bundleTo, this.to]) {
       for (const name of await readdir(folder)) {
         const sidecar = /-(journal|wal|shm)$/.test(name);
-        if (sidecar && (await stat(join(folder, name))).size === 0) continue;
+        if (sidecar && (await meansNothing(join(folder, name)))) continue;
         if (sidecar || /^\.|journal|partial|superseded/.test(name)) names.push(name);
       }
     }
@@ -198,6 +195,20 @@ export class World {
     }
     await rm(this.folder, { recursive: true, force: true });
   }
+}
+
+/**
+ * Whether a file of SQLite's beside a store is one that it pays no heed to, and so leaves: an empty log, an index without
+ * a log, a journal that was not synced (its first byte is 0). A kill at the wrong moment makes them.
+ */
+async function meansNothing(path: string): Promise<boolean> {
+  const bytes = await readFile(path);
+  if (path.endsWith("-journal")) return (bytes[0] ?? 0) === 0;
+  if (path.endsWith("-wal")) return bytes.length === 0;
+  return stat(path.replace(/-shm$/, "-wal")).then(
+    () => false,
+    () => true,
+  );
 }
 
 /** A store as it is found: every row with its types, as text, and which of the keyring's passphrases opened it. */
