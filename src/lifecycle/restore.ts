@@ -8,15 +8,15 @@
  * store stay revoked; permissions that would widen are listed and asked about.
  */
 import { constants } from "node:fs";
-import { copyFile, readdir } from "node:fs/promises";
-import { join } from "node:path";
+import { copyFile, readdir, rename } from "node:fs/promises";
+import { dirname, join } from "node:path";
 import { isNameOfBackup, manifestPath, readManifest } from "../backup/manifest.js";
 import { type BackupPassphrase, openBackup, verifyBackup } from "../backup/verify.js";
 import { type BundleOpener, readBundle } from "../bundle/bundle.js";
 import { revoked } from "../client/client.js";
 import { realPath } from "../config/paths.js";
 import { type ErrorKind, StoreError, systemError } from "../errors.js";
-import { createFile } from "../files/durable.js";
+import { createFile, syncFolder } from "../files/durable.js";
 import { getEntry } from "../keys/keyring.js";
 import {
   formatSource,
@@ -27,6 +27,7 @@ import {
 import { type UnlockedStore, unlock } from "../keys/unlock.js";
 import { knowService, type ServiceReport } from "../operation/absence.js";
 import { acquireLock } from "../operation/lock.js";
+import type { Reporter } from "../operation/reporter.js";
 import { identify, keyIdOf, openEncrypted, type StoreKey } from "../store/cipher.js";
 import { ClientStore } from "../store/client-store.js";
 import { ClientTable } from "../store/client-table.js";
@@ -40,7 +41,7 @@ import { type BundlePlan, bundleReport, checkBundleFolder } from "./prepare.js";
 import { settle } from "./settle.js";
 import { type Replaced, swap } from "./swap.js";
 import { lookAt } from "./swap-state.js";
-import { type HeldStore, openDatabase, type Secret, setJournalMode } from "./transfer.js";
+import { type HeldStore, openDatabase, type Secret, setJournalMode, sidecars } from "./transfer.js";
 
 /** Which backup: a file, or the newest in a folder that is not newer than a moment. */
 export type BackupChoice =
@@ -197,6 +198,7 @@ async function putInPlace(options: RestoreOptions, backup: Verified): Promise<Re
         : keptElsewhere(),
     stage: (staged) => stageBackup(backup, staged),
     fill: async (staged, key, held) => {
+      if (present.replaced.state === "absent") await setStraysAside(storePath, reporter);
       completed = await complete(staged, key, held, !readmitRevoked);
     },
   });
@@ -475,6 +477,26 @@ async function freeName(storePath: string): Promise<string> {
     const path = `${storePath}.replaced.${when}Z`;
     if (!(await lookAt(path))) return path;
   }
+}
+
+/**
+ * Moves away what SQLite has left of a store whose file is gone. It would take a `-wal` or a `-journal` there for the
+ * restored store's own and write the pages in it over good ones.
+ */
+async function setStraysAside(storePath: string, reporter: Reporter): Promise<void> {
+  const name = await freeName(storePath);
+  for (const suffix of sidecars) {
+    if (!(await lookAt(storePath + suffix))) continue;
+    try {
+      await rename(storePath + suffix, name + suffix);
+    } catch (error) {
+      throw systemError(error, `cannot move ${storePath}${suffix}`);
+    }
+    reporter.notice(
+      `${storePath}${suffix} belongs to a store that is not there any more; it is now ${name}${suffix}`,
+    );
+  }
+  await syncFolder(dirname(storePath));
 }
 
 /** Copies the verified backup, and sees that the copy is what was verified. */

@@ -90,6 +90,29 @@ test("--discard-replaced keeps none", async () => {
   expect(await replacedIn(world)).toEqual([]);
 });
 
+test("the log of a store that is gone is moved away, and does not end up in the restored one", async () => {
+  const { world, backup, rows } = await backedUp();
+  await change(world, async (store) => {
+    await store.connection.all("PRAGMA journal_mode = WAL");
+    await store.addItem(newClient({ client_id: 8, api_key: "in the log" }));
+    for (const suffix of ["-wal", "-shm"])
+      await cp(world.path + suffix, `${world.path}.saved${suffix}`);
+  });
+  await rm(world.path);
+  for (const suffix of ["-wal", "-shm"])
+    await rename(`${world.path}.saved${suffix}`, world.path + suffix);
+  const ran = await restore(world, backup);
+  expect(resultOf(ran).restored.replaced).toBeNull();
+  expect(ran.notices.join()).toMatch(
+    /clients\.db-wal belongs to a store that is not there any more/,
+  );
+  expect(await world.rows()).toEqual(rows);
+  expect((await replacedIn(world)).map((name) => name.slice(-4)).toSorted()).toEqual([
+    "-shm",
+    "-wal",
+  ]);
+});
+
 test("a client that is revoked now stays revoked, also one that the backup never had; readmitting is asked for", async () => {
   const { world, backup } = await backedUp();
   await change(world, async (store) => {
