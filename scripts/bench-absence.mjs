@@ -1,15 +1,17 @@
-// How long the service is away: see scripts/bench, which runs this in a session of its own. The unit counts as up when
-// its program runs: what a hub needs to be ready is the same after either, and would hide the difference.
-import { mkdirSync, mkdtempSync, rmSync, statSync, writeFileSync } from "node:fs";
+// How long the service is away for a backup, in milliseconds, beside the plain script of the operations manual
+// (systemctl stop, cp, systemctl start): see scripts/bench. The unit counts as up when its program runs: what a hub
+// needs to be ready is the same after either, and would hide the difference.
+//
+// Usage: bench-absence SIZE_MIB:RUNS ...
+import { mkdirSync, mkdtempSync, rmSync, statfsSync, writeFileSync } from "node:fs";
 import { homedir } from "node:os";
 import { join } from "node:path";
-import { unlockStore } from "../dist/index.js";
-import { bigClients, machine, median, ours, run, span } from "./bench-tools.mjs";
+import { makeStore, ours, report, run, say, sizeName } from "./bench-tools.mjs";
 
-const [runs = 5, ...sizes] = process.argv.slice(2).map(Number);
-const mebibytes = sizes.length > 0 ? sizes : [1, 100, 1024];
 const home = homedir();
 const hub = new URL("./sample-hub.mjs", import.meta.url).pathname;
+/** The store, the backup and the script's copy, and a little. */
+const copies = 3.2;
 
 function plainScript(store, copy) {
   const start = performance.now();
@@ -19,28 +21,9 @@ function plainScript(store, copy) {
   return performance.now() - start;
 }
 
-console.log(
-  `Service away for a backup, milliseconds, median of ${runs} runs in turns (smallest to largest)`,
-);
-console.log(`${machine()}
-`);
-console.log("store      hivemind-sqlcipher     stop, cp, start        ratio   ours, whole job");
-
-for (const size of mebibytes) {
+async function measure(mebibytes, runs) {
   const folder = mkdtempSync(join(home, "bench-"));
-  const store = join(folder, "clients.db");
-  ours(
-    "init",
-    "--db",
-    store,
-    "--config",
-    join(folder, "config.json"),
-    "--recovery-key-file",
-    join(folder, "key"),
-  );
-  const open = await unlockStore(store, { kind: "keyring" }, { mode: "readwrite" });
-  await open.addItems(bigClients(size * 1024 * 1024));
-  await open.close();
+  const { store, global } = await makeStore(folder, mebibytes);
   const units = join(home, ".config/systemd/user");
   mkdirSync(units, { recursive: true });
   writeFileSync(
@@ -49,26 +32,39 @@ for (const size of mebibytes) {
   );
   run("systemctl", "--user", "daemon-reload");
   run("systemctl", "--user", "restart", "bench-hub");
-
   const away = [];
   const plain = [];
-  const whole = [];
   for (let turn = 0; turn < runs; turn++) {
-    const start = performance.now();
     const result = ours(
-      ...["backup", "--db", store, "--config", join(folder, "config.json"), "--unit", "bench-hub"],
+      ...["backup", ...global, "--unit", "bench-hub"],
       ...["--to", join(folder, "backups"), "--bundle-to", join(folder, "bundles")],
     );
-    whole.push(performance.now() - start);
     away.push(result.service.stopped_ms);
     rmSync(join(folder, "backups"), { recursive: true });
     plain.push(plainScript(store, join(folder, "copy.db")));
     rmSync(join(folder, "copy.db"));
   }
   run("systemctl", "--user", "stop", "bench-hub");
-  const mib = Math.round(statSync(store).size / 1024 / 1024);
-  console.log(
-    `${`${mib} MiB`.padEnd(10)} ${span(away).padEnd(22)} ${span(plain).padEnd(22)} ${(median(away) / median(plain)).toFixed(2).padEnd(7)} ${span(whole)}`,
-  );
   rmSync(folder, { recursive: true });
+  return { away, plain };
+}
+
+let smallest;
+for (const argument of process.argv.slice(2)) {
+  const [mebibytes, runs] = argument.split(":").map(Number);
+  const work = `service away, backup of ${sizeName(mebibytes)}`;
+  const { bavail, bsize } = statfsSync(home);
+  const room = Math.floor((bavail * bsize) / 1024 ** 2);
+  if (room < mebibytes * copies) {
+    const needed = Math.ceil(mebibytes * copies);
+    report({ work, skipped: `${needed} MiB are needed in ${home}, and ${room} are free` });
+    continue;
+  }
+  say(work);
+  const { away, plain } = await measure(mebibytes, runs);
+  const peers = [{ name: "the manual's stop, cp, start", values: plain, at_most: 1 }];
+  if (smallest === undefined)
+    smallest = { name: `the same at ${sizeName(mebibytes)}`, values: away };
+  else peers.push({ ...smallest, at_most: 1.5 });
+  report({ work, unit: "ms", ours: away, peers });
 }

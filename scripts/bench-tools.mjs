@@ -3,8 +3,8 @@ import { execFileSync, spawn } from "node:child_process";
 import { randomBytes } from "node:crypto";
 import { once } from "node:events";
 import { readFileSync } from "node:fs";
-import { cpus, release } from "node:os";
-import { newClient } from "../dist/index.js";
+import { join } from "node:path";
+import { newClient, unlockStore } from "../dist/index.js";
 
 export const command = new URL("../dist/cli/main.js", import.meta.url).pathname;
 
@@ -16,12 +16,18 @@ export const ours = (...args) =>
 
 export const median = (values) => values.toSorted((a, b) => a - b)[values.length >> 1];
 
-/** Median, smallest and largest. */
-export const span = (values, digits = 0) =>
-  `${median(values).toFixed(digits)} (${Math.min(...values).toFixed(digits)}–${Math.max(...values).toFixed(digits)})`;
+/** Prints a row of the table, or the versions of what was measured: bench-table.mjs says what is in them. */
+export const report = (row) => console.log(JSON.stringify(row));
 
-export const machine = () =>
-  `${cpus()[0]?.model}, ${cpus().length} cores, Linux ${release()}, Node ${process.version}`;
+/** For those who wait: the table itself comes at the end. */
+export const say = (text) => console.error(`bench: ${text}`);
+
+/** Seconds that a piece of work takes. */
+export async function seconds(work) {
+  const start = performance.now();
+  await work();
+  return (performance.now() - start) / 1000;
+}
 
 /** Clients of about 32 KiB each: what fills the file does not matter to a copy. */
 export function* bigClients(bytes) {
@@ -33,6 +39,20 @@ export function* bigClients(bytes) {
     });
   }
 }
+
+/** A store of that size, made with `init` in a folder, and the options that name it to a command. */
+export async function makeStore(folder, mebibytes) {
+  const store = join(folder, "clients.db");
+  const global = ["--db", store, "--config", join(folder, "config.json")];
+  ours("init", ...global, "--recovery-key-file", join(folder, "key"));
+  const filled = await unlockStore(store, { kind: "keyring" }, { mode: "readwrite" });
+  await filled.addItems(bigClients(mebibytes * 1024 * 1024));
+  await filled.close();
+  return { store, global };
+}
+
+export const sizeName = (mebibytes) =>
+  mebibytes % 1024 === 0 ? `${mebibytes / 1024} GiB` : `${mebibytes} MiB`;
 
 /** Runs a program to its end: seconds, and the peak of its resident memory in MiB (its children not counted). */
 export async function measured(program, ...args) {
