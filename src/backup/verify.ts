@@ -35,6 +35,10 @@ export interface Verification {
   readonly path: string;
   readonly ok: boolean;
   readonly checks: readonly Check[];
+  /** Of the file that the checks were made of, in hex. */
+  readonly sha256: string;
+  /** What they were made against; absent if there is none that can be read. */
+  readonly manifest?: Manifest | undefined;
 }
 
 /** What was found in an encrypted copy. */
@@ -66,15 +70,16 @@ export async function verifyBackup(path: string, secret: BackupPassphrase): Prom
     check(name, found === expected, `${found}`, `${found}, but the manifest says ${expected}`);
 
   const manifest = await manifestOf(path, checks);
+  const sha256 = await sha256Of(path);
   if (manifest) {
     compare("file", basename(path), manifest.file);
     compare("size", size, manifest.size);
-    compare("sha256", await sha256Of(path), manifest.sha256);
+    compare("sha256", sha256, manifest.sha256);
   }
   const asMade = checks.every(({ ok }) => ok);
   const { format, keyId } = await identify(path);
   if (!check("encrypted", format === "sqlcipher", "SQLCipher", `${format}, not SQLCipher`)) {
-    return { path, ok: false, checks };
+    return { path, ok: false, checks, sha256, manifest };
   }
   if (manifest) compare("key_id", keyId ?? "", manifest.key_id);
 
@@ -87,7 +92,7 @@ export async function verifyBackup(path: string, secret: BackupPassphrase): Prom
     const isDamage = error.kind === "corrupted" || (error.kind === "wrongPassphrase" && !asMade);
     if (!isDamage) throw error;
     check("opens", false, "", error.message);
-    return { path, ok: false, checks };
+    return { path, ok: false, checks, sha256, manifest };
   }
   check("opens", true, `with its passphrase, format ${opened.key.cipherCompatibility}`, "");
   if (manifest) {
@@ -102,7 +107,7 @@ export async function verifyBackup(path: string, secret: BackupPassphrase): Prom
   } catch (error) {
     if (!(error instanceof StoreError) || error.kind !== "corrupted") throw error;
     check("structure", false, "", error.message);
-    return { path, ok: false, checks };
+    return { path, ok: false, checks, sha256, manifest };
   }
   const { faults, clients } = found;
   check("structure", faults.length === 0, "sound", quote(faults));
@@ -113,7 +118,7 @@ export async function verifyBackup(path: string, secret: BackupPassphrase): Prom
   } else {
     check("clients", true, counts(clients), "");
   }
-  return { path, ok: checks.every(({ ok }) => ok), checks };
+  return { path, ok: checks.every(({ ok }) => ok), checks, sha256, manifest };
 }
 
 /**

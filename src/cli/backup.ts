@@ -150,17 +150,17 @@ async function runVerify(context: Context, file: string, options: BundleKeyOptio
   const { recordRehearsal } = await import("../lifecycle/rehearsal.js");
   const { bundleIn } = await import("./passphrase.js");
   const bundle = await bundleIn(options);
-  const result = await verifyBackup(expandPath(file), bundle ?? context);
-  if (bundle && result.ok) {
+  const { path, ok, checks } = await verifyBackup(expandPath(file), bundle ?? context);
+  if (bundle && ok) {
     const { key_id } = bundle;
-    await recordRehearsal(context.storePath, { how: "verify", backup: result.path, key_id });
+    await recordRehearsal(context.storePath, { how: "verify", backup: path, key_id });
   }
-  context.output.result(result, () => [
-    `${result.path}: ${result.ok ? context.output.style("green", "sound") : context.output.style("red", "NOT SOUND")}`,
-    ...result.checks.map(
+  context.output.result({ path, ok, checks }, () => [
+    `${path}: ${ok ? context.output.style("green", "sound") : context.output.style("red", "NOT SOUND")}`,
+    ...checks.map(
       ({ name, ok, detail }) =>
         `  ${ok ? "ok  " : "FAIL"}  ${name.padEnd(12)} ${printable(detail)}`,
     ),
   ]);
-  if (!result.ok) process.exitCode = 14;
+  if (!ok) process.exitCode = 14;
 }

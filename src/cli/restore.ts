@@ -1,7 +1,7 @@
 import type { Command } from "commander";
 import { expandPath } from "../config/paths.js";
 import { StoreError } from "../errors.js";
-import type { BackupChoice } from "../lifecycle/restore.js";
+import type { BackupChoice } from "../lifecycle/verified-backup.js";
 import { addGlobalOptions, type Context, contextOf } from "./context.js";
 import {
   absenceLines,

@@ -8,52 +8,32 @@
  * store stay revoked; permissions that would widen are listed and asked about.
  */
 import { constants } from "node:fs";
-import { copyFile, readdir, rename } from "node:fs/promises";
-import { dirname, join } from "node:path";
-import { isNameOfBackup, manifestPath, readManifest } from "../backup/manifest.js";
-import { type BackupPassphrase, openBackup, verifyBackup } from "../backup/verify.js";
-import { type BundleOpener, readBundle } from "../bundle/bundle.js";
+import { copyFile, rename } from "node:fs/promises";
+import { dirname } from "node:path";
 import { revoked } from "../client/client.js";
 import { realPath } from "../config/paths.js";
-import { type ErrorKind, StoreError, systemError } from "../errors.js";
+import { StoreError, systemError } from "../errors.js";
 import { createFile, syncFolder } from "../files/durable.js";
 import { getEntry } from "../keys/keyring.js";
-import {
-  formatSource,
-  type Generation,
-  type PassphraseSource,
-  readPassphrases,
-} from "../keys/source.js";
-import { type UnlockedStore, unlock } from "../keys/unlock.js";
+import { formatSource, readPassphrases } from "../keys/source.js";
 import { knowService, type ServiceReport } from "../operation/absence.js";
 import { acquireLock } from "../operation/lock.js";
 import type { Reporter } from "../operation/reporter.js";
-import { identify, keyIdOf, openEncrypted, type StoreKey } from "../store/cipher.js";
-import { ClientStore } from "../store/client-store.js";
-import { ClientTable } from "../store/client-table.js";
-import { checkSchema } from "../store/schema.js";
-import { compareClients, type Differences, type Widened } from "./differences.js";
+import { keyIdOf, type StoreKey } from "../store/cipher.js";
+import { compareClients, type Widened } from "./differences.js";
 import { sha256Of, syncFile } from "./files.js";
 import { findHandover, type Handover, requireHandover } from "./handover.js";
 import type { BundleOptions, BundleReport, OperationOptions } from "./options.js";
 import { firstPassphrase, planKeyring, takeUpPending } from "./passphrases.js";
 import { type BundlePlan, bundleReport, checkBundleFolder } from "./prepare.js";
+import { lookAtPresent, openTable, type PresentStore } from "./present-store.js";
 import { settle } from "./settle.js";
-import { type Replaced, swap } from "./swap.js";
+import { swap } from "./swap.js";
 import { lookAt } from "./swap-state.js";
-import { type HeldStore, openDatabase, type Secret, setJournalMode, sidecars } from "./transfer.js";
+import { type HeldStore, setJournalMode, sidecars } from "./transfer.js";
+import { type BackupToVerify, type VerifiedBackup, verifyChosen } from "./verified-backup.js";
 
-/** Which backup: a file, or the newest in a folder that is not newer than a moment. */
-export type BackupChoice =
-  | { readonly file: string }
-  | { readonly folder: string; readonly before: Date };
-
-export interface RestoreOptions extends OperationOptions {
-  readonly backup: BackupChoice;
-  /** Where the passphrase comes from, if not from where this store's is kept. */
-  readonly bundle?: { readonly path: string; readonly opener: BundleOpener } | undefined;
-  /** Accepts a bare encrypted file, or one whose manifest does not hold, if it opens and every page is sound. */
-  readonly noManifest?: boolean | undefined;
+export interface RestoreOptions extends OperationOptions, Omit<BackupToVerify, "storePath"> {
   /** Restores to this path, absolute, at which nothing may be; the store and its service are left alone. */
   readonly to?: string | undefined;
   readonly discardReplaced?: boolean | undefined;
@@ -88,31 +68,9 @@ const named = 20;
 /** How many admins are named where nothing here can vouch for the backup. */
 const namedAdmins = 10;
 
-/** What is known of a backup that was verified. */
-interface Verified {
-  readonly path: string;
-  readonly createdAt: string | null;
-  readonly passphrase: string;
-  readonly key: StoreKey;
-  readonly schemaVersion: number;
-  readonly clients: { active: number; revoked: number };
-  readonly admins: string[];
-  readonly sha256: string;
-}
-
-/** The store that is there now. */
-interface Present {
-  readonly replaced: Replaced;
-  readonly keyId?: string | undefined;
-  readonly passphrase?: string | undefined;
-  readonly generation?: Generation | undefined;
-  /** From the backup; undefined if its clients cannot be read. */
-  readonly differences?: Differences | undefined;
-}
-
 /** What the store holds in the end. */
 interface Completed {
-  readonly clients: Verified["clients"];
+  readonly clients: VerifiedBackup["clients"];
   readonly stayedRevoked: number[];
 }
 
@@ -131,7 +89,7 @@ export async function restore(options: RestoreOptions): Promise<RestoreResult> {
       hint: "--to names a new file",
     });
   }
-  const backup = await verify(options);
+  const backup = await verifyChosen({ ...options, storePath: options.lock.storePath });
   if (options.to === undefined) return await putInPlace(options, backup);
   // By the name that its lock, its journal and its passphrase in the keyring will be looked for.
   const to = await realPath(options.to);
@@ -141,10 +99,10 @@ export async function restore(options: RestoreOptions): Promise<RestoreResult> {
   return await putInPlace({ ...options, lock, hub: "none", service }, backup);
 }
 
-async function putInPlace(options: RestoreOptions, backup: Verified): Promise<RestoreResult> {
+async function putInPlace(options: RestoreOptions, backup: VerifiedBackup): Promise<RestoreResult> {
   const { lock, source, reporter, readmitRevoked = false } = options;
   const { storePath } = lock;
-  const present = await lookAtPresent(options, backup);
+  const present = await lookAtPresent(storePath, source, backup);
   const { differences } = present;
   await ask(options, backup, present);
 
@@ -221,184 +179,11 @@ async function putInPlace(options: RestoreOptions, backup: Verified): Promise<Re
   };
 }
 
-/** Chooses the backup and verifies all of it. */
-async function verify(options: RestoreOptions): Promise<Verified> {
-  const path = await choose(options);
-  const secret = await passphraseFor(path, options);
-  const { ok, checks } = await verifyBackup(path, secret);
-  const failed = checks.filter((check) => !check.ok);
-  const essential = new Set(["encrypted", "opens", "pages", "structure"]);
-  const refused = options.noManifest ? failed.filter(({ name }) => essential.has(name)) : failed;
-  if (!ok && refused.length > 0) {
-    const bare = !failed.some(({ name }) => essential.has(name));
-    throw new StoreError(
-      "corrupted",
-      `${path} does not verify: ${refused.map(({ name, detail }) => `${name}: ${detail}`).join("; ")}`,
-      bare
-        ? { hint: "--no-manifest accepts it for what it is, if you know where it has been" }
-        : { hint: "take another backup, or another copy of this one" },
-    );
-  }
-  const manifest = await readManifest(manifestPath(path)).catch(() => undefined);
-  const { connection, key, keyId, passphrase } = await openBackup(path, secret);
-  const store = await ClientStore.from({ connection, key, keyId }, { migrate: false });
-  try {
-    return {
-      path,
-      createdAt: manifest?.created_at ?? null,
-      passphrase,
-      key,
-      schemaVersion: store.schemaVersion,
-      clients: await store.counts(),
-      admins: await adminsOf(store),
-      sha256: await sha256Of(path),
-    };
-  } finally {
-    await store.close();
-  }
-}
-
-async function choose({ backup, lock }: RestoreOptions): Promise<string> {
-  if ("file" in backup) return backup.file;
-  const { folder, before } = backup;
-  let newest: { path: string; at: string } | undefined;
-  let names: string[];
-  try {
-    names = await readdir(folder);
-  } catch (error) {
-    throw systemError(error, `cannot look into ${folder}`, "notFound");
-  }
-  for (const name of names) {
-    if (!isNameOfBackup(name, lock.storePath) || !name.endsWith(".manifest.json")) continue;
-    const manifest = await readManifest(join(folder, name)).catch(() => undefined);
-    if (!manifest || !names.includes(manifest.file)) continue;
-    if (Date.parse(manifest.created_at) > before.getTime()) continue;
-    if (newest && newest.at >= manifest.created_at) continue;
-    newest = { path: join(folder, manifest.file), at: manifest.created_at };
-  }
-  if (newest) return newest.path;
-  throw new StoreError("notFound", `${folder} has no backup from before ${before.toISOString()}`);
-}
-
-async function passphraseFor(
-  path: string,
-  { bundle, source, lock }: RestoreOptions,
-): Promise<BackupPassphrase> {
-  if (!bundle) return { source, storePath: lock.storePath };
-  const { passphrase, key_id: keyId } = await readBundle(bundle.path, bundle.opener);
-  const identity = await identify(path);
-  if (identity.keyId !== undefined && identity.keyId !== keyId) {
-    throw new StoreError(
-      "refused",
-      `${bundle.path} is for key_id ${keyId}, and ${path} has ${identity.keyId}`,
-      { hint: `the bundle that is needed is clients.${identity.keyId}.bundle.age` },
-    );
-  }
-  return { passphrase };
-}
-
-async function adminsOf(store: ClientTable): Promise<string[]> {
-  const admins: string[] = [];
-  for await (const { client_id: id, name, is_admin: isAdmin } of store) {
-    if (isAdmin) admins.push(name ? `${id} (${name})` : `${id}`);
-  }
-  return admins;
-}
-
-/** What is at the store's path, whether anything that is kept opens it, and how it differs from the backup. */
-async function lookAtPresent({ lock, source }: RestoreOptions, backup: Verified): Promise<Present> {
-  const { storePath } = lock;
-  const there = await lookAt(storePath);
-  if (!there) return { replaced: { state: "absent" } };
-  if (!there.isFile()) {
-    throw new StoreError("refused", `${storePath} is not a file`, {
-      hint: "--db names the store's file",
-    });
-  }
-  let opened: OpenedPresent | undefined;
-  try {
-    opened = await secretOfPresent(storePath, source);
-    const differences = await compare(storePath, opened.key, backup);
-    const { key: secret, ...known } = opened;
-    return { replaced: { state: "open", secret }, ...known, differences };
-  } catch (error) {
-    if (!(error instanceof StoreError) || !hopeless.includes(error.kind)) throw error;
-    return {
-      replaced: { state: "unopenable" },
-      keyId: opened?.keyId,
-      passphrase: opened?.passphrase,
-      generation: opened?.generation,
-    };
-  }
-}
-
-/** Errors that say that a store is of no use here as it is: to be replaced, but not to be learnt from. */
-const hopeless: readonly ErrorKind[] = [
-  "wrongPassphrase",
-  "passphraseUnavailable",
-  "corrupted",
-  "newerVersion",
-  "notFound",
-  "refused",
-];
-
-interface OpenedPresent extends Pick<Present, "keyId" | "passphrase" | "generation"> {
-  readonly key: Secret;
-}
-
-async function secretOfPresent(
-  storePath: string,
-  source: PassphraseSource,
-): Promise<OpenedPresent> {
-  const { format } = await identify(storePath);
-  if (format === "plaintext") return { key: undefined };
-  if (format === "unknown") {
-    throw new StoreError("corrupted", `${storePath} is not a database`);
-  }
-  const unlocked = await unlockToLook(storePath, source);
-  await unlocked.connection.close();
-  return unlocked;
-}
-
-/**
- * A connection that may write, and has the wrong key, throws away a log that makes no sense to it when it is closed. One
- * that may not cannot roll back what a crash has left; that works with any key.
- */
-async function unlockToLook(storePath: string, source: PassphraseSource): Promise<UnlockedStore> {
-  try {
-    return await unlock(storePath, source, { mode: "readonly" });
-  } catch (error) {
-    if (!(error instanceof StoreError && error.kind === "io")) throw error;
-    return unlock(storePath, source, { mode: "readwrite" });
-  }
-}
-
-async function compare(storePath: string, secret: Secret, backup: Verified): Promise<Differences> {
-  await using now = await openTable(storePath, secret);
-  const opened = await openEncrypted(backup.path, backup.key, {
-    mode: "readonly",
-    immutable: true,
-  });
-  await using older = await ClientStore.from(opened, { migrate: false });
-  return await compareClients(now, older);
-}
-
-/** The clients in a database that is encrypted or not. */
-async function openTable(path: string, secret: Secret): Promise<ClientTable> {
-  const connection = await openDatabase(path, secret);
-  try {
-    return new ClientTable(connection, await checkSchema(connection));
-  } catch (error) {
-    await connection.close();
-    throw error;
-  }
-}
-
 /** Asks about everything that the one who restores has to know and can stop, in one question. */
 async function ask(
   options: RestoreOptions,
-  backup: Verified,
-  { replaced, differences }: Present,
+  backup: VerifiedBackup,
+  { replaced, differences }: PresentStore,
 ): Promise<void> {
   const { lock, reporter, readmitRevoked } = options;
   const parts: string[] = [];
@@ -500,7 +285,7 @@ async function setStraysAside(storePath: string, reporter: Reporter): Promise<vo
 }
 
 /** Copies the verified backup, and sees that the copy is what was verified. */
-async function stageBackup(backup: Verified, staged: string): Promise<StoreKey> {
+async function stageBackup(backup: VerifiedBackup, staged: string): Promise<StoreKey> {
   await createFile(staged, "");
   try {
     await copyFile(backup.path, staged, constants.COPYFILE_FICLONE);

@@ -18,6 +18,7 @@ import { unlock } from "../../src/keys/unlock.js";
 import type { RestoreResult } from "../../src/lifecycle/restore.js";
 import type { RotateResult } from "../../src/lifecycle/rotate.js";
 import { ClientStore } from "../../src/store/client-store.js";
+import { root } from "../built.js";
 import { systemctl } from "../service/units.js";
 import { find, keyring, passphraseFile, resultOf, World } from "./world.js";
 
@@ -290,6 +291,28 @@ test("--from-time takes the newest backup that is not newer", async () => {
     backup: { folder: world.to, before: "2001-01-01T00:00:00Z" },
   });
   expect(none.code).toBe(10);
+});
+
+test("another sound backup that is put in the verified one's place meanwhile is refused, and nothing changes", async () => {
+  const { world, backup } = await backedUp();
+  await change(world, (store) => store.addItem(newClient({ client_id: 8, api_key: "later" })));
+  const later = await world.rows();
+  const { backup: newer } = resultOf(
+    await world.run<BackupResult>("backup", { ...world.withoutService, to: world.to }),
+  );
+  const ran = await world.run(
+    "restore",
+    { ...world.withoutService, backup: { file: newer.path } },
+    {
+      NODE_OPTIONS: `--import=${root}test/faults/at-step.mjs`,
+      HIVEMIND_TEST_AT_STEP: JSON.stringify({
+        "restore.staging": `cp '${backup}' '${newer.path}'`,
+      }),
+    },
+  );
+  expect(ran.error).toMatchObject({ kind: "corrupted", message: expect.stringMatching(/copy/) });
+  expect(await world.rows()).toEqual(later);
+  expect(await world.leftovers()).toEqual([]);
 });
 
 test("a manifest that is missing or does not hold is refused; --no-manifest opens the bare file", async () => {

@@ -1,0 +1,128 @@
+/** Which backup a restore is of, and the proof that all of it is sound, before anything is touched. */
+import { readdir } from "node:fs/promises";
+import { join } from "node:path";
+import { isNameOfBackup, readManifest } from "../backup/manifest.js";
+import { type BackupPassphrase, openBackup, verifyBackup } from "../backup/verify.js";
+import { type BundleOpener, readBundle } from "../bundle/bundle.js";
+import { StoreError, systemError } from "../errors.js";
+import type { PassphraseSource } from "../keys/source.js";
+import { identify, type StoreKey } from "../store/cipher.js";
+import { ClientStore } from "../store/client-store.js";
+import type { ClientTable } from "../store/client-table.js";
+
+/** Which backup: a file, or the newest in a folder that is not newer than a moment. */
+export type BackupChoice =
+  | { readonly file: string }
+  | { readonly folder: string; readonly before: Date };
+
+/** What is known of a backup that was verified. */
+export interface VerifiedBackup {
+  readonly path: string;
+  readonly createdAt: string | null;
+  readonly passphrase: string;
+  readonly key: StoreKey;
+  readonly schemaVersion: number;
+  readonly clients: { active: number; revoked: number };
+  readonly admins: string[];
+  /** Of the file that was verified, in hex: whoever can write to its folder can put another one there meanwhile. */
+  readonly sha256: string;
+}
+
+/** What is known before of a backup that is to be restored. */
+export interface BackupToVerify {
+  readonly storePath: string;
+  readonly backup: BackupChoice;
+  readonly source: PassphraseSource;
+  /** Where the passphrase comes from, if not from where this store's is kept. */
+  readonly bundle?: { readonly path: string; readonly opener: BundleOpener } | undefined;
+  /** Accepts a bare encrypted file, or one whose manifest does not hold, if it opens and every page is sound. */
+  readonly noManifest?: boolean | undefined;
+}
+
+/**
+ * Chooses the backup and verifies all of it.
+ *
+ * @throws StoreError `notFound` for a backup that is not there; `corrupted` for one that does not verify, or has no
+ *   manifest that holds; `newerVersion`; `wrongPassphrase`; `refused` for a bundle of another store.
+ */
+export async function verifyChosen(options: BackupToVerify): Promise<VerifiedBackup> {
+  const path = await choose(options);
+  const secret = await passphraseFor(path, options);
+  const { ok, checks, sha256, manifest } = await verifyBackup(path, secret);
+  const failed = checks.filter((check) => !check.ok);
+  const essential = new Set(["encrypted", "opens", "pages", "structure"]);
+  const refused = options.noManifest ? failed.filter(({ name }) => essential.has(name)) : failed;
+  if (!ok && refused.length > 0) {
+    const bare = !failed.some(({ name }) => essential.has(name));
+    throw new StoreError(
+      "corrupted",
+      `${path} does not verify: ${refused.map(({ name, detail }) => `${name}: ${detail}`).join("; ")}`,
+      bare
+        ? { hint: "--no-manifest accepts it for what it is, if you know where it has been" }
+        : { hint: "take another backup, or another copy of this one" },
+    );
+  }
+  const { connection, key, keyId, passphrase } = await openBackup(path, secret);
+  const store = await ClientStore.from({ connection, key, keyId }, { migrate: false });
+  try {
+    return {
+      path,
+      createdAt: manifest?.created_at ?? null,
+      passphrase,
+      key,
+      schemaVersion: store.schemaVersion,
+      clients: await store.counts(),
+      admins: await adminsOf(store),
+      sha256,
+    };
+  } finally {
+    await store.close();
+  }
+}
+
+async function choose({ backup, storePath }: BackupToVerify): Promise<string> {
+  if ("file" in backup) return backup.file;
+  const { folder, before } = backup;
+  let newest: { path: string; at: string } | undefined;
+  let names: string[];
+  try {
+    names = await readdir(folder);
+  } catch (error) {
+    throw systemError(error, `cannot look into ${folder}`, "notFound");
+  }
+  for (const name of names) {
+    if (!isNameOfBackup(name, storePath) || !name.endsWith(".manifest.json")) continue;
+    const manifest = await readManifest(join(folder, name)).catch(() => undefined);
+    if (!manifest || !names.includes(manifest.file)) continue;
+    if (Date.parse(manifest.created_at) > before.getTime()) continue;
+    if (newest && newest.at >= manifest.created_at) continue;
+    newest = { path: join(folder, manifest.file), at: manifest.created_at };
+  }
+  if (newest) return newest.path;
+  throw new StoreError("notFound", `${folder} has no backup from before ${before.toISOString()}`);
+}
+
+async function passphraseFor(
+  path: string,
+  { bundle, source, storePath }: BackupToVerify,
+): Promise<BackupPassphrase> {
+  if (!bundle) return { source, storePath };
+  const { passphrase, key_id: keyId } = await readBundle(bundle.path, bundle.opener);
+  const identity = await identify(path);
+  if (identity.keyId !== undefined && identity.keyId !== keyId) {
+    throw new StoreError(
+      "refused",
+      `${bundle.path} is for key_id ${keyId}, and ${path} has ${identity.keyId}`,
+      { hint: `the bundle that is needed is clients.${identity.keyId}.bundle.age` },
+    );
+  }
+  return { passphrase };
+}
+
+async function adminsOf(store: ClientTable): Promise<string[]> {
+  const admins: string[] = [];
+  for await (const { client_id: id, name, is_admin: isAdmin } of store) {
+    if (isAdmin) admins.push(name ? `${id} (${name})` : `${id}`);
+  }
+  return admins;
+}
