@@ -38,6 +38,9 @@ export const backupSteps = [
 
 export type BackupStep = (typeof backupSteps)[number];
 
+/** As `lookAt` has it. The first journals had the device's number before the inode's: `65024:1234`. */
+const fileIdentity = z.string().transform((identity) => identity.replace(/^\d+:/, ""));
+
 export const backupJournalSchema = z.strictObject({
   /** The copy and the manifest before they have their final names. They may not exist yet, or no more. */
   staged: z.strictObject({ copy: z.string(), manifest: z.string() }),
@@ -48,9 +51,9 @@ export const backupJournalSchema = z.strictObject({
   final: z
     .strictObject({
       copy: z.string(),
-      copy_identity: z.string(),
+      copy_identity: fileIdentity,
       manifest: z.string(),
-      manifest_identity: z.string(),
+      manifest_identity: fileIdentity,
     })
     .optional(),
 });

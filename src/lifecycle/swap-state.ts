@@ -72,8 +72,8 @@ export type SwapStep = (typeof swapSteps)[number];
 export const bundleJournalSchema = z.strictObject({
   folder: z.string(),
   key_id: z.string(),
-  /** Whether there was none before: then it goes if the new file does. */
-  made: z.boolean(),
+  /** Whether there was none before: then it goes if the new file does. The first journals named no other bundle. */
+  made: z.boolean().default(true),
 });
 
 const swapJournalSchema = z.strictObject({
