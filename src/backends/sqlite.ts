@@ -6,7 +6,7 @@ import type { Database } from "../client/database.js";
 import { dataHome, expandPath, realPath } from "../config/paths.js";
 import { StoreError } from "../errors.js";
 import { claimName, createFile, makeFolder, stagedName } from "../files/durable.js";
-import { parseSource } from "../keys/source.js";
+import { parseSource, withoutKeyCache } from "../keys/source.js";
 import { unlockStore } from "../keys/unlock.js";
 import { identify } from "../store/cipher.js";
 import { ClientStore } from "../store/client-store.js";
@@ -29,6 +29,8 @@ const encryptedSchema = plainSchema.extend({
   password: z.string().min(1).optional(),
   /** Where it comes from otherwise: `keyring` (the default), `file:PATH`, `command:CMD`, `credential[:NAME]`. */
   password_source: z.string().optional(),
+  /** False where the keyring is not to keep the key that was derived, beside the passphrase. */
+  key_cache: z.boolean().optional(),
 });
 
 /** The store's resolved path. */
@@ -49,7 +51,9 @@ export const sqlcipherPlugin: DatabasePlugin = {
     // Also for reading: SQLite leaves sidecars behind a store in WAL mode that it may only read.
     if (settings.password === undefined) {
       const source = parseSource(settings.password_source ?? "keyring");
-      return unlockStore(path, source, { mode: "readwrite" });
+      return unlockStore(path, settings.key_cache === false ? withoutKeyCache(source) : source, {
+        mode: "readwrite",
+      });
     }
     if (mode === "create" && (await identify(path)).format === "absent") {
       await makeFolder(dirname(path));

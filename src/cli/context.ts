@@ -1,9 +1,9 @@
 /** What every command starts from: which store, which settings, whose passphrase, and where to print. */
 import type { Command } from "commander";
 import { resolveStorePath } from "../config/paths.js";
-import { resolveSettings, type Settings } from "../config/settings.js";
+import { isKeyCacheOff, resolveSettings, type Settings } from "../config/settings.js";
 import { StoreError } from "../errors.js";
-import { type PassphraseSource, parseSource } from "../keys/source.js";
+import { type PassphraseSource, parseSource, withoutKeyCache } from "../keys/source.js";
 import type { Reporter } from "../operation/reporter.js";
 import { storePlace } from "./hub-store.js";
 import { Output } from "./output.js";
@@ -15,6 +15,7 @@ export interface GlobalOptions {
   subfolder?: string;
   config?: string;
   passphraseSource?: string;
+  keyCache?: boolean;
   json?: boolean;
   quiet?: boolean;
   verbose?: boolean;
@@ -53,6 +54,7 @@ export function addGlobalOptions(command: Command, own: readonly string[] = []):
   add("--subfolder <folder>", "its folder below $XDG_DATA_HOME, in place of --db");
   add("--config <path>", "the settings file");
   add("--passphrase-source <source>", "keyring, file:PATH, command:CMD or credential[:NAME]");
+  add("--no-key-cache", "keep no derived key in the keyring, and forget the one that is there");
   add("--json", "one JSON document on stdout");
   add("-q, --quiet", "no notices");
   add("-v, --verbose", "say each step");
@@ -84,13 +86,15 @@ export async function contextOf(command: Command): Promise<Context> {
       hint: "Leave --config out for the usual place, or let init write one there.",
     });
   }
+  const source = parseSource(settings.passphrase_source ?? "keyring");
+  const keyCache = options.keyCache ?? !isKeyCacheOff();
   const output = outputOf(command);
   const yes = options.yes ?? false;
   return {
     storePath: await resolveStorePath(await storePlace(settings, command.name())),
     settings,
     settingsPath: path,
-    source: parseSource(settings.passphrase_source ?? "keyring"),
+    source: keyCache ? source : withoutKeyCache(source),
     output,
     yes,
     reporter: {
@@ -116,6 +120,8 @@ function globalOptionsOf(command: Command): GlobalOptions {
   const before: GlobalOptions = command.parent ? globalOptionsOf(command.parent) : {};
   const here: Record<string, unknown> = { ...command.opts() };
   for (const name of ownMeaning.get(command) ?? []) delete here[name];
-  if (command.getOptionValueSource("color") === "default") delete here.color;
+  for (const name of ["color", "keyCache"]) {
+    if (command.getOptionValueSource(name) === "default") delete here[name];
+  }
   return { ...before, ...here };
 }

@@ -156,6 +156,7 @@ async function storeConfig(
   return {
     ...Object.fromEntries(Object.entries(place).filter(([, value]) => value !== undefined)),
     password_source: formatSource(source),
+    ...(source.kind === "keyring" && source.withoutKeyCache && { key_cache: false }),
     ...given,
   };
 }

@@ -75,7 +75,7 @@ export interface SettingsFile {
 }
 
 /**
- * The environment's names, each for one setting. Only places and sources: a variable is shown by `systemctl show` and
+ * The environment's names, each for one setting or option. Only places and sources: a variable is shown by `systemctl show` and
  * inherited by every child, so a secret has no business there and none of these can hold one.
  */
 export const environmentKeys = {
@@ -88,6 +88,7 @@ export const environmentKeys = {
   HIVEMIND_SQLCIPHER_BUNDLE_TO: "backup.bundle_to",
   HIVEMIND_SQLCIPHER_UNIT: "backup.unit",
   HIVEMIND_SQLCIPHER_SERVICE: "backup.service",
+  HIVEMIND_SQLCIPHER_KEY_CACHE: "off does what --no-key-cache does",
 } as const;
 
 /**
@@ -171,6 +172,19 @@ function fromEnvironment(environment: Environment): Settings {
       service: kind,
     }),
   };
+}
+
+/**
+ * Whether the environment says that no derived key is to be kept in the keyring.
+ *
+ * @throws StoreError `usage` if it says anything but `on` or `off`.
+ */
+export function isKeyCacheOff(environment: Environment = process.env): boolean {
+  const value = nonEmpty(environment.HIVEMIND_SQLCIPHER_KEY_CACHE) ?? "on";
+  if (value === "on" || value === "off") return value === "off";
+  throw new StoreError("usage", `HIVEMIND_SQLCIPHER_KEY_CACHE is "${value}"`, {
+    hint: "it is on or off",
+  });
 }
 
 /** An unset variable and an empty one mean the same, as for the XDG variables. */

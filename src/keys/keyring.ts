@@ -47,9 +47,23 @@ export function accountOf(storePath: string, slot: Slot): string {
  * @throws StoreError `passphraseUnavailable` if the keyring cannot be asked or stays locked.
  */
 export async function getEntry(storePath: string, slot: Slot): Promise<string | undefined> {
-  const account = accountOf(storePath, slot);
-  const secret = await atKeyring((keytar) => keytar.getPassword(keyringService, account));
-  return secret ?? undefined;
+  const [secret] = await getEntries(storePath, [slot]);
+  return secret;
+}
+
+/** The same for several slots, with one look at how the keyring is. */
+export async function getEntries(
+  storePath: string,
+  slots: readonly Slot[],
+): Promise<(string | undefined)[]> {
+  return await atKeyring(async (keytar) => {
+    const secrets: (string | undefined)[] = [];
+    for (const slot of slots) {
+      const secret = await keytar.getPassword(keyringService, accountOf(storePath, slot));
+      secrets.push(secret ?? undefined);
+    }
+    return secrets;
+  });
 }
 
 /**
@@ -75,18 +89,40 @@ export async function deleteEntry(storePath: string, slot: Slot): Promise<boolea
   return existed;
 }
 
-/** Every entry kept for this store. @throws StoreError `passphraseUnavailable` as above. */
+/**
+ * Every passphrase kept for this store. Derived keys are none.
+ *
+ * @throws StoreError `passphraseUnavailable` as above.
+ */
 export async function listEntries(storePath: string): Promise<KeyringEntry[]> {
+  const entries: KeyringEntry[] = [];
+  for (const slot of await slotsOf(storePath)) {
+    const secret = isDerived(slot) ? undefined : await getEntry(storePath, slot);
+    if (secret !== undefined) entries.push({ slot, secret });
+  }
+  return entries;
+}
+
+/**
+ * Forgets every key that was derived for a file at this path (see derived-key.ts).
+ *
+ * @throws StoreError `passphraseUnavailable` as above.
+ */
+export async function deleteDerivedKeys(storePath: string): Promise<void> {
+  for (const slot of await slotsOf(storePath)) {
+    if (isDerived(slot)) await deleteEntry(storePath, slot);
+  }
+}
+
+function isDerived(slot: Slot): boolean {
+  return slot.startsWith("derived:");
+}
+
+async function slotsOf(storePath: string): Promise<Slot[]> {
   const accounts = await atKeyring(
     process.platform === "linux" ? () => accountsOf(keyringService) : accountsByKeytar,
   );
-  const entries: KeyringEntry[] = [];
-  for (const account of accounts) {
-    const slot = slotOf(storePath, account);
-    const secret = slot && (await getEntry(storePath, slot));
-    if (slot !== undefined && secret !== undefined) entries.push({ slot, secret });
-  }
-  return entries;
+  return accounts.flatMap((account) => slotOf(storePath, account) ?? []);
 }
 
 async function accountsByKeytar(keytar: Keytar): Promise<string[]> {

@@ -11,7 +11,11 @@ import { getEntry, listEntries } from "./keyring.js";
 import { checkPassphrase } from "./passphrase.js";
 
 export type PassphraseSource =
-  | { readonly kind: "keyring" }
+  | {
+      readonly kind: "keyring";
+      /** True where no derived key is to be kept there, and one that is, is to be forgotten. */
+      readonly withoutKeyCache?: boolean;
+    }
   | { readonly kind: "file"; readonly path: string }
   | { readonly kind: "command"; readonly command: string }
   | { readonly kind: "credential"; readonly name: string };
@@ -46,6 +50,11 @@ export function parseSource(text: string): PassphraseSource {
   throw new StoreError("usage", "the passphrase source is not one of those there are", {
     hint: "keyring, file:PATH, command:CMD, credential or credential:NAME",
   });
+}
+
+/** The source, with no derived key kept in the keyring; one that is kept there is forgotten when the store is opened. */
+export function withoutKeyCache(source: PassphraseSource): PassphraseSource {
+  return source.kind === "keyring" ? { ...source, withoutKeyCache: true } : source;
 }
 
 /** The text that `parseSource` reads. */

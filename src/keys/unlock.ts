@@ -6,6 +6,8 @@ import { identify, type OpenedStore, openEncrypted } from "../store/cipher.js";
 import { ClientStore } from "../store/client-store.js";
 import { Connection, type ConnectionOptions } from "../store/connection.js";
 import { knownSchemaVersion } from "../store/schema.js";
+import { keepKey, keptKey } from "./derived-key.js";
+import { deleteDerivedKeys } from "./keyring.js";
 import { checkPassphrase } from "./passphrase.js";
 import {
   formatSource,
@@ -24,7 +26,7 @@ export interface UnlockedStore extends OpenedStore {
 /**
  * Opens a store with the first passphrase of its source that fits: the current one, a pending one (a rotation was
  * interrupted), previous ones (an older file was put back). Whether it is there and encrypted is known before any
- * passphrase is asked for.
+ * passphrase is asked for. The key is always derived from the passphrase, which is thereby proven.
  *
  * @throws StoreError `passphraseUnavailable` if there is no passphrase to be had, `wrongPassphrase` if none that is
  *   kept opens it, and all that `openEncrypted` throws.
@@ -50,18 +52,24 @@ export async function unlock(
   }
   const tried: KeptPassphrase[] = [];
   for await (const kept of readPassphrases(source, path, keyId)) {
+    let opened: OpenedStore;
     try {
-      return { ...(await openEncrypted(path, kept.passphrase, options)), ...kept };
+      opened = await openEncrypted(path, kept.passphrase, options);
     } catch (error) {
       if (!(error instanceof StoreError && error.kind === "wrongPassphrase")) throw error;
       tried.push(kept);
+      continue;
     }
+    if (source.kind === "keyring" && source.withoutKeyCache) await forgetKeys(path, opened);
+    return { ...opened, ...kept };
   }
   throw noneOpens(path, source, keyId, tried);
 }
 
 /**
- * `unlock`, as a store of clients. Its schema is left as it is, whatever the hub on this machine understands.
+ * A store of clients, opened as by `unlock`, or, where the passphrase is in the keyring, with the key that the keyring
+ * keeps beside it, which spares deriving it. One that is not there, or no longer right, is kept anew. The schema is left
+ * as it is, whatever the hub on this machine understands.
  *
  * @throws StoreError as `unlock`; `newerVersion` for a schema that this version does not know.
  */
@@ -70,7 +78,41 @@ export async function unlockStore(
   source: PassphraseSource,
   options: ConnectionOptions,
 ): Promise<ClientStore> {
-  return ClientStore.from(await unlock(path, source, options), { migrate: false });
+  const cached = source.kind === "keyring" && !source.withoutKeyCache;
+  let opened = cached ? await openWithKeptKey(path, options) : undefined;
+  if (opened === undefined) {
+    const unlocked = await unlock(path, source, options);
+    const { generation, key, passphrase } = unlocked;
+    if (cached && generation === "current") await keepKey(path, key, passphrase);
+    opened = unlocked;
+  }
+  return ClientStore.from(opened, { migrate: false });
+}
+
+/** Nothing without such a key, or if it does not open the file: then the passphrase itself has to. */
+async function openWithKeptKey(
+  path: string,
+  options: ConnectionOptions,
+): Promise<OpenedStore | undefined> {
+  const { format, keyId } = await identify(path);
+  if (format !== "sqlcipher" || keyId === undefined) return undefined;
+  const key = await keptKey(path, keyId);
+  if (key === undefined) return undefined;
+  try {
+    return await openEncrypted(path, key, options);
+  } catch (error) {
+    if (error instanceof StoreError && error.kind === "wrongPassphrase") return undefined;
+    throw error;
+  }
+}
+
+async function forgetKeys(path: string, { connection }: OpenedStore): Promise<void> {
+  try {
+    await deleteDerivedKeys(path);
+  } catch (error) {
+    await connection.close();
+    throw error;
+  }
 }
 
 function noneOpens(

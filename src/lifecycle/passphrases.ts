@@ -157,7 +157,6 @@ export async function promotePending(storePath: string, plan: KeyringPlan): Prom
 export async function forgetReplaced(storePath: string, plan: KeyringPlan): Promise<void> {
   if (plan.previous === null) return;
   if (!plan.keep_previous) await deleteEntry(storePath, `previous:${plan.previous}`);
-  await deleteEntry(storePath, `derived:${plan.previous}`);
 }
 
 /**

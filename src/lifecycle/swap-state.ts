@@ -14,7 +14,7 @@ import { loadSettings, saveSettings } from "../config/settings.js";
 import { hasCode, StoreError, systemError } from "../errors.js";
 import { removePartials, syncFolder } from "../files/durable.js";
 import { readServerJson, removePassword, setPassword } from "../hub/server-json.js";
-import { getEntry } from "../keys/keyring.js";
+import { deleteDerivedKeys, getEntry } from "../keys/keyring.js";
 import { parseSource } from "../keys/source.js";
 import { refuseHolders, stoppedSchema } from "../operation/absence.js";
 import type { Journal } from "../operation/journal.js";
@@ -167,12 +167,13 @@ export class Swap {
    * @throws StoreError saying that the swap itself is done, of the kind of what failed.
    */
   async clean(): Promise<void> {
-    const { staged, aside, keep_aside: keep, keyring } = this.data;
+    const { staged, aside, keep_aside: keep, keyring, source } = this.data;
     try {
       await this.write("cleaning", { stopped: undefined });
       // Killed while the new file got its name, it still has this one as well.
       await removeDatabase(staged);
       if (keyring) await forgetReplaced(this.storePath, keyring);
+      if ([source.from, source.to].includes("keyring")) await deleteDerivedKeys(this.storePath);
       this.reached("forgotten");
       if (aside !== null && !keep) await removeDatabase(aside);
       this.reached("cleaned");

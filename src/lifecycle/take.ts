@@ -8,6 +8,7 @@ import { type Bundle, bundleName, writeBundle } from "../bundle/bundle.js";
 import { StoreError } from "../errors.js";
 import { removePartials, tryReplacing } from "../files/durable.js";
 import { readServerJson, removePassword } from "../hub/server-json.js";
+import { deleteDerivedKeys } from "../keys/keyring.js";
 import { Journal } from "../operation/journal.js";
 import { reached } from "../operation/step.js";
 import { keyIdOf, type StoreKey } from "../store/cipher.js";
@@ -117,7 +118,10 @@ export async function settleTake(journal: Journal, storePath: string): Promise<s
 
 async function finish(storePath: string, data: TakeJournal, journal: Journal): Promise<void> {
   const { keyring, server_json: serverJson } = data;
-  if (keyring) await promotePending(storePath, keyring);
+  if (keyring) {
+    await promotePending(storePath, keyring);
+    await deleteDerivedKeys(storePath);
+  }
   reached(`${journal.entry.operation}.promoted`);
   if (serverJson !== undefined) {
     await removePartials((await readServerJson(serverJson)).file);

@@ -7,6 +7,7 @@ import { execFileSync } from "node:child_process";
 import { readFile } from "node:fs/promises";
 import { expect, test } from "vitest";
 import { getEntry } from "../../src/keys/keyring.js";
+import { identify } from "../../src/store/cipher.js";
 import { Machine } from "./machine.js";
 
 /** Every string of a trace whole, so that nothing is cut off before the secret. */
@@ -71,6 +72,27 @@ test("init and backup show the passphrase to nobody", async () => {
   for (const { stdout, stderr } of [init, backup])
     expect(stdout + stderr).not.toContain(passphrase);
   expect(filesHolding(machine.folder, passphrase)).toEqual([]);
+});
+
+test("the key that is kept in the keyring is shown to nobody", async () => {
+  const machine = await Machine.make();
+  await machine.init();
+  for (const name of ["kept.trace", "used.trace"]) {
+    const { code } = await machine.run(["list-clients"], { before: strace(machine.path(name)) });
+    expect(code).toBe(0);
+  }
+  const { keyId } = await identify(machine.store);
+  const kept = (await getEntry(machine.store, `derived:${keyId}`)) as string;
+  const [, , , key = ""] = kept.split(":");
+  expect(key).toMatch(/^[0-9a-f]{64}$/);
+  for (const name of ["kept.trace", "used.trace"]) {
+    const trace = (await readFile(machine.path(name), "latin1")).toLowerCase();
+    expect(trace).toContain("clients.db");
+    expect(trace).not.toContain(key);
+  }
+  for (const secret of [key, Buffer.from(key, "hex").toString("base64")]) {
+    expect(filesHolding(machine.folder, secret)).toEqual([]);
+  }
 });
 
 test("the search finds a secret that is an argument, in the environment, or in a file", async () => {

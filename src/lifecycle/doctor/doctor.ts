@@ -5,10 +5,11 @@
  */
 import { StoreError } from "../../errors.js";
 import type { PassphraseSource } from "../../keys/source.js";
-import { unlockStore } from "../../keys/unlock.js";
+import { unlock, unlockStore } from "../../keys/unlock.js";
 import { Journal } from "../../operation/journal.js";
 import { type ServiceChoice, selectService } from "../../service/select.js";
 import { identify } from "../../store/cipher.js";
+import { ClientStore } from "../../store/client-store.js";
 import { checkBundle, checkLastBackup, checkRehearsal, checkSchedule } from "./backups.js";
 import { attempt, type Check, finding, good } from "./check.js";
 import { checkCopies, checkPermissions, type Places } from "./files.js";
@@ -51,7 +52,9 @@ export async function doctor(options: DoctorOptions): Promise<Diagnosis> {
   }
   checks.push(...(await attempt("interrupted", () => checkJournal(storePath))));
   try {
-    await using store = await unlockStore(storePath, source, { mode: "readwrite" });
+    // By the passphrase itself, whatever key is kept beside it.
+    const unlocked = await unlock(storePath, source, { mode: "readwrite" });
+    await using store = await ClientStore.from(unlocked, { migrate: false });
     const { schemaVersion, key } = store;
     facts = { schemaVersion, cipherCompatibility: key.cipherCompatibility };
     const { active } = await store.counts();
