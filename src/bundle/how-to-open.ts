@@ -14,7 +14,7 @@ export function howToOpen(cipherCompatibility: CipherCompatibility): string[] {
   const shell =
     cipherCompatibility === 3
       ? "With SQLCipher's own shell, version 3 or later (Debian: apt-get install sqlcipher):"
-      : "With SQLCipher's own shell, version 4 or later (see: sqlcipher --version, PRAGMA cipher_version;):";
+      : "With SQLCipher's own shell, 4 or later (Debian 13, Ubuntu 24.04; in Debian 12 from bookworm-backports):";
   const pythonCompatibility =
     cipherCompatibility === 3 ? ['    db.execute("PRAGMA cipher_compatibility = 3")'] : [];
   return [
@@ -33,7 +33,7 @@ export function howToOpen(cipherCompatibility: CipherCompatibility): string[] {
     ...compatibility,
     "    SELECT client_id, name, api_key FROM clients;",
     "",
-    "With Python 3 (python3 -m pip install sqlcipher3):",
+    "With Python 3 (python3 -m venv v; v/bin/pip install sqlcipher3; v/bin/python):",
     "    import json, sqlcipher3",
     "    passphrase = json.load(open('DECRYPTED-BUNDLE'))['passphrase']",
     "    db = sqlcipher3.connect('COPY.db')",

@@ -118,13 +118,18 @@ function steps(description: BundleDescription, contents: BundleContents | undefi
   const open = byKey ? "age -d -i recovery-key.txt bundle.age" : "age -d bundle.age";
   const key = byKey ? "-i recovery-key.txt" : "--bundle-passphrase-file FILE";
   return [
-    `You need ${keyWords(description)}, a backup, and two programs: ${code("apt-get install age sqlcipher")}`,
+    `You need ${keyWords(description)}, a backup, ${code("age")}, and ${code("sqlcipher")}${shellOf(contents?.cipher_compatibility)}`,
     `Scan the codes in their order into one file ${code("bundle.age")}, each on a new line; or type the letters.`,
     `${code(open)} shows the passphrase, and these steps in more words.`,
     `A backup that it opens: ${code("xxd -p -l 8 FILE")} prints ${code(contents?.key_id ?? key_id ?? "its key_id")}. Work on a copy.`,
     `${code("sqlcipher COPY.db")}, then ${code("PRAGMA key = 'PASSPHRASE';")}${compatibility(contents?.cipher_compatibility)} ${code("SELECT client_id, name, api_key FROM clients;")}`,
     `Or put it back: ${code(`hivemind-sqlcipher restore BACKUP --bundle bundle.age ${key}`)}`,
   ];
+}
+
+/** Which versions of the shell will do; Debian 12 and Ubuntu 22.04 have one that opens format 3 alone. */
+function shellOf(format: CipherCompatibility | undefined): string {
+  return format === 3 ? "" : " 4 (Debian 13, Ubuntu 24.04, bookworm-backports)";
 }
 
 function compatibility(format: CipherCompatibility | undefined): string {
