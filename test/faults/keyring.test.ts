@@ -7,6 +7,7 @@ import { afterAll, beforeAll, expect, onTestFinished, test } from "vitest";
 import { root } from "../built.js";
 import { OwnBus } from "../keys/own-keyring.js";
 import { resultOf, World } from "../lifecycle/world.js";
+import { proving } from "../prove-report.js";
 import { fixturePassphrases } from "../store/temporary.js";
 
 const password = "open sesame";
@@ -54,7 +55,7 @@ async function worldOf(fixture: string): Promise<World> {
 }
 
 /** All of them with scripts/prove; otherwise each fault where it hurts most, and one of them everywhere. */
-const all = process.env.MATRIX_SHARE === "1";
+const all = proving;
 const worst = ["bundled", "renamed"];
 
 for (const [operation, fixture] of [

@@ -1,11 +1,12 @@
 /**
- * A sample of the kill matrix. All of it, thousands of cases, is run by scripts/prove, which sets MATRIX_SHARE.
+ * A sample of the kill matrix. All of it, thousands of cases, is run by scripts/prove.
  */
 import { expect, test } from "vitest";
+import { proving, report } from "../prove-report.js";
 import { type Case, casesOf, numbers, operations, prepare, runCase } from "./matrix.js";
 
 /** How much of the matrix is run, from 0 to 1. */
-const share = Number(process.env.MATRIX_SHARE ?? 0.02);
+const share = Number(process.env.MATRIX_SHARE ?? (proving ? 1 : 0.02));
 const seed = Number(process.env.MATRIX_SEED ?? 1);
 const chosen = process.env.MATRIX_OPERATIONS?.split(",");
 
@@ -18,15 +19,18 @@ for (const operation of operations) {
         const cases = casesOf(scene, share, numbers(seed));
         const counted = { run: cases.length, void: 0 };
         const wrong: string[] = [];
+        let failed = 0;
         const worker = async () => {
           for (let tried = cases.shift(); tried; tried = cases.shift()) {
             const found = await runCase(scene, tried);
             if (!found) counted.void++;
+            if (found?.length) failed++;
             for (const sentence of found ?? []) wrong.push(`${named(tried)}: ${sentence}`);
           }
         };
         await Promise.all([worker(), worker()]);
         console.log(`${operation}: ${counted.run} cases, of which ${counted.void} struck nothing`);
+        report(operation, counted.run - counted.void, failed);
         expect(wrong).toEqual([]);
         expect(counted.void).toBeLessThan(counted.run);
       } finally {
