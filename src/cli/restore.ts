@@ -55,7 +55,9 @@ async function runRestore(
   const { restore } = await import("../lifecycle/restore.js");
   const { makeFolder } = await import("../files/durable.js");
   const { dirname } = await import("node:path");
-  const backup = backupChoice(context, file, options);
+  const { chooseBackup } = await import("../lifecycle/verified-backup.js");
+  const choice = backupChoice(context, file, options);
+  const backup = { file: await chooseBackup(choice, context.storePath) };
   const opener = await openerOf(options);
   const bundle =
     options.bundle === undefined ? undefined : { path: expandPath(options.bundle), opener };

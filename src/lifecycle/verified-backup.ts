@@ -9,6 +9,7 @@ import type { PassphraseSource } from "../keys/source.js";
 import { identify, type StoreKey } from "../store/cipher.js";
 import { ClientStore } from "../store/client-store.js";
 import type { ClientTable } from "../store/client-table.js";
+import { lookAt } from "./swap-state.js";
 
 /** Which backup: a file, or the newest in a folder that is not newer than a moment. */
 export type BackupChoice =
@@ -46,7 +47,7 @@ export interface BackupToVerify {
  *   manifest that holds; `newerVersion`; `wrongPassphrase`; `refused` for a bundle of another store.
  */
 export async function verifyChosen(options: BackupToVerify): Promise<VerifiedBackup> {
-  const path = await choose(options);
+  const path = await chooseBackup(options.backup, options.storePath);
   const secret = await passphraseFor(path, options);
   const { ok, checks, sha256, manifest } = await verifyBackup(path, secret);
   const failed = checks.filter((check) => !check.ok);
@@ -80,9 +81,19 @@ export async function verifyChosen(options: BackupToVerify): Promise<VerifiedBac
   }
 }
 
-async function choose({ backup, storePath }: BackupToVerify): Promise<string> {
-  if ("file" in backup) return backup.file;
-  const { folder, before } = backup;
+/**
+ * The file that is meant, which is there.
+ *
+ * @throws StoreError `notFound` if it is not, or if the folder has none that is old enough.
+ */
+export async function chooseBackup(choice: BackupChoice, storePath: string): Promise<string> {
+  if ("file" in choice) {
+    if (await lookAt(choice.file)) return choice.file;
+    throw new StoreError("notFound", `there is no backup ${choice.file}`, {
+      hint: "name the .db file; hivemind-sqlcipher backups lists them",
+    });
+  }
+  const { folder, before } = choice;
   let newest: { path: string; at: string } | undefined;
   let names: string[];
   try {

@@ -6,12 +6,13 @@ import { expect, test } from "vitest";
 import { root } from "../built.js";
 import { Machine } from "./machine.js";
 
-/** Every file below a folder and what is in it. */
+/** Every file and folder below a folder, and what is in each file. */
 async function contents(folder: string): Promise<Record<string, string>> {
   const found: Record<string, string> = {};
   for (const entry of await readdir(folder, { recursive: true, withFileTypes: true })) {
-    if (!entry.isFile()) continue;
     const path = join(entry.parentPath, entry.name);
+    if (entry.isDirectory()) found[path] = "folder";
+    if (!entry.isFile()) continue;
     found[path] = createHash("sha256")
       .update(await readFile(path))
       .digest("hex");
@@ -49,6 +50,13 @@ const cases: Case[] = [
     args: () => ["list-clients"],
     code: 10,
     says: /no store at .*clients\.db[\s\S]*init/,
+  },
+  {
+    what: "no backup to restore, and no store's folder yet",
+    machine: () => Machine.make(),
+    args: (machine) => ["restore", machine.path("none.db"), "--hub", "none"],
+    code: 10,
+    says: /no backup .*none\.db[\s\S]*backups/,
   },
   {
     what: "a store that is not encrypted",
@@ -252,7 +260,10 @@ test.for(cases)("$what: exit code $code", async ({ machine: make, args, code, sa
     error: { code, message: expect.any(String), hint: expect.any(String) },
   });
   const after = await contents(machine.folder);
-  delete after[`${machine.store}.lock`];
-  delete before[`${machine.store}.lock`];
+  // The lock stays once it is made, and so does the folder that it lies in.
+  for (let path = `${machine.store}.lock`; after[path] !== undefined; path = dirname(path)) {
+    delete after[path];
+    delete before[path];
+  }
   expect(after).toEqual(before);
 });
