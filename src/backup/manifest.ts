@@ -7,14 +7,17 @@
  * backup was taken away.
  */
 import { createHmac, timingSafeEqual } from "node:crypto";
-import { readdir, readFile } from "node:fs/promises";
+import { readdir } from "node:fs/promises";
 import { basename, extname, join } from "node:path";
 import { z } from "zod";
 import { hasCode, StoreError, systemError } from "../errors.js";
+import { readSmallFile } from "../files/bounded.js";
 import { manifestKey, type StoreKey } from "../store/cipher.js";
 
 const manifestFormat = "hivemind-sqlcipher backup";
 const manifestVersion = 1;
+/** A manifest has some 600 bytes; one of a later version may have more. */
+const longestManifest = 64 * 1024;
 
 const versionSchema = z.looseObject({ format: z.literal(manifestFormat), version: z.int() });
 const count = z.int().nonnegative();
@@ -97,7 +100,7 @@ export function formatManifest(manifest: Manifest): string {
 export async function readManifest(path: string): Promise<Manifest> {
   let text: string;
   try {
-    text = await readFile(path, "utf8");
+    text = (await readSmallFile(path, longestManifest)).bytes.toString("utf8");
   } catch (error) {
     if (hasCode(error, "ENOENT")) throw new StoreError("notFound", `there is no manifest ${path}`);
     throw systemError(error, `cannot read ${path}`);

@@ -10,7 +10,7 @@
  * recovery key nor trust in the folder to know that the bundle there is the one that was proven.
  */
 import { createHash, createHmac, timingSafeEqual } from "node:crypto";
-import { lstat, readdir, readFile, rm } from "node:fs/promises";
+import { lstat, readdir, rm } from "node:fs/promises";
 import { basename, dirname, join } from "node:path";
 import {
   armor,
@@ -21,6 +21,7 @@ import {
 } from "age-encryption";
 import { z } from "zod";
 import { hasCode, StoreError, systemError } from "../errors.js";
+import { readSmallFile } from "../files/bounded.js";
 import { claimName, createFile, replaceFile, stagedName } from "../files/durable.js";
 import { hkdfKey, keyIdOf, openEncrypted, type StoreKey } from "../store/cipher.js";
 import { howToOpen } from "./how-to-open.js";
@@ -355,8 +356,8 @@ function proofPath(bundlePath: string): string {
 /** A record that is missing or makes no sense proves nothing, which is all there is to say about it. */
 async function readProof(bundlePath: string): Promise<Proof | undefined> {
   try {
-    const parsed = proofSchema.safeParse(JSON.parse(await readFile(proofPath(bundlePath), "utf8")));
-    return parsed.data;
+    const { bytes } = await readSmallFile(proofPath(bundlePath), longestBundle);
+    return proofSchema.safeParse(JSON.parse(bytes.toString("utf8"))).data;
   } catch {
     return undefined;
   }
@@ -387,10 +388,7 @@ interface Locked {
 async function readLocked(path: string): Promise<Locked> {
   let file: Buffer;
   try {
-    const { size } = await lstat(path);
-    if (size > longestBundle)
-      throw new StoreError("corrupted", `${path} is no bundle: it is far too long`);
-    file = await readFile(path);
+    file = (await readSmallFile(path, longestBundle)).bytes;
   } catch (error) {
     if (hasCode(error, "ENOENT", "ENOTDIR"))
       throw new StoreError("notFound", `there is no bundle ${path}`);

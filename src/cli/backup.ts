@@ -148,11 +148,17 @@ async function runVerify(context: Context, file: string, options: BundleKeyOptio
   const { verifyBackup } = await import("../backup/verify.js");
   const { expandPath } = await import("../config/paths.js");
   const { recordRehearsal } = await import("../lifecycle/rehearsal.js");
+  const { isKept } = await import("../keys/source.js");
   const { bundleIn } = await import("./passphrase.js");
   const bundle = await bundleIn(options);
   const { path, ok, checks } = await verifyBackup(expandPath(file), bundle ?? context);
   if (bundle && ok) {
-    const { key_id } = bundle;
+    const { key_id, passphrase } = bundle;
+    if (!(await isKept(context.source, context.storePath, passphrase))) {
+      context.output.notice(
+        "the backup and the bundle fit together, but nothing here vouches for them: the recipient is public, and whoever knows it can make such a pair",
+      );
+    }
     await recordRehearsal(context.storePath, { how: "verify", backup: path, key_id });
   }
   context.output.result({ path, ok, checks }, () => [

@@ -2,8 +2,8 @@
 import { CommanderError } from "commander";
 import { exitCodes, StoreError } from "../errors.js";
 import { asStoreError, Output } from "./output.js";
+import { makePrivate } from "./privacy.js";
 import { buildProgram } from "./program.js";
-import { makePrivate } from "./umask.js";
 
 /** What fails before the options are read is reported as the arguments ask, as far as that can be told. */
 function outputForFailure(argv: string[]): Output {

@@ -2,7 +2,7 @@ import type { Command } from "commander";
 import { expandPath } from "../config/paths.js";
 import { StoreError } from "../errors.js";
 import { addGlobalOptions, type Context, contextOf } from "./context.js";
-import { restoreUmask } from "./umask.js";
+import { restoreUmask } from "./privacy.js";
 
 interface RunOptions {
   privateConfig?: boolean;

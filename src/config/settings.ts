@@ -5,11 +5,12 @@
  * may be read by anyone who may list the folder. An unknown key is refused: a misspelt `bundle_to` that is ignored
  * would be found out on the day the bundle is needed.
  */
-import { readFile } from "node:fs/promises";
 import { dirname, isAbsolute } from "node:path";
 import { z } from "zod";
 import { hasCode, StoreError, systemError } from "../errors.js";
+import { readSmallFile } from "../files/bounded.js";
 import { makeFolder, replaceFile } from "../files/durable.js";
+import { refuseChangeable } from "../files/private.js";
 import { defaultSettingsPath, type Environment, expandPath } from "./paths.js";
 
 /** A relative path in a file would mean another place for every folder the command is started from. */
@@ -21,6 +22,8 @@ const place = z
   });
 const words = z.string().min(1);
 const count = z.int().min(0);
+/** The settings have a few hundred bytes. */
+const longestSettings = 1024 * 1024;
 
 export const serviceKinds = [
   "auto",
@@ -119,12 +122,14 @@ export async function resolveSettings(
  * A settings file's contents; nothing if it does not exist.
  *
  * @throws StoreError `usage` for broken JSON (with line and column) or a key or value that does not belong there;
- *   `io` if it cannot be read.
+ *   `refused` if others can change it, as it names commands to run; `io` if it cannot be read.
  */
 export async function loadSettings(path: string): Promise<Settings | undefined> {
   let text: string;
   try {
-    text = await readFile(path, "utf8");
+    const { bytes, stats } = await readSmallFile(path, longestSettings);
+    refuseChangeable(path, stats);
+    text = bytes.toString("utf8");
   } catch (error) {
     if (hasCode(error, "ENOENT", "ENOTDIR")) return undefined;
     throw systemError(error, `cannot read the settings file ${path}`);

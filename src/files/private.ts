@@ -1,5 +1,6 @@
 /**
- * Reading a file that holds a secret: a passphrase, a key.
+ * Reading a file that holds a secret: a passphrase, a key. And what a file must be like that this program does the bidding
+ * of.
  */
 import { constants, type Stats } from "node:fs";
 import { lstat, open } from "node:fs/promises";
@@ -66,6 +67,20 @@ export function secretText(bytes: Uint8Array, what: string): string {
   }
 }
 
+/**
+ * For a file that says what to do, which commands to run among it: nobody may have written it but its reader and root.
+ *
+ * @throws StoreError `refused` if others can change it.
+ */
+export function refuseChangeable(path: string, stats: Stats): void {
+  refuseForeign(path, stats);
+  if ((stats.mode & 0o022) !== 0) {
+    throw new StoreError("refused", `${path} can be changed by others than its owner`, {
+      hint: `see that it says what you mean, then: chmod go-w '${path}'`,
+    });
+  }
+}
+
 function refuseShared(path: string, stats: Stats): void {
   refuseForeign(path, stats);
   if (stats.isFile() && (stats.mode & 0o077) !== 0) {
@@ -82,7 +97,7 @@ function refuseShared(path: string, stats: Stats): void {
 function refuseForeign(path: string, stats: Stats): void {
   if (stats.uid !== 0 && stats.uid !== process.geteuid?.()) {
     throw new StoreError("refused", `${path} belongs to another user, who could change it`, {
-      hint: "copy it to a file of your own, with mode 600",
+      hint: "run this as that user, or copy it to a file of your own, with mode 600",
     });
   }
 }

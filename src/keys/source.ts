@@ -92,6 +92,26 @@ export async function* readPassphrases(
   }
 }
 
+/**
+ * Whether a passphrase is one of those kept for a store: then what it opens was made by whoever knew it.
+ *
+ * @throws StoreError as `readPassphrases`, but for `passphraseUnavailable`: then it is not.
+ */
+export async function isKept(
+  source: PassphraseSource,
+  storePath: string,
+  wanted: string,
+): Promise<boolean> {
+  try {
+    for await (const { passphrase } of readPassphrases(source, storePath)) {
+      if (passphrase === wanted) return true;
+    }
+  } catch (error) {
+    if (!(error instanceof StoreError && error.kind === "passphraseUnavailable")) throw error;
+  }
+  return false;
+}
+
 /** Entries are asked for one by one; the whole list, which holds every secret of this service, only as the last resort. */
 async function* readKeyring(storePath: string, keyId?: string): AsyncGenerator<KeptPassphrase> {
   const asked: Generation[] = ["current", "pending"];

@@ -7,21 +7,22 @@
  * replaced store stays under a name that says when, unless told otherwise. Clients that are revoked in the present
  * store stay revoked; permissions that would widen are listed and asked about.
  */
-import { constants } from "node:fs";
-import { copyFile, rename } from "node:fs/promises";
+import { constants, createReadStream } from "node:fs";
+import { open, rename } from "node:fs/promises";
 import { dirname } from "node:path";
+import { pipeline } from "node:stream/promises";
 import { revoked } from "../client/client.js";
 import { realPath } from "../config/paths.js";
 import { StoreError, systemError } from "../errors.js";
 import { createFile, syncFolder } from "../files/durable.js";
 import { getEntry } from "../keys/keyring.js";
-import { formatSource, readPassphrases } from "../keys/source.js";
+import { formatSource, isKept } from "../keys/source.js";
 import { knowService, type ServiceReport } from "../operation/absence.js";
 import { acquireLock } from "../operation/lock.js";
 import type { Reporter } from "../operation/reporter.js";
 import { keyIdOf, type StoreKey } from "../store/cipher.js";
-import { compareClients, type Widened } from "./differences.js";
-import { sha256Of, syncFile } from "./files.js";
+import { compareClients, type Differences, type Widened } from "./differences.js";
+import { syncFile } from "./files.js";
 import { findHandover, type Handover, requireHandover } from "./handover.js";
 import type { BundleOptions, BundleReport, OperationOptions } from "./options.js";
 import { firstPassphrase, planKeyring, takeUpPending } from "./passphrases.js";
@@ -31,7 +32,12 @@ import { settle } from "./settle.js";
 import { swap } from "./swap.js";
 import { lookAt } from "./swap-state.js";
 import { type HeldStore, setJournalMode, sidecars } from "./transfer.js";
-import { type BackupToVerify, type VerifiedBackup, verifyChosen } from "./verified-backup.js";
+import {
+  type BackupToVerify,
+  isWhatWasVerified,
+  type VerifiedBackup,
+  verifyChosen,
+} from "./verified-backup.js";
 
 export interface RestoreOptions extends OperationOptions, Omit<BackupToVerify, "storePath"> {
   /** Restores to this path, absolute, at which nothing may be; the store and its service are left alone. */
@@ -65,6 +71,8 @@ export interface RestoreResult {
 
 /** How many of those whose permissions widen are named in the question. */
 const named = 20;
+/** How much of a backup is copied at a time: 1 MiB. */
+const copyChunkBytes = 1 << 20;
 /** How many admins are named where nothing here can vouch for the backup. */
 const namedAdmins = 10;
 
@@ -157,7 +165,7 @@ async function putInPlace(options: RestoreOptions, backup: VerifiedBackup): Prom
     stage: (staged) => stageBackup(backup, staged),
     fill: async (staged, key, held) => {
       if (present.replaced.state === "absent") await setStraysAside(storePath, reporter);
-      completed = await complete(staged, key, held, !readmitRevoked);
+      completed = await complete(staged, key, held, { readmitRevoked, asked: differences });
     },
   });
   return {
@@ -187,12 +195,21 @@ async function ask(
 ): Promise<void> {
   const { lock, reporter, readmitRevoked } = options;
   const parts: string[] = [];
-  if (!(await isKnownHere(options, backup.passphrase))) {
-    const { clients, admins, createdAt } = backup;
+  const isKnown =
+    !options.bundle || (await isKept(options.source, lock.storePath, backup.passphrase));
+  if (!isKnown || backup.doubt !== undefined) {
+    const { path, doubt, clients, admins, createdAt } = backup;
     const some = admins.slice(0, namedAdmins).join(", ");
     const more = admins.length > namedAdmins ? ` and ${admins.length - namedAdmins} more` : "";
+    if (!isKnown) parts.push(`Nothing on this machine can vouch for ${path}.`);
+    // Each page vouches for itself alone: an older state of one page beside a newer one of another goes unseen.
+    if (doubt !== undefined) {
+      parts.push(
+        `Nothing says that ${path} is as it was made (${doubt}): some of its pages may be older than others.`,
+      );
+    }
     parts.push(
-      `Nothing on this machine can vouch for ${backup.path}. It has key_id ${keyIdOf(backup.key.salt)}, ${clients.active} clients and ${clients.revoked} revoked, is ${createdAt === null ? "of unknown date" : `of ${createdAt}`}, and its admins are ${admins.length === 0 ? "none" : some + more}.`,
+      `It has key_id ${keyIdOf(backup.key.salt)}, ${clients.active} clients and ${clients.revoked} revoked, is ${createdAt === null ? "of unknown date" : `of ${createdAt}`}, and its admins are ${admins.length === 0 ? "none" : some + more}.`,
     );
   }
   if (replaced.state === "unopenable") {
@@ -228,22 +245,6 @@ async function ask(
   if (parts.length > 0) await reporter.confirm([...parts, "Restore it?"].join("\n"));
 }
 
-/** Whether this passphrase is kept here already, so that the backup is one of this store's own. */
-async function isKnownHere(
-  { lock, source, bundle }: RestoreOptions,
-  wanted: string,
-): Promise<boolean> {
-  if (!bundle) return true;
-  try {
-    for await (const { passphrase } of readPassphrases(source, lock.storePath)) {
-      if (passphrase === wanted) return true;
-    }
-  } catch (error) {
-    if (!(error instanceof StoreError && error.kind === "passphraseUnavailable")) throw error;
-  }
-  return false;
-}
-
 async function bundlePlan({ bundles, reporter }: RestoreOptions): Promise<BundlePlan | undefined> {
   if (!bundles) return undefined;
   try {
@@ -253,6 +254,28 @@ async function bundlePlan({ bundles, reporter }: RestoreOptions): Promise<Bundle
     reporter.notice(`no bundle was written, keep the one there is: ${error.message}`);
     return undefined;
   }
+}
+
+/**
+ * What was asked about was compared while the hub ran, and with a file in a folder that may be another's.
+ *
+ * @throws StoreError `refused` if more would be admitted, or more allowed, than was said then.
+ */
+function refuseUnasked(
+  found: Differences,
+  asked: Differences | undefined,
+  readmitRevoked: boolean,
+): void {
+  const known = new Set(asked?.widened.map((change) => JSON.stringify(change)));
+  const admitted = readmitRevoked ? found.revoked.filter((id) => !asked?.revoked.includes(id)) : [];
+  const widened = found.widened.filter((change) => !known.has(JSON.stringify(change)));
+  const ids = [...admitted, ...widened.map(({ client_id: id }) => id)];
+  if (ids.length === 0) return;
+  throw new StoreError(
+    "refused",
+    `the store has changed meanwhile: what the backup would allow these clients was not asked about: ${ids.slice(0, named).join(", ")}`,
+    { hint: "nothing was changed; run it again, and look at the question once more" },
+  );
 }
 
 /** A name for the replaced store that says when, and is free. */
@@ -288,14 +311,17 @@ async function setStraysAside(storePath: string, reporter: Reporter): Promise<vo
 async function stageBackup(backup: VerifiedBackup, staged: string): Promise<StoreKey> {
   await createFile(staged, "");
   try {
-    await copyFile(backup.path, staged, constants.COPYFILE_FICLONE);
+    // Not by name: a link in its place would be followed.
+    await using copy = await open(staged, constants.O_WRONLY | constants.O_NOFOLLOW);
+    const from = createReadStream(backup.path, { highWaterMark: copyChunkBytes });
+    await pipeline(from, copy.createWriteStream());
   } catch (error) {
     throw systemError(error, `cannot copy ${backup.path}`);
   }
   await syncFile(staged);
-  if ((await sha256Of(staged)) !== backup.sha256) {
+  if (!(await isWhatWasVerified(staged, backup))) {
     throw new StoreError("corrupted", `the copy of ${backup.path} is not what was verified`, {
-      hint: "the disk, or the memory, of this machine is not to be trusted",
+      hint: "another program writes there, or the disk or the memory of this machine is not to be trusted",
     });
   }
   return backup.key;
@@ -309,13 +335,16 @@ async function complete(
   staged: string,
   key: StoreKey | undefined,
   held: HeldStore | undefined,
-  carryRevoked: boolean,
+  options: { readmitRevoked: boolean; asked: Differences | undefined },
 ): Promise<Completed> {
+  const { readmitRevoked, asked } = options;
   await using store = await openTable(staged, key);
   let stayedRevoked: number[] = [];
-  if (held && carryRevoked) {
+  if (held) {
     await using now = await openTable(held.path, held.secret);
-    ({ revoked: stayedRevoked } = await compareClients(now, store));
+    const found = await compareClients(now, store);
+    refuseUnasked(found, asked, readmitRevoked);
+    if (!readmitRevoked) stayedRevoked = found.revoked;
     await store.addItems(stayedRevoked.map(revoked));
   }
   const counts = await store.counts();

@@ -1,14 +1,16 @@
 /** Which backup a restore is of, and the proof that all of it is sound, before anything is touched. */
 import { readdir } from "node:fs/promises";
 import { join } from "node:path";
+import { isDeepStrictEqual } from "node:util";
 import { isNameOfBackup, readManifest } from "../backup/manifest.js";
-import { type BackupPassphrase, openBackup, verifyBackup } from "../backup/verify.js";
+import { type BackupPassphrase, inspectSound, openBackup, verifyBackup } from "../backup/verify.js";
 import { type BundleOpener, readBundle } from "../bundle/bundle.js";
 import { StoreError, systemError } from "../errors.js";
 import type { PassphraseSource } from "../keys/source.js";
-import { identify, type StoreKey } from "../store/cipher.js";
+import { identify, openEncrypted, type StoreKey } from "../store/cipher.js";
 import { ClientStore } from "../store/client-store.js";
 import type { ClientTable } from "../store/client-table.js";
+import { sha256Of } from "./files.js";
 import { lookAt } from "./swap-state.js";
 
 /** Which backup: a file, or the newest in a folder that is not newer than a moment. */
@@ -19,6 +21,9 @@ export type BackupChoice =
 /** What is known of a backup that was verified. */
 export interface VerifiedBackup {
   readonly path: string;
+  /** What does not hold, where that was accepted; undefined if all does. */
+  readonly doubt: string | undefined;
+  /** Null unless the manifest holds. */
   readonly createdAt: string | null;
   readonly passphrase: string;
   readonly key: StoreKey;
@@ -68,7 +73,8 @@ export async function verifyChosen(options: BackupToVerify): Promise<VerifiedBac
   try {
     return {
       path,
-      createdAt: manifest?.created_at ?? null,
+      doubt: ok ? undefined : failed.map(({ name, detail }) => `${name}: ${detail}`).join("; "),
+      createdAt: ok ? (manifest?.created_at ?? null) : null,
       passphrase,
       key,
       schemaVersion: store.schemaVersion,
@@ -79,6 +85,23 @@ export async function verifyChosen(options: BackupToVerify): Promise<VerifiedBac
   } finally {
     await store.close();
   }
+}
+
+/**
+ * Whether a copy that nobody else can write to is the file that was verified and shown. The sum alone does not say so: a
+ * folder may show one file to who sums it up and another one to who opens it.
+ *
+ * @throws StoreError `corrupted` if it is not sound, where there was no manifest to hold it to.
+ */
+export async function isWhatWasVerified(copy: string, backup: VerifiedBackup): Promise<boolean> {
+  const { key, doubt, sha256, clients, admins } = backup;
+  if ((await sha256Of(copy)) !== sha256) return false;
+  const options = { mode: "readonly", immutable: true } as const;
+  if (doubt !== undefined) await inspectSound(await openEncrypted(copy, key, options));
+  await using store = await ClientStore.from(await openEncrypted(copy, key, options), {
+    migrate: false,
+  });
+  return isDeepStrictEqual([await store.counts(), await adminsOf(store)], [clients, admins]);
 }
 
 /**

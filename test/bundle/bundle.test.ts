@@ -352,7 +352,7 @@ test.each<[string, unknown, string]>([
 test("what is not there, is no bundle, or is a folder, is said so", async () => {
   await expect(contentsOf(join(folder, "none.age"))).rejects.toMatchObject({ kind: "notFound" });
   await expect(contentsOf(store)).rejects.toMatchObject({ kind: "corrupted" });
-  await expect(contentsOf(folder)).rejects.toMatchObject({ kind: "io" });
+  await expect(contentsOf(folder)).rejects.toMatchObject({ kind: "corrupted" });
 });
 
 test("the identity that proved it is dropped: what is on disk is locked to one key more, and that is nobody's", async () => {

@@ -1,0 +1,148 @@
+/**
+ * What somebody can make who knows the public recipient, the store's name and a backup's key_id, and no passphrase: a
+ * whole set of store, manifest and bundle, which fit together. That cannot be told from a real one by a machine that
+ * knows nothing; so it is shown and asked about, and a machine that knows the passphrase is not taken in.
+ */
+import { copyFile, mkdir, readFile } from "node:fs/promises";
+import { join } from "node:path";
+import { expect, onTestFinished, test } from "vitest";
+import { writeBundle } from "../../src/bundle/bundle.js";
+import { newClient } from "../../src/client/client.js";
+import { deleteEntry, getEntry } from "../../src/keys/keyring.js";
+import { deriveKey, openEncrypted } from "../../src/store/cipher.js";
+import { ClientStore } from "../../src/store/client-store.js";
+import { Connection } from "../../src/store/connection.js";
+import { createSchema } from "../../src/store/schema.js";
+import { Machine } from "../cli/machine.js";
+import { report } from "../prove-report.js";
+import { temporaryFolder } from "../store/temporary.js";
+import { backUp } from "./support.js";
+
+const theirs = "the attacker's own";
+
+/** A store with the attacker as its admin, under any salt they like: a real store's is public. */
+async function forge(recipient: string, salt: Buffer) {
+  const folder = await temporaryFolder();
+  await mkdir(join(folder, "backups"));
+  const path = join(folder, "clients.db");
+  const key = await deriveKey(theirs, salt, 4);
+  const connection = await Connection.open(path, { mode: "create" });
+  const raw = key.key.toString("hex") + salt.toString("hex");
+  await connection.all(`PRAGMA key = "x'${raw}'"`);
+  await createSchema(connection, 0);
+  await connection.close();
+  const opened = await openEncrypted(path, theirs, { mode: "readwrite" });
+  const store = await ClientStore.from(opened, { migrate: false });
+  await store.addItem(
+    newClient({ client_id: 1, api_key: "known to them", name: "mallory", is_admin: true }),
+  );
+  const backup = await backUp(store, folder, "2026-11-26T18-50-00Z");
+  await store.close();
+  const bundle = await writeBundle({
+    ...{ folder, storePath: path, passphrase: theirs, key },
+    recipients: [recipient],
+  });
+  return { backup: backup.path, bundle: bundle.path, keyId: bundle.keyId };
+}
+
+async function victim() {
+  const machine = await Machine.make();
+  onTestFinished(async () => {
+    await deleteEntry(machine.store, "current");
+  });
+  await machine.init("--bundle-to", machine.path("bundles"), "--to", machine.path("backups"));
+  await machine.run(["add-client", "--name", "kitchen"]);
+  const settings = JSON.parse(
+    await readFile(machine.path("config", "hivemind-sqlcipher", "config.json"), "utf8"),
+  );
+  return { machine, recipient: settings.recipients[0] as string };
+}
+
+const opener = (machine: Machine, bundle: string) => [
+  ...["--bundle", bundle, "-i", machine.path("safe", "recovery-key.txt")],
+];
+const alone = ["--service", "none", "--hub", "none"];
+
+test("a whole set made by somebody who knows only the recipient is shown and asked about", async () => {
+  const { machine, recipient } = await victim();
+  const set = await forge(recipient, Buffer.alloc(16, 0x55));
+  const before = await readFile(machine.store);
+  const passphrase = await getEntry(machine.store, "current");
+
+  // Unattended: refused, with everything that a person would have to know.
+  const refused = await machine.run([
+    "restore",
+    set.backup,
+    ...opener(machine, set.bundle),
+    ...alone,
+  ]);
+  expect(refused.code).toBe(2);
+  expect(refused.stderr).toMatch(/Nothing on this machine can vouch for/);
+  expect(refused.stderr).toMatch(new RegExp(`key_id ${set.keyId}`));
+  expect(refused.stderr).toMatch(/1 clients and 0 revoked/);
+  expect(refused.stderr).toMatch(/its admins are 1 \(mallory\)/);
+  expect(refused.stderr).toMatch(/1 \(mallory\) would be an admin again/);
+  expect(await readFile(machine.store)).toEqual(before);
+  expect(await getEntry(machine.store, "current")).toBe(passphrase);
+
+  // To verify it is to see that it fits together, and this is said to be all.
+  const verified = await machine.run(["verify", set.backup, ...opener(machine, set.bundle)]);
+  expect(verified.code).toBe(0);
+  expect(verified.stderr).toMatch(/nothing here vouches for them/);
+  // Without the bundle in hand it is no backup of this store's.
+  expect((await machine.run(["verify", set.backup])).code).toBe(12);
+  expect((await machine.run(["restore", set.backup, ...alone])).code).toBe(12);
+  const imported = await machine.run([
+    ...["bundle", "import", set.bundle, "-i", machine.path("safe", "recovery-key.txt")],
+  ]);
+  expect(imported.code).toBe(17);
+  expect(await getEntry(machine.store, "current")).toBe(passphrase);
+  report("forged set: restore, verify, import", 5, 0);
+});
+
+test("nor does the key_id of the real store, which is public, make it pass for this store's", async () => {
+  const { machine, recipient } = await victim();
+  const salt = (await readFile(machine.store)).subarray(0, 16);
+  const set = await forge(recipient, Buffer.from(salt));
+  const before = await readFile(machine.store);
+
+  const restored = await machine.run([
+    "restore",
+    set.backup,
+    ...opener(machine, set.bundle),
+    ...alone,
+  ]);
+  expect(restored.code).toBe(2);
+  expect(restored.stderr).toMatch(/Nothing on this machine can vouch for/);
+  expect((await machine.run(["restore", set.backup, ...alone, "--yes"])).code).toBe(12);
+  const imported = await machine.run([
+    ...["bundle", "import", set.bundle, "-i", machine.path("safe", "recovery-key.txt")],
+  ]);
+  expect(imported.code).toBe(12);
+  expect(await readFile(machine.store)).toEqual(before);
+
+  // In the place of the real bundle it lasts until the next backup, which does not take it for the proven one.
+  const backup = ["backup", "--service", "none", "--json"];
+  const first = JSON.parse((await machine.run(backup)).stdout).bundle.path as string;
+  expect(first).toContain(set.keyId);
+  await copyFile(set.bundle, first);
+  await copyFile(`${set.bundle}.proof.json`, `${first}.proof.json`);
+  expect((await machine.run(backup)).code).toBe(0);
+  const opened = await machine.run([
+    ...["bundle", "show", first, "-i", machine.path("safe", "recovery-key.txt")],
+    ...["--show-passphrase", "--json"],
+  ]);
+  const { contents } = JSON.parse(opened.stdout).bundle;
+  expect(contents.passphrase).toBe(await getEntry(machine.store, "current"));
+  // And of the forged backup among the real ones nothing is listed as if it were known.
+  await copyFile(set.backup, machine.path("backups", "clients.2026-11-26T18-50-00Z.db"));
+  await copyFile(
+    set.backup.replace(/db$/, "manifest.json"),
+    machine.path("backups", "clients.2026-11-26T18-50-00Z.manifest.json"),
+  );
+  const { document } = await machine.json("backups");
+  const listed = document.backups as { path: string; mac: boolean | null }[];
+  expect(listed.find(({ path }) => path.includes("2026-11-26"))?.mac).not.toBe(true);
+  expect(listed.filter(({ mac }) => mac === true)).toHaveLength(2);
+  report("forged set under the real key_id: restore, import, backup, backups", 5, 0);
+});
