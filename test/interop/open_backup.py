@@ -194,7 +194,7 @@ def open_bundle(path: str, identities: "list[X25519PrivateKey]", passphrase: "st
     return contents
 
 
-# The store and its backup (section 1)
+# Store and backup (section 1)
 
 #          page size, digest, iterations, bytes of HMAC, reserve
 FORMATS = {4: (4096, "sha512", 256_000, 64, 80), 3: (1024, "sha1", 64_000, 20, 48)}
@@ -277,6 +277,39 @@ def open_backup(path: str, passphrase: str, cipher_format: "int | None") -> "tup
     return decrypt_database(data, key, cipher_format), manifest
 
 
+# A passphrase that was typed from paper (section 5)
+
+CROCKFORD = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
+
+
+def times(a: int, b: int) -> int:
+    """In the field of 32 elements modulo x^5 + x^2 + 1."""
+    product = 0
+    for bit in range(5):
+        product ^= (b >> bit & 1) * (a << bit)
+    for bit in range(9, 4, -1):
+        product ^= (product >> bit & 1) * (0b100101 << bit - 5)
+    return product
+
+
+def canonical(passphrase: str) -> str:
+    """A generated passphrase as SQLCipher gets it; any other text is left as it is."""
+    typed = passphrase.strip().upper().replace("O", "0").replace("I", "1").replace("L", "1")
+    groups = typed.replace("-", " ").split()
+    if len(groups) != 13 or any(len(group) != 5 or set(group) - set(CROCKFORD) for group in groups):
+        return passphrase
+    powers = [1]
+    while len(powers) < 13:
+        powers.append(times(powers[-1], 2))
+    for place, group in enumerate(groups):
+        *symbols, check = (CROCKFORD.index(symbol) for symbol in group)
+        for symbol, power in zip(symbols, powers[1:]):
+            check ^= times(symbol, power)
+        if check != powers[place]:
+            raise Refused(f"group {place + 1} of the passphrase, {len(groups)} in all, has a typing mistake")
+    return "-".join(groups)
+
+
 # The command
 
 
@@ -324,7 +357,7 @@ def main() -> None:
         contents = contents_of(arguments.bundle, arguments)
         passphrase, cipher_format = contents["passphrase"], contents["cipher_compatibility"]
     else:
-        passphrase, cipher_format = secret_in(arguments.passphrase_file), None
+        passphrase, cipher_format = canonical(secret_in(arguments.passphrase_file)), None
     plain, manifest = open_backup(arguments.backup, passphrase, cipher_format)
     write_private(arguments.plain, plain)
     print(f"{arguments.plain}: {manifest['clients']['active']} clients, NOT encrypted", file=sys.stderr)

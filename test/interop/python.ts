@@ -7,15 +7,17 @@ const prepare = fileURLToPath(new URL("../../scripts/python-peers", import.meta.
 /** `released` is what hubs run today; `development` knows schema 2 and encryption. */
 export type Line = "released" | "development";
 
-let folders: Record<Line, string> | undefined;
+let folders: Record<Line | "reader", string> | undefined;
 
-/** The interpreter of a line; the environments are made the first time, which takes a minute. */
-export function interpreter(line: Line): string {
+/**
+ * The interpreter of a line, or the one for open_backup.py; the environments are made the first time, which takes a
+ * minute.
+ */
+export function interpreter(line: Line | "reader"): string {
   if (folders === undefined) {
-    const [released = "", development = ""] = execFileSync(prepare, { encoding: "utf8" }).split(
-      "\n",
-    );
-    folders = { released, development };
+    const made = execFileSync(prepare, { encoding: "utf8" });
+    const [released = "", development = "", reader = ""] = made.split("\n");
+    folders = { released, development, reader };
   }
   return `${folders[line]}/bin/python`;
 }

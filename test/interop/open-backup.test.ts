@@ -1,0 +1,272 @@
+/**
+ * The formats as docs/formats.md has them: a second implementation, open_backup.py, opens what this one writes, and
+ * refuses what was tampered with. It was written from that page, and has none of this project's code.
+ */
+import { spawnSync } from "node:child_process";
+import { createHash, createHmac, hkdfSync, pbkdf2Sync } from "node:crypto";
+import { cp, mkdir, mkdtemp, readdir, readFile, rm, writeFile } from "node:fs/promises";
+import { tmpdir } from "node:os";
+import { basename, join } from "node:path";
+import { afterAll, beforeAll, expect, test } from "vitest";
+import { generateRecoveryKey } from "../../src/bundle/recovery-key.js";
+import { newClient } from "../../src/client/client.js";
+import { generatePassphrase } from "../../src/keys/passphrase.js";
+import { ClientStore } from "../../src/store/client-store.js";
+import { hubOf, resultOf, runJob } from "../backup/hub.js";
+import { root } from "../built.js";
+import { fixtures, temporaryFolder } from "../store/temporary.js";
+import { interpreter } from "./python.js";
+
+const clients = 40;
+const names = Array.from({ length: clients }, (_, index) => `nœud "${index + 1}", l'un 🛰`);
+const age = join(fixtures, "age");
+
+interface Made {
+  format: 3 | 4;
+  passphrase: string;
+  identity: string;
+  backup: string;
+  bundle: string;
+}
+
+let folder: string;
+const made: Made[] = [];
+
+beforeAll(async () => {
+  folder = await mkdtemp(join(tmpdir(), "hivemind-open-"));
+  for (const format of [4, 3] as const) made.push(await makeBackup(format));
+});
+afterAll(() => rm(folder, { recursive: true }));
+
+async function makeBackup(format: 3 | 4): Promise<Made> {
+  const place = join(folder, `format-${format}`);
+  await mkdir(place);
+  const passphrase = format === 4 ? generatePassphrase() : "own passphrase, it's “quoted”";
+  const store = join(place, "clients.db");
+  const opened = await ClientStore.create(store, passphrase, { cipherCompatibility: format });
+  await opened.addItems(
+    names.map((name, index) =>
+      newClient({ client_id: index + 1, api_key: `k${index}`, name, description: "d".repeat(500) }),
+    ),
+  );
+  await opened.deleteItem(clients);
+  await opened.close();
+  const hub = await hubOf(place, store, passphrase);
+  const { backup, bundle } = resultOf(await runJob(hub, { service: { service: "none" } }));
+  const identity = join(place, "recovery-key.txt");
+  await writeFile(identity, `# recovery key\n${hub.recoveryKey.identity}\n`);
+  return { format, passphrase, identity, backup: backup.path, bundle: bundle.path };
+}
+
+function python(...args: string[]) {
+  const script = join(root, "test/interop/open_backup.py");
+  const { status, stdout, stderr } = spawnSync(interpreter("reader"), ["-I", script, ...args], {
+    encoding: "utf8",
+  });
+  return { status, stdout, stderr };
+}
+
+/** Opens a backup into a plain file, and reads it with Python's own sqlite3. */
+async function plainClients(backup: string, ...how: string[]) {
+  const plain = join(await temporaryFolder(), "plain.db");
+  const { status, stderr } = python("open", backup, plain, ...how);
+  expect(stderr).toContain("NOT encrypted");
+  expect(status).toBe(0);
+  const read = `import json, sqlite3, sys
+db = sqlite3.connect(sys.argv[1])
+assert db.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
+print(json.dumps(db.execute("SELECT client_id, name, api_key FROM clients ORDER BY client_id").fetchall()))`;
+  const answer = spawnSync(interpreter("reader"), ["-c", read, plain], { encoding: "utf8" });
+  expect(answer.stderr).toBe("");
+  return JSON.parse(answer.stdout) as [number, string, string][];
+}
+
+test.each([4, 3])("a new backup of format %i and its bundle open", async (format) => {
+  const { backup, bundle, identity, passphrase } = of(format);
+  const shown = python("show", bundle, "--identity", identity);
+  expect(shown.stderr).toBe("");
+  expect(JSON.parse(shown.stdout)).toMatchObject({ passphrase, cipher_compatibility: format });
+  const found = await plainClients(backup, "--bundle", bundle, "--identity", identity);
+  expect(found).toHaveLength(clients);
+  expect(found.slice(0, -1).map(([, name]) => name)).toEqual(names.slice(0, -1));
+  expect(found.at(-1)).toEqual([clients, "", "revoked"]);
+});
+
+test("a bundle under a passphrase opens with it, and with no other", async () => {
+  const place = join(age, "0a15a11", "bundles", "bundles-passphrase");
+  const [name = ""] = (await readdir(place)).filter((found) => found.endsWith(".age"));
+  const right = join(age, "bundle-passphrase.txt");
+  const shown = python("show", join(place, name), "--bundle-passphrase-file", right);
+  const passphrase = (await readFile(join(age, "passphrase.txt"), "utf8")).trim();
+  expect(JSON.parse(shown.stdout)).toMatchObject({ passphrase });
+  const wrong = join(await temporaryFolder(), "wrong");
+  await writeFile(wrong, `${await readFile(right, "utf8")} `);
+  expect(python("show", join(place, name), "--bundle-passphrase-file", wrong)).toMatchObject({
+    status: 1,
+    stderr: expect.stringContaining("does not open"),
+  });
+});
+
+test("a passphrase typed from paper opens the backup; a mistyped one is told by its group", async () => {
+  const { backup, passphrase } = of(4);
+  const typed = join(await temporaryFolder(), "typed");
+  await writeFile(typed, `${passphrase.toLowerCase().replaceAll("-", " ").replaceAll("0", "o")}\n`);
+  expect(await plainClients(backup, "--passphrase-file", typed)).toHaveLength(clients);
+  const groups = passphrase.split("-");
+  const wrong = groups[6]?.startsWith("7") ? "8" : "7";
+  groups[6] = wrong + (groups[6]?.slice(1) ?? "");
+  await writeFile(typed, groups.join("-"));
+  const plain = join(folder, "nothing.db");
+  expect(python("open", backup, plain, "--passphrase-file", typed)).toMatchObject({
+    status: 1,
+    stderr: expect.stringContaining("group 7"),
+  });
+});
+
+test.each(["backups", "backups-3"].map((name) => [name]))(
+  "the first backup ever made opens: %s",
+  async (name) => {
+    const place = join(age, "06e2fa8", "backups");
+    const [backup = ""] = (await readdir(join(place, name))).filter((found) =>
+      found.endsWith(".db"),
+    );
+    const keyId = (await readFile(join(place, name, backup))).toString("hex", 0, 8);
+    const found = await plainClients(
+      join(place, name, backup),
+      ...["--bundle", join(place, "bundles", `clients.${keyId}.bundle.age`)],
+      ...["--identity", join(age, "recovery-key.txt")],
+    );
+    expect(found.map(([id]) => id)).toEqual([1, 2, 3, 4, 7]);
+    expect(found[1]?.[2]).toBe("'; DROP TABLE clients; --");
+  },
+);
+
+test("a bundle changed in any of its parts, or cut off, is refused", async () => {
+  const { bundle, identity } = of(4);
+  const text = await readFile(bundle, "latin1");
+  const path = join(await temporaryFolder(), "bundle.age");
+  // In the armor's lines, at every place where something else begins: version, stanzas, MAC, nonce, text, tag.
+  const lines = text.split("\n").length;
+  for (let line = 1; line < lines - 2; line += 4) {
+    const at = text.split("\n").slice(0, line).join("\n").length + 20;
+    const other = text[at] === "A" ? "B" : "A";
+    await writeFile(path, text.slice(0, at) + other + text.slice(at + 1), "latin1");
+    const { status, stdout } = python("show", path, "--identity", identity);
+    expect({ line, status, stdout }).toEqual({ line, status: 1, stdout: "" });
+  }
+  for (const length of [0, 100, text.length >> 1, text.length - 40]) {
+    await writeFile(path, text.slice(0, length), "latin1");
+    expect(python("show", path, "--identity", identity)).toMatchObject({ status: 1, stdout: "" });
+  }
+  const stranger = join(await temporaryFolder(), "other.txt");
+  await writeFile(stranger, (await generateRecoveryKey()).identity);
+  expect(python("show", bundle, "--identity", stranger)).toMatchObject({
+    status: 1,
+    stderr: expect.stringContaining("does not open"),
+  });
+});
+
+test.each([4, 3])(
+  "a tampered backup of format %i is refused, and nothing is written",
+  async (format) => {
+    const { backup, bundle, identity, passphrase } = of(format);
+    const place = await temporaryFolder();
+    const copy = join(place, basename(backup));
+    const manifest = copy.replace(/db$/, "manifest.json");
+    await cp(backup.replace(/db$/, "manifest.json"), manifest);
+    const whole = await readFile(backup);
+    const contents = JSON.parse(await readFile(manifest, "utf8"));
+    const page = format === 4 ? 4096 : 1024;
+    const [rounds, digest] = format === 4 ? [256_000, "sha512"] : [64_000, "sha1"];
+    const key = pbkdf2Sync(passphrase, whole.subarray(0, 16), rounds, 32, digest);
+    const refused = async (bytes: Buffer, altered: object, says: RegExp, sealed = false) => {
+      const changed = { ...contents, ...altered };
+      await writeFile(copy, bytes);
+      await writeFile(manifest, JSON.stringify(sealed ? seal(changed, bytes, key) : changed));
+      const plain = join(place, "plain.db");
+      const answer = python("open", copy, plain, "--bundle", bundle, "--identity", identity);
+      expect(answer).toMatchObject({ status: 1, stderr: expect.stringMatching(says) });
+      expect(await readdir(place)).not.toContain("plain.db");
+    };
+    const flipped = (at: number) => {
+      const bytes = Buffer.from(whole);
+      bytes.writeUInt8(bytes.readUInt8(at) ^ 1, at);
+      return bytes;
+    };
+    await refused(flipped(page + 5), {}, /sha256/);
+    await refused(whole.subarray(0, whole.length - page), {}, /size/);
+    await refused(whole, { clients: { active: 1, revoked: 0 } }, /manifest was altered/);
+    await refused(whole, { hostname: "another" }, /manifest was altered/);
+    // Sealed anew by somebody who knows the passphrase, the pages speak for themselves.
+    const honest = seal(contents, whole, key);
+    expect(honest).toEqual(contents);
+    for (const at of [page + 5, 2 * page - 1 - (format === 3 ? 12 : 0)]) {
+      await refused(flipped(at), {}, /page 2 was altered/, true);
+    }
+    const swapped = Buffer.from(whole);
+    whole.copy(swapped, page, 2 * page, 3 * page);
+    whole.copy(swapped, 2 * page, page, 2 * page);
+    await refused(swapped, {}, /page 2 was altered/, true);
+    const zeroed = Buffer.from(whole);
+    zeroed.fill(0, page, 2 * page);
+    await refused(zeroed, {}, /page 2 was altered/, true);
+    await refused(whole.subarray(0, whole.length - page), {}, /pages are missing/, true);
+    await refused(whole.subarray(0, whole.length - 1), {}, /not whole/, true);
+  },
+);
+
+test("the values in docs/formats.md are those of its fixture", async () => {
+  const page = await readFile(join(root, "docs/formats.md"), "utf8");
+  const place = join(age, "06e2fa8", "backups", "backups");
+  const [name = ""] = (await readdir(place)).filter((found) => found.endsWith(".db"));
+  const bytes = await readFile(join(place, name));
+  const passphrase = (await readFile(join(age, "passphrase.txt"), "utf8")).trim();
+  const { mac, ...unsealed } = JSON.parse(
+    await readFile(join(place, name.replace(/db$/, "manifest.json")), "utf8"),
+  );
+  const salt = bytes.subarray(0, 16);
+  const key = pbkdf2Sync(passphrase, salt, 256_000, 32, "sha512");
+  const hmacSalt = salt.map((byte) => byte ^ 0x3a);
+  const info = (text: string) => Buffer.from(hkdfSync("sha256", key, salt, text, 32));
+  const values = [
+    passphrase,
+    name,
+    salt.toString("hex"),
+    key.toString("hex"),
+    pbkdf2Sync(key, hmacSalt, 2, 32, "sha512").toString("hex"),
+    bytes.toString("hex", 4096 - 64, 4096 - 56),
+    info("hivemind-sqlcipher manifest").toString("hex"),
+    info("hivemind-sqlcipher bundle proof").toString("hex"),
+    mac as string,
+    canonical(unsealed),
+  ];
+  for (const value of values) expect(page).toContain(value);
+});
+
+function of(format: number): Made {
+  const found = made.find((each) => each.format === format);
+  if (!found) throw new Error(`there is no backup of format ${format}`);
+  return found;
+}
+
+/** A manifest for other bytes, as whoever has the store's key could make one. */
+function seal(contents: Record<string, unknown>, bytes: Buffer, key: Buffer): object {
+  const { mac: _mac, ...unsealed } = contents;
+  const salt = bytes.subarray(0, 16);
+  const macKey = Buffer.from(hkdfSync("sha256", key, salt, "hivemind-sqlcipher manifest", 32));
+  const said = { ...unsealed, size: bytes.length, sha256: sha256(bytes) };
+  return { ...said, mac: createHmac("sha256", macKey).update(canonical(said)).digest("hex") };
+}
+
+function sha256(bytes: Buffer): string {
+  return createHash("sha256").update(bytes).digest("hex");
+}
+
+/** Every object's keys sorted; the manifest has no lists. */
+function canonical(value: unknown): string {
+  return JSON.stringify(value, (_key, item) =>
+    item && typeof item === "object"
+      ? Object.fromEntries(Object.entries(item).sort(([a], [b]) => (a < b ? -1 : 1)))
+      : item,
+  );
+}
