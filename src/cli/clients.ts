@@ -8,6 +8,8 @@ import {
   newClient,
   withoutSecrets,
 } from "../client/client.js";
+import { isJsonObject, type JsonObject, type JsonValue, parseJson } from "../client/json.js";
+import { effectiveTypes, initialTypes } from "../client/permissions.js";
 import { StoreError } from "../errors.js";
 import type { ClientStore } from "../store/client-store.js";
 import { chooseClient, noClient, parseId, parseOptionalId } from "./choose-client.js";
@@ -36,6 +38,12 @@ export function addClientCommands(program: Command): void {
         "its crypto key, 16 characters; deprecated (default: a random one)",
       )
       .option("--admin <true|false>", "whether it is an administrator", parseBoolean)
+      .option(
+        "--allow <type>",
+        "a message type it may send, and no others; can be repeated (default: what the hub gives a new client)",
+        (type: string, all: string[] = []) => [...all, type],
+      )
+      .option("--metadata <json>", "its metadata, a JSON object", parseMetadata)
       .option("--update", "change the client that has this access key already")
       .addHelpText(
         "after",
@@ -115,6 +123,8 @@ interface AddOptions {
   password?: string;
   cryptoKey?: string;
   admin?: boolean;
+  allow?: string[];
+  metadata?: JsonObject;
   update?: boolean;
 }
 
@@ -139,8 +149,15 @@ async function addClient(context: Context, options: AddOptions): Promise<void> {
       ...(options.password !== undefined && { password: options.password }),
       ...(options.cryptoKey !== undefined && { crypto_key: options.cryptoKey }),
       ...(options.admin !== undefined && { is_admin: options.admin }),
+      ...(options.allow && { allowed_types: initialTypes(options.allow, store.schemaVersion) }),
+      ...(options.metadata && { metadata: { ...existing.metadata, ...options.metadata } }),
     });
   });
+  if (effectiveTypes(client, store.schemaVersion).length === 0) {
+    context.output.notice(
+      `client ${client.client_id} may send nothing yet: hivemind-sqlcipher allow-msg TYPE ${client.client_id}`,
+    );
+  }
   context.output.result({ client }, () => [...describe(client, true)]);
 }
 
@@ -152,6 +169,8 @@ async function insertClient(store: ClientStore, options: AddOptions): Promise<Cl
     password: options.password ?? randomBytes(16).toString("hex"),
     crypto_key: options.cryptoKey ?? randomBytes(8).toString("hex"),
     is_admin: options.admin ?? false,
+    allowed_types: initialTypes(options.allow, store.schemaVersion),
+    metadata: options.metadata ?? {},
   });
   await store.addItem(client);
   return client;
@@ -354,6 +373,20 @@ function parseBoolean(text: string): boolean {
   if (/^(true|yes|1)$/i.test(text)) return true;
   if (/^(false|no|0)$/i.test(text)) return false;
   throw new InvalidArgumentError("true or false, please.");
+}
+
+function parseMetadata(text: string): JsonObject {
+  let metadata: JsonValue;
+  try {
+    metadata = parseJson(text);
+  } catch (error) {
+    throw new InvalidArgumentError(
+      `It is not JSON: ${error instanceof Error ? error.message : error}.`,
+    );
+  }
+  if (!isJsonObject(metadata))
+    throw new InvalidArgumentError('It is no JSON object, as {"room": "kitchen"}.');
+  return metadata;
 }
 
 /** The value in the type that the field is stored in: SQLite does not find 1 by "true". */

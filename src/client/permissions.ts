@@ -93,6 +93,21 @@ export function effectiveTypes(client: Client, schemaVersion: number): readonly 
 }
 
 /**
+ * What a new client may send: what is named, each once; else what the hub of this schema gives one, which is the default
+ * list for a released hub, and nothing for a newer one.
+ *
+ * @throws StoreError `usage` for what cannot be a type's name.
+ */
+export function initialTypes(
+  named: readonly string[] | undefined,
+  schemaVersion: number,
+): string[] {
+  for (const type of named ?? []) requireName(type, "a message type");
+  if (named) return [...new Set(named)];
+  return readByReleased(schemaVersion) ? [...defaultAllowedTypes] : [];
+}
+
+/**
  * Lets the client send messages of a type.
  *
  * @throws StoreError `usage` for what cannot be a type's name.

@@ -1,4 +1,5 @@
 import { expect, test } from "vitest";
+import { defaultAllowedTypes } from "../../src/client/client.js";
 import { Machine } from "./machine.js";
 
 interface Record {
@@ -94,4 +95,54 @@ test("a list is one JSON document, or with --jsonl a record a line, whatever its
   const table = await machine.run(["list-clients"]);
   expect(table.stdout.trimEnd().split("\n")).toHaveLength(2501);
   expect(table.stdout).not.toContain("\u001b");
+});
+
+test("a new client may send what this schema's hub lets a new one send, or just what is named", async () => {
+  const machine = await Machine.make();
+  await machine.init();
+  const released = (await machine.json("add-client")).document.client as Record;
+  expect(released).toMatchObject({ allowed_types: defaultAllowedTypes });
+  const named = await machine.json(
+    "add-client",
+    "--allow",
+    "speak",
+    "--allow",
+    "mycroft.stop",
+    "--allow",
+    "speak",
+  );
+  expect(named.document.client).toMatchObject({ allowed_types: ["speak", "mycroft.stop"] });
+
+  const newer = await Machine.make();
+  await newer.init();
+  expect((await newer.run(["upgrade-schema", "--yes"])).code).toBe(0);
+  const nothing = await newer.run(["add-client", "--name", "kitchen", "--json"]);
+  expect(JSON.parse(nothing.stdout).client).toMatchObject({ allowed_types: [] });
+  expect(nothing.stderr).toMatch(/client 1 may send nothing yet: .*allow-msg TYPE 1/);
+  const one = await newer.run(["add-client", "--allow", "speak", "--json"]);
+  expect(JSON.parse(one.stdout).client).toMatchObject({ allowed_types: ["speak"] });
+  expect(one.stderr).toBe("");
+  expect((await newer.run(["add-client", "--allow", "two words"])).code).toBe(2);
+});
+
+test("metadata is a JSON object, and --update keeps what it does not name, blacklists too", async () => {
+  const machine = await Machine.make();
+  await machine.init();
+  const key = ["--access-key", "one key"];
+  for (const bad of ["{", "[]", '"text"']) {
+    const refused = await machine.run(["add-client", "--metadata", bad]);
+    expect([refused.code, refused.stderr]).toEqual([2, expect.stringMatching(/JSON/)]);
+  }
+  await machine.run(["add-client", ...key, "--metadata", '{"room": "kitchen", "floor": 1}']);
+  await machine.run(["blacklist-skill", "skill-a", "1"]);
+  const { document } = await machine.json(
+    "add-client",
+    ...key,
+    "--update",
+    "--metadata",
+    '{"floor": 2}',
+  );
+  expect(document.client).toMatchObject({
+    metadata: { room: "kitchen", floor: 2, skill_blacklist: ["skill-a"] },
+  });
 });
