@@ -102,12 +102,12 @@ export async function rotate(options: RotateOptions): Promise<RotateResult> {
   if (handover.how === "server.json") {
     reporter.notice(`the password in ${handover.path}, in plain text, is replaced as well`);
   }
-
   const outcome = await swap({
     ...options,
     operation: "rotate",
     service,
     bundle,
+    replacedBundle: { passphrase: old, key: oldKey },
     passphrase,
     keyring,
     replaced: { state: "open", secret: oldKey },

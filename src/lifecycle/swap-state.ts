@@ -97,6 +97,8 @@ const swapJournalSchema = z.strictObject({
     .strictObject({ path: z.string(), remove: z.boolean(), previous: z.string().optional() })
     .optional(),
   bundle: bundleJournalSchema.optional(),
+  /** The one for the file that is replaced, which stays, and of which a kill may leave something unfinished. */
+  replaced_bundle: bundleJournalSchema.optional(),
   /** Present from before the service is stopped until it was seen to run again. */
   stopped: stoppedSchema.optional(),
   /** The new file as it is committed: while it is like this, nobody has written to it. */
@@ -190,7 +192,7 @@ export class Swap {
 
   /** Nothing has replaced the store. `start` starts the service, as soon as the store is where it was. */
   async undo(start: () => Promise<void>): Promise<void> {
-    const { aside, staged, bundle, keyring } = this.data;
+    const { aside, staged, bundle, replaced_bundle: replacedBundle, keyring } = this.data;
     if (aside !== null) {
       const there = await lookAt(aside);
       if (there && there.ino === (await lookAt(this.storePath))?.ino) await rm(aside);
@@ -205,6 +207,7 @@ export class Swap {
     await start();
     await removeDatabase(staged);
     if (bundle) await undoBundle(bundle);
+    if (replacedBundle) await undoBundle(replacedBundle);
     await this.#removeTrials();
     if (keyring) await putKeyringBack(this.storePath, keyring, false);
     await this.journal.remove();

@@ -80,6 +80,8 @@ export interface SwapRequest {
   readonly serverJson?: SwapJournal["server_json"];
   /** The bundle that the new file gets while it is still staged. */
   readonly bundle?: BundlePlan | undefined;
+  /** What opens the replaced file, if its backups are to keep a bundle: one is written where there is none that holds. */
+  readonly replacedBundle?: { readonly passphrase: string; readonly key: StoreKey } | undefined;
   readonly service: KnownService;
   /** A program and its arguments that settle this store's journal, for the dead-man timer. */
   readonly settleCommand: readonly string[];
@@ -125,6 +127,14 @@ export async function swap(request: SwapRequest): Promise<SwapOutcome> {
     ...(request.keyring && { keyring: request.keyring }),
     ...(request.settings && { settings: request.settings }),
     ...(serverJson && { server_json: serverJson }),
+    ...(request.bundle &&
+      request.replacedBundle && {
+        replaced_bundle: {
+          folder: request.bundle.folder,
+          key_id: keyIdOf(request.replacedBundle.key.salt),
+          made: false,
+        },
+      }),
   };
   const state = new Swap(
     storePath,
@@ -175,12 +185,18 @@ class SwapWork {
 
   /** Everything that can be done while the service runs. */
   async stage(): Promise<{ key: StoreKey | undefined; bundle: Bundle | undefined }> {
-    const { keyring, passphrase, stage, bundle: plan, reporter } = this.#request;
+    const { keyring, passphrase, stage, bundle: plan, replacedBundle, reporter } = this.#request;
     const { storePath, data } = this.#state;
     // What changes when the store is replaced already is tried now.
     if (data.server_json) await tryReplacing(await realPath(data.server_json.path));
     if (data.settings) await tryReplacing(data.settings);
     await this.#keepPassword();
+    if (plan && replacedBundle) {
+      const { path, reused } = await writeBundle({ ...plan, ...replacedBundle, storePath });
+      reporter.detail(
+        `bundle of the old passphrase ${reused ? "found" : "written"} and proven: ${path}`,
+      );
+    }
     if (keyring?.pending && passphrase !== undefined) await keepPending(storePath, passphrase);
     this.#state.reached("pending-kept");
     const key = await stage(data.staged);

@@ -1,4 +1,4 @@
-import { readdir, readFile, rename, stat, writeFile } from "node:fs/promises";
+import { readdir, readFile, rename, rm, stat, writeFile } from "node:fs/promises";
 import { basename, join } from "node:path";
 import { expect, test } from "vitest";
 import type { BackupResult } from "../../src/backup/backup.js";
@@ -31,6 +31,18 @@ test("a rotated store has a new key_id, a new bundle, the same rows, and its uni
   const { passphrase, database } = await readBundle(bundle?.path ?? "", { identity });
   expect([passphrase, database]).toEqual([slots.current, world.path]);
   await (await openEncrypted(world.path, passphrase, { mode: "readonly" })).connection.close();
+});
+
+test("backups of the old passphrase keep a bundle that opens them, also if it was lost meanwhile", async () => {
+  const world = await World.of(fixture);
+  const { backup, bundle } = resultOf(
+    await world.run<BackupResult>("backup", { ...world.withoutService, to: world.to }),
+  );
+  await rm(bundle.path);
+  resultOf(await world.run("rotate", world.withoutService));
+  expect(Object.keys(await world.slots())).toEqual(["current"]);
+  const { passphrase } = await readBundle(bundle.path, { identity: world.recoveryKey.identity });
+  expect((await verifyBackup(backup.path, { passphrase })).ok).toBe(true);
 });
 
 test("a passphrase of one's own is taken from a file; --keep-previous keeps the old one", async () => {
