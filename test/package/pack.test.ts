@@ -1,6 +1,7 @@
 /** What `npm pack` makes is installed elsewhere and used: as a command, as a library, and by a compiler. */
 import { execFile } from "node:child_process";
-import { cp, readdir, readFile, writeFile } from "node:fs/promises";
+import { existsSync } from "node:fs";
+import { cp, mkdir, readdir, readFile, symlink, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { promisify } from "node:util";
 import { expect, test } from "vitest";
@@ -19,21 +20,46 @@ console.log(found?.client_id);
 await store.close();
 `;
 
-test("the packed package installs, runs, and has its types", async () => {
+/** The project as it is here, in a place of its own: packing builds, and the tests beside this one use dist/. */
+async function copyOfProject(folder: string): Promise<string> {
+  const list = ["ls-files", "-z", "--cached", "--others", "--exclude-standard"];
+  const { stdout } = await exec("git", list, { cwd: root, maxBuffer: 1 << 24 });
+  const copy = join(folder, "project");
+  for (const path of stdout.split("\0")) {
+    if (path === "" || path.startsWith("test/") || !existsSync(join(root, path))) continue;
+    await cp(join(root, path), join(copy, path));
+  }
+  await symlink(join(root, "node_modules"), join(copy, "node_modules"));
+  return copy;
+}
+
+test("the packed package holds what it needs and no more, installs, runs, and has its types", async () => {
   const folder = await temporaryFolder();
-  const { stdout } = await exec(
-    "npm",
-    ["pack", "--ignore-scripts", "--json", "--pack-destination", folder],
-    {
-      cwd: root,
-    },
-  );
-  const [packed] = JSON.parse(stdout) as { filename: string; files: { path: string }[] }[];
+  const project = await copyOfProject(folder);
+  // Of a module that is gone something is left in dist/ wherever it was once compiled.
+  await mkdir(join(project, "dist"));
+  await writeFile(join(project, "dist", "gone.js"), "");
+  const { stdout } = await exec("npm", ["pack", "--json", "--pack-destination", folder], {
+    cwd: project,
+  });
+  const [packed] = JSON.parse(stdout.slice(stdout.indexOf("[\n"))) as {
+    filename: string;
+    files: { path: string }[];
+  }[];
   const files = packed?.files.map(({ path }) => path) ?? [];
   expect(files).toContain("dist/cli/main.js");
   expect(files).toContain("dist/index.d.ts");
-  expect(files).toContain("man/hivemind-sqlcipher.1");
-  expect(files.filter((path) => /^(src|test|scripts)\//.test(path))).toEqual([]);
+  expect(files.filter((path) => !path.startsWith("dist/")).sort()).toEqual([
+    "CHANGELOG.md",
+    "LICENSE",
+    "README.md",
+    "SECURITY.md",
+    "man/hivemind-sqlcipher.1",
+    "package.json",
+    "sbom.cdx.json",
+  ]);
+  expect(files.filter((path) => /^dist\/(?!.*\.(?:js|d\.ts)$)/.test(path))).toEqual([]);
+  expect(files).not.toContain("dist/gone.js");
 
   await writeFile(join(folder, "package.json"), '{"type": "module"}');
   // Compiling SQLCipher once more would take a minute and test nothing of ours: the native parts are copied.
