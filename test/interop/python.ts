@@ -7,17 +7,17 @@ const prepare = fileURLToPath(new URL("../../scripts/python-peers", import.meta.
 /** `released` is what hubs run today; `development` knows schema 2 and encryption. */
 export type Line = "released" | "development";
 
-let folders: Record<Line | "reader", string> | undefined;
+/** What open_backup.py needs, and the validator of bills of materials. */
+type Tool = "reader" | "cyclonedx";
 
-/**
- * The interpreter of a line, or the one for open_backup.py; the environments are made the first time, which takes a
- * minute.
- */
-export function interpreter(line: Line | "reader"): string {
+let folders: Record<Line | Tool, string> | undefined;
+
+/** The interpreter of a line or a tool; the environments are made the first time, which takes a minute. */
+export function interpreter(line: Line | Tool): string {
   if (folders === undefined) {
     const made = execFileSync(prepare, { encoding: "utf8" });
-    const [released = "", development = "", reader = ""] = made.split("\n");
-    folders = { released, development, reader };
+    const [released = "", development = "", reader = "", cyclonedx = ""] = made.split("\n");
+    folders = { released, development, reader, cyclonedx };
   }
   return `${folders[line]}/bin/python`;
 }
