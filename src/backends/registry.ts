@@ -5,7 +5,8 @@ import { parseSource, readPassphrases } from "../keys/source.js";
 import { type FoundPlugin, findPlugins, loadPlugin } from "./discover.js";
 import { jsonPlugin, jsonPluginName } from "./json.js";
 import type { DatabaseConfig, DatabasePlugin, OpenOptions } from "./plugin.js";
-import { redisPlugin, redisPluginName } from "./redis.js";
+import { redisPlugin } from "./redis.js";
+import { redisPluginName } from "./redis-settings.js";
 import { sqlcipherPlugin, sqlcipherPluginName, sqlitePlugin, sqlitePluginName } from "./sqlite.js";
 
 /** This package's own; another's plugin never takes one of these names. */

@@ -171,7 +171,7 @@ function falseIfNull(missing: boolean) {
  *   that id cannot be carried exactly.
  */
 export function deserializeClient(record: string | JsonObject): Client {
-  const { metadata: own = null, ...fields } = parseRecord(record);
+  const fields = parseRecord(record);
   const parsed = recordSchema.safeParse(fields);
   if (!parsed.success) {
     const problem = parsed.error.issues[0];
@@ -181,13 +181,18 @@ export function deserializeClient(record: string | JsonObject): Client {
     );
   }
   const extras: JsonObject = {};
-  for (const [key, value] of Object.entries(fields)) {
-    const known = Object.hasOwn(clientSchema.shape, key) || isBlacklistKey(key);
-    if (!known) extras[key] = value;
+  for (const key of Object.keys(fields)) {
+    if (!recordKeys.has(key)) extras[key] = fields[key] ?? null;
   }
-  const metadata = { ...extras, ...(isJsonObject(own) ? own : {}) };
+  const metadata = { ...extras, ...(isJsonObject(fields.metadata) ? fields.metadata : {}) };
   return { ...parsed.data, metadata: foldBlacklists(metadata, fields) };
 }
+
+/** What HiveMind's own records have; the rest of one is metadata. */
+const recordKeys: ReadonlySet<string> = new Set([
+  ...Object.keys(clientSchema.shape),
+  ...blacklistKeys,
+]);
 
 function parseRecord(record: string | JsonObject): JsonObject {
   if (typeof record !== "string") return record;
@@ -199,10 +204,6 @@ function parseRecord(record: string | JsonObject): JsonObject {
   }
   if (!isJsonObject(value)) throw new StoreError("corrupted", "not a client's record: no object");
   return value;
-}
-
-function isBlacklistKey(key: string): boolean {
-  return (blacklistKeys as readonly string[]).includes(key);
 }
 
 /** The record without what lets somebody in or read along: for tables, logs and exports. */

@@ -28,6 +28,11 @@ export interface Database extends AsyncDisposable, AsyncIterable<Client> {
   getClientById(clientId: number): Promise<Client | undefined>;
   /** The same for many, in the order of the ids. */
   getClientsById(clientIds: readonly number[]): Promise<(Client | undefined)[]>;
+  /**
+   * For each of these clients, whether what is kept of it is, to the byte, what adding it would write. False says no
+   * more than that it has to be read to be compared. Where a database has this, many are compared without being read.
+   */
+  holdsExactly?(clients: readonly Client[]): Promise<boolean[]>;
   /** Never finds a revoked client. */
   getClientByApiKey(apiKey: string): Promise<Client | undefined>;
   /** Reads one client anew, past anything cached. */

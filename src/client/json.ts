@@ -54,10 +54,10 @@ export function parseJson(text: string): JsonValue {
   return new Parser(text).document();
 }
 
-const whitespace = /[ \t\n\r]*/y;
 const number = /-?(?:0|[1-9][0-9]*)(?:\.[0-9]+)?(?:[eE][-+]?[0-9]+)?|NaN|-?Infinity/y;
 // Up to the closing quote, an escape, or a control character, which a string cannot hold.
 const plainCharacters = /[ !#-[\]-\uffff]*/y;
+const awkwardCharacter = /[^ -[\]-\uffff]/;
 const hexDigits = /[0-9a-fA-F]{4}/y;
 
 const escapes: Record<string, string> = {
@@ -71,36 +71,47 @@ const escapes: Record<string, string> = {
   t: "\t",
 };
 
-const words: ReadonlyArray<readonly [string, JsonValue]> = [
-  ["null", null],
-  ["true", true],
-  ["false", false],
-];
+/**
+ * An object without any property but its own. (`Object.create(null)` says the same, and makes an object that is slow to
+ * fill and to read.)
+ */
+const BareObject = function BareObject() {} as unknown as new () => JsonObject;
+BareObject.prototype = Object.create(null);
 
 class Parser {
   #position = 0;
+  readonly #text: string;
+  /** Without an escape or a control character in the whole text, every string ends at its next quote. */
+  readonly #isPlain: boolean;
 
-  constructor(private readonly text: string) {}
+  constructor(text: string) {
+    this.#text = text;
+    this.#isPlain = !awkwardCharacter.test(text);
+  }
 
   document(): JsonValue {
     const value = this.#value(0);
     this.#skipWhitespace();
-    if (this.#position < this.text.length) throw this.#unexpected("the end");
+    if (this.#position < this.#text.length) throw this.#unexpected("the end");
     return value;
   }
 
   #value(depth: number): JsonValue {
     if (depth > maximumDepth) throw this.#unexpected("less nesting");
     this.#skipWhitespace();
-    const first = this.text[this.#position];
-    if (first === "{") return this.#object(depth);
-    if (first === "[") return this.#array(depth);
-    if (first === '"') return this.#string();
-    for (const [word, value] of words) {
-      if (this.text.startsWith(word, this.#position)) {
-        this.#position += word.length;
-        return value;
-      }
+    switch (this.#text[this.#position]) {
+      case "{":
+        return this.#object(depth);
+      case "[":
+        return this.#array(depth);
+      case '"':
+        return this.#string();
+      case "n":
+        return this.#word("null", null);
+      case "t":
+        return this.#word("true", true);
+      case "f":
+        return this.#word("false", false);
     }
     const literal = this.#match(number);
     if (literal === "") throw this.#unexpected("a value");
@@ -108,19 +119,23 @@ class Parser {
   }
 
   #object(depth: number): JsonObject {
-    const object: JsonObject = Object.create(null);
-    const keys = new Set<string>();
+    const object = new BareObject();
+    let keys: Set<string> | undefined;
     this.#position += 1;
     if (this.#takes("}")) return object;
     do {
       this.#skipWhitespace();
-      if (this.text[this.#position] !== '"') throw this.#unexpected("a key");
+      if (this.#text[this.#position] !== '"') throw this.#unexpected("a key");
       const key = this.#string();
       if (!this.#takes(":")) throw this.#unexpected("':'");
-      object[key] = this.#value(depth + 1);
-      keys.add(key);
+      const value = this.#value(depth + 1);
+      // JavaScript gives such keys another place.
+      if (keys === undefined && isDigit(key.charCodeAt(0))) keys = new Set(Object.keys(object));
+      keys?.add(key);
+      object[key] = value;
     } while (this.#takes(","));
     if (!this.#takes("}")) throw this.#unexpected("',' or '}'");
+    if (keys === undefined) return object;
     const order = [...keys];
     const own = Object.keys(object);
     // Enumerable, so that `{...metadata, added: 1}` keeps it too.
@@ -141,9 +156,15 @@ class Parser {
 
   #string(): string {
     this.#position += 1;
+    const end = this.#isPlain ? this.#text.indexOf('"', this.#position) : -1;
+    if (end !== -1) {
+      const value = this.#text.slice(this.#position, end);
+      this.#position = end + 1;
+      return value;
+    }
     let value = this.#match(plainCharacters);
-    while (this.text[this.#position] !== '"') {
-      if (this.text[this.#position] !== "\\") throw this.#unexpected("the end of a string");
+    while (this.#text[this.#position] !== '"') {
+      if (this.#text[this.#position] !== "\\") throw this.#unexpected("the end of a string");
       value += this.#escape() + this.#match(plainCharacters);
     }
     this.#position += 1;
@@ -151,7 +172,7 @@ class Parser {
   }
 
   #escape(): string {
-    const letter = this.text[this.#position + 1] ?? "";
+    const letter = this.#text[this.#position + 1] ?? "";
     if (letter === "u") {
       this.#position += 2;
       const digits = this.#match(hexDigits);
@@ -164,21 +185,32 @@ class Parser {
     return character;
   }
 
+  #word(word: string, value: JsonValue): JsonValue {
+    if (!this.#text.startsWith(word, this.#position)) throw this.#unexpected("a value");
+    this.#position += word.length;
+    return value;
+  }
+
   /** What the (sticky) pattern matches at this position, and moves behind it; empty if nothing. */
   #match(pattern: RegExp): string {
     pattern.lastIndex = this.#position;
-    const match = pattern.exec(this.text)?.[0] ?? "";
+    const match = pattern.exec(this.#text)?.[0] ?? "";
     this.#position += match.length;
     return match;
   }
 
   #skipWhitespace(): void {
-    this.#match(whitespace);
+    for (;;) {
+      const unit = this.#text.charCodeAt(this.#position);
+      // A space, a newline, a carriage return, a tab; not the NaN behind the end.
+      if (unit !== 0x20 && unit !== 0x0a && unit !== 0x0d && unit !== 0x09) return;
+      this.#position += 1;
+    }
   }
 
   #takes(character: string): boolean {
     this.#skipWhitespace();
-    if (this.text[this.#position] !== character) return false;
+    if (this.#text[this.#position] !== character) return false;
     this.#position += 1;
     return true;
   }
@@ -186,6 +218,10 @@ class Parser {
   #unexpected(expected: string): SyntaxError {
     return new SyntaxError(`not JSON: ${expected} was expected at character ${this.#position}`);
   }
+}
+
+function isDigit(unit: number): boolean {
+  return unit >= 0x30 && unit <= 0x39;
 }
 
 function numberOf(literal: string): number | JsonNumber {
@@ -210,48 +246,83 @@ export interface JsonStyle {
  * pair is always escaped, since UTF-8 has no form for it.
  */
 export function formatJson(value: JsonValue, style: JsonStyle = {}): string {
-  return format(value, style, 0);
+  const { ascii = true, sortKeys = false, indent } = style;
+  const parts: string[] = [];
+  write(value, { ascii, sortKeys, indent, parts }, 0);
+  return parts.join("");
 }
 
-function format(value: JsonValue, style: JsonStyle, level: number): string {
-  if (value === null || typeof value === "boolean") return String(value);
-  if (typeof value === "number") return formatNumber(value);
-  if (typeof value === "string") return formatString(value, style.ascii ?? true);
-  if (value instanceof JsonNumber) return value.text;
-  if (isArray(value)) {
-    const items = value.map((item) => format(item, style, level + 1));
-    return enclose("[", items, "]", style, level);
+/** What is written, piece by piece: to join them once is quicker than to add each to the text. */
+interface Writing {
+  readonly ascii: boolean;
+  readonly sortKeys: boolean;
+  readonly indent: number | undefined;
+  readonly parts: string[];
+}
+
+function write(value: JsonValue, writing: Writing, level: number): void {
+  const { ascii, parts } = writing;
+  if (value === null || typeof value === "boolean") parts.push(String(value));
+  else if (typeof value === "number") parts.push(formatNumber(value));
+  else if (typeof value === "string") parts.push(formatString(value, ascii));
+  else if (value instanceof JsonNumber) parts.push(value.text);
+  else if (isArray(value)) writeArray(value, writing, level);
+  else writeObject(value, writing, level);
+}
+
+function writeArray(array: readonly JsonValue[], writing: Writing, level: number): void {
+  const { parts } = writing;
+  let before = `[${lineBreak(writing, level + 1)}`;
+  for (const item of array) {
+    parts.push(before);
+    write(item, writing, level + 1);
+    before = separator(writing, level + 1);
   }
-  const members = keysOf(value, style.sortKeys ?? false).map(
-    (key) =>
-      `${formatString(key, style.ascii ?? true)}: ${format(value[key] ?? null, style, level + 1)}`,
-  );
-  return enclose("{", members, "}", style, level);
+  parts.push(array.length === 0 ? "[]" : `${lineBreak(writing, level)}]`);
 }
 
-function enclose(
-  opening: string,
-  items: string[],
-  closing: string,
-  style: JsonStyle,
-  level: number,
-): string {
-  if (style.indent === undefined || items.length === 0) {
-    return opening + items.join(", ") + closing;
+function writeObject(object: JsonObject, writing: Writing, level: number): void {
+  const { parts } = writing;
+  const keys = keysOf(object, writing.sortKeys);
+  let before = `{${lineBreak(writing, level + 1)}`;
+  for (const key of keys) {
+    parts.push(before, formatString(key, writing.ascii), ": ");
+    write(object[key] ?? null, writing, level + 1);
+    before = separator(writing, level + 1);
   }
-  const outer = `\n${" ".repeat(style.indent * level)}`;
-  const inner = `\n${" ".repeat(style.indent * (level + 1))}`;
-  return opening + inner + items.join(`,${inner}`) + outer + closing;
+  parts.push(keys.length === 0 ? "{}" : `${lineBreak(writing, level)}}`);
 }
 
-function keysOf(object: JsonObject, sorted: boolean): string[] {
+function separator(writing: Writing, level: number): string {
+  return writing.indent === undefined ? ", " : `,${lineBreak(writing, level)}`;
+}
+
+function lineBreak({ indent }: Writing, level: number): string {
+  return indent === undefined ? "" : `\n${" ".repeat(indent * level)}`;
+}
+
+function keysOf(object: JsonObject, sorted: boolean): readonly string[] {
   const own = Object.keys(object);
-  if (sorted) return own.sort(compareCodePoints);
+  if (sorted) return inOrder(own);
   const recorded = object[keyOrder];
   if (recorded === undefined) return own;
   const kept = recorded.filter((key) => Object.hasOwn(object, key));
   const known = new Set(kept);
   return [...kept, ...own.filter((key) => !known.has(key))];
+}
+
+/** Records come one after another with the same keys: what was sorted last, before and after. */
+let lastSorted: { keys: readonly string[]; sorted: readonly string[] } = { keys: [], sorted: [] };
+
+function inOrder(keys: readonly string[]): readonly string[] {
+  const last = lastSorted;
+  if (keys.length === last.keys.length && keys.every((key, index) => key === last.keys[index])) {
+    return last.sorted;
+  }
+  const sorted = [...keys].sort(compareCodePoints);
+  // What is inside a record has few, and its own.
+  if (keys.length > 8) lastSorted = { keys, sorted };
+  return sorted;
 }
 
 /** Python orders strings by code point; JavaScript by UTF-16 unit, which differs beyond U+FFFF. */
@@ -279,13 +350,15 @@ const shortEscapes: Record<string, string> = {
   "\t": "\\t",
 };
 
+const plainAscii = /^[ !#-[\]-~]*$/;
 const notPlainAscii = /["\\]|[^ -~]/g;
-// Quotes, backslashes, control characters, and halves of surrogate pairs.
-const notPlain = /["\\]|[^ -\u{10ffff}]|\p{Surrogate}/gu;
 
 function formatString(text: string, ascii: boolean): string {
+  if (plainAscii.test(text)) return `"${text}"`;
+  // Escapes quotes, backslashes, control characters and halves of surrogate pairs, and nothing else, as Python does.
+  if (!ascii) return JSON.stringify(text);
   const escaped = text.replace(
-    ascii ? notPlainAscii : notPlain,
+    notPlainAscii,
     (character) =>
       shortEscapes[character] ?? `\\u${character.charCodeAt(0).toString(16).padStart(4, "0")}`,
   );
@@ -321,10 +394,11 @@ export function sameJson(a: JsonValue, b: JsonValue): boolean {
   }
   if (!isJsonObject(a) || !isJsonObject(b)) return false;
   const keys = Object.keys(a);
-  return (
-    keys.length === Object.keys(b).length &&
-    keys.every((key) => Object.hasOwn(b, key) && sameJson(a[key] ?? null, b[key] ?? null))
-  );
+  if (keys.length !== Object.keys(b).length) return false;
+  for (const key of keys) {
+    if (!Object.hasOwn(b, key) || !sameJson(a[key] ?? null, b[key] ?? null)) return false;
+  }
+  return true;
 }
 
 /** Whether a value is a JSON object: neither null, a list, nor a number kept as text. */

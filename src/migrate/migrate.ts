@@ -63,7 +63,7 @@ export interface Migration {
   readonly verified: boolean;
 }
 
-const batchSize = 500;
+const batchSize = 200;
 /** A revoked row for each of so many ids that nobody has is more likely a mistake than wanted. */
 const mostGaps = 1_000_000;
 /** Ids that a message names; the rest are counted. */
@@ -129,7 +129,7 @@ export function comparable(client: Client): Client {
 }
 
 function isSame(a: Client, b: Client): boolean {
-  return sameJson({ ...comparable(a) }, { ...comparable(b) });
+  return sameJson({ ...a }, { ...b }) || sameJson({ ...comparable(a) }, { ...comparable(b) });
 }
 
 /** A hub at work on either side notes when it last heard of a client. */
@@ -308,11 +308,11 @@ async function compare(
 ): Promise<void> {
   const total = checked.clients.active + checked.clients.revoked;
   const different: number[] = [];
-  let done = 0;
-  for await (const batch of batchesOf(origin)) {
-    signal?.throwIfAborted();
-    const present = await existing(batch, destination);
-    for (const [index, client] of batch.entries()) {
+  const compareBatch = async (batch: readonly Client[]) => {
+    const exact = await destination.holdsExactly?.(batch);
+    const rest = batch.filter((_client, index) => !exact?.[index]);
+    const present = rest.length === 0 ? [] : await existing(rest, destination);
+    for (const [index, client] of rest.entries()) {
       const other = present[index];
       const holds =
         other !== undefined &&
@@ -321,9 +321,23 @@ async function compare(
           (merge && checked.targetIds.has(client.client_id) && isSameClient(client, other)));
       if (!holds && different.length <= namedIds) different.push(client.client_id);
     }
-    done += batch.length;
-    onProgress?.({ phase: "comparing", done, total });
+  };
+  let done = 0;
+  // One batch is on its way while the next is read.
+  let comparing = Promise.resolve();
+  try {
+    for await (const batch of batchesOf(origin)) {
+      signal?.throwIfAborted();
+      await comparing;
+      onProgress?.({ phase: "comparing", done, total });
+      comparing = compareBatch(batch);
+      comparing.catch(() => undefined);
+      done += batch.length;
+    }
+  } finally {
+    await comparing;
   }
+  onProgress?.({ phase: "comparing", done, total });
   let gaps: number[] = [];
   const expectRevoked = async () => {
     const found = await destination.getClientsById(gaps);

@@ -2,7 +2,7 @@
 import { rm } from "node:fs/promises";
 import { basename, dirname, isAbsolute, relative } from "node:path";
 import { jsonFiles, jsonPluginName } from "../backends/json.js";
-import { redisPluginName } from "../backends/redis.js";
+import { redisPluginName } from "../backends/redis-settings.js";
 import { sqlcipherPluginName, sqlitePluginName } from "../backends/sqlite.js";
 import type { JsonObject, JsonValue } from "../client/json.js";
 import { dataHome } from "../config/paths.js";

@@ -19,13 +19,13 @@ import {
   type Values,
 } from "./client-row.js";
 import type { Connection, SqlValue, Statement } from "./connection.js";
+import { type PackedRows, packedRows, unpackRows } from "./packed-rows.js";
 import {
   addMetadataColumn,
   checkSchema,
   migrateSchema,
   newestSchema,
   pageRows,
-  pagesOfRows,
   type Schema,
 } from "./schema.js";
 
@@ -174,9 +174,24 @@ export class ClientTable implements Database {
     return exactInteger(row?.next ?? "1", "the next client_id");
   }
 
+  /**
+   * In the order of their ids, a page at a time; the next one is read while this one is used. No read is left open
+   * between two, so writers are not held up.
+   */
   async *[Symbol.asyncIterator](): AsyncGenerator<Client> {
-    for await (const page of pagesOfRows<Row>(this.connection, rowColumns)) {
-      for (const row of page) yield decodeRow(row);
+    const order = `ORDER BY client_id LIMIT ${pageRows}`;
+    let next = this.#rows(order);
+    try {
+      for (;;) {
+        const page = await next;
+        const last = page.at(-1)?.exact_id;
+        if (last === undefined) return;
+        next = this.#rows(`WHERE client_id > CAST(? AS INTEGER) ${order}`, [last]);
+        for (const row of page) yield decodeRow(row);
+      }
+    } finally {
+      // Nobody waits for it any more; the connection may be closed next.
+      await next.catch(() => undefined);
     }
   }
 
@@ -289,9 +304,18 @@ export class ClientTable implements Database {
   }
 
   #rowsById(clientIds: readonly number[]): Promise<Row[]> {
-    return this.#all<Row>(`${select} WHERE client_id IN (SELECT value FROM json_each(?))`, [
+    return this.#rows("WHERE client_id IN (SELECT value FROM json_each(?))", [
       JSON.stringify(clientIds),
     ]);
+  }
+
+  /** Many rows, packed; as they are where they cannot be, which also says what else is wrong. */
+  async #rows(selection: string, params: readonly SqlValue[] = []): Promise<Row[]> {
+    const columns = [...this.#schema.columns];
+    const sql = packedRows(columns, selection);
+    const [packed] = await this.#all<PackedRows>(sql, params).catch(() => []);
+    const rows = packed && unpackRows(columns, packed);
+    return rows ?? this.#all<Row>(`${select} ${selection}`, params);
   }
 
   async #all<Result>(sql: string, params: readonly SqlValue[] = []): Promise<Result[]> {

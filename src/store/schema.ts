@@ -37,6 +37,8 @@ const optionalColumns = [...blacklistKeys, "crypto_key", "metadata"] as const;
 
 export type Column = (typeof requiredColumns)[number] | (typeof optionalColumns)[number];
 
+export const knownColumns: readonly Column[] = [...requiredColumns, ...optionalColumns];
+
 /** The shape of one store's table. */
 export interface Schema {
   version: number;
@@ -113,8 +115,7 @@ export async function checkSchema(connection: Connection): Promise<Schema> {
       `${connection.path}: its table of clients has no column ${missing.join(", ")}`,
     );
   }
-  const columns = [...requiredColumns, ...optionalColumns].filter((name) => names.has(name));
-  return { version, columns: new Set(columns) };
+  return { version, columns: new Set(knownColumns.filter((name) => names.has(name))) };
 }
 
 /** Released hubs make the table without this column. */
@@ -122,8 +123,11 @@ export async function addMetadataColumn(connection: Connection): Promise<void> {
   await connection.run("ALTER TABLE clients ADD COLUMN metadata TEXT");
 }
 
-/** Rows a page: some hundred kilobytes, a few milliseconds. */
-export const pageRows = 500;
+/**
+ * Rows a page: some hundred kilobytes, a few milliseconds. More of them would outlive their use in the young part of
+ * the heap, which costs more than the pages save.
+ */
+export const pageRows = 200;
 
 /**
  * All rows in the order of their ids, a page at a time, in memory that does not grow with the table. No read is left

@@ -1,0 +1,229 @@
+/**
+ * Where HiveMind's Redis store keeps what: the layout of `hivemind-redis-db-plugin`, released and development line.
+ *
+ * Below the prefix P (`index_prefix`, with a `cluster_hash_tag` T followed by `:{T}`):
+ *
+ *   P:client:<id>            the record, JSON; the only truth
+ *   P:name:<name>            sets of ids
+ *   P:api_key:<api_key>
+ *   P:idx:<id>               a hash for RediSearch, whose index the Python plugin makes
+ *   P:count                  how many records, revoked ones included
+ *   P:schema_version         written by newer plugins
+ *   P:api_key_record:<key>   records that the newest plugins admit by, for a minute
+ *   P:api_key_records        the same as one hash, of versions before them
+ *
+ * A cluster without a hash tag holds the records alone, for the rest would be in other slots.
+ *
+ * Records are written by scripts, which Redis runs as one: a record and everything derived from it change together or
+ * not at all, whatever others do meanwhile; and what a newer plugin admits by goes with it. The record, the only truth,
+ * is written last.
+ */
+import { createHash } from "node:crypto";
+import type { Client } from "../client/client.js";
+
+/** Stands in a record's place while the Python plugin writes it, for at most 30 seconds. */
+export const creationMarker = "__hivemind_creating__";
+
+/** Names of keys below one prefix. */
+export class RedisLayout {
+  readonly count: string;
+  readonly schemaVersion: string;
+  readonly admissions: string;
+  readonly #prefix: string;
+  readonly #records: string;
+
+  constructor(prefix: string) {
+    this.#prefix = prefix;
+    this.count = `${prefix}:count`;
+    this.schemaVersion = `${prefix}:schema_version`;
+    this.admissions = `${prefix}:api_key_records`;
+    this.#records = `${prefix}:client:`;
+  }
+
+  record(id: number): string {
+    return this.#records + id;
+  }
+
+  /** For `SCAN`. */
+  get recordPattern(): string {
+    return `${this.#records.replace(/[\\*?[\]]/g, "\\$&")}*`;
+  }
+
+  /** The id in a record's key; undefined for another key: a prefix may begin like this one. */
+  idOf(key: string): number | undefined {
+    const id = key.slice(this.#records.length);
+    return /^-?\d+$/.test(id) ? Number(id) : undefined;
+  }
+
+  /** The set of the ids that have this value. */
+  index(field: "name" | "api_key", value: string): string {
+    return `${this.#prefix}:${field}:${value}`;
+  }
+
+  document(id: number): string {
+    return `${this.#prefix}:idx:${id}`;
+  }
+
+  admission(apiKey: string): string {
+    return `${this.#prefix}:api_key_record:${apiKey}`;
+  }
+}
+
+/** A record to write. */
+export interface Write {
+  id: number;
+  /** The record as it was read, empty for none; and as it is to be. */
+  expected: string;
+  text: string;
+  before: Client | undefined;
+  client: Client;
+  revoking: boolean;
+}
+
+export interface Script {
+  text: string;
+  sha: string;
+}
+
+/** What a script takes. */
+export interface Call {
+  keys: string[];
+  args: string[];
+}
+
+/**
+ * A record alone. Answers nothing when done; else what it found in place of ARGV[1], the record that was expected. Empty
+ * is none.
+ */
+export const writeRecord = script(`
+  local found = redis.call('GET', KEYS[1]) or ''
+  if found ~= ARGV[1] then return found end
+  redis.call('SET', KEYS[1], ARGV[2])
+  return false
+`);
+
+export function recordCall(layout: RedisLayout, { id, expected, text }: Write): Call {
+  return { keys: [layout.record(id)], args: [expected, text] };
+}
+
+/** Keys and arguments a record, of `insertIndexed`. */
+const keysAnInsert = 5;
+const argumentsAnInsert = 4;
+
+/**
+ * Records that nobody should have yet, with all that is derived from them. Answers nothing for each when done; what it
+ * found instead, and then left alone.
+ */
+export const insertIndexed = script(`
+  local records = {}
+  for i = 3, #KEYS, ${keysAnInsert} do records[#records + 1] = KEYS[i] end
+  local found = redis.call('MGET', unpack(records))
+  local written, admissions, api_keys = {}, {}, {}
+  for i = 1, #found do
+    if found[i] == '' then found[i] = false end
+    if not found[i] then
+      local record, by_name, by_key, document, admission =
+        unpack(KEYS, 3 + (i - 1) * ${keysAnInsert}, 2 + i * ${keysAnInsert})
+      local text, id, name, api_key =
+        unpack(ARGV, 1 + (i - 1) * ${argumentsAnInsert}, i * ${argumentsAnInsert})
+      redis.call('SADD', by_name, id)
+      redis.call('SADD', by_key, id)
+      redis.call('HSET', document, 'name', name, 'api_key', api_key)
+      written[#written + 1] = record
+      written[#written + 1] = text
+      admissions[#admissions + 1] = admission
+      api_keys[#api_keys + 1] = api_key
+    end
+  end
+  if #written > 0 then
+    redis.call('INCRBY', KEYS[1], #api_keys)
+    redis.call('DEL', unpack(admissions))
+    redis.call('HDEL', KEYS[2], unpack(api_keys))
+    redis.call('MSET', unpack(written))
+  end
+  return found
+`);
+
+export function insertCall(layout: RedisLayout, writes: readonly Write[]): Call {
+  const keys = [layout.count, layout.admissions];
+  const args: string[] = [];
+  for (const { id, text, client } of writes) {
+    const { api_key } = client;
+    const name = client.name ?? "";
+    keys.push(
+      layout.record(id),
+      layout.index("name", name),
+      layout.index("api_key", api_key),
+      layout.document(id),
+      layout.admission(api_key),
+    );
+    args.push(text, String(id), name, api_key);
+  }
+  return { keys, args };
+}
+
+/** The same of the script below. */
+const keysAChange = 8;
+const argumentsAChange = 7;
+
+/**
+ * The same for records that may be there. ARGV[1] says whether one that is not as expected keeps all of them from
+ * being written; each is then answered as it was found.
+ */
+export const changeIndexed = script(`
+  local records, answers = {}, {}
+  for i = 3, #KEYS, ${keysAChange} do records[#records + 1] = KEYS[i] end
+  local found = redis.call('MGET', unpack(records))
+  local differ = false
+  for i = 1, #found do
+    found[i] = found[i] or ''
+    differ = differ or found[i] ~= ARGV[2 + (i - 1) * ${argumentsAChange}]
+  end
+  if differ and ARGV[1] == 'together' then return found end
+  for i = 1, #found do
+    local record, old_name, new_name, old_key, new_key, document, old_admission, new_admission =
+      unpack(KEYS, 3 + (i - 1) * ${keysAChange}, 2 + i * ${keysAChange})
+    local expected, text, id, name, api_key, old_api_key, revoking =
+      unpack(ARGV, 2 + (i - 1) * ${argumentsAChange}, 1 + i * ${argumentsAChange})
+    answers[i] = found[i]
+    if found[i] == expected then
+      answers[i] = false
+      if revoking ~= '' or old_name ~= new_name then redis.call('SREM', old_name, id) end
+      if revoking == '' and (expected == '' or old_name ~= new_name) then redis.call('SADD', new_name, id) end
+      if old_key ~= new_key then redis.call('SREM', old_key, id) end
+      if expected == '' or old_key ~= new_key then redis.call('SADD', new_key, id) end
+      redis.call('HSET', document, 'name', name, 'api_key', api_key)
+      if expected == '' then redis.call('INCR', KEYS[1]) end
+      redis.call('DEL', old_admission, new_admission)
+      redis.call('HDEL', KEYS[2], old_api_key, api_key)
+      redis.call('SET', record, text)
+    end
+  end
+  return answers
+`);
+
+export function changeCall(layout: RedisLayout, writes: readonly Write[], together: boolean): Call {
+  const keys = [layout.count, layout.admissions];
+  const args = [together ? "together" : "each"];
+  for (const { id, expected, text, before, client, revoking } of writes) {
+    const name = client.name ?? "";
+    const { api_key } = client;
+    const oldKey = before?.api_key ?? api_key;
+    keys.push(
+      layout.record(id),
+      layout.index("name", before === undefined ? name : (before.name ?? "")),
+      layout.index("name", name),
+      layout.index("api_key", oldKey),
+      layout.index("api_key", api_key),
+      layout.document(id),
+      layout.admission(oldKey),
+      layout.admission(api_key),
+    );
+    args.push(expected, text, String(id), name, api_key, oldKey, revoking ? "revoking" : "");
+  }
+  return { keys, args };
+}
+
+function script(text: string): Script {
+  return { text, sha: createHash("sha1").update(text).digest("hex") };
+}
