@@ -8,9 +8,14 @@ import { cp, mkdir, mkdtemp, readdir, readFile, rm, writeFile } from "node:fs/pr
 import { tmpdir } from "node:os";
 import { basename, join } from "node:path";
 import { afterAll, beforeAll, expect, test } from "vitest";
+import { manifestSchema } from "../../src/backup/manifest.js";
 import { generateRecoveryKey } from "../../src/bundle/recovery-key.js";
 import { newClient } from "../../src/client/client.js";
+import { settingsSchema } from "../../src/config/settings.js";
 import { generatePassphrase } from "../../src/keys/passphrase.js";
+import { swapOperations } from "../../src/lifecycle/swap-state.js";
+import { takeOperations } from "../../src/lifecycle/take.js";
+import { journalEntrySchema } from "../../src/operation/journal.js";
 import { ClientStore } from "../../src/store/client-store.js";
 import { hubOf, resultOf, runJob } from "../backup/hub.js";
 import { root } from "../built.js";
@@ -241,6 +246,29 @@ test("the values in docs/formats.md are those of its fixture", async () => {
     canonical(unsealed),
   ];
   for (const value of values) expect(page).toContain(value);
+});
+
+test("the fields in docs/formats.md are those that are written", async () => {
+  const page = await readFile(join(root, "docs/formats.md"), "utf8");
+  const section = (title: string) =>
+    page.split(/^## /m).find((part) => part.startsWith(title)) ?? "";
+  const fieldsIn = (title: string) =>
+    [...section(title).matchAll(/^\| (`[^|]*`) \|/gm)].flatMap(([, cell = ""]) =>
+      [...cell.matchAll(/`(\w+)`/g)].map(([, name]) => name),
+    );
+  expect(fieldsIn("2. Manifest").sort()).toEqual(Object.keys(manifestSchema.shape).sort());
+  expect(fieldsIn("9. Settings").sort()).toEqual(Object.keys(settingsSchema.shape).sort());
+  const { bundle, identity } = of(4);
+  const shown = JSON.parse(python("show", bundle, "--identity", identity).stdout);
+  expect(fieldsIn("3. Bundle")).toEqual(Object.keys(shown));
+  const proof = JSON.parse(await readFile(`${bundle}.proof.json`, "utf8"));
+  expect(fieldsIn("6. Proof record").sort()).toEqual(Object.keys(proof).sort());
+  const journal = section("10. Lock and journal");
+  const entry = Object.keys(journalEntrySchema.shape);
+  const steps = ["beginning", "stopping", "finishing", "claiming"].map((step) => `backup.${step}`);
+  for (const name of [...entry, ...steps, ...swapOperations, ...takeOperations]) {
+    expect(journal).toContain(`\`${name}\``);
+  }
 });
 
 function of(format: number): Made {
