@@ -229,50 +229,63 @@ test.each(withPart("rehearsal"))("a trial noted by %s is remembered", async (com
   expect(tried).toMatchObject({ how: "verify", key_id: "0123456789abcdef" });
 });
 
-describe.each(withPart("interrupted"))("operations of %s that were interrupted", (commit) => {
-  const steps = readdirSync(join(age, commit, "interrupted"));
-
-  test.runIf(steps.includes("backup.warm"))("a backup that had no name is undone", async () => {
-    const { folder, store, said } = await settled(commit, "backup.warm");
-    expect(said).toEqual([expect.stringMatching(/^removed .*partial, left by an interrupted/)]);
-    expect(await readdir(join(folder, "backups"))).toEqual([]);
-    await expectToOpen(store, passphrase);
-  });
-
-  test.runIf(steps.includes("backup.claimed"))(
+/** What becomes of an operation that was cut off at a step. */
+const settlings: Record<string, [string, (commit: string, step: string) => Promise<void>]> = {
+  "backup.warm": [
+    "a backup that had no name is undone",
+    async (commit, step) => {
+      const { folder, store, said } = await settled(commit, step);
+      expect(said).toEqual([expect.stringMatching(/^removed .*partial, left by an interrupted/)]);
+      expect(await readdir(join(folder, "backups"))).toEqual([]);
+      await expectToOpen(store, passphrase);
+    },
+  ],
+  "backup.claimed": [
     "a backup that had a name is completed",
-    async () => {
-      const { folder, store, said } = await settled(commit, "backup.claimed");
+    async (commit, step) => {
+      const { folder, store, said } = await settled(commit, step);
       expect(said).toEqual([expect.stringMatching(/^completed the interrupted backup/)]);
       const backup = await theOnly(join(folder, "backups"), ".db");
       expect((await verifyBackup(backup, { passphrase })).ok).toBe(true);
       expect(await readdir(join(folder, "backups"))).toHaveLength(2);
       await expectToOpen(store, passphrase);
     },
-  );
-
-  test.runIf(steps.includes("rotate.filled"))(
+  ],
+  "rotate.filled": [
     "a rotation before its rename is undone",
-    async () => {
-      const { folder, store, said } = await settled(commit, "rotate.filled");
+    async (commit, step) => {
+      const { folder, store, said } = await settled(commit, step);
       expect(said).toEqual([expect.stringMatching(/^undid the interrupted rotate/)]);
       await expectToOpen(store, passphrase);
       expect(await listEntries(store)).toEqual([{ slot: "current", secret: passphrase }]);
       expect(await readdir(join(folder, "bundles"))).toEqual([]);
       expect((await readdir(folder)).filter((name) => name.startsWith("."))).toEqual([]);
     },
-  );
+  ],
+  "rotate.renamed": [
+    "a rotation after it is finished",
+    async (commit, step) => {
+      const { folder, store, said } = await settled(commit, step);
+      expect(said).toEqual([expect.stringMatching(/^finished the interrupted rotate/)]);
+      await expectToOpen(store, nextPassphrase);
+      expect(await listEntries(store)).toEqual([{ slot: "current", secret: nextPassphrase }]);
+      const bundle = await theOnly(join(folder, "bundles"), ".age");
+      expect((await readBundle(bundle, { identity })).passphrase).toBe(nextPassphrase);
+      expect((await readdir(folder)).filter((name) => name.startsWith("."))).toEqual([]);
+    },
+  ],
+};
 
-  test.runIf(steps.includes("rotate.renamed"))("a rotation after it is finished", async () => {
-    const { folder, store, said } = await settled(commit, "rotate.renamed");
-    expect(said).toEqual([expect.stringMatching(/^finished the interrupted rotate/)]);
-    await expectToOpen(store, nextPassphrase);
-    expect(await listEntries(store)).toEqual([{ slot: "current", secret: nextPassphrase }]);
-    const bundle = await theOnly(join(folder, "bundles"), ".age");
-    expect((await readBundle(bundle, { identity })).passphrase).toBe(nextPassphrase);
-    expect((await readdir(folder)).filter((name) => name.startsWith("."))).toEqual([]);
-  });
-});
+for (const commit of withPart("interrupted")) {
+  for (const step of readdirSync(join(age, commit, "interrupted"))) {
+    const [what, check] = settlings[step] ?? [`${step} is a step that is known here`, unknownStep];
+    test(`interrupted by ${commit}: ${what}`, () => check(commit, step));
+  }
+}
+
+async function unknownStep(): Promise<void> {
+  expect.unreachable();
+}
 
 /** Sets up what an interrupted operation left, as if it had been here, and lets today's code settle it. */
 async function settled(commit: string, step: string) {

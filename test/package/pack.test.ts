@@ -100,4 +100,4 @@ test("the packed package holds what it needs and no more, installs, runs, and ha
   });
   expect(used.stdout.trim()).toBe("1");
   expect(await readdir(folder)).toContain("clients.db");
-});
+}, 240_000);
