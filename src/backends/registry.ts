@@ -1,7 +1,7 @@
 /** Every database plugin by its name: those of this package, and those of others. */
 import type { Database } from "../client/database.js";
 import { StoreError } from "../errors.js";
-import { parseSource, readPassphrases } from "../keys/source.js";
+import { type PassphraseSource, parseSource, readPassphrases } from "../keys/source.js";
 import { type FoundPlugin, findPlugins, loadPlugin } from "./discover.js";
 import { jsonPlugin, jsonPluginName } from "./json.js";
 import type { DatabaseConfig, DatabasePlugin, OpenOptions } from "./plugin.js";
@@ -84,13 +84,33 @@ async function withPassword(
   if (typeof password_source !== "string") {
     throw new StoreError("usage", `the settings of ${name}: "password_source" is not text`);
   }
+  const source = parseSource(password_source);
+  return { ...config, password: await readPassword(plugin, name, config, source) };
+}
+
+/**
+ * The password of the database that these settings lead to, from where it is kept.
+ *
+ * @throws StoreError `passphraseUnavailable` if there is none, with what to type.
+ */
+export async function databasePassword(
+  name: string,
+  config: DatabaseConfig,
+  source: PassphraseSource,
+): Promise<string> {
+  return readPassword(await getPlugin(name), name, config, source);
+}
+
+async function readPassword(
+  plugin: DatabasePlugin,
+  name: string,
+  config: DatabaseConfig,
+  source: PassphraseSource,
+): Promise<string> {
   // Some settings depend on there being a password: the JSON store's file has another name then.
   const account = (await plugin.place?.({ ...config, password: "\0" })) ?? name;
-  const source = parseSource(password_source);
   try {
-    for await (const { passphrase } of readPassphrases(source, account)) {
-      return { ...config, password: passphrase };
-    }
+    for await (const { passphrase } of readPassphrases(source, account)) return passphrase;
   } catch (error) {
     if (!(error instanceof StoreError) || error.kind !== "passphraseUnavailable") throw error;
     if (source.kind !== "keyring") throw error;

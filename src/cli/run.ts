@@ -1,12 +1,15 @@
 import type { Command } from "commander";
 import { expandPath } from "../config/paths.js";
 import { StoreError } from "../errors.js";
+import type { HubOptions } from "../hub/run.js";
+import { parseSource } from "../keys/source.js";
 import { addGlobalOptions, type Context, contextOf } from "./context.js";
 import { restoreUmask } from "./privacy.js";
 
 interface RunOptions {
   privateConfig?: boolean;
   hubPython?: string;
+  redisPasswordSource?: string;
   printUnit?: string;
   prepare?: string;
   credentialFile?: string;
@@ -18,11 +21,15 @@ export function addRunCommand(program: Command): void {
     program
       .command("run [command...]")
       .description(
-        "start the hub with its passphrase, which is in no file on disk; exits as the hub does",
+        "start the hub with its passphrase, or its Redis password, which is in no file on disk; exits as the hub does",
       )
       .usage("[options] -- COMMAND [ARGUMENT...]")
       .option("--private-config", "without mount namespaces: a configuration folder in memory")
       .option("--hub-python <path>", "the hub's Python, where it cannot be told from the command")
+      .option(
+        "--redis-password-source <source>",
+        "for a hub on Redis: keyring (the default), file:PATH, command:CMD, credential[:NAME]",
+      )
       .option("--print-unit <kind>", "print a ready systemd unit instead: user, system or keyring")
       .option(
         "--credential-file <path>",
@@ -53,18 +60,9 @@ async function runHubCommand(
     });
   }
   const { prepareServerJson, runHub } = await import("../hub/run.js");
-  const { unlock } = await import("../keys/unlock.js");
-  const { settleIfNeeded } = await import("../lifecycle/settle.js");
-  for (const sentence of await settleIfNeeded(context.storePath)) context.output.notice(sentence);
-  const { connection, passphrase, key } = await unlock(context.storePath, context.source, {
-    mode: "readwrite",
-  });
-  await connection.close();
-  const request = {
+  const request: HubOptions = {
     command: hub,
-    storePath: context.storePath,
-    passphrase,
-    cipherCompatibility: key.cipherCompatibility,
+    ...((await redisSecret(options)) ?? (await storeSecret(context))),
     hubPython: options.hubPython,
     onNotice: (text: string) => context.output.notice(text),
   };
@@ -74,6 +72,42 @@ async function runHubCommand(
     ...request,
     ...(options.privateConfig && { privateConfig: true }),
   });
+}
+
+async function storeSecret({ storePath, source, output }: Context) {
+  const { unlock } = await import("../keys/unlock.js");
+  const { settleIfNeeded } = await import("../lifecycle/settle.js");
+  for (const sentence of await settleIfNeeded(storePath)) output.notice(sentence);
+  const { connection, passphrase, key } = await unlock(storePath, source, { mode: "readwrite" });
+  await connection.close();
+  return { storePath, passphrase, cipherCompatibility: key.cipherCompatibility };
+}
+
+/**
+ * The password of the Redis server, if that is what the hub's `server.json` names. It has a source of its own: what
+ * opens the store is never sent to a server.
+ */
+async function redisSecret({ redisPasswordSource }: RunOptions) {
+  const settings = await redisSettings();
+  if (settings === undefined) return undefined;
+  const { databasePassword } = await import("../backends/registry.js");
+  const { redisModule } = await import("../hub/server-json.js");
+  const source = parseSource(redisPasswordSource ?? "keyring");
+  return { redisPassword: await databasePassword(redisModule, settings, source) };
+}
+
+/** What `server.json` says of the hub's Redis server; undefined for a hub on another database. */
+async function redisSettings() {
+  const { databaseIn, readServerJson, redisModule, serverJsonPath } = await import(
+    "../hub/server-json.js"
+  );
+  try {
+    const { module, settings } = databaseIn(await readServerJson(serverJsonPath()));
+    return module === redisModule ? settings : undefined;
+  } catch (error) {
+    if (error instanceof StoreError && error.kind === "notFound") return undefined;
+    throw error;
+  }
 }
 
 async function printUnit(
@@ -109,6 +143,7 @@ async function printUnit(
       ...unit,
       serverJson: file,
       credential,
+      redis: (await redisSettings()) !== undefined,
       ...(options.user !== undefined && { user: options.user }),
     }).trimEnd(),
   );

@@ -1,8 +1,9 @@
 /**
  * `run`: starts the hub with its passphrase, none of it in plain text on a disk.
  *
- * A hub takes its passphrase from `server.json` and from nowhere else. So it is shown a copy of that file, kept in
- * memory, that has the passphrase in it: at the file's own path, or in a folder of its own.
+ * A hub takes its passphrase, and the password of a Redis server, from `server.json` and from nowhere else. So it is
+ * shown a copy of that file, kept in memory, that has the secret in it: at the file's own path, or in a folder of its
+ * own.
  */
 import { basename, dirname } from "node:path";
 import { isJsonObject } from "../client/json.js";
@@ -20,8 +21,10 @@ import { requirePrivateMemory } from "./memory.js";
 import { startInNamespace } from "./namespace.js";
 import { runWithPrivateConfig } from "./private-config.js";
 import {
+  databaseIn,
   namedStore,
   readServerJson,
+  redisModule,
   type ServerJson,
   serverJsonPath,
   sqliteModule,
@@ -31,14 +34,9 @@ import {
 /** The first SQLite plugin that opens its store with the `password` it is given. */
 const upgradePlugin = "pip install --pre --upgrade 'hivemind-sqlite-database[cipher]>=0.3.0a3'";
 
-export interface HubOptions {
+export interface HubCommand {
   /** The hub's command and its arguments, as typed. */
   readonly command: readonly string[];
-  /** The store whose passphrase this is. */
-  readonly storePath: string;
-  readonly passphrase: string;
-  /** The store's format, if it is known: the hub's `sqlcipher3` must be of the same. */
-  readonly cipherCompatibility?: 3 | 4 | undefined;
   /** Default: where the hub looks for it in this environment. */
   readonly serverJson?: string | undefined;
   /** The hub's Python, where it cannot be found by the command. */
@@ -48,6 +46,22 @@ export interface HubOptions {
   /** Told what could not be checked. */
   readonly onNotice?: ((text: string) => void) | undefined;
 }
+
+/** A hub on the encrypted store. */
+export interface StoreHub extends HubCommand {
+  /** The store whose passphrase this is. */
+  readonly storePath: string;
+  readonly passphrase: string;
+  /** The store's format, if it is known: the hub's `sqlcipher3` must be of the same. */
+  readonly cipherCompatibility?: 3 | 4 | undefined;
+}
+
+/** A hub on the Redis server that its `server.json` names. */
+export interface RedisHub extends HubCommand {
+  readonly redisPassword: string;
+}
+
+export type HubOptions = StoreHub | RedisHub;
 
 /**
  * Runs the hub until it ends.
@@ -64,7 +78,7 @@ export async function runHub(options: HubOptions & { privateConfig?: boolean }):
     privateConfig = process.platform !== "linux",
   } = options;
   const serverJson = await checkHub(options);
-  const contents = withPassword(serverJson, options.passphrase);
+  const contents = withSecret(serverJson, options);
   if (privateConfig) return runWithPrivateConfig({ command, contents, environment });
   const { file } = serverJson;
   const { exitCode } = await startInNamespace({ command, file, contents, environment });
@@ -79,7 +93,13 @@ export async function runHub(options: HubOptions & { privateConfig?: boolean }):
  */
 export async function prepareServerJson(options: HubOptions, target: string): Promise<void> {
   await requirePrivateMemory(dirname(target));
-  await replaceFile(target, withPassword(await checkHub(options), options.passphrase));
+  await replaceFile(target, withSecret(await checkHub(options), options));
+}
+
+function withSecret(serverJson: ServerJson, options: HubOptions): string {
+  return "redisPassword" in options
+    ? withPassword(serverJson, options.redisPassword, redisModule)
+    : withPassword(serverJson, options.passphrase);
 }
 
 /** Everything that would make the hub fail, or use another store, or leave this one in plain text. */
@@ -100,17 +120,22 @@ async function checkHub(options: HubOptions): Promise<ServerJson> {
     });
   }
   const serverJson = await findServerJson(options.serverJson ?? serverJsonPath(environment));
-  await checkStore(serverJson, options.storePath, environment);
+  if ("redisPassword" in options) checkRedis(serverJson);
+  else await checkStore(serverJson, options.storePath, environment);
 
   const python = await findHubPython({ hubPython, words: command, environment });
   if (python === undefined) {
-    onNotice(
-      `which Python runs ${program} is unknown, and so whether its SQLite plugin takes a password`,
-    );
+    if ("storePath" in options) {
+      onNotice(
+        `which Python runs ${program} is unknown, and so whether its SQLite plugin takes a password`,
+      );
+    }
     return serverJson;
   }
-  const packages = await askHub(python, environment);
-  checkPackages(packages, python[0], options.cipherCompatibility);
+  if ("storePath" in options) {
+    const packages = await askHub(python, environment);
+    checkPackages(packages, python[0], options.cipherCompatibility);
+  }
   if (
     !isJsonObject(serverJson.settings.network_protocol) &&
     (await completesServerJson(python, environment))
@@ -161,6 +186,16 @@ async function checkStore(
       { hint: "name the hub's own store (--db), or correct name and subfolder in server.json" },
     );
   }
+}
+
+function checkRedis(serverJson: ServerJson): void {
+  const { module } = databaseIn(serverJson);
+  if (module === redisModule) return;
+  throw new StoreError(
+    "refused",
+    `${serverJson.path} names ${module ?? "no database module"}, and the password is for a Redis server`,
+    { hint: `"database": {"module": "${redisModule}", …} makes the hub use it` },
+  );
 }
 
 function checkPackages(

@@ -23,6 +23,9 @@ import { replaceFile } from "../files/durable.js";
 /** The name by which `server.json` selects HiveMind's SQLite store. */
 export const sqliteModule = "hivemind-sqlite-db-plugin";
 
+/** The same for its Redis store. */
+export const redisModule = "hivemind-redis-db-plugin";
+
 export interface ServerJson {
   /** As it was named: a symbolic link is not resolved. */
   readonly path: string;
@@ -90,15 +93,25 @@ export async function namedStore(
   };
 }
 
+/** The database module that `server.json` names, and that module's settings. @throws as `namedStore`. */
+export function databaseIn({ path, settings }: ServerJson): {
+  module: string | undefined;
+  settings: JsonObject;
+} {
+  const database = blockAt(settings, "database", path);
+  const module = textAt(database, "module", path);
+  return { module, settings: module === undefined ? {} : blockAt(database, module, path) };
+}
+
 /** The password that stands in `server.json` for the SQLite plugin, in plain text; for `init --adopt`. */
 export function passwordIn({ path, settings }: ServerJson): string | undefined {
   const plugin = blockAt(blockAt(settings, "database", path), sqliteModule, path);
   return textAt(plugin, "password", path) || undefined;
 }
 
-/** The text of `server.json` with this password for the SQLite plugin; nothing else in it changes. */
-export function withPassword(file: ServerJson, password: string): string {
-  return setAt(file, ["database", sqliteModule, "password"], password).text;
+/** The text of `server.json` with this password for the SQLite plugin, or another; nothing else in it changes. */
+export function withPassword(file: ServerJson, password: string, module = sqliteModule): string {
+  return setAt(file, ["database", module, "password"], password).text;
 }
 
 /** Puts the password into the file itself, for a hub that is not started by `run`. Owner and mode are kept. */

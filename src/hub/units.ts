@@ -37,6 +37,8 @@ export interface SystemUnit extends Omit<UserUnit, "kind"> {
    * `systemd-creds encrypt --name=hivemind-sqlcipher - FILE`.
    */
   readonly credential: string;
+  /** Whether it is the password of the hub's Redis server instead. */
+  readonly redis?: boolean;
 }
 
 /** A hub's unit, as text for a file. */
@@ -63,7 +65,9 @@ WantedBy=default.target
 }
 
 function systemUnit({ program, hub, options = [], ...unit }: SystemUnit): string {
-  const source = ["--passphrase-source", "credential"];
+  const run = unit.redis
+    ? ["run", "--redis-password-source", "credential", "--prepare"]
+    : ["--passphrase-source", "credential", "run", "--prepare"];
   const prepared = "%t/hivemind-sqlcipher/server.json";
   return `[Unit]
 Description=HiveMind hub with its encrypted client store
@@ -79,7 +83,7 @@ LoadCredentialEncrypted=hivemind-sqlcipher:${settingValue(unit.credential)}
 RuntimeDirectory=hivemind-sqlcipher
 RuntimeDirectoryMode=0700
 BindReadOnlyPaths=-${prepared}:${quoted(unit.serverJson)}
-ExecStartPre=${execLine(...program, ...options, ...source, "run", "--prepare")} ${prepared} ${execLine("--", ...hub)}
+ExecStartPre=${execLine(...program, ...options, ...run)} ${prepared} ${execLine("--", ...hub)}
 ExecStart=${execLine(...hub)}
 ${common}
 [Install]

@@ -39,14 +39,18 @@ export function hubDatabase({ name, config }: End): HubDatabase {
     return {
       module: name,
       settings,
-      notice: missing
-        ? `${restart} No password was written into server.json; the hub looks for it there alone: database."${name}".password.`
-        : restart,
+      notice: missing ? `${restart} ${passwordNotice(name)}` : restart,
     };
   }
   throw new StoreError("refused", `no hub knows the database plugin ${name}`, {
     hint: "leave out --switch: server.json would name a module that ends the hub",
   });
+}
+
+function passwordNotice(name: string): string {
+  return name === redisPluginName
+    ? `No password was written into server.json. Start it through "hivemind-sqlcipher run", which gives it the password from the keyring, or from --redis-password-source.`
+    : `No password was written into server.json; the hub looks for it there alone: database."${name}".password.`;
 }
 
 /** Upstream's SQLite plugin takes a folder and a name; other keys end the hub. */

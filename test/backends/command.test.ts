@@ -170,7 +170,9 @@ test("the password of a Redis server with TLS comes from the keyring, and goes n
   expect(text).toContain(`"${redis}": {`);
   expect(text).not.toContain(secret);
   expect(text).not.toContain("password_source");
-  expect(done.stderr).toContain("No password was written into server.json");
+  expect(done.stderr).toContain(
+    'No password was written into server.json. Start it through "hivemind-sqlcipher run"',
+  );
 });
 
 test.each([
