@@ -10,7 +10,8 @@ import { fileURLToPath } from "node:url";
 
 const top = new URL("../", import.meta.url);
 const file = process.argv[2] ?? fileURLToPath(new URL("sbom.cdx.json", top));
-const npm = process.env.npm_execpath;
+// The npm that runs this, where it is one.
+const npm = /npm-cli\.js$/.exec(process.env.npm_execpath ?? "")?.input;
 
 const args = ["sbom", "--sbom-format", "cyclonedx", "--omit", "dev", "--omit", "optional"];
 const [program, first] = npm ? [process.execPath, [npm]] : ["npm", []];
