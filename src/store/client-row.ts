@@ -80,7 +80,7 @@ function typesIn(text: unknown): readonly string[] {
 
 /** A new row's columns. `metadata` is among them even if the table has no such column. */
 export function encodeRow(client: Client, schema: Schema): Values {
-  return { ...encodeFields(client), ...encodeMetadata(client, schema) };
+  return Object.assign(encodeFields(client), encodeMetadata(client, schema));
 }
 
 /** The columns to write so that a row says what `client` says; those that say so already keep their bytes. */

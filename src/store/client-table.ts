@@ -5,6 +5,8 @@
  * and only the columns of fields that differ are written: a NULL stays a NULL, and JSON that says the same stays as
  * its writer spelled it.
  */
+import { totalmem } from "node:os";
+import { setImmediate } from "node:timers/promises";
 import { type Client, revoked, revokedApiKey } from "../client/client.js";
 import type { Database } from "../client/database.js";
 import { StoreError } from "../errors.js";
@@ -19,9 +21,11 @@ import {
   type Values,
 } from "./client-row.js";
 import type { Connection, SqlValue, Statement } from "./connection.js";
+import { Gathered } from "./gathered.js";
 import { type PackedRows, packedRows, unpackRows } from "./packed-rows.js";
 import {
   addMetadataColumn,
+  type Column,
   checkSchema,
   migrateSchema,
   newestSchema,
@@ -29,11 +33,23 @@ import {
   type Schema,
 } from "./schema.js";
 
+/** Bounds of SQLite's page cache, in bytes: 32 and 256 MiB; and it is at most an eighth of the machine's memory. */
+const smallestCache = 32 << 20;
+const largestCache = 256 << 20;
+
+/** Clients in a batch that is written in one transaction, as many as are written in about so many milliseconds. */
+const smallestBatch = 500;
+const largestBatch = 5_000;
+const batchMs = 250;
+
+/** While a batch is gathered, the one that is being written has its turn after so many clients. */
+const turnRows = 100;
+
 /**
  * Rows that one INSERT takes when there are many: a call for each would cost five times as much. (A JSON text of
  * them all would be as fast, but SQLite rounds the last digit of some numbers in it.)
  */
-const rowsAStatement = 100;
+const rowsAStatement = 500;
 
 const select = `SELECT ${rowColumns} FROM clients`;
 
@@ -42,8 +58,13 @@ export class ClientTable implements Database {
   #schema: Schema;
   /** SQLite's count of changes to the tables' shape, and the schema's number, when `#schema` was read. */
   #stamp = "";
-  /** By their SQL; kept for the life of the store. */
+  /** By their lane and SQL; kept for the life of the store. */
   readonly #statements = new Map<string, Promise<Statement>>();
+  readonly #byApiKey = new Gathered(
+    (keys: readonly string[], lane: number) => this.#rowsByApiKey(keys, lane),
+    decodeRow,
+  );
+  #cacheIsSized = false;
 
   /** @param schema what `checkSchema` says of this connection. */
   constructor(connection: Connection, schema: Schema) {
@@ -60,19 +81,40 @@ export class ClientTable implements Database {
     return this.#put([client]);
   }
 
-  /** Each batch is a transaction of its own, of some milliseconds, so that a hub at work is not held up. */
+  /**
+   * Each batch is a transaction of its own, and short, so that a hub at work is not held up. While one is written the
+   * next is gathered.
+   */
   async addItems(clients: Iterable<Client> | AsyncIterable<Client>): Promise<number> {
     let count = 0;
+    let size = smallestBatch;
     let batch: Client[] = [];
-    for await (const client of clients) {
-      batch.push(client);
-      count += 1;
-      if (batch.length < pageRows) continue;
-      await this.#put(batch);
-      batch = [];
+    let written = Promise.resolve(size);
+    try {
+      for await (const client of clients) {
+        batch.push(client);
+        count += 1;
+        if (batch.length % turnRows === 0) await setImmediate();
+        if (batch.length < size) continue;
+        size = await written;
+        written = this.#putTimed(batch);
+        // It is awaited when the next batch is full, and what it fails with is thrown there.
+        written.catch(() => undefined);
+        batch = [];
+      }
+    } finally {
+      await written;
     }
     await this.#put(batch);
     return count;
+  }
+
+  /** Writes a batch, and says how large the next may be to take its time. */
+  async #putTimed(batch: readonly Client[]): Promise<number> {
+    const start = performance.now();
+    await this.#put(batch);
+    const fitting = (batch.length * batchMs) / (performance.now() - start);
+    return Math.max(smallestBatch, Math.min(largestBatch, 2 * batch.length, Math.floor(fitting)));
   }
 
   async deleteItem(clientId: number): Promise<void> {
@@ -138,9 +180,10 @@ export class ClientTable implements Database {
     return clientIds.map((id) => byId.get(id));
   }
 
-  async getClientByApiKey(apiKey: string): Promise<Client | undefined> {
-    const [first] = await this.searchByValue("api_key", apiKey);
-    return first;
+  /** Asked for many side by side, as with `Promise.all`, it looks up hundreds at once. */
+  getClientByApiKey(apiKey: string): Promise<Client | undefined> {
+    if (apiKey === revokedApiKey) return Promise.resolve(undefined);
+    return this.#byApiKey.ask(apiKey);
   }
 
   refresh(clientId: number): Promise<Client | undefined> {
@@ -182,11 +225,11 @@ export class ClientTable implements Database {
     const order = `ORDER BY client_id LIMIT ${pageRows}`;
     let next = this.#rows(order);
     try {
-      for (;;) {
+      for (let lane = 1; ; lane = 1 - lane) {
         const page = await next;
         const last = page.at(-1)?.exact_id;
         if (last === undefined) return;
-        next = this.#rows(`WHERE client_id > CAST(? AS INTEGER) ${order}`, [last]);
+        next = this.#rows(`WHERE client_id > CAST(? AS INTEGER) ${order}`, [last], lane);
         for (const row of page) yield decodeRow(row);
       }
     } finally {
@@ -248,6 +291,7 @@ export class ClientTable implements Database {
     for (const client of clients) requireValid(client);
     // Of two with the same id the later one counts.
     const byId = new Map(clients.map((client) => [client.client_id, client]));
+    await this.#sizeCache();
     await this.transaction(async () => {
       for (const row of await this.#rowsById([...byId.keys()])) {
         const client = byId.get(Number(row.exact_id));
@@ -260,18 +304,28 @@ export class ClientTable implements Database {
   }
 
   async #insert(clients: readonly Client[]): Promise<void> {
-    const rows = clients.map((client) => encodeRow(client, this.#schema));
-    for (const row of rows) await this.#makeRoom(row);
-    const columns = [...this.#schema.columns];
-    const placeholders = `(${columns.map(() => "?").join(", ")})`;
-    for (let start = 0; start < rows.length; ) {
-      const count = rows.length - start < rowsAStatement ? 1 : rowsAStatement;
-      const inserted = rows.slice(start, start + count);
-      await this.#run(
-        `INSERT INTO clients (${columns.join(", ")}) VALUES ${Array(count).fill(placeholders).join(", ")}`,
-        inserted.flatMap((row) => columns.map((column) => row[column] ?? null)),
-      );
-      start += count;
+    const statements = new Map<string, Statement>();
+    const running: Promise<unknown>[] = [];
+    try {
+      for (let start = 0; start < clients.length; start += rowsAStatement) {
+        const rows = clients
+          .slice(start, start + rowsAStatement)
+          .map((client) => encodeRow(client, this.#schema));
+        if (!this.#schema.columns.has("metadata")) await this.#makeRoom(rows);
+        const { sql, params } = insertion([...this.#schema.columns], rows);
+        let statement = statements.get(sql);
+        if (statement === undefined) {
+          statement = await this.connection.prepare(sql);
+          statements.set(sql, statement);
+        }
+        running.push(statement.run(params));
+        // While one is written the next is made ready.
+        await running.at(-2);
+      }
+    } finally {
+      // None may be left when the transaction ends.
+      await allDone(running);
+      for (const statement of statements.values()) await statement.finalize();
     }
   }
 
@@ -280,7 +334,7 @@ export class ClientTable implements Database {
   }
 
   async #update(clientId: number, values: Values): Promise<void> {
-    await this.#makeRoom(values);
+    await this.#makeRoom([values]);
     const columns = [...this.#schema.columns].filter((column) => Object.hasOwn(values, column));
     if (columns.length === 0) return;
     const assignments = columns.map((column) => `${column} = ?`);
@@ -291,9 +345,9 @@ export class ClientTable implements Database {
   }
 
   /** Gives a released hub's table the column for metadata, if there is metadata to write. */
-  async #makeRoom(values: Values): Promise<void> {
-    const { metadata = "{}" } = values;
-    if (metadata === "{}" || this.#schema.columns.has("metadata")) return;
+  async #makeRoom(rows: readonly Values[]): Promise<void> {
+    const isNeeded = rows.some(({ metadata = "{}" }) => metadata !== "{}");
+    if (!isNeeded || this.#schema.columns.has("metadata")) return;
     await addMetadataColumn(this.connection);
     await this.sync();
   }
@@ -309,31 +363,99 @@ export class ClientTable implements Database {
     ]);
   }
 
-  /** Many rows, packed; as they are where they cannot be, which also says what else is wrong. */
-  async #rows(selection: string, params: readonly SqlValue[] = []): Promise<Row[]> {
+  /**
+   * Many rows, packed; as they are where they cannot be, which also says what else is wrong.
+   *
+   * @param lane 0 or 1, for two such queries that are to go on side by side: a statement begins anew only when all that
+   *   was done at once with its last answer is done.
+   */
+  async #rows(selection: string, params: readonly SqlValue[] = [], lane = 0): Promise<Row[]> {
     const columns = [...this.#schema.columns];
     const sql = packedRows(columns, selection);
-    const [packed] = await this.#all<PackedRows>(sql, params).catch(() => []);
+    const [packed] = await this.#all<PackedRows>(sql, params, lane).catch(() => []);
     const rows = packed && unpackRows(columns, packed);
-    return rows ?? this.#all<Row>(`${select} ${selection}`, params);
+    return rows ?? this.#all<Row>(`${select} ${selection}`, params, lane);
   }
 
-  async #all<Result>(sql: string, params: readonly SqlValue[] = []): Promise<Result[]> {
-    return (await this.#statement(sql)).all<Result>(params);
+  /** Of several with the same key, the one with the lowest id. */
+  async #rowsByApiKey(apiKeys: readonly string[], lane: number): Promise<ReadonlyMap<string, Row>> {
+    await this.#sizeCache();
+    const selection = "WHERE api_key IN (SELECT value FROM json_each(?))";
+    const rows = await this.#rows(selection, [JSON.stringify(apiKeys)], lane);
+    const byKey = new Map<string, Row>();
+    for (const row of rows) {
+      const apiKey = String(row.api_key);
+      const known = byKey.get(apiKey);
+      // An id that was rounded is refused when its row is decoded.
+      const isFirst = known === undefined || Number(row.client_id) < Number(known.client_id);
+      if (isFirst) byKey.set(apiKey, row);
+    }
+    return byKey;
+  }
+
+  /**
+   * Lets SQLite keep pages that lookups and writes come back to: each that it reads anew is deciphered and checked
+   * anew. Not for what reads a table once, from end to end, which would fill memory for nothing.
+   */
+  async #sizeCache(): Promise<void> {
+    if (this.#cacheIsSized) return;
+    this.#cacheIsSized = true;
+    const [row] = await this.#all<{ bytes: number }>(
+      "SELECT page_count * page_size AS bytes FROM pragma_page_count, pragma_page_size",
+    );
+    const wanted = Math.max(row?.bytes ?? 0, smallestCache);
+    const bytes = Math.min(wanted, largestCache, memoryOfMachine() / 8);
+    await this.connection.all(`PRAGMA cache_size = ${-Math.floor(bytes / 1024)}`);
+  }
+
+  async #all<Result>(sql: string, params: readonly SqlValue[] = [], lane = 0): Promise<Result[]> {
+    return (await this.#statement(sql, lane)).all<Result>(params);
   }
 
   async #run(sql: string, params: readonly SqlValue[]): Promise<void> {
     await (await this.#statement(sql)).run(params);
   }
 
-  #statement(sql: string): Promise<Statement> {
-    const known = this.#statements.get(sql);
+  #statement(sql: string, lane = 0): Promise<Statement> {
+    const name = `${lane} ${sql}`;
+    const known = this.#statements.get(name);
     if (known !== undefined) return known;
     const statement = this.connection.prepare(sql);
-    this.#statements.set(sql, statement);
-    statement.catch(() => this.#statements.delete(sql));
+    this.#statements.set(name, statement);
+    statement.catch(() => this.#statements.delete(name));
     return statement;
   }
+}
+
+/** One INSERT of several rows. Binding a value costs more than writing it: what all rows share is bound once. */
+function insertion(columns: readonly Column[], rows: readonly Values[]) {
+  const [first] = rows;
+  const boundBy = (row: Values | undefined, column: Column) => row?.[column] ?? null;
+  const isShared = (column: Column) =>
+    rows.every((row) => boundBy(row, column) === boundBy(first, column));
+  const shared = columns.filter(isShared);
+  const own = columns.filter((column) => !shared.includes(column));
+  const params = shared.map((column) => boundBy(first, column));
+  const sharedPlaces = shared.map((_, index) => `?${index + 1}`);
+  const values = rows.map((row) => {
+    const places = own.map((column) => `?${params.push(boundBy(row, column))}`);
+    return `(${[...sharedPlaces, ...places].join(", ")})`;
+  });
+  const sql = `INSERT INTO clients (${[...shared, ...own].join(", ")}) VALUES ${values.join(", ")}`;
+  return { sql, params };
+}
+
+/** Waits for all, whatever becomes of each; then throws what the first of them failed with. */
+async function allDone(work: readonly Promise<unknown>[]): Promise<void> {
+  const outcomes = await Promise.allSettled(work);
+  const failed = outcomes.find((outcome) => outcome.status === "rejected");
+  if (failed) throw failed.reason;
+}
+
+/** Bytes, as far as this process may use them. */
+function memoryOfMachine(): number {
+  const limit = process.constrainedMemory();
+  return limit > 0 ? Math.min(limit, totalmem()) : totalmem();
 }
 
 function noSuchClient(clientId: number): StoreError {
