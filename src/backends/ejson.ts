@@ -12,6 +12,8 @@ import { StoreError } from "../errors.js";
 const passwordCharacters = 16;
 const nonceBytes = 16;
 const tagBytes = 16;
+/** What a few kilobytes inflate to could fill the memory; a store of clients is shorter than this many bytes. */
+const longestText = 256_000_000;
 
 /** AES has three key lengths; a password of 16 characters that are not all ASCII may have two of them more. */
 const algorithms: Record<number, "aes-128-gcm" | "aes-192-gcm" | "aes-256-gcm"> = {
@@ -49,7 +51,7 @@ export function encryptText(text: string, password: string): JsonObject {
 }
 
 /**
- * @throws StoreError `corrupted` if it is no such envelope, `wrongPassphrase` if it does not decrypt, which a damaged
+ * @throws StoreError `corrupted` if it is no such envelope or holds no such text, `wrongPassphrase` if it does not decrypt, which a damaged
  *   one does not either.
  */
 export function decryptText(envelope: JsonValue, password: string, path: string): string {
@@ -72,7 +74,18 @@ export function decryptText(envelope: JsonValue, password: string, path: string)
       cause: error,
     });
   }
-  return inflateSync(compressed).toString();
+  return inflated(compressed, path);
+}
+
+function inflated(compressed: Buffer, path: string): string {
+  try {
+    const text = inflateSync(compressed, { maxOutputLength: longestText });
+    return new TextDecoder("utf-8", { fatal: true }).decode(text);
+  } catch (error) {
+    throw new StoreError("corrupted", `${path}: what is encrypted in it is no JSON store`, {
+      cause: error,
+    });
+  }
 }
 
 function bytesOf(value: JsonValue | undefined, path: string): Buffer {

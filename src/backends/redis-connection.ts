@@ -267,6 +267,11 @@ function redisError(error: unknown, url: string, trouble: unknown): StoreError {
         ...options,
         hint: "bring its nodes back (redis-cli CLUSTER INFO), then run this again",
       });
+    case "WRONGTYPE":
+      return new StoreError("corrupted", `${url}: ${told.slice(word.length + 1)}`, {
+        ...options,
+        hint: "the prefix may be another program's: redis-cli TYPE KEY says what is there",
+      });
     case "OOM":
       return new StoreError("io", `${url} has no memory left for more`, options);
     case "LOADING":

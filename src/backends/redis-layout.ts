@@ -106,6 +106,29 @@ export function recordCall(layout: RedisLayout, { id, expected, text }: Write): 
   return { keys: [layout.record(id)], args: [expected, text] };
 }
 
+/**
+ * Lua that refuses before anything is written: what a script wrote stays when a later command of it fails, as on a key
+ * that somebody else uses for another kind of value. KEYS begin with the count and the admissions.
+ *
+ * @param kinds of the keys of one record, the record's own first; empty where any will do.
+ */
+function refuseOtherKinds(kinds: readonly string[]): string {
+  return `
+  local kinds = { ${kinds.map((kind) => `'${kind}'`).join(", ")} }
+  for i = 1, #KEYS do
+    local at = (i - 3) % #kinds
+    local kind = (i == 1 and 'string') or (i == 2 and 'hash') or kinds[at + 1]
+    local found = redis.call('TYPE', KEYS[i]).ok
+    if kind ~= '' and found ~= kind and found ~= 'none' then
+      local whose = i < 3 and KEYS[i] or (KEYS[i - at] .. ', or an index of it,')
+      return redis.error_reply('WRONGTYPE ' .. whose .. ' holds another kind of value')
+    end
+  end
+  local number = string.match(redis.call('GET', KEYS[1]) or '0', '^-?%d+$')
+  if not number or #number > 17 then return redis.error_reply('WRONGTYPE ' .. KEYS[1] .. ' holds no number') end
+`;
+}
+
 /** Keys and arguments a record, of `insertIndexed`. */
 const keysAnInsert = 5;
 const argumentsAnInsert = 4;
@@ -114,7 +137,7 @@ const argumentsAnInsert = 4;
  * Records that nobody should have yet, with all that is derived from them. Answers nothing for each when done; what it
  * found instead, and then left alone.
  */
-export const insertIndexed = script(`
+export const insertIndexed = script(`${refuseOtherKinds(["string", "set", "set", "hash", ""])}
   local records = {}
   for i = 3, #KEYS, ${keysAnInsert} do records[#records + 1] = KEYS[i] end
   local found = redis.call('MGET', unpack(records))
@@ -170,7 +193,8 @@ const argumentsAChange = 7;
  * The same for records that may be there. ARGV[1] says whether one that is not as expected keeps all of them from
  * being written; each is then answered as it was found.
  */
-export const changeIndexed = script(`
+export const changeIndexed =
+  script(`${refuseOtherKinds(["string", "set", "set", "set", "set", "hash", "", ""])}
   local records, answers = {}, {}
   for i = 3, #KEYS, ${keysAChange} do records[#records + 1] = KEYS[i] end
   local found = redis.call('MGET', unpack(records))

@@ -186,7 +186,7 @@ class RedisDatabase extends BaseDatabase {
   async size(): Promise<number> {
     if (this.#indexed) {
       const count = await this.#get(this.#layout.count);
-      if (count !== null) return Number(count);
+      if (count !== null && /^\d+$/.test(count)) return Number(count);
     }
     let count = 0;
     for await (const ids of this.#ids()) {

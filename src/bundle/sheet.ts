@@ -139,10 +139,15 @@ function compatibility(format: CipherCompatibility | undefined): string {
 }
 
 function passphraseBox(passphrase: string): string {
-  const groups = passphrase.split("-");
-  const isGenerated = groups.length === 13 && groups.every((group) => group.length === 5);
+  // Nobody's own that only looks alike: its signs could mean something in HTML, and have no check.
+  const isGenerated = /^(?:[0-9A-HJKMNP-TV-Z]{5}-){12}[0-9A-HJKMNP-TV-Z]{5}$/.test(passphrase);
   const shown = isGenerated
-    ? `<ol class="groups">${groups.map((group) => `<li>${group}</li>`).join("")}</ol><p>13 groups, joined by dashes; the last sign of each is its check. There is no I, L, O or U.</p>`
+    ? `<ol class="groups">${passphrase
+        .split("-")
+        .map((group) => `<li>${group}</li>`)
+        .join(
+          "",
+        )}</ol><p>13 groups, joined by dashes; the last sign of each is its check. There is no I, L, O or U.</p>`
     : `<p class="own">${html(passphrase)}</p><p>Exactly these characters, blanks included.</p>`;
   return `<section class="passphrase"><h2>The passphrase itself</h2>${shown}<p><strong>Whoever reads this sheet needs nothing else to open the store and its backups.</strong></p></section>`;
 }

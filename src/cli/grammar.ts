@@ -76,7 +76,7 @@ function optionEntry(option: Option): OptionEntry {
     names,
     description: withDefault(option.description, option.defaultValue),
     ...(takesValue && {
-      value: valueKind(/[<[](.*)[>\]]/.exec(option.flags)?.[1] ?? "", option.argChoices),
+      value: valueKind(/[<[]([^<>[\]]*)[>\]]/.exec(option.flags)?.[1] ?? "", option.argChoices),
     }),
     common: option.helpGroupHeading === commonOptions,
   };

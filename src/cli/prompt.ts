@@ -35,7 +35,10 @@ export async function confirm(question: string, yes: boolean, option = "--yes"):
   if (!onTerminal()) {
     throw new StoreError(
       "usage",
-      `this needs a confirmation: ${question.replace(/\s*\n\s*/g, " ")}`,
+      `this needs a confirmation: ${question
+        .split("\n")
+        .map((line) => line.trim())
+        .join(" ")}`,
       {
         hint: `There is no terminal to ask on; add ${option} if you mean it.`,
       },

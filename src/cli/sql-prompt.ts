@@ -129,7 +129,7 @@ class Lines {
 }
 
 function complete(line: string, names: readonly string[]): [string[], string] {
-  const [word = ""] = /[\w.]*$/.exec(line) ?? [];
+  const [word = ""] = /(?<![\w.])[\w.]*$/.exec(line) ?? [];
   const known = line.startsWith(".mode ")
     ? modes
     : word === line && line.startsWith(".")

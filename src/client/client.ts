@@ -10,7 +10,13 @@ import { StoreError } from "../errors.js";
 import { formatJson, isJsonObject, JsonNumber, type JsonObject, parseJson } from "./json.js";
 
 /** Half a surrogate pair has no UTF-8 form: SQLite would store another character for it. */
-const text = z.string().regex(/^\P{Surrogate}*$/u, "holds half a surrogate pair");
+const text = z.string().refine((value) => value.isWellFormed(), "holds half a surrogate pair");
+
+/** Infinite ones too, which SQLite and Python can hold; NaN is nothing to SQLite. */
+const seconds = z.custom<number>(
+  (value) => typeof value === "number" && !Number.isNaN(value),
+  "expected a number",
+);
 
 /** One client. Everything HiveMind knows about it is here; what it does not know is kept in `metadata`. */
 export const clientSchema = z.object({
@@ -22,7 +28,7 @@ export const clientSchema = z.object({
   description: text.nullable(),
   is_admin: z.boolean(),
   /** Unix time in seconds, -1 for never. */
-  last_seen: z.number(),
+  last_seen: seconds,
   /** The message types it may send. To newer hubs an empty list denies all, to released ones it means the default list. */
   allowed_types: z.array(z.string()),
   /** 16 characters; deprecated in favour of the password. */
@@ -131,7 +137,7 @@ const wholeNumber = z
   .pipe(
     z.int({ error: ({ input }) => `${input} is not a whole number that can be carried exactly` }),
   );
-const realNumber = z.union([z.number(), z.instanceof(JsonNumber).transform(Number)]);
+const realNumber = z.union([seconds, z.instanceof(JsonNumber).transform(Number)]);
 
 /**
  * Python's reading of a record in JSON: what is missing gets the record's own defaults, `null` in a permission is
@@ -143,7 +149,9 @@ const recordSchema = z.object({
   name: z.string().nullable().default(""),
   description: z.string().nullable().default(""),
   is_admin: falseIfNull(false),
-  last_seen: realNumber.nullish().transform((value) => value ?? -1),
+  last_seen: realNumber
+    .nullish()
+    .transform((value) => (value == null || Number.isNaN(value) ? -1 : value)),
   allowed_types: z
     .array(z.string())
     .nullish()
@@ -180,7 +188,8 @@ export function deserializeClient(record: string | JsonObject): Client {
       `not a client's record: ${problem?.path.join(".")}: ${problem?.message}`,
     );
   }
-  const extras: JsonObject = {};
+  // Without a prototype: a field named "__proto__" is one like any other.
+  const extras: JsonObject = Object.create(null);
   for (const key of Object.keys(fields)) {
     if (!recordKeys.has(key)) extras[key] = fields[key] ?? null;
   }

@@ -272,8 +272,9 @@ function whereJsonBreaks(text: string, error: unknown): string {
   const before = text.slice(0, offset === undefined ? text.length : Number(offset));
   const line = before.split("\n").length;
   const column = before.length - before.lastIndexOf("\n");
-  const what = message
-    .replace(/,? ?(?:"|\.\.\.).*is not valid JSON.*/s, "")
-    .replace(/ (in JSON )?at position.*/s, "");
+  const beforeExcerpt = message.endsWith("is not valid JSON")
+    ? message.slice(0, message.search(/,? ?(?:"|\.\.\.)/))
+    : message;
+  const what = beforeExcerpt.replace(/ (in JSON )?at position.*/s, "");
   return `line ${line}, column ${column}: ${what}`;
 }

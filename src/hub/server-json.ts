@@ -84,7 +84,9 @@ export async function namedStore(
 ): Promise<NamedStore> {
   const database = blockAt(settings, "database", path);
   const module = textAt(database, "module", path);
-  const plugin = blockAt(database, sqliteModule, path);
+  // A hub on another module does not look at this one's settings.
+  const isRead = module === sqliteModule || isJsonObject(database[sqliteModule]);
+  const plugin = isRead ? blockAt(database, sqliteModule, path) : {};
   const named = module === sqliteModule ? storeFile(plugin, path, environment) : undefined;
   return {
     module,
@@ -290,13 +292,20 @@ function removeAt({ path, text }: ServerJson, keys: readonly string[]): string {
   }
   const ownLine = /(?:^|[\r\n])[ \t]*$/.test(before) && /^[ \t]*[\r\n]/.test(after);
   if (ownLine) {
-    return before.replace(/[ \t]*$/, "") + after.replace(/^[ \t]*(?:\r\n|\n|\r)/, "");
+    return before.replace(/(?<![ \t])[ \t]+$/, "") + after.replace(/^[ \t]*(?:\r\n|\n|\r)/, "");
   }
   return before + (next === undefined ? after : after.replace(/^[ \t]+/, ""));
 }
 
+/** Strings, and the numbers that are only Python's. */
+const stringOrNotFinite = /"[^"\\]*(?:\\.[^"\\]*)*"|-?Infinity|NaN/g;
+
+/** With numbers in the place of those that the parser of places does not know, and would lose its place on. */
 function rootOf(text: string): Node {
-  const root = parseTree(blankComments(text));
+  const plain = blankComments(text).replace(stringOrNotFinite, (found) =>
+    found.startsWith('"') ? found : "1".repeat(found.length),
+  );
+  const root = parseTree(plain);
   if (root?.type !== "object") throw new Error("the text was parsed before");
   return root;
 }

@@ -148,12 +148,20 @@ export function execLine(...words: string[]): string {
 
 /** One word, whatever is in it, in quotes where it needs them. */
 function quoted(word: string): string {
-  const escaped = settingValue(word).replace(/[\\"]/g, "\\$&");
+  const escaped = onOneLine(word).replace(/[\\"]/g, "\\$&");
   return /^[\w@%+=,./-]+$/.test(escaped) ? escaped : `"${escaped}"`;
 }
 
-/** A setting's whole value: `%` is what systemd replaces in all of them. @throws StoreError `usage` for a line break. */
+/** A setting's whole value. @throws StoreError `usage` for a line break, or a backslash at its end, which continues it. */
 export function settingValue(text: string): string {
+  if (text.endsWith("\\")) {
+    throw new StoreError("usage", "a setting of a unit cannot end with a backslash");
+  }
+  return onOneLine(text);
+}
+
+/** `%` is what systemd replaces in all settings. */
+function onOneLine(text: string): string {
   if (/[\0\n\r]/.test(text)) throw new StoreError("usage", "a unit cannot hold a line break");
   return text.replaceAll("%", "%%");
 }

@@ -32,7 +32,7 @@ export type CheckedPassphrase =
   | { readonly kind: "other"; readonly passphrase: string };
 
 export function generatePassphrase(): string {
-  const symbols = base32crockford.encode(randomBytes(32)).replace(/=+$/, "");
+  const symbols = base32crockford.encode(randomBytes(32)).slice(0, groups * 4);
   const text: string[] = [];
   for (let group = 0; group < groups; group++) {
     const four = symbols.slice(group * 4, group * 4 + 4);

@@ -78,5 +78,7 @@ export async function unitCommand({ service, choice }: KnownService): Promise<st
   );
   if (code !== 0) throw new StoreError("service", `systemd does not answer: ${stderr}`);
   // "{ path=/usr/bin/x ; argv[]=/usr/bin/x --option ; ignore_errors=no ; … }", a line for each command.
-  return [...stdout.matchAll(/argv\[\]=(.*?) ; /g)].flatMap(([, words = ""]) => words.split(" "));
+  return [...stdout.matchAll(/argv\[\]=((?:(?!argv\[\]=).)*?) ; /g)].flatMap(([, words = ""]) =>
+    words.split(" "),
+  );
 }

@@ -61,7 +61,7 @@ function holdersByProc(storePath: string, skip: ReadonlySet<number>, locksOnly: 
     if (holds === undefined) complete = false;
     else if (holds) pids.add(pid);
   }
-  for (const pid of lockersOf(inodes)) if (!skip.has(pid)) pids.add(pid);
+  for (const pid of lockersIn(kernelLocks(), inodes)) if (!skip.has(pid)) pids.add(pid);
   return { holders: [...pids].map((pid) => ({ pid, command: commandOf(pid) })), complete };
 }
 
@@ -92,14 +92,19 @@ function holdsOneOf(
   }
 }
 
-/** The processes with a lock on one of the files. The kernel leaves out those that this PID namespace cannot see. */
-function lockersOf(inodes: ReadonlySet<string>): number[] {
-  let locks: string;
+function kernelLocks(): string {
   try {
-    locks = readFileSync("/proc/locks", "utf8");
+    return readFileSync("/proc/locks", "utf8");
   } catch {
-    return []; // hidden by a hardened system; the open files remain
+    return ""; // hidden by a hardened system; the open files remain
   }
+}
+
+/**
+ * The processes with a lock on one of the files, in the text of `/proc/locks`. The kernel leaves out those that this PID
+ * namespace cannot see.
+ */
+export function lockersIn(locks: string, inodes: ReadonlySet<string>): number[] {
   // "1: POSIX  ADVISORY  READ  1234 08:01:5678 128 128", a waiting one with "->" after the number.
   const line = /^\d+: (?:-> )?\w+ +\w+ +\w+ +(\d+) ([\da-f]+):([\da-f]+):(\d+) /gm;
   const pids: number[] = [];

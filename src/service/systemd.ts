@@ -9,6 +9,7 @@ import { basename, dirname, join } from "node:path";
 import { setTimeout as delay } from "node:timers/promises";
 import { hasCode, StoreError } from "../errors.js";
 import { holdersOf } from "./holders.js";
+import { type Properties, parseProperties, timespanMs } from "./properties.js";
 import { type Outcome, run, shellQuote } from "./run.js";
 import {
   newRestartName,
@@ -21,9 +22,6 @@ import {
 
 /** A question to the manager is answered in milliseconds; a manager that is reloading a large system takes seconds. */
 const queryLimitMs = 30_000;
-
-/** What a unit without a time limit of its own (`infinity`) is given to stop or to start: 5 minutes. */
-const unlimitedMs = 300_000;
 
 /** For the manager itself, above what the unit is given: 10 s. */
 const managerSlackMs = 10_000;
@@ -46,8 +44,6 @@ const otherUnit = /\.(socket|timer|path|automount|target|slice|scope|mount|swap|
 
 /** Stopping a unit stops those that are named in these properties of it. */
 const stopsAlong = ["RequiredBy", "RequisiteOf", "BoundBy", "ConsistsOf", "PropagatesStopTo"];
-
-type Properties = Readonly<Record<string, string>>;
 
 export class SystemdUnit implements Service {
   readonly kind: "systemd-user" | "systemd";
@@ -419,7 +415,12 @@ export class SystemdUnit implements Service {
 
   #words(outcome: Outcome): string {
     if (outcome.failure === "timeout") return ": it took too long, and may go on";
-    return outcome.stderr ? `: ${outcome.stderr.replace(/\s*\n\s*/g, " ")}` : "";
+    return outcome.stderr
+      ? `: ${outcome.stderr
+          .split("\n")
+          .map((line) => line.trim())
+          .join(" ")}`
+      : "";
   }
 
   #error(message: string, unit = this.name): StoreError {
@@ -519,21 +520,6 @@ function asProperties(names: readonly string[]): string[] {
   return [`--property=${names.join(",")}`];
 }
 
-/** `systemctl show` prints one block a unit, in the order asked for, with an empty line between. */
-function parseProperties(text: string): Properties[] {
-  return text
-    .trimEnd()
-    .split("\n\n")
-    .map((block) =>
-      Object.fromEntries(
-        block.split("\n").map((line) => {
-          const [name = "", ...value] = line.split("=");
-          return [name, value.join("=")];
-        }),
-      ),
-    );
-}
-
 /** It runs or is about to: "activating" is also a unit that waits to be restarted after a crash. */
 function isActive(unit: Properties): boolean {
   return !["inactive", "failed", "deactivating", undefined].includes(unit.ActiveState);
@@ -559,24 +545,6 @@ function stateOf(unit: Properties): ServiceState {
 function stopLimitMs(unit: Properties): number {
   const further = [unit.ExecStop, unit.ExecStopPost, unit.SendSIGKILL === "no"].filter(Boolean);
   return (1 + further.length) * timespanMs(unit.TimeoutStopUSec);
-}
-
-/** Milliseconds to a unit of time as systemd writes it, "1min 30s" (systemd.time(7)). */
-const timeUnits: Readonly<Record<string, number>> = {
-  us: 0.001,
-  ms: 1,
-  s: 1000,
-  min: 60_000,
-  h: 3_600_000,
-  d: 86_400_000,
-  w: 604_800_000,
-};
-
-function timespanMs(text = "0"): number {
-  if (text === "infinity") return unlimitedMs;
-  const parts = [...text.matchAll(/([\d.]+) ?([a-z]+)/g)];
-  const total = sum(parts.map(([, n, unit = ""]) => Number(n) * (timeUnits[unit] ?? Infinity)));
-  return Math.min(total, unlimitedMs);
 }
 
 function sum(numbers: readonly number[]): number {

@@ -48,15 +48,25 @@ const instead: Record<string, string> = {
   RELEASE: "With --write, what is entered at once is one transaction.",
 };
 
-/** One token after the other, and what is between them: strings, names in quotes, comments, words, single characters. */
+/**
+ * One token after the other, and what is between them: strings, names in quotes, comments, words, single characters;
+ * white space and words are SQLite's, to which every character beyond ASCII is a letter, and a byte order mark a space. A
+ * doubled quote within quotes makes two tokens of one, side by side, which is all the same here, and nothing is
+ * repeated that could be read in two ways: a string of megabytes is read as fast as it is copied.
+ */
 const token =
-  /\s+|--[^\n]*(?:\n|$)|\/\*[\s\S]*?(?:\*\/|$)|'(?:[^']|'')*(?:'|$)|"(?:[^"]|"")*(?:"|$)|`(?:[^`]|``)*(?:`|$)|\[[^\]]*(?:\]|$)|[\p{L}\p{N}_$]+|[\s\S]/gu;
+  /[ \t\n\f\r\ufeff]+|--[^\n]*(?:\n|$)|\/\*[\s\S]*?(?:\*\/|$)|'[^']*(?:'|$)|"[^"]*(?:"|$)|`[^`]*(?:`|$)|\[[^\]]*(?:\]|$)|[\w$\u0080-\ufefe\uff00-\uffff]+|[\s\S]/g;
 
-const insignificant = /^(?:\s|--|\/\*)/;
+const insignificant = /^(?:[ \t\n\f\r\ufeff]|--|\/\*)/;
 
-/** A string, name or comment that lacks its end. */
-const unfinished =
-  /^(?:'(?:[^']|'')*|"(?:[^"]|"")*|`(?:[^`]|``)*|\[[^\]]*|\/\*(?:(?!\*\/)[\s\S])*)$/;
+const closing: Readonly<Record<string, string>> = { "'": "'", '"': '"', "`": "`", "[": "]" };
+
+/** Whether a token is a string, name or comment that lacks its end. */
+function isUnfinished(text: string): boolean {
+  if (text.startsWith("/*")) return text.length < 4 || !text.endsWith("*/");
+  const end = closing[text[0] ?? ""];
+  return end !== undefined && (text.length === 1 || !text.endsWith(end));
+}
 
 interface Piece {
   text: string;
@@ -74,7 +84,7 @@ function pieces(sql: string): Piece[] {
       continue;
     }
     piece.text += text;
-    if (!insignificant.test(text) || unfinished.test(text)) piece.tokens.push(text);
+    if (!insignificant.test(text) || isUnfinished(text)) piece.tokens.push(text);
   }
   found.push(piece);
   return found.filter(({ tokens }) => tokens.length > 0);
@@ -92,7 +102,7 @@ export function isComplete(sql: string): boolean {
  */
 export function parseStatements(sql: string): Statement[] {
   return pieces(sql).map(({ text, tokens }) => {
-    if (unfinished.test(tokens.at(-1) ?? "")) {
+    if (isUnfinished(tokens.at(-1) ?? "")) {
       throw new StoreError("usage", "a string, a name or a comment in the statement has no end");
     }
     return { text: text.trim(), kind: kindOf(tokens) };
