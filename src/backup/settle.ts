@@ -99,6 +99,7 @@ export async function settleBackup(journal: Journal, storePath: string): Promise
 }
 
 async function settleFiles(files: BackupJournal): Promise<string[]> {
+  if (files.final) await removeEmptyClaims(files.final);
   if (files.final && (await isWhole(files))) {
     await completeBackup(files);
     return [`completed the interrupted backup ${files.final.copy}`];
@@ -108,6 +109,24 @@ async function settleFiles(files: BackupJournal): Promise<string[]> {
   if (await lookAt(folder)) await removeStagedBundles(folder, key_id);
   const removed = await removeUnfinished(files);
   return removed.map((path) => `removed ${path}, left by an interrupted backup`);
+}
+
+/**
+ * On a file system without hard links a name is claimed by an empty file, which the staged one then replaces
+ * (`claimName`): a kill in between leaves the empty one. Both names were free when they were journaled.
+ */
+async function removeEmptyClaims({
+  copy,
+  manifest,
+}: NonNullable<BackupJournal["final"]>): Promise<void> {
+  for (const path of [copy, manifest]) {
+    if ((await lookAt(path))?.size !== 0) continue;
+    try {
+      await rm(path);
+    } catch (error) {
+      throw systemError(error, `cannot remove ${path}`);
+    }
+  }
 }
 
 /** Whether the copy and the manifest are both there, each under one name or the other, and fit together. */

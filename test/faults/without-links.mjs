@@ -1,0 +1,20 @@
+// Loaded before a program (NODE_OPTIONS=--import=…), it takes the hard links away, as FAT does, and kills the program where
+// a name that ends like HIVEMIND_TEST_KILL_AT has been claimed by an empty file and not been given to the staged one yet.
+import fs from "node:fs";
+import { syncBuiltinESMExports } from "node:module";
+
+const { rename } = fs.promises;
+
+fs.promises.link = async (_from, to) => {
+  const code = fs.existsSync(to) ? "EEXIST" : "EPERM";
+  throw Object.assign(new Error(code), { code });
+};
+
+fs.promises.rename = async (from, to) => {
+  const ending = process.env.HIVEMIND_TEST_KILL_AT;
+  const isClaimed = fs.statSync(to, { throwIfNoEntry: false })?.size === 0;
+  if (ending && isClaimed && to.endsWith(ending)) process.kill(process.pid, "SIGKILL");
+  return rename(from, to);
+};
+
+syncBuiltinESMExports();
