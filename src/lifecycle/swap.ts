@@ -11,7 +11,7 @@
  * still has its second name, is put back.
  */
 import { randomBytes } from "node:crypto";
-import { constants } from "node:fs";
+import { type BigIntStats, constants } from "node:fs";
 import { link, open, rename, rm, statfs } from "node:fs/promises";
 import { basename, dirname, join } from "node:path";
 import { type Bundle, bundleName, writeBundle } from "../bundle/bundle.js";
@@ -24,14 +24,20 @@ import {
   type KnownService,
   refuseHolders,
   type ServiceReport,
+  type Stopped,
   stoppedOf,
 } from "../operation/absence.js";
 import { Journal } from "../operation/journal.js";
 import type { OperationLock } from "../operation/lock.js";
 import type { Reporter } from "../operation/reporter.js";
-import { newRestartName, type RestartTimer } from "../service/service.js";
+import {
+  newRestartName,
+  type RestartTimer,
+  type Service,
+  type Started,
+} from "../service/service.js";
 import { keyIdOf, type StoreKey } from "../store/cipher.js";
-import { syncFile } from "./files.js";
+import { hasAccessList, syncFile } from "./files.js";
 import { throwIfInterrupted } from "./interrupt.js";
 import {
   type KeyringPlan,
@@ -114,6 +120,7 @@ export async function swap(request: SwapRequest): Promise<SwapOutcome> {
   const { storePath } = lock;
   const before = await lookAt(storePath);
   if (before && !before.isFile()) throw new StoreError("refused", `${storePath} is not a file`);
+  if (before) await refuseUncarried(storePath, before);
   const size = Number(before?.size ?? 0n);
   await refuseWithoutRoom(dirname(storePath), size);
   const hidden = `.${basename(storePath)}.${randomBytes(6).toString("hex")}.replaced`;
@@ -263,6 +270,13 @@ class SwapWork {
         { hint: "run this as that user, who must be in that group, or as root", cause: error },
       );
     }
+    if (before && isGroupLetIn(before) && (await hasAccessList(data.staged))) {
+      throw new StoreError(
+        "refused",
+        `${dirname(storePath)} gives every new file an access control list, and the store has none`,
+        { hint: `setfacl -k '${dirname(storePath)}' takes that from the folder` },
+      );
+    }
   }
 
   async stop(): Promise<void> {
@@ -358,7 +372,7 @@ class SwapWork {
     // To settling it is the same as the step before: a full disk must not keep the service down.
     await this.#state.write("starting").catch(() => undefined);
     if (!stopped) return null;
-    const { upAt } = await service.start(stopped.dependents);
+    const { upAt } = await this.#startOnStore(service, stopped);
     await this.#timer?.disarm();
     this.#state.reached("started");
     return Math.round(upAt - this.#stoppedAt);
@@ -422,8 +436,22 @@ class SwapWork {
   async #startAgain(): Promise<void> {
     const { stopped } = this.#state.data;
     if (!stopped) return;
-    await this.#request.service.service.start(stopped.dependents);
+    await this.#startOnStore(this.#request.service.service, stopped);
     await this.#timer?.disarm();
+  }
+
+  /**
+   * Starts it, and anew if something else has done so since the commit began, its timer or a person: that may have been
+   * on the file that is gone.
+   */
+  async #startOnStore(service: Service, { dependents }: Stopped): Promise<Started> {
+    const started = await service.start(dependents);
+    if (!started.wasUp || !this.#state.data.committed) return started;
+    this.#request.reporter.notice(
+      `something had started ${this.#name} meanwhile: starting it anew`,
+    );
+    await service.stop();
+    return await service.start(dependents);
   }
 
   async #letGoOfStore(): Promise<void> {
@@ -478,6 +506,38 @@ async function knowServerJson(request: SwapRequest): Promise<SwapJournal["server
     passphrase,
   );
   return { ...serverJson, ...(previous !== undefined && { previous }) };
+}
+
+/**
+ * What a new file would not have. The group's rights of a file with an access control list are not what its mode says:
+ * a new one of that mode, and without the list, would let the group in.
+ *
+ * @throws StoreError `refused` for an access control list, and for a second name, which would go on naming the old file.
+ */
+async function refuseUncarried(path: string, before: BigIntStats): Promise<void> {
+  if (isGroupLetIn(before) && (await hasAccessList(path))) {
+    throw new StoreError(
+      "refused",
+      `${path} has an access control list, which a new file would not have`,
+      {
+        hint: `getfacl '${path}' shows it; setfacl -b '${path}' takes it off: see then that its mode is right, and give it anew afterwards`,
+      },
+    );
+  }
+  if (before.nlink > 1n) {
+    throw new StoreError(
+      "refused",
+      `${path} has another name (a hard link), under which the old file would stay`,
+      {
+        hint: `find its other names: find FOLDER -samefile '${path}'; remove those, or use a symbolic link`,
+      },
+    );
+  }
+}
+
+/** As far as the mode says it. Where it says no, an access control list lets nobody in either. */
+function isGroupLetIn({ mode }: BigIntStats): boolean {
+  return (mode & 0o070n) !== 0n;
 }
 
 async function refuseWithoutRoom(folder: string, size: number): Promise<void> {

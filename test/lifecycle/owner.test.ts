@@ -1,4 +1,5 @@
-import { chmod, chown, rm, stat } from "node:fs/promises";
+import { execFileSync } from "node:child_process";
+import { chmod, chown, link, rm, stat } from "node:fs/promises";
 import { dirname } from "node:path";
 import { expect, test } from "vitest";
 import type { BackupResult } from "../../src/backup/backup.js";
@@ -27,3 +28,50 @@ test.skipIf(process.geteuid?.() !== 0)(
     expect([restored.uid, restored.gid, restored.mode & 0o777]).toEqual([65534, 65534, 0o600]);
   },
 );
+
+/** Lets user 1 read and write, and the owner's group nothing: the mode, which shows the most that anybody but the owner may, is 0660. */
+const letOneUserIn = (attribute: string) => `
+import os, struct, sys
+entries = [(1, 6, 0xffffffff), (2, 6, 1), (4, 0, 0xffffffff), (16, 6, 0xffffffff), (32, 0, 0xffffffff)]
+acl = struct.pack("<I", 2) + b"".join(struct.pack("<HHI", *entry) for entry in entries)
+os.setxattr(sys.argv[1], "system.${attribute}", acl)
+`;
+
+test("a store with an access control list is refused: without it, a new file of that mode would let the group in", async () => {
+  const world = await World.of("sqlcipher4-schema2.db");
+  execFileSync("python3", ["-c", letOneUserIn("posix_acl_access"), world.path]);
+  expect((await stat(world.path)).mode & 0o777).toBe(0o660);
+  const refused = await world.run("rotate", world.withoutService);
+  expect(refused.error).toMatchObject({
+    kind: "refused",
+    hint: expect.stringMatching(/setfacl -b/),
+  });
+  expect(await world.leftovers()).toEqual([]);
+});
+
+test("a list that the folder gives to every new file widens nothing: refused, unless the mode keeps it out", async () => {
+  const world = await World.of("sqlcipher4-schema2.db");
+  execFileSync("python3", ["-c", letOneUserIn("posix_acl_default"), dirname(world.path)]);
+  await chmod(world.path, 0o660);
+  const refused = await world.run("rotate", world.withoutService);
+  expect(refused.error).toMatchObject({
+    kind: "refused",
+    hint: expect.stringMatching(/setfacl -k/),
+  });
+  expect(await world.leftovers()).toEqual([]);
+  await chmod(world.path, 0o600);
+  resultOf(await world.run("rotate", world.withoutService));
+  expect((await stat(world.path)).mode & 0o777).toBe(0o600);
+});
+
+test("a store that has a second name is refused: the old file, in plain text perhaps, would stay under that", async () => {
+  const world = await World.of("plain-schema2.db");
+  await link(world.path, `${world.folder}/second`);
+  const refused = await world.run("encrypt", world.withoutService);
+  expect(refused.error).toMatchObject({
+    kind: "refused",
+    hint: expect.stringMatching(/-samefile/),
+  });
+  await rm(`${world.folder}/second`);
+  resultOf(await world.run("encrypt", world.withoutService));
+});
