@@ -65,6 +65,11 @@ export function formatSource(source: PassphraseSource): string {
   return "keyring";
 }
 
+/** The source for a message, which a log may keep: without a command's text, since that may hold a token of its own. */
+export function describeSource(source: PassphraseSource): string {
+  return source.kind === "command" ? "the passphrase command" : formatSource(source);
+}
+
 /**
  * The passphrases kept for a store, the likeliest first: current, pending, then previous ones, of which the one for
  * the file's own `keyId` leads. A passphrase is fetched only when it is asked for.
@@ -182,7 +187,7 @@ async function readCommand(command: string): Promise<string> {
     });
   });
   if (ended !== undefined) {
-    throw new StoreError("passphraseUnavailable", `the passphrase command ${ended}: ${command}`, {
+    throw new StoreError("passphraseUnavailable", `the passphrase command ${ended}`, {
       hint: "run it yourself; it has to print the passphrase and nothing else",
     });
   }

@@ -10,7 +10,7 @@ import { keepKey, keptKey } from "./derived-key.js";
 import { deleteDerivedKeys } from "./keyring.js";
 import { checkPassphrase } from "./passphrase.js";
 import {
-  formatSource,
+  describeSource,
   type Generation,
   type KeptPassphrase,
   type PassphraseSource,
@@ -136,18 +136,13 @@ function noneOpens(
     if (checked.kind !== "mistyped") continue;
     return new StoreError(
       "wrongPassphrase",
-      `the passphrase from ${describe(source)} does not open ${path}: it has a mistake in group ${checked.group}`,
+      `the passphrase from ${describeSource(source)} does not open ${path}: it has a mistake in group ${checked.group}`,
       { hint: `compare group ${checked.group}, counted from the left, with what was written down` },
     );
   }
   return new StoreError(
     "wrongPassphrase",
-    `the passphrase from ${describe(source)} does not open ${path}, or it is no database`,
+    `the passphrase from ${describeSource(source)} does not open ${path}, or it is no database`,
     { hint: otherwise },
   );
-}
-
-/** Without a command's text, which may be long. */
-function describe(source: PassphraseSource): string {
-  return source.kind === "command" ? "the passphrase command" : formatSource(source);
 }

@@ -8,7 +8,7 @@
  */
 import { StoreError } from "../errors.js";
 import { namedStore, passwordIn, readServerJson, serverJsonPath } from "../hub/server-json.js";
-import { formatSource } from "../keys/source.js";
+import { describeSource, formatSource } from "../keys/source.js";
 import { selectService } from "../service/select.js";
 import { type CipherCompatibility, identify, openEncrypted } from "../store/cipher.js";
 import { checkSchema } from "../store/schema.js";
@@ -67,7 +67,7 @@ export async function adopt(options: AdoptOptions): Promise<AdoptResult> {
   if (source.kind !== "keyring" && (await firstPassphrase(source, storePath)) !== passphrase) {
     throw new StoreError(
       "refused",
-      `${formatSource(source)} does not yield the store's passphrase`,
+      `${describeSource(source)} does not yield the store's passphrase`,
       {
         hint: "put it there first, or keep it in the keyring: --passphrase-source keyring",
       },

@@ -7,7 +7,12 @@
  */
 import { StoreError } from "../errors.js";
 import { getEntry } from "../keys/keyring.js";
-import { formatSource, type PassphraseSource } from "../keys/source.js";
+import {
+  describeSource,
+  formatSource,
+  type Generation,
+  type PassphraseSource,
+} from "../keys/source.js";
 import { unlock } from "../keys/unlock.js";
 import { knowService, type ServiceReport } from "../operation/absence.js";
 import { type CipherCompatibility, identify, keyIdOf, type StoreKey } from "../store/cipher.js";
@@ -15,7 +20,7 @@ import { Connection } from "../store/connection.js";
 import { checkSchema } from "../store/schema.js";
 import { findHandover, type Handover, requireHandover } from "./handover.js";
 import type { BundleOptions, BundleReport, OperationOptions } from "./options.js";
-import { firstPassphrase, type KeyringPlan, planKeyring } from "./passphrases.js";
+import { firstPassphrase, type KeyringPlan, planKeyring, takeUpPending } from "./passphrases.js";
 import {
   bundleReport,
   checkBundleFolder,
@@ -65,6 +70,10 @@ export async function encrypt(options: EncryptOptions): Promise<EncryptResult> {
   const to = options.cipherCompatibility ?? 4;
   const bundle = await checkBundleFolder(options, reporter);
   const found = await lookInside(storePath, source, to);
+  if (source.kind === "keyring" && found.generation) {
+    const taken = await takeUpPending(storePath, found.generation);
+    if (taken) reporter.notice(taken);
+  }
   const passphrase = found.passphrase ?? (await passphraseFor(options));
   const service = await knowService(options.service, reporter);
   const upgrade = found.passphrase !== undefined;
@@ -119,7 +128,7 @@ async function lookInside(
   storePath: string,
   source: PassphraseSource,
   to: CipherCompatibility,
-): Promise<{ secret: Secret; passphrase?: string }> {
+): Promise<{ secret: Secret; passphrase?: string; generation?: Generation }> {
   const { format } = await identify(storePath);
   if (format === "absent") {
     throw new StoreError("notFound", `there is no store at ${storePath}`, {
@@ -134,7 +143,8 @@ async function lookInside(
     await check(connection);
     return { secret: undefined };
   }
-  const { connection, key, passphrase } = await unlock(storePath, source, { mode: "readwrite" });
+  const unlocked = await unlock(storePath, source, { mode: "readwrite" });
+  const { connection, key, passphrase, generation } = unlocked;
   await check(connection);
   if (key.cipherCompatibility >= to) {
     throw new StoreError(
@@ -143,7 +153,7 @@ async function lookInside(
       { hint: "hivemind-sqlcipher rotate gives it another passphrase" },
     );
   }
-  return { secret: key, passphrase };
+  return { secret: key, passphrase, generation };
 }
 
 async function check(connection: Connection): Promise<void> {
@@ -164,7 +174,7 @@ async function passphraseFor({
 }: EncryptOptions): Promise<string> {
   if (source.kind !== "keyring") {
     if (passphraseFile !== undefined) {
-      throw new StoreError("usage", `the passphrase comes from ${formatSource(source)}`, {
+      throw new StoreError("usage", `the passphrase comes from ${describeSource(source)}`, {
         hint: "leave --passphrase-file out: the source is read as it is",
       });
     }

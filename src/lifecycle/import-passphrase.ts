@@ -5,7 +5,7 @@
  */
 import { type BundleOpener, readBundle } from "../bundle/bundle.js";
 import { StoreError } from "../errors.js";
-import { formatSource, type PassphraseSource } from "../keys/source.js";
+import { describeSource, type PassphraseSource } from "../keys/source.js";
 import type { OperationLock } from "../operation/lock.js";
 import { identify, openEncrypted } from "../store/cipher.js";
 import { planKeyring } from "./passphrases.js";
@@ -38,7 +38,7 @@ export async function importPassphrase(options: ImportOptions): Promise<ImportRe
   const { lock, source, bundle, opener } = options;
   const { storePath } = lock;
   if (source.kind !== "keyring") {
-    throw new StoreError("refused", `the passphrase comes from ${formatSource(source)}`, {
+    throw new StoreError("refused", `the passphrase comes from ${describeSource(source)}`, {
       hint: "bundle show --show-passphrase shows it, to be put there; or use --passphrase-source keyring",
     });
   }

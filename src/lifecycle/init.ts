@@ -5,17 +5,22 @@
  * then the passphrase is kept and read back, then the store is made under another name and gets its own only when it
  * is whole. A passphrase that is kept without a store is taken up by the next `init`.
  */
-import { lstat } from "node:fs/promises";
+import { stat } from "node:fs/promises";
 import { dirname } from "node:path";
 import { writeBundle } from "../bundle/bundle.js";
 import { refuseBadPlacement } from "../bundle/placement.js";
 import { parseRecipient } from "../bundle/recovery-key.js";
 import { loadSettings, type Settings, saveSettings } from "../config/settings.js";
-import { StoreError } from "../errors.js";
-import { createFile, makeFolder } from "../files/durable.js";
+import { hasCode, StoreError, systemError } from "../errors.js";
+import { makeFolder } from "../files/durable.js";
 import { getEntry, keyringService, setEntry } from "../keys/keyring.js";
 import { generatePassphrase } from "../keys/passphrase.js";
-import { formatSource, type PassphraseSource, readPassphrases } from "../keys/source.js";
+import {
+  describeSource,
+  formatSource,
+  type PassphraseSource,
+  readPassphrases,
+} from "../keys/source.js";
 import type { OperationLock } from "../operation/lock.js";
 import type { Reporter } from "../operation/reporter.js";
 import { reached } from "../operation/step.js";
@@ -86,6 +91,7 @@ async function make(options: InitOptions, { storePath }: OperationLock): Promise
       hint: `secret-tool clear service ${keyringService} account '${storePath}' forgets it, if nothing needs it any more.`,
     });
   }
+  if (source.kind === "file") await requirePassphraseFile(source.path);
   const recipients = await ensureRecipients(options);
   const passphrase = await keepPassphrase(options, kept);
   reached("init.passphrase-kept");
@@ -124,12 +130,14 @@ async function make(options: InitOptions, { storePath }: OperationLock): Promise
 }
 
 async function refuseExisting(storePath: string): Promise<void> {
-  const { format } = await identify(storePath);
+  const { format, size } = await identify(storePath);
   if (format === "absent") return;
   const hint =
-    format === "plaintext"
-      ? "It is not encrypted; hivemind-sqlcipher encrypt converts it in place."
-      : "If upstream's password setting encrypted it, hivemind-sqlcipher init --adopt takes it over.";
+    size === 0
+      ? `It is empty: rm '${storePath}'`
+      : format === "plaintext"
+        ? "It is not encrypted; hivemind-sqlcipher encrypt converts it in place."
+        : "If upstream's password setting encrypted it, hivemind-sqlcipher init --adopt takes it over.";
   throw new StoreError("refused", `there is a store at ${storePath} already`, { hint });
 }
 
@@ -143,20 +151,22 @@ async function keepPassphrase(options: InitOptions, kept: string | undefined): P
     return passphrase;
   }
   if (options.passphrase !== undefined) {
-    throw new StoreError("usage", `a passphrase cannot be put into ${formatSource(source)}`, {
+    throw new StoreError("usage", `a passphrase cannot be put into ${describeSource(source)}`, {
       hint: "Leave --passphrase-file out: the source is read as it is.",
     });
   }
-  if (source.kind === "file" && !(await exists(source.path))) {
-    await createFile(source.path, `${generatePassphrase()}\n`);
-  }
   for await (const { passphrase } of readPassphrases(source, storePath)) return passphrase;
-  throw new StoreError("passphraseUnavailable", `${formatSource(source)} yields no passphrase`);
+  throw new StoreError("passphraseUnavailable", `${describeSource(source)} yields no passphrase`);
 }
 
-async function exists(path: string): Promise<boolean> {
-  return lstat(path).then(
-    () => true,
-    () => false,
-  );
+/** No passphrase is written to a disk by this program: whoever wants that does it. */
+async function requirePassphraseFile(path: string): Promise<void> {
+  try {
+    await stat(path);
+  } catch (error) {
+    if (!hasCode(error, "ENOENT", "ENOTDIR")) throw systemError(error, `cannot look at ${path}`);
+    throw new StoreError("passphraseUnavailable", `there is no file ${path}`, {
+      hint: `The keyring gets a passphrase that is made here; into a file you put your own: (umask 077; openssl rand -base64 33 > '${path}')`,
+    });
+  }
 }

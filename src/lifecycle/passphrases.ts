@@ -8,7 +8,7 @@ import { z } from "zod";
 import { StoreError } from "../errors.js";
 import { deleteEntry, getEntry, listEntries, setEntry } from "../keys/keyring.js";
 import {
-  formatSource,
+  describeSource,
   type Generation,
   type PassphraseSource,
   readPassphrases,
@@ -113,7 +113,7 @@ export async function placeForPassword(
     if ((await firstPassphrase(source, storePath)) === password) return undefined;
     throw new StoreError(
       "refused",
-      `server.json has another password than ${formatSource(source)}, and it would be lost`,
+      `server.json has another password than ${describeSource(source)}, and it would be lost`,
       { hint: "if nothing needs it any more, take it out of server.json; else keep it first" },
     );
   }
@@ -191,7 +191,7 @@ export async function firstPassphrase(
   storePath: string,
 ): Promise<string> {
   for await (const { passphrase } of readPassphrases(source, storePath)) return passphrase;
-  throw new StoreError("passphraseUnavailable", `${formatSource(source)} yields no passphrase`);
+  throw new StoreError("passphraseUnavailable", `${describeSource(source)} yields no passphrase`);
 }
 
 /**

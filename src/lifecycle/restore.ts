@@ -16,7 +16,7 @@ import { realPath } from "../config/paths.js";
 import { StoreError, systemError } from "../errors.js";
 import { createFile, syncFolder } from "../files/durable.js";
 import { getEntry } from "../keys/keyring.js";
-import { formatSource, isKept } from "../keys/source.js";
+import { describeSource, formatSource, isKept } from "../keys/source.js";
 import { knowService, type ServiceReport } from "../operation/absence.js";
 import { acquireLock } from "../operation/lock.js";
 import type { Reporter } from "../operation/reporter.js";
@@ -124,7 +124,7 @@ async function putInPlace(options: RestoreOptions, backup: VerifiedBackup): Prom
   if (source.kind !== "keyring" && (await keptElsewhere()) !== backup.passphrase) {
     throw new StoreError(
       "refused",
-      `${formatSource(source)} does not yield the passphrase of the backup`,
+      `${describeSource(source)} does not yield the passphrase of the backup`,
       { hint: "put it there first, or keep it in the keyring: --passphrase-source keyring" },
     );
   }

@@ -151,7 +151,7 @@ test("a command's output is the passphrase; it may be anything a shell can do", 
 test("a command that fails is named with its exit code, or the signal that ended it", async () => {
   expect(await errorOf("command:echo a secret; exit 7")).toMatchObject({
     kind: "passphraseUnavailable",
-    message: "the passphrase command ended with exit code 7: echo a secret; exit 7",
+    message: "the passphrase command ended with exit code 7",
   });
   expect(await errorOf("command:kill -KILL $$")).toMatchObject({
     kind: "passphraseUnavailable",

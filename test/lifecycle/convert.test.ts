@@ -7,6 +7,7 @@ import type { DecryptResult } from "../../src/lifecycle/decrypt.js";
 import type { EncryptResult } from "../../src/lifecycle/encrypt.js";
 import { identify, openEncrypted } from "../../src/store/cipher.js";
 import { Connection } from "../../src/store/connection.js";
+import { root } from "../built.js";
 import { fixturePassphrases } from "../store/temporary.js";
 import { passphraseFile, resultOf, World } from "./world.js";
 
@@ -73,6 +74,23 @@ test("a store of format 3 becomes one of format 4, under the same passphrase", a
   expect(await world.rows()).toEqual(before);
   expect(await world.slots()).toEqual({ current: fixturePassphrases["sqlcipher3-schema2.db"] });
   expect(await world.bundles()).toEqual([encrypted.key_id]);
+});
+
+test("a pending passphrase that opens a store of format 3 is still kept after such a conversion was undone", async () => {
+  const world = await World.of("sqlcipher3-schema2.db");
+  const passphrase = fixturePassphrases["sqlcipher3-schema2.db"];
+  await setEntry(world.path, "pending", passphrase);
+  await setEntry(world.path, "current", "of some other file");
+  const killed = await world.run("encrypt", world.withoutService, {
+    NODE_OPTIONS: `--import=${root}test/faults/at-step.mjs`,
+    HIVEMIND_TEST_AT_STEP: JSON.stringify({ "encrypt.synced": "kill" }),
+  });
+  expect(killed.signal).toBe("SIGKILL");
+  expect((await world.settle()).result).toEqual([
+    "undid the interrupted encrypt: the store is as it was before",
+  ]);
+  expect(Object.values(await world.slots())).toContain(passphrase);
+  expect(Object.values(await world.slots())).toContain("of some other file");
 });
 
 test("format 3 is kept where the hub's library reads nothing newer", async () => {
