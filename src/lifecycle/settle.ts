@@ -112,9 +112,25 @@ async function settleSwap(state: Swap, operation: SwapOperation): Promise<string
 
 /** From the rename on; if the service does not come up on the new file, the old one is put back. */
 async function finish(state: Swap, service: Service | undefined, start: () => Promise<void>) {
+  /** @returns the error to throw: what had to be put back, and why. */
+  const putBack = async (error: unknown) => {
+    const { kind, message, hint } = systemError(error, "the service did not start", "service");
+    try {
+      await state.revert(() => stopAny(service, state.storePath), start);
+    } catch (second) {
+      // What keeps server.json from its new passphrase may keep it from the old one, which it still has.
+      if (!(second instanceof StoreError) || second.kind !== kind) throw second;
+    }
+    return new StoreError(kind, `${message}; the store that was replaced was put back`, {
+      hint: withHint(hint, "the service runs on that one"),
+      cause: error,
+    });
+  };
   try {
     await state.handOver();
   } catch (error) {
+    // A hub that reads the new passphrase in server.json, and does not find it there, cannot open the new file.
+    if (state.data.server_json && (await state.canRevert())) throw await putBack(error);
     // The service comes first, also if it has to be content with a passphrase that is still pending.
     await start();
     throw error;
@@ -124,12 +140,7 @@ async function finish(state: Swap, service: Service | undefined, start: () => Pr
     await start();
   } catch (error) {
     if (!(await state.canRevert())) throw error;
-    await state.revert(() => stopAny(service, state.storePath), start);
-    const { message, hint } = systemError(error, "the service did not start", "service");
-    throw new StoreError("service", `${message}; the store that was replaced was put back`, {
-      hint: withHint(hint, "the service runs on that one"),
-      cause: error,
-    });
+    throw await putBack(error);
   }
 }
 

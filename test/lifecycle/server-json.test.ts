@@ -77,6 +77,34 @@ test("settings that cannot be changed are found out before the service is stoppe
   expect(await world.leftovers()).toEqual([]);
 });
 
+test("settled where the new passphrase cannot be had, as by the timer of a credential's unit, the hub gets the old store back", async () => {
+  const world = await World.of("plain-schema2.db");
+  const file = await passphraseFile(world, "in both");
+  const serverJson = await writeServerJson(world, "in both");
+  await startHolder(world);
+  const before = await world.rows();
+  const more = { hub: "auto", source: { kind: "file", path: file } };
+  const killed = await world.run("encrypt", more, {
+    NODE_OPTIONS: `--import=${root}test/faults/at-step.mjs`,
+    HIVEMIND_TEST_AT_STEP: JSON.stringify({ "encrypt.renamed": "kill" }),
+  });
+  expect(killed.signal).toBe("SIGKILL");
+  await rename(file, `${file}.away`);
+  const settled = await world.settle();
+  expect(settled.error).toMatchObject({
+    kind: "passphraseUnavailable",
+    message: expect.stringMatching(/was put back/),
+  });
+  expect(await world.isActive).toBe(true);
+  expect(await world.rows()).toEqual(before);
+  expect(await readFile(serverJson, "utf8")).toContain('"in both"');
+  await rename(`${file}.away`, file);
+  expect((await world.settle()).error).toBeUndefined();
+  expect(await world.isActive).toBe(true);
+  expect(await world.rows()).toEqual(before);
+  expect(await world.leftovers()).toEqual([]);
+});
+
 /** A store whose passphrase is in server.json and nowhere else, and a backup of an earlier one with its bundle. */
 async function keptInServerJson() {
   const world = await World.of("sqlcipher4-schema2.db");
