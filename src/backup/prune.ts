@@ -17,6 +17,9 @@ import { applyRetention, type KeepPolicy, type KeepRule, keepsSomething } from "
 import { lookAt } from "./settle.js";
 import { verifyBackup } from "./verify.js";
 
+/** Backups of several machines may come to one folder, and their clocks differ: 1 hour. */
+const clockToleranceSeconds = 3600;
+
 export interface PruneOptions extends ListingOptions {
   readonly keep: KeepPolicy;
   /** Also remove bundles that nothing here needs any more. */
@@ -66,6 +69,8 @@ export async function prune(options: PruneOptions): Promise<PruneResult> {
   const stale: ListedBackup[] = [];
   for (const orphan of orphans) if (!(await lookAt(orphan.path))) stale.push(orphan);
 
+  if (removable.length > 0) refuseFromTheFuture(counted);
+
   const staying = kept.map(({ backup, rules }) => ({ backup, rules }));
   let verified: string | null = null;
   if (removable.length > 0) {
@@ -107,6 +112,20 @@ export async function prune(options: PruneOptions): Promise<PruneResult> {
       ...others,
     ],
   };
+}
+
+/**
+ * A machine without a clock of its own may have been in another year when it made a backup, or be there now. Which one is
+ * the newest is not known then, and it could be the one to be removed.
+ */
+function refuseFromTheFuture(backups: readonly ListedBackup[]): void {
+  const ahead = backups.find(({ age_seconds: age }) => age < -clockToleranceSeconds);
+  if (!ahead) return;
+  throw new StoreError(
+    "refused",
+    `${ahead.path} was made at ${ahead.created_at}, which is still to come: a clock was wrong, then or now, and none was removed`,
+    { hint: "see what date says; if it is right now, move that backup and its manifest elsewhere" },
+  );
 }
 
 function isListed(path: string, backups: readonly ListedBackup[]): boolean {

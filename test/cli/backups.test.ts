@@ -215,6 +215,16 @@ test("the last backup that verifies is never pruned, and without one nothing is"
   expect(await readdir(folder)).toEqual(left);
 });
 
+test("a backup from the future tells of a wrong clock: which one is the newest is not known, and none is pruned", async () => {
+  const { folder, newest } = await withBackup();
+  const future = await madeAt(newest, machine.store, "2199-03-01T01:00:00.000Z");
+  const before = await readdir(folder);
+  const refused = await machine.run(["prune", folder, "--keep-last", "1"]);
+  expect(refused.code).toBe(17);
+  expect(refused.stderr).toContain(future);
+  expect(await readdir(folder)).toEqual(before);
+});
+
 test("a kill between a backup and its manifest is finished by the next prune", async () => {
   const { folder, newest } = await withBackup();
   const half = await madeAt(newest, machine.store, "2026-03-01T01:00:00.000Z");
