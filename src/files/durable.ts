@@ -178,6 +178,10 @@ async function giveOwner(path: string, uid: number, gid: number): Promise<void> 
   if (process.geteuid?.() === uid && process.getegid?.() === gid) return;
   const file = await open(path, constants.O_RDONLY | constants.O_NOFOLLOW);
   try {
+    // A second name for it would be somebody's who wants a file of ours for their own.
+    if ((await file.stat()).nlink !== 1) {
+      throw new StoreError("refused", `${path} is not the file that was made here`);
+    }
     await file.chown(uid, gid);
   } finally {
     await file.close();

@@ -257,7 +257,8 @@ class SwapWork {
     try {
       // Through a descriptor: whoever owns the folder could put a link in the file's place meanwhile.
       await using file = await open(data.staged, constants.O_RDONLY | constants.O_NOFOLLOW);
-      const { uid, gid } = await file.stat({ bigint: true });
+      const { uid, gid, nlink } = await file.stat({ bigint: true });
+      if (nlink !== 1n) throw new StoreError("refused", `${data.staged} is not the file made here`);
       if (owner.uid !== uid || (before && owner.gid !== gid)) {
         await file.chown(Number(owner.uid), Number(owner.gid));
       }
