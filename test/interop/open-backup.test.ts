@@ -7,6 +7,7 @@ import { createHash, createHmac, hkdfSync, pbkdf2Sync } from "node:crypto";
 import { cp, mkdir, mkdtemp, readdir, readFile, rm, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { basename, join } from "node:path";
+import { armor } from "age-encryption";
 import { afterAll, beforeAll, expect, test } from "vitest";
 import { manifestSchema } from "../../src/backup/manifest.js";
 import { generateRecoveryKey } from "../../src/bundle/recovery-key.js";
@@ -163,11 +164,28 @@ test("a bundle changed in any of its parts, or cut off, is refused", async () =>
     await writeFile(path, text.slice(0, length), "latin1");
     expect(python("show", path, "--identity", identity)).toMatchObject({ status: 1, stdout: "" });
   }
+  // The header's own seal, which is under the file key and not under what a stanza is sealed with.
+  const bytes = Buffer.from(armor.decode(text));
+  const seal = bytes.indexOf("\n--- ") + 5;
+  bytes.write(bytes.toString("latin1", seal, seal + 1) === "A" ? "B" : "A", seal);
+  await writeFile(path, bytes);
+  expect(python("show", path, "--identity", identity)).toMatchObject({
+    status: 1,
+    stderr: expect.stringContaining("header was altered"),
+  });
   const stranger = join(await temporaryFolder(), "other.txt");
   await writeFile(stranger, (await generateRecoveryKey()).identity);
   expect(python("show", bundle, "--identity", stranger)).toMatchObject({
     status: 1,
     stderr: expect.stringContaining("does not open"),
+  });
+  const mistyped = (await readFile(identity, "utf8")).replace(/(?<=KEY-1.{10})./, (symbol) =>
+    symbol === "Q" ? "P" : "Q",
+  );
+  await writeFile(stranger, mistyped);
+  expect(python("show", bundle, "--identity", stranger)).toMatchObject({
+    status: 1,
+    stderr: expect.stringContaining("typing mistake"),
   });
 });
 
