@@ -10,16 +10,26 @@ export type Line = "released" | "development";
 /** What open_backup.py needs, and the validator of bills of materials. */
 type Tool = "reader" | "cyclonedx";
 
-let folders: Record<Line | Tool, string> | undefined;
+let folders: Record<Line | Tool | "sources", string> | undefined;
 
-/** The interpreter of a line or a tool; the environments are made the first time, which takes a minute. */
-export function interpreter(line: Line | Tool): string {
+/** What scripts/python-peers makes; the first time takes a minute. */
+function peers() {
   if (folders === undefined) {
-    const made = execFileSync(prepare, { encoding: "utf8" });
-    const [released = "", development = "", reader = "", cyclonedx = ""] = made.split("\n");
-    folders = { released, development, reader, cyclonedx };
+    const made = execFileSync(prepare, { encoding: "utf8" }).split("\n");
+    const [released = "", development = "", reader = "", cyclonedx = "", sources = ""] = made;
+    folders = { released, development, reader, cyclonedx, sources };
   }
-  return `${folders[line]}/bin/python`;
+  return folders;
+}
+
+/** The interpreter of a line or a tool. */
+export function interpreter(line: Line | Tool): string {
+  return `${peers()[line]}/bin/python`;
+}
+
+/** Where the sources of upstream's packages are, each with its own tests; and pytest. */
+export function sources(): string {
+  return peers().sources;
 }
 
 /**
