@@ -18,11 +18,21 @@ export const exitCodes = {
 
 export type ErrorKind = keyof typeof exitCodes;
 
+const storeErrorMark = Symbol.for("hivemind-sqlcipher StoreError");
+
 /**
  * An error a user can act on: what is wrong and where (`message`), and what to type next (`hint`).
  * Neither ever holds a secret. Anything thrown that is not a `StoreError` is a defect of this project.
  */
 export class StoreError extends Error {
+  /**
+   * The command and the library are built apart: an error that a database plugin got from the library is one of these in
+   * the command as well.
+   */
+  static override [Symbol.hasInstance](value: unknown): boolean {
+    return typeof value === "object" && value !== null && storeErrorMark in value;
+  }
+
   override readonly name = "StoreError";
   readonly kind: ErrorKind;
   readonly hint: string | undefined;
@@ -31,6 +41,10 @@ export class StoreError extends Error {
     super(message, options.cause === undefined ? undefined : { cause: options.cause });
     this.kind = kind;
     this.hint = options.hint;
+  }
+
+  get [storeErrorMark](): true {
+    return true;
   }
 
   get exitCode(): number {

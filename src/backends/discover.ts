@@ -11,8 +11,8 @@ import { readdir, readFile, realpath, stat } from "node:fs/promises";
 import { delimiter, dirname, join, relative, sep } from "node:path";
 import { fileURLToPath, pathToFileURL } from "node:url";
 import { promisify } from "node:util";
-import { z } from "zod";
 import { hasCode, StoreError } from "../errors.js";
+import * as z from "../zod.js";
 import type { DatabasePlugin } from "./plugin.js";
 
 const run = promisify(execFile);
@@ -35,8 +35,8 @@ export interface FoundPlugin {
 }
 
 const manifestSchema = z.object({
-  name: z.string().default(""),
-  version: z.string().default(""),
+  name: z._default(z.string(), ""),
+  version: z._default(z.string(), ""),
   hivemind: z.object({ database: z.record(z.string(), z.unknown()) }),
 });
 

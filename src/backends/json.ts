@@ -7,12 +7,12 @@
  */
 import { readFile } from "node:fs/promises";
 import { dirname, join, resolve } from "node:path";
-import { z } from "zod";
 import { type Client, revoked, revokedApiKey } from "../client/client.js";
 import { formatJson, isJsonObject, type JsonObject, parseJson } from "../client/json.js";
 import { dataHome, realPath } from "../config/paths.js";
 import { hasCode, StoreError, systemError } from "../errors.js";
 import { makeFolder, replaceFile } from "../files/durable.js";
+import * as z from "../zod.js";
 import { BaseDatabase, matches, noSuchClient, type SearchValue } from "./base-database.js";
 import { decryptText, encryptText, keyOf } from "./ejson.js";
 import { type DatabaseConfig, type DatabasePlugin, filePlace, readConfig } from "./plugin.js";
@@ -28,7 +28,7 @@ import {
 
 export const jsonPluginName = "hivemind-json-db-plugin";
 
-const schema = z.strictObject({ ...filePlace, password: z.string().optional() });
+const schema = z.strictObject({ ...filePlace, password: z.optional(z.string()) });
 
 interface JsonFiles {
   /** `clients.json`, or `clients.ejson` with a password. */

@@ -1,8 +1,8 @@
 /** What makes a package a database plugin, and how its settings are read. */
-import { z } from "zod";
 import type { Database } from "../client/database.js";
 import { JsonNumber, type JsonObject } from "../client/json.js";
 import { StoreError } from "../errors.js";
+import * as z from "../zod.js";
 
 /** A plugin's settings: what stands under its name in `database` of `server.json`. */
 export type DatabaseConfig = JsonObject;
@@ -32,7 +32,7 @@ export interface DatabasePlugin {
  *
  * @throws StoreError `usage` naming the key, never its value.
  */
-export function readConfig<Schema extends z.ZodObject>(
+export function readConfig<Schema extends z.ZodMiniObject>(
   name: string,
   schema: Schema,
   config: DatabaseConfig,
@@ -56,6 +56,6 @@ export function readConfig<Schema extends z.ZodObject>(
 
 /** The settings by which HiveMind's file-based plugins find their file. */
 export const filePlace = {
-  name: z.string().min(1).optional(),
-  subfolder: z.string().optional(),
+  name: z.optional(z.string().check(z.minLength(1))),
+  subfolder: z.optional(z.string()),
 };

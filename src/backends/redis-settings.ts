@@ -1,42 +1,43 @@
 /** The settings of HiveMind's Redis plugin: which server, and where in it a store is. */
-import { z } from "zod";
+
+import * as z from "../zod.js";
 import { type DatabaseConfig, readConfig } from "./plugin.js";
 import type { RedisPlace } from "./redis-connection.js";
 
 export const redisPluginName = "hivemind-redis-db-plugin";
 
-const port = z.int().min(1).max(65_535);
+const port = z.int().check(z.minimum(1), z.maximum(65_535));
 
 /** Every setting of the Python plugin; those that are for its own pool and caches mean nothing here. */
 const schema = z.strictObject({
-  host: z.string().min(1).default("127.0.0.1"),
-  port: port.default(6379),
-  db: z.int().min(0).default(0),
-  name: z.string().optional(),
-  subfolder: z.string().optional(),
-  username: z.string().min(1).default("default"),
-  password: z.string().optional(),
-  index_prefix: z.string().min(1).default("client"),
-  cluster_nodes: z
-    .array(z.object({ host: z.string().min(1), port: z.coerce.number().pipe(port) }))
-    .default([]),
-  cluster_hash_tag: z
-    .string()
-    .regex(/^[^{}]*$/, "cannot hold { or }")
-    .optional(),
-  use_ssl: z.boolean().default(false),
-  ssl: z.boolean().optional(),
-  ssl_certfile: z.string().min(1).optional(),
-  ssl_keyfile: z.string().min(1).optional(),
-  ssl_ca_certs: z.string().min(1).optional(),
-  ssl_cert_reqs: z.enum(["required", "optional", "none"]).default("required"),
-  ssl_check_hostname: z.boolean().default(true),
-  retry_attempts: z.int().min(0).max(20).default(3),
-  retry_delay: z.number().min(0).max(60).default(0.1),
-  max_connections: z.int().optional(),
-  admission_record_ttl: z.int().optional(),
-  api_key_cache_ttl: z.number().optional(),
-  api_key_cache_size: z.int().optional(),
+  host: z._default(z.string().check(z.minLength(1)), "127.0.0.1"),
+  port: z._default(port, 6379),
+  db: z._default(z.int().check(z.minimum(0)), 0),
+  name: z.optional(z.string()),
+  subfolder: z.optional(z.string()),
+  username: z._default(z.string().check(z.minLength(1)), "default"),
+  password: z.optional(z.string()),
+  index_prefix: z._default(z.string().check(z.minLength(1)), "client"),
+  cluster_nodes: z._default(
+    z.array(
+      z.object({ host: z.string().check(z.minLength(1)), port: z.pipe(z.coerce.number(), port) }),
+    ),
+    [],
+  ),
+  cluster_hash_tag: z.optional(z.string().check(z.regex(/^[^{}]*$/, "cannot hold { or }"))),
+  use_ssl: z._default(z.boolean(), false),
+  ssl: z.optional(z.boolean()),
+  ssl_certfile: z.optional(z.string().check(z.minLength(1))),
+  ssl_keyfile: z.optional(z.string().check(z.minLength(1))),
+  ssl_ca_certs: z.optional(z.string().check(z.minLength(1))),
+  ssl_cert_reqs: z._default(z.enum(["required", "optional", "none"]), "required"),
+  ssl_check_hostname: z._default(z.boolean(), true),
+  retry_attempts: z._default(z.int().check(z.minimum(0), z.maximum(20)), 3),
+  retry_delay: z._default(z.number().check(z.minimum(0), z.maximum(60)), 0.1),
+  max_connections: z.optional(z.int()),
+  admission_record_ttl: z.optional(z.int()),
+  api_key_cache_ttl: z.optional(z.number()),
+  api_key_cache_size: z.optional(z.int()),
 });
 
 /** A server, and where in it one store is. */

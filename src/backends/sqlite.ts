@@ -1,7 +1,6 @@
 /** HiveMind's SQLite store as two backends: encrypted through SQLCipher, and in plain text as hubs keep it. */
 import { rm } from "node:fs/promises";
 import { dirname, resolve } from "node:path";
-import { z } from "zod";
 import type { Database } from "../client/database.js";
 import { dataHome, expandPath, realPath } from "../config/paths.js";
 import { StoreError } from "../errors.js";
@@ -13,6 +12,7 @@ import { ClientStore } from "../store/client-store.js";
 import { ClientTable } from "../store/client-table.js";
 import { Connection } from "../store/connection.js";
 import { checkSchema, createSchema } from "../store/schema.js";
+import * as z from "../zod.js";
 import { type DatabaseConfig, type DatabasePlugin, filePlace, readConfig } from "./plugin.js";
 
 export const sqlcipherPluginName = "hivemind-sqlcipher-db-plugin";
@@ -21,16 +21,16 @@ export const sqlitePluginName = "hivemind-sqlite-db-plugin";
 const plainSchema = z.strictObject({
   ...filePlace,
   /** The whole path, in place of the two names. */
-  db_path: z.string().min(1).optional(),
+  db_path: z.optional(z.string().check(z.minLength(1))),
 });
 
-const encryptedSchema = plainSchema.extend({
+const encryptedSchema = z.extend(plainSchema, {
   /** The passphrase itself, for a program that has it. */
-  password: z.string().min(1).optional(),
+  password: z.optional(z.string().check(z.minLength(1))),
   /** Where it comes from otherwise: `keyring` (the default), `file:PATH`, `command:CMD`, `credential[:NAME]`. */
-  password_source: z.string().optional(),
+  password_source: z.optional(z.string()),
   /** False where the keyring is not to keep the key that was derived, beside the passphrase. */
-  key_cache: z.boolean().optional(),
+  key_cache: z.optional(z.boolean()),
 });
 
 /** The store's resolved path. */

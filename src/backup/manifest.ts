@@ -9,10 +9,10 @@
 import { createHmac, timingSafeEqual } from "node:crypto";
 import { readdir } from "node:fs/promises";
 import { basename, extname, join } from "node:path";
-import { z } from "zod";
 import { hasCode, StoreError, systemError } from "../errors.js";
 import { readSmallFile } from "../files/bounded.js";
 import { manifestKey, type StoreKey } from "../store/cipher.js";
+import * as z from "../zod.js";
 
 const manifestFormat = "hivemind-sqlcipher backup";
 const manifestVersion = 1;
@@ -20,7 +20,7 @@ const manifestVersion = 1;
 const longestManifest = 64 * 1024;
 
 const versionSchema = z.looseObject({ format: z.literal(manifestFormat), version: z.int() });
-const count = z.int().nonnegative();
+const count = z.int().check(z.nonnegative());
 
 export const manifestSchema = z.strictObject({
   format: z.literal(manifestFormat),
@@ -28,21 +28,21 @@ export const manifestSchema = z.strictObject({
   /** When the copy was completed: what was committed before is in it. UTC. */
   created_at: z.iso.datetime(),
   /** The backup's name, in the manifest's own folder. */
-  file: z.string().regex(/^[^/\0]+$/),
+  file: z.string().check(z.regex(/^[^/\0]+$/)),
   /** Bytes. */
   size: count,
-  sha256: z.string().regex(/^[0-9a-f]{64}$/),
+  sha256: z.string().check(z.regex(/^[0-9a-f]{64}$/)),
   /** Names the bundle that opens it: the first 16 hex digits of the file. */
-  key_id: z.string().regex(/^[0-9a-f]{16}$/),
+  key_id: z.string().check(z.regex(/^[0-9a-f]{16}$/)),
   cipher_compatibility: z.union([z.literal(3), z.literal(4)]),
   schema_version: count,
   clients: z.strictObject({ active: count, revoked: count }),
   /** Bytes. */
   page_size: count,
   hostname: z.string(),
-  unit: z.string().nullable(),
+  unit: z.nullable(z.string()),
   method: z.enum(["stopped", "online"]),
-  mac: z.string().regex(/^[0-9a-f]{64}$/),
+  mac: z.string().check(z.regex(/^[0-9a-f]{64}$/)),
 });
 
 export type Manifest = z.infer<typeof manifestSchema>;

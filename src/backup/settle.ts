@@ -6,13 +6,13 @@
  */
 import { lstat, rm } from "node:fs/promises";
 import { dirname } from "node:path";
-import { z } from "zod";
 import { removeStagedBundles } from "../bundle/bundle.js";
 import { hasCode, StoreError, systemError } from "../errors.js";
 import { claimName, syncFolder } from "../files/durable.js";
 import { endAbsence, stoppedSchema } from "../operation/absence.js";
 import type { Journal } from "../operation/journal.js";
 import { reached } from "../operation/step.js";
+import * as z from "../zod.js";
 import { readManifest } from "./manifest.js";
 
 /**
@@ -39,23 +39,26 @@ export const backupSteps = [
 export type BackupStep = (typeof backupSteps)[number];
 
 /** As `lookAt` has it. The first journals had the device's number before the inode's: `65024:1234`. */
-const fileIdentity = z.string().transform((identity) => identity.replace(/^\d+:/, ""));
+const fileIdentity = z.pipe(
+  z.string(),
+  z.transform((identity: string) => identity.replace(/^\d+:/, "")),
+);
 
 export const backupJournalSchema = z.strictObject({
   /** The copy and the manifest before they have their final names. They may not exist yet, or no more. */
   staged: z.strictObject({ copy: z.string(), manifest: z.string() }),
   /** Where a bundle for this key may have been left half written. */
   bundle: z.strictObject({ folder: z.string(), key_id: z.string() }),
-  stopped: stoppedSchema.optional(),
+  stopped: z.optional(stoppedSchema),
   /** The final names, and which files are ours: what else has such a name is somebody else's. */
-  final: z
-    .strictObject({
+  final: z.optional(
+    z.strictObject({
       copy: z.string(),
       copy_identity: fileIdentity,
       manifest: z.string(),
       manifest_identity: fileIdentity,
-    })
-    .optional(),
+    }),
+  ),
 });
 
 export type BackupJournal = z.infer<typeof backupJournalSchema>;

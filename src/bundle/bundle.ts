@@ -19,11 +19,11 @@ import {
   generateX25519Identity,
   identityToRecipient,
 } from "age-encryption";
-import { z } from "zod";
 import { hasCode, StoreError, systemError } from "../errors.js";
 import { readSmallFile } from "../files/bounded.js";
 import { claimName, createFile, replaceFile, stagedName } from "../files/durable.js";
 import { hkdfKey, keyIdOf, openEncrypted, type StoreKey } from "../store/cipher.js";
+import * as z from "../zod.js";
 import { howToOpen } from "./how-to-open.js";
 import { parseIdentities, parseRecipient } from "./recovery-key.js";
 
@@ -38,8 +38,8 @@ const longestBundle = 1024 * 1024;
 const contentsSchema = z.object({
   format: z.literal(format),
   version: z.literal(version),
-  key_id: z.string().regex(/^[0-9a-f]{16}$/),
-  passphrase: z.string().min(1),
+  key_id: z.string().check(z.regex(/^[0-9a-f]{16}$/)),
+  passphrase: z.string().check(z.minLength(1)),
   cipher_compatibility: z.union([z.literal(3), z.literal(4)]),
   /** The store's path when the bundle was made. */
   database: z.string(),

@@ -91,42 +91,41 @@ async function runBackups(
   const { output } = context;
   const { unchecked, ...listing } = await listBackups(placesOf(context, folder, options));
   if (unchecked) output.warning(`no manifest could be checked: ${unchecked.message}`);
-  output.result(listing, () => {
-    // A name that is cut can be neither told from another nor typed, so on a narrow terminal other things give way.
-    const isNarrow = (output.columns ?? Number.POSITIVE_INFINITY) < wholeTable;
-    const rows = listing.backups.map((backup) => [
-      backup.path.slice(listing.folder.length + 1),
-      ageOf(backup.age_seconds),
-      sizeWords(backup.size),
-      `${backup.clients.active}${backup.clients.revoked > 0 ? ` +${backup.clients.revoked}` : ""}`,
-      isNarrow ? backup.key_id.slice(0, 8) : backup.key_id,
-      ...(isNarrow ? [] : [backup.method]),
-      manifestWords(backup),
-      backup.bundle === null ? "none" : "known",
-    ]);
-    const table = new Table(
-      [
-        { title: "BACKUP" },
-        { title: "AGE", align: "right" },
-        { title: "SIZE", align: "right" },
-        { title: "CLIENTS", align: "right" },
-        { title: "KEY_ID" },
-        ...(isNarrow ? [] : [{ title: "METHOD" }]),
-        { title: "MANIFEST" },
-        { title: "BUNDLE" },
-      ],
-      rows,
-      output.columns,
-    );
-    return [
-      ...(rows.length > 0
-        ? [output.style("bold", table.heading()), ...rows.map((row) => table.row(row))]
-        : [`There is no backup in ${listing.folder}.`]),
-      ...listing.others.map(({ path, problem }) =>
-        output.style("yellow", printable(`not listed: ${path}: ${problem}`)),
-      ),
-    ];
-  });
+  // A name that is cut can be neither told from another nor typed, so on a narrow terminal other things give way.
+  const isNarrow = (output.columns ?? Number.POSITIVE_INFINITY) < wholeTable;
+  const rows = listing.backups.map((backup) => [
+    backup.path.slice(listing.folder.length + 1),
+    ageOf(backup.age_seconds),
+    sizeWords(backup.size),
+    `${backup.clients.active}${backup.clients.revoked > 0 ? ` +${backup.clients.revoked}` : ""}`,
+    isNarrow ? backup.key_id.slice(0, 8) : backup.key_id,
+    ...(isNarrow ? [] : [backup.method]),
+    manifestWords(backup),
+    backup.bundle === null ? "none" : "known",
+  ]);
+  const table = await Table.of(
+    [
+      { title: "BACKUP" },
+      { title: "AGE", align: "right" },
+      { title: "SIZE", align: "right" },
+      { title: "CLIENTS", align: "right" },
+      { title: "KEY_ID" },
+      ...(isNarrow ? [] : [{ title: "METHOD" }]),
+      { title: "MANIFEST" },
+      { title: "BUNDLE" },
+    ],
+    rows,
+    output.columns,
+  );
+  const lines = [
+    ...(rows.length > 0
+      ? [output.style("bold", table.heading()), ...(await table.rows(rows))]
+      : [`There is no backup in ${listing.folder}.`]),
+    ...listing.others.map(({ path, problem }) =>
+      output.style("yellow", printable(`not listed: ${path}: ${problem}`)),
+    ),
+  ];
+  output.result(listing, () => lines);
 }
 
 function manifestWords({ present, mac }: ListedBackup): string {

@@ -255,19 +255,19 @@ async function printTable(
   let count = 0;
   let waiting: string[][] = [];
   let table: Table | undefined;
-  const begin = () => {
-    table = new Table(columns, waiting, secrets ? undefined : context.output.columns);
+  const begin = async () => {
+    table = await Table.of(columns, waiting, secrets ? undefined : context.output.columns);
     if (waiting.length > 0) context.output.line(context.output.style("bold", table.heading()));
-    for (const row of waiting) context.output.line(table.row(row));
+    for (const row of waiting) context.output.line(await table.row(row));
     waiting = [];
   };
   for await (const client of clients) {
     count += 1;
     if (table) {
-      if (!process.stdout.write(`${table.row(cells(client))}\n`)) await drained();
-    } else if (waiting.push(cells(client)) === firstRows) begin();
+      if (!process.stdout.write(`${await table.row(cells(client))}\n`)) await drained();
+    } else if (waiting.push(cells(client)) === firstRows) await begin();
   }
-  if (!table) begin();
+  if (!table) await begin();
   return count;
 }
 

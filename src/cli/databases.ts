@@ -8,6 +8,7 @@ import type { End, Migration, Progress } from "../migrate/migrate.js";
 import { addGlobalOptions, type Context, contextOf } from "./context.js";
 import { storePlace } from "./hub-store.js";
 import { interruptible } from "./interrupt.js";
+import { settleFirst } from "./open.js";
 import { Table } from "./table.js";
 
 interface MigrateCommandOptions {
@@ -94,8 +95,7 @@ async function runMigrate(context: Context, options: MigrateCommandOptions): Pro
 
   const { sqlcipherPluginName } = await import("../backends/sqlite.js");
   if ([from.name, to.name].includes(sqlcipherPluginName)) {
-    const { settleIfNeeded } = await import("../lifecycle/settle.js");
-    for (const sentence of await settleIfNeeded(context.storePath)) context.output.notice(sentence);
+    await settleFirst(context);
   }
 
   const progress = new ProgressLine(context);
@@ -272,12 +272,12 @@ async function listPlugins(context: Context, names: string[], version: string): 
   if (names.some((name) => plugins.find((plugin) => plugin.name === name)?.problem)) {
     process.exitCode = 1;
   }
-  context.output.result({ plugins }, () => {
-    const columns = ["name", "package", "version", "problem"].map((title) => ({ title }));
-    const rows = plugins.map((plugin) => [
-      ...[plugin.name, plugin.package, plugin.version, plugin.problem ?? ""],
-    ]);
-    const table = new Table(columns, rows, context.output.columns);
-    return [context.output.style("bold", table.heading()), ...rows.map((row) => table.row(row))];
-  });
+  const { output } = context;
+  const columns = ["name", "package", "version", "problem"].map((title) => ({ title }));
+  const rows = plugins.map((plugin) => [
+    ...[plugin.name, plugin.package, plugin.version, plugin.problem ?? ""],
+  ]);
+  const table = await Table.of(columns, rows, output.columns);
+  const lines = [output.style("bold", table.heading()), ...(await table.rows(rows))];
+  output.result({ plugins }, () => lines);
 }

@@ -25,7 +25,8 @@ async function main(argv: string[]): Promise<void> {
   makePrivate();
   const output = outputForFailure(argv);
   try {
-    await buildProgram(output).parseAsync(argv);
+    const program = await buildProgram(output, argv.slice(2));
+    await program.parseAsync(argv);
   } catch (error) {
     if (error instanceof CommanderError && error.exitCode === 0) return; // --help, --version
     if (isHelp(error) && !output.json) {
@@ -55,4 +56,4 @@ function usageError(error: CommanderError): StoreError {
   });
 }
 
-await main(process.argv);
+void main(process.argv);

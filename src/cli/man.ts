@@ -1,8 +1,16 @@
 /** The manual page, in the macros of man(7), made of what --help says. */
 import { environmentKeys } from "../config/settings.js";
-import { type CommandEntry, everyCommand, type OptionEntry } from "./grammar.js";
+import { type CommandEntry, everyCommand, grammarOf, type OptionEntry } from "./grammar.js";
+import { Output } from "./output.js";
+import { buildProgram } from "./program.js";
 
 const name = "hivemind-sqlcipher";
+
+/** The page of this command. */
+export async function ownManPage(version: string): Promise<string> {
+  const output = new Output({ json: false, quiet: false, verbose: false, color: false });
+  return manPage(grammarOf(await buildProgram(output)), version);
+}
 
 /** The page's text, for `man/hivemind-sqlcipher.1`. */
 export function manPage(program: CommandEntry, version: string): string {

@@ -1,5 +1,7 @@
 /** Opening the store for a command: what an interrupted operation left is settled first. */
 import { StoreError } from "../errors.js";
+import { unlockStore } from "../keys/unlock.js";
+import { isJournalLeft } from "../operation/journal.js";
 import type { ClientStore } from "../store/client-store.js";
 import type { Context } from "./context.js";
 import { isStoreNamed, otherModule } from "./hub-store.js";
@@ -9,9 +11,7 @@ import { isStoreNamed, otherModule } from "./hub-store.js";
  *   that opens it, `newerVersion` for a schema this program does not know.
  */
 export async function openStore(context: Context): Promise<ClientStore> {
-  const { settleIfNeeded } = await import("../lifecycle/settle.js");
-  const { unlockStore } = await import("../keys/unlock.js");
-  for (const sentence of await settleIfNeeded(context.storePath)) context.output.notice(sentence);
+  await settleFirst(context);
   try {
     // Also for reading: SQLite leaves sidecars behind a store in WAL mode that it may only read.
     return await unlockStore(context.storePath, context.source, { mode: "readwrite" });
@@ -19,6 +19,13 @@ export async function openStore(context: Context): Promise<ClientStore> {
     if (!(error instanceof StoreError && error.kind === "notFound")) throw error;
     throw await withModule(error, context);
   }
+}
+
+/** Settles what an interrupted operation left of the store, and says so. What that takes is loaded only then. */
+export async function settleFirst({ storePath, output }: Context): Promise<void> {
+  if (!(await isJournalLeft(storePath))) return;
+  const { settleIfNeeded } = await import("../lifecycle/settle.js");
+  for (const sentence of await settleIfNeeded(storePath)) output.notice(sentence);
 }
 
 /** Where there is no store, the hub may keep its clients in another kind of database. */

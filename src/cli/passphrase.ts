@@ -1,6 +1,5 @@
 /** The options that name a bundle and what opens it. */
-import { type BundleContents, type BundleOpener, readBundle } from "../bundle/bundle.js";
-import { readIdentityFile } from "../bundle/recovery-key.js";
+import type { BundleContents, BundleOpener } from "../bundle/bundle.js";
 import { expandPath } from "../config/paths.js";
 import { StoreError } from "../errors.js";
 import { readSecretFile } from "../files/private.js";
@@ -14,7 +13,10 @@ export interface BundleKeyOptions {
 /** What opens a bundle, as the options say; undefined if they do not. @throws StoreError for a file that is no key. */
 export async function openerOf(options: BundleKeyOptions): Promise<BundleOpener | undefined> {
   const { identity, bundlePassphraseFile } = options;
-  if (identity !== undefined) return { identity: await readIdentityFile(expandPath(identity)) };
+  if (identity !== undefined) {
+    const { readIdentityFile } = await import("../bundle/recovery-key.js");
+    return { identity: await readIdentityFile(expandPath(identity)) };
+  }
   if (bundlePassphraseFile === undefined) return undefined;
   return { passphrase: await readSecretFile(expandPath(bundlePassphraseFile)) };
 }
@@ -35,5 +37,6 @@ export async function bundleIn(options: BundleKeyOptions): Promise<BundleContent
       hint: "Name what opens it: --identity FILE (the recovery key), or --bundle-passphrase-file FILE.",
     });
   }
+  const { readBundle } = await import("../bundle/bundle.js");
   return readBundle(expandPath(options.bundle), opener);
 }

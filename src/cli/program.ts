@@ -1,25 +1,11 @@
-/** The command's grammar. Each action loads its work only when it is called, so that --help touches nothing. */
+/**
+ * The command's grammar. Of its parts only those are loaded that hold the command that was named, and each action loads its
+ * work only when it is called: --help touches nothing, and a short command is a short one.
+ */
 import { readFileSync } from "node:fs";
 import { Command } from "commander";
-import { addBackupCommands } from "./backup.js";
-import { addBackupsCommands } from "./backups.js";
-import { addBundleCommands } from "./bundle.js";
-import { addClientCommands } from "./clients.js";
-import { addCompletionCommand } from "./completion.js";
 import { addGlobalOptions } from "./context.js";
-import { addDatabaseCommands } from "./databases.js";
-import { addDoctorCommand } from "./doctor.js";
-import { addExchangeCommands } from "./exchange.js";
-import { addInitCommand } from "./init.js";
-import { addLifecycleCommands } from "./lifecycle.js";
 import type { Output } from "./output.js";
-import { addPermissionCommands } from "./permissions.js";
-import { addRestoreCommand } from "./restore.js";
-import { addRunCommand } from "./run.js";
-import { addScheduleCommands } from "./schedule.js";
-import { addSettleCommand } from "./settle.js";
-import { addSqlCommand } from "./sql.js";
-import { addStatusCommand } from "./status.js";
 
 const exitCodesHelp = `
 Exit codes:
@@ -28,12 +14,99 @@ Exit codes:
   15 service could not be stopped or started, 16 written by a newer version, 17 refused for safety,
   18 no space, no permission or another I/O error, 130 interrupted`;
 
+/** Commands that are defined in one file. */
+interface Part {
+  readonly names: readonly string[];
+  readonly load: () => Promise<(program: Command) => void>;
+}
+
+/** Every part, below its heading in the help. */
+const parts: readonly (readonly [heading: string, parts: readonly Part[]])[] = [
+  [
+    "The store:",
+    [
+      { names: ["init"], load: async () => (await import("./init.js")).addInitCommand },
+      { names: ["status"], load: async () => (await import("./status.js")).addStatusCommand },
+      { names: ["doctor"], load: async () => (await import("./doctor.js")).addDoctorCommand },
+      {
+        names: ["encrypt", "decrypt", "rotate", "upgrade-schema"],
+        load: async () => (await import("./lifecycle.js")).addLifecycleCommands,
+      },
+      { names: ["run"], load: async () => (await import("./run.js")).addRunCommand },
+    ],
+  ],
+  [
+    "Clients:",
+    [
+      {
+        names: ["add-client", "list-clients", "show-client", "find-client", "delete-client"],
+        load: async () => (await import("./clients.js")).addClientCommands,
+      },
+      {
+        names: [
+          "rename-client",
+          ...["make-admin", "revoke-admin"],
+          ...["escalate", "propagate", "broadcast", "msg", "skill", "intent"].flatMap((what) => [
+            `allow-${what}`,
+            `blacklist-${what}`,
+          ]),
+        ],
+        load: async () => (await import("./permissions.js")).addPermissionCommands,
+      },
+      {
+        names: ["export-clients", "import-clients"],
+        load: async () => (await import("./exchange.js")).addExchangeCommands,
+      },
+      { names: ["sql"], load: async () => (await import("./sql.js")).addSqlCommand },
+    ],
+  ],
+  [
+    "Databases:",
+    [
+      {
+        names: ["migrate", "plugins"],
+        load: async () => (await import("./databases.js")).addDatabaseCommands,
+      },
+    ],
+  ],
+  [
+    "Backups:",
+    [
+      {
+        names: ["backup", "verify"],
+        load: async () => (await import("./backup.js")).addBackupCommands,
+      },
+      {
+        names: ["backups", "prune"],
+        load: async () => (await import("./backups.js")).addBackupsCommands,
+      },
+      { names: ["restore"], load: async () => (await import("./restore.js")).addRestoreCommand },
+      {
+        names: ["schedule"],
+        load: async () => (await import("./schedule.js")).addScheduleCommands,
+      },
+      { names: ["bundle"], load: async () => (await import("./bundle.js")).addBundleCommands },
+      { names: ["settle"], load: async () => (await import("./settle.js")).addSettleCommand },
+    ],
+  ],
+  [
+    "The shell:",
+    // It describes every command, so it is loaded with all of them.
+    [{ names: [], load: async () => (await import("./completion.js")).addCompletionCommand }],
+  ],
+];
+
 /**
- * Builds the whole command. Errors are thrown, never printed by commander itself.
+ * Builds the command. Errors are thrown, never printed by commander itself.
  *
  * @param failures - where what is wrong with the arguments will be reported; with --json commander stays silent.
+ * @param argv - the words after the program's name. If the first is a command's name, only its part is built; without
+ *   them everything is.
  */
-export function buildProgram(failures: Output): Command {
+export async function buildProgram(
+  failures: Output,
+  argv: readonly string[] = [],
+): Promise<Command> {
   const { version } = JSON.parse(
     readFileSync(new URL("../../package.json", import.meta.url), "utf8"),
   ) as { version: string };
@@ -46,28 +119,14 @@ export function buildProgram(failures: Output): Command {
     .addHelpText("after", exitCodesHelp);
   addGlobalOptions(program);
 
-  program.commandsGroup("The store:");
-  addInitCommand(program);
-  addStatusCommand(program);
-  addDoctorCommand(program);
-  addLifecycleCommands(program);
-  addRunCommand(program);
-  program.commandsGroup("Clients:");
-  addClientCommands(program);
-  addPermissionCommands(program);
-  addExchangeCommands(program);
-  addSqlCommand(program);
-  program.commandsGroup("Databases:");
-  addDatabaseCommands(program);
-  program.commandsGroup("Backups:");
-  addBackupCommands(program);
-  addBackupsCommands(program);
-  addRestoreCommand(program);
-  addScheduleCommands(program);
-  addBundleCommands(program);
-  addSettleCommand(program);
-  program.commandsGroup("The shell:");
-  addCompletionCommand(program);
+  const word = argv.find((each) => !each.startsWith("-")) ?? "";
+  const isNamed = ({ names }: Part) => names.includes(word);
+  const all =
+    word === "" ? !argv.includes("--version") : !parts.some(([, each]) => each.some(isNamed));
+  for (const [heading, each] of parts) {
+    program.commandsGroup(heading);
+    for (const part of each) if (all || isNamed(part)) (await part.load())(program);
+  }
 
   forEachCommand(program, (command) => {
     command.exitOverride().configureOutput({

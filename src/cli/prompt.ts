@@ -1,5 +1,4 @@
 /** Questions, asked only where somebody can answer: on a terminal. Elsewhere the option that answers is named. */
-import { createInterface } from "node:readline/promises";
 import { Writable } from "node:stream";
 import { StoreError } from "../errors.js";
 
@@ -10,6 +9,7 @@ export function onTerminal(): boolean {
 
 /** One line from the terminal; Ctrl-C and the end of input end the command instead of leaving it waiting. */
 async function ask(question: string, output: NodeJS.WritableStream): Promise<string> {
+  const { createInterface } = await import("node:readline/promises");
   const prompt = createInterface({ input: process.stdin, output, terminal: true });
   try {
     return await new Promise<string>((resolve, reject) => {

@@ -4,6 +4,7 @@ import { StoreError } from "../errors.js";
 import type { HubOptions } from "../hub/run.js";
 import { parseSource } from "../keys/source.js";
 import { addGlobalOptions, type Context, contextOf } from "./context.js";
+import { settleFirst } from "./open.js";
 import { restoreUmask } from "./privacy.js";
 
 interface RunOptions {
@@ -74,10 +75,10 @@ async function runHubCommand(
   });
 }
 
-async function storeSecret({ storePath, source, output }: Context) {
+async function storeSecret(context: Context) {
   const { unlock } = await import("../keys/unlock.js");
-  const { settleIfNeeded } = await import("../lifecycle/settle.js");
-  for (const sentence of await settleIfNeeded(storePath)) output.notice(sentence);
+  const { storePath, source } = context;
+  await settleFirst(context);
   const { connection, passphrase, key } = await unlock(storePath, source, { mode: "readwrite" });
   await connection.close();
   return { storePath, passphrase, cipherCompatibility: key.cipherCompatibility };

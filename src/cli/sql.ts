@@ -205,7 +205,7 @@ export class SqlRunner {
       return;
     }
     const first = rows.slice(0, widthRows).map((row) => row.map(cellText));
-    const table = new Table(
+    const table = await Table.of(
       columns.map((title, index) => ({
         title: printable(title),
         align: rows.slice(0, widthRows).every((row) => isNumber(row[index])) ? "right" : "left",
@@ -214,7 +214,7 @@ export class SqlRunner {
       undefined,
     );
     output.line(output.style("bold", table.heading()));
-    for (const row of rows) output.line(table.row(row.map(cellText)));
+    for (const row of rows) output.line(await table.row(row.map(cellText)));
   }
 }
 

@@ -1,6 +1,4 @@
 /** Tables that fit the terminal: the widest columns give way first, and no cell can move the cursor. */
-import stringWidth from "string-width";
-
 export interface Column {
   readonly title: string;
   readonly align?: "left" | "right";
@@ -22,9 +20,18 @@ export function printable(text: string): string {
 
 const ascii = /^[ -~]*$/;
 
+/** Knows the width of every character. Set once there is text that needs it: loading it takes longer than a table. */
+let stringWidth: ((text: string) => number) | undefined;
+
+async function learnWidths(cells: readonly string[]): Promise<void> {
+  if (stringWidth === undefined && !cells.every((cell) => ascii.test(cell))) {
+    stringWidth = (await import("string-width")).default;
+  }
+}
+
 /** The columns that a text takes on a terminal. Nearly all text is ASCII, and nothing is faster than its length. */
 function widthOf(text: string): number {
-  return ascii.test(text) ? text.length : stringWidth(text);
+  return stringWidth === undefined || ascii.test(text) ? text.length : stringWidth(text);
 }
 
 function cut(text: string, width: number): string {
@@ -32,7 +39,7 @@ function cut(text: string, width: number): string {
   if (ascii.test(text)) return `${text.slice(0, width - 1)}…`;
   let kept = "";
   for (const { segment } of new Intl.Segmenter().segment(text)) {
-    if (stringWidth(kept + segment) > width - 1) break;
+    if (widthOf(kept + segment) > width - 1) break;
     kept += segment;
   }
   return `${kept}…`;
@@ -43,24 +50,29 @@ function pad(text: string, width: number, align: Column["align"]): string {
   return align === "right" ? space + text : text + space;
 }
 
-/**
- * A table whose column widths come from its first rows, so that any number of rows can follow one by one.
- *
- * @param available - the terminal's width in columns; `undefined` where there is no terminal, and nothing is cut.
- */
+/** A table whose column widths come from its first rows, so that any number of rows can follow one by one. */
 export class Table {
   readonly #columns: readonly Column[];
   readonly #widths: number[];
 
-  constructor(columns: readonly Column[], firstRows: string[][], available: number | undefined) {
+  private constructor(columns: readonly Column[], widths: number[]) {
     this.#columns = columns;
-    this.#widths = columns.map((column, index) =>
-      Math.max(
-        stringWidth(column.title),
-        ...firstRows.map((row) => stringWidth(printable(row[index] ?? ""))),
-      ),
+    this.#widths = widths;
+  }
+
+  /** @param available the terminal's width in columns; undefined where there is no terminal, and nothing is cut. */
+  static async of(
+    columns: readonly Column[],
+    firstRows: readonly string[][],
+    available: number | undefined,
+  ): Promise<Table> {
+    await learnWidths([...columns.map(({ title }) => title), ...firstRows.flat()]);
+    const widths = columns.map(({ title }, index) =>
+      Math.max(widthOf(title), ...firstRows.map((row) => widthOf(printable(row[index] ?? "")))),
     );
-    if (available !== undefined) this.#shrink(available - gap.length * (columns.length - 1));
+    const table = new Table(columns, widths);
+    if (available !== undefined) table.#shrink(available - gap.length * (columns.length - 1));
+    return table;
   }
 
   #shrink(available: number): void {
@@ -78,8 +90,14 @@ export class Table {
     return this.#line(this.#columns.map((column) => column.title));
   }
 
-  row(cells: string[]): string {
+  async row(cells: readonly string[]): Promise<string> {
+    await learnWidths(cells);
     return this.#line(cells.map(printable));
+  }
+
+  /** Several rows. */
+  rows(all: readonly string[][]): Promise<string[]> {
+    return Promise.all(all.map((cells) => this.row(cells)));
   }
 
   #line(cells: string[]): string {

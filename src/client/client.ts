@@ -5,12 +5,14 @@
  * field: released ones keep three blacklists as fields of their own, newer ones two of them in `metadata`. Here they
  * are in `metadata` always, and what writes a record puts them where the program that reads it looks.
  */
-import { z } from "zod";
 import { StoreError } from "../errors.js";
+import * as z from "../zod.js";
 import { formatJson, isJsonObject, JsonNumber, type JsonObject, parseJson } from "./json.js";
 
 /** Half a surrogate pair has no UTF-8 form: SQLite would store another character for it. */
-const text = z.string().refine((value) => value.isWellFormed(), "holds half a surrogate pair");
+const text = z
+  .string()
+  .check(z.refine((value) => value.isWellFormed(), "holds half a surrogate pair"));
 
 /** Infinite ones too, which SQLite and Python can hold; NaN is nothing to SQLite. */
 const seconds = z.custom<number>(
@@ -24,16 +26,16 @@ export const clientSchema = z.object({
   client_id: z.int(),
   /** Looked up on every connection; `revoked` for a client that was deleted. */
   api_key: text,
-  name: text.nullable(),
-  description: text.nullable(),
+  name: z.nullable(text),
+  description: z.nullable(text),
   is_admin: z.boolean(),
   /** Unix time in seconds, -1 for never. */
   last_seen: seconds,
   /** The message types it may send. To newer hubs an empty list denies all, to released ones it means the default list. */
   allowed_types: z.array(z.string()),
   /** 16 characters; deprecated in favour of the password. */
-  crypto_key: text.nullable(),
-  password: text.nullable(),
+  crypto_key: z.nullable(text),
+  password: z.nullable(text),
   can_broadcast: z.boolean(),
   can_escalate: z.boolean(),
   can_propagate: z.boolean(),
@@ -132,12 +134,11 @@ export function serializeClient(client: Client): string {
 }
 
 /** Numbers that JavaScript rounds are of use in `metadata`, not in the record's own fields. */
-const wholeNumber = z
-  .union([z.number(), z.instanceof(JsonNumber).transform((value) => value.text)])
-  .pipe(
-    z.int({ error: ({ input }) => `${input} is not a whole number that can be carried exactly` }),
-  );
-const realNumber = z.union([seconds, z.instanceof(JsonNumber).transform(Number)]);
+const wholeNumber = z.pipe(
+  z.union([z.number(), read(z.instanceof(JsonNumber), (value) => value.text)]),
+  z.int({ error: ({ input }) => `${input} is not a whole number that can be carried exactly` }),
+);
+const realNumber = z.union([seconds, read(z.instanceof(JsonNumber), Number)]);
 
 /**
  * Python's reading of a record in JSON: what is missing gets the record's own defaults, `null` in a permission is
@@ -146,29 +147,30 @@ const realNumber = z.union([seconds, z.instanceof(JsonNumber).transform(Number)]
 const recordSchema = z.object({
   client_id: wholeNumber,
   api_key: z.string(),
-  name: z.string().nullable().default(""),
-  description: z.string().nullable().default(""),
+  name: z._default(z.nullable(z.string()), ""),
+  description: z._default(z.nullable(z.string()), ""),
   is_admin: falseIfNull(false),
-  last_seen: realNumber
-    .nullish()
-    .transform((value) => (value == null || Number.isNaN(value) ? -1 : value)),
-  allowed_types: z
-    .array(z.string())
-    .nullish()
-    .transform((value) => value ?? []),
-  crypto_key: z.string().nullable().default(null),
-  password: z.string().nullable().default(null),
+  last_seen: read(z.nullish(realNumber), (value) =>
+    value == null || Number.isNaN(value) ? -1 : value,
+  ),
+  allowed_types: read(z.nullish(z.array(z.string())), (value) => value ?? []),
+  crypto_key: z._default(z.nullable(z.string()), null),
+  password: z._default(z.nullable(z.string()), null),
   can_broadcast: falseIfNull(true),
   can_escalate: falseIfNull(true),
   can_propagate: falseIfNull(true),
 });
 
 function falseIfNull(missing: boolean) {
-  return z
-    .boolean()
-    .nullable()
-    .default(missing)
-    .transform((value) => value ?? false);
+  return read(z._default(z.nullable(z.boolean()), missing), (value) => value ?? false);
+}
+
+/** What a schema gives, made into something else. */
+function read<Schema extends z.ZodMiniType, Result>(
+  schema: Schema,
+  convert: (value: z.output<Schema>) => Result,
+) {
+  return z.pipe(schema, z.transform(convert));
 }
 
 /**

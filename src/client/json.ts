@@ -24,12 +24,23 @@ export type JsonValue =
   | readonly JsonValue[]
   | JsonObject;
 
+const jsonNumberMark = Symbol.for("hivemind-sqlcipher JsonNumber");
+
 /**
  * A number that JavaScript cannot carry unchanged, kept as its text: `1.0` is not `1` to Python, 2^53 + 1 would be
  * rounded, NaN would become null.
  */
 export class JsonNumber {
+  /** Also one that a database plugin of another package made, with the library, which is built apart from the command. */
+  static [Symbol.hasInstance](value: unknown): boolean {
+    return typeof value === "object" && value !== null && jsonNumberMark in value;
+  }
+
   constructor(readonly text: string) {}
+
+  get [jsonNumberMark](): true {
+    return true;
+  }
 
   /** The nearest JavaScript number. */
   valueOf(): number {

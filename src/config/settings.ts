@@ -6,22 +6,22 @@
  * would be found out on the day the bundle is needed.
  */
 import { dirname, isAbsolute } from "node:path";
-import { z } from "zod";
 import { hasCode, StoreError, systemError } from "../errors.js";
 import { readSmallFile } from "../files/bounded.js";
 import { makeFolder, replaceFile } from "../files/durable.js";
 import { refuseChangeable } from "../files/private.js";
+import * as z from "../zod.js";
 import { defaultSettingsPath, type Environment, expandPath } from "./paths.js";
 
 /** A relative path in a file would mean another place for every folder the command is started from. */
-const place = z
-  .string()
-  .min(1)
-  .refine((path) => isAbsolute(path) || path === "~" || path.startsWith("~/"), {
+const place = z.string().check(
+  z.minLength(1),
+  z.refine((path) => isAbsolute(path) || path === "~" || path.startsWith("~/"), {
     message: "must be an absolute path, or begin with ~/",
-  });
-const words = z.string().min(1);
-const count = z.int().min(0);
+  }),
+);
+const words = z.string().check(z.minLength(1));
+const count = z.int().check(z.minimum(0));
 /** The settings have a few hundred bytes. */
 const longestSettings = 1024 * 1024;
 
@@ -34,37 +34,40 @@ export const serviceKinds = [
   "none",
 ] as const;
 
+const sections = {
+  store: z.strictObject({
+    path: z.optional(place),
+    name: z.optional(words),
+    subfolder: z.optional(words),
+  }),
+  backup: z.strictObject({
+    to: z.optional(place),
+    bundle_to: z.optional(place),
+    unit: z.optional(words),
+    service: z.optional(z.enum(serviceKinds)),
+    stop_command: z.optional(words),
+    start_command: z.optional(words),
+  }),
+  keep: z.strictObject({
+    last: z.optional(count),
+    daily: z.optional(count),
+    weekly: z.optional(count),
+    monthly: z.optional(count),
+  }),
+};
+
 export const settingsSchema = z.strictObject({
-  store: z
-    .strictObject({
-      path: place.optional(),
-      name: words.optional(),
-      subfolder: words.optional(),
-    })
-    .refine((store) => store.path === undefined || (!store.name && !store.subfolder), {
-      message: "has either a path, or a name and a subfolder",
-    })
-    .optional(),
-  passphrase_source: words.optional(),
-  recipients: z.array(words).optional(),
-  backup: z
-    .strictObject({
-      to: place.optional(),
-      bundle_to: place.optional(),
-      unit: words.optional(),
-      service: z.enum(serviceKinds).optional(),
-      stop_command: words.optional(),
-      start_command: words.optional(),
-    })
-    .optional(),
-  keep: z
-    .strictObject({
-      last: count.optional(),
-      daily: count.optional(),
-      weekly: count.optional(),
-      monthly: count.optional(),
-    })
-    .optional(),
+  store: z.optional(
+    sections.store.check(
+      z.refine((store) => store.path === undefined || (!store.name && !store.subfolder), {
+        message: "has either a path, or a name and a subfolder",
+      }),
+    ),
+  ),
+  passphrase_source: z.optional(words),
+  recipients: z.optional(z.array(words)),
+  backup: z.optional(sections.backup),
+  keep: z.optional(sections.keep),
 });
 
 export type Settings = z.infer<typeof settingsSchema>;
@@ -240,7 +243,7 @@ function withAbsolutePaths(settings: Settings, environment: Environment): Settin
   };
 }
 
-function badSettings(path: string, error: z.ZodError): StoreError {
+function badSettings(path: string, error: z.core.$ZodError): StoreError {
   const issue = error.issues[0];
   const key = issue?.path.join(".") ?? "";
   if (issue?.code === "unrecognized_keys") {
@@ -255,14 +258,11 @@ function badSettings(path: string, error: z.ZodError): StoreError {
   });
 }
 
-function knownKeys(section: readonly PropertyKey[]): string[] {
-  let schema: unknown = settingsSchema;
-  for (const key of section) {
-    if (!(schema instanceof z.ZodObject)) return [];
-    const field: unknown = schema.shape[key as string];
-    schema = field instanceof z.ZodOptional ? field.unwrap() : field;
-  }
-  return schema instanceof z.ZodObject ? Object.keys(schema.shape) : [];
+/** What the settings, or a section of them, may hold. */
+function knownKeys([section]: readonly PropertyKey[]): string[] {
+  const schema =
+    section === undefined ? settingsSchema : sections[section as keyof typeof sections];
+  return Object.keys(schema.shape);
 }
 
 /** V8 says where by an offset, by line and column, or (at the end of the text) not at all, depending on its version. */

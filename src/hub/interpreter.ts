@@ -9,9 +9,9 @@ import { execFile } from "node:child_process";
 import { access, constants, mkdtemp, open, rm } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { basename, delimiter, join, resolve } from "node:path";
-import { z } from "zod";
 import type { Environment } from "../config/paths.js";
 import { StoreError } from "../errors.js";
+import * as z from "../zod.js";
 import { sqliteModule } from "./server-json.js";
 
 /** The interpreter, and the options its script's first line gives it. */
@@ -19,17 +19,17 @@ export type HubPython = readonly [program: string, ...options: string[]];
 
 const packagesSchema = z.object({
   /** Installed versions; null for a package that is not there. */
-  hivemindCore: z.string().nullable(),
-  pluginManager: z.string().nullable(),
-  sqlitePlugin: z.string().nullable(),
+  hivemindCore: z.nullable(z.string()),
+  pluginManager: z.nullable(z.string()),
+  sqlitePlugin: z.nullable(z.string()),
   /** `AbstractDB.SCHEMA_VERSION`; null in releases that have none, which write schema 0. */
-  schemaVersion: z.number().int().nullable(),
+  schemaVersion: z.nullable(z.int()),
   /** `PRAGMA cipher_version` of the hub's `sqlcipher3`; null without one. */
-  cipherVersion: z.string().nullable(),
+  cipherVersion: z.nullable(z.string()),
   /** Whether a store that the hub opened with a password came out encrypted. */
   takesPassword: z.boolean(),
   /** Why the hub could not be tried, in Python's words. */
-  problem: z.string().nullable(),
+  problem: z.nullable(z.string()),
 });
 
 export type HubPackages = z.infer<typeof packagesSchema>;

@@ -9,7 +9,7 @@
 import { createHmac, timingSafeEqual } from "node:crypto";
 import { StoreError } from "../errors.js";
 import { type CipherCompatibility, keyIdOf, StoreKey } from "../store/cipher.js";
-import { deleteEntry, getEntries, getEntry, setEntry } from "./keyring.js";
+import { deleteEntry, getEntry, getTwoEntries, setEntry } from "./keyring.js";
 
 /** Version, format, salt, key, check: all but the first two in hexadecimal digits. */
 const form = /^1:([34]):([0-9a-f]{32}):([0-9a-f]{64}):([0-9a-f]{64})$/;
@@ -40,13 +40,19 @@ function checkOf(key: StoreKey, passphrase: string): Buffer {
 }
 
 /**
- * The key kept for a file whose salt begins so, if the current passphrase gave it.
+ * The key kept for a file whose salt begins so, if the current passphrase gave it; nothing from a locked keyring.
  *
- * @throws StoreError `passphraseUnavailable` if the keyring cannot be asked or stays locked.
+ * @param keyId is found out while the keyring is asked for the passphrase.
+ * @throws StoreError `passphraseUnavailable` if the keyring cannot be asked; what `keyId` throws.
  */
-export async function keptKey(storePath: string, keyId: string): Promise<StoreKey | undefined> {
-  const slots = ["current", `derived:${keyId}`] as const;
-  const [passphrase, text] = await getEntries(storePath, slots);
+export async function keptKey(
+  storePath: string,
+  keyId: Promise<string>,
+): Promise<StoreKey | undefined> {
+  const slot = keyId.then((id) => `derived:${id}` as const);
+  // Whoever gave it hears of its failure; here it may be that nobody waits for it any more.
+  slot.catch(() => undefined);
+  const { first: passphrase, second: text } = await getTwoEntries(storePath, "current", slot);
   if (passphrase === undefined || text === undefined) return undefined;
   return parseDerivedKey(text, passphrase);
 }

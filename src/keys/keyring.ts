@@ -3,6 +3,7 @@
  * followed for all but the current passphrase by `#` and the slot. So that its owner can read it with none of this
  * software: `secret-tool lookup service hivemind-sqlcipher account PATH`.
  */
+import { createRequire } from "node:module";
 import { StoreError } from "../errors.js";
 import {
   accountsOf,
@@ -47,23 +48,28 @@ export function accountOf(storePath: string, slot: Slot): string {
  * @throws StoreError `passphraseUnavailable` if the keyring cannot be asked or stays locked.
  */
 export async function getEntry(storePath: string, slot: Slot): Promise<string | undefined> {
-  const [secret] = await getEntries(storePath, [slot]);
-  return secret;
+  const account = accountOf(storePath, slot);
+  const secret = await atKeyring((keytar) => keytar.getPassword(keyringService, account));
+  return secret ?? undefined;
 }
 
-/** The same for several slots, with one look at how the keyring is. */
-export async function getEntries(
+/**
+ * The same for two slots of a keyring that is open already; nothing from one that is locked, which its owner is not asked
+ * to unlock for this.
+ *
+ * @param second may be known only later; the keyring is asked for the first meanwhile.
+ */
+export async function getTwoEntries(
   storePath: string,
-  slots: readonly Slot[],
-): Promise<(string | undefined)[]> {
-  return await atKeyring(async (keytar) => {
-    const secrets: (string | undefined)[] = [];
-    for (const slot of slots) {
-      const secret = await keytar.getPassword(keyringService, accountOf(storePath, slot));
-      secrets.push(secret ?? undefined);
-    }
-    return secrets;
-  });
+  first: Slot,
+  second: Promise<Slot>,
+): Promise<{ first?: string; second?: string }> {
+  const read = async (keytar: Keytar) => {
+    const one = await keytar.getPassword(keyringService, accountOf(storePath, first));
+    const other = await keytar.getPassword(keyringService, accountOf(storePath, await second));
+    return { ...(one !== null && { first: one }), ...(other !== null && { second: other }) };
+  };
+  return await atKeyring(read, { ifLocked: {} });
 }
 
 /**
@@ -139,12 +145,21 @@ function slotOf(storePath: string, account: string): Slot | undefined {
 /**
  * Lets keytar do one thing, once it is known that somebody answers and the keyring is open (see secret-service.ts).
  * macOS has no session bus; its keychain asks its owner by itself.
+ *
+ * @param options.ifLocked what to answer for a keyring that is locked, in place of having it unlocked.
  */
-async function atKeyring<T>(operation: (keytar: Keytar) => Promise<T>): Promise<T> {
+async function atKeyring<T>(
+  operation: (keytar: Keytar) => Promise<T>,
+  options: { readonly ifLocked?: T } = {},
+): Promise<T> {
+  const unlock = options.ifLocked === undefined;
   const reached: KeyringState =
-    process.platform === "linux" ? await reachKeyring() : { state: "no-collection" };
+    process.platform === "linux"
+      ? await reachKeyring(process.env, { unlock })
+      : { state: "no-collection" };
+  if (reached.state === "locked" && options.ifLocked !== undefined) return options.ifLocked;
   refuseUnreachable(reached);
-  const keytar = await loadKeytar();
+  const keytar = loadKeytar();
   const timeoutMs = reached.state === "ready" ? answerTimeoutMs : promptTimeoutMs;
   try {
     return await withinTime(operation(keytar), timeoutMs);
@@ -192,9 +207,9 @@ function refuseUnreachable(reached: KeyringState): void {
 }
 
 /** Loaded when first needed: without libsecret everything that needs no keyring still works. */
-async function loadKeytar(): Promise<Keytar> {
+function loadKeytar(): Keytar {
   try {
-    return (await import("keytar")).default;
+    return createRequire(import.meta.url)("keytar");
   } catch (error) {
     throw unavailable("the keyring library keytar cannot be loaded", {
       hint: `apt-get install libsecret-1-0 (elsewhere: libsecret)\n${withoutKeyring}`,

@@ -34,8 +34,13 @@ const secretsService = "org.freedesktop.Secret.Service";
 /**
  * How the keyring is, after its owner was asked to unlock it if it was locked. Without a desktop there is nobody to
  * ask, and it stays locked.
+ *
+ * @param options.unlock false to leave it as it is.
  */
-export async function reachKeyring(environment: Environment = process.env): Promise<KeyringState> {
+export async function reachKeyring(
+  environment: Environment = process.env,
+  { unlock = true }: { readonly unlock?: boolean } = {},
+): Promise<KeyringState> {
   const socket = socketOf(environment);
   if (socket === undefined) {
     const address = environment.DBUS_SESSION_BUS_ADDRESS;
@@ -53,7 +58,7 @@ export async function reachKeyring(environment: Environment = process.env): Prom
     return { state: "no-bus", detail: error instanceof Error ? error.message : String(error) };
   }
   try {
-    return { state: await stateOfDefaultCollection(bus) };
+    return { state: await stateOfDefaultCollection(bus, unlock) };
   } catch (error) {
     if (error instanceof BusError) return { state: "no-service", detail: error.message };
     return { state: "silent", detail: error instanceof Error ? error.message : String(error) };
@@ -117,12 +122,16 @@ async function accountOfItem(bus: Bus, item: string): Promise<string | undefined
   }
 }
 
-async function stateOfDefaultCollection(bus: Bus): Promise<"ready" | "locked" | "no-collection"> {
+async function stateOfDefaultCollection(
+  bus: Bus,
+  unlock: boolean,
+): Promise<"ready" | "locked" | "no-collection"> {
   await bus.call(busName, "/org/freedesktop/DBus", busName, "Hello");
   const alias = await bus.call(secretsName, secretsPath, secretsService, "ReadAlias", "default");
   const collection = alias.string();
   if (collection === "/") return "no-collection";
   if (!(await isLocked(bus, collection))) return "ready";
+  if (!unlock) return "locked";
   const unlocked = await bus.call(secretsName, secretsPath, secretsService, "Unlock", [collection]);
   unlocked.strings();
   const prompt = unlocked.string();

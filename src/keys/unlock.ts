@@ -89,14 +89,23 @@ export async function unlockStore(
   return ClientStore.from(opened, { migrate: false });
 }
 
-/** Nothing without such a key, or if it does not open the file: then the passphrase itself has to. */
+/**
+ * Nothing without such a key, or if it does not open the file: then the passphrase itself has to. Loading SQLCipher and
+ * asking the keyring take the same time, so they are done at once; only an open keyring is asked, and if the file turns
+ * out to be no encrypted store, what it answers is of no interest.
+ */
 async function openWithKeptKey(
   path: string,
   options: ConnectionOptions,
 ): Promise<OpenedStore | undefined> {
-  const { format, keyId } = await identify(path);
-  if (format !== "sqlcipher" || keyId === undefined) return undefined;
-  const key = await keptKey(path, keyId);
+  const identity = identify(path);
+  const answer = keptKey(
+    path,
+    identity.then(({ keyId = "" }) => keyId),
+  );
+  answer.catch(() => undefined);
+  if ((await identity).format !== "sqlcipher") return undefined;
+  const key = await answer;
   if (key === undefined) return undefined;
   try {
     return await openEncrypted(path, key, options);

@@ -4,7 +4,6 @@
  * new one becomes the current one. Wherever this is cut short, opening the store finds one that fits.
  */
 import { createHash } from "node:crypto";
-import { z } from "zod";
 import { StoreError } from "../errors.js";
 import { deleteEntry, getEntry, listEntries, setEntry } from "../keys/keyring.js";
 import {
@@ -13,11 +12,12 @@ import {
   type PassphraseSource,
   readPassphrases,
 } from "../keys/source.js";
+import * as z from "../zod.js";
 
 /** What a swap does in the keyring; journaled, so that settling can finish or undo it. */
 export const keyringPlanSchema = z.strictObject({
   /** Where the current passphrase is kept meanwhile, `#previous:` and this; null if there is no current one. */
-  previous: z.string().nullable(),
+  previous: z.nullable(z.string()),
   /** Whether it stays there afterwards. */
   keep_previous: z.boolean(),
   /** Whether a new one becomes the current one. If not, the store has none any more. */

@@ -5,10 +5,10 @@
 import { createHash } from "node:crypto";
 import { readFile } from "node:fs/promises";
 import { dirname, join } from "node:path";
-import { z } from "zod";
 import { stateHome } from "../config/paths.js";
 import { hasCode, StoreError, systemError } from "../errors.js";
 import { makeFolder, replaceFile } from "../files/durable.js";
+import * as z from "../zod.js";
 
 const rehearsalSchema = z.object({
   /** The store's resolved path. */

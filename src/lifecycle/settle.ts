@@ -2,13 +2,12 @@
  * What every command does first: it finishes or undoes what an operation that was killed has left of its store, says
  * so, and then goes on with its own work.
  */
-import { readdir } from "node:fs/promises";
-import { basename, dirname } from "node:path";
+import { dirname } from "node:path";
 import { settleBackup } from "../backup/settle.js";
-import { hasCode, StoreError, systemError } from "../errors.js";
+import { StoreError, systemError } from "../errors.js";
 import { makeFolder, removePartials } from "../files/durable.js";
 import { endAbsence, refuseHolders, stoppedService } from "../operation/absence.js";
-import { Journal, journalPath } from "../operation/journal.js";
+import { isJournalLeft, Journal, journalPath } from "../operation/journal.js";
 import { acquireLock, type OperationLock } from "../operation/lock.js";
 import type { Reporter } from "../operation/reporter.js";
 import type { Service } from "../service/service.js";
@@ -42,7 +41,7 @@ export async function withOperation<Result>(
  * @throws StoreError what settling throws.
  */
 export async function settleIfNeeded(storePath: string): Promise<string[]> {
-  if (!(await isAnythingLeft(storePath))) return [];
+  if (!(await isJournalLeft(storePath))) return [];
   let lock: OperationLock;
   try {
     lock = await acquireLock(storePath);
@@ -153,16 +152,4 @@ async function stopAny(service: Service | undefined, storePath: string): Promise
   // Asked for what could wake it in between, which is then stopped as well.
   await service.activeDependents();
   await service.stop();
-}
-
-/** A look at the folder's names; nothing is opened. */
-async function isAnythingLeft(storePath: string): Promise<boolean> {
-  const journal = basename(journalPath(storePath));
-  try {
-    const names = await readdir(dirname(storePath));
-    return names.some((name) => name === journal || name.startsWith(`.${journal}.`));
-  } catch (error) {
-    if (hasCode(error, "ENOENT", "ENOTDIR")) return false;
-    throw systemError(error, `cannot look into ${dirname(storePath)}`);
-  }
 }

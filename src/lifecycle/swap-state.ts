@@ -7,7 +7,6 @@
 import type { BigIntStats } from "node:fs";
 import { lstat, rename, rm } from "node:fs/promises";
 import { dirname, join } from "node:path";
-import { z } from "zod";
 import { bundleName, removeStagedBundles } from "../bundle/bundle.js";
 import { realPath } from "../config/paths.js";
 import { loadSettings, saveSettings } from "../config/settings.js";
@@ -19,6 +18,7 @@ import { parseSource } from "../keys/source.js";
 import { refuseHolders, stoppedSchema } from "../operation/absence.js";
 import type { Journal } from "../operation/journal.js";
 import { reached } from "../operation/step.js";
+import * as z from "../zod.js";
 import {
   firstPassphrase,
   forgetReplaced,
@@ -73,38 +73,38 @@ export const bundleJournalSchema = z.strictObject({
   folder: z.string(),
   key_id: z.string(),
   /** Whether there was none before: then it goes if the new file does. The first journals named no other bundle. */
-  made: z.boolean().default(true),
+  made: z._default(z.boolean(), true),
 });
 
 const swapJournalSchema = z.strictObject({
   /** The new file before it has the store's name. */
   staged: z.string(),
   /** The old file's second name, from the commit on; null if there was no store. */
-  aside: z.string().nullable(),
+  aside: z.nullable(z.string()),
   /** Whether the old file stays there afterwards. */
   keep_aside: z.boolean(),
   /** What happens in the keyring; absent if nothing does. */
-  keyring: keyringPlanSchema.optional(),
+  keyring: z.optional(keyringPlanSchema),
   /** Where the passphrase comes from, before and afterwards. */
   source: z.strictObject({ from: z.string(), to: z.string() }),
   /** The settings, if they name the one and have to name the other. */
-  settings: z.string().optional(),
+  settings: z.optional(z.string()),
   /**
    * `server.json`, if the hub reads the passphrase there; whether it is taken out, and not replaced; and where the keyring
    * keeps what stands there now, `#previous:` and this, if that is not the current passphrase.
    */
-  server_json: z
-    .strictObject({ path: z.string(), remove: z.boolean(), previous: z.string().optional() })
-    .optional(),
-  bundle: bundleJournalSchema.optional(),
+  server_json: z.optional(
+    z.strictObject({ path: z.string(), remove: z.boolean(), previous: z.optional(z.string()) }),
+  ),
+  bundle: z.optional(bundleJournalSchema),
   /** The one for the file that is replaced, which stays, and of which a kill may leave something unfinished. */
-  replaced_bundle: bundleJournalSchema.optional(),
+  replaced_bundle: z.optional(bundleJournalSchema),
   /** Present from before the service is stopped until it was seen to run again. */
-  stopped: stoppedSchema.optional(),
+  stopped: z.optional(stoppedSchema),
   /** The new file as it is committed: while it is like this, nobody has written to it. */
-  committed: z
-    .strictObject({ inode: z.string(), size: z.string(), mtime_ns: z.string() })
-    .optional(),
+  committed: z.optional(
+    z.strictObject({ inode: z.string(), size: z.string(), mtime_ns: z.string() }),
+  ),
 });
 
 export type SwapJournal = z.infer<typeof swapJournalSchema>;

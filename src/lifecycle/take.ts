@@ -3,7 +3,6 @@
  * store's file stays as it is. On one journal, as everything that takes more than one step.
  */
 import { join } from "node:path";
-import { z } from "zod";
 import { type Bundle, bundleName, writeBundle } from "../bundle/bundle.js";
 import { StoreError } from "../errors.js";
 import { removePartials, tryReplacing } from "../files/durable.js";
@@ -12,6 +11,7 @@ import { deleteDerivedKeys } from "../keys/keyring.js";
 import { Journal } from "../operation/journal.js";
 import { reached } from "../operation/step.js";
 import { keyIdOf, type StoreKey } from "../store/cipher.js";
+import * as z from "../zod.js";
 import {
   type KeyringPlan,
   keepCurrent,
@@ -42,10 +42,10 @@ type TakeStep = (typeof takeSteps)[number];
 
 const takeJournalSchema = z.strictObject({
   /** What happens in the keyring; absent if nothing does. */
-  keyring: keyringPlanSchema.optional(),
-  bundle: bundleJournalSchema.optional(),
+  keyring: z.optional(keyringPlanSchema),
+  bundle: z.optional(bundleJournalSchema),
   /** `server.json`, if the password in it is taken out. */
-  server_json: z.string().optional(),
+  server_json: z.optional(z.string()),
 });
 
 type TakeJournal = z.infer<typeof takeJournalSchema>;

@@ -6,7 +6,6 @@
  * A hub that does not know schema 2 enforces the legacy columns alone: under it a migrated store's blacklists are
  * switched off. So its interpreter is asked first.
  */
-import { z } from "zod";
 import { StoreError, systemError } from "../errors.js";
 import { askHub, findHubPython } from "../hub/interpreter.js";
 import { unlock } from "../keys/unlock.js";
@@ -32,6 +31,7 @@ import {
   readList,
   readObject,
 } from "../store/schema.js";
+import * as z from "../zod.js";
 import { unitCommand } from "./handover.js";
 import { throwIfInterrupted } from "./interrupt.js";
 import type { OperationOptions } from "./options.js";
@@ -69,7 +69,7 @@ const named = 10;
 /** What the dead-man timer allows for the transaction, beyond the stop itself: 60 s. */
 const windowBudgetMs = 60_000;
 
-const journalSchema = z.strictObject({ stopped: stoppedSchema.optional() });
+const journalSchema = z.strictObject({ stopped: z.optional(stoppedSchema) });
 
 /**
  * Migrates the store, after saying what it would lose.

@@ -2,10 +2,10 @@
 import { createHash } from "node:crypto";
 import { readFile, rm } from "node:fs/promises";
 import { dirname, join } from "node:path";
-import { z } from "zod";
 import { dataHome } from "../config/paths.js";
 import { hasCode, StoreError, systemError } from "../errors.js";
 import { makeFolder, replaceFile, syncFolder } from "../files/durable.js";
+import * as z from "../zod.js";
 
 interface Place {
   name: string;

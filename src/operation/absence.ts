@@ -3,11 +3,11 @@
  * that was left by a kill.
  */
 import { setTimeout as delay } from "node:timers/promises";
-import { z } from "zod";
 import { StoreError } from "../errors.js";
 import { holdersOf, nameHolders } from "../service/holders.js";
 import { type ServiceChoice, selectService } from "../service/select.js";
 import type { Service } from "../service/service.js";
+import * as z from "../zod.js";
 import type { Reporter } from "./reporter.js";
 
 /** A process that is ending may hold the store for a moment longer than its unit: looked at 10 times, 100 ms apart. */
@@ -34,11 +34,11 @@ export interface ServiceReport {
 export const stoppedSchema = z.strictObject({
   service: z.enum(["systemd-user", "systemd", "launchd", "command", "none"]),
   unit: z.string(),
-  stop_command: z.string().optional(),
-  start_command: z.string().optional(),
+  stop_command: z.optional(z.string()),
+  start_command: z.optional(z.string()),
   dependents: z.array(z.string()),
   /** The dead-man timer's name, from before it is armed. */
-  timer: z.string().optional(),
+  timer: z.optional(z.string()),
 });
 
 export type Stopped = z.infer<typeof stoppedSchema>;

@@ -8,11 +8,11 @@
  */
 import { randomUUID } from "node:crypto";
 import { constants } from "node:fs";
-import { open, rm } from "node:fs/promises";
-import { dirname } from "node:path";
-import { z } from "zod";
+import { open, readdir, rm } from "node:fs/promises";
+import { basename, dirname } from "node:path";
 import { hasCode, StoreError, systemError } from "../errors.js";
 import { replaceFile, syncFolder } from "../files/durable.js";
+import * as z from "../zod.js";
 
 const journalFormat = "hivemind-sqlcipher journal";
 const journalVersion = 1;
@@ -38,6 +38,22 @@ export type JournalEntry = z.infer<typeof journalEntrySchema>;
 /** `clients.db.journal.json`, beside the store. */
 export function journalPath(storePath: string): string {
   return `${storePath}.journal.json`;
+}
+
+/**
+ * Whether an operation has left a journal, or a part of one: a look at the folder's names, which opens nothing.
+ *
+ * @throws StoreError `io` if the folder cannot be looked into.
+ */
+export async function isJournalLeft(storePath: string): Promise<boolean> {
+  const journal = basename(journalPath(storePath));
+  try {
+    const names = await readdir(dirname(storePath));
+    return names.some((name) => name === journal || name.startsWith(`.${journal}.`));
+  } catch (error) {
+    if (hasCode(error, "ENOENT", "ENOTDIR")) return false;
+    throw systemError(error, `cannot look into ${dirname(storePath)}`);
+  }
 }
 
 /** The journal of one operation. Hold the operation lock while using it. */

@@ -10,6 +10,7 @@ import {
 } from "../client/client.js";
 import { formatJson, type JsonObject, sameJson } from "../client/json.js";
 import { StoreError } from "../errors.js";
+import * as z from "../zod.js";
 import type { SqlValue } from "./connection.js";
 import { type Column, newestSchema, readList, readObject, type Schema } from "./schema.js";
 
@@ -106,7 +107,7 @@ export function changedColumns(row: Row, client: Client, schema: Schema): Values
   return changed;
 }
 
-const changesSchema = clientSchema.partial();
+const changesSchema = z.partial(clientSchema);
 
 /** @throws StoreError `refused` if a field is not what a client has there, naming it. */
 export function requireValid(changes: Partial<Client>): void {

@@ -5,8 +5,9 @@
  * threads, so every call here is awaited before what depends on it.
  */
 import { AsyncLocalStorage } from "node:async_hooks";
+import { createRequire } from "node:module";
 import { resolve } from "node:path";
-import sqlite3 from "@journeyapps/sqlcipher";
+import type sqlite3 from "@journeyapps/sqlcipher";
 import { type ErrorKind, StoreError } from "../errors.js";
 
 /** What a statement's placeholders take. Numbers that are not 32-bit integers are bound as floats; SQLite compares them by value. */
@@ -27,11 +28,10 @@ export interface ConnectionOptions {
 /** Python's sqlite3 waits as long in a released hub. */
 const defaultBusyTimeoutMs = 5_000;
 
-const openFlags = {
-  readonly: sqlite3.OPEN_READONLY,
-  readwrite: sqlite3.OPEN_READWRITE,
-  create: sqlite3.OPEN_READWRITE | sqlite3.OPEN_CREATE,
-};
+/** Loaded when first needed: it is native, and half of what opening a small store costs. */
+function loadSqlite(): typeof sqlite3 {
+  return createRequire(import.meta.url)("@journeyapps/sqlcipher");
+}
 
 export class Connection implements AsyncDisposable {
   /** The resolved path, or `:memory:`. */
@@ -62,9 +62,15 @@ export class Connection implements AsyncDisposable {
    */
   static async open(path: string, options: ConnectionOptions): Promise<Connection> {
     const target = path === ":memory:" ? path : resolve(path);
-    const flags = openFlags[options.mode] | sqlite3.OPEN_URI;
+    const sqlite = loadSqlite();
+    const modes = {
+      readonly: sqlite.OPEN_READONLY,
+      readwrite: sqlite.OPEN_READWRITE,
+      create: sqlite.OPEN_READWRITE | sqlite.OPEN_CREATE,
+    };
+    const flags = modes[options.mode] | sqlite.OPEN_URI;
     const database = await new Promise<sqlite3.Database>((done, failed) => {
-      const opening: sqlite3.Database = new sqlite3.Database(
+      const opening: sqlite3.Database = new sqlite.Database(
         target === ":memory:" ? target : uriOf(target, options.immutable ?? false),
         flags,
         (error) => (error ? failed(sqliteError(error, target)) : done(opening)),

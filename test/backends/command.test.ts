@@ -370,9 +370,11 @@ test("a plugin in a package of its own is found, passes the conformance tests, a
   });
 
   await mkdir(machine.path("data", "hivemind-core"), { recursive: true });
-  await copyFile(
-    join(fixtures, "clients-hivemind-json-db.json"),
+  const clients = await readFile(join(fixtures, "clients-hivemind-json-db.json"), "utf8");
+  // A number that JavaScript would not carry.
+  await writeFile(
     machine.path("data", "hivemind-core", "clients.json"),
+    clients.replace('"api_key"', '"exact": 12345678901234567890, "api_key"'),
   );
   const file = machine.path("clients.jsonl");
   const args = ["migrate", "--from", json, "--to", "my-db-plugin", "--to-setting", `file=${file}`];
@@ -382,7 +384,15 @@ test("a plugin in a package of its own is found, passes the conformance tests, a
     migrated: { verified: true, to: { place: file } },
   });
   expect(await readFile(file, "utf8")).toContain("kitchen-satellite");
+  expect(await readFile(file, "utf8")).toContain("12345678901234567890");
   const switched = await machine.run([...args, "--merge", "--switch"], inProject);
   expect(switched.code).toBe(17);
   expect(switched.stderr).toContain("no hub knows the database plugin my-db-plugin");
+  // An error that the plugin got from the library is one to the command.
+  const nowhere = ["migrate", "--from", "my-db-plugin", "--from-setting", "file=/nowhere"];
+  const absent = await machine.run([...nowhere, "--to", json], inProject);
+  expect(absent).toMatchObject({
+    code: 10,
+    stderr: expect.stringContaining("there is no /nowhere"),
+  });
 });

@@ -13,7 +13,7 @@ import { temporaryFolder } from "../store/temporary.js";
 import { Machine } from "./machine.js";
 
 const output = new Output({ json: false, quiet: false, verbose: false, color: false });
-const program = grammarOf(buildProgram(output));
+const program = grammarOf(await buildProgram(output));
 const commands = everyCommand(program);
 const leaves = commands.filter((entry) => entry.commands.length === 0);
 const named = (entry: CommandEntry) => entry.words.join(" ");
@@ -49,6 +49,26 @@ test("every command's help has examples, of that command, with options that it h
     });
   });
   expect(faults).toEqual([]);
+});
+
+test("a command that is named is found without the others being loaded", async () => {
+  const words = program.commands.map(({ words: [word = ""] }) => word);
+  for (const word of [...words.filter((each) => each !== "completion"), "settle"]) {
+    const built = await buildProgram(output, ["--json", word, "--help"]);
+    const names = built.commands.map((command) => command.name());
+    expect(names, word).toContain(word);
+    expect(names.length, word).toBeLessThan(words.length / 2);
+  }
+  const everything = (await buildProgram(output)).commands.length;
+  for (const argv of [
+    [],
+    ["--help"],
+    ["help", "init"],
+    ["completion", "bash"],
+    ["--db", "x", "init"],
+  ]) {
+    expect((await buildProgram(output, argv)).commands.length, argv.join(" ")).toBe(everything);
+  }
 });
 
 test("every command says what it does, and takes the options that every command takes", () => {

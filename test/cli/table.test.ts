@@ -5,24 +5,25 @@ import { printable, Table } from "../../src/cli/table.js";
 
 const columns = [{ title: "ID", align: "right" as const }, { title: "NAME" }, { title: "MAY" }];
 
-test("a table is as wide as it needs to be where there is room", () => {
+test("a table is as wide as it needs to be where there is room", async () => {
   const rows = [["1", "kitchen", "escalate"]];
-  const table = new Table(columns, rows, 80);
+  const table = await Table.of(columns, rows, 80);
   expect(table.heading()).toBe("ID  NAME     MAY");
-  expect(table.row(rows[0] as string[])).toBe(" 1  kitchen  escalate");
+  expect(await table.row(rows[0] as string[])).toBe(" 1  kitchen  escalate");
 });
 
-test("no line is wider than the terminal, whatever the cells hold", () => {
-  fc.assert(
-    fc.property(
+test("no line is wider than the terminal, whatever the cells hold", async () => {
+  await fc.assert(
+    fc.asyncProperty(
       fc.array(fc.tuple(fc.nat().map(String), fc.string({ unit: "grapheme" }), fc.string()), {
         minLength: 1,
         maxLength: 5,
       }),
       fc.integer({ min: 30, max: 120 }),
-      (rows, width) => {
-        const table = new Table(columns, rows, width);
-        for (const row of rows) expect(stringWidth(table.row(row))).toBeLessThanOrEqual(width);
+      async (rows, width) => {
+        const table = await Table.of(columns, rows, width);
+        for (const row of rows)
+          expect(stringWidth(await table.row(row))).toBeLessThanOrEqual(width);
       },
     ),
   );

@@ -160,7 +160,7 @@ const scenarios: Record<string, Scenario> = {
 };
 
 const grammar = grammarOf(
-  buildProgram(new Output({ json: false, quiet: false, verbose: false, color: false })),
+  await buildProgram(new Output({ json: false, quiet: false, verbose: false, color: false })),
 );
 
 test("every command of the grammar is among those that are searched", () => {

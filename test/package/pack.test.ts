@@ -2,6 +2,7 @@
 import { execFile } from "node:child_process";
 import { existsSync } from "node:fs";
 import { cp, mkdir, readdir, readFile, symlink, writeFile } from "node:fs/promises";
+import { isBuiltin } from "node:module";
 import { join } from "node:path";
 import { promisify } from "node:util";
 import { expect, test } from "vitest";
@@ -58,7 +59,10 @@ test("the packed package holds what it needs and no more, installs, runs, and ha
     "package.json",
     "sbom.cdx.json",
   ]);
-  expect(files.filter((path) => /^dist\/(?!.*\.(?:js|d\.ts)$)/.test(path))).toEqual([]);
+  expect(files.filter((path) => /^dist\/(?!.*\.(?:js|d\.ts)$)/.test(path)).sort()).toEqual([
+    "dist/cli/THIRD-PARTY-NOTICES.txt",
+    "dist/cli/package.json",
+  ]);
   expect(files).not.toContain("dist/gone.js");
 
   await writeFile(join(folder, "package.json"), '{"type": "module"}');
@@ -101,3 +105,32 @@ test("the packed package holds what it needs and no more, installs, runs, and ha
   expect(used.stdout.trim()).toBe("1");
   expect(await readdir(folder)).toContain("clients.db");
 }, 240_000);
+
+/** What the built command's files load, by file. */
+async function loadedBy(folder: string): Promise<Map<string, string[]>> {
+  const names = (await readdir(folder)).filter((name) => name.endsWith(".js"));
+  const loads = names.map(async (name) => {
+    const text = await readFile(join(folder, name), "utf8");
+    const found = text.matchAll(/\b(?:require|import)\w*(?:\([^()"]*\))?\(\s*"([^"]+)"\s*\)/g);
+    return [name, [...found].map(([, what = ""]) => what)] as const;
+  });
+  return new Map(await Promise.all(loads));
+}
+
+test("the built command loads itself, Node, and one package", async () => {
+  const loaded = await loadedBy(join(root, "dist", "cli"));
+  const names = new Set([...loaded.values()].flat());
+  const own = [...names].filter((name) => name.startsWith("."));
+  expect(own.filter((name) => !loaded.has(name.slice(2)))).toEqual([]);
+  expect(own.length).toBeGreaterThan(20);
+  const packages = [...names].filter((name) => !name.startsWith(".") && !isBuiltin(name));
+  expect(packages).toEqual(["@redis/client"]);
+});
+
+test("the licence of every package in the built command is with it", async () => {
+  const notices = await readFile(join(root, "dist", "cli", "THIRD-PARTY-NOTICES.txt"), "utf8");
+  for (const name of ["commander", "zod", "age-encryption", "@noble/hashes", "csv-parse"]) {
+    expect(notices).toMatch(new RegExp(`^${name} \\d+\\.\\d+\\.\\d+ \\(`, "m"));
+  }
+  expect(notices).toContain("Permission is hereby granted");
+});

@@ -1,5 +1,6 @@
 import { readdir, readFile } from "node:fs/promises";
 import { join } from "node:path";
+import sqlite3 from "@journeyapps/sqlcipher";
 import { expect, test, vi } from "vitest";
 import { createEncrypted, identify, openEncrypted } from "../../src/store/cipher.js";
 import { ClientStore } from "../../src/store/client-store.js";
@@ -7,15 +8,14 @@ import { Connection } from "../../src/store/connection.js";
 import { copyOfFixture, temporaryFolder } from "./temporary.js";
 
 // A library built without SQLCipher knows none of its pragmas: it ignores them, and writes plain text.
-vi.mock("@journeyapps/sqlcipher", async (original) => {
-  const { default: real } = await original<{ default: typeof import("@journeyapps/sqlcipher") }>();
-  class Database extends real.Database {
-    override all(sql: string, ...rest: unknown[]): this {
-      const ignored = /^PRAGMA (?:key|cipher)/.test(sql);
-      return super.all(ignored ? "PRAGMA nothing_of_the_kind" : sql, ...rest);
-    }
-  }
-  return { default: { ...real, Database } };
+const { all } = sqlite3.Database.prototype;
+vi.spyOn(sqlite3.Database.prototype, "all").mockImplementation(function (
+  this: sqlite3.Database,
+  sql: string,
+  ...rest: unknown[]
+) {
+  const ignored = /^PRAGMA (?:key|cipher)/.test(sql);
+  return all.call(this, ignored ? "PRAGMA nothing_of_the_kind" : sql, ...rest) as sqlite3.Database;
 });
 
 const refusal = { kind: "refused", message: expect.stringContaining("built without SQLCipher") };
