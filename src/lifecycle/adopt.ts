@@ -14,7 +14,7 @@ import { type CipherCompatibility, identify, openEncrypted } from "../store/ciph
 import { checkSchema } from "../store/schema.js";
 import { findHandover } from "./handover.js";
 import type { BundleOptions, BundleReport, OperationOptions } from "./options.js";
-import { firstPassphrase, planKeyring } from "./passphrases.js";
+import { firstPassphrase, planKeyring, takeUpIfPending } from "./passphrases.js";
 import { bundleReport, checkBundleFolder } from "./prepare.js";
 import { take } from "./take.js";
 
@@ -80,6 +80,7 @@ export async function adopt(options: AdoptOptions): Promise<AdoptResult> {
       `the password is still in ${inServerJson.path}, in plain text; a hub that is started by run needs none there`,
     );
   }
+  if (source.kind === "keyring") await takeUpIfPending(storePath, passphrase);
   const keyring =
     source.kind === "keyring"
       ? await planKeyring(storePath, passphrase, { keyId }, true)

@@ -92,6 +92,9 @@ function widenings(present: Client, past: Client): string[] {
       what.push(`would have these off its ${kind} blacklist: ${fewer.join(", ")}`);
   }
   if (past.api_key !== present.api_key) what.push("would have its earlier access key again");
+  // One that was replaced is one that somebody else may know by now.
+  if (past.password !== present.password) what.push("would have its earlier password again");
+  if (past.crypto_key !== present.crypto_key) what.push("would have its earlier crypto key again");
   return what;
 }
 

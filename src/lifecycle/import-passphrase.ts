@@ -8,7 +8,7 @@ import { StoreError } from "../errors.js";
 import { describeSource, type PassphraseSource } from "../keys/source.js";
 import type { OperationLock } from "../operation/lock.js";
 import { identify, openEncrypted } from "../store/cipher.js";
-import { planKeyring } from "./passphrases.js";
+import { planKeyring, takeUpIfPending } from "./passphrases.js";
 import { take } from "./take.js";
 
 export interface ImportOptions {
@@ -61,6 +61,7 @@ export async function importPassphrase(options: ImportOptions): Promise<ImportRe
     },
   );
   await opened.connection.close();
+  await takeUpIfPending(storePath, passphrase);
   const keyring = await planKeyring(storePath, passphrase, { keyId: opened.keyId }, true);
   if (keyring) {
     await take({ operation: "import-passphrase", storePath, passphrase, key: opened.key, keyring });

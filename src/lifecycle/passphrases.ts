@@ -3,7 +3,12 @@
  * file is under it; the current one is also under `#previous:<key_id>` before its file goes; and only afterwards the
  * new one becomes the current one. Wherever this is cut short, opening the store finds one that fits.
  */
+<<<<<<< ours
 import { createHash } from "node:crypto";
+=======
+import { randomBytes } from "node:crypto";
+import { z } from "zod";
+>>>>>>> theirs
 import { StoreError } from "../errors.js";
 import { deleteEntry, getEntry, listEntries, setEntry } from "../keys/keyring.js";
 import {
@@ -52,7 +57,7 @@ export async function planKeyring(
   }
   // It opens something, though not this file, or its place is taken by one that opens something else under the same
   // salt.
-  return { previous: nameOf(current), keep_previous: true, pending };
+  return { previous: await placeOf(storePath, current), keep_previous: true, pending };
 }
 
 /**
@@ -72,6 +77,12 @@ export async function takeUpPending(
     await promotePending(storePath, plan);
   }
   return "the passphrase that was pending opens the store: it is the current one now";
+}
+
+/** The same, where a passphrase was seen to open the store that did not come from there. */
+export async function takeUpIfPending(storePath: string, passphrase: string): Promise<void> {
+  const isPending = (await getEntry(storePath, "pending")) === passphrase;
+  if (isPending) await takeUpPending(storePath, "pending");
 }
 
 /** Puts the new passphrase beside the current one. It was read back when this returns. */
@@ -117,14 +128,8 @@ export async function placeForPassword(
       { hint: "if nothing needs it any more, take it out of server.json; else keep it first" },
     );
   }
-  const entries = await listEntries(storePath);
-  if (entries.some(({ slot, secret }) => slot === "current" && secret === password)) {
-    return undefined;
-  }
-  const kept = entries.find(
-    ({ slot, secret }) => slot.startsWith("previous:") && secret === password,
-  );
-  return kept?.slot.slice("previous:".length) ?? nameOf(password);
+  if ((await getEntry(storePath, "current")) === password) return undefined;
+  return await placeOf(storePath, password);
 }
 
 /** Keeps such a password there. It was read back when this returns. */
@@ -136,9 +141,16 @@ export async function keepPassword(
   await setEntry(storePath, `previous:${name}`, password);
 }
 
-/** A slot that no key_id leads to is found all the same. */
-function nameOf(passphrase: string): string {
-  return createHash("sha256").update(passphrase).digest("hex").slice(0, 16);
+/**
+ * Where a passphrase is kept whose file's key_id is not known, or its place taken: where it is already, or under a name
+ * that says nothing about it, since names are read in a keyring that is locked, and in the journal.
+ */
+async function placeOf(storePath: string, passphrase: string): Promise<string> {
+  const previous = (await listEntries(storePath)).filter(({ slot }) =>
+    slot.startsWith("previous:"),
+  );
+  const kept = previous.find(({ secret }) => secret === passphrase);
+  return kept?.slot.slice("previous:".length) ?? randomBytes(8).toString("hex");
 }
 
 /** The new file is in place: its passphrase becomes the current one. Twice is the same as once. */

@@ -143,7 +143,7 @@ test("permissions that would widen are listed, and nothing happens without a yes
       allowed_types: ["speak"],
       metadata: { ...one?.metadata, skill_blacklist: ["skill-a"] },
     });
-    await store.updateClient(2, { is_admin: false });
+    await store.updateClient(2, { is_admin: false, password: "given anew" });
   });
   const before = await readFile(world.path);
   const refused = await restore(world, backup, { yes: false });
@@ -154,7 +154,9 @@ test("permissions that would widen are listed, and nothing happens without a yes
   expect(question).toMatch(
     /off its skill blacklist: skill-a; would have its earlier access key again/,
   );
-  expect(question).toMatch(/2 \(.*\) would be an admin again/);
+  expect(question).toMatch(
+    /2 \(.*\) would be an admin again; would have its earlier password again/,
+  );
   expect(await readFile(world.path)).toEqual(before);
   expect(resultOf(await restore(world, backup)).restored.widened).toHaveLength(2);
 });

@@ -1,3 +1,4 @@
+import { createHash } from "node:crypto";
 import { readdir, readFile, rename, rm, stat, writeFile } from "node:fs/promises";
 import { basename, join } from "node:path";
 import { expect, test } from "vitest";
@@ -179,6 +180,9 @@ test("a pending passphrase that opens the store is never overwritten", async () 
   const slots = await world.slots();
   expect(slots.current).toBe(oldPassphrase);
   expect(Object.values(slots)).toContain("of some other file");
+  // Nothing that a passphrase could be guessed by.
+  const sum = createHash("sha256").update("of some other file").digest("hex");
+  expect(Object.keys(slots).join()).not.toContain(sum.slice(0, 16));
 });
 
 test("a store that somebody else has open is refused before anything changes", async () => {
