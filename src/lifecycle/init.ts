@@ -64,8 +64,9 @@ export interface InitResult {
  *   `passphraseUnavailable` if the passphrase cannot be kept or read, `io`.
  */
 export async function initStore(options: InitOptions): Promise<InitResult> {
-  const { storePath } = options;
+  const { storePath, source } = options;
   await refuseExisting(storePath);
+  if (source.kind === "file") await requirePassphraseFile(source.path);
   for (const recipient of options.recipients) parseRecipient(recipient);
   if (options.bundleFolder !== undefined) {
     await refuseBadPlacement(
@@ -91,7 +92,6 @@ async function make(options: InitOptions, { storePath }: OperationLock): Promise
       hint: `secret-tool clear service ${keyringService} account '${storePath}' forgets it, if nothing needs it any more.`,
     });
   }
-  if (source.kind === "file") await requirePassphraseFile(source.path);
   const recipients = await ensureRecipients(options);
   const passphrase = await keepPassphrase(options, kept);
   reached("init.passphrase-kept");

@@ -52,6 +52,16 @@ const cases: Case[] = [
     says: /no store at .*clients\.db[\s\S]*init/,
   },
   {
+    what: "init with a passphrase from a file that is not there: none is written to a disk",
+    machine: () => Machine.make(),
+    args: (machine) => [
+      ...["init", "--passphrase-source", `file:${machine.path("none")}`],
+      ...["--recovery-key-file", machine.path("recovery-key.txt")],
+    ],
+    code: 13,
+    says: /there is no file .*none[\s\S]*umask 077/,
+  },
+  {
     what: "no backup to restore, and no store's folder yet",
     machine: () => Machine.make(),
     args: (machine) => ["restore", machine.path("none.db"), "--hub", "none"],
