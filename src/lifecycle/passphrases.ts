@@ -3,12 +3,7 @@
  * file is under it; the current one is also under `#previous:<key_id>` before its file goes; and only afterwards the
  * new one becomes the current one. Wherever this is cut short, opening the store finds one that fits.
  */
-<<<<<<< ours
-import { createHash } from "node:crypto";
-=======
 import { randomBytes } from "node:crypto";
-import { z } from "zod";
->>>>>>> theirs
 import { StoreError } from "../errors.js";
 import { deleteEntry, getEntry, listEntries, setEntry } from "../keys/keyring.js";
 import {
