@@ -1,18 +1,19 @@
-// bench-migrate [CLIENTS] [--python]
+// Clients from the encrypted store to a Redis server and back, every record read back and compared, beside the loop of
+// HiveMind's manual in Python, which adds them one by one and compares nothing: see scripts/bench.
 //
-// Moves so many clients (default 100,000) from an encrypted store to a Redis server and back, with this project's own
-// `migrate`: seconds, clients a second, and the memory it took at most. With --python, also the loop of HiveMind's
-// manual, which adds them to Redis one by one, on the first 20,000 of them. Needs dist/ (npm run build) and redis-server.
+// Usage: bench-migrate CLIENTS RUNS
 import { execFileSync, spawn, spawnSync } from "node:child_process";
 import { once } from "node:events";
-import { mkdtempSync, rmSync } from "node:fs";
+import { mkdtempSync, openSync, rmSync, writeFileSync } from "node:fs";
 import { createServer } from "node:net";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { DatabaseFactory, newClient } from "../dist/index.js";
+import { median, report, say } from "./bench-tools.mjs";
 
-const count = Number(process.argv.find((argument) => /^\d+$/.test(argument)) ?? 100_000);
-const pythonCount = Math.min(count, 20_000);
+const [count = 100_000, runs = 3] = process.argv.slice(2).map(Number);
+/** The loop takes as long for each client, however many there are. */
+const loopCount = Math.min(count, 20_000);
 const root = new URL("..", import.meta.url).pathname;
 const folder = mkdtempSync(join(tmpdir(), "hivemind-bench-"));
 const sqlcipher = "hivemind-sqlcipher-db-plugin";
@@ -31,6 +32,20 @@ function* clients(number) {
   }
 }
 
+function store(name) {
+  return { name: sqlcipher, config: { db_path: join(folder, `${name}.db`), password: "bench" } };
+}
+
+async function fill({ name, config }, number) {
+  const database = await DatabaseFactory.create(name, config);
+  await database.addItems(clients(number));
+  await database.close();
+}
+
+function remove({ config }) {
+  for (const end of ["", "-wal", "-shm"]) rmSync(config.db_path + end, { force: true });
+}
+
 async function freePort() {
   const server = createServer().listen(0, "127.0.0.1");
   await once(server, "listening");
@@ -40,26 +55,62 @@ async function freePort() {
   return port;
 }
 
-/** Runs one migration in a process of its own, and answers its seconds and its largest memory in megabytes. */
+/** One migration in a process of its own: microseconds a client, and the most memory in megabytes. */
 function migrate(from, to) {
   const script = `import { migrate } from ${JSON.stringify(`${root}dist/index.js`)};
 const began = performance.now();
 const done = await migrate(${JSON.stringify({ from, to })});
 if (!done.verified) throw new Error("not verified");
-console.log(JSON.stringify({ seconds: (performance.now() - began) / 1000, megabytes: process.resourceUsage().maxRSS / 1024 }));`;
+console.log(JSON.stringify({ ms: performance.now() - began, megabytes: process.resourceUsage().maxRSS / 1024 }));`;
   const output = execFileSync(process.execPath, ["--input-type=module", "-e", script], {
     encoding: "utf8",
     env: { ...process.env, XDG_DATA_HOME: folder },
   });
-  return JSON.parse(output);
+  const { ms, megabytes } = JSON.parse(output);
+  return { each: (ms * 1000) / count, megabytes };
 }
 
-function say(what, number, { seconds, megabytes }) {
-  const memory = megabytes === undefined ? "" : `, ${Math.round(megabytes)} MB at most`;
-  const rate = Math.round(number / seconds).toLocaleString("en");
-  console.log(
-    `${what}: ${number.toLocaleString("en")} clients in ${seconds.toFixed(1)} s, ${rate} a second${memory}`,
-  );
+/** The manual's loop: what one plugin holds is added to the other. */
+function loop(python, from, to) {
+  const script = `
+import time
+from ovos_utils.log import LOG
+LOG.set_level("ERROR")
+from hivemind_redis_database import RedisDB
+from hivemind_sqlite_database import SQLiteDB
+def store(name):
+    return SQLiteDB(name=name, subfolder="${folder}", password="bench")
+source, target = ${from}, ${to}
+began = time.monotonic()
+for client in source:
+    target.add_item(client)
+took = time.monotonic() - began
+assert len(target) == ${loopCount}
+print(took)`;
+  const { stdout, status, stderr } = spawnSync(`${python}/bin/python`, ["-c", script], {
+    encoding: "utf8",
+    env: { ...process.env, XDG_DATA_HOME: folder, XDG_STATE_HOME: folder },
+  });
+  if (status !== 0) throw new Error(stderr);
+  return (Number(stdout.trim().split("\n").at(-1)) * 1e6) / loopCount;
+}
+
+/** The commands that write the same keys, for redis-cli to send: what the server itself takes to carry them out. */
+function writeCommands(path) {
+  const parts = [];
+  const add = (...words) => {
+    parts.push(`*${words.length}\r\n`);
+    for (const word of words) parts.push(`$${Buffer.byteLength(word)}\r\n${word}\r\n`);
+  };
+  for (const { client_id, api_key, name, ...rest } of clients(loopCount)) {
+    const id = String(client_id);
+    const record = JSON.stringify({ ...rest, client_id, api_key, name, description: "" });
+    add("SET", `raw:client:${id}`, record);
+    add("SADD", `raw:name:${name}`, id);
+    add("SADD", `raw:api_key:${api_key}`, id);
+    add("HSET", `raw:idx:${id}`, "name", name, "api_key", api_key);
+  }
+  writeFileSync(path, parts.join(""));
 }
 
 const port = await freePort();
@@ -68,42 +119,51 @@ const server = spawn("redis-server", [
 ]);
 try {
   await once(server.stdout, "data");
-  const store = {
-    name: sqlcipher,
-    config: { db_path: join(folder, "clients.db"), password: "bench" },
-  };
-  const back = { name: sqlcipher, config: { db_path: join(folder, "back.db"), password: "bench" } };
-  const hub = { name: redis, config: { port } };
-  const database = await DatabaseFactory.create(store.name, store.config);
-  await database.addItems(clients(count));
-  await database.close();
-  const there = migrate(store, hub);
-  say("SQLCipher to Redis", count, there);
-  say("Redis to SQLCipher", count, migrate(hub, back));
-
-  if (process.argv.includes("--python")) {
-    const [, development] = execFileSync(`${root}scripts/python-peers`, { encoding: "utf8" }).split(
-      "\n",
-    );
-    const script = `
-import time, sys
-from hivemind_plugin_manager.database import Client
-from hivemind_redis_database import RedisDB
-db = RedisDB(port=${port}, index_prefix="python")
-began = time.monotonic()
-for i in range(1, ${pythonCount} + 1):
-    key = "%032x" % i
-    db.add_item(Client(client_id=i, api_key=key, name="HiveMind-Node-%d" % i, password=key))
-print(time.monotonic() - began)`;
-    const { stdout } = spawnSync(`${development}/bin/python`, ["-c", script], {
-      encoding: "utf8",
-      stdio: ["ignore", "pipe", "ignore"],
+  server.stdout.resume();
+  const redisCli = (stdin, ...args) =>
+    execFileSync("redis-cli", ["-p", String(port), ...args], {
+      stdio: [stdin, "ignore", "inherit"],
     });
-    const seconds = Number(stdout.trim().split("\n").at(-1));
-    say("the manual's loop, to Redis", pythonCount, { seconds });
-    const times = count / there.seconds / (pythonCount / seconds);
-    console.log(`migrate is ${times.toFixed(1)} times as fast, with every record compared`);
+  const [, python] = execFileSync(`${root}scripts/python-peers`, { encoding: "utf8" }).split("\n");
+  const hub = { name: redis, config: { port } };
+  const [ours, back] = [store("ours"), store("back")];
+  say(`migrate ${count.toLocaleString("en")} clients`);
+  await fill(ours, count);
+  await fill(store("loop"), loopCount);
+  const commands = join(folder, "commands");
+  writeCommands(commands);
+
+  const [there, here, loopThere, loopBack, raw] = [[], [], [], [], []];
+  for (let turn = 0; turn < runs; turn++) {
+    redisCli("ignore", "FLUSHALL");
+    there.push(migrate(ours, hub));
+    remove(back);
+    here.push(migrate(hub, back));
+    redisCli("ignore", "FLUSHALL");
+    loopThere.push(loop(python, 'store("loop")', `RedisDB(port=${port})`));
+    remove(store("python"));
+    loopBack.push(loop(python, `RedisDB(port=${port})`, 'store("python")'));
+    const began = performance.now();
+    redisCli(openSync(commands), "--pipe");
+    raw.push(((performance.now() - began) * 1000) / loopCount);
   }
+  const line = (way, done, peers) => {
+    const each = done.map((one) => one.each);
+    const most = Math.round(Math.max(...done.map(({ megabytes }) => megabytes)));
+    report({
+      work: `migrate ${count.toLocaleString("en")} clients ${way}, every record compared`,
+      unit: "µs a client",
+      ours: each,
+      peers,
+      note: `${Math.round(1e6 / median(each)).toLocaleString("en")} clients a second, ${most} MB at most`,
+    });
+  };
+  const manual = `the manual's loop in Python, ${loopCount.toLocaleString("en")} of them, none compared`;
+  line("SQLCipher to Redis", there, [
+    { name: manual, values: loopThere, at_most: 0.05 },
+    { name: "redis-cli --pipe of the same keys", values: raw, aim: "the server's own limit" },
+  ]);
+  line("Redis to SQLCipher", here, [{ name: manual, values: loopBack, at_most: 0.05 }]);
 } finally {
   server.kill();
   await once(server, "exit");
