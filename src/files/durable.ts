@@ -10,6 +10,7 @@ import { constants } from "node:fs";
 import { type FileHandle, link, lstat, mkdir, open, readdir, rename, rm } from "node:fs/promises";
 import { basename, dirname, join } from "node:path";
 import { hasCode, StoreError, systemError } from "../errors.js";
+import { hasAccessList } from "./access.js";
 
 const newFile = constants.O_WRONLY | constants.O_CREAT | constants.O_EXCL | constants.O_NOFOLLOW;
 
@@ -164,6 +165,13 @@ async function stageReplacement(path: string, contents: string | Uint8Array): Pr
     throw systemError(error, `cannot look at ${path}`);
   });
   if (before && !before.isFile()) throw new StoreError("refused", `${path} is not a regular file`);
+  if (before && (await hasAccessList(path, before))) {
+    throw new StoreError(
+      "refused",
+      `${path} has an access control list, which the file that replaces it would not have`,
+      { hint: `getfacl '${path}' shows it; setfacl -b '${path}' takes it off` },
+    );
+  }
   await createFile(staged, contents, before ? before.mode & 0o777 : 0o600);
   try {
     if (before) await giveOwner(staged, before.uid, before.gid);

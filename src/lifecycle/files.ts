@@ -6,10 +6,6 @@ import { dirname } from "node:path";
 import { pipeline } from "node:stream/promises";
 import { systemError } from "../errors.js";
 import { syncFolder } from "../files/durable.js";
-import { run } from "../service/run.js";
-
-/** A look at one name takes milliseconds; a disk that has gone to sleep, or a server far away, takes seconds. */
-const lsLimitMs = 30_000;
 
 /** Puts a file, written by SQLite or by others, and its name on the disk. */
 export async function syncFile(path: string): Promise<void> {
@@ -20,15 +16,6 @@ export async function syncFile(path: string): Promise<void> {
     throw systemError(error, `cannot sync ${path}`);
   }
   await syncFolder(dirname(path));
-}
-
-/**
- * Whether a file has an access control list besides its mode. Nothing in Node tells that; `ls` does, by a `+` behind the
- * mode, where it knows of them at all.
- */
-export async function hasAccessList(path: string): Promise<boolean> {
-  const { code, stdout } = await run("ls", ["-ld", "--", path], { timeoutMs: lsLimitMs });
-  return code === 0 && /^\S{10}\+/.test(stdout);
 }
 
 /** In hex. */

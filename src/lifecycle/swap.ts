@@ -17,6 +17,7 @@ import { basename, dirname, join } from "node:path";
 import { type Bundle, bundleName, writeBundle } from "../bundle/bundle.js";
 import { realPath } from "../config/paths.js";
 import { type ErrorKind, hasCode, StoreError, systemError } from "../errors.js";
+import { hasAccessList } from "../files/access.js";
 import { stagedName, syncFolder, tryReplacing } from "../files/durable.js";
 import { passwordIn, readServerJson } from "../hub/server-json.js";
 import { formatSource, type PassphraseSource } from "../keys/source.js";
@@ -37,7 +38,7 @@ import {
   type Started,
 } from "../service/service.js";
 import { keyIdOf, type StoreKey } from "../store/cipher.js";
-import { hasAccessList, syncFile } from "./files.js";
+import { syncFile } from "./files.js";
 import { throwIfInterrupted } from "./interrupt.js";
 import {
   type KeyringPlan,
@@ -271,7 +272,7 @@ class SwapWork {
         { hint: "run this as that user, who must be in that group, or as root", cause: error },
       );
     }
-    if (before && isGroupLetIn(before) && (await hasAccessList(data.staged))) {
+    if (before && (await hasAccessList(data.staged, before))) {
       throw new StoreError(
         "refused",
         `${dirname(storePath)} gives every new file an access control list, and the store has none`,
@@ -510,13 +511,12 @@ async function knowServerJson(request: SwapRequest): Promise<SwapJournal["server
 }
 
 /**
- * What a new file would not have. The group's rights of a file with an access control list are not what its mode says:
- * a new one of that mode, and without the list, would let the group in.
+ * What a new file would not have.
  *
  * @throws StoreError `refused` for an access control list, and for a second name, which would go on naming the old file.
  */
 async function refuseUncarried(path: string, before: BigIntStats): Promise<void> {
-  if (isGroupLetIn(before) && (await hasAccessList(path))) {
+  if (await hasAccessList(path, before)) {
     throw new StoreError(
       "refused",
       `${path} has an access control list, which a new file would not have`,
@@ -534,11 +534,6 @@ async function refuseUncarried(path: string, before: BigIntStats): Promise<void>
       },
     );
   }
-}
-
-/** As far as the mode says it. Where it says no, an access control list lets nobody in either. */
-function isGroupLetIn({ mode }: BigIntStats): boolean {
-  return (mode & 0o070n) !== 0n;
 }
 
 async function refuseWithoutRoom(folder: string, size: number): Promise<void> {
