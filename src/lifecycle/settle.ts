@@ -70,10 +70,28 @@ export async function settle(lock: OperationLock): Promise<string[]> {
   const { operation } = journal.entry;
   if (operation === "backup") return settleBackup(journal, storePath);
   if (operation === "upgrade-schema") return settleSchemaUpgrade(journal, storePath);
-  if (takeOperations.some((known) => known === operation)) return settleTake(journal, storePath);
-  if (isSwap(operation)) return settleSwap(Swap.of(storePath, journal), operation);
+  try {
+    if (takeOperations.some((known) => known === operation)) {
+      return await settleTake(journal, storePath);
+    }
+    if (isSwap(operation)) return await settleSwap(Swap.of(storePath, journal), operation);
+  } catch (error) {
+    throw withoutKeyring(error, journal.path);
+  }
   throw new StoreError("newerVersion", `${journal.path} is about an operation "${operation}"`, {
     hint: "finish it with the version of this program that began it",
+  });
+}
+
+/** A keyring that is gone for good must not keep out whoever has the bundle. */
+function withoutKeyring(error: unknown, journal: string): unknown {
+  if (!(error instanceof StoreError) || error.kind !== "passphraseUnavailable") return error;
+  return new StoreError(error.kind, error.message, {
+    hint: withHint(
+      error.hint,
+      `if that is gone for good: move ${journal} away, which names the files that are left over ("staged", "aside")`,
+    ),
+    cause: error,
   });
 }
 

@@ -59,8 +59,8 @@ export const swapSteps = [
   "starting", // journaled
   "started",
   "cleaning", // journaled
+  "removed",
   "forgotten",
-  "cleaned",
   "reverting", // journaled
   "put-back",
   "reverted",
@@ -174,11 +174,12 @@ export class Swap {
       await this.write("cleaning", { stopped: undefined });
       // Killed while the new file got its name, it still has this one as well.
       await removeDatabase(staged);
+      // In plain text perhaps: it does not wait for a keyring to answer.
+      if (aside !== null && !keep) await removeDatabase(aside);
+      this.reached("removed");
       if (keyring) await forgetReplaced(this.storePath, keyring);
       if ([source.from, source.to].includes("keyring")) await deleteDerivedKeys(this.storePath);
       this.reached("forgotten");
-      if (aside !== null && !keep) await removeDatabase(aside);
-      this.reached("cleaned");
       await this.journal.remove();
     } catch (error) {
       const { kind, message, hint } = systemError(error, "something could not be removed");
