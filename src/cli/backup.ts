@@ -1,11 +1,11 @@
 import type { Command } from "commander";
+import { printable } from "../client/printable.js";
 import { serviceKinds } from "../config/settings.js";
 import { StoreError } from "../errors.js";
 import { addGlobalOptions, type Context, contextOf } from "./context.js";
 import { interruptible } from "./interrupt.js";
 import type { BundleKeyOptions } from "./passphrase.js";
 import { settleCommand } from "./settle.js";
-import { printable } from "./table.js";
 
 export interface ServiceOptions {
   unit?: string;

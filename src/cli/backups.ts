@@ -1,11 +1,12 @@
 /** The backups there are, and which of them may go. */
 import { type Command, InvalidArgumentError } from "commander";
 import type { ListedBackup } from "../backup/listing.js";
+import { printable } from "../client/printable.js";
 import { expandPath } from "../config/paths.js";
 import { StoreError } from "../errors.js";
 import { addGlobalOptions, type Context, contextOf } from "./context.js";
 import { operate } from "./lifecycle.js";
-import { printable, Table } from "./table.js";
+import { Table } from "./table.js";
 
 /** Columns of the table of backups in full. */
 const wholeTable = 102;

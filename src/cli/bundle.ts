@@ -1,5 +1,6 @@
 import { hostname } from "node:os";
 import type { Command } from "commander";
+import { printable } from "../client/printable.js";
 import { StoreError } from "../errors.js";
 import { addGlobalOptions, type Context, contextOf } from "./context.js";
 import { operate } from "./lifecycle.js";
@@ -212,12 +213,12 @@ async function showBundle(context: Context, file: string, options: ShowOptions):
       ...Object.entries({ ...description, ...shown })
         .filter(([label]) => label !== "how_to_open")
         .map(([label, value]) => `${`${label}:`.padEnd(21)} ${format(value)}`),
-      ...(contents ? ["", ...contents.how_to_open] : []),
+      ...(contents ? ["", ...contents.how_to_open.map(printable)] : []),
     ],
   );
 }
 
 function format(value: unknown): string {
-  if (Array.isArray(value)) return value.join(", ");
-  return typeof value === "object" ? JSON.stringify(value) : String(value);
+  if (Array.isArray(value)) return printable(value.join(", "));
+  return printable(typeof value === "object" ? JSON.stringify(value) : String(value));
 }

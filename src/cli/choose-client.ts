@@ -1,11 +1,11 @@
 /** Which client a command is about: the id that was given, or on a terminal the one chosen from a list. */
 import { setImmediate } from "node:timers/promises";
+import { printable } from "../client/printable.js";
 import { StoreError } from "../errors.js";
 import type { ClientStore } from "../store/client-store.js";
 import type { Match } from "../store/matching.js";
 import type { Context } from "./context.js";
 import { onTerminal } from "./prompt.js";
-import { printable } from "./table.js";
 
 /** Clients that the list offers at once; typing narrows it. */
 const offered = 50;

@@ -10,13 +10,14 @@ import {
 } from "../client/client.js";
 import { isJsonObject, type JsonObject, type JsonValue, parseJson } from "../client/json.js";
 import { effectiveTypes, initialTypes } from "../client/permissions.js";
+import { printable } from "../client/printable.js";
 import { StoreError } from "../errors.js";
 import type { ClientStore } from "../store/client-store.js";
 import { chooseClient, noClient, parseId, parseOptionalId } from "./choose-client.js";
 import { addGlobalOptions, type Context, contextOf } from "./context.js";
 import { openStore } from "./open.js";
 import { asStoreError, errorRecord } from "./output.js";
-import { type Column, printable, Table } from "./table.js";
+import { type Column, Table } from "./table.js";
 
 /** Rows that set a table's column widths; the ones after are printed as they come. */
 const firstRows = 500;

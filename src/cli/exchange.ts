@@ -1,6 +1,7 @@
 /** Clients to a file and from one, in the hub's CSV or in JSON. */
 import { extname } from "node:path";
 import { type Command, Option } from "commander";
+import { printable } from "../client/printable.js";
 import { expandPath } from "../config/paths.js";
 import { exitCodes, StoreError } from "../errors.js";
 import type { Format, ReadImport, Widened } from "../exchange/import.js";
@@ -9,7 +10,6 @@ import { addGlobalOptions, type Context, contextOf } from "./context.js";
 import { interruptible } from "./interrupt.js";
 import { openStore } from "./open.js";
 import { Progress } from "./progress.js";
-import { printable } from "./table.js";
 
 interface ExportCommandOptions {
   path?: string;

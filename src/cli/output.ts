@@ -2,8 +2,9 @@
  * What the command prints, and where: the result to stdout (with --json exactly one document, also for an error),
  * everything else to stderr.
  */
+
+import { printable } from "../client/printable.js";
 import { StoreError } from "../errors.js";
-import { printable } from "./table.js";
 
 export interface OutputOptions {
   json: boolean;
@@ -29,7 +30,7 @@ export class Output {
 
   /** The command's answer: the document with --json, the lines for a person otherwise. */
   result(document: unknown, lines: () => string[]): void {
-    const text = this.json ? JSON.stringify(document) : lines().join("\n");
+    const text = this.json ? JSON.stringify(document) : lines().map(harmless).join("\n");
     if (text !== "") process.stdout.write(`${text}\n`);
   }
 
@@ -40,17 +41,19 @@ export class Output {
 
   /** Something the user should know besides the result; not with --quiet. */
   notice(text: string): void {
-    if (!this.#options.quiet) process.stderr.write(`${text}\n`);
+    if (!this.#options.quiet) process.stderr.write(`${harmless(text)}\n`);
   }
 
   /** Something the user must see whatever was asked. */
   warning(text: string): void {
-    process.stderr.write(`${this.style("yellow", "warning:", process.stderr)} ${text}\n`);
+    process.stderr.write(`${this.style("yellow", "warning:", process.stderr)} ${harmless(text)}\n`);
   }
 
   /** A step of the work, only with --verbose. */
   detail(text: string): void {
-    if (this.#options.verbose) process.stderr.write(`${this.style("dim", text, process.stderr)}\n`);
+    if (this.#options.verbose) {
+      process.stderr.write(`${this.style("dim", harmless(text), process.stderr)}\n`);
+    }
   }
 
   error(error: StoreError): void {
@@ -78,6 +81,22 @@ export class Output {
     const plain = !this.#options.color || !stream.isTTY || Boolean(process.env.NO_COLOR);
     return plain ? text : `\x1b[${styles[name]}m${text}\x1b[0m`;
   }
+}
+
+const controlSequence = "\x1b";
+
+/** The colours that `style` puts in, and the ends of lines. */
+const ownMarks = new RegExp(`(${controlSequence}\\[\\d+m|\\n)`);
+
+/**
+ * Text that may quote what others wrote, a bundle, a manifest, a plugin's error: of what moves a terminal's cursor only
+ * this program's own colours and line breaks are left.
+ */
+export function harmless(text: string): string {
+  return text
+    .split(ownMarks)
+    .map((piece, index) => (index % 2 === 0 ? printable(piece) : piece))
+    .join("");
 }
 
 /** An error as `--json` says it. */

@@ -17,10 +17,10 @@ import {
   setPropagate,
   type Verb,
 } from "../client/permissions.js";
+import { printable } from "../client/printable.js";
 import { chooseClient, noClient, parseOptionalId } from "./choose-client.js";
 import { addGlobalOptions, contextOf } from "./context.js";
 import { openStore } from "./open.js";
-import { printable } from "./table.js";
 
 const idNote =
   "\nOn a terminal the id may be left out: the client is then chosen from a list that one can type into.";

@@ -1,6 +1,7 @@
 /** Questions, asked only where somebody can answer: on a terminal. Elsewhere the option that answers is named. */
 import { Writable } from "node:stream";
 import { StoreError } from "../errors.js";
+import { harmless } from "./output.js";
 
 /** Whether there is somebody to ask. */
 export function onTerminal(): boolean {
@@ -44,7 +45,7 @@ export async function confirm(question: string, yes: boolean, option = "--yes"):
       },
     );
   }
-  const answer = await ask(`${question} [y/N] `, process.stderr);
+  const answer = await ask(`${harmless(question)} [y/N] `, process.stderr);
   if (!/^y(es)?$/i.test(answer.trim())) throw new StoreError("refused", "nothing was changed");
 }
 

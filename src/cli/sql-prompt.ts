@@ -1,12 +1,12 @@
 /** The prompt of `sql`: statements over several lines, completion, and a history that is kept nowhere unless asked. */
 import { readFile, stat } from "node:fs/promises";
 import { createInterface, type Interface } from "node:readline";
+import { printable } from "../client/printable.js";
 import { hasCode, StoreError, systemError } from "../errors.js";
 import { replaceFile } from "../files/durable.js";
 import { isComplete, parseStatements } from "../sql/statements.js";
 import { asStoreError } from "./output.js";
 import { modes, type SqlRunner } from "./sql.js";
-import { printable } from "./table.js";
 
 const first = "sql> ";
 const following = "...> ";

@@ -1,5 +1,6 @@
 /** SQL on the encrypted store: one statement, a script on standard input, or a prompt. */
 import type { Command } from "commander";
+import { printable } from "../client/printable.js";
 import { expandPath } from "../config/paths.js";
 import { StoreError } from "../errors.js";
 import type { Cell, Counts, Effect, Rows, SqlSession } from "../sql/session.js";
@@ -7,7 +8,7 @@ import type { Statement } from "../sql/statements.js";
 import { addGlobalOptions, type Context, contextOf } from "./context.js";
 import { openStore } from "./open.js";
 import { onTerminal } from "./prompt.js";
-import { printable, Table } from "./table.js";
+import { Table } from "./table.js";
 
 /** Rows that set a table's column widths. */
 const widthRows = 500;

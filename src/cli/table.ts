@@ -1,4 +1,6 @@
 /** Tables that fit the terminal: the widest columns give way first, and no cell can move the cursor. */
+import { printable } from "../client/printable.js";
+
 export interface Column {
   readonly title: string;
   readonly align?: "left" | "right";
@@ -6,17 +8,6 @@ export interface Column {
 
 const gap = "  ";
 const narrowest = 6;
-
-/** Control characters, line separators, and marks that reorder text: what could rewrite the screen. */
-const unprintable = /[\p{Cc}\u200e\u200f\u2028-\u202e\u2066-\u2069]/gu;
-
-/** Makes a value safe to show: what could move the cursor or reorder the line becomes visible. */
-export function printable(text: string): string {
-  return text.replace(
-    unprintable,
-    (character) => `\\u${(character.codePointAt(0) ?? 0).toString(16).padStart(4, "0")}`,
-  );
-}
 
 const ascii = /^[ -~]*$/;
 

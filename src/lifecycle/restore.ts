@@ -12,6 +12,7 @@ import { open, rename } from "node:fs/promises";
 import { dirname } from "node:path";
 import { pipeline } from "node:stream/promises";
 import { revoked } from "../client/client.js";
+import { printable, printableClient } from "../client/printable.js";
 import { realPath } from "../config/paths.js";
 import { StoreError, systemError } from "../errors.js";
 import { createFile, syncFolder } from "../files/durable.js";
@@ -226,7 +227,7 @@ async function ask(
           .slice(0, named)
           .map(
             ({ client_id: id, name, what }) =>
-              `  ${id}${name ? ` (${name})` : ""} ${what.join("; ")}`,
+              `  ${printableClient(id, name)} ${printable(what.join("; "))}`,
           ),
         ...(widened.length > named ? [`  and ${widened.length - named} more`] : []),
       ].join("\n"),

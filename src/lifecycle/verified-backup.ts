@@ -5,6 +5,7 @@ import { isDeepStrictEqual } from "node:util";
 import { isNameOfBackup, readManifest } from "../backup/manifest.js";
 import { type BackupPassphrase, inspectSound, openBackup, verifyBackup } from "../backup/verify.js";
 import { type BundleOpener, readBundle } from "../bundle/bundle.js";
+import { printableClient } from "../client/printable.js";
 import { StoreError, systemError } from "../errors.js";
 import type { PassphraseSource } from "../keys/source.js";
 import { identify, openEncrypted, type StoreKey } from "../store/cipher.js";
@@ -156,7 +157,7 @@ async function passphraseFor(
 async function adminsOf(store: ClientTable): Promise<string[]> {
   const admins: string[] = [];
   for await (const { client_id: id, name, is_admin: isAdmin } of store) {
-    if (isAdmin) admins.push(name ? `${id} (${name})` : `${id}`);
+    if (isAdmin) admins.push(printableClient(id, name));
   }
   return admins;
 }

@@ -238,7 +238,7 @@ test("a link at a path that is written is refused or replaced, and what it leads
     rmSync(path, { force: true });
     make(path);
     const { code } = await machine.run(place.args(machine), {
-      before: ["timeout", "-s", "KILL", "60"],
+      before: ["timeout", "-s", "KILL", "170"],
     });
     tried += 1;
     const stats = statSync(victim);
@@ -353,7 +353,7 @@ test.runIf(isRoot)(
             dirname(machine.store),
             machine.path("backups"),
           ]);
-          await machine.run(args, { before: ["timeout", "-s", "KILL", "60"] });
+          await machine.run(args, { before: ["timeout", "-s", "KILL", "170"] });
           swapper.kill("SIGKILL");
           tried += 1;
           const { uid, mode } = lstatSync(victim);

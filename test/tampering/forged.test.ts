@@ -14,6 +14,7 @@ import { ClientStore } from "../../src/store/client-store.js";
 import { Connection } from "../../src/store/connection.js";
 import { createSchema } from "../../src/store/schema.js";
 import { Machine } from "../cli/machine.js";
+import { onTerminal } from "../cli/terminal.js";
 import { report } from "../prove-report.js";
 import { temporaryFolder } from "../store/temporary.js";
 import { backUp } from "./support.js";
@@ -21,7 +22,7 @@ import { backUp } from "./support.js";
 const theirs = "the attacker's own";
 
 /** A store with the attacker as its admin, under any salt they like: a real store's is public. */
-async function forge(recipient: string, salt: Buffer) {
+async function forge(recipient: string, salt: Buffer, name = "mallory") {
   const folder = await temporaryFolder();
   await mkdir(join(folder, "backups"));
   const path = join(folder, "clients.db");
@@ -33,9 +34,7 @@ async function forge(recipient: string, salt: Buffer) {
   await connection.close();
   const opened = await openEncrypted(path, theirs, { mode: "readwrite" });
   const store = await ClientStore.from(opened, { migrate: false });
-  await store.addItem(
-    newClient({ client_id: 1, api_key: "known to them", name: "mallory", is_admin: true }),
-  );
+  await store.addItem(newClient({ client_id: 1, api_key: "known to them", name, is_admin: true }));
   const backup = await backUp(store, folder, "2026-11-26T18-50-00Z");
   await store.close();
   const bundle = await writeBundle({
@@ -98,7 +97,7 @@ test("a whole set made by somebody who knows only the recipient is shown and ask
   expect(imported.code).toBe(17);
   expect(await getEntry(machine.store, "current")).toBe(passphrase);
   report("forged set: restore, verify, import", 5, 0);
-});
+}, 180_000);
 
 test("nor does the key_id of the real store, which is public, make it pass for this store's", async () => {
   const { machine, recipient } = await victim();
@@ -145,4 +144,22 @@ test("nor does the key_id of the real store, which is public, make it pass for t
   expect(listed.find(({ path }) => path.includes("2026-11-26"))?.mac).not.toBe(true);
   expect(listed.filter(({ mac }) => mac === true)).toHaveLength(2);
   report("forged set under the real key_id: restore, import, backup, backups", 5, 0);
-});
+}, 180_000);
+
+test("what is shown of a forged set cannot rewrite the question that it is shown in", async () => {
+  const { machine, recipient } = await victim();
+  const name = `\x1b[2K\x1b[1Anone.\nRestore it? \u202e\u009b8m${"m".repeat(500)}`;
+  const set = await forge(recipient, Buffer.alloc(16, 0x55), name);
+  const { code, screen } = await onTerminal(
+    machine,
+    ["restore", set.backup, ...opener(machine, set.bundle), ...alone],
+    [["[y/N]", "n\r"]],
+  );
+  const question = screen.slice(0, screen.indexOf("[y/N]"));
+  expect(code).toBe(17);
+  expect(question).toContain("its admins are 1 (\\u001b[2K");
+  for (const mark of ["\u202e", "\u009b", "\x1b[1A", "\nnone"])
+    expect(question).not.toContain(mark);
+  expect(question).not.toContain("m".repeat(100));
+  report("forged set: names that move the cursor", 1, 0);
+}, 180_000);

@@ -104,7 +104,7 @@ test("another file in the backup's place at the time of the question is not rest
   }
   report("backup exchanged between verification and copy", Object.keys(swaps).length, taken.length);
   expect(taken).toEqual([]);
-});
+}, 180_000);
 
 test("what would widen only since the question was asked is not restored without another one", async () => {
   const backups = await withQuestion();
@@ -118,7 +118,7 @@ test("what would widen only since the question was asked is not restored without
   expect(outcome).toBe("refused");
   await using store = await ClientStore.open(backups.store, passphrase, { migrate: false });
   expect((await store.getClientById(4))?.can_propagate).toBe(false);
-});
+}, 180_000);
 
 test("without a manifest that holds, what nothing can tell is said and asked about, with the admins by name", async () => {
   const folder = await temporaryFolder();
@@ -143,7 +143,7 @@ test("without a manifest that holds, what nothing can tell is said and asked abo
   const bare = await restoreInto(backups, { noManifest: true, meanwhile: no });
   expect(bare.questions.join()).toMatch(/manifest: there is no manifest/);
   report("page rollback with --no-manifest: asked about", 2, 0);
-});
+}, 180_000);
 
 test("a pipe, or a file without end, in the place of a manifest, a bundle or the settings keeps nobody waiting", async () => {
   const machine = await Machine.make();
@@ -178,4 +178,4 @@ test("a pipe, or a file without end, in the place of a manifest, a bundle or the
   if (shown.code === null || shown.code > 100) hung.push("proof");
   report("pipes and endless files in a backup folder", cases.length + 1, hung.length);
   expect(hung).toEqual([]);
-});
+}, 180_000);
