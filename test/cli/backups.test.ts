@@ -9,6 +9,7 @@ import {
   readManifest,
   sealManifest,
 } from "../../src/backup/manifest.js";
+import { checkLastBackup } from "../../src/lifecycle/doctor/backups.js";
 import { openEncrypted } from "../../src/store/cipher.js";
 import { Machine } from "./machine.js";
 
@@ -223,6 +224,10 @@ test("a backup from the future tells of a wrong clock: which one is the newest i
   expect(refused.code).toBe(17);
   expect(refused.stderr).toContain(future);
   expect(await readdir(folder)).toEqual(before);
+  // Nor does it hide for years that there is no newer one.
+  const { store: storePath } = machine;
+  const places = { storePath, settingsPath: "", backupFolder: folder, bundleFolder: undefined };
+  expect(await checkLastBackup(places)).toMatchObject([{ ok: false, severity: "warning" }]);
 });
 
 test("a kill between a backup and its manifest is finished by the next prune", async () => {

@@ -15,6 +15,9 @@ const dayMs = 86_400_000;
 /** A weekly backup, and a day for its being late. */
 const oldBackupMs = 8 * dayMs;
 
+/** Clocks of machines differ, as for prune: 1 hour. */
+const clockToleranceMs = 3_600_000;
+
 /** Half a year: recovery keys get lost, disks get replaced, and people forget how it went. */
 const oldRehearsalMs = 183 * dayMs;
 
@@ -30,6 +33,16 @@ export async function checkLastBackup({ backupFolder, storePath }: Places): Prom
   }
   const age = Date.now() - Date.parse(newest.created_at);
   const detail = `${newest.path}, made ${newest.created_at}`;
+  if (age < -clockToleranceMs) {
+    return [
+      finding(
+        "last-backup",
+        "warning",
+        `the newest is from the future, so a clock was wrong, then or now, and when the last one was made is not known: ${detail}`,
+        "see what date says; if it is right now, move that backup and its manifest elsewhere",
+      ),
+    ];
+  }
   if (age <= oldBackupMs) return [good("last-backup", detail)];
   return [
     finding(
