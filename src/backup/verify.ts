@@ -10,7 +10,8 @@ import { stat } from "node:fs/promises";
 import { basename } from "node:path";
 import { pipeline } from "node:stream/promises";
 import { hasCode, StoreError, systemError } from "../errors.js";
-import { type PassphraseSource, readPassphrases } from "../keys/source.js";
+import { type KeptPassphrase, type PassphraseSource, readPassphrases } from "../keys/source.js";
+import { noneOpens } from "../keys/unlock.js";
 import {
   cipherIntegrityErrors,
   identify,
@@ -130,17 +131,30 @@ export async function openBackup(
   path: string,
   secret: BackupPassphrase,
 ): Promise<OpenedStore & { passphrase: string }> {
-  let misfit: unknown;
-  for await (const passphrase of candidates(path, secret)) {
-    try {
-      const opened = await openEncrypted(path, passphrase, { mode: "readonly", immutable: true });
-      return { ...opened, passphrase };
-    } catch (error) {
-      if (!(error instanceof StoreError) || error.kind !== "wrongPassphrase") throw error;
-      misfit = error;
+  const open = async (passphrase: string) => ({
+    ...(await openEncrypted(path, passphrase, { mode: "readonly", immutable: true })),
+    passphrase,
+  });
+  if ("passphrase" in secret) return open(secret.passphrase);
+  const { source, storePath } = secret;
+  const { keyId } = await identify(path);
+  const otherwise = `with its bundle: --bundle clients.${keyId}.bundle.age --identity FILE (the recovery key)`;
+  const tried: KeptPassphrase[] = [];
+  try {
+    for await (const kept of readPassphrases(source, storePath, keyId)) {
+      try {
+        return await open(kept.passphrase);
+      } catch (error) {
+        if (!(error instanceof StoreError) || error.kind !== "wrongPassphrase") throw error;
+        tried.push(kept);
+      }
     }
+  } catch (error) {
+    if (!(error instanceof StoreError) || error.kind !== "passphraseUnavailable") throw error;
+    const hint = error.hint === undefined ? otherwise : `${error.hint}\n${otherwise}`;
+    throw new StoreError(error.kind, error.message, { hint, cause: error });
   }
-  throw misfit;
+  throw noneOpens(path, source, tried, { keyring: otherwise, elsewhere: otherwise });
 }
 
 /**
@@ -176,17 +190,6 @@ export async function inspectSound(opened: OpenedStore): Promise<Inspection> {
     `the copy is not sound, and so perhaps what it was made from: ${wrong}`,
     { hint: "earlier backups are untouched; keep them until this is understood" },
   );
-}
-
-async function* candidates(path: string, secret: BackupPassphrase): AsyncGenerator<string> {
-  if ("passphrase" in secret) {
-    yield secret.passphrase;
-    return;
-  }
-  const { keyId } = await identify(path);
-  for await (const kept of readPassphrases(secret.source, secret.storePath, keyId)) {
-    yield kept.passphrase;
-  }
 }
 
 async function manifestOf(path: string, checks: Check[]): Promise<Manifest | undefined> {

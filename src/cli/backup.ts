@@ -4,7 +4,8 @@ import { serviceKinds } from "../config/settings.js";
 import { StoreError } from "../errors.js";
 import { addGlobalOptions, type Context, contextOf } from "./context.js";
 import { interruptible } from "./interrupt.js";
-import type { BundleKeyOptions } from "./passphrase.js";
+import { addBundleOptions, type BundleKeyOptions, bundleIn } from "./passphrase.js";
+import { repeated } from "./recovery-key.js";
 import { settleCommand } from "./settle.js";
 
 export interface ServiceOptions {
@@ -62,7 +63,7 @@ export function addBackupCommands(program: Command): void {
         .option(
           "-r, --recipient <age1…>",
           "encrypt the bundle to this recipient too; can be repeated",
-          (value: string, all: string[] = []) => [...all, value],
+          repeated,
         )
         .option(
           "--online",
@@ -76,16 +77,15 @@ export function addBackupCommands(program: Command): void {
   backup.action(async (options: BackupOptions) => runBackup(await contextOf(backup), options));
 
   const verify = addGlobalOptions(
-    program
-      .command("verify <file>")
-      .description("check a backup as a restore would: every page, every count, its manifest")
-      .option("--bundle <file>", "with the passphrase out of this bundle, not the keyring's")
-      .option("-i, --identity <file>", "the recovery key that opens the bundle")
-      .option("--bundle-passphrase-file <path>", "the file with the bundle's passphrase")
-      .addHelpText(
-        "after",
-        "\nExamples:\n  hivemind-sqlcipher verify /srv/backup/hivemind/clients.2026-11-24T18-50-00Z.db\n  hivemind-sqlcipher verify FILE --bundle clients.….bundle.age -i recovery-key.txt",
-      ),
+    addBundleOptions(
+      program
+        .command("verify <file>")
+        .description("check a backup as a restore would: every page, every count, its manifest")
+        .addHelpText(
+          "after",
+          "\nExamples:\n  hivemind-sqlcipher verify /srv/backup/hivemind/clients.2026-11-24T18-50-00Z.db\n  hivemind-sqlcipher verify FILE --bundle clients.….bundle.age -i recovery-key.txt",
+        ),
+    ),
   );
   verify.action(async (file: string, options: BundleKeyOptions) =>
     runVerify(await contextOf(verify), file, options),
@@ -134,12 +134,14 @@ async function runBackup(context: Context, options: BackupOptions): Promise<void
         : [`  ${service.unit} was away for ${service.stopped_ms} ms`];
     return [
       `Backup made and verified: ${made.path}`,
-      `  ${made.clients.active} clients, ${made.clients.revoked} revoked; ${made.size} bytes; sha256 ${made.sha256}`,
+      `  ${made.clients.active} clients, ${made.clients.revoked} revoked; ${made.size} bytes`,
+      `  sha256 ${made.sha256}`,
       ...absence,
       `Passphrase bundle: ${bundle.path}`,
-      `  opens with the key of ${bundle.recipients.join(", ")}`,
+      ...bundle.recipients.map((recipient) => `  opens with  ${recipient}`),
       "",
-      "Keep the two apart: the backup anywhere, the bundle and the recovery key each in a place of its own.",
+      "Keep them apart: the backup anywhere, the bundle and the recovery key each in a",
+      "place of its own.",
     ];
   });
 }
@@ -149,7 +151,6 @@ async function runVerify(context: Context, file: string, options: BundleKeyOptio
   const { expandPath } = await import("../config/paths.js");
   const { recordRehearsal } = await import("../lifecycle/rehearsal.js");
   const { isKept } = await import("../keys/source.js");
-  const { bundleIn } = await import("./passphrase.js");
   const bundle = await bundleIn(options);
   const { path, ok, checks } = await verifyBackup(expandPath(file), bundle ?? context);
   if (bundle && ok) {

@@ -52,7 +52,7 @@ export function addBackupsCommands(program: Command): void {
       .option("-n, --dry-run", "only say what would be removed")
       .addHelpText(
         "after",
-        '\nOnly backups whose manifest holds are counted and removed. A rule that is not given is taken from "keep" in the\nsettings. With --bundles, think of copies of the removed backups that you keep elsewhere: they need their bundle.\n\nExamples:\n  hivemind-sqlcipher prune --keep-daily 7 --keep-weekly 5 --keep-monthly 12 --dry-run\n  hivemind-sqlcipher prune /media/usb/backups --keep-last 3',
+        '\nOnly backups whose manifest holds are counted and removed. A rule that is not\ngiven is taken from "keep" in the settings. With --bundles, think of copies of\nthe removed backups that you keep elsewhere: they need their bundle.\n\nExamples:\n  hivemind-sqlcipher prune --keep-daily 7 --keep-weekly 5 --keep-monthly 12 --dry-run\n  hivemind-sqlcipher prune /media/usb/backups --keep-last 3',
       ),
   );
   prune.action(async (folder: string | undefined, options: PruneCommandOptions) =>

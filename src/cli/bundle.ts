@@ -1,10 +1,12 @@
 import { hostname } from "node:os";
 import type { Command } from "commander";
 import { printable } from "../client/printable.js";
+import { expandPath } from "../config/paths.js";
 import { StoreError } from "../errors.js";
-import { addGlobalOptions, type Context, contextOf } from "./context.js";
+import { addCommandGroup, addGlobalOptions, type Context, contextOf } from "./context.js";
 import { operate } from "./lifecycle.js";
-import { type BundleKeyOptions, openerOf } from "./passphrase.js";
+import { addOpenerOptions, type BundleKeyOptions, openerOf, requiredOpener } from "./passphrase.js";
+import { repeated } from "./recovery-key.js";
 
 interface ExportOptions {
   bundleTo?: string;
@@ -12,9 +14,7 @@ interface ExportOptions {
   bundlePassphraseFile?: string;
 }
 
-interface ShowOptions {
-  identity?: string;
-  bundlePassphraseFile?: string;
+interface ShowOptions extends BundleKeyOptions {
   showPassphrase?: boolean;
 }
 
@@ -24,9 +24,11 @@ interface PrintOptions extends BundleKeyOptions {
 }
 
 export function addBundleCommands(program: Command): void {
-  const bundle = program
-    .command("bundle")
-    .description("the passphrase bundle: what opens the backups");
+  const bundle = addCommandGroup(
+    program,
+    "bundle",
+    "the passphrase bundle: what opens the backups",
+  );
 
   const write = addGlobalOptions(
     bundle
@@ -36,11 +38,7 @@ export function addBundleCommands(program: Command): void {
         "--bundle-to <folder>",
         "where to; never with the backups (default: from the settings)",
       )
-      .option(
-        "-r, --recipient <age1…>",
-        "encrypt to this recipient too; can be repeated",
-        (value: string, all: string[] = []) => [...all, value],
-      )
+      .option("-r, --recipient <age1…>", "encrypt to this recipient too; can be repeated", repeated)
       .option(
         "--bundle-passphrase-file <path>",
         "encrypt it with the passphrase in this file instead",
@@ -53,11 +51,8 @@ export function addBundleCommands(program: Command): void {
   write.action(async (options: ExportOptions) => exportBundle(await contextOf(write), options));
 
   const take = addGlobalOptions(
-    bundle
-      .command("import <file>")
+    addOpenerOptions(bundle.command("import <file>"))
       .description("put a bundle's passphrase into the keyring, once it has opened the store")
-      .option("-i, --identity <path>", "the recovery key's file")
-      .option("--bundle-passphrase-file <path>", "the file with the bundle's passphrase")
       .addHelpText(
         "after",
         "\nExample:\n  hivemind-sqlcipher bundle import clients.0123456789abcdef.bundle.age -i recovery-key.txt",
@@ -68,11 +63,8 @@ export function addBundleCommands(program: Command): void {
   );
 
   const show = addGlobalOptions(
-    bundle
-      .command("show <file>")
+    addOpenerOptions(bundle.command("show <file>"))
       .description("what a bundle is for; with its key, what is in it")
-      .option("-i, --identity <path>", "the recovery key's file")
-      .option("--bundle-passphrase-file <path>", "the file with the bundle's passphrase")
       .option("--show-passphrase", "show the store's passphrase too")
       .addHelpText(
         "after",
@@ -84,16 +76,13 @@ export function addBundleCommands(program: Command): void {
   );
 
   const print = addGlobalOptions(
-    bundle
-      .command("print <file>")
+    addOpenerOptions(bundle.command("print <file>"))
       .description("a page for a safe: the bundle as QR codes and letters, and how to use it")
       .option("-o, --output <file>", "write it to this new file (default: standard output)")
       .option("--with-passphrase", "print the passphrase too, so that the page opens the store")
-      .option("-i, --identity <path>", "the recovery key's file, to know what is in the bundle")
-      .option("--bundle-passphrase-file <path>", "the file with the bundle's passphrase")
       .addHelpText(
         "after",
-        "\nThe page is HTML that loads nothing, for A4 or Letter. The bundle on it stays locked: keep the recovery key, or the\nbundle's passphrase, in another place. With --with-passphrase the page alone opens everything; write it to a file in\nmemory, and remove that when it is printed.\n\nExamples:\n  hivemind-sqlcipher bundle print clients.0123456789abcdef.bundle.age -o sheet.html\n  hivemind-sqlcipher bundle print FILE -i recovery-key.txt --with-passphrase -o /dev/shm/sheet.html",
+        "\nThe page is HTML that loads nothing, for A4 or Letter. The bundle on it stays\nlocked: keep the recovery key, or the bundle's passphrase, in another place.\nWith --with-passphrase the page alone opens everything; write it to a file in\nmemory, and remove that when it is printed.\n\nExamples:\n  hivemind-sqlcipher bundle print clients.0123456789abcdef.bundle.age -o sheet.html\n  hivemind-sqlcipher bundle print FILE -i recovery-key.txt --with-passphrase -o /dev/shm/sheet.html",
       ),
   );
   print.action(async (file: string, options: PrintOptions) =>
@@ -104,12 +93,10 @@ export function addBundleCommands(program: Command): void {
 async function printBundle(context: Context, file: string, options: PrintOptions): Promise<void> {
   const { describeBundle, readBundle } = await import("../bundle/bundle.js");
   const { recoverySheet } = await import("../bundle/sheet.js");
-  const { expandPath } = await import("../config/paths.js");
   const { createFile } = await import("../files/durable.js");
   const { identify } = await import("../store/cipher.js");
   const path = expandPath(file);
-  const opener = await openerOf(options);
-  if (options.withPassphrase && opener === undefined) throw lockedError();
+  const opener = await (options.withPassphrase ? requiredOpener(options) : openerOf(options));
   const { key_id: keyId } = await describeBundle(path);
   const isOfStore = keyId !== null && (await identify(context.storePath)).keyId === keyId;
   const page = await recoverySheet({
@@ -135,25 +122,13 @@ async function printBundle(context: Context, file: string, options: PrintOptions
   }
 }
 
-function lockedError(): StoreError {
-  return new StoreError("usage", "the passphrase is encrypted", {
-    hint: "Name what opens it: --identity FILE, or --bundle-passphrase-file FILE.",
-  });
-}
-
 async function importBundle(
   context: Context,
   file: string,
   options: BundleKeyOptions,
 ): Promise<void> {
-  const { expandPath } = await import("../config/paths.js");
   const { importPassphrase } = await import("../lifecycle/import-passphrase.js");
-  const opener = await openerOf(options);
-  if (opener === undefined) {
-    throw new StoreError("usage", "the bundle is encrypted", {
-      hint: "Name what opens it: --identity FILE (the recovery key), or --bundle-passphrase-file FILE.",
-    });
-  }
+  const opener = await requiredOpener(options);
   const result = await operate(context, (lock) =>
     importPassphrase({ lock, source: context.source, bundle: expandPath(file), opener }),
   );
@@ -166,7 +141,6 @@ async function importBundle(
 }
 
 async function exportBundle(context: Context, options: ExportOptions): Promise<void> {
-  const { expandPath } = await import("../config/paths.js");
   const { readSecretFile } = await import("../files/private.js");
   const { exportPassphrase } = await import("../lifecycle/export.js");
   const { bundleReport } = await import("../lifecycle/prepare.js");
@@ -195,16 +169,16 @@ async function exportBundle(context: Context, options: ExportOptions): Promise<v
   context.output.result(document, () => [
     `${bundle.reused ? "The bundle there still holds" : "Bundle written and proven"}: ${bundle.path}`,
     `  key_id      ${bundle.keyId}`,
-    ...bundle.recipients.map((recipient) => `  opens with  the key of ${recipient}`),
+    ...bundle.recipients.map((recipient) => `  opens with  ${recipient}`),
   ]);
 }
 
 async function showBundle(context: Context, file: string, options: ShowOptions): Promise<void> {
   const { describeBundle, readBundle } = await import("../bundle/bundle.js");
-  const description = await describeBundle(file);
-  const opener = await openerOf(options);
-  const contents = opener && (await readBundle(file, opener));
-  if (options.showPassphrase && !contents) throw lockedError();
+  const path = expandPath(file);
+  const description = await describeBundle(path);
+  const opener = await (options.showPassphrase ? requiredOpener(options) : openerOf(options));
+  const contents = opener && (await readBundle(path, opener));
   const { passphrase, ...open } = contents ?? {};
   const shown = options.showPassphrase ? { ...open, passphrase } : open;
   context.output.result(

@@ -17,6 +17,8 @@ import { chooseClient, noClient, parseId, parseOptionalId } from "./choose-clien
 import { addGlobalOptions, type Context, contextOf } from "./context.js";
 import { openStore } from "./open.js";
 import { asStoreError, errorRecord } from "./output.js";
+import { standardInput } from "./prompt.js";
+import { repeated } from "./recovery-key.js";
 import { type Column, Table } from "./table.js";
 
 /** Rows that set a table's column widths; the ones after are printed as they come. */
@@ -42,7 +44,7 @@ export function addClientCommands(program: Command): void {
       .option(
         "--allow <type>",
         "a message type it may send, and no others; can be repeated (default: what the hub gives a new client)",
-        (type: string, all: string[] = []) => [...all, type],
+        repeated,
       )
       .option("--metadata <json>", "its metadata, a JSON object", parseMetadata)
       .option("--update", "change the client that has this access key already")
@@ -294,7 +296,7 @@ async function findClients(context: Context, value: string, options: FindOptions
       hint: `The fields are: ${[...searchKeys.keys()].join(", ")}.`,
     });
   }
-  const wanted = value === "-" ? await standardInput() : value;
+  const wanted = value === "-" ? (await standardInput()).replace(/\r?\n$/, "") : value;
   await using store = await openStore(context);
   const found = await store.searchByValue(key, searchValue(key, wanted));
   const secrets = options.showSecrets ?? false;
@@ -381,9 +383,8 @@ function parseMetadata(text: string): JsonObject {
   try {
     metadata = parseJson(text);
   } catch (error) {
-    throw new InvalidArgumentError(
-      `It is not JSON: ${error instanceof Error ? error.message : error}.`,
-    );
+    // "not JSON: a value was expected at character 0"
+    throw new InvalidArgumentError(`It is ${(error as Error).message}.`);
   }
   if (!isJsonObject(metadata))
     throw new InvalidArgumentError('It is no JSON object, as {"room": "kitchen"}.');
@@ -402,10 +403,4 @@ function searchValue(key: string, text: string): string | number | boolean {
   if (key === "client_id") return parseId(text);
   if (key === "last_seen" && text !== "" && Number.isFinite(Number(text))) return Number(text);
   return text;
-}
-
-async function standardInput(): Promise<string> {
-  let text = "";
-  for await (const chunk of process.stdin.setEncoding("utf8")) text += chunk;
-  return text.replace(/\r?\n$/, "");
 }

@@ -63,6 +63,12 @@ export function addGlobalOptions(command: Command, own: readonly string[] = []):
   return command;
 }
 
+/** A word that other commands follow; the options of every command may stand behind it as well. */
+export function addCommandGroup(program: Command, name: string, description: string): Command {
+  const group = program.command(name).description(description).enablePositionalOptions();
+  return addGlobalOptions(group);
+}
+
 /**
  * Resolves a command's context.
  *
@@ -115,7 +121,7 @@ export function outputOf(command: Command): Output {
   });
 }
 
-/** Global options may stand before the command or after it. */
+/** Global options may stand before the command, between its words, or after it. */
 function globalOptionsOf(command: Command): GlobalOptions {
   const before: GlobalOptions = command.parent ? globalOptionsOf(command.parent) : {};
   const here: Record<string, unknown> = { ...command.opts() };

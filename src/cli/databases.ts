@@ -4,11 +4,12 @@ import type { DatabaseConfig } from "../backends/plugin.js";
 import type { JsonObject } from "../client/json.js";
 import { StoreError } from "../errors.js";
 import { formatSource } from "../keys/source.js";
-import type { End, Migration, Progress } from "../migrate/migrate.js";
+import type { End, Migration } from "../migrate/migrate.js";
 import { addGlobalOptions, type Context, contextOf } from "./context.js";
 import { storePlace } from "./hub-store.js";
 import { interruptible } from "./interrupt.js";
 import { settleFirst } from "./open.js";
+import { Progress } from "./progress.js";
 import { Table } from "./table.js";
 
 interface MigrateCommandOptions {
@@ -44,8 +45,9 @@ export function addDatabaseCommands(program: Command): void {
       .addHelpText(
         "after",
         `
-Settings are those of the hub's server.json; an option wins over what stands there. Stop the hub first. A migration that
-was interrupted is gone on with by the same command.
+Settings are those of the hub's server.json; an option wins over what stands
+there. Stop the hub first. A migration that was interrupted is gone on with by
+the same command.
 
 Examples:
   hivemind-sqlcipher migrate --from hivemind-json-db-plugin --to hivemind-sqlcipher-db-plugin --switch
@@ -98,13 +100,13 @@ async function runMigrate(context: Context, options: MigrateCommandOptions): Pro
     await settleFirst(context);
   }
 
-  const progress = new ProgressLine(context);
+  const progress = new Progress(context.output);
   const migration = await interruptible((signal) =>
     migrate({
       ...{ from, to, merge: options.merge ?? false, dryRun: options.dryRun ?? false, signal },
-      onProgress: (step) => progress.show(step),
+      onProgress: ({ phase, done, total }) => progress.show(phase, done, total),
     }),
-  ).finally(() => progress.clear());
+  ).finally(() => progress.end());
 
   let switched: string | null = null;
   let removed: string[] = [];
@@ -210,31 +212,6 @@ function migrationLines(migration: Migration): string[] {
       : []),
     ...(migration.verified ? ["  compared    every record was read back, and is the same"] : []),
   ];
-}
-
-/** One line that is drawn again and again, where somebody is watching. */
-class ProgressLine {
-  static readonly #width = 30;
-  static readonly #everyMs = 100;
-  readonly #watched: boolean;
-  #last = 0;
-
-  constructor(context: Context) {
-    this.#watched = Boolean(process.stderr.isTTY) && !context.output.json;
-  }
-
-  show({ phase, done, total }: Progress): void {
-    if (!this.#watched || Date.now() - this.#last < ProgressLine.#everyMs) return;
-    this.#last = Date.now();
-    const part = total === 0 ? 1 : Math.min(1, done / total);
-    const filled = Math.round(part * ProgressLine.#width);
-    const bar = "#".repeat(filled).padEnd(ProgressLine.#width, "-");
-    process.stderr.write(`\r\x1b[K${phase} [${bar}] ${done} of ${total}`);
-  }
-
-  clear(): void {
-    if (this.#watched && this.#last > 0) process.stderr.write("\r\x1b[K");
-  }
 }
 
 async function listPlugins(context: Context, names: string[], version: string): Promise<void> {

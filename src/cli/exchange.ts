@@ -41,8 +41,8 @@ export function addExchangeCommands(program: Command): void {
       .addHelpText(
         "after",
         `
-Only an export with --show-secrets can be imported again; it is not encrypted. CSV does not say what a client may
-do, JSON does.
+Only an export with --show-secrets can be imported again; it is not encrypted.
+CSV does not say what a client may do, JSON does.
 
 Examples:
   hivemind-sqlcipher export-clients --path clients.csv
@@ -63,10 +63,12 @@ Examples:
       .addHelpText(
         "after",
         `
-Reads what export-clients wrote with --show-secrets, what hivemind-core export-clients wrote (a row that can be read in
-more than one way is refused), what list-clients --json or --jsonl printed, and the file of HiveMind's JSON plugin.
-A row without client_id gets the next id. Ids left out by the file are filled with revoked rows, for the hub would give
-a new client one that is taken. Revoked clients stay revoked.
+Reads what export-clients wrote with --show-secrets, what hivemind-core
+export-clients wrote (a row that can be read in more than one way is refused),
+what list-clients --json or --jsonl printed, and the file of HiveMind's JSON
+plugin. A row without client_id gets the next id. Ids left out by the file are
+filled with revoked rows, for the hub would give a new client one that is taken.
+Revoked clients stay revoked.
 
 Exit codes: 0 imported; 17 nothing was, for a row was refused.
 

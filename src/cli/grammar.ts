@@ -86,10 +86,15 @@ function withDefault(description: string, value: unknown): string {
   return typeof value === "string" ? `${description} (default: ${value})` : description;
 }
 
-function argumentEntry(argument: Argument): ArgumentEntry {
+/** As it stands in a usage: `<file>`, `[names...]`. */
+export function argumentTerm(argument: Argument): string {
   const name = argument.name() + (argument.variadic ? "..." : "");
+  return argument.required ? `<${name}>` : `[${name}]`;
+}
+
+function argumentEntry(argument: Argument): ArgumentEntry {
   return {
-    term: argument.required ? `<${name}>` : `[${name}]`,
+    term: argumentTerm(argument),
     description: argument.description,
     value: valueKind(argument.name(), argument.argChoices),
   };

@@ -1,6 +1,6 @@
 #!/usr/bin/env node
 import { CommanderError } from "commander";
-import { exitCodes, StoreError } from "../errors.js";
+import { exitCodes, StoreError, systemError } from "../errors.js";
 import { asStoreError, Output } from "./output.js";
 import { makePrivate } from "./privacy.js";
 import { buildProgram } from "./program.js";
@@ -18,10 +18,14 @@ function outputForFailure(argv: string[]): Output {
 }
 
 async function main(argv: string[]): Promise<void> {
-  // A reader that has seen enough (`… | head`) is no error of ours.
   process.stdout.on("error", (error: NodeJS.ErrnoException) => {
-    process.exit(error.code === "EPIPE" ? 0 : exitCodes.io);
+    // A reader that has seen enough (`… | head`) is no error of ours.
+    if (error.code === "EPIPE") process.exit();
+    const { message, exitCode } = systemError(error, "cannot write to standard output");
+    process.stderr.write(`error: ${message}\n`, () => process.exit(exitCode));
   });
+  // What is under way does not end because nobody reads what it says.
+  process.stderr.on("error", () => undefined);
   makePrivate();
   const output = outputForFailure(argv);
   try {
@@ -48,11 +52,12 @@ function isHelp(error: unknown): boolean {
 }
 
 function usageError(error: CommanderError): StoreError {
-  const message = isHelp(error)
-    ? "a command is missing"
-    : error.message.replace(/^error: /, "").replace(/\n.*/s, "");
-  return new StoreError("usage", message, {
-    hint: "hivemind-sqlcipher --help, or COMMAND --help, says what there is.",
+  const [message = "", guess] = error.message.replace(/^error: /, "").split("\n");
+  return new StoreError("usage", isHelp(error) ? "a command is missing" : message, {
+    // "(Did you mean status?)"
+    hint:
+      guess?.replace(/^\((.*)\)$/, "$1") ??
+      "hivemind-sqlcipher --help, or COMMAND --help, says what there is.",
   });
 }
 

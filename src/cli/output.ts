@@ -108,6 +108,13 @@ export function errorRecord({ exitCode: code, message, hint }: StoreError) {
 export function asStoreError(error: unknown): StoreError {
   if (error instanceof StoreError) return error;
   const message = error instanceof Error ? error.message : String(error);
+  // In the words of `bindings`, which looks for what the package's install script compiles.
+  if (message.startsWith("Could not locate the bindings file")) {
+    return new StoreError("failed", "the native part of @journeyapps/sqlcipher is missing", {
+      hint: "npm compiles it if it may: install again with --allow-scripts=@journeyapps/sqlcipher.",
+      cause: error,
+    });
+  }
   return new StoreError("failed", `unexpected: ${message}`, {
     hint: "This is a defect of hivemind-sqlcipher. Run again with --verbose for the place, and report it.",
     cause: error,

@@ -22,8 +22,7 @@ import { chooseClient, noClient, parseOptionalId } from "./choose-client.js";
 import { addGlobalOptions, contextOf } from "./context.js";
 import { openStore } from "./open.js";
 
-const idNote =
-  "\nOn a terminal the id may be left out: the client is then chosen from a list that one can type into.";
+const idNote = "\nOn a terminal the id may be left out: the client is then chosen from a list.";
 
 /** Verbs about one thing that the client may or may not do: `make-admin [ID]`. */
 const switches: readonly [name: string, description: string, verb: Verb][] = [

@@ -5,14 +5,24 @@
 import { readFileSync } from "node:fs";
 import { Command } from "commander";
 import { addGlobalOptions } from "./context.js";
+import { argumentTerm } from "./grammar.js";
 import type { Output } from "./output.js";
 
 const exitCodesHelp = `
 Exit codes:
-  0 done, 1 failed or findings, 2 wrong usage, 10 no such store, backup, bundle or client, 11 store in use,
-  12 wrong passphrase or not a database, 13 passphrase not available, 14 corrupted or tampered with,
-  15 service could not be stopped or started, 16 written by a newer version, 17 refused for safety,
-  18 no space, no permission or another I/O error, 130 interrupted`;
+  0 done, 1 failed or findings, 2 wrong usage, 10 no such store, backup, bundle
+  or client, 11 store in use, 12 wrong passphrase or not a database,
+  13 passphrase not available, 14 corrupted or tampered with, 15 service could
+  not be stopped or started, 16 written by a newer version, 17 refused for
+  safety, 18 no space, no permission or another I/O error, 130 interrupted`;
+
+/** Descriptions are wrapped on a terminal of 80 columns, and on narrower ones. */
+const helpLayout = {
+  minWidthToWrap: 20,
+  // That a command has options goes without saying in the list of all.
+  subcommandTerm: (command: Command) =>
+    [command.name(), ...command.registeredArguments.map(argumentTerm)].join(" "),
+};
 
 /** Commands that are defined in one file. */
 interface Part {
@@ -90,7 +100,7 @@ const parts: readonly (readonly [heading: string, parts: readonly Part[]])[] = [
     ],
   ],
   [
-    "The shell:",
+    "Help:",
     // It describes every command, so it is loaded with all of them.
     [{ names: [], load: async () => (await import("./completion.js")).addCompletionCommand }],
   ],
@@ -100,8 +110,7 @@ const parts: readonly (readonly [heading: string, parts: readonly Part[]])[] = [
  * Builds the command. Errors are thrown, never printed by commander itself.
  *
  * @param failures - where what is wrong with the arguments will be reported; with --json commander stays silent.
- * @param argv - the words after the program's name. If the first is a command's name, only its part is built; without
- *   them everything is.
+ * @param argv - the words after the program's name: only the parts that they name are built; everything if they name none.
  */
 export async function buildProgram(
   failures: Output,
@@ -119,25 +128,32 @@ export async function buildProgram(
     .addHelpText("after", exitCodesHelp);
   addGlobalOptions(program);
 
-  const word = argv.find((each) => !each.startsWith("-")) ?? "";
-  const isNamed = ({ names }: Part) => names.includes(word);
+  // Not the first alone: what stands before a command may be an option's value.
+  const words = argv.filter((each) => !each.startsWith("-"));
+  const isNamed = ({ names }: Part) => names.some((name) => words.includes(name));
   const all =
-    word === "" ? !argv.includes("--version") : !parts.some(([, each]) => each.some(isNamed));
+    words.length === 0
+      ? !argv.includes("--version")
+      : words.includes("completion") || !parts.some(([, each]) => each.some(isNamed));
   for (const [heading, each] of parts) {
     program.commandsGroup(heading);
     for (const part of each) if (all || isNamed(part)) (await part.load())(program);
   }
+  program.helpCommand("help [command]", "show a command's help");
 
   forEachCommand(program, (command) => {
-    command.exitOverride().configureOutput({
-      outputError: () => {},
-      // What is left of it: the help of a command that needs another word.
-      writeErr: (text) => {
-        if (!failures.json) process.stderr.write(text);
-      },
-      writeOut: (text) => process.stdout.write(text),
-      getOutHasColors: () => failures.style("bold", "x") !== "x",
-    });
+    command
+      .exitOverride()
+      .configureHelp(helpLayout)
+      .configureOutput({
+        outputError: () => {},
+        // What is left of it: the help of a command that needs another word.
+        writeErr: (text) => {
+          if (!failures.json) process.stderr.write(text);
+        },
+        writeOut: (text) => process.stdout.write(text),
+        getOutHasColors: () => failures.style("bold", "x") !== "x",
+      });
   });
   return program;
 }

@@ -8,6 +8,13 @@ export function onTerminal(): boolean {
   return Boolean(process.stdin.isTTY && process.stderr.isTTY);
 }
 
+/** All of standard input, as text. */
+export async function standardInput(): Promise<string> {
+  let text = "";
+  for await (const chunk of process.stdin.setEncoding("utf8")) text += chunk;
+  return text;
+}
+
 /** One line from the terminal; Ctrl-C and the end of input end the command instead of leaving it waiting. */
 async function ask(question: string, output: NodeJS.WritableStream): Promise<string> {
   const { createInterface } = await import("node:readline/promises");

@@ -11,13 +11,18 @@ export interface RecipientCommandOptions {
   recipient?: string[];
 }
 
+/** Collects the values of an option that can be given more than once. */
+export function repeated(value: string, all: string[] = []): string[] {
+  return [...all, value];
+}
+
 export function addRecipientOptions(command: Command): Command {
   return command
     .option("--recovery-key-file <path>", "write the recovery key there instead of showing it")
     .option(
       "-r, --recipient <age1…>",
       "encrypt bundles to this age recipient; can be repeated; none is made then",
-      (value: string, all: string[] = []) => [...all, value],
+      repeated,
     );
 }
 
@@ -59,8 +64,9 @@ async function keepRecoveryKey(
   }
   output.line(
     [
-      "This is the recovery key. It opens the passphrase bundles, and so the backups, when this",
-      "machine or its keyring is gone. It is shown this once and kept nowhere: write it down now.",
+      "This is the recovery key. It opens the passphrase bundles, and so the backups,",
+      "when this machine or its keyring is gone. It is shown this once and kept",
+      "nowhere: write it down now.",
       "",
       `  ${identity}`,
       "",

@@ -10,7 +10,7 @@ import {
   operationOptions,
   type SwapOptions,
 } from "./lifecycle.js";
-import { type BundleKeyOptions, openerOf } from "./passphrase.js";
+import { addBundleOptions, type BundleKeyOptions, bundleOf } from "./passphrase.js";
 
 interface RestoreCommandOptions extends SwapOptions, BundleKeyOptions {
   to?: string;
@@ -23,12 +23,11 @@ interface RestoreCommandOptions extends SwapOptions, BundleKeyOptions {
 export function addRestoreCommand(program: Command): void {
   const restore = addGlobalOptions(
     addSwapOptions(
-      program
-        .command("restore [file]")
-        .description("put a backup back, here or on a new machine")
-        .option("--bundle <file>", "with the passphrase out of this bundle, not the keyring's")
-        .option("-i, --identity <file>", "the recovery key that opens the bundle")
-        .option("--bundle-passphrase-file <path>", "the file with the bundle's passphrase")
+      addBundleOptions(
+        program
+          .command("restore [file]")
+          .description("put a backup back, here or on a new machine"),
+      )
         .option("--to <path>", "restore to this file beside the store, and leave the store alone")
         .option(
           "--from-time <time>",
@@ -58,14 +57,7 @@ async function runRestore(
   const { chooseBackup } = await import("../lifecycle/verified-backup.js");
   const choice = backupChoice(context, file, options);
   const backup = { file: await chooseBackup(choice, context.storePath) };
-  const opener = await openerOf(options);
-  const bundle =
-    options.bundle === undefined ? undefined : { path: expandPath(options.bundle), opener };
-  if (bundle !== undefined && bundle.opener === undefined) {
-    throw new StoreError("usage", "the bundle is encrypted", {
-      hint: "Name what opens it: --identity FILE (the recovery key), or --bundle-passphrase-file FILE.",
-    });
-  }
+  const bundle = await bundleOf(options);
   // On a new machine the store's folder is not there yet, and the lock lies in it.
   await makeFolder(dirname(context.storePath));
   const settings = context.settings.backup ?? {};
@@ -73,7 +65,7 @@ async function runRestore(
     restore({
       ...operationOptions(context, options, lock, signal),
       backup,
-      ...(bundle?.opener && { bundle: { path: bundle.path, opener: bundle.opener } }),
+      bundle,
       noManifest: !options.manifest,
       to: options.to && expandPath(options.to),
       discardReplaced: options.discardReplaced,

@@ -2,7 +2,7 @@
 import type { Command } from "commander";
 import { StoreError } from "../errors.js";
 import type { LastRun, Schedule } from "../lifecycle/schedule.js";
-import { addGlobalOptions, type Context, contextOf } from "./context.js";
+import { addCommandGroup, addGlobalOptions, type Context, contextOf } from "./context.js";
 import { ownProgram } from "./settle.js";
 
 interface InstallOptions {
@@ -11,9 +11,11 @@ interface InstallOptions {
 }
 
 export function addScheduleCommands(program: Command): void {
-  const schedule = program
-    .command("schedule")
-    .description("backups by the clock: a systemd user timer");
+  const schedule = addCommandGroup(
+    program,
+    "schedule",
+    "backups by the clock: a systemd user timer",
+  );
 
   const install = addGlobalOptions(
     schedule
@@ -23,7 +25,7 @@ export function addScheduleCommands(program: Command): void {
       .option("--random-delay <span>", "begin up to this much later", "15min")
       .addHelpText(
         "after",
-        "\nFolders, unit and source of the passphrase are taken from the settings file at each run. To be told of a failure,\nadd OnFailure= in a drop-in (systemctl --user edit UNIT); drop-ins are never touched.\n\nExamples:\n  hivemind-sqlcipher schedule install\n  hivemind-sqlcipher schedule install --on-calendar 'Mon..Fri 03:30' --random-delay 5min",
+        "\nFolders, unit and source of the passphrase are taken from the settings file at\neach run. To be told of a failure, add OnFailure= in a drop-in (systemctl --user\nedit UNIT); drop-ins are never touched.\n\nExamples:\n  hivemind-sqlcipher schedule install\n  hivemind-sqlcipher schedule install --on-calendar 'Mon..Fri 03:30' --random-delay 5min",
       ),
   );
   install.action(async (options: InstallOptions) => runInstall(await contextOf(install), options));

@@ -7,7 +7,7 @@ import type { Cell, Counts, Effect, Rows, SqlSession } from "../sql/session.js";
 import type { Statement } from "../sql/statements.js";
 import { addGlobalOptions, type Context, contextOf } from "./context.js";
 import { openStore } from "./open.js";
-import { onTerminal } from "./prompt.js";
+import { onTerminal, standardInput } from "./prompt.js";
 import { Table } from "./table.js";
 
 /** Rows that set a table's column widths. */
@@ -36,9 +36,11 @@ export function addSqlCommand(program: Command): void {
       .addHelpText(
         "after",
         `
-Only queries, and pragmas that read, are run without --write. ATTACH, VACUUM, and pragmas that set something never are.
-What a query asks for is shown, secrets too: the columns api_key, password and crypto_key.
-The prompt knows .tables, .schema, .mode, .help and .quit, and completes names with Tab.
+Only queries, and pragmas that read, are run without --write. ATTACH, VACUUM,
+and pragmas that set something never are. What a query asks for is shown,
+secrets too: the columns api_key, password and crypto_key.
+The prompt knows .tables, .schema, .mode, .help and .quit, and completes names
+with Tab.
 
 Examples:
   hivemind-sqlcipher sql "SELECT client_id, name, is_admin, last_seen FROM clients;"
@@ -84,12 +86,6 @@ async function runSql(
   } else {
     await runner.run(statements, (question) => context.reporter.confirm(question, "--yes"));
   }
-}
-
-async function standardInput(): Promise<string> {
-  let text = "";
-  for await (const chunk of process.stdin.setEncoding("utf8")) text += chunk;
-  return text;
 }
 
 /** Runs statements and dot commands, and prints what they answer. */

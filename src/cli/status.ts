@@ -1,4 +1,5 @@
 import type { Command } from "commander";
+import type { StoreStatus } from "../lifecycle/status.js";
 import { serviceChoice } from "./backup.js";
 import { addGlobalOptions, type Context, contextOf } from "./context.js";
 import { lastRunWords } from "./schedule.js";
@@ -33,11 +34,7 @@ async function runStatus(context: Context): Promise<void> {
     ...(status.clients
       ? [`clients        ${status.clients.active}, and ${status.clients.revoked} revoked`]
       : []),
-    ...(status.service
-      ? [
-          `service        ${status.service.unit ?? status.service.kind}, ${status.service.active ? "running" : "not running"}`,
-        ]
-      : []),
+    ...(status.service ? [`service        ${serviceWords(status.service)}`] : []),
     `last backup    ${status.last_backup ? `${status.last_backup.path}, ${status.last_backup.created_at}` : "none known"}`,
     ...(status.schedule
       ? [
@@ -55,6 +52,11 @@ async function runStatus(context: Context): Promise<void> {
       : []),
     ...status.problems.map((problem) => output.style("yellow", `note           ${problem}`)),
   ]);
+}
+
+function serviceWords({ kind, unit, active }: NonNullable<StoreStatus["service"]>): string {
+  if (kind === "none") return "none";
+  return `${unit ?? kind}, ${active ? "running" : "not running"}`;
 }
 
 function format(format: string, compatibility: number | null): string {

@@ -43,8 +43,17 @@ export function defaultSettingsPath(environment: Environment = process.env): str
   return join(configHome(environment), "hivemind-sqlcipher", "config.json");
 }
 
-/** Stands a leading `~/` for the home folder, as in a shell, and makes the path absolute. */
+/**
+ * Stands a leading `~/` for the home folder, as in a shell, and makes the path absolute.
+ *
+ * @throws StoreError `usage` for an empty one, which would be the folder one works in.
+ */
 export function expandPath(path: string, environment: Environment = process.env): string {
+  if (path === "") {
+    throw new StoreError("usage", "a path that was given is empty", {
+      hint: 'a variable that is not set leaves one, as in --db "$STORE"',
+    });
+  }
   const home = environment.HOME || homedir();
   if (path === "~") return home;
   return path.startsWith("~/") ? join(home, path.slice(2)) : resolve(path);

@@ -7,7 +7,17 @@
  */
 import { randomBytes } from "node:crypto";
 import { constants } from "node:fs";
-import { type FileHandle, link, lstat, mkdir, open, readdir, rename, rm } from "node:fs/promises";
+import {
+  type FileHandle,
+  link,
+  lstat,
+  mkdir,
+  open,
+  readdir,
+  rename,
+  rm,
+  stat,
+} from "node:fs/promises";
 import { basename, dirname, join } from "node:path";
 import { hasCode, StoreError, systemError } from "../errors.js";
 import { hasAccessList } from "./access.js";
@@ -17,10 +27,20 @@ const newFile = constants.O_WRONLY | constants.O_CREAT | constants.O_EXCL | cons
 /** Makes a folder and its parents, 0700 each; an existing folder is left as it is. */
 export async function makeFolder(path: string): Promise<void> {
   try {
-    await mkdir(path, { recursive: true, mode: 0o700 });
+    await mkdir(path, 0o700);
   } catch (error) {
-    throw systemError(error, `cannot make the folder ${path}`);
+    if (hasCode(error, "EEXIST") && (await isFolder(path))) return;
+    if (!hasCode(error, "ENOENT") || (await isFolder(dirname(path)))) {
+      throw systemError(error, `cannot make the folder ${path}`);
+    }
+    // Not Node's own `recursive`, which tries for ever where the folder above is there and still nothing can be made.
+    await makeFolder(dirname(path));
+    await makeFolder(path);
   }
+}
+
+async function isFolder(path: string): Promise<boolean> {
+  return (await stat(path).catch(() => undefined))?.isDirectory() ?? false;
 }
 
 /** Makes the names in a folder (files created, renamed, removed) survive a power cut. */

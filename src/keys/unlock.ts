@@ -50,6 +50,11 @@ export async function unlock(
       hint: "hivemind-sqlcipher encrypt",
     });
   }
+  if (format === "unknown") {
+    throw new StoreError("wrongPassphrase", `${path} is no database`, {
+      hint: "another store: --db PATH",
+    });
+  }
   const tried: KeptPassphrase[] = [];
   for await (const kept of readPassphrases(source, path, keyId)) {
     let opened: OpenedStore;
@@ -63,7 +68,11 @@ export async function unlock(
     if (source.kind === "keyring" && source.withoutKeyCache) await forgetKeys(path, opened);
     return { ...opened, ...kept };
   }
-  throw noneOpens(path, source, keyId, tried);
+  const bundle = `clients.${keyId}.bundle.age`;
+  throw noneOpens(path, source, tried, {
+    keyring: `its passphrase is in its bundle: hivemind-sqlcipher bundle import ${bundle} --identity FILE`,
+    elsewhere: `its passphrase is in its bundle: hivemind-sqlcipher bundle show ${bundle} --identity FILE --show-passphrase`,
+  });
 }
 
 /**
@@ -124,20 +133,23 @@ async function forgetKeys(path: string, { connection }: OpenedStore): Promise<vo
   }
 }
 
-function noneOpens(
+/**
+ * None of the passphrases that were tried opens an encrypted file.
+ *
+ * @param hints what to do, where the source is the keyring, and where it is another.
+ */
+export function noneOpens(
   path: string,
   source: PassphraseSource,
-  keyId: string | undefined,
-  tried: KeptPassphrase[],
+  tried: readonly KeptPassphrase[],
+  hints: { readonly keyring: string; readonly elsewhere: string },
 ): StoreError {
-  const bundle = keyId === undefined ? "a bundle" : `clients.${keyId}.bundle.age`;
-  const otherwise = `its passphrase is in ${bundle}: hivemind-sqlcipher bundle import`;
   if (source.kind === "keyring") {
     const generations = tried.map(({ generation }) => generation).join(", ");
     return new StoreError(
       "wrongPassphrase",
       `no passphrase in the keyring opens ${path} (tried: ${generations}), or it is no database`,
-      { hint: otherwise },
+      { hint: hints.keyring },
     );
   }
   for (const { passphrase } of tried) {
@@ -152,6 +164,6 @@ function noneOpens(
   return new StoreError(
     "wrongPassphrase",
     `the passphrase from ${describeSource(source)} does not open ${path}, or it is no database`,
-    { hint: otherwise },
+    { hint: hints.elsewhere },
   );
 }

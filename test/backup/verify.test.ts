@@ -79,6 +79,18 @@ test("a passphrase that is another's is that, and no damage", async () => {
   expect(await kindOf(verifyBackup(path, { passphrase: "another's" }))).toBe("wrongPassphrase");
 });
 
+test("a backup that nothing kept opens is said to need its bundle, by name, whether others are kept or none", async () => {
+  const { path, hub, key_id } = await backupOf();
+  const kept = { source: { kind: "keyring" }, storePath: hub.path } as const;
+  const hint = expect.stringContaining(`--bundle clients.${key_id}.bundle.age --identity `);
+  await expect(verifyBackup(path, kept)).rejects.toMatchObject({
+    kind: "passphraseUnavailable",
+    hint,
+  });
+  await setEntry(hub.path, "current", "another's");
+  await expect(verifyBackup(path, kept)).rejects.toMatchObject({ kind: "wrongPassphrase", hint });
+});
+
 test("one changed bit anywhere in the file is found by its sum and by the pages themselves", async () => {
   const { path } = await backupOf();
   const original = await readFile(path);

@@ -116,6 +116,20 @@ const cases: Case[] = [
     says: /no database|not a database/,
   },
   {
+    what: "a store that is a folder",
+    machine: () => Machine.make(),
+    args: (machine) => ["list-clients", "--db", machine.folder],
+    code: 12,
+    says: /is no database[\s\S]*--db/,
+  },
+  {
+    what: "a path that is empty",
+    machine: () => Machine.make(),
+    args: () => ["status", "--db", ""],
+    code: 2,
+    says: /is empty[\s\S]*--db/,
+  },
+  {
     what: "a passphrase file that others can read",
     machine: () =>
       withStore(async (machine) => {
@@ -218,6 +232,13 @@ const cases: Case[] = [
     says: /frobnicate[\s\S]*--help/,
   },
   {
+    what: "a command with a slip in it",
+    machine: () => Machine.make(),
+    args: () => ["list-client"],
+    code: 2,
+    says: /unknown command 'list-client'\n {2}Did you mean list-clients\?/,
+  },
+  {
     what: "settings with a key that there is none of",
     machine: () =>
       withStore(async (machine) => {
@@ -276,4 +297,30 @@ test.for(cases)("$what: exit code $code", async ({ machine: make, args, code, sa
     delete before[path];
   }
   expect(after).toEqual(before);
+});
+
+test("a folder that cannot be made is said, and not tried for ever", async () => {
+  const machine = await withInit();
+  const answer = await machine.run(backup(machine, "--to", "/proc/none/backups"));
+  expect(answer).toMatchObject({ code: 18, stdout: "" });
+  expect(answer.stderr).toMatch(/^error: cannot make the folder \/proc\/none: /m);
+});
+
+test("a full disk behind the output is an error; a reader that went away is none, and ends no work", async () => {
+  const machine = await withInit();
+  const shell = (line: string) => ["bash", "-o", "pipefail", "-c", line, "bash"];
+  const full = await machine.run(["list-clients", "--json"], {
+    before: shell('"$@" > /dev/full'),
+  });
+  expect(full).toEqual({
+    code: 18,
+    stdout: "",
+    stderr: "error: cannot write to standard output: no space left on the device\n",
+  });
+  const gone = await machine.run(["list-clients", "--json"], { before: shell('"$@" | true') });
+  expect(gone).toEqual({ code: 0, stdout: "", stderr: "" });
+  const deaf = await machine.run(backup(machine, "--verbose"), {
+    before: shell('"$@" 2> >(true)'),
+  });
+  expect(deaf).toMatchObject({ code: 0, stdout: expect.stringMatching(/^Backup made/) });
 });

@@ -2,6 +2,7 @@
 import { spawn } from "node:child_process";
 import { mkdir, writeFile } from "node:fs/promises";
 import { join } from "node:path";
+import type { Command } from "commander";
 import { expect, test } from "vitest";
 import { completionScript } from "../../src/cli/completion.js";
 import { type CommandEntry, everyCommand, grammarOf } from "../../src/cli/grammar.js";
@@ -54,7 +55,7 @@ test("every command's help has examples, of that command, with options that it h
 test("a command that is named is found without the others being loaded", async () => {
   const words = program.commands.map(({ words: [word = ""] }) => word);
   for (const word of [...words.filter((each) => each !== "completion"), "settle"]) {
-    const built = await buildProgram(output, ["--json", word, "--help"]);
+    const built = await buildProgram(output, ["--json", "--name", "prune", word, "--help"]);
     const names = built.commands.map((command) => command.name());
     expect(names, word).toContain(word);
     expect(names.length, word).toBeLessThan(words.length / 2);
@@ -63,9 +64,9 @@ test("a command that is named is found without the others being loaded", async (
   for (const argv of [
     [],
     ["--help"],
-    ["help", "init"],
-    ["completion", "bash"],
-    ["--db", "x", "init"],
+    ["help"],
+    ["--name", "prune", "completion", "bash"],
+    ["inti"],
   ]) {
     expect((await buildProgram(output, argv)).commands.length, argv.join(" ")).toBe(everything);
   }
@@ -132,6 +133,26 @@ test("a command that is left out is asked for by the help, on stderr", async () 
       error: { code: 2, message: "a command is missing" },
     });
   }
+});
+
+test("the options of every command may stand between the words of a command, too", async () => {
+  const machine = await Machine.make();
+  const { code, stdout } = await machine.run(["schedule", "--json", "--name", "other", "status"]);
+  expect({ code, document: JSON.parse(stdout) }).toEqual({ code: 0, document: { schedule: null } });
+});
+
+test("no line of any help is wider than a terminal of 80 columns, but for examples", async () => {
+  const lines = (command: Command): string[] => [
+    ...command.helpInformation().split("\n"),
+    ...command.commands.flatMap(lines),
+  ];
+  const notes = commands.flatMap((entry) => entry.notes.split("\n"));
+  const text = [
+    ...lines(await buildProgram(output)),
+    ...notes.filter((line) => !line.startsWith("  ")),
+  ];
+  expect(text.length).toBeGreaterThan(500);
+  expect(text.filter((line) => line.length > 80)).toEqual([]);
 });
 
 interface Shell {
