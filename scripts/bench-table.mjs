@@ -7,6 +7,8 @@
 //
 // Figures are what each run took, in turns: less is better. `at_most` is the aim: the ratio of the medians, ours to the
 // peer's, is to be no more; `aim`, instead, one that is said in words. Lines that are not JSON pass as they are, to stderr.
+import { readFileSync } from "node:fs";
+import { cpus, release, totalmem } from "node:os";
 import { createInterface } from "node:readline";
 import { median } from "./bench-tools.mjs";
 
@@ -37,7 +39,8 @@ function linesOf({ work, unit, ours, peers = [], skipped, note }) {
 }
 
 const rows = [];
-const versions = {};
+const { version } = JSON.parse(readFileSync(new URL("../package.json", import.meta.url), "utf8"));
+const versions = { "hivemind-sqlcipher": version, Node: process.version, Linux: release() };
 for await (const line of createInterface({ input: process.stdin })) {
   if (!line.startsWith("{")) {
     console.error(line);
@@ -53,6 +56,9 @@ const widths = headings.map((_, column) =>
 );
 console.log(
   "Medians of runs in turns (smallest–largest); less is better; ratio: this project's median to the peer's.",
+);
+console.log(
+  `${cpus()[0]?.model}, ${cpus().length} cores, ${Math.round(totalmem() / 2 ** 30)} GiB of memory`,
 );
 console.log(
   Object.entries(versions)

@@ -19,6 +19,7 @@ export type CopierRequest =
   | { do: "copy"; store: string; staged: string }
   | { do: "catchUp" }
   | { do: "sync" }
+  | { do: "cut" }
   | { do: "finish" };
 
 export interface CopyProgress {
@@ -54,6 +55,8 @@ class StagedCopy {
   /** The main file's size as copied; it is the database's as long as the log has no commit. */
   #mainSize = 0;
   #pageSize = 0;
+  /** Of the copy, in bytes, once it is cut. */
+  #size = 0;
 
   private constructor(store: string, staged: FileHandle) {
     this.#store = store;
@@ -136,12 +139,23 @@ class StagedCopy {
     return { written: 0, pages: 0, lost: false };
   }
 
-  /** Cuts the copy to the database's size, puts it on the disk, and says what it is. */
-  async finish(): Promise<FinishedCopy> {
+  /** Cuts the copy to the database's size: from then on it is what it will be. */
+  async cut(): Promise<CopyProgress> {
     const pages = this.#position?.databasePages;
-    const size = pages === undefined ? this.#mainSize : pages * this.#pageSize;
-    await this.#staged.truncate(size);
-    await this.#staged.sync();
+    this.#size = pages === undefined ? this.#mainSize : pages * this.#pageSize;
+    await this.#staged.truncate(this.#size);
+    return { written: 0, pages: 0, lost: false };
+  }
+
+  /** Puts the copy on the disk, cut, and says what it is; the one while the other. */
+  async finish(): Promise<FinishedCopy> {
+    await this.cut();
+    const [sha256] = await Promise.all([this.#sha256(), this.#staged.sync()]);
+    return { size: this.#size, sha256 };
+  }
+
+  async #sha256(): Promise<string> {
+    const size = this.#size;
     const hash = createHash("sha256");
     const buffer = Buffer.allocUnsafe(chunkSize);
     for (let at = 0; at < size; ) {
@@ -150,7 +164,7 @@ class StagedCopy {
       hash.update(buffer.subarray(0, bytes));
       at += bytes;
     }
-    return { size, sha256: hash.digest("hex") };
+    return hash.digest("hex");
   }
 
   async #copyPage(from: FileHandle, offset: number, page: number): Promise<number> {
@@ -194,6 +208,7 @@ async function serve(request: CopierRequest): Promise<CopyProgress | FinishedCop
   }
   if (!copy) throw new Error(`asked to ${request.do} before anything was copied`);
   if (request.do === "sync") return copy.sync();
+  if (request.do === "cut") return copy.cut();
   return request.do === "catchUp" ? copy.catchUp() : copy.finish();
 }
 

@@ -126,7 +126,12 @@ export class WarmCopy implements AsyncDisposable {
     await connection?.close();
   }
 
-  /** Cuts the copy to its length, has it on the disk, and says what it is. Takes time that grows with the store. */
+  /** Cuts the copy to its length: from then on it can be opened, while it is finished. */
+  async cut(): Promise<void> {
+    await this.#ask({ do: "cut" });
+  }
+
+  /** Has the copy on the disk, cut, and says what it is. Takes time that grows with the store. */
   async finish(): Promise<FinishedCopy> {
     return this.#ask({ do: "finish" });
   }
