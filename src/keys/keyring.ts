@@ -34,11 +34,22 @@ const unlockLine =
 const withoutKeyring =
   "or do without a keyring: --passphrase-source credential (systemd), file:PATH or command:CMD";
 
+/** Every slot but the current one, as it stands behind the `#`. */
+const slotName = /^(?:pending|(?:previous|derived):[0-9a-f]+)$/;
+
 /** What libsecret, which keeps to its first session as long as the process lives, says when that is gone. */
 const daemonWasReplaced =
   /The name :\d+\.\d+ was not provided|session wrapping the secret does not exist/;
 
+/** @throws StoreError `refused` for a store whose own name ends like a slot of another one's. */
 export function accountOf(storePath: string, slot: Slot): string {
+  if (storePath.includes("#") && slotName.test(storePath.slice(storePath.lastIndexOf("#") + 1))) {
+    throw new StoreError(
+      "refused",
+      `the keyring would take the passphrase of ${storePath} for another store's`,
+      { hint: "give it a name without # in it" },
+    );
+  }
   return slot === "current" ? storePath : `${storePath}#${slot}`;
 }
 
@@ -139,7 +150,7 @@ function slotOf(storePath: string, account: string): Slot | undefined {
   if (account === storePath) return "current";
   if (!account.startsWith(`${storePath}#`)) return undefined;
   const slot = account.slice(storePath.length + 1);
-  return /^(?:pending|(?:previous|derived):[0-9a-f]+)$/.test(slot) ? (slot as Slot) : undefined;
+  return slotName.test(slot) ? (slot as Slot) : undefined;
 }
 
 /**

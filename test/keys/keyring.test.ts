@@ -1,7 +1,7 @@
 import keytar from "keytar";
 import { afterAll, afterEach, beforeAll, expect, onTestFinished, test, vi } from "vitest";
 import { StoreError } from "../../src/errors.js";
-import { deleteEntry, getEntry, listEntries, setEntry } from "../../src/keys/keyring.js";
+import { deleteEntry, getEntry, listEntries, type Slot, setEntry } from "../../src/keys/keyring.js";
 import { reachKeyring } from "../../src/keys/secret-service.js";
 import { readPassphrases } from "../../src/keys/source.js";
 import { OwnBus } from "./own-keyring.js";
@@ -101,6 +101,20 @@ test("a list holds the entries of its own store, and no other's whose path begin
     { slot: "previous:00112233445566ff", secret: "b" },
   ]);
 });
+
+test.each(["pending", "previous:00ff", "derived:00ff"])(
+  "a store that is called as another one's %s passphrase would overwrite that: it has no place in the keyring",
+  async (slot) => {
+    await setEntry(newStore(), slot as Slot, "kept");
+    await expect(setEntry(`${store}#${slot}`, "current", "x")).rejects.toMatchObject({
+      kind: "refused",
+    });
+    expect(await getEntry(store, slot as Slot)).toBe("kept");
+    // Any other # is a name's own affair.
+    await setEntry(`${store}#1`, "current", "its own");
+    expect(await getEntry(`${store}#1`, "current")).toBe("its own");
+  },
+);
 
 test("passphrases come the likeliest first: current, pending, the previous one of this very file, others", async () => {
   newStore();
