@@ -1,4 +1,4 @@
-import { readdir, readlink } from "node:fs/promises";
+import { readdir, readlink, writeFile } from "node:fs/promises";
 import { expect, test } from "vitest";
 import { root } from "../built.js";
 import { property } from "../service/units.js";
@@ -26,6 +26,32 @@ test("a unit that something starts in the moment before the rename does not stay
       },
     ),
   );
+  const open = await openInStoreFolder(world);
+  expect(open).toContain(world.path);
+  expect(open.join()).not.toContain("deleted");
+});
+
+test("nor when the old file is put back: what its timer starts between the stop and the rename is started anew", async () => {
+  const world = await World.of("sqlcipher4-schema2.db");
+  const ok = `${world.folder}/ok`;
+  await writeFile(ok, "");
+  await world.startUnit(`ExecStartPre=/usr/bin/test -e ${ok}`);
+  const ran = await world.run(
+    "rotate",
+    {},
+    {
+      NODE_OPTIONS: ["at-step", "at-rename"]
+        .map((name) => `--import=${root}test/faults/${name}.mjs`)
+        .join(" "),
+      HIVEMIND_TEST_AT_STEP: JSON.stringify({
+        "rotate.starting": `rm '${ok}'`,
+        "rotate.reverting": `touch '${ok}'`,
+      }),
+      HIVEMIND_TEST_RENAMED: ".replaced",
+      HIVEMIND_TEST_AT_RENAME: `systemctl --user start ${world.unit}`,
+    },
+  );
+  expect(ran.error?.message).toMatch(/was put back/);
   const open = await openInStoreFolder(world);
   expect(open).toContain(world.path);
   expect(open.join()).not.toContain("deleted");

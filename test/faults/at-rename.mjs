@@ -1,0 +1,18 @@
+// Loaded before a program (NODE_OPTIONS=--import=…), it runs a shell command, once, just before the program renames a file
+// whose name ends like HIVEMIND_TEST_RENAMED: HIVEMIND_TEST_AT_RENAME.
+import { execSync } from "node:child_process";
+import fs from "node:fs";
+import { syncBuiltinESMExports } from "node:module";
+
+const { rename } = fs.promises;
+let command = process.env.HIVEMIND_TEST_AT_RENAME;
+
+fs.promises.rename = async (from, to) => {
+  if (command && from.endsWith(process.env.HIVEMIND_TEST_RENAMED)) {
+    execSync(command, { stdio: "inherit" });
+    command = undefined;
+  }
+  return rename(from, to);
+};
+
+syncBuiltinESMExports();
