@@ -64,6 +64,8 @@ export interface Migration {
 }
 
 const batchSize = 200;
+/** Clients that the target is given at once. Two chunks are in memory, so it stays small. */
+const chunkSize = 1_000;
 /** A revoked row for each of so many ids that nobody has is more likely a mistake than wanted. */
 const mostGaps = 1_000_000;
 /** Ids that a message names; the rest are counted. */
@@ -239,11 +241,33 @@ class Copy {
     readonly mayHold: boolean,
   ) {}
 
+  /** One chunk is written while the next is read. */
   async run(total: number): Promise<void> {
-    await this.destination.addItems(this.#missing(total));
+    let writing = Promise.resolve();
+    try {
+      for await (const { missing, done } of this.#chunks()) {
+        await writing;
+        this.options.signal?.throwIfAborted();
+        writing = this.#write(missing, { phase: "copying", done, total });
+        // What it fails with is thrown where it is awaited.
+        writing.catch(() => undefined);
+      }
+    } finally {
+      await writing;
+    }
   }
 
-  async *#missing(total: number): AsyncGenerator<Client> {
+  async #write(missing: readonly Client[], progress: Progress): Promise<void> {
+    if (missing.length > 0) await this.destination.addItems(missing);
+    this.copied += missing.length;
+    this.options.onProgress?.(progress);
+    reached("migrate.copied");
+  }
+
+  /** What the target lacks of each chunk of the source. */
+  async *#chunks(): AsyncGenerator<{ missing: Client[]; done: number }> {
+    let missing: Client[] = [];
+    let looked = 0;
     let done = 0;
     for await (const batch of batchesOf(this.origin)) {
       this.options.signal?.throwIfAborted();
@@ -255,14 +279,16 @@ class Copy {
         } else if (other !== undefined && this.#isThere(client, other)) {
           this.unchanged += 1;
         } else {
-          this.copied += 1;
-          yield client;
+          missing.push(client);
         }
       }
       done += batch.length;
-      this.options.onProgress?.({ phase: "copying", done, total });
-      reached("migrate.copied");
+      looked += batch.length;
+      if (looked < chunkSize) continue;
+      yield { missing, done };
+      [missing, looked] = [[], 0];
     }
+    yield { missing, done };
   }
 
   /** In a merge the target's own last_seen stays. */

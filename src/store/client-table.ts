@@ -33,7 +33,10 @@ import {
   type Schema,
 } from "./schema.js";
 
-/** Bounds of SQLite's page cache, in bytes: 32 and 256 MiB; and it is at most an eighth of the machine's memory. */
+/**
+ * SQLite's page cache, in bytes, for writing and, at most, for lookups, which come back to pages all over the store: 32
+ * and 256 MiB; and it is at most an eighth of the machine's memory.
+ */
 const smallestCache = 32 << 20;
 const largestCache = 256 << 20;
 
@@ -64,7 +67,7 @@ export class ClientTable implements Database {
     (keys: readonly string[], lane: number) => this.#rowsByApiKey(keys, lane),
     decodeRow,
   );
-  #cacheIsSized = false;
+  #cacheLimit = 0;
 
   /** @param schema what `checkSchema` says of this connection. */
   constructor(connection: Connection, schema: Schema) {
@@ -291,7 +294,7 @@ export class ClientTable implements Database {
     for (const client of clients) requireValid(client);
     // Of two with the same id the later one counts.
     const byId = new Map(clients.map((client) => [client.client_id, client]));
-    await this.#sizeCache();
+    await this.#sizeCache(smallestCache);
     await this.transaction(async () => {
       for (const row of await this.#rowsById([...byId.keys()])) {
         const client = byId.get(Number(row.exact_id));
@@ -379,7 +382,7 @@ export class ClientTable implements Database {
 
   /** Of several with the same key, the one with the lowest id. */
   async #rowsByApiKey(apiKeys: readonly string[], lane: number): Promise<ReadonlyMap<string, Row>> {
-    await this.#sizeCache();
+    await this.#sizeCache(largestCache);
     const selection = "WHERE api_key IN (SELECT value FROM json_each(?))";
     const rows = await this.#rows(selection, [JSON.stringify(apiKeys)], lane);
     const byKey = new Map<string, Row>();
@@ -397,14 +400,14 @@ export class ClientTable implements Database {
    * Lets SQLite keep pages that lookups and writes come back to: each that it reads anew is deciphered and checked
    * anew. Not for what reads a table once, from end to end, which would fill memory for nothing.
    */
-  async #sizeCache(): Promise<void> {
-    if (this.#cacheIsSized) return;
-    this.#cacheIsSized = true;
+  async #sizeCache(limit: number): Promise<void> {
+    if (limit <= this.#cacheLimit) return;
+    this.#cacheLimit = limit;
     const [row] = await this.#all<{ bytes: number }>(
       "SELECT page_count * page_size AS bytes FROM pragma_page_count, pragma_page_size",
     );
     const wanted = Math.max(row?.bytes ?? 0, smallestCache);
-    const bytes = Math.min(wanted, largestCache, memoryOfMachine() / 8);
+    const bytes = Math.min(wanted, limit, memoryOfMachine() / 8);
     await this.connection.all(`PRAGMA cache_size = ${-Math.floor(bytes / 1024)}`);
   }
 

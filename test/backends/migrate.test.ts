@@ -197,11 +197,7 @@ test("a cluster's node is killed in mid-migration: nothing is lost, and the next
   const from = end(sqlcipher, { db_path: join(home, "clients.db"), password: "it's" });
   const to = end(redis, { port: node?.port ?? 0, retry_delay: 0.05 });
   await fill(from, many(3_000));
-  // Some batches are under way at once: the first ones are written when the fifth is made.
-  let batches = 0;
   const killer = () => {
-    batches += 1;
-    if (batches < 5) return;
     unsubscribe(stepChannelName, killer);
     victim?.killNow();
   };
@@ -217,7 +213,7 @@ test("a cluster's node is killed in mid-migration: nothing is lost, and the next
   const migration = await migrate({ from, to });
   expect(migration).toMatchObject({ resumed: true, verified: true });
   expect(migration.copied + migration.unchanged).toBe(3_000);
-  expect(migration.unchanged).toBeGreaterThanOrEqual(400);
+  expect(migration.unchanged).toBeGreaterThanOrEqual(1_000);
   expect((await contents(to)).map(fingerprint)).toEqual(many(3_000).map(fingerprint));
 });
 
