@@ -24,6 +24,15 @@ import { rolldown } from "rolldown";
 
 const top = fileURLToPath(new URL("..", import.meta.url));
 
+/** What short commands load, in one file: each further one would take as long to find as to read. */
+const base = new RegExp(
+  [
+    "src/(?:(?:errors|zod)\\.ts|(?:files|client|config|keys|store)/|operation/journal\\.ts)",
+    "src/cli/(?:program|context|output|table|open|clients|choose-client|hub-store|privacy|prompt)\\.ts",
+    "node_modules/(?:commander|zod|@scure)/",
+  ].join("|"),
+);
+
 mkdirSync(join(top, ".cache"), { recursive: true });
 const fresh = mkdtempSync(join(top, ".cache/build-"));
 try {
@@ -63,6 +72,7 @@ async function buildCommand(folder) {
     comments: false,
     entryFileNames: "[name].js",
     chunkFileNames: "[name]-[hash].js",
+    codeSplitting: { groups: [{ name: "base", test: base }] },
   });
   writeFileSync(join(folder, "package.json"), '{ "type": "commonjs" }\n');
   const modules = output.flatMap((chunk) => Object.keys(chunk.modules ?? {}));
