@@ -51,8 +51,10 @@ function prepare(commit, parts) {
   run("git", ["worktree", "add", "--quiet", "--detach", tree, name]);
   try {
     symlinkSync(join(root, "node_modules"), join(tree, "node_modules"));
-    // Not every commit holds by its types; what it compiles to is what it was.
-    run("npx", ["tsc", "-p", "tsconfig.build.json", "--noCheck"], { cwd: tree });
+    // Not every early commit holds by its types; what it compiles to is what it was.
+    if (existsSync(join(tree, "scripts/build.mjs")))
+      run("node", ["scripts/build.mjs"], { cwd: tree });
+    else run("npx", ["tsc", "-p", "tsconfig.build.json", "--noCheck"], { cwd: tree });
     const out = join(fixtures, name);
     rmSync(out, { recursive: true, force: true });
     mkdirSync(out);
