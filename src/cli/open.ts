@@ -1,6 +1,7 @@
 /** Opening the store for a command: what an interrupted operation left is settled first. */
 import { StoreError } from "../errors.js";
 import { unlockStore } from "../keys/unlock.js";
+import { besideOperations } from "../lifecycle/beside.js";
 import { isJournalLeft } from "../operation/journal.js";
 import type { ClientStore } from "../store/client-store.js";
 import type { Context } from "./context.js";
@@ -11,10 +12,13 @@ import { isStoreNamed, otherModule } from "./hub-store.js";
  *   that opens it, `newerVersion` for a schema this program does not know.
  */
 export async function openStore(context: Context): Promise<ClientStore> {
+  const { storePath, source } = context;
   await settleFirst(context);
   try {
     // Also for reading: SQLite leaves sidecars behind a store in WAL mode that it may only read.
-    return await unlockStore(context.storePath, context.source, { mode: "readwrite" });
+    return await besideOperations(storePath, () =>
+      unlockStore(storePath, source, { mode: "readwrite" }),
+    );
   } catch (error) {
     if (!(error instanceof StoreError && error.kind === "notFound")) throw error;
     throw await withModule(error, context);

@@ -36,6 +36,42 @@ export async function unlock(
   source: PassphraseSource,
   options: ConnectionOptions,
 ): Promise<UnlockedStore> {
+  const tried: Tried[] = [];
+  for (;;) {
+    const before = tried.length;
+    const keyId = await encryptedKeyId(path);
+    for await (const kept of readPassphrases(source, path, keyId)) {
+      if (tried.some((one) => one.keyId === keyId && one.passphrase === kept.passphrase)) continue;
+      let opened: OpenedStore;
+      try {
+        opened = await openEncrypted(path, kept.passphrase, options);
+      } catch (error) {
+        if (!(error instanceof StoreError && error.kind === "wrongPassphrase")) throw error;
+        tried.push({ ...kept, keyId });
+        continue;
+      }
+      if (source.kind === "keyring" && source.withoutKeyCache) await forgetKeys(path, opened);
+      return { ...opened, ...kept };
+    }
+    // A rotation may have ended between what was read of the keyring and of the file: as long as either says something
+    // new, it is tried.
+    if (tried.length === before || source.kind !== "keyring") {
+      const bundle = `clients.${keyId}.bundle.age`;
+      throw noneOpens(path, source, tried, {
+        keyring: `its passphrase is in its bundle: hivemind-sqlcipher bundle import ${bundle} --identity FILE`,
+        elsewhere: `its passphrase is in its bundle: hivemind-sqlcipher bundle show ${bundle} --identity FILE --show-passphrase`,
+      });
+    }
+  }
+}
+
+interface Tried extends KeptPassphrase {
+  /** Of the file at that time. */
+  readonly keyId: string | undefined;
+}
+
+/** @throws StoreError for what is not there, or not encrypted. */
+async function encryptedKeyId(path: string): Promise<string | undefined> {
   const { format, keyId } = await identify(path);
   if (format === "absent") {
     throw new StoreError("notFound", `there is no store at ${path}`, {
@@ -55,24 +91,7 @@ export async function unlock(
       hint: "another store: --db PATH",
     });
   }
-  const tried: KeptPassphrase[] = [];
-  for await (const kept of readPassphrases(source, path, keyId)) {
-    let opened: OpenedStore;
-    try {
-      opened = await openEncrypted(path, kept.passphrase, options);
-    } catch (error) {
-      if (!(error instanceof StoreError && error.kind === "wrongPassphrase")) throw error;
-      tried.push(kept);
-      continue;
-    }
-    if (source.kind === "keyring" && source.withoutKeyCache) await forgetKeys(path, opened);
-    return { ...opened, ...kept };
-  }
-  const bundle = `clients.${keyId}.bundle.age`;
-  throw noneOpens(path, source, tried, {
-    keyring: `its passphrase is in its bundle: hivemind-sqlcipher bundle import ${bundle} --identity FILE`,
-    elsewhere: `its passphrase is in its bundle: hivemind-sqlcipher bundle show ${bundle} --identity FILE --show-passphrase`,
-  });
+  return keyId;
 }
 
 /**

@@ -7,6 +7,7 @@ import { Journal } from "../operation/journal.js";
 import { type ServiceChoice, selectService } from "../service/select.js";
 import type { ServiceKind } from "../service/service.js";
 import { type CipherCompatibility, type Identity, identify } from "../store/cipher.js";
+import { besideOperations } from "./beside.js";
 import { type Schedule, scheduleOf } from "./schedule.js";
 
 export interface StatusOptions {
@@ -89,8 +90,12 @@ export async function storeStatus(options: StatusOptions): Promise<StoreStatus> 
   };
 }
 
+/** Who asks how things are is told that an operation is at work, rather than kept waiting for it: after 5 s. */
+const longestWaitMs = 5_000;
+
 async function lookInside(storePath: string, source: PassphraseSource) {
-  await using store = await unlockStore(storePath, source, { mode: "readwrite" });
+  const open = () => unlockStore(storePath, source, { mode: "readwrite" });
+  await using store = await besideOperations(storePath, open, longestWaitMs);
   return {
     cipherCompatibility: store.key.cipherCompatibility,
     schemaVersion: store.schemaVersion,

@@ -298,6 +298,8 @@ class SwapWork {
       reporter.detail(`stopping ${this.#name}`);
       this.#stoppedAt = performance.now();
       await service.stop();
+    } else {
+      await this.#state.write("stopping");
     }
     await refuseHolders(this.#state.storePath);
     this.#state.reached("stopped");

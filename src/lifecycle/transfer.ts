@@ -3,6 +3,7 @@
  * arrived.
  */
 import { lstat } from "node:fs/promises";
+import { setTimeout as delay } from "node:timers/promises";
 import { pathToFileURL } from "node:url";
 import { hasCode, StoreError, systemError } from "../errors.js";
 import { openEncrypted, type StoreKey } from "../store/cipher.js";
@@ -14,6 +15,10 @@ export type Secret = StoreKey | undefined;
 
 /** What SQLite keeps beside a database, each with its own way to lose or damage data when the file is replaced. */
 export const sidecars = ["-journal", "-wal", "-shm"] as const;
+
+/** A command that has just opened the store lets go of it when it sees that it has to wait: tried 20 times, 50 ms apart. */
+const holdTries = 20;
+const holdPauseMs = 50;
 
 /** As many comparing connections as make two cores decrypt at once. */
 const comparers = 2;
@@ -43,6 +48,18 @@ export class HeldStore implements AsyncDisposable {
    * @throws StoreError `inUse` if anybody else is using it.
    */
   static async hold(path: string, secret: Secret): Promise<HeldStore> {
+    for (let tries = 1; ; tries++) {
+      try {
+        return await HeldStore.#holdNow(path, secret);
+      } catch (error) {
+        const isInUse = error instanceof StoreError && error.kind === "inUse";
+        if (!isInUse || tries === holdTries) throw error;
+        await delay(holdPauseMs);
+      }
+    }
+  }
+
+  static async #holdNow(path: string, secret: Secret): Promise<HeldStore> {
     const connection = await openDatabase(path, secret);
     let found = "";
     try {

@@ -4,15 +4,18 @@
  */
 import { setTimeout as delay } from "node:timers/promises";
 import { StoreError } from "../errors.js";
-import { holdersOf, nameHolders } from "../service/holders.js";
+import { holdersOf, lastingHolders, nameHolders } from "../service/holders.js";
 import { type ServiceChoice, selectService } from "../service/select.js";
 import type { Service } from "../service/service.js";
 import * as z from "../zod.js";
 import type { Reporter } from "./reporter.js";
 
-/** A process that is ending may hold the store for a moment longer than its unit: looked at 10 times, 100 ms apart. */
-const holderLooks = 10;
-const holderPauseMs = 100;
+/**
+ * A process that is ending may hold the store for a moment longer than its unit, and so may a command that was at work
+ * before the stop: looked at 60 times, 50 ms apart.
+ */
+const holderLooks = 60;
+const holderPauseMs = 50;
 
 /** The service that has the store open, and what is known of it before anything is begun. */
 export interface KnownService {
@@ -56,9 +59,10 @@ export async function knowService(
   const service = await selectService(choice);
   for (const notice of await service.check(storePath)) reporter.notice(notice);
   const { active } = await service.state();
-  const { holders, complete } = await holdersOf(storePath);
-  const others = [];
-  for (const holder of holders) if (!(await service.owns(holder.pid))) others.push(holder);
+  const { holders: others, complete } = await lastingHolders(
+    storePath,
+    async ({ pid }) => !(await service.owns(pid)),
+  );
   if (others.length > 0) {
     throw new StoreError("inUse", `${storePath} is open in ${nameHolders(others)}`, {
       hint: "stop that first, or name the service that it belongs to (--unit); nothing was stopped",

@@ -7,6 +7,7 @@
  */
 import { execFile } from "node:child_process";
 import { type BigIntStats, readdirSync, readFileSync, readlinkSync, statSync } from "node:fs";
+import { setTimeout as delay } from "node:timers/promises";
 import { hasCode, StoreError, systemError } from "../errors.js";
 
 export interface Holder {
@@ -39,6 +40,29 @@ export async function holdersOf(
   return process.platform === "darwin"
     ? holdersByLsof(storePath, skip)
     : holdersByProc(storePath, skip, options.locksOnly === true);
+}
+
+/** A command that looks up a client has the store open for a moment, on a busy machine for seconds: 50 looks, 100 ms apart. */
+const looks = 50;
+const pauseMs = 100;
+
+/**
+ * Those of `isOther` that have the store open and keep it: whoever lets go of it within 5 s was passing by, and who comes
+ * meanwhile is not waited for.
+ */
+export async function lastingHolders(
+  storePath: string,
+  isOther: (holder: Holder) => Promise<boolean> = async () => true,
+): Promise<Holders> {
+  const { holders, complete } = await holdersOf(storePath);
+  let lasting: Holder[] = [];
+  for (const holder of holders) if (await isOther(holder)) lasting.push(holder);
+  for (let looked = 1; lasting.length > 0 && looked < looks; looked++) {
+    await delay(pauseMs);
+    const now = new Set((await holdersOf(storePath)).holders.map(({ pid }) => pid));
+    lasting = lasting.filter(({ pid }) => now.has(pid));
+  }
+  return { holders: lasting, complete };
 }
 
 function holdersByProc(storePath: string, skip: ReadonlySet<number>, locksOnly: boolean): Holders {

@@ -1,7 +1,7 @@
 /** Which service belongs to the store. */
 import { StoreError } from "../errors.js";
 import { CommandService } from "./commands.js";
-import { holdersOf, nameHolders } from "./holders.js";
+import { lastingHolders, nameHolders } from "./holders.js";
 import { LaunchdJob } from "./launchd.js";
 import { NoService } from "./none.js";
 import type { Service, ServiceKind } from "./service.js";
@@ -65,7 +65,7 @@ async function findService({ unit, storePath }: ServiceChoice): Promise<Service>
       if (found?.usable) return found;
     }
   }
-  const { holders } = await holdersOf(storePath);
+  const { holders } = await lastingHolders(storePath);
   if (holders.length === 0) return new NoService();
   throw new StoreError(
     "inUse",

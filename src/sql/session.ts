@@ -189,8 +189,8 @@ export class SqlSession {
    * the query is made a view, whose columns all have names, and read as SQL literals.
    */
   async #query(text: string): Promise<Rows> {
-    const columns = await this.#asView(text);
     try {
+      const columns = await this.#asView(text);
       const literals = columns.map(
         (name, index) => `quote("${name.replaceAll('"', '""')}") AS c${index}`,
       );

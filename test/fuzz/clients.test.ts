@@ -207,7 +207,7 @@ campaign(
         for await (const client of table) void client;
       });
       await table.counts();
-      await table.searchByValue("name", name);
+      await answerOf(() => table.searchByValue("name", name));
       assert.deepEqual(await rowsOf(connection), before);
 
       for (const client of clients) same(deserializeClient(serializeClient(client)), client);

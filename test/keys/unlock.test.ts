@@ -63,6 +63,17 @@ test.each(["current", "pending", "previous:of-this-file", "previous:ffffffffffff
   },
 );
 
+test("a passphrase that comes to the keyring while others are tried is tried too: a rotation has just ended", async () => {
+  await fixture("sqlcipher4-schema2.db");
+  await setEntry(store, "current", "of the file before");
+  const unlocking = unlock(store, keyring, readonly);
+  // Deriving keys from the first takes longer than this.
+  await setEntry(store, "current", "correct 'horse' battery");
+  const unlocked = await unlocking;
+  await using _connection = unlocked.connection;
+  expect(unlocked.passphrase).toBe("correct 'horse' battery");
+});
+
 test("a store of the older format opens too, and is not migrated", async () => {
   await fixture("sqlcipher3-schema2.db");
   await using opened = await unlockStore(store, await fileSource("legacy pass'phrase\n"), readonly);

@@ -221,7 +221,7 @@ test("killed while such a store is moved: it is all back after the next command,
   const { world, backup, rows } = await backedUp();
   const outcomes = new Set<string>();
   const slots = await world.slots();
-  for (let nth = 2; nth <= 9; nth++) {
+  for (let nth = 2; nth <= 10; nth++) {
     const copy = await world.copy(slots);
     onTestFinished(() => copy.remove());
     await writeFile(copy.path, "x".repeat(8192));

@@ -4,7 +4,7 @@ import { chmodSync, linkSync, renameSync, rmSync, writeFileSync } from "node:fs"
 import { createRequire } from "node:module";
 import { join } from "node:path";
 import { afterEach, beforeEach, expect, test } from "vitest";
-import { holdersOf } from "../../src/service/holders.js";
+import { holdersOf, lastingHolders } from "../../src/service/holders.js";
 import { temporaryFolder } from "./units.js";
 
 let folder: string;
@@ -106,4 +106,16 @@ test("without the right to look into others' processes, a connection in WAL mode
   } finally {
     process.seteuid?.(0);
   }
+});
+
+test("a process that only passes by is told from one that stays", async () => {
+  writeFileSync(store, "");
+  await ready("sh", ["-c", 'exec 3<"$0"; echo ready; exec sleep 0.3', store]);
+  expect((await lastingHolders(store)).holders).toEqual([]);
+  const staying = await holder(store);
+  await ready("sh", ["-c", 'exec 3<"$0"; echo ready; exec sleep 0.3', store]);
+  expect((await lastingHolders(store)).holders.map(({ pid }) => pid)).toEqual([staying]);
+  expect(await lastingHolders(store, async ({ pid }) => pid !== staying)).toMatchObject({
+    holders: [],
+  });
 });

@@ -10,6 +10,7 @@ import { Journal } from "../../operation/journal.js";
 import { type ServiceChoice, selectService } from "../../service/select.js";
 import { identify } from "../../store/cipher.js";
 import { ClientStore } from "../../store/client-store.js";
+import { besideOperations } from "../beside.js";
 import { checkBundle, checkLastBackup, checkRehearsal, checkSchedule } from "./backups.js";
 import { attempt, type Check, finding, good } from "./check.js";
 import { checkCopies, checkPermissions, type Places } from "./files.js";
@@ -47,14 +48,17 @@ export async function doctor(options: DoctorOptions): Promise<Diagnosis> {
   let filled: number | null = null;
   let facts: StoreFacts | undefined;
   if (options.fillGaps) {
-    await using store = await unlockStore(storePath, source, { mode: "readwrite" });
+    await using store = await besideOperations(storePath, () =>
+      unlockStore(storePath, source, { mode: "readwrite" }),
+    );
     filled = await fillIdGaps(store);
   }
   checks.push(...(await attempt("interrupted", () => checkJournal(storePath))));
   try {
     // By the passphrase itself, whatever key is kept beside it.
-    const unlocked = await unlock(storePath, source, { mode: "readwrite" });
-    await using store = await ClientStore.from(unlocked, { migrate: false });
+    await using store = await besideOperations(storePath, async () =>
+      ClientStore.from(await unlock(storePath, source, { mode: "readwrite" }), { migrate: false }),
+    );
     const { schemaVersion, key } = store;
     facts = { schemaVersion, cipherCompatibility: key.cipherCompatibility };
     const { active } = await store.counts();

@@ -1,0 +1,105 @@
+import { type ChildProcess, spawn } from "node:child_process";
+import { once } from "node:events";
+import { rm, writeFile } from "node:fs/promises";
+import { join } from "node:path";
+import { beforeEach, expect, onTestFinished, test } from "vitest";
+import { besideOperations } from "../../src/lifecycle/beside.js";
+import { journalPath } from "../../src/operation/journal.js";
+import { temporaryFolder } from "../store/temporary.js";
+
+let storePath: string;
+/** Stands for the process of an operation. */
+let other: ChildProcess;
+
+beforeEach(async () => {
+  storePath = join(await temporaryFolder(), "clients.db");
+  other = spawn("sleep", ["infinity"]);
+  await once(other, "spawn");
+  onTestFinished(() => {
+    other.kill();
+  });
+});
+
+async function journal(operation: string, step: string, data: object): Promise<void> {
+  const entry = {
+    ...{ format: "hivemind-sqlcipher journal", version: 1, operation, id: "x" },
+    ...{ started_at: new Date().toISOString(), pid: other.pid, step, data },
+  };
+  await writeFile(journalPath(storePath), JSON.stringify(entry), { mode: 0o600 });
+}
+
+/** A store that counts how often it was opened and closed. */
+function counted(opening: () => Promise<void> = async () => {}) {
+  const counts = { opened: 0, closed: 0 };
+  const open = async () => {
+    counts.opened += 1;
+    await opening();
+    return {
+      close: async () => {
+        counts.closed += 1;
+      },
+    };
+  };
+  return { counts, open };
+}
+
+test.each([
+  ["backup", "backup.stopping", { stopped: { service: "systemd-user", unit: "hub" } }],
+  ["rotate", "committing", {}],
+])(
+  "a command does not open the store while %s keeps others out, and says who it is that it waited for",
+  async (operation, step, data) => {
+    await journal(operation, step, data);
+    const { counts, open } = counted();
+    await expect(besideOperations(storePath, open, 200)).rejects.toMatchObject({
+      kind: "inUse",
+      message: expect.stringContaining(`${operation} (process ${other.pid})`),
+    });
+    expect(counts.opened).toBe(0);
+  },
+);
+
+test.each([
+  ["backup", "backup.warm", {}],
+  ["rotate", "bundling", {}],
+  ["rotate", "starting", { stopped: { service: "systemd-user", unit: "hub" } }],
+  ["backup", "backup.stopping", { stopped: { service: "command", unit: "hub" } }],
+])("%s at %s is in nobody's way", async (operation, step, data) => {
+  await journal(operation, step, data);
+  const { counts, open } = counted();
+  await besideOperations(storePath, open);
+  expect(counts).toEqual({ opened: 1, closed: 0 });
+});
+
+test("what a killed operation left is not waited for", async () => {
+  await journal("rotate", "committing", {});
+  other.kill("SIGKILL");
+  await once(other, "exit");
+  const { counts, open } = counted();
+  await besideOperations(storePath, open);
+  expect(counts.opened).toBe(1);
+});
+
+test("a store that was opened just when an operation began is closed, and opened again when that is over", async () => {
+  const { counts, open } = counted(async () => {
+    if (counts.opened > 1) return;
+    await journal("rotate", "stopping", {});
+    setTimeout(() => rm(journalPath(storePath)), 100);
+  });
+  await besideOperations(storePath, open);
+  expect(counts).toEqual({ opened: 2, closed: 1 });
+});
+
+test("what went wrong because the file was just being replaced is tried again; anything else is told", async () => {
+  const { counts, open } = counted(async () => {
+    if (counts.opened > 1) return;
+    await journal("rotate", "committing", {});
+    setTimeout(() => rm(journalPath(storePath)), 100);
+    throw new Error("no passphrase opens it");
+  });
+  await besideOperations(storePath, open);
+  expect(counts.opened).toBe(2);
+  await expect(
+    besideOperations(storePath, () => Promise.reject(new Error("it is damaged"))),
+  ).rejects.toThrow("it is damaged");
+});
