@@ -243,7 +243,19 @@ export async function describeBundle(path: string): Promise<BundleDescription> {
   return (await readBundleFile(path)).description;
 }
 
-/** The same, with the bundle itself, without armor. @throws as above. */
+/**
+ * Whether the record beside a bundle is this store's own, so that the bundle is the one that was proven. What is described
+ * is what anybody says who can write there.
+ *
+ * @throws StoreError as `describeBundle`.
+ */
+export async function isProven(path: string, key: StoreKey): Promise<boolean> {
+  const { file } = await readLocked(path);
+  const proof = await readProof(path);
+  return proof !== undefined && sameProof(proof, seal(file, proof.recipients, key));
+}
+
+/** The same as `describeBundle`, with the bundle itself, without armor. @throws as above. */
 export async function readBundleFile(
   path: string,
 ): Promise<{ bytes: Uint8Array; description: BundleDescription }> {

@@ -226,7 +226,10 @@ test("a backup from the future tells of a wrong clock: which one is the newest i
   expect(await readdir(folder)).toEqual(before);
   // Nor does it hide for years that there is no newer one.
   const { store: storePath } = machine;
-  const places = { storePath, settingsPath: "", backupFolder: folder, bundleFolder: undefined };
+  const places = {
+    ...{ storePath, settingsPath: "", backupFolder: folder, bundleFolder: undefined },
+    source: { kind: "keyring" } as const,
+  };
   expect(await checkLastBackup(places)).toMatchObject([{ ok: false, severity: "warning" }]);
 });
 

@@ -3,8 +3,8 @@
  * whole set of store, manifest and bundle, which fit together. That cannot be told from a real one by a machine that
  * knows nothing; so it is shown and asked about, and a machine that knows the passphrase is not taken in.
  */
-import { copyFile, mkdir, readFile } from "node:fs/promises";
-import { join } from "node:path";
+import { copyFile, mkdir, readFile, writeFile } from "node:fs/promises";
+import { basename, join } from "node:path";
 import { expect, onTestFinished, test } from "vitest";
 import { writeBundle } from "../../src/bundle/bundle.js";
 import { newClient } from "../../src/client/client.js";
@@ -35,7 +35,8 @@ async function forge(recipient: string, salt: Buffer, name = "mallory") {
   const opened = await openEncrypted(path, theirs, { mode: "readwrite" });
   const store = await ClientStore.from(opened, { migrate: false });
   await store.addItem(newClient({ client_id: 1, api_key: "known to them", name, is_admin: true }));
-  const backup = await backUp(store, folder, "2026-11-26T18-50-00Z");
+  const now = new Date().toISOString().slice(0, 19).replaceAll(":", "-");
+  const backup = await backUp(store, folder, `${now}Z`);
   await store.close();
   const bundle = await writeBundle({
     ...{ folder, storePath: path, passphrase: theirs, key },
@@ -61,6 +62,12 @@ const opener = (machine: Machine, bundle: string) => [
   ...["--bundle", bundle, "-i", machine.path("safe", "recovery-key.txt")],
 ];
 const alone = ["--service", "none", "--hub", "none"];
+
+async function findings(machine: Machine): Promise<string[]> {
+  const { document } = await machine.json("doctor", "--service", "none");
+  const checks = document.checks as { name: string; ok: boolean }[];
+  return checks.filter(({ ok }) => !ok).map(({ name }) => name);
+}
 
 test("a whole set made by somebody who knows only the recipient is shown and asked about", async () => {
   const { machine, recipient } = await victim();
@@ -126,6 +133,7 @@ test("nor does the key_id of the real store, which is public, make it pass for t
   expect(first).toContain(set.keyId);
   await copyFile(set.bundle, first);
   await copyFile(`${set.bundle}.proof.json`, `${first}.proof.json`);
+  expect(await findings(machine)).toContain("bundle");
   expect((await machine.run(backup)).code).toBe(0);
   const opened = await machine.run([
     ...["bundle", "show", first, "-i", machine.path("safe", "recovery-key.txt")],
@@ -134,14 +142,21 @@ test("nor does the key_id of the real store, which is public, make it pass for t
   const { contents } = JSON.parse(opened.stdout).bundle;
   expect(contents.passphrase).toBe(await getEntry(machine.store, "current"));
   // And of the forged backup among the real ones nothing is listed as if it were known.
-  await copyFile(set.backup, machine.path("backups", "clients.2026-11-26T18-50-00Z.db"));
-  await copyFile(
-    set.backup.replace(/db$/, "manifest.json"),
-    machine.path("backups", "clients.2026-11-26T18-50-00Z.manifest.json"),
+  expect(await findings(machine)).not.toContain("bundle");
+  expect(await findings(machine)).not.toContain("last-backup");
+  const forged = machine.path("backups", basename(set.backup).replace(/\d\dZ/, "59Z"));
+  const manifest = JSON.parse(await readFile(set.backup.replace(/db$/, "manifest.json"), "utf8"));
+  const later = new Date(Date.now() + 60_000).toISOString();
+  await copyFile(set.backup, forged);
+  await writeFile(
+    forged.replace(/db$/, "manifest.json"),
+    JSON.stringify({ ...manifest, file: basename(forged), created_at: later }),
   );
+  // Nor does it keep doctor from saying how old the newest real one is.
+  expect(await findings(machine)).toContain("last-backup");
   const { document } = await machine.json("backups");
   const listed = document.backups as { path: string; mac: boolean | null }[];
-  expect(listed.find(({ path }) => path.includes("2026-11-26"))?.mac).not.toBe(true);
+  expect(listed.find(({ path }) => path === forged)?.mac).not.toBe(true);
   expect(listed.filter(({ mac }) => mac === true)).toHaveLength(2);
   report("forged set under the real key_id: restore, import, backup, backups", 5, 0);
 }, 180_000);

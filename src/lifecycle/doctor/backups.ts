@@ -1,10 +1,12 @@
 /** Whether the store could be had back: backups, the bundle, and whether that was ever tried. */
 import { stat } from "node:fs/promises";
 import { dirname, join } from "node:path";
-import { newestBackup } from "../../backup/manifest.js";
-import { bundleName, describeBundle } from "../../bundle/bundle.js";
+import { type ListedBackup, listBackups } from "../../backup/listing.js";
+import { bundleName, describeBundle, isProven } from "../../bundle/bundle.js";
 import { hasCode, StoreError, systemError } from "../../errors.js";
+import type { PassphraseSource } from "../../keys/source.js";
 import { shellQuote } from "../../service/run.js";
+import type { StoreKey } from "../../store/cipher.js";
 import { lastRehearsal } from "../rehearsal.js";
 import { scheduleOf } from "../schedule.js";
 import { type Check, finding, good } from "./check.js";
@@ -21,12 +23,32 @@ const clockToleranceMs = 3_600_000;
 /** Half a year: recovery keys get lost, disks get replaced, and people forget how it went. */
 const oldRehearsalMs = 183 * dayMs;
 
-export async function checkLastBackup({ backupFolder, storePath }: Places): Promise<Check[]> {
+/** A backup counts if its manifest holds: whoever may write to the folder could keep an alarm from being given. */
+export async function checkLastBackup(
+  places: Places & { readonly source: PassphraseSource },
+): Promise<Check[]> {
+  const { backupFolder } = places;
   const make = "hivemind-sqlcipher backup --to FOLDER --bundle-to ANOTHER";
   if (backupFolder === undefined) {
     return [finding("last-backup", "error", "the settings name no folder for backups", make)];
   }
-  const newest = await newestBackup(backupFolder, storePath);
+  const { newest, doubtful } = await newestIn(backupFolder, places);
+  if (doubtful !== undefined) {
+    const why =
+      doubtful.mac === false
+        ? "its manifest was altered"
+        : "no passphrase that is kept here opens it";
+    const detail = `the newest does not count, for ${why}: ${doubtful.path}`;
+    const counted = newest === undefined ? "none" : `${newest.path}, made ${newest.created_at}`;
+    return [
+      finding(
+        "last-backup",
+        "warning",
+        `${detail}; the newest that does: ${counted}`,
+        "hivemind-sqlcipher backup makes a new one; hivemind-sqlcipher backups lists what is there",
+      ),
+    ];
+  }
   if (newest === undefined) {
     const detail = `there is no backup in ${backupFolder}`;
     return [finding("last-backup", "error", detail, "hivemind-sqlcipher backup")];
@@ -54,8 +76,32 @@ export async function checkLastBackup({ backupFolder, storePath }: Places): Prom
   ];
 }
 
-/** @param keyId the store's; undefined if there is no encrypted store. */
-export async function checkBundle(places: Places, keyId: string | undefined): Promise<Check[]> {
+/** The newest backup whose manifest holds (or of which nobody can tell), and one that says it is newer, if there is. */
+async function newestIn(
+  folder: string,
+  { storePath, source }: Places & { readonly source: PassphraseSource },
+): Promise<{ newest?: ListedBackup | undefined; doubtful?: ListedBackup | undefined }> {
+  try {
+    const { backups, unchecked } = await listBackups({ folder, storePath, source });
+    const present = backups.filter((backup) => backup.present);
+    if (unchecked !== null) return { newest: present[0] };
+    const newest = present.find(({ mac }) => mac === true);
+    return { newest, doubtful: present[0] === newest ? undefined : present[0] };
+  } catch (error) {
+    if (error instanceof StoreError && error.kind === "notFound") return {};
+    throw error;
+  }
+}
+
+/**
+ * @param keyId the store's; undefined if there is no encrypted store.
+ * @param key the store's; undefined if it does not open, and then the record beside the bundle is taken for what it says.
+ */
+export async function checkBundle(
+  places: Places,
+  keyId: string | undefined,
+  key: StoreKey | undefined,
+): Promise<Check[]> {
   const { bundleFolder, backupFolder, storePath } = places;
   const make = "hivemind-sqlcipher bundle export --bundle-to FOLDER";
   if (bundleFolder === undefined) {
@@ -73,7 +119,9 @@ export async function checkBundle(places: Places, keyId: string | undefined): Pr
     ];
   }
   const checks: Check[] = [];
-  if (keyId !== undefined) checks.push(await checkProof(join(bundleFolder, bundleName(keyId))));
+  if (keyId !== undefined) {
+    checks.push(await checkProof(join(bundleFolder, bundleName(keyId)), key));
+  }
   const together = [];
   if (device === (await deviceOf(dirname(storePath)))) together.push("the store");
   if (backupFolder && device === (await deviceOf(backupFolder))) together.push("the backups");
@@ -90,11 +138,12 @@ export async function checkBundle(places: Places, keyId: string | undefined): Pr
   return checks;
 }
 
-async function checkProof(path: string): Promise<Check> {
+async function checkProof(path: string, key: StoreKey | undefined): Promise<Check> {
   const make = `hivemind-sqlcipher bundle export --bundle-to ${shellQuote(dirname(path))}`;
   try {
     const { proof } = await describeBundle(path);
-    if (proof?.matches) return good("bundle", `${path} was proven to open the store`);
+    if (proof?.matches && (key === undefined || (await isProven(path, key))))
+      return good("bundle", `${path} was proven to open the store`);
     return finding("bundle", "warning", `${path} was not proven to open the store`, make);
   } catch (error) {
     if (!(error instanceof StoreError)) throw error;

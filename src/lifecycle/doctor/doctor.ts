@@ -8,7 +8,7 @@ import type { PassphraseSource } from "../../keys/source.js";
 import { unlock, unlockStore } from "../../keys/unlock.js";
 import { Journal } from "../../operation/journal.js";
 import { type ServiceChoice, selectService } from "../../service/select.js";
-import { identify } from "../../store/cipher.js";
+import { identify, type StoreKey } from "../../store/cipher.js";
 import { ClientStore } from "../../store/client-store.js";
 import { besideOperations } from "../beside.js";
 import { checkBundle, checkLastBackup, checkRehearsal, checkSchedule } from "./backups.js";
@@ -47,6 +47,7 @@ export async function doctor(options: DoctorOptions): Promise<Diagnosis> {
   const checks: Check[] = [];
   let filled: number | null = null;
   let facts: StoreFacts | undefined;
+  let storeKey: StoreKey | undefined;
   if (options.fillGaps) {
     await using store = await besideOperations(storePath, () =>
       unlockStore(storePath, source, { mode: "readwrite" }),
@@ -60,6 +61,7 @@ export async function doctor(options: DoctorOptions): Promise<Diagnosis> {
       ClientStore.from(await unlock(storePath, source, { mode: "readwrite" }), { migrate: false }),
     );
     const { schemaVersion, key } = store;
+    storeKey = key;
     facts = { schemaVersion, cipherCompatibility: key.cipherCompatibility };
     const { active } = await store.counts();
     const what = `SQLCipher ${key.cipherCompatibility}, schema ${schemaVersion}, ${active} clients`;
@@ -82,7 +84,7 @@ export async function doctor(options: DoctorOptions): Promise<Diagnosis> {
     ["core-dumps", () => checkCoreDumps(pid)],
     ["last-backup", () => checkLastBackup(options)],
     ["schedule", () => checkSchedule(storePath)],
-    ["bundle", () => checkBundle(options, keyId)],
+    ["bundle", () => checkBundle(options, keyId, storeKey)],
     ["restore-tried", () => checkRehearsal(storePath, keyId)],
   ];
   for (const [name, group] of groups) checks.push(...(await attempt(name, group)));
