@@ -152,7 +152,7 @@ export async function openBackup(
     }
   } catch (error) {
     if (!(error instanceof StoreError) || error.kind !== "passphraseUnavailable") throw error;
-    const hint = error.hint === undefined ? otherwise : `${error.hint}\n${otherwise}`;
+    const hint = error.hint === undefined ? otherwise : `${error.hint}\nor ${otherwise}`;
     throw new StoreError(error.kind, error.message, { hint, cause: error });
   }
   throw noneOpens(path, source, tried, { keyring: otherwise, elsewhere: otherwise });

@@ -169,7 +169,8 @@ async function atKeyring<T>(
       ? await reachKeyring(process.env, { unlock })
       : { state: "no-collection" };
   if (reached.state === "locked" && options.ifLocked !== undefined) return options.ifLocked;
-  refuseUnreachable(reached);
+  const trouble = keyringTrouble(reached);
+  if (trouble) throw trouble;
   const keytar = loadKeytar();
   const timeoutMs = reached.state === "ready" ? answerTimeoutMs : promptTimeoutMs;
   try {
@@ -196,24 +197,27 @@ async function atKeyring<T>(
   }
 }
 
-function refuseUnreachable(reached: KeyringState): void {
+/** Why a keyring in this state cannot be used, and what to type; undefined if it can, or could be made to. */
+export function keyringTrouble(reached: KeyringState): StoreError | undefined {
   switch (reached.state) {
     case "no-bus":
-      throw unavailable(`there is no session bus to reach the keyring by (${reached.detail})`, {
+      return unavailable(`there is no session bus to reach the keyring by (${reached.detail})`, {
         hint: `as the store's owner, in a login of its own (ssh, or machinectl shell USER@), not in sudo or su;\nor where USER lingers (loginctl enable-linger USER): export XDG_RUNTIME_DIR=/run/user/$(id -u)\n${withoutKeyring}`,
       });
     case "no-service":
-      throw unavailable(`there is a session bus, but no keyring on it (${reached.detail})`, {
+      return unavailable(`there is a session bus, but no keyring on it (${reached.detail})`, {
         hint: `apt-get install gnome-keyring, then: ${unlockLine}\n${withoutKeyring}`,
       });
     case "silent":
-      throw unavailable(`the keyring does not answer (${reached.detail})`, {
+      return unavailable(`the keyring does not answer (${reached.detail})`, {
         hint: `on a server, start it: ${unlockLine}\nat a desktop, log out and in again; ${withoutKeyring}`,
       });
     case "locked":
-      throw unavailable("the keyring is locked, and was not unlocked", {
+      return unavailable("the keyring is locked, and was not unlocked", {
         hint: `at a desktop, run this again and type the keyring's password; on a server: ${unlockLine}\n${withoutKeyring}`,
       });
+    default:
+      return undefined;
   }
 }
 

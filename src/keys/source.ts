@@ -138,7 +138,7 @@ async function* readKeyring(storePath: string, keyId?: string): AsyncGenerator<K
       "passphraseUnavailable",
       `the keyring has no passphrase for ${storePath}`,
       {
-        hint: "a new store: hivemind-sqlcipher init; one whose passphrase is in a bundle: hivemind-sqlcipher bundle import",
+        hint: "a new store: hivemind-sqlcipher init; one whose passphrase is in a bundle: hivemind-sqlcipher bundle import FILE --identity FILE",
       },
     );
   }

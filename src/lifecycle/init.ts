@@ -92,8 +92,11 @@ async function make(options: InitOptions, { storePath }: OperationLock): Promise
       hint: `secret-tool clear service ${keyringService} account '${storePath}' forgets it, if nothing needs it any more.`,
     });
   }
+  const passphrase = kept ?? (await newPassphrase(options));
   const recipients = await ensureRecipients(options);
-  const passphrase = await keepPassphrase(options, kept);
+  if (source.kind === "keyring" && kept === undefined) {
+    await setEntry(storePath, "current", passphrase);
+  }
   reached("init.passphrase-kept");
   const store = await ClientStore.create(storePath, passphrase, {
     schemaVersion: options.schemaVersion,
@@ -141,15 +144,10 @@ async function refuseExisting(storePath: string): Promise<void> {
   throw new StoreError("refused", `there is a store at ${storePath} already`, { hint });
 }
 
-/** Puts the passphrase where the source will look for it, and gives it back as the source yields it. */
-async function keepPassphrase(options: InitOptions, kept: string | undefined): Promise<string> {
+/** The passphrase that is to be put into the keyring, or what another source yields. */
+async function newPassphrase(options: InitOptions): Promise<string> {
   const { source, storePath } = options;
-  if (source.kind === "keyring") {
-    if (kept !== undefined) return kept;
-    const passphrase = options.passphrase ?? generatePassphrase();
-    await setEntry(storePath, "current", passphrase);
-    return passphrase;
-  }
+  if (source.kind === "keyring") return options.passphrase ?? generatePassphrase();
   if (options.passphrase !== undefined) {
     throw new StoreError("usage", `a passphrase cannot be put into ${describeSource(source)}`, {
       hint: "Leave --passphrase-file out: the source is read as it is.",

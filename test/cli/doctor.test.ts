@@ -120,3 +120,16 @@ test("a store that does not open is a finding, not an error; nothing of it is ch
   const { findings: absent } = await diagnose(machine);
   expect(absent.find(({ name }) => name === "store")?.mend).toMatch(/init/);
 });
+
+test("a keyring that cannot be used is a finding that says what to type", async () => {
+  const machine = await Machine.make();
+  const { stdout } = await machine.run(["doctor", "--json"], {
+    env: { DBUS_SESSION_BUS_ADDRESS: "unix:path=/nonexistent", XDG_RUNTIME_DIR: "/nonexistent" },
+  });
+  const { checks } = JSON.parse(stdout) as { checks: { name: string }[] };
+  expect(checks.find(({ name }) => name === "keyring")).toMatchObject({
+    severity: "error",
+    detail: expect.stringMatching(/no session bus/),
+    mend: expect.stringMatching(/export XDG_RUNTIME_DIR=.*--passphrase-source/),
+  });
+});

@@ -169,6 +169,16 @@ const cases: Case[] = [
     says: /already/,
   },
   {
+    what: "a passphrase for a source that is only read",
+    machine: () => withStore(async () => undefined),
+    args: (machine) => [
+      ...["init", "--recovery-key-file", machine.path("recovery-key"), ...fromFile(machine)],
+      ...["--passphrase-file", machine.path("passphrase")],
+    ],
+    code: 2,
+    says: /cannot be put into file:[\s\S]*--passphrase-file/,
+  },
+  {
     what: "a recovery key that has nowhere to go",
     machine: () => Machine.make(),
     args: () => ["init"],

@@ -1,5 +1,6 @@
 /** Whether the passphrase can be had: now, and after a reboot at which nobody logs in. */
 import { keyringUnit } from "../../hub/units.js";
+import { keyringTrouble } from "../../keys/keyring.js";
 import { reachKeyring } from "../../keys/secret-service.js";
 import { formatSource, type PassphraseSource } from "../../keys/source.js";
 import { run } from "../../service/run.js";
@@ -7,14 +8,6 @@ import { lingers } from "../schedule.js";
 import { type Check, finding, good } from "./check.js";
 
 const managerLimitMs = 30_000;
-
-const states = {
-  "no-bus": "there is no session bus to reach it by",
-  "no-service": "nobody serves secrets on the session bus",
-  silent: "it does not answer",
-  locked: "it is locked",
-  "no-collection": "it has no default collection yet",
-} as const;
 
 export async function checkKeyring(source: PassphraseSource): Promise<Check[]> {
   if (source.kind !== "keyring") {
@@ -24,14 +17,11 @@ export async function checkKeyring(source: PassphraseSource): Promise<Check[]> {
   if (process.platform !== "linux") return [good("keyring", "the keychain of macOS")];
   const reached = await reachKeyring();
   if (reached.state !== "ready") {
-    return [
-      finding(
-        "keyring",
-        "error",
-        `the keyring cannot be used: ${states[reached.state]}`,
-        "run status, which says what to type; or keep the passphrase elsewhere: --passphrase-source",
-      ),
-    ];
+    const { message, hint } = keyringTrouble(reached) ?? {
+      message: "the keyring has no collection yet to keep a passphrase in",
+      hint: "log in at the desktop once, or keep the passphrase elsewhere: --passphrase-source",
+    };
+    return [finding("keyring", "error", message, hint?.replaceAll("\n", " ") ?? "")];
   }
   return [good("keyring", "it answers, and is unlocked"), await checkBoot()];
 }
