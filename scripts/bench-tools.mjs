@@ -22,8 +22,9 @@ export const report = (row) => console.log(JSON.stringify(row));
 /** For those who wait: the table itself comes at the end. */
 export const say = (text) => console.error(`bench: ${text}`);
 
-/** Seconds that a piece of work takes. */
+/** Seconds that a piece of work takes. What was written before is on the disk first, and is not waited for in it. */
 export async function seconds(work) {
+  run("sync");
   const start = performance.now();
   await work();
   return (performance.now() - start) / 1000;
@@ -56,6 +57,7 @@ export const sizeName = (mebibytes) =>
 
 /** Runs a program to its end: seconds, and the peak of its resident memory in MiB (its children not counted). */
 export async function measured(program, ...args) {
+  run("sync");
   const start = performance.now();
   const child = spawn(program, args, { stdio: ["ignore", "pipe", "inherit"] });
   let output = "";
