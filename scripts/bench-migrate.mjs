@@ -3,7 +3,7 @@
 //
 // The aim of a twentieth of the loop's time is beyond one server: of processor time it took 14 µs a client itself for the
 // five keys and the reading back, and 8 µs for the keys alone when redis-cli sent them; this program took 40 µs (three
-// readings of the source 17, records made twice and compared 12, the rest collecting what they left).
+// readings of the source 17, each record made twice 6, the rest sockets, comparing, and collecting what all that left).
 //
 // Usage: bench-migrate CLIENTS RUNS
 import { execFileSync, spawn, spawnSync } from "node:child_process";
