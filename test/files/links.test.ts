@@ -341,7 +341,7 @@ test.runIf(isRoot)(
     execFileSync("cp", ["-r", "--preserve", machine.path("data"), machine.path("data.saved")]);
     // Root's own file, and one that is empty: a database could be begun in that.
     const victims = [machine.path("victim"), machine.path("empty-victim")];
-    const rounds = proving ? 8 : 1;
+    const rounds = proving ? 5 : 1;
     const changed: string[] = [];
     let tried = 0;
     for (let round = 0; round < rounds; round++) {
