@@ -449,7 +449,6 @@ for (const [signal, step] of [
   ["SIGTERM", "backup.armed"],
   ["SIGINT", "backup.stopped"],
   ["SIGTERM", "backup.copied"],
-  ["SIGINT", "backup.finished"],
 ] as const) {
   test(`${signal} at ${step}: the unit runs, and nothing is left`, async () => {
     const hub = await hubStore();
@@ -462,3 +461,13 @@ for (const [signal, step] of [
     expect(await systemctl("list-units", "--all", "--type=timer")).not.toContain(hub.unit);
   });
 }
+
+test("SIGINT when all is copied: the backup is there whole, or nothing of it; the unit runs", async () => {
+  const hub = await hubStore();
+  await startWriter(hub);
+  const ran = await runJob(hub, { at: { step: "backup.finished", signal: "SIGINT" } });
+  expect([0, 130]).toContain(ran.code);
+  expect(filesIn(hub.to)).toHaveLength(ran.code === 0 ? 2 : 0);
+  expect(await isActive(hub)).toBe(true);
+  expect(leftovers(hub)).toEqual([]);
+});
