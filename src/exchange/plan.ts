@@ -6,6 +6,7 @@
  * are given to revoked rows, for the hub gives a new client the number of rows plus one, over whoever has it.
  */
 import { type Client, isRevoked, revoked, revokedApiKey } from "../client/client.js";
+import { initialTypes } from "../client/permissions.js";
 import { type Incoming, isRefusal, type Refusal, saysPermissions } from "./incoming.js";
 
 /** A gap of more ids than this is a slip in the file, not a store to be filled up. */
@@ -61,6 +62,7 @@ export async function planImport(
 class Planner {
   readonly #known: Known;
   readonly #update: boolean;
+  readonly #schemaVersion: number;
   readonly #released: boolean;
   readonly #owners = new Map<string, number>();
   readonly #seenIds = new Set<number>();
@@ -79,6 +81,7 @@ class Planner {
   constructor(known: Known, { update = false, schemaVersion }: PlanOptions) {
     this.#known = known;
     this.#update = update;
+    this.#schemaVersion = schemaVersion;
     this.#released = schemaVersion < 2;
     for (const [id, key] of known) if (key !== revokedApiKey) this.#owners.set(key, id);
   }
@@ -106,8 +109,11 @@ class Planner {
       return `client ${id} is another one here; without its id it gets the next one`;
     if (!saysPermissions(row)) this.#defaulted += 1;
     if (this.#released && client.allowed_types.length === 0) this.#emptyLists += 1;
-    if (id === undefined) this.#unnumbered.push(client);
-    else this.#add(row.where, client);
+    const added = row.given.includes("allowed_types")
+      ? client
+      : { ...client, allowed_types: initialTypes(undefined, this.#schemaVersion) };
+    if (id === undefined) this.#unnumbered.push(added);
+    else this.#add(row.where, added);
     return undefined;
   }
 

@@ -92,7 +92,7 @@ describe("an import", () => {
     expect(plan.defaulted).toBe(1);
     expect(await all(store)).toEqual([
       { ...kitchen, name: "cellar", is_admin: true },
-      newClient({ client_id: 2, api_key: "k2", name: "attic" }),
+      newClient({ client_id: 2, api_key: "k2", name: "attic", allowed_types: [] }),
     ]);
   });
 

@@ -80,7 +80,7 @@ const scenarios: Record<string, Scenario> = {
       };
       await writeFile(machine.path("import.json"), JSON.stringify({ clients: [client] }));
     },
-    args: ({ machine }) => [machine.path("import.json")],
+    args: ({ machine }) => [machine.path("import.json"), "--yes"],
     short: true,
   },
   sql: { args: () => ["SELECT client_id, name FROM clients"], short: true },
