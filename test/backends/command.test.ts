@@ -8,7 +8,7 @@ import { newClient } from "../../src/client/client.js";
 import { root } from "../built.js";
 import { Machine } from "../cli/machine.js";
 import { fixtures } from "../store/temporary.js";
-import { RedisServer } from "./redis-server.js";
+import { freePort, RedisServer } from "./redis-server.js";
 
 const json = "hivemind-json-db-plugin";
 const sqlcipher = "hivemind-sqlcipher-db-plugin";
@@ -123,7 +123,7 @@ test("the password of a Redis server with TLS comes from the keyring, and goes n
     { stdio: "ignore" },
   );
   const redisServer = await RedisServer.start(["--requirepass", "unused"]);
-  const tlsPort = redisServer.port + 1;
+  const tlsPort = await freePort();
   const tls = (name: string, value: string) =>
     redisServer.cli("-a", "unused", "CONFIG", "SET", name, value);
   redisServer.cli(

@@ -8,7 +8,7 @@ import { join } from "node:path";
 import { onTestFinished } from "vitest";
 
 /** A cluster's nodes also listen on their port + 10000. */
-async function freePort(): Promise<number> {
+export async function freePort(): Promise<number> {
   for (;;) {
     const port = await listenOn(0);
     if (port < 55_000 && (await listenOn(port + 10_000).catch(() => 0)) !== 0) return port;
