@@ -37,6 +37,9 @@ const connectTimeoutMs = 5_000;
 const answerTimeoutMs = 15_000;
 /** Following a slot that moves; a cluster in good order needs one. */
 const maxRedirections = 5;
+/** How many hash slots a cluster has: every key is in one, and every slot has a master while all is well. */
+const slotsOfCluster = 16_384;
+
 /** Keys that one look at the key space takes: some milliseconds, in which the server does nothing else. */
 const scanCount = 5_000;
 
@@ -81,12 +84,24 @@ export class RedisConnection {
     if (place.clusterNodes.length === 0) {
       const single = await singleClient(place, options);
       const connection = await RedisConnection.#connected(url, { single });
-      const info = String(await connection.send("", ["INFO", "cluster"]));
-      if (!/^cluster_enabled:1/m.test(info)) return connection;
+      if (!(await connection.#isOfCluster())) return connection;
       await connection.close();
     }
     const cluster = await clusterClient(place, options);
-    return RedisConnection.#connected(url, { cluster });
+    const connection = await RedisConnection.#connected(url, { cluster });
+    if (Object.keys(cluster.slots).length === slotsOfCluster) return connection;
+    await connection.close();
+    throw redisError(new Error("CLUSTERDOWN"), url, undefined);
+  }
+
+  async #isOfCluster(): Promise<boolean> {
+    try {
+      return /^cluster_enabled:1/m.test(String(await this.send("", ["INFO", "cluster"])));
+    } catch (error) {
+      // Left open, it would keep the process from ending.
+      await this.close();
+      throw error;
+    }
   }
 
   get isCluster(): boolean {

@@ -110,6 +110,21 @@ test("a migration that is killed is gone on with by the same command", async () 
   expect(code).toBe(0);
 });
 
+test("a server that asks for a password is said so, and the command ends", async () => {
+  const { machine } = await jsonHub();
+  const { port } = await RedisServer.start(["--requirepass", "unused"]);
+  const asked = await machine.run([
+    "migrate",
+    "--from",
+    json,
+    "--to",
+    redis,
+    "--to-setting",
+    `port=${port}`,
+  ]);
+  expect([asked.code, asked.stderr]).toEqual([13, expect.stringContaining("asks for a password")]);
+});
+
 test("the password of a Redis server with TLS comes from the keyring, and goes nowhere else", async () => {
   const { machine, server } = await jsonHub();
   const certificate = (name: string) => machine.path(`${name}.pem`);

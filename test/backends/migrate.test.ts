@@ -315,6 +315,12 @@ describe("bad input: said in words, and nothing changed", () => {
     await expectRefused(from, to, "io", /cluster is down|cannot work with Redis/);
   });
 
+  test("a cluster's node has no slots yet", async () => {
+    const { from } = await source();
+    const { port } = await RedisServer.start(["--cluster-enabled", "yes"]);
+    await expectRefused(from, end(redis, { port }), "io", /the cluster is down/);
+  });
+
   test.each([
     ["is not JSON", '{"1": {"client_id": 1,', /does not parse: .* at character 22$/],
     ["is a list", "[]", /it is not an object/],
