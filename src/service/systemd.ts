@@ -382,12 +382,15 @@ export class SystemdUnit implements Service {
   /** Whether a running unit is this store's. */
   async #checkStore(unit: Properties, storePath: string): Promise<string[]> {
     const group = unit.ControlGroup ?? "";
-    const { holders } = await holdersOf(storePath);
-    if (holders.some(({ pid }) => isInGroup(pid, group))) return [];
+    const holds = async () =>
+      (await holdersOf(storePath)).holders.some(({ pid }) => isInGroup(pid, group));
+    if (await holds()) return [];
     const pids = processesIn(group);
     const names = [basename(storePath), "clients.db"];
     const other =
       openStore(pids, names) ?? pointedAt(Number(unit.MainPID) || pids[0], storePath, names);
+    // One that has only just been started opens it in between.
+    if (other === storePath && (await holds())) return [];
     if (other) {
       throw new StoreError("refused", `the unit ${this.name} uses ${other}, not ${storePath}`, {
         hint: `--db ${other} if that store was meant, --unit for another unit, --service none if nothing uses this store`,
