@@ -83,7 +83,9 @@ for (const [operation, fixture] of [
       expect(await world.leftovers()).toEqual([]);
       const { rows, slots } = await look(world);
       expect(rows).toEqual(before.rows);
-      expect(slots).toEqual(ran.code === 0 ? ["current"] : before.slots);
+      // Where only tidying up needs the keyring, it says that the rest is done.
+      const isDone = ran.code === 0 || /^the store is replaced/.test(ran.error?.message ?? "");
+      expect(slots).toEqual(isDone ? ["current"] : before.slots);
     });
   }
 }
