@@ -1,5 +1,6 @@
 import { execFileSync } from "node:child_process";
 import { mkdir, readFile, writeFile } from "node:fs/promises";
+import keytar from "keytar";
 import { expect, test } from "vitest";
 import { DatabaseFactory } from "../../src/backends/registry.js";
 import { RedisServer } from "../backends/redis-server.js";
@@ -30,13 +31,10 @@ test("the real hub on a Redis server gets its password from the keyring, by no f
   expect(missing).toMatchObject({ code: 13, stdout: "" });
   expect(missing.stderr).toContain(`account '${account}'`);
 
-  execFileSync(
-    "secret-tool",
-    ["store", "--label=Redis", "service", "hivemind-sqlcipher", "account", account],
-    { input: secret },
-  );
+  // Not by secret-tool: what that stores is found by its attributes alone, for a second or so.
+  await keytar.setPassword("hivemind-sqlcipher", account, secret);
   const added = await machine.run(add);
-  expect(added).toMatchObject({ code: 0 });
+  expect([added.code, added.stderr]).toEqual([0, expect.anything()]);
   expect(await readFile(serverJson, "utf8")).toBe(before);
   // grep answers 1 if it finds nothing.
   expect(() => execFileSync("grep", ["-rlF", secret, machine.folder])).toThrow();
