@@ -102,6 +102,7 @@ export async function rotate(options: RotateOptions): Promise<RotateResult> {
   if (handover.how === "server.json") {
     reporter.notice(`the password in ${handover.path}, in plain text, is replaced as well`);
   }
+
   const outcome = await swap({
     ...options,
     operation: "rotate",

@@ -233,6 +233,8 @@ export class ClientTable implements Database {
         const last = page.at(-1)?.exact_id;
         if (last === undefined) return;
         next = this.#rows(`WHERE client_id > CAST(? AS INTEGER) ${order}`, [last], lane);
+        // What it fails with is thrown where it is awaited, however long this page is used.
+        next.catch(() => undefined);
         for (const row of page) yield decodeRow(row);
       }
     } finally {
@@ -314,14 +316,17 @@ export class ClientTable implements Database {
         const rows = clients
           .slice(start, start + rowsAStatement)
           .map((client) => encodeRow(client, this.#schema));
-        if (!this.#schema.columns.has("metadata")) await this.#makeRoom(rows);
+        await this.#makeRoom(rows);
         const { sql, params } = insertion([...this.#schema.columns], rows);
         let statement = statements.get(sql);
         if (statement === undefined) {
           statement = await this.connection.prepare(sql);
           statements.set(sql, statement);
         }
-        running.push(statement.run(params));
+        const run = statement.run(params);
+        // What it fails with is thrown where it is awaited.
+        run.catch(() => undefined);
+        running.push(run);
         // While one is written the next is made ready.
         await running.at(-2);
       }
@@ -349,8 +354,8 @@ export class ClientTable implements Database {
 
   /** Gives a released hub's table the column for metadata, if there is metadata to write. */
   async #makeRoom(rows: readonly Values[]): Promise<void> {
-    const isNeeded = rows.some(({ metadata = "{}" }) => metadata !== "{}");
-    if (!isNeeded || this.#schema.columns.has("metadata")) return;
+    if (this.#schema.columns.has("metadata")) return;
+    if (!rows.some(({ metadata = "{}" }) => metadata !== "{}")) return;
     await addMetadataColumn(this.connection);
     await this.sync();
   }

@@ -164,3 +164,33 @@ describe("many additions", () => {
     expect(await table.size()).toBe(0);
   });
 });
+
+test("a page that cannot be read fails when it is asked for, however long the one before is used", async () => {
+  const table = await emptyTable();
+  await table.addItems(clients(1_000));
+  const unhandled: unknown[] = [];
+  const note = (error: unknown) => unhandled.push(error);
+  process.on("unhandledRejection", note);
+  onTestFinished(() => void process.off("unhandledRejection", note));
+  const read = table[Symbol.asyncIterator]();
+  const all = Statement.prototype.all;
+  let calls = 0;
+  const failing = vi.spyOn(Statement.prototype, "all").mockImplementation(function (
+    this: Statement,
+    params,
+  ) {
+    calls += 1;
+    return calls === 1 ? all.call(this, params) : Promise.reject(new Error("the disk is gone"));
+  } as typeof all);
+  onTestFinished(() => failing.mockRestore());
+  expect((await read.next()).value?.client_id).toBe(1);
+  // The next page is tried packed, and then as it is.
+  await vi.waitFor(() => expect(calls).toBe(3));
+  await new Promise(setImmediate);
+  expect(unhandled).toEqual([]);
+  await expect(
+    (async () => {
+      while (!(await read.next()).done);
+    })(),
+  ).rejects.toThrow("the disk is gone");
+});
