@@ -39,6 +39,13 @@ export async function makeFolder(path: string): Promise<void> {
   }
 }
 
+/** What is said where a file that was just made has been exchanged, or given a second name. */
+export function notOurs(path: string): StoreError {
+  return new StoreError("refused", `${path} is not the file that was made here`, {
+    hint: `somebody else works in ${dirname(path)}: ls -ld says who may; keep it to its owner, and run this again`,
+  });
+}
+
 async function isFolder(path: string): Promise<boolean> {
   return (await stat(path).catch(() => undefined))?.isDirectory() ?? false;
 }
@@ -208,7 +215,7 @@ async function giveOwner(path: string, uid: number, gid: number): Promise<void> 
   try {
     // A second name for it would be somebody's who wants a file of ours for their own.
     if ((await file.stat()).nlink !== 1) {
-      throw new StoreError("refused", `${path} is not the file that was made here`);
+      throw notOurs(path);
     }
     await file.chown(uid, gid);
   } finally {

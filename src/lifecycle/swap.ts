@@ -18,7 +18,7 @@ import { type Bundle, bundleName, writeBundle } from "../bundle/bundle.js";
 import { realPath } from "../config/paths.js";
 import { type ErrorKind, hasCode, StoreError, systemError } from "../errors.js";
 import { hasAccessList } from "../files/access.js";
-import { stagedName, syncFolder, tryReplacing } from "../files/durable.js";
+import { notOurs, stagedName, syncFolder, tryReplacing } from "../files/durable.js";
 import { passwordIn, readServerJson } from "../hub/server-json.js";
 import { formatSource, type PassphraseSource } from "../keys/source.js";
 import {
@@ -259,7 +259,7 @@ class SwapWork {
       // Through a descriptor: whoever owns the folder could put a link in the file's place meanwhile.
       await using file = await open(data.staged, constants.O_RDONLY | constants.O_NOFOLLOW);
       const { uid, gid, nlink } = await file.stat({ bigint: true });
-      if (nlink !== 1n) throw new StoreError("refused", `${data.staged} is not the file made here`);
+      if (nlink !== 1n) throw notOurs(data.staged);
       if (owner.uid !== uid || (before && owner.gid !== gid)) {
         await file.chown(Number(owner.uid), Number(owner.gid));
       }
