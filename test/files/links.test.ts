@@ -24,9 +24,8 @@ import { deleteEntry, listEntries } from "../../src/keys/keyring.js";
 import { Machine } from "../cli/machine.js";
 import { proving, report } from "../prove-report.js";
 import { temporaryFolder } from "../store/temporary.js";
+import { alone, init, newestIn } from "./machine.js";
 import { isRoot, nobody, startSwapper } from "./others.js";
-
-const alone = ["--service", "none", "--hub", "none"];
 
 async function machineOf(): Promise<Machine> {
   const machine = await Machine.make();
@@ -35,16 +34,6 @@ async function machineOf(): Promise<Machine> {
   });
   await mkdir(machine.path("safe"), { mode: 0o700 });
   return machine;
-}
-
-const init = (machine: Machine) => [
-  ...["init", "--recovery-key-file", machine.path("safe", "recovery-key.txt")],
-  ...["--to", machine.path("backups"), "--bundle-to", machine.path("bundles")],
-];
-
-function newestIn(machine: Machine, folder: string, ending: string): string {
-  const names = readdirSync(machine.path(folder)).filter((name) => name.endsWith(ending));
-  return machine.path(folder, names.sort().at(-1) ?? "none");
 }
 
 /** Names without what differs from run to run. */

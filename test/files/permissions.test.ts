@@ -8,9 +8,8 @@ import { deleteEntry, getEntry, listEntries } from "../../src/keys/keyring.js";
 import { root } from "../built.js";
 import { Machine } from "../cli/machine.js";
 import { report } from "../prove-report.js";
+import { alone, init, newestIn } from "./machine.js";
 import { asNobody, isRoot, nobody, openToNobody } from "./others.js";
-
-const alone = ["--service", "none", "--hub", "none"];
 
 async function machineOf(): Promise<Machine> {
   const machine = await Machine.make();
@@ -20,16 +19,6 @@ async function machineOf(): Promise<Machine> {
     }
   });
   return machine;
-}
-
-const init = (machine: Machine) => [
-  ...["init", "--recovery-key-file", machine.path("safe", "recovery-key.txt")],
-  ...["--to", machine.path("backups"), "--bundle-to", machine.path("bundles")],
-];
-
-function newestIn(machine: Machine, folder: string, ending: string): string {
-  const names = readdirSync(machine.path(folder)).filter((name) => name.endsWith(ending));
-  return machine.path(folder, names.sort().at(-1) ?? "none");
 }
 
 test("whatever the umask, nothing that is made can be used by others", async () => {
