@@ -3,6 +3,7 @@
  * so, and then goes on with its own work.
  */
 import { dirname } from "node:path";
+import { setTimeout as delay } from "node:timers/promises";
 import { settleBackup } from "../backup/settle.js";
 import { StoreError, systemError } from "../errors.js";
 import { makeFolder, removePartials } from "../files/durable.js";
@@ -14,6 +15,12 @@ import type { Service } from "../service/service.js";
 import { Swap, type SwapOperation, swapOperations, withHint } from "./swap-state.js";
 import { settleTake, takeOperations } from "./take.js";
 import { settleSchemaUpgrade } from "./upgrade-schema.js";
+
+/**
+ * How long an operation waits for the lock where no journal says what holds it: a command that came while the operation
+ * before was ending looks whether that left anything, which takes a moment.
+ */
+const passingMs = 2_000;
 
 /**
  * Runs an operation under the store's lock, with nothing left of earlier ones.
@@ -28,9 +35,22 @@ export async function withOperation<Result>(
   options: { makeFolder?: boolean } = {},
 ): Promise<Result> {
   if (options.makeFolder) await makeFolder(dirname(storePath));
-  await using lock = await acquireLock(storePath);
+  await using lock = await lockFor(storePath);
   for (const sentence of await settle(lock)) reporter.notice(sentence);
   return await body(lock);
+}
+
+async function lockFor(storePath: string): Promise<OperationLock> {
+  const deadline = performance.now() + passingMs;
+  for (;;) {
+    try {
+      return await acquireLock(storePath);
+    } catch (error) {
+      const isTaken = error instanceof StoreError && error.kind === "inUse";
+      if (!isTaken || performance.now() > deadline || (await isJournalLeft(storePath))) throw error;
+      await delay(50);
+    }
+  }
 }
 
 /**

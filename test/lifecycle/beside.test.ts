@@ -4,7 +4,9 @@ import { rm, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { beforeEach, expect, onTestFinished, test } from "vitest";
 import { besideOperations } from "../../src/lifecycle/beside.js";
+import { withOperation } from "../../src/lifecycle/settle.js";
 import { journalPath } from "../../src/operation/journal.js";
+import { acquireLock } from "../../src/operation/lock.js";
 import { temporaryFolder } from "../store/temporary.js";
 
 let storePath: string;
@@ -102,4 +104,23 @@ test("what went wrong because the file was just being replaced is tried again; a
   await expect(
     besideOperations(storePath, () => Promise.reject(new Error("it is damaged"))),
   ).rejects.toThrow("it is damaged");
+});
+
+test("an operation waits for who only looks whether anything is left, and is refused at once by one that is at work", async () => {
+  const reporter = { notice: () => undefined };
+  const looking = await acquireLock(storePath);
+  let isOver = false;
+  const waiting = withOperation(storePath, reporter, async () => isOver);
+  await expect(acquireLock(storePath)).rejects.toMatchObject({ kind: "inUse" });
+  isOver = true;
+  await looking.release();
+  expect(await waiting).toBe(true);
+
+  await using atWork = await acquireLock(storePath);
+  await journal("rotate", "staging", {});
+  const refused = withOperation(atWork.storePath, reporter, async () => true);
+  await expect(refused).rejects.toMatchObject({
+    kind: "inUse",
+    message: expect.stringContaining("rotate, process"),
+  });
 });
