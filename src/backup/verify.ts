@@ -72,55 +72,57 @@ export async function verifyBackup(path: string, secret: BackupPassphrase): Prom
     check(name, found === expected, `${found}`, `${found}, but the manifest says ${expected}`);
 
   const manifest = await manifestOf(path, checks);
-  const sha256 = await sha256Of(path);
+  const { format, keyId } = await identify(path);
+  // While its pages are looked at.
+  const summing = sha256Of(path);
+  summing.catch(() => undefined);
+  const [seen] =
+    format === "sqlcipher" ? await Promise.allSettled([openAndLook(path, secret)]) : [];
+  const sha256 = await summing;
+  const verified = () => ({ path, ok: checks.every(({ ok }) => ok), checks, sha256, manifest });
   if (manifest) {
     compare("file", basename(path), manifest.file);
     compare("size", size, manifest.size);
     compare("sha256", sha256, manifest.sha256);
   }
   const asMade = checks.every(({ ok }) => ok);
-  const { format, keyId } = await identify(path);
-  if (!check("encrypted", format === "sqlcipher", "SQLCipher", `${format}, not SQLCipher`)) {
-    return { path, ok: false, checks, sha256, manifest };
-  }
+  check("encrypted", seen !== undefined, "SQLCipher", `${format}, not SQLCipher`);
+  if (seen === undefined) return verified();
   if (manifest) compare("key_id", keyId ?? "", manifest.key_id);
 
-  let opened: OpenedStore;
-  try {
-    opened = await openBackup(path, secret);
-  } catch (error) {
-    if (!(error instanceof StoreError)) throw error;
+  if (seen.status === "rejected") {
+    const error = seen.reason;
     // A file that is as it was made opens with its own passphrase: this one is another's.
-    const isDamage = error.kind === "corrupted" || (error.kind === "wrongPassphrase" && !asMade);
+    const isDamage =
+      error instanceof StoreError &&
+      (error.kind === "corrupted" || (error.kind === "wrongPassphrase" && !asMade));
     if (!isDamage) throw error;
     check("opens", false, "", error.message);
-    return { path, ok: false, checks, sha256, manifest };
+    return verified();
   }
-  check("opens", true, `with its passphrase, format ${opened.key.cipherCompatibility}`, "");
+  const { key, badPages, inspection } = seen.value;
+  check("opens", true, `with its passphrase, format ${key.cipherCompatibility}`, "");
   if (manifest) {
-    const held = await macHolds(manifest, opened.key);
+    const held = await macHolds(manifest, key);
     check("mac", held, "the manifest is as it was made", "the manifest was altered");
   }
-  const badPages = await cipherIntegrityErrors(opened.connection);
   check("pages", badPages.length === 0, "every page is as it was written", quote(badPages));
-  let found: Inspection;
-  try {
-    found = await inspect(opened);
-  } catch (error) {
+  if (inspection.status === "rejected") {
+    const error = inspection.reason;
     if (!(error instanceof StoreError) || error.kind !== "corrupted") throw error;
     check("structure", false, "", error.message);
-    return { path, ok: false, checks, sha256, manifest };
+    return verified();
   }
-  const { faults, clients } = found;
+  const { faults, clients, schemaVersion } = inspection.value;
   check("structure", faults.length === 0, "sound", quote(faults));
   const counts = (n: typeof clients) => `${n.active} active, ${n.revoked} revoked`;
   if (manifest) {
     compare("clients", counts(clients), counts(manifest.clients));
-    compare("schema", found.schemaVersion, manifest.schema_version);
+    compare("schema", schemaVersion, manifest.schema_version);
   } else {
     check("clients", true, counts(clients), "");
   }
-  return { path, ok: checks.every(({ ok }) => ok), checks, sha256, manifest };
+  return verified();
 }
 
 /**
@@ -176,13 +178,23 @@ async function inspect(opened: OpenedStore): Promise<Inspection> {
   };
 }
 
+/** What was seen of an encrypted copy. */
+interface Seen {
+  readonly key: StoreKey;
+  readonly badPages: readonly string[];
+  /** Or why it cannot be read as a database. */
+  readonly inspection: PromiseSettledResult<Inspection>;
+}
+
+async function openAndLook(path: string, secret: BackupPassphrase): Promise<Seen> {
+  return lookThrough(await openBackup(path, secret));
+}
+
 /**
  * Checks an opened copy's every page, and reads it as a database, on two connections at once: each takes as long as the
  * other, and there are two cores nearly everywhere. Closes it.
  */
-async function lookThrough(
-  opened: OpenedStore,
-): Promise<{ badPages: string[]; inspection: PromiseSettledResult<Inspection> }> {
+async function lookThrough(opened: OpenedStore): Promise<Seen> {
   const { connection, key } = opened;
   const inspected = inspect(opened);
   const [pages, inspection] = await Promise.allSettled([
@@ -190,7 +202,7 @@ async function lookThrough(
     inspected,
   ]);
   if (pages.status === "rejected") throw pages.reason;
-  return { badPages: pages.value, inspection };
+  return { key, badPages: pages.value, inspection };
 }
 
 async function badPagesOf(path: string, key: StoreKey): Promise<string[]> {

@@ -155,9 +155,5 @@ async function passphraseFor(
 }
 
 async function adminsOf(store: ClientTable): Promise<string[]> {
-  const admins: string[] = [];
-  for await (const { client_id: id, name, is_admin: isAdmin } of store) {
-    if (isAdmin) admins.push(printableClient(id, name));
-  }
-  return admins;
+  return (await store.admins()).map(({ client_id: id, name }) => printableClient(id, name));
 }

@@ -186,7 +186,8 @@ function entriesOf(values: Values): [Column, SqlValue][] {
   return Object.entries(values) as [Column, SqlValue][];
 }
 
-function textOf(value: unknown): string | null {
+/** A column that should hold text, or NULL. */
+export function textOf(value: unknown): string | null {
   if (value === null || value === undefined) return null;
   return value instanceof Uint8Array ? Buffer.from(value).toString() : String(value);
 }

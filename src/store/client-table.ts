@@ -18,6 +18,7 @@ import {
   type Row,
   requireValid,
   rowColumns,
+  textOf,
   type Values,
 } from "./client-row.js";
 import type { Connection, SqlValue, Statement } from "./connection.js";
@@ -205,6 +206,23 @@ export class ClientTable implements Database {
       [revokedApiKey],
     );
     return row ?? { active: 0, revoked: 0 };
+  }
+
+  /**
+   * Who is an administrator, as a hub reads the column, in the order of their ids: whoever has anything there but NULL,
+   * zero or nothing at all.
+   *
+   * @throws StoreError `refused` if an id would be rounded.
+   */
+  async admins(): Promise<Pick<Client, "client_id" | "name">[]> {
+    const rows = await this.#all<Pick<Row, "exact_id" | "name">>(
+      `SELECT CAST(client_id AS TEXT) AS exact_id, name FROM clients
+        WHERE is_admin NOT IN (0, '', x'') ORDER BY client_id`,
+    );
+    return rows.map(({ exact_id, name }) => ({
+      client_id: exactInteger(exact_id, "a client_id"),
+      name: textOf(name),
+    }));
   }
 
   /**

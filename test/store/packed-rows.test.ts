@@ -106,3 +106,25 @@ test("a column that another program adds meanwhile is read at once", async () =>
   await insert(connection, { client_id: 1, metadata: '{"skill_blacklist": ["s"]}' });
   for await (const client of table) expect(client.metadata).toEqual({ skill_blacklist: ["s"] });
 });
+
+test("administrators are those whom a hub takes for such, whatever is in the column", async () => {
+  const connection = await emptyTable();
+  const table = new ClientTable(connection, await checkSchema(connection));
+  await fc.assert(
+    fc.asyncProperty(
+      fc.array(fc.oneof(truth, fc.uint8Array({ maxLength: 2 })), { minLength: 1, maxLength: 9 }),
+      async (values) => {
+        for (const [index, is_admin] of values.entries()) {
+          await insert(connection, { client_id: index + 1, name: `client ${index}`, is_admin });
+        }
+        const expected = [];
+        for await (const client of table) {
+          const { client_id, name, is_admin } = client;
+          if (is_admin) expected.push({ client_id, name });
+        }
+        expect(await table.admins()).toEqual(expected);
+      },
+    ),
+    { numRuns: 300, seed: 5 },
+  );
+});
