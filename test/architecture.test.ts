@@ -46,3 +46,10 @@ test("imports go from higher tiers to lower ones only", () => {
   );
   expect(wrong).toEqual([]);
 });
+
+test("only src/zod.ts imports zod: its large form, once loaded, slows every command", () => {
+  const importers = sourceFiles().filter((file) =>
+    /from "zod\b/.test(readFileSync(join(top, "src", file), "utf8")),
+  );
+  expect(importers).toEqual(["zod.ts"]);
+});

@@ -8,10 +8,10 @@
  */
 import { readFile } from "node:fs/promises";
 import { setTimeout as delay } from "node:timers/promises";
-import { z } from "zod";
 import type { BackupStep } from "../backup/settle.js";
 import { hasCode, StoreError } from "../errors.js";
 import { Journal, type JournalEntry } from "../operation/journal.js";
+import * as z from "../zod.js";
 import type { SwapStep } from "./swap-state.js";
 
 /** Steps, the last thing in a journal, at which an operation relies on it that nobody else has the store open. */
