@@ -1,6 +1,6 @@
 import type { Command } from "commander";
 import { printable } from "../client/printable.js";
-import { serviceKinds } from "../config/settings.js";
+import { defaultUnit, serviceKinds } from "../config/settings.js";
 import { StoreError } from "../errors.js";
 import { addGlobalOptions, type Context, contextOf } from "./context.js";
 import { interruptible } from "./interrupt.js";
@@ -36,7 +36,7 @@ export function serviceChoice(context: Context, options: ServiceOptions) {
   }
   return {
     service,
-    unit: options.unit ?? settings.unit ?? "hivemind-core",
+    unit: options.unit ?? settings.unit ?? defaultUnit,
     stopCommand: options.stopCommand ?? settings.stop_command,
     startCommand: options.startCommand ?? settings.start_command,
     storePath: context.storePath,

@@ -5,13 +5,19 @@ export class NoService implements Service {
   readonly kind = "none";
   readonly name = null;
   readonly stopTimeoutMs = 0;
+  readonly #notices: readonly string[];
+
+  /** @param notices what the user should know of there being none. */
+  constructor(notices: readonly string[] = []) {
+    this.#notices = notices;
+  }
 
   async state(): Promise<ServiceState> {
     return { active: false };
   }
 
   async check(): Promise<string[]> {
-    return [];
+    return [...this.#notices];
   }
 
   async owns(): Promise<boolean> {

@@ -1,4 +1,5 @@
 /** Which service belongs to the store. */
+import { defaultUnit } from "../config/settings.js";
 import { StoreError } from "../errors.js";
 import { CommandService } from "./commands.js";
 import { lastingHolders, nameHolders } from "./holders.js";
@@ -66,7 +67,14 @@ async function findService({ unit, storePath }: ServiceChoice): Promise<Service>
     }
   }
   const { holders } = await lastingHolders(storePath);
-  if (holders.length === 0) return new NoService();
+  if (holders.length === 0) {
+    // Not having the one that nobody asked for is nothing to speak of.
+    return new NoService(
+      unit === defaultUnit
+        ? []
+        : [`no service ${unit} was found, and nobody has ${storePath} open: nothing is stopped`],
+    );
+  }
   throw new StoreError(
     "inUse",
     `no service ${unit} was found, and ${storePath} is open in ${nameHolders(holders)}`,

@@ -3,6 +3,7 @@ import { once } from "node:events";
 import { existsSync, mkdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test } from "vitest";
+import { defaultUnit } from "../../src/config/settings.js";
 import { holdersOf } from "../../src/service/holders.js";
 import { selectService } from "../../src/service/select.js";
 import {
@@ -325,6 +326,10 @@ describe("which service", () => {
     const service = await selectService({ service: "auto", unit, storePath: store });
     expect(service).toMatchObject({ kind: "none", name: null });
     expect(await service.state()).toEqual({ active: false });
+    // One that was named, perhaps wrongly, is missed; the usual name is nobody's mistake.
+    expect((await service.check(store)).join()).toContain(`no service ${unit} was found`);
+    const usual = await selectService({ service: "auto", unit: defaultUnit, storePath: store });
+    expect(await usual.check(store)).toEqual([]);
     const timer = await service.armRestart({ afterMs: 0, command: ["false"] });
     expect(timer.name).toBeNull();
     expect(await timer.disarm()).toEqual({ fired: false });
