@@ -1,7 +1,8 @@
 import type { Command } from "commander";
 import { printable } from "../client/printable.js";
-import { defaultUnit, serviceKinds } from "../config/settings.js";
+import { serviceKinds } from "../config/settings.js";
 import { StoreError } from "../errors.js";
+import { defaultUnit } from "../service/service.js";
 import { addGlobalOptions, type Context, contextOf } from "./context.js";
 import { interruptible } from "./interrupt.js";
 import { addBundleOptions, type BundleKeyOptions, bundleIn } from "./passphrase.js";

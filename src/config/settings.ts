@@ -25,9 +25,6 @@ const count = z.int().check(z.minimum(0));
 /** The settings have a few hundred bytes. */
 const longestSettings = 1024 * 1024;
 
-/** The unit's name where none is given: what HiveMind's own instructions call it. */
-export const defaultUnit = "hivemind-core";
-
 export const serviceKinds = [
   "auto",
   "systemd-user",

@@ -1,11 +1,10 @@
 /** Which service belongs to the store. */
-import { defaultUnit } from "../config/settings.js";
 import { StoreError } from "../errors.js";
 import { CommandService } from "./commands.js";
 import { lastingHolders, nameHolders } from "./holders.js";
 import { LaunchdJob } from "./launchd.js";
 import { NoService } from "./none.js";
-import type { Service, ServiceKind } from "./service.js";
+import { defaultUnit, type Service, type ServiceKind } from "./service.js";
 import { SystemdUnit } from "./systemd.js";
 
 export interface ServiceChoice {

@@ -10,6 +10,9 @@ import { randomBytes } from "node:crypto";
 
 export type ServiceKind = "systemd-user" | "systemd" | "launchd" | "command" | "none";
 
+/** The unit's name where none is given: what HiveMind's own instructions call it. */
+export const defaultUnit = "hivemind-core";
+
 export interface ServiceState {
   /** It runs, or is on its way up, or is being restarted after a crash: it has to be stopped and started again. */
   readonly active: boolean;

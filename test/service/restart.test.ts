@@ -3,9 +3,9 @@ import { once } from "node:events";
 import { existsSync, mkdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test } from "vitest";
-import { defaultUnit } from "../../src/config/settings.js";
 import { holdersOf } from "../../src/service/holders.js";
 import { selectService } from "../../src/service/select.js";
+import { defaultUnit } from "../../src/service/service.js";
 import {
   compileService,
   holding,
