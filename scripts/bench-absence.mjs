@@ -1,37 +1,28 @@
 // How long the service is away for a backup, in milliseconds, beside the plain script of the operations manual
-// (systemctl stop, cp, systemctl start): see scripts/bench. The unit counts as up when its program runs: what a hub
-// needs to be ready is the same after either, and would hide the difference.
+// (systemctl stop, cp, systemctl start): see scripts/bench.
 //
 // Usage: bench-absence SIZE_MIB:RUNS ...
-import { mkdirSync, mkdtempSync, rmSync, statfsSync, writeFileSync } from "node:fs";
+import { mkdtempSync, rmSync, statfsSync } from "node:fs";
 import { homedir } from "node:os";
 import { join } from "node:path";
-import { makeStore, ours, report, run, say, sizeName } from "./bench-tools.mjs";
+import { makeStore, ours, report, run, runHub, say, sizeName, systemctl } from "./bench-tools.mjs";
 
 const home = homedir();
-const hub = new URL("./sample-hub.mjs", import.meta.url).pathname;
 /** The store, the backup and the script's copy, and a little. */
 const copies = 3.2;
 
 function plainScript(store, copy) {
   const start = performance.now();
-  run("systemctl", "--user", "stop", "bench-hub");
+  systemctl("stop", "bench-hub");
   run("cp", store, copy);
-  run("systemctl", "--user", "start", "bench-hub");
+  systemctl("start", "bench-hub");
   return performance.now() - start;
 }
 
 async function measure(mebibytes, runs) {
   const folder = mkdtempSync(join(home, "bench-"));
   const { store, global } = await makeStore(folder, mebibytes);
-  const units = join(home, ".config/systemd/user");
-  mkdirSync(units, { recursive: true });
-  writeFileSync(
-    join(units, "bench-hub.service"),
-    `[Service]\nType=exec\nExecStart=${process.execPath} ${hub} ${store}\n`,
-  );
-  run("systemctl", "--user", "daemon-reload");
-  run("systemctl", "--user", "restart", "bench-hub");
+  runHub(store);
   const away = [];
   const plain = [];
   for (let turn = 0; turn < runs; turn++) {
@@ -44,7 +35,7 @@ async function measure(mebibytes, runs) {
     plain.push(plainScript(store, join(folder, "copy.db")));
     rmSync(join(folder, "copy.db"));
   }
-  run("systemctl", "--user", "stop", "bench-hub");
+  systemctl("stop", "bench-hub");
   rmSync(folder, { recursive: true });
   return { away, plain };
 }

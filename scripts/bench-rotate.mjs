@@ -1,11 +1,21 @@
-// A rotation with its verification, beside a bare sqlcipher_export of the same store: see scripts/bench.
+// A rotation with its verification, and how long the service is away for it, beside a bare sqlcipher_export of the same
+// store: see scripts/bench.
 //
 // Usage: bench-rotate SIZE_MIB RUNS
 import { mkdirSync, mkdtempSync, rmSync, writeFileSync } from "node:fs";
 import { homedir } from "node:os";
 import { join } from "node:path";
 import { unlockStore } from "../dist/index.js";
-import { command, makeStore, measured, report, say, sizeName } from "./bench-tools.mjs";
+import {
+  command,
+  makeStore,
+  measured,
+  report,
+  runHub,
+  say,
+  sizeName,
+  systemctl,
+} from "./bench-tools.mjs";
 
 if (process.argv[2] === "export") {
   // The peer, a process of its own as ours is: `node bench-rotate.mjs export STORE COPY`.
@@ -22,28 +32,45 @@ const [mebibytes = 1024, runs = 3] = process.argv.slice(2).map(Number);
 const folder = mkdtempSync(join(homedir(), "bench-"));
 const { store, global } = await makeStore(folder, mebibytes);
 mkdirSync(join(folder, "bundles"));
-const work = `rotate ${sizeName(mebibytes)}, every row compared`;
-say(work);
+runHub(store);
+say(`rotate ${sizeName(mebibytes)}`);
 
 const rotations = [];
 const exports = [];
+const away = { ours: [], plain: [] };
 const copy = join(folder, "copy.db");
 for (let turn = 0; turn < runs; turn++) {
+  const stopped = performance.now();
+  systemctl("stop", "bench-hub");
   exports.push(await measured(process.execPath, process.argv[1], "export", store, copy));
+  systemctl("start", "bench-hub");
+  away.plain.push((performance.now() - stopped) / 1000);
   rmSync(copy);
-  rotations.push(
-    await measured(
-      ...[process.execPath, command, "rotate", ...global, "--json", "--quiet"],
-      ...["--hub", "none", "--service", "none", "--bundle-to", join(folder, "bundles")],
-    ),
+  const rotation = await measured(
+    ...[process.execPath, command, "rotate", ...global, "--json", "--quiet"],
+    ...["--hub", "none", "--unit", "bench-hub", "--bundle-to", join(folder, "bundles")],
   );
+  rotations.push(rotation);
+  away.ours.push(JSON.parse(rotation.output).service.stopped_ms / 1000);
 }
+systemctl("stop", "bench-hub");
+const secondsOf = (results) => results.map(({ seconds }) => seconds);
 report({
-  work,
+  work: `rotate ${sizeName(mebibytes)}, every row compared`,
   unit: "s",
-  ours: rotations.map(({ seconds }) => seconds),
+  ours: secondsOf(rotations),
+  peers: [{ name: "bare sqlcipher_export", values: secondsOf(exports), at_most: 1.3 }],
+});
+report({
+  work: "service away meanwhile",
+  unit: "s",
+  ours: away.ours,
   peers: [
-    { name: "bare sqlcipher_export", values: exports.map(({ seconds }) => seconds), at_most: 1.3 },
+    {
+      name: "stop, bare export, start",
+      values: away.plain,
+      aim: "an export follows the last write",
+    },
   ],
 });
 rmSync(folder, { recursive: true });

@@ -2,7 +2,8 @@
 import { execFileSync, spawn } from "node:child_process";
 import { randomBytes } from "node:crypto";
 import { once } from "node:events";
-import { readFileSync } from "node:fs";
+import { mkdirSync, readFileSync, writeFileSync } from "node:fs";
+import { homedir } from "node:os";
 import { join } from "node:path";
 import { newClient, unlockStore } from "../dist/index.js";
 
@@ -51,6 +52,24 @@ export async function makeStore(folder, mebibytes) {
   await filled.close();
   return { store, global };
 }
+
+/**
+ * A service that has the store open and writes to it, `bench-hub`, until it is stopped. The unit counts as up when its
+ * program runs: what a hub needs to be ready is the same however it was away, and would hide a difference.
+ */
+export function runHub(store) {
+  const units = join(homedir(), ".config/systemd/user");
+  const hub = new URL("./sample-hub.mjs", import.meta.url).pathname;
+  mkdirSync(units, { recursive: true });
+  writeFileSync(
+    join(units, "bench-hub.service"),
+    `[Service]\nType=exec\nExecStart=${process.execPath} ${hub} ${store}\n`,
+  );
+  systemctl("daemon-reload");
+  systemctl("restart", "bench-hub");
+}
+
+export const systemctl = (...args) => run("systemctl", "--user", ...args);
 
 export const sizeName = (mebibytes) =>
   mebibytes % 1024 === 0 ? `${mebibytes / 1024} GiB` : `${mebibytes} MiB`;
