@@ -4,7 +4,8 @@
  * The source is read three times, in memory that does not grow with it: to see that every record is sound and nothing
  * stands in the way, before anything is written; to copy; to compare. A note of what was begun is kept until the
  * comparison is through, so that the same command, after whatever ended the first, goes on in a target that is no longer
- * empty: what is there already is left as it is.
+ * empty: what is there already is left as it is. Where it differs by more than the time a client was last heard of,
+ * somebody has changed it since, and nothing is gone on with.
  *
  * Ids keep their places. Those that nobody has, below the highest, are filled with revoked rows: hubs count records to
  * find the next id, and would overwrite a client where there is a gap. Who is revoked in the target stays so.
@@ -72,8 +73,8 @@ const mostGaps = 1_000_000;
 const namedIds = 10;
 
 /**
- * @throws StoreError `refused` for a target that is not empty, for clients that differ under one id or key, and for
- *   gaps that are too wide; `corrupted` for a source that holds two records with one id; `failed` if the comparison finds
+ * @throws StoreError `refused` for a target that is not empty, for clients that differ under one id or key or (going on
+ *   without `merge`) that only the target has, and for gaps that are too wide; `corrupted` for a source that holds two records with one id; `failed` if the comparison finds
  *   a difference; and what the databases have to say. Before the copying begins, nothing is written.
  */
 export async function migrate(options: MigrateOptions): Promise<Migration> {
@@ -85,7 +86,7 @@ export async function migrate(options: MigrateOptions): Promise<Migration> {
   }
   await using origin = await DatabaseFactory.create(from.name, from.config, { mode: "readonly" });
   const note = await MigrationNote.read(source, target);
-  const checked = await check(options, origin, await openIfThere(to), note !== undefined);
+  const checked = await check(options, origin, await openIfThere(to), note);
   const begun = { from: source, to: target, clients: checked.clients };
   if (dryRun) {
     const { wouldCopy, unchanged, keptRevoked } = checked;
@@ -97,7 +98,7 @@ export async function migrate(options: MigrateOptions): Promise<Migration> {
   }
   const journal = note ?? (await MigrationNote.begin(source, target));
   await using destination = await DatabaseFactory.create(to.name, to.config, { mode: "create" });
-  const copying = new Copy(options, origin, destination, !checked.targetIsEmpty);
+  const copying = new Copy(options, origin, destination, checked.targetIds.size > 0);
   await copying.run(checked.clients.active + checked.clients.revoked);
   const filled = await fillGaps(destination, checked);
   await destination.commit();
@@ -131,12 +132,12 @@ export function comparable(client: Client): Client {
 }
 
 function isSame(a: Client, b: Client): boolean {
-  return sameJson({ ...a }, { ...b }) || sameJson({ ...comparable(a) }, { ...comparable(b) });
+  return sameJson(a, b) || sameJson(comparable(a), comparable(b));
 }
 
 /** A hub at work on either side notes when it last heard of a client. */
 function isSameClient(a: Client, b: Client): boolean {
-  return isSame({ ...a, last_seen: 0 }, { ...b, last_seen: 0 });
+  return isSame(a, a.last_seen === b.last_seen ? b : { ...b, last_seen: a.last_seen });
 }
 
 interface Checked {
@@ -144,7 +145,6 @@ interface Checked {
   ids: IdSet;
   highest: number;
   gaps: number;
-  targetIsEmpty: boolean;
   targetIds: IdSet;
   wouldCopy: number;
   unchanged: number;
@@ -156,23 +156,25 @@ async function check(
   { from, to, merge = false, onProgress, signal }: MigrateOptions,
   origin: Database,
   target: Database | undefined,
-  resuming: boolean,
+  note: MigrationNote | undefined,
 ): Promise<Checked> {
   const checked: Checked = {
     clients: { active: 0, revoked: 0 },
     ids: new IdSet(),
-    ...{ highest: 0, gaps: 0, targetIsEmpty: true, targetIds: new IdSet() },
+    ...{ highest: 0, gaps: 0, targetIds: new IdSet() },
     ...{ wouldCopy: 0, unchanged: 0, keptRevoked: [] },
   };
   try {
     const holders = new Map<string, number>();
+    const admitted = new IdSet();
     if (target !== undefined) {
       for await (const client of target) {
-        checked.targetIsEmpty = false;
-        if (!merge && !resuming) throw notEmpty(to.name);
+        if (!merge && note === undefined) throw notEmpty(to.name);
         checked.targetIds.add(client.client_id);
         checked.highest = Math.max(checked.highest, client.client_id);
-        if (merge && !isRevoked(client)) holders.set(client.api_key, client.client_id);
+        if (isRevoked(client)) continue;
+        admitted.add(client.client_id);
+        if (merge) holders.set(client.api_key, client.client_id);
       }
     }
     const total = await origin.size();
@@ -180,24 +182,25 @@ async function check(
     let done = 0;
     for await (const batch of batchesOf(origin)) {
       signal?.throwIfAborted();
-      const present = await existing(batch, checked.targetIsEmpty ? undefined : target);
+      const present = await existing(batch, checked.targetIds.size > 0 ? target : undefined);
       for (const [index, client] of batch.entries()) {
         if (!checked.ids.add(client.client_id)) throw twice(from.name, client.client_id);
         checked.highest = Math.max(checked.highest, client.client_id);
         checked.clients[isRevoked(client) ? "revoked" : "active"] += 1;
         const other = present[index];
-        if (other !== undefined && isSame(client, other)) checked.unchanged += 1;
-        else if (other !== undefined && staysRevoked(client, other)) {
-          checked.keptRevoked.push(client.client_id);
-        } else checked.wouldCopy += 1;
-        if (merge && conflicts.length <= namedIds && isConflict(client, other, holders)) {
+        if (other === undefined) checked.wouldCopy += 1;
+        else if (staysRevoked(client, other)) checked.keptRevoked.push(client.client_id);
+        else checked.unchanged += 1;
+        if (conflicts.length <= namedIds && isConflict(client, other, holders)) {
           conflicts.push(client.client_id);
         }
       }
       done += batch.length;
       onProgress?.({ phase: "checking", done, total });
     }
-    if (conflicts.length > 0) throw conflicting(conflicts);
+    const strangers = merge ? [] : [...onlyIn(admitted, checked.ids)];
+    if (conflicts.length > 0) throw conflicting(conflicts, merge ? undefined : note);
+    if (strangers.length > 0) throw notOfTheSource(to.name, strangers);
     checked.gaps = countGaps(checked);
     return checked;
   } finally {
@@ -274,13 +277,10 @@ class Copy {
       const present = await existing(batch, this.mayHold ? this.destination : undefined);
       for (const [index, client] of batch.entries()) {
         const other = present[index];
-        if (other !== undefined && staysRevoked(client, other)) {
-          this.keptRevoked.push(client.client_id);
-        } else if (other !== undefined && this.#isThere(client, other)) {
-          this.unchanged += 1;
-        } else {
-          missing.push(client);
-        }
+        // One that differs was changed just now; the comparison says so.
+        if (other === undefined) missing.push(client);
+        else if (staysRevoked(client, other)) this.keptRevoked.push(client.client_id);
+        else this.unchanged += 1;
       }
       done += batch.length;
       looked += batch.length;
@@ -289,11 +289,6 @@ class Copy {
       [missing, looked] = [[], 0];
     }
     yield { missing, done };
-  }
-
-  /** In a merge the target's own last_seen stays. */
-  #isThere(client: Client, other: Client): boolean {
-    return this.options.merge ? isSameClient(client, other) : isSame(client, other);
   }
 }
 
@@ -308,6 +303,10 @@ function* gapsIn({ ids, targetIds, highest }: Checked): Generator<number> {
   for (let id = 1; id < highest; id++) {
     if (!ids.has(id) && !targetIds.has(id)) yield id;
   }
+}
+
+function* onlyIn(some: IdSet, others: IdSet): Generator<number> {
+  for (const id of some) if (!others.has(id)) yield id;
 }
 
 function countGaps(checked: Checked): number {
@@ -344,7 +343,8 @@ async function compare(
         other !== undefined &&
         (isSame(client, other) ||
           staysRevoked(client, other) ||
-          (merge && checked.targetIds.has(client.client_id) && isSameClient(client, other)));
+          // What was there before keeps its own last_seen.
+          (checked.targetIds.has(client.client_id) && isSameClient(client, other)));
       if (!holds && different.length <= namedIds) different.push(client.client_id);
     }
   };
@@ -375,7 +375,8 @@ async function compare(
     if (gaps.push(id) === batchSize) await expectRevoked();
   }
   await expectRevoked();
-  const expected = done + checked.gaps;
+  let expected = done + checked.gaps;
+  for (const _ of onlyIn(checked.targetIds, checked.ids)) expected += 1;
   const counted = await destination.size();
   if (different.length === 0 && (merge || counted === expected)) return;
   throw new StoreError(
@@ -420,11 +421,29 @@ function twice(name: string, id: number): StoreError {
   });
 }
 
-function conflicting(ids: readonly number[]): StoreError {
+/** @param note of the migration that is gone on with, into a target that was empty when it began. */
+function conflicting(ids: readonly number[], note: MigrationNote | undefined): StoreError {
+  if (note === undefined) {
+    return new StoreError(
+      "refused",
+      `source and target say different things of clients ${list(ids)}: of the same id, or with the same api_key`,
+      { hint: "nothing was changed; make them the same, or free the ids, on one side" },
+    );
+  }
   return new StoreError(
     "refused",
-    `source and target say different things of clients ${list(ids)}: of the same id, or with the same api_key`,
-    { hint: "nothing was changed; make them the same, or free the ids, on one side" },
+    `source and target say different things of clients ${list(ids)}: one side was changed since this migration was begun`,
+    {
+      hint: `nothing was changed. Where a hub uses the target already, the migration is over: remove ${note.path}. Where none does, make them the same or empty the target, and run the same command again`,
+    },
+  );
+}
+
+function notOfTheSource(name: string, ids: readonly number[]): StoreError {
+  return new StoreError(
+    "refused",
+    `the target, ${name}, holds clients that the source has not: ${list(ids)}`,
+    { hint: "nothing was changed; --merge goes on, and leaves them where they are" },
   );
 }
 

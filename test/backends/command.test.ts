@@ -76,7 +76,7 @@ test("a hub on the JSON store is led to the encrypted one: server.json names it,
   ]);
 });
 
-test("a migration that is killed is gone on with by the same command", async () => {
+test("a migration that is killed is gone on with by the same command, but not over what was changed since", async () => {
   const machine = await Machine.make();
   await machine.init();
   const subfolder = machine.path("from");
@@ -104,6 +104,11 @@ test("a migration that is killed is gone on with by the same command", async () 
     `db_path=${machine.store}`,
   ]);
   expect(other.code).toBe(17);
+  await machine.run(["make-admin", "1"]);
+  const changed = await machine.run([...from, "--to", sqlcipher]);
+  expect(changed.code).toBe(17);
+  expect(changed.stderr).toMatch(/clients 1: one side was changed[\s\S]*remove \/\S+\.json\./);
+  await machine.run(["revoke-admin", "1"]);
   const { code, document } = await machine.json(...from, "--to", sqlcipher);
   expect(document).toMatchObject({
     migrated: { resumed: true, copied: 200, unchanged: 1_000, verified: true },

@@ -1,7 +1,7 @@
 import { execFileSync } from "node:child_process";
 import { subscribe, unsubscribe } from "node:diagnostics_channel";
 import { existsSync } from "node:fs";
-import { readdir, readFile, writeFile } from "node:fs/promises";
+import { readdir, readFile, rm, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { describe, expect, onTestFinished, test } from "vitest";
 import { awkwardClients } from "../../src/backends/conformance.js";
@@ -186,6 +186,85 @@ test("a migration that ends midway is gone on with by the next, which keeps whom
   });
   expect(await contents(to)).toHaveLength(1_700);
   expect(await notes(home)).toEqual([]);
+});
+
+describe("a migration that ended before all was compared is gone on with, and the target", () => {
+  async function begun(): Promise<{ home: string; from: End; to: End }> {
+    const home = await ownDataHome();
+    const from = end(json, { subfolder: join(home, "from") });
+    const to = end(sqlite, { subfolder: join(home, "to") });
+    await fill(from, clients);
+    const stopped = migrate({
+      ...{ from, to },
+      onProgress: ({ phase }) => {
+        if (phase === "comparing") throw new Error("enough");
+      },
+    });
+    await expect(stopped).rejects.toThrow("enough");
+    expect(await notes(home)).toHaveLength(1);
+    expect(await contents(to)).toHaveLength(10);
+    return { home, from, to };
+  }
+
+  /** As a hub on this database would. */
+  async function change({ name, config }: End, id: number, to: Partial<Client>): Promise<void> {
+    await using database = await DatabaseFactory.create(name, config);
+    const client = await database.getClientById(id);
+    await database.updateItem({ ...(client as Client), ...to });
+  }
+
+  test("is as it was left: only the comparison is missing", async () => {
+    const { home, from, to } = await begun();
+    const migration = await migrate({ from, to });
+    expect(migration).toMatchObject({
+      ...{ resumed: true, copied: 0, unchanged: 6, filled_gaps: 0, verified: true },
+    });
+    expect(await notes(home)).toEqual([]);
+  });
+
+  test("has heard of a client since: that stays", async () => {
+    const { from, to } = await begun();
+    await change(to, 2, { last_seen: 1_900_000_000 });
+    const migration = await migrate({ from, to });
+    expect(migration).toMatchObject({ copied: 0, unchanged: 6, verified: true });
+    expect((await contents(to))[1]?.last_seen).toBe(1_900_000_000);
+  });
+
+  test("has changed a client since: refused with what to do, and nothing is written", async () => {
+    const { home, from, to } = await begun();
+    await change(from, 1, { is_admin: true });
+    await change(to, 1, { is_admin: false, api_key: "another since" });
+    await change(to, 2, { last_seen: 1_900_000_000 });
+    const before = (await contents(to)).map(serializeClient);
+    const [note = ""] = await notes(home);
+    for (const dryRun of [true, false]) {
+      await expect(migrate({ from, to, dryRun })).rejects.toMatchObject({
+        kind: "refused",
+        message: expect.stringContaining("clients 1: one side was changed"),
+        hint: expect.stringContaining(`remove ${join(home, "hivemind-sqlcipher", note)}`),
+      });
+    }
+    expect((await contents(to)).map(serializeClient)).toEqual(before);
+    expect(await notes(home)).toEqual([note]);
+
+    await rm(join(home, "to"), { recursive: true });
+    expect(await migrate({ from, to })).toMatchObject({ resumed: true, copied: 6, verified: true });
+    expect((await contents(to))[0]).toMatchObject({ is_admin: true });
+  });
+
+  test("has clients of its own by now: they are asked about with --merge, before anything is written", async () => {
+    const { from, to } = await begun();
+    await fill(to, [newClient({ client_id: 12, api_key: "theirs" })]);
+    await expect(migrate({ from, to })).rejects.toMatchObject({
+      kind: "refused",
+      message: expect.stringContaining("holds clients that the source has not: 12"),
+      hint: expect.stringContaining("--merge"),
+    });
+    expect(await contents(to)).toHaveLength(11);
+    expect(await migrate({ from, to, merge: true })).toMatchObject({
+      ...{ copied: 0, unchanged: 6, filled_gaps: 1, verified: true },
+    });
+  });
 });
 
 test("a cluster's node is killed in mid-migration: nothing is lost, and the next goes on until every record is equal", {
