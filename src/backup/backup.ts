@@ -6,7 +6,7 @@
  * any point leaves something that the next command, or the dead-man timer, can settle (settle.ts).
  */
 import { constants } from "node:fs";
-import { access, realpath, stat, statfs } from "node:fs/promises";
+import { access, realpath, stat } from "node:fs/promises";
 import { hostname } from "node:os";
 import { join } from "node:path";
 import { writeBundle } from "../bundle/bundle.js";
@@ -14,6 +14,7 @@ import { refuseBadPlacement } from "../bundle/placement.js";
 import { parseRecipient } from "../bundle/recovery-key.js";
 import { hasCode, StoreError, systemError } from "../errors.js";
 import { createFile, makeFolder, stagedName } from "../files/durable.js";
+import { roomIn } from "../files/room.js";
 import type { PassphraseSource } from "../keys/source.js";
 import { unlock } from "../keys/unlock.js";
 import {
@@ -320,8 +321,7 @@ async function refuseReadOnly(folder: string): Promise<void> {
 }
 
 async function refuseWithoutRoom(folder: string, size: number): Promise<void> {
-  const { bavail, bsize } = await statfs(folder);
-  const room = bavail * bsize;
+  const room = await roomIn(folder);
   if (room < size + spareBytes) {
     throw new StoreError(
       "io",

@@ -4,12 +4,10 @@
  *
  * A backup is opened as immutable: nothing is locked, nothing is left beside it, not one byte of it changes.
  */
-import { createHash } from "node:crypto";
-import { createReadStream } from "node:fs";
 import { stat } from "node:fs/promises";
 import { basename } from "node:path";
-import { pipeline } from "node:stream/promises";
 import { hasCode, StoreError, systemError } from "../errors.js";
+import { sha256Of } from "../files/sum.js";
 import { type KeptPassphrase, type PassphraseSource, readPassphrases } from "../keys/source.js";
 import { noneOpens } from "../keys/unlock.js";
 import {
@@ -258,16 +256,6 @@ async function sizeOf(path: string): Promise<number> {
     throw systemError(error, `cannot look at ${path}`);
   }
   throw new StoreError("refused", `${path} is not a file`);
-}
-
-async function sha256Of(path: string): Promise<string> {
-  const hash = createHash("sha256");
-  try {
-    await pipeline(createReadStream(path, { highWaterMark: 1 << 20 }), hash);
-  } catch (error) {
-    throw systemError(error, `cannot read ${path}`);
-  }
-  return hash.digest("hex");
 }
 
 function quote(findings: readonly string[]): string {

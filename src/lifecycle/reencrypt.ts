@@ -21,13 +21,14 @@ import { type BackupJournal, completeBackup, lookAt, removeUnfinished } from "..
 import { type BackupPassphrase, inspectSound, openBackup, verifyBackup } from "../backup/verify.js";
 import { StoreError, systemError } from "../errors.js";
 import { createFile, stagedName, syncFolder } from "../files/durable.js";
+import { sha256Of } from "../files/sum.js";
 import type { PassphraseSource } from "../keys/source.js";
 import { Journal } from "../operation/journal.js";
 import type { OperationLock } from "../operation/lock.js";
 import type { Reporter } from "../operation/reporter.js";
 import { reached } from "../operation/step.js";
 import { keyIdOf, openEncrypted, type StoreKey } from "../store/cipher.js";
-import { sha256Of, syncFile } from "./files.js";
+import { syncFile } from "./files.js";
 import { throwIfInterrupted } from "./interrupt.js";
 import { copyUnder } from "./transfer.js";
 

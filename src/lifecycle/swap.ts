@@ -12,13 +12,14 @@
  */
 import { randomBytes } from "node:crypto";
 import { type BigIntStats, constants } from "node:fs";
-import { link, open, rename, rm, statfs } from "node:fs/promises";
+import { link, open, rename, rm } from "node:fs/promises";
 import { basename, dirname, join } from "node:path";
 import { type Bundle, bundleName, writeBundle } from "../bundle/bundle.js";
 import { realPath } from "../config/paths.js";
 import { type ErrorKind, hasCode, StoreError, systemError } from "../errors.js";
 import { hasAccessList } from "../files/access.js";
 import { notOurs, stagedName, syncFolder, tryReplacing } from "../files/durable.js";
+import { roomIn } from "../files/room.js";
 import { passwordIn, readServerJson } from "../hub/server-json.js";
 import { formatSource, type PassphraseSource } from "../keys/source.js";
 import {
@@ -539,13 +540,7 @@ async function refuseUncarried(path: string, before: BigIntStats): Promise<void>
 }
 
 async function refuseWithoutRoom(folder: string, size: number): Promise<void> {
-  let room: number;
-  try {
-    const { bavail, bsize } = await statfs(folder);
-    room = bavail * bsize;
-  } catch (error) {
-    throw systemError(error, `cannot look into ${folder}`);
-  }
+  const room = await roomIn(folder);
   if (room < size + spareBytes) {
     throw new StoreError(
       "io",

@@ -7,11 +7,11 @@ import { type BackupPassphrase, inspectSound, openBackup, verifyBackup } from ".
 import { type BundleOpener, readBundle } from "../bundle/bundle.js";
 import { printableClient } from "../client/printable.js";
 import { StoreError, systemError } from "../errors.js";
+import { sha256Of } from "../files/sum.js";
 import type { PassphraseSource } from "../keys/source.js";
 import { identify, openEncrypted, type StoreKey } from "../store/cipher.js";
 import { ClientStore } from "../store/client-store.js";
 import type { ClientTable } from "../store/client-table.js";
-import { sha256Of } from "./files.js";
 import { lookAt } from "./swap-state.js";
 
 /** Which backup: a file, or the newest in a folder that is not newer than a moment. */

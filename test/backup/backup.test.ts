@@ -390,6 +390,24 @@ test("a disk without room for the copy is found out before anything is made", as
   expect(filesIn(hub.to)).toEqual([]);
 });
 
+test("a disk that fails when it is asked for its room is one that fails: said so, and nothing is stopped", async () => {
+  const hub = await hubStore();
+  await startWriter(hub);
+  const invocation = await property(hub.unit, "InvocationID");
+  const failing = `
+    import fs from "node:fs";
+    import { syncBuiltinESMExports } from "node:module";
+    fs.promises.statfs = async () => { throw Object.assign(new Error("EIO"), { code: "EIO" }); };
+    syncBuiltinESMExports();`;
+  const ran = await runJob(hub, {
+    env: { NODE_OPTIONS: `--import=data:text/javascript,${encodeURIComponent(failing)}` },
+  });
+  expect(ran).toMatchObject({ code: 18, error: { kind: "io" } });
+  expect(ran.error?.message).toContain(`${hub.to}: input/output error`);
+  expect(await property(hub.unit, "InvocationID")).toBe(invocation);
+  expect(leftovers(hub)).toEqual([]);
+});
+
 test("a disk that gets full in mid-copy: an error in words, nothing left, and the unit untouched or running again", async () => {
   const hub = await hubStore(4000);
   await startWriter(hub);
