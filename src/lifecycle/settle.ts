@@ -7,7 +7,7 @@ import { setTimeout as delay } from "node:timers/promises";
 import { settleBackup } from "../backup/settle.js";
 import { StoreError, systemError } from "../errors.js";
 import { makeFolder, removePartials } from "../files/durable.js";
-import { endAbsence, refuseHolders, stoppedService } from "../operation/absence.js";
+import { endAbsence, refuseHolders, stopIfUp, stoppedService } from "../operation/absence.js";
 import { isJournalLeft, Journal, journalPath } from "../operation/journal.js";
 import { acquireLock, type OperationLock } from "../operation/lock.js";
 import type { Reporter } from "../operation/reporter.js";
@@ -189,5 +189,5 @@ async function stopAny(service: Service | undefined, storePath: string): Promise
   }
   // Asked for what could wake it in between, which is then stopped as well.
   await service.activeDependents();
-  await service.stop();
+  await stopIfUp(service, storePath);
 }

@@ -23,10 +23,12 @@ import { roomIn } from "../files/room.js";
 import { passwordIn, readServerJson } from "../hub/server-json.js";
 import { formatSource, type PassphraseSource } from "../keys/source.js";
 import {
+  isBack,
   type KnownService,
   refuseHolders,
   type ServiceReport,
   type Stopped,
+  stopIfUp,
   stoppedOf,
 } from "../operation/absence.js";
 import { Journal } from "../operation/journal.js";
@@ -196,6 +198,7 @@ class SwapWork {
   async stage(): Promise<{ key: StoreKey | undefined; bundle: Bundle | undefined }> {
     const { keyring, passphrase, stage, bundle: plan, replacedBundle, reporter } = this.#request;
     const { storePath, data } = this.#state;
+    throwIfInterrupted(this.#request.signal);
     // What changes when the store is replaced already is tried now.
     if (data.server_json) await tryReplacing(await realPath(data.server_json.path));
     if (data.settings) await tryReplacing(data.settings);
@@ -410,7 +413,7 @@ class SwapWork {
       // A restored store is not worth more than the one that it replaced; any other may have been written to since.
       const restored = aside !== null && this.#request.operation === "restore";
       if (restored || (await state.canRevert())) {
-        const stop = () => (stopped ? service.stop() : Promise.resolve());
+        const stop = () => (stopped ? stopIfUp(service, state.storePath) : Promise.resolve());
         await state.revert(stop, start, restored);
         return afterwards(error, "the store that it replaced was put back");
       }
@@ -450,7 +453,11 @@ class SwapWork {
    * on the file that is gone.
    */
   async #startOnStore(service: Service, { dependents }: Stopped): Promise<Started> {
-    const started = await service.start(dependents);
+    // The start command would start a second hub beside the one that the watcher has started.
+    const isUp = service.kind === "command" && (await isBack(service, this.#state.storePath));
+    const started = isUp
+      ? { upAt: performance.now(), wasUp: true }
+      : await service.start(dependents);
     if (!started.wasUp || !this.#state.data.committed) return started;
     this.#request.reporter.notice(
       `something had started ${this.#name} meanwhile: starting it anew`,

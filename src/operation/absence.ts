@@ -123,9 +123,23 @@ export async function endAbsence(stopped: Stopped, storePath: string): Promise<b
  * Whether a service that was stopped runs again. Of one with commands of its own, to which whoever cannot be looked into
  * counts as running, somebody must be seen to have the store open: it would stay down for good otherwise.
  */
-async function isBack(service: Service, storePath: string): Promise<boolean> {
+export async function isBack(service: Service, storePath: string): Promise<boolean> {
   if (service.kind === "command") return (await holdersOf(storePath)).holders.length > 0;
   return (await service.state()).active;
+}
+
+/**
+ * Stops a service that may be down already, which a stop command may call a failure: whoever is seen to have the store
+ * open counts.
+ *
+ * @throws StoreError `service` if it does not stop.
+ */
+export async function stopIfUp(service: Service, storePath: string): Promise<void> {
+  try {
+    await service.stop();
+  } catch (error) {
+    if (service.kind !== "command" || (await isBack(service, storePath))) throw error;
+  }
 }
 
 /** @throws StoreError `inUse` if anybody still has the store open although its service is stopped. */

@@ -1,10 +1,12 @@
 /** What becomes of the service: it runs again, on a store that it can open, whatever went wrong. */
-import { readFile } from "node:fs/promises";
-import { expect, test } from "vitest";
+import { readFile, writeFile } from "node:fs/promises";
+import { join } from "node:path";
+import { expect, onTestFinished, test } from "vitest";
 import type { RotateResult } from "../../src/lifecycle/rotate.js";
+import { holdersOf } from "../../src/service/holders.js";
 import { identify } from "../../src/store/cipher.js";
 import { root } from "../built.js";
-import { property, systemctl, until } from "../service/units.js";
+import { exec, property, systemctl, until } from "../service/units.js";
 import { fixturePassphrases } from "../store/temporary.js";
 import { passphraseFile, resultOf, World } from "./world.js";
 
@@ -32,6 +34,31 @@ test.each([
     expect(await systemctl("list-units", "--all", "--type=timer")).not.toContain(world.unit);
   },
 );
+
+test("a hub with commands of its own that does not start on the new store gets the old one back, though there is nothing that its stop command could stop", async () => {
+  const world = await World.of(fixture);
+  const before = await world.rows();
+  const [salt, pid] = [join(world.folder, "salt"), join(world.folder, "pid")];
+  await writeFile(salt, (await readFile(world.path)).subarray(0, 16));
+  const startCommand = `head -c 16 '${world.path}' | cmp -s - '${salt}' || exit 1
+    setsid sh -c 'exec 3<"$0"; echo $$ >"$1"; exec sleep infinity' '${world.path}' '${pid}' >/dev/null 2>&1 &
+    while ! test -s '${pid}'; do sleep 0.01; done`;
+  const stopCommand = `kill "$(cat '${pid}')" && rm '${pid}'`;
+  await exec("sh", ["-c", startCommand]);
+  onTestFinished(() => exec("sh", ["-c", stopCommand]).then(() => undefined));
+  const service = { service: "command", unit: "none", stopCommand, startCommand };
+
+  const ran = await world.run("rotate", { service: { ...service, storePath: world.path } });
+  expect([ran.code, ran.error?.message]).toEqual([
+    15,
+    expect.stringContaining("the store that it replaced was put back"),
+  ]);
+  // The start command brought it up on that one, and a second hub there is none.
+  expect((await holdersOf(world.path)).holders).toHaveLength(1);
+  expect(await world.rows()).toEqual(before);
+  expect(await world.slots()).toEqual({ current: oldPassphrase });
+  expect(await world.leftovers()).toEqual([]);
+});
 
 test("killed before such a unit was started, the next command puts the old store back", async () => {
   const world = await World.of(fixture);
