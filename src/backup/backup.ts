@@ -130,7 +130,7 @@ interface Taken {
  *
  * @throws StoreError of every kind. Whatever it is, a service that was running was started again, and nothing is
  *   left under a final name; where the start itself failed (`service`), the error says so and the next command tries
- *   again.
+ *   again. Where all that failed was to remove the journal (`io`), the backup is there, and the error says so.
  */
 export async function backup(options: BackupOptions): Promise<BackupResult> {
   const prepared = await prepare(options);
@@ -142,15 +142,33 @@ export async function backup(options: BackupOptions): Promise<BackupResult> {
   const journal = await Journal.begin(prepared.storePath, "backup", "backup.beginning", files);
   step("backup.beginning");
   const undo: Undo = { files };
+  let result: BackupResult;
   try {
-    const result = await copyAndCommit(options, prepared, journal, undo);
-    await journal.remove();
-    return result;
+    result = await copyAndCommit(options, prepared, journal, undo);
   } catch (error) {
     await removeUnfinished(undo.files);
     // Of a service that is still down the journal stays: the next command starts it.
     if (!undo.serviceIsDown) await journal.remove();
     throw error;
+  }
+  await endJournal(journal, result.backup.path);
+  return result;
+}
+
+/** @throws StoreError `io` saying that the backup is made all the same: what is left is for settling to find complete. */
+async function endJournal(journal: Journal, made: string): Promise<void> {
+  try {
+    await journal.remove();
+  } catch (error) {
+    const { kind, message } = systemError(error, `cannot remove ${journal.path}`);
+    throw new StoreError(
+      kind,
+      `the backup ${made} is made and verified, but something could not be tidied up: ${message}`,
+      {
+        hint: "the backup is good; the next command of this store tries again to tidy up",
+        cause: error,
+      },
+    );
   }
 }
 

@@ -462,6 +462,36 @@ test("so it does for a store that is copied only while its unit is stopped", asy
   expect(leftovers(hub)).toEqual([]);
 });
 
+test("the store's disk gets read-only when all is done: the backup stays, the error says so, and settling finds it complete", async () => {
+  const hub = await hubStore();
+  await startWriter(hub);
+  // An immutable file cannot be removed, as nothing can from a disk that the system has made read-only.
+  const journal = `${hub.path}.journal.json`;
+  const ran = await runJob(hub, {
+    at: { step: "backup.committed" },
+    env: { HIVEMIND_TEST_COMMAND: `chattr +i ${journal}` },
+  });
+  onTestFinished(() => void spawnSync("chattr", ["-i", journal], { stdio: "ignore" }));
+  expect(ran).toMatchObject({ code: 18, error: { kind: "io" } });
+  const [name = ""] = filesIn(hub.to).filter((file) => file.endsWith(".db"));
+  const path = join(hub.to, name);
+  expect(ran.error?.message).toContain(`the backup ${path} is made and verified`);
+  expect(ran.error?.message).toContain(journal);
+  expect(await verifyBackup(path, { passphrase: testPassphrase })).toMatchObject({ ok: true });
+  expect(await isActive(hub)).toBe(true);
+  const before = filesIn(hub.to);
+  expect(before).toHaveLength(2);
+
+  execFileSync("chattr", ["-i", journal]);
+  const settled = await settle(hub);
+  expect(settled).toMatchObject({
+    code: 0,
+    notices: [`completed the interrupted backup ${path}`],
+  });
+  expect(filesIn(hub.to)).toEqual(before);
+  expect(leftovers(hub)).toEqual([]);
+});
+
 for (const [signal, step] of [
   ["SIGTERM", "backup.warm"],
   ["SIGTERM", "backup.armed"],
