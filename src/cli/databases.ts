@@ -80,7 +80,9 @@ function collect(text: string, all: Setting[] = []): Setting[] {
 
 async function runMigrate(context: Context, options: MigrateCommandOptions): Promise<void> {
   const { migrate } = await import("../migrate/migrate.js");
-  const { hubDatabase, removeSource, requireRemovable } = await import("../migrate/switch.js");
+  const { hubDatabase, removeSource, requireNoOtherPassword, requireRemovable } = await import(
+    "../migrate/switch.js"
+  );
   const { readServerJson, serverJsonPath, switchModule } = await import("../hub/server-json.js");
   const from = await endOf(context, options.from, options.fromSetting, options.fromPasswordSource);
   const to = await endOf(context, options.to, options.toSetting, options.toPasswordSource);
@@ -94,12 +96,13 @@ async function runMigrate(context: Context, options: MigrateCommandOptions): Pro
   }
   // What the switch needs is known before anything is copied.
   const hub = options.switch ? hubDatabase(to) : undefined;
-  if (hub !== undefined) await readServerJson(serverJsonPath());
+  const serverJson = hub && (await readServerJson(serverJsonPath()));
 
   const { sqlcipherPluginName } = await import("../backends/sqlite.js");
   if ([from.name, to.name].includes(sqlcipherPluginName)) {
     await settleFirst(context);
   }
+  if (hub && serverJson) await requireNoOtherPassword(serverJson, hub, to);
   // Records that wait to be inserted grow old; left alone, the heap is cleared of them only beyond 200 MB.
   if (to.name === sqlcipherPluginName) setFlagsFromString("--optimize-for-size");
 

@@ -105,9 +105,12 @@ export function databaseIn({ path, settings }: ServerJson): {
   return { module, settings: module === undefined ? {} : blockAt(database, module, path) };
 }
 
-/** The password that stands in `server.json` for the SQLite plugin, in plain text; for `init --adopt`. */
-export function passwordIn({ path, settings }: ServerJson): string | undefined {
-  const plugin = blockAt(blockAt(settings, "database", path), sqliteModule, path);
+/** The password that stands in `server.json` for the SQLite plugin, or another, in plain text. @throws as `namedStore`. */
+export function passwordIn(
+  { path, settings }: ServerJson,
+  module = sqliteModule,
+): string | undefined {
+  const plugin = blockAt(blockAt(settings, "database", path), module, path);
   return textAt(plugin, "password", path) || undefined;
 }
 
@@ -133,8 +136,8 @@ export async function removePassword(path: string): Promise<boolean> {
 }
 
 /**
- * Makes the hub use another backend: `database.module`, and that module's own settings. The settings of the one it used
- * before stay, so that the way back is one word.
+ * Makes the hub use another backend: `database.module`, and that module's own settings, which take the place of those it
+ * has in the file. The settings of the one it used before stay, so that the way back is one word.
  */
 export async function switchModule(
   path: string,

@@ -3,12 +3,14 @@ import { rm } from "node:fs/promises";
 import { basename, dirname, isAbsolute, relative } from "node:path";
 import { jsonFiles, jsonPluginName } from "../backends/json.js";
 import { redisPluginName } from "../backends/redis-settings.js";
+import { DatabaseFactory, databasePassword } from "../backends/registry.js";
 import { sqlcipherPluginName, sqlitePluginName } from "../backends/sqlite.js";
 import type { JsonObject, JsonValue } from "../client/json.js";
 import { dataHome } from "../config/paths.js";
 import { StoreError, systemError } from "../errors.js";
 import { syncFolder } from "../files/durable.js";
-import { sqliteModule } from "../hub/server-json.js";
+import { passwordIn, type ServerJson, sqliteModule } from "../hub/server-json.js";
+import { parseSource } from "../keys/source.js";
 import type { End } from "./migrate.js";
 
 /** What `database` in `server.json` has to say for a hub to open this database. No secret is added to it. */
@@ -69,6 +71,46 @@ function namesOf(config: JsonObject): JsonObject {
   const below = relative(dataHome(), dirname(path));
   const subfolder = below === "" || below.startsWith("..") ? dirname(path) : below;
   return { subfolder: isAbsolute(below) ? dirname(path) : subfolder, name: basename(path, ".db") };
+}
+
+/**
+ * The switch puts the target's settings in the place of those that the module has in `server.json`. A password among those
+ * may open another store, and be written nowhere else.
+ *
+ * @throws StoreError `refused` if there is one that is not the target's, and would be lost.
+ */
+export async function requireNoOtherPassword(
+  file: ServerJson,
+  { module, settings }: HubDatabase,
+  to: End,
+): Promise<void> {
+  const password = passwordIn(file, module);
+  if (password === undefined || password === settings.password) return;
+  if (await isPasswordOf(to, password)) return;
+  const takeOver = module === sqliteModule ? "take that store over with init --adopt, or " : "";
+  throw new StoreError(
+    "refused",
+    `${file.path} has a password for ${module} that is not the target's; --switch would remove it`,
+    {
+      hint: `it may be all that opens another store: ${takeOver}write it down; then take it out of the file by hand. Nothing was copied`,
+    },
+  );
+}
+
+async function isPasswordOf({ name, config }: End, password: string): Promise<boolean> {
+  const { password_source: source, ...settings } = config;
+  if (name !== sqlcipherPluginName) {
+    if (typeof source !== "string") return false;
+    return (await databasePassword(name, settings, parseSource(source))) === password;
+  }
+  try {
+    const opened = { ...settings, password };
+    await (await DatabaseFactory.create(name, opened, { mode: "readwrite" })).close();
+    return true;
+  } catch (error) {
+    if (error instanceof StoreError && error.kind === "wrongPassphrase") return false;
+    throw error;
+  }
 }
 
 /** @throws StoreError `usage` for a source of which no plaintext file is left. */

@@ -6,6 +6,7 @@ import keytar from "keytar";
 import { expect, test } from "vitest";
 import { DatabaseFactory } from "../../src/backends/registry.js";
 import { newClient } from "../../src/client/client.js";
+import { getEntry } from "../../src/keys/keyring.js";
 import { root } from "../built.js";
 import { Machine } from "../cli/machine.js";
 import { fixtures } from "../store/temporary.js";
@@ -31,7 +32,7 @@ async function jsonHub(): Promise<{ machine: Machine; server: string; clients: s
   "database": {
     "module": "${json}",
     "${json}": {"name": "clients", "subfolder": "hivemind-core"},
-    "hivemind-sqlite-db-plugin": {"password": "in plain text"}
+    "hivemind-sqlite-db-plugin": {"password": "plain as day"}
   },
   # last
   "binarize": false
@@ -51,9 +52,20 @@ test("a hub on the JSON store is led to the encrypted one: server.json names it,
   expect(without.code).toBe(10);
   expect(without.stderr).toContain("hivemind-sqlcipher init");
   await machine.init();
+  // It may open a store that the hub had before, and stand nowhere else.
+  const refused = await machine.run(args);
+  expect(refused.code).toBe(17);
+  expect(refused.stderr).toMatch(/password for \S+ that is not the target's[\s\S]*init --adopt/);
+  expect(refused.stdout + refused.stderr).not.toContain("plain as day");
+  expect(await readFile(server, "utf8")).toBe(before);
+  expect((await machine.json("list-clients", "--revoked")).document.clients).toEqual([]);
+
+  const passphrase = (await getEntry(machine.store, "current")) ?? "";
+  const own = before.replace("plain as day", passphrase);
+  await writeFile(server, own);
   const planned = await machine.json(...args, "--dry-run");
   expect(planned.document).toMatchObject({ migrated: { dry_run: true, switched: null } });
-  expect(await readFile(server, "utf8")).toBe(before);
+  expect(await readFile(server, "utf8")).toBe(own);
 
   const done = await machine.run([...args, "--remove-source", "--json"]);
   expect(done.stderr).toContain("hivemind-sqlcipher run");
@@ -65,7 +77,7 @@ test("a hub on the JSON store is led to the encrypted one: server.json names it,
   expect(after).toBe(
     before
       .replace(`"module": "${json}"`, '"module": "hivemind-sqlite-db-plugin"')
-      .replace('{"password": "in plain text"}', "{}"),
+      .replace('{"password": "plain as day"}', "{}"),
   );
   expect((await stat(server)).mode & 0o777).toBe(0o640);
   const { document } = await machine.json("list-clients", "--revoked", "--show-secrets");
@@ -238,7 +250,7 @@ test("server.json names the store where nothing else does, comments or not; anot
 
   const elsewhere = (await readFile(server, "utf8"))
     .replace(`"module": "${json}"`, '"module": "hivemind-sqlite-db-plugin"')
-    .replace('{"password": "in plain text"}', '{"subfolder": "elsewhere", "name": "others"}');
+    .replace('{"password": "plain as day"}', '{"subfolder": "elsewhere", "name": "others"}');
   await writeFile(server, elsewhere);
   await machine.init();
   const path = machine.path("data", "elsewhere", "others.db");
