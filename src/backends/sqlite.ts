@@ -12,6 +12,7 @@ import { ClientStore } from "../store/client-store.js";
 import { ClientTable } from "../store/client-table.js";
 import { Connection } from "../store/connection.js";
 import { checkSchema, createSchema } from "../store/schema.js";
+import { refuseStrays } from "../store/sidecars.js";
 import * as z from "../zod.js";
 import { type DatabaseConfig, type DatabasePlugin, filePlace, readConfig } from "./plugin.js";
 
@@ -57,6 +58,7 @@ export const sqlcipherPlugin: DatabasePlugin = {
     }
     if (mode === "create" && (await identify(path)).format === "absent") {
       await makeFolder(dirname(path));
+      await refuseStrays(path);
       return ClientStore.create(path, settings.password);
     }
     return ClientStore.open(path, settings.password, { mode: "readwrite", migrate: false });
@@ -102,6 +104,7 @@ function withoutEmpty({ password, ...config }: DatabaseConfig): DatabaseConfig {
  */
 async function createPlaintext(path: string): Promise<void> {
   await makeFolder(dirname(path));
+  await refuseStrays(path);
   const staged = stagedName(path);
   try {
     await createFile(staged, "");

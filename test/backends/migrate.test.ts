@@ -1,7 +1,7 @@
 import { execFileSync } from "node:child_process";
 import { subscribe, unsubscribe } from "node:diagnostics_channel";
 import { existsSync } from "node:fs";
-import { readdir, readFile, rm, writeFile } from "node:fs/promises";
+import { readdir, readFile, rename, rm, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { describe, expect, onTestFinished, test } from "vitest";
 import { awkwardClients } from "../../src/backends/conformance.js";
@@ -444,6 +444,27 @@ describe("bad input: said in words, and nothing changed", () => {
     await expectRefused(end("my-db-plugin", {}), to, "usage", /no database plugin "my-db-plugin"/);
     await expectRefused(to, to, "usage", /cannot be copied to itself/);
     expect(await readdir(home)).toEqual([]);
+  });
+
+  test.each([
+    ["plain", sqlite, "-wal", {}],
+    ["encrypted", sqlcipher, "-journal", { password: "it's" }],
+  ])("what SQLite left of a store that is gone, beside a new %s one", async (_name, plugin, suffix, password) => {
+    const { home, from } = await source();
+    const to = end(plugin, { db_path: join(home, "new.db"), ...password });
+    const stray = join(home, `new.db${suffix}`);
+    await writeFile(stray, "pages of another store");
+    await expect(DatabaseFactory.create(plugin, to.config)).rejects.toMatchObject({
+      kind: "refused",
+      message: expect.stringContaining(`${stray} belongs to a store that is not there`),
+      hint: expect.stringContaining("mv "),
+    });
+    await expect(migrate({ from, to })).rejects.toMatchObject({ kind: "refused" });
+    expect(await readFile(stray, "utf8")).toBe("pages of another store");
+    expect(existsSync(join(home, "new.db"))).toBe(false);
+
+    await rename(stray, `${stray}.old`);
+    expect(await migrate({ from, to })).toMatchObject({ copied: 6, verified: true });
   });
 
   test("an encrypted JSON store and its password do not fit", async () => {
