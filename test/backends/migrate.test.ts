@@ -449,23 +449,26 @@ describe("bad input: said in words, and nothing changed", () => {
   test.each([
     ["plain", sqlite, "-wal", {}],
     ["encrypted", sqlcipher, "-journal", { password: "it's" }],
-  ])("what SQLite left of a store that is gone, beside a new %s one", async (_name, plugin, suffix, password) => {
-    const { home, from } = await source();
-    const to = end(plugin, { db_path: join(home, "new.db"), ...password });
-    const stray = join(home, `new.db${suffix}`);
-    await writeFile(stray, "pages of another store");
-    await expect(DatabaseFactory.create(plugin, to.config)).rejects.toMatchObject({
-      kind: "refused",
-      message: expect.stringContaining(`${stray} belongs to a store that is not there`),
-      hint: expect.stringContaining("mv "),
-    });
-    await expect(migrate({ from, to })).rejects.toMatchObject({ kind: "refused" });
-    expect(await readFile(stray, "utf8")).toBe("pages of another store");
-    expect(existsSync(join(home, "new.db"))).toBe(false);
+  ])(
+    "what SQLite left of a store, where a new %s one is to be",
+    async (_name, plugin, suffix, password) => {
+      const { home, from } = await source();
+      const to = end(plugin, { db_path: join(home, "new.db"), ...password });
+      const stray = join(home, `new.db${suffix}`);
+      await writeFile(stray, "pages of another store");
+      await expect(DatabaseFactory.create(plugin, to.config)).rejects.toMatchObject({
+        kind: "refused",
+        message: expect.stringContaining(`${stray} belongs to a store that is not there`),
+        hint: expect.stringContaining("mv "),
+      });
+      await expect(migrate({ from, to })).rejects.toMatchObject({ kind: "refused" });
+      expect(await readFile(stray, "utf8")).toBe("pages of another store");
+      expect(existsSync(join(home, "new.db"))).toBe(false);
 
-    await rename(stray, `${stray}.old`);
-    expect(await migrate({ from, to })).toMatchObject({ copied: 6, verified: true });
-  });
+      await rename(stray, `${stray}.old`);
+      expect(await migrate({ from, to })).toMatchObject({ copied: 6, verified: true });
+    },
+  );
 
   test("an encrypted JSON store and its password do not fit", async () => {
     const home = await ownDataHome();
