@@ -35,11 +35,13 @@ export function serviceChoice(context: Context, options: ServiceOptions) {
       hint: `--service is one of: ${serviceKinds.join(", ")}.`,
     });
   }
+  // A unit that is named here and now is meant, and not the commands that the settings have.
+  const { stop_command, start_command } = options.unit === undefined ? settings : {};
   return {
     service,
     unit: options.unit ?? settings.unit ?? defaultUnit,
-    stopCommand: options.stopCommand ?? settings.stop_command,
-    startCommand: options.startCommand ?? settings.start_command,
+    stopCommand: options.stopCommand ?? stop_command,
+    startCommand: options.startCommand ?? start_command,
     storePath: context.storePath,
   };
 }

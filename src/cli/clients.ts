@@ -139,15 +139,15 @@ async function addClient(context: Context, options: AddOptions): Promise<void> {
     throw new StoreError("usage", `"${options.accessKey}" cannot be an access key`);
   }
   await using store = await openStore(context);
-  const client = await store.transaction(async () => {
+  const { client, isNew } = await store.transaction(async () => {
     const existing = options.accessKey && (await store.getClientByApiKey(options.accessKey));
-    if (!existing) return insertClient(store, options);
+    if (!existing) return { client: await insertClient(store, options), isNew: true };
     if (!options.update) {
       throw new StoreError("refused", `client ${existing.client_id} has this access key already`, {
         hint: "Add --update to change that client, or leave --access-key out for a new one.",
       });
     }
-    return store.updateClient(existing.client_id, {
+    const updated = await store.updateClient(existing.client_id, {
       ...(options.name !== undefined && { name: options.name }),
       ...(options.password !== undefined && { password: options.password }),
       ...(options.cryptoKey !== undefined && { crypto_key: options.cryptoKey }),
@@ -155,13 +155,16 @@ async function addClient(context: Context, options: AddOptions): Promise<void> {
       ...(options.allow && { allowed_types: initialTypes(options.allow, store.schemaVersion) }),
       ...(options.metadata && { metadata: { ...existing.metadata, ...options.metadata } }),
     });
+    return { client: updated, isNew: false };
   });
   if (effectiveTypes(client, store.schemaVersion).length === 0) {
     context.output.notice(
       `client ${client.client_id} may send nothing yet: hivemind-sqlcipher allow-msg TYPE ${client.client_id}`,
     );
   }
-  context.output.result({ client }, () => [...describe(client, true)]);
+  // Its secrets are shown once, when they are made.
+  const shown = isNew ? client : withoutSecrets(client);
+  context.output.result({ client: shown }, () => [...describe(client, isNew)]);
 }
 
 async function insertClient(store: ClientStore, options: AddOptions): Promise<Client> {

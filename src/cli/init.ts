@@ -1,6 +1,7 @@
 import { type Command, Option } from "commander";
 import { expandPath } from "../config/paths.js";
 import { StoreError } from "../errors.js";
+import { serviceChoice } from "./backup.js";
 import { addGlobalOptions, type Context, contextOf } from "./context.js";
 import {
   addSwapOptions,
@@ -66,12 +67,14 @@ export function addInitCommand(program: Command): void {
 
 async function runInit(context: Context, options: InitCommandOptions): Promise<void> {
   const { initStore } = await import("../lifecycle/init.js");
+  const { newPassphrase } = await import("../lifecycle/prepare.js");
+  const { passphraseFile } = options;
   const result = await initStore({
     ...recipientOptions(context, options),
     storePath: context.storePath,
     source: context.source,
     settings: rememberedSettings(context, options),
-    passphrase: await passphraseFrom(options),
+    passphrase: passphraseFile && (await newPassphrase(expandPath(passphraseFile))),
     schemaVersion: await schemaFor(options),
     cipherCompatibility: options.cipherCompatibility === "3" ? 3 : 4,
     bundleFolder: options.bundleTo && expandPath(options.bundleTo),
@@ -97,24 +100,22 @@ async function runAdopt(context: Context, options: InitCommandOptions): Promise<
   const { adopt } = await import("../lifecycle/adopt.js");
   const { loadSettings, saveSettings } = await import("../config/settings.js");
   const bundle = await bundleOptions(context, options);
-  const given = await passphraseFrom(options);
-  const adoptWith = (passphrase: string | undefined) =>
-    operate(context, (lock, signal) =>
-      adopt({
-        ...operationOptions(context, options, lock, signal),
-        ...bundle,
-        passphrase,
-        removePassword: options.removePassword,
-      }),
-    );
-  const result = await adoptWith(given).catch(async (error: unknown) => {
-    const isUnknown = error instanceof StoreError && error.kind === "passphraseUnavailable";
-    if (!isUnknown || given !== undefined) throw error;
-    return adoptWith(await askSecret("Passphrase of the store", "--passphrase-file FILE"));
-  });
+  const { readPassphraseFile } = await import("../keys/source.js");
+  const { passphraseFile } = options;
+  const passphrase = passphraseFile && (await readPassphraseFile(expandPath(passphraseFile)));
+  const result = await operate(context, (lock, signal) =>
+    adopt({
+      ...operationOptions(context, options, lock, signal),
+      ...bundle,
+      passphrase,
+      askPassphrase: () => askSecret("Passphrase of the store", "--passphrase-file FILE"),
+      removePassword: options.removePassword,
+    }),
+  );
   await saveSettings(context.settingsPath, {
     ...(await loadSettings(context.settingsPath)),
     ...rememberedSettings(context, options),
+    passphrase_source: result.adopted.passphrase_source,
   });
   const { adopted } = result;
   context.output.result(result, () => [
@@ -131,6 +132,7 @@ async function runAdopt(context: Context, options: InitCommandOptions): Promise<
 /** What the settings file remembers, so that the next command needs no options. */
 function rememberedSettings(context: Context, options: InitCommandOptions) {
   const { store, backup } = context.settings;
+  const { service } = serviceChoice(context, options);
   return {
     ...(store && Object.keys(store).length > 0 && { store }),
     backup: {
@@ -138,14 +140,11 @@ function rememberedSettings(context: Context, options: InitCommandOptions) {
       ...(options.to !== undefined && { to: expandPath(options.to) }),
       ...(options.bundleTo !== undefined && { bundle_to: expandPath(options.bundleTo) }),
       ...(options.unit !== undefined && { unit: options.unit }),
+      ...(options.service !== undefined && { service }),
+      ...(options.stopCommand !== undefined && { stop_command: options.stopCommand }),
+      ...(options.startCommand !== undefined && { start_command: options.startCommand }),
     },
   };
-}
-
-async function passphraseFrom({ passphraseFile }: InitCommandOptions): Promise<string | undefined> {
-  if (passphraseFile === undefined) return undefined;
-  const { readPassphraseFile } = await import("../keys/source.js");
-  return readPassphraseFile(expandPath(passphraseFile));
 }
 
 /**
@@ -157,6 +156,11 @@ async function schemaFor({ schemaVersion: asked }: InitCommandOptions): Promise<
   const { askHub, findHubPython } = await import("../hub/interpreter.js");
   const python = await findHubPython({});
   if (python === undefined) return 0;
-  const { schemaVersion } = await askHub(python);
+  const { schemaVersion } = await askHub(python).catch((error: unknown) => {
+    if (!(error instanceof StoreError)) throw error;
+    const hint =
+      "--schema-version says it: 0 for a released hub (hivemind-core 4), 2 for a newer one.";
+    throw new StoreError(error.kind, error.message, { hint, cause: error });
+  });
   return (schemaVersion ?? 0) >= 2 ? 2 : 0;
 }

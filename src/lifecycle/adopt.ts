@@ -13,6 +13,7 @@ import { selectService } from "../service/select.js";
 import { type CipherCompatibility, identify, openEncrypted } from "../store/cipher.js";
 import { checkSchema } from "../store/schema.js";
 import { findHandover } from "./handover.js";
+import { throwIfInterrupted } from "./interrupt.js";
 import type { BundleOptions, BundleReport, OperationOptions } from "./options.js";
 import { firstPassphrase, planKeyring, takeUpIfPending } from "./passphrases.js";
 import { bundleReport, checkBundleFolder } from "./prepare.js";
@@ -21,6 +22,8 @@ import { take } from "./take.js";
 export interface AdoptOptions extends Omit<OperationOptions, "settleCommand">, BundleOptions {
   /** The passphrase, where it is known; without it the one in `server.json` is taken. */
   readonly passphrase?: string | undefined;
+  /** Asks for it where that has none. */
+  readonly askPassphrase?: (() => Promise<string>) | undefined;
   /** Whether the plaintext password is taken out of `server.json`. */
   readonly removePassword?: boolean | undefined;
 }
@@ -50,7 +53,8 @@ export async function adopt(options: AdoptOptions): Promise<AdoptResult> {
   await refuseOther(storePath);
   const bundlePlan = await checkBundleFolder(options, reporter);
   const inServerJson = await passwordFor(storePath);
-  const passphrase = options.passphrase ?? inServerJson?.password;
+  const passphrase =
+    options.passphrase ?? inServerJson?.password ?? (await options.askPassphrase?.());
   if (passphrase === undefined) {
     throw new StoreError("passphraseUnavailable", `${serverJsonPath()} has no password for it`, {
       hint: "give it yourself: --passphrase-file FILE, or type it where you are asked",
@@ -80,6 +84,7 @@ export async function adopt(options: AdoptOptions): Promise<AdoptResult> {
       `the password is still in ${inServerJson.path}, in plain text; a hub that is started by run needs none there`,
     );
   }
+  throwIfInterrupted(options.signal);
   if (source.kind === "keyring") await takeUpIfPending(storePath, passphrase);
   const keyring =
     source.kind === "keyring"
@@ -100,7 +105,7 @@ export async function adopt(options: AdoptOptions): Promise<AdoptResult> {
       key_id: keyId,
       cipher_compatibility: key.cipherCompatibility,
       passphrase_source: formatSource(source),
-      password_from: options.passphrase === undefined ? "server.json" : "given",
+      password_from: passphrase === inServerJson?.password ? "server.json" : "given",
       password_removed: remove !== undefined,
     },
     bundle: bundleReport({ bundle }),

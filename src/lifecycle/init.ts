@@ -15,21 +15,19 @@ import { hasCode, StoreError, systemError } from "../errors.js";
 import { makeFolder } from "../files/durable.js";
 import { getEntry, keyringService, setEntry } from "../keys/keyring.js";
 import { generatePassphrase } from "../keys/passphrase.js";
-import {
-  describeSource,
-  formatSource,
-  type PassphraseSource,
-  readPassphrases,
-} from "../keys/source.js";
+import { describeSource, formatSource, type PassphraseSource } from "../keys/source.js";
 import type { OperationLock } from "../operation/lock.js";
 import type { Reporter } from "../operation/reporter.js";
 import { reached } from "../operation/step.js";
 import { type CipherCompatibility, identify } from "../store/cipher.js";
 import { ClientStore } from "../store/client-store.js";
 import type { BundleReport } from "./options.js";
+import { firstPassphrase } from "./passphrases.js";
 import { bundleReport } from "./prepare.js";
 import { ensureRecipients, type RecipientOptions } from "./recipients.js";
 import { withOperation } from "./settle.js";
+import { lookAt } from "./swap-state.js";
+import { sidecars } from "./transfer.js";
 
 export interface InitOptions extends RecipientOptions {
   readonly storePath: string;
@@ -84,6 +82,7 @@ export async function initStore(options: InitOptions): Promise<InitResult> {
 async function make(options: InitOptions, { storePath }: OperationLock): Promise<InitResult> {
   const { source } = options;
   await refuseExisting(storePath);
+  await refuseStrays(storePath);
 
   // A keyring that cannot be asked is found out here, before anything is made.
   const kept = source.kind === "keyring" ? await getEntry(storePath, "current") : undefined;
@@ -144,6 +143,19 @@ async function refuseExisting(storePath: string): Promise<void> {
   throw new StoreError("refused", `there is a store at ${storePath} already`, { hint });
 }
 
+/** SQLite would take what is left of a store whose file is gone for the new store's own, and write its pages into that. */
+async function refuseStrays(storePath: string): Promise<void> {
+  for (const suffix of sidecars) {
+    const stray = storePath + suffix;
+    if (!(await lookAt(stray))) continue;
+    throw new StoreError(
+      "refused",
+      `${stray} belongs to a store that is not there any more, and would damage a new one`,
+      { hint: `see that no hub runs, then: mv '${stray}' '${stray}.old'` },
+    );
+  }
+}
+
 /** The passphrase that is to be put into the keyring, or what another source yields. */
 async function newPassphrase(options: InitOptions): Promise<string> {
   const { source, storePath } = options;
@@ -153,8 +165,7 @@ async function newPassphrase(options: InitOptions): Promise<string> {
       hint: "Leave --passphrase-file out: the source is read as it is.",
     });
   }
-  for await (const { passphrase } of readPassphrases(source, storePath)) return passphrase;
-  throw new StoreError("passphraseUnavailable", `${describeSource(source)} yields no passphrase`);
+  return await firstPassphrase(source, storePath);
 }
 
 /** No passphrase is written to a disk by this program: whoever wants that does it. */

@@ -18,13 +18,16 @@ import { StoreError, systemError } from "../errors.js";
 import { createFile, syncFolder } from "../files/durable.js";
 import { getEntry } from "../keys/keyring.js";
 import { describeSource, formatSource, isKept } from "../keys/source.js";
-import { knowService, type ServiceReport } from "../operation/absence.js";
+import { type KnownService, knowService, type ServiceReport } from "../operation/absence.js";
 import { acquireLock } from "../operation/lock.js";
 import type { Reporter } from "../operation/reporter.js";
 import { keyIdOf, type StoreKey } from "../store/cipher.js";
+import { newestSchema } from "../store/schema.js";
 import { compareClients, type Differences, type Widened } from "./differences.js";
 import { syncFile } from "./files.js";
 import { findHandover, type Handover, requireHandover } from "./handover.js";
+import { hubSchema } from "./hub-schema.js";
+import { throwIfInterrupted } from "./interrupt.js";
 import type { BundleOptions, BundleReport, OperationOptions } from "./options.js";
 import { firstPassphrase, planKeyring, takeUpPending } from "./passphrases.js";
 import { type BundlePlan, bundleReport, checkBundleFolder } from "./prepare.js";
@@ -92,20 +95,32 @@ interface Completed {
  *   `knowService` and `swap` throw.
  */
 export async function restore(options: RestoreOptions): Promise<RestoreResult> {
-  const { reporter } = options;
-  if (options.to !== undefined && (await lookAt(options.to))) {
-    throw new StoreError("refused", `${options.to} exists already`, {
-      hint: "--to names a new file",
-    });
-  }
+  const { reporter, signal } = options;
+  const to = options.to && (await freePlace(options.to));
   const backup = await verifyChosen({ ...options, storePath: options.lock.storePath });
-  if (options.to === undefined) return await putInPlace(options, backup);
-  // By the name that its lock, its journal and its passphrase in the keyring will be looked for.
-  const to = await realPath(options.to);
+  throwIfInterrupted(signal);
+  if (to === undefined || to === options.lock.storePath) return await putInPlace(options, backup);
   await using lock = await acquireLock(to);
   for (const sentence of await settle(lock)) reporter.notice(sentence);
   const service = { service: "none", unit: options.service.unit, storePath: to } as const;
   return await putInPlace({ ...options, lock, hub: "none", service }, backup);
+}
+
+/**
+ * Where a file is to be restored to, by the name that its lock, its journal and its passphrase in the keyring will be
+ * looked for.
+ *
+ * @throws StoreError `refused` if something is there; `notFound` if its folder is not.
+ */
+async function freePlace(path: string): Promise<string> {
+  if (await lookAt(path)) {
+    throw new StoreError("refused", `${path} exists already`, { hint: "--to names a new file" });
+  }
+  const folder = dirname(path);
+  if (await lookAt(folder)) return await realPath(path);
+  throw new StoreError("notFound", `there is no folder ${folder}`, {
+    hint: `mkdir -m 700 '${folder}'`,
+  });
 }
 
 async function putInPlace(options: RestoreOptions, backup: VerifiedBackup): Promise<RestoreResult> {
@@ -113,9 +128,9 @@ async function putInPlace(options: RestoreOptions, backup: VerifiedBackup): Prom
   const { storePath } = lock;
   const present = await lookAtPresent(storePath, source, backup);
   const { differences } = present;
-  await ask(options, backup, present);
-
   const service = await knowService(options.service, reporter);
+  await ask(options, backup, present, await hubObjection(options, service, backup));
+
   const changes = present.passphrase !== backup.passphrase;
   const handover =
     changes && present.replaced.state !== "absent"
@@ -193,6 +208,7 @@ async function ask(
   options: RestoreOptions,
   backup: VerifiedBackup,
   { replaced, differences }: PresentStore,
+  objection: string | undefined,
 ): Promise<void> {
   const { lock, reporter, readmitRevoked } = options;
   const parts: string[] = [];
@@ -212,6 +228,9 @@ async function ask(
     parts.push(
       `It has key_id ${keyIdOf(backup.key.salt)}, ${clients.active} clients and ${clients.revoked} revoked, is ${createdAt === null ? "of unknown date" : `of ${createdAt}`}, and its admins are ${admins.length === 0 ? "none" : some + more}.`,
     );
+  }
+  if (objection !== undefined) {
+    parts.push(`The backup has schema ${backup.schemaVersion}, and ${objection}.`);
   }
   if (replaced.state === "unopenable") {
     parts.push(
@@ -244,6 +263,24 @@ async function ask(
     );
   }
   if (parts.length > 0) await reporter.confirm([...parts, "Restore it?"].join("\n"));
+}
+
+/** Why the hub here should not be given this backup. One that cannot be asked must not keep a restore from being made. */
+async function hubObjection(
+  { to, reporter }: RestoreOptions,
+  service: KnownService,
+  { schemaVersion }: VerifiedBackup,
+): Promise<string | undefined> {
+  if (to !== undefined || schemaVersion < newestSchema) return undefined;
+  try {
+    return (await hubSchema(service))?.objection;
+  } catch (error) {
+    if (!(error instanceof StoreError)) throw error;
+    reporter.notice(
+      `it is not known whether the hub knows schema ${schemaVersion}: ${error.message}`,
+    );
+    return undefined;
+  }
 }
 
 async function bundlePlan({ bundles, reporter }: RestoreOptions): Promise<BundlePlan | undefined> {

@@ -7,7 +7,6 @@
  * switched off. So its interpreter is asked first.
  */
 import { StoreError, systemError } from "../errors.js";
-import { askHub, findHubPython } from "../hub/interpreter.js";
 import { unlock } from "../keys/unlock.js";
 import {
   endAbsence,
@@ -32,7 +31,7 @@ import {
   readObject,
 } from "../store/schema.js";
 import * as z from "../zod.js";
-import { unitCommand } from "./handover.js";
+import { hubSchema } from "./hub-schema.js";
 import { throwIfInterrupted } from "./interrupt.js";
 import type { OperationOptions } from "./options.js";
 import type { Secret } from "./transfer.js";
@@ -175,18 +174,15 @@ async function whatTheHubKnows(
   service: KnownService,
   hubPython: string | undefined,
 ): Promise<UpgradeSchemaResult["upgraded"]["hub"]> {
-  const words = await unitCommand(service);
-  const python = await findHubPython({ hubPython, ...(words.length > 0 && { words }) });
-  if (python === undefined) return null;
-  const { pluginManager, schemaVersion } = await askHub(python);
-  if ((schemaVersion ?? 0) < newestSchema) {
-    throw new StoreError(
-      "refused",
-      `the hub here (hivemind-plugin-manager ${pluginManager ?? "absent"}, in ${python[0]}) knows no schema ${newestSchema}: under it, every blacklist would be switched off`,
-      { hint: "update the hub first, or name its Python: --hub-python PATH" },
-    );
+  const hub = await hubSchema(service, hubPython);
+  if (hub === undefined) return null;
+  const { pluginManager, schemaVersion, objection } = hub;
+  if (objection !== undefined) {
+    throw new StoreError("refused", objection, {
+      hint: "update the hub first, or name its Python: --hub-python PATH",
+    });
   }
-  return { plugin_manager: pluginManager, schema_version: schemaVersion ?? 0 };
+  return { plugin_manager: pluginManager, schema_version: schemaVersion };
 }
 
 /** @returns how long the service was away; null if it was not stopped. */
@@ -224,7 +220,16 @@ async function migrate(
   }
   let stoppedMs: number | null = null;
   if (wasActive) {
-    const { upAt } = await service.start(dependents);
+    const { upAt } = await service.start(dependents).catch((error: unknown) => {
+      const { kind, message, hint } = systemError(error, "it could not be started", "service");
+      const outcome = failure
+        ? `was not upgraded (${systemError(failure, "unexpected").message})`
+        : `has schema ${newestSchema} now`;
+      throw new StoreError(kind, `${message}; ${storePath} ${outcome}`, {
+        ...(hint !== undefined && { hint }),
+        cause: error,
+      });
+    });
     await timer?.disarm();
     stoppedMs = Math.round(upAt - stoppedAt);
   }

@@ -56,6 +56,13 @@ test("an access key that is taken changes that client only with --update", async
   expect(refused.stderr).toContain("--update");
   const { document } = await machine.json("add-client", ...key, "--name", "second", "--update");
   expect(document.client).toMatchObject({ client_id: 1, name: "second", is_admin: true });
+  // Only a new client's secrets are shown, and once.
+  for (const secret of ["api_key", "password", "crypto_key"]) {
+    expect(document.client).not.toHaveProperty(secret);
+  }
+  const shown = await machine.run(["add-client", ...key, "--name", "third", "--update"]);
+  expect(shown.stdout).toContain("third");
+  expect(shown.stdout).not.toMatch(/password|one key/);
 });
 
 test("a key can be looked up without being an argument", async () => {

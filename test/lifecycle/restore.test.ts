@@ -9,7 +9,7 @@ import {
   truncate,
   writeFile,
 } from "node:fs/promises";
-import { join } from "node:path";
+import { dirname, join } from "node:path";
 import { expect, onTestFinished, test } from "vitest";
 import type { BackupResult } from "../../src/backup/backup.js";
 import { newClient, revokedApiKey } from "../../src/client/client.js";
@@ -19,6 +19,7 @@ import type { RestoreResult } from "../../src/lifecycle/restore.js";
 import type { RotateResult } from "../../src/lifecycle/rotate.js";
 import { ClientStore } from "../../src/store/client-store.js";
 import { root } from "../built.js";
+import { interpreter } from "../interop/python.js";
 import { systemctl } from "../service/units.js";
 import { find, keyring, passphraseFile, resultOf, World } from "./world.js";
 
@@ -412,4 +413,27 @@ test.each([
   const kept = await readFile(world.path).catch(() => readFile(`${world.path}.away`));
   expect(kept).toEqual(before);
   expect((await world.leftovers()).filter((name) => name.includes("partial"))).toEqual([]);
+});
+
+test("a file that is restored beside the store needs a folder; at the store's own place it is the store", async () => {
+  const { world, backup, rows } = await backedUp();
+  const nowhere = await restore(world, backup, { to: join(world.folder, "no", "folder.db") });
+  expect([nowhere.code, nowhere.error?.hint]).toEqual([10, expect.stringContaining("mkdir")]);
+  await rm(world.path);
+  expect(resultOf(await restore(world, backup, { to: world.path })).restored.path).toBe(world.path);
+  expect(await world.rows()).toEqual(rows);
+});
+
+test("a hub that does not know the backup's schema would enforce no blacklist of it: that is asked about", async () => {
+  const { world, backup } = await backedUp();
+  const withHub = (line: "released" | "development") =>
+    world.run<RestoreResult>(
+      "restore",
+      { ...world.withoutService, backup: { file: backup } },
+      { PATH: `${dirname(interpreter(line))}:${process.env.PATH}` },
+    );
+  expect((await withHub("released")).questions.join()).toMatch(
+    /has schema 2, and the hub here .* knows no schema 2: under it, every blacklist/,
+  );
+  expect((await withHub("development")).questions).toEqual([]);
 });
