@@ -22,6 +22,7 @@ import {
   knowService,
   refuseHolders,
   type ServiceReport,
+  startOnce,
   stoppedOf,
 } from "../operation/absence.js";
 import { Journal } from "../operation/journal.js";
@@ -400,12 +401,18 @@ async function copyWhileStopped(
       orInterrupted(copy.complete(), signal),
       refuseHolders(storePath, { except: copy.pids }),
     ]);
+    // In WAL mode a pin is in nobody's way, and what comes after the copy may take its time. In any other it would keep
+    // the service from its first write, without which it may not get ready; and the copy is complete.
+    if (!isWal) await copy.unpin();
     step("backup.copied");
   } catch (error) {
     failure = error;
+    // It comes to nothing: neither its pin nor its process has to do with the store while the service starts.
+    await copy[Symbol.asyncDispose]().catch(() => undefined);
   }
   const stoppedMs = await startAgain({
     service,
+    storePath,
     name,
     dependents,
     timer,
@@ -427,6 +434,7 @@ async function copyWhileStopped(
 /** Starts the service, whatever else failed, and takes back the timer. @returns how long it was away. */
 async function startAgain(options: {
   service: Service;
+  storePath: string;
   name: string;
   dependents: readonly string[];
   timer: RestartTimer;
@@ -434,10 +442,10 @@ async function startAgain(options: {
   stoppedAt: number;
   failure: unknown;
 }): Promise<number> {
-  const { service, name, dependents, timer, undo, stoppedAt, failure } = options;
+  const { service, storePath, name, dependents, timer, undo, stoppedAt, failure } = options;
   let started: Started;
   try {
-    started = await service.start(dependents);
+    started = await startOnce(service, storePath, dependents, timer);
   } catch (error) {
     undo.serviceIsDown = true;
     const before = failure instanceof StoreError ? ` (before that: ${failure.message})` : "";

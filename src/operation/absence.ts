@@ -6,7 +6,7 @@ import { setTimeout as delay } from "node:timers/promises";
 import { StoreError } from "../errors.js";
 import { holdersOf, lastingHolders, nameHolders } from "../service/holders.js";
 import { type ServiceChoice, selectService } from "../service/select.js";
-import type { Service } from "../service/service.js";
+import type { RestartTimer, Service, Started } from "../service/service.js";
 import * as z from "../zod.js";
 import type { Reporter } from "./reporter.js";
 
@@ -16,6 +16,10 @@ import type { Reporter } from "./reporter.js";
  */
 const holderLooks = 60;
 const holderPauseMs = 50;
+
+/** A hub that was started just now opens its store seconds later on a small board: looked for 300 times, 100 ms apart. */
+const openingLooks = 300;
+const openingPauseMs = 100;
 
 /** The service that has the store open, and what is known of it before anything is begun. */
 export interface KnownService {
@@ -101,6 +105,31 @@ export function stoppedService(stopped: Stopped, storePath: string): Promise<Ser
     startCommand: stopped.start_command,
     storePath,
   });
+}
+
+/**
+ * Starts a service that was stopped, unless its timer has done so where starting twice would start two of it. The timer is
+ * to be disarmed afterwards: that tells whether it went off.
+ *
+ * That somebody has the store open does not say that the service runs: it may be a program that came in between, because of
+ * which the work failed, and the service would stay down. So it is the watcher that is asked. One that is at it is waited
+ * for; its start command may have failed, and then nobody opens the store.
+ *
+ * @throws StoreError `service` if it did not start.
+ */
+export async function startOnce(
+  service: Service,
+  storePath: string,
+  dependents: readonly string[],
+  timer: RestartTimer | undefined,
+): Promise<Started> {
+  if (service.kind === "command" && timer && (await timer.disarm()).fired) {
+    for (let looks = 0; looks < openingLooks; looks++) {
+      if (await isBack(service, storePath)) return { upAt: performance.now(), wasUp: true };
+      await delay(openingPauseMs);
+    }
+  }
+  return service.start(dependents);
 }
 
 /**

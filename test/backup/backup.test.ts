@@ -13,6 +13,7 @@ import { copyOfFixture, fixturePassphrases } from "../store/temporary.js";
 import {
   committed,
   filesIn,
+  type Hub,
   hubOf,
   hubStore,
   idsIn,
@@ -153,6 +154,39 @@ for (const [name, passphrase] of Object.entries(fixturePassphrases)) {
   });
 }
 
+test("a unit that gets ready by writing to its store, not in WAL mode, is not kept from that by its backup", async () => {
+  const hub = await hubStore();
+  const { connection } = await openEncrypted(hub.path, testPassphrase, { mode: "readwrite" });
+  await connection.get("PRAGMA journal_mode = DELETE");
+  await connection.close();
+  await startWriter(hub);
+  const { backup } = resultOf(await runJob(hub));
+  expect(await isActive(hub)).toBe(true);
+  const copied = await idsIn(backup.path);
+  expect(copied.size).toBe(Math.max(...copied));
+  expect(await verifyBackup(backup.path, { passphrase: testPassphrase })).toMatchObject({
+    ok: true,
+  });
+});
+
+test("nor by one that fails, when somebody has come in between", async () => {
+  const hub = await hubStore();
+  const { connection } = await openEncrypted(hub.path, testPassphrase, { mode: "readwrite" });
+  await connection.get("PRAGMA journal_mode = DELETE");
+  await connection.close();
+  await startWriter(hub);
+  const other = join(hub.folder, "other");
+  const ran = await runJob(hub, {
+    at: { step: "backup.stopped" },
+    env: { HIVEMIND_TEST_COMMAND: openedBy(hub, other) },
+  });
+  onTestFinished(async () => void process.kill(Number(await readFile(other, "utf8"))));
+  expect(ran).toMatchObject({ code: 11, error: { kind: "inUse" } });
+  expect(await isActive(hub)).toBe(true);
+  expect(filesIn(hub.to)).toEqual([]);
+  expect(leftovers(hub)).toEqual([]);
+});
+
 test("the passphrase comes from the keyring, and the bundle can be locked by a passphrase", async () => {
   const hub = await hubStore();
   await setEntry(hub.path, "current", testPassphrase);
@@ -258,19 +292,85 @@ test("a unit that something starts before its copy is complete: said, and nothin
   expect(leftovers(hub)).toEqual([]);
 });
 
-test("a hub that is stopped and started by commands is backed up, also when the job is killed meanwhile", async () => {
-  const hub = await hubStore();
+/** A shell command that has a process open the store, and keep it; its number is in a file then. */
+const openedBy = (hub: Hub, pidFile: string) =>
+  `/bin/sh -c 'exec 3<${hub.path}; echo $$ >${pidFile}; exec sleep infinity' >/dev/null 2>&1 & until test -s ${pidFile}; do sleep 0.01; done`;
+
+/** A writer that is started and stopped by commands; each start is a process, by its number. */
+async function commandHub(hub: Hub) {
   const pidFile = join(hub.folder, "pid");
+  const starts = join(hub.folder, "starts");
   const writer = `${process.execPath} ${root}test/backup/writer.mjs ${hub.path} ${hub.passphraseFile} ${logOf(hub)}`;
   const service = {
     service: "command",
-    startCommand: `setsid ${writer} </dev/null >/dev/null 2>&1 & echo $! > ${pidFile}`,
+    startCommand: `setsid ${writer} </dev/null >/dev/null 2>&1 & echo $! | tee -a ${starts} > ${pidFile}`,
     stopCommand: `kill $(cat ${pidFile}) && tail --pid=$(cat ${pidFile}) -f /dev/null`,
   };
   const pid = async () => Number(await readFile(pidFile, "utf8"));
+  const started = async () => (await readFile(starts, "utf8")).trim().split("\n").map(Number);
   execFileSync("/bin/sh", ["-c", service.startCommand]);
-  onTestFinished(async () => void process.kill(await pid(), "SIGKILL"));
+  onTestFinished(async () => {
+    for (const each of await started()) {
+      try {
+        process.kill(each, "SIGKILL");
+      } catch {
+        // It has ended, as all but the last should.
+      }
+    }
+  });
   await until(async () => (await committed(hub)).length > 20);
+  return { service, pid, started };
+}
+
+/** The processes that a process has begun, and theirs. */
+function descendants(pid: number | undefined): { pid: number; name: string }[] {
+  const listed = spawnSync("pgrep", ["-l", "-P", String(pid)], { encoding: "utf8" }).stdout;
+  return [...listed.matchAll(/^(\d+) (.*)$/gm)].flatMap(([, child, name = ""]) => [
+    { pid: Number(child), name },
+    ...descendants(Number(child)),
+  ]);
+}
+
+test("a hub with commands of its own that the watcher starts while the job is still at it: said, and there is one hub", async () => {
+  const hub = await hubStore();
+  const { service, pid, started } = await commandHub(hub);
+  const job = startJob(hub, { service, at: { step: "backup.copied", signal: "SIGSTOP" } });
+  await stopped(job.child);
+  expect(await started()).toHaveLength(1);
+  // Its time is not waited for: its clock is what ends early. The job goes on before the hub has its store open.
+  const clock = descendants(job.child.pid).find(({ name }) => name === "sleep");
+  process.kill(clock?.pid ?? 0, "SIGKILL");
+  job.child.kill("SIGCONT");
+  const ran = await job.ran;
+  expect(ran).toMatchObject({ code: 15, error: { kind: "service" } });
+  expect(ran.error?.message).toContain("by its timer");
+  expect(await started()).toHaveLength(2);
+  const known = (await committed(hub)).length;
+  await until(async () => (await committed(hub)).length > known);
+  expect(process.kill(await pid(), 0)).toBe(true);
+  expect(filesIn(hub.to)).toEqual([]);
+  expect(leftovers(hub)).toEqual([]);
+});
+
+test("a program that has opened the store meanwhile is not taken for that hub: it is started all the same", async () => {
+  const hub = await hubStore();
+  const { service, pid, started } = await commandHub(hub);
+  const other = join(hub.folder, "other");
+  const ran = await runJob(hub, {
+    service,
+    at: { step: "backup.stopped" },
+    env: { HIVEMIND_TEST_COMMAND: openedBy(hub, other) },
+  });
+  onTestFinished(async () => void process.kill(Number(await readFile(other, "utf8"))));
+  expect(ran).toMatchObject({ code: 11, error: { kind: "inUse" } });
+  expect(await started()).toHaveLength(2);
+  expect(process.kill(await pid(), 0)).toBe(true);
+  expect(leftovers(hub)).toEqual([]);
+});
+
+test("a hub that is stopped and started by commands is backed up, also when the job is killed meanwhile", async () => {
+  const hub = await hubStore();
+  const { service, pid } = await commandHub(hub);
   const first = await pid();
   const { backup, service: report } = resultOf(await runJob(hub, { service }));
   expect(report).toMatchObject({ unit: null, was_active: true, active: true });
