@@ -3,7 +3,7 @@ import { createReadStream } from "node:fs";
 import { stat } from "node:fs/promises";
 import { revokedApiKey } from "../client/client.js";
 import { widenings } from "../client/permissions.js";
-import { StoreError, systemError } from "../errors.js";
+import { hasCode, StoreError, systemError } from "../errors.js";
 import { holdersOf } from "../service/holders.js";
 import { exactInteger } from "../store/client-row.js";
 import type { ClientTable } from "../store/client-table.js";
@@ -98,7 +98,8 @@ async function sizeOf(path: string): Promise<number> {
     if (stats.isDirectory()) throw new StoreError("notFound", `${path} is a folder`);
     return stats.size;
   } catch (error) {
-    throw systemError(error, `cannot read ${path}`, "notFound");
+    const kind = hasCode(error, "ENOENT", "ENOTDIR") ? "notFound" : "io";
+    throw systemError(error, `cannot read ${path}`, kind);
   }
 }
 

@@ -1,5 +1,5 @@
 /** Clients to files and back, as a user does it. */
-import { readdir, readFile, stat, writeFile } from "node:fs/promises";
+import { readdir, readFile, stat, symlink, writeFile } from "node:fs/promises";
 import { expect, test } from "vitest";
 import { Machine } from "./machine.js";
 import { onTerminal } from "./terminal.js";
@@ -77,10 +77,13 @@ test("what is no file of clients is refused in words, and nothing is left behind
   await writeFile(machine.path("binary"), Buffer.from([0xff, 0xfe, 0x00]));
   await writeFile(machine.path("empty"), "");
   await writeFile(machine.path("text"), "hello\n");
+  await symlink("circle", machine.path("circle"));
   const cases: [string[], number, RegExp][] = [
     [["import-clients"], 2, /missing required argument/],
     [["import-clients", machine.path("nowhere")], 10, /no such file/],
     [["import-clients", machine.folder], 10, /is a folder/],
+    [["import-clients", machine.path("text", "below")], 10, /not a folder/],
+    [["import-clients", machine.path("circle")], 18, /symbolic link/],
     [["import-clients", machine.path("binary")], 17, /not UTF-8/],
     [["import-clients", machine.path("empty")], 17, /empty/],
     [["import-clients", machine.path("text")], 17, /not a header[\s\S]*access_key/],
