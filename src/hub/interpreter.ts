@@ -11,6 +11,7 @@ import { tmpdir } from "node:os";
 import { basename, delimiter, join, resolve } from "node:path";
 import type { Environment } from "../config/paths.js";
 import { StoreError } from "../errors.js";
+import type { CipherCompatibility } from "../store/cipher.js";
 import * as z from "../zod.js";
 import { sqliteModule } from "./server-json.js";
 
@@ -125,6 +126,14 @@ export async function askHub(
   environment: Environment = process.env,
 ): Promise<HubPackages> {
   return packagesSchema.parse(await ask(python, whatItCanDo, environment));
+}
+
+/**
+ * The format that the hub's SQLCipher reads: its own major version's, and no other, since the hub never asks for another.
+ * Without a version, the one that is usual.
+ */
+export function cipherFormat({ cipherVersion }: HubPackages): CipherCompatibility {
+  return cipherVersion?.startsWith("3.") ? 3 : 4;
 }
 
 /** Whether the hub rewrites a `server.json` that has no `network_protocol`. @throws as `askHub`. */

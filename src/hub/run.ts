@@ -10,8 +10,10 @@ import { isJsonObject } from "../client/json.js";
 import { type Environment, realPath } from "../config/paths.js";
 import { StoreError } from "../errors.js";
 import { replaceFile } from "../files/durable.js";
+import type { CipherCompatibility } from "../store/cipher.js";
 import {
   askHub,
+  cipherFormat,
   completesServerJson,
   findHubPython,
   findProgram,
@@ -53,7 +55,7 @@ export interface StoreHub extends HubCommand {
   readonly storePath: string;
   readonly passphrase: string;
   /** The store's format, if it is known: the hub's `sqlcipher3` must be of the same. */
-  readonly cipherCompatibility?: 3 | 4 | undefined;
+  readonly cipherCompatibility?: CipherCompatibility | undefined;
 }
 
 /** A hub on the Redis server that its `server.json` names. */
@@ -201,9 +203,9 @@ function checkRedis(serverJson: ServerJson): void {
 function checkPackages(
   packages: HubPackages,
   python: string,
-  cipherCompatibility: 3 | 4 | undefined,
+  cipherCompatibility: CipherCompatibility | undefined,
 ): void {
-  const { sqlitePlugin, cipherVersion, problem } = packages;
+  const { sqlitePlugin, problem } = packages;
   if (problem !== null) {
     throw new StoreError(
       "refused",
@@ -222,12 +224,17 @@ function checkPackages(
       },
     );
   }
-  const hubFormat = cipherVersion?.startsWith("3.") ? 3 : 4;
+  const hubFormat = cipherFormat(packages);
   if (cipherCompatibility !== undefined && hubFormat !== cipherCompatibility) {
     throw new StoreError(
       "refused",
       `the store is of SQLCipher format ${cipherCompatibility}, and the hub's sqlcipher3 in ${python} reads format ${hubFormat}`,
-      { hint: `convert the store: encrypt --cipher-compatibility ${hubFormat}` },
+      {
+        hint:
+          hubFormat > cipherCompatibility
+            ? `convert the store: hivemind-sqlcipher encrypt --cipher-compatibility ${hubFormat}`
+            : `it takes a newer sqlcipher3; with the hub's own pip: ${upgradePlugin}`,
+      },
     );
   }
 }

@@ -420,6 +420,16 @@ describe("a hub that would not open this store with this passphrase is not start
   test("one whose SQLCipher is of another format than the store", async () => {
     const said = await refusal([hub, "list-clients"], { cipherCompatibility: 3 });
     expect(said).toMatch(/format 3, .* reads format 4.*encrypt --cipher-compatibility 4/s);
+
+    // No Python of today has one, so what it would answer is made up.
+    const python = join(home.home, "python3");
+    const packages = {
+      ...{ hivemindCore: "5.0", pluginManager: "0.10", sqlitePlugin: "0.4", schemaVersion: 2 },
+      ...{ cipherVersion: "3.4.2 community", takesPassword: true, problem: null },
+    };
+    await writeFile(python, `#!/bin/sh\necho '${JSON.stringify(packages)}'\n`, { mode: 0o755 });
+    const older = await refusal([hub, "listen"], { cipherCompatibility: 4, hubPython: python });
+    expect(older).toMatch(/format 4, .* reads format 3.*pip install/s);
   });
 
   test("one whose server.json is not there, does not parse, or names another store", async () => {

@@ -158,11 +158,22 @@ test("core dumps of the hub are told of, with where they would go", async () => 
 
 test("each line of hubs is told whether it can use the store", async () => {
   const choice = { service: "none", unit: "none", storePath: "/nowhere" } as const;
-  const store = { cipherCompatibility: 4, schemaVersion: 2 } as const;
-  const ask = (line: "released" | "development") =>
-    checkHub({ service: undefined, choice, hubPython: interpreter(line), store });
+  const store = { schemaVersion: 2 } as const;
+  const ask = (line: "released" | "development", cipherCompatibility: 3 | 4 = 4) =>
+    checkHub({
+      ...{ service: undefined, choice, hubPython: interpreter(line) },
+      store: { ...store, cipherCompatibility },
+    });
   expect(await ask("development")).toMatchObject([
     { ok: true, detail: expect.stringMatching(/SQLCipher 4/) },
+  ]);
+  // SQLCipher 4 reads format 3 only where it is told to, which no hub does.
+  expect(await ask("development", 3)).toMatchObject([
+    {
+      severity: "error",
+      detail: expect.stringMatching(/\(4\..*\) reads format 4, and the store has format 3$/),
+      mend: "hivemind-sqlcipher encrypt --cipher-compatibility 4",
+    },
   ]);
   const [released] = await ask("released");
   expect(released).toMatchObject({ name: "hub", ok: false, severity: "error" });

@@ -1,17 +1,18 @@
 /** Whether the hub on this machine can open the store, as what, and with which secret lying where. */
 import { stat } from "node:fs/promises";
 import { StoreError } from "../../errors.js";
-import { askHub, findHubPython } from "../../hub/interpreter.js";
+import { askHub, cipherFormat, findHubPython } from "../../hub/interpreter.js";
 import { namedStore, readServerJson, serverJsonPath, sqliteModule } from "../../hub/server-json.js";
 import { shellQuote } from "../../service/run.js";
 import type { ServiceChoice } from "../../service/select.js";
 import type { Service } from "../../service/service.js";
+import type { CipherCompatibility } from "../../store/cipher.js";
 import { unitCommand } from "../handover.js";
 import { type Check, finding, good } from "./check.js";
 
 /** What must be known of the store to compare the hub with it. */
 export interface StoreFacts {
-  readonly cipherCompatibility: 3 | 4;
+  readonly cipherCompatibility: CipherCompatibility;
   readonly schemaVersion: number;
 }
 
@@ -37,14 +38,16 @@ export async function checkHub(options: {
     return [finding("hub", "error", `${named} cannot use an encrypted store: ${why}`, newerPlugin)];
   }
   const found: Check[] = [];
-  const major = Number(/^\d+/.exec(hub.cipherVersion ?? "")?.[0]);
-  if (store && major < store.cipherCompatibility) {
+  const hubFormat = cipherFormat(hub);
+  if (store && hubFormat !== store.cipherCompatibility) {
     found.push(
       finding(
         "hub",
         "error",
-        `the hub's SQLCipher is ${hub.cipherVersion}, and the store has format ${store.cipherCompatibility}`,
-        newerPlugin,
+        `the hub's SQLCipher (${hub.cipherVersion ?? "of an unknown version"}) reads format ${hubFormat}, and the store has format ${store.cipherCompatibility}`,
+        hubFormat < store.cipherCompatibility
+          ? newerPlugin
+          : `hivemind-sqlcipher encrypt --cipher-compatibility ${hubFormat}`,
       ),
     );
   }
