@@ -33,7 +33,7 @@ export async function otherPlugins(): Promise<FoundPlugin[]> {
  *
  * @throws StoreError `usage` if none has that name; `failed` if it cannot be loaded.
  */
-export async function getPlugin(name: string): Promise<DatabasePlugin> {
+async function getPlugin(name: string): Promise<DatabasePlugin> {
   const own = Object.hasOwn(ownPlugins, name) ? ownPlugins[name] : undefined;
   if (own !== undefined) return own;
   const others = await otherPlugins();

@@ -1,50 +1,9 @@
 import type { Command } from "commander";
 import { printable } from "../client/printable.js";
-import { serviceKinds } from "../config/settings.js";
 import { StoreError } from "../errors.js";
-import { defaultUnit } from "../service/service.js";
-import { addGlobalOptions, type Context, contextOf } from "./context.js";
-import { interruptible } from "./interrupt.js";
+import { addGlobalOptions, type Context, contextOf, repeated } from "./context.js";
+import { addServiceOptions, operate, operationOptions, type ServiceOptions } from "./operation.js";
 import { addBundleOptions, type BundleKeyOptions, bundleIn } from "./passphrase.js";
-import { repeated } from "./recovery-key.js";
-import { settleCommand } from "./settle.js";
-
-export interface ServiceOptions {
-  unit?: string;
-  service?: string;
-  stopCommand?: string;
-  startCommand?: string;
-}
-
-/** How the service that holds the store open is stopped and started: the same for every command that does so. */
-export function addServiceOptions(command: Command): Command {
-  return command
-    .option("--unit <name>", "the systemd unit that holds the store open (default: hivemind-core)")
-    .option("--service <kind>", `${serviceKinds.join(", ")} (default: auto)`)
-    .option("--stop-command <command>", "stop it with this shell command instead")
-    .option("--start-command <command>", "and start it with this one");
-}
-
-/** @throws StoreError `usage` for a kind of service there is none of. */
-export function serviceChoice(context: Context, options: ServiceOptions) {
-  const settings = context.settings.backup ?? {};
-  const kind = options.service ?? settings.service ?? "auto";
-  const service = serviceKinds.find((known) => known === kind);
-  if (service === undefined) {
-    throw new StoreError("usage", `there is no kind of service "${printable(kind)}"`, {
-      hint: `--service is one of: ${serviceKinds.join(", ")}.`,
-    });
-  }
-  // A unit that is named here and now is meant, and not the commands that the settings have.
-  const { stop_command, start_command } = options.unit === undefined ? settings : {};
-  return {
-    service,
-    unit: options.unit ?? settings.unit ?? defaultUnit,
-    stopCommand: options.stopCommand ?? stop_command,
-    startCommand: options.startCommand ?? start_command,
-    storePath: context.storePath,
-  };
-}
 
 interface BackupOptions extends ServiceOptions {
   to?: string;
@@ -97,7 +56,6 @@ export function addBackupCommands(program: Command): void {
 
 async function runBackup(context: Context, options: BackupOptions): Promise<void> {
   const { backup } = await import("../backup/backup.js");
-  const { withOperation } = await import("../lifecycle/settle.js");
   const { expandPath } = await import("../config/paths.js");
   const { output } = context;
   const settings = context.settings.backup ?? {};
@@ -113,21 +71,14 @@ async function runBackup(context: Context, options: BackupOptions): Promise<void
       },
     );
   }
-  const result = await interruptible((signal) =>
-    withOperation(context.storePath, context.reporter, (lock) =>
-      backup({
-        lock,
-        source: context.source,
-        to: expandPath(to),
-        bundleTo: expandPath(bundleTo),
-        recipients: [...(context.settings.recipients ?? []), ...(options.recipient ?? [])],
-        service: serviceChoice(context, options),
-        online: options.online ?? false,
-        settleCommand: settleCommand(context),
-        signal,
-        reporter: context.reporter,
-      }),
-    ),
+  const result = await operate(context, (lock, signal) =>
+    backup({
+      ...operationOptions(context, options, lock, signal),
+      to: expandPath(to),
+      bundleTo: expandPath(bundleTo),
+      recipients: [...(context.settings.recipients ?? []), ...(options.recipient ?? [])],
+      online: options.online ?? false,
+    }),
   );
   output.result(result, () => {
     const { backup: made, bundle, service } = result;

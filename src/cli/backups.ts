@@ -5,7 +5,7 @@ import { printable } from "../client/printable.js";
 import { expandPath } from "../config/paths.js";
 import { StoreError } from "../errors.js";
 import { addGlobalOptions, type Context, contextOf } from "./context.js";
-import { operate } from "./lifecycle.js";
+import { operate } from "./operation.js";
 import { Table } from "./table.js";
 
 /** Columns of the table of backups in full. */

@@ -3,10 +3,9 @@ import type { Command } from "commander";
 import { printable } from "../client/printable.js";
 import { expandPath } from "../config/paths.js";
 import { StoreError } from "../errors.js";
-import { addCommandGroup, addGlobalOptions, type Context, contextOf } from "./context.js";
-import { operate } from "./lifecycle.js";
+import { addCommandGroup, addGlobalOptions, type Context, contextOf, repeated } from "./context.js";
+import { operate } from "./operation.js";
 import { addOpenerOptions, type BundleKeyOptions, openerOf, requiredOpener } from "./passphrase.js";
-import { repeated } from "./recovery-key.js";
 
 interface ExportOptions {
   bundleTo?: string;

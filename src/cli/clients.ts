@@ -14,11 +14,10 @@ import { printable } from "../client/printable.js";
 import { StoreError } from "../errors.js";
 import type { ClientStore } from "../store/client-store.js";
 import { chooseClient, noClient, parseId, parseOptionalId } from "./choose-client.js";
-import { addGlobalOptions, type Context, contextOf } from "./context.js";
+import { addGlobalOptions, type Context, contextOf, repeated } from "./context.js";
 import { openStore } from "./open.js";
 import { asStoreError, errorRecord } from "./output.js";
 import { standardInput } from "./prompt.js";
-import { repeated } from "./recovery-key.js";
 import { type Column, Table } from "./table.js";
 
 /** Rows that set a table's column widths; the ones after are printed as they come. */

@@ -69,6 +69,11 @@ export function addCommandGroup(program: Command, name: string, description: str
   return addGlobalOptions(group);
 }
 
+/** Collects the values of an option that can be given more than once. */
+export function repeated(value: string, all: string[] = []): string[] {
+  return [...all, value];
+}
+
 /**
  * Resolves a command's context.
  *

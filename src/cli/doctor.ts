@@ -1,7 +1,7 @@
 import type { Command } from "commander";
 import { printable } from "../client/printable.js";
-import { addServiceOptions, type ServiceOptions, serviceChoice } from "./backup.js";
 import { addGlobalOptions, type Context, contextOf } from "./context.js";
+import { addServiceOptions, type ServiceOptions, serviceChoice } from "./operation.js";
 
 interface DoctorCommandOptions extends ServiceOptions {
   fillGaps?: boolean;

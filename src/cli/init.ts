@@ -1,7 +1,6 @@
 import { type Command, Option } from "commander";
 import { expandPath } from "../config/paths.js";
 import { StoreError } from "../errors.js";
-import { serviceChoice } from "./backup.js";
 import { addGlobalOptions, type Context, contextOf } from "./context.js";
 import {
   addSwapOptions,
@@ -10,8 +9,9 @@ import {
   operate,
   operationOptions,
   type SwapOptions,
+  serviceChoice,
   sourceWords,
-} from "./lifecycle.js";
+} from "./operation.js";
 import { askSecret } from "./prompt.js";
 import {
   addRecipientOptions,

@@ -1,88 +1,21 @@
 /** What changes the store's file in place: encrypt, decrypt, rotate, upgrade-schema. */
 import { type Command, Option } from "commander";
 import { expandPath } from "../config/paths.js";
-import { StoreError } from "../errors.js";
-import type { OperationLock } from "../operation/lock.js";
-import { addServiceOptions, type ServiceOptions, serviceChoice } from "./backup.js";
 import { addGlobalOptions, type Context, contextOf } from "./context.js";
-import { interruptible } from "./interrupt.js";
 import {
-  addRecipientOptions,
-  type RecipientCommandOptions,
-  recipientOptions,
-} from "./recovery-key.js";
-import { settleCommand } from "./settle.js";
-
-export interface SwapOptions extends ServiceOptions {
-  hub?: "auto" | "none";
-}
-
-export interface BundleTargetOptions extends RecipientCommandOptions {
-  bundleTo?: string;
-}
-
-/** Options of every command that replaces the store's file. */
-export function addSwapOptions(command: Command): Command {
-  return addServiceOptions(command).addOption(
-    new Option("--hub <auto|none>", "none: no hub needs to be told the new passphrase").choices([
-      "auto",
-      "none",
-    ]),
-  );
-}
-
-function addBundleTarget(command: Command): Command {
-  return addRecipientOptions(command).option(
-    "--bundle-to <folder>",
-    "where the bundle goes (default: from the settings)",
-  );
-}
-
-/** What every operation of this kind is given. */
-export function operationOptions(
-  context: Context,
-  options: SwapOptions,
-  lock: OperationLock,
-  signal: AbortSignal,
-) {
-  return {
-    lock,
-    source: context.source,
-    service: serviceChoice(context, options),
-    hub: options.hub ?? ("auto" as const),
-    settleCommand: settleCommand(context),
-    reporter: context.reporter,
-    signal,
-  };
-}
-
-/** Where the bundle goes, and who can open it: a recovery key is made if nobody can yet. */
-export async function bundleOptions(context: Context, options: BundleTargetOptions) {
-  const { ensureRecipients } = await import("../lifecycle/recipients.js");
-  const settings = context.settings.backup ?? {};
-  const bundleTo = options.bundleTo ?? settings.bundle_to;
-  if (bundleTo === undefined) {
-    throw new StoreError("usage", "where should the passphrase bundle go?", {
-      hint: "Name a folder that is not the backups': --bundle-to FOLDER.",
-    });
-  }
-  return {
-    bundleTo: expandPath(bundleTo),
-    backupFolder: settings.to,
-    recipients: await ensureRecipients(recipientOptions(context, options)),
-  };
-}
-
-/** Runs an operation under the store's lock, Ctrl-C included. */
-export async function operate<Result>(
-  context: Context,
-  operation: (lock: OperationLock, signal: AbortSignal) => Promise<Result>,
-): Promise<Result> {
-  const { withOperation } = await import("../lifecycle/settle.js");
-  return interruptible((signal) =>
-    withOperation(context.storePath, context.reporter, (lock) => operation(lock, signal)),
-  );
-}
+  absenceLines,
+  addBundleTarget,
+  addServiceOptions,
+  addSwapOptions,
+  type BundleTargetOptions,
+  bundleLines,
+  bundleOptions,
+  operate,
+  operationOptions,
+  type ServiceOptions,
+  type SwapOptions,
+  sourceWords,
+} from "./operation.js";
 
 interface EncryptCommandOptions extends SwapOptions, BundleTargetOptions {
   passphraseFile?: string;
@@ -254,20 +187,4 @@ async function runUpgradeSchema(
           ...absenceLines(service),
         ],
   );
-}
-
-export function sourceWords(source: string): string {
-  return source === "keyring" ? "the keyring" : source;
-}
-
-export function bundleLines(bundle: { path: string } | null): string[] {
-  return bundle ? [`  bundle      ${bundle.path}`] : [];
-}
-
-export function absenceLines(service: {
-  unit: string | null;
-  stopped_ms: number | null;
-}): string[] {
-  if (service.stopped_ms === null) return [];
-  return [`  service     ${service.unit ?? "it"} was away for ${service.stopped_ms} ms`];
 }

@@ -3,17 +3,12 @@ import type { Command } from "commander";
 import { expandPath } from "../config/paths.js";
 import { StoreError } from "../errors.js";
 import type { RecipientOptions } from "../lifecycle/recipients.js";
-import type { Context } from "./context.js";
+import { type Context, repeated } from "./context.js";
 import { confirm } from "./prompt.js";
 
 export interface RecipientCommandOptions {
   recoveryKeyFile?: string;
   recipient?: string[];
-}
-
-/** Collects the values of an option that can be given more than once. */
-export function repeated(value: string, all: string[] = []): string[] {
-  return [...all, value];
 }
 
 export function addRecipientOptions(command: Command): Command {

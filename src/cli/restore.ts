@@ -9,7 +9,7 @@ import {
   operate,
   operationOptions,
   type SwapOptions,
-} from "./lifecycle.js";
+} from "./operation.js";
 import { addBundleOptions, type BundleKeyOptions, bundleOf } from "./passphrase.js";
 
 interface RestoreCommandOptions extends SwapOptions, BundleKeyOptions {
@@ -52,32 +52,32 @@ async function runRestore(
   options: RestoreCommandOptions,
 ): Promise<void> {
   const { restore } = await import("../lifecycle/restore.js");
-  const { makeFolder } = await import("../files/durable.js");
-  const { dirname } = await import("node:path");
   const { chooseBackup } = await import("../lifecycle/verified-backup.js");
   const choice = backupChoice(context, file, options);
   const backup = { file: await chooseBackup(choice, context.storePath) };
   const bundle = await bundleOf(options);
-  // On a new machine the store's folder is not there yet, and the lock lies in it.
-  await makeFolder(dirname(context.storePath));
   const settings = context.settings.backup ?? {};
-  const result = await operate(context, (lock, signal) =>
-    restore({
-      ...operationOptions(context, options, lock, signal),
-      backup,
-      bundle,
-      noManifest: !options.manifest,
-      to: options.to && expandPath(options.to),
-      discardReplaced: options.discardReplaced,
-      readmitRevoked: options.readmitRevoked,
-      ...(settings.bundle_to !== undefined && {
-        bundles: {
-          bundleTo: settings.bundle_to,
-          backupFolder: settings.to,
-          recipients: context.settings.recipients ?? [],
-        },
+  const result = await operate(
+    context,
+    (lock, signal) =>
+      restore({
+        ...operationOptions(context, options, lock, signal),
+        backup,
+        bundle,
+        noManifest: !options.manifest,
+        to: options.to && expandPath(options.to),
+        discardReplaced: options.discardReplaced,
+        readmitRevoked: options.readmitRevoked,
+        ...(settings.bundle_to !== undefined && {
+          bundles: {
+            bundleTo: settings.bundle_to,
+            backupFolder: settings.to,
+            recipients: context.settings.recipients ?? [],
+          },
+        }),
       }),
-    }),
+    // On a new machine it is not there yet, and the lock lies in it.
+    { makeFolder: true },
   );
   const { restored, service } = result;
   const { recordRehearsal } = await import("../lifecycle/rehearsal.js");

@@ -1,7 +1,7 @@
 import type { Command } from "commander";
 import type { StoreStatus } from "../lifecycle/status.js";
-import { serviceChoice } from "./backup.js";
 import { addGlobalOptions, type Context, contextOf } from "./context.js";
+import { serviceChoice } from "./operation.js";
 import { lastRunWords } from "./schedule.js";
 
 export function addStatusCommand(program: Command): void {

@@ -42,7 +42,7 @@ const daemonWasReplaced =
   /The name :\d+\.\d+ was not provided|session wrapping the secret does not exist/;
 
 /** @throws StoreError `refused` for a store whose own name ends like a slot of another one's. */
-export function accountOf(storePath: string, slot: Slot): string {
+function accountOf(storePath: string, slot: Slot): string {
   if (storePath.includes("#") && slotName.test(storePath.slice(storePath.lastIndexOf("#") + 1))) {
     throw new StoreError(
       "refused",

@@ -29,7 +29,7 @@ export interface KeptPassphrase {
 }
 
 /** The systemd credential's name where none is given: `LoadCredentialEncrypted=hivemind-sqlcipher:…`. */
-export const defaultCredential = "hivemind-sqlcipher";
+const defaultCredential = "hivemind-sqlcipher";
 
 /**
  * Reads `keyring`, `file:PATH`, `command:CMD`, `credential` or `credential:NAME`.

@@ -67,10 +67,10 @@ export async function initStore(options: InitOptions): Promise<InitResult> {
   if (source.kind === "file") await requirePassphraseFile(source.path);
   for (const recipient of options.recipients) parseRecipient(recipient);
   if (options.bundleFolder !== undefined) {
-    await refuseBadPlacement(
-      options.settings.backup?.to ?? dirname(storePath),
-      options.bundleFolder,
-    );
+    const backups = options.settings.backup?.to ?? dirname(storePath);
+    for (const notice of await refuseBadPlacement(backups, options.bundleFolder)) {
+      options.reporter.notice(notice);
+    }
     await makeFolder(options.bundleFolder);
   }
   // An interrupted restore may have set a store aside: it comes back first.

@@ -353,7 +353,7 @@ async function changeSource(path: string, source: string): Promise<void> {
 }
 
 /** Removes a database file and what SQLite may have left beside it. */
-export async function removeDatabase(path: string): Promise<void> {
+async function removeDatabase(path: string): Promise<void> {
   try {
     for (const suffix of ["", ...sidecars]) await rm(path + suffix, { force: true });
   } catch (error) {
