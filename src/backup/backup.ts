@@ -25,6 +25,7 @@ import {
   startOnce,
   stoppedOf,
 } from "../operation/absence.js";
+import { orInterrupted, throwIfInterrupted } from "../operation/interrupt.js";
 import { Journal } from "../operation/journal.js";
 import type { OperationLock } from "../operation/lock.js";
 import type { Reporter } from "../operation/reporter.js";
@@ -516,24 +517,4 @@ async function commit(options: {
 
 function step(name: BackupStep): void {
   reached(name);
-}
-
-/** Rejects as soon as the signal does; what was under way then ends by itself, or with what it belongs to. */
-function orInterrupted<T>(work: Promise<T>, signal: AbortSignal | undefined): Promise<T> {
-  if (!signal) return work;
-  return new Promise((resolve, reject) => {
-    const interrupt = () => reject(interruption(signal));
-    if (signal.aborted) interrupt();
-    signal.addEventListener("abort", interrupt, { once: true });
-    work.then(resolve, reject).finally(() => signal.removeEventListener("abort", interrupt));
-  });
-}
-
-function throwIfInterrupted(signal: AbortSignal | undefined): void {
-  if (signal?.aborted) throw interruption(signal);
-}
-
-function interruption(signal: AbortSignal): StoreError {
-  const { reason } = signal;
-  return reason instanceof StoreError ? reason : new StoreError("interrupted", "interrupted");
 }

@@ -5,14 +5,16 @@
  * somebody else's is left where it is. Before anything is removed, one of the backups that stay has been verified,
  * every page of it. Hold the store's operation lock: a backup at work writes into the same folder.
  */
-import { readdir, rm } from "node:fs/promises";
+import { readdir } from "node:fs/promises";
 import { basename, dirname, join } from "node:path";
 import { bundleFiles } from "../bundle/bundle.js";
-import { hasCode, StoreError, systemError } from "../errors.js";
+import { StoreError } from "../errors.js";
 import { syncFolder } from "../files/durable.js";
 import { listEntries } from "../keys/keyring.js";
+import { interruption, orInterrupted, throwIfInterrupted } from "../operation/interrupt.js";
 import { identify } from "../store/cipher.js";
 import { type ListedBackup, type ListingOptions, listBackups, type Unlisted } from "./listing.js";
+import { removeBackup, removeFile } from "./remove.js";
 import { applyRetention, type KeepPolicy, type KeepRule, keepsSomething } from "./retention.js";
 import { lookAt } from "./settle.js";
 import { verifyBackup } from "./verify.js";
@@ -26,6 +28,8 @@ export interface PruneOptions extends ListingOptions {
   readonly bundles: boolean;
   /** Say what would be done, and do nothing. */
   readonly dryRun: boolean;
+  /** Interrupts it: what is removed by then is removed whole. */
+  readonly signal?: AbortSignal | undefined;
 }
 
 export interface PruneResult {
@@ -48,10 +52,10 @@ export interface PruneResult {
  *
  * @throws StoreError `usage` for a policy that keeps nothing; `notFound` if there is no such folder;
  *   `passphraseUnavailable` if no manifest can be checked; `corrupted` if no backup verifies, and then nothing has
- *   been removed; `io`.
+ *   been removed; `io`; `interrupted`.
  */
 export async function prune(options: PruneOptions): Promise<PruneResult> {
-  const { keep, bundles, bundleFolder, dryRun } = options;
+  const { keep, bundles, bundleFolder, dryRun, signal } = options;
   if (!keepsSomething(keep)) {
     throw new StoreError("usage", "how many backups should be kept?", {
       hint: 'Say so by --keep-last, --keep-daily, --keep-weekly or --keep-monthly, or by "keep" in the settings.',
@@ -60,7 +64,8 @@ export async function prune(options: PruneOptions): Promise<PruneResult> {
   if (bundles && bundleFolder === undefined) {
     throw new StoreError("usage", "where are the bundles?", { hint: "--bundle-to FOLDER" });
   }
-  const { folder, backups, others, unchecked } = await listBackups(options);
+  const listing = listBackups(options);
+  const { folder, backups, others, unchecked } = await orInterrupted(listing, signal);
   if (unchecked) throw unchecked;
   const counted = backups.filter(({ mac, present }) => mac === true && present);
   const { kept, removable } = applyRetention(counted, keep);
@@ -87,13 +92,8 @@ export async function prune(options: PruneOptions): Promise<PruneResult> {
       ? await unneededBundles(options, bundleFolder, removable)
       : [];
   if (!dryRun) {
-    for (const { path, manifest } of [...removable, ...stale]) {
-      // The manifest last: one without its backup is known for what it is, a backup without one is not.
-      await remove(path);
-      await remove(manifest);
-    }
-    if (removable.length + stale.length > 0) await syncFolder(folder);
-    for (const path of removedBundles) await remove(path);
+    await removeAll([...removable, ...stale], signal);
+    for (const path of removedBundles) await removeFile(path);
     if (removedBundles.length > 0 && bundleFolder !== undefined) await syncFolder(bundleFolder);
   }
   const touched = [...counted, ...stale];
@@ -128,6 +128,26 @@ function refuseFromTheFuture(backups: readonly ListedBackup[]): void {
   );
 }
 
+/**
+ * Removes backups one by one.
+ *
+ * @throws StoreError `interrupted`, between two of them, saying how far it has come; `io`.
+ */
+async function removeAll(
+  backups: readonly ListedBackup[],
+  signal: AbortSignal | undefined,
+): Promise<void> {
+  for (const [removed, { path }] of backups.entries()) {
+    if (signal?.aborted) {
+      const { kind, message } = interruption(signal);
+      throw new StoreError(kind, `${message}: ${removed} of ${backups.length} were removed`, {
+        hint: "the others are whole; prune again goes on with them",
+      });
+    }
+    await removeBackup(path);
+  }
+}
+
 function isListed(path: string, backups: readonly ListedBackup[]): boolean {
   return backups.some((backup) => backup.path === path);
 }
@@ -145,12 +165,14 @@ function whyNotCounted({ mac, present }: ListedBackup): string {
  */
 async function newestSound(
   backups: readonly ListedBackup[],
-  { source, storePath }: ListingOptions,
+  { source, storePath, signal }: PruneOptions,
 ): Promise<ListedBackup> {
   for (const backup of backups) {
     try {
-      if ((await verifyBackup(backup.path, { source, storePath })).ok) return backup;
+      const verifying = verifyBackup(backup.path, { source, storePath });
+      if ((await orInterrupted(verifying, signal)).ok) return backup;
     } catch (error) {
+      throwIfInterrupted(signal);
       if (!(error instanceof StoreError) || error.kind === "io") throw error;
     }
   }
@@ -200,12 +222,4 @@ async function neededKeys(
     if (keyId !== undefined) needed.add(keyId);
   }
   return needed;
-}
-
-async function remove(path: string): Promise<void> {
-  try {
-    await rm(path);
-  } catch (error) {
-    if (!hasCode(error, "ENOENT")) throw systemError(error, `cannot remove ${path}`);
-  }
 }

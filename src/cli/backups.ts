@@ -144,7 +144,7 @@ async function runPrune(
   const { output } = context;
   const keep = context.settings.keep ?? {};
   const places = placesOf(context, folder, options);
-  const result = await operate(context, () =>
+  const result = await operate(context, (_lock, signal) =>
     prune({
       ...places,
       keep: {
@@ -155,6 +155,7 @@ async function runPrune(
       },
       bundles: options.bundles ?? false,
       dryRun: options.dryRun ?? false,
+      signal,
     }),
   );
   output.result({ prune: result }, () => {

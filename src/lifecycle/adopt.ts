@@ -9,11 +9,11 @@
 import { StoreError } from "../errors.js";
 import { namedStore, passwordIn, readServerJson, serverJsonPath } from "../hub/server-json.js";
 import { describeSource, formatSource } from "../keys/source.js";
+import { throwIfInterrupted } from "../operation/interrupt.js";
 import { selectService } from "../service/select.js";
 import { type CipherCompatibility, identify, openEncrypted } from "../store/cipher.js";
 import { checkSchema } from "../store/schema.js";
 import { findHandover } from "./handover.js";
-import { throwIfInterrupted } from "./interrupt.js";
 import type { BundleOptions, BundleReport, OperationOptions } from "./options.js";
 import { firstPassphrase, planKeyring, takeUpIfPending } from "./passphrases.js";
 import { bundleReport, checkBundleFolder } from "./prepare.js";

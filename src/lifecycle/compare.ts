@@ -3,8 +3,8 @@
  * schema. SQLite compares; nothing but counts comes out of it, so memory does not grow with the store.
  */
 import { StoreError } from "../errors.js";
+import { throwIfInterrupted } from "../operation/interrupt.js";
 import type { Connection } from "../store/connection.js";
-import { throwIfInterrupted } from "./interrupt.js";
 
 /** A large table is compared in this many ranges of row ids, which connections share among them. */
 const rangesPerTable = 64;

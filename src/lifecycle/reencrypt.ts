@@ -23,13 +23,13 @@ import { StoreError, systemError } from "../errors.js";
 import { createFile, stagedName, syncFolder } from "../files/durable.js";
 import { sha256Of } from "../files/sum.js";
 import type { PassphraseSource } from "../keys/source.js";
+import { throwIfInterrupted } from "../operation/interrupt.js";
 import { Journal } from "../operation/journal.js";
 import type { OperationLock } from "../operation/lock.js";
 import type { Reporter } from "../operation/reporter.js";
 import { reached } from "../operation/step.js";
 import { keyIdOf, openEncrypted, type StoreKey } from "../store/cipher.js";
 import { syncFile } from "./files.js";
-import { throwIfInterrupted } from "./interrupt.js";
 import { copyUnder } from "./transfer.js";
 
 export interface ReencryptOptions {

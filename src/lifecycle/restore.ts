@@ -19,6 +19,7 @@ import { createFile, syncFolder } from "../files/durable.js";
 import { getEntry } from "../keys/keyring.js";
 import { describeSource, formatSource, isKept } from "../keys/source.js";
 import { type KnownService, knowService, type ServiceReport } from "../operation/absence.js";
+import { throwIfInterrupted } from "../operation/interrupt.js";
 import { acquireLock } from "../operation/lock.js";
 import type { Reporter } from "../operation/reporter.js";
 import { keyIdOf, type StoreKey } from "../store/cipher.js";
@@ -27,7 +28,6 @@ import { compareClients, type Differences, type Widened } from "./differences.js
 import { syncFile } from "./files.js";
 import { findHandover, type Handover, requireHandover } from "./handover.js";
 import { hubSchema } from "./hub-schema.js";
-import { throwIfInterrupted } from "./interrupt.js";
 import type { BundleOptions, BundleReport, OperationOptions } from "./options.js";
 import { firstPassphrase, planKeyring, takeUpPending } from "./passphrases.js";
 import { type BundlePlan, bundleReport, checkBundleFolder } from "./prepare.js";

@@ -31,6 +31,7 @@ import {
   stopIfUp,
   stoppedOf,
 } from "../operation/absence.js";
+import { throwIfInterrupted } from "../operation/interrupt.js";
 import { Journal } from "../operation/journal.js";
 import type { OperationLock } from "../operation/lock.js";
 import type { Reporter } from "../operation/reporter.js";
@@ -42,7 +43,6 @@ import {
 } from "../service/service.js";
 import { keyIdOf, type StoreKey } from "../store/cipher.js";
 import { syncFile } from "./files.js";
-import { throwIfInterrupted } from "./interrupt.js";
 import {
   type KeyringPlan,
   keepCurrent,

@@ -17,6 +17,7 @@ import {
   stoppedOf,
   stoppedSchema,
 } from "../operation/absence.js";
+import { throwIfInterrupted } from "../operation/interrupt.js";
 import { Journal } from "../operation/journal.js";
 import { reached } from "../operation/step.js";
 import { newRestartName, type RestartTimer } from "../service/service.js";
@@ -32,7 +33,6 @@ import {
 } from "../store/schema.js";
 import * as z from "../zod.js";
 import { hubSchema } from "./hub-schema.js";
-import { throwIfInterrupted } from "./interrupt.js";
 import type { OperationOptions } from "./options.js";
 import type { Secret } from "./transfer.js";
 

@@ -9,8 +9,11 @@ import {
   readManifest,
   sealManifest,
 } from "../../src/backup/manifest.js";
+import { prune } from "../../src/backup/prune.js";
+import { StoreError } from "../../src/errors.js";
 import { checkLastBackup } from "../../src/lifecycle/doctor/backups.js";
 import { openEncrypted } from "../../src/store/cipher.js";
+import { root } from "../built.js";
 import { Machine } from "./machine.js";
 
 interface Listed {
@@ -241,6 +244,50 @@ test("a kill between a backup and its manifest is finished by the next prune", a
   expect((await readdir(folder)).sort()).toEqual(
     [basename(newest), basename(manifestPath(newest))].sort(),
   );
+});
+
+test.each(["SIGINT", "SIGTERM"])(
+  "%s stops a prune: what is removed is removed whole, and the rest stays",
+  async (signal) => {
+    const { folder, newest } = await withBackup();
+    const months = ["05", "04", "03", "02"];
+    const older = await Promise.all(
+      months.map((month) => madeAt(newest, machine.store, `2026-${month}-01T01:00:00.000Z`)),
+    );
+    const { code, stderr } = await machine.run(["prune", folder, "--keep-last", "1"], {
+      env: {
+        NODE_OPTIONS: `--import=${root}test/faults/kill-at-step.mjs`,
+        HIVEMIND_TEST_STEP: "backup-file.removed",
+        HIVEMIND_TEST_SIGNAL: signal,
+      },
+    });
+    expect(code).toBe(130);
+    expect(stderr).toMatch(new RegExp(`interrupted by ${signal} .*: 1 of 4 were removed`));
+    const staying = [newest, ...older.slice(1)].flatMap((path) => [path, manifestPath(path)]);
+    expect((await readdir(folder)).sort()).toEqual(staying.map((path) => basename(path)).sort());
+    expect((await machine.run(["prune", folder, "--keep-last", "1"])).code).toBe(0);
+    expect(await readdir(folder)).toHaveLength(2);
+  },
+);
+
+test("one that is stopped before anything is removed removes nothing", async () => {
+  const { folder, newest } = await withBackup();
+  await madeAt(newest, machine.store, "2026-03-01T01:00:00.000Z");
+  const before = await readdir(folder);
+  const pruning = prune({
+    folder,
+    storePath: machine.store,
+    source: { kind: "file", path: machine.path("passphrase") },
+    keep: { last: 1 },
+    bundles: false,
+    dryRun: false,
+    signal: AbortSignal.abort(new StoreError("interrupted", "interrupted by a test")),
+  });
+  await expect(pruning).rejects.toMatchObject({
+    kind: "interrupted",
+    message: "interrupted by a test",
+  });
+  expect(await readdir(folder)).toEqual(before);
 });
 
 test("without the passphrase nothing is pruned", async () => {

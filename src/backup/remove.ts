@@ -1,0 +1,29 @@
+/** Removing a backup: its file and its manifest, which go together. */
+import { rm } from "node:fs/promises";
+import { dirname } from "node:path";
+import { hasCode, systemError } from "../errors.js";
+import { syncFolder } from "../files/durable.js";
+import { reached } from "../operation/step.js";
+import { manifestPath } from "./manifest.js";
+
+/**
+ * Removes a backup, of which a part may be gone already.
+ *
+ * @throws StoreError `io`.
+ */
+export async function removeBackup(path: string): Promise<void> {
+  // The manifest last: one without its backup is known for what it is, a backup without one is not.
+  await removeFile(path);
+  reached("backup-file.removed");
+  await removeFile(manifestPath(path));
+  await syncFolder(dirname(path));
+}
+
+/** Removes a file that may be gone already. */
+export async function removeFile(path: string): Promise<void> {
+  try {
+    await rm(path);
+  } catch (error) {
+    if (!hasCode(error, "ENOENT")) throw systemError(error, `cannot remove ${path}`);
+  }
+}
