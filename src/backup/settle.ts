@@ -45,8 +45,15 @@ const fileIdentity = z.pipe(
 );
 
 export const backupJournalSchema = z.strictObject({
-  /** The copy and the manifest before they have their final names. They may not exist yet, or no more. */
-  staged: z.strictObject({ copy: z.string(), manifest: z.string() }),
+  /**
+   * The copy and the manifest before they have their final names, and other files that are there for the work alone. They
+   * may not exist yet, or no more.
+   */
+  staged: z.strictObject({
+    copy: z.string(),
+    manifest: z.string(),
+    work: z.optional(z.array(z.string())),
+  }),
   /** Where a bundle for this key may have been left half written. */
   bundle: z.strictObject({ folder: z.string(), key_id: z.string() }),
   stopped: z.optional(stoppedSchema),
@@ -184,8 +191,7 @@ export async function removeUnfinished({ staged, final }: BackupJournal): Promis
     await remove(final.manifest, final.manifest_identity);
     await remove(final.copy, final.copy_identity);
   }
-  await remove(staged.manifest);
-  await remove(staged.copy);
+  for (const path of [staged.manifest, staged.copy, ...(staged.work ?? [])]) await remove(path);
   return removed;
 }
 

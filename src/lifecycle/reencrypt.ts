@@ -2,12 +2,16 @@
  * Bringing backups under another passphrase: each is checked, exported under the store's present key, compared row for
  * row, sealed with a new manifest, and given its name; only then does the old one go.
  *
+ * Whoever can write to the backups' folder could exchange a backup once it is checked, for one of last year's perhaps, and
+ * have that sealed as today's. So the work is done on a copy beside the store, which must be what was checked, and nothing
+ * but what was checked is said in the new manifest.
+ *
  * All get the store's own key and salt, so that they have its key_id and its bundle opens them. The new one of
  * `clients.<UTC>.db` is `clients.<UTC>.<key_id>.db`: both can be there, and a name says what opens it. The journal
  * is that of a backup, so a kill leaves what a killed backup leaves: the new one is completed or removed, and the
  * old one is still there.
  */
-import { readdir, rm, stat } from "node:fs/promises";
+import { readdir, stat } from "node:fs/promises";
 import { basename, join } from "node:path";
 import {
   formatManifest,
@@ -17,10 +21,17 @@ import {
   readManifest,
   sealManifest,
 } from "../backup/manifest.js";
+import { removeBackup, removeFile } from "../backup/remove.js";
 import { type BackupJournal, completeBackup, lookAt, removeUnfinished } from "../backup/settle.js";
-import { type BackupPassphrase, inspectSound, openBackup, verifyBackup } from "../backup/verify.js";
+import {
+  type BackupPassphrase,
+  inspectSound,
+  openBackup,
+  type Verification,
+  verifyBackup,
+} from "../backup/verify.js";
 import { StoreError, systemError } from "../errors.js";
-import { createFile, stagedName, syncFolder } from "../files/durable.js";
+import { createFile, stagedName } from "../files/durable.js";
 import { sha256Of } from "../files/sum.js";
 import type { PassphraseSource } from "../keys/source.js";
 import { throwIfInterrupted } from "../operation/interrupt.js";
@@ -29,7 +40,7 @@ import type { OperationLock } from "../operation/lock.js";
 import type { Reporter } from "../operation/reporter.js";
 import { reached } from "../operation/step.js";
 import { keyIdOf, openEncrypted, type StoreKey } from "../store/cipher.js";
-import { syncFile } from "./files.js";
+import { copyFile } from "./files.js";
 import { copyUnder } from "./transfer.js";
 
 export interface ReencryptOptions {
@@ -58,7 +69,7 @@ export interface ReencryptedBackups {
  * Brings every backup of a folder under the store's present key. One that does not verify, or that nothing kept opens, is
  * left as it is, and that is said.
  *
- * @throws StoreError `io`, `interrupted`: the backups done so far are done, the others untouched.
+ * @throws StoreError `io`, `interrupted`, `corrupted` if one was exchanged under our hands: the backups done so far are done, the others untouched.
  */
 export async function reencryptBackups(options: ReencryptOptions): Promise<ReencryptedBackups> {
   const { folder, key, signal, reporter } = options;
@@ -102,34 +113,39 @@ function newName(path: string, key: StoreKey): string {
 async function reencryptOne(path: string, options: ReencryptOptions): Promise<string | undefined> {
   const { lock, key } = options;
   let secret: BackupPassphrase;
+  let verified: Verification;
   try {
     secret = await passphraseOf(path, options);
-    const { ok, checks } = await verifyBackup(path, secret);
-    if (!ok) return checks.find((check) => !check.ok)?.detail ?? "it does not verify";
+    verified = await verifyBackup(path, secret);
   } catch (error) {
     if (!(error instanceof StoreError) || error.kind === "io") throw error;
     return error.message;
   }
+  const { ok, checks, sha256, manifest: old } = verified;
+  if (!ok || !old) return checks.find((check) => !check.ok)?.detail ?? "it does not verify";
   const copy = newName(path, key);
   const manifest = manifestPath(copy);
   if ((await lookAt(copy)) || (await lookAt(manifest))) return `${copy} exists already`;
-  let files: BackupJournal = {
-    staged: { copy: stagedName(copy), manifest: stagedName(manifest) },
-    bundle: { folder: options.bundleFolder, key_id: keyIdOf(key.salt) },
-  };
-  const { staged } = files;
+  const [original, renewed] = [stagedName(lock.storePath), stagedName(lock.storePath)];
+  const staged = { copy: stagedName(copy), manifest: stagedName(manifest) };
+  const bundle = { folder: options.bundleFolder, key_id: keyIdOf(key.salt) };
+  let files: BackupJournal = { staged: { ...staged, work: [original, renewed] }, bundle };
   const journal = await Journal.begin(lock.storePath, "backup", "backup.beginning", { ...files });
   reached("reencrypt.copying");
   try {
-    await copyBackup(path, secret, staged.copy, options);
+    await copyExpecting(sha256, path, original);
+    reached("reencrypt.staged");
+    await exportBackup(original, secret, renewed, options);
+    const sealed = await newManifest(old, copy, renewed, key);
+    reached("reencrypt.exported");
+    await copyExpecting(sealed.sha256, renewed, staged.copy);
+    await removeFile(original);
+    await removeFile(renewed);
     reached("reencrypt.copied");
-    const old = await readManifest(manifestPath(path));
-    await createFile(
-      staged.manifest,
-      formatManifest(await newManifest(old, copy, staged.copy, key)),
-    );
+    await createFile(staged.manifest, formatManifest(sealed));
     files = {
-      ...files,
+      staged,
+      bundle,
       final: {
         copy,
         copy_identity: (await lookAt(staged.copy))?.identity ?? "",
@@ -139,22 +155,24 @@ async function reencryptOne(path: string, options: ReencryptOptions): Promise<st
     };
     await journal.write("backup.claiming", files);
     await completeBackup(files);
-    await journal.remove();
-    reached("reencrypt.claimed");
   } catch (error) {
     await removeUnfinished(files);
     await journal.remove();
     throw error;
   }
-  try {
-    // Its manifest first: without one the old file is no backup any more, and nothing counts it.
-    await rm(manifestPath(path));
-    await rm(path);
-  } catch (error) {
-    throw systemError(error, `cannot remove ${path}`);
-  }
-  await syncFolder(options.folder);
+  await journal.remove();
+  reached("reencrypt.claimed");
+  await removeBackup(path);
   return undefined;
+}
+
+/** @throws StoreError `corrupted` if the copy has another checksum than is expected; `io`. */
+async function copyExpecting(sha256: string, from: string, to: string): Promise<void> {
+  await copyFile(from, to);
+  if ((await sha256Of(to)) === sha256) return;
+  throw new StoreError("corrupted", `the copy of ${from} is not what was verified`, {
+    hint: "another program writes there, or the disk or the memory of this machine is not to be trusted",
+  });
 }
 
 async function passphraseOf(path: string, options: ReencryptOptions): Promise<BackupPassphrase> {
@@ -170,34 +188,33 @@ async function passphraseOf(path: string, options: ReencryptOptions): Promise<Ba
   return { source, storePath: lock.storePath };
 }
 
-async function copyBackup(
-  path: string,
+async function exportBackup(
+  from: string,
   secret: BackupPassphrase,
-  staged: string,
+  to: string,
   { key, signal }: ReencryptOptions,
 ): Promise<void> {
-  const { connection, key: oldKey } = await openBackup(path, secret);
+  const { connection, key: oldKey } = await openBackup(from, secret);
   await connection.close();
-  await createFile(staged, "");
-  await copyUnder({ from: path, secret: oldKey, to: staged, key, signal });
-  await syncFile(staged);
+  await createFile(to, "");
+  await copyUnder({ from, secret: oldKey, to, key, signal });
 }
 
 async function newManifest(
   old: Manifest,
   copy: string,
-  staged: string,
+  renewed: string,
   key: StoreKey,
 ): Promise<Manifest> {
   const { format: _format, version: _version, mac: _mac, ...contents } = old;
-  const opened = await openEncrypted(staged, key, { mode: "readonly", immutable: true });
+  const opened = await openEncrypted(renewed, key, { mode: "readonly", immutable: true });
   const found = await inspectSound(opened);
   return sealManifest(
     {
       ...contents,
       file: basename(copy),
-      size: (await stat(staged)).size,
-      sha256: await sha256Of(staged),
+      size: (await stat(renewed)).size,
+      sha256: await sha256Of(renewed),
       key_id: keyIdOf(key.salt),
       cipher_compatibility: key.cipherCompatibility,
       clients: found.clients,

@@ -7,15 +7,13 @@
  * replaced store stays under a name that says when, unless told otherwise. Clients that are revoked in the present
  * store stay revoked; permissions that would widen are listed and asked about.
  */
-import { constants, createReadStream } from "node:fs";
-import { open, rename } from "node:fs/promises";
+import { rename } from "node:fs/promises";
 import { dirname } from "node:path";
-import { pipeline } from "node:stream/promises";
 import { revoked } from "../client/client.js";
 import { printable, printableClient } from "../client/printable.js";
 import { realPath } from "../config/paths.js";
 import { StoreError, systemError } from "../errors.js";
-import { createFile, syncFolder } from "../files/durable.js";
+import { syncFolder } from "../files/durable.js";
 import { getEntry } from "../keys/keyring.js";
 import { describeSource, formatSource, isKept } from "../keys/source.js";
 import { type KnownService, knowService, type ServiceReport } from "../operation/absence.js";
@@ -25,7 +23,7 @@ import type { Reporter } from "../operation/reporter.js";
 import { keyIdOf, type StoreKey } from "../store/cipher.js";
 import { newestSchema } from "../store/schema.js";
 import { compareClients, type Differences, type Widened } from "./differences.js";
-import { syncFile } from "./files.js";
+import { copyFile } from "./files.js";
 import { findHandover, type Handover, requireHandover } from "./handover.js";
 import { hubSchema } from "./hub-schema.js";
 import type { BundleOptions, BundleReport, OperationOptions } from "./options.js";
@@ -75,8 +73,6 @@ export interface RestoreResult {
 
 /** How many of those whose permissions widen are named in the question. */
 const named = 20;
-/** How much of a backup is copied at a time: 1 MiB. */
-const copyChunkBytes = 1 << 20;
 /** How many admins are named where nothing here can vouch for the backup. */
 const namedAdmins = 10;
 
@@ -347,16 +343,7 @@ async function setStraysAside(storePath: string, reporter: Reporter): Promise<vo
 
 /** Copies the verified backup, and sees that the copy is what was verified. */
 async function stageBackup(backup: VerifiedBackup, staged: string): Promise<StoreKey> {
-  await createFile(staged, "");
-  try {
-    // Not by name: a link in its place would be followed.
-    await using copy = await open(staged, constants.O_WRONLY | constants.O_NOFOLLOW);
-    const from = createReadStream(backup.path, { highWaterMark: copyChunkBytes });
-    await pipeline(from, copy.createWriteStream());
-  } catch (error) {
-    throw systemError(error, `cannot copy ${backup.path}`);
-  }
-  await syncFile(staged);
+  await copyFile(backup.path, staged);
   if (!(await isWhatWasVerified(staged, backup))) {
     throw new StoreError("corrupted", `the copy of ${backup.path} is not what was verified`, {
       hint: "another program writes there, or the disk or the memory of this machine is not to be trusted",

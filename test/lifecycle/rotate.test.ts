@@ -3,11 +3,14 @@ import { readdir, readFile, rename, rm, stat, writeFile } from "node:fs/promises
 import { basename, join } from "node:path";
 import { expect, test } from "vitest";
 import type { BackupResult } from "../../src/backup/backup.js";
+import { manifestPath, readManifest } from "../../src/backup/manifest.js";
 import { verifyBackup } from "../../src/backup/verify.js";
 import { readBundle } from "../../src/bundle/bundle.js";
+import { newClient } from "../../src/client/client.js";
 import { deleteEntry, setEntry } from "../../src/keys/keyring.js";
 import type { RotateResult } from "../../src/lifecycle/rotate.js";
 import { openEncrypted } from "../../src/store/cipher.js";
+import { ClientStore } from "../../src/store/client-store.js";
 import { root } from "../built.js";
 import { fixturePassphrases } from "../store/temporary.js";
 import { passphraseFile, resultOf, World } from "./world.js";
@@ -120,6 +123,74 @@ test("a backup that cannot be brought under the new passphrase stays, and nothin
   expect(ran.error?.kind).toBe("refused");
   const databases = (await readdir(world.to)).filter((name) => name.endsWith(".db"));
   expect(databases).toEqual([basename(backup.path)]);
+  expect(await world.leftovers()).toEqual([]);
+});
+
+const atStep = (step: string, command: string) => ({
+  NODE_OPTIONS: `--import=${root}test/faults/at-step.mjs`,
+  HIVEMIND_TEST_AT_STEP: JSON.stringify({ [step]: command }),
+});
+
+/** A world with two backups of its store: the second has a client that the first has not. */
+async function withTwoBackups() {
+  const world = await World.of(fixture);
+  const backup = async () =>
+    resultOf(await world.run<BackupResult>("backup", { ...world.withoutService, to: world.to }))
+      .backup;
+  const older = await backup();
+  const store = await ClientStore.open(world.path, oldPassphrase);
+  await store.addItem(newClient({ client_id: 4711, api_key: "of the newer one" }));
+  await store.close();
+  const newer = await backup();
+  const rotate = (env: Record<string, string>) =>
+    world.run<RotateResult>("rotate", { ...world.withoutService, reencrypt: world.to }, env);
+  return { world, older, newer, rotate };
+}
+
+test("a backup that is exchanged for another of the same store once it is verified is not sealed as what it is not", async () => {
+  const { world, older, newer, rotate } = await withTwoBackups();
+  const ran = await rotate(atStep("reencrypt.copying", `cp '${newer.path}' '${older.path}'`));
+  expect(ran).toMatchObject({ code: 14, error: { kind: "corrupted" } });
+  expect(ran.error?.message).toContain(`the copy of ${older.path} is not what was verified`);
+  const both = [older, newer].flatMap(({ path, manifest }) => [basename(path), basename(manifest)]);
+  expect((await readdir(world.to)).sort()).toEqual(both.sort());
+  expect(await world.leftovers()).toEqual([]);
+});
+
+test("a manifest that is altered once it is verified is not sealed: the new one says what the verified one did", async () => {
+  const { world, older, rotate } = await withTwoBackups();
+  const alter = `sed -i 's/"created_at": "[^"]*"/"created_at": "2199-01-01T00:00:00.000Z"/' '${older.manifest}'`;
+  const { backups } = resultOf(await rotate(atStep("reencrypt.copying", alter)));
+  expect(backups?.left).toEqual([]);
+  const [first = ""] = backups?.reencrypted ?? [];
+  expect(await readManifest(manifestPath(first))).toMatchObject({
+    created_at: older.created_at,
+    clients: older.clients,
+  });
+  expect(await world.leftovers()).toEqual([]);
+});
+
+for (const step of ["copying", "staged", "exported", "copied"]) {
+  test(`killed at reencrypt.${step}: the backups are as they were, and the next command leaves nothing beside them`, async () => {
+    const { world, rotate } = await withTwoBackups();
+    const before = await readdir(world.to);
+    expect((await rotate(atStep(`reencrypt.${step}`, "kill"))).signal).toBe("SIGKILL");
+    expect(await world.leftovers()).not.toEqual([]);
+    expect((await world.settle()).error).toBeUndefined();
+    expect(await world.leftovers()).toEqual([]);
+    expect(await readdir(world.to)).toEqual(before);
+  });
+}
+
+test("killed while the old backup is removed: its file is gone, and no file is without a manifest", async () => {
+  const { world, older, rotate } = await withTwoBackups();
+  expect((await rotate(atStep("backup-file.removed", "kill"))).signal).toBe("SIGKILL");
+  expect((await world.settle()).error).toBeUndefined();
+  const names = await readdir(world.to);
+  expect(names).not.toContain(basename(older.path));
+  const files = names.filter((name) => name.endsWith(".db"));
+  expect(files).toHaveLength(2);
+  expect(files.filter((name) => !names.includes(basename(manifestPath(name))))).toEqual([]);
   expect(await world.leftovers()).toEqual([]);
 });
 
