@@ -14,6 +14,7 @@ import { refuseBadPlacement } from "../bundle/placement.js";
 import { parseRecipient } from "../bundle/recovery-key.js";
 import { hasCode, StoreError, systemError } from "../errors.js";
 import { createFile, makeFolder, stagedName } from "../files/durable.js";
+import { lookAt } from "../files/look.js";
 import { roomIn } from "../files/room.js";
 import type { PassphraseSource } from "../keys/source.js";
 import { unlock } from "../keys/unlock.js";
@@ -45,7 +46,7 @@ import {
   type BackupJournal,
   type BackupStep,
   completeBackup,
-  lookAt,
+  identityOf,
   removeUnfinished,
 } from "./settle.js";
 import { inspectSound } from "./verify.js";
@@ -500,9 +501,9 @@ async function commit(options: {
       ...undo.files,
       final: {
         copy,
-        copy_identity: (await lookAt(staged.copy))?.identity ?? "",
+        copy_identity: (await identityOf(staged.copy)) ?? "",
         manifest,
-        manifest_identity: (await lookAt(staged.manifest))?.identity ?? "",
+        manifest_identity: (await identityOf(staged.manifest)) ?? "",
       },
     };
     await journal.write("backup.claiming", undo.files);

@@ -112,11 +112,13 @@ export async function readManifest(path: string): Promise<Manifest> {
  * The newest backup of a store in a folder, as its manifest says; whether it is sound is another question. Undefined if
  * there is none, or no such folder.
  *
+ * @param before leaves out those that were made later.
  * @throws StoreError `io` if the folder cannot be read.
  */
 export async function newestBackup(
   folder: string,
   storePath: string,
+  before?: Date,
 ): Promise<{ path: string; created_at: string } | undefined> {
   let names: string[];
   try {
@@ -130,6 +132,7 @@ export async function newestBackup(
     if (!isNameOfBackup(name, storePath) || !name.endsWith(".manifest.json")) continue;
     const manifest = await readManifest(join(folder, name)).catch(() => undefined);
     if (!manifest || !names.includes(manifest.file)) continue;
+    if (before && Date.parse(manifest.created_at) > before.getTime()) continue;
     if (newest && newest.created_at >= manifest.created_at) continue;
     newest = { path: join(folder, manifest.file), created_at: manifest.created_at };
   }

@@ -4,11 +4,12 @@
  * The service comes first. Then a backup whose copy had been verified and was being given its final names is completed;
  * any other is undone. Nothing is removed that the journal does not name.
  */
-import { lstat, rm } from "node:fs/promises";
+import { rm } from "node:fs/promises";
 import { dirname } from "node:path";
 import { removeStagedBundles } from "../bundle/bundle.js";
-import { hasCode, StoreError, systemError } from "../errors.js";
+import { StoreError, systemError } from "../errors.js";
 import { claimName, syncFolder } from "../files/durable.js";
+import { lookAt } from "../files/look.js";
 import { endAbsence, stoppedSchema } from "../operation/absence.js";
 import type { Journal } from "../operation/journal.js";
 import { reached } from "../operation/step.js";
@@ -38,7 +39,7 @@ export const backupSteps = [
 
 export type BackupStep = (typeof backupSteps)[number];
 
-/** As `lookAt` has it. The first journals had the device's number before the inode's: `65024:1234`. */
+/** As `identityOf` has it. The first journals had the device's number before the inode's: `65024:1234`. */
 const fileIdentity = z.pipe(
   z.string(),
   z.transform((identity: string) => identity.replace(/^\d+:/, "")),
@@ -130,7 +131,7 @@ async function removeEmptyClaims({
   manifest,
 }: NonNullable<BackupJournal["final"]>): Promise<void> {
   for (const path of [copy, manifest]) {
-    if ((await lookAt(path))?.size !== 0) continue;
+    if ((await lookAt(path))?.size !== 0n) continue;
     try {
       await rm(path);
     } catch (error) {
@@ -145,8 +146,8 @@ async function isWhole({ staged, final }: BackupJournal): Promise<boolean> {
   const copy = await fileOf(final.copy_identity, staged.copy, final.copy);
   const manifest = await fileOf(final.manifest_identity, staged.manifest, final.manifest);
   if (!copy || !manifest) return false;
-  const { size } = await readManifest(manifest.path).catch(() => ({ size: -1 }));
-  return size === copy.size;
+  const { size } = await readManifest(manifest).catch(() => ({ size: -1 }));
+  return BigInt(size) === (await lookAt(copy))?.size;
 }
 
 /**
@@ -165,8 +166,7 @@ export async function completeBackup({ staged, final }: BackupJournal): Promise<
 
 /** Claims a name; a kill may have come right after that, and before the staged name was removed. */
 async function claimOnce(staged: string, final: string, identity: string): Promise<void> {
-  const there = await lookAt(final);
-  if (there?.identity === identity) {
+  if ((await identityOf(final)) === identity) {
     await rm(staged, { force: true });
     await syncFolder(dirname(final));
     return;
@@ -178,8 +178,8 @@ async function claimOnce(staged: string, final: string, identity: string): Promi
 export async function removeUnfinished({ staged, final }: BackupJournal): Promise<string[]> {
   const removed: string[] = [];
   const remove = async (path: string, identity?: string) => {
-    const there = await lookAt(path);
-    if (!there || (identity !== undefined && there.identity !== identity)) return;
+    const there = await identityOf(path);
+    if (there === undefined || (identity !== undefined && there !== identity)) return;
     try {
       await rm(path);
     } catch (error) {
@@ -195,26 +195,17 @@ export async function removeUnfinished({ staged, final }: BackupJournal): Promis
   return removed;
 }
 
-async function fileOf(identity: string, ...paths: string[]) {
-  for (const path of paths) {
-    const there = await lookAt(path);
-    if (there?.identity === identity) return { path, size: there.size };
-  }
+/** The one of the paths that names this file. */
+async function fileOf(identity: string, ...paths: string[]): Promise<string | undefined> {
+  for (const path of paths) if ((await identityOf(path)) === identity) return path;
   return undefined;
 }
 
 /**
- * A file's identity and size, links not followed; undefined if there is none. Its identity is its inode's number alone:
- * the device's is another one after a reboot, or once a disk was plugged in again.
+ * A file's identity, links not followed; undefined if there is none. It is its inode's number alone: the device's is
+ * another one after a reboot, or once a disk was plugged in again.
  */
-export async function lookAt(
-  path: string,
-): Promise<{ identity: string; size: number } | undefined> {
-  try {
-    const found = await lstat(path, { bigint: true });
-    return { identity: `${found.ino}`, size: Number(found.size) };
-  } catch (error) {
-    if (hasCode(error, "ENOENT", "ENOTDIR")) return undefined;
-    throw systemError(error, `cannot look at ${path}`);
-  }
+export async function identityOf(path: string): Promise<string | undefined> {
+  const there = await lookAt(path);
+  return there && `${there.ino}`;
 }

@@ -5,6 +5,7 @@
  * then the passphrase is kept and read back, then the store is made under another name and gets its own only when it
  * is whole. A passphrase that is kept without a store is taken up by the next `init`.
  */
+
 import { stat } from "node:fs/promises";
 import { dirname } from "node:path";
 import { writeBundle } from "../bundle/bundle.js";
@@ -13,6 +14,7 @@ import { parseRecipient } from "../bundle/recovery-key.js";
 import { loadSettings, type Settings, saveSettings } from "../config/settings.js";
 import { hasCode, StoreError, systemError } from "../errors.js";
 import { makeFolder } from "../files/durable.js";
+import { lookAt } from "../files/look.js";
 import { getEntry, keyringService, setEntry } from "../keys/keyring.js";
 import { generatePassphrase } from "../keys/passphrase.js";
 import { describeSource, formatSource, type PassphraseSource } from "../keys/source.js";
@@ -26,7 +28,6 @@ import { firstPassphrase } from "./passphrases.js";
 import { bundleReport } from "./prepare.js";
 import { ensureRecipients, type RecipientOptions } from "./recipients.js";
 import { withOperation } from "./settle.js";
-import { lookAt } from "./swap-state.js";
 import { sidecars } from "./transfer.js";
 
 export interface InitOptions extends RecipientOptions {

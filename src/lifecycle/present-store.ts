@@ -1,5 +1,7 @@
 /** The store that a restore replaces: whether anything that is kept opens it, and how it differs from the backup. */
+
 import { type ErrorKind, StoreError } from "../errors.js";
+import { lookAt } from "../files/look.js";
 import type { Generation, PassphraseSource } from "../keys/source.js";
 import { type UnlockedStore, unlock } from "../keys/unlock.js";
 import { identify, openEncrypted, type StoreKey } from "../store/cipher.js";
@@ -8,7 +10,6 @@ import { ClientTable } from "../store/client-table.js";
 import { checkSchema } from "../store/schema.js";
 import { compareClients, type Differences } from "./differences.js";
 import type { Replaced } from "./swap.js";
-import { lookAt } from "./swap-state.js";
 import { openDatabase, type Secret } from "./transfer.js";
 
 /** The store that is there now. */

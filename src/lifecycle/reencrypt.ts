@@ -11,6 +11,7 @@
  * is that of a backup, so a kill leaves what a killed backup leaves: the new one is completed or removed, and the
  * old one is still there.
  */
+
 import { readdir, stat } from "node:fs/promises";
 import { basename, join } from "node:path";
 import {
@@ -22,7 +23,12 @@ import {
   sealManifest,
 } from "../backup/manifest.js";
 import { removeBackup, removeFile } from "../backup/remove.js";
-import { type BackupJournal, completeBackup, lookAt, removeUnfinished } from "../backup/settle.js";
+import {
+  type BackupJournal,
+  completeBackup,
+  identityOf,
+  removeUnfinished,
+} from "../backup/settle.js";
 import {
   type BackupPassphrase,
   inspectSound,
@@ -32,6 +38,7 @@ import {
 } from "../backup/verify.js";
 import { StoreError, systemError } from "../errors.js";
 import { createFile, stagedName } from "../files/durable.js";
+import { lookAt } from "../files/look.js";
 import { sha256Of } from "../files/sum.js";
 import type { PassphraseSource } from "../keys/source.js";
 import { throwIfInterrupted } from "../operation/interrupt.js";
@@ -148,9 +155,9 @@ async function reencryptOne(path: string, options: ReencryptOptions): Promise<st
       bundle,
       final: {
         copy,
-        copy_identity: (await lookAt(staged.copy))?.identity ?? "",
+        copy_identity: (await identityOf(staged.copy)) ?? "",
         manifest,
-        manifest_identity: (await lookAt(staged.manifest))?.identity ?? "",
+        manifest_identity: (await identityOf(staged.manifest)) ?? "",
       },
     };
     await journal.write("backup.claiming", files);

@@ -7,6 +7,7 @@
  * replaced store stays under a name that says when, unless told otherwise. Clients that are revoked in the present
  * store stay revoked; permissions that would widen are listed and asked about.
  */
+
 import { rename } from "node:fs/promises";
 import { dirname } from "node:path";
 import { revoked } from "../client/client.js";
@@ -14,6 +15,7 @@ import { printable, printableClient } from "../client/printable.js";
 import { realPath } from "../config/paths.js";
 import { StoreError, systemError } from "../errors.js";
 import { syncFolder } from "../files/durable.js";
+import { lookAt } from "../files/look.js";
 import { getEntry } from "../keys/keyring.js";
 import { describeSource, formatSource, isKept } from "../keys/source.js";
 import { type KnownService, knowService, type ServiceReport } from "../operation/absence.js";
@@ -32,7 +34,6 @@ import { type BundlePlan, bundleReport, checkBundleFolder } from "./prepare.js";
 import { lookAtPresent, openTable, type PresentStore } from "./present-store.js";
 import { settle } from "./settle.js";
 import { swap } from "./swap.js";
-import { lookAt } from "./swap-state.js";
 import { type HeldStore, setJournalMode, sidecars } from "./transfer.js";
 import {
   type BackupToVerify,

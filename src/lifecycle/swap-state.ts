@@ -4,14 +4,14 @@
  * Whether the new file has taken the store's name is read from the disk: a rename keeps a file's inode, and the journal
  * has the new file's. Everything here may be done twice, since a kill can come after anything.
  */
-import type { BigIntStats } from "node:fs";
-import { lstat, rename, rm } from "node:fs/promises";
+import { rename, rm } from "node:fs/promises";
 import { dirname, join } from "node:path";
 import { bundleName, removeStagedBundles } from "../bundle/bundle.js";
 import { realPath } from "../config/paths.js";
 import { loadSettings, saveSettings } from "../config/settings.js";
-import { hasCode, StoreError, systemError } from "../errors.js";
+import { StoreError, systemError } from "../errors.js";
 import { removePartials, syncFolder } from "../files/durable.js";
+import { lookAt } from "../files/look.js";
 import { readServerJson, removePassword, setPassword } from "../hub/server-json.js";
 import { deleteDerivedKeys, getEntry } from "../keys/keyring.js";
 import { parseSource } from "../keys/source.js";
@@ -373,16 +373,6 @@ export async function undoBundle(bundle: z.infer<typeof bundleJournalSchema>): P
     await rm(`${path}.proof.json`, { force: true });
   } catch (error) {
     throw systemError(error, `cannot remove ${path}`);
-  }
-}
-
-/** A file's particulars, links not followed; undefined if there is none. */
-export async function lookAt(path: string): Promise<BigIntStats | undefined> {
-  try {
-    return await lstat(path, { bigint: true });
-  } catch (error) {
-    if (hasCode(error, "ENOENT")) return undefined;
-    throw systemError(error, `cannot look at ${path}`);
   }
 }
 

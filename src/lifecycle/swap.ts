@@ -10,6 +10,7 @@
  * after it is finished, by whoever comes next. Should the service not come up on the new file, the old one, which
  * still has its second name, is put back.
  */
+
 import { randomBytes } from "node:crypto";
 import { type BigIntStats, constants } from "node:fs";
 import { link, open, rename, rm } from "node:fs/promises";
@@ -19,6 +20,7 @@ import { realPath } from "../config/paths.js";
 import { type ErrorKind, hasCode, StoreError, systemError } from "../errors.js";
 import { hasAccessList } from "../files/access.js";
 import { notOurs, stagedName, syncFolder, tryReplacing } from "../files/durable.js";
+import { lookAt } from "../files/look.js";
 import { roomIn } from "../files/room.js";
 import { passwordIn, readServerJson } from "../hub/server-json.js";
 import { formatSource, type PassphraseSource } from "../keys/source.js";
@@ -52,7 +54,7 @@ import {
   proveKept,
 } from "./passphrases.js";
 import type { BundlePlan } from "./prepare.js";
-import { lookAt, Swap, type SwapJournal, type SwapOperation, withHint } from "./swap-state.js";
+import { Swap, type SwapJournal, type SwapOperation, withHint } from "./swap-state.js";
 import { HeldStore, refuseSidecars, type Secret, sidecars } from "./transfer.js";
 
 /** What the dead-man timer allows for the work between stop and start, beyond the stop itself: 60 s. */

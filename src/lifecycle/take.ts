@@ -2,10 +2,12 @@
  * Taking a passphrase that opens the store into the keyring: what `init --adopt` and `bundle import` have in common. The
  * store's file stays as it is. On one journal, as everything that takes more than one step.
  */
+
 import { join } from "node:path";
 import { type Bundle, bundleName, writeBundle } from "../bundle/bundle.js";
 import { StoreError } from "../errors.js";
 import { removePartials, tryReplacing } from "../files/durable.js";
+import { lookAt } from "../files/look.js";
 import { readServerJson, removePassword } from "../hub/server-json.js";
 import { deleteDerivedKeys } from "../keys/keyring.js";
 import { Journal } from "../operation/journal.js";
@@ -21,7 +23,7 @@ import {
   putKeyringBack,
 } from "./passphrases.js";
 import type { BundlePlan } from "./prepare.js";
-import { bundleJournalSchema, lookAt, undoBundle } from "./swap-state.js";
+import { bundleJournalSchema, undoBundle } from "./swap-state.js";
 
 export const takeOperations = ["adopt", "import-passphrase"] as const;
 

@@ -1,18 +1,17 @@
 /** Which backup a restore is of, and the proof that all of it is sound, before anything is touched. */
-import { readdir } from "node:fs/promises";
-import { join } from "node:path";
+
 import { isDeepStrictEqual } from "node:util";
-import { isNameOfBackup, readManifest } from "../backup/manifest.js";
+import { newestBackup } from "../backup/manifest.js";
 import { type BackupPassphrase, inspectSound, openBackup, verifyBackup } from "../backup/verify.js";
 import { type BundleOpener, readBundle } from "../bundle/bundle.js";
 import { printableClient } from "../client/printable.js";
-import { StoreError, systemError } from "../errors.js";
+import { StoreError } from "../errors.js";
+import { lookAt } from "../files/look.js";
 import { sha256Of } from "../files/sum.js";
 import type { PassphraseSource } from "../keys/source.js";
 import { identify, openEncrypted, type StoreKey } from "../store/cipher.js";
 import { ClientStore } from "../store/client-store.js";
 import type { ClientTable } from "../store/client-table.js";
-import { lookAt } from "./swap-state.js";
 
 /** Which backup: a file, or the newest in a folder that is not newer than a moment. */
 export type BackupChoice =
@@ -108,7 +107,7 @@ export async function isWhatWasVerified(copy: string, backup: VerifiedBackup): P
 /**
  * The file that is meant, which is there.
  *
- * @throws StoreError `notFound` if it is not, or if the folder has none that is old enough.
+ * @throws StoreError `notFound` if it is not, or if the folder has none that is old enough; `io` if that cannot be read.
  */
 export async function chooseBackup(choice: BackupChoice, storePath: string): Promise<string> {
   if ("file" in choice) {
@@ -118,23 +117,16 @@ export async function chooseBackup(choice: BackupChoice, storePath: string): Pro
     });
   }
   const { folder, before } = choice;
-  let newest: { path: string; at: string } | undefined;
-  let names: string[];
-  try {
-    names = await readdir(folder);
-  } catch (error) {
-    throw systemError(error, `cannot look into ${folder}`, "notFound");
-  }
-  for (const name of names) {
-    if (!isNameOfBackup(name, storePath) || !name.endsWith(".manifest.json")) continue;
-    const manifest = await readManifest(join(folder, name)).catch(() => undefined);
-    if (!manifest || !names.includes(manifest.file)) continue;
-    if (Date.parse(manifest.created_at) > before.getTime()) continue;
-    if (newest && newest.at >= manifest.created_at) continue;
-    newest = { path: join(folder, manifest.file), at: manifest.created_at };
-  }
+  const newest = await newestBackup(folder, storePath, before);
   if (newest) return newest.path;
-  throw new StoreError("notFound", `${folder} has no backup from before ${before.toISOString()}`);
+  if (!(await lookAt(folder))) {
+    throw new StoreError("notFound", `there is no folder ${folder}`, {
+      hint: "name the folder that backups go to; is its disk mounted?",
+    });
+  }
+  throw new StoreError("notFound", `${folder} has no backup from before ${before.toISOString()}`, {
+    hint: `hivemind-sqlcipher backups '${folder}' lists those that there are`,
+  });
 }
 
 async function passphraseFor(

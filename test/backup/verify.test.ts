@@ -288,6 +288,13 @@ test("the newest backup of a store is the one whose manifest says so, and other 
     path: backupPath(folder, "clients.db", new Date(3000)),
     created_at: new Date(3000).toISOString(),
   });
+  expect((await newestBackup(folder, "/a/clients.db", new Date(2500)))?.created_at).toBe(
+    new Date(2000).toISOString(),
+  );
+  expect((await newestBackup(folder, "/a/clients.db", new Date(2000)))?.created_at).toBe(
+    new Date(2000).toISOString(),
+  );
+  expect(await newestBackup(folder, "/a/clients.db", new Date(500))).toBeUndefined();
   await rm(backupPath(folder, "clients.db", new Date(3000)));
   expect((await newestBackup(folder, "/a/clients.db"))?.created_at).toBe(
     new Date(2000).toISOString(),

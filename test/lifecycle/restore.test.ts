@@ -17,6 +17,7 @@ import { deleteEntry, listEntries } from "../../src/keys/keyring.js";
 import { unlock } from "../../src/keys/unlock.js";
 import type { RestoreResult } from "../../src/lifecycle/restore.js";
 import type { RotateResult } from "../../src/lifecycle/rotate.js";
+import { chooseBackup } from "../../src/lifecycle/verified-backup.js";
 import { ClientStore } from "../../src/store/client-store.js";
 import { root } from "../built.js";
 import { interpreter } from "../interop/python.js";
@@ -294,6 +295,23 @@ test("--from-time takes the newest backup that is not newer", async () => {
     backup: { folder: world.to, before: "2001-01-01T00:00:00Z" },
   });
   expect(none.code).toBe(10);
+});
+
+test("a folder without a backup that is old enough, one that is not there, and one that cannot be read are told apart", async () => {
+  const { world, backup } = await backedUp();
+  const before = new Date("2001-01-01T00:00:00Z");
+  const choose = (folder: string) => chooseBackup({ folder, before }, world.path);
+  await expect(choose(world.to)).rejects.toMatchObject({
+    kind: "notFound",
+    message: `${world.to} has no backup from before 2001-01-01T00:00:00.000Z`,
+    hint: expect.stringContaining(`backups '${world.to}'`),
+  });
+  await expect(choose(join(world.to, "gone"))).rejects.toMatchObject({
+    kind: "notFound",
+    message: `there is no folder ${join(world.to, "gone")}`,
+    hint: expect.any(String),
+  });
+  await expect(choose(backup)).rejects.toMatchObject({ kind: "io" });
 });
 
 test("another sound backup that is put in the verified one's place meanwhile is refused, and nothing changes", async () => {
