@@ -32,6 +32,7 @@ export function howToOpen(cipherCompatibility: CipherCompatibility): string[] {
     "    PRAGMA key = 'PASSPHRASE';",
     ...compatibility,
     "    SELECT client_id, name, api_key FROM clients;",
+    "(~/.sqlite_history keeps what is typed there; what .read FILE reads it does not.)",
     "",
     "With Python 3 (python3 -m venv v; v/bin/pip install sqlcipher3; v/bin/python):",
     "    import json, sqlcipher3",

@@ -2,7 +2,14 @@ import type { Command } from "commander";
 import { printable } from "../client/printable.js";
 import { StoreError } from "../errors.js";
 import { addGlobalOptions, type Context, contextOf, repeated } from "./context.js";
-import { addServiceOptions, operate, operationOptions, type ServiceOptions } from "./operation.js";
+import {
+  addServiceOptions,
+  operate,
+  operationOptions,
+  rememberPlaces,
+  type ServiceOptions,
+} from "./operation.js";
+import { asStoreError } from "./output.js";
 import { addBundleOptions, type BundleKeyOptions, bundleIn } from "./passphrase.js";
 
 interface BackupOptions extends ServiceOptions {
@@ -24,7 +31,7 @@ export function addBackupCommands(program: Command): void {
         .option("--bundle-to <folder>", "where the bundle goes, never with the backups")
         .option(
           "-r, --recipient <age1…>",
-          "encrypt the bundle to this recipient too; can be repeated",
+          "encrypt the bundle of this backup to this recipient too; can be repeated",
           repeated,
         )
         .option(
@@ -67,7 +74,7 @@ async function runBackup(context: Context, options: BackupOptions): Promise<void
       "usage",
       `where should the ${to === undefined ? "backup" : "bundle"} go?`,
       {
-        hint: `Name it with ${missing}; init remembers it in ${context.settingsPath}.`,
+        hint: `Name it with ${missing}; it is remembered then, in ${context.settingsPath}.`,
       },
     );
   }
@@ -80,6 +87,10 @@ async function runBackup(context: Context, options: BackupOptions): Promise<void
       online: options.online ?? false,
     }),
   );
+  await rememberPlaces(context, options).catch((error: unknown) => {
+    // The backup is made; a settings file that cannot be written is not worth failing for.
+    output.detail(asStoreError(error).message);
+  });
   output.result(result, () => {
     const { backup: made, bundle, service } = result;
     const absence =

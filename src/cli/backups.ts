@@ -28,7 +28,9 @@ export function addBackupsCommands(program: Command): void {
   const list = addGlobalOptions(
     program
       .command("backups [folder]")
-      .description("list the backups: age, size, clients, and whether a bundle opens them")
+      .description(
+        "list the backups: age, size, clients, and whether a bundle for their key is there",
+      )
       .option("--bundle-to <folder>", "where the bundles are (default: from the settings)")
       .addHelpText(
         "after",

@@ -3,13 +3,17 @@ import type { Command } from "commander";
 import { printable } from "../client/printable.js";
 import { expandPath } from "../config/paths.js";
 import { StoreError } from "../errors.js";
-import { addCommandGroup, addGlobalOptions, type Context, contextOf, repeated } from "./context.js";
-import { operate } from "./operation.js";
+import { addCommandGroup, addGlobalOptions, type Context, contextOf } from "./context.js";
+import { operate, rememberPlaces } from "./operation.js";
 import { addOpenerOptions, type BundleKeyOptions, openerOf, requiredOpener } from "./passphrase.js";
+import {
+  addRecipientOptions,
+  type RecipientCommandOptions,
+  recipientOptions,
+} from "./recovery-key.js";
 
-interface ExportOptions {
+interface ExportOptions extends RecipientCommandOptions {
   bundleTo?: string;
-  recipient?: string[];
   bundlePassphraseFile?: string;
 }
 
@@ -30,22 +34,22 @@ export function addBundleCommands(program: Command): void {
   );
 
   const write = addGlobalOptions(
-    bundle
-      .command("export")
-      .description("write the passphrase bundle of the store, and prove that it opens it")
-      .option(
-        "--bundle-to <folder>",
-        "where to; never with the backups (default: from the settings)",
-      )
-      .option("-r, --recipient <age1…>", "encrypt to this recipient too; can be repeated", repeated)
-      .option(
-        "--bundle-passphrase-file <path>",
-        "encrypt it with the passphrase in this file instead",
-      )
-      .addHelpText(
-        "after",
-        "\nExample:\n  hivemind-sqlcipher bundle export --bundle-to /media/usb/bundles",
-      ),
+    addRecipientOptions(
+      bundle
+        .command("export")
+        .description("write the passphrase bundle of the store, and prove that it opens it")
+        .option(
+          "--bundle-to <folder>",
+          "where to; never with the backups (default: from the settings)",
+        )
+        .option(
+          "--bundle-passphrase-file <path>",
+          "encrypt it with the passphrase in this file instead; the next backup makes one for the recipients again",
+        ),
+    ).addHelpText(
+      "after",
+      "\nExamples:\n  hivemind-sqlcipher bundle export --bundle-to /media/usb/bundles\n  hivemind-sqlcipher bundle export --recipient age1…   # who is in the settings from now on",
+    ),
   );
   write.action(async (options: ExportOptions) => exportBundle(await contextOf(write), options));
 
@@ -143,6 +147,7 @@ async function exportBundle(context: Context, options: ExportOptions): Promise<v
   const { readSecretFile } = await import("../files/private.js");
   const { exportPassphrase } = await import("../lifecycle/export.js");
   const { bundleReport } = await import("../lifecycle/prepare.js");
+  const { ensureRecipients } = await import("../lifecycle/recipients.js");
   const folder = options.bundleTo ?? context.settings.backup?.bundle_to;
   if (folder === undefined) {
     throw new StoreError("usage", "where should the bundle go?", {
@@ -153,16 +158,20 @@ async function exportBundle(context: Context, options: ExportOptions): Promise<v
     options.bundlePassphraseFile === undefined
       ? undefined
       : await readSecretFile(expandPath(options.bundlePassphraseFile));
-  const { bundle, notices } = await operate(context, () =>
+  const { bundle, notices } = await operate(context, async () =>
     exportPassphrase({
       storePath: context.storePath,
       source: context.source,
       folder: expandPath(folder),
       backupFolder: context.settings.backup?.to,
-      recipients: [...(context.settings.recipients ?? []), ...(options.recipient ?? [])],
+      recipients:
+        bundlePassphrase === undefined
+          ? await ensureRecipients(recipientOptions(context, options))
+          : [],
       bundlePassphrase,
     }),
   );
+  await rememberPlaces(context, options);
   for (const notice of notices) context.output.notice(notice);
   const document = { bundle: { ...bundleReport({ bundle }), reused: bundle.reused } };
   context.output.result(document, () => [

@@ -10,6 +10,10 @@ import { onTerminal } from "./prompt.js";
 /** Clients that the list offers at once; typing narrows it. */
 const offered = 50;
 
+/** For the help of commands that take one client's id. */
+export const idNote =
+  "\nOn a terminal the id may be left out: the client is then chosen from a list.";
+
 /** An id as it was typed. @throws StoreError `usage` if it is no whole number. */
 export function parseId(text: string): number {
   const id = Number(text);

@@ -13,7 +13,7 @@ import { effectiveTypes, initialTypes } from "../client/permissions.js";
 import { printable } from "../client/printable.js";
 import { StoreError } from "../errors.js";
 import type { ClientStore } from "../store/client-store.js";
-import { chooseClient, noClient, parseId, parseOptionalId } from "./choose-client.js";
+import { chooseClient, idNote, noClient, parseId, parseOptionalId } from "./choose-client.js";
 import { addGlobalOptions, type Context, contextOf, repeated } from "./context.js";
 import { openStore } from "./open.js";
 import { asStoreError, errorRecord } from "./output.js";
@@ -76,7 +76,7 @@ export function addClientCommands(program: Command): void {
       .option("--show-secrets", "with its access key, password and crypto key")
       .addHelpText(
         "after",
-        "\nExamples:\n  hivemind-sqlcipher show-client 3\n  hivemind-sqlcipher show-client 3 --show-secrets --json",
+        `${idNote}\n\nExamples:\n  hivemind-sqlcipher show-client 3\n  hivemind-sqlcipher show-client 3 --show-secrets --json`,
       ),
   );
   show.action(async (id: string | undefined, options: SecretOption) =>
@@ -102,7 +102,10 @@ export function addClientCommands(program: Command): void {
     program
       .command("delete-client [id]")
       .description("revoke a client: its credentials are gone for good, its id is never used again")
-      .addHelpText("after", "\nExample:\n  hivemind-sqlcipher delete-client 3"),
+      .addHelpText(
+        "after",
+        `${idNote}\nThere is no question, and no way back.\n\nExample:\n  hivemind-sqlcipher delete-client 3`,
+      ),
   );
   remove.action(async (id: string | undefined) =>
     deleteClient(await contextOf(remove), parseOptionalId(id)),

@@ -12,12 +12,14 @@ import {
   bundleOptions,
   operate,
   operationOptions,
+  rememberPlaces,
   type ServiceOptions,
   type SwapOptions,
   sourceWords,
 } from "./operation.js";
 
 interface EncryptCommandOptions extends SwapOptions, BundleTargetOptions {
+  to?: string;
   passphraseFile?: string;
   cipherCompatibility?: "3" | "4";
 }
@@ -35,6 +37,7 @@ export function addLifecycleCommands(program: Command): void {
         program
           .command("encrypt")
           .description("encrypt a plaintext store in place; bring a store of format 3 to 4")
+          .option("--to <folder>", "remember where backups go")
           .option("--passphrase-file <path>", "use this passphrase instead of a generated one")
           .addOption(
             new Option(
@@ -45,7 +48,7 @@ export function addLifecycleCommands(program: Command): void {
       ),
     ).addHelpText(
       "after",
-      "\nExample:\n  hivemind-sqlcipher encrypt --bundle-to /media/usb/bundles --recipient age1…",
+      "\nExample:\n  hivemind-sqlcipher encrypt --to /srv/backup/hivemind --bundle-to /media/usb/bundles",
     ),
   );
   encrypt.action(async (options: EncryptCommandOptions) =>
@@ -109,6 +112,7 @@ async function runEncrypt(context: Context, options: EncryptCommandOptions): Pro
       cipherCompatibility: options.cipherCompatibility === "3" ? 3 : 4,
     }),
   );
+  await rememberPlaces(context, options);
   const { encrypted, bundle, service } = result;
   context.output.result(result, () => [
     `Encrypted: ${encrypted.path}, ${encrypted.from} until now; SQLCipher ${encrypted.cipher_compatibility}`,

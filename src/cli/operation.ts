@@ -105,11 +105,31 @@ export async function bundleOptions(context: Context, options: BundleTargetOptio
       hint: "Name a folder that is not the backups': --bundle-to FOLDER.",
     });
   }
+  // Before a recovery key is made that would then be for nothing.
+  const { requireBundleFolder } = await import("../lifecycle/prepare.js");
+  await requireBundleFolder(expandPath(bundleTo));
   return {
     bundleTo: expandPath(bundleTo),
     backupFolder: settings.to,
     recipients: await ensureRecipients(recipientOptions(context, options)),
   };
+}
+
+/** Writes to the settings file where backups and bundles go, as far as it was said now and nothing is remembered yet. */
+export async function rememberPlaces(
+  { settingsPath, output }: Context,
+  { to, bundleTo }: { to?: string; bundleTo?: string },
+): Promise<void> {
+  const { loadSettings, saveSettings } = await import("../config/settings.js");
+  const settings = await loadSettings(settingsPath);
+  const backup = {
+    ...(to !== undefined && { to: expandPath(to) }),
+    ...(bundleTo !== undefined && { bundle_to: expandPath(bundleTo) }),
+    ...settings?.backup,
+  };
+  if (Object.keys(backup).length === Object.keys(settings?.backup ?? {}).length) return;
+  await saveSettings(settingsPath, { ...settings, backup });
+  output.notice(`where that goes is remembered in ${settingsPath}`);
 }
 
 /** Runs an operation under the store's lock, Ctrl-C included. @param options.makeFolder whether the store's folder may be missing. */

@@ -18,11 +18,9 @@ import {
   type Verb,
 } from "../client/permissions.js";
 import { printable } from "../client/printable.js";
-import { chooseClient, noClient, parseOptionalId } from "./choose-client.js";
+import { chooseClient, idNote, noClient, parseOptionalId } from "./choose-client.js";
 import { addGlobalOptions, contextOf } from "./context.js";
 import { openStore } from "./open.js";
-
-const idNote = "\nOn a terminal the id may be left out: the client is then chosen from a list.";
 
 /** Verbs about one thing that the client may or may not do: `make-admin [ID]`. */
 const switches: readonly [name: string, description: string, verb: Verb][] = [

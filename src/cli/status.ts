@@ -8,7 +8,9 @@ export function addStatusCommand(program: Command): void {
   const status = addGlobalOptions(
     program
       .command("status")
-      .description("what this store is, and how it is doing; changes nothing, always exits 0")
+      .description(
+        "what this store is, and how it is doing; changes nothing, exits 0 whatever it finds",
+      )
       .addHelpText(
         "after",
         "\nExamples:\n  hivemind-sqlcipher status\n  hivemind-sqlcipher status --json",

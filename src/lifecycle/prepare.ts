@@ -41,6 +41,12 @@ export async function checkBundleFolder(
   if (backupFolder !== undefined) {
     for (const notice of await refuseBadPlacement(backupFolder, bundleTo)) reporter.notice(notice);
   }
+  await requireBundleFolder(bundleTo);
+  return { folder: bundleTo, recipients, bundlePassphrase };
+}
+
+/** @throws StoreError `io` for a folder for bundles that is not there or cannot be written to. */
+export async function requireBundleFolder(bundleTo: string): Promise<void> {
   try {
     if (!(await stat(bundleTo)).isDirectory()) {
       throw new StoreError("io", `${bundleTo} is not a folder`, { hint: "--bundle-to FOLDER" });
@@ -53,7 +59,6 @@ export async function checkBundleFolder(
       cause: error,
     });
   }
-  return { folder: bundleTo, recipients, bundlePassphrase };
 }
 
 /**

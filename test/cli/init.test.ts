@@ -1,10 +1,12 @@
-/** `init`: what it refuses before anything is made, and what it remembers. */
-import { mkdir, readFile, rm, stat, writeFile } from "node:fs/promises";
-import { dirname } from "node:path";
+/** What `init`, and what makes up for it later, refuses before anything is made, and what it remembers. */
+import { cp, mkdir, readFile, rm, stat, writeFile } from "node:fs/promises";
+import { dirname, join } from "node:path";
 import { expect, test } from "vitest";
+import { generateRecoveryKey } from "../../src/bundle/recovery-key.js";
 import { getEntry } from "../../src/keys/keyring.js";
 import { generatePassphrase } from "../../src/keys/passphrase.js";
 import { ClientStore } from "../../src/store/client-store.js";
+import { fixtures } from "../store/temporary.js";
 import { Machine } from "./machine.js";
 
 const settingsOf = async (machine: Machine) =>
@@ -81,4 +83,56 @@ test("the source of an adopted store's passphrase is remembered", async () => {
     passphrase_source: `file:${machine.path("passphrase")}`,
   });
   expect((await machine.run(["list-clients"])).code).toBe(0);
+});
+
+test("where a first backup goes is remembered, and goes on being it", async () => {
+  const machine = await Machine.make();
+  await machine.init();
+  const to = (name: string) => [
+    ...["--to", machine.path(name, "backups"), "--bundle-to", machine.path(name, "bundles")],
+  ];
+  expect((await machine.run(["backup"])).stderr).toContain("--to FOLDER");
+  expect((await machine.run(["backup", ...to("first")])).stderr).toContain("is remembered in");
+  await machine.run(["backup", ...to("second")]);
+  expect((await settingsOf(machine)).backup).toMatchObject({
+    to: machine.path("first", "backups"),
+    bundle_to: machine.path("first", "bundles"),
+  });
+  expect((await machine.run(["backup"])).code).toBe(0);
+});
+
+test("a recipient that a bundle is exported for is one of those of every later bundle", async () => {
+  const machine = await Machine.make();
+  await machine.init("--bundle-to", machine.path("bundles"), "--to", machine.path("backups"));
+  const { identity, recipient } = await generateRecoveryKey();
+  const exported = await machine.run(["bundle", "export", "--recipient", recipient]);
+  expect([exported.code, exported.stdout]).toEqual([0, expect.stringContaining(recipient)]);
+  await machine.run(["add-client"]);
+  const { document } = await machine.json("backup");
+  const { path } = document.bundle as { path: string };
+  await writeFile(machine.path("new-key.txt"), identity, { mode: 0o600 });
+  const shown = await machine.run(["bundle", "show", path, "-i", machine.path("new-key.txt")]);
+  expect([shown.code, shown.stdout]).toEqual([0, expect.stringContaining("PRAGMA key")]);
+});
+
+test("no recovery key is made for a bundle that has nowhere to go", async () => {
+  const machine = await Machine.make();
+  await mkdir(dirname(machine.store), { recursive: true });
+  await cp(join(fixtures, "plain-schema2.db"), machine.store);
+  const place = [
+    "--bundle-to",
+    machine.path("nowhere"),
+    "--recovery-key-file",
+    machine.path("key"),
+  ];
+  const refused = await machine.run(["encrypt", ...place, "--hub", "none", "--service", "none"]);
+  expect([refused.code, refused.stderr]).toEqual([18, expect.stringContaining("mkdir -m 700")]);
+  expect(await isThere(machine.path("key"))).toBe(false);
+  await mkdir(machine.path("nowhere"));
+  const done = ["encrypt", "--to", machine.path("backups"), ...place];
+  expect((await machine.run([...done, "--hub", "none", "--service", "none"])).code).toBe(0);
+  expect((await settingsOf(machine)).backup).toEqual({
+    to: machine.path("backups"),
+    bundle_to: machine.path("nowhere"),
+  });
 });
