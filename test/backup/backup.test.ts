@@ -339,7 +339,9 @@ test("a hub with commands of its own that the watcher starts while the job is st
   expect(await started()).toHaveLength(1);
   // Its time is not waited for: its clock is what ends early. The job goes on before the hub has its store open.
   const clock = descendants(job.child.pid).find(({ name }) => name === "sleep");
+  expect(clock).toBeDefined();
   process.kill(clock?.pid ?? 0, "SIGKILL");
+  await until(async () => (await started()).length === 2);
   job.child.kill("SIGCONT");
   const ran = await job.ran;
   expect(ran).toMatchObject({ code: 15, error: { kind: "service" } });
