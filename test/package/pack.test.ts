@@ -51,13 +51,18 @@ test("the packed package holds what it needs and no more, installs, runs, and ha
   expect(files).toContain("dist/cli/main.js");
   expect(files).toContain("dist/index.d.ts");
   expect(files.filter((path) => !path.startsWith("dist/")).sort()).toEqual([
+    "ARCHITECTURE.md",
     "CHANGELOG.md",
     "LICENSE",
     "README.md",
     "SECURITY.md",
+    "docs/dependencies.md",
+    "docs/formats.md",
+    "docs/reliability.md",
     "man/hivemind-sqlcipher.1",
     "package.json",
     "sbom.cdx.json",
+    "test/interop/open_backup.py",
   ]);
   expect(files.filter((path) => /^dist\/(?!.*\.(?:js|d\.ts)$)/.test(path)).sort()).toEqual([
     "dist/cli/THIRD-PARTY-NOTICES.txt",
