@@ -25,11 +25,11 @@ import { roomIn } from "../files/room.js";
 import { passwordIn, readServerJson } from "../hub/server-json.js";
 import { formatSource, type PassphraseSource } from "../keys/source.js";
 import {
-  isBack,
   type KnownService,
   refuseHolders,
   type ServiceReport,
   type Stopped,
+  startOnce,
   stopIfUp,
   stoppedOf,
 } from "../operation/absence.js";
@@ -455,11 +455,8 @@ class SwapWork {
    * on the file that is gone.
    */
   async #startOnStore(service: Service, { dependents }: Stopped): Promise<Started> {
-    // The start command would start a second hub beside the one that the watcher has started.
-    const isUp = service.kind === "command" && (await isBack(service, this.#state.storePath));
-    const started = isUp
-      ? { upAt: performance.now(), wasUp: true }
-      : await service.start(dependents);
+    const { storePath } = this.#state;
+    const started = await startOnce(service, storePath, dependents, this.#timer);
     if (!started.wasUp || !this.#state.data.committed) return started;
     this.#request.reporter.notice(
       `something had started ${this.#name} meanwhile: starting it anew`,
