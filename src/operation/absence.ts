@@ -152,7 +152,7 @@ export async function endAbsence(stopped: Stopped, storePath: string): Promise<b
  * Whether a service that was stopped runs again. Of one with commands of its own, to which whoever cannot be looked into
  * counts as running, somebody must be seen to have the store open: it would stay down for good otherwise.
  */
-export async function isBack(service: Service, storePath: string): Promise<boolean> {
+async function isBack(service: Service, storePath: string): Promise<boolean> {
   if (service.kind === "command") return (await holdersOf(storePath)).holders.length > 0;
   return (await service.state()).active;
 }
