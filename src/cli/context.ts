@@ -1,9 +1,15 @@
 /** What every command starts from: which store, which settings, whose passphrase, and where to print. */
+import { fileURLToPath } from "node:url";
 import type { Command } from "commander";
 import { resolveStorePath } from "../config/paths.js";
 import { isKeyCacheOff, resolveSettings, type Settings } from "../config/settings.js";
 import { StoreError } from "../errors.js";
-import { type PassphraseSource, parseSource, withoutKeyCache } from "../keys/source.js";
+import {
+  formatSource,
+  type PassphraseSource,
+  parseSource,
+  withoutKeyCache,
+} from "../keys/source.js";
 import type { Reporter } from "../operation/reporter.js";
 import { storePlace } from "./hub-store.js";
 import { Output } from "./output.js";
@@ -28,6 +34,8 @@ export interface Context {
   readonly storePath: string;
   readonly settings: Settings;
   readonly settingsPath: string;
+  /** What the settings file says, without options and environment; undefined if there is none. */
+  readonly settingsInFile: Settings | undefined;
   readonly source: PassphraseSource;
   readonly output: Output;
   /** Whether --yes answers every question. */
@@ -81,7 +89,7 @@ export function repeated(value: string, all: string[] = []): string[] {
  */
 export async function contextOf(command: Command): Promise<Context> {
   const options = globalOptionsOf(command);
-  const { settings, path, missing } = await resolveSettings(
+  const { settings, path, inFile, missing } = await resolveSettings(
     {
       store: {
         ...(options.db !== undefined && { path: options.db }),
@@ -105,6 +113,7 @@ export async function contextOf(command: Command): Promise<Context> {
     storePath: await resolveStorePath(await storePlace(settings, command.name())),
     settings,
     settingsPath: path,
+    settingsInFile: inFile,
     source: keyCache ? source : withoutKeyCache(source),
     output,
     yes,
@@ -114,6 +123,25 @@ export async function contextOf(command: Command): Promise<Context> {
       confirm: (question, option) => confirm(question, yes, option),
     },
   };
+}
+
+/**
+ * The words that start a command of this program with the store, settings and passphrase of this one, for whoever keeps them:
+ * a service manager has nothing of this shell's options and environment.
+ */
+export function ownCommand(
+  { storePath, settingsPath, settingsInFile, source }: Context,
+  ...words: readonly string[]
+): string[] {
+  const from = formatSource(source);
+  const usual = formatSource(parseSource(settingsInFile?.passphrase_source ?? "keyring"));
+  return [
+    ...[process.execPath, fileURLToPath(new URL("./main.js", import.meta.url)), ...words],
+    ...["--db", storePath],
+    ...(settingsInFile === undefined ? [] : ["--config", settingsPath]),
+    ...(from === usual ? [] : ["--passphrase-source", from]),
+    ...(source.kind === "keyring" && source.withoutKeyCache ? ["--no-key-cache"] : []),
+  ];
 }
 
 export function outputOf(command: Command): Output {

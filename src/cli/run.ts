@@ -2,8 +2,8 @@ import type { Command } from "commander";
 import { expandPath } from "../config/paths.js";
 import { StoreError } from "../errors.js";
 import type { HubOptions } from "../hub/run.js";
-import { parseSource } from "../keys/source.js";
-import { addGlobalOptions, type Context, contextOf } from "./context.js";
+import { formatSource, parseSource } from "../keys/source.js";
+import { addGlobalOptions, type Context, contextOf, ownCommand } from "./context.js";
 import { settleFirst } from "./open.js";
 import { restoreUmask } from "./privacy.js";
 
@@ -125,12 +125,21 @@ async function printUnit(
   const found = await findProgram(name);
   if (found === undefined)
     context.output.notice(`${name} is not on PATH; correct its path in the unit`);
-  const unit = {
-    program: [process.execPath, process.argv[1] ?? "hivemind-sqlcipher"],
-    options: process.argv.includes("--db") ? ["--db", context.storePath] : [],
-    hub: [found ?? `/usr/local/bin/${name}`, ...args],
-  };
-  if (kind === "user") return context.output.line(renderUnit({ kind, ...unit }).trimEnd());
+  const words = [found ?? `/usr/local/bin/${name}`, ...args];
+  const { hubPython: python, privateConfig, redisPasswordSource } = options;
+  const hubPython =
+    python === undefined ? [] : ["--hub-python", (await findProgram(python)) ?? python];
+  if (kind === "user") {
+    const ownOptions = [
+      ...hubPython,
+      ...(privateConfig ? ["--private-config"] : []),
+      ...(redisPasswordSource === undefined
+        ? []
+        : ["--redis-password-source", formatSource(parseSource(redisPasswordSource))]),
+    ];
+    const run = ownCommand(context, "run", ...ownOptions);
+    return context.output.line(renderUnit({ kind, run, hub: words }).trimEnd());
+  }
   if (kind !== "system") {
     throw new StoreError("usage", `there is no unit "${kind}"`, {
       hint: "--print-unit is user, system or keyring.",
@@ -138,13 +147,17 @@ async function printUnit(
   }
   const credential = sealedCredential(options, "hivemind-sqlcipher");
   const { file } = await readServerJson(serverJsonPath());
+  const run =
+    (await redisSettings()) === undefined
+      ? ownCommand({ ...context, source: parseSource("credential") }, "run", ...hubPython)
+      : ownCommand(context, "run", ...hubPython, "--redis-password-source", "credential");
   context.output.line(
     renderUnit({
       kind,
-      ...unit,
+      run,
+      hub: words,
       serverJson: file,
       credential,
-      redis: (await redisSettings()) !== undefined,
       ...(options.user !== undefined && { user: options.user }),
     }).trimEnd(),
   );

@@ -2,8 +2,13 @@
 import type { Command } from "commander";
 import { StoreError } from "../errors.js";
 import type { LastRun, Schedule } from "../lifecycle/schedule.js";
-import { addCommandGroup, addGlobalOptions, type Context, contextOf } from "./context.js";
-import { ownProgram } from "./settle.js";
+import {
+  addCommandGroup,
+  addGlobalOptions,
+  type Context,
+  contextOf,
+  ownCommand,
+} from "./context.js";
 
 interface InstallOptions {
   onCalendar: string;
@@ -54,7 +59,7 @@ async function runInstall(context: Context, options: InstallOptions): Promise<vo
   const { installSchedule } = await import("../lifecycle/schedule.js");
   const schedule = await installSchedule({
     storePath: context.storePath,
-    command: await backupCommand(context),
+    command: backupCommand(context),
     ...options,
   });
   context.output.result({ schedule }, () => ["Backups are scheduled.", ...lines(schedule)]);
@@ -67,26 +72,18 @@ async function runInstall(context: Context, options: InstallOptions): Promise<vo
  *
  * @throws StoreError `usage` if the settings do not name both folders.
  */
-async function backupCommand(context: Context): Promise<string[]> {
-  const { loadSettings } = await import("../config/settings.js");
-  const { formatSource, parseSource } = await import("../keys/source.js");
-  const { storePath, settingsPath } = context;
-  const settings = (await loadSettings(settingsPath)) ?? {};
+function backupCommand(context: Context): string[] {
+  const { settingsPath, settingsInFile } = context;
   for (const [key, folder] of [
-    ["backup.to", settings.backup?.to],
-    ["backup.bundle_to", settings.backup?.bundle_to],
+    ["backup.to", settingsInFile?.backup?.to],
+    ["backup.bundle_to", settingsInFile?.backup?.bundle_to],
   ]) {
     if (folder !== undefined) continue;
     throw new StoreError("usage", `${settingsPath} does not say where backups go: no "${key}"`, {
       hint: "A timer sees neither options nor this shell's environment: put it there (init does, with --to and --bundle-to).",
     });
   }
-  const source = formatSource(context.source);
-  const kept = formatSource(parseSource(settings.passphrase_source ?? "keyring"));
-  return [
-    ...[...ownProgram(), "backup", "--db", storePath, "--config", settingsPath],
-    ...(source === kept ? [] : ["--passphrase-source", source]),
-  ];
+  return ownCommand(context, "backup");
 }
 
 async function runRemove(context: Context): Promise<void> {

@@ -1,6 +1,5 @@
-import { fileURLToPath } from "node:url";
 import type { Command } from "commander";
-import { addGlobalOptions, type Context, contextOf } from "./context.js";
+import { addGlobalOptions, type Context, contextOf, ownCommand } from "./context.js";
 
 /**
  * `settle` finishes or undoes an interrupted operation and does nothing else. Every command does so first; this one is
@@ -24,13 +23,5 @@ export function addSettleCommand(program: Command): void {
 
 /** The program and arguments that run `settle` for this store, for the service manager to keep. */
 export function settleCommand(context: Context): string[] {
-  return [
-    ...[...ownProgram(), "settle", "--quiet", "--db", context.storePath],
-    ...(process.argv.includes("--config") ? ["--config", context.settingsPath] : []),
-  ];
-}
-
-/** The words that start this program, wherever somebody else is to start it. */
-export function ownProgram(): string[] {
-  return [process.execPath, fileURLToPath(new URL("./main.js", import.meta.url))];
+  return ownCommand(context, "settle", "--quiet");
 }

@@ -76,6 +76,8 @@ export type Settings = z.infer<typeof settingsSchema>;
 export interface SettingsFile {
   readonly path: string;
   readonly settings: Settings;
+  /** What the file alone says; undefined if there is none. */
+  readonly inFile: Settings | undefined;
   /** Whether the file was named, by `--config` or the environment, and does not exist. */
   readonly missing: boolean;
 }
@@ -117,6 +119,7 @@ export async function resolveSettings(
   return {
     path,
     settings: withAbsolutePaths(merged, environment),
+    inFile: file,
     missing: file === undefined && named !== undefined,
   };
 }

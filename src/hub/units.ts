@@ -18,12 +18,10 @@ export type Words = readonly string[];
 
 export interface UserUnit {
   readonly kind: "user";
-  /** How `hivemind-sqlcipher` is started. */
-  readonly program: Words;
+  /** How `hivemind-sqlcipher run` is started, with its options. */
+  readonly run: Words;
   /** How the hub is started. */
   readonly hub: Words;
-  /** Further options for `hivemind-sqlcipher`, such as `--db PATH`. */
-  readonly options?: Words;
 }
 
 export interface SystemUnit extends Omit<UserUnit, "kind"> {
@@ -33,12 +31,10 @@ export interface SystemUnit extends Omit<UserUnit, "kind"> {
   /** The hub's own `server.json`, behind every symbolic link. */
   readonly serverJson: string;
   /**
-   * The store's passphrase, sealed to this machine:
-   * `systemd-creds encrypt --name=hivemind-sqlcipher - FILE`.
+   * What `run` reads as its credential, the store's passphrase or the password of the hub's Redis server, sealed to this
+   * machine: `systemd-creds encrypt --name=hivemind-sqlcipher - FILE`.
    */
   readonly credential: string;
-  /** Whether it is the password of the hub's Redis server instead. */
-  readonly redis?: boolean;
 }
 
 /** A hub's unit, as text for a file. */
@@ -46,14 +42,14 @@ export function renderUnit(unit: UserUnit | SystemUnit): string {
   return unit.kind === "user" ? userUnit(unit) : systemUnit(unit);
 }
 
-function userUnit({ program, hub, options = [] }: UserUnit): string {
+function userUnit({ run, hub }: UserUnit): string {
   return `[Unit]
 Description=HiveMind hub with its encrypted client store
 After=${keyringUnit}
 
 [Service]
 Type=exec
-ExecStart=${execLine(...program, ...options, "run", "--", ...hub)}
+ExecStart=${execLine(...run, "--", ...hub)}
 # TERM goes to run, which hands it on; what is left after the time-out is killed.
 KillMode=mixed
 # 128 + TERM: a hub that had not yet set itself up to end by it
@@ -64,10 +60,7 @@ WantedBy=default.target
 `;
 }
 
-function systemUnit({ program, hub, options = [], ...unit }: SystemUnit): string {
-  const run = unit.redis
-    ? ["run", "--redis-password-source", "credential", "--prepare"]
-    : ["--passphrase-source", "credential", "run", "--prepare"];
+function systemUnit({ run, hub, ...unit }: SystemUnit): string {
   const prepared = "%t/hivemind-sqlcipher/server.json";
   return `[Unit]
 Description=HiveMind hub with its encrypted client store
@@ -83,7 +76,7 @@ LoadCredentialEncrypted=hivemind-sqlcipher:${settingValue(unit.credential)}
 RuntimeDirectory=hivemind-sqlcipher
 RuntimeDirectoryMode=0700
 BindReadOnlyPaths=-${prepared}:${quoted(unit.serverJson)}
-ExecStartPre=${execLine(...program, ...options, ...run)} ${prepared} ${execLine("--", ...hub)}
+ExecStartPre=${execLine(...run, "--prepare")} ${prepared} ${execLine("--", ...hub)}
 ExecStart=${execLine(...hub)}
 ${common}
 [Install]

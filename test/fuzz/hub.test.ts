@@ -316,12 +316,12 @@ campaign("a unit holds the words it was given and no line more", {
   share: 20,
   inputs: fc.tuple(fc.array(wildText, { minLength: 1, maxLength: 4 }), wildText, wildText),
   async holds([hub, user, path]) {
-    const program = ["/usr/bin/node", "main.js"];
+    const run = ["/usr/bin/node", "main.js", "run", "--db", path];
     const line = await answerOf(() => execLine(...hub));
     if (line !== undefined) assert.deepEqual(wordsOf(line), hub);
     const units = [
-      () => renderUnit({ kind: "user", program, hub, options: ["--db", path] }),
-      () => renderUnit({ kind: "system", program, hub, user, serverJson: path, credential: path }),
+      () => renderUnit({ kind: "user", run, hub }),
+      () => renderUnit({ kind: "system", run, hub, user, serverJson: path, credential: path }),
       () => renderKeyringUnit({ kind: "system", credential: path, owner: { user, uid: 1000 } }),
     ];
     for (const render of units) {

@@ -75,6 +75,6 @@ test("the password of the Redis server has a source of its own: what opens the s
   ]);
   expect(code).toBe(0);
   expect(stdout).toMatch(
-    /^ExecStartPre=.* run --redis-password-source credential --prepare .*server\.json -- \/bin\/true$/m,
+    /^ExecStartPre=.* run --redis-password-source credential .*--prepare .*server\.json -- \/bin\/true$/m,
   );
 });

@@ -48,16 +48,16 @@ describe("the text of a unit", () => {
   });
   afterEach(() => rm(folder, { recursive: true, force: true }));
 
-  const program = [process.execPath, "/usr/share/a b/main.js"];
+  const run = [process.execPath, "/usr/share/a b/main.js", "run"];
 
   test.each([
-    ["user", () => renderUnit({ kind: "user", program, hub: [hub, "listen"] })],
+    ["user", () => renderUnit({ kind: "user", run, hub: [hub, "listen"] })],
     [
       "system",
       () =>
         renderUnit({
           kind: "system",
-          program,
+          run,
           hub: [hub, "listen"],
           user: "daemon",
           serverJson: "/home/a: b/.config/hivemind-core/server.json",
@@ -90,17 +90,17 @@ describe("the text of a unit", () => {
     const name = `${uniqueName()}.service`;
     const words = ["a b", "100%i", "$HOME", "$" + "{HOME}", '"', "'", "\\n", ";", "é", ""];
     const script = `require("fs").writeFileSync("${folder}/words", JSON.stringify(process.argv.slice(1)))`;
-    const program = [process.execPath, "-e", script, "--"];
-    await writeUnits({ [name]: renderUnit({ kind: "user", program, hub: words }) });
+    const run = [process.execPath, "-e", script];
+    await writeUnits({ [name]: renderUnit({ kind: "user", run, hub: words }) });
     await systemctl("start", name);
     await until(() => existsSync(join(folder, "words")));
     const seen: string[] = JSON.parse(await readFile(join(folder, "words"), "utf8"));
-    expect(seen.slice(seen.indexOf("--") + 1)).toEqual(words);
+    expect(seen).toEqual(words);
     await removeUnits(name);
   });
 
   test("cannot have a line of its own smuggled in", () => {
-    expect(() => renderUnit({ kind: "user", program, hub: ["x\nExecStartPre=/bin/sh"] })).toThrow(
+    expect(() => renderUnit({ kind: "user", run, hub: ["x\nExecStartPre=/bin/sh"] })).toThrow(
       "line break",
     );
   });
@@ -128,11 +128,9 @@ describe("a real hub in its unit", () => {
   test("by the user's manager: run stays beside it, and it starts again when it is killed", async () => {
     const secret = join(home.runtime, "secret");
     await writeFile(secret, passphrase, { mode: 0o600 });
-    const options = ["--passphrase-source", `file:${secret}`];
     const text = renderUnit({
       kind: "user",
-      program: cli,
-      options,
+      run: [...cli, "run", "--passphrase-source", `file:${secret}`],
       hub: [hub, "listen"],
     });
     await writeUnits({ [unit]: text + more() });
@@ -185,7 +183,7 @@ describe("on a machine where nobody logs in, with the system's manager", () => {
     const credential = join(outer, "sealed");
     const text = renderUnit({
       kind: "system",
-      program: cli,
+      run: [...cli, "run", "--passphrase-source", "credential"],
       hub: [hub, "listen"],
       user: user.user,
       serverJson: home.serverJson,
