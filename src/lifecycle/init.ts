@@ -14,7 +14,6 @@ import { parseRecipient } from "../bundle/recovery-key.js";
 import { loadSettings, type Settings, saveSettings } from "../config/settings.js";
 import { hasCode, StoreError, systemError } from "../errors.js";
 import { makeFolder } from "../files/durable.js";
-import { lookAt } from "../files/look.js";
 import { getEntry, keyringService, setEntry } from "../keys/keyring.js";
 import { generatePassphrase } from "../keys/passphrase.js";
 import { describeSource, formatSource, type PassphraseSource } from "../keys/source.js";
@@ -23,12 +22,12 @@ import type { Reporter } from "../operation/reporter.js";
 import { reached } from "../operation/step.js";
 import { type CipherCompatibility, identify } from "../store/cipher.js";
 import { ClientStore } from "../store/client-store.js";
+import { refuseStrays } from "../store/sidecars.js";
 import type { BundleReport } from "./options.js";
 import { firstPassphrase } from "./passphrases.js";
 import { bundleReport } from "./prepare.js";
 import { ensureRecipients, type RecipientOptions } from "./recipients.js";
 import { withOperation } from "./settle.js";
-import { sidecars } from "./transfer.js";
 
 export interface InitOptions extends RecipientOptions {
   readonly storePath: string;
@@ -142,19 +141,6 @@ async function refuseExisting(storePath: string): Promise<void> {
         ? "It is not encrypted; hivemind-sqlcipher encrypt converts it in place."
         : "If upstream's password setting encrypted it, hivemind-sqlcipher init --adopt takes it over.";
   throw new StoreError("refused", `there is a store at ${storePath} already`, { hint });
-}
-
-/** SQLite would take what is left of a store whose file is gone for the new store's own, and write its pages into that. */
-async function refuseStrays(storePath: string): Promise<void> {
-  for (const suffix of sidecars) {
-    const stray = storePath + suffix;
-    if (!(await lookAt(stray))) continue;
-    throw new StoreError(
-      "refused",
-      `${stray} belongs to a store that is not there any more, and would damage a new one`,
-      { hint: `see that no hub runs, then: mv '${stray}' '${stray}.old'` },
-    );
-  }
 }
 
 /** The passphrase that is to be put into the keyring, or what another source yields. */

@@ -24,6 +24,7 @@ import { acquireLock } from "../operation/lock.js";
 import type { Reporter } from "../operation/reporter.js";
 import { keyIdOf, type StoreKey } from "../store/cipher.js";
 import { newestSchema } from "../store/schema.js";
+import { sidecars } from "../store/sidecars.js";
 import { compareClients, type Differences, type Widened } from "./differences.js";
 import { copyFile } from "./files.js";
 import { findHandover, type Handover, requireHandover } from "./handover.js";
@@ -34,7 +35,7 @@ import { type BundlePlan, bundleReport, checkBundleFolder } from "./prepare.js";
 import { lookAtPresent, openTable, type PresentStore } from "./present-store.js";
 import { settle } from "./settle.js";
 import { swap } from "./swap.js";
-import { type HeldStore, setJournalMode, sidecars } from "./transfer.js";
+import { type HeldStore, setJournalMode } from "./transfer.js";
 import {
   type BackupToVerify,
   isWhatWasVerified,

@@ -18,6 +18,7 @@ import { parseSource } from "../keys/source.js";
 import { refuseHolders, stoppedSchema } from "../operation/absence.js";
 import type { Journal } from "../operation/journal.js";
 import { reached } from "../operation/step.js";
+import { sidecars } from "../store/sidecars.js";
 import * as z from "../zod.js";
 import {
   firstPassphrase,
@@ -26,7 +27,6 @@ import {
   promotePending,
   putKeyringBack,
 } from "./passphrases.js";
-import { sidecars } from "./transfer.js";
 
 /** The operations that are swaps; each is a journal's operation and a command's name. */
 export const swapOperations = ["encrypt", "decrypt", "rotate", "restore"] as const;

@@ -44,6 +44,7 @@ import {
   type Started,
 } from "../service/service.js";
 import { keyIdOf, type StoreKey } from "../store/cipher.js";
+import { sidecars } from "../store/sidecars.js";
 import { syncFile } from "./files.js";
 import {
   type KeyringPlan,
@@ -55,7 +56,7 @@ import {
 } from "./passphrases.js";
 import type { BundlePlan } from "./prepare.js";
 import { Swap, type SwapJournal, type SwapOperation, withHint } from "./swap-state.js";
-import { HeldStore, refuseSidecars, type Secret, sidecars } from "./transfer.js";
+import { HeldStore, refuseSidecars, type Secret } from "./transfer.js";
 
 /** What the dead-man timer allows for the work between stop and start, beyond the stop itself: 60 s. */
 const windowBudgetMs = 60_000;

@@ -8,13 +8,11 @@ import { pathToFileURL } from "node:url";
 import { hasCode, StoreError, systemError } from "../errors.js";
 import { openEncrypted, type StoreKey } from "../store/cipher.js";
 import { Connection } from "../store/connection.js";
+import { sidecars } from "../store/sidecars.js";
 import { type Attached, compareDatabases } from "./compare.js";
 
 /** What opens a database: its key, or nothing if it is not encrypted. */
 export type Secret = StoreKey | undefined;
-
-/** What SQLite keeps beside a database, each with its own way to lose or damage data when the file is replaced. */
-export const sidecars = ["-journal", "-wal", "-shm"] as const;
 
 /** A command that has just opened the store lets go of it when it sees that it has to wait: tried 20 times, 50 ms apart. */
 const holdTries = 20;

@@ -9,6 +9,7 @@ import { execFile } from "node:child_process";
 import { type BigIntStats, readdirSync, readFileSync, readlinkSync, statSync } from "node:fs";
 import { setTimeout as delay } from "node:timers/promises";
 import { hasCode, StoreError, systemError } from "../errors.js";
+import { sidecars } from "../store/sidecars.js";
 
 export interface Holder {
   readonly pid: number;
@@ -23,7 +24,7 @@ export interface Holders {
 }
 
 /** The store and what SQLite keeps beside it. */
-const sidecars = ["", "-wal", "-shm", "-journal"];
+const suffixes = ["", ...sidecars];
 
 /**
  * The processes that have the store or one of its sidecars open, this process and those of `except` left out. A file
@@ -66,7 +67,7 @@ export async function lastingHolders(
 }
 
 function holdersByProc(storePath: string, skip: ReadonlySet<number>, locksOnly: boolean): Holders {
-  const paths = new Set(sidecars.map((suffix) => storePath + suffix));
+  const paths = new Set(suffixes.map((suffix) => storePath + suffix));
   const inodes = new Set<string>();
   for (const path of paths) {
     try {
@@ -158,7 +159,7 @@ function commandOf(pid: number): string {
 
 /** macOS: lsof, a part of the system. It leaves out other users' processes unless root asks. */
 function holdersByLsof(storePath: string, skip: ReadonlySet<number>): Promise<Holders> {
-  const files = sidecars
+  const files = suffixes
     .map((suffix) => storePath + suffix)
     .filter((path) => statSync(path, { throwIfNoEntry: false }));
   if (files.length === 0) return Promise.resolve({ holders: [], complete: true });

@@ -1,6 +1,6 @@
 /** The files that SQLite keeps beside a database. */
-import { lstat } from "node:fs/promises";
-import { hasCode, StoreError, systemError } from "../errors.js";
+import { StoreError } from "../errors.js";
+import { lookAt } from "../files/look.js";
 
 /** What they have behind the database's name, each with its own way to lose or damage data when the file is replaced. */
 export const sidecars = ["-journal", "-wal", "-shm"] as const;
@@ -14,12 +14,7 @@ export const sidecars = ["-journal", "-wal", "-shm"] as const;
 export async function refuseStrays(path: string): Promise<void> {
   for (const suffix of sidecars) {
     const stray = path + suffix;
-    try {
-      await lstat(stray);
-    } catch (error) {
-      if (hasCode(error, "ENOENT")) continue;
-      throw systemError(error, `cannot look at ${stray}`);
-    }
+    if (!(await lookAt(stray))) continue;
     throw new StoreError(
       "refused",
       `${stray} belongs to a store that is not there any more, and would damage a new one`,
