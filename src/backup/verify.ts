@@ -10,14 +10,9 @@ import { hasCode, StoreError, systemError } from "../errors.js";
 import { sha256Of } from "../files/sum.js";
 import { type KeptPassphrase, type PassphraseSource, readPassphrases } from "../keys/source.js";
 import { noneOpens } from "../keys/unlock.js";
-import {
-  cipherIntegrityErrors,
-  identify,
-  type OpenedStore,
-  openEncrypted,
-  type StoreKey,
-} from "../store/cipher.js";
+import { identify, type OpenedStore, openEncrypted, type StoreKey } from "../store/cipher.js";
 import { ClientStore, integrityErrors } from "../store/client-store.js";
+import { pageErrors } from "../store/page-seals.js";
 import { type Manifest, macHolds, manifestPath, readManifest } from "./manifest.js";
 
 /** Where a backup's passphrase comes from: what is kept for its store, or one that is known, as from a bundle. */
@@ -159,7 +154,7 @@ export async function openBackup(
 }
 
 /**
- * Reads an opened copy as a database, and closes it. That its pages are authentic is `cipherIntegrityErrors`'s to say.
+ * Reads an opened copy as a database, and closes it. That its pages are authentic is `pageErrors`'s to say.
  *
  * @throws StoreError `newerVersion` for a schema not known here, `corrupted` if it cannot be read.
  */
@@ -189,27 +184,17 @@ async function openAndLook(path: string, secret: BackupPassphrase): Promise<Seen
 }
 
 /**
- * Checks an opened copy's every page, and reads it as a database, on two connections at once: each takes as long as the
- * other, and there are two cores nearly everywhere. Closes it.
+ * Checks an opened copy's every page here while SQLite, in a thread of its own, reads it as a database. Closes it.
  */
 async function lookThrough(opened: OpenedStore): Promise<Seen> {
   const { connection, key } = opened;
   const inspected = inspect(opened);
   const [pages, inspection] = await Promise.allSettled([
-    badPagesOf(connection.path, key),
+    pageErrors(connection.path, key),
     inspected,
   ]);
   if (pages.status === "rejected") throw pages.reason;
   return { key, badPages: pages.value, inspection };
-}
-
-async function badPagesOf(path: string, key: StoreKey): Promise<string[]> {
-  const { connection } = await openEncrypted(path, key, { mode: "readonly", immutable: true });
-  try {
-    return await cipherIntegrityErrors(connection);
-  } finally {
-    await connection.close();
-  }
 }
 
 /**

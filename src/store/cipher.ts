@@ -226,17 +226,6 @@ export async function createEncrypted(
   }
 }
 
-/**
- * What is wrong with an encrypted database, page by page: each page's HMAC is checked, in either format. Empty if
- * nothing is. Pages that are still in the `-wal` are not looked at.
- */
-export async function cipherIntegrityErrors(connection: Connection): Promise<string[]> {
-  const rows = await connection.all<{ cipher_integrity_check: string }>(
-    "PRAGMA cipher_integrity_check",
-  );
-  return rows.map((row) => row.cipher_integrity_check);
-}
-
 /** The size of a file, undefined if there is none, 0 for what is not a regular file. */
 async function sizeOf(path: string): Promise<number | undefined> {
   try {

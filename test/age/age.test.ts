@@ -18,8 +18,8 @@ import { lastRehearsal } from "../../src/lifecycle/rehearsal.js";
 import { settleIfNeeded } from "../../src/lifecycle/settle.js";
 import { MigrationNote } from "../../src/migrate/note.js";
 import { journalPath } from "../../src/operation/journal.js";
-import { cipherIntegrityErrors } from "../../src/store/cipher.js";
 import { ClientStore, integrityErrors } from "../../src/store/client-store.js";
+import { pageErrors } from "../../src/store/page-seals.js";
 import { Machine } from "../cli/machine.js";
 import { fixtures, temporaryFolder } from "../store/temporary.js";
 
@@ -82,7 +82,8 @@ describe.each(withPart("stores"))("stores of %s", (commit) => {
     expect(store.key.cipherCompatibility).toBe(format);
     expect(store.schemaVersion).toBe(schema);
     expect(await recordsIn(store)).toEqual(sampleClients().map(serializeClient));
-    expect(await cipherIntegrityErrors(store.connection)).toEqual([]);
+    const another = join(await copyOf(commit, "stores"), name);
+    expect(await pageErrors(another, store.key)).toEqual([]);
     expect(await integrityErrors(store.connection)).toEqual([]);
     await store.updateClient(1, { name: "cellar" });
     expect((await store.getClientByApiKey("key of the first"))?.name).toBe("cellar");

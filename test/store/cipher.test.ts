@@ -6,7 +6,6 @@ import { inspect } from "node:util";
 import { describe, expect, test } from "vitest";
 import { StoreError } from "../../src/errors.js";
 import {
-  cipherIntegrityErrors,
   createEncrypted,
   deriveKey,
   hkdfKey,
@@ -16,6 +15,7 @@ import {
   StoreKey,
 } from "../../src/store/cipher.js";
 import { integrityErrors } from "../../src/store/client-store.js";
+import { pageErrors } from "../../src/store/page-seals.js";
 import { interpreter } from "../interop/python.js";
 import { copyOfFixture, fixturePassphrases, fixtures, temporaryFolder } from "./temporary.js";
 
@@ -47,9 +47,9 @@ describe("stores that other programs encrypted", () => {
         const store = await openEncrypted(path, passphrase, { mode });
         expect(store.keyId).toBe(keyId);
         expect(await store.connection.get("SELECT count(*) AS n FROM clients")).toEqual({ n: 5 });
-        expect(await cipherIntegrityErrors(store.connection)).toEqual([]);
         expect(await integrityErrors(store.connection)).toEqual([]);
         await store.connection.close();
+        expect(await pageErrors(path, store.key)).toEqual([]);
       }
       expect(await sha256(path)).toBe(before);
       expect(await sha256(join(fixtures, name))).toBe(before);
@@ -165,10 +165,9 @@ describe("what cannot be opened", () => {
       const bytes = await readFile(path);
       bytes.writeUInt8(bytes.readUInt8(bytes.length - 500) ^ 1, bytes.length - 500);
       await writeFile(path, bytes);
-      await using connection = (await openEncrypted(path, rightPassphrase, readonly)).connection;
-      expect(await cipherIntegrityErrors(connection)).toEqual([
-        "HMAC verification failed for page 3",
-      ]);
+      const opened = await openEncrypted(path, rightPassphrase, readonly);
+      expect(await pageErrors(path, opened.key)).toEqual(["HMAC verification failed for page 3"]);
+      await using connection = opened.connection;
       expect(await integrityErrors(connection)).toHaveLength(1);
       expect(
         await kindOf(

@@ -2,7 +2,7 @@ import { open, readFile, stat } from "node:fs/promises";
 import { join } from "node:path";
 import { describe, expect, test } from "vitest";
 import { newClient } from "../../src/client/client.js";
-import { cipherIntegrityErrors, identify, openEncrypted } from "../../src/store/cipher.js";
+import { identify, openEncrypted } from "../../src/store/cipher.js";
 import { ClientStore, integrityErrors } from "../../src/store/client-store.js";
 import { temporaryFolder } from "./temporary.js";
 
@@ -71,7 +71,6 @@ describe.runIf(process.platform === "linux")("the locks on an open store", () =>
       ["sync", () => other.sync()],
       ["migrate", () => other.migrate(0)],
       ["integrity", () => integrityErrors(other.connection)],
-      ["cipher integrity", () => cipherIntegrityErrors(other.connection)],
     ];
     for (const [name, operation] of operations) {
       await operation();
