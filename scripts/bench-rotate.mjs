@@ -35,6 +35,11 @@ mkdirSync(join(folder, "bundles"));
 runHub(store);
 say(`rotate ${sizeName(mebibytes)}`);
 
+const rotate = (...service) =>
+  measured(
+    ...[process.execPath, command, "rotate", ...global, "--json", "--quiet", "--hub", "none"],
+    ...["--bundle-to", join(folder, "bundles"), ...service],
+  );
 const rotations = [];
 const exports = [];
 const away = { ours: [], plain: [] };
@@ -46,12 +51,12 @@ for (let turn = 0; turn < runs; turn++) {
   systemctl("start", "bench-hub");
   away.plain.push((performance.now() - stopped) / 1000);
   rmSync(copy);
-  const rotation = await measured(
-    ...[process.execPath, command, "rotate", ...global, "--json", "--quiet"],
-    ...["--hub", "none", "--unit", "bench-hub", "--bundle-to", join(folder, "bundles")],
-  );
-  rotations.push(rotation);
-  away.ours.push(JSON.parse(rotation.output).service.stopped_ms / 1000);
+  const besideHub = await rotate("--unit", "bench-hub");
+  away.ours.push(JSON.parse(besideHub.output).service.stopped_ms / 1000);
+  // Without one: that a hub is seen to stay up for a second is no part of the work that is compared.
+  systemctl("stop", "bench-hub");
+  rotations.push(await rotate("--service", "none"));
+  systemctl("start", "bench-hub");
 }
 systemctl("stop", "bench-hub");
 const secondsOf = (results) => results.map(({ seconds }) => seconds);
