@@ -103,8 +103,8 @@ async function runMigrate(context: Context, options: MigrateCommandOptions): Pro
     await settleFirst(context);
   }
   if (hub && serverJson) await requireNoOtherPassword(serverJson, hub, to);
-  // Records that wait to be inserted grow old; left alone, the heap is cleared of them only beyond 200 MB.
-  if (to.name === sqlcipherPluginName) setFlagsFromString("--optimize-for-size");
+  // Records that wait to be written grow old; left alone, the heap is cleared of them only beyond 200 MB.
+  setFlagsFromString("--optimize-for-size");
 
   const progress = new Progress(context.output);
   const migration = await interruptible((signal) =>
