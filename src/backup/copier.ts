@@ -10,7 +10,8 @@ import { createHash } from "node:crypto";
 import { constants } from "node:fs";
 import { type FileHandle, open } from "node:fs/promises";
 import { hasCode } from "../errors.js";
-import { isCurrent, readUpTo, readWal, type WalPosition } from "./wal.js";
+import { readUpTo } from "../files/read.js";
+import { isCurrent, readWal, type WalPosition } from "./wal.js";
 
 /** How much is copied or hashed at a time, in bytes. */
 const chunkSize = 4 << 20;

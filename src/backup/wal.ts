@@ -11,6 +11,7 @@
  * their transaction, and not before.
  */
 import type { FileHandle } from "node:fs/promises";
+import { readUpTo } from "../files/read.js";
 
 const headerSize = 32;
 const frameHeaderSize = 24;
@@ -157,17 +158,6 @@ async function* frameBytes(file: FileHandle, offset: number, frameSize: number) 
     if (whole < buffer.byteLength) return;
     at += whole;
   }
-}
-
-/** Fills the buffer from an offset; fewer bytes are read only at the end of the file. */
-export async function readUpTo(file: FileHandle, buffer: Buffer, offset: number): Promise<number> {
-  let filled = 0;
-  while (filled < buffer.byteLength) {
-    const { bytesRead } = await file.read(buffer, filled, buffer.length - filled, offset + filled);
-    if (bytesRead === 0) break;
-    filled += bytesRead;
-  }
-  return filled;
 }
 
 async function readExactly(file: FileHandle, size: number, offset: number) {

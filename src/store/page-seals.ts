@@ -6,9 +6,10 @@
  * wrong places, since it counts bytes in 32 bits: it finds all of them bad.
  */
 import { createHmac, createSecretKey, type KeyObject, pbkdf2Sync } from "node:crypto";
-import { type FileHandle, open } from "node:fs/promises";
+import { open } from "node:fs/promises";
 import { setImmediate } from "node:timers/promises";
 import { systemError } from "../errors.js";
+import { readUpTo } from "../files/read.js";
 import type { StoreKey } from "./cipher.js";
 
 /** What is at the end of a page: an IV, then its HMAC, in so many bytes together; SQLCipher's defaults by format. */
@@ -40,7 +41,7 @@ export async function pageErrors(path: string, key: StoreKey): Promise<string[]>
     await using file = await open(path, "r");
     const buffer = Buffer.alloc(chunkBytes);
     for (let at = 0; ; ) {
-      const found = await fill(buffer, file, at);
+      const found = await readUpTo(file, buffer, at);
       if (found === 0) return errors;
       const rest = found % seal.pageBytes;
       if (rest > 0) errors.push(`the last page has ${rest} bytes of ${seal.pageBytes}`);
@@ -57,17 +58,6 @@ export async function pageErrors(path: string, key: StoreKey): Promise<string[]>
   } catch (error) {
     throw systemError(error, `cannot read ${path}`);
   }
-}
-
-/** @returns how many bytes there were, fewer than fit only at the file's end. */
-async function fill(buffer: Buffer, file: FileHandle, at: number): Promise<number> {
-  let filled = 0;
-  while (filled < buffer.length) {
-    const { bytesRead } = await file.read(buffer, filled, buffer.length - filled, at + filled);
-    if (bytesRead === 0) break;
-    filled += bytesRead;
-  }
-  return filled;
 }
 
 function hmacKeyOf({ key, salt }: StoreKey, { digest }: Seal): KeyObject {
