@@ -410,7 +410,7 @@ async function copyWhileStopped(
   } catch (error) {
     failure = error;
     // It comes to nothing: neither its pin nor its process has to do with the store while the service starts.
-    await copy[Symbol.asyncDispose]().catch(() => undefined);
+    await copy.letGo().catch(() => undefined);
   }
   const stoppedMs = await startAgain({
     service,

@@ -136,14 +136,22 @@ export class WarmCopy implements AsyncDisposable {
     return this.#ask({ do: "finish" });
   }
 
-  async [Symbol.asyncDispose](): Promise<void> {
+  /**
+   * Lets go of the store. The copying process is told to end, and not waited for: one that hangs on a disk cannot, and must
+   * keep no service from being started.
+   */
+  async letGo(): Promise<void> {
     this.#isDisposed = true;
-    await this.unpin();
-    const { pid, exitCode, signalCode } = this.#copier;
-    if (pid === undefined || exitCode !== null || signalCode !== null) return;
-    const exited = once(this.#copier, "exit");
     this.#copier.kill("SIGKILL");
-    await exited;
+    await this.unpin();
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    await this.letGo();
+    const { pid, exitCode, signalCode } = this.#copier;
+    if (pid !== undefined && exitCode === null && signalCode === null) {
+      await once(this.#copier, "exit");
+    }
   }
 
   async #copyWhole(): Promise<void> {
