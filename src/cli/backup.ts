@@ -9,7 +9,6 @@ import {
   rememberPlaces,
   type ServiceOptions,
 } from "./operation.js";
-import { asStoreError } from "./output.js";
 import { addBundleOptions, type BundleKeyOptions, bundleIn } from "./passphrase.js";
 
 interface BackupOptions extends ServiceOptions {
@@ -87,10 +86,7 @@ async function runBackup(context: Context, options: BackupOptions): Promise<void
       online: options.online ?? false,
     }),
   );
-  await rememberPlaces(context, options).catch((error: unknown) => {
-    // The backup is made; a settings file that cannot be written is not worth failing for.
-    output.detail(asStoreError(error).message);
-  });
+  await rememberPlaces(context, options);
   output.result(result, () => {
     const { backup: made, bundle, service } = result;
     const absence =

@@ -8,6 +8,7 @@ import type { OperationLock } from "../operation/lock.js";
 import { defaultUnit } from "../service/service.js";
 import type { Context } from "./context.js";
 import { interruptible } from "./interrupt.js";
+import { asStoreError } from "./output.js";
 import {
   addRecipientOptions,
   type RecipientCommandOptions,
@@ -115,24 +116,35 @@ export async function bundleOptions(context: Context, options: BundleTargetOptio
   };
 }
 
-/** Writes to the settings file where backups and bundles go, as far as it was said now and nothing is remembered yet. */
+/**
+ * Writes to the settings file where backups and bundles go, as far as it was said now and nothing is remembered yet. What was
+ * done is done by then: a file that cannot be written is said, and no failure.
+ */
 export async function rememberPlaces(
   { settingsPath, output }: Context,
   { to, bundleTo }: { to?: string; bundleTo?: string },
 ): Promise<void> {
   const { loadSettings, saveSettings } = await import("../config/settings.js");
-  const settings = await loadSettings(settingsPath);
-  const backup = {
-    ...(to !== undefined && { to: expandPath(to) }),
-    ...(bundleTo !== undefined && { bundle_to: expandPath(bundleTo) }),
-    ...settings?.backup,
-  };
-  if (Object.keys(backup).length === Object.keys(settings?.backup ?? {}).length) return;
-  await saveSettings(settingsPath, { ...settings, backup });
-  output.notice(`where that goes is remembered in ${settingsPath}`);
+  try {
+    const settings = await loadSettings(settingsPath);
+    const backup = {
+      ...(to !== undefined && { to: expandPath(to) }),
+      ...(bundleTo !== undefined && { bundle_to: expandPath(bundleTo) }),
+      ...settings?.backup,
+    };
+    if (Object.keys(backup).length === Object.keys(settings?.backup ?? {}).length) return;
+    await saveSettings(settingsPath, { ...settings, backup });
+    output.notice(`where that goes is remembered in ${settingsPath}`);
+  } catch (error) {
+    output.notice(`where that goes is not remembered: ${asStoreError(error).message}`);
+  }
 }
 
-/** Runs an operation under the store's lock, Ctrl-C included. @param options.makeFolder whether the store's folder may be missing. */
+/**
+ * Runs an operation under the store's lock, Ctrl-C included.
+ *
+ * @param options.makeFolder whether the store's folder may be missing.
+ */
 export async function operate<Result>(
   context: Context,
   operation: (lock: OperationLock, signal: AbortSignal) => Promise<Result>,

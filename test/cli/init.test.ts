@@ -136,3 +136,16 @@ test("no recovery key is made for a bundle that has nowhere to go", async () => 
     bundle_to: machine.path("nowhere"),
   });
 });
+
+test("a backup is made also where what it was told cannot be remembered, which is said", async () => {
+  const machine = await Machine.make();
+  await machine.init();
+  const { recipient } = await generateRecoveryKey();
+  const places = ["--to", machine.path("backups"), "--bundle-to", machine.path("bundles")];
+  const { code, stdout, stderr } = await machine.run(["backup", ...places, "-r", recipient], {
+    // Nobody makes a folder there, root included.
+    env: { XDG_CONFIG_HOME: "/sys/hivemind" },
+  });
+  expect([code, stdout]).toEqual([0, expect.stringContaining("Backup made and verified")]);
+  expect(stderr).toContain("where that goes is not remembered: ");
+});
