@@ -7,7 +7,6 @@
  * replaced store stays under a name that says when, unless told otherwise. Clients that are revoked in the present
  * store stay revoked; permissions that would widen are listed and asked about.
  */
-
 import { rename } from "node:fs/promises";
 import { dirname } from "node:path";
 import { revoked } from "../client/client.js";
@@ -97,7 +96,9 @@ export async function restore(options: RestoreOptions): Promise<RestoreResult> {
   const to = options.to && (await freePlace(options.to));
   const backup = await verifyChosen({ ...options, storePath: options.lock.storePath });
   throwIfInterrupted(signal);
-  if (to === undefined || to === options.lock.storePath) return await putInPlace(options, backup);
+  if (to === undefined || to === options.lock.storePath) {
+    return await putInPlace({ ...options, to: undefined }, backup);
+  }
   await using lock = await acquireLock(to);
   for (const sentence of await settle(lock)) reporter.notice(sentence);
   const service = { service: "none", unit: options.service.unit, storePath: to } as const;

@@ -454,4 +454,12 @@ test("a hub that does not know the backup's schema would enforce no blacklist of
     /has schema 2, and the hub here .* knows no schema 2: under it, every blacklist/,
   );
   expect((await withHub("development")).questions).toEqual([]);
+  // Named by --to, the store's own place is no less the hub's.
+  await rm(world.path);
+  const named = await world.run<RestoreResult>(
+    "restore",
+    { ...world.withoutService, backup: { file: backup }, to: world.path },
+    { PATH: `${dirname(interpreter("released"))}:${process.env.PATH}` },
+  );
+  expect(named.questions.join()).toMatch(/knows no schema 2/);
 });
