@@ -58,7 +58,6 @@ export const sqlcipherPlugin: DatabasePlugin = {
     }
     if (mode === "create" && (await identify(path)).format === "absent") {
       await makeFolder(dirname(path));
-      await refuseStrays(path);
       return ClientStore.create(path, settings.password);
     }
     return ClientStore.open(path, settings.password, { mode: "readwrite", migrate: false });

@@ -5,7 +5,6 @@
  * then the passphrase is kept and read back, then the store is made under another name and gets its own only when it
  * is whole. A passphrase that is kept without a store is taken up by the next `init`.
  */
-
 import { stat } from "node:fs/promises";
 import { dirname } from "node:path";
 import { writeBundle } from "../bundle/bundle.js";
@@ -82,6 +81,7 @@ export async function initStore(options: InitOptions): Promise<InitResult> {
 async function make(options: InitOptions, { storePath }: OperationLock): Promise<InitResult> {
   const { source } = options;
   await refuseExisting(storePath);
+  // As the store itself would, but before a passphrase is kept and a recovery key handed out.
   await refuseStrays(storePath);
 
   // A keyring that cannot be asked is found out here, before anything is made.

@@ -13,6 +13,7 @@ import {
 import { ClientTable } from "./client-table.js";
 import type { Connection, ConnectionOptions } from "./connection.js";
 import { checkSchema, createSchema, migrateSchema, newestSchema, type Schema } from "./schema.js";
+import { refuseStrays } from "./sidecars.js";
 
 export interface OpenOptions extends Partial<ConnectionOptions> {
   /**
@@ -66,7 +67,8 @@ export class ClientStore extends ClientTable {
   /**
    * Makes a new store, 0600, in WAL mode, and opens it. It gets its name only when it is whole.
    *
-   * @throws StoreError `refused` if something has that name or this build cannot encrypt; `io`.
+   * @throws StoreError `refused` if something has that name, or lies there from a store that had it, or if this build cannot
+   *   encrypt; `io`.
    */
   static async create(
     path: string,
@@ -74,6 +76,7 @@ export class ClientStore extends ClientTable {
     options: CreateOptions = {},
   ): Promise<ClientStore> {
     const { schemaVersion = newestSchema, cipherCompatibility = 4 } = options;
+    await refuseStrays(path);
     const staged = stagedName(path);
     try {
       const { connection, key } = await createEncrypted(staged, passphrase, cipherCompatibility);

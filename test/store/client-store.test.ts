@@ -707,7 +707,11 @@ describe("an encrypted store of clients", () => {
     await expect(ClientStore.create(join(folder, "other.db"), "")).rejects.toMatchObject({
       kind: "refused",
     });
-    expect(await readdir(folder)).toEqual(["clients.db"]);
+    await writeFile(join(folder, "gone.db-wal"), "of a store that is gone");
+    await expect(
+      ClientStore.open(join(folder, "gone.db"), "p", { mode: "create" }),
+    ).rejects.toMatchObject({ kind: "refused", hint: expect.stringContaining("mv ") });
+    expect(await readdir(folder)).toEqual(["clients.db", "gone.db-wal"]);
   });
 
   test("is made by opening only if that is asked for", async () => {
