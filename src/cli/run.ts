@@ -147,10 +147,12 @@ async function printUnit(
   }
   const credential = sealedCredential(options, "hivemind-sqlcipher");
   const { file } = await readServerJson(serverJsonPath());
+  // It runs as another user perhaps, to whom this one's settings are none: what it needs of them is named.
+  const own = { ...context, settingsInFile: undefined };
   const run =
     (await redisSettings()) === undefined
-      ? ownCommand({ ...context, source: parseSource("credential") }, "run", ...hubPython)
-      : ownCommand(context, "run", ...hubPython, "--redis-password-source", "credential");
+      ? ownCommand({ ...own, source: parseSource("credential") }, "run", ...hubPython)
+      : ownCommand(own, "run", ...hubPython, "--redis-password-source", "credential");
   context.output.line(
     renderUnit({
       kind,

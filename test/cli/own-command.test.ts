@@ -58,7 +58,7 @@ test("a sealed credential is the system unit's source, whatever this shell's is"
   ]);
   expect(stdout).toMatch(
     new RegExp(
-      `^ExecStartPre=\\S+ \\S+/cli/main\\.js run --db ${machine.store} --config \\S+ --passphrase-source "?credential:hivemind-sqlcipher"? --prepare `,
+      `^ExecStartPre=\\S+ \\S+/cli/main\\.js run --db ${machine.store} --passphrase-source "?credential:hivemind-sqlcipher"? --prepare `,
       "m",
     ),
   );
