@@ -126,7 +126,7 @@ export async function writeBundle(request: BundleRequest): Promise<Bundle> {
     throw new StoreError("usage", "the bundle passphrase is empty");
   if (!byPassphrase && recipients.length === 0) {
     throw new StoreError("usage", "there is no recipient to lock the bundle to", {
-      hint: "--recipient age1… (age-keygen -o recovery-key.txt makes one); a bundle for a passphrase is made by: bundle export --bundle-passphrase-file FILE",
+      hint: "hivemind-sqlcipher bundle export --recipient age1… names one for good (age-keygen -o recovery-key.txt makes one)",
     });
   }
   const keyId = keyIdOf(request.key.salt);

@@ -80,7 +80,7 @@ function backupCommand(context: Context): string[] {
   ]) {
     if (folder !== undefined) continue;
     throw new StoreError("usage", `${settingsPath} does not say where backups go: no "${key}"`, {
-      hint: "A timer sees neither options nor this shell's environment: put it there (init does, with --to and --bundle-to).",
+      hint: "A timer sees neither options nor this shell's environment: hivemind-sqlcipher backup --to FOLDER --bundle-to ANOTHER makes one now, and remembers them there.",
     });
   }
   return ownCommand(context, "backup");

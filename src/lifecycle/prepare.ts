@@ -35,7 +35,7 @@ export async function checkBundleFolder(
   for (const recipient of recipients) parseRecipient(recipient);
   if (recipients.length === 0 && bundlePassphrase === undefined) {
     throw new StoreError("usage", "who should be able to open the bundle?", {
-      hint: "name an age recipient: --recipient age1… (a bundle for a passphrase is made by: bundle export --bundle-passphrase-file FILE)",
+      hint: "name an age recipient: --recipient age1… (age-keygen -o recovery-key.txt makes one)",
     });
   }
   if (backupFolder !== undefined) {

@@ -29,6 +29,9 @@ test("a program that opens the store while a swap is at it is not taken for the 
       HIVEMIND_TEST_AT_STEP: JSON.stringify({ "rotate.filled": opened }),
     },
   );
-  expect(ran.error).toBeDefined();
+  expect(ran).toMatchObject({
+    code: 15,
+    error: { kind: "service", message: expect.stringContaining("in the middle of the work") },
+  });
   expect((await readFile(starts, "utf8")).trim().split("\n")).toHaveLength(2);
 });
