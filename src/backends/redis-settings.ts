@@ -1,5 +1,4 @@
 /** The settings of HiveMind's Redis plugin: which server, and where in it a store is. */
-
 import * as z from "../zod.js";
 import { type DatabaseConfig, readConfig } from "./plugin.js";
 import type { RedisPlace } from "./redis-connection.js";

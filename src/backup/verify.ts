@@ -188,10 +188,9 @@ async function openAndLook(path: string, secret: BackupPassphrase): Promise<Seen
  */
 async function lookThrough(opened: OpenedStore): Promise<Seen> {
   const { connection, key } = opened;
-  const inspected = inspect(opened);
   const [pages, inspection] = await Promise.allSettled([
     pageErrors(connection.path, key),
-    inspected,
+    inspect(opened),
   ]);
   if (pages.status === "rejected") throw pages.reason;
   return { key, badPages: pages.value, inspection };

@@ -2,7 +2,6 @@
  * What the command prints, and where: the result to stdout (with --json exactly one document, also for an error),
  * everything else to stderr.
  */
-
 import { printable } from "../client/printable.js";
 import { StoreError } from "../errors.js";
 

@@ -1,5 +1,4 @@
 /** The store that a restore replaces: whether anything that is kept opens it, and how it differs from the backup. */
-
 import { type ErrorKind, StoreError } from "../errors.js";
 import { lookAt } from "../files/look.js";
 import type { Generation, PassphraseSource } from "../keys/source.js";

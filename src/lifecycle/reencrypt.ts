@@ -11,7 +11,6 @@
  * is that of a backup, so a kill leaves what a killed backup leaves: the new one is completed or removed, and the
  * old one is still there.
  */
-
 import { readdir, stat } from "node:fs/promises";
 import { basename, join } from "node:path";
 import {
@@ -76,7 +75,8 @@ export interface ReencryptedBackups {
  * Brings every backup of a folder under the store's present key. One that does not verify, or that nothing kept opens, is
  * left as it is, and that is said.
  *
- * @throws StoreError `io`, `interrupted`, `corrupted` if one was exchanged under our hands: the backups done so far are done, the others untouched.
+ * @throws StoreError `io`, `interrupted`, `corrupted` if one was exchanged under our hands: the backups done so far are
+ *   done, the others untouched.
  */
 export async function reencryptBackups(options: ReencryptOptions): Promise<ReencryptedBackups> {
   const { folder, key, signal, reporter } = options;

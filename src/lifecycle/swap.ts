@@ -10,7 +10,6 @@
  * after it is finished, by whoever comes next. Should the service not come up on the new file, the old one, which
  * still has its second name, is put back.
  */
-
 import { randomBytes } from "node:crypto";
 import { type BigIntStats, constants } from "node:fs";
 import { link, open, rename, rm } from "node:fs/promises";

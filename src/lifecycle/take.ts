@@ -2,7 +2,6 @@
  * Taking a passphrase that opens the store into the keyring: what `init --adopt` and `bundle import` have in common. The
  * store's file stays as it is. On one journal, as everything that takes more than one step.
  */
-
 import { join } from "node:path";
 import { type Bundle, bundleName, writeBundle } from "../bundle/bundle.js";
 import { StoreError } from "../errors.js";

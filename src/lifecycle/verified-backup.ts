@@ -1,5 +1,4 @@
 /** Which backup a restore is of, and the proof that all of it is sound, before anything is touched. */
-
 import { isDeepStrictEqual } from "node:util";
 import { newestBackup } from "../backup/manifest.js";
 import { type BackupPassphrase, inspectSound, openBackup, verifyBackup } from "../backup/verify.js";

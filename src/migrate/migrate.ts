@@ -10,7 +10,6 @@
  * Ids keep their places. Those that nobody has, below the highest, are filled with revoked rows: hubs count records to
  * find the next id, and would overwrite a client where there is a gap. Who is revoked in the target stays so.
  */
-
 import { IdSet } from "../backends/id-set.js";
 import type { DatabaseConfig } from "../backends/plugin.js";
 import { DatabaseFactory, placeOf } from "../backends/registry.js";
@@ -74,8 +73,9 @@ const namedIds = 10;
 
 /**
  * @throws StoreError `refused` for a target that is not empty, for clients that differ under one id or key or (going on
- *   without `merge`) that only the target has, and for gaps that are too wide; `corrupted` for a source that holds two records with one id; `failed` if the comparison finds
- *   a difference; and what the databases have to say. Before the copying begins, nothing is written.
+ *   without `merge`) that only the target has, and for gaps that are too wide; `corrupted` for a source that holds two
+ *   records with one id; `failed` if the comparison finds a difference; and what the databases have to say. Before the
+ *   copying begins, nothing is written.
  */
 export async function migrate(options: MigrateOptions): Promise<Migration> {
   const { from, to, merge = false, dryRun = false } = options;

@@ -5,7 +5,6 @@
  * commands) and `none.ts`. All are used in one order: `check` while everything still runs, `activeDependents`,
  * `armRestart`, `stop`, the work, `start`, `disarm`.
  */
-
 import { randomBytes } from "node:crypto";
 
 export type ServiceKind = "systemd-user" | "systemd" | "launchd" | "command" | "none";
