@@ -144,9 +144,14 @@ test("nor does the key_id of the real store, which is public, make it pass for t
   // And of the forged backup among the real ones nothing is listed as if it were known.
   expect(await findings(machine)).not.toContain("bundle");
   expect(await findings(machine)).not.toContain("last-backup");
-  const forged = machine.path("backups", basename(set.backup).replace(/\d\dZ/, "59Z"));
-  const manifest = JSON.parse(await readFile(set.backup.replace(/db$/, "manifest.json"), "utf8"));
+  // Later than any real one, in its name too: two of one second would have one name, and the real one would be lost.
   const later = new Date(Date.now() + 60_000).toISOString();
+  const second = `${later.slice(0, 19).replaceAll(":", "-")}Z`;
+  const forged = machine.path(
+    "backups",
+    basename(set.backup).replace(/\d{4}-\d\d-\d\dT.{8}Z/, second),
+  );
+  const manifest = JSON.parse(await readFile(set.backup.replace(/db$/, "manifest.json"), "utf8"));
   await copyFile(set.backup, forged);
   await writeFile(
     forged.replace(/db$/, "manifest.json"),
@@ -156,7 +161,9 @@ test("nor does the key_id of the real store, which is public, make it pass for t
   expect(await findings(machine)).toContain("last-backup");
   const { document } = await machine.json("backups");
   const listed = document.backups as { path: string; mac: boolean | null }[];
-  expect(listed.find(({ path }) => path === forged)?.mac).not.toBe(true);
+  const pretended = listed.find(({ path }) => path === forged);
+  expect(pretended).toBeDefined();
+  expect(pretended?.mac).not.toBe(true);
   expect(listed.filter(({ mac }) => mac === true)).toHaveLength(2);
   report("forged set under the real key_id: restore, import, backup, backups", 5, 0);
 }, 180_000);
