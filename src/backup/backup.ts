@@ -19,12 +19,11 @@ import { roomIn } from "../files/room.js";
 import type { PassphraseSource } from "../keys/source.js";
 import { unlock } from "../keys/unlock.js";
 import {
+  Absence,
   type KnownService,
   knowService,
   refuseHolders,
   type ServiceReport,
-  startOnce,
-  stoppedOf,
 } from "../operation/absence.js";
 import { orInterrupted, throwIfInterrupted } from "../operation/interrupt.js";
 import { Journal } from "../operation/journal.js";
@@ -33,12 +32,7 @@ import type { Reporter } from "../operation/reporter.js";
 import { reached } from "../operation/step.js";
 import { NoService } from "../service/none.js";
 import type { ServiceChoice } from "../service/select.js";
-import {
-  newRestartName,
-  type RestartTimer,
-  type Service,
-  type Started,
-} from "../service/service.js";
+import type { Started } from "../service/service.js";
 import { openEncrypted, type StoreKey } from "../store/cipher.js";
 import { ClientStore } from "../store/client-store.js";
 import { backupPath, formatManifest, manifestPath, sealManifest } from "./manifest.js";
@@ -369,32 +363,24 @@ async function copyWhileStopped(
   journal: Journal,
   undo: Undo,
 ): Promise<Taken> {
-  const { service } = known;
-  const name = service.name ?? "the service";
-  const dependents = await service.activeDependents();
-  const timerName = newRestartName();
+  const name = known.service.name ?? "the service";
+  const absence = await Absence.of(known);
   await journal.write("backup.stopping", {
     ...undo.files,
-    stopped: stoppedOf(known, dependents, timerName),
+    stopped: absence.stopped,
   } satisfies BackupJournal);
   step("backup.stopping");
-  const budgetMs = windowBudgetMs + (isWal ? 0 : size / slowestCopyBytesPerMs);
-  const timer = await service.armRestart({
-    afterMs: service.stopTimeoutMs + budgetMs,
-    command: settleCommand,
-    name: timerName,
-  });
+  await absence.arm(windowBudgetMs + (isWal ? 0 : size / slowestCopyBytesPerMs), settleCommand);
   step("backup.armed");
 
   reporter.detail(`stopping ${name}`);
   const writtenBefore = copy.written;
-  const stoppedAt = performance.now();
   let at = new Date();
   let failure: unknown;
   try {
     throwIfInterrupted(signal);
     // Not to be interrupted: a stop that is on its way would come after the start.
-    await service.stop();
+    await absence.stop();
     step("backup.stopped");
     throwIfInterrupted(signal);
     at = new Date();
@@ -412,16 +398,7 @@ async function copyWhileStopped(
     // It comes to nothing: neither its pin nor its process has to do with the store while the service starts.
     await copy.letGo().catch(() => undefined);
   }
-  const stoppedMs = await startAgain({
-    service,
-    storePath,
-    name,
-    dependents,
-    timer,
-    undo,
-    stoppedAt,
-    failure,
-  });
+  const stoppedMs = await startAgain(absence, name, failure, undo);
   step("backup.started");
   await journal.write("backup.finishing", undo.files);
   step("backup.finishing");
@@ -434,20 +411,15 @@ async function copyWhileStopped(
 }
 
 /** Starts the service, whatever else failed, and takes back the timer. @returns how long it was away. */
-async function startAgain(options: {
-  service: Service;
-  storePath: string;
-  name: string;
-  dependents: readonly string[];
-  timer: RestartTimer;
-  undo: Undo;
-  stoppedAt: number;
-  failure: unknown;
-}): Promise<number> {
-  const { service, storePath, name, dependents, timer, undo, stoppedAt, failure } = options;
+async function startAgain(
+  absence: Absence,
+  name: string,
+  failure: unknown,
+  undo: Undo,
+): Promise<number> {
   let started: Started;
   try {
-    started = await startOnce(service, storePath, dependents, timer);
+    started = await absence.start();
   } catch (error) {
     undo.serviceIsDown = true;
     const before = failure instanceof StoreError ? ` (before that: ${failure.message})` : "";
@@ -461,7 +433,7 @@ async function startAgain(options: {
       },
     );
   }
-  const { fired } = await timer.disarm();
+  const fired = await absence.disarm();
   if (failure) return 0;
   if (fired) {
     throw new StoreError(
@@ -475,7 +447,7 @@ async function startAgain(options: {
       hint: "see what starts it, or use --online",
     });
   }
-  return Math.round(started.upAt - stoppedAt);
+  return absence.lastedMs(started);
 }
 
 /** Writes the manifest and gives both files their final names, at the first second from `at` that is free. */

@@ -24,24 +24,16 @@ import { roomIn } from "../files/room.js";
 import { passwordIn, readServerJson } from "../hub/server-json.js";
 import { formatSource, type PassphraseSource } from "../keys/source.js";
 import {
+  Absence,
   type KnownService,
   refuseHolders,
   type ServiceReport,
-  type Stopped,
-  startOnce,
   stopIfUp,
-  stoppedOf,
 } from "../operation/absence.js";
 import { throwIfInterrupted } from "../operation/interrupt.js";
 import { Journal } from "../operation/journal.js";
 import type { OperationLock } from "../operation/lock.js";
 import type { Reporter } from "../operation/reporter.js";
-import {
-  newRestartName,
-  type RestartTimer,
-  type Service,
-  type Started,
-} from "../service/service.js";
 import { keyIdOf, type StoreKey } from "../store/cipher.js";
 import { sidecars } from "../store/sidecars.js";
 import { syncFile } from "./files.js";
@@ -186,8 +178,8 @@ class SwapWork {
   readonly #size: number;
   readonly #name: string;
   #held: HeldStore | undefined;
-  #timer: RestartTimer | undefined;
-  #stoppedAt = 0;
+  /** From when the journal says that the service is stopped. */
+  #absence: Absence | undefined;
 
   constructor(request: SwapRequest, state: Swap, size: number) {
     this.#request = request;
@@ -288,22 +280,16 @@ class SwapWork {
   }
 
   async stop(): Promise<void> {
-    const { service: known, settleCommand, signal, reporter } = this.#request;
-    const { service, wasActive } = known;
+    const { service, settleCommand, signal, reporter } = this.#request;
     throwIfInterrupted(signal);
-    if (wasActive) {
-      const dependents = await service.activeDependents();
-      const name = newRestartName();
-      await this.#state.write("stopping", { stopped: stoppedOf(known, dependents, name) });
-      this.#timer = await service.armRestart({
-        afterMs: service.stopTimeoutMs + windowBudgetMs + this.#size / slowestBytesPerMs,
-        command: settleCommand,
-        name,
-      });
+    if (service.wasActive) {
+      const absence = await Absence.of(service);
+      await this.#state.write("stopping", { stopped: absence.stopped });
+      this.#absence = absence;
+      await absence.arm(windowBudgetMs + this.#size / slowestBytesPerMs, settleCommand);
       this.#state.reached("armed");
       reporter.detail(`stopping ${this.#name}`);
-      this.#stoppedAt = performance.now();
-      await service.stop();
+      await absence.stop();
     } else {
       await this.#state.write("stopping");
     }
@@ -376,16 +362,12 @@ class SwapWork {
 
   /** @returns how long the service was away, in milliseconds; null if it was not stopped. */
   async start(): Promise<number | null> {
-    const { service } = this.#request.service;
-    const { stopped } = this.#state.data;
     await this.#letGoOfStore();
     // To settling it is the same as the step before: a full disk must not keep the service down.
     await this.#state.write("starting").catch(() => undefined);
-    if (!stopped) return null;
-    const { upAt } = await this.#startOnStore(service, stopped);
-    await this.#timer?.disarm();
-    this.#state.reached("started");
-    return Math.round(upAt - this.#stoppedAt);
+    const stoppedMs = await this.#startService();
+    if (stoppedMs !== null) this.#state.reached("started");
+    return stoppedMs;
   }
 
   /**
@@ -398,9 +380,9 @@ class SwapWork {
     if (state.journal.entry.step === "cleaning") return error;
     const { service } = this.#request.service;
     let isStartTried = false;
-    const start = () => {
+    const start = async () => {
       isStartTried = true;
-      return this.#startAgain();
+      await this.#startService();
     };
     try {
       if (!(await state.isCommitted())) {
@@ -411,11 +393,13 @@ class SwapWork {
         return error;
       }
       await this.#letGoOfStore();
-      const { aside, stopped } = state.data;
+      const { aside } = state.data;
       // A restored store is not worth more than the one that it replaced; any other may have been written to since.
       const restored = aside !== null && this.#request.operation === "restore";
       if (restored || (await state.canRevert())) {
-        const stop = () => (stopped ? stopIfUp(service, state.storePath) : Promise.resolve());
+        const stop = async () => {
+          if (this.#absence) await stopIfUp(service, state.storePath);
+        };
         await state.revert(stop, start, restored);
         return afterwards(error, "the store that it replaced was put back");
       }
@@ -443,26 +427,24 @@ class SwapWork {
     }
   }
 
-  async #startAgain(): Promise<void> {
-    const { stopped } = this.#state.data;
-    if (!stopped) return;
-    await this.#startOnStore(this.#request.service.service, stopped);
-    await this.#timer?.disarm();
-  }
-
   /**
-   * Starts it, and anew if something else has done so since the commit began, its timer or a person: that may have been
-   * on the file that is gone.
+   * Starts the service, if it was stopped; anew if something else has done so since the commit began, its timer or a
+   * person: that may have been on the file that is gone.
+   *
+   * @returns how long it was away, in milliseconds; null if it was not stopped.
    */
-  async #startOnStore(service: Service, { dependents }: Stopped): Promise<Started> {
-    const { storePath } = this.#state;
-    const started = await startOnce(service, storePath, dependents, this.#timer);
-    if (!started.wasUp || !this.#state.data.committed) return started;
-    this.#request.reporter.notice(
-      `something had started ${this.#name} meanwhile: starting it anew`,
-    );
-    await service.stop();
-    return await service.start(dependents);
+  async #startService(): Promise<number | null> {
+    const absence = this.#absence;
+    if (!absence) return null;
+    let started = await absence.start();
+    if (started.wasUp && this.#state.data.committed) {
+      this.#request.reporter.notice(
+        `something had started ${this.#name} meanwhile: starting it anew`,
+      );
+      started = await absence.startAnew();
+    }
+    await absence.disarm();
+    return absence.lastedMs(started);
   }
 
   async #letGoOfStore(): Promise<void> {

@@ -9,18 +9,17 @@
 import { StoreError, systemError } from "../errors.js";
 import { unlock } from "../keys/unlock.js";
 import {
+  Absence,
   endAbsence,
   type KnownService,
   knowService,
   refuseHolders,
   type ServiceReport,
-  stoppedOf,
   stoppedSchema,
 } from "../operation/absence.js";
 import { throwIfInterrupted } from "../operation/interrupt.js";
 import { Journal } from "../operation/journal.js";
 import { reached } from "../operation/step.js";
-import { newRestartName, type RestartTimer } from "../service/service.js";
 import { identify, openEncrypted } from "../store/cipher.js";
 import { Connection } from "../store/connection.js";
 import {
@@ -192,23 +191,18 @@ async function migrate(
   secret: Secret,
 ): Promise<number | null> {
   const { storePath } = lock;
-  const { service, wasActive } = known;
   throwIfInterrupted(signal);
-  const dependents = wasActive ? await service.activeDependents() : [];
-  const name = newRestartName();
+  const absence = known.wasActive ? await Absence.of(known) : undefined;
   const journal = await Journal.begin(storePath, "upgrade-schema", "stopping", {
-    ...(wasActive && { stopped: stoppedOf(known, dependents, name) }),
+    ...(absence && { stopped: absence.stopped }),
   });
   reached("upgrade-schema.stopping");
-  let timer: RestartTimer | undefined;
   let failure: unknown;
-  const stoppedAt = performance.now();
   try {
-    if (wasActive) {
-      const afterMs = service.stopTimeoutMs + windowBudgetMs;
-      timer = await service.armRestart({ afterMs, command: settleCommand, name });
-      reporter.detail(`stopping ${service.name ?? "the service"}`);
-      await service.stop();
+    if (absence) {
+      await absence.arm(windowBudgetMs, settleCommand);
+      reporter.detail(`stopping ${known.service.name ?? "the service"}`);
+      await absence.stop();
     }
     await refuseHolders(storePath);
     reached("upgrade-schema.stopped");
@@ -219,8 +213,8 @@ async function migrate(
     failure = error;
   }
   let stoppedMs: number | null = null;
-  if (wasActive) {
-    const { upAt } = await service.start(dependents).catch((error: unknown) => {
+  if (absence) {
+    const started = await absence.start().catch((error: unknown) => {
       const { kind, message, hint } = systemError(error, "it could not be started", "service");
       const outcome = failure
         ? `was not upgraded (${systemError(failure, "unexpected").message})`
@@ -230,8 +224,8 @@ async function migrate(
         cause: error,
       });
     });
-    await timer?.disarm();
-    stoppedMs = Math.round(upAt - stoppedAt);
+    await absence.disarm();
+    stoppedMs = absence.lastedMs(started);
   }
   reached("upgrade-schema.started");
   await journal.remove();

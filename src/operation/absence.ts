@@ -6,7 +6,12 @@ import { setTimeout as delay } from "node:timers/promises";
 import { StoreError } from "../errors.js";
 import { holdersOf, lastingHolders, nameHolders } from "../service/holders.js";
 import { type ServiceChoice, selectService } from "../service/select.js";
-import type { RestartTimer, Service, Started } from "../service/service.js";
+import {
+  newRestartName,
+  type RestartTimer,
+  type Service,
+  type Started,
+} from "../service/service.js";
 import * as z from "../zod.js";
 import type { Reporter } from "./reporter.js";
 
@@ -80,20 +85,94 @@ export async function knowService(
   return { service, choice, wasActive: active };
 }
 
-/** What a journal says of a service that is about to be stopped. */
-export function stoppedOf(
-  { service, choice }: KnownService,
-  dependents: readonly string[],
-  timer?: string | null,
-): Stopped {
-  return {
-    service: service.kind,
-    unit: choice.unit,
-    stop_command: choice.stopCommand,
-    start_command: choice.startCommand,
-    dependents: [...dependents],
-    ...(timer && { timer }),
-  };
+/**
+ * A service's absence while an operation is at work. Whoever makes one journals what is stopped, arms, stops, and starts and
+ * disarms again, whatever has failed since.
+ */
+export class Absence {
+  /** What the journal has to say before `arm`. */
+  readonly stopped: Stopped;
+  readonly #service: Service;
+  readonly #storePath: string;
+  readonly #timerName = newRestartName();
+  #timer: RestartTimer | undefined;
+  #stoppedAt = 0;
+
+  private constructor({ service, choice }: KnownService, dependents: readonly string[]) {
+    this.#service = service;
+    this.#storePath = choice.storePath;
+    this.stopped = {
+      service: service.kind,
+      unit: choice.unit,
+      stop_command: choice.stopCommand,
+      start_command: choice.startCommand,
+      dependents: [...dependents],
+      timer: this.#timerName,
+    };
+  }
+
+  /** That of a service which runs: looks at what is stopped with it. Nothing has happened to it yet. */
+  static async of(known: KnownService): Promise<Absence> {
+    return new Absence(known, await known.service.activeDependents());
+  }
+
+  /**
+   * Arms the dead-man timer.
+   *
+   * @param workMs what the work may take, beyond the stop itself.
+   * @param settleCommand a program and its arguments that finish or undo the operation.
+   * @throws StoreError `service` if that is not possible.
+   */
+  async arm(workMs: number, settleCommand: readonly string[]): Promise<void> {
+    this.#timer = await this.#service.armRestart({
+      afterMs: this.#service.stopTimeoutMs + workMs,
+      command: settleCommand,
+      name: this.#timerName,
+    });
+  }
+
+  /** @throws StoreError `service` if it does not stop; it may be half stopped then. */
+  async stop(): Promise<void> {
+    this.#stoppedAt = performance.now();
+    await this.#service.stop();
+  }
+
+  /**
+   * Starts the service, unless its timer has done so where starting twice would start two of it. `disarm` is to follow.
+   *
+   * That somebody has the store open does not say that the service runs: it may be a program that came in between, because
+   * of which the work failed, and the service would stay down. So it is the watcher that is asked. One that is at it is
+   * waited for; its start command may have failed, and then nobody opens the store.
+   *
+   * @throws StoreError `service` if it did not start.
+   */
+  async start(): Promise<Started> {
+    if (this.#service.kind === "command" && (await this.disarm())) {
+      for (let looks = 0; looks < openingLooks; looks++) {
+        if (await isBack(this.#service, this.#storePath)) {
+          return { upAt: performance.now(), wasUp: true };
+        }
+        await delay(openingPauseMs);
+      }
+    }
+    return this.#service.start(this.stopped.dependents);
+  }
+
+  /** Stops it once more, and starts it: what runs may have begun on a file that is gone. */
+  async startAnew(): Promise<Started> {
+    await this.#service.stop();
+    return this.#service.start(this.stopped.dependents);
+  }
+
+  /** Takes back the timer. @returns whether it went off before. */
+  async disarm(): Promise<boolean> {
+    return (await this.#timer?.disarm())?.fired ?? false;
+  }
+
+  /** How long it took until the service was up again, in whole milliseconds. */
+  lastedMs({ upAt }: Started): number {
+    return Math.round(upAt - this.#stoppedAt);
+  }
 }
 
 /** The service of a journal. */
@@ -105,31 +184,6 @@ export function stoppedService(stopped: Stopped, storePath: string): Promise<Ser
     startCommand: stopped.start_command,
     storePath,
   });
-}
-
-/**
- * Starts a service that was stopped, unless its timer has done so where starting twice would start two of it. The timer is
- * to be disarmed afterwards: that tells whether it went off.
- *
- * That somebody has the store open does not say that the service runs: it may be a program that came in between, because of
- * which the work failed, and the service would stay down. So it is the watcher that is asked. One that is at it is waited
- * for; its start command may have failed, and then nobody opens the store.
- *
- * @throws StoreError `service` if it did not start.
- */
-export async function startOnce(
-  service: Service,
-  storePath: string,
-  dependents: readonly string[],
-  timer: RestartTimer | undefined,
-): Promise<Started> {
-  if (service.kind === "command" && timer && (await timer.disarm()).fired) {
-    for (let looks = 0; looks < openingLooks; looks++) {
-      if (await isBack(service, storePath)) return { upAt: performance.now(), wasUp: true };
-      await delay(openingPauseMs);
-    }
-  }
-  return service.start(dependents);
 }
 
 /**
