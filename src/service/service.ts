@@ -90,8 +90,8 @@ export interface Service {
   /**
    * Arranges that the service is started even if this process is killed: after `afterMs` milliseconds `command` is run
    * (for `settleLimitSeconds` at most), then the service and its active dependents are started, whatever its result;
-   * where starting twice would start two of it (own commands), only if it failed. To be called after `activeDependents` and before `stop`; the timer must be disarmed once the service is
-   * up again, also after an error.
+   * where starting twice would start two of it (own commands), only if it failed. To be called after `activeDependents`
+   * and before `stop`; the timer must be disarmed once the service is up again, also after an error.
    *
    * @param options.command an argument list that finishes or undoes the operation, the service's absence included, and
    *   fails if it could not; it is not given to a shell, and must hold no secret.
