@@ -48,7 +48,10 @@ export async function compareDatabases(
 interface Table {
   readonly name: string;
   readonly columns: readonly string[];
-  /** What names a row: the row id, or the columns of a primary key without one. */
+  /**
+   * What names a row: the row id where a column is one, or the columns of a primary key without one. Else nothing: an
+   * export numbers the rows anew, and they are compared by what they hold and how often.
+   */
   readonly key: readonly string[];
   readonly hasRowId: boolean;
 }
@@ -84,8 +87,8 @@ async function tablesOf(connection: Connection): Promise<Table[]> {
   );
   const tables: Table[] = [];
   for (const { name, wr } of found) {
-    const columns = await connection.all<{ name: string; pk: number }>(
-      "SELECT name, pk FROM pragma_table_xinfo(?, 'main') WHERE hidden = 0",
+    const columns = await connection.all<{ name: string; type: string; pk: number }>(
+      "SELECT name, type, pk FROM pragma_table_xinfo(?, 'main') WHERE hidden = 0",
       [name],
     );
     const names = columns.map((column) => column.name);
@@ -93,14 +96,23 @@ async function tablesOf(connection: Connection): Promise<Table[]> {
     const rowId = ["_rowid_", "rowid", "oid"].find(
       (alias) => !names.some((column) => column.toLowerCase() === alias),
     );
-    const primaryKey = columns.filter(({ pk }) => pk > 0).map((column) => column.name);
-    // SQLite's own list of AUTOINCREMENT counters is made anew by an export: its row ids mean nothing.
-    const counters = name === "sqlite_sequence";
-    const hasRowId = wr === 0 && rowId !== undefined && !counters;
-    const key = hasRowId ? [rowId] : counters ? ["name"] : primaryKey;
-    tables.push({ name, columns: names, key, hasRowId });
+    const primaryKey = columns.filter(({ pk }) => pk > 0);
+    // One INTEGER is the row id itself, unless it is DESC: then, as any other, it has an index.
+    const isRowId = primaryKey.length === 1 && primaryKey[0]?.type.toUpperCase() === "INTEGER";
+    const hasRowId =
+      wr === 0 && rowId !== undefined && isRowId && !(await hasKeyIndex(connection, name));
+    const keyNames = wr === 0 ? [] : primaryKey.map((column) => column.name);
+    tables.push({ name, columns: names, key: hasRowId ? [rowId] : keyNames, hasRowId });
   }
   return tables;
+}
+
+async function hasKeyIndex(connection: Connection, table: string): Promise<boolean> {
+  const indexes = await connection.all(
+    "SELECT name FROM pragma_index_list(?, 'main') WHERE origin = 'pk'",
+    [table],
+  );
+  return indexes.length > 0;
 }
 
 async function rowsOf(connection: Connection, { name }: Table, other: Attached) {
@@ -139,6 +151,7 @@ async function countSame(
   range: string,
 ): Promise<number> {
   const name = quoted(table.name);
+  if (table.key.length === 0) return countSameContents(connection, table, other);
   // The row id goes without quotes: in them it would be taken for a column.
   const quotedKey = table.key.map((key) => (table.hasRowId ? key : quoted(key)));
   const sameKey = quotedKey.map((key) => `b.${key} IS a.${key}`);
@@ -150,6 +163,24 @@ async function countSame(
   const row = await connection.get<{ same: number }>(
     `SELECT count(*) AS same FROM main.${name} AS a CROSS JOIN ${other}.${name} AS b
      WHERE ${[range, ...sameKey, ...sameValues].join(" AND ")}`,
+  );
+  return row?.same ?? 0;
+}
+
+/** Of rows that nothing names: each content counts as often as it is there in both. */
+async function countSameContents(
+  connection: Connection,
+  table: Table,
+  other: Attached,
+): Promise<number> {
+  const values = table.columns.flatMap((column) => [
+    `typeof(${quoted(column)})`,
+    `${quoted(column)} COLLATE BINARY`,
+  ]);
+  const counted = (database: string) =>
+    `SELECT count(*) AS times, ${values.join(", ")} FROM ${database}.${quoted(table.name)} GROUP BY ${values.join(", ")}`;
+  const row = await connection.get<{ same: number }>(
+    `SELECT ifnull(sum(times), 0) AS same FROM (${counted("main")} INTERSECT ${counted(other)})`,
   );
   return row?.same ?? 0;
 }
