@@ -93,20 +93,18 @@ export async function verifyBackup(path: string, secret: BackupPassphrase): Prom
     check("opens", false, "", error.message);
     return verified();
   }
-  const { key, badPages, inspection } = seen.value;
+  const { key, badPages, inspection, unreadable } = seen.value;
   check("opens", true, `with its passphrase, format ${key.cipherCompatibility}`, "");
   if (manifest) {
     const held = await macHolds(manifest, key);
     check("mac", held, "the manifest is as it was made", "the manifest was altered");
   }
   check("pages", badPages.length === 0, "every page is as it was written", quote(badPages));
-  if (inspection.status === "rejected") {
-    const error = inspection.reason;
-    if (!(error instanceof StoreError) || error.kind !== "corrupted") throw error;
-    check("structure", false, "", error.message);
+  if (!inspection) {
+    check("structure", false, "", unreadable);
     return verified();
   }
-  const { faults, clients, schemaVersion } = inspection.value;
+  const { faults, clients, schemaVersion } = inspection;
   check("structure", faults.length === 0, "sound", quote(faults));
   const counts = (n: typeof clients) => `${n.active} active, ${n.revoked} revoked`;
   if (manifest) {
@@ -175,8 +173,10 @@ async function inspect(opened: OpenedStore): Promise<Inspection> {
 interface Seen {
   readonly key: StoreKey;
   readonly badPages: readonly string[];
-  /** Or why it cannot be read as a database. */
-  readonly inspection: PromiseSettledResult<Inspection>;
+  /** Undefined if it is too damaged to be read as a database. */
+  readonly inspection: Inspection | undefined;
+  /** How it came out that it is. */
+  readonly unreadable: string;
 }
 
 async function openAndLook(path: string, secret: BackupPassphrase): Promise<Seen> {
@@ -193,7 +193,19 @@ async function lookThrough(opened: OpenedStore): Promise<Seen> {
     inspect(opened),
   ]);
   if (pages.status === "rejected") throw pages.reason;
-  return { key, badPages: pages.value, inspection };
+  const seen = { key, badPages: pages.value };
+  if (inspection.status === "fulfilled") {
+    return { ...seen, inspection: inspection.value, unreadable: "" };
+  }
+  const error = inspection.reason;
+  const isDamage = error instanceof StoreError && error.kind === "corrupted";
+  // What SQLite says of a page that does not decrypt depends on where it comes upon it: "out of memory" is among it.
+  if (!isDamage && pages.value.length === 0) throw error;
+  return {
+    ...seen,
+    inspection: undefined,
+    unreadable: isDamage ? error.message : "it cannot be read",
+  };
 }
 
 /**
@@ -203,10 +215,8 @@ async function lookThrough(opened: OpenedStore): Promise<Seen> {
  */
 export async function inspectSound(opened: OpenedStore): Promise<Inspection> {
   const { badPages, inspection } = await lookThrough(opened);
-  if (inspection.status === "rejected") throw inspection.reason;
-  const found = inspection.value;
-  const [wrong] = [...badPages, ...found.faults];
-  if (wrong === undefined) return found;
+  const [wrong] = [...badPages, ...(inspection?.faults ?? ["it cannot be read"])];
+  if (inspection && wrong === undefined) return inspection;
   throw new StoreError(
     "corrupted",
     `the copy is not sound, and so perhaps what it was made from: ${wrong}`,

@@ -80,9 +80,14 @@ function collect(text: string, all: Setting[] = []): Setting[] {
 
 async function runMigrate(context: Context, options: MigrateCommandOptions): Promise<void> {
   const { migrate } = await import("../migrate/migrate.js");
-  const { hubDatabase, removeSource, requireNoOtherPassword, requireRemovable } = await import(
-    "../migrate/switch.js"
-  );
+  const {
+    hubDatabase,
+    removeSource,
+    requireNoOtherPassword,
+    requireRemovable,
+    requireUnchanged,
+    sumOfSource,
+  } = await import("../migrate/switch.js");
   const { readServerJson, serverJsonPath, switchModule } = await import("../hub/server-json.js");
   const from = await endOf(context, options.from, options.fromSetting, options.fromPasswordSource);
   const to = await endOf(context, options.to, options.toSetting, options.toPasswordSource);
@@ -103,6 +108,7 @@ async function runMigrate(context: Context, options: MigrateCommandOptions): Pro
     await settleFirst(context);
   }
   if (hub && serverJson) await requireNoOtherPassword(serverJson, hub, to);
+  const sum = options.removeSource ? await sumOfSource(from) : undefined;
   // Records that wait to be written grow old; left alone, the heap is cleared of them only beyond 200 MB.
   setFlagsFromString("--optimize-for-size");
 
@@ -117,9 +123,10 @@ async function runMigrate(context: Context, options: MigrateCommandOptions): Pro
   let switched: string | null = null;
   let removed: string[] = [];
   if (hub !== undefined && !migration.dry_run) {
+    if (options.removeSource) await requireUnchanged(from, sum);
     switched = serverJsonPath();
     await switchModule(switched, hub.module, hub.settings);
-    if (options.removeSource) removed = await removeSource(from);
+    if (options.removeSource) removed = await removeSource(from, sum);
     context.output.notice(hub.notice);
   }
   context.output.result({ migrated: { ...migration, switched, removed } }, () => [

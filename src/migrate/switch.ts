@@ -9,6 +9,8 @@ import type { JsonObject, JsonValue } from "../client/json.js";
 import { dataHome } from "../config/paths.js";
 import { StoreError, systemError } from "../errors.js";
 import { syncFolder } from "../files/durable.js";
+import { lookAt } from "../files/look.js";
+import { sha256Of } from "../files/sum.js";
 import { passwordIn, type ServerJson, sqliteModule } from "../hub/server-json.js";
 import { parseSource } from "../keys/source.js";
 import type { End } from "./migrate.js";
@@ -121,9 +123,36 @@ export function requireRemovable({ name }: End): void {
   });
 }
 
-/** Removes a JSON store's files. Answers their names. */
-export async function removeSource({ config }: End): Promise<string[]> {
-  const { store, version } = await jsonFiles(config);
+/**
+ * The checksum of a JSON store's file before it is read, for `requireUnchanged`. Where there is none, it is the migration's to
+ * say so.
+ */
+export async function sumOfSource({ config }: End): Promise<string | undefined> {
+  const { store } = await jsonFiles(config);
+  return (await lookAt(store)) && (await sha256Of(store));
+}
+
+/**
+ * A hub that still runs may have added or revoked a client after the file was read, and what was read is what was compared.
+ *
+ * @throws StoreError `refused` if the file is another than it was.
+ */
+export async function requireUnchanged({ config }: End, sum: string | undefined): Promise<void> {
+  const { store } = await jsonFiles(config);
+  if ((await sha256Of(store)) === sum) return;
+  throw new StoreError("refused", `${store} was written to after it had been read: it stays`, {
+    hint: "stop the hub that writes to it, then run the same with --merge",
+  });
+}
+
+/**
+ * Removes a JSON store's files, if they are what was read. Answers their names.
+ *
+ * @throws StoreError as `requireUnchanged`; `io`.
+ */
+export async function removeSource(from: End, sum: string | undefined): Promise<string[]> {
+  const { store, version } = await jsonFiles(from.config);
+  await requireUnchanged(from, sum);
   try {
     await rm(store);
     await rm(version, { force: true });

@@ -205,6 +205,35 @@ test("the password of a Redis server with TLS comes from the keyring, and goes n
   );
 });
 
+test("a JSON store that a hub wrote to after it was read is not removed, and the hub not pointed elsewhere", async () => {
+  const { machine, server, clients } = await jsonHub();
+  await machine.init();
+  const own = (await readFile(server, "utf8")).replace(/"password": "[^"]*"/, "");
+  await writeFile(server, own);
+  const late = JSON.parse(await readFile(clients, "utf8"));
+  const [first] = Object.values(late) as Record<string, unknown>[];
+  late["99"] = { ...first, client_id: 99, api_key: "late", name: "late" };
+  const written = machine.path("late.json");
+  await writeFile(written, JSON.stringify(late));
+  const args = ["migrate", "--from", json, "--to", sqlcipher, "--switch", "--remove-source"];
+  const refused = await machine.run(args, {
+    env: {
+      NODE_OPTIONS: `--import=${root}test/faults/at-step.mjs`,
+      HIVEMIND_TEST_AT_STEP: JSON.stringify({ "migrate.copied": `cp ${written} ${clients}` }),
+    },
+  });
+  expect(refused.code).toBe(17);
+  expect(refused.stderr).toMatch(/was written to after it had been read: it stays[\s\S]*--merge/);
+  expect(await readFile(server, "utf8")).toBe(own);
+  expect(JSON.parse(await readFile(clients, "utf8"))).toEqual(late);
+
+  const again = await machine.run([...args, "--merge", "--json"]);
+  expect(again.code).toBe(0);
+  await expect(stat(clients)).rejects.toMatchObject({ code: "ENOENT" });
+  const { document } = await machine.json("find-client", "--by", "name", "late");
+  expect(document).toMatchObject({ clients: [{ client_id: 99 }] });
+});
+
 test.each([
   [
     ["--to", sqlcipher, "--to-setting", "password=x"],
