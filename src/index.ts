@@ -31,5 +31,6 @@ export { unlockStore } from "./keys/unlock.js";
 export { settle, withOperation } from "./lifecycle/settle.js";
 export { type End, type MigrateOptions, type Migration, migrate } from "./migrate/migrate.js";
 export type { Reporter } from "./operation/reporter.js";
+export type { Settled } from "./operation/settled.js";
 export { deriveKey, identify, StoreKey } from "./store/cipher.js";
 export { ClientStore } from "./store/client-store.js";

@@ -12,6 +12,7 @@ import { claimName, syncFolder } from "../files/durable.js";
 import { lookAt } from "../files/look.js";
 import { endAbsence, stoppedSchema } from "../operation/absence.js";
 import type { Journal } from "../operation/journal.js";
+import { type Settled, tidyUp } from "../operation/settled.js";
 import { reached } from "../operation/step.js";
 import * as z from "../zod.js";
 import { readManifest } from "./manifest.js";
@@ -75,10 +76,9 @@ export type BackupJournal = z.infer<typeof backupJournalSchema>;
  * Finishes or undoes the interrupted backup that `journal` is about, and removes the journal. Hold the store's
  * operation lock.
  *
- * @returns what was done, in sentences.
  * @throws StoreError `service` if the service could not be started: the journal then stays, for the next command.
  */
-export async function settleBackup(journal: Journal, storePath: string): Promise<string[]> {
+export async function settleBackup(journal: Journal, storePath: string): Promise<Settled> {
   const parsed = backupJournalSchema.safeParse(journal.entry.data);
   if (!parsed.success) {
     throw new StoreError("corrupted", `${journal.path} does not say what a backup's journal says`, {
@@ -93,23 +93,31 @@ export async function settleBackup(journal: Journal, storePath: string): Promise
       const started = await endAbsence(stopped, storePath);
       const name = stopped.service === "command" ? "the service" : stopped.unit;
       if (started) said.push(`started ${name}, which an interrupted backup had stopped`);
+      // From now on it is its owner's whether it runs. To settling the same, but that it starts the service once more.
+      await journal.write(journal.entry.step, files).catch(() => undefined);
     } catch (error) {
       failure = error;
     }
   }
-  said.push(...(await settleFiles(files)));
   if (failure) {
+    await settleFiles(files).catch(() => undefined);
     const { message, hint } = systemError(failure, "the service could not be started", "service");
     throw new StoreError("service", `after an interrupted backup: ${message}`, {
       hint: `${hint ? `${hint}\n` : ""}once it runs, this is settled; if it is not to run any more, remove ${journal.path}`,
       cause: failure,
     });
   }
-  await journal.remove();
-  return said;
+  const tidied = await tidyUp(journal, () => settleFiles(files));
+  return { said: [...said, ...tidied.said], untidy: tidied.untidy };
 }
 
 async function settleFiles(files: BackupJournal): Promise<string[]> {
+  const backups = dirname(files.staged.copy);
+  if (!(await lookAt(backups))) {
+    throw new StoreError("io", `the backups' folder ${backups} does not exist`, {
+      hint: "is its disk mounted?",
+    });
+  }
   if (files.final) await removeEmptyClaims(files.final);
   if (files.final && (await isWhole(files))) {
     await completeBackup(files);

@@ -15,8 +15,10 @@ export function addSettleCommand(program: Command): void {
     const context = await contextOf(settle);
     const { withOperation } = await import("../lifecycle/settle.js");
     const said: string[] = [];
-    // Under the lock or not at all: whoever runs this relies on its success.
-    await withOperation(context.storePath, { notice: (text) => said.push(text) }, async () => {});
+    // Under the lock or not at all: whoever runs this relies on its success, which is that the service runs.
+    await withOperation(context.storePath, { notice: (text) => said.push(text) }, async () => {}, {
+      untidy: true,
+    });
     context.output.result({ settled: said }, () => said);
   });
 }

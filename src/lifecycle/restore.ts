@@ -32,7 +32,7 @@ import type { BundleOptions, BundleReport, OperationOptions } from "./options.js
 import { firstPassphrase, planKeyring, takeUpPending } from "./passphrases.js";
 import { type BundlePlan, bundleReport, checkBundleFolder } from "./prepare.js";
 import { lookAtPresent, openTable, type PresentStore } from "./present-store.js";
-import { settle } from "./settle.js";
+import { settleBefore } from "./settle.js";
 import { swap } from "./swap.js";
 import { type HeldStore, setJournalMode } from "./transfer.js";
 import {
@@ -100,7 +100,7 @@ export async function restore(options: RestoreOptions): Promise<RestoreResult> {
     return await putInPlace({ ...options, to: undefined }, backup);
   }
   await using lock = await acquireLock(to);
-  for (const sentence of await settle(lock)) reporter.notice(sentence);
+  await settleBefore(lock, reporter);
   const service = { service: "none", unit: options.service.unit, storePath: to } as const;
   return await putInPlace({ ...options, lock, hub: "none", service }, backup);
 }

@@ -11,6 +11,7 @@ import { endAbsence, refuseHolders, stopIfUp, stoppedService } from "../operatio
 import { isJournalLeft, Journal, journalPath } from "../operation/journal.js";
 import { acquireLock, type OperationLock } from "../operation/lock.js";
 import type { Reporter } from "../operation/reporter.js";
+import { type Settled, tidyUp } from "../operation/settled.js";
 import type { Service } from "../service/service.js";
 import { Swap, type SwapOperation, swapOperations, withHint } from "./swap-state.js";
 import { settleTake, takeOperations } from "./take.js";
@@ -26,18 +27,35 @@ const passingMs = 2_000;
  * Runs an operation under the store's lock, with nothing left of earlier ones.
  *
  * @param options.makeFolder for an operation that puts a store where there is none: its folder is made.
+ * @param options.untidy for one that has no journal of its own: what cannot be tidied up now is said, and kept for the next.
  * @throws StoreError `inUse` if another operation is at work, what settling throws, and what `body` throws.
  */
 export async function withOperation<Result>(
   storePath: string,
   reporter: Pick<Reporter, "notice">,
   body: (lock: OperationLock) => Promise<Result>,
-  options: { makeFolder?: boolean } = {},
+  options: { makeFolder?: boolean; untidy?: boolean } = {},
 ): Promise<Result> {
   if (options.makeFolder) await makeFolder(dirname(storePath));
   await using lock = await lockFor(storePath);
-  for (const sentence of await settle(lock)) reporter.notice(sentence);
+  if (options.untidy)
+    for (const sentence of sentencesOf(await settle(lock))) reporter.notice(sentence);
+  else await settleBefore(lock, reporter);
   return await body(lock);
+}
+
+/**
+ * Finishes or undoes what was interrupted, before an operation that needs the journal's place.
+ *
+ * @throws StoreError what settling throws, and what could not be tidied up.
+ */
+export async function settleBefore(
+  lock: OperationLock,
+  reporter: Pick<Reporter, "notice">,
+): Promise<void> {
+  const { said, untidy } = await settle(lock);
+  for (const sentence of said) reporter.notice(sentence);
+  if (untidy) throw untidy;
 }
 
 async function lockFor(storePath: string): Promise<OperationLock> {
@@ -57,7 +75,7 @@ async function lockFor(storePath: string): Promise<OperationLock> {
  * The same for commands that need no lock of their own: settles if anything is left, unless an operation is at work on
  * the store right now, which is then none of theirs.
  *
- * @returns what was done, in sentences.
+ * @returns what was done, and what could not be tidied up, in sentences.
  * @throws StoreError what settling throws.
  */
 export async function settleIfNeeded(storePath: string): Promise<string[]> {
@@ -70,23 +88,30 @@ export async function settleIfNeeded(storePath: string): Promise<string[]> {
     throw error;
   }
   await using held = lock;
-  return await settle(held);
+  return sentencesOf(await settle(held));
+}
+
+function sentencesOf({ said, untidy }: Settled): string[] {
+  if (!untidy) return [...said];
+  return [
+    ...said,
+    untidy.hint === undefined ? untidy.message : `${untidy.message}\n${untidy.hint}`,
+  ];
 }
 
 /**
  * Finishes or undoes what the store's journal says was begun.
  *
  * @param lock the store's operation lock.
- * @returns what was done, in sentences.
  * @throws StoreError `service` if the service could not be started, `passphraseUnavailable` if the keyring is needed for
  *   it and cannot be had, `io`: the journal then stays for the next try; `corrupted`, `newerVersion` for a journal that
  *   is not this version's.
  */
-export async function settle(lock: OperationLock): Promise<string[]> {
+export async function settle(lock: OperationLock): Promise<Settled> {
   const { storePath } = lock;
   await removePartials(journalPath(storePath));
   const journal = await Journal.read(storePath);
-  if (!journal) return [];
+  if (!journal) return { said: [] };
   const { operation } = journal.entry;
   if (operation === "backup") return settleBackup(journal, storePath);
   if (operation === "upgrade-schema") return settleSchemaUpgrade(journal, storePath);
@@ -119,7 +144,7 @@ function isSwap(operation: string): operation is SwapOperation {
   return swapOperations.some((known) => known === operation);
 }
 
-async function settleSwap(state: Swap, operation: SwapOperation): Promise<string[]> {
+async function settleSwap(state: Swap, operation: SwapOperation): Promise<Settled> {
   const { storePath, data } = state;
   const { step } = state.journal.entry;
   const { stopped } = data;
@@ -133,18 +158,29 @@ async function settleSwap(state: Swap, operation: SwapOperation): Promise<string
   // Putting the old file back may have been cut off a week ago: a new one that has been written to since stays.
   const reverting =
     step === "reverting" && ((await state.canRevert()) || !(await state.isCommitted()));
-  if (reverting) {
-    await state.revert(() => stopAny(service, storePath), start);
-    said.push(`put back the store that the interrupted ${operation} had replaced`);
-  } else if (!(await state.isCommitted())) {
-    await state.undo(start);
-    said.push(`undid the interrupted ${operation}: the store is as it was before`);
-  } else {
+  if (!reverting && (await state.isCommitted())) {
     if (step !== "cleaning") await finish(state, service, start);
     await state.clean();
-    said.push(`finished the interrupted ${operation}`);
+    return { said: [...said, `finished the interrupted ${operation}`] };
   }
-  return said;
+  if (reverting) await state.revert(() => stopAny(service, storePath), start);
+  else await state.undo(start);
+  const { untidy } = await tidyBundles(state);
+  if (!untidy) {
+    said.push(
+      reverting
+        ? `put back the store that the interrupted ${operation} had replaced`
+        : `undid the interrupted ${operation}: the store is as it was before`,
+    );
+  }
+  return { said, untidy };
+}
+
+function tidyBundles(state: Swap): Promise<Settled> {
+  return tidyUp(state.journal, async () => {
+    await state.removeBundles();
+    return [];
+  });
 }
 
 /** From the rename on; if the service does not come up on the new file, the old one is put back. */
@@ -152,14 +188,17 @@ async function finish(state: Swap, service: Service | undefined, start: () => Pr
   /** @returns the error to throw: what had to be put back, and why. */
   const putBack = async (error: unknown) => {
     const { kind, message, hint } = systemError(error, "the service did not start", "service");
+    let runs = true;
     try {
       await state.revert(() => stopAny(service, state.storePath), start);
+      await tidyBundles(state);
     } catch (second) {
       // What keeps server.json from its new passphrase may keep it from the old one, which it still has.
       if (!(second instanceof StoreError) || second.kind !== kind) throw second;
+      runs = kind !== "service";
     }
     return new StoreError(kind, `${message}; the store that was replaced was put back`, {
-      hint: withHint(hint, "the service runs on that one"),
+      hint: withHint(hint, runs ? "the service runs on that one" : "see why it does not start"),
       cause: error,
     });
   };

@@ -191,9 +191,12 @@ export class Swap {
     }
   }
 
-  /** Nothing has replaced the store. `start` starts the service, as soon as the store is where it was. */
+  /**
+   * Nothing has replaced the store. `start` starts the service, as soon as the store is where it was. `removeBundles` and
+   * the journal's removal are to follow.
+   */
   async undo(start: () => Promise<void>): Promise<void> {
-    const { aside, staged, bundle, replaced_bundle: replacedBundle, keyring } = this.data;
+    const { aside, staged, keyring } = this.data;
     if (aside !== null) {
       const there = await lookAt(aside);
       if (there && there.ino === (await lookAt(this.storePath))?.ino) await rm(aside);
@@ -207,11 +210,24 @@ export class Swap {
     }
     await start();
     await removeDatabase(staged);
+    if (keyring) await putKeyringBack(this.storePath, keyring, false);
+    await this.#forgetService();
+  }
+
+  /** After `undo` and `revert`: what lies elsewhere and belongs to the file that is not the store. The journal goes last. */
+  async removeBundles(): Promise<void> {
+    const { bundle, replaced_bundle: replacedBundle } = this.data;
     if (bundle) await undoBundle(bundle);
     if (replacedBundle) await undoBundle(replacedBundle);
     await this.#removeTrials();
-    if (keyring) await putKeyringBack(this.storePath, keyring, false);
-    await this.journal.remove();
+  }
+
+  /** It runs again: from now on it is its owner's whether it does. */
+  async #forgetService(): Promise<void> {
+    if (!this.data.stopped) return;
+    this.data = { ...this.data, stopped: undefined };
+    // To settling the same, but that it starts the service once more.
+    await this.journal.write(this.journal.entry.step, this.data).catch(() => undefined);
   }
 
   /**
@@ -232,7 +248,7 @@ export class Swap {
 
   /**
    * Puts the old file back in the new one's place. `stop` stops the service before, `start` starts it after; what was
-   * put back already is in use.
+   * put back already is in use. `removeBundles` and the journal's removal are to follow.
    *
    * @param evenIfWritten whether what was written to the new file meanwhile may go with it.
    * @throws StoreError `inUse` if it may not, and something was, or if somebody has the new file open: the service is
@@ -243,7 +259,7 @@ export class Swap {
     start: () => Promise<void>,
     evenIfWritten = false,
   ): Promise<void> {
-    const { aside, keyring, bundle, server_json: serverJson, settings, source } = this.data;
+    const { aside, keyring, server_json: serverJson, settings, source } = this.data;
     await this.write("reverting");
     if (!(await this.#isPutBack())) {
       await stop();
@@ -272,9 +288,8 @@ export class Swap {
     }
     await start();
     if (failure !== undefined) throw failure;
-    if (bundle) await undoBundle(bundle);
+    await this.#forgetService();
     this.reached("reverted");
-    await this.journal.remove();
   }
 
   /** Stopping a service can take minutes, in which it, or a command, goes on writing to the new file. */

@@ -390,6 +390,8 @@ class SwapWork {
         await this.#held?.putBack().catch(() => undefined);
         this.#held = undefined;
         await state.undo(start);
+        await state.removeBundles();
+        await state.journal.remove();
         return error;
       }
       await this.#letGoOfStore();
@@ -401,6 +403,8 @@ class SwapWork {
           if (this.#absence) await stopIfUp(service, state.storePath);
         };
         await state.revert(stop, start, restored);
+        await state.removeBundles();
+        await state.journal.remove();
         return afterwards(error, "the store that it replaced was put back");
       }
       await start();

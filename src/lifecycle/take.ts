@@ -10,6 +10,7 @@ import { lookAt } from "../files/look.js";
 import { readServerJson, removePassword } from "../hub/server-json.js";
 import { deleteDerivedKeys } from "../keys/keyring.js";
 import { Journal } from "../operation/journal.js";
+import { type Settled, tidyUp } from "../operation/settled.js";
 import { reached } from "../operation/step.js";
 import { keyIdOf, type StoreKey } from "../store/cipher.js";
 import * as z from "../zod.js";
@@ -91,15 +92,17 @@ export async function take(request: TakeRequest): Promise<Bundle | undefined> {
     await journal.write("taking", data);
     step("taking");
   } catch (error) {
-    await undo(storePath, data, journal);
+    await undo(storePath, data);
+    await removeBundle(data);
+    await journal.remove();
     throw error;
   }
   await finish(storePath, data, journal);
   return bundle;
 }
 
-/** Finishes or undoes what was interrupted. @returns what was done, in a sentence. */
-export async function settleTake(journal: Journal, storePath: string): Promise<string[]> {
+/** Finishes or undoes what was interrupted. */
+export async function settleTake(journal: Journal, storePath: string): Promise<Settled> {
   const { operation } = journal.entry;
   const parsed = takeJournalSchema.safeParse(journal.entry.data);
   if (!parsed.success) {
@@ -111,10 +114,13 @@ export async function settleTake(journal: Journal, storePath: string): Promise<s
   }
   if (journal.entry.step === "taking") {
     await finish(storePath, parsed.data, journal);
-    return [`finished the interrupted ${operation}: the passphrase is in the keyring`];
+    return { said: [`finished the interrupted ${operation}: the passphrase is in the keyring`] };
   }
-  await undo(storePath, parsed.data, journal);
-  return [`undid the interrupted ${operation}`];
+  await undo(storePath, parsed.data);
+  return tidyUp(journal, async () => {
+    await removeBundle(parsed.data);
+    return [`undid the interrupted ${operation}`];
+  });
 }
 
 async function finish(storePath: string, data: TakeJournal, journal: Journal): Promise<void> {
@@ -132,10 +138,12 @@ async function finish(storePath: string, data: TakeJournal, journal: Journal): P
   await journal.remove();
 }
 
-async function undo(storePath: string, data: TakeJournal, journal: Journal): Promise<void> {
-  const { keyring, bundle, server_json: serverJson } = data;
-  if (bundle) await undoBundle(bundle);
+async function undo(storePath: string, data: TakeJournal): Promise<void> {
+  const { keyring, server_json: serverJson } = data;
   if (serverJson !== undefined) await removePartials((await readServerJson(serverJson)).file);
   if (keyring) await putKeyringBack(storePath, keyring, false);
-  await journal.remove();
+}
+
+async function removeBundle({ bundle }: TakeJournal): Promise<void> {
+  if (bundle) await undoBundle(bundle);
 }

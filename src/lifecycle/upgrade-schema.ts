@@ -19,6 +19,7 @@ import {
 } from "../operation/absence.js";
 import { throwIfInterrupted } from "../operation/interrupt.js";
 import { Journal } from "../operation/journal.js";
+import type { Settled } from "../operation/settled.js";
 import { reached } from "../operation/step.js";
 import { identify, openEncrypted } from "../store/cipher.js";
 import { Connection } from "../store/connection.js";
@@ -234,7 +235,7 @@ async function migrate(
 }
 
 /** The transaction is there, or it is not: only the service has to be started. */
-export async function settleSchemaUpgrade(journal: Journal, storePath: string): Promise<string[]> {
+export async function settleSchemaUpgrade(journal: Journal, storePath: string): Promise<Settled> {
   const parsed = journalSchema.safeParse(journal.entry.data);
   if (!parsed.success) {
     throw new StoreError("corrupted", `${journal.path} does not say what the journal says`, {
@@ -247,5 +248,5 @@ export async function settleSchemaUpgrade(journal: Journal, storePath: string): 
     said.push(`started ${stopped.unit}, which an interrupted upgrade had stopped`);
   }
   await journal.remove();
-  return said;
+  return { said };
 }

@@ -13,7 +13,11 @@ for (const signal of ["SIGINT", "SIGTERM"]) process.on(signal, () => controller.
 async function settled(storePath) {
   const lock = await acquireLock(storePath);
   const journal = await Journal.read(storePath);
-  if (journal) notices.push(...(await settleBackup(journal, storePath)));
+  if (journal) {
+    const { said, untidy } = await settleBackup(journal, storePath);
+    notices.push(...said);
+    if (untidy) throw untidy;
+  }
   return lock;
 }
 

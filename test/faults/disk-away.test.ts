@@ -1,0 +1,80 @@
+/**
+ * The disk of the bundles or of the backups is taken out while an operation that was killed has something on it. The store
+ * and its hub do not wait for it; it is said, and the rest is done when it is back.
+ */
+import { mkdir, readdir, rename, writeFile } from "node:fs/promises";
+import { expect, test } from "vitest";
+import { root } from "../built.js";
+import { Machine } from "../cli/machine.js";
+
+const alone = ["--service", "none"];
+
+async function killedAt(step: string, command: string[]): Promise<Machine> {
+  const machine = await Machine.make();
+  await machine.init(
+    "--bundle-to",
+    machine.path("usb", "bundles"),
+    "--to",
+    machine.path("backups"),
+  );
+  await mkdir(machine.path("config", "hivemind-core"), { recursive: true });
+  await writeFile(
+    machine.path("config", "hivemind-core", "server.json"),
+    '{"database": {"module": "hivemind-sqlite-db-plugin", "hivemind-sqlite-db-plugin": {}}, "network_protocol": {}}',
+  );
+  await machine.run(["backup", ...alone]);
+  const { code } = await machine.run(command, {
+    env: {
+      NODE_OPTIONS: `--import=${root}test/faults/at-step.mjs`,
+      HIVEMIND_TEST_AT_STEP: JSON.stringify({ [step]: "kill" }),
+    },
+  });
+  expect(code).not.toBe(0);
+  return machine;
+}
+
+test.each([
+  ["rotate.bundled", ["rotate", ...alone, "--hub", "none"], "bundles"],
+  ["backup.warm", ["backup", ...alone], "backups"],
+  ["backup.claimed", ["backup", ...alone], "backups"],
+])(
+  "killed at %s, and the disk is out: %j",
+  async (step, command, disk) => {
+    const machine = await killedAt(step, command);
+    const place = disk === "bundles" ? machine.path("usb", "bundles") : machine.path("backups");
+    await rename(place, machine.path("out"));
+
+    const [operation = ""] = command;
+    const said = new RegExp(
+      `an interrupted ${operation} left something[\\s\\S]*is its disk mounted`,
+    );
+    for (const reading of [
+      ["list-clients"],
+      ["add-client", "--name", "x"],
+      ["run", "--", "/bin/true"],
+    ]) {
+      const { code, stderr } = await machine.run(reading);
+      expect(stderr).toMatch(said);
+      expect(code).toBe(0);
+    }
+    // What begins an operation needs the journal's place, or the disk itself.
+    const refused = await machine.run(["rotate", ...alone, "--hub", "none"]);
+    expect(refused.code).toBe(18);
+    expect(refused.stderr).toMatch(/is its disk mounted/);
+    if (disk === "backups") expect(refused.stderr).toMatch(/gone for good, remove \S+journal/);
+
+    await rename(machine.path("out"), place);
+    const after = await machine.run(["list-clients"]);
+    expect(after.code).toBe(0);
+    const names = await readdir(place);
+    expect(names.filter((name) => name.endsWith(".partial"))).toEqual([]);
+    if (disk === "bundles") expect(names.filter((name) => name.endsWith(".age"))).toHaveLength(1);
+    else {
+      expect(names.filter((name) => name.endsWith(".db")).length).toBe(
+        names.filter((name) => name.endsWith(".manifest.json")).length,
+      );
+    }
+    expect((await machine.run(["rotate", ...alone, "--hub", "none"])).code).toBe(0);
+  },
+  120_000,
+);
