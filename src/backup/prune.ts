@@ -37,6 +37,7 @@ export interface PruneResult {
   readonly dry_run: boolean;
   /** Newest first. `rules` may be empty for the one that stays because no newer one verifies. */
   readonly kept: { path: string; created_at: string; rules: readonly KeepRule[] }[];
+  /** A manifest by itself, with no bytes, is one whose backup is not there any more. */
   readonly removed: { path: string; created_at: string; size: number }[];
   /** Bytes. */
   readonly freed: number;
@@ -101,7 +102,10 @@ export async function prune(options: PruneOptions): Promise<PruneResult> {
     folder,
     dry_run: dryRun,
     kept: staying.map(({ backup: { path, created_at }, rules }) => ({ path, created_at, rules })),
-    removed: removable.map(({ path, created_at, size }) => ({ path, created_at, size })),
+    removed: [
+      ...removable.map(({ path, created_at, size }) => ({ path, created_at, size })),
+      ...stale.map(({ manifest, created_at }) => ({ path: manifest, created_at, size: 0 })),
+    ],
     freed: removable.reduce((sum, { size }) => sum + size, 0),
     removed_bundles: removedBundles,
     verified,

@@ -37,7 +37,8 @@ interface Pruned {
   prune: {
     dry_run: boolean;
     kept: { path: string; rules: string[] }[];
-    removed: { path: string }[];
+    removed: { path: string; size: number }[];
+    freed: number;
     removed_bundles: string[];
     verified: string | null;
     left: { path: string; problem: string }[];
@@ -240,7 +241,14 @@ test("a kill between a backup and its manifest is finished by the next prune", a
   const { folder, newest } = await withBackup();
   const half = await madeAt(newest, machine.store, "2026-03-01T01:00:00.000Z");
   await rm(half);
-  expect((await machine.run(["prune", folder, "--keep-last", "1"])).code).toBe(0);
+  const { code, document } = await machine.json("prune", folder, "--keep-last", "1");
+  expect(code).toBe(0);
+  // It is said as well: whoever moved the backup elsewhere sees what has become of its manifest.
+  const { removed, freed } = (document as unknown as Pruned).prune;
+  expect(removed).toContainEqual(
+    expect.objectContaining({ path: expect.stringMatching(/manifest\.json$/), size: 0 }),
+  );
+  expect(freed).toBe(removed.reduce((sum, { size }) => sum + size, 0));
   expect((await readdir(folder)).sort()).toEqual(
     [basename(newest), basename(manifestPath(newest))].sort(),
   );
