@@ -37,7 +37,11 @@ export class StoreError extends Error {
   readonly kind: ErrorKind;
   readonly hint: string | undefined;
 
-  constructor(kind: ErrorKind, message: string, options: { hint?: string; cause?: unknown } = {}) {
+  constructor(
+    kind: ErrorKind,
+    message: string,
+    options: { hint?: string | undefined; cause?: unknown } = {},
+  ) {
     super(message, options.cause === undefined ? undefined : { cause: options.cause });
     this.kind = kind;
     this.hint = options.hint;
@@ -78,6 +82,11 @@ export function systemError(error: unknown, doing: string, kind: ErrorKind = "io
   const code = (error as NodeJS.ErrnoException)?.code;
   const words = code === undefined ? undefined : (systemErrorWords[code] ?? code);
   return new StoreError(kind, `${doing}: ${words ?? String(error)}`, { cause: error });
+}
+
+/** A hint with one more line; that line alone if there is no hint yet. */
+export function withLine(hint: string | undefined, line: string): string {
+  return hint ? `${hint}\n${line}` : line;
 }
 
 /** Whether `error` is an operating-system error with one of these codes. */

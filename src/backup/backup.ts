@@ -12,7 +12,7 @@ import { join } from "node:path";
 import { writeBundle } from "../bundle/bundle.js";
 import { refuseBadPlacement } from "../bundle/placement.js";
 import { parseRecipient } from "../bundle/recovery-key.js";
-import { hasCode, StoreError, systemError } from "../errors.js";
+import { hasCode, StoreError, systemError, withLine } from "../errors.js";
 import { createFile, makeFolder, stagedName } from "../files/durable.js";
 import { lookAt } from "../files/look.js";
 import { roomIn } from "../files/room.js";
@@ -428,7 +428,7 @@ async function startAgain(
       "service",
       `${name} was stopped for the backup and is not running again: ${message}${before}. The store is as it was; no backup was made`,
       {
-        hint: `${hint ? `${hint}\n` : ""}the next command of this store tries again to start it`,
+        hint: withLine(hint, "the next command of this store tries again to start it"),
         cause: error,
       },
     );

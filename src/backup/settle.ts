@@ -7,7 +7,7 @@
 import { rm } from "node:fs/promises";
 import { dirname } from "node:path";
 import { removeStagedBundles } from "../bundle/bundle.js";
-import { StoreError, systemError } from "../errors.js";
+import { StoreError, systemError, withLine } from "../errors.js";
 import { claimName, syncFolder } from "../files/durable.js";
 import { lookAt } from "../files/look.js";
 import { endAbsence, stoppedSchema } from "../operation/absence.js";
@@ -103,7 +103,10 @@ export async function settleBackup(journal: Journal, storePath: string): Promise
     await settleFiles(files).catch(() => undefined);
     const { message, hint } = systemError(failure, "the service could not be started", "service");
     throw new StoreError("service", `after an interrupted backup: ${message}`, {
-      hint: `${hint ? `${hint}\n` : ""}once it runs, this is settled; if it is not to run any more, remove ${journal.path}`,
+      hint: withLine(
+        hint,
+        `once it runs, this is settled; if it is not to run any more, remove ${journal.path}`,
+      ),
       cause: failure,
     });
   }

@@ -118,11 +118,7 @@ export async function readIdentityFile(path: string): Promise<string> {
     parseIdentities(text);
   } catch (error) {
     if (!(error instanceof StoreError)) throw error;
-    throw new StoreError(error.kind, `${path}: ${error.message}`, withHint(error.hint));
+    throw new StoreError(error.kind, `${path}: ${error.message}`, { hint: error.hint });
   }
   return text;
-}
-
-function withHint(hint: string | undefined): { hint?: string } {
-  return hint === undefined ? {} : { hint };
 }

@@ -159,10 +159,7 @@ async function findServerJson(path: string): Promise<ServerJson> {
     throw new StoreError(
       "refused",
       `${error.message}: the hub would make one, and use another store`,
-      {
-        ...(error.hint === undefined ? {} : { hint: error.hint }),
-        cause: error,
-      },
+      { hint: error.hint, cause: error },
     );
   }
 }

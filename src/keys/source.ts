@@ -200,7 +200,7 @@ function usable(text: string, what: string): string {
   try {
     return checkPassphrase(text).passphrase;
   } catch (error) {
-    if (error instanceof StoreError) throw new StoreError(error.kind, `${what}: ${error.message}`);
-    throw error;
+    if (!(error instanceof StoreError)) throw error;
+    throw new StoreError(error.kind, `${what}: ${error.message}`, { hint: error.hint });
   }
 }

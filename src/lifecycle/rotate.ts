@@ -11,7 +11,7 @@
 import { constants } from "node:fs";
 import { access } from "node:fs/promises";
 import { loadSettings } from "../config/settings.js";
-import { StoreError, systemError } from "../errors.js";
+import { StoreError, systemError, withLine } from "../errors.js";
 import { getEntry } from "../keys/keyring.js";
 import { formatSource, type PassphraseSource, readPassphraseFile } from "../keys/source.js";
 import { unlock } from "../keys/unlock.js";
@@ -29,7 +29,6 @@ import {
 } from "./prepare.js";
 import { type ReencryptedBackups, type ReencryptOptions, reencryptBackups } from "./reencrypt.js";
 import { swap } from "./swap.js";
-import { withHint } from "./swap-state.js";
 import { refuseUnexportable } from "./transfer.js";
 
 export interface RotateOptions extends OperationOptions, BundleOptions {
@@ -169,7 +168,7 @@ async function reencrypted(options: ReencryptOptions): Promise<ReencryptedBackup
       kind,
       `the store is rotated, but its backups in ${options.folder} could not all be brought under the new passphrase: ${message}`,
       {
-        hint: withHint(hint, "the others are as they were; their own bundles open them"),
+        hint: withLine(hint, "the others are as they were; their own bundles open them"),
         cause: error,
       },
     );

@@ -5,7 +5,7 @@
 import { dirname } from "node:path";
 import { setTimeout as delay } from "node:timers/promises";
 import { settleBackup } from "../backup/settle.js";
-import { StoreError, systemError } from "../errors.js";
+import { StoreError, systemError, withLine } from "../errors.js";
 import { makeFolder, removePartials } from "../files/durable.js";
 import { endAbsence, refuseHolders, stopIfUp, stoppedService } from "../operation/absence.js";
 import { isJournalLeft, Journal, journalPath } from "../operation/journal.js";
@@ -13,7 +13,7 @@ import { acquireLock, type OperationLock } from "../operation/lock.js";
 import type { Reporter } from "../operation/reporter.js";
 import { type Settled, tidyUp } from "../operation/settled.js";
 import type { Service } from "../service/service.js";
-import { Swap, type SwapOperation, swapOperations, withHint } from "./swap-state.js";
+import { Swap, type SwapOperation, swapOperations } from "./swap-state.js";
 import { settleTake, takeOperations } from "./take.js";
 import { settleSchemaUpgrade } from "./upgrade-schema.js";
 
@@ -132,7 +132,7 @@ export async function settle(lock: OperationLock): Promise<Settled> {
 function withoutKeyring(error: unknown, journal: string): unknown {
   if (!(error instanceof StoreError) || error.kind !== "passphraseUnavailable") return error;
   return new StoreError(error.kind, error.message, {
-    hint: withHint(
+    hint: withLine(
       error.hint,
       `if that is gone for good: move ${journal} away, which names the files that are left over ("staged", "aside")`,
     ),
@@ -198,7 +198,7 @@ async function finish(state: Swap, service: Service | undefined, start: () => Pr
       runs = kind !== "service";
     }
     return new StoreError(kind, `${message}; the store that was replaced was put back`, {
-      hint: withHint(hint, runs ? "the service runs on that one" : "see why it does not start"),
+      hint: withLine(hint, runs ? "the service runs on that one" : "see why it does not start"),
       cause: error,
     });
   };

@@ -9,7 +9,7 @@ import { dirname, join } from "node:path";
 import { bundleName, removeStagedBundles } from "../bundle/bundle.js";
 import { realPath } from "../config/paths.js";
 import { loadSettings, saveSettings } from "../config/settings.js";
-import { StoreError, systemError } from "../errors.js";
+import { StoreError, systemError, withLine } from "../errors.js";
 import { removePartials, syncFolder } from "../files/durable.js";
 import { lookAt } from "../files/look.js";
 import { readServerJson, removePassword, setPassword } from "../hub/server-json.js";
@@ -186,7 +186,7 @@ export class Swap {
       throw new StoreError(
         kind,
         `the store is replaced and its service runs, but tidying up failed: ${message}`,
-        { hint: withHint(hint, "the next command of this store goes on with it"), cause: error },
+        { hint: withLine(hint, "the next command of this store goes on with it"), cause: error },
       );
     }
   }
@@ -389,9 +389,4 @@ export async function undoBundle(bundle: z.infer<typeof bundleJournalSchema>): P
   } catch (error) {
     throw systemError(error, `cannot remove ${path}`);
   }
-}
-
-/** A hint with one more line. */
-export function withHint(hint: string | undefined, line: string): string {
-  return hint ? `${hint}\n${line}` : line;
 }

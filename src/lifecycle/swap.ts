@@ -16,7 +16,7 @@ import { link, open, rename, rm } from "node:fs/promises";
 import { basename, dirname, join } from "node:path";
 import { type Bundle, bundleName, writeBundle } from "../bundle/bundle.js";
 import { realPath } from "../config/paths.js";
-import { type ErrorKind, hasCode, StoreError, systemError } from "../errors.js";
+import { type ErrorKind, hasCode, StoreError, systemError, withLine } from "../errors.js";
 import { hasAccessList } from "../files/access.js";
 import { notOurs, stagedName, syncFolder, tryReplacing } from "../files/durable.js";
 import { lookAt } from "../files/look.js";
@@ -46,7 +46,7 @@ import {
   proveKept,
 } from "./passphrases.js";
 import type { BundlePlan } from "./prepare.js";
-import { Swap, type SwapJournal, type SwapOperation, withHint } from "./swap-state.js";
+import { Swap, type SwapJournal, type SwapOperation } from "./swap-state.js";
 import { HeldStore, refuseSidecars, type Secret } from "./transfer.js";
 
 /** What the dead-man timer allows for the work between stop and start, beyond the stop itself: 60 s. */
@@ -425,7 +425,7 @@ class SwapWork {
       return afterwards(
         error,
         `and not everything could be put right: ${message}`,
-        withHint(hint, "the next command of this store goes on with it"),
+        withLine(hint, "the next command of this store goes on with it"),
         isDown ? "service" : undefined,
       );
     }

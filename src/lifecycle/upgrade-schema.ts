@@ -221,7 +221,7 @@ async function migrate(
         ? `was not upgraded (${systemError(failure, "unexpected").message})`
         : `has schema ${newestSchema} now`;
       throw new StoreError(kind, `${message}; ${storePath} ${outcome}`, {
-        ...(hint !== undefined && { hint }),
+        hint,
         cause: error,
       });
     });

@@ -1,5 +1,5 @@
 /** How settling an interrupted operation has ended. */
-import { StoreError, systemError } from "../errors.js";
+import { StoreError, systemError, withLine } from "../errors.js";
 import type { Journal } from "./journal.js";
 
 /** The store, its service and its passphrase are right again. */
@@ -28,7 +28,7 @@ export async function tidyUp(
     const untidy = new StoreError(
       kind,
       `the store is in order, but an interrupted ${journal.entry.operation} left something that cannot be tidied up now: ${message}`,
-      { hint: hint === undefined ? otherwise : `${hint}\n${otherwise}`, cause: error },
+      { hint: withLine(hint, otherwise), cause: error },
     );
     return { said: [], untidy };
   }

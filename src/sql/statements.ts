@@ -160,5 +160,5 @@ function readingPragma(tokens: readonly string[]): "report" {
 }
 
 function notRun(what: string, hint?: string): StoreError {
-  return new StoreError("refused", `${what} is not run here`, hint === undefined ? {} : { hint });
+  return new StoreError("refused", `${what} is not run here`, { hint });
 }
