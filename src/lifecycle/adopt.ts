@@ -86,10 +86,7 @@ export async function adopt(options: AdoptOptions): Promise<AdoptResult> {
   }
   throwIfInterrupted(options.signal);
   if (source.kind === "keyring") await takeUpIfPending(storePath, passphrase);
-  const keyring =
-    source.kind === "keyring"
-      ? await planKeyring(storePath, passphrase, { keyId }, true)
-      : undefined;
+  const keyring = await planKeyring(storePath, source, passphrase, { keyId }, true);
   const bundle = await take({
     operation: "adopt",
     storePath,

@@ -56,13 +56,8 @@ export async function decrypt(options: DecryptOptions): Promise<DecryptResult> {
   await reporter.confirm(
     "Once more: backups of the disk made from now on will have them in plain text too. Decrypt?",
   );
-  let keyring: Awaited<ReturnType<typeof planKeyring>>;
-  if (source.kind === "keyring") {
-    const taken = await takeUpPending(storePath, opened.generation);
-    if (taken) reporter.notice(taken);
-    const { keyId, passphrase } = opened;
-    keyring = await planKeyring(storePath, undefined, { keyId, passphrase }, true);
-  }
+  await takeUpPending(storePath, opened.generation, reporter);
+  const keyring = await planKeyring(storePath, source, undefined, opened, true);
   if (handover.how === "server.json") {
     reporter.notice(`the password in ${handover.path} is taken out: the hub needs none any more`);
   }
@@ -76,7 +71,6 @@ export async function decrypt(options: DecryptOptions): Promise<DecryptResult> {
     sources: { from: source, to: source },
     serverJson: handover.how === "server.json" ? { path: handover.path, remove: true } : undefined,
     stage: stagePlaintext,
-    kept: async () => undefined,
     fill: (staged, _key, held) => convert(held, staged, undefined, signal),
   });
   return {

@@ -18,9 +18,9 @@ import { knowService, type ServiceReport } from "../operation/absence.js";
 import { type CipherCompatibility, identify, keyIdOf, type StoreKey } from "../store/cipher.js";
 import { Connection } from "../store/connection.js";
 import { checkSchema } from "../store/schema.js";
-import { findHandover, type Handover, requireHandover } from "./handover.js";
+import { findHandover, type Handover, passwordToReplace, requireHandover } from "./handover.js";
 import type { BundleOptions, BundleReport, OperationOptions } from "./options.js";
-import { firstPassphrase, type KeyringPlan, planKeyring, takeUpPending } from "./passphrases.js";
+import { firstPassphrase, planKeyring, takeUpPending } from "./passphrases.js";
 import {
   bundleReport,
   checkBundleFolder,
@@ -70,26 +70,15 @@ export async function encrypt(options: EncryptOptions): Promise<EncryptResult> {
   const to = options.cipherCompatibility ?? 4;
   const bundle = await checkBundleFolder(options, reporter);
   const found = await lookInside(storePath, source, to);
-  if (source.kind === "keyring" && found.generation) {
-    const taken = await takeUpPending(storePath, found.generation);
-    if (taken) reporter.notice(taken);
-  }
+  await takeUpPending(storePath, found.generation, reporter);
   const passphrase = found.passphrase ?? (await passphraseFor(options));
   const service = await knowService(options.service, reporter);
   const upgrade = found.passphrase !== undefined;
   const handover = upgrade
     ? await findHandover(service, options.hub)
     : await requireHandover(service, options.hub);
-  const keyring: KeyringPlan | undefined =
-    source.kind === "keyring"
-      ? await planKeyring(storePath, passphrase, { passphrase: found.passphrase }, true)
-      : undefined;
-  // A plugin that ignores its password wrote this store in plain text, and has one all the same.
-  const password = !upgrade && handover.how === "server.json" ? handover : undefined;
-  if (password) {
-    reporter.notice(`the password in ${password.path}, in plain text, is replaced as well`);
-  }
-
+  const { passphrase: replaced } = found;
+  const keyring = await planKeyring(storePath, source, passphrase, { passphrase: replaced }, true);
   const outcome = await swap({
     ...options,
     operation: "encrypt",
@@ -99,13 +88,10 @@ export async function encrypt(options: EncryptOptions): Promise<EncryptResult> {
     keyring,
     replaced: { state: "open", secret: found.secret },
     sources: { from: source, to: source },
-    serverJson: password && { path: password.path, remove: false },
+    // A plugin that ignores its password wrote this store in plain text, and has one all the same.
+    serverJson: upgrade ? undefined : passwordToReplace(handover, reporter),
     stage: (staged) => stageEncrypted(staged, passphrase, to),
     fill: (staged, key, held) => convert(held, staged, key, signal),
-    kept: () =>
-      source.kind === "keyring"
-        ? getEntry(storePath, keyring?.pending ? "pending" : "current")
-        : firstPassphrase(source, storePath),
   });
   const key = outcome.key as StoreKey;
   return {

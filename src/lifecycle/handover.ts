@@ -2,6 +2,7 @@
 import { StoreError } from "../errors.js";
 import { namedStore, readServerJson, serverJsonPath } from "../hub/server-json.js";
 import type { KnownService } from "../operation/absence.js";
+import type { Reporter } from "../operation/reporter.js";
 import { run } from "../service/run.js";
 
 /** A question to the manager is answered in milliseconds; one that is reloading takes seconds. */
@@ -50,6 +51,16 @@ export async function requireHandover(known: KnownService, hub: HubChoice): Prom
       "let its unit start it by: ExecStart=hivemind-sqlcipher run -- hivemind-core listen (then systemctl daemon-reload);\n" +
       "or say --hub none if no hub uses this store, or if you will tell it yourself",
   });
+}
+
+/** What a swap does to the password in `server.json`, if the hub reads it there: it is replaced, and that is said. */
+export function passwordToReplace(
+  handover: Handover,
+  reporter: Pick<Reporter, "notice">,
+): { path: string; remove: false } | undefined {
+  if (handover.how !== "server.json") return undefined;
+  reporter.notice(`the password in ${handover.path}, in plain text, is replaced as well`);
+  return { path: handover.path, remove: false };
 }
 
 /** Whether a unit's command line is this program's `run`, by whatever path it is started. */

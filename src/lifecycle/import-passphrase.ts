@@ -62,7 +62,7 @@ export async function importPassphrase(options: ImportOptions): Promise<ImportRe
   );
   await opened.connection.close();
   await takeUpIfPending(storePath, passphrase);
-  const keyring = await planKeyring(storePath, passphrase, { keyId: opened.keyId }, true);
+  const keyring = await planKeyring(storePath, source, passphrase, { keyId: opened.keyId }, true);
   if (keyring) {
     await take({ operation: "import-passphrase", storePath, passphrase, key: opened.key, keyring });
   }

@@ -12,6 +12,7 @@ import {
   type PassphraseSource,
   readPassphrases,
 } from "../keys/source.js";
+import type { Reporter } from "../operation/reporter.js";
 import * as z from "../zod.js";
 
 /** What a swap does in the keyring; journaled, so that settling can finish or undo it. */
@@ -29,6 +30,7 @@ export type KeyringPlan = z.infer<typeof keyringPlanSchema>;
 /**
  * What has to be done in the keyring for a store that gets another passphrase.
  *
+ * @param source where the passphrase comes from; another than the keyring needs nothing there.
  * @param next the new passphrase; undefined for a store that will not be encrypted.
  * @param replaced of the file that is replaced: its key_id, and the passphrase that opens it, as far as there are any.
  * @returns undefined if the keyring is as it should be already.
@@ -36,10 +38,12 @@ export type KeyringPlan = z.infer<typeof keyringPlanSchema>;
  */
 export async function planKeyring(
   storePath: string,
+  source: PassphraseSource,
   next: string | undefined,
   replaced: { keyId?: string | undefined; passphrase?: string | undefined },
   keepPrevious: boolean,
 ): Promise<KeyringPlan | undefined> {
+  if (source.kind !== "keyring") return undefined;
   const current = await getEntry(storePath, "current");
   if (current === next) return undefined;
   const pending = next !== undefined;
@@ -56,28 +60,31 @@ export async function planKeyring(
 }
 
 /**
- * A pending passphrase that opens the store is the current one, whatever became of the operation that left it.
+ * A pending passphrase that opens the store becomes the current one, whatever became of the operation that left it.
  *
- * @returns what was done, in a sentence.
+ * @param generation of the passphrase that opened the store; undefined if none was needed.
  */
 export async function takeUpPending(
   storePath: string,
-  generation: Generation,
-): Promise<string | undefined> {
-  if (generation !== "pending") return undefined;
-  const pending = await getEntry(storePath, "pending");
-  const plan = await planKeyring(storePath, pending, {}, true);
-  if (plan) {
-    await keepCurrent(storePath, plan);
-    await promotePending(storePath, plan);
-  }
-  return "the passphrase that was pending opens the store: it is the current one now";
+  generation: Generation | undefined,
+  reporter: Pick<Reporter, "notice">,
+): Promise<void> {
+  if (generation !== "pending") return;
+  await makePendingCurrent(storePath);
+  reporter.notice("the passphrase that was pending opens the store: it is the current one now");
 }
 
-/** The same, where a passphrase was seen to open the store that did not come from there. */
+/** The same for a passphrase from elsewhere that was seen to open the store: it may be the pending one. */
 export async function takeUpIfPending(storePath: string, passphrase: string): Promise<void> {
-  const isPending = (await getEntry(storePath, "pending")) === passphrase;
-  if (isPending) await takeUpPending(storePath, "pending");
+  if ((await getEntry(storePath, "pending")) === passphrase) await makePendingCurrent(storePath);
+}
+
+async function makePendingCurrent(storePath: string): Promise<void> {
+  const pending = await getEntry(storePath, "pending");
+  const plan = await planKeyring(storePath, { kind: "keyring" }, pending, {}, true);
+  if (!plan) return;
+  await keepCurrent(storePath, plan);
+  await promotePending(storePath, plan);
 }
 
 /** Puts the new passphrase beside the current one. It was read back when this returns. */
@@ -204,18 +211,23 @@ export async function firstPassphrase(
 /**
  * Proves that the passphrase which the staged file's key was derived from is the one that its readers will get.
  *
- * @param kept fetches it from where they will.
+ * @param plan of the keyring; without one it has this passphrase already, or is not asked.
  * @throws StoreError `passphraseUnavailable` if it is not there, or another.
  */
 export async function proveKept(
+  storePath: string,
+  source: PassphraseSource,
+  plan: KeyringPlan | undefined,
   passphrase: string,
-  kept: () => Promise<string | undefined>,
 ): Promise<void> {
-  if ((await kept()) !== passphrase) {
-    throw new StoreError(
-      "passphraseUnavailable",
-      "where the new passphrase is kept, another one has appeared, or none",
-      { hint: "nothing was changed; see that no other program writes there, then try again" },
-    );
-  }
+  const kept =
+    source.kind === "keyring"
+      ? await getEntry(storePath, plan ? "pending" : "current")
+      : await firstPassphrase(source, storePath);
+  if (kept === passphrase) return;
+  throw new StoreError(
+    "passphraseUnavailable",
+    "where the new passphrase is kept, another one has appeared, or none",
+    { hint: "nothing was changed; see that no other program writes there, then try again" },
+  );
 }

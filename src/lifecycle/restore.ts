@@ -15,7 +15,6 @@ import { realPath } from "../config/paths.js";
 import { StoreError, systemError } from "../errors.js";
 import { syncFolder } from "../files/durable.js";
 import { lookAt } from "../files/look.js";
-import { getEntry } from "../keys/keyring.js";
 import { describeSource, formatSource, isKept } from "../keys/source.js";
 import { type KnownService, knowService, type ServiceReport } from "../operation/absence.js";
 import { throwIfInterrupted } from "../operation/interrupt.js";
@@ -26,7 +25,7 @@ import { newestSchema } from "../store/schema.js";
 import { sidecars } from "../store/sidecars.js";
 import { compareClients, type Differences, type Widened } from "./differences.js";
 import { copyFile } from "./files.js";
-import { findHandover, type Handover, requireHandover } from "./handover.js";
+import { findHandover, type Handover, passwordToReplace, requireHandover } from "./handover.js";
 import { hubSchema } from "./hub-schema.js";
 import type { BundleOptions, BundleReport, OperationOptions } from "./options.js";
 import { firstPassphrase, planKeyring, takeUpPending } from "./passphrases.js";
@@ -135,30 +134,22 @@ async function putInPlace(options: RestoreOptions, backup: VerifiedBackup): Prom
     changes && present.replaced.state !== "absent"
       ? await requireHandover(service, options.hub)
       : await findHandover(service, options.hub);
-  const keptElsewhere = () => firstPassphrase(source, storePath);
-  if (source.kind !== "keyring" && (await keptElsewhere()) !== backup.passphrase) {
+  if (
+    source.kind !== "keyring" &&
+    (await firstPassphrase(source, storePath)) !== backup.passphrase
+  ) {
     throw new StoreError(
       "refused",
       `${describeSource(source)} does not yield the passphrase of the backup`,
       { hint: "put it there first, or keep it in the keyring: --passphrase-source keyring" },
     );
   }
-  if (source.kind === "keyring" && present.generation) {
-    const taken = await takeUpPending(storePath, present.generation);
-    if (taken) reporter.notice(taken);
-  }
-  const keyring =
-    source.kind === "keyring"
-      ? await planKeyring(storePath, backup.passphrase, present, true)
-      : undefined;
+  await takeUpPending(storePath, present.generation, reporter);
+  const keyring = await planKeyring(storePath, source, backup.passphrase, present, true);
   const keeps = present.replaced.state !== "absent" && !options.discardReplaced;
   const keepReplacedAs = keeps ? await freeName(storePath) : undefined;
   if (keepReplacedAs && present.replaced.state === "open" && !present.replaced.secret) {
     reporter.notice(`the replaced store, ${keepReplacedAs}, is not encrypted`);
-  }
-  const password = changes && handover.how === "server.json" ? handover : undefined;
-  if (password) {
-    reporter.notice(`the password in ${password.path}, in plain text, is replaced as well`);
   }
   let completed: Completed = { clients: backup.clients, stayedRevoked: [] };
 
@@ -172,11 +163,7 @@ async function putInPlace(options: RestoreOptions, backup: VerifiedBackup): Prom
     replaced: present.replaced,
     keepReplacedAs,
     sources: { from: source, to: source },
-    serverJson: password && { path: password.path, remove: false },
-    kept: () =>
-      source.kind === "keyring"
-        ? getEntry(storePath, keyring?.pending ? "pending" : "current")
-        : keptElsewhere(),
+    serverJson: changes ? passwordToReplace(handover, reporter) : undefined,
     stage: (staged) => stageBackup(backup, staged),
     fill: async (staged, key, held) => {
       if (present.replaced.state === "absent") await setStraysAside(storePath, reporter);

@@ -12,12 +12,11 @@ import { constants } from "node:fs";
 import { access } from "node:fs/promises";
 import { loadSettings } from "../config/settings.js";
 import { StoreError, systemError, withLine } from "../errors.js";
-import { getEntry } from "../keys/keyring.js";
-import { formatSource, type PassphraseSource, readPassphraseFile } from "../keys/source.js";
+import { formatSource, type PassphraseSource } from "../keys/source.js";
 import { unlock } from "../keys/unlock.js";
 import { knowService, type ServiceReport } from "../operation/absence.js";
 import { keyIdOf, type StoreKey } from "../store/cipher.js";
-import { requireHandover } from "./handover.js";
+import { passwordToReplace, requireHandover } from "./handover.js";
 import type { BundleOptions, BundleReport, OperationOptions } from "./options.js";
 import { planKeyring, takeUpPending } from "./passphrases.js";
 import {
@@ -77,10 +76,7 @@ export async function rotate(options: RotateOptions): Promise<RotateResult> {
     await opened.connection.close();
   }
   const { key: oldKey, passphrase: old } = opened;
-  if (source.kind === "keyring") {
-    const taken = await takeUpPending(storePath, opened.generation);
-    if (taken) reporter.notice(taken);
-  }
+  await takeUpPending(storePath, opened.generation, reporter);
   const passphrase = await newPassphrase(options.passphraseFile);
   if (passphrase === old) {
     throw new StoreError("refused", "the new passphrase is the old one", {
@@ -89,19 +85,7 @@ export async function rotate(options: RotateOptions): Promise<RotateResult> {
   }
   const service = await knowService(options.service, reporter);
   const handover = await requireHandover(service, options.hub);
-  const keyring =
-    source.kind === "keyring"
-      ? await planKeyring(
-          storePath,
-          passphrase,
-          { keyId: opened.keyId, passphrase: old },
-          keepPrevious,
-        )
-      : undefined;
-  if (handover.how === "server.json") {
-    reporter.notice(`the password in ${handover.path}, in plain text, is replaced as well`);
-  }
-
+  const keyring = await planKeyring(storePath, source, passphrase, opened, keepPrevious);
   const outcome = await swap({
     ...options,
     operation: "rotate",
@@ -113,11 +97,7 @@ export async function rotate(options: RotateOptions): Promise<RotateResult> {
     replaced: { state: "open", secret: oldKey },
     sources: { from: source, to: next.source },
     settings: next.settings,
-    serverJson: handover.how === "server.json" ? { path: handover.path, remove: false } : undefined,
-    kept: () =>
-      next.source.kind === "file"
-        ? readPassphraseFile(next.source.path)
-        : getEntry(storePath, "pending"),
+    serverJson: passwordToReplace(handover, reporter),
     stage: (staged) => stageEncrypted(staged, passphrase, oldKey.cipherCompatibility),
     fill: (staged, key, held) => convert(held, staged, key, signal),
   });

@@ -74,8 +74,6 @@ export interface SwapRequest {
   readonly keepReplacedAs?: string | undefined;
   /** What opens the new file; undefined if it is not encrypted. */
   readonly passphrase: string | undefined;
-  /** Fetches it from where readers will, now that it is kept there and the store is not under it yet. */
-  readonly kept: () => Promise<string | undefined>;
   /** Where the passphrase comes from, before and afterwards. */
   readonly sources: { readonly from: PassphraseSource; readonly to: PassphraseSource };
   readonly keyring?: KeyringPlan | undefined;
@@ -190,7 +188,8 @@ class SwapWork {
 
   /** Everything that can be done while the service runs. */
   async stage(): Promise<{ key: StoreKey | undefined; bundle: Bundle | undefined }> {
-    const { keyring, passphrase, stage, bundle: plan, replacedBundle, reporter } = this.#request;
+    const { keyring, passphrase, sources, stage, reporter } = this.#request;
+    const { bundle: plan, replacedBundle } = this.#request;
     const { storePath, data } = this.#state;
     throwIfInterrupted(this.#request.signal);
     // What changes when the store is replaced already is tried now.
@@ -225,7 +224,7 @@ class SwapWork {
       reporter.detail(`bundle ${bundle.reused ? "found" : "written"} and proven: ${bundle.path}`);
     }
     this.#state.reached("bundled");
-    if (passphrase !== undefined) await proveKept(passphrase, this.#request.kept);
+    if (passphrase !== undefined) await proveKept(storePath, sources.to, keyring, passphrase);
     if (keyring) await keepCurrent(storePath, keyring);
     this.#state.reached("current-kept");
     return { key, bundle };
