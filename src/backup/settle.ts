@@ -46,7 +46,7 @@ const fileIdentity = z.pipe(
   z.transform((identity: string) => identity.replace(/^\d+:/, "")),
 );
 
-export const backupJournalSchema = z.strictObject({
+const backupJournalSchema = z.strictObject({
   /**
    * The copy and the manifest before they have their final names, and other files that are there for the work alone. They
    * may not exist yet, or no more.
@@ -79,20 +79,13 @@ export type BackupJournal = z.infer<typeof backupJournalSchema>;
  * @throws StoreError `service` if the service could not be started: the journal then stays, for the next command.
  */
 export async function settleBackup(journal: Journal, storePath: string): Promise<Settled> {
-  const parsed = backupJournalSchema.safeParse(journal.entry.data);
-  if (!parsed.success) {
-    throw new StoreError("corrupted", `${journal.path} does not say what a backup's journal says`, {
-      hint: "see that the service runs, then remove that file",
-    });
-  }
-  const { stopped, ...files } = parsed.data;
+  const { stopped, ...files } = journal.dataAs(backupJournalSchema);
   const said: string[] = [];
   let failure: unknown;
   if (stopped) {
     try {
       const started = await endAbsence(stopped, storePath);
-      const name = stopped.service === "command" ? "the service" : stopped.unit;
-      if (started) said.push(`started ${name}, which an interrupted backup had stopped`);
+      if (started) said.push(`started ${started}, which an interrupted backup had stopped`);
       // From now on it is its owner's whether it runs. To settling the same, but that it starts the service once more.
       await journal.write(journal.entry.step, files).catch(() => undefined);
     } catch (error) {

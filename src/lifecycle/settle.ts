@@ -151,9 +151,8 @@ async function settleSwap(state: Swap, operation: SwapOperation): Promise<Settle
   const said: string[] = [];
   const service = stopped && (await stoppedService(stopped, storePath));
   const start = async () => {
-    if (!stopped || !(await endAbsence(stopped, storePath))) return;
-    const name = service?.name ?? "the service";
-    said.push(`started ${name}, which the interrupted ${operation} had stopped`);
+    const started = stopped && (await endAbsence(stopped, storePath));
+    if (started) said.push(`started ${started}, which the interrupted ${operation} had stopped`);
   };
   // Putting the old file back may have been cut off a week ago: a new one that has been written to since stays.
   const reverting =

@@ -37,7 +37,7 @@ export type SwapOperation = (typeof swapOperations)[number];
  * The steps of a swap, in their order. A journal's step is one of those marked, and may have begun; all are published on
  * the step channel, with the operation before them ("rotate.staged"), each when it is done.
  */
-export const swapSteps = [
+const swapSteps = [
   "staging", // journaled
   "pending-kept",
   "staged",
@@ -122,16 +122,7 @@ export class Swap {
 
   /** @throws StoreError `corrupted` if the journal is not what this version writes. */
   static of(storePath: string, journal: Journal): Swap {
-    const { operation, data } = journal.entry;
-    const parsed = swapJournalSchema.safeParse(data);
-    if (!parsed.success) {
-      throw new StoreError(
-        "corrupted",
-        `${journal.path} does not say what the journal of ${operation} says`,
-        { hint: "see that the store opens and the service runs, then remove that file" },
-      );
-    }
-    return new Swap(storePath, journal, parsed.data);
+    return new Swap(storePath, journal, journal.dataAs(swapJournalSchema));
   }
 
   reached(step: SwapStep): void {

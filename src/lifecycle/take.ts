@@ -4,7 +4,6 @@
  */
 import { join } from "node:path";
 import { type Bundle, bundleName, writeBundle } from "../bundle/bundle.js";
-import { StoreError } from "../errors.js";
 import { removePartials, tryReplacing } from "../files/durable.js";
 import { lookAt } from "../files/look.js";
 import { readServerJson, removePassword } from "../hub/server-json.js";
@@ -103,22 +102,15 @@ export async function take(request: TakeRequest): Promise<Bundle | undefined> {
 
 /** Finishes or undoes what was interrupted. */
 export async function settleTake(journal: Journal, storePath: string): Promise<Settled> {
-  const { operation } = journal.entry;
-  const parsed = takeJournalSchema.safeParse(journal.entry.data);
-  if (!parsed.success) {
-    throw new StoreError(
-      "corrupted",
-      `${journal.path} does not say what the journal of ${operation} says`,
-      { hint: "see that the store opens, then remove that file" },
-    );
-  }
-  if (journal.entry.step === "taking") {
-    await finish(storePath, parsed.data, journal);
+  const { operation, step } = journal.entry;
+  const data = journal.dataAs(takeJournalSchema);
+  if (step === "taking") {
+    await finish(storePath, data, journal);
     return { said: [`finished the interrupted ${operation}: the passphrase is in the keyring`] };
   }
-  await undo(storePath, parsed.data);
+  await undo(storePath, data);
   return tidyUp(journal, async () => {
-    await removeBundle(parsed.data);
+    await removeBundle(data);
     return [`undid the interrupted ${operation}`];
   });
 }

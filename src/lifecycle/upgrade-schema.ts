@@ -236,17 +236,8 @@ async function migrate(
 
 /** The transaction is there, or it is not: only the service has to be started. */
 export async function settleSchemaUpgrade(journal: Journal, storePath: string): Promise<Settled> {
-  const parsed = journalSchema.safeParse(journal.entry.data);
-  if (!parsed.success) {
-    throw new StoreError("corrupted", `${journal.path} does not say what the journal says`, {
-      hint: "see that the service runs, then remove that file",
-    });
-  }
-  const { stopped } = parsed.data;
-  const said: string[] = [];
-  if (stopped && (await endAbsence(stopped, storePath))) {
-    said.push(`started ${stopped.unit}, which an interrupted upgrade had stopped`);
-  }
+  const { stopped } = journal.dataAs(journalSchema);
+  const started = stopped && (await endAbsence(stopped, storePath));
   await journal.remove();
-  return { said };
+  return { said: started ? [`started ${started}, which an interrupted upgrade had stopped`] : [] };
 }

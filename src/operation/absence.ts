@@ -190,16 +190,16 @@ export function stoppedService(stopped: Stopped, storePath: string): Promise<Ser
  * Ends an absence that was left by a kill: starts the service unless it runs (its timer may have come first), and takes
  * back the timer.
  *
- * @returns whether it was started here.
+ * @returns what was started here, by the name that a message gives it; undefined if it ran already.
  * @throws StoreError `service` if it did not start.
  */
-export async function endAbsence(stopped: Stopped, storePath: string): Promise<boolean> {
+export async function endAbsence(stopped: Stopped, storePath: string): Promise<string | undefined> {
   const service = await stoppedService(stopped, storePath);
   const active = await isBack(service, storePath);
   if (!active) await service.start(stopped.dependents);
   // Left armed, it might start the service in the middle of the next operation.
   if (stopped.timer !== undefined) await service.disarmRestart(stopped.timer);
-  return !active;
+  return active ? undefined : (service.name ?? "the service");
 }
 
 /**

@@ -134,6 +134,21 @@ export class Journal {
     return this.#entry;
   }
 
+  /**
+   * What the operation has written into `data`.
+   *
+   * @throws StoreError `corrupted` if it is not what this version writes.
+   */
+  dataAs<Schema extends z.ZodMiniType>(schema: Schema): z.output<Schema> {
+    const parsed = schema.safeParse(this.#entry.data);
+    if (parsed.success) return parsed.data;
+    throw new StoreError(
+      "corrupted",
+      `${this.path} does not say what the journal of ${this.#entry.operation} says`,
+      { hint: "see that the store opens and the service runs, then remove that file" },
+    );
+  }
+
   /** Puts on disk that `step` may begin, with all the data that settling needs from then on. */
   async write(step: string, data: Record<string, unknown>): Promise<void> {
     this.#entry = { ...this.#entry, step, data };

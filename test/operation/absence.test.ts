@@ -26,7 +26,7 @@ test.skipIf(process.geteuid?.() !== 0)(
         stop_command: "true",
         start_command: `touch '${started}'`,
       } as const;
-      expect(await endAbsence({ ...stopped, dependents: [] }, store)).toBe(true);
+      expect(await endAbsence({ ...stopped, dependents: [] }, store)).toBe("the service");
     } finally {
       process.seteuid?.(0);
     }
