@@ -15,7 +15,7 @@ import { parseRecipient } from "../bundle/recovery-key.js";
 import { hasCode, StoreError, systemError, withLine } from "../errors.js";
 import { createFile, makeFolder, stagedName } from "../files/durable.js";
 import { lookAt } from "../files/look.js";
-import { roomIn } from "../files/room.js";
+import { requireRoom } from "../files/room.js";
 import type { PassphraseSource } from "../keys/source.js";
 import { unlock } from "../keys/unlock.js";
 import {
@@ -299,7 +299,8 @@ async function prepare(options: BackupOptions): Promise<Prepared> {
   const size = await sizeOnDisk(storePath);
   const folder = await realpath(options.to);
   await refuseReadOnly(folder);
-  await refuseWithoutRoom(folder, size);
+  const hint = "make room there, or name another folder with --to";
+  await requireRoom(folder, size + spareBytes, "the copy", hint);
   return {
     storePath,
     folder,
@@ -326,23 +327,12 @@ async function sizeOnDisk(storePath: string): Promise<number> {
   return (await Promise.all(sizes)).reduce((sum, size) => sum + size, 0);
 }
 
-/** A copy of a store in WAL mode is begun before the stop, that of any other within it. */
+/** Found out now: a store that is not in WAL mode is copied only after the service was stopped. */
 async function refuseReadOnly(folder: string): Promise<void> {
   try {
     await access(folder, constants.W_OK | constants.X_OK);
   } catch (error) {
     throw systemError(error, `cannot write to the backups' folder ${folder}`);
-  }
-}
-
-async function refuseWithoutRoom(folder: string, size: number): Promise<void> {
-  const room = await roomIn(folder);
-  if (room < size + spareBytes) {
-    throw new StoreError(
-      "io",
-      `no space left in ${folder}: the copy needs ${size + spareBytes} bytes, and ${room} are free`,
-      { hint: "make room there, or name another folder with --to" },
-    );
   }
 }
 

@@ -10,7 +10,7 @@
  * recovery key nor trust in the folder to know that the bundle there is the one that was proven.
  */
 import { createHash, createHmac, timingSafeEqual } from "node:crypto";
-import { lstat, readdir, rm } from "node:fs/promises";
+import { readdir, rm } from "node:fs/promises";
 import { basename, dirname, join } from "node:path";
 import {
   armor,
@@ -22,6 +22,7 @@ import {
 import { hasCode, StoreError, systemError } from "../errors.js";
 import { readSmallFile } from "../files/bounded.js";
 import { claimName, createFile, replaceFile, stagedName } from "../files/durable.js";
+import { lookAt } from "../files/look.js";
 import { hkdfKey, keyIdOf, openEncrypted, type StoreKey } from "../store/cipher.js";
 import * as z from "../zod.js";
 import { howToOpen } from "./how-to-open.js";
@@ -377,14 +378,7 @@ async function readProof(bundlePath: string): Promise<Proof | undefined> {
 
 /** Gives what is in the way a name that says when it was superseded. */
 async function supersede(path: string): Promise<void> {
-  const exists = await lstat(path).then(
-    () => true,
-    (error: unknown) => {
-      if (hasCode(error, "ENOENT")) return false;
-      throw systemError(error, `cannot look at ${path}`);
-    },
-  );
-  if (!exists) return;
+  if (!(await lookAt(path))) return;
   const now = new Date().toISOString().replaceAll(":", "-").replace(".", "-");
   await claimName(path, path.replace(/\.age$/, `.superseded-${now}.age`));
 }

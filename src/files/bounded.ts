@@ -5,6 +5,7 @@
 import { constants, type Stats } from "node:fs";
 import { open } from "node:fs/promises";
 import { StoreError } from "../errors.js";
+import { readUpTo } from "./read.js";
 
 /**
  * A regular file, whole.
@@ -24,11 +25,7 @@ export async function readSmallFile(
   const stats = await file.stat();
   if (!stats.isFile()) throw new StoreError("corrupted", `${path} is not a regular file`);
   const bytes = Buffer.alloc(Math.min(stats.size, longest) + 1);
-  let length = 0;
-  while (length < bytes.length) {
-    const { bytesRead } = await file.read(bytes, length, bytes.length - length, length);
-    if (bytesRead === 0) return { bytes: bytes.subarray(0, length), stats };
-    length += bytesRead;
-  }
+  const length = await readUpTo(file, bytes, 0);
+  if (length < bytes.length) return { bytes: bytes.subarray(0, length), stats };
   throw new StoreError("corrupted", `${path} is too long, or is being written`);
 }

@@ -7,20 +7,11 @@
  */
 import { randomBytes } from "node:crypto";
 import { constants } from "node:fs";
-import {
-  type FileHandle,
-  link,
-  lstat,
-  mkdir,
-  open,
-  readdir,
-  rename,
-  rm,
-  stat,
-} from "node:fs/promises";
+import { type FileHandle, link, mkdir, open, readdir, rename, rm, stat } from "node:fs/promises";
 import { basename, dirname, join } from "node:path";
 import { hasCode, StoreError, systemError } from "../errors.js";
 import { hasAccessList } from "./access.js";
+import { lookAt } from "./look.js";
 
 const newFile = constants.O_WRONLY | constants.O_CREAT | constants.O_EXCL | constants.O_NOFOLLOW;
 
@@ -187,10 +178,7 @@ export async function tryReplacing(path: string): Promise<void> {
 /** Writes what is to take a file's place, under another name beside it, with that file's owner and mode. */
 async function stageReplacement(path: string, contents: string | Uint8Array): Promise<string> {
   const staged = stagedName(path);
-  const before = await lstat(path).catch((error: unknown) => {
-    if (hasCode(error, "ENOENT")) return undefined;
-    throw systemError(error, `cannot look at ${path}`);
-  });
+  const before = await lookAt(path);
   if (before && !before.isFile()) throw new StoreError("refused", `${path} is not a regular file`);
   if (before && (await hasAccessList(path, before))) {
     throw new StoreError(
@@ -199,9 +187,9 @@ async function stageReplacement(path: string, contents: string | Uint8Array): Pr
       { hint: `getfacl '${path}' shows it; setfacl -b '${path}' takes it off` },
     );
   }
-  await createFile(staged, contents, before ? before.mode & 0o777 : 0o600);
+  await createFile(staged, contents, before ? Number(before.mode) & 0o777 : 0o600);
   try {
-    if (before) await giveOwner(staged, before.uid, before.gid);
+    if (before) await giveOwner(staged, Number(before.uid), Number(before.gid));
   } catch (error) {
     await discard(staged);
     throw systemError(error, `cannot replace ${path}`);

@@ -20,7 +20,7 @@ import { type ErrorKind, hasCode, StoreError, systemError, withLine } from "../e
 import { hasAccessList } from "../files/access.js";
 import { notOurs, stagedName, syncFolder, tryReplacing } from "../files/durable.js";
 import { lookAt } from "../files/look.js";
-import { roomIn } from "../files/room.js";
+import { requireRoom } from "../files/room.js";
 import { passwordIn, readServerJson } from "../hub/server-json.js";
 import { formatSource, type PassphraseSource } from "../keys/source.js";
 import {
@@ -118,7 +118,8 @@ export async function swap(request: SwapRequest): Promise<SwapOutcome> {
   if (before && !before.isFile()) throw new StoreError("refused", `${storePath} is not a file`);
   if (before) await refuseUncarried(storePath, before);
   const size = Number(before?.size ?? 0n);
-  await refuseWithoutRoom(dirname(storePath), size);
+  const hint = "make room there; nothing was changed";
+  await requireRoom(dirname(storePath), size + spareBytes, "the new file", hint);
   const hidden = `.${basename(storePath)}.${randomBytes(6).toString("hex")}.replaced`;
   const aside = request.keepReplacedAs ?? join(dirname(storePath), hidden);
   const serverJson = await knowServerJson(request);
@@ -526,17 +527,6 @@ async function refuseUncarried(path: string, before: BigIntStats): Promise<void>
       {
         hint: `find its other names: find FOLDER -samefile '${path}'; remove those, or use a symbolic link`,
       },
-    );
-  }
-}
-
-async function refuseWithoutRoom(folder: string, size: number): Promise<void> {
-  const room = await roomIn(folder);
-  if (room < size + spareBytes) {
-    throw new StoreError(
-      "io",
-      `no space left in ${folder}: the new file needs ${size + spareBytes} bytes, and ${room} are free`,
-      { hint: "make room there; nothing was changed" },
     );
   }
 }

@@ -2,10 +2,10 @@
  * From one database file to another under another key, or under none: `sqlcipher_export`, and the proof that all of it
  * arrived.
  */
-import { lstat } from "node:fs/promises";
 import { setTimeout as delay } from "node:timers/promises";
 import { pathToFileURL } from "node:url";
-import { hasCode, StoreError, systemError } from "../errors.js";
+import { StoreError } from "../errors.js";
+import { lookAt } from "../files/look.js";
 import { openEncrypted, type StoreKey } from "../store/cipher.js";
 import { Connection } from "../store/connection.js";
 import { sidecars } from "../store/sidecars.js";
@@ -244,14 +244,7 @@ export async function refuseSidecars(path: string): Promise<void> {
 }
 
 async function hasSidecars(path: string): Promise<boolean> {
-  for (const suffix of sidecars) {
-    try {
-      await lstat(path + suffix);
-      return true;
-    } catch (error) {
-      if (!hasCode(error, "ENOENT")) throw systemError(error, `cannot look at ${path}${suffix}`);
-    }
-  }
+  for (const suffix of sidecars) if (await lookAt(path + suffix)) return true;
   return false;
 }
 

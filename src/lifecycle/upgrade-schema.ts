@@ -21,8 +21,7 @@ import { throwIfInterrupted } from "../operation/interrupt.js";
 import { Journal } from "../operation/journal.js";
 import type { Settled } from "../operation/settled.js";
 import { reached } from "../operation/step.js";
-import { identify, openEncrypted } from "../store/cipher.js";
-import { Connection } from "../store/connection.js";
+import { identify } from "../store/cipher.js";
 import {
   checkSchema,
   migrateSchema,
@@ -34,7 +33,7 @@ import {
 import * as z from "../zod.js";
 import { hubSchema } from "./hub-schema.js";
 import type { OperationOptions } from "./options.js";
-import type { Secret } from "./transfer.js";
+import { openDatabase, type Secret } from "./transfer.js";
 
 export interface UpgradeSchemaOptions extends Omit<OperationOptions, "hub"> {
   /** The Python that runs the hub; without it the unit's command, then PATH, tell. */
@@ -116,13 +115,8 @@ async function secretOf({ lock, source }: UpgradeSchemaOptions): Promise<Secret>
   return key;
 }
 
-async function open(path: string, secret: Secret): Promise<Connection> {
-  if (!secret) return Connection.open(path, { mode: "readwrite" });
-  return (await openEncrypted(path, secret, { mode: "readwrite" })).connection;
-}
-
 async function look(path: string, secret: Secret): Promise<{ from: number; dropped: Dropped[] }> {
-  await using connection = await open(path, secret);
+  await using connection = await openDatabase(path, secret);
   const { version, columns } = await checkSchema(connection);
   const dropped: Dropped[] = [];
   if (version >= newestSchema) return { from: version, dropped };
@@ -207,7 +201,7 @@ async function migrate(
     }
     await refuseHolders(storePath);
     reached("upgrade-schema.stopped");
-    await using connection = await open(storePath, secret);
+    await using connection = await openDatabase(storePath, secret);
     await migrateSchema(connection);
     reached("upgrade-schema.migrated");
   } catch (error) {

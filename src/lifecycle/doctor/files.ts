@@ -3,8 +3,11 @@ import { readdir, stat, statfs } from "node:fs/promises";
 import { homedir } from "node:os";
 import { basename, dirname, join } from "node:path";
 import { hasCode, systemError } from "../../errors.js";
+import { journalPath } from "../../operation/journal.js";
+import { lockPath } from "../../operation/lock.js";
 import { shellQuote } from "../../service/run.js";
 import { identify } from "../../store/cipher.js";
+import { sidecars } from "../../store/sidecars.js";
 import { type Check, finding, good } from "./check.js";
 
 /** File systems that have no modes, by their number (statfs(2)): FAT and exFAT. */
@@ -27,7 +30,7 @@ export async function checkPermissions(places: Places): Promise<Check[]> {
     wrong.push(`${what}: ${path} (${(mode & 0o777).toString(8)})`);
     mends.push(`chmod ${fix} ${shellQuote(path)}`);
   };
-  for (const suffix of ["", "-wal", "-shm", "-journal"]) {
+  for (const suffix of ["", ...sidecars]) {
     await look(storePath + suffix, 0o077, "600", "others than its owner may use");
   }
   await look(dirname(storePath), 0o022, "go-w", "others may replace what is in");
@@ -57,8 +60,9 @@ export async function checkCopies({ storePath, backupFolder }: Places): Promise<
   const folder = dirname(storePath);
   const plain: string[] = [];
   const encrypted: string[] = [];
-  const own = ["", "-wal", "-shm", "-journal", ".lock", ".journal.json"].map(
-    (suffix) => basename(storePath) + suffix,
+  const beside = ["", ...sidecars].map((suffix) => storePath + suffix);
+  const own = [...beside, lockPath(storePath), journalPath(storePath)].map((path) =>
+    basename(path),
   );
   const look = async (path: string, byName: boolean) => {
     const { format } = await identify(path);
