@@ -120,7 +120,7 @@ export async function contextOf(command: Command): Promise<Context> {
     reporter: {
       notice: (text) => output.notice(text),
       detail: (text) => output.detail(text),
-      confirm: (question, option) => confirm(question, yes, option),
+      confirm: (question) => confirm(question, yes),
     },
   };
 }

@@ -171,7 +171,7 @@ async function importClients(
 async function confirmAccess(context: Context, { plan, widened }: ReadImport): Promise<void> {
   const lines = accessLines(plan, widened);
   if (lines.length === 0) return;
-  await context.reporter.confirm([...lines, "Import?"].join("\n"), "--yes");
+  await context.reporter.confirm([...lines, "Import?"].join("\n"));
 }
 
 function accessLines({ defaulted, emptyLists }: Plan, widened: readonly Widened[]): string[] {

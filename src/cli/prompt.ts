@@ -38,7 +38,7 @@ async function ask(question: string, output: NodeJS.WritableStream): Promise<str
  *
  * @throws StoreError `refused` if the answer is no, `usage` if there is nobody to ask.
  */
-export async function confirm(question: string, yes: boolean, option = "--yes"): Promise<void> {
+export async function confirm(question: string, yes: boolean): Promise<void> {
   if (yes) return;
   if (!onTerminal()) {
     throw new StoreError(
@@ -48,7 +48,7 @@ export async function confirm(question: string, yes: boolean, option = "--yes"):
         .map((line) => line.trim())
         .join(" ")}`,
       {
-        hint: `There is no terminal to ask on; add ${option} if you mean it.`,
+        hint: "There is no terminal to ask on; add --yes if you mean it.",
       },
     );
   }

@@ -84,7 +84,7 @@ async function runSql(
   } else if (text.startsWith(".")) {
     await runner.dot(text.trim());
   } else {
-    await runner.run(statements, (question) => context.reporter.confirm(question, "--yes"));
+    await runner.run(statements, context.reporter.confirm);
   }
 }
 

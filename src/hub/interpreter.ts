@@ -20,7 +20,6 @@ export type HubPython = readonly [program: string, ...options: string[]];
 
 const packagesSchema = z.object({
   /** Installed versions; null for a package that is not there. */
-  hivemindCore: z.nullable(z.string()),
   pluginManager: z.nullable(z.string()),
   sqlitePlugin: z.nullable(z.string()),
   /** `AbstractDB.SCHEMA_VERSION`; null in releases that have none, which write schema 0. */
@@ -218,7 +217,6 @@ def version(package):
         return None
 
 found = {
-    "hivemindCore": version("hivemind-core"),
     "pluginManager": version("hivemind-plugin-manager"),
     "sqlitePlugin": version("hivemind-sqlite-database"),
     "schemaVersion": None,

@@ -1,7 +1,6 @@
 /** `bundle export`: the passphrase bundle of a store that opens. */
 import { type Bundle, writeBundle } from "../bundle/bundle.js";
 import { refuseBadPlacement } from "../bundle/placement.js";
-import { StoreError } from "../errors.js";
 import { makeFolder } from "../files/durable.js";
 import type { PassphraseSource } from "../keys/source.js";
 import { unlock } from "../keys/unlock.js";
@@ -28,11 +27,6 @@ export async function exportPassphrase(
   options: ExportOptions,
 ): Promise<{ bundle: Bundle; notices: string[] }> {
   const { storePath, folder, backupFolder, recipients, bundlePassphrase } = options;
-  if (recipients.length === 0 && bundlePassphrase === undefined) {
-    throw new StoreError("usage", "who should be able to open the bundle?", {
-      hint: "Name an age recipient, --recipient age1…, or --bundle-passphrase-file FILE.",
-    });
-  }
   const notices = backupFolder === undefined ? [] : await refuseBadPlacement(backupFolder, folder);
   const { connection, key, passphrase } = await unlock(storePath, options.source, {
     mode: "readwrite",
@@ -44,8 +38,8 @@ export async function exportPassphrase(
     storePath,
     passphrase,
     key,
-    recipients: [...recipients],
-    ...(bundlePassphrase !== undefined && { bundlePassphrase }),
+    recipients,
+    bundlePassphrase,
   });
   return { bundle, notices };
 }

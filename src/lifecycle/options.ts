@@ -29,8 +29,6 @@ export interface BundleOptions {
   readonly backupFolder?: string | undefined;
   /** age recipients of the bundle. */
   readonly recipients: readonly string[];
-  /** Makes a bundle that this passphrase opens, in place of recipients. */
-  readonly bundlePassphrase?: string | undefined;
 }
 
 /** What `--json` says about a bundle. */

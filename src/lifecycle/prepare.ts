@@ -18,7 +18,6 @@ import { exportStore, verifyExport } from "./transfer.js";
 export interface BundlePlan {
   readonly folder: string;
   readonly recipients: readonly string[];
-  readonly bundlePassphrase?: string | undefined;
 }
 
 /**
@@ -31,9 +30,9 @@ export async function checkBundleFolder(
   options: BundleOptions,
   reporter: Reporter,
 ): Promise<BundlePlan> {
-  const { bundleTo, backupFolder, recipients, bundlePassphrase } = options;
+  const { bundleTo, backupFolder, recipients } = options;
   for (const recipient of recipients) parseRecipient(recipient);
-  if (recipients.length === 0 && bundlePassphrase === undefined) {
+  if (recipients.length === 0) {
     throw new StoreError("usage", "who should be able to open the bundle?", {
       hint: "name an age recipient: --recipient age1… (age-keygen -o recovery-key.txt makes one)",
     });
@@ -42,7 +41,7 @@ export async function checkBundleFolder(
     for (const notice of await refuseBadPlacement(backupFolder, bundleTo)) reporter.notice(notice);
   }
   await requireBundleFolder(bundleTo);
-  return { folder: bundleTo, recipients, bundlePassphrase };
+  return { folder: bundleTo, recipients };
 }
 
 /** @throws StoreError `io` for a folder for bundles that is not there or cannot be written to. */

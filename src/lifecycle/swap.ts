@@ -362,7 +362,7 @@ class SwapWork {
 
   /** @returns how long the service was away, in milliseconds; null if it was not stopped. */
   async start(): Promise<number | null> {
-    await this.#letGoOfStore();
+    await this.letGo();
     // To settling it is the same as the step before: a full disk must not keep the service down.
     await this.#state.write("starting").catch(() => undefined);
     const stoppedMs = await this.#startService();
@@ -394,7 +394,7 @@ class SwapWork {
         await state.journal.remove();
         return error;
       }
-      await this.#letGoOfStore();
+      await this.letGo();
       const { aside } = state.data;
       // A restored store is not worth more than the one that it replaced; any other may have been written to since.
       const restored = aside !== null && this.#request.operation === "restore";
@@ -451,13 +451,10 @@ class SwapWork {
     return absence.lastedMs(started);
   }
 
-  async #letGoOfStore(): Promise<void> {
+  /** Lets go of the store, if it is held. */
+  async letGo(): Promise<void> {
     await this.#held?.release();
     this.#held = undefined;
-  }
-
-  async letGo(): Promise<void> {
-    await this.#letGoOfStore();
   }
 }
 

@@ -25,7 +25,7 @@ const comparers = 2;
  * A store that is about to be replaced: brought into one file, and held so that nobody writes to it any more, until it
  * is released. Others may still read it.
  */
-export class HeldStore implements AsyncDisposable {
+export class HeldStore {
   readonly path: string;
   readonly secret: Secret;
   /** The journal mode that it was found in, "wal" or "delete" mostly: the file that replaces it gets the same. */
@@ -88,10 +88,6 @@ export class HeldStore implements AsyncDisposable {
     } finally {
       await this.release();
     }
-  }
-
-  [Symbol.asyncDispose](): Promise<void> {
-    return this.release();
   }
 }
 

@@ -7,8 +7,7 @@ export interface Reporter {
   /**
    * Asks a yes-or-no question, and returns if the answer is yes.
    *
-   * @param option what to type where there is nobody to ask, such as `--yes`.
    * @throws StoreError `refused` if the answer is no, `usage` if there is nobody to ask.
    */
-  confirm(question: string, option?: string): Promise<void>;
+  confirm(question: string): Promise<void>;
 }

@@ -35,12 +35,12 @@ const suffixes = ["", ...sidecars];
  */
 export async function holdersOf(
   storePath: string,
-  options: { except?: readonly number[]; locksOnly?: boolean } = {},
+  options: { except?: readonly number[] } = {},
 ): Promise<Holders> {
   const skip = new Set([process.pid, ...(options.except ?? [])]);
   return process.platform === "darwin"
     ? holdersByLsof(storePath, skip)
-    : holdersByProc(storePath, skip, options.locksOnly === true);
+    : holdersByProc(storePath, skip);
 }
 
 /** A command that looks up a client has the store open for a moment, on a busy machine for seconds: 50 looks, 100 ms apart. */
@@ -66,7 +66,7 @@ export async function lastingHolders(
   return { holders: lasting, complete };
 }
 
-function holdersByProc(storePath: string, skip: ReadonlySet<number>, locksOnly: boolean): Holders {
+function holdersByProc(storePath: string, skip: ReadonlySet<number>): Holders {
   const paths = new Set(suffixes.map((suffix) => storePath + suffix));
   const inodes = new Set<string>();
   for (const path of paths) {
@@ -78,8 +78,8 @@ function holdersByProc(storePath: string, skip: ReadonlySet<number>, locksOnly: 
     }
   }
   const pids = new Set<number>();
-  let complete = !locksOnly;
-  for (const entry of locksOnly ? [] : readdirSync("/proc")) {
+  let complete = true;
+  for (const entry of readdirSync("/proc")) {
     const pid = Number(entry);
     if (!Number.isInteger(pid) || skip.has(pid)) continue;
     const holds = holdsOneOf(pid, paths, inodes);

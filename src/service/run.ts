@@ -3,13 +3,13 @@ import { spawn } from "node:child_process";
 import { hasCode } from "../errors.js";
 
 export interface Outcome {
-  /** The exit code; null if it has none, see `failure`. */
+  /** The exit code; null if it has none: its time was up, it could not be run, or a signal ended it. */
   readonly code: number | null;
   /** Empty if the output was not asked for. */
   readonly stdout: string;
   readonly stderr: string;
-  /** Why there is no exit code: its time was up, it could not be run, or a signal ended it. */
-  readonly failure?: "timeout" | "missing" | "signal";
+  /** Whether its time was up. */
+  readonly timedOut: boolean;
 }
 
 export interface RunOptions {
@@ -50,22 +50,19 @@ export function run(
     child.stderr?.setEncoding("utf8").on("data", (chunk: string) => {
       text.stderr += chunk;
     });
-    let late = false;
+    let timedOut = false;
     const limit = setTimeout(() => {
-      late = true;
+      timedOut = true;
       killGroup(child.pid);
     }, timeoutMs);
     child.once("error", (error) => {
       clearTimeout(limit);
-      const failure = hasCode(error, "ENOENT") ? "missing" : "signal";
-      resolve({ code: null, failure, stdout: "", stderr: error.message });
+      resolve({ code: null, timedOut: false, stdout: "", stderr: error.message });
     });
     child.once(output ? "close" : "exit", (code: number | null) => {
       clearTimeout(limit);
       const words = { stdout: text.stdout, stderr: text.stderr.trim() };
-      if (late) resolve({ code: null, failure: "timeout", ...words });
-      else if (code === null) resolve({ code, failure: "signal", ...words });
-      else resolve({ code, ...words });
+      resolve({ code: timedOut ? null : code, timedOut, ...words });
     });
   });
 }

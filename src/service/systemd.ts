@@ -417,7 +417,7 @@ export class SystemdUnit implements Service {
   }
 
   #words(outcome: Outcome): string {
-    if (outcome.failure === "timeout") return ": it took too long, and may go on";
+    if (outcome.timedOut) return ": it took too long, and may go on";
     return outcome.stderr
       ? `: ${outcome.stderr
           .split("\n")

@@ -69,7 +69,6 @@ describe("what the hub can do", () => {
   test("the development line encrypts with a password and knows schema 2", async () => {
     const python = await findHubPython({ words: [await hubScript("development")] });
     expect(await askHub(python ?? ["none"])).toEqual({
-      hivemindCore: expect.stringMatching(/^5\./),
       pluginManager: expect.stringMatching(/^0\.10\./),
       sqlitePlugin: expect.stringMatching(/^0\.4\./),
       schemaVersion: 2,
@@ -106,7 +105,6 @@ describe("what the hub can do", () => {
       problem: expect.stringMatching(/^ImportError: sqlcipher3 is required/),
     });
     expect(await askHub(["/usr/bin/python3"])).toMatchObject({
-      hivemindCore: null,
       sqlitePlugin: null,
       problem: expect.stringContaining("No module named"),
     });

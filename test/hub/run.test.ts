@@ -424,7 +424,7 @@ describe("a hub that would not open this store with this passphrase is not start
     // No Python of today has one, so what it would answer is made up.
     const python = join(home.home, "python3");
     const packages = {
-      ...{ hivemindCore: "5.0", pluginManager: "0.10", sqlitePlugin: "0.4", schemaVersion: 2 },
+      ...{ pluginManager: "0.10", sqlitePlugin: "0.4", schemaVersion: 2 },
       ...{ cipherVersion: "3.4.2 community", takesPassword: true, problem: null },
     };
     await writeFile(python, `#!/bin/sh\necho '${JSON.stringify(packages)}'\n`, { mode: 0o755 });
