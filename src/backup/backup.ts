@@ -35,7 +35,13 @@ import type { ServiceChoice } from "../service/select.js";
 import type { Started } from "../service/service.js";
 import { openEncrypted, type StoreKey } from "../store/cipher.js";
 import { ClientStore } from "../store/client-store.js";
-import { backupPath, formatManifest, manifestPath, sealManifest } from "./manifest.js";
+import {
+  backupPath,
+  formatManifest,
+  type Manifest,
+  manifestPath,
+  sealManifest,
+} from "./manifest.js";
 import {
   type BackupJournal,
   type BackupStep,
@@ -273,7 +279,7 @@ async function prepare(options: BackupOptions): Promise<Prepared> {
   }
 
   const unlocked = await unlock(storePath, options.source, { mode: "readwrite" });
-  const store = await ClientStore.from(unlocked, { migrate: false });
+  const store = await ClientStore.from(unlocked);
   const wal = await isWal(unlocked.connection).finally(() => store.close());
   if (online && !wal) {
     throw new StoreError(
@@ -447,7 +453,7 @@ async function commit(options: {
   at: Date;
   journal: Journal;
   undo: Undo;
-  manifestFor: (file: string) => ReturnType<typeof sealManifest>;
+  manifestFor: (file: string) => Manifest;
 }): Promise<{ copy: string; manifest: string }> {
   const { folder, storePath, at, journal, undo } = options;
   const { staged } = undo.files;
@@ -457,7 +463,7 @@ async function commit(options: {
     if ((await lookAt(copy)) || (await lookAt(manifest))) continue;
     await createFile(
       staged.manifest,
-      formatManifest(await options.manifestFor(copy.slice(folder.length + 1))),
+      formatManifest(options.manifestFor(copy.slice(folder.length + 1))),
     );
     undo.files = {
       ...undo.files,

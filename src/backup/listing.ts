@@ -150,11 +150,11 @@ class BackupKeys {
   /** @param path the backup; undefined if it is gone, and only keys known from others can tell. */
   async holds(manifest: Manifest, path: string | undefined): Promise<boolean | null> {
     const known = this.#storeKeys.get(manifest.key_id) ?? [];
-    for (const key of known) if (await macHolds(manifest, key)) return true;
+    if (known.some((key) => macHolds(manifest, key))) return true;
     const key = path === undefined ? undefined : await this.#keyOf(manifest.key_id, path);
     if (key === undefined) return known.length > 0 ? false : null;
     this.#storeKeys.set(manifest.key_id, [...known, key]);
-    return await macHolds(manifest, key);
+    return macHolds(manifest, key);
   }
 
   async #keyOf(keyId: string, path: string): Promise<StoreKey | undefined> {

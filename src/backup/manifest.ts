@@ -76,15 +76,15 @@ export function isNameOfBackup(name: string, storePath: string): boolean {
 }
 
 /** Completes a manifest by its `mac`, under the key of the backup's file. */
-export async function sealManifest(contents: ManifestContents, key: StoreKey): Promise<Manifest> {
+export function sealManifest(contents: ManifestContents, key: StoreKey): Manifest {
   const unsealed = { format: manifestFormat, version: manifestVersion, ...contents } as const;
-  return { ...unsealed, mac: await macOf(unsealed, key) };
+  return { ...unsealed, mac: macOf(unsealed, key) };
 }
 
 /** Whether the manifest is as it was sealed by whoever had this key. */
-export async function macHolds(manifest: Manifest, key: StoreKey): Promise<boolean> {
+export function macHolds(manifest: Manifest, key: StoreKey): boolean {
   const { mac, ...unsealed } = manifest;
-  return timingSafeEqual(Buffer.from(mac, "hex"), Buffer.from(await macOf(unsealed, key), "hex"));
+  return timingSafeEqual(Buffer.from(mac, "hex"), Buffer.from(macOf(unsealed, key), "hex"));
 }
 
 /** The text of a manifest's file. */
@@ -159,10 +159,8 @@ function parseManifest(text: string, path: string): Manifest {
   return manifest.data;
 }
 
-async function macOf(unsealed: Omit<Manifest, "mac">, key: StoreKey): Promise<string> {
-  return createHmac("sha256", await manifestKey(key))
-    .update(canonicalJson(unsealed))
-    .digest("hex");
+function macOf(unsealed: Omit<Manifest, "mac">, key: StoreKey): string {
+  return createHmac("sha256", manifestKey(key)).update(canonicalJson(unsealed)).digest("hex");
 }
 
 /** JSON with sorted keys and no spaces. The manifest holds strings, integers and null, which have one spelling. */

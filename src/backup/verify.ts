@@ -96,7 +96,7 @@ export async function verifyBackup(path: string, secret: BackupPassphrase): Prom
   const { key, badPages, inspection, unreadable } = seen.value;
   check("opens", true, `with its passphrase, format ${key.cipherCompatibility}`, "");
   if (manifest) {
-    const held = await macHolds(manifest, key);
+    const held = macHolds(manifest, key);
     check("mac", held, "the manifest is as it was made", "the manifest was altered");
   }
   check("pages", badPages.length === 0, "every page is as it was written", quote(badPages));
@@ -157,7 +157,7 @@ export async function openBackup(
  * @throws StoreError `newerVersion` for a schema not known here, `corrupted` if it cannot be read.
  */
 async function inspect(opened: OpenedStore): Promise<Inspection> {
-  await using store = await ClientStore.from(opened, { migrate: false });
+  await using store = await ClientStore.from(opened);
   const { connection } = opened;
   const faults = await integrityErrors(connection);
   const row = await connection.get<{ cipher_page_size: string }>("PRAGMA cipher_page_size");

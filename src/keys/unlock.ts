@@ -114,7 +114,7 @@ export async function unlockStore(
     if (cached && generation === "current") await keepKey(path, key, passphrase);
     opened = unlocked;
   }
-  return ClientStore.from(opened, { migrate: false });
+  return ClientStore.from(opened);
 }
 
 /**

@@ -102,7 +102,7 @@ async function compare(
     mode: "readonly",
     immutable: true,
   });
-  await using older = await ClientStore.from(opened, { migrate: false });
+  await using older = await ClientStore.from(opened);
   return await compareClients(now, older);
 }
 

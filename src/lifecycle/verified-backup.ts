@@ -68,7 +68,7 @@ export async function verifyChosen(options: BackupToVerify): Promise<VerifiedBac
     );
   }
   const { connection, key, keyId, passphrase } = await openBackup(path, secret);
-  const store = await ClientStore.from({ connection, key, keyId }, { migrate: false });
+  const store = await ClientStore.from({ connection, key, keyId });
   try {
     return {
       path,
@@ -97,9 +97,7 @@ export async function isWhatWasVerified(copy: string, backup: VerifiedBackup): P
   if ((await sha256Of(copy)) !== sha256) return false;
   const options = { mode: "readonly", immutable: true } as const;
   if (doubt !== undefined) await inspectSound(await openEncrypted(copy, key, options));
-  await using store = await ClientStore.from(await openEncrypted(copy, key, options), {
-    migrate: false,
-  });
+  await using store = await ClientStore.from(await openEncrypted(copy, key, options));
   return isDeepStrictEqual([await store.counts(), await adminsOf(store)], [clients, admins]);
 }
 

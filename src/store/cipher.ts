@@ -126,7 +126,7 @@ export function hkdfKey(key: StoreKey, info: string): Buffer {
 }
 
 /** The key of a manifest's `mac`. */
-export async function manifestKey(key: StoreKey): Promise<Buffer> {
+export function manifestKey(key: StoreKey): Buffer {
   return hkdfKey(key, "hivemind-sqlcipher manifest");
 }
 

@@ -12,7 +12,7 @@ import {
 } from "./cipher.js";
 import { ClientTable } from "./client-table.js";
 import type { Connection, ConnectionOptions } from "./connection.js";
-import { checkSchema, createSchema, migrateSchema, newestSchema, type Schema } from "./schema.js";
+import { checkSchema, createSchema, newestSchema, type Schema } from "./schema.js";
 import { refuseStrays } from "./sidecars.js";
 
 export interface OpenOptions extends Partial<ConnectionOptions> {
@@ -57,11 +57,16 @@ export class ClientStore extends ClientTable {
       if (typeof secret === "string") return ClientStore.create(path, secret);
       throw new StoreError("notFound", `there is no store at ${path}, and a key makes none`);
     }
-    const opened = await openEncrypted(path, secret, {
-      ...rest,
-      mode: mode === "create" ? "readwrite" : mode,
-    });
-    return ClientStore.from(opened, { migrate: migrate && mode !== "readonly" });
+    const store = await ClientStore.from(
+      await openEncrypted(path, secret, { ...rest, mode: mode === "create" ? "readwrite" : mode }),
+    );
+    try {
+      if (migrate && mode !== "readonly") await store.migrate(store.schemaVersion);
+      return store;
+    } catch (error) {
+      await store.close();
+      throw error;
+    }
   }
 
   /**
@@ -94,17 +99,9 @@ export class ClientStore extends ClientTable {
     }
   }
 
-  /** Takes over an open connection, and closes it if the store is refused. @throws as `open`. */
-  static async from(
-    opened: OpenedStore,
-    options: { migrate?: boolean } = {},
-  ): Promise<ClientStore> {
+  /** Takes over an open connection, its schema as it is, and closes it if the store is refused. @throws as `checkSchema`. */
+  static async from(opened: OpenedStore): Promise<ClientStore> {
     try {
-      const schema = await checkSchema(opened.connection);
-      if (!(options.migrate ?? true) || schema.version >= newestSchema) {
-        return new ClientStore(opened, schema);
-      }
-      await migrateSchema(opened.connection);
       return new ClientStore(opened, await checkSchema(opened.connection));
     } catch (error) {
       await opened.connection.close();

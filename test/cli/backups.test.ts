@@ -88,7 +88,7 @@ async function madeAt(newest: string, store: string, at: string): Promise<string
     immutable: true,
   });
   await connection.close();
-  const sealed = await sealManifest({ ...contents, created_at: at, file: basename(path) }, key);
+  const sealed = sealManifest({ ...contents, created_at: at, file: basename(path) }, key);
   await writeFile(manifestPath(path), formatManifest(sealed));
   return path;
 }

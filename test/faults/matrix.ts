@@ -140,7 +140,7 @@ const scenery: Record<Operation, () => Promise<World>> = {
     resultOf(await world.run("backup", { ...world.withoutService, to: world.to }));
     resultOf(await world.run("rotate", { ...world.withoutService, keepPrevious: true }));
     const opened = await unlock(world.path, keyring, { mode: "readwrite" });
-    const store = await ClientStore.from(opened, { migrate: false });
+    const store = await ClientStore.from(opened);
     await store.deleteItem(2);
     await store.addItem(newClient({ client_id: 8, api_key: "came later" }));
     await store.close();

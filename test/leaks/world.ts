@@ -161,7 +161,7 @@ export class LeakWorld {
         () => undefined,
       );
       if (opened === undefined) continue;
-      await using store = await ClientStore.from(opened, { migrate: false });
+      await using store = await ClientStore.from(opened);
       const found: Secret[] = [];
       for await (const { client_id: id, api_key, password, crypto_key } of store) {
         if (api_key !== "revoked") found.push(text(`the access key of client ${id}`, api_key));

@@ -42,9 +42,7 @@ async function backedUp(): Promise<{
 }
 
 async function change(world: World, body: (store: ClientStore) => Promise<void>): Promise<void> {
-  const store = await ClientStore.from(await unlock(world.path, keyring, { mode: "readwrite" }), {
-    migrate: false,
-  });
+  const store = await ClientStore.from(await unlock(world.path, keyring, { mode: "readwrite" }));
   try {
     await body(store);
   } finally {

@@ -63,7 +63,6 @@ class Load {
     });
     await using store = await ClientStore.from(
       await unlock(machine.store, { kind: "keyring" }, { mode: "readwrite" }),
-      { migrate: false },
     );
     await store.addItems(
       Array.from({ length: clients }, (_, index) =>

@@ -33,7 +33,7 @@ async function forge(recipient: string, salt: Buffer, name = "mallory") {
   await createSchema(connection, 0);
   await connection.close();
   const opened = await openEncrypted(path, theirs, { mode: "readwrite" });
-  const store = await ClientStore.from(opened, { migrate: false });
+  const store = await ClientStore.from(opened);
   await store.addItem(newClient({ client_id: 1, api_key: "known to them", name, is_admin: true }));
   const now = new Date().toISOString().slice(0, 19).replaceAll(":", "-");
   const backup = await backUp(store, folder, `${now}Z`);

@@ -63,7 +63,7 @@ export async function backUp(store: ClientStore, folder: string, when: string): 
   const path = join(folder, "backups", `clients.${when}.db`);
   await copyFile(store.connection.path, path);
   const bytes = await readFile(path);
-  const manifest = await sealManifest(
+  const manifest = sealManifest(
     {
       created_at: when.replace(/T(\d\d)-(\d\d)-/, "T$1:$2:"),
       file: basename(path),

@@ -58,7 +58,7 @@ export async function doctor(options: DoctorOptions): Promise<Diagnosis> {
   try {
     // By the passphrase itself, whatever key is kept beside it.
     await using store = await besideOperations(storePath, async () =>
-      ClientStore.from(await unlock(storePath, source, { mode: "readwrite" }), { migrate: false }),
+      ClientStore.from(await unlock(storePath, source, { mode: "readwrite" })),
     );
     const { schemaVersion, key } = store;
     storeKey = key;
