@@ -5,13 +5,8 @@
  */
 import { createRequire } from "node:module";
 import { StoreError } from "../errors.js";
-import {
-  accountsOf,
-  answerTimeoutMs,
-  type KeyringState,
-  promptTimeoutMs,
-  reachKeyring,
-} from "./secret-service.js";
+import { answerTimeoutMs } from "./dbus.js";
+import { accountsOf, type KeyringState, promptTimeoutMs, reachKeyring } from "./secret-service.js";
 
 export const keyringService = "hivemind-sqlcipher";
 
