@@ -3,10 +3,7 @@ import { StoreError } from "../errors.js";
 import { namedStore, readServerJson, serverJsonPath } from "../hub/server-json.js";
 import type { KnownService } from "../operation/absence.js";
 import type { Reporter } from "../operation/reporter.js";
-import { run } from "../service/run.js";
-
-/** A question to the manager is answered in milliseconds; one that is reloading takes seconds. */
-const managerLimitMs = 30_000;
+import { managerError, systemctl } from "../service/systemctl.js";
 
 /** `auto` finds out; `none` is the operator's word that no hub needs to be told. */
 export type HubChoice = "auto" | "none";
@@ -77,19 +74,12 @@ function startsByRun(commandLine: string): boolean {
  */
 export async function unitCommand({ service, choice }: KnownService): Promise<string[]> {
   if (service.kind !== "systemd" && service.kind !== "systemd-user") return [];
-  const scope = service.kind === "systemd-user" ? ["--user"] : [];
-  const { code, stdout, stderr } = await run(
-    "systemctl",
-    [
-      ...scope,
-      ...["--no-pager", "--no-ask-password", "show", "--property=ExecStartPre,ExecStart"],
-      ...["--value", "--", service.name ?? choice.unit],
-    ],
-    { timeoutMs: managerLimitMs },
-  );
-  if (code !== 0) throw new StoreError("service", `systemd does not answer: ${stderr}`);
+  const unit = service.name ?? choice.unit;
+  const args = ["show", "--property=ExecStartPre,ExecStart", "--value", "--", unit];
+  const outcome = await systemctl(service.kind, args);
+  if (outcome.code !== 0) throw managerError(service.kind, outcome);
   // "{ path=/usr/bin/x ; argv[]=/usr/bin/x --option ; ignore_errors=no ; … }", a line for each command.
-  return [...stdout.matchAll(/argv\[\]=((?:(?!argv\[\]=).)*?) ; /g)].flatMap(([, words = ""]) =>
-    words.split(" "),
+  return [...outcome.stdout.matchAll(/argv\[\]=((?:(?!argv\[\]=).)*?) ; /g)].flatMap(
+    ([, words = ""]) => words.split(" "),
   );
 }

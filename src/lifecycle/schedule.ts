@@ -14,10 +14,9 @@ import { configHome, realPath } from "../config/paths.js";
 import { hasCode, StoreError, systemError } from "../errors.js";
 import { makeFolder, replaceFile, syncFolder } from "../files/durable.js";
 import { execLine, keyringUnit, settingValue } from "../hub/units.js";
+import type { Properties } from "../service/properties.js";
 import { type Outcome, run } from "../service/run.js";
-
-/** A question to the manager is answered in milliseconds; one that is reloading takes seconds. */
-const managerLimitMs = 30_000;
+import { queryLimitMs, show, systemctl } from "../service/systemctl.js";
 
 /** The first line of the files, by which they are known as this program's. */
 const mark = "# Made by hivemind-sqlcipher schedule install, which writes it anew each time.";
@@ -134,7 +133,7 @@ export async function removeSchedule(
   await syncFolder(folder);
   await manage(["daemon-reload"]);
   // Otherwise a failed last run keeps the name in the manager's list. It is no error if there was none.
-  await systemctl(["reset-failed", service]);
+  await systemctl("systemd-user", ["reset-failed", service]);
   const names = await readdir(folder);
   const dropIns = [`${timer}.d`, `${service}.d`].filter((name) => names.includes(name));
   return { unit: timer, drop_ins: dropIns.map((name) => join(folder, name)) };
@@ -149,12 +148,13 @@ export async function scheduleOf(storePath: string): Promise<Schedule | undefine
   const { folder, timer, service } = namesOf(storePath);
   if (!(await isOwn(join(folder, timer)))) return undefined;
   const [clock = {}, job = {}] = await show(
-    [timer, service],
+    "systemd-user",
     [
       ...["ActiveState", "UnitFileState", "DropInPaths", "TimersCalendar"],
       ...["NextElapseUSecRealtime", "LastTriggerUSec"],
       ...["Result", "ExecMainStatus", "ExecMainStartTimestamp", "ExecMainExitTimestamp"],
     ],
+    [timer, service],
   );
   return {
     unit: timer,
@@ -235,7 +235,7 @@ async function requireFolder(folder: string): Promise<void> {
 /** @throws StoreError `usage` with systemd's words for what it does not understand. */
 async function requireSpelling(kind: "calendar" | "timespan", text: string, example: string) {
   const { code, stderr } = await run("systemd-analyze", [kind, "--", text], {
-    timeoutMs: managerLimitMs,
+    timeoutMs: queryLimitMs,
   });
   if (code === 0) return;
   const words = stderr.split("\n")[0] || `"${text}" is not understood`;
@@ -265,25 +265,6 @@ async function isOwn(path: string): Promise<boolean | undefined> {
   }
 }
 
-type Properties = Readonly<Record<string, string>>;
-
-/** One block of properties a unit, in the order asked for; times are in UTC. */
-async function show(units: readonly string[], properties: readonly string[]) {
-  const { stdout } = await manage(["show", `--property=${properties.join(",")}`, "--", ...units]);
-  return stdout
-    .trimEnd()
-    .split("\n\n")
-    .map(
-      (block): Properties =>
-        Object.fromEntries(
-          block.split("\n").map((line) => {
-            const [name = "", ...rest] = line.split("=");
-            return [name, rest.join("=")];
-          }),
-        ),
-    );
-}
-
 /** A time as systemd prints it, "Tue 2026-11-24 18:50:00 UTC"; null for none. */
 function timeOf(text: string | undefined): string | null {
   const [, day, time] = /(\d{4}-\d\d-\d\d) (\d\d:\d\d:\d\d)/.exec(text ?? "") ?? [];
@@ -292,9 +273,9 @@ function timeOf(text: string | undefined): string | null {
 
 /** @throws StoreError `service` if the manager does not answer, or says no. */
 async function manage(args: readonly string[]): Promise<Outcome> {
-  const outcome = await systemctl(args);
+  const outcome = await systemctl("systemd-user", args);
   if (outcome.code === 0) return outcome;
-  const missing = outcome.code === 127; // as env says it
+  const missing = outcome.failure === "missing";
   throw new StoreError(
     "service",
     missing
@@ -306,10 +287,4 @@ async function manage(args: readonly string[]): Promise<Outcome> {
         : "run this in a login session of the user that the hub runs as (loginctl enable-linger USER gives one that lasts)",
     },
   );
-}
-
-function systemctl(args: readonly string[]): Promise<Outcome> {
-  return run("env", ["TZ=UTC", "systemctl", "--user", "--no-pager", "--no-ask-password", ...args], {
-    timeoutMs: managerLimitMs,
-  });
 }

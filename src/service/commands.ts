@@ -92,12 +92,13 @@ function shell(command: string, timeoutMs: number): Promise<Outcome> {
   return run("/bin/sh", ["-c", command], { timeoutMs, output: false });
 }
 
-function commandError(which: "stop" | "start", { code, timedOut }: Outcome): StoreError {
-  const how = timedOut
-    ? "took too long"
-    : code === null
-      ? "was killed"
-      : `failed with exit code ${code}`;
+function commandError(which: "stop" | "start", { code, failure }: Outcome): StoreError {
+  const how =
+    failure === "timeout"
+      ? "took too long"
+      : code === null
+        ? "was killed"
+        : `failed with exit code ${code}`;
   return new StoreError("service", `the ${which} command ${how}`, {
     hint: `type the ${which} command by hand to see what it says`,
   });

@@ -3,13 +3,13 @@ import { spawn } from "node:child_process";
 import { hasCode } from "../errors.js";
 
 export interface Outcome {
-  /** The exit code; null if it has none: its time was up, it could not be run, or a signal ended it. */
+  /** The exit code; null if it has none, see `failure`. */
   readonly code: number | null;
   /** Empty if the output was not asked for. */
   readonly stdout: string;
   readonly stderr: string;
-  /** Whether its time was up. */
-  readonly timedOut: boolean;
+  /** Why there is no exit code: its time was up, it could not be run, or a signal ended it. */
+  readonly failure?: "timeout" | "missing" | "signal";
 }
 
 export interface RunOptions {
@@ -21,9 +21,18 @@ export interface RunOptions {
   readonly output?: boolean;
 }
 
+/** What a program is told whose words are read: English, times in UTC, no pager, no colours. */
+const plain = {
+  LC_ALL: "C",
+  TZ: "UTC",
+  SYSTEMD_PAGER: "",
+  SYSTEMD_COLORS: "0",
+  SYSTEMD_URLIFY: "0",
+};
+
 /**
- * Runs a program without a shell, with nothing on its standard input. Its words are asked for in English (LC_ALL=C)
- * and without a pager or colours. It gets a process group of its own: Ctrl-C at a terminal is for this
+ * Runs a program without a shell, with nothing on its standard input, in this process's environment; where its words are
+ * read, they are plain. It gets a process group of its own: Ctrl-C at a terminal is for this
  * program, which must not lose the service's start to it; when its time is up, the group is killed.
  */
 export function run(
@@ -35,13 +44,7 @@ export function run(
     const child = spawn(program, args, {
       detached: true,
       stdio: ["ignore", output ? "pipe" : "ignore", output ? "pipe" : "ignore"],
-      env: {
-        ...process.env,
-        LC_ALL: "C",
-        SYSTEMD_PAGER: "",
-        SYSTEMD_COLORS: "0",
-        SYSTEMD_URLIFY: "0",
-      },
+      env: output ? { ...process.env, ...plain } : process.env,
     });
     const text = { stdout: "", stderr: "" };
     child.stdout?.setEncoding("utf8").on("data", (chunk: string) => {
@@ -50,19 +53,22 @@ export function run(
     child.stderr?.setEncoding("utf8").on("data", (chunk: string) => {
       text.stderr += chunk;
     });
-    let timedOut = false;
+    let late = false;
     const limit = setTimeout(() => {
-      timedOut = true;
+      late = true;
       killGroup(child.pid);
     }, timeoutMs);
     child.once("error", (error) => {
       clearTimeout(limit);
-      resolve({ code: null, timedOut: false, stdout: "", stderr: error.message });
+      const failure = hasCode(error, "ENOENT") ? "missing" : "signal";
+      resolve({ code: null, failure, stdout: "", stderr: error.message });
     });
     child.once(output ? "close" : "exit", (code: number | null) => {
       clearTimeout(limit);
       const words = { stdout: text.stdout, stderr: text.stderr.trim() };
-      resolve({ code: timedOut ? null : code, timedOut, ...words });
+      if (late) resolve({ code: null, failure: "timeout", ...words });
+      else if (code === null) resolve({ code, failure: "signal", ...words });
+      else resolve({ code, ...words });
     });
   });
 }

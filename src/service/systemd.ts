@@ -4,12 +4,13 @@
  * Between stop and start every call of `systemctl` is time that the hub is away (5 to 10 ms each), so whatever can be known
  * beforehand is asked beforehand: `stop` is one call, and so is `start`.
  */
-import { readdirSync, readFileSync, readlinkSync, realpathSync, statSync } from "node:fs";
-import { basename, dirname, join } from "node:path";
+import { statSync } from "node:fs";
+import { basename } from "node:path";
 import { setTimeout as delay } from "node:timers/promises";
-import { hasCode, StoreError } from "../errors.js";
+import { StoreError } from "../errors.js";
 import { holdersOf } from "./holders.js";
-import { type Properties, parseProperties, timespanMs } from "./properties.js";
+import { isInGroup, openStore, pointedAt, processesIn } from "./processes.js";
+import { type Properties, timespanMs } from "./properties.js";
 import { type Outcome, run, shellQuote } from "./run.js";
 import {
   newRestartName,
@@ -19,9 +20,7 @@ import {
   type Started,
   settleLimitSeconds,
 } from "./service.js";
-
-/** A question to the manager is answered in milliseconds; a manager that is reloading a large system takes seconds. */
-const queryLimitMs = 30_000;
+import { inManager, type Manager, queryLimitMs, scopeOf, show, systemctl } from "./systemctl.js";
 
 /** For the manager itself, above what the unit is given: 10 s. */
 const managerSlackMs = 10_000;
@@ -46,7 +45,7 @@ const otherUnit = /\.(socket|timer|path|automount|target|slice|scope|mount|swap|
 const stopsAlong = ["RequiredBy", "RequisiteOf", "BoundBy", "ConsistsOf", "PropagatesStopTo"];
 
 export class SystemdUnit implements Service {
-  readonly kind: "systemd-user" | "systemd";
+  readonly kind: Manager;
   readonly name: string;
   readonly stopTimeoutMs: number;
   /** Whether the manager has such a unit. One that is masked and does not run is as good as none. */
@@ -59,12 +58,7 @@ export class SystemdUnit implements Service {
   /** What is started again with it. */
   #dependents: readonly string[] = [];
 
-  private constructor(
-    kind: "systemd-user" | "systemd",
-    name: string,
-    unit: Properties,
-    group: readonly Properties[],
-  ) {
+  private constructor(kind: Manager, name: string, unit: Properties, group: readonly Properties[]) {
     this.kind = kind;
     this.name = name;
     this.usable = unit.LoadState !== "not-found" && (unit.LoadState !== "masked" || isActive(unit));
@@ -81,7 +75,7 @@ export class SystemdUnit implements Service {
    *
    * @throws StoreError `usage` if the name cannot be a service's, `service` if there is no such manager here.
    */
-  static async find(kind: SystemdUnit["kind"], name: string): Promise<SystemdUnit> {
+  static async find(kind: Manager, name: string): Promise<SystemdUnit> {
     if (!serviceName.test(name) || otherUnit.test(name)) {
       throw new StoreError("usage", `${name} is not the name of a systemd service`, {
         hint: "name the service, as in --unit hivemind-core",
@@ -417,7 +411,7 @@ export class SystemdUnit implements Service {
   }
 
   #words(outcome: Outcome): string {
-    if (outcome.timedOut) return ": it took too long, and may go on";
+    if (outcome.failure === "timeout") return ": it took too long, and may go on";
     return outcome.stderr
       ? `: ${outcome.stderr
           .split("\n")
@@ -464,7 +458,7 @@ const groupProperties = [
 ];
 
 /** The unit itself, then all that is stopped by stopping it or could start it again. */
-async function stopGroup(kind: SystemdUnit["kind"], name: string): Promise<Properties[]> {
+async function stopGroup(kind: Manager, name: string): Promise<Properties[]> {
   const group: Properties[] = [];
   const known = new Set<string>();
   let names = [name];
@@ -478,49 +472,6 @@ async function stopGroup(kind: SystemdUnit["kind"], name: string): Promise<Prope
     names = [...new Set(further)].filter((next) => next !== "" && !known.has(next));
   }
   return group;
-}
-
-async function show(
-  kind: SystemdUnit["kind"],
-  properties: readonly string[],
-  units: readonly string[],
-): Promise<Properties[]> {
-  const outcome = await systemctl(kind, ["show", ...asProperties(properties), "--", ...units]);
-  if (outcome.code !== 0) throw managerError(kind, outcome);
-  return parseProperties(outcome.stdout);
-}
-
-/** Says that a manager cannot be asked, and what to do about it. */
-function managerError(kind: SystemdUnit["kind"], outcome: Outcome): StoreError {
-  const words = outcome.stderr ? `: ${outcome.stderr}` : "";
-  return new StoreError("service", `systemd does not answer ${inManager(kind)}${words}`, {
-    hint:
-      kind === "systemd-user"
-        ? "run this in a login session of the user that the hub runs as (loginctl enable-linger USER gives one that lasts)"
-        : "use --service none, or --stop-command and --start-command",
-  });
-}
-
-function systemctl(
-  kind: SystemdUnit["kind"],
-  args: readonly string[],
-  timeoutMs = queryLimitMs,
-): Promise<Outcome> {
-  return run("systemctl", [...scopeOf(kind), "--no-pager", "--no-ask-password", ...args], {
-    timeoutMs,
-  });
-}
-
-function scopeOf(kind: SystemdUnit["kind"]): string[] {
-  return kind === "systemd-user" ? ["--user"] : [];
-}
-
-function inManager(kind: SystemdUnit["kind"]): string {
-  return kind === "systemd-user" ? "in the user's manager" : "in the system's manager";
-}
-
-function asProperties(names: readonly string[]): string[] {
-  return [`--property=${names.join(",")}`];
 }
 
 /** It runs or is about to: "activating" is also a unit that waits to be restarted after a crash. */
@@ -552,85 +503,6 @@ function stopLimitMs(unit: Properties): number {
 
 function sum(numbers: readonly number[]): number {
   return numbers.reduce((total, number) => total + number, 0);
-}
-
-/** Where systemd keeps its control groups: the unified hierarchy alone, or beside the old ones (hybrid), or the old. */
-const groupRoots = ["/sys/fs/cgroup", "/sys/fs/cgroup/unified", "/sys/fs/cgroup/systemd"];
-
-/** The processes in a control group and below it. */
-function processesIn(group: string): number[] {
-  if (!group) return [];
-  const pids = new Set<number>();
-  const visit = (folder: string): void => {
-    try {
-      for (const pid of readFileSync(join(folder, "cgroup.procs"), "utf8").split("\n")) {
-        if (pid) pids.add(Number(pid));
-      }
-      for (const entry of readdirSync(folder, { withFileTypes: true })) {
-        if (entry.isDirectory()) visit(join(folder, entry.name));
-      }
-    } catch (error) {
-      if (!hasCode(error, "ENOENT", "ENODEV", "EOPNOTSUPP")) throw error;
-    }
-  };
-  for (const root of groupRoots) visit(root + group);
-  return [...pids];
-}
-
-function isInGroup(pid: number, group: string): boolean {
-  if (!group) return false;
-  try {
-    return readFileSync(`/proc/${pid}/cgroup`, "utf8")
-      .split("\n")
-      .map((line) => line.replace(/^\d+:[^:]*:/, ""))
-      .some((path) => path === group || path.startsWith(`${group}/`));
-  } catch {
-    return false;
-  }
-}
-
-/** A store of one of these names that one of the processes has open. */
-function openStore(pids: readonly number[], names: readonly string[]): string | undefined {
-  for (const pid of pids) {
-    try {
-      for (const fd of readdirSync(`/proc/${pid}/fd`)) {
-        const target = readlinkSync(`/proc/${pid}/fd/${fd}`);
-        if (names.includes(basename(target))) return target;
-      }
-    } catch {
-      // It ended or closed the file meanwhile, or is another user's: then the check of the user has spoken.
-    }
-  }
-  return undefined;
-}
-
-/** The store that the process's own XDG_DATA_HOME leads to, if that is set and leads to another than this one. */
-function pointedAt(
-  pid: number | undefined,
-  storePath: string,
-  names: readonly string[],
-): string | undefined {
-  let environment: string;
-  try {
-    environment = readFileSync(`/proc/${pid}/environ`, "utf8");
-  } catch {
-    return undefined;
-  }
-  const dataHome = /(?:^|\0)XDG_DATA_HOME=([^\0]+)/.exec(environment)?.[1];
-  if (!dataHome || `${realPath(storePath)}/`.startsWith(`${realPath(dataHome)}/`)) return undefined;
-  const folders = [basename(dirname(storePath)), "hivemind-core"];
-  const places = folders.flatMap((folder) => names.map((name) => join(dataHome, folder, name)));
-  // A link that leads here is how an operator moves a store.
-  if (places.some((place) => realPath(place) === realPath(storePath))) return undefined;
-  return join(dataHome, "hivemind-core", "clients.db");
-}
-
-function realPath(path: string): string {
-  try {
-    return realpathSync(path);
-  } catch {
-    return path;
-  }
 }
 
 /**

@@ -3,11 +3,9 @@ import { keyringUnit } from "../../hub/units.js";
 import { keyringTrouble } from "../../keys/keyring.js";
 import { reachKeyring } from "../../keys/secret-service.js";
 import { formatSource, type PassphraseSource } from "../../keys/source.js";
-import { run } from "../../service/run.js";
+import { type Manager, systemctl } from "../../service/systemctl.js";
 import { lingers } from "../schedule.js";
 import { type Check, finding, good } from "./check.js";
-
-const managerLimitMs = 30_000;
 
 export async function checkKeyring(source: PassphraseSource): Promise<Check[]> {
   if (source.kind !== "keyring") {
@@ -41,7 +39,7 @@ async function checkBoot(): Promise<Check> {
     missing.push("your systemd does not start at boot");
     mends.push("loginctl enable-linger");
   }
-  if (!(await isEnabled(["--user"])) && !(await isEnabled([]))) {
+  if (!(await isEnabled("systemd-user")) && !(await isEnabled("systemd"))) {
     missing.push("nothing unlocks the keyring");
     mends.push(
       "a unit that unlocks it: hivemind-sqlcipher run --print-unit keyring --user USER --credential-file FILE; or a system unit with a credential: run --print-unit system",
@@ -56,8 +54,7 @@ async function checkBoot(): Promise<Check> {
   );
 }
 
-async function isEnabled(scope: readonly string[]): Promise<boolean> {
-  const args = [...scope, "--no-ask-password", "is-enabled", keyringUnit];
-  const { stdout } = await run("systemctl", args, { timeoutMs: managerLimitMs });
+async function isEnabled(manager: Manager): Promise<boolean> {
+  const { stdout } = await systemctl(manager, ["is-enabled", keyringUnit]);
   return stdout.startsWith("enabled");
 }
