@@ -88,7 +88,8 @@ async function runMigrate(context: Context, options: MigrateCommandOptions): Pro
     requireUnchanged,
     sumOfSource,
   } = await import("../migrate/switch.js");
-  const { readServerJson, serverJsonPath, switchModule } = await import("../hub/server-json.js");
+  const { readServerJson, serverJsonPath } = await import("../hub/server-json.js");
+  const { switchModule } = await import("../hub/server-json-edit.js");
   const from = await endOf(context, options.from, options.fromSetting, options.fromPasswordSource);
   const to = await endOf(context, options.to, options.toSetting, options.toPasswordSource);
   if (options.removeSource) {

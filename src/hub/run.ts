@@ -30,8 +30,8 @@ import {
   type ServerJson,
   serverJsonPath,
   sqliteModule,
-  withPassword,
 } from "./server-json.js";
+import { withPassword } from "./server-json-edit.js";
 
 /** The first SQLite plugin that opens its store with the `password` it is given. */
 const upgradePlugin = "pip install --pre --upgrade 'hivemind-sqlite-database[cipher]>=0.3.0a3'";

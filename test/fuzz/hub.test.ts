@@ -19,15 +19,8 @@ import {
   type JsonValue,
   sameJson,
 } from "../../src/client/json.js";
-import {
-  namedStore,
-  passwordIn,
-  readServerJson,
-  removePassword,
-  setPassword,
-  sqliteModule,
-  switchModule,
-} from "../../src/hub/server-json.js";
+import { namedStore, passwordIn, readServerJson, sqliteModule } from "../../src/hub/server-json.js";
+import { removePassword, setPassword, switchModule } from "../../src/hub/server-json-edit.js";
 import { execLine, renderKeyringUnit, renderUnit } from "../../src/hub/units.js";
 import { RedisServer } from "../backends/redis-server.js";
 import { answerOf, campaign, secretMark } from "./campaign.js";

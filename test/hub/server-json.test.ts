@@ -2,15 +2,13 @@ import { chmod, lstat, mkdir, mkdtemp, readFile, stat, symlink, writeFile } from
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { beforeEach, describe, expect, test } from "vitest";
+import { namedStore, passwordIn, readServerJson } from "../../src/hub/server-json.js";
 import {
-  namedStore,
-  passwordIn,
-  readServerJson,
   removePassword,
   setPassword,
   switchModule,
   withPassword,
-} from "../../src/hub/server-json.js";
+} from "../../src/hub/server-json-edit.js";
 
 let home: string;
 let path: string;

@@ -1,0 +1,150 @@
+/** Edits of `server.json` that leave everything else in the file as it is, byte for byte. */
+import { type Node, parseTree } from "jsonc-parser";
+import { formatJson, type JsonObject, type JsonValue } from "../client/json.js";
+import { StoreError } from "../errors.js";
+import { replaceFile } from "../files/durable.js";
+import {
+  blankComments,
+  parseServerJson,
+  readServerJson,
+  type ServerJson,
+  sqliteModule,
+} from "./server-json.js";
+
+/** The text of `server.json` with this password for the SQLite plugin, or another; nothing else in it changes. */
+export function withPassword(file: ServerJson, password: string, module = sqliteModule): string {
+  return setAt(file, ["database", module, "password"], password).text;
+}
+
+/** Puts the password into the file itself, for a hub that is not started by `run`. Owner and mode are kept. */
+export async function setPassword(path: string, password: string): Promise<void> {
+  const file = await readServerJson(path);
+  const text = withPassword(file, password);
+  if (text !== file.text) await replaceFile(file.file, text);
+}
+
+/** Takes the plain-text password out of the file. Says whether there was one. */
+export async function removePassword(path: string): Promise<boolean> {
+  const file = await readServerJson(path);
+  const text = removeAt(file, ["database", sqliteModule, "password"]);
+  if (text === file.text) return false;
+  await replaceFile(file.file, text);
+  return true;
+}
+
+/**
+ * Makes the hub use another backend: `database.module`, and that module's own settings, which take the place of those it
+ * has in the file. The settings of the one it used before stay, so that the way back is one word.
+ */
+export async function switchModule(
+  path: string,
+  module: string,
+  settings: JsonObject,
+): Promise<void> {
+  const file = await readServerJson(path);
+  const withSettings = setAt(file, ["database", module], settings);
+  await replaceFile(file.file, setAt(withSettings, ["database", "module"], module).text);
+}
+
+/** Sets one value, below objects that are made where they are missing. */
+function setAt(file: ServerJson, keys: readonly string[], value: JsonValue): ServerJson {
+  const { path, text } = file;
+  let object = rootOf(text);
+  for (const [depth, key] of keys.entries()) {
+    const rest = keys.slice(depth + 1);
+    const member = memberOf(object, key, path);
+    if (member === undefined) {
+      const whole = rest.reduceRight<JsonValue>((inner, name) => ({ [name]: inner }), value);
+      return edited(file, insert(text, object, `${formatJson(key)}: ${formatJson(whole)}`));
+    }
+    if (rest.length === 0) {
+      const end = member.value.offset + member.value.length;
+      const changed = text.slice(0, member.value.offset) + formatJson(value) + text.slice(end);
+      return edited(file, changed);
+    }
+    object = objectNode(member.value, key, path);
+  }
+  return file;
+}
+
+function edited(file: ServerJson, text: string): ServerJson {
+  return { ...file, text, settings: parseServerJson(text, file.path) };
+}
+
+/** Adds a member behind an object's last one, on a line of its own if that one is. */
+function insert(text: string, object: Node, member: string): string {
+  const last = object.children?.at(-1);
+  if (last === undefined) {
+    const at = object.offset + 1;
+    return text.slice(0, at) + member + text.slice(at);
+  }
+  const lead = /(?:\r\n|\n|\r)[ \t]*$/.exec(text.slice(0, last.offset))?.[0] ?? " ";
+  const at = last.offset + last.length;
+  return `${text.slice(0, at)},${lead}${member}${text.slice(at)}`;
+}
+
+/** Takes one member out, with its comma, and with its line if nothing else stands on it. */
+function removeAt({ path, text }: ServerJson, keys: readonly string[]): string {
+  let object = rootOf(text);
+  for (const key of keys.slice(0, -1)) {
+    const member = memberOf(object, key, path);
+    if (member === undefined) return text;
+    object = objectNode(member.value, key, path);
+  }
+  const member = memberOf(object, keys.at(-1) ?? "", path);
+  if (member === undefined) return text;
+
+  const siblings = object.children ?? [];
+  const next = siblings[siblings.indexOf(member.node) + 1];
+  const previous = siblings[siblings.indexOf(member.node) - 1];
+  // Between two members there are, apart from comments, only white space and the one comma.
+  const blanked = blankComments(text);
+  let before = text.slice(0, member.node.offset);
+  let after = text.slice(member.node.offset + member.node.length);
+  if (next !== undefined) {
+    after = text.slice(blanked.indexOf(",", member.node.offset + member.node.length) + 1);
+  } else if (previous !== undefined) {
+    const comma = blanked.indexOf(",", previous.offset + previous.length);
+    before = before.slice(0, comma) + before.slice(comma + 1).replace(/^[ \t]+$/, "");
+  }
+  const ownLine = /(?:^|[\r\n])[ \t]*$/.test(before) && /^[ \t]*[\r\n]/.test(after);
+  if (ownLine) {
+    return before.replace(/(?<![ \t])[ \t]+$/, "") + after.replace(/^[ \t]*(?:\r\n|\n|\r)/, "");
+  }
+  return before + (next === undefined ? after : after.replace(/^[ \t]+/, ""));
+}
+
+/** Strings, and the numbers that are only Python's. */
+const stringOrNotFinite = /"[^"\\]*(?:\\.[^"\\]*)*"|-?Infinity|NaN/g;
+
+/** With numbers in the place of those that the parser of places does not know, and would lose its place on. */
+function rootOf(text: string): Node {
+  const plain = blankComments(text).replace(stringOrNotFinite, (found) =>
+    found.startsWith('"') ? found : "1".repeat(found.length),
+  );
+  const root = parseTree(plain);
+  if (root?.type !== "object") throw new Error("the text was parsed before");
+  return root;
+}
+
+function objectNode(node: Node, key: string, path: string): Node {
+  if (node.type === "object") return node;
+  throw new StoreError("refused", `${path}: "${key}" is not an object`);
+}
+
+/** A member by its key. Of two with the same key the hub takes the last and an editor sees the first: refused. */
+function memberOf(
+  object: Node,
+  key: string,
+  path: string,
+): { node: Node; value: Node } | undefined {
+  const found = (object.children ?? []).filter((node) => node.children?.[0]?.value === key);
+  if (found.length > 1) {
+    throw new StoreError("refused", `${path} has "${key}" twice in one block`, {
+      hint: "leave only the one that is meant",
+    });
+  }
+  const node = found[0];
+  const value = node?.children?.[1];
+  return node === undefined || value === undefined ? undefined : { node, value };
+}
