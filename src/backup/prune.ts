@@ -9,13 +9,13 @@ import { readdir } from "node:fs/promises";
 import { basename, dirname, join } from "node:path";
 import { bundleFiles } from "../bundle/bundle.js";
 import { StoreError } from "../errors.js";
-import { syncFolder } from "../files/durable.js";
+import { removeFile, syncFolder } from "../files/durable.js";
 import { lookAt } from "../files/look.js";
 import { listEntries } from "../keys/keyring.js";
 import { interruption, orInterrupted, throwIfInterrupted } from "../operation/interrupt.js";
 import { identify } from "../store/cipher.js";
 import { type ListedBackup, type ListingOptions, listBackups, type Unlisted } from "./listing.js";
-import { removeBackup, removeFile } from "./remove.js";
+import { removeBackup } from "./remove.js";
 import { applyRetention, type KeepPolicy, type KeepRule, keepsSomething } from "./retention.js";
 import { verifyBackup } from "./verify.js";
 

@@ -1,8 +1,6 @@
 /** Removing a backup: its file and its manifest, which go together. */
-import { rm } from "node:fs/promises";
 import { dirname } from "node:path";
-import { hasCode, systemError } from "../errors.js";
-import { syncFolder } from "../files/durable.js";
+import { removeFile, syncFolder } from "../files/durable.js";
 import { reached } from "../operation/step.js";
 import { manifestPath } from "./manifest.js";
 
@@ -17,13 +15,4 @@ export async function removeBackup(path: string): Promise<void> {
   reached("backup-file.removed");
   await removeFile(manifestPath(path));
   await syncFolder(dirname(path));
-}
-
-/** Removes a file that may be gone already. */
-export async function removeFile(path: string): Promise<void> {
-  try {
-    await rm(path);
-  } catch (error) {
-    if (!hasCode(error, "ENOENT")) throw systemError(error, `cannot remove ${path}`);
-  }
 }

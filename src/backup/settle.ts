@@ -4,11 +4,10 @@
  * The service comes first. Then a backup whose copy had been verified and was being given its final names is completed;
  * any other is undone. Nothing is removed that the journal does not name.
  */
-import { rm } from "node:fs/promises";
 import { dirname } from "node:path";
 import { removeStagedBundles } from "../bundle/bundle.js";
 import { StoreError, systemError, withLine } from "../errors.js";
-import { claimName, syncFolder } from "../files/durable.js";
+import { claimName, removeFile, syncFolder } from "../files/durable.js";
 import { lookAt } from "../files/look.js";
 import { endAbsence, stoppedSchema } from "../operation/absence.js";
 import type { Journal } from "../operation/journal.js";
@@ -135,12 +134,7 @@ async function removeEmptyClaims({
   manifest,
 }: NonNullable<BackupJournal["final"]>): Promise<void> {
   for (const path of [copy, manifest]) {
-    if ((await lookAt(path))?.size !== 0n) continue;
-    try {
-      await rm(path);
-    } catch (error) {
-      throw systemError(error, `cannot remove ${path}`);
-    }
+    if ((await lookAt(path))?.size === 0n) await removeFile(path);
   }
 }
 
@@ -171,7 +165,7 @@ export async function completeBackup({ staged, final }: BackupJournal): Promise<
 /** Claims a name; a kill may have come right after that, and before the staged name was removed. */
 async function claimOnce(staged: string, final: string, identity: string): Promise<void> {
   if ((await identityOf(final)) === identity) {
-    await rm(staged, { force: true });
+    await removeFile(staged);
     await syncFolder(dirname(final));
     return;
   }
@@ -184,11 +178,7 @@ export async function removeUnfinished({ staged, final }: BackupJournal): Promis
   const remove = async (path: string, identity?: string) => {
     const there = await identityOf(path);
     if (there === undefined || (identity !== undefined && there !== identity)) return;
-    try {
-      await rm(path);
-    } catch (error) {
-      throw systemError(error, `cannot remove ${path}`);
-    }
+    await removeFile(path);
     removed.push(path);
   };
   if (final) {

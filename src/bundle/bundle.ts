@@ -21,7 +21,7 @@ import {
 } from "age-encryption";
 import { hasCode, StoreError, systemError } from "../errors.js";
 import { readSmallFile } from "../files/bounded.js";
-import { claimName, createFile, replaceFile, stagedName } from "../files/durable.js";
+import { claimName, createFile, removeFile, replaceFile, stagedName } from "../files/durable.js";
 import { lookAt } from "../files/look.js";
 import { hkdfKey, keyIdOf, openEncrypted, type StoreKey } from "../store/cipher.js";
 import * as z from "../zod.js";
@@ -172,6 +172,13 @@ export async function removeStagedBundles(folder: string, keyId: string): Promis
     }
     throw systemError(error, `cannot look into ${folder}`);
   }
+}
+
+/** Removes a key's bundle, and the record of its proof. @throws StoreError `io`. */
+export async function removeBundle(folder: string, keyId: string): Promise<void> {
+  const path = join(folder, bundleName(keyId));
+  await removeFile(path);
+  await removeFile(proofPath(path));
 }
 
 /**

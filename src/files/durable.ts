@@ -116,6 +116,15 @@ async function discard(path: string): Promise<void> {
   await rm(path, { force: true }).catch(() => undefined);
 }
 
+/** Removes a file that may be gone already. @throws StoreError `io`. */
+export async function removeFile(path: string): Promise<void> {
+  try {
+    await rm(path, { force: true });
+  } catch (error) {
+    throw systemError(error, `cannot remove ${path}`);
+  }
+}
+
 /** A name beside `path` for a file that is not finished: hidden, and nobody else's. */
 export function stagedName(path: string): string {
   return join(dirname(path), `.${basename(path)}.${randomBytes(6).toString("hex")}.partial`);

@@ -21,7 +21,7 @@ import {
   readManifest,
   sealManifest,
 } from "../backup/manifest.js";
-import { removeBackup, removeFile } from "../backup/remove.js";
+import { removeBackup } from "../backup/remove.js";
 import {
   type BackupJournal,
   completeBackup,
@@ -36,7 +36,8 @@ import {
   verifyBackup,
 } from "../backup/verify.js";
 import { StoreError, systemError } from "../errors.js";
-import { createFile, stagedName } from "../files/durable.js";
+import { copyFile } from "../files/copy.js";
+import { createFile, removeFile, stagedName } from "../files/durable.js";
 import { lookAt } from "../files/look.js";
 import { sha256Of } from "../files/sum.js";
 import type { PassphraseSource } from "../keys/source.js";
@@ -46,7 +47,6 @@ import type { OperationLock } from "../operation/lock.js";
 import type { Reporter } from "../operation/reporter.js";
 import { reached } from "../operation/step.js";
 import { keyIdOf, openEncrypted, type StoreKey } from "../store/cipher.js";
-import { copyFile } from "./files.js";
 import { copyUnder } from "./transfer.js";
 
 export interface ReencryptOptions {

@@ -7,12 +7,12 @@
  */
 import { createHash } from "node:crypto";
 import { existsSync } from "node:fs";
-import { readdir, readFile, rm } from "node:fs/promises";
+import { readdir, readFile } from "node:fs/promises";
 import { userInfo } from "node:os";
 import { join } from "node:path";
 import { configHome, realPath } from "../config/paths.js";
 import { hasCode, StoreError, systemError } from "../errors.js";
-import { makeFolder, replaceFile, syncFolder } from "../files/durable.js";
+import { makeFolder, removeFile, replaceFile, syncFolder } from "../files/durable.js";
 import { execLine, keyringUnit, settingValue } from "../hub/units.js";
 import type { Properties } from "../service/properties.js";
 import { type Outcome, run } from "../service/run.js";
@@ -123,13 +123,7 @@ export async function removeSchedule(
     });
   }
   if (there.includes(join(folder, timer))) await manage(["disable", "--now", timer]);
-  for (const path of there) {
-    try {
-      await rm(path);
-    } catch (error) {
-      throw systemError(error, `cannot remove ${path}`);
-    }
-  }
+  for (const path of there) await removeFile(path);
   await syncFolder(folder);
   await manage(["daemon-reload"]);
   // Otherwise a failed last run keeps the name in the manager's list. It is no error if there was none.

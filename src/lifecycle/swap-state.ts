@@ -5,12 +5,12 @@
  * has the new file's. Everything here may be done twice, since a kill can come after anything.
  */
 import { rename, rm } from "node:fs/promises";
-import { dirname, join } from "node:path";
-import { bundleName, removeStagedBundles } from "../bundle/bundle.js";
+import { dirname } from "node:path";
+import { removeBundle, removeStagedBundles } from "../bundle/bundle.js";
 import { realPath } from "../config/paths.js";
 import { loadSettings, saveSettings } from "../config/settings.js";
 import { StoreError, systemError, withLine } from "../errors.js";
-import { removePartials, syncFolder } from "../files/durable.js";
+import { removeFile, removePartials, syncFolder } from "../files/durable.js";
 import { lookAt } from "../files/look.js";
 import { readServerJson } from "../hub/server-json.js";
 import { removePassword, setPassword } from "../hub/server-json-edit.js";
@@ -361,24 +361,13 @@ async function changeSource(path: string, source: string): Promise<void> {
 
 /** Removes a database file and what SQLite may have left beside it. */
 async function removeDatabase(path: string): Promise<void> {
-  try {
-    for (const suffix of ["", ...sidecars]) await rm(path + suffix, { force: true });
-  } catch (error) {
-    throw systemError(error, `cannot remove ${path}`);
-  }
+  for (const suffix of ["", ...sidecars]) await removeFile(path + suffix);
   await syncFolder(dirname(path));
 }
 
 /** Removes the bundle that was made for a file that did not become the store, or what is unfinished of it. */
 export async function undoBundle(bundle: z.infer<typeof bundleJournalSchema>): Promise<void> {
   const { folder, key_id: keyId, made } = bundle;
-  const path = join(folder, bundleName(keyId));
-  try {
-    await removeStagedBundles(folder, keyId);
-    if (!made) return;
-    await rm(path, { force: true });
-    await rm(`${path}.proof.json`, { force: true });
-  } catch (error) {
-    throw systemError(error, `cannot remove ${path}`);
-  }
+  await removeStagedBundles(folder, keyId);
+  if (made) await removeBundle(folder, keyId);
 }

@@ -18,6 +18,7 @@ import { type Bundle, bundleName, writeBundle } from "../bundle/bundle.js";
 import { realPath } from "../config/paths.js";
 import { type ErrorKind, hasCode, StoreError, systemError, withLine } from "../errors.js";
 import { hasAccessList } from "../files/access.js";
+import { syncFile } from "../files/copy.js";
 import { notOurs, stagedName, syncFolder, tryReplacing } from "../files/durable.js";
 import { lookAt } from "../files/look.js";
 import { requireRoom } from "../files/room.js";
@@ -36,7 +37,6 @@ import type { OperationLock } from "../operation/lock.js";
 import type { Reporter } from "../operation/reporter.js";
 import { keyIdOf, type StoreKey } from "../store/cipher.js";
 import { sidecars } from "../store/sidecars.js";
-import { syncFile } from "./files.js";
 import {
   type KeyringPlan,
   keepCurrent,

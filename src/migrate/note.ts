@@ -1,10 +1,10 @@
 /** The note that a migration between two databases was begun: it lets the next one go on in a target that is not empty. */
 import { createHash } from "node:crypto";
-import { readFile, rm } from "node:fs/promises";
+import { readFile } from "node:fs/promises";
 import { dirname, join } from "node:path";
 import { dataHome } from "../config/paths.js";
 import { hasCode, StoreError, systemError } from "../errors.js";
-import { makeFolder, replaceFile, syncFolder } from "../files/durable.js";
+import { makeFolder, removeFile, replaceFile, syncFolder } from "../files/durable.js";
 import * as z from "../zod.js";
 
 interface Place {
@@ -56,7 +56,7 @@ export class MigrationNote {
   }
 
   async remove(): Promise<void> {
-    await rm(this.path, { force: true });
+    await removeFile(this.path);
     await syncFolder(dirname(this.path));
   }
 }

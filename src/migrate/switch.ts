@@ -1,5 +1,4 @@
 /** After a migration: the hub is pointed at the target, and the plaintext it came from is removed. */
-import { rm } from "node:fs/promises";
 import { basename, dirname, isAbsolute, relative } from "node:path";
 import { jsonFiles, jsonPluginName } from "../backends/json.js";
 import { redisPluginName } from "../backends/redis-settings.js";
@@ -7,8 +6,8 @@ import { DatabaseFactory, databasePassword } from "../backends/registry.js";
 import { sqlcipherPluginName, sqlitePluginName } from "../backends/sqlite.js";
 import type { JsonObject, JsonValue } from "../client/json.js";
 import { dataHome } from "../config/paths.js";
-import { StoreError, systemError } from "../errors.js";
-import { syncFolder } from "../files/durable.js";
+import { StoreError } from "../errors.js";
+import { removeFile, syncFolder } from "../files/durable.js";
 import { lookAt } from "../files/look.js";
 import { sha256Of } from "../files/sum.js";
 import { passwordIn, type ServerJson, sqliteModule } from "../hub/server-json.js";
@@ -153,12 +152,8 @@ export async function requireUnchanged({ config }: End, sum: string | undefined)
 export async function removeSource(from: End, sum: string | undefined): Promise<string[]> {
   const { store, version } = await jsonFiles(from.config);
   await requireUnchanged(from, sum);
-  try {
-    await rm(store);
-    await rm(version, { force: true });
-  } catch (error) {
-    throw systemError(error, `cannot remove ${store}`);
-  }
+  await removeFile(store);
+  await removeFile(version);
   await syncFolder(dirname(store));
   return [store];
 }

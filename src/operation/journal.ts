@@ -8,10 +8,10 @@
  */
 import { randomUUID } from "node:crypto";
 import { constants } from "node:fs";
-import { open, readdir, rm } from "node:fs/promises";
+import { open, readdir } from "node:fs/promises";
 import { basename, dirname } from "node:path";
 import { hasCode, StoreError, systemError } from "../errors.js";
-import { replaceFile, syncFolder } from "../files/durable.js";
+import { removeFile, replaceFile, syncFolder } from "../files/durable.js";
 import * as z from "../zod.js";
 
 const journalFormat = "hivemind-sqlcipher journal";
@@ -157,11 +157,7 @@ export class Journal {
 
   /** The operation is over, one way or the other. */
   async remove(): Promise<void> {
-    try {
-      await rm(this.path, { force: true });
-    } catch (error) {
-      throw systemError(error, `cannot remove ${this.path}`);
-    }
+    await removeFile(this.path);
     await syncFolder(dirname(this.path));
   }
 

@@ -4,7 +4,7 @@ import { open } from "node:fs/promises";
 import { dirname } from "node:path";
 import { pipeline } from "node:stream/promises";
 import { systemError } from "../errors.js";
-import { createFile, syncFolder } from "../files/durable.js";
+import { createFile, syncFolder } from "./durable.js";
 
 /** How much is copied at a time: 1 MiB. */
 const copyChunkBytes = 1 << 20;
