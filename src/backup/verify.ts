@@ -93,15 +93,15 @@ export async function verifyBackup(path: string, secret: BackupPassphrase): Prom
     check("opens", false, "", error.message);
     return verified();
   }
-  const { key, badPages, inspection, unreadable } = seen.value;
+  const { key, badPages, inspection } = seen.value;
   check("opens", true, `with its passphrase, format ${key.cipherCompatibility}`, "");
   if (manifest) {
     const held = macHolds(manifest, key);
     check("mac", held, "the manifest is as it was made", "the manifest was altered");
   }
   check("pages", badPages.length === 0, "every page is as it was written", quote(badPages));
-  if (!inspection) {
-    check("structure", false, "", unreadable);
+  if (inspection instanceof StoreError) {
+    check("structure", false, "", inspection.message);
     return verified();
   }
   const { faults, clients, schemaVersion } = inspection;
@@ -173,10 +173,8 @@ async function inspect(opened: OpenedStore): Promise<Inspection> {
 interface Seen {
   readonly key: StoreKey;
   readonly badPages: readonly string[];
-  /** Undefined if it is too damaged to be read as a database. */
-  readonly inspection: Inspection | undefined;
-  /** How it came out that it is. */
-  readonly unreadable: string;
+  /** Or how it came out that it is too damaged to be read as a database. */
+  readonly inspection: Inspection | StoreError;
 }
 
 async function openAndLook(path: string, secret: BackupPassphrase): Promise<Seen> {
@@ -194,18 +192,10 @@ async function lookThrough(opened: OpenedStore): Promise<Seen> {
   ]);
   if (pages.status === "rejected") throw pages.reason;
   const seen = { key, badPages: pages.value };
-  if (inspection.status === "fulfilled") {
-    return { ...seen, inspection: inspection.value, unreadable: "" };
-  }
-  const error = inspection.reason;
-  const isDamage = error instanceof StoreError && error.kind === "corrupted";
-  // What SQLite says of a page that does not decrypt depends on where it comes upon it: "out of memory" is among it.
-  if (!isDamage && pages.value.length === 0) throw error;
-  return {
-    ...seen,
-    inspection: undefined,
-    unreadable: isDamage ? error.message : "it cannot be read",
-  };
+  if (inspection.status === "fulfilled") return { ...seen, inspection: inspection.value };
+  const error: unknown = inspection.reason;
+  if (!(error instanceof StoreError) || error.kind !== "corrupted") throw error;
+  return { ...seen, inspection: error };
 }
 
 /**
@@ -215,8 +205,9 @@ async function lookThrough(opened: OpenedStore): Promise<Seen> {
  */
 export async function inspectSound(opened: OpenedStore): Promise<Inspection> {
   const { badPages, inspection } = await lookThrough(opened);
-  const [wrong] = [...badPages, ...(inspection?.faults ?? ["it cannot be read"])];
-  if (inspection && wrong === undefined) return inspection;
+  const isReadable = !(inspection instanceof StoreError);
+  const [wrong] = [...badPages, ...(isReadable ? inspection.faults : ["it cannot be read"])];
+  if (isReadable && wrong === undefined) return inspection;
   throw new StoreError(
     "corrupted",
     `the copy is not sound, and so perhaps what it was made from: ${wrong}`,

@@ -114,7 +114,9 @@ export class ClientStore extends ClientTable {
 export async function integrityErrors(connection: Connection): Promise<string[]> {
   try {
     const rows = await connection.all<{ integrity_check: string }>("PRAGMA integrity_check");
-    return rows.map((row) => row.integrity_check).filter((line) => line !== "ok");
+    const errors = rows.map((row) => row.integrity_check).filter((line) => line !== "ok");
+    if (errors.length > 0) connection.damaged = true;
+    return errors;
   } catch (error) {
     if (error instanceof StoreError && error.kind === "corrupted") return [error.message];
     throw error;

@@ -49,8 +49,11 @@ export class Connection implements AsyncDisposable {
    * passphrase.
    */
   unlocked = false;
-  /** Set once a damaged page was met: SQLCipher then answers everything on the connection with "out of memory". */
-  #damaged = false;
+  /**
+   * Set once a damaged page was met, be it by SQLite's own check: SQLCipher then answers everything on the connection with
+   * "out of memory".
+   */
+  damaged = false;
   readonly #database: sqlite3.Database;
   readonly #statements = new Set<Statement>();
   readonly #transaction = new AsyncLocalStorage<{ open: boolean }>();
@@ -210,8 +213,8 @@ export class Connection implements AsyncDisposable {
 
   /** An error of the binding in the project's words. */
   error(error: Error): StoreError {
-    const problem = sqliteError(error, this.path, this.unlocked, this.#damaged);
-    this.#damaged ||= problem.kind === "corrupted";
+    const problem = sqliteError(error, this.path, this.unlocked, this.damaged);
+    this.damaged ||= problem.kind === "corrupted";
     return problem;
   }
 }
