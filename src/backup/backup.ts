@@ -29,6 +29,7 @@ import { orInterrupted, throwIfInterrupted } from "../operation/interrupt.js";
 import { Journal } from "../operation/journal.js";
 import type { OperationLock } from "../operation/lock.js";
 import type { Reporter } from "../operation/reporter.js";
+import { tidyUp } from "../operation/settled.js";
 import { reached } from "../operation/step.js";
 import { NoService } from "../service/none.js";
 import type { ServiceChoice } from "../service/select.js";
@@ -149,9 +150,9 @@ export async function backup(options: BackupOptions): Promise<BackupResult> {
   try {
     result = await copyAndCommit(options, prepared, journal, undo);
   } catch (error) {
-    await removeUnfinished(undo.files);
     // Of a service that is still down the journal stays: the next command starts it.
-    if (!undo.serviceIsDown) await journal.remove();
+    if (undo.serviceIsDown) await removeUnfinished(undo.files).catch(() => undefined);
+    else await tidyUp(journal, () => removeUnfinished(undo.files));
     throw error;
   }
   await endJournal(journal, result.backup.path);

@@ -102,8 +102,8 @@ export async function settleBackup(journal: Journal, storePath: string): Promise
       cause: failure,
     });
   }
-  const tidied = await tidyUp(journal, () => settleFiles(files));
-  return { said: [...said, ...tidied.said], untidy: tidied.untidy };
+  const untidy = await tidyUp(journal, async () => said.push(...(await settleFiles(files))));
+  return { said, untidy };
 }
 
 async function settleFiles(files: BackupJournal): Promise<string[]> {

@@ -13,12 +13,9 @@ export function addSettleCommand(program: Command): void {
   );
   settle.action(async () => {
     const context = await contextOf(settle);
-    const { withOperation } = await import("../lifecycle/settle.js");
-    const said: string[] = [];
+    const { settleOnly } = await import("../lifecycle/settle.js");
     // Under the lock or not at all: whoever runs this relies on its success, which is that the service runs.
-    await withOperation(context.storePath, { notice: (text) => said.push(text) }, async () => {}, {
-      untidy: true,
-    });
+    const said = await settleOnly(context.storePath);
     context.output.result({ settled: said }, () => said);
   });
 }

@@ -125,6 +125,15 @@ export async function removeFile(path: string): Promise<void> {
   }
 }
 
+/** Gives a file another name, in the place of what may have it. @throws StoreError `io`. */
+export async function moveFile(from: string, to: string): Promise<void> {
+  try {
+    await rename(from, to);
+  } catch (error) {
+    throw systemError(error, `cannot move ${from} to ${to}`);
+  }
+}
+
 /** A name beside `path` for a file that is not finished: hidden, and nobody else's. */
 export function stagedName(path: string): string {
   return join(dirname(path), `.${basename(path)}.${randomBytes(6).toString("hex")}.partial`);

@@ -1,20 +1,10 @@
-/**
- * `restore`: puts a backup in the store's place, on the machine it was made on or on another one.
- *
- *   restore(options: RestoreOptions): Promise<RestoreResult>
- *
- * The backup is verified whole before anything is touched, and its copy again before the service is stopped. The
- * replaced store stays under a name that says when, unless told otherwise. Clients that are revoked in the present
- * store stay revoked; permissions that would widen are listed and asked about.
- */
-import { rename } from "node:fs/promises";
 import { dirname } from "node:path";
 import { revoked } from "../client/client.js";
 import { printable, printableClient } from "../client/printable.js";
 import { realPath } from "../config/paths.js";
-import { StoreError, systemError } from "../errors.js";
+import { StoreError } from "../errors.js";
 import { copyFile } from "../files/copy.js";
-import { syncFolder } from "../files/durable.js";
+import { moveFile, syncFolder } from "../files/durable.js";
 import { lookAt } from "../files/look.js";
 import { describeSource, formatSource, isKept } from "../keys/source.js";
 import { type KnownService, knowService, type ServiceReport } from "../operation/absence.js";
@@ -319,11 +309,7 @@ async function setStraysAside(storePath: string, reporter: Reporter): Promise<vo
   const name = await freeName(storePath);
   for (const suffix of sidecars) {
     if (!(await lookAt(storePath + suffix))) continue;
-    try {
-      await rename(storePath + suffix, name + suffix);
-    } catch (error) {
-      throw systemError(error, `cannot move ${storePath}${suffix}`);
-    }
+    await moveFile(storePath + suffix, name + suffix);
     reporter.notice(
       `${storePath}${suffix} belongs to a store that is not there any more; it is now ${name}${suffix}`,
     );

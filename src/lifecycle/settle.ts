@@ -11,7 +11,7 @@ import { endAbsence, refuseHolders, stopIfUp, stoppedService } from "../operatio
 import { isJournalLeft, Journal, journalPath } from "../operation/journal.js";
 import { acquireLock, type OperationLock } from "../operation/lock.js";
 import type { Reporter } from "../operation/reporter.js";
-import { type Settled, tidyUp } from "../operation/settled.js";
+import type { Settled } from "../operation/settled.js";
 import type { Service } from "../service/service.js";
 import { Swap, type SwapOperation, swapOperations } from "./swap-state.js";
 import { settleTake, takeOperations } from "./take.js";
@@ -27,20 +27,17 @@ const passingMs = 2_000;
  * Runs an operation under the store's lock, with nothing left of earlier ones.
  *
  * @param options.makeFolder for an operation that puts a store where there is none: its folder is made.
- * @param options.untidy for one that has no journal of its own: what cannot be tidied up now is said, and kept for the next.
  * @throws StoreError `inUse` if another operation is at work, what settling throws, and what `body` throws.
  */
 export async function withOperation<Result>(
   storePath: string,
   reporter: Pick<Reporter, "notice">,
   body: (lock: OperationLock) => Promise<Result>,
-  options: { makeFolder?: boolean; untidy?: boolean } = {},
+  options: { makeFolder?: boolean } = {},
 ): Promise<Result> {
   if (options.makeFolder) await makeFolder(dirname(storePath));
   await using lock = await lockFor(storePath);
-  if (options.untidy)
-    for (const sentence of sentencesOf(await settle(lock))) reporter.notice(sentence);
-  else await settleBefore(lock, reporter);
+  await settleBefore(lock, reporter);
   return await body(lock);
 }
 
@@ -72,8 +69,19 @@ async function lockFor(storePath: string): Promise<OperationLock> {
 }
 
 /**
- * The same for commands that need no lock of their own: settles if anything is left, unless an operation is at work on
- * the store right now, which is then none of theirs.
+ * Settles under the store's lock, and does nothing else.
+ *
+ * @returns what was done, and what could not be tidied up, in sentences.
+ * @throws StoreError `inUse` if an operation is at work; what settling throws.
+ */
+export async function settleOnly(storePath: string): Promise<string[]> {
+  await using lock = await lockFor(storePath);
+  return sentencesOf(await settle(lock));
+}
+
+/**
+ * Settles for commands that need no lock of their own, if anything is left: unless an operation is at work on the store
+ * right now, which is then none of theirs.
  *
  * @returns what was done, and what could not be tidied up, in sentences.
  * @throws StoreError what settling throws.
@@ -147,6 +155,8 @@ function isSwap(operation: string): operation is SwapOperation {
 async function settleSwap(state: Swap, operation: SwapOperation): Promise<Settled> {
   const { storePath, data } = state;
   const { step } = state.journal.entry;
+  // By whoever came before; what is left of it lies elsewhere.
+  if (step === "undone") return { said: [], untidy: await state.tidyUp() };
   const { stopped } = data;
   const said: string[] = [];
   const service = stopped && (await stoppedService(stopped, storePath));
@@ -157,29 +167,19 @@ async function settleSwap(state: Swap, operation: SwapOperation): Promise<Settle
   // Putting the old file back may have been cut off a week ago: a new one that has been written to since stays.
   const reverting =
     step === "reverting" && ((await state.canRevert()) || !(await state.isCommitted()));
-  if (!reverting && (await state.isCommitted())) {
+  if (reverting) {
+    await state.revert(() => stopAny(service, storePath), start);
+    said.push(`put back the store that the interrupted ${operation} had replaced`);
+  } else if (!(await state.isCommitted())) {
+    await state.undo(start);
+    said.push(`undid the interrupted ${operation}: the store is as it was before`);
+  } else {
     if (step !== "cleaning") await finish(state, service, start);
     await state.clean();
-    return { said: [...said, `finished the interrupted ${operation}`] };
+    said.push(`finished the interrupted ${operation}`);
+    return { said };
   }
-  if (reverting) await state.revert(() => stopAny(service, storePath), start);
-  else await state.undo(start);
-  const { untidy } = await tidyBundles(state);
-  if (!untidy) {
-    said.push(
-      reverting
-        ? `put back the store that the interrupted ${operation} had replaced`
-        : `undid the interrupted ${operation}: the store is as it was before`,
-    );
-  }
-  return { said, untidy };
-}
-
-function tidyBundles(state: Swap): Promise<Settled> {
-  return tidyUp(state.journal, async () => {
-    await state.removeBundles();
-    return [];
-  });
+  return { said, untidy: await state.tidyUp() };
 }
 
 /** From the rename on; if the service does not come up on the new file, the old one is put back. */
@@ -190,7 +190,7 @@ async function finish(state: Swap, service: Service | undefined, start: () => Pr
     let runs = true;
     try {
       await state.revert(() => stopAny(service, state.storePath), start);
-      await tidyBundles(state);
+      await state.tidyUp();
     } catch (second) {
       // What keeps server.json from its new passphrase may keep it from the old one, which it still has.
       if (!(second instanceof StoreError) || second.kind !== kind) throw second;

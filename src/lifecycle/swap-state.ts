@@ -4,13 +4,12 @@
  * Whether the new file has taken the store's name is read from the disk: a rename keeps a file's inode, and the journal
  * has the new file's. Everything here may be done twice, since a kill can come after anything.
  */
-import { rename, rm } from "node:fs/promises";
 import { dirname } from "node:path";
 import { removeBundle, removeStagedBundles } from "../bundle/bundle.js";
 import { realPath } from "../config/paths.js";
 import { loadSettings, saveSettings } from "../config/settings.js";
 import { StoreError, systemError, withLine } from "../errors.js";
-import { removeFile, removePartials, syncFolder } from "../files/durable.js";
+import { moveFile, removeFile, removePartials, syncFolder } from "../files/durable.js";
 import { lookAt } from "../files/look.js";
 import { readServerJson } from "../hub/server-json.js";
 import { removePassword, setPassword } from "../hub/server-json-edit.js";
@@ -18,6 +17,7 @@ import { deleteDerivedKeys, getEntry } from "../keys/keyring.js";
 import { parseSource } from "../keys/source.js";
 import { refuseHolders, stoppedSchema } from "../operation/absence.js";
 import type { Journal } from "../operation/journal.js";
+import { tidyUp } from "../operation/settled.js";
 import { reached } from "../operation/step.js";
 import { sidecars } from "../store/sidecars.js";
 import * as z from "../zod.js";
@@ -64,7 +64,7 @@ const swapSteps = [
   "forgotten",
   "reverting", // journaled
   "put-back",
-  "reverted",
+  "undone", // journaled
 ] as const;
 
 export type SwapStep = (typeof swapSteps)[number];
@@ -183,15 +183,12 @@ export class Swap {
     }
   }
 
-  /**
-   * Nothing has replaced the store. `start` starts the service, as soon as the store is where it was. `removeBundles` and
-   * the journal's removal are to follow.
-   */
+  /** Nothing has replaced the store. `start` starts the service, as soon as the store is where it was. `tidyUp` is to follow. */
   async undo(start: () => Promise<void>): Promise<void> {
     const { aside, staged, keyring } = this.data;
     if (aside !== null) {
       const there = await lookAt(aside);
-      if (there && there.ino === (await lookAt(this.storePath))?.ino) await rm(aside);
+      if (there && there.ino === (await lookAt(this.storePath))?.ino) await removeFile(aside);
       try {
         await this.#moveBack(aside);
       } catch (error) {
@@ -203,23 +200,27 @@ export class Swap {
     await start();
     await removeDatabase(staged);
     if (keyring) await putKeyringBack(this.storePath, keyring, false);
-    await this.#forgetService();
+    await this.#undone();
   }
 
-  /** After `undo` and `revert`: what lies elsewhere and belongs to the file that is not the store. The journal goes last. */
-  async removeBundles(): Promise<void> {
-    const { bundle, replaced_bundle: replacedBundle } = this.data;
-    if (bundle) await undoBundle(bundle);
-    if (replacedBundle) await undoBundle(replacedBundle);
-    await this.#removeTrials();
+  /** What is left then lies elsewhere, and whether the service runs is its owner's affair again. */
+  async #undone(): Promise<void> {
+    // A full disk does not matter here: settling would do the same once more.
+    await this.write("undone", { stopped: undefined }).catch(() => undefined);
   }
 
-  /** It runs again: from now on it is its owner's whether it does. */
-  async #forgetService(): Promise<void> {
-    if (!this.data.stopped) return;
-    this.data = { ...this.data, stopped: undefined };
-    // To settling the same, but that it starts the service once more.
-    await this.journal.write(this.journal.entry.step, this.data).catch(() => undefined);
+  /**
+   * After `undo` and `revert`: removes the bundles of the file that is not the store, and the journal.
+   *
+   * @returns why it could not.
+   */
+  tidyUp(): Promise<StoreError | undefined> {
+    return tidyUp(this.journal, async () => {
+      const { bundle, replaced_bundle: replacedBundle } = this.data;
+      if (bundle) await undoBundle(bundle);
+      if (replacedBundle) await undoBundle(replacedBundle);
+      await this.#removeTrials();
+    });
   }
 
   /**
@@ -240,7 +241,7 @@ export class Swap {
 
   /**
    * Puts the old file back in the new one's place. `stop` stops the service before, `start` starts it after; what was
-   * put back already is in use. `removeBundles` and the journal's removal are to follow.
+   * put back already is in use. `tidyUp` is to follow.
    *
    * @param evenIfWritten whether what was written to the new file meanwhile may go with it.
    * @throws StoreError `inUse` if it may not, and something was, or if somebody has the new file open: the service is
@@ -264,8 +265,8 @@ export class Swap {
     }
     if (aside !== null) {
       if (await lookAt(aside)) {
-        for (const suffix of sidecars) await rm(this.storePath + suffix, { force: true });
-        await rename(aside, this.storePath);
+        for (const suffix of sidecars) await removeFile(this.storePath + suffix);
+        await moveFile(aside, this.storePath);
       }
       await this.#moveBack(aside);
     }
@@ -280,8 +281,7 @@ export class Swap {
     }
     await start();
     if (failure !== undefined) throw failure;
-    await this.#forgetService();
-    this.reached("reverted");
+    await this.#undone();
   }
 
   /** Stopping a service can take minutes, in which it, or a command, goes on writing to the new file. */
@@ -289,7 +289,9 @@ export class Swap {
     if (!(await this.isCommitted())) return;
     await refuseHolders(this.storePath);
     if (evenIfWritten || (await this.canRevert())) return;
-    throw new StoreError("inUse", `${this.storePath} was written to meanwhile, so it stays`);
+    throw new StoreError("inUse", `${this.storePath} was written to meanwhile, so it stays`, {
+      hint: `see that the hub runs; the store that it replaced is ${this.data.aside}`,
+    });
   }
 
   async #isPutBack(): Promise<boolean> {
@@ -316,7 +318,7 @@ export class Swap {
     }
     for (const suffix of ["", ...[...sidecars].reverse()]) {
       if (!(await lookAt(aside + suffix)) || (await lookAt(this.storePath + suffix))) continue;
-      await rename(aside + suffix, this.storePath + suffix);
+      await moveFile(aside + suffix, this.storePath + suffix);
     }
     await syncFolder(dirname(this.storePath));
   }

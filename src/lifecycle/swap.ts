@@ -390,9 +390,8 @@ class SwapWork {
         await this.#held?.putBack().catch(() => undefined);
         this.#held = undefined;
         await state.undo(start);
-        await state.removeBundles();
-        await state.journal.remove();
-        return error;
+        const untidy = await state.tidyUp();
+        return untidy ? afterwards(error, untidy.message, untidy.hint) : error;
       }
       await this.letGo();
       const { aside } = state.data;
@@ -403,9 +402,9 @@ class SwapWork {
           if (this.#absence) await stopIfUp(service, state.storePath);
         };
         await state.revert(stop, start, restored);
-        await state.removeBundles();
-        await state.journal.remove();
-        return afterwards(error, "the store that it replaced was put back");
+        const untidy = await state.tidyUp();
+        const putBack = "the store that it replaced was put back";
+        return afterwards(error, untidy ? `${putBack}; ${untidy.message}` : putBack, untidy?.hint);
       }
       await start();
       return afterwards(

@@ -93,8 +93,7 @@ export async function take(request: TakeRequest): Promise<Bundle | undefined> {
     step("taking");
   } catch (error) {
     await undo(storePath, data);
-    await removeBundle(data);
-    await journal.remove();
+    await tidyUp(journal, () => removeBundle(data));
     throw error;
   }
   await finish(storePath, data, journal);
@@ -110,10 +109,8 @@ export async function settleTake(journal: Journal, storePath: string): Promise<S
     return { said: [`finished the interrupted ${operation}: the passphrase is in the keyring`] };
   }
   await undo(storePath, data);
-  return tidyUp(journal, async () => {
-    await removeBundle(data);
-    return [`undid the interrupted ${operation}`];
-  });
+  const untidy = await tidyUp(journal, () => removeBundle(data));
+  return { said: untidy ? [] : [`undid the interrupted ${operation}`], untidy };
 }
 
 async function finish(storePath: string, data: TakeJournal, journal: Journal): Promise<void> {

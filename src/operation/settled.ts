@@ -13,23 +13,31 @@ export interface Settled {
   readonly untidy?: StoreError | undefined;
 }
 
-/** Does the last of the settling, which the store and its service can do without, and removes the journal. */
+/**
+ * Does the last of the settling, which the store and its service can do without, and removes the journal.
+ *
+ * @returns why it could not: the journal is there for the next try.
+ */
 export async function tidyUp(
   journal: Journal,
-  work: () => Promise<readonly string[]>,
-): Promise<Settled> {
+  work: () => Promise<unknown>,
+): Promise<StoreError | undefined> {
   try {
-    const said = await work();
+    await work();
     await journal.remove();
-    return { said };
+    return undefined;
   } catch (error) {
     const { kind, message, hint } = systemError(error, "something could not be removed");
-    const otherwise = `the next command tries again; if that is gone for good, remove ${journal.path}`;
-    const untidy = new StoreError(
+    return new StoreError(
       kind,
       `the store is in order, but an interrupted ${journal.entry.operation} left something that cannot be tidied up now: ${message}`,
-      { hint: withLine(hint, otherwise), cause: error },
+      {
+        hint: withLine(
+          hint,
+          `the next command tries again; if that is gone for good, remove ${journal.path}`,
+        ),
+        cause: error,
+      },
     );
-    return { said: [], untidy };
   }
 }

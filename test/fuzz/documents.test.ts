@@ -229,7 +229,7 @@ campaign("a journal is settled or refused, and the store is not touched by what 
         started_at: json("2026-11-24T18:50:00.000Z"),
         pid: json(4711),
         step: jsonOf(
-          fc.constantFrom("beginning", "staging", "committing", "cleaning", "reverting"),
+          fc.constantFrom("beginning", "staging", "committing", "cleaning", "reverting", "undone"),
         ),
         data: journalData,
       },

@@ -3,6 +3,7 @@ import { chownSync, existsSync, mkdtempSync, writeFileSync } from "node:fs";
 import { readFile, rm } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
+import { setTimeout as delay } from "node:timers/promises";
 import { expect, onTestFinished, test, vi } from "vitest";
 import { Absence, endAbsence } from "../../src/operation/absence.js";
 import { holdersOf } from "../../src/service/holders.js";
@@ -68,11 +69,13 @@ test("a hub with commands of its own, which its timer started meanwhile, is not 
 });
 
 test("nor does its timer start it, once it was started here", async () => {
-  const { absence, startsOf } = await hub();
-  await absence.arm(60_000, ["/bin/false"]);
+  const { absence, service, startsOf } = await hub();
+  const soonMs = 4_000;
+  await absence.arm(soonMs - service.stopTimeoutMs, ["/bin/false"]);
   await absence.stop();
   const started = await absence.start();
   expect(absence.lastedMs(started)).toBeGreaterThan(0);
   expect(await absence.disarm()).toBe(false);
+  await delay(soonMs + 500);
   expect(await startsOf()).toBe(2);
 });
