@@ -89,7 +89,8 @@ describe("the text of a unit", () => {
   test("carries any word to the hub as it is", async () => {
     const name = `${uniqueName()}.service`;
     const words = ["a b", "100%i", "$HOME", "$" + "{HOME}", '"', "'", "\\n", ";", "é", ""];
-    const script = `require("fs").writeFileSync("${folder}/words", JSON.stringify(process.argv.slice(1)))`;
+    // Under its name when it is whole: it is read as soon as it is there.
+    const script = `const fs = require("fs"); fs.writeFileSync("${folder}/new", JSON.stringify(process.argv.slice(1))); fs.renameSync("${folder}/new", "${folder}/words")`;
     const run = [process.execPath, "-e", script];
     await writeUnits({ [name]: renderUnit({ kind: "user", run, hub: words }) });
     await systemctl("start", name);
