@@ -1,11 +1,10 @@
-/** What this program makes is its user's alone; what the hub makes is the hub's own affair. */
+/** What this process knows and makes stays its user's own. */
 import { writeFileSync } from "node:fs";
-
-let inherited: number | undefined;
+import { makePrivateUmask } from "../files/umask.js";
 
 /** From now on nobody else may use what is made, and no passphrase gets out of this process by a signal or a crash. */
 export function makePrivate(): void {
-  inherited = process.umask(0o077);
+  makePrivateUmask();
   // Node's answer to this signal is to let everybody on this machine debug the process, through a port.
   process.on("SIGUSR1", () => undefined);
   leaveNoMemoryInCoreDumps();
@@ -22,9 +21,4 @@ function leaveNoMemoryInCoreDumps(): void {
   } catch {
     // No /proc, or a kernel without core dumps. What is left to do is said in SECURITY.md.
   }
-}
-
-/** As it was when this program was started: for the hub, which takes this process's mask. */
-export function restoreUmask(): void {
-  if (inherited !== undefined) process.umask(inherited);
 }

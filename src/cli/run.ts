@@ -1,11 +1,11 @@
 import type { Command } from "commander";
 import { expandPath } from "../config/paths.js";
 import { StoreError } from "../errors.js";
+import { restoreUmask } from "../files/umask.js";
 import type { HubOptions } from "../hub/run.js";
 import { formatSource, parseSource } from "../keys/source.js";
 import { addGlobalOptions, type Context, contextOf, ownCommand } from "./context.js";
 import { settleFirst } from "./open.js";
-import { restoreUmask } from "./privacy.js";
 
 interface RunOptions {
   privateConfig?: boolean;

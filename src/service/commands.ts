@@ -6,6 +6,7 @@
  */
 import { setTimeout as delay } from "node:timers/promises";
 import { StoreError } from "../errors.js";
+import { underInheritedUmask } from "../files/umask.js";
 import { holdersOf, nameHolders } from "./holders.js";
 import { type Outcome, run } from "./run.js";
 import type { RestartTimer, Service, ServiceState, Started } from "./service.js";
@@ -89,7 +90,7 @@ export class CommandService implements Service {
 }
 
 function shell(command: string, timeoutMs: number): Promise<Outcome> {
-  return run("/bin/sh", ["-c", command], { timeoutMs, output: false });
+  return run("/bin/sh", ["-c", underInheritedUmask(command)], { timeoutMs, output: false });
 }
 
 function commandError(which: "stop" | "start", { code, failure }: Outcome): StoreError {

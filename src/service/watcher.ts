@@ -13,6 +13,7 @@
 import { type ChildProcess, spawn } from "node:child_process";
 import { once } from "node:events";
 import { StoreError } from "../errors.js";
+import { underInheritedUmask } from "../files/umask.js";
 import { shellQuote } from "./run.js";
 import { type RestartTimer, settleLimitSeconds } from "./service.js";
 
@@ -38,7 +39,7 @@ export interface WatcherOptions {
  * @throws StoreError `service` if it does not come up.
  */
 export async function armWatcher(options: WatcherOptions): Promise<RestartTimer> {
-  const child = spawn("/bin/sh", ["-c", program(options)], {
+  const child = spawn("/bin/sh", ["-c", underInheritedUmask(program(options))], {
     detached: true,
     stdio: ["pipe", "pipe", "ignore"],
   });
