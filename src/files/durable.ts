@@ -73,7 +73,7 @@ export async function createFile(
   try {
     file = await open(path, newFile, mode);
   } catch (error) {
-    if (hasCode(error, "EEXIST")) throw new StoreError("refused", `${path} exists already`);
+    if (hasCode(error, "EEXIST")) throw taken(path);
     throw systemError(error, `cannot create ${path}`);
   }
   try {
@@ -100,7 +100,7 @@ export async function claimName(staged: string, final: string): Promise<void> {
     await link(staged, final);
     await rm(staged);
   } catch (error) {
-    if (hasCode(error, "EEXIST")) throw new StoreError("refused", `${final} exists already`);
+    if (hasCode(error, "EEXIST")) throw taken(final);
     if (!hasCode(error, "EPERM", "ENOTSUP", "ENOSYS", "EMLINK")) {
       throw systemError(error, `cannot name ${final}`);
     }
@@ -114,6 +114,12 @@ export async function claimName(staged: string, final: string): Promise<void> {
 /** Removes what could not be finished. That it could not be is what is wrong, and is reported, not this. */
 async function discard(path: string): Promise<void> {
   await rm(path, { force: true }).catch(() => undefined);
+}
+
+function taken(path: string): StoreError {
+  return new StoreError("refused", `${path} exists already`, {
+    hint: "name another file, or move that one away",
+  });
 }
 
 /** Removes a file that may be gone already. @throws StoreError `io`. */

@@ -62,6 +62,8 @@ export async function adopt(options: AdoptOptions): Promise<AdoptResult> {
   }
   const { connection, key, keyId } = await openEncrypted(storePath, passphrase, {
     mode: "readwrite",
+  }).catch((error: unknown) => {
+    throw withRightOne(error, options.passphrase === undefined ? inServerJson?.path : undefined);
   });
   try {
     await checkSchema(connection);
@@ -107,6 +109,16 @@ export async function adopt(options: AdoptOptions): Promise<AdoptResult> {
     },
     bundle: bundleReport({ bundle }),
   };
+}
+
+/** @param serverJson where the passphrase that does not open the store was read, if it was there. */
+function withRightOne(error: unknown, serverJson: string | undefined): unknown {
+  if (!(error instanceof StoreError) || error.kind !== "wrongPassphrase") return error;
+  const right = "give the one that opens it: --passphrase-file FILE";
+  return new StoreError(error.kind, error.message, {
+    hint: serverJson === undefined ? right : `the password in ${serverJson} does not: ${right}`,
+    cause: error,
+  });
 }
 
 async function refuseOther(storePath: string): Promise<void> {

@@ -21,7 +21,10 @@ test("clients go out and come back: CSV or JSON by the path, secrets only when a
   ]);
   expect((await stat(path)).mode & 0o777).toBe(0o600);
   const over = await machine.run(["export-clients", "--path", path]);
-  expect([over.code, over.stderr]).toEqual([17, expect.stringContaining("exists already")]);
+  expect([over.code, over.stderr]).toEqual([
+    17,
+    expect.stringMatching(/exists already\n\s*name another file, or move that one away/),
+  ]);
 
   const refused = await machine.json("import-clients", path);
   expect([refused.code, refused.document.import]).toEqual([

@@ -69,7 +69,9 @@ test("a hub that would be locked out by that is a refusal", async () => {
 
 test("a password that does not open the store is not taken; one that is given is", async () => {
   const { world } = await upstream("another one");
-  expect((await world.run("adopt", world.withoutService)).code).toBe(12);
+  const wrong = await world.run("adopt", world.withoutService);
+  expect(wrong.code).toBe(12);
+  expect(wrong.error?.hint).toMatch(/^the password in \S+ does not: .*--passphrase-file FILE$/);
   expect(await world.slots()).toEqual({});
   const given = { ...world.withoutService, passphrase: password };
   const { adopted } = resultOf(await world.run<AdoptResult>("adopt", given));
