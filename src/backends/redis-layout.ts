@@ -185,7 +185,7 @@ export function insertCall(layout: RedisLayout, writes: readonly Write[]): Call 
   return { keys, args };
 }
 
-/** The same of the script below. */
+/** Keys and arguments of a record, of `changeIndexed`. */
 const keysAChange = 8;
 const argumentsAChange = 7;
 

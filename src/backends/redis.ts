@@ -474,7 +474,7 @@ function isRecord(text: string | null | undefined): text is string {
   return text !== null && text !== undefined && text !== "" && text !== creationMarker;
 }
 
-/** The Python plugin cannot write to Redis a client whose name is None, so nor could it change or revoke one. */
+/** The Python plugin cannot write to Redis a client whose name is None, and so could not change or revoke it. */
 function withName(client: Client): Client {
   return client.name === null ? { ...client, name: "" } : client;
 }

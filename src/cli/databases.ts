@@ -47,8 +47,8 @@ export function addDatabaseCommands(program: Command): void {
         "after",
         `
 Settings are those of the hub's server.json; an option wins over what stands
-there. Stop the hub first. A migration that was interrupted is gone on with by
-the same command.
+there. Stop the hub first. The same command continues a migration that was
+interrupted.
 
 Examples:
   hivemind-sqlcipher migrate --from hivemind-json-db-plugin --to hivemind-sqlcipher-db-plugin --switch

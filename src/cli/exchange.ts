@@ -178,7 +178,7 @@ function accessLines({ defaulted, emptyLists }: Plan, widened: readonly Widened[
   const lines: string[] = [];
   if (defaulted > 0) {
     lines.push(
-      `The file does not say what ${counted(defaulted, "new client")} may do: what add-client gives.`,
+      `The file does not say what ${counted(defaulted, "new client")} may do: they get what add-client gives.`,
     );
   }
   if (emptyLists > 0) {

@@ -44,7 +44,7 @@ export function defaultSettingsPath(environment: Environment = process.env): str
 }
 
 /**
- * Stands a leading `~/` for the home folder, as in a shell, and makes the path absolute.
+ * Replaces a leading `~/` by the home folder, as a shell does, and makes the path absolute.
  *
  * @throws StoreError `usage` for an empty one, which would be the folder one works in.
  */

@@ -1,7 +1,4 @@
-/**
- * Reading a file that holds a secret: a passphrase, a key. And what a file must be like that this program does the bidding
- * of.
- */
+/** Reading a file that holds a secret: a passphrase, a key. And which files this program obeys. */
 import { constants, type Stats } from "node:fs";
 import { lstat, open } from "node:fs/promises";
 import { type ErrorKind, hasCode, StoreError, systemError } from "../errors.js";

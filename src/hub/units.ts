@@ -134,7 +134,7 @@ WantedBy=${where.target}
 `;
 }
 
-/** The words of a command, for ExecStart= and its like. systemd stands values for `$` in them, but not in other settings. */
+/** The words of a command, for ExecStart= and its like. systemd expands `$` in them, but not in other settings. */
 export function execLine(...words: string[]): string {
   return words.map((word) => quoted(word).replaceAll("$", "$$$$")).join(" ");
 }

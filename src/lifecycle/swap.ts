@@ -11,15 +11,13 @@
  * still has its second name, is put back.
  */
 import { randomBytes } from "node:crypto";
-import { type BigIntStats, constants } from "node:fs";
-import { link, open, rename, rm } from "node:fs/promises";
+import { link, rename, rm } from "node:fs/promises";
 import { basename, dirname, join } from "node:path";
 import { type Bundle, bundleName, writeBundle } from "../bundle/bundle.js";
 import { realPath } from "../config/paths.js";
 import { type ErrorKind, hasCode, StoreError, systemError, withLine } from "../errors.js";
-import { hasAccessList } from "../files/access.js";
 import { syncFile } from "../files/copy.js";
-import { notOurs, stagedName, syncFolder, tryReplacing } from "../files/durable.js";
+import { stagedName, syncFolder, tryReplacing } from "../files/durable.js";
 import { lookAt } from "../files/look.js";
 import { requireRoom } from "../files/room.js";
 import { passwordIn, readServerJson } from "../hub/server-json.js";
@@ -37,6 +35,7 @@ import type { OperationLock } from "../operation/lock.js";
 import type { Reporter } from "../operation/reporter.js";
 import { keyIdOf, type StoreKey } from "../store/cipher.js";
 import { sidecars } from "../store/sidecars.js";
+import { carryOwner, refuseUncarried } from "./ownership.js";
 import {
   type KeyringPlan,
   keepCurrent,
@@ -206,7 +205,7 @@ class SwapWork {
     if (keyring?.pending && passphrase !== undefined) await keepPending(storePath, passphrase);
     this.#state.reached("pending-kept");
     const key = await stage(data.staged);
-    await this.#keepOwner();
+    await carryOwner(storePath, data.staged);
     this.#state.reached("staged");
     let bundle: Bundle | undefined;
     if (plan && key && passphrase !== undefined) {
@@ -241,42 +240,6 @@ class SwapWork {
     this.#request.reporter.notice(
       `the password that ${serverJson.path} has now is kept in the keyring, as a previous one`,
     );
-  }
-
-  /**
-   * Gives the new file the old one's owner, group and mode, or refuses while nothing has happened yet. Where there was
-   * none, and root puts one into another user's folder, it is for that user.
-   */
-  async #keepOwner(): Promise<void> {
-    const { storePath, data } = this.#state;
-    const before = await lookAt(storePath);
-    const isRoot = process.geteuid?.() === 0;
-    const owner = before ?? (isRoot ? await lookAt(dirname(storePath)) : undefined);
-    if (!owner) return;
-    try {
-      // Through a descriptor: whoever owns the folder could put a link in the file's place meanwhile.
-      await using file = await open(data.staged, constants.O_RDONLY | constants.O_NOFOLLOW);
-      const { uid, gid, nlink } = await file.stat({ bigint: true });
-      if (nlink !== 1n) throw notOurs(data.staged);
-      if (owner.uid !== uid || (before && owner.gid !== gid)) {
-        await file.chown(Number(owner.uid), Number(owner.gid));
-      }
-      if (before) await file.chmod(Number(before.mode & 0o7777n));
-    } catch (error) {
-      if (!hasCode(error, "EPERM")) throw systemError(error, `cannot prepare ${data.staged}`);
-      throw new StoreError(
-        "refused",
-        `${storePath} belongs to user ${owner.uid} and group ${owner.gid}, and a new file could not`,
-        { hint: "run this as that user, who must be in that group, or as root", cause: error },
-      );
-    }
-    if (before && (await hasAccessList(data.staged, before))) {
-      throw new StoreError(
-        "refused",
-        `${dirname(storePath)} gives every new file an access control list, and the store has none`,
-        { hint: `setfacl -k '${dirname(storePath)}' takes that from the folder` },
-      );
-    }
   }
 
   async stop(): Promise<void> {
@@ -499,30 +462,4 @@ async function knowServerJson(request: SwapRequest): Promise<SwapJournal["server
     passphrase,
   );
   return { ...serverJson, ...(previous !== undefined && { previous }) };
-}
-
-/**
- * What a new file would not have.
- *
- * @throws StoreError `refused` for an access control list, and for a second name, which would go on naming the old file.
- */
-async function refuseUncarried(path: string, before: BigIntStats): Promise<void> {
-  if (await hasAccessList(path, before)) {
-    throw new StoreError(
-      "refused",
-      `${path} has an access control list, which a new file would not have`,
-      {
-        hint: `getfacl '${path}' shows it; setfacl -b '${path}' takes it off: see then that its mode is right, and give it anew afterwards`,
-      },
-    );
-  }
-  if (before.nlink > 1n) {
-    throw new StoreError(
-      "refused",
-      `${path} has another name (a hard link), under which the old file would stay`,
-      {
-        hint: `find its other names: find FOLDER -samefile '${path}'; remove those, or use a symbolic link`,
-      },
-    );
-  }
 }

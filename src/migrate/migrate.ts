@@ -5,7 +5,7 @@
  * stands in the way, before anything is written; to copy; to compare. A note of what was begun is kept until the
  * comparison is through, so that the same command, after whatever ended the first, goes on in a target that is no longer
  * empty: what is there already is left as it is. Where it differs by more than the time a client was last heard of,
- * somebody has changed it since, and nothing is gone on with.
+ * somebody has changed it since, and the migration stops.
  *
  * Ids keep their places. Those that nobody has, below the highest, are filled with revoked rows: hubs count records to
  * find the next id, and would overwrite a client where there is a gap. Who is revoked in the target stays so.
@@ -56,7 +56,7 @@ export interface Migration {
   readonly filled_gaps: number;
   /** Ids that are revoked in the target, and stay so, though the source admits them. */
   readonly kept_revoked: readonly number[];
-  /** Whether an interrupted migration was gone on with. */
+  /** Whether an interrupted migration was resumed. */
   readonly resumed: boolean;
   readonly dry_run: boolean;
   /** Whether every record was read back and compared. */
@@ -421,7 +421,7 @@ function twice(name: string, id: number): StoreError {
   });
 }
 
-/** @param note of the migration that is gone on with, into a target that was empty when it began. */
+/** @param note of the migration that is resumed, into a target that was empty when it began. */
 function conflicting(ids: readonly number[], note: MigrationNote | undefined): StoreError {
   if (note === undefined) {
     return new StoreError(

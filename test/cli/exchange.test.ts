@@ -59,7 +59,7 @@ test("a hub's CSV: tried dry, refused by line, confirmed, imported", async () =>
   expect([dry.code, dry.stderr, dry.stdout]).toEqual([
     0,
     "",
-    "Would be imported: 2 added (2 with what a new client may do), 2 ids in between filled with revoked rows\nThe file does not say what 2 new clients may do: what add-client gives.\n",
+    "Would be imported: 2 added (2 with what a new client may do), 2 ids in between filled with revoked rows\nThe file does not say what 2 new clients may do: they get what add-client gives.\n",
   ]);
   const unasked = await machine.run(["import-clients", path]);
   expect([unasked.code, unasked.stderr]).toEqual([2, expect.stringContaining("--yes")]);

@@ -67,6 +67,24 @@ test("a passphrase of one's own is taken from a file; --keep-previous keeps the 
   expect(same.code).toBe(17);
 });
 
+test("a store whose old file was put back by hand is rotated to the passphrase that the keyring has already", async () => {
+  const world = await World.of(fixture);
+  const file = await passphraseFile(world, "a phrase of my own");
+  const options = { ...world.withoutService, passphraseFile: file, keepPrevious: true };
+  const old = await readFile(world.path);
+  resultOf(await world.run("rotate", options));
+  const slots = await world.slots();
+  await writeFile(world.path, old);
+  const before = await world.rows();
+  const { rotated } = resultOf(await world.run<RotateResult>("rotate", options));
+  expect(await world.slots()).toEqual(slots);
+  expect(await world.rows()).toEqual(before);
+  const passphrase = "a phrase of my own";
+  const opened = await openEncrypted(world.path, passphrase, { mode: "readonly" });
+  await opened.connection.close();
+  expect(opened.keyId).toBe(rotated.key_id);
+});
+
 test("format 3 stays format 3", async () => {
   const world = await World.of("sqlcipher3-schema2.db");
   const before = await world.rows();
