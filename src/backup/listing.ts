@@ -35,6 +35,8 @@ export interface ListedBackup {
   readonly key_id: string;
   readonly schema_version: number;
   readonly method: Manifest["method"];
+  /** The machine that it was made on. */
+  readonly hostname: string;
   /** Whether the file is there, with the size that the manifest says. */
   readonly present: boolean;
   /** Whether the manifest is as it was made; null if nothing that is kept here can tell. */
@@ -97,7 +99,7 @@ export async function listBackups(options: ListingOptions): Promise<Listing> {
   // The manifest of a file that is gone can be checked with a key from another.
   found.sort((a, b) => Number(b.present) - Number(a.present));
   for (const { manifest, path, present } of found) {
-    const { created_at, size, clients, key_id, schema_version, method } = manifest;
+    const { created_at, size, clients, key_id, schema_version, method, hostname } = manifest;
     if (!bundles.has(key_id)) bundles.set(key_id, await bundleFor(key_id, bundleFolder));
     backups.push({
       path,
@@ -109,6 +111,7 @@ export async function listBackups(options: ListingOptions): Promise<Listing> {
       key_id,
       schema_version,
       method,
+      hostname,
       present,
       mac: await keys.holds(manifest, present ? path : undefined),
       bundle: bundles.get(key_id) ?? null,

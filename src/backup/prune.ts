@@ -8,11 +8,13 @@
 import { readdir } from "node:fs/promises";
 import { basename, dirname, join } from "node:path";
 import { bundleFiles } from "../bundle/bundle.js";
+import { printable } from "../client/printable.js";
 import { StoreError } from "../errors.js";
 import { removeFile, syncFolder } from "../files/durable.js";
 import { lookAt } from "../files/look.js";
 import { listEntries } from "../keys/keyring.js";
 import { interruption, orInterrupted, throwIfInterrupted } from "../operation/interrupt.js";
+import type { Reporter } from "../operation/reporter.js";
 import { identify } from "../store/cipher.js";
 import { type ListedBackup, type ListingOptions, listBackups, type Unlisted } from "./listing.js";
 import { removeBackup } from "./remove.js";
@@ -28,6 +30,8 @@ export interface PruneOptions extends ListingOptions {
   readonly bundles: boolean;
   /** Say what would be done, and do nothing. */
   readonly dryRun: boolean;
+  /** Is asked before backups of several machines are counted together. */
+  readonly reporter: Reporter;
   /** Interrupts it: what is removed by then is removed whole. */
   readonly signal?: AbortSignal | undefined;
 }
@@ -51,12 +55,13 @@ export interface PruneResult {
 /**
  * Applies a policy to the backups of a store.
  *
- * @throws StoreError `usage` for a policy that keeps nothing; `notFound` if there is no such folder;
+ * @throws StoreError `usage` for a policy that keeps nothing, or if there is nobody to ask; `refused` if the answer is no;
+ *   `notFound` if there is no such folder;
  *   `passphraseUnavailable` if no manifest can be checked; `corrupted` if no backup verifies, and then nothing has
  *   been removed; `io`; `interrupted`.
  */
 export async function prune(options: PruneOptions): Promise<PruneResult> {
-  const { keep, bundles, bundleFolder, dryRun, signal } = options;
+  const { keep, bundles, bundleFolder, dryRun, reporter, signal } = options;
   if (!keepsSomething(keep)) {
     throw new StoreError("usage", "how many backups should be kept?", {
       hint: 'Say so by --keep-last, --keep-daily, --keep-weekly or --keep-monthly, or by "keep" in the settings.',
@@ -75,7 +80,10 @@ export async function prune(options: PruneOptions): Promise<PruneResult> {
   const stale: ListedBackup[] = [];
   for (const orphan of orphans) if (!(await lookAt(orphan.path))) stale.push(orphan);
 
-  if (removable.length > 0) refuseFromTheFuture(counted);
+  if (removable.length > 0) {
+    refuseFromTheFuture(counted);
+    await askAboutMachines(counted, dryRun, reporter);
+  }
 
   const staying = kept.map(({ backup, rules }) => ({ backup, rules }));
   let verified: string | null = null;
@@ -130,6 +138,22 @@ function refuseFromTheFuture(backups: readonly ListedBackup[]): void {
     `${ahead.path} was made at ${ahead.created_at}, which is still to come: a clock was wrong, then or now, and none was removed`,
     { hint: "see what date says; if it is right now, move that backup and its manifest elsewhere" },
   );
+}
+
+/**
+ * A hub that has moved goes on with the backups of its old machine. A copy of the store on a test machine, under the
+ * same passphrase, has backups of its own: counted together, its many would crowd out the hub's.
+ */
+async function askAboutMachines(
+  backups: readonly ListedBackup[],
+  dryRun: boolean,
+  reporter: Reporter,
+): Promise<void> {
+  const machines = [...new Set(backups.map(({ hostname }) => hostname))];
+  if (machines.length < 2) return;
+  const said = `These backups were made on ${machines.length} machines, and are counted together: ${printable(machines.join(", "))}.`;
+  if (dryRun) reporter.notice(said);
+  else await reporter.confirm(`${said}\nAre they all of one store?`);
 }
 
 /**

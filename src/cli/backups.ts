@@ -157,6 +157,7 @@ async function runPrune(
       },
       bundles: options.bundles ?? false,
       dryRun: options.dryRun ?? false,
+      reporter: context.reporter,
       signal,
     }),
   );

@@ -1,5 +1,5 @@
 import { copyFile, mkdir, mkdtemp, open, readdir, readFile, rm, writeFile } from "node:fs/promises";
-import { tmpdir } from "node:os";
+import { hostname, tmpdir } from "node:os";
 import { basename, join } from "node:path";
 import { afterAll, beforeAll, expect, test } from "vitest";
 import {
@@ -79,7 +79,12 @@ async function withBackup(): Promise<{ folder: string; newest: string }> {
 }
 
 /** The same backup as if it had been made at another time. */
-async function madeAt(newest: string, store: string, at: string): Promise<string> {
+async function madeAt(
+  newest: string,
+  store: string,
+  at: string,
+  other: { hostname?: string } = {},
+): Promise<string> {
   const path = backupPath(join(newest, ".."), store, new Date(at));
   await copyFile(newest, path);
   const { format, version, mac, ...contents } = await readManifest(manifestPath(newest));
@@ -88,9 +93,17 @@ async function madeAt(newest: string, store: string, at: string): Promise<string
     immutable: true,
   });
   await connection.close();
-  const sealed = sealManifest({ ...contents, created_at: at, file: basename(path) }, key);
+  const sealed = sealManifest({ ...contents, created_at: at, file: basename(path), ...other }, key);
   await writeFile(manifestPath(path), formatManifest(sealed));
   return path;
+}
+
+/** What doctor asks about the backups in a folder. */
+function placesWith(backupFolder: string) {
+  return {
+    ...{ storePath: machine.store, settingsPath: "", backupFolder, bundleFolder: undefined },
+    source: { kind: "keyring" } as const,
+  };
 }
 
 async function damage(path: string): Promise<void> {
@@ -229,12 +242,9 @@ test("a backup from the future tells of a wrong clock: which one is the newest i
   expect(refused.stderr).toContain(future);
   expect(await readdir(folder)).toEqual(before);
   // Nor does it hide for years that there is no newer one.
-  const { store: storePath } = machine;
-  const places = {
-    ...{ storePath, settingsPath: "", backupFolder: folder, bundleFolder: undefined },
-    source: { kind: "keyring" } as const,
-  };
-  expect(await checkLastBackup(places)).toMatchObject([{ ok: false, severity: "warning" }]);
+  expect(await checkLastBackup(placesWith(folder))).toMatchObject([
+    { ok: false, severity: "warning" },
+  ]);
 });
 
 test("a kill between a backup and its manifest is finished by the next prune", async () => {
@@ -252,6 +262,33 @@ test("a kill between a backup and its manifest is finished by the next prune", a
   expect((await readdir(folder)).sort()).toEqual(
     [basename(newest), basename(manifestPath(newest))].sort(),
   );
+});
+
+test("backups of several machines are counted together only when somebody says so", async () => {
+  const { folder, newest } = await withBackup();
+  await madeAt(newest, machine.store, "2026-03-01T01:00:00.000Z", { hostname: "attic" });
+  const before = await readdir(folder);
+  const keep = ["prune", folder, "--keep-last", "1"];
+  const asked = await machine.run(keep);
+  expect(asked.code).toBe(2);
+  expect(asked.stderr).toContain(`2 machines, and are counted together: ${hostname()}, attic`);
+  expect(asked.stderr).toContain("--yes");
+  expect((await machine.run([...keep, "--dry-run"])).stderr).toContain("attic");
+  expect(await readdir(folder)).toEqual(before);
+  // Where nothing would go, there is nothing to ask.
+  expect((await machine.run(["prune", folder, "--keep-last", "2"])).code).toBe(0);
+  expect((await machine.run([...keep, "--yes"])).code).toBe(0);
+  expect(await readdir(folder)).toHaveLength(2);
+});
+
+test("doctor says it when the newest backup is another machine's", async () => {
+  const { folder, newest } = await withBackup();
+  await madeAt(newest, machine.store, new Date(Date.now() + 1000).toISOString(), {
+    hostname: "attic",
+  });
+  expect(await checkLastBackup(placesWith(folder))).toMatchObject([
+    { ok: true, detail: expect.stringContaining(" on attic") },
+  ]);
 });
 
 test.each(["SIGINT", "SIGTERM"])(
@@ -289,6 +326,7 @@ test("one that is stopped before anything is removed removes nothing", async () 
     keep: { last: 1 },
     bundles: false,
     dryRun: false,
+    reporter: { notice: () => undefined, detail: () => undefined, confirm: async () => undefined },
     signal: AbortSignal.abort(new StoreError("interrupted", "interrupted by a test")),
   });
   await expect(pruning).rejects.toMatchObject({

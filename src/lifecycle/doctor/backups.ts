@@ -1,8 +1,10 @@
 /** Whether the store could be had back: backups, the bundle, and whether that was ever tried. */
 import { stat } from "node:fs/promises";
+import { hostname } from "node:os";
 import { dirname, join } from "node:path";
 import { type ListedBackup, listBackups } from "../../backup/listing.js";
 import { bundleName, describeBundle, isProven } from "../../bundle/bundle.js";
+import { printable } from "../../client/printable.js";
 import { hasCode, StoreError, systemError } from "../../errors.js";
 import type { PassphraseSource } from "../../keys/source.js";
 import { shellQuote } from "../../service/run.js";
@@ -54,7 +56,8 @@ export async function checkLastBackup(
     return [finding("last-backup", "error", detail, "hivemind-sqlcipher backup")];
   }
   const age = Date.now() - Date.parse(newest.created_at);
-  const detail = `${newest.path}, made ${newest.created_at}`;
+  const elsewhere = newest.hostname === hostname() ? "" : ` on ${printable(newest.hostname)}`;
+  const detail = `${newest.path}, made ${newest.created_at}${elsewhere}`;
   if (age < -clockToleranceMs) {
     return [
       finding(
