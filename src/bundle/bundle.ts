@@ -6,10 +6,8 @@
  * A bundle that cannot be opened is found out too late. So what is written is proven: it is locked to one more
  * identity that exists in memory alone, read back from the disk, opened with that, and the passphrase in it must open
  * the store. (A passphrase bundle can have no second lock; it is opened with its own passphrase.) What was proven is
- * recorded beside the bundle, `….proof.json`, sealed with a key from the store's key: later runs need neither the
- * recovery key nor trust in the folder to know that the bundle there is the one that was proven.
+ * recorded beside the bundle (proof.ts).
  */
-import { createHash, createHmac, timingSafeEqual } from "node:crypto";
 import { readdir, rm } from "node:fs/promises";
 import { basename, dirname, join } from "node:path";
 import {
@@ -23,15 +21,15 @@ import { hasCode, StoreError, systemError } from "../errors.js";
 import { readSmallFile } from "../files/bounded.js";
 import { claimName, createFile, removeFile, replaceFile, stagedName } from "../files/durable.js";
 import { lookAt } from "../files/look.js";
-import { hkdfKey, keyIdOf, openEncrypted, type StoreKey } from "../store/cipher.js";
+import { sha256OfBytes } from "../files/sum.js";
+import { keyIdOf, openEncrypted, type StoreKey } from "../store/cipher.js";
 import * as z from "../zod.js";
 import { howToOpen } from "./how-to-open.js";
+import { proofPath, readProof, sameProof, sealProof } from "./proof.js";
 import { parseIdentities, parseRecipient } from "./recovery-key.js";
 
 const format = "hivemind-sqlcipher-bundle";
 const version = 1;
-const proofFormat = "hivemind-sqlcipher-bundle-proof";
-const proofKeyInfo = "hivemind-sqlcipher bundle proof";
 const armorHeader = "-----BEGIN AGE ENCRYPTED FILE-----";
 /** A bundle has a few kilobytes; whatever is longer is something else. */
 const longestBundle = 1024 * 1024;
@@ -51,19 +49,6 @@ const contentsSchema = z.object({
 
 /** What is inside a bundle. */
 export type BundleContents = z.infer<typeof contentsSchema>;
-
-const proofSchema = z.strictObject({
-  format: z.literal(proofFormat),
-  version: z.literal(version),
-  /** Of the bundle's file, in hex. */
-  sha256: z.string(),
-  /** Sorted; none for a passphrase bundle. */
-  recipients: z.array(z.string()),
-  /** HMAC-SHA256, in hex, of the other fields as JSON with sorted keys and no spaces. */
-  mac: z.string(),
-});
-
-type Proof = z.infer<typeof proofSchema>;
 
 /** A bundle that is known to open the store. */
 export interface Bundle {
@@ -153,7 +138,10 @@ export async function writeBundle(request: BundleRequest): Promise<Bundle> {
     await rm(staged, { force: true });
     throw error;
   }
-  await replaceFile(proofPath(path), `${JSON.stringify(seal(locked, recipients, request.key))}\n`);
+  await replaceFile(
+    proofPath(path),
+    `${JSON.stringify(sealProof(locked, recipients, request.key))}\n`,
+  );
   return { path, keyId, recipients, reused: false };
 }
 
@@ -260,7 +248,7 @@ export async function describeBundle(path: string): Promise<BundleDescription> {
 export async function isProven(path: string, key: StoreKey): Promise<boolean> {
   const { file } = await readLocked(path);
   const proof = await readProof(path);
-  return proof !== undefined && sameProof(proof, seal(file, proof.recipients, key));
+  return proof !== undefined && sameProof(proof, sealProof(file, proof.recipients, key));
 }
 
 /** The same as `describeBundle`, with the bundle itself, without armor. @throws as above. */
@@ -268,7 +256,7 @@ export async function readBundleFile(
   path: string,
 ): Promise<{ bytes: Uint8Array; description: BundleDescription }> {
   const { file, bytes, opensWith } = await readLocked(path);
-  const sha256 = sha256Of(file);
+  const sha256 = sha256OfBytes(file);
   const proof = await readProof(path);
   const description: BundleDescription = {
     path,
@@ -340,7 +328,7 @@ async function holds(path: string, request: BundleRequest, recipients: string[])
       return false;
     throw error;
   }
-  if (!sameProof(proof, seal(file, recipients, request.key))) return false;
+  if (!sameProof(proof, sealProof(file, recipients, request.key))) return false;
   if (request.bundlePassphrase === undefined) return true;
   // Which passphrase locks it is in no record: only trying tells.
   try {
@@ -349,37 +337,6 @@ async function holds(path: string, request: BundleRequest, recipients: string[])
   } catch (error) {
     if (error instanceof StoreError && error.kind !== "io") return false;
     throw error;
-  }
-}
-
-function seal(file: Buffer, recipients: string[], key: StoreKey): Proof {
-  const proven = { format: proofFormat, recipients, sha256: sha256Of(file), version } as const;
-  const mac = createHmac("sha256", hkdfKey(key, proofKeyInfo)).update(JSON.stringify(proven));
-  return { ...proven, mac: mac.digest("hex") };
-}
-
-function sameProof(found: Proof, wanted: Proof): boolean {
-  const mac = Buffer.from(found.mac, "hex");
-  const wantedMac = Buffer.from(wanted.mac, "hex");
-  return (
-    found.sha256 === wanted.sha256 &&
-    found.recipients.join() === wanted.recipients.join() &&
-    mac.length === wantedMac.length &&
-    timingSafeEqual(mac, wantedMac)
-  );
-}
-
-function proofPath(bundlePath: string): string {
-  return `${bundlePath}.proof.json`;
-}
-
-/** A record that is missing or makes no sense proves nothing, which is all there is to say about it. */
-async function readProof(bundlePath: string): Promise<Proof | undefined> {
-  try {
-    const { bytes } = await readSmallFile(proofPath(bundlePath), longestBundle);
-    return proofSchema.safeParse(JSON.parse(bytes.toString("utf8"))).data;
-  } catch {
-    return undefined;
   }
 }
 
@@ -458,8 +415,4 @@ function altered(path: string, cause: unknown): StoreError {
     hint: "take another copy of this bundle",
     cause,
   });
-}
-
-function sha256Of(bytes: Uint8Array): string {
-  return createHash("sha256").update(bytes).digest("hex");
 }

@@ -4,12 +4,12 @@
  *
  * The page is one HTML file that loads nothing and runs nothing, so that what is on the paper is what is in the file.
  */
-import { createHash } from "node:crypto";
 import { stat } from "node:fs/promises";
 import { basename } from "node:path";
 import { armor } from "age-encryption";
 import { encode } from "uqr";
 import { systemError } from "../errors.js";
+import { sha256OfBytes } from "../files/sum.js";
 import type { CipherCompatibility } from "../store/cipher.js";
 import { type BundleContents, type BundleDescription, readBundleFile } from "./bundle.js";
 
@@ -70,7 +70,7 @@ export async function recoverySheet(request: SheetRequest): Promise<string> {
       .map((column) => `<pre>${html(column)}</pre>`)
       .join(
         "",
-      )}</div><p class="sum">SHA-256, with a line end after the last line: <code>${sha256Of(`${text}\n`)}</code></p></section>`,
+      )}</div><p class="sum">SHA-256, with a line end after the last line: <code>${sha256OfBytes(`${text}\n`)}</code></p></section>`,
   ];
   return `<!doctype html>
 <html lang="en">
@@ -179,10 +179,6 @@ async function writtenAt(path: string): Promise<string> {
   } catch (error) {
     throw systemError(error, `cannot look at ${path}`);
   }
-}
-
-function sha256Of(text: string): string {
-  return createHash("sha256").update(text).digest("hex");
 }
 
 function html(text: string): string {

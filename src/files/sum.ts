@@ -1,4 +1,4 @@
-/** A file's checksum. */
+/** Checksums. */
 import { createHash } from "node:crypto";
 import { createReadStream } from "node:fs";
 import { pipeline } from "node:stream/promises";
@@ -17,4 +17,9 @@ export async function sha256Of(path: string): Promise<string> {
     throw systemError(error, `cannot read ${path}`);
   }
   return hash.digest("hex");
+}
+
+/** The sha256 of what is in memory, in hex. Of a text it is that of its UTF-8. */
+export function sha256OfBytes(bytes: Uint8Array | string): string {
+  return createHash("sha256").update(bytes).digest("hex");
 }
