@@ -16,7 +16,7 @@ import type { ClientStore } from "../store/client-store.js";
 import { chooseClient, idNote, noClient, parseId, parseOptionalId } from "./choose-client.js";
 import { addGlobalOptions, type Context, contextOf, repeated } from "./context.js";
 import { openStore } from "./open.js";
-import { asStoreError, errorRecord } from "./output.js";
+import { asStoreError, errorRecord, print } from "./output.js";
 import { standardInput } from "./prompt.js";
 import { type Column, Table } from "./table.js";
 
@@ -190,7 +190,7 @@ async function listClients(context: Context, options: ListOptions): Promise<void
   const record = (client: Client) => (options.showSecrets ? client : withoutSecrets(client));
   if (options.jsonl) {
     for await (const client of shown) {
-      if (!process.stdout.write(`${JSON.stringify(record(client))}\n`)) await drained();
+      await print(`${JSON.stringify(record(client))}\n`);
     }
   } else if (context.output.json) {
     await printDocument(shown, record);
@@ -222,7 +222,7 @@ async function printDocument(
   let separator = '{"clients":[';
   try {
     for await (const client of clients) {
-      if (!process.stdout.write(separator + JSON.stringify(record(client)))) await drained();
+      await print(separator + JSON.stringify(record(client)));
       separator = ",";
     }
   } catch (error) {
@@ -233,10 +233,6 @@ async function printDocument(
     return;
   }
   process.stdout.write(separator === "," ? "]}\n" : '{"clients":[]}\n');
-}
-
-function drained(): Promise<void> {
-  return new Promise((resolve) => process.stdout.once("drain", () => resolve()));
 }
 
 async function printTable(
@@ -272,7 +268,7 @@ async function printTable(
   for await (const client of clients) {
     count += 1;
     if (table) {
-      if (!process.stdout.write(`${await table.row(cells(client))}\n`)) await drained();
+      await print(`${await table.row(cells(client))}\n`);
     } else if (waiting.push(cells(client)) === firstRows) await begin();
   }
   if (!table) await begin();

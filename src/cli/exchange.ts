@@ -9,6 +9,7 @@ import type { Plan } from "../exchange/plan.js";
 import { addGlobalOptions, type Context, contextOf } from "./context.js";
 import { interruptible } from "./interrupt.js";
 import { openStore } from "./open.js";
+import { print } from "./output.js";
 import { Progress } from "./progress.js";
 
 interface ExportCommandOptions {
@@ -108,7 +109,7 @@ async function exportClients(context: Context, options: ExportCommandOptions): P
       },
     });
     if (path === undefined) {
-      for await (const piece of text) await printed(piece);
+      for await (const piece of text) await print(piece);
       return;
     }
     try {
@@ -125,13 +126,6 @@ async function exportClients(context: Context, options: ExportCommandOptions): P
 function defaultFormat(path: string | undefined, json: boolean): Format {
   if (path === undefined) return json ? "json" : "csv";
   return extname(path).toLowerCase() === ".json" ? "json" : "csv";
-}
-
-function printed(text: string): Promise<void> {
-  return new Promise((done) => {
-    if (process.stdout.write(text)) done();
-    else process.stdout.once("drain", done);
-  });
 }
 
 async function importClients(

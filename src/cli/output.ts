@@ -2,6 +2,7 @@
  * What the command prints, and where: the result to stdout (with --json exactly one document, also for an error),
  * everything else to stderr.
  */
+import { once } from "node:events";
 import { printable } from "../client/printable.js";
 import { StoreError } from "../errors.js";
 
@@ -10,6 +11,11 @@ export interface OutputOptions {
   quiet: boolean;
   verbose: boolean;
   color: boolean;
+}
+
+/** A piece of a long result. It waits for a slow reader, so that no more than a piece is kept in memory. */
+export async function print(text: string): Promise<void> {
+  if (!process.stdout.write(text)) await once(process.stdout, "drain");
 }
 
 const styles = { bold: 1, dim: 2, red: 31, green: 32, yellow: 33 } as const;
