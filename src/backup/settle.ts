@@ -6,12 +6,12 @@
  */
 import { dirname } from "node:path";
 import { removeStagedBundles } from "../bundle/bundle.js";
-import { StoreError, systemError, withLine } from "../errors.js";
+import { StoreError } from "../errors.js";
 import { claimName, removeFile, syncFolder } from "../files/durable.js";
 import { lookAt } from "../files/look.js";
 import { endAbsence, stoppedSchema } from "../operation/absence.js";
 import type { Journal } from "../operation/journal.js";
-import { type Settled, tidyUp } from "../operation/settled.js";
+import { type Settled, stillDown, tidyUp } from "../operation/settled.js";
 import { reached } from "../operation/step.js";
 import * as z from "../zod.js";
 import { readManifest } from "./manifest.js";
@@ -75,35 +75,26 @@ export type BackupJournal = z.infer<typeof backupJournalSchema>;
  * Finishes or undoes the interrupted backup that `journal` is about, and removes the journal. Hold the store's
  * operation lock.
  *
- * @throws StoreError `service` if the service could not be started: the journal then stays, for the next command.
+ * @throws StoreError `corrupted` if the journal is not what this version writes.
  */
 export async function settleBackup(journal: Journal, storePath: string): Promise<Settled> {
   const { stopped, ...files } = journal.dataAs(backupJournalSchema);
   const said: string[] = [];
-  let failure: unknown;
+  let down: StoreError | undefined;
   if (stopped) {
     try {
       const started = await endAbsence(stopped, storePath);
       if (started) said.push(`started ${started}, which an interrupted backup had stopped`);
-      // From now on it is its owner's whether it runs. To settling the same, but that it starts the service once more.
-      await journal.write(journal.entry.step, files).catch(() => undefined);
     } catch (error) {
-      failure = error;
+      down = stillDown(journal, error);
     }
+    // Once it runs, that is its owner's affair; and nobody is kept out any more. To settling the same, but for that start.
+    const data = { ...files, ...(down && { stopped }) };
+    await journal.write("backup.started" satisfies BackupStep, data).catch(() => undefined);
   }
-  if (failure) {
-    await settleFiles(files).catch(() => undefined);
-    const { message, hint } = systemError(failure, "the service could not be started", "service");
-    throw new StoreError("service", `after an interrupted backup: ${message}`, {
-      hint: withLine(
-        hint,
-        `once it runs, this is settled; if it is not to run any more, remove ${journal.path}`,
-      ),
-      cause: failure,
-    });
-  }
-  const untidy = await tidyUp(journal, async () => said.push(...(await settleFiles(files))));
-  return { said, untidy };
+  const work = async () => said.push(...(await settleFiles(files)));
+  const untidy = await tidyUp(journal, work, down);
+  return { said, untidy, down };
 }
 
 async function settleFiles(files: BackupJournal): Promise<string[]> {

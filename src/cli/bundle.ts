@@ -158,18 +158,21 @@ async function exportBundle(context: Context, options: ExportOptions): Promise<v
     options.bundlePassphraseFile === undefined
       ? undefined
       : await readSecretFile(expandPath(options.bundlePassphraseFile));
-  const { bundle, notices } = await operate(context, async () =>
-    exportPassphrase({
-      storePath: context.storePath,
-      source: context.source,
-      folder: expandPath(folder),
-      backupFolder: context.settings.backup?.to,
-      recipients:
-        bundlePassphrase === undefined
-          ? await ensureRecipients(recipientOptions(context, options))
-          : [],
-      bundlePassphrase,
-    }),
+  const { bundle, notices } = await operate(
+    context,
+    async () =>
+      exportPassphrase({
+        storePath: context.storePath,
+        source: context.source,
+        folder: expandPath(folder),
+        backupFolder: context.settings.backup?.to,
+        recipients:
+          bundlePassphrase === undefined
+            ? await ensureRecipients(recipientOptions(context, options))
+            : [],
+        bundlePassphrase,
+      }),
+    { onlyOpens: true },
   );
   await rememberPlaces(context, options);
   for (const notice of notices) context.output.notice(notice);

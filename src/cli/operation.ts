@@ -143,12 +143,12 @@ export async function rememberPlaces(
 /**
  * Runs an operation under the store's lock, Ctrl-C included.
  *
- * @param options.makeFolder whether the store's folder may be missing.
+ * @param options as `withOperation` has them.
  */
 export async function operate<Result>(
   context: Context,
   operation: (lock: OperationLock, signal: AbortSignal) => Promise<Result>,
-  options: { makeFolder?: boolean } = {},
+  options: { makeFolder?: boolean; onlyOpens?: boolean } = {},
 ): Promise<Result> {
   const { withOperation } = await import("../lifecycle/settle.js");
   return interruptible((signal) =>

@@ -11,7 +11,7 @@ import { endAbsence, refuseHolders, stopIfUp, stoppedService } from "../operatio
 import { isJournalLeft, Journal, journalPath } from "../operation/journal.js";
 import { acquireLock, type OperationLock } from "../operation/lock.js";
 import type { Reporter } from "../operation/reporter.js";
-import type { Settled } from "../operation/settled.js";
+import { type Settled, stillDown } from "../operation/settled.js";
 import type { Service } from "../service/service.js";
 import { Swap, type SwapOperation, swapOperations } from "./swap-state.js";
 import { settleTake, takeOperations } from "./take.js";
@@ -27,17 +27,18 @@ const passingMs = 2_000;
  * Runs an operation under the store's lock, with nothing left of earlier ones.
  *
  * @param options.makeFolder for an operation that puts a store where there is none: its folder is made.
+ * @param options.onlyOpens for one that has no journal and stops no service: one that stays down is said, and no obstacle.
  * @throws StoreError `inUse` if another operation is at work, what settling throws, and what `body` throws.
  */
 export async function withOperation<Result>(
   storePath: string,
   reporter: Pick<Reporter, "notice">,
   body: (lock: OperationLock) => Promise<Result>,
-  options: { makeFolder?: boolean } = {},
+  options: { makeFolder?: boolean; onlyOpens?: boolean } = {},
 ): Promise<Result> {
   if (options.makeFolder) await makeFolder(dirname(storePath));
   await using lock = await lockFor(storePath);
-  await settleBefore(lock, reporter);
+  await settleBefore(lock, reporter, options);
   return await body(lock);
 }
 
@@ -49,10 +50,15 @@ export async function withOperation<Result>(
 export async function settleBefore(
   lock: OperationLock,
   reporter: Pick<Reporter, "notice">,
+  options: { onlyOpens?: boolean } = {},
 ): Promise<void> {
-  const { said, untidy } = await settle(lock);
-  for (const sentence of said) reporter.notice(sentence);
-  if (untidy) throw untidy;
+  const { said, untidy, down } = await settle(lock);
+  const isObstacle = down && !options.onlyOpens;
+  for (const sentence of sentencesOf({ said, down: isObstacle ? undefined : down })) {
+    reporter.notice(sentence);
+  }
+  const left = isObstacle ? down : untidy;
+  if (left) throw left;
 }
 
 async function lockFor(storePath: string): Promise<OperationLock> {
@@ -72,18 +78,20 @@ async function lockFor(storePath: string): Promise<OperationLock> {
  * Settles under the store's lock, and does nothing else.
  *
  * @returns what was done, and what could not be tidied up, in sentences.
- * @throws StoreError `inUse` if an operation is at work; what settling throws.
+ * @throws StoreError `inUse` if an operation is at work; `service` if the service does not run; what settling throws.
  */
 export async function settleOnly(storePath: string): Promise<string[]> {
   await using lock = await lockFor(storePath);
-  return sentencesOf(await settle(lock));
+  const settled = await settle(lock);
+  if (settled.down) throw settled.down;
+  return sentencesOf(settled);
 }
 
 /**
  * Settles for commands that need no lock of their own, if anything is left: unless an operation is at work on the store
  * right now, which is then none of theirs.
  *
- * @returns what was done, and what could not be tidied up, in sentences.
+ * @returns what was done, and what could not be made right, in sentences.
  * @throws StoreError what settling throws.
  */
 export async function settleIfNeeded(storePath: string): Promise<string[]> {
@@ -99,21 +107,21 @@ export async function settleIfNeeded(storePath: string): Promise<string[]> {
   return sentencesOf(await settle(held));
 }
 
-function sentencesOf({ said, untidy }: Settled): string[] {
-  if (!untidy) return [...said];
-  return [
-    ...said,
-    untidy.hint === undefined ? untidy.message : `${untidy.message}\n${untidy.hint}`,
-  ];
+function sentencesOf({ said, untidy, down }: Settled): string[] {
+  const sentences = [...said];
+  for (const left of [down, untidy]) {
+    if (left) sentences.push(left.hint ? `${left.message}\n${left.hint}` : left.message);
+  }
+  return sentences;
 }
 
 /**
  * Finishes or undoes what the store's journal says was begun.
  *
  * @param lock the store's operation lock.
- * @throws StoreError `service` if the service could not be started, `passphraseUnavailable` if the keyring is needed for
- *   it and cannot be had, `io`: the journal then stays for the next try; `corrupted`, `newerVersion` for a journal that
- *   is not this version's.
+ * @throws StoreError `service` if the service did not start on a new store, and the old one was put back for it;
+ *   `passphraseUnavailable` if the keyring is needed and cannot be had, `io`: the journal then stays for the next try;
+ *   `corrupted`, `newerVersion` for a journal that is not this version's.
  */
 export async function settle(lock: OperationLock): Promise<Settled> {
   const { storePath } = lock;
@@ -155,15 +163,31 @@ function isSwap(operation: string): operation is SwapOperation {
 async function settleSwap(state: Swap, operation: SwapOperation): Promise<Settled> {
   const { storePath, data } = state;
   const { step } = state.journal.entry;
-  // By whoever came before; what is left of it lies elsewhere.
-  if (step === "undone") return { said: [], untidy: await state.tidyUp() };
   const { stopped } = data;
   const said: string[] = [];
-  const service = stopped && (await stoppedService(stopped, storePath));
   const start = async () => {
-    const started = stopped && (await endAbsence(stopped, storePath));
-    if (started) said.push(`started ${started}, which the interrupted ${operation} had stopped`);
+    if (!stopped) return;
+    state.down = undefined;
+    try {
+      const started = await endAbsence(stopped, storePath);
+      if (started) said.push(`started ${started}, which the interrupted ${operation} had stopped`);
+    } catch (error) {
+      state.down = systemError(error, "the service could not be started", "service");
+    }
   };
+  const settled = async (): Promise<Settled> => {
+    const untidy = await state.tidyUp();
+    return { said, untidy, down: state.down && stillDown(state.journal, state.down) };
+  };
+  if (step === "undone") {
+    // By whoever came before; what is left of it lies elsewhere, but for a service that was down.
+    if (stopped) {
+      await start();
+      await state.undone();
+    }
+    return settled();
+  }
+  const service = stopped && (await stoppedService(stopped, storePath));
   // Putting the old file back may have been cut off a week ago: a new one that has been written to since stays.
   const reverting =
     step === "reverting" && ((await state.canRevert()) || !(await state.isCommitted()));
@@ -175,29 +199,36 @@ async function settleSwap(state: Swap, operation: SwapOperation): Promise<Settle
     said.push(`undid the interrupted ${operation}: the store is as it was before`);
   } else {
     if (step !== "cleaning") await finish(state, service, start);
+    if (state.down) return { said, down: stillDown(state.journal, state.down) };
     await state.clean();
     said.push(`finished the interrupted ${operation}`);
     return { said };
   }
-  return { said, untidy: await state.tidyUp() };
+  return settled();
 }
 
-/** From the rename on; if the service does not come up on the new file, the old one is put back. */
+/**
+ * From the rename on; if the service does not come up on the new file, the old one is put back.
+ *
+ * @throws StoreError `service` if it runs on that one. If it runs on neither, that is `state.down`.
+ */
 async function finish(state: Swap, service: Service | undefined, start: () => Promise<void>) {
   /** @returns the error to throw: what had to be put back, and why. */
   const putBack = async (error: unknown) => {
     const { kind, message, hint } = systemError(error, "the service did not start", "service");
-    let runs = true;
     try {
       await state.revert(() => stopAny(service, state.storePath), start);
       await state.tidyUp();
     } catch (second) {
       // What keeps server.json from its new passphrase may keep it from the old one, which it still has.
-      if (!(second instanceof StoreError) || second.kind !== kind) throw second;
-      runs = kind !== "service";
+      const isSame = second instanceof StoreError && second.kind === kind;
+      if (!isSame || kind === "service") throw second;
     }
     return new StoreError(kind, `${message}; the store that was replaced was put back`, {
-      hint: withLine(hint, runs ? "the service runs on that one" : "see why it does not start"),
+      hint: withLine(
+        hint,
+        state.down ? "see why it does not start" : "the service runs on that one",
+      ),
       cause: error,
     });
   };
@@ -208,15 +239,14 @@ async function finish(state: Swap, service: Service | undefined, start: () => Pr
     if (state.data.server_json && (await state.canRevert())) throw await putBack(error);
     // The service comes first, also if it has to be content with a passphrase that is still pending.
     await start();
-    throw error;
+    throw state.down ?? error;
   }
   await state.write("starting").catch(() => undefined);
-  try {
-    await start();
-  } catch (error) {
-    if (!(await state.canRevert())) throw error;
-    throw await putBack(error);
-  }
+  await start();
+  if (!state.down || !(await state.canRevert())) return;
+  const error = await putBack(state.down);
+  if (!state.down) throw error;
+  state.down = error;
 }
 
 async function stopAny(service: Service | undefined, storePath: string): Promise<void> {

@@ -114,6 +114,8 @@ export class Swap {
   readonly storePath: string;
   readonly journal: Journal;
   data: SwapJournal;
+  /** Why the service could not be started, if it was settling that tried: what is left of the work is done all the same. */
+  down: StoreError | undefined;
 
   constructor(storePath: string, journal: Journal, data: SwapJournal) {
     this.storePath = storePath;
@@ -200,27 +202,31 @@ export class Swap {
     await start();
     await removeDatabase(staged);
     if (keyring) await putKeyringBack(this.storePath, keyring, false);
-    await this.#undone();
+    await this.undone();
   }
 
-  /** What is left then lies elsewhere, and whether the service runs is its owner's affair again. */
-  async #undone(): Promise<void> {
+  /** What is left then lies elsewhere; unless the service is down, whether it runs is its owner's affair again. */
+  async undone(): Promise<void> {
     // A full disk does not matter here: settling would do the same once more.
-    await this.write("undone", { stopped: undefined }).catch(() => undefined);
+    await this.write("undone", this.down ? {} : { stopped: undefined }).catch(() => undefined);
   }
 
   /**
-   * After `undo` and `revert`: removes the bundles of the file that is not the store, and the journal.
+   * After `undo` and `revert`: removes the bundles of the file that is not the store, and the journal, unless the service
+   * is down.
    *
    * @returns why it could not.
    */
   tidyUp(): Promise<StoreError | undefined> {
-    return tidyUp(this.journal, async () => {
+    const work = async () => {
       const { bundle, replaced_bundle: replacedBundle } = this.data;
       if (bundle) await undoBundle(bundle);
       if (replacedBundle) await undoBundle(replacedBundle);
       await this.#removeTrials();
-    });
+      // Whoever puts a bundle there while the service is down keeps it.
+      if (this.down) await this.write("undone", { bundle: undefined, replaced_bundle: undefined });
+    };
+    return tidyUp(this.journal, work, this.down);
   }
 
   /**
@@ -281,7 +287,7 @@ export class Swap {
     }
     await start();
     if (failure !== undefined) throw failure;
-    await this.#undone();
+    await this.undone();
   }
 
   /** Stopping a service can take minutes, in which it, or a command, goes on writing to the new file. */

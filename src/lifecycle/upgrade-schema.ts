@@ -19,7 +19,7 @@ import {
 } from "../operation/absence.js";
 import { throwIfInterrupted } from "../operation/interrupt.js";
 import { Journal } from "../operation/journal.js";
-import type { Settled } from "../operation/settled.js";
+import { type Settled, stillDown } from "../operation/settled.js";
 import { reached } from "../operation/step.js";
 import { identify } from "../store/cipher.js";
 import {
@@ -231,7 +231,14 @@ async function migrate(
 /** The transaction is there, or it is not: only the service has to be started. */
 export async function settleSchemaUpgrade(journal: Journal, storePath: string): Promise<Settled> {
   const { stopped } = journal.dataAs(journalSchema);
-  const started = stopped && (await endAbsence(stopped, storePath));
+  let started: string | undefined;
+  try {
+    if (stopped) started = await endAbsence(stopped, storePath);
+  } catch (error) {
+    // Nobody is kept out any more.
+    await journal.write("started", journal.entry.data).catch(() => undefined);
+    return { said: [], down: stillDown(journal, error) };
+  }
   await journal.remove();
   return { said: started ? [`started ${started}, which an interrupted upgrade had stopped`] : [] };
 }

@@ -2,7 +2,7 @@
 import { StoreError, systemError, withLine } from "../errors.js";
 import type { Journal } from "./journal.js";
 
-/** The store, its service and its passphrase are right again. */
+/** The store and its passphrase are right again, and so is its service, but for what is said here. */
 export interface Settled {
   /** What was done, in sentences. */
   readonly said: readonly string[];
@@ -11,20 +11,41 @@ export interface Settled {
    * journal stays for it. Who begins an operation has to wait for that; who only opens the store has not.
    */
   readonly untidy?: StoreError | undefined;
+  /**
+   * Why the service that was stopped does not run. The journal stays, and each command tries to start it again. Who only
+   * opens the store need not wait for that, and may have come to find out what is wrong.
+   */
+  readonly down?: StoreError | undefined;
+}
+
+/** What is said of a service that could not be started after an interrupted operation. */
+export function stillDown({ entry, path }: Journal, error: unknown): StoreError {
+  const { message, hint } = systemError(error, "the service could not be started", "service");
+  return new StoreError("service", `after an interrupted ${entry.operation}: ${message}`, {
+    hint: [
+      ...(hint === undefined ? [] : [hint]),
+      "once it runs, the next command settles this; commands that only open the store go on meanwhile",
+      "to restore a backup before that, or if it is not to run any more (what may be left over is named there, and to start it is up to you then):",
+      `mv '${path}' '${path}.left'`,
+    ].join("\n"),
+    cause: error,
+  });
 }
 
 /**
- * Does the last of the settling, which the store and its service can do without, and removes the journal.
+ * Does the last of the settling, which the store and its service can do without, and removes the journal, unless that has
+ * to stay for a service that is down.
  *
  * @returns why it could not: the journal is there for the next try.
  */
 export async function tidyUp(
   journal: Journal,
   work: () => Promise<unknown>,
+  down?: StoreError,
 ): Promise<StoreError | undefined> {
   try {
     await work();
-    await journal.remove();
+    if (!down) await journal.remove();
     return undefined;
   } catch (error) {
     const { kind, message, hint } = systemError(error, "something could not be removed");
