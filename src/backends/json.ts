@@ -30,7 +30,7 @@ export const jsonPluginName = "hivemind-json-db-plugin";
 
 const schema = z.strictObject({ ...filePlace, password: z.optional(z.string()) });
 
-interface JsonFiles {
+export interface JsonFiles {
   /** `clients.json`, or `clients.ejson` with a password. */
   store: string;
   /** `clients.schema_version`, which newer plugins write. */

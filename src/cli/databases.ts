@@ -6,6 +6,7 @@ import type { JsonObject } from "../client/json.js";
 import { StoreError } from "../errors.js";
 import { formatSource } from "../keys/source.js";
 import type { End, Migration } from "../migrate/migrate.js";
+import { defaultUnit } from "../service/service.js";
 import { addGlobalOptions, type Context, contextOf } from "./context.js";
 import { storePlace } from "./hub-store.js";
 import { interruptible } from "./interrupt.js";
@@ -87,6 +88,7 @@ async function runMigrate(context: Context, options: MigrateCommandOptions): Pro
     requireRemovable,
     requireUnchanged,
     sumOfSource,
+    whoGoesOn,
   } = await import("../migrate/switch.js");
   const { readServerJson, serverJsonPath } = await import("../hub/server-json.js");
   const { switchModule } = await import("../hub/server-json-edit.js");
@@ -109,7 +111,7 @@ async function runMigrate(context: Context, options: MigrateCommandOptions): Pro
     await settleFirst(context);
   }
   if (hub && serverJson) await requireNoOtherPassword(serverJson, hub, to);
-  const sum = options.removeSource ? await sumOfSource(from) : undefined;
+  const sum = hub && !options.dryRun ? await sumOfSource(from) : undefined;
   // Records that wait to be written grow old; left alone, the heap is cleared of them only beyond 200 MB.
   setFlagsFromString("--optimize-for-size");
 
@@ -124,11 +126,13 @@ async function runMigrate(context: Context, options: MigrateCommandOptions): Pro
   let switched: string | null = null;
   let removed: string[] = [];
   if (hub !== undefined && !migration.dry_run) {
-    if (options.removeSource) await requireUnchanged(from, sum);
+    await requireUnchanged(from, sum);
     switched = serverJsonPath();
     await switchModule(switched, hub.module, hub.settings);
     if (options.removeSource) removed = await removeSource(from, sum);
     context.output.notice(hub.notice);
+    const { unit = defaultUnit } = context.settings.backup ?? {};
+    for (const sentence of await whoGoesOn(from, unit)) context.output.warning(sentence);
   }
   context.output.result({ migrated: { ...migration, switched, removed } }, () => [
     ...migrationLines(migration),

@@ -103,6 +103,7 @@ export async function migrate(options: MigrateOptions): Promise<Migration> {
   const filled = await fillGaps(destination, checked);
   await destination.commit();
   await compare(options, origin, destination, checked, merge);
+  reached("migrate.compared");
   await journal.remove();
   return {
     ...begun,

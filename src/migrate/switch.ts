@@ -1,10 +1,12 @@
 /** After a migration: the hub is pointed at the target, and the plaintext it came from is removed. */
+import { createHash } from "node:crypto";
 import { basename, dirname, isAbsolute, relative } from "node:path";
-import { jsonFiles, jsonPluginName } from "../backends/json.js";
+import { type JsonFiles, jsonFiles, jsonPluginName } from "../backends/json.js";
+import type { DatabaseConfig } from "../backends/plugin.js";
 import { redisPluginName } from "../backends/redis-settings.js";
-import { DatabaseFactory, databasePassword } from "../backends/registry.js";
+import { DatabaseFactory, databasePassword, placeOf } from "../backends/registry.js";
 import { sqlcipherPluginName, sqlitePluginName } from "../backends/sqlite.js";
-import type { JsonObject, JsonValue } from "../client/json.js";
+import { formatJson, type JsonObject, type JsonValue } from "../client/json.js";
 import { dataHome } from "../config/paths.js";
 import { StoreError } from "../errors.js";
 import { removeFile, syncFolder } from "../files/durable.js";
@@ -12,6 +14,9 @@ import { lookAt } from "../files/look.js";
 import { sha256Of } from "../files/sum.js";
 import { passwordIn, type ServerJson, sqliteModule } from "../hub/server-json.js";
 import { parseSource } from "../keys/source.js";
+import { type Holder, lastingHolders } from "../service/holders.js";
+import { scopeOf } from "../service/systemctl.js";
+import { SystemdUnit } from "../service/systemd.js";
 import type { End } from "./migrate.js";
 
 /** What `database` in `server.json` has to say for a hub to open this database. No secret is added to it. */
@@ -122,26 +127,82 @@ export function requireRemovable({ name }: End): void {
   });
 }
 
-/**
- * The checksum of a JSON store's file before it is read, for `requireUnchanged`. Where there is none, it is the migration's to
- * say so.
- */
-export async function sumOfSource({ config }: End): Promise<string | undefined> {
-  const { store } = await jsonFiles(config);
-  return (await lookAt(store)) && (await sha256Of(store));
+/** With a password, wherever that comes from, the JSON store's file has another name. */
+function filesOf({ password_source: source, ...settings }: DatabaseConfig): Promise<JsonFiles> {
+  return jsonFiles(typeof source === "string" ? { ...settings, password: "\0" } : settings);
 }
 
 /**
- * A hub that still runs may have added or revoked a client after the file was read, and what was read is what was compared.
- *
- * @throws StoreError `refused` if the file is another than it was.
+ * What the source holds before it is read, in one number, for `requireUnchanged`. A JSON store is its file, which may be
+ * removed afterwards. Of any other it is the sum of its records' checksums, in whatever order they come, and without when a
+ * client was last heard of. Where there is no JSON store, it is the migration's to say so.
  */
-export async function requireUnchanged({ config }: End, sum: string | undefined): Promise<void> {
-  const { store } = await jsonFiles(config);
-  if ((await sha256Of(store)) === sum) return;
-  throw new StoreError("refused", `${store} was written to after it had been read: it stays`, {
+export async function sumOfSource({ name, config }: End): Promise<string | undefined> {
+  if (name === jsonPluginName) {
+    const { store } = await filesOf(config);
+    return (await lookAt(store)) && (await sha256Of(store));
+  }
+  await using source = await DatabaseFactory.create(name, config, { mode: "readonly" });
+  let sum = 0n;
+  for await (const client of source) {
+    const text = formatJson({ ...client, last_seen: null });
+    sum += BigInt(`0x${createHash("sha256").update(text).digest("hex")}`);
+  }
+  return sum.toString(16);
+}
+
+/**
+ * A hub that still runs may have added or revoked a client after the source was read, and what was read is what was compared.
+ *
+ * @throws StoreError `refused` if the source holds something else than it did.
+ */
+export async function requireUnchanged(from: End, sum: string | undefined): Promise<void> {
+  if ((await sumOfSource(from)) === sum) return;
+  const { name, config } = from;
+  const place =
+    name === jsonPluginName ? (await filesOf(config)).store : await placeOf(name, config);
+  throw new StoreError("refused", `${place} was written to after it had been read: it stays`, {
     hint: "stop the hub that writes to it, then run the same with --merge",
   });
+}
+
+/**
+ * Who goes on with the old store after the switch: the hub's unit, if it is active, and whoever else has the source open.
+ *
+ * @param unit the hub's.
+ * @returns sentences with what to type. What cannot be found out is nobody's here: the notice of the switch says it in general.
+ */
+export async function whoGoesOn({ name, config }: End, unit: string): Promise<string[]> {
+  const sentences: string[] = [];
+  const active: SystemdUnit[] = [];
+  if (process.platform === "linux") {
+    for (const kind of ["systemd-user", "systemd"] as const) {
+      try {
+        const found = await SystemdUnit.find(kind, unit);
+        if (found.usable && (await found.state()).active) active.push(found);
+      } catch (error) {
+        if (!(error instanceof StoreError)) throw error;
+      }
+    }
+  }
+  for (const { kind, name: unit } of active) {
+    const restart = ["systemctl", ...scopeOf(kind), "restart", unit].join(" ");
+    sentences.push(
+      `${unit} is active, and goes on with its old store until it is restarted: ${restart}`,
+    );
+  }
+  if (name !== sqlcipherPluginName && name !== sqlitePluginName) return sentences;
+  const path = await placeOf(name, config);
+  const isOther = async ({ pid }: Holder) => {
+    for (const service of active) if (await service.owns(pid)) return false;
+    return true;
+  };
+  for (const { pid, command } of (await lastingHolders(path, isOther)).holders) {
+    sentences.push(
+      `process ${pid} (${command}) has ${path} open, and goes on with it until it is restarted: kill ${pid}, then start it again`,
+    );
+  }
+  return sentences;
 }
 
 /**
@@ -150,7 +211,7 @@ export async function requireUnchanged({ config }: End, sum: string | undefined)
  * @throws StoreError as `requireUnchanged`; `io`.
  */
 export async function removeSource(from: End, sum: string | undefined): Promise<string[]> {
-  const { store, version } = await jsonFiles(from.config);
+  const { store, version } = await filesOf(from.config);
   await requireUnchanged(from, sum);
   await removeFile(store);
   await removeFile(version);

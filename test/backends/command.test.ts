@@ -1,14 +1,16 @@
 /** `migrate` and `plugins` as commands, with the session's keyring. */
-import { execFileSync } from "node:child_process";
+import { execFileSync, spawn } from "node:child_process";
+import { once } from "node:events";
 import { chmod, copyFile, mkdir, readFile, stat, symlink, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import keytar from "keytar";
-import { expect, test } from "vitest";
+import { expect, onTestFinished, test } from "vitest";
 import { DatabaseFactory } from "../../src/backends/registry.js";
 import { newClient } from "../../src/client/client.js";
 import { getEntry } from "../../src/keys/keyring.js";
 import { root } from "../built.js";
 import { Machine } from "../cli/machine.js";
+import { holding, removeUnits, systemctl, uniqueName, writeUnits } from "../service/units.js";
 import { fixtures } from "../store/temporary.js";
 import { freePort, RedisServer } from "./redis-server.js";
 
@@ -232,6 +234,67 @@ test("a JSON store that a hub wrote to after it was read is not removed, and the
   await expect(stat(clients)).rejects.toMatchObject({ code: "ENOENT" });
   const { document } = await machine.json("find-client", "--by", "name", "late");
   expect(document).toMatchObject({ clients: [{ client_id: 99 }] });
+});
+
+test("a source that a hub wrote to after it was compared is not switched away from; with --merge it goes on", async () => {
+  const { machine, server } = await jsonHub();
+  await machine.init();
+  const own = (await readFile(server, "utf8"))
+    .replace(/"password": "[^"]*"/, "")
+    .replace(`"module": "${json}"`, '"module": "hivemind-sqlite-db-plugin"');
+  await writeFile(server, own);
+  expect((await machine.run(["add-client", "--name", "hall"])).code).toBe(0);
+  const to = ["--to", json, "--to-setting", "name=new"];
+  const args = ["migrate", "--from", sqlcipher, ...to, "--switch"];
+  const add = `${process.execPath} '${root}dist/cli/main.js' add-client --name late >&2`;
+  const refused = await machine.run(args, {
+    env: {
+      NODE_OPTIONS: `--import=${root}test/faults/at-step.mjs`,
+      HIVEMIND_TEST_AT_STEP: JSON.stringify({ "migrate.compared": add }),
+    },
+  });
+  expect(refused.code).toBe(17);
+  expect(refused.stderr).toContain(`${machine.store} was written to after it had been read`);
+  expect(refused.stderr).toMatch(/stop the hub[\s\S]*--merge/);
+  expect(await readFile(server, "utf8")).toBe(own);
+
+  const again = await machine.run([...args, "--merge", "--json"]);
+  expect([again.code, JSON.parse(again.stdout)]).toMatchObject([
+    0,
+    { migrated: { copied: 1, unchanged: 1, switched: server } },
+  ]);
+  expect(await readFile(server, "utf8")).toContain(`"module": "${json}"`);
+});
+
+test("the unit that goes on with the old store after the switch, and another program that has it open, are named with what to type", async () => {
+  const { machine, server } = await jsonHub();
+  await machine.init();
+  const own = (await readFile(server, "utf8")).replace(/"password": "[^"]*"/, "");
+  await writeFile(server, own);
+  const unit = uniqueName();
+  await writeUnits({ [`${unit}.service`]: holding(machine.store) });
+  onTestFinished(() => removeUnits(`${unit}.service`));
+  await systemctl("start", unit);
+  const other = spawn("sh", ["-c", 'exec 3<"$0"; echo; exec sleep 600', machine.store]);
+  onTestFinished(() => void other.kill());
+  await once(other.stdout, "data");
+  const args = ["migrate", "--from", sqlcipher, "--to", json, "--to-setting", "name=new"];
+  const env = { HIVEMIND_SQLCIPHER_UNIT: unit };
+  const copied = await machine.run(args, { env });
+  expect([copied.code, copied.stderr]).toEqual([0, expect.not.stringContaining("goes on")]);
+  const { code, stderr } = await machine.run([...args, "--merge", "--switch"], { env });
+  expect(code).toBe(0);
+  const lines = stderr.split("\n").filter((line) => line.includes("goes on"));
+  expect(lines).toEqual([
+    `warning: ${unit} is active, and goes on with its old store until it is restarted: systemctl --user restart ${unit}`,
+    `warning: process ${other.pid} (sleep) has ${machine.store} open, and goes on with it until it is restarted: kill ${other.pid}, then start it again`,
+  ]);
+
+  other.kill();
+  await once(other, "close");
+  await systemctl("stop", unit);
+  const alone = await machine.run([...args, "--merge", "--switch"], { env });
+  expect([alone.code, alone.stderr]).toEqual([0, expect.not.stringContaining("goes on")]);
 });
 
 test.each([
