@@ -69,9 +69,10 @@ export-clients wrote (a row that can be read in more than one way is refused),
 what list-clients --json or --jsonl printed, and the file of HiveMind's JSON
 plugin. A row without client_id gets the next id. Ids left out by the file are
 filled with revoked rows, for the hub would give a new client one that is taken.
-Revoked clients stay revoked.
+Revoked clients stay revoked. Before a client could do more than now, under a
+released hub or a newer one, you are asked.
 
-Exit codes: 0 imported; 17 nothing was, for a row was refused.
+Exit codes: 0 imported; 17 nothing was: a row was refused, or the answer was no.
 
 Examples:
   hivemind-sqlcipher import-clients hivemind_clients.csv --dry-run

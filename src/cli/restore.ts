@@ -38,7 +38,7 @@ export function addRestoreCommand(program: Command): void {
         .option("--readmit-revoked", "let clients in again that were revoked since the backup"),
     ).addHelpText(
       "after",
-      "\nExamples:\n  hivemind-sqlcipher restore /srv/backup/hivemind/clients.2026-11-24T18-50-00Z.db\n  hivemind-sqlcipher restore FILE --bundle clients.….bundle.age -i recovery-key.txt\n  hivemind-sqlcipher restore --from-time 2026-11-20",
+      "\nRevoked clients stay revoked. Before a client could do more than now, under a\nreleased hub or a newer one, you are asked.\n\nExamples:\n  hivemind-sqlcipher restore /srv/backup/hivemind/clients.2026-11-24T18-50-00Z.db\n  hivemind-sqlcipher restore FILE --bundle clients.….bundle.age -i recovery-key.txt\n  hivemind-sqlcipher restore --from-time 2026-11-20",
     ),
   );
   restore.action(async (file: string | undefined, options: RestoreCommandOptions) =>

@@ -59,6 +59,7 @@ export const defaultAllowedTypes: readonly string[] = [
 
 /** The lists of what a client may not use, in the order of the store's columns. */
 export const blacklistKeys = ["intent_blacklist", "skill_blacklist", "message_blacklist"] as const;
+export type BlacklistKey = (typeof blacklistKeys)[number];
 
 const secretKeys = ["api_key", "password", "crypto_key"] as const;
 

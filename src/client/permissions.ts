@@ -6,8 +6,14 @@
  * verbs only work out the change; writing it where that hub looks is the store's part.
  */
 import { StoreError } from "../errors.js";
-import { blacklistKeys, type Client, defaultAllowedTypes, isRevoked } from "./client.js";
-import { type JsonValue, sameJson } from "./json.js";
+import {
+  type BlacklistKey,
+  blacklistKeys,
+  type Client,
+  defaultAllowedTypes,
+  isRevoked,
+} from "./client.js";
+import { formatJson, type JsonValue, sameJson } from "./json.js";
 
 /** The fields to write, none if the client is as asked already, and what the user should know about it. */
 export interface Edit {
@@ -237,21 +243,52 @@ export function differences(before: Client, after: Client): Record<string, Diffe
   return found;
 }
 
-/** The fields by which a client could do more after a change than before it, as a hub of this schema reads them. */
-export function widenings(before: Client, after: Client, schemaVersion: number): string[] {
-  const rights = ["is_admin", "can_broadcast", "can_escalate", "can_propagate"] as const;
-  const found: string[] = rights.filter((field) => after[field] && !before[field]);
-  const allowed = effectiveTypes(before, schemaVersion);
-  if (effectiveTypes(after, schemaVersion).some((type) => !allowed.includes(type))) {
-    found.push("allowed_types");
-  }
-  for (const key of blacklistKeys) {
-    const kept = after.metadata[key];
-    const list = before.metadata[key];
-    if (!Array.isArray(list)) continue;
-    if (!Array.isArray(kept) || list.some((entry) => !kept.includes(entry))) found.push(key);
+const rights = ["is_admin", "can_broadcast", "can_escalate", "can_propagate"] as const;
+
+/** Something that a client could do after a change and not before it. */
+export type Widening =
+  | { readonly field: (typeof rights)[number] }
+  | { readonly field: "allowed_types"; readonly added: readonly string[] }
+  /** `removed` is undefined where one of the two is no list, so that nobody can tell. */
+  | { readonly field: BlacklistKey; readonly removed: readonly JsonValue[] | undefined };
+
+/**
+ * What a client could do after a change and not before it, as any hub reads the two records.
+ *
+ * The store's schema does not narrow that down, for both lines open every store: newer hubs bring one of schema 0 or 1 to
+ * theirs, and released ones do not look. So a message type that either line would let through is one more.
+ */
+export function widenings(before: Client, after: Client): Widening[] {
+  const found: Widening[] = rights
+    .filter((field) => after[field] && !before[field])
+    .map((field) => ({ field }));
+  const added = addedTypes(before, after);
+  if (added.length > 0) found.push({ field: "allowed_types", added });
+  for (const field of blacklistKeys) {
+    const stored = before.metadata[field] ?? null;
+    const left = after.metadata[field] ?? null;
+    if (sameJson(stored, left)) continue;
+    const removed = removedFrom(stored ?? [], left ?? []);
+    if (removed?.length !== 0) found.push({ field, removed });
   }
   return found;
+}
+
+function addedTypes(before: Client, after: Client): string[] {
+  if (sameJson(before.allowed_types, after.allowed_types)) return [];
+  const added = new Set<string>();
+  for (const schemaVersion of [0, 2]) {
+    const allowed = new Set(effectiveTypes(before, schemaVersion));
+    for (const type of effectiveTypes(after, schemaVersion))
+      if (!allowed.has(type)) added.add(type);
+  }
+  return [...added];
+}
+
+function removedFrom(stored: JsonValue, left: JsonValue): readonly JsonValue[] | undefined {
+  if (!Array.isArray(stored) || !Array.isArray(left)) return undefined;
+  const kept = new Set(left.map((entry) => formatJson(entry)));
+  return stored.filter((entry) => !kept.has(formatJson(entry)));
 }
 
 function flatten(client: Client): Record<string, JsonValue> {

@@ -86,7 +86,7 @@ async function widenedBy({ updated }: Plan, store: ClientTable): Promise<Widened
   for (const { id, changes } of updated) {
     const before = await store.getClientById(id);
     if (before === undefined) continue;
-    const fields = widenings(before, { ...before, ...changes }, store.schemaVersion);
+    const fields = widenings(before, { ...before, ...changes }).map(({ field }) => field);
     if (fields.length > 0) found.push({ client_id: id, name: before.name, fields });
   }
   return found;

@@ -2,8 +2,10 @@
  * What putting an older store in the present one's place would do to who may do what: which clients stay revoked, and
  * which permissions would widen.
  */
-import { blacklistKeys, type Client, isRevoked } from "../client/client.js";
-import type { JsonValue } from "../client/json.js";
+import { type Client, isRevoked } from "../client/client.js";
+import { formatJson } from "../client/json.js";
+import { type Widening, widenings } from "../client/permissions.js";
+import { decodeRow, type Row, unreadableLists } from "../store/client-row.js";
 import type { ClientTable } from "../store/client-table.js";
 
 /** A client that could do more in the older store than it can now. */
@@ -22,22 +24,27 @@ export interface Differences {
 }
 
 /** Compares the two, in the order of their ids, in memory that grows with the differences alone. */
-export async function compareClients(now: ClientTable, older: ClientTable): Promise<Differences> {
+export async function compareClients(
+  present: ClientTable,
+  older: ClientTable,
+): Promise<Differences> {
   const revoked: number[] = [];
   const widened: Widened[] = [];
   const missing: Client[] = [];
   let lastRevoked = -1;
-  for await (const [present, past] of sideBySide(now, older)) {
-    if (!present) {
-      if (past && !isRevoked(past)) widened.push(changed(past, ["is not in the present store"]));
-    } else if (!past) {
-      missing.push(present);
-      if (isRevoked(present)) lastRevoked = present.client_id;
-    } else if (isRevoked(present)) {
-      if (!isRevoked(past)) revoked.push(present.client_id);
-    } else if (!isRevoked(past)) {
-      const what = widenings(present, past);
-      if (what.length > 0) widened.push(changed(past, what));
+  for await (const [now, then] of sideBySide(present, older)) {
+    if (!now) {
+      if (then && !isRevoked(then.client)) {
+        widened.push(changed(then.client, ["is not in the present store"]));
+      }
+    } else if (!then) {
+      missing.push(now.client);
+      if (isRevoked(now.client)) lastRevoked = now.client.client_id;
+    } else if (isRevoked(now.client)) {
+      if (!isRevoked(then.client)) revoked.push(now.client.client_id);
+    } else if (!isRevoked(then.client)) {
+      const what = gains(now, then);
+      if (what.length > 0) widened.push(changed(then.client, what));
     }
   }
   // A revoked row behind a gap would be overwritten by the hub's next clients: the ids before it are taken too.
@@ -45,23 +52,35 @@ export async function compareClients(now: ClientTable, older: ClientTable): Prom
   return { revoked, widened, missing: missing.filter((client) => !isRevoked(client)).length };
 }
 
+/** A client, and the row that it was read from. */
+interface Read {
+  readonly client: Client;
+  readonly row: Row;
+}
+
 async function* sideBySide(
-  now: ClientTable,
+  present: ClientTable,
   older: ClientTable,
-): AsyncGenerator<[present: Client | undefined, past: Client | undefined]> {
-  const presents = now[Symbol.asyncIterator]();
-  const pasts = older[Symbol.asyncIterator]();
-  let present = await presents.next();
-  let past = await pasts.next();
-  while (!present.done || !past.done) {
-    const here: number = present.done ? Number.POSITIVE_INFINITY : present.value.client_id;
-    const there: number = past.done ? Number.POSITIVE_INFINITY : past.value.client_id;
+): AsyncGenerator<[now: Read | undefined, then: Read | undefined]> {
+  const presents = rowsOf(present);
+  const pasts = rowsOf(older);
+  let now = await presents.next();
+  let then = await pasts.next();
+  while (!now.done || !then.done) {
+    const here: number = now.done ? Number.POSITIVE_INFINITY : now.value.client.client_id;
+    const there: number = then.done ? Number.POSITIVE_INFINITY : then.value.client.client_id;
     yield [
-      here <= there && !present.done ? present.value : undefined,
-      there <= here && !past.done ? past.value : undefined,
+      here <= there && !now.done ? now.value : undefined,
+      there <= here && !then.done ? then.value : undefined,
     ];
-    if (here <= there) present = await presents.next();
-    if (there <= here) past = await pasts.next();
+    if (here <= there) now = await presents.next();
+    if (there <= here) then = await pasts.next();
+  }
+}
+
+async function* rowsOf(table: ClientTable): AsyncGenerator<Read, undefined> {
+  for await (const page of table.pages()) {
+    for (const row of page) yield { client: decodeRow(row), row };
   }
 }
 
@@ -69,35 +88,48 @@ function changed({ client_id, name }: Client, what: string[]): Widened {
   return { client_id, name, what };
 }
 
-function widenings(present: Client, past: Client): string[] {
-  const what: string[] = [];
-  if (past.is_admin && !present.is_admin) what.push("would be an admin again");
-  for (const key of ["can_broadcast", "can_escalate", "can_propagate"] as const) {
-    if (past[key] && !present[key]) what.push(`could ${key.slice("can_".length)} again`);
-  }
-  const allowed = new Set(present.allowed_types);
-  const more = past.allowed_types.filter((type) => !allowed.has(type));
-  if (more.length > 0) what.push(`could send ${more.join(", ")} again`);
-  // To a released hub an empty list means the default one.
-  if (past.allowed_types.length === 0 && present.allowed_types.length > 0) {
+function gains(now: Read, then: Read): string[] {
+  const what = widenings(now.client, then.client).map((one) => inWords(one, then.client));
+  const unreadable = unreadableLists(now.row, then.row);
+  if (unreadable.length > 0) {
     what.push(
-      "would have no list of allowed messages, which released hubs read as the default one",
+      `has something else than a list in ${unreadable.join(", ")}, now or in the backup: what a hub makes of that is not known`,
     );
   }
-  for (const key of blacklistKeys) {
-    const kept = new Set(listOf(past.metadata[key]));
-    const fewer = listOf(present.metadata[key]).filter((entry) => !kept.has(entry));
-    const kind = key.replace("_blacklist", "");
-    if (fewer.length > 0)
-      what.push(`would have these off its ${kind} blacklist: ${fewer.join(", ")}`);
+  if (then.client.api_key !== now.client.api_key) {
+    what.push("would have its earlier access key again");
   }
-  if (past.api_key !== present.api_key) what.push("would have its earlier access key again");
   // One that was replaced is one that somebody else may know by now.
-  if (past.password !== present.password) what.push("would have its earlier password again");
-  if (past.crypto_key !== present.crypto_key) what.push("would have its earlier crypto key again");
+  if (then.client.password !== now.client.password) {
+    what.push("would have its earlier password again");
+  }
+  if (then.client.crypto_key !== now.client.crypto_key) {
+    what.push("would have its earlier crypto key again");
+  }
   return what;
 }
 
-function listOf(value: JsonValue | undefined): string[] {
-  return Array.isArray(value) ? value.map(String) : [];
+function inWords(widening: Widening, then: Client): string {
+  switch (widening.field) {
+    case "is_admin":
+      return "would be an admin again";
+    case "allowed_types": {
+      const types = widening.added.join(", ");
+      return then.allowed_types.length > 0
+        ? `could send ${types} again`
+        : `would have an empty list of allowed messages, by which a released hub would let it send ${types}`;
+    }
+    case "can_broadcast":
+    case "can_escalate":
+    case "can_propagate":
+      return `could ${widening.field.slice("can_".length)} again`;
+    default: {
+      const kind = widening.field.replace("_blacklist", "");
+      if (!widening.removed) return `would have another ${kind} blacklist, and one is no list`;
+      const names = widening.removed.map((entry) =>
+        typeof entry === "string" ? entry : formatJson(entry),
+      );
+      return `would have these off its ${kind} blacklist: ${names.join(", ")}`;
+    }
+  }
 }

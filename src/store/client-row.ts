@@ -12,7 +12,14 @@ import { formatJson, type JsonObject, sameJson } from "../client/json.js";
 import { StoreError } from "../errors.js";
 import * as z from "../zod.js";
 import type { SqlValue } from "./connection.js";
-import { type Column, newestSchema, readList, readObject, type Schema } from "./schema.js";
+import {
+  type Column,
+  holdsList,
+  newestSchema,
+  readList,
+  readObject,
+  type Schema,
+} from "./schema.js";
 
 /** A row as SQLite gives it; a column that the table does not have is undefined. */
 export type Row = Partial<Record<Column, unknown>> & {
@@ -67,6 +74,17 @@ export function decodeRow(row: Row): Client {
     can_propagate: truthOf(row.can_propagate),
     metadata,
   };
+}
+
+/**
+ * Columns in which two rows differ and at least one has something else than a list. `decodeRow` reads that as an empty one,
+ * which to a hub it need not be: to Python an object is a list of its keys.
+ */
+export function unreadableLists(row: Row, other: Row): string[] {
+  return (["allowed_types", ...blacklistKeys] as const).filter(
+    (column) =>
+      row[column] !== other[column] && !(holdsList(row[column]) && holdsList(other[column])),
+  );
 }
 
 /** Nearly all clients have the same: the last one's text and list. */

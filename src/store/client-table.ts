@@ -238,11 +238,15 @@ export class ClientTable implements Database {
     return exactInteger(row?.next ?? "1", "the next client_id");
   }
 
+  async *[Symbol.asyncIterator](): AsyncGenerator<Client> {
+    for await (const page of this.pages()) for (const row of page) yield decodeRow(row);
+  }
+
   /**
-   * In the order of their ids, a page at a time; the next one is read while this one is used. No read is left open
+   * The rows in the order of their ids, a page at a time; the next one is read while this one is used. No read is left open
    * between two, so writers are not held up.
    */
-  async *[Symbol.asyncIterator](): AsyncGenerator<Client> {
+  async *pages(): AsyncGenerator<Row[]> {
     const order = `ORDER BY client_id LIMIT ${pageRows}`;
     let next = this.#rows(order);
     try {
@@ -253,7 +257,7 @@ export class ClientTable implements Database {
         next = this.#rows(`WHERE client_id > CAST(? AS INTEGER) ${order}`, [last], lane);
         // What it fails with is thrown where it is awaited, however long this page is used.
         next.catch(() => undefined);
-        for (const row of page) yield decodeRow(row);
+        yield page;
       }
     } finally {
       // Nobody waits for it any more; the connection may be closed next.

@@ -220,3 +220,10 @@ export function readList(text: unknown): readonly JsonValue[] {
   const value = readJson(text);
   return Array.isArray(value) ? value : [];
 }
+
+/** Whether a column holds a list, or what every hub takes for an empty one: NULL, the empty text, JSON's null. */
+export function holdsList(text: unknown): boolean {
+  if (text === undefined || text === null || text === "") return true;
+  const value = readJson(text);
+  return value === null || Array.isArray(value);
+}

@@ -1,6 +1,7 @@
 import fc from "fast-check";
 import { expect, test } from "vitest";
 import { type Client, defaultAllowedTypes, newClient, revoked } from "../../src/client/client.js";
+import type { JsonValue } from "../../src/client/json.js";
 import {
   addToBlacklist,
   allowMessage,
@@ -79,23 +80,73 @@ test("a blacklist grows and shrinks in metadata, beside what else is there", () 
   expect(() => addToBlacklist("intent_blacklist", "x")(odd, 2)).toThrow(/something else/);
 });
 
-test("what lets a client do more is told from what does not, as the hub of the schema reads it", () => {
+test("what lets a client do more is told from what does not, and what it gains is said", () => {
   const before = client({
     can_escalate: false,
-    allowed_types: ["speak"],
-    metadata: { skill_blacklist: ["a", "b"], intent_blacklist: ["i"] },
+    allowed_types: ["speak", utterance],
+    metadata: { skill_blacklist: ["a", "b", 1], intent_blacklist: ["i"] },
   });
-  const wider = (after: Partial<Client>, schema = 2) =>
-    widenings(before, { ...before, ...after }, schema);
-  expect(wider({ name: "x", allowed_types: [], can_propagate: false })).toEqual([]);
-  expect(wider({ allowed_types: [] }, 0)).toEqual(["allowed_types"]);
-  expect(wider({ allowed_types: ["speak", utterance] }, 0)).toEqual([]);
-  expect(wider({ allowed_types: ["speak", utterance] }, 2)).toEqual(["allowed_types"]);
-  expect(wider({ is_admin: true, can_escalate: true })).toEqual(["is_admin", "can_escalate"]);
-  expect(wider({ metadata: { skill_blacklist: ["b"], intent_blacklist: ["i", "j"] } })).toEqual([
-    "skill_blacklist",
+  const wider = (after: Partial<Client>) => widenings(before, { ...before, ...after });
+  expect(wider({ name: "x", allowed_types: [utterance], can_propagate: false })).toEqual([]);
+  expect(wider({ allowed_types: ["speak", "listen"] })).toEqual([
+    { field: "allowed_types", added: ["listen"] },
   ]);
-  expect(wider({ metadata: {} })).toEqual(["intent_blacklist", "skill_blacklist"]);
+  expect(wider({ is_admin: true, can_escalate: true })).toEqual([
+    { field: "is_admin" },
+    { field: "can_escalate" },
+  ]);
+  expect(wider({ metadata: { skill_blacklist: [1, "b"], intent_blacklist: ["i", "j"] } })).toEqual([
+    { field: "skill_blacklist", removed: ["a"] },
+  ]);
+  expect(wider({ metadata: {} })).toEqual([
+    { field: "intent_blacklist", removed: ["i"] },
+    { field: "skill_blacklist", removed: ["a", "b", 1] },
+  ]);
+});
+
+test("a list of message types widens what either line of hubs would let through, whichever opens the store", () => {
+  const added = (before: string[], after: string[]) => {
+    const found = widenings(client({ allowed_types: before }), client({ allowed_types: after }));
+    return found.flatMap((widening) => ("added" in widening ? widening.added : []));
+  };
+  const rest = defaultAllowedTypes.filter((name) => name !== utterance);
+  // To a released hub an empty list is the default one, which is no more than these.
+  expect(added([...defaultAllowedTypes], [])).toEqual([]);
+  expect(added([...defaultAllowedTypes, "speak"], [])).toEqual([]);
+  expect(added([...rest], [])).toEqual([]);
+  expect(added(["speak"], [])).toEqual(rest);
+  // A newer hub lets nothing through for an empty list, and no type that is not written.
+  expect(added([], [...defaultAllowedTypes])).toEqual(defaultAllowedTypes);
+  expect(added(["speak"], ["speak", utterance])).toEqual([utterance]);
+  expect(added(["speak", utterance], ["speak"])).toEqual([]);
+});
+
+test("nothing that a hub of either line lets through after a change goes unsaid", () => {
+  fc.assert(
+    fc.property(list, list, fc.constantFrom(0, 1, 2), (left, right, schema) => {
+      const before = client({ allowed_types: left });
+      const after = client({ allowed_types: right });
+      const allowed = effectiveTypes(before, schema);
+      const more = effectiveTypes(after, schema).filter((name) => !allowed.includes(name));
+      const found = widenings(before, after).flatMap((one) => ("added" in one ? one.added : []));
+      expect(found).toEqual(expect.arrayContaining(more));
+    }),
+  );
+});
+
+test("a blacklist that is no list, before or after, counts as widened, unless it stays as it is", () => {
+  const from = (before: JsonValue, after: JsonValue) =>
+    widenings(
+      client({ metadata: { skill_blacklist: before } }),
+      client({ metadata: { skill_blacklist: after } }),
+    );
+  const unknown = [{ field: "skill_blacklist", removed: undefined }];
+  expect(from(["a"], "a")).toEqual(unknown);
+  expect(from({ a: 1 }, ["a"])).toEqual(unknown);
+  expect(from([], "a")).toEqual(unknown);
+  expect(from({ a: 1 }, { a: 1 })).toEqual([]);
+  expect(from(null, ["a"])).toEqual([]);
+  expect(from([], null)).toEqual([]);
 });
 
 test("names with white space, empty names and revoked clients are refused", () => {

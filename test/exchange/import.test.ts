@@ -109,6 +109,15 @@ describe("an import", () => {
     await store.sync();
     const released = await readImport({ store, file: bytes(text), update: true });
     expect(released.plan.emptyLists).toBe(1);
+    // A hub of the other line may open the store as well, and reads an empty list as the default one.
+    await store.updateClient(1, { allowed_types: ["speak"] });
+    const emptied = json([{ client_id: 1, api_key: "k1", allowed_types: [] }]);
+    for (const version of [0, 2]) {
+      await store.connection.exec(`PRAGMA user_version = ${version}`);
+      await store.sync();
+      const { widened } = await readImport({ store, file: bytes(emptied), update: true });
+      expect(widened).toEqual([{ client_id: 1, name: "kitchen", fields: ["allowed_types"] }]);
+    }
   });
 
   test("changes only what a record says", async () => {

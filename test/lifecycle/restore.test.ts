@@ -12,7 +12,7 @@ import {
 import { dirname, join } from "node:path";
 import { expect, onTestFinished, test } from "vitest";
 import type { BackupResult } from "../../src/backup/backup.js";
-import { newClient, revokedApiKey } from "../../src/client/client.js";
+import { defaultAllowedTypes, newClient, revokedApiKey } from "../../src/client/client.js";
 import { deleteEntry, listEntries } from "../../src/keys/keyring.js";
 import { unlock } from "../../src/keys/unlock.js";
 import type { RestoreResult } from "../../src/lifecycle/restore.js";
@@ -159,6 +159,28 @@ test("permissions that would widen are listed, and nothing happens without a yes
   );
   expect(await readFile(world.path)).toEqual(before);
   expect(resultOf(await restore(world, backup)).restored.widened).toHaveLength(2);
+});
+
+test("unattended, a list that no hub reads as more than now is no question, and one that a hub does is", async () => {
+  const world = await World.of(fixture);
+  await change(world, async (store) => {
+    await store.connection.exec("PRAGMA user_version = 0");
+    await store.sync();
+    await store.updateClient(1, { allowed_types: [] });
+  });
+  const { backup } = resultOf(
+    await world.run<BackupResult>("backup", { ...world.withoutService, to: world.to }),
+  );
+  const allow = (allowed_types: string[]) =>
+    change(world, (store) => store.updateClient(1, { allowed_types }).then(() => undefined));
+  await allow(["speak"]);
+  const refused = await restore(world, backup.path, { yes: false });
+  expect(refused.code).toBe(17);
+  expect(refused.questions.join()).toMatch(/an empty list .* released hub would let it send recog/);
+  await allow([...defaultAllowedTypes, "speak"]);
+  const ran = await restore(world, backup.path, { yes: false });
+  expect(resultOf(ran).restored.widened).toEqual([]);
+  expect(ran.questions).toEqual([]);
 });
 
 test("a backup of the previous passphrase, whose rows the store has, comes back under that passphrase", async () => {
