@@ -11,10 +11,8 @@ import {
   removeFromBlacklist,
   rename,
   requireActive,
-  setAdmin,
   setBroadcast,
-  setEscalate,
-  setPropagate,
+  setRight,
   type Verb,
 } from "../client/permissions.js";
 import { printable } from "../client/printable.js";
@@ -24,12 +22,20 @@ import { openStore } from "./open.js";
 
 /** Verbs about one thing that the client may or may not do: `make-admin [ID]`. */
 const switches: readonly [name: string, description: string, verb: Verb][] = [
-  ["make-admin", "make a client an administrator", setAdmin(true)],
-  ["revoke-admin", "make an administrator an ordinary client", setAdmin(false)],
-  ["allow-escalate", "let a client send ESCALATE messages", setEscalate(true)],
-  ["blacklist-escalate", "keep a client from sending ESCALATE messages", setEscalate(false)],
-  ["allow-propagate", "let a client send PROPAGATE messages", setPropagate(true)],
-  ["blacklist-propagate", "keep a client from sending PROPAGATE messages", setPropagate(false)],
+  ["make-admin", "make a client an administrator", setRight("is_admin", true)],
+  ["revoke-admin", "make an administrator an ordinary client", setRight("is_admin", false)],
+  ["allow-escalate", "let a client send ESCALATE messages", setRight("can_escalate", true)],
+  [
+    "blacklist-escalate",
+    "keep a client from sending ESCALATE messages",
+    setRight("can_escalate", false),
+  ],
+  ["allow-propagate", "let a client send PROPAGATE messages", setRight("can_propagate", true)],
+  [
+    "blacklist-propagate",
+    "keep a client from sending PROPAGATE messages",
+    setRight("can_propagate", false),
+  ],
   ["allow-broadcast", "let an administrator send BROADCAST messages", setBroadcast(true)],
   [
     "blacklist-broadcast",

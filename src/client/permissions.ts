@@ -45,27 +45,18 @@ export function rename(name: string): Verb {
   return (client) => (client.name === name ? nothing : { changes: { name }, notices: [] });
 }
 
-export function setAdmin(is_admin: boolean): Verb {
+/**
+ * Gives or takes a right that needs no other: to be an administrator, to send a message up to the hub's own masters
+ * (escalate), to send one to everybody, up and down (propagate).
+ */
+export function setRight(
+  right: "is_admin" | "can_escalate" | "can_propagate",
+  given: boolean,
+): Verb {
   return (client, schemaVersion) =>
-    client.is_admin === is_admin
+    client[right] === given
       ? nothing
-      : { changes: { is_admin }, notices: connectionNotices(schemaVersion) };
-}
-
-/** Sending a message up to the hub's own masters. */
-export function setEscalate(can_escalate: boolean): Verb {
-  return (client, schemaVersion) =>
-    client.can_escalate === can_escalate
-      ? nothing
-      : { changes: { can_escalate }, notices: connectionNotices(schemaVersion) };
-}
-
-/** Sending a message to everybody, up and down. */
-export function setPropagate(can_propagate: boolean): Verb {
-  return (client, schemaVersion) =>
-    client.can_propagate === can_propagate
-      ? nothing
-      : { changes: { can_propagate }, notices: connectionNotices(schemaVersion) };
+      : { changes: { [right]: given }, notices: connectionNotices(schemaVersion) };
 }
 
 /** Sending a message to everybody below the hub: for administrators alone, and narrowed by this in newer hubs. */

@@ -10,9 +10,8 @@ import {
   effectiveTypes,
   removeFromBlacklist,
   requireActive,
-  setAdmin,
   setBroadcast,
-  setEscalate,
+  setRight,
   type Verb,
   widenings,
 } from "../../src/client/permissions.js";
@@ -164,10 +163,10 @@ test("what a hub does not look at, or looks at later, is said", () => {
     "does not look",
   );
   expect(setBroadcast(false)(client({ is_admin: true }), 2).notices).toEqual([]);
-  expect(setAdmin(true)(client(), 0).notices.join()).toContain("connects again");
-  expect(setEscalate(false)(client(), 2)).toEqual({
+  expect(setRight("is_admin", true)(client(), 0).notices.join()).toContain("connects again");
+  expect(setRight("can_escalate", false)(client(), 2)).toEqual({
     changes: { can_escalate: false },
     notices: [],
   });
-  expect(setEscalate(true)(client(), 2).changes).toEqual({});
+  expect(setRight("can_escalate", true)(client(), 2).changes).toEqual({});
 });

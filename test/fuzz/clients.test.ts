@@ -374,7 +374,7 @@ campaign("a file is imported as a whole or not at all, and brings nobody back", 
 
 const verbs: Record<string, (text: string) => permissions.Verb> = {
   rename: permissions.rename,
-  admin: () => permissions.setAdmin(true),
+  admin: () => permissions.setRight("is_admin", true),
   "no broadcast": () => permissions.setBroadcast(false),
   allow: permissions.allowMessage,
   deny: permissions.denyMessage,
