@@ -9,9 +9,8 @@
 import { createHash } from "node:crypto";
 import { constants } from "node:fs";
 import { type FileHandle, open } from "node:fs/promises";
-import { hasCode } from "../errors.js";
-import { readUpTo } from "../files/read.js";
-import { isCurrent, readWal, type WalPosition } from "./wal.js";
+import { openIfThere, readUpTo } from "../files/read.js";
+import { isCurrent, readWal, type WalPosition } from "../store/wal.js";
 
 /** How much is copied or hashed at a time, in bytes. */
 const chunkSize = 4 << 20;
@@ -178,15 +177,6 @@ class StagedCopy {
 
 function inOrder(pages: ReadonlyMap<number, number>): [page: number, offset: number][] {
   return [...pages].sort(([a], [b]) => a - b);
-}
-
-async function openIfThere(path: string): Promise<FileHandle | undefined> {
-  try {
-    return await open(path, constants.O_RDONLY);
-  } catch (error) {
-    if (hasCode(error, "ENOENT")) return undefined;
-    throw error;
-  }
 }
 
 async function identityOf(file: FileHandle): Promise<string> {

@@ -10,11 +10,13 @@
  */
 import { hkdfSync, pbkdf2, randomBytes } from "node:crypto";
 import { channel } from "node:diagnostics_channel";
-import { rm, stat } from "node:fs/promises";
+import { realpath, rm, stat } from "node:fs/promises";
 import { inspect, promisify } from "node:util";
 import { hasCode, StoreError, systemError } from "../errors.js";
 import { createFile } from "../files/durable.js";
+import { openIfThere } from "../files/read.js";
 import { Connection, type ConnectionOptions } from "./connection.js";
+import { readWal } from "./wal.js";
 
 /** The major version of SQLCipher whose defaults a file follows. 4 is what is written; 3 is what Debian 12 has. */
 export type CipherCompatibility = 3 | 4;
@@ -186,7 +188,7 @@ export async function openEncrypted(
       });
     }
     const key = await unlock(connection, secret, salt);
-    await refuseCutOff(connection);
+    await refuseCutOff(connection, options);
     return { connection, key, keyId: keyIdOf(salt) };
   } catch (error) {
     await connection.close();
@@ -295,15 +297,34 @@ async function applyKey(connection: Connection, key: StoreKey): Promise<void> {
   if (key.cipherCompatibility === 3) await connection.all("PRAGMA cipher_compatibility = 3");
 }
 
-/** SQLite notices whole pages missing at the end, not a part of one. */
-async function refuseCutOff(connection: Connection): Promise<void> {
+/**
+ * SQLite notices whole pages missing at the end, not a part of one. A crash while the log is brought into the file leaves
+ * a part of one as well: then that page and all after it are in the log, which SQLite reads, unless the file is immutable.
+ */
+async function refuseCutOff(
+  connection: Connection,
+  { immutable = false }: ConnectionOptions,
+): Promise<void> {
   const row = await connection.get<{ cipher_page_size: string }>("PRAGMA cipher_page_size");
+  const pageSize = Number(row?.cipher_page_size);
   const size = (await sizeOf(connection.path)) ?? 0;
-  if (size % Number(row?.cipher_page_size) !== 0) {
-    throw new StoreError("corrupted", `${connection.path} is cut off: its last page is not whole`, {
-      hint: "put the newest sound backup back in its place: hivemind-sqlcipher restore FILE",
-    });
-  }
+  if (size % pageSize === 0) return;
+  const cutPage = Math.ceil(size / pageSize);
+  if (!immutable && (await isInLog(connection.path, cutPage, pageSize))) return;
+  throw new StoreError("corrupted", `${connection.path} is cut off: its last page is not whole`, {
+    hint: "put the newest sound backup back in its place: hivemind-sqlcipher restore FILE",
+  });
+}
+
+/** Whether the log has a page and all after it. SQLite locks no byte of a log, so it may be opened beside the connection. */
+async function isInLog(path: string, first: number, pageSize: number): Promise<boolean> {
+  await using log = await openIfThere(`${await realpath(path)}-wal`);
+  const read = log && (await readWal(log));
+  if (read === undefined || typeof read === "string") return false;
+  const { pageSize: logged, databasePages } = read.position;
+  if (logged !== pageSize || databasePages === undefined) return false;
+  for (let page = first; page <= databasePages; page++) if (!read.pages.has(page)) return false;
+  return true;
 }
 
 function notADatabase(path: string): StoreError {

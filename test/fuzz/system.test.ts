@@ -6,9 +6,9 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import fc from "fast-check";
 import { afterAll } from "vitest";
-import { readWal } from "../../src/backup/wal.js";
 import { lockersIn } from "../../src/service/holders.js";
 import { parseProperties, timespanMs } from "../../src/service/properties.js";
+import { readWal } from "../../src/store/wal.js";
 import { campaign } from "./campaign.js";
 import { bytesOf, wildText } from "./inputs.js";
 

@@ -1,6 +1,16 @@
 import { execFileSync } from "node:child_process";
 import { createHash, pbkdf2Sync } from "node:crypto";
-import { chmod, mkdir, readdir, readFile, stat, truncate, writeFile } from "node:fs/promises";
+import {
+  chmod,
+  mkdir,
+  readdir,
+  readFile,
+  rm,
+  stat,
+  symlink,
+  truncate,
+  writeFile,
+} from "node:fs/promises";
 import { join } from "node:path";
 import { inspect } from "node:util";
 import { describe, expect, test } from "vitest";
@@ -15,6 +25,7 @@ import {
   StoreKey,
 } from "../../src/store/cipher.js";
 import { integrityErrors } from "../../src/store/client-store.js";
+import type { ConnectionOptions } from "../../src/store/connection.js";
 import { pageErrors } from "../../src/store/page-seals.js";
 import { interpreter } from "../interop/python.js";
 import { copyOfFixture, fixturePassphrases, fixtures, temporaryFolder } from "./temporary.js";
@@ -157,6 +168,69 @@ describe("what cannot be opened", () => {
     await truncate(path, 2_000);
     expect(await kindOf(openEncrypted(path, passphrase, readonly))).toBe("wrongPassphrase");
   });
+
+  test.each([4, 3] as const)(
+    "a file whose last page is not whole, unless the log has that page and all after it, in format %i",
+    async (format) => {
+      const path = join(await temporaryFolder(), "clients.db");
+      const cut = `${path}.cut`;
+      const { connection, key } = await createEncrypted(path, "any", format);
+      await connection.all("PRAGMA journal_mode = WAL");
+      await connection.all("PRAGMA wal_autocheckpoint = 0");
+      await connection.exec("CREATE TABLE t (v); CREATE TABLE one (n); INSERT INTO one VALUES (1)");
+      for (let row = 0; row < 50; row++) {
+        await connection.run("INSERT INTO t VALUES (?)", [String(row).repeat(1_500)]);
+      }
+      // By another process, for this one must not close a file of a store that it has open.
+      const copy = (from: string, to: string) => execFileSync("cp", [path + from, path + to]);
+      copy("-wal", ".all-wal");
+      await connection.all("PRAGMA wal_checkpoint(TRUNCATE)");
+      copy("", ".whole");
+      await connection.run("UPDATE one SET n = 2");
+      copy("-wal", ".some-wal");
+      await connection.close();
+      const { size } = await stat(`${path}.whole`);
+
+      const openCut = async (
+        length: number,
+        log: string | undefined,
+        options: ConnectionOptions,
+      ) => {
+        for (const suffix of ["", "-wal", "-shm"]) await rm(cut + suffix, { force: true });
+        copy(".whole", ".cut");
+        await truncate(cut, length);
+        if (log !== undefined) copy(log, ".cut-wal");
+        const opened = await openEncrypted(cut, key, options);
+        await using store = opened.connection;
+        expect(await integrityErrors(store)).toEqual([]);
+        expect(await store.get("SELECT count(*) AS rows, sum(length(v)) AS size FROM t")).toEqual({
+          rows: 50,
+          size: 135_000,
+        });
+      };
+      const pageSize = format === 4 ? 4096 : 1024;
+      const loggedPage = (await readFile(`${path}.some-wal`)).readUInt32BE(32);
+      expect(loggedPage).toBe(3);
+      for (const mode of ["readonly", "readwrite"] as const) {
+        for (const length of [600, 10 * pageSize + 1, size - 100]) {
+          await openCut(length, ".all-wal", { mode });
+        }
+        await openCut(size, ".all-wal", { mode });
+        for (const length of [loggedPage * pageSize - 100, 10 * pageSize + 1, size - 100]) {
+          for (const log of [".some-wal", undefined]) {
+            expect(await kindOf(openCut(length, log, { mode }))).toBe("corrupted");
+          }
+        }
+      }
+      // The log lies beside the file, not beside a link to it.
+      const link = join(await temporaryFolder(), "link.db");
+      await openCut(600, ".all-wal", readonly);
+      await symlink(cut, link);
+      await (await openEncrypted(link, key, readonly)).connection.close();
+      const immutable = { mode: "readonly", immutable: true } as const;
+      expect(await kindOf(openCut(size - 100, ".all-wal", immutable))).toBe("corrupted");
+    },
+  );
 
   test.each(Object.entries(fixturePassphrases))(
     "one changed bit in %s is damage, not a wrong passphrase",

@@ -2,9 +2,9 @@ import { execFileSync } from "node:child_process";
 import { copyFile, open, readFile, stat, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { expect, test } from "vitest";
-import { readWal, type WalNews, type WalPosition } from "../../src/backup/wal.js";
 import { Connection } from "../../src/store/connection.js";
-import { temporaryFolder } from "../store/temporary.js";
+import { readWal, type WalNews, type WalPosition } from "../../src/store/wal.js";
+import { temporaryFolder } from "./temporary.js";
 
 const headerSize = 32;
 const frameSize = 24 + 4096;
@@ -19,7 +19,7 @@ async function database() {
   return { path, connection };
 }
 
-/** The log as a copy of it reads: this process may not open the log of a database that it has open. */
+/** The log as a copy of it reads, which stays as it is while the database is written to. */
 async function readCopy(path: string, from?: WalPosition) {
   const copy = `${path}-copy`;
   execFileSync("cp", [`${path}-wal`, copy]);
