@@ -177,6 +177,7 @@ export async function removeUnfinished({ staged, final }: BackupJournal): Promis
     await remove(final.copy, final.copy_identity);
   }
   for (const path of [staged.manifest, staged.copy, ...(staged.work ?? [])]) await remove(path);
+  if (removed.length > 0) await syncFolder(dirname(staged.copy));
   return removed;
 }
 

@@ -15,7 +15,7 @@ import { lookAt } from "./look.js";
 
 const newFile = constants.O_WRONLY | constants.O_CREAT | constants.O_EXCL | constants.O_NOFOLLOW;
 
-/** Makes a folder and its parents, 0700 each; an existing folder is left as it is. */
+/** Makes a folder and its parents, 0700 each and synced; an existing folder is left as it is. */
 export async function makeFolder(path: string): Promise<void> {
   try {
     await mkdir(path, 0o700);
@@ -26,8 +26,9 @@ export async function makeFolder(path: string): Promise<void> {
     }
     // Not Node's own `recursive`, which tries for ever where the folder above is there and still nothing can be made.
     await makeFolder(dirname(path));
-    await makeFolder(path);
+    return await makeFolder(path);
   }
+  await syncFolder(dirname(path));
 }
 
 /** What is said where a file that was just made has been exchanged, or given a second name. */
@@ -197,6 +198,7 @@ export async function tryReplacing(path: string): Promise<void> {
   } catch (error) {
     throw systemError(error, `cannot replace ${path}`);
   }
+  await syncFolder(dirname(path));
 }
 
 /** Writes what is to take a file's place, under another name beside it, with that file's owner and mode. */

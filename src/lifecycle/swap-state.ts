@@ -378,4 +378,5 @@ export async function undoBundle(bundle: z.infer<typeof bundleJournalSchema>): P
   const { folder, key_id: keyId, made } = bundle;
   await removeStagedBundles(folder, keyId);
   if (made) await removeBundle(folder, keyId);
+  await syncFolder(folder);
 }
