@@ -1,8 +1,9 @@
-import { readdir, readlink, writeFile } from "node:fs/promises";
+import { readdir, readFile, readlink, writeFile } from "node:fs/promises";
 import { expect, test } from "vitest";
+import { keyringService } from "../../src/keys/keyring.js";
 import { root } from "../built.js";
 import { property } from "../service/units.js";
-import { resultOf, World } from "./world.js";
+import { passphraseFile, type Ran, resultOf, World } from "./world.js";
 
 /** The files that the unit's process has open in the store's folder. */
 async function openInStoreFolder(world: World): Promise<string[]> {
@@ -56,3 +57,72 @@ test("nor when the old file is put back: what its timer starts between the stop 
   expect(open).toContain(world.path);
   expect(open.join()).not.toContain("deleted");
 });
+
+/** Rotates, and runs a shell command at a step. */
+function rotateWith(command: string, step: string, world: World, more = {}): Promise<Ran> {
+  return world.run(
+    "rotate",
+    { ...world.withoutService, ...more },
+    {
+      NODE_OPTIONS: `--import=${root}test/faults/kill-at-step.mjs`,
+      HIVEMIND_TEST_STEPS: `${world.folder}/steps`,
+      HIVEMIND_TEST_STEP: `rotate.${step}`,
+      HIVEMIND_TEST_COMMAND: command,
+    },
+  );
+}
+
+test.each([
+  ["as the service is stopped", "stopping", "held"],
+  ["after it was exported", "filled", "committing"],
+])(
+  "a store that somebody opens without a lock %s is let be, before anything more is done",
+  async (_, step, next) => {
+    const world = await World.of("sqlcipher4-schema2.db");
+    const [rows, slots] = [await world.rows(), await world.slots()];
+    const pidFile = `${world.folder}/pid`;
+    const open = `exec 9<'${world.path}'; sleep 600 & echo $! >'${pidFile}'`;
+    const ran = await rotateWith(open, step, world);
+    const pid = Number(await readFile(pidFile, "utf8"));
+    process.kill(pid);
+    expect(ran.error).toMatchObject({
+      kind: "inUse",
+      message: expect.stringContaining(`is open in ${pid} (sleep)`),
+    });
+    expect(await readFile(`${world.folder}/steps`, "utf8")).not.toContain(`rotate.${next}\n`);
+    expect(await world.rows()).toEqual(rows);
+    expect(await world.slots()).toEqual(slots);
+    expect(await world.leftovers()).toEqual([]);
+  },
+);
+
+test.each(["keyring", "file"] as const)(
+  "another passphrase that comes in the place of the new one, in the %s, before the store is replaced: nothing is changed",
+  async (kind) => {
+    const world = await World.of("sqlcipher4-schema2.db");
+    const [rows, slots] = [await world.rows(), await world.slots()];
+    const old = await passphraseFile(world, slots.current ?? "");
+    const next = await passphraseFile(world, "the next one");
+    const entry = `service ${keyringService} account '${world.path}#pending'`;
+    const ran =
+      kind === "keyring"
+        ? await rotateWith(
+            `printf another | secret-tool store --label=x ${entry}`,
+            "bundled",
+            world,
+          )
+        : await rotateWith(`echo another >'${next}'`, "bundled", world, {
+            source: { kind: "file", path: old },
+            passphraseFile: next,
+          });
+    expect(ran.error).toMatchObject({
+      kind: "passphraseUnavailable",
+      message: expect.stringContaining(
+        "where the new passphrase is kept, another one has appeared",
+      ),
+    });
+    expect(await world.rows()).toEqual(rows);
+    expect(await world.slots()).toEqual(slots);
+    expect(await world.leftovers()).toEqual([]);
+  },
+);
