@@ -80,21 +80,21 @@ export type BackupJournal = z.infer<typeof backupJournalSchema>;
 export async function settleBackup(journal: Journal, storePath: string): Promise<Settled> {
   const { stopped, ...files } = journal.dataAs(backupJournalSchema);
   const said: string[] = [];
-  let down: StoreError | undefined;
+  let down: unknown;
   if (stopped) {
     try {
       const started = await endAbsence(stopped, storePath);
       if (started) said.push(`started ${started}, which an interrupted backup had stopped`);
     } catch (error) {
-      down = stillDown(journal, error);
+      down = error;
     }
     // Once it runs, that is its owner's affair; and nobody is kept out any more. To settling the same, but for that start.
-    const data = { ...files, ...(down && { stopped }) };
+    const data = { ...files, ...(down !== undefined && { stopped }) };
     await journal.write("backup.started" satisfies BackupStep, data).catch(() => undefined);
   }
   const work = async () => said.push(...(await settleFiles(files)));
-  const untidy = await tidyUp(journal, work, down);
-  return { said, untidy, down };
+  const untidy = await tidyUp(journal, work, { isDown: down !== undefined });
+  return { said, untidy, ...(down !== undefined && { down: stillDown(journal, down) }) };
 }
 
 async function settleFiles(files: BackupJournal): Promise<string[]> {

@@ -148,7 +148,7 @@ export async function rememberPlaces(
 export async function operate<Result>(
   context: Context,
   operation: (lock: OperationLock, signal: AbortSignal) => Promise<Result>,
-  options: { makeFolder?: boolean; onlyOpens?: boolean } = {},
+  options: { makeFolder?: boolean; onlyOpens?: boolean; paysOwed?: boolean } = {},
 ): Promise<Result> {
   const { withOperation } = await import("../lifecycle/settle.js");
   return interruptible((signal) =>

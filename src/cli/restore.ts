@@ -77,7 +77,7 @@ async function runRestore(
         }),
       }),
     // On a new machine it is not there yet, and the lock lies in it.
-    { makeFolder: true },
+    { makeFolder: true, paysOwed: true },
   );
   const { restored, service } = result;
   const { recordRehearsal } = await import("../lifecycle/rehearsal.js");

@@ -7,7 +7,12 @@ import { copyFile } from "../files/copy.js";
 import { moveFile, syncFolder } from "../files/durable.js";
 import { lookAt } from "../files/look.js";
 import { describeSource, formatSource, isKept } from "../keys/source.js";
-import { type KnownService, knowService, type ServiceReport } from "../operation/absence.js";
+import {
+  type KnownService,
+  knowService,
+  owedService,
+  type ServiceReport,
+} from "../operation/absence.js";
 import { throwIfInterrupted } from "../operation/interrupt.js";
 import { acquireLock } from "../operation/lock.js";
 import type { Reporter } from "../operation/reporter.js";
@@ -116,7 +121,7 @@ async function putInPlace(options: RestoreOptions, backup: VerifiedBackup): Prom
   const { storePath } = lock;
   const present = await lookAtPresent(storePath, source, backup);
   const { differences } = present;
-  const service = await knowService(options.service, reporter);
+  const service = await knowService(options.service, reporter, await owedService(storePath));
   await ask(options, backup, present, await hubObjection(options, service, backup));
 
   const changes = present.passphrase !== backup.passphrase;

@@ -7,8 +7,14 @@ import { setTimeout as delay } from "node:timers/promises";
 import { settleBackup } from "../backup/settle.js";
 import { StoreError, systemError, withLine } from "../errors.js";
 import { makeFolder, removePartials } from "../files/durable.js";
-import { endAbsence, refuseHolders, stopIfUp, stoppedService } from "../operation/absence.js";
-import { isJournalLeft, Journal, journalPath } from "../operation/journal.js";
+import {
+  endAbsence,
+  owedService,
+  refuseHolders,
+  stopIfUp,
+  stoppedService,
+} from "../operation/absence.js";
+import { downStep, isJournalLeft, Journal, journalPath } from "../operation/journal.js";
 import { acquireLock, type OperationLock } from "../operation/lock.js";
 import type { Reporter } from "../operation/reporter.js";
 import { type Settled, stillDown } from "../operation/settled.js";
@@ -28,13 +34,14 @@ const passingMs = 2_000;
  *
  * @param options.makeFolder for an operation that puts a store where there is none: its folder is made.
  * @param options.onlyOpens for one that has no journal and stops no service: one that stays down is said, and no obstacle.
+ * @param options.paysOwed for one that starts what `owedService` says.
  * @throws StoreError `inUse` if another operation is at work, what settling throws, and what `body` throws.
  */
 export async function withOperation<Result>(
   storePath: string,
   reporter: Pick<Reporter, "notice">,
   body: (lock: OperationLock) => Promise<Result>,
-  options: { makeFolder?: boolean; onlyOpens?: boolean } = {},
+  options: { makeFolder?: boolean; onlyOpens?: boolean; paysOwed?: boolean } = {},
 ): Promise<Result> {
   if (options.makeFolder) await makeFolder(dirname(storePath));
   await using lock = await lockFor(storePath);
@@ -50,10 +57,12 @@ export async function withOperation<Result>(
 export async function settleBefore(
   lock: OperationLock,
   reporter: Pick<Reporter, "notice">,
-  options: { onlyOpens?: boolean } = {},
+  options: { onlyOpens?: boolean; paysOwed?: boolean } = {},
 ): Promise<void> {
   const { said, untidy, down } = await settle(lock);
-  const isObstacle = down && !options.onlyOpens;
+  const goesOn =
+    options.onlyOpens || (options.paysOwed && (await owedService(lock.storePath)) !== undefined);
+  const isObstacle = down && !goesOn;
   for (const sentence of sentencesOf({ said, down: isObstacle ? undefined : down })) {
     reporter.notice(sentence);
   }
@@ -128,7 +137,8 @@ export async function settle(lock: OperationLock): Promise<Settled> {
   await removePartials(journalPath(storePath));
   const journal = await Journal.read(storePath);
   if (!journal) return { said: [] };
-  const { operation } = journal.entry;
+  const { operation, step } = journal.entry;
+  if (step === downStep) return settleDown(storePath);
   if (operation === "backup") return settleBackup(journal, storePath);
   if (operation === "upgrade-schema") return settleSchemaUpgrade(journal, storePath);
   try {
@@ -142,6 +152,23 @@ export async function settle(lock: OperationLock): Promise<Settled> {
   throw new StoreError("newerVersion", `${journal.path} is about an operation "${operation}"`, {
     hint: "finish it with the version of this program that began it",
   });
+}
+
+async function settleDown(storePath: string): Promise<Settled> {
+  const owed = await owedService(storePath);
+  if (!owed) return { said: [] };
+  const { journal, stopped } = owed;
+  let started: string | undefined;
+  try {
+    started = await endAbsence(stopped, storePath);
+  } catch (error) {
+    return { said: [], down: stillDown(journal, error) };
+  }
+  await journal.remove();
+  const { operation } = journal.entry;
+  return {
+    said: started ? [`started ${started}, which an interrupted ${operation} had stopped`] : [],
+  };
 }
 
 /** A keyring that is gone for good must not keep out whoever has the bundle. */

@@ -212,8 +212,8 @@ export class Swap {
   }
 
   /**
-   * After `undo` and `revert`: removes the bundles of the file that is not the store, and the journal, unless the service
-   * is down.
+   * After `undo` and `revert`: removes the bundles of the file that is not the store, and the journal, or what is in it
+   * besides a service that is down.
    *
    * @returns why it could not.
    */
@@ -223,10 +223,8 @@ export class Swap {
       if (bundle) await undoBundle(bundle);
       if (replacedBundle) await undoBundle(replacedBundle);
       await this.#removeTrials();
-      // Whoever puts a bundle there while the service is down keeps it.
-      if (this.down) await this.write("undone", { bundle: undefined, replaced_bundle: undefined });
     };
-    return tidyUp(this.journal, work, this.down);
+    return tidyUp(this.journal, work, { isDown: this.down !== undefined });
   }
 
   /**

@@ -112,6 +112,7 @@ export interface SwapOutcome {
  */
 export async function swap(request: SwapRequest): Promise<SwapOutcome> {
   const { lock, operation, replaced, service } = request;
+  const { owed } = service;
   const { storePath } = lock;
   const before = await lookAt(storePath);
   if (before && !before.isFile()) throw new StoreError("refused", `${storePath} is not a file`);
@@ -138,14 +139,18 @@ export async function swap(request: SwapRequest): Promise<SwapOutcome> {
           made: false,
         },
       }),
+    ...(owed && { stopped: owed.stopped }),
   };
+  const absence = owed && (await Absence.of(service));
   const state = new Swap(
     storePath,
-    await Journal.begin(storePath, operation, "staging", data),
+    await Journal.begin(storePath, operation, "staging", data, owed?.journal),
     data,
   );
-  const work = new SwapWork(request, state, size);
+  const work = new SwapWork(request, state, size, absence);
   try {
+    // Left armed, it might start the service in the middle of the work.
+    if (owed?.stopped.timer) await service.service.disarmRestart(owed.stopped.timer);
     state.reached("staging");
     const { key, bundle } = await work.stage();
     await work.stop();
@@ -155,11 +160,12 @@ export async function swap(request: SwapRequest): Promise<SwapOutcome> {
     const stoppedMs = await work.start();
     await state.clean();
     const { name } = service.service;
-    const active = service.wasActive;
+    const { wasActive } = service;
+    const active = wasActive || owed !== undefined;
     return {
       key,
       bundle,
-      service: { unit: name, was_active: active, active, stopped_ms: stoppedMs },
+      service: { unit: name, was_active: wasActive, active, stopped_ms: stoppedMs },
     };
   } catch (error) {
     throw await work.putRight(error);
@@ -176,10 +182,11 @@ class SwapWork {
   readonly #size: number;
   readonly #name: string;
   #held: HeldStore | undefined;
-  /** From when the journal says that the service is stopped. */
+  /** From when the journal says that the service is stopped, which an earlier operation may have done. */
   #absence: Absence | undefined;
 
-  constructor(request: SwapRequest, state: Swap, size: number) {
+  constructor(request: SwapRequest, state: Swap, size: number, absence: Absence | undefined) {
+    this.#absence = absence;
     this.#request = request;
     this.#state = state;
     this.#size = size;
@@ -245,8 +252,8 @@ class SwapWork {
   async stop(): Promise<void> {
     const { service, settleCommand, signal, reporter } = this.#request;
     throwIfInterrupted(signal);
-    if (service.wasActive) {
-      const absence = await Absence.of(service);
+    const absence = this.#absence ?? (service.wasActive ? await Absence.of(service) : undefined);
+    if (absence) {
       await this.#state.write("stopping", { stopped: absence.stopped });
       this.#absence = absence;
       await absence.arm(windowBudgetMs + this.#size / slowestBytesPerMs, settleCommand);
@@ -276,7 +283,7 @@ class SwapWork {
   async commit(): Promise<void> {
     const { signal, service } = this.#request;
     const { storePath, data } = this.#state;
-    if (service.wasActive && (await service.service.state()).active) {
+    if (this.#absence && (await service.service.state()).active) {
       throw new StoreError("service", `something started ${this.#name} in the middle of the work`, {
         hint: "see what starts it; the store was not changed",
       });

@@ -18,7 +18,7 @@ import {
   stoppedSchema,
 } from "../operation/absence.js";
 import { throwIfInterrupted } from "../operation/interrupt.js";
-import { Journal } from "../operation/journal.js";
+import { downStep, Journal } from "../operation/journal.js";
 import { type Settled, stillDown } from "../operation/settled.js";
 import { reached } from "../operation/step.js";
 import { identify } from "../store/cipher.js";
@@ -235,8 +235,7 @@ export async function settleSchemaUpgrade(journal: Journal, storePath: string): 
   try {
     if (stopped) started = await endAbsence(stopped, storePath);
   } catch (error) {
-    // Nobody is kept out any more.
-    await journal.write("started", journal.entry.data).catch(() => undefined);
+    await journal.write(downStep, journal.entry.data).catch(() => undefined);
     return { said: [], down: stillDown(journal, error) };
   }
   await journal.remove();

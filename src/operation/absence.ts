@@ -13,6 +13,7 @@ import {
   type Started,
 } from "../service/service.js";
 import * as z from "../zod.js";
+import { downStep, Journal } from "./journal.js";
 import type { Reporter } from "./reporter.js";
 
 /**
@@ -31,6 +32,14 @@ export interface KnownService {
   readonly service: Service;
   readonly choice: ServiceChoice;
   readonly wasActive: boolean;
+  /** It is down because an interrupted operation has stopped it: whoever works now has to start it. */
+  readonly owed?: Owed | undefined;
+}
+
+/** A service that could not be started yet, and the journal in which that is all. */
+export interface Owed {
+  readonly journal: Journal;
+  readonly stopped: Stopped;
 }
 
 /** What `--json` says about the service. */
@@ -55,16 +64,28 @@ export const stoppedSchema = z.strictObject({
 
 export type Stopped = z.infer<typeof stoppedSchema>;
 
+const owedSchema = z.strictObject({ stopped: stoppedSchema });
+
+/** What settling has left: a service that it could not start, if that is all. Hold the operation lock. */
+export async function owedService(storePath: string): Promise<Owed | undefined> {
+  const journal = await Journal.read(storePath);
+  if (journal?.entry.step !== downStep) return undefined;
+  return { journal, ...journal.dataAs(owedSchema) };
+}
+
 /**
  * Finds the store's service and tries everything that stopping and starting it will need.
  *
+ * @param owed one that is down is the store's, whatever the choice.
  * @throws StoreError what `selectService` and `Service.check` throw; `inUse` if anybody else has the store open.
  */
 export async function knowService(
-  choice: ServiceChoice,
+  chosen: ServiceChoice,
   reporter: Reporter,
+  owed?: Owed,
 ): Promise<KnownService> {
-  const { storePath } = choice;
+  const { storePath } = chosen;
+  const choice = owed ? choiceOf(owed.stopped, storePath) : chosen;
   const service = await selectService(choice);
   for (const notice of await service.check(storePath)) reporter.notice(notice);
   const { active } = await service.state();
@@ -82,7 +103,7 @@ export async function knowService(
       `other users' processes cannot be looked into: if one of them has ${storePath} open, this does not know`,
     );
   }
-  return { service, choice, wasActive: active };
+  return { service, choice, wasActive: active, owed };
 }
 
 /**
@@ -94,12 +115,14 @@ export class Absence {
   readonly stopped: Stopped;
   readonly #service: Service;
   readonly #storePath: string;
+  readonly #isOwed: boolean;
   readonly #timerName = newRestartName();
   #timer: RestartTimer | undefined;
   #stoppedAt = 0;
 
-  private constructor({ service, choice }: KnownService, dependents: readonly string[]) {
+  private constructor({ service, choice, owed }: KnownService, dependents: readonly string[]) {
     this.#service = service;
+    this.#isOwed = owed !== undefined;
     this.#storePath = choice.storePath;
     this.stopped = {
       service: service.kind,
@@ -111,9 +134,12 @@ export class Absence {
     };
   }
 
-  /** That of a service which runs: looks at what is stopped with it. Nothing has happened to it yet. */
+  /** That of a service which runs, or is owed: looks at what is stopped with it. Nothing has happened to it yet. */
   static async of(known: KnownService): Promise<Absence> {
-    return new Absence(known, await known.service.activeDependents());
+    const dependents = await known.service.activeDependents();
+    return new Absence(known, [
+      ...new Set([...(known.owed?.stopped.dependents ?? []), ...dependents]),
+    ]);
   }
 
   /**
@@ -134,7 +160,8 @@ export class Absence {
   /** @throws StoreError `service` if it does not stop; it may be half stopped then. */
   async stop(): Promise<void> {
     this.#stoppedAt = performance.now();
-    await this.#service.stop();
+    if (this.#isOwed) await stopIfUp(this.#service, this.#storePath);
+    else await this.#service.stop();
   }
 
   /**
@@ -175,15 +202,19 @@ export class Absence {
   }
 }
 
-/** The service of a journal. */
-export function stoppedService(stopped: Stopped, storePath: string): Promise<Service> {
-  return selectService({
+function choiceOf(stopped: Stopped, storePath: string): ServiceChoice {
+  return {
     service: stopped.service,
     unit: stopped.unit,
     stopCommand: stopped.stop_command,
     startCommand: stopped.start_command,
     storePath,
-  });
+  };
+}
+
+/** The service of a journal. */
+export function stoppedService(stopped: Stopped, storePath: string): Promise<Service> {
+  return selectService(choiceOf(stopped, storePath));
 }
 
 /**

@@ -17,6 +17,9 @@ import * as z from "../zod.js";
 const journalFormat = "hivemind-sqlcipher journal";
 const journalVersion = 1;
 
+/** The step of whatever operation of which nothing is left to do but to start the service, its `data.stopped`. */
+export const downStep = "down";
+
 const versionSchema = z.looseObject({ format: z.literal(journalFormat), version: z.int() });
 
 export const journalEntrySchema = z.strictObject({
@@ -69,6 +72,7 @@ export class Journal {
   /**
    * Begins an operation's journal, on disk when this returns.
    *
+   * @param inPlaceOf an earlier one, of which `data` has what it was there for.
    * @throws StoreError `refused` if an earlier operation's journal is still there: it must be settled first.
    */
   static async begin(
@@ -76,9 +80,10 @@ export class Journal {
     operation: string,
     step: string,
     data: Record<string, unknown>,
+    inPlaceOf?: Journal,
   ): Promise<Journal> {
     const earlier = await Journal.read(storePath);
-    if (earlier) {
+    if (earlier && earlier.entry.id !== inPlaceOf?.entry.id) {
       throw new StoreError(
         "refused",
         `an interrupted ${earlier.entry.operation} of ${storePath} has not been settled`,

@@ -1,6 +1,6 @@
 /** How settling an interrupted operation has ended. */
 import { StoreError, systemError, withLine } from "../errors.js";
-import type { Journal } from "./journal.js";
+import { downStep, type Journal } from "./journal.js";
 
 /** The store and its passphrase are right again, and so is its service, but for what is said here. */
 export interface Settled {
@@ -21,31 +21,37 @@ export interface Settled {
 /** What is said of a service that could not be started after an interrupted operation. */
 export function stillDown({ entry, path }: Journal, error: unknown): StoreError {
   const { message, hint } = systemError(error, "the service could not be started", "service");
+  const meanwhile =
+    "once it runs, the next command settles this; commands that only open the store go on meanwhile";
+  const words =
+    entry.step === downStep
+      ? [`${meanwhile}, and so does restore`, "if it is not to run any more:", `rm '${path}'`]
+      : [
+          meanwhile,
+          "to restore a backup before that, or if it is not to run any more (what may be left over is named there, and to start it is up to you then):",
+          `mv '${path}' '${path}.left'`,
+        ];
   return new StoreError("service", `after an interrupted ${entry.operation}: ${message}`, {
-    hint: [
-      ...(hint === undefined ? [] : [hint]),
-      "once it runs, the next command settles this; commands that only open the store go on meanwhile",
-      "to restore a backup before that, or if it is not to run any more (what may be left over is named there, and to start it is up to you then):",
-      `mv '${path}' '${path}.left'`,
-    ].join("\n"),
+    hint: [...(hint === undefined ? [] : [hint]), ...words].join("\n"),
     cause: error,
   });
 }
 
 /**
- * Does the last of the settling, which the store and its service can do without, and removes the journal, unless that has
- * to stay for a service that is down.
+ * Does the last of the settling, which the store and its service can do without, and removes the journal, or leaves
+ * nothing in it but a service that is down.
  *
  * @returns why it could not: the journal is there for the next try.
  */
 export async function tidyUp(
   journal: Journal,
   work: () => Promise<unknown>,
-  down?: StoreError,
+  options: { isDown?: boolean } = {},
 ): Promise<StoreError | undefined> {
   try {
     await work();
-    if (!down) await journal.remove();
+    if (options.isDown) await journal.write(downStep, { stopped: journal.entry.data.stopped });
+    else await journal.remove();
     return undefined;
   } catch (error) {
     const { kind, message, hint } = systemError(error, "something could not be removed");

@@ -2,7 +2,6 @@
  * An operation is killed while the hub's unit is stopped, and the unit cannot start any more. Its store is in order: what
  * only opens it goes on, to find out what is wrong, and the unit is started as soon as it can be.
  */
-import { execSync } from "node:child_process";
 import { existsSync } from "node:fs";
 import { mkdir, readdir, readFile, rm, writeFile } from "node:fs/promises";
 import { dirname } from "node:path";
@@ -29,7 +28,17 @@ interface Broken {
 
 const isActive = async (unit: string) => (await property(unit, "ActiveState")) === "active";
 
-async function killedAndBroken(step: string, command: readonly string[]): Promise<Broken> {
+const atStep = (commands: Record<string, string>) => ({
+  NODE_OPTIONS: `--import=${root}test/faults/at-step.mjs`,
+  HIVEMIND_TEST_AT_STEP: JSON.stringify(commands),
+});
+
+/** @param first a command that is run before, to its end. */
+async function killedAndBroken(
+  step: string,
+  command: readonly string[],
+  first: readonly string[] = ["status"],
+): Promise<Broken> {
   const machine = await Machine.make();
   await mkdir(machine.path("backups"));
   const bundles = machine.path("bundles");
@@ -49,11 +58,9 @@ async function killedAndBroken(step: string, command: readonly string[]): Promis
   onTestFinished(() => removeUnits(`${unit}.service`));
   await systemctl("start", unit);
   const service = ["--service", "systemd-user", "--unit", unit];
+  expect((await machine.run([...first, ...(first === backup ? service : [])])).code).toBe(0);
   const killed = await machine.run([...command, ...service], {
-    env: {
-      NODE_OPTIONS: `--import=${root}test/faults/at-step.mjs`,
-      HIVEMIND_TEST_AT_STEP: JSON.stringify({ [step]: "kill" }),
-    },
+    env: atStep({ [step]: "kill" }),
   });
   expect([killed.code, killed.stderr]).toEqual([null, expect.any(String)]);
   expect(await isActive(unit)).toBe(false);
@@ -118,23 +125,56 @@ test.each([
   120_000,
 );
 
-test("a restore does not wait for a unit that may be down because of the store: what it says to type lets it go on", async () => {
-  const { machine, unit, ok, service } = await killedAndBroken("backup.stopped", backup);
-  const refused = await machine.run([...backup, ...service]);
-  expect(refused.code).toBe(15);
-  const [move = ""] = refused.stderr.split("\n").filter((line) => /^ *mv /.test(line));
-  execSync(move);
-  expect((await machine.run([...backup, ...service])).code).toBe(0);
-  expect((await machine.run(["add-client", "--name", "gone again"])).code).toBe(0);
-  const [file = ""] = (await readdir(machine.path("backups"))).filter((name) =>
-    name.endsWith(".db"),
-  );
-  const restored = await machine.run([
-    ...["restore", machine.path("backups", file), "--hub", "none", "--yes", ...service],
-  ]);
-  expect([restored.code, restored.stderr]).toEqual([0, expect.any(String)]);
-  await writeFile(ok, "");
-  await systemctl("start", unit);
-  const { stdout } = await machine.run(["list-clients", "--json"]);
-  expect(JSON.parse(stdout).clients).toMatchObject([{ name: "hall" }]);
+/** A store with a client that the one backup has not, and the unit down, of which nothing is left but that. */
+async function withBackup(): Promise<Broken & { restore: readonly string[] }> {
+  const broken = await killedAndBroken("rotate.filled", rotate, backup);
+  const { machine, service } = broken;
+  expect((await machine.run(["add-client", "--name", "kitchen"])).code).toBe(0);
+  const names = await readdir(machine.path("backups"));
+  const [file = ""] = names.filter((name) => name.endsWith(".db"));
+  const restore = ["restore", machine.path("backups", file), "--hub", "none", "--yes"];
+  return { ...broken, restore: [...restore, ...service] };
+}
+
+async function clientsOf(machine: Machine): Promise<string[]> {
+  const { document } = await machine.json("list-clients");
+  return (document.clients as { name: string }[]).map(({ name }) => name);
+}
+
+test("a restore does not wait for the unit, which may be down because of the store, and starts it, whatever unit is named", async () => {
+  const { machine, unit, journal, ok, restore } = await withBackup();
+  const other = ["--service", "none"];
+  const restored = await machine.run([...restore, ...other, "--json"], {
+    env: atStep({ "restore.renamed": `touch '${ok}'` }),
+  });
+  expect([restored.code, restored.stderr]).toEqual([0, expect.stringContaining("restore")]);
+  expect(JSON.parse(restored.stdout).service).toMatchObject({ was_active: false, active: true });
+  expect(await isActive(unit)).toBe(true);
+  expect(existsSync(journal)).toBe(false);
+  expect(await clientsOf(machine)).toEqual(["hall"]);
+  expect(await systemctl("list-units", "--all", "--type=timer")).not.toContain(unit);
 }, 60_000);
+
+test.each([
+  { how: "the unit does not start on the restored store either", step: undefined },
+  { how: "it is killed while it stages", step: "restore.staged" },
+  { how: "it is killed when all is in place", step: "restore.renamed" },
+])(
+  "a restore while the unit is down, and $how: the store is as it was, and the unit is started once it can be",
+  async ({ step }) => {
+    const { machine, unit, journal, ok, restore } = await withBackup();
+    const { code, stderr } = await machine.run([...restore], {
+      env: step === undefined ? {} : atStep({ [step]: "kill" }),
+    });
+    expect([code, stderr]).toEqual([step === undefined ? 15 : null, expect.any(String)]);
+    expect(await clientsOf(machine)).toEqual(["hall", "kitchen"]);
+    expect(existsSync(journal)).toBe(true);
+    expect(await isActive(unit)).toBe(false);
+
+    await writeFile(ok, "");
+    expect(await clientsOf(machine)).toEqual(["hall", "kitchen"]);
+    expect(await isActive(unit)).toBe(true);
+    expect(existsSync(journal)).toBe(false);
+  },
+  60_000,
+);
