@@ -281,9 +281,9 @@ class SwapWork {
   }
 
   async commit(): Promise<void> {
-    const { signal, service } = this.#request;
+    const { signal } = this.#request;
     const { storePath, data } = this.#state;
-    if (this.#absence && (await service.service.state()).active) {
+    if (await this.#absence?.isOver()) {
       throw new StoreError("service", `something started ${this.#name} in the middle of the work`, {
         hint: "see what starts it; the store was not changed",
       });

@@ -196,6 +196,11 @@ export class Absence {
     return (await this.#timer?.disarm())?.fired ?? false;
   }
 
+  /** Whether something has started it since it was stopped. */
+  isOver(): Promise<boolean> {
+    return isBack(this.#service, this.#storePath);
+  }
+
   /** How long it took until the service was up again, in whole milliseconds. */
   lastedMs({ upAt }: Started): number {
     return Math.round(upAt - this.#stoppedAt);

@@ -1,9 +1,11 @@
 /** A hub with commands of its own, and others that have its store open in the middle of the work. */
 import { execFileSync } from "node:child_process";
-import { readFile } from "node:fs/promises";
+import { chown, readdir, readFile, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { expect, onTestFinished, test } from "vitest";
 import { root } from "../built.js";
+import { Machine } from "../cli/machine.js";
+import { asNobody, isRoot, nobody } from "../files/others.js";
 import { World } from "./world.js";
 
 test("a program that opens the store while a swap is at it is not taken for the hub with commands of its own: it is started", async () => {
@@ -35,3 +37,36 @@ test("a program that opens the store while a swap is at it is not taken for the 
   });
   expect((await readFile(starts, "utf8")).trim().split("\n")).toHaveLength(2);
 });
+
+test.skipIf(!isRoot)(
+  "an ordinary user, who cannot look into others' processes, swaps the store of a hub with commands of its own",
+  async () => {
+    const machine = await Machine.make();
+    execFileSync("chown", [`${nobody}`, machine.folder]);
+    const passphrase = machine.path("passphrase");
+    await writeFile(passphrase, "correct horse battery staple\n", { mode: 0o600 });
+    await chown(passphrase, nobody, nobody);
+    const run = async (...args: string[]) => {
+      const source = ["--passphrase-source", `file:${passphrase}`, "--no-key-cache"];
+      const { code, stderr } = await machine.run([...args, ...source], { before: asNobody });
+      return [code, stderr];
+    };
+    const places = ["--bundle-to", machine.path("bundles"), "--to", machine.path("backups")];
+    const done = [0, expect.any(String)];
+    expect(await run("init", "--recovery-key-file", machine.path("key"), ...places)).toEqual(done);
+    execFileSync("install", ["-d", "-o", `${nobody}`, machine.path("backups")]);
+    expect(await run("backup", "--service", "none")).toEqual(done);
+    const names = await readdir(machine.path("backups"));
+    const [file = ""] = names.filter((name) => name.endsWith(".db"));
+    const commands = [
+      "--stop-command",
+      "true",
+      "--start-command",
+      "true",
+      "--hub",
+      "none",
+      "--yes",
+    ];
+    expect(await run("restore", machine.path("backups", file), ...commands)).toEqual(done);
+  },
+);
