@@ -163,11 +163,13 @@ export class SystemdUnit implements Service {
     const calledAt = Number(process.hrtime.bigint() / 1000n);
     let outcome = await systemctl(this.kind, ["start", "--", ...units], this.#startTimeoutMs);
     if (outcome.code !== 0) {
-      // Several backups in a short time use up the unit's start limit, which is meant for crashes.
-      const limited = (await this.#show(["Id", "Result"], units)).some(
-        ({ Result }) => Result === "start-limit-hit",
+      // Several backups in a short time use up the unit's start limit, which is meant for crashes. Its result need not say
+      // so: that of an earlier failure stays.
+      const found = await this.#show(["ActiveState", "InactiveExitTimestampMonotonic"], units);
+      const untried = found.some(
+        (unit) => !isUp(unit) && Number(unit.InactiveExitTimestampMonotonic) < calledAt,
       );
-      if (limited) {
+      if (untried) {
         await systemctl(this.kind, ["reset-failed", "--", ...units]);
         outcome = await systemctl(this.kind, ["start", "--", ...units], this.#startTimeoutMs);
       }

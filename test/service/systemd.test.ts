@@ -184,6 +184,22 @@ describe("stopping and starting", () => {
     await service.start([]);
     expect((await service.state()).active).toBe(true);
   });
+
+  test("nor do starts that failed keep down a unit that can start again", async () => {
+    const ok = `${store}.ok`;
+    writeFileSync(ok, "");
+    const service = await running(
+      `[Unit]\nStartLimitIntervalSec=1h\nStartLimitBurst=2\n${holding(store, `ExecStartPre=/usr/bin/test -e ${ok}\n`)}`,
+    );
+    await service.stop();
+    rmSync(ok);
+    for (let attempt = 0; attempt < 3; attempt++) {
+      await expect(service.start([])).rejects.toEqual(refused(/could not be started/, "service"));
+    }
+    writeFileSync(ok, "");
+    await service.start([]);
+    expect((await service.state()).active).toBe(true);
+  });
 });
 
 describe("dependents", () => {

@@ -43,7 +43,7 @@ export async function removeUnits(...names: string[]): Promise<void> {
   const folder = join(process.env.HOME ?? "", ".config/systemd/user");
   for (const name of names) await rm(join(folder, name), { force: true });
   await systemctl("daemon-reload");
-  await systemctl("reset-failed").catch(() => {});
+  await systemctl("reset-failed", ...names).catch(() => {});
 }
 
 /** A unit that has a file open until it is stopped. */
