@@ -261,13 +261,20 @@ async function run(
 
 const readOf = (world: World) => ["read", world.path, JSON.stringify(keyring)];
 
+/** A run takes seconds, and some ten times that where everything is traced on a slow machine. */
+const longestRunSeconds = 120;
+
 function injected({ call, nth, error }: Exclude<Fault, { step: string }>, log: string): string[] {
   const what = error === undefined ? "signal=SIGKILL" : `error=${error}`;
   // --seccomp-bpf spares every other call the way through strace, but then no signal is sent.
   const fast = error === undefined ? [] : ["--seccomp-bpf"];
+  // An error where a thread wakes another one, which no disk gives, may keep Node from ending.
+  const limited =
+    error === undefined ? [] : ["timeout", "--signal=KILL", String(longestRunSeconds)];
   return [
     ...["strace", "-f", "-y", ...fast, "-o", log, "-e", `trace=${call}`],
     ...["-e", `inject=${call}:${what}:when=${nth}`],
+    ...limited,
   ];
 }
 
