@@ -1,5 +1,6 @@
 /** How settling an interrupted operation has ended. */
 import { StoreError, systemError, withLine } from "../errors.js";
+import { shellQuote } from "../service/run.js";
 import { downStep, type Journal } from "./journal.js";
 
 /** The store and its passphrase are right again, and so is its service, but for what is said here. */
@@ -25,11 +26,15 @@ export function stillDown({ entry, path }: Journal, error: unknown): StoreError 
     "once it runs, the next command settles this; commands that only open the store go on meanwhile";
   const words =
     entry.step === downStep
-      ? [`${meanwhile}, and so does restore`, "if it is not to run any more:", `rm '${path}'`]
+      ? [
+          `${meanwhile}, and so does restore`,
+          "if it is not to run any more:",
+          `rm ${shellQuote(path)}`,
+        ]
       : [
           meanwhile,
           "to restore a backup before that, or if it is not to run any more (what may be left over is named there, and to start it is up to you then):",
-          `mv '${path}' '${path}.left'`,
+          `mv ${shellQuote(path)} ${shellQuote(`${path}.left`)}`,
         ];
   return new StoreError("service", `after an interrupted ${entry.operation}: ${message}`, {
     hint: [...(hint === undefined ? [] : [hint]), ...words].join("\n"),
