@@ -203,7 +203,7 @@ async function write(wanted) {
       },
     ],
     "interrupted-rotate": [
-      "lifecycle/rotate.js",
+      "swap/rotate.js",
       async () => {
         mkdirSync(path("rotated", "bundles"), { recursive: true });
         const { saveSettings } = await load("config/settings.js");
@@ -259,9 +259,9 @@ async function write(wanted) {
       },
     ],
     rehearsal: [
-      "lifecycle/rehearsal.js",
+      "backup/restore-test.js",
       async () => {
-        const { recordRehearsal } = await load("lifecycle/rehearsal.js");
+        const { recordRehearsal } = await load("backup/restore-test.js");
         process.env.XDG_STATE_HOME = path("state");
         const backup = "/srv/backup/clients.2026-01-02T03-04-05Z.db";
         const tried = { how: "verify", backup, key_id: "0123456789abcdef" };

@@ -27,8 +27,12 @@ const top = fileURLToPath(new URL("..", import.meta.url));
 /** What short commands load, in one file: each further one would take as long to find as to read. */
 const base = new RegExp(
   [
-    "src/(?:(?:errors|zod)\\.ts|(?:files|client|config|keys|store)/|operation/journal\\.ts)",
-    "src/cli/(?:program|context|output|table|open|clients|choose-client|hub-store|privacy|prompt)\\.ts",
+    "src/(?:errors|reporter|schema)\\.ts",
+    "src/(?:text|fs|client|config|dbus)/",
+    "src/keys/(?!rotation-plan)",
+    "src/store/(?!compare|export)",
+    "src/(?:operation/journal|process/(?:privacy|umask))\\.ts",
+    "src/cli/(?:program|context|open|hub-store|commands/clients|ui/(?:output|table|choose-client|prompt))\\.ts",
     "node_modules/(?:commander|zod|@scure)/",
   ].join("|"),
 );
@@ -55,7 +59,7 @@ async function buildCommand(folder) {
       // Started by its name, beside the file that starts it.
       copier: "src/backup/copier.ts",
       // Of use to the build alone: the manual is made of the command's own help.
-      man: "src/cli/man.ts",
+      man: "src/cli/docs/man.ts",
     },
     platform: "node",
     // Large, and has no licence in its package that could be shipped. (What is native is none of the bundler's business:

@@ -13,9 +13,9 @@ import { writeBundle } from "../bundle/bundle.js";
 import { refuseBadPlacement } from "../bundle/placement.js";
 import { parseRecipient } from "../bundle/recovery-key.js";
 import { hasCode, StoreError, systemError, withLine } from "../errors.js";
-import { createFile, makeFolder, stagedName } from "../files/durable.js";
-import { lookAt } from "../files/look.js";
-import { requireRoom } from "../files/room.js";
+import { createFile, makeFolder, stagedName } from "../fs/atomic.js";
+import { requireRoom } from "../fs/free-space.js";
+import { lookAt } from "../fs/lstat.js";
 import type { PassphraseSource } from "../keys/source.js";
 import { unlock } from "../keys/unlock.js";
 import {
@@ -24,13 +24,13 @@ import {
   knowService,
   refuseHolders,
   type ServiceReport,
-} from "../operation/absence.js";
-import { orInterrupted, throwIfInterrupted } from "../operation/interrupt.js";
+} from "../operation/downtime.js";
 import { Journal } from "../operation/journal.js";
 import type { OperationLock } from "../operation/lock.js";
-import type { Reporter } from "../operation/reporter.js";
-import { tidyUp } from "../operation/settled.js";
+import { tidyUp } from "../operation/recovery.js";
 import { reached } from "../operation/step.js";
+import { orInterrupted, throwIfInterrupted } from "../process/abort.js";
+import type { Reporter } from "../reporter.js";
 import { NoService } from "../service/none.js";
 import type { ServiceChoice } from "../service/select.js";
 import type { Started } from "../service/service.js";
@@ -49,7 +49,7 @@ import {
   completeBackup,
   identityOf,
   removeUnfinished,
-} from "./settle.js";
+} from "./recover.js";
 import { inspectSound } from "./verify.js";
 import { isWal, WarmCopy } from "./warm-copy.js";
 

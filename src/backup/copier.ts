@@ -9,7 +9,7 @@
 import { createHash } from "node:crypto";
 import { constants } from "node:fs";
 import { type FileHandle, open } from "node:fs/promises";
-import { openIfThere, readUpTo } from "../files/read.js";
+import { openIfThere, readUpTo } from "../fs/read.js";
 import { isCurrent, readWal, type WalPosition } from "../store/wal.js";
 
 /** How much is copied or hashed at a time, in bytes. */

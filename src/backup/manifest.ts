@@ -10,9 +10,9 @@ import { createHmac, timingSafeEqual } from "node:crypto";
 import { readdir } from "node:fs/promises";
 import { basename, extname, join } from "node:path";
 import { hasCode, StoreError, systemError } from "../errors.js";
-import { readSmallFile } from "../files/bounded.js";
+import { readSmallFile } from "../fs/read-small.js";
+import * as z from "../schema.js";
 import { manifestKey, type StoreKey } from "../store/cipher.js";
-import * as z from "../zod.js";
 
 const manifestFormat = "hivemind-sqlcipher backup";
 const manifestVersion = 1;

@@ -1,6 +1,6 @@
 /** Removing a backup: its file and its manifest, which go together. */
 import { dirname } from "node:path";
-import { removeFile, syncFolder } from "../files/durable.js";
+import { removeFile, syncFolder } from "../fs/atomic.js";
 import { reached } from "../operation/step.js";
 import { manifestPath } from "./manifest.js";
 

@@ -7,12 +7,12 @@
 import { stat } from "node:fs/promises";
 import { basename } from "node:path";
 import { hasCode, StoreError, systemError } from "../errors.js";
-import { sha256Of } from "../files/sum.js";
+import { sha256Of } from "../fs/hash.js";
 import { type KeptPassphrase, type PassphraseSource, readPassphrases } from "../keys/source.js";
 import { noneOpens } from "../keys/unlock.js";
 import { identify, type OpenedStore, openEncrypted, type StoreKey } from "../store/cipher.js";
 import { ClientStore, integrityErrors } from "../store/client-store.js";
-import { pageErrors } from "../store/page-seals.js";
+import { pageErrors } from "../store/page-integrity.js";
 import { type Manifest, macHolds, manifestPath, readManifest } from "./manifest.js";
 
 /** Where a backup's passphrase comes from: what is kept for its store, or one that is known, as from a bundle. */

@@ -18,15 +18,15 @@ import {
   identityToRecipient,
 } from "age-encryption";
 import { hasCode, StoreError, systemError } from "../errors.js";
-import { readSmallFile } from "../files/bounded.js";
-import { claimName, createFile, removeFile, replaceFile, stagedName } from "../files/durable.js";
-import { lookAt } from "../files/look.js";
-import { sha256OfBytes } from "../files/sum.js";
+import { claimName, createFile, removeFile, replaceFile, stagedName } from "../fs/atomic.js";
+import { sha256OfBytes } from "../fs/hash.js";
+import { lookAt } from "../fs/lstat.js";
+import { readSmallFile } from "../fs/read-small.js";
+import * as z from "../schema.js";
 import { keyIdOf, openEncrypted, type StoreKey } from "../store/cipher.js";
-import * as z from "../zod.js";
-import { howToOpen } from "./how-to-open.js";
-import { proofPath, readProof, sameProof, sealProof } from "./proof.js";
+import { howToOpen } from "./instructions.js";
 import { parseIdentities, parseRecipient } from "./recovery-key.js";
+import { proofPath, readProof, sameProof, sealProof } from "./verification-record.js";
 
 const format = "hivemind-sqlcipher-bundle";
 const version = 1;

@@ -8,7 +8,7 @@
 import { bech32 } from "@scure/base";
 import { generateX25519Identity, identityToRecipient } from "age-encryption";
 import { StoreError } from "../errors.js";
-import { readSecretFile } from "../files/private.js";
+import { readSecretFile } from "../fs/private.js";
 
 export interface RecoveryKey {
   /** `AGE-SECRET-KEY-1…`: the secret. */

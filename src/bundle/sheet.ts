@@ -9,7 +9,7 @@ import { basename } from "node:path";
 import { armor } from "age-encryption";
 import { encode } from "uqr";
 import { systemError } from "../errors.js";
-import { sha256OfBytes } from "../files/sum.js";
+import { sha256OfBytes } from "../fs/hash.js";
 import type { CipherCompatibility } from "../store/cipher.js";
 import { type BundleContents, type BundleDescription, readBundleFile } from "./bundle.js";
 

@@ -10,10 +10,10 @@ import {
   parseSource,
   withoutKeyCache,
 } from "../keys/source.js";
-import type { Reporter } from "../operation/reporter.js";
+import type { Reporter } from "../reporter.js";
 import { storePlace } from "./hub-store.js";
-import { Output } from "./output.js";
-import { confirm } from "./prompt.js";
+import { Output } from "./ui/output.js";
+import { confirm } from "./ui/prompt.js";
 
 export interface GlobalOptions {
   db?: string;

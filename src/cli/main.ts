@@ -1,9 +1,9 @@
 #!/usr/bin/env node
 import { CommanderError } from "commander";
 import { exitCodes, StoreError, systemError } from "../errors.js";
-import { asStoreError, Output } from "./output.js";
-import { makePrivate } from "./privacy.js";
+import { makePrivate } from "../process/privacy.js";
 import { buildProgram } from "./program.js";
+import { asStoreError, Output } from "./ui/output.js";
 
 /** What fails before the options are read is reported as the arguments ask, as far as that can be told. */
 function outputForFailure(argv: string[]): Output {

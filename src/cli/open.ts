@@ -1,8 +1,8 @@
 /** Opening the store for a command: what an interrupted operation left is settled first. */
 import { StoreError } from "../errors.js";
 import { unlockStore } from "../keys/unlock.js";
-import { besideOperations } from "../lifecycle/beside.js";
 import { isJournalLeft } from "../operation/journal.js";
+import { besideOperations } from "../recovery/wait.js";
 import type { ClientStore } from "../store/client-store.js";
 import type { Context } from "./context.js";
 import { isStoreNamed, otherModule } from "./hub-store.js";
@@ -28,7 +28,7 @@ export async function openStore(context: Context): Promise<ClientStore> {
 /** Settles what an interrupted operation left of the store, and says so. What that takes is loaded only then. */
 export async function settleFirst({ storePath, output }: Context): Promise<void> {
   if (!(await isJournalLeft(storePath))) return;
-  const { settleIfNeeded } = await import("../lifecycle/settle.js");
+  const { settleIfNeeded } = await import("../recovery/recover.js");
   for (const sentence of await settleIfNeeded(storePath)) output.notice(sentence);
 }
 

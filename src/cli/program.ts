@@ -5,8 +5,8 @@
 import { readFileSync } from "node:fs";
 import { Command } from "commander";
 import { addGlobalOptions } from "./context.js";
-import { argumentTerm } from "./grammar.js";
-import type { Output } from "./output.js";
+import { argumentTerm } from "./docs/grammar.js";
+import type { Output } from "./ui/output.js";
 
 const exitCodesHelp = `
 Exit codes:
@@ -35,14 +35,20 @@ const parts: readonly (readonly [heading: string, parts: readonly Part[]])[] = [
   [
     "The store:",
     [
-      { names: ["init"], load: async () => (await import("./init.js")).addInitCommand },
-      { names: ["status"], load: async () => (await import("./status.js")).addStatusCommand },
-      { names: ["doctor"], load: async () => (await import("./doctor.js")).addDoctorCommand },
+      { names: ["init"], load: async () => (await import("./commands/init.js")).addInitCommand },
+      {
+        names: ["status"],
+        load: async () => (await import("./commands/status.js")).addStatusCommand,
+      },
+      {
+        names: ["doctor"],
+        load: async () => (await import("./commands/doctor.js")).addDoctorCommand,
+      },
       {
         names: ["encrypt", "decrypt", "rotate", "upgrade-schema"],
-        load: async () => (await import("./lifecycle.js")).addLifecycleCommands,
+        load: async () => (await import("./commands/lifecycle.js")).addLifecycleCommands,
       },
-      { names: ["run"], load: async () => (await import("./run.js")).addRunCommand },
+      { names: ["run"], load: async () => (await import("./commands/run.js")).addRunCommand },
     ],
   ],
   [
@@ -50,7 +56,7 @@ const parts: readonly (readonly [heading: string, parts: readonly Part[]])[] = [
     [
       {
         names: ["add-client", "list-clients", "show-client", "find-client", "delete-client"],
-        load: async () => (await import("./clients.js")).addClientCommands,
+        load: async () => (await import("./commands/clients.js")).addClientCommands,
       },
       {
         names: [
@@ -61,13 +67,13 @@ const parts: readonly (readonly [heading: string, parts: readonly Part[]])[] = [
             `blacklist-${what}`,
           ]),
         ],
-        load: async () => (await import("./permissions.js")).addPermissionCommands,
+        load: async () => (await import("./commands/permissions.js")).addPermissionCommands,
       },
       {
         names: ["export-clients", "import-clients"],
-        load: async () => (await import("./exchange.js")).addExchangeCommands,
+        load: async () => (await import("./commands/exchange.js")).addExchangeCommands,
       },
-      { names: ["sql"], load: async () => (await import("./sql.js")).addSqlCommand },
+      { names: ["sql"], load: async () => (await import("./commands/sql.js")).addSqlCommand },
     ],
   ],
   [
@@ -75,7 +81,7 @@ const parts: readonly (readonly [heading: string, parts: readonly Part[]])[] = [
     [
       {
         names: ["migrate", "plugins"],
-        load: async () => (await import("./databases.js")).addDatabaseCommands,
+        load: async () => (await import("./commands/databases.js")).addDatabaseCommands,
       },
     ],
   ],
@@ -84,25 +90,34 @@ const parts: readonly (readonly [heading: string, parts: readonly Part[]])[] = [
     [
       {
         names: ["backup", "verify"],
-        load: async () => (await import("./backup.js")).addBackupCommands,
+        load: async () => (await import("./commands/backup.js")).addBackupCommands,
       },
       {
         names: ["backups", "prune"],
-        load: async () => (await import("./backups.js")).addBackupsCommands,
+        load: async () => (await import("./commands/backups.js")).addBackupsCommands,
       },
-      { names: ["restore"], load: async () => (await import("./restore.js")).addRestoreCommand },
+      {
+        names: ["restore"],
+        load: async () => (await import("./commands/restore.js")).addRestoreCommand,
+      },
       {
         names: ["schedule"],
-        load: async () => (await import("./schedule.js")).addScheduleCommands,
+        load: async () => (await import("./commands/schedule.js")).addScheduleCommands,
       },
-      { names: ["bundle"], load: async () => (await import("./bundle.js")).addBundleCommands },
-      { names: ["settle"], load: async () => (await import("./settle.js")).addSettleCommand },
+      {
+        names: ["bundle"],
+        load: async () => (await import("./commands/bundle.js")).addBundleCommands,
+      },
+      {
+        names: ["settle"],
+        load: async () => (await import("./commands/settle.js")).addSettleCommand,
+      },
     ],
   ],
   [
     "Help:",
     // It describes every command, so it is loaded with all of them.
-    [{ names: [], load: async () => (await import("./completion.js")).addCompletionCommand }],
+    [{ names: [], load: async () => (await import("./docs/completion.js")).addCompletionCommand }],
   ],
 ];
 

@@ -6,7 +6,7 @@
  * are in `metadata` always, and what writes a record puts them where the program that reads it looks.
  */
 import { StoreError } from "../errors.js";
-import * as z from "../zod.js";
+import * as z from "../schema.js";
 import { formatJson, isJsonObject, JsonNumber, type JsonObject, parseJson } from "./json.js";
 
 /** Half a surrogate pair has no UTF-8 form: SQLite would store another character for it. */

@@ -7,10 +7,10 @@
  */
 import { dirname, isAbsolute } from "node:path";
 import { hasCode, StoreError, systemError } from "../errors.js";
-import { readSmallFile } from "../files/bounded.js";
-import { makeFolder, replaceFile } from "../files/durable.js";
-import { refuseChangeable } from "../files/private.js";
-import * as z from "../zod.js";
+import { makeFolder, replaceFile } from "../fs/atomic.js";
+import { refuseChangeable } from "../fs/private.js";
+import { readSmallFile } from "../fs/read-small.js";
+import * as z from "../schema.js";
 import { defaultSettingsPath, type Environment, expandPath } from "./paths.js";
 
 /** A relative path in a file would mean another place for every folder the command is started from. */

@@ -4,7 +4,7 @@ import { join } from "node:path";
 import { type Client, isRevoked, withoutSecrets } from "../client/client.js";
 import { formatJson } from "../client/json.js";
 import { hasCode, StoreError, systemError } from "../errors.js";
-import { claimName, stagedName } from "../files/durable.js";
+import { claimName, stagedName } from "../fs/atomic.js";
 import { csvHeader, csvRow } from "./csv.js";
 import type { Format } from "./import.js";
 

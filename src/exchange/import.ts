@@ -4,7 +4,7 @@ import { stat } from "node:fs/promises";
 import { revokedApiKey } from "../client/client.js";
 import { widenings } from "../client/permissions.js";
 import { hasCode, StoreError, systemError } from "../errors.js";
-import { holdersOf } from "../service/holders.js";
+import { holdersOf } from "../process/holders.js";
 import { exactInteger } from "../store/client-row.js";
 import type { ClientTable } from "../store/client-table.js";
 import { pagesOfRows } from "../store/schema.js";

@@ -11,8 +11,8 @@ import { tmpdir } from "node:os";
 import { basename, delimiter, join, resolve } from "node:path";
 import type { Environment } from "../config/paths.js";
 import { StoreError } from "../errors.js";
+import * as z from "../schema.js";
 import type { CipherCompatibility } from "../store/cipher.js";
-import * as z from "../zod.js";
 import { sqliteModule } from "./server-json.js";
 
 /** The interpreter, and the options its script's first line gives it. */

@@ -10,7 +10,7 @@ import { readdir, readFile, rm, stat, symlink } from "node:fs/promises";
 import { isAbsolute, join } from "node:path";
 import { configHome, type Environment } from "../config/paths.js";
 import { hasCode, StoreError, systemError } from "../errors.js";
-import { createFile, makeFolder } from "../files/durable.js";
+import { createFile, makeFolder } from "../fs/atomic.js";
 import { becomeTheHub, exitCodeOf, startOf } from "./child.js";
 import { requirePrivateMemory } from "./memory.js";
 

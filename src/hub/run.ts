@@ -9,7 +9,7 @@ import { basename, dirname } from "node:path";
 import { isJsonObject } from "../client/json.js";
 import { type Environment, realPath } from "../config/paths.js";
 import { StoreError } from "../errors.js";
-import { replaceFile } from "../files/durable.js";
+import { replaceFile } from "../fs/atomic.js";
 import type { CipherCompatibility } from "../store/cipher.js";
 import {
   askHub,

@@ -2,7 +2,7 @@
 import { type Node, parseTree } from "jsonc-parser";
 import { formatJson, type JsonObject, type JsonValue } from "../client/json.js";
 import { StoreError } from "../errors.js";
-import { replaceFile } from "../files/durable.js";
+import { replaceFile } from "../fs/atomic.js";
 import {
   blankComments,
   parseServerJson,

@@ -5,10 +5,7 @@
  * namespace. The system's manager can: it binds the file itself, so no process of ours stays beside the hub, and it works
  * where user namespaces are forbidden.
  */
-import { StoreError } from "../errors.js";
-
-/** The name of the unit that unlocks the keyring; the hub's unit starts after it, if it is there. */
-export const keyringUnit = "hivemind-sqlcipher-keyring.service";
+import { execLine, keyringUnit, quoteWord, settingValue } from "../service/unit-file.js";
 
 /** The credential that holds the keyring's password. */
 const keyringCredential = "hivemind-keyring";
@@ -75,7 +72,7 @@ LoadCredentialEncrypted=hivemind-sqlcipher:${settingValue(unit.credential)}
 # memory, removed when the unit stops
 RuntimeDirectory=hivemind-sqlcipher
 RuntimeDirectoryMode=0700
-BindReadOnlyPaths=-${prepared}:${quoted(unit.serverJson)}
+BindReadOnlyPaths=-${prepared}:${quoteWord(unit.serverJson)}
 ExecStartPre=${execLine(...run, "--prepare")} ${prepared} ${execLine("--", ...hub)}
 ExecStart=${execLine(...hub)}
 ${common}
@@ -132,29 +129,4 @@ TimeoutStartSec=60
 [Install]
 WantedBy=${where.target}
 `;
-}
-
-/** The words of a command, for ExecStart= and its like. systemd expands `$` in them, but not in other settings. */
-export function execLine(...words: string[]): string {
-  return words.map((word) => quoted(word).replaceAll("$", "$$$$")).join(" ");
-}
-
-/** One word, whatever is in it, in quotes where it needs them. */
-function quoted(word: string): string {
-  const escaped = onOneLine(word).replace(/[\\"]/g, "\\$&");
-  return /^[\w@%+=,./-]+$/.test(escaped) ? escaped : `"${escaped}"`;
-}
-
-/** A setting's whole value. @throws StoreError `usage` for a line break, or a backslash at its end, which continues it. */
-export function settingValue(text: string): string {
-  if (text.endsWith("\\")) {
-    throw new StoreError("usage", "a setting of a unit cannot end with a backslash");
-  }
-  return onOneLine(text);
-}
-
-/** `%` is what systemd replaces in all settings. */
-function onOneLine(text: string): string {
-  if (/[\0\n\r]/.test(text)) throw new StoreError("usage", "a unit cannot hold a line break");
-  return text.replaceAll("%", "%%");
 }

@@ -4,8 +4,8 @@
  * software: `secret-tool lookup service hivemind-sqlcipher account PATH`.
  */
 import { createRequire } from "node:module";
+import { answerTimeoutMs } from "../dbus/client.js";
 import { StoreError } from "../errors.js";
-import { answerTimeoutMs } from "./dbus.js";
 import { accountsOf, type KeyringState, promptTimeoutMs, reachKeyring } from "./secret-service.js";
 
 export const keyringService = "hivemind-sqlcipher";

@@ -8,7 +8,7 @@
  * names are those of freedesktop.org's Secret Service API.
  */
 import type { Environment } from "../config/paths.js";
-import { Bus, BusError, type Reader } from "./dbus.js";
+import { Bus, BusError, type Reader } from "../dbus/client.js";
 
 export type KeyringState =
   | { readonly state: "ready" | "locked" | "no-collection" }

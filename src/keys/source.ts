@@ -6,7 +6,7 @@ import { spawn } from "node:child_process";
 import { join } from "node:path";
 import { expandPath } from "../config/paths.js";
 import { StoreError, systemError } from "../errors.js";
-import { readSecretFile, secretText } from "../files/private.js";
+import { readSecretFile, secretText } from "../fs/private.js";
 import { getEntry, listEntries } from "./keyring.js";
 import { checkPassphrase } from "./passphrase.js";
 

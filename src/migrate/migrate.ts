@@ -10,12 +10,13 @@
  * Ids keep their places. Those that nobody has, below the highest, are filled with revoked rows: hubs count records to
  * find the next id, and would overwrite a client where there is a gap. Who is revoked in the target stays so.
  */
-import { IdSet } from "../backends/id-set.js";
-import type { DatabaseConfig } from "../backends/plugin.js";
-import { DatabaseFactory, placeOf } from "../backends/registry.js";
+
 import { blacklistKeys, type Client, isRevoked, revoked, revokedApiKey } from "../client/client.js";
 import type { Database } from "../client/database.js";
 import { sameJson } from "../client/json.js";
+import { IdSet } from "../databases/id-set.js";
+import type { DatabaseConfig } from "../databases/plugin.js";
+import { DatabaseFactory, placeOf } from "../databases/registry.js";
 import { StoreError } from "../errors.js";
 import { reached } from "../operation/step.js";
 import { MigrationNote } from "./note.js";

@@ -4,8 +4,8 @@ import { readFile } from "node:fs/promises";
 import { dirname, join } from "node:path";
 import { dataHome } from "../config/paths.js";
 import { hasCode, StoreError, systemError } from "../errors.js";
-import { makeFolder, removeFile, replaceFile, syncFolder } from "../files/durable.js";
-import * as z from "../zod.js";
+import { makeFolder, removeFile, replaceFile, syncFolder } from "../fs/atomic.js";
+import * as z from "../schema.js";
 
 interface Place {
   name: string;

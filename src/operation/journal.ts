@@ -11,8 +11,8 @@ import { constants } from "node:fs";
 import { open, readdir } from "node:fs/promises";
 import { basename, dirname } from "node:path";
 import { hasCode, StoreError, systemError } from "../errors.js";
-import { removeFile, replaceFile, syncFolder } from "../files/durable.js";
-import * as z from "../zod.js";
+import { removeFile, replaceFile, syncFolder } from "../fs/atomic.js";
+import * as z from "../schema.js";
 
 const journalFormat = "hivemind-sqlcipher journal";
 const journalVersion = 1;

@@ -11,7 +11,8 @@
 import { statSync } from "node:fs";
 import { setTimeout as delay } from "node:timers/promises";
 import { StoreError } from "../errors.js";
-import { type Outcome, run, shellQuote } from "./run.js";
+import { type Outcome, run } from "../process/run.js";
+import { shellQuote } from "../text/shell.js";
 import type { RestartTimer, Service, ServiceState, Started } from "./service.js";
 import { armWatcher } from "./watcher.js";
 

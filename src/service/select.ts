@@ -1,7 +1,7 @@
 /** Which service belongs to the store. */
 import { StoreError } from "../errors.js";
-import { CommandService } from "./commands.js";
-import { lastingHolders, nameHolders } from "./holders.js";
+import { lastingHolders, nameHolders } from "../process/holders.js";
+import { CommandService } from "./command.js";
 import { LaunchdJob } from "./launchd.js";
 import { NoService } from "./none.js";
 import { defaultUnit, type Service, type ServiceKind } from "./service.js";

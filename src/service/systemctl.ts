@@ -1,7 +1,7 @@
 /** systemd's managers, the user's and the system's, spoken to by `systemctl`. */
 import { StoreError } from "../errors.js";
+import { type Outcome, run } from "../process/run.js";
 import { type Properties, parseProperties } from "./properties.js";
-import { type Outcome, run } from "./run.js";
 
 export type Manager = "systemd-user" | "systemd";
 

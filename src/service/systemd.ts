@@ -8,10 +8,11 @@ import { statSync } from "node:fs";
 import { basename } from "node:path";
 import { setTimeout as delay } from "node:timers/promises";
 import { StoreError } from "../errors.js";
-import { holdersOf } from "./holders.js";
-import { isInGroup, openStore, pointedAt, processesIn } from "./processes.js";
+import { isInGroup, openStore, pointedAt, processesIn } from "../process/cgroup.js";
+import { holdersOf } from "../process/holders.js";
+import { type Outcome, run } from "../process/run.js";
+import { shellQuote } from "../text/shell.js";
 import { type Properties, timespanMs } from "./properties.js";
-import { type Outcome, run, shellQuote } from "./run.js";
 import {
   newRestartName,
   type RestartTimer,

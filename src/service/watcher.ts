@@ -13,8 +13,8 @@
 import { type ChildProcess, spawn } from "node:child_process";
 import { once } from "node:events";
 import { StoreError } from "../errors.js";
-import { underInheritedUmask } from "../files/umask.js";
-import { shellQuote } from "./run.js";
+import { underInheritedUmask } from "../process/umask.js";
+import { shellQuote } from "../text/shell.js";
 import { type RestartTimer, settleLimitSeconds } from "./service.js";
 
 /** The watcher's exit codes: it was told to disarm in time, or it has started the service. */

@@ -3,7 +3,7 @@
  */
 import { JsonNumber } from "../client/json.js";
 import { StoreError } from "../errors.js";
-import { holdersOf } from "../service/holders.js";
+import { holdersOf } from "../process/holders.js";
 import type { ClientStore } from "../store/client-store.js";
 import type { Connection } from "../store/connection.js";
 import { checkSchema } from "../store/schema.js";

@@ -13,8 +13,8 @@ import { channel } from "node:diagnostics_channel";
 import { realpath, rm, stat } from "node:fs/promises";
 import { inspect, promisify } from "node:util";
 import { hasCode, StoreError, systemError } from "../errors.js";
-import { createFile } from "../files/durable.js";
-import { openIfThere } from "../files/read.js";
+import { createFile } from "../fs/atomic.js";
+import { openIfThere } from "../fs/read.js";
 import { Connection, type ConnectionOptions } from "./connection.js";
 import { readWal } from "./wal.js";
 

@@ -10,7 +10,7 @@ import {
 } from "../client/client.js";
 import { formatJson, type JsonObject, sameJson } from "../client/json.js";
 import { StoreError } from "../errors.js";
-import * as z from "../zod.js";
+import * as z from "../schema.js";
 import type { SqlValue } from "./connection.js";
 import {
   type Column,

@@ -1,7 +1,8 @@
 /** The encrypted store, `clients.db`: opened, made, and asked whether it is whole. */
 import { rm } from "node:fs/promises";
 import { StoreError } from "../errors.js";
-import { claimName, stagedName } from "../files/durable.js";
+import { claimName, stagedName } from "../fs/atomic.js";
+import { refuseStrays } from "../fs/sidecars.js";
 import {
   type CipherCompatibility,
   createEncrypted,
@@ -13,7 +14,6 @@ import {
 import { ClientTable } from "./client-table.js";
 import type { Connection, ConnectionOptions } from "./connection.js";
 import { checkSchema, createSchema, newestSchema, type Schema } from "./schema.js";
-import { refuseStrays } from "./sidecars.js";
 
 export interface OpenOptions extends Partial<ConnectionOptions> {
   /**

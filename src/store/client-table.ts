@@ -10,6 +10,7 @@ import { setImmediate } from "node:timers/promises";
 import { type Client, revoked, revokedApiKey } from "../client/client.js";
 import type { Database } from "../client/database.js";
 import { StoreError } from "../errors.js";
+import { Gathered } from "./batch-loader.js";
 import {
   changedColumns,
   decodeRow,
@@ -22,7 +23,6 @@ import {
   type Values,
 } from "./client-row.js";
 import type { Connection, SqlValue, Statement } from "./connection.js";
-import { Gathered } from "./gathered.js";
 import { type PackedRows, packedRows, unpackRows } from "./packed-rows.js";
 import {
   addMetadataColumn,

@@ -11,7 +11,7 @@
  * their transaction, and not before.
  */
 import type { FileHandle } from "node:fs/promises";
-import { readUpTo } from "../files/read.js";
+import { readUpTo } from "../fs/read.js";
 
 const headerSize = 32;
 const frameHeaderSize = 24;

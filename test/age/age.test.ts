@@ -8,18 +8,18 @@ import { chmod, cp, mkdir, readdir, readFile, rm, stat, writeFile } from "node:f
 import { basename, join } from "node:path";
 import { describe, expect, test, vi } from "vitest";
 import { manifestPath } from "../../src/backup/manifest.js";
+import { lastRehearsal } from "../../src/backup/restore-test.js";
 import { verifyBackup } from "../../src/backup/verify.js";
 import { bundleName, readBundle, writeBundle } from "../../src/bundle/bundle.js";
 import { type Client, deserializeClient, serializeClient } from "../../src/client/client.js";
 import { isJsonObject, parseJson } from "../../src/client/json.js";
 import { loadSettings } from "../../src/config/settings.js";
 import { getEntry, listEntries } from "../../src/keys/keyring.js";
-import { lastRehearsal } from "../../src/lifecycle/rehearsal.js";
-import { settleIfNeeded } from "../../src/lifecycle/settle.js";
 import { MigrationNote } from "../../src/migrate/note.js";
 import { journalPath } from "../../src/operation/journal.js";
+import { settleIfNeeded } from "../../src/recovery/recover.js";
 import { ClientStore, integrityErrors } from "../../src/store/client-store.js";
-import { pageErrors } from "../../src/store/page-seals.js";
+import { pageErrors } from "../../src/store/page-integrity.js";
 import { Machine } from "../cli/machine.js";
 import { fixtures, temporaryFolder } from "../store/temporary.js";
 

@@ -1,7 +1,7 @@
 // A command in miniature: takes the lock, settles what was left, and makes a backup. It runs from dist/ as a process of
 // its own, which a test may signal or kill. Usage: node driver.mjs backup OPTIONS-AS-JSON | settle STORE
 import { backup } from "../../dist/backup/backup.js";
-import { settleBackup } from "../../dist/backup/settle.js";
+import { settleBackup } from "../../dist/backup/recover.js";
 import { Journal } from "../../dist/operation/journal.js";
 import { acquireLock } from "../../dist/operation/lock.js";
 

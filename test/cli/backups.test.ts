@@ -10,8 +10,8 @@ import {
   sealManifest,
 } from "../../src/backup/manifest.js";
 import { prune } from "../../src/backup/prune.js";
+import { checkLastBackup } from "../../src/diagnostics/backups.js";
 import { StoreError } from "../../src/errors.js";
-import { checkLastBackup } from "../../src/lifecycle/doctor/backups.js";
 import { openEncrypted } from "../../src/store/cipher.js";
 import { root } from "../built.js";
 import { Machine } from "./machine.js";

@@ -1,6 +1,6 @@
 /** The hub's verbs, as a user types them. */
 import { expect, test } from "vitest";
-import { permissionVerbs } from "../../src/cli/permissions.js";
+import { permissionVerbs } from "../../src/cli/commands/permissions.js";
 import { type Client, newClient } from "../../src/client/client.js";
 import type { Verb } from "../../src/client/permissions.js";
 import { getEntry } from "../../src/keys/keyring.js";

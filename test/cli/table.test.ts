@@ -1,9 +1,9 @@
 import fc from "fast-check";
 import stringWidth from "string-width";
 import { expect, test } from "vitest";
-import { harmless } from "../../src/cli/output.js";
-import { Table } from "../../src/cli/table.js";
-import { printable } from "../../src/client/printable.js";
+import { harmless } from "../../src/cli/ui/output.js";
+import { Table } from "../../src/cli/ui/table.js";
+import { printable } from "../../src/text/escape.js";
 
 const columns = [{ title: "ID", align: "right" as const }, { title: "NAME" }, { title: "MAY" }];
 

@@ -5,11 +5,11 @@
 import { expect, test } from "vitest";
 import type { BackupResult } from "../../src/backup/backup.js";
 import { deleteEntry, setEntry } from "../../src/keys/keyring.js";
-import { takeSteps } from "../../src/lifecycle/take.js";
-import type { UpgradeSchemaResult } from "../../src/lifecycle/upgrade-schema.js";
+import { takeSteps } from "../../src/swap/adopt-passphrase.js";
+import type { UpgradeSchemaResult } from "../../src/swap/upgrade-schema.js";
 import { root } from "../built.js";
-import { resultOf, World } from "../lifecycle/world.js";
 import { systemctl } from "../service/units.js";
+import { resultOf, World } from "../swap/world.js";
 
 const killedAt = (step: string) => ({
   NODE_OPTIONS: `--import=${root}test/faults/at-step.mjs`,

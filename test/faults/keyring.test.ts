@@ -6,9 +6,9 @@ import { rm } from "node:fs/promises";
 import { afterAll, beforeAll, expect, onTestFinished, test } from "vitest";
 import { root } from "../built.js";
 import { OwnBus } from "../keys/own-keyring.js";
-import { resultOf, World } from "../lifecycle/world.js";
 import { proving } from "../prove-report.js";
 import { fixturePassphrases } from "../store/temporary.js";
+import { resultOf, World } from "../swap/world.js";
 
 const password = "open sesame";
 let bus: OwnBus;

@@ -15,8 +15,8 @@ import { deleteEntry } from "../../src/keys/keyring.js";
 import { unlock } from "../../src/keys/unlock.js";
 import { ClientStore } from "../../src/store/client-store.js";
 import { root } from "../built.js";
-import { type Found, find, keyring, type Ran, resultOf, World } from "../lifecycle/world.js";
 import { fixturePassphrases } from "../store/temporary.js";
+import { type Found, find, keyring, type Ran, resultOf, World } from "../swap/world.js";
 
 export const operations = ["encrypt", "decrypt", "adopt", "rotate", "restore", "backup"] as const;
 

@@ -5,8 +5,8 @@ import { expect, test } from "vitest";
 import type { BackupResult } from "../../src/backup/backup.js";
 import { verifyBackup } from "../../src/backup/verify.js";
 import { root } from "../built.js";
-import { resultOf, World } from "../lifecycle/world.js";
 import { fixturePassphrases } from "../store/temporary.js";
+import { resultOf, World } from "../swap/world.js";
 
 const fixture = "sqlcipher4-schema2.db";
 

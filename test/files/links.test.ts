@@ -19,7 +19,7 @@ import {
 import { mkdir, readFile } from "node:fs/promises";
 import { dirname, join } from "node:path";
 import { expect, onTestFinished, test } from "vitest";
-import { claimName, createFile, replaceFile, stagedName } from "../../src/files/durable.js";
+import { claimName, createFile, replaceFile, stagedName } from "../../src/fs/atomic.js";
 import { deleteEntry, listEntries } from "../../src/keys/keyring.js";
 import { Machine } from "../cli/machine.js";
 import { proving, report } from "../prove-report.js";

@@ -1,5 +1,5 @@
 import { expect, test } from "vitest";
-import { requireRoom } from "../../src/files/room.js";
+import { requireRoom } from "../../src/fs/free-space.js";
 import { temporaryFolder } from "../store/temporary.js";
 
 test("a folder without room is refused before it is filled; a disk that does not answer is one that fails, not a defect", async () => {

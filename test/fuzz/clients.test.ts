@@ -6,12 +6,6 @@ import { join } from "node:path";
 import { Encrypter, generateX25519Identity, identityToRecipient } from "age-encryption";
 import fc from "fast-check";
 import { afterAll, beforeAll } from "vitest";
-import {
-  changeRecord,
-  decodeRecord,
-  encodeRecord,
-  migrateRecord,
-} from "../../src/backends/record.js";
 import { recoverySheet } from "../../src/bundle/sheet.js";
 import {
   type Client,
@@ -24,6 +18,12 @@ import {
 } from "../../src/client/client.js";
 import { type JsonObject, parseJson, sameJson } from "../../src/client/json.js";
 import * as permissions from "../../src/client/permissions.js";
+import {
+  changeRecord,
+  decodeRecord,
+  encodeRecord,
+  migrateRecord,
+} from "../../src/databases/record.js";
 import { StoreError } from "../../src/errors.js";
 import { exportText } from "../../src/exchange/export.js";
 import { applyImport, readImport } from "../../src/exchange/import.js";

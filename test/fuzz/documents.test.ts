@@ -16,9 +16,9 @@ import {
 } from "../../src/bundle/recovery-key.js";
 import { formatJson, type JsonValue, parseJson, sameJson } from "../../src/client/json.js";
 import { loadSettings, saveSettings } from "../../src/config/settings.js";
-import { settle } from "../../src/lifecycle/settle.js";
 import { journalPath } from "../../src/operation/journal.js";
 import type { OperationLock } from "../../src/operation/lock.js";
+import { settle } from "../../src/recovery/recover.js";
 import { StoreKey } from "../../src/store/cipher.js";
 import { answerOf, assertRefusal, campaign, secretMark } from "./campaign.js";
 import { bytesOf, json, jsonOf, objectOf, secret, wildJson, wildText } from "./inputs.js";

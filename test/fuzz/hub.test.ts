@@ -8,8 +8,6 @@ import { deflateSync } from "node:zlib";
 import { createClient } from "@redis/client";
 import fc from "fast-check";
 import { afterAll, beforeAll } from "vitest";
-import { jsonPlugin } from "../../src/backends/json.js";
-import { redisPlugin } from "../../src/backends/redis.js";
 import { type Client, isRevoked, newClient } from "../../src/client/client.js";
 import type { Database } from "../../src/client/database.js";
 import {
@@ -19,10 +17,13 @@ import {
   type JsonValue,
   sameJson,
 } from "../../src/client/json.js";
+import { jsonPlugin } from "../../src/databases/json.js";
+import { redisPlugin } from "../../src/databases/redis.js";
 import { namedStore, passwordIn, readServerJson, sqliteModule } from "../../src/hub/server-json.js";
 import { removePassword, setPassword, switchModule } from "../../src/hub/server-json-edit.js";
-import { execLine, renderKeyringUnit, renderUnit } from "../../src/hub/units.js";
-import { RedisServer } from "../backends/redis-server.js";
+import { renderKeyringUnit, renderUnit } from "../../src/hub/units.js";
+import { execLine } from "../../src/service/unit-file.js";
+import { RedisServer } from "../databases/redis-server.js";
 import { answerOf, campaign, secretMark } from "./campaign.js";
 import {
   bytesOf,

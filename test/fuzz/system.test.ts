@@ -6,7 +6,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import fc from "fast-check";
 import { afterAll } from "vitest";
-import { lockersIn } from "../../src/service/holders.js";
+import { lockersIn } from "../../src/process/holders.js";
 import { parseProperties, timespanMs } from "../../src/service/properties.js";
 import { readWal } from "../../src/store/wal.js";
 import { campaign } from "./campaign.js";

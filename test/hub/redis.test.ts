@@ -2,9 +2,9 @@ import { execFileSync } from "node:child_process";
 import { mkdir, readFile, writeFile } from "node:fs/promises";
 import keytar from "keytar";
 import { expect, test } from "vitest";
-import { DatabaseFactory } from "../../src/backends/registry.js";
-import { RedisServer } from "../backends/redis-server.js";
+import { DatabaseFactory } from "../../src/databases/registry.js";
 import { Machine } from "../cli/machine.js";
+import { RedisServer } from "../databases/redis-server.js";
 import { hubScript } from "./support.js";
 
 const redis = "hivemind-redis-db-plugin";

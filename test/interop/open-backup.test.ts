@@ -14,10 +14,10 @@ import { generateRecoveryKey } from "../../src/bundle/recovery-key.js";
 import { newClient } from "../../src/client/client.js";
 import { settingsSchema } from "../../src/config/settings.js";
 import { generatePassphrase } from "../../src/keys/passphrase.js";
-import { swapOperations } from "../../src/lifecycle/swap-state.js";
-import { takeOperations } from "../../src/lifecycle/take.js";
 import { journalEntrySchema } from "../../src/operation/journal.js";
 import { ClientStore } from "../../src/store/client-store.js";
+import { takeOperations } from "../../src/swap/adopt-passphrase.js";
+import { swapOperations } from "../../src/swap/state.js";
 import { hubOf, resultOf, runJob } from "../backup/hub.js";
 import { root } from "../built.js";
 import { fixtures, temporaryFolder } from "../store/temporary.js";
@@ -65,7 +65,7 @@ async function makeBackup(format: 3 | 4): Promise<Made> {
 }
 
 function python(...args: string[]) {
-  const script = join(root, "test/interop/open_backup.py");
+  const script = join(root, "tools/open_backup.py");
   const { status, stdout, stderr } = spawnSync(interpreter("reader"), ["-I", script, ...args], {
     encoding: "utf8",
   });

@@ -1,9 +1,6 @@
 import { copyFile, mkdir, readFile, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { describe, expect, test } from "vitest";
-import { awkwardClients } from "../../src/backends/conformance.js";
-import { encodeRecord } from "../../src/backends/record.js";
-import { DatabaseFactory } from "../../src/backends/registry.js";
 import {
   type Client,
   deserializeClient,
@@ -12,6 +9,9 @@ import {
 } from "../../src/client/client.js";
 import type { Database } from "../../src/client/database.js";
 import { formatJson, type JsonObject } from "../../src/client/json.js";
+import { awkwardClients } from "../../src/databases/conformance.js";
+import { encodeRecord } from "../../src/databases/record.js";
+import { DatabaseFactory } from "../../src/databases/registry.js";
 import { comparable } from "../../src/migrate/migrate.js";
 import { fixtures, temporaryFolder } from "../store/temporary.js";
 import { type Line, runPython } from "./python.js";

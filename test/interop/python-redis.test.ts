@@ -1,11 +1,11 @@
 import { beforeAll, describe, expect, test } from "vitest";
-import { awkwardClients } from "../../src/backends/conformance.js";
-import { encodeRecord } from "../../src/backends/record.js";
-import { DatabaseFactory } from "../../src/backends/registry.js";
 import { type Client, newClient, revoked, serializeClient } from "../../src/client/client.js";
 import type { Database } from "../../src/client/database.js";
 import { formatJson, type JsonObject } from "../../src/client/json.js";
-import { RedisServer, sharedCluster } from "../backends/redis-server.js";
+import { awkwardClients } from "../../src/databases/conformance.js";
+import { encodeRecord } from "../../src/databases/record.js";
+import { DatabaseFactory } from "../../src/databases/registry.js";
+import { RedisServer, sharedCluster } from "../databases/redis-server.js";
 import { temporaryFolder } from "../store/temporary.js";
 import { type Line, runPython } from "./python.js";
 

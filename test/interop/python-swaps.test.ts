@@ -1,9 +1,9 @@
 /** The hub's own plugin, given the passphrase, after each of the operations that replace the store's file. */
 import { expect, test } from "vitest";
 import type { BackupResult } from "../../src/backup/backup.js";
-import type { RestoreResult } from "../../src/lifecycle/restore.js";
-import type { UpgradeSchemaResult } from "../../src/lifecycle/upgrade-schema.js";
-import { resultOf, World } from "../lifecycle/world.js";
+import type { RestoreResult } from "../../src/restore/restore.js";
+import type { UpgradeSchemaResult } from "../../src/swap/upgrade-schema.js";
+import { resultOf, World } from "../swap/world.js";
 import { interpreter, runPython } from "./python.js";
 
 const list = `from hivemind_sqlite_database import SQLiteDB

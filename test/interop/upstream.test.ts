@@ -7,11 +7,11 @@ import { join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { promisify } from "node:util";
 import { expect, test } from "vitest";
-import { DatabaseFactory } from "../../src/backends/registry.js";
 import { revoked } from "../../src/client/client.js";
 import type { JsonObject } from "../../src/client/json.js";
+import { DatabaseFactory } from "../../src/databases/registry.js";
 import { ClientStore } from "../../src/store/client-store.js";
-import { RedisServer, startCluster } from "../backends/redis-server.js";
+import { RedisServer, startCluster } from "../databases/redis-server.js";
 import { temporaryFolder } from "../store/temporary.js";
 import { interpreter, type Line, sources } from "./python.js";
 

@@ -1,6 +1,6 @@
 import { execFileSync } from "node:child_process";
 import { expect, onTestFinished, test } from "vitest";
-import { DatabaseFactory } from "../../src/backends/registry.js";
+import { DatabaseFactory } from "../../src/databases/registry.js";
 import { StoreError } from "../../src/errors.js";
 import { deleteEntry, getEntry } from "../../src/keys/keyring.js";
 

@@ -7,9 +7,9 @@
  */
 import { rm, writeFile } from "node:fs/promises";
 import { expect, test } from "vitest";
-import { everyCommand, grammarOf } from "../../src/cli/grammar.js";
-import { Output } from "../../src/cli/output.js";
+import { everyCommand, grammarOf } from "../../src/cli/docs/grammar.js";
 import { buildProgram } from "../../src/cli/program.js";
+import { Output } from "../../src/cli/ui/output.js";
 import { proving, report } from "../prove-report.js";
 import {
   type Hit,

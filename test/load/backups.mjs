@@ -2,7 +2,7 @@
 // its own, with this process's memory and descriptors after it. Usage: node backups.mjs STORE TO BUNDLE-TO RECIPIENT
 import { readdirSync } from "node:fs";
 import { backup } from "../../dist/backup/backup.js";
-import { withOperation } from "../../dist/lifecycle/settle.js";
+import { withOperation } from "../../dist/recovery/recover.js";
 
 const [, , storePath, to, bundleTo, recipient] = process.argv;
 let running = true;

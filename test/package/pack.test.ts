@@ -22,7 +22,7 @@ await store.close();
 `;
 
 /** Of the tests this alone is for those who have the package: it opens backups without it. */
-const reader = "test/interop/open_backup.py";
+const reader = "tools/open_backup.py";
 
 /** The project as it is here, in a place of its own: packing builds, and the tests beside this one use dist/. */
 async function copyOfProject(folder: string): Promise<string> {

@@ -3,7 +3,7 @@ import { once } from "node:events";
 import { existsSync, mkdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test } from "vitest";
-import { holdersOf } from "../../src/service/holders.js";
+import { holdersOf } from "../../src/process/holders.js";
 import { selectService } from "../../src/service/select.js";
 import { defaultUnit } from "../../src/service/service.js";
 import {

@@ -2,7 +2,7 @@ import { mkdirSync, readFileSync, rmSync, symlinkSync, writeFileSync } from "nod
 import { connect } from "node:net";
 import { join } from "node:path";
 import { afterEach, beforeEach, describe, expect, test } from "vitest";
-import { holdersOf } from "../../src/service/holders.js";
+import { holdersOf } from "../../src/process/holders.js";
 import { selectService } from "../../src/service/select.js";
 import type { Service } from "../../src/service/service.js";
 import {

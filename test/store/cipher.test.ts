@@ -26,7 +26,7 @@ import {
 } from "../../src/store/cipher.js";
 import { integrityErrors } from "../../src/store/client-store.js";
 import type { ConnectionOptions } from "../../src/store/connection.js";
-import { pageErrors } from "../../src/store/page-seals.js";
+import { pageErrors } from "../../src/store/page-integrity.js";
 import { interpreter } from "../interop/python.js";
 import { copyOfFixture, fixturePassphrases, fixtures, temporaryFolder } from "./temporary.js";
 

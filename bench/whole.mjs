@@ -1,0 +1,73 @@
+// A whole backup with every page authenticated, and a whole restore, beside restic and beside a bare copy of the same
+// file: see scripts/bench.
+//
+// Usage: bench-whole SIZE_MIB RUNS
+import { mkdirSync, mkdtempSync, rmSync } from "node:fs";
+import { homedir } from "node:os";
+import { join } from "node:path";
+import { makeStore, ours, report, run, say, seconds, sizeName } from "./tools.mjs";
+
+const [mebibytes = 1024, runs = 3] = process.argv.slice(2).map(Number);
+const folder = mkdtempSync(join(homedir(), "bench-"));
+const { store, global } = await makeStore(folder, mebibytes);
+const backups = join(folder, "backups");
+const repository = join(folder, "restic");
+const copy = join(folder, "copy.db");
+const restored = join(folder, "restored");
+process.env.RESTIC_PASSWORD = "bench";
+const restic = (...args) => run("restic", "--quiet", "--no-cache", "--repo", repository, ...args);
+
+const bareCopy = (from) =>
+  seconds(() => run("sh", "-c", 'cp "$1" "$2" && sync "$2" && sha256sum "$2"', "sh", from, copy));
+
+const backup = { ours: [], restic: [], bare: [] };
+const restore = { ours: [], restic: [], bare: [] };
+for (let turn = 0; turn < runs; turn++) {
+  say(`backup and restore of ${sizeName(mebibytes)}, turn ${turn + 1}`);
+  let made;
+  backup.ours.push(
+    await seconds(() => {
+      made = ours(
+        ...["backup", ...global, "--service", "none"],
+        ...["--to", backups, "--bundle-to", join(folder, "bundles")],
+      );
+    }),
+  );
+  restic("init");
+  backup.restic.push(
+    await seconds(() => {
+      restic("backup", store);
+      restic("check", "--read-data");
+    }),
+  );
+  backup.bare.push(await bareCopy(store));
+  rmSync(copy);
+
+  mkdirSync(restored);
+  restore.ours.push(
+    await seconds(() =>
+      ours("restore", ...global, made.backup.path, "--to", join(restored, "clients.db")),
+    ),
+  );
+  rmSync(restored, { recursive: true });
+  restore.restic.push(
+    await seconds(() => restic("restore", "latest", "--verify", "--target", restored)),
+  );
+  rmSync(restored, { recursive: true });
+  restore.bare.push(await bareCopy(made.backup.path));
+  for (const path of [copy, backups, repository]) rmSync(path, { recursive: true });
+}
+const compared = (work, figures, peer) =>
+  report({
+    work: `${work} of ${sizeName(mebibytes)}, every page authenticated`,
+    unit: "s",
+    ours: figures.ours,
+    peers: [
+      { name: peer, values: figures.restic, at_most: 1 },
+      { name: "cp, fsync and one hash", values: figures.bare, at_most: 1.3 },
+    ],
+  });
+compared("backup", backup, "restic backup, check --read-data");
+compared("restore", restore, "restic restore --verify");
+report({ versions: { restic: run("restic", "version").split(" ")[1] } });
+rmSync(folder, { recursive: true });

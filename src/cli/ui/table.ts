@@ -1,0 +1,103 @@
+/** Tables that fit the terminal: the widest columns give way first, and no cell can move the cursor. */
+import { printable } from "../../text/escape.js";
+
+export interface Column {
+  readonly title: string;
+  readonly align?: "left" | "right";
+}
+
+const gap = "  ";
+const narrowest = 6;
+
+const ascii = /^[ -~]*$/;
+
+/** Knows the width of every character. Set once there is text that needs it: loading it takes longer than a table. */
+let stringWidth: ((text: string) => number) | undefined;
+
+async function learnWidths(cells: readonly string[]): Promise<void> {
+  if (stringWidth === undefined && !cells.every((cell) => ascii.test(cell))) {
+    stringWidth = (await import("string-width")).default;
+  }
+}
+
+/** The columns that a text takes on a terminal. Nearly all text is ASCII, and nothing is faster than its length. */
+function widthOf(text: string): number {
+  return stringWidth === undefined || ascii.test(text) ? text.length : stringWidth(text);
+}
+
+function cut(text: string, width: number): string {
+  if (widthOf(text) <= width) return text;
+  if (ascii.test(text)) return `${text.slice(0, width - 1)}…`;
+  let kept = "";
+  for (const { segment } of new Intl.Segmenter().segment(text)) {
+    if (widthOf(kept + segment) > width - 1) break;
+    kept += segment;
+  }
+  return `${kept}…`;
+}
+
+function pad(text: string, width: number, align: Column["align"]): string {
+  const space = " ".repeat(Math.max(0, width - widthOf(text)));
+  return align === "right" ? space + text : text + space;
+}
+
+/** A table whose column widths come from its first rows, so that any number of rows can follow one by one. */
+export class Table {
+  readonly #columns: readonly Column[];
+  readonly #widths: number[];
+
+  private constructor(columns: readonly Column[], widths: number[]) {
+    this.#columns = columns;
+    this.#widths = widths;
+  }
+
+  /** @param available the terminal's width in columns; undefined where there is no terminal, and nothing is cut. */
+  static async of(
+    columns: readonly Column[],
+    firstRows: readonly string[][],
+    available: number | undefined,
+  ): Promise<Table> {
+    await learnWidths([...columns.map(({ title }) => title), ...firstRows.flat()]);
+    const widths = columns.map(({ title }, index) =>
+      Math.max(widthOf(title), ...firstRows.map((row) => widthOf(printable(row[index] ?? "")))),
+    );
+    const table = new Table(columns, widths);
+    if (available !== undefined) table.#shrink(available - gap.length * (columns.length - 1));
+    return table;
+  }
+
+  #shrink(available: number): void {
+    let excess = this.#widths.reduce((sum, width) => sum + width, 0) - available;
+    while (excess > 0) {
+      const widest = this.#widths.indexOf(Math.max(...this.#widths));
+      const width = this.#widths[widest] ?? 0;
+      if (width <= narrowest) return;
+      this.#widths[widest] = width - 1;
+      excess -= 1;
+    }
+  }
+
+  heading(): string {
+    return this.#line(this.#columns.map((column) => column.title));
+  }
+
+  async row(cells: readonly string[]): Promise<string> {
+    await learnWidths(cells);
+    return this.#line(cells.map(printable));
+  }
+
+  /** Several rows. */
+  rows(all: readonly string[][]): Promise<string[]> {
+    return Promise.all(all.map((cells) => this.row(cells)));
+  }
+
+  #line(cells: string[]): string {
+    return this.#columns
+      .map((column, index) => {
+        const width = this.#widths[index] ?? 0;
+        return pad(cut(cells[index] ?? "", width), width, column.align);
+      })
+      .join(gap)
+      .trimEnd();
+  }
+}

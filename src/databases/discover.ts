@@ -1,0 +1,193 @@
+/**
+ * Plugins of other packages: found by what their package.json declares, and loaded only when one is named.
+ *
+ *   "hivemind": { "database": { "my-db-plugin": "./dist/index.js#MyDB" } }
+ *
+ * Looked for beside this package, in the `node_modules` of the folder the command is started in and of those above it,
+ * and among the global packages, in that order. To find one, nothing of it is run.
+ */
+import { execFile } from "node:child_process";
+import { readdir, readFile, realpath, stat } from "node:fs/promises";
+import { delimiter, dirname, join, relative, sep } from "node:path";
+import { fileURLToPath, pathToFileURL } from "node:url";
+import { promisify } from "node:util";
+import { hasCode, StoreError } from "../errors.js";
+import * as z from "../schema.js";
+import type { DatabasePlugin } from "./plugin.js";
+
+const run = promisify(execFile);
+
+/** npm answers where global packages are in a quarter of a second. */
+const npmTimeoutMs = 5_000;
+
+export interface FoundPlugin {
+  /** As in `--from` and `--to`. */
+  readonly name: string;
+  readonly package: string;
+  readonly version: string;
+  /** The package's folder. */
+  readonly folder: string;
+  /** The file to import, and what it exports. */
+  readonly file: string;
+  readonly exported: string;
+  /** Why it cannot be used, as far as that is known without running it. */
+  readonly problem?: string;
+}
+
+const manifestSchema = z.object({
+  name: z._default(z.string(), ""),
+  version: z._default(z.string(), ""),
+  hivemind: z.object({ database: z.record(z.string(), z.unknown()) }),
+});
+
+/** Every plugin that is installed, the broken ones with what is wrong with them. Two of one name: the first counts. */
+export async function findPlugins(): Promise<FoundPlugin[]> {
+  const found: FoundPlugin[] = [];
+  const seen = new Set<string>();
+  for (const modules of await moduleFolders()) {
+    for (const folder of await packagesIn(modules)) {
+      const real = await realpath(folder).catch(() => folder);
+      if (seen.has(real)) continue;
+      seen.add(real);
+      for (const plugin of await pluginsOf(real)) {
+        const first = found.find(({ name }) => name === plugin.name);
+        const problem = first && `${first.package} in ${first.folder} has that name already`;
+        found.push(problem === undefined ? plugin : { ...plugin, problem });
+      }
+    }
+  }
+  return found;
+}
+
+/**
+ * Runs a plugin's module and takes the plugin out of it.
+ *
+ * @throws StoreError `failed` if it cannot be loaded, saying why and from which package.
+ */
+export async function loadPlugin(found: FoundPlugin): Promise<DatabasePlugin> {
+  const problem = found.problem ?? (await syntaxProblem(found.file));
+  if (problem !== undefined) throw cannotLoad(found, problem);
+  let module: Record<string, unknown>;
+  try {
+    module = await import(pathToFileURL(found.file).href);
+  } catch (error) {
+    throw cannotLoad(found, error instanceof Error ? error.message : String(error), error);
+  }
+  const plugin = module[found.exported];
+  if (!isPlugin(plugin)) {
+    throw cannotLoad(found, `"${found.exported}" in ${found.file} has no function open`);
+  }
+  return plugin;
+}
+
+/** What Node.js has against a file's text, which is read and not run; nothing if all is well. */
+export async function syntaxProblem(file: string): Promise<string | undefined> {
+  try {
+    await run(process.execPath, ["--check", file]);
+    return undefined;
+  } catch (error) {
+    const said = String((error as { stderr?: unknown }).stderr ?? error);
+    return /^\w*Error: .*$/m.exec(said)?.[0] ?? `node --check ${file} failed`;
+  }
+}
+
+function isPlugin(value: unknown): value is DatabasePlugin {
+  const isHolder = (typeof value === "object" && value !== null) || typeof value === "function";
+  return isHolder && typeof (value as Partial<DatabasePlugin>).open === "function";
+}
+
+function cannotLoad(found: FoundPlugin, why: string, cause?: unknown): StoreError {
+  return new StoreError(
+    "failed",
+    `the plugin ${found.name} of ${found.package} cannot be loaded: ${why}`,
+    { cause, hint: `it is installed in ${found.folder}` },
+  );
+}
+
+async function pluginsOf(folder: string): Promise<FoundPlugin[]> {
+  let text: string;
+  try {
+    text = await readFile(join(folder, "package.json"), "utf8");
+  } catch (error) {
+    if (hasCode(error, "ENOENT", "ENOTDIR", "EACCES")) return [];
+    throw error;
+  }
+  // Most packages are no plugins, and need not be parsed.
+  if (!text.includes('"hivemind"')) return [];
+  let json: unknown;
+  try {
+    json = JSON.parse(text);
+  } catch {
+    return [];
+  }
+  const manifest = manifestSchema.safeParse(json);
+  if (!manifest.success) return [];
+  const { name: packageName, version, hivemind } = manifest.data;
+  return Promise.all(
+    Object.entries(hivemind.database).map(async ([name, target]) => {
+      const about = { name, package: packageName, version, folder };
+      if (typeof target !== "string") {
+        const problem = 'its package.json does not say "./FILE#EXPORT"';
+        return { ...about, file: "", exported: "", problem };
+      }
+      const [path = "", exported = "default"] = target.split("#");
+      const file = join(folder, path);
+      const problem = await fileProblem(folder, file);
+      return { ...about, file, exported, ...(problem !== undefined && { problem }) };
+    }),
+  );
+}
+
+async function fileProblem(folder: string, file: string): Promise<string | undefined> {
+  const inside = relative(folder, file);
+  if (inside === ".." || inside.startsWith(`..${sep}`)) return `${file} is not in the package`;
+  const stats = await stat(file).catch(() => undefined);
+  return stats?.isFile() ? undefined : `there is no file ${file}`;
+}
+
+/** The `node_modules` folders in which packages are looked for. */
+async function moduleFolders(): Promise<string[]> {
+  const here = dirname(fileURLToPath(import.meta.url));
+  const local = [...foldersAbove(here), ...foldersAbove(process.cwd())];
+  const named = (process.env.NODE_PATH ?? "").split(delimiter).filter((path) => path !== "");
+  return [...new Set([...local, ...named, await globalFolder()])].filter((path) => path !== "");
+}
+
+function foldersAbove(start: string): string[] {
+  const parent = dirname(start);
+  const above = parent === start ? [] : foldersAbove(parent);
+  return start.endsWith(`${sep}node_modules`)
+    ? [start, ...above]
+    : [join(start, "node_modules"), ...above];
+}
+
+/** Asked of npm, which alone knows its prefix; without npm nothing was installed by it. */
+async function globalFolder(): Promise<string> {
+  try {
+    const { stdout } = await run("npm", ["root", "--global"], { timeout: npmTimeoutMs });
+    return stdout.trim();
+  } catch {
+    return "";
+  }
+}
+
+async function packagesIn(modules: string): Promise<string[]> {
+  const folders: string[] = [];
+  for (const name of await namesIn(modules)) {
+    if (name.startsWith(".")) continue;
+    if (!name.startsWith("@")) folders.push(join(modules, name));
+    else
+      for (const inner of await namesIn(join(modules, name)))
+        folders.push(join(modules, name, inner));
+  }
+  return folders;
+}
+
+async function namesIn(folder: string): Promise<string[]> {
+  try {
+    return (await readdir(folder)).sort();
+  } catch (error) {
+    if (hasCode(error, "ENOENT", "ENOTDIR", "EACCES")) return [];
+    throw error;
+  }
+}

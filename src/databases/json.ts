@@ -1,0 +1,307 @@
+/**
+ * HiveMind's JSON store: `clients.json`, an object from client_id to record, as `hivemind-json-db-plugin` keeps it.
+ *
+ * A hub holds the whole file in memory and writes it whole. So does this; before each change the file is read again,
+ * so that what was written meanwhile is not undone. A hub that runs on it does not see the change, and released ones
+ * write over it: it is to be stopped.
+ */
+import { readFile } from "node:fs/promises";
+import { dirname, join, resolve } from "node:path";
+import { type Client, revoked, revokedApiKey } from "../client/client.js";
+import { formatJson, isJsonObject, type JsonObject, parseJson } from "../client/json.js";
+import { dataHome, realPath } from "../config/paths.js";
+import { hasCode, StoreError, systemError } from "../errors.js";
+import { makeFolder, replaceFile } from "../fs/atomic.js";
+import * as z from "../schema.js";
+import { BaseDatabase, matches, noSuchClient, type SearchValue } from "./base-database.js";
+import { decryptText, encryptText, keyOf } from "./ejson.js";
+import { type DatabaseConfig, type DatabasePlugin, filePlace, readConfig } from "./plugin.js";
+import {
+  changeRecord,
+  decodeRecord,
+  encodeRecord,
+  migrateRecord,
+  newestRecordSchema,
+  type RecordShape,
+  shapeOf,
+} from "./record.js";
+
+export const jsonPluginName = "hivemind-json-db-plugin";
+
+const schema = z.strictObject({ ...filePlace, password: z.optional(z.string()) });
+
+export interface JsonFiles {
+  /** `clients.json`, or `clients.ejson` with a password. */
+  store: string;
+  /** `clients.schema_version`, which newer plugins write. */
+  version: string;
+}
+
+/** The files of a JSON store, behind every symbolic link; the second may not exist. */
+export async function jsonFiles(config: DatabaseConfig): Promise<JsonFiles> {
+  const { password, name = "clients", ...rest } = readConfig(jsonPluginName, schema, config);
+  const folder = resolve(dataHome(), rest.subfolder ?? "hivemind-core");
+  const store = await realPath(join(folder, `${name}.${password ? "ejson" : "json"}`));
+  return { store, version: join(folder, `${name}.schema_version`) };
+}
+
+export const jsonPlugin: DatabasePlugin = {
+  place: async (config) => (await jsonFiles(config)).store,
+  async open(config, { mode }) {
+    const { password } = readConfig(jsonPluginName, schema, config);
+    if (password) keyOf(password);
+    return JsonDatabase.open(await jsonFiles(config), password || undefined, mode === "create");
+  },
+};
+
+/** Where each client's record is in the file. */
+type Index = Map<number, string>;
+
+class JsonDatabase extends BaseDatabase {
+  readonly #files: JsonFiles;
+  readonly #password: string | undefined;
+  #records: JsonObject = {};
+  #keys: Index = new Map();
+  #shape: RecordShape = "released";
+  #lastChange: Promise<unknown> = Promise.resolve();
+
+  private constructor(files: JsonFiles, password: string | undefined) {
+    super();
+    this.#files = files;
+    this.#password = password;
+  }
+
+  static async open(
+    files: JsonFiles,
+    password: string | undefined,
+    create: boolean,
+  ): Promise<JsonDatabase> {
+    const database = new JsonDatabase(files, password);
+    const found = await database.#load();
+    if (!found && !create) throw new StoreError("notFound", `there is no store at ${files.store}`);
+    return database;
+  }
+
+  addItem(client: Client): Promise<void> {
+    return this.#change((records, keys) => this.#put(records, keys, client));
+  }
+
+  /** All of them in one writing of the file. */
+  override async addItems(clients: Iterable<Client> | AsyncIterable<Client>): Promise<number> {
+    const added: Client[] = [];
+    for await (const client of clients) added.push(client);
+    await this.#change((records, keys) => {
+      for (const client of added) this.#put(records, keys, client);
+    });
+    return added.length;
+  }
+
+  override deleteItem(clientId: number): Promise<void> {
+    return this.#change((records, keys) => {
+      const key = keys.get(clientId);
+      if (key === undefined) throw noSuchClient(clientId);
+      records[key] = encodeRecord(revoked(clientId), this.#shape);
+    });
+  }
+
+  override updateItem(client: Client): Promise<void> {
+    return this.#change((records, keys) => {
+      if (!keys.has(client.client_id)) throw noSuchClient(client.client_id);
+      this.#put(records, keys, client);
+    });
+  }
+
+  override replaceItem(old: Client, replacement: Client): Promise<void> {
+    return this.#change((records, keys) => {
+      const key = keys.get(old.client_id);
+      if (key === undefined) throw noSuchClient(old.client_id);
+      records[key] = encodeRecord(revoked(old.client_id), this.#shape);
+      this.#put(records, keys, replacement);
+    });
+  }
+
+  async searchByValue(key: string, value: SearchValue): Promise<Client[]> {
+    const found: Client[] = [];
+    for (const record of this.#ordered()) {
+      const client = decodeRecord(record);
+      if (matches(client, key, value)) found.push(client);
+    }
+    return found;
+  }
+
+  override async getClientById(clientId: number): Promise<Client | undefined> {
+    const key = this.#keys.get(clientId);
+    const record = key === undefined ? undefined : this.#records[key];
+    return isJsonObject(record) ? decodeRecord(record) : undefined;
+  }
+
+  override async getClientByApiKey(apiKey: string): Promise<Client | undefined> {
+    if (apiKey === revokedApiKey) return undefined;
+    for (const record of this.#ordered()) {
+      if (record.api_key === apiKey) return decodeRecord(record);
+    }
+    return undefined;
+  }
+
+  override async refresh(clientId: number): Promise<Client | undefined> {
+    await this.sync();
+    return this.getClientById(clientId);
+  }
+
+  async size(): Promise<number> {
+    return this.#keys.size;
+  }
+
+  async *[Symbol.asyncIterator](): AsyncGenerator<Client> {
+    for (const record of this.#ordered()) yield decodeRecord(record);
+  }
+
+  override async sync(): Promise<void> {
+    await this.#load();
+  }
+
+  override async migrate(fromVersion: number): Promise<void> {
+    if (fromVersion >= newestRecordSchema) return;
+    await this.#change((records, keys) => {
+      for (const key of keys.values()) {
+        const record = records[key];
+        if (isJsonObject(record)) records[key] = migrateRecord(record);
+      }
+    });
+    await replaceFile(this.#files.version, String(newestRecordSchema));
+    await this.sync();
+  }
+
+  #put(records: JsonObject, keys: Index, client: Client): void {
+    const key = keys.get(client.client_id) ?? String(client.client_id);
+    const record = records[key];
+    records[key] = isJsonObject(record)
+      ? changeRecord(record, client, this.#shape)
+      : encodeRecord(client, this.#shape);
+    keys.set(client.client_id, key);
+  }
+
+  /** The records in the order of their ids. */
+  *#ordered(): Generator<JsonObject> {
+    for (const [, key] of [...this.#keys].sort(([a], [b]) => a - b)) {
+      const record = this.#records[key];
+      if (isJsonObject(record)) yield record;
+    }
+  }
+
+  /** One change at a time, on what the file says now; nothing is kept of one that throws. */
+  #change(change: (records: JsonObject, keys: Index) => void): Promise<void> {
+    const result = this.#lastChange.then(async () => {
+      await this.#load();
+      const records = { ...this.#records };
+      const keys = new Map(this.#keys);
+      change(records, keys);
+      await this.#save(records);
+      this.#records = records;
+      this.#keys = keys;
+    });
+    this.#lastChange = result.catch(() => undefined);
+    return result;
+  }
+
+  /** Says whether there is a file. */
+  async #load(): Promise<boolean> {
+    const { store, version } = this.#files;
+    this.#shape = shapeOf(await readSchemaVersion(version));
+    const text = await readIfThere(store);
+    const records = text === undefined ? {} : this.#parse(text);
+    this.#keys = indexOf(records, store);
+    this.#records = records;
+    return text !== undefined;
+  }
+
+  #parse(text: string): JsonObject {
+    const { store } = this.#files;
+    // The plugin's own reader passes over such lines.
+    const value = parseText(text.replace(/(^|[\n\r])[ \t]*(?:\/\/|#)[^\n\r]*/g, "$1"), store);
+    const decrypted =
+      this.#password === undefined || (isJsonObject(value) && Object.keys(value).length === 0)
+        ? value
+        : parseText(decryptText(value, this.#password, store), store);
+    if (!isJsonObject(decrypted)) {
+      throw new StoreError("corrupted", `${store} is not a store of clients: it is not an object`);
+    }
+    return decrypted;
+  }
+
+  async #save(records: JsonObject): Promise<void> {
+    const { store } = this.#files;
+    const contents =
+      this.#password === undefined ? records : encryptText(formatJson(records), this.#password);
+    await makeFolder(dirname(store));
+    await replaceFile(store, formatJson(contents, { indent: 4, ascii: false }));
+  }
+}
+
+/**
+ * Every record is looked at before anything is done with any. A released hub that changed a client writes its key
+ * twice, once as it read it and once anew; the last one counts, to it and to the parser here.
+ */
+function indexOf(records: JsonObject, path: string): Index {
+  const keys: Index = new Map();
+  for (const [key, record] of Object.entries(records)) {
+    if (!isJsonObject(record)) {
+      throw new StoreError("corrupted", `${path}: "${key}" is not a client's record`);
+    }
+    const { client_id } = decodeNamed(record, key, path);
+    const other = keys.get(client_id);
+    if (other !== undefined) {
+      throw new StoreError(
+        "corrupted",
+        `${path} has client ${client_id} twice, under "${other}" and "${key}"`,
+        { hint: "leave only the record that is meant" },
+      );
+    }
+    keys.set(client_id, key);
+  }
+  return keys;
+}
+
+function decodeNamed(record: JsonObject, key: string, path: string): Client {
+  try {
+    return decodeRecord(record);
+  } catch (error) {
+    if (!(error instanceof StoreError)) throw error;
+    throw new StoreError(error.kind, `${path}: "${key}": ${error.message}`);
+  }
+}
+
+function parseText(text: string, path: string) {
+  try {
+    return parseJson(text);
+  } catch (error) {
+    if (!(error instanceof SyntaxError)) throw error;
+    throw new StoreError("corrupted", `${path} does not parse: ${error.message}`, {
+      hint: "the hub would start with no clients at all: mend the file, or put a backup back",
+    });
+  }
+}
+
+/** 1 where no newer plugin has been, or where what stands there is no number: as the plugin reads it. */
+async function readSchemaVersion(path: string): Promise<number> {
+  const text = await readIfThere(path);
+  const version = Number.parseInt(text ?? "", 10);
+  if (!(version > newestRecordSchema)) return Number.isNaN(version) ? 1 : version;
+  throw new StoreError(
+    "newerVersion",
+    `${path} says schema ${version}; this program knows schemas up to ${newestRecordSchema}`,
+    { hint: "install a newer hivemind-sqlcipher" },
+  );
+}
+
+async function readIfThere(path: string): Promise<string | undefined> {
+  try {
+    return new TextDecoder("utf-8", { fatal: true }).decode(await readFile(path));
+  } catch (error) {
+    if (hasCode(error, "ENOENT", "ENOTDIR")) return undefined;
+    if (error instanceof TypeError) {
+      throw new StoreError("corrupted", `${path} does not parse: it is not UTF-8 text`);
+    }
+    throw systemError(error, `cannot read ${path}`);
+  }
+}

@@ -1,0 +1,75 @@
+/** The settings of HiveMind's Redis plugin: which server, and where in it a store is. */
+import * as z from "../schema.js";
+import { type DatabaseConfig, readConfig } from "./plugin.js";
+import type { RedisPlace } from "./redis-connection.js";
+
+export const redisPluginName = "hivemind-redis-db-plugin";
+
+const port = z.int().check(z.minimum(1), z.maximum(65_535));
+
+/** Every setting of the Python plugin; those that are for its own pool and caches mean nothing here. */
+const schema = z.strictObject({
+  host: z._default(z.string().check(z.minLength(1)), "127.0.0.1"),
+  port: z._default(port, 6379),
+  db: z._default(z.int().check(z.minimum(0)), 0),
+  name: z.optional(z.string()),
+  subfolder: z.optional(z.string()),
+  username: z._default(z.string().check(z.minLength(1)), "default"),
+  password: z.optional(z.string()),
+  index_prefix: z._default(z.string().check(z.minLength(1)), "client"),
+  cluster_nodes: z._default(
+    z.array(
+      z.object({ host: z.string().check(z.minLength(1)), port: z.pipe(z.coerce.number(), port) }),
+    ),
+    [],
+  ),
+  cluster_hash_tag: z.optional(z.string().check(z.regex(/^[^{}]*$/, "cannot hold { or }"))),
+  use_ssl: z._default(z.boolean(), false),
+  ssl: z.optional(z.boolean()),
+  ssl_certfile: z.optional(z.string().check(z.minLength(1))),
+  ssl_keyfile: z.optional(z.string().check(z.minLength(1))),
+  ssl_ca_certs: z.optional(z.string().check(z.minLength(1))),
+  ssl_cert_reqs: z._default(z.enum(["required", "optional", "none"]), "required"),
+  ssl_check_hostname: z._default(z.boolean(), true),
+  retry_attempts: z._default(z.int().check(z.minimum(0), z.maximum(20)), 3),
+  retry_delay: z._default(z.number().check(z.minimum(0), z.maximum(60)), 0.1),
+  max_connections: z.optional(z.int()),
+  admission_record_ttl: z.optional(z.int()),
+  api_key_cache_ttl: z.optional(z.number()),
+  api_key_cache_size: z.optional(z.int()),
+});
+
+/** A server, and where in it one store is. */
+export interface Namespace extends RedisPlace {
+  prefix: string;
+  /** Whether a hash tag keeps all of it in one slot. */
+  tagged: boolean;
+}
+
+/** @throws StoreError `usage` for settings that are not what they should be. */
+export function readPlace(config: DatabaseConfig): Namespace {
+  const settings = readConfig(redisPluginName, schema, config);
+  const tag = settings.cluster_hash_tag?.trim();
+  return {
+    host: settings.host,
+    port: settings.port,
+    db: settings.db,
+    username: settings.username,
+    password: settings.password || undefined,
+    clusterNodes: settings.cluster_nodes,
+    tls:
+      (settings.ssl ?? settings.use_ssl)
+        ? {
+            certfile: settings.ssl_certfile,
+            keyfile: settings.ssl_keyfile,
+            caCerts: settings.ssl_ca_certs,
+            certReqs: settings.ssl_cert_reqs,
+            checkHostname: settings.ssl_check_hostname,
+          }
+        : undefined,
+    retryAttempts: settings.retry_attempts,
+    retryDelay: settings.retry_delay,
+    tagged: Boolean(tag),
+    prefix: tag ? `${settings.index_prefix}:{${tag}}` : settings.index_prefix,
+  };
+}

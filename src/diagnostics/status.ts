@@ -1,0 +1,104 @@
+/** What a store is, and how it is doing. It reads, and reports what it cannot read; it fails at nothing. */
+import { newestBackup } from "../backup/manifest.js";
+import { StoreError } from "../errors.js";
+import type { PassphraseSource } from "../keys/source.js";
+import { unlockStore } from "../keys/unlock.js";
+import { Journal } from "../operation/journal.js";
+import { besideOperations } from "../recovery/wait.js";
+import { type Schedule, scheduleOf } from "../service/schedule.js";
+import { type ServiceChoice, selectService } from "../service/select.js";
+import type { ServiceKind } from "../service/service.js";
+import { type CipherCompatibility, type Identity, identify } from "../store/cipher.js";
+
+export interface StatusOptions {
+  readonly storePath: string;
+  readonly source: PassphraseSource;
+  readonly service: ServiceChoice;
+  readonly backupFolder: string | undefined;
+}
+
+export interface StoreStatus {
+  readonly path: string;
+  readonly format: Identity["format"];
+  readonly cipher_compatibility: CipherCompatibility | null;
+  readonly key_id: string | null;
+  readonly schema_version: number | null;
+  readonly clients: { readonly active: number; readonly revoked: number } | null;
+  readonly service: {
+    readonly kind: ServiceKind;
+    readonly unit: string | null;
+    readonly active: boolean;
+  } | null;
+  /** The newest with a manifest; `verify` says whether it is sound. */
+  readonly last_backup: { readonly path: string; readonly created_at: string } | null;
+  /** Backups by the clock, and how the last of them went; null if none are scheduled. */
+  readonly schedule: Schedule | null;
+  /** An operation that was interrupted, or is at work right now. */
+  readonly pending: {
+    readonly operation: string;
+    readonly started_at: string;
+    readonly step: string;
+  } | null;
+  /** What could not be found out, and why. */
+  readonly problems: string[];
+}
+
+export async function storeStatus(options: StatusOptions): Promise<StoreStatus> {
+  const { storePath } = options;
+  const problems: string[] = [];
+  /** The part's value, or null and a sentence among the problems. */
+  const attempt = async <Part>(part: () => Promise<Part>): Promise<Part | null> => {
+    try {
+      return await part();
+    } catch (error) {
+      problems.push(error instanceof StoreError ? error.message : String(error));
+      return null;
+    }
+  };
+
+  const identity = (await attempt(() => identify(storePath))) ?? { format: "unknown" as const };
+  const inside =
+    identity.format === "sqlcipher"
+      ? await attempt(() => lookInside(storePath, options.source))
+      : null;
+  const service = await attempt(async () => {
+    const found = await selectService(options.service);
+    return { kind: found.kind, unit: found.name, active: (await found.state()).active };
+  });
+  const { backupFolder } = options;
+  const lastBackup = backupFolder && (await attempt(() => newestBackup(backupFolder, storePath)));
+  const schedule = await attempt(() => scheduleOf(storePath));
+  const journal = await attempt(() => Journal.read(storePath));
+  return {
+    path: storePath,
+    format: identity.format,
+    cipher_compatibility: inside?.cipherCompatibility ?? null,
+    key_id: "keyId" in identity ? (identity.keyId ?? null) : null,
+    schema_version: inside?.schemaVersion ?? null,
+    clients: inside?.clients ?? null,
+    service,
+    last_backup: lastBackup || null,
+    schedule: schedule ?? null,
+    pending: journal
+      ? {
+          operation: journal.entry.operation,
+          started_at: journal.entry.started_at,
+          step: journal.entry.step,
+        }
+      : null,
+    problems,
+  };
+}
+
+/** Who asks how things are is told that an operation is at work, rather than kept waiting for it: after 5 s. */
+const longestWaitMs = 5_000;
+
+async function lookInside(storePath: string, source: PassphraseSource) {
+  const open = () => unlockStore(storePath, source, { mode: "readwrite" });
+  await using store = await besideOperations(storePath, open, longestWaitMs);
+  return {
+    cipherCompatibility: store.key.cipherCompatibility,
+    schemaVersion: store.schemaVersion,
+    clients: await store.counts(),
+  };
+}

@@ -1,0 +1,85 @@
+/** How the hub gets the store's passphrase, which must be known before the passphrase changes. */
+import { StoreError } from "../errors.js";
+import type { KnownService } from "../operation/downtime.js";
+import type { Reporter } from "../reporter.js";
+import { managerError, systemctl } from "../service/systemctl.js";
+import { namedStore, readServerJson, serverJsonPath } from "./server-json.js";
+
+/** `auto` finds out; `none` is the operator's word that no hub needs to be told. */
+export type HubChoice = "auto" | "none";
+
+export type Handover =
+  /** The unit starts the hub by `run`, which asks for the passphrase itself. */
+  | { readonly how: "run" }
+  /** The hub reads it from `server.json`, where it stands in plain text. */
+  | { readonly how: "server.json"; readonly path: string }
+  | { readonly how: "none" };
+
+/**
+ * Finds out how the hub gets its passphrase now.
+ *
+ * @returns `none` if it gets none: there is no hub that is known here, or one that opens the store without.
+ * @throws StoreError `refused` if `server.json` cannot be parsed, `service` if the manager does not answer.
+ */
+export async function findHandover(known: KnownService, hub: HubChoice): Promise<Handover> {
+  if (hub === "none") return { how: "none" };
+  if (startsByRun((await unitCommand(known)).join(" "))) return { how: "run" };
+  const path = serverJsonPath();
+  try {
+    const { storePath, passwordSet } = await namedStore(await readServerJson(path));
+    if (storePath === known.choice.storePath && passwordSet) return { how: "server.json", path };
+  } catch (error) {
+    if (!(error instanceof StoreError && error.kind === "notFound")) throw error;
+  }
+  return { how: "none" };
+}
+
+/**
+ * The same for a passphrase that is about to change or to be needed for the first time.
+ *
+ * @throws StoreError `refused` if the hub would not get it.
+ */
+export async function requireHandover(known: KnownService, hub: HubChoice): Promise<Handover> {
+  const handover = await findHandover(known, hub);
+  if (handover.how !== "none" || hub === "none") return handover;
+  const name = known.service.name ?? "the hub";
+  throw new StoreError("refused", `it is not known how ${name} would get the new passphrase`, {
+    hint:
+      "let its unit start it by: ExecStart=hivemind-sqlcipher run -- hivemind-core listen (then systemctl daemon-reload);\n" +
+      "or say --hub none if no hub uses this store, or if you will tell it yourself",
+  });
+}
+
+/** What a swap does to the password in `server.json`, if the hub reads it there: it is replaced, and that is said. */
+export function passwordToReplace(
+  handover: Handover,
+  reporter: Pick<Reporter, "notice">,
+): { path: string; remove: false } | undefined {
+  if (handover.how !== "server.json") return undefined;
+  reporter.notice(`the password in ${handover.path}, in plain text, is replaced as well`);
+  return { path: handover.path, remove: false };
+}
+
+/** Whether a unit's command line is this program's `run`, by whatever path it is started. */
+function startsByRun(commandLine: string): boolean {
+  return /(?:^|[\s/=])(?:hivemind-sqlcipher(?:\.[cm]?js)?|cli\/main\.js)["']?(?:\s+\S+)*?\s+run(?:\s|$)/.test(
+    commandLine,
+  );
+}
+
+/**
+ * The words of what a unit runs to start, its preparations included; none for what is no unit.
+ *
+ * @throws StoreError `service` if the manager does not answer.
+ */
+export async function unitCommand({ service, choice }: KnownService): Promise<string[]> {
+  if (service.kind !== "systemd" && service.kind !== "systemd-user") return [];
+  const unit = service.name ?? choice.unit;
+  const args = ["show", "--property=ExecStartPre,ExecStart", "--value", "--", unit];
+  const outcome = await systemctl(service.kind, args);
+  if (outcome.code !== 0) throw managerError(service.kind, outcome);
+  // "{ path=/usr/bin/x ; argv[]=/usr/bin/x --option ; ignore_errors=no ; … }", a line for each command.
+  return [...outcome.stdout.matchAll(/argv\[\]=((?:(?!argv\[\]=).)*?) ; /g)].flatMap(
+    ([, words = ""]) => words.split(" "),
+  );
+}

@@ -1,0 +1,190 @@
+/**
+ * Whether two databases hold the same, row for row: every column's type and value, every table's count, the whole
+ * schema. SQLite compares; nothing but counts comes out of it, so memory does not grow with the store.
+ */
+import { StoreError } from "../errors.js";
+import { throwIfInterrupted } from "../process/abort.js";
+import type { Connection } from "./connection.js";
+
+/** A large table is compared in this many ranges of row ids, which connections share among them. */
+const rangesPerTable = 64;
+
+/** The name under which a comparing connection has the other database attached. */
+export type Attached = "replaced" | "staged";
+
+/**
+ * Compares the main database of a connection with one attached to it. Further connections like it share the work.
+ *
+ * @throws StoreError `corrupted` naming the first difference; `interrupted`.
+ */
+export async function compareDatabases(
+  connections: readonly [Connection, ...Connection[]],
+  other: Attached,
+  signal: AbortSignal,
+): Promise<void> {
+  const [connection] = connections;
+  await compareSchema(connection, other);
+  for (const table of await tablesOf(connection)) {
+    const rows = await rowsOf(connection, table, other);
+    let same = 0;
+    const ranges = await rangesOf(connection, table);
+    const work = connections.map(async (worker) => {
+      for (let range = ranges.shift(); range !== undefined; range = ranges.shift()) {
+        throwIfInterrupted(signal);
+        const found = await countSame(worker, table, other, range);
+        same += found;
+      }
+    });
+    await Promise.all(work);
+    if (rows.main !== rows.other || same !== rows.main) {
+      throw new StoreError(
+        "corrupted",
+        `the table ${table.name} did not arrive whole: ${rows.other} and ${rows.main} rows, ${same} of them the same`,
+      );
+    }
+  }
+}
+
+interface Table {
+  readonly name: string;
+  readonly columns: readonly string[];
+  /**
+   * What names a row: the row id where a column is one, or the columns of a primary key without one. Else nothing: an
+   * export numbers the rows anew, and they are compared by what they hold and how often.
+   */
+  readonly key: readonly string[];
+  readonly hasRowId: boolean;
+}
+
+async function compareSchema(connection: Connection, other: Attached): Promise<void> {
+  const difference = (one: string, two: string) =>
+    connection.get<{ name: string }>(
+      `SELECT type, name, tbl_name, sql FROM ${one}.sqlite_schema
+       EXCEPT SELECT type, name, tbl_name, sql FROM ${two}.sqlite_schema`,
+    );
+  const found = (await difference("main", other)) ?? (await difference(other, "main"));
+  if (found) {
+    throw new StoreError("corrupted", `the schema did not arrive whole: ${found.name} differs`);
+  }
+  for (const pragma of ["user_version", "application_id"]) {
+    const read = async (schema: string) =>
+      (await connection.get<Record<string, number>>(`PRAGMA ${schema}.${pragma}`))?.[pragma];
+    if ((await read("main")) !== (await read(other))) {
+      throw new StoreError("corrupted", `the schema did not arrive whole: ${pragma} differs`);
+    }
+  }
+}
+
+/**
+ * The tables that hold rows themselves; of a virtual table those are the ones behind it. Left out are the planner's
+ * statistics, which are no data.
+ */
+async function tablesOf(connection: Connection): Promise<Table[]> {
+  const found = await connection.all<{ name: string; wr: number }>(
+    `SELECT name, wr FROM pragma_table_list
+     WHERE schema = 'main' AND type IN ('table', 'shadow')
+       AND name <> 'sqlite_schema' AND name NOT GLOB 'sqlite_stat*'`,
+  );
+  const tables: Table[] = [];
+  for (const { name, wr } of found) {
+    const columns = await connection.all<{ name: string; type: string; pk: number }>(
+      "SELECT name, type, pk FROM pragma_table_xinfo(?, 'main') WHERE hidden = 0",
+      [name],
+    );
+    const names = columns.map((column) => column.name);
+    // A column may have taken one of the row id's names; there are three.
+    const rowId = ["_rowid_", "rowid", "oid"].find(
+      (alias) => !names.some((column) => column.toLowerCase() === alias),
+    );
+    const primaryKey = columns.filter(({ pk }) => pk > 0);
+    // One INTEGER is the row id itself, unless it is DESC: then, as any other, it has an index.
+    const isRowId = primaryKey.length === 1 && primaryKey[0]?.type.toUpperCase() === "INTEGER";
+    const hasRowId =
+      wr === 0 && rowId !== undefined && isRowId && !(await hasKeyIndex(connection, name));
+    const keyNames = wr === 0 ? [] : primaryKey.map((column) => column.name);
+    tables.push({ name, columns: names, key: hasRowId ? [rowId] : keyNames, hasRowId });
+  }
+  return tables;
+}
+
+async function hasKeyIndex(connection: Connection, table: string): Promise<boolean> {
+  const indexes = await connection.all(
+    "SELECT name FROM pragma_index_list(?, 'main') WHERE origin = 'pk'",
+    [table],
+  );
+  return indexes.length > 0;
+}
+
+async function rowsOf(connection: Connection, { name }: Table, other: Attached) {
+  const row = await connection.get<{ main: number; other: number }>(
+    `SELECT (SELECT count(*) FROM main.${quoted(name)}) AS main,
+            (SELECT count(*) FROM ${other}.${quoted(name)}) AS other`,
+  );
+  return row ?? { main: 0, other: 0 };
+}
+
+/** SQL conditions on a row of `main`, which together let every row through once. */
+async function rangesOf(connection: Connection, table: Table): Promise<string[]> {
+  if (!table.hasRowId) return ["1"];
+  const [rowId = ""] = table.key;
+  // Row ids have 64 bits, more than a JavaScript number carries: they come as text.
+  const bounds = await connection.get<{ low: string | null; high: string | null }>(
+    `SELECT CAST(min(${rowId}) AS TEXT) AS low, CAST(max(${rowId}) AS TEXT) AS high
+     FROM main.${quoted(table.name)}`,
+  );
+  if (!bounds?.low || !bounds.high) return ["1"];
+  const low = BigInt(bounds.low);
+  const high = BigInt(bounds.high);
+  const step = (high - low) / BigInt(rangesPerTable) + 1n;
+  const ranges: string[] = [];
+  for (let from = low; from <= high; from += step) {
+    const to = from + step - 1n < high ? from + step - 1n : high;
+    ranges.push(`a.${rowId} BETWEEN ${from} AND ${to}`);
+  }
+  return ranges;
+}
+
+async function countSame(
+  connection: Connection,
+  table: Table,
+  other: Attached,
+  range: string,
+): Promise<number> {
+  const name = quoted(table.name);
+  if (table.key.length === 0) return countSameContents(connection, table, other);
+  // The row id goes without quotes: in them it would be taken for a column.
+  const quotedKey = table.key.map((key) => (table.hasRowId ? key : quoted(key)));
+  const sameKey = quotedKey.map((key) => `b.${key} IS a.${key}`);
+  const sameValues = table.columns.map(
+    (name) =>
+      `typeof(a.${quoted(name)}) = typeof(b.${quoted(name)})
+       AND a.${quoted(name)} IS b.${quoted(name)} COLLATE BINARY`,
+  );
+  const row = await connection.get<{ same: number }>(
+    `SELECT count(*) AS same FROM main.${name} AS a CROSS JOIN ${other}.${name} AS b
+     WHERE ${[range, ...sameKey, ...sameValues].join(" AND ")}`,
+  );
+  return row?.same ?? 0;
+}
+
+/** Of rows that nothing names: each content counts as often as it is there in both. */
+async function countSameContents(
+  connection: Connection,
+  table: Table,
+  other: Attached,
+): Promise<number> {
+  const values = table.columns.flatMap((column) => [
+    `typeof(${quoted(column)})`,
+    `${quoted(column)} COLLATE BINARY`,
+  ]);
+  const counted = (database: string) =>
+    `SELECT count(*) AS times, ${values.join(", ")} FROM ${database}.${quoted(table.name)} GROUP BY ${values.join(", ")}`;
+  const row = await connection.get<{ same: number }>(
+    `SELECT ifnull(sum(times), 0) AS same FROM (${counted("main")} INTERSECT ${counted(other)})`,
+  );
+  return row?.same ?? 0;
+}
+
+function quoted(name: string): string {
+  return `"${name.replaceAll('"', '""')}"`;
+}

@@ -1,0 +1,112 @@
+import { join } from "node:path";
+import { beforeAll, describe, expect, test } from "vitest";
+import type { Client } from "../../src/client/client.js";
+import type { JsonObject } from "../../src/client/json.js";
+import { BaseDatabase, matches, type SearchValue } from "../../src/databases/base-database.js";
+import { conformance, type Place, runConformance } from "../../src/databases/conformance.js";
+import { DatabaseFactory } from "../../src/databases/registry.js";
+import { StoreError } from "../../src/errors.js";
+import { temporaryFolder } from "../store/temporary.js";
+import { RedisServer, sharedCluster } from "./redis-server.js";
+
+/** A place of a plugin whose settings depend on a folder that nobody has used. */
+function inFolder(name: string, settings: (folder: string) => JsonObject): Place {
+  return async () => {
+    const config = settings(await temporaryFolder());
+    return () => DatabaseFactory.create(name, config);
+  };
+}
+
+const backends: [string, Place][] = [
+  [
+    "hivemind-sqlcipher-db-plugin",
+    inFolder("hivemind-sqlcipher-db-plugin", (folder) => ({
+      db_path: join(folder, "clients.db"),
+      password: "it's",
+    })),
+  ],
+  [
+    "hivemind-sqlite-db-plugin",
+    inFolder("hivemind-sqlite-db-plugin", (subfolder) => ({ subfolder })),
+  ],
+  ["hivemind-json-db-plugin", inFolder("hivemind-json-db-plugin", (subfolder) => ({ subfolder }))],
+  [
+    "hivemind-json-db-plugin with a password",
+    inFolder("hivemind-json-db-plugin", (subfolder) => ({
+      subfolder,
+      password: "sixteen letters!",
+    })),
+  ],
+  [
+    "hivemind-redis-db-plugin",
+    async () => {
+      const { port } = await RedisServer.start();
+      return () => DatabaseFactory.create("hivemind-redis-db-plugin", { port });
+    },
+  ],
+];
+
+describe.each(backends)("%s", (_name, place) => {
+  test.each(conformance)("$name", ({ run }) => run(place));
+});
+
+describe("hivemind-redis-db-plugin on a cluster", () => {
+  let port = 0;
+  let places = 0;
+
+  beforeAll(() =>
+    sharedCluster((free) => {
+      port = free;
+    }),
+  );
+
+  test.each([
+    ["without a hash tag", {}],
+    ["with one", { cluster_hash_tag: "hub" }],
+  ])("%s", async (_name, settings) => {
+    const place: Place = async () => {
+      // Another prefix is another store.
+      const index_prefix = `hub ${places++}`;
+      return () =>
+        DatabaseFactory.create("hivemind-redis-db-plugin", { port, index_prefix, ...settings });
+    };
+    await runConformance(place);
+  });
+});
+
+test("a database that does not do what it has to fails, each test by its name", async () => {
+  const forgetful: Place = async () => {
+    const clients = new Map<number, Client>();
+    return async () => new Forgetful(clients);
+  };
+  await expect(runConformance(forgetful)).rejects.toThrow(
+    /^failed: a deleted client leaves its id taken [^;]*; a replaced client is revoked[^;]*$/,
+  );
+});
+
+/** Does everything right but one: what is deleted is gone. */
+class Forgetful extends BaseDatabase {
+  constructor(readonly clients: Map<number, Client>) {
+    super();
+  }
+
+  async addItem(client: Client): Promise<void> {
+    this.clients.set(client.client_id, client);
+  }
+
+  override async deleteItem(clientId: number): Promise<void> {
+    if (!this.clients.delete(clientId)) throw new StoreError("notFound", "nobody");
+  }
+
+  async searchByValue(key: string, value: SearchValue): Promise<Client[]> {
+    return [...this.clients.values()].filter((client) => matches(client, key, value));
+  }
+
+  async size(): Promise<number> {
+    return this.clients.size;
+  }
+
+  async *[Symbol.asyncIterator](): AsyncGenerator<Client> {
+    yield* this.clients.values();
+  }
+}

@@ -1,0 +1,483 @@
+import { execFileSync } from "node:child_process";
+import { subscribe, unsubscribe } from "node:diagnostics_channel";
+import { existsSync } from "node:fs";
+import { readdir, readFile, rename, rm, writeFile } from "node:fs/promises";
+import { join } from "node:path";
+import { describe, expect, onTestFinished, test } from "vitest";
+import {
+  type Client,
+  isRevoked,
+  newClient,
+  revoked,
+  serializeClient,
+} from "../../src/client/client.js";
+import type { JsonObject } from "../../src/client/json.js";
+import { awkwardClients } from "../../src/databases/conformance.js";
+import { DatabaseFactory } from "../../src/databases/registry.js";
+import { comparable, type End, migrate } from "../../src/migrate/migrate.js";
+import { stepChannelName } from "../../src/operation/step.js";
+import { temporaryFolder } from "../store/temporary.js";
+import { clusterIsUp, RedisServer, startCluster } from "./redis-server.js";
+
+/** Ids 1 to 4, 9 and 10; the last is revoked. */
+const clients: Client[] = [...awkwardClients(), revoked(10)];
+
+const sqlcipher = "hivemind-sqlcipher-db-plugin";
+const sqlite = "hivemind-sqlite-db-plugin";
+const json = "hivemind-json-db-plugin";
+const redis = "hivemind-redis-db-plugin";
+
+function fingerprint(client: Client): string {
+  return serializeClient(comparable(client));
+}
+
+function end(name: string, config: JsonObject): End {
+  return { name, config };
+}
+
+async function fill({ name, config }: End, added: readonly Client[]): Promise<void> {
+  await using database = await DatabaseFactory.create(name, config);
+  await database.addItems(added);
+}
+
+async function contents({ name, config }: End): Promise<Client[]> {
+  await using database = await DatabaseFactory.create(name, config, { mode: "readwrite" });
+  const found: Client[] = [];
+  for await (const client of database) found.push(client);
+  return found.sort((a, b) => a.client_id - b.client_id);
+}
+
+/** Notes of migrations go below the data home, which is this process's own in each test. */
+async function ownDataHome(): Promise<string> {
+  const [before, folder] = [process.env.XDG_DATA_HOME, await temporaryFolder()];
+  process.env.XDG_DATA_HOME = folder;
+  onTestFinished(() => {
+    if (before === undefined) delete process.env.XDG_DATA_HOME;
+    else process.env.XDG_DATA_HOME = before;
+  });
+  return folder;
+}
+
+async function notes(home: string): Promise<string[]> {
+  return readdir(join(home, "hivemind-sqlcipher")).catch(() => []);
+}
+
+function many(count: number): Client[] {
+  return Array.from({ length: count }, (_, index) =>
+    newClient({ client_id: index + 1, api_key: `key-${index + 1}`, name: `client ${index + 1}` }),
+  );
+}
+
+test("clients go round through every database and come back as they were, the gaps filled with revoked rows", async () => {
+  const home = await ownDataHome();
+  const server = await RedisServer.start();
+  const port = (await startCluster())[0]?.port ?? 0;
+  const way: End[] = [
+    end(sqlite, { subfolder: join(home, "first") }),
+    end(redis, { port: server.port }),
+    end(json, { subfolder: join(home, "second") }),
+    end(redis, { port, cluster_hash_tag: "hub" }),
+    end(sqlcipher, { db_path: join(home, "third.db"), password: "it's" }),
+    end(redis, { port, index_prefix: "untagged" }),
+    end(json, { subfolder: join(home, "fourth"), password: "sixteen letters!" }),
+    end(sqlite, { subfolder: join(home, "fifth") }),
+  ];
+  const [first] = way;
+  await fill(first as End, clients);
+  const expected = [...clients, ...[5, 6, 7, 8].map(revoked)]
+    .sort((a, b) => a.client_id - b.client_id)
+    .map(fingerprint);
+  for (const [index, to] of way.entries()) {
+    const from = way[index - 1];
+    if (from === undefined) continue;
+    const migration = await migrate({ from, to });
+    expect(migration).toMatchObject({
+      clients: { active: 5, revoked: index === 1 ? 1 : 5 },
+      copied: index === 1 ? 6 : 10,
+      filled_gaps: index === 1 ? 4 : 0,
+      verified: true,
+      resumed: false,
+    });
+    expect((await contents(to)).map(fingerprint)).toEqual(expected);
+  }
+  expect(await notes(home)).toEqual([]);
+});
+
+describe("a target that is not empty", () => {
+  async function ends(inTarget: readonly Client[]): Promise<{ from: End; to: End }> {
+    const home = await ownDataHome();
+    const from = end(json, { subfolder: join(home, "from") });
+    const to = end(sqlite, { subfolder: join(home, "to") });
+    await fill(from, clients);
+    await fill(to, inTarget);
+    return { from, to };
+  }
+
+  test("is refused, and left as it is", async () => {
+    const inTarget = [newClient({ client_id: 20, api_key: "theirs" })];
+    const { from, to } = await ends(inTarget);
+    await expect(migrate({ from, to })).rejects.toMatchObject({
+      kind: "refused",
+      hint: expect.stringContaining("--merge"),
+    });
+    expect((await contents(to)).map(fingerprint)).toEqual(inTarget.map(fingerprint));
+  });
+
+  test("gets what it lacks with merge; who is revoked in it stays so, and is named", async () => {
+    const [first] = clients;
+    const inTarget = [
+      { ...(first as Client), last_seen: 5 },
+      revoked(2),
+      newClient({ client_id: 20, api_key: "theirs" }),
+    ];
+    const { from, to } = await ends(inTarget);
+    const plan = await migrate({ from, to, merge: true, dryRun: true });
+    expect(plan).toMatchObject({ kept_revoked: [2], filled_gaps: 13, dry_run: true });
+    expect(await contents(to)).toHaveLength(3);
+    const migration = await migrate({ from, to, merge: true });
+    expect(migration).toMatchObject({
+      ...{ copied: 4, unchanged: 1, kept_revoked: [2], filled_gaps: 13, verified: true },
+    });
+    const after = await contents(to);
+    expect(after.map((client) => client.client_id)).toEqual(
+      Array.from({ length: 20 }, (_, index) => index + 1),
+    );
+    expect(after[0]?.last_seen).toBe(5);
+    expect(isRevoked(after[1] as Client)).toBe(true);
+    expect(after[19]).toMatchObject({ api_key: "theirs" });
+  });
+
+  test.each([
+    ["a client differs under the same id", newClient({ client_id: 3, api_key: "other" }), "3"],
+    ["another id has the same key", newClient({ client_id: 20, api_key: "key-9" }), "9"],
+    ["it admits whom the source revoked", newClient({ client_id: 10, api_key: "ten" }), "10"],
+  ])("is refused with merge if %s", async (_name, client, named) => {
+    const { from, to } = await ends([client]);
+    await expect(migrate({ from, to, merge: true })).rejects.toMatchObject({
+      kind: "refused",
+      message: expect.stringContaining(`clients ${named}:`),
+    });
+    expect((await contents(to)).map(fingerprint)).toEqual([fingerprint(client)]);
+  });
+});
+
+test("a migration that ends midway is gone on with by the next, which keeps whom the target has revoked since", async () => {
+  const home = await ownDataHome();
+  const from = end(sqlite, { subfolder: join(home, "from") });
+  const to = end(sqlite, { subfolder: join(home, "to") });
+  await fill(from, many(1_700));
+  const controller = new AbortController();
+  const stopped = migrate({
+    ...{ from, to, signal: controller.signal },
+    onProgress: ({ phase, done }) => {
+      if (phase === "copying" && done >= 1_000) controller.abort(new Error("enough"));
+    },
+  });
+  await expect(stopped).rejects.toThrow("enough");
+  expect(await notes(home)).toHaveLength(1);
+  expect(await contents(to)).toHaveLength(1_000);
+  {
+    await using target = await DatabaseFactory.create(to.name, to.config);
+    await target.deleteItem(7);
+  }
+  const migration = await migrate({ from, to });
+  expect(migration).toMatchObject({
+    ...{ resumed: true, copied: 700, unchanged: 999, kept_revoked: [7], verified: true },
+  });
+  expect(await contents(to)).toHaveLength(1_700);
+  expect(await notes(home)).toEqual([]);
+});
+
+describe("a migration that ended before all was compared is gone on with, and the target", () => {
+  async function begun(): Promise<{ home: string; from: End; to: End }> {
+    const home = await ownDataHome();
+    const from = end(json, { subfolder: join(home, "from") });
+    const to = end(sqlite, { subfolder: join(home, "to") });
+    await fill(from, clients);
+    const stopped = migrate({
+      ...{ from, to },
+      onProgress: ({ phase }) => {
+        if (phase === "comparing") throw new Error("enough");
+      },
+    });
+    await expect(stopped).rejects.toThrow("enough");
+    expect(await notes(home)).toHaveLength(1);
+    expect(await contents(to)).toHaveLength(10);
+    return { home, from, to };
+  }
+
+  /** As a hub on this database would. */
+  async function change({ name, config }: End, id: number, to: Partial<Client>): Promise<void> {
+    await using database = await DatabaseFactory.create(name, config);
+    const client = await database.getClientById(id);
+    await database.updateItem({ ...(client as Client), ...to });
+  }
+
+  test("is as it was left: only the comparison is missing", async () => {
+    const { home, from, to } = await begun();
+    const migration = await migrate({ from, to });
+    expect(migration).toMatchObject({
+      ...{ resumed: true, copied: 0, unchanged: 6, filled_gaps: 0, verified: true },
+    });
+    expect(await notes(home)).toEqual([]);
+  });
+
+  test("has heard of a client since: that stays", async () => {
+    const { from, to } = await begun();
+    await change(to, 2, { last_seen: 1_900_000_000 });
+    const migration = await migrate({ from, to });
+    expect(migration).toMatchObject({ copied: 0, unchanged: 6, verified: true });
+    expect((await contents(to))[1]?.last_seen).toBe(1_900_000_000);
+  });
+
+  test("has changed a client since: refused with what to do, and nothing is written", async () => {
+    const { home, from, to } = await begun();
+    await change(from, 1, { is_admin: true });
+    await change(to, 1, { is_admin: false, api_key: "another since" });
+    await change(to, 2, { last_seen: 1_900_000_000 });
+    const before = (await contents(to)).map(serializeClient);
+    const [note = ""] = await notes(home);
+    for (const dryRun of [true, false]) {
+      await expect(migrate({ from, to, dryRun })).rejects.toMatchObject({
+        kind: "refused",
+        message: expect.stringContaining("clients 1: one side was changed"),
+        hint: expect.stringContaining(`remove ${join(home, "hivemind-sqlcipher", note)}`),
+      });
+    }
+    expect((await contents(to)).map(serializeClient)).toEqual(before);
+    expect(await notes(home)).toEqual([note]);
+
+    await rm(join(home, "to"), { recursive: true });
+    expect(await migrate({ from, to })).toMatchObject({ resumed: true, copied: 6, verified: true });
+    expect((await contents(to))[0]).toMatchObject({ is_admin: true });
+  });
+
+  test("has clients of its own by now: they are asked about with --merge, before anything is written", async () => {
+    const { from, to } = await begun();
+    await fill(to, [newClient({ client_id: 12, api_key: "theirs" })]);
+    await expect(migrate({ from, to })).rejects.toMatchObject({
+      kind: "refused",
+      message: expect.stringContaining("holds clients that the source has not: 12"),
+      hint: expect.stringContaining("--merge"),
+    });
+    expect(await contents(to)).toHaveLength(11);
+    expect(await migrate({ from, to, merge: true })).toMatchObject({
+      ...{ copied: 0, unchanged: 6, filled_gaps: 1, verified: true },
+    });
+  });
+});
+
+test("a cluster's node is killed in mid-migration: nothing is lost, and the next goes on until every record is equal", {
+  timeout: 120_000,
+}, async () => {
+  const home = await ownDataHome();
+  const nodes = await startCluster();
+  const [node, victim] = nodes;
+  const from = end(sqlcipher, { db_path: join(home, "clients.db"), password: "it's" });
+  const to = end(redis, { port: node?.port ?? 0, retry_delay: 0.05 });
+  await fill(from, many(3_000));
+  const killer = () => {
+    unsubscribe(stepChannelName, killer);
+    victim?.killNow();
+  };
+  subscribe(stepChannelName, killer);
+  await expect(migrate({ from, to })).rejects.toMatchObject({
+    kind: "io",
+    message: expect.stringMatching(/^redis:.*cluster is down|cannot work with Redis/),
+  });
+  expect(await notes(home)).toHaveLength(1);
+
+  await victim?.resume();
+  for (const each of nodes) await clusterIsUp(each);
+  const migration = await migrate({ from, to });
+  expect(migration).toMatchObject({ resumed: true, verified: true });
+  expect(migration.copied + migration.unchanged).toBe(3_000);
+  expect(migration.unchanged).toBeGreaterThanOrEqual(1_000);
+  expect((await contents(to)).map(fingerprint)).toEqual(many(3_000).map(fingerprint));
+});
+
+test("a difference found in the comparison is said, and nothing is taken for done", async () => {
+  const home = await ownDataHome();
+  const from = end(json, { subfolder: join(home, "from") });
+  const to = end(sqlite, { subfolder: join(home, "to") });
+  await fill(from, clients);
+  // Somebody else at work on the target, at the worst time.
+  const stranger = () => {
+    const insert = "INSERT INTO clients (client_id, api_key) VALUES (30, 'stranger')";
+    execFileSync("sqlite3", [join(home, "to", "clients.db"), insert]);
+  };
+  subscribe(stepChannelName, stranger);
+  onTestFinished(() => void unsubscribe(stepChannelName, stranger));
+  await expect(migrate({ from, to })).rejects.toMatchObject({
+    kind: "failed",
+    message: expect.stringContaining("the target counts 11 records; 10 were expected"),
+  });
+  expect(await notes(home)).toHaveLength(1);
+});
+
+describe("bad input: said in words, and nothing changed", () => {
+  async function expectRefused(from: End, to: End, kind: string, words: RegExp): Promise<void> {
+    const home = process.env.XDG_DATA_HOME ?? "";
+    await expect(migrate({ from, to })).rejects.toMatchObject({
+      kind,
+      message: expect.stringMatching(words),
+    });
+    expect(await notes(home)).toEqual([]);
+  }
+
+  async function source(): Promise<{ home: string; from: End }> {
+    const home = await ownDataHome();
+    const from = end(json, { subfolder: join(home, "from") });
+    await fill(from, clients);
+    return { home, from };
+  }
+
+  test("Redis is down", async () => {
+    const { from } = await source();
+    const server = await RedisServer.start();
+    await server.kill();
+    const to = end(redis, { port: server.port, retry_attempts: 1, retry_delay: 0.01 });
+    await expectRefused(from, to, "io", /^cannot work with Redis at redis:\/\/.*ECONNREFUSED/);
+  });
+
+  test("Redis has another password, or wants one, or its user may not write", async () => {
+    const { from } = await source();
+    const server = await RedisServer.start(["--requirepass", "right"]);
+    const { port } = server;
+    await expectRefused(
+      from,
+      end(redis, { port, password: "wrong" }),
+      "wrongPassphrase",
+      /wrong password, or no such user/,
+    );
+    await expectRefused(from, end(redis, { port }), "passphraseUnavailable", /asks for a password/);
+    server.cli(
+      "-a",
+      "right",
+      "ACL",
+      "SETUSER",
+      "reader",
+      "on",
+      ">r",
+      "~*",
+      "+@read",
+      "+@connection",
+      "+info",
+    );
+    await expect(
+      migrate({ from, to: end(redis, { port, username: "reader", password: "r" }) }),
+    ).rejects.toMatchObject({ kind: "io", message: expect.stringContaining("no permission") });
+    expect(server.cli("-a", "right", "DBSIZE")).toBe("0");
+    await migrate({ from, to: end(redis, { port, password: "right" }) });
+    expect(server.cli("-a", "right", "GET", "client:count")).toBe("10");
+  });
+
+  test("a replica cannot be written", async () => {
+    const { from } = await source();
+    const master = await RedisServer.start(["--repl-diskless-sync-delay", "0"]);
+    const replica = await RedisServer.start(["--replicaof", `127.0.0.1 ${master.port}`]);
+    await replica.answers("INFO replication", "master_link_status:up");
+    await expect(migrate({ from, to: end(redis, { port: replica.port }) })).rejects.toMatchObject({
+      kind: "io",
+      message: expect.stringContaining("is a replica that cannot be written"),
+    });
+    expect(master.cli("DBSIZE")).toBe("0");
+  });
+
+  test("a cluster has lost its majority", async () => {
+    const { from } = await source();
+    const [node, second, third] = await startCluster();
+    await second?.kill();
+    await third?.kill();
+    await node?.answers("CLUSTER INFO", "cluster_state:fail");
+    const to = end(redis, { port: node?.port ?? 0, retry_attempts: 1, retry_delay: 0.01 });
+    await expectRefused(from, to, "io", /cluster is down|cannot work with Redis/);
+  });
+
+  test("a cluster's node has no slots yet", async () => {
+    const { from } = await source();
+    const { port } = await RedisServer.start(["--cluster-enabled", "yes"]);
+    await expectRefused(from, end(redis, { port }), "io", /the cluster is down/);
+  });
+
+  test.each([
+    ["is not JSON", '{"1": {"client_id": 1,', /does not parse: .* at character 22$/],
+    ["is a list", "[]", /it is not an object/],
+    ["holds something that is no record", '{"1": 5}', /"1" is not a client's record/],
+    [
+      "holds a record without a key",
+      '{"1": {"client_id": 1, "name": "secret-name"}}',
+      /"1": not a client's record: api_key/,
+    ],
+    [
+      "has two records with one id",
+      '{"1": {"client_id": 1, "api_key": "a"}, "2": {"client_id": 1, "api_key": "b"}}',
+      /has client 1 twice, under "1" and "2"/,
+    ],
+  ])("a JSON store %s", async (_name, text, words) => {
+    const { home, from } = await source();
+    const path = join(home, "from", "clients.json");
+    await writeFile(path, text);
+    const to = end(sqlite, { subfolder: join(home, "to") });
+    await expectRefused(from, to, "corrupted", words);
+    expect(await readFile(path, "utf8")).toBe(text);
+    expect(existsSync(join(home, "to"))).toBe(false);
+  });
+
+  test("a Redis store has a record under another's id, or one that is no JSON", async () => {
+    const home = await ownDataHome();
+    const server = await RedisServer.start();
+    const from = end(redis, { port: server.port });
+    const to = end(sqlite, { subfolder: join(home, "to") });
+    server.cli("SET", "client:client:7", '{"client_id": 1, "api_key": "x"}');
+    await expectRefused(from, to, "corrupted", /client:client:7 holds the record of another/);
+    server.cli("SET", "client:client:7", "{");
+    await expectRefused(from, to, "corrupted", /client:client:7 does not parse/);
+  });
+
+  test("there is no source, its setting is misspelt, or nobody serves the module", async () => {
+    const home = await ownDataHome();
+    const to = end(sqlite, { subfolder: join(home, "to") });
+    const nowhere = end(json, { subfolder: join(home, "nowhere") });
+    await expectRefused(nowhere, to, "notFound", /there is no store at .*nowhere/);
+    await expectRefused(end(json, { folder: "x" }), to, "usage", /it has no setting "folder"/);
+    await expectRefused(end("my-db-plugin", {}), to, "usage", /no database plugin "my-db-plugin"/);
+    await expectRefused(to, to, "usage", /cannot be copied to itself/);
+    expect(await readdir(home)).toEqual([]);
+  });
+
+  test.each([
+    ["plain", sqlite, "-wal", {}],
+    ["encrypted", sqlcipher, "-journal", { password: "it's" }],
+  ])(
+    "what SQLite left of a store, where a new %s one is to be",
+    async (_name, plugin, suffix, password) => {
+      const { home, from } = await source();
+      const to = end(plugin, { db_path: join(home, "new.db"), ...password });
+      const stray = join(home, `new.db${suffix}`);
+      await writeFile(stray, "pages of another store");
+      await expect(DatabaseFactory.create(plugin, to.config)).rejects.toMatchObject({
+        kind: "refused",
+        message: expect.stringContaining(`${stray} belongs to a store that is not there`),
+        hint: expect.stringContaining("mv "),
+      });
+      await expect(migrate({ from, to })).rejects.toMatchObject({ kind: "refused" });
+      expect(await readFile(stray, "utf8")).toBe("pages of another store");
+      expect(existsSync(join(home, "new.db"))).toBe(false);
+
+      await rename(stray, `${stray}.old`);
+      expect(await migrate({ from, to })).toMatchObject({ copied: 6, verified: true });
+    },
+  );
+
+  test("an encrypted JSON store and its password do not fit", async () => {
+    const home = await ownDataHome();
+    const place = { subfolder: join(home, "from") };
+    await fill(end(json, { ...place, password: "sixteen letters!" }), clients);
+    const to = end(sqlite, { subfolder: join(home, "to") });
+    const wrong = end(json, { ...place, password: "sixteen_letters!" });
+    await expectRefused(wrong, to, "wrongPassphrase", /wrong password, or the file is damaged/);
+    const short = end(json, { ...place, password: "short" });
+    await expectRefused(short, to, "usage", /exactly 16 characters/);
+  });
+});

@@ -1,0 +1,218 @@
+import { chmod, mkdir, rm, symlink, writeFile } from "node:fs/promises";
+import { dirname, join } from "node:path";
+import fc from "fast-check";
+import { expect, test } from "vitest";
+import { newClient } from "../../src/client/client.js";
+import { checkHub, checkServerJson } from "../../src/diagnostics/hub.js";
+import { fillIdGaps, findIdGaps } from "../../src/diagnostics/id-gaps.js";
+import { checkCoreDumps, checkSwap } from "../../src/diagnostics/machine.js";
+import { ClientStore } from "../../src/store/client-store.js";
+import { interpreter, runPython } from "../interop/python.js";
+import { temporaryFolder } from "../store/temporary.js";
+
+const passphrase = "a passphrase";
+
+async function storeWith(path: string, ids: readonly number[]): Promise<ClientStore> {
+  await mkdir(dirname(path), { recursive: true });
+  const store = await ClientStore.open(path, passphrase, { mode: "create" });
+  await store.addItems(ids.map((id) => newClient({ client_id: id, api_key: `key ${id}` })));
+  return store;
+}
+
+/** Adds clients with the hub's own code, and says which ids it wrote over. */
+function hubAdds(home: string, count: number): number[] {
+  return runPython<number[]>(
+    "development",
+    home,
+    `from hivemind_core.database import ClientDatabase
+plugin = "hivemind-sqlite-db-plugin"
+database = ClientDatabase({"module": plugin, plugin: {"password": given["passphrase"]}})
+for number in range(given["count"]):
+    database.add_client(f"new {number}", f"new key {number}")
+answer = [client.client_id for client in database if client.name.startswith("new ") and client.client_id <= given["highest"]]`,
+    { passphrase, count, highest: 7 },
+  );
+}
+
+test("the hub overwrites the client that was foretold, and none once the gaps are filled", async () => {
+  const ids = [1, 2, 3, 4, 7];
+  const home = await temporaryFolder();
+  const path = join(home, "hivemind-core", "clients.db");
+  {
+    await using store = await storeWith(path, ids);
+    expect(await findIdGaps(store)).toEqual({ missing: 2, next: { overwrites: 7, after: 1 } });
+  }
+  expect(hubAdds(home, 2)).toContain(7);
+
+  await rm(dirname(path), { recursive: true });
+  {
+    await using store = await storeWith(path, ids);
+    expect(await fillIdGaps(store)).toBe(2);
+    expect(await findIdGaps(store)).toEqual({ missing: 0, next: undefined });
+    expect(await fillIdGaps(store)).toBe(0);
+  }
+  expect(hubAdds(home, 3)).toEqual([]);
+  await using store = await ClientStore.open(path, passphrase, { migrate: false });
+  expect((await store.getClientById(7))?.api_key).toBe("key 7");
+  expect(await store.counts()).toEqual({ active: 8, revoked: 2 });
+});
+
+test("whatever the ids, what is foretold is what count + 1 does, and filling prevents it", async () => {
+  await using store = await storeWith(join(await temporaryFolder(), "clients.db"), []);
+  const someIds = fc.uniqueArray(fc.integer({ min: -2, max: 40 }), { maxLength: 25 });
+  await fc.assert(
+    fc.asyncProperty(someIds, async (ids) => {
+      await store.connection.run("DELETE FROM clients");
+      await store.addItems(ids.map((id) => newClient({ client_id: id, api_key: `key ${id}` })));
+      const { next } = await findIdGaps(store);
+      expect(next).toEqual(foretold(new Set(ids)));
+      await fillIdGaps(store);
+      expect(await findIdGaps(store)).toEqual({ missing: 0, next: undefined });
+      const kept = new Set<number>();
+      for await (const { client_id, api_key } of store) {
+        if (api_key !== "revoked") kept.add(client_id);
+      }
+      expect(kept).toEqual(new Set(ids));
+    }),
+    { numRuns: 60 },
+  );
+});
+
+/** Adds as the hub does until it writes over one or is past all of them. */
+function foretold(ids: Set<number>) {
+  const highest = Math.max(0, ...ids);
+  for (let added = 0; ids.size < highest; added++) {
+    const id = ids.size + 1;
+    if (ids.has(id)) return { overwrites: id, after: added };
+    ids.add(id);
+  }
+  return undefined;
+}
+
+test("an id that somebody chose freely is no gap to fill", async () => {
+  await using store = await storeWith(
+    join(await temporaryFolder(), "clients.db"),
+    [1, 4_000_000_000],
+  );
+  await expect(fillIdGaps(store)).rejects.toMatchObject({ kind: "refused" });
+  expect(await store.size()).toBe(2);
+});
+
+test("swap is safe where it is in memory, or every disk below it is encrypted", async () => {
+  const root = await temporaryFolder();
+  const swaps = (...areas: string[]) =>
+    writeFile(
+      join(root, "proc/swaps"),
+      `Filename\tType\tSize\tUsed\tPriority\n${areas.map((area) => `${area} partition 1 0 -2\n`).join("")}`,
+    );
+  const device = async (name: string, below: string[] = [], uuid = "") => {
+    await mkdir(join(root, "sys/class/block", name, "slaves"), { recursive: true });
+    await mkdir(join(root, "sys/class/block", name, "dm"), { recursive: true });
+    await writeFile(join(root, "sys/class/block", name, "dm/uuid"), uuid);
+    for (const part of below) {
+      await symlink(`../../${part}`, join(root, "sys/class/block", name, "slaves", part));
+    }
+  };
+  await mkdir(join(root, "proc"));
+  expect(await checkSwap(root)).toMatchObject([{ ok: true }]);
+  await device("plain");
+  await device("crypt", ["plain"], "CRYPT-LUKS2-0123-luks\n");
+  await device("volume-in-crypt", ["crypt"], "LVM-abc");
+  await device("volume-on-both", ["crypt", "plain"], "LVM-abc");
+  await swaps("/dev/zram0", "/dev/crypt", "/dev/volume-in-crypt");
+  expect(await checkSwap(root)).toMatchObject([{ ok: true }]);
+  for (const area of ["/dev/plain", "/dev/volume-on-both", "/swap\\040file"]) {
+    await swaps("/dev/zram0", area);
+    expect(await checkSwap(root)).toMatchObject([
+      { ok: false, detail: expect.stringContaining(area.replace("\\040", " ")) },
+    ]);
+  }
+});
+
+test("core dumps of the hub are told of, with where they would go", async () => {
+  const root = await temporaryFolder();
+  for (const [process, limit] of [
+    ["self", "0"],
+    ["77", "unlimited"],
+  ] as const) {
+    await mkdir(join(root, "proc", process), { recursive: true });
+    await writeFile(
+      join(root, "proc", process, "limits"),
+      `Limit                     Soft Limit           Hard Limit           Units\nMax core file size        ${limit}            unlimited            bytes\n`,
+    );
+  }
+  await mkdir(join(root, "proc/sys/kernel"), { recursive: true });
+  await writeFile(
+    join(root, "proc/sys/kernel/core_pattern"),
+    "|/usr/lib/systemd/systemd-coredump %P\n",
+  );
+  expect(await checkCoreDumps(undefined, root)).toMatchObject([{ ok: true }]);
+  expect(await checkCoreDumps(77, root)).toMatchObject([
+    {
+      ok: false,
+      detail: expect.stringMatching(/the hub .*systemd-coredump$/),
+      mend: expect.stringContaining("LimitCORE=0"),
+    },
+  ]);
+});
+
+test("each line of hubs is told whether it can use the store", async () => {
+  const choice = { service: "none", unit: "none", storePath: "/nowhere" } as const;
+  const store = { schemaVersion: 2 } as const;
+  const ask = (line: "released" | "development", cipherCompatibility: 3 | 4 = 4) =>
+    checkHub({
+      ...{ service: undefined, choice, hubPython: interpreter(line) },
+      store: { ...store, cipherCompatibility },
+    });
+  expect(await ask("development")).toMatchObject([
+    { ok: true, detail: expect.stringMatching(/SQLCipher 4/) },
+  ]);
+  // SQLCipher 4 reads format 3 only where it is told to, which no hub does.
+  expect(await ask("development", 3)).toMatchObject([
+    {
+      severity: "error",
+      detail: expect.stringMatching(/\(4\..*\) reads format 4, and the store has format 3$/),
+      mend: "hivemind-sqlcipher encrypt --cipher-compatibility 4",
+    },
+  ]);
+  const [released] = await ask("released");
+  expect(released).toMatchObject({ name: "hub", ok: false, severity: "error" });
+  expect(released?.detail).toMatch(/cannot use an encrypted store|enforces no blacklist/);
+  expect(released?.mend).toMatch(/pip install/);
+});
+
+test("server.json is read as the hub reads it: another store, a password, a comment that breaks it", async () => {
+  const home = await temporaryFolder();
+  const path = join(home, "hivemind-core", "server.json");
+  await mkdir(dirname(path));
+  const plugin = "hivemind-sqlite-db-plugin";
+  const before = { ...process.env };
+  process.env.XDG_CONFIG_HOME = home;
+  process.env.XDG_DATA_HOME = home;
+  try {
+    const store = join(home, "hivemind-core", "clients.db");
+    const check = async (settings: unknown) => {
+      await writeFile(path, typeof settings === "string" ? settings : JSON.stringify(settings));
+      await chmod(path, 0o644);
+      return checkServerJson(store);
+    };
+    expect(await check({ database: { module: plugin } })).toMatchObject([{ ok: true }]);
+    const open = await check({ database: { module: plugin, [plugin]: { password: "s3cret" } } });
+    expect(open).toMatchObject([{ name: "password", ok: false, severity: "error" }]);
+    expect(JSON.stringify(open)).not.toContain("s3cret");
+    expect(open[0]?.mend).toContain(`chmod 600 '${path}'`);
+    expect(await check({ database: { module: "hivemind-json-db-plugin" } })).toMatchObject([
+      { ok: false, detail: expect.stringContaining("hivemind-json-db-plugin") },
+    ]);
+    expect(
+      await check({ database: { module: plugin, [plugin]: { name: "others" } } }),
+    ).toMatchObject([{ ok: false, detail: expect.stringContaining("others.db") }]);
+    expect(await check('{"database": {} /* no */}')).toMatchObject([
+      { ok: false, severity: "error", detail: expect.stringMatching(/line 1/) },
+    ]);
+    await rm(path);
+    expect(await checkServerJson(store)).toMatchObject([{ ok: true }]);
+  } finally {
+    process.env = before;
+  }
+});

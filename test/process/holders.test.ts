@@ -1,0 +1,120 @@
+import { type ChildProcess, spawn } from "node:child_process";
+import { once } from "node:events";
+import { chmodSync, linkSync, renameSync, rmSync, writeFileSync } from "node:fs";
+import { createRequire } from "node:module";
+import { join } from "node:path";
+import { afterEach, beforeEach, expect, test } from "vitest";
+import { holdersOf, lastingHolders } from "../../src/process/holders.js";
+import { temporaryFolder } from "../service/units.js";
+
+let folder: string;
+let store: string;
+let children: ChildProcess[];
+
+beforeEach(() => {
+  folder = temporaryFolder();
+  store = join(folder, "clients.db");
+  children = [];
+});
+
+afterEach(() => {
+  for (const child of children) child.kill("SIGKILL");
+  rmSync(folder, { recursive: true });
+});
+
+/** Runs a program that says a word when it is ready, and returns its process id. */
+async function ready(program: string, args: string[]): Promise<number> {
+  const child = spawn(program, args, {
+    stdio: ["ignore", "pipe", "inherit"],
+  });
+  children.push(child);
+  const died = once(child, "exit").then(([code]) => {
+    throw new Error(`${program} ended with ${code} before it was ready`);
+  });
+  await Promise.race([once(child.stdout, "data"), died]);
+  died.catch(() => {}); // the end of the test kills it
+  return child.pid ?? 0;
+}
+
+const holder = (path: string) =>
+  ready("sh", ["-c", 'exec 3<"$0"; echo ready; exec sleep infinity', path]);
+
+const pids = async (options = {}) =>
+  (await holdersOf(store, options)).holders.map(({ pid }) => pid).sort((a, b) => a - b);
+
+test("a store that nobody has open has no holders, nor has one that does not exist", async () => {
+  expect(await holdersOf(store)).toEqual({ holders: [], complete: true });
+  writeFileSync(store, "");
+  expect(await holdersOf(store)).toEqual({ holders: [], complete: true });
+});
+
+test("the store and each of its sidecars count", async () => {
+  const expected: number[] = [];
+  for (const suffix of ["", "-wal", "-shm", "-journal"]) {
+    writeFileSync(store + suffix, "");
+    expected.push(await holder(store + suffix));
+  }
+  writeFileSync(`${store}.lock`, "");
+  await holder(`${store}.lock`);
+  expect(await pids()).toEqual(expected.sort((a, b) => a - b));
+});
+
+test("a file that is open under another name counts, and so does one that was deleted or replaced", async () => {
+  writeFileSync(store, "");
+  linkSync(store, join(folder, "other name"));
+  const linked = await holder(join(folder, "other name"));
+  const deleted = await holder(store);
+  writeFileSync(join(folder, "new"), "");
+  renameSync(join(folder, "new"), store);
+  expect(await pids()).toEqual([deleted]);
+  linkSync(store, join(folder, "third name"));
+  const current = await holder(join(folder, "third name"));
+  expect(await pids()).toEqual([deleted, current].sort((a, b) => a - b));
+  expect(await pids()).not.toContain(linked);
+});
+
+test("this process and those of the list do not count", async () => {
+  writeFileSync(store, "");
+  const first = await holder(store);
+  const second = await holder(store);
+  expect(await pids({ except: [first] })).toEqual([second]);
+});
+
+test("only the program's name is told, not its arguments", async () => {
+  writeFileSync(store, "");
+  await holder(store);
+  expect((await holdersOf(store)).holders[0]?.command).toMatch(/^(sh|sleep)$/);
+});
+
+test("without the right to look into others' processes, a connection in WAL mode is found by its lock", async () => {
+  const sqlcipher = createRequire(import.meta.url).resolve("@journeyapps/sqlcipher");
+  const open = `
+    const { Database } = require(${JSON.stringify(sqlcipher)});
+    const db = new Database(process.argv[1]);
+    db.exec("PRAGMA journal_mode = WAL; CREATE TABLE IF NOT EXISTS clients (id); SELECT * FROM clients", () => console.log("ready"));
+    setInterval(() => {}, 1e6);`;
+  const connected = await ready(process.execPath, ["-e", open, store]);
+  const silent = await holder(store);
+  expect(await pids()).toEqual([connected, silent].sort((a, b) => a - b));
+  chmodSync(folder, 0o755);
+  process.seteuid?.(65534);
+  try {
+    const seen = await holdersOf(store);
+    expect(seen.complete).toBe(false);
+    expect(seen.holders).toEqual([{ pid: connected, command: "node" }]);
+  } finally {
+    process.seteuid?.(0);
+  }
+});
+
+test("a process that only passes by is told from one that stays", async () => {
+  writeFileSync(store, "");
+  await ready("sh", ["-c", 'exec 3<"$0"; echo ready; exec sleep 0.3', store]);
+  expect((await lastingHolders(store)).holders).toEqual([]);
+  const staying = await holder(store);
+  await ready("sh", ["-c", 'exec 3<"$0"; echo ready; exec sleep 0.3', store]);
+  expect((await lastingHolders(store)).holders.map(({ pid }) => pid)).toEqual([staying]);
+  expect(await lastingHolders(store, async ({ pid }) => pid !== staying)).toMatchObject({
+    holders: [],
+  });
+});

@@ -1,0 +1,126 @@
+import { type ChildProcess, spawn } from "node:child_process";
+import { once } from "node:events";
+import { rm, writeFile } from "node:fs/promises";
+import { join } from "node:path";
+import { beforeEach, expect, onTestFinished, test } from "vitest";
+import { journalPath } from "../../src/operation/journal.js";
+import { acquireLock } from "../../src/operation/lock.js";
+import { withOperation } from "../../src/recovery/recover.js";
+import { besideOperations } from "../../src/recovery/wait.js";
+import { temporaryFolder } from "../store/temporary.js";
+
+let storePath: string;
+/** Stands for the process of an operation. */
+let other: ChildProcess;
+
+beforeEach(async () => {
+  storePath = join(await temporaryFolder(), "clients.db");
+  other = spawn("sleep", ["infinity"]);
+  await once(other, "spawn");
+  onTestFinished(() => {
+    other.kill();
+  });
+});
+
+async function journal(operation: string, step: string, data: object): Promise<void> {
+  const entry = {
+    ...{ format: "hivemind-sqlcipher journal", version: 1, operation, id: "x" },
+    ...{ started_at: new Date().toISOString(), pid: other.pid, step, data },
+  };
+  await writeFile(journalPath(storePath), JSON.stringify(entry), { mode: 0o600 });
+}
+
+/** A store that counts how often it was opened and closed. */
+function counted(opening: () => Promise<void> = async () => {}) {
+  const counts = { opened: 0, closed: 0 };
+  const open = async () => {
+    counts.opened += 1;
+    await opening();
+    return {
+      close: async () => {
+        counts.closed += 1;
+      },
+    };
+  };
+  return { counts, open };
+}
+
+test.each([
+  ["backup", "backup.stopping", { stopped: { service: "systemd-user", unit: "hub" } }],
+  ["rotate", "committing", {}],
+])(
+  "a command does not open the store while %s keeps others out, and says who it is that it waited for",
+  async (operation, step, data) => {
+    await journal(operation, step, data);
+    const { counts, open } = counted();
+    await expect(besideOperations(storePath, open, 200)).rejects.toMatchObject({
+      kind: "inUse",
+      message: expect.stringContaining(`${operation} (process ${other.pid})`),
+    });
+    expect(counts.opened).toBe(0);
+  },
+);
+
+test.each([
+  ["backup", "backup.warm", {}],
+  ["rotate", "bundling", {}],
+  ["rotate", "starting", { stopped: { service: "systemd-user", unit: "hub" } }],
+  ["backup", "backup.stopping", { stopped: { service: "command", unit: "hub" } }],
+])("%s at %s is in nobody's way", async (operation, step, data) => {
+  await journal(operation, step, data);
+  const { counts, open } = counted();
+  await besideOperations(storePath, open);
+  expect(counts).toEqual({ opened: 1, closed: 0 });
+});
+
+test("what a killed operation left is not waited for", async () => {
+  await journal("rotate", "committing", {});
+  other.kill("SIGKILL");
+  await once(other, "exit");
+  const { counts, open } = counted();
+  await besideOperations(storePath, open);
+  expect(counts.opened).toBe(1);
+});
+
+test("a store that was opened just when an operation began is closed, and opened again when that is over", async () => {
+  const { counts, open } = counted(async () => {
+    if (counts.opened > 1) return;
+    await journal("rotate", "stopping", {});
+    setTimeout(() => rm(journalPath(storePath)), 100);
+  });
+  await besideOperations(storePath, open);
+  expect(counts).toEqual({ opened: 2, closed: 1 });
+});
+
+test("what went wrong because the file was just being replaced is tried again; anything else is told", async () => {
+  const { counts, open } = counted(async () => {
+    if (counts.opened > 1) return;
+    await journal("rotate", "committing", {});
+    setTimeout(() => rm(journalPath(storePath)), 100);
+    throw new Error("no passphrase opens it");
+  });
+  await besideOperations(storePath, open);
+  expect(counts.opened).toBe(2);
+  await expect(
+    besideOperations(storePath, () => Promise.reject(new Error("it is damaged"))),
+  ).rejects.toThrow("it is damaged");
+});
+
+test("an operation waits for who only looks whether anything is left, and is refused at once by one that is at work", async () => {
+  const reporter = { notice: () => undefined };
+  const looking = await acquireLock(storePath);
+  let isOver = false;
+  const waiting = withOperation(storePath, reporter, async () => isOver);
+  await expect(acquireLock(storePath)).rejects.toMatchObject({ kind: "inUse" });
+  isOver = true;
+  await looking.release();
+  expect(await waiting).toBe(true);
+
+  await using atWork = await acquireLock(storePath);
+  await journal("rotate", "staging", {});
+  const refused = withOperation(atWork.storePath, reporter, async () => true);
+  await expect(refused).rejects.toMatchObject({
+    kind: "inUse",
+    message: expect.stringContaining("rotate, process"),
+  });
+});

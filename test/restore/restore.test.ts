@@ -1,0 +1,485 @@
+import {
+  cp,
+  mkdir,
+  readdir,
+  readFile,
+  rename,
+  rm,
+  symlink,
+  truncate,
+  writeFile,
+} from "node:fs/promises";
+import { dirname, join } from "node:path";
+import { expect, onTestFinished, test } from "vitest";
+import type { BackupResult } from "../../src/backup/backup.js";
+import { defaultAllowedTypes, newClient, revokedApiKey } from "../../src/client/client.js";
+import { deleteEntry, listEntries } from "../../src/keys/keyring.js";
+import { unlock } from "../../src/keys/unlock.js";
+import type { RestoreResult } from "../../src/restore/restore.js";
+import { chooseBackup } from "../../src/restore/verified-backup.js";
+import { ClientStore } from "../../src/store/client-store.js";
+import type { RotateResult } from "../../src/swap/rotate.js";
+import { root } from "../built.js";
+import { interpreter } from "../interop/python.js";
+import { systemctl } from "../service/units.js";
+import { find, keyring, passphraseFile, resultOf, World } from "../swap/world.js";
+
+const fixture = "sqlcipher4-schema2.db";
+
+/** A world with a backup, and what was backed up. */
+async function backedUp(): Promise<{
+  world: World;
+  backup: string;
+  rows: string[];
+  bundle: string;
+}> {
+  const world = await World.of(fixture);
+  const rows = await world.rows();
+  const { backup, bundle } = resultOf(
+    await world.run<BackupResult>("backup", { ...world.withoutService, to: world.to }),
+  );
+  return { world, backup: backup.path, rows, bundle: bundle.path };
+}
+
+async function change(world: World, body: (store: ClientStore) => Promise<void>): Promise<void> {
+  const store = await ClientStore.from(await unlock(world.path, keyring, { mode: "readwrite" }));
+  try {
+    await body(store);
+  } finally {
+    await store.close();
+  }
+}
+
+const clientIn = async (world: World, id: number) => {
+  let found: Awaited<ReturnType<ClientStore["getClientById"]>>;
+  await change(world, async (store) => {
+    found = await store.getClientById(id);
+  });
+  return found;
+};
+
+const restore = (world: World, backup: string, more: object = {}) =>
+  world.run<RestoreResult>("restore", {
+    ...world.withoutService,
+    backup: { file: backup },
+    ...more,
+  });
+
+async function replacedIn(world: World): Promise<string[]> {
+  return (await readdir(join(world.path, ".."))).filter((name) => name.includes(".replaced."));
+}
+
+test("the backup is the store again, and the replaced one is kept under a name that says when", async () => {
+  const { world, backup, rows } = await backedUp();
+  await change(world, (store) => store.addItem(newClient({ client_id: 8, api_key: "later" })));
+  const later = await world.rows();
+  const ran = await restore(world, backup);
+  const { restored } = resultOf(ran);
+  expect(await world.rows()).toEqual(rows);
+  expect(ran.notices.join()).toMatch(/1 clients of the present store are not in the backup/);
+  expect(restored.replaced).toMatch(/clients\.db\.replaced\.\d{4}-\d\d-\d\dT\d\d-\d\d-\d\dZ$/);
+  expect(await world.leftovers()).toEqual([]);
+  await cp(restored.replaced ?? "", `${world.path}.2`);
+  await rename(restored.replaced ?? "", world.path);
+  expect(await world.rows()).toEqual(later);
+});
+
+test("--discard-replaced keeps none", async () => {
+  const { world, backup } = await backedUp();
+  const { restored } = resultOf(await restore(world, backup, { discardReplaced: true }));
+  expect(restored.replaced).toBeNull();
+  expect(await replacedIn(world)).toEqual([]);
+});
+
+test("the log of a store that is gone is moved away, and does not end up in the restored one", async () => {
+  const { world, backup, rows } = await backedUp();
+  await change(world, async (store) => {
+    await store.connection.all("PRAGMA journal_mode = WAL");
+    await store.addItem(newClient({ client_id: 8, api_key: "in the log" }));
+    for (const suffix of ["-wal", "-shm"])
+      await cp(world.path + suffix, `${world.path}.saved${suffix}`);
+  });
+  await rm(world.path);
+  for (const suffix of ["-wal", "-shm"])
+    await rename(`${world.path}.saved${suffix}`, world.path + suffix);
+  const ran = await restore(world, backup);
+  expect(resultOf(ran).restored.replaced).toBeNull();
+  expect(ran.notices.join()).toMatch(
+    /clients\.db-wal belongs to a store that is not there any more/,
+  );
+  expect(await world.rows()).toEqual(rows);
+  expect((await replacedIn(world)).map((name) => name.slice(-4)).toSorted()).toEqual([
+    "-shm",
+    "-wal",
+  ]);
+});
+
+test("a client that is revoked now stays revoked, also one that the backup never had; readmitting is asked for", async () => {
+  const { world, backup } = await backedUp();
+  await change(world, async (store) => {
+    await store.deleteItem(2);
+    await store.addItem(newClient({ client_id: 8, api_key: "eight" }));
+    await store.addItem(newClient({ client_id: 9, api_key: "nine" }));
+    await store.deleteItem(9);
+  });
+  const ran = await restore(world, backup);
+  expect(resultOf(ran).restored.stayed_revoked.toSorted()).toEqual([2, 8, 9]);
+  expect(ran.questions).toEqual([]);
+  for (const id of [2, 8, 9]) expect((await clientIn(world, id))?.api_key).toBe(revokedApiKey);
+  expect(await clientIn(world, 1)).toMatchObject({ name: "kitchen-satellite" });
+
+  const again = await restore(world, backup, { readmitRevoked: true });
+  expect(again.questions.join()).toMatch(/are revoked, and would be admitted again: 2/);
+  expect((await clientIn(world, 2))?.api_key).not.toBe(revokedApiKey);
+});
+
+test("permissions that would widen are listed, and nothing happens without a yes", async () => {
+  const { world, backup } = await backedUp();
+  await change(world, async (store) => {
+    const one = await store.getClientById(1);
+    await store.updateClient(1, {
+      api_key: "given anew",
+      can_broadcast: false,
+      allowed_types: ["speak"],
+      metadata: { ...one?.metadata, skill_blacklist: ["skill-a"] },
+    });
+    await store.updateClient(2, { is_admin: false, password: "given anew" });
+  });
+  const before = await readFile(world.path);
+  const refused = await restore(world, backup, { yes: false });
+  expect(refused.code).toBe(17);
+  expect(refused.questions).toHaveLength(1);
+  const [question = ""] = refused.questions;
+  expect(question).toMatch(/1 \(kitchen-satellite\) could broadcast again; could send .*again/);
+  expect(question).toMatch(
+    /off its skill blacklist: skill-a; would have its earlier access key again/,
+  );
+  expect(question).toMatch(
+    /2 \(.*\) would be an admin again; would have its earlier password again/,
+  );
+  expect(await readFile(world.path)).toEqual(before);
+  expect(resultOf(await restore(world, backup)).restored.widened).toHaveLength(2);
+});
+
+test("unattended, a list that no hub reads as more than now is no question, and one that a hub does is", async () => {
+  const world = await World.of(fixture);
+  await change(world, async (store) => {
+    await store.connection.exec("PRAGMA user_version = 0");
+    await store.sync();
+    await store.updateClient(1, { allowed_types: [] });
+  });
+  const { backup } = resultOf(
+    await world.run<BackupResult>("backup", { ...world.withoutService, to: world.to }),
+  );
+  const allow = (allowed_types: string[]) =>
+    change(world, (store) => store.updateClient(1, { allowed_types }).then(() => undefined));
+  await allow(["speak"]);
+  const refused = await restore(world, backup.path, { yes: false });
+  expect(refused.code).toBe(17);
+  expect(refused.questions.join()).toMatch(/an empty list .* released hub would let it send recog/);
+  await allow([...defaultAllowedTypes, "speak"]);
+  const ran = await restore(world, backup.path, { yes: false });
+  expect(resultOf(ran).restored.widened).toEqual([]);
+  expect(ran.questions).toEqual([]);
+});
+
+test("a backup of the previous passphrase, whose rows the store has, comes back under that passphrase", async () => {
+  const { world, backup, rows } = await backedUp();
+  const old = (await world.slots()).current;
+  const { rotated } = resultOf(
+    await world.run<RotateResult>("rotate", { ...world.withoutService, keepPrevious: true }),
+  );
+  const { current } = await world.slots();
+  const { restored } = resultOf(await restore(world, backup));
+  expect(restored.key_id).toBe(rotated.previous_key_id);
+  expect(await world.rows()).toEqual(rows);
+  const slots = await world.slots();
+  expect(slots.current).toBe(old);
+  expect(slots[`previous:${rotated.key_id}`]).toBe(current);
+});
+
+test("without the previous generation in the keyring, the bundle opens it", async () => {
+  const { world, backup, bundle, rows } = await backedUp();
+  resultOf(await world.run("rotate", world.withoutService));
+  const refused = await restore(world, backup);
+  expect(refused.code).toBe(12);
+  const identity = world.recoveryKey.identity;
+  const ran = await restore(world, backup, { bundle: { path: bundle, opener: { identity } } });
+  resultOf(ran);
+  expect(ran.questions.join()).toMatch(
+    /Nothing on this machine can vouch .* 4 clients|Nothing on this machine can vouch/,
+  );
+  expect(await world.rows()).toEqual(rows);
+});
+
+test("on a new machine, backup, bundle and recovery key are enough", async () => {
+  const { world, backup, bundle, rows } = await backedUp();
+  const machine = await World.of("plain-schema0.db");
+  await rm(machine.path);
+  const identity = world.recoveryKey.identity;
+  const ran = await restore(machine, backup, {
+    bundle: { path: bundle, opener: { identity } },
+    hub: "auto",
+  });
+  const { restored } = resultOf(ran);
+  expect(restored.replaced).toBeNull();
+  expect(ran.questions.join()).toMatch(/admins are 2 \(/);
+  expect(await machine.rows()).toEqual(rows);
+  expect((await machine.slots()).current).toBe((await world.slots()).current);
+});
+
+test("a store that nothing opens is moved aside with what lies beside it", async () => {
+  const { world, backup, rows } = await backedUp();
+  await writeFile(world.path, "x".repeat(8192));
+  await writeFile(`${world.path}-wal`, "its log");
+  const { restored } = resultOf(await restore(world, backup));
+  expect(await world.rows()).toEqual(rows);
+  expect(await readFile(restored.replaced ?? "", "utf8")).toBe("x".repeat(8192));
+  expect(await readFile(`${restored.replaced}-wal`, "utf8")).toBe("its log");
+  expect(await world.leftovers()).toContain(`${replacedName(restored)}-wal`);
+});
+
+test("killed while such a store is moved: it is all back after the next command, or all aside", async () => {
+  const { world, backup, rows } = await backedUp();
+  const outcomes = new Set<string>();
+  const slots = await world.slots();
+  for (let nth = 2; nth <= 10; nth++) {
+    const copy = await world.copy(slots);
+    onTestFinished(() => copy.remove());
+    await writeFile(copy.path, "x".repeat(8192));
+    await writeFile(`${copy.path}-wal`, "its log");
+    const request = copy.options({ ...copy.withoutService, backup: { file: backup } });
+    const killed = await copy.drive(
+      ["restore", JSON.stringify(request)],
+      { UV_THREADPOOL_SIZE: "1" },
+      ["strace", "-f", "-o", "/dev/null", "-e", `inject=rename:signal=SIGKILL:when=${nth}`],
+    );
+    const settled = await copy.settle();
+    expect(settled.error).toBeUndefined();
+    const [aside] = (await replacedIn(copy)).filter((name) => name.endsWith("Z"));
+    const where = aside ? join(copy.path, "..", aside) : copy.path;
+    expect(await readFile(where, "utf8")).toBe("x".repeat(8192));
+    expect(await readFile(`${where}-wal`, "utf8")).toBe("its log");
+    if (aside) expect(await copy.rows()).toEqual(rows);
+    outcomes.add(`${killed.result ? "ended" : "killed"}, ${aside ? "aside" : "back"}`);
+  }
+  expect([...outcomes].toSorted()).toEqual(["ended, aside", "killed, aside", "killed, back"]);
+});
+
+const replacedName = (restored: RestoreResult["restored"]) => restored.replaced?.split("/").at(-1);
+
+test("if the unit does not become active with the restored store, the old one is put back", async () => {
+  const { world, backup } = await backedUp();
+  const old = (await world.slots()).current ?? "";
+  resultOf(await world.run("rotate", { ...world.withoutService, keepPrevious: true }));
+  const { current = "" } = await world.slots();
+  const rows = await world.rows();
+  // This hub knows the passphrase of the present store alone.
+  await world.startUnit("", await passphraseFile(world, current));
+  const ran = await world.run<RestoreResult>("restore", { backup: { file: backup } });
+  expect(ran.code).toBe(15);
+  expect(ran.error?.message).toMatch(/the store that it replaced was put back/);
+  expect(await world.isActive).toBe(true);
+  expect(await world.rows()).toEqual(rows);
+  expect(await replacedIn(world)).toEqual([]);
+  expect((await world.slots()).current).toBe(current);
+  expect(Object.values(await world.slots())).toContain(old);
+  await systemctl("stop", world.unit);
+});
+
+test("--to restores beside, with the passphrase in the keyring for that path, and touches nothing else", async () => {
+  const { world, backup, rows } = await backedUp();
+  const to = join(world.folder, "beside.db");
+  const before = await readFile(world.path);
+  resultOf(await restore(world, backup, { to }));
+  expect((await find(to)).rows).toEqual(rows);
+  expect(await readFile(world.path)).toEqual(before);
+  expect((await restore(world, backup, { to })).code).toBe(17);
+  for (const { slot } of await listEntries(to)) await deleteEntry(to, slot);
+});
+
+test("--from-time takes the newest backup that is not newer", async () => {
+  const { world, backup, rows } = await backedUp();
+  const between = new Date();
+  await change(world, (store) => store.updateClient(1, { name: "renamed" }).then(() => undefined));
+  await new Promise((done) => setTimeout(done, 1100));
+  resultOf(await world.run("backup", { ...world.withoutService, to: world.to }));
+  const ran = await world.run<RestoreResult>("restore", {
+    ...world.withoutService,
+    backup: { folder: world.to, before: between.toISOString() },
+  });
+  expect(resultOf(ran).restored.backup).toBe(backup);
+  expect(await world.rows()).toEqual(rows);
+  const none = await world.run("restore", {
+    ...world.withoutService,
+    backup: { folder: world.to, before: "2001-01-01T00:00:00Z" },
+  });
+  expect(none.code).toBe(10);
+});
+
+test("a folder without a backup that is old enough, one that is not there, and one that cannot be read are told apart", async () => {
+  const { world, backup } = await backedUp();
+  const before = new Date("2001-01-01T00:00:00Z");
+  const choose = (folder: string) => chooseBackup({ folder, before }, world.path);
+  await expect(choose(world.to)).rejects.toMatchObject({
+    kind: "notFound",
+    message: `${world.to} has no backup from before 2001-01-01T00:00:00.000Z`,
+    hint: expect.stringContaining(`backups '${world.to}'`),
+  });
+  await expect(choose(join(world.to, "gone"))).rejects.toMatchObject({
+    kind: "notFound",
+    message: `there is no folder ${join(world.to, "gone")}`,
+    hint: expect.any(String),
+  });
+  await expect(choose(backup)).rejects.toMatchObject({ kind: "io" });
+});
+
+test("another sound backup that is put in the verified one's place meanwhile is refused, and nothing changes", async () => {
+  const { world, backup } = await backedUp();
+  await change(world, (store) => store.addItem(newClient({ client_id: 8, api_key: "later" })));
+  const later = await world.rows();
+  const { backup: newer } = resultOf(
+    await world.run<BackupResult>("backup", { ...world.withoutService, to: world.to }),
+  );
+  const ran = await world.run(
+    "restore",
+    { ...world.withoutService, backup: { file: newer.path } },
+    {
+      NODE_OPTIONS: `--import=${root}test/faults/at-step.mjs`,
+      HIVEMIND_TEST_AT_STEP: JSON.stringify({
+        "restore.staging": `cp '${backup}' '${newer.path}'`,
+      }),
+    },
+  );
+  expect(ran.error).toMatchObject({ kind: "corrupted", message: expect.stringMatching(/copy/) });
+  expect(await world.rows()).toEqual(later);
+  expect(await world.leftovers()).toEqual([]);
+});
+
+test("a manifest that is missing or does not hold is refused; --no-manifest opens the bare file", async () => {
+  const { world, backup, rows } = await backedUp();
+  const manifest = backup.replace(/db$/, "manifest.json");
+  const text = await readFile(manifest, "utf8");
+  await writeFile(manifest, text.replace(/"hostname": "[^"]*"/, '"hostname": "elsewhere"'));
+  const forged = await restore(world, backup);
+  expect([forged.code, forged.error?.message]).toEqual([14, expect.stringMatching(/mac: /)]);
+  await rm(manifest);
+  const bare = await restore(world, backup);
+  expect(bare.code).toBe(14);
+  expect(bare.error?.hint).toMatch(/--no-manifest/);
+  const { restored } = resultOf(await restore(world, backup, { noManifest: true }));
+  expect(restored.created_at).toBeNull();
+  expect(await world.rows()).toEqual(rows);
+});
+
+test("a damaged backup is refused with and without its manifest, and nothing changes", async () => {
+  const { world, backup } = await backedUp();
+  const bytes = await readFile(backup);
+  bytes[5000] = (bytes[5000] ?? 0) ^ 1;
+  await writeFile(backup, bytes);
+  const before = await readFile(world.path);
+  for (const noManifest of [false, true]) {
+    expect((await restore(world, backup, { noManifest })).code).toBe(14);
+  }
+  await truncate(backup, 6000);
+  expect((await restore(world, backup, { noManifest: true })).code).toBe(14);
+  expect(await readFile(world.path)).toEqual(before);
+  expect(await world.leftovers()).toEqual([]);
+});
+
+test.each([
+  ["no such backup", (world: World) => ({ backup: { file: join(world.to, "none.db") } }), 10],
+  ["a folder for a backup", (world: World) => ({ backup: { file: world.to } }), 17],
+  [
+    "a bundle of another store",
+    async () => {
+      const other = await World.of("sqlcipher3-schema2.db");
+      const { bundle } = resultOf(
+        await other.run<BackupResult>("backup", { ...other.withoutService, to: other.to }),
+      );
+      const identity = other.recoveryKey.identity;
+      return { bundle: { path: bundle.path, opener: { identity } } };
+    },
+    17,
+  ],
+  [
+    "a wrong recovery key",
+    async (world: World) => {
+      const other = await World.of(fixture);
+      const [keyId] = await world.bundles();
+      return {
+        bundle: {
+          path: join(world.bundleTo, `clients.${keyId}.bundle.age`),
+          opener: { identity: other.recoveryKey.identity },
+        },
+      };
+    },
+    12,
+  ],
+  [
+    "a cut-off bundle",
+    async (world: World) => {
+      const [keyId] = await world.bundles();
+      const path = join(world.bundleTo, `clients.${keyId}.bundle.age`);
+      await truncate(path, 400);
+      return { bundle: { path, opener: { identity: world.recoveryKey.identity } } };
+    },
+    14,
+  ],
+  [
+    "a folder where the store should be",
+    async (world: World) => {
+      await rename(world.path, `${world.path}.away`);
+      await mkdir(world.path);
+      return {};
+    },
+    17,
+  ],
+  [
+    "a link to a backup that is elsewhere",
+    async (world: World) => {
+      await symlink("/nowhere", join(world.to, "link.db"));
+      return { backup: { file: join(world.to, "link.db") } };
+    },
+    10,
+  ],
+] as const)("%s is refused in words, and nothing changes", async (_what, options, code) => {
+  const { world, backup } = await backedUp();
+  const before = await readFile(world.path);
+  const ran = await restore(world, backup, await options(world));
+  expect([ran.code, ran.error?.message]).toEqual([code, expect.any(String)]);
+  const kept = await readFile(world.path).catch(() => readFile(`${world.path}.away`));
+  expect(kept).toEqual(before);
+  expect((await world.leftovers()).filter((name) => name.includes("partial"))).toEqual([]);
+});
+
+test("a file that is restored beside the store needs a folder; at the store's own place it is the store", async () => {
+  const { world, backup, rows } = await backedUp();
+  const nowhere = await restore(world, backup, { to: join(world.folder, "no", "folder.db") });
+  expect([nowhere.code, nowhere.error?.hint]).toEqual([10, expect.stringContaining("mkdir")]);
+  await rm(world.path);
+  expect(resultOf(await restore(world, backup, { to: world.path })).restored.path).toBe(world.path);
+  expect(await world.rows()).toEqual(rows);
+});
+
+test("a hub that does not know the backup's schema would enforce no blacklist of it: that is asked about", async () => {
+  const { world, backup } = await backedUp();
+  const withHub = (line: "released" | "development") =>
+    world.run<RestoreResult>(
+      "restore",
+      { ...world.withoutService, backup: { file: backup } },
+      { PATH: `${dirname(interpreter(line))}:${process.env.PATH}` },
+    );
+  expect((await withHub("released")).questions.join()).toMatch(
+    /has schema 2, and the hub here .* knows no schema 2: under it, every blacklist/,
+  );
+  expect((await withHub("development")).questions).toEqual([]);
+  // Named by --to, the store's own place is no less the hub's.
+  await rm(world.path);
+  const named = await world.run<RestoreResult>(
+    "restore",
+    { ...world.withoutService, backup: { file: backup }, to: world.path },
+    { PATH: `${dirname(interpreter("released"))}:${process.env.PATH}` },
+  );
+  expect(named.questions.join()).toMatch(/knows no schema 2/);
+});

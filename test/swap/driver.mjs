@@ -1,0 +1,102 @@
+// A command in miniature: takes the lock, settles what was left, and runs one operation of src/lifecycle. It runs from
+// dist/ as a process of its own, which a test may signal or kill.
+//
+//   OPERATION OPTIONS-AS-JSON   settle STORE   read STORE SOURCE-AS-JSON
+//   keep STORE SLOTS-AS-JSON    look STORE     what a test itself does elsewhere, in a process that meets the keyring anew
+import { settleIfNeeded, withOperation } from "../../dist/recovery/recover.js";
+
+const [, script, operation, argument, more] = process.argv;
+const said = { notices: [], questions: [] };
+const controller = new AbortController();
+for (const signal of ["SIGINT", "SIGTERM"]) process.on(signal, () => controller.abort());
+
+/** The module of each operation, and its function. */
+const operations = {
+  encrypt: ["swap/encrypt", "encrypt"],
+  decrypt: ["swap/decrypt", "decrypt"],
+  adopt: ["setup/adopt", "adopt"],
+  rotate: ["swap/rotate", "rotate"],
+  restore: ["restore/restore", "restore"],
+  "upgrade-schema": ["swap/upgrade-schema", "upgradeSchema"],
+  "import-passphrase": ["setup/import-passphrase", "importPassphrase"],
+};
+
+async function run() {
+  if (operation === "settle") return settleIfNeeded(argument);
+  if (operation === "read") return read(argument, JSON.parse(more));
+  if (operation === "keep") return keep(argument, JSON.parse(more));
+  if (operation === "look") return look(argument);
+  const {
+    storePath,
+    yes = true,
+    ...options
+  } = JSON.parse(argument, (key, value) => (key === "before" ? new Date(value) : value));
+  const reporter = {
+    notice: (text) => said.notices.push(text),
+    detail: (text) => process.stderr.write(`${text}\n`),
+    confirm: async (question) => {
+      said.questions.push(question);
+      if (yes) return;
+      const { StoreError } = await import("../../dist/errors.js");
+      throw new StoreError("refused", "nothing was changed");
+    },
+  };
+  const common = {
+    settleCommand: [process.execPath, script, "settle", storePath],
+    signal: controller.signal,
+    reporter,
+  };
+  if (operation === "backup") {
+    const { backup } = await import("../../dist/backup/backup.js");
+    return withOperation(storePath, reporter, (lock) => backup({ lock, ...common, ...options }));
+  }
+  const [file, name] = operations[operation];
+  const work = (await import(`../../dist/${file}.js`))[name];
+  return withOperation(storePath, reporter, (lock) => work({ lock, ...common, ...options }));
+}
+
+async function open(storePath, source) {
+  const { identify } = await import("../../dist/store/cipher.js");
+  const { unlock } = await import("../../dist/keys/unlock.js");
+  const { Connection } = await import("../../dist/store/connection.js");
+  return (await identify(storePath)).format === "plaintext"
+    ? Connection.open(storePath, { mode: "readwrite" })
+    : (await unlock(storePath, source, { mode: "readwrite" })).connection;
+}
+
+/** What a reading command does: settle, open, count. */
+async function read(storePath, source) {
+  said.notices.push(...(await settleIfNeeded(storePath)));
+  const connection = await open(storePath, source);
+  try {
+    return await connection.get("SELECT count(*) AS clients FROM clients");
+  } finally {
+    await connection.close();
+  }
+}
+
+async function keep(storePath, slots) {
+  const { setEntry } = await import("../../dist/keys/keyring.js");
+  for (const [slot, secret] of Object.entries(slots)) await setEntry(storePath, slot, secret);
+}
+
+async function look(storePath) {
+  const { listEntries } = await import("../../dist/keys/keyring.js");
+  const connection = await open(storePath, { kind: "keyring" });
+  try {
+    const rows = await connection.all("SELECT * FROM clients ORDER BY client_id");
+    const slots = (await listEntries(storePath)).map(({ slot }) => slot);
+    return { rows: rows.map((row) => JSON.stringify(row)), slots };
+  } finally {
+    await connection.close();
+  }
+}
+
+try {
+  process.stdout.write(JSON.stringify({ result: await run(), ...said }));
+} catch (error) {
+  const { kind, message, hint, exitCode = 1, stack } = error;
+  if (!kind) process.stderr.write(`${stack}\n`);
+  process.stdout.write(JSON.stringify({ error: { kind, message, hint }, ...said }));
+  process.exitCode = exitCode;
+}

@@ -1,0 +1,172 @@
+/** What becomes of the service: it runs again, on a store that it can open, whatever went wrong. */
+import { readFile, writeFile } from "node:fs/promises";
+import { join } from "node:path";
+import { expect, onTestFinished, test } from "vitest";
+import { holdersOf } from "../../src/process/holders.js";
+import { identify } from "../../src/store/cipher.js";
+import type { RotateResult } from "../../src/swap/rotate.js";
+import { root } from "../built.js";
+import { exec, property, systemctl, until } from "../service/units.js";
+import { fixturePassphrases } from "../store/temporary.js";
+import { passphraseFile, resultOf, World } from "./world.js";
+
+const fixture = "sqlcipher4-schema2.db";
+const oldPassphrase = fixturePassphrases[fixture];
+
+test.each([
+  ["does not start", []],
+  ["dies after it has started", ["late"]],
+])(
+  "a unit that %s on the new store gets the old one back, and everything with it",
+  async (_what, late) => {
+    const world = await World.of(fixture);
+    await world.startUnit("", await passphraseFile(world, oldPassphrase), ...late);
+    const before = await world.rows();
+    const ran = await world.run("rotate");
+    expect(ran.code).toBe(15);
+    expect(ran.error?.message).toMatch(/the store that it replaced was put back/);
+    expect(await world.isActive).toBe(true);
+    expect(await world.rows()).toEqual(before);
+    expect(await world.slots()).toEqual({ current: oldPassphrase });
+    // Of the old passphrase alone: that one is in use, and its bundle stays.
+    expect(await world.bundles()).toEqual([(await identify(world.path)).keyId]);
+    expect((await world.leftovers()).filter((name) => !/-(wal|shm)$/.test(name))).toEqual([]);
+    expect(await systemctl("list-units", "--all", "--type=timer")).not.toContain(world.unit);
+  },
+);
+
+test("a hub with commands of its own that does not start on the new store gets the old one back, though there is nothing that its stop command could stop", async () => {
+  const world = await World.of(fixture);
+  const before = await world.rows();
+  const [salt, pid] = [join(world.folder, "salt"), join(world.folder, "pid")];
+  await writeFile(salt, (await readFile(world.path)).subarray(0, 16));
+  const startCommand = `head -c 16 '${world.path}' | cmp -s - '${salt}' || exit 1
+    setsid sh -c 'exec 3<"$0"; echo $$ >"$1"; exec sleep infinity' '${world.path}' '${pid}' >/dev/null 2>&1 &
+    while ! test -s '${pid}'; do sleep 0.01; done`;
+  const stopCommand = `kill "$(cat '${pid}')" && rm '${pid}'`;
+  await exec("sh", ["-c", startCommand]);
+  onTestFinished(() => exec("sh", ["-c", stopCommand]).then(() => undefined));
+  const service = { service: "command", unit: "none", stopCommand, startCommand };
+
+  const ran = await world.run("rotate", { service: { ...service, storePath: world.path } });
+  expect([ran.code, ran.error?.message]).toEqual([
+    15,
+    expect.stringContaining("the store that it replaced was put back"),
+  ]);
+  // The start command brought it up on that one, and a second hub there is none.
+  expect((await holdersOf(world.path)).holders).toHaveLength(1);
+  expect(await world.rows()).toEqual(before);
+  expect(await world.slots()).toEqual({ current: oldPassphrase });
+  expect(await world.leftovers()).toEqual([]);
+});
+
+test("killed before such a unit was started, the next command puts the old store back", async () => {
+  const world = await World.of(fixture);
+  await world.startUnit("", await passphraseFile(world, oldPassphrase));
+  const before = await world.rows();
+  const killed = await world.run(
+    "rotate",
+    {},
+    {
+      NODE_OPTIONS: `--import=${root}test/faults/kill-at-step.mjs`,
+      HIVEMIND_TEST_STEP: "rotate.renamed",
+    },
+  );
+  expect(killed.signal).toBe("SIGKILL");
+  const settled = await world.settle();
+  expect(settled.code).toBe(15);
+  expect(settled.error?.message).toMatch(/the store that was replaced was put back/);
+  expect(await world.isActive).toBe(true);
+  expect(await world.rows()).toEqual(before);
+  expect(await world.slots()).toEqual({ current: oldPassphrase });
+});
+
+test("a unit that will not stop is an error; once it has, the next command starts it and undoes the rest", async () => {
+  const world = await World.of(fixture);
+  await world.startUnit("TimeoutStopSec=1\nSendSIGKILL=no\nKillSignal=SIGCONT");
+  const pid = Number(await property(world.unit, "MainPID"));
+  const before = await world.rows();
+  const ran = await world.run("rotate");
+  expect(ran.code).toBe(15);
+  expect(ran.error?.message).toMatch(/left processes behind/);
+  process.kill(pid, "SIGKILL");
+  const settled = await world.settle();
+  expect(settled.error).toBeUndefined();
+  expect(await world.isActive).toBe(true);
+  expect(await world.rows()).toEqual(before);
+  expect(await world.slots()).toEqual({ current: oldPassphrase });
+  await systemctl("kill", "--signal=KILL", world.unit);
+});
+
+test("killed while the unit is stopped, its timer settles what was begun and starts it", async () => {
+  const world = await World.of(fixture);
+  await world.startUnit();
+  const before = await world.rows();
+  await world.run(
+    "rotate",
+    {},
+    {
+      NODE_OPTIONS: `--import=${root}test/faults/kill-at-step.mjs`,
+      HIVEMIND_TEST_STEP: "rotate.filled",
+    },
+  );
+  expect(await world.isActive).toBe(false);
+  const journal = await readFile(`${world.path}.journal.json`, "utf8");
+  const timer = /hivemind-sqlcipher-restart-\w+/.exec(journal)?.[0] ?? "";
+  expect(await property(`${timer}.timer`, "ActiveState")).toBe("active");
+  // The time is not waited for: what the timer will start is started now.
+  await systemctl("start", "--wait", `${timer}.service`);
+  await until(() => world.isActive);
+  expect(await world.rows()).toEqual(before);
+  expect((await world.leftovers()).filter((name) => !/-(wal|shm)$/.test(name))).toEqual([]);
+});
+
+test("a unit that was not running is not started", async () => {
+  const world = await World.of(fixture);
+  await world.startUnit();
+  await systemctl("stop", world.unit);
+  const { service } = resultOf(await world.run<RotateResult>("rotate"));
+  expect(service).toEqual({ unit: world.unit, was_active: false, active: false, stopped_ms: null });
+  expect(await world.isActive).toBe(false);
+});
+
+test("a hub that would not get the new passphrase is a refusal; one that is started by run is not", async () => {
+  const world = await World.of(fixture);
+  await world.startUnit();
+  const refused = await world.run("rotate", { hub: "auto" });
+  expect(refused.code).toBe(17);
+  expect(refused.error?.hint).toMatch(/hivemind-sqlcipher run -- /);
+  expect(await world.slots()).toEqual({ current: oldPassphrase });
+  expect(await world.isActive).toBe(true);
+
+  await systemctl("stop", world.unit);
+  await world.startUnit(
+    "ExecStartPre=/bin/true hivemind-sqlcipher --db x run -- hivemind-core listen",
+  );
+  const { rotated } = resultOf(await world.run<RotateResult>("rotate", { hub: "auto" }));
+  expect(rotated.hub).toBe("run");
+  expect(await world.isActive).toBe(true);
+});
+
+test.each(["rotate.bundled", "rotate.stopped", "rotate.filled"])(
+  "interrupted after %s, it starts the unit again and leaves nothing behind",
+  async (step) => {
+    const world = await World.of(fixture);
+    await world.startUnit();
+    const before = await world.rows();
+    const ran = await world.run(
+      "rotate",
+      {},
+      {
+        NODE_OPTIONS: `--import=${root}test/faults/kill-at-step.mjs`,
+        HIVEMIND_TEST_STEP: step,
+        HIVEMIND_TEST_SIGNAL: "SIGTERM",
+      },
+    );
+    expect([ran.code, ran.error?.kind]).toEqual([130, "interrupted"]);
+    expect(await world.isActive).toBe(true);
+    expect(await world.rows()).toEqual(before);
+    expect(await world.slots()).toEqual({ current: oldPassphrase });
+    expect((await world.leftovers()).filter((name) => !/-(wal|shm)$/.test(name))).toEqual([]);
+  },
+);
