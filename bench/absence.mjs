@@ -1,7 +1,7 @@
 // How long the service is away for a backup, in milliseconds, beside the plain script of the operations manual
 // (systemctl stop, cp, systemctl start): see scripts/bench.
 //
-// Usage: bench-absence SIZE_MIB:RUNS ...
+// Usage: bench-downtime SIZE_MIB:RUNS ...
 import { mkdtempSync, rmSync, statfsSync } from "node:fs";
 import { homedir } from "node:os";
 import { join } from "node:path";

@@ -127,7 +127,7 @@ async function write(wanted) {
       bundleTo: path("bundles"),
       recipients,
       service: { service: "none", unit: "hivemind-core", storePath: path(name) },
-      settleCommand: ["true"],
+      recoveryCommand: ["true"],
       reporter,
     });
     await lock.release();
@@ -261,11 +261,11 @@ async function write(wanted) {
     rehearsal: [
       "backup/restore-test.js",
       async () => {
-        const { recordRehearsal } = await load("backup/restore-test.js");
+        const { recordRestoreTest } = await load("backup/restore-test.js");
         process.env.XDG_STATE_HOME = path("state");
         const backup = "/srv/backup/clients.2026-01-02T03-04-05Z.db";
         const tried = { how: "verify", backup, key_id: "0123456789abcdef" };
-        await recordRehearsal("/srv/hive/clients.db", tried);
+        await recordRestoreTest("/srv/hive/clients.db", tried);
         const [name] = readdirSync(path("state", "hivemind-sqlcipher"));
         keep(path("state", "hivemind-sqlcipher", name), "rehearsal", name);
       },

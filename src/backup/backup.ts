@@ -10,26 +10,26 @@ import { access, realpath, stat } from "node:fs/promises";
 import { hostname } from "node:os";
 import { join } from "node:path";
 import { writeBundle } from "../bundle/bundle.js";
-import { refuseBadPlacement } from "../bundle/placement.js";
+import { assertPlacement } from "../bundle/placement.js";
 import { parseRecipient } from "../bundle/recovery-key.js";
 import { hasCode, StoreError, systemError, withLine } from "../errors.js";
-import { createFile, makeFolder, stagedName } from "../fs/atomic.js";
-import { requireRoom } from "../fs/free-space.js";
-import { lookAt } from "../fs/lstat.js";
+import { createFile, makeDirectory, stagedName } from "../fs/atomic.js";
+import { assertFreeSpace } from "../fs/free-space.js";
+import { lstatIfExists } from "../fs/lstat.js";
 import type { PassphraseSource } from "../keys/source.js";
 import { unlock } from "../keys/unlock.js";
 import {
-  Absence,
-  type KnownService,
-  knowService,
-  refuseHolders,
+  assertNoHolders,
+  Downtime,
+  type ResolvedService,
+  resolveService,
   type ServiceReport,
 } from "../operation/downtime.js";
 import { Journal } from "../operation/journal.js";
 import type { OperationLock } from "../operation/lock.js";
-import { tidyUp } from "../operation/recovery.js";
-import { reached } from "../operation/step.js";
-import { orInterrupted, throwIfInterrupted } from "../process/abort.js";
+import { cleanUp } from "../operation/recovery.js";
+import { emitStep } from "../operation/step.js";
+import { orAbort, throwIfAborted } from "../process/abort.js";
 import type { Reporter } from "../reporter.js";
 import { NoService } from "../service/none.js";
 import type { ServiceChoice } from "../service/select.js";
@@ -41,13 +41,13 @@ import {
   formatManifest,
   type Manifest,
   manifestPath,
-  sealManifest,
+  signManifest,
 } from "./manifest.js";
 import {
   type BackupJournal,
   type BackupStep,
   completeBackup,
-  identityOf,
+  inodeOf,
   removeUnfinished,
 } from "./recover.js";
 import { inspectSound } from "./verify.js";
@@ -72,7 +72,7 @@ export interface BackupOptions {
    * A program and its arguments that settle what an interrupted operation of this store left. The dead-man timer runs it
    * before it starts the service again.
    */
-  readonly settleCommand: readonly string[];
+  readonly recoveryCommand: readonly string[];
   /** Interrupts the job: the service is started again and nothing is left behind. */
   readonly signal?: AbortSignal | undefined;
   readonly reporter: Reporter;
@@ -120,7 +120,7 @@ interface Prepared {
   readonly isWal: boolean;
   /** Bytes, log included. */
   readonly size: number;
-  readonly known: KnownService;
+  readonly known: ResolvedService;
 }
 
 /** A copy that was brought up to date, as of `at` or later. */
@@ -151,8 +151,8 @@ export async function backup(options: BackupOptions): Promise<BackupResult> {
     result = await copyAndCommit(options, prepared, journal, undo);
   } catch (error) {
     // Of a service that is still down the journal stays: the next command starts it.
-    if (undo.serviceIsDown) await removeUnfinished(undo.files).catch(() => undefined);
-    else await tidyUp(journal, () => removeUnfinished(undo.files));
+    if (undo.isServiceDown) await removeUnfinished(undo.files).catch(() => undefined);
+    else await cleanUp(journal, () => removeUnfinished(undo.files));
     throw error;
   }
   await endJournal(journal, result.backup.path);
@@ -179,7 +179,7 @@ async function endJournal(journal: Journal, made: string): Promise<void> {
 /** What there is to put right if the job ends here. */
 interface Undo {
   files: BackupJournal;
-  serviceIsDown?: boolean;
+  isServiceDown?: boolean;
 }
 
 async function copyAndCommit(
@@ -201,11 +201,11 @@ async function copyAndCommit(
   });
   step("backup.bundled");
   reporter.detail(`${bundle.reused ? "the bundle still holds" : "bundle written"}: ${bundle.path}`);
-  throwIfInterrupted(signal);
+  throwIfAborted(signal);
 
   await using copy = new WarmCopy(prepared.storePath, prepared.key, undo.files.staged.copy);
   if (prepared.isWal) {
-    await orInterrupted(copy.warm(signal), signal);
+    await orAbort(copy.warm(signal), signal);
     reporter.detail(`copied ${copy.written} bytes while the store was in use`);
   }
   step("backup.warm");
@@ -213,7 +213,7 @@ async function copyAndCommit(
     wasActive && !options.online
       ? await copyWhileStopped(options, prepared, copy, journal, undo)
       : await copyNow(copy, signal);
-  throwIfInterrupted(signal);
+  throwIfAborted(signal);
 
   await copy.cut();
   const { staged } = undo.files;
@@ -225,9 +225,9 @@ async function copyAndCommit(
   // Side by side: the disk writes what is read from memory here.
   const inspected = inspectSound(opened);
   inspected.catch(() => undefined);
-  const finished = await orInterrupted(copy.finish(), signal);
+  const finished = await orAbort(copy.finish(), signal);
   step("backup.finished");
-  const contents = await orInterrupted(inspected, signal);
+  const contents = await orAbort(inspected, signal);
   step("backup.verified");
   const created = {
     created_at: taken.at.toISOString(),
@@ -244,7 +244,7 @@ async function copyAndCommit(
     journal,
     undo,
     manifestFor: (file) =>
-      sealManifest(
+      signManifest(
         {
           ...created,
           file,
@@ -275,7 +275,7 @@ async function prepare(options: BackupOptions): Promise<Prepared> {
   const { reporter, online = false } = options;
   const { storePath } = options.lock;
   for (const recipient of options.recipients) parseRecipient(recipient);
-  for (const notice of await refuseBadPlacement(options.to, options.bundleTo)) {
+  for (const notice of await assertPlacement(options.to, options.bundleTo)) {
     reporter.notice(notice);
   }
 
@@ -290,9 +290,9 @@ async function prepare(options: BackupOptions): Promise<Prepared> {
     );
   }
 
-  const known: KnownService = online
+  const known: ResolvedService = online
     ? { service: new NoService(), choice: options.service, wasActive: false }
-    : await knowService(options.service, reporter);
+    : await resolveService(options.service, reporter);
   if (!wal && known.wasActive) {
     reporter.notice(
       `${storePath} is not in WAL mode, so it cannot be copied beforehand: ${known.service.name ?? "the service"} will be away for as long as copying takes`,
@@ -300,14 +300,14 @@ async function prepare(options: BackupOptions): Promise<Prepared> {
   }
 
   for (const folder of [options.to, options.bundleTo]) {
-    if (!(await lookAt(folder))) reporter.notice(`making the folder ${folder}`);
-    await makeFolder(folder);
+    if (!(await lstatIfExists(folder))) reporter.notice(`making the folder ${folder}`);
+    await makeDirectory(folder);
   }
   const size = await sizeOnDisk(storePath);
   const folder = await realpath(options.to);
-  await refuseReadOnly(folder);
+  await assertWritable(folder);
   const hint = "make room there, or name another folder with --to";
-  await requireRoom(folder, size + spareBytes, "the copy", hint);
+  await assertFreeSpace(folder, size + spareBytes, "the copy", hint);
   return {
     storePath,
     folder,
@@ -335,7 +335,7 @@ async function sizeOnDisk(storePath: string): Promise<number> {
 }
 
 /** Found out now: a store that is not in WAL mode is copied only after the service was stopped. */
-async function refuseReadOnly(folder: string): Promise<void> {
+async function assertWritable(folder: string): Promise<void> {
   try {
     await access(folder, constants.W_OK | constants.X_OK);
   } catch (error) {
@@ -346,7 +346,7 @@ async function refuseReadOnly(folder: string): Promise<void> {
 /** Nobody has to be stopped: the service is not running, or this is `--online`. */
 async function copyNow(copy: WarmCopy, signal: AbortSignal | undefined): Promise<Taken> {
   const at = new Date();
-  await orInterrupted(copy.complete(), signal);
+  await orAbort(copy.complete(), signal);
   await copy.unpin();
   step("backup.copied");
   return { at, stoppedMs: null };
@@ -354,20 +354,20 @@ async function copyNow(copy: WarmCopy, signal: AbortSignal | undefined): Promise
 
 /** The window. Whatever happens between the stop and the start, the start comes next. */
 async function copyWhileStopped(
-  { settleCommand, signal, reporter }: BackupOptions,
+  { recoveryCommand, signal, reporter }: BackupOptions,
   { storePath, size, isWal, known }: Prepared,
   copy: WarmCopy,
   journal: Journal,
   undo: Undo,
 ): Promise<Taken> {
   const name = known.service.name ?? "the service";
-  const absence = await Absence.of(known);
+  const downtime = await Downtime.of(known);
   await journal.write("backup.stopping", {
     ...undo.files,
-    stopped: absence.stopped,
+    stopped: downtime.stopped,
   } satisfies BackupJournal);
   step("backup.stopping");
-  await absence.arm(windowBudgetMs + (isWal ? 0 : size / slowestCopyBytesPerMs), settleCommand);
+  await downtime.arm(windowBudgetMs + (isWal ? 0 : size / slowestCopyBytesPerMs), recoveryCommand);
   step("backup.armed");
 
   reporter.detail(`stopping ${name}`);
@@ -375,16 +375,16 @@ async function copyWhileStopped(
   let at = new Date();
   let failure: unknown;
   try {
-    throwIfInterrupted(signal);
+    throwIfAborted(signal);
     // Not to be interrupted: a stop that is on its way would come after the start.
-    await absence.stop();
+    await downtime.stop();
     step("backup.stopped");
-    throwIfInterrupted(signal);
+    throwIfAborted(signal);
     at = new Date();
     // Side by side, as every millisecond counts: whoever else is there, the copy is of one piece by its pin.
     await Promise.all([
-      orInterrupted(copy.complete(), signal),
-      refuseHolders(storePath, { except: copy.pids }),
+      orAbort(copy.complete(), signal),
+      assertNoHolders(storePath, { except: copy.pids }),
     ]);
     // In WAL mode a pin is in nobody's way, and what comes after the copy may take its time. In any other it would keep
     // the service from its first write, without which it may not get ready; and the copy is complete.
@@ -393,9 +393,9 @@ async function copyWhileStopped(
   } catch (error) {
     failure = error;
     // It comes to nothing: neither its pin nor its process has to do with the store while the service starts.
-    await copy.letGo().catch(() => undefined);
+    await copy.release().catch(() => undefined);
   }
-  const stoppedMs = await startAgain(absence, name, failure, undo);
+  const stoppedMs = await startAgain(downtime, name, failure, undo);
   step("backup.started");
   await journal.write("backup.finishing", undo.files);
   step("backup.finishing");
@@ -409,16 +409,16 @@ async function copyWhileStopped(
 
 /** Starts the service, whatever else failed, and takes back the timer. @returns how long it was away. */
 async function startAgain(
-  absence: Absence,
+  downtime: Downtime,
   name: string,
   failure: unknown,
   undo: Undo,
 ): Promise<number> {
   let started: Started;
   try {
-    started = await absence.start();
+    started = await downtime.start();
   } catch (error) {
-    undo.serviceIsDown = true;
+    undo.isServiceDown = true;
     const before = failure instanceof StoreError ? ` (before that: ${failure.message})` : "";
     const { message, hint } = systemError(error, `${name} could not be started`, "service");
     throw new StoreError(
@@ -430,7 +430,7 @@ async function startAgain(
       },
     );
   }
-  const fired = await absence.disarm();
+  const fired = await downtime.disarm();
   if (failure) return 0;
   if (fired) {
     throw new StoreError(
@@ -444,7 +444,7 @@ async function startAgain(
       hint: "see what starts it, or use --online",
     });
   }
-  return absence.lastedMs(started);
+  return downtime.durationMs(started);
 }
 
 /** Writes the manifest and gives both files their final names, at the first second from `at` that is free. */
@@ -461,7 +461,7 @@ async function commit(options: {
   for (let later = 0; later < nameTries; later++) {
     const copy = backupPath(folder, storePath, new Date(at.getTime() + later * 1000));
     const manifest = manifestPath(copy);
-    if ((await lookAt(copy)) || (await lookAt(manifest))) continue;
+    if ((await lstatIfExists(copy)) || (await lstatIfExists(manifest))) continue;
     await createFile(
       staged.manifest,
       formatManifest(options.manifestFor(copy.slice(folder.length + 1))),
@@ -470,9 +470,9 @@ async function commit(options: {
       ...undo.files,
       final: {
         copy,
-        copy_identity: (await identityOf(staged.copy)) ?? "",
+        copy_identity: (await inodeOf(staged.copy)) ?? "",
         manifest,
-        manifest_identity: (await identityOf(staged.manifest)) ?? "",
+        manifest_identity: (await inodeOf(staged.manifest)) ?? "",
       },
     };
     await journal.write("backup.claiming", undo.files);
@@ -486,5 +486,5 @@ async function commit(options: {
 }
 
 function step(name: BackupStep): void {
-  reached(name);
+  emitStep(name);
 }

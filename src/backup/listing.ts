@@ -11,7 +11,13 @@ import { bundleName, describeBundle } from "../bundle/bundle.js";
 import { hasCode, StoreError, systemError } from "../errors.js";
 import { type PassphraseSource, readPassphrases } from "../keys/source.js";
 import type { StoreKey } from "../store/cipher.js";
-import { isNameOfBackup, type Manifest, macHolds, manifestPath, readManifest } from "./manifest.js";
+import {
+  isNameOfBackup,
+  type Manifest,
+  manifestPath,
+  readManifest,
+  verifyManifestMac,
+} from "./manifest.js";
 import { openBackup } from "./verify.js";
 
 export interface ListingOptions {
@@ -153,11 +159,11 @@ class BackupKeys {
   /** @param path the backup; undefined if it is gone, and only keys known from others can tell. */
   async holds(manifest: Manifest, path: string | undefined): Promise<boolean | null> {
     const known = this.#storeKeys.get(manifest.key_id) ?? [];
-    if (known.some((key) => macHolds(manifest, key))) return true;
+    if (known.some((key) => verifyManifestMac(manifest, key))) return true;
     const key = path === undefined ? undefined : await this.#keyOf(manifest.key_id, path);
     if (key === undefined) return known.length > 0 ? false : null;
     this.#storeKeys.set(manifest.key_id, [...known, key]);
-    return macHolds(manifest, key);
+    return verifyManifestMac(manifest, key);
   }
 
   async #keyOf(keyId: string, path: string): Promise<StoreKey | undefined> {

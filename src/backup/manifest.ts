@@ -76,13 +76,13 @@ export function isNameOfBackup(name: string, storePath: string): boolean {
 }
 
 /** Completes a manifest by its `mac`, under the key of the backup's file. */
-export function sealManifest(contents: ManifestContents, key: StoreKey): Manifest {
+export function signManifest(contents: ManifestContents, key: StoreKey): Manifest {
   const unsealed = { format: manifestFormat, version: manifestVersion, ...contents } as const;
   return { ...unsealed, mac: macOf(unsealed, key) };
 }
 
 /** Whether the manifest is as it was sealed by whoever had this key. */
-export function macHolds(manifest: Manifest, key: StoreKey): boolean {
+export function verifyManifestMac(manifest: Manifest, key: StoreKey): boolean {
   const { mac, ...unsealed } = manifest;
   return timingSafeEqual(Buffer.from(mac, "hex"), Buffer.from(macOf(unsealed, key), "hex"));
 }

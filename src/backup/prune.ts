@@ -9,13 +9,13 @@ import { readdir } from "node:fs/promises";
 import { basename, dirname, join } from "node:path";
 import { bundleFiles } from "../bundle/bundle.js";
 import { StoreError } from "../errors.js";
-import { removeFile, syncFolder } from "../fs/atomic.js";
-import { lookAt } from "../fs/lstat.js";
+import { removeFile, syncDirectory } from "../fs/atomic.js";
+import { lstatIfExists } from "../fs/lstat.js";
 import { listEntries } from "../keys/keyring.js";
-import { interruption, orInterrupted, throwIfInterrupted } from "../process/abort.js";
+import { abortReason, orAbort, throwIfAborted } from "../process/abort.js";
 import type { Reporter } from "../reporter.js";
 import { identify } from "../store/cipher.js";
-import { printable } from "../text/escape.js";
+import { escapeControlCharacters } from "../text/escape.js";
 import { type ListedBackup, type ListingOptions, listBackups, type Unlisted } from "./listing.js";
 import { removeBackup } from "./remove.js";
 import { applyRetention, type KeepPolicy, type KeepRule, keepsSomething } from "./retention.js";
@@ -71,18 +71,18 @@ export async function prune(options: PruneOptions): Promise<PruneResult> {
     throw new StoreError("usage", "where are the bundles?", { hint: "--bundle-to FOLDER" });
   }
   const listing = listBackups(options);
-  const { folder, backups, others, unchecked } = await orInterrupted(listing, signal);
+  const { folder, backups, others, unchecked } = await orAbort(listing, signal);
   if (unchecked) throw unchecked;
   const counted = backups.filter(({ mac, present }) => mac === true && present);
   const { kept, removable } = applyRetention(counted, keep);
   // Its backup was removed, and then the process was killed.
   const orphans = backups.filter(({ mac, path }) => mac === true && !isListed(path, counted));
   const stale: ListedBackup[] = [];
-  for (const orphan of orphans) if (!(await lookAt(orphan.path))) stale.push(orphan);
+  for (const orphan of orphans) if (!(await lstatIfExists(orphan.path))) stale.push(orphan);
 
   if (removable.length > 0) {
-    refuseFromTheFuture(counted);
-    await askAboutMachines(counted, dryRun, reporter);
+    assertNotFromFuture(counted);
+    await confirmSeveralMachines(counted, dryRun, reporter);
   }
 
   const staying = kept.map(({ backup, rules }) => ({ backup, rules }));
@@ -103,7 +103,7 @@ export async function prune(options: PruneOptions): Promise<PruneResult> {
   if (!dryRun) {
     await removeAll([...removable, ...stale], signal);
     for (const path of removedBundles) await removeFile(path);
-    if (removedBundles.length > 0 && bundleFolder !== undefined) await syncFolder(bundleFolder);
+    if (removedBundles.length > 0 && bundleFolder !== undefined) await syncDirectory(bundleFolder);
   }
   const touched = [...counted, ...stale];
   return {
@@ -120,7 +120,7 @@ export async function prune(options: PruneOptions): Promise<PruneResult> {
     left: [
       ...backups
         .filter(({ path }) => !isListed(path, touched))
-        .map((backup) => ({ path: backup.path, problem: whyNotCounted(backup) })),
+        .map((backup) => ({ path: backup.path, problem: reasonNotCounted(backup) })),
       ...others,
     ],
   };
@@ -130,7 +130,7 @@ export async function prune(options: PruneOptions): Promise<PruneResult> {
  * A machine without a clock of its own may have been in another year when it made a backup, or be there now. Which one is
  * the newest is not known then, and it could be the one to be removed.
  */
-function refuseFromTheFuture(backups: readonly ListedBackup[]): void {
+function assertNotFromFuture(backups: readonly ListedBackup[]): void {
   const ahead = backups.find(({ age_seconds: age }) => age < -clockToleranceSeconds);
   if (!ahead) return;
   throw new StoreError(
@@ -144,14 +144,14 @@ function refuseFromTheFuture(backups: readonly ListedBackup[]): void {
  * A hub that has moved goes on with the backups of its old machine. A copy of the store on a test machine, under the
  * same passphrase, has backups of its own: counted together, its many would crowd out the hub's.
  */
-async function askAboutMachines(
+async function confirmSeveralMachines(
   backups: readonly ListedBackup[],
   dryRun: boolean,
   reporter: Reporter,
 ): Promise<void> {
   const machines = [...new Set(backups.map(({ hostname }) => hostname))];
   if (machines.length < 2) return;
-  const said = `These backups were made on ${machines.length} machines, and are counted together: ${printable(machines.join(", "))}.`;
+  const said = `These backups were made on ${machines.length} machines, and are counted together: ${escapeControlCharacters(machines.join(", "))}.`;
   if (dryRun) reporter.notice(said);
   else await reporter.confirm(`${said}\nAre they all of one store?`);
 }
@@ -167,7 +167,7 @@ async function removeAll(
 ): Promise<void> {
   for (const [removed, { path }] of backups.entries()) {
     if (signal?.aborted) {
-      const { kind, message } = interruption(signal);
+      const { kind, message } = abortReason(signal);
       throw new StoreError(kind, `${message}: ${removed} of ${backups.length} were removed`, {
         hint: "the others are whole; prune again goes on with them",
       });
@@ -180,7 +180,7 @@ function isListed(path: string, backups: readonly ListedBackup[]): boolean {
   return backups.some((backup) => backup.path === path);
 }
 
-function whyNotCounted({ mac, present }: ListedBackup): string {
+function reasonNotCounted({ mac, present }: ListedBackup): string {
   if (!present) return "its file is missing, or has another size than its manifest says";
   if (mac === false) return "its manifest was altered";
   return "no passphrase that is kept here opens it";
@@ -198,9 +198,9 @@ async function newestSound(
   for (const backup of backups) {
     try {
       const verifying = verifyBackup(backup.path, { source, storePath });
-      if ((await orInterrupted(verifying, signal)).ok) return backup;
+      if ((await orAbort(verifying, signal)).ok) return backup;
     } catch (error) {
-      throwIfInterrupted(signal);
+      throwIfAborted(signal);
       if (!(error instanceof StoreError) || error.kind === "io") throw error;
     }
   }

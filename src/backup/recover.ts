@@ -7,12 +7,12 @@
 import { dirname } from "node:path";
 import { removeStagedBundles } from "../bundle/bundle.js";
 import { StoreError } from "../errors.js";
-import { claimName, removeFile, syncFolder } from "../fs/atomic.js";
-import { lookAt } from "../fs/lstat.js";
-import { endAbsence, stoppedSchema } from "../operation/downtime.js";
+import { claimName, removeFile, syncDirectory } from "../fs/atomic.js";
+import { lstatIfExists } from "../fs/lstat.js";
+import { endDowntime, stoppedSchema } from "../operation/downtime.js";
 import type { Journal } from "../operation/journal.js";
-import { type Settled, stillDown, tidyUp } from "../operation/recovery.js";
-import { reached } from "../operation/step.js";
+import { cleanUp, type Recovery, serviceDownError } from "../operation/recovery.js";
+import { emitStep } from "../operation/step.js";
 import * as z from "../schema.js";
 import { readManifest } from "./manifest.js";
 
@@ -77,14 +77,14 @@ export type BackupJournal = z.infer<typeof backupJournalSchema>;
  *
  * @throws StoreError `corrupted` if the journal is not what this version writes.
  */
-export async function settleBackup(journal: Journal, storePath: string): Promise<Settled> {
+export async function recoverBackup(journal: Journal, storePath: string): Promise<Recovery> {
   const { stopped, ...files } = journal.dataAs(backupJournalSchema);
-  const said: string[] = [];
+  const messages: string[] = [];
   let down: unknown;
   if (stopped) {
     try {
-      const started = await endAbsence(stopped, storePath);
-      if (started) said.push(`started ${started}, which an interrupted backup had stopped`);
+      const started = await endDowntime(stopped, storePath);
+      if (started) messages.push(`started ${started}, which an interrupted backup had stopped`);
     } catch (error) {
       down = error;
     }
@@ -92,14 +92,18 @@ export async function settleBackup(journal: Journal, storePath: string): Promise
     const data = { ...files, ...(down !== undefined && { stopped }) };
     await journal.write("backup.started" satisfies BackupStep, data).catch(() => undefined);
   }
-  const work = async () => said.push(...(await settleFiles(files)));
-  const untidy = await tidyUp(journal, work, { isDown: down !== undefined });
-  return { said, untidy, ...(down !== undefined && { down: stillDown(journal, down) }) };
+  const work = async () => messages.push(...(await recoverFiles(files)));
+  const cleanupPending = await cleanUp(journal, work, { isDown: down !== undefined });
+  return {
+    messages,
+    cleanupPending,
+    ...(down !== undefined && { serviceDown: serviceDownError(journal, down) }),
+  };
 }
 
-async function settleFiles(files: BackupJournal): Promise<string[]> {
+async function recoverFiles(files: BackupJournal): Promise<string[]> {
   const backups = dirname(files.staged.copy);
-  if (!(await lookAt(backups))) {
+  if (!(await lstatIfExists(backups))) {
     throw new StoreError("io", `the backups' folder ${backups} does not exist`, {
       hint: "is its disk mounted?",
     });
@@ -111,7 +115,7 @@ async function settleFiles(files: BackupJournal): Promise<string[]> {
   }
   const { folder, key_id } = files.bundle;
   // Its disk may have been taken out; then what is left there is removed when a bundle is written there next.
-  if (await lookAt(folder)) await removeStagedBundles(folder, key_id);
+  if (await lstatIfExists(folder)) await removeStagedBundles(folder, key_id);
   const removed = await removeUnfinished(files);
   return removed.map((path) => `removed ${path}, left by an interrupted backup`);
 }
@@ -125,7 +129,7 @@ async function removeEmptyClaims({
   manifest,
 }: NonNullable<BackupJournal["final"]>): Promise<void> {
   for (const path of [copy, manifest]) {
-    if ((await lookAt(path))?.size === 0n) await removeFile(path);
+    if ((await lstatIfExists(path))?.size === 0n) await removeFile(path);
   }
 }
 
@@ -136,7 +140,7 @@ async function isWhole({ staged, final }: BackupJournal): Promise<boolean> {
   const manifest = await fileOf(final.manifest_identity, staged.manifest, final.manifest);
   if (!copy || !manifest) return false;
   const { size } = await readManifest(manifest).catch(() => ({ size: -1 }));
-  return BigInt(size) === (await lookAt(copy))?.size;
+  return BigInt(size) === (await lstatIfExists(copy))?.size;
 }
 
 /**
@@ -148,16 +152,16 @@ async function isWhole({ staged, final }: BackupJournal): Promise<boolean> {
 export async function completeBackup({ staged, final }: BackupJournal): Promise<void> {
   if (!final) return;
   await claimOnce(staged.copy, final.copy, final.copy_identity);
-  reached("backup.claimed" satisfies BackupStep);
+  emitStep("backup.claimed" satisfies BackupStep);
   await claimOnce(staged.manifest, final.manifest, final.manifest_identity);
-  reached("backup.committed" satisfies BackupStep);
+  emitStep("backup.committed" satisfies BackupStep);
 }
 
 /** Claims a name; a kill may have come right after that, and before the staged name was removed. */
 async function claimOnce(staged: string, final: string, identity: string): Promise<void> {
-  if ((await identityOf(final)) === identity) {
+  if ((await inodeOf(final)) === identity) {
     await removeFile(staged);
-    await syncFolder(dirname(final));
+    await syncDirectory(dirname(final));
     return;
   }
   await claimName(staged, final);
@@ -167,7 +171,7 @@ async function claimOnce(staged: string, final: string, identity: string): Promi
 export async function removeUnfinished({ staged, final }: BackupJournal): Promise<string[]> {
   const removed: string[] = [];
   const remove = async (path: string, identity?: string) => {
-    const there = await identityOf(path);
+    const there = await inodeOf(path);
     if (there === undefined || (identity !== undefined && there !== identity)) return;
     await removeFile(path);
     removed.push(path);
@@ -177,13 +181,13 @@ export async function removeUnfinished({ staged, final }: BackupJournal): Promis
     await remove(final.copy, final.copy_identity);
   }
   for (const path of [staged.manifest, staged.copy, ...(staged.work ?? [])]) await remove(path);
-  if (removed.length > 0) await syncFolder(dirname(staged.copy));
+  if (removed.length > 0) await syncDirectory(dirname(staged.copy));
   return removed;
 }
 
 /** The one of the paths that names this file. */
 async function fileOf(identity: string, ...paths: string[]): Promise<string | undefined> {
-  for (const path of paths) if ((await identityOf(path)) === identity) return path;
+  for (const path of paths) if ((await inodeOf(path)) === identity) return path;
   return undefined;
 }
 
@@ -191,7 +195,7 @@ async function fileOf(identity: string, ...paths: string[]): Promise<string | un
  * A file's identity, links not followed; undefined if there is none. It is its inode's number alone: the device's is
  * another one after a reboot, or once a disk was plugged in again.
  */
-export async function identityOf(path: string): Promise<string | undefined> {
-  const there = await lookAt(path);
+export async function inodeOf(path: string): Promise<string | undefined> {
+  const there = await lstatIfExists(path);
   return there && `${there.ino}`;
 }

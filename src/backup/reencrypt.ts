@@ -16,13 +16,13 @@ import { basename, join } from "node:path";
 import { StoreError, systemError } from "../errors.js";
 import { createFile, removeFile, stagedName } from "../fs/atomic.js";
 import { copyFile } from "../fs/copy.js";
-import { sha256Of } from "../fs/hash.js";
-import { lookAt } from "../fs/lstat.js";
+import { sha256File } from "../fs/hash.js";
+import { lstatIfExists } from "../fs/lstat.js";
 import type { PassphraseSource } from "../keys/source.js";
 import { Journal } from "../operation/journal.js";
 import type { OperationLock } from "../operation/lock.js";
-import { reached } from "../operation/step.js";
-import { throwIfInterrupted } from "../process/abort.js";
+import { emitStep } from "../operation/step.js";
+import { throwIfAborted } from "../process/abort.js";
 import type { Reporter } from "../reporter.js";
 import { keyIdOf, openEncrypted, type StoreKey } from "../store/cipher.js";
 import { copyUnder } from "../store/export.js";
@@ -32,9 +32,9 @@ import {
   type Manifest,
   manifestPath,
   readManifest,
-  sealManifest,
+  signManifest,
 } from "./manifest.js";
-import { type BackupJournal, completeBackup, identityOf, removeUnfinished } from "./recover.js";
+import { type BackupJournal, completeBackup, inodeOf, removeUnfinished } from "./recover.js";
 import { removeBackup } from "./remove.js";
 import {
   type BackupPassphrase,
@@ -77,7 +77,7 @@ export async function reencryptBackups(options: ReencryptOptions): Promise<Reenc
   const { folder, key, signal, reporter } = options;
   const result: ReencryptedBackups = { reencrypted: [], left: [] };
   for (const path of await backupsIn(folder, options.lock.storePath)) {
-    throwIfInterrupted(signal);
+    throwIfAborted(signal);
     const manifest = await readManifest(manifestPath(path)).catch(() => undefined);
     if (manifest?.key_id === keyIdOf(key.salt)) continue;
     const reason = await reencryptOne(path, options);
@@ -127,32 +127,33 @@ async function reencryptOne(path: string, options: ReencryptOptions): Promise<st
   if (!ok || !old) return checks.find((check) => !check.ok)?.detail ?? "it does not verify";
   const copy = newName(path, key);
   const manifest = manifestPath(copy);
-  if ((await lookAt(copy)) || (await lookAt(manifest))) return `${copy} exists already`;
+  if ((await lstatIfExists(copy)) || (await lstatIfExists(manifest)))
+    return `${copy} exists already`;
   const [original, renewed] = [stagedName(lock.storePath), stagedName(lock.storePath)];
   const staged = { copy: stagedName(copy), manifest: stagedName(manifest) };
   const bundle = { folder: options.bundleFolder, key_id: keyIdOf(key.salt) };
   let files: BackupJournal = { staged: { ...staged, work: [original, renewed] }, bundle };
   const journal = await Journal.begin(lock.storePath, "backup", "backup.beginning", { ...files });
-  reached("reencrypt.copying");
+  emitStep("reencrypt.copying");
   try {
     await copyExpecting(sha256, path, original);
-    reached("reencrypt.staged");
+    emitStep("reencrypt.staged");
     await exportBackup(original, secret, renewed, options);
     const sealed = await newManifest(old, copy, renewed, key);
-    reached("reencrypt.exported");
+    emitStep("reencrypt.exported");
     await copyExpecting(sealed.sha256, renewed, staged.copy);
     await removeFile(original);
     await removeFile(renewed);
-    reached("reencrypt.copied");
+    emitStep("reencrypt.copied");
     await createFile(staged.manifest, formatManifest(sealed));
     files = {
       staged,
       bundle,
       final: {
         copy,
-        copy_identity: (await identityOf(staged.copy)) ?? "",
+        copy_identity: (await inodeOf(staged.copy)) ?? "",
         manifest,
-        manifest_identity: (await identityOf(staged.manifest)) ?? "",
+        manifest_identity: (await inodeOf(staged.manifest)) ?? "",
       },
     };
     await journal.write("backup.claiming", files);
@@ -163,7 +164,7 @@ async function reencryptOne(path: string, options: ReencryptOptions): Promise<st
     throw error;
   }
   await journal.remove();
-  reached("reencrypt.claimed");
+  emitStep("reencrypt.claimed");
   await removeBackup(path);
   return undefined;
 }
@@ -171,7 +172,7 @@ async function reencryptOne(path: string, options: ReencryptOptions): Promise<st
 /** @throws StoreError `corrupted` if the copy has another checksum than is expected; `io`. */
 async function copyExpecting(sha256: string, from: string, to: string): Promise<void> {
   await copyFile(from, to);
-  if ((await sha256Of(to)) === sha256) return;
+  if ((await sha256File(to)) === sha256) return;
   throw new StoreError("corrupted", `the copy of ${from} is not what was verified`, {
     hint: "another program writes there, or the disk or the memory of this machine is not to be trusted",
   });
@@ -211,12 +212,12 @@ async function newManifest(
   const { format: _format, version: _version, mac: _mac, ...contents } = old;
   const opened = await openEncrypted(renewed, key, { mode: "readonly", immutable: true });
   const found = await inspectSound(opened);
-  return sealManifest(
+  return signManifest(
     {
       ...contents,
       file: basename(copy),
       size: (await stat(renewed)).size,
-      sha256: await sha256Of(renewed),
+      sha256: await sha256File(renewed),
       key_id: keyIdOf(key.salt),
       cipher_compatibility: key.cipherCompatibility,
       clients: found.clients,

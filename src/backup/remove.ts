@@ -1,7 +1,7 @@
 /** Removing a backup: its file and its manifest, which go together. */
 import { dirname } from "node:path";
-import { removeFile, syncFolder } from "../fs/atomic.js";
-import { reached } from "../operation/step.js";
+import { removeFile, syncDirectory } from "../fs/atomic.js";
+import { emitStep } from "../operation/step.js";
 import { manifestPath } from "./manifest.js";
 
 /**
@@ -12,7 +12,7 @@ import { manifestPath } from "./manifest.js";
 export async function removeBackup(path: string): Promise<void> {
   // The manifest last: one without its backup is known for what it is, a backup without one is not.
   await removeFile(path);
-  reached("backup-file.removed");
+  emitStep("backup-file.removed");
   await removeFile(manifestPath(path));
-  await syncFolder(dirname(path));
+  await syncDirectory(dirname(path));
 }

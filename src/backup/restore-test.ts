@@ -7,7 +7,7 @@ import { readFile } from "node:fs/promises";
 import { dirname, join } from "node:path";
 import { stateHome } from "../config/paths.js";
 import { hasCode, StoreError, systemError } from "../errors.js";
-import { makeFolder, replaceFile } from "../fs/atomic.js";
+import { makeDirectory, replaceFile } from "../fs/atomic.js";
 import * as z from "../schema.js";
 
 const rehearsalSchema = z.object({
@@ -19,20 +19,20 @@ const rehearsalSchema = z.object({
   key_id: z.string(),
 });
 
-export type Rehearsal = z.infer<typeof rehearsalSchema>;
+export type RestoreTest = z.infer<typeof rehearsalSchema>;
 
 /**
  * Remembers that a backup of a store was tried just now. Where that cannot be kept, it is not known later; the trial was a
  * success all the same.
  */
-export async function recordRehearsal(
+export async function recordRestoreTest(
   store: string,
-  tried: Omit<Rehearsal, "store" | "at">,
+  tried: Omit<RestoreTest, "store" | "at">,
 ): Promise<void> {
   const path = recordOf(store);
-  const record: Rehearsal = { store, at: new Date().toISOString(), ...tried };
+  const record: RestoreTest = { store, at: new Date().toISOString(), ...tried };
   try {
-    await makeFolder(dirname(path));
+    await makeDirectory(dirname(path));
     await replaceFile(path, `${JSON.stringify(record)}\n`);
   } catch (error) {
     if (!(error instanceof StoreError)) throw error;
@@ -40,7 +40,7 @@ export async function recordRehearsal(
 }
 
 /** The last time a backup of a store was tried; undefined if that is not known. @throws StoreError `io`. */
-export async function lastRehearsal(store: string): Promise<Rehearsal | undefined> {
+export async function findLastRestoreTest(store: string): Promise<RestoreTest | undefined> {
   const path = recordOf(store);
   try {
     const { data } = rehearsalSchema.safeParse(JSON.parse(await readFile(path, "utf8")));

@@ -7,13 +7,13 @@
 import { stat } from "node:fs/promises";
 import { basename } from "node:path";
 import { hasCode, StoreError, systemError } from "../errors.js";
-import { sha256Of } from "../fs/hash.js";
+import { sha256File } from "../fs/hash.js";
 import { type KeptPassphrase, type PassphraseSource, readPassphrases } from "../keys/source.js";
 import { noneOpens } from "../keys/unlock.js";
 import { identify, type OpenedStore, openEncrypted, type StoreKey } from "../store/cipher.js";
 import { ClientStore, integrityErrors } from "../store/client-store.js";
 import { pageErrors } from "../store/page-integrity.js";
-import { type Manifest, macHolds, manifestPath, readManifest } from "./manifest.js";
+import { type Manifest, manifestPath, readManifest, verifyManifestMac } from "./manifest.js";
 
 /** Where a backup's passphrase comes from: what is kept for its store, or one that is known, as from a bundle. */
 export type BackupPassphrase =
@@ -67,10 +67,10 @@ export async function verifyBackup(path: string, secret: BackupPassphrase): Prom
   const manifest = await manifestOf(path, checks);
   const { format, keyId } = await identify(path);
   // While its pages are looked at.
-  const summing = sha256Of(path);
+  const summing = sha256File(path);
   summing.catch(() => undefined);
   const [seen] =
-    format === "sqlcipher" ? await Promise.allSettled([openAndLook(path, secret)]) : [];
+    format === "sqlcipher" ? await Promise.allSettled([openAndInspect(path, secret)]) : [];
   const sha256 = await summing;
   const verified = () => ({ path, ok: checks.every(({ ok }) => ok), checks, sha256, manifest });
   if (manifest) {
@@ -96,7 +96,7 @@ export async function verifyBackup(path: string, secret: BackupPassphrase): Prom
   const { key, badPages, inspection } = seen.value;
   check("opens", true, `with its passphrase, format ${key.cipherCompatibility}`, "");
   if (manifest) {
-    const held = macHolds(manifest, key);
+    const held = verifyManifestMac(manifest, key);
     check("mac", held, "the manifest is as it was made", "the manifest was altered");
   }
   check("pages", badPages.length === 0, "every page is as it was written", quote(badPages));
@@ -177,14 +177,14 @@ interface Seen {
   readonly inspection: Inspection | StoreError;
 }
 
-async function openAndLook(path: string, secret: BackupPassphrase): Promise<Seen> {
-  return lookThrough(await openBackup(path, secret));
+async function openAndInspect(path: string, secret: BackupPassphrase): Promise<Seen> {
+  return inspectPages(await openBackup(path, secret));
 }
 
 /**
  * Checks an opened copy's every page here while SQLite, in a thread of its own, reads it as a database. Closes it.
  */
-async function lookThrough(opened: OpenedStore): Promise<Seen> {
+async function inspectPages(opened: OpenedStore): Promise<Seen> {
   const { connection, key } = opened;
   const [pages, inspection] = await Promise.allSettled([
     pageErrors(connection.path, key),
@@ -204,7 +204,7 @@ async function lookThrough(opened: OpenedStore): Promise<Seen> {
  * @throws StoreError `corrupted` if anything is wrong with it; else as `inspect`.
  */
 export async function inspectSound(opened: OpenedStore): Promise<Inspection> {
-  const { badPages, inspection } = await lookThrough(opened);
+  const { badPages, inspection } = await inspectPages(opened);
   const isReadable = !(inspection instanceof StoreError);
   const [wrong] = [...badPages, ...(isReadable ? inspection.faults : ["it cannot be read"])];
   if (isReadable && wrong === undefined) return inspection;

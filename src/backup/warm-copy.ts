@@ -140,14 +140,14 @@ export class WarmCopy implements AsyncDisposable {
    * Lets go of the store. The copying process is told to end, and not waited for: one that hangs on a disk cannot, and must
    * keep no service from being started.
    */
-  async letGo(): Promise<void> {
+  async release(): Promise<void> {
     this.#isDisposed = true;
     this.#copier.kill("SIGKILL");
     await this.unpin();
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
-    await this.letGo();
+    await this.release();
     const { pid, exitCode, signalCode } = this.#copier;
     if (pid !== undefined && exitCode === null && signalCode === null) {
       await once(this.#copier, "exit");

@@ -19,14 +19,19 @@ import {
 } from "age-encryption";
 import { hasCode, StoreError, systemError } from "../errors.js";
 import { claimName, createFile, removeFile, replaceFile, stagedName } from "../fs/atomic.js";
-import { sha256OfBytes } from "../fs/hash.js";
-import { lookAt } from "../fs/lstat.js";
+import { sha256Hex } from "../fs/hash.js";
+import { lstatIfExists } from "../fs/lstat.js";
 import { readSmallFile } from "../fs/read-small.js";
 import * as z from "../schema.js";
 import { keyIdOf, openEncrypted, type StoreKey } from "../store/cipher.js";
 import { howToOpen } from "./instructions.js";
 import { parseIdentities, parseRecipient } from "./recovery-key.js";
-import { proofPath, readProof, sameProof, sealProof } from "./verification-record.js";
+import {
+  createVerificationRecord,
+  isSameVerification,
+  readVerificationRecord,
+  verificationRecordPath,
+} from "./verification-record.js";
 
 const format = "hivemind-sqlcipher-bundle";
 const version = 1;
@@ -131,7 +136,7 @@ export async function writeBundle(request: BundleRequest): Promise<Bundle> {
     const opener = byPassphrase
       ? { passphrase: request.bundlePassphrase ?? "" }
       : { identity: proving };
-    await prove(staged, locked, opener, request);
+    await verifyOpens(staged, locked, opener, request);
     await supersede(path);
     await claimName(staged, path);
   } catch (error) {
@@ -139,8 +144,8 @@ export async function writeBundle(request: BundleRequest): Promise<Bundle> {
     throw error;
   }
   await replaceFile(
-    proofPath(path),
-    `${JSON.stringify(sealProof(locked, recipients, request.key))}\n`,
+    verificationRecordPath(path),
+    `${JSON.stringify(createVerificationRecord(locked, recipients, request.key))}\n`,
   );
   return { path, keyId, recipients, reused: false };
 }
@@ -166,7 +171,7 @@ export async function removeStagedBundles(folder: string, keyId: string): Promis
 export async function removeBundle(folder: string, keyId: string): Promise<void> {
   const path = join(folder, bundleName(keyId));
   await removeFile(path);
-  await removeFile(proofPath(path));
+  await removeFile(verificationRecordPath(path));
 }
 
 /**
@@ -245,10 +250,13 @@ export async function describeBundle(path: string): Promise<BundleDescription> {
  *
  * @throws StoreError as `describeBundle`.
  */
-export async function isProven(path: string, key: StoreKey): Promise<boolean> {
+export async function isVerified(path: string, key: StoreKey): Promise<boolean> {
   const { file } = await readLocked(path);
-  const proof = await readProof(path);
-  return proof !== undefined && sameProof(proof, sealProof(file, proof.recipients, key));
+  const proof = await readVerificationRecord(path);
+  return (
+    proof !== undefined &&
+    isSameVerification(proof, createVerificationRecord(file, proof.recipients, key))
+  );
 }
 
 /** The same as `describeBundle`, with the bundle itself, without armor. @throws as above. */
@@ -256,8 +264,8 @@ export async function readBundleFile(
   path: string,
 ): Promise<{ bytes: Uint8Array; description: BundleDescription }> {
   const { file, bytes, opensWith } = await readLocked(path);
-  const sha256 = sha256OfBytes(file);
-  const proof = await readProof(path);
+  const sha256 = sha256Hex(file);
+  const proof = await readVerificationRecord(path);
   const description: BundleDescription = {
     path,
     key_id: /^clients\.([0-9a-f]{16})\.bundle\./.exec(basename(path))?.[1] ?? null,
@@ -296,7 +304,7 @@ async function lock(
 }
 
 /** Reads the bundle back and opens the store with what is in it, as somebody would who has nothing else. */
-async function prove(
+async function verifyOpens(
   path: string,
   written: Buffer,
   opener: BundleOpener,
@@ -318,7 +326,7 @@ async function prove(
 
 /** Whether the bundle at `path` is the one that was proven for this very request. */
 async function holds(path: string, request: BundleRequest, recipients: string[]): Promise<boolean> {
-  const proof = await readProof(path);
+  const proof = await readVerificationRecord(path);
   if (!proof) return false;
   let file: Buffer;
   try {
@@ -328,7 +336,8 @@ async function holds(path: string, request: BundleRequest, recipients: string[])
       return false;
     throw error;
   }
-  if (!sameProof(proof, sealProof(file, recipients, request.key))) return false;
+  if (!isSameVerification(proof, createVerificationRecord(file, recipients, request.key)))
+    return false;
   if (request.bundlePassphrase === undefined) return true;
   // Which passphrase locks it is in no record: only trying tells.
   try {
@@ -342,7 +351,7 @@ async function holds(path: string, request: BundleRequest, recipients: string[])
 
 /** Gives what is in the way a name that says when it was superseded. */
 async function supersede(path: string): Promise<void> {
-  if (!(await lookAt(path))) return;
+  if (!(await lstatIfExists(path))) return;
   const now = new Date().toISOString().replaceAll(":", "-").replace(".", "-");
   await claimName(path, path.replace(/\.age$/, `.superseded-${now}.age`));
 }

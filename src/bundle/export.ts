@@ -1,10 +1,10 @@
 /** `bundle export`: the passphrase bundle of a store that opens. */
 
-import { makeFolder } from "../fs/atomic.js";
+import { makeDirectory } from "../fs/atomic.js";
 import type { PassphraseSource } from "../keys/source.js";
 import { unlock } from "../keys/unlock.js";
 import { type Bundle, writeBundle } from "./bundle.js";
-import { refuseBadPlacement } from "./placement.js";
+import { assertPlacement } from "./placement.js";
 
 export interface ExportOptions {
   readonly storePath: string;
@@ -28,12 +28,12 @@ export async function exportPassphrase(
   options: ExportOptions,
 ): Promise<{ bundle: Bundle; notices: string[] }> {
   const { storePath, folder, backupFolder, recipients, bundlePassphrase } = options;
-  const notices = backupFolder === undefined ? [] : await refuseBadPlacement(backupFolder, folder);
+  const notices = backupFolder === undefined ? [] : await assertPlacement(backupFolder, folder);
   const { connection, key, passphrase } = await unlock(storePath, options.source, {
     mode: "readwrite",
   });
   await connection.close();
-  await makeFolder(folder);
+  await makeDirectory(folder);
   const bundle = await writeBundle({
     folder,
     storePath,

@@ -13,7 +13,7 @@ import { hasCode, StoreError, systemError } from "../errors.js";
  * @returns notices for the user: that both are on one file system, if they are.
  * @throws StoreError `refused`; `io` if one cannot be looked at.
  */
-export async function refuseBadPlacement(
+export async function assertPlacement(
   backupFolder: string,
   bundleFolder: string,
 ): Promise<string[]> {

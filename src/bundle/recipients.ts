@@ -1,7 +1,7 @@
 /** Who can open the bundles: the recipients of the settings, or those of a recovery key that is made for it. */
 
 import { loadSettings, saveSettings } from "../config/settings.js";
-import { reached } from "../operation/step.js";
+import { emitStep } from "../operation/step.js";
 import { generateRecoveryKey, parseRecipient } from "./recovery-key.js";
 
 export interface RecipientOptions {
@@ -30,7 +30,7 @@ export async function ensureRecipients(options: RecipientOptions): Promise<strin
   }
   if (recipients.length > known.length) {
     await saveSettings(options.settingsPath, { ...settings, recipients });
-    reached("recipients.kept");
+    emitStep("recipients.kept");
   }
   return recipients;
 }

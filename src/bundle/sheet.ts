@@ -9,7 +9,7 @@ import { basename } from "node:path";
 import { armor } from "age-encryption";
 import { encode } from "uqr";
 import { systemError } from "../errors.js";
-import { sha256OfBytes } from "../fs/hash.js";
+import { sha256Hex } from "../fs/hash.js";
 import type { CipherCompatibility } from "../store/cipher.js";
 import { type BundleContents, type BundleDescription, readBundleFile } from "./bundle.js";
 
@@ -70,7 +70,7 @@ export async function recoverySheet(request: SheetRequest): Promise<string> {
       .map((column) => `<pre>${html(column)}</pre>`)
       .join(
         "",
-      )}</div><p class="sum">SHA-256, with a line end after the last line: <code>${sha256OfBytes(`${text}\n`)}</code></p></section>`,
+      )}</div><p class="sum">SHA-256, with a line end after the last line: <code>${sha256Hex(`${text}\n`)}</code></p></section>`,
   ];
   return `<!doctype html>
 <html lang="en">

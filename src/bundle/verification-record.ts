@@ -5,7 +5,7 @@
  * folder to know that the bundle there is the one that was proven.
  */
 import { createHmac, timingSafeEqual } from "node:crypto";
-import { sha256OfBytes } from "../fs/hash.js";
+import { sha256Hex } from "../fs/hash.js";
 import { readSmallFile } from "../fs/read-small.js";
 import * as z from "../schema.js";
 import { hkdfKey, type StoreKey } from "../store/cipher.js";
@@ -27,17 +27,21 @@ const proofSchema = z.strictObject({
   mac: z.string(),
 });
 
-export type Proof = z.infer<typeof proofSchema>;
+export type VerificationRecord = z.infer<typeof proofSchema>;
 
 /** The record that a bundle was proven, sealed under the store's key. @param file the bundle, as on the disk. */
-export function sealProof(file: Buffer, recipients: string[], key: StoreKey): Proof {
-  const proven = { format, recipients, sha256: sha256OfBytes(file), version } as const;
+export function createVerificationRecord(
+  file: Buffer,
+  recipients: string[],
+  key: StoreKey,
+): VerificationRecord {
+  const proven = { format, recipients, sha256: sha256Hex(file), version } as const;
   const mac = createHmac("sha256", hkdfKey(key, keyInfo)).update(JSON.stringify(proven));
   return { ...proven, mac: mac.digest("hex") };
 }
 
 /** Whether a record says what it should, under the same seal. */
-export function sameProof(found: Proof, wanted: Proof): boolean {
+export function isSameVerification(found: VerificationRecord, wanted: VerificationRecord): boolean {
   const mac = Buffer.from(found.mac, "hex");
   const wantedMac = Buffer.from(wanted.mac, "hex");
   return (
@@ -49,14 +53,16 @@ export function sameProof(found: Proof, wanted: Proof): boolean {
 }
 
 /** Where a bundle's record is. */
-export function proofPath(bundlePath: string): string {
+export function verificationRecordPath(bundlePath: string): string {
   return `${bundlePath}.proof.json`;
 }
 
 /** A record that is missing or makes no sense proves nothing, which is all there is to say about it. */
-export async function readProof(bundlePath: string): Promise<Proof | undefined> {
+export async function readVerificationRecord(
+  bundlePath: string,
+): Promise<VerificationRecord | undefined> {
   try {
-    const { bytes } = await readSmallFile(proofPath(bundlePath), longestProof);
+    const { bytes } = await readSmallFile(verificationRecordPath(bundlePath), longestProof);
     return proofSchema.safeParse(JSON.parse(bytes.toString("utf8"))).data;
   } catch {
     return undefined;

@@ -11,7 +11,7 @@ import {
   withoutKeyCache,
 } from "../keys/source.js";
 import type { Reporter } from "../reporter.js";
-import { storePlace } from "./hub-store.js";
+import { storeLocation } from "./hub-store.js";
 import { Output } from "./ui/output.js";
 import { confirm } from "./ui/prompt.js";
 
@@ -110,7 +110,7 @@ export async function contextOf(command: Command): Promise<Context> {
   const output = outputOf(command);
   const yes = options.yes ?? false;
   return {
-    storePath: await resolveStorePath(await storePlace(settings, command.name())),
+    storePath: await resolveStorePath(await storeLocation(settings, command.name())),
     settings,
     settingsPath: path,
     settingsInFile: inFile,

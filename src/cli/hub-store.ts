@@ -1,5 +1,5 @@
 /** The store that is meant where no option, variable or setting says: the one that the hub's server.json names. */
-import type { StorePlace } from "../config/paths.js";
+import type { StoreLocation } from "../config/paths.js";
 import type { Settings } from "../config/settings.js";
 import { StoreError } from "../errors.js";
 import type { NamedStore } from "../hub/server-json.js";
@@ -14,7 +14,7 @@ const tolerant = new Set(["status", "doctor", "completion", "plugins"]);
  * @throws StoreError `refused` if server.json does not parse: the hub would use another store than it says, without a
  *   word.
  */
-export async function storePlace(settings: Settings, command: string): Promise<StorePlace> {
+export async function storeLocation(settings: Settings, command: string): Promise<StoreLocation> {
   if (isStoreNamed(settings)) return settings.store ?? {};
   try {
     const path = (await hubNames())?.storePath;

@@ -1,7 +1,7 @@
 #!/usr/bin/env node
 import { CommanderError } from "commander";
 import { exitCodes, StoreError, systemError } from "../errors.js";
-import { makePrivate } from "../process/privacy.js";
+import { hardenProcess } from "../process/privacy.js";
 import { buildProgram } from "./program.js";
 import { asStoreError, Output } from "./ui/output.js";
 
@@ -26,7 +26,7 @@ async function main(argv: string[]): Promise<void> {
   });
   // What is under way does not end because nobody reads what it says.
   process.stderr.on("error", () => undefined);
-  makePrivate();
+  hardenProcess();
   const output = outputForFailure(argv);
   try {
     const program = await buildProgram(output, argv.slice(2));

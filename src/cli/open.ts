@@ -1,8 +1,8 @@
 /** Opening the store for a command: what an interrupted operation left is settled first. */
 import { StoreError } from "../errors.js";
 import { unlockStore } from "../keys/unlock.js";
-import { isJournalLeft } from "../operation/journal.js";
-import { besideOperations } from "../recovery/wait.js";
+import { journalExists } from "../operation/journal.js";
+import { waitForOperation } from "../recovery/wait.js";
 import type { ClientStore } from "../store/client-store.js";
 import type { Context } from "./context.js";
 import { isStoreNamed, otherModule } from "./hub-store.js";
@@ -13,10 +13,10 @@ import { isStoreNamed, otherModule } from "./hub-store.js";
  */
 export async function openStore(context: Context): Promise<ClientStore> {
   const { storePath, source } = context;
-  await settleFirst(context);
+  await recoverFirst(context);
   try {
     // Also for reading: SQLite leaves sidecars behind a store in WAL mode that it may only read.
-    return await besideOperations(storePath, () =>
+    return await waitForOperation(storePath, () =>
       unlockStore(storePath, source, { mode: "readwrite" }),
     );
   } catch (error) {
@@ -26,10 +26,10 @@ export async function openStore(context: Context): Promise<ClientStore> {
 }
 
 /** Settles what an interrupted operation left of the store, and says so. What that takes is loaded only then. */
-export async function settleFirst({ storePath, output }: Context): Promise<void> {
-  if (!(await isJournalLeft(storePath))) return;
-  const { settleIfNeeded } = await import("../recovery/recover.js");
-  for (const sentence of await settleIfNeeded(storePath)) output.notice(sentence);
+export async function recoverFirst({ storePath, output }: Context): Promise<void> {
+  if (!(await journalExists(storePath))) return;
+  const { recoverIfNeeded } = await import("../recovery/recover.js");
+  for (const sentence of await recoverIfNeeded(storePath)) output.notice(sentence);
 }
 
 /** Where there is no store, the hub may keep its clients in another kind of database. */

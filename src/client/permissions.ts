@@ -30,13 +30,13 @@ const alwaysAllowed = "recognizer_loop:utterance";
 const nextConnection = "A client that is connected now notices when it connects again.";
 
 /** Whether a released hub reads a store of this schema. */
-function readByReleased(schemaVersion: number): boolean {
+function isEnforcedByHiveMind4(schemaVersion: number): boolean {
   return schemaVersion < 2;
 }
 
 /** For what released hubs read only when a client connects. */
 function connectionNotices(schemaVersion: number): string[] {
-  return readByReleased(schemaVersion) ? [nextConnection] : [];
+  return isEnforcedByHiveMind4(schemaVersion) ? [nextConnection] : [];
 }
 
 const nothing: Edit = { changes: {}, notices: [] };
@@ -49,7 +49,7 @@ export function rename(name: string): Verb {
  * Gives or takes a right that needs no other: to be an administrator, to send a message up to the hub's own masters
  * (escalate), to send one to everybody, up and down (propagate).
  */
-export function setRight(
+export function setPermission(
   right: "is_admin" | "can_escalate" | "can_propagate",
   given: boolean,
 ): Verb {
@@ -66,7 +66,7 @@ export function setBroadcast(can_broadcast: boolean): Verb {
     if (can_broadcast && !client.is_admin) {
       notices.push("It is no administrator, so it still cannot broadcast: see make-admin.");
     }
-    if (!can_broadcast && client.is_admin && readByReleased(schemaVersion)) {
+    if (!can_broadcast && client.is_admin && isEnforcedByHiveMind4(schemaVersion)) {
       notices.push(
         "A released hub (hivemind-core 4) does not look at this: an administrator may broadcast there. See revoke-admin.",
       );
@@ -84,7 +84,7 @@ export function setBroadcast(can_broadcast: boolean): Verb {
  */
 export function effectiveTypes(client: Client, schemaVersion: number): readonly string[] {
   const stored = client.allowed_types;
-  if (!readByReleased(schemaVersion)) return stored;
+  if (!isEnforcedByHiveMind4(schemaVersion)) return stored;
   const read = stored.length > 0 ? stored : defaultAllowedTypes;
   return read.includes(alwaysAllowed) ? read : [...read, alwaysAllowed];
 }
@@ -99,9 +99,9 @@ export function initialTypes(
   named: readonly string[] | undefined,
   schemaVersion: number,
 ): string[] {
-  for (const type of named ?? []) requireName(type, "a message type");
+  for (const type of named ?? []) assertName(type, "a message type");
   if (named) return [...new Set(named)];
-  return readByReleased(schemaVersion) ? [...defaultAllowedTypes] : [];
+  return isEnforcedByHiveMind4(schemaVersion) ? [...defaultAllowedTypes] : [];
 }
 
 /**
@@ -110,11 +110,11 @@ export function initialTypes(
  * @throws StoreError `usage` for what cannot be a type's name.
  */
 export function allowMessage(type: string): Verb {
-  requireName(type, "a message type");
+  assertName(type, "a message type");
   return (client, schemaVersion) => {
     if (effectiveTypes(client, schemaVersion).includes(type)) return nothing;
     const notices = connectionNotices(schemaVersion);
-    const spelledOut = client.allowed_types.length === 0 && readByReleased(schemaVersion);
+    const spelledOut = client.allowed_types.length === 0 && isEnforcedByHiveMind4(schemaVersion);
     if (spelledOut) notices.push(spelledOutNotice);
     const before = spelledOut ? defaultAllowedTypes : client.allowed_types;
     return { changes: { allowed_types: [...before, type] }, notices };
@@ -128,11 +128,11 @@ export function allowMessage(type: string): Verb {
  *   the same.
  */
 export function denyMessage(type: string): Verb {
-  requireName(type, "a message type");
+  assertName(type, "a message type");
   return (client, schemaVersion) => {
     const before = effectiveTypes(client, schemaVersion);
     if (!before.includes(type)) return nothing;
-    const released = readByReleased(schemaVersion);
+    const released = isEnforcedByHiveMind4(schemaVersion);
     if (released && type === alwaysAllowed) {
       throw new StoreError(
         "refused",
@@ -170,7 +170,7 @@ type Blacklist = "skill_blacklist" | "intent_blacklist";
  * @throws StoreError `usage` for what cannot be a name; from the verb `refused` if there is something else than a list.
  */
 export function addToBlacklist(key: Blacklist, name: string): Verb {
-  requireName(name, wordsFor(key));
+  assertName(name, wordsFor(key));
   return (client) => {
     const list = blacklistOf(client, key);
     return list.includes(name) ? nothing : blacklistChange(client, key, [...list, name]);
@@ -179,7 +179,7 @@ export function addToBlacklist(key: Blacklist, name: string): Verb {
 
 /** Lets the client trigger a skill or an intent again. @throws StoreError as `addToBlacklist`. */
 export function removeFromBlacklist(key: Blacklist, name: string): Verb {
-  requireName(name, wordsFor(key));
+  assertName(name, wordsFor(key));
   return (client) => {
     const list = blacklistOf(client, key);
     if (!list.includes(name)) return nothing;
@@ -211,7 +211,7 @@ function wordsFor(key: Blacklist): string {
 }
 
 /** White space in a name is a slip of the hand: no hub would ever match it. */
-function requireName(name: string, what: string): void {
+function assertName(name: string, what: string): void {
   if (name !== "" && !/\s/u.test(name)) return;
   throw new StoreError("usage", `"${name}" cannot be ${what}: it is empty or holds white space`);
 }
@@ -289,7 +289,7 @@ function flatten(client: Client): Record<string, JsonValue> {
 }
 
 /** @throws StoreError `refused` for a revoked client, which no verb brings back. */
-export function requireActive(client: Client): void {
+export function assertActive(client: Client): void {
   if (!isRevoked(client)) return;
   throw new StoreError("refused", `client ${client.client_id} is revoked; nothing was changed`, {
     hint: "A revoked client stays revoked: add-client makes a new one.",

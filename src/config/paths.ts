@@ -9,7 +9,7 @@ import { hasCode, StoreError, systemError } from "../errors.js";
 export type Environment = Readonly<Record<string, string | undefined>>;
 
 /** How a store is named: by its path, or by the two names that HiveMind's SQLite plugin takes. */
-export interface StorePlace {
+export interface StoreLocation {
   path?: string | undefined;
   /** Without `.db`. Default: `clients`. */
   name?: string | undefined;
@@ -66,13 +66,13 @@ export function expandPath(path: string, environment: Environment = process.env)
  * @throws StoreError `usage` for a name that is not one, `refused` for links that go round in a circle.
  */
 export async function resolveStorePath(
-  place: StorePlace = {},
+  place: StoreLocation = {},
   environment: Environment = process.env,
 ): Promise<string> {
   return realPath(storePath(place, environment));
 }
 
-function storePath(place: StorePlace, environment: Environment): string {
+function storePath(place: StoreLocation, environment: Environment): string {
   if (place.path !== undefined) {
     if (place.path === "" || place.path.includes("\0")) {
       throw new StoreError("usage", "the path of the store is empty or holds a NUL character", {

@@ -7,8 +7,8 @@
  */
 import { dirname, isAbsolute } from "node:path";
 import { hasCode, StoreError, systemError } from "../errors.js";
-import { makeFolder, replaceFile } from "../fs/atomic.js";
-import { refuseChangeable } from "../fs/private.js";
+import { makeDirectory, replaceFile } from "../fs/atomic.js";
+import { assertNotWritableByOthers } from "../fs/private.js";
 import { readSmallFile } from "../fs/read-small.js";
 import * as z from "../schema.js";
 import { defaultSettingsPath, type Environment, expandPath } from "./paths.js";
@@ -134,7 +134,7 @@ export async function loadSettings(path: string): Promise<Settings | undefined> 
   let text: string;
   try {
     const { bytes, stats } = await readSmallFile(path, longestSettings);
-    refuseChangeable(path, stats);
+    assertNotWritableByOthers(path, stats);
     text = bytes.toString("utf8");
   } catch (error) {
     if (hasCode(error, "ENOENT", "ENOTDIR")) return undefined;
@@ -156,7 +156,7 @@ export async function loadSettings(path: string): Promise<Settings | undefined> 
 /** Writes the settings file in one step; its folder is made if need be. */
 export async function saveSettings(path: string, settings: Settings): Promise<void> {
   const checked = settingsSchema.parse(settings);
-  await makeFolder(dirname(path));
+  await makeDirectory(dirname(path));
   await replaceFile(path, `${JSON.stringify(checked, null, 2)}\n`);
 }
 

@@ -11,11 +11,11 @@ import { type Client, revoked, revokedApiKey } from "../client/client.js";
 import { formatJson, isJsonObject, type JsonObject, parseJson } from "../client/json.js";
 import { dataHome, realPath } from "../config/paths.js";
 import { hasCode, StoreError, systemError } from "../errors.js";
-import { makeFolder, replaceFile } from "../fs/atomic.js";
+import { makeDirectory, replaceFile } from "../fs/atomic.js";
 import * as z from "../schema.js";
 import { BaseDatabase, matches, noSuchClient, type SearchValue } from "./base-database.js";
 import { decryptText, encryptText, keyOf } from "./ejson.js";
-import { type DatabaseConfig, type DatabasePlugin, filePlace, readConfig } from "./plugin.js";
+import { type DatabaseConfig, type DatabasePlugin, fileLocation, readConfig } from "./plugin.js";
 import {
   changeRecord,
   decodeRecord,
@@ -28,7 +28,7 @@ import {
 
 export const jsonPluginName = "hivemind-json-db-plugin";
 
-const schema = z.strictObject({ ...filePlace, password: z.optional(z.string()) });
+const schema = z.strictObject({ ...fileLocation, password: z.optional(z.string()) });
 
 export interface JsonFiles {
   /** `clients.json`, or `clients.ejson` with a password. */
@@ -233,7 +233,7 @@ class JsonDatabase extends BaseDatabase {
     const { store } = this.#files;
     const contents =
       this.#password === undefined ? records : encryptText(formatJson(records), this.#password);
-    await makeFolder(dirname(store));
+    await makeDirectory(dirname(store));
     await replaceFile(store, formatJson(contents, { indent: 4, ascii: false }));
   }
 }

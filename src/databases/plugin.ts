@@ -55,7 +55,7 @@ export function readConfig<Schema extends z.ZodMiniObject>(
 }
 
 /** The settings by which HiveMind's file-based plugins find their file. */
-export const filePlace = {
+export const fileLocation = {
   name: z.optional(z.string().check(z.minLength(1))),
   subfolder: z.optional(z.string()),
 };

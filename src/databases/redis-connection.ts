@@ -9,7 +9,7 @@ import type { RedisTcpSocketOptions } from "@redis/client/dist/lib/client/socket
 import { StoreError, systemError } from "../errors.js";
 
 /** What HiveMind's Redis plugin takes from `server.json` to reach its server. */
-export interface RedisPlace {
+export interface RedisEndpoint {
   host: string;
   port: number;
   db: number;
@@ -47,7 +47,7 @@ type Single = Awaited<ReturnType<typeof singleClient>>;
 type Cluster = Awaited<ReturnType<typeof clusterClient>>;
 
 /** `redis://user@host:port/db`: what the messages say, and the keyring's account. No password is in it. */
-export function redisUrl(place: RedisPlace): string {
+export function redisUrl(place: RedisEndpoint): string {
   const { host, port } = place.clusterNodes[0] ?? place;
   const scheme = place.tls === undefined ? "redis" : "rediss";
   const name = host.includes(":") ? `[${host}]` : host;
@@ -78,7 +78,7 @@ export class RedisConnection {
    * @throws StoreError `io` if nobody answers, `wrongPassphrase` or `passphraseUnavailable` if the password is not taken
    *   or is missing.
    */
-  static async open(place: RedisPlace): Promise<RedisConnection> {
+  static async open(place: RedisEndpoint): Promise<RedisConnection> {
     const url = redisUrl(place);
     const options = await clientOptions(place);
     if (place.clusterNodes.length === 0) {
@@ -185,14 +185,14 @@ interface Trouble {
   last: unknown;
 }
 
-async function singleClient(place: RedisPlace, options: ClientOptions) {
+async function singleClient(place: RedisEndpoint, options: ClientOptions) {
   const { createClient } = await import("@redis/client");
   const { host, port, db } = place;
   const socket = { ...options.socket, host, port };
   return createClient({ ...options, RESP: 2, database: db, socket });
 }
 
-async function clusterClient(place: RedisPlace, options: ClientOptions) {
+async function clusterClient(place: RedisEndpoint, options: ClientOptions) {
   const { createCluster } = await import("@redis/client");
   const nodes = place.clusterNodes.length > 0 ? place.clusterNodes : [place];
   const rootNodes = nodes.map(({ host, port }) => ({
@@ -206,7 +206,7 @@ async function clusterClient(place: RedisPlace, options: ClientOptions) {
 type ClientOptions = Awaited<ReturnType<typeof clientOptions>>;
 
 /** What holds for every connection, also those to nodes that a cluster names. */
-async function clientOptions(place: RedisPlace) {
+async function clientOptions(place: RedisEndpoint) {
   const { password, username, retryAttempts, retryDelay } = place;
   const socket: RedisTcpSocketOptions = {
     ...(place.tls && (await tlsOptions(place.tls))),

@@ -112,7 +112,7 @@ export function recordCall(layout: RedisLayout, { id, expected, text }: Write): 
  *
  * @param kinds of the keys of one record, the record's own first; empty where any will do.
  */
-function refuseOtherKinds(kinds: readonly string[]): string {
+function assertKinds(kinds: readonly string[]): string {
   return `
   local kinds = { ${kinds.map((kind) => `'${kind}'`).join(", ")} }
   for i = 1, #KEYS do
@@ -137,7 +137,7 @@ const argumentsAnInsert = 4;
  * Records that nobody should have yet, with all that is derived from them. Answers nothing for each when done; what it
  * found instead, and then left alone.
  */
-export const insertIndexed = script(`${refuseOtherKinds(["string", "set", "set", "hash", ""])}
+export const insertIndexed = script(`${assertKinds(["string", "set", "set", "hash", ""])}
   local records = {}
   for i = 3, #KEYS, ${keysAnInsert} do records[#records + 1] = KEYS[i] end
   local found = redis.call('MGET', unpack(records))
@@ -194,7 +194,7 @@ const argumentsAChange = 7;
  * being written; each is then answered as it was found.
  */
 export const changeIndexed =
-  script(`${refuseOtherKinds(["string", "set", "set", "set", "set", "hash", "", ""])}
+  script(`${assertKinds(["string", "set", "set", "set", "set", "hash", "", ""])}
   local records, answers = {}, {}
   for i = 3, #KEYS, ${keysAChange} do records[#records + 1] = KEYS[i] end
   local found = redis.call('MGET', unpack(records))

@@ -1,7 +1,7 @@
 /** The settings of HiveMind's Redis plugin: which server, and where in it a store is. */
 import * as z from "../schema.js";
 import { type DatabaseConfig, readConfig } from "./plugin.js";
-import type { RedisPlace } from "./redis-connection.js";
+import type { RedisEndpoint } from "./redis-connection.js";
 
 export const redisPluginName = "hivemind-redis-db-plugin";
 
@@ -40,14 +40,14 @@ const schema = z.strictObject({
 });
 
 /** A server, and where in it one store is. */
-export interface Namespace extends RedisPlace {
+export interface Namespace extends RedisEndpoint {
   prefix: string;
   /** Whether a hash tag keeps all of it in one slot. */
   tagged: boolean;
 }
 
 /** @throws StoreError `usage` for settings that are not what they should be. */
-export function readPlace(config: DatabaseConfig): Namespace {
+export function readEndpoint(config: DatabaseConfig): Namespace {
   const settings = readConfig(redisPluginName, schema, config);
   const tag = settings.cluster_hash_tag?.trim();
   return {

@@ -34,7 +34,7 @@ import {
   type Write,
   writeRecord,
 } from "./redis-layout.js";
-import { type Namespace, readPlace } from "./redis-settings.js";
+import { type Namespace, readEndpoint } from "./redis-settings.js";
 
 /** Records a round trip: some hundred kilobytes, some milliseconds of the server's time. */
 const batchSize = 200;
@@ -43,11 +43,11 @@ const batchesAhead = 2;
 
 export const redisPlugin: DatabasePlugin = {
   place(config) {
-    const place = readPlace(config);
+    const place = readEndpoint(config);
     return place.prefix === "client" ? redisUrl(place) : `${redisUrl(place)}#${place.prefix}`;
   },
   async open(config) {
-    const place = readPlace(config);
+    const place = readEndpoint(config);
     const connection = await RedisConnection.open(place);
     try {
       const database = new RedisDatabase(connection, place);

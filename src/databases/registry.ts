@@ -46,7 +46,7 @@ async function getPlugin(name: string): Promise<DatabasePlugin> {
 }
 
 /** Where settings lead, without secrets. */
-export async function placeOf(name: string, config: DatabaseConfig): Promise<string> {
+export async function locationOf(name: string, config: DatabaseConfig): Promise<string> {
   const plugin = await getPlugin(name);
   const { password_source: _, ...settings } = config;
   return (await plugin.place?.(settings)) ?? name;

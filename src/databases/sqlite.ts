@@ -4,8 +4,8 @@ import { dirname, resolve } from "node:path";
 import type { Database } from "../client/database.js";
 import { dataHome, expandPath, realPath } from "../config/paths.js";
 import { StoreError } from "../errors.js";
-import { claimName, createFile, makeFolder, stagedName } from "../fs/atomic.js";
-import { refuseStrays } from "../fs/sidecars.js";
+import { claimName, createFile, makeDirectory, stagedName } from "../fs/atomic.js";
+import { assertNoStraySidecars } from "../fs/sidecars.js";
 import { parseSource, withoutKeyCache } from "../keys/source.js";
 import { unlockStore } from "../keys/unlock.js";
 import * as z from "../schema.js";
@@ -14,13 +14,13 @@ import { ClientStore } from "../store/client-store.js";
 import { ClientTable } from "../store/client-table.js";
 import { Connection } from "../store/connection.js";
 import { checkSchema, createSchema } from "../store/schema.js";
-import { type DatabaseConfig, type DatabasePlugin, filePlace, readConfig } from "./plugin.js";
+import { type DatabaseConfig, type DatabasePlugin, fileLocation, readConfig } from "./plugin.js";
 
 export const sqlcipherPluginName = "hivemind-sqlcipher-db-plugin";
 export const sqlitePluginName = "hivemind-sqlite-db-plugin";
 
 const plainSchema = z.strictObject({
-  ...filePlace,
+  ...fileLocation,
   /** The whole path, in place of the two names. */
   db_path: z.optional(z.string().check(z.minLength(1))),
 });
@@ -57,7 +57,7 @@ export const sqlcipherPlugin: DatabasePlugin = {
       });
     }
     if (mode === "create" && (await identify(path)).format === "absent") {
-      await makeFolder(dirname(path));
+      await makeDirectory(dirname(path));
       return ClientStore.create(path, settings.password);
     }
     return ClientStore.open(path, settings.password, { mode: "readwrite", migrate: false });
@@ -102,8 +102,8 @@ function withoutEmpty({ password, ...config }: DatabaseConfig): DatabaseConfig {
  * them when it opens the store.
  */
 async function createPlaintext(path: string): Promise<void> {
-  await makeFolder(dirname(path));
-  await refuseStrays(path);
+  await makeDirectory(dirname(path));
+  await assertNoStraySidecars(path);
   const staged = stagedName(path);
   try {
     await createFile(staged, "");

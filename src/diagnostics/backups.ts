@@ -3,16 +3,16 @@ import { stat } from "node:fs/promises";
 import { hostname } from "node:os";
 import { dirname, join } from "node:path";
 import { type ListedBackup, listBackups } from "../backup/listing.js";
-import { lastRehearsal } from "../backup/restore-test.js";
-import { bundleName, describeBundle, isProven } from "../bundle/bundle.js";
+import { findLastRestoreTest } from "../backup/restore-test.js";
+import { bundleName, describeBundle, isVerified } from "../bundle/bundle.js";
 import { hasCode, StoreError, systemError } from "../errors.js";
 import type { PassphraseSource } from "../keys/source.js";
 import { scheduleOf } from "../service/schedule.js";
 import type { StoreKey } from "../store/cipher.js";
-import { printable } from "../text/escape.js";
+import { escapeControlCharacters } from "../text/escape.js";
 import { shellQuote } from "../text/shell.js";
 import { type Check, finding, good } from "./check.js";
-import type { Places } from "./files.js";
+import type { StoreLocations } from "./files.js";
 
 const dayMs = 86_400_000;
 
@@ -27,7 +27,7 @@ const oldRehearsalMs = 183 * dayMs;
 
 /** A backup counts if its manifest holds: whoever may write to the folder could keep an alarm from being given. */
 export async function checkLastBackup(
-  places: Places & { readonly source: PassphraseSource },
+  places: StoreLocations & { readonly source: PassphraseSource },
 ): Promise<Check[]> {
   const { backupFolder } = places;
   const make = "hivemind-sqlcipher backup --to FOLDER --bundle-to ANOTHER";
@@ -56,7 +56,8 @@ export async function checkLastBackup(
     return [finding("last-backup", "error", detail, "hivemind-sqlcipher backup")];
   }
   const age = Date.now() - Date.parse(newest.created_at);
-  const elsewhere = newest.hostname === hostname() ? "" : ` on ${printable(newest.hostname)}`;
+  const elsewhere =
+    newest.hostname === hostname() ? "" : ` on ${escapeControlCharacters(newest.hostname)}`;
   const detail = `${newest.path}, made ${newest.created_at}${elsewhere}`;
   if (age < -clockToleranceMs) {
     return [
@@ -82,7 +83,7 @@ export async function checkLastBackup(
 /** The newest backup whose manifest holds (or of which nobody can tell), and one that says it is newer, if there is. */
 async function newestIn(
   folder: string,
-  { storePath, source }: Places & { readonly source: PassphraseSource },
+  { storePath, source }: StoreLocations & { readonly source: PassphraseSource },
 ): Promise<{ newest?: ListedBackup | undefined; doubtful?: ListedBackup | undefined }> {
   try {
     const { backups, unchecked } = await listBackups({ folder, storePath, source });
@@ -101,7 +102,7 @@ async function newestIn(
  * @param key the store's; undefined if it does not open, and then the record beside the bundle is taken for what it says.
  */
 export async function checkBundle(
-  places: Places,
+  places: StoreLocations,
   keyId: string | undefined,
   key: StoreKey | undefined,
 ): Promise<Check[]> {
@@ -123,7 +124,7 @@ export async function checkBundle(
   }
   const checks: Check[] = [];
   if (keyId !== undefined) {
-    checks.push(await checkProof(join(bundleFolder, bundleName(keyId)), key));
+    checks.push(await checkVerificationRecord(join(bundleFolder, bundleName(keyId)), key));
   }
   const together = [];
   if (device === (await deviceOf(dirname(storePath)))) together.push("the store");
@@ -141,11 +142,11 @@ export async function checkBundle(
   return checks;
 }
 
-async function checkProof(path: string, key: StoreKey | undefined): Promise<Check> {
+async function checkVerificationRecord(path: string, key: StoreKey | undefined): Promise<Check> {
   const make = `hivemind-sqlcipher bundle export --bundle-to ${shellQuote(dirname(path))}`;
   try {
     const { proof } = await describeBundle(path);
-    if (proof?.matches && (key === undefined || (await isProven(path, key))))
+    if (proof?.matches && (key === undefined || (await isVerified(path, key))))
       return good("bundle", `${path} was proven to open the store`);
     return finding("bundle", "warning", `${path} was not proven to open the store`, make);
   } catch (error) {
@@ -155,11 +156,11 @@ async function checkProof(path: string, key: StoreKey | undefined): Promise<Chec
   }
 }
 
-export async function checkRehearsal(
+export async function checkRestoreTest(
   storePath: string,
   keyId: string | undefined,
 ): Promise<Check[]> {
-  const last = await lastRehearsal(storePath);
+  const last = await findLastRestoreTest(storePath);
   const mend =
     "hivemind-sqlcipher verify BACKUP --bundle BUNDLE --identity RECOVERY-KEY, or restore --to another file";
   const name = "restore-tried";

@@ -7,13 +7,13 @@ import { StoreError } from "../errors.js";
 import type { PassphraseSource } from "../keys/source.js";
 import { unlock, unlockStore } from "../keys/unlock.js";
 import { Journal } from "../operation/journal.js";
-import { besideOperations } from "../recovery/wait.js";
+import { waitForOperation } from "../recovery/wait.js";
 import { type ServiceChoice, selectService } from "../service/select.js";
 import { identify, type StoreKey } from "../store/cipher.js";
 import { ClientStore } from "../store/client-store.js";
-import { checkBundle, checkLastBackup, checkRehearsal, checkSchedule } from "./backups.js";
+import { checkBundle, checkLastBackup, checkRestoreTest, checkSchedule } from "./backups.js";
 import { attempt, type Check, finding, good } from "./check.js";
-import { checkCopies, checkPermissions, type Places } from "./files.js";
+import { checkCopies, checkPermissions, type StoreLocations } from "./files.js";
 import { checkHub, checkServerJson, type StoreFacts } from "./hub.js";
 import { checkIdGaps, fillIdGaps } from "./id-gaps.js";
 import { checkKeyring } from "./keyring.js";
@@ -21,7 +21,7 @@ import { checkCoreDumps, checkSwap } from "./machine.js";
 
 export type { Check, Severity } from "./check.js";
 
-export interface DoctorOptions extends Places {
+export interface DoctorOptions extends StoreLocations {
   readonly source: PassphraseSource;
   readonly service: ServiceChoice;
   readonly hubPython?: string | undefined;
@@ -49,7 +49,7 @@ export async function doctor(options: DoctorOptions): Promise<Diagnosis> {
   let facts: StoreFacts | undefined;
   let storeKey: StoreKey | undefined;
   if (options.fillGaps) {
-    await using store = await besideOperations(storePath, () =>
+    await using store = await waitForOperation(storePath, () =>
       unlockStore(storePath, source, { mode: "readwrite" }),
     );
     filled = await fillIdGaps(store);
@@ -57,7 +57,7 @@ export async function doctor(options: DoctorOptions): Promise<Diagnosis> {
   checks.push(...(await attempt("interrupted", () => checkJournal(storePath))));
   try {
     // By the passphrase itself, whatever key is kept beside it.
-    await using store = await besideOperations(storePath, async () =>
+    await using store = await waitForOperation(storePath, async () =>
       ClientStore.from(await unlock(storePath, source, { mode: "readwrite" })),
     );
     const { schemaVersion, key } = store;
@@ -85,7 +85,7 @@ export async function doctor(options: DoctorOptions): Promise<Diagnosis> {
     ["last-backup", () => checkLastBackup(options)],
     ["schedule", () => checkSchedule(storePath)],
     ["bundle", () => checkBundle(options, keyId, storeKey)],
-    ["restore-tried", () => checkRehearsal(storePath, keyId)],
+    ["restore-tried", () => checkRestoreTest(storePath, keyId)],
   ];
   for (const [name, group] of groups) checks.push(...(await attempt(name, group)));
   return { ok: checks.every(({ ok }) => ok), filled, checks };

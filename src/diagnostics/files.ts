@@ -13,14 +13,14 @@ import { type Check, finding, good } from "./check.js";
 /** File systems that have no modes, by their number (statfs(2)): FAT and exFAT. */
 const withoutModes: readonly number[] = [0x4d44, 0x2011bab0];
 
-export interface Places {
+export interface StoreLocations {
   readonly storePath: string;
   readonly settingsPath: string;
   readonly backupFolder: string | undefined;
   readonly bundleFolder: string | undefined;
 }
 
-export async function checkPermissions(places: Places): Promise<Check[]> {
+export async function checkPermissions(places: StoreLocations): Promise<Check[]> {
   const { storePath, settingsPath, backupFolder, bundleFolder } = places;
   const wrong: string[] = [];
   const mends: string[] = [];
@@ -56,7 +56,7 @@ async function modeOf(path: string): Promise<number | undefined> {
 const plainNames = ["clients.json", "clients.db.bak", "hivemind_clients.csv"];
 
 /** Copies of the store, encrypted or not, in the places where they are usually forgotten. */
-export async function checkCopies({ storePath, backupFolder }: Places): Promise<Check[]> {
+export async function checkCopies({ storePath, backupFolder }: StoreLocations): Promise<Check[]> {
   const folder = dirname(storePath);
   const plain: string[] = [];
   const encrypted: string[] = [];

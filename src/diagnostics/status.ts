@@ -4,7 +4,7 @@ import { StoreError } from "../errors.js";
 import type { PassphraseSource } from "../keys/source.js";
 import { unlockStore } from "../keys/unlock.js";
 import { Journal } from "../operation/journal.js";
-import { besideOperations } from "../recovery/wait.js";
+import { waitForOperation } from "../recovery/wait.js";
 import { type Schedule, scheduleOf } from "../service/schedule.js";
 import { type ServiceChoice, selectService } from "../service/select.js";
 import type { ServiceKind } from "../service/service.js";
@@ -59,7 +59,7 @@ export async function storeStatus(options: StatusOptions): Promise<StoreStatus> 
   const identity = (await attempt(() => identify(storePath))) ?? { format: "unknown" as const };
   const inside =
     identity.format === "sqlcipher"
-      ? await attempt(() => lookInside(storePath, options.source))
+      ? await attempt(() => inspectStore(storePath, options.source))
       : null;
   const service = await attempt(async () => {
     const found = await selectService(options.service);
@@ -93,9 +93,9 @@ export async function storeStatus(options: StatusOptions): Promise<StoreStatus> 
 /** Who asks how things are is told that an operation is at work, rather than kept waiting for it: after 5 s. */
 const longestWaitMs = 5_000;
 
-async function lookInside(storePath: string, source: PassphraseSource) {
+async function inspectStore(storePath: string, source: PassphraseSource) {
   const open = () => unlockStore(storePath, source, { mode: "readwrite" });
-  await using store = await besideOperations(storePath, open, longestWaitMs);
+  await using store = await waitForOperation(storePath, open, longestWaitMs);
   return {
     cipherCompatibility: store.key.cipherCompatibility,
     schemaVersion: store.schemaVersion,

@@ -9,7 +9,7 @@
 import { parse } from "csv-parse/sync";
 import type { Client } from "../client/client.js";
 import { StoreError } from "../errors.js";
-import { type Incoming, incoming, type Refusal } from "./incoming.js";
+import { type ImportRow, type RejectedRow, toImportRow } from "./incoming.js";
 
 const columns = ["client_id", "name", "is_admin", "access_key", "password", "crypto_key"] as const;
 type Column = (typeof columns)[number];
@@ -47,7 +47,7 @@ export function csvLine(values: readonly (string | null)[]): string {
 export async function* readCsv(
   lines: AsyncIterator<string>,
   first: string,
-): AsyncGenerator<Incoming | Refusal> {
+): AsyncGenerator<ImportRow | RejectedRow> {
   const header = withoutLineEnd(first);
   if (hubHeaders.includes(header)) yield* readHubRows(lines, header.split(","));
   else yield* readQuotedRows(lines, first);
@@ -56,7 +56,7 @@ export async function* readCsv(
 async function* readHubRows(
   lines: AsyncIterator<string>,
   header: readonly string[],
-): AsyncGenerator<Incoming | Refusal> {
+): AsyncGenerator<ImportRow | RejectedRow> {
   let number = 1;
   for (let next = await lines.next(); !next.done; next = await lines.next()) {
     number += 1;
@@ -138,7 +138,7 @@ function nothingIfBare(value: string, { quoting }: { quoting: boolean }): Value 
 async function* readQuotedRows(
   lines: AsyncIterator<string>,
   first: string,
-): AsyncGenerator<Incoming | Refusal> {
+): AsyncGenerator<ImportRow | RejectedRow> {
   let header: readonly string[] | undefined;
   for await (const { text, line } of quotedRecords(lines, first)) {
     const where = `line ${line}`;
@@ -196,7 +196,7 @@ function fromValues(
   where: string,
   header: readonly string[],
   values: readonly Value[],
-): Incoming | Refusal {
+): ImportRow | RejectedRow {
   const row = Object.fromEntries(header.map((name, index) => [name, values[index] ?? null]));
   const {
     client_id = null,
@@ -210,7 +210,7 @@ function fromValues(
   if (id === null) return { where, why: "its client_id is not a whole number" };
   const admin = is_admin === null ? undefined : truth(is_admin);
   if (admin === null) return { where, why: "its is_admin is neither true nor false" };
-  return incoming(where, id, {
+  return toImportRow(where, id, {
     api_key: access_key ?? "",
     ...(name !== undefined && { name }),
     ...(admin !== undefined && { is_admin: admin }),

@@ -4,7 +4,7 @@ import { stat } from "node:fs/promises";
 import { revokedApiKey } from "../client/client.js";
 import { widenings } from "../client/permissions.js";
 import { hasCode, StoreError, systemError } from "../errors.js";
-import { holdersOf } from "../process/holders.js";
+import { findHolders } from "../process/holders.js";
 import { exactInteger } from "../store/client-row.js";
 import type { ClientTable } from "../store/client-table.js";
 import { pagesOfRows } from "../store/schema.js";
@@ -126,11 +126,11 @@ export async function applyImport(
   options: Pick<ImportOptions, "store" | "progress" | "signal">,
 ): Promise<void> {
   const { store, progress = () => {}, signal } = options;
-  await refuseIfLong(plan, store.connection.path);
+  await assertShortEnough(plan, store.connection.path);
   const total = plan.added.length + plan.updated.length + plan.revocations.length;
   let done = 0;
   await store.transaction(async () => {
-    await requireUnchanged(plan, store);
+    await assertUnchanged(plan, store);
     while (done < plan.added.length) {
       signal?.throwIfAborted();
       done += await store.addItems(plan.added.slice(done, done + rowsAStep));
@@ -148,10 +148,10 @@ export async function applyImport(
   });
 }
 
-async function refuseIfLong(plan: Plan, storePath: string): Promise<void> {
+async function assertShortEnough(plan: Plan, storePath: string): Promise<void> {
   const changed = plan.updated.length + plan.revocations.length;
   if (plan.added.length <= mostBesideOthers.added && changed <= mostBesideOthers.changed) return;
-  const { holders } = await holdersOf(storePath);
+  const { holders } = await findHolders(storePath);
   const [holder] = holders;
   if (holder === undefined) return;
   throw new StoreError(
@@ -164,7 +164,7 @@ async function refuseIfLong(plan: Plan, storePath: string): Promise<void> {
 }
 
 /** What the plan rests on: ids and access keys that are free still are, and who was to be changed has the same key. */
-async function requireUnchanged(plan: Plan, store: ClientTable): Promise<void> {
+async function assertUnchanged(plan: Plan, store: ClientTable): Promise<void> {
   const changed = [...plan.updated.map(({ id }: Update) => id), ...plan.revocations];
   const [row] = await store.connection.all<{ clashes: number; present: number }>(
     `SELECT

@@ -1,7 +1,7 @@
 /** What a row or a record of a file says about one client. */
 import { type Client, clientSchema, newClient } from "../client/client.js";
 
-export interface Incoming {
+export interface ImportRow {
   /** Where in the file: `line 7`. */
   readonly where: string;
   /** Undefined where the client is to get the next one. */
@@ -13,7 +13,7 @@ export interface Incoming {
 }
 
 /** A row that could not be read, and why, in words that hold none of its values. */
-export interface Refusal {
+export interface RejectedRow {
   readonly where: string;
   readonly why: string;
 }
@@ -26,16 +26,16 @@ const permissionFields = [
 ] as const;
 
 /** Whether the file says all of what the client may do; if it were new, the rest would be a new client's. */
-export function saysPermissions(incoming: Incoming): boolean {
+export function hasPermissions(incoming: ImportRow): boolean {
   return permissionFields.every((field) => incoming.given.includes(field));
 }
 
 /** Takes a row if it is a client that the store can hold. */
-export function incoming(
+export function toImportRow(
   where: string,
   id: number | undefined,
   fields: Partial<Client> & Pick<Client, "api_key">,
-): Incoming | Refusal {
+): ImportRow | RejectedRow {
   const client = newClient({ ...fields, client_id: id ?? 0 });
   const given = Object.keys(fields) as (keyof Client)[];
   const checked = clientSchema.safeParse(client);
@@ -51,6 +51,6 @@ export function incoming(
   return { where, id, client, given };
 }
 
-export function isRefusal(row: Incoming | Refusal): row is Refusal {
+export function isRejectedRow(row: ImportRow | RejectedRow): row is RejectedRow {
   return "why" in row;
 }

@@ -5,7 +5,7 @@
 import { blacklistKeys, type Client, clientSchema, deserializeClient } from "../client/client.js";
 import { isJsonObject, type JsonObject, type JsonValue, parseJson } from "../client/json.js";
 import { StoreError } from "../errors.js";
-import { type Incoming, incoming, type Refusal } from "./incoming.js";
+import { type ImportRow, type RejectedRow, toImportRow } from "./incoming.js";
 
 /** A document is parsed whole; more than this many characters are better written one record a line. */
 const longestDocument = 256_000_000;
@@ -14,7 +14,7 @@ const longestDocument = 256_000_000;
 export async function* readJson(
   lines: AsyncIterator<string>,
   first: string,
-): AsyncGenerator<Incoming | Refusal> {
+): AsyncGenerator<ImportRow | RejectedRow> {
   const record = parsedLine(first);
   if (isRecord(record)) yield* readLines(lines, record);
   else yield* readDocument(lines, first);
@@ -23,7 +23,7 @@ export async function* readJson(
 async function* readLines(
   lines: AsyncIterator<string>,
   first: JsonObject,
-): AsyncGenerator<Incoming | Refusal> {
+): AsyncGenerator<ImportRow | RejectedRow> {
   yield fromRecord("line 1", first);
   let number = 1;
   for (let next = await lines.next(); !next.done; next = await lines.next()) {
@@ -38,7 +38,7 @@ async function* readLines(
 async function* readDocument(
   lines: AsyncIterator<string>,
   first: string,
-): AsyncGenerator<Incoming | Refusal> {
+): AsyncGenerator<ImportRow | RejectedRow> {
   const parts = [first];
   let length = first.length;
   for (let next = await lines.next(); !next.done; next = await lines.next()) {
@@ -92,7 +92,7 @@ function isRecord(value: JsonValue | undefined): value is JsonObject {
   );
 }
 
-function fromRecord(where: string, record: JsonValue): Incoming | Refusal {
+function fromRecord(where: string, record: JsonValue): ImportRow | RejectedRow {
   if (!isJsonObject(record)) return { where, why: "it is not a record" };
   if (!Object.hasOwn(record, "api_key")) {
     return { where, why: "it has no api_key: export-clients writes it with --show-secrets" };
@@ -106,7 +106,7 @@ function fromRecord(where: string, record: JsonValue): Incoming | Refusal {
   }
   const { client_id, ...rest } = client;
   const id = (record.client_id ?? null) === null ? undefined : client_id;
-  const row = incoming(where, id, rest);
+  const row = toImportRow(where, id, rest);
   return "why" in row ? row : { ...row, given: givenFields(record) };
 }
 

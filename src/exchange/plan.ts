@@ -7,7 +7,7 @@
  */
 import { type Client, isRevoked, revoked, revokedApiKey } from "../client/client.js";
 import { initialTypes } from "../client/permissions.js";
-import { type Incoming, isRefusal, type Refusal, saysPermissions } from "./incoming.js";
+import { hasPermissions, type ImportRow, isRejectedRow, type RejectedRow } from "./incoming.js";
 
 /** A gap of more ids than this is a slip in the file, not a store to be filled up. */
 const longestFill = 100_000;
@@ -39,7 +39,7 @@ export interface Plan {
    * How many of `added` have an empty list of message types, where a released hub would read it as the default one.
    */
   readonly emptyLists: number;
-  readonly refused: readonly Refusal[];
+  readonly refused: readonly RejectedRow[];
   readonly refusedRows: number;
 }
 
@@ -50,7 +50,7 @@ export interface PlanOptions {
 }
 
 export async function planImport(
-  rows: AsyncIterable<Incoming | Refusal>,
+  rows: AsyncIterable<ImportRow | RejectedRow>,
   known: Known,
   options: PlanOptions,
 ): Promise<Plan> {
@@ -71,7 +71,7 @@ class Planner {
   readonly #unnumbered: Client[] = [];
   readonly #updated: Update[] = [];
   readonly #revocations: number[] = [];
-  readonly #refused: Refusal[] = [];
+  readonly #refused: RejectedRow[] = [];
   #unchanged = 0;
   #defaulted = 0;
   #emptyLists = 0;
@@ -86,13 +86,13 @@ class Planner {
     for (const [id, key] of known) if (key !== revokedApiKey) this.#owners.set(key, id);
   }
 
-  take(row: Incoming | Refusal): void {
-    const why = isRefusal(row) ? row.why : this.#take(row);
+  take(row: ImportRow | RejectedRow): void {
+    const why = isRejectedRow(row) ? row.why : this.#take(row);
     if (why !== undefined) this.#refuse(row.where, why);
   }
 
   /** Why the row is refused, if it is. */
-  #take(row: Incoming): string | undefined {
+  #take(row: ImportRow): string | undefined {
     const { id, client } = row;
     if (id !== undefined) {
       if (this.#seenIds.has(id)) return `client ${id} is in the file twice`;
@@ -107,7 +107,7 @@ class Planner {
     if (key === revokedApiKey) return `client ${id} was revoked here, and stays so`;
     if (key !== undefined)
       return `client ${id} is another one here; without its id it gets the next one`;
-    if (!saysPermissions(row)) this.#defaulted += 1;
+    if (!hasPermissions(row)) this.#defaulted += 1;
     if (this.#released && client.allowed_types.length === 0) this.#emptyLists += 1;
     const added = row.given.includes("allowed_types")
       ? client
@@ -127,7 +127,7 @@ class Planner {
     return undefined;
   }
 
-  #takeExisting(row: Incoming, owner: number): string | undefined {
+  #takeExisting(row: ImportRow, owner: number): string | undefined {
     if (row.id !== undefined && row.id !== owner) return `its access key is client ${owner}'s here`;
     if (!this.#update)
       return `client ${owner} has its access key already; --update changes that one`;

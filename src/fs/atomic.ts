@@ -11,39 +11,39 @@ import { type FileHandle, link, mkdir, open, readdir, rename, rm, stat } from "n
 import { basename, dirname, join } from "node:path";
 import { hasCode, StoreError, systemError } from "../errors.js";
 import { hasAccessList } from "./access-list.js";
-import { lookAt } from "./lstat.js";
+import { lstatIfExists } from "./lstat.js";
 
 const newFile = constants.O_WRONLY | constants.O_CREAT | constants.O_EXCL | constants.O_NOFOLLOW;
 
 /** Makes a folder and its parents, 0700 each and synced; an existing folder is left as it is. */
-export async function makeFolder(path: string): Promise<void> {
+export async function makeDirectory(path: string): Promise<void> {
   try {
     await mkdir(path, 0o700);
   } catch (error) {
-    if (hasCode(error, "EEXIST") && (await isFolder(path))) return;
-    if (!hasCode(error, "ENOENT") || (await isFolder(dirname(path)))) {
+    if (hasCode(error, "EEXIST") && (await isDirectory(path))) return;
+    if (!hasCode(error, "ENOENT") || (await isDirectory(dirname(path)))) {
       throw systemError(error, `cannot make the folder ${path}`);
     }
     // Not Node's own `recursive`, which tries for ever where the folder above is there and still nothing can be made.
-    await makeFolder(dirname(path));
-    return await makeFolder(path);
+    await makeDirectory(dirname(path));
+    return await makeDirectory(path);
   }
-  await syncFolder(dirname(path));
+  await syncDirectory(dirname(path));
 }
 
 /** What is said where a file that was just made has been exchanged, or given a second name. */
-export function notOurs(path: string): StoreError {
+export function notOwnedError(path: string): StoreError {
   return new StoreError("refused", `${path} is not the file that was made here`, {
     hint: `somebody else works in ${dirname(path)}: ls -ld says who may; keep it to its owner, and run this again`,
   });
 }
 
-async function isFolder(path: string): Promise<boolean> {
+async function isDirectory(path: string): Promise<boolean> {
   return (await stat(path).catch(() => undefined))?.isDirectory() ?? false;
 }
 
 /** Makes the names in a folder (files created, renamed, removed) survive a power cut. */
-export async function syncFolder(path: string): Promise<void> {
+export async function syncDirectory(path: string): Promise<void> {
   let folder: FileHandle;
   try {
     folder = await open(path, constants.O_RDONLY | constants.O_DIRECTORY);
@@ -74,7 +74,7 @@ export async function createFile(
   try {
     file = await open(path, newFile, mode);
   } catch (error) {
-    if (hasCode(error, "EEXIST")) throw taken(path);
+    if (hasCode(error, "EEXIST")) throw alreadyExistsError(path);
     throw systemError(error, `cannot create ${path}`);
   }
   try {
@@ -87,7 +87,7 @@ export async function createFile(
   } finally {
     await file.close();
   }
-  await syncFolder(dirname(path));
+  await syncDirectory(dirname(path));
 }
 
 /**
@@ -101,7 +101,7 @@ export async function claimName(staged: string, final: string): Promise<void> {
     await link(staged, final);
     await rm(staged);
   } catch (error) {
-    if (hasCode(error, "EEXIST")) throw taken(final);
+    if (hasCode(error, "EEXIST")) throw alreadyExistsError(final);
     if (!hasCode(error, "EPERM", "ENOTSUP", "ENOSYS", "EMLINK")) {
       throw systemError(error, `cannot name ${final}`);
     }
@@ -109,7 +109,7 @@ export async function claimName(staged: string, final: string): Promise<void> {
     await createFile(final, "");
     await rename(staged, final);
   }
-  await syncFolder(dirname(final));
+  await syncDirectory(dirname(final));
 }
 
 /** Removes what could not be finished. That it could not be is what is wrong, and is reported, not this. */
@@ -117,7 +117,7 @@ async function discard(path: string): Promise<void> {
   await rm(path, { force: true }).catch(() => undefined);
 }
 
-function taken(path: string): StoreError {
+function alreadyExistsError(path: string): StoreError {
   return new StoreError("refused", `${path} exists already`, {
     hint: "name another file, or move that one away",
   });
@@ -182,7 +182,7 @@ export async function replaceFile(path: string, contents: string | Uint8Array): 
     await discard(staged);
     throw systemError(error, `cannot replace ${path}`);
   }
-  await syncFolder(dirname(path));
+  await syncDirectory(dirname(path));
 }
 
 /**
@@ -191,20 +191,20 @@ export async function replaceFile(path: string, contents: string | Uint8Array): 
  *
  * @throws StoreError as `replaceFile`.
  */
-export async function tryReplacing(path: string): Promise<void> {
+export async function assertReplaceable(path: string): Promise<void> {
   const staged = await stageReplacement(path, "");
   try {
     await rm(staged);
   } catch (error) {
     throw systemError(error, `cannot replace ${path}`);
   }
-  await syncFolder(dirname(path));
+  await syncDirectory(dirname(path));
 }
 
 /** Writes what is to take a file's place, under another name beside it, with that file's owner and mode. */
 async function stageReplacement(path: string, contents: string | Uint8Array): Promise<string> {
   const staged = stagedName(path);
-  const before = await lookAt(path);
+  const before = await lstatIfExists(path);
   if (before && !before.isFile()) throw new StoreError("refused", `${path} is not a regular file`);
   if (before && (await hasAccessList(path, before))) {
     throw new StoreError(
@@ -215,7 +215,7 @@ async function stageReplacement(path: string, contents: string | Uint8Array): Pr
   }
   await createFile(staged, contents, before ? Number(before.mode) & 0o777 : 0o600);
   try {
-    if (before) await giveOwner(staged, Number(before.uid), Number(before.gid));
+    if (before) await copyOwner(staged, Number(before.uid), Number(before.gid));
   } catch (error) {
     await discard(staged);
     throw systemError(error, `cannot replace ${path}`);
@@ -223,13 +223,13 @@ async function stageReplacement(path: string, contents: string | Uint8Array): Pr
   return staged;
 }
 
-async function giveOwner(path: string, uid: number, gid: number): Promise<void> {
+async function copyOwner(path: string, uid: number, gid: number): Promise<void> {
   if (process.geteuid?.() === uid && process.getegid?.() === gid) return;
   const file = await open(path, constants.O_RDONLY | constants.O_NOFOLLOW);
   try {
     // A second name for it would be somebody's who wants a file of ours for their own.
     if ((await file.stat()).nlink !== 1) {
-      throw notOurs(path);
+      throw notOwnedError(path);
     }
     await file.chown(uid, gid);
   } finally {

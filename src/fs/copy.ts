@@ -4,7 +4,7 @@ import { open } from "node:fs/promises";
 import { dirname } from "node:path";
 import { pipeline } from "node:stream/promises";
 import { systemError } from "../errors.js";
-import { createFile, syncFolder } from "./atomic.js";
+import { createFile, syncDirectory } from "./atomic.js";
 
 /** How much is copied at a time: 1 MiB. */
 const copyChunkBytes = 1 << 20;
@@ -36,5 +36,5 @@ export async function syncFile(path: string): Promise<void> {
   } catch (error) {
     throw systemError(error, `cannot sync ${path}`);
   }
-  await syncFolder(dirname(path));
+  await syncDirectory(dirname(path));
 }

@@ -9,7 +9,7 @@ import { StoreError, systemError } from "../errors.js";
  * @param hint what to do if it has not.
  * @throws StoreError `io` if there is no room, or if the folder's file system does not answer.
  */
-export async function requireRoom(
+export async function assertFreeSpace(
   folder: string,
   bytes: number,
   what: string,

@@ -9,7 +9,7 @@ import { systemError } from "../errors.js";
  *
  * @throws StoreError `io` if it cannot be read.
  */
-export async function sha256Of(path: string): Promise<string> {
+export async function sha256File(path: string): Promise<string> {
   const hash = createHash("sha256");
   try {
     await pipeline(createReadStream(path, { highWaterMark: 1 << 20 }), hash);
@@ -20,6 +20,6 @@ export async function sha256Of(path: string): Promise<string> {
 }
 
 /** The sha256 of what is in memory, in hex. Of a text it is that of its UTF-8. */
-export function sha256OfBytes(bytes: Uint8Array | string): string {
+export function sha256Hex(bytes: Uint8Array | string): string {
   return createHash("sha256").update(bytes).digest("hex");
 }

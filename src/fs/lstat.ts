@@ -8,7 +8,7 @@ import { hasCode, systemError } from "../errors.js";
  *
  * @throws StoreError `io` if that cannot be told.
  */
-export async function lookAt(path: string): Promise<BigIntStats | undefined> {
+export async function lstatIfExists(path: string): Promise<BigIntStats | undefined> {
   try {
     return await lstat(path, { bigint: true });
   } catch (error) {

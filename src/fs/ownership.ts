@@ -4,15 +4,15 @@ import { open } from "node:fs/promises";
 import { dirname } from "node:path";
 import { hasCode, StoreError, systemError } from "../errors.js";
 import { hasAccessList } from "./access-list.js";
-import { notOurs } from "./atomic.js";
-import { lookAt } from "./lstat.js";
+import { notOwnedError } from "./atomic.js";
+import { lstatIfExists } from "./lstat.js";
 
 /**
  * What a new file would not have.
  *
  * @throws StoreError `refused` for an access control list, and for a second name, which would go on naming the old file.
  */
-export async function refuseUncarried(path: string, before: BigIntStats): Promise<void> {
+export async function assertMetadataCopyable(path: string, before: BigIntStats): Promise<void> {
   if (await hasAccessList(path, before)) {
     throw new StoreError(
       "refused",
@@ -39,16 +39,16 @@ export async function refuseUncarried(path: string, before: BigIntStats): Promis
  *
  * @throws StoreError `refused` if this user may not, or if the folder would widen it; `io`.
  */
-export async function carryOwner(storePath: string, staged: string): Promise<void> {
-  const before = await lookAt(storePath);
+export async function copyMetadata(storePath: string, staged: string): Promise<void> {
+  const before = await lstatIfExists(storePath);
   const isRoot = process.geteuid?.() === 0;
-  const owner = before ?? (isRoot ? await lookAt(dirname(storePath)) : undefined);
+  const owner = before ?? (isRoot ? await lstatIfExists(dirname(storePath)) : undefined);
   if (!owner) return;
   try {
     // Through a descriptor: whoever owns the folder could put a link in the file's place meanwhile.
     await using file = await open(staged, constants.O_RDONLY | constants.O_NOFOLLOW);
     const { uid, gid, nlink } = await file.stat({ bigint: true });
-    if (nlink !== 1n) throw notOurs(staged);
+    if (nlink !== 1n) throw notOwnedError(staged);
     if (owner.uid !== uid || (before && owner.gid !== gid)) {
       await file.chown(Number(owner.uid), Number(owner.gid));
     }

@@ -29,11 +29,11 @@ export async function readSecretFile(
 ): Promise<string> {
   try {
     const link = await lstat(path);
-    if (link.isSymbolicLink()) refuseForeign(path, link);
+    if (link.isSymbolicLink()) assertOwned(path, link);
     await using file = await open(path, constants.O_RDONLY | constants.O_NOCTTY);
     const stats = await file.stat();
     if (!stats.isFile() && !stats.isFIFO()) throw new StoreError("refused", `${path} is no file`);
-    if (!options.guarded) refuseShared(path, stats);
+    if (!options.guarded) assertNotShared(path, stats);
     const secret = Buffer.alloc(longestSecret + 1);
     let length = 0;
     while (length < secret.length) {
@@ -69,8 +69,8 @@ export function secretText(bytes: Uint8Array, what: string): string {
  *
  * @throws StoreError `refused` if others can change it.
  */
-export function refuseChangeable(path: string, stats: Stats): void {
-  refuseForeign(path, stats);
+export function assertNotWritableByOthers(path: string, stats: Stats): void {
+  assertOwned(path, stats);
   if ((stats.mode & 0o022) !== 0) {
     throw new StoreError("refused", `${path} can be changed by others than its owner`, {
       hint: `see that it says what you mean, then: chmod go-w '${path}'`,
@@ -78,8 +78,8 @@ export function refuseChangeable(path: string, stats: Stats): void {
   }
 }
 
-function refuseShared(path: string, stats: Stats): void {
-  refuseForeign(path, stats);
+function assertNotShared(path: string, stats: Stats): void {
+  assertOwned(path, stats);
   if (stats.isFile() && (stats.mode & 0o077) !== 0) {
     throw new StoreError(
       "refused",
@@ -91,7 +91,7 @@ function refuseShared(path: string, stats: Stats): void {
   }
 }
 
-function refuseForeign(path: string, stats: Stats): void {
+function assertOwned(path: string, stats: Stats): void {
   if (stats.uid !== 0 && stats.uid !== process.geteuid?.()) {
     throw new StoreError("refused", `${path} belongs to another user, who could change it`, {
       hint: "run this as that user, or copy it to a file of your own, with mode 600",

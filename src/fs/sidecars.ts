@@ -1,6 +1,6 @@
 /** The files that SQLite keeps beside a database. */
 import { StoreError } from "../errors.js";
-import { lookAt } from "./lstat.js";
+import { lstatIfExists } from "./lstat.js";
 
 /** What they have behind the database's name, each with its own way to lose or damage data when the file is replaced. */
 export const sidecars = ["-journal", "-wal", "-shm"] as const;
@@ -11,10 +11,10 @@ export const sidecars = ["-journal", "-wal", "-shm"] as const;
  *
  * @throws StoreError `refused` if anything lies there, `io` if it cannot be looked at.
  */
-export async function refuseStrays(path: string): Promise<void> {
+export async function assertNoStraySidecars(path: string): Promise<void> {
   for (const suffix of sidecars) {
     const stray = path + suffix;
-    if (!(await lookAt(stray))) continue;
+    if (!(await lstatIfExists(stray))) continue;
     throw new StoreError(
       "refused",
       `${stray} belongs to a store that is not there any more, and would damage a new one`,

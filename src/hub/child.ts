@@ -17,7 +17,7 @@ const passedOn = ["SIGHUP", "SIGINT", "SIGQUIT", "SIGTERM", "SIGUSR1", "SIGUSR2"
  *
  * `$1` is our process id, the options of `setpriv` are in `$confine`, the hub's command follows.
  */
-export const becomeTheHub = `
+export const superviseHub = `
 ulimit -c 0
 exec setpriv --pdeathsig KILL $confine -- /bin/sh -c '[ "$PPID" = "$0" ] && exec "$@"' "$@"
 `;

@@ -11,7 +11,7 @@ const memoryTypes = [0x01021994, 0x858458f6];
  *
  * @throws StoreError `refused` if it is not, `io` if it cannot be looked at.
  */
-export async function requirePrivateMemory(folder: string): Promise<void> {
+export async function assertPrivateMemory(folder: string): Promise<void> {
   try {
     const { mode, uid } = await stat(folder);
     if (uid !== process.geteuid?.() || (mode & 0o077) !== 0) {

@@ -10,7 +10,7 @@ import { stat } from "node:fs/promises";
 import { Readable, Writable } from "node:stream";
 import type { Environment } from "../config/paths.js";
 import { StoreError } from "../errors.js";
-import { becomeTheHub, exitCodeOf, readAll } from "./child.js";
+import { exitCodeOf, readAll, superviseHub } from "./child.js";
 
 /**
  * Runs within the namespace, with the right to mount. The file comes through descriptor 3; what goes wrong is said
@@ -31,7 +31,7 @@ mount -o remount,bind,ro,nosuid,nodev,noexec "$file"
 umount "$stage"
 echo ready >&4
 exec 2>&5 3<&- 4>&- 5>&-
-${becomeTheHub}`;
+${superviseHub}`;
 
 /** As an ordinary user: a user namespace with that user alone in it, whose rights end before the hub begins. */
 const asUser = {

@@ -1,6 +1,6 @@
 /** How the hub gets the store's passphrase, which must be known before the passphrase changes. */
 import { StoreError } from "../errors.js";
-import type { KnownService } from "../operation/downtime.js";
+import type { ResolvedService } from "../operation/downtime.js";
 import type { Reporter } from "../reporter.js";
 import { managerError, systemctl } from "../service/systemctl.js";
 import { namedStore, readServerJson, serverJsonPath } from "./server-json.js";
@@ -8,7 +8,7 @@ import { namedStore, readServerJson, serverJsonPath } from "./server-json.js";
 /** `auto` finds out; `none` is the operator's word that no hub needs to be told. */
 export type HubChoice = "auto" | "none";
 
-export type Handover =
+export type PasswordDelivery =
   /** The unit starts the hub by `run`, which asks for the passphrase itself. */
   | { readonly how: "run" }
   /** The hub reads it from `server.json`, where it stands in plain text. */
@@ -21,7 +21,10 @@ export type Handover =
  * @returns `none` if it gets none: there is no hub that is known here, or one that opens the store without.
  * @throws StoreError `refused` if `server.json` cannot be parsed, `service` if the manager does not answer.
  */
-export async function findHandover(known: KnownService, hub: HubChoice): Promise<Handover> {
+export async function findPasswordDelivery(
+  known: ResolvedService,
+  hub: HubChoice,
+): Promise<PasswordDelivery> {
   if (hub === "none") return { how: "none" };
   if (startsByRun((await unitCommand(known)).join(" "))) return { how: "run" };
   const path = serverJsonPath();
@@ -39,9 +42,12 @@ export async function findHandover(known: KnownService, hub: HubChoice): Promise
  *
  * @throws StoreError `refused` if the hub would not get it.
  */
-export async function requireHandover(known: KnownService, hub: HubChoice): Promise<Handover> {
-  const handover = await findHandover(known, hub);
-  if (handover.how !== "none" || hub === "none") return handover;
+export async function resolvePasswordDelivery(
+  known: ResolvedService,
+  hub: HubChoice,
+): Promise<PasswordDelivery> {
+  const delivery = await findPasswordDelivery(known, hub);
+  if (delivery.how !== "none" || hub === "none") return delivery;
   const name = known.service.name ?? "the hub";
   throw new StoreError("refused", `it is not known how ${name} would get the new passphrase`, {
     hint:
@@ -52,12 +58,12 @@ export async function requireHandover(known: KnownService, hub: HubChoice): Prom
 
 /** What a swap does to the password in `server.json`, if the hub reads it there: it is replaced, and that is said. */
 export function passwordToReplace(
-  handover: Handover,
+  delivery: PasswordDelivery,
   reporter: Pick<Reporter, "notice">,
 ): { path: string; remove: false } | undefined {
-  if (handover.how !== "server.json") return undefined;
-  reporter.notice(`the password in ${handover.path}, in plain text, is replaced as well`);
-  return { path: handover.path, remove: false };
+  if (delivery.how !== "server.json") return undefined;
+  reporter.notice(`the password in ${delivery.path}, in plain text, is replaced as well`);
+  return { path: delivery.path, remove: false };
 }
 
 /** Whether a unit's command line is this program's `run`, by whatever path it is started. */
@@ -72,7 +78,7 @@ function startsByRun(commandLine: string): boolean {
  *
  * @throws StoreError `service` if the manager does not answer.
  */
-export async function unitCommand({ service, choice }: KnownService): Promise<string[]> {
+export async function unitCommand({ service, choice }: ResolvedService): Promise<string[]> {
   if (service.kind !== "systemd" && service.kind !== "systemd-user") return [];
   const unit = service.name ?? choice.unit;
   const args = ["show", "--property=ExecStartPre,ExecStart", "--value", "--", unit];

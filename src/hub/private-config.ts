@@ -10,9 +10,9 @@ import { readdir, readFile, rm, stat, symlink } from "node:fs/promises";
 import { isAbsolute, join } from "node:path";
 import { configHome, type Environment } from "../config/paths.js";
 import { hasCode, StoreError, systemError } from "../errors.js";
-import { createFile, makeFolder } from "../fs/atomic.js";
-import { becomeTheHub, exitCodeOf, startOf } from "./child.js";
-import { requirePrivateMemory } from "./memory.js";
+import { createFile, makeDirectory } from "../fs/atomic.js";
+import { exitCodeOf, startOf, superviseHub } from "./child.js";
+import { assertPrivateMemory } from "./memory.js";
 
 /** Who uses the folder: a process id and when that process began. */
 const ownerName = "config.owner";
@@ -35,10 +35,10 @@ export async function runWithPrivateConfig({
   environment: Environment;
 }): Promise<number> {
   const real = configHome(environment);
-  await requireIdentity(real);
+  await assertIdentity(real);
   const folder = await runtimeFolder(environment);
   const config = join(folder, "config");
-  await takeOver(folder);
+  await adoptSettings(folder);
   try {
     await makeConfig(real, config, contents);
     return await exitCodeOf(spawnHub(command, { ...environment, XDG_CONFIG_HOME: config }));
@@ -51,7 +51,7 @@ export async function runWithPrivateConfig({
 }
 
 async function makeConfig(real: string, config: string, contents: string): Promise<void> {
-  await makeFolder(join(config, "hivemind-core"));
+  await makeDirectory(join(config, "hivemind-core"));
   await linkEntries(real, config, "hivemind-core");
   await linkEntries(join(real, "hivemind-core"), join(config, "hivemind-core"), "server.json");
   await createFile(join(config, "hivemind-core", "server.json"), contents, 0o400);
@@ -62,11 +62,11 @@ function spawnHub(command: readonly string[], environment: Environment): ChildPr
     const [program = "", ...words] = command;
     return spawn(program, words, { env: environment, stdio: "inherit" });
   }
-  const words = ["-c", becomeTheHub, "hivemind-sqlcipher", `${process.pid}`, ...command];
+  const words = ["-c", superviseHub, "hivemind-sqlcipher", `${process.pid}`, ...command];
   return spawn("/bin/sh", words, { env: environment, stdio: "inherit" });
 }
 
-async function requireIdentity(real: string): Promise<void> {
+async function assertIdentity(real: string): Promise<void> {
   const identity = join(real, "hivemind", "_identity.json");
   if (await isThere(identity)) return;
   throw new StoreError("refused", `the hub has no identity yet at ${identity}`, {
@@ -81,14 +81,14 @@ async function runtimeFolder(environment: Environment): Promise<string> {
       hint: "it is set in a login session; for a service, log in once and run: loginctl enable-linger",
     });
   }
-  await requirePrivateMemory(runtime);
+  await assertPrivateMemory(runtime);
   const folder = join(runtime, "hivemind-sqlcipher");
-  await makeFolder(folder);
+  await makeDirectory(folder);
   return folder;
 }
 
 /** Makes the folder ours, and removes what a process that is gone has left in it. */
-async function takeOver(folder: string): Promise<void> {
+async function adoptSettings(folder: string): Promise<void> {
   const path = join(folder, ownerName);
   const owner = await readFile(path, "utf8").catch((error: unknown) => {
     if (hasCode(error, "ENOENT")) return "";

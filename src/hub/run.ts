@@ -19,7 +19,7 @@ import {
   findProgram,
   type HubPackages,
 } from "./interpreter.js";
-import { requirePrivateMemory } from "./memory.js";
+import { assertPrivateMemory } from "./memory.js";
 import { startInNamespace } from "./namespace.js";
 import { runWithPrivateConfig } from "./private-config.js";
 import {
@@ -94,7 +94,7 @@ export async function runHub(options: HubOptions & { privateConfig?: boolean }):
  * @throws StoreError as `runHub`, and `refused` if the file's folder is not memory and this user's alone.
  */
 export async function prepareServerJson(options: HubOptions, target: string): Promise<void> {
-  await requirePrivateMemory(dirname(target));
+  await assertPrivateMemory(dirname(target));
   await replaceFile(target, withSecret(await checkHub(options), options));
 }
 

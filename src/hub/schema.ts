@@ -3,7 +3,7 @@
  * switched off.
  */
 
-import type { KnownService } from "../operation/downtime.js";
+import type { ResolvedService } from "../operation/downtime.js";
 import { newestSchema } from "../store/schema.js";
 import { askHub, findHubPython } from "./interpreter.js";
 import { unitCommand } from "./password-delivery.js";
@@ -24,7 +24,7 @@ export interface HubSchema {
  * @throws StoreError `usage` if `hubPython` cannot be executed, `failed` if it does not answer.
  */
 export async function hubSchema(
-  service: KnownService,
+  service: ResolvedService,
   hubPython?: string,
 ): Promise<HubSchema | undefined> {
   const words = await unitCommand(service);

@@ -11,14 +11,14 @@ import { execLine, keyringUnit, quoteWord, settingValue } from "../service/unit-
 const keyringCredential = "hivemind-keyring";
 
 /** A command as its words; the first is an absolute path, since a manager's PATH is not a shell's. */
-export type Words = readonly string[];
+export type CommandArgs = readonly string[];
 
 export interface UserUnit {
   readonly kind: "user";
   /** How `hivemind-sqlcipher run` is started, with its options. */
-  readonly run: Words;
+  readonly run: CommandArgs;
   /** How the hub is started. */
-  readonly hub: Words;
+  readonly hub: CommandArgs;
 }
 
 export interface SystemUnit extends Omit<UserUnit, "kind"> {

@@ -49,7 +49,7 @@ export function generatePassphrase(): string {
  *   be cut there), and `x'…'` with the digits of a raw key.
  */
 export function checkPassphrase(text: string): CheckedPassphrase {
-  refuseUnusable(text);
+  assertUsable(text);
   const typed = splitGroups(text);
   if (typed === undefined) return { kind: "other", passphrase: text };
   const wrong = typed.findIndex((group, index) => !holds(group, index));
@@ -65,7 +65,7 @@ export function checkPassphrase(text: string): CheckedPassphrase {
   return { kind: "mistyped", passphrase: text, group: group + 1 };
 }
 
-function refuseUnusable(text: string): void {
+function assertUsable(text: string): void {
   if (text === "") throw new StoreError("refused", "the passphrase is empty");
   if (text.includes("\0")) {
     throw new StoreError(

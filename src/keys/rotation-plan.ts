@@ -36,7 +36,7 @@ export type KeyringPlan = z.infer<typeof keyringPlanSchema>;
  * @returns undefined if the keyring is as it should be already.
  * @throws StoreError `passphraseUnavailable` if the keyring cannot be asked.
  */
-export async function planKeyring(
+export async function planRotation(
   storePath: string,
   source: PassphraseSource,
   next: string | undefined,
@@ -64,7 +64,7 @@ export async function planKeyring(
  *
  * @param generation of the passphrase that opened the store; undefined if none was needed.
  */
-export async function takeUpPending(
+export async function adoptPending(
   storePath: string,
   generation: Generation | undefined,
   reporter: Pick<Reporter, "notice">,
@@ -75,13 +75,13 @@ export async function takeUpPending(
 }
 
 /** The same for a passphrase from elsewhere that was seen to open the store: it may be the pending one. */
-export async function takeUpIfPending(storePath: string, passphrase: string): Promise<void> {
+export async function adoptPendingIfEqual(storePath: string, passphrase: string): Promise<void> {
   if ((await getEntry(storePath, "pending")) === passphrase) await makePendingCurrent(storePath);
 }
 
 async function makePendingCurrent(storePath: string): Promise<void> {
   const pending = await getEntry(storePath, "pending");
-  const plan = await planKeyring(storePath, { kind: "keyring" }, pending, {}, true);
+  const plan = await planRotation(storePath, { kind: "keyring" }, pending, {}, true);
   if (!plan) return;
   await keepCurrent(storePath, plan);
   await promotePending(storePath, plan);
@@ -115,7 +115,7 @@ export async function keepCurrent(storePath: string, plan: KeyringPlan): Promise
  * @throws StoreError `passphraseUnavailable` if the keyring cannot be asked; `refused` if the source is another, which
  *   cannot keep it.
  */
-export async function placeForPassword(
+export async function resolvePasswordSlot(
   storePath: string,
   source: PassphraseSource,
   password: string | undefined,
@@ -168,7 +168,7 @@ export async function promotePending(storePath: string, plan: KeyringPlan): Prom
 }
 
 /** The new file is in use: what was kept for the old one alone is forgotten. */
-export async function forgetReplaced(storePath: string, plan: KeyringPlan): Promise<void> {
+export async function deleteReplaced(storePath: string, plan: KeyringPlan): Promise<void> {
   if (plan.previous === null) return;
   if (!plan.keep_previous) await deleteEntry(storePath, `previous:${plan.previous}`);
 }
@@ -178,7 +178,7 @@ export async function forgetReplaced(storePath: string, plan: KeyringPlan): Prom
  *
  * @param replaced whether the new file had been put in place, and so perhaps the new passphrase.
  */
-export async function putKeyringBack(
+export async function restoreKeyring(
   storePath: string,
   plan: KeyringPlan,
   replaced: boolean,
@@ -214,7 +214,7 @@ export async function firstPassphrase(
  * @param plan of the keyring; without one it has this passphrase already, or is not asked.
  * @throws StoreError `passphraseUnavailable` if it is not there, or another.
  */
-export async function proveKept(
+export async function assertPassphraseKept(
   storePath: string,
   source: PassphraseSource,
   plan: KeyringPlan | undefined,

@@ -16,13 +16,13 @@ import type { Database } from "../client/database.js";
 import { sameJson } from "../client/json.js";
 import { IdSet } from "../databases/id-set.js";
 import type { DatabaseConfig } from "../databases/plugin.js";
-import { DatabaseFactory, placeOf } from "../databases/registry.js";
+import { DatabaseFactory, locationOf } from "../databases/registry.js";
 import { StoreError } from "../errors.js";
-import { reached } from "../operation/step.js";
+import { emitStep } from "../operation/step.js";
 import { MigrationNote } from "./note.js";
 
 /** A database by its plugin's name and settings. */
-export interface End {
+export interface Endpoint {
   readonly name: string;
   readonly config: DatabaseConfig;
 }
@@ -35,8 +35,8 @@ export interface Progress {
 }
 
 export interface MigrateOptions {
-  readonly from: End;
-  readonly to: End;
+  readonly from: Endpoint;
+  readonly to: Endpoint;
   /** Whether the target may hold clients already. One that differs under the same id or key is refused. */
   readonly merge?: boolean;
   /** Only find out what would be done. */
@@ -80,8 +80,8 @@ const namedIds = 10;
  */
 export async function migrate(options: MigrateOptions): Promise<Migration> {
   const { from, to, merge = false, dryRun = false } = options;
-  const source = { name: from.name, place: await placeOf(from.name, from.config) };
-  const target = { name: to.name, place: await placeOf(to.name, to.config) };
+  const source = { name: from.name, place: await locationOf(from.name, from.config) };
+  const target = { name: to.name, place: await locationOf(to.name, to.config) };
   if (source.place === target.place && source.name === target.name) {
     throw new StoreError("usage", `${source.place} cannot be copied to itself`);
   }
@@ -104,7 +104,7 @@ export async function migrate(options: MigrateOptions): Promise<Migration> {
   const filled = await fillGaps(destination, checked);
   await destination.commit();
   await compare(options, origin, destination, checked, merge);
-  reached("migrate.compared");
+  emitStep("migrate.compared");
   await journal.remove();
   return {
     ...begun,
@@ -171,7 +171,7 @@ async function check(
     const admitted = new IdSet();
     if (target !== undefined) {
       for await (const client of target) {
-        if (!merge && note === undefined) throw notEmpty(to.name);
+        if (!merge && note === undefined) throw notEmptyError(to.name);
         checked.targetIds.add(client.client_id);
         checked.highest = Math.max(checked.highest, client.client_id);
         if (isRevoked(client)) continue;
@@ -186,12 +186,12 @@ async function check(
       signal?.throwIfAborted();
       const present = await existing(batch, checked.targetIds.size > 0 ? target : undefined);
       for (const [index, client] of batch.entries()) {
-        if (!checked.ids.add(client.client_id)) throw twice(from.name, client.client_id);
+        if (!checked.ids.add(client.client_id)) throw duplicateIdError(from.name, client.client_id);
         checked.highest = Math.max(checked.highest, client.client_id);
         checked.clients[isRevoked(client) ? "revoked" : "active"] += 1;
         const other = present[index];
         if (other === undefined) checked.wouldCopy += 1;
-        else if (staysRevoked(client, other)) checked.keptRevoked.push(client.client_id);
+        else if (isKeptRevoked(client, other)) checked.keptRevoked.push(client.client_id);
         else checked.unchanged += 1;
         if (conflicts.length <= namedIds && isConflict(client, other, holders)) {
           conflicts.push(client.client_id);
@@ -201,8 +201,8 @@ async function check(
       onProgress?.({ phase: "checking", done, total });
     }
     const strangers = merge ? [] : [...onlyIn(admitted, checked.ids)];
-    if (conflicts.length > 0) throw conflicting(conflicts, merge ? undefined : note);
-    if (strangers.length > 0) throw notOfTheSource(to.name, strangers);
+    if (conflicts.length > 0) throw conflictError(conflicts, merge ? undefined : note);
+    if (strangers.length > 0) throw unknownClientsError(to.name, strangers);
     checked.gaps = countGaps(checked);
     return checked;
   } finally {
@@ -210,7 +210,7 @@ async function check(
   }
 }
 
-function staysRevoked(client: Client, other: Client): boolean {
+function isKeptRevoked(client: Client, other: Client): boolean {
   return isRevoked(other) && !isRevoked(client);
 }
 
@@ -221,11 +221,11 @@ function isConflict(
 ): boolean {
   const holder = isRevoked(client) ? undefined : holders.get(client.api_key);
   if (holder !== undefined && holder !== client.client_id) return true;
-  return other !== undefined && !staysRevoked(client, other) && !isSameClient(client, other);
+  return other !== undefined && !isKeptRevoked(client, other) && !isSameClient(client, other);
 }
 
 /** The target, if there is one yet. */
-async function openIfThere({ name, config }: End): Promise<Database | undefined> {
+async function openIfThere({ name, config }: Endpoint): Promise<Database | undefined> {
   try {
     return await DatabaseFactory.create(name, config, { mode: "readwrite" });
   } catch (error) {
@@ -266,7 +266,7 @@ class Copy {
     if (missing.length > 0) await this.destination.addItems(missing);
     this.copied += missing.length;
     this.options.onProgress?.(progress);
-    reached("migrate.copied");
+    emitStep("migrate.copied");
   }
 
   /** What the target lacks of each chunk of the source. */
@@ -281,7 +281,7 @@ class Copy {
         const other = present[index];
         // One that differs was changed just now; the comparison says so.
         if (other === undefined) missing.push(client);
-        else if (staysRevoked(client, other)) this.keptRevoked.push(client.client_id);
+        else if (isKeptRevoked(client, other)) this.keptRevoked.push(client.client_id);
         else this.unchanged += 1;
       }
       done += batch.length;
@@ -344,7 +344,7 @@ async function compare(
       const holds =
         other !== undefined &&
         (isSame(client, other) ||
-          staysRevoked(client, other) ||
+          isKeptRevoked(client, other) ||
           // What was there before keeps its own last_seen.
           (checked.targetIds.has(client.client_id) && isSameClient(client, other)));
       if (!holds && different.length <= namedIds) different.push(client.client_id);
@@ -411,20 +411,20 @@ async function* batchesOf(database: Database): AsyncGenerator<Client[]> {
   if (batch.length > 0) yield batch;
 }
 
-function notEmpty(name: string): StoreError {
+function notEmptyError(name: string): StoreError {
   return new StoreError("refused", `the target, ${name}, holds clients already`, {
     hint: "--merge adds those that are missing, and changes none that is there; --dry-run says what it would do",
   });
 }
 
-function twice(name: string, id: number): StoreError {
+function duplicateIdError(name: string, id: number): StoreError {
   return new StoreError("corrupted", `the source, ${name}, has two records with the id ${id}`, {
     hint: "leave only the record that is meant",
   });
 }
 
 /** @param note of the migration that is resumed, into a target that was empty when it began. */
-function conflicting(ids: readonly number[], note: MigrationNote | undefined): StoreError {
+function conflictError(ids: readonly number[], note: MigrationNote | undefined): StoreError {
   if (note === undefined) {
     return new StoreError(
       "refused",
@@ -441,7 +441,7 @@ function conflicting(ids: readonly number[], note: MigrationNote | undefined): S
   );
 }
 
-function notOfTheSource(name: string, ids: readonly number[]): StoreError {
+function unknownClientsError(name: string, ids: readonly number[]): StoreError {
   return new StoreError(
     "refused",
     `the target, ${name}, holds clients that the source has not: ${list(ids)}`,

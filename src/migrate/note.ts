@@ -4,10 +4,10 @@ import { readFile } from "node:fs/promises";
 import { dirname, join } from "node:path";
 import { dataHome } from "../config/paths.js";
 import { hasCode, StoreError, systemError } from "../errors.js";
-import { makeFolder, removeFile, replaceFile, syncFolder } from "../fs/atomic.js";
+import { makeDirectory, removeFile, replaceFile, syncDirectory } from "../fs/atomic.js";
 import * as z from "../schema.js";
 
-interface Place {
+interface EndpointLocation {
   name: string;
   place: string;
 }
@@ -27,7 +27,10 @@ export class MigrationNote {
   private constructor(readonly path: string) {}
 
   /** The note that an interrupted migration between these two left. @throws StoreError `corrupted` if it is none. */
-  static async read(from: Place, to: Place): Promise<MigrationNote | undefined> {
+  static async read(
+    from: EndpointLocation,
+    to: EndpointLocation,
+  ): Promise<MigrationNote | undefined> {
     const path = notePath(from, to);
     let text: string;
     try {
@@ -47,22 +50,22 @@ export class MigrationNote {
   }
 
   /** On disk when this returns. */
-  static async begin(from: Place, to: Place): Promise<MigrationNote> {
+  static async begin(from: EndpointLocation, to: EndpointLocation): Promise<MigrationNote> {
     const path = notePath(from, to);
     const note = { format, version: 1, from, to, started_at: new Date().toISOString() };
-    await makeFolder(dirname(path));
+    await makeDirectory(dirname(path));
     await replaceFile(path, `${JSON.stringify(note, undefined, 2)}\n`);
     return new MigrationNote(path);
   }
 
   async remove(): Promise<void> {
     await removeFile(this.path);
-    await syncFolder(dirname(this.path));
+    await syncDirectory(dirname(this.path));
   }
 }
 
 /** Named by both ends, so that another pair has another note. */
-function notePath(from: Place, to: Place): string {
+function notePath(from: EndpointLocation, to: EndpointLocation): string {
   const ends = JSON.stringify([from.name, from.place, to.name, to.place]);
   const id = createHash("sha256").update(ends).digest("hex").slice(0, 16);
   return join(dataHome(), "hivemind-sqlcipher", `migration.${id}.json`);

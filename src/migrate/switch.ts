@@ -6,18 +6,18 @@ import { dataHome } from "../config/paths.js";
 import { type JsonFiles, jsonFiles, jsonPluginName } from "../databases/json.js";
 import type { DatabaseConfig } from "../databases/plugin.js";
 import { redisPluginName } from "../databases/redis-settings.js";
-import { DatabaseFactory, databasePassword, placeOf } from "../databases/registry.js";
+import { DatabaseFactory, databasePassword, locationOf } from "../databases/registry.js";
 import { sqlcipherPluginName, sqlitePluginName } from "../databases/sqlite.js";
 import { StoreError } from "../errors.js";
-import { removeFile, syncFolder } from "../fs/atomic.js";
-import { sha256Of } from "../fs/hash.js";
-import { lookAt } from "../fs/lstat.js";
+import { removeFile, syncDirectory } from "../fs/atomic.js";
+import { sha256File } from "../fs/hash.js";
+import { lstatIfExists } from "../fs/lstat.js";
 import { passwordIn, type ServerJson, sqliteModule } from "../hub/server-json.js";
 import { parseSource } from "../keys/source.js";
-import { type Holder, lastingHolders } from "../process/holders.js";
+import { findLastingHolders, type Holder } from "../process/holders.js";
 import { scopeOf } from "../service/systemctl.js";
 import { SystemdUnit } from "../service/systemd.js";
-import type { End } from "./migrate.js";
+import type { Endpoint } from "./migrate.js";
 
 /** What `database` in `server.json` has to say for a hub to open this database. No secret is added to it. */
 export interface HubDatabase {
@@ -30,7 +30,7 @@ export interface HubDatabase {
 const restart = "The hub uses its old store until it is started again.";
 
 /** @throws StoreError `refused` for a database that no hub could open. */
-export function hubDatabase({ name, config }: End): HubDatabase {
+export function hubDatabase({ name, config }: Endpoint): HubDatabase {
   if (name === sqlcipherPluginName) {
     return {
       module: sqliteModule,
@@ -88,7 +88,7 @@ function namesOf(config: JsonObject): JsonObject {
 export async function requireNoOtherPassword(
   file: ServerJson,
   { module, settings }: HubDatabase,
-  to: End,
+  to: Endpoint,
 ): Promise<void> {
   const password = passwordIn(file, module);
   if (password === undefined || password === settings.password) return;
@@ -103,7 +103,7 @@ export async function requireNoOtherPassword(
   );
 }
 
-async function isPasswordOf({ name, config }: End, password: string): Promise<boolean> {
+async function isPasswordOf({ name, config }: Endpoint, password: string): Promise<boolean> {
   const { password_source: source, ...settings } = config;
   if (name !== sqlcipherPluginName) {
     if (typeof source !== "string") return false;
@@ -120,7 +120,7 @@ async function isPasswordOf({ name, config }: End, password: string): Promise<bo
 }
 
 /** @throws StoreError `usage` for a source of which no plaintext file is left. */
-export function requireRemovable({ name }: End): void {
+export function requireRemovable({ name }: Endpoint): void {
   if (name === jsonPluginName) return;
   throw new StoreError("usage", `--remove-source removes the files of ${jsonPluginName} alone`, {
     hint: "leave it out, and remove the old store yourself",
@@ -137,10 +137,10 @@ function filesOf({ password_source: source, ...settings }: DatabaseConfig): Prom
  * removed afterwards. Of any other it is the sum of its records' checksums, in whatever order they come, and without when a
  * client was last heard of. Where there is no JSON store, it is the migration's to say so.
  */
-export async function sumOfSource({ name, config }: End): Promise<string | undefined> {
+export async function sumOfSource({ name, config }: Endpoint): Promise<string | undefined> {
   if (name === jsonPluginName) {
     const { store } = await filesOf(config);
-    return (await lookAt(store)) && (await sha256Of(store));
+    return (await lstatIfExists(store)) && (await sha256File(store));
   }
   await using source = await DatabaseFactory.create(name, config, { mode: "readonly" });
   let sum = 0n;
@@ -156,11 +156,11 @@ export async function sumOfSource({ name, config }: End): Promise<string | undef
  *
  * @throws StoreError `refused` if the source holds something else than it did.
  */
-export async function requireUnchanged(from: End, sum: string | undefined): Promise<void> {
+export async function requireUnchanged(from: Endpoint, sum: string | undefined): Promise<void> {
   if ((await sumOfSource(from)) === sum) return;
   const { name, config } = from;
   const place =
-    name === jsonPluginName ? (await filesOf(config)).store : await placeOf(name, config);
+    name === jsonPluginName ? (await filesOf(config)).store : await locationOf(name, config);
   throw new StoreError("refused", `${place} was written to after it had been read: it stays`, {
     hint: "stop the hub that writes to it, then run the same with --merge",
   });
@@ -172,7 +172,7 @@ export async function requireUnchanged(from: End, sum: string | undefined): Prom
  * @param unit the hub's.
  * @returns sentences with what to type. What cannot be found out is nobody's here: the notice of the switch says it in general.
  */
-export async function whoGoesOn({ name, config }: End, unit: string): Promise<string[]> {
+export async function whoGoesOn({ name, config }: Endpoint, unit: string): Promise<string[]> {
   const sentences: string[] = [];
   const active: SystemdUnit[] = [];
   if (process.platform === "linux") {
@@ -192,12 +192,12 @@ export async function whoGoesOn({ name, config }: End, unit: string): Promise<st
     );
   }
   if (name !== sqlcipherPluginName && name !== sqlitePluginName) return sentences;
-  const path = await placeOf(name, config);
+  const path = await locationOf(name, config);
   const isOther = async ({ pid }: Holder) => {
     for (const service of active) if (await service.owns(pid)) return false;
     return true;
   };
-  for (const { pid, command } of (await lastingHolders(path, isOther)).holders) {
+  for (const { pid, command } of (await findLastingHolders(path, isOther)).holders) {
     sentences.push(
       `process ${pid} (${command}) has ${path} open, and goes on with it until it is restarted: kill ${pid}, then start it again`,
     );
@@ -210,11 +210,11 @@ export async function whoGoesOn({ name, config }: End, unit: string): Promise<st
  *
  * @throws StoreError as `requireUnchanged`; `io`.
  */
-export async function removeSource(from: End, sum: string | undefined): Promise<string[]> {
+export async function removeSource(from: Endpoint, sum: string | undefined): Promise<string[]> {
   const { store, version } = await filesOf(from.config);
   await requireUnchanged(from, sum);
   await removeFile(store);
   await removeFile(version);
-  await syncFolder(dirname(store));
+  await syncDirectory(dirname(store));
   return [store];
 }

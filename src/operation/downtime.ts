@@ -1,10 +1,10 @@
 /**
- * The service's absence during an operation: what is tried before it, what the journal says of it, and what ends one
+ * The service's downtime during an operation: what is tried before it, what the journal says of it, and what ends one
  * that was left by a kill.
  */
 import { setTimeout as delay } from "node:timers/promises";
 import { StoreError } from "../errors.js";
-import { holdersOf, lastingHolders, nameHolders } from "../process/holders.js";
+import { findHolders, findLastingHolders, formatHolders } from "../process/holders.js";
 import type { Reporter } from "../reporter.js";
 import * as z from "../schema.js";
 import { type ServiceChoice, selectService } from "../service/select.js";
@@ -28,16 +28,16 @@ const openingLooks = 300;
 const openingPauseMs = 100;
 
 /** The service that has the store open, and what is known of it before anything is begun. */
-export interface KnownService {
+export interface ResolvedService {
   readonly service: Service;
   readonly choice: ServiceChoice;
   readonly wasActive: boolean;
   /** It is down because an interrupted operation has stopped it: whoever works now has to start it. */
-  readonly owed?: Owed | undefined;
+  readonly pendingRestart?: PendingRestart | undefined;
 }
 
 /** A service that could not be started yet, and the journal in which that is all. */
-export interface Owed {
+export interface PendingRestart {
   readonly journal: Journal;
   readonly stopped: Stopped;
 }
@@ -64,37 +64,37 @@ export const stoppedSchema = z.strictObject({
 
 export type Stopped = z.infer<typeof stoppedSchema>;
 
-const owedSchema = z.strictObject({ stopped: stoppedSchema });
+const pendingRestartSchema = z.strictObject({ stopped: stoppedSchema });
 
 /** What settling has left: a service that it could not start, if that is all. Hold the operation lock. */
-export async function owedService(storePath: string): Promise<Owed | undefined> {
+export async function findPendingRestart(storePath: string): Promise<PendingRestart | undefined> {
   const journal = await Journal.read(storePath);
   if (journal?.entry.step !== downStep) return undefined;
-  return { journal, ...journal.dataAs(owedSchema) };
+  return { journal, ...journal.dataAs(pendingRestartSchema) };
 }
 
 /**
  * Finds the store's service and tries everything that stopping and starting it will need.
  *
- * @param owed one that is down is the store's, whatever the choice.
+ * @param pendingRestart one that is down is the store's, whatever the choice.
  * @throws StoreError what `selectService` and `Service.check` throw; `inUse` if anybody else has the store open.
  */
-export async function knowService(
+export async function resolveService(
   chosen: ServiceChoice,
   reporter: Reporter,
-  owed?: Owed,
-): Promise<KnownService> {
+  pendingRestart?: PendingRestart,
+): Promise<ResolvedService> {
   const { storePath } = chosen;
-  const choice = owed ? choiceOf(owed.stopped, storePath) : chosen;
+  const choice = pendingRestart ? choiceOf(pendingRestart.stopped, storePath) : chosen;
   const service = await selectService(choice);
   for (const notice of await service.check(storePath)) reporter.notice(notice);
   const { active } = await service.state();
-  const { holders: others, complete } = await lastingHolders(
+  const { holders: others, complete } = await findLastingHolders(
     storePath,
     async ({ pid }) => !(await service.owns(pid)),
   );
   if (others.length > 0) {
-    throw new StoreError("inUse", `${storePath} is open in ${nameHolders(others)}`, {
+    throw new StoreError("inUse", `${storePath} is open in ${formatHolders(others)}`, {
       hint: "stop that first, or name the service that it belongs to (--unit); nothing was stopped",
     });
   }
@@ -103,14 +103,14 @@ export async function knowService(
       `other users' processes cannot be looked into: if one of them has ${storePath} open, this does not know`,
     );
   }
-  return { service, choice, wasActive: active, owed };
+  return { service, choice, wasActive: active, pendingRestart };
 }
 
 /**
- * A service's absence while an operation is at work. Whoever makes one journals what is stopped, arms, stops, and starts and
+ * A service's downtime while an operation is at work. Whoever makes one journals what is stopped, arms, stops, and starts and
  * disarms again, whatever has failed since.
  */
-export class Absence {
+export class Downtime {
   /** What the journal has to say before `arm`. */
   readonly stopped: Stopped;
   readonly #service: Service;
@@ -120,9 +120,12 @@ export class Absence {
   #timer: RestartTimer | undefined;
   #stoppedAt = 0;
 
-  private constructor({ service, choice, owed }: KnownService, dependents: readonly string[]) {
+  private constructor(
+    { service, choice, pendingRestart }: ResolvedService,
+    dependents: readonly string[],
+  ) {
     this.#service = service;
-    this.#isOwed = owed !== undefined;
+    this.#isOwed = pendingRestart !== undefined;
     this.#storePath = choice.storePath;
     this.stopped = {
       service: service.kind,
@@ -134,11 +137,11 @@ export class Absence {
     };
   }
 
-  /** That of a service which runs, or is owed: looks at what is stopped with it. Nothing has happened to it yet. */
-  static async of(known: KnownService): Promise<Absence> {
+  /** That of a service which runs, or is pendingRestart: looks at what is stopped with it. Nothing has happened to it yet. */
+  static async of(known: ResolvedService): Promise<Downtime> {
     const dependents = await known.service.activeDependents();
-    return new Absence(known, [
-      ...new Set([...(known.owed?.stopped.dependents ?? []), ...dependents]),
+    return new Downtime(known, [
+      ...new Set([...(known.pendingRestart?.stopped.dependents ?? []), ...dependents]),
     ]);
   }
 
@@ -146,13 +149,13 @@ export class Absence {
    * Arms the dead-man timer.
    *
    * @param workMs what the work may take, beyond the stop itself.
-   * @param settleCommand a program and its arguments that finish or undo the operation.
+   * @param recoveryCommand a program and its arguments that finish or undo the operation.
    * @throws StoreError `service` if that is not possible.
    */
-  async arm(workMs: number, settleCommand: readonly string[]): Promise<void> {
+  async arm(workMs: number, recoveryCommand: readonly string[]): Promise<void> {
     this.#timer = await this.#service.armRestart({
       afterMs: this.#service.stopTimeoutMs + workMs,
-      command: settleCommand,
+      command: recoveryCommand,
       name: this.#timerName,
     });
   }
@@ -160,7 +163,7 @@ export class Absence {
   /** @throws StoreError `service` if it does not stop; it may be half stopped then. */
   async stop(): Promise<void> {
     this.#stoppedAt = performance.now();
-    if (this.#isOwed) await stopIfUp(this.#service, this.#storePath);
+    if (this.#isOwed) await stopIfActive(this.#service, this.#storePath);
     else await this.#service.stop();
   }
 
@@ -176,7 +179,7 @@ export class Absence {
   async start(): Promise<Started> {
     if (this.#service.kind === "command" && (await this.disarm())) {
       for (let looks = 0; looks < openingLooks; looks++) {
-        if (await isBack(this.#service, this.#storePath)) {
+        if (await isRunningAgain(this.#service, this.#storePath)) {
           return { upAt: performance.now(), wasUp: true };
         }
         await delay(openingPauseMs);
@@ -186,7 +189,7 @@ export class Absence {
   }
 
   /** Stops it once more, and starts it: what runs may have begun on a file that is gone. */
-  async startAnew(): Promise<Started> {
+  async restart(): Promise<Started> {
     await this.#service.stop();
     return this.#service.start(this.stopped.dependents);
   }
@@ -197,12 +200,12 @@ export class Absence {
   }
 
   /** Whether something has started it since it was stopped. */
-  isOver(): Promise<boolean> {
-    return isBack(this.#service, this.#storePath);
+  hasEnded(): Promise<boolean> {
+    return isRunningAgain(this.#service, this.#storePath);
   }
 
   /** How long it took until the service was up again, in whole milliseconds. */
-  lastedMs({ upAt }: Started): number {
+  durationMs({ upAt }: Started): number {
     return Math.round(upAt - this.#stoppedAt);
   }
 }
@@ -218,20 +221,23 @@ function choiceOf(stopped: Stopped, storePath: string): ServiceChoice {
 }
 
 /** The service of a journal. */
-export function stoppedService(stopped: Stopped, storePath: string): Promise<Service> {
+export function resolveStoppedService(stopped: Stopped, storePath: string): Promise<Service> {
   return selectService(choiceOf(stopped, storePath));
 }
 
 /**
- * Ends an absence that was left by a kill: starts the service unless it runs (its timer may have come first), and takes
+ * Ends an downtime that was left by a kill: starts the service unless it runs (its timer may have come first), and takes
  * back the timer.
  *
  * @returns what was started here, by the name that a message gives it; undefined if it ran already.
  * @throws StoreError `service` if it did not start.
  */
-export async function endAbsence(stopped: Stopped, storePath: string): Promise<string | undefined> {
-  const service = await stoppedService(stopped, storePath);
-  const active = await isBack(service, storePath);
+export async function endDowntime(
+  stopped: Stopped,
+  storePath: string,
+): Promise<string | undefined> {
+  const service = await resolveStoppedService(stopped, storePath);
+  const active = await isRunningAgain(service, storePath);
   if (!active) await service.start(stopped.dependents);
   // Left armed, it might start the service in the middle of the next operation.
   if (stopped.timer !== undefined) await service.disarmRestart(stopped.timer);
@@ -242,8 +248,8 @@ export async function endAbsence(stopped: Stopped, storePath: string): Promise<s
  * Whether a service that was stopped runs again. Of one with commands of its own, to which whoever cannot be looked into
  * counts as running, somebody must be seen to have the store open: it would stay down for good otherwise.
  */
-async function isBack(service: Service, storePath: string): Promise<boolean> {
-  if (service.kind === "command") return (await holdersOf(storePath)).holders.length > 0;
+async function isRunningAgain(service: Service, storePath: string): Promise<boolean> {
+  if (service.kind === "command") return (await findHolders(storePath)).holders.length > 0;
   return (await service.state()).active;
 }
 
@@ -253,26 +259,26 @@ async function isBack(service: Service, storePath: string): Promise<boolean> {
  *
  * @throws StoreError `service` if it does not stop.
  */
-export async function stopIfUp(service: Service, storePath: string): Promise<void> {
+export async function stopIfActive(service: Service, storePath: string): Promise<void> {
   try {
     await service.stop();
   } catch (error) {
-    if (service.kind !== "command" || (await isBack(service, storePath))) throw error;
+    if (service.kind !== "command" || (await isRunningAgain(service, storePath))) throw error;
   }
 }
 
 /** @throws StoreError `inUse` if anybody still has the store open although its service is stopped. */
-export async function refuseHolders(
+export async function assertNoHolders(
   storePath: string,
   options: { except?: readonly number[] } = {},
 ): Promise<void> {
   for (let looks = 1; ; looks++) {
-    const { holders } = await holdersOf(storePath, options);
+    const { holders } = await findHolders(storePath, options);
     if (holders.length === 0) return;
     if (looks === holderLooks) {
       throw new StoreError(
         "inUse",
-        `${storePath} is open in ${nameHolders(holders)} although its service is stopped`,
+        `${storePath} is open in ${formatHolders(holders)} although its service is stopped`,
         { hint: "stop that too, then try again" },
       );
     }

@@ -11,7 +11,7 @@ import { constants } from "node:fs";
 import { open, readdir } from "node:fs/promises";
 import { basename, dirname } from "node:path";
 import { hasCode, StoreError, systemError } from "../errors.js";
-import { removeFile, replaceFile, syncFolder } from "../fs/atomic.js";
+import { removeFile, replaceFile, syncDirectory } from "../fs/atomic.js";
 import * as z from "../schema.js";
 
 const journalFormat = "hivemind-sqlcipher journal";
@@ -48,7 +48,7 @@ export function journalPath(storePath: string): string {
  *
  * @throws StoreError `io` if the folder cannot be looked into.
  */
-export async function isJournalLeft(storePath: string): Promise<boolean> {
+export async function journalExists(storePath: string): Promise<boolean> {
   const journal = basename(journalPath(storePath));
   try {
     const names = await readdir(dirname(storePath));
@@ -163,7 +163,7 @@ export class Journal {
   /** The operation is over, one way or the other. */
   async remove(): Promise<void> {
     await removeFile(this.path);
-    await syncFolder(dirname(this.path));
+    await syncDirectory(dirname(this.path));
   }
 
   async #save(): Promise<void> {

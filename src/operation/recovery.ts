@@ -4,23 +4,23 @@ import { shellQuote } from "../text/shell.js";
 import { downStep, type Journal } from "./journal.js";
 
 /** The store and its passphrase are right again, and so is its service, but for what is said here. */
-export interface Settled {
+export interface Recovery {
   /** What was done, in sentences. */
-  readonly said: readonly string[];
+  readonly messages: readonly string[];
   /**
    * Why files that lie apart from the store, its backups and bundles, could not be tidied up: their disk may be away. The
    * journal stays for it. Who begins an operation has to wait for that; who only opens the store has not.
    */
-  readonly untidy?: StoreError | undefined;
+  readonly cleanupPending?: StoreError | undefined;
   /**
    * Why the service that was stopped does not run. The journal stays, and each command tries to start it again. Who only
    * opens the store need not wait for that, and may have come to find out what is wrong.
    */
-  readonly down?: StoreError | undefined;
+  readonly serviceDown?: StoreError | undefined;
 }
 
 /** What is said of a service that could not be started after an interrupted operation. */
-export function stillDown({ entry, path }: Journal, error: unknown): StoreError {
+export function serviceDownError({ entry, path }: Journal, error: unknown): StoreError {
   const { message, hint } = systemError(error, "the service could not be started", "service");
   const meanwhile =
     "once it runs, the next command settles this; commands that only open the store go on meanwhile";
@@ -48,7 +48,7 @@ export function stillDown({ entry, path }: Journal, error: unknown): StoreError 
  *
  * @returns why it could not: the journal is there for the next try.
  */
-export async function tidyUp(
+export async function cleanUp(
   journal: Journal,
   work: () => Promise<unknown>,
   options: { isDown?: boolean } = {},

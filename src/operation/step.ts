@@ -11,6 +11,6 @@ export const stepChannelName = "hivemind-sqlcipher:step";
 const steps = channel(stepChannelName);
 
 /** Says that `step` of an operation has been reached and what it stands for is done. */
-export function reached(step: string): void {
+export function emitStep(step: string): void {
   if (steps.hasSubscribers) steps.publish(step);
 }

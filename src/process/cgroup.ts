@@ -7,7 +7,7 @@ import { hasCode } from "../errors.js";
 const groupRoots = ["/sys/fs/cgroup", "/sys/fs/cgroup/unified", "/sys/fs/cgroup/systemd"];
 
 /** The processes in a control group and below it. */
-export function processesIn(group: string): number[] {
+export function listProcesses(group: string): number[] {
   if (!group) return [];
   const pids = new Set<number>();
   const visit = (folder: string): void => {

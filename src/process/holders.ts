@@ -33,14 +33,14 @@ const suffixes = ["", ...sidecars];
  * Everything is read synchronously: that is several times faster than a promise a file, and this runs while the service is
  * stopped.
  */
-export async function holdersOf(
+export async function findHolders(
   storePath: string,
   options: { except?: readonly number[] } = {},
 ): Promise<Holders> {
   const skip = new Set([process.pid, ...(options.except ?? [])]);
   return process.platform === "darwin"
     ? holdersByLsof(storePath, skip)
-    : holdersByProc(storePath, skip);
+    : findHoldersInProc(storePath, skip);
 }
 
 /** A command that looks up a client has the store open for a moment, on a busy machine for seconds: 50 looks, 100 ms apart. */
@@ -51,22 +51,22 @@ const pauseMs = 100;
  * Those of `isOther` that have the store open and keep it: whoever lets go of it within 5 s was passing by, and who comes
  * meanwhile is not waited for.
  */
-export async function lastingHolders(
+export async function findLastingHolders(
   storePath: string,
   isOther: (holder: Holder) => Promise<boolean> = async () => true,
 ): Promise<Holders> {
-  const { holders, complete } = await holdersOf(storePath);
+  const { holders, complete } = await findHolders(storePath);
   let lasting: Holder[] = [];
   for (const holder of holders) if (await isOther(holder)) lasting.push(holder);
   for (let looked = 1; lasting.length > 0 && looked < looks; looked++) {
     await delay(pauseMs);
-    const now = new Set((await holdersOf(storePath)).holders.map(({ pid }) => pid));
+    const now = new Set((await findHolders(storePath)).holders.map(({ pid }) => pid));
     lasting = lasting.filter(({ pid }) => now.has(pid));
   }
   return { holders: lasting, complete };
 }
 
-function holdersByProc(storePath: string, skip: ReadonlySet<number>): Holders {
+function findHoldersInProc(storePath: string, skip: ReadonlySet<number>): Holders {
   const paths = new Set(suffixes.map((suffix) => storePath + suffix));
   const inodes = new Set<string>();
   for (const path of paths) {
@@ -86,8 +86,8 @@ function holdersByProc(storePath: string, skip: ReadonlySet<number>): Holders {
     if (holds === undefined) complete = false;
     else if (holds) pids.add(pid);
   }
-  for (const pid of lockersIn(kernelLocks(), inodes)) if (!skip.has(pid)) pids.add(pid);
-  return { holders: [...pids].map((pid) => ({ pid, command: commandOf(pid) })), complete };
+  for (const pid of parseLocks(kernelLocks(), inodes)) if (!skip.has(pid)) pids.add(pid);
+  return { holders: [...pids].map((pid) => ({ pid, command: commandName(pid) })), complete };
 }
 
 /** Whether the process has one of the files open; undefined if it may not be looked into. */
@@ -129,7 +129,7 @@ function kernelLocks(): string {
  * The processes with a lock on one of the files, in the text of `/proc/locks`. The kernel leaves out those that this PID
  * namespace cannot see.
  */
-export function lockersIn(locks: string, inodes: ReadonlySet<string>): number[] {
+export function parseLocks(locks: string, inodes: ReadonlySet<string>): number[] {
   // "1: POSIX  ADVISORY  READ  1234 08:01:5678 128 128", a waiting one with "->" after the number.
   const line = /^\d+: (?:-> )?\w+ +\w+ +\w+ +(\d+) ([\da-f]+):([\da-f]+):(\d+) /gm;
   const pids: number[] = [];
@@ -149,7 +149,7 @@ function inodeOf({ dev, ino }: BigIntStats): string {
   return `${major}:${minor}:${ino}`;
 }
 
-function commandOf(pid: number): string {
+function commandName(pid: number): string {
   try {
     return readFileSync(`/proc/${pid}/comm`, "utf8").trimEnd();
   } catch {
@@ -182,6 +182,6 @@ function holdersByLsof(storePath: string, skip: ReadonlySet<number>): Promise<Ho
 }
 
 /** Holders for a message: "1234 (python3), 1240 (sqlite3)". */
-export function nameHolders(holders: readonly Holder[]): string {
+export function formatHolders(holders: readonly Holder[]): string {
   return holders.map(({ pid, command }) => `${pid} (${command})`).join(", ");
 }

@@ -1,20 +1,20 @@
 /** What this process knows and makes stays its user's own. */
 import { writeFileSync } from "node:fs";
-import { makePrivateUmask } from "./umask.js";
+import { setPrivateUmask } from "./umask.js";
 
 /** From now on nobody else may use what is made, and no passphrase gets out of this process by a signal or a crash. */
-export function makePrivate(): void {
-  makePrivateUmask();
+export function hardenProcess(): void {
+  setPrivateUmask();
   // Node's answer to this signal is to let everybody on this machine debug the process, through a port.
   process.on("SIGUSR1", () => undefined);
-  leaveNoMemoryInCoreDumps();
+  excludeMemoryFromCoreDumps();
 }
 
 /**
  * Of this process, and of those that it starts, a core dump holds no memory from now on, whoever writes it: the limit on its
  * size, which a process of Node could not set, is not asked by those that have it piped to them (core(5)).
  */
-function leaveNoMemoryInCoreDumps(): void {
+function excludeMemoryFromCoreDumps(): void {
   if (process.platform !== "linux") return;
   try {
     writeFileSync("/proc/self/coredump_filter", "0");

@@ -8,7 +8,7 @@ const signals = ["SIGINT", "SIGTERM", "SIGHUP"] as const;
  * Runs work that watches an AbortSignal, which the first SIGINT, SIGTERM or SIGHUP sets off. Further ones are ignored:
  * what is under way then is the service's start.
  */
-export async function interruptible<Result>(
+export async function abortOnSignal<Result>(
   work: (signal: AbortSignal) => Promise<Result>,
 ): Promise<Result> {
   const controller = new AbortController();

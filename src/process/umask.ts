@@ -3,7 +3,7 @@
 let inherited: number | undefined;
 
 /** From now on nobody else may use what is made. */
-export function makePrivateUmask(): void {
+export function setPrivateUmask(): void {
   inherited = process.umask(0o077);
 }
 
@@ -13,6 +13,6 @@ export function restoreUmask(): void {
 }
 
 /** A shell's program that runs under the mask that this program was started with. */
-export function underInheritedUmask(program: string): string {
+export function withInheritedUmask(program: string): string {
   return inherited === undefined ? program : `umask ${inherited.toString(8)}\n${program}`;
 }

@@ -4,24 +4,24 @@
  */
 import { dirname } from "node:path";
 import { setTimeout as delay } from "node:timers/promises";
-import { settleBackup } from "../backup/recover.js";
+import { recoverBackup } from "../backup/recover.js";
 import { StoreError, systemError, withLine } from "../errors.js";
-import { makeFolder, removePartials } from "../fs/atomic.js";
+import { makeDirectory, removePartials } from "../fs/atomic.js";
 import {
-  endAbsence,
-  owedService,
-  refuseHolders,
-  stopIfUp,
-  stoppedService,
+  assertNoHolders,
+  endDowntime,
+  findPendingRestart,
+  resolveStoppedService,
+  stopIfActive,
 } from "../operation/downtime.js";
-import { downStep, isJournalLeft, Journal, journalPath } from "../operation/journal.js";
+import { downStep, Journal, journalExists, journalPath } from "../operation/journal.js";
 import { acquireLock, type OperationLock } from "../operation/lock.js";
-import { type Settled, stillDown } from "../operation/recovery.js";
+import { type Recovery, serviceDownError } from "../operation/recovery.js";
 import type { Reporter } from "../reporter.js";
 import type { Service } from "../service/service.js";
-import { settleTake, takeOperations } from "../swap/adopt-passphrase.js";
+import { adoptionOperations, recoverAdoption } from "../swap/adopt-passphrase.js";
 import { Swap, type SwapOperation, swapOperations } from "../swap/state.js";
-import { settleSchemaUpgrade } from "../swap/upgrade-schema.js";
+import { recoverSchemaUpgrade } from "../swap/upgrade-schema.js";
 
 /**
  * How long an operation waits for the lock where no journal says what holds it: a command that came while the operation
@@ -43,9 +43,9 @@ export async function withOperation<Result>(
   body: (lock: OperationLock) => Promise<Result>,
   options: { makeFolder?: boolean; onlyOpens?: boolean; paysOwed?: boolean } = {},
 ): Promise<Result> {
-  if (options.makeFolder) await makeFolder(dirname(storePath));
-  await using lock = await lockFor(storePath);
-  await settleBefore(lock, reporter, options);
+  if (options.makeFolder) await makeDirectory(dirname(storePath));
+  await using lock = await acquireLockSoon(storePath);
+  await recoverBefore(lock, reporter, options);
   return await body(lock);
 }
 
@@ -54,30 +54,34 @@ export async function withOperation<Result>(
  *
  * @throws StoreError what settling throws, and what could not be tidied up.
  */
-export async function settleBefore(
+export async function recoverBefore(
   lock: OperationLock,
   reporter: Pick<Reporter, "notice">,
   options: { onlyOpens?: boolean; paysOwed?: boolean } = {},
 ): Promise<void> {
-  const { said, untidy, down } = await settle(lock);
+  const { messages, cleanupPending, serviceDown } = await recover(lock);
   const goesOn =
-    options.onlyOpens || (options.paysOwed && (await owedService(lock.storePath)) !== undefined);
-  const isObstacle = down && !goesOn;
-  for (const sentence of sentencesOf({ said, down: isObstacle ? undefined : down })) {
+    options.onlyOpens ||
+    (options.paysOwed && (await findPendingRestart(lock.storePath)) !== undefined);
+  const isObstacle = serviceDown && !goesOn;
+  for (const sentence of formatRecovery({
+    messages,
+    serviceDown: isObstacle ? undefined : serviceDown,
+  })) {
     reporter.notice(sentence);
   }
-  const left = isObstacle ? down : untidy;
+  const left = isObstacle ? serviceDown : cleanupPending;
   if (left) throw left;
 }
 
-async function lockFor(storePath: string): Promise<OperationLock> {
+async function acquireLockSoon(storePath: string): Promise<OperationLock> {
   const deadline = performance.now() + passingMs;
   for (;;) {
     try {
       return await acquireLock(storePath);
     } catch (error) {
       const isTaken = error instanceof StoreError && error.kind === "inUse";
-      if (!isTaken || performance.now() > deadline || (await isJournalLeft(storePath))) throw error;
+      if (!isTaken || performance.now() > deadline || (await journalExists(storePath))) throw error;
       await delay(50);
     }
   }
@@ -89,11 +93,11 @@ async function lockFor(storePath: string): Promise<OperationLock> {
  * @returns what was done, and what could not be tidied up, in sentences.
  * @throws StoreError `inUse` if an operation is at work; `service` if the service does not run; what settling throws.
  */
-export async function settleOnly(storePath: string): Promise<string[]> {
-  await using lock = await lockFor(storePath);
-  const settled = await settle(lock);
-  if (settled.down) throw settled.down;
-  return sentencesOf(settled);
+export async function recoverOnly(storePath: string): Promise<string[]> {
+  await using lock = await acquireLockSoon(storePath);
+  const settled = await recover(lock);
+  if (settled.serviceDown) throw settled.serviceDown;
+  return formatRecovery(settled);
 }
 
 /**
@@ -103,8 +107,8 @@ export async function settleOnly(storePath: string): Promise<string[]> {
  * @returns what was done, and what could not be made right, in sentences.
  * @throws StoreError what settling throws.
  */
-export async function settleIfNeeded(storePath: string): Promise<string[]> {
-  if (!(await isJournalLeft(storePath))) return [];
+export async function recoverIfNeeded(storePath: string): Promise<string[]> {
+  if (!(await journalExists(storePath))) return [];
   let lock: OperationLock;
   try {
     lock = await acquireLock(storePath);
@@ -113,12 +117,12 @@ export async function settleIfNeeded(storePath: string): Promise<string[]> {
     throw error;
   }
   await using held = lock;
-  return sentencesOf(await settle(held));
+  return formatRecovery(await recover(held));
 }
 
-function sentencesOf({ said, untidy, down }: Settled): string[] {
-  const sentences = [...said];
-  for (const left of [down, untidy]) {
+function formatRecovery({ messages, cleanupPending, serviceDown }: Recovery): string[] {
+  const sentences = [...messages];
+  for (const left of [serviceDown, cleanupPending]) {
     if (left) sentences.push(left.hint ? `${left.message}\n${left.hint}` : left.message);
   }
   return sentences;
@@ -132,20 +136,20 @@ function sentencesOf({ said, untidy, down }: Settled): string[] {
  *   `passphraseUnavailable` if the keyring is needed and cannot be had, `io`: the journal then stays for the next try;
  *   `corrupted`, `newerVersion` for a journal that is not this version's.
  */
-export async function settle(lock: OperationLock): Promise<Settled> {
+export async function recover(lock: OperationLock): Promise<Recovery> {
   const { storePath } = lock;
   await removePartials(journalPath(storePath));
   const journal = await Journal.read(storePath);
-  if (!journal) return { said: [] };
+  if (!journal) return { messages: [] };
   const { operation, step } = journal.entry;
-  if (step === downStep) return settleDown(storePath);
-  if (operation === "backup") return settleBackup(journal, storePath);
-  if (operation === "upgrade-schema") return settleSchemaUpgrade(journal, storePath);
+  if (step === downStep) return recoverServiceDown(storePath);
+  if (operation === "backup") return recoverBackup(journal, storePath);
+  if (operation === "upgrade-schema") return recoverSchemaUpgrade(journal, storePath);
   try {
-    if (takeOperations.some((known) => known === operation)) {
-      return await settleTake(journal, storePath);
+    if (adoptionOperations.some((known) => known === operation)) {
+      return await recoverAdoption(journal, storePath);
     }
-    if (isSwap(operation)) return await settleSwap(Swap.of(storePath, journal), operation);
+    if (isSwap(operation)) return await recoverSwap(Swap.of(storePath, journal), operation);
   } catch (error) {
     throw withoutKeyring(error, journal.path);
   }
@@ -154,20 +158,20 @@ export async function settle(lock: OperationLock): Promise<Settled> {
   });
 }
 
-async function settleDown(storePath: string): Promise<Settled> {
-  const owed = await owedService(storePath);
-  if (!owed) return { said: [] };
-  const { journal, stopped } = owed;
+async function recoverServiceDown(storePath: string): Promise<Recovery> {
+  const pendingRestart = await findPendingRestart(storePath);
+  if (!pendingRestart) return { messages: [] };
+  const { journal, stopped } = pendingRestart;
   let started: string | undefined;
   try {
-    started = await endAbsence(stopped, storePath);
+    started = await endDowntime(stopped, storePath);
   } catch (error) {
-    return { said: [], down: stillDown(journal, error) };
+    return { messages: [], serviceDown: serviceDownError(journal, error) };
   }
   await journal.remove();
   const { operation } = journal.entry;
   return {
-    said: started ? [`started ${started}, which an interrupted ${operation} had stopped`] : [],
+    messages: started ? [`started ${started}, which an interrupted ${operation} had stopped`] : [],
   };
 }
 
@@ -187,24 +191,29 @@ function isSwap(operation: string): operation is SwapOperation {
   return swapOperations.some((known) => known === operation);
 }
 
-async function settleSwap(state: Swap, operation: SwapOperation): Promise<Settled> {
+async function recoverSwap(state: Swap, operation: SwapOperation): Promise<Recovery> {
   const { storePath, data } = state;
   const { step } = state.journal.entry;
   const { stopped } = data;
-  const said: string[] = [];
+  const messages: string[] = [];
   const start = async () => {
     if (!stopped) return;
-    state.down = undefined;
+    state.serviceDown = undefined;
     try {
-      const started = await endAbsence(stopped, storePath);
-      if (started) said.push(`started ${started}, which the interrupted ${operation} had stopped`);
+      const started = await endDowntime(stopped, storePath);
+      if (started)
+        messages.push(`started ${started}, which the interrupted ${operation} had stopped`);
     } catch (error) {
-      state.down = systemError(error, "the service could not be started", "service");
+      state.serviceDown = systemError(error, "the service could not be started", "service");
     }
   };
-  const settled = async (): Promise<Settled> => {
-    const untidy = await state.tidyUp();
-    return { said, untidy, down: state.down && stillDown(state.journal, state.down) };
+  const settled = async (): Promise<Recovery> => {
+    const cleanupPending = await state.cleanUp();
+    return {
+      messages,
+      cleanupPending,
+      serviceDown: state.serviceDown && serviceDownError(state.journal, state.serviceDown),
+    };
   };
   if (step === "undone") {
     // By whoever came before; what is left of it lies elsewhere, but for a service that was down.
@@ -214,22 +223,23 @@ async function settleSwap(state: Swap, operation: SwapOperation): Promise<Settle
     }
     return settled();
   }
-  const service = stopped && (await stoppedService(stopped, storePath));
+  const service = stopped && (await resolveStoppedService(stopped, storePath));
   // Putting the old file back may have been cut off a week ago: a new one that has been written to since stays.
   const reverting =
     step === "reverting" && ((await state.canRevert()) || !(await state.isCommitted()));
   if (reverting) {
-    await state.revert(() => stopAny(service, storePath), start);
-    said.push(`put back the store that the interrupted ${operation} had replaced`);
+    await state.revert(() => stopService(service, storePath), start);
+    messages.push(`put back the store that the interrupted ${operation} had replaced`);
   } else if (!(await state.isCommitted())) {
     await state.undo(start);
-    said.push(`undid the interrupted ${operation}: the store is as it was before`);
+    messages.push(`undid the interrupted ${operation}: the store is as it was before`);
   } else {
     if (step !== "cleaning") await finish(state, service, start);
-    if (state.down) return { said, down: stillDown(state.journal, state.down) };
+    if (state.serviceDown)
+      return { messages, serviceDown: serviceDownError(state.journal, state.serviceDown) };
     await state.clean();
-    said.push(`finished the interrupted ${operation}`);
-    return { said };
+    messages.push(`finished the interrupted ${operation}`);
+    return { messages };
   }
   return settled();
 }
@@ -244,8 +254,8 @@ async function finish(state: Swap, service: Service | undefined, start: () => Pr
   const putBack = async (error: unknown) => {
     const { kind, message, hint } = systemError(error, "the service did not start", "service");
     try {
-      await state.revert(() => stopAny(service, state.storePath), start);
-      await state.tidyUp();
+      await state.revert(() => stopService(service, state.storePath), start);
+      await state.cleanUp();
     } catch (second) {
       // What keeps server.json from its new passphrase may keep it from the old one, which it still has.
       const isSame = second instanceof StoreError && second.kind === kind;
@@ -254,35 +264,35 @@ async function finish(state: Swap, service: Service | undefined, start: () => Pr
     return new StoreError(kind, `${message}; the store that was replaced was put back`, {
       hint: withLine(
         hint,
-        state.down ? "see why it does not start" : "the service runs on that one",
+        state.serviceDown ? "see why it does not start" : "the service runs on that one",
       ),
       cause: error,
     });
   };
   try {
-    await state.handOver();
+    await state.applyPassphrase();
   } catch (error) {
     // A hub that reads the new passphrase in server.json, and does not find it there, cannot open the new file.
     if (state.data.server_json && (await state.canRevert())) throw await putBack(error);
     // The service comes first, also if it has to be content with a passphrase that is still pending.
     await start();
-    throw state.down ?? error;
+    throw state.serviceDown ?? error;
   }
   await state.write("starting").catch(() => undefined);
   await start();
-  if (!state.down || !(await state.canRevert())) return;
-  const error = await putBack(state.down);
-  if (!state.down) throw error;
-  state.down = error;
+  if (!state.serviceDown || !(await state.canRevert())) return;
+  const error = await putBack(state.serviceDown);
+  if (!state.serviceDown) throw error;
+  state.serviceDown = error;
 }
 
-async function stopAny(service: Service | undefined, storePath: string): Promise<void> {
+async function stopService(service: Service | undefined, storePath: string): Promise<void> {
   if (!service) return;
   // `run` settles while its own unit starts: it must not stop itself, and its hub does not run yet.
   if (service.kind !== "command" && (await service.owns(process.pid))) {
-    return await refuseHolders(storePath);
+    return await assertNoHolders(storePath);
   }
   // Asked for what could wake it in between, which is then stopped as well.
   await service.activeDependents();
-  await stopIfUp(service, storePath);
+  await stopIfActive(service, storePath);
 }

@@ -29,29 +29,29 @@ const pauseMs = 50;
  * @param open opens it; what it throws while others are kept out is put down to that.
  * @throws StoreError `inUse` if the operation takes longer than `waitMs`; what `open` throws.
  */
-export async function besideOperations<Opened extends { close(): Promise<void> }>(
+export async function waitForOperation<Opened extends { close(): Promise<void> }>(
   storePath: string,
   open: () => Promise<Opened>,
   waitMs = longestWaitMs,
 ): Promise<Opened> {
   const deadline = performance.now() + waitMs;
   for (;;) {
-    await untilLetIn(storePath, deadline);
+    await waitUntilAllowed(storePath, deadline);
     let opened: Opened;
     try {
       opened = await open();
     } catch (error) {
-      if (await whoKeepsOthersOut(storePath)) continue;
+      if (await findBlockingOperation(storePath)) continue;
       throw error;
     }
-    if (!(await whoKeepsOthersOut(storePath))) return opened;
+    if (!(await findBlockingOperation(storePath))) return opened;
     await opened.close();
   }
 }
 
-async function untilLetIn(storePath: string, deadline: number): Promise<void> {
+async function waitUntilAllowed(storePath: string, deadline: number): Promise<void> {
   for (;;) {
-    const entry = await whoKeepsOthersOut(storePath);
+    const entry = await findBlockingOperation(storePath);
     if (!entry) return;
     if (performance.now() > deadline) {
       throw new StoreError(
@@ -65,13 +65,13 @@ async function untilLetIn(storePath: string, deadline: number): Promise<void> {
 }
 
 /** The operation of another process that is at such a step right now. */
-async function whoKeepsOthersOut(storePath: string): Promise<JournalEntry | undefined> {
+async function findBlockingOperation(storePath: string): Promise<JournalEntry | undefined> {
   // One that cannot be read is for the next operation to complain of.
   const journal = await Journal.read(storePath).catch(() => undefined);
   if (!journal) return undefined;
   const { step, pid, data } = journal.entry;
   const isClosed = closedSteps.includes(step) && pid !== process.pid && isAlive(pid);
-  return isClosed && !(await mayBePartOf(data.stopped)) ? journal.entry : undefined;
+  return isClosed && !(await mayBelongToService(data.stopped)) ? journal.entry : undefined;
 }
 
 const stoppedSchema = z.looseObject({ service: z.string(), unit: z.string() });
@@ -80,7 +80,7 @@ const stoppedSchema = z.looseObject({ service: z.string(), unit: z.string() });
  * Whether this process may belong to the service that the operation is about to start again: a command in a unit's
  * ExecStartPre, or in a start command, must not wait for what waits for it.
  */
-async function mayBePartOf(stopped: unknown): Promise<boolean> {
+async function mayBelongToService(stopped: unknown): Promise<boolean> {
   const parsed = stoppedSchema.safeParse(stopped);
   if (!parsed.success) return false;
   const { service, unit } = parsed.data;

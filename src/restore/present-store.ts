@@ -1,6 +1,6 @@
 /** The store that a restore replaces: whether anything that is kept opens it, and how it differs from the backup. */
 import { type ErrorKind, StoreError } from "../errors.js";
-import { lookAt } from "../fs/lstat.js";
+import { lstatIfExists } from "../fs/lstat.js";
 import type { Generation, PassphraseSource } from "../keys/source.js";
 import { type UnlockedStore, unlock } from "../keys/unlock.js";
 import { identify, openEncrypted, type StoreKey } from "../store/cipher.js";
@@ -22,12 +22,12 @@ export interface PresentStore {
 }
 
 /** What is at the store's path, whether anything that is kept opens it, and how it differs from the backup. */
-export async function lookAtPresent(
+export async function inspectPresentStore(
   storePath: string,
   source: PassphraseSource,
   backup: { readonly path: string; readonly key: StoreKey },
 ): Promise<PresentStore> {
-  const there = await lookAt(storePath);
+  const there = await lstatIfExists(storePath);
   if (!there) return { replaced: { state: "absent" } };
   if (!there.isFile()) {
     throw new StoreError("refused", `${storePath} is not a file`, {
@@ -74,7 +74,7 @@ async function secretOfPresent(
   if (format === "unknown") {
     throw new StoreError("corrupted", `${storePath} is not a database`);
   }
-  const unlocked = await unlockToLook(storePath, source);
+  const unlocked = await unlockForInspection(storePath, source);
   await unlocked.connection.close();
   return unlocked;
 }
@@ -83,7 +83,10 @@ async function secretOfPresent(
  * A connection that may write, and has the wrong key, throws away a log that makes no sense to it when it is closed. One
  * that may not cannot roll back what a crash has left; that works with any key.
  */
-async function unlockToLook(storePath: string, source: PassphraseSource): Promise<UnlockedStore> {
+async function unlockForInspection(
+  storePath: string,
+  source: PassphraseSource,
+): Promise<UnlockedStore> {
   try {
     return await unlock(storePath, source, { mode: "readonly" });
   } catch (error) {

@@ -2,38 +2,38 @@ import { dirname } from "node:path";
 import { revoked } from "../client/client.js";
 import { realPath } from "../config/paths.js";
 import { StoreError } from "../errors.js";
-import { moveFile, syncFolder } from "../fs/atomic.js";
+import { moveFile, syncDirectory } from "../fs/atomic.js";
 import { copyFile } from "../fs/copy.js";
-import { lookAt } from "../fs/lstat.js";
+import { lstatIfExists } from "../fs/lstat.js";
 import { sidecars } from "../fs/sidecars.js";
 import {
-  findHandover,
-  type Handover,
+  findPasswordDelivery,
+  type PasswordDelivery,
   passwordToReplace,
-  requireHandover,
+  resolvePasswordDelivery,
 } from "../hub/password-delivery.js";
 import { hubSchema } from "../hub/schema.js";
-import { firstPassphrase, planKeyring, takeUpPending } from "../keys/rotation-plan.js";
+import { adoptPending, firstPassphrase, planRotation } from "../keys/rotation-plan.js";
 import { describeSource, formatSource, isKept } from "../keys/source.js";
 import {
-  type KnownService,
-  knowService,
-  owedService,
+  findPendingRestart,
+  type ResolvedService,
+  resolveService,
   type ServiceReport,
 } from "../operation/downtime.js";
 import { acquireLock } from "../operation/lock.js";
-import { throwIfInterrupted } from "../process/abort.js";
-import { settleBefore } from "../recovery/recover.js";
+import { throwIfAborted } from "../process/abort.js";
+import { recoverBefore } from "../recovery/recover.js";
 import type { Reporter } from "../reporter.js";
 import { keyIdOf, type StoreKey } from "../store/cipher.js";
-import { type HeldStore, setJournalMode } from "../store/export.js";
+import { type LockedStore, setJournalMode } from "../store/export.js";
 import { newestSchema } from "../store/schema.js";
 import type { BundleOptions, BundleReport, OperationOptions } from "../swap/options.js";
-import { type BundlePlan, bundleReport, checkBundleFolder } from "../swap/prepare.js";
+import { type BundlePlan, bundleReport, checkBundleDirectory } from "../swap/prepare.js";
 import { swap } from "../swap/swap.js";
-import { printable, printableClient } from "../text/escape.js";
+import { describeClient, escapeControlCharacters } from "../text/escape.js";
 import { compareClients, type Differences, type Widened } from "./differences.js";
-import { lookAtPresent, openTable, type PresentStore } from "./present-store.js";
+import { inspectPresentStore, openTable, type PresentStore } from "./present-store.js";
 import {
   type BackupToVerify,
   isWhatWasVerified,
@@ -65,7 +65,7 @@ export interface RestoreResult {
     readonly stayed_revoked: number[];
     readonly widened: Widened[];
     readonly passphrase_source: string;
-    readonly hub: Handover["how"];
+    readonly hub: PasswordDelivery["how"];
   };
   readonly bundle: BundleReport | null;
   readonly service: ServiceReport;
@@ -92,14 +92,14 @@ interface Completed {
  */
 export async function restore(options: RestoreOptions): Promise<RestoreResult> {
   const { reporter, signal } = options;
-  const to = options.to && (await freePlace(options.to));
+  const to = options.to && (await findFreePath(options.to));
   const backup = await verifyChosen({ ...options, storePath: options.lock.storePath });
-  throwIfInterrupted(signal);
+  throwIfAborted(signal);
   if (to === undefined || to === options.lock.storePath) {
     return await putInPlace({ ...options, to: undefined }, backup);
   }
   await using lock = await acquireLock(to);
-  await settleBefore(lock, reporter);
+  await recoverBefore(lock, reporter);
   const service = { service: "none", unit: options.service.unit, storePath: to } as const;
   return await putInPlace({ ...options, lock, hub: "none", service }, backup);
 }
@@ -110,12 +110,12 @@ export async function restore(options: RestoreOptions): Promise<RestoreResult> {
  *
  * @throws StoreError `refused` if something is there; `notFound` if its folder is not.
  */
-async function freePlace(path: string): Promise<string> {
-  if (await lookAt(path)) {
+async function findFreePath(path: string): Promise<string> {
+  if (await lstatIfExists(path)) {
     throw new StoreError("refused", `${path} exists already`, { hint: "--to names a new file" });
   }
   const folder = dirname(path);
-  if (await lookAt(folder)) return await realPath(path);
+  if (await lstatIfExists(folder)) return await realPath(path);
   throw new StoreError("notFound", `there is no folder ${folder}`, {
     hint: `mkdir -m 700 '${folder}'`,
   });
@@ -124,16 +124,20 @@ async function freePlace(path: string): Promise<string> {
 async function putInPlace(options: RestoreOptions, backup: VerifiedBackup): Promise<RestoreResult> {
   const { lock, source, reporter, readmitRevoked = false } = options;
   const { storePath } = lock;
-  const present = await lookAtPresent(storePath, source, backup);
+  const present = await inspectPresentStore(storePath, source, backup);
   const { differences } = present;
-  const service = await knowService(options.service, reporter, await owedService(storePath));
-  await ask(options, backup, present, await hubObjection(options, service, backup));
+  const service = await resolveService(
+    options.service,
+    reporter,
+    await findPendingRestart(storePath),
+  );
+  await ask(options, backup, present, await findHubObjection(options, service, backup));
 
   const changes = present.passphrase !== backup.passphrase;
-  const handover =
+  const delivery =
     changes && present.replaced.state !== "absent"
-      ? await requireHandover(service, options.hub)
-      : await findHandover(service, options.hub);
+      ? await resolvePasswordDelivery(service, options.hub)
+      : await findPasswordDelivery(service, options.hub);
   if (
     source.kind !== "keyring" &&
     (await firstPassphrase(source, storePath)) !== backup.passphrase
@@ -144,8 +148,8 @@ async function putInPlace(options: RestoreOptions, backup: VerifiedBackup): Prom
       { hint: "put it there first, or keep it in the keyring: --passphrase-source keyring" },
     );
   }
-  await takeUpPending(storePath, present.generation, reporter);
-  const keyring = await planKeyring(storePath, source, backup.passphrase, present, true);
+  await adoptPending(storePath, present.generation, reporter);
+  const keyring = await planRotation(storePath, source, backup.passphrase, present, true);
   const keeps = present.replaced.state !== "absent" && !options.discardReplaced;
   const keepReplacedAs = keeps ? await freeName(storePath) : undefined;
   if (keepReplacedAs && present.replaced.state === "open" && !present.replaced.secret) {
@@ -163,10 +167,10 @@ async function putInPlace(options: RestoreOptions, backup: VerifiedBackup): Prom
     replaced: present.replaced,
     keepReplacedAs,
     sources: { from: source, to: source },
-    serverJson: changes ? passwordToReplace(handover, reporter) : undefined,
+    serverJson: changes ? passwordToReplace(delivery, reporter) : undefined,
     stage: (staged) => stageBackup(backup, staged),
     fill: async (staged, key, held) => {
-      if (present.replaced.state === "absent") await setStraysAside(storePath, reporter);
+      if (present.replaced.state === "absent") await moveStraysAside(storePath, reporter);
       completed = await complete(staged, key, held, { readmitRevoked, asked: differences });
     },
   });
@@ -182,7 +186,7 @@ async function putInPlace(options: RestoreOptions, backup: VerifiedBackup): Prom
       stayed_revoked: completed.stayedRevoked,
       widened: differences?.widened ?? [],
       passphrase_source: formatSource(source),
-      hub: handover.how,
+      hub: delivery.how,
     },
     bundle: bundleReport(outcome),
     service: outcome.service,
@@ -232,7 +236,7 @@ async function ask(
           .slice(0, named)
           .map(
             ({ client_id: id, name, what }) =>
-              `  ${printableClient(id, name)} ${printable(what.join("; "))}`,
+              `  ${describeClient(id, name)} ${escapeControlCharacters(what.join("; "))}`,
           ),
         ...(widened.length > named ? [`  and ${widened.length - named} more`] : []),
       ].join("\n"),
@@ -252,9 +256,9 @@ async function ask(
 }
 
 /** Why the hub here should not be given this backup. One that cannot be asked must not keep a restore from being made. */
-async function hubObjection(
+async function findHubObjection(
   { to, reporter }: RestoreOptions,
-  service: KnownService,
+  service: ResolvedService,
   { schemaVersion }: VerifiedBackup,
 ): Promise<string | undefined> {
   if (to !== undefined || schemaVersion < newestSchema) return undefined;
@@ -272,7 +276,7 @@ async function hubObjection(
 async function bundlePlan({ bundles, reporter }: RestoreOptions): Promise<BundlePlan | undefined> {
   if (!bundles) return undefined;
   try {
-    return await checkBundleFolder(bundles, reporter);
+    return await checkBundleDirectory(bundles, reporter);
   } catch (error) {
     if (!(error instanceof StoreError) || error.kind === "refused") throw error;
     reporter.notice(`no bundle was written, keep the one there is: ${error.message}`);
@@ -285,7 +289,7 @@ async function bundlePlan({ bundles, reporter }: RestoreOptions): Promise<Bundle
  *
  * @throws StoreError `refused` if more would be admitted, or more allowed, than was said then.
  */
-function refuseUnasked(
+function assertConfirmed(
   found: Differences,
   asked: Differences | undefined,
   readmitRevoked: boolean,
@@ -307,7 +311,7 @@ async function freeName(storePath: string): Promise<string> {
   for (let second = Date.now(); ; second += 1000) {
     const when = new Date(second).toISOString().slice(0, 19).replaceAll(":", "-");
     const path = `${storePath}.replaced.${when}Z`;
-    if (!(await lookAt(path))) return path;
+    if (!(await lstatIfExists(path))) return path;
   }
 }
 
@@ -315,16 +319,16 @@ async function freeName(storePath: string): Promise<string> {
  * Moves away what SQLite has left of a store whose file is gone. It would take a `-wal` or a `-journal` there for the
  * restored store's own and write the pages in it over good ones.
  */
-async function setStraysAside(storePath: string, reporter: Reporter): Promise<void> {
+async function moveStraysAside(storePath: string, reporter: Reporter): Promise<void> {
   const name = await freeName(storePath);
   for (const suffix of sidecars) {
-    if (!(await lookAt(storePath + suffix))) continue;
+    if (!(await lstatIfExists(storePath + suffix))) continue;
     await moveFile(storePath + suffix, name + suffix);
     reporter.notice(
       `${storePath}${suffix} belongs to a store that is not there any more; it is now ${name}${suffix}`,
     );
   }
-  await syncFolder(dirname(storePath));
+  await syncDirectory(dirname(storePath));
 }
 
 /** Copies the verified backup, and sees that the copy is what was verified. */
@@ -345,7 +349,7 @@ async function stageBackup(backup: VerifiedBackup, staged: string): Promise<Stor
 async function complete(
   staged: string,
   key: StoreKey | undefined,
-  held: HeldStore | undefined,
+  held: LockedStore | undefined,
   options: { readmitRevoked: boolean; asked: Differences | undefined },
 ): Promise<Completed> {
   const { readmitRevoked, asked } = options;
@@ -354,7 +358,7 @@ async function complete(
   if (held) {
     await using now = await openTable(held.path, held.secret);
     const found = await compareClients(now, store);
-    refuseUnasked(found, asked, readmitRevoked);
+    assertConfirmed(found, asked, readmitRevoked);
     if (!readmitRevoked) stayedRevoked = found.revoked;
     await store.addItems(stayedRevoked.map(revoked));
   }

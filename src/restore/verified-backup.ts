@@ -4,13 +4,13 @@ import { newestBackup } from "../backup/manifest.js";
 import { type BackupPassphrase, inspectSound, openBackup, verifyBackup } from "../backup/verify.js";
 import { type BundleOpener, readBundle } from "../bundle/bundle.js";
 import { StoreError } from "../errors.js";
-import { sha256Of } from "../fs/hash.js";
-import { lookAt } from "../fs/lstat.js";
+import { sha256File } from "../fs/hash.js";
+import { lstatIfExists } from "../fs/lstat.js";
 import type { PassphraseSource } from "../keys/source.js";
 import { identify, openEncrypted, type StoreKey } from "../store/cipher.js";
 import { ClientStore } from "../store/client-store.js";
 import type { ClientTable } from "../store/client-table.js";
-import { printableClient } from "../text/escape.js";
+import { describeClient } from "../text/escape.js";
 
 /** Which backup: a file, or the newest in a folder that is not newer than a moment. */
 export type BackupChoice =
@@ -94,7 +94,7 @@ export async function verifyChosen(options: BackupToVerify): Promise<VerifiedBac
  */
 export async function isWhatWasVerified(copy: string, backup: VerifiedBackup): Promise<boolean> {
   const { key, doubt, sha256, clients, admins } = backup;
-  if ((await sha256Of(copy)) !== sha256) return false;
+  if ((await sha256File(copy)) !== sha256) return false;
   const options = { mode: "readonly", immutable: true } as const;
   if (doubt !== undefined) await inspectSound(await openEncrypted(copy, key, options));
   await using store = await ClientStore.from(await openEncrypted(copy, key, options));
@@ -108,7 +108,7 @@ export async function isWhatWasVerified(copy: string, backup: VerifiedBackup): P
  */
 export async function chooseBackup(choice: BackupChoice, storePath: string): Promise<string> {
   if ("file" in choice) {
-    if (await lookAt(choice.file)) return choice.file;
+    if (await lstatIfExists(choice.file)) return choice.file;
     throw new StoreError("notFound", `there is no backup ${choice.file}`, {
       hint: "name the .db file; hivemind-sqlcipher backups lists them",
     });
@@ -116,7 +116,7 @@ export async function chooseBackup(choice: BackupChoice, storePath: string): Pro
   const { folder, before } = choice;
   const newest = await newestBackup(folder, storePath, before);
   if (newest) return newest.path;
-  if (!(await lookAt(folder))) {
+  if (!(await lstatIfExists(folder))) {
     throw new StoreError("notFound", `there is no folder ${folder}`, {
       hint: "name the folder that backups go to; is its disk mounted?",
     });
@@ -144,5 +144,5 @@ async function passphraseFor(
 }
 
 async function adminsOf(store: ClientTable): Promise<string[]> {
-  return (await store.admins()).map(({ client_id: id, name }) => printableClient(id, name));
+  return (await store.admins()).map(({ client_id: id, name }) => describeClient(id, name));
 }

@@ -6,9 +6,9 @@
  */
 import { setTimeout as delay } from "node:timers/promises";
 import { StoreError } from "../errors.js";
-import { holdersOf, nameHolders } from "../process/holders.js";
+import { findHolders, formatHolders } from "../process/holders.js";
 import { type Outcome, run } from "../process/run.js";
-import { underInheritedUmask } from "../process/umask.js";
+import { withInheritedUmask } from "../process/umask.js";
 import type { RestartTimer, Service, ServiceState, Started } from "./service.js";
 import { armWatcher } from "./watcher.js";
 
@@ -37,7 +37,7 @@ export class CommandService implements Service {
 
   /** A hub of another user is invisible here: rather stopped and started in vain than taken for stopped. */
   async state(): Promise<ServiceState> {
-    const { holders, complete } = await holdersOf(this.#storePath);
+    const { holders, complete } = await findHolders(this.#storePath);
     return { active: holders.length > 0 || !complete };
   }
 
@@ -59,12 +59,12 @@ export class CommandService implements Service {
     const outcome = await shell(this.#stopCommand, stopLimitMs);
     if (outcome.code !== 0) throw commandError("stop", outcome);
     for (;;) {
-      const { holders } = await holdersOf(this.#storePath);
+      const { holders } = await findHolders(this.#storePath);
       if (holders.length === 0) return;
       if (performance.now() > deadline) {
         throw new StoreError(
           "service",
-          `the stop command ended well, but ${this.#storePath} is still open in ${nameHolders(holders)}`,
+          `the stop command ended well, but ${this.#storePath} is still open in ${formatHolders(holders)}`,
           { hint: "a stop command must return when the hub has ended, or soon after" },
         );
       }
@@ -90,7 +90,7 @@ export class CommandService implements Service {
 }
 
 function shell(command: string, timeoutMs: number): Promise<Outcome> {
-  return run("/bin/sh", ["-c", underInheritedUmask(command)], { timeoutMs, output: false });
+  return run("/bin/sh", ["-c", withInheritedUmask(command)], { timeoutMs, output: false });
 }
 
 function commandError(which: "stop" | "start", { code, failure }: Outcome): StoreError {

@@ -12,7 +12,7 @@ import { userInfo } from "node:os";
 import { join } from "node:path";
 import { configHome, realPath } from "../config/paths.js";
 import { hasCode, StoreError, systemError } from "../errors.js";
-import { makeFolder, removeFile, replaceFile, syncFolder } from "../fs/atomic.js";
+import { makeDirectory, removeFile, replaceFile, syncDirectory } from "../fs/atomic.js";
 import { type Outcome, run } from "../process/run.js";
 import type { Properties } from "./properties.js";
 import { queryLimitMs, show, systemctl } from "./systemctl.js";
@@ -83,15 +83,15 @@ function namesOf(storePath: string): Names {
 export async function installSchedule(request: ScheduleRequest): Promise<Schedule> {
   const { storePath, onCalendar, randomDelay } = request;
   const names = namesOf(storePath);
-  await requireFolder(names.folder);
-  await requireSpelling("calendar", onCalendar, "--on-calendar daily, or 'Mon *-*-* 03:30'");
-  await requireSpelling("timespan", randomDelay, "--random-delay 15min");
+  await assertUnitDirectory(names.folder);
+  await assertCalendar("calendar", onCalendar, "--on-calendar daily, or 'Mon *-*-* 03:30'");
+  await assertCalendar("timespan", randomDelay, "--random-delay 15min");
   const files = [
     [join(names.folder, names.service), serviceText(request)],
     [join(names.folder, names.timer), timerText(request)],
   ] as const;
-  for (const [path] of files) await requireOwn(path);
-  await makeFolder(names.folder);
+  for (const [path] of files) await assertOwnUnit(path);
+  await makeDirectory(names.folder);
   for (const [path, text] of files) await replaceFile(path, text);
   await manage(["daemon-reload"]);
   await manage(["enable", names.timer]);
@@ -116,7 +116,7 @@ export async function removeSchedule(
   const { folder, timer, service } = namesOf(storePath);
   const paths = [join(folder, timer), join(folder, service)];
   const there = [];
-  for (const path of paths) if (await requireOwn(path)) there.push(path);
+  for (const path of paths) if (await assertOwnUnit(path)) there.push(path);
   if (there.length === 0) {
     throw new StoreError("notFound", `no backups of ${storePath} are scheduled`, {
       hint: "hivemind-sqlcipher schedule install",
@@ -124,7 +124,7 @@ export async function removeSchedule(
   }
   if (there.includes(join(folder, timer))) await manage(["disable", "--now", timer]);
   for (const path of there) await removeFile(path);
-  await syncFolder(folder);
+  await syncDirectory(folder);
   await manage(["daemon-reload"]);
   // Otherwise a failed last run keeps the name in the manager's list. It is no error if there was none.
   await systemctl("systemd-user", ["reset-failed", service]);
@@ -140,7 +140,7 @@ export async function removeSchedule(
  */
 export async function scheduleOf(storePath: string): Promise<Schedule | undefined> {
   const { folder, timer, service } = namesOf(storePath);
-  if (!(await isOwn(join(folder, timer)))) return undefined;
+  if (!(await isOwnUnit(join(folder, timer)))) return undefined;
   const [clock = {}, job = {}] = await show(
     "systemd-user",
     [
@@ -217,7 +217,7 @@ WantedBy=timers.target
 }
 
 /** @throws StoreError `refused` if the user's manager does not look for units there. */
-async function requireFolder(folder: string): Promise<void> {
+async function assertUnitDirectory(folder: string): Promise<void> {
   const { stdout } = await manage(["show", "--property=UnitPath", "--value"]);
   const wanted = await realPath(folder);
   for (const path of stdout.trim().split(" ")) if ((await realPath(path)) === wanted) return;
@@ -227,7 +227,7 @@ async function requireFolder(folder: string): Promise<void> {
 }
 
 /** @throws StoreError `usage` with systemd's words for what it does not understand. */
-async function requireSpelling(kind: "calendar" | "timespan", text: string, example: string) {
+async function assertCalendar(kind: "calendar" | "timespan", text: string, example: string) {
   const { code, stderr } = await run("systemd-analyze", [kind, "--", text], {
     timeoutMs: queryLimitMs,
   });
@@ -239,8 +239,8 @@ async function requireSpelling(kind: "calendar" | "timespan", text: string, exam
 }
 
 /** Whether there is a file of this program's. @throws StoreError `refused` if it is another's. */
-async function requireOwn(path: string): Promise<boolean> {
-  const own = await isOwn(path);
+async function assertOwnUnit(path: string): Promise<boolean> {
+  const own = await isOwnUnit(path);
   if (own === false) {
     throw new StoreError("refused", `${path} is not a file of this program's`, {
       hint: "move it away first; what you want changed in a unit belongs into a drop-in",
@@ -250,7 +250,7 @@ async function requireOwn(path: string): Promise<boolean> {
 }
 
 /** Undefined if there is no file. */
-async function isOwn(path: string): Promise<boolean | undefined> {
+async function isOwnUnit(path: string): Promise<boolean | undefined> {
   try {
     return (await readFile(path, "utf8")).startsWith(mark);
   } catch (error) {

@@ -1,6 +1,6 @@
 /** Which service belongs to the store. */
 import { StoreError } from "../errors.js";
-import { lastingHolders, nameHolders } from "../process/holders.js";
+import { findLastingHolders, formatHolders } from "../process/holders.js";
 import { CommandService } from "./command.js";
 import { LaunchdJob } from "./launchd.js";
 import { NoService } from "./none.js";
@@ -65,7 +65,7 @@ async function findService({ unit, storePath }: ServiceChoice): Promise<Service>
       if (found?.usable) return found;
     }
   }
-  const { holders } = await lastingHolders(storePath);
+  const { holders } = await findLastingHolders(storePath);
   if (holders.length === 0) {
     // Not having the one that nobody asked for is nothing to speak of.
     return new NoService(
@@ -76,7 +76,7 @@ async function findService({ unit, storePath }: ServiceChoice): Promise<Service>
   }
   throw new StoreError(
     "inUse",
-    `no service ${unit} was found, and ${storePath} is open in ${nameHolders(holders)}`,
+    `no service ${unit} was found, and ${storePath} is open in ${formatHolders(holders)}`,
     {
       hint: "--unit names the service that has it open; or stop that program, or say how with --stop-command and --start-command",
     },

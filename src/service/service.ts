@@ -93,7 +93,7 @@ export interface Service {
    * where starting twice would start two of it (own commands), only if it failed. To be called after `activeDependents`
    * and before `stop`; the timer must be disarmed once the service is up again, also after an error.
    *
-   * @param options.command an argument list that finishes or undoes the operation, the service's absence included, and
+   * @param options.command an argument list that finishes or undoes the operation, the service's downtime included, and
    *   fails if it could not; it is not given to a shell, and must hold no secret.
    * @param options.name what a timer is to be called, so that a journal can name it before there is one.
    * @throws StoreError `service` if it could not be arranged: then nothing has been stopped yet.
@@ -114,7 +114,7 @@ export interface Service {
 }
 
 /** How long the command that a restart runs first may take: the service matters more than a tidy folder. */
-export const settleLimitSeconds = 60;
+export const recoveryLimitSeconds = 60;
 
 /** A name for a timer that nobody else uses. */
 export function newRestartName(): string {

@@ -8,18 +8,18 @@ import { statSync } from "node:fs";
 import { basename } from "node:path";
 import { setTimeout as delay } from "node:timers/promises";
 import { StoreError } from "../errors.js";
-import { isInGroup, openStore, pointedAt, processesIn } from "../process/cgroup.js";
-import { holdersOf } from "../process/holders.js";
+import { isInGroup, listProcesses, openStore, pointedAt } from "../process/cgroup.js";
+import { findHolders } from "../process/holders.js";
 import { type Outcome, run } from "../process/run.js";
 import { shellQuote } from "../text/shell.js";
 import { type Properties, timespanMs } from "./properties.js";
 import {
   newRestartName,
   type RestartTimer,
+  recoveryLimitSeconds,
   type Service,
   type ServiceState,
   type Started,
-  settleLimitSeconds,
 } from "./service.js";
 import { inManager, type Manager, queryLimitMs, scopeOf, show, systemctl } from "./systemctl.js";
 
@@ -145,7 +145,7 @@ export class SystemdUnit implements Service {
     );
     // The manager removes the control group of a unit that is down: a finished stop job and no group need no more
     // questions.
-    const left = processesIn(this.#controlGroup);
+    const left = listProcesses(this.#controlGroup);
     if (outcome.code === 0 && left.length === 0) return;
     const [unit = {}] = await this.#show(["ActiveState", "SubState"], [this.name]);
     const down = unit.ActiveState === "inactive" || unit.ActiveState === "failed";
@@ -232,7 +232,7 @@ export class SystemdUnit implements Service {
   }
 
   #restartScript(command: readonly string[], units: readonly string[]): string {
-    const settle = ["timeout", "--kill-after=5", `${settleLimitSeconds}`, ...command];
+    const settle = ["timeout", "--kill-after=5", `${recoveryLimitSeconds}`, ...command];
     const start = ["systemctl", ...scopeOf(this.kind), "start", "--", ...units];
     // The shell reads this from its standard input, which is therefore not the commands'.
     return [
@@ -380,9 +380,9 @@ export class SystemdUnit implements Service {
   async #checkStore(unit: Properties, storePath: string): Promise<string[]> {
     const group = unit.ControlGroup ?? "";
     const holds = async () =>
-      (await holdersOf(storePath)).holders.some(({ pid }) => isInGroup(pid, group));
+      (await findHolders(storePath)).holders.some(({ pid }) => isInGroup(pid, group));
     if (await holds()) return [];
-    const pids = processesIn(group);
+    const pids = listProcesses(group);
     const names = [basename(storePath), "clients.db"];
     const other =
       openStore(pids, names) ?? pointedAt(Number(unit.MainPID) || pids[0], storePath, names);

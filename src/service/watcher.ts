@@ -13,9 +13,9 @@
 import { type ChildProcess, spawn } from "node:child_process";
 import { once } from "node:events";
 import { StoreError } from "../errors.js";
-import { underInheritedUmask } from "../process/umask.js";
+import { withInheritedUmask } from "../process/umask.js";
 import { shellQuote } from "../text/shell.js";
-import { type RestartTimer, settleLimitSeconds } from "./service.js";
+import { type RestartTimer, recoveryLimitSeconds } from "./service.js";
 
 /** The watcher's exit codes: it was told to disarm in time, or it has started the service. */
 const disarmed = 0;
@@ -39,7 +39,7 @@ export interface WatcherOptions {
  * @throws StoreError `service` if it does not come up.
  */
 export async function armWatcher(options: WatcherOptions): Promise<RestartTimer> {
-  const child = spawn("/bin/sh", ["-c", underInheritedUmask(program(options))], {
+  const child = spawn("/bin/sh", ["-c", withInheritedUmask(program(options))], {
     detached: true,
     stdio: ["pipe", "pipe", "ignore"],
   });
@@ -97,7 +97,7 @@ exec >/dev/null
   [ "$word" = disarm ] && exit ${disarmed}
   exec </dev/null
   limit=
-  command -v timeout >/dev/null && limit='timeout -k 5 ${settleLimitSeconds}' # macOS has none
+  command -v timeout >/dev/null && limit='timeout -k 5 ${recoveryLimitSeconds}' # macOS has none
   (trap - TERM HUP INT; exec $limit ${command.map(shellQuote).join(" ")}) && exit ${acted}
   (trap - TERM HUP INT; exec ${start.map(shellQuote).join(" ")})
   exit ${acted}

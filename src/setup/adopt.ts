@@ -7,19 +7,19 @@
  * store's file and the service are left alone: what the hub has open stays open.
  */
 import { StoreError } from "../errors.js";
-import { findHandover } from "../hub/password-delivery.js";
+import { findPasswordDelivery } from "../hub/password-delivery.js";
 import { namedStore, passwordIn, readServerJson, serverJsonPath } from "../hub/server-json.js";
-import { firstPassphrase, planKeyring, takeUpIfPending } from "../keys/rotation-plan.js";
+import { adoptPendingIfEqual, firstPassphrase, planRotation } from "../keys/rotation-plan.js";
 import { describeSource, formatSource } from "../keys/source.js";
-import { throwIfInterrupted } from "../process/abort.js";
+import { throwIfAborted } from "../process/abort.js";
 import { selectService } from "../service/select.js";
 import { type CipherCompatibility, identify, openEncrypted } from "../store/cipher.js";
 import { checkSchema } from "../store/schema.js";
-import { take } from "../swap/adopt-passphrase.js";
+import { adoptPassphrase } from "../swap/adopt-passphrase.js";
 import type { BundleOptions, BundleReport, OperationOptions } from "../swap/options.js";
-import { bundleReport, checkBundleFolder } from "../swap/prepare.js";
+import { bundleReport, checkBundleDirectory } from "../swap/prepare.js";
 
-export interface AdoptOptions extends Omit<OperationOptions, "settleCommand">, BundleOptions {
+export interface AdoptOptions extends Omit<OperationOptions, "recoveryCommand">, BundleOptions {
   /** The passphrase, where it is known; without it the one in `server.json` is taken. */
   readonly passphrase?: string | undefined;
   /** Asks for it where that has none. */
@@ -50,8 +50,8 @@ export interface AdoptResult {
 export async function adopt(options: AdoptOptions): Promise<AdoptResult> {
   const { lock, source, reporter, removePassword = false } = options;
   const { storePath } = lock;
-  await refuseOther(storePath);
-  const bundlePlan = await checkBundleFolder(options, reporter);
+  await assertNoOtherPassword(storePath);
+  const bundlePlan = await checkBundleDirectory(options, reporter);
   const inServerJson = await passwordFor(storePath);
   const passphrase =
     options.passphrase ?? inServerJson?.password ?? (await options.askPassphrase?.());
@@ -63,7 +63,10 @@ export async function adopt(options: AdoptOptions): Promise<AdoptResult> {
   const { connection, key, keyId } = await openEncrypted(storePath, passphrase, {
     mode: "readwrite",
   }).catch((error: unknown) => {
-    throw withRightOne(error, options.passphrase === undefined ? inServerJson?.path : undefined);
+    throw withCurrentPassphrase(
+      error,
+      options.passphrase === undefined ? inServerJson?.path : undefined,
+    );
   });
   try {
     await checkSchema(connection);
@@ -80,16 +83,16 @@ export async function adopt(options: AdoptOptions): Promise<AdoptResult> {
     );
   }
   const remove = removePassword ? inServerJson?.path : undefined;
-  if (remove !== undefined) await refuseToLockOut(options, remove);
+  if (remove !== undefined) await assertHubKeepsAccess(options, remove);
   else if (inServerJson) {
     reporter.notice(
       `the password is still in ${inServerJson.path}, in plain text; a hub that is started by run needs none there`,
     );
   }
-  throwIfInterrupted(options.signal);
-  if (source.kind === "keyring") await takeUpIfPending(storePath, passphrase);
-  const keyring = await planKeyring(storePath, source, passphrase, { keyId }, true);
-  const bundle = await take({
+  throwIfAborted(options.signal);
+  if (source.kind === "keyring") await adoptPendingIfEqual(storePath, passphrase);
+  const keyring = await planRotation(storePath, source, passphrase, { keyId }, true);
+  const bundle = await adoptPassphrase({
     operation: "adopt",
     storePath,
     passphrase,
@@ -112,7 +115,7 @@ export async function adopt(options: AdoptOptions): Promise<AdoptResult> {
 }
 
 /** @param serverJson where the passphrase that does not open the store was read, if it was there. */
-function withRightOne(error: unknown, serverJson: string | undefined): unknown {
+function withCurrentPassphrase(error: unknown, serverJson: string | undefined): unknown {
   if (!(error instanceof StoreError) || error.kind !== "wrongPassphrase") return error;
   const right = "give the one that opens it: --passphrase-file FILE";
   return new StoreError(error.kind, error.message, {
@@ -121,7 +124,7 @@ function withRightOne(error: unknown, serverJson: string | undefined): unknown {
   });
 }
 
-async function refuseOther(storePath: string): Promise<void> {
+async function assertNoOtherPassword(storePath: string): Promise<void> {
   const { format } = await identify(storePath);
   if (format === "sqlcipher") return;
   if (format === "absent") {
@@ -151,10 +154,10 @@ async function passwordFor(
   }
 }
 
-async function refuseToLockOut({ service: choice, hub }: AdoptOptions, path: string) {
+async function assertHubKeepsAccess({ service: choice, hub }: AdoptOptions, path: string) {
   const service = await selectService(choice);
-  const handover = await findHandover({ service, choice, wasActive: false }, hub);
-  if (handover.how === "run" || hub === "none") return;
+  const delivery = await findPasswordDelivery({ service, choice, wasActive: false }, hub);
+  if (delivery.how === "run" || hub === "none") return;
   throw new StoreError(
     "refused",
     `without the password in ${path}, ${service.name ?? "the hub"} could not open its store`,

@@ -5,11 +5,11 @@
  */
 import { type BundleOpener, readBundle } from "../bundle/bundle.js";
 import { StoreError } from "../errors.js";
-import { planKeyring, takeUpIfPending } from "../keys/rotation-plan.js";
+import { adoptPendingIfEqual, planRotation } from "../keys/rotation-plan.js";
 import { describeSource, type PassphraseSource } from "../keys/source.js";
 import type { OperationLock } from "../operation/lock.js";
 import { identify, openEncrypted } from "../store/cipher.js";
-import { take } from "../swap/adopt-passphrase.js";
+import { adoptPassphrase } from "../swap/adopt-passphrase.js";
 
 export interface ImportOptions {
   readonly lock: OperationLock;
@@ -61,10 +61,16 @@ export async function importPassphrase(options: ImportOptions): Promise<ImportRe
     },
   );
   await opened.connection.close();
-  await takeUpIfPending(storePath, passphrase);
-  const keyring = await planKeyring(storePath, source, passphrase, { keyId: opened.keyId }, true);
+  await adoptPendingIfEqual(storePath, passphrase);
+  const keyring = await planRotation(storePath, source, passphrase, { keyId: opened.keyId }, true);
   if (keyring) {
-    await take({ operation: "import-passphrase", storePath, passphrase, key: opened.key, keyring });
+    await adoptPassphrase({
+      operation: "import-passphrase",
+      storePath,
+      passphrase,
+      key: opened.key,
+      keyring,
+    });
   }
   return {
     imported: { path: storePath, key_id: opened.keyId, bundle, known: keyring === undefined },

@@ -8,19 +8,19 @@
 import { stat } from "node:fs/promises";
 import { dirname } from "node:path";
 import { writeBundle } from "../bundle/bundle.js";
-import { refuseBadPlacement } from "../bundle/placement.js";
+import { assertPlacement } from "../bundle/placement.js";
 import { ensureRecipients, type RecipientOptions } from "../bundle/recipients.js";
 import { parseRecipient } from "../bundle/recovery-key.js";
 import { loadSettings, type Settings, saveSettings } from "../config/settings.js";
 import { hasCode, StoreError, systemError } from "../errors.js";
-import { makeFolder } from "../fs/atomic.js";
-import { refuseStrays } from "../fs/sidecars.js";
+import { makeDirectory } from "../fs/atomic.js";
+import { assertNoStraySidecars } from "../fs/sidecars.js";
 import { getEntry, keyringService, setEntry } from "../keys/keyring.js";
 import { generatePassphrase } from "../keys/passphrase.js";
 import { firstPassphrase } from "../keys/rotation-plan.js";
 import { describeSource, formatSource, type PassphraseSource } from "../keys/source.js";
 import type { OperationLock } from "../operation/lock.js";
-import { reached } from "../operation/step.js";
+import { emitStep } from "../operation/step.js";
 import { withOperation } from "../recovery/recover.js";
 import type { Reporter } from "../reporter.js";
 import { type CipherCompatibility, identify } from "../store/cipher.js";
@@ -62,15 +62,15 @@ export interface InitResult {
  */
 export async function initStore(options: InitOptions): Promise<InitResult> {
   const { storePath, source } = options;
-  await refuseExisting(storePath);
-  if (source.kind === "file") await requirePassphraseFile(source.path);
+  await assertAbsent(storePath);
+  if (source.kind === "file") await assertPassphraseFile(source.path);
   for (const recipient of options.recipients) parseRecipient(recipient);
   if (options.bundleFolder !== undefined) {
     const backups = options.settings.backup?.to ?? dirname(storePath);
-    for (const notice of await refuseBadPlacement(backups, options.bundleFolder)) {
+    for (const notice of await assertPlacement(backups, options.bundleFolder)) {
       options.reporter.notice(notice);
     }
-    await makeFolder(options.bundleFolder);
+    await makeDirectory(options.bundleFolder);
   }
   // An interrupted restore may have set a store aside: it comes back first.
   return await withOperation(storePath, options.reporter, (lock) => make(options, lock), {
@@ -80,9 +80,9 @@ export async function initStore(options: InitOptions): Promise<InitResult> {
 
 async function make(options: InitOptions, { storePath }: OperationLock): Promise<InitResult> {
   const { source } = options;
-  await refuseExisting(storePath);
+  await assertAbsent(storePath);
   // As the store itself would, but before a passphrase is kept and a recovery key handed out.
-  await refuseStrays(storePath);
+  await assertNoStraySidecars(storePath);
 
   // A keyring that cannot be asked is found out here, before anything is made.
   const kept = source.kind === "keyring" ? await getEntry(storePath, "current") : undefined;
@@ -96,19 +96,19 @@ async function make(options: InitOptions, { storePath }: OperationLock): Promise
   if (source.kind === "keyring" && kept === undefined) {
     await setEntry(storePath, "current", passphrase);
   }
-  reached("init.passphrase-kept");
+  emitStep("init.passphrase-kept");
   const store = await ClientStore.create(storePath, passphrase, {
     schemaVersion: options.schemaVersion,
     cipherCompatibility: options.cipherCompatibility ?? 4,
   });
   await store.close();
-  reached("init.store-made");
+  emitStep("init.store-made");
   await saveSettings(options.settingsPath, {
     ...(await loadSettings(options.settingsPath)),
     ...options.settings,
     passphrase_source: formatSource(source),
   });
-  reached("init.settings-saved");
+  emitStep("init.settings-saved");
   const bundle =
     options.bundleFolder === undefined
       ? undefined
@@ -131,7 +131,7 @@ async function make(options: InitOptions, { storePath }: OperationLock): Promise
   };
 }
 
-async function refuseExisting(storePath: string): Promise<void> {
+async function assertAbsent(storePath: string): Promise<void> {
   const { format, size } = await identify(storePath);
   if (format === "absent") return;
   const hint =
@@ -156,7 +156,7 @@ async function newPassphrase(options: InitOptions): Promise<string> {
 }
 
 /** No passphrase is written to a disk by this program: whoever wants that does it. */
-async function requirePassphraseFile(path: string): Promise<void> {
+async function assertPassphraseFile(path: string): Promise<void> {
   try {
     await stat(path);
   } catch (error) {

@@ -3,7 +3,7 @@
  */
 import { JsonNumber } from "../client/json.js";
 import { StoreError } from "../errors.js";
-import { holdersOf } from "../process/holders.js";
+import { findHolders } from "../process/holders.js";
 import type { ClientStore } from "../store/client-store.js";
 import type { Connection } from "../store/connection.js";
 import { checkSchema } from "../store/schema.js";
@@ -68,7 +68,7 @@ export class SqlSession {
   }
 
   /** Runs statements in a transaction that is then undone, to see what they would do. @throws as `apply`. */
-  rehearse(statements: readonly Statement[]): Promise<Effect> {
+  dryRun(statements: readonly Statement[]): Promise<Effect> {
     return this.#transact(statements, () => {
       throw undone;
     });
@@ -109,7 +109,7 @@ export class SqlSession {
     statements: readonly Statement[],
     judge: (effect: Effect) => void,
   ): Promise<Effect> {
-    const [holder] = (await holdersOf(this.#connection.path)).holders;
+    const [holder] = (await findHolders(this.#connection.path)).holders;
     let late = false;
     let effect: Effect | undefined;
     let timer: NodeJS.Timeout | undefined;

@@ -12,7 +12,7 @@ interface Question<Answer> {
   readonly reject: (error: unknown) => void;
 }
 
-export class Gathered<Found, Answer> {
+export class BatchLoader<Found, Answer> {
   readonly #find: (keys: readonly string[], lane: number) => Promise<ReadonlyMap<string, Found>>;
   readonly #read: (found: Found) => Answer;
   #waiting: Question<Answer>[] = [];

@@ -188,7 +188,7 @@ export async function openEncrypted(
       });
     }
     const key = await unlock(connection, secret, salt);
-    await refuseCutOff(connection, options);
+    await assertNotTruncated(connection, options);
     return { connection, key, keyId: keyIdOf(salt) };
   } catch (error) {
     await connection.close();
@@ -208,7 +208,7 @@ export async function createEncrypted(
 ): Promise<OpenedStore> {
   const key = await deriveKey(passphrase, randomBytes(saltBytes), cipherCompatibility);
   await using memory = await Connection.open(":memory:", { mode: "create" });
-  await requireSqlcipher(memory);
+  await assertSqlcipher(memory);
   await createFile(path, "");
   const connection = await Connection.open(path, { mode: "readwrite" });
   try {
@@ -240,7 +240,7 @@ async function sizeOf(path: string): Promise<number | undefined> {
 }
 
 /** A SQLite without SQLCipher ignores `PRAGMA key` and would write everything in plain text. */
-async function requireSqlcipher(connection: Connection): Promise<void> {
+async function assertSqlcipher(connection: Connection): Promise<void> {
   const version = await connection.get("PRAGMA cipher_version");
   if (version === undefined) {
     throw new StoreError(
@@ -256,7 +256,7 @@ async function requireSqlcipher(connection: Connection): Promise<void> {
  * deriving or decrypting anything. Of a file shorter than that it answers random bytes.
  */
 async function readSalt(connection: Connection): Promise<Buffer> {
-  await requireSqlcipher(connection);
+  await assertSqlcipher(connection);
   await connection.all(`PRAGMA key = "x'${"00".repeat(keyBytes)}'"`);
   const row = await connection.get<{ cipher_salt: string }>("PRAGMA cipher_salt");
   return Buffer.from(row?.cipher_salt ?? "", "hex");
@@ -301,7 +301,7 @@ async function applyKey(connection: Connection, key: StoreKey): Promise<void> {
  * SQLite notices whole pages missing at the end, not a part of one. A crash while the log is brought into the file leaves
  * a part of one as well: then that page and all after it are in the log, which SQLite reads, unless the file is immutable.
  */
-async function refuseCutOff(
+async function assertNotTruncated(
   connection: Connection,
   { immutable = false }: ConnectionOptions,
 ): Promise<void> {

@@ -128,7 +128,7 @@ export function changedColumns(row: Row, client: Client, schema: Schema): Values
 const changesSchema = z.partial(clientSchema);
 
 /** @throws StoreError `refused` if a field is not what a client has there, naming it. */
-export function requireValid(changes: Partial<Client>): void {
+export function assertValidClient(changes: Partial<Client>): void {
   const checked = changesSchema.safeParse(changes);
   if (checked.success) return;
   const problem = checked.error.issues[0];

@@ -2,7 +2,7 @@
 import { rm } from "node:fs/promises";
 import { StoreError } from "../errors.js";
 import { claimName, stagedName } from "../fs/atomic.js";
-import { refuseStrays } from "../fs/sidecars.js";
+import { assertNoStraySidecars } from "../fs/sidecars.js";
 import {
   type CipherCompatibility,
   createEncrypted,
@@ -81,7 +81,7 @@ export class ClientStore extends ClientTable {
     options: CreateOptions = {},
   ): Promise<ClientStore> {
     const { schemaVersion = newestSchema, cipherCompatibility = 4 } = options;
-    await refuseStrays(path);
+    await assertNoStraySidecars(path);
     const staged = stagedName(path);
     try {
       const { connection, key } = await createEncrypted(staged, passphrase, cipherCompatibility);

@@ -10,14 +10,14 @@ import { setImmediate } from "node:timers/promises";
 import { type Client, revoked, revokedApiKey } from "../client/client.js";
 import type { Database } from "../client/database.js";
 import { StoreError } from "../errors.js";
-import { Gathered } from "./batch-loader.js";
+import { BatchLoader } from "./batch-loader.js";
 import {
+  assertValidClient,
   changedColumns,
   decodeRow,
   encodeRow,
   exactInteger,
   type Row,
-  requireValid,
   rowColumns,
   textOf,
   type Values,
@@ -64,7 +64,7 @@ export class ClientTable implements Database {
   #stamp = "";
   /** By their lane and SQL; kept for the life of the store. */
   readonly #statements = new Map<string, Promise<Statement>>();
-  readonly #byApiKey = new Gathered(
+  readonly #byApiKey = new BatchLoader(
     (keys: readonly string[], lane: number) => this.#rowsByApiKey(keys, lane),
     decodeRow,
   );
@@ -140,7 +140,7 @@ export class ClientTable implements Database {
    * @throws StoreError `notFound` if there is none; `refused` if a change is not valid.
    */
   async updateClient(clientId: number, changes: Partial<Client>): Promise<Client> {
-    requireValid(changes);
+    assertValidClient(changes);
     return this.transaction(async () => {
       const row = await this.#rowById(clientId);
       if (row === undefined) throw noSuchClient(clientId);
@@ -315,7 +315,7 @@ export class ClientTable implements Database {
 
   async #put(clients: readonly Client[]): Promise<void> {
     if (clients.length === 0) return;
-    for (const client of clients) requireValid(client);
+    for (const client of clients) assertValidClient(client);
     // Of two with the same id the later one counts.
     const byId = new Map(clients.map((client) => [client.client_id, client]));
     await this.#sizeCache(smallestCache);

@@ -3,7 +3,7 @@
  * schema. SQLite compares; nothing but counts comes out of it, so memory does not grow with the store.
  */
 import { StoreError } from "../errors.js";
-import { throwIfInterrupted } from "../process/abort.js";
+import { throwIfAborted } from "../process/abort.js";
 import type { Connection } from "./connection.js";
 
 /** A large table is compared in this many ranges of row ids, which connections share among them. */
@@ -30,7 +30,7 @@ export async function compareDatabases(
     const ranges = await rangesOf(connection, table);
     const work = connections.map(async (worker) => {
       for (let range = ranges.shift(); range !== undefined; range = ranges.shift()) {
-        throwIfInterrupted(signal);
+        throwIfAborted(signal);
         const found = await countSame(worker, table, other, range);
         same += found;
       }

@@ -5,7 +5,7 @@
 import { setTimeout as delay } from "node:timers/promises";
 import { pathToFileURL } from "node:url";
 import { StoreError } from "../errors.js";
-import { lookAt } from "../fs/lstat.js";
+import { lstatIfExists } from "../fs/lstat.js";
 import { sidecars } from "../fs/sidecars.js";
 import { openEncrypted, type StoreKey } from "./cipher.js";
 import { type Attached, compareDatabases } from "./compare.js";
@@ -25,7 +25,7 @@ const comparers = 2;
  * A store that is about to be replaced: brought into one file, and held so that nobody writes to it any more, until it
  * is released. Others may still read it.
  */
-export class HeldStore {
+export class LockedStore {
   readonly path: string;
   readonly secret: Secret;
   /** The journal mode that it was found in, "wal" or "delete" mostly: the file that replaces it gets the same. */
@@ -45,10 +45,10 @@ export class HeldStore {
    *
    * @throws StoreError `inUse` if anybody else is using it.
    */
-  static async hold(path: string, secret: Secret): Promise<HeldStore> {
+  static async lock(path: string, secret: Secret): Promise<LockedStore> {
     for (let tries = 1; ; tries++) {
       try {
-        return await HeldStore.#holdNow(path, secret);
+        return await LockedStore.#holdNow(path, secret);
       } catch (error) {
         const isInUse = error instanceof StoreError && error.kind === "inUse";
         if (!isInUse || tries === holdTries) throw error;
@@ -57,7 +57,7 @@ export class HeldStore {
     }
   }
 
-  static async #holdNow(path: string, secret: Secret): Promise<HeldStore> {
+  static async #holdNow(path: string, secret: Secret): Promise<LockedStore> {
     const connection = await openDatabase(path, secret);
     let found = "";
     try {
@@ -66,8 +66,8 @@ export class HeldStore {
       await connection.run("BEGIN IMMEDIATE");
       // Whoever opened it between those two statements may have switched it back.
       if ((await journalModeOf(connection)) !== "delete") throw inUse(path);
-      await refuseSidecars(path);
-      return new HeldStore(path, secret, found, connection);
+      await assertNoSidecars(path);
+      return new LockedStore(path, secret, found, connection);
     } catch (error) {
       if (found !== "") await setJournalMode(connection, found).catch(() => undefined);
       await connection.close();
@@ -81,7 +81,7 @@ export class HeldStore {
   }
 
   /** Lets go of a store that stays, in the journal mode that it was found in. */
-  async putBack(): Promise<void> {
+  async unlock(): Promise<void> {
     try {
       await this.#connection.run("ROLLBACK");
       await setJournalMode(this.#connection, this.journalMode);
@@ -96,7 +96,7 @@ export class HeldStore {
  *
  * @throws StoreError `refused` for a text encoding other than UTF-8, or a virtual table.
  */
-export async function refuseUnexportable(connection: Connection): Promise<void> {
+export async function assertExportable(connection: Connection): Promise<void> {
   const encoding = await connection.get<{ encoding: string }>("PRAGMA encoding");
   if (encoding?.encoding !== "UTF-8") {
     throw new StoreError("refused", `${connection.path} holds its texts as ${encoding?.encoding}`, {
@@ -120,7 +120,11 @@ export async function refuseUnexportable(connection: Connection): Promise<void> 
  *
  * @throws StoreError `io`, `corrupted`.
  */
-export async function exportStore(held: HeldStore, staged: string, secret: Secret): Promise<void> {
+export async function exportStore(
+  held: LockedStore,
+  staged: string,
+  secret: Secret,
+): Promise<void> {
   await using connection = await openDatabase(held.path, held.secret);
   await exportTo(connection, staged, secret);
 }
@@ -168,7 +172,7 @@ export async function copyUnder(options: {
  * @throws StoreError `wrongPassphrase` if the file is not under this key, `corrupted` if anything differs.
  */
 export async function verifyExport(
-  held: HeldStore,
+  held: LockedStore,
   staged: string,
   secret: Secret,
   signal: AbortSignal,
@@ -235,12 +239,12 @@ async function bringIntoOneFile(connection: Connection): Promise<void> {
 }
 
 /** @throws StoreError `inUse` if anything that belongs to a connection still lies beside the database. */
-export async function refuseSidecars(path: string): Promise<void> {
+export async function assertNoSidecars(path: string): Promise<void> {
   if (await hasSidecars(path)) throw inUse(path);
 }
 
 async function hasSidecars(path: string): Promise<boolean> {
-  for (const suffix of sidecars) if (await lookAt(path + suffix)) return true;
+  for (const suffix of sidecars) if (await lstatIfExists(path + suffix)) return true;
   return false;
 }
 

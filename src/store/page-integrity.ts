@@ -18,7 +18,7 @@ const seals = {
   4: { pageBytes: 4096, digest: "sha512", hmacBytes: 64, reserveBytes: 80 },
 } as const;
 
-type Seal = (typeof seals)[keyof typeof seals];
+type PageLayout = (typeof seals)[keyof typeof seals];
 
 const ivBytes = 16;
 const saltBytes = 16;
@@ -48,7 +48,7 @@ export async function pageErrors(path: string, key: StoreKey): Promise<string[]>
       const chunk = buffer.subarray(0, found - rest);
       for (let start = 0; start < chunk.length; start += seal.pageBytes, at += seal.pageBytes) {
         const page = chunk.subarray(start, start + seal.pageBytes);
-        if (isSealed(page, at, seal, hmacKey)) continue;
+        if (isAuthentic(page, at, seal, hmacKey)) continue;
         errors.push(`HMAC verification failed for page ${at / seal.pageBytes + 1}`);
       }
       if (rest > 0) return errors;
@@ -60,12 +60,12 @@ export async function pageErrors(path: string, key: StoreKey): Promise<string[]>
   }
 }
 
-function hmacKeyOf({ key, salt }: StoreKey, { digest }: Seal): KeyObject {
+function hmacKeyOf({ key, salt }: StoreKey, { digest }: PageLayout): KeyObject {
   const hmacSalt = salt.map((byte) => byte ^ 0x3a);
   return createSecretKey(pbkdf2Sync(key, hmacSalt, 2, key.length, digest));
 }
 
-function isSealed(page: Buffer, at: number, seal: Seal, hmacKey: KeyObject): boolean {
+function isAuthentic(page: Buffer, at: number, seal: PageLayout, hmacKey: KeyObject): boolean {
   if (at === lockPageAt && page.every((byte) => byte === 0)) return true;
   const hmacAt = seal.pageBytes - seal.reserveBytes + ivBytes;
   const number = Buffer.alloc(4);

@@ -4,8 +4,8 @@
  */
 import { join } from "node:path";
 import { type Bundle, bundleName, writeBundle } from "../bundle/bundle.js";
-import { removePartials, tryReplacing } from "../fs/atomic.js";
-import { lookAt } from "../fs/lstat.js";
+import { assertReplaceable, removePartials } from "../fs/atomic.js";
+import { lstatIfExists } from "../fs/lstat.js";
 import { readServerJson } from "../hub/server-json.js";
 import { removePassword } from "../hub/server-json-edit.js";
 import { deleteDerivedKeys } from "../keys/keyring.js";
@@ -15,22 +15,22 @@ import {
   keepPending,
   keyringPlanSchema,
   promotePending,
-  putKeyringBack,
+  restoreKeyring,
 } from "../keys/rotation-plan.js";
 import { Journal } from "../operation/journal.js";
-import { type Settled, tidyUp } from "../operation/recovery.js";
-import { reached } from "../operation/step.js";
+import { cleanUp, type Recovery } from "../operation/recovery.js";
+import { emitStep } from "../operation/step.js";
 import * as z from "../schema.js";
 import { keyIdOf, type StoreKey } from "../store/cipher.js";
 import type { BundlePlan } from "./prepare.js";
 import { bundleJournalSchema, undoBundle } from "./state.js";
 
-export const takeOperations = ["adopt", "import-passphrase"] as const;
+export const adoptionOperations = ["adopt", "import-passphrase"] as const;
 
-export type TakeOperation = (typeof takeOperations)[number];
+export type AdoptionOperation = (typeof adoptionOperations)[number];
 
 /** As the steps of a swap: a journal's step is one of those marked, and may have begun. */
-export const takeSteps = [
+export const adoptionSteps = [
   "beginning", // journaled
   "pending-kept",
   "bundled",
@@ -40,9 +40,9 @@ export const takeSteps = [
   "server-json",
 ] as const;
 
-type TakeStep = (typeof takeSteps)[number];
+type AdoptionStep = (typeof adoptionSteps)[number];
 
-const takeJournalSchema = z.strictObject({
+const adoptionJournalSchema = z.strictObject({
   /** What happens in the keyring; absent if nothing does. */
   keyring: z.optional(keyringPlanSchema),
   bundle: z.optional(bundleJournalSchema),
@@ -50,10 +50,10 @@ const takeJournalSchema = z.strictObject({
   server_json: z.optional(z.string()),
 });
 
-type TakeJournal = z.infer<typeof takeJournalSchema>;
+type AdoptionJournal = z.infer<typeof adoptionJournalSchema>;
 
-export interface TakeRequest {
-  readonly operation: TakeOperation;
+export interface AdoptPassphraseRequest {
+  readonly operation: AdoptionOperation;
   readonly storePath: string;
   /** It was seen to open the store. */
   readonly passphrase: string;
@@ -68,21 +68,23 @@ export interface TakeRequest {
  *
  * @throws StoreError what the keyring and `writeBundle` throw; then everything is as before.
  */
-export async function take(request: TakeRequest): Promise<Bundle | undefined> {
+export async function adoptPassphrase(
+  request: AdoptPassphraseRequest,
+): Promise<Bundle | undefined> {
   const { operation, storePath, passphrase, key, keyring, bundle: plan, serverJson } = request;
   const keyId = keyIdOf(key.salt);
-  const made = plan && !(await lookAt(join(plan.folder, bundleName(keyId))));
-  const data: TakeJournal = {
+  const made = plan && !(await lstatIfExists(join(plan.folder, bundleName(keyId))));
+  const data: AdoptionJournal = {
     ...(keyring && { keyring }),
     ...(plan && { bundle: { folder: plan.folder, key_id: keyId, made: made ?? false } }),
     ...(serverJson !== undefined && { server_json: serverJson }),
   };
-  const step = (name: TakeStep) => reached(`${operation}.${name}`);
+  const step = (name: AdoptionStep) => emitStep(`${operation}.${name}`);
   const journal = await Journal.begin(storePath, operation, "beginning", data);
   let bundle: Bundle | undefined;
   try {
     step("beginning");
-    if (serverJson !== undefined) await tryReplacing((await readServerJson(serverJson)).file);
+    if (serverJson !== undefined) await assertReplaceable((await readServerJson(serverJson)).file);
     if (keyring) await keepPending(storePath, passphrase);
     step("pending-kept");
     if (plan) bundle = await writeBundle({ ...plan, storePath, passphrase, key });
@@ -93,7 +95,7 @@ export async function take(request: TakeRequest): Promise<Bundle | undefined> {
     step("taking");
   } catch (error) {
     await undo(storePath, data);
-    await tidyUp(journal, () => removeBundle(data));
+    await cleanUp(journal, () => removeBundle(data));
     throw error;
   }
   await finish(storePath, data, journal);
@@ -101,39 +103,41 @@ export async function take(request: TakeRequest): Promise<Bundle | undefined> {
 }
 
 /** Finishes or undoes what was interrupted. */
-export async function settleTake(journal: Journal, storePath: string): Promise<Settled> {
+export async function recoverAdoption(journal: Journal, storePath: string): Promise<Recovery> {
   const { operation, step } = journal.entry;
-  const data = journal.dataAs(takeJournalSchema);
+  const data = journal.dataAs(adoptionJournalSchema);
   if (step === "taking") {
     await finish(storePath, data, journal);
-    return { said: [`finished the interrupted ${operation}: the passphrase is in the keyring`] };
+    return {
+      messages: [`finished the interrupted ${operation}: the passphrase is in the keyring`],
+    };
   }
   await undo(storePath, data);
-  const untidy = await tidyUp(journal, () => removeBundle(data));
-  return { said: untidy ? [] : [`undid the interrupted ${operation}`], untidy };
+  const cleanupPending = await cleanUp(journal, () => removeBundle(data));
+  return { messages: cleanupPending ? [] : [`undid the interrupted ${operation}`], cleanupPending };
 }
 
-async function finish(storePath: string, data: TakeJournal, journal: Journal): Promise<void> {
+async function finish(storePath: string, data: AdoptionJournal, journal: Journal): Promise<void> {
   const { keyring, server_json: serverJson } = data;
   if (keyring) {
     await promotePending(storePath, keyring);
     await deleteDerivedKeys(storePath);
   }
-  reached(`${journal.entry.operation}.promoted`);
+  emitStep(`${journal.entry.operation}.promoted`);
   if (serverJson !== undefined) {
     await removePartials((await readServerJson(serverJson)).file);
     await removePassword(serverJson);
   }
-  reached(`${journal.entry.operation}.server-json`);
+  emitStep(`${journal.entry.operation}.server-json`);
   await journal.remove();
 }
 
-async function undo(storePath: string, data: TakeJournal): Promise<void> {
+async function undo(storePath: string, data: AdoptionJournal): Promise<void> {
   const { keyring, server_json: serverJson } = data;
   if (serverJson !== undefined) await removePartials((await readServerJson(serverJson)).file);
-  if (keyring) await putKeyringBack(storePath, keyring, false);
+  if (keyring) await restoreKeyring(storePath, keyring, false);
 }
 
-async function removeBundle({ bundle }: TakeJournal): Promise<void> {
+async function removeBundle({ bundle }: AdoptionJournal): Promise<void> {
   if (bundle) await undoBundle(bundle);
 }

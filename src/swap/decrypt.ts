@@ -6,11 +6,11 @@
  * The passphrase stays in the keyring as a previous one, for the backups that are under it.
  */
 import { StoreError } from "../errors.js";
-import { findHandover, type Handover } from "../hub/password-delivery.js";
-import { planKeyring, takeUpPending } from "../keys/rotation-plan.js";
+import { findPasswordDelivery, type PasswordDelivery } from "../hub/password-delivery.js";
+import { adoptPending, planRotation } from "../keys/rotation-plan.js";
 import { unlock } from "../keys/unlock.js";
-import { knowService, type ServiceReport } from "../operation/downtime.js";
-import { refuseUnexportable } from "../store/export.js";
+import { resolveService, type ServiceReport } from "../operation/downtime.js";
+import { assertExportable } from "../store/export.js";
 import type { OperationOptions } from "./options.js";
 import { convert, stagePlaintext } from "./prepare.js";
 import { swap } from "./swap.js";
@@ -22,7 +22,7 @@ export interface DecryptResult {
     readonly path: string;
     readonly previous_key_id: string;
     /** Whether the passphrase was taken out of the hub's `server.json`. */
-    readonly hub: Handover["how"];
+    readonly hub: PasswordDelivery["how"];
   };
   readonly service: ServiceReport;
 }
@@ -38,13 +38,13 @@ export async function decrypt(options: DecryptOptions): Promise<DecryptResult> {
   const { storePath } = lock;
   const opened = await unlock(storePath, source, { mode: "readwrite" });
   try {
-    await refuseUnexportable(opened.connection);
+    await assertExportable(opened.connection);
   } finally {
     await opened.connection.close();
   }
-  const service = await knowService(options.service, reporter);
-  const handover = await findHandover(service, options.hub);
-  if (handover.how === "run") {
+  const service = await resolveService(options.service, reporter);
+  const delivery = await findPasswordDelivery(service, options.hub);
+  if (delivery.how === "run") {
     const name = service.service.name ?? "the hub";
     throw new StoreError("refused", `${name} is started by run, which needs an encrypted store`, {
       hint: "let its unit start the hub itself (ExecStart=hivemind-core listen, then systemctl daemon-reload)",
@@ -56,10 +56,10 @@ export async function decrypt(options: DecryptOptions): Promise<DecryptResult> {
   await reporter.confirm(
     "Once more: backups of the disk made from now on will have them in plain text too. Decrypt?",
   );
-  await takeUpPending(storePath, opened.generation, reporter);
-  const keyring = await planKeyring(storePath, source, undefined, opened, true);
-  if (handover.how === "server.json") {
-    reporter.notice(`the password in ${handover.path} is taken out: the hub needs none any more`);
+  await adoptPending(storePath, opened.generation, reporter);
+  const keyring = await planRotation(storePath, source, undefined, opened, true);
+  if (delivery.how === "server.json") {
+    reporter.notice(`the password in ${delivery.path} is taken out: the hub needs none any more`);
   }
   const outcome = await swap({
     ...options,
@@ -69,12 +69,12 @@ export async function decrypt(options: DecryptOptions): Promise<DecryptResult> {
     keyring,
     replaced: { state: "open", secret: opened.key },
     sources: { from: source, to: source },
-    serverJson: handover.how === "server.json" ? { path: handover.path, remove: true } : undefined,
+    serverJson: delivery.how === "server.json" ? { path: delivery.path, remove: true } : undefined,
     stage: stagePlaintext,
     fill: (staged, _key, held) => convert(held, staged, undefined, signal),
   });
   return {
-    decrypted: { path: storePath, previous_key_id: opened.keyId, hub: handover.how },
+    decrypted: { path: storePath, previous_key_id: opened.keyId, hub: delivery.how },
     service: outcome.service,
   };
 }

@@ -7,13 +7,13 @@
  */
 import { StoreError } from "../errors.js";
 import {
-  findHandover,
-  type Handover,
+  findPasswordDelivery,
+  type PasswordDelivery,
   passwordToReplace,
-  requireHandover,
+  resolvePasswordDelivery,
 } from "../hub/password-delivery.js";
 import { getEntry } from "../keys/keyring.js";
-import { firstPassphrase, planKeyring, takeUpPending } from "../keys/rotation-plan.js";
+import { adoptPending, firstPassphrase, planRotation } from "../keys/rotation-plan.js";
 import {
   describeSource,
   formatSource,
@@ -21,15 +21,15 @@ import {
   type PassphraseSource,
 } from "../keys/source.js";
 import { unlock } from "../keys/unlock.js";
-import { knowService, type ServiceReport } from "../operation/downtime.js";
+import { resolveService, type ServiceReport } from "../operation/downtime.js";
 import { type CipherCompatibility, identify, keyIdOf, type StoreKey } from "../store/cipher.js";
 import { Connection } from "../store/connection.js";
-import { refuseUnexportable, type Secret } from "../store/export.js";
+import { assertExportable, type Secret } from "../store/export.js";
 import { checkSchema } from "../store/schema.js";
 import type { BundleOptions, BundleReport, OperationOptions } from "./options.js";
 import {
   bundleReport,
-  checkBundleFolder,
+  checkBundleDirectory,
   convert,
   newPassphrase,
   stageEncrypted,
@@ -51,7 +51,7 @@ export interface EncryptResult {
     /** What it was before: "plaintext", or "SQLCipher 3". */
     readonly from: string;
     readonly passphrase_source: string;
-    readonly hub: Handover["how"];
+    readonly hub: PasswordDelivery["how"];
     /** What deleting the old file does not do, in a sentence; null if it was encrypted before. */
     readonly caution: string | null;
   };
@@ -73,17 +73,17 @@ export async function encrypt(options: EncryptOptions): Promise<EncryptResult> {
   const { lock, source, reporter, signal } = options;
   const { storePath } = lock;
   const to = options.cipherCompatibility ?? 4;
-  const bundle = await checkBundleFolder(options, reporter);
-  const found = await lookInside(storePath, source, to);
-  await takeUpPending(storePath, found.generation, reporter);
+  const bundle = await checkBundleDirectory(options, reporter);
+  const found = await inspectPlaintext(storePath, source, to);
+  await adoptPending(storePath, found.generation, reporter);
   const passphrase = found.passphrase ?? (await passphraseFor(options));
-  const service = await knowService(options.service, reporter);
+  const service = await resolveService(options.service, reporter);
   const upgrade = found.passphrase !== undefined;
-  const handover = upgrade
-    ? await findHandover(service, options.hub)
-    : await requireHandover(service, options.hub);
+  const delivery = upgrade
+    ? await findPasswordDelivery(service, options.hub)
+    : await resolvePasswordDelivery(service, options.hub);
   const { passphrase: replaced } = found;
-  const keyring = await planKeyring(storePath, source, passphrase, { passphrase: replaced }, true);
+  const keyring = await planRotation(storePath, source, passphrase, { passphrase: replaced }, true);
   const outcome = await swap({
     ...options,
     operation: "encrypt",
@@ -94,7 +94,7 @@ export async function encrypt(options: EncryptOptions): Promise<EncryptResult> {
     replaced: { state: "open", secret: found.secret },
     sources: { from: source, to: source },
     // A plugin that ignores its password wrote this store in plain text, and has one all the same.
-    serverJson: upgrade ? undefined : passwordToReplace(handover, reporter),
+    serverJson: upgrade ? undefined : passwordToReplace(delivery, reporter),
     stage: (staged) => stageEncrypted(staged, passphrase, to),
     fill: (staged, key, held) => convert(held, staged, key, signal),
   });
@@ -106,7 +106,7 @@ export async function encrypt(options: EncryptOptions): Promise<EncryptResult> {
       cipher_compatibility: key.cipherCompatibility,
       from: upgrade ? `SQLCipher ${found.secret?.cipherCompatibility}` : "plaintext",
       passphrase_source: formatSource(source),
-      hub: handover.how,
+      hub: delivery.how,
       caution: upgrade ? null : deletionCaution,
     },
     bundle: bundleReport(outcome),
@@ -115,7 +115,7 @@ export async function encrypt(options: EncryptOptions): Promise<EncryptResult> {
 }
 
 /** Opens the store as it is, and refuses what cannot be taken. */
-async function lookInside(
+async function inspectPlaintext(
   storePath: string,
   source: PassphraseSource,
   to: CipherCompatibility,
@@ -150,7 +150,7 @@ async function lookInside(
 async function check(connection: Connection): Promise<void> {
   try {
     await checkSchema(connection);
-    await refuseUnexportable(connection);
+    await assertExportable(connection);
   } finally {
     await connection.close();
   }

@@ -17,7 +17,7 @@ export interface OperationOptions {
    * A program and its arguments that settle what an interrupted operation of this store left. The dead-man timer runs it
    * before it starts the service again.
    */
-  readonly settleCommand: readonly string[];
+  readonly recoveryCommand: readonly string[];
   readonly reporter: Reporter;
   /** Interrupts the operation, as long as the store is not replaced. */
   readonly signal: AbortSignal;

@@ -2,7 +2,7 @@
 import { constants } from "node:fs";
 import { access, stat } from "node:fs/promises";
 import type { Bundle } from "../bundle/bundle.js";
-import { refuseBadPlacement } from "../bundle/placement.js";
+import { assertPlacement } from "../bundle/placement.js";
 import { parseRecipient } from "../bundle/recovery-key.js";
 import { StoreError, systemError } from "../errors.js";
 import { createFile } from "../fs/atomic.js";
@@ -10,7 +10,7 @@ import { checkPassphrase, generatePassphrase } from "../keys/passphrase.js";
 import { readPassphraseFile } from "../keys/source.js";
 import type { Reporter } from "../reporter.js";
 import { type CipherCompatibility, createEncrypted, type StoreKey } from "../store/cipher.js";
-import type { HeldStore, Secret } from "../store/export.js";
+import type { LockedStore, Secret } from "../store/export.js";
 import { exportStore, verifyExport } from "../store/export.js";
 import type { BundleOptions, BundleReport } from "./options.js";
 
@@ -26,7 +26,7 @@ export interface BundlePlan {
  * @throws StoreError `usage` without a recipient or for one that does not parse; `refused` for a folder that would hold
  *   backup and bundle; `io` for one that is not there or cannot be written to.
  */
-export async function checkBundleFolder(
+export async function checkBundleDirectory(
   options: BundleOptions,
   reporter: Reporter,
 ): Promise<BundlePlan> {
@@ -38,14 +38,14 @@ export async function checkBundleFolder(
     });
   }
   if (backupFolder !== undefined) {
-    for (const notice of await refuseBadPlacement(backupFolder, bundleTo)) reporter.notice(notice);
+    for (const notice of await assertPlacement(backupFolder, bundleTo)) reporter.notice(notice);
   }
-  await requireBundleFolder(bundleTo);
+  await assertBundleDirectory(bundleTo);
   return { folder: bundleTo, recipients };
 }
 
 /** @throws StoreError `io` for a folder for bundles that is not there or cannot be written to. */
-export async function requireBundleFolder(bundleTo: string): Promise<void> {
+export async function assertBundleDirectory(bundleTo: string): Promise<void> {
   try {
     if (!(await stat(bundleTo)).isDirectory()) {
       throw new StoreError("io", `${bundleTo} is not a folder`, { hint: "--bundle-to FOLDER" });
@@ -102,7 +102,7 @@ export async function stagePlaintext(staged: string): Promise<undefined> {
  * @throws StoreError `corrupted` if anything differs, `io`, `interrupted`.
  */
 export async function convert(
-  held: HeldStore | undefined,
+  held: LockedStore | undefined,
   staged: string,
   key: Secret,
   signal: AbortSignal,

@@ -17,17 +17,17 @@ import {
 } from "../backup/reencrypt.js";
 import { loadSettings } from "../config/settings.js";
 import { StoreError, systemError, withLine } from "../errors.js";
-import { passwordToReplace, requireHandover } from "../hub/password-delivery.js";
-import { planKeyring, takeUpPending } from "../keys/rotation-plan.js";
+import { passwordToReplace, resolvePasswordDelivery } from "../hub/password-delivery.js";
+import { adoptPending, planRotation } from "../keys/rotation-plan.js";
 import { formatSource, type PassphraseSource } from "../keys/source.js";
 import { unlock } from "../keys/unlock.js";
-import { knowService, type ServiceReport } from "../operation/downtime.js";
+import { resolveService, type ServiceReport } from "../operation/downtime.js";
 import { keyIdOf, type StoreKey } from "../store/cipher.js";
-import { refuseUnexportable } from "../store/export.js";
+import { assertExportable } from "../store/export.js";
 import type { BundleOptions, BundleReport, OperationOptions } from "./options.js";
 import {
   bundleReport,
-  checkBundleFolder,
+  checkBundleDirectory,
   convert,
   newPassphrase,
   stageEncrypted,
@@ -70,26 +70,26 @@ export interface RotateResult {
 export async function rotate(options: RotateOptions): Promise<RotateResult> {
   const { lock, source, reporter, signal, keepPrevious = false } = options;
   const { storePath } = lock;
-  const bundle = await checkBundleFolder(options, reporter);
-  if (options.reencrypt !== undefined) await requireWritable(options.reencrypt);
+  const bundle = await checkBundleDirectory(options, reporter);
+  if (options.reencrypt !== undefined) await assertWritable(options.reencrypt);
   const next = await nextSource(options);
   const opened = await unlock(storePath, source, { mode: "readwrite" });
   try {
-    await refuseUnexportable(opened.connection);
+    await assertExportable(opened.connection);
   } finally {
     await opened.connection.close();
   }
   const { key: oldKey, passphrase: old } = opened;
-  await takeUpPending(storePath, opened.generation, reporter);
+  await adoptPending(storePath, opened.generation, reporter);
   const passphrase = await newPassphrase(options.passphraseFile);
   if (passphrase === old) {
     throw new StoreError("refused", "the new passphrase is the old one", {
       hint: "choose another",
     });
   }
-  const service = await knowService(options.service, reporter);
-  const handover = await requireHandover(service, options.hub);
-  const keyring = await planKeyring(storePath, source, passphrase, opened, keepPrevious);
+  const service = await resolveService(options.service, reporter);
+  const delivery = await resolvePasswordDelivery(service, options.hub);
+  const keyring = await planRotation(storePath, source, passphrase, opened, keepPrevious);
   const outcome = await swap({
     ...options,
     operation: "rotate",
@@ -101,7 +101,7 @@ export async function rotate(options: RotateOptions): Promise<RotateResult> {
     replaced: { state: "open", secret: oldKey },
     sources: { from: source, to: next.source },
     settings: next.settings,
-    serverJson: passwordToReplace(handover, reporter),
+    serverJson: passwordToReplace(delivery, reporter),
     stage: (staged) => stageEncrypted(staged, passphrase, oldKey.cipherCompatibility),
     fill: (staged, key, held) => convert(held, staged, key, signal),
   });
@@ -126,7 +126,7 @@ export async function rotate(options: RotateOptions): Promise<RotateResult> {
       previous_key_id: opened.keyId,
       passphrase_source: formatSource(next.source),
       previous_kept: keyring?.keep_previous ?? false,
-      hub: handover.how,
+      hub: delivery.how,
     },
     bundle: bundleReport(outcome),
     service: outcome.service,
@@ -134,7 +134,7 @@ export async function rotate(options: RotateOptions): Promise<RotateResult> {
   };
 }
 
-async function requireWritable(folder: string): Promise<void> {
+async function assertWritable(folder: string): Promise<void> {
   try {
     await access(folder, constants.R_OK | constants.W_OK | constants.X_OK);
   } catch (error) {

@@ -9,24 +9,24 @@ import { removeBundle, removeStagedBundles } from "../bundle/bundle.js";
 import { realPath } from "../config/paths.js";
 import { loadSettings, saveSettings } from "../config/settings.js";
 import { StoreError, systemError, withLine } from "../errors.js";
-import { moveFile, removeFile, removePartials, syncFolder } from "../fs/atomic.js";
-import { lookAt } from "../fs/lstat.js";
+import { moveFile, removeFile, removePartials, syncDirectory } from "../fs/atomic.js";
+import { lstatIfExists } from "../fs/lstat.js";
 import { sidecars } from "../fs/sidecars.js";
 import { readServerJson } from "../hub/server-json.js";
 import { removePassword, setPassword } from "../hub/server-json-edit.js";
 import { deleteDerivedKeys, getEntry } from "../keys/keyring.js";
 import {
+  deleteReplaced,
   firstPassphrase,
-  forgetReplaced,
   keyringPlanSchema,
   promotePending,
-  putKeyringBack,
+  restoreKeyring,
 } from "../keys/rotation-plan.js";
 import { parseSource } from "../keys/source.js";
-import { refuseHolders, stoppedSchema } from "../operation/downtime.js";
+import { assertNoHolders, stoppedSchema } from "../operation/downtime.js";
 import type { Journal } from "../operation/journal.js";
-import { tidyUp } from "../operation/recovery.js";
-import { reached } from "../operation/step.js";
+import { cleanUp } from "../operation/recovery.js";
+import { emitStep } from "../operation/step.js";
 import * as z from "../schema.js";
 
 /** The operations that are swaps; each is a journal's operation and a command's name. */
@@ -115,7 +115,7 @@ export class Swap {
   readonly journal: Journal;
   data: SwapJournal;
   /** Why the service could not be started, if it was settling that tried: what is left of the work is done all the same. */
-  down: StoreError | undefined;
+  serviceDown: StoreError | undefined;
 
   constructor(storePath: string, journal: Journal, data: SwapJournal) {
     this.storePath = storePath;
@@ -128,33 +128,33 @@ export class Swap {
     return new Swap(storePath, journal, journal.dataAs(swapJournalSchema));
   }
 
-  reached(step: SwapStep): void {
-    reached(`${this.journal.entry.operation}.${step}`);
+  emitStep(step: SwapStep): void {
+    emitStep(`${this.journal.entry.operation}.${step}`);
   }
 
   /** Puts on disk that `step` may begin. */
   async write(step: SwapStep, changes: Partial<SwapJournal> = {}): Promise<void> {
     this.data = { ...this.data, ...changes };
     await this.journal.write(step, this.data);
-    this.reached(step);
+    this.emitStep(step);
   }
 
   /** Whether the new file has the store's name. */
   async isCommitted(): Promise<boolean> {
     const { committed } = this.data;
-    const store = await lookAt(this.storePath);
+    const store = await lstatIfExists(this.storePath);
     return committed !== undefined && String(store?.ino) === committed.inode;
   }
 
   /** Everything that goes by the new passphrase and is not the store: `server.json`, the settings, the keyring. */
-  async handOver(): Promise<void> {
+  async applyPassphrase(): Promise<void> {
     const { server_json: serverJson, settings, source, keyring } = this.data;
     if (serverJson) await this.#changeServerJson(serverJson.remove ? undefined : await this.#new());
-    this.reached("server-json");
+    this.emitStep("server-json");
     if (settings) await changeSource(settings, source.to);
-    this.reached("settings");
+    this.emitStep("settings");
     if (keyring) await promotePending(this.storePath, keyring);
-    this.reached("promoted");
+    this.emitStep("promoted");
   }
 
   /**
@@ -170,10 +170,10 @@ export class Swap {
       await removeDatabase(staged);
       // In plain text perhaps: it does not wait for a keyring to answer.
       if (aside !== null && !keep) await removeDatabase(aside);
-      this.reached("removed");
-      if (keyring) await forgetReplaced(this.storePath, keyring);
+      this.emitStep("removed");
+      if (keyring) await deleteReplaced(this.storePath, keyring);
       if ([source.from, source.to].includes("keyring")) await deleteDerivedKeys(this.storePath);
-      this.reached("forgotten");
+      this.emitStep("forgotten");
       await this.journal.remove();
     } catch (error) {
       const { kind, message, hint } = systemError(error, "something could not be removed");
@@ -189,26 +189,29 @@ export class Swap {
   async undo(start: () => Promise<void>): Promise<void> {
     const { aside, staged, keyring } = this.data;
     if (aside !== null) {
-      const there = await lookAt(aside);
-      if (there && there.ino === (await lookAt(this.storePath))?.ino) await removeFile(aside);
+      const there = await lstatIfExists(aside);
+      if (there && there.ino === (await lstatIfExists(this.storePath))?.ino)
+        await removeFile(aside);
       try {
         await this.#moveBack(aside);
       } catch (error) {
         // Whatever is at the store's path, the service was running; with nothing there it would make a new one.
-        if (await lookAt(this.storePath)) await start();
+        if (await lstatIfExists(this.storePath)) await start();
         throw error;
       }
     }
     await start();
     await removeDatabase(staged);
-    if (keyring) await putKeyringBack(this.storePath, keyring, false);
+    if (keyring) await restoreKeyring(this.storePath, keyring, false);
     await this.undone();
   }
 
   /** What is left then lies elsewhere; unless the service is down, whether it runs is its owner's affair again. */
   async undone(): Promise<void> {
     // A full disk does not matter here: settling would do the same once more.
-    await this.write("undone", this.down ? {} : { stopped: undefined }).catch(() => undefined);
+    await this.write("undone", this.serviceDown ? {} : { stopped: undefined }).catch(
+      () => undefined,
+    );
   }
 
   /**
@@ -217,14 +220,14 @@ export class Swap {
    *
    * @returns why it could not.
    */
-  tidyUp(): Promise<StoreError | undefined> {
+  cleanUp(): Promise<StoreError | undefined> {
     const work = async () => {
       const { bundle, replaced_bundle: replacedBundle } = this.data;
       if (bundle) await undoBundle(bundle);
       if (replacedBundle) await undoBundle(replacedBundle);
       await this.#removeTrials();
     };
-    return tidyUp(this.journal, work, { isDown: this.down !== undefined });
+    return cleanUp(this.journal, work, { isDown: this.serviceDown !== undefined });
   }
 
   /**
@@ -233,9 +236,9 @@ export class Swap {
    */
   async canRevert(): Promise<boolean> {
     const { aside, committed } = this.data;
-    if (aside === null || !committed || !(await lookAt(aside))) return false;
-    const store = await lookAt(this.storePath);
-    const log = await lookAt(`${this.storePath}-wal`);
+    if (aside === null || !committed || !(await lstatIfExists(aside))) return false;
+    const store = await lstatIfExists(this.storePath);
+    const log = await lstatIfExists(`${this.storePath}-wal`);
     return (
       String(store?.size) === committed.size &&
       String(store?.mtimeNs) === committed.mtime_ns &&
@@ -268,18 +271,18 @@ export class Swap {
       }
     }
     if (aside !== null) {
-      if (await lookAt(aside)) {
+      if (await lstatIfExists(aside)) {
         for (const suffix of sidecars) await removeFile(this.storePath + suffix);
         await moveFile(aside, this.storePath);
       }
       await this.#moveBack(aside);
     }
-    this.reached("put-back");
+    this.emitStep("put-back");
     let failure: unknown;
     try {
       if (serverJson) await this.#changeServerJson(await this.#old());
       if (settings) await changeSource(settings, source.from);
-      if (keyring) await putKeyringBack(this.storePath, keyring, true);
+      if (keyring) await restoreKeyring(this.storePath, keyring, true);
     } catch (error) {
       failure = error;
     }
@@ -291,7 +294,7 @@ export class Swap {
   /** Stopping a service can take minutes, in which it, or a command, goes on writing to the new file. */
   async #refuseInUse(evenIfWritten: boolean): Promise<void> {
     if (!(await this.isCommitted())) return;
-    await refuseHolders(this.storePath);
+    await assertNoHolders(this.storePath);
     if (evenIfWritten || (await this.canRevert())) return;
     throw new StoreError("inUse", `${this.storePath} was written to meanwhile, so it stays`, {
       hint: `see that the hub runs; the store that it replaced is ${this.data.aside}`,
@@ -300,7 +303,8 @@ export class Swap {
 
   async #isPutBack(): Promise<boolean> {
     const { aside } = this.data;
-    for (const suffix of ["", ...sidecars]) if (await lookAt(`${aside}${suffix}`)) return false;
+    for (const suffix of ["", ...sidecars])
+      if (await lstatIfExists(`${aside}${suffix}`)) return false;
     return !(await this.isCommitted());
   }
 
@@ -311,7 +315,7 @@ export class Swap {
    *   file that it does not belong to.
    */
   async #moveBack(aside: string): Promise<void> {
-    if ((await lookAt(aside)) && (await lookAt(this.storePath))) {
+    if ((await lstatIfExists(aside)) && (await lstatIfExists(this.storePath))) {
       throw new StoreError(
         "refused",
         `${this.storePath} was made by something else while the store was set aside as ${aside}`,
@@ -321,10 +325,11 @@ export class Swap {
       );
     }
     for (const suffix of ["", ...[...sidecars].reverse()]) {
-      if (!(await lookAt(aside + suffix)) || (await lookAt(this.storePath + suffix))) continue;
+      if (!(await lstatIfExists(aside + suffix)) || (await lstatIfExists(this.storePath + suffix)))
+        continue;
       await moveFile(aside + suffix, this.storePath + suffix);
     }
-    await syncFolder(dirname(this.storePath));
+    await syncDirectory(dirname(this.storePath));
   }
 
   /** What a kill has left of the trials whether `server.json` and the settings can be changed. */
@@ -368,7 +373,7 @@ async function changeSource(path: string, source: string): Promise<void> {
 /** Removes a database file and what SQLite may have left beside it. */
 async function removeDatabase(path: string): Promise<void> {
   for (const suffix of ["", ...sidecars]) await removeFile(path + suffix);
-  await syncFolder(dirname(path));
+  await syncDirectory(dirname(path));
 }
 
 /** Removes the bundle that was made for a file that did not become the store, or what is unfinished of it. */
@@ -376,5 +381,5 @@ export async function undoBundle(bundle: z.infer<typeof bundleJournalSchema>): P
   const { folder, key_id: keyId, made } = bundle;
   await removeStagedBundles(folder, keyId);
   if (made) await removeBundle(folder, keyId);
-  await syncFolder(folder);
+  await syncDirectory(folder);
 }

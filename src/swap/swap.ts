@@ -16,35 +16,35 @@ import { basename, dirname, join } from "node:path";
 import { type Bundle, bundleName, writeBundle } from "../bundle/bundle.js";
 import { realPath } from "../config/paths.js";
 import { type ErrorKind, hasCode, StoreError, systemError, withLine } from "../errors.js";
-import { stagedName, syncFolder, tryReplacing } from "../fs/atomic.js";
+import { assertReplaceable, stagedName, syncDirectory } from "../fs/atomic.js";
 import { syncFile } from "../fs/copy.js";
-import { requireRoom } from "../fs/free-space.js";
-import { lookAt } from "../fs/lstat.js";
-import { carryOwner, refuseUncarried } from "../fs/ownership.js";
+import { assertFreeSpace } from "../fs/free-space.js";
+import { lstatIfExists } from "../fs/lstat.js";
+import { assertMetadataCopyable, copyMetadata } from "../fs/ownership.js";
 import { sidecars } from "../fs/sidecars.js";
 import { passwordIn, readServerJson } from "../hub/server-json.js";
 import {
+  assertPassphraseKept,
   type KeyringPlan,
   keepCurrent,
   keepPassword,
   keepPending,
-  placeForPassword,
-  proveKept,
+  resolvePasswordSlot,
 } from "../keys/rotation-plan.js";
 import { formatSource, type PassphraseSource } from "../keys/source.js";
 import {
-  Absence,
-  type KnownService,
-  refuseHolders,
+  assertNoHolders,
+  Downtime,
+  type ResolvedService,
   type ServiceReport,
-  stopIfUp,
+  stopIfActive,
 } from "../operation/downtime.js";
 import { Journal } from "../operation/journal.js";
 import type { OperationLock } from "../operation/lock.js";
-import { throwIfInterrupted } from "../process/abort.js";
+import { throwIfAborted } from "../process/abort.js";
 import type { Reporter } from "../reporter.js";
 import { keyIdOf, type StoreKey } from "../store/cipher.js";
-import { HeldStore, refuseSidecars, type Secret } from "../store/export.js";
+import { assertNoSidecars, LockedStore, type Secret } from "../store/export.js";
 import type { BundlePlan } from "./prepare.js";
 import { Swap, type SwapJournal, type SwapOperation } from "./state.js";
 
@@ -83,9 +83,9 @@ export interface SwapRequest {
   readonly bundle?: BundlePlan | undefined;
   /** What opens the replaced file, if its backups are to keep a bundle: one is written where there is none that holds. */
   readonly replacedBundle?: { readonly passphrase: string; readonly key: StoreKey } | undefined;
-  readonly service: KnownService;
+  readonly service: ResolvedService;
   /** A program and its arguments that settle this store's journal, for the dead-man timer. */
-  readonly settleCommand: readonly string[];
+  readonly recoveryCommand: readonly string[];
   readonly reporter: Reporter;
   readonly signal: AbortSignal;
   /** Makes the staged file, 0600, while the service still runs; answers its key. */
@@ -94,7 +94,7 @@ export interface SwapRequest {
   readonly fill: (
     staged: string,
     key: StoreKey | undefined,
-    held: HeldStore | undefined,
+    held: LockedStore | undefined,
   ) => Promise<void>;
 }
 
@@ -112,17 +112,17 @@ export interface SwapOutcome {
  */
 export async function swap(request: SwapRequest): Promise<SwapOutcome> {
   const { lock, operation, replaced, service } = request;
-  const { owed } = service;
+  const { pendingRestart } = service;
   const { storePath } = lock;
-  const before = await lookAt(storePath);
+  const before = await lstatIfExists(storePath);
   if (before && !before.isFile()) throw new StoreError("refused", `${storePath} is not a file`);
-  if (before) await refuseUncarried(storePath, before);
+  if (before) await assertMetadataCopyable(storePath, before);
   const size = Number(before?.size ?? 0n);
   const hint = "make room there; nothing was changed";
-  await requireRoom(dirname(storePath), size + spareBytes, "the new file", hint);
+  await assertFreeSpace(dirname(storePath), size + spareBytes, "the new file", hint);
   const hidden = `.${basename(storePath)}.${randomBytes(6).toString("hex")}.replaced`;
   const aside = request.keepReplacedAs ?? join(dirname(storePath), hidden);
-  const serverJson = await knowServerJson(request);
+  const serverJson = await resolveServerJson(request);
   const data: SwapJournal = {
     staged: stagedName(storePath),
     aside: replaced.state === "absent" ? null : aside,
@@ -139,29 +139,30 @@ export async function swap(request: SwapRequest): Promise<SwapOutcome> {
           made: false,
         },
       }),
-    ...(owed && { stopped: owed.stopped }),
+    ...(pendingRestart && { stopped: pendingRestart.stopped }),
   };
-  const absence = owed && (await Absence.of(service));
+  const downtime = pendingRestart && (await Downtime.of(service));
   const state = new Swap(
     storePath,
-    await Journal.begin(storePath, operation, "staging", data, owed?.journal),
+    await Journal.begin(storePath, operation, "staging", data, pendingRestart?.journal),
     data,
   );
-  const work = new SwapWork(request, state, size, absence);
+  const work = new SwapWork(request, state, size, downtime);
   try {
     // Left armed, it might start the service in the middle of the work.
-    if (owed?.stopped.timer) await service.service.disarmRestart(owed.stopped.timer);
-    state.reached("staging");
+    if (pendingRestart?.stopped.timer)
+      await service.service.disarmRestart(pendingRestart.stopped.timer);
+    state.emitStep("staging");
     const { key, bundle } = await work.stage();
     await work.stop();
     await work.fill(key);
     await work.commit();
-    await state.handOver();
+    await state.applyPassphrase();
     const stoppedMs = await work.start();
     await state.clean();
     const { name } = service.service;
     const { wasActive } = service;
-    const active = wasActive || owed !== undefined;
+    const active = wasActive || pendingRestart !== undefined;
     return {
       key,
       bundle,
@@ -170,7 +171,7 @@ export async function swap(request: SwapRequest): Promise<SwapOutcome> {
   } catch (error) {
     throw await work.putRight(error);
   } finally {
-    await work.letGo();
+    await work.release();
   }
 }
 
@@ -181,12 +182,12 @@ class SwapWork {
   /** Of the replaced file, in bytes. */
   readonly #size: number;
   readonly #name: string;
-  #held: HeldStore | undefined;
+  #held: LockedStore | undefined;
   /** From when the journal says that the service is stopped, which an earlier operation may have done. */
-  #absence: Absence | undefined;
+  #downtime: Downtime | undefined;
 
-  constructor(request: SwapRequest, state: Swap, size: number, absence: Absence | undefined) {
-    this.#absence = absence;
+  constructor(request: SwapRequest, state: Swap, size: number, downtime: Downtime | undefined) {
+    this.#downtime = downtime;
     this.#request = request;
     this.#state = state;
     this.#size = size;
@@ -198,10 +199,10 @@ class SwapWork {
     const { keyring, passphrase, sources, stage, reporter } = this.#request;
     const { bundle: plan, replacedBundle } = this.#request;
     const { storePath, data } = this.#state;
-    throwIfInterrupted(this.#request.signal);
+    throwIfAborted(this.#request.signal);
     // What changes when the store is replaced already is tried now.
-    if (data.server_json) await tryReplacing(await realPath(data.server_json.path));
-    if (data.settings) await tryReplacing(data.settings);
+    if (data.server_json) await assertReplaceable(await realPath(data.server_json.path));
+    if (data.settings) await assertReplaceable(data.settings);
     await this.#keepPassword();
     if (plan && replacedBundle) {
       const { path, reused } = await writeBundle({ ...plan, ...replacedBundle, storePath });
@@ -210,16 +211,16 @@ class SwapWork {
       );
     }
     if (keyring?.pending && passphrase !== undefined) await keepPending(storePath, passphrase);
-    this.#state.reached("pending-kept");
+    this.#state.emitStep("pending-kept");
     const key = await stage(data.staged);
-    await carryOwner(storePath, data.staged);
-    this.#state.reached("staged");
+    await copyMetadata(storePath, data.staged);
+    this.#state.emitStep("staged");
     let bundle: Bundle | undefined;
     if (plan && key && passphrase !== undefined) {
       const { folder } = plan;
       const keyId = keyIdOf(key.salt);
       // One that is there already belongs to a file that has this key; it is not this swap's to undo.
-      const made = !(await lookAt(join(folder, bundleName(keyId))));
+      const made = !(await lstatIfExists(join(folder, bundleName(keyId))));
       await this.#state.write("bundling", { bundle: { folder, key_id: keyId, made } });
       bundle = await writeBundle({
         ...plan,
@@ -230,10 +231,11 @@ class SwapWork {
       });
       reporter.detail(`bundle ${bundle.reused ? "found" : "written"} and proven: ${bundle.path}`);
     }
-    this.#state.reached("bundled");
-    if (passphrase !== undefined) await proveKept(storePath, sources.to, keyring, passphrase);
+    this.#state.emitStep("bundled");
+    if (passphrase !== undefined)
+      await assertPassphraseKept(storePath, sources.to, keyring, passphrase);
     if (keyring) await keepCurrent(storePath, keyring);
-    this.#state.reached("current-kept");
+    this.#state.emitStep("current-kept");
     return { key, bundle };
   }
 
@@ -250,47 +252,47 @@ class SwapWork {
   }
 
   async stop(): Promise<void> {
-    const { service, settleCommand, signal, reporter } = this.#request;
-    throwIfInterrupted(signal);
-    const absence = this.#absence ?? (service.wasActive ? await Absence.of(service) : undefined);
-    if (absence) {
-      await this.#state.write("stopping", { stopped: absence.stopped });
-      this.#absence = absence;
-      await absence.arm(windowBudgetMs + this.#size / slowestBytesPerMs, settleCommand);
-      this.#state.reached("armed");
+    const { service, recoveryCommand, signal, reporter } = this.#request;
+    throwIfAborted(signal);
+    const downtime = this.#downtime ?? (service.wasActive ? await Downtime.of(service) : undefined);
+    if (downtime) {
+      await this.#state.write("stopping", { stopped: downtime.stopped });
+      this.#downtime = downtime;
+      await downtime.arm(windowBudgetMs + this.#size / slowestBytesPerMs, recoveryCommand);
+      this.#state.emitStep("armed");
       reporter.detail(`stopping ${this.#name}`);
-      await absence.stop();
+      await downtime.stop();
     } else {
       await this.#state.write("stopping");
     }
-    await refuseHolders(this.#state.storePath);
-    this.#state.reached("stopped");
+    await assertNoHolders(this.#state.storePath);
+    this.#state.emitStep("stopped");
   }
 
   async fill(key: StoreKey | undefined): Promise<void> {
     const { replaced, signal, fill } = this.#request;
     const { storePath, data } = this.#state;
-    throwIfInterrupted(signal);
-    if (replaced.state === "open") this.#held = await HeldStore.hold(storePath, replaced.secret);
-    this.#state.reached("held");
+    throwIfAborted(signal);
+    if (replaced.state === "open") this.#held = await LockedStore.lock(storePath, replaced.secret);
+    this.#state.emitStep("held");
     await fill(data.staged, key, this.#held);
-    this.#state.reached("filled");
-    await refuseSidecars(data.staged);
+    this.#state.emitStep("filled");
+    await assertNoSidecars(data.staged);
     await syncFile(data.staged);
-    this.#state.reached("synced");
+    this.#state.emitStep("synced");
   }
 
   async commit(): Promise<void> {
     const { signal } = this.#request;
     const { storePath, data } = this.#state;
-    if (await this.#absence?.isOver()) {
+    if (await this.#downtime?.hasEnded()) {
       throw new StoreError("service", `something started ${this.#name} in the middle of the work`, {
         hint: "see what starts it; the store was not changed",
       });
     }
-    await refuseHolders(storePath);
-    throwIfInterrupted(signal);
-    const staged = await lookAt(data.staged);
+    await assertNoHolders(storePath);
+    throwIfAborted(signal);
+    const staged = await lstatIfExists(data.staged);
     await this.#state.write("committing", {
       committed: {
         inode: String(staged?.ino),
@@ -300,14 +302,14 @@ class SwapWork {
     });
     try {
       if (data.aside !== null) await this.#setAside(data.aside);
-      this.#state.reached("aside");
+      this.#state.emitStep("aside");
       if (data.aside === null) await claim(data.staged, storePath);
       else await rename(data.staged, storePath);
-      this.#state.reached("renamed");
+      this.#state.emitStep("renamed");
     } catch (error) {
       throw systemError(error, `cannot replace ${storePath}`);
     }
-    await syncFolder(dirname(storePath));
+    await syncDirectory(dirname(storePath));
   }
 
   /**
@@ -325,18 +327,18 @@ class SwapWork {
       }
     }
     for (const suffix of [...sidecars, ""]) {
-      if (await lookAt(storePath + suffix)) await rename(storePath + suffix, aside + suffix);
+      if (await lstatIfExists(storePath + suffix)) await rename(storePath + suffix, aside + suffix);
     }
-    await syncFolder(dirname(storePath));
+    await syncDirectory(dirname(storePath));
   }
 
   /** @returns how long the service was away, in milliseconds; null if it was not stopped. */
   async start(): Promise<number | null> {
-    await this.letGo();
+    await this.release();
     // To settling it is the same as the step before: a full disk must not keep the service down.
     await this.#state.write("starting").catch(() => undefined);
     const stoppedMs = await this.#startService();
-    if (stoppedMs !== null) this.#state.reached("started");
+    if (stoppedMs !== null) this.#state.emitStep("started");
     return stoppedMs;
   }
 
@@ -357,22 +359,22 @@ class SwapWork {
     try {
       if (!(await state.isCommitted())) {
         // In which journal mode it was is the one thing that is not worth keeping the service waiting for.
-        await this.#held?.putBack().catch(() => undefined);
+        await this.#held?.unlock().catch(() => undefined);
         this.#held = undefined;
         await state.undo(start);
-        const untidy = await state.tidyUp();
+        const untidy = await state.cleanUp();
         return untidy ? afterwards(error, untidy.message, untidy.hint) : error;
       }
-      await this.letGo();
+      await this.release();
       const { aside } = state.data;
       // A restored store is not worth more than the one that it replaced; any other may have been written to since.
       const restored = aside !== null && this.#request.operation === "restore";
       if (restored || (await state.canRevert())) {
         const stop = async () => {
-          if (this.#absence) await stopIfUp(service, state.storePath);
+          if (this.#downtime) await stopIfActive(service, state.storePath);
         };
         await state.revert(stop, start, restored);
-        const untidy = await state.tidyUp();
+        const untidy = await state.cleanUp();
         const putBack = "the store that it replaced was put back";
         return afterwards(error, untidy ? `${putBack}; ${untidy.message}` : putBack, untidy?.hint);
       }
@@ -385,7 +387,7 @@ class SwapWork {
       const { message, hint } = systemError(second, "putting things right failed");
       let isDown = second instanceof StoreError && second.kind === "service";
       // Whatever is in the way, the service runs meanwhile, on the file that has the store's name.
-      if (!isStartTried && (await lookAt(state.storePath).catch(() => undefined))) {
+      if (!isStartTried && (await lstatIfExists(state.storePath).catch(() => undefined))) {
         isDown = await start().then(
           () => false,
           () => true,
@@ -407,21 +409,21 @@ class SwapWork {
    * @returns how long it was away, in milliseconds; null if it was not stopped.
    */
   async #startService(): Promise<number | null> {
-    const absence = this.#absence;
-    if (!absence) return null;
-    let started = await absence.start();
+    const downtime = this.#downtime;
+    if (!downtime) return null;
+    let started = await downtime.start();
     if (started.wasUp && this.#state.data.committed) {
       this.#request.reporter.notice(
         `something had started ${this.#name} meanwhile: starting it anew`,
       );
-      started = await absence.startAnew();
+      started = await downtime.restart();
     }
-    await absence.disarm();
-    return absence.lastedMs(started);
+    await downtime.disarm();
+    return downtime.durationMs(started);
   }
 
   /** Lets go of the store, if it is held. */
-  async letGo(): Promise<void> {
+  async release(): Promise<void> {
     await this.#held?.release();
     this.#held = undefined;
   }
@@ -442,7 +444,7 @@ async function claim(staged: string, storePath: string): Promise<void> {
   } catch (error) {
     if (hasCode(error, "EEXIST")) throw taken();
     if (!hasCode(error, ...withoutHardLinks)) throw error;
-    if (await lookAt(storePath)) throw taken();
+    if (await lstatIfExists(storePath)) throw taken();
     return await rename(staged, storePath);
   }
   await rm(staged);
@@ -459,10 +461,10 @@ function afterwards(error: unknown, what: string, hint?: string, kind?: ErrorKin
 }
 
 /** What the journal says of `server.json`. */
-async function knowServerJson(request: SwapRequest): Promise<SwapJournal["server_json"]> {
+async function resolveServerJson(request: SwapRequest): Promise<SwapJournal["server_json"]> {
   const { serverJson, lock, sources, passphrase } = request;
   if (!serverJson) return undefined;
-  const previous = await placeForPassword(
+  const previous = await resolvePasswordSlot(
     lock.storePath,
     sources.from,
     passwordIn(await readServerJson(serverJson.path)),

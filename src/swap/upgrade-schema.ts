@@ -10,18 +10,18 @@ import { StoreError, systemError } from "../errors.js";
 import { hubSchema } from "../hub/schema.js";
 import { unlock } from "../keys/unlock.js";
 import {
-  Absence,
-  endAbsence,
-  type KnownService,
-  knowService,
-  refuseHolders,
+  assertNoHolders,
+  Downtime,
+  endDowntime,
+  type ResolvedService,
+  resolveService,
   type ServiceReport,
   stoppedSchema,
 } from "../operation/downtime.js";
 import { downStep, Journal } from "../operation/journal.js";
-import { type Settled, stillDown } from "../operation/recovery.js";
-import { reached } from "../operation/step.js";
-import { throwIfInterrupted } from "../process/abort.js";
+import { type Recovery, serviceDownError } from "../operation/recovery.js";
+import { emitStep } from "../operation/step.js";
+import { throwIfAborted } from "../process/abort.js";
 import * as z from "../schema.js";
 import { identify } from "../store/cipher.js";
 import { openDatabase, type Secret } from "../store/export.js";
@@ -79,8 +79,8 @@ export async function upgradeSchema(options: UpgradeSchemaOptions): Promise<Upgr
   const { lock, reporter } = options;
   const { storePath } = lock;
   const secret = await secretOf(options);
-  const { from, dropped } = await look(storePath, secret);
-  const service = await knowService(options.service, reporter);
+  const { from, dropped } = await inspectStore(storePath, secret);
+  const service = await resolveService(options.service, reporter);
   const report = {
     unit: service.service.name,
     was_active: service.wasActive,
@@ -92,7 +92,7 @@ export async function upgradeSchema(options: UpgradeSchemaOptions): Promise<Upgr
       service: { ...report, stopped_ms: null },
     };
   }
-  const hub = await whatTheHubKnows(service, options.hubPython);
+  const hub = await askHubSchema(service, options.hubPython);
   if (hub === null) {
     await reporter.confirm(
       `No hub was found here that could be asked whether it knows schema ${newestSchema}. Under one that does not, every blacklist is switched off. Upgrade all the same?`,
@@ -115,7 +115,10 @@ async function secretOf({ lock, source }: UpgradeSchemaOptions): Promise<Secret>
   return key;
 }
 
-async function look(path: string, secret: Secret): Promise<{ from: number; dropped: Dropped[] }> {
+async function inspectStore(
+  path: string,
+  secret: Secret,
+): Promise<{ from: number; dropped: Dropped[] }> {
   await using connection = await openDatabase(path, secret);
   const { version, columns } = await checkSchema(connection);
   const dropped: Dropped[] = [];
@@ -164,8 +167,8 @@ function question(dropped: readonly Dropped[]): string {
 }
 
 /** @throws StoreError `refused` if the hub that is installed knows no schema 2. */
-async function whatTheHubKnows(
-  service: KnownService,
+async function askHubSchema(
+  service: ResolvedService,
   hubPython: string | undefined,
 ): Promise<UpgradeSchemaResult["upgraded"]["hub"]> {
   const hub = await hubSchema(service, hubPython);
@@ -181,35 +184,35 @@ async function whatTheHubKnows(
 
 /** @returns how long the service was away; null if it was not stopped. */
 async function migrate(
-  { lock, settleCommand, signal, reporter }: UpgradeSchemaOptions,
-  known: KnownService,
+  { lock, recoveryCommand, signal, reporter }: UpgradeSchemaOptions,
+  known: ResolvedService,
   secret: Secret,
 ): Promise<number | null> {
   const { storePath } = lock;
-  throwIfInterrupted(signal);
-  const absence = known.wasActive ? await Absence.of(known) : undefined;
+  throwIfAborted(signal);
+  const downtime = known.wasActive ? await Downtime.of(known) : undefined;
   const journal = await Journal.begin(storePath, "upgrade-schema", "stopping", {
-    ...(absence && { stopped: absence.stopped }),
+    ...(downtime && { stopped: downtime.stopped }),
   });
-  reached("upgrade-schema.stopping");
+  emitStep("upgrade-schema.stopping");
   let failure: unknown;
   try {
-    if (absence) {
-      await absence.arm(windowBudgetMs, settleCommand);
+    if (downtime) {
+      await downtime.arm(windowBudgetMs, recoveryCommand);
       reporter.detail(`stopping ${known.service.name ?? "the service"}`);
-      await absence.stop();
+      await downtime.stop();
     }
-    await refuseHolders(storePath);
-    reached("upgrade-schema.stopped");
+    await assertNoHolders(storePath);
+    emitStep("upgrade-schema.stopped");
     await using connection = await openDatabase(storePath, secret);
     await migrateSchema(connection);
-    reached("upgrade-schema.migrated");
+    emitStep("upgrade-schema.migrated");
   } catch (error) {
     failure = error;
   }
   let stoppedMs: number | null = null;
-  if (absence) {
-    const started = await absence.start().catch((error: unknown) => {
+  if (downtime) {
+    const started = await downtime.start().catch((error: unknown) => {
       const { kind, message, hint } = systemError(error, "it could not be started", "service");
       const outcome = failure
         ? `was not upgraded (${systemError(failure, "unexpected").message})`
@@ -219,25 +222,27 @@ async function migrate(
         cause: error,
       });
     });
-    await absence.disarm();
-    stoppedMs = absence.lastedMs(started);
+    await downtime.disarm();
+    stoppedMs = downtime.durationMs(started);
   }
-  reached("upgrade-schema.started");
+  emitStep("upgrade-schema.started");
   await journal.remove();
   if (failure) throw systemError(failure, `cannot upgrade ${storePath}`);
   return stoppedMs;
 }
 
 /** The transaction is there, or it is not: only the service has to be started. */
-export async function settleSchemaUpgrade(journal: Journal, storePath: string): Promise<Settled> {
+export async function recoverSchemaUpgrade(journal: Journal, storePath: string): Promise<Recovery> {
   const { stopped } = journal.dataAs(journalSchema);
   let started: string | undefined;
   try {
-    if (stopped) started = await endAbsence(stopped, storePath);
+    if (stopped) started = await endDowntime(stopped, storePath);
   } catch (error) {
     await journal.write(downStep, journal.entry.data).catch(() => undefined);
-    return { said: [], down: stillDown(journal, error) };
+    return { messages: [], serviceDown: serviceDownError(journal, error) };
   }
   await journal.remove();
-  return { said: started ? [`started ${started}, which an interrupted upgrade had stopped`] : [] };
+  return {
+    messages: started ? [`started ${started}, which an interrupted upgrade had stopped`] : [],
+  };
 }

@@ -5,7 +5,7 @@ const unprintable = /[\p{Cc}\u200e\u200f\u2028-\u202e\u2066-\u2069]/gu;
 const longestName = 60;
 
 /** Makes a value safe to show: what could move the cursor or reorder the line becomes visible. */
-export function printable(text: string): string {
+export function escapeControlCharacters(text: string): string {
   return text.replace(
     unprintable,
     (character) => `\\u${(character.codePointAt(0) ?? 0).toString(16).padStart(4, "0")}`,
@@ -13,8 +13,8 @@ export function printable(text: string): string {
 }
 
 /** A client in a sentence: its id, and its name in so far as that can be shown there. */
-export function printableClient(id: number, name: string | null): string {
+export function describeClient(id: number, name: string | null): string {
   if (!name) return `${id}`;
   const shown = name.length > longestName ? `${name.slice(0, longestName)}…` : name;
-  return `${id} (${printable(shown)})`;
+  return `${id} (${escapeControlCharacters(shown)})`;
 }

@@ -8,7 +8,7 @@ import { chmod, cp, mkdir, readdir, readFile, rm, stat, writeFile } from "node:f
 import { basename, join } from "node:path";
 import { describe, expect, test, vi } from "vitest";
 import { manifestPath } from "../../src/backup/manifest.js";
-import { lastRehearsal } from "../../src/backup/restore-test.js";
+import { findLastRestoreTest } from "../../src/backup/restore-test.js";
 import { verifyBackup } from "../../src/backup/verify.js";
 import { bundleName, readBundle, writeBundle } from "../../src/bundle/bundle.js";
 import { type Client, deserializeClient, serializeClient } from "../../src/client/client.js";
@@ -17,7 +17,7 @@ import { loadSettings } from "../../src/config/settings.js";
 import { getEntry, listEntries } from "../../src/keys/keyring.js";
 import { MigrationNote } from "../../src/migrate/note.js";
 import { journalPath } from "../../src/operation/journal.js";
-import { settleIfNeeded } from "../../src/recovery/recover.js";
+import { recoverIfNeeded } from "../../src/recovery/recover.js";
 import { ClientStore, integrityErrors } from "../../src/store/client-store.js";
 import { pageErrors } from "../../src/store/page-integrity.js";
 import { Machine } from "../cli/machine.js";
@@ -225,7 +225,7 @@ test.each(withPart("rehearsal"))("a trial noted by %s is remembered", async (com
   const folder = await temporaryFolder();
   await cp(join(age, commit, "rehearsal"), join(folder, "hivemind-sqlcipher"), { recursive: true });
   vi.stubEnv("XDG_STATE_HOME", folder);
-  const tried = await lastRehearsal("/srv/hive/clients.db");
+  const tried = await findLastRestoreTest("/srv/hive/clients.db");
   vi.unstubAllEnvs();
   expect(tried).toMatchObject({ how: "verify", key_id: "0123456789abcdef" });
 });
@@ -303,7 +303,7 @@ async function settled(commit: string, step: string) {
   await identifyFiles(journal, store);
   await putIntoKeyring(join(folder, "keyring.json"), folder);
   await rm(join(folder, "keyring.json"));
-  const said = await settleIfNeeded(store);
+  const said = await recoverIfNeeded(store);
   expect(await readdir(folder)).not.toContain(basename(journal));
   return { folder, store, said };
 }

@@ -1,7 +1,7 @@
 // A command in miniature: takes the lock, settles what was left, and makes a backup. It runs from dist/ as a process of
 // its own, which a test may signal or kill. Usage: node driver.mjs backup OPTIONS-AS-JSON | settle STORE
 import { backup } from "../../dist/backup/backup.js";
-import { settleBackup } from "../../dist/backup/recover.js";
+import { recoverBackup } from "../../dist/backup/recover.js";
 import { Journal } from "../../dist/operation/journal.js";
 import { acquireLock } from "../../dist/operation/lock.js";
 
@@ -14,9 +14,9 @@ async function settled(storePath) {
   const lock = await acquireLock(storePath);
   const journal = await Journal.read(storePath);
   if (journal) {
-    const { said, untidy } = await settleBackup(journal, storePath);
-    notices.push(...said);
-    if (untidy) throw untidy;
+    const { messages, cleanupPending } = await recoverBackup(journal, storePath);
+    notices.push(...messages);
+    if (cleanupPending) throw cleanupPending;
   }
   return lock;
 }
@@ -31,7 +31,7 @@ async function run() {
   return backup({
     lock,
     ...options,
-    settleCommand: [process.execPath, script, "settle", storePath],
+    recoveryCommand: [process.execPath, script, "settle", storePath],
     signal: controller.signal,
     reporter: {
       notice: (text) => notices.push(text),

@@ -7,11 +7,11 @@ import {
   backupPath,
   formatManifest,
   type Manifest,
-  macHolds,
   manifestPath,
   newestBackup,
   readManifest,
-  sealManifest,
+  signManifest,
+  verifyManifestMac,
 } from "../../src/backup/manifest.js";
 import { type Verification, verifyBackup } from "../../src/backup/verify.js";
 import { StoreError } from "../../src/errors.js";
@@ -212,7 +212,7 @@ test("a backup of format 3 is verified, page by page, as one of format 4 is", as
 
 test("a manifest's seal is HMAC-SHA256 over its canonical JSON, as another program computes it", async () => {
   const key = await deriveKey("passphrase", Buffer.alloc(16, 7), 4);
-  const manifest = sealManifest(
+  const manifest = signManifest(
     {
       created_at: "2026-11-24T18:50:00.000Z",
       file: "clients.2026-11-24T18-50-00Z.db",
@@ -242,8 +242,8 @@ print(hmac.digest(derived, text, "sha256").hex() == mac)`;
     ...[key.key.toString("hex"), key.salt.toString("hex")],
   ]);
   expect(said.toString().trim()).toBe("True");
-  expect(macHolds(manifest, key)).toBe(true);
-  expect(macHolds(manifest, await deriveKey("other", key.salt, 4))).toBe(false);
+  expect(verifyManifestMac(manifest, key)).toBe(true);
+  expect(verifyManifestMac(manifest, await deriveKey("other", key.salt, 4))).toBe(false);
 });
 
 test("a backup is named by its store and second, and its manifest by the backup", async () => {
@@ -265,7 +265,7 @@ test("the newest backup of a store is the one whose manifest says so, and other 
   ] as const) {
     const path = backupPath(folder, `${name}.db`, new Date(second * 1000));
     await writeFile(path, "");
-    const manifest = sealManifest(
+    const manifest = signManifest(
       {
         created_at: new Date(second * 1000).toISOString(),
         file: path.slice(folder.length + 1),

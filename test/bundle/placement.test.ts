@@ -3,7 +3,7 @@ import { mkdir, symlink } from "node:fs/promises";
 import { join } from "node:path";
 import { promisify } from "node:util";
 import { beforeEach, expect, onTestFinished, test } from "vitest";
-import { refuseBadPlacement } from "../../src/bundle/placement.js";
+import { assertPlacement } from "../../src/bundle/placement.js";
 import { temporaryFolder } from "../store/temporary.js";
 
 const run = promisify(execFile);
@@ -18,19 +18,19 @@ const at = (name: string) => join(folder, name);
 
 test("folders beside each other are fine; on one file system that is said, with the reason", async () => {
   await mkdir(at("backups"));
-  const notices = await refuseBadPlacement(at("backups"), at("bundles/not/yet/there"));
+  const notices = await assertPlacement(at("backups"), at("bundles/not/yet/there"));
   expect(notices).toHaveLength(1);
   expect(notices[0]).toContain("on the same file system");
   expect(notices[0]).toContain("a disk that dies takes both");
 });
 
 test("folders on two file systems need no words", async () => {
-  expect(await refuseBadPlacement(at("backups"), "/dev/shm/hivemind-bundles")).toEqual([]);
+  expect(await assertPlacement(at("backups"), "/dev/shm/hivemind-bundles")).toEqual([]);
 });
 
 test("a name that begins alike is no folder inside", async () => {
-  expect(await refuseBadPlacement(at("backups"), at("backups-bundles"))).toHaveLength(1);
-  expect(await refuseBadPlacement(at("backups-old"), at("backups"))).toHaveLength(1);
+  expect(await assertPlacement(at("backups"), at("backups-bundles"))).toHaveLength(1);
+  expect(await assertPlacement(at("backups-old"), at("backups"))).toHaveLength(1);
 });
 
 test.each([
@@ -43,7 +43,7 @@ test.each([
 ])("backups in %s, bundles in %s: refused", async (backups, bundles, words) => {
   await mkdir(at("backups"));
   await mkdir(at("all"));
-  await expect(refuseBadPlacement(at(backups), at(bundles))).rejects.toMatchObject({
+  await expect(assertPlacement(at(backups), at(bundles))).rejects.toMatchObject({
     kind: "refused",
     message: expect.stringContaining(words),
     hint: expect.stringContaining("--bundle-to"),
@@ -55,7 +55,7 @@ test("links do not hide it, also where folders or their targets do not exist yet
   await symlink("backups", at("elsewhere"));
   await symlink("backups/new", at("dangling"));
   for (const bundles of ["elsewhere", "elsewhere/below", "dangling", "dangling/below"]) {
-    await expect(refuseBadPlacement(at("backups"), at(bundles))).rejects.toMatchObject({
+    await expect(assertPlacement(at("backups"), at(bundles))).rejects.toMatchObject({
       kind: "refused",
     });
   }
@@ -73,7 +73,7 @@ test("a folder mounted at a second place is the same folder", async (context) =>
     await run("umount", [at("mounted")]);
   });
   for (const bundles of ["mounted", "mounted/below"]) {
-    await expect(refuseBadPlacement(at("backups"), at(bundles))).rejects.toMatchObject({
+    await expect(assertPlacement(at("backups"), at(bundles))).rejects.toMatchObject({
       kind: "refused",
     });
   }

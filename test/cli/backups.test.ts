@@ -7,7 +7,7 @@ import {
   formatManifest,
   manifestPath,
   readManifest,
-  sealManifest,
+  signManifest,
 } from "../../src/backup/manifest.js";
 import { prune } from "../../src/backup/prune.js";
 import { checkLastBackup } from "../../src/diagnostics/backups.js";
@@ -93,7 +93,7 @@ async function madeAt(
     immutable: true,
   });
   await connection.close();
-  const sealed = sealManifest({ ...contents, created_at: at, file: basename(path), ...other }, key);
+  const sealed = signManifest({ ...contents, created_at: at, file: basename(path), ...other }, key);
   await writeFile(manifestPath(path), formatManifest(sealed));
   return path;
 }

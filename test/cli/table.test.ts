@@ -1,9 +1,9 @@
 import fc from "fast-check";
 import stringWidth from "string-width";
 import { expect, test } from "vitest";
-import { harmless } from "../../src/cli/ui/output.js";
+import { escapeLines } from "../../src/cli/ui/output.js";
 import { Table } from "../../src/cli/ui/table.js";
-import { printable } from "../../src/text/escape.js";
+import { escapeControlCharacters } from "../../src/text/escape.js";
 
 const columns = [{ title: "ID", align: "right" as const }, { title: "NAME" }, { title: "MAY" }];
 
@@ -32,11 +32,13 @@ test("no line is wider than the terminal, whatever the cells hold", async () => 
 });
 
 test("a cell cannot move the cursor, ring the bell or turn the line around", () => {
-  expect(printable("a\x1b[2Jb\x07c\u202ed\n")).toBe("a\\u001b[2Jb\\u0007c\\u202ed\\u000a");
-  expect(printable('Zé "sala" 🚀 👨‍👩‍👧')).toBe('Zé "sala" 🚀 👨‍👩‍👧');
+  expect(escapeControlCharacters("a\x1b[2Jb\x07c\u202ed\n")).toBe(
+    "a\\u001b[2Jb\\u0007c\\u202ed\\u000a",
+  );
+  expect(escapeControlCharacters('Zé "sala" 🚀 👨‍👩‍👧')).toBe('Zé "sala" 🚀 👨‍👩‍👧');
 });
 
 test("of what others wrote, a line that is printed keeps this program's own colours and no other control", () => {
-  expect(harmless("\x1b[32msound\x1b[0m\nand more")).toBe("\x1b[32msound\x1b[0m\nand more");
-  expect(harmless("\x1b[2J\x1b]0;title\x07\r")).toBe("\\u001b[2J\\u001b]0;title\\u0007\\u000d");
+  expect(escapeLines("\x1b[32msound\x1b[0m\nand more")).toBe("\x1b[32msound\x1b[0m\nand more");
+  expect(escapeLines("\x1b[2J\x1b]0;title\x07\r")).toBe("\\u001b[2J\\u001b]0;title\\u0007\\u000d");
 });

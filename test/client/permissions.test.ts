@@ -5,13 +5,13 @@ import type { JsonValue } from "../../src/client/json.js";
 import {
   addToBlacklist,
   allowMessage,
+  assertActive,
   denyMessage,
   differences,
   effectiveTypes,
   removeFromBlacklist,
-  requireActive,
   setBroadcast,
-  setRight,
+  setPermission,
   type Verb,
   widenings,
 } from "../../src/client/permissions.js";
@@ -152,7 +152,7 @@ test("names with white space, empty names and revoked clients are refused", () =
   expect(() => allowMessage("")).toThrow(/empty/);
   expect(() => denyMessage("spe ak")).toThrow(/white space/);
   expect(() => addToBlacklist("skill_blacklist", "a\nb")).toThrow(/white space/);
-  expect(() => requireActive(revoked(3))).toThrow(/revoked/);
+  expect(() => assertActive(revoked(3))).toThrow(/revoked/);
 });
 
 test("what a hub does not look at, or looks at later, is said", () => {
@@ -163,10 +163,10 @@ test("what a hub does not look at, or looks at later, is said", () => {
     "does not look",
   );
   expect(setBroadcast(false)(client({ is_admin: true }), 2).notices).toEqual([]);
-  expect(setRight("is_admin", true)(client(), 0).notices.join()).toContain("connects again");
-  expect(setRight("can_escalate", false)(client(), 2)).toEqual({
+  expect(setPermission("is_admin", true)(client(), 0).notices.join()).toContain("connects again");
+  expect(setPermission("can_escalate", false)(client(), 2)).toEqual({
     changes: { can_escalate: false },
     notices: [],
   });
-  expect(setRight("can_escalate", true)(client(), 2).changes).toEqual({});
+  expect(setPermission("can_escalate", true)(client(), 2).changes).toEqual({});
 });

@@ -14,7 +14,7 @@ import {
 import type { JsonObject } from "../../src/client/json.js";
 import { awkwardClients } from "../../src/databases/conformance.js";
 import { DatabaseFactory } from "../../src/databases/registry.js";
-import { comparable, type End, migrate } from "../../src/migrate/migrate.js";
+import { comparable, type Endpoint, migrate } from "../../src/migrate/migrate.js";
 import { stepChannelName } from "../../src/operation/step.js";
 import { temporaryFolder } from "../store/temporary.js";
 import { clusterIsUp, RedisServer, startCluster } from "./redis-server.js";
@@ -31,16 +31,16 @@ function fingerprint(client: Client): string {
   return serializeClient(comparable(client));
 }
 
-function end(name: string, config: JsonObject): End {
+function end(name: string, config: JsonObject): Endpoint {
   return { name, config };
 }
 
-async function fill({ name, config }: End, added: readonly Client[]): Promise<void> {
+async function fill({ name, config }: Endpoint, added: readonly Client[]): Promise<void> {
   await using database = await DatabaseFactory.create(name, config);
   await database.addItems(added);
 }
 
-async function contents({ name, config }: End): Promise<Client[]> {
+async function contents({ name, config }: Endpoint): Promise<Client[]> {
   await using database = await DatabaseFactory.create(name, config, { mode: "readwrite" });
   const found: Client[] = [];
   for await (const client of database) found.push(client);
@@ -72,7 +72,7 @@ test("clients go round through every database and come back as they were, the ga
   const home = await ownDataHome();
   const server = await RedisServer.start();
   const port = (await startCluster())[0]?.port ?? 0;
-  const way: End[] = [
+  const way: Endpoint[] = [
     end(sqlite, { subfolder: join(home, "first") }),
     end(redis, { port: server.port }),
     end(json, { subfolder: join(home, "second") }),
@@ -83,7 +83,7 @@ test("clients go round through every database and come back as they were, the ga
     end(sqlite, { subfolder: join(home, "fifth") }),
   ];
   const [first] = way;
-  await fill(first as End, clients);
+  await fill(first as Endpoint, clients);
   const expected = [...clients, ...[5, 6, 7, 8].map(revoked)]
     .sort((a, b) => a.client_id - b.client_id)
     .map(fingerprint);
@@ -104,7 +104,7 @@ test("clients go round through every database and come back as they were, the ga
 });
 
 describe("a target that is not empty", () => {
-  async function ends(inTarget: readonly Client[]): Promise<{ from: End; to: End }> {
+  async function ends(inTarget: readonly Client[]): Promise<{ from: Endpoint; to: Endpoint }> {
     const home = await ownDataHome();
     const from = end(json, { subfolder: join(home, "from") });
     const to = end(sqlite, { subfolder: join(home, "to") });
@@ -189,7 +189,7 @@ test("a migration that ends midway is gone on with by the next, which keeps whom
 });
 
 describe("a migration that ended before all was compared is gone on with, and the target", () => {
-  async function begun(): Promise<{ home: string; from: End; to: End }> {
+  async function begun(): Promise<{ home: string; from: Endpoint; to: Endpoint }> {
     const home = await ownDataHome();
     const from = end(json, { subfolder: join(home, "from") });
     const to = end(sqlite, { subfolder: join(home, "to") });
@@ -207,7 +207,11 @@ describe("a migration that ended before all was compared is gone on with, and th
   }
 
   /** As a hub on this database would. */
-  async function change({ name, config }: End, id: number, to: Partial<Client>): Promise<void> {
+  async function change(
+    { name, config }: Endpoint,
+    id: number,
+    to: Partial<Client>,
+  ): Promise<void> {
     await using database = await DatabaseFactory.create(name, config);
     const client = await database.getClientById(id);
     await database.updateItem({ ...(client as Client), ...to });
@@ -316,7 +320,12 @@ test("a difference found in the comparison is said, and nothing is taken for don
 });
 
 describe("bad input: said in words, and nothing changed", () => {
-  async function expectRefused(from: End, to: End, kind: string, words: RegExp): Promise<void> {
+  async function expectRefused(
+    from: Endpoint,
+    to: Endpoint,
+    kind: string,
+    words: RegExp,
+  ): Promise<void> {
     const home = process.env.XDG_DATA_HOME ?? "";
     await expect(migrate({ from, to })).rejects.toMatchObject({
       kind,
@@ -325,7 +334,7 @@ describe("bad input: said in words, and nothing changed", () => {
     expect(await notes(home)).toEqual([]);
   }
 
-  async function source(): Promise<{ home: string; from: End }> {
+  async function source(): Promise<{ home: string; from: Endpoint }> {
     const home = await ownDataHome();
     const from = end(json, { subfolder: join(home, "from") });
     await fill(from, clients);

@@ -2,7 +2,7 @@ import fc from "fast-check";
 import { describe, expect, test } from "vitest";
 import { type Client, newClient, revoked } from "../../src/client/client.js";
 import { csvHeader, csvRow, readCsv } from "../../src/exchange/csv.js";
-import { type Incoming, isRefusal, type Refusal } from "../../src/exchange/incoming.js";
+import { type ImportRow, isRejectedRow, type RejectedRow } from "../../src/exchange/incoming.js";
 import { linesOf } from "../../src/exchange/text.js";
 
 async function* bytes(text: string): AsyncGenerator<Uint8Array> {
@@ -10,10 +10,10 @@ async function* bytes(text: string): AsyncGenerator<Uint8Array> {
   for (let start = 0; start < all.length; start += 7) yield all.subarray(start, start + 7);
 }
 
-async function read(text: string): Promise<(Incoming | Refusal)[]> {
+async function read(text: string): Promise<(ImportRow | RejectedRow)[]> {
   const lines = linesOf(bytes(text));
   const first = await lines.next();
-  const rows: (Incoming | Refusal)[] = [];
+  const rows: (ImportRow | RejectedRow)[] = [];
   for await (const row of readCsv(lines, first.value ?? "")) rows.push(row);
   return rows;
 }
@@ -62,7 +62,7 @@ describe("what the hub wrote", () => {
         "5,fine,False,key5,pass,None",
       ].join("\n"),
     );
-    expect(rows.map((row) => (isRefusal(row) ? row.where : row.id))).toEqual([
+    expect(rows.map((row) => (isRejectedRow(row) ? row.where : row.id))).toEqual([
       "line 2",
       "line 3",
       "line 4",
@@ -71,7 +71,7 @@ describe("what the hub wrote", () => {
       5,
     ]);
     expect(
-      rows.slice(0, 3).every((row) => isRefusal(row) && /more than one way/.test(row.why)),
+      rows.slice(0, 3).every((row) => isRejectedRow(row) && /more than one way/.test(row.why)),
     ).toBe(true);
   });
 
@@ -99,7 +99,7 @@ describe("what the hub wrote", () => {
         fc.pre(written.api_key !== "" && written.api_key !== "None");
         const header = width === 6 ? hubHeader : newerHeader;
         const [row] = await read(`${header}\n${hubLine(written, width)}`);
-        if (row === undefined || isRefusal(row)) return;
+        if (row === undefined || isRejectedRow(row)) return;
         expect(row.client).toMatchObject({
           name: asNone(written.name),
           is_admin: written.is_admin,
@@ -129,7 +129,7 @@ describe("our own CSV", () => {
         const rows = await read(
           csvHeader(true) + clients.map((each) => csvRow(each, true)).join(""),
         );
-        expect(rows.map((row) => (isRefusal(row) ? row : row.client))).toEqual(clients);
+        expect(rows.map((row) => (isRejectedRow(row) ? row : row.client))).toEqual(clients);
       }),
     );
   });
@@ -154,7 +154,7 @@ describe("any other CSV", () => {
     const problems = await read(
       'access_key,client_id,is_admin\nk,x,true\nk,1,perhaps\nk,0,true\n,1,true\nk\nk,1,"true" x\nk,2,true\n',
     );
-    expect(problems.map((row) => isRefusal(row) && `${row.where}: ${row.why}`)).toEqual([
+    expect(problems.map((row) => isRejectedRow(row) && `${row.where}: ${row.why}`)).toEqual([
       "line 2: its client_id is not a whole number",
       "line 3: its is_admin is neither true nor false",
       "line 4: a client_id is 1 or more",

@@ -5,7 +5,7 @@
 import { expect, test } from "vitest";
 import type { BackupResult } from "../../src/backup/backup.js";
 import { deleteEntry, setEntry } from "../../src/keys/keyring.js";
-import { takeSteps } from "../../src/swap/adopt-passphrase.js";
+import { adoptionSteps } from "../../src/swap/adopt-passphrase.js";
 import type { UpgradeSchemaResult } from "../../src/swap/upgrade-schema.js";
 import { root } from "../built.js";
 import { systemctl } from "../service/units.js";
@@ -46,7 +46,7 @@ async function withBundle() {
   return { world, passphrase, more };
 }
 
-test.each(takeSteps)(
+test.each(adoptionSteps)(
   "bundle import killed at %s: the passphrase is in the keyring, or nothing is, and the next one brings it there",
   async (step) => {
     const { world, passphrase, more } = await withBundle();

@@ -1,18 +1,18 @@
 import { expect, test } from "vitest";
-import { requireRoom } from "../../src/fs/free-space.js";
+import { assertFreeSpace } from "../../src/fs/free-space.js";
 import { temporaryFolder } from "../store/temporary.js";
 
 test("a folder without room is refused before it is filled; a disk that does not answer is one that fails, not a defect", async () => {
   const folder = await temporaryFolder();
-  await requireRoom(folder, 1, "a byte", "make room");
-  await expect(requireRoom(folder, 2 ** 60, "an exbibyte", "make room")).rejects.toMatchObject({
+  await assertFreeSpace(folder, 1, "a byte", "make room");
+  await expect(assertFreeSpace(folder, 2 ** 60, "an exbibyte", "make room")).rejects.toMatchObject({
     kind: "io",
     message: expect.stringMatching(
       /^no space left in .*: an exbibyte needs \d+ bytes, and \d+ are free$/,
     ),
     hint: "make room",
   });
-  await expect(requireRoom(`${folder}/gone`, 1, "a byte", "make room")).rejects.toMatchObject({
+  await expect(assertFreeSpace(`${folder}/gone`, 1, "a byte", "make room")).rejects.toMatchObject({
     kind: "io",
     message: `cannot look into ${folder}/gone: no such file or folder`,
   });

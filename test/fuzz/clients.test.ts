@@ -374,7 +374,7 @@ campaign("a file is imported as a whole or not at all, and brings nobody back", 
 
 const verbs: Record<string, (text: string) => permissions.Verb> = {
   rename: permissions.rename,
-  admin: () => permissions.setRight("is_admin", true),
+  admin: () => permissions.setPermission("is_admin", true),
   "no broadcast": () => permissions.setBroadcast(false),
   allow: permissions.allowMessage,
   deny: permissions.denyMessage,
@@ -525,7 +525,7 @@ campaign("SQL that is said to read changes nothing, nor does a rehearsal of what
     const before = await stateOf(store.connection);
     for (const statement of statements) {
       const run = (one: Statement) =>
-        one.kind === "change" ? session.rehearse([one]) : session.read(one);
+        one.kind === "change" ? session.dryRun([one]) : session.read(one);
       await run(statement).catch((error: unknown) => {
         assert(error instanceof StoreError, String(error));
       });

@@ -6,7 +6,12 @@ import { join } from "node:path";
 import { armor, Encrypter } from "age-encryption";
 import fc from "fast-check";
 import { afterAll, beforeAll } from "vitest";
-import { formatManifest, macHolds, readManifest, sealManifest } from "../../src/backup/manifest.js";
+import {
+  formatManifest,
+  readManifest,
+  signManifest,
+  verifyManifestMac,
+} from "../../src/backup/manifest.js";
 import { describeBundle, readBundle } from "../../src/bundle/bundle.js";
 import {
   generateRecoveryKey,
@@ -18,7 +23,7 @@ import { formatJson, type JsonValue, parseJson, sameJson } from "../../src/clien
 import { loadSettings, saveSettings } from "../../src/config/settings.js";
 import { journalPath } from "../../src/operation/journal.js";
 import type { OperationLock } from "../../src/operation/lock.js";
-import { settle } from "../../src/recovery/recover.js";
+import { recover } from "../../src/recovery/recover.js";
 import { StoreKey } from "../../src/store/cipher.js";
 import { answerOf, assertRefusal, campaign, secretMark } from "./campaign.js";
 import { bytesOf, json, jsonOf, objectOf, secret, wildJson, wildText } from "./inputs.js";
@@ -116,17 +121,17 @@ campaign("a manifest is read or refused, and its seal holds for nothing else", {
     const path = file("manifest.json", bytes);
     const manifest = await answerOf(() => readManifest(path));
     if (manifest === undefined) return;
-    assert(!macHolds(manifest, storeKey));
+    assert(!verifyManifestMac(manifest, storeKey));
     if (!sealing) return;
     const { format: _, version: __, mac: ___, ...contents } = manifest;
-    const sealed = sealManifest(contents, storeKey);
+    const sealed = signManifest(contents, storeKey);
     writeFileSync(path, formatManifest(sealed));
     const again = await readManifest(path);
     assert.equal(JSON.stringify(again), JSON.stringify(sealed));
-    assert(macHolds(again, storeKey));
+    assert(verifyManifestMac(again, storeKey));
     const altered = Buffer.from(formatManifest({ ...sealed, size: sealed.size === 0 ? 1 : 0 }));
     writeFileSync(path, altered);
-    assert(!macHolds(await readManifest(path), storeKey));
+    assert(!verifyManifestMac(await readManifest(path), storeKey));
   },
 });
 
@@ -136,7 +141,7 @@ campaign("a sealed manifest whose bytes were altered is refused or says the same
   inputs: bytesOf(
     fc.constant(
       formatManifest(
-        sealManifest(
+        signManifest(
           {
             ...{
               created_at: "2026-11-24T18:50:00.000Z",
@@ -156,7 +161,7 @@ campaign("a sealed manifest whose bytes were altered is refused or says the same
   async holds(bytes) {
     const path = file("sealed.json", bytes);
     const manifest = await answerOf(() => readManifest(path));
-    if (manifest === undefined || !macHolds(manifest, storeKey)) return;
+    if (manifest === undefined || !verifyManifestMac(manifest, storeKey)) return;
     assert.deepEqual(
       [manifest.size, manifest.file, manifest.clients],
       [4096, "c.db", { active: 3, revoked: 1 }],
@@ -235,10 +240,10 @@ campaign("a journal is settled or refused, and the store is not touched by what 
     writeFileSync(join(home, "mine"), "mine");
     const path = journalPath(storePath);
     writeFileSync(path, bytes, { mode: 0o600 });
-    const said = await answerOf(() => settle({ storePath } as OperationLock));
+    const said = await answerOf(() => recover({ storePath } as OperationLock));
     assert.equal(readFileSync(storePath, "utf8"), "the store");
     assert.equal(readFileSync(join(home, "mine"), "utf8"), "mine");
-    assert.equal(existsSync(path), said === undefined || said.untidy !== undefined);
+    assert.equal(existsSync(path), said === undefined || said.cleanupPending !== undefined);
   },
 });
 

@@ -6,7 +6,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import fc from "fast-check";
 import { afterAll } from "vitest";
-import { lockersIn } from "../../src/process/holders.js";
+import { parseLocks } from "../../src/process/holders.js";
 import { parseProperties, timespanMs } from "../../src/service/properties.js";
 import { readWal } from "../../src/store/wal.js";
 import { campaign } from "./campaign.js";
@@ -119,7 +119,7 @@ campaign("the kernel's list of locks names the processes that lock, and no other
       .map((lines) => `${lines.join("\n")}\n`),
   ).map((bytes) => bytes.toString()),
   holds(text) {
-    for (const pid of lockersIn(text, inodes)) {
+    for (const pid of parseLocks(text, inodes)) {
       assert(Number.isSafeInteger(pid) || text.includes(String(BigInt(pid))));
       assert(/5678|123456789012/.test(text));
     }

@@ -16,7 +16,7 @@ import { settingsSchema } from "../../src/config/settings.js";
 import { generatePassphrase } from "../../src/keys/passphrase.js";
 import { journalEntrySchema } from "../../src/operation/journal.js";
 import { ClientStore } from "../../src/store/client-store.js";
-import { takeOperations } from "../../src/swap/adopt-passphrase.js";
+import { adoptionOperations } from "../../src/swap/adopt-passphrase.js";
 import { swapOperations } from "../../src/swap/state.js";
 import { hubOf, resultOf, runJob } from "../backup/hub.js";
 import { root } from "../built.js";
@@ -284,7 +284,7 @@ test("the fields in docs/formats.md are those that are written", async () => {
   const journal = section("10. Lock and journal");
   const entry = Object.keys(journalEntrySchema.shape);
   const steps = ["beginning", "stopping", "finishing", "claiming"].map((step) => `backup.${step}`);
-  for (const name of [...entry, ...steps, ...swapOperations, ...takeOperations]) {
+  for (const name of [...entry, ...steps, ...swapOperations, ...adoptionOperations]) {
     expect(journal).toContain(`\`${name}\``);
   }
 });

@@ -19,7 +19,7 @@ while (running) {
     backup({
       ...{ lock, source: { kind: "keyring" }, to, bundleTo, recipients: [recipient], online: true },
       service: { service: "none", unit: "none", storePath },
-      settleCommand: ["false"],
+      recoveryCommand: ["false"],
       reporter,
     }),
   );

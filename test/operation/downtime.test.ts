@@ -5,14 +5,14 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { setTimeout as delay } from "node:timers/promises";
 import { expect, onTestFinished, test, vi } from "vitest";
-import { Absence, endAbsence } from "../../src/operation/downtime.js";
-import { holdersOf } from "../../src/process/holders.js";
+import { Downtime, endDowntime } from "../../src/operation/downtime.js";
+import { findHolders } from "../../src/process/holders.js";
 import { selectService } from "../../src/service/select.js";
 
 test.skipIf(process.geteuid?.() !== 0)(
   "a hub with commands of its own is started again by an ordinary user too, who cannot look into all processes",
   async () => {
-    const folder = mkdtempSync(join(tmpdir(), "hivemind-absence-"));
+    const folder = mkdtempSync(join(tmpdir(), "hivemind-downtime-"));
     onTestFinished(() => rm(folder, { recursive: true }));
     const store = join(folder, "clients.db");
     const started = join(folder, "started");
@@ -20,14 +20,14 @@ test.skipIf(process.geteuid?.() !== 0)(
     chownSync(folder, 65534, 65534);
     process.seteuid?.(65534);
     try {
-      expect(await holdersOf(store)).toEqual({ holders: [], complete: false });
+      expect(await findHolders(store)).toEqual({ holders: [], complete: false });
       const stopped = {
         service: "command",
         unit: "hivemind-core",
         stop_command: "true",
         start_command: `touch '${started}'`,
       } as const;
-      expect(await endAbsence({ ...stopped, dependents: [] }, store)).toBe("the service");
+      expect(await endDowntime({ ...stopped, dependents: [] }, store)).toBe("the service");
     } finally {
       process.seteuid?.(0);
     }
@@ -37,7 +37,7 @@ test.skipIf(process.geteuid?.() !== 0)(
 
 /** A hub with commands of its own, which runs, and the file that has a line for each of its starts. */
 async function hub() {
-  const folder = mkdtempSync(join(tmpdir(), "hivemind-absence-"));
+  const folder = mkdtempSync(join(tmpdir(), "hivemind-downtime-"));
   const storePath = join(folder, "clients.db");
   const pid = join(folder, "pid");
   const starts = join(folder, "starts");
@@ -54,28 +54,28 @@ async function hub() {
     await rm(folder, { recursive: true });
   });
   const startsOf = async () => (await readFile(starts, "utf8")).trim().split("\n").length;
-  return { absence: await Absence.of({ service, choice, wasActive: true }), service, startsOf };
+  return { downtime: await Downtime.of({ service, choice, wasActive: true }), service, startsOf };
 }
 
 test("a hub with commands of its own, which its timer started meanwhile, is not started twice", async () => {
-  const { absence, service, startsOf } = await hub();
+  const { downtime, service, startsOf } = await hub();
   const soonMs = 300;
-  await absence.arm(soonMs - service.stopTimeoutMs, ["/bin/false"]);
-  await absence.stop();
+  await downtime.arm(soonMs - service.stopTimeoutMs, ["/bin/false"]);
+  await downtime.stop();
   await vi.waitFor(async () => expect(await startsOf()).toBe(2), { timeout: 20_000 });
-  expect(await absence.start()).toMatchObject({ wasUp: true });
-  expect(await absence.disarm()).toBe(true);
+  expect(await downtime.start()).toMatchObject({ wasUp: true });
+  expect(await downtime.disarm()).toBe(true);
   expect(await startsOf()).toBe(2);
 });
 
 test("nor does its timer start it, once it was started here", async () => {
-  const { absence, service, startsOf } = await hub();
+  const { downtime, service, startsOf } = await hub();
   const soonMs = 4_000;
-  await absence.arm(soonMs - service.stopTimeoutMs, ["/bin/false"]);
-  await absence.stop();
-  const started = await absence.start();
-  expect(absence.lastedMs(started)).toBeGreaterThan(0);
-  expect(await absence.disarm()).toBe(false);
+  await downtime.arm(soonMs - service.stopTimeoutMs, ["/bin/false"]);
+  await downtime.stop();
+  const started = await downtime.start();
+  expect(downtime.durationMs(started)).toBeGreaterThan(0);
+  expect(await downtime.disarm()).toBe(false);
   await delay(soonMs + 500);
   expect(await startsOf()).toBe(2);
 });

@@ -4,7 +4,7 @@ import { chmodSync, linkSync, renameSync, rmSync, writeFileSync } from "node:fs"
 import { createRequire } from "node:module";
 import { join } from "node:path";
 import { afterEach, beforeEach, expect, test } from "vitest";
-import { holdersOf, lastingHolders } from "../../src/process/holders.js";
+import { findHolders, findLastingHolders } from "../../src/process/holders.js";
 import { temporaryFolder } from "../service/units.js";
 
 let folder: string;
@@ -40,12 +40,12 @@ const holder = (path: string) =>
   ready("sh", ["-c", 'exec 3<"$0"; echo ready; exec sleep infinity', path]);
 
 const pids = async (options = {}) =>
-  (await holdersOf(store, options)).holders.map(({ pid }) => pid).sort((a, b) => a - b);
+  (await findHolders(store, options)).holders.map(({ pid }) => pid).sort((a, b) => a - b);
 
 test("a store that nobody has open has no holders, nor has one that does not exist", async () => {
-  expect(await holdersOf(store)).toEqual({ holders: [], complete: true });
+  expect(await findHolders(store)).toEqual({ holders: [], complete: true });
   writeFileSync(store, "");
-  expect(await holdersOf(store)).toEqual({ holders: [], complete: true });
+  expect(await findHolders(store)).toEqual({ holders: [], complete: true });
 });
 
 test("the store and each of its sidecars count", async () => {
@@ -83,7 +83,7 @@ test("this process and those of the list do not count", async () => {
 test("only the program's name is told, not its arguments", async () => {
   writeFileSync(store, "");
   await holder(store);
-  expect((await holdersOf(store)).holders[0]?.command).toMatch(/^(sh|sleep)$/);
+  expect((await findHolders(store)).holders[0]?.command).toMatch(/^(sh|sleep)$/);
 });
 
 test("without the right to look into others' processes, a connection in WAL mode is found by its lock", async () => {
@@ -99,7 +99,7 @@ test("without the right to look into others' processes, a connection in WAL mode
   chmodSync(folder, 0o755);
   process.seteuid?.(65534);
   try {
-    const seen = await holdersOf(store);
+    const seen = await findHolders(store);
     expect(seen.complete).toBe(false);
     expect(seen.holders).toEqual([{ pid: connected, command: "node" }]);
   } finally {
@@ -110,11 +110,11 @@ test("without the right to look into others' processes, a connection in WAL mode
 test("a process that only passes by is told from one that stays", async () => {
   writeFileSync(store, "");
   await ready("sh", ["-c", 'exec 3<"$0"; echo ready; exec sleep 0.3', store]);
-  expect((await lastingHolders(store)).holders).toEqual([]);
+  expect((await findLastingHolders(store)).holders).toEqual([]);
   const staying = await holder(store);
   await ready("sh", ["-c", 'exec 3<"$0"; echo ready; exec sleep 0.3', store]);
-  expect((await lastingHolders(store)).holders.map(({ pid }) => pid)).toEqual([staying]);
-  expect(await lastingHolders(store, async ({ pid }) => pid !== staying)).toMatchObject({
+  expect((await findLastingHolders(store)).holders.map(({ pid }) => pid)).toEqual([staying]);
+  expect(await findLastingHolders(store, async ({ pid }) => pid !== staying)).toMatchObject({
     holders: [],
   });
 });

@@ -6,7 +6,7 @@ import { beforeEach, expect, onTestFinished, test } from "vitest";
 import { journalPath } from "../../src/operation/journal.js";
 import { acquireLock } from "../../src/operation/lock.js";
 import { withOperation } from "../../src/recovery/recover.js";
-import { besideOperations } from "../../src/recovery/wait.js";
+import { waitForOperation } from "../../src/recovery/wait.js";
 import { temporaryFolder } from "../store/temporary.js";
 
 let storePath: string;
@@ -53,7 +53,7 @@ test.each([
   async (operation, step, data) => {
     await journal(operation, step, data);
     const { counts, open } = counted();
-    await expect(besideOperations(storePath, open, 200)).rejects.toMatchObject({
+    await expect(waitForOperation(storePath, open, 200)).rejects.toMatchObject({
       kind: "inUse",
       message: expect.stringContaining(`${operation} (process ${other.pid})`),
     });
@@ -69,7 +69,7 @@ test.each([
 ])("%s at %s is in nobody's way", async (operation, step, data) => {
   await journal(operation, step, data);
   const { counts, open } = counted();
-  await besideOperations(storePath, open);
+  await waitForOperation(storePath, open);
   expect(counts).toEqual({ opened: 1, closed: 0 });
 });
 
@@ -78,7 +78,7 @@ test("what a killed operation left is not waited for", async () => {
   other.kill("SIGKILL");
   await once(other, "exit");
   const { counts, open } = counted();
-  await besideOperations(storePath, open);
+  await waitForOperation(storePath, open);
   expect(counts.opened).toBe(1);
 });
 
@@ -88,7 +88,7 @@ test("a store that was opened just when an operation began is closed, and opened
     await journal("rotate", "stopping", {});
     setTimeout(() => rm(journalPath(storePath)), 100);
   });
-  await besideOperations(storePath, open);
+  await waitForOperation(storePath, open);
   expect(counts).toEqual({ opened: 2, closed: 1 });
 });
 
@@ -99,10 +99,10 @@ test("what went wrong because the file was just being replaced is tried again; a
     setTimeout(() => rm(journalPath(storePath)), 100);
     throw new Error("no passphrase opens it");
   });
-  await besideOperations(storePath, open);
+  await waitForOperation(storePath, open);
   expect(counts.opened).toBe(2);
   await expect(
-    besideOperations(storePath, () => Promise.reject(new Error("it is damaged"))),
+    waitForOperation(storePath, () => Promise.reject(new Error("it is damaged"))),
   ).rejects.toThrow("it is damaged");
 });
 

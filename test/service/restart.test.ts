@@ -3,7 +3,7 @@ import { once } from "node:events";
 import { existsSync, mkdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test } from "vitest";
-import { holdersOf } from "../../src/process/holders.js";
+import { findHolders } from "../../src/process/holders.js";
 import { selectService } from "../../src/service/select.js";
 import { defaultUnit } from "../../src/service/service.js";
 import {
@@ -210,7 +210,7 @@ describe("the operator's own commands", () => {
     };
   }
 
-  const held = async () => (await holdersOf(store)).holders.length > 0;
+  const held = async () => (await findHolders(store)).holders.length > 0;
 
   async function started() {
     const own = commands();

@@ -2,7 +2,7 @@ import { mkdirSync, readFileSync, rmSync, symlinkSync, writeFileSync } from "nod
 import { connect } from "node:net";
 import { join } from "node:path";
 import { afterEach, beforeEach, describe, expect, test } from "vitest";
-import { holdersOf } from "../../src/process/holders.js";
+import { findHolders } from "../../src/process/holders.js";
 import { selectService } from "../../src/service/select.js";
 import type { Service } from "../../src/service/service.js";
 import {
@@ -50,7 +50,7 @@ function hasBegun(pid: number | undefined): boolean {
   return !program.startsWith("(") && !program.startsWith("systemd");
 }
 
-const holders = async () => (await holdersOf(store)).holders;
+const holders = async () => (await findHolders(store)).holders;
 const sleeps = async () => (await holders()).every(({ command }) => command === "sleep");
 
 async function present(text: string, beside: Record<string, string> = {}): Promise<Service> {
@@ -363,7 +363,7 @@ describe("what is refused beforehand", () => {
     mkdirSync(join(folder, "elsewhere"));
     writeFileSync(other, "");
     const service = await running(holding(other));
-    await until(async () => (await holdersOf(other)).holders.length > 0);
+    await until(async () => (await findHolders(other)).holders.length > 0);
     await expect(service.check(store)).rejects.toEqual(
       refused(`${unit} uses ${other}, not ${store}`),
     );

@@ -130,7 +130,7 @@ describe("a change", () => {
     const statements = parseStatements(
       "UPDATE clients SET name = 'x' WHERE client_id < 3; DELETE FROM clients WHERE client_id = 3; SELECT count(*) FROM clients",
     );
-    const rehearsed = await session.rehearse(statements);
+    const rehearsed = await session.dryRun(statements);
     expect(rehearsed).toMatchObject({
       changes: [{ rows: 2 }, { rows: 1 }],
       results: [{ rows: [[n("2")]] }],
@@ -149,7 +149,7 @@ describe("a change", () => {
       session.apply(parseStatements("DELETE FROM clients; INSERT INTO nowhere VALUES (1)")),
     ).rejects.toThrow("no such table: nowhere");
     const statements = parseStatements("DELETE FROM clients WHERE name = ''");
-    const rehearsed = await session.rehearse(statements);
+    const rehearsed = await session.dryRun(statements);
     await store.connection.exec("PRAGMA query_only = OFF");
     await store.addItem(newClient({ client_id: 4, api_key: "k4" }));
     await expect(session.apply(statements, rehearsed)).rejects.toMatchObject({ kind: "inUse" });

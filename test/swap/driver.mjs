@@ -3,7 +3,7 @@
 //
 //   OPERATION OPTIONS-AS-JSON   settle STORE   read STORE SOURCE-AS-JSON
 //   keep STORE SLOTS-AS-JSON    look STORE     what a test itself does elsewhere, in a process that meets the keyring anew
-import { settleIfNeeded, withOperation } from "../../dist/recovery/recover.js";
+import { recoverIfNeeded, withOperation } from "../../dist/recovery/recover.js";
 
 const [, script, operation, argument, more] = process.argv;
 const said = { notices: [], questions: [] };
@@ -22,7 +22,7 @@ const operations = {
 };
 
 async function run() {
-  if (operation === "settle") return settleIfNeeded(argument);
+  if (operation === "settle") return recoverIfNeeded(argument);
   if (operation === "read") return read(argument, JSON.parse(more));
   if (operation === "keep") return keep(argument, JSON.parse(more));
   if (operation === "look") return look(argument);
@@ -42,7 +42,7 @@ async function run() {
     },
   };
   const common = {
-    settleCommand: [process.execPath, script, "settle", storePath],
+    recoveryCommand: [process.execPath, script, "settle", storePath],
     signal: controller.signal,
     reporter,
   };
@@ -66,7 +66,7 @@ async function open(storePath, source) {
 
 /** What a reading command does: settle, open, count. */
 async function read(storePath, source) {
-  said.notices.push(...(await settleIfNeeded(storePath)));
+  said.notices.push(...(await recoverIfNeeded(storePath)));
   const connection = await open(storePath, source);
   try {
     return await connection.get("SELECT count(*) AS clients FROM clients");

@@ -2,7 +2,7 @@
 import { readFile, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { expect, onTestFinished, test } from "vitest";
-import { holdersOf } from "../../src/process/holders.js";
+import { findHolders } from "../../src/process/holders.js";
 import { identify } from "../../src/store/cipher.js";
 import type { RotateResult } from "../../src/swap/rotate.js";
 import { root } from "../built.js";
@@ -54,7 +54,7 @@ test("a hub with commands of its own that does not start on the new store gets t
     expect.stringContaining("the store that it replaced was put back"),
   ]);
   // The start command brought it up on that one, and a second hub there is none.
-  expect((await holdersOf(world.path)).holders).toHaveLength(1);
+  expect((await findHolders(world.path)).holders).toHaveLength(1);
   expect(await world.rows()).toEqual(before);
   expect(await world.slots()).toEqual({ current: oldPassphrase });
   expect(await world.leftovers()).toEqual([]);

@@ -45,7 +45,7 @@ async function restoreInto(
         lock,
         reporter,
         hub: "none",
-        settleCommand: ["false"],
+        recoveryCommand: ["false"],
         signal: new AbortController().signal,
       },
       source: { kind: "file", path: passphraseFile },

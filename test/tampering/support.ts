@@ -6,7 +6,7 @@ import {
   formatManifest,
   type Manifest,
   manifestPath,
-  sealManifest,
+  signManifest,
 } from "../../src/backup/manifest.js";
 import { type Verification, verifyBackup } from "../../src/backup/verify.js";
 import { newClient } from "../../src/client/client.js";
@@ -63,7 +63,7 @@ export async function backUp(store: ClientStore, folder: string, when: string): 
   const path = join(folder, "backups", `clients.${when}.db`);
   await copyFile(store.connection.path, path);
   const bytes = await readFile(path);
-  const manifest = sealManifest(
+  const manifest = signManifest(
     {
       created_at: when.replace(/T(\d\d)-(\d\d)-/, "T$1:$2:"),
       file: basename(path),

@@ -1,13 +1,13 @@
 import type { Command } from "commander";
 import { StoreError } from "../../errors.js";
-import { printable } from "../../text/escape.js";
+import { escapeControlCharacters } from "../../text/escape.js";
 import { addGlobalOptions, type Context, contextOf, repeated } from "../context.js";
 import { addBundleOptions, type BundleKeyOptions, bundleIn } from "../options/bundle.js";
 import {
   addServiceOptions,
   operate,
   operationOptions,
-  rememberPlaces,
+  rememberDirectories,
   type ServiceOptions,
 } from "../options/operation.js";
 
@@ -86,10 +86,10 @@ async function runBackup(context: Context, options: BackupOptions): Promise<void
       online: options.online ?? false,
     }),
   );
-  await rememberPlaces(context, options);
+  await rememberDirectories(context, options);
   output.result(result, () => {
     const { backup: made, bundle, service } = result;
-    const absence =
+    const downtime =
       service.stopped_ms === null || service.unit === null
         ? []
         : [`  ${service.unit} was away for ${service.stopped_ms} ms`];
@@ -97,7 +97,7 @@ async function runBackup(context: Context, options: BackupOptions): Promise<void
       `Backup made and verified: ${made.path}`,
       `  ${made.clients.active} clients, ${made.clients.revoked} revoked; ${made.size} bytes`,
       `  sha256 ${made.sha256}`,
-      ...absence,
+      ...downtime,
       `Passphrase bundle: ${bundle.path}`,
       ...bundle.recipients.map((recipient) => `  opens with  ${recipient}`),
       "",
@@ -110,7 +110,7 @@ async function runBackup(context: Context, options: BackupOptions): Promise<void
 async function runVerify(context: Context, file: string, options: BundleKeyOptions): Promise<void> {
   const { verifyBackup } = await import("../../backup/verify.js");
   const { expandPath } = await import("../../config/paths.js");
-  const { recordRehearsal } = await import("../../backup/restore-test.js");
+  const { recordRestoreTest } = await import("../../backup/restore-test.js");
   const { isKept } = await import("../../keys/source.js");
   const bundle = await bundleIn(options);
   const { path, ok, checks } = await verifyBackup(expandPath(file), bundle ?? context);
@@ -121,13 +121,13 @@ async function runVerify(context: Context, file: string, options: BundleKeyOptio
         "the backup and the bundle fit together, but nothing here vouches for them: the recipient is public, and whoever knows it can make such a pair",
       );
     }
-    await recordRehearsal(context.storePath, { how: "verify", backup: path, key_id });
+    await recordRestoreTest(context.storePath, { how: "verify", backup: path, key_id });
   }
   context.output.result({ path, ok, checks }, () => [
     `${path}: ${ok ? context.output.style("green", "sound") : context.output.style("red", "NOT SOUND")}`,
     ...checks.map(
       ({ name, ok, detail }) =>
-        `  ${ok ? "ok  " : "FAIL"}  ${name.padEnd(12)} ${printable(detail)}`,
+        `  ${ok ? "ok  " : "FAIL"}  ${name.padEnd(12)} ${escapeControlCharacters(detail)}`,
     ),
   ]);
   if (!ok) process.exitCode = 14;

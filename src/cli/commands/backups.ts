@@ -3,7 +3,7 @@ import { type Command, InvalidArgumentError } from "commander";
 import type { ListedBackup } from "../../backup/listing.js";
 import { expandPath } from "../../config/paths.js";
 import { StoreError } from "../../errors.js";
-import { printable } from "../../text/escape.js";
+import { escapeControlCharacters } from "../../text/escape.js";
 import { addGlobalOptions, type Context, contextOf } from "../context.js";
 import { operate } from "../options/operation.js";
 import { Table } from "../ui/table.js";
@@ -68,7 +68,7 @@ function parseCount(text: string): number {
 }
 
 /** What every listing of backups starts from. */
-function placesOf(context: Context, folder: string | undefined, { bundleTo }: FolderOptions) {
+function directoriesOf(context: Context, folder: string | undefined, { bundleTo }: FolderOptions) {
   const settings = context.settings.backup ?? {};
   const from = folder ?? settings.to;
   if (from === undefined) {
@@ -92,18 +92,18 @@ async function runBackups(
 ): Promise<void> {
   const { listBackups } = await import("../../backup/listing.js");
   const { output } = context;
-  const { unchecked, ...listing } = await listBackups(placesOf(context, folder, options));
+  const { unchecked, ...listing } = await listBackups(directoriesOf(context, folder, options));
   if (unchecked) output.warning(`no manifest could be checked: ${unchecked.message}`);
   // A name that is cut can be neither told from another nor typed, so on a narrow terminal other things give way.
   const isNarrow = (output.columns ?? Number.POSITIVE_INFINITY) < wholeTable;
   const rows = listing.backups.map((backup) => [
     backup.path.slice(listing.folder.length + 1),
-    ageOf(backup.age_seconds),
-    sizeWords(backup.size),
+    formatAge(backup.age_seconds),
+    formatSize(backup.size),
     `${backup.clients.active}${backup.clients.revoked > 0 ? ` +${backup.clients.revoked}` : ""}`,
     isNarrow ? backup.key_id.slice(0, 8) : backup.key_id,
     ...(isNarrow ? [] : [backup.method]),
-    manifestWords(backup),
+    formatManifestState(backup),
     backup.bundle === null ? "none" : "known",
   ]);
   const table = await Table.of(
@@ -125,13 +125,13 @@ async function runBackups(
       ? [output.style("bold", table.heading()), ...(await table.rows(rows))]
       : [`There is no backup in ${listing.folder}.`]),
     ...listing.others.map(({ path, problem }) =>
-      output.style("yellow", printable(`not listed: ${path}: ${problem}`)),
+      output.style("yellow", escapeControlCharacters(`not listed: ${path}: ${problem}`)),
     ),
   ];
   output.result(listing, () => lines);
 }
 
-function manifestWords({ present, mac }: ListedBackup): string {
+function formatManifestState({ present, mac }: ListedBackup): string {
   if (!present) return "NO FILE";
   if (mac === null) return "?";
   return mac ? "holds" : "ALTERED";
@@ -145,7 +145,7 @@ async function runPrune(
   const { prune } = await import("../../backup/prune.js");
   const { output } = context;
   const keep = context.settings.keep ?? {};
-  const places = placesOf(context, folder, options);
+  const places = directoriesOf(context, folder, options);
   const result = await operate(context, (_lock, signal) =>
     prune({
       ...places,
@@ -171,15 +171,15 @@ async function runPrune(
       ...result.removed.map(({ path }) => `${gone.padEnd(13)} ${path}`),
       ...result.removed_bundles.map((path) => `${gone.padEnd(13)} ${path}`),
       ...result.left.map(({ path, problem }) =>
-        output.style("yellow", printable(`left alone    ${path}: ${problem}`)),
+        output.style("yellow", escapeControlCharacters(`left alone    ${path}: ${problem}`)),
       ),
-      `${result.kept.length} kept, ${result.removed.length} ${result.dry_run ? "would be removed" : "removed"} (${sizeWords(result.freed)})${result.verified === null ? "" : `; verified: ${result.verified}`}`,
+      `${result.kept.length} kept, ${result.removed.length} ${result.dry_run ? "would be removed" : "removed"} (${formatSize(result.freed)})${result.verified === null ? "" : `; verified: ${result.verified}`}`,
     ];
   });
 }
 
 /** A duration as people say it: the largest unit of which there are at least two. */
-function ageOf(seconds: number): string {
+function formatAge(seconds: number): string {
   const units = [
     ["d", 86_400],
     ["h", 3600],
@@ -192,7 +192,7 @@ function ageOf(seconds: number): string {
 }
 
 /** Bytes in powers of 1024, as `ls -h` writes them: "1.4M". */
-function sizeWords(bytes: number): string {
+function formatSize(bytes: number): string {
   const units = ["B", "K", "M", "G", "T"];
   let value = bytes;
   let unit = 0;

@@ -2,7 +2,7 @@ import { hostname } from "node:os";
 import type { Command } from "commander";
 import { expandPath } from "../../config/paths.js";
 import { StoreError } from "../../errors.js";
-import { printable } from "../../text/escape.js";
+import { escapeControlCharacters } from "../../text/escape.js";
 import { addCommandGroup, addGlobalOptions, type Context, contextOf } from "../context.js";
 import {
   addOpenerOptions,
@@ -10,7 +10,7 @@ import {
   openerOf,
   requiredOpener,
 } from "../options/bundle.js";
-import { operate, rememberPlaces } from "../options/operation.js";
+import { operate, rememberDirectories } from "../options/operation.js";
 import {
   addRecipientOptions,
   type RecipientCommandOptions,
@@ -179,7 +179,7 @@ async function exportBundle(context: Context, options: ExportOptions): Promise<v
       }),
     { onlyOpens: true },
   );
-  await rememberPlaces(context, options);
+  await rememberDirectories(context, options);
   for (const notice of notices) context.output.notice(notice);
   const document = { bundle: { ...bundleReport({ bundle }), reused: bundle.reused } };
   context.output.result(document, () => [
@@ -203,12 +203,12 @@ async function showBundle(context: Context, file: string, options: ShowOptions):
       ...Object.entries({ ...description, ...shown })
         .filter(([label]) => label !== "how_to_open")
         .map(([label, value]) => `${`${label}:`.padEnd(21)} ${format(value)}`),
-      ...(contents ? ["", ...contents.how_to_open.map(printable)] : []),
+      ...(contents ? ["", ...contents.how_to_open.map(escapeControlCharacters)] : []),
     ],
   );
 }
 
 function format(value: unknown): string {
-  if (Array.isArray(value)) return printable(value.join(", "));
-  return printable(typeof value === "object" ? JSON.stringify(value) : String(value));
+  if (Array.isArray(value)) return escapeControlCharacters(value.join(", "));
+  return escapeControlCharacters(typeof value === "object" ? JSON.stringify(value) : String(value));
 }

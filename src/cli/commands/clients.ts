@@ -12,11 +12,11 @@ import { isJsonObject, type JsonObject, type JsonValue, parseJson } from "../../
 import { effectiveTypes, initialTypes } from "../../client/permissions.js";
 import { StoreError } from "../../errors.js";
 import type { ClientStore } from "../../store/client-store.js";
-import { printable } from "../../text/escape.js";
+import { escapeControlCharacters } from "../../text/escape.js";
 import { addGlobalOptions, type Context, contextOf, repeated } from "../context.js";
 import { openStore } from "../open.js";
 import { chooseClient, idNote, noClient, parseId, parseOptionalId } from "../ui/choose-client.js";
-import { asStoreError, errorRecord, print } from "../ui/output.js";
+import { asStoreError, errorToJson, print } from "../ui/output.js";
 import { standardInput } from "../ui/prompt.js";
 import { type Column, Table } from "../ui/table.js";
 
@@ -228,7 +228,7 @@ async function printDocument(
   } catch (error) {
     if (separator !== ",") throw error;
     const failure = asStoreError(error);
-    process.stdout.write(`],"error":${JSON.stringify(errorRecord(failure))}}\n`);
+    process.stdout.write(`],"error":${JSON.stringify(errorToJson(failure))}}\n`);
     process.exitCode = failure.exitCode;
     return;
   }
@@ -329,7 +329,7 @@ async function deleteClient(context: Context, given: number | undefined): Promis
   context.output.result({ client: { client_id: id, revoked: true, already } }, () => [
     already
       ? `client ${id} was revoked already; nothing changed`
-      : `client ${id}${before.name ? ` "${printable(before.name)}"` : ""}: revoked. It cannot connect any more.`,
+      : `client ${id}${before.name ? ` "${escapeControlCharacters(before.name)}"` : ""}: revoked. It cannot connect any more.`,
   ]);
 }
 
@@ -353,7 +353,7 @@ function* details(client: Client, secrets: boolean): Generator<[string, string]>
 
 function describe(client: Client, secrets: boolean): string[] {
   return [...details(client, secrets)].map(
-    ([label, value]) => `${`${label}:`.padEnd(15)} ${printable(value)}`,
+    ([label, value]) => `${`${label}:`.padEnd(15)} ${escapeControlCharacters(value)}`,
   );
 }
 

@@ -5,12 +5,12 @@ import type { JsonObject } from "../../client/json.js";
 import type { DatabaseConfig } from "../../databases/plugin.js";
 import { StoreError } from "../../errors.js";
 import { formatSource } from "../../keys/source.js";
-import type { End, Migration } from "../../migrate/migrate.js";
-import { interruptible } from "../../process/signals.js";
+import type { Endpoint, Migration } from "../../migrate/migrate.js";
+import { abortOnSignal } from "../../process/signals.js";
 import { defaultUnit } from "../../service/service.js";
 import { addGlobalOptions, type Context, contextOf } from "../context.js";
-import { storePlace } from "../hub-store.js";
-import { settleFirst } from "../open.js";
+import { storeLocation } from "../hub-store.js";
+import { recoverFirst } from "../open.js";
 import { Progress } from "../ui/progress.js";
 import { Table } from "../ui/table.js";
 
@@ -108,7 +108,7 @@ async function runMigrate(context: Context, options: MigrateCommandOptions): Pro
 
   const { sqlcipherPluginName } = await import("../../databases/sqlite.js");
   if ([from.name, to.name].includes(sqlcipherPluginName)) {
-    await settleFirst(context);
+    await recoverFirst(context);
   }
   if (hub && serverJson) await requireNoOtherPassword(serverJson, hub, to);
   const sum = hub && !options.dryRun ? await sumOfSource(from) : undefined;
@@ -116,7 +116,7 @@ async function runMigrate(context: Context, options: MigrateCommandOptions): Pro
   setFlagsFromString("--optimize-for-size");
 
   const progress = new Progress(context.output);
-  const migration = await interruptible((signal) =>
+  const migration = await abortOnSignal((signal) =>
     migrate({
       ...{ from, to, merge: options.merge ?? false, dryRun: options.dryRun ?? false, signal },
       onProgress: ({ phase, done, total }) => progress.show(phase, done, total),
@@ -152,7 +152,7 @@ async function endOf(
   name: string,
   given: Setting[] = [],
   passwordSource?: string,
-): Promise<End> {
+): Promise<Endpoint> {
   const { sqlcipherPluginName } = await import("../../databases/sqlite.js");
   const settings: Record<string, JsonObject[string]> = {};
   for (const [key, value] of given) settings[key] = settingValue(key, value);
@@ -170,7 +170,7 @@ async function storeConfig(
   { settings, source }: Context,
   given: DatabaseConfig,
 ): Promise<DatabaseConfig> {
-  const { path, name, subfolder } = await storePlace(settings, "migrate");
+  const { path, name, subfolder } = await storeLocation(settings, "migrate");
   const isNamed = ["db_path", "name", "subfolder"].some((key) => Object.hasOwn(given, key));
   const place = isNamed ? {} : { db_path: path, name, subfolder };
   return {

@@ -1,5 +1,5 @@
 import type { Command } from "commander";
-import { printable } from "../../text/escape.js";
+import { escapeControlCharacters } from "../../text/escape.js";
 import { addGlobalOptions, type Context, contextOf } from "../context.js";
 import { addServiceOptions, type ServiceOptions, serviceChoice } from "../options/operation.js";
 
@@ -47,8 +47,10 @@ async function runDoctor(context: Context, options: DoctorCommandOptions): Promi
   output.result(diagnosis, () => {
     const findings = diagnosis.checks.filter(({ ok }) => !ok).length;
     const lines = diagnosis.checks.flatMap(({ name, severity, detail, mend }) => [
-      `${marks[severity]}  ${name.padEnd(13)}  ${printable(detail)}`,
-      ...(mend === null ? [] : [`         ${output.style("dim", `mend: ${printable(mend)}`)}`]),
+      `${marks[severity]}  ${name.padEnd(13)}  ${escapeControlCharacters(detail)}`,
+      ...(mend === null
+        ? []
+        : [`         ${output.style("dim", `mend: ${escapeControlCharacters(mend)}`)}`]),
     ]);
     return [
       ...(diagnosis.filled ? [`${diagnosis.filled} revoked rows were put into gaps.`] : []),

@@ -5,8 +5,8 @@ import { expandPath } from "../../config/paths.js";
 import { exitCodes, StoreError } from "../../errors.js";
 import type { Format, ReadImport, Widened } from "../../exchange/import.js";
 import type { Plan } from "../../exchange/plan.js";
-import { interruptible } from "../../process/signals.js";
-import { printable } from "../../text/escape.js";
+import { abortOnSignal } from "../../process/signals.js";
+import { escapeControlCharacters } from "../../text/escape.js";
 import { addGlobalOptions, type Context, contextOf } from "../context.js";
 import { openStore } from "../open.js";
 import { print } from "../ui/output.js";
@@ -95,7 +95,7 @@ async function exportClients(context: Context, options: ExportCommandOptions): P
   const path =
     options.path === undefined ? undefined : await exportPath(expandPath(options.path), format);
   const progress = new Progress(context.output);
-  await interruptible(async (signal) => {
+  await abortOnSignal(async (signal) => {
     await using store = await openStore(context);
     const total = await store.size();
     let count = 0;
@@ -138,7 +138,7 @@ async function importClients(
   const { update = false, dryRun = false } = options;
   const path = file === "-" ? null : expandPath(file);
   const progress = new Progress(context.output);
-  await interruptible(async (signal) => {
+  await abortOnSignal(async (signal) => {
     await using store = await openStore(context);
     const read = await readImport({
       store,
@@ -184,7 +184,9 @@ function accessLines({ defaulted, emptyLists }: Plan, widened: readonly Widened[
   if (widened.length === 0) return lines;
   lines.push(`${counted(widened.length, "client")} could do more than now:`);
   for (const { client_id, name, fields } of widened.slice(0, shownRows)) {
-    lines.push(`  client ${client_id} "${printable(name ?? "")}": ${fields.join(", ")}`);
+    lines.push(
+      `  client ${client_id} "${escapeControlCharacters(name ?? "")}": ${fields.join(", ")}`,
+    );
   }
   if (widened.length > shownRows) lines.push(`  … and ${widened.length - shownRows} more`);
   return lines;
@@ -226,7 +228,9 @@ function report(context: Context, { path, format, dryRun, plan, widened }: Impor
       refusedRows > 0
         ? `${did}: ${counted(refusedRows, "row")} cannot be taken.`
         : `${did}: ${words(counts)}`,
-      ...refused.slice(0, shownRows).map(({ where, why }) => `  ${where}: ${printable(why)}`),
+      ...refused
+        .slice(0, shownRows)
+        .map(({ where, why }) => `  ${where}: ${escapeControlCharacters(why)}`),
       ...(refusedRows > shownRows ? [`  … and ${refusedRows - shownRows} more`] : []),
       ...(dryRun ? accessLines(plan, widened) : []),
       ...(refusedRows > 0 && dryRun ? [`Without them: ${words(counts)}`] : []),

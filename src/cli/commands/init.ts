@@ -6,11 +6,11 @@ import {
   addSwapOptions,
   bundleLines,
   bundleOptions,
+  formatSourceName,
   operate,
   operationOptions,
   type SwapOptions,
   serviceChoice,
-  sourceWords,
 } from "../options/operation.js";
 import {
   addRecipientOptions,
@@ -83,7 +83,7 @@ async function runInit(context: Context, options: InitCommandOptions): Promise<v
   context.output.result(result, () => [
     `An encrypted store is ready: ${result.path}`,
     `  key_id      ${result.key_id}`,
-    `  passphrase  in ${sourceWords(result.passphrase_source)}`,
+    `  passphrase  in ${formatSourceName(result.passphrase_source)}`,
     `  settings    ${result.settings}`,
     ...bundleLines(result.bundle),
     ...(result.bundle
@@ -121,7 +121,7 @@ async function runAdopt(context: Context, options: InitCommandOptions): Promise<
   context.output.result(result, () => [
     `Adopted: ${adopted.path}, SQLCipher ${adopted.cipher_compatibility}`,
     `  key_id      ${adopted.key_id}`,
-    `  passphrase  in ${sourceWords(adopted.passphrase_source)}`,
+    `  passphrase  in ${formatSourceName(adopted.passphrase_source)}`,
     ...bundleLines(result.bundle),
     ...(adopted.password_removed
       ? ["", "The password is out of server.json: start the hub by hivemind-sqlcipher run."]

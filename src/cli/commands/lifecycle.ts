@@ -3,19 +3,19 @@ import { type Command, Option } from "commander";
 import { expandPath } from "../../config/paths.js";
 import { addGlobalOptions, type Context, contextOf } from "../context.js";
 import {
-  absenceLines,
   addBundleTarget,
   addServiceOptions,
   addSwapOptions,
   type BundleTargetOptions,
   bundleLines,
   bundleOptions,
+  downtimeLines,
+  formatSourceName,
   operate,
   operationOptions,
-  rememberPlaces,
+  rememberDirectories,
   type ServiceOptions,
   type SwapOptions,
-  sourceWords,
 } from "../options/operation.js";
 
 interface EncryptCommandOptions extends SwapOptions, BundleTargetOptions {
@@ -112,14 +112,14 @@ async function runEncrypt(context: Context, options: EncryptCommandOptions): Pro
       cipherCompatibility: options.cipherCompatibility === "3" ? 3 : 4,
     }),
   );
-  await rememberPlaces(context, options);
+  await rememberDirectories(context, options);
   const { encrypted, bundle, service } = result;
   context.output.result(result, () => [
     `Encrypted: ${encrypted.path}, ${encrypted.from} until now; SQLCipher ${encrypted.cipher_compatibility}`,
     `  key_id      ${encrypted.key_id}`,
-    `  passphrase  in ${sourceWords(encrypted.passphrase_source)}`,
+    `  passphrase  in ${formatSourceName(encrypted.passphrase_source)}`,
     ...bundleLines(bundle),
-    ...absenceLines(service),
+    ...downtimeLines(service),
     ...(encrypted.caution === null ? [] : ["", encrypted.caution]),
   ]);
 }
@@ -131,7 +131,7 @@ async function runDecrypt(context: Context, options: SwapOptions): Promise<void>
   );
   context.output.result(result, () => [
     `Decrypted: ${result.decrypted.path} can be read by anybody who gets at the file.`,
-    ...absenceLines(result.service),
+    ...downtimeLines(result.service),
   ]);
 }
 
@@ -150,13 +150,13 @@ async function runRotate(context: Context, options: RotateCommandOptions): Promi
   );
   const { rotated, bundle, service, backups } = result;
   context.output.result(result, () => [
-    `Rotated: ${rotated.path} has a new passphrase, in ${sourceWords(rotated.passphrase_source)}`,
+    `Rotated: ${rotated.path} has a new passphrase, in ${formatSourceName(rotated.passphrase_source)}`,
     `  key_id      ${rotated.key_id} (was ${rotated.previous_key_id})`,
     rotated.previous_kept
       ? "  old one     kept in the keyring, for older backups"
       : "  old one     in its bundle alone, for older backups",
     ...bundleLines(bundle),
-    ...absenceLines(service),
+    ...downtimeLines(service),
     ...(backups
       ? [
           `  backups     ${backups.reencrypted.length} brought under the new passphrase`,
@@ -188,7 +188,7 @@ async function runUpgradeSchema(
           ...upgraded.dropped.map(
             ({ client_id, what }) => `  dropped     client ${client_id}: ${what}`,
           ),
-          ...absenceLines(service),
+          ...downtimeLines(service),
         ],
   );
 }

@@ -5,36 +5,36 @@ import type { JsonValue } from "../../client/json.js";
 import {
   addToBlacklist,
   allowMessage,
+  assertActive,
   type Difference,
   denyMessage,
   differences,
   removeFromBlacklist,
   rename,
-  requireActive,
   setBroadcast,
-  setRight,
+  setPermission,
   type Verb,
 } from "../../client/permissions.js";
-import { printable } from "../../text/escape.js";
+import { escapeControlCharacters } from "../../text/escape.js";
 import { addGlobalOptions, contextOf } from "../context.js";
 import { openStore } from "../open.js";
 import { chooseClient, idNote, noClient, parseOptionalId } from "../ui/choose-client.js";
 
 /** Verbs about one thing that the client may or may not do: `make-admin [ID]`. */
 const switches: readonly [name: string, description: string, verb: Verb][] = [
-  ["make-admin", "make a client an administrator", setRight("is_admin", true)],
-  ["revoke-admin", "make an administrator an ordinary client", setRight("is_admin", false)],
-  ["allow-escalate", "let a client send ESCALATE messages", setRight("can_escalate", true)],
+  ["make-admin", "make a client an administrator", setPermission("is_admin", true)],
+  ["revoke-admin", "make an administrator an ordinary client", setPermission("is_admin", false)],
+  ["allow-escalate", "let a client send ESCALATE messages", setPermission("can_escalate", true)],
   [
     "blacklist-escalate",
     "keep a client from sending ESCALATE messages",
-    setRight("can_escalate", false),
+    setPermission("can_escalate", false),
   ],
-  ["allow-propagate", "let a client send PROPAGATE messages", setRight("can_propagate", true)],
+  ["allow-propagate", "let a client send PROPAGATE messages", setPermission("can_propagate", true)],
   [
     "blacklist-propagate",
     "keep a client from sending PROPAGATE messages",
-    setRight("can_propagate", false),
+    setPermission("can_propagate", false),
   ],
   ["allow-broadcast", "let an administrator send BROADCAST messages", setBroadcast(true)],
   [
@@ -154,14 +154,14 @@ async function editClient(command: Command, idText: string | undefined, verb: Ve
   const { before, after, notices } = await store.transaction(async () => {
     const before = await store.getClientById(id);
     if (!before) throw noClient(context, id);
-    requireActive(before);
+    assertActive(before);
     const { changes, notices } = verb(before, store.schemaVersion);
     const changed = Object.keys(changes).length > 0;
     return { before, after: changed ? await store.updateClient(id, changes) : before, notices };
   });
   const changed = differences(before, after);
   context.output.result({ client: withoutSecrets(after), changed }, () => {
-    const who = `client ${id}${after.name ? ` "${printable(after.name)}"` : ""}`;
+    const who = `client ${id}${after.name ? ` "${escapeControlCharacters(after.name)}"` : ""}`;
     const fields = Object.entries(changed);
     if (fields.length === 0) return [`${who}: nothing changed, it was so already`];
     return [`${who}:`, ...fields.flatMap(([key, difference]) => lines(key, difference))];
@@ -175,6 +175,7 @@ function lines(key: string, { before, after }: Difference): string[] {
 
 function words(value: JsonValue): string {
   if (typeof value === "boolean") return value ? "yes" : "no";
-  if (Array.isArray(value)) return value.length === 0 ? "(none)" : printable(value.join(", "));
-  return value === null ? "(none)" : printable(String(value));
+  if (Array.isArray(value))
+    return value.length === 0 ? "(none)" : escapeControlCharacters(value.join(", "));
+  return value === null ? "(none)" : escapeControlCharacters(String(value));
 }

@@ -5,8 +5,8 @@ import type { BackupChoice } from "../../restore/verified-backup.js";
 import { addGlobalOptions, type Context, contextOf } from "../context.js";
 import { addBundleOptions, type BundleKeyOptions, bundleOf } from "../options/bundle.js";
 import {
-  absenceLines,
   addSwapOptions,
+  downtimeLines,
   operate,
   operationOptions,
   type SwapOptions,
@@ -80,9 +80,9 @@ async function runRestore(
     { makeFolder: true, paysOwed: true },
   );
   const { restored, service } = result;
-  const { recordRehearsal } = await import("../../backup/restore-test.js");
+  const { recordRestoreTest } = await import("../../backup/restore-test.js");
   const { backup: from, key_id } = restored;
-  await recordRehearsal(context.storePath, { how: "restore", backup: from, key_id });
+  await recordRestoreTest(context.storePath, { how: "restore", backup: from, key_id });
   context.output.result(result, () => [
     `Restored: ${restored.path}, from ${restored.backup}`,
     ...(restored.created_at === null ? [] : [`  made        ${restored.created_at}`]),
@@ -94,7 +94,7 @@ async function runRestore(
         ]
       : []),
     ...(restored.replaced === null ? [] : [`  replaced    kept as ${restored.replaced}`]),
-    ...absenceLines(service),
+    ...downtimeLines(service),
   ]);
 }
 

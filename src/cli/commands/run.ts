@@ -5,7 +5,7 @@ import type { HubOptions } from "../../hub/run.js";
 import { formatSource, parseSource } from "../../keys/source.js";
 import { restoreUmask } from "../../process/umask.js";
 import { addGlobalOptions, type Context, contextOf, ownCommand } from "../context.js";
-import { settleFirst } from "../open.js";
+import { recoverFirst } from "../open.js";
 
 interface RunOptions {
   privateConfig?: boolean;
@@ -78,7 +78,7 @@ async function runHubCommand(
 async function storeSecret(context: Context) {
   const { unlock } = await import("../../keys/unlock.js");
   const { storePath, source } = context;
-  await settleFirst(context);
+  await recoverFirst(context);
   const { connection, passphrase, key } = await unlock(storePath, source, { mode: "readwrite" });
   await connection.close();
   return { storePath, passphrase, cipherCompatibility: key.cipherCompatibility };

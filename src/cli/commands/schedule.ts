@@ -63,7 +63,7 @@ async function runInstall(context: Context, options: InstallOptions): Promise<vo
     ...options,
   });
   context.output.result({ schedule }, () => ["Backups are scheduled.", ...lines(schedule)]);
-  if (!schedule.lingers) context.output.warning(lingerWords());
+  if (!schedule.lingers) context.output.warning(formatLinger());
 }
 
 /**
@@ -103,7 +103,7 @@ async function runStatus(context: Context): Promise<void> {
       ? lines(schedule)
       : [`No backups of ${context.storePath} are scheduled: hivemind-sqlcipher schedule install`],
   );
-  if (schedule && !schedule.lingers) context.output.warning(lingerWords());
+  if (schedule && !schedule.lingers) context.output.warning(formatLinger());
 }
 
 function lines(schedule: Schedule): string[] {
@@ -111,20 +111,20 @@ function lines(schedule: Schedule): string[] {
     `timer         ${schedule.unit}, ${schedule.enabled ? "enabled" : "not enabled"}, ${schedule.active ? "running" : "not running"}`,
     `when          ${schedule.on_calendar ?? "see its file"}`,
     `next run      ${schedule.next_run ?? "none"}`,
-    `last run      ${lastRunWords(schedule.last_run)}`,
+    `last run      ${formatLastRun(schedule.last_run)}`,
     ...schedule.drop_ins.map((path) => `drop-in       ${path}`),
     `log           journalctl --user --unit ${schedule.service}`,
   ];
 }
 
 /** How the last scheduled backup went, in words. */
-export function lastRunWords(run: LastRun | null): string {
+export function formatLastRun(run: LastRun | null): string {
   if (run === null) return "none yet";
   if (run.result === null) return `${run.at}, before this session: how it went is in its log`;
   if (run.result === "exit-code") return `${run.at}, failed with exit code ${run.exit_code}`;
   return `${run.at}, ${run.result}`;
 }
 
-function lingerWords(): string {
+function formatLinger(): string {
   return "the timer runs only while you are logged in; to have it run from boot on: loginctl enable-linger";
 }

@@ -13,14 +13,14 @@ export function addSettleCommand(program: Command): void {
   );
   settle.action(async () => {
     const context = await contextOf(settle);
-    const { settleOnly } = await import("../../recovery/recover.js");
+    const { recoverOnly } = await import("../../recovery/recover.js");
     // Under the lock or not at all: whoever runs this relies on its success, which is that the service runs.
-    const said = await settleOnly(context.storePath);
+    const said = await recoverOnly(context.storePath);
     context.output.result({ settled: said }, () => said);
   });
 }
 
 /** The program and arguments that run `settle` for this store, for the service manager to keep. */
-export function settleCommand(context: Context): string[] {
+export function recoveryCommand(context: Context): string[] {
   return ownCommand(context, "settle", "--quiet");
 }

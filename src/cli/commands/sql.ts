@@ -4,7 +4,7 @@ import { expandPath } from "../../config/paths.js";
 import { StoreError } from "../../errors.js";
 import type { Cell, Counts, Effect, Rows, SqlSession } from "../../sql/session.js";
 import type { Statement } from "../../sql/statements.js";
-import { printable } from "../../text/escape.js";
+import { escapeControlCharacters } from "../../text/escape.js";
 import { addGlobalOptions, type Context, contextOf } from "../context.js";
 import { openStore } from "../open.js";
 import { onTerminal, standardInput } from "../ui/prompt.js";
@@ -125,7 +125,7 @@ export class SqlRunner {
       return effect;
     }
     if (!onTerminal()) await confirm("a statement that changes the store");
-    const rehearsed = await this.session.rehearse(statements);
+    const rehearsed = await this.session.dryRun(statements);
     for (const line of effectLines(rehearsed)) process.stderr.write(`${line}\n`);
     await confirm("Nothing is kept yet. Keep this?");
     const effect = await this.session.apply(statements, rehearsed);
@@ -157,7 +157,8 @@ export class SqlRunner {
     if (this.mode !== "table") return this.#ask(text);
     const { rows } = await this.session.read({ text, kind: "select" });
     for (const [sql] of rows) {
-      for (const line of `${sql};`.split("\n")) this.#context.output.line(printable(line));
+      for (const line of `${sql};`.split("\n"))
+        this.#context.output.line(escapeControlCharacters(line));
     }
   }
 
@@ -204,7 +205,7 @@ export class SqlRunner {
     const first = rows.slice(0, widthRows).map((row) => row.map(cellText));
     const table = await Table.of(
       columns.map((title, index) => ({
-        title: printable(title),
+        title: escapeControlCharacters(title),
         align: rows.slice(0, widthRows).every((row) => isNumber(row[index])) ? "right" : "left",
       })),
       first,
@@ -236,7 +237,7 @@ function effectLines({ changes, clients: { before, after } }: Effect): string[] 
 }
 
 function firstWords(sql: string): string {
-  const line = printable(sql.replace(/\s+/g, " "));
+  const line = escapeControlCharacters(sql.replace(/\s+/g, " "));
   return line.length > 60 ? `${line.slice(0, 59)}…` : line;
 }
 

@@ -2,7 +2,7 @@ import type { Command } from "commander";
 import type { StoreStatus } from "../../diagnostics/status.js";
 import { addGlobalOptions, type Context, contextOf } from "../context.js";
 import { serviceChoice } from "../options/operation.js";
-import { lastRunWords } from "./schedule.js";
+import { formatLastRun } from "./schedule.js";
 
 export function addStatusCommand(program: Command): void {
   const status = addGlobalOptions(
@@ -36,12 +36,12 @@ async function runStatus(context: Context): Promise<void> {
     ...(status.clients
       ? [`clients        ${status.clients.active}, and ${status.clients.revoked} revoked`]
       : []),
-    ...(status.service ? [`service        ${serviceWords(status.service)}`] : []),
+    ...(status.service ? [`service        ${formatService(status.service)}`] : []),
     `last backup    ${status.last_backup ? `${status.last_backup.path}, ${status.last_backup.created_at}` : "none known"}`,
     ...(status.schedule
       ? [
           `schedule       ${status.schedule.on_calendar ?? status.schedule.unit}, next ${status.schedule.next_run ?? "never: the timer does not run"}`,
-          `  last run     ${lastRunWords(status.schedule.last_run)}`,
+          `  last run     ${formatLastRun(status.schedule.last_run)}`,
         ]
       : []),
     ...(status.pending
@@ -56,7 +56,7 @@ async function runStatus(context: Context): Promise<void> {
   ]);
 }
 
-function serviceWords({ kind, unit, active }: NonNullable<StoreStatus["service"]>): string {
+function formatService({ kind, unit, active }: NonNullable<StoreStatus["service"]>): string {
   if (kind === "none") return "none";
   return `${unit ?? kind}, ${active ? "running" : "not running"}`;
 }

@@ -4,10 +4,10 @@ import { expandPath } from "../../config/paths.js";
 import { serviceKinds } from "../../config/settings.js";
 import { StoreError } from "../../errors.js";
 import type { OperationLock } from "../../operation/lock.js";
-import { interruptible } from "../../process/signals.js";
+import { abortOnSignal } from "../../process/signals.js";
 import { defaultUnit } from "../../service/service.js";
-import { printable } from "../../text/escape.js";
-import { settleCommand } from "../commands/settle.js";
+import { escapeControlCharacters } from "../../text/escape.js";
+import { recoveryCommand } from "../commands/settle.js";
 import type { Context } from "../context.js";
 import { asStoreError } from "../ui/output.js";
 import {
@@ -38,9 +38,13 @@ export function serviceChoice(context: Context, options: ServiceOptions) {
   const kind = options.service ?? settings.service ?? "auto";
   const service = serviceKinds.find((known) => known === kind);
   if (service === undefined) {
-    throw new StoreError("usage", `there is no kind of service "${printable(kind)}"`, {
-      hint: `--service is one of: ${serviceKinds.join(", ")}.`,
-    });
+    throw new StoreError(
+      "usage",
+      `there is no kind of service "${escapeControlCharacters(kind)}"`,
+      {
+        hint: `--service is one of: ${serviceKinds.join(", ")}.`,
+      },
+    );
   }
   // A unit that is named here and now is meant, and not the commands that the settings have.
   const { stop_command, start_command } = options.unit === undefined ? settings : {};
@@ -90,7 +94,7 @@ export function operationOptions(
     source: context.source,
     service: serviceChoice(context, options),
     hub: options.hub ?? ("auto" as const),
-    settleCommand: settleCommand(context),
+    recoveryCommand: recoveryCommand(context),
     reporter: context.reporter,
     signal,
   };
@@ -107,8 +111,8 @@ export async function bundleOptions(context: Context, options: BundleTargetOptio
     });
   }
   // Before a recovery key is made that would then be for nothing.
-  const { requireBundleFolder } = await import("../../swap/prepare.js");
-  await requireBundleFolder(expandPath(bundleTo));
+  const { assertBundleDirectory } = await import("../../swap/prepare.js");
+  await assertBundleDirectory(expandPath(bundleTo));
   return {
     bundleTo: expandPath(bundleTo),
     backupFolder: settings.to,
@@ -120,7 +124,7 @@ export async function bundleOptions(context: Context, options: BundleTargetOptio
  * Writes to the settings file where backups and bundles go, as far as it was said now and nothing is remembered yet. What was
  * done is done by then: a file that cannot be written is said, and no failure.
  */
-export async function rememberPlaces(
+export async function rememberDirectories(
   { settingsPath, output }: Context,
   { to, bundleTo }: { to?: string; bundleTo?: string },
 ): Promise<void> {
@@ -151,12 +155,12 @@ export async function operate<Result>(
   options: { makeFolder?: boolean; onlyOpens?: boolean; paysOwed?: boolean } = {},
 ): Promise<Result> {
   const { withOperation } = await import("../../recovery/recover.js");
-  return interruptible((signal) =>
+  return abortOnSignal((signal) =>
     withOperation(context.storePath, context.reporter, (lock) => operation(lock, signal), options),
   );
 }
 
-export function sourceWords(source: string): string {
+export function formatSourceName(source: string): string {
   return source === "keyring" ? "the keyring" : source;
 }
 
@@ -164,7 +168,7 @@ export function bundleLines(bundle: { path: string } | null): string[] {
   return bundle ? [`  bundle      ${bundle.path}`] : [];
 }
 
-export function absenceLines(service: {
+export function downtimeLines(service: {
   unit: string | null;
   stopped_ms: number | null;
 }): string[] {

@@ -3,7 +3,7 @@ import { setImmediate } from "node:timers/promises";
 import { StoreError } from "../../errors.js";
 import type { ClientStore } from "../../store/client-store.js";
 import type { Match } from "../../store/matching.js";
-import { printable } from "../../text/escape.js";
+import { escapeControlCharacters } from "../../text/escape.js";
 import type { Context } from "../context.js";
 import { onTerminal } from "./prompt.js";
 
@@ -63,7 +63,7 @@ export async function chooseClient(
         source: async (text) => {
           matches = matchingClients(store, text ?? "", offered);
           return (await matches).map(({ id, name }) => ({
-            name: `${id}  ${printable(name)}`,
+            name: `${id}  ${escapeControlCharacters(name)}`,
             value: id,
           }));
         },

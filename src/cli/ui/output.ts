@@ -4,7 +4,7 @@
  */
 import { once } from "node:events";
 import { StoreError } from "../../errors.js";
-import { printable } from "../../text/escape.js";
+import { escapeControlCharacters } from "../../text/escape.js";
 
 export interface OutputOptions {
   json: boolean;
@@ -35,7 +35,7 @@ export class Output {
 
   /** The command's answer: the document with --json, the lines for a person otherwise. */
   result(document: unknown, lines: () => string[]): void {
-    const text = this.json ? JSON.stringify(document) : lines().map(harmless).join("\n");
+    const text = this.json ? JSON.stringify(document) : lines().map(escapeLines).join("\n");
     if (text !== "") process.stdout.write(`${text}\n`);
   }
 
@@ -46,30 +46,35 @@ export class Output {
 
   /** Something the user should know besides the result; not with --quiet. */
   notice(text: string): void {
-    if (!this.#options.quiet) process.stderr.write(`${harmless(text)}\n`);
+    if (!this.#options.quiet) process.stderr.write(`${escapeLines(text)}\n`);
   }
 
   /** Something the user must see whatever was asked. */
   warning(text: string): void {
-    process.stderr.write(`${this.style("yellow", "warning:", process.stderr)} ${harmless(text)}\n`);
+    process.stderr.write(
+      `${this.style("yellow", "warning:", process.stderr)} ${escapeLines(text)}\n`,
+    );
   }
 
   /** A step of the work, only with --verbose. */
   detail(text: string): void {
     if (this.#options.verbose) {
-      process.stderr.write(`${this.style("dim", harmless(text), process.stderr)}\n`);
+      process.stderr.write(`${this.style("dim", escapeLines(text), process.stderr)}\n`);
     }
   }
 
   error(error: StoreError): void {
     const { message, hint } = error;
     if (this.json) {
-      process.stdout.write(`${JSON.stringify({ error: errorRecord(error) })}\n`);
+      process.stdout.write(`${JSON.stringify({ error: errorToJson(error) })}\n`);
       return;
     }
-    process.stderr.write(`${this.style("red", "error:", process.stderr)} ${printable(message)}\n`);
+    process.stderr.write(
+      `${this.style("red", "error:", process.stderr)} ${escapeControlCharacters(message)}\n`,
+    );
     if (hint) {
-      for (const line of hint.split("\n")) process.stderr.write(`  ${printable(line)}\n`);
+      for (const line of hint.split("\n"))
+        process.stderr.write(`  ${escapeControlCharacters(line)}\n`);
     }
   }
 
@@ -97,15 +102,15 @@ const ownMarks = new RegExp(`(${controlSequence}\\[\\d+m|\\n)`);
  * Text that may quote what others wrote, a bundle, a manifest, a plugin's error: of what moves a terminal's cursor only
  * this program's own colours and line breaks are left.
  */
-export function harmless(text: string): string {
+export function escapeLines(text: string): string {
   return text
     .split(ownMarks)
-    .map((piece, index) => (index % 2 === 0 ? printable(piece) : piece))
+    .map((piece, index) => (index % 2 === 0 ? escapeControlCharacters(piece) : piece))
     .join("");
 }
 
 /** An error as `--json` says it. */
-export function errorRecord({ exitCode: code, message, hint }: StoreError) {
+export function errorToJson({ exitCode: code, message, hint }: StoreError) {
   return { code, message, ...(hint && { hint }) };
 }
 

@@ -1,7 +1,7 @@
 /** Questions, asked only where somebody can answer: on a terminal. Elsewhere the option that answers is named. */
 import { Writable } from "node:stream";
 import { StoreError } from "../../errors.js";
-import { harmless } from "./output.js";
+import { escapeLines } from "./output.js";
 
 /** Whether there is somebody to ask. */
 export function onTerminal(): boolean {
@@ -52,7 +52,7 @@ export async function confirm(question: string, yes: boolean): Promise<void> {
       },
     );
   }
-  const answer = await ask(`${harmless(question)} [y/N] `, process.stderr);
+  const answer = await ask(`${escapeLines(question)} [y/N] `, process.stderr);
   if (!/^y(es)?$/i.test(answer.trim())) throw new StoreError("refused", "nothing was changed");
 }
 

@@ -4,7 +4,7 @@ import { createInterface, type Interface } from "node:readline";
 import { hasCode, StoreError, systemError } from "../../errors.js";
 import { replaceFile } from "../../fs/atomic.js";
 import { isComplete, parseStatements } from "../../sql/statements.js";
-import { printable } from "../../text/escape.js";
+import { escapeControlCharacters } from "../../text/escape.js";
 import { modes, type SqlRunner } from "../commands/sql.js";
 import { asStoreError } from "./output.js";
 
@@ -63,7 +63,9 @@ async function reported(work: () => Promise<void>): Promise<void> {
     await work();
   } catch (error) {
     const { message, hint } = asStoreError(error);
-    process.stderr.write(`error: ${printable(message)}\n${hint ? `  ${printable(hint)}\n` : ""}`);
+    process.stderr.write(
+      `error: ${escapeControlCharacters(message)}\n${hint ? `  ${escapeControlCharacters(hint)}\n` : ""}`,
+    );
   }
 }
 

@@ -1,5 +1,5 @@
 /** Tables that fit the terminal: the widest columns give way first, and no cell can move the cursor. */
-import { printable } from "../../text/escape.js";
+import { escapeControlCharacters } from "../../text/escape.js";
 
 export interface Column {
   readonly title: string;
@@ -59,7 +59,10 @@ export class Table {
   ): Promise<Table> {
     await learnWidths([...columns.map(({ title }) => title), ...firstRows.flat()]);
     const widths = columns.map(({ title }, index) =>
-      Math.max(widthOf(title), ...firstRows.map((row) => widthOf(printable(row[index] ?? "")))),
+      Math.max(
+        widthOf(title),
+        ...firstRows.map((row) => widthOf(escapeControlCharacters(row[index] ?? ""))),
+      ),
     );
     const table = new Table(columns, widths);
     if (available !== undefined) table.#shrink(available - gap.length * (columns.length - 1));
@@ -83,7 +86,7 @@ export class Table {
 
   async row(cells: readonly string[]): Promise<string> {
     await learnWidths(cells);
-    return this.#line(cells.map(printable));
+    return this.#line(cells.map(escapeControlCharacters));
   }
 
   /** Several rows. */
