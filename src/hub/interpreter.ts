@@ -9,6 +9,7 @@ import { execFile } from "node:child_process";
 import { access, constants, mkdtemp, open, rm } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { basename, delimiter, join, resolve } from "node:path";
+import { formatJson, type JsonObject } from "../client/json.js";
 import type { Environment } from "../config/paths.js";
 import { StoreError } from "../errors.js";
 import * as z from "../schema.js";
@@ -143,21 +144,61 @@ export async function completesServerJson(
   return z.boolean().parse(await ask(python, whetherItCompletes, environment));
 }
 
+/**
+ * Asks whether the hub could start on a database: its plugin is installed, and its class loads.
+ *
+ * @returns why it could not, in Python's words; null if it could
+ * @throws {@link StoreError} failed - the interpreter does not answer
+ */
+export async function askModule(
+  python: HubPython,
+  module: string,
+  environment: Environment = process.env,
+): Promise<string | null> {
+  const answer = await ask(python, whetherItLoads, environment, { input: JSON.stringify(module) });
+  return z.nullable(z.string()).parse(answer);
+}
+
+const servedSchema = z.object({ active: z.int(), found: z.boolean() });
+
+/**
+ * Lets the hub's own packages open a database and counts the clients that the hub would admit.
+ *
+ * @param database - the block `database` of `server.json`, password included; it reaches Python
+ *   through a pipe
+ * @param apiKey - of a client that the hub must find; undefined if there is none
+ * @param home - what `$XDG_DATA_HOME` is to the hub
+ * @throws {@link StoreError} failed - the interpreter does not answer, or the database does not open
+ */
+export async function askClients(
+  python: HubPython,
+  database: JsonObject,
+  apiKey: string | undefined,
+  home: string,
+): Promise<{ active: number; found: boolean }> {
+  const input = formatJson({ database, apiKey: apiKey ?? null, home });
+  return servedSchema.parse(await ask(python, whatItServes, process.env, { input }));
+}
+
 async function ask(
   [program, ...options]: HubPython,
   question: string,
   environment: Environment,
+  { input = "" }: { input?: string } = {},
 ): Promise<unknown> {
   const home = await mkdtemp(join(tmpdir(), "hivemind-sqlcipher-"));
   try {
     const output = await new Promise<string>((done, failed) => {
-      execFile(
+      const { stdin } = execFile(
         program,
         [...options, "-c", prelude + question, home],
         // Not in this folder: its files would be modules to Python.
         { cwd: "/", env: environment, timeout: answerTimeoutMs, killSignal: "SIGKILL" },
         (error, stdout) => (error === null ? done(stdout) : failed(error)),
-      ).stdin?.end();
+      );
+      // An interpreter that ends at once closes the pipe before the question is written.
+      stdin?.on("error", () => undefined);
+      stdin?.end(input);
     });
     return JSON.parse(output);
   } catch (error) {
@@ -253,4 +294,23 @@ from hivemind_core.config import get_server_config
 get_server_config()
 with open(path) as file:
     answer(file.read() != before)
+`;
+
+const whetherItLoads = `
+try:
+    from hivemind_plugin_manager import DatabaseFactory
+    DatabaseFactory.get_class(json.load(sys.stdin))
+    answer(None)
+except BaseException as error:
+    answer(type(error).__name__ + ": " + str(error))
+`;
+
+const whatItServes = `
+question = json.load(sys.stdin)
+os.environ["XDG_DATA_HOME"] = question["home"]
+from hivemind_core.database import ClientDatabase
+clients = ClientDatabase(question["database"])
+active = [client.api_key for client in clients.db if client.api_key != "revoked"]
+key = question["apiKey"]
+answer({"active": len(active), "found": key is None or clients.get_client_by_api_key(key) is not None})
 `;

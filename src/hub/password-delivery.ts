@@ -67,7 +67,7 @@ export function passwordToReplace(
 }
 
 /** Whether a unit's command line is this program's `run`, by whatever path it is started. */
-function startsByRun(commandLine: string): boolean {
+export function startsByRun(commandLine: string): boolean {
   return /(?:^|[\s/=])(?:hivemind-sqlcipher(?:\.[cm]?js)?|cli\/main\.js)["']?(?:\s+\S+)*?\s+run(?:\s|$)/.test(
     commandLine,
   );

@@ -197,7 +197,8 @@ function checkRedis(serverJson: ServerJson): void {
   );
 }
 
-function checkPackages(
+/** @throws {@link StoreError} refused - the hub could not open an encrypted store of this format */
+export function checkPackages(
   packages: HubPackages,
   python: string,
   cipherCompatibility: CipherCompatibility | undefined,

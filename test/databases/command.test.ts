@@ -2,7 +2,7 @@
 import { execFileSync, spawn } from "node:child_process";
 import { once } from "node:events";
 import { chmod, copyFile, mkdir, readFile, stat, symlink, writeFile } from "node:fs/promises";
-import { join } from "node:path";
+import { dirname, join } from "node:path";
 import keytar from "keytar";
 import { expect, onTestFinished, test } from "vitest";
 import { newClient } from "../../src/client/client.js";
@@ -10,6 +10,7 @@ import { DatabaseFactory } from "../../src/databases/registry.js";
 import { getEntry } from "../../src/keys/keyring.js";
 import { root } from "../built.js";
 import { Machine } from "../cli/machine.js";
+import { hubScript } from "../hub/support.js";
 import { holding, removeUnits, systemctl, uniqueName, writeUnits } from "../service/units.js";
 import { fixtures } from "../store/temporary.js";
 import { freePort, RedisServer } from "./redis-server.js";
@@ -45,10 +46,15 @@ async function jsonHub(): Promise<{ machine: Machine; server: string; clients: s
   return { machine, server, clients };
 }
 
+/** The options that name a hub's Python environment, by its line. */
+async function hubPython(line: "released" | "development" = "development"): Promise<string[]> {
+  return ["--hub-python", join(dirname(await hubScript(line)), "python")];
+}
+
 test("a hub on the JSON store is led to the encrypted one: server.json names it, with no password, and the plaintext is removed when asked", async () => {
   const { machine, server, clients } = await jsonHub();
   const before = await readFile(server, "utf8");
-  const args = ["migrate", "--from", json, "--to", sqlcipher, "--switch"];
+  const args = ["migrate", "--from", json, "--to", sqlcipher, "--switch", ...(await hubPython())];
 
   const without = await machine.run(args);
   expect(without.code).toBe(10);
@@ -179,7 +185,18 @@ test("the password of a Redis server with TLS comes from the keyring, and goes n
   redisServer.cli("-a", "unused", "ACL", "SETUSER", "hub", "on", `>${secret}`, "~*", "+@all");
 
   const args = [
-    ...["migrate", "--from", json, "--to", redis, "--switch", "--to-password-source", "keyring"],
+    ...[
+      "migrate",
+      "--from",
+      json,
+      "--to",
+      redis,
+      "--switch",
+      "--hub",
+      "none",
+      "--to-password-source",
+      "keyring",
+    ],
     ...["--to-setting", "host=localhost", "--to-setting", `port=${tlsPort}`],
     ...["--to-setting", "username=hub", "--to-setting", "use_ssl=true"],
   ];
@@ -217,7 +234,10 @@ test("a JSON store that a hub wrote to after it was read is not removed, and the
   late["99"] = { ...first, client_id: 99, api_key: "late", name: "late" };
   const written = machine.path("late.json");
   await writeFile(written, JSON.stringify(late));
-  const args = ["migrate", "--from", json, "--to", sqlcipher, "--switch", "--remove-source"];
+  const args = [
+    ...["migrate", "--from", json, "--to", sqlcipher, "--switch", "--remove-source"],
+    ...(await hubPython()),
+  ];
   const refused = await machine.run(args, {
     env: {
       NODE_OPTIONS: `--import=${root}test/faults/at-step.mjs`,
@@ -245,7 +265,7 @@ test("a source that a hub wrote to after it was compared is not switched away fr
   await writeFile(server, own);
   expect((await machine.run(["add-client", "--name", "hall"])).code).toBe(0);
   const to = ["--to", json, "--to-setting", "name=new"];
-  const args = ["migrate", "--from", sqlcipher, ...to, "--switch"];
+  const args = ["migrate", "--from", sqlcipher, ...to, "--switch", "--hub", "none"];
   const add = `${process.execPath} '${root}dist/cli/main.js' add-client --name late >&2`;
   const refused = await machine.run(args, {
     env: {
@@ -282,7 +302,9 @@ test("the unit that goes on with the old store after the switch, and another pro
   const env = { HIVEMIND_SQLCIPHER_UNIT: unit };
   const copied = await machine.run(args, { env });
   expect([copied.code, copied.stderr]).toEqual([0, expect.not.stringContaining("goes on")]);
-  const { code, stderr } = await machine.run([...args, "--merge", "--switch"], { env });
+  const { code, stderr } = await machine.run([...args, "--merge", "--switch", "--hub", "none"], {
+    env,
+  });
   expect(code).toBe(0);
   const lines = stderr.split("\n").filter((line) => line.includes("goes on"));
   expect(lines).toEqual([
@@ -293,7 +315,7 @@ test("the unit that goes on with the old store after the switch, and another pro
   other.kill();
   await once(other, "close");
   await systemctl("stop", unit);
-  const alone = await machine.run([...args, "--merge", "--switch"], { env });
+  const alone = await machine.run([...args, "--merge", "--switch", "--hub", "none"], { env });
   expect([alone.code, alone.stderr]).toEqual([0, expect.not.stringContaining("goes on")]);
 });
 

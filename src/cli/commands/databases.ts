@@ -1,6 +1,6 @@
 /** Moving clients from one database to another, and which databases there are. */
 import { setFlagsFromString } from "node:v8";
-import type { Command } from "commander";
+import { type Command, Option } from "commander";
 import type { JsonObject } from "../../client/json.js";
 import type { DatabaseConfig } from "../../databases/plugin.js";
 import { StoreError } from "../../errors.js";
@@ -25,6 +25,8 @@ interface MigrateCommandOptions {
   dryRun?: boolean;
   switch?: boolean;
   removeSource?: boolean;
+  hub?: "auto" | "none";
+  hubPython?: string;
 }
 
 type Setting = readonly [key: string, value: string];
@@ -44,12 +46,21 @@ export function addDatabaseCommands(program: Command): void {
       .option("--dry-run", "only say what would be done")
       .option("--switch", "then let server.json name the target; nothing else in it is changed")
       .option("--remove-source", "then remove the plaintext clients.json; with --switch")
+      .option("--hub-python <path>", "the hub's Python, where its unit does not tell")
+      .addOption(
+        new Option("--hub <auto|none>", "none: no hub uses this server.json").choices([
+          "auto",
+          "none",
+        ]),
+      )
       .addHelpText(
         "after",
         `
 Settings are those of the hub's server.json; an option wins over what stands
-there. Stop the hub first. The same command continues a migration that was
-interrupted.
+there. Stop the hub first. --switch asks the hub's Python environment whether
+the hub could open the target; --remove-source removes nothing before the hub's
+own packages have read the clients from the target. The same command continues
+a migration that was interrupted.
 
 Examples:
   hivemind-sqlcipher migrate --from hivemind-json-db-plugin --to hivemind-sqlcipher-db-plugin --switch
@@ -83,13 +94,16 @@ async function runMigrate(context: Context, options: MigrateCommandOptions): Pro
   const { migrate } = await import("../../migrate/migrate.js");
   const {
     hubDatabase,
-    removeSource,
+    removeSource: removeSourceFiles,
     requireNoOtherPassword,
     requireRemovable,
     requireUnchanged,
     sumOfSource,
     whoGoesOn,
   } = await import("../../migrate/switch.js");
+  const { assertHubCanSwitch, assertServedOrSwitchBack } = await import(
+    "../../migrate/hub-check.js"
+  );
   const { readServerJson, serverJsonPath } = await import("../../hub/server-json.js");
   const { switchModule } = await import("../../hub/server-json-edit.js");
   const from = await endOf(context, options.from, options.fromSetting, options.fromPasswordSource);
@@ -99,6 +113,11 @@ async function runMigrate(context: Context, options: MigrateCommandOptions): Pro
     if (!options.switch) {
       throw new StoreError("usage", "--remove-source goes with --switch", {
         hint: "the hub would start with no clients at all if server.json still named what is removed",
+      });
+    }
+    if (options.hub === "none") {
+      throw new StoreError("usage", "--remove-source needs a hub that reads the target", {
+        hint: "Leave out --hub none, or remove the source yourself once a hub serves from the target.",
       });
     }
   }
@@ -111,6 +130,11 @@ async function runMigrate(context: Context, options: MigrateCommandOptions): Pro
     await recoverFirst(context);
   }
   if (hub && serverJson) await requireNoOtherPassword(serverJson, hub, to);
+  const removeSource = options.removeSource ?? false;
+  const python =
+    hub && options.hub !== "none"
+      ? await assertHubCanSwitch({ to, database: hub, removeSource, hubPython: options.hubPython })
+      : undefined;
   const sum = hub && !options.dryRun ? await sumOfSource(from) : undefined;
   // Records that wait to be written grow old; left alone, the heap is cleared of them only beyond 200 MB.
   setFlagsFromString("--optimize-for-size");
@@ -129,7 +153,10 @@ async function runMigrate(context: Context, options: MigrateCommandOptions): Pro
     await requireUnchanged(from, sum);
     switched = serverJsonPath();
     await switchModule(switched, hub.module, hub.settings);
-    if (options.removeSource) removed = await removeSource(from, sum);
+    if (removeSource && python !== undefined && serverJson !== undefined) {
+      await assertServedOrSwitchBack(python, to, hub, serverJson);
+      removed = await removeSourceFiles(from, sum);
+    }
     context.output.notice(hub.notice);
     const { unit = defaultUnit } = context.settings.backup ?? {};
     for (const sentence of await whoGoesOn(from, unit)) context.output.warning(sentence);

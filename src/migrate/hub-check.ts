@@ -1,0 +1,233 @@
+/**
+ * Asks the hub before a migration hands over to it.
+ *
+ * A hub whose Python environment lacks the target's plugin would not start again, and its clients
+ * would be out of reach; so `--switch` asks first, and `--remove-source` removes nothing before the
+ * hub's own packages have read the clients from the target.
+ */
+import { mkdtemp, rm } from "node:fs/promises";
+import { basename, extname, join } from "node:path";
+import { isRevoked } from "../client/client.js";
+import type { JsonObject } from "../client/json.js";
+import { stateHome } from "../config/paths.js";
+import { jsonFiles, jsonPluginName } from "../databases/json.js";
+import { redisPluginName } from "../databases/redis-settings.js";
+import { DatabaseFactory, databasePassword, locationOf } from "../databases/registry.js";
+import { sqlcipherPluginName, sqlitePluginName } from "../databases/sqlite.js";
+import { StoreError, systemError } from "../errors.js";
+import { makeDirectory, replaceFile } from "../fs/atomic.js";
+import { copyFile } from "../fs/copy.js";
+import { lstatIfExists } from "../fs/lstat.js";
+import { findHubProcesses, findHubUnits, type HubUnit, stopCommandOf } from "../hub/find-hubs.js";
+import {
+  askClients,
+  askHub,
+  askModule,
+  findHubPython,
+  type HubPython,
+} from "../hub/interpreter.js";
+import { checkPackages } from "../hub/run.js";
+import { type ServerJson, serverJsonPath } from "../hub/server-json.js";
+import { parseSource } from "../keys/source.js";
+import { unlock } from "../keys/unlock.js";
+import { identify } from "../store/cipher.js";
+import type { Endpoint } from "./migrate.js";
+import type { HubDatabase } from "./switch.js";
+
+export interface HubCheckOptions {
+  readonly to: Endpoint;
+  readonly database: HubDatabase;
+  readonly hubPython?: string | undefined;
+  /** Whether the source is to be removed afterwards. */
+  readonly removeSource: boolean;
+}
+
+/** The pip requirement that brings each plugin of the hub. */
+const requirements: Readonly<Record<string, string>> = {
+  [sqlitePluginName]: "hivemind-sqlite-database",
+  [jsonPluginName]: "hivemind-json-db-plugin",
+  [redisPluginName]: "hivemind-redis-database",
+};
+
+/**
+ * Makes sure that the hub could start on the target, before anything is copied.
+ *
+ * @returns the hub's interpreter
+ * @throws {@link StoreError} refused - no hub is found, the hub could not open the target or would not
+ *   receive its passphrase, or a hub runs whose database is to be removed; failed - the interpreter
+ *   does not answer
+ */
+export async function assertHubCanSwitch(options: HubCheckOptions): Promise<HubPython> {
+  if (options.removeSource) await assertNoHubRuns();
+  const units = await findHubUnits(serverJsonPath());
+  const { hubPython } = options;
+  const args = units.find(({ isActive }) => isActive)?.args ?? units[0]?.args;
+  const python = await findHubPython({ hubPython, words: args });
+  if (python === undefined) {
+    throw new StoreError("refused", "no hub was found whose packages could be asked", {
+      hint: "Name the Python that has hivemind-core in it: --hub-python PATH; or give --hub none if no hub uses this server.json.",
+    });
+  }
+  await assertLoads(python, options);
+  if (options.to.name === sqlcipherPluginName) assertUnitsUseRun(units);
+  return python;
+}
+
+/**
+ * @throws {@link StoreError} refused - a hub runs: it reads the source again on each connection, and
+ *   would be left without its clients
+ */
+async function assertNoHubRuns(): Promise<void> {
+  const [hub] = await findHubProcesses(serverJsonPath());
+  if (hub === undefined) return;
+  const name = hub.unit?.name ?? `process ${hub.pid}`;
+  throw new StoreError("refused", `${name} is a running hub: its database cannot be removed`, {
+    hint: `Stop it first: ${stopCommandOf(hub)}`,
+  });
+}
+
+/**
+ * Lets the hub's own packages read the clients from the target after the switch; if they cannot, puts
+ * `server.json` back, so that the hub starts on the source again.
+ *
+ * @param before - `server.json` as it was before the switch
+ * @throws {@link StoreError} as `assertHubServes` and `assertNoHubRuns`; the source stays
+ */
+export async function assertServedOrSwitchBack(
+  python: HubPython,
+  to: Endpoint,
+  database: HubDatabase,
+  before: ServerJson,
+): Promise<void> {
+  try {
+    await assertHubServes(python, to, database);
+    await assertNoHubRuns();
+  } catch (error) {
+    await replaceFile(before.file, before.text);
+    const { kind, message, hint } = systemError(error, "the target cannot be read", "failed");
+    throw new StoreError(
+      kind,
+      `${message}; ${before.path} names the old database again, and the source stays`,
+      { hint, cause: error },
+    );
+  }
+}
+
+/**
+ * Lets the hub's own packages read the clients from the target.
+ *
+ * A file is opened in a private copy, since a hub may migrate a schema when it opens a database.
+ *
+ * @throws {@link StoreError} failed - the packages do not open the target, or do not find its clients
+ */
+async function assertHubServes(
+  python: HubPython,
+  to: Endpoint,
+  { module, settings }: HubDatabase,
+): Promise<void> {
+  const expected = await countActive(to);
+  const home = await privateDirectory();
+  let served: { active: number; found: boolean };
+  try {
+    const block = await blockFor(to, settings, home);
+    const database: JsonObject = { module, [module]: block };
+    served = await askClients(python, database, expected.apiKey, home);
+  } finally {
+    await rm(home, { recursive: true, force: true });
+  }
+  if (served.found && served.active === expected.active) return;
+  throw new StoreError(
+    "failed",
+    `the hub's packages in ${python[0]} read ${served.active} clients from the target; ${expected.active} were expected`,
+    { hint: "See that no program writes to the target, then run the same command again." },
+  );
+}
+
+async function assertLoads(python: HubPython, { to, database }: HubCheckOptions): Promise<void> {
+  const [interpreter] = python;
+  if (to.name === sqlcipherPluginName) {
+    const { cipherCompatibility } = await identifyTarget(to);
+    checkPackages(await askHub(python), interpreter, cipherCompatibility);
+    return;
+  }
+  const problem = await askModule(python, database.module);
+  if (problem === null) return;
+  throw new StoreError(
+    "refused",
+    `the hub in ${interpreter} cannot load ${database.module}: ${problem}`,
+    { hint: `Install it with the hub's own pip: pip install ${requirements[database.module]}` },
+  );
+}
+
+/** The target's format; undefined if it does not exist yet or does not open here. */
+async function identifyTarget(to: Endpoint): Promise<{ cipherCompatibility: 3 | 4 | undefined }> {
+  const path = await locationOf(to.name, to.config);
+  const { password_source: source = "keyring", password } = to.config;
+  if ((await identify(path)).format === "absent" || password !== undefined) {
+    return { cipherCompatibility: undefined };
+  }
+  const opened = await unlock(path, parseSource(`${source}`), { mode: "readwrite" });
+  await opened.connection.close();
+  return { cipherCompatibility: opened.key.cipherCompatibility };
+}
+
+function assertUnitsUseRun(units: readonly HubUnit[]): void {
+  const without = units.find(({ usesRun }) => !usesRun);
+  if (without === undefined) return;
+  throw new StoreError(
+    "refused",
+    `${without.name} starts the hub without its passphrase: it could not open the encrypted store`,
+    {
+      hint: "Let the unit start it through run: ExecStart=hivemind-sqlcipher run -- hivemind-core listen (then systemctl daemon-reload).\nOr give --hub none if that hub does not use this store.",
+    },
+  );
+}
+
+async function countActive(to: Endpoint): Promise<{ active: number; apiKey: string | undefined }> {
+  await using database = await DatabaseFactory.create(to.name, to.config, { mode: "readwrite" });
+  let active = 0;
+  let apiKey: string | undefined;
+  for await (const client of database) {
+    if (isRevoked(client)) continue;
+    active += 1;
+    apiKey = client.api_key;
+  }
+  return { active, apiKey };
+}
+
+/** Below the state directory, as memory might be too small for a copy of the database. */
+async function privateDirectory(): Promise<string> {
+  const parent = join(stateHome(), "hivemind-sqlcipher");
+  await makeDirectory(parent);
+  return mkdtemp(join(parent, "hub-check-"));
+}
+
+/** The settings with which the hub's plugin opens the target, or the copy of its file below `home`. */
+async function blockFor(to: Endpoint, settings: JsonObject, home: string): Promise<JsonObject> {
+  const password = await passwordOf(to);
+  const withPassword = password === undefined ? {} : { password };
+  if (to.name === redisPluginName) return { ...settings, ...withPassword };
+  const files =
+    to.name === jsonPluginName ? await jsonFiles({ ...to.config, ...withPassword }) : undefined;
+  const path = files?.store ?? (await locationOf(to.name, to.config));
+  const directory = join(home, "hivemind-core");
+  await makeDirectory(directory);
+  await copyFile(path, join(directory, `copy${extname(basename(path))}`));
+  if (files !== undefined && (await lstatIfExists(files.version))) {
+    await copyFile(files.version, join(directory, "copy.schema_version"));
+  }
+  return { name: "copy", subfolder: "hivemind-core", ...withPassword };
+}
+
+async function passwordOf({ name, config }: Endpoint): Promise<string | undefined> {
+  const { password_source: source, password, ...settings } = config;
+  if (typeof password === "string") return password;
+  if (name === sqlcipherPluginName) {
+    const path = await locationOf(name, settings);
+    const opened = await unlock(path, parseSource(`${source ?? "keyring"}`), { mode: "readwrite" });
+    await opened.connection.close();
+    return opened.passphrase;
+  }
+  if (typeof source !== "string") return undefined;
+  return databasePassword(name, settings, parseSource(source));
+}

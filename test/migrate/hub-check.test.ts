@@ -1,0 +1,182 @@
+/**
+ * A migration that hands over to the hub asks the hub: with the real packages of HiveMind 4 and 5, in a
+ * home of its own and in the session's user manager.
+ */
+import { execFile } from "node:child_process";
+import { mkdir, readFile, symlink, writeFile } from "node:fs/promises";
+import { dirname, join } from "node:path";
+import { setTimeout as delay } from "node:timers/promises";
+import { promisify } from "node:util";
+import { expect, onTestFinished, test } from "vitest";
+import { newClient } from "../../src/client/client.js";
+import { DatabaseFactory } from "../../src/databases/registry.js";
+import { findHubProcesses } from "../../src/hub/find-hubs.js";
+import { Machine } from "../cli/machine.js";
+import { hubScript } from "../hub/support.js";
+import { removeUnits, systemctl, uniqueName, writeUnits } from "../service/units.js";
+
+const exec = promisify(execFile);
+const json = "hivemind-json-db-plugin";
+const sqlcipher = "hivemind-sqlcipher-db-plugin";
+const sqlite = "hivemind-sqlite-db-plugin";
+
+interface Hub {
+  readonly machine: Machine;
+  readonly server: string;
+  readonly clients: string;
+  /** `server.json` and `clients.json`, as they are now. */
+  readonly files: () => Promise<string[]>;
+}
+
+/** A default hub: two clients in the JSON database, and an encrypted store beside it that is ready. */
+async function jsonHub(): Promise<Hub> {
+  const machine = await Machine.make();
+  const server = machine.path("config", "hivemind-core", "server.json");
+  const clients = machine.path("data", "hivemind-core", "clients.json");
+  await mkdir(dirname(server), { recursive: true });
+  const settings = { network_protocol: {}, database: { module: json, [json]: {} } };
+  await writeFile(server, JSON.stringify(settings, null, 2));
+  {
+    const subfolder = dirname(clients);
+    await using database = await DatabaseFactory.create(json, { subfolder });
+    await database.addItems(
+      ["a", "b"].map((key, index) => newClient({ client_id: index + 1, api_key: key })),
+    );
+  }
+  await machine.init();
+  const files = () => Promise.all([server, clients].map((path) => readFile(path, "utf8")));
+  return { machine, server, clients, files };
+}
+
+const switching = ["migrate", "--from", json, "--to", sqlcipher, "--switch"];
+const removing = [...switching, "--remove-source"];
+
+async function python(line: "released" | "development"): Promise<string> {
+  return join(dirname(await hubScript(line)), "python");
+}
+
+/** An environment as ovos-installer leaves it: hivemind-core without the SQLite plugin. */
+async function withoutSqlitePlugin(machine: Machine): Promise<string> {
+  const source = dirname(dirname(await hubScript("development")));
+  const environment = machine.path("venv");
+  await exec("cp", ["-a", source, environment]);
+  const packages = await exec("sh", ["-c", 'ls -d "$0"/lib/python3.*/site-packages', environment]);
+  await exec("sh", [
+    "-c",
+    'rm -rf "$0"/hivemind_sqlite_database* "$0"/sqlcipher3*',
+    packages.stdout.trim(),
+  ]);
+  return join(environment, "bin", "python");
+}
+
+test("a hub without the SQLite plugin is not switched away from its only database", async () => {
+  const hub = await jsonHub();
+  const before = await hub.files();
+  const interpreter = await withoutSqlitePlugin(hub.machine);
+  for (const args of [switching, removing]) {
+    const { code, stderr } = await hub.machine.run([...args, "--hub-python", interpreter]);
+    expect(stderr).toContain(`the hub in ${interpreter} cannot open an encrypted store`);
+    expect(stderr).toContain("pip install --pre");
+    expect(code).toBe(17);
+  }
+  const plain = [
+    "migrate",
+    "--from",
+    json,
+    "--to",
+    sqlite,
+    "--to-setting",
+    "name=plain",
+    "--switch",
+  ];
+  const { code, stderr } = await hub.machine.run([...plain, "--hub-python", interpreter]);
+  expect([code, stderr]).toEqual([17, expect.stringContaining(`cannot load ${sqlite}`)]);
+  expect(await hub.files()).toEqual(before);
+  const listed = await hub.machine.json("list-clients", "--revoked");
+  expect(listed.document.clients).toEqual([]);
+}, 120_000);
+
+test("HiveMind 4's plugin, which ignores passwords, is not given an encrypted store", async () => {
+  const hub = await jsonHub();
+  const before = await hub.files();
+  const { code, stderr } = await hub.machine.run([
+    ...[...switching, "--hub-python", await python("released")],
+  ]);
+  expect(stderr).toContain("ignores the password");
+  expect(code).toBe(17);
+  expect(await hub.files()).toEqual(before);
+});
+
+test("without a hub, --switch says how to name it or that there is none", async () => {
+  const hub = await jsonHub();
+  const before = await hub.files();
+  const env = { PATH: "/usr/bin:/bin" };
+  const refused = await hub.machine.run(switching, { env });
+  expect([refused.code, refused.stderr]).toEqual([17, expect.stringContaining("--hub none")]);
+  const removal = await hub.machine.run([...removing, "--hub", "none"], { env });
+  expect([removal.code, removal.stderr]).toEqual([2, expect.stringContaining("--hub none")]);
+  expect(await hub.files()).toEqual(before);
+  expect((await hub.machine.run([...switching, "--hub", "none"], { env })).code).toBe(0);
+});
+
+test("a running hub keeps its database, whatever its unit is called, and the unit is named", async () => {
+  const hub = await jsonHub();
+  const before = await hub.files();
+  const unit = uniqueName();
+  const bin = hub.machine.path("bin");
+  await mkdir(bin);
+  // What matters is the command line, which a process that waits shows as the hub does.
+  await symlink("/bin/sleep", join(bin, "sleep"));
+  await writeFile(join(bin, "hivemind-core"), "#!/bin/sh\nexec sleep 600\n", { mode: 0o755 });
+  const environment = `Environment=XDG_CONFIG_HOME=${hub.machine.path("config")}`;
+  const command = `/bin/sh -c 'sleep 600 # "$0"' ${join(bin, "hivemind-core")} listen`;
+  await writeUnits({ [`${unit}.service`]: `[Service]\n${environment}\nExecStart=${command}\n` });
+  onTestFinished(() => removeUnits(`${unit}.service`));
+  await systemctl("start", unit);
+  while ((await findHubProcesses(hub.server)).length === 0) await delay(20);
+  const { code, stderr } = await hub.machine.run([
+    ...[...removing, "--hub-python", await python("development")],
+  ]);
+  expect(stderr).toContain(`${unit}.service is a running hub`);
+  expect(stderr).toContain(`systemctl --user stop ${unit}.service`);
+  expect(code).toBe(17);
+  expect(await hub.files()).toEqual(before);
+
+  await systemctl("stop", unit);
+  const stopped = await hub.machine.run([
+    ...[...switching, "--hub-python", await python("development")],
+  ]);
+  expect(stopped.stderr).toContain(`${unit}.service starts the hub without its passphrase`);
+  expect(stopped.code).toBe(17);
+  expect(await hub.files()).toEqual(before);
+});
+
+test("the source goes once the hub's own packages have read the clients from the target", async () => {
+  const hub = await jsonHub();
+  const { code, stderr, stdout } = await hub.machine.run([
+    ...[...removing, "--hub-python", await python("development"), "--json"],
+  ]);
+  expect([code, stderr]).toEqual([0, expect.any(String)]);
+  expect(JSON.parse(stdout)).toMatchObject({
+    migrated: { removed: [hub.clients], verified: true },
+  });
+  await expect(readFile(hub.clients)).rejects.toMatchObject({ code: "ENOENT" });
+});
+
+test("if the hub's packages do not read the clients from the target, server.json is put back and the source stays", async () => {
+  const hub = await jsonHub();
+  const before = await hub.files();
+  const interpreter = hub.machine.path("python");
+  const real = await python("development");
+  // It answers as the real packages do, until it is to read the target.
+  await writeFile(
+    interpreter,
+    `#!/bin/sh\ncase "$*" in *ClientDatabase\\(question*) exec ${real} -c 'print("{\\"active\\": 1, \\"found\\": true}")';; *) exec ${real} "$@";; esac\n`,
+    { mode: 0o755 },
+  );
+  const { code, stderr } = await hub.machine.run([...removing, "--hub-python", interpreter]);
+  expect(stderr).toContain("read 1 clients from the target; 2 were expected");
+  expect(stderr).toContain("names the old database again, and the source stays");
+  expect(code).toBe(1);
+  expect(await hub.files()).toEqual(before);
+});
