@@ -1,5 +1,9 @@
+import { constants } from "node:os";
+import { getSystemErrorMap } from "node:util";
+
 /**
- * Exit codes of the command, a contract with scripts. `run` is the exception: it exits with the hub's code.
+ * Exit codes of the command, which scripts rely on. `run` is the exception: it exits with the
+ * hub's code.
  */
 export const exitCodes = {
   failed: 1,
@@ -21,13 +25,15 @@ export type ErrorKind = keyof typeof exitCodes;
 const storeErrorMark = Symbol.for("hivemind-sqlcipher StoreError");
 
 /**
- * An error a user can act on: what is wrong and where (`message`), and what to type next (`hint`).
- * Neither ever holds a secret. Anything thrown that is not a `StoreError` is a defect of this project.
+ * An error that a user can act on: `message` says what is wrong and where, `hint` what to type next.
+ *
+ * Neither ever contains a secret. Anything thrown that is not a `StoreError` is a defect of this
+ * project.
  */
 export class StoreError extends Error {
   /**
-   * The command and the library are built apart: an error that a database plugin got from the library is one of these in
-   * the command as well.
+   * Recognizes errors by a mark instead of their prototype: the command bundles its own copy of
+   * this class, and a database plugin throws the library's.
    */
   static override [Symbol.hasInstance](value: unknown): boolean {
     return typeof value === "object" && value !== null && storeErrorMark in value;
@@ -56,40 +62,63 @@ export class StoreError extends Error {
   }
 }
 
-/** Words for the system errors that users meet; any other is named by its code. */
-const systemErrorWords: Record<string, string> = {
-  EACCES: "permission denied",
-  EPERM: "operation not permitted",
-  ENOSPC: "no space left on the device",
-  EDQUOT: "the disk quota is used up",
-  EROFS: "the file system is read-only",
-  EIO: "input/output error",
-  ENOENT: "no such file or folder",
-  ENOTDIR: "a part of the path is not a folder",
-  EISDIR: "it is a folder",
-  EEXIST: "it exists already",
-  ELOOP: "it is a symbolic link",
-  EMFILE: "too many open files",
-  ETXTBSY: "the file is being executed",
-};
+/** Returns whether `error` is a `StoreError` of one of these kinds. */
+export function isKind(error: unknown, ...kinds: ErrorKind[]): error is StoreError {
+  return error instanceof StoreError && kinds.includes(error.kind);
+}
 
 /**
- * Turns an error of the operating system into a `StoreError` of kind `io` (or `kind`), saying what was being
- * done to which path. A `StoreError` passes through as it is.
+ * Returns an error of the same kind with another message or hint, and the original as its cause.
+ *
+ * A function instead of a method: an error of a plugin's older library would not have the method.
+ */
+export function wrap(
+  error: StoreError,
+  { message = error.message, hint = error.hint }: { message?: string; hint?: string | undefined },
+): StoreError {
+  return new StoreError(error.kind, message, { hint, cause: error });
+}
+
+/** What `strerror` prints, where libuv's text differs from what people search for. */
+const systemMessages: Record<string, string> = {
+  EBUSY: "device or resource busy",
+  EEXIST: "file exists",
+  EIO: "input/output error",
+  EISDIR: "is a directory",
+  ELOOP: "too many levels of symbolic links",
+  ETXTBSY: "text file busy",
+  EXDEV: "invalid cross-device link",
+};
+
+/** libuv has no name for this error: its `code` is "Unknown system error -122". */
+const quotaExceeded = -constants.errno.EDQUOT;
+
+/** Returns what the system calls an error, or the error as text if it has another origin. */
+function systemMessage(error: unknown): string {
+  const { code, errno } = (error ?? {}) as NodeJS.ErrnoException;
+  if (code === undefined) return String(error);
+  if (errno === quotaExceeded) return "disk quota exceeded";
+  const known = [...getSystemErrorMap().values()].find(([name]) => name === code);
+  return systemMessages[code] ?? known?.[1] ?? code;
+}
+
+/**
+ * Turns an operating-system error into a `StoreError` whose message says what failed on which path.
+ * A `StoreError` is returned unchanged.
+ *
+ * @param doing - what failed, with the path: `cannot read /path`
  */
 export function systemError(error: unknown, doing: string, kind: ErrorKind = "io"): StoreError {
   if (error instanceof StoreError) return error;
-  const code = (error as NodeJS.ErrnoException)?.code;
-  const words = code === undefined ? undefined : (systemErrorWords[code] ?? code);
-  return new StoreError(kind, `${doing}: ${words ?? String(error)}`, { cause: error });
+  return new StoreError(kind, `${doing}: ${systemMessage(error)}`, { cause: error });
 }
 
-/** A hint with one more line; that line alone if there is no hint yet. */
+/** Appends a line to a hint, which may be undefined. */
 export function withLine(hint: string | undefined, line: string): string {
   return hint ? `${hint}\n${line}` : line;
 }
 
-/** Whether `error` is an operating-system error with one of these codes. */
+/** Returns whether `error` is an operating-system error with one of these codes. */
 export function hasCode(error: unknown, ...codes: string[]): boolean {
   return codes.includes((error as NodeJS.ErrnoException)?.code ?? "");
 }

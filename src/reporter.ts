@@ -1,13 +1,14 @@
-/** How an operation speaks to whoever started it. The command's output is one; a library's caller brings another. */
+/** How an operation reports to its caller. The command prints; a library's caller brings its own. */
 export interface Reporter {
-  /** Something the user should know besides the result. */
+  /** Reports something that the user should know besides the result. */
   notice(text: string): void;
-  /** A step of the work, for those who want to follow it. */
+  /** Reports a step of the work, for users who follow it. */
   detail(text: string): void;
   /**
-   * Asks a yes-or-no question, and returns if the answer is yes.
+   * Asks a yes-or-no question; returns if the answer is yes.
    *
-   * @throws StoreError `refused` if the answer is no, `usage` if there is nobody to ask.
+   * @throws {@link StoreError} refused - if the answer is no
+   * @throws {@link StoreError} usage - if there is no terminal to ask on
    */
   confirm(question: string): Promise<void>;
 }

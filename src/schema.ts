@@ -1,6 +1,7 @@
 /**
- * zod's small form, with its messages in English. What every command loads describes its shapes with it: zod's own form,
- * whose schemas come with all their methods, takes five times as long to load.
+ * zod's small build with English messages, which describes every shape that is read from outside.
+ *
+ * zod's full build loads five times as slowly, and every command loads this module.
  */
 import { config } from "zod/mini";
 import english from "zod/v4/locales/en.js";

@@ -276,7 +276,7 @@ const errorKinds: Record<string, readonly [ErrorKind, string]> = {
   SQLITE_CORRUPT: ["corrupted", "is damaged"],
   SQLITE_BUSY: ["inUse", "is in use by another process"],
   SQLITE_LOCKED: ["inUse", "is in use by this process"],
-  SQLITE_FULL: ["io", "cannot be written: no space left on the device"],
+  SQLITE_FULL: ["io", "cannot be written: no space left on device"],
   SQLITE_IOERR: ["io", "cannot be read or written: input/output error"],
   SQLITE_READONLY: ["io", "cannot be written: it is read-only"],
   SQLITE_CANTOPEN: ["io", "cannot be opened"],

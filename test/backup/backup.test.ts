@@ -520,7 +520,7 @@ test("a disk that gets full in mid-copy: an error in words, nothing left, and th
   job.child.kill("SIGCONT");
   const ran = await job.ran;
   expect(ran).toMatchObject({ code: 18, error: { kind: "io" } });
-  expect(ran.error?.message).toContain("no space left on the device");
+  expect(ran.error?.message).toContain("no space left on device");
   expect(await isActive(hub)).toBe(true);
   expect(filesIn(hub.to)).toEqual(["other"]);
   expect(leftovers(hub)).toEqual([]);

@@ -325,7 +325,7 @@ test("a full disk behind the output is an error; a reader that went away is none
   expect(full).toEqual({
     code: 18,
     stdout: "",
-    stderr: "error: cannot write to standard output: no space left on the device\n",
+    stderr: "error: cannot write to standard output: no space left on device\n",
   });
   const gone = await machine.run(["list-clients", "--json"], { before: shell('"$@" | true') });
   expect(gone).toEqual({ code: 0, stdout: "", stderr: "" });

@@ -85,7 +85,7 @@ test("what is no file of clients is refused in words, and nothing is left behind
     [["import-clients"], 2, /missing required argument/],
     [["import-clients", machine.path("nowhere")], 10, /no such file/],
     [["import-clients", machine.folder], 10, /is a folder/],
-    [["import-clients", machine.path("text", "below")], 10, /not a folder/],
+    [["import-clients", machine.path("text", "below")], 10, /not a directory/],
     [["import-clients", machine.path("circle")], 18, /symbolic link/],
     [["import-clients", machine.path("binary")], 17, /not UTF-8/],
     [["import-clients", machine.path("empty")], 17, /empty/],

@@ -14,6 +14,6 @@ test("a folder without room is refused before it is filled; a disk that does not
   });
   await expect(assertFreeSpace(`${folder}/gone`, 1, "a byte", "make room")).rejects.toMatchObject({
     kind: "io",
-    message: `cannot look into ${folder}/gone: no such file or folder`,
+    message: `cannot look into ${folder}/gone: no such file or directory`,
   });
 });
