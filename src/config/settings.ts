@@ -25,14 +25,7 @@ const count = z.int().check(z.minimum(0));
 /** The settings have a few hundred bytes. */
 const longestSettings = 1024 * 1024;
 
-export const serviceKinds = [
-  "auto",
-  "systemd-user",
-  "systemd",
-  "launchd",
-  "command",
-  "none",
-] as const;
+export const serviceKinds = ["auto", "systemd-user", "systemd", "command", "none"] as const;
 
 const sections = {
   store: z.strictObject({

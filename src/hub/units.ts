@@ -5,7 +5,7 @@
  * namespace. The system's manager can: it binds the file itself, so no process of ours stays beside the hub, and it works
  * where user namespaces are forbidden.
  */
-import { execLine, keyringUnit, quoteWord, settingValue } from "../service/unit-file.js";
+import { execLine, keyringUnit, quoteArg, settingValue } from "../service/unit-file.js";
 
 /** The credential that holds the keyring's password. */
 const keyringCredential = "hivemind-keyring";
@@ -72,7 +72,7 @@ LoadCredentialEncrypted=hivemind-sqlcipher:${settingValue(unit.credential)}
 # memory, removed when the unit stops
 RuntimeDirectory=hivemind-sqlcipher
 RuntimeDirectoryMode=0700
-BindReadOnlyPaths=-${prepared}:${quoteWord(unit.serverJson)}
+BindReadOnlyPaths=-${prepared}:${quoteArg(unit.serverJson)}
 ExecStartPre=${execLine(...run, "--prepare")} ${prepared} ${execLine("--", ...hub)}
 ExecStart=${execLine(...hub)}
 ${common}

@@ -179,7 +179,7 @@ export async function whoGoesOn({ name, config }: Endpoint, unit: string): Promi
     for (const kind of ["systemd-user", "systemd"] as const) {
       try {
         const found = await SystemdUnit.find(kind, unit);
-        if (found.usable && (await found.state()).active) active.push(found);
+        if (found.isUsable && (await found.state()).active) active.push(found);
       } catch (error) {
         if (!(error instanceof StoreError)) throw error;
       }

@@ -53,7 +53,7 @@ export interface ServiceReport {
 
 /** A service as a journal names it, from before it is stopped until it was seen to run again. */
 export const stoppedSchema = z.strictObject({
-  service: z.enum(["systemd-user", "systemd", "launchd", "command", "none"]),
+  service: z.enum(["systemd-user", "systemd", "command", "none"]),
   unit: z.string(),
   stop_command: z.optional(z.string()),
   start_command: z.optional(z.string()),

@@ -147,9 +147,10 @@ export class Journal {
   dataAs<Schema extends z.ZodMiniType>(schema: Schema): z.output<Schema> {
     const parsed = schema.safeParse(this.#entry.data);
     if (parsed.success) return parsed.data;
+    const { path, message } = parsed.error.issues[0] ?? { path: [], message: "" };
     throw new StoreError(
       "corrupted",
-      `${this.path} does not say what the journal of ${this.#entry.operation} says`,
+      `${this.path} is not a journal of ${this.#entry.operation} that this version can read: ${path.join(".")}: ${message}`,
       { hint: "see that the store opens and the service runs, then remove that file" },
     );
   }

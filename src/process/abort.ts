@@ -1,17 +1,24 @@
-/** Ctrl-C and its like, as they come to the work: through an AbortSignal. */
+/** Cancellation of work by an AbortSignal. */
 import { StoreError } from "../errors.js";
 
-/** What to throw once the signal was given: the StoreError that it was given with, or one of kind `interrupted`. */
+/** Returns the signal's reason if it is a StoreError, else a StoreError of kind `interrupted`. */
 export function abortReason({ reason }: AbortSignal): StoreError {
   return reason instanceof StoreError ? reason : new StoreError("interrupted", "interrupted");
 }
 
-/** @throws StoreError `interrupted` once the signal was given, or the StoreError that it was given with. */
+/**
+ * Throws if the signal is aborted.
+ *
+ * @throws {@link StoreError} what {@link abortReason} returns
+ */
 export function throwIfAborted(signal: AbortSignal | undefined): void {
   if (signal?.aborted) throw abortReason(signal);
 }
 
-/** Rejects as soon as the signal does; what was under way then ends by itself, or with what it belongs to. */
+/**
+ * Waits for `work`, but rejects as soon as the signal is aborted. The work itself is not stopped:
+ * it ends on its own, or with the process it runs in.
+ */
 export function orAbort<T>(work: Promise<T>, signal: AbortSignal | undefined): Promise<T> {
   if (!signal) return work;
   return new Promise((resolve, reject) => {

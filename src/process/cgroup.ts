@@ -1,22 +1,22 @@
-/** What `/proc` and the control groups tell of a unit's processes: which they are, and which store they use. */
+/** Processes of a control group, and their stores. */
 import { readdirSync, readFileSync, readlinkSync, realpathSync } from "node:fs";
 import { basename, dirname, join } from "node:path";
 import { hasCode } from "../errors.js";
 
-/** Where systemd keeps its control groups: the unified hierarchy alone, or beside the old ones (hybrid), or the old. */
+/** systemd's hierarchy on a unified, a hybrid and a legacy system. */
 const groupRoots = ["/sys/fs/cgroup", "/sys/fs/cgroup/unified", "/sys/fs/cgroup/systemd"];
 
-/** The processes in a control group and below it. */
+/** Returns the processes of a control group and of the groups below it. */
 export function listProcesses(group: string): number[] {
   if (!group) return [];
   const pids = new Set<number>();
-  const visit = (folder: string): void => {
+  const visit = (directory: string): void => {
     try {
-      for (const pid of readFileSync(join(folder, "cgroup.procs"), "utf8").split("\n")) {
+      for (const pid of readFileSync(join(directory, "cgroup.procs"), "utf8").split("\n")) {
         if (pid) pids.add(Number(pid));
       }
-      for (const entry of readdirSync(folder, { withFileTypes: true })) {
-        if (entry.isDirectory()) visit(join(folder, entry.name));
+      for (const entry of readdirSync(directory, { withFileTypes: true })) {
+        if (entry.isDirectory()) visit(join(directory, entry.name));
       }
     } catch (error) {
       if (!hasCode(error, "ENOENT", "ENODEV", "EOPNOTSUPP")) throw error;
@@ -26,20 +26,30 @@ export function listProcesses(group: string): number[] {
   return [...pids];
 }
 
-export function isInGroup(pid: number, group: string): boolean {
-  if (!group) return false;
+/** Returns the control groups of a process in each hierarchy; none if it has ended. */
+export function groupsOf(pid: number): string[] {
   try {
-    return readFileSync(`/proc/${pid}/cgroup`, "utf8")
-      .split("\n")
-      .map((line) => line.replace(/^\d+:[^:]*:/, ""))
-      .some((path) => path === group || path.startsWith(`${group}/`));
+    return parseGroups(readFileSync(`/proc/${pid}/cgroup`, "utf8"));
   } catch {
-    return false;
+    return [];
   }
 }
 
-/** A store of one of these names that one of the processes has open. */
-export function openStore(pids: readonly number[], names: readonly string[]): string | undefined {
+/** Returns the paths in the text of `/proc/PID/cgroup`: lines of `ID:CONTROLLERS:PATH`. */
+export function parseGroups(text: string): string[] {
+  return [...text.matchAll(/^\d+:[^:\n]*:(.*)$/gm)].map(([, path = ""]) => path);
+}
+
+export function isInGroup(pid: number, group: string): boolean {
+  if (!group) return false;
+  return groupsOf(pid).some((path) => path === group || path.startsWith(`${group}/`));
+}
+
+/** Returns the path of an open file of the processes that has a name in `names`. */
+export function findOpenStore(
+  pids: readonly number[],
+  names: readonly string[],
+): string | undefined {
   for (const pid of pids) {
     try {
       for (const fd of readdirSync(`/proc/${pid}/fd`)) {
@@ -47,14 +57,18 @@ export function openStore(pids: readonly number[], names: readonly string[]): st
         if (names.includes(basename(target))) return target;
       }
     } catch {
-      // It ended or closed the file meanwhile, or is another user's: then the check of the user has spoken.
+      // The process ended, closed the file, or belongs to another user; `assertSameUser` sees
+      // that.
     }
   }
   return undefined;
 }
 
-/** The store that the process's own XDG_DATA_HOME leads to, if that is set and leads to another than this one. */
-export function pointedAt(
+/**
+ * Returns the store below the XDG_DATA_HOME of a process. Returns undefined without that variable,
+ * and if it leads to `storePath`.
+ */
+export function findOtherDataHome(
   pid: number | undefined,
   storePath: string,
   names: readonly string[],
@@ -67,10 +81,10 @@ export function pointedAt(
   }
   const dataHome = /(?:^|\0)XDG_DATA_HOME=([^\0]+)/.exec(environment)?.[1];
   if (!dataHome || `${realPath(storePath)}/`.startsWith(`${realPath(dataHome)}/`)) return undefined;
-  const folders = [basename(dirname(storePath)), "hivemind-core"];
-  const places = folders.flatMap((folder) => names.map((name) => join(dataHome, folder, name)));
-  // A link that leads here is how an operator moves a store.
-  if (places.some((place) => realPath(place) === realPath(storePath))) return undefined;
+  const directories = [basename(dirname(storePath)), "hivemind-core"];
+  const paths = directories.flatMap((name) => names.map((file) => join(dataHome, name, file)));
+  // Operators move a store by a symbolic link at its old path.
+  if (paths.some((path) => realPath(path) === realPath(storePath))) return undefined;
   return join(dataHome, "hivemind-core", "clients.db");
 }
 

@@ -1,24 +1,42 @@
-/** What this process knows and makes stays its user's own. */
+/** Keeps the secrets and new files of this process from other users. */
 import { writeFileSync } from "node:fs";
-import { setPrivateUmask } from "./umask.js";
 
-/** From now on nobody else may use what is made, and no passphrase gets out of this process by a signal or a crash. */
+let inheritedUmask: number | undefined;
+
+/**
+ * Restricts new files to their owner, and keeps signals and crashes from revealing a passphrase.
+ * Called once, at the start of the command.
+ */
 export function hardenProcess(): void {
-  setPrivateUmask();
-  // Node's answer to this signal is to let everybody on this machine debug the process, through a port.
+  inheritedUmask = process.umask(0o077);
+  // On SIGUSR1, Node opens a debugger port to every user of this machine.
   process.on("SIGUSR1", () => undefined);
   excludeMemoryFromCoreDumps();
 }
 
 /**
- * Of this process, and of those that it starts, a core dump holds no memory from now on, whoever writes it: the limit on its
- * size, which a process of Node could not set, is not asked by those that have it piped to them (core(5)).
+ * Leaves memory out of the core dumps of this process and its children.
+ *
+ * The usual limit on the size of core files does not help: Node cannot set it, and the kernel does
+ * not apply it to a core piped to a program (core(5)).
  */
 function excludeMemoryFromCoreDumps(): void {
   if (process.platform !== "linux") return;
   try {
     writeFileSync("/proc/self/coredump_filter", "0");
   } catch {
-    // No /proc, or a kernel without core dumps. What is left to do is said in SECURITY.md.
+    // No /proc, or a kernel without core dumps. SECURITY.md says what the operator can do.
   }
+}
+
+/** Restores the umask from before {@link hardenProcess}, to be inherited by the hub. */
+export function restoreUmask(): void {
+  if (inheritedUmask !== undefined) process.umask(inheritedUmask);
+}
+
+/**
+ * Returns a shell program that runs `program` under the umask from before {@link hardenProcess}.
+ */
+export function withInheritedUmask(program: string): string {
+  return inheritedUmask === undefined ? program : `umask ${inheritedUmask.toString(8)}\n${program}`;
 }

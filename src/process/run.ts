@@ -1,27 +1,27 @@
-/** Running a program of the system: bounded, in English, and answered by a value for everything the program can do. */
+/** Runs programs of the system with a time limit. */
 import { spawn } from "node:child_process";
 import { hasCode } from "../errors.js";
 
 export interface Outcome {
-  /** The exit code; null if it has none, see `failure`. */
+  /** The exit code; null if the program did not exit by itself, see `failure`. */
   readonly code: number | null;
-  /** Empty if the output was not asked for. */
+  /** Empty without {@link RunOptions.output}. */
   readonly stdout: string;
   readonly stderr: string;
-  /** Why there is no exit code: its time was up, it could not be run, or a signal ended it. */
+  /** Why there is no exit code: the time limit, no such program, or a signal. */
   readonly failure?: "timeout" | "missing" | "signal";
 }
 
 export interface RunOptions {
   readonly timeoutMs: number;
   /**
-   * False leaves its output unread and does not wait for it to be closed: for a program that may leave another one
-   * running.
+   * Whether to collect the output. False also returns at exit instead of end of file, for a
+   * program with children that may keep the output open.
    */
   readonly output?: boolean;
 }
 
-/** What a program is told whose words are read: English, times in UTC, no pager, no colours. */
+/** Environment variables for output in a form to be parsed. */
 const plain = {
   LC_ALL: "C",
   TZ: "UTC",
@@ -31,9 +31,10 @@ const plain = {
 };
 
 /**
- * Runs a program without a shell, with nothing on its standard input, in this process's environment; where its words are
- * read, they are plain. It gets a process group of its own: Ctrl-C at a terminal is for this
- * program, which must not lose the service's start to it; when its time is up, the group is killed.
+ * Runs a program without a shell and without standard input. Never rejects.
+ *
+ * The program gets its own process group, because Ctrl-C at a terminal must not end the
+ * `systemctl` that starts the service. At the time limit the whole group is killed.
  */
 export function run(
   program: string,
@@ -53,9 +54,9 @@ export function run(
     child.stderr?.setEncoding("utf8").on("data", (chunk: string) => {
       text.stderr += chunk;
     });
-    let late = false;
+    let timedOut = false;
     const limit = setTimeout(() => {
-      late = true;
+      timedOut = true;
       killGroup(child.pid);
     }, timeoutMs);
     child.once("error", (error) => {
@@ -65,10 +66,10 @@ export function run(
     });
     child.once(output ? "close" : "exit", (code: number | null) => {
       clearTimeout(limit);
-      const words = { stdout: text.stdout, stderr: text.stderr.trim() };
-      if (late) resolve({ code: null, failure: "timeout", ...words });
-      else if (code === null) resolve({ code, failure: "signal", ...words });
-      else resolve({ code, ...words });
+      const texts = { stdout: text.stdout, stderr: text.stderr.trim() };
+      if (timedOut) resolve({ code: null, failure: "timeout", ...texts });
+      else if (code === null) resolve({ code, failure: "signal", ...texts });
+      else resolve({ code, ...texts });
     });
   });
 }

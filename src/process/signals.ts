@@ -1,12 +1,13 @@
-/** Ctrl-C and its like, for work that must put things right before it ends. */
+/** SIGINT, SIGTERM and SIGHUP as an AbortSignal. */
 import { constants } from "node:os";
 import { StoreError } from "../errors.js";
 
 const signals = ["SIGINT", "SIGTERM", "SIGHUP"] as const;
 
 /**
- * Runs work that watches an AbortSignal, which the first SIGINT, SIGTERM or SIGHUP sets off. Further ones are ignored:
- * what is under way then is the service's start.
+ * Runs `work` with an AbortSignal, aborted by the first SIGINT, SIGTERM or SIGHUP.
+ *
+ * Later signals are ignored, because the work is undoing itself and starting the service again.
  */
 export async function abortOnSignal<Result>(
   work: (signal: AbortSignal) => Promise<Result>,
@@ -14,7 +15,7 @@ export async function abortOnSignal<Result>(
   const controller = new AbortController();
   const abort = (name: NodeJS.Signals) => {
     if (controller.signal.aborted) return;
-    process.stderr.write("\ninterrupted: putting things right first\n");
+    process.stderr.write("\ninterrupted: cleaning up before exit\n");
     controller.abort(
       new StoreError("interrupted", `interrupted by ${name} (${constants.signals[name]})`),
     );

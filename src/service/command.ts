@@ -1,24 +1,21 @@
 /**
- * The operator's own commands: for a hub in a container, under another supervisor, or started by hand.
- *
- * They are given to the shell, as they are typed. What they say is not shown, since it is not known what they say.
- * Whether the hub runs is told by who has the store open; nothing else is known here.
+ * Stops and starts the hub with shell commands of the operator: for a container, another
+ * supervisor, or a hub without any. Their output is not shown, because it may hold a secret.
  */
 import { setTimeout as delay } from "node:timers/promises";
 import { StoreError } from "../errors.js";
 import { findHolders, formatHolders } from "../process/holders.js";
+import { withInheritedUmask } from "../process/privacy.js";
 import { type Outcome, run } from "../process/run.js";
-import { withInheritedUmask } from "../process/umask.js";
 import type { RestartTimer, Service, ServiceState, Started } from "./service.js";
 import { armWatcher } from "./watcher.js";
 
-/** The stop command and the hub's own shutdown together: 2 minutes, as container engines and supervisors end by force in seconds. */
+/** The stop command and the hub's shutdown: container engines and supervisors kill in seconds. */
 const stopLimitMs = 120_000;
 
-/** The start command; it starts the hub and returns: 2 minutes. */
+/** The start command, which does not wait for the hub's end. */
 const startLimitMs = 120_000;
 
-/** How often it is looked at whether the store has been let go of: every 50 ms. */
 const pollMs = 50;
 
 export class CommandService implements Service {
@@ -35,7 +32,10 @@ export class CommandService implements Service {
     this.#storePath = options.storePath;
   }
 
-  /** A hub of another user is invisible here: rather stopped and started in vain than taken for stopped. */
+  /**
+   * Reports "active" if a process holds the store, or if processes cannot be inspected: a needless
+   * stop does less harm than work on a store in use.
+   */
   async state(): Promise<ServiceState> {
     const { holders, complete } = await findHolders(this.#storePath);
     return { active: holders.length > 0 || !complete };
@@ -45,7 +45,7 @@ export class CommandService implements Service {
     return [];
   }
 
-  /** Whoever has the store open is what the stop command is there to stop. */
+  /** Claims every process: the stop command must end all holders of the store. */
   async owns(): Promise<boolean> {
     return true;
   }
@@ -64,8 +64,8 @@ export class CommandService implements Service {
       if (performance.now() > deadline) {
         throw new StoreError(
           "service",
-          `the stop command ended well, but ${this.#storePath} is still open in ${formatHolders(holders)}`,
-          { hint: "a stop command must return when the hub has ended, or soon after" },
+          `the stop command succeeded, but ${this.#storePath} is still open in ${formatHolders(holders)}`,
+          { hint: "Give a --stop-command that returns when the hub has ended, or soon after." },
         );
       }
       await delay(pollMs);
@@ -83,7 +83,7 @@ export class CommandService implements Service {
     return armWatcher({ ...options, start: ["/bin/sh", "-c", this.#startCommand] });
   }
 
-  /** A watcher whose process was killed has acted at once. */
+  /** A watcher acts as soon as its process is killed. */
   async disarmRestart(): Promise<{ fired: boolean }> {
     return { fired: true };
   }
@@ -96,11 +96,11 @@ function shell(command: string, timeoutMs: number): Promise<Outcome> {
 function commandError(which: "stop" | "start", { code, failure }: Outcome): StoreError {
   const how =
     failure === "timeout"
-      ? "took too long"
+      ? "timed out"
       : code === null
         ? "was killed"
         : `failed with exit code ${code}`;
   return new StoreError("service", `the ${which} command ${how}`, {
-    hint: `type the ${which} command by hand to see what it says`,
+    hint: `Run the ${which} command in a shell to see its output.`,
   });
 }

@@ -1,4 +1,4 @@
-/** No service: nothing holds the store open, or the operator sees to it. */
+/** No service: nothing holds the store open, or the operator takes care of it. */
 import type { RestartTimer, Service, ServiceState, Started } from "./service.js";
 
 export class NoService implements Service {
@@ -7,7 +7,7 @@ export class NoService implements Service {
   readonly stopTimeoutMs = 0;
   readonly #notices: readonly string[];
 
-  /** @param notices what the user should know of there being none. */
+  /** @param notices - what `check` returns */
   constructor(notices: readonly string[] = []) {
     this.#notices = notices;
   }

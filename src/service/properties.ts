@@ -1,16 +1,16 @@
-/** What `systemctl show` prints: a unit's properties, and times as systemd writes them. */
+/** Parses the output of `systemctl show`. */
 
 export type Properties = Readonly<Record<string, string>>;
 
 /**
- * A command of a unit (ExecStop and its like): its arguments are printed as they are, with line breaks and empty lines
- * in them.
+ * A property with commands (ExecStop and similar). systemd prints their arguments unescaped, line
+ * breaks included.
  */
 const command = /^(Exec\w+)=\{ path=[\s\S]*? ; status=\S+ \}$/gm;
 
 /**
- * The properties of units: one block a unit, in the order asked for, with an empty line between. Of a command it is told
- * only that there is one.
+ * Parses the properties of units, separated by empty lines. A property with commands gets the
+ * value "yes".
  */
 export function parseProperties(text: string): Properties[] {
   return text
@@ -27,10 +27,10 @@ export function parseProperties(text: string): Properties[] {
     );
 }
 
-/** What a unit without a time limit of its own (`infinity`) is given to stop or to start: 5 minutes. */
+/** What `infinity` counts as: 5 minutes. */
 const unlimitedMs = 300_000;
 
-/** Milliseconds to a unit of time as systemd writes it, "1min 30s" (systemd.time(7)). */
+/** Milliseconds in each unit of systemd.time(7), as in "1min 30s". */
 const timeUnits: Readonly<Record<string, number>> = {
   us: 0.001,
   ms: 1,
@@ -41,7 +41,9 @@ const timeUnits: Readonly<Record<string, number>> = {
   w: 604_800_000,
 };
 
-/** Milliseconds in a time span; at most 5 minutes, also for one that has no end or an unknown unit. */
+/**
+ * Parses a time span into milliseconds, at most 5 minutes, also for `infinity` and unknown units.
+ */
 export function timespanMs(text = "0"): number {
   if (text === "infinity") return unlimitedMs;
   const parts = [...text.matchAll(/(?<![\d.])(\d+(?:\.\d+)?) ?([a-z]+)/g)];

@@ -1,9 +1,10 @@
 /**
- * Backups by the clock: a systemd user timer, and the service that it starts, which runs `backup`.
+ * Scheduled backups: a systemd user timer and its service, which runs `backup`.
  *
- * Two files in `$XDG_CONFIG_HOME/systemd/user`, named after the store, so that each store has its own. They name the store
- * and the settings file and hold nothing else; changes of one's own (an `OnFailure=`, say) belong into drop-ins, which
- * are never touched. See systemd.timer(5) and systemd.unit(5).
+ * Writes two files in `$XDG_CONFIG_HOME/systemd/user`, named after a hash of the store's path:
+ * each store has its own schedule. They name the store and the settings file and nothing else. The
+ * operator's changes, such as `OnFailure=`, belong in drop-ins, which are never touched. See
+ * systemd.timer(5) and systemd.unit(5).
  */
 import { createHash } from "node:crypto";
 import { existsSync } from "node:fs";
@@ -15,132 +16,134 @@ import { hasCode, StoreError, systemError } from "../errors.js";
 import { makeDirectory, removeFile, replaceFile, syncDirectory } from "../fs/atomic.js";
 import { type Outcome, run } from "../process/run.js";
 import type { Properties } from "./properties.js";
-import { queryLimitMs, show, systemctl } from "./systemctl.js";
+import { managerError, queryLimitMs, show, systemctl } from "./systemctl.js";
 import { execLine, keyringUnit, settingValue } from "./unit-file.js";
 
-/** The first line of the files, by which they are known as this program's. */
-const mark = "# Made by hivemind-sqlcipher schedule install, which writes it anew each time.";
+/** How the files begin, in every version of this program. */
+const mark = "# Made by hivemind-sqlcipher schedule install";
+const header = `${mark}, which replaces this file each time.`;
 
 export interface ScheduleRequest {
   readonly storePath: string;
-  /** The words that run `backup` for this store; no secret among them. */
+  /** The command that runs `backup` for this store. It must hold no secret. */
   readonly command: readonly string[];
-  /** As in OnCalendar=. */
+  /** The value of OnCalendar=. */
   readonly onCalendar: string;
-  /** As in RandomizedDelaySec=. */
+  /** The value of RandomizedDelaySec=. */
   readonly randomDelay: string;
 }
 
 export interface LastRun {
-  /** When it began, UTC. */
+  /** When the run began, UTC. */
   readonly at: string;
-  /** `running`, `success`, or what systemd calls the failure; null for a run before the manager was started. */
+  /**
+   * `running`, `success`, or systemd's word for the failure; null for a run of an earlier manager.
+   */
   readonly result: string | null;
-  /** Of a run that has ended by itself. */
+  /** Null if the run did not exit. */
   readonly exit_code: number | null;
 }
 
 export interface Schedule {
-  /** The timer. */
+  /** The timer's name. */
   readonly unit: string;
-  /** What it starts; its name for `journalctl --user --unit`. */
+  /** The name of the timer's service. */
   readonly service: string;
   readonly on_calendar: string | null;
   readonly enabled: boolean;
-  /** Whether the timer runs, so that there will be a next time. */
+  /** Whether the timer runs. */
   readonly active: boolean;
   readonly next_run: string | null;
   readonly last_run: LastRun | null;
-  /** Whether the user's manager runs from boot on, with nobody logged in. */
+  /** Whether the user's manager starts at boot, without a login. */
   readonly lingers: boolean;
   /** Drop-ins of the two units. */
   readonly drop_ins: string[];
 }
 
-interface Names {
-  readonly folder: string;
-  readonly timer: string;
-  readonly service: string;
-}
-
-function namesOf(storePath: string): Names {
+function unitNames(storePath: string) {
   const store = createHash("sha256").update(storePath).digest("hex").slice(0, 8);
   const stem = `hivemind-sqlcipher-backup-${store}`;
   return {
-    folder: join(configHome(), "systemd", "user"),
+    directory: join(configHome(), "systemd", "user"),
     timer: `${stem}.timer`,
     service: `${stem}.service`,
   };
 }
 
 /**
- * Writes both units and starts the timer; one that is there is brought up to date.
+ * Writes both units, or replaces them, and starts the timer.
  *
- * @throws StoreError `usage` for a time or a delay that systemd does not understand; `refused` if the manager reads its
- *   units elsewhere, or if a file of another's has one of the names; `service` if there is no user manager or it does
- *   not take the units; `io`.
+ * @throws {@link StoreError} usage - if systemd does not accept the time or the delay
+ * @throws {@link StoreError} refused - if the manager reads its units elsewhere, or a unit of this
+ *   name was not written by this program
+ * @throws {@link StoreError} service - if there is no user manager, or it rejects the units
+ * @throws {@link StoreError} io - if the files cannot be written
  */
 export async function installSchedule(request: ScheduleRequest): Promise<Schedule> {
   const { storePath, onCalendar, randomDelay } = request;
-  const names = namesOf(storePath);
-  await assertUnitDirectory(names.folder);
+  const { directory, timer, service } = unitNames(storePath);
+  await assertUnitDirectory(directory);
   await assertCalendar("calendar", onCalendar, "--on-calendar daily, or 'Mon *-*-* 03:30'");
   await assertCalendar("timespan", randomDelay, "--random-delay 15min");
   const files = [
-    [join(names.folder, names.service), serviceText(request)],
-    [join(names.folder, names.timer), timerText(request)],
+    [join(directory, service), serviceText(request)],
+    [join(directory, timer), timerText(request)],
   ] as const;
   for (const [path] of files) await assertOwnUnit(path);
-  await makeDirectory(names.folder);
+  await makeDirectory(directory);
   for (const [path, text] of files) await replaceFile(path, text);
   await manage(["daemon-reload"]);
-  await manage(["enable", names.timer]);
-  // Not only started: a timer that runs already would go on by its old times.
-  await manage(["restart", names.timer]);
+  await manage(["enable", timer]);
+  // A restart, because a running timer would keep its old times.
+  await manage(["restart", timer]);
   const installed = await scheduleOf(storePath);
   if (installed?.active) return installed;
-  throw new StoreError("service", `${names.timer} was installed, but does not run`, {
-    hint: `systemctl --user status ${names.timer}`,
+  throw new StoreError("service", `${timer} was installed, but does not run`, {
+    hint: `Run systemctl --user status ${timer} to see why.`,
   });
 }
 
 /**
- * Stops the timer and removes both units. A backup that is running goes on. Drop-ins stay.
+ * Stops the timer and removes both units. A running backup continues. Drop-ins stay.
  *
- * @returns the folders with drop-ins that are left.
- * @throws StoreError `notFound` if there is no schedule of this store; `refused`, `service`, `io` as above.
+ * @returns the timer's name, and the directories of the remaining drop-ins
+ * @throws {@link StoreError} notFound - if this store has no schedule
+ * @throws {@link StoreError} refused, service or io - as {@link installSchedule}
  */
 export async function removeSchedule(
   storePath: string,
 ): Promise<{ unit: string; drop_ins: string[] }> {
-  const { folder, timer, service } = namesOf(storePath);
-  const paths = [join(folder, timer), join(folder, service)];
-  const there = [];
-  for (const path of paths) if (await assertOwnUnit(path)) there.push(path);
-  if (there.length === 0) {
+  const { directory, timer, service } = unitNames(storePath);
+  const present = [];
+  for (const name of [timer, service]) {
+    if (await assertOwnUnit(join(directory, name))) present.push(name);
+  }
+  if (present.length === 0) {
     throw new StoreError("notFound", `no backups of ${storePath} are scheduled`, {
-      hint: "hivemind-sqlcipher schedule install",
+      hint: "Run hivemind-sqlcipher schedule install.",
     });
   }
-  if (there.includes(join(folder, timer))) await manage(["disable", "--now", timer]);
-  for (const path of there) await removeFile(path);
-  await syncDirectory(folder);
+  if (present.includes(timer)) await manage(["disable", "--now", timer]);
+  for (const name of present) await removeFile(join(directory, name));
+  await syncDirectory(directory);
   await manage(["daemon-reload"]);
-  // Otherwise a failed last run keeps the name in the manager's list. It is no error if there was none.
+  // A failed last run would keep the unit in the manager's list. Fails if there was none.
   await systemctl("systemd-user", ["reset-failed", service]);
-  const names = await readdir(folder);
+  const names = await readdir(directory);
   const dropIns = [`${timer}.d`, `${service}.d`].filter((name) => names.includes(name));
-  return { unit: timer, drop_ins: dropIns.map((name) => join(folder, name)) };
+  return { unit: timer, drop_ins: dropIns.map((name) => join(directory, name)) };
 }
 
 /**
- * The schedule of a store's backups; undefined if there is none.
+ * Returns the schedule of a store's backups; undefined if there is none.
  *
- * @throws StoreError `service` if there is one and the manager does not answer; `io`.
+ * @throws {@link StoreError} service - if there is a schedule and the manager does not respond
+ * @throws {@link StoreError} io - if the timer's file cannot be read
  */
 export async function scheduleOf(storePath: string): Promise<Schedule | undefined> {
-  const { folder, timer, service } = namesOf(storePath);
-  if (!(await isOwnUnit(join(folder, timer)))) return undefined;
+  const { directory, timer, service } = unitNames(storePath);
+  if (!(await isOwnUnit(join(directory, timer)))) return undefined;
   const [clock = {}, job = {}] = await show(
     "systemd-user",
     [
@@ -163,7 +166,7 @@ export async function scheduleOf(storePath: string): Promise<Schedule | undefine
   };
 }
 
-/** Whether this user's manager, and so the timer, is started at boot: what `loginctl enable-linger` keeps. */
+/** Returns whether this user's manager starts at boot, which `loginctl enable-linger` sets. */
 export function lingers(): boolean {
   return existsSync(join("/var/lib/systemd/linger", userInfo().username));
 }
@@ -171,7 +174,7 @@ export function lingers(): boolean {
 function lastRun(clock: Properties, job: Properties): LastRun | null {
   const began = timeOf(job.ExecMainStartTimestamp);
   if (began === null) {
-    // The timer's own stamp outlives the manager; what became of that run does not.
+    // The timer's time stamp is on disk; the result of the run was in the manager's memory.
     const triggered = timeOf(clock.LastTriggerUSec);
     return triggered === null ? null : { at: triggered, result: null, exit_code: null };
   }
@@ -185,8 +188,8 @@ function lastRun(clock: Properties, job: Properties): LastRun | null {
 }
 
 function serviceText({ storePath, command }: ScheduleRequest): string {
-  return `${mark}
-# Changes of your own, such as OnFailure=, belong into a drop-in: systemctl --user edit ${namesOf(storePath).service}
+  return `${header}
+# Put your own changes, such as OnFailure=, into a drop-in: systemctl --user edit ${unitNames(storePath).service}
 [Unit]
 Description=Backup of the HiveMind client store ${settingValue(storePath)}
 After=${keyringUnit}
@@ -194,21 +197,21 @@ After=${keyringUnit}
 [Service]
 Type=oneshot
 ExecStart=${execLine(...command)}
-# a core dump would hold the passphrase
+# a core dump would contain the passphrase
 LimitCORE=0
 `;
 }
 
 function timerText({ storePath, onCalendar, randomDelay }: ScheduleRequest): string {
-  return `${mark}
-# Changes of your own belong into a drop-in: systemctl --user edit ${namesOf(storePath).timer}
+  return `${header}
+# Put your own changes into a drop-in: systemctl --user edit ${unitNames(storePath).timer}
 [Unit]
 Description=Backups of the HiveMind client store ${settingValue(storePath)}
 
 [Timer]
 OnCalendar=${settingValue(onCalendar)}
 RandomizedDelaySec=${settingValue(randomDelay)}
-# a time that passed while the machine was off is made up for
+# catches up after the machine was off
 Persistent=true
 
 [Install]
@@ -216,40 +219,40 @@ WantedBy=timers.target
 `;
 }
 
-/** @throws StoreError `refused` if the user's manager does not look for units there. */
-async function assertUnitDirectory(folder: string): Promise<void> {
+/** Throws `refused` if the user's manager does not look for units in the directory. */
+async function assertUnitDirectory(directory: string): Promise<void> {
   const { stdout } = await manage(["show", "--property=UnitPath", "--value"]);
-  const wanted = await realPath(folder);
+  const wanted = await realPath(directory);
   for (const path of stdout.trim().split(" ")) if ((await realPath(path)) === wanted) return;
-  throw new StoreError("refused", `the user's systemd does not read units in ${folder}`, {
-    hint: "XDG_CONFIG_HOME is another one here than in the manager: unset it, and name the settings by --config",
+  throw new StoreError("refused", `the user's systemd does not read units in ${directory}`, {
+    hint: "Unset XDG_CONFIG_HOME, which differs from the manager's, and name the settings file with --config.",
   });
 }
 
-/** @throws StoreError `usage` with systemd's words for what it does not understand. */
+/** Throws `usage` with systemd's message if systemd does not accept the text. */
 async function assertCalendar(kind: "calendar" | "timespan", text: string, example: string) {
   const { code, stderr } = await run("systemd-analyze", [kind, "--", text], {
     timeoutMs: queryLimitMs,
   });
   if (code === 0) return;
-  const words = stderr.split("\n")[0] || `"${text}" is not understood`;
-  throw new StoreError("usage", `systemd does not understand this ${kind}: ${words}`, {
-    hint: `as in ${example}; see systemd.time(7)`,
+  const reason = stderr.split("\n")[0] || `"${text}" is not understood`;
+  throw new StoreError("usage", `systemd does not accept this ${kind}: ${reason}`, {
+    hint: `Write it as in ${example}; see systemd.time(7).`,
   });
 }
 
-/** Whether there is a file of this program's. @throws StoreError `refused` if it is another's. */
+/** Returns whether the file exists. Throws `refused` if this program did not write it. */
 async function assertOwnUnit(path: string): Promise<boolean> {
-  const own = await isOwnUnit(path);
-  if (own === false) {
-    throw new StoreError("refused", `${path} is not a file of this program's`, {
-      hint: "move it away first; what you want changed in a unit belongs into a drop-in",
+  const isOwn = await isOwnUnit(path);
+  if (isOwn === false) {
+    throw new StoreError("refused", `${path} was not written by this program`, {
+      hint: "Move it away first; put your changes of a unit into a drop-in.",
     });
   }
-  return own === true;
+  return isOwn === true;
 }
 
-/** Undefined if there is no file. */
+/** Returns whether this program wrote the file; undefined if there is none. */
 async function isOwnUnit(path: string): Promise<boolean | undefined> {
   try {
     return (await readFile(path, "utf8")).startsWith(mark);
@@ -259,26 +262,18 @@ async function isOwnUnit(path: string): Promise<boolean | undefined> {
   }
 }
 
-/** A time as systemd prints it, "Tue 2026-11-24 18:50:00 UTC"; null for none. */
+/** Parses a time such as "Tue 2026-11-24 18:50:00 UTC"; null for none. */
 function timeOf(text: string | undefined): string | null {
   const [, day, time] = /(\d{4}-\d\d-\d\d) (\d\d:\d\d:\d\d)/.exec(text ?? "") ?? [];
   return day === undefined ? null : `${day}T${time}Z`;
 }
 
-/** @throws StoreError `service` if the manager does not answer, or says no. */
+/** Calls the user's manager. Throws `service` if it does not respond, or fails. */
 async function manage(args: readonly string[]): Promise<Outcome> {
   const outcome = await systemctl("systemd-user", args);
   if (outcome.code === 0) return outcome;
-  const missing = outcome.failure === "missing";
-  throw new StoreError(
-    "service",
-    missing
-      ? "there is no systemd here to schedule backups with"
-      : `systemctl --user ${args[0]}: ${outcome.stderr || "no answer"}`,
-    {
-      hint: missing
-        ? "let cron, or what this system has in its place, run: hivemind-sqlcipher backup"
-        : "run this in a login session of the user that the hub runs as (loginctl enable-linger USER gives one that lasts)",
-    },
-  );
+  if (outcome.failure !== "missing") throw managerError("systemd-user", outcome);
+  throw new StoreError("service", "there is no systemd here to schedule backups with", {
+    hint: "Let cron, or another scheduler of this system, run hivemind-sqlcipher backup.",
+  });
 }

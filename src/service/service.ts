@@ -1,102 +1,112 @@
 /**
- * The service: what holds the store open, and must let go of it for a moment.
+ * The program with the store open, as a service: a systemd unit, commands of the operator, or
+ * none.
  *
- * Each kind is one file: `systemd.ts` (user and system units), `launchd.ts` (macOS), `commands.ts` (the operator's own
- * commands) and `none.ts`. All are used in one order: `check` while everything still runs, `activeDependents`,
+ * Every kind is used in the same order: `check` while the service runs, `activeDependents`,
  * `armRestart`, `stop`, the work, `start`, `disarm`.
  */
 import { randomBytes } from "node:crypto";
 
-export type ServiceKind = "systemd-user" | "systemd" | "launchd" | "command" | "none";
+export type ServiceKind = "systemd-user" | "systemd" | "command" | "none";
 
-/** The unit's name where none is given: what HiveMind's own instructions call it. */
+/** The unit's name if none is given, as in HiveMind's own instructions. */
 export const defaultUnit = "hivemind-core";
 
 export interface ServiceState {
-  /** It runs, or is on its way up, or is being restarted after a crash: it has to be stopped and started again. */
+  /**
+   * Whether the service runs, starts, or waits to be restarted after a crash: it must be stopped.
+   */
   readonly active: boolean;
-  /** Names this run of the service; a restart has another one. Absent where the kind knows no such thing. */
+  /** Identifies this run of the service. Absent where the kind has no such identifier. */
   readonly invocation?: string;
   readonly mainPid?: number;
 }
 
 export interface RestartTimer {
-  /** What the timer or the watcher is called, for the journal of the operation; null if nothing was armed. */
+  /** The name of the timer or watcher for the operation's journal; null if nothing was armed. */
   readonly name: string | null;
   /**
-   * Takes the restart back and leaves nothing of it behind. Safe at any time, also after it went off.
+   * Cancels the restart and leaves nothing of it behind. Safe at any time, also after it fired.
    *
-   * @returns whether it went off before: then the service was started by it, perhaps in the middle of the work.
-   * @throws StoreError `service` if the manager does not answer; the restart may then still go off.
+   * @returns whether the restart fired: then it started the service, perhaps during the work
+   * @throws {@link StoreError} service - if the manager does not respond; the restart may still
+   *   fire
    */
   disarm(): Promise<{ fired: boolean }>;
 }
 
 export interface Started {
-  /** When the service was up, in the milliseconds of `performance.now()`: the settle time is not in it. */
+  /**
+   * When the service was up, on the clock of `performance.now()`, without the time it was watched.
+   */
   readonly upAt: number;
-  /** Whether something else had started it before this call. Absent where the kind cannot tell. */
+  /** Whether something else started the service before this call. Absent where this is unknown. */
   readonly wasUp?: boolean;
 }
 
 export interface Service {
   readonly kind: ServiceKind;
-  /** The unit or label as the operator named it; null where there is none. */
+  /** The unit's name as the operator wrote it; null where there is none. */
   readonly name: string | null;
-  /** How long `stop` may take at most, in milliseconds: a dead-man timer must not go off before. */
+  /** The time limit of `stop` in milliseconds. A restart timer must not fire before. */
   readonly stopTimeoutMs: number;
 
   /**
-   * Whether it is running now. A stop or a restart that somebody else has begun is waited for.
+   * Returns whether the service runs, after any stop or restart in progress.
    *
-   * @throws StoreError `service` if the manager does not answer.
+   * @throws {@link StoreError} service - if the manager does not respond
    */
   state(): Promise<ServiceState>;
 
   /**
-   * Tries beforehand everything that stopping and starting will need: that the service exists, may be stopped and can
-   * be started again, and is the one that belongs to this store.
+   * Checks the needs of stop and start in advance: the service exists, can be stopped and started
+   * again, and belongs to this store.
    *
-   * @param storePath the store's resolved path.
-   * @returns notices for the operator, most often none.
-   * @throws StoreError `notFound` if there is no such service, `refused` if it cannot be stopped and started or is
-   *   another store's, `service` if the manager does not answer.
+   * @param storePath - the store's resolved path
+   * @returns notices for the operator
+   * @throws {@link StoreError} notFound - if there is no such service
+   * @throws {@link StoreError} refused - if it cannot be stopped and started, or uses another
+   *   store
+   * @throws {@link StoreError} service - if the manager does not respond
    */
   check(storePath: string): Promise<string[]>;
 
-  /** Whether this process is the service's own. */
+  /** Returns whether the process belongs to the service. */
   owns(pid: number): Promise<boolean>;
 
   /**
-   * What stopping the service takes down with it, and what could wake it while it is stopped (its sockets, timers and
-   * paths): all that runs now, in the order in which it is to be started again.
+   * Returns the active units to be stopped with the service, in the order for `start`: its
+   * dependents, and the sockets, timers and paths by which it could be started again.
    */
   activeDependents(): Promise<string[]>;
 
   /**
-   * Stops it, with what could wake it, and returns when none of its processes is left.
+   * Stops the service and its sockets, timers and paths, and returns when all its processes ended.
    *
-   * @throws StoreError `service` if it did not stop; it may be half stopped then, so `start` must follow.
+   * @throws {@link StoreError} service - if it did not stop. Call `start`: a part may have
+   *   stopped.
    */
   stop(): Promise<void>;
 
   /**
-   * Starts it and these dependents, and waits until it has stayed up for a settle time.
+   * Starts the service and these dependents, and watches them for a second.
    *
-   * @throws StoreError `service` if it, or one of them, did not start or did not stay up.
+   * @throws {@link StoreError} service - if any of them did not start or did not stay up
    */
   start(dependents: readonly string[]): Promise<Started>;
 
   /**
-   * Arranges that the service is started even if this process is killed: after `afterMs` milliseconds `command` is run
-   * (for `settleLimitSeconds` at most), then the service and its active dependents are started, whatever its result;
-   * where starting twice would start two of it (own commands), only if it failed. To be called after `activeDependents`
-   * and before `stop`; the timer must be disarmed once the service is up again, also after an error.
+   * Arranges a restart of the service in case this process is killed. Call it after
+   * `activeDependents` and before `stop`, and disarm it after `start`, also after an error.
    *
-   * @param options.command an argument list that finishes or undoes the operation, the service's downtime included, and
-   *   fails if it could not; it is not given to a shell, and must hold no secret.
-   * @param options.name what a timer is to be called, so that a journal can name it before there is one.
-   * @throws StoreError `service` if it could not be arranged: then nothing has been stopped yet.
+   * After `afterMs` milliseconds the restart runs `command`, for {@link recoveryLimitSeconds} at
+   * most, and then starts the service and its dependents. It starts a `command` service only if
+   * `command` failed, because running a start command twice could start two hubs.
+   *
+   * @param options.command - argument list to recover the operation and start the service; fails
+   *   if it could not. It must hold no secret.
+   * @param options.name - the timer's name, for a journal written before the timer exists
+   * @throws {@link StoreError} service - if this is not possible; nothing is stopped by then
    */
   armRestart(options: {
     afterMs: number;
@@ -105,18 +115,21 @@ export interface Service {
   }): Promise<RestartTimer>;
 
   /**
-   * Takes back a restart that a killed process left behind, as `RestartTimer.disarm` does. Called by the restart's own
-   * settle command, it leaves that running.
+   * Cancels a restart left behind by a killed process, as {@link RestartTimer.disarm} does. The
+   * restart's own recovery command may call this: it keeps running.
    *
-   * @param name the name of the `RestartTimer`.
+   * @param name - {@link RestartTimer.name}
    */
   disarmRestart(name: string): Promise<{ fired: boolean }>;
 }
 
-/** How long the command that a restart runs first may take: the service matters more than a tidy folder. */
+/**
+ * The time limit of a restart's recovery command, in seconds. A hub in the middle of an operation
+ * is better than no hub.
+ */
 export const recoveryLimitSeconds = 60;
 
-/** A name for a timer that nobody else uses. */
+/** Returns a unique name for a restart timer. */
 export function newRestartName(): string {
   return `hivemind-sqlcipher-restart-${randomBytes(6).toString("hex")}`;
 }

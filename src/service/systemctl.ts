@@ -1,11 +1,11 @@
-/** systemd's managers, the user's and the system's, spoken to by `systemctl`. */
+/** Calls `systemctl` of the user's and the system's manager. */
 import { StoreError } from "../errors.js";
 import { type Outcome, run } from "../process/run.js";
 import { type Properties, parseProperties } from "./properties.js";
 
 export type Manager = "systemd-user" | "systemd";
 
-/** A question is answered in milliseconds; a manager that is reloading a large system takes seconds. */
+/** While it reloads many units, a manager responds after seconds. */
 export const queryLimitMs = 30_000;
 
 export function systemctl(
@@ -19,9 +19,9 @@ export function systemctl(
 }
 
 /**
- * Properties of units, a record for each unit in the order asked for; a unit need not exist.
+ * Returns properties of units, a record for each in the given order. A unit need not exist.
  *
- * @throws StoreError `service` if the manager does not answer.
+ * @throws {@link StoreError} service - if the manager does not respond
  */
 export async function show(
   manager: Manager,
@@ -34,20 +34,41 @@ export async function show(
   return parseProperties(outcome.stdout);
 }
 
-/** Says that a manager cannot be asked, and what to do about it. */
-export function managerError(manager: Manager, { stderr }: Outcome): StoreError {
-  const words = stderr ? `: ${stderr}` : "";
-  return new StoreError("service", `systemd does not answer ${inManager(manager)}${words}`, {
-    hint:
-      manager === "systemd-user"
-        ? "run this in a login session of the user that the hub runs as (loginctl enable-linger USER gives one that lasts)"
-        : "use --service none, or --stop-command and --start-command",
+/** Returns the error for a manager without response. */
+export function managerError(manager: Manager, outcome: Outcome): StoreError {
+  return new StoreError(
+    "service",
+    `systemd does not respond ${inManager(manager)}${formatFailure(outcome)}`,
+    {
+      hint:
+        manager === "systemd-user"
+          ? "Run this in a login session of the hub's user; loginctl enable-linger USER keeps a session."
+          : "Use --service none, or --stop-command and --start-command.",
+    },
+  );
+}
+
+/** Returns an error about a unit, with the command for its log. */
+export function unitError(manager: Manager, message: string, unit: string): StoreError {
+  return new StoreError("service", message, {
+    hint: `Run ${["journalctl", ...scopeOf(manager)].join(" ")} -u ${unit} to see its log.`,
   });
 }
 
-/** The option that names a manager, to `systemctl`, `systemd-run` and `journalctl` alike. */
+/** Formats the error output of `systemctl` as the end of a message. */
+export function formatFailure({ failure, stderr }: Outcome): string {
+  if (failure === "timeout") return ": timed out, and may still be in progress";
+  return stderr ? `: ${stderr.replace(/\s*\n\s*/g, " ").trim()}` : "";
+}
+
+/** Returns the option to select a manager in `systemctl`, `systemd-run` and `journalctl`. */
 export function scopeOf(manager: Manager): string[] {
   return manager === "systemd-user" ? ["--user"] : [];
+}
+
+/** Returns a `systemctl` command line for a hint. */
+export function systemctlLine(manager: Manager, rest: string): string {
+  return ["systemctl", ...scopeOf(manager), rest].join(" ");
 }
 
 export function inManager(manager: Manager): string {

@@ -1,30 +1,37 @@
-/** The syntax of systemd's unit files: quoting of words and of settings. */
+/** Quoting in systemd's unit files. */
 import { StoreError } from "../errors.js";
 
-/** The name of the unit that unlocks the keyring; the hub's unit starts after it, if it is there. */
+/** The unit that unlocks the keyring. The hub's unit starts after it, if it exists. */
 export const keyringUnit = "hivemind-sqlcipher-keyring.service";
 
-/** The words of a command, for ExecStart= and its like. systemd expands `$` in them, but not in other settings. */
-export function execLine(...words: string[]): string {
-  return words.map((word) => quoteWord(word).replaceAll("$", "$$$$")).join(" ");
+/** Quotes a command for `ExecStart=` and similar settings, in which systemd also expands `$`. */
+export function execLine(...args: string[]): string {
+  return args.map((arg) => quoteArg(arg).replaceAll("$", "$$$$")).join(" ");
 }
 
-/** One word, whatever is in it, in quotes where it needs them. */
-export function quoteWord(word: string): string {
-  const escaped = onOneLine(word).replace(/[\\"]/g, "\\$&");
+/** Quotes an argument, where needed, for a setting with several arguments. */
+export function quoteArg(arg: string): string {
+  const escaped = escapePercent(arg).replace(/[\\"]/g, "\\$&");
   return /^[\w@%+=,./-]+$/.test(escaped) ? escaped : `"${escaped}"`;
 }
 
-/** A setting's whole value. @throws StoreError `usage` for a line break, or a backslash at its end, which continues it. */
+/**
+ * Escapes the whole value of a setting.
+ *
+ * @throws {@link StoreError} usage - for a line break, or a backslash at the end, the sign of a
+ *   continued line
+ */
 export function settingValue(text: string): string {
   if (text.endsWith("\\")) {
     throw new StoreError("usage", "a setting of a unit cannot end with a backslash");
   }
-  return onOneLine(text);
+  return escapePercent(text);
 }
 
-/** `%` is what systemd replaces in all settings. */
-function onOneLine(text: string): string {
-  if (/[\0\n\r]/.test(text)) throw new StoreError("usage", "a unit cannot hold a line break");
+/** Doubles `%`, the sign of a specifier in every setting. */
+function escapePercent(text: string): string {
+  if (/[\0\n\r]/.test(text)) {
+    throw new StoreError("usage", "a setting of a unit cannot contain a line break");
+  }
   return text.replaceAll("%", "%%");
 }

@@ -1,42 +1,38 @@
 /**
- * The dead-man's watcher, where no manager can hold a timer: a small shell process of its own session that starts the
- * service again if this process dies or hangs.
+ * A dead-man's switch where no manager can hold a timer: a shell process in its own session, which
+ * starts the service again if this process dies or hangs.
  *
- * It reads its standard input, the other end of which only this process has. The word "disarm" ends it. The end of the
- * input means that this process is gone, however it was killed, and the service is started at once; a line
- * "late" comes from its own clock. It is a shell program because all it does is what a shell does, and because
- * it then does not depend on this package's files, which an upgrade may be replacing.
+ * The watcher reads a pipe from this process. The line "disarm" ends the watcher. At end of file
+ * this process is gone, and the watcher starts the service at once. It is a shell program,
+ * independent of this package's files: an upgrade may be replacing them.
  *
- * Its limits: it does not outlive a reboot, nor whoever kills every process of this user or of this control group (a
- * container that is removed, a systemd unit that this program runs in and that is stopped by force).
+ * Limits: the watcher does not survive a reboot, nor a kill of all processes of this user or of
+ * this control group (the removal of a container, the kill of a systemd unit).
  */
 import { type ChildProcess, spawn } from "node:child_process";
 import { once } from "node:events";
 import { StoreError } from "../errors.js";
-import { withInheritedUmask } from "../process/umask.js";
+import { withInheritedUmask } from "../process/privacy.js";
 import { shellQuote } from "../text/shell.js";
 import { type RestartTimer, recoveryLimitSeconds } from "./service.js";
 
-/** The watcher's exit codes: it was told to disarm in time, or it has started the service. */
+/** The watcher's exit codes: it was disarmed in time, or it started the service. */
 const disarmed = 0;
-const acted = 1;
+const fired = 1;
 
 export interface WatcherOptions {
-  /** Milliseconds after which it acts although this process lives. */
+  /** Time limit in milliseconds. The watcher then fires although this process lives. */
   readonly afterMs: number;
-  /**
-   * What it runs first. If that succeeds, it has seen to the service as well: a start command that was run twice would
-   * start two hubs.
-   */
+  /** The recovery command, which runs first. If it succeeds, it has started the service as well. */
   readonly command: readonly string[];
-  /** What it runs then, if that failed. */
+  /** Runs if the recovery command failed. */
   readonly start: readonly string[];
 }
 
 /**
  * Starts a watcher.
  *
- * @throws StoreError `service` if it does not come up.
+ * @throws {@link StoreError} service - if the watcher does not start
  */
 export async function armWatcher(options: WatcherOptions): Promise<RestartTimer> {
   const child = spawn("/bin/sh", ["-c", withInheritedUmask(program(options))], {
@@ -47,18 +43,16 @@ export async function armWatcher(options: WatcherOptions): Promise<RestartTimer>
     child.once("exit", resolve);
     child.once("error", () => resolve(null));
   });
-  // Its first word says that it reads: from now on it cannot be missed.
-  const up = await Promise.race([
+  // The watcher prints a line once it reads its input: it notices the end of this process from
+  // here.
+  const isReady = await Promise.race([
     once(child.stdout, "data").then(() => true),
     exited.then(() => false),
   ]);
-  if (!up)
-    throw new StoreError(
-      "service",
-      "could not start the watcher that would start the service again",
-    );
+  if (!isReady) {
+    throw new StoreError("service", "cannot start the watcher that would restart the service");
+  }
   child.stdout.destroy();
-  // It must not keep this process alive, only outlive it.
   child.unref();
   return { name: `watcher ${child.pid}`, disarm: () => disarm(child, exited) };
 }
@@ -68,16 +62,18 @@ async function disarm(
   exited: Promise<number | null>,
 ): Promise<{ fired: boolean }> {
   child.ref();
-  // It may have acted and ended already: then nobody reads this, and its exit code tells.
+  // If the watcher fired and ended, the write fails, and the exit code tells.
   child.stdin?.on("error", () => {});
   child.stdin?.end("disarm\n");
   return { fired: (await exited) !== disarmed };
 }
 
 /**
- * Three processes: the clock, one that reads this process's word, and one that acts on whichever comes first through the
- * pipe they share. Signals that ask politely are ignored, since whoever ends this process must not end
- * with it what starts the service; the commands get them back as they were.
+ * Returns the watcher's program. Its three processes are a clock, a reader of the line from this
+ * process, and an actor on the first line from either.
+ *
+ * SIGTERM, SIGHUP and SIGINT are ignored, because the watcher must survive a signal to this
+ * process and its children. The commands run with the default signal handlers.
  */
 function program({ afterMs, command, start }: WatcherOptions): string {
   return `
@@ -87,19 +83,19 @@ exec >/dev/null
 {
   sleep ${Math.ceil(afterMs / 1000)} <&- & clock=$!
   echo "$clock"
-  { IFS= read -r word; echo "\${word:-gone}"; } <&3 &
+  { IFS= read -r line; echo "\${line:-gone}"; } <&3 &
   wait "$clock"
   echo late
 } 3<&0 | {
   read -r clock
-  read -r word
+  read -r line
   kill -KILL "$clock"
-  [ "$word" = disarm ] && exit ${disarmed}
+  [ "$line" = disarm ] && exit ${disarmed}
   exec </dev/null
   limit=
-  command -v timeout >/dev/null && limit='timeout -k 5 ${recoveryLimitSeconds}' # macOS has none
-  (trap - TERM HUP INT; exec $limit ${command.map(shellQuote).join(" ")}) && exit ${acted}
+  command -v timeout >/dev/null && limit='timeout -k 5 ${recoveryLimitSeconds}'
+  (trap - TERM HUP INT; exec $limit ${command.map(shellQuote).join(" ")}) && exit ${fired}
   (trap - TERM HUP INT; exec ${start.map(shellQuote).join(" ")})
-  exit ${acted}
+  exit ${fired}
 }`;
 }

@@ -5,7 +5,8 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { setTimeout as delay } from "node:timers/promises";
 import { expect, onTestFinished, test, vi } from "vitest";
-import { Downtime, endDowntime } from "../../src/operation/downtime.js";
+import { Downtime, endDowntime, findPendingRestart } from "../../src/operation/downtime.js";
+import { downStep, Journal } from "../../src/operation/journal.js";
 import { findHolders } from "../../src/process/holders.js";
 import { selectService } from "../../src/service/select.js";
 
@@ -78,4 +79,16 @@ test("nor does its timer start it, once it was started here", async () => {
   expect(await downtime.disarm()).toBe(false);
   await delay(soonMs + 500);
   expect(await startsOf()).toBe(2);
+});
+
+test("a journal that names a service of an earlier version, launchd, is refused by name", async () => {
+  const folder = mkdtempSync(join(tmpdir(), "hivemind-downtime-"));
+  onTestFinished(() => rm(folder, { recursive: true }));
+  const storePath = join(folder, "clients.db");
+  const stopped = { service: "launchd", unit: "org.hivemind.core", dependents: [] };
+  await Journal.begin(storePath, "backup", downStep, { stopped });
+  await expect(findPendingRestart(storePath)).rejects.toMatchObject({
+    kind: "corrupted",
+    message: expect.stringMatching(/clients\.db\.journal\.json .* stopped\.service: .*"systemd"/),
+  });
 });

@@ -22,7 +22,7 @@ afterEach(() => {
   rmSync(folder, { recursive: true });
 });
 
-/** Runs a program that says a word when it is ready, and returns its process id. */
+/** Runs a program that prints a line when it is ready, and returns its process id. */
 async function ready(program: string, args: string[]): Promise<number> {
   const child = spawn(program, args, {
     stdio: ["ignore", "pipe", "inherit"],
@@ -42,7 +42,7 @@ const holder = (path: string) =>
 const pids = async (options = {}) =>
   (await findHolders(store, options)).holders.map(({ pid }) => pid).sort((a, b) => a - b);
 
-test("a store that nobody has open has no holders, nor has one that does not exist", async () => {
+test("a store that no process has open has no holders, nor has a store that does not exist", async () => {
   expect(await findHolders(store)).toEqual({ holders: [], complete: true });
   writeFileSync(store, "");
   expect(await findHolders(store)).toEqual({ holders: [], complete: true });
@@ -59,7 +59,7 @@ test("the store and each of its sidecars count", async () => {
   expect(await pids()).toEqual(expected.sort((a, b) => a - b));
 });
 
-test("a file that is open under another name counts, and so does one that was deleted or replaced", async () => {
+test("a file that is open under another name counts, and so does a deleted or replaced file", async () => {
   writeFileSync(store, "");
   linkSync(store, join(folder, "other name"));
   const linked = await holder(join(folder, "other name"));
@@ -73,20 +73,20 @@ test("a file that is open under another name counts, and so does one that was de
   expect(await pids()).not.toContain(linked);
 });
 
-test("this process and those of the list do not count", async () => {
+test("this process and the processes in `except` do not count", async () => {
   writeFileSync(store, "");
   const first = await holder(store);
   const second = await holder(store);
   expect(await pids({ except: [first] })).toEqual([second]);
 });
 
-test("only the program's name is told, not its arguments", async () => {
+test("only the program's name is reported, not its arguments", async () => {
   writeFileSync(store, "");
   await holder(store);
   expect((await findHolders(store)).holders[0]?.command).toMatch(/^(sh|sleep)$/);
 });
 
-test("without the right to look into others' processes, a connection in WAL mode is found by its lock", async () => {
+test("without permission to inspect a process, its connection in WAL mode is found by its lock", async () => {
   const sqlcipher = createRequire(import.meta.url).resolve("@journeyapps/sqlcipher");
   const open = `
     const { Database } = require(${JSON.stringify(sqlcipher)});
@@ -107,7 +107,7 @@ test("without the right to look into others' processes, a connection in WAL mode
   }
 });
 
-test("a process that only passes by is told from one that stays", async () => {
+test("a process that closes the store soon is told from a process that keeps it open", async () => {
   writeFileSync(store, "");
   await ready("sh", ["-c", 'exec 3<"$0"; echo ready; exec sleep 0.3', store]);
   expect((await findLastingHolders(store)).holders).toEqual([]);

@@ -18,7 +18,7 @@ import {
   writeUnits,
 } from "./units.js";
 
-/** An hour: such a restart does not go off within a test. */
+/** An hour: such a restart does not fire within a test. */
 const later = 3_600_000;
 
 let compiled: string;
@@ -58,7 +58,7 @@ async function runningUnit(): Promise<void> {
   await systemctl("start", unit, bound);
 }
 
-/** A process that stops the service with a restart armed, says the restart's name, and then hangs. */
+/** Spawns a process that arms a restart, stops the service, prints the restart's name and hangs. */
 async function stopper(
   choice: object,
   restart: object,
@@ -78,16 +78,16 @@ async function stopper(
   return { process: child, name: name.toString().trim() };
 }
 
-/** What the manager still has of a restart; other tests have theirs. */
+/** Returns the units that the manager still has of a restart. */
 async function leftovers(name: string | null): Promise<string> {
   expect(name).toMatch(/^hivemind-sqlcipher-restart-/);
   return systemctl("list-units", "--all", "--plain", "--no-legend", `${name}.*`);
 }
 
 describe("the timer in the unit's manager", () => {
-  test("starts the unit and its dependents after the program that stopped it was killed, and leaves nothing", async () => {
+  test("starts the unit and its dependents after the stopping program was killed, and leaves nothing", async () => {
     await runningUnit();
-    const witness = join(folder, "it's $HOME settled");
+    const witness = join(folder, "it's $HOME recovered");
     const stopped = await stopper(
       { service: "systemd-user", unit, storePath: store },
       { afterMs: 2_000, command: ["/bin/sh", "-c", 'touch "$0"; exit 3', witness] },
@@ -101,7 +101,7 @@ describe("the timer in the unit's manager", () => {
     await until(async () => (await leftovers(stopped.name)) === "");
   });
 
-  test("gives the settle command the places of the program that armed it", async () => {
+  test("runs the recovery command in the environment of the program that armed it", async () => {
     await runningUnit();
     const environment = join(folder, "environment");
     process.env.HIVEMIND_SQLCIPHER_STORE = "/a place/with $dollars";
@@ -124,7 +124,7 @@ describe("the timer in the unit's manager", () => {
     await until(async () => (await leftovers(timer.name)) === "");
   });
 
-  test("is taken back without a trace", async () => {
+  test("is cancelled without a trace", async () => {
     await runningUnit();
     const service = await selectService({ service: "systemd-user", unit, storePath: store });
     const timer = await service.armRestart({ afterMs: later, command: ["true"] });
@@ -134,7 +134,7 @@ describe("the timer in the unit's manager", () => {
     expect(await systemctl("list-timers", "--all", "--no-legend")).not.toContain(timer.name);
   });
 
-  test("tells on being taken back that it had gone off", async () => {
+  test("reports on cancellation that it has fired", async () => {
     await runningUnit();
     const service = await selectService({ service: "systemd-user", unit, storePath: store });
     const timer = await service.armRestart({ afterMs: 0, command: ["true"] });
@@ -142,7 +142,7 @@ describe("the timer in the unit's manager", () => {
     expect(await timer.disarm()).toEqual({ fired: true });
   });
 
-  test("tells on being taken back that it is going off, and ends its settle command", async () => {
+  test("reports on cancellation that it is firing, and ends its recovery command", async () => {
     await runningUnit();
     const service = await selectService({ service: "systemd-user", unit, storePath: store });
     const timer = await service.armRestart({ afterMs: 0, command: ["sleep", "infinity"] });
@@ -151,7 +151,7 @@ describe("the timer in the unit's manager", () => {
     expect(await leftovers(timer.name)).toBe("");
   });
 
-  test("is taken back by the next program, by its name, after the one that armed it was killed", async () => {
+  test("is cancelled by name by the next program, after the program that armed it was killed", async () => {
     await runningUnit();
     const choice = { service: "systemd-user" as const, unit, storePath: store };
     const stopped = await stopper(choice, { afterMs: later, command: ["true"] });
@@ -161,10 +161,10 @@ describe("the timer in the unit's manager", () => {
     expect(await leftovers(stopped.name)).toBe("");
   });
 
-  test("is taken back by its own settle command, which goes on, and the unit is started", async () => {
+  test("is cancelled by its own recovery command, which continues, and the unit is started", async () => {
     await runningUnit();
     const choice = { service: "systemd-user", unit, storePath: store };
-    const settle = `
+    const recover = `
       import { readFileSync, writeFileSync } from "node:fs";
       import { selectService } from ${JSON.stringify(module)};
       const service = await selectService(${JSON.stringify(choice)});
@@ -172,7 +172,7 @@ describe("the timer in the unit's manager", () => {
       writeFileSync(${JSON.stringify(join(folder, "result"))}, JSON.stringify(await service.disarmRestart(name)));`;
     const stopped = await stopper(choice, {
       afterMs: 2_000,
-      command: [process.execPath, "--input-type=module", "-e", settle],
+      command: [process.execPath, "--input-type=module", "-e", recover],
     });
     writeFileSync(join(folder, "name"), stopped.name);
     stopped.process.kill("SIGKILL");
@@ -181,7 +181,7 @@ describe("the timer in the unit's manager", () => {
     await until(async () => (await leftovers(stopped.name)) === "");
   });
 
-  test("an operation that goes well leaves the unit running and no timer", async () => {
+  test("an operation that succeeds leaves the unit running and no timer", async () => {
     await runningUnit();
     const service = await selectService({ service: "auto", unit, storePath: store });
     const dependents = await service.activeDependents();
@@ -196,7 +196,7 @@ describe("the timer in the unit's manager", () => {
 });
 
 describe("the operator's own commands", () => {
-  /** A hub that is started and stopped by commands, and notes that it was told to end by SIGTERM. */
+  /** Returns commands that start and stop a hub, which logs the SIGTERM that ends it. */
   function commands(): { stopCommand: string; startCommand: string } {
     const hub = join(folder, "hub");
     const pid = join(folder, "pid");
@@ -221,7 +221,7 @@ describe("the operator's own commands", () => {
     return { service, own };
   }
 
-  test("stop and start the hub; it runs while somebody has the store open", async () => {
+  test("stop and start the hub, which is active while a process has the store open", async () => {
     const { service } = await started();
     expect((await service.state()).active).toBe(true);
     await service.stop();
@@ -233,7 +233,7 @@ describe("the operator's own commands", () => {
     expect(readFileSync(join(folder, "log"), "utf8")).toBe("ended\nended\n");
   });
 
-  test("a command that fails is an error that says which and how", async () => {
+  test("a command that fails is an error that names the command and the exit code", async () => {
     const service = await selectService({
       service: "command",
       unit,
@@ -253,7 +253,7 @@ describe("the operator's own commands", () => {
 
   test("the watcher starts the hub as soon as the program that stopped it is killed", async () => {
     const { service, own } = await started();
-    const witness = join(folder, "it's $HOME settled");
+    const witness = join(folder, "it's $HOME recovered");
     const stopped = await stopper(
       { service: "command", unit, storePath: store, ...own },
       { afterMs: later, command: ["/bin/sh", "-c", 'touch "$0"; exit 3', witness] },
@@ -264,11 +264,11 @@ describe("the operator's own commands", () => {
     await until(held);
     expect(existsSync(witness)).toBe(true);
     await until(() => !existsSync(`/proc/${pid}`));
-    // The hub must not have learnt from the watcher to ignore it.
+    // Fails if the hub inherited the watcher's ignored signals.
     await service.stop();
   });
 
-  test("the watcher leaves the start to a settle command that succeeds: it has started the hub", async () => {
+  test("the watcher starts nothing after a recovery command that succeeded: that has started the hub", async () => {
     const { own } = await started();
     const stopped = await stopper(
       { service: "command", unit, storePath: store, ...own },
@@ -280,7 +280,7 @@ describe("the operator's own commands", () => {
     expect(await held()).toBe(false);
   });
 
-  test("the watcher outlives a polite end of everything in its session, and starts the hub", async () => {
+  test("the watcher survives SIGTERM and SIGHUP to its session, and starts the hub", async () => {
     const { service, own } = await started();
     const stopped = await stopper(
       { service: "command", unit, storePath: store, ...own },
@@ -294,7 +294,7 @@ describe("the operator's own commands", () => {
     await service.stop();
   });
 
-  test("the watcher acts on its own clock while the program hangs, and says so afterwards", async () => {
+  test("the watcher fires at its time limit while the program hangs, and reports that it fired", async () => {
     const { service } = await started();
     const watcher = await service.armRestart({ afterMs: 1, command: ["false"] });
     await service.stop();
@@ -304,7 +304,7 @@ describe("the operator's own commands", () => {
     await service.stop();
   });
 
-  test("the watcher is called off without a trace", async () => {
+  test("the watcher is disarmed without a trace", async () => {
     const { service } = await started();
     const watcher = await service.armRestart({ afterMs: later, command: ["true"] });
     const group = Number(watcher.name?.replace("watcher ", ""));
@@ -322,11 +322,11 @@ describe("which service", () => {
     expect(service).toMatchObject({ kind: "systemd-user", name: unit });
   });
 
-  test("auto is none if there is no unit and nobody has the store open", async () => {
+  test("auto is none if there is no unit and no process has the store open", async () => {
     const service = await selectService({ service: "auto", unit, storePath: store });
     expect(service).toMatchObject({ kind: "none", name: null });
     expect(await service.state()).toEqual({ active: false });
-    // One that was named, perhaps wrongly, is missed; the usual name is nobody's mistake.
+    // A named unit that is missing may be a mistake. The default name is not.
     expect((await service.check(store)).join()).toContain(`no service ${unit} was found`);
     const usual = await selectService({ service: "auto", unit: defaultUnit, storePath: store });
     expect(await usual.check(store)).toEqual([]);
@@ -335,7 +335,7 @@ describe("which service", () => {
     expect(await timer.disarm()).toEqual({ fired: false });
   });
 
-  test("auto refuses to guess while somebody has the store open", async () => {
+  test("auto refuses to guess while a process has the store open", async () => {
     const holder = spawn("sh", ["-c", 'exec 3<"$0"; echo; exec sleep infinity', store]);
     await once(holder.stdout, "data");
     await expect(selectService({ service: "auto", unit, storePath: store })).rejects.toMatchObject({
@@ -345,7 +345,7 @@ describe("which service", () => {
     holder.kill("SIGKILL");
   });
 
-  test("auto passes over a masked unit that does not run", async () => {
+  test("auto ignores a masked unit that does not run", async () => {
     const units = join(process.env.HOME ?? "", ".config/systemd/user");
     mkdirSync(units, { recursive: true });
     written.push(`${unit}.service`);
@@ -366,7 +366,7 @@ describe("which service", () => {
     }
   });
 
-  test("a manager that does not answer is an error with its words", async () => {
+  test("a manager that does not respond is an error with its message", async () => {
     const { XDG_RUNTIME_DIR, DBUS_SESSION_BUS_ADDRESS } = process.env;
     process.env.XDG_RUNTIME_DIR = folder;
     process.env.DBUS_SESSION_BUS_ADDRESS = `unix:path=${folder}/bus`;

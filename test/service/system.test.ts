@@ -1,4 +1,4 @@
-/** Units of the system's manager, with a real one: `scripts/private-session --system` boots it in namespaces of its own. */
+/** Units of a real system manager, which `scripts/private-session --system` boots in namespaces. */
 import { execFile } from "node:child_process";
 import { rmSync } from "node:fs";
 import { fileURLToPath } from "node:url";
@@ -18,7 +18,7 @@ beforeAll(async () => {
 
 afterAll(() => rmSync(home, { recursive: true }));
 
-/** Runs a program beside a system manager of its own, and returns what it reports. */
+/** Runs a program in a session with its own system manager, and returns what it reports. */
 async function inSystem(program: string): Promise<unknown> {
   const prelude = `
     import { execFileSync, spawn } from "node:child_process";
@@ -80,24 +80,24 @@ test("a system unit is found by auto, stopped, started with its dependents, and 
   });
 });
 
-test("a system unit is started by its manager's timer after the program that stopped it was killed", async () => {
+test("a system unit is started by its manager's timer after the stopping program was killed", async () => {
   const seen = await inSystem(`
     unit("hub.service", holding);
     systemctl("start", "hub");
     const child = spawn(process.execPath, ["--input-type=module", "-e", \`
       import { selectService } from "\${module}";
       const service = await selectService(\${JSON.stringify(choice)});
-      await service.armRestart({ afterMs: 1000, command: ["touch", "\${home}/settled"] });
+      await service.armRestart({ afterMs: 1000, command: ["touch", "\${home}/recovered"] });
       await service.stop();
       process.kill(process.pid, "SIGKILL");\`], { stdio: "inherit" });
     const signal = await new Promise((resolve) => child.once("exit", (_, name) => resolve(name)));
     const stopped = activeState("hub");
     await until(() => activeState("hub") === "active");
-    report({ signal, stopped, settled: existsSync(home + "/settled") });`);
-  expect(seen).toEqual({ signal: "SIGKILL", stopped: "inactive", settled: true });
+    report({ signal, stopped, recovered: existsSync(home + "/recovered") });`);
+  expect(seen).toEqual({ signal: "SIGKILL", stopped: "inactive", recovered: true });
 });
 
-test("a unit's User is held against the store's owner, whether it runs or not", async () => {
+test("a unit's User is compared with the store's owner, whether it runs or not", async () => {
   const seen = await inSystem(`
     unit("hub.service", holding + "User=nobody\\n");
     const service = await selectService({ ...choice, service: "systemd" });

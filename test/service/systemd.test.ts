@@ -35,7 +35,7 @@ afterEach(async () => {
   rmSync(folder, { recursive: true });
 });
 
-/** The service under test, its unit written and running, with others that are written beside it. */
+/** Writes and starts the unit under test and other units, and returns its service. */
 async function running(text: string, beside: Record<string, string> = {}): Promise<Service> {
   const service = await present(text, beside);
   await systemctl("start", unit, ...Object.keys(beside));
@@ -43,7 +43,7 @@ async function running(text: string, beside: Record<string, string> = {}): Promi
   return service;
 }
 
-/** Whether a process runs its own program: a moment after its start it is still a copy of the manager, "(program)". */
+/** Returns whether a process runs its own program: at first it is a fork of the manager, "(program)". */
 function hasBegun(pid: number | undefined): boolean {
   if (pid === undefined) return true;
   const program = readFileSync(`/proc/${pid}/comm`, "utf8");
@@ -63,7 +63,7 @@ const refused = (part: string | RegExp, kind = "refused") =>
   expect.objectContaining({ kind, message: expect.stringMatching(part) });
 
 describe("stopping and starting", () => {
-  test("a unit that has the store open lets go of it, and has it again afterwards, in a new run", async () => {
+  test("a unit with the store open closes it, and has it open again afterwards, in a new run", async () => {
     const service = await running(holding(store));
     const before = await service.state();
     expect(before).toMatchObject({ active: true, mainPid: expect.any(Number) });
@@ -86,7 +86,7 @@ describe("stopping and starting", () => {
     expect(await holders()).toEqual([{ pid: after.mainPid, command: "sleep" }]);
   });
 
-  test("a unit that ignores SIGTERM is ended when its own time is up", async () => {
+  test("a unit that ignores SIGTERM is killed at its own time limit", async () => {
     const service = await running(
       "[Service]\nExecStart=/bin/sh -c 'trap : TERM; while :; do sleep 1; done'\nTimeoutStopSec=1\n",
     );
@@ -106,13 +106,13 @@ describe("stopping and starting", () => {
       expect.objectContaining({
         kind: "service",
         message: expect.stringMatching(`left processes behind: .*${mainPid}`),
-        hint: `journalctl --user -u ${unit}`,
+        hint: `Run journalctl --user -u ${unit} to see its log.`,
       }),
     );
     process.kill(mainPid ?? 0, "SIGKILL");
   });
 
-  test("a unit that is being stopped by somebody else is waited for", async () => {
+  test("a stop in progress is waited for", async () => {
     const service = await running(
       "[Service]\nExecStart=/bin/sleep infinity\nExecStop=/bin/sleep 1\n",
     );
@@ -132,7 +132,7 @@ describe("stopping and starting", () => {
     expect((await service.state()).active).toBe(false);
   });
 
-  test("a unit that cannot be started again is an error with systemctl's own words", async () => {
+  test("a unit that cannot be started again is an error with systemctl's message", async () => {
     const gate = join(folder, "gate");
     writeFileSync(gate, "");
     const service = await running(
@@ -146,14 +146,14 @@ describe("stopping and starting", () => {
         message: expect.stringMatching(
           `${unit} could not be started: Job for ${unit}.service failed`,
         ),
-        hint: `journalctl --user -u ${unit}`,
+        hint: `Run journalctl --user -u ${unit} to see its log.`,
       }),
     );
     writeFileSync(gate, "");
     await service.start([]);
   });
 
-  test("a unit that dies right after it started is an error, though systemctl was content", async () => {
+  test("a unit that dies right after its start is an error, although systemctl succeeded", async () => {
     const service = await running(
       `[Service]\nExecStart=/bin/sh -c 'test -e ${store} && exec sleep infinity; sleep 0.3; exit 3'\n`,
     );
@@ -176,7 +176,7 @@ describe("stopping and starting", () => {
     await expect(service.start([])).rejects.toEqual(refused(/did not stay up/, "service"));
   });
 
-  test("a unit whose start limit is used up by frequent backups is started all the same", async () => {
+  test("a unit whose start limit is used up by frequent backups is started nevertheless", async () => {
     const service = await running(
       `[Unit]\nStartLimitIntervalSec=1h\nStartLimitBurst=1\n${holding(store)}`,
     );
@@ -185,7 +185,7 @@ describe("stopping and starting", () => {
     expect((await service.state()).active).toBe(true);
   });
 
-  test("nor do starts that failed keep down a unit that can start again", async () => {
+  test("failed starts do not keep a unit down once it can start again", async () => {
     const ok = `${store}.ok`;
     writeFileSync(ok, "");
     const service = await running(
@@ -203,7 +203,7 @@ describe("stopping and starting", () => {
 });
 
 describe("dependents", () => {
-  test("what a stop takes down is found, through every step, and started again", async () => {
+  test("units that a stop takes down, directly or indirectly, are found and started again", async () => {
     const [bound, part, further, idle] = [1, 2, 3, 4].map((n) => `${unit}-${n}.service`) as [
       string,
       string,
@@ -230,7 +230,7 @@ describe("dependents", () => {
     expect(await property(idle, "ActiveState")).toBe("inactive");
   });
 
-  test("a dependent that does not come up again is an error that names it", async () => {
+  test("a dependent that does not start again is an error that names it", async () => {
     const bound = `${unit}-bound.service`;
     const service = await running(holding(store), {
       [bound]: `[Unit]\nBindsTo=${unit}.service\nAfter=${unit}.service\n[Service]\nExecStart=/bin/sh -c 'test -e ${store} && exec sleep infinity'\n`,
@@ -279,7 +279,7 @@ describe("dependents", () => {
   });
 });
 
-describe("what is refused beforehand", () => {
+describe("refused before anything is stopped", () => {
   test("a unit that does not exist is not found", async () => {
     const service = await selectService({ service: "systemd-user", unit, storePath: store });
     await expect(service.check(store)).rejects.toEqual(
@@ -301,7 +301,7 @@ describe("what is refused beforehand", () => {
     await expect(service.check(store)).rejects.toEqual(refused(/is masked/));
   });
 
-  test("a unit that runs and was masked meanwhile", async () => {
+  test("a running unit that was masked since its start", async () => {
     const runtime = join(process.env.XDG_RUNTIME_DIR ?? "", "systemd/user");
     mkdirSync(runtime, { recursive: true });
     writeFileSync(join(runtime, `${unit}.service`), holding(store));
@@ -314,7 +314,7 @@ describe("what is refused beforehand", () => {
     rmSync(join(runtime, `${unit}.service`));
   });
 
-  test("a unit that may not be stopped or started by hand", async () => {
+  test("a unit that may not be stopped or started manually", async () => {
     for (const property of ["RefuseManualStop", "RefuseManualStart"]) {
       const service = await present(`[Unit]\n${property}=yes\n${holding(store)}`);
       await expect(service.check(store)).rejects.toEqual(refused(`${property}=yes`));
@@ -333,14 +333,14 @@ describe("what is refused beforehand", () => {
     await expect(service.check(store)).rejects.toEqual(refused(/is gone/));
   });
 
-  test("a unit made by systemd-run, which nothing could start again", async () => {
+  test("a unit made by systemd-run, which could not be started again", async () => {
     written.push(`${unit}.service`);
     await exec("systemd-run", ["--user", "--quiet", `--unit=${unit}`, "sleep", "infinity"]);
     const service = await selectService({ service: "systemd-user", unit, storePath: store });
-    await expect(service.check(store)).rejects.toEqual(refused(/has no file/));
+    await expect(service.check(store)).rejects.toEqual(refused(/has no unit file/));
   });
 
-  test("a unit that another one upholds, which would start it at once", async () => {
+  test("a unit that another unit upholds and would start at once", async () => {
     const keeper = `${unit}-keeper.service`;
     const service = await running(holding(store), {
       [keeper]: `[Unit]\nUpholds=${unit}.service\n[Service]\nExecStart=/bin/sleep infinity\n`,
@@ -350,7 +350,7 @@ describe("what is refused beforehand", () => {
     expect(await service.check(store)).toEqual([]);
   });
 
-  test("a name that is not a service's is wrong usage", async () => {
+  test("a name that is not a service's is a usage error", async () => {
     for (const name of ["--now", "hub.socket", "hub*", "a b", ""]) {
       await expect(
         selectService({ service: "systemd-user", unit: name, storePath: store }),
@@ -369,7 +369,7 @@ describe("what is refused beforehand", () => {
     );
   });
 
-  test("a running unit that is pointed at another data folder", async () => {
+  test("a running unit with another XDG_DATA_HOME", async () => {
     const service = await running(
       `[Service]\nEnvironment=XDG_DATA_HOME=${folder}/data\nExecStart=/bin/sleep infinity\n`,
     );
@@ -387,15 +387,15 @@ describe("what is refused beforehand", () => {
   });
 });
 
-describe("what is only said", () => {
-  test("a running unit that does not have the store open just now", async () => {
+describe("notices", () => {
+  test("a running unit that does not have the store open at the moment", async () => {
     const service = await running("[Service]\nExecStart=/bin/sleep infinity\n");
     expect(await service.check(store)).toEqual([
       `${unit} runs, but does not have ${store} open at the moment`,
     ]);
   });
 
-  test("a data folder whose store is a link to this one is this one", async () => {
+  test("an XDG_DATA_HOME whose store is a link to this store is accepted", async () => {
     mkdirSync(join(folder, "data/hivemind-core"), { recursive: true });
     symlinkSync(store, join(folder, "data/hivemind-core/clients.db"));
     const service = await running(
@@ -411,7 +411,7 @@ describe("what is only said", () => {
   });
 });
 
-test("the limit of a stop follows the unit's own, its stages and what stops along", async () => {
+test("the time limit of a stop follows the unit's own limit, its stages and its dependents", async () => {
   const bound = `${unit}-bound.service`;
   const plain = await present(holding(store, "TimeoutStopSec=5\n"));
   const staged = await present(holding(store, "TimeoutStopSec=2min 5s\nExecStop=/bin/true\n"));

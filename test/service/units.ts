@@ -1,4 +1,4 @@
-/** Real units in the private session's user manager, each with a name of its own. */
+/** Real units with unique names in the private session's user manager. */
 import { execFile } from "node:child_process";
 import { randomBytes } from "node:crypto";
 import { mkdirSync, mkdtempSync, writeFileSync } from "node:fs";
@@ -17,7 +17,7 @@ export async function systemctl(...args: string[]): Promise<string> {
   return stdout.trim();
 }
 
-/** The value of one property of a unit. */
+/** Returns the value of a property of a unit. */
 export function property(unit: string, name: string): Promise<string> {
   return systemctl("show", `--property=${name}`, "--value", unit);
 }
@@ -30,7 +30,7 @@ export function temporaryFolder(): string {
   return mkdtempSync(join(tmpdir(), "hivemind-service-"));
 }
 
-/** Writes units, given as file name and text, and makes the manager read them. */
+/** Writes units, given as file name and text, and reloads the manager. */
 export async function writeUnits(units: Record<string, string>): Promise<void> {
   const folder = join(process.env.HOME ?? "", ".config/systemd/user");
   mkdirSync(folder, { recursive: true });
@@ -46,21 +46,21 @@ export async function removeUnits(...names: string[]): Promise<void> {
   await systemctl("reset-failed", ...names).catch(() => {});
 }
 
-/** A unit that has a file open until it is stopped. */
+/** Returns a unit with a file open until it is stopped. */
 export function holding(path: string, more = ""): string {
-  // Ready is when it has the file open, not when its shell begins.
+  // Ready once the file is open, not when the shell starts.
   return `[Service]\nType=notify\nNotifyAccess=all\nExecStart=/bin/sh -c 'exec 3<"${path}"; systemd-notify --ready; exec sleep infinity'\n${more}`;
 }
 
-/** Waits until something is so; the test's own time limit is the bound. */
+/** Waits until a condition holds, at most until the test's time limit. */
 export async function until(condition: () => Promise<boolean> | boolean): Promise<void> {
   while (!(await condition())) await delay(20);
 }
 
 /**
- * Compiles the service room into a folder, so that a process of its own, which a test may kill, can use it.
+ * Compiles the service module into a directory, for use by a process that a test may kill.
  *
- * @returns the path of the module with `selectService`.
+ * @returns the path of the module with `selectService`
  */
 export async function compileService(folder: string): Promise<string> {
   const root = fileURLToPath(new URL("../..", import.meta.url));

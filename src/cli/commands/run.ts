@@ -3,7 +3,7 @@ import { expandPath } from "../../config/paths.js";
 import { StoreError } from "../../errors.js";
 import type { HubOptions } from "../../hub/run.js";
 import { formatSource, parseSource } from "../../keys/source.js";
-import { restoreUmask } from "../../process/umask.js";
+import { restoreUmask } from "../../process/privacy.js";
 import { addGlobalOptions, type Context, contextOf, ownCommand } from "../context.js";
 import { recoverFirst } from "../open.js";
 

@@ -1,0 +1,107 @@
+/** A dead-man's switch in systemd: a transient timer that starts a unit again. */
+import { run } from "../process/run.js";
+import { shellQuote } from "../text/shell.js";
+import { newRestartName, type RestartTimer, recoveryLimitSeconds } from "./service.js";
+import {
+  formatFailure,
+  type Manager,
+  queryLimitMs,
+  scopeOf,
+  show,
+  systemctl,
+  unitError,
+} from "./systemctl.js";
+
+export interface TimerOptions {
+  /** The unit that was stopped. */
+  readonly unit: string;
+  /** The units to start, in this order. */
+  readonly start: readonly string[];
+  readonly afterMs: number;
+  /** The recovery command, which runs first. */
+  readonly command: readonly string[];
+  readonly name?: string;
+}
+
+/**
+ * Arms a timer for {@link Service.armRestart}.
+ *
+ * @throws {@link StoreError} service - if the manager does not accept it
+ */
+export async function armTimer(manager: Manager, options: TimerOptions): Promise<RestartTimer> {
+  const { unit, afterMs, name = newRestartName() } = options;
+  const outcome = await run(
+    "systemd-run",
+    [
+      ...scopeOf(manager),
+      "--quiet",
+      "--no-ask-password",
+      "--collect",
+      `--unit=${name}`,
+      `--description=Start ${unit} again if the program that stopped it was killed`,
+      `--on-active=${Math.ceil(afterMs)}ms`,
+      "--timer-property=AccuracySec=1s",
+      "/bin/sh",
+      "-c",
+      // Base64, because systemd 252 garbles "$" and ";" in the arguments of a transient unit when
+      // the manager reloads, and the recovery command would fail.
+      `echo ${Buffer.from(restartScript(manager, options)).toString("base64")} | base64 -d | sh`,
+    ],
+    { timeoutMs: queryLimitMs },
+  );
+  if (outcome.code !== 0) {
+    throw unitError(
+      manager,
+      `cannot arrange a restart of ${unit} for the case that this program is killed${formatFailure(outcome)}`,
+      unit,
+    );
+  }
+  return { name, disarm: () => disarmTimer(manager, unit, name) };
+}
+
+/**
+ * Cancels a timer for {@link Service.disarmRestart}.
+ *
+ * @throws {@link StoreError} service - if the manager does not respond
+ */
+export async function disarmTimer(
+  manager: Manager,
+  unit: string,
+  name: string,
+): Promise<{ fired: boolean }> {
+  const stopped = await systemctl(manager, ["stop", "--", `${name}.timer`]);
+  const gone = /not loaded/.test(stopped.stderr);
+  if (stopped.code !== 0 && !gone) {
+    throw unitError(manager, `cannot cancel the timer ${name}${formatFailure(stopped)}`, unit);
+  }
+  const [action = {}] = await show(manager, ["InvocationID"], [`${name}.service`]);
+  // The timer's action may be running. The manager completes a start that has been requested.
+  if (action.InvocationID && action.InvocationID !== process.env.INVOCATION_ID) {
+    await systemctl(manager, ["stop", "--", `${name}.service`]);
+  }
+  return { fired: gone || Boolean(action.InvocationID) };
+}
+
+function restartScript(manager: Manager, { command, start }: TimerOptions): string {
+  const recover = ["timeout", "--kill-after=5", `${recoveryLimitSeconds}`, ...command];
+  const startUnits = ["systemctl", ...scopeOf(manager), "start", "--", ...start];
+  // The shell reads this script from standard input, so its commands must not.
+  return [
+    ...inheritedVariables().map((variable) => `export ${shellQuote(variable)}`),
+    `${recover.map(shellQuote).join(" ")} </dev/null`,
+    `exec ${startUnits.map(shellQuote).join(" ")} </dev/null`,
+    "",
+  ].join("\n");
+}
+
+/**
+ * Returns the variables, as NAME=VALUE, through which the recovery command finds the same paths
+ * and keyring. None of them holds a secret.
+ */
+function inheritedVariables(): string[] {
+  return Object.entries(process.env).flatMap(([name, value]) =>
+    /^(HOME|PATH|XDG_\w+|DBUS_SESSION_BUS_ADDRESS|HIVEMIND_SQLCIPHER_\w+)$/.test(name)
+      ? [`${name}=${value}`]
+      : [],
+  );
+}

@@ -1,0 +1,181 @@
+/** Checks in advance whether a unit can be stopped and started again, and belongs to the store. */
+import { statSync } from "node:fs";
+import { basename } from "node:path";
+import { StoreError } from "../errors.js";
+import { findOpenStore, findOtherDataHome, isInGroup, listProcesses } from "../process/cgroup.js";
+import { findHolders } from "../process/holders.js";
+import { run } from "../process/run.js";
+import type { Properties } from "./properties.js";
+import { inManager, type Manager, queryLimitMs, show, systemctlLine } from "./systemctl.js";
+import { isActive } from "./unit-state.js";
+
+export interface Unit {
+  readonly manager: Manager;
+  readonly name: string;
+}
+
+export const unitProperties = [
+  "LoadState",
+  "LoadError",
+  "ActiveState",
+  "MainPID",
+  "ControlGroup",
+  "UnitFileState",
+  "FragmentPath",
+  "Transient",
+  "NeedDaemonReload",
+  "RefuseManualStart",
+  "RefuseManualStop",
+  "UpheldBy",
+  "User",
+  "DynamicUser",
+];
+
+/**
+ * Checks a unit for {@link Service.check}.
+ *
+ * @returns notices for the operator
+ * @throws {@link StoreError} notFound, refused or service - as `Service.check` does
+ */
+export async function checkUnit(unit: Unit, storePath: string): Promise<string[]> {
+  const { manager, name } = unit;
+  const [properties = {}] = await show(manager, unitProperties, [name]);
+  assertLoaded(unit, properties);
+  assertStartable(unit, properties);
+  await assertNotUpheld(unit, properties);
+  await assertSameUser(unit, properties, storePath);
+  return [
+    ...(properties.NeedDaemonReload === "yes"
+      ? [
+          `the file of ${name} has changed since the manager read it, and ${name} will be started as it was read; ${systemctlLine(manager, "daemon-reload")} reads it again`,
+        ]
+      : []),
+    ...(isActive(properties) ? await checkStore(unit, properties, storePath) : []),
+  ];
+}
+
+function assertLoaded(unit: Unit, { LoadState, LoadError }: Properties): void {
+  const { manager, name } = unit;
+  switch (LoadState) {
+    case "loaded":
+      break;
+    case "not-found":
+      throw new StoreError("notFound", `no unit ${name} ${inManager(manager)}`, {
+        hint: `Name another unit with --unit (${systemctlLine(manager, "list-units --type=service")} lists them), or use --service none.`,
+      });
+    case "masked":
+      throw maskedError(unit);
+    default:
+      throw new StoreError(
+        "refused",
+        `the manager could not load ${name} (${LoadState}: ${LoadError})`,
+        { hint: `Run ${systemctlLine(manager, `status ${name}`)} to see why.` },
+      );
+  }
+}
+
+function maskedError({ manager, name }: Unit): StoreError {
+  return new StoreError("refused", `${name} is masked and could not be started again`, {
+    hint: `Run ${systemctlLine(manager, `unmask ${name}`)}, or use --service none if nothing uses the store.`,
+  });
+}
+
+function assertStartable(unit: Unit, properties: Properties): void {
+  const { manager, name } = unit;
+  // A unit can be masked, or its file deleted, while it runs and the manager has it in memory.
+  if (properties.UnitFileState?.startsWith("masked")) throw maskedError(unit);
+  for (const [property, action] of [
+    ["RefuseManualStop", "stopped"],
+    ["RefuseManualStart", "started"],
+  ] as const) {
+    if (properties[property] !== "yes") continue;
+    throw new StoreError(
+      "refused",
+      `${name} may not be ${action} manually (${property}=yes in its file)`,
+      { hint: "Name the unit that it belongs to, or use --stop-command and --start-command." },
+    );
+  }
+  if (properties.Transient === "yes") {
+    throw new StoreError(
+      "refused",
+      `${name} was made by systemd-run and has no unit file: it could not be started again`,
+      { hint: "Write a unit file for it, or use --stop-command and --start-command." },
+    );
+  }
+  const path = properties.FragmentPath ?? "";
+  if (path && !statSync(path, { throwIfNoEntry: false })) {
+    throw new StoreError(
+      "refused",
+      `the file of ${name}, ${path}, is gone: ${name} could not be started again`,
+      { hint: `Restore the file, then run ${systemctlLine(manager, "daemon-reload")}.` },
+    );
+  }
+}
+
+async function assertNotUpheld({ manager, name }: Unit, { UpheldBy }: Properties): Promise<void> {
+  const names = (UpheldBy ?? "").split(" ").filter(Boolean);
+  if (names.length === 0) return;
+  const upholder = (await show(manager, ["Id", "ActiveState"], names)).find(isActive);
+  if (!upholder) return;
+  throw new StoreError(
+    "refused",
+    `${name} would be started again at once by ${upholder.Id}, which upholds it`,
+    {
+      hint: `Use --unit ${upholder.Id}, or ${systemctlLine(manager, `stop ${upholder.Id}`)} first.`,
+    },
+  );
+}
+
+async function assertSameUser(
+  unit: Unit,
+  properties: Properties,
+  storePath: string,
+): Promise<void> {
+  const owner = statSync(storePath, { throwIfNoEntry: false })?.uid;
+  const user = await findUser(unit, properties);
+  if (owner === undefined || user === undefined || owner === user) return;
+  throw new StoreError(
+    "refused",
+    `${unit.name} runs as user ${user}, but ${storePath} belongs to user ${owner}`,
+    { hint: "Name the unit that uses this store (--unit), or the store of this unit (--db)." },
+  );
+}
+
+/** Returns the user id of the unit; undefined for DynamicUser, while the unit does not run. */
+async function findUser(unit: Unit, properties: Properties): Promise<number | undefined> {
+  const pid = Number(properties.MainPID);
+  if (pid > 0) {
+    const uid = statSync(`/proc/${pid}`, { throwIfNoEntry: false })?.uid;
+    if (uid !== undefined) return uid;
+  }
+  if (unit.manager === "systemd-user") return process.geteuid?.();
+  if (properties.DynamicUser === "yes") return undefined;
+  const user = properties.User || "root";
+  const { code, stdout } = await run("id", ["-u", "--", user], { timeoutMs: queryLimitMs });
+  return code === 0 ? Number(stdout) : undefined;
+}
+
+/** Throws `refused` if a running unit uses another store. */
+async function checkStore(
+  { name }: Unit,
+  properties: Properties,
+  storePath: string,
+): Promise<string[]> {
+  const group = properties.ControlGroup ?? "";
+  const holdsStore = async () =>
+    (await findHolders(storePath)).holders.some(({ pid }) => isInGroup(pid, group));
+  if (await holdsStore()) return [];
+  const pids = listProcesses(group);
+  const names = [basename(storePath), "clients.db"];
+  const other =
+    findOpenStore(pids, names) ??
+    findOtherDataHome(Number(properties.MainPID) || pids[0], storePath, names);
+  // The unit may have started just now, and opened the store since the first look.
+  if (other === storePath && (await holdsStore())) return [];
+  if (other === undefined) {
+    return [`${name} runs, but does not have ${storePath} open at the moment`];
+  }
+  throw new StoreError("refused", `the unit ${name} uses ${other}, not ${storePath}`, {
+    hint: `Use --db ${other} for that store, --unit for another unit, or --service none if nothing uses this store.`,
+  });
+}
