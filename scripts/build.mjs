@@ -10,6 +10,7 @@
  */
 import { spawnSync } from "node:child_process";
 import {
+  copyFileSync,
   mkdirSync,
   mkdtempSync,
   readdirSync,
@@ -45,6 +46,7 @@ try {
     stdio: "inherit",
   });
   await buildCommand(join(fresh, "cli"));
+  copyTemplates(fresh);
   putInPlace(fresh, join(top, "dist"));
   process.exitCode = status ?? 1;
 } finally {
@@ -81,6 +83,13 @@ async function buildCommand(folder) {
   writeFileSync(join(folder, "package.json"), '{ "type": "commonjs" }\n');
   const modules = output.flatMap((chunk) => Object.keys(chunk.modules ?? {}));
   writeFileSync(join(folder, "THIRD-PARTY-NOTICES.txt"), notices(modules));
+}
+
+/** Copies what the code reads at run time next to both builds of the module that reads it. */
+function copyTemplates(to) {
+  for (const directory of ["bundle", "cli"]) {
+    copyFileSync(join(top, "src/bundle/sheet.html"), join(to, directory, "sheet.html"));
+  }
 }
 
 /** The licence of every package that one of these files is of. */

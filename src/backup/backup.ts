@@ -192,7 +192,7 @@ async function copyAndCommit(
   const { service, wasActive } = prepared.known;
   const method = options.online ? "online" : "stopped";
   const bundle = await writeBundle({
-    folder: prepared.bundleFolder,
+    directory: prepared.bundleFolder,
     storePath: prepared.storePath,
     passphrase: prepared.passphrase,
     key: prepared.key,

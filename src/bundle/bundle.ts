@@ -1,12 +1,13 @@
 /**
- * The passphrase bundle: what opens a store when its keyring is gone, locked by age (https://age-encryption.org/v1) to
- * the owner's recovery key, or under a passphrase of its own. One a key_id, `clients.<key_id>.bundle.age`, so a backup
- * names by its first bytes the bundle that opens it.
+ * The passphrase bundle: opens a store after its keyring is gone. It is encrypted with age
+ * (https://age-encryption.org/v1) to the owner's recovery key, or with a passphrase of its own. Each
+ * key_id has a bundle, `clients.<key_id>.bundle.age`, so a backup's first bytes name its bundle.
  *
- * A bundle that cannot be opened is found out too late. So what is written is proven: it is locked to one more
- * identity that exists in memory alone, read back from the disk, opened with that, and the passphrase in it must open
- * the store. (A passphrase bundle can have no second lock; it is opened with its own passphrase.) What was proven is
- * recorded beside the bundle (proof.ts).
+ * A bundle that does not open is noticed only when it is needed. Each new bundle is therefore
+ * verified: it is also encrypted to a temporary identity in memory, read back from disk, decrypted
+ * with that identity, and its passphrase must open the store. (A bundle with a passphrase cannot
+ * have further recipients; it is verified with its passphrase.) The verification record next to
+ * the bundle documents this (verification-record.ts).
  */
 import { readdir, rm } from "node:fs/promises";
 import { basename, dirname, join } from "node:path";
@@ -36,8 +37,8 @@ import {
 const format = "hivemind-sqlcipher-bundle";
 const version = 1;
 const armorHeader = "-----BEGIN AGE ENCRYPTED FILE-----";
-/** A bundle has a few kilobytes; whatever is longer is something else. */
-const longestBundle = 1024 * 1024;
+/** Bytes. A bundle has a few kilobytes, so a longer file is not a bundle. */
+const maxBundleSize = 1024 * 1024;
 
 const contentsSchema = z.object({
   format: z.literal(format),
@@ -48,51 +49,51 @@ const contentsSchema = z.object({
   /** The store's path when the bundle was made. */
   database: z.string(),
   created_at: z.iso.datetime(),
-  /** Lines of plain words, for a reader of the raw text. */
+  /** Instructions for a reader of the decrypted text, line by line. */
   how_to_open: z.array(z.string()),
 });
 
-/** What is inside a bundle. */
+/** The contents of a bundle. */
 export type BundleContents = z.infer<typeof contentsSchema>;
 
-/** A bundle that is known to open the store. */
+/** A bundle that was verified to open the store. */
 export interface Bundle {
   readonly path: string;
   readonly keyId: string;
-  /** Sorted; none for a passphrase bundle. */
+  /** Sorted; empty for a bundle with a passphrase. */
   readonly recipients: string[];
-  /** Whether it was there already. */
+  /** Whether the bundle existed already. */
   readonly reused: boolean;
 }
 
 export interface BundleRequest {
-  /** Where it goes; it must exist. */
-  readonly folder: string;
-  /** The file that the passphrase must open: the store, or what is staged to become it. */
+  /** The directory for the bundle, which must exist. */
+  readonly directory: string;
+  /** The file that the passphrase must open: the store, or the staged file that will become it. */
   readonly storePath: string;
-  /** The store's path to name inside, where `storePath` is only staged. */
+  /** The store's path to record in the bundle, if `storePath` is a staged file. */
   readonly database?: string | undefined;
   readonly passphrase: string;
   readonly key: StoreKey;
-  /** `age1…`; not used for a passphrase bundle. */
+  /** `age1…`; ignored with `bundlePassphrase`. */
   readonly recipients: readonly string[];
-  /** Makes a passphrase bundle, which the recovery key does not open. */
+  /** Encrypts with this passphrase instead; the recovery key does not open such a bundle. */
   readonly bundlePassphrase?: string | undefined;
 }
 
-/** What opens a bundle: the text of an identity file, or the passphrase of a passphrase bundle. */
+/** Opens a bundle: the text of an identity file, or the bundle's own passphrase. */
 export type BundleOpener = { readonly identity: string } | { readonly passphrase: string };
 
-/** What can be told of a bundle without opening it. */
+/** What is known of a bundle that was not decrypted. */
 export interface BundleDescription {
   readonly path: string;
-  /** From its name; null if it has another one. */
+  /** From the file name; null for any other name. */
   readonly key_id: string | null;
   readonly opens_with: "recovery key" | "bundle passphrase";
   /** Bytes. */
   readonly size: number;
   readonly sha256: string;
-  /** What the proof record beside it says, unchecked: its seal is the store's key. */
+  /** From the verification record; its MAC was not checked, as that needs the store's key. */
   readonly proof: { readonly recipients: string[]; readonly matches: boolean } | null;
 }
 
@@ -101,42 +102,45 @@ export function bundleName(keyId: string): string {
 }
 
 /**
- * The bundle for a store's key: the one in the folder if it is proven to hold, else a new one, proven now. One that does
- * not hold is kept, as `clients.<key_id>.bundle.superseded-<UTC>.age`.
+ * Returns the verified bundle of a store's key: the existing bundle if it was verified for the same
+ * request, else a new bundle. Any other existing bundle is renamed to
+ * `clients.<key_id>.bundle.superseded-<UTC>.age`.
  *
- * @throws StoreError `usage` without anything to lock it with, or for a recipient that does not parse;
- *   `wrongPassphrase` if the passphrase does not open the store; `io`; `corrupted` if the disk gives back something
- *   else than was written.
+ * @throws {@link StoreError} `usage` - without recipient and passphrase, or for a malformed recipient
+ * @throws {@link StoreError} `wrongPassphrase` - if the passphrase does not open the store
+ * @throws {@link StoreError} `corrupted` - if the disk returns other bytes than were written
+ * @throws {@link StoreError} `io` - if the bundle cannot be written
  */
 export async function writeBundle(request: BundleRequest): Promise<Bundle> {
-  const byPassphrase = request.bundlePassphrase !== undefined;
-  const recipients = byPassphrase
+  const usesPassphrase = request.bundlePassphrase !== undefined;
+  const recipients = usesPassphrase
     ? []
     : [...new Set(request.recipients.map(parseRecipient))].sort();
   if (request.bundlePassphrase === "")
     throw new StoreError("usage", "the bundle passphrase is empty");
-  if (!byPassphrase && recipients.length === 0) {
-    throw new StoreError("usage", "there is no recipient to lock the bundle to", {
-      hint: "hivemind-sqlcipher bundle export --recipient age1… names one for good (age-keygen -o recovery-key.txt makes one)",
+  if (!usesPassphrase && recipients.length === 0) {
+    throw new StoreError("usage", "no recipient to encrypt the bundle to", {
+      hint: "Name a recipient, for this and later bundles: hivemind-sqlcipher bundle export --recipient age1… (age-keygen -o recovery-key.txt generates a key).",
     });
   }
   const keyId = keyIdOf(request.key.salt);
-  const path = join(request.folder, bundleName(keyId));
-  await removeStagedBundles(request.folder, keyId);
-  if (await holds(path, request, recipients)) return { path, keyId, recipients, reused: true };
-
+  const path = join(request.directory, bundleName(keyId));
+  await removeStagedBundles(request.directory, keyId);
+  if (await isVerifiedFor(path, request, recipients)) {
+    return { path, keyId, recipients, reused: true };
+  }
   const staged = stagedName(path);
-  const proving = await generateX25519Identity();
-  const locked = await lock(contentsOf(request, keyId), request.bundlePassphrase, [
+  const verifier = await generateX25519Identity();
+  const encrypted = await encrypt(contentsOf(request, keyId), request.bundlePassphrase, [
     ...recipients,
-    await identityToRecipient(proving),
+    await identityToRecipient(verifier),
   ]);
-  await createFile(staged, locked);
+  await createFile(staged, encrypted);
   try {
-    const opener = byPassphrase
+    const opener = usesPassphrase
       ? { passphrase: request.bundlePassphrase ?? "" }
-      : { identity: proving };
-    await verifyOpens(staged, locked, opener, request);
+      : { identity: verifier };
+    await verifyOpens(staged, encrypted, opener, request);
     await supersede(path);
     await claimName(staged, path);
   } catch (error) {
@@ -145,61 +149,65 @@ export async function writeBundle(request: BundleRequest): Promise<Bundle> {
   }
   await replaceFile(
     verificationRecordPath(path),
-    `${JSON.stringify(createVerificationRecord(locked, recipients, request.key))}\n`,
+    `${JSON.stringify(createVerificationRecord(encrypted, recipients, request.key))}\n`,
   );
   return { path, keyId, recipients, reused: false };
 }
 
-/** Removes what a killed `writeBundle` left unfinished for this key. */
-export async function removeStagedBundles(folder: string, keyId: string): Promise<void> {
+/** Removes the staged files that a killed `writeBundle` left for this key. */
+export async function removeStagedBundles(directory: string, keyId: string): Promise<void> {
   const prefix = `.${bundleName(keyId)}.`;
   try {
-    for (const name of await readdir(folder)) {
-      if (name.startsWith(prefix) && name.endsWith(".partial")) await rm(join(folder, name));
+    for (const name of await readdir(directory)) {
+      if (name.startsWith(prefix) && name.endsWith(".partial")) await rm(join(directory, name));
     }
   } catch (error) {
     if (hasCode(error, "ENOENT")) {
-      throw new StoreError("io", `the bundle's folder ${folder} does not exist`, {
-        hint: `is its disk mounted? If it is a new folder: mkdir -m 700 '${folder}'`,
+      throw new StoreError("io", `the bundle directory ${directory} does not exist`, {
+        hint: `Mount its disk, or create a new directory: mkdir -m 700 '${directory}'`,
       });
     }
-    throw systemError(error, `cannot look into ${folder}`);
+    throw systemError(error, `cannot read the directory ${directory}`);
   }
 }
 
-/** Removes a key's bundle, and the record of its proof. @throws StoreError `io`. */
-export async function removeBundle(folder: string, keyId: string): Promise<void> {
-  const path = join(folder, bundleName(keyId));
+/** Removes a key's bundle and its verification record. */
+export async function removeBundle(directory: string, keyId: string): Promise<void> {
+  const path = join(directory, bundleName(keyId));
   await removeFile(path);
   await removeFile(verificationRecordPath(path));
 }
 
 /**
- * Everything in a folder that belongs to a key's bundle: itself, the record of its proof, and superseded ones.
+ * Returns the files of a key's bundle: the bundle, its verification record, and superseded bundles.
  *
- * @throws StoreError `io` if the folder cannot be read.
+ * @throws {@link StoreError} `io` - if the directory cannot be read
  */
-export async function bundleFiles(folder: string, keyId: string): Promise<string[]> {
+export async function bundleFiles(directory: string, keyId: string): Promise<string[]> {
   const prefix = `clients.${keyId}.bundle.`;
   try {
-    const names = await readdir(folder);
+    const names = await readdir(directory);
     return names
       .filter((name) => name.startsWith(prefix))
       .sort()
-      .map((name) => join(folder, name));
+      .map((name) => join(directory, name));
   } catch (error) {
-    throw systemError(error, `cannot look into ${folder}`);
+    throw systemError(error, `cannot read the directory ${directory}`);
   }
 }
 
 /**
- * Opens a bundle, armored or not.
+ * Decrypts a bundle, armored or binary.
  *
- * @throws StoreError `notFound`; `usage` for a key of the wrong kind; `wrongPassphrase` if it is not locked to this
- *   one; `corrupted` if it was cut off or altered, or is no bundle; `newerVersion`; `io`.
+ * @throws {@link StoreError} `notFound` - if there is no file at the path
+ * @throws {@link StoreError} `usage` - for an opener of the wrong kind
+ * @throws {@link StoreError} `wrongPassphrase` - if it is encrypted to another key or passphrase
+ * @throws {@link StoreError} `corrupted` - if it is truncated or altered, or not a bundle
+ * @throws {@link StoreError} `newerVersion` - if a newer version wrote it
+ * @throws {@link StoreError} `io` - if it cannot be read
  */
 export async function readBundle(path: string, opener: BundleOpener): Promise<BundleContents> {
-  const { bytes, opensWith } = await readLocked(path);
+  const { bytes, opensWith } = await readEncrypted(path);
   const decrypter = new Decrypter();
   if ("identity" in opener) {
     if (opensWith !== "recovery key") {
@@ -207,7 +215,7 @@ export async function readBundle(path: string, opener: BundleOpener): Promise<Bu
         "usage",
         `${path} opens with a bundle passphrase, not with a recovery key`,
         {
-          hint: "--bundle-passphrase-file FILE",
+          hint: "Name the file with its passphrase: --bundle-passphrase-file FILE",
         },
       );
     }
@@ -215,7 +223,7 @@ export async function readBundle(path: string, opener: BundleOpener): Promise<Bu
   } else {
     if (opensWith !== "bundle passphrase") {
       throw new StoreError("usage", `${path} opens with a recovery key, not with a passphrase`, {
-        hint: "--identity FILE, with the AGE-SECRET-KEY-1… in it",
+        hint: "Name the file with the AGE-SECRET-KEY-1… in it: --identity FILE",
       });
     }
     decrypter.addPassphrase(opener.passphrase);
@@ -226,53 +234,55 @@ export async function readBundle(path: string, opener: BundleOpener): Promise<Bu
   } catch (error) {
     const message = error instanceof Error ? error.message : "";
     if (message.startsWith("no identity matched")) {
-      throw new StoreError("wrongPassphrase", `${path} is not locked to this ${opensWith}`, {
-        hint: "another bundle, or another key, belongs together with it",
+      throw new StoreError("wrongPassphrase", `this ${opensWith} does not open ${path}`, {
+        hint: `Find the other ${opensWith}, or the bundle that belongs to this one.`,
       });
     }
-    throw altered(path, error);
+    throw alteredError(path, error);
   }
   return parseContents(path, text);
 }
 
 /**
- * What can be told of a bundle without opening it.
+ * Describes a bundle without decrypting it.
  *
- * @throws StoreError `notFound`; `corrupted` if it is no age file; `io`.
+ * @throws {@link StoreError} `notFound` - if there is no file at the path
+ * @throws {@link StoreError} `corrupted` - if it is not an age file
+ * @throws {@link StoreError} `io` - if it cannot be read
  */
 export async function describeBundle(path: string): Promise<BundleDescription> {
   return (await readBundleFile(path)).description;
 }
 
 /**
- * Whether the record beside a bundle is this store's own, so that the bundle is the one that was proven. What is described
- * is what anybody says who can write there.
+ * Returns whether the bundle was verified for this store: unlike in `describeBundle`, the record's
+ * MAC is checked, so write access to the directory is not enough to forge it.
  *
- * @throws StoreError as `describeBundle`.
+ * @throws {@link StoreError} as `describeBundle`
  */
 export async function isVerified(path: string, key: StoreKey): Promise<boolean> {
-  const { file } = await readLocked(path);
-  const proof = await readVerificationRecord(path);
+  const { file } = await readEncrypted(path);
+  const record = await readVerificationRecord(path);
   return (
-    proof !== undefined &&
-    isSameVerification(proof, createVerificationRecord(file, proof.recipients, key))
+    record !== undefined &&
+    isSameVerification(record, createVerificationRecord(file, record.recipients, key))
   );
 }
 
-/** The same as `describeBundle`, with the bundle itself, without armor. @throws as above. */
+/** Returns a bundle's bytes, without armor, and its description. @throws as `describeBundle` */
 export async function readBundleFile(
   path: string,
 ): Promise<{ bytes: Uint8Array; description: BundleDescription }> {
-  const { file, bytes, opensWith } = await readLocked(path);
+  const { file, bytes, opensWith } = await readEncrypted(path);
   const sha256 = sha256Hex(file);
-  const proof = await readVerificationRecord(path);
+  const record = await readVerificationRecord(path);
   const description: BundleDescription = {
     path,
     key_id: /^clients\.([0-9a-f]{16})\.bundle\./.exec(basename(path))?.[1] ?? null,
     opens_with: opensWith,
     size: file.length,
     sha256,
-    proof: proof ? { recipients: proof.recipients, matches: proof.sha256 === sha256 } : null,
+    proof: record ? { recipients: record.recipients, matches: record.sha256 === sha256 } : null,
   };
   return { bytes, description };
 }
@@ -291,7 +301,7 @@ function contentsOf(request: BundleRequest, keyId: string): BundleContents {
   };
 }
 
-async function lock(
+async function encrypt(
   contents: BundleContents,
   bundlePassphrase: string | undefined,
   recipients: string[],
@@ -299,23 +309,23 @@ async function lock(
   const encrypter = new Encrypter();
   if (bundlePassphrase !== undefined) encrypter.setPassphrase(bundlePassphrase);
   else for (const recipient of recipients) encrypter.addRecipient(recipient);
-  const locked = await encrypter.encrypt(`${JSON.stringify(contents, null, 2)}\n`);
-  return Buffer.from(armor.encode(locked));
+  const encrypted = await encrypter.encrypt(`${JSON.stringify(contents, null, 2)}\n`);
+  return Buffer.from(armor.encode(encrypted));
 }
 
-/** Reads the bundle back and opens the store with what is in it, as somebody would who has nothing else. */
+/** Reads the bundle back from disk and opens the store with the passphrase in it. */
 async function verifyOpens(
   path: string,
   written: Buffer,
   opener: BundleOpener,
   request: BundleRequest,
 ): Promise<void> {
-  const { file } = await readLocked(path);
+  const { file } = await readEncrypted(path);
   const contents = await readBundle(path, opener);
   if (!file.equals(written) || contents.passphrase !== request.passphrase) {
     throw new StoreError(
       "corrupted",
-      `the disk of ${dirname(path)} gives back something else than was written`,
+      `the disk of ${dirname(path)} returns other bytes than were written`,
     );
   }
   await using opened = (
@@ -324,22 +334,26 @@ async function verifyOpens(
   void opened;
 }
 
-/** Whether the bundle at `path` is the one that was proven for this very request. */
-async function holds(path: string, request: BundleRequest, recipients: string[]): Promise<boolean> {
-  const proof = await readVerificationRecord(path);
-  if (!proof) return false;
+/** Returns whether the bundle at `path` was verified for the same request. */
+async function isVerifiedFor(
+  path: string,
+  request: BundleRequest,
+  recipients: string[],
+): Promise<boolean> {
+  const record = await readVerificationRecord(path);
+  if (!record) return false;
   let file: Buffer;
   try {
-    ({ file } = await readLocked(path));
+    ({ file } = await readEncrypted(path));
   } catch (error) {
     if (error instanceof StoreError && (error.kind === "notFound" || error.kind === "corrupted"))
       return false;
     throw error;
   }
-  if (!isSameVerification(proof, createVerificationRecord(file, recipients, request.key)))
+  if (!isSameVerification(record, createVerificationRecord(file, recipients, request.key)))
     return false;
   if (request.bundlePassphrase === undefined) return true;
-  // Which passphrase locks it is in no record: only trying tells.
+  // The record does not identify the passphrase, so decrypting is the only test.
   try {
     await readBundle(path, { passphrase: request.bundlePassphrase });
     return true;
@@ -349,28 +363,28 @@ async function holds(path: string, request: BundleRequest, recipients: string[])
   }
 }
 
-/** Gives what is in the way a name that says when it was superseded. */
+/** Renames an existing bundle to a name with the time of its replacement. */
 async function supersede(path: string): Promise<void> {
   if (!(await lstatIfExists(path))) return;
   const now = new Date().toISOString().replaceAll(":", "-").replace(".", "-");
   await claimName(path, path.replace(/\.age$/, `.superseded-${now}.age`));
 }
 
-interface Locked {
-  /** As on the disk. */
+interface EncryptedBundle {
+  /** The bytes on disk. */
   readonly file: Buffer;
-  /** Without armor. */
+  /** The bytes without armor. */
   readonly bytes: Uint8Array;
   readonly opensWith: BundleDescription["opens_with"];
 }
 
-async function readLocked(path: string): Promise<Locked> {
+async function readEncrypted(path: string): Promise<EncryptedBundle> {
   let file: Buffer;
   try {
-    file = (await readSmallFile(path, longestBundle)).bytes;
+    file = (await readSmallFile(path, maxBundleSize)).bytes;
   } catch (error) {
     if (hasCode(error, "ENOENT", "ENOTDIR"))
-      throw new StoreError("notFound", `there is no bundle ${path}`);
+      throw new StoreError("notFound", `no such file: the bundle ${path}`);
     throw systemError(error, `cannot read the bundle ${path}`);
   }
   let bytes: Uint8Array;
@@ -379,11 +393,11 @@ async function readLocked(path: string): Promise<Locked> {
       ? armor.decode(file.toString("latin1"))
       : file;
   } catch (error) {
-    throw altered(path, error);
+    throw alteredError(path, error);
   }
   const header = Buffer.from(bytes).toString("latin1").split("\n--- ")[0] ?? "";
   if (!header.startsWith("age-encryption.org/v1\n")) {
-    throw new StoreError("corrupted", `${path} is no bundle: it was not made by age`);
+    throw new StoreError("corrupted", `${path} is not a bundle: it is not an age file`);
   }
   return {
     file,
@@ -397,31 +411,34 @@ function parseContents(path: string, text: string): BundleContents {
   try {
     json = JSON.parse(text);
   } catch {
-    throw new StoreError("corrupted", `${path} opens, but is no passphrase bundle`);
+    throw notABundleError(path);
   }
   const head = z.object({ format: z.literal(format), version: z.int() }).safeParse(json);
-  if (!head.success)
-    throw new StoreError("corrupted", `${path} opens, but is no passphrase bundle`);
+  if (!head.success) throw notABundleError(path);
   if (head.data.version > version) {
     throw new StoreError(
       "newerVersion",
       `${path} was written by a newer version of hivemind-sqlcipher`,
       {
-        hint: "install that one, or open it by hand: age -d shows its text",
+        hint: "Install that version, or read the bundle with age -d.",
       },
     );
   }
   const parsed = contentsSchema.safeParse(json);
   if (!parsed.success) {
-    const field = parsed.error.issues[0]?.path.join(".") ?? "something";
-    throw new StoreError("corrupted", `${path} opens, but ${field} in it is missing or wrong`);
+    const field = parsed.error.issues[0]?.path.join(".") ?? "a field";
+    throw new StoreError("corrupted", `${path} decrypts, but ${field} in it is missing or invalid`);
   }
   return parsed.data;
 }
 
-function altered(path: string, cause: unknown): StoreError {
-  return new StoreError("corrupted", `${path} was cut off or altered`, {
-    hint: "take another copy of this bundle",
+function notABundleError(path: string): StoreError {
+  return new StoreError("corrupted", `${path} decrypts, but is not a passphrase bundle`);
+}
+
+function alteredError(path: string, cause: unknown): StoreError {
+  return new StoreError("corrupted", `${path} is truncated or altered`, {
+    hint: "Use another copy of this bundle.",
     cause,
   });
 }

@@ -1,4 +1,4 @@
-/** `bundle export`: the passphrase bundle of a store that opens. */
+/** `bundle export`: writes the passphrase bundle of a store that opens. */
 
 import { makeDirectory } from "../fs/atomic.js";
 import type { PassphraseSource } from "../keys/source.js";
@@ -9,33 +9,34 @@ import { assertPlacement } from "./placement.js";
 export interface ExportOptions {
   readonly storePath: string;
   readonly source: PassphraseSource;
-  /** Where the bundle goes. */
-  readonly folder: string;
-  /** Where backups go, if that is known: the two are kept apart. */
-  readonly backupFolder?: string | undefined;
+  readonly directory: string;
+  /** The backup directory, if known: bundles are kept apart from it. */
+  readonly backupDirectory?: string | undefined;
   readonly recipients: readonly string[];
   readonly bundlePassphrase?: string | undefined;
 }
 
 /**
- * Writes the bundle, or finds that the one there still holds. Hold the store's operation lock: two who write the same
- * bundle take each other's unfinished one for a killed process's.
+ * Writes the bundle, or returns the existing one if it is still valid. The caller holds the store's
+ * operation lock, because concurrent writers remove each other's staged files.
  *
- * @throws StoreError `refused` for a folder that would hold backup and bundle, `usage` without a recipient, and whatever
- *   opening the store throws.
+ * @throws {@link StoreError} `refused` - for a directory that would hold both backups and bundles
+ * @throws {@link StoreError} `usage` - without a recipient
+ * @throws {@link StoreError} what `unlock` throws
  */
 export async function exportPassphrase(
   options: ExportOptions,
 ): Promise<{ bundle: Bundle; notices: string[] }> {
-  const { storePath, folder, backupFolder, recipients, bundlePassphrase } = options;
-  const notices = backupFolder === undefined ? [] : await assertPlacement(backupFolder, folder);
+  const { storePath, directory, backupDirectory, recipients, bundlePassphrase } = options;
+  const notices =
+    backupDirectory === undefined ? [] : await assertPlacement(backupDirectory, directory);
   const { connection, key, passphrase } = await unlock(storePath, options.source, {
     mode: "readwrite",
   });
   await connection.close();
-  await makeDirectory(folder);
+  await makeDirectory(directory);
   const bundle = await writeBundle({
-    folder,
+    directory,
     storePath,
     passphrase,
     key,

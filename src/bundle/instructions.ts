@@ -1,11 +1,7 @@
-/**
- * The words inside a bundle for somebody who has the bundle, a backup, and none of this software.
- */
+/** The instructions inside a bundle, for a reader with a bundle, a backup, and no other tool. */
 import type { CipherCompatibility } from "../store/cipher.js";
 
-/**
- * How to open a store by hand. It shows no passphrase: that is the field beside it.
- */
+/** Returns how to open a store manually. Contains no passphrase: the bundle has a field for it. */
 export function howToOpen(cipherCompatibility: CipherCompatibility): string[] {
   const compatibility =
     cipherCompatibility === 3
@@ -18,21 +14,21 @@ export function howToOpen(cipherCompatibility: CipherCompatibility): string[] {
   const pythonCompatibility =
     cipherCompatibility === 3 ? ['    db.execute("PRAGMA cipher_compatibility = 3")'] : [];
   return [
-    "This is the passphrase of HiveMind's client store (an SQLite database encrypted by SQLCipher) and of its backups:",
-    "of every file whose first 8 bytes, in hexadecimal, are the key_id above (xxd -p -l 8 FILE).",
+    "The passphrase above opens HiveMind's client store (an SQLite database encrypted by SQLCipher) and its backups:",
+    "every file whose first 8 bytes, in hexadecimal, are the key_id above (xxd -p -l 8 FILE).",
     "",
-    "You have read this with age (https://age-encryption.org):",
+    "This text was decrypted with age (https://age-encryption.org):",
     "    age -d -i RECOVERY-KEY-FILE BUNDLE",
-    "or, if it asked for a passphrase, with: age -d BUNDLE",
+    "or, if age asked for a passphrase, with: age -d BUNDLE",
     "",
-    'Work on a copy of the backup. PASSPHRASE below is the field "passphrase" above; in it, write every \' twice.',
+    'Work on a copy of the backup. PASSPHRASE below is the field "passphrase" above; write every \' in it twice.',
     "",
     shell,
     "    sqlcipher COPY.db",
     "    PRAGMA key = 'PASSPHRASE';",
     ...compatibility,
     "    SELECT client_id, name, api_key FROM clients;",
-    "(~/.sqlite_history keeps what is typed there; what .read FILE reads it does not.)",
+    "(~/.sqlite_history records typed lines, but not the lines of a file that .read FILE executes.)",
     "",
     "With Python 3 (python3 -m venv v; v/bin/pip install sqlcipher3; v/bin/python):",
     "    import json, sqlcipher3",
@@ -42,7 +38,7 @@ export function howToOpen(cipherCompatibility: CipherCompatibility): string[] {
     ...pythonCompatibility,
     "    print(db.execute('SELECT client_id, name, api_key FROM clients').fetchall())",
     "",
-    "To put a backup back in place, with hivemind-sqlcipher installed:",
+    "To restore a backup with hivemind-sqlcipher:",
     "    hivemind-sqlcipher restore BACKUP.db --bundle BUNDLE --identity RECOVERY-KEY-FILE",
   ];
 }

@@ -1,77 +1,79 @@
-/**
- * A bundle in the backups' folder is a key taped to the lock: who copies the folder has both.
- */
+/** Keeps bundles apart from backups: a copy of a directory that holds both opens the backups. */
 import { stat } from "node:fs/promises";
 import { dirname } from "node:path";
 import { realPath } from "../config/paths.js";
 import { hasCode, StoreError, systemError } from "../errors.js";
 
 /**
- * Refuses a bundle folder that is the backups' folder, below it, or above it, by whatever names; the folders need not
- * exist yet.
+ * Refuses a bundle directory that is the backup directory, below it or above it, under any name.
+ * The directories need not exist yet.
  *
- * @returns notices for the user: that both are on one file system, if they are.
- * @throws StoreError `refused`; `io` if one cannot be looked at.
+ * @returns notices for the user: whether both are on one file system
+ * @throws {@link StoreError} `refused` - for such a directory
+ * @throws {@link StoreError} `io` - if a directory cannot be inspected
  */
 export async function assertPlacement(
-  backupFolder: string,
-  bundleFolder: string,
+  backupDirectory: string,
+  bundleDirectory: string,
 ): Promise<string[]> {
-  const backups = await chainOf(backupFolder);
-  const bundles = await chainOf(bundleFolder);
-  const backupsPath = backups[0]?.path ?? backupFolder;
-  const bundlesPath = bundles[0]?.path ?? bundleFolder;
-  const bundleIsBelow = reaches(bundles, backups[0]);
-  const backupIsBelow = reaches(backups, bundles[0]);
-  if (bundleIsBelow || backupIsBelow) {
-    const how =
-      bundleIsBelow && backupIsBelow
-        ? `is the backups' folder ${backupsPath}`
-        : bundleIsBelow
-          ? `is inside the backups' folder ${backupsPath}`
-          : `contains the backups' folder ${backupsPath}`;
-    throw new StoreError("refused", `the bundle's folder ${bundlesPath} ${how}`, {
-      hint: "a bundle lets its holder open the backups: keep it elsewhere, at best on another disk: --bundle-to DIR",
+  const backups = await ancestorsOf(backupDirectory);
+  const bundles = await ancestorsOf(bundleDirectory);
+  const backupsPath = backups[0]?.path ?? backupDirectory;
+  const bundlesPath = bundles[0]?.path ?? bundleDirectory;
+  const isBundleBelow = includes(bundles, backups[0]);
+  const isBackupBelow = includes(backups, bundles[0]);
+  if (isBundleBelow || isBackupBelow) {
+    const relation =
+      isBundleBelow && isBackupBelow
+        ? `is the backup directory ${backupsPath}`
+        : isBundleBelow
+          ? `is inside the backup directory ${backupsPath}`
+          : `contains the backup directory ${backupsPath}`;
+    throw new StoreError("refused", `the bundle directory ${bundlesPath} ${relation}`, {
+      hint: "A bundle helps to open the backups. Keep it elsewhere, best on another disk: --bundle-to DIRECTORY",
     });
   }
   if (deviceOf(backups) !== deviceOf(bundles)) return [];
   return [
-    `backups (${backupsPath}) and bundles (${bundlesPath}) are on the same file system: a disk that dies takes both, and who copies it has both; the bundle is better kept on another disk, or copied to one`,
+    `backups (${backupsPath}) and bundles (${bundlesPath}) are on the same file system, and are lost or copied together; keep bundles on another disk, or copy them to one`,
   ];
 }
 
-interface Folder {
+interface Directory {
   readonly path: string;
-  /** Device and inode: nothing for a folder that does not exist. A bind mount has another path, but these in common. */
+  /**
+   * Device and inode; undefined for a directory that does not exist. A bind mount has another path
+   * but the same id.
+   */
   readonly id: string | undefined;
   readonly device: number | undefined;
 }
 
-/** A folder and all the folders above it. */
-async function chainOf(folder: string): Promise<Folder[]> {
-  const chain: Folder[] = [];
-  for (let path = await realPath(folder); ; path = dirname(path)) {
-    chain.push(await look(path));
+/** Returns a directory followed by its ancestors. */
+async function ancestorsOf(directory: string): Promise<Directory[]> {
+  const chain: Directory[] = [];
+  for (let path = await realPath(directory); ; path = dirname(path)) {
+    chain.push(await inspect(path));
     if (path === dirname(path)) return chain;
   }
 }
 
-async function look(path: string): Promise<Folder> {
+async function inspect(path: string): Promise<Directory> {
   try {
     const { dev, ino } = await stat(path);
     return { path, id: `${dev}:${ino}`, device: dev };
   } catch (error) {
     if (hasCode(error, "ENOENT", "ENOTDIR")) return { path, id: undefined, device: undefined };
-    throw systemError(error, `cannot look at ${path}`);
+    throw systemError(error, `cannot inspect ${path}`);
   }
 }
 
-function reaches(chain: Folder[], folder: Folder | undefined): boolean {
+function includes(chain: Directory[], directory: Directory | undefined): boolean {
   return chain.some(
-    ({ path, id }) => path === folder?.path || (id !== undefined && id === folder?.id),
+    ({ path, id }) => path === directory?.path || (id !== undefined && id === directory?.id),
   );
 }
 
-function deviceOf(chain: Folder[]): number | undefined {
+function deviceOf(chain: Directory[]): number | undefined {
   return chain.find(({ device }) => device !== undefined)?.device;
 }

@@ -1,4 +1,4 @@
-/** Who can open the bundles: the recipients of the settings, or those of a recovery key that is made for it. */
+/** The recipients of the bundles: those in the settings, or that of a new recovery key. */
 
 import { loadSettings, saveSettings } from "../config/settings.js";
 import { emitStep } from "../operation/step.js";
@@ -6,17 +6,18 @@ import { generateRecoveryKey, parseRecipient } from "./recovery-key.js";
 
 export interface RecipientOptions {
   readonly settingsPath: string;
-  /** Recipients that the user named; with any, no recovery key is made. */
+  /** Named by the user; with any, no recovery key is generated. */
   readonly recipients: readonly string[];
-  /** Hands a new recovery key to its owner, once; nothing goes on before it is safe there. */
+  /** Hands a new recovery key to the user, and resolves when it is in safe keeping. */
   readonly keepRecoveryKey: (identity: string, recipient: string) => Promise<void>;
 }
 
 /**
- * The recipients that bundles are made for from now on, written to the settings. A recovery key is made if there are
- * none yet, and only its recipient is kept.
+ * Returns the recipients of all bundles from now on, and writes them to the settings. Generates a
+ * recovery key if there are none yet, and stores only its recipient.
  *
- * @throws StoreError `usage` for a recipient that does not parse, and what `keepRecoveryKey` throws.
+ * @throws {@link StoreError} `usage` - for a malformed recipient
+ * @throws what `keepRecoveryKey` throws
  */
 export async function ensureRecipients(options: RecipientOptions): Promise<string[]> {
   const named = options.recipients.map((recipient) => parseRecipient(recipient));

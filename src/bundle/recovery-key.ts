@@ -1,9 +1,11 @@
 /**
- * The recovery key: an age identity that opens the passphrase bundles, made by `init` and never kept by this project.
- * What is kept is its recipient, which can only lock. See https://age-encryption.org/v1, "The X25519 recipient type".
+ * The recovery key: an age identity that opens the passphrase bundles. `init` generates it and does
+ * not store it; the settings hold only its recipient, which can encrypt but not decrypt. See
+ * https://age-encryption.org/v1, "The X25519 recipient type".
  *
- * Only X25519 keys are taken (`age1…`, `AGE-SECRET-KEY-1…`): every age there is opens what is locked with them, while
- * plugins' and post-quantum keys would ask for more than `age` on the day of the restore.
+ * Only X25519 keys are accepted (`age1…`, `AGE-SECRET-KEY-1…`), because every version of age opens
+ * bundles for them. Keys of plugins and post-quantum keys need more than `age` on the day of the
+ * restore.
  */
 import { bech32 } from "@scure/base";
 import { generateX25519Identity, identityToRecipient } from "age-encryption";
@@ -25,76 +27,73 @@ export async function generateRecoveryKey(): Promise<RecoveryKey> {
 }
 
 /**
- * A recipient in its one form (lower case, no blanks around it).
+ * Returns a recipient in canonical form (trimmed, lower case).
  *
- * @throws StoreError `usage` for what is none. A secret given by mistake is not repeated in the message.
+ * @throws {@link StoreError} `usage` - for any other text; a secret is not repeated in the message
  */
 export function parseRecipient(text: string): string {
   const recipient = text.trim();
   if (/^AGE-SECRET-KEY-/i.test(recipient)) {
-    throw new StoreError("usage", "a recovery key was given where its recipient belongs", {
-      hint: "the secret key is for opening only, and anybody may have seen it now; give the age1… text that belongs to it: age-keygen -y FILE",
+    throw new StoreError("usage", "a recovery key was given instead of its recipient", {
+      hint: "Generate another key, as this one may be in the shell's history, and give its age1… text: age-keygen -y FILE",
     });
   }
   const shown = recipient.length > 80 ? `${recipient.slice(0, 80)}…` : recipient;
   if (/^ssh-/.test(recipient)) {
     throw new StoreError("usage", `an SSH key cannot be a recipient: ${shown}`, {
-      hint: "make an age key: age-keygen -o recovery-key.txt; its recipient begins with age1",
+      hint: "Generate an age key: age-keygen -o recovery-key.txt; its recipient begins with age1.",
     });
   }
   if (/^age1[a-z0-9]+1/i.test(recipient)) {
     throw new StoreError("usage", `a post-quantum or plugin recipient cannot be used: ${shown}`, {
-      hint: "bundles open with age alone, of any version; give a recipient that age-keygen made",
+      hint: "Give a recipient that age-keygen generated: every version of age opens bundles for it.",
     });
   }
   if (!isKey(recipient, "age")) {
-    throw new StoreError(
-      "usage",
-      `this is no age recipient, or one with a typing mistake: ${shown}`,
-      {
-        hint: "a recipient is age1 followed by 58 letters and digits",
-      },
-    );
+    throw new StoreError("usage", `not an age recipient, or a typing mistake in it: ${shown}`, {
+      hint: "Give age1 followed by 58 letters and digits.",
+    });
   }
   return recipient.toLowerCase();
 }
 
 /**
- * The identities in the text of an identity file, as age-keygen writes it: one a line, `#` begins a comment.
+ * Returns the identities in an identity file's text, as age-keygen writes it: an identity per line,
+ * `#` begins a comment.
  *
- * @throws StoreError `usage` if there is none in it, or something else. The text is never repeated.
+ * @throws {@link StoreError} `usage` - if there is none, or any other line; no line is repeated
  */
 export function parseIdentities(text: string): string[] {
   if (text.includes("-----BEGIN AGE ENCRYPTED FILE-----")) {
-    throw new StoreError("usage", "the recovery key's file is itself encrypted", {
-      hint: "decrypt it first: age -d FILE > recovery-key.txt (on a disk that keeps nothing, such as /dev/shm)",
+    throw new StoreError("usage", "the identity file is encrypted with a passphrase", {
+      hint: "Decrypt it to a directory in memory first: age -d FILE > /dev/shm/recovery-key.txt",
     });
   }
   const lines = text.split(/\r?\n/).map((line) => line.trim());
   const identities = lines.filter((line) => line !== "" && !line.startsWith("#"));
-  if (identities.length === 0) throw new StoreError("usage", "there is no recovery key in it");
+  if (identities.length === 0) throw new StoreError("usage", "no recovery key in the file");
   return identities.map(parseIdentity);
 }
 
 function parseIdentity(text: string): string {
   const identity = text.toUpperCase();
   if (identity.startsWith("AGE1")) {
-    throw new StoreError("usage", "a recipient was given where the recovery key belongs", {
-      hint: "what opens a bundle begins with AGE-SECRET-KEY-1",
+    throw new StoreError("usage", "a recipient was given instead of the recovery key", {
+      hint: "Give the file with AGE-SECRET-KEY-1…: a recipient only encrypts.",
     });
   }
   if (!isKey(identity, "AGE-SECRET-KEY-")) {
-    const looksRight = identity.startsWith("AGE-SECRET-KEY-1");
+    const isMistyped = identity.startsWith("AGE-SECRET-KEY-1");
     throw new StoreError(
       "usage",
-      looksRight ? "the recovery key has a typing mistake" : "this is no recovery key",
-      { hint: "it is AGE-SECRET-KEY-1 followed by 58 letters and digits" },
+      isMistyped ? "the recovery key has a typing mistake" : "not a recovery key",
+      { hint: "Give AGE-SECRET-KEY-1 followed by 58 letters and digits." },
     );
   }
   return identity;
 }
 
-/** Bech32, whose checksum finds any mistake in up to four characters. */
+/** Checks the Bech32 checksum, which detects up to four wrong characters. */
 function isKey(text: string, prefix: string): boolean {
   try {
     const decoded = bech32.decodeToBytes(text);
@@ -107,10 +106,12 @@ function isKey(text: string, prefix: string): boolean {
 }
 
 /**
- * The text of an identity file, known to hold identities. Its mode is not looked at: on the day of the restore it comes
- * from a stick or a CD that has none.
+ * Returns an identity file's text after parsing it. Ignores the file's mode: on the day of the
+ * restore the file comes from a USB stick or CD, without modes.
  *
- * @throws StoreError `notFound`, `usage` if it holds no recovery key, `io`.
+ * @throws {@link StoreError} `notFound` - if there is no such file
+ * @throws {@link StoreError} `usage` - if it holds no recovery key
+ * @throws {@link StoreError} `io` - if it cannot be read
  */
 export async function readIdentityFile(path: string): Promise<string> {
   const text = await readSecretFile(path, { guarded: true });

@@ -1,8 +1,9 @@
 /**
- * The record beside a bundle that it was proven to open its store: `clients.<key_id>.bundle.age.proof.json`.
+ * The verification record of a bundle, `clients.<key_id>.bundle.age.proof.json`: states that this
+ * bundle was opened and that its passphrase opened the store.
  *
- * It is sealed with a key from the store's key, so that a later run needs neither the recovery key nor trust in the
- * folder to know that the bundle there is the one that was proven.
+ * The record is authenticated with a key derived from the store's key. A later run recognises a
+ * verified bundle without the recovery key, and without trust in the directory.
  */
 import { createHmac, timingSafeEqual } from "node:crypto";
 import { sha256Hex } from "../fs/hash.js";
@@ -13,57 +14,63 @@ import { hkdfKey, type StoreKey } from "../store/cipher.js";
 const format = "hivemind-sqlcipher-bundle-proof";
 const version = 1;
 const keyInfo = "hivemind-sqlcipher bundle proof";
-/** It has some 300 bytes, and some 60 for each recipient. */
-const longestProof = 1024 * 1024;
+/** Bytes. A record has about 300, and 60 for each recipient. */
+const maxRecordSize = 1024 * 1024;
 
-const proofSchema = z.strictObject({
+const recordSchema = z.strictObject({
   format: z.literal(format),
   version: z.literal(version),
-  /** Of the bundle's file, in hex. */
+  /** Of the bundle's file, in hexadecimal. */
   sha256: z.string(),
-  /** Sorted; none for a passphrase bundle. */
+  /** Sorted; empty for a bundle with a passphrase. */
   recipients: z.array(z.string()),
-  /** HMAC-SHA256, in hex, of the other fields as JSON with sorted keys and no spaces. */
+  /** HMAC-SHA256, in hexadecimal, of the other fields as JSON with sorted keys and no spaces. */
   mac: z.string(),
 });
 
-export type VerificationRecord = z.infer<typeof proofSchema>;
+export type VerificationRecord = z.infer<typeof recordSchema>;
 
-/** The record that a bundle was proven, sealed under the store's key. @param file the bundle, as on the disk. */
+/**
+ * Creates the record of a verified bundle, authenticated with the store's key.
+ *
+ * @param file - the bundle's bytes on disk
+ */
 export function createVerificationRecord(
   file: Buffer,
   recipients: string[],
   key: StoreKey,
 ): VerificationRecord {
-  const proven = { format, recipients, sha256: sha256Hex(file), version } as const;
-  const mac = createHmac("sha256", hkdfKey(key, keyInfo)).update(JSON.stringify(proven));
-  return { ...proven, mac: mac.digest("hex") };
+  const fields = { format, recipients, sha256: sha256Hex(file), version } as const;
+  const mac = createHmac("sha256", hkdfKey(key, keyInfo)).update(JSON.stringify(fields));
+  return { ...fields, mac: mac.digest("hex") };
 }
 
-/** Whether a record says what it should, under the same seal. */
-export function isSameVerification(found: VerificationRecord, wanted: VerificationRecord): boolean {
+/** Returns whether two records state the same, with the same MAC. */
+export function isSameVerification(
+  found: VerificationRecord,
+  expected: VerificationRecord,
+): boolean {
   const mac = Buffer.from(found.mac, "hex");
-  const wantedMac = Buffer.from(wanted.mac, "hex");
+  const expectedMac = Buffer.from(expected.mac, "hex");
   return (
-    found.sha256 === wanted.sha256 &&
-    found.recipients.join() === wanted.recipients.join() &&
-    mac.length === wantedMac.length &&
-    timingSafeEqual(mac, wantedMac)
+    found.sha256 === expected.sha256 &&
+    found.recipients.join() === expected.recipients.join() &&
+    mac.length === expectedMac.length &&
+    timingSafeEqual(mac, expectedMac)
   );
 }
 
-/** Where a bundle's record is. */
 export function verificationRecordPath(bundlePath: string): string {
   return `${bundlePath}.proof.json`;
 }
 
-/** A record that is missing or makes no sense proves nothing, which is all there is to say about it. */
+/** Returns the record, or undefined if it is missing or malformed: both verify nothing. */
 export async function readVerificationRecord(
   bundlePath: string,
 ): Promise<VerificationRecord | undefined> {
   try {
-    const { bytes } = await readSmallFile(verificationRecordPath(bundlePath), longestProof);
-    return proofSchema.safeParse(JSON.parse(bytes.toString("utf8"))).data;
+    const { bytes } = await readSmallFile(verificationRecordPath(bundlePath), maxRecordSize);
+    return recordSchema.safeParse(JSON.parse(bytes.toString("utf8"))).data;
   } catch {
     return undefined;
   }

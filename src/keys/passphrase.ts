@@ -1,14 +1,15 @@
 /**
- * Passphrases: making one that can be typed from paper, and telling a mistyped one from a wrong one.
+ * Passphrases: generates a form that can be typed from paper, and locates typing mistakes in it.
  *
- * A generated passphrase is 256 random bits in Crockford's base32 (no I, L, O or U), 52 symbols in 13 groups of four,
- * each followed by a check symbol: `7QK3M-…`, 77 characters with the dashes. SQLCipher gets that text as it is, in
- * capitals with dashes; it is no encoding of a key.
+ * A generated passphrase is 256 random bits in Crockford's base32 (no I, L, O or U): 52 symbols in
+ * 13 groups of four, each group followed by a check symbol (`7QK3M-…`, 77 characters with dashes).
+ * SQLCipher receives this text as a passphrase, in capitals with dashes; it is not an encoded key.
  *
- * The check of group g over the symbols s1…s4, in the field of 32 elements with a generator α of its multiplicative
- * group, is α·s1 + α²·s2 + α³·s3 + α⁴·s4 + α^g. All factors differ and none is 0 or 1, so every single wrong symbol
- * and every exchange of two symbols of a group, the check included, shows in that group. α^g differs for each of the
- * 13 groups, so two groups exchanged, or a group left out, show as well.
+ * The check symbol of group g over the symbols s1…s4, in the field of 32 elements with a generator α
+ * of its multiplicative group, is α·s1 + α²·s2 + α³·s3 + α⁴·s4 + α^g. The factors are distinct and
+ * neither 0 nor 1, so each wrong symbol and each exchange of two symbols in a group, the check
+ * symbol included, is detected. α^g differs for the 13 groups, so exchanged or missing groups are
+ * detected as well.
  */
 import { randomBytes } from "node:crypto";
 import { base32crockford } from "@scure/base";
@@ -16,19 +17,19 @@ import { StoreError } from "../errors.js";
 
 const alphabet = "0123456789ABCDEFGHJKMNPQRSTVWXYZ";
 const groups = 13;
-/** Four symbols and their check. */
+/** Four symbols and their check symbol. */
 const groupLength = 5;
 
-/** x⁵ + x² + 1, whose root generates all 31 non-zero elements. */
+/** x⁵ + x² + 1: a root of it generates all 31 non-zero elements. */
 const fieldPolynomial = 0b100101;
 const powers = powersOfAlpha();
 
 export type CheckedPassphrase =
-  /** One that this project made, or that looks exactly so; `passphrase` is its canonical form. */
+  /** All check symbols match; `passphrase` is in canonical form. */
   | { readonly kind: "generated"; readonly passphrase: string }
-  /** Close to a generated one; `group`, counted from 1, is the first that is wrong or missing. */
+  /** Most groups match; `group`, counted from 1, is the first wrong or missing group. */
   | { readonly kind: "mistyped"; readonly passphrase: string; readonly group: number }
-  /** Somebody's own. */
+  /** Chosen by a user. */
   | { readonly kind: "other"; readonly passphrase: string };
 
 export function generatePassphrase(): string {
@@ -42,25 +43,27 @@ export function generatePassphrase(): string {
 }
 
 /**
- * Looks at a passphrase that somebody typed, or that a file holds. Case, dashes, spaces and the symbols that look
- * alike (O for 0, I and L for 1) do not matter in a generated one; any other passphrase is left exactly as it is.
+ * Classifies a passphrase and returns it in canonical form.
  *
- * @throws StoreError `refused` for what SQLCipher would not take as a passphrase: nothing, a text with a NUL (it would
- *   be cut there), and `x'…'` with the digits of a raw key.
+ * In a generated passphrase, case, dashes, spaces and lookalikes (O for 0, I and L for 1) do not
+ * matter. Any other passphrase is returned unchanged.
+ *
+ * @throws {@link StoreError} `refused` - for a text that SQLCipher does not use as a passphrase:
+ *   empty, with a NUL character (cut off there), or `x'…'` with the digits of a raw key
  */
 export function checkPassphrase(text: string): CheckedPassphrase {
   assertUsable(text);
   const typed = splitGroups(text);
   if (typed === undefined) return { kind: "other", passphrase: text };
-  const wrong = typed.findIndex((group, index) => !holds(group, index));
+  const wrong = typed.findIndex((group, index) => !isValidGroup(group, index));
   if (wrong === -1 && typed.length === groups) {
     return { kind: "generated", passphrase: typed.join("-") };
   }
-  // A group that was left out, or typed twice, moves the ones after it by one place.
-  const right = typed.filter((group, index) =>
-    [index, index + 1, index - 1].some((place) => holds(group, place)),
+  // A missing or repeated group shifts the groups after it by one position.
+  const valid = typed.filter((group, index) =>
+    [index, index + 1, index - 1].some((position) => isValidGroup(group, position)),
   );
-  if (right.length < groups / 2) return { kind: "other", passphrase: text };
+  if (valid.length < groups / 2) return { kind: "other", passphrase: text };
   const group = wrong === -1 ? Math.min(typed.length, groups) : wrong;
   return { kind: "mistyped", passphrase: text, group: group + 1 };
 }
@@ -70,21 +73,24 @@ function assertUsable(text: string): void {
   if (text.includes("\0")) {
     throw new StoreError(
       "refused",
-      "the passphrase holds a NUL character, where SQLCipher cuts it off",
+      "the passphrase contains a NUL character, where SQLCipher cuts it off",
     );
   }
   if (/^x'(?:[0-9a-f]{64}|[0-9a-f]{96})'$/i.test(text)) {
     throw new StoreError(
       "refused",
-      "the passphrase has the form of a raw key, and SQLCipher would take it as one",
+      "the passphrase has the form of a raw key (x'…'), and SQLCipher would use it as a raw key",
       {
-        hint: "use a passphrase that does not begin with x'",
+        hint: "Use a passphrase that does not begin with x'.",
       },
     );
   }
 }
 
-/** The groups as they were typed, in canonical symbols; nothing if this cannot be meant as a generated passphrase. */
+/**
+ * Returns the typed groups in canonical symbols, or undefined if their number rules out a
+ * generated passphrase.
+ */
 function splitGroups(text: string): string[] | undefined {
   const upper = text.trim().toUpperCase().replaceAll("O", "0").replace(/[IL]/g, "1");
   const parts = upper.split(/[-\s]+/);
@@ -92,18 +98,18 @@ function splitGroups(text: string): string[] | undefined {
   return Math.abs(typed.length - groups) <= 1 ? typed : undefined;
 }
 
-function holds(group: string, place: number): boolean {
+function isValidGroup(group: string, position: number): boolean {
   return (
     group.length === groupLength &&
-    place >= 0 &&
-    place < groups &&
-    checkSymbol(group.slice(0, 4), place) === group[4]
+    position >= 0 &&
+    position < groups &&
+    checkSymbol(group.slice(0, 4), position) === group[4]
   );
 }
 
-/** The check symbol for four symbols at a place; nothing if one of them is none. */
-function checkSymbol(four: string, place: number): string | undefined {
-  let sum = powers[place] ?? 0;
+/** Returns the check symbol of a group, or undefined if a character is not in the alphabet. */
+function checkSymbol(four: string, position: number): string | undefined {
+  let sum = powers[position] ?? 0;
   for (const [index, symbol] of [...four].entries()) {
     const value = alphabet.indexOf(symbol);
     if (value === -1) return undefined;
@@ -124,9 +130,9 @@ function multiply(a: number, b: number): number {
 }
 
 function powersOfAlpha(): number[] {
-  const found = [1];
+  const all = [1];
   for (let exponent = 1; exponent < 31; exponent++) {
-    found.push(multiply(found[exponent - 1] ?? 0, 2));
+    all.push(multiply(all[exponent - 1] ?? 0, 2));
   }
-  return found;
+  return all;
 }

@@ -1,7 +1,10 @@
 /**
- * The passphrases kept in the keyring while a store's file is replaced: the new one is there, as `#pending`, before any
- * file is under it; the current one is also under `#previous:<key_id>` before its file goes; and only afterwards the
- * new one becomes the current one. Wherever this is cut short, opening the store finds one that fits.
+ * The passphrases in the keyring while a store's file is replaced.
+ *
+ * Before any file is encrypted under the new passphrase, it is stored as `#pending`. Before the old
+ * file goes, its passphrase is also stored as `#previous:<key_id>`. Only then does the new
+ * passphrase become the current one. Wherever a kill falls, opening the store finds a passphrase
+ * that fits.
  */
 import { randomBytes } from "node:crypto";
 import { StoreError } from "../errors.js";
@@ -15,26 +18,26 @@ import {
   readPassphrases,
 } from "./source.js";
 
-/** What a swap does in the keyring; journaled, so that settling can finish or undo it. */
+/** What a swap does in the keyring. Journaled, so that recovery can finish or undo it. */
 export const keyringPlanSchema = z.strictObject({
-  /** Where the current passphrase is kept meanwhile, `#previous:` and this; null if there is no current one. */
+  /** The current passphrase is kept as `#previous:` and this; null if there is no current one. */
   previous: z.nullable(z.string()),
-  /** Whether it stays there afterwards. */
+  /** Whether that entry stays after the swap. */
   keep_previous: z.boolean(),
-  /** Whether a new one becomes the current one. If not, the store has none any more. */
+  /** Whether a new passphrase becomes the current one. Otherwise the store has none any more. */
   pending: z.boolean(),
 });
 
 export type KeyringPlan = z.infer<typeof keyringPlanSchema>;
 
 /**
- * What has to be done in the keyring for a store that gets another passphrase.
+ * Plans the keyring's changes for a store that gets another passphrase.
  *
- * @param source where the passphrase comes from; another than the keyring needs nothing there.
- * @param next the new passphrase; undefined for a store that will not be encrypted.
- * @param replaced of the file that is replaced: its key_id, and the passphrase that opens it, as far as there are any.
- * @returns undefined if the keyring is as it should be already.
- * @throws StoreError `passphraseUnavailable` if the keyring cannot be asked.
+ * @param source - of the passphrase; any source but the keyring needs no change there
+ * @param next - the new passphrase; undefined for a store that will not be encrypted
+ * @param replaced - the replaced file's key_id, and the passphrase that opens it, where known
+ * @returns undefined if the keyring needs no change
+ * @throws {@link StoreError} `passphraseUnavailable` - if the keyring cannot be read
  */
 export async function planRotation(
   storePath: string,
@@ -50,19 +53,20 @@ export async function planRotation(
   if (current === undefined) return { previous: null, keep_previous: false, pending };
   const { keyId } = replaced;
   if (keyId !== undefined && current === replaced.passphrase) {
-    const there = await getEntry(storePath, `previous:${keyId}`);
-    if (there === undefined) return { previous: keyId, keep_previous: keepPrevious, pending };
-    if (there === current) return { previous: keyId, keep_previous: true, pending };
+    const existing = await getEntry(storePath, `previous:${keyId}`);
+    if (existing === undefined) return { previous: keyId, keep_previous: keepPrevious, pending };
+    if (existing === current) return { previous: keyId, keep_previous: true, pending };
   }
-  // It opens something, though not this file, or its place is taken by one that opens something else under the same
-  // salt.
-  return { previous: await placeOf(storePath, current), keep_previous: true, pending };
+  // The current passphrase does not open this file, or another passphrase has the entry of this
+  // key_id. It may open another file, so it is kept in any case.
+  return { previous: await previousName(storePath, current), keep_previous: true, pending };
 }
 
 /**
- * A pending passphrase that opens the store becomes the current one, whatever became of the operation that left it.
+ * Makes a pending passphrase that opens the store the current one, whatever happened to the
+ * operation that stored it.
  *
- * @param generation of the passphrase that opened the store; undefined if none was needed.
+ * @param generation - of the passphrase that opened the store; undefined if none was needed
  */
 export async function adoptPending(
   storePath: string,
@@ -71,10 +75,10 @@ export async function adoptPending(
 ): Promise<void> {
   if (generation !== "pending") return;
   await makePendingCurrent(storePath);
-  reporter.notice("the passphrase that was pending opens the store: it is the current one now");
+  reporter.notice("the pending passphrase opens the store and is the current one now");
 }
 
-/** The same for a passphrase from elsewhere that was seen to open the store: it may be the pending one. */
+/** Makes the pending passphrase the current one if it equals `passphrase`, which opens the store. */
 export async function adoptPendingIfEqual(storePath: string, passphrase: string): Promise<void> {
   if ((await getEntry(storePath, "pending")) === passphrase) await makePendingCurrent(storePath);
 }
@@ -87,33 +91,33 @@ async function makePendingCurrent(storePath: string): Promise<void> {
   await promotePending(storePath, plan);
 }
 
-/** Puts the new passphrase beside the current one. It was read back when this returns. */
+/** Stores the new passphrase as pending and reads it back. */
 export async function keepPending(storePath: string, passphrase: string): Promise<void> {
   await setEntry(storePath, "pending", passphrase);
 }
 
-/** Puts the current passphrase where it stays while it is replaced. It was read back when this returns. */
+/** Stores the current passphrase under the plan's previous entry and reads it back. */
 export async function keepCurrent(storePath: string, plan: KeyringPlan): Promise<void> {
   if (plan.previous === null) return;
   const current = await getEntry(storePath, "current");
   if (current === undefined) {
     throw new StoreError(
       "passphraseUnavailable",
-      `the keyring has lost the passphrase of ${storePath} while this was at work`,
-      { hint: "nothing was changed; its bundle has it: hivemind-sqlcipher bundle import" },
+      `the keyring lost the passphrase of ${storePath} during this operation`,
+      { hint: "Nothing was changed. Take it from the bundle: hivemind-sqlcipher bundle import." },
     );
   }
   await setEntry(storePath, `previous:${plan.previous}`, current);
 }
 
 /**
- * Where the keyring is to keep a password that `server.json` has and that is about to be replaced there: it may be the
- * only thing that opens a store.
+ * Decides where the keyring keeps a password of `server.json` that is about to be replaced there,
+ * because it may be the only passphrase of some store.
  *
- * @param next the passphrase that replaces it.
- * @returns a name behind `#previous:`; undefined if it is the current passphrase, which is kept anyway.
- * @throws StoreError `passphraseUnavailable` if the keyring cannot be asked; `refused` if the source is another, which
- *   cannot keep it.
+ * @param next - the passphrase that replaces it
+ * @returns the name after `#previous:`; undefined if it is the current passphrase, which is kept
+ * @throws {@link StoreError} `passphraseUnavailable` - if the keyring cannot be read
+ * @throws {@link StoreError} `refused` - if the source is not the keyring and cannot keep it
  */
 export async function resolvePasswordSlot(
   storePath: string,
@@ -127,14 +131,14 @@ export async function resolvePasswordSlot(
     throw new StoreError(
       "refused",
       `server.json has another password than ${describeSource(source)}, and it would be lost`,
-      { hint: "if nothing needs it any more, take it out of server.json; else keep it first" },
+      { hint: "Remove it from server.json if nothing needs it, or store it elsewhere first." },
     );
   }
   if ((await getEntry(storePath, "current")) === password) return undefined;
-  return await placeOf(storePath, password);
+  return await previousName(storePath, password);
 }
 
-/** Keeps such a password there. It was read back when this returns. */
+/** Stores such a password and reads it back. */
 export async function keepPassword(
   storePath: string,
   name: string,
@@ -144,18 +148,19 @@ export async function keepPassword(
 }
 
 /**
- * Where a passphrase is kept whose file's key_id is not known, or its place taken: where it is already, or under a name
- * that says nothing about it, since names are read in a keyring that is locked, and in the journal.
+ * Returns the name after `#previous:` for a passphrase that has no key_id of its own there: the name
+ * it has already, or a random one. Names must not depend on the passphrase, because they can be read
+ * in a locked keyring and in the journal.
  */
-async function placeOf(storePath: string, passphrase: string): Promise<string> {
+async function previousName(storePath: string, passphrase: string): Promise<string> {
   const previous = (await listEntries(storePath)).filter(({ slot }) =>
     slot.startsWith("previous:"),
   );
-  const kept = previous.find(({ secret }) => secret === passphrase);
-  return kept?.slot.slice("previous:".length) ?? randomBytes(8).toString("hex");
+  const existing = previous.find(({ secret }) => secret === passphrase);
+  return existing?.slot.slice("previous:".length) ?? randomBytes(8).toString("hex");
 }
 
-/** The new file is in place: its passphrase becomes the current one. Twice is the same as once. */
+/** Makes the new file's passphrase the current one, after the file is in place. Idempotent. */
 export async function promotePending(storePath: string, plan: KeyringPlan): Promise<void> {
   if (!plan.pending) {
     await deleteEntry(storePath, "current");
@@ -167,16 +172,17 @@ export async function promotePending(storePath: string, plan: KeyringPlan): Prom
   await deleteEntry(storePath, "pending");
 }
 
-/** The new file is in use: what was kept for the old one alone is forgotten. */
+/** Deletes what was kept only for the old file, after the new file is in use. */
 export async function deleteReplaced(storePath: string, plan: KeyringPlan): Promise<void> {
   if (plan.previous === null) return;
   if (!plan.keep_previous) await deleteEntry(storePath, `previous:${plan.previous}`);
 }
 
 /**
- * The old file stays, or is back: everything in the keyring is as it was. Twice is the same as once.
+ * Restores the keyring's entries as they were before the swap, after the old file stayed or came
+ * back. Idempotent.
  *
- * @param replaced whether the new file had been put in place, and so perhaps the new passphrase.
+ * @param replaced - whether the new file was in place, and the new passphrase perhaps current
  */
 export async function restoreKeyring(
   storePath: string,
@@ -196,9 +202,9 @@ export async function restoreKeyring(
 }
 
 /**
- * The likeliest passphrase of a source.
+ * Returns the likeliest passphrase of a source.
  *
- * @throws StoreError `passphraseUnavailable` if it has none.
+ * @throws {@link StoreError} `passphraseUnavailable` - if the source has none
  */
 export async function firstPassphrase(
   source: PassphraseSource,
@@ -209,10 +215,10 @@ export async function firstPassphrase(
 }
 
 /**
- * Proves that the passphrase which the staged file's key was derived from is the one that its readers will get.
+ * Checks that readers will get the passphrase that the staged file's key was derived from.
  *
- * @param plan of the keyring; without one it has this passphrase already, or is not asked.
- * @throws StoreError `passphraseUnavailable` if it is not there, or another.
+ * @param plan - of the keyring; undefined if the keyring has the passphrase or is not the source
+ * @throws {@link StoreError} `passphraseUnavailable` - if it is missing or another one is there
  */
 export async function assertPassphraseKept(
   storePath: string,
@@ -227,7 +233,7 @@ export async function assertPassphraseKept(
   if (kept === passphrase) return;
   throw new StoreError(
     "passphraseUnavailable",
-    "where the new passphrase is kept, another one has appeared, or none",
-    { hint: "nothing was changed; see that no other program writes there, then try again" },
+    `${describeSource(source)} no longer has the new passphrase of ${storePath}`,
+    { hint: "Nothing was changed. Stop other programs that write there, then try again." },
   );
 }

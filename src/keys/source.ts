@@ -1,6 +1,6 @@
 /**
- * Where a store's passphrase comes from: the keyring (the rule), a file, a command's output, or a credential that
- * systemd hands to a service.
+ * The sources of a store's passphrase: the keyring (the default), a file, a command's output, or a
+ * credential that systemd passes to a service.
  */
 import { spawn } from "node:child_process";
 import { join } from "node:path";
@@ -13,14 +13,14 @@ import { checkPassphrase } from "./passphrase.js";
 export type PassphraseSource =
   | {
       readonly kind: "keyring";
-      /** True where no derived key is to be kept there, and one that is, is to be forgotten. */
+      /** Stores no derived key in the keyring, and deletes the entries of earlier commands. */
       readonly withoutKeyCache?: boolean;
     }
   | { readonly kind: "file"; readonly path: string }
   | { readonly kind: "command"; readonly command: string }
   | { readonly kind: "credential"; readonly name: string };
 
-/** Which of the passphrases that are kept for a store this is. Only the keyring keeps more than the current one. */
+/** The role of a passphrase. Sources other than the keyring have only the current one. */
 export type Generation = "current" | "pending" | `previous:${string}`;
 
 export interface KeptPassphrase {
@@ -28,13 +28,13 @@ export interface KeptPassphrase {
   readonly generation: Generation;
 }
 
-/** The systemd credential's name where none is given: `LoadCredentialEncrypted=hivemind-sqlcipher:…`. */
+/** The systemd credential's default name: `LoadCredentialEncrypted=hivemind-sqlcipher:…`. */
 const defaultCredential = "hivemind-sqlcipher";
 
 /**
- * Reads `keyring`, `file:PATH`, `command:CMD`, `credential` or `credential:NAME`.
+ * Parses `keyring`, `file:PATH`, `command:CMD`, `credential` or `credential:NAME`.
  *
- * @throws StoreError `usage` for anything else.
+ * @throws {@link StoreError} `usage` - for any other text, which the message does not repeat
  */
 export function parseSource(text: string): PassphraseSource {
   const colon = text.indexOf(":");
@@ -47,17 +47,19 @@ export function parseSource(text: string): PassphraseSource {
   if (kind === "credential" && /^[^/\0]+$/.test(rest) && rest !== "." && rest !== "..") {
     return { kind, name: rest };
   }
-  throw new StoreError("usage", "the passphrase source is not one of those there are", {
-    hint: "keyring, file:PATH, command:CMD, credential or credential:NAME",
+  throw new StoreError("usage", "unknown kind of passphrase source", {
+    hint: "Use keyring, file:PATH, command:CMD, credential or credential:NAME.",
   });
 }
 
-/** The source, with no derived key kept in the keyring; one that is kept there is forgotten when the store is opened. */
+/**
+ * Returns the source with the derived-key cache off: opening the store deletes the cached keys.
+ */
 export function withoutKeyCache(source: PassphraseSource): PassphraseSource {
   return source.kind === "keyring" ? { ...source, withoutKeyCache: true } : source;
 }
 
-/** The text that `parseSource` reads. */
+/** Returns the text that `parseSource` parses. */
 export function formatSource(source: PassphraseSource): string {
   if (source.kind === "file") return `file:${source.path}`;
   if (source.kind === "command") return `command:${source.command}`;
@@ -65,16 +67,18 @@ export function formatSource(source: PassphraseSource): string {
   return "keyring";
 }
 
-/** The source for a message, which a log may keep: without a command's text, since that may hold a token of its own. */
+/** Returns the source for messages: without a command's text, which may contain a token. */
 export function describeSource(source: PassphraseSource): string {
   return source.kind === "command" ? "the passphrase command" : formatSource(source);
 }
 
 /**
- * The passphrases kept for a store, the likeliest first: current, pending, then previous ones, of which the one for
- * the file's own `keyId` leads. A passphrase is fetched only when it is asked for.
+ * Yields the passphrases of a store, the likeliest first: current, pending, the previous one of
+ * `keyId`, other previous ones. Each is read only when the caller asks for it.
  *
- * @throws StoreError `passphraseUnavailable` if there is none or it cannot be had, `refused` for one that is unsafe.
+ * @throws {@link StoreError} `passphraseUnavailable` - if there is none, or it cannot be read
+ * @throws {@link StoreError} `refused` - for a passphrase that SQLCipher would not use as it is, and
+ *   for a file that other users can read
  */
 export async function* readPassphrases(
   source: PassphraseSource,
@@ -98,9 +102,10 @@ export async function* readPassphrases(
 }
 
 /**
- * Whether a passphrase is one of those kept for a store: then what it opens was made by whoever knew it.
+ * Returns whether a source has this passphrase for a store: then a file that it opens was made on
+ * this side. A source without any passphrase has it not.
  *
- * @throws StoreError as `readPassphrases`, but for `passphraseUnavailable`: then it is not.
+ * @throws {@link StoreError} `refused` - as `readPassphrases`
  */
 export async function isKept(
   source: PassphraseSource,
@@ -117,7 +122,7 @@ export async function isKept(
   return false;
 }
 
-/** Entries are asked for one by one; the whole list, which holds every secret of this service, only as the last resort. */
+/** Reads entries one by one. The list, which takes several calls per entry, is the last resort. */
 async function* readKeyring(storePath: string, keyId?: string): AsyncGenerator<KeptPassphrase> {
   const asked: Generation[] = ["current", "pending"];
   if (keyId !== undefined) asked.push(`previous:${keyId}`);
@@ -149,53 +154,56 @@ function isPrevious(slot: string): slot is `previous:${string}` {
 }
 
 /**
- * The passphrase in a file of its owner's, less one newline at its end.
+ * Reads a passphrase file, without one newline at its end.
  *
- * @throws StoreError `passphraseUnavailable` if there is no such file, `refused` if others can read it or what it holds
- *   is no passphrase, `io`.
+ * @throws {@link StoreError} `passphraseUnavailable` - if the file does not exist
+ * @throws {@link StoreError} `refused` - if other users can read it, or it holds no usable passphrase
+ * @throws {@link StoreError} `io` - if it cannot be read
  */
 export async function readPassphraseFile(path: string): Promise<string> {
   return usable(await readSecretFile(path, { missing: "passphraseUnavailable" }), path);
 }
 
 async function readCredential(name: string): Promise<string> {
-  const folder = process.env.CREDENTIALS_DIRECTORY;
-  if (!folder) {
+  const directory = process.env.CREDENTIALS_DIRECTORY;
+  if (!directory) {
     throw new StoreError(
       "passphraseUnavailable",
-      `systemd gave no credentials to this process, so there is no "${name}"`,
-      { hint: `in the unit: LoadCredentialEncrypted=${name}:/etc/credstore.encrypted/${name}` },
+      `systemd passed no credentials to this process, so there is no credential "${name}"`,
+      {
+        hint: `Add to the unit: LoadCredentialEncrypted=${name}:/etc/credstore.encrypted/${name}`,
+      },
     );
   }
   const options = { missing: "passphraseUnavailable", guarded: true } as const;
-  return usable(await readSecretFile(join(folder, name), options), `the credential ${name}`);
+  return usable(await readSecretFile(join(directory, name), options), `the credential ${name}`);
 }
 
 /**
- * What a command prints. It runs in a shell and has the terminal, so it may ask for something itself; what it says on
- * standard error is shown.
+ * Returns a command's output. The command runs in a shell with the terminal, so it can prompt; its
+ * standard error is passed through.
  */
 async function readCommand(command: string): Promise<string> {
   const child = spawn("/bin/sh", ["-c", command], { stdio: ["inherit", "pipe", "inherit"] });
   const chunks: Buffer[] = [];
   child.stdout.on("data", (chunk: Buffer) => chunks.push(chunk));
-  const ended = await new Promise<string | undefined>((resolve, reject) => {
+  const failure = await new Promise<string | undefined>((resolve, reject) => {
     child.once("error", (error) => reject(systemError(error, "cannot run /bin/sh")));
     child.once("close", (code, signal) => {
       if (code === 0) resolve(undefined);
-      else resolve(code === null ? `was ended by ${signal}` : `ended with exit code ${code}`);
+      else resolve(code === null ? `was killed by ${signal}` : `failed with exit code ${code}`);
     });
   });
-  if (ended !== undefined) {
-    throw new StoreError("passphraseUnavailable", `the passphrase command ${ended}`, {
-      hint: "run it yourself; it has to print the passphrase and nothing else",
+  if (failure !== undefined) {
+    throw new StoreError("passphraseUnavailable", `the passphrase command ${failure}`, {
+      hint: "Run it yourself: it must print the passphrase and nothing else.",
     });
   }
   const what = "the passphrase command's output";
   return usable(secretText(Buffer.concat(chunks), what), what);
 }
 
-/** The passphrase as it goes to SQLCipher: a generated one in its canonical form, any other as it is. */
+/** Returns the passphrase as SQLCipher gets it: in canonical form if it is a generated one. */
 function usable(text: string, what: string): string {
   try {
     return checkPassphrase(text).passphrase;

@@ -1,12 +1,10 @@
-/**
- * Opening a store with whichever of its passphrases opens it.
- */
+/** Opens a store with the passphrase, of those in its source, that fits. */
 import { StoreError } from "../errors.js";
 import { identify, type OpenedStore, openEncrypted } from "../store/cipher.js";
 import { ClientStore } from "../store/client-store.js";
 import { Connection, type ConnectionOptions } from "../store/connection.js";
 import { knownSchemaVersion } from "../store/schema.js";
-import { keepKey, keptKey } from "./derived-key.js";
+import { cacheKey, findCachedKey } from "./derived-key.js";
 import { deleteDerivedKeys } from "./keyring.js";
 import { checkPassphrase } from "./passphrase.js";
 import {
@@ -17,19 +15,22 @@ import {
   readPassphrases,
 } from "./source.js";
 
-/** An open store, and the passphrase that opened it. */
+/** An open store with the passphrase that opened it. */
 export interface UnlockedStore extends OpenedStore {
   readonly passphrase: string;
   readonly generation: Generation;
 }
 
 /**
- * Opens a store with the first passphrase of its source that fits: the current one, a pending one (a rotation was
- * interrupted), previous ones (an older file was put back). Whether it is there and encrypted is known before any
- * passphrase is asked for. The key is always derived from the passphrase, which is thereby proven.
+ * Opens a store with the first passphrase of its source that fits: the current one, a pending one
+ * (after an interrupted rotation), previous ones (after an older file was put back).
  *
- * @throws StoreError `passphraseUnavailable` if there is no passphrase to be had, `wrongPassphrase` if none that is
- *   kept opens it, and all that `openEncrypted` throws.
+ * Checks that the file exists and is encrypted before it reads any passphrase. Always derives the
+ * key from the passphrase, so a returned passphrase is known to open the store.
+ *
+ * @throws {@link StoreError} `passphraseUnavailable` - if the source has no passphrase
+ * @throws {@link StoreError} `wrongPassphrase` - if no passphrase of the source opens the store
+ * @throws {@link StoreError} what `openEncrypted` throws
  */
 export async function unlock(
   path: string,
@@ -50,56 +51,56 @@ export async function unlock(
         tried.push({ ...kept, keyId });
         continue;
       }
-      if (source.kind === "keyring" && source.withoutKeyCache) await forgetKeys(path, opened);
+      if (source.kind === "keyring" && source.withoutKeyCache) await deleteCachedKeys(path, opened);
       return { ...opened, ...kept };
     }
-    // A rotation may have ended between what was read of the keyring and of the file: as long as either says something
-    // new, it is tried.
+    // A rotation may have ended between reading the keyring and reading the file, so this retries
+    // as long as the keyring or the file has changed.
     if (tried.length === before || source.kind !== "keyring") {
       const bundle = `clients.${keyId}.bundle.age`;
       throw noneOpens(path, source, tried, {
-        keyring: `its passphrase is in its bundle: hivemind-sqlcipher bundle import ${bundle} --identity FILE`,
-        elsewhere: `its passphrase is in its bundle: hivemind-sqlcipher bundle show ${bundle} --identity FILE --show-passphrase`,
+        keyring: `Take the passphrase from its bundle: hivemind-sqlcipher bundle import ${bundle} --identity FILE`,
+        elsewhere: `Take the passphrase from its bundle: hivemind-sqlcipher bundle show ${bundle} --identity FILE --show-passphrase`,
       });
     }
   }
 }
 
 interface Tried extends KeptPassphrase {
-  /** Of the file at that time. */
+  /** The file's key_id when the passphrase was tried. */
   readonly keyId: string | undefined;
 }
 
-/** @throws StoreError for what is not there, or not encrypted. */
+/** Returns the file's key_id. @throws {@link StoreError} for a missing or unencrypted file. */
 async function encryptedKeyId(path: string): Promise<string | undefined> {
   const { format, keyId } = await identify(path);
   if (format === "absent") {
     throw new StoreError("notFound", `there is no store at ${path}`, {
-      hint: "a new store: hivemind-sqlcipher init; another one: --db PATH",
+      hint: "Create a store: hivemind-sqlcipher init; or name another: --db PATH",
     });
   }
   if (format === "plaintext") {
-    // Encrypting one from the future would not help.
+    // For a schema of a newer version, encrypt would be wrong advice.
     await using connection = await Connection.open(path, { mode: "readonly", immutable: true });
     await knownSchemaVersion(connection);
     throw new StoreError("refused", `${path} is not encrypted`, {
-      hint: "hivemind-sqlcipher encrypt",
+      hint: "Encrypt it: hivemind-sqlcipher encrypt",
     });
   }
   if (format === "unknown") {
-    throw new StoreError("wrongPassphrase", `${path} is no database`, {
-      hint: "another store: --db PATH",
+    throw new StoreError("wrongPassphrase", `${path} is not a database`, {
+      hint: "Name the store: --db PATH",
     });
   }
   return keyId;
 }
 
 /**
- * A store of clients, opened as by `unlock`, or, where the passphrase is in the keyring, with the key that the keyring
- * keeps beside it, which spares deriving it. One that is not there, or no longer right, is kept anew. The schema is left
- * as it is, whatever the hub on this machine understands.
+ * Opens a client store like `unlock`, or with the derived key that the keyring caches for it. Writes
+ * a missing or outdated cache entry. Leaves the schema unchanged.
  *
- * @throws StoreError as `unlock`; `newerVersion` for a schema that this version does not know.
+ * @throws {@link StoreError} `newerVersion` - for a schema that this version does not know
+ * @throws {@link StoreError} what `unlock` throws
  */
 export async function unlockStore(
   path: string,
@@ -107,33 +108,34 @@ export async function unlockStore(
   options: ConnectionOptions,
 ): Promise<ClientStore> {
   const cached = source.kind === "keyring" && !source.withoutKeyCache;
-  let opened = cached ? await openWithKeptKey(path, options) : undefined;
+  let opened = cached ? await openWithCachedKey(path, options) : undefined;
   if (opened === undefined) {
     const unlocked = await unlock(path, source, options);
     const { generation, key, passphrase } = unlocked;
-    if (cached && generation === "current") await keepKey(path, key, passphrase);
+    if (cached && generation === "current") await cacheKey(path, key, passphrase);
     opened = unlocked;
   }
   return ClientStore.from(opened);
 }
 
 /**
- * Nothing without such a key, or if it does not open the file: then the passphrase itself has to. Loading SQLCipher and
- * asking the keyring take the same time, so they are done at once; only an open keyring is asked, and if the file turns
- * out to be no encrypted store, what it answers is of no interest.
+ * Returns undefined without a cached key, or if it does not open the file. Loading SQLCipher and
+ * reading the keyring take about the same time, so they run in parallel. A locked keyring is not
+ * unlocked for this.
  */
-async function openWithKeptKey(
+async function openWithCachedKey(
   path: string,
   options: ConnectionOptions,
 ): Promise<OpenedStore | undefined> {
   const identity = identify(path);
-  const answer = keptKey(
+  const cachedKey = findCachedKey(
     path,
     identity.then(({ keyId = "" }) => keyId),
   );
-  answer.catch(() => undefined);
+  // For a file that is not encrypted, a failure of the keyring does not matter.
+  cachedKey.catch(() => undefined);
   if ((await identity).format !== "sqlcipher") return undefined;
-  const key = await answer;
+  const key = await cachedKey;
   if (key === undefined) return undefined;
   try {
     return await openEncrypted(path, key, options);
@@ -143,7 +145,7 @@ async function openWithKeptKey(
   }
 }
 
-async function forgetKeys(path: string, { connection }: OpenedStore): Promise<void> {
+async function deleteCachedKeys(path: string, { connection }: OpenedStore): Promise<void> {
   try {
     await deleteDerivedKeys(path);
   } catch (error) {
@@ -153,9 +155,9 @@ async function forgetKeys(path: string, { connection }: OpenedStore): Promise<vo
 }
 
 /**
- * None of the passphrases that were tried opens an encrypted file.
+ * Returns the error for an encrypted file that no passphrase of its source opens.
  *
- * @param hints what to do, where the source is the keyring, and where it is another.
+ * @param hints - for the keyring, and for any other source
  */
 export function noneOpens(
   path: string,
@@ -167,7 +169,7 @@ export function noneOpens(
     const generations = tried.map(({ generation }) => generation).join(", ");
     return new StoreError(
       "wrongPassphrase",
-      `no passphrase in the keyring opens ${path} (tried: ${generations}), or it is no database`,
+      `no passphrase in the keyring opens ${path} (tried: ${generations}), or it is not a database`,
       { hint: hints.keyring },
     );
   }
@@ -176,13 +178,15 @@ export function noneOpens(
     if (checked.kind !== "mistyped") continue;
     return new StoreError(
       "wrongPassphrase",
-      `the passphrase from ${describeSource(source)} does not open ${path}: it has a mistake in group ${checked.group}`,
-      { hint: `compare group ${checked.group}, counted from the left, with what was written down` },
+      `the passphrase from ${describeSource(source)} does not open ${path}: it has a typing mistake in group ${checked.group}`,
+      {
+        hint: `Compare group ${checked.group}, counted from the left, with the written passphrase.`,
+      },
     );
   }
   return new StoreError(
     "wrongPassphrase",
-    `the passphrase from ${describeSource(source)} does not open ${path}, or it is no database`,
+    `the passphrase from ${describeSource(source)} does not open ${path}, or it is not a database`,
     { hint: hints.elsewhere },
   );
 }

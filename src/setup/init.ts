@@ -113,7 +113,7 @@ async function make(options: InitOptions, { storePath }: OperationLock): Promise
     options.bundleFolder === undefined
       ? undefined
       : await writeBundle({
-          folder: options.bundleFolder,
+          directory: options.bundleFolder,
           storePath,
           passphrase,
           key: store.key,

@@ -73,10 +73,10 @@ export async function adoptPassphrase(
 ): Promise<Bundle | undefined> {
   const { operation, storePath, passphrase, key, keyring, bundle: plan, serverJson } = request;
   const keyId = keyIdOf(key.salt);
-  const made = plan && !(await lstatIfExists(join(plan.folder, bundleName(keyId))));
+  const made = plan && !(await lstatIfExists(join(plan.directory, bundleName(keyId))));
   const data: AdoptionJournal = {
     ...(keyring && { keyring }),
-    ...(plan && { bundle: { folder: plan.folder, key_id: keyId, made: made ?? false } }),
+    ...(plan && { bundle: { folder: plan.directory, key_id: keyId, made: made ?? false } }),
     ...(serverJson !== undefined && { server_json: serverJson }),
   };
   const step = (name: AdoptionStep) => emitStep(`${operation}.${name}`);

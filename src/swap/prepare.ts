@@ -16,7 +16,7 @@ import type { BundleOptions, BundleReport } from "./options.js";
 
 /** A bundle that can be written, as far as that can be told. */
 export interface BundlePlan {
-  readonly folder: string;
+  readonly directory: string;
   readonly recipients: readonly string[];
 }
 
@@ -41,7 +41,7 @@ export async function checkBundleDirectory(
     for (const notice of await assertPlacement(backupFolder, bundleTo)) reporter.notice(notice);
   }
   await assertBundleDirectory(bundleTo);
-  return { folder: bundleTo, recipients };
+  return { directory: bundleTo, recipients };
 }
 
 /** @throws StoreError `io` for a folder for bundles that is not there or cannot be written to. */

@@ -134,7 +134,7 @@ export async function swap(request: SwapRequest): Promise<SwapOutcome> {
     ...(request.bundle &&
       request.replacedBundle && {
         replaced_bundle: {
-          folder: request.bundle.folder,
+          folder: request.bundle.directory,
           key_id: keyIdOf(request.replacedBundle.key.salt),
           made: false,
         },
@@ -217,7 +217,7 @@ class SwapWork {
     this.#state.emitStep("staged");
     let bundle: Bundle | undefined;
     if (plan && key && passphrase !== undefined) {
-      const { folder } = plan;
+      const folder = plan.directory;
       const keyId = keyIdOf(key.salt);
       // One that is there already belongs to a file that has this key; it is not this swap's to undo.
       const made = !(await lstatIfExists(join(folder, bundleName(keyId))));

@@ -106,7 +106,7 @@ describe.each(withPart("bundles"))("bundles of %s", (commit) => {
       cipher_compatibility: key.cipherCompatibility,
     });
     const again = await writeBundle({
-      ...{ folder: join(folder, name), storePath, passphrase, key, recipients },
+      ...{ directory: join(folder, name), storePath, passphrase, key, recipients },
     });
     expect(again).toMatchObject({ path, reused: true });
   });
@@ -120,7 +120,7 @@ describe.each(withPart("bundles"))("bundles of %s", (commit) => {
     expect(await readBundle(path, { passphrase: bundlePassphrase })).toMatchObject({ passphrase });
     await using store = await ClientStore.open(storePath, passphrase, { mode: "readonly" });
     const again = await writeBundle({
-      ...{ folder: bundles, storePath, passphrase, key: store.key, recipients: [] },
+      ...{ directory: bundles, storePath, passphrase, key: store.key, recipients: [] },
       bundlePassphrase,
     });
     expect(again).toMatchObject({ path, reused: true });

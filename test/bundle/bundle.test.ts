@@ -45,7 +45,13 @@ beforeEach(async () => {
   await opened.connection.close();
   ({ key, keyId } = opened);
   recovery = await generateRecoveryKey();
-  request = { folder, storePath: store, passphrase, key, recipients: [recovery.recipient] };
+  request = {
+    directory: folder,
+    storePath: store,
+    passphrase,
+    key,
+    recipients: [recovery.recipient],
+  };
 });
 
 async function identityFile(): Promise<string> {
@@ -108,7 +114,7 @@ test("each of several recipients opens it, and so does nobody else", async () =>
   const { identity } = await generateRecoveryKey();
   await expect(readBundle(path, { identity })).rejects.toMatchObject({
     kind: "wrongPassphrase",
-    message: expect.stringContaining("is not locked to this recovery key"),
+    message: expect.stringContaining("this recovery key does not open"),
   });
   const both = `${identity}\n# the right one:\n${second.identity}\n`;
   expect((await readBundle(path, { identity: both })).passphrase).toBe(passphrase);
@@ -243,10 +249,12 @@ test("nothing to lock it with, or a recipient that does not parse: wrong usage, 
 });
 
 test("a bundle folder that is not there is not made: its disk may not be mounted", async () => {
-  await expect(writeBundle({ ...request, folder: join(folder, "stick") })).rejects.toMatchObject({
-    kind: "io",
-    hint: expect.stringContaining("is its disk mounted?"),
-  });
+  await expect(writeBundle({ ...request, directory: join(folder, "stick") })).rejects.toMatchObject(
+    {
+      kind: "io",
+      hint: expect.stringContaining("Mount its disk"),
+    },
+  );
 });
 
 test("what a killed run left unfinished goes, another's stays", async () => {

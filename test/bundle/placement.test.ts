@@ -21,7 +21,7 @@ test("folders beside each other are fine; on one file system that is said, with 
   const notices = await assertPlacement(at("backups"), at("bundles/not/yet/there"));
   expect(notices).toHaveLength(1);
   expect(notices[0]).toContain("on the same file system");
-  expect(notices[0]).toContain("a disk that dies takes both");
+  expect(notices[0]).toContain("lost or copied together");
 });
 
 test("folders on two file systems need no words", async () => {
@@ -34,12 +34,12 @@ test("a name that begins alike is no folder inside", async () => {
 });
 
 test.each([
-  ["backups", "backups", "is the backups' folder"],
-  ["backups", "backups/../backups/", "is the backups' folder"],
-  ["backups", "backups/bundles", "is inside the backups' folder"],
-  ["backups", "backups/not/yet/there", "is inside the backups' folder"],
-  ["all/backups", "all", "contains the backups' folder"],
-  ["all/not/yet/there", "all", "contains the backups' folder"],
+  ["backups", "backups", "is the backup directory"],
+  ["backups", "backups/../backups/", "is the backup directory"],
+  ["backups", "backups/bundles", "is inside the backup directory"],
+  ["backups", "backups/not/yet/there", "is inside the backup directory"],
+  ["all/backups", "all", "contains the backup directory"],
+  ["all/not/yet/there", "all", "contains the backup directory"],
 ])("backups in %s, bundles in %s: refused", async (backups, bundles, words) => {
   await mkdir(at("backups"));
   await mkdir(at("all"));

@@ -53,7 +53,7 @@ test("a secret given where a recipient belongs is refused without being repeated
   for (const given of [identity, identity.toLowerCase(), `${identity}x`]) {
     const error = errorOf(() => parseRecipient(given));
     expect(error.kind).toBe("usage");
-    expect(error.message).toBe("a recovery key was given where its recipient belongs");
+    expect(error.message).toBe("a recovery key was given instead of its recipient");
     expect((error.message + error.hint).toUpperCase()).not.toContain(identity.slice(16, 40));
   }
 });
@@ -79,10 +79,10 @@ test("recipients of other kinds are refused in words of their own", async () => 
   const hybrid = await identityToRecipient(await generateHybridIdentity());
   const plugin = bech32.encodeFromBytes("age1yubikey", new Uint8Array(33));
   for (const [text, words] of [
-    ["", "no age recipient"],
-    ["age1", "no age recipient"],
-    ["somebody@example.org", "or one with a typing mistake: somebody@example.org"],
-    [bech32.encodeFromBytes("age", new Uint8Array(31)), "no age recipient"],
+    ["", "not an age recipient"],
+    ["age1", "not an age recipient"],
+    ["somebody@example.org", "or a typing mistake in it: somebody@example.org"],
+    [bech32.encodeFromBytes("age", new Uint8Array(31)), "not an age recipient"],
     ["ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAI", "an SSH key"],
     [hybrid, "post-quantum or plugin"],
     [plugin, "post-quantum or plugin"],
@@ -97,11 +97,11 @@ test("recipients of other kinds are refused in words of their own", async () => 
 test("an identity file that holds none is refused by name, and what it holds is not repeated", async () => {
   const file = join(await temporaryFolder(), "key.txt");
   for (const [contents, words] of [
-    ["# only a comment\n", "there is no recovery key in it"],
-    ["age1qqqqqqq\n", "a recipient was given where the recovery key belongs"],
-    ["-----BEGIN OPENSSH PRIVATE KEY-----\nabc\n", "this is no recovery key"],
-    ["-----BEGIN AGE ENCRYPTED FILE-----\nabc\n", "is itself encrypted"],
-    ["hunter2\n", "this is no recovery key"],
+    ["# only a comment\n", "no recovery key in the file"],
+    ["age1qqqqqqq\n", "a recipient was given instead of the recovery key"],
+    ["-----BEGIN OPENSSH PRIVATE KEY-----\nabc\n", "not a recovery key"],
+    ["-----BEGIN AGE ENCRYPTED FILE-----\nabc\n", "is encrypted with a passphrase"],
+    ["hunter2\n", "not a recovery key"],
   ] as const) {
     await writeFile(file, contents);
     const error = await readIdentityFile(file).catch((reason: unknown) => reason);

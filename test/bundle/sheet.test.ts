@@ -99,7 +99,7 @@ test("the page is whole in itself, runs nothing, and gives nothing away unless a
   }
   const open = await print("--identity", identity, "--with-passphrase");
   for (const group of passphrase.split("-")) expect(open).toContain(`<li>${group}</li>`);
-  expect(open).toMatch(/needs nothing else to open/);
+  expect(open).toMatch(/With this sheet alone, anyone can open/);
   expect(open).not.toContain(secret);
 });
 
@@ -151,7 +151,13 @@ test("odd paths and passphrases are printed as they are", async () => {
   const key: RecoveryKey = await generateRecoveryKey();
   await using store = await ClientStore.create(storePath, own);
   const written = await writeBundle({
-    ...{ folder, storePath, passphrase: own, key: store.key, recipients: [key.recipient] },
+    ...{
+      directory: folder,
+      storePath,
+      passphrase: own,
+      key: store.key,
+      recipients: [key.recipient],
+    },
   });
   const { readBundle } = await import("../../src/bundle/bundle.js");
   const page = await recoverySheet({

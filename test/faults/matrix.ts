@@ -154,7 +154,7 @@ async function withBundle(): Promise<World> {
   const { connection, key, passphrase } = await unlock(world.path, keyring, { mode: "readwrite" });
   await connection.close();
   await writeBundle({
-    folder: world.bundleTo,
+    directory: world.bundleTo,
     storePath: world.path,
     passphrase,
     key,

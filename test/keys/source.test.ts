@@ -151,11 +151,11 @@ test("a command's output is the passphrase; it may be anything a shell can do", 
 test("a command that fails is named with its exit code, or the signal that ended it", async () => {
   expect(await errorOf("command:echo a secret; exit 7")).toMatchObject({
     kind: "passphraseUnavailable",
-    message: "the passphrase command ended with exit code 7",
+    message: "the passphrase command failed with exit code 7",
   });
   expect(await errorOf("command:kill -KILL $$")).toMatchObject({
     kind: "passphraseUnavailable",
-    message: expect.stringContaining("was ended by SIGKILL"),
+    message: expect.stringContaining("was killed by SIGKILL"),
   });
   expect(await errorOf("command:no-such-program-here 2>/dev/null")).toMatchObject({
     kind: "passphraseUnavailable",

@@ -106,7 +106,7 @@ test("a generated passphrase with a wrong group is told from a wrong one", async
   const wrong = passphrase.split("-").with(4, "00000").join("-");
   await expect(unlock(store, await fileSource(wrong), readonly)).rejects.toMatchObject({
     kind: "wrongPassphrase",
-    message: expect.stringContaining("it has a mistake in group 5"),
+    message: expect.stringContaining("it has a typing mistake in group 5"),
   });
   await expect(
     unlock(store, await fileSource(generatePassphrase()), readonly),
@@ -125,7 +125,7 @@ test("what is not an encrypted store is said before any passphrase is asked for"
   await fixture("plain-schema2.db");
   await expect(unlock(store, asking, readonly)).rejects.toMatchObject({
     kind: "refused",
-    hint: "hivemind-sqlcipher encrypt",
+    hint: "Encrypt it: hivemind-sqlcipher encrypt",
   });
   await expect(access(marker)).rejects.toThrow("ENOENT");
 });

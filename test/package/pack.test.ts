@@ -69,8 +69,10 @@ test("the packed package holds what it needs and no more, installs, runs, and ha
     reader,
   ]);
   expect(files.filter((path) => /^dist\/(?!.*\.(?:js|d\.ts)$)/.test(path)).sort()).toEqual([
+    "dist/bundle/sheet.html",
     "dist/cli/THIRD-PARTY-NOTICES.txt",
     "dist/cli/package.json",
+    "dist/cli/sheet.html",
   ]);
   expect(files).not.toContain("dist/gone.js");
 

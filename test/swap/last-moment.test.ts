@@ -117,9 +117,7 @@ test.each(["keyring", "file"] as const)(
           });
     expect(ran.error).toMatchObject({
       kind: "passphraseUnavailable",
-      message: expect.stringContaining(
-        "where the new passphrase is kept, another one has appeared",
-      ),
+      message: expect.stringContaining("no longer has the new passphrase"),
     });
     expect(await world.rows()).toEqual(rows);
     expect(await world.slots()).toEqual(slots);

@@ -14,7 +14,7 @@ async function bundleOf(folder: string, bundlePassphrase?: string) {
   const { store, key } = await twoBackups(folder);
   const { identity, recipient } = await generateRecoveryKey();
   const { path } = await writeBundle({
-    folder,
+    directory: folder,
     storePath: store,
     passphrase,
     key,
@@ -107,7 +107,7 @@ test("a bundle that was changed or exchanged is not taken for the proven one: a 
   const folder = await temporaryFolder();
   const { store, key } = await twoBackups(folder);
   const { recipient } = await generateRecoveryKey();
-  const request = { folder, storePath: store, passphrase, key, recipients: [recipient] };
+  const request = { directory: folder, storePath: store, passphrase, key, recipients: [recipient] };
   const { path } = await writeBundle(request);
   expect((await writeBundle(request)).reused).toBe(true);
   const proof = `${path}.proof.json`;
@@ -117,7 +117,7 @@ test("a bundle that was changed or exchanged is not taken for the proven one: a 
   const other = await temporaryFolder();
   const theirs = await twoBackups(other);
   const forged = await writeBundle({
-    ...{ folder: other, storePath: theirs.store, key: theirs.key },
+    ...{ directory: other, storePath: theirs.store, key: theirs.key },
     ...{ passphrase, recipients: [recipient] },
   });
   const alterations: [string, Buffer, string][] = [

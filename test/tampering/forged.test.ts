@@ -39,7 +39,7 @@ async function forge(recipient: string, salt: Buffer, name = "mallory") {
   const backup = await backUp(store, folder, `${now}Z`);
   await store.close();
   const bundle = await writeBundle({
-    ...{ folder, storePath: path, passphrase: theirs, key },
+    ...{ directory: folder, storePath: path, passphrase: theirs, key },
     recipients: [recipient],
   });
   return { backup: backup.path, bundle: bundle.path, keyId: bundle.keyId };

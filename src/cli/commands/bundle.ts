@@ -169,8 +169,8 @@ async function exportBundle(context: Context, options: ExportOptions): Promise<v
       exportPassphrase({
         storePath: context.storePath,
         source: context.source,
-        folder: expandPath(folder),
-        backupFolder: context.settings.backup?.to,
+        directory: expandPath(folder),
+        backupDirectory: context.settings.backup?.to,
         recipients:
           bundlePassphrase === undefined
             ? await ensureRecipients(recipientOptions(context, options))
