@@ -24,108 +24,67 @@ const helpLayout = {
     [command.name(), ...command.registeredArguments.map(argumentTerm)].join(" "),
 };
 
-/** Commands that are defined in one file. */
-interface Part {
-  readonly names: readonly string[];
-  readonly load: () => Promise<(program: Command) => void>;
+/** A module that defines one command, or one table of commands. */
+interface CommandModule {
+  addCommand(program: Command): void;
 }
+type Load = () => Promise<CommandModule>;
 
-/** Every part, below its heading in the help. */
-const parts: readonly (readonly [heading: string, parts: readonly Part[]])[] = [
-  [
-    "The store:",
-    [
-      { names: ["init"], load: async () => (await import("./commands/init.js")).addInitCommand },
-      {
-        names: ["status"],
-        load: async () => (await import("./commands/status.js")).addStatusCommand,
-      },
-      {
-        names: ["doctor"],
-        load: async () => (await import("./commands/doctor.js")).addDoctorCommand,
-      },
-      {
-        names: ["encrypt", "decrypt", "rotate", "upgrade-schema"],
-        load: async () => (await import("./commands/lifecycle.js")).addLifecycleCommands,
-      },
-      { names: ["run"], load: async () => (await import("./commands/run.js")).addRunCommand },
-    ],
-  ],
-  [
-    "Clients:",
-    [
-      {
-        names: ["add-client", "list-clients", "show-client", "find-client", "delete-client"],
-        load: async () => (await import("./commands/clients.js")).addClientCommands,
-      },
-      {
-        names: [
-          "rename-client",
-          ...["make-admin", "revoke-admin"],
-          ...["escalate", "propagate", "broadcast", "msg", "skill", "intent"].flatMap((what) => [
-            `allow-${what}`,
-            `blacklist-${what}`,
-          ]),
-        ],
-        load: async () => (await import("./commands/permissions.js")).addPermissionCommands,
-      },
-      {
-        names: ["export-clients", "import-clients"],
-        load: async () => (await import("./commands/exchange.js")).addExchangeCommands,
-      },
-      { names: ["sql"], load: async () => (await import("./commands/sql.js")).addSqlCommand },
-    ],
-  ],
-  [
-    "Databases:",
-    [
-      {
-        names: ["migrate", "plugins"],
-        load: async () => (await import("./commands/databases.js")).addDatabaseCommands,
-      },
-    ],
-  ],
-  [
-    "Backups:",
-    [
-      {
-        names: ["backup", "verify"],
-        load: async () => (await import("./commands/backup.js")).addBackupCommands,
-      },
-      {
-        names: ["backups", "prune"],
-        load: async () => (await import("./commands/backups.js")).addBackupsCommands,
-      },
-      {
-        names: ["restore"],
-        load: async () => (await import("./commands/restore.js")).addRestoreCommand,
-      },
-      {
-        names: ["schedule"],
-        load: async () => (await import("./commands/schedule.js")).addScheduleCommands,
-      },
-      {
-        names: ["bundle"],
-        load: async () => (await import("./commands/bundle.js")).addBundleCommands,
-      },
-      {
-        names: ["settle"],
-        load: async () => (await import("./commands/settle.js")).addSettleCommand,
-      },
-    ],
-  ],
-  [
-    "Help:",
-    // It describes every command, so it is loaded with all of them.
-    [{ names: [], load: async () => (await import("./docs/completion.js")).addCompletionCommand }],
-  ],
-];
+const permissions: Load = () => import("./commands/permissions.js");
+const actions = ["escalate", "propagate", "broadcast", "msg", "skill", "intent"];
+
+/** The modules of the commands by name, under their headings in the help. */
+const commandGroups: Record<string, Record<string, Load>> = {
+  "The store:": {
+    init: () => import("./commands/init.js"),
+    status: () => import("./commands/status.js"),
+    doctor: () => import("./commands/doctor.js"),
+    encrypt: () => import("./commands/encrypt.js"),
+    decrypt: () => import("./commands/decrypt.js"),
+    rotate: () => import("./commands/rotate.js"),
+    "upgrade-schema": () => import("./commands/upgrade-schema.js"),
+    run: () => import("./commands/run.js"),
+  },
+  "Clients:": {
+    "add-client": () => import("./commands/add-client.js"),
+    "list-clients": () => import("./commands/list-clients.js"),
+    "show-client": () => import("./commands/show-client.js"),
+    "find-client": () => import("./commands/find-client.js"),
+    "delete-client": () => import("./commands/delete-client.js"),
+    "rename-client": () => import("./commands/rename-client.js"),
+    "make-admin": permissions,
+    "revoke-admin": permissions,
+    ...Object.fromEntries(actions.map((action) => [`allow-${action}`, permissions])),
+    ...Object.fromEntries(actions.map((action) => [`blacklist-${action}`, permissions])),
+    "export-clients": () => import("./commands/export-clients.js"),
+    "import-clients": () => import("./commands/import-clients.js"),
+    sql: () => import("./commands/sql.js"),
+  },
+  "Databases:": {
+    migrate: () => import("./commands/migrate.js"),
+    plugins: () => import("./commands/plugins.js"),
+  },
+  "Backups:": {
+    backup: () => import("./commands/backup.js"),
+    verify: () => import("./commands/verify.js"),
+    backups: () => import("./commands/backups.js"),
+    prune: () => import("./commands/prune.js"),
+    restore: () => import("./commands/restore.js"),
+    schedule: () => import("./commands/schedule.js"),
+    bundle: () => import("./commands/bundle.js"),
+    settle: () => import("./commands/settle.js"),
+  },
+  "Help:": {
+    completion: () => import("./docs/completion.js"),
+  },
+};
 
 /**
  * Builds the command. Errors are thrown, never printed by commander itself.
  *
  * @param failures - where what is wrong with the arguments will be reported; with --json commander stays silent.
- * @param argv - the words after the program's name: only the parts that they name are built; everything if they name none.
+ * @param argv - the arguments: only the commands that they name are defined, or all of them if they
+ *   name none.
  */
 export async function buildProgram(
   failures: Output,
@@ -143,16 +102,11 @@ export async function buildProgram(
     .addHelpText("after", exitCodesHelp);
   addGlobalOptions(program);
 
-  // Not the first alone: what stands before a command may be an option's value.
-  const words = argv.filter((each) => !each.startsWith("-"));
-  const isNamed = ({ names }: Part) => names.some((name) => words.includes(name));
-  const all =
-    words.length === 0
-      ? !argv.includes("--version")
-      : words.includes("completion") || !parts.some(([, each]) => each.some(isNamed));
-  for (const [heading, each] of parts) {
+  const isNeeded = commandFilter(argv);
+  for (const [heading, commands] of Object.entries(commandGroups)) {
     program.commandsGroup(heading);
-    for (const part of each) if (all || isNamed(part)) (await part.load())(program);
+    const needed = Object.entries(commands).filter(([name]) => isNeeded(name));
+    for (const load of new Set(needed.map(([, load]) => load))) (await load()).addCommand(program);
   }
   program.helpCommand("help [command]", "show a command's help");
 
@@ -171,6 +125,19 @@ export async function buildProgram(
       });
   });
   return program;
+}
+
+/**
+ * Returns which commands have to be defined to parse these arguments. Every argument counts, not
+ * only the first: an argument in front of the command can be the value of an option.
+ */
+function commandFilter(argv: readonly string[]): (name: string) => boolean {
+  const args = argv.filter((arg) => !arg.startsWith("-"));
+  if (args.length === 0) return () => !argv.includes("--version");
+  const names = Object.values(commandGroups).flatMap(Object.keys);
+  // The completion script describes every command.
+  if (args.includes("completion") || !names.some((name) => args.includes(name))) return () => true;
+  return (name) => args.includes(name);
 }
 
 function forEachCommand(command: Command, visit: (command: Command) => void): void {

@@ -1,8 +1,6 @@
 import type { Command } from "commander";
 import { StoreError } from "../../errors.js";
-import { escapeControlCharacters } from "../../text/escape.js";
 import { addGlobalOptions, type Context, contextOf, repeated } from "../context.js";
-import { addBundleOptions, type BundleKeyOptions, bundleIn } from "../options/bundle.js";
 import {
   addServiceOptions,
   operate,
@@ -18,7 +16,7 @@ interface BackupOptions extends ServiceOptions {
   online?: boolean;
 }
 
-export function addBackupCommands(program: Command): void {
+export function addCommand(program: Command): void {
   const backup = addGlobalOptions(
     addServiceOptions(
       program
@@ -43,21 +41,6 @@ export function addBackupCommands(program: Command): void {
     ),
   );
   backup.action(async (options: BackupOptions) => runBackup(await contextOf(backup), options));
-
-  const verify = addGlobalOptions(
-    addBundleOptions(
-      program
-        .command("verify <file>")
-        .description("check a backup as a restore would: every page, every count, its manifest")
-        .addHelpText(
-          "after",
-          "\nExamples:\n  hivemind-sqlcipher verify /srv/backup/hivemind/clients.2026-11-24T18-50-00Z.db\n  hivemind-sqlcipher verify FILE --bundle clients.….bundle.age -i recovery-key.txt",
-        ),
-    ),
-  );
-  verify.action(async (file: string, options: BundleKeyOptions) =>
-    runVerify(await contextOf(verify), file, options),
-  );
 }
 
 async function runBackup(context: Context, options: BackupOptions): Promise<void> {
@@ -105,30 +88,4 @@ async function runBackup(context: Context, options: BackupOptions): Promise<void
       "place of its own.",
     ];
   });
-}
-
-async function runVerify(context: Context, file: string, options: BundleKeyOptions): Promise<void> {
-  const { verifyBackup } = await import("../../backup/verify.js");
-  const { expandPath } = await import("../../config/paths.js");
-  const { recordRestoreTest } = await import("../../backup/restore-test.js");
-  const { isKept } = await import("../../keys/source.js");
-  const bundle = await bundleIn(options);
-  const { path, ok, checks } = await verifyBackup(expandPath(file), bundle ?? context);
-  if (bundle && ok) {
-    const { key_id, passphrase } = bundle;
-    if (!(await isKept(context.source, context.storePath, passphrase))) {
-      context.output.notice(
-        "the backup and the bundle fit together, but nothing here vouches for them: the recipient is public, and whoever knows it can make such a pair",
-      );
-    }
-    await recordRestoreTest(context.storePath, { how: "verify", backup: path, key_id });
-  }
-  context.output.result({ path, ok, checks }, () => [
-    `${path}: ${ok ? context.output.style("green", "sound") : context.output.style("red", "NOT SOUND")}`,
-    ...checks.map(
-      ({ name, ok, detail }) =>
-        `  ${ok ? "ok  " : "FAIL"}  ${name.padEnd(12)} ${escapeControlCharacters(detail)}`,
-    ),
-  ]);
-  if (!ok) process.exitCode = 14;
 }

@@ -8,7 +8,7 @@ interface DoctorCommandOptions extends ServiceOptions {
   hubPython?: string;
 }
 
-export function addDoctorCommand(program: Command): void {
+export function addCommand(program: Command): void {
   const doctor = addGlobalOptions(
     addServiceOptions(
       program

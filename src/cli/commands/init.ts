@@ -29,7 +29,7 @@ interface InitCommandOptions extends RecipientCommandOptions, SwapOptions {
   removePassword?: boolean;
 }
 
-export function addInitCommand(program: Command): void {
+export function addCommand(program: Command): void {
   const init = addGlobalOptions(
     addSwapOptions(
       addRecipientOptions(

@@ -1,24 +1,15 @@
-/** The hub's verbs that change one client: its name, and what it may do. */
 import type { Command } from "commander";
-import { withoutSecrets } from "../../client/client.js";
-import type { JsonValue } from "../../client/json.js";
 import {
   addToBlacklist,
   allowMessage,
-  assertActive,
-  type Difference,
   denyMessage,
-  differences,
   removeFromBlacklist,
-  rename,
   setBroadcast,
   setPermission,
   type Verb,
 } from "../../client/permissions.js";
-import { escapeControlCharacters } from "../../text/escape.js";
-import { addGlobalOptions, contextOf } from "../context.js";
-import { openStore } from "../open.js";
-import { chooseClient, idNote, noClient, parseOptionalId } from "../ui/choose-client.js";
+import { addGlobalOptions } from "../context.js";
+import { editClient, editHelp } from "../edit-client.js";
 
 /** Verbs about one thing that the client may or may not do: `make-admin [ID]`. */
 const switches: readonly [name: string, description: string, verb: Verb][] = [
@@ -98,25 +89,13 @@ const named: readonly NamedVerb[] = [
   },
 ];
 
-export function addPermissionCommands(program: Command): void {
-  const renaming = addGlobalOptions(
-    program
-      .command("rename-client [id]")
-      .description("give a client another name")
-      .requiredOption("--name <name>", "the new name")
-      .addHelpText("after", help("rename-client 3 --name kitchen")),
-    ["name"],
-  );
-  renaming.action(async (id: string | undefined, options: { name: string }) =>
-    editClient(renaming, id, rename(options.name)),
-  );
-
+export function addCommand(program: Command): void {
   for (const [name, description, verb] of switches) {
     const command = addGlobalOptions(
       program
         .command(`${name} [id]`)
         .description(description)
-        .addHelpText("after", help(`${name} 3`)),
+        .addHelpText("after", editHelp(`${name} 3`)),
     );
     command.action(async (id: string | undefined) => editClient(command, id, verb));
   }
@@ -126,7 +105,7 @@ export function addPermissionCommands(program: Command): void {
       program
         .command(`${name} <${argument}> [id]`)
         .description(description)
-        .addHelpText("after", help(`${name} ${example}`)),
+        .addHelpText("after", editHelp(`${name} ${example}`)),
     );
     command.action(async (value: string, id: string | undefined) =>
       editClient(command, id, verb(value)),
@@ -140,42 +119,4 @@ export function permissionVerbs(value: string): Map<string, Verb> {
     ...switches.map(([name, , verb]): [string, Verb] => [name, verb]),
     ...named.map(({ name, verb }): [string, Verb] => [name, verb(value)]),
   ]);
-}
-
-function help(example: string): string {
-  return `${idNote}\n\nExample:\n  hivemind-sqlcipher ${example}`;
-}
-
-async function editClient(command: Command, idText: string | undefined, verb: Verb) {
-  const context = await contextOf(command);
-  const given = parseOptionalId(idText);
-  await using store = await openStore(context);
-  const id = await chooseClient(context, store, given);
-  const { before, after, notices } = await store.transaction(async () => {
-    const before = await store.getClientById(id);
-    if (!before) throw noClient(context, id);
-    assertActive(before);
-    const { changes, notices } = verb(before, store.schemaVersion);
-    const changed = Object.keys(changes).length > 0;
-    return { before, after: changed ? await store.updateClient(id, changes) : before, notices };
-  });
-  const changed = differences(before, after);
-  context.output.result({ client: withoutSecrets(after), changed }, () => {
-    const who = `client ${id}${after.name ? ` "${escapeControlCharacters(after.name)}"` : ""}`;
-    const fields = Object.entries(changed);
-    if (fields.length === 0) return [`${who}: nothing changed, it was so already`];
-    return [`${who}:`, ...fields.flatMap(([key, difference]) => lines(key, difference))];
-  });
-  for (const notice of notices) context.output.notice(notice);
-}
-
-function lines(key: string, { before, after }: Difference): string[] {
-  return [`  ${key}`, `    before  ${words(before)}`, `    after   ${words(after)}`];
-}
-
-function words(value: JsonValue): string {
-  if (typeof value === "boolean") return value ? "yes" : "no";
-  if (Array.isArray(value))
-    return value.length === 0 ? "(none)" : escapeControlCharacters(value.join(", "));
-  return value === null ? "(none)" : escapeControlCharacters(String(value));
 }

@@ -20,7 +20,7 @@ interface RestoreCommandOptions extends SwapOptions, BundleKeyOptions {
   readmitRevoked?: boolean;
 }
 
-export function addRestoreCommand(program: Command): void {
+export function addCommand(program: Command): void {
   const restore = addGlobalOptions(
     addSwapOptions(
       addBundleOptions(

@@ -17,7 +17,7 @@ interface RunOptions {
   user?: string;
 }
 
-export function addRunCommand(program: Command): void {
+export function addCommand(program: Command): void {
   const run = addGlobalOptions(
     program
       .command("run [command...]")

@@ -5,7 +5,7 @@ import { addGlobalOptions, type Context, contextOf, ownCommand } from "../contex
  * `settle` finishes or undoes an interrupted operation and does nothing else. Every command does so first; this one is
  * for the dead-man timer, which has no other work.
  */
-export function addSettleCommand(program: Command): void {
+export function addCommand(program: Command): void {
   const settle = addGlobalOptions(
     program
       .command("settle", { hidden: true })

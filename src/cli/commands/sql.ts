@@ -25,7 +25,7 @@ interface SqlOptions {
   history?: string;
 }
 
-export function addSqlCommand(program: Command): void {
+export function addCommand(program: Command): void {
   const sql = addGlobalOptions(
     program
       .command("sql [statement]")

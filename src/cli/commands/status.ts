@@ -2,9 +2,9 @@ import type { Command } from "commander";
 import type { StoreStatus } from "../../diagnostics/status.js";
 import { addGlobalOptions, type Context, contextOf } from "../context.js";
 import { serviceChoice } from "../options/operation.js";
-import { formatLastRun } from "./schedule.js";
+import { formatLastRun } from "../ui/schedule-text.js";
 
-export function addStatusCommand(program: Command): void {
+export function addCommand(program: Command): void {
   const status = addGlobalOptions(
     program
       .command("status")

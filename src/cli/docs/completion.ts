@@ -9,7 +9,7 @@ import { type CommandEntry, everyCommand, grammarOf, type ValueKind } from "./gr
 const shells = ["bash", "zsh", "fish"] as const;
 type Shell = (typeof shells)[number];
 
-export function addCompletionCommand(program: Command): void {
+export function addCommand(program: Command): void {
   const completion = addGlobalOptions(
     program
       .command("completion")

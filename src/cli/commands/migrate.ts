@@ -1,4 +1,3 @@
-/** Moving clients from one database to another, and which databases there are. */
 import { setFlagsFromString } from "node:v8";
 import { type Command, Option } from "commander";
 import type { JsonObject } from "../../client/json.js";
@@ -12,7 +11,6 @@ import { addGlobalOptions, type Context, contextOf } from "../context.js";
 import { storeLocation } from "../hub-store.js";
 import { recoverFirst } from "../open.js";
 import { Progress } from "../ui/progress.js";
-import { Table } from "../ui/table.js";
 
 interface MigrateCommandOptions {
   from: string;
@@ -31,7 +29,7 @@ interface MigrateCommandOptions {
 
 type Setting = readonly [key: string, value: string];
 
-export function addDatabaseCommands(program: Command): void {
+export function addCommand(program: Command): void {
   const migrate = addGlobalOptions(
     program
       .command("migrate")
@@ -70,18 +68,6 @@ Examples:
   );
   migrate.action(async (options: MigrateCommandOptions) =>
     runMigrate(await contextOf(migrate), options),
-  );
-
-  const plugins = addGlobalOptions(
-    program
-      .command("plugins [names...]")
-      .description(
-        "the database plugins there are; a named one is also loaded, to see that it can be",
-      )
-      .addHelpText("after", "\nExample:\n  hivemind-sqlcipher plugins my-db-plugin"),
-  );
-  plugins.action(async (names: string[]) =>
-    listPlugins(await contextOf(plugins), names, program.version() ?? ""),
   );
 }
 
@@ -257,49 +243,4 @@ function migrationLines(migration: Migration): string[] {
       : []),
     ...(migration.verified ? ["  compared    every record was read back, and is the same"] : []),
   ];
-}
-
-async function listPlugins(context: Context, names: string[], version: string): Promise<void> {
-  const { ownPluginNames, otherPlugins } = await import("../../databases/registry.js");
-  const { loadPlugin, syntaxProblem } = await import("../../databases/discover.js");
-  const others = await otherPlugins();
-  const own = ownPluginNames.map((name) => ({
-    ...{ name, package: "hivemind-sqlcipher", version, folder: null, problem: null },
-  }));
-  const found = await Promise.all(
-    others.map(async (plugin) => ({
-      ...{ name: plugin.name, package: plugin.package, version: plugin.version },
-      ...{
-        folder: plugin.folder,
-        problem: plugin.problem ?? (await syntaxProblem(plugin.file)) ?? null,
-      },
-    })),
-  );
-  const unknown = names.find((name) => ![...own, ...found].some((plugin) => plugin.name === name));
-  if (unknown !== undefined) {
-    throw new StoreError("usage", `there is no database plugin "${unknown}"`, {
-      hint: "hivemind-sqlcipher plugins lists those there are.",
-    });
-  }
-  for (const [index, plugin] of found.entries()) {
-    const listed = others[index];
-    if (listed === undefined || plugin.problem !== null || !names.includes(plugin.name)) continue;
-    try {
-      await loadPlugin(listed);
-    } catch (error) {
-      plugin.problem = (error as Error).message;
-    }
-  }
-  const plugins = [...own, ...found];
-  if (names.some((name) => plugins.find((plugin) => plugin.name === name)?.problem)) {
-    process.exitCode = 1;
-  }
-  const { output } = context;
-  const columns = ["name", "package", "version", "problem"].map((title) => ({ title }));
-  const rows = plugins.map((plugin) => [
-    ...[plugin.name, plugin.package, plugin.version, plugin.problem ?? ""],
-  ]);
-  const table = await Table.of(columns, rows, output.columns);
-  const lines = [output.style("bold", table.heading()), ...(await table.rows(rows))];
-  output.result({ plugins }, () => lines);
 }

@@ -1,0 +1,42 @@
+import { type Client, isRevoked, withoutSecrets } from "../../client/client.js";
+import { escapeControlCharacters } from "../../text/escape.js";
+
+export function describe(client: Client, secrets: boolean): string[] {
+  return [...details(client, secrets)].map(
+    ([label, value]) => `${`${label}:`.padEnd(15)} ${escapeControlCharacters(value)}`,
+  );
+}
+
+function* details(client: Client, secrets: boolean): Generator<[string, string]> {
+  yield ["id", String(client.client_id)];
+  yield ["name", client.name ?? ""];
+  if (client.description) yield ["description", client.description];
+  yield ["administrator", client.is_admin ? "yes" : "no"];
+  yield ["may", isRevoked(client) ? "nothing: it is revoked" : abilities(client)];
+  yield ["message types", client.allowed_types.join(", ")];
+  yield ["last seen", lastSeen(client)];
+  if (Object.keys(client.metadata).length > 0) {
+    yield ["metadata", JSON.stringify(secrets ? client.metadata : withoutSecrets(client).metadata)];
+  }
+  if (secrets) {
+    yield ["access key", client.api_key];
+    yield ["password", client.password ?? ""];
+    yield ["crypto key", client.crypto_key ?? ""];
+  }
+}
+
+export function abilities(client: Client): string {
+  const may = [
+    client.can_escalate && "escalate",
+    client.can_propagate && "propagate",
+    client.can_broadcast && "broadcast",
+  ].filter(Boolean);
+  return may.length > 0 ? may.join(", ") : "none of escalate, propagate, broadcast";
+}
+
+export function lastSeen(client: Client): string {
+  if (!(client.last_seen > 0)) return "never";
+  const date = new Date(client.last_seen * 1000);
+  if (Number.isNaN(date.getTime())) return String(client.last_seen);
+  return `${date.toISOString().slice(0, 19).replace("T", " ")} UTC`;
+}

@@ -1,0 +1,24 @@
+/** A duration as people say it: the largest unit of which there are at least two. */
+export function formatAge(seconds: number): string {
+  const units = [
+    ["d", 86_400],
+    ["h", 3600],
+    ["min", 60],
+  ] as const;
+  for (const [unit, length] of units) {
+    if (seconds >= 2 * length) return `${Math.floor(seconds / length)}${unit}`;
+  }
+  return `${Math.max(0, seconds)}s`;
+}
+
+/** Bytes in powers of 1024, as `ls -h` writes them: "1.4M". */
+export function formatSize(bytes: number): string {
+  const units = ["B", "K", "M", "G", "T"];
+  let value = bytes;
+  let unit = 0;
+  while (value >= 1024 && unit < units.length - 1) {
+    value /= 1024;
+    unit += 1;
+  }
+  return `${unit === 0 ? value : value.toFixed(1)}${units[unit]}`;
+}
