@@ -1,12 +1,12 @@
-/** What most backends do alike: HiveMind's own defaults for the parts of the contract that have one. */
+/** HiveMind's own defaults for the optional parts of the `Database` contract. */
 import { type Client, revoked, revokedApiKey } from "../client/client.js";
 import type { Database } from "../client/database.js";
 import { StoreError } from "../errors.js";
 
 /**
- * A backend's base class. A backend brings four things: `addItem`, `searchByValue`, `size` and the iteration; each
- * default below may be replaced by something faster, or by something that is kept as a whole or not at all, which
- * `replaceItem` here is not.
+ * Base class of databases. A subclass implements `addItem`, `searchByValue`, `size` and the
+ * iteration, and overrides a default if it can do it faster or atomically; `replaceItem` here is
+ * not atomic.
  */
 export abstract class BaseDatabase implements Database {
   abstract addItem(client: Client): Promise<void>;
@@ -75,8 +75,8 @@ export abstract class BaseDatabase implements Database {
 export type SearchValue = string | number | boolean | null;
 
 /**
- * Whether a search finds a client: its field equals the value. True and 1 are the same, as they are to Python and to
- * SQLite; null equals nothing.
+ * Returns whether a search finds a client: the field equals the value. True equals 1, as in Python
+ * and SQLite; null equals nothing.
  */
 export function matches(client: Client, key: string, value: SearchValue): boolean {
   if (value === null || !Object.hasOwn(client, key)) return false;
@@ -87,5 +87,5 @@ export function matches(client: Client, key: string, value: SearchValue): boolea
 }
 
 export function noSuchClient(clientId: number): StoreError {
-  return new StoreError("notFound", `there is no client ${clientId}`);
+  return new StoreError("notFound", `client ${clientId} does not exist`);
 }

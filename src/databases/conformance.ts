@@ -1,26 +1,28 @@
 /**
- * What every database has to do, as tests that need no test runner: each is a function that throws.
+ * Conformance tests for databases, for any test runner. Each test is a function that throws.
  *
- *   import { conformance } from "hivemind-sqlcipher/testing";
- *   for (const { name, run } of conformance) test(name, () => run(place));
+ *     import { conformance } from "hivemind-sqlcipher/testing";
+ *     for (const { name, run } of conformance) test(name, () => run(openNew));
  *
- * or all of them at once, `await runConformance(place)`.
+ * `await runConformance(openNew)` runs all of them.
  */
 import assert from "node:assert/strict";
 import { type Client, isRevoked, newClient, serializeClient } from "../client/client.js";
 import type { Database } from "../client/database.js";
 import { type JsonObject, parseJson } from "../client/json.js";
 
-/** Makes a place that nobody has used, and answers what opens the database there, again and again. */
-export type Place = () => Promise<() => Promise<Database>>;
+/**
+ * Reserves an unused location; the function that it returns opens the database there, repeatedly.
+ */
+export type OpenNew = () => Promise<() => Promise<Database>>;
 
 export interface ConformanceTest {
   readonly name: string;
-  /** @throws Error if the database does otherwise. */
-  run(place: Place): Promise<void>;
+  /** @throws {@link Error} if the database violates the contract */
+  run(openNew: OpenNew): Promise<void>;
 }
 
-/** Clients of every kind: all defaults, nothing at all, other alphabets, awkward JSON, long values. */
+/** Returns clients with defaults, empty values, other alphabets, awkward JSON and long values. */
 export function awkwardClients(): Client[] {
   const metadata = parseJson(
     '{"z": 1.0, "10": [1e+16, 1e-07, 9007199254740993], "2": {"__proto__": null}, "": "\\u007f", "\\ud83d\\ude80": [[], {}]}',
@@ -64,8 +66,8 @@ export function awkwardClients(): Client[] {
 export const conformance: readonly ConformanceTest[] = [
   {
     name: "a new database is empty",
-    run: (place) =>
-      withDatabase(place, async (database) => {
+    run: (openNew) =>
+      withDatabase(openNew, async (database) => {
         assert.equal(await database.size(), 0);
         assert.deepEqual(await all(database), []);
         assert.equal(await database.getClientById(1), undefined);
@@ -74,8 +76,8 @@ export const conformance: readonly ConformanceTest[] = [
   },
   {
     name: "a client comes back as it was added, also after the database was closed",
-    async run(place) {
-      const open = await place();
+    async run(openNew) {
+      const open = await openNew();
       const clients = awkwardClients();
       {
         await using database = await open();
@@ -97,8 +99,8 @@ export const conformance: readonly ConformanceTest[] = [
   },
   {
     name: "many are added at once, from a list or a stream, and none of them twice",
-    run: (place) =>
-      withDatabase(place, async (database) => {
+    run: (openNew) =>
+      withDatabase(openNew, async (database) => {
         const many = Array.from({ length: 1_203 }, (_, index) =>
           newClient({ client_id: index + 1, api_key: `many-${index + 1}`, name: `n${index % 7}` }),
         );
@@ -114,8 +116,8 @@ export const conformance: readonly ConformanceTest[] = [
   },
   {
     name: "a client that is added again takes the place of the one with its id, and is found by its new fields alone",
-    run: (place) =>
-      withDatabase(place, async (database) => {
+    run: (openNew) =>
+      withDatabase(openNew, async (database) => {
         await database.addItem(newClient({ client_id: 5, api_key: "old", name: "old name" }));
         const renewed = newClient({
           client_id: 5,
@@ -133,8 +135,8 @@ export const conformance: readonly ConformanceTest[] = [
   },
   {
     name: "a deleted client leaves its id taken and can no longer be found by its key, nor by that of the revoked",
-    run: (place) =>
-      withDatabase(place, async (database) => {
+    run: (openNew) =>
+      withDatabase(openNew, async (database) => {
         const clients = awkwardClients();
         await database.addItems(clients);
         await database.deleteItem(2);
@@ -153,8 +155,8 @@ export const conformance: readonly ConformanceTest[] = [
   },
   {
     name: "an update changes a client that is there, and makes none",
-    run: (place) =>
-      withDatabase(place, async (database) => {
+    run: (openNew) =>
+      withDatabase(openNew, async (database) => {
         const [, client] = awkwardClients();
         assert.ok(client);
         await database.addItem(client);
@@ -172,8 +174,8 @@ export const conformance: readonly ConformanceTest[] = [
   },
   {
     name: "a replaced client is revoked, or takes the new one under the same id",
-    run: (place) =>
-      withDatabase(place, async (database) => {
+    run: (openNew) =>
+      withDatabase(openNew, async (database) => {
         const first = newClient({ client_id: 1, api_key: "one" });
         const second = newClient({ client_id: 2, api_key: "two" });
         await database.addItem(first);
@@ -188,8 +190,8 @@ export const conformance: readonly ConformanceTest[] = [
   },
   {
     name: "a search finds by name, id and permission, and nobody by a key that no field has",
-    run: (place) =>
-      withDatabase(place, async (database) => {
+    run: (openNew) =>
+      withDatabase(openNew, async (database) => {
         await database.addItems(awkwardClients());
         const ids = async (key: string, value: string | number | boolean) =>
           (await database.searchByValue(key, value)).map((client) => client.client_id).sort();
@@ -205,8 +207,8 @@ export const conformance: readonly ConformanceTest[] = [
   },
   {
     name: "records of the newest schema are left as they are by a migration, however often",
-    run: (place) =>
-      withDatabase(place, async (database) => {
+    run: (openNew) =>
+      withDatabase(openNew, async (database) => {
         const clients = awkwardClients();
         await database.addItems(clients);
         await database.migrate(0);
@@ -220,13 +222,13 @@ export const conformance: readonly ConformanceTest[] = [
 /**
  * Runs every test.
  *
- * @throws AggregateError naming those that failed, with their errors.
+ * @throws {@link AggregateError} naming the tests that failed, with their errors
  */
-export async function runConformance(place: Place): Promise<void> {
+export async function runConformance(openNew: OpenNew): Promise<void> {
   const errors: Error[] = [];
   for (const { name, run } of conformance) {
     try {
-      await run(place);
+      await run(openNew);
     } catch (error) {
       errors.push(new Error(name, { cause: error }));
     }
@@ -237,15 +239,15 @@ export async function runConformance(place: Place): Promise<void> {
 }
 
 async function withDatabase(
-  place: Place,
+  openNew: OpenNew,
   body: (database: Database) => Promise<void>,
 ): Promise<void> {
-  const open = await place();
+  const open = await openNew();
   await using database = await open();
   await body(database);
 }
 
-/** In the order of their ids: a database iterates in its own. */
+/** Sorts by id: a database may iterate in its own order. */
 async function all(database: Database): Promise<Client[]> {
   const clients: Client[] = [];
   for await (const client of database) clients.push(client);
@@ -262,7 +264,7 @@ function assertAllSame(found: readonly Client[], expected: readonly Client[]): v
 
 async function rejects(operation: () => Promise<unknown>): Promise<void> {
   await assert.rejects(operation, (error: unknown) => {
-    // Another copy of this package has a class of its own.
+    // Not `instanceof`: another copy of this package has a class of its own.
     assert.equal((error as { kind?: unknown }).kind, "notFound");
     return true;
   });

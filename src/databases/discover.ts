@@ -1,10 +1,11 @@
 /**
- * Plugins of other packages: found by what their package.json declares, and loaded only when one is named.
+ * Finds the plugins of other packages by their `package.json`; a plugin is loaded only if it is
+ * named.
  *
- *   "hivemind": { "database": { "my-db-plugin": "./dist/index.js#MyDB" } }
+ *     "hivemind": { "database": { "my-db-plugin": "./dist/index.js#MyDB" } }
  *
- * Looked for beside this package, in the `node_modules` of the folder the command is started in and of those above it,
- * and among the global packages, in that order. To find one, nothing of it is run.
+ * Searched are: the directory beside this package, every `node_modules` from the working directory
+ * upwards, and the global packages, in that order. Nothing of a plugin runs during the search.
  */
 import { execFile } from "node:child_process";
 import { readdir, readFile, realpath, stat } from "node:fs/promises";
@@ -17,7 +18,7 @@ import type { DatabasePlugin } from "./plugin.js";
 
 const run = promisify(execFile);
 
-/** npm answers where global packages are in a quarter of a second. */
+/** npm reports the directory of global packages in a quarter of a second. */
 const npmTimeoutMs = 5_000;
 
 export interface FoundPlugin {
@@ -25,12 +26,12 @@ export interface FoundPlugin {
   readonly name: string;
   readonly package: string;
   readonly version: string;
-  /** The package's folder. */
+  /** The directory of the package. */
   readonly folder: string;
-  /** The file to import, and what it exports. */
+  /** The file to import, and the name of its export. */
   readonly file: string;
   readonly exported: string;
-  /** Why it cannot be used, as far as that is known without running it. */
+  /** Why the plugin cannot be used, if that is known without running it. */
   readonly problem?: string;
 }
 
@@ -40,7 +41,10 @@ const manifestSchema = z.object({
   hivemind: z.object({ database: z.record(z.string(), z.unknown()) }),
 });
 
-/** Every plugin that is installed, the broken ones with what is wrong with them. Two of one name: the first counts. */
+/**
+ * Finds every plugin that is installed, broken plugins included. The first of two with the same
+ * name wins.
+ */
 export async function findPlugins(): Promise<FoundPlugin[]> {
   const found: FoundPlugin[] = [];
   const seen = new Set<string>();
@@ -60,9 +64,9 @@ export async function findPlugins(): Promise<FoundPlugin[]> {
 }
 
 /**
- * Runs a plugin's module and takes the plugin out of it.
+ * Imports a plugin's module and returns the plugin.
  *
- * @throws StoreError `failed` if it cannot be loaded, saying why and from which package.
+ * @throws {@link StoreError} failed - the module or the plugin cannot be loaded
  */
 export async function loadPlugin(found: FoundPlugin): Promise<DatabasePlugin> {
   const problem = found.problem ?? (await syntaxProblem(found.file));
@@ -80,7 +84,7 @@ export async function loadPlugin(found: FoundPlugin): Promise<DatabasePlugin> {
   return plugin;
 }
 
-/** What Node.js has against a file's text, which is read and not run; nothing if all is well. */
+/** Returns Node's syntax error for a file, without running it; undefined if there is none. */
 export async function syntaxProblem(file: string): Promise<string | undefined> {
   try {
     await run(process.execPath, ["--check", file]);
@@ -100,7 +104,7 @@ function cannotLoad(found: FoundPlugin, why: string, cause?: unknown): StoreErro
   return new StoreError(
     "failed",
     `the plugin ${found.name} of ${found.package} cannot be loaded: ${why}`,
-    { cause, hint: `it is installed in ${found.folder}` },
+    { cause, hint: `Check the package in ${found.folder}.` },
   );
 }
 
@@ -112,7 +116,7 @@ async function pluginsOf(folder: string): Promise<FoundPlugin[]> {
     if (hasCode(error, "ENOENT", "ENOTDIR", "EACCES")) return [];
     throw error;
   }
-  // Most packages are no plugins, and need not be parsed.
+  // Most packages are not plugins; skip parsing them.
   if (!text.includes('"hivemind"')) return [];
   let json: unknown;
   try {
@@ -145,7 +149,7 @@ async function fileProblem(folder: string, file: string): Promise<string | undef
   return stats?.isFile() ? undefined : `there is no file ${file}`;
 }
 
-/** The `node_modules` folders in which packages are looked for. */
+/** Returns the `node_modules` directories to search. */
 async function moduleFolders(): Promise<string[]> {
   const here = dirname(fileURLToPath(import.meta.url));
   const local = [...foldersAbove(here), ...foldersAbove(process.cwd())];
@@ -161,7 +165,7 @@ function foldersAbove(start: string): string[] {
     : [join(start, "node_modules"), ...above];
 }
 
-/** Asked of npm, which alone knows its prefix; without npm nothing was installed by it. */
+/** Only npm knows its prefix; without npm there are no global packages. */
 async function globalFolder(): Promise<string> {
   try {
     const { stdout } = await run("npm", ["root", "--global"], { timeout: npmTimeoutMs });

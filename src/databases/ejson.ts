@@ -1,8 +1,7 @@
 /**
- * The encrypted form of HiveMind's JSON store, `clients.ejson`: what Python's `json_database` writes.
- *
- * The records as JSON text, compressed by zlib, encrypted by AES-GCM with the password's 16 characters as the key
- * themselves and a nonce of 16 bytes; ciphertext, tag and nonce in hexadecimal.
+ * The encrypted form of HiveMind's JSON store, `clients.ejson`, as Python's `json_database` writes
+ * it: JSON text, compressed by zlib, encrypted by AES-GCM with the 16 characters of the password as
+ * the key and a nonce of 16 bytes; ciphertext, tag and nonce in hexadecimal.
  */
 import { createCipheriv, createDecipheriv, randomBytes } from "node:crypto";
 import { deflateSync, inflateSync } from "node:zlib";
@@ -12,17 +11,22 @@ import { StoreError } from "../errors.js";
 const passwordCharacters = 16;
 const nonceBytes = 16;
 const tagBytes = 16;
-/** What a few kilobytes inflate to could fill the memory; a store of clients is shorter than this many bytes. */
+/**
+ * Limits the inflated size: a few kilobytes could fill the memory. A store of clients is smaller.
+ */
 const longestText = 256_000_000;
 
-/** AES has three key lengths; a password of 16 characters that are not all ASCII may have two of them more. */
+/**
+ * A password of 16 characters that are not all ASCII may have 24 or 32 bytes, which are AES key
+ * lengths too.
+ */
 const algorithms: Record<number, "aes-128-gcm" | "aes-192-gcm" | "aes-256-gcm"> = {
   16: "aes-128-gcm",
   24: "aes-192-gcm",
   32: "aes-256-gcm",
 };
 
-/** @throws StoreError `usage` for a password that HiveMind's plugin would not take either. */
+/** @throws {@link StoreError} usage - HiveMind's plugin would reject the password */
 export function keyOf(password: string): {
   key: Buffer;
   algorithm: (typeof algorithms)[number];
@@ -32,7 +36,7 @@ export function keyOf(password: string): {
   if ([...password].length !== passwordCharacters || algorithm === undefined) {
     throw new StoreError(
       "usage",
-      `the password of an encrypted JSON store has exactly ${passwordCharacters} characters`,
+      `the password of an encrypted JSON store must have exactly ${passwordCharacters} characters`,
     );
   }
   return { key, algorithm };
@@ -51,15 +55,15 @@ export function encryptText(text: string, password: string): JsonObject {
 }
 
 /**
- * @throws StoreError `corrupted` if it is no such envelope or holds no such text, `wrongPassphrase` if it does not decrypt, which a damaged
- *   one does not either.
+ * @throws {@link StoreError} corrupted - the envelope or its text is malformed
+ * @throws {@link StoreError} wrongPassphrase - decryption fails, also for a damaged envelope
  */
 export function decryptText(envelope: JsonValue, password: string, path: string): string {
   const { key, algorithm } = keyOf(password);
   if (!isJsonObject(envelope)) throw noEnvelope(path);
   const ciphertext = bytesOf(envelope.ciphertext, path);
   const nonce = bytesOf(envelope.nonce, path);
-  // Written by a browser, the tag is the end of the ciphertext.
+  // If a browser wrote the file, the tag is the end of the ciphertext.
   const apart = typeof envelope.tag === "string";
   const tag = apart ? bytesOf(envelope.tag, path) : ciphertext.subarray(-tagBytes);
   const body = apart ? ciphertext : ciphertext.subarray(0, -tagBytes);
@@ -82,7 +86,7 @@ function inflated(compressed: Buffer, path: string): string {
     const text = inflateSync(compressed, { maxOutputLength: longestText });
     return new TextDecoder("utf-8", { fatal: true }).decode(text);
   } catch (error) {
-    throw new StoreError("corrupted", `${path}: what is encrypted in it is no JSON store`, {
+    throw new StoreError("corrupted", `${path}: the decrypted content is not a JSON store`, {
       cause: error,
     });
   }

@@ -1,4 +1,4 @@
-/** Ids seen so far, a bit each: a million of them in a row take an eighth of a megabyte. */
+/** A set of ids with a bit per id: a million consecutive ids take an eighth of a megabyte. */
 const idsABlock = 2 ** 15;
 
 export class IdSet {
@@ -14,7 +14,7 @@ export class IdSet {
     return ((this.#blocks.get(block)?.[byte] ?? 0) & bit) !== 0;
   }
 
-  /** From the lowest to the highest. */
+  /** Yields the ids in ascending order. */
   *[Symbol.iterator](): Generator<number> {
     for (const [block, bits] of [...this.#blocks].sort(([a], [b]) => a - b)) {
       for (const [byte, eight] of bits.entries()) {
@@ -25,7 +25,7 @@ export class IdSet {
     }
   }
 
-  /** Says whether the id is new. */
+  /** Returns whether the id is new. */
   add(id: number): boolean {
     const { block, byte, bit } = placeOf(id);
     let bits = this.#blocks.get(block);

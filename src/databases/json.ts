@@ -1,9 +1,10 @@
 /**
- * HiveMind's JSON store: `clients.json`, an object from client_id to record, as `hivemind-json-db-plugin` keeps it.
+ * HiveMind's JSON store, `clients.json`: an object that maps client_id to record, as
+ * `hivemind-json-db-plugin` keeps it.
  *
- * A hub holds the whole file in memory and writes it whole. So does this; before each change the file is read again,
- * so that what was written meanwhile is not undone. A hub that runs on it does not see the change, and released ones
- * write over it: it is to be stopped.
+ * The whole file is read before each change and rewritten, so that a change by another process is
+ * not undone. A running hub does not notice the change, and HiveMind 4 overwrites it: stop the hub
+ * first.
  */
 import { readFile } from "node:fs/promises";
 import { dirname, join, resolve } from "node:path";
@@ -33,11 +34,11 @@ const schema = z.strictObject({ ...fileLocation, password: z.optional(z.string()
 export interface JsonFiles {
   /** `clients.json`, or `clients.ejson` with a password. */
   store: string;
-  /** `clients.schema_version`, which newer plugins write. */
+  /** `clients.schema_version`, written by newer plugins. */
   version: string;
 }
 
-/** The files of a JSON store, behind every symbolic link; the second may not exist. */
+/** Resolves the files of a JSON store; the second may not exist. */
 export async function jsonFiles(config: DatabaseConfig): Promise<JsonFiles> {
   const { password, name = "clients", ...rest } = readConfig(jsonPluginName, schema, config);
   const folder = resolve(dataHome(), rest.subfolder ?? "hivemind-core");
@@ -54,7 +55,7 @@ export const jsonPlugin: DatabasePlugin = {
   },
 };
 
-/** Where each client's record is in the file. */
+/** Maps each client_id to the key of its record. */
 type Index = Map<number, string>;
 
 class JsonDatabase extends BaseDatabase {
@@ -78,7 +79,7 @@ class JsonDatabase extends BaseDatabase {
   ): Promise<JsonDatabase> {
     const database = new JsonDatabase(files, password);
     const found = await database.#load();
-    if (!found && !create) throw new StoreError("notFound", `there is no store at ${files.store}`);
+    if (!found && !create) throw new StoreError("notFound", `no such store: ${files.store}`);
     return database;
   }
 
@@ -86,7 +87,7 @@ class JsonDatabase extends BaseDatabase {
     return this.#change((records, keys) => this.#put(records, keys, client));
   }
 
-  /** All of them in one writing of the file. */
+  /** Writes the file once for all clients. */
   override async addItems(clients: Iterable<Client> | AsyncIterable<Client>): Promise<number> {
     const added: Client[] = [];
     for await (const client of clients) added.push(client);
@@ -181,7 +182,7 @@ class JsonDatabase extends BaseDatabase {
     keys.set(client.client_id, key);
   }
 
-  /** The records in the order of their ids. */
+  /** Yields the records ordered by id. */
   *#ordered(): Generator<JsonObject> {
     for (const [, key] of [...this.#keys].sort(([a], [b]) => a - b)) {
       const record = this.#records[key];
@@ -189,7 +190,9 @@ class JsonDatabase extends BaseDatabase {
     }
   }
 
-  /** One change at a time, on what the file says now; nothing is kept of one that throws. */
+  /**
+   * Serializes changes. Each works on the current file; nothing is kept of a change that throws.
+   */
   #change(change: (records: JsonObject, keys: Index) => void): Promise<void> {
     const result = this.#lastChange.then(async () => {
       await this.#load();
@@ -204,7 +207,7 @@ class JsonDatabase extends BaseDatabase {
     return result;
   }
 
-  /** Says whether there is a file. */
+  /** Returns whether the file exists. */
   async #load(): Promise<boolean> {
     const { store, version } = this.#files;
     this.#shape = shapeOf(await readSchemaVersion(version));
@@ -217,14 +220,14 @@ class JsonDatabase extends BaseDatabase {
 
   #parse(text: string): JsonObject {
     const { store } = this.#files;
-    // The plugin's own reader passes over such lines.
+    // Comment lines: the plugin's own reader skips them.
     const value = parseText(text.replace(/(^|[\n\r])[ \t]*(?:\/\/|#)[^\n\r]*/g, "$1"), store);
     const decrypted =
       this.#password === undefined || (isJsonObject(value) && Object.keys(value).length === 0)
         ? value
         : parseText(decryptText(value, this.#password, store), store);
     if (!isJsonObject(decrypted)) {
-      throw new StoreError("corrupted", `${store} is not a store of clients: it is not an object`);
+      throw new StoreError("corrupted", `${store} is not a store of clients: not a JSON object`);
     }
     return decrypted;
   }
@@ -239,8 +242,8 @@ class JsonDatabase extends BaseDatabase {
 }
 
 /**
- * Every record is looked at before anything is done with any. A released hub that changed a client writes its key
- * twice, once as it read it and once anew; the last one counts, to it and to the parser here.
+ * Checks every record first. HiveMind 4 writes the key of a changed client twice, as a string and
+ * as a number; the last one wins for Python and for the parser here.
  */
 function indexOf(records: JsonObject, path: string): Index {
   const keys: Index = new Map();
@@ -254,7 +257,7 @@ function indexOf(records: JsonObject, path: string): Index {
       throw new StoreError(
         "corrupted",
         `${path} has client ${client_id} twice, under "${other}" and "${key}"`,
-        { hint: "leave only the record that is meant" },
+        { hint: "Remove the record that is wrong." },
       );
     }
     keys.set(client_id, key);
@@ -277,20 +280,22 @@ function parseText(text: string, path: string) {
   } catch (error) {
     if (!(error instanceof SyntaxError)) throw error;
     throw new StoreError("corrupted", `${path} does not parse: ${error.message}`, {
-      hint: "the hub would start with no clients at all: mend the file, or put a backup back",
+      hint: "Repair the file or restore a backup: the hub would start without clients.",
     });
   }
 }
 
-/** 1 where no newer plugin has been, or where what stands there is no number: as the plugin reads it. */
+/**
+ * Version 1 if no newer plugin has written a version, or if it is not a number, as in the plugin.
+ */
 async function readSchemaVersion(path: string): Promise<number> {
   const text = await readIfThere(path);
   const version = Number.parseInt(text ?? "", 10);
   if (!(version > newestRecordSchema)) return Number.isNaN(version) ? 1 : version;
   throw new StoreError(
     "newerVersion",
-    `${path} says schema ${version}; this program knows schemas up to ${newestRecordSchema}`,
-    { hint: "install a newer hivemind-sqlcipher" },
+    `${path} has schema ${version}; this version supports schemas up to ${newestRecordSchema}`,
+    { hint: "Install a newer hivemind-sqlcipher." },
   );
 }
 
@@ -300,7 +305,7 @@ async function readIfThere(path: string): Promise<string | undefined> {
   } catch (error) {
     if (hasCode(error, "ENOENT", "ENOTDIR")) return undefined;
     if (error instanceof TypeError) {
-      throw new StoreError("corrupted", `${path} does not parse: it is not UTF-8 text`);
+      throw new StoreError("corrupted", `${path} does not parse: not UTF-8 text`);
     }
     throw systemError(error, `cannot read ${path}`);
   }

@@ -1,36 +1,39 @@
-/** What makes a package a database plugin, and how its settings are read. */
+/** The contract of a database plugin, and the parsing of its settings. */
 import type { Database } from "../client/database.js";
 import { JsonNumber, type JsonObject } from "../client/json.js";
 import { StoreError } from "../errors.js";
 import * as z from "../schema.js";
 
-/** A plugin's settings: what stands under its name in `database` of `server.json`. */
+/** The settings under a plugin's name in `database` of `server.json`. */
 export type DatabaseConfig = JsonObject;
 
 export interface OpenOptions {
-  /** `readonly` and `readwrite` refuse where there is no store yet (`notFound`); `create` makes one. */
+  /** `readonly` and `readwrite` throw `notFound` if there is no store; `create` creates it. */
   mode: "readonly" | "readwrite" | "create";
 }
 
-/** The value that a plugin's package exports under the name that its package.json gives: a class will do. */
+/**
+ * The value that a plugin's package exports under the name in its package.json, for example a
+ * class.
+ */
 export interface DatabasePlugin {
   /**
-   * Opens a database on these settings.
+   * Opens a database.
    *
-   * @throws StoreError `usage` for settings that are not what they should be; what else the store has to say.
+   * @throws {@link StoreError} usage - a setting is invalid
    */
   open(config: DatabaseConfig, options: OpenOptions): Promise<Database>;
   /**
-   * Where these settings lead, in words that tell two stores apart and hold no secret: a path, a URL. It is also the
-   * account under which the keyring keeps the store's password.
+   * Returns a path or URL that identifies the store and holds no secret. It is also the keyring
+   * account of the store's password.
    */
   place?(config: DatabaseConfig): string | Promise<string>;
 }
 
 /**
- * A plugin's settings, checked. An unknown key is refused here because it kills the hub.
+ * Validates a plugin's settings. An unknown key is refused because it would make the hub fail.
  *
- * @throws StoreError `usage` naming the key, never its value.
+ * @throws {@link StoreError} usage - names the key, never its value
  */
 export function readConfig<Schema extends z.ZodMiniObject>(
   name: string,
@@ -39,7 +42,7 @@ export function readConfig<Schema extends z.ZodMiniObject>(
 ): z.infer<Schema> {
   const plain = Object.fromEntries(
     Object.entries(config).flatMap(([key, value]) =>
-      // What is null in the file is not set, as for the hub.
+      // A null in the file counts as not set, as in the hub.
       value === null ? [] : [[key, value instanceof JsonNumber ? Number(value) : value]],
     ),
   );
@@ -51,10 +54,10 @@ export function readConfig<Schema extends z.ZodMiniObject>(
     problem?.code === "unrecognized_keys"
       ? `it has no setting ${problem.keys.map((key) => `"${key}"`).join(", ")}`
       : `"${where}": ${problem?.message}`;
-  throw new StoreError("usage", `the settings of ${name} are not what they should be: ${why}`);
+  throw new StoreError("usage", `invalid settings of ${name}: ${why}`);
 }
 
-/** The settings by which HiveMind's file-based plugins find their file. */
+/** The settings that locate the file of HiveMind's file-based plugins. */
 export const fileLocation = {
   name: z.optional(z.string().check(z.minLength(1))),
   subfolder: z.optional(z.string()),

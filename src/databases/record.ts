@@ -1,9 +1,9 @@
 /**
- * A client as the JSON record that HiveMind's JSON and Redis plugins keep.
+ * A client as the JSON record of HiveMind's JSON and Redis plugins.
  *
- * Two shapes are in the field. Released plugins keep three blacklists and the crypto key as fields of their own; the
- * development line keeps two of the lists in `metadata` and has no crypto key. Both are read alike; what is written
- * takes the shape that the store's own plugin reads.
+ * HiveMind 4 keeps three blacklists and the crypto key in fields of their own; HiveMind 5 keeps two
+ * of the lists in `metadata` and has no crypto key. Both shapes are read; writing uses the shape
+ * that the store's plugin reads.
  */
 import {
   blacklistKeys,
@@ -14,17 +14,17 @@ import {
 } from "../client/client.js";
 import { isJsonObject, type JsonObject, sameJson } from "../client/json.js";
 
-/** Which plugin's shape: by the store's schema version, below 2 or not. */
+/** `released`: schema version below 2 (HiveMind 4). `development`: 2 (HiveMind 5). */
 export type RecordShape = "released" | "development";
 
-/** The schema version from which records have the development line's shape. */
+/** The schema version from which records have the shape of HiveMind 5. */
 export const newestRecordSchema = 2;
 
 export function shapeOf(schemaVersion: number): RecordShape {
   return schemaVersion < newestRecordSchema ? "released" : "development";
 }
 
-/** A new record, its fields in the order in which Python's class has them. */
+/** Returns a new record, its fields in the order of Python's class. */
 export function encodeRecord(client: Client, shape: RecordShape): JsonObject {
   const { blacklists, metadata } = unfoldBlacklists(client.metadata);
   const isReleased = shape === "released";
@@ -52,9 +52,9 @@ function withCryptoKey({ crypto_key, metadata }: Client): JsonObject {
 }
 
 /**
- * The client that a record describes. Where the record has no field for it, the crypto key is looked for in `metadata`.
+ * Returns the client of a record. The crypto key may be in `metadata` instead of a field.
  *
- * @throws StoreError as `deserializeClient`.
+ * @throws {@link StoreError} as `deserializeClient`
  */
 export function decodeRecord(record: JsonObject): Client {
   const client = deserializeClient(record);
@@ -63,15 +63,15 @@ export function decodeRecord(record: JsonObject): Client {
   return { ...client, crypto_key, metadata };
 }
 
-/** These say one thing together: what is not in its own field is in `metadata`. */
+/** Fields that belong together: a value that has no field of its own is in `metadata`. */
 const joined = ["crypto_key", ...blacklistKeys, "metadata"];
 
 /**
- * The record with what `client` changes in it; everything else stays as its writer spelled it. A record that says so
- * already is answered itself.
+ * Returns the record with the changes of `client`; unchanged fields keep their spelling. Returns
+ * the same object if nothing changes.
  */
 export function changeRecord(record: JsonObject, client: Client, shape: RecordShape): JsonObject {
-  // A released hub reads the lists in their fields alone, also where a newer one has migrated the store.
+  // HiveMind 4 reads the lists in their fields only, also after HiveMind 5 has migrated the store.
   const own = blacklistKeys.some((key) => Object.hasOwn(record, key)) ? "released" : shape;
   const before = encodeRecord(decodeRecord(record), own);
   const after = encodeRecord(client, own);
@@ -81,7 +81,7 @@ export function changeRecord(record: JsonObject, client: Client, shape: RecordSh
   const result: JsonObject = { ...record };
   for (const key of changed) result[key] = after[key] ?? null;
   if (!changed.some((key) => joined.includes(key))) return result;
-  // Fields that HiveMind does not know count as metadata, which is now written whole.
+  // Fields unknown to HiveMind count as metadata, which is now written as a whole.
   for (const key of Object.keys(record)) {
     if (!Object.hasOwn(after, key)) delete result[key];
   }
@@ -93,9 +93,9 @@ export function changeRecord(record: JsonObject, client: Client, shape: RecordSh
 }
 
 /**
- * What the development line's plugins make of a record of schema 1: the lists of intents and skills go into `metadata`
- * unless it has them, the list of messages is dropped. Twice is the same as once; a record without them is answered
- * itself.
+ * Migrates a record of schema 1 as HiveMind 5 does: the lists of intents and skills move into
+ * `metadata` unless it has them, the list of messages is dropped. Idempotent; returns the same
+ * object if nothing changes.
  */
 export function migrateRecord(record: JsonObject): JsonObject {
   const metadata: JsonObject = isJsonObject(record.metadata) ? record.metadata : {};

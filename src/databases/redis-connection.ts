@@ -1,14 +1,14 @@
 /**
- * One Redis server or a cluster of them, spoken to in the same few ways, its errors in the project's words.
+ * A connection to a Redis server or cluster, with errors mapped to `StoreError`.
  *
- * Commands that are sent in one turn of the event loop travel together, so a batch costs one round trip a node. Every
- * wait has an end: for the connection, for an answer, and for the number of times that either is tried again.
+ * Commands that are sent in the same turn of the event loop are pipelined, so a batch costs one
+ * round trip per node. Connecting, waiting for a reply and retrying are all bounded.
  */
 import { readFile } from "node:fs/promises";
 import type { RedisTcpSocketOptions } from "@redis/client/dist/lib/client/socket.js";
 import { StoreError, systemError } from "../errors.js";
 
-/** What HiveMind's Redis plugin takes from `server.json` to reach its server. */
+/** The settings of HiveMind's Redis plugin that locate its server. */
 export interface RedisEndpoint {
   host: string;
   port: number;
@@ -17,7 +17,7 @@ export interface RedisEndpoint {
   password: string | undefined;
   clusterNodes: readonly { host: string; port: number }[];
   tls: RedisTls | undefined;
-  /** How often a lost connection is tried again, and the first wait in seconds; it doubles each time. */
+  /** Retries of a lost connection, and the first delay in seconds, which doubles each time. */
   retryAttempts: number;
   retryDelay: number;
 }
@@ -26,27 +26,30 @@ export interface RedisTls {
   certfile: string | undefined;
   keyfile: string | undefined;
   caCerts: string | undefined;
-  /** `none` takes any certificate. */
+  /** `none` accepts any certificate. */
   certReqs: "required" | "optional" | "none";
   checkHostname: boolean;
 }
 
-/** As HiveMind's plugin waits. */
+/** The timeout of HiveMind's plugin. */
 const connectTimeoutMs = 5_000;
-/** A batch of some hundred records is answered in milliseconds; a cluster may look for its new master meanwhile. */
+/** Long enough for a cluster to elect a new master; a batch is answered in milliseconds. */
 const answerTimeoutMs = 15_000;
-/** Following a slot that moves; a cluster in good order needs one. */
+/** Redirections to follow for a slot that moves; a healthy cluster needs one. */
 const maxRedirections = 5;
-/** How many hash slots a cluster has: every key is in one, and every slot has a master while all is well. */
+/** Hash slots of a cluster. In a healthy cluster every slot has a master. */
 const slotsOfCluster = 16_384;
 
-/** Keys that one look at the key space takes: some milliseconds, in which the server does nothing else. */
+/** Keys per SCAN, which blocks the server for some milliseconds. */
 const scanCount = 5_000;
 
 type Single = Awaited<ReturnType<typeof singleClient>>;
 type Cluster = Awaited<ReturnType<typeof clusterClient>>;
 
-/** `redis://user@host:port/db`: what the messages say, and the keyring's account. No password is in it. */
+/**
+ * Returns `redis://user@host:port/db` without the password: for messages, and as the keyring
+ * account.
+ */
 export function redisUrl(place: RedisEndpoint): string {
   const { host, port } = place.clusterNodes[0] ?? place;
   const scheme = place.tls === undefined ? "redis" : "rediss";
@@ -58,7 +61,7 @@ export class RedisConnection {
   readonly url: string;
   readonly #single: Single | undefined;
   readonly #cluster: Cluster | undefined;
-  /** What the connection itself ran into last: a command that fails for it says only that it is closed. */
+  /** The last error of the connection: a command that fails because of it reports only "closed". */
   readonly #trouble: Trouble;
 
   private constructor(
@@ -73,10 +76,11 @@ export class RedisConnection {
   }
 
   /**
-   * Connects, and finds out whether it is a cluster, as HiveMind's plugin does.
+   * Connects, and detects a cluster as HiveMind's plugin does.
    *
-   * @throws StoreError `io` if nobody answers, `wrongPassphrase` or `passphraseUnavailable` if the password is not taken
-   *   or is missing.
+   * @throws {@link StoreError} io - no server answers
+   * @throws {@link StoreError} wrongPassphrase, passphraseUnavailable - the password is rejected or
+   *   missing
    */
   static async open(place: RedisEndpoint): Promise<RedisConnection> {
     const url = redisUrl(place);
@@ -98,7 +102,7 @@ export class RedisConnection {
     try {
       return /^cluster_enabled:1/m.test(String(await this.send("", ["INFO", "cluster"])));
     } catch (error) {
-      // Left open, it would keep the process from ending.
+      // An open connection would keep the process alive.
       await this.close();
       throw error;
     }
@@ -109,15 +113,15 @@ export class RedisConnection {
   }
 
   /**
-   * Sends one command to whoever serves `key`.
+   * Sends a command to the node that serves `key`.
    *
-   * @throws StoreError in words for what the server or the network has against it.
+   * @throws {@link StoreError} if the server or the network fails
    */
   async send(key: string, command: string[]): Promise<unknown> {
     return this.#answer(this.#sent(key, command));
   }
 
-  /** The same for several, which travel together; answers in their order. */
+  /** Sends several commands in one pipeline; returns the replies in their order. */
   async sendAll(commands: readonly { key: string; command: string[] }[]): Promise<unknown[]> {
     return this.#answer(Promise.all(commands.map(({ key, command }) => this.#sent(key, command))));
   }
@@ -128,7 +132,10 @@ export class RedisConnection {
       : this.#cluster.sendCommand<unknown>(key, false, command);
   }
 
-  /** All keys that match a pattern, some hundred at a time; one that moves meanwhile may come twice. */
+  /**
+   * Yields all keys that match a pattern, in batches; a key that moves during the scan may appear
+   * twice.
+   */
   async *scan(pattern: string): AsyncGenerator<string[]> {
     for (const node of await this.#answer(this.#nodes())) {
       let cursor = "0";
@@ -142,7 +149,7 @@ export class RedisConnection {
   }
 
   async close(): Promise<void> {
-    // What was sent has been answered; a server that is gone need not be waited for.
+    // Every reply has arrived; do not wait for a server that may be gone.
     if (this.#single?.isOpen) this.#single.destroy();
     if (this.#cluster?.isOpen) this.#cluster.destroy();
   }
@@ -205,7 +212,7 @@ async function clusterClient(place: RedisEndpoint, options: ClientOptions) {
 
 type ClientOptions = Awaited<ReturnType<typeof clientOptions>>;
 
-/** What holds for every connection, also those to nodes that a cluster names. */
+/** Options of every connection, including connections to nodes that a cluster names. */
 async function clientOptions(place: RedisEndpoint) {
   const { password, username, retryAttempts, retryDelay } = place;
   const socket: RedisTcpSocketOptions = {
@@ -251,7 +258,7 @@ async function withinTime<Answer>(sent: Promise<Answer> | undefined): Promise<An
   }
 }
 
-/** The first word of an error that Redis answers says which it is. */
+/** The first word of a Redis error reply is its code. */
 function isReply(message: string): boolean {
   return /^[A-Z]{3,} /.test(message);
 }
@@ -264,31 +271,31 @@ function redisError(error: unknown, url: string, trouble: unknown): StoreError {
   const options = { cause: error };
   switch (word) {
     case "WRONGPASS":
-      return new StoreError("wrongPassphrase", `${url}: wrong password, or no such user`, options);
+      return new StoreError("wrongPassphrase", `${url}: wrong password or unknown user`, options);
     case "NOAUTH":
-      return new StoreError("passphraseUnavailable", `${url} asks for a password`, {
+      return new StoreError("passphraseUnavailable", `${url} requires a password`, {
         ...options,
-        hint: "keep it in the keyring or a file, and name where: --to-password-source or --from-password-source",
+        hint: "Store it in the keyring or a file and name the source: --to-password-source or --from-password-source.",
       });
     case "NOPERM":
-      return new StoreError("io", `${url}: its user has no permission: ${told}`, options);
+      return new StoreError("io", `${url}: permission denied: ${told}`, options);
     case "READONLY":
-      return new StoreError("io", `${url} is a replica that cannot be written`, {
+      return new StoreError("io", `${url} is a read-only replica`, {
         ...options,
-        hint: "name its master instead (redis-cli INFO replication says which)",
+        hint: "Name its master (redis-cli INFO replication).",
       });
     case "CLUSTERDOWN":
-      return new StoreError("io", `${url}: the cluster is down: a part of it has no master`, {
+      return new StoreError("io", `${url}: the cluster is down: some slots have no master`, {
         ...options,
-        hint: "bring its nodes back (redis-cli CLUSTER INFO), then run this again",
+        hint: "Start its nodes (redis-cli CLUSTER INFO), then run the command again.",
       });
     case "WRONGTYPE":
       return new StoreError("corrupted", `${url}: ${told.slice(word.length + 1)}`, {
         ...options,
-        hint: "the prefix may be another program's: redis-cli TYPE KEY says what is there",
+        hint: "Check the prefix (redis-cli TYPE KEY): another program may use it.",
       });
     case "OOM":
-      return new StoreError("io", `${url} has no memory left for more`, options);
+      return new StoreError("io", `${url} is out of memory`, options);
     case "LOADING":
       return new StoreError("io", `${url} is still loading its data`, options);
     case "MISCONF":
@@ -298,13 +305,13 @@ function redisError(error: unknown, url: string, trouble: unknown): StoreError {
       return new StoreError("io", `${url} refuses: ${told}`, options);
   }
   if (/^ERR (?:AUTH|invalid password)/i.test(told)) {
-    return new StoreError("wrongPassphrase", `${url}: the password is not taken`, options);
+    return new StoreError("wrongPassphrase", `${url}: the password is rejected`, options);
   }
-  // A closed connection says no more than that; why it was closed came before.
+  // A closed connection does not report its cause, which was recorded before.
   const reason = isReply(told) ? told : messageOf(trouble) || told;
-  return new StoreError("io", `cannot work with Redis at ${url}: ${reason}`, {
+  return new StoreError("io", `cannot use Redis at ${url}: ${reason}`, {
     ...options,
-    hint: "see that it runs and can be reached: redis-cli -h HOST -p PORT ping",
+    hint: "Check that it runs and is reachable: redis-cli -h HOST -p PORT ping",
   });
 }
 

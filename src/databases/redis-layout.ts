@@ -1,30 +1,30 @@
 /**
- * Where HiveMind's Redis store keeps what: the layout of `hivemind-redis-db-plugin`, released and development line.
+ * The key layout of `hivemind-redis-db-plugin`, for HiveMind 4 and HiveMind 5.
  *
  * Below the prefix P (`index_prefix`, with a `cluster_hash_tag` T followed by `:{T}`):
  *
- *   P:client:<id>            the record, JSON; the only truth
- *   P:name:<name>            sets of ids
- *   P:api_key:<api_key>
- *   P:idx:<id>               a hash for RediSearch, whose index the Python plugin makes
- *   P:count                  how many records, revoked ones included
- *   P:schema_version         written by newer plugins
- *   P:api_key_record:<key>   records that the newest plugins admit by, for a minute
- *   P:api_key_records        the same as one hash, of versions before them
+ *     P:client:<id>            the record, JSON; authoritative
+ *     P:name:<name>            sets of ids
+ *     P:api_key:<api_key>
+ *     P:idx:<id>               a hash for RediSearch, whose index the Python plugin creates
+ *     P:count                  number of records, revoked records included
+ *     P:schema_version         written by newer plugins
+ *     P:api_key_record:<key>   records by which the newest plugins admit clients, for a minute
+ *     P:api_key_records        the same as one hash, in earlier versions
  *
- * A cluster without a hash tag holds the records alone, for the rest would be in other slots.
+ * A cluster without a hash tag holds only the records, because the other keys would be in other
+ * slots.
  *
- * Records are written by scripts, which Redis runs as one: a record and everything derived from it change together or
- * not at all, whatever others do meanwhile; and what a newer plugin admits by goes with it. The record, the only truth,
- * is written last.
+ * Records are written by Lua scripts, which Redis runs atomically: a record, its indexes and its
+ * admission entry change together or not at all. The record is written last.
  */
 import { createHash } from "node:crypto";
 import type { Client } from "../client/client.js";
 
-/** Stands in a record's place while the Python plugin writes it, for at most 30 seconds. */
+/** Replaces a record while the Python plugin writes it, for at most 30 seconds. */
 export const creationMarker = "__hivemind_creating__";
 
-/** Names of keys below one prefix. */
+/** The names of the keys below a prefix. */
 export class RedisLayout {
   readonly count: string;
   readonly schemaVersion: string;
@@ -44,18 +44,21 @@ export class RedisLayout {
     return this.#records + id;
   }
 
-  /** For `SCAN`. */
+  /** The pattern for `SCAN`. */
   get recordPattern(): string {
     return `${this.#records.replace(/[\\*?[\]]/g, "\\$&")}*`;
   }
 
-  /** The id in a record's key; undefined for another key: a prefix may begin like this one. */
+  /**
+   * Returns the id in the key of a record; undefined for other keys, as another prefix may begin
+   * like this one.
+   */
   idOf(key: string): number | undefined {
     const id = key.slice(this.#records.length);
     return /^-?\d+$/.test(id) ? Number(id) : undefined;
   }
 
-  /** The set of the ids that have this value. */
+  /** The set of the ids with this value. */
   index(field: "name" | "api_key", value: string): string {
     return `${this.#prefix}:${field}:${value}`;
   }
@@ -72,7 +75,7 @@ export class RedisLayout {
 /** A record to write. */
 export interface Write {
   id: number;
-  /** The record as it was read, empty for none; and as it is to be. */
+  /** The record as it was read, empty for none, and as it will be written. */
   expected: string;
   text: string;
   before: Client | undefined;
@@ -85,15 +88,15 @@ export interface Script {
   sha: string;
 }
 
-/** What a script takes. */
+/** Keys and arguments of a script. */
 export interface Call {
   keys: string[];
   args: string[];
 }
 
 /**
- * A record alone. Answers nothing when done; else what it found in place of ARGV[1], the record that was expected. Empty
- * is none.
+ * Writes a record without indexes. Returns nil, or what it found instead of the expected record in
+ * ARGV[1]; empty means none.
  */
 export const writeRecord = script(`
   local found = redis.call('GET', KEYS[1]) or ''
@@ -107,10 +110,11 @@ export function recordCall(layout: RedisLayout, { id, expected, text }: Write): 
 }
 
 /**
- * Lua that refuses before anything is written: what a script wrote stays when a later command of it fails, as on a key
- * that somebody else uses for another kind of value. KEYS begin with the count and the admissions.
+ * Returns Lua that checks the types of all keys before anything is written: writes of a script stay
+ * if a later command fails, for example on a key of another type. KEYS begin with the count and the
+ * admissions.
  *
- * @param kinds of the keys of one record, the record's own first; empty where any will do.
+ * @param kinds - types of the keys of a record, the record's own first; empty if any type will do
  */
 function assertKinds(kinds: readonly string[]): string {
   return `
@@ -129,13 +133,13 @@ function assertKinds(kinds: readonly string[]): string {
 `;
 }
 
-/** Keys and arguments a record, of `insertIndexed`. */
+/** Keys and arguments per record of `insertIndexed`. */
 const keysAnInsert = 5;
 const argumentsAnInsert = 4;
 
 /**
- * Records that nobody should have yet, with all that is derived from them. Answers nothing for each when done; what it
- * found instead, and then left alone.
+ * Inserts new records with their indexes. Returns nil per record, or what it found instead and left
+ * alone.
  */
 export const insertIndexed = script(`${assertKinds(["string", "set", "set", "hash", ""])}
   local records = {}
@@ -185,13 +189,13 @@ export function insertCall(layout: RedisLayout, writes: readonly Write[]): Call 
   return { keys, args };
 }
 
-/** Keys and arguments of a record, of `changeIndexed`. */
+/** Keys and arguments per record of `changeIndexed`. */
 const keysAChange = 8;
 const argumentsAChange = 7;
 
 /**
- * The same for records that may be there. ARGV[1] says whether one that is not as expected keeps all of them from
- * being written; each is then answered as it was found.
+ * Changes records that may exist. ARGV[1] states whether an unexpected record prevents all writes;
+ * then the current value of each is returned.
  */
 export const changeIndexed =
   script(`${assertKinds(["string", "set", "set", "set", "set", "hash", "", ""])}

@@ -1,4 +1,4 @@
-/** The settings of HiveMind's Redis plugin: which server, and where in it a store is. */
+/** The settings of HiveMind's Redis plugin: server and namespace. */
 import * as z from "../schema.js";
 import { type DatabaseConfig, readConfig } from "./plugin.js";
 import type { RedisEndpoint } from "./redis-connection.js";
@@ -7,7 +7,7 @@ export const redisPluginName = "hivemind-redis-db-plugin";
 
 const port = z.int().check(z.minimum(1), z.maximum(65_535));
 
-/** Every setting of the Python plugin; those that are for its own pool and caches mean nothing here. */
+/** All settings of the Python plugin; those for its own pool and caches have no effect here. */
 const schema = z.strictObject({
   host: z._default(z.string().check(z.minLength(1)), "127.0.0.1"),
   port: z._default(port, 6379),
@@ -39,14 +39,14 @@ const schema = z.strictObject({
   api_key_cache_size: z.optional(z.int()),
 });
 
-/** A server, and where in it one store is. */
+/** A server, and the namespace of a store on it. */
 export interface Namespace extends RedisEndpoint {
   prefix: string;
-  /** Whether a hash tag keeps all of it in one slot. */
+  /** Whether a hash tag keeps the namespace in a single slot. */
   tagged: boolean;
 }
 
-/** @throws StoreError `usage` for settings that are not what they should be. */
+/** @throws {@link StoreError} usage - a setting is invalid */
 export function readEndpoint(config: DatabaseConfig): Namespace {
   const settings = readConfig(redisPluginName, schema, config);
   const tag = settings.cluster_hash_tag?.trim();

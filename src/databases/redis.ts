@@ -1,8 +1,8 @@
 /**
- * HiveMind's Redis store, alone or on a cluster; redis-layout.ts says what it keeps where.
+ * HiveMind's Redis store, on a server or a cluster; `redis-layout` describes its keys.
  *
- * A record is written only if it is what this process last read: what others change meanwhile is read anew, never
- * overwritten unseen.
+ * A record is written only if it is what this process last read. If another process has changed it,
+ * it is read and decided again, never overwritten blindly.
  */
 import { setTimeout as sleep } from "node:timers/promises";
 import { blacklistKeys, type Client, isRevoked, revokedApiKey } from "../client/client.js";
@@ -36,9 +36,9 @@ import {
 } from "./redis-layout.js";
 import { type Namespace, readEndpoint } from "./redis-settings.js";
 
-/** Records a round trip: some hundred kilobytes, some milliseconds of the server's time. */
+/** Records per round trip: some hundred kilobytes, some milliseconds of server time. */
 const batchSize = 200;
-/** Batches under way at once: the server works on one while the next is made. */
+/** Batches in flight: the server processes a batch while the next is prepared. */
 const batchesAhead = 2;
 
 export const redisPlugin: DatabasePlugin = {
@@ -73,7 +73,7 @@ class RedisDatabase extends BaseDatabase {
     this.#layout = new RedisLayout(place.prefix);
   }
 
-  /** Whether there are indexes and counters beside the records. */
+  /** Whether indexes and counters exist beside the records. */
   get #indexed(): boolean {
     return !this.#connection.isCluster || this.#place.tagged;
   }
@@ -88,7 +88,7 @@ class RedisDatabase extends BaseDatabase {
     const underWay: Promise<void>[] = [];
     const begin = async () => {
       const put = this.#put(batch);
-      // It is waited for below, be it after another one failed.
+      // Awaited below, also if an earlier batch fails.
       put.catch(() => undefined);
       batch = [];
       if (underWay.push(put) > batchesAhead) await underWay.shift();
@@ -111,8 +111,9 @@ class RedisDatabase extends BaseDatabase {
   }
 
   /**
-   * In one step where indexes and records lie together. On a cluster without a hash tag they are two: the old client is
-   * revoked first, so that what ends in between admits nobody who should not be, and can be done again.
+   * Atomic if indexes and records are in the same slot. On a cluster without a hash tag the old
+   * client is revoked first, so that an interruption admits no client by accident and the call can
+   * be repeated.
    */
   override async replaceItem(old: Client, replacement: Client): Promise<void> {
     const [from, to] = [old.client_id, replacement.client_id];
@@ -182,7 +183,7 @@ class RedisDatabase extends BaseDatabase {
     return holds;
   }
 
-  /** The count that the Python plugin keeps and answers; where it keeps none, the records are counted. */
+  /** Returns the count that the Python plugin keeps; counts the records if there is none. */
   async size(): Promise<number> {
     if (this.#indexed) {
       const count = await this.#get(this.#layout.count);
@@ -195,7 +196,7 @@ class RedisDatabase extends BaseDatabase {
     return count;
   }
 
-  /** In the order of their ids; the next batch is read while one is used. */
+  /** Yields clients ordered by id; reads the next batch while the current one is used. */
   async *[Symbol.asyncIterator](): AsyncGenerator<Client> {
     let next: Promise<(string | null)[]> | undefined;
     let nextIds: number[] = [];
@@ -218,8 +219,8 @@ class RedisDatabase extends BaseDatabase {
     if (version > newestRecordSchema) {
       throw new StoreError(
         "newerVersion",
-        `${this.#connection.url} has schema ${version}; this program knows schemas up to ${newestRecordSchema}`,
-        { hint: "install a newer hivemind-sqlcipher" },
+        `${this.#connection.url} has schema ${version}; this version supports schemas up to ${newestRecordSchema}`,
+        { hint: "Install a newer hivemind-sqlcipher." },
       );
     }
     this.#shape = shapeOf(Number.isNaN(version) ? 1 : version);
@@ -243,9 +244,9 @@ class RedisDatabase extends BaseDatabase {
     return this.#connection.close();
   }
 
-  /** First as if none of them were there: to find out costs as much as to write them. */
+  /** Inserts first: finding out which records exist costs as much as writing them. */
   async #put(clients: readonly Client[]): Promise<void> {
-    // Of two with the same id the later one counts.
+    // The later of two with the same id wins.
     const byId = new Map(clients.map((client) => [client.client_id, withName(client)]));
     const writes: Write[] = [];
     for (const [id, client] of byId) {
@@ -263,12 +264,13 @@ class RedisDatabase extends BaseDatabase {
   }
 
   /**
-   * Changes records to what `decide` makes of each, and makes new ones. A record that others changed meanwhile is
-   * decided on anew; one that is just being created by others is waited for, and never overwritten.
+   * Changes records to what `decide` returns for each, and creates new ones. A record that another
+   * process has changed is decided again; a record that another process is creating is waited for
+   * and never overwritten.
    *
-   * @param options.found what is known to be there.
-   * @param options.together all of them or none.
-   * @throws StoreError `inUse` if that takes too long.
+   * @param options.found - current values, if known
+   * @param options.together - whether to write all or none
+   * @throws {@link StoreError} inUse - a record stays locked by another process for too long
    */
   async #change(
     ids: readonly number[],
@@ -286,7 +288,7 @@ class RedisDatabase extends BaseDatabase {
         throw new StoreError(
           "inUse",
           `${this.#connection.url}: client ${pending[0]} is being written by another process`,
-          { hint: "try again in half a minute: a write that was given up ends by itself then" },
+          { hint: "Try again in half a minute: an abandoned write expires by then." },
         );
       }
       if (attempt > 0) await sleep(this.#place.retryDelay * 1000);
@@ -323,8 +325,9 @@ class RedisDatabase extends BaseDatabase {
   }
 
   /**
-   * On a cluster without a hash tag the newest plugin cannot migrate records, which would take more than one slot, and
-   * ends if it has to. So what is empty is left out there, which says the same to a released one.
+   * On a cluster without a hash tag HiveMind 5 cannot migrate records, which would take more than
+   * one slot, and fails if it has to. Empty lists are left out there, which means the same to
+   * HiveMind 4.
    */
   #encode(client: Client): JsonObject {
     const record = encodeRecord(client, this.#shape);
@@ -340,7 +343,7 @@ class RedisDatabase extends BaseDatabase {
     return formatJson(record, { sortKeys: true, ascii: false });
   }
 
-  /** For each: null when written; else what was found where nothing was expected. */
+  /** Returns null per record that was written, else the unexpected record. */
   async #insert(writes: readonly Write[]): Promise<(string | null)[]> {
     if (writes.length === 0) return [];
     if (!this.#indexed) return this.#writeAlone(writes);
@@ -348,7 +351,7 @@ class RedisDatabase extends BaseDatabase {
     return answers as (string | null)[];
   }
 
-  /** For each: null when written; else what was found instead of what was expected. */
+  /** Returns null per record that was written, else the record that was found instead. */
   async #write(writes: readonly Write[], together: boolean): Promise<(string | null)[]> {
     if (writes.length === 0) return [];
     if (!this.#indexed) return this.#writeAlone(writes);
@@ -356,13 +359,14 @@ class RedisDatabase extends BaseDatabase {
     return answers as (string | null)[];
   }
 
-  /** Where each record is in a slot of its own. */
+  /** Writes records that are each in a slot of their own. */
   async #writeAlone(writes: readonly Write[]): Promise<(string | null)[]> {
     const { admissions } = this.#layout;
     const oldKeys = writes.flatMap(({ before }) => (before === undefined ? [] : [before.api_key]));
     const newKeys = writes.map(({ client }) => client.api_key);
     const forget = ["HDEL", admissions, ...oldKeys, ...newKeys];
-    // In another slot, so not together with the records: before them, and after them for what was read meanwhile.
+    // Admission entries are in another slot and not covered by the script: delete them before, and
+    // again after for entries that were read in between.
     await this.#connection.send(admissions, forget);
     const calls = writes.map((write) => recordCall(this.#layout, write));
     const answers = await this.#run(writeRecord, calls);
@@ -370,7 +374,10 @@ class RedisDatabase extends BaseDatabase {
     return answers as (string | null)[];
   }
 
-  /** By its hash; in full where a server does not know it yet. Running it twice finds what the first time wrote. */
+  /**
+   * Runs a script by its hash, or by its text if the server does not know it. Repeating a script
+   * finds what it wrote the first time.
+   */
   async #run({ text, sha }: Script, calls: readonly Call[]): Promise<unknown[]> {
     const run = (...command: string[]) =>
       this.#connection.sendAll(
@@ -387,7 +394,7 @@ class RedisDatabase extends BaseDatabase {
     }
   }
 
-  /** The records with these ids, as far as there are any. */
+  /** Returns the records with these ids that exist. */
   async #load(ids: readonly number[]): Promise<Client[]> {
     return (await this.getClientsById(ids)).filter((client) => client !== undefined);
   }
@@ -417,8 +424,8 @@ class RedisDatabase extends BaseDatabase {
   }
 
   /**
-   * The ids of all records in their order, in batches. The server names them in none, and some twice; a store on disk
-   * that takes them in order is written from end to end.
+   * Yields the ids of all records in ascending order, in batches. SCAN returns them unordered and
+   * some twice; a store on disk is written sequentially if they come in order.
    */
   async *#ids(): AsyncGenerator<number[]> {
     const ids = new IdSet();
@@ -448,7 +455,7 @@ class RedisDatabase extends BaseDatabase {
     if (!isJsonObject(record)) throw new StoreError("corrupted", `${where} is not a record`);
     if (record.client_id !== id) {
       throw new StoreError("corrupted", `${where} holds the record of another client_id`, {
-        hint: "two records with one id: leave only the one that is meant",
+        hint: "Two records have the same id: remove the wrong one.",
       });
     }
     return record;
@@ -462,7 +469,7 @@ type Decide = (
 
 type Rewrite = (record: JsonObject, client: Client) => JsonObject;
 
-/** As the Python plugin revokes: what else the record says is kept. */
+/** Revokes a client as the Python plugin does: other fields of the record are kept. */
 function revoke(id: number, before: Client | undefined): { client: Client; revoking: boolean } {
   if (before === undefined) throw noSuchClient(id);
   const { crypto_key: _, ...metadata } = before.metadata;
@@ -474,7 +481,10 @@ function isRecord(text: string | null | undefined): text is string {
   return text !== null && text !== undefined && text !== "" && text !== creationMarker;
 }
 
-/** The Python plugin cannot write to Redis a client whose name is None, and so could not change or revoke it. */
+/**
+ * The Python plugin cannot write a client whose name is None to Redis, so it could not change or
+ * revoke it.
+ */
 function withName(client: Client): Client {
   return client.name === null ? { ...client, name: "" } : client;
 }

@@ -1,4 +1,4 @@
-/** Every database plugin by its name: those of this package, and those of others. */
+/** All database plugins by name: those of this package, and those of other packages. */
 import type { Database } from "../client/database.js";
 import { StoreError } from "../errors.js";
 import { type PassphraseSource, parseSource, readPassphrases } from "../keys/source.js";
@@ -9,7 +9,7 @@ import { redisPlugin } from "./redis.js";
 import { redisPluginName } from "./redis-settings.js";
 import { sqlcipherPlugin, sqlcipherPluginName, sqlitePlugin, sqlitePluginName } from "./sqlite.js";
 
-/** This package's own; another's plugin never takes one of these names. */
+/** A plugin of another package cannot take one of these names. */
 const ownPlugins: Readonly<Record<string, DatabasePlugin>> = {
   [sqlcipherPluginName]: sqlcipherPlugin,
   [sqlitePluginName]: sqlitePlugin,
@@ -19,7 +19,9 @@ const ownPlugins: Readonly<Record<string, DatabasePlugin>> = {
 
 export const ownPluginNames: readonly string[] = Object.keys(ownPlugins);
 
-/** Plugins of other packages; one that takes a name of this package's is said to be of no use. */
+/**
+ * Finds the plugins of other packages; a plugin with a name of this package is marked as unusable.
+ */
 export async function otherPlugins(): Promise<FoundPlugin[]> {
   return (await findPlugins()).map((found) =>
     Object.hasOwn(ownPlugins, found.name)
@@ -29,9 +31,10 @@ export async function otherPlugins(): Promise<FoundPlugin[]> {
 }
 
 /**
- * A plugin by its name. One of another package is loaded now, and runs with this program's rights.
+ * Returns a plugin by its name. A plugin of another package is loaded now, and runs with this
+ * program's rights.
  *
- * @throws StoreError `usage` if none has that name; `failed` if it cannot be loaded.
+ * @throws {@link StoreError} usage - there is no plugin of this name; failed - it cannot be loaded
  */
 async function getPlugin(name: string): Promise<DatabasePlugin> {
   const own = Object.hasOwn(ownPlugins, name) ? ownPlugins[name] : undefined;
@@ -40,28 +43,31 @@ async function getPlugin(name: string): Promise<DatabasePlugin> {
   const found = others.find((plugin) => plugin.name === name);
   if (found !== undefined) return loadPlugin(found);
   const names = [...ownPluginNames, ...others.map((plugin) => plugin.name)];
-  throw new StoreError("usage", `no database plugin "${name}" is served here`, {
-    hint: `There are: ${[...new Set(names)].join(", ")}.`,
+  throw new StoreError("usage", `no database plugin "${name}"`, {
+    hint: `Available: ${[...new Set(names)].join(", ")}.`,
   });
 }
 
-/** Where settings lead, without secrets. */
+/** Returns the path or URL of a database, without secrets. */
 export async function locationOf(name: string, config: DatabaseConfig): Promise<string> {
   const plugin = await getPlugin(name);
   const { password_source: _, ...settings } = config;
   return (await plugin.place?.(settings)) ?? name;
 }
 
-/** Makes any of the databases there are. */
+/** Opens any of the databases. */
 // biome-ignore lint/complexity/noStaticOnlyClass: the name by which HiveMind's own factory is known.
 export class DatabaseFactory {
   /**
-   * Opens a database; by default one that is not there is made, as HiveMind's own plugins do.
+   * Opens a database; creates it by default if it does not exist, as HiveMind's own plugins do.
    *
-   * @param config what `database.<name>` holds in `server.json`. In place of a `password`, a `password_source`
-   *   (`keyring`, `file:PATH`, `command:CMD`, `credential[:NAME]`) says where it comes from; in the keyring its account
-   *   is the database's place.
-   * @throws StoreError `usage` for a name or a setting there is none of, and what the database itself has to say.
+   * @param name - the plugin's name
+   * @param config - `database.<name>` of `server.json`. Instead of `password`, `password_source`
+   *   (`keyring`, `file:PATH`, `command:CMD`, `credential[:NAME]`) names its source; the keyring
+   *   account is the database's location
+   * @throws {@link StoreError} usage - there is no plugin of this name, or a setting is invalid
+   * @example
+   *     await using redis = await DatabaseFactory.create("hivemind-redis-db-plugin", { host });
    */
   static async create(
     name: string,
@@ -69,7 +75,7 @@ export class DatabaseFactory {
     options: OpenOptions = { mode: "create" },
   ): Promise<Database> {
     const plugin = await getPlugin(name);
-    // The encrypted store knows more than one generation of its passphrase.
+    // The encrypted store has several generations of its passphrase.
     const settings = plugin === sqlcipherPlugin ? config : await withPassword(plugin, name, config);
     return plugin.open(settings, options);
   }
@@ -89,9 +95,10 @@ async function withPassword(
 }
 
 /**
- * The password of the database that these settings lead to, from where it is kept.
+ * Reads the password of the database with these settings from its source.
  *
- * @throws StoreError `passphraseUnavailable` if there is none, with what to type.
+ * @throws {@link StoreError} passphraseUnavailable - there is no password; the hint names the
+ *   command that stores it
  */
 export async function databasePassword(
   name: string,
@@ -107,7 +114,7 @@ async function readPassword(
   config: DatabaseConfig,
   source: PassphraseSource,
 ): Promise<string> {
-  // Some settings depend on there being a password: the JSON store's file has another name then.
+  // The file of the JSON store has a different name with a password.
   const account = (await plugin.place?.({ ...config, password: "\0" })) ?? name;
   try {
     for await (const { passphrase } of readPassphrases(source, account)) return passphrase;
@@ -116,9 +123,9 @@ async function readPassword(
     if (source.kind !== "keyring") throw error;
     throw new StoreError("passphraseUnavailable", error.message, {
       cause: error,
-      // Without its last two words secret-tool makes an entry that keytar does not find.
+      // Without its last two arguments secret-tool creates an entry that keytar does not find.
       hint: `secret-tool store --label=HiveMind service hivemind-sqlcipher account '${account}' xdg:schema org.freedesktop.Secret.Generic`,
     });
   }
-  throw new StoreError("passphraseUnavailable", `there is no password for ${account}`);
+  throw new StoreError("passphraseUnavailable", `no password is stored for ${account}`);
 }

@@ -1,4 +1,4 @@
-/** HiveMind's SQLite store as two backends: encrypted through SQLCipher, and in plain text as hubs keep it. */
+/** HiveMind's SQLite store as two databases: encrypted by SQLCipher, and in plain text. */
 import { rm } from "node:fs/promises";
 import { dirname, resolve } from "node:path";
 import type { Database } from "../client/database.js";
@@ -21,35 +21,39 @@ export const sqlitePluginName = "hivemind-sqlite-db-plugin";
 
 const plainSchema = z.strictObject({
   ...fileLocation,
-  /** The whole path, in place of the two names. */
+  /** The whole path, instead of subfolder and name. */
   db_path: z.optional(z.string().check(z.minLength(1))),
 });
 
 const encryptedSchema = z.extend(plainSchema, {
   /** The passphrase itself, for a program that has it. */
   password: z.optional(z.string().check(z.minLength(1))),
-  /** Where it comes from otherwise: `keyring` (the default), `file:PATH`, `command:CMD`, `credential[:NAME]`. */
+  /**
+   * The source of the passphrase otherwise: `keyring` (default), `file:PATH`, `command:CMD`,
+   * `credential[:NAME]`.
+   */
   password_source: z.optional(z.string()),
-  /** False where the keyring is not to keep the key that was derived, beside the passphrase. */
+  /** False to keep no derived key in the keyring. */
   key_cache: z.optional(z.boolean()),
 });
 
-/** The store's resolved path. */
+/** Returns the resolved path of the store. */
 function pathOf(settings: z.infer<typeof plainSchema>): Promise<string> {
   const { db_path, subfolder = "hivemind-core", name = "clients" } = settings;
-  // An absolute part makes what stands before it void, as in Python.
+  // An absolute component discards the components before it, as in Python.
   return realPath(
     db_path === undefined ? resolve(dataHome(), subfolder, `${name}.db`) : expandPath(db_path),
   );
 }
 
-/** `clients.db` through SQLCipher. Its schema is left as it is. */
+/** `clients.db` through SQLCipher. Its schema is not migrated. */
 export const sqlcipherPlugin: DatabasePlugin = {
   place: (config) => pathOf(readConfig(sqlcipherPluginName, encryptedSchema, config)),
   async open(config, { mode }) {
     const settings = readConfig(sqlcipherPluginName, encryptedSchema, config);
     const path = await pathOf(settings);
-    // Also for reading: SQLite leaves sidecars behind a store in WAL mode that it may only read.
+    // Read-write also for reading: SQLite leaves sidecars behind a WAL store that is opened
+    // read-only.
     if (settings.password === undefined) {
       const source = parseSource(settings.password_source ?? "keyring");
       return unlockStore(path, settings.key_cache === false ? withoutKeyCache(source) : source, {
@@ -64,7 +68,7 @@ export const sqlcipherPlugin: DatabasePlugin = {
   },
 };
 
-/** `clients.db` in plain text, as HiveMind's own plugin keeps it without a password. */
+/** `clients.db` in plain text, as HiveMind's plugin keeps it without a password. */
 export const sqlitePlugin: DatabasePlugin = {
   place: (config) => pathOf(readConfig(sqlitePluginName, plainSchema, withoutEmpty(config))),
   async open(config, { mode }): Promise<Database> {
@@ -72,11 +76,11 @@ export const sqlitePlugin: DatabasePlugin = {
     const path = await pathOf(settings);
     const { format } = await identify(path);
     if (format === "absent") {
-      if (mode !== "create") throw new StoreError("notFound", `there is no store at ${path}`);
+      if (mode !== "create") throw new StoreError("notFound", `no such store: ${path}`);
       await createPlaintext(path);
     } else if (format !== "plaintext") {
-      throw new StoreError("refused", `${path} is encrypted, or no SQLite database`, {
-        hint: `an encrypted store is served by ${sqlcipherPluginName}`,
+      throw new StoreError("refused", `${path} is encrypted or not an SQLite database`, {
+        hint: `An encrypted store needs the plugin ${sqlcipherPluginName}`,
       });
     }
     const connection = await Connection.open(path, { mode: "readwrite" });
@@ -89,17 +93,17 @@ export const sqlitePlugin: DatabasePlugin = {
   },
 };
 
-/** To upstream's plugin an empty password is none. */
+/** An empty password means none to upstream's plugin. */
 function withoutEmpty({ password, ...config }: DatabaseConfig): DatabaseConfig {
   if (password === undefined || password === null || password === "") return config;
-  throw new StoreError("refused", `${sqlitePluginName} keeps its store in plain text here`, {
-    hint: `a store with a password is served by ${sqlcipherPluginName}`,
+  throw new StoreError("refused", `${sqlitePluginName} keeps its store in plain text`, {
+    hint: `A store with a password needs the plugin ${sqlcipherPluginName}`,
   });
 }
 
 /**
- * At schema 0, which every hub reads with its blacklists: a released one enforces the columns, a newer one migrates
- * them when it opens the store.
+ * Creates schema 0, which every hub reads with its blacklists: HiveMind 4 enforces the columns,
+ * HiveMind 5 migrates them when it opens the store.
  */
 async function createPlaintext(path: string): Promise<void> {
   await makeDirectory(dirname(path));

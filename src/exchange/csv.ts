@@ -1,29 +1,30 @@
 /**
- * Clients as CSV, in the hub's columns.
+ * Reads and writes clients as CSV, in the hub's columns.
  *
- * `hivemind-core export-clients` quotes nothing: a comma in a name is a comma more, nothing is `None`, true is `True`.
- * Such a file is known by its header, which is the hub's to the letter, and each of its rows must have one possible
- * reading; a row with two is refused, not guessed. Any other CSV, ours among them, is read as RFC 4180 has it; ours
- * quotes every value, header included, and leaves nothing empty and unquoted.
+ * `hivemind-core export-clients` quotes nothing: a comma in a name looks like a separator, `None` means
+ * no value, and booleans are `True` and `False`. A row of such a file is accepted only if it has one
+ * possible reading. Any other file is read by RFC 4180, with the separator, line end and spelling of
+ * booleans that it uses: spreadsheets change all three when they save the hub's file.
  */
 import { parse } from "csv-parse/sync";
 import type { Client } from "../client/client.js";
 import { StoreError } from "../errors.js";
-import { type ImportRow, type RejectedRow, toImportRow } from "./incoming.js";
+import { type ImportRow, type RejectedRow, toImportRow } from "./import-row.js";
 
 const columns = ["client_id", "name", "is_admin", "access_key", "password", "crypto_key"] as const;
 type Column = (typeof columns)[number];
 
-/** What the two lines of hubs write first; newer ones have no crypto key. */
+/** The headers of HiveMind 4 and of HiveMind 5, which has no crypto key. */
 const hubHeaders = [columns, columns.slice(0, 5)].map((header) => header.join(","));
 
-/** A quote that stays open over more lines than this was never meant to be closed. */
+const separators = [",", ";", "\t", "|"] as const;
+
+/** Lines; a quote that stays open for longer is an error in the file. */
 const mostLines = 1_000;
 
-/** A value, or null for nothing. */
 type Value = string | null;
 
-/** The header, without what lets somebody in unless `secrets`. */
+/** Returns the header; without secrets it has no keys and passwords. */
 export function csvHeader(secrets: boolean): string {
   return csvLine(secrets ? columns : columns.slice(0, 3));
 }
@@ -33,7 +34,7 @@ export function csvRow(client: Client, secrets: boolean): string {
   return csvLine(secrets ? [...shown, client.api_key, client.password, client.crypto_key] : shown);
 }
 
-/** One line of CSV as RFC 4180 has it: every value quoted, null neither quoted nor anything else. */
+/** Returns a line of CSV by RFC 4180: values are quoted, null is empty and unquoted. */
 export function csvLine(values: readonly (string | null)[]): string {
   const quoted = values.map((value) => (value === null ? "" : `"${value.replaceAll('"', '""')}"`));
   return `${quoted.join(",")}\r\n`;
@@ -42,7 +43,7 @@ export function csvLine(values: readonly (string | null)[]): string {
 /**
  * Reads clients from CSV, line by line.
  *
- * @throws StoreError `refused` if the header is not one of clients with their access keys.
+ * @throws {@link StoreError} refused - the header has other columns, or no access keys
  */
 export async function* readCsv(
   lines: AsyncIterator<string>,
@@ -63,38 +64,40 @@ async function* readHubRows(
     const line = withoutLineEnd(next.value);
     if (line === "") continue;
     const where = `line ${number}`;
-    const reading = onlyReading(line, header.length);
+    const reading = readHubRow(line, header.length);
+    if (typeof reading !== "string" && isBlank(reading)) continue;
     yield typeof reading === "string"
       ? { where, why: reading }
       : fromValues(where, header, reading);
   }
 }
 
-/** The one way to read a line of a file with the hub's header, or why there is none. */
-function onlyReading(line: string, width: number): Value[] | string {
+/** Returns the values of a row below the hub's header, or the reason if it has not one reading. */
+function readHubRow(line: string, width: number): Value[] | string {
   const parts = line.split(",");
+  const quoted = quotedReading(line, width, ",");
+  // The hub writes True or False. Without them a spreadsheet has saved the row, by RFC 4180.
   const ways = waysToRead(parts, width);
-  const quoted = line.includes('"') ? quotedReading(line, width) : undefined;
   if (ways === 0) return quoted ?? "not a row with these columns";
   const plain = ways === 1 ? plainReading(parts, width) : undefined;
-  const other = quoted?.some((value, index) => value !== plain?.[index]);
-  if (plain !== undefined && !other) return plain;
+  const isSame = !line.includes('"') || !quoted?.some((value, index) => value !== plain?.[index]);
+  if (plain !== undefined && isSame) return plain;
   return (
-    "it can be read in more than one way, for the hub quotes nothing. " +
-    "Quote its values, and write true or false in small letters"
+    "the row is ambiguous, because the hub writes no quotes. " +
+    "Quote its values and write true or false in lower case"
   );
 }
 
 /**
- * How many unquoted rows a line could be: what is before `True` or `False` is id and name, what is after it the other
- * columns, and commas can be in all of them but the id.
+ * Counts the readings of an unquoted row: id and name precede `True` or `False`, the other columns
+ * follow it, and every column but the id may hold commas.
  */
 function waysToRead(parts: readonly string[], width: number): number {
   const after = width - 3;
   let ways = 0;
   for (const at of admins(parts)) {
     const left = parts.length - 1 - at;
-    // Of the commas in what is left, choose those that separate its columns.
+    // Choose the commas of the rest that separate its columns.
     if (after === 2) ways += Math.max(0, left - 1);
     else if (left >= after) ways += ((left - 1) * (left - 2)) / 2;
   }
@@ -115,23 +118,28 @@ function plainReading(parts: readonly string[], width: number): Value[] {
   return values.map((value) => (value === "None" ? null : value));
 }
 
-function quotedReading(line: string, width: number): Value[] | undefined {
-  const values = quotedValues(line);
+function quotedReading(line: string, width: number, separator: string): Value[] | undefined {
+  const values = quotedValues(line, separator);
   return values?.length === width ? values : undefined;
 }
 
-/** One record's values; undefined if it is not one as RFC 4180 has it. */
-function quotedValues(text: string): Value[] | undefined {
+/** Returns the values of a record; undefined if it is malformed by RFC 4180. */
+function quotedValues(text: string, separator: string): Value[] | undefined {
   try {
-    const records = parse(text, { cast: nothingIfBare, relax_column_count: true });
+    const records = parse(text, {
+      cast: nullIfBare,
+      delimiter: separator,
+      record_delimiter: ["\r\n", "\n", "\r"],
+      relax_column_count: true,
+    });
     return records.length === 1 ? (records[0] as unknown as Value[]) : undefined;
   } catch {
     return undefined;
   }
 }
 
-/** Unquoted, an empty value and the hub's `None` are nothing. */
-function nothingIfBare(value: string, { quoting }: { quoting: boolean }): Value {
+/** Unquoted, an empty value and the hub's `None` mean null. */
+function nullIfBare(value: string, { quoting }: { quoting: boolean }): Value {
   return !quoting && (value === "" || value === "None") ? null : value;
 }
 
@@ -140,17 +148,23 @@ async function* readQuotedRows(
   first: string,
 ): AsyncGenerator<ImportRow | RejectedRow> {
   let header: readonly string[] | undefined;
+  let separator = ",";
   for await (const { text, line } of quotedRecords(lines, first)) {
     const where = `line ${line}`;
-    const values = quotedValues(text);
-    if (header === undefined) header = checkedHeader(values ?? []);
-    else if (values === undefined) yield { where, why: "its quotes are not as CSV has them" };
+    if (header === undefined) {
+      separator = separatorOf(text);
+      header = checkedHeader(quotedValues(text, separator) ?? []);
+      continue;
+    }
+    const values = quotedValues(text, separator);
+    if (values !== undefined && isBlank(values)) continue;
+    if (values === undefined) yield { where, why: "malformed quotes" };
     else if (values.length === header.length) yield fromValues(where, header, values);
     else yield { where, why: `it has ${values.length} values, not ${header.length}` };
   }
 }
 
-/** Records with the line that each begins on: one goes on over a line end as long as a quote is open. */
+/** Yields records with the line of their start; a record continues over a line end while a quote is open. */
 async function* quotedRecords(
   lines: AsyncIterator<string>,
   first: string,
@@ -173,20 +187,36 @@ async function* quotedRecords(
   if (open) yield { text: parts.join(""), line: began };
 }
 
+/** The separator with which most of the header's names are known columns. */
+function separatorOf(header: string): string {
+  const known = (separator: string) =>
+    (quotedValues(header, separator) ?? []).filter((name) => isColumn(name?.trim() ?? "")).length;
+  return [...separators].sort((a, b) => known(b) - known(a))[0] ?? ",";
+}
+
+function isColumn(name: string): boolean {
+  return (columns as readonly string[]).includes(name);
+}
+
+/** A spreadsheet saves an empty row as separators only. */
+function isBlank(values: readonly Value[]): boolean {
+  return values.every((value) => value === null || value.trim() === "");
+}
+
 function checkedHeader(record: readonly Value[]): readonly string[] {
   const header = record.map((name) => name?.trim() ?? "");
-  const unknown = header.find((name) => !(columns as readonly string[]).includes(name));
+  const unknown = header.find((name) => !isColumn(name));
   if (unknown !== undefined) {
-    throw new StoreError("refused", "the first line is not a header of clients", {
+    throw new StoreError("refused", "the first line is not a header", {
       hint: `The columns are ${columns.join(", ")}.`,
     });
   }
   if (new Set(header).size < header.length) {
-    throw new StoreError("refused", "the header has a column twice");
+    throw new StoreError("refused", "duplicate column in the header");
   }
   if (!header.includes("access_key")) {
-    throw new StoreError("refused", "there are no access keys in this file", {
-      hint: "export-clients writes them with --show-secrets.",
+    throw new StoreError("refused", "the file has no access keys", {
+      hint: "Export with --show-secrets.",
     });
   }
   return header;
@@ -207,9 +237,16 @@ function fromValues(
     crypto_key,
   } = row as Partial<Record<Column, Value>>;
   const id = client_id === null ? undefined : wholeNumber(client_id);
-  if (id === null) return { where, why: "its client_id is not a whole number" };
+  if (id === null) return { where, why: "client_id is not a whole number" };
   const admin = is_admin === null ? undefined : truth(is_admin);
-  if (admin === null) return { where, why: "its is_admin is neither true nor false" };
+  if (admin === null) return { where, why: "is_admin is neither true nor false" };
+  const numeric = (["access_key", "password", "crypto_key"] as const).find((name) =>
+    scientific.test(row[name] ?? ""),
+  );
+  if (numeric !== undefined) {
+    const why = `${numeric} is in scientific notation: a spreadsheet has replaced it by a number`;
+    return { where, why };
+  }
   return toImportRow(where, id, {
     api_key: access_key ?? "",
     ...(name !== undefined && { name }),
@@ -219,14 +256,18 @@ function fromValues(
   });
 }
 
+/** `1.23457E+31`; a decimal comma comes from some locales. */
+const scientific = /^\d(?:[.,]\d+)?E[+-]?\d+$/i;
+
 function wholeNumber(text: string): number | null {
   const value = Number(text);
   return /^-?\d+$/.test(text) && Number.isSafeInteger(value) ? value : null;
 }
 
+/** Accepts the spellings that spreadsheets and other programs write. */
 function truth(text: string): boolean | null {
-  if (/^true$/i.test(text)) return true;
-  return /^false$/i.test(text) ? false : null;
+  if (/^(?:true|yes|y|t|on|1)$/i.test(text.trim())) return true;
+  return /^(?:false|no|n|f|off|0)$/i.test(text.trim()) ? false : null;
 }
 
 async function following(lines: AsyncIterator<string>): Promise<{ value: string; done: boolean }> {
@@ -235,5 +276,5 @@ async function following(lines: AsyncIterator<string>): Promise<{ value: string;
 }
 
 function withoutLineEnd(line: string): string {
-  return line.replace(/\r?\n$/, "");
+  return line.replace(/\r?\n$|\r$/, "");
 }

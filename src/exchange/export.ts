@@ -1,4 +1,4 @@
-/** A store's clients into a file that others can read, or a stream. */
+/** Writes the clients of a store as CSV or JSON, to a file or a stream. */
 import { type FileHandle, open, rm, stat } from "node:fs/promises";
 import { join } from "node:path";
 import { type Client, isRevoked, withoutSecrets } from "../client/client.js";
@@ -12,18 +12,18 @@ export interface ExportOptions {
   readonly clients: AsyncIterable<Client>;
   readonly format: Format;
   /**
-   * With access keys, passwords and crypto keys, and then with revoked clients too: enough to be imported. Without, a
-   * list of those who may come in.
+   * Whether access keys, passwords, crypto keys and revoked clients are included, so that the
+   * export can be imported. Without them it is a list of the active clients.
    */
   readonly secrets: boolean;
   readonly progress?: (done: number) => void;
   readonly signal?: AbortSignal;
 }
 
-/** Text is handed on in pieces of about this many characters. */
+/** Characters per piece, approximately. */
 const pieceLength = 64 * 1024;
 
-/** The export in pieces; answers in `progress` how many clients it holds so far. */
+/** Yields the export in pieces and reports to `progress` how many clients they hold so far. */
 export async function* exportText(options: ExportOptions): AsyncGenerator<string> {
   const { format, secrets, progress = () => {}, signal } = options;
   let piece = format === "csv" ? csvHeader(secrets) : '{"clients": [';
@@ -48,7 +48,7 @@ function record(client: Client, secrets: boolean): string {
   return formatJson(shown, { sortKeys: true, ascii: false });
 }
 
-/** Where an export to `path` goes: in a folder, the hub's name for it. */
+/** Returns the path of an export: in a directory, the hub's file name for it. */
 export async function exportPath(path: string, format: Format): Promise<string> {
   try {
     return (await stat(path)).isDirectory() ? join(path, `hivemind_clients.${format}`) : path;
@@ -59,9 +59,9 @@ export async function exportPath(path: string, format: Format): Promise<string> 
 }
 
 /**
- * Writes an export to a new file, 0600, which gets its name when it is whole.
+ * Writes an export to a new file, mode 0600, which gets its name when it is complete.
  *
- * @throws StoreError `refused` if something has that name; `io`.
+ * @throws {@link StoreError} refused - the path exists; io - the file cannot be written
  */
 export async function exportToFile(path: string, text: AsyncIterable<string>): Promise<void> {
   const staged = stagedName(path);

@@ -1,4 +1,4 @@
-/** Clients from a file into a store: all of them or none. */
+/** Imports clients from a file into a store: all of them or none. */
 import { createReadStream } from "node:fs";
 import { stat } from "node:fs/promises";
 import { revokedApiKey } from "../client/client.js";
@@ -17,32 +17,35 @@ import { linesOf } from "./text.js";
 export type Format = "csv" | "json";
 
 /**
- * Rows that are written in one go while another process has the store open: they take less than half a second, and
- * a hub that writes meanwhile waits for five at most.
+ * Rows written in one transaction while another process has the store open. They take less than
+ * half a second; a hub waits five seconds for the lock.
  */
 const mostBesideOthers = { added: 10_000, changed: 1_000 };
 
-/** New rows between two looks at whether the import was interrupted. */
+/** New rows between two checks of the abort signal. */
 const rowsAStep = 500;
 
-/** How far it is: bytes of the file, then rows written. */
+/** Reports bytes of the file, then rows written. */
 export type Progress = (done: number, total: number) => void;
 
 export interface ImportOptions {
   readonly store: ClientTable;
-  /** A path, or the bytes themselves. */
+  /** A path, or the bytes of the file. */
   readonly file: string | AsyncIterable<Uint8Array>;
-  /** Change clients whose access key is there already, and revoke those that the file has revoked. */
+  /**
+   * Whether to change clients whose access key exists, and to revoke clients that the file has
+   * revoked.
+   */
   readonly update?: boolean;
   readonly progress?: Progress;
   readonly signal?: AbortSignal;
 }
 
-/** A client that could do more after an import than before it. */
+/** A client that could do more after an import than before. */
 export interface Widened {
   readonly client_id: number;
   readonly name: string | null;
-  /** By which fields. */
+  /** The fields that widen its permissions. */
   readonly fields: readonly string[];
 }
 
@@ -53,10 +56,10 @@ export interface ReadImport {
 }
 
 /**
- * Reads a file and works out what importing it would do. Nothing is written.
+ * Reads a file and plans its import. Writes nothing. Rows that are rejected are part of the plan.
  *
- * @throws StoreError `notFound`, `io`, or `refused` if it is neither CSV nor JSON of clients. Rows that cannot be taken
- *   are in the plan.
+ * @throws {@link StoreError} notFound, io - the file cannot be read
+ * @throws {@link StoreError} refused - the file is neither CSV nor JSON of clients
  */
 export async function readImport(options: ImportOptions): Promise<ReadImport> {
   const { store, file, update = false, progress = () => {} } = options;
@@ -95,7 +98,7 @@ async function widenedBy({ updated }: Plan, store: ClientTable): Promise<Widened
 async function sizeOf(path: string): Promise<number> {
   try {
     const stats = await stat(path);
-    if (stats.isDirectory()) throw new StoreError("notFound", `${path} is a folder`);
+    if (stats.isDirectory()) throw new StoreError("notFound", `${path} is a directory`);
     return stats.size;
   } catch (error) {
     const kind = hasCode(error, "ENOENT", "ENOTDIR") ? "notFound" : "io";
@@ -116,10 +119,11 @@ async function knownClients(store: ClientTable): Promise<Known> {
 }
 
 /**
- * Does what a plan without refused rows says, in one transaction.
+ * Applies a plan without rejected rows, in one transaction.
  *
- * @throws StoreError `refused` for more rows than may be written while another process has the store open; `inUse` if
- *   the store changed since the plan was made; whatever a write throws. Nothing is then written.
+ * @throws {@link StoreError} refused - too many rows to write while another process has the store
+ *   open
+ * @throws {@link StoreError} inUse - the store has changed since the plan was made
  */
 export async function applyImport(
   plan: Plan,
@@ -156,14 +160,17 @@ async function assertShortEnough(plan: Plan, storePath: string): Promise<void> {
   if (holder === undefined) return;
   throw new StoreError(
     "refused",
-    `${holder.command} (process ${holder.pid}) has the store open, and an import of this size would hold it up`,
+    `${holder.command} (process ${holder.pid}) has the store open, and a large import would block it`,
     {
       hint: `Stop it first, or import in parts of at most ${mostBesideOthers.added} new and ${mostBesideOthers.changed} changed clients.`,
     },
   );
 }
 
-/** What the plan rests on: ids and access keys that are free still are, and who was to be changed has the same key. */
+/**
+ * Checks what the plan depends on: free ids and access keys are still free, and clients to be
+ * changed still have the same key.
+ */
 async function assertUnchanged(plan: Plan, store: ClientTable): Promise<void> {
   const changed = [...plan.updated.map(({ id }: Update) => id), ...plan.revocations];
   const [row] = await store.connection.all<{ clashes: number; present: number }>(
@@ -179,7 +186,7 @@ async function assertUnchanged(plan: Plan, store: ClientTable): Promise<void> {
     ],
   );
   if (row?.clashes === 0 && row.present === changed.length) return;
-  throw new StoreError("inUse", "the store was changed while the import was prepared", {
-    hint: "Nothing was imported; run it again.",
+  throw new StoreError("inUse", "the store has changed since the import was prepared", {
+    hint: "Run the command again; nothing was imported.",
   });
 }

@@ -1,16 +1,16 @@
 /**
- * Clients as JSON: the records of `list-clients`, one document or one record a line, and the file of HiveMind's JSON
- * plugin.
+ * Reads clients from JSON: a document of `list-clients`, a record per line, or the file of
+ * HiveMind's JSON plugin.
  */
 import { blacklistKeys, type Client, clientSchema, deserializeClient } from "../client/client.js";
 import { isJsonObject, type JsonObject, type JsonValue, parseJson } from "../client/json.js";
 import { StoreError } from "../errors.js";
-import { type ImportRow, type RejectedRow, toImportRow } from "./incoming.js";
+import { type ImportRow, type RejectedRow, toImportRow } from "./import-row.js";
 
-/** A document is parsed whole; more than this many characters are better written one record a line. */
+/** A document is parsed as a whole; a longer one has to be written with a record per line. */
 const longestDocument = 256_000_000;
 
-/** @throws StoreError `refused` if it is no JSON, or JSON of something else. */
+/** @throws {@link StoreError} refused - the text is not JSON, or not JSON of clients */
 export async function* readJson(
   lines: AsyncIterator<string>,
   first: string,
@@ -31,7 +31,7 @@ async function* readLines(
     if (next.value.trim() === "") continue;
     const record = parsedLine(next.value);
     const where = `line ${number}`;
-    yield record === undefined ? { where, why: "it is not JSON" } : fromRecord(where, record);
+    yield record === undefined ? { where, why: "not JSON" } : fromRecord(where, record);
   }
 }
 
@@ -45,8 +45,8 @@ async function* readDocument(
     parts.push(next.value);
     length += next.value.length;
     if (length > longestDocument) {
-      throw new StoreError("refused", "this JSON document is too long to be read at once", {
-        hint: "Write one record a line: list-clients --jsonl --show-secrets.",
+      throw new StoreError("refused", "the JSON document is too long", {
+        hint: "Write a record per line: list-clients --jsonl --show-secrets.",
       });
     }
   }
@@ -61,7 +61,7 @@ function parseDocument(text: string): JsonValue {
   try {
     return parseJson(text);
   } catch (error) {
-    throw new StoreError("refused", `this file is not JSON: ${(error as Error).message}`);
+    throw new StoreError("refused", `the file is not JSON: ${(error as Error).message}`);
   }
 }
 
@@ -70,11 +70,11 @@ function recordsIn(document: JsonValue): readonly JsonValue[] {
   if (isJsonObject(document)) {
     if (Array.isArray(document.clients)) return document.clients;
     const values = Object.values(document);
-    // The JSON plugin's file: an object from id to record.
+    // The file of the JSON plugin: an object that maps ids to records.
     if (values.every(isRecord)) return values;
   }
-  throw new StoreError("refused", "there are no clients in this JSON", {
-    hint: 'It should be {"clients": [record, …]}, a list of records, or one record a line.',
+  throw new StoreError("refused", "the JSON holds no clients", {
+    hint: 'Use {"clients": [record, …]}, a list of records, or a record per line.',
   });
 }
 
@@ -93,9 +93,9 @@ function isRecord(value: JsonValue | undefined): value is JsonObject {
 }
 
 function fromRecord(where: string, record: JsonValue): ImportRow | RejectedRow {
-  if (!isJsonObject(record)) return { where, why: "it is not a record" };
+  if (!isJsonObject(record)) return { where, why: "not a record" };
   if (!Object.hasOwn(record, "api_key")) {
-    return { where, why: "it has no api_key: export-clients writes it with --show-secrets" };
+    return { where, why: "api_key missing: export-clients writes it with --show-secrets" };
   }
   let client: Client;
   try {
@@ -110,7 +110,7 @@ function fromRecord(where: string, record: JsonValue): ImportRow | RejectedRow {
   return "why" in row ? row : { ...row, given: givenFields(record) };
 }
 
-/** What `metadata` is made of: itself, the blacklists, and what HiveMind does not know. */
+/** `metadata` also counts as given if the record has a blacklist or a field unknown to HiveMind. */
 function givenFields(record: JsonObject): (keyof Client)[] {
   const fields = Object.keys(clientSchema.shape) as (keyof Client)[];
   const unknown = Object.keys(record).some((key) => !(fields as string[]).includes(key));

@@ -1,21 +1,22 @@
 /**
- * What importing a file would do to a store, worked out before anything is written.
+ * Plans an import before anything is written.
  *
- * Nobody gets in through an import who could not be named: a revoked client stays revoked, an access key that is
- * there already is left alone unless asked, and an id that another client has is refused. Ids that would be left out
- * are given to revoked rows, for the hub gives a new client the number of rows plus one, over whoever has it.
+ * An import never admits a client by accident: a revoked client stays revoked, an existing access
+ * key is left alone unless an update is requested, and an id of another client is rejected. Ids
+ * that would stay unused get revoked rows, because a hub gives a new client the number of rows plus
+ * one and would overwrite the client that has this id.
  */
 import { type Client, isRevoked, revoked, revokedApiKey } from "../client/client.js";
 import { initialTypes } from "../client/permissions.js";
-import { hasPermissions, type ImportRow, isRejectedRow, type RejectedRow } from "./incoming.js";
+import { hasPermissions, type ImportRow, isRejectedRow, type RejectedRow } from "./import-row.js";
 
-/** A gap of more ids than this is a slip in the file, not a store to be filled up. */
+/** A larger gap is a mistake in the file. */
 const longestFill = 100_000;
 
-/** Refused rows that are kept to be shown; the others are counted. */
+/** Rejected rows that are kept for display; the others are only counted. */
 const shownRefusals = 1_000;
 
-/** The store as the plan found it: its ids with their access keys, `revoked` among them. */
+/** The ids of the store with their access keys; `revoked` for revoked rows. */
 export type Known = ReadonlyMap<number, string>;
 
 export interface Update {
@@ -24,19 +25,20 @@ export interface Update {
 }
 
 export interface Plan {
-  /** New rows in order of their ids, the ones that fill gaps among them. */
+  /** New rows ordered by id, including the rows that fill gaps. */
   readonly added: readonly Client[];
   readonly updated: readonly Update[];
   /** Clients that are active in the store and revoked in the file. */
   readonly revocations: readonly number[];
-  /** Rows that say nothing new: revoked here and there. */
+  /** Rows that change nothing: revoked in the store and in the file. */
   readonly unchanged: number;
   /** How many of `added` only fill gaps. */
   readonly filled: number;
-  /** How many of `added` get, at least in part, what a new client may do, for the file does not say it. */
+  /** How many of `added` get default permissions because the file does not state them all. */
   readonly defaulted: number;
   /**
-   * How many of `added` have an empty list of message types, where a released hub would read it as the default one.
+   * How many of `added` have an empty list of message types, which HiveMind 4 reads as the default
+   * list.
    */
   readonly emptyLists: number;
   readonly refused: readonly RejectedRow[];
@@ -44,7 +46,7 @@ export interface Plan {
 }
 
 export interface PlanOptions {
-  /** Whether clients that are in the store already are changed to what the file says. */
+  /** Whether existing clients are changed to what the file states. */
   readonly update?: boolean;
   readonly schemaVersion: number;
 }
@@ -91,22 +93,22 @@ class Planner {
     if (why !== undefined) this.#refuse(row.where, why);
   }
 
-  /** Why the row is refused, if it is. */
+  /** Returns the reason if the row is rejected. */
   #take(row: ImportRow): string | undefined {
     const { id, client } = row;
     if (id !== undefined) {
-      if (this.#seenIds.has(id)) return `client ${id} is in the file twice`;
+      if (this.#seenIds.has(id)) return `client ${id} is duplicated in the file`;
       this.#seenIds.add(id);
     }
     if (isRevoked(client)) return this.#takeRevoked(id);
-    if (this.#seenKeys.has(client.api_key)) return "its access key is in the file twice";
+    if (this.#seenKeys.has(client.api_key)) return "its access key is duplicated in the file";
     this.#seenKeys.add(client.api_key);
     const owner = this.#owners.get(client.api_key);
     if (owner !== undefined) return this.#takeExisting(row, owner);
     const key = id === undefined ? undefined : this.#known.get(id);
-    if (key === revokedApiKey) return `client ${id} was revoked here, and stays so`;
+    if (key === revokedApiKey) return `client ${id} is revoked in the store and stays revoked`;
     if (key !== undefined)
-      return `client ${id} is another one here; without its id it gets the next one`;
+      return `client ${id} is a different client in the store; without its id it gets the next free id`;
     if (!hasPermissions(row)) this.#defaulted += 1;
     if (this.#released && client.allowed_types.length === 0) this.#emptyLists += 1;
     const added = row.given.includes("allowed_types")
@@ -118,19 +120,19 @@ class Planner {
   }
 
   #takeRevoked(id: number | undefined): string | undefined {
-    if (id === undefined) return "it is revoked and has no id";
+    if (id === undefined) return "the client is revoked and has no id";
     const key = this.#known.get(id);
     if (key === undefined) this.#add("", revoked(id));
     else if (key === revokedApiKey) this.#unchanged += 1;
     else if (this.#update) this.#revocations.push(id);
-    else return `client ${id} is active here; --update revokes it`;
+    else return `client ${id} is active in the store; --update revokes it`;
     return undefined;
   }
 
   #takeExisting(row: ImportRow, owner: number): string | undefined {
-    if (row.id !== undefined && row.id !== owner) return `its access key is client ${owner}'s here`;
-    if (!this.#update)
-      return `client ${owner} has its access key already; --update changes that one`;
+    if (row.id !== undefined && row.id !== owner)
+      return `its access key belongs to client ${owner}`;
+    if (!this.#update) return `client ${owner} has this access key; --update changes it`;
     const changes: Record<string, unknown> = {};
     for (const field of row.given) {
       if (field !== "client_id" && field !== "api_key") changes[field] = row.client[field];
@@ -169,7 +171,7 @@ class Planner {
     };
   }
 
-  /** Gives every id below the highest that nobody has to a revoked row. Answers how many. */
+  /** Adds a revoked row for every unused id below the highest, and returns how many. */
   #fillGaps(): number {
     const { id: highest, where } = this.#highest;
     if (highest <= highestOf(this.#known)) return 0;
@@ -178,7 +180,7 @@ class Planner {
       const gaps = highest - taken;
       this.#refuse(
         where,
-        `client ${highest} would leave ${gaps} ids unused; without its id it gets the next one`,
+        `client ${highest} would leave ${gaps} ids unused; without its id it gets the next free id`,
       );
       return 0;
     }

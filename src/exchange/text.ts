@@ -1,14 +1,14 @@
-/** A file's text, line by line, in memory that does not grow with it. */
+/** Splits text into lines in constant memory. */
 import { StoreError } from "../errors.js";
 
-/** A longer line is neither a client nor a document of clients that can be read. */
+/** Characters; a longer line is neither a client nor a document that can be parsed. */
 const longestLine = 256_000_000;
 
 /**
- * The lines of UTF-8 text, each with its line end, if it has one.
+ * Yields the lines of UTF-8 text, each with its line end.
  *
- * @param seen is told how many bytes were read.
- * @throws StoreError `refused` if it is not UTF-8, or a line is longer than any client can be.
+ * @param seen - called with the number of bytes that have been read
+ * @throws {@link StoreError} refused - the text is not UTF-8, or a line is too long
  */
 export async function* linesOf(
   bytes: AsyncIterable<Uint8Array>,
@@ -19,17 +19,24 @@ export async function* linesOf(
     try {
       return decoder.decode(chunk, { stream: chunk !== undefined });
     } catch {
-      throw new StoreError("refused", "this file is not UTF-8 text");
+      throw new StoreError("refused", "the file is not UTF-8 text");
     }
   };
   let begun: string[] = [];
   let length = 0;
   let read = 0;
+  let lineEnd: string | undefined;
   for await (const chunk of bytes) {
     read += chunk.length;
-    const text = decode(chunk);
+    let text = decode(chunk);
+    if (lineEnd === undefined) {
+      text = begun.join("") + text;
+      lineEnd = lineEndOf(text);
+      begun = [];
+      length = 0;
+    }
     let start = 0;
-    for (let end = text.indexOf("\n"); end >= 0; end = text.indexOf("\n", start)) {
+    for (let end = find(text, lineEnd, 0); end >= 0; end = find(text, lineEnd, start)) {
       yield [...begun, text.slice(start, end + 1)].join("");
       begun = [];
       length = 0;
@@ -38,10 +45,22 @@ export async function* linesOf(
     begun.push(text.slice(start));
     length += text.length - start;
     if (length > longestLine) {
-      throw new StoreError("refused", "a line of this file is longer than can be read");
+      throw new StoreError("refused", "a line of the file is too long");
     }
     seen(read);
   }
   const last = [...begun, decode()].join("");
   if (last !== "") yield last;
+}
+
+/**
+ * Returns the character that ends lines: CR if the first line ends with a CR alone, as in files of
+ * old spreadsheets, else LF; undefined if the text holds no complete line end yet.
+ */
+function lineEndOf(text: string): string | undefined {
+  return /\r(?!\n)(?=[\s\S])|\n/.exec(text)?.[0];
+}
+
+function find(text: string, lineEnd: string | undefined, from: number): number {
+  return lineEnd === undefined ? -1 : text.indexOf(lineEnd, from);
 }

@@ -1,14 +1,16 @@
 /**
- * Copies every client from one database to another, and proves that they are there.
+ * Copies every client from one database to another and compares the two.
  *
- * The source is read three times, in memory that does not grow with it: to see that every record is sound and nothing
- * stands in the way, before anything is written; to copy; to compare. A note of what was begun is kept until the
- * comparison is through, so that the same command, after whatever ended the first, goes on in a target that is no longer
- * empty: what is there already is left as it is. Where it differs by more than the time a client was last heard of,
- * somebody has changed it since, and the migration stops.
+ * The source is read three times, in memory that does not grow with it: to check every record
+ * before anything is written, to copy, and to compare. A note of the migration is kept until the
+ * comparison has passed, so that the same command continues an interrupted migration in a target
+ * that is no longer empty. Records that are already in the target are left alone; if a record
+ * differs by more than the time the client was last seen, it has been changed since, and the
+ * migration stops.
  *
- * Ids keep their places. Those that nobody has, below the highest, are filled with revoked rows: hubs count records to
- * find the next id, and would overwrite a client where there is a gap. Who is revoked in the target stays so.
+ * Ids are kept. Unused ids below the highest are filled with revoked rows: hubs count records to
+ * find the next id, and would overwrite a client if there were a gap. A client that is revoked in
+ * the target stays revoked.
  */
 
 import { blacklistKeys, type Client, isRevoked, revoked, revokedApiKey } from "../client/client.js";
@@ -21,7 +23,7 @@ import { StoreError } from "../errors.js";
 import { emitStep } from "../operation/step.js";
 import { MigrationNote } from "./note.js";
 
-/** A database by its plugin's name and settings. */
+/** A database: the name of its plugin, and its settings. */
 export interface Endpoint {
   readonly name: string;
   readonly config: DatabaseConfig;
@@ -30,16 +32,18 @@ export interface Endpoint {
 export interface Progress {
   readonly phase: "checking" | "copying" | "comparing";
   readonly done: number;
-  /** As the source counts itself; it may be off by what others write meanwhile. */
+  /** The source's own count, which may change while a hub writes. */
   readonly total: number;
 }
 
 export interface MigrateOptions {
   readonly from: Endpoint;
   readonly to: Endpoint;
-  /** Whether the target may hold clients already. One that differs under the same id or key is refused. */
+  /**
+   * Whether the target may hold clients. A client that differs under the same id or key is refused.
+   */
   readonly merge?: boolean;
-  /** Only find out what would be done. */
+  /** Whether to report the result without writing. */
   readonly dryRun?: boolean;
   readonly onProgress?: (progress: Progress) => void;
   readonly signal?: AbortSignal;
@@ -48,16 +52,16 @@ export interface MigrateOptions {
 export interface Migration {
   readonly from: { name: string; place: string };
   readonly to: { name: string; place: string };
-  /** What the source holds. */
+  /** The clients of the source. */
   readonly clients: { active: number; revoked: number };
-  /** Written now, and found there already. */
+  /** Clients that were written; `unchanged` were in the target already. */
   readonly copied: number;
   readonly unchanged: number;
-  /** Ids that nobody had, now taken by revoked rows. */
+  /** Unused ids that were filled with revoked rows. */
   readonly filled_gaps: number;
-  /** Ids that are revoked in the target, and stay so, though the source admits them. */
+  /** Ids that are active in the source but stay revoked in the target. */
   readonly kept_revoked: readonly number[];
-  /** Whether an interrupted migration was resumed. */
+  /** Whether an interrupted migration was continued. */
   readonly resumed: boolean;
   readonly dry_run: boolean;
   /** Whether every record was read back and compared. */
@@ -65,25 +69,27 @@ export interface Migration {
 }
 
 const batchSize = 200;
-/** Clients that the target is given at once. Two chunks are in memory, so it stays small. */
+/** Clients per write. Two chunks are in memory at a time. */
 const chunkSize = 1_000;
-/** A revoked row for each of so many ids that nobody has is more likely a mistake than wanted. */
+/** More unused ids than this are a mistake in the source. */
 const mostGaps = 1_000_000;
-/** Ids that a message names; the rest are counted. */
+/** Ids that a message lists; the others are counted. */
 const namedIds = 10;
 
 /**
- * @throws StoreError `refused` for a target that is not empty, for clients that differ under one id or key or (going on
- *   without `merge`) that only the target has, and for gaps that are too wide; `corrupted` for a source that holds two
- *   records with one id; `failed` if the comparison finds a difference; and what the databases have to say. Before the
- *   copying begins, nothing is written.
+ * Copies every client. Writes nothing before every record of the source has been checked.
+ *
+ * @throws {@link StoreError} refused - the target is not empty; clients differ under the same id or
+ *   key; the target has clients that the source lacks; too many ids are unused
+ * @throws {@link StoreError} corrupted - two records of the source have the same id
+ * @throws {@link StoreError} failed - the comparison found a difference
  */
 export async function migrate(options: MigrateOptions): Promise<Migration> {
   const { from, to, merge = false, dryRun = false } = options;
   const source = { name: from.name, place: await locationOf(from.name, from.config) };
   const target = { name: to.name, place: await locationOf(to.name, to.config) };
   if (source.place === target.place && source.name === target.name) {
-    throw new StoreError("usage", `${source.place} cannot be copied to itself`);
+    throw new StoreError("usage", `${source.place} is source and target at the same time`);
   }
   await using origin = await DatabaseFactory.create(from.name, from.config, { mode: "readonly" });
   const note = await MigrationNote.read(source, target);
@@ -114,9 +120,9 @@ export async function migrate(options: MigrateOptions): Promise<Migration> {
   };
 }
 
-/** The client in the form in which every database can say it: what one has no place for is not a difference. */
+/** Returns the client without the differences that some databases cannot express. */
 export function comparable(client: Client): Client {
-  // The development line keeps a crypto key there, also one that is null.
+  // HiveMind 5 keeps the crypto key in the metadata, also if it is null.
   const { crypto_key, ...rest } = client.metadata;
   const lifted = client.crypto_key === null && typeof crypto_key === "string";
   const metadata = lifted || crypto_key === null ? rest : { ...client.metadata };
@@ -126,7 +132,7 @@ export function comparable(client: Client): Client {
   }
   return {
     ...client,
-    // The Redis store has no other form of it.
+    // Redis has no null for a name.
     name: client.name ?? "",
     crypto_key: lifted ? crypto_key : client.crypto_key,
     metadata,
@@ -137,7 +143,7 @@ function isSame(a: Client, b: Client): boolean {
   return sameJson(a, b) || sameJson(comparable(a), comparable(b));
 }
 
-/** A hub at work on either side notes when it last heard of a client. */
+/** A running hub updates `last_seen` on both sides. */
 function isSameClient(a: Client, b: Client): boolean {
   return isSame(a, a.last_seen === b.last_seen ? b : { ...b, last_seen: a.last_seen });
 }
@@ -153,7 +159,7 @@ interface Checked {
   keptRevoked: number[];
 }
 
-/** Looks at every record of the source, and at what the target holds; closes the target. */
+/** Checks every record of the source against the target; closes the target. */
 async function check(
   { from, to, merge = false, onProgress, signal }: MigrateOptions,
   origin: Database,
@@ -224,7 +230,7 @@ function isConflict(
   return other !== undefined && !isKeptRevoked(client, other) && !isSameClient(client, other);
 }
 
-/** The target, if there is one yet. */
+/** Opens the target if it exists. */
 async function openIfThere({ name, config }: Endpoint): Promise<Database | undefined> {
   try {
     return await DatabaseFactory.create(name, config, { mode: "readwrite" });
@@ -246,7 +252,7 @@ class Copy {
     readonly mayHold: boolean,
   ) {}
 
-  /** One chunk is written while the next is read. */
+  /** Writes a chunk while the next is read. */
   async run(total: number): Promise<void> {
     let writing = Promise.resolve();
     try {
@@ -254,7 +260,7 @@ class Copy {
         await writing;
         this.options.signal?.throwIfAborted();
         writing = this.#write(missing, { phase: "copying", done, total });
-        // What it fails with is thrown where it is awaited.
+        // A failure is thrown where `writing` is awaited.
         writing.catch(() => undefined);
       }
     } finally {
@@ -269,7 +275,7 @@ class Copy {
     emitStep("migrate.copied");
   }
 
-  /** What the target lacks of each chunk of the source. */
+  /** Yields the clients of each chunk that the target lacks. */
   async *#chunks(): AsyncGenerator<{ missing: Client[]; done: number }> {
     let missing: Client[] = [];
     let looked = 0;
@@ -279,7 +285,7 @@ class Copy {
       const present = await existing(batch, this.mayHold ? this.destination : undefined);
       for (const [index, client] of batch.entries()) {
         const other = present[index];
-        // One that differs was changed just now; the comparison says so.
+        // A record that differs was changed a moment ago; the comparison reports it.
         if (other === undefined) missing.push(client);
         else if (isKeptRevoked(client, other)) this.keptRevoked.push(client.client_id);
         else this.unchanged += 1;
@@ -318,14 +324,14 @@ function countGaps(checked: Checked): number {
     if (gaps <= mostGaps) continue;
     throw new StoreError(
       "refused",
-      `the ids go up to ${checked.highest}, and more than ${mostGaps} below it are nobody's (${id} is one)`,
-      { hint: "each would be filled with a revoked row; give the highest clients lower ids first" },
+      `the ids go up to ${checked.highest}, and more than ${mostGaps} below it are unused, for example ${id}`,
+      { hint: "Give the highest clients lower ids first: each unused id would get a revoked row." },
     );
   }
   return gaps;
 }
 
-/** Reads every record back from the target. */
+/** Reads every record back from the target and compares it. */
 async function compare(
   { onProgress, signal }: MigrateOptions,
   origin: Database,
@@ -345,13 +351,13 @@ async function compare(
         other !== undefined &&
         (isSame(client, other) ||
           isKeptRevoked(client, other) ||
-          // What was there before keeps its own last_seen.
+          // A client that was in the target before keeps its own `last_seen`.
           (checked.targetIds.has(client.client_id) && isSameClient(client, other)));
       if (!holds && different.length <= namedIds) different.push(client.client_id);
     }
   };
   let done = 0;
-  // One batch is on its way while the next is read.
+  // Compares a batch while the next is read.
   let comparing = Promise.resolve();
   try {
     for await (const batch of batchesOf(origin)) {
@@ -384,10 +390,10 @@ async function compare(
   throw new StoreError(
     "failed",
     different.length > 0
-      ? `read back, clients ${list(different)} are not what the source says`
-      : `read back, the target counts ${counted} records; ${expected} were expected`,
+      ? `clients ${list(different)} differ from the source after reading them back`
+      : `after reading back, the target has ${counted} records; ${expected} were expected`,
     {
-      hint: "was either side being written meanwhile? Stop the hub, then run the same command again",
+      hint: "Stop the hub that writes to either side, then run the command again.",
     },
   );
 }
@@ -412,31 +418,33 @@ async function* batchesOf(database: Database): AsyncGenerator<Client[]> {
 }
 
 function notEmptyError(name: string): StoreError {
-  return new StoreError("refused", `the target, ${name}, holds clients already`, {
-    hint: "--merge adds those that are missing, and changes none that is there; --dry-run says what it would do",
+  return new StoreError("refused", `the target, ${name}, already holds clients`, {
+    hint: "Give --merge to add the missing clients; --dry-run reports what it would do.",
   });
 }
 
 function duplicateIdError(name: string, id: number): StoreError {
-  return new StoreError("corrupted", `the source, ${name}, has two records with the id ${id}`, {
-    hint: "leave only the record that is meant",
+  return new StoreError("corrupted", `the source, ${name}, has two records with id ${id}`, {
+    hint: "Remove the record that is wrong.",
   });
 }
 
-/** @param note of the migration that is resumed, into a target that was empty when it began. */
+/** @param note - of the migration that is continued, into a target that was empty at its start */
 function conflictError(ids: readonly number[], note: MigrationNote | undefined): StoreError {
   if (note === undefined) {
     return new StoreError(
       "refused",
-      `source and target say different things of clients ${list(ids)}: of the same id, or with the same api_key`,
-      { hint: "nothing was changed; make them the same, or free the ids, on one side" },
+      `source and target differ in clients ${list(ids)}, which have the same id or api_key`,
+      {
+        hint: "Make them equal on both sides, or free their ids on one side; nothing was changed.",
+      },
     );
   }
   return new StoreError(
     "refused",
-    `source and target say different things of clients ${list(ids)}: one side was changed since this migration was begun`,
+    `source and target differ in clients ${list(ids)}: one side has changed since the migration started`,
     {
-      hint: `nothing was changed. Where a hub uses the target already, the migration is over: remove ${note.path}. Where none does, make them the same or empty the target, and run the same command again`,
+      hint: `Remove ${note.path} if a hub uses the target already: the migration is complete. Otherwise make them equal or empty the target, and run the command again. Nothing was changed.`,
     },
   );
 }
@@ -444,8 +452,8 @@ function conflictError(ids: readonly number[], note: MigrationNote | undefined):
 function unknownClientsError(name: string, ids: readonly number[]): StoreError {
   return new StoreError(
     "refused",
-    `the target, ${name}, holds clients that the source has not: ${list(ids)}`,
-    { hint: "nothing was changed; --merge goes on, and leaves them where they are" },
+    `the target, ${name}, holds clients that the source lacks: ${list(ids)}`,
+    { hint: "Give --merge to keep them and continue; nothing was changed." },
   );
 }
 

@@ -1,4 +1,7 @@
-/** The note that a migration between two databases was begun: it lets the next one go on in a target that is not empty. */
+/**
+ * The note of a migration in progress: it allows the next one to continue in a target that is not
+ * empty.
+ */
 import { createHash } from "node:crypto";
 import { readFile } from "node:fs/promises";
 import { dirname, join } from "node:path";
@@ -26,7 +29,11 @@ const noteSchema = z.object({
 export class MigrationNote {
   private constructor(readonly path: string) {}
 
-  /** The note that an interrupted migration between these two left. @throws StoreError `corrupted` if it is none. */
+  /**
+   * Returns the note of an interrupted migration between these two databases.
+   *
+   * @throws {@link StoreError} corrupted - the file is not such a note
+   */
   static async read(
     from: EndpointLocation,
     to: EndpointLocation,
@@ -42,14 +49,14 @@ export class MigrationNote {
     try {
       noteSchema.parse(JSON.parse(text));
     } catch {
-      throw new StoreError("corrupted", `${path} is not a note that this program wrote`, {
-        hint: "remove it, and empty the target before you migrate again",
+      throw new StoreError("corrupted", `${path} is not a migration note`, {
+        hint: "Remove it, and empty the target before the next migration.",
       });
     }
     return new MigrationNote(path);
   }
 
-  /** On disk when this returns. */
+  /** Writes and syncs the note. */
   static async begin(from: EndpointLocation, to: EndpointLocation): Promise<MigrationNote> {
     const path = notePath(from, to);
     const note = { format, version: 1, from, to, started_at: new Date().toISOString() };
@@ -64,7 +71,7 @@ export class MigrationNote {
   }
 }
 
-/** Named by both ends, so that another pair has another note. */
+/** The name depends on both databases, so that another pair has a note of its own. */
 function notePath(from: EndpointLocation, to: EndpointLocation): string {
   const ends = JSON.stringify([from.name, from.place, to.name, to.place]);
   const id = createHash("sha256").update(ends).digest("hex").slice(0, 16);

@@ -1,4 +1,4 @@
-/** After a migration: the hub is pointed at the target, and the plaintext it came from is removed. */
+/** Points the hub at the target after a migration, and removes the plaintext source. */
 import { createHash } from "node:crypto";
 import { basename, dirname, isAbsolute, relative } from "node:path";
 import { formatJson, type JsonObject, type JsonValue } from "../client/json.js";
@@ -19,17 +19,24 @@ import { scopeOf } from "../service/systemctl.js";
 import { SystemdUnit } from "../service/systemd.js";
 import type { Endpoint } from "./migrate.js";
 
-/** What `database` in `server.json` has to say for a hub to open this database. No secret is added to it. */
+/**
+ * What `database` in `server.json` contains for a hub that opens this database. It holds no secret
+ * that the file did not hold before.
+ */
 export interface HubDatabase {
   readonly module: string;
   readonly settings: JsonObject;
-  /** What the hub's owner still has to see to. */
+  /** What the operator still has to do. */
   readonly notice: string;
 }
 
-const restart = "The hub uses its old store until it is started again.";
+const restart = "The hub uses its old store until it is restarted.";
 
-/** @throws StoreError `refused` for a database that no hub could open. */
+/**
+ * Returns the settings of a database for the hub.
+ *
+ * @throws {@link StoreError} refused - no hub can open the database
+ */
 export function hubDatabase({ name, config }: Endpoint): HubDatabase {
   if (name === sqlcipherPluginName) {
     return {
@@ -50,8 +57,8 @@ export function hubDatabase({ name, config }: Endpoint): HubDatabase {
       notice: missing ? `${restart} ${passwordNotice(name)}` : restart,
     };
   }
-  throw new StoreError("refused", `no hub knows the database plugin ${name}`, {
-    hint: "leave out --switch: server.json would name a module that ends the hub",
+  throw new StoreError("refused", `no hub has the database plugin ${name}`, {
+    hint: "Leave out --switch: the hub would fail on an unknown module.",
   });
 }
 
@@ -61,7 +68,7 @@ function passwordNotice(name: string): string {
     : `No password was written into server.json; the hub looks for it there alone: database."${name}".password.`;
 }
 
-/** Upstream's SQLite plugin takes a folder and a name; other keys end the hub. */
+/** Upstream's SQLite plugin takes a directory and a name; any other key makes the hub fail. */
 function namesOf(config: JsonObject): JsonObject {
   const path = config.db_path;
   if (typeof path !== "string") {
@@ -70,9 +77,13 @@ function namesOf(config: JsonObject): JsonObject {
     return names;
   }
   if (!path.endsWith(".db")) {
-    throw new StoreError("refused", `the hub's plugin cannot open ${path}: its name ends in .db`, {
-      hint: "give the store's file a name that does",
-    });
+    throw new StoreError(
+      "refused",
+      `the hub's plugin cannot open ${path}: the name must end in .db`,
+      {
+        hint: "Rename the store's file.",
+      },
+    );
   }
   const below = relative(dataHome(), dirname(path));
   const subfolder = below === "" || below.startsWith("..") ? dirname(path) : below;
@@ -80,12 +91,12 @@ function namesOf(config: JsonObject): JsonObject {
 }
 
 /**
- * The switch puts the target's settings in the place of those that the module has in `server.json`. A password among those
- * may open another store, and be written nowhere else.
+ * Checks that the switch loses no password: it replaces the settings of the module in
+ * `server.json`, and a password there may be the only copy.
  *
- * @throws StoreError `refused` if there is one that is not the target's, and would be lost.
+ * @throws {@link StoreError} refused - the file has a password that is not the target's
  */
-export async function requireNoOtherPassword(
+export async function assertNoOtherPassword(
   file: ServerJson,
   { module, settings }: HubDatabase,
   to: Endpoint,
@@ -93,12 +104,12 @@ export async function requireNoOtherPassword(
   const password = passwordIn(file, module);
   if (password === undefined || password === settings.password) return;
   if (await isPasswordOf(to, password)) return;
-  const takeOver = module === sqliteModule ? "take that store over with init --adopt, or " : "";
+  const takeOver = module === sqliteModule ? "adopt that store with init --adopt, or " : "";
   throw new StoreError(
     "refused",
     `${file.path} has a password for ${module} that is not the target's; --switch would remove it`,
     {
-      hint: `it may be all that opens another store: ${takeOver}write it down; then take it out of the file by hand. Nothing was copied`,
+      hint: `Save it first, it may be the only password of another store: ${takeOver}write it down, then remove it from the file. Nothing was copied.`,
     },
   );
 }
@@ -119,25 +130,25 @@ async function isPasswordOf({ name, config }: Endpoint, password: string): Promi
   }
 }
 
-/** @throws StoreError `usage` for a source of which no plaintext file is left. */
-export function requireRemovable({ name }: Endpoint): void {
+/** @throws {@link StoreError} usage - the source is not a plaintext file that can be removed */
+export function assertRemovable({ name }: Endpoint): void {
   if (name === jsonPluginName) return;
-  throw new StoreError("usage", `--remove-source removes the files of ${jsonPluginName} alone`, {
-    hint: "leave it out, and remove the old store yourself",
+  throw new StoreError("usage", `--remove-source only removes the files of ${jsonPluginName}`, {
+    hint: "Leave it out, and remove the old store manually.",
   });
 }
 
-/** With a password, wherever that comes from, the JSON store's file has another name. */
+/** With a password, the file of the JSON store has a different name. */
 function filesOf({ password_source: source, ...settings }: DatabaseConfig): Promise<JsonFiles> {
   return jsonFiles(typeof source === "string" ? { ...settings, password: "\0" } : settings);
 }
 
 /**
- * What the source holds before it is read, in one number, for `requireUnchanged`. A JSON store is its file, which may be
- * removed afterwards. Of any other it is the sum of its records' checksums, in whatever order they come, and without when a
- * client was last heard of. Where there is no JSON store, it is the migration's to say so.
+ * Returns a checksum of the source for `assertUnchanged`: of the file, if it is a JSON store, which
+ * may be removed later; else the sum of the checksums of its records, in any order and without
+ * `last_seen`. Returns undefined if there is no JSON store.
  */
-export async function sumOfSource({ name, config }: Endpoint): Promise<string | undefined> {
+export async function checksumSource({ name, config }: Endpoint): Promise<string | undefined> {
   if (name === jsonPluginName) {
     const { store } = await filesOf(config);
     return (await lstatIfExists(store)) && (await sha256File(store));
@@ -152,27 +163,31 @@ export async function sumOfSource({ name, config }: Endpoint): Promise<string | 
 }
 
 /**
- * A hub that still runs may have added or revoked a client after the source was read, and what was read is what was compared.
+ * Checks that no hub has added or revoked a client since the source was read.
  *
- * @throws StoreError `refused` if the source holds something else than it did.
+ * @throws {@link StoreError} refused - the source has changed
  */
-export async function requireUnchanged(from: Endpoint, sum: string | undefined): Promise<void> {
-  if ((await sumOfSource(from)) === sum) return;
+export async function assertUnchanged(from: Endpoint, sum: string | undefined): Promise<void> {
+  if ((await checksumSource(from)) === sum) return;
   const { name, config } = from;
   const place =
     name === jsonPluginName ? (await filesOf(config)).store : await locationOf(name, config);
-  throw new StoreError("refused", `${place} was written to after it had been read: it stays`, {
-    hint: "stop the hub that writes to it, then run the same with --merge",
+  throw new StoreError("refused", `${place} has changed since it was read, so it stays`, {
+    hint: "Stop the hub that writes to it, then run the command again with --merge.",
   });
 }
 
 /**
- * Who goes on with the old store after the switch: the hub's unit, if it is active, and whoever else has the source open.
+ * Finds the processes that keep using the source after the switch: the hub's unit, if it is active,
+ * and every process that has the source open.
  *
- * @param unit the hub's.
- * @returns sentences with what to type. What cannot be found out is nobody's here: the notice of the switch says it in general.
+ * @param unit - the hub's unit
+ * @returns a sentence for each, with the command to type
  */
-export async function whoGoesOn({ name, config }: Endpoint, unit: string): Promise<string[]> {
+export async function findRemainingUsers(
+  { name, config }: Endpoint,
+  unit: string,
+): Promise<string[]> {
   const sentences: string[] = [];
   const active: SystemdUnit[] = [];
   if (process.platform === "linux") {
@@ -187,9 +202,7 @@ export async function whoGoesOn({ name, config }: Endpoint, unit: string): Promi
   }
   for (const { kind, name: unit } of active) {
     const restart = ["systemctl", ...scopeOf(kind), "restart", unit].join(" ");
-    sentences.push(
-      `${unit} is active, and goes on with its old store until it is restarted: ${restart}`,
-    );
+    sentences.push(`${unit} is active, and uses its old store until it is restarted: ${restart}`);
   }
   if (name !== sqlcipherPluginName && name !== sqlitePluginName) return sentences;
   const path = await locationOf(name, config);
@@ -199,20 +212,20 @@ export async function whoGoesOn({ name, config }: Endpoint, unit: string): Promi
   };
   for (const { pid, command } of (await findLastingHolders(path, isOther)).holders) {
     sentences.push(
-      `process ${pid} (${command}) has ${path} open, and goes on with it until it is restarted: kill ${pid}, then start it again`,
+      `process ${pid} (${command}) has ${path} open, and uses it until it is restarted: kill ${pid}, then start it again`,
     );
   }
   return sentences;
 }
 
 /**
- * Removes a JSON store's files, if they are what was read. Answers their names.
+ * Removes the files of a JSON store if they are unchanged, and returns their paths.
  *
- * @throws StoreError as `requireUnchanged`; `io`.
+ * @throws {@link StoreError} refused - the source has changed; io - a file cannot be removed
  */
 export async function removeSource(from: Endpoint, sum: string | undefined): Promise<string[]> {
   const { store, version } = await filesOf(from.config);
-  await requireUnchanged(from, sum);
+  await assertUnchanged(from, sum);
   await removeFile(store);
   await removeFile(version);
   await syncDirectory(dirname(store));

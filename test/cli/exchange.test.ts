@@ -52,7 +52,7 @@ test("a hub's CSV: tried dry, refused by line, confirmed, imported", async () =>
   const bad = await machine.run(["import-clients", path]);
   expect([bad.code, bad.stdout]).toEqual([
     17,
-    expect.stringMatching(/Nothing was imported: 1 row cannot[\s\S]*line 3: .*more than one way/),
+    expect.stringMatching(/Nothing was imported: 1 row cannot[\s\S]*line 3: .*ambiguous/),
   ]);
   await writeFile(path, `${header}\n1,a, b,True,k1,p1,None\n4,c,False,k4,p4,None`);
   const dry = await machine.run(["import-clients", path, "--dry-run"]);
@@ -84,7 +84,7 @@ test("what is no file of clients is refused in words, and nothing is left behind
   const cases: [string[], number, RegExp][] = [
     [["import-clients"], 2, /missing required argument/],
     [["import-clients", machine.path("nowhere")], 10, /no such file/],
-    [["import-clients", machine.folder], 10, /is a folder/],
+    [["import-clients", machine.folder], 10, /is a directory/],
     [["import-clients", machine.path("text", "below")], 10, /not a directory/],
     [["import-clients", machine.path("circle")], 18, /symbolic link/],
     [["import-clients", machine.path("binary")], 17, /not UTF-8/],

@@ -3,21 +3,21 @@ import { beforeAll, describe, expect, test } from "vitest";
 import type { Client } from "../../src/client/client.js";
 import type { JsonObject } from "../../src/client/json.js";
 import { BaseDatabase, matches, type SearchValue } from "../../src/databases/base-database.js";
-import { conformance, type Place, runConformance } from "../../src/databases/conformance.js";
+import { conformance, type OpenNew, runConformance } from "../../src/databases/conformance.js";
 import { DatabaseFactory } from "../../src/databases/registry.js";
 import { StoreError } from "../../src/errors.js";
 import { temporaryFolder } from "../store/temporary.js";
 import { RedisServer, sharedCluster } from "./redis-server.js";
 
 /** A place of a plugin whose settings depend on a folder that nobody has used. */
-function inFolder(name: string, settings: (folder: string) => JsonObject): Place {
+function inFolder(name: string, settings: (folder: string) => JsonObject): OpenNew {
   return async () => {
     const config = settings(await temporaryFolder());
     return () => DatabaseFactory.create(name, config);
   };
 }
 
-const backends: [string, Place][] = [
+const backends: [string, OpenNew][] = [
   [
     "hivemind-sqlcipher-db-plugin",
     inFolder("hivemind-sqlcipher-db-plugin", (folder) => ({
@@ -64,7 +64,7 @@ describe("hivemind-redis-db-plugin on a cluster", () => {
     ["without a hash tag", {}],
     ["with one", { cluster_hash_tag: "hub" }],
   ])("%s", async (_name, settings) => {
-    const place: Place = async () => {
+    const place: OpenNew = async () => {
       // Another prefix is another store.
       const index_prefix = `hub ${places++}`;
       return () =>
@@ -75,7 +75,7 @@ describe("hivemind-redis-db-plugin on a cluster", () => {
 });
 
 test("a database that does not do what it has to fails, each test by its name", async () => {
-  const forgetful: Place = async () => {
+  const forgetful: OpenNew = async () => {
     const clients = new Map<number, Client>();
     return async () => new Forgetful(clients);
   };

@@ -155,7 +155,7 @@ describe("a target that is not empty", () => {
     const { from, to } = await ends([client]);
     await expect(migrate({ from, to, merge: true })).rejects.toMatchObject({
       kind: "refused",
-      message: expect.stringContaining(`clients ${named}:`),
+      message: expect.stringContaining(`differ in clients ${named},`),
     });
     expect((await contents(to)).map(fingerprint)).toEqual([fingerprint(client)]);
   });
@@ -244,8 +244,8 @@ describe("a migration that ended before all was compared is gone on with, and th
     for (const dryRun of [true, false]) {
       await expect(migrate({ from, to, dryRun })).rejects.toMatchObject({
         kind: "refused",
-        message: expect.stringContaining("clients 1: one side was changed"),
-        hint: expect.stringContaining(`remove ${join(home, "hivemind-sqlcipher", note)}`),
+        message: expect.stringContaining("clients 1: one side has changed"),
+        hint: expect.stringContaining(`Remove ${join(home, "hivemind-sqlcipher", note)}`),
       });
     }
     expect((await contents(to)).map(serializeClient)).toEqual(before);
@@ -261,7 +261,7 @@ describe("a migration that ended before all was compared is gone on with, and th
     await fill(to, [newClient({ client_id: 12, api_key: "theirs" })]);
     await expect(migrate({ from, to })).rejects.toMatchObject({
       kind: "refused",
-      message: expect.stringContaining("holds clients that the source has not: 12"),
+      message: expect.stringContaining("holds clients that the source lacks: 12"),
       hint: expect.stringContaining("--merge"),
     });
     expect(await contents(to)).toHaveLength(11);
@@ -287,7 +287,7 @@ test("a cluster's node is killed in mid-migration: nothing is lost, and the next
   subscribe(stepChannelName, killer);
   await expect(migrate({ from, to })).rejects.toMatchObject({
     kind: "io",
-    message: expect.stringMatching(/^redis:.*cluster is down|cannot work with Redis/),
+    message: expect.stringMatching(/^redis:.*cluster is down|cannot use Redis/),
   });
   expect(await notes(home)).toHaveLength(1);
 
@@ -314,7 +314,7 @@ test("a difference found in the comparison is said, and nothing is taken for don
   onTestFinished(() => void unsubscribe(stepChannelName, stranger));
   await expect(migrate({ from, to })).rejects.toMatchObject({
     kind: "failed",
-    message: expect.stringContaining("the target counts 11 records; 10 were expected"),
+    message: expect.stringContaining("the target has 11 records; 10 were expected"),
   });
   expect(await notes(home)).toHaveLength(1);
 });
@@ -346,7 +346,7 @@ describe("bad input: said in words, and nothing changed", () => {
     const server = await RedisServer.start();
     await server.kill();
     const to = end(redis, { port: server.port, retry_attempts: 1, retry_delay: 0.01 });
-    await expectRefused(from, to, "io", /^cannot work with Redis at redis:\/\/.*ECONNREFUSED/);
+    await expectRefused(from, to, "io", /^cannot use Redis at redis:\/\/.*ECONNREFUSED/);
   });
 
   test("Redis has another password, or wants one, or its user may not write", async () => {
@@ -357,9 +357,9 @@ describe("bad input: said in words, and nothing changed", () => {
       from,
       end(redis, { port, password: "wrong" }),
       "wrongPassphrase",
-      /wrong password, or no such user/,
+      /wrong password or unknown user/,
     );
-    await expectRefused(from, end(redis, { port }), "passphraseUnavailable", /asks for a password/);
+    await expectRefused(from, end(redis, { port }), "passphraseUnavailable", /requires a password/);
     server.cli(
       "-a",
       "right",
@@ -388,7 +388,7 @@ describe("bad input: said in words, and nothing changed", () => {
     await replica.answers("INFO replication", "master_link_status:up");
     await expect(migrate({ from, to: end(redis, { port: replica.port }) })).rejects.toMatchObject({
       kind: "io",
-      message: expect.stringContaining("is a replica that cannot be written"),
+      message: expect.stringContaining("is a read-only replica"),
     });
     expect(master.cli("DBSIZE")).toBe("0");
   });
@@ -400,7 +400,7 @@ describe("bad input: said in words, and nothing changed", () => {
     await third?.kill();
     await node?.answers("CLUSTER INFO", "cluster_state:fail");
     const to = end(redis, { port: node?.port ?? 0, retry_attempts: 1, retry_delay: 0.01 });
-    await expectRefused(from, to, "io", /cluster is down|cannot work with Redis/);
+    await expectRefused(from, to, "io", /cluster is down|cannot use Redis/);
   });
 
   test("a cluster's node has no slots yet", async () => {
@@ -411,7 +411,7 @@ describe("bad input: said in words, and nothing changed", () => {
 
   test.each([
     ["is not JSON", '{"1": {"client_id": 1,', /does not parse: .* at character 22$/],
-    ["is a list", "[]", /it is not an object/],
+    ["is a list", "[]", /not a JSON object/],
     ["holds something that is no record", '{"1": 5}', /"1" is not a client's record/],
     [
       "holds a record without a key",
@@ -448,10 +448,10 @@ describe("bad input: said in words, and nothing changed", () => {
     const home = await ownDataHome();
     const to = end(sqlite, { subfolder: join(home, "to") });
     const nowhere = end(json, { subfolder: join(home, "nowhere") });
-    await expectRefused(nowhere, to, "notFound", /there is no store at .*nowhere/);
+    await expectRefused(nowhere, to, "notFound", /no such store: .*nowhere/);
     await expectRefused(end(json, { folder: "x" }), to, "usage", /it has no setting "folder"/);
     await expectRefused(end("my-db-plugin", {}), to, "usage", /no database plugin "my-db-plugin"/);
-    await expectRefused(to, to, "usage", /cannot be copied to itself/);
+    await expectRefused(to, to, "usage", /is source and target at the same time/);
     expect(await readdir(home)).toEqual([]);
   });
 

@@ -81,11 +81,11 @@ async function runMigrate(context: Context, options: MigrateCommandOptions): Pro
   const {
     hubDatabase,
     removeSource: removeSourceFiles,
-    requireNoOtherPassword,
-    requireRemovable,
-    requireUnchanged,
-    sumOfSource,
-    whoGoesOn,
+    assertNoOtherPassword,
+    assertRemovable,
+    assertUnchanged,
+    checksumSource,
+    findRemainingUsers,
   } = await import("../../migrate/switch.js");
   const { assertHubCanSwitch, assertServedOrSwitchBack } = await import(
     "../../migrate/hub-check.js"
@@ -95,7 +95,7 @@ async function runMigrate(context: Context, options: MigrateCommandOptions): Pro
   const from = await endOf(context, options.from, options.fromSetting, options.fromPasswordSource);
   const to = await endOf(context, options.to, options.toSetting, options.toPasswordSource);
   if (options.removeSource) {
-    requireRemovable(from);
+    assertRemovable(from);
     if (!options.switch) {
       throw new StoreError("usage", "--remove-source goes with --switch", {
         hint: "the hub would start with no clients at all if server.json still named what is removed",
@@ -115,13 +115,13 @@ async function runMigrate(context: Context, options: MigrateCommandOptions): Pro
   if ([from.name, to.name].includes(sqlcipherPluginName)) {
     await recoverFirst(context);
   }
-  if (hub && serverJson) await requireNoOtherPassword(serverJson, hub, to);
+  if (hub && serverJson) await assertNoOtherPassword(serverJson, hub, to);
   const removeSource = options.removeSource ?? false;
   const python =
     hub && options.hub !== "none"
       ? await assertHubCanSwitch({ to, database: hub, removeSource, hubPython: options.hubPython })
       : undefined;
-  const sum = hub && !options.dryRun ? await sumOfSource(from) : undefined;
+  const sum = hub && !options.dryRun ? await checksumSource(from) : undefined;
   // Records that wait to be written grow old; left alone, the heap is cleared of them only beyond 200 MB.
   setFlagsFromString("--optimize-for-size");
 
@@ -136,7 +136,7 @@ async function runMigrate(context: Context, options: MigrateCommandOptions): Pro
   let switched: string | null = null;
   let removed: string[] = [];
   if (hub !== undefined && !migration.dry_run) {
-    await requireUnchanged(from, sum);
+    await assertUnchanged(from, sum);
     switched = serverJsonPath();
     await switchModule(switched, hub.module, hub.settings);
     if (removeSource && python !== undefined && serverJson !== undefined) {
@@ -145,7 +145,7 @@ async function runMigrate(context: Context, options: MigrateCommandOptions): Pro
     }
     context.output.notice(hub.notice);
     const { unit = defaultUnit } = context.settings.backup ?? {};
-    for (const sentence of await whoGoesOn(from, unit)) context.output.warning(sentence);
+    for (const sentence of await findRemainingUsers(from, unit)) context.output.warning(sentence);
   }
   context.output.result({ migrated: { ...migration, switched, removed } }, () => [
     ...migrationLines(migration),

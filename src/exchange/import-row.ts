@@ -1,18 +1,18 @@
-/** What a row or a record of a file says about one client. */
+/** A row or a record of a file that describes a client. */
 import { type Client, clientSchema, newClient } from "../client/client.js";
 
 export interface ImportRow {
-  /** Where in the file: `line 7`. */
+  /** The position in the file: `line 7`. */
   readonly where: string;
-  /** Undefined where the client is to get the next one. */
+  /** Undefined if the client gets the next free id. */
   readonly id: number | undefined;
-  /** As it would be if it were new; its `client_id` means nothing where `id` is undefined. */
+  /** The client as it would be if it were new; `client_id` has no meaning if `id` is undefined. */
   readonly client: Client;
-  /** The fields that the file says something about: an existing client keeps the others. */
+  /** The fields that the file contains; an existing client keeps the others. */
   readonly given: readonly (keyof Client)[];
 }
 
-/** A row that could not be read, and why, in words that hold none of its values. */
+/** A row that cannot be imported; the reason holds none of its values. */
 export interface RejectedRow {
   readonly where: string;
   readonly why: string;
@@ -25,12 +25,12 @@ const permissionFields = [
   "can_propagate",
 ] as const;
 
-/** Whether the file says all of what the client may do; if it were new, the rest would be a new client's. */
+/** Returns whether the row states every permission; a new client gets defaults for the others. */
 export function hasPermissions(incoming: ImportRow): boolean {
   return permissionFields.every((field) => incoming.given.includes(field));
 }
 
-/** Takes a row if it is a client that the store can hold. */
+/** Returns the row if the store can hold its client, else the reason why not. */
 export function toImportRow(
   where: string,
   id: number | undefined,
@@ -43,8 +43,8 @@ export function toImportRow(
     const problem = checked.error.issues[0];
     return { where, why: `${problem?.path.join(".")}: ${problem?.message}` };
   }
-  if (id !== undefined && id < 1) return { where, why: "a client_id is 1 or more" };
-  if (client.api_key === "") return { where, why: "it has no access key" };
+  if (id !== undefined && id < 1) return { where, why: "client_id must be 1 or more" };
+  if (client.api_key === "") return { where, why: "access key missing" };
   for (const field of ["api_key", "name", "description", "password", "crypto_key"] as const) {
     if (client[field]?.includes("\0")) return { where, why: `${field} holds a NUL character` };
   }
