@@ -14,8 +14,8 @@ import { assertPlacement } from "../bundle/placement.js";
 import { parseRecipient } from "../bundle/recovery-key.js";
 import { hasCode, StoreError, systemError, withLine } from "../errors.js";
 import { createFile, makeDirectory, stagedName } from "../fs/atomic.js";
-import { assertFreeSpace } from "../fs/free-space.js";
-import { lstatIfExists } from "../fs/lstat.js";
+import { assertFreeSpace } from "../fs/copy.js";
+import { lstatIfExists } from "../fs/read.js";
 import type { PassphraseSource } from "../keys/source.js";
 import { unlock } from "../keys/unlock.js";
 import {

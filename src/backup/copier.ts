@@ -9,7 +9,7 @@
 import { createHash } from "node:crypto";
 import { constants } from "node:fs";
 import { type FileHandle, open } from "node:fs/promises";
-import { openIfThere, readUpTo } from "../fs/read.js";
+import { openIfExists, readUpTo } from "../fs/read.js";
 import { isCurrent, readWal, type WalPosition } from "../store/wal.js";
 
 /** How much is copied or hashed at a time, in bytes. */
@@ -92,8 +92,8 @@ class StagedCopy {
 
   /** Takes over what has been committed to the log since the last time. */
   async catchUp(): Promise<CopyProgress> {
-    const main = await openIfThere(this.#store);
-    const wal = await openIfThere(`${this.#store}-wal`);
+    const main = await openIfExists(this.#store);
+    const wal = await openIfExists(`${this.#store}-wal`);
     try {
       const lost = { written: 0, pages: 0, lost: true };
       if (!main || (await identityOf(main)) !== this.#mainIdentity) return lost;

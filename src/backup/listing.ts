@@ -5,10 +5,10 @@
  * first backup of its `key_id` that opens, and serves all the others. Whether a backup's pages are sound is `verify`'s to
  * say: that means reading all of it.
  */
-import { readdir, stat } from "node:fs/promises";
 import { join } from "node:path";
 import { bundleName, describeBundle } from "../bundle/bundle.js";
-import { hasCode, StoreError, systemError } from "../errors.js";
+import { hasCode, StoreError } from "../errors.js";
+import { listDirectory, statIfExists } from "../fs/read.js";
 import { type PassphraseSource, readPassphrases } from "../keys/source.js";
 import type { StoreKey } from "../store/cipher.js";
 import {
@@ -73,7 +73,9 @@ export interface Listing {
  */
 export async function listBackups(options: ListingOptions): Promise<Listing> {
   const { folder, storePath, bundleFolder } = options;
-  const names = (await namesIn(folder)).filter((name) => isNameOfBackup(name, storePath));
+  const names = (await namesInBackupDirectory(folder)).filter((name) =>
+    isNameOfBackup(name, storePath),
+  );
   const manifests: Manifest[] = [];
   const others: Unlisted[] = [];
   for (const name of names.filter((name) => name.endsWith(".manifest.json"))) {
@@ -99,7 +101,7 @@ export async function listBackups(options: ListingOptions): Promise<Listing> {
   const found = await Promise.all(
     manifests.map(async (manifest) => {
       const path = join(folder, manifest.file);
-      return { manifest, path, present: (await sizeOf(path)) === manifest.size };
+      return { manifest, path, present: await isFileOfSize(path, manifest.size) };
     }),
   );
   // The manifest of a file that is gone can be checked with a key from another.
@@ -193,25 +195,21 @@ async function bundleFor(keyId: string, folder: string | undefined): Promise<str
   }
 }
 
-async function namesIn(folder: string): Promise<string[]> {
+/** A link in a circle is no reason not to list the other backups. */
+async function isFileOfSize(path: string, size: number): Promise<boolean> {
   try {
-    return (await readdir(folder)).sort();
+    const stats = await statIfExists(path);
+    return stats?.isFile() === true && stats.size === size;
   } catch (error) {
-    if (hasCode(error, "ENOENT", "ENOTDIR")) {
-      throw new StoreError("notFound", `there is no folder ${folder}`, {
-        hint: "name the folder that backups go to; is its disk mounted?",
-      });
-    }
-    throw systemError(error, `cannot look into ${folder}`);
+    if (error instanceof StoreError && hasCode(error.cause, "ELOOP")) return false;
+    throw error;
   }
 }
 
-async function sizeOf(path: string): Promise<number | undefined> {
-  try {
-    const found = await stat(path);
-    return found.isFile() ? found.size : undefined;
-  } catch (error) {
-    if (hasCode(error, "ENOENT", "ENOTDIR", "ELOOP")) return undefined;
-    throw systemError(error, `cannot look at ${path}`);
-  }
+async function namesInBackupDirectory(path: string): Promise<string[]> {
+  const names = await listDirectory(path);
+  if (names !== undefined) return names;
+  throw new StoreError("notFound", `no such file or directory: ${path}`, {
+    hint: `Mount the disk of ${path} if it has one, or name the directory of the backups.`,
+  });
 }

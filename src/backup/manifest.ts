@@ -10,7 +10,7 @@ import { createHmac, timingSafeEqual } from "node:crypto";
 import { readdir } from "node:fs/promises";
 import { basename, extname, join } from "node:path";
 import { hasCode, StoreError, systemError } from "../errors.js";
-import { readSmallFile } from "../fs/read-small.js";
+import { readSmallFile } from "../fs/read.js";
 import * as z from "../schema.js";
 import { manifestKey, type StoreKey } from "../store/cipher.js";
 

@@ -10,7 +10,7 @@ import { basename, dirname, join } from "node:path";
 import { bundleFiles } from "../bundle/bundle.js";
 import { StoreError } from "../errors.js";
 import { removeFile, syncDirectory } from "../fs/atomic.js";
-import { lstatIfExists } from "../fs/lstat.js";
+import { lstatIfExists } from "../fs/read.js";
 import { listEntries } from "../keys/keyring.js";
 import { abortReason, orAbort, throwIfAborted } from "../process/abort.js";
 import type { Reporter } from "../reporter.js";

@@ -8,7 +8,7 @@ import { dirname } from "node:path";
 import { removeStagedBundles } from "../bundle/bundle.js";
 import { StoreError } from "../errors.js";
 import { claimName, removeFile, syncDirectory } from "../fs/atomic.js";
-import { lstatIfExists } from "../fs/lstat.js";
+import { lstatIfExists } from "../fs/read.js";
 import { endDowntime, stoppedSchema } from "../operation/downtime.js";
 import type { Journal } from "../operation/journal.js";
 import { cleanUp, type Recovery, serviceDownError } from "../operation/recovery.js";

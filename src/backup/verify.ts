@@ -4,10 +4,9 @@
  *
  * A backup is opened as immutable: nothing is locked, nothing is left beside it, not one byte of it changes.
  */
-import { stat } from "node:fs/promises";
 import { basename } from "node:path";
-import { hasCode, StoreError, systemError } from "../errors.js";
-import { sha256File } from "../fs/hash.js";
+import { StoreError } from "../errors.js";
+import { sha256File, statIfExists } from "../fs/read.js";
 import { type KeptPassphrase, type PassphraseSource, readPassphrases } from "../keys/source.js";
 import { noneOpens } from "../keys/unlock.js";
 import { identify, type OpenedStore, openEncrypted, type StoreKey } from "../store/cipher.js";
@@ -55,7 +54,7 @@ const quoted = 3;
  *   `passphraseUnavailable`; `wrongPassphrase` if the file is as it was made but the passphrase is another's; `io`.
  */
 export async function verifyBackup(path: string, secret: BackupPassphrase): Promise<Verification> {
-  const size = await sizeOf(path);
+  const size = await backupSize(path);
   const checks: Check[] = [];
   const check = (name: string, ok: boolean, good: string, bad: string) => {
     checks.push({ name, ok, detail: ok ? good : bad });
@@ -228,19 +227,13 @@ async function manifestOf(path: string, checks: Check[]): Promise<Manifest | und
   }
 }
 
-async function sizeOf(path: string): Promise<number> {
-  try {
-    const found = await stat(path);
-    if (found.isFile()) return found.size;
-  } catch (error) {
-    if (hasCode(error, "ENOENT", "ENOTDIR")) {
-      throw new StoreError("notFound", `there is no backup ${path}`, {
-        hint: "name the .db file; hivemind-sqlcipher status names the newest",
-      });
-    }
-    throw systemError(error, `cannot look at ${path}`);
-  }
-  throw new StoreError("refused", `${path} is not a file`);
+async function backupSize(path: string): Promise<number> {
+  const stats = await statIfExists(path);
+  if (stats?.isFile()) return stats.size;
+  if (stats) throw new StoreError("refused", `${path} is not a file`);
+  throw new StoreError("notFound", `no such file or directory: ${path}`, {
+    hint: "Name the .db file of a backup; find the newest with: hivemind-sqlcipher status",
+  });
 }
 
 function quote(findings: readonly string[]): string {

@@ -20,9 +20,7 @@ import {
 } from "age-encryption";
 import { hasCode, StoreError, systemError } from "../errors.js";
 import { claimName, createFile, removeFile, replaceFile, stagedName } from "../fs/atomic.js";
-import { sha256Hex } from "../fs/hash.js";
-import { lstatIfExists } from "../fs/lstat.js";
-import { readSmallFile } from "../fs/read-small.js";
+import { lstatIfExists, readSmallFile, sha256Hex } from "../fs/read.js";
 import * as z from "../schema.js";
 import { keyIdOf, openEncrypted, type StoreKey } from "../store/cipher.js";
 import { howToOpen } from "./instructions.js";

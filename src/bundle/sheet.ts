@@ -11,7 +11,7 @@ import { fileURLToPath } from "node:url";
 import { armor } from "age-encryption";
 import { encode } from "uqr";
 import { systemError } from "../errors.js";
-import { sha256Hex } from "../fs/hash.js";
+import { sha256Hex } from "../fs/read.js";
 import type { CipherCompatibility } from "../store/cipher.js";
 import { type BundleContents, type BundleDescription, readBundleFile } from "./bundle.js";
 

@@ -6,8 +6,7 @@
  * verified bundle without the recovery key, and without trust in the directory.
  */
 import { createHmac, timingSafeEqual } from "node:crypto";
-import { sha256Hex } from "../fs/hash.js";
-import { readSmallFile } from "../fs/read-small.js";
+import { readSmallFile, sha256Hex } from "../fs/read.js";
 import * as z from "../schema.js";
 import { hkdfKey, type StoreKey } from "../store/cipher.js";
 

@@ -9,7 +9,7 @@ import { dirname, isAbsolute } from "node:path";
 import { hasCode, StoreError, systemError } from "../errors.js";
 import { makeDirectory, replaceFile } from "../fs/atomic.js";
 import { assertNotWritableByOthers } from "../fs/private.js";
-import { readSmallFile } from "../fs/read-small.js";
+import { readSmallFile } from "../fs/read.js";
 import * as z from "../schema.js";
 import { defaultSettingsPath, type Environment, expandPath } from "./paths.js";
 

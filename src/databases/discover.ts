@@ -8,11 +8,12 @@
  * upwards, and the global packages, in that order. Nothing of a plugin runs during the search.
  */
 import { execFile } from "node:child_process";
-import { readdir, readFile, realpath, stat } from "node:fs/promises";
+import { readFile, realpath, stat } from "node:fs/promises";
 import { delimiter, dirname, join, relative, sep } from "node:path";
 import { fileURLToPath, pathToFileURL } from "node:url";
 import { promisify } from "node:util";
 import { hasCode, StoreError } from "../errors.js";
+import { listDirectory } from "../fs/read.js";
 import * as z from "../schema.js";
 import type { DatabasePlugin } from "./plugin.js";
 
@@ -177,21 +178,22 @@ async function globalFolder(): Promise<string> {
 
 async function packagesIn(modules: string): Promise<string[]> {
   const folders: string[] = [];
-  for (const name of await namesIn(modules)) {
+  for (const name of await readableNames(modules)) {
     if (name.startsWith(".")) continue;
     if (!name.startsWith("@")) folders.push(join(modules, name));
     else
-      for (const inner of await namesIn(join(modules, name)))
+      for (const inner of await readableNames(join(modules, name)))
         folders.push(join(modules, name, inner));
   }
   return folders;
 }
 
-async function namesIn(folder: string): Promise<string[]> {
+/** A directory that this user cannot read has no plugins for this user. */
+async function readableNames(path: string): Promise<string[]> {
   try {
-    return (await readdir(folder)).sort();
+    return (await listDirectory(path)) ?? [];
   } catch (error) {
-    if (hasCode(error, "ENOENT", "ENOTDIR", "EACCES")) return [];
+    if (error instanceof StoreError && hasCode(error.cause, "EACCES")) return [];
     throw error;
   }
 }

@@ -9,8 +9,7 @@ import { hasCode, StoreError, systemError } from "../errors.js";
 import type { PassphraseSource } from "../keys/source.js";
 import { scheduleOf } from "../service/schedule.js";
 import type { StoreKey } from "../store/cipher.js";
-import { escapeControlCharacters } from "../text/escape.js";
-import { shellQuote } from "../text/shell.js";
+import { escapeControlCharacters, shellQuote } from "../text/escape.js";
 import { type Check, finding, good } from "./check.js";
 import type { StoreLocations } from "./files.js";
 

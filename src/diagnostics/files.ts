@@ -1,13 +1,14 @@
 /** Who may touch the files, and what else is lying about. */
-import { readdir, stat, statfs } from "node:fs/promises";
+import { stat, statfs } from "node:fs/promises";
 import { homedir } from "node:os";
 import { basename, dirname, join } from "node:path";
 import { hasCode, systemError } from "../errors.js";
+import { listDirectory } from "../fs/read.js";
 import { sidecars } from "../fs/sidecars.js";
 import { journalPath } from "../operation/journal.js";
 import { lockPath } from "../operation/lock.js";
 import { identify } from "../store/cipher.js";
-import { shellQuote } from "../text/shell.js";
+import { shellQuote } from "../text/escape.js";
 import { type Check, finding, good } from "./check.js";
 
 /** File systems that have no modes, by their number (statfs(2)): FAT and exFAT. */
@@ -70,15 +71,15 @@ export async function checkCopies({ storePath, backupFolder }: StoreLocations): 
       plain.push(path);
     } else if (format === "sqlcipher" && dirname(path) === folder) encrypted.push(path);
   };
-  for (const name of await namesIn(folder)) {
+  for (const name of (await listDirectory(folder)) ?? []) {
     if (own.includes(name)) continue;
     const byName = plainNames.includes(name);
     if (byName || name.includes(basename(storePath))) await look(join(folder, name), byName);
   }
-  for (const name of await namesIn(homedir())) {
+  for (const name of (await listDirectory(homedir())) ?? []) {
     if (plainNames.includes(name)) await look(join(homedir(), name), true);
   }
-  for (const name of backupFolder === undefined ? [] : await namesIn(backupFolder)) {
+  for (const name of (backupFolder && (await listDirectory(backupFolder))) || []) {
     if (backupFolder !== undefined && !name.endsWith(".manifest.json")) {
       await look(join(backupFolder, name), plainNames.includes(name));
     }
@@ -102,15 +103,6 @@ export async function checkCopies({ storePath, backupFolder }: StoreLocations): 
           `once they are not needed: rm ${words(encrypted)}`,
         ),
   ];
-}
-
-async function namesIn(folder: string): Promise<string[]> {
-  try {
-    return (await readdir(folder)).sort();
-  } catch (error) {
-    if (hasCode(error, "ENOENT", "ENOTDIR")) return [];
-    throw systemError(error, `cannot look into ${folder}`);
-  }
 }
 
 async function isFile(path: string): Promise<boolean> {

@@ -7,7 +7,7 @@ import { namedStore, readServerJson, serverJsonPath, sqliteModule } from "../hub
 import type { ServiceChoice } from "../service/select.js";
 import type { Service } from "../service/service.js";
 import type { CipherCompatibility } from "../store/cipher.js";
-import { shellQuote } from "../text/shell.js";
+import { shellQuote } from "../text/escape.js";
 import { type Check, finding, good } from "./check.js";
 
 /** What must be known of the store to compare the hub with it. */

@@ -1,9 +1,9 @@
 /** Imports clients from a file into a store: all of them or none. */
 import { createReadStream } from "node:fs";
-import { stat } from "node:fs/promises";
 import { revokedApiKey } from "../client/client.js";
 import { widenings } from "../client/permissions.js";
-import { hasCode, StoreError, systemError } from "../errors.js";
+import { StoreError, systemError } from "../errors.js";
+import { statIfExists } from "../fs/read.js";
 import { findHolders } from "../process/holders.js";
 import { exactInteger } from "../store/client-row.js";
 import type { ClientTable } from "../store/client-table.js";
@@ -63,7 +63,7 @@ export interface ReadImport {
  */
 export async function readImport(options: ImportOptions): Promise<ReadImport> {
   const { store, file, update = false, progress = () => {} } = options;
-  const total = typeof file === "string" ? await sizeOf(file) : 0;
+  const total = typeof file === "string" ? await inputSize(file) : 0;
   const bytes = typeof file === "string" ? createReadStream(file) : file;
   const lines = linesOf(bytes, (done) => {
     options.signal?.throwIfAborted();
@@ -95,15 +95,11 @@ async function widenedBy({ updated }: Plan, store: ClientTable): Promise<Widened
   return found;
 }
 
-async function sizeOf(path: string): Promise<number> {
-  try {
-    const stats = await stat(path);
-    if (stats.isDirectory()) throw new StoreError("notFound", `${path} is a directory`);
-    return stats.size;
-  } catch (error) {
-    const kind = hasCode(error, "ENOENT", "ENOTDIR") ? "notFound" : "io";
-    throw systemError(error, `cannot read ${path}`, kind);
-  }
+async function inputSize(path: string): Promise<number> {
+  const stats = await statIfExists(path);
+  if (!stats) throw new StoreError("notFound", `no such file or directory: ${path}`);
+  if (stats.isDirectory()) throw new StoreError("notFound", `${path} is a directory`);
+  return stats.size;
 }
 
 async function knownClients(store: ClientTable): Promise<Known> {

@@ -1,24 +1,24 @@
-/** Whole files, onto the disk. */
+/** Copies files onto the disk. */
 import { constants, createReadStream } from "node:fs";
-import { open } from "node:fs/promises";
+import { open, statfs } from "node:fs/promises";
 import { dirname } from "node:path";
 import { pipeline } from "node:stream/promises";
-import { systemError } from "../errors.js";
+import { StoreError, systemError } from "../errors.js";
 import { createFile, syncDirectory } from "./atomic.js";
 
-/** How much is copied at a time: 1 MiB. */
 const copyChunkBytes = 1 << 20;
 
 /**
- * Copies a file to one that must not exist yet, 0600, onto the disk. Whether it is what was meant is to be asked of the
- * copy: others may write to where the first one is.
+ * Copies a file to a new file, 0600, and syncs it. The caller verifies the copy, not the original:
+ * other users may be able to write to the original.
  *
- * @throws StoreError `refused` if something has that name; `io`.
+ * @throws {@link StoreError} refused - if the new name is taken
+ * @throws {@link StoreError} io - if the system fails
  */
 export async function copyFile(from: string, to: string): Promise<void> {
   await createFile(to, "");
   try {
-    // Not by name: a link in its place would be followed.
+    // O_NOFOLLOW: the file just created could have been replaced by a link.
     await using copy = await open(to, constants.O_WRONLY | constants.O_NOFOLLOW);
     const contents = createReadStream(from, { highWaterMark: copyChunkBytes });
     await pipeline(contents, copy.createWriteStream());
@@ -28,7 +28,7 @@ export async function copyFile(from: string, to: string): Promise<void> {
   await syncFile(to);
 }
 
-/** Puts a file, written by SQLite or by others, and its name on the disk. */
+/** Syncs a file that this process has not open (SQLite wrote it, for example), and its name. */
 export async function syncFile(path: string): Promise<void> {
   try {
     await using file = await open(path, "r+");
@@ -37,4 +37,33 @@ export async function syncFile(path: string): Promise<void> {
     throw systemError(error, `cannot sync ${path}`);
   }
   await syncDirectory(dirname(path));
+}
+
+/**
+ * Throws if the file system of a directory has no space for a file.
+ *
+ * @param bytes - size of the file
+ * @param what - the file, for the message: `the copy of the store`
+ * @param hint - what to do about it
+ * @throws {@link StoreError} io - if there is no space, or the file system cannot be asked
+ */
+export async function assertFreeSpace(
+  directory: string,
+  bytes: number,
+  what: string,
+  hint: string,
+): Promise<void> {
+  let free: number;
+  try {
+    const { bavail, bsize } = await statfs(directory);
+    free = bavail * bsize;
+  } catch (error) {
+    throw systemError(error, `cannot determine the free space of ${directory}`);
+  }
+  if (free >= bytes) return;
+  throw new StoreError(
+    "io",
+    `no space left on device: ${what} needs ${bytes} bytes in ${directory}, and ${free} are free`,
+    { hint },
+  );
 }

@@ -1,27 +1,29 @@
-/** Reading a file that holds a secret: a passphrase, a key. And which files this program obeys. */
+/** Reads files that contain a secret, and checks that no other user can change what is read. */
 import { constants, type Stats } from "node:fs";
-import { lstat, open } from "node:fs/promises";
+import { type FileHandle, lstat, open } from "node:fs/promises";
 import { type ErrorKind, hasCode, StoreError, systemError } from "../errors.js";
 
-/** More than any passphrase or key; it keeps a wrong name, of a database perhaps, from being read whole. */
-const longestSecret = 64 * 1024;
+/** Longer than any passphrase or key, in bytes. A database named by mistake is not read whole. */
+const secretLimit = 64 * 1024;
 
 export interface SecretFileOptions {
-  /** What it is when the file is not there. Default: `notFound`. */
+  /** The error's kind if the file does not exist. Default: `notFound`. */
   readonly missing?: ErrorKind;
   /**
-   * The place is guarded by other means than the file's mode: systemd's credentials (readable through an ACL), a key
-   * on a USB stick (whose file system has no modes).
+   * Skips the check of mode and owner: systemd's credentials are readable through an access control
+   * list, and the file system of a USB stick has no modes.
    */
   readonly guarded?: boolean;
 }
 
 /**
- * The text in a secret's file, less one newline at its end. A pipe will do as well, as a shell makes one of
- * `<(command)`.
+ * Returns the text of a secret's file, or of a pipe such as the shell's `<(command)`, without the
+ * newline at its end.
  *
- * @throws StoreError `refused` if others can read or change it, if a symbolic link of somebody else's leads to it, or
- *   if it is no text; `missing` if it is not there; `io`.
+ * @throws {@link StoreError} refused - if others can read or change it, if another user's symbolic
+ *   link leads to it, or if it is not text
+ * @throws {@link StoreError} notFound, or `missing` - if it does not exist
+ * @throws {@link StoreError} io - if the system fails
  */
 export async function readSecretFile(
   path: string,
@@ -32,30 +34,38 @@ export async function readSecretFile(
     if (link.isSymbolicLink()) assertOwned(path, link);
     await using file = await open(path, constants.O_RDONLY | constants.O_NOCTTY);
     const stats = await file.stat();
-    if (!stats.isFile() && !stats.isFIFO()) throw new StoreError("refused", `${path} is no file`);
-    if (!options.guarded) assertNotShared(path, stats);
-    const secret = Buffer.alloc(longestSecret + 1);
-    let length = 0;
-    while (length < secret.length) {
-      const { bytesRead } = await file.read(secret, length, secret.length - length);
-      if (bytesRead === 0) return secretText(secret.subarray(0, length), path);
-      length += bytesRead;
+    if (!stats.isFile() && !stats.isFIFO()) {
+      throw new StoreError("refused", `${path} is not a file`);
     }
-    throw new StoreError("refused", `${path} is longer than a passphrase or a key can be`);
+    if (!options.guarded) assertNotShared(path, stats);
+    return decodeSecret(await readSecret(file, path), path);
   } catch (error) {
     if (hasCode(error, "ENOENT", "ENOTDIR")) {
-      throw new StoreError(options.missing ?? "notFound", `there is no file ${path}`);
+      throw new StoreError(options.missing ?? "notFound", `no such file or directory: ${path}`);
     }
     throw systemError(error, `cannot read ${path}`);
   }
 }
 
+/** Reads without offsets, which a pipe does not have. */
+async function readSecret(file: FileHandle, path: string): Promise<Uint8Array> {
+  const buffer = Buffer.alloc(secretLimit + 1);
+  let length = 0;
+  while (length < buffer.length) {
+    const { bytesRead } = await file.read(buffer, length, buffer.length - length);
+    if (bytesRead === 0) return buffer.subarray(0, length);
+    length += bytesRead;
+  }
+  throw new StoreError("refused", `${path} is longer than a passphrase or a key can be`);
+}
+
 /**
- * A secret's bytes as text, without the one newline that editors and `echo` leave at the end.
+ * Decodes a secret, without the newline that editors and `echo` append.
  *
- * @throws StoreError `refused` if they are not UTF-8.
+ * @param what - where it comes from, for the message
+ * @throws {@link StoreError} refused - if it is not UTF-8
  */
-export function secretText(bytes: Uint8Array, what: string): string {
+export function decodeSecret(bytes: Uint8Array, what: string): string {
   try {
     const text = new TextDecoder("utf-8", { fatal: true, ignoreBOM: true }).decode(bytes);
     return text.replace(/\r?\n$/, "");
@@ -65,15 +75,15 @@ export function secretText(bytes: Uint8Array, what: string): string {
 }
 
 /**
- * For a file that says what to do, which commands to run among it: nobody may have written it but its reader and root.
+ * Throws if a user other than its reader and root can change a file that names commands to run.
  *
- * @throws StoreError `refused` if others can change it.
+ * @throws {@link StoreError} refused - if one can
  */
 export function assertNotWritableByOthers(path: string, stats: Stats): void {
   assertOwned(path, stats);
   if ((stats.mode & 0o022) !== 0) {
-    throw new StoreError("refused", `${path} can be changed by others than its owner`, {
-      hint: `see that it says what you mean, then: chmod go-w '${path}'`,
+    throw new StoreError("refused", `${path} can be changed by users other than its owner`, {
+      hint: `Check its contents, then run: chmod go-w '${path}'`,
     });
   }
 }
@@ -81,20 +91,16 @@ export function assertNotWritableByOthers(path: string, stats: Stats): void {
 function assertNotShared(path: string, stats: Stats): void {
   assertOwned(path, stats);
   if (stats.isFile() && (stats.mode & 0o077) !== 0) {
-    throw new StoreError(
-      "refused",
-      `${path} holds a secret, and others than its owner may use it`,
-      {
-        hint: `chmod 600 '${path}'`,
-      },
-    );
+    throw new StoreError("refused", `${path} contains a secret, and other users can access it`, {
+      hint: `Restrict it to its owner: chmod 600 '${path}'`,
+    });
   }
 }
 
 function assertOwned(path: string, stats: Stats): void {
   if (stats.uid !== 0 && stats.uid !== process.geteuid?.()) {
     throw new StoreError("refused", `${path} belongs to another user, who could change it`, {
-      hint: "run this as that user, or copy it to a file of your own, with mode 600",
+      hint: "Run this as that user, or copy it to a file of your own with mode 600.",
     });
   }
 }

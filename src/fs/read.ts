@@ -1,9 +1,54 @@
-/** Opening files that may not be there, and reading from open ones, which may give less at a time than was asked for. */
-import { type FileHandle, open } from "node:fs/promises";
-import { hasCode } from "../errors.js";
+/** Reads files, directories and file metadata that may be absent, or not be what is expected. */
+import { createHash } from "node:crypto";
+import { type BigIntStats, constants, createReadStream, type Stats } from "node:fs";
+import { type FileHandle, lstat, open, readdir, stat } from "node:fs/promises";
+import { pipeline } from "node:stream/promises";
+import { hasCode, StoreError, systemError } from "../errors.js";
 
-/** A file to be read, undefined if there is none. */
-export async function openIfThere(path: string): Promise<FileHandle | undefined> {
+/**
+ * Returns a file's metadata, of the link itself for a symbolic link; undefined if it does not exist.
+ *
+ * @throws {@link StoreError} io - if the directory cannot be searched
+ */
+export async function lstatIfExists(path: string): Promise<BigIntStats | undefined> {
+  try {
+    return await lstat(path, { bigint: true });
+  } catch (error) {
+    if (hasCode(error, "ENOENT", "ENOTDIR")) return undefined;
+    throw systemError(error, `cannot read the metadata of ${path}`);
+  }
+}
+
+/**
+ * Returns a file's metadata with symbolic links followed; undefined if it does not exist.
+ *
+ * @throws {@link StoreError} io - if a directory cannot be searched, or the links form a circle
+ */
+export async function statIfExists(path: string): Promise<Stats | undefined> {
+  try {
+    return await stat(path);
+  } catch (error) {
+    if (hasCode(error, "ENOENT", "ENOTDIR")) return undefined;
+    throw systemError(error, `cannot read the metadata of ${path}`);
+  }
+}
+
+/**
+ * Returns the sorted names in a directory; undefined if it does not exist.
+ *
+ * @throws {@link StoreError} io - if it cannot be read
+ */
+export async function listDirectory(path: string): Promise<string[] | undefined> {
+  try {
+    return (await readdir(path)).sort();
+  } catch (error) {
+    if (hasCode(error, "ENOENT", "ENOTDIR")) return undefined;
+    throw systemError(error, `cannot read the directory ${path}`);
+  }
+}
+
+/** Opens a file for reading; returns undefined if it does not exist. */
+export async function openIfExists(path: string): Promise<FileHandle | undefined> {
   try {
     return await open(path);
   } catch (error) {
@@ -12,7 +57,7 @@ export async function openIfThere(path: string): Promise<FileHandle | undefined>
   }
 }
 
-/** Fills the buffer from an offset; fewer bytes are read only at the end of the file. */
+/** Fills the buffer from an offset. Returns fewer bytes only at the end of the file. */
 export async function readUpTo(file: FileHandle, buffer: Buffer, offset: number): Promise<number> {
   let filled = 0;
   while (filled < buffer.byteLength) {
@@ -21,4 +66,48 @@ export async function readUpTo(file: FileHandle, buffer: Buffer, offset: number)
     filled += bytesRead;
   }
   return filled;
+}
+
+/**
+ * Reads a regular file whole.
+ *
+ * For paths in directories that other users may write to: a pipe would block the reader for good,
+ * a device or a huge file fill the memory.
+ *
+ * @param limit - bytes; a longer file is not read
+ * @throws {@link StoreError} corrupted - if it is longer, or not a regular file
+ * @throws the system's own error if it cannot be opened or read
+ */
+export async function readSmallFile(
+  path: string,
+  limit: number,
+): Promise<{ bytes: Buffer; stats: Stats }> {
+  const flags = constants.O_RDONLY | constants.O_NONBLOCK | constants.O_NOCTTY;
+  await using file = await open(path, flags);
+  const stats = await file.stat();
+  if (!stats.isFile()) throw new StoreError("corrupted", `${path} is not a regular file`);
+  const bytes = Buffer.alloc(Math.min(stats.size, limit) + 1);
+  const length = await readUpTo(file, bytes, 0);
+  if (length < bytes.length) return { bytes: bytes.subarray(0, length), stats };
+  throw new StoreError("corrupted", `${path} is longer than ${limit} bytes, or is being written`);
+}
+
+/**
+ * Returns the SHA-256 of a file, in hex.
+ *
+ * @throws {@link StoreError} io - if it cannot be read
+ */
+export async function sha256File(path: string): Promise<string> {
+  const hash = createHash("sha256");
+  try {
+    await pipeline(createReadStream(path, { highWaterMark: 1 << 20 }), hash);
+  } catch (error) {
+    throw systemError(error, `cannot read ${path}`);
+  }
+  return hash.digest("hex");
+}
+
+/** Returns the SHA-256 of bytes, or of a text's UTF-8, in hex. */
+export function sha256Hex(bytes: Uint8Array | string): string {
+  return createHash("sha256").update(bytes).digest("hex");
 }

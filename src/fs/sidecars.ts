@@ -1,15 +1,15 @@
-/** The files that SQLite keeps beside a database. */
 import { StoreError } from "../errors.js";
-import { lstatIfExists } from "./lstat.js";
+import { lstatIfExists } from "./read.js";
 
-/** What they have behind the database's name, each with its own way to lose or damage data when the file is replaced. */
+/** Suffixes of the files that SQLite keeps next to a database. */
 export const sidecars = ["-journal", "-wal", "-shm"] as const;
 
 /**
- * For whoever is about to make a new database: SQLite would take what is left of one whose file is gone for the new one's
- * own, and write its pages into that.
+ * Throws if a sidecar of a removed database lies where a new database is about to be created: SQLite
+ * would apply its pages to the new database.
  *
- * @throws StoreError `refused` if anything lies there, `io` if it cannot be looked at.
+ * @throws {@link StoreError} refused - if there is such a file
+ * @throws {@link StoreError} io - if the directory cannot be searched
  */
 export async function assertNoStraySidecars(path: string): Promise<void> {
   for (const suffix of sidecars) {
@@ -17,8 +17,8 @@ export async function assertNoStraySidecars(path: string): Promise<void> {
     if (!(await lstatIfExists(stray))) continue;
     throw new StoreError(
       "refused",
-      `${stray} belongs to a store that is not there any more, and would damage a new one`,
-      { hint: `see that no hub runs, then: mv '${stray}' '${stray}.old'` },
+      `${stray} is left from a store that no longer exists, and would damage a new one`,
+      { hint: `Stop the hub if it runs, then move the file away: mv '${stray}' '${stray}.old'` },
     );
   }
 }

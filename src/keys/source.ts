@@ -6,7 +6,7 @@ import { spawn } from "node:child_process";
 import { join } from "node:path";
 import { expandPath } from "../config/paths.js";
 import { StoreError, systemError } from "../errors.js";
-import { readSecretFile, secretText } from "../fs/private.js";
+import { decodeSecret, readSecretFile } from "../fs/private.js";
 import { getEntry, listEntries } from "./keyring.js";
 import { checkPassphrase } from "./passphrase.js";
 
@@ -200,7 +200,7 @@ async function readCommand(command: string): Promise<string> {
     });
   }
   const what = "the passphrase command's output";
-  return usable(secretText(Buffer.concat(chunks), what), what);
+  return usable(decodeSecret(Buffer.concat(chunks), what), what);
 }
 
 /** Returns the passphrase as SQLCipher gets it: in canonical form if it is a generated one. */

@@ -17,7 +17,7 @@ import { sqlcipherPluginName, sqlitePluginName } from "../databases/sqlite.js";
 import { StoreError, systemError } from "../errors.js";
 import { makeDirectory, replaceFile } from "../fs/atomic.js";
 import { copyFile } from "../fs/copy.js";
-import { lstatIfExists } from "../fs/lstat.js";
+import { lstatIfExists } from "../fs/read.js";
 import { findHubProcesses, findHubUnits, type HubUnit, stopCommandOf } from "../hub/find-hubs.js";
 import {
   askClients,

@@ -93,7 +93,7 @@ export async function migrate(options: MigrateOptions): Promise<Migration> {
   }
   await using origin = await DatabaseFactory.create(from.name, from.config, { mode: "readonly" });
   const note = await MigrationNote.read(source, target);
-  const checked = await check(options, origin, await openIfThere(to), note);
+  const checked = await check(options, origin, await openIfExists(to), note);
   const begun = { from: source, to: target, clients: checked.clients };
   if (dryRun) {
     const { wouldCopy, unchanged, keptRevoked } = checked;
@@ -231,7 +231,7 @@ function isConflict(
 }
 
 /** Opens the target if it exists. */
-async function openIfThere({ name, config }: Endpoint): Promise<Database | undefined> {
+async function openIfExists({ name, config }: Endpoint): Promise<Database | undefined> {
   try {
     return await DatabaseFactory.create(name, config, { mode: "readwrite" });
   } catch (error) {

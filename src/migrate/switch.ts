@@ -10,8 +10,7 @@ import { DatabaseFactory, databasePassword, locationOf } from "../databases/regi
 import { sqlcipherPluginName, sqlitePluginName } from "../databases/sqlite.js";
 import { StoreError } from "../errors.js";
 import { removeFile, syncDirectory } from "../fs/atomic.js";
-import { sha256File } from "../fs/hash.js";
-import { lstatIfExists } from "../fs/lstat.js";
+import { lstatIfExists, sha256File } from "../fs/read.js";
 import { passwordIn, type ServerJson, sqliteModule } from "../hub/server-json.js";
 import { parseSource } from "../keys/source.js";
 import { findLastingHolders, type Holder } from "../process/holders.js";

@@ -1,6 +1,6 @@
 /** How settling an interrupted operation has ended. */
 import { StoreError, systemError, withLine } from "../errors.js";
-import { shellQuote } from "../text/shell.js";
+import { shellQuote } from "../text/escape.js";
 import { downStep, type Journal } from "./journal.js";
 
 /** The store and its passphrase are right again, and so is its service, but for what is said here. */

@@ -1,6 +1,6 @@
 /** The store that a restore replaces: whether anything that is kept opens it, and how it differs from the backup. */
 import { type ErrorKind, StoreError } from "../errors.js";
-import { lstatIfExists } from "../fs/lstat.js";
+import { lstatIfExists } from "../fs/read.js";
 import type { Generation, PassphraseSource } from "../keys/source.js";
 import { type UnlockedStore, unlock } from "../keys/unlock.js";
 import { identify, openEncrypted, type StoreKey } from "../store/cipher.js";

@@ -4,7 +4,7 @@ import { realPath } from "../config/paths.js";
 import { StoreError } from "../errors.js";
 import { moveFile, syncDirectory } from "../fs/atomic.js";
 import { copyFile } from "../fs/copy.js";
-import { lstatIfExists } from "../fs/lstat.js";
+import { lstatIfExists } from "../fs/read.js";
 import { sidecars } from "../fs/sidecars.js";
 import {
   findPasswordDelivery,

@@ -1,6 +1,6 @@
 /** A dead-man's switch in systemd: a transient timer that starts a unit again. */
 import { run } from "../process/run.js";
-import { shellQuote } from "../text/shell.js";
+import { shellQuote } from "../text/escape.js";
 import { newRestartName, type RestartTimer, recoveryLimitSeconds } from "./service.js";
 import {
   formatFailure,

@@ -13,7 +13,7 @@ import { type ChildProcess, spawn } from "node:child_process";
 import { once } from "node:events";
 import { StoreError } from "../errors.js";
 import { withInheritedUmask } from "../process/privacy.js";
-import { shellQuote } from "../text/shell.js";
+import { shellQuote } from "../text/escape.js";
 import { type RestartTimer, recoveryLimitSeconds } from "./service.js";
 
 /** The watcher's exit codes: it was disarmed in time, or it started the service. */

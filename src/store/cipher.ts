@@ -10,11 +10,11 @@
  */
 import { hkdfSync, pbkdf2, randomBytes } from "node:crypto";
 import { channel } from "node:diagnostics_channel";
-import { realpath, rm, stat } from "node:fs/promises";
+import { realpath, rm } from "node:fs/promises";
 import { inspect, promisify } from "node:util";
-import { hasCode, StoreError, systemError } from "../errors.js";
+import { StoreError } from "../errors.js";
 import { createFile } from "../fs/atomic.js";
-import { openIfThere } from "../fs/read.js";
+import { openIfExists, statIfExists } from "../fs/read.js";
 import { Connection, type ConnectionOptions } from "./connection.js";
 import { readWal } from "./wal.js";
 
@@ -148,7 +148,7 @@ export interface Identity {
  * @throws StoreError `io` if it cannot be read.
  */
 export async function identify(path: string): Promise<Identity> {
-  const size = await sizeOf(path);
+  const size = await databaseSize(path);
   if (size === undefined) return { format: "absent", size: 0 };
   if (size < smallestPage) return { format: "unknown", size };
   await using connection = await Connection.open(path, { mode: "readonly" });
@@ -172,7 +172,7 @@ export async function openEncrypted(
   secret: string | StoreKey,
   options: ConnectionOptions,
 ): Promise<OpenedStore> {
-  const size = await sizeOf(path);
+  const size = await databaseSize(path);
   if (size === undefined) {
     throw new StoreError("notFound", `there is no store at ${path}`, {
       hint: "hivemind-sqlcipher init",
@@ -228,15 +228,10 @@ export async function createEncrypted(
   }
 }
 
-/** The size of a file, undefined if there is none, 0 for what is not a regular file. */
-async function sizeOf(path: string): Promise<number | undefined> {
-  try {
-    const found = await stat(path);
-    return found.isFile() ? found.size : 0;
-  } catch (error) {
-    if (hasCode(error, "ENOENT")) return undefined;
-    throw systemError(error, `cannot look at ${path}`);
-  }
+/** Returns a file's size; undefined if it does not exist, 0 for anything but a regular file. */
+async function databaseSize(path: string): Promise<number | undefined> {
+  const stats = await statIfExists(path);
+  return stats?.isFile() === false ? 0 : stats?.size;
 }
 
 /** A SQLite without SQLCipher ignores `PRAGMA key` and would write everything in plain text. */
@@ -307,7 +302,7 @@ async function assertNotTruncated(
 ): Promise<void> {
   const row = await connection.get<{ cipher_page_size: string }>("PRAGMA cipher_page_size");
   const pageSize = Number(row?.cipher_page_size);
-  const size = (await sizeOf(connection.path)) ?? 0;
+  const size = (await databaseSize(connection.path)) ?? 0;
   if (size % pageSize === 0) return;
   const cutPage = Math.ceil(size / pageSize);
   if (!immutable && (await isInLog(connection.path, cutPage, pageSize))) return;
@@ -318,7 +313,7 @@ async function assertNotTruncated(
 
 /** Whether the log has a page and all after it. SQLite locks no byte of a log, so it may be opened beside the connection. */
 async function isInLog(path: string, first: number, pageSize: number): Promise<boolean> {
-  await using log = await openIfThere(`${await realpath(path)}-wal`);
+  await using log = await openIfExists(`${await realpath(path)}-wal`);
   const read = log && (await readWal(log));
   if (read === undefined || typeof read === "string") return false;
   const { pageSize: logged, databasePages } = read.position;

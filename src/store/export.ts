@@ -5,7 +5,7 @@
 import { setTimeout as delay } from "node:timers/promises";
 import { pathToFileURL } from "node:url";
 import { StoreError } from "../errors.js";
-import { lstatIfExists } from "../fs/lstat.js";
+import { lstatIfExists } from "../fs/read.js";
 import { sidecars } from "../fs/sidecars.js";
 import { openEncrypted, type StoreKey } from "./cipher.js";
 import { type Attached, compareDatabases } from "./compare.js";

@@ -5,7 +5,7 @@
 import { join } from "node:path";
 import { type Bundle, bundleName, writeBundle } from "../bundle/bundle.js";
 import { assertReplaceable, removePartials } from "../fs/atomic.js";
-import { lstatIfExists } from "../fs/lstat.js";
+import { lstatIfExists } from "../fs/read.js";
 import { readServerJson } from "../hub/server-json.js";
 import { removePassword } from "../hub/server-json-edit.js";
 import { deleteDerivedKeys } from "../keys/keyring.js";

@@ -10,7 +10,7 @@ import { realPath } from "../config/paths.js";
 import { loadSettings, saveSettings } from "../config/settings.js";
 import { StoreError, systemError, withLine } from "../errors.js";
 import { moveFile, removeFile, removePartials, syncDirectory } from "../fs/atomic.js";
-import { lstatIfExists } from "../fs/lstat.js";
+import { lstatIfExists } from "../fs/read.js";
 import { sidecars } from "../fs/sidecars.js";
 import { readServerJson } from "../hub/server-json.js";
 import { removePassword, setPassword } from "../hub/server-json-edit.js";

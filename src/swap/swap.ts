@@ -17,10 +17,9 @@ import { type Bundle, bundleName, writeBundle } from "../bundle/bundle.js";
 import { realPath } from "../config/paths.js";
 import { type ErrorKind, hasCode, StoreError, systemError, withLine } from "../errors.js";
 import { assertReplaceable, stagedName, syncDirectory } from "../fs/atomic.js";
-import { syncFile } from "../fs/copy.js";
-import { assertFreeSpace } from "../fs/free-space.js";
-import { lstatIfExists } from "../fs/lstat.js";
-import { assertMetadataCopyable, copyMetadata } from "../fs/ownership.js";
+import { assertFreeSpace, syncFile } from "../fs/copy.js";
+import { assertMetadataCopyable, copyMetadata } from "../fs/metadata.js";
+import { lstatIfExists } from "../fs/read.js";
 import { sidecars } from "../fs/sidecars.js";
 import { passwordIn, readServerJson } from "../hub/server-json.js";
 import {

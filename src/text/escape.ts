@@ -1,10 +1,10 @@
-/** Control characters, line separators, and marks that reorder text: what could rewrite the screen. */
+/** Control characters, line separators and bidirectional marks: they could rewrite the screen. */
 const unprintable = /[\p{Cc}\u200e\u200f\u2028-\u202e\u2066-\u2069]/gu;
 
-/** How much is shown of a name in the middle of a sentence, which is not to be filled by one. */
-const longestName = 60;
+/** How many characters of a client's name a sentence shows. */
+const nameLimit = 60;
 
-/** Makes a value safe to show: what could move the cursor or reorder the line becomes visible. */
+/** Replaces each character that could move the cursor or reorder the line by its `\uXXXX`. */
 export function escapeControlCharacters(text: string): string {
   return text.replace(
     unprintable,
@@ -12,9 +12,14 @@ export function escapeControlCharacters(text: string): string {
   );
 }
 
-/** A client in a sentence: its id, and its name in so far as that can be shown there. */
+/** Returns a client's id and shortened name, for a sentence. */
 export function describeClient(id: number, name: string | null): string {
   if (!name) return `${id}`;
-  const shown = name.length > longestName ? `${name.slice(0, longestName)}…` : name;
+  const shown = name.length > nameLimit ? `${name.slice(0, nameLimit)}…` : name;
   return `${id} (${escapeControlCharacters(shown)})`;
+}
+
+/** Quotes one argument for a POSIX shell. */
+export function shellQuote(argument: string): string {
+  return `'${argument.replaceAll("'", "'\\''")}'`;
 }

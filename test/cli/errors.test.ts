@@ -232,7 +232,7 @@ const cases: Case[] = [
     machine: () => withInit(),
     args: (machine) => ["verify", machine.path("clients.db.old")],
     code: 10,
-    says: /no backup/,
+    says: /no such file or directory/,
   },
   {
     what: "an unknown command",
@@ -313,7 +313,7 @@ test("a folder that cannot be made is said, and not tried for ever", async () =>
   const machine = await withInit();
   const answer = await machine.run(backup(machine, "--to", "/proc/none/backups"));
   expect(answer).toMatchObject({ code: 18, stdout: "" });
-  expect(answer.stderr).toMatch(/^error: cannot make the folder \/proc\/none: /m);
+  expect(answer.stderr).toMatch(/^error: cannot create the directory \/proc\/none: /m);
 });
 
 test("a full disk behind the output is an error; a reader that went away is none, and ends no work", async () => {

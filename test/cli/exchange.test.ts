@@ -23,7 +23,7 @@ test("clients go out and come back: CSV or JSON by the path, secrets only when a
   const over = await machine.run(["export-clients", "--path", path]);
   expect([over.code, over.stderr]).toEqual([
     17,
-    expect.stringMatching(/exists already\n\s*name another file, or move that one away/),
+    expect.stringMatching(/file exists: .*\n\s*Name another file, or move the existing file away/),
   ]);
 
   const refused = await machine.json("import-clients", path);
@@ -85,7 +85,7 @@ test("what is no file of clients is refused in words, and nothing is left behind
     [["import-clients"], 2, /missing required argument/],
     [["import-clients", machine.path("nowhere")], 10, /no such file/],
     [["import-clients", machine.folder], 10, /is a directory/],
-    [["import-clients", machine.path("text", "below")], 10, /not a directory/],
+    [["import-clients", machine.path("text", "below")], 10, /no such file/],
     [["import-clients", machine.path("circle")], 18, /symbolic link/],
     [["import-clients", machine.path("binary")], 17, /not UTF-8/],
     [["import-clients", machine.path("empty")], 17, /empty/],

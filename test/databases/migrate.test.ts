@@ -467,7 +467,7 @@ describe("bad input: said in words, and nothing changed", () => {
       await writeFile(stray, "pages of another store");
       await expect(DatabaseFactory.create(plugin, to.config)).rejects.toMatchObject({
         kind: "refused",
-        message: expect.stringContaining(`${stray} belongs to a store that is not there`),
+        message: expect.stringContaining(`${stray} is left from a store that no longer exists`),
         hint: expect.stringContaining("mv "),
       });
       await expect(migrate({ from, to })).rejects.toMatchObject({ kind: "refused" });

@@ -3,8 +3,8 @@ import { execFileSync } from "node:child_process";
 import { chmod, readdir, readFile, stat, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { expect, test } from "vitest";
-import { hasAccessList } from "../../src/fs/access-list.js";
 import { replaceFile } from "../../src/fs/atomic.js";
+import { hasAccessList } from "../../src/fs/metadata.js";
 import { temporaryFolder } from "../store/temporary.js";
 
 /** Lets user 1 read, and the owner's group nothing: the mode is 0640 then. */

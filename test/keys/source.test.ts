@@ -94,7 +94,7 @@ test.each([0o604, 0o640, 0o620, 0o666])(
     await chmod(file, mode);
     expect(await errorOf(`file:${file}`)).toMatchObject({
       kind: "refused",
-      hint: `chmod 600 '${file}'`,
+      hint: `Restrict it to its owner: chmod 600 '${file}'`,
     });
   },
 );
@@ -137,7 +137,7 @@ test("a pipe will do for a file, as a shell makes one of <(command)", async () =
 test("a file that is not there is a passphrase that is not available; a folder is refused", async () => {
   expect(await errorOf(`file:${file}`)).toMatchObject({
     kind: "passphraseUnavailable",
-    message: `there is no file ${file}`,
+    message: `no such file or directory: ${file}`,
   });
   await mkdir(file);
   expect(await errorOf(`file:${file}`)).toMatchObject({ kind: "refused" });

@@ -1,0 +1,119 @@
+/** The owner, group, mode and access control list of a file that takes another's place. */
+import { execFile } from "node:child_process";
+import { type BigIntStats, constants, type Stats } from "node:fs";
+import { type FileHandle, open } from "node:fs/promises";
+import { dirname } from "node:path";
+import { hasCode, StoreError, systemError } from "../errors.js";
+import { lstatIfExists } from "./read.js";
+
+/**
+ * Returns whether a file has an access control list that grants anything.
+ *
+ * The group bits of such a file's mode are the mask of the list, not the group's permissions:
+ * another file of the same mode without the list would be open to the whole group. Node has no
+ * call for access control lists; `ls -l` prints a `+` after the mode.
+ */
+export async function hasAccessList(path: string, { mode }: Stats | BigIntStats): Promise<boolean> {
+  // An empty mask grants nothing.
+  if ((Number(mode) & 0o070) === 0) return false;
+  return new Promise((resolve) => {
+    execFile("ls", ["-ld", "--", path], (error, listed) =>
+      resolve(error === null && /^\S{10}\+/.test(listed)),
+    );
+  });
+}
+
+/**
+ * Throws if a file that replaces this one would lose an access control list or a hard link.
+ *
+ * @throws {@link StoreError} refused - for either
+ */
+export async function assertMetadataCopyable(path: string, before: BigIntStats): Promise<void> {
+  await assertNoAccessList(path, before);
+  if (before.nlink > 1n) {
+    throw new StoreError(
+      "refused",
+      `${path} has another name (a hard link), which would keep the old file`,
+      {
+        hint: `Find its other names with: find DIRECTORY -samefile '${path}'; remove them, or use a symbolic link.`,
+      },
+    );
+  }
+}
+
+/** @throws {@link StoreError} refused - if the file has an access control list */
+export async function assertNoAccessList(path: string, stats: Stats | BigIntStats): Promise<void> {
+  if (!(await hasAccessList(path, stats))) return;
+  throw new StoreError(
+    "refused",
+    `${path} has an access control list, which the file that replaces it would not have`,
+    {
+      hint: `See it with: getfacl '${path}'; remove it with: setfacl -b '${path}'; check the mode, and set the list again afterwards.`,
+    },
+  );
+}
+
+/**
+ * Copies owner, group and mode from the store to the file that is about to replace it.
+ *
+ * If there is no store yet and root creates it in another user's directory, that user owns it.
+ *
+ * @throws {@link StoreError} refused - if this user may not, or if the directory's default access
+ *   control list would open the new file to others
+ * @throws {@link StoreError} io - if the system fails
+ */
+export async function copyMetadata(storePath: string, staged: string): Promise<void> {
+  const before = await lstatIfExists(storePath);
+  const isRoot = process.geteuid?.() === 0;
+  const owner = before ?? (isRoot ? await lstatIfExists(dirname(storePath)) : undefined);
+  if (!owner) return;
+  try {
+    await using file = await openOwn(staged);
+    const { uid, gid } = await file.stat({ bigint: true });
+    if (owner.uid !== uid || (before && owner.gid !== gid)) {
+      await file.chown(Number(owner.uid), Number(owner.gid));
+    }
+    if (before) await file.chmod(Number(before.mode & 0o7777n));
+  } catch (error) {
+    if (!hasCode(error, "EPERM")) throw systemError(error, `cannot prepare ${staged}`);
+    throw new StoreError(
+      "refused",
+      `${storePath} belongs to user ${owner.uid} and group ${owner.gid}, and this user cannot create such a file`,
+      { hint: "Run this as that user, as a member of that group, or as root.", cause: error },
+    );
+  }
+  if (before && (await hasAccessList(staged, before))) {
+    throw new StoreError(
+      "refused",
+      `${dirname(storePath)} gives each new file an access control list, and the store has none`,
+      { hint: `Remove that default from the directory: setfacl -k '${dirname(storePath)}'.` },
+    );
+  }
+}
+
+/** Gives a file that this process created another owner, if it has not that owner already. */
+export async function copyOwner(path: string, uid: number, gid: number): Promise<void> {
+  if (process.geteuid?.() === uid && process.getegid?.() === gid) return;
+  await using file = await openOwn(path);
+  await file.chown(uid, gid);
+}
+
+/**
+ * Opens a file that this process created, to change its owner through the descriptor.
+ *
+ * By name, chown would follow a link that the directory's owner puts in the file's place. A second
+ * hard link is refused: chown would hand the file to the user who created the link.
+ */
+async function openOwn(path: string): Promise<FileHandle> {
+  const file = await open(path, constants.O_RDONLY | constants.O_NOFOLLOW);
+  if ((await file.stat()).nlink === 1) return file;
+  await file.close();
+  throw notOwnedError(path);
+}
+
+/** Returns the error for a file that was replaced or linked by another user after its creation. */
+export function notOwnedError(path: string): StoreError {
+  return new StoreError("refused", `${path} is not the file that was created here`, {
+    hint: `Another user can write to ${dirname(path)}: see ls -ld, restrict it to its owner, and run this again.`,
+  });
+}
