@@ -1,9 +1,9 @@
 /**
- * The backups in a folder, as their manifests say, and whether what they say can be believed.
+ * Lists the backups in a directory by their manifests, and checks each manifest's MAC.
  *
- * A manifest's `mac` takes the key of its backup, which costs a key derivation; so each key is derived once, from the
- * first backup of its `key_id` that opens, and serves all the others. Whether a backup's pages are sound is `verify`'s to
- * say: that means reading all of it.
+ * Checking a MAC takes the backup's key, and deriving a key costs 200 ms or more. So each key is
+ * derived only once, from the first backup of its `key_id` that opens. The backups themselves are
+ * not read: `verify` does that.
  */
 import { join } from "node:path";
 import { bundleName, describeBundle } from "../bundle/bundle.js";
@@ -21,12 +21,12 @@ import {
 import { openBackup } from "./verify.js";
 
 export interface ListingOptions {
-  /** Where the backups are. */
+  /** The directory of the backups. */
   readonly folder: string;
-  /** The store's resolved path: its backups are named after it, and its passphrases open them. */
+  /** The store's resolved path. Its backups are named after it, and its passphrases open them. */
   readonly storePath: string;
   readonly source: PassphraseSource;
-  /** Where bundles are; undefined if that is not known. */
+  /** The directory of the bundles; undefined if unknown. */
   readonly bundleFolder?: string | undefined;
 }
 
@@ -41,17 +41,17 @@ export interface ListedBackup {
   readonly key_id: string;
   readonly schema_version: number;
   readonly method: Manifest["method"];
-  /** The machine that it was made on. */
+  /** The machine that made the backup. */
   readonly hostname: string;
-  /** Whether the file is there, with the size that the manifest says. */
+  /** Whether the file exists and has the size in the manifest. */
   readonly present: boolean;
-  /** Whether the manifest is as it was made; null if nothing that is kept here can tell. */
+  /** Whether the manifest's MAC is right; null if no known key can check it. */
   readonly mac: boolean | null;
-  /** The bundle for its key in the bundle folder; null if there is none. */
+  /** The bundle of its key in the bundle directory; null if there is none. */
   readonly bundle: string | null;
 }
 
-/** What has a backup's name, and is none that can be listed. */
+/** A file with the name of a backup or manifest that cannot be listed. */
 export interface Unlisted {
   readonly path: string;
   readonly problem: string;
@@ -62,14 +62,15 @@ export interface Listing {
   /** Newest first. */
   readonly backups: ListedBackup[];
   readonly others: Unlisted[];
-  /** Why no manifest could be checked; null if they could. */
+  /** Why there is no passphrase to check any manifest with; null if there is. */
   readonly unchecked: StoreError | null;
 }
 
 /**
- * Lists the backups of a store. No file is changed.
+ * Lists the backups of a store. Changes no file.
  *
- * @throws StoreError `notFound` if there is no such folder, `io` if it cannot be read.
+ * @throws {@link StoreError} notFound - if the directory does not exist
+ * @throws {@link StoreError} io - if the directory cannot be read
  */
 export async function listBackups(options: ListingOptions): Promise<Listing> {
   const { folder, storePath, bundleFolder } = options;
@@ -83,7 +84,7 @@ export async function listBackups(options: ListingOptions): Promise<Listing> {
     try {
       const manifest = await readManifest(path);
       if (manifestPath(join(folder, manifest.file)) === path) manifests.push(manifest);
-      else others.push({ path, problem: `it is the manifest of ${manifest.file}` });
+      else others.push({ path, problem: `the manifest belongs to ${manifest.file}` });
     } catch (error) {
       if (!(error instanceof StoreError)) throw error;
       others.push({ path, problem: error.message });
@@ -92,7 +93,7 @@ export async function listBackups(options: ListingOptions): Promise<Listing> {
   const described = new Set(manifests.map(({ file }) => file));
   for (const name of names) {
     if (!name.endsWith(".db") || described.has(name)) continue;
-    others.push({ path: join(folder, name), problem: "it has no manifest" });
+    others.push({ path: join(folder, name), problem: "the backup has no manifest" });
   }
 
   const keys = await BackupKeys.of(options);
@@ -104,11 +105,11 @@ export async function listBackups(options: ListingOptions): Promise<Listing> {
       return { manifest, path, present: await isFileOfSize(path, manifest.size) };
     }),
   );
-  // The manifest of a file that is gone can be checked with a key from another.
+  // The manifest of a missing file can be checked with the key of another backup.
   found.sort((a, b) => Number(b.present) - Number(a.present));
   for (const { manifest, path, present } of found) {
     const { created_at, size, clients, key_id, schema_version, method, hostname } = manifest;
-    if (!bundles.has(key_id)) bundles.set(key_id, await bundleFor(key_id, bundleFolder));
+    if (!bundles.has(key_id)) bundles.set(key_id, await findBundle(key_id, bundleFolder));
     backups.push({
       path,
       manifest: manifestPath(path),
@@ -121,7 +122,7 @@ export async function listBackups(options: ListingOptions): Promise<Listing> {
       method,
       hostname,
       present,
-      mac: await keys.holds(manifest, present ? path : undefined),
+      mac: await keys.checkMac(manifest, present ? path : undefined),
       bundle: bundles.get(key_id) ?? null,
     });
   }
@@ -129,15 +130,18 @@ export async function listBackups(options: ListingOptions): Promise<Listing> {
   return { folder, backups, others, unchecked: keys.unavailable };
 }
 
-/** A damaged file looks like one of an unknown passphrase, so one that does not open is not the last word on its key. */
-const triesForAKey = 2;
+/**
+ * How many backups of a key_id are tried. A damaged backup looks like a backup of an unknown
+ * passphrase, so the first that does not open does not decide.
+ */
+const maxKeyFailures = 2;
 
-/** The keys of backups, each derived when it is first needed. */
+/** Derives the keys of backups when they are first needed, and caches them. */
 class BackupKeys {
   readonly #passphrases: readonly string[];
-  readonly #storeKeys = new Map<string, StoreKey[]>();
+  readonly #knownKeys = new Map<string, StoreKey[]>();
   readonly #failures = new Map<string, number>();
-  /** Why there are no passphrases. */
+  /** Why there are no passphrases; null if there are. */
   readonly unavailable: StoreError | null;
 
   private constructor(passphrases: readonly string[], unavailable: StoreError | null) {
@@ -158,19 +162,24 @@ class BackupKeys {
     return new BackupKeys(passphrases, null);
   }
 
-  /** @param path the backup; undefined if it is gone, and only keys known from others can tell. */
-  async holds(manifest: Manifest, path: string | undefined): Promise<boolean | null> {
-    const known = this.#storeKeys.get(manifest.key_id) ?? [];
+  /**
+   * Checks a manifest's MAC.
+   *
+   * @param path - the backup; undefined if it is missing, so that only known keys are tried
+   * @returns null if no key is known
+   */
+  async checkMac(manifest: Manifest, path: string | undefined): Promise<boolean | null> {
+    const known = this.#knownKeys.get(manifest.key_id) ?? [];
     if (known.some((key) => verifyManifestMac(manifest, key))) return true;
-    const key = path === undefined ? undefined : await this.#keyOf(manifest.key_id, path);
+    const key = path === undefined ? undefined : await this.#deriveKey(manifest.key_id, path);
     if (key === undefined) return known.length > 0 ? false : null;
-    this.#storeKeys.set(manifest.key_id, [...known, key]);
+    this.#knownKeys.set(manifest.key_id, [...known, key]);
     return verifyManifestMac(manifest, key);
   }
 
-  async #keyOf(keyId: string, path: string): Promise<StoreKey | undefined> {
+  async #deriveKey(keyId: string, path: string): Promise<StoreKey | undefined> {
     const failures = this.#failures.get(keyId) ?? 0;
-    if (failures >= triesForAKey) return undefined;
+    if (failures >= maxKeyFailures) return undefined;
     for (const passphrase of this.#passphrases) {
       try {
         const { connection, key } = await openBackup(path, { passphrase });
@@ -185,10 +194,10 @@ class BackupKeys {
   }
 }
 
-async function bundleFor(keyId: string, folder: string | undefined): Promise<string | null> {
-  if (folder === undefined) return null;
+async function findBundle(keyId: string, directory: string | undefined): Promise<string | null> {
+  if (directory === undefined) return null;
   try {
-    return (await describeBundle(join(folder, bundleName(keyId)))).path;
+    return (await describeBundle(join(directory, bundleName(keyId)))).path;
   } catch (error) {
     if (error instanceof StoreError) return null;
     throw error;

@@ -1,23 +1,24 @@
 /**
- * The manifest beside a backup: what the backup is, and that whoever knew the passphrase made it so.
+ * The manifest next to a backup.
  *
- * It is the backup's commit point: a `.db` beside which there is none is not a backup yet. Its `mac` is an HMAC-SHA256
- * over its canonical JSON (keys sorted, no spaces, UTF-8, without `mac` itself) under a key derived from the
- * store's. It says that nothing here, the file's sha256 included, was altered since; it cannot say that no newer
- * backup was taken away.
+ * The manifest is the backup's commit point: a `.db` without a manifest is not a backup yet. Its
+ * `mac` is an HMAC-SHA256 over its canonical JSON (keys sorted, no spaces, UTF-8, without `mac`
+ * itself) under a key derived from the store's. The MAC detects changes of the manifest and,
+ * through the SHA-256 in it, of the backup. It cannot detect that a newer backup was removed.
  */
 import { createHmac, timingSafeEqual } from "node:crypto";
-import { readdir } from "node:fs/promises";
-import { basename, extname, join } from "node:path";
+import { basename, dirname, extname, join } from "node:path";
 import { hasCode, StoreError, systemError } from "../errors.js";
-import { readSmallFile } from "../fs/read.js";
+import { removeFile, syncDirectory } from "../fs/atomic.js";
+import { listDirectory, readSmallFile } from "../fs/read.js";
+import { emitStep } from "../operation/step.js";
 import * as z from "../schema.js";
 import { manifestKey, type StoreKey } from "../store/cipher.js";
 
 const manifestFormat = "hivemind-sqlcipher backup";
 const manifestVersion = 1;
-/** A manifest has some 600 bytes; one of a later version may have more. */
-const longestManifest = 64 * 1024;
+/** A manifest has about 600 bytes; a later version's manifest may have more. */
+const maxManifestBytes = 64 * 1024;
 
 const versionSchema = z.looseObject({ format: z.literal(manifestFormat), version: z.int() });
 const count = z.int().check(z.nonnegative());
@@ -25,14 +26,14 @@ const count = z.int().check(z.nonnegative());
 export const manifestSchema = z.strictObject({
   format: z.literal(manifestFormat),
   version: z.literal(manifestVersion),
-  /** When the copy was completed: what was committed before is in it. UTC. */
+  /** When the copy was completed, UTC. Every earlier commit is in the copy. */
   created_at: z.iso.datetime(),
-  /** The backup's name, in the manifest's own folder. */
+  /** The backup's name, in the manifest's own directory. */
   file: z.string().check(z.regex(/^[^/\0]+$/)),
   /** Bytes. */
   size: count,
   sha256: z.string().check(z.regex(/^[0-9a-f]{64}$/)),
-  /** Names the bundle that opens it: the first 16 hex digits of the file. */
+  /** The first 8 bytes of the file, in hex. Names the bundle that opens the backup. */
   key_id: z.string().check(z.regex(/^[0-9a-f]{16}$/)),
   cipher_compatibility: z.union([z.literal(3), z.literal(4)]),
   schema_version: count,
@@ -47,60 +48,63 @@ export const manifestSchema = z.strictObject({
 
 export type Manifest = z.infer<typeof manifestSchema>;
 
-/** What a manifest says, before it is sealed. */
+/** A manifest before it is signed. */
 export type ManifestContents = Omit<Manifest, "format" | "version" | "mac">;
 
-/** The manifest of a backup: `clients.….manifest.json` for `clients.….db`. */
+/** Returns the path of a backup's manifest: `clients.….manifest.json` for `clients.….db`. */
 export function manifestPath(backupPath: string): string {
   const extension = extname(backupPath);
   const stem = extension === "" ? backupPath : backupPath.slice(0, -extension.length);
   return `${stem}.manifest.json`;
 }
 
-/** A backup's name: `clients.2026-11-24T18-50-00Z.db` for a store `clients.db`. */
-export function backupPath(folder: string, storePath: string, at: Date): string {
+/** Returns the path of a backup: `clients.2026-11-24T18-50-00Z.db` for a store `clients.db`. */
+export function backupPath(directory: string, storePath: string, at: Date): string {
   const name = basename(storePath, extname(storePath));
   const second = at.toISOString().slice(0, 19).replaceAll(":", "-");
-  return join(folder, `${name}.${second}Z.db`);
+  return join(directory, `${name}.${second}Z.db`);
 }
 
 /**
- * Whether a name is that of a backup of this store, or of its manifest. Another store's may begin alike: `clients.test.db`
- * beside `clients.db`.
+ * Returns whether a name belongs to a backup of this store, or to its manifest. The backups of
+ * another store may begin with the same text: `clients.test.db` and `clients.db`.
  */
 export function isNameOfBackup(name: string, storePath: string): boolean {
   const stem = `${basename(storePath, extname(storePath))}.`;
-  // Brought under another passphrase, it has that one's key_id behind the time.
+  // A re-encrypted backup has the key_id of its new passphrase after the time.
   const rest = /^\d{4}-\d\d-\d\dT\d\d-\d\d-\d\dZ(?:\.[0-9a-f]{16})?\.(?:db|manifest\.json)$/;
   return name.startsWith(stem) && rest.test(name.slice(stem.length));
 }
 
-/** Completes a manifest by its `mac`, under the key of the backup's file. */
+/** Adds the `mac`, under the key of the backup's file. */
 export function signManifest(contents: ManifestContents, key: StoreKey): Manifest {
-  const unsealed = { format: manifestFormat, version: manifestVersion, ...contents } as const;
-  return { ...unsealed, mac: macOf(unsealed, key) };
+  const unsigned = { format: manifestFormat, version: manifestVersion, ...contents } as const;
+  return { ...unsigned, mac: macOf(unsigned, key) };
 }
 
-/** Whether the manifest is as it was sealed by whoever had this key. */
+/** Returns whether the manifest was signed with this key and is unchanged. */
 export function verifyManifestMac(manifest: Manifest, key: StoreKey): boolean {
-  const { mac, ...unsealed } = manifest;
-  return timingSafeEqual(Buffer.from(mac, "hex"), Buffer.from(macOf(unsealed, key), "hex"));
+  const { mac, ...unsigned } = manifest;
+  return timingSafeEqual(Buffer.from(mac, "hex"), Buffer.from(macOf(unsigned, key), "hex"));
 }
 
-/** The text of a manifest's file. */
+/** Returns the contents of a manifest's file. */
 export function formatManifest(manifest: Manifest): string {
   return `${JSON.stringify(manifest, undefined, 2)}\n`;
 }
 
 /**
- * Reads a manifest's file. Its `mac` is not checked here: that takes the key.
+ * Reads a manifest. Checking its `mac` takes the key, see {@link verifyManifestMac}.
  *
- * @throws StoreError `notFound` if there is none, `corrupted` if it is none, `newerVersion`, `io`.
+ * @throws {@link StoreError} notFound - if the file does not exist
+ * @throws {@link StoreError} corrupted - if the file is damaged or not a manifest
+ * @throws {@link StoreError} newerVersion - if a later version of this program wrote it
+ * @throws {@link StoreError} io - if the file cannot be read
  */
 export async function readManifest(path: string): Promise<Manifest> {
   let text: string;
   try {
-    text = (await readSmallFile(path, longestManifest)).bytes.toString("utf8");
+    text = (await readSmallFile(path, maxManifestBytes)).bytes.toString("utf8");
   } catch (error) {
     if (hasCode(error, "ENOENT")) throw new StoreError("notFound", `there is no manifest ${path}`);
     throw systemError(error, `cannot read ${path}`);
@@ -109,34 +113,42 @@ export async function readManifest(path: string): Promise<Manifest> {
 }
 
 /**
- * The newest backup of a store in a folder, as its manifest says; whether it is sound is another question. Undefined if
- * there is none, or no such folder.
+ * Returns the newest backup of a store in a directory by its manifest, which is not verified here;
+ * undefined if there is no backup, or no such directory.
  *
- * @param before leaves out those that were made later.
- * @throws StoreError `io` if the folder cannot be read.
+ * @param before - leaves out backups that were made later
+ * @throws {@link StoreError} io - if the directory cannot be read
  */
 export async function newestBackup(
-  folder: string,
+  directory: string,
   storePath: string,
   before?: Date,
 ): Promise<{ path: string; created_at: string } | undefined> {
-  let names: string[];
-  try {
-    names = await readdir(folder);
-  } catch (error) {
-    if (hasCode(error, "ENOENT")) return undefined;
-    throw systemError(error, `cannot read ${folder}`);
-  }
+  const names = (await listDirectory(directory)) ?? [];
   let newest: { path: string; created_at: string } | undefined;
   for (const name of names) {
     if (!isNameOfBackup(name, storePath) || !name.endsWith(".manifest.json")) continue;
-    const manifest = await readManifest(join(folder, name)).catch(() => undefined);
+    const manifest = await readManifest(join(directory, name)).catch(() => undefined);
     if (!manifest || !names.includes(manifest.file)) continue;
     if (before && Date.parse(manifest.created_at) > before.getTime()) continue;
     if (newest && newest.created_at >= manifest.created_at) continue;
-    newest = { path: join(folder, manifest.file), created_at: manifest.created_at };
+    newest = { path: join(directory, manifest.file), created_at: manifest.created_at };
   }
   return newest;
+}
+
+/**
+ * Removes a backup and its manifest, either of which may be gone already.
+ *
+ * @throws {@link StoreError} io - if a file cannot be removed
+ */
+export async function removeBackup(path: string): Promise<void> {
+  // The manifest last: a manifest without its backup can be recognized after a kill, but a backup
+  // without a manifest looks like an unfinished one.
+  await removeFile(path);
+  emitStep("backup-file.removed");
+  await removeFile(manifestPath(path));
+  await syncDirectory(dirname(path));
 }
 
 function parseManifest(text: string, path: string): Manifest {
@@ -151,7 +163,7 @@ function parseManifest(text: string, path: string): Manifest {
   if (!head.success) throw damaged();
   if (head.data.version > manifestVersion) {
     throw new StoreError("newerVersion", `${path} was written by a newer version of this program`, {
-      hint: "update hivemind-sqlcipher",
+      hint: "Update hivemind-sqlcipher.",
     });
   }
   const manifest = manifestSchema.safeParse(json);
@@ -159,11 +171,14 @@ function parseManifest(text: string, path: string): Manifest {
   return manifest.data;
 }
 
-function macOf(unsealed: Omit<Manifest, "mac">, key: StoreKey): string {
-  return createHmac("sha256", manifestKey(key)).update(canonicalJson(unsealed)).digest("hex");
+function macOf(unsigned: Omit<Manifest, "mac">, key: StoreKey): string {
+  return createHmac("sha256", manifestKey(key)).update(canonicalJson(unsigned)).digest("hex");
 }
 
-/** JSON with sorted keys and no spaces. The manifest holds strings, integers and null, which have one spelling. */
+/**
+ * Formats JSON with sorted keys and no spaces. A manifest holds only strings, integers and null,
+ * which have one spelling each.
+ */
 function canonicalJson(value: unknown): string {
   if (value === null || typeof value !== "object") return JSON.stringify(value);
   if (Array.isArray(value)) return `[${value.map(canonicalJson).join(",")}]`;

@@ -1,22 +1,25 @@
 /**
- * Bringing backups under another passphrase: each is checked, exported under the store's present key, compared row for
- * row, sealed with a new manifest, and given its name; only then does the old one go.
+ * Re-encrypts backups under the store's present key.
  *
- * Whoever can write to the backups' folder could exchange a backup once it is checked, for one of last year's perhaps, and
- * have that sealed as today's. So the work is done on a copy beside the store, which must be what was checked, and nothing
- * but what was checked is said in the new manifest.
+ * Each backup is verified, exported under the new key, compared row for row, signed with a new
+ * manifest and given its final name. Only then is the old backup removed.
  *
- * All get the store's own key and salt, so that they have its key_id and its bundle opens them. The new one of
- * `clients.<UTC>.db` is `clients.<UTC>.<key_id>.db`: both can be there, and a name says what opens it. The journal
- * is that of a backup, so a kill leaves what a killed backup leaves: the new one is completed or removed, and the
- * old one is still there.
+ * A program that can write to the backup directory could exchange a backup after the verification,
+ * for example for last year's, and have it signed as today's. So the export reads a copy next to
+ * the store with the checksum of the verified file, and the new manifest contains only verified
+ * values.
+ *
+ * The new backups have the store's own key and salt, and therefore its key_id: its bundle opens
+ * them. `clients.<UTC>.db` becomes `clients.<UTC>.<key_id>.db`, so both can exist at once. The
+ * journal is that of a backup: after a kill, recovery completes or removes the new backup, and the
+ * old one stays.
  */
-import { readdir, stat } from "node:fs/promises";
+import { stat } from "node:fs/promises";
 import { basename, join } from "node:path";
-import { StoreError, systemError } from "../errors.js";
+import { isKind, StoreError } from "../errors.js";
 import { createFile, removeFile, stagedName } from "../fs/atomic.js";
 import { copyFile } from "../fs/copy.js";
-import { lstatIfExists, sha256File } from "../fs/read.js";
+import { listDirectory, lstatIfExists, sha256File } from "../fs/read.js";
 import type { PassphraseSource } from "../keys/source.js";
 import { Journal } from "../operation/journal.js";
 import type { OperationLock } from "../operation/lock.js";
@@ -31,10 +34,10 @@ import {
   type Manifest,
   manifestPath,
   readManifest,
+  removeBackup,
   signManifest,
 } from "./manifest.js";
 import { type BackupJournal, completeBackup, inodeOf, removeUnfinished } from "./recover.js";
-import { removeBackup } from "./remove.js";
 import {
   type BackupPassphrase,
   inspectSound,
@@ -45,13 +48,13 @@ import {
 
 export interface ReencryptOptions {
   readonly lock: OperationLock;
-  /** The backups' folder. */
+  /** The directory of the backups. */
   readonly folder: string;
-  /** Where the store's bundle is. */
+  /** The directory of the store's bundle. */
   readonly bundleFolder: string;
   /** The store's present key. */
   readonly key: StoreKey;
-  /** Passphrases that may open the backups and are perhaps kept nowhere. */
+  /** Passphrases that may open the backups and may not be in the source any more. */
   readonly passphrases: readonly string[];
   readonly source: PassphraseSource;
   readonly reporter: Reporter;
@@ -61,48 +64,46 @@ export interface ReencryptOptions {
 export interface ReencryptedBackups {
   /** The new files. */
   readonly reencrypted: string[];
-  /** Those that were left as they are, and why. */
+  /** The backups that were left under their old passphrase, and why. */
   readonly left: { readonly path: string; readonly reason: string }[];
 }
 
 /**
- * Brings every backup of a folder under the store's present key. One that does not verify, or that nothing kept opens, is
- * left as it is, and that is said.
+ * Re-encrypts every backup in a directory. Skips and reports backups that do not verify, or that no
+ * known passphrase opens. After an error, the backups so far are re-encrypted, the others
+ * unchanged.
  *
- * @throws StoreError `io`, `interrupted`, `corrupted` if one was exchanged under our hands: the backups done so far are
- *   done, the others untouched.
+ * @throws {@link StoreError} corrupted - if a backup was exchanged during the operation
+ * @throws {@link StoreError} io - if a file cannot be read or written
+ * @throws {@link StoreError} interrupted - if the signal is aborted
  */
 export async function reencryptBackups(options: ReencryptOptions): Promise<ReencryptedBackups> {
   const { folder, key, signal, reporter } = options;
   const result: ReencryptedBackups = { reencrypted: [], left: [] };
-  for (const path of await backupsIn(folder, options.lock.storePath)) {
+  for (const path of await listWithManifest(folder, options.lock.storePath)) {
     throwIfAborted(signal);
     const manifest = await readManifest(manifestPath(path)).catch(() => undefined);
     if (manifest?.key_id === keyIdOf(key.salt)) continue;
     const reason = await reencryptOne(path, options);
     if (reason === undefined) {
       result.reencrypted.push(newName(path, key));
-      reporter.detail(`${path} is under the new passphrase now`);
+      reporter.detail(`${path} was re-encrypted`);
     } else {
       result.left.push({ path, reason });
-      reporter.notice(`${path} was left under its old passphrase: ${reason}`);
+      reporter.notice(`${path} keeps its old passphrase: ${reason}`);
     }
   }
   return result;
 }
 
-/** The store's backups that have a manifest, which is what makes them backups. */
-async function backupsIn(folder: string, storePath: string): Promise<string[]> {
-  try {
-    const names = new Set(await readdir(folder));
-    return [...names]
-      .filter((name) => isNameOfBackup(name, storePath) && name.endsWith(".db"))
-      .filter((name) => names.has(basename(manifestPath(name))))
-      .sort()
-      .map((name) => join(folder, name));
-  } catch (error) {
-    throw systemError(error, `cannot look into ${folder}`);
-  }
+/** Lists the store's backups. A file without a manifest is not a complete backup. */
+async function listWithManifest(directory: string, storePath: string): Promise<string[]> {
+  const names = await listDirectory(directory);
+  if (!names) throw new StoreError("io", `${directory}: no such directory`);
+  return names
+    .filter((name) => isNameOfBackup(name, storePath) && name.endsWith(".db"))
+    .filter((name) => names.includes(basename(manifestPath(name))))
+    .map((name) => join(directory, name));
 }
 
 function newName(path: string, key: StoreKey): string {
@@ -110,7 +111,7 @@ function newName(path: string, key: StoreKey): string {
   return `${stem}.${keyIdOf(key.salt)}.db`;
 }
 
-/** @returns why it was left as it is; undefined if it was done. */
+/** @returns why the backup was skipped; undefined if it was re-encrypted */
 async function reencryptOne(path: string, options: ReencryptOptions): Promise<string | undefined> {
   const { lock, key } = options;
   let secret: BackupPassphrase;
@@ -123,7 +124,7 @@ async function reencryptOne(path: string, options: ReencryptOptions): Promise<st
     return error.message;
   }
   const { ok, checks, sha256, manifest: old } = verified;
-  if (!ok || !old) return checks.find((check) => !check.ok)?.detail ?? "it does not verify";
+  if (!ok || !old) return checks.find((check) => !check.ok)?.detail ?? "the backup does not verify";
   const copy = newName(path, key);
   const manifest = manifestPath(copy);
   if ((await lstatIfExists(copy)) || (await lstatIfExists(manifest)))
@@ -135,16 +136,16 @@ async function reencryptOne(path: string, options: ReencryptOptions): Promise<st
   const journal = await Journal.begin(lock.storePath, "backup", "backup.beginning", { ...files });
   emitStep("reencrypt.copying");
   try {
-    await copyExpecting(sha256, path, original);
+    await copyVerified(sha256, path, original);
     emitStep("reencrypt.staged");
     await exportBackup(original, secret, renewed, options);
-    const sealed = await newManifest(old, copy, renewed, key);
+    const signed = await newManifest(old, copy, renewed, key);
     emitStep("reencrypt.exported");
-    await copyExpecting(sealed.sha256, renewed, staged.copy);
+    await copyVerified(signed.sha256, renewed, staged.copy);
     await removeFile(original);
     await removeFile(renewed);
     emitStep("reencrypt.copied");
-    await createFile(staged.manifest, formatManifest(sealed));
+    await createFile(staged.manifest, formatManifest(signed));
     files = {
       staged,
       bundle,
@@ -168,12 +169,17 @@ async function reencryptOne(path: string, options: ReencryptOptions): Promise<st
   return undefined;
 }
 
-/** @throws StoreError `corrupted` if the copy has another checksum than is expected; `io`. */
-async function copyExpecting(sha256: string, from: string, to: string): Promise<void> {
+/**
+ * Copies a file and compares its checksum.
+ *
+ * @throws {@link StoreError} corrupted - if the copy's checksum differs
+ * @throws {@link StoreError} io - if a file cannot be read or written
+ */
+async function copyVerified(sha256: string, from: string, to: string): Promise<void> {
   await copyFile(from, to);
   if ((await sha256File(to)) === sha256) return;
-  throw new StoreError("corrupted", `the copy of ${from} is not what was verified`, {
-    hint: "another program writes there, or the disk or the memory of this machine is not to be trusted",
+  throw new StoreError("corrupted", `the copy of ${from} differs from the verified file`, {
+    hint: "Find the program that writes there; if there is none, test the disk and the memory of this machine.",
   });
 }
 
@@ -184,7 +190,7 @@ async function passphraseOf(path: string, options: ReencryptOptions): Promise<Ba
       await (await openBackup(path, { passphrase })).connection.close();
       return { passphrase };
     } catch (error) {
-      if (!(error instanceof StoreError && error.kind === "wrongPassphrase")) throw error;
+      if (!isKind(error, "wrongPassphrase")) throw error;
     }
   }
   return { source, storePath: lock.storePath };

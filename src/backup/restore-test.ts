@@ -1,6 +1,7 @@
 /**
- * When a backup was last tried the way it will be needed: `verify` with a bundle and the key that opens it, or a
- * `restore`. Kept in `$XDG_STATE_HOME/hivemind-sqlcipher`, one file a store, with no secret in it; `doctor` asks for it.
+ * Records the last restore test of a store: `verify` with a bundle and its recovery key, or a
+ * `restore`. `doctor` warns if there was none. One file for each store in
+ * `$XDG_STATE_HOME/hivemind-sqlcipher`, without secrets.
  */
 import { createHash } from "node:crypto";
 import { readFile } from "node:fs/promises";
@@ -10,7 +11,7 @@ import { hasCode, StoreError, systemError } from "../errors.js";
 import { makeDirectory, replaceFile } from "../fs/atomic.js";
 import * as z from "../schema.js";
 
-const rehearsalSchema = z.object({
+const restoreTestSchema = z.object({
   /** The store's resolved path. */
   store: z.string(),
   at: z.iso.datetime(),
@@ -19,17 +20,17 @@ const rehearsalSchema = z.object({
   key_id: z.string(),
 });
 
-export type RestoreTest = z.infer<typeof rehearsalSchema>;
+export type RestoreTest = z.infer<typeof restoreTestSchema>;
 
 /**
- * Remembers that a backup of a store was tried just now. Where that cannot be kept, it is not known later; the trial was a
- * success all the same.
+ * Records that a backup of a store was tried now. A record that cannot be written is ignored: the
+ * test itself succeeded.
  */
 export async function recordRestoreTest(
   store: string,
   tried: Omit<RestoreTest, "store" | "at">,
 ): Promise<void> {
-  const path = recordOf(store);
+  const path = recordPath(store);
   const record: RestoreTest = { store, at: new Date().toISOString(), ...tried };
   try {
     await makeDirectory(dirname(path));
@@ -39,11 +40,15 @@ export async function recordRestoreTest(
   }
 }
 
-/** The last time a backup of a store was tried; undefined if that is not known. @throws StoreError `io`. */
+/**
+ * Returns the record of a store's last restore test; undefined if there is none.
+ *
+ * @throws {@link StoreError} io - if the record cannot be read
+ */
 export async function findLastRestoreTest(store: string): Promise<RestoreTest | undefined> {
-  const path = recordOf(store);
+  const path = recordPath(store);
   try {
-    const { data } = rehearsalSchema.safeParse(JSON.parse(await readFile(path, "utf8")));
+    const { data } = restoreTestSchema.safeParse(JSON.parse(await readFile(path, "utf8")));
     return data?.store === store ? data : undefined;
   } catch (error) {
     if (hasCode(error, "ENOENT", "ENOTDIR") || error instanceof SyntaxError) return undefined;
@@ -51,7 +56,7 @@ export async function findLastRestoreTest(store: string): Promise<RestoreTest | 
   }
 }
 
-function recordOf(store: string): string {
+function recordPath(store: string): string {
   const name = createHash("sha256").update(store).digest("hex").slice(0, 16);
   return join(stateHome(), "hivemind-sqlcipher", `rehearsal-${name}.json`);
 }

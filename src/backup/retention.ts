@@ -1,12 +1,13 @@
 /**
- * Which backups a retention policy keeps: restic's rules, which people know.
+ * Decides which backups a retention policy keeps, by the same rules as restic.
  *
- * A rule keeps the newest backup of each of the most recent periods in which there is one: `daily: 7` is the newest of
- * each of the last seven days that have a backup, not of the last week. A backup stays if any rule keeps it. Days, ISO
- * weeks and months are those of UTC, as in the backups' names.
+ * A rule keeps the newest backup of each of the most recent periods with a backup: `daily: 7` keeps
+ * the newest backup of each of the last seven days that have a backup, not those of the last week.
+ * A backup stays if any rule keeps it. Days, ISO weeks and months are in UTC, as in the backups'
+ * names.
  */
 
-/** How many of each; a rule that is absent or 0 keeps nothing. */
+/** The number of periods for each rule. An absent rule or 0 keeps nothing. */
 export interface KeepPolicy {
   readonly last?: number | undefined;
   readonly daily?: number | undefined;
@@ -27,7 +28,7 @@ export interface Retention<Backup> {
   readonly removable: Backup[];
 }
 
-/** What two backups of one period have in common. */
+/** Returns the name of the period that a backup belongs to. */
 const periods: { readonly [Rule in KeepRule]: (at: Date, index: number) => string } = {
   last: (_at, index) => String(index),
   daily: (at) => at.toISOString().slice(0, 10),
@@ -37,15 +38,15 @@ const periods: { readonly [Rule in KeepRule]: (at: Date, index: number) => strin
 
 const rules = Object.keys(periods) as KeepRule[];
 
-/** Whether a policy keeps anything at all. */
+/** Returns whether a policy keeps any backup. */
 export function keepsSomething(policy: KeepPolicy): boolean {
   return rules.some((rule) => (policy[rule] ?? 0) > 0);
 }
 
 /**
- * Divides backups into those that a policy keeps and those that it does not; both come back newest first.
+ * Divides backups into those that a policy keeps and those that it does not, both newest first.
  *
- * @param backups in any order; `created_at` is what `Date` reads.
+ * @param backups - in any order; `Date.parse` reads `created_at`
  */
 export function applyRetention<Backup extends { readonly created_at: string }>(
   backups: readonly Backup[],
@@ -72,7 +73,10 @@ export function applyRetention<Backup extends { readonly created_at: string }>(
   return { kept, removable };
 }
 
-/** The ISO 8601 week, as `2026-W48`: weeks begin on Monday, and belong to the year that their Thursday is in. */
+/**
+ * Returns the ISO 8601 week, such as `2026-W48`. A week begins on Monday and belongs to the year of
+ * its Thursday.
+ */
 function isoWeek(at: Date): string {
   const day = Date.UTC(at.getUTCFullYear(), at.getUTCMonth(), at.getUTCDate());
   const weekday = (at.getUTCDay() + 6) % 7;

@@ -1,11 +1,12 @@
 /**
- * Checking a backup as a restore would: that it is what its manifest says, that the passphrase opens it, and that every
- * page of it is what was written with that passphrase.
+ * Verifies a backup as a restore does: the file matches its manifest, the passphrase opens it, and
+ * every page is authentic under that passphrase.
  *
- * A backup is opened as immutable: nothing is locked, nothing is left beside it, not one byte of it changes.
+ * A backup is opened as immutable: SQLite locks nothing, creates no file next to it and changes no
+ * byte of it.
  */
 import { basename } from "node:path";
-import { StoreError } from "../errors.js";
+import { isKind, StoreError, withLine, wrap } from "../errors.js";
 import { sha256File, statIfExists } from "../fs/read.js";
 import { type KeptPassphrase, type PassphraseSource, readPassphrases } from "../keys/source.js";
 import { noneOpens } from "../keys/unlock.js";
@@ -14,7 +15,9 @@ import { ClientStore, integrityErrors } from "../store/client-store.js";
 import { pageErrors } from "../store/page-integrity.js";
 import { type Manifest, manifestPath, readManifest, verifyManifestMac } from "./manifest.js";
 
-/** Where a backup's passphrase comes from: what is kept for its store, or one that is known, as from a bundle. */
+/**
+ * The passphrase of a backup: the passphrases kept for its store, or a given one, as from a bundle.
+ */
 export type BackupPassphrase =
   | { readonly source: PassphraseSource; readonly storePath: string }
   | { readonly passphrase: string };
@@ -29,29 +32,32 @@ export interface Verification {
   readonly path: string;
   readonly ok: boolean;
   readonly checks: readonly Check[];
-  /** Of the file that the checks were made of, in hex. */
+  /** The checksum of the verified file, in hex. */
   readonly sha256: string;
-  /** What they were made against; absent if there is none that can be read. */
+  /** Absent if there is no readable manifest. */
   readonly manifest?: Manifest | undefined;
 }
 
-/** What was found in an encrypted copy. */
+/** The contents of an encrypted copy. */
 export interface Inspection {
-  /** What is wrong with the database's structure, in SQLite's words. */
+  /** SQLite's messages about the database's structure. */
   readonly faults: readonly string[];
   readonly schemaVersion: number;
   readonly clients: { readonly active: number; readonly revoked: number };
   readonly pageSize: number;
 }
 
-/** How many findings are quoted: a damaged file has one for every page. */
-const quoted = 3;
+/** A damaged file has a message for every page. */
+const maxQuoted = 3;
 
 /**
- * Checks a backup against its manifest and itself. Without a manifest it is not ok, whatever else holds.
+ * Verifies a backup. A backup without a manifest is not ok, whatever the other checks find.
  *
- * @throws StoreError `notFound` if there is no such file; `newerVersion` if a newer version made it;
- *   `passphraseUnavailable`; `wrongPassphrase` if the file is as it was made but the passphrase is another's; `io`.
+ * @throws {@link StoreError} notFound - if the file does not exist
+ * @throws {@link StoreError} newerVersion - if a later version of this program made it
+ * @throws {@link StoreError} passphraseUnavailable - if the source has no passphrase
+ * @throws {@link StoreError} wrongPassphrase - if the file is unchanged, so the passphrase is wrong
+ * @throws {@link StoreError} io - if a file cannot be read
  */
 export async function verifyBackup(path: string, secret: BackupPassphrase): Promise<Verification> {
   const size = await backupSize(path);
@@ -61,44 +67,44 @@ export async function verifyBackup(path: string, secret: BackupPassphrase): Prom
     return ok;
   };
   const compare = (name: string, found: string | number, expected: string | number) =>
-    check(name, found === expected, `${found}`, `${found}, but the manifest says ${expected}`);
+    check(name, found === expected, `${found}`, `${found}, but ${expected} in the manifest`);
 
   const manifest = await manifestOf(path, checks);
   const { format, keyId } = await identify(path);
-  // While its pages are looked at.
-  const summing = sha256File(path);
-  summing.catch(() => undefined);
-  const [seen] =
+  // The checksum is computed while SQLite reads the pages.
+  const hashing = sha256File(path);
+  hashing.catch(() => undefined);
+  const [inspected] =
     format === "sqlcipher" ? await Promise.allSettled([openAndInspect(path, secret)]) : [];
-  const sha256 = await summing;
+  const sha256 = await hashing;
   const verified = () => ({ path, ok: checks.every(({ ok }) => ok), checks, sha256, manifest });
   if (manifest) {
     compare("file", basename(path), manifest.file);
     compare("size", size, manifest.size);
     compare("sha256", sha256, manifest.sha256);
   }
-  const asMade = checks.every(({ ok }) => ok);
-  check("encrypted", seen !== undefined, "SQLCipher", `${format}, not SQLCipher`);
-  if (seen === undefined) return verified();
+  const isUnchanged = checks.every(({ ok }) => ok);
+  check("encrypted", inspected !== undefined, "SQLCipher", `${format}, not SQLCipher`);
+  if (inspected === undefined) return verified();
   if (manifest) compare("key_id", keyId ?? "", manifest.key_id);
 
-  if (seen.status === "rejected") {
-    const error = seen.reason;
-    // A file that is as it was made opens with its own passphrase: this one is another's.
+  if (inspected.status === "rejected") {
+    const error = inspected.reason;
+    // An unchanged file opens with its own passphrase, so the passphrase that was tried is wrong.
     const isDamage =
       error instanceof StoreError &&
-      (error.kind === "corrupted" || (error.kind === "wrongPassphrase" && !asMade));
+      (error.kind === "corrupted" || (error.kind === "wrongPassphrase" && !isUnchanged));
     if (!isDamage) throw error;
     check("opens", false, "", error.message);
     return verified();
   }
-  const { key, badPages, inspection } = seen.value;
+  const { key, badPages, inspection } = inspected.value;
   check("opens", true, `with its passphrase, format ${key.cipherCompatibility}`, "");
   if (manifest) {
-    const held = verifyManifestMac(manifest, key);
-    check("mac", held, "the manifest is as it was made", "the manifest was altered");
+    const isSigned = verifyManifestMac(manifest, key);
+    check("mac", isSigned, "the manifest is unchanged", "the manifest was altered");
   }
-  check("pages", badPages.length === 0, "every page is as it was written", quote(badPages));
+  check("pages", badPages.length === 0, "every page is authentic", quote(badPages));
   if (inspection instanceof StoreError) {
     check("structure", false, "", inspection.message);
     return verified();
@@ -116,9 +122,12 @@ export async function verifyBackup(path: string, secret: BackupPassphrase): Prom
 }
 
 /**
- * Opens a backup, as immutable, with the first passphrase that fits. Close the connection afterwards.
+ * Opens a backup as immutable, with the first passphrase that fits. The caller closes the
+ * connection.
  *
- * @throws StoreError `wrongPassphrase` if none fits; what the source throws if there is none; what opening a store throws.
+ * @throws {@link StoreError} wrongPassphrase - if no passphrase fits
+ * @throws {@link StoreError} passphraseUnavailable - if the source has no passphrase
+ * @throws {@link StoreError} what `openEncrypted` throws
  */
 export async function openBackup(
   path: string,
@@ -131,29 +140,30 @@ export async function openBackup(
   if ("passphrase" in secret) return open(secret.passphrase);
   const { source, storePath } = secret;
   const { keyId } = await identify(path);
-  const otherwise = `with its bundle: --bundle clients.${keyId}.bundle.age --identity FILE (the recovery key)`;
+  const withBundle = `Open it with its bundle and the recovery key: --bundle clients.${keyId}.bundle.age --identity FILE`;
   const tried: KeptPassphrase[] = [];
   try {
     for await (const kept of readPassphrases(source, storePath, keyId)) {
       try {
         return await open(kept.passphrase);
       } catch (error) {
-        if (!(error instanceof StoreError) || error.kind !== "wrongPassphrase") throw error;
+        if (!isKind(error, "wrongPassphrase")) throw error;
         tried.push(kept);
       }
     }
   } catch (error) {
-    if (!(error instanceof StoreError) || error.kind !== "passphraseUnavailable") throw error;
-    const hint = error.hint === undefined ? otherwise : `${error.hint}\nor ${otherwise}`;
-    throw new StoreError(error.kind, error.message, { hint, cause: error });
+    if (!isKind(error, "passphraseUnavailable")) throw error;
+    throw wrap(error, { hint: withLine(error.hint, withBundle) });
   }
-  throw noneOpens(path, source, tried, { keyring: otherwise, elsewhere: otherwise });
+  throw noneOpens(path, source, tried, { keyring: withBundle, elsewhere: withBundle });
 }
 
 /**
- * Reads an opened copy as a database, and closes it. That its pages are authentic is `pageErrors`'s to say.
+ * Reads an opened copy as a database, and closes it. `pageErrors` checks that its pages are
+ * authentic.
  *
- * @throws StoreError `newerVersion` for a schema not known here, `corrupted` if it cannot be read.
+ * @throws {@link StoreError} newerVersion - if this version does not know the schema
+ * @throws {@link StoreError} corrupted - if the database cannot be read
  */
 async function inspect(opened: OpenedStore): Promise<Inspection> {
   await using store = await ClientStore.from(opened);
@@ -168,49 +178,50 @@ async function inspect(opened: OpenedStore): Promise<Inspection> {
   };
 }
 
-/** What was seen of an encrypted copy. */
-interface Seen {
+interface InspectedCopy {
   readonly key: StoreKey;
   readonly badPages: readonly string[];
-  /** Or how it came out that it is too damaged to be read as a database. */
+  /** The error if the copy is too damaged to be read as a database. */
   readonly inspection: Inspection | StoreError;
 }
 
-async function openAndInspect(path: string, secret: BackupPassphrase): Promise<Seen> {
+async function openAndInspect(path: string, secret: BackupPassphrase): Promise<InspectedCopy> {
   return inspectPages(await openBackup(path, secret));
 }
 
 /**
- * Checks an opened copy's every page here while SQLite, in a thread of its own, reads it as a database. Closes it.
+ * Checks every page of an opened copy while SQLite, in a thread of its own, reads it as a database.
+ * Closes the copy.
  */
-async function inspectPages(opened: OpenedStore): Promise<Seen> {
+async function inspectPages(opened: OpenedStore): Promise<InspectedCopy> {
   const { connection, key } = opened;
   const [pages, inspection] = await Promise.allSettled([
     pageErrors(connection.path, key),
     inspect(opened),
   ]);
   if (pages.status === "rejected") throw pages.reason;
-  const seen = { key, badPages: pages.value };
-  if (inspection.status === "fulfilled") return { ...seen, inspection: inspection.value };
+  const badPages = pages.value;
+  if (inspection.status === "fulfilled") return { key, badPages, inspection: inspection.value };
   const error: unknown = inspection.reason;
-  if (!(error instanceof StoreError) || error.kind !== "corrupted") throw error;
-  return { ...seen, inspection: error };
+  if (!isKind(error, "corrupted")) throw error;
+  return { key, badPages, inspection: error };
 }
 
 /**
- * Looks at every page of a copy that was just made, and reads it as a database; closes it.
+ * Checks every page of a new copy and reads it as a database. Closes the copy.
  *
- * @throws StoreError `corrupted` if anything is wrong with it; else as `inspect`.
+ * @throws {@link StoreError} corrupted - if the copy is damaged
+ * @throws {@link StoreError} newerVersion - if this version does not know the schema
  */
 export async function inspectSound(opened: OpenedStore): Promise<Inspection> {
   const { badPages, inspection } = await inspectPages(opened);
   const isReadable = !(inspection instanceof StoreError);
-  const [wrong] = [...badPages, ...(isReadable ? inspection.faults : ["it cannot be read"])];
-  if (isReadable && wrong === undefined) return inspection;
+  const [fault] = [...badPages, ...(isReadable ? inspection.faults : [inspection.message])];
+  if (isReadable && fault === undefined) return inspection;
   throw new StoreError(
     "corrupted",
-    `the copy is not sound, and so perhaps what it was made from: ${wrong}`,
-    { hint: "earlier backups are untouched; keep them until this is understood" },
+    `the copy is damaged, and so may be the file that it was made from: ${fault}`,
+    { hint: "Keep the earlier backups, which are unchanged, until the cause is known." },
   );
 }
 
@@ -220,8 +231,7 @@ async function manifestOf(path: string, checks: Check[]): Promise<Manifest | und
     checks.push({ name: "manifest", ok: true, detail: `made ${manifest.created_at}` });
     return manifest;
   } catch (error) {
-    if (!(error instanceof StoreError)) throw error;
-    if (error.kind !== "notFound" && error.kind !== "corrupted") throw error;
+    if (!isKind(error, "notFound", "corrupted")) throw error;
     checks.push({ name: "manifest", ok: false, detail: error.message });
     return undefined;
   }
@@ -237,6 +247,6 @@ async function backupSize(path: string): Promise<number> {
 }
 
 function quote(findings: readonly string[]): string {
-  const more = findings.length > quoted ? ` and ${findings.length - quoted} more` : "";
-  return findings.slice(0, quoted).join("; ") + more;
+  const more = findings.length > maxQuoted ? ` and ${findings.length - maxQuoted} more` : "";
+  return findings.slice(0, maxQuoted).join("; ") + more;
 }

@@ -1,11 +1,11 @@
-/** Whether the store could be had back: backups, the bundle, and whether that was ever tried. */
+/** Checks whether the store could be restored: backups, bundle, restore tests, schedule. */
 import { stat } from "node:fs/promises";
 import { hostname } from "node:os";
 import { dirname, join } from "node:path";
 import { type ListedBackup, listBackups } from "../backup/listing.js";
 import { findLastRestoreTest } from "../backup/restore-test.js";
 import { bundleName, describeBundle, isVerified } from "../bundle/bundle.js";
-import { hasCode, StoreError, systemError } from "../errors.js";
+import { hasCode, isKind, StoreError, systemError } from "../errors.js";
 import type { PassphraseSource } from "../keys/source.js";
 import { scheduleOf } from "../service/schedule.js";
 import type { StoreKey } from "../store/cipher.js";
@@ -15,38 +15,39 @@ import type { StoreLocations } from "./files.js";
 
 const dayMs = 86_400_000;
 
-/** A weekly backup, and a day for its being late. */
+/** A weekly backup may be late by a day. */
 const oldBackupMs = 8 * dayMs;
 
-/** Clocks of machines differ, as for prune: 1 hour. */
+/** 1 hour, as in `prune`: clocks of machines differ. */
 const clockToleranceMs = 3_600_000;
 
-/** Half a year: recovery keys get lost, disks get replaced, and people forget how it went. */
-const oldRehearsalMs = 183 * dayMs;
+/** Half a year. Recovery keys get lost and disks are replaced. */
+const oldRestoreTestMs = 183 * dayMs;
 
-/** A backup counts if its manifest holds: whoever may write to the folder could keep an alarm from being given. */
+/**
+ * Checks the age of the newest backup. Counts only manifests with a valid MAC, because any program
+ * that can write to the directory could suppress the warning with a forged one.
+ */
 export async function checkLastBackup(
-  places: StoreLocations & { readonly source: PassphraseSource },
+  locations: StoreLocations & { readonly source: PassphraseSource },
 ): Promise<Check[]> {
-  const { backupFolder } = places;
-  const make = "hivemind-sqlcipher backup --to FOLDER --bundle-to ANOTHER";
+  const { backupFolder } = locations;
+  const make = "hivemind-sqlcipher backup --to DIRECTORY --bundle-to ANOTHER";
   if (backupFolder === undefined) {
-    return [finding("last-backup", "error", "the settings name no folder for backups", make)];
+    return [finding("last-backup", "error", "the settings name no directory for backups", make)];
   }
-  const { newest, doubtful } = await newestIn(backupFolder, places);
+  const { newest, doubtful } = await newestIn(backupFolder, locations);
   if (doubtful !== undefined) {
     const why =
-      doubtful.mac === false
-        ? "its manifest was altered"
-        : "no passphrase that is kept here opens it";
-    const detail = `the newest does not count, for ${why}: ${doubtful.path}`;
+      doubtful.mac === false ? "its manifest was altered" : "no known passphrase opens it";
+    const detail = `the newest backup does not count, because ${why}: ${doubtful.path}`;
     const counted = newest === undefined ? "none" : `${newest.path}, made ${newest.created_at}`;
     return [
       finding(
         "last-backup",
         "warning",
-        `${detail}; the newest that does: ${counted}`,
-        "hivemind-sqlcipher backup makes a new one; hivemind-sqlcipher backups lists what is there",
+        `${detail}; the newest that counts: ${counted}`,
+        "hivemind-sqlcipher backup",
       ),
     ];
   }
@@ -63,8 +64,8 @@ export async function checkLastBackup(
       finding(
         "last-backup",
         "warning",
-        `the newest is from the future, so a clock was wrong, then or now, and when the last one was made is not known: ${detail}`,
-        "see what date says; if it is right now, move that backup and its manifest elsewhere",
+        `the newest backup is from the future, so the clock is or was wrong: ${detail}`,
+        "Check the clock with date. If it is right, move that backup and its manifest away.",
       ),
     ];
   }
@@ -73,13 +74,16 @@ export async function checkLastBackup(
     finding(
       "last-backup",
       "warning",
-      `the newest is ${Math.floor(age / dayMs)} days old: ${detail}`,
-      "hivemind-sqlcipher backup; by the clock: hivemind-sqlcipher schedule install",
+      `the newest backup is ${Math.floor(age / dayMs)} days old: ${detail}`,
+      "hivemind-sqlcipher backup",
     ),
   ];
 }
 
-/** The newest backup whose manifest holds (or of which nobody can tell), and one that says it is newer, if there is. */
+/**
+ * Finds the newest backup with an authentic manifest (or any, without a passphrase to check it),
+ * and the newest of all if it is another.
+ */
 async function newestIn(
   folder: string,
   { storePath, source }: StoreLocations & { readonly source: PassphraseSource },
@@ -91,24 +95,27 @@ async function newestIn(
     const newest = present.find(({ mac }) => mac === true);
     return { newest, doubtful: present[0] === newest ? undefined : present[0] };
   } catch (error) {
-    if (error instanceof StoreError && error.kind === "notFound") return {};
+    if (isKind(error, "notFound")) return {};
     throw error;
   }
 }
 
 /**
- * @param keyId the store's; undefined if there is no encrypted store.
- * @param key the store's; undefined if it does not open, and then the record beside the bundle is taken for what it says.
+ * Checks whether the store's bundle exists, was verified, and is on another disk.
+ *
+ * @param keyId - undefined if there is no encrypted store
+ * @param key - undefined if the store does not open; the verification record is then not
+ *   authenticated
  */
 export async function checkBundle(
-  places: StoreLocations,
+  locations: StoreLocations,
   keyId: string | undefined,
   key: StoreKey | undefined,
 ): Promise<Check[]> {
-  const { bundleFolder, backupFolder, storePath } = places;
-  const make = "hivemind-sqlcipher bundle export --bundle-to FOLDER";
+  const { bundleFolder, backupFolder, storePath } = locations;
+  const make = "hivemind-sqlcipher bundle export --bundle-to DIRECTORY";
   if (bundleFolder === undefined) {
-    return [finding("bundle", "error", "the settings name no folder for bundles", make)];
+    return [finding("bundle", "error", "the settings name no directory for bundles", make)];
   }
   const device = await deviceOf(bundleFolder);
   if (device === undefined) {
@@ -116,8 +123,8 @@ export async function checkBundle(
       finding(
         "bundle",
         "warning",
-        `${bundleFolder} is not there, so whether it has the store's bundle is not known`,
-        "mount its disk, and run doctor again",
+        `${bundleFolder}: no such directory`,
+        "Mount its disk, then run doctor again.",
       ),
     ];
   }
@@ -134,8 +141,8 @@ export async function checkBundle(
       : finding(
           "bundle-disk",
           "warning",
-          `${bundleFolder} is on the same disk as ${together.join(" and ")}: one that dies takes all of it`,
-          `keep a copy of the bundle elsewhere, and name that place: --bundle-to, or print it: hivemind-sqlcipher bundle print ${shellQuote(bundleFolder)}/….age`,
+          `${bundleFolder} is on the same disk as ${together.join(" and ")}: a failed disk loses all of them`,
+          `Keep the bundle on another disk: hivemind-sqlcipher bundle export --bundle-to DIRECTORY`,
         ),
   );
   return checks;
@@ -146,8 +153,8 @@ async function checkVerificationRecord(path: string, key: StoreKey | undefined):
   try {
     const { proof } = await describeBundle(path);
     if (proof?.matches && (key === undefined || (await isVerified(path, key))))
-      return good("bundle", `${path} was proven to open the store`);
-    return finding("bundle", "warning", `${path} was not proven to open the store`, make);
+      return good("bundle", `${path} opens the store`);
+    return finding("bundle", "warning", `${path} was not verified to open the store`, make);
   } catch (error) {
     if (!(error instanceof StoreError)) throw error;
     const without = "without the keyring, nothing opens the store and its backups";
@@ -160,28 +167,32 @@ export async function checkRestoreTest(
   keyId: string | undefined,
 ): Promise<Check[]> {
   const last = await findLastRestoreTest(storePath);
-  const mend =
-    "hivemind-sqlcipher verify BACKUP --bundle BUNDLE --identity RECOVERY-KEY, or restore --to another file";
+  const fix = "hivemind-sqlcipher verify BACKUP --bundle BUNDLE --identity RECOVERY-KEY";
   const name = "restore-tried";
   if (last === undefined) {
-    const detail = "no backup was ever tried with its bundle, or restored";
-    return [finding(name, "warning", detail, mend)];
+    const detail = "no backup was ever verified with its bundle, or restored";
+    return [finding(name, "warning", detail, fix)];
   }
   const when = `${last.backup}, by ${last.how}, on ${last.at.slice(0, 10)}`;
   if (keyId !== undefined && last.key_id !== keyId) {
     return [
-      finding(name, "warning", `not since the passphrase changed; before that: ${when}`, mend),
+      finding(
+        name,
+        "warning",
+        `no restore test since the passphrase changed; the last before that: ${when}`,
+        fix,
+      ),
     ];
   }
-  if (Date.now() - Date.parse(last.at) > oldRehearsalMs) {
-    return [finding(name, "warning", `long ago: ${when}`, mend)];
+  if (Date.now() - Date.parse(last.at) > oldRestoreTestMs) {
+    return [finding(name, "warning", `the last restore test was long ago: ${when}`, fix)];
   }
   return [good(name, when)];
 }
 
 export async function checkSchedule(storePath: string): Promise<Check[]> {
   const schedule = await scheduleOf(storePath);
-  if (schedule === undefined) return [good("schedule", "no backups are scheduled by this program")];
+  if (schedule === undefined) return [good("schedule", "this program schedules no backups")];
   const { unit, service, active, enabled, lingers, last_run: last } = schedule;
   const found: Check[] = [];
   if (!active || !enabled) {
@@ -218,6 +229,6 @@ async function deviceOf(path: string): Promise<number | undefined> {
     return (await stat(path)).dev;
   } catch (error) {
     if (hasCode(error, "ENOENT", "ENOTDIR")) return undefined;
-    throw systemError(error, `cannot look at ${path}`);
+    throw systemError(error, `cannot access ${path}`);
   }
 }

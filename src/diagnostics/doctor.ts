@@ -1,7 +1,6 @@
 /**
- * `doctor`: everything that could cost an operator the store, or somebody else's knowing it, with what to do about it.
- *
- * It reads; the one thing it can mend itself, gaps between ids, it mends only when asked.
+ * `doctor`: checks for everything that could lose the store or expose its secrets, each finding
+ * with its fix. Changes nothing, except that `--fill-gaps` fills gaps between client ids.
  */
 import { StoreError } from "../errors.js";
 import type { PassphraseSource } from "../keys/source.js";
@@ -25,22 +24,23 @@ export interface DoctorOptions extends StoreLocations {
   readonly source: PassphraseSource;
   readonly service: ServiceChoice;
   readonly hubPython?: string | undefined;
-  /** Put revoked rows into the gaps between ids. */
+  /** Put revoked rows into the gaps between client ids. */
   readonly fillGaps: boolean;
 }
 
 export interface Diagnosis {
   /** Whether there is no finding. */
   readonly ok: boolean;
-  /** How many revoked rows were put into gaps; null if that was not asked for. */
+  /** The number of revoked rows that were put into gaps; null without `fillGaps`. */
   readonly filled: number | null;
   readonly checks: Check[];
 }
 
 /**
- * Runs every check. What cannot be looked at is a finding, not an error.
+ * Runs every check. A check that fails to run is a finding, not an error.
  *
- * @throws StoreError if gaps are to be filled and cannot be: what opening the store throws, `refused` for gaps too large.
+ * @throws {@link StoreError} refused - if `fillGaps` finds a gap that is too large
+ * @throws {@link StoreError} what `unlockStore` throws, with `fillGaps`
  */
 export async function doctor(options: DoctorOptions): Promise<Diagnosis> {
   const { storePath, source } = options;
@@ -56,7 +56,7 @@ export async function doctor(options: DoctorOptions): Promise<Diagnosis> {
   }
   checks.push(...(await attempt("interrupted", () => checkJournal(storePath))));
   try {
-    // By the passphrase itself, whatever key is kept beside it.
+    // With the passphrase: a cached key would open the store even if the passphrase is lost.
     await using store = await waitForOperation(storePath, async () =>
       ClientStore.from(await unlock(storePath, source, { mode: "readwrite" })),
     );
@@ -68,8 +68,8 @@ export async function doctor(options: DoctorOptions): Promise<Diagnosis> {
     checks.push(good("store", `${storePath} opens: ${what}`), await checkIdGaps(store));
   } catch (error) {
     if (!(error instanceof StoreError)) throw error;
-    const mend = error.hint ?? "hivemind-sqlcipher restore puts a backup in its place";
-    checks.push(finding("store", "error", error.message, mend));
+    const fix = error.hint ?? "Replace the store by a backup: hivemind-sqlcipher restore BACKUP";
+    checks.push(finding("store", "error", error.message, fix));
   }
   const service = await quietly(() => selectService(options.service));
   const pid = (await quietly(async () => service?.state()))?.mainPid;
@@ -99,13 +99,13 @@ async function checkJournal(storePath: string): Promise<Check[]> {
     finding(
       "interrupted",
       "error",
-      `${operation}, begun ${since}, is at work or was interrupted`,
-      "any other command finishes or undoes it, as: hivemind-sqlcipher list-clients",
+      `${operation}, started ${since}, is running or was interrupted`,
+      "hivemind-sqlcipher list-clients",
     ),
   ];
 }
 
-/** A service, or a file, that cannot be asked is another check's finding. */
+/** Returns undefined on an error, which is the finding of another check. */
 async function quietly<Result>(ask: () => Promise<Result>): Promise<Result | undefined> {
   try {
     return await ask();

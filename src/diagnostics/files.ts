@@ -1,4 +1,4 @@
-/** Who may touch the files, and what else is lying about. */
+/** Checks the permissions of the files, and looks for other copies of the store. */
 import { stat, statfs } from "node:fs/promises";
 import { homedir } from "node:os";
 import { basename, dirname, join } from "node:path";
@@ -11,7 +11,7 @@ import { identify } from "../store/cipher.js";
 import { shellQuote } from "../text/escape.js";
 import { type Check, finding, good } from "./check.js";
 
-/** File systems that have no modes, by their number (statfs(2)): FAT and exFAT. */
+/** The numbers (statfs(2)) of file systems without modes: FAT and exFAT. */
 const withoutModes: readonly number[] = [0x4d44, 0x2011bab0];
 
 export interface StoreLocations {
@@ -21,86 +21,93 @@ export interface StoreLocations {
   readonly bundleFolder: string | undefined;
 }
 
-export async function checkPermissions(places: StoreLocations): Promise<Check[]> {
-  const { storePath, settingsPath, backupFolder, bundleFolder } = places;
+export async function checkPermissions(locations: StoreLocations): Promise<Check[]> {
+  const { storePath, settingsPath, backupFolder, bundleFolder } = locations;
   const wrong: string[] = [];
-  const mends: string[] = [];
-  const look = async (path: string | undefined, forbidden: number, fix: string, what: string) => {
-    const mode = path === undefined ? undefined : await modeOf(path);
-    if (path === undefined || mode === undefined || (mode & forbidden) === 0) return;
-    wrong.push(`${what}: ${path} (${(mode & 0o777).toString(8)})`);
-    mends.push(`chmod ${fix} ${shellQuote(path)}`);
+  const fixes: string[] = [];
+  const check = async (
+    path: string | undefined,
+    forbidden: number,
+    mode: string,
+    problem: string,
+  ) => {
+    const present = path === undefined ? undefined : await modeOf(path);
+    if (path === undefined || present === undefined || (present & forbidden) === 0) return;
+    wrong.push(`${problem}: ${path} (mode ${(present & 0o777).toString(8)})`);
+    fixes.push(`chmod ${mode} ${shellQuote(path)}`);
   };
   for (const suffix of ["", ...sidecars]) {
-    await look(storePath + suffix, 0o077, "600", "others than its owner may use");
+    await check(storePath + suffix, 0o077, "600", "other users can access");
   }
-  await look(dirname(storePath), 0o022, "go-w", "others may replace what is in");
-  await look(settingsPath, 0o022, "go-w", "others may change");
-  await look(backupFolder, 0o077, "700", "others may look into");
-  await look(bundleFolder, 0o077, "700", "others may look into");
-  if (wrong.length === 0) return [good("permissions", "only their owner may use the files")];
-  return [finding("permissions", "warning", wrong.join("; "), mends.join(" && "))];
+  await check(dirname(storePath), 0o022, "go-w", "other users can replace files in");
+  await check(settingsPath, 0o022, "go-w", "other users can change");
+  await check(backupFolder, 0o077, "700", "other users can access");
+  await check(bundleFolder, 0o077, "700", "other users can access");
+  if (wrong.length === 0) return [good("permissions", "only their owner can access the files")];
+  return [finding("permissions", "warning", wrong.join("; "), fixes.join(" && "))];
 }
 
-/** The permission bits; undefined if there is no such file, or if its file system has none. */
+/**
+ * Returns the permission bits; undefined if there is no such file, or its file system has no modes.
+ */
 async function modeOf(path: string): Promise<number | undefined> {
   try {
     const { mode } = await stat(path);
     return withoutModes.includes((await statfs(path)).type) ? undefined : mode;
   } catch (error) {
     if (hasCode(error, "ENOENT", "ENOTDIR")) return undefined;
-    throw systemError(error, `cannot look at ${path}`);
+    throw systemError(error, `cannot access ${path}`);
   }
 }
 
-/** What HiveMind and its owner leave that holds credentials in plain text. */
+/** Names of files with credentials in plain text that HiveMind and its operators leave. */
 const plainNames = ["clients.json", "clients.db.bak", "hivemind_clients.csv"];
 
-/** Copies of the store, encrypted or not, in the places where they are usually forgotten. */
+/** Looks for copies of the store, encrypted or not, where they are usually forgotten. */
 export async function checkCopies({ storePath, backupFolder }: StoreLocations): Promise<Check[]> {
-  const folder = dirname(storePath);
+  const directory = dirname(storePath);
   const plain: string[] = [];
   const encrypted: string[] = [];
-  const beside = ["", ...sidecars].map((suffix) => storePath + suffix);
-  const own = [...beside, lockPath(storePath), journalPath(storePath)].map((path) =>
+  const storeFiles = ["", ...sidecars].map((suffix) => storePath + suffix);
+  const own = [...storeFiles, lockPath(storePath), journalPath(storePath)].map((path) =>
     basename(path),
   );
-  const look = async (path: string, byName: boolean) => {
+  const classify = async (path: string, byName: boolean) => {
     const { format } = await identify(path);
     if (format === "plaintext" || (byName && format !== "sqlcipher" && (await isFile(path)))) {
       plain.push(path);
-    } else if (format === "sqlcipher" && dirname(path) === folder) encrypted.push(path);
+    } else if (format === "sqlcipher" && dirname(path) === directory) encrypted.push(path);
   };
-  for (const name of (await listDirectory(folder)) ?? []) {
+  for (const name of (await listDirectory(directory)) ?? []) {
     if (own.includes(name)) continue;
     const byName = plainNames.includes(name);
-    if (byName || name.includes(basename(storePath))) await look(join(folder, name), byName);
+    if (byName || name.includes(basename(storePath))) await classify(join(directory, name), byName);
   }
   for (const name of (await listDirectory(homedir())) ?? []) {
-    if (plainNames.includes(name)) await look(join(homedir(), name), true);
+    if (plainNames.includes(name)) await classify(join(homedir(), name), true);
   }
   for (const name of (backupFolder && (await listDirectory(backupFolder))) || []) {
     if (backupFolder !== undefined && !name.endsWith(".manifest.json")) {
-      await look(join(backupFolder, name), plainNames.includes(name));
+      await classify(join(backupFolder, name), plainNames.includes(name));
     }
   }
-  const words = (paths: string[]) => paths.map(shellQuote).join(" ");
+  const quoted = (paths: string[]) => paths.map(shellQuote).join(" ");
   return [
     plain.length === 0
-      ? good("plaintext", "no credentials in plain text in the usual places")
+      ? good("plaintext", "no credentials in plain text in the usual directories")
       : finding(
           "plaintext",
           "error",
           `credentials in plain text: ${plain.join(", ")}`,
-          `if nothing uses it any more: shred -u ${words(plain)} (flash storage may keep it all the same; then give the clients new credentials)`,
+          `shred -u ${quoted(plain)}`,
         ),
     encrypted.length === 0
-      ? good("copies", "no other copy of the store beside it")
+      ? good("copies", "no other copy of the store next to it")
       : finding(
           "copies",
           "warning",
-          `other copies of the store, with the clients it had: ${encrypted.join(", ")}`,
-          `once they are not needed: rm ${words(encrypted)}`,
+          `older copies of the store, with the clients of that time: ${encrypted.join(", ")}`,
+          `rm ${quoted(encrypted)}`,
         ),
   ];
 }

@@ -1,4 +1,4 @@
-/** Whether the hub on this machine can open the store, as what, and with which secret lying where. */
+/** Checks whether the hub can open the store, and whether `server.json` holds a password. */
 import { stat } from "node:fs/promises";
 import { StoreError } from "../errors.js";
 import { askHub, cipherFormat, findHubPython } from "../hub/interpreter.js";
@@ -10,15 +10,20 @@ import type { CipherCompatibility } from "../store/cipher.js";
 import { shellQuote } from "../text/escape.js";
 import { type Check, finding, good } from "./check.js";
 
-/** What must be known of the store to compare the hub with it. */
+/** The properties of the store that the hub must support. */
 export interface StoreFacts {
   readonly cipherCompatibility: CipherCompatibility;
   readonly schemaVersion: number;
 }
 
-const newerPlugin = "in the hub's Python: pip install -U hivemind-sqlite-database sqlcipher3";
+const newerPlugin =
+  "With the hub's own pip: pip install --pre 'hivemind-sqlite-database>=0.3.0a3' sqlcipher3";
 
-/** Tries the hub's packages, in a home of their own. @param store undefined if it could not be opened. */
+/**
+ * Asks the hub's packages, with a temporary home directory, whether they open encrypted stores.
+ *
+ * @param options - `store` is undefined if the store could not be opened
+ */
 export async function checkHub(options: {
   service: Service | undefined;
   choice: ServiceChoice;
@@ -26,15 +31,15 @@ export async function checkHub(options: {
   store: StoreFacts | undefined;
 }): Promise<Check[]> {
   const { service, choice, hubPython, store } = options;
-  const words = service ? await unitCommand({ service, choice, wasActive: false }) : [];
-  const python = await findHubPython({ hubPython, ...(words.length > 0 && { words }) });
+  const args = service ? await unitCommand({ service, choice, wasActive: false }) : [];
+  const python = await findHubPython({ hubPython, ...(args.length > 0 && { words: args }) });
   if (python === undefined) {
-    return [good("hub", "there is no hivemind-core here (--hub-python names its Python)")];
+    return [good("hub", "no hivemind-core was found (name its Python with --hub-python)")];
   }
   const hub = await askHub(python);
   const named = `hivemind-sqlite-database ${hub.sqlitePlugin ?? "is not installed"} in ${python[0]}`;
   if (!hub.takesPassword) {
-    const why = hub.problem ?? "it takes a password, ignores it, and writes plain text";
+    const why = hub.problem ?? "it accepts a password, ignores it and writes plain text";
     return [finding("hub", "error", `${named} cannot use an encrypted store: ${why}`, newerPlugin)];
   }
   const found: Check[] = [];
@@ -44,7 +49,7 @@ export async function checkHub(options: {
       finding(
         "hub",
         "error",
-        `the hub's SQLCipher (${hub.cipherVersion ?? "of an unknown version"}) reads format ${hubFormat}, and the store has format ${store.cipherCompatibility}`,
+        `the hub's SQLCipher (${hub.cipherVersion ?? "unknown version"}) reads format ${hubFormat}, but the store has format ${store.cipherCompatibility}`,
         hubFormat < store.cipherCompatibility
           ? newerPlugin
           : `hivemind-sqlcipher encrypt --cipher-compatibility ${hubFormat}`,
@@ -57,7 +62,7 @@ export async function checkHub(options: {
         "hub",
         "error",
         `the store has schema ${store.schemaVersion}, which this hub (hivemind-plugin-manager ${hub.pluginManager}) does not know: it enforces no blacklist`,
-        "in the hub's Python: pip install -U --pre hivemind-plugin-manager hivemind-sqlite-database",
+        "With the hub's own pip: pip install -U --pre hivemind-plugin-manager 'hivemind-sqlite-database>=0.3.0a3'",
       ),
     );
   }
@@ -65,7 +70,7 @@ export async function checkHub(options: {
   return [good("hub", `${named} opens encrypted stores, with SQLCipher ${hub.cipherVersion}`)];
 }
 
-/** Looks at `server.json`: whether the hub uses this store, and whether a password stands there. */
+/** Checks in `server.json` whether the hub uses this store, and whether a password is in it. */
 export async function checkServerJson(storePath: string): Promise<Check[]> {
   const path = serverJsonPath();
   let file: Awaited<ReturnType<typeof readServerJson>>;
@@ -74,20 +79,20 @@ export async function checkServerJson(storePath: string): Promise<Check[]> {
   } catch (error) {
     if (!(error instanceof StoreError)) throw error;
     if (error.kind === "notFound") {
-      return [good("server.json", `there is none at ${path}: no hub has run here`)];
+      return [good("server.json", `${path} does not exist: no hub has run here`)];
     }
-    return [finding("server.json", "error", error.message, error.hint ?? "mend the file")];
+    return [finding("server.json", "error", error.message, error.hint ?? "Correct the file.")];
   }
   const { module, storePath: named, passwordSet } = await namedStore(file);
   const found: Check[] = [];
   if (module !== sqliteModule) {
-    const other = module === undefined ? "its default, the JSON store" : module;
+    const other = module === undefined ? "its default, the JSON database" : module;
     found.push(
       finding(
         "server.json",
         "warning",
-        `${path} makes the hub use ${other}, not this store`,
-        `"database": {"module": "${sqliteModule}"} in that file`,
+        `the hub uses ${other}, not this store, according to ${path}`,
+        `Set "database": {"module": "${sqliteModule}"} in that file.`,
       ),
     );
   } else if (named !== storePath) {
@@ -95,23 +100,23 @@ export async function checkServerJson(storePath: string): Promise<Check[]> {
       finding(
         "server.json",
         "warning",
-        `${path} makes the hub use ${named ?? "no file"}, not ${storePath}`,
-        "correct name and subfolder there, or name the hub's store: --db PATH",
+        `the hub uses ${named ?? "no file"}, not ${storePath}, according to ${path}`,
+        "Correct name and subfolder in that file, or name the hub's store: --db PATH",
       ),
     );
   }
   if (passwordSet) {
     const { mode } = await stat(file.file);
-    const open = (mode & 0o077) !== 0;
+    const isReadable = (mode & 0o077) !== 0;
     found.push(
       finding(
         "password",
-        open ? "error" : "warning",
-        `the passphrase stands in ${path} in plain text${open ? ", and others can read it" : ""}`,
-        `${open ? `chmod 600 ${shellQuote(file.file)}; ` : ""}let the hub's unit start it by: hivemind-sqlcipher run -- hivemind-core listen; then take "password" out, and rotate`,
+        isReadable ? "error" : "warning",
+        `the passphrase is in ${path} in plain text${isReadable ? ", and other users can read it" : ""}`,
+        `${isReadable ? `chmod 600 ${shellQuote(file.file)}; ` : ""}let the hub's unit start it through hivemind-sqlcipher run -- hivemind-core listen; then remove "password", and rotate`,
       ),
     );
   }
   if (found.length > 0) return found;
-  return [good("server.json", "the hub uses this store, and no password stands there")];
+  return [good("server.json", "the hub uses this store, and there is no password in the file")];
 }

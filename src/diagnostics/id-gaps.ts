@@ -1,27 +1,29 @@
 /**
- * Gaps between client ids. Every hub gives a new client the id `count + 1` and inserts or replaces: where an id is
- * missing below the highest one, a later `add-client` of the hub overwrites a client that is there. A revoked row in each
- * gap, as a revoked client leaves one, makes the count right again.
+ * Finds and fills gaps between client ids.
+ *
+ * The hub gives a new client the id `count + 1` and inserts or replaces. If an id below the highest
+ * is missing, a later `add-client` of the hub overwrites an existing client. A revoked row in each
+ * gap corrects the count.
  */
 import { revoked } from "../client/client.js";
 import { StoreError } from "../errors.js";
 import type { ClientStore } from "../store/client-store.js";
 import { type Check, finding, good } from "./check.js";
 
-/** Rows that are written in one transaction: some milliseconds, so that a hub at work is not held up. */
+/** Rows in one transaction, which takes some milliseconds: a running hub does not time out. */
 const rowsAtOnce = 1000;
 
-/** More is no gap but an id that somebody chose. */
+/** A larger gap comes from an id that a user chose. */
 const mostRows = 100_000;
 
 export interface IdGaps {
-  /** How many ids are missing below the highest; 0 if the hub's next ids are free. */
+  /** The number of missing ids below the highest; 0 if the hub's next ids are free. */
   readonly missing: number;
-  /** The id that the hub overwrites first, and how many clients it can add before that. */
+  /** The id that the hub overwrites first, and the number of clients that it can add before. */
   readonly next: { readonly overwrites: number; readonly after: number } | undefined;
 }
 
-/** Looks for gaps. Ids are compared in SQL, where they are exact. */
+/** Finds gaps. Compares ids in SQL, where they are exact. */
 export async function findIdGaps(store: ClientStore): Promise<IdGaps> {
   const row = await store.connection.get<{ missing: number; next: number | null; count: number }>(
     `SELECT max(coalesce((SELECT max(client_id) FROM clients), 0) - positive, 0) AS missing, count,
@@ -37,11 +39,11 @@ export async function findIdGaps(store: ClientStore): Promise<IdGaps> {
 
 export async function checkIdGaps(store: ClientStore): Promise<Check> {
   const { missing, next } = await findIdGaps(store);
-  if (next === undefined) return good("id-gaps", "the ids that the hub gives next are free");
+  if (next === undefined) return good("id-gaps", "the next ids that the hub assigns are free");
   const when =
     next.after === 0
       ? "the next client that the hub adds"
-      : `the hub's add-client after the next ${next.after === 1 ? "one" : next.after}`;
+      : `the hub's add-client number ${next.after + 1} from now`;
   return finding(
     "id-gaps",
     "error",
@@ -53,20 +55,20 @@ export async function checkIdGaps(store: ClientStore): Promise<Check> {
 /**
  * Puts a revoked row into every gap.
  *
- * @returns how many.
- * @throws StoreError `refused` if the gap is too large to be one.
+ * @returns the number of rows
+ * @throws {@link StoreError} refused - if more than 100,000 ids are missing
  */
 export async function fillIdGaps(store: ClientStore): Promise<number> {
   const { missing, next } = await findIdGaps(store);
   if (next === undefined) return 0;
   if (missing > mostRows) {
-    throw new StoreError("refused", `${missing} ids are missing: that is no gap to fill`, {
-      hint: "give the client with the highest id a smaller one: export it, delete it, and add it again",
+    throw new StoreError("refused", `${missing} ids are missing, which are too many to fill`, {
+      hint: "Give the client with the highest id a smaller id: export it, delete it, and add it again.",
     });
   }
   let filled = 0;
   for (;;) {
-    // What is missing is asked for in the transaction that fills it: the hub may have used an id meanwhile.
+    // In the same transaction, because the hub may use an id between the two.
     const ids = await store.transaction(async () => {
       const rows = await store.connection.all<{ id: number }>(
         `WITH RECURSIVE wanted(id) AS (

@@ -1,4 +1,4 @@
-/** Whether the passphrase can be had: now, and after a reboot at which nobody logs in. */
+/** Checks whether the passphrase is available now, and after a reboot without a login. */
 
 import { keyringTrouble } from "../keys/keyring.js";
 import { reachKeyring } from "../keys/secret-service.js";
@@ -22,36 +22,33 @@ export async function checkKeyring(source: PassphraseSource): Promise<Check[]> {
     };
     return [finding("keyring", "error", message, hint?.replaceAll("\n", " ") ?? "")];
   }
-  return [good("keyring", "it answers, and is unlocked"), await checkBoot()];
+  return [good("keyring", "it responds and is unlocked"), await checkBoot()];
 }
 
-/** After a reboot the hub can only start by itself if somebody unlocks the keyring. */
+/** Checks whether the keyring is unlocked after a reboot, without which the hub cannot start. */
 async function checkBoot(): Promise<Check> {
   const { XDG_CURRENT_DESKTOP, WAYLAND_DISPLAY, DISPLAY } = process.env;
   if (XDG_CURRENT_DESKTOP || WAYLAND_DISPLAY || DISPLAY) {
-    return good(
-      "boot",
-      "the keyring is unlocked by logging in at the desktop; the hub waits for it",
-    );
+    return good("boot", "a login at the desktop unlocks the keyring; the hub waits for it");
   }
   const missing: string[] = [];
-  const mends: string[] = [];
+  const fixes: string[] = [];
   if (!lingers()) {
     missing.push("your systemd does not start at boot");
-    mends.push("loginctl enable-linger");
+    fixes.push("loginctl enable-linger");
   }
   if (!(await isEnabled("systemd-user")) && !(await isEnabled("systemd"))) {
-    missing.push("nothing unlocks the keyring");
-    mends.push(
-      "a unit that unlocks it: hivemind-sqlcipher run --print-unit keyring --user USER --credential-file FILE; or a system unit with a credential: run --print-unit system",
+    missing.push("no unit unlocks the keyring");
+    fixes.push(
+      "install the unit that hivemind-sqlcipher run --print-unit keyring --user USER --credential-file FILE prints",
     );
   }
   if (missing.length === 0) return good("boot", `${keyringUnit} unlocks the keyring at boot`);
   return finding(
     "boot",
     "warning",
-    `after a reboot at which nobody logs in, ${missing.join(" and ")}`,
-    mends.join("; "),
+    `after a reboot without a login, ${missing.join(" and ")}`,
+    fixes.join("; "),
   );
 }
 

@@ -1,23 +1,23 @@
-/** Where memory, and with it a passphrase, could end up on a disk: swap and core dumps. See proc(5). */
+/** Checks whether swap or core dumps can write a passphrase from memory to a disk. See proc(5). */
 import { readdir, readFile, readlink, realpath, stat } from "node:fs/promises";
 import { basename, join } from "node:path";
 import { hasCode } from "../errors.js";
 import { type Check, finding, good } from "./check.js";
 
-/** @param root stands for `/`, for the tests. */
+/** @param root - replaces `/` in tests */
 export async function checkSwap(root = "/"): Promise<Check[]> {
   if (process.platform !== "linux") return [good("swap", "macOS encrypts its swap")];
   const plain: string[] = [];
   for (const area of await swapAreas(root)) {
     if (!(await isEncrypted(area, root))) plain.push(area);
   }
-  if (plain.length === 0) return [good("swap", "there is none, or it is encrypted or in memory")];
+  if (plain.length === 0) return [good("swap", "none, encrypted, or in memory")];
   return [
     finding(
       "swap",
       "warning",
-      `memory may be written to ${plain.join(", ")}, which is not known to be encrypted`,
-      "encrypt it (a random key a boot: crypttab(5), option swap), use zram, or switch it off: swapoff -a",
+      `memory can be written to ${plain.join(", ")}, which is not known to be encrypted`,
+      "Encrypt it (crypttab(5), option swap), use zram, or turn it off with swapoff -a.",
     ),
   ];
 }
@@ -34,7 +34,10 @@ async function swapAreas(root: string): Promise<string[]> {
     );
 }
 
-/** Whether a swap partition, or the disk below a swap file, is dm-crypt's; zram is memory. */
+/**
+ * Returns whether a swap partition, or the disk of a swap file, is encrypted by dm-crypt or is
+ * zram.
+ */
 async function isEncrypted(area: string, root: string): Promise<boolean> {
   if (area.startsWith("/dev/")) {
     const device = await realpath(area).catch(() => area);
@@ -52,7 +55,7 @@ async function isEncrypted(area: string, root: string): Promise<boolean> {
   }
 }
 
-/** A device is as safe as what it lies on: a volume in an encrypted one is encrypted. */
+/** A volume is encrypted if every device below it is. */
 async function isEncryptedDevice(name: string, root: string): Promise<boolean> {
   if (name.startsWith("zram")) return true;
   const device = join(root, "sys/class/block", name);
@@ -65,34 +68,38 @@ async function isEncryptedDevice(name: string, root: string): Promise<boolean> {
 }
 
 /**
- * @param pid the hub's process, if it runs and is known.
- * @param root stands for `/`, for the tests.
+ * Checks whether a crash of the hub writes its memory to a file.
+ *
+ * @param pid - the hub's process, if it runs and is known
+ * @param root - replaces `/` in tests
  */
 export async function checkCoreDumps(pid: number | undefined, root = "/"): Promise<Check[]> {
   if (process.platform !== "linux") return [];
   const ofHub = pid === undefined ? undefined : await coreLimit(String(pid), root);
   const limit = ofHub ?? (await coreLimit("self", root));
-  const who = ofHub === undefined ? "programs started from here" : "the hub";
+  const programs = ofHub === undefined ? "programs started from here" : "the hub";
   if (limit === undefined || limit === "0") {
-    return [good("core-dumps", `${who} leave${ofHub === undefined ? "" : "s"} none`)];
+    return [good("core-dumps", `${programs} leave${ofHub === undefined ? "" : "s"} no core dumps`)];
   }
   const pattern = (
     await readFile(join(root, "proc/sys/kernel/core_pattern"), "utf8").catch(nothingIfAbsent)
   ).trim();
   const where = pattern.startsWith("|")
-    ? `handed to ${pattern.slice(1).split(" ")[0]}`
+    ? `passed to ${pattern.slice(1).split(" ")[0]}`
     : `written as "${pattern || "core"}"`;
   return [
     finding(
       "core-dumps",
       "warning",
-      `when ${who} crash${ofHub === undefined ? "" : "es"}, the memory, passphrase included, is ${where}`,
-      "LimitCORE=0 in the hub's unit (run --print-unit has it), or ulimit -c 0 in the shell that starts it",
+      `when ${programs} crash${ofHub === undefined ? "" : "es"}, its memory, including the passphrase, is ${where}`,
+      "Set LimitCORE=0 in the hub's unit, or run ulimit -c 0 in the shell that starts it.",
     ),
   ];
 }
 
-/** The soft limit, in bytes or as "unlimited"; undefined if the process may not be looked into. */
+/**
+ * Returns the soft limit, in bytes or "unlimited"; undefined if the process cannot be inspected.
+ */
 async function coreLimit(process: string, root: string): Promise<string | undefined> {
   const limits = await readFile(join(root, "proc", process, "limits"), "utf8").catch(() => "");
   return /^Max core file size\s+(\S+)/m.exec(limits)?.[1];

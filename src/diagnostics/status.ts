@@ -1,4 +1,4 @@
-/** What a store is, and how it is doing. It reads, and reports what it cannot read; it fails at nothing. */
+/** `status`: the state of a store. Reads only; an error becomes an entry of `problems`. */
 import { newestBackup } from "../backup/manifest.js";
 import { StoreError } from "../errors.js";
 import type { PassphraseSource } from "../keys/source.js";
@@ -29,24 +29,24 @@ export interface StoreStatus {
     readonly unit: string | null;
     readonly active: boolean;
   } | null;
-  /** The newest with a manifest; `verify` says whether it is sound. */
+  /** The newest backup with a manifest, which is not verified here. */
   readonly last_backup: { readonly path: string; readonly created_at: string } | null;
-  /** Backups by the clock, and how the last of them went; null if none are scheduled. */
+  /** Scheduled backups and the last run; null if none are scheduled. */
   readonly schedule: Schedule | null;
-  /** An operation that was interrupted, or is at work right now. */
+  /** An operation that is running or was interrupted. */
   readonly pending: {
     readonly operation: string;
     readonly started_at: string;
     readonly step: string;
   } | null;
-  /** What could not be found out, and why. */
+  /** What could not be read, and why. */
   readonly problems: string[];
 }
 
 export async function storeStatus(options: StatusOptions): Promise<StoreStatus> {
   const { storePath } = options;
   const problems: string[] = [];
-  /** The part's value, or null and a sentence among the problems. */
+  /** Returns null on an error, and adds its message to the problems. */
   const attempt = async <Part>(part: () => Promise<Part>): Promise<Part | null> => {
     try {
       return await part();
@@ -90,12 +90,12 @@ export async function storeStatus(options: StatusOptions): Promise<StoreStatus> 
   };
 }
 
-/** Who asks how things are is told that an operation is at work, rather than kept waiting for it: after 5 s. */
-const longestWaitMs = 5_000;
+/** 5 s: `status` reports a running operation instead of waiting for its end. */
+const maxWaitMs = 5_000;
 
 async function inspectStore(storePath: string, source: PassphraseSource) {
   const open = () => unlockStore(storePath, source, { mode: "readwrite" });
-  await using store = await waitForOperation(storePath, open, longestWaitMs);
+  await using store = await waitForOperation(storePath, open, maxWaitMs);
   return {
     cipherCompatibility: store.key.cipherCompatibility,
     schemaVersion: store.schemaVersion,

@@ -1,10 +1,6 @@
-/**
- * `bundle import`: the passphrase out of a bundle into the keyring, once it is seen to open the store.
- *
- *   importPassphrase(options: ImportOptions): Promise<ImportResult>
- */
+/** `bundle import`: puts the passphrase of a bundle into the keyring. */
 import { type BundleOpener, readBundle } from "../bundle/bundle.js";
-import { StoreError } from "../errors.js";
+import { isKind, StoreError } from "../errors.js";
 import { adoptPendingIfEqual, planRotation } from "../keys/rotation-plan.js";
 import { describeSource, type PassphraseSource } from "../keys/source.js";
 import type { OperationLock } from "../operation/lock.js";
@@ -23,40 +19,43 @@ export interface ImportResult {
     readonly path: string;
     readonly key_id: string;
     readonly bundle: string;
-    /** Whether the keyring had it already. */
+    /** Whether the keyring already had the passphrase. */
     readonly known: boolean;
   };
 }
 
 /**
- * Imports the passphrase.
+ * Puts the passphrase of a bundle into the keyring, after it has opened the store.
  *
- * @throws StoreError `refused` if the passphrase does not come from the keyring, or the bundle is another store's;
- *   `wrongPassphrase` if it is this store's and does not open it; what `readBundle` and the keyring throw.
+ * @throws {@link StoreError} refused - if the source is not the keyring, or the bundle is another
+ *   store's
+ * @throws {@link StoreError} notFound - if the store does not exist
+ * @throws {@link StoreError} wrongPassphrase - if the bundle is this store's and does not open it
+ * @throws {@link StoreError} what `readBundle` and the keyring throw
  */
 export async function importPassphrase(options: ImportOptions): Promise<ImportResult> {
   const { lock, source, bundle, opener } = options;
   const { storePath } = lock;
   if (source.kind !== "keyring") {
     throw new StoreError("refused", `the passphrase comes from ${describeSource(source)}`, {
-      hint: "bundle show --show-passphrase shows it, to be put there; or use --passphrase-source keyring",
+      hint: "Print the passphrase with bundle show --show-passphrase and put it there, or give --passphrase-source keyring.",
     });
   }
   const { passphrase, key_id: keyId } = await readBundle(bundle, opener);
   const identity = await identify(storePath);
   if (identity.format === "absent") {
     throw new StoreError("notFound", `there is no store at ${storePath}`, {
-      hint: "restore puts a backup there, with the passphrase out of its bundle",
+      hint: "Restore a backup with its bundle: hivemind-sqlcipher restore BACKUP --bundle BUNDLE --identity FILE",
     });
   }
   const opened = await openEncrypted(storePath, passphrase, { mode: "readwrite" }).catch(
     (error: unknown) => {
-      if (!(error instanceof StoreError) || error.kind !== "wrongPassphrase") throw error;
+      if (!isKind(error, "wrongPassphrase")) throw error;
       if (identity.keyId === keyId) throw error;
       throw new StoreError(
         "refused",
-        `${bundle} is another store's: it is for key_id ${keyId}, and ${storePath} has ${identity.keyId}`,
-        { hint: `the bundle that is needed is clients.${identity.keyId}.bundle.age` },
+        `${bundle} belongs to another store: its key_id is ${keyId}, that of ${storePath} is ${identity.keyId}`,
+        { hint: `Use the bundle clients.${identity.keyId}.bundle.age.` },
       );
     },
   );

@@ -1,4 +1,4 @@
-/** doctor, from a store with everything wrong to one where every mend was followed. */
+/** doctor, from a store with everything wrong to one where every fix was followed. */
 import { chmod, copyFile, mkdir, readFile, rm, utimes, writeFile } from "node:fs/promises";
 import { dirname } from "node:path";
 import { expect, onTestFinished, test } from "vitest";
@@ -14,7 +14,7 @@ interface Check {
   ok: boolean;
   severity: "error" | "warning" | "note";
   detail: string;
-  mend: string | null;
+  fix: string | null;
 }
 
 /** A shell that leaves no core dumps, at a desktop: what a machine in good order is like. */
@@ -27,9 +27,9 @@ async function diagnose(machine: Machine, ...args: string[]) {
   const { code, stdout } = await machine.run(["doctor", "--json", ...args], inOrder);
   const document = JSON.parse(stdout) as { ok: boolean; filled: number | null; checks: Check[] };
   expect(code).toBe(document.ok ? 0 : 1);
-  for (const { ok, severity, mend } of document.checks) {
+  for (const { ok, severity, fix } of document.checks) {
     expect(ok).toBe(severity === "note");
-    expect(ok).toBe(mend === null);
+    expect(ok).toBe(fix === null);
   }
   const findings = document.checks.filter(({ ok }) => !ok);
   // Whether this machine's swap is encrypted is not the test's to say.
@@ -37,7 +37,7 @@ async function diagnose(machine: Machine, ...args: string[]) {
   return { ...document, findings, names };
 }
 
-test("every finding comes with its mend, and goes away when that is followed", async () => {
+test("every finding comes with its fix, and goes away when that is followed", async () => {
   const machine = await Machine.make();
   // Memory is another disk than the one with the backups.
   const bundles = `/dev/shm/doctor-${process.pid}`;
@@ -61,10 +61,10 @@ test("every finding comes with its mend, and goes away when that is followed", a
   );
   const text = await machine.run(["doctor"], inOrder);
   expect(text.code).toBe(1);
-  expect(text.stdout).toMatch(/^ERROR {4}id-gaps .* overwrites client 4\n +mend: .*--fill-gaps$/m);
-  const mend = (name: string) => first.findings.find((check) => check.name === name)?.mend ?? "";
-  expect(mend("permissions")).toBe(`chmod 600 '${machine.store}'`);
-  expect(mend("plaintext")).toContain(`shred -u '${plain}'`);
+  expect(text.stdout).toMatch(/^ERROR {4}id-gaps .* overwrites client 4\n +fix: .*--fill-gaps$/m);
+  const fix = (name: string) => first.findings.find((check) => check.name === name)?.fix ?? "";
+  expect(fix("permissions")).toBe(`chmod 600 '${machine.store}'`);
+  expect(fix("plaintext")).toContain(`shred -u '${plain}'`);
 
   await chmod(machine.store, 0o600);
   await rm(plain);
@@ -114,11 +114,11 @@ test("a store that does not open is a finding, not an error; nothing of it is ch
   const store = findings.find(({ name }) => name === "store");
   expect(store).toMatchObject({ severity: "error", detail: expect.stringMatching(/keyring/) });
   expect(await readFile(machine.store)).toEqual(before);
-  // Asked to mend, it says why it cannot.
+  // Asked to fix, it says why it cannot.
   expect((await machine.run(["doctor", "--fill-gaps"])).code).toBe(13);
   await rm(machine.store);
   const { findings: absent } = await diagnose(machine);
-  expect(absent.find(({ name }) => name === "store")?.mend).toMatch(/init/);
+  expect(absent.find(({ name }) => name === "store")?.fix).toMatch(/init/);
 });
 
 test("a keyring that cannot be used is a finding that says what to type", async () => {
@@ -130,6 +130,6 @@ test("a keyring that cannot be used is a finding that says what to type", async 
   expect(checks.find(({ name }) => name === "keyring")).toMatchObject({
     severity: "error",
     detail: expect.stringMatching(/no session bus/),
-    mend: expect.stringMatching(/export XDG_RUNTIME_DIR=.*--passphrase-source/),
+    fix: expect.stringMatching(/export XDG_RUNTIME_DIR=.*--passphrase-source/),
   });
 });

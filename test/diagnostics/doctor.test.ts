@@ -151,7 +151,7 @@ test("core dumps of the hub are told of, with where they would go", async () => 
     {
       ok: false,
       detail: expect.stringMatching(/the hub .*systemd-coredump$/),
-      mend: expect.stringContaining("LimitCORE=0"),
+      fix: expect.stringContaining("LimitCORE=0"),
     },
   ]);
 });
@@ -172,13 +172,13 @@ test("each line of hubs is told whether it can use the store", async () => {
     {
       severity: "error",
       detail: expect.stringMatching(/\(4\..*\) reads format 4, and the store has format 3$/),
-      mend: "hivemind-sqlcipher encrypt --cipher-compatibility 4",
+      fix: "hivemind-sqlcipher encrypt --cipher-compatibility 4",
     },
   ]);
   const [released] = await ask("released");
   expect(released).toMatchObject({ name: "hub", ok: false, severity: "error" });
   expect(released?.detail).toMatch(/cannot use an encrypted store|enforces no blacklist/);
-  expect(released?.mend).toMatch(/pip install/);
+  expect(released?.fix).toMatch(/pip install/);
 });
 
 test("server.json is read as the hub reads it: another store, a password, a comment that breaks it", async () => {
@@ -200,7 +200,7 @@ test("server.json is read as the hub reads it: another store, a password, a comm
     const open = await check({ database: { module: plugin, [plugin]: { password: "s3cret" } } });
     expect(open).toMatchObject([{ name: "password", ok: false, severity: "error" }]);
     expect(JSON.stringify(open)).not.toContain("s3cret");
-    expect(open[0]?.mend).toContain(`chmod 600 '${path}'`);
+    expect(open[0]?.fix).toContain(`chmod 600 '${path}'`);
     expect(await check({ database: { module: "hivemind-json-db-plugin" } })).toMatchObject([
       { ok: false, detail: expect.stringContaining("hivemind-json-db-plugin") },
     ]);

@@ -13,7 +13,7 @@ export function addCommand(program: Command): void {
     addServiceOptions(
       program
         .command("doctor")
-        .description("check everything that could cost you the store, each finding with its mend")
+        .description("check everything that could cost you the store, each finding with its fix")
         .option("--fill-gaps", "put revoked rows where ids are missing, lest the hub overwrite")
         .option("--hub-python <path>", "the hub's Python, where it cannot be told from its unit"),
     ).addHelpText(
@@ -46,11 +46,11 @@ async function runDoctor(context: Context, options: DoctorCommandOptions): Promi
   };
   output.result(diagnosis, () => {
     const findings = diagnosis.checks.filter(({ ok }) => !ok).length;
-    const lines = diagnosis.checks.flatMap(({ name, severity, detail, mend }) => [
+    const lines = diagnosis.checks.flatMap(({ name, severity, detail, fix }) => [
       `${marks[severity]}  ${name.padEnd(13)}  ${escapeControlCharacters(detail)}`,
-      ...(mend === null
+      ...(fix === null
         ? []
-        : [`         ${output.style("dim", `mend: ${escapeControlCharacters(mend)}`)}`]),
+        : [`         ${output.style("dim", `fix: ${escapeControlCharacters(fix)}`)}`]),
     ]);
     return [
       ...(diagnosis.filled ? [`${diagnosis.filled} revoked rows were put into gaps.`] : []),
