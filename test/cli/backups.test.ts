@@ -51,7 +51,7 @@ let machine: Machine;
 let original: string;
 let folders = 0;
 
-/** One store with a client, and one backup of it, for all tests: nobody runs on it. */
+/** One store with a client and a backup, for all tests. No hub runs on it. */
 beforeAll(async () => {
   machine = Machine.in(await mkdtemp(join(tmpdir(), "hivemind-backups-")));
   await writeFile(machine.path("passphrase"), passphrase, { mode: 0o600 });
@@ -67,7 +67,7 @@ beforeAll(async () => {
 
 afterAll(() => rm(machine.folder, { recursive: true }));
 
-/** A folder with that one backup, for one test. */
+/** Copies that backup into a directory for one test. */
 async function withBackup(): Promise<{ folder: string; newest: string }> {
   folders += 1;
   const folder = machine.path(`backups-${folders}`);
@@ -78,7 +78,7 @@ async function withBackup(): Promise<{ folder: string; newest: string }> {
   return { folder, newest };
 }
 
-/** The same backup as if it had been made at another time. */
+/** Copies a backup and signs it with another time. */
 async function madeAt(
   newest: string,
   store: string,
@@ -98,7 +98,7 @@ async function madeAt(
   return path;
 }
 
-/** What doctor asks about the backups in a folder. */
+/** What doctor reads the backups of a directory from. */
 function placesWith(backupFolder: string) {
   return {
     ...{ storePath: machine.store, settingsPath: "", backupFolder, bundleFolder: undefined },
@@ -112,7 +112,7 @@ async function damage(path: string): Promise<void> {
   await file.close();
 }
 
-test("backups are listed with age, clients, key and bundle, and what cannot be believed is marked", async () => {
+test("backups lists age, clients, key and bundle, and marks altered manifests", async () => {
   const { folder, newest } = await withBackup();
   const older = await madeAt(newest, machine.store, "2026-01-02T03:04:05.000Z");
   const altered = await madeAt(newest, machine.store, "2026-01-03T03:04:05.000Z");
@@ -135,7 +135,7 @@ test("backups are listed with age, clients, key and bundle, and what cannot be b
     { path: older, mac: true, present: true, clients: { active: 1, revoked: 0 } },
     { path: gone, mac: true, present: false },
   ]);
-  expect(others).toEqual([{ path: bare, problem: "it has no manifest" }]);
+  expect(others).toEqual([{ path: bare, problem: "the backup has no manifest" }]);
   const [first] = backups;
   expect(first?.bundle).toBe(machine.path("bundles", `clients.${first?.key_id}.bundle.age`));
 
@@ -158,7 +158,7 @@ test("backups are listed with age, clients, key and bundle, and what cannot be b
   expect((await (await Machine.make()).run(["backups"])).code).toBe(2);
 });
 
-test("prune keeps what the rules say, shows it first, and leaves alone what it does not know", async () => {
+test("prune keeps what the rules keep, shows it with --dry-run, and ignores other files", async () => {
   const { folder, newest } = await withBackup();
   const made = new Map<string, string>();
   for (const at of [
@@ -209,11 +209,11 @@ test("prune keeps what the rules say, shows it first, and leaves alone what it d
   expect(await readdir(folder)).toEqual(before.filter((name) => !removed.includes(name)));
 });
 
-test("the last backup that verifies is never pruned, and without one nothing is", async () => {
+test("prune keeps the last backup that verifies, and removes nothing without one", async () => {
   const { folder, newest } = await withBackup();
   const older = await madeAt(newest, machine.store, "2026-03-01T01:00:00.000Z");
   const oldest = await madeAt(newest, machine.store, "2026-02-01T01:00:00.000Z");
-  // The manifest still holds: only reading all of it shows the damage.
+  // The manifest is authentic: only reading the whole file shows the damage.
   await damage(newest);
   const { code, document } = await machine.json("prune", folder, "--keep-last", "1");
   expect(code).toBe(0);
@@ -229,11 +229,11 @@ test("the last backup that verifies is never pruned, and without one nothing is"
   const left = await readdir(folder);
   const refused = await machine.run(["prune", folder, "--keep-last", "1"]);
   expect(refused.code).toBe(14);
-  expect(refused.stderr).toMatch(/none of the backups verifies/);
+  expect(refused.stderr).toMatch(/no backup verifies; nothing was removed/);
   expect(await readdir(folder)).toEqual(left);
 });
 
-test("a backup from the future tells of a wrong clock: which one is the newest is not known, and none is pruned", async () => {
+test("prune refuses a backup from the future, because the newest one is unknown", async () => {
   const { folder, newest } = await withBackup();
   const future = await madeAt(newest, machine.store, "2199-03-01T01:00:00.000Z");
   const before = await readdir(folder);
@@ -241,7 +241,6 @@ test("a backup from the future tells of a wrong clock: which one is the newest i
   expect(refused.code).toBe(17);
   expect(refused.stderr).toContain(future);
   expect(await readdir(folder)).toEqual(before);
-  // Nor does it hide for years that there is no newer one.
   expect(await checkLastBackup(placesWith(folder))).toMatchObject([
     { ok: false, severity: "warning" },
   ]);
@@ -253,7 +252,7 @@ test("a kill between a backup and its manifest is finished by the next prune", a
   await rm(half);
   const { code, document } = await machine.json("prune", folder, "--keep-last", "1");
   expect(code).toBe(0);
-  // It is said as well: whoever moved the backup elsewhere sees what has become of its manifest.
+  // The result names the manifest, for an operator who moved the backup away.
   const { removed, freed } = (document as unknown as Pruned).prune;
   expect(removed).toContainEqual(
     expect.objectContaining({ path: expect.stringMatching(/manifest\.json$/), size: 0 }),
@@ -264,24 +263,24 @@ test("a kill between a backup and its manifest is finished by the next prune", a
   );
 });
 
-test("backups of several machines are counted together only when somebody says so", async () => {
+test("prune counts backups of several machines together only after a confirmation", async () => {
   const { folder, newest } = await withBackup();
   await madeAt(newest, machine.store, "2026-03-01T01:00:00.000Z", { hostname: "attic" });
   const before = await readdir(folder);
   const keep = ["prune", folder, "--keep-last", "1"];
   const asked = await machine.run(keep);
   expect(asked.code).toBe(2);
-  expect(asked.stderr).toContain(`2 machines, and are counted together: ${hostname()}, attic`);
+  expect(asked.stderr).toContain(`2 machines and are counted together: ${hostname()}, attic`);
   expect(asked.stderr).toContain("--yes");
   expect((await machine.run([...keep, "--dry-run"])).stderr).toContain("attic");
   expect(await readdir(folder)).toEqual(before);
-  // Where nothing would go, there is nothing to ask.
+  // Without a removal there is no question.
   expect((await machine.run(["prune", folder, "--keep-last", "2"])).code).toBe(0);
   expect((await machine.run([...keep, "--yes"])).code).toBe(0);
   expect(await readdir(folder)).toHaveLength(2);
 });
 
-test("doctor says it when the newest backup is another machine's", async () => {
+test("doctor names the machine that made the newest backup, if it is another", async () => {
   const { folder, newest } = await withBackup();
   await madeAt(newest, machine.store, new Date(Date.now() + 1000).toISOString(), {
     hostname: "attic",
@@ -291,31 +290,28 @@ test("doctor says it when the newest backup is another machine's", async () => {
   ]);
 });
 
-test.each(["SIGINT", "SIGTERM"])(
-  "%s stops a prune: what is removed is removed whole, and the rest stays",
-  async (signal) => {
-    const { folder, newest } = await withBackup();
-    const months = ["05", "04", "03", "02"];
-    const older = await Promise.all(
-      months.map((month) => madeAt(newest, machine.store, `2026-${month}-01T01:00:00.000Z`)),
-    );
-    const { code, stderr } = await machine.run(["prune", folder, "--keep-last", "1"], {
-      env: {
-        NODE_OPTIONS: `--import=${root}test/faults/kill-at-step.mjs`,
-        HIVEMIND_TEST_STEP: "backup-file.removed",
-        HIVEMIND_TEST_SIGNAL: signal,
-      },
-    });
-    expect(code).toBe(130);
-    expect(stderr).toMatch(new RegExp(`interrupted by ${signal} .*: 1 of 4 were removed`));
-    const staying = [newest, ...older.slice(1)].flatMap((path) => [path, manifestPath(path)]);
-    expect((await readdir(folder)).sort()).toEqual(staying.map((path) => basename(path)).sort());
-    expect((await machine.run(["prune", folder, "--keep-last", "1"])).code).toBe(0);
-    expect(await readdir(folder)).toHaveLength(2);
-  },
-);
+test.each(["SIGINT", "SIGTERM"])("%s interrupts prune between two backups", async (signal) => {
+  const { folder, newest } = await withBackup();
+  const months = ["05", "04", "03", "02"];
+  const older = await Promise.all(
+    months.map((month) => madeAt(newest, machine.store, `2026-${month}-01T01:00:00.000Z`)),
+  );
+  const { code, stderr } = await machine.run(["prune", folder, "--keep-last", "1"], {
+    env: {
+      NODE_OPTIONS: `--import=${root}test/faults/kill-at-step.mjs`,
+      HIVEMIND_TEST_STEP: "backup-file.removed",
+      HIVEMIND_TEST_SIGNAL: signal,
+    },
+  });
+  expect(code).toBe(130);
+  expect(stderr).toMatch(new RegExp(`interrupted by ${signal} .*: 1 of 4 backups were removed`));
+  const staying = [newest, ...older.slice(1)].flatMap((path) => [path, manifestPath(path)]);
+  expect((await readdir(folder)).sort()).toEqual(staying.map((path) => basename(path)).sort());
+  expect((await machine.run(["prune", folder, "--keep-last", "1"])).code).toBe(0);
+  expect(await readdir(folder)).toHaveLength(2);
+});
 
-test("one that is stopped before anything is removed removes nothing", async () => {
+test("prune removes nothing if it is interrupted before the first removal", async () => {
   const { folder, newest } = await withBackup();
   await madeAt(newest, machine.store, "2026-03-01T01:00:00.000Z");
   const before = await readdir(folder);
@@ -336,7 +332,7 @@ test("one that is stopped before anything is removed removes nothing", async () 
   expect(await readdir(folder)).toEqual(before);
 });
 
-test("without the passphrase nothing is pruned", async () => {
+test("prune removes nothing without the passphrase", async () => {
   const { folder, newest } = await withBackup();
   await madeAt(newest, machine.store, "2026-03-01T01:00:00.000Z");
   const before = await readdir(folder);
@@ -351,7 +347,7 @@ test("without the passphrase nothing is pruned", async () => {
   expect(await readdir(folder)).toEqual(before);
 });
 
-test("a bundle goes only when asked, and only when neither a backup nor a store needs it", async () => {
+test("prune --bundles removes a bundle only if no backup and no store needs it", async () => {
   const { folder, newest } = await withBackup();
   const old = await madeAt(newest, machine.store, "2026-03-01T01:00:00.000Z");
   await rm(newest);
@@ -375,7 +371,7 @@ test("a bundle goes only when asked, and only when neither a backup nor a store 
   const names = await readdir(bundles);
   const withoutAsking = await machine.json("prune", folder, "--keep-last", "1", "--dry-run");
   expect((withoutAsking.document as unknown as Pruned).prune.removed_bundles).toEqual([]);
-  // Beside the store there is a copy that only the old bundle opens.
+  // Next to the store is a copy that only the old bundle opens.
   const replaced = `${machine.store}.replaced.2026-03-01T01-00-00Z`;
   await copyFile(old, replaced);
   const needed = await machine.json("prune", folder, "--keep-last", "1", "--bundles");
@@ -385,7 +381,7 @@ test("a bundle goes only when asked, and only when neither a backup nor a store 
     removed_bundles: [],
   });
   await rm(replaced);
-  // The last backup with that key is gone; the keyring still knows whose it was.
+  // The last backup with that key is gone, but the keyring still has its passphrase.
   const { prune } = (await machine.json("prune", folder, "--keep-last", "1", "--bundles"))
     .document as unknown as Pruned;
   expect(prune.removed_bundles.map((path) => basename(path))).toEqual(

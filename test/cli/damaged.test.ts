@@ -22,7 +22,7 @@ test("a store with a damaged page is not taken for a backup of it: every page of
   const { code, stderr } = await machine.run(["backup", "--service", "none"]);
   expect(code).toBe(14);
   expect(stderr).toMatch(/the copy is damaged.*HMAC verification failed for page \d+/);
-  expect(stderr).toContain("earlier backups are untouched");
+  expect(stderr).toContain("Keep the earlier backups");
   expect(stderr).not.toContain(".partial");
   expect(await readdir(machine.path("backups"))).toEqual([]);
 });

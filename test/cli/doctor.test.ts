@@ -1,4 +1,3 @@
-/** doctor, from a store with everything wrong to one where every fix was followed. */
 import { chmod, copyFile, mkdir, readFile, rm, utimes, writeFile } from "node:fs/promises";
 import { dirname } from "node:path";
 import { expect, onTestFinished, test } from "vitest";
@@ -17,7 +16,7 @@ interface Check {
   fix: string | null;
 }
 
-/** A shell that leaves no core dumps, at a desktop: what a machine in good order is like. */
+/** A shell without core dumps on a desktop, so that doctor has no finding. */
 const inOrder = {
   before: ["/bin/sh", "-c", 'ulimit -c 0; exec "$@"', "sh"],
   env: { XDG_CURRENT_DESKTOP: "test", PATH: "/usr/bin:/bin" },
@@ -32,14 +31,14 @@ async function diagnose(machine: Machine, ...args: string[]) {
     expect(ok).toBe(fix === null);
   }
   const findings = document.checks.filter(({ ok }) => !ok);
-  // Whether this machine's swap is encrypted is not the test's to say.
+  // The swap of the machine that runs the tests may be unencrypted.
   const names = findings.map(({ name }) => name).filter((name) => name !== "swap");
   return { ...document, findings, names };
 }
 
-test("every finding comes with its fix, and goes away when that is followed", async () => {
+test("every finding has a fix, and is gone after it", async () => {
   const machine = await Machine.make();
-  // Memory is another disk than the one with the backups.
+  // Another device than that of the backups.
   const bundles = `/dev/shm/doctor-${process.pid}`;
   await mkdir(bundles, { mode: 0o700 });
   onTestFinished(() => rm(bundles, { recursive: true, force: true }));
@@ -79,7 +78,7 @@ test("every finding comes with its fix, and goes away when that is followed", as
   expect(mended.names).toEqual([]);
   expect(mended.filled).toBe(2);
 
-  // A month later: the record of when the backup was made says so, not the file's date.
+  // The age comes from the manifest, not from the file's time stamp.
   const manifest = manifestPath(backup.path);
   const aged = (await readFile(manifest, "utf8")).replace(
     /"created_at": "[^"]+"/,
@@ -105,7 +104,7 @@ test("every finding comes with its fix, and goes away when that is followed", as
   });
 });
 
-test("a store that does not open is a finding, not an error; nothing of it is changed", async () => {
+test("a store that does not open is a finding, and is not changed", async () => {
   const machine = await Machine.make();
   await mkdir(dirname(machine.store), { recursive: true });
   await copyFile(`${fixtures}sqlcipher4-schema2.db`, machine.store);
@@ -114,14 +113,13 @@ test("a store that does not open is a finding, not an error; nothing of it is ch
   const store = findings.find(({ name }) => name === "store");
   expect(store).toMatchObject({ severity: "error", detail: expect.stringMatching(/keyring/) });
   expect(await readFile(machine.store)).toEqual(before);
-  // Asked to fix, it says why it cannot.
   expect((await machine.run(["doctor", "--fill-gaps"])).code).toBe(13);
   await rm(machine.store);
   const { findings: absent } = await diagnose(machine);
   expect(absent.find(({ name }) => name === "store")?.fix).toMatch(/init/);
 });
 
-test("a keyring that cannot be used is a finding that says what to type", async () => {
+test("an unusable keyring is a finding with the command to type", async () => {
   const machine = await Machine.make();
   const { stdout } = await machine.run(["doctor", "--json"], {
     env: { DBUS_SESSION_BUS_ADDRESS: "unix:path=/nonexistent", XDG_RUNTIME_DIR: "/nonexistent" },

@@ -19,7 +19,7 @@ async function storeWith(path: string, ids: readonly number[]): Promise<ClientSt
   return store;
 }
 
-/** Adds clients with the hub's own code, and says which ids it wrote over. */
+/** Adds clients with the hub's own code, and returns the overwritten ids. */
 function hubAdds(home: string, count: number): number[] {
   return runPython<number[]>(
     "development",
@@ -34,7 +34,7 @@ answer = [client.client_id for client in database if client.name.startswith("new
   );
 }
 
-test("the hub overwrites the client that was foretold, and none once the gaps are filled", async () => {
+test("the hub overwrites the predicted client, and none after the gaps are filled", async () => {
   const ids = [1, 2, 3, 4, 7];
   const home = await temporaryFolder();
   const path = join(home, "hivemind-core", "clients.db");
@@ -57,7 +57,7 @@ test("the hub overwrites the client that was foretold, and none once the gaps ar
   expect(await store.counts()).toEqual({ active: 8, revoked: 2 });
 });
 
-test("whatever the ids, what is foretold is what count + 1 does, and filling prevents it", async () => {
+test("the prediction matches count + 1 for any ids, and filling prevents it", async () => {
   await using store = await storeWith(join(await temporaryFolder(), "clients.db"), []);
   const someIds = fc.uniqueArray(fc.integer({ min: -2, max: 40 }), { maxLength: 25 });
   await fc.assert(
@@ -65,7 +65,7 @@ test("whatever the ids, what is foretold is what count + 1 does, and filling pre
       await store.connection.run("DELETE FROM clients");
       await store.addItems(ids.map((id) => newClient({ client_id: id, api_key: `key ${id}` })));
       const { next } = await findIdGaps(store);
-      expect(next).toEqual(foretold(new Set(ids)));
+      expect(next).toEqual(predict(new Set(ids)));
       await fillIdGaps(store);
       expect(await findIdGaps(store)).toEqual({ missing: 0, next: undefined });
       const kept = new Set<number>();
@@ -78,8 +78,8 @@ test("whatever the ids, what is foretold is what count + 1 does, and filling pre
   );
 });
 
-/** Adds as the hub does until it writes over one or is past all of them. */
-function foretold(ids: Set<number>) {
+/** Adds ids like the hub until it overwrites one or has passed all of them. */
+function predict(ids: Set<number>) {
   const highest = Math.max(0, ...ids);
   for (let added = 0; ids.size < highest; added++) {
     const id = ids.size + 1;
@@ -89,7 +89,7 @@ function foretold(ids: Set<number>) {
   return undefined;
 }
 
-test("an id that somebody chose freely is no gap to fill", async () => {
+test("a gap below a freely chosen id is not filled", async () => {
   await using store = await storeWith(
     join(await temporaryFolder(), "clients.db"),
     [1, 4_000_000_000],
@@ -98,7 +98,7 @@ test("an id that somebody chose freely is no gap to fill", async () => {
   expect(await store.size()).toBe(2);
 });
 
-test("swap is safe where it is in memory, or every disk below it is encrypted", async () => {
+test("swap is safe in memory, or if every disk below it is encrypted", async () => {
   const root = await temporaryFolder();
   const swaps = (...areas: string[]) =>
     writeFile(
@@ -129,7 +129,7 @@ test("swap is safe where it is in memory, or every disk below it is encrypted", 
   }
 });
 
-test("core dumps of the hub are told of, with where they would go", async () => {
+test("core dumps of the hub are a finding that names their destination", async () => {
   const root = await temporaryFolder();
   for (const [process, limit] of [
     ["self", "0"],
@@ -156,7 +156,7 @@ test("core dumps of the hub are told of, with where they would go", async () => 
   ]);
 });
 
-test("each line of hubs is told whether it can use the store", async () => {
+test("the packages of HiveMind 4 and 5 are checked for the store's format and schema", async () => {
   const choice = { service: "none", unit: "none", storePath: "/nowhere" } as const;
   const store = { schemaVersion: 2 } as const;
   const ask = (line: "released" | "development", cipherCompatibility: 3 | 4 = 4) =>
@@ -167,11 +167,11 @@ test("each line of hubs is told whether it can use the store", async () => {
   expect(await ask("development")).toMatchObject([
     { ok: true, detail: expect.stringMatching(/SQLCipher 4/) },
   ]);
-  // SQLCipher 4 reads format 3 only where it is told to, which no hub does.
+  // SQLCipher 4 reads format 3 only with a PRAGMA, which no hub sends.
   expect(await ask("development", 3)).toMatchObject([
     {
       severity: "error",
-      detail: expect.stringMatching(/\(4\..*\) reads format 4, and the store has format 3$/),
+      detail: expect.stringMatching(/\(4\..*\) reads format 4, but the store has format 3$/),
       fix: "hivemind-sqlcipher encrypt --cipher-compatibility 4",
     },
   ]);
@@ -181,7 +181,7 @@ test("each line of hubs is told whether it can use the store", async () => {
   expect(released?.fix).toMatch(/pip install/);
 });
 
-test("server.json is read as the hub reads it: another store, a password, a comment that breaks it", async () => {
+test("server.json: another store, a password, and a comment that the hub cannot read", async () => {
   const home = await temporaryFolder();
   const path = join(home, "hivemind-core", "server.json");
   await mkdir(dirname(path));

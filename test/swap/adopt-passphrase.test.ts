@@ -115,7 +115,7 @@ test("a bundle's passphrase comes into the keyring once it opens the store", asy
   const wrong = await other.run("import-passphrase", { bundle: bundle?.path, opener });
   expect([wrong.code, wrong.error?.message]).toEqual([
     17,
-    expect.stringMatching(/another store's/),
+    expect.stringMatching(/belongs to another store/),
   ]);
   await truncate(bundle?.path ?? "", 300);
   expect((await world.run("import-passphrase", { bundle: bundle?.path, opener })).code).toBe(14);
