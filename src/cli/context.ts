@@ -1,4 +1,4 @@
-/** What every command starts from: which store, which settings, whose passphrase, and where to print. */
+/** Resolves what every command starts from: the store, the settings, the passphrase's source. */
 import { fileURLToPath } from "node:url";
 import type { Command } from "commander";
 import { resolveStorePath } from "../config/paths.js";
@@ -30,62 +30,68 @@ export interface GlobalOptions {
 }
 
 export interface Context {
-  /** Every symbolic link followed; the one name that locks, journals and keyring entries go by. */
+  /** The real path, after every symbolic link: locks, journals and keyring entries are named by it. */
   readonly storePath: string;
+  /** Options over environment over settings file. */
   readonly settings: Settings;
   readonly settingsPath: string;
-  /** What the settings file says, without options and environment; undefined if there is none. */
+  /** The settings file without options and environment; undefined if there is no file. */
   readonly settingsInFile: Settings | undefined;
   readonly source: PassphraseSource;
   readonly output: Output;
-  /** Whether --yes answers every question. */
+  /** Whether --yes was given. */
   readonly yes: boolean;
-  /** How an operation speaks to the user. */
   readonly reporter: Reporter;
 }
 
-/** Options of a command that share a global option's name and mean something else: `add-client --name`. */
-const ownMeaning = new WeakMap<Command, readonly string[]>();
+/** Long names of global options that a command defines with a meaning of its own. */
+const redefinedOptions = new WeakMap<Command, readonly string[]>();
 
-/** The heading of the options that every command has. */
-export const commonOptions = "Options of every command:";
+/** The heading of the global options in every command's help. */
+export const globalHeading = "Global options:";
 
-/** Gives a command the options that belong to every command, but for those it has itself, by long name. */
-export function addGlobalOptions(command: Command, own: readonly string[] = []): Command {
-  ownMeaning.set(command, own);
-  command.optionsGroup(commonOptions);
+/**
+ * Adds the global options to a command.
+ *
+ * @param redefined - long names, without dashes, that the command defines itself: `name` for
+ *   `add-client --name`
+ */
+export function addGlobalOptions(command: Command, redefined: readonly string[] = []): Command {
+  redefinedOptions.set(command, redefined);
+  command.optionsGroup(globalHeading);
   const add = (flags: string, description: string) => {
-    if (!own.some((name) => flags.includes(`--${name} `))) command.option(flags, description);
+    if (!redefined.some((name) => flags.includes(`--${name} `))) command.option(flags, description);
   };
-  add("--db <path>", "the store (default: clients.db where HiveMind keeps it)");
-  add("--name <name>", "the store's name, without .db, in place of --db");
-  add("--subfolder <folder>", "its folder below $XDG_DATA_HOME, in place of --db");
-  add("--config <path>", "the settings file");
-  add("--passphrase-source <source>", "keyring, file:PATH, command:CMD or credential[:NAME]");
-  add("--no-key-cache", "keep no derived key in the keyring, and forget the one that is there");
-  add("--json", "one JSON document on stdout");
-  add("-q, --quiet", "no notices");
-  add("-v, --verbose", "say each step");
-  add("--no-color", "no colours (NO_COLOR does the same)");
-  add("-y, --yes", "answer every question with yes");
+  add("--db <path>", "Use this store (default: clients.db of the hub)");
+  add("--name <name>", "Use the store of this name, without .db");
+  add("--subfolder <name>", "Use the store in this directory below $XDG_DATA_HOME");
+  add("--config <path>", "Use this settings file");
+  add("--passphrase-source <source>", "Use keyring, file:PATH, command:CMD or credential[:NAME]");
+  add("--no-key-cache", "Keep no derived key in the keyring");
+  add("--json", "Print one JSON document to standard output");
+  add("-q, --quiet", "Print no notices");
+  add("-v, --verbose", "Print each step");
+  add("--no-color", "Print no colors, as with NO_COLOR");
+  add("-y, --yes", "Assume yes for all prompts");
   return command;
 }
 
-/** A word that other commands follow; the options of every command may stand behind it as well. */
+/** Adds a command that has subcommands; global options may also follow its name. */
 export function addCommandGroup(program: Command, name: string, description: string): Command {
   const group = program.command(name).description(description).enablePositionalOptions();
   return addGlobalOptions(group);
 }
 
-/** Collects the values of an option that can be given more than once. */
-export function repeated(value: string, all: string[] = []): string[] {
-  return [...all, value];
+/** Collects the values of a repeatable option. */
+export function repeated(value: string, values: string[] = []): string[] {
+  return [...values, value];
 }
 
 /**
- * Resolves a command's context.
+ * Resolves a command's context from its options, the environment and the settings file.
  *
- * @throws StoreError `usage` for options, environment or settings that do not say what they should.
+ * @throws {@link StoreError} usage - for an invalid option, variable or settings file
+ * @throws {@link StoreError} notFound - if the settings file that was named does not exist
  */
 export async function contextOf(command: Command): Promise<Context> {
   const options = globalOptionsOf(command);
@@ -101,9 +107,13 @@ export async function contextOf(command: Command): Promise<Context> {
     options.config,
   );
   if (missing && command.name() !== "init") {
-    throw new StoreError("notFound", `there is no settings file ${path}`, {
-      hint: "Leave --config out for the usual place, or let init write one there.",
-    });
+    throw new StoreError(
+      "notFound",
+      `cannot read the settings file ${path}: no such file or directory`,
+      {
+        hint: "Leave --config out to use the default path, or run init to create the file.",
+      },
+    );
   }
   const source = parseSource(settings.passphrase_source ?? "keyring");
   const keyCache = options.keyCache ?? !isKeyCacheOff();
@@ -126,22 +136,28 @@ export async function contextOf(command: Command): Promise<Context> {
 }
 
 /**
- * The words that start a command of this program with the store, settings and passphrase of this one, for whoever keeps them:
- * a service manager has nothing of this shell's options and environment.
+ * Returns the command line that runs a command of this program with this context.
+ *
+ * Timers and units use it: a service manager has neither this shell's options nor its environment.
  */
 export function ownCommand(
   { storePath, settingsPath, settingsInFile, source }: Context,
-  ...words: readonly string[]
+  ...args: readonly string[]
 ): string[] {
-  const from = formatSource(source);
-  const usual = formatSource(parseSource(settingsInFile?.passphrase_source ?? "keyring"));
+  const wanted = formatSource(source);
+  const inFile = formatSource(parseSource(settingsInFile?.passphrase_source ?? "keyring"));
   return [
-    ...[process.execPath, fileURLToPath(new URL("./main.js", import.meta.url)), ...words],
+    ...[process.execPath, fileURLToPath(new URL("./main.js", import.meta.url)), ...args],
     ...["--db", storePath],
     ...(settingsInFile === undefined ? [] : ["--config", settingsPath]),
-    ...(from === usual ? [] : ["--passphrase-source", from]),
+    ...(wanted === inFile ? [] : ["--passphrase-source", wanted]),
     ...(source.kind === "keyring" && source.withoutKeyCache ? ["--no-key-cache"] : []),
   ];
+}
+
+/** Returns the command line with which the restart timer recovers this store. */
+export function recoveryCommand(context: Context): string[] {
+  return ownCommand(context, "settle", "--quiet");
 }
 
 export function outputOf(command: Command): Output {
@@ -154,13 +170,13 @@ export function outputOf(command: Command): Output {
   });
 }
 
-/** Global options may stand before the command, between its words, or after it. */
+/** Merges the global options in front of the command, between a group and its command, and after. */
 function globalOptionsOf(command: Command): GlobalOptions {
-  const before: GlobalOptions = command.parent ? globalOptionsOf(command.parent) : {};
-  const here: Record<string, unknown> = { ...command.opts() };
-  for (const name of ownMeaning.get(command) ?? []) delete here[name];
+  const ofParent: GlobalOptions = command.parent ? globalOptionsOf(command.parent) : {};
+  const own: Record<string, unknown> = { ...command.opts() };
+  for (const name of redefinedOptions.get(command) ?? []) delete own[name];
   for (const name of ["color", "keyCache"]) {
-    if (command.getOptionValueSource(name) === "default") delete here[name];
+    if (command.getOptionValueSource(name) === "default") delete own[name];
   }
-  return { ...before, ...here };
+  return { ...ofParent, ...own };
 }

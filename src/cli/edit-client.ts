@@ -1,16 +1,14 @@
+/** Changes one client for the commands that name a client by its id. */
 import type { Command } from "commander";
 import { withoutSecrets } from "../client/client.js";
 import type { JsonValue } from "../client/json.js";
 import { assertActive, type Difference, differences, type Verb } from "../client/permissions.js";
-import { escapeControlCharacters } from "../text/escape.js";
+import { describeClient, escapeControlCharacters } from "../text/escape.js";
 import { contextOf } from "./context.js";
 import { openStore } from "./open.js";
-import { chooseClient, idNote, noClient, parseOptionalId } from "./ui/choose-client.js";
+import { chooseClient, noClient, parseOptionalId } from "./ui/choose-client.js";
 
-export function editHelp(example: string): string {
-  return `${idNote}\n\nExample:\n  hivemind-sqlcipher ${example}`;
-}
-
+/** Applies `verb` to the client and prints each changed field before and after. */
 export async function editClient(command: Command, idText: string | undefined, verb: Verb) {
   const context = await contextOf(command);
   const given = parseOptionalId(idText);
@@ -26,21 +24,20 @@ export async function editClient(command: Command, idText: string | undefined, v
   });
   const changed = differences(before, after);
   context.output.result({ client: withoutSecrets(after), changed }, () => {
-    const who = `client ${id}${after.name ? ` "${escapeControlCharacters(after.name)}"` : ""}`;
+    const label = `client ${describeClient(id, after.name)}`;
     const fields = Object.entries(changed);
-    if (fields.length === 0) return [`${who}: nothing changed, it was so already`];
-    return [`${who}:`, ...fields.flatMap(([key, difference]) => lines(key, difference))];
+    if (fields.length === 0) return [`${label}: nothing changed`];
+    return [`${label}:`, ...fields.flatMap(([key, difference]) => changeLines(key, difference))];
   });
   for (const notice of notices) context.output.notice(notice);
 }
 
-function lines(key: string, { before, after }: Difference): string[] {
-  return [`  ${key}`, `    before  ${words(before)}`, `    after   ${words(after)}`];
+function changeLines(key: string, { before, after }: Difference): string[] {
+  return [`  ${key}`, `    before  ${valueText(before)}`, `    after   ${valueText(after)}`];
 }
 
-function words(value: JsonValue): string {
+function valueText(value: JsonValue): string {
   if (typeof value === "boolean") return value ? "yes" : "no";
-  if (Array.isArray(value))
-    return value.length === 0 ? "(none)" : escapeControlCharacters(value.join(", "));
-  return value === null ? "(none)" : escapeControlCharacters(String(value));
+  const text = Array.isArray(value) ? value.join(", ") : String(value ?? "");
+  return text === "" ? "(none)" : escapeControlCharacters(text);
 }

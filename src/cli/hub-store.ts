@@ -1,26 +1,28 @@
-/** The store that is meant where no option, variable or setting says: the one that the hub's server.json names. */
+/** Finds the store in the hub's server.json where no option, variable or setting names one. */
 import type { StoreLocation } from "../config/paths.js";
 import type { Settings } from "../config/settings.js";
-import { StoreError } from "../errors.js";
+import { isKind, StoreError } from "../errors.js";
 import type { NamedStore } from "../hub/server-json.js";
 
-/** These say what is wrong, or have nothing to do with the store; a broken server.json must not end them. */
-const tolerant = new Set(["status", "doctor", "completion", "plugins"]);
+/** Commands that report a broken server.json themselves, or do not open the store. */
+const tolerantCommands = new Set(["status", "doctor", "completion", "plugins"]);
 
 /**
- * The place that options, environment and settings name, else the hub's. Empty where HiveMind's usual place is meant:
- * without a server.json, and where that names another kind of database.
+ * Returns the store's location from the settings, else from server.json.
  *
- * @throws StoreError `refused` if server.json does not parse: the hub would use another store than it says, without a
- *   word.
+ * Returns an empty location, which means HiveMind's default path, if there is no server.json or if
+ * it names another kind of database.
+ *
+ * @throws {@link StoreError} refused - if server.json is not JSON: the hub would silently use its
+ *   default store
  */
 export async function storeLocation(settings: Settings, command: string): Promise<StoreLocation> {
   if (isStoreNamed(settings)) return settings.store ?? {};
   try {
-    const path = (await hubNames())?.storePath;
+    const path = (await storeOfHub())?.storePath;
     return path === undefined ? {} : { path };
   } catch (error) {
-    if (error instanceof StoreError && tolerant.has(command)) return {};
+    if (error instanceof StoreError && tolerantCommands.has(command)) return {};
     throw error;
   }
 }
@@ -29,19 +31,19 @@ export function isStoreNamed({ store }: Settings): boolean {
   return Object.values(store ?? {}).some((value) => value !== undefined);
 }
 
-/** The database module of the hub, if it is none that keeps a `clients.db`. */
+/** Returns the hub's database module, or undefined if it keeps its clients in a `clients.db`. */
 export async function otherModule(): Promise<string | undefined> {
   const { sqliteModule } = await import("../hub/server-json.js");
-  const module = (await hubNames())?.module;
+  const module = (await storeOfHub())?.module;
   return module === sqliteModule ? undefined : module;
 }
 
-async function hubNames(): Promise<NamedStore | undefined> {
+async function storeOfHub(): Promise<NamedStore | undefined> {
   const { namedStore, readServerJson, serverJsonPath } = await import("../hub/server-json.js");
   try {
     return await namedStore(await readServerJson(serverJsonPath()));
   } catch (error) {
-    if (error instanceof StoreError && error.kind === "notFound") return undefined;
+    if (isKind(error, "notFound")) return undefined;
     throw error;
   }
 }

@@ -5,10 +5,10 @@ import { hardenProcess } from "../process/privacy.js";
 import { buildProgram } from "./program.js";
 import { asStoreError, Output } from "./ui/output.js";
 
-/** What fails before the options are read is reported as the arguments ask, as far as that can be told. */
+/** Returns the output for errors before the options are parsed, as far as the arguments tell. */
 function outputForFailure(argv: string[]): Output {
-  const ends = argv.indexOf("--");
-  const options = ends === -1 ? argv : argv.slice(0, ends);
+  const end = argv.indexOf("--");
+  const options = end === -1 ? argv : argv.slice(0, end);
   return new Output({
     json: options.includes("--json"),
     quiet: false,
@@ -19,12 +19,12 @@ function outputForFailure(argv: string[]): Output {
 
 async function main(argv: string[]): Promise<void> {
   process.stdout.on("error", (error: NodeJS.ErrnoException) => {
-    // A reader that has seen enough (`… | head`) is no error of ours.
+    // `… | head` closes the pipe once it has read enough.
     if (error.code === "EPIPE") process.exit();
     const { message, exitCode } = systemError(error, "cannot write to standard output");
     process.stderr.write(`error: ${message}\n`, () => process.exit(exitCode));
   });
-  // What is under way does not end because nobody reads what it says.
+  // An operation goes on after its terminal is gone.
   process.stderr.on("error", () => undefined);
   hardenProcess();
   const output = outputForFailure(argv);
@@ -46,18 +46,18 @@ async function main(argv: string[]): Promise<void> {
   }
 }
 
-/** A command was left out, and commander has shown the help instead. */
+/** Returns whether a subcommand is missing, for which commander has printed the help. */
 function isHelp(error: unknown): boolean {
   return error instanceof CommanderError && error.code === "commander.help";
 }
 
 function usageError(error: CommanderError): StoreError {
-  const [message = "", guess] = error.message.replace(/^error: /, "").split("\n");
-  return new StoreError("usage", isHelp(error) ? "a command is missing" : message, {
+  const [message = "", suggestion] = error.message.replace(/^error: /, "").split("\n");
+  return new StoreError("usage", isHelp(error) ? "no command given" : message, {
     // "(Did you mean status?)"
     hint:
-      guess?.replace(/^\((.*)\)$/, "$1") ??
-      "hivemind-sqlcipher --help, or COMMAND --help, says what there is.",
+      suggestion?.replace(/^\((.*)\)$/, "$1") ??
+      "Run hivemind-sqlcipher --help, or COMMAND --help.",
   });
 }
 

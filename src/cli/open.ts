@@ -1,5 +1,5 @@
-/** Opening the store for a command: what an interrupted operation left is settled first. */
-import { StoreError } from "../errors.js";
+/** Opens the store for a command, after recovering from an interrupted operation. */
+import { isKind, type StoreError, wrap } from "../errors.js";
 import { unlockStore } from "../keys/unlock.js";
 import { journalExists } from "../operation/journal.js";
 import { waitForOperation } from "../recovery/wait.js";
@@ -8,39 +8,39 @@ import type { Context } from "./context.js";
 import { isStoreNamed, otherModule } from "./hub-store.js";
 
 /**
- * @throws StoreError `notFound` without a store there, `passphraseUnavailable` or `wrongPassphrase` without a passphrase
- *   that opens it, `newerVersion` for a schema this program does not know.
+ * Opens the store for reading and writing, also for commands that only read: SQLite leaves sidecar
+ * files behind if it opens a store in WAL mode read-only.
+ *
+ * @throws {@link StoreError} notFound - if there is no store
+ * @throws {@link StoreError} passphraseUnavailable - if there is no passphrase
+ * @throws {@link StoreError} wrongPassphrase - if no passphrase opens the store
+ * @throws {@link StoreError} newerVersion - for a schema that this version does not know
  */
 export async function openStore(context: Context): Promise<ClientStore> {
   const { storePath, source } = context;
   await recoverFirst(context);
   try {
-    // Also for reading: SQLite leaves sidecars behind a store in WAL mode that it may only read.
     return await waitForOperation(storePath, () =>
       unlockStore(storePath, source, { mode: "readwrite" }),
     );
   } catch (error) {
-    if (!(error instanceof StoreError && error.kind === "notFound")) throw error;
-    throw await withModule(error, context);
+    throw isKind(error, "notFound") ? await withModule(error, context) : error;
   }
 }
 
-/** Settles what an interrupted operation left of the store, and says so. What that takes is loaded only then. */
+/** Recovers from an interrupted operation and prints what was done; loads that code only if needed. */
 export async function recoverFirst({ storePath, output }: Context): Promise<void> {
   if (!(await journalExists(storePath))) return;
   const { recoverIfNeeded } = await import("../recovery/recover.js");
-  for (const sentence of await recoverIfNeeded(storePath)) output.notice(sentence);
+  for (const message of await recoverIfNeeded(storePath)) output.notice(message);
 }
 
-/** Where there is no store, the hub may keep its clients in another kind of database. */
+/** Names the hub's database where there is no store because the hub uses another kind of database. */
 async function withModule(error: StoreError, { settings }: Context): Promise<StoreError> {
   const module = isStoreNamed(settings) ? undefined : await otherModule();
   if (module === undefined) return error;
-  return new StoreError(
-    "notFound",
-    `${error.message}; the hub's server.json names ${module}, which this command does not serve`,
-    {
-      hint: `hivemind-sqlcipher init, then hivemind-sqlcipher migrate --from ${module} --to hivemind-sqlcipher-db-plugin --switch`,
-    },
-  );
+  return wrap(error, {
+    message: `${error.message}; the hub's server.json names the database ${module}`,
+    hint: `Run hivemind-sqlcipher init, then hivemind-sqlcipher migrate --from ${module} --to hivemind-sqlcipher-db-plugin --switch.`,
+  });
 }

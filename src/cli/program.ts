@@ -1,9 +1,11 @@
 /**
- * The command's grammar. Of its parts only those are loaded that hold the command that was named, and each action loads its
- * work only when it is called: --help touches nothing, and a short command is a short one.
+ * Builds the command line's grammar.
+ *
+ * Only the modules of the commands that the arguments name are loaded, and each action loads its
+ * work when it runs: `--help` opens no file but the program's own, and a short command starts fast.
  */
 import { readFileSync } from "node:fs";
-import { Command } from "commander";
+import { type Argument, Command, type Option } from "commander";
 import { addGlobalOptions } from "./context.js";
 import { argumentTerm } from "./docs/grammar.js";
 import type { Output } from "./ui/output.js";
@@ -16,12 +18,15 @@ Exit codes:
   not be stopped or started, 16 written by a newer version, 17 refused for
   safety, 18 no space, no permission or another I/O error, 130 interrupted`;
 
-/** Descriptions are wrapped on a terminal of 80 columns, and on narrower ones. */
 const helpLayout = {
   minWidthToWrap: 20,
-  // That a command has options goes without saying in the list of all.
+  // The list of commands would say [options] on every line.
   subcommandTerm: (command: Command) =>
     [command.name(), ...command.registeredArguments.map(argumentTerm)].join(" "),
+  // Choices are in the flags already: --hub <auto|none>.
+  optionDescription: ({ description, defaultValue }: Option) =>
+    typeof defaultValue === "string" ? `${description} (default: ${defaultValue})` : description,
+  argumentDescription: ({ description }: Argument) => description,
 };
 
 /** A module that defines one command, or one table of commands. */
@@ -80,24 +85,21 @@ const commandGroups: Record<string, Record<string, Load>> = {
 };
 
 /**
- * Builds the command. Errors are thrown, never printed by commander itself.
+ * Builds the program. Errors are thrown; commander itself prints none.
  *
- * @param failures - where what is wrong with the arguments will be reported; with --json commander stays silent.
+ * @param output - what reports wrong arguments; commander's own text is suppressed with --json
  * @param argv - the arguments: only the commands that they name are defined, or all of them if they
- *   name none.
+ *   name none
  */
-export async function buildProgram(
-  failures: Output,
-  argv: readonly string[] = [],
-): Promise<Command> {
+export async function buildProgram(output: Output, argv: readonly string[] = []): Promise<Command> {
   const { version } = JSON.parse(
     readFileSync(new URL("../../package.json", import.meta.url), "utf8"),
   ) as { version: string };
   const program = new Command("hivemind-sqlcipher")
-    .description(
-      "The encrypted client store of a HiveMind hub: backup, restore, passphrase rotation.",
-    )
-    .version(version, "--version", "print the version")
+    .description("Encrypt, back up and restore a HiveMind hub's client store")
+    .version(version, "--version", "Print the version")
+    .helpOption("-h, --help", "Show this help")
+    .helpCommand("help [command]", "Show the help of a command")
     .enablePositionalOptions()
     .addHelpText("after", exitCodesHelp);
   addGlobalOptions(program);
@@ -108,7 +110,6 @@ export async function buildProgram(
     const needed = Object.entries(commands).filter(([name]) => isNeeded(name));
     for (const load of new Set(needed.map(([, load]) => load))) (await load()).addCommand(program);
   }
-  program.helpCommand("help [command]", "show a command's help");
 
   forEachCommand(program, (command) => {
     command
@@ -116,12 +117,12 @@ export async function buildProgram(
       .configureHelp(helpLayout)
       .configureOutput({
         outputError: () => {},
-        // What is left of it: the help of a command that needs another word.
+        // Commander still writes the help of a group whose subcommand is missing.
         writeErr: (text) => {
-          if (!failures.json) process.stderr.write(text);
+          if (!output.json) process.stderr.write(text);
         },
         writeOut: (text) => process.stdout.write(text),
-        getOutHasColors: () => failures.style("bold", "x") !== "x",
+        getOutHasColors: () => output.style("bold", "x") !== "x",
       });
   });
   return program;

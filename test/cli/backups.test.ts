@@ -141,7 +141,7 @@ test("backups lists age, clients, key and bundle, and marks altered manifests", 
 
   const shown = await machine.run(["backups", folder]);
   expect(shown.code).toBe(0);
-  expect(shown.stdout).toMatch(new RegExp(`^${basename(older)} .* \\d+d .* holds +known$`, "m"));
+  expect(shown.stdout).toMatch(new RegExp(`^${basename(older)} .* \\d+d .* valid +found$`, "m"));
   expect(shown.stdout).toMatch(/ALTERED/);
   expect(shown.stdout).not.toContain("holiday");
 

@@ -159,7 +159,7 @@ const cases: Case[] = [
     machine: () => withInit(),
     args: () => ["find-client", "--by", "1=1; --", "x"],
     code: 2,
-    says: /no field[\s\S]*api_key/,
+    says: /no such field[\s\S]*api_key/,
   },
   {
     what: "a store that is there already",
@@ -332,5 +332,5 @@ test("a full disk behind the output is an error; a reader that went away is none
   const deaf = await machine.run(backup(machine, "--verbose"), {
     before: shell('"$@" 2> >(true)'),
   });
-  expect(deaf).toMatchObject({ code: 0, stdout: expect.stringMatching(/^Backup made/) });
+  expect(deaf).toMatchObject({ code: 0, stdout: expect.stringMatching(/^Backed up/) });
 });

@@ -52,14 +52,14 @@ test("a hub's CSV: tried dry, refused by line, confirmed, imported", async () =>
   const bad = await machine.run(["import-clients", path]);
   expect([bad.code, bad.stdout]).toEqual([
     17,
-    expect.stringMatching(/Nothing was imported: 1 row cannot[\s\S]*line 3: .*ambiguous/),
+    expect.stringMatching(/Nothing imported: 1 row refused[\s\S]*line 3: .*ambiguous/),
   ]);
   await writeFile(path, `${header}\n1,a, b,True,k1,p1,None\n4,c,False,k4,p4,None`);
   const dry = await machine.run(["import-clients", path, "--dry-run"]);
   expect([dry.code, dry.stderr, dry.stdout]).toEqual([
     0,
     "",
-    "Would be imported: 2 added (2 with what a new client may do), 2 ids in between filled with revoked rows\nThe file does not say what 2 new clients may do: they get what add-client gives.\n",
+    "Would import: 2 added (2 with default permissions), 2 missing ids filled with revoked rows\n2 new clients without permissions in the file: they get the permissions that add-client gives.\n",
   ]);
   const unasked = await machine.run(["import-clients", path]);
   expect([unasked.code, unasked.stderr]).toEqual([2, expect.stringContaining("--yes")]);
@@ -82,7 +82,7 @@ test("what is no file of clients is refused in words, and nothing is left behind
   await writeFile(machine.path("text"), "hello\n");
   await symlink("circle", machine.path("circle"));
   const cases: [string[], number, RegExp][] = [
-    [["import-clients"], 2, /missing required argument/],
+    [["import-clients"], 2, /no file to import/],
     [["import-clients", machine.path("nowhere")], 10, /no such file/],
     [["import-clients", machine.folder], 10, /is a directory/],
     [["import-clients", machine.path("text", "below")], 10, /no such file/],

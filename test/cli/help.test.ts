@@ -1,4 +1,4 @@
-/** What --help, the man page and the completions say: all of it from commander's own definitions. */
+/** The help, the man page and the completion scripts, all from commander's definitions. */
 import { spawn } from "node:child_process";
 import { mkdir, writeFile } from "node:fs/promises";
 import { join } from "node:path";
@@ -17,9 +17,9 @@ const output = new Output({ json: false, quiet: false, verbose: false, color: fa
 const program = grammarOf(await buildProgram(output));
 const commands = everyCommand(program);
 const leaves = commands.filter((entry) => entry.commands.length === 0);
-const named = (entry: CommandEntry) => entry.words.join(" ");
+const named = (entry: CommandEntry) => entry.names.join(" ");
 
-/** The lines to type in a command's help. */
+/** Returns the examples in a command's help. */
 function examplesOf({ notes }: CommandEntry): string[] {
   return (notes.split(/^Examples?:$/m)[1] ?? "")
     .split("\n")
@@ -42,7 +42,7 @@ test("every command's help has examples, of that command, with options that it h
         .slice(1);
       const used = words.filter((word) => /^--?[a-z]/.test(word));
       const wrong = used.filter((word) => !known.includes(word));
-      const other = words.slice(0, entry.words.length).join(" ") !== named(entry);
+      const other = words.slice(0, entry.names.length).join(" ") !== named(entry);
       return [
         ...wrong.map((word) => `${named(entry)} has no ${word}: ${line}`),
         ...(other ? [`not an example of ${named(entry)}: ${line}`] : []),
@@ -52,8 +52,8 @@ test("every command's help has examples, of that command, with options that it h
   expect(faults).toEqual([]);
 });
 
-test("a command that is named is found without the others being loaded", async () => {
-  const words = program.commands.map(({ words: [word = ""] }) => word);
+test("only the command that is named is loaded", async () => {
+  const words = program.commands.map(({ names: [name = ""] }) => name);
   for (const word of [...words.filter((each) => each !== "completion"), "settle"]) {
     const built = await buildProgram(output, ["--json", "--name", "prune", word, "--help"]);
     const names = built.commands.map((command) => command.name());
@@ -72,12 +72,44 @@ test("a command that is named is found without the others being loaded", async (
   }
 });
 
-test("every command says what it does, and takes the options that every command takes", () => {
-  const common = program.options.filter((option) => option.common).map(({ flags }) => flags);
-  expect(common).toContain("--json");
+/** How descriptions may begin. Add a verb when a new description needs one. */
+const imperatives = new Set(
+  `Accept Add Allow Assume Back Check Choose Compare Convert Copy Create Delay Delete Encrypt Export
+  Find Forbid Import Include Insert Install Keep List Look Make Manage Name Open Print Read Readmit
+  Re-encrypt Remember Remove Rename Replace Restore Revoke Rotate Run Schedule Set Show Start Stop Take
+  Encrypt, Update Upgrade Use Verify Write Recover`.split(/\s+/),
+);
+
+function descriptionFault(where: string, description: string): string[] {
+  const [verb = ""] = description.split(" ");
+  if (!imperatives.has(verb)) return [`${where} does not begin with a known verb: ${description}`];
+  if (description.length > 60) return [`${where} has ${description.length} characters`];
+  return /[.\n]$|\n/.test(description) ? [`${where} is not one line without a full stop`] : [];
+}
+
+test("every description is one imperative line of at most 60 characters", () => {
+  const faults = commands.flatMap((entry) => [
+    ...descriptionFault(named(entry) || "the program", entry.description),
+    ...entry.options.flatMap(({ flags, description }) =>
+      descriptionFault(`${named(entry)} ${flags}`, description),
+    ),
+  ]);
+  expect([...new Set(faults)]).toEqual([]);
+});
+
+test("choices are printed once", async () => {
+  const helps = (command: Command): string[] => [
+    command.helpInformation(),
+    ...command.commands.flatMap(helps),
+  ];
+  for (const help of helps(await buildProgram(output))) expect(help).not.toContain("choices:");
+});
+
+test("every command takes the global options", () => {
+  const global = program.options.filter(({ isGlobal }) => isGlobal).map(({ flags }) => flags);
+  expect(global).toContain("--json");
   for (const entry of leaves) {
-    expect(entry.description, named(entry)).toMatch(/\w/);
-    const missing = common.filter(
+    const missing = global.filter(
       (flags) => !entry.options.some((option) => option.flags === flags),
     );
     // add-client's --name is the client's.
@@ -100,7 +132,7 @@ test("an option takes a value in every command that has it, or in none", () => {
   }
 });
 
-test("the man page has every command and option, and man has nothing to say against it", async () => {
+test("the man page has every command and option, and man prints no warnings", async () => {
   const folder = await temporaryFolder();
   const path = join(folder, "hivemind-sqlcipher.1");
   await writeFile(path, manPage(program, "1.2.3"));
@@ -122,7 +154,7 @@ test("the man page has every command and option, and man has nothing to say agai
   );
 });
 
-test("a command that is left out is asked for by the help, on stderr", async () => {
+test("a missing command prints the help to stderr", async () => {
   const machine = await Machine.make();
   for (const words of [[], ["schedule"], ["bundle"]]) {
     const { code, stdout, stderr } = await machine.run(words);
@@ -130,12 +162,12 @@ test("a command that is left out is asked for by the help, on stderr", async () 
     expect(stderr).toMatch(/^Usage: hivemind-sqlcipher/);
     const json = await machine.run(["--json", ...words]);
     expect(JSON.parse(json.stdout)).toMatchObject({
-      error: { code: 2, message: "a command is missing" },
+      error: { code: 2, message: "no command given" },
     });
   }
 });
 
-test("the options of every command may stand between the words of a command, too", async () => {
+test("global options may follow the name of a command group", async () => {
   const machine = await Machine.make();
   const { code, stdout } = await machine.run(["schedule", "--json", "--name", "other", "status"]);
   expect({ code, document: JSON.parse(stdout) }).toEqual({ code: 0, document: { schedule: null } });
@@ -156,7 +188,7 @@ test("no line of any help is wider than a terminal of 80 columns, but for exampl
 });
 
 interface Shell {
-  /** What is in its start-up file, and how it is started with it. */
+  /** Writes the start-up file, and returns the command that starts the shell with it. */
   start: (folder: string, script: string) => Promise<{ command: string; env?: NodeJS.ProcessEnv }>;
   script: "bash" | "zsh";
 }
@@ -186,7 +218,7 @@ const shells: Shell[] = [
   },
 ];
 
-/** Types a line into a shell on a terminal of its own, and answers the words that the command was given. */
+/** Types a line into a shell on a terminal, and returns the arguments that the command gets. */
 async function typed(shell: Shell, line: string): Promise<string[]> {
   const folder = await temporaryFolder();
   await mkdir(join(folder, "backups-of-mine"));
@@ -216,7 +248,7 @@ async function typed(shell: Shell, line: string): Promise<string[]> {
   }
 }
 
-/** What is typed, a tab where one is pressed, and the words that come of it. */
+/** What is typed, with tabs, and the arguments that it completes to. */
 const lines: [string, string[]][] = [
   ["bundle exp\t", ["bundle", "export"]],
   ["--json bund\texp\t--bundle-t\t", ["--json", "bundle", "export", "--bundle-to"]],
@@ -224,14 +256,14 @@ const lines: [string, string[]][] = [
   ["rotate --hub n\t", ["rotate", "--hub", "none"]],
   ["backup --to back\t", ["backup", "--to", "backups-of-mine"]],
   ["bundle print sh\t", ["bundle", "print", "sheet.html"]],
-  // The value of an option is no command, whatever it is called.
+  // The value of an option is not a command, whatever its name.
   ["--db backup sched\tins\t", ["--db", "backup", "schedule", "install"]],
 ];
 
 test.for(shells)("$script completes commands, options, values and files", async (shell) => {
   for (const [line, words] of lines) {
     const given = await typed(shell, `hivemind-sqlcipher ${line}`);
-    // Whether a folder's slash is left once it is accepted is the shell's to say.
+    // Shells differ in whether a completed directory keeps its slash.
     expect(given.map((word) => word.replace(/\/$/, ""))).toEqual(words);
   }
 });

@@ -91,8 +91,10 @@ test("where a first backup goes is remembered, and goes on being it", async () =
   const to = (name: string) => [
     ...["--to", machine.path(name, "backups"), "--bundle-to", machine.path(name, "bundles")],
   ];
-  expect((await machine.run(["backup"])).stderr).toContain("--to FOLDER");
-  expect((await machine.run(["backup", ...to("first")])).stderr).toContain("is remembered in");
+  expect((await machine.run(["backup"])).stderr).toContain("--to DIRECTORY");
+  expect((await machine.run(["backup", ...to("first")])).stderr).toContain(
+    "saved these directories to",
+  );
   await machine.run(["backup", ...to("second")]);
   expect((await settingsOf(machine)).backup).toMatchObject({
     to: machine.path("first", "backups"),
@@ -146,6 +148,6 @@ test("a backup is made also where what it was told cannot be remembered, which i
     // Nobody makes a folder there, root included.
     env: { XDG_CONFIG_HOME: "/sys/hivemind" },
   });
-  expect([code, stdout]).toEqual([0, expect.stringContaining("Backup made and verified")]);
-  expect(stderr).toContain("where that goes is not remembered: ");
+  expect([code, stdout]).toEqual([0, expect.stringContaining("Backed up and verified")]);
+  expect(stderr).toContain("these directories were not saved: ");
 });

@@ -42,7 +42,7 @@ test("a verb says what was and what is, in words and in JSON, and a second time 
   expect([again.code, again.stdout]).toEqual([0, expect.stringContaining("nothing changed")]);
   const words = await machine.run(["allow-msg", "speak", "2"]);
   expect(words.stdout).toMatch(
-    /client 2 "hall":\n {2}allowed_types\n {4}before {2}.*b64_audio.*\n {4}after {3}.*, speak\n/,
+    /client 2 \(hall\):\n {2}allowed_types\n {4}before {2}.*b64_audio.*\n {4}after {3}.*, speak\n/,
   );
 });
 
@@ -81,9 +81,9 @@ test("an id that is missing, wrong, or another's is refused by its exit code, an
   const listed = async () => (await machine.run(["list-clients", "--revoked", "--json"])).stdout;
   const before = await listed();
   const cases: [string[], number, RegExp][] = [
-    [["make-admin"], 2, /which client/],
-    [["delete-client"], 2, /which client/],
-    [["make-admin", "one"], 2, /not a client's id/],
+    [["make-admin"], 2, /missing client id/],
+    [["delete-client"], 2, /missing client id/],
+    [["make-admin", "one"], 2, /not a client id/],
     [["make-admin", "7"], 10, /no client 7[\s\S]*list-clients/],
     [["make-admin", "2"], 17, /revoked/],
     [["allow-msg", "", "1"], 2, /empty/],
@@ -128,7 +128,7 @@ test("on a terminal the client is chosen from a list by typing a part of its nam
       ["❯ 2  hall", "\r"],
     ],
   );
-  expect([chosen.code, chosen.screen]).toEqual([0, expect.stringContaining('client 2 "hall":')]);
+  expect([chosen.code, chosen.screen]).toEqual([0, expect.stringContaining("client 2 (hall):")]);
   const { document } = await machine.json("show-client", "2");
   expect(document.client).toMatchObject({ is_admin: true });
   const hasty = await onTerminal(
@@ -139,7 +139,7 @@ test("on a terminal the client is chosen from a list by typing a part of its nam
       ["❯ 2  hall", "\u0003"],
     ],
   );
-  expect(hasty.screen).not.toContain("kitchen: revoked");
+  expect(hasty.screen).not.toContain("(kitchen): revoked");
   const left = await onTerminal(machine, ["delete-client"], [["Which client?", "\u0003"]]);
-  expect([left.code, left.screen]).toEqual([130, expect.stringContaining("nothing was changed")]);
+  expect([left.code, left.screen]).toEqual([130, expect.stringContaining("nothing changed")]);
 });

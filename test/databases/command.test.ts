@@ -331,10 +331,10 @@ test.each([
   [
     ["--to", sqlcipher, "--to-setting", "password=x"],
     2,
-    "a password is not given on the command line",
+    "a password on the command line is visible to other users",
   ],
   [["--to", "someones-db-plugin"], 2, 'no database plugin "someones-db-plugin"'],
-  [["--to", redis, "--remove-source"], 2, "--remove-source goes with --switch"],
+  [["--to", redis, "--remove-source"], 2, "--remove-source needs --switch"],
   [
     ["--to", redis, "--to-setting", "port=1", "--to-setting", "retry_attempts=0"],
     18,
@@ -367,7 +367,7 @@ test("server.json names the store where nothing else does, comments or not; anot
   const { machine, server } = await jsonHub();
   const lost = await machine.run(["list-clients"]);
   expect(lost.code).toBe(10);
-  expect(lost.stderr).toContain(`names ${json}, which this command does not serve`);
+  expect(lost.stderr).toContain(`names the database ${json}`);
   expect(lost.stderr).toContain(`migrate --from ${json}`);
 
   const elsewhere = (await readFile(server, "utf8"))

@@ -94,7 +94,7 @@ test("a whole set made by somebody who knows only the recipient is shown and ask
   // To verify it is to see that it fits together, and this is said to be all.
   const verified = await machine.run(["verify", set.backup, ...opener(machine, set.bundle)]);
   expect(verified.code).toBe(0);
-  expect(verified.stderr).toMatch(/nothing here vouches for them/);
+  expect(verified.stderr).toMatch(/no passphrase kept here confirms/);
   // Without the bundle in hand it is no backup of this store's.
   expect((await machine.run(["verify", set.backup])).code).toBe(12);
   expect((await machine.run(["restore", set.backup, ...alone])).code).toBe(12);

@@ -5,10 +5,12 @@ import { isJsonObject, type JsonObject, type JsonValue, parseJson } from "../../
 import { effectiveTypes, initialTypes } from "../../client/permissions.js";
 import { StoreError } from "../../errors.js";
 import type { ClientStore } from "../../store/client-store.js";
+import { describeClient } from "../../text/escape.js";
 import { addGlobalOptions, type Context, contextOf, repeated } from "../context.js";
+import { addHelp } from "../help.js";
 import { openStore } from "../open.js";
 import { parseBoolean } from "../options/client.js";
-import { describe } from "../ui/client-text.js";
+import { clientLines } from "../ui/client-text.js";
 
 interface AddOptions {
   name?: string;
@@ -22,32 +24,28 @@ interface AddOptions {
 }
 
 export function addCommand(program: Command): void {
-  const add = addGlobalOptions(
-    program
-      .command("add-client")
-      .description("add a client, and print its credentials this once")
-      .option("--name <name>", "what to call it (default: HiveMind-Node-<number of clients>)")
-      .option("--access-key <key>", "its access key (default: a random one)")
-      .option("--password <password>", "its password (default: a random one)")
-      .option(
-        "--crypto-key <key>",
-        "its crypto key, 16 characters; deprecated (default: a random one)",
-      )
-      .option("--admin <true|false>", "whether it is an administrator", parseBoolean)
-      .option(
-        "--allow <type>",
-        "a message type it may send, and no others; can be repeated (default: what the hub gives a new client)",
-        repeated,
-      )
-      .option("--metadata <json>", "its metadata, a JSON object", parseMetadata)
-      .option("--update", "change the client that has this access key already")
-      .addHelpText(
-        "after",
-        "\nExamples:\n  hivemind-sqlcipher add-client --name kitchen\n  hivemind-sqlcipher add-client --name panel --admin true --json",
-      ),
-    ["name"],
-  );
-  add.action(async (options: AddOptions) => addClient(await contextOf(add), options));
+  const command = program
+    .command("add-client")
+    .description("Add a client and print its credentials once")
+    .option("--name <name>", "Set its name (default: HiveMind-Node-NUMBER)")
+    .option("--access-key <key>", "Set its access key (default: random)")
+    .option("--password <password>", "Set its password (default: random)")
+    .option("--crypto-key <key>", "Set its crypto key, deprecated (default: random)")
+    .option("--admin <true|false>", "Set whether it is an administrator", parseBoolean)
+    .option("--allow <type>", "Allow only this message type (repeatable)", repeated)
+    .option("--metadata <json>", "Set its metadata, a JSON object", parseMetadata)
+    .option("--update", "Update the client that has this access key");
+  addGlobalOptions(command, ["name"]);
+  addHelp(command, {
+    details: [
+      "Without --allow, the client may send what the hub allows a new client. A crypto key has 16 characters.",
+    ],
+    examples: [
+      "hivemind-sqlcipher add-client --name kitchen",
+      "hivemind-sqlcipher add-client --name panel --admin true --json",
+    ],
+  });
+  command.action(async (options: AddOptions) => addClient(await contextOf(command), options));
 }
 
 async function addClient(context: Context, options: AddOptions): Promise<void> {
@@ -62,8 +60,9 @@ async function addClient(context: Context, options: AddOptions): Promise<void> {
     const existing = options.accessKey && (await store.getClientByApiKey(options.accessKey));
     if (!existing) return { client: await insertClient(store, options), isNew: true };
     if (!options.update) {
-      throw new StoreError("refused", `client ${existing.client_id} has this access key already`, {
-        hint: "Add --update to change that client, or leave --access-key out for a new one.",
+      const owner = describeClient(existing.client_id, existing.name);
+      throw new StoreError("refused", `the access key belongs to client ${owner}`, {
+        hint: "Add --update to change that client, or leave out --access-key.",
       });
     }
     const updated = await store.updateClient(existing.client_id, {
@@ -76,14 +75,15 @@ async function addClient(context: Context, options: AddOptions): Promise<void> {
     });
     return { client: updated, isNew: false };
   });
+  const { client_id: id } = client;
   if (effectiveTypes(client, store.schemaVersion).length === 0) {
     context.output.notice(
-      `client ${client.client_id} may send nothing yet: hivemind-sqlcipher allow-msg TYPE ${client.client_id}`,
+      `client ${id} may not send any message yet: hivemind-sqlcipher allow-msg TYPE ${id}`,
     );
   }
-  // Its secrets are shown once, when they are made.
+  // An update prints no secrets: they are shown once, when they are created.
   const shown = isNew ? client : withoutSecrets(client);
-  context.output.result({ client: shown }, () => [...describe(client, isNew)]);
+  context.output.result({ client: shown }, () => clientLines(client, isNew));
 }
 
 async function insertClient(store: ClientStore, options: AddOptions): Promise<Client> {
@@ -106,10 +106,8 @@ function parseMetadata(text: string): JsonObject {
   try {
     metadata = parseJson(text);
   } catch (error) {
-    // "not JSON: a value was expected at character 0"
     throw new InvalidArgumentError(`It is ${(error as Error).message}.`);
   }
-  if (!isJsonObject(metadata))
-    throw new InvalidArgumentError('It is no JSON object, as {"room": "kitchen"}.');
-  return metadata;
+  if (isJsonObject(metadata)) return metadata;
+  throw new InvalidArgumentError('It must be a JSON object, such as {"room": "kitchen"}.');
 }

@@ -2,42 +2,46 @@ import type { Command } from "commander";
 import type { ListedBackup } from "../../backup/listing.js";
 import { escapeControlCharacters } from "../../text/escape.js";
 import { addGlobalOptions, type Context, contextOf } from "../context.js";
-import { directoriesOf, type FolderOptions } from "../options/backup-directories.js";
+import { addHelp } from "../help.js";
+import {
+  addBundleDirectoryOption,
+  type BundleDirectoryOption,
+  listingOptions,
+} from "../options/backup-directories.js";
 import { Table } from "../ui/table.js";
 import { formatAge, formatSize } from "../ui/units.js";
 
-/** Columns of the table of backups in full. */
-const wholeTable = 102;
+/** Columns of a terminal that the full table needs. */
+const fullTableColumns = 102;
 
 export function addCommand(program: Command): void {
-  const list = addGlobalOptions(
-    program
-      .command("backups [folder]")
-      .description(
-        "list the backups: age, size, clients, and whether a bundle for their key is there",
-      )
-      .option("--bundle-to <folder>", "where the bundles are (default: from the settings)")
-      .addHelpText(
-        "after",
-        "\nExamples:\n  hivemind-sqlcipher backups\n  hivemind-sqlcipher backups /media/usb/backups --json",
-      ),
-  );
-  list.action(async (folder: string | undefined, options: FolderOptions) =>
-    runBackups(await contextOf(list), folder, options),
+  const command = program
+    .command("backups [directory]")
+    .description("List the backups and whether their bundles exist");
+  addBundleDirectoryOption(command);
+  addGlobalOptions(command);
+  addHelp(command, {
+    examples: [
+      "hivemind-sqlcipher backups",
+      "hivemind-sqlcipher backups /media/usb/backups --json",
+    ],
+  });
+  command.action(async (directory: string | undefined, options: BundleDirectoryOption) =>
+    printBackups(await contextOf(command), directory, options),
   );
 }
 
-async function runBackups(
+async function printBackups(
   context: Context,
-  folder: string | undefined,
-  options: FolderOptions,
+  directory: string | undefined,
+  options: BundleDirectoryOption,
 ): Promise<void> {
   const { listBackups } = await import("../../backup/listing.js");
   const { output } = context;
-  const { unchecked, ...listing } = await listBackups(directoriesOf(context, folder, options));
+  const { unchecked, ...listing } = await listBackups(listingOptions(context, directory, options));
   if (unchecked) output.warning(`no manifest could be checked: ${unchecked.message}`);
-  // A name that is cut can be neither told from another nor typed, so on a narrow terminal other things give way.
-  const isNarrow = (output.columns ?? Number.POSITIVE_INFINITY) < wholeTable;
+  // On a narrow terminal other columns give way, so that the file names stay complete.
+  const isNarrow = (output.columns ?? Number.POSITIVE_INFINITY) < fullTableColumns;
   const rows = listing.backups.map((backup) => [
     backup.path.slice(listing.folder.length + 1),
     formatAge(backup.age_seconds),
@@ -45,8 +49,8 @@ async function runBackups(
     `${backup.clients.active}${backup.clients.revoked > 0 ? ` +${backup.clients.revoked}` : ""}`,
     isNarrow ? backup.key_id.slice(0, 8) : backup.key_id,
     ...(isNarrow ? [] : [backup.method]),
-    formatManifestState(backup),
-    backup.bundle === null ? "none" : "known",
+    manifestState(backup),
+    backup.bundle === null ? "none" : "found",
   ]);
   const table = await Table.of(
     [
@@ -65,7 +69,7 @@ async function runBackups(
   const lines = [
     ...(rows.length > 0
       ? [output.style("bold", table.heading()), ...(await table.rows(rows))]
-      : [`There is no backup in ${listing.folder}.`]),
+      : [`No backups in ${listing.folder}`]),
     ...listing.others.map(({ path, problem }) =>
       output.style("yellow", escapeControlCharacters(`not listed: ${path}: ${problem}`)),
     ),
@@ -73,8 +77,8 @@ async function runBackups(
   output.result(listing, () => lines);
 }
 
-function formatManifestState({ present, mac }: ListedBackup): string {
+function manifestState({ present, mac }: ListedBackup): string {
   if (!present) return "NO FILE";
   if (mac === null) return "?";
-  return mac ? "holds" : "ALTERED";
+  return mac ? "valid" : "ALTERED";
 }

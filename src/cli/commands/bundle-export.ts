@@ -1,8 +1,8 @@
 import type { Command } from "commander";
 import { expandPath } from "../../config/paths.js";
-import { StoreError } from "../../errors.js";
 import { addGlobalOptions, type Context, contextOf } from "../context.js";
-import { operate, rememberDirectories } from "../options/operation.js";
+import { addHelp } from "../help.js";
+import { bundleDirectory, operate, rememberDirectories } from "../options/operation.js";
 import {
   addRecipientOptions,
   type RecipientCommandOptions,
@@ -14,26 +14,24 @@ interface ExportOptions extends RecipientCommandOptions {
   bundlePassphraseFile?: string;
 }
 
-export function addExport(bundle: Command): void {
-  const write = addGlobalOptions(
-    addRecipientOptions(
-      bundle
-        .command("export")
-        .description("write the passphrase bundle of the store, and prove that it opens it")
-        .option(
-          "--bundle-to <folder>",
-          "where to; never with the backups (default: from the settings)",
-        )
-        .option(
-          "--bundle-passphrase-file <path>",
-          "encrypt it with the passphrase in this file instead; the next backup makes one for the recipients again",
-        ),
-    ).addHelpText(
-      "after",
-      "\nExamples:\n  hivemind-sqlcipher bundle export --bundle-to /media/usb/bundles\n  hivemind-sqlcipher bundle export --recipient age1…   # who is in the settings from now on",
-    ),
-  );
-  write.action(async (options: ExportOptions) => exportBundle(await contextOf(write), options));
+export function addExport(group: Command): void {
+  const command = group
+    .command("export")
+    .description("Write the store's passphrase bundle and verify it")
+    .option("--bundle-to <directory>", "Write the bundle here, apart from the backups")
+    .option("--bundle-passphrase-file <path>", "Encrypt it with the passphrase in this file");
+  addRecipientOptions(command);
+  addGlobalOptions(command);
+  addHelp(command, {
+    details: [
+      "--recipient also replaces the recipients in the settings, for later bundles. With --bundle-passphrase-file, the next backup writes a bundle for the recipients again.",
+    ],
+    examples: [
+      "hivemind-sqlcipher bundle export --bundle-to /media/usb/bundles",
+      "hivemind-sqlcipher bundle export --recipient age1…",
+    ],
+  });
+  command.action(async (options: ExportOptions) => exportBundle(await contextOf(command), options));
 }
 
 async function exportBundle(context: Context, options: ExportOptions): Promise<void> {
@@ -41,12 +39,7 @@ async function exportBundle(context: Context, options: ExportOptions): Promise<v
   const { exportPassphrase } = await import("../../bundle/export.js");
   const { bundleReport } = await import("../../swap/prepare.js");
   const { ensureRecipients } = await import("../../bundle/recipients.js");
-  const folder = options.bundleTo ?? context.settings.backup?.bundle_to;
-  if (folder === undefined) {
-    throw new StoreError("usage", "where should the bundle go?", {
-      hint: "Name a folder that is not the backups': --bundle-to FOLDER.",
-    });
-  }
+  const directory = bundleDirectory(context, options);
   const bundlePassphrase =
     options.bundlePassphraseFile === undefined
       ? undefined
@@ -57,7 +50,7 @@ async function exportBundle(context: Context, options: ExportOptions): Promise<v
       exportPassphrase({
         storePath: context.storePath,
         source: context.source,
-        directory: expandPath(folder),
+        directory,
         backupDirectory: context.settings.backup?.to,
         recipients:
           bundlePassphrase === undefined
@@ -71,7 +64,7 @@ async function exportBundle(context: Context, options: ExportOptions): Promise<v
   for (const notice of notices) context.output.notice(notice);
   const document = { bundle: { ...bundleReport({ bundle }), reused: bundle.reused } };
   context.output.result(document, () => [
-    `${bundle.reused ? "The bundle there still holds" : "Bundle written and proven"}: ${bundle.path}`,
+    `${bundle.reused ? "Bundle exists and is valid" : "Bundle written and verified"}: ${bundle.path}`,
     `  key_id      ${bundle.keyId}`,
     ...bundle.recipients.map((recipient) => `  opens with  ${recipient}`),
   ]);

@@ -1,20 +1,23 @@
 import type { Command } from "commander";
 import { expandPath } from "../../config/paths.js";
 import { addGlobalOptions, type Context, contextOf } from "../context.js";
+import { addHelp } from "../help.js";
 import { addOpenerOptions, type BundleKeyOptions, requiredOpener } from "../options/bundle.js";
 import { operate } from "../options/operation.js";
 
-export function addImport(bundle: Command): void {
-  const take = addGlobalOptions(
-    addOpenerOptions(bundle.command("import <file>"))
-      .description("put a bundle's passphrase into the keyring, once it has opened the store")
-      .addHelpText(
-        "after",
-        "\nExample:\n  hivemind-sqlcipher bundle import clients.0123456789abcdef.bundle.age -i recovery-key.txt",
-      ),
+export function addImport(group: Command): void {
+  const command = addOpenerOptions(group.command("import <file>")).description(
+    "Import a bundle's passphrase into the keyring",
   );
-  take.action(async (file: string, options: BundleKeyOptions) =>
-    importBundle(await contextOf(take), file, options),
+  addGlobalOptions(command);
+  addHelp(command, {
+    details: ["The passphrase is imported only if it opens the store."],
+    examples: [
+      "hivemind-sqlcipher bundle import clients.0123456789abcdef.bundle.age -i recovery-key.txt",
+    ],
+  });
+  command.action(async (file: string, options: BundleKeyOptions) =>
+    importBundle(await contextOf(command), file, options),
   );
 }
 
@@ -31,7 +34,7 @@ async function importBundle(
   const { path, key_id, known } = result.imported;
   context.output.result(result, () => [
     known
-      ? `The keyring has the passphrase of ${path} (key_id ${key_id}) already.`
-      : `The passphrase of ${path} (key_id ${key_id}) is in the keyring: it opens the store.`,
+      ? `The keyring already has the passphrase of ${path} (key_id ${key_id})`
+      : `Imported the passphrase of ${path} (key_id ${key_id}) into the keyring; it opens the store`,
   ]);
 }

@@ -2,6 +2,7 @@ import { hostname } from "node:os";
 import type { Command } from "commander";
 import { expandPath } from "../../config/paths.js";
 import { addGlobalOptions, type Context, contextOf } from "../context.js";
+import { addHelp } from "../help.js";
 import {
   addOpenerOptions,
   type BundleKeyOptions,
@@ -14,50 +15,64 @@ interface PrintOptions extends BundleKeyOptions {
   withPassphrase?: boolean;
 }
 
-export function addPrint(bundle: Command): void {
-  const print = addGlobalOptions(
-    addOpenerOptions(bundle.command("print <file>"))
-      .description("a page for a safe: the bundle as QR codes and letters, and how to use it")
-      .option("-o, --output <file>", "write it to this new file (default: standard output)")
-      .option("--with-passphrase", "print the passphrase too, so that the page opens the store")
-      .addHelpText(
-        "after",
-        "\nThe page is HTML that loads nothing, for A4 or Letter. The bundle on it stays\nlocked: keep the recovery key, or the bundle's passphrase, in another place.\nWith --with-passphrase the page alone opens everything; write it to a file in\nmemory, and remove that when it is printed.\n\nExamples:\n  hivemind-sqlcipher bundle print clients.0123456789abcdef.bundle.age -o sheet.html\n  hivemind-sqlcipher bundle print FILE -i recovery-key.txt --with-passphrase -o /dev/shm/sheet.html",
-      ),
-  );
-  print.action(async (file: string, options: PrintOptions) =>
-    printBundle(await contextOf(print), file, options),
+export function addPrint(group: Command): void {
+  const command = addOpenerOptions(group.command("print <file>"))
+    .description("Print a bundle as a page of QR codes and text for a safe")
+    .option("-o, --output <file>", "Write to this new file (default: standard output)")
+    .option("--with-passphrase", "Print the passphrase, too");
+  addGlobalOptions(command);
+  addHelp(command, {
+    details: [
+      "The page is HTML that loads nothing, for A4 or Letter. The bundle on it stays encrypted: keep the recovery key, or the bundle's passphrase, in another place.",
+      "With --with-passphrase, the page opens everything without another key. Write it to a file in memory, and remove the file when it is printed.",
+    ],
+    examples: [
+      "hivemind-sqlcipher bundle print clients.0123456789abcdef.bundle.age -o sheet.html",
+      "hivemind-sqlcipher bundle print FILE -i recovery-key.txt --with-passphrase -o /dev/shm/sheet.html",
+    ],
+  });
+  command.action(async (file: string, options: PrintOptions) =>
+    printBundle(await contextOf(command), file, options),
   );
 }
 
 async function printBundle(context: Context, file: string, options: PrintOptions): Promise<void> {
+  const { createFile } = await import("../../fs/atomic.js");
+  const { output } = context;
+  const bundle = expandPath(file);
+  const page = await sheetOf(context, bundle, options);
+  if (options.output === undefined) {
+    if (output.json) output.result({ page }, () => []);
+    else output.line(page.trimEnd());
+    return;
+  }
+  const path = expandPath(options.output);
+  await createFile(path, page);
+  output.result({ sheet: { path, bundle } }, () => [
+    `Recovery sheet: ${path}`,
+    "  Open it in a browser and print it. It is one page.",
+  ]);
+  if (options.withPassphrase) {
+    output.warning(`${path} contains the passphrase: print it, then remove it with shred -u`);
+  }
+}
+
+async function sheetOf(
+  { storePath }: Context,
+  bundle: string,
+  options: PrintOptions,
+): Promise<string> {
   const { describeBundle, readBundle } = await import("../../bundle/bundle.js");
   const { recoverySheet } = await import("../../bundle/sheet.js");
-  const { createFile } = await import("../../fs/atomic.js");
   const { identify } = await import("../../store/cipher.js");
-  const path = expandPath(file);
   const opener = await (options.withPassphrase ? requiredOpener(options) : openerOf(options));
-  const { key_id: keyId } = await describeBundle(path);
-  const isOfStore = keyId !== null && (await identify(context.storePath)).keyId === keyId;
-  const page = await recoverySheet({
-    bundle: path,
-    store: isOfStore ? `${context.storePath} on ${hostname()}` : undefined,
-    contents: opener && (await readBundle(path, opener)),
+  const { key_id: keyId } = await describeBundle(bundle);
+  const isOfStore = keyId !== null && (await identify(storePath)).keyId === keyId;
+  return recoverySheet({
+    bundle,
+    store: isOfStore ? `${storePath} on ${hostname()}` : undefined,
+    contents: opener && (await readBundle(bundle, opener)),
     withPassphrase: options.withPassphrase ?? false,
     printedAt: new Date(),
   });
-  if (options.output === undefined) {
-    if (context.output.json) context.output.result({ page }, () => []);
-    else context.output.line(page.trimEnd());
-    return;
-  }
-  const to = expandPath(options.output);
-  await createFile(to, page);
-  context.output.result({ sheet: { path: to, bundle: path } }, () => [
-    `Recovery sheet: ${to}`,
-    "  Open it in a browser and print it; it is one page.",
-  ]);
-  if (options.withPassphrase) {
-    context.output.warning(`the passphrase stands in ${to}: print it, then remove it (shred -u)`);
-  }
 }

@@ -2,6 +2,7 @@ import type { Command } from "commander";
 import { expandPath } from "../../config/paths.js";
 import { escapeControlCharacters } from "../../text/escape.js";
 import { addGlobalOptions, type Context, contextOf } from "../context.js";
+import { addHelp } from "../help.js";
 import {
   addOpenerOptions,
   type BundleKeyOptions,
@@ -13,18 +14,18 @@ interface ShowOptions extends BundleKeyOptions {
   showPassphrase?: boolean;
 }
 
-export function addShow(bundle: Command): void {
-  const show = addGlobalOptions(
-    addOpenerOptions(bundle.command("show <file>"))
-      .description("what a bundle is for; with its key, what is in it")
-      .option("--show-passphrase", "show the store's passphrase too")
-      .addHelpText(
-        "after",
-        "\nExample:\n  hivemind-sqlcipher bundle show clients.0123456789abcdef.bundle.age -i recovery-key.txt",
-      ),
-  );
-  show.action(async (file: string, options: ShowOptions) =>
-    showBundle(await contextOf(show), file, options),
+export function addShow(group: Command): void {
+  const command = addOpenerOptions(group.command("show <file>"))
+    .description("Show what a bundle is for and, with its key, its contents")
+    .option("--show-passphrase", "Show the store's passphrase, too");
+  addGlobalOptions(command);
+  addHelp(command, {
+    examples: [
+      "hivemind-sqlcipher bundle show clients.0123456789abcdef.bundle.age -i recovery-key.txt",
+    ],
+  });
+  command.action(async (file: string, options: ShowOptions) =>
+    showBundle(await contextOf(command), file, options),
   );
 }
 
@@ -34,20 +35,18 @@ async function showBundle(context: Context, file: string, options: ShowOptions):
   const description = await describeBundle(path);
   const opener = await (options.showPassphrase ? requiredOpener(options) : openerOf(options));
   const contents = opener && (await readBundle(path, opener));
-  const { passphrase, ...open } = contents ?? {};
-  const shown = options.showPassphrase ? { ...open, passphrase } : open;
-  context.output.result(
-    { bundle: { ...description, ...(contents && { contents: shown }) } },
-    () => [
-      ...Object.entries({ ...description, ...shown })
-        .filter(([label]) => label !== "how_to_open")
-        .map(([label, value]) => `${`${label}:`.padEnd(21)} ${format(value)}`),
-      ...(contents ? ["", ...contents.how_to_open.map(escapeControlCharacters)] : []),
-    ],
-  );
+  const { passphrase, ...rest } = contents ?? {};
+  const shown = options.showPassphrase ? { ...rest, passphrase } : rest;
+  const document = { bundle: { ...description, ...(contents && { contents: shown }) } };
+  context.output.result(document, () => [
+    ...Object.entries({ ...description, ...shown })
+      .filter(([label]) => label !== "how_to_open")
+      .map(([label, value]) => `${`${label}:`.padEnd(21)} ${valueText(value)}`),
+    ...(contents ? ["", ...contents.how_to_open.map(escapeControlCharacters)] : []),
+  ]);
 }
 
-function format(value: unknown): string {
+function valueText(value: unknown): string {
   if (Array.isArray(value)) return escapeControlCharacters(value.join(", "));
   return escapeControlCharacters(typeof value === "object" ? JSON.stringify(value) : String(value));
 }

@@ -6,13 +6,13 @@ import { addPrint } from "./bundle-print.js";
 import { addShow } from "./bundle-show.js";
 
 export function addCommand(program: Command): void {
-  const bundle = addCommandGroup(
+  const group = addCommandGroup(
     program,
     "bundle",
-    "the passphrase bundle: what opens the backups",
+    "Manage the passphrase bundles, which open the backups",
   );
-  addExport(bundle);
-  addImport(bundle);
-  addShow(bundle);
-  addPrint(bundle);
+  addExport(group);
+  addImport(group);
+  addShow(group);
+  addPrint(group);
 }

@@ -1,5 +1,6 @@
 import type { Command } from "commander";
 import { addGlobalOptions, type Context, contextOf } from "../context.js";
+import { addHelp } from "../help.js";
 import {
   addSwapOptions,
   downtimeLines,
@@ -9,15 +10,16 @@ import {
 } from "../options/operation.js";
 
 export function addCommand(program: Command): void {
-  const decrypt = addGlobalOptions(
-    addSwapOptions(
-      program
-        .command("decrypt")
-        .description("the way back: an encrypted store becomes a plaintext one; asks twice")
-        .addHelpText("after", "\nExample:\n  hivemind-sqlcipher decrypt"),
-    ),
-  );
-  decrypt.action(async (options: SwapOptions) => runDecrypt(await contextOf(decrypt), options));
+  const command = program
+    .command("decrypt")
+    .description("Convert an encrypted store back to plain SQLite");
+  addSwapOptions(command);
+  addGlobalOptions(command);
+  addHelp(command, {
+    details: ["Asks for confirmation twice."],
+    examples: ["hivemind-sqlcipher decrypt"],
+  });
+  command.action(async (options: SwapOptions) => runDecrypt(await contextOf(command), options));
 }
 
 async function runDecrypt(context: Context, options: SwapOptions): Promise<void> {
@@ -26,7 +28,7 @@ async function runDecrypt(context: Context, options: SwapOptions): Promise<void>
     decrypt(operationOptions(context, options, lock, signal)),
   );
   context.output.result(result, () => [
-    `Decrypted: ${result.decrypted.path} can be read by anybody who gets at the file.`,
+    `Decrypted: ${result.decrypted.path}, readable without a passphrase`,
     ...downtimeLines(result.service),
   ]);
 }

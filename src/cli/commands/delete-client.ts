@@ -1,22 +1,25 @@
 import type { Command } from "commander";
 import { isRevoked } from "../../client/client.js";
-import { escapeControlCharacters } from "../../text/escape.js";
+import { describeClient } from "../../text/escape.js";
 import { addGlobalOptions, type Context, contextOf } from "../context.js";
+import { addHelp } from "../help.js";
 import { openStore } from "../open.js";
-import { chooseClient, idNote, noClient, parseOptionalId } from "../ui/choose-client.js";
+import { chooseClient, noClient, optionalIdNote, parseOptionalId } from "../ui/choose-client.js";
 
 export function addCommand(program: Command): void {
-  const remove = addGlobalOptions(
-    program
-      .command("delete-client [id]")
-      .description("revoke a client: its credentials are gone for good, its id is never used again")
-      .addHelpText(
-        "after",
-        `${idNote}\nThere is no question, and no way back.\n\nExample:\n  hivemind-sqlcipher delete-client 3`,
-      ),
-  );
-  remove.action(async (id: string | undefined) =>
-    deleteClient(await contextOf(remove), parseOptionalId(id)),
+  const command = program
+    .command("delete-client [id]")
+    .description("Revoke a client and erase its credentials");
+  addGlobalOptions(command);
+  addHelp(command, {
+    details: [
+      optionalIdNote,
+      "The row stays, so that the hub does not give the id to another client. There is no confirmation, and it cannot be undone.",
+    ],
+    examples: ["hivemind-sqlcipher delete-client 3"],
+  });
+  command.action(async (id: string | undefined) =>
+    deleteClient(await contextOf(command), parseOptionalId(id)),
   );
 }
 
@@ -32,7 +35,7 @@ async function deleteClient(context: Context, given: number | undefined): Promis
   const already = isRevoked(before);
   context.output.result({ client: { client_id: id, revoked: true, already } }, () => [
     already
-      ? `client ${id} was revoked already; nothing changed`
-      : `client ${id}${before.name ? ` "${escapeControlCharacters(before.name)}"` : ""}: revoked. It cannot connect any more.`,
+      ? `client ${id}: already revoked, nothing changed`
+      : `client ${describeClient(id, before.name)}: revoked, can no longer connect`,
   ]);
 }

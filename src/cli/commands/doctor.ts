@@ -1,32 +1,38 @@
 import type { Command } from "commander";
+import type { Diagnosis } from "../../diagnostics/doctor.js";
+import { counted } from "../../text/count.js";
 import { escapeControlCharacters } from "../../text/escape.js";
 import { addGlobalOptions, type Context, contextOf } from "../context.js";
+import { addHelp } from "../help.js";
 import { addServiceOptions, type ServiceOptions, serviceChoice } from "../options/operation.js";
 
-interface DoctorCommandOptions extends ServiceOptions {
+interface DoctorOptions extends ServiceOptions {
   fillGaps?: boolean;
   hubPython?: string;
 }
 
 export function addCommand(program: Command): void {
-  const doctor = addGlobalOptions(
-    addServiceOptions(
-      program
-        .command("doctor")
-        .description("check everything that could cost you the store, each finding with its fix")
-        .option("--fill-gaps", "put revoked rows where ids are missing, lest the hub overwrite")
-        .option("--hub-python <path>", "the hub's Python, where it cannot be told from its unit"),
-    ).addHelpText(
-      "after",
-      "\nExits with 1 if there is a finding. Only --fill-gaps changes anything.\n\nExamples:\n  hivemind-sqlcipher doctor\n  hivemind-sqlcipher doctor --fill-gaps\n  hivemind-sqlcipher doctor --json | jq '.checks[] | select(.ok | not)'",
-    ),
-  );
-  doctor.action(async (options: DoctorCommandOptions) =>
-    runDoctor(await contextOf(doctor), options),
-  );
+  const command = program
+    .command("doctor")
+    .description("Check the store, hub, keyring and backups for problems")
+    .option("--fill-gaps", "Insert revoked rows where client ids are missing")
+    .option("--hub-python <path>", "Use this Python of the hub (default: by its unit)");
+  addServiceOptions(command);
+  addGlobalOptions(command);
+  addHelp(command, {
+    details: [
+      "Prints each finding with its fix, and exits with 1 if there is one. Only --fill-gaps changes anything: where an id is missing, the hub would give it to a new client and overwrite the client with the highest id.",
+    ],
+    examples: [
+      "hivemind-sqlcipher doctor",
+      "hivemind-sqlcipher doctor --fill-gaps",
+      "hivemind-sqlcipher doctor --json | jq '.checks[] | select(.ok | not)'",
+    ],
+  });
+  command.action(async (options: DoctorOptions) => runDoctor(await contextOf(command), options));
 }
 
-async function runDoctor(context: Context, options: DoctorCommandOptions): Promise<void> {
+async function runDoctor(context: Context, options: DoctorOptions): Promise<void> {
   const { doctor } = await import("../../diagnostics/doctor.js");
   const { output, settings } = context;
   const diagnosis = await doctor({
@@ -39,24 +45,32 @@ async function runDoctor(context: Context, options: DoctorCommandOptions): Promi
     hubPython: options.hubPython,
     fillGaps: options.fillGaps ?? false,
   });
+  output.result(diagnosis, () => diagnosisLines(diagnosis, context));
+  if (!diagnosis.ok) process.exitCode = 1;
+}
+
+function diagnosisLines({ checks, filled }: Diagnosis, { output }: Context): string[] {
   const marks = {
     error: output.style("red", "ERROR  "),
     warning: output.style("yellow", "WARNING"),
     note: output.style("green", "ok     "),
   };
-  output.result(diagnosis, () => {
-    const findings = diagnosis.checks.filter(({ ok }) => !ok).length;
-    const lines = diagnosis.checks.flatMap(({ name, severity, detail, fix }) => [
+  const findings = checks.filter(({ ok }) => !ok).length;
+  return [
+    ...(filled ? [`Filled ${counted(filled, "missing id")} with revoked rows.`] : []),
+    ...checks.flatMap(({ name, severity, detail, fix }) => [
       `${marks[severity]}  ${name.padEnd(13)}  ${escapeControlCharacters(detail)}`,
-      ...(fix === null
-        ? []
-        : [`         ${output.style("dim", `fix: ${escapeControlCharacters(fix)}`)}`]),
-    ]);
-    return [
-      ...(diagnosis.filled ? [`${diagnosis.filled} revoked rows were put into gaps.`] : []),
-      ...lines,
-      findings === 0 ? "All is well." : `${findings} finding${findings === 1 ? "" : "s"}.`,
-    ];
-  });
-  if (!diagnosis.ok) process.exitCode = 1;
+      ...(fix === null ? [] : fixLines(fix).map((line) => output.style("dim", line))),
+    ]),
+    findings === 0 ? "No problems found." : `${counted(findings, "finding")}.`,
+  ];
+}
+
+function fixLines(fix: string): string[] {
+  return fix
+    .split("\n")
+    .map(
+      (line, index) =>
+        `         ${index === 0 ? "fix: " : "     "}${escapeControlCharacters(line)}`,
+    );
 }

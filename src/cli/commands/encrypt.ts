@@ -1,6 +1,8 @@
 import { type Command, Option } from "commander";
 import { expandPath } from "../../config/paths.js";
+import type { EncryptResult } from "../../swap/encrypt.js";
 import { addGlobalOptions, type Context, contextOf } from "../context.js";
+import { addHelp } from "../help.js";
 import {
   addBundleTarget,
   addSwapOptions,
@@ -8,46 +10,44 @@ import {
   bundleLines,
   bundleOptions,
   downtimeLines,
-  formatSourceName,
   operate,
   operationOptions,
+  passphraseLine,
   rememberDirectories,
   type SwapOptions,
 } from "../options/operation.js";
 
-interface EncryptCommandOptions extends SwapOptions, BundleTargetOptions {
+interface EncryptOptions extends SwapOptions, BundleTargetOptions {
   to?: string;
   passphraseFile?: string;
   cipherCompatibility?: "3" | "4";
 }
 
 export function addCommand(program: Command): void {
-  const encrypt = addGlobalOptions(
-    addBundleTarget(
-      addSwapOptions(
-        program
-          .command("encrypt")
-          .description("encrypt a plaintext store in place; bring a store of format 3 to 4")
-          .option("--to <folder>", "remember where backups go")
-          .option("--passphrase-file <path>", "use this passphrase instead of a generated one")
-          .addOption(
-            new Option(
-              "--cipher-compatibility <3|4>",
-              "3 where the hub's own library reads nothing newer (default: 4)",
-            ).choices(["3", "4"]),
-          ),
-      ),
-    ).addHelpText(
-      "after",
-      "\nExample:\n  hivemind-sqlcipher encrypt --to /srv/backup/hivemind --bundle-to /media/usb/bundles",
-    ),
-  );
-  encrypt.action(async (options: EncryptCommandOptions) =>
-    runEncrypt(await contextOf(encrypt), options),
-  );
+  const command = program
+    .command("encrypt")
+    .description("Encrypt a plain SQLite store, or upgrade format 3 to 4")
+    .option("--to <directory>", "Remember this directory for backups")
+    .option("--passphrase-file <path>", "Use the passphrase in this file, not a generated one")
+    .addOption(
+      new Option(
+        "--cipher-compatibility <3|4>",
+        "Write this SQLCipher format (default: 4)",
+      ).choices(["3", "4"]),
+    );
+  addSwapOptions(command);
+  addBundleTarget(command);
+  addGlobalOptions(command);
+  addHelp(command, {
+    details: ["Format 3 is for a hub whose SQLCipher library is too old for format 4."],
+    examples: [
+      "hivemind-sqlcipher encrypt --to /srv/backup/hivemind --bundle-to /media/usb/bundles",
+    ],
+  });
+  command.action(async (options: EncryptOptions) => runEncrypt(await contextOf(command), options));
 }
 
-async function runEncrypt(context: Context, options: EncryptCommandOptions): Promise<void> {
+async function runEncrypt(context: Context, options: EncryptOptions): Promise<void> {
   const { encrypt } = await import("../../swap/encrypt.js");
   const bundleTarget = await bundleOptions(context, options);
   const result = await operate(context, (lock, signal) =>
@@ -59,13 +59,17 @@ async function runEncrypt(context: Context, options: EncryptCommandOptions): Pro
     }),
   );
   await rememberDirectories(context, options);
-  const { encrypted, bundle, service } = result;
-  context.output.result(result, () => [
-    `Encrypted: ${encrypted.path}, ${encrypted.from} until now; SQLCipher ${encrypted.cipher_compatibility}`,
+  context.output.result(result, () => encryptLines(result));
+}
+
+function encryptLines({ encrypted, bundle, service }: EncryptResult): string[] {
+  const { path, from, caution } = encrypted;
+  return [
+    `Encrypted: ${path}, from ${from} to SQLCipher ${encrypted.cipher_compatibility}`,
     `  key_id      ${encrypted.key_id}`,
-    `  passphrase  in ${formatSourceName(encrypted.passphrase_source)}`,
+    passphraseLine(encrypted.passphrase_source),
     ...bundleLines(bundle),
     ...downtimeLines(service),
-    ...(encrypted.caution === null ? [] : ["", encrypted.caution]),
-  ]);
+    ...(caution === null ? [] : ["", caution]),
+  ];
 }

@@ -4,56 +4,61 @@ import { expandPath } from "../../config/paths.js";
 import { StoreError } from "../../errors.js";
 import type { Format } from "../../exchange/import.js";
 import { abortOnSignal } from "../../process/signals.js";
+import { counted } from "../../text/count.js";
 import { addGlobalOptions, type Context, contextOf } from "../context.js";
+import { addHelp } from "../help.js";
 import { openStore } from "../open.js";
+import { addSecretOption, type SecretOption } from "../options/client.js";
+import { addFileOption, type FileOption, namedFile } from "../options/client-file.js";
 import { print } from "../ui/output.js";
 import { Progress } from "../ui/progress.js";
 
-interface ExportCommandOptions {
-  path?: string;
+interface ExportOptions extends SecretOption, FileOption {
   format?: Format;
-  showSecrets?: boolean;
 }
 
 export function addCommand(program: Command): void {
-  const exporting = addGlobalOptions(
-    program
-      .command("export-clients")
-      .description("write the clients to a file, or to standard output")
-      .option("--path <path>", "a file that is not there yet, or a folder")
-      .addOption(
-        new Option(
-          "--format <csv|json>",
-          "csv: the hub's columns; json: everything (default: by the path's ending, else csv)",
-        ).choices(["csv", "json"]),
-      )
-      .option("--show-secrets", "with access keys, passwords, crypto keys, and revoked clients")
-      .addHelpText(
-        "after",
-        `
-Only an export with --show-secrets can be imported again; it is not encrypted.
-CSV does not say what a client may do, JSON does.
-
-Examples:
-  hivemind-sqlcipher export-clients --path clients.csv
-  hivemind-sqlcipher export-clients --path /media/usb/clients.json --show-secrets
-  hivemind-sqlcipher export-clients --format json --show-secrets | age -r age1… > clients.json.age`,
-      ),
-  );
-  exporting.action(async (options: ExportCommandOptions) =>
-    exportClients(await contextOf(exporting), options),
+  const command = program
+    .command("export-clients [file]")
+    .description("Export the clients to a file or standard output")
+    .addOption(
+      new Option("--format <csv|json>", "Write this format (default: by the file's name)").choices([
+        "csv",
+        "json",
+      ]),
+    );
+  addFileOption(command, "Write to this new file, or into this directory");
+  addSecretOption(command);
+  addGlobalOptions(command);
+  addHelp(command, {
+    details: [
+      "CSV has the hub's columns. JSON has everything, also what a client may do. Without a file, and for a file name that does not end in .json, the format is CSV.",
+      "Only an export with --show-secrets includes revoked clients and can be imported again. It is not encrypted.",
+    ],
+    examples: [
+      "hivemind-sqlcipher export-clients clients.csv",
+      "hivemind-sqlcipher export-clients /media/usb/clients.json --show-secrets",
+      "hivemind-sqlcipher export-clients --format json --show-secrets | age -r age1… > clients.json.age",
+    ],
+  });
+  command.action(async (file: string | undefined, options: ExportOptions) =>
+    exportClients(await contextOf(command), namedFile(file, options), options),
   );
 }
 
-async function exportClients(context: Context, options: ExportCommandOptions): Promise<void> {
+async function exportClients(
+  context: Context,
+  file: string | undefined,
+  { format: wanted, showSecrets: secrets = false }: ExportOptions,
+): Promise<void> {
   const { exportPath, exportText, exportToFile } = await import("../../exchange/export.js");
-  const secrets = options.showSecrets ?? false;
-  const format = options.format ?? defaultFormat(options.path, context.output.json);
-  if (options.path === undefined && context.output.json && format === "csv") {
-    throw new StoreError("usage", "--json and --format csv cannot both be on standard output");
+  const format = wanted ?? defaultFormat(file, context.output.json);
+  if (file === undefined && context.output.json && format === "csv") {
+    throw new StoreError("usage", "--json and --format csv cannot share standard output", {
+      hint: "Name a file for the export, or leave out one of the options.",
+    });
   }
-  const path =
-    options.path === undefined ? undefined : await exportPath(expandPath(options.path), format);
+  const path = file === undefined ? undefined : await exportPath(expandPath(file), format);
   const progress = new Progress(context.output);
   await abortOnSignal(async (signal) => {
     await using store = await openStore(context);
@@ -73,18 +78,14 @@ async function exportClients(context: Context, options: ExportCommandOptions): P
       for await (const piece of text) await print(piece);
       return;
     }
-    try {
-      await exportToFile(path, text);
-    } finally {
-      progress.end();
-    }
+    await exportToFile(path, text).finally(() => progress.end());
     context.output.result({ export: { path, format, clients: count, secrets } }, () => [
-      `${count} clients written to ${path}${secrets ? ", not encrypted: whoever reads it can come in as any of them" : ", without their secrets"}`,
+      `Exported ${counted(count, "client")} to ${path}, ${secrets ? "not encrypted: the file lets its reader connect as any of them" : "without secrets"}`,
     ]);
   });
 }
 
-function defaultFormat(path: string | undefined, json: boolean): Format {
-  if (path === undefined) return json ? "json" : "csv";
-  return extname(path).toLowerCase() === ".json" ? "json" : "csv";
+function defaultFormat(file: string | undefined, json: boolean): Format {
+  if (file === undefined) return json ? "json" : "csv";
+  return extname(file).toLowerCase() === ".json" ? "json" : "csv";
 }

@@ -1,60 +1,62 @@
 import type { Command } from "commander";
 import { expandPath } from "../../config/paths.js";
-import { exitCodes } from "../../errors.js";
+import { exitCodes, StoreError } from "../../errors.js";
 import type { ReadImport, Widened } from "../../exchange/import.js";
 import type { Plan } from "../../exchange/plan.js";
 import { abortOnSignal } from "../../process/signals.js";
-import { escapeControlCharacters } from "../../text/escape.js";
+import { counted } from "../../text/count.js";
+import { describeClient, escapeControlCharacters } from "../../text/escape.js";
 import { addGlobalOptions, type Context, contextOf } from "../context.js";
+import { addHelp } from "../help.js";
 import { openStore } from "../open.js";
+import { addFileOption, type FileOption, namedFile } from "../options/client-file.js";
 import { Progress } from "../ui/progress.js";
 
-interface ImportCommandOptions {
+interface ImportOptions extends FileOption {
   update?: boolean;
   dryRun?: boolean;
 }
 
-/** Rows that are printed for a person; --json has more. */
+/** Rows listed for people; --json lists more. */
 const shownRows = 20;
 
 export function addCommand(program: Command): void {
-  const importing = addGlobalOptions(
-    program
-      .command("import-clients <file>")
-      .description("add the clients in a file, CSV or JSON, all or none; - reads standard input")
-      .option("--update", "change clients that are there already, by their access key")
-      .option("--dry-run", "say what would be done, and do nothing")
-      .addHelpText(
-        "after",
-        `
-Reads what export-clients wrote with --show-secrets, what hivemind-core
-export-clients wrote (a row that can be read in more than one way is refused),
-what list-clients --json or --jsonl printed, and the file of HiveMind's JSON
-plugin. A row without client_id gets the next id. Ids left out by the file are
-filled with revoked rows, for the hub would give a new client one that is taken.
-Revoked clients stay revoked. Before a client could do more than now, under a
-released hub or a newer one, you are asked.
-
-Exit codes: 0 imported; 17 nothing was: a row was refused, or the answer was no.
-
-Examples:
-  hivemind-sqlcipher import-clients hivemind_clients.csv --dry-run
-  hivemind-sqlcipher import-clients clients.json
-  age -d -i key.txt clients.json.age | hivemind-sqlcipher import-clients - --update --yes`,
-      ),
-  );
-  importing.action(async (file: string, options: ImportCommandOptions) =>
-    importClients(await contextOf(importing), file, options),
-  );
+  const command = program
+    .command("import-clients [file]")
+    .description("Import clients from a CSV or JSON file, all or none")
+    .option("--update", "Update existing clients, found by their access key")
+    .option("--dry-run", "Show what would be imported, change nothing");
+  addFileOption(command, "Read this file, or standard input for -");
+  addGlobalOptions(command);
+  addHelp(command, {
+    details: [
+      "Reads exports of export-clients --show-secrets and of hivemind-core export-clients, the output of list-clients --json or --jsonl, and the file of HiveMind's JSON plugin. A row that can be read in more than one way is refused.",
+      "A row without client_id gets the next free id. Ids that the file leaves out are filled with revoked rows, because the hub would give a new client an id that is taken. Revoked clients stay revoked. An import that lets a client do more than before, on HiveMind 4 or 5, asks for confirmation.",
+      "Exit codes: 0 imported; 17 nothing imported, because a row or the confirmation was refused.",
+    ],
+    examples: [
+      "hivemind-sqlcipher import-clients hivemind_clients.csv --dry-run",
+      "hivemind-sqlcipher import-clients clients.json",
+      "age -d -i key.txt clients.json.age | hivemind-sqlcipher import-clients - --update --yes",
+    ],
+  });
+  command.action(async (argument: string | undefined, options: ImportOptions) => {
+    const file = namedFile(argument, options);
+    if (file === undefined) {
+      throw new StoreError("usage", "no file to import", {
+        hint: "Name the file, or - for standard input.",
+      });
+    }
+    await importClients(await contextOf(command), file, options);
+  });
 }
 
 async function importClients(
   context: Context,
   file: string,
-  options: ImportCommandOptions,
+  { update = false, dryRun = false }: ImportOptions,
 ): Promise<void> {
   const { applyImport, readImport } = await import("../../exchange/import.js");
-  const { update = false, dryRun = false } = options;
   const path = file === "-" ? null : expandPath(file);
   const progress = new Progress(context.output);
   await abortOnSignal(async (signal) => {
@@ -67,8 +69,8 @@ async function importClients(
       progress: (done, total) => progress.show("reading", done, total),
     }).finally(() => progress.end());
     const { plan } = read;
-    const refused = plan.refusedRows > 0;
-    if (!refused && !dryRun) {
+    const isRefused = plan.refusedRows > 0;
+    if (!isRefused && !dryRun) {
       await confirmAccess(context, read);
       await applyImport(plan, {
         store,
@@ -76,43 +78,39 @@ async function importClients(
         progress: (done, total) => progress.show("importing", done, total),
       }).finally(() => progress.end());
     }
-    report(context, { path, dryRun, ...read });
-    if (refused) process.exitCode = exitCodes.refused;
+    printImport(context, { path, dryRun, ...read });
+    if (isRefused) process.exitCode = exitCodes.refused;
   });
 }
 
-/** Nobody gets to do more than the file says in plain words, or than now, without a question. */
+/** Asks before a client could do more than it can now, or more than the file grants explicitly. */
 async function confirmAccess(context: Context, { plan, widened }: ReadImport): Promise<void> {
   const lines = accessLines(plan, widened);
-  if (lines.length === 0) return;
-  await context.reporter.confirm([...lines, "Import?"].join("\n"));
+  if (lines.length > 0) await context.reporter.confirm([...lines, "Import?"].join("\n"));
 }
 
 function accessLines({ defaulted, emptyLists }: Plan, widened: readonly Widened[]): string[] {
   const lines: string[] = [];
   if (defaulted > 0) {
     lines.push(
-      `The file does not say what ${counted(defaulted, "new client")} may do: they get what add-client gives.`,
+      `${counted(defaulted, "new client")} without permissions in the file: they get the permissions that add-client gives.`,
     );
   }
   if (emptyLists > 0) {
     lines.push(
-      `${counted(emptyLists, "new client")} with an empty list of message types, which a released hub (hivemind-core 4) reads as the default one.`,
+      `${counted(emptyLists, "new client")} with an empty list of message types, which HiveMind 4 reads as the default list.`,
     );
   }
   if (widened.length === 0) return lines;
   lines.push(`${counted(widened.length, "client")} could do more than now:`);
   for (const { client_id, name, fields } of widened.slice(0, shownRows)) {
-    lines.push(
-      `  client ${client_id} "${escapeControlCharacters(name ?? "")}": ${fields.join(", ")}`,
-    );
+    lines.push(`  client ${describeClient(client_id, name)}: ${fields.join(", ")}`);
   }
-  if (widened.length > shownRows) lines.push(`  … and ${widened.length - shownRows} more`);
-  return lines;
+  return [...lines, ...moreLine(widened.length)];
 }
 
-function counted(count: number, what: string): string {
-  return `${count} ${what}${count === 1 ? "" : "s"}`;
+function moreLine(total: number): string[] {
+  return total > shownRows ? [`  … and ${total - shownRows} more`] : [];
 }
 
 interface ImportReport extends ReadImport {
@@ -120,9 +118,15 @@ interface ImportReport extends ReadImport {
   dryRun: boolean;
 }
 
-function report(context: Context, { path, format, dryRun, plan, widened }: ImportReport): void {
-  const { refused, refusedRows } = plan;
-  const counts = {
+function printImport(context: Context, report: ImportReport): void {
+  context.output.result({ import: importToJson(report) }, () => importLines(report));
+}
+
+function importToJson({ path, format, dryRun, plan, widened }: ImportReport) {
+  return {
+    path,
+    format,
+    dry_run: dryRun,
     added: plan.added.length - plan.filled,
     updated: plan.updated.length,
     revoked: plan.revocations.length,
@@ -130,46 +134,35 @@ function report(context: Context, { path, format, dryRun, plan, widened }: Impor
     filled: plan.filled,
     default_permissions: plan.defaulted,
     empty_lists: plan.emptyLists,
-  };
-  const document = {
-    path,
-    format,
-    dry_run: dryRun,
-    ...counts,
     widened,
-    refused_rows: refusedRows,
-    refused,
+    refused_rows: plan.refusedRows,
+    refused: plan.refused,
   };
-  context.output.result({ import: document }, () => {
-    const did =
-      refusedRows > 0 ? "Nothing was imported" : dryRun ? "Would be imported" : "Imported";
-    return [
-      refusedRows > 0
-        ? `${did}: ${counted(refusedRows, "row")} cannot be taken.`
-        : `${did}: ${words(counts)}`,
-      ...refused
-        .slice(0, shownRows)
-        .map(({ where, why }) => `  ${where}: ${escapeControlCharacters(why)}`),
-      ...(refusedRows > shownRows ? [`  … and ${refusedRows - shownRows} more`] : []),
-      ...(dryRun ? accessLines(plan, widened) : []),
-      ...(refusedRows > 0 && dryRun ? [`Without them: ${words(counts)}`] : []),
-    ];
-  });
 }
 
-function words(counts: {
-  added: number;
-  updated: number;
-  revoked: number;
-  unchanged: number;
-  filled: number;
-  default_permissions: number;
-}): string {
+function importLines({ dryRun, plan, widened }: ImportReport): string[] {
+  const { refused, refusedRows } = plan;
+  const outcome = dryRun ? "Would import" : "Imported";
   return [
-    `${counts.added} added${counts.default_permissions > 0 ? ` (${counts.default_permissions} with what a new client may do)` : ""}`,
-    ...(counts.updated > 0 ? [`${counts.updated} updated`] : []),
-    ...(counts.revoked > 0 ? [`${counts.revoked} revoked`] : []),
-    ...(counts.unchanged > 0 ? [`${counts.unchanged} unchanged`] : []),
-    ...(counts.filled > 0 ? [`${counts.filled} ids in between filled with revoked rows`] : []),
+    refusedRows > 0
+      ? `Nothing imported: ${counted(refusedRows, "row")} refused`
+      : `${outcome}: ${countsText(plan)}`,
+    ...refused
+      .slice(0, shownRows)
+      .map(({ where, why }) => `  ${where}: ${escapeControlCharacters(why)}`),
+    ...moreLine(refusedRows),
+    ...(dryRun ? accessLines(plan, widened) : []),
+    ...(refusedRows > 0 && dryRun ? [`Without them: ${countsText(plan)}`] : []),
+  ];
+}
+
+function countsText(plan: Plan): string {
+  const { defaulted, filled, revocations, unchanged, updated } = plan;
+  return [
+    `${plan.added.length - filled} added${defaulted > 0 ? ` (${defaulted} with default permissions)` : ""}`,
+    ...(updated.length > 0 ? [`${updated.length} updated`] : []),
+    ...(revocations.length > 0 ? [`${revocations.length} revoked`] : []),
+    ...(unchanged > 0 ? [`${unchanged} unchanged`] : []),
+    ...(filled > 0 ? [`${counted(filled, "missing id")} filled with revoked rows`] : []),
   ].join(", ");
 }

@@ -1,16 +1,18 @@
 import { type Command, Option } from "commander";
 import { expandPath } from "../../config/paths.js";
-import { StoreError } from "../../errors.js";
+import { StoreError, wrap } from "../../errors.js";
+import type { AdoptResult } from "../../setup/adopt.js";
+import type { InitResult } from "../../setup/init.js";
 import { addGlobalOptions, type Context, contextOf } from "../context.js";
+import { addHelp } from "../help.js";
 import {
   addSwapOptions,
   bundleLines,
   bundleOptions,
-  formatSourceName,
   operate,
   operationOptions,
+  passphraseLine,
   type SwapOptions,
-  serviceChoice,
 } from "../options/operation.js";
 import {
   addRecipientOptions,
@@ -19,7 +21,7 @@ import {
 } from "../options/recovery-key.js";
 import { askSecret } from "../ui/prompt.js";
 
-interface InitCommandOptions extends RecipientCommandOptions, SwapOptions {
+interface InitOptions extends RecipientCommandOptions, SwapOptions {
   passphraseFile?: string;
   to?: string;
   bundleTo?: string;
@@ -30,42 +32,44 @@ interface InitCommandOptions extends RecipientCommandOptions, SwapOptions {
 }
 
 export function addCommand(program: Command): void {
-  const init = addGlobalOptions(
-    addSwapOptions(
-      addRecipientOptions(
-        program
-          .command("init")
-          .description("make an encrypted store, its passphrase and its recovery key"),
-      )
-        .option("--passphrase-file <path>", "use this passphrase instead of a generated one")
-        .option("--to <folder>", "remember where backups go")
-        .option("--bundle-to <folder>", "remember where bundles go, and write the first one now")
-        .addOption(
-          new Option(
-            "--schema-version <0|2>",
-            "the new store's schema (default: what the hub here reads)",
-          ).choices(["0", "2"]),
-        )
-        .addOption(
-          new Option("--cipher-compatibility <3|4>", "SQLCipher's format (default: 4)").choices([
-            "3",
-            "4",
-          ]),
-        )
-        .option("--adopt", "take over a store that upstream's password setting encrypted")
-        .option("--remove-password", "with --adopt: take the password out of server.json"),
-    ).addHelpText(
-      "after",
-      "\nExamples:\n  hivemind-sqlcipher init\n  hivemind-sqlcipher init --recovery-key-file /media/usb/recovery-key.txt --bundle-to /media/usb/bundles --to /srv/backup/hivemind\n  hivemind-sqlcipher init --adopt --remove-password --bundle-to /media/usb/bundles",
-    ),
-  );
-  init.action(async (options: InitCommandOptions) => {
-    const context = await contextOf(init);
+  const command = program
+    .command("init")
+    .description("Create an encrypted store, its passphrase and recovery key")
+    .option("--passphrase-file <path>", "Use the passphrase in this file, not a generated one")
+    .option("--to <directory>", "Remember this directory for backups")
+    .option("--bundle-to <directory>", "Write the first bundle here and remember the directory")
+    .addOption(
+      new Option(
+        "--schema-version <0|2>",
+        "Create this schema (default: the one that the hub reads)",
+      ).choices(["0", "2"]),
+    )
+    .addOption(
+      new Option(
+        "--cipher-compatibility <3|4>",
+        "Write this SQLCipher format (default: 4)",
+      ).choices(["3", "4"]),
+    )
+    .option("--adopt", "Take over a store that HiveMind's password encrypted")
+    .option("--remove-password", "Remove the adopted store's password from server.json");
+  addRecipientOptions(command);
+  addSwapOptions(command);
+  addGlobalOptions(command);
+  addHelp(command, {
+    details: ["HiveMind 4 reads schema 0 and 1, HiveMind 5 upgrades them to 2."],
+    examples: [
+      "hivemind-sqlcipher init",
+      "hivemind-sqlcipher init --recovery-key-file /media/usb/recovery-key.txt --bundle-to /media/usb/bundles --to /srv/backup/hivemind",
+      "hivemind-sqlcipher init --adopt --remove-password --bundle-to /media/usb/bundles",
+    ],
+  });
+  command.action(async (options: InitOptions) => {
+    const context = await contextOf(command);
     await (options.adopt ? runAdopt(context, options) : runInit(context, options));
   });
 }
 
-async function runInit(context: Context, options: InitCommandOptions): Promise<void> {
+async function runInit(context: Context, options: InitOptions): Promise<void> {
   const { initStore } = await import("../../setup/init.js");
   const { newPassphrase } = await import("../../swap/prepare.js");
   const { passphraseFile } = options;
@@ -73,34 +77,39 @@ async function runInit(context: Context, options: InitCommandOptions): Promise<v
     ...recipientOptions(context, options),
     storePath: context.storePath,
     source: context.source,
-    settings: rememberedSettings(context, options),
+    settings: settingsToSave(context, options),
     passphrase: passphraseFile && (await newPassphrase(expandPath(passphraseFile))),
     schemaVersion: await schemaFor(options),
     cipherCompatibility: options.cipherCompatibility === "3" ? 3 : 4,
     bundleFolder: options.bundleTo && expandPath(options.bundleTo),
     reporter: context.reporter,
   });
-  context.output.result(result, () => [
-    `An encrypted store is ready: ${result.path}`,
+  context.output.result(result, () => initLines(result));
+}
+
+function initLines(result: InitResult): string[] {
+  return [
+    `Created an encrypted store: ${result.path}`,
     `  key_id      ${result.key_id}`,
-    `  passphrase  in ${formatSourceName(result.passphrase_source)}`,
+    passphraseLine(result.passphrase_source),
     `  settings    ${result.settings}`,
     ...bundleLines(result.bundle),
     ...(result.bundle
       ? []
       : [
           "",
-          "The passphrase exists nowhere else yet. Write a bundle now, to a place of its own:",
-          "  hivemind-sqlcipher bundle export --bundle-to FOLDER",
+          "The passphrase has no copy yet. Write a bundle with it to another disk now:",
+          "  hivemind-sqlcipher bundle export --bundle-to DIRECTORY",
         ]),
-  ]);
+  ];
 }
 
-async function runAdopt(context: Context, options: InitCommandOptions): Promise<void> {
+async function runAdopt(context: Context, options: InitOptions): Promise<void> {
   const { adopt } = await import("../../setup/adopt.js");
   const { loadSettings, saveSettings } = await import("../../config/settings.js");
-  const bundle = await bundleOptions(context, options);
   const { readPassphraseFile } = await import("../../keys/source.js");
+  const { settingsPath } = context;
+  const bundle = await bundleOptions(context, options);
   const { passphraseFile } = options;
   const passphrase = passphraseFile && (await readPassphraseFile(expandPath(passphraseFile)));
   const result = await operate(context, (lock, signal) =>
@@ -112,27 +121,29 @@ async function runAdopt(context: Context, options: InitCommandOptions): Promise<
       removePassword: options.removePassword,
     }),
   );
-  await saveSettings(context.settingsPath, {
-    ...(await loadSettings(context.settingsPath)),
-    ...rememberedSettings(context, options),
+  await saveSettings(settingsPath, {
+    ...(await loadSettings(settingsPath)),
+    ...settingsToSave(context, options),
     passphrase_source: result.adopted.passphrase_source,
   });
-  const { adopted } = result;
-  context.output.result(result, () => [
-    `Adopted: ${adopted.path}, SQLCipher ${adopted.cipher_compatibility}`,
-    `  key_id      ${adopted.key_id}`,
-    `  passphrase  in ${formatSourceName(adopted.passphrase_source)}`,
-    ...bundleLines(result.bundle),
-    ...(adopted.password_removed
-      ? ["", "The password is out of server.json: start the hub by hivemind-sqlcipher run."]
-      : []),
-  ]);
+  context.output.result(result, () => adoptLines(result));
 }
 
-/** What the settings file remembers, so that the next command needs no options. */
-function rememberedSettings(context: Context, options: InitCommandOptions) {
-  const { store, backup } = context.settings;
-  const { service } = serviceChoice(context, options);
+function adoptLines({ adopted, bundle }: AdoptResult): string[] {
+  return [
+    `Adopted: ${adopted.path}, SQLCipher ${adopted.cipher_compatibility}`,
+    `  key_id      ${adopted.key_id}`,
+    passphraseLine(adopted.passphrase_source),
+    ...bundleLines(bundle),
+    ...(adopted.password_removed
+      ? ["", "Removed the password from server.json: start the hub with hivemind-sqlcipher run."]
+      : []),
+  ];
+}
+
+/** Returns the settings with the options of this command, which later commands then need not repeat. */
+function settingsToSave({ settings }: Context, options: InitOptions) {
+  const { store, backup } = settings;
   return {
     ...(store && Object.keys(store).length > 0 && { store }),
     backup: {
@@ -140,7 +151,7 @@ function rememberedSettings(context: Context, options: InitCommandOptions) {
       ...(options.to !== undefined && { to: expandPath(options.to) }),
       ...(options.bundleTo !== undefined && { bundle_to: expandPath(options.bundleTo) }),
       ...(options.unit !== undefined && { unit: options.unit }),
-      ...(options.service !== undefined && { service }),
+      ...(options.service !== undefined && { service: options.service }),
       ...(options.stopCommand !== undefined && { stop_command: options.stopCommand }),
       ...(options.startCommand !== undefined && { start_command: options.startCommand }),
     },
@@ -148,19 +159,17 @@ function rememberedSettings(context: Context, options: InitCommandOptions) {
 }
 
 /**
- * A new store gets the schema that the hub on this machine reads. Without a hub to ask it gets 0, which every hub reads:
- * released ones enforce blacklists nowhere else, and newer ones migrate it when they first open it.
+ * Returns the schema for a new store: the one that the hub on this machine reads, or 0 without a
+ * hub. Every hub reads schema 0: HiveMind 4 enforces blacklists only in it, HiveMind 5 upgrades it.
  */
-async function schemaFor({ schemaVersion: asked }: InitCommandOptions): Promise<0 | 2> {
-  if (asked !== undefined) return asked === "2" ? 2 : 0;
+async function schemaFor({ schemaVersion: wanted }: InitOptions): Promise<0 | 2> {
+  if (wanted !== undefined) return wanted === "2" ? 2 : 0;
   const { askHub, findHubPython } = await import("../../hub/interpreter.js");
   const python = await findHubPython({});
   if (python === undefined) return 0;
   const { schemaVersion } = await askHub(python).catch((error: unknown) => {
     if (!(error instanceof StoreError)) throw error;
-    const hint =
-      "--schema-version says it: 0 for a released hub (hivemind-core 4), 2 for a newer one.";
-    throw new StoreError(error.kind, error.message, { hint, cause: error });
+    throw wrap(error, { hint: "Add --schema-version 0 for HiveMind 4, or 2 for HiveMind 5." });
   });
   return (schemaVersion ?? 0) >= 2 ? 2 : 0;
 }

@@ -1,3 +1,4 @@
+/** The hub's commands that change what one client may do. */
 import type { Command } from "commander";
 import {
   addToBlacklist,
@@ -9,33 +10,27 @@ import {
   type Verb,
 } from "../../client/permissions.js";
 import { addGlobalOptions } from "../context.js";
-import { editClient, editHelp } from "../edit-client.js";
+import { editClient } from "../edit-client.js";
+import { addHelp } from "../help.js";
+import { optionalIdNote } from "../ui/choose-client.js";
 
-/** Verbs about one thing that the client may or may not do: `make-admin [ID]`. */
+/** Commands without a value: `make-admin [ID]`. */
 const switches: readonly [name: string, description: string, verb: Verb][] = [
-  ["make-admin", "make a client an administrator", setPermission("is_admin", true)],
-  ["revoke-admin", "make an administrator an ordinary client", setPermission("is_admin", false)],
-  ["allow-escalate", "let a client send ESCALATE messages", setPermission("can_escalate", true)],
-  [
-    "blacklist-escalate",
-    "keep a client from sending ESCALATE messages",
-    setPermission("can_escalate", false),
-  ],
-  ["allow-propagate", "let a client send PROPAGATE messages", setPermission("can_propagate", true)],
+  ["make-admin", "Make a client an administrator", setPermission("is_admin", true)],
+  ["revoke-admin", "Make an administrator an ordinary client", setPermission("is_admin", false)],
+  ["allow-escalate", "Allow a client to send ESCALATE", setPermission("can_escalate", true)],
+  ["blacklist-escalate", "Forbid a client to send ESCALATE", setPermission("can_escalate", false)],
+  ["allow-propagate", "Allow a client to send PROPAGATE", setPermission("can_propagate", true)],
   [
     "blacklist-propagate",
-    "keep a client from sending PROPAGATE messages",
+    "Forbid a client to send PROPAGATE",
     setPermission("can_propagate", false),
   ],
-  ["allow-broadcast", "let an administrator send BROADCAST messages", setBroadcast(true)],
-  [
-    "blacklist-broadcast",
-    "keep an administrator from sending BROADCAST messages",
-    setBroadcast(false),
-  ],
+  ["allow-broadcast", "Allow an administrator to send BROADCAST", setBroadcast(true)],
+  ["blacklist-broadcast", "Forbid an administrator to send BROADCAST", setBroadcast(false)],
 ];
 
-interface NamedVerb {
+interface ValuedCommand {
   readonly name: string;
   readonly argument: string;
   readonly description: string;
@@ -43,47 +38,47 @@ interface NamedVerb {
   readonly verb: (value: string) => Verb;
 }
 
-/** Verbs that name what they allow or deny: `allow-msg TYPE [ID]`. */
-const named: readonly NamedVerb[] = [
+/** Commands with a value: `allow-msg TYPE [ID]`. */
+const valued: readonly ValuedCommand[] = [
   {
     name: "allow-msg",
     argument: "type",
-    description: "let a client send messages of a type",
+    description: "Allow a client to send messages of this type",
     example: "speak 3",
     verb: allowMessage,
   },
   {
     name: "blacklist-msg",
     argument: "type",
-    description: "take a message type from what a client may send",
+    description: "Forbid a client to send messages of this type",
     example: "speak:b64_audio 3",
     verb: denyMessage,
   },
   {
     name: "allow-skill",
     argument: "skill",
-    description: "take a skill from a client's blacklist",
+    description: "Remove a skill from a client's blacklist",
     example: "skill-weather.openvoiceos 3",
     verb: (skill) => removeFromBlacklist("skill_blacklist", skill),
   },
   {
     name: "blacklist-skill",
     argument: "skill",
-    description: "keep a client from triggering a skill",
+    description: "Add a skill to a client's blacklist",
     example: "skill-weather.openvoiceos 3",
     verb: (skill) => addToBlacklist("skill_blacklist", skill),
   },
   {
     name: "allow-intent",
     argument: "intent",
-    description: "take an intent from a client's blacklist",
+    description: "Remove an intent from a client's blacklist",
     example: "skill-weather.openvoiceos:forecast 3",
     verb: (intent) => removeFromBlacklist("intent_blacklist", intent),
   },
   {
     name: "blacklist-intent",
     argument: "intent",
-    description: "keep a client from triggering an intent",
+    description: "Add an intent to a client's blacklist",
     example: "skill-weather.openvoiceos:forecast 3",
     verb: (intent) => addToBlacklist("intent_blacklist", intent),
   },
@@ -91,32 +86,29 @@ const named: readonly NamedVerb[] = [
 
 export function addCommand(program: Command): void {
   for (const [name, description, verb] of switches) {
-    const command = addGlobalOptions(
-      program
-        .command(`${name} [id]`)
-        .description(description)
-        .addHelpText("after", editHelp(`${name} 3`)),
-    );
+    const command = addEditing(program, `${name} [id]`, description, `${name} 3`);
     command.action(async (id: string | undefined) => editClient(command, id, verb));
   }
-
-  for (const { name, argument, description, example, verb } of named) {
-    const command = addGlobalOptions(
-      program
-        .command(`${name} <${argument}> [id]`)
-        .description(description)
-        .addHelpText("after", editHelp(`${name} ${example}`)),
-    );
+  for (const { name, argument, description, example, verb } of valued) {
+    const usage = `${name} <${argument}> [id]`;
+    const command = addEditing(program, usage, description, `${name} ${example}`);
     command.action(async (value: string, id: string | undefined) =>
       editClient(command, id, verb(value)),
     );
   }
 }
 
-/** The verbs about what a client may do, by command; those that name a message type, skill or intent name `value`. */
+function addEditing(program: Command, usage: string, description: string, example: string) {
+  return addHelp(addGlobalOptions(program.command(usage).description(description)), {
+    details: [optionalIdNote],
+    examples: [`hivemind-sqlcipher ${example}`],
+  });
+}
+
+/** Returns what each command does to a client by the command's name, for a given `value`. */
 export function permissionVerbs(value: string): Map<string, Verb> {
   return new Map([
     ...switches.map(([name, , verb]): [string, Verb] => [name, verb]),
-    ...named.map(({ name, verb }): [string, Verb] => [name, verb(value)]),
+    ...valued.map(({ name, verb }): [string, Verb] => [name, verb(value)]),
   ]);
 }

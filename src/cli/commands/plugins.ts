@@ -1,56 +1,44 @@
 import type { Command } from "commander";
-import { StoreError } from "../../errors.js";
+import type { FoundPlugin } from "../../databases/discover.js";
+import { exitCodes, StoreError } from "../../errors.js";
 import { addGlobalOptions, type Context, contextOf } from "../context.js";
+import { addHelp } from "../help.js";
 import { Table } from "../ui/table.js";
 
 export function addCommand(program: Command): void {
-  const plugins = addGlobalOptions(
-    program
-      .command("plugins [names...]")
-      .description(
-        "the database plugins there are; a named one is also loaded, to see that it can be",
-      )
-      .addHelpText("after", "\nExample:\n  hivemind-sqlcipher plugins my-db-plugin"),
-  );
-  plugins.action(async (names: string[]) =>
-    listPlugins(await contextOf(plugins), names, program.version() ?? ""),
+  const command = program
+    .command("plugins [names...]")
+    .description("List the database plugins, and load those that are named");
+  addGlobalOptions(command);
+  addHelp(command, {
+    details: ["Exits with 1 if a named plugin cannot be loaded."],
+    examples: ["hivemind-sqlcipher plugins my-db-plugin"],
+  });
+  command.action(async (names: string[]) =>
+    listPlugins(await contextOf(command), names, program.version() ?? ""),
   );
 }
 
 async function listPlugins(context: Context, names: string[], version: string): Promise<void> {
   const { ownPluginNames, otherPlugins } = await import("../../databases/registry.js");
-  const { loadPlugin, syntaxProblem } = await import("../../databases/discover.js");
-  const others = await otherPlugins();
   const own = ownPluginNames.map((name) => ({
     ...{ name, package: "hivemind-sqlcipher", version, folder: null, problem: null },
   }));
-  const found = await Promise.all(
-    others.map(async (plugin) => ({
-      ...{ name: plugin.name, package: plugin.package, version: plugin.version },
-      ...{
-        folder: plugin.folder,
-        problem: plugin.problem ?? (await syntaxProblem(plugin.file)) ?? null,
-      },
-    })),
-  );
-  const unknown = names.find((name) => ![...own, ...found].some((plugin) => plugin.name === name));
+  const others = await otherPlugins();
+  const known = [...own, ...others].map(({ name }) => name);
+  const unknown = names.find((name) => !known.includes(name));
   if (unknown !== undefined) {
-    throw new StoreError("usage", `there is no database plugin "${unknown}"`, {
-      hint: "hivemind-sqlcipher plugins lists those there are.",
+    throw new StoreError("usage", `no such database plugin: ${unknown}`, {
+      hint: "Run hivemind-sqlcipher plugins to list them.",
     });
   }
-  for (const [index, plugin] of found.entries()) {
-    const listed = others[index];
-    if (listed === undefined || plugin.problem !== null || !names.includes(plugin.name)) continue;
-    try {
-      await loadPlugin(listed);
-    } catch (error) {
-      plugin.problem = (error as Error).message;
-    }
-  }
-  const plugins = [...own, ...found];
-  if (names.some((name) => plugins.find((plugin) => plugin.name === name)?.problem)) {
-    process.exitCode = 1;
+  const checked = others.map(async (plugin) => ({
+    ...{ name: plugin.name, package: plugin.package, version: plugin.version },
+    ...{ folder: plugin.folder, problem: await problemOf(plugin, names.includes(plugin.name)) },
+  }));
+  const plugins = [...own, ...(await Promise.all(checked))];
+  if (plugins.some(({ name, problem }) => problem !== null && names.includes(name))) {
+    process.exitCode = exitCodes.failed;
   }
   const { output } = context;
   const columns = ["name", "package", "version", "problem"].map((title) => ({ title }));
@@ -60,4 +48,18 @@ async function listPlugins(context: Context, names: string[], version: string): 
   const table = await Table.of(columns, rows, output.columns);
   const lines = [output.style("bold", table.heading()), ...(await table.rows(rows))];
   output.result({ plugins }, () => lines);
+}
+
+/** Returns why a plugin cannot be used, or null; runs its code only if `load` is set. */
+async function problemOf(plugin: FoundPlugin, load: boolean): Promise<string | null> {
+  const { loadPlugin, syntaxProblem } = await import("../../databases/discover.js");
+  const problem = plugin.problem ?? (await syntaxProblem(plugin.file));
+  if (problem !== undefined) return problem;
+  if (!load) return null;
+  try {
+    await loadPlugin(plugin);
+    return null;
+  } catch (error) {
+    return (error as Error).message;
+  }
 }

@@ -1,11 +1,17 @@
 import { type Command, InvalidArgumentError } from "commander";
+import type { PruneResult } from "../../backup/prune.js";
 import { escapeControlCharacters } from "../../text/escape.js";
 import { addGlobalOptions, type Context, contextOf } from "../context.js";
-import { directoriesOf, type FolderOptions } from "../options/backup-directories.js";
+import { addHelp } from "../help.js";
+import {
+  addBundleDirectoryOption,
+  type BundleDirectoryOption,
+  listingOptions,
+} from "../options/backup-directories.js";
 import { operate } from "../options/operation.js";
 import { formatSize } from "../ui/units.js";
 
-interface PruneCommandOptions extends FolderOptions {
+interface PruneOptions extends BundleDirectoryOption {
   keepLast?: number;
   keepDaily?: number;
   keepWeekly?: number;
@@ -15,44 +21,49 @@ interface PruneCommandOptions extends FolderOptions {
 }
 
 export function addCommand(program: Command): void {
-  const prune = addGlobalOptions(
-    program
-      .command("prune [folder]")
-      .description("remove the backups that no --keep rule keeps; never the last that verifies")
-      .option("--keep-last <n>", "keep the newest n", parseCount)
-      .option("--keep-daily <n>", "and the newest of each of the last n days with one", parseCount)
-      .option("--keep-weekly <n>", "the same for weeks", parseCount)
-      .option("--keep-monthly <n>", "the same for months", parseCount)
-      .option("--bundles", "also remove bundles that no backup here and no store needs any more")
-      .option("--bundle-to <folder>", "where the bundles are (default: from the settings)")
-      .option("-n, --dry-run", "only say what would be removed")
-      .addHelpText(
-        "after",
-        '\nOnly backups whose manifest holds are counted and removed. A rule that is not\ngiven is taken from "keep" in the settings. With --bundles, think of copies of\nthe removed backups that you keep elsewhere: they need their bundle.\n\nExamples:\n  hivemind-sqlcipher prune --keep-daily 7 --keep-weekly 5 --keep-monthly 12 --dry-run\n  hivemind-sqlcipher prune /media/usb/backups --keep-last 3',
-      ),
-  );
-  prune.action(async (folder: string | undefined, options: PruneCommandOptions) =>
-    runPrune(await contextOf(prune), folder, options),
+  const command = program
+    .command("prune [directory]")
+    .description("Remove backups that no --keep rule keeps")
+    .option("--keep-last <n>", "Keep the newest n backups", parseCount)
+    .option("--keep-daily <n>", "Keep the newest backup of each of the last n days", parseCount)
+    .option("--keep-weekly <n>", "Keep the newest backup of each of the last n weeks", parseCount)
+    .option("--keep-monthly <n>", "Keep the newest backup of each of the last n months", parseCount)
+    .option("--bundles", "Remove bundles that no backup or store needs, too")
+    .option("-n, --dry-run", "Show what would be removed, change nothing");
+  addBundleDirectoryOption(command);
+  addGlobalOptions(command);
+  addHelp(command, {
+    details: [
+      'A rule that is not given is taken from "keep" in the settings. Days, weeks and months without a backup do not count. The newest backup that verifies is always kept, and files without a valid manifest are neither counted nor removed.',
+      "With --bundles, consider copies of the removed backups elsewhere: they need their bundle.",
+    ],
+    examples: [
+      "hivemind-sqlcipher prune --keep-daily 7 --keep-weekly 5 --keep-monthly 12 --dry-run",
+      "hivemind-sqlcipher prune /media/usb/backups --keep-last 3",
+    ],
+  });
+  command.action(async (directory: string | undefined, options: PruneOptions) =>
+    runPrune(await contextOf(command), directory, options),
   );
 }
 
 function parseCount(text: string): number {
-  if (!/^\d{1,9}$/.test(text)) throw new InvalidArgumentError("It is a whole number, 0 or more.");
+  if (!/^\d{1,9}$/.test(text)) throw new InvalidArgumentError("It must be a whole number from 0.");
   return Number(text);
 }
 
 async function runPrune(
   context: Context,
-  folder: string | undefined,
-  options: PruneCommandOptions,
+  directory: string | undefined,
+  options: PruneOptions,
 ): Promise<void> {
   const { prune } = await import("../../backup/prune.js");
   const { output } = context;
   const keep = context.settings.keep ?? {};
-  const places = directoriesOf(context, folder, options);
+  const listing = listingOptions(context, directory, options);
   const result = await operate(context, (_lock, signal) =>
     prune({
-      ...places,
+      ...listing,
       keep: {
         last: options.keepLast ?? keep.last,
         daily: options.keepDaily ?? keep.daily,
@@ -65,19 +76,23 @@ async function runPrune(
       signal,
     }),
   );
-  output.result({ prune: result }, () => {
-    const gone = result.dry_run ? "would remove" : "removed";
-    return [
-      ...result.kept.map(
-        ({ path, rules }) =>
-          `keep          ${path}  (${rules.length > 0 ? rules.join(", ") : "the newest that verifies"})`,
-      ),
-      ...result.removed.map(({ path }) => `${gone.padEnd(13)} ${path}`),
-      ...result.removed_bundles.map((path) => `${gone.padEnd(13)} ${path}`),
-      ...result.left.map(({ path, problem }) =>
-        output.style("yellow", escapeControlCharacters(`left alone    ${path}: ${problem}`)),
-      ),
-      `${result.kept.length} kept, ${result.removed.length} ${result.dry_run ? "would be removed" : "removed"} (${formatSize(result.freed)})${result.verified === null ? "" : `; verified: ${result.verified}`}`,
-    ];
-  });
+  output.result({ prune: result }, () => pruneLines(result, context));
+}
+
+function pruneLines(result: PruneResult, { output }: Context): string[] {
+  const { kept, removed, left, verified } = result;
+  const isRemoved = result.dry_run ? "would be removed" : "removed";
+  const removing = (result.dry_run ? "would remove" : "removed").padEnd(12);
+  return [
+    ...kept.map(
+      ({ path, rules }) =>
+        `keep          ${path}  (${rules.length > 0 ? rules.join(", ") : "newest that verifies"})`,
+    ),
+    ...removed.map(({ path }) => `${removing}  ${path}`),
+    ...result.removed_bundles.map((path) => `${removing}  ${path}`),
+    ...left.map(({ path, problem }) =>
+      output.style("yellow", escapeControlCharacters(`unchanged     ${path}: ${problem}`)),
+    ),
+    `${kept.length} kept, ${removed.length} ${isRemoved} (${formatSize(result.freed)})${verified === null ? "" : `; verified: ${verified}`}`,
+  ];
 }

@@ -1,6 +1,8 @@
 import type { Command } from "commander";
 import { expandPath } from "../../config/paths.js";
+import type { RotateResult } from "../../swap/rotate.js";
 import { addGlobalOptions, type Context, contextOf } from "../context.js";
+import { addHelp } from "../help.js";
 import {
   addBundleTarget,
   addSwapOptions,
@@ -8,40 +10,41 @@ import {
   bundleLines,
   bundleOptions,
   downtimeLines,
-  formatSourceName,
   operate,
   operationOptions,
+  passphraseLine,
   type SwapOptions,
 } from "../options/operation.js";
 
-interface RotateCommandOptions extends SwapOptions, BundleTargetOptions {
+interface RotateOptions extends SwapOptions, BundleTargetOptions {
   passphraseFile?: string;
   keepPrevious?: boolean;
   reencryptBackups?: string;
 }
 
 export function addCommand(program: Command): void {
-  const rotate = addGlobalOptions(
-    addBundleTarget(
-      addSwapOptions(
-        program
-          .command("rotate")
-          .description("a new passphrase: a new file under it, a new bundle, and the hub told")
-          .option("--passphrase-file <path>", "use this passphrase instead of a generated one")
-          .option("--keep-previous", "keep the old one in the keyring, for old backups")
-          .option("--reencrypt-backups <folder>", "bring the backups there under the new one too"),
-      ),
-    ).addHelpText(
-      "after",
-      "\nExamples:\n  hivemind-sqlcipher rotate\n  hivemind-sqlcipher rotate --keep-previous --reencrypt-backups /srv/backup/hivemind",
-    ),
-  );
-  rotate.action(async (options: RotateCommandOptions) =>
-    runRotate(await contextOf(rotate), options),
-  );
+  const command = program
+    .command("rotate")
+    .description("Replace the passphrase, re-encrypt the store, write a bundle")
+    .option("--passphrase-file <path>", "Use the passphrase in this file, not a generated one")
+    .option("--keep-previous", "Keep the previous passphrase in the keyring")
+    .option("--reencrypt-backups <directory>", "Re-encrypt the backups in this directory, too");
+  addSwapOptions(command);
+  addBundleTarget(command);
+  addGlobalOptions(command);
+  addHelp(command, {
+    details: [
+      "Older backups stay encrypted with the previous passphrase, which is in its own bundle. --keep-previous lets restore and verify open them without that bundle.",
+    ],
+    examples: [
+      "hivemind-sqlcipher rotate",
+      "hivemind-sqlcipher rotate --keep-previous --reencrypt-backups /srv/backup/hivemind",
+    ],
+  });
+  command.action(async (options: RotateOptions) => runRotate(await contextOf(command), options));
 }
 
-async function runRotate(context: Context, options: RotateCommandOptions): Promise<void> {
+async function runRotate(context: Context, options: RotateOptions): Promise<void> {
   const { rotate } = await import("../../swap/rotate.js");
   const bundleTarget = await bundleOptions(context, options);
   const result = await operate(context, (lock, signal) =>
@@ -54,22 +57,22 @@ async function runRotate(context: Context, options: RotateCommandOptions): Promi
       reencrypt: options.reencryptBackups && expandPath(options.reencryptBackups),
     }),
   );
-  const { rotated, bundle, service, backups } = result;
-  context.output.result(result, () => [
-    `Rotated: ${rotated.path} has a new passphrase, in ${formatSourceName(rotated.passphrase_source)}`,
+  context.output.result(result, () => rotateLines(result));
+}
+
+function rotateLines({ rotated, bundle, service, backups }: RotateResult): string[] {
+  return [
+    `Rotated: ${rotated.path} has a new passphrase`,
+    passphraseLine(rotated.passphrase_source),
     `  key_id      ${rotated.key_id} (was ${rotated.previous_key_id})`,
-    rotated.previous_kept
-      ? "  old one     kept in the keyring, for older backups"
-      : "  old one     in its bundle alone, for older backups",
+    `  previous    ${rotated.previous_kept ? "kept in the keyring" : "only in its bundle"}, opens older backups`,
     ...bundleLines(bundle),
     ...downtimeLines(service),
     ...(backups
       ? [
-          `  backups     ${backups.reencrypted.length} brought under the new passphrase`,
-          ...backups.left.map(
-            ({ path, reason }) => `              left as it is: ${path} (${reason})`,
-          ),
+          `  backups     ${backups.reencrypted.length} re-encrypted`,
+          ...backups.left.map(({ path, reason }) => `              unchanged: ${path} (${reason})`),
         ]
       : []),
-  ]);
+  ];
 }

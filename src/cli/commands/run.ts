@@ -1,68 +1,72 @@
-import type { Command } from "commander";
+import { type Command, Option } from "commander";
 import { expandPath } from "../../config/paths.js";
-import { StoreError } from "../../errors.js";
+import { isKind, StoreError } from "../../errors.js";
 import type { HubOptions } from "../../hub/run.js";
 import { formatSource, parseSource } from "../../keys/source.js";
 import { restoreUmask } from "../../process/privacy.js";
 import { addGlobalOptions, type Context, contextOf, ownCommand } from "../context.js";
+import { addHelp } from "../help.js";
 import { recoverFirst } from "../open.js";
 
 interface RunOptions {
   privateConfig?: boolean;
   hubPython?: string;
   redisPasswordSource?: string;
-  printUnit?: string;
+  printUnit?: "user" | "system" | "keyring";
   prepare?: string;
   credentialFile?: string;
   user?: string;
 }
 
 export function addCommand(program: Command): void {
-  const run = addGlobalOptions(
-    program
-      .command("run [command...]")
-      .description(
-        "start the hub with its passphrase, or its Redis password, which is in no file on disk; exits as the hub does",
-      )
-      .usage("[options] -- COMMAND [ARGUMENT...]")
-      .option("--private-config", "without mount namespaces: a configuration folder in memory")
-      .option("--hub-python <path>", "the hub's Python, where it cannot be told from the command")
-      .option(
-        "--redis-password-source <source>",
-        "for a hub on Redis: keyring (the default), file:PATH, command:CMD, credential[:NAME]",
-      )
-      .option("--print-unit <kind>", "print a ready systemd unit instead: user, system or keyring")
-      .option(
-        "--credential-file <path>",
-        "for system and keyring units: the secret as systemd-creds sealed it",
-      )
-      .option("--user <name>", "for system and keyring units: the account that the hub runs as")
-      .option("--prepare <path>", "only write the server.json that a system unit binds, there")
-      .addHelpText(
-        "after",
-        "\nExamples:\n  hivemind-sqlcipher run -- hivemind-core listen\n  hivemind-sqlcipher run --print-unit user > ~/.config/systemd/user/hivemind-core.service",
-      ),
-  );
-  run.action(async (command: string[], options: RunOptions) =>
-    runHubCommand(await contextOf(run), command, options),
-  );
+  const command = program
+    .command("run [command...]")
+    .description("Start the hub and pass it the passphrase in memory")
+    .usage("[options] -- COMMAND [ARGUMENT...]")
+    .option("--private-config", "Use a configuration directory in memory, not a mount")
+    .option("--hub-python <path>", "Use this Python of the hub (default: by the command)")
+    .option(
+      "--redis-password-source <source>",
+      "Read a Redis hub's password here (default: keyring)",
+    )
+    .addOption(
+      new Option("--print-unit <user|system|keyring>", "Print a systemd unit instead").choices([
+        "user",
+        "system",
+        "keyring",
+      ]),
+    )
+    .option("--credential-file <path>", "Name the sealed credential in the printed unit")
+    .option("--user <name>", "Name the hub's account in the printed unit")
+    .option("--prepare <path>", "Write only the server.json that a system unit mounts");
+  addGlobalOptions(command);
+  addHelp(command, {
+    details: [
+      "The hub reads the store's passphrase, or the password of its Redis server, from a server.json that exists only in memory. Without mount namespaces, use --private-config. The exit code is the hub's.",
+      "A unit of kind user or system starts the hub, one of kind keyring unlocks the keyring at boot. The credential of system and keyring units is sealed with systemd-creds. A source is keyring, file:PATH, command:CMD or credential[:NAME].",
+    ],
+    examples: [
+      "hivemind-sqlcipher run -- hivemind-core listen",
+      "hivemind-sqlcipher run --print-unit user > ~/.config/systemd/user/hivemind-core.service",
+    ],
+  });
+  command.action(async (args: string[], options: RunOptions) => {
+    const context = await contextOf(command);
+    await (options.printUnit === undefined
+      ? runHubCommand(context, args, options)
+      : printUnit(context, args, options));
+  });
 }
 
-async function runHubCommand(
-  context: Context,
-  words: string[],
-  options: RunOptions,
-): Promise<void> {
-  const hub = words.length > 0 ? words : ["hivemind-core", "listen"];
-  if (options.printUnit !== undefined) return printUnit(context, hub, options.printUnit, options);
-  if (words.length === 0) {
-    throw new StoreError("usage", "what should be run?", {
-      hint: "hivemind-sqlcipher run -- hivemind-core listen",
+async function runHubCommand(context: Context, args: string[], options: RunOptions): Promise<void> {
+  if (args.length === 0) {
+    throw new StoreError("usage", "no command to run", {
+      hint: "Name the hub's command: hivemind-sqlcipher run -- hivemind-core listen.",
     });
   }
   const { prepareServerJson, runHub } = await import("../../hub/run.js");
   const request: HubOptions = {
-    command: hub,
+    command: args,
     ...((await redisSecret(options)) ?? (await storeSecret(context))),
     hubPython: options.hubPython,
     onNotice: (text: string) => context.output.notice(text),
@@ -85,8 +89,8 @@ async function storeSecret(context: Context) {
 }
 
 /**
- * The password of the Redis server, if that is what the hub's `server.json` names. It has a source of its own: what
- * opens the store is never sent to a server.
+ * Returns the Redis server's password if the hub uses Redis, else undefined. It has a source of its
+ * own: the store's passphrase must never be sent to a server.
  */
 async function redisSecret({ redisPasswordSource }: RunOptions) {
   const settings = await redisSettings();
@@ -97,7 +101,7 @@ async function redisSecret({ redisPasswordSource }: RunOptions) {
   return { redisPassword: await databasePassword(redisModule, settings, source) };
 }
 
-/** What `server.json` says of the hub's Redis server; undefined for a hub on another database. */
+/** Returns the Redis settings in server.json; undefined for a hub on another database. */
 async function redisSettings() {
   const { databaseIn, readServerJson, redisModule, serverJsonPath } = await import(
     "../../hub/server-json.js"
@@ -106,90 +110,86 @@ async function redisSettings() {
     const { module, settings } = databaseIn(await readServerJson(serverJsonPath()));
     return module === redisModule ? settings : undefined;
   } catch (error) {
-    if (error instanceof StoreError && error.kind === "notFound") return undefined;
+    if (isKind(error, "notFound")) return undefined;
     throw error;
   }
 }
 
-async function printUnit(
-  context: Context,
-  hub: string[],
-  kind: string,
-  options: RunOptions,
-): Promise<void> {
-  if (kind === "keyring") return printKeyringUnit(context, options);
-  const { findProgram } = await import("../../hub/interpreter.js");
+async function printUnit(context: Context, args: string[], options: RunOptions): Promise<void> {
+  const print = { user: userUnit, system: systemUnit, keyring: keyringUnit };
+  const unit = await print[options.printUnit ?? "user"](context, args, options);
+  context.output.line(unit.trimEnd());
+}
+
+async function userUnit(context: Context, args: string[], options: RunOptions): Promise<string> {
+  const { renderUnit } = await import("../../hub/units.js");
+  const { privateConfig, redisPasswordSource } = options;
+  const run = ownCommand(
+    context,
+    "run",
+    ...(await hubPythonOption(options)),
+    ...(privateConfig ? ["--private-config"] : []),
+    ...(redisPasswordSource === undefined
+      ? []
+      : ["--redis-password-source", formatSource(parseSource(redisPasswordSource))]),
+  );
+  return renderUnit({ kind: "user", run, hub: await hubCommand(context, args) });
+}
+
+async function systemUnit(context: Context, args: string[], options: RunOptions): Promise<string> {
   const { renderUnit } = await import("../../hub/units.js");
   const { readServerJson, serverJsonPath } = await import("../../hub/server-json.js");
-  const [name = "", ...args] = hub;
-  const found = await findProgram(name);
-  if (found === undefined)
-    context.output.notice(`${name} is not on PATH; correct its path in the unit`);
-  const words = [found ?? `/usr/local/bin/${name}`, ...args];
-  const { hubPython: python, privateConfig, redisPasswordSource } = options;
-  const hubPython =
-    python === undefined ? [] : ["--hub-python", (await findProgram(python)) ?? python];
-  if (kind === "user") {
-    const ownOptions = [
-      ...hubPython,
-      ...(privateConfig ? ["--private-config"] : []),
-      ...(redisPasswordSource === undefined
-        ? []
-        : ["--redis-password-source", formatSource(parseSource(redisPasswordSource))]),
-    ];
-    const run = ownCommand(context, "run", ...ownOptions);
-    return context.output.line(renderUnit({ kind, run, hub: words }).trimEnd());
-  }
-  if (kind !== "system") {
-    throw new StoreError("usage", `there is no unit "${kind}"`, {
-      hint: "--print-unit is user, system or keyring.",
-    });
-  }
+  const hub = await hubCommand(context, args);
+  const hubPython = await hubPythonOption(options);
   const credential = sealedCredential(options, "hivemind-sqlcipher");
   const { file } = await readServerJson(serverJsonPath());
-  // It runs as another user perhaps, to whom this one's settings are none: what it needs of them is named.
+  // The unit may run as another user, who has no such settings file.
   const own = { ...context, settingsInFile: undefined };
   const run =
     (await redisSettings()) === undefined
       ? ownCommand({ ...own, source: parseSource("credential") }, "run", ...hubPython)
       : ownCommand(own, "run", ...hubPython, "--redis-password-source", "credential");
-  context.output.line(
-    renderUnit({
-      kind,
-      run,
-      hub: words,
-      serverJson: file,
-      credential,
-      ...(options.user !== undefined && { user: options.user }),
-    }).trimEnd(),
-  );
+  const user = options.user === undefined ? {} : { user: options.user };
+  return renderUnit({ kind: "system", run, hub, serverJson: file, credential, ...user });
 }
 
-/** The unit that unlocks the keyring at boot where nobody logs in: the system's manager with --user, else the user's. */
-async function printKeyringUnit(context: Context, options: RunOptions): Promise<void> {
+/** Returns the unit that unlocks the keyring at boot: with --user a system unit, else a user unit. */
+async function keyringUnit(_: Context, _args: string[], options: RunOptions): Promise<string> {
   const { renderKeyringUnit } = await import("../../hub/units.js");
   const credential = sealedCredential(options, "hivemind-keyring");
-  const unit =
-    options.user === undefined
-      ? renderKeyringUnit({ kind: "user", credential })
-      : renderKeyringUnit({
-          kind: "system",
-          credential,
-          owner: { user: options.user, uid: await userId(options.user) },
-        });
-  context.output.line(unit.trimEnd());
+  const { user } = options;
+  if (user === undefined) return renderKeyringUnit({ kind: "user", credential });
+  const owner = { user, uid: await userId(user) };
+  return renderKeyringUnit({ kind: "system", credential, owner });
+}
+
+/** Returns the hub's command with the full path of its program, as a unit needs it. */
+async function hubCommand(context: Context, args: string[]): Promise<string[]> {
+  const { findProgram } = await import("../../hub/interpreter.js");
+  const [name = "", ...rest] = args.length > 0 ? args : ["hivemind-core", "listen"];
+  const found = await findProgram(name);
+  if (found === undefined) {
+    context.output.notice(`${name} is not on PATH; correct its path in the unit`);
+  }
+  return [found ?? `/usr/local/bin/${name}`, ...rest];
+}
+
+async function hubPythonOption({ hubPython }: RunOptions): Promise<string[]> {
+  if (hubPython === undefined) return [];
+  const { findProgram } = await import("../../hub/interpreter.js");
+  return ["--hub-python", (await findProgram(hubPython)) ?? hubPython];
 }
 
 function sealedCredential({ credentialFile }: RunOptions, name: string): string {
   if (credentialFile !== undefined) return expandPath(credentialFile);
-  throw new StoreError("usage", "this unit gets its secret from a sealed credential", {
-    hint: `Seal it: systemd-creds encrypt --name=${name} - FILE; then name it: --credential-file FILE.`,
+  throw new StoreError("usage", "this unit needs a sealed credential", {
+    hint: `Seal the secret with systemd-creds encrypt --name=${name} - FILE, and add --credential-file FILE.`,
   });
 }
 
 async function userId(user: string): Promise<number> {
   const { run } = await import("../../process/run.js");
   const { code, stdout } = await run("id", ["-u", "--", user], { timeoutMs: 10_000 });
-  if (code !== 0) throw new StoreError("usage", `there is no user ${user}`);
+  if (code !== 0) throw new StoreError("usage", `no such user: ${user}`);
   return Number(stdout);
 }

@@ -1,26 +1,31 @@
 import type { Command } from "commander";
 import { StoreError } from "../../errors.js";
 import { addGlobalOptions, type Context, contextOf, ownCommand } from "../context.js";
-import { formatLinger, scheduleLines } from "../ui/schedule-text.js";
+import { addHelp } from "../help.js";
+import { lingerWarning, scheduleLines } from "../ui/schedule-text.js";
 
 interface InstallOptions {
   onCalendar: string;
   randomDelay: string;
 }
 
-export function addInstall(schedule: Command): void {
-  const install = addGlobalOptions(
-    schedule
-      .command("install")
-      .description("install a timer that runs backup for this store, with these settings")
-      .option("--on-calendar <time>", "when, as in systemd.time(7)", "daily")
-      .option("--random-delay <span>", "begin up to this much later", "15min")
-      .addHelpText(
-        "after",
-        "\nFolders, unit and source of the passphrase are taken from the settings file at\neach run. To be told of a failure, add OnFailure= in a drop-in (systemctl --user\nedit UNIT); drop-ins are never touched.\n\nExamples:\n  hivemind-sqlcipher schedule install\n  hivemind-sqlcipher schedule install --on-calendar 'Mon..Fri 03:30' --random-delay 5min",
-      ),
-  );
-  install.action(async (options: InstallOptions) => runInstall(await contextOf(install), options));
+export function addInstall(group: Command): void {
+  const command = group
+    .command("install")
+    .description("Install a timer that backs up this store")
+    .option("--on-calendar <time>", "Run at this time, as in systemd.time(7)", "daily")
+    .option("--random-delay <span>", "Delay each run by up to this long", "15min");
+  addGlobalOptions(command);
+  addHelp(command, {
+    details: [
+      "Each run reads the directories, the unit and the passphrase's source from the settings file. To be told of a failure, add OnFailure= in a drop-in with systemctl --user edit UNIT; drop-ins are never changed.",
+    ],
+    examples: [
+      "hivemind-sqlcipher schedule install",
+      "hivemind-sqlcipher schedule install --on-calendar 'Mon..Fri 03:30' --random-delay 5min",
+    ],
+  });
+  command.action(async (options: InstallOptions) => runInstall(await contextOf(command), options));
 }
 
 async function runInstall(context: Context, options: InstallOptions): Promise<void> {
@@ -30,25 +35,23 @@ async function runInstall(context: Context, options: InstallOptions): Promise<vo
     command: backupCommand(context),
     ...options,
   });
-  context.output.result({ schedule }, () => ["Backups are scheduled.", ...scheduleLines(schedule)]);
-  if (!schedule.lingers) context.output.warning(formatLinger());
+  context.output.result({ schedule }, () => ["Scheduled backups", ...scheduleLines(schedule)]);
+  if (!schedule.lingers) context.output.warning(lingerWarning);
 }
 
 /**
- * The words that run the backup as it would run now. A timer has nothing of this shell's environment, so everything but
- * the store must be in the settings file.
+ * Returns the command line that the timer runs.
  *
- * @throws StoreError `usage` if the settings do not name both folders.
+ * @throws {@link StoreError} usage - if the settings file lacks a directory: a timer has neither this
+ *   shell's options nor its environment
  */
 function backupCommand(context: Context): string[] {
   const { settingsPath, settingsInFile } = context;
-  for (const [key, folder] of [
-    ["backup.to", settingsInFile?.backup?.to],
-    ["backup.bundle_to", settingsInFile?.backup?.bundle_to],
-  ]) {
-    if (folder !== undefined) continue;
-    throw new StoreError("usage", `${settingsPath} does not say where backups go: no "${key}"`, {
-      hint: "A timer sees neither options nor this shell's environment: hivemind-sqlcipher backup --to FOLDER --bundle-to ANOTHER makes one now, and remembers them there.",
+  const { to, bundle_to } = settingsInFile?.backup ?? {};
+  if (to === undefined || bundle_to === undefined) {
+    const key = to === undefined ? "backup.to" : "backup.bundle_to";
+    throw new StoreError("usage", `${settingsPath} has no ${key}, which a scheduled backup needs`, {
+      hint: "Make a backup now, which saves both: hivemind-sqlcipher backup --to DIRECTORY --bundle-to OTHER-DIRECTORY.",
     });
   }
   return ownCommand(context, "backup");

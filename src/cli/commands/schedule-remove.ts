@@ -1,21 +1,22 @@
 import type { Command } from "commander";
 import { addGlobalOptions, type Context, contextOf } from "../context.js";
+import { addHelp } from "../help.js";
 
-export function addRemove(schedule: Command): void {
-  const remove = addGlobalOptions(
-    schedule
-      .command("remove")
-      .description("stop the timer and remove it; a backup that is running goes on")
-      .addHelpText("after", "\nExample:\n  hivemind-sqlcipher schedule remove"),
-  );
-  remove.action(async () => runRemove(await contextOf(remove)));
+export function addRemove(group: Command): void {
+  const command = group.command("remove").description("Stop and remove the timer");
+  addGlobalOptions(command);
+  addHelp(command, {
+    details: ["A backup that is running continues."],
+    examples: ["hivemind-sqlcipher schedule remove"],
+  });
+  command.action(async () => runRemove(await contextOf(command)));
 }
 
 async function runRemove(context: Context): Promise<void> {
   const { removeSchedule } = await import("../../service/schedule.js");
   const removed = await removeSchedule(context.storePath);
   context.output.result({ removed }, () => [
-    `Removed: ${removed.unit}. Backups are no longer scheduled.`,
-    ...removed.drop_ins.map((path) => `Your drop-ins were left: ${path}`),
+    `Removed ${removed.unit}; backups are no longer scheduled`,
+    ...removed.drop_ins.map((path) => `Your drop-in was kept: ${path}`),
   ]);
 }

@@ -5,12 +5,8 @@ import { addRemove } from "./schedule-remove.js";
 import { addStatus } from "./schedule-status.js";
 
 export function addCommand(program: Command): void {
-  const schedule = addCommandGroup(
-    program,
-    "schedule",
-    "backups by the clock: a systemd user timer",
-  );
-  addInstall(schedule);
-  addRemove(schedule);
-  addStatus(schedule);
+  const group = addCommandGroup(program, "schedule", "Schedule backups with a systemd user timer");
+  addInstall(group);
+  addRemove(group);
+  addStatus(group);
 }

@@ -1,26 +1,21 @@
 import type { Command } from "commander";
-import { addGlobalOptions, type Context, contextOf, ownCommand } from "../context.js";
+import { addGlobalOptions, contextOf } from "../context.js";
+import { addHelp } from "../help.js";
 
 /**
- * `settle` finishes or undoes an interrupted operation and does nothing else. Every command does so first; this one is
- * for the dead-man timer, which has no other work.
+ * Adds the hidden command that recovers from an interrupted operation and does nothing else. Every
+ * command recovers first; the restart timer, which has no other work, runs this one.
  */
 export function addCommand(program: Command): void {
-  const settle = addGlobalOptions(
-    program
-      .command("settle", { hidden: true })
-      .description("finish or undo what an interrupted operation left"),
-  );
-  settle.action(async () => {
-    const context = await contextOf(settle);
+  const command = program
+    .command("settle", { hidden: true })
+    .description("Recover from an interrupted operation");
+  addGlobalOptions(command);
+  addHelp(command, { examples: ["hivemind-sqlcipher settle"] });
+  command.action(async () => {
+    const context = await contextOf(command);
     const { recoverOnly } = await import("../../recovery/recover.js");
-    // Under the lock or not at all: whoever runs this relies on its success, which is that the service runs.
-    const said = await recoverOnly(context.storePath);
-    context.output.result({ settled: said }, () => said);
+    const messages = await recoverOnly(context.storePath);
+    context.output.result({ settled: messages }, () => messages);
   });
-}
-
-/** The program and arguments that run `settle` for this store, for the service manager to keep. */
-export function recoveryCommand(context: Context): string[] {
-  return ownCommand(context, "settle", "--quiet");
 }

@@ -1,25 +1,25 @@
 import type { Command } from "commander";
 import type { StoreStatus } from "../../diagnostics/status.js";
 import { addGlobalOptions, type Context, contextOf } from "../context.js";
+import { addHelp } from "../help.js";
 import { serviceChoice } from "../options/operation.js";
 import { formatLastRun } from "../ui/schedule-text.js";
 
 export function addCommand(program: Command): void {
-  const status = addGlobalOptions(
-    program
-      .command("status")
-      .description(
-        "what this store is, and how it is doing; changes nothing, exits 0 whatever it finds",
-      )
-      .addHelpText(
-        "after",
-        "\nExamples:\n  hivemind-sqlcipher status\n  hivemind-sqlcipher status --json",
-      ),
-  );
-  status.action(async () => runStatus(await contextOf(status)));
+  const command = program
+    .command("status")
+    .description("Show the store, its service, backups and schedule");
+  addGlobalOptions(command);
+  addHelp(command, {
+    details: [
+      "Changes nothing. Exits with 0 whatever the state of the store, and with 2 only if the options or the settings are invalid, because they name the store. doctor exits with 1 if it finds a problem.",
+    ],
+    examples: ["hivemind-sqlcipher status", "hivemind-sqlcipher status --json"],
+  });
+  command.action(async () => printStatus(await contextOf(command)));
 }
 
-async function runStatus(context: Context): Promise<void> {
+async function printStatus(context: Context): Promise<void> {
   const { storeStatus } = await import("../../diagnostics/status.js");
   const status = await storeStatus({
     storePath: context.storePath,
@@ -27,44 +27,48 @@ async function runStatus(context: Context): Promise<void> {
     service: serviceChoice(context, {}),
     backupFolder: context.settings.backup?.to,
   });
-  const { output } = context;
-  output.result(status, () => [
+  context.output.result(status, () => statusLines(status, context));
+}
+
+function statusLines(status: StoreStatus, { output }: Context): string[] {
+  const { clients, last_backup: backup, schedule, pending } = status;
+  const optional = (value: unknown, line: () => string) => (value === null ? [] : [line()]);
+  const warning = (line: string) => output.style("yellow", line);
+  return [
     `store          ${status.path}`,
-    `format         ${format(status.format, status.cipher_compatibility)}`,
-    ...(status.key_id ? [`key_id         ${status.key_id}`] : []),
-    ...(status.schema_version === null ? [] : [`schema         ${status.schema_version}`]),
-    ...(status.clients
-      ? [`clients        ${status.clients.active}, and ${status.clients.revoked} revoked`]
-      : []),
-    ...(status.service ? [`service        ${formatService(status.service)}`] : []),
-    `last backup    ${status.last_backup ? `${status.last_backup.path}, ${status.last_backup.created_at}` : "none known"}`,
-    ...(status.schedule
+    `format         ${formatName(status)}`,
+    ...optional(status.key_id, () => `key_id         ${status.key_id}`),
+    ...optional(status.schema_version, () => `schema         ${status.schema_version}`),
+    ...optional(
+      clients,
+      () => `clients        ${clients?.active} active, ${clients?.revoked} revoked`,
+    ),
+    ...optional(status.service, () => `service        ${serviceText(status.service)}`),
+    `last backup    ${backup ? `${backup.path}, ${backup.created_at}` : "none known"}`,
+    ...(schedule
       ? [
-          `schedule       ${status.schedule.on_calendar ?? status.schedule.unit}, next ${status.schedule.next_run ?? "never: the timer does not run"}`,
-          `  last run     ${formatLastRun(status.schedule.last_run)}`,
+          `schedule       ${schedule.on_calendar ?? schedule.unit}, next run ${schedule.next_run ?? "never: the timer is not active"}`,
+          `  last run     ${formatLastRun(schedule.last_run)}`,
         ]
       : []),
-    ...(status.pending
+    ...(pending
       ? [
-          output.style(
-            "yellow",
-            `interrupted    ${status.pending.operation}, since ${status.pending.started_at}; the next command settles it`,
+          warning(
+            `interrupted    ${pending.operation}, since ${pending.started_at}; the next command recovers it`,
           ),
         ]
       : []),
-    ...status.problems.map((problem) => output.style("yellow", `note           ${problem}`)),
-  ]);
+    ...status.problems.map((problem) => warning(`problem        ${problem}`)),
+  ];
 }
 
-function formatService({ kind, unit, active }: NonNullable<StoreStatus["service"]>): string {
-  if (kind === "none") return "none";
-  return `${unit ?? kind}, ${active ? "running" : "not running"}`;
+function serviceText(service: StoreStatus["service"]): string {
+  if (service === null || service.kind === "none") return "none";
+  return `${service.unit ?? service.kind}, ${service.active ? "running" : "not running"}`;
 }
 
-function format(format: string, compatibility: number | null): string {
-  if (format === "sqlcipher") {
-    return compatibility === null ? "encrypted" : `SQLCipher ${compatibility}`;
-  }
+function formatName({ format, cipher_compatibility: version }: StoreStatus): string {
+  if (format === "sqlcipher") return version === null ? "encrypted" : `SQLCipher ${version}`;
   if (format === "plaintext") return "not encrypted";
-  return format === "absent" ? "there is no store yet" : "not a database";
+  return format === "absent" ? "no store yet" : "not a database";
 }

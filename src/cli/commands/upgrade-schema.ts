@@ -1,5 +1,7 @@
 import type { Command } from "commander";
+import type { UpgradeSchemaResult } from "../../swap/upgrade-schema.js";
 import { addGlobalOptions, type Context, contextOf } from "../context.js";
+import { addHelp } from "../help.js";
 import {
   addServiceOptions,
   downtimeLines,
@@ -8,28 +10,28 @@ import {
   type ServiceOptions,
 } from "../options/operation.js";
 
-export function addCommand(program: Command): void {
-  const upgrade = addGlobalOptions(
-    addServiceOptions(
-      program
-        .command("upgrade-schema")
-        .description("bring the store to schema 2, if the hub knows it; lists what that drops")
-        .option("--hub-python <path>", "the hub's Python, where it cannot be told from its unit")
-        .addHelpText(
-          "after",
-          "\nExamples:\n  hivemind-sqlcipher upgrade-schema\n  hivemind-sqlcipher upgrade-schema --hub-python /opt/hivemind/bin/python",
-        ),
-    ),
-  );
-  upgrade.action(async (options: ServiceOptions & { hubPython?: string }) =>
-    runUpgradeSchema(await contextOf(upgrade), options),
-  );
+interface UpgradeOptions extends ServiceOptions {
+  hubPython?: string;
 }
 
-async function runUpgradeSchema(
-  context: Context,
-  options: ServiceOptions & { hubPython?: string },
-): Promise<void> {
+export function addCommand(program: Command): void {
+  const command = program
+    .command("upgrade-schema")
+    .description("Upgrade the store to schema 2, as HiveMind 5 has it")
+    .option("--hub-python <path>", "Use this Python of the hub (default: by its unit)");
+  addServiceOptions(command);
+  addGlobalOptions(command);
+  addHelp(command, {
+    details: ["Asks the hub's packages whether they know schema 2, and lists what it drops."],
+    examples: [
+      "hivemind-sqlcipher upgrade-schema",
+      "hivemind-sqlcipher upgrade-schema --hub-python /opt/hivemind/bin/python",
+    ],
+  });
+  command.action(async (options: UpgradeOptions) => runUpgrade(await contextOf(command), options));
+}
+
+async function runUpgrade(context: Context, options: UpgradeOptions): Promise<void> {
   const { upgradeSchema } = await import("../../swap/upgrade-schema.js");
   const result = await operate(context, (lock, signal) =>
     upgradeSchema({
@@ -37,16 +39,15 @@ async function runUpgradeSchema(
       hubPython: options.hubPython,
     }),
   );
-  const { upgraded, service } = result;
-  context.output.result(result, () =>
-    upgraded.from === upgraded.to
-      ? [`${upgraded.path} has schema ${upgraded.to} already; nothing was changed.`]
-      : [
-          `${upgraded.path}: schema ${upgraded.from} is now ${upgraded.to}`,
-          ...upgraded.dropped.map(
-            ({ client_id, what }) => `  dropped     client ${client_id}: ${what}`,
-          ),
-          ...downtimeLines(service),
-        ],
-  );
+  context.output.result(result, () => upgradeLines(result));
+}
+
+function upgradeLines({ upgraded, service }: UpgradeSchemaResult): string[] {
+  const { path, from, to, dropped } = upgraded;
+  if (from === to) return [`${path} has schema ${to} already; nothing changed`];
+  return [
+    `Upgraded: ${path}, from schema ${from} to ${to}`,
+    ...dropped.map(({ client_id, what }) => `  dropped     client ${client_id}: ${what}`),
+    ...downtimeLines(service),
+  ];
 }

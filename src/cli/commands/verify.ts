@@ -1,47 +1,51 @@
 import type { Command } from "commander";
+import { expandPath } from "../../config/paths.js";
+import { exitCodes } from "../../errors.js";
 import { escapeControlCharacters } from "../../text/escape.js";
 import { addGlobalOptions, type Context, contextOf } from "../context.js";
+import { addHelp } from "../help.js";
 import { addBundleOptions, type BundleKeyOptions, bundleIn } from "../options/bundle.js";
 
 export function addCommand(program: Command): void {
-  const verify = addGlobalOptions(
-    addBundleOptions(
-      program
-        .command("verify <file>")
-        .description("check a backup as a restore would: every page, every count, its manifest")
-        .addHelpText(
-          "after",
-          "\nExamples:\n  hivemind-sqlcipher verify /srv/backup/hivemind/clients.2026-11-24T18-50-00Z.db\n  hivemind-sqlcipher verify FILE --bundle clients.….bundle.age -i recovery-key.txt",
-        ),
-    ),
-  );
-  verify.action(async (file: string, options: BundleKeyOptions) =>
-    runVerify(await contextOf(verify), file, options),
+  const command = program
+    .command("verify <file>")
+    .description("Verify a backup: its pages, its clients and its manifest");
+  addBundleOptions(command);
+  addGlobalOptions(command);
+  addHelp(command, {
+    details: ["Makes the same checks as restore. Exits with 14 if one fails."],
+    examples: [
+      "hivemind-sqlcipher verify /srv/backup/hivemind/clients.2026-11-24T18-50-00Z.db",
+      "hivemind-sqlcipher verify FILE --bundle clients.….bundle.age -i recovery-key.txt",
+    ],
+  });
+  command.action(async (file: string, options: BundleKeyOptions) =>
+    runVerify(await contextOf(command), file, options),
   );
 }
 
 async function runVerify(context: Context, file: string, options: BundleKeyOptions): Promise<void> {
   const { verifyBackup } = await import("../../backup/verify.js");
-  const { expandPath } = await import("../../config/paths.js");
   const { recordRestoreTest } = await import("../../backup/restore-test.js");
   const { isKept } = await import("../../keys/source.js");
+  const { output, source, storePath } = context;
   const bundle = await bundleIn(options);
   const { path, ok, checks } = await verifyBackup(expandPath(file), bundle ?? context);
   if (bundle && ok) {
     const { key_id, passphrase } = bundle;
-    if (!(await isKept(context.source, context.storePath, passphrase))) {
-      context.output.notice(
-        "the backup and the bundle fit together, but nothing here vouches for them: the recipient is public, and whoever knows it can make such a pair",
+    if (!(await isKept(source, storePath, passphrase))) {
+      output.notice(
+        "backup and bundle match, but no passphrase kept here confirms that they are yours: everyone who knows the recipient can create such a pair",
       );
     }
-    await recordRestoreTest(context.storePath, { how: "verify", backup: path, key_id });
+    await recordRestoreTest(storePath, { how: "verify", backup: path, key_id });
   }
-  context.output.result({ path, ok, checks }, () => [
-    `${path}: ${ok ? context.output.style("green", "sound") : context.output.style("red", "NOT SOUND")}`,
+  output.result({ path, ok, checks }, () => [
+    `${path}: ${ok ? output.style("green", "intact") : output.style("red", "NOT INTACT")}`,
     ...checks.map(
       ({ name, ok, detail }) =>
         `  ${ok ? "ok  " : "FAIL"}  ${name.padEnd(12)} ${escapeControlCharacters(detail)}`,
     ),
   ]);
-  if (!ok) process.exitCode = 14;
+  if (!ok) process.exitCode = exitCodes.corrupted;
 }

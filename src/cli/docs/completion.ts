@@ -1,43 +1,48 @@
 /**
- * `completion SHELL`: a script with which a shell completes this command's words. All of it is in the script; nothing is
- * asked of this program while somebody types.
+ * `completion SHELL`: a shell script that completes this program's commands, options and values.
+ *
+ * The script contains the whole grammar, so the shell never starts this program while the user types:
+ * a start of Node.js takes longer than the user waits for Tab.
  */
 import { Argument, type Command } from "commander";
 import { addGlobalOptions, outputOf } from "../context.js";
+import { addHelp } from "../help.js";
 import { type CommandEntry, everyCommand, grammarOf, type ValueKind } from "./grammar.js";
 
 const shells = ["bash", "zsh", "fish"] as const;
 type Shell = (typeof shells)[number];
 
 export function addCommand(program: Command): void {
-  const completion = addGlobalOptions(
-    program
-      .command("completion")
-      .description("print a script with which a shell completes this command's words")
-      .addArgument(new Argument("<shell>", "which shell").choices(shells))
-      .addHelpText(
-        "after",
-        "\nExamples:\n  hivemind-sqlcipher completion bash > ~/.local/share/bash-completion/completions/hivemind-sqlcipher\n  hivemind-sqlcipher completion zsh > ~/.zfunc/_hivemind-sqlcipher   # with ~/.zfunc in fpath\n  hivemind-sqlcipher completion fish > ~/.config/fish/completions/hivemind-sqlcipher.fish",
-      ),
-  );
-  completion.action((shell: Shell) => {
+  const command = program
+    .command("completion")
+    .description("Print a completion script for a shell")
+    .addArgument(new Argument("<bash|zsh|fish>").choices(shells));
+  addGlobalOptions(command);
+  addHelp(command, {
+    details: ["For zsh, the directory of the script must be in fpath."],
+    examples: [
+      "hivemind-sqlcipher completion bash > ~/.local/share/bash-completion/completions/hivemind-sqlcipher",
+      "hivemind-sqlcipher completion zsh > ~/.zfunc/_hivemind-sqlcipher",
+      "hivemind-sqlcipher completion fish > ~/.config/fish/completions/hivemind-sqlcipher.fish",
+    ],
+  });
+  command.action((shell: Shell) => {
     const script = completionScript(shell, grammarOf(program));
-    outputOf(completion).result({ shell, script }, () => [script.trimEnd()]);
+    outputOf(command).result({ shell, script }, () => [script.trimEnd()]);
   });
 }
 
-/** The script for a shell. */
 export function completionScript(shell: Shell, program: CommandEntry): string {
   return { bash: bashScript, zsh: zshScript, fish: fishScript }[shell](program);
 }
 
-/** Options that take the same kind of value. A name means that in every command but those that are named with it. */
+/** Options with the same kind of value, in all commands or in the one named by `at`. */
 interface ValueGroup {
   readonly value: ValueKind;
   readonly options: { readonly name: string; readonly at?: string }[];
 }
 
-/** Every option that takes a value; what one command means otherwise than the rest comes before that. */
+/** Returns all options with a value; those of single commands come first, as in a shell's `case`. */
 function valueGroups(program: CommandEntry): ValueGroup[] {
   const meanings = new Map<string, Map<string, { value: ValueKind; at: string[] }>>();
   for (const entry of everyCommand(program)) {
@@ -68,7 +73,7 @@ function valueGroups(program: CommandEntry): ValueGroup[] {
   return [...groups.values()].sort((a, b) => isSpecial(b) - isSpecial(a));
 }
 
-/** As patterns for the command and the option, with a blank between. */
+/** Returns patterns of the form `COMMAND OPTION` for a shell's `case`. */
 function patterns({ options }: ValueGroup): string {
   return options
     .map(({ name, at }) => (at === undefined ? `*' ${name}'` : `'${at} ${name}'`))
@@ -79,7 +84,7 @@ function valuedNames(groups: readonly ValueGroup[]): string[] {
   return [...new Set(groups.flatMap(({ options }) => options.map(({ name }) => name)))];
 }
 
-const pathOf = (entry: CommandEntry) => entry.words.join(" ");
+const pathOf = (entry: CommandEntry) => entry.names.join(" ");
 const namesOf = (entry: CommandEntry) => entry.options.flatMap(({ names }) => names);
 
 function bashScript(program: CommandEntry): string {
@@ -89,9 +94,9 @@ function bashScript(program: CommandEntry): string {
     if (value.kind === "choices")
       return `COMPREPLY=($(compgen -W '${value.choices.join(" ")}' -- "$cur"))`;
     if (value.kind === "other") return ":";
-    return `compopt -o filenames 2>/dev/null; mapfile -t COMPREPLY < <(compgen ${value.kind === "folder" ? "-d" : "-f"} -- "$cur")`;
+    return `compopt -o filenames 2>/dev/null; mapfile -t COMPREPLY < <(compgen ${value.kind === "directory" ? "-d" : "-f"} -- "$cur")`;
   };
-  return `# bash completion for hivemind-sqlcipher, made by: hivemind-sqlcipher completion bash
+  return `# bash completion for hivemind-sqlcipher, from: hivemind-sqlcipher completion bash
 _hivemind_sqlcipher() {
   local cur=\${COMP_WORDS[COMP_CWORD]} prev=\${COMP_WORDS[COMP_CWORD-1]} at='' skip='' word
   for word in "\${COMP_WORDS[@]:1:COMP_CWORD-1}"; do
@@ -120,7 +125,7 @@ ${commands
   .map(
     (entry) => `    '${pathOf(entry)}')
       if [[ $cur == -* ]]; then COMPREPLY=($(compgen -W '${namesOf(entry).join(" ")} --help' -- "$cur"))
-      else ${entry.commands.length > 0 ? `COMPREPLY=($(compgen -W '${entry.commands.map(({ words }) => words.at(-1)).join(" ")}' -- "$cur"))` : values(entry.arguments[0]?.value ?? { kind: "other" })}
+      else ${entry.commands.length > 0 ? `COMPREPLY=($(compgen -W '${entry.commands.map(({ names }) => names.at(-1)).join(" ")}' -- "$cur"))` : values(entry.arguments[0]?.value ?? { kind: "other" })}
       fi ;;`,
   )
   .join("\n")}
@@ -139,10 +144,10 @@ function zshScript(program: CommandEntry): string {
   const values = (value: ValueKind) => {
     if (value.kind === "choices") return `compadd -- ${value.choices.join(" ")}`;
     if (value.kind === "other") return "_message value";
-    return value.kind === "folder" ? "_files -/" : "_files";
+    return value.kind === "directory" ? "_files -/" : "_files";
   };
   return `#compdef hivemind-sqlcipher
-# zsh completion for hivemind-sqlcipher, made by: hivemind-sqlcipher completion zsh
+# zsh completion for hivemind-sqlcipher, from: hivemind-sqlcipher completion zsh
 _hivemind-sqlcipher() {
   local at='' skip='' word
   local -a found
@@ -176,7 +181,7 @@ ${commands
       else
         ${
           entry.commands.length > 0
-            ? `found=(${entry.commands.map(({ words, description }) => described(words.at(-1) ?? "", description)).join(" ")})
+            ? `found=(${entry.commands.map(({ names, description }) => described(names.at(-1) ?? "", description)).join(" ")})
         _describe command found`
             : values(entry.arguments[0]?.value ?? { kind: "other" })
         }
@@ -200,7 +205,7 @@ function fishScript(program: CommandEntry): string {
   const values = (value: ValueKind) => {
     if (value.kind === "choices") return `-a ${quoted(value.choices.join(" "))}`;
     if (value.kind === "other") return "";
-    return value.kind === "folder" ? "-a '(__fish_complete_directories)'" : "-F";
+    return value.kind === "directory" ? "-a '(__fish_complete_directories)'" : "-F";
   };
   const line = (entry: CommandEntry, ...parts: string[]) =>
     ["complete -c hivemind-sqlcipher", `-n "__hivemind_sqlcipher_at '${pathOf(entry)}'"`, ...parts]
@@ -208,7 +213,7 @@ function fishScript(program: CommandEntry): string {
       .join(" ");
   const lines = commands.flatMap((entry) => [
     ...entry.commands.map((child) =>
-      line(entry, `-a ${child.words.at(-1)}`, `-d ${quoted(child.description)}`),
+      line(entry, `-a ${child.names.at(-1)}`, `-d ${quoted(child.description)}`),
     ),
     ...(entry.commands.length === 0 && entry.arguments[0]
       ? [values(entry.arguments[0].value)].filter(Boolean).map((part) => line(entry, part))
@@ -224,7 +229,7 @@ function fishScript(program: CommandEntry): string {
       ),
     ),
   ]);
-  return `# fish completion for hivemind-sqlcipher, made by: hivemind-sqlcipher completion fish
+  return `# fish completion for hivemind-sqlcipher, from: hivemind-sqlcipher completion fish
 function __hivemind_sqlcipher_at
     set -l at
     set -l skip 0

@@ -1,25 +1,21 @@
-/**
- * The command's grammar as plain data, read from commander's own definitions: what the man page and the shells'
- * completions are made of, so that they say what `--help` says.
- */
+/** The grammar as plain data, from commander's definitions, for the man page and shell completion. */
 import type { Argument, Command, Option } from "commander";
-import { commonOptions } from "../context.js";
+import { globalHeading } from "../context.js";
 
-/** What may stand for a value, as far as a shell can help with it. */
+/** What a shell can complete a value with. */
 export type ValueKind =
   | { readonly kind: "choices"; readonly choices: readonly string[] }
-  | { readonly kind: "file" | "folder" | "other" };
+  | { readonly kind: "file" | "directory" | "other" };
 
 export interface OptionEntry {
-  /** As in the help: `-i, --identity <path>`. */
+  /** As in the help: `-i, --identity <file>`. */
   readonly flags: string;
   /** `-i` and `--identity`. */
   readonly names: readonly string[];
   readonly description: string;
-  /** Absent for an option that takes none. */
+  /** Absent for an option without a value. */
   readonly value?: ValueKind;
-  /** Whether every command has it. */
-  readonly common: boolean;
+  readonly isGlobal: boolean;
 }
 
 export interface ArgumentEntry {
@@ -30,24 +26,24 @@ export interface ArgumentEntry {
 }
 
 export interface CommandEntry {
-  /** From below the program on: `["bundle", "export"]`; empty for the program itself. */
-  readonly words: readonly string[];
+  /** The command's names below the program: `["bundle", "export"]`; empty for the program. */
+  readonly names: readonly string[];
   readonly usage: string;
   readonly description: string;
   readonly group: string;
   readonly options: readonly OptionEntry[];
   readonly arguments: readonly ArgumentEntry[];
   readonly commands: readonly CommandEntry[];
-  /** What follows in the help: examples, remarks. */
+  /** Details and examples, which follow the options in the help. */
   readonly notes: string;
 }
 
-/** Describes a command and those below it, but for what is hidden. */
-export function grammarOf(command: Command, words: readonly string[] = []): CommandEntry {
+/** Describes a command and its subcommands, except hidden ones. */
+export function grammarOf(command: Command, names: readonly string[] = []): CommandEntry {
   const help = command.createHelp();
   return {
-    words,
-    usage: [...words, command.usage()].join(" "),
+    names,
+    usage: [...names, command.usage()].join(" "),
     description: command.description(),
     group: command.helpGroup(),
     options: help
@@ -58,12 +54,12 @@ export function grammarOf(command: Command, words: readonly string[] = []): Comm
     commands: help
       .visibleCommands(command)
       .filter((child) => child.name() !== "help")
-      .map((child) => grammarOf(child, [...words, child.name()])),
+      .map((child) => grammarOf(child, [...names, child.name()])),
     notes: notesOf(command),
   };
 }
 
-/** A command and every one below it. */
+/** Returns a command and all below it. */
 export function everyCommand(entry: CommandEntry): CommandEntry[] {
   return [entry, ...entry.commands.flatMap(everyCommand)];
 }
@@ -78,7 +74,7 @@ function optionEntry(option: Option): OptionEntry {
     ...(takesValue && {
       value: valueKind(/[<[]([^<>[\]]*)[>\]]/.exec(option.flags)?.[1] ?? "", option.argChoices),
     }),
-    common: option.helpGroupHeading === commonOptions,
+    isGlobal: option.helpGroupHeading === globalHeading,
   };
 }
 
@@ -86,7 +82,7 @@ function withDefault(description: string, value: unknown): string {
   return typeof value === "string" ? `${description} (default: ${value})` : description;
 }
 
-/** As it stands in a usage: `<file>`, `[names...]`. */
+/** Returns an argument as the usage shows it: `<file>`, `[names...]`. */
 export function argumentTerm(argument: Argument): string {
   const name = argument.name() + (argument.variadic ? "..." : "");
   return argument.required ? `<${name}>` : `[${name}]`;
@@ -100,15 +96,15 @@ function argumentEntry(argument: Argument): ArgumentEntry {
   };
 }
 
-/** The help names a value by what it is: `<path>`, `<folder>`, `<auto|none>`. */
+/** Derives the kind from the value's name in the help: `<path>`, `<directory>`, `<auto|none>`. */
 function valueKind(name: string, choices: readonly string[] | undefined): ValueKind {
   if (choices !== undefined) return { kind: "choices", choices };
   if (name.includes("|")) return { kind: "choices", choices: name.split("|") };
-  if (name === "folder") return { kind: "folder" };
+  if (name === "directory") return { kind: "directory" };
   return { kind: name === "path" || name === "file" ? "file" : "other" };
 }
 
-/** What `addHelpText` added: what commander prints beyond its own part. */
+/** Returns what `addHelpText` added: what commander prints after its own part. */
 function notesOf(command: Command): string {
   let printed = "";
   const before = command.configureOutput();

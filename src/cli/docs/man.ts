@@ -1,4 +1,4 @@
-/** The manual page, in the macros of man(7), made of what --help says. */
+/** Renders the manual page, in the macros of man(7), from the texts of `--help`. */
 import { environmentKeys } from "../../config/settings.js";
 import { buildProgram } from "../program.js";
 import { Output } from "../ui/output.js";
@@ -6,22 +6,21 @@ import { type CommandEntry, everyCommand, grammarOf, type OptionEntry } from "./
 
 const name = "hivemind-sqlcipher";
 
-/** The page of this command. */
 export async function ownManPage(version: string): Promise<string> {
   const output = new Output({ json: false, quiet: false, verbose: false, color: false });
   return manPage(grammarOf(await buildProgram(output)), version);
 }
 
-/** The page's text, for `man/hivemind-sqlcipher.1`. */
+/** Returns the text of `man/hivemind-sqlcipher.1`. */
 export function manPage(program: CommandEntry, version: string): string {
   const leaves = everyCommand(program).filter(({ commands }) => commands.length === 0);
   const [, ...exitCodes] = program.notes.split("\n").map((line) => line.trim());
   return [
     `.TH ${name.toUpperCase()} 1 "" "${name} ${version}"`,
-    ".nh", // what is to be typed must not be hyphenated
+    ".nh", // no hyphens in commands
     ".ad l",
     ".SH NAME",
-    `${name} \\- ${roff(program.description.replace(/\.$/, ""))}`,
+    `${name} \\- ${roff(program.description)}`,
     ".SH SYNOPSIS",
     `.B ${name}`,
     ".RI [ OPTION... ]",
@@ -29,12 +28,12 @@ export function manPage(program: CommandEntry, version: string): string {
     ".RI [ ARGUMENT... ]",
     ".SH DESCRIPTION",
     roff(
-      "It keeps HiveMind's client credentials encrypted at rest, with the passphrase in the OS keyring, and makes encrypted backups that open years later with nothing but age and SQLCipher.",
+      "Keeps HiveMind's client credentials encrypted at rest, with the passphrase in the OS keyring, and makes encrypted backups that open years later with only age and SQLCipher.",
     ),
     ".SH COMMANDS",
     ...leaves.flatMap(command),
-    ".SH OPTIONS OF EVERY COMMAND",
-    ...program.options.filter(({ common }) => common).flatMap(option),
+    ".SH GLOBAL OPTIONS",
+    ...program.options.filter(({ isGlobal }) => isGlobal).flatMap(option),
     ".SH EXIT STATUS",
     ...exitCodes
       .join(" ")
@@ -49,11 +48,11 @@ export function manPage(program: CommandEntry, version: string): string {
     ]),
     ".TP",
     ".B NO_COLOR",
-    "No colours.",
+    "Print no colors.",
     ".SH FILES",
     ...[
       ["$XDG_DATA_HOME/hivemind-core/clients.db", "the store"],
-      ["$XDG_CONFIG_HOME/hivemind-sqlcipher/config.json", "the settings; no secret is in them"],
+      ["$XDG_CONFIG_HOME/hivemind-sqlcipher/config.json", "the settings, which contain no secret"],
     ].flatMap(([path = "", what = ""]) => [".TP", `.I ${roff(path)}`, roff(what)]),
     ".SH SEE ALSO",
     ".BR age (1),",
@@ -64,10 +63,10 @@ export function manPage(program: CommandEntry, version: string): string {
 }
 
 function command(entry: CommandEntry): string[] {
-  const own = entry.options.filter(({ common }) => !common);
+  const own = entry.options.filter(({ isGlobal }) => !isGlobal);
   return [
     `.SS "${roff(`${name} ${entry.usage}`)}"`,
-    roff(sentence(entry.description)),
+    roff(`${entry.description}.`),
     ...entry.arguments
       .filter(({ description }) => description !== "")
       .flatMap(({ term, description }) => [".TP", `.I ${roff(term)}`, roff(description)]),
@@ -80,17 +79,13 @@ function option({ flags, description }: OptionEntry): string[] {
   return [".TP", `.B "${roff(flags)}"`, roff(description)];
 }
 
-/** "10 no such store, …": the number, and what it means. */
+/** Formats "10 no such store, …". */
 function exitCode(text: string): string[] {
   const [, code = "", meaning = ""] = /^(\d+) (.*)$/s.exec(text.trim()) ?? [];
   return [".TP", `.B ${code}`, roff(meaning)];
 }
 
-function sentence(text: string): string {
-  return `${text.charAt(0).toUpperCase()}${text.slice(1)}${text.endsWith(".") ? "" : "."}`;
-}
-
-/** Text as roff prints it: a backslash, a hyphen that may be typed, and a dot or quote that is no macro. */
+/** Escapes text for roff: backslashes, hyphens in options, and a dot or quote at the start of a line. */
 function roff(text: string): string {
   return text
     .replaceAll("\\", "\\e")

@@ -1,27 +1,35 @@
+import type { Command } from "commander";
 import { expandPath } from "../../config/paths.js";
 import { StoreError } from "../../errors.js";
 import type { Context } from "../context.js";
 
-export interface FolderOptions {
+export interface BundleDirectoryOption {
   bundleTo?: string;
 }
 
-/** What every listing of backups starts from. */
-export function directoriesOf(
+export function addBundleDirectoryOption(command: Command): Command {
+  return command.option(
+    "--bundle-to <directory>",
+    "Look for bundles here (default: backup.bundle_to setting)",
+  );
+}
+
+/** Returns what a listing of backups needs: where backups and bundles are, and what opens them. */
+export function listingOptions(
   context: Context,
-  folder: string | undefined,
-  { bundleTo }: FolderOptions,
+  directory: string | undefined,
+  { bundleTo }: BundleDirectoryOption,
 ) {
   const settings = context.settings.backup ?? {};
-  const from = folder ?? settings.to;
-  if (from === undefined) {
-    throw new StoreError("usage", "where are the backups?", {
-      hint: `Name their folder; init and backup.to in ${context.settingsPath} make it known.`,
+  const backups = directory ?? settings.to;
+  if (backups === undefined) {
+    throw new StoreError("usage", "no directory of backups is named", {
+      hint: `Give the directory as an argument, or set backup.to in ${context.settingsPath}.`,
     });
   }
   const bundles = bundleTo ?? settings.bundle_to;
   return {
-    folder: expandPath(from),
+    folder: expandPath(backups),
     storePath: context.storePath,
     source: context.source,
     bundleFolder: bundles === undefined ? undefined : expandPath(bundles),

@@ -14,18 +14,22 @@ export interface BundleKeyOptions {
 /** Adds the options that name what opens a bundle. */
 export function addOpenerOptions(command: Command): Command {
   return command
-    .option("-i, --identity <file>", "the recovery key that opens the bundle")
-    .option("--bundle-passphrase-file <path>", "the file with the bundle's passphrase");
+    .option("-i, --identity <file>", "Open the bundle with this recovery key")
+    .option("--bundle-passphrase-file <path>", "Open the bundle with the passphrase in this file");
 }
 
-/** Adds these, and the bundle itself, for a command that can do without one. */
+/** Adds the options that name a bundle, for a command that also works without one. */
 export function addBundleOptions(command: Command): Command {
   return addOpenerOptions(
-    command.option("--bundle <file>", "with the passphrase out of this bundle, not the keyring's"),
+    command.option("--bundle <file>", "Take the passphrase from this bundle, not the keyring"),
   );
 }
 
-/** What opens a bundle, as the options say; undefined if they do not. @throws StoreError for a file that is no key. */
+/**
+ * Returns what opens a bundle, or undefined if the options name nothing.
+ *
+ * @throws {@link StoreError} if the file named cannot be read or has no key
+ */
 export async function openerOf(options: BundleKeyOptions): Promise<BundleOpener | undefined> {
   const { identity, bundlePassphraseFile } = options;
   if (identity !== undefined) {
@@ -36,19 +40,23 @@ export async function openerOf(options: BundleKeyOptions): Promise<BundleOpener 
   return { passphrase: await readSecretFile(expandPath(bundlePassphraseFile)) };
 }
 
-/** The same where it is needed. @throws StoreError `usage` if the options name nothing that opens it. */
+/**
+ * Returns what opens a bundle.
+ *
+ * @throws {@link StoreError} usage - if the options name nothing
+ */
 export async function requiredOpener(options: BundleKeyOptions): Promise<BundleOpener> {
   const opener = await openerOf(options);
   if (opener !== undefined) return opener;
-  throw new StoreError("usage", "the bundle is encrypted", {
-    hint: "Name what opens it: --identity FILE (the recovery key), or --bundle-passphrase-file FILE.",
+  throw new StoreError("usage", "the bundle is encrypted, and no key to open it was given", {
+    hint: "Add --identity FILE with the recovery key, or --bundle-passphrase-file FILE.",
   });
 }
 
 /**
- * The bundle that the options name, with what opens it; undefined if they name none.
+ * Returns the bundle and what opens it, or undefined if the options name neither.
  *
- * @throws StoreError `usage` if one of the two is missing.
+ * @throws {@link StoreError} usage - if they name only one of the two
  */
 export async function bundleOf(
   options: BundleKeyOptions,
@@ -57,10 +65,12 @@ export async function bundleOf(
     return { path: expandPath(options.bundle), opener: await requiredOpener(options) };
   }
   if ((await openerOf(options)) === undefined) return undefined;
-  throw new StoreError("usage", "which bundle does that open?", { hint: "--bundle FILE" });
+  throw new StoreError("usage", "a key for a bundle was given, but no bundle", {
+    hint: "Add --bundle FILE.",
+  });
 }
 
-/** What is in that bundle. @throws StoreError as `bundleOf`, and whatever reading a bundle throws. */
+/** Returns the contents of the bundle that the options name, or undefined if they name none. */
 export async function bundleIn(options: BundleKeyOptions): Promise<BundleContents | undefined> {
   const bundle = await bundleOf(options);
   if (bundle === undefined) return undefined;

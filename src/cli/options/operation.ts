@@ -1,4 +1,4 @@
-/** What the commands have in common that run an operation on the store: their options, the lock, and what they say. */
+/** The options and the lock of commands that run an operation on the store, and parts of their output. */
 import { type Command, Option } from "commander";
 import { expandPath } from "../../config/paths.js";
 import { serviceKinds } from "../../config/settings.js";
@@ -6,9 +6,8 @@ import { StoreError } from "../../errors.js";
 import type { OperationLock } from "../../operation/lock.js";
 import { abortOnSignal } from "../../process/signals.js";
 import { defaultUnit } from "../../service/service.js";
-import { escapeControlCharacters } from "../../text/escape.js";
-import { recoveryCommand } from "../commands/settle.js";
-import type { Context } from "../context.js";
+import { type Context, recoveryCommand } from "../context.js";
+import { addParagraph } from "../help.js";
 import { asStoreError } from "../ui/output.js";
 import {
   addRecipientOptions,
@@ -18,42 +17,38 @@ import {
 
 export interface ServiceOptions {
   unit?: string;
-  service?: string;
+  service?: (typeof serviceKinds)[number];
   stopCommand?: string;
   startCommand?: string;
 }
 
-/** How the service that holds the store open is stopped and started: the same for every command that does so. */
+/** Adds the options that say how the service that has the store open is stopped and started. */
 export function addServiceOptions(command: Command): Command {
-  return command
-    .option("--unit <name>", "the systemd unit that holds the store open (default: hivemind-core)")
-    .option("--service <kind>", `${serviceKinds.join(", ")} (default: auto)`)
-    .option("--stop-command <command>", "stop it with this shell command instead")
-    .option("--start-command <command>", "and start it with this one");
+  command
+    .option("--unit <name>", "Stop and start this systemd unit (default: hivemind-core)")
+    .addOption(
+      new Option("--service <kind>", "Choose how the service is managed (default: auto)").choices(
+        serviceKinds,
+      ),
+    )
+    .option("--stop-command <command>", "Stop the service with this shell command")
+    .option("--start-command <command>", "Start the service with this shell command");
+  return addParagraph(
+    command,
+    "Kinds of service: auto finds the unit in the user's or the system's manager; systemd-user and systemd name one of the two; command runs --stop-command and --start-command; none stops nothing.",
+  );
 }
 
-/** @throws StoreError `usage` for a kind of service there is none of. */
-export function serviceChoice(context: Context, options: ServiceOptions) {
-  const settings = context.settings.backup ?? {};
-  const kind = options.service ?? settings.service ?? "auto";
-  const service = serviceKinds.find((known) => known === kind);
-  if (service === undefined) {
-    throw new StoreError(
-      "usage",
-      `there is no kind of service "${escapeControlCharacters(kind)}"`,
-      {
-        hint: `--service is one of: ${serviceKinds.join(", ")}.`,
-      },
-    );
-  }
-  // A unit that is named here and now is meant, and not the commands that the settings have.
-  const { stop_command, start_command } = options.unit === undefined ? settings : {};
+export function serviceChoice({ settings, storePath }: Context, options: ServiceOptions) {
+  const { service = "auto", unit = defaultUnit, ...commands } = settings.backup ?? {};
+  // A unit on the command line also wins over the commands in the settings.
+  const { stop_command, start_command } = options.unit === undefined ? commands : {};
   return {
-    service,
-    unit: options.unit ?? settings.unit ?? defaultUnit,
+    service: options.service ?? service,
+    unit: options.unit ?? unit,
     stopCommand: options.stopCommand ?? stop_command,
     startCommand: options.startCommand ?? start_command,
-    storePath: context.storePath,
+    storePath,
   };
 }
 
@@ -65,10 +60,10 @@ export interface BundleTargetOptions extends RecipientCommandOptions {
   bundleTo?: string;
 }
 
-/** Options of every command that replaces the store's file. */
+/** Adds the options of commands that replace the store's file. */
 export function addSwapOptions(command: Command): Command {
   return addServiceOptions(command).addOption(
-    new Option("--hub <auto|none>", "none: no hub needs to be told the new passphrase").choices([
+    new Option("--hub <auto|none>", "Update the hub's password if a hub uses this store").choices([
       "auto",
       "none",
     ]),
@@ -77,12 +72,12 @@ export function addSwapOptions(command: Command): Command {
 
 export function addBundleTarget(command: Command): Command {
   return addRecipientOptions(command).option(
-    "--bundle-to <folder>",
-    "where the bundle goes (default: from the settings)",
+    "--bundle-to <directory>",
+    "Write the bundle here (default: backup.bundle_to setting)",
   );
 }
 
-/** What every operation of this kind is given. */
+/** Returns the options that every operation takes. */
 export function operationOptions(
   context: Context,
   options: SwapOptions,
@@ -100,29 +95,40 @@ export function operationOptions(
   };
 }
 
-/** Where the bundle goes, and who can open it: a recovery key is made if nobody can yet. */
+/**
+ * Returns where the bundle goes and its recipients; creates a recovery key if there is no recipient.
+ *
+ * @throws {@link StoreError} usage - if no directory for the bundle is named
+ */
 export async function bundleOptions(context: Context, options: BundleTargetOptions) {
   const { ensureRecipients } = await import("../../bundle/recipients.js");
-  const settings = context.settings.backup ?? {};
-  const bundleTo = options.bundleTo ?? settings.bundle_to;
-  if (bundleTo === undefined) {
-    throw new StoreError("usage", "where should the passphrase bundle go?", {
-      hint: "Name a folder that is not the backups': --bundle-to FOLDER.",
-    });
-  }
-  // Before a recovery key is made that would then be for nothing.
   const { assertBundleDirectory } = await import("../../swap/prepare.js");
-  await assertBundleDirectory(expandPath(bundleTo));
+  const bundleTo = bundleDirectory(context, options);
+  // Before a recovery key is created that would then be of no use.
+  await assertBundleDirectory(bundleTo);
   return {
-    bundleTo: expandPath(bundleTo),
-    backupFolder: settings.to,
+    bundleTo,
+    backupFolder: context.settings.backup?.to,
     recipients: await ensureRecipients(recipientOptions(context, options)),
   };
 }
 
 /**
- * Writes to the settings file where backups and bundles go, as far as it was said now and nothing is remembered yet. What was
- * done is done by then: a file that cannot be written is said, and no failure.
+ * Returns the directory for bundles.
+ *
+ * @throws {@link StoreError} usage - if neither the options nor the settings name one
+ */
+export function bundleDirectory({ settings }: Context, options: { bundleTo?: string }): string {
+  const directory = options.bundleTo ?? settings.backup?.bundle_to;
+  if (directory !== undefined) return expandPath(directory);
+  throw new StoreError("usage", "no directory for the passphrase bundle is named", {
+    hint: "Name one, apart from the backups, with --bundle-to DIRECTORY.",
+  });
+}
+
+/**
+ * Writes the directories of backups and bundles to the settings file, unless it names them already.
+ * The operation is done by then, so a file that cannot be written is only reported.
  */
 export async function rememberDirectories(
   { settingsPath, output }: Context,
@@ -138,16 +144,16 @@ export async function rememberDirectories(
     };
     if (Object.keys(backup).length === Object.keys(settings?.backup ?? {}).length) return;
     await saveSettings(settingsPath, { ...settings, backup });
-    output.notice(`where that goes is remembered in ${settingsPath}`);
+    output.notice(`saved these directories to ${settingsPath}`);
   } catch (error) {
-    output.notice(`where that goes is not remembered: ${asStoreError(error).message}`);
+    output.notice(`these directories were not saved: ${asStoreError(error).message}`);
   }
 }
 
 /**
- * Runs an operation under the store's lock, Ctrl-C included.
+ * Runs an operation under the store's lock; SIGINT, SIGTERM and SIGHUP abort it.
  *
- * @param options as `withOperation` has them.
+ * @param options - as for `withOperation`
  */
 export async function operate<Result>(
   context: Context,
@@ -160,8 +166,8 @@ export async function operate<Result>(
   );
 }
 
-export function formatSourceName(source: string): string {
-  return source === "keyring" ? "the keyring" : source;
+export function passphraseLine(source: string): string {
+  return `  passphrase  in ${source === "keyring" ? "the keyring" : source}`;
 }
 
 export function bundleLines(bundle: { path: string } | null): string[] {
@@ -173,5 +179,6 @@ export function downtimeLines(service: {
   stopped_ms: number | null;
 }): string[] {
   if (service.stopped_ms === null) return [];
-  return [`  service     ${service.unit ?? "it"} was away for ${service.stopped_ms} ms`];
+  const name = service.unit ?? "the service";
+  return [`  service     ${name} was stopped for ${service.stopped_ms} ms`];
 }

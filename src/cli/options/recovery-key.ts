@@ -1,4 +1,4 @@
-/** The options that say who can open the bundles, and the moment in which a new recovery key is shown. */
+/** The options that say to which keys bundles are encrypted, and how a new recovery key is handed out. */
 import type { Command } from "commander";
 import type { RecipientOptions } from "../../bundle/recipients.js";
 import { expandPath } from "../../config/paths.js";
@@ -13,10 +13,10 @@ export interface RecipientCommandOptions {
 
 export function addRecipientOptions(command: Command): Command {
   return command
-    .option("--recovery-key-file <path>", "write the recovery key there instead of showing it")
+    .option("--recovery-key-file <path>", "Write a new recovery key to this file")
     .option(
       "-r, --recipient <age1…>",
-      "encrypt bundles to this age recipient; can be repeated; none is made then",
+      "Encrypt bundles to this key instead (repeatable)",
       repeated,
     );
 }
@@ -48,20 +48,20 @@ async function keepRecoveryKey(
       `# Recovery key of the HiveMind store ${storePath}\n# Opens its passphrase bundles: age -d -i THIS-FILE clients.….bundle.age\n# public key: ${recipient}\n${identity}\n`,
     );
     output.notice(
-      `The recovery key is in ${path}. Move it off this machine: to a safe, a stick, a password manager.`,
+      `Recovery key: ${path}. Move it off this machine, to a safe, a USB stick or a password manager.`,
     );
     return;
   }
   if (!process.stdout.isTTY || output.json) {
-    throw new StoreError("usage", "the new recovery key has nowhere to go", {
-      hint: "It is only ever shown on a terminal. Use --recovery-key-file PATH, or --recipient for a key you have.",
+    throw new StoreError("usage", "a new recovery key can only be shown on a terminal", {
+      hint: "Add --recovery-key-file PATH, or --recipient with a key that you already have.",
     });
   }
   output.line(
     [
-      "This is the recovery key. It opens the passphrase bundles, and so the backups,",
-      "when this machine or its keyring is gone. It is shown this once and kept",
-      "nowhere: write it down now.",
+      "This is the recovery key. It opens the passphrase bundles, and with them the",
+      "backups, if this machine or its keyring is lost. It is shown only now and",
+      "stored nowhere: write it down.",
       "",
       `  ${identity}`,
       "",

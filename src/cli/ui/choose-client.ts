@@ -1,4 +1,4 @@
-/** Which client a command is about: the id that was given, or on a terminal the one chosen from a list. */
+/** Determines which client a command is about: the id given, or on a terminal a choice from a list. */
 import { setImmediate } from "node:timers/promises";
 import { StoreError } from "../../errors.js";
 import type { ClientStore } from "../../store/client-store.js";
@@ -7,41 +7,45 @@ import { escapeControlCharacters } from "../../text/escape.js";
 import type { Context } from "../context.js";
 import { onTerminal } from "./prompt.js";
 
-/** Clients that the list offers at once; typing narrows it. */
-const offered = 50;
+/** Clients in the list at once; typing narrows the list. */
+const listedClients = 50;
 
-/** For the help of commands that take one client's id. */
-export const idNote =
-  "\nOn a terminal the id may be left out: the client is then chosen from a list.";
+/** A paragraph for the help of commands with an optional id. */
+export const optionalIdNote = "Without an id, a terminal shows a list to choose the client from.";
 
-/** An id as it was typed. @throws StoreError `usage` if it is no whole number. */
+/**
+ * Parses a client's id.
+ *
+ * @throws {@link StoreError} usage - if it is not a whole number
+ */
 export function parseId(text: string): number {
   const id = Number(text);
   if (!/^-?\d+$/.test(text) || !Number.isSafeInteger(id)) {
-    throw new StoreError("usage", `"${text}" is not a client's id`, {
-      hint: "An id is a whole number; hivemind-sqlcipher list-clients shows them.",
+    throw new StoreError("usage", `"${text}" is not a client id, which is a whole number`, {
+      hint: "Run hivemind-sqlcipher list-clients to see the ids.",
     });
   }
   return id;
 }
 
 /**
- * Reads the id before the store is opened, so that a wrong one costs no passphrase.
+ * Parses an optional id before the store is opened, so that a wrong id needs no passphrase.
  *
- * @throws StoreError `usage` if it is no id, or if it was left out where nobody can choose.
+ * @throws {@link StoreError} usage - if it is not an id, or if it is missing without a terminal
  */
 export function parseOptionalId(text: string | undefined): number | undefined {
   if (text !== undefined) return parseId(text);
   if (onTerminal()) return undefined;
-  throw new StoreError("usage", "which client? Its id is missing", {
-    hint: "On a terminal the client can be chosen from a list; here its id must be given.",
+  throw new StoreError("usage", "missing client id", {
+    hint: "Give the id; only a terminal shows a list to choose from.",
   });
 }
 
 /**
- * The id, chosen from a list that one can type into if none was given.
+ * Returns `id`, or the id of the client chosen on the terminal.
  *
- * @throws StoreError `interrupted` if nothing was chosen; `notFound` if there is no client to choose from.
+ * @throws {@link StoreError} interrupted - if no client was chosen
+ * @throws {@link StoreError} notFound - if the store has no clients
  */
 export async function chooseClient(
   context: Context,
@@ -51,7 +55,7 @@ export async function chooseClient(
   if (id !== undefined) return id;
   const { matchingClients } = await import("../../store/matching.js");
   if ((await matchingClients(store, "", 1)).length === 0) {
-    throw new StoreError("notFound", `there are no clients in ${context.storePath}`);
+    throw new StoreError("notFound", `no clients in ${context.storePath}`);
   }
   const { default: search } = await import("@inquirer/search");
   let matches: Promise<Match[]> = Promise.resolve([]);
@@ -61,35 +65,32 @@ export async function chooseClient(
         message: "Which client?",
         pageSize: 10,
         source: async (text) => {
-          matches = matchingClients(store, text ?? "", offered);
+          matches = matchingClients(store, text ?? "", listedClients);
           return (await matches).map(({ id, name }) => ({
             name: `${id}  ${escapeControlCharacters(name)}`,
             value: id,
           }));
         },
-        // Enter right behind a letter meets the list of before: what is chosen must be in the one of now.
+        // Enter right after a letter selects from the list before that letter.
         validate: async (id) => {
           await setImmediate();
-          return (
-            (await matches).some((match) => match.id === id) || "The list has changed; look again."
-          );
+          return (await matches).some((match) => match.id === id) || "The list has just changed.";
         },
       },
-      // Standard output is for the result alone.
+      // Standard output is only for the result.
       { output: process.stderr },
     );
     return parseId(chosen);
   } catch (error) {
     if (error instanceof Error && error.name === "ExitPromptError") {
-      throw new StoreError("interrupted", "no client was chosen; nothing was changed");
+      throw new StoreError("interrupted", "no client chosen; nothing changed");
     }
     throw error;
   }
 }
 
-/** No client has this id. */
 export function noClient(context: Context, id: number): StoreError {
-  return new StoreError("notFound", `there is no client ${id} in ${context.storePath}`, {
-    hint: "hivemind-sqlcipher list-clients shows the ids.",
+  return new StoreError("notFound", `no client ${id} in ${context.storePath}`, {
+    hint: "Run hivemind-sqlcipher list-clients to see the ids.",
   });
 }

@@ -1,15 +1,18 @@
+/** Prints any number of clients in constant memory. */
 import { type Client, isRevoked } from "../../client/client.js";
 import type { Context } from "../context.js";
 import { abilities, lastSeen } from "./client-text.js";
 import { asStoreError, errorToJson, print } from "./output.js";
 import { type Column, Table } from "./table.js";
 
-/** Rows that set a table's column widths; the ones after are printed as they come. */
+/** Rows that determine the column widths; later rows are printed as they are read. */
 const firstRows = 500;
 
 /**
- * One document however long the list: written as it is read, so memory does not grow with it. It stays one if reading
- * fails in the middle: the error then stands in it beside the clients so far.
+ * Prints one JSON document while the clients are read. If reading fails halfway, the document ends
+ * with the error next to the clients read so far.
+ *
+ * @throws what reading throws, if it fails before the first client
  */
 export async function printDocument(
   clients: AsyncIterable<Client>,
@@ -31,6 +34,7 @@ export async function printDocument(
   process.stdout.write(separator === "," ? "]}\n" : '{"clients":[]}\n');
 }
 
+/** Prints a table and returns the number of clients; prints nothing if there are none. */
 export async function printTable(
   context: Context,
   clients: AsyncIterable<Client> | Iterable<Client>,
@@ -53,20 +57,20 @@ export async function printTable(
     ...(secrets ? [client.api_key, client.password ?? "", client.crypto_key ?? ""] : []),
   ];
   let count = 0;
-  let waiting: string[][] = [];
+  let pending: string[][] = [];
   let table: Table | undefined;
-  const begin = async () => {
-    table = await Table.of(columns, waiting, secrets ? undefined : context.output.columns);
-    if (waiting.length > 0) context.output.line(context.output.style("bold", table.heading()));
-    for (const row of waiting) context.output.line(await table.row(row));
-    waiting = [];
+  const printFirstRows = async () => {
+    table = await Table.of(columns, pending, secrets ? undefined : context.output.columns);
+    if (pending.length > 0) context.output.line(context.output.style("bold", table.heading()));
+    for (const row of pending) context.output.line(await table.row(row));
+    pending = [];
   };
   for await (const client of clients) {
     count += 1;
     if (table) {
       await print(`${await table.row(cells(client))}\n`);
-    } else if (waiting.push(cells(client)) === firstRows) await begin();
+    } else if (pending.push(cells(client)) === firstRows) await printFirstRows();
   }
-  if (!table) await begin();
+  if (!table) await printFirstRows();
   return count;
 }

@@ -1,18 +1,20 @@
+/** Clients as text for people. */
 import { type Client, isRevoked, withoutSecrets } from "../../client/client.js";
 import { escapeControlCharacters } from "../../text/escape.js";
 
-export function describe(client: Client, secrets: boolean): string[] {
-  return [...details(client, secrets)].map(
+/** Returns a line for each field of a client. */
+export function clientLines(client: Client, secrets: boolean): string[] {
+  return [...fields(client, secrets)].map(
     ([label, value]) => `${`${label}:`.padEnd(15)} ${escapeControlCharacters(value)}`,
   );
 }
 
-function* details(client: Client, secrets: boolean): Generator<[string, string]> {
+function* fields(client: Client, secrets: boolean): Generator<[string, string]> {
   yield ["id", String(client.client_id)];
   yield ["name", client.name ?? ""];
   if (client.description) yield ["description", client.description];
   yield ["administrator", client.is_admin ? "yes" : "no"];
-  yield ["may", isRevoked(client) ? "nothing: it is revoked" : abilities(client)];
+  yield ["may", isRevoked(client) ? "nothing (revoked)" : abilities(client)];
   yield ["message types", client.allowed_types.join(", ")];
   yield ["last seen", lastSeen(client)];
   if (Object.keys(client.metadata).length > 0) {
@@ -25,13 +27,14 @@ function* details(client: Client, secrets: boolean): Generator<[string, string]>
   }
 }
 
+/** Returns which kinds of message besides ordinary ones the client may send. */
 export function abilities(client: Client): string {
   const may = [
     client.can_escalate && "escalate",
     client.can_propagate && "propagate",
     client.can_broadcast && "broadcast",
   ].filter(Boolean);
-  return may.length > 0 ? may.join(", ") : "none of escalate, propagate, broadcast";
+  return may.length > 0 ? may.join(", ") : "no escalate, propagate or broadcast";
 }
 
 export function lastSeen(client: Client): string {

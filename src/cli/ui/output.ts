@@ -1,6 +1,6 @@
 /**
- * What the command prints, and where: the result to stdout (with --json exactly one document, also for an error),
- * everything else to stderr.
+ * Prints the result to standard output (with --json exactly one document, also for an error) and
+ * everything else to standard error.
  */
 import { once } from "node:events";
 import { StoreError } from "../../errors.js";
@@ -13,7 +13,7 @@ export interface OutputOptions {
   color: boolean;
 }
 
-/** A piece of a long result. It waits for a slow reader, so that no more than a piece is kept in memory. */
+/** Prints a part of a long result, and waits for a slow reader so that memory stays constant. */
 export async function print(text: string): Promise<void> {
   if (!process.stdout.write(text)) await once(process.stdout, "drain");
 }
@@ -33,30 +33,30 @@ export class Output {
     return this.#options.quiet;
   }
 
-  /** The command's answer: the document with --json, the lines for a person otherwise. */
+  /** Prints the command's result: the document with --json, else the lines. */
   result(document: unknown, lines: () => string[]): void {
     const text = this.json ? JSON.stringify(document) : lines().map(escapeLines).join("\n");
     if (text !== "") process.stdout.write(`${text}\n`);
   }
 
-  /** A line of a result that is printed as it comes. */
+  /** Prints a line of a result that is not printed as a whole. */
   line(text: string): void {
     process.stdout.write(`${text}\n`);
   }
 
-  /** Something the user should know besides the result; not with --quiet. */
+  /** Prints what the user should know besides the result, unless --quiet is given. */
   notice(text: string): void {
     if (!this.#options.quiet) process.stderr.write(`${escapeLines(text)}\n`);
   }
 
-  /** Something the user must see whatever was asked. */
+  /** Prints what the user has to see even with --quiet. */
   warning(text: string): void {
     process.stderr.write(
       `${this.style("yellow", "warning:", process.stderr)} ${escapeLines(text)}\n`,
     );
   }
 
-  /** A step of the work, only with --verbose. */
+  /** Prints a step of the work with --verbose. */
   detail(text: string): void {
     if (this.#options.verbose) {
       process.stderr.write(`${this.style("dim", escapeLines(text), process.stderr)}\n`);
@@ -78,7 +78,7 @@ export class Output {
     }
   }
 
-  /** The terminal's width, where stdout is one and knows it. */
+  /** The terminal's width; undefined if standard output is not a terminal. */
   get columns(): number | undefined {
     return (process.stdout.isTTY && process.stdout.columns) || undefined;
   }
@@ -95,38 +95,38 @@ export class Output {
 
 const controlSequence = "\x1b";
 
-/** The colours that `style` puts in, and the ends of lines. */
-const ownMarks = new RegExp(`(${controlSequence}\\[\\d+m|\\n)`);
+/** The colors that `style` inserts, and line breaks. */
+const keptSequences = new RegExp(`(${controlSequence}\\[\\d+m|\\n)`);
 
 /**
- * Text that may quote what others wrote, a bundle, a manifest, a plugin's error: of what moves a terminal's cursor only
- * this program's own colours and line breaks are left.
+ * Escapes control characters but for this program's own colors and line breaks: the text may quote a
+ * bundle, a manifest or a plugin's error, which must not move the cursor.
  */
 export function escapeLines(text: string): string {
   return text
-    .split(ownMarks)
+    .split(keptSequences)
     .map((piece, index) => (index % 2 === 0 ? escapeControlCharacters(piece) : piece))
     .join("");
 }
 
-/** An error as `--json` says it. */
+/** Returns an error as `--json` prints it. */
 export function errorToJson({ exitCode: code, message, hint }: StoreError) {
   return { code, message, ...(hint && { hint }) };
 }
 
-/** Turns whatever was thrown into an error with an exit code; what is not ours is a defect, and said to be. */
+/** Returns an error with an exit code for anything that was thrown. */
 export function asStoreError(error: unknown): StoreError {
   if (error instanceof StoreError) return error;
   const message = error instanceof Error ? error.message : String(error);
-  // In the words of `bindings`, which looks for what the package's install script compiles.
+  // Thrown by the package `bindings`, which looks for what the install script compiles.
   if (message.startsWith("Could not locate the bindings file")) {
     return new StoreError("failed", "the native part of @journeyapps/sqlcipher is missing", {
-      hint: "npm compiles it if it may: install again with --allow-scripts=@journeyapps/sqlcipher.",
+      hint: "Install again with npm install --allow-scripts=@journeyapps/sqlcipher, which compiles it.",
       cause: error,
     });
   }
-  return new StoreError("failed", `unexpected: ${message}`, {
-    hint: "This is a defect of hivemind-sqlcipher. Run again with --verbose for the place, and report it.",
+  return new StoreError("failed", `unexpected error: ${message}`, {
+    hint: "Report this defect of hivemind-sqlcipher with the output of --verbose.",
     cause: error,
   });
 }

@@ -1,30 +1,30 @@
-/** How far a long piece of work is, drawn over itself: on a terminal only. */
 import type { Output } from "./output.js";
 
 const redrawMs = 100;
 const width = 30;
 
+/** Draws a progress bar on standard error if that is a terminal. */
 export class Progress {
-  readonly #shown: boolean;
-  #drawn = 0;
+  readonly #isShown: boolean;
+  #drawnAt = 0;
 
   constructor(output: Output) {
-    this.#shown = Boolean(process.stderr.isTTY) && !output.quiet;
+    this.#isShown = Boolean(process.stderr.isTTY) && !output.quiet;
   }
 
-  /** @param total 0 where it is not known. */
+  /** @param total - 0 if unknown; then only `done` is shown */
   show(what: string, done: number, total: number): void {
-    if (!this.#shown || (done < total && performance.now() - this.#drawn < redrawMs)) return;
-    this.#drawn = performance.now();
+    if (!this.#isShown || (done < total && performance.now() - this.#drawnAt < redrawMs)) return;
+    this.#drawnAt = performance.now();
     const part = total > 0 ? Math.min(1, done / total) : 0;
     const bar = "█".repeat(Math.round(part * width)).padEnd(width, "░");
     const figures = total > 0 ? `${bar} ${Math.floor(part * 100)} %` : String(done);
     process.stderr.write(`\r\u001b[K${what}  ${figures}`);
   }
 
-  /** Leaves the line empty for what is printed next. */
+  /** Clears the line. */
   end(): void {
-    if (this.#drawn > 0) process.stderr.write("\r\u001b[K");
-    this.#drawn = 0;
+    if (this.#drawnAt > 0) process.stderr.write("\r\u001b[K");
+    this.#drawnAt = 0;
   }
 }

@@ -1,27 +1,29 @@
-/** Questions, asked only where somebody can answer: on a terminal. Elsewhere the option that answers is named. */
+/** Asks questions on a terminal; without one, the error names the option that answers the question. */
 import { Writable } from "node:stream";
 import { StoreError } from "../../errors.js";
 import { escapeLines } from "./output.js";
 
-/** Whether there is somebody to ask. */
+/** Returns whether questions can be asked. */
 export function onTerminal(): boolean {
   return Boolean(process.stdin.isTTY && process.stderr.isTTY);
 }
 
-/** All of standard input, as text. */
+/** Returns all of standard input as text. */
 export async function standardInput(): Promise<string> {
   let text = "";
   for await (const chunk of process.stdin.setEncoding("utf8")) text += chunk;
   return text;
 }
 
-/** One line from the terminal; Ctrl-C and the end of input end the command instead of leaving it waiting. */
+/** Reads a line from the terminal; Ctrl-C and end of input reject. */
 async function ask(question: string, output: NodeJS.WritableStream): Promise<string> {
   const { createInterface } = await import("node:readline/promises");
   const prompt = createInterface({ input: process.stdin, output, terminal: true });
   try {
     return await new Promise<string>((resolve, reject) => {
-      prompt.once("close", () => reject(new StoreError("interrupted", "nothing was changed")));
+      prompt.once("close", () =>
+        reject(new StoreError("interrupted", "interrupted; nothing changed")),
+      );
       prompt.once("SIGINT", () => {
         output.write("\n");
         prompt.close();
@@ -34,37 +36,40 @@ async function ask(question: string, output: NodeJS.WritableStream): Promise<str
 }
 
 /**
- * Asks yes or no, defaulting to no; with --yes the answer is yes.
+ * Asks a yes-or-no question; the default is no.
  *
- * @throws StoreError `refused` if the answer is no, `usage` if there is nobody to ask.
+ * @param yes - whether --yes answers the question
+ * @throws {@link StoreError} refused - if the answer is no
+ * @throws {@link StoreError} usage - if there is no terminal
  */
 export async function confirm(question: string, yes: boolean): Promise<void> {
   if (yes) return;
   if (!onTerminal()) {
+    const line = question.split("\n").map((part) => part.trim());
     throw new StoreError(
       "usage",
-      `this needs a confirmation: ${question
-        .split("\n")
-        .map((line) => line.trim())
-        .join(" ")}`,
+      `confirmation needed, but there is no terminal: ${line.join(" ")}`,
       {
-        hint: "There is no terminal to ask on; add --yes if you mean it.",
+        hint: "Add --yes to confirm.",
       },
     );
   }
   const answer = await ask(`${escapeLines(question)} [y/N] `, process.stderr);
-  if (!/^y(es)?$/i.test(answer.trim())) throw new StoreError("refused", "nothing was changed");
+  if (!/^y(es)?$/i.test(answer.trim())) {
+    throw new StoreError("refused", "not confirmed; nothing changed");
+  }
 }
 
 /**
- * Asks for a line without showing what is typed.
+ * Reads a secret from the terminal without showing it.
  *
- * @throws StoreError `usage`, naming `option`, if there is nobody to ask.
+ * @param option - the option that gives the secret without a terminal, for the hint
+ * @throws {@link StoreError} usage - if there is no terminal
  */
 export async function askSecret(question: string, option: string): Promise<string> {
   if (!onTerminal()) {
-    throw new StoreError("usage", `${question}: there is no terminal to ask on`, {
-      hint: `Use ${option}.`,
+    throw new StoreError("usage", `no terminal to ask on: ${question}`, {
+      hint: `Add ${option}.`,
     });
   }
   const silent = new Writable({ write: (_chunk, _encoding, done) => done() });

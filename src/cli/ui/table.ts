@@ -1,4 +1,4 @@
-/** Tables that fit the terminal: the widest columns give way first, and no cell can move the cursor. */
+/** Tables that fit the terminal: the widest columns shrink first, and cells are escaped. */
 import { escapeControlCharacters } from "../../text/escape.js";
 
 export interface Column {
@@ -7,20 +7,20 @@ export interface Column {
 }
 
 const gap = "  ";
-const narrowest = 6;
+const minWidth = 6;
 
 const ascii = /^[ -~]*$/;
 
-/** Knows the width of every character. Set once there is text that needs it: loading it takes longer than a table. */
+/** Loaded only for text beyond ASCII: loading takes longer than printing a table. */
 let stringWidth: ((text: string) => number) | undefined;
 
-async function learnWidths(cells: readonly string[]): Promise<void> {
+async function loadStringWidth(cells: readonly string[]): Promise<void> {
   if (stringWidth === undefined && !cells.every((cell) => ascii.test(cell))) {
     stringWidth = (await import("string-width")).default;
   }
 }
 
-/** The columns that a text takes on a terminal. Nearly all text is ASCII, and nothing is faster than its length. */
+/** Returns the columns that a text takes on a terminal. */
 function widthOf(text: string): number {
   return stringWidth === undefined || ascii.test(text) ? text.length : stringWidth(text);
 }
@@ -41,7 +41,7 @@ function pad(text: string, width: number, align: Column["align"]): string {
   return align === "right" ? space + text : text + space;
 }
 
-/** A table whose column widths come from its first rows, so that any number of rows can follow one by one. */
+/** A table whose first rows determine the column widths, so that any number of rows can follow. */
 export class Table {
   readonly #columns: readonly Column[];
   readonly #widths: number[];
@@ -51,13 +51,13 @@ export class Table {
     this.#widths = widths;
   }
 
-  /** @param available the terminal's width in columns; undefined where there is no terminal, and nothing is cut. */
+  /** @param available - columns of the terminal; undefined without one, where nothing is cut */
   static async of(
     columns: readonly Column[],
     firstRows: readonly string[][],
     available: number | undefined,
   ): Promise<Table> {
-    await learnWidths([...columns.map(({ title }) => title), ...firstRows.flat()]);
+    await loadStringWidth([...columns.map(({ title }) => title), ...firstRows.flat()]);
     const widths = columns.map(({ title }, index) =>
       Math.max(
         widthOf(title),
@@ -74,7 +74,7 @@ export class Table {
     while (excess > 0) {
       const widest = this.#widths.indexOf(Math.max(...this.#widths));
       const width = this.#widths[widest] ?? 0;
-      if (width <= narrowest) return;
+      if (width <= minWidth) return;
       this.#widths[widest] = width - 1;
       excess -= 1;
     }
@@ -85,13 +85,12 @@ export class Table {
   }
 
   async row(cells: readonly string[]): Promise<string> {
-    await learnWidths(cells);
+    await loadStringWidth(cells);
     return this.#line(cells.map(escapeControlCharacters));
   }
 
-  /** Several rows. */
-  rows(all: readonly string[][]): Promise<string[]> {
-    return Promise.all(all.map((cells) => this.row(cells)));
+  rows(rows: readonly string[][]): Promise<string[]> {
+    return Promise.all(rows.map((cells) => this.row(cells)));
   }
 
   #line(cells: string[]): string {

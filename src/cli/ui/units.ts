@@ -1,4 +1,6 @@
-/** A duration as people say it: the largest unit of which there are at least two. */
+/** Quantities as text for people. */
+
+/** Returns a duration in the largest unit of which there are at least two: "3d", "119min". */
 export function formatAge(seconds: number): string {
   const units = [
     ["d", 86_400],
@@ -11,7 +13,7 @@ export function formatAge(seconds: number): string {
   return `${Math.max(0, seconds)}s`;
 }
 
-/** Bytes in powers of 1024, as `ls -h` writes them: "1.4M". */
+/** Returns bytes in powers of 1024, as `ls -h` prints them: "1.4M". */
 export function formatSize(bytes: number): string {
   const units = ["B", "K", "M", "G", "T"];
   let value = bytes;

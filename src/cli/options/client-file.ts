@@ -1,0 +1,25 @@
+/** The file of `export-clients` and `import-clients`: an argument, or `--path` as the hub has it. */
+import type { Command } from "commander";
+import { StoreError } from "../../errors.js";
+
+export interface FileOption {
+  path?: string;
+}
+
+export function addFileOption(command: Command, description: string): Command {
+  return command.option("--path <file>", description);
+}
+
+/**
+ * Returns the file that the argument or the option names; undefined if neither does.
+ *
+ * @throws {@link StoreError} usage - if they name different files
+ */
+export function namedFile(argument: string | undefined, { path }: FileOption): string | undefined {
+  if (argument !== undefined && path !== undefined && argument !== path) {
+    throw new StoreError("usage", `two files are named: ${argument} and ${path}`, {
+      hint: "Give the file as an argument or with --path, not both.",
+    });
+  }
+  return argument ?? path;
+}

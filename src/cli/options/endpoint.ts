@@ -1,0 +1,84 @@
+/** The two databases of `migrate`, from its options, the settings and the hub's server.json. */
+import type { JsonObject } from "../../client/json.js";
+import type { DatabaseConfig } from "../../databases/plugin.js";
+import { isKind, StoreError } from "../../errors.js";
+import { formatSource } from "../../keys/source.js";
+import type { Endpoint } from "../../migrate/migrate.js";
+import type { Context } from "../context.js";
+import { storeLocation } from "../hub-store.js";
+
+export type Setting = readonly [key: string, value: string];
+
+/** Collects the values of a repeatable `key=value` option. */
+export function repeatedSetting(text: string, settings: Setting[] = []): Setting[] {
+  const [key = "", ...rest] = text.split("=");
+  return [...settings, [key, rest.join("=")]];
+}
+
+/** Returns a database with the settings in server.json, over which the command line's win. */
+export async function endpointOf(
+  context: Context,
+  name: string,
+  given: Setting[] = [],
+  passwordSource?: string,
+): Promise<Endpoint> {
+  const { sqlcipherPluginName } = await import("../../databases/sqlite.js");
+  const settings: Record<string, JsonObject[string]> = {};
+  for (const [key, value] of given) settings[key] = settingValue(key, value);
+  const config =
+    name === sqlcipherPluginName
+      ? await storeConfig(context, settings)
+      : { ...(await configInServerJson(name)), ...settings };
+  if (passwordSource === undefined) return { name, config };
+  const { password: _, ...rest } = config;
+  return { name, config: { ...rest, password_source: passwordSource } };
+}
+
+/** Returns the store and the passphrase's source that every other command uses. */
+async function storeConfig(
+  { settings, source }: Context,
+  given: DatabaseConfig,
+): Promise<DatabaseConfig> {
+  const { path, name, subfolder } = await storeLocation(settings, "migrate");
+  const isNamed = ["db_path", "name", "subfolder"].some((key) => Object.hasOwn(given, key));
+  const location = isNamed ? {} : { db_path: path, name, subfolder };
+  return {
+    ...Object.fromEntries(Object.entries(location).filter(([, value]) => value !== undefined)),
+    password_source: formatSource(source),
+    ...(source.kind === "keyring" && source.withoutKeyCache && { key_cache: false }),
+    ...given,
+  };
+}
+
+/** Returns a value as JSON if it is JSON, else as text. */
+function settingValue(key: string, text: string): JsonObject[string] {
+  if (key === "password") {
+    throw new StoreError("usage", "a password on the command line is visible to other users", {
+      hint: "Name its source with --to-password-source or --from-password-source.",
+    });
+  }
+  try {
+    return JSON.parse(text) as JsonObject[string];
+  } catch {
+    return text;
+  }
+}
+
+/**
+ * Returns the settings of a database in server.json.
+ *
+ * @throws {@link StoreError} refused - if server.json is not JSON, where the hub uses its defaults
+ */
+async function configInServerJson(name: string): Promise<DatabaseConfig> {
+  const { readServerJson, serverJsonPath } = await import("../../hub/server-json.js");
+  const { isJsonObject } = await import("../../client/json.js");
+  try {
+    const { settings } = await readServerJson(serverJsonPath());
+    const database = isJsonObject(settings.database) ? settings.database : {};
+    const config = Object.hasOwn(database, name) ? database[name] : undefined;
+    return isJsonObject(config) ? config : {};
+  } catch (error) {
+    if (isKind(error, "notFound")) return {};
+    throw error;
+  }
+}

@@ -1,0 +1,198 @@
+/** Runs the statements and dot commands of `sql`, and prints their results. */
+import { StoreError } from "../../errors.js";
+import type { Cell, Counts, Effect, Rows, SqlSession } from "../../sql/session.js";
+import type { Statement } from "../../sql/statements.js";
+import { counted } from "../../text/count.js";
+import { escapeControlCharacters } from "../../text/escape.js";
+import type { Context } from "../context.js";
+import { onTerminal } from "./prompt.js";
+import { Table } from "./table.js";
+
+/** Rows that determine a table's column widths. */
+const widthRows = 500;
+
+export type Mode = "table" | "csv" | "json";
+export const modes: readonly Mode[] = ["table", "csv", "json"];
+
+/** Asks whether changes are kept; throws if not. */
+export type Confirm = (question: string) => Promise<void>;
+
+export class SqlRunner {
+  mode: Mode;
+  readonly session: SqlSession;
+  readonly #context: Context;
+  readonly #write: boolean;
+
+  constructor(context: Context, session: SqlSession, mode: Mode, write: boolean) {
+    this.#context = context;
+    this.session = session;
+    this.mode = mode;
+    this.#write = write;
+  }
+
+  /**
+   * Runs statements. With `--write`, all of them run in one transaction, which `confirm` keeps.
+   *
+   * @throws {@link StoreError} usage - for more than one result where one document is printed
+   */
+  async run(statements: readonly Statement[], confirm: Confirm): Promise<void> {
+    const queries = statements.filter(({ kind }) => kind !== "change").length;
+    if (this.mode !== "table" && queries > 1) {
+      throw new StoreError(
+        "usage",
+        `${this.mode} output has one result, and there are ${queries} queries`,
+      );
+    }
+    if (!this.#write || queries === statements.length) {
+      for (const statement of statements) await this.#print(await this.session.read(statement));
+      return;
+    }
+    const effect = await this.#change(statements, confirm);
+    if (this.mode === "json") await this.#printChange(effect);
+    else for (const rows of effect.results) await this.#print(rows);
+  }
+
+  async #change(statements: readonly Statement[], confirm: Confirm): Promise<Effect> {
+    const { yes, output } = this.#context;
+    if (yes) {
+      const effect = await this.session.apply(statements);
+      for (const line of effectLines(effect)) output.notice(line);
+      return effect;
+    }
+    if (!onTerminal()) await confirm("Change the store?");
+    const tried = await this.session.dryRun(statements);
+    for (const line of effectLines(tried)) process.stderr.write(`${line}\n`);
+    await confirm("Nothing is saved yet. Save these changes?");
+    const effect = await this.session.apply(statements, tried);
+    output.notice("saved");
+    return effect;
+  }
+
+  /**
+   * Runs a dot command.
+   *
+   * @throws {@link StoreError} usage - if there is no such command
+   */
+  async dot(line: string): Promise<void> {
+    const [command = "", argument, ...rest] = line.split(/\s+/);
+    if (rest.length > 0) throw new StoreError("usage", `${command} takes one argument at most`);
+    if (command === ".tables") {
+      await this.#ask(
+        "SELECT name FROM sqlite_schema WHERE type IN ('table', 'view') AND name NOT LIKE 'sqlite\\_%' ESCAPE '\\' ORDER BY name",
+      );
+    } else if (command === ".schema") await this.#schema(argument);
+    else if (command === ".mode") this.#setMode(argument);
+    else if (command === ".help") for (const each of dotHelp) this.#context.output.line(each);
+    else {
+      throw new StoreError("usage", `no such command: ${command}`, {
+        hint: equivalents[command] ?? "Type .help for the commands.",
+      });
+    }
+  }
+
+  async #schema(table: string | undefined): Promise<void> {
+    const named = table === undefined ? "" : ` AND tbl_name = '${table.replaceAll("'", "''")}'`;
+    const text = `SELECT sql FROM sqlite_schema WHERE sql IS NOT NULL${named} ORDER BY tbl_name, type DESC, name`;
+    if (this.mode !== "table") return this.#ask(text);
+    const { rows } = await this.session.read({ text, kind: "select" });
+    for (const [sql] of rows) {
+      for (const line of `${sql};`.split("\n"))
+        this.#context.output.line(escapeControlCharacters(line));
+    }
+  }
+
+  #setMode(mode: string | undefined): void {
+    const known = modes.find((each) => each === mode);
+    if (mode !== undefined && known === undefined) {
+      throw new StoreError("usage", `no such mode: ${mode}`, {
+        hint: `Use one of: ${modes.join(", ")}.`,
+      });
+    }
+    if (known === undefined) this.#context.output.line(this.mode);
+    else this.mode = known;
+  }
+
+  async #ask(text: string): Promise<void> {
+    await this.#print(await this.session.read({ text, kind: "select" }));
+  }
+
+  async #print(rows: Rows): Promise<void> {
+    const { csvText, jsonText } = await import("../../sql/results.js");
+    if (this.mode === "json") process.stdout.write(`${jsonText(rows)}\n`);
+    else if (this.mode === "csv") process.stdout.write(csvText(rows));
+    else await this.#printTable(rows);
+  }
+
+  async #printChange({ results, changes, clients }: Effect): Promise<void> {
+    const { jsonText } = await import("../../sql/results.js");
+    const changed = changes.reduce((sum, { rows }) => sum + rows, 0);
+    const counts = ({ active, revoked }: Counts) => ({ active, revoked });
+    const more = {
+      changed,
+      clients: { before: counts(clients.before), after: counts(clients.after) },
+    };
+    process.stdout.write(`${jsonText(results[0] ?? { columns: [], rows: [] }, more)}\n`);
+  }
+
+  async #printTable({ columns, rows }: Rows): Promise<void> {
+    const { cellText } = await import("../../sql/results.js");
+    const { output } = this.#context;
+    if (rows.length === 0) {
+      output.notice("no rows");
+      return;
+    }
+    const first = rows.slice(0, widthRows).map((row) => row.map(cellText));
+    const table = await Table.of(
+      columns.map((title, index) => ({
+        title: escapeControlCharacters(title),
+        align: rows.slice(0, widthRows).every((row) => isNumber(row[index])) ? "right" : "left",
+      })),
+      first,
+      undefined,
+    );
+    output.line(output.style("bold", table.heading()));
+    for (const row of rows) output.line(await table.row(row.map(cellText)));
+  }
+}
+
+function isNumber(cell: Cell | undefined): boolean {
+  return cell === null || (typeof cell === "object" && "text" in cell);
+}
+
+/** Returns what a transaction changes, before it is committed. */
+function effectLines({ changes, clients: { before, after } }: Effect): string[] {
+  const rows = changes.map(
+    ({ text, rows }) => `${counted(rows, "row")} changed: ${beginning(text)}`,
+  );
+  const counts = ({ active, revoked }: Counts) => `${active} active, ${revoked} revoked`;
+  const fewer = after.active + after.revoked < before.active + before.revoked;
+  return [
+    ...rows,
+    `clients before: ${counts(before)}; after: ${counts(after)}`,
+    ...(fewer
+      ? [
+          "This deletes rows. The hub gives a new client the number of rows plus one as its id, which then overwrites an existing client. Use delete-client, which keeps the row.",
+        ]
+      : []),
+  ];
+}
+
+function beginning(sql: string): string {
+  const line = escapeControlCharacters(sql.replace(/\s+/g, " "));
+  return line.length > 60 ? `${line.slice(0, 59)}…` : line;
+}
+
+const dotHelp = [
+  ".tables          List the tables",
+  ".schema [TABLE]  Show the statements that create them",
+  `.mode [MODE]     Set how results are printed: ${modes.join(", ")}`,
+  ".help            Show this list",
+  ".quit            Leave, as Ctrl-D does",
+];
+
+/** Commands of sqlite3's shell, and the commands of this program that do the same. */
+const equivalents: Record<string, string> = {
+  ".backup": "Use hivemind-sqlcipher backup.",
+  ".dump": "Use hivemind-sqlcipher export-clients.",
+  ".import": "Use hivemind-sqlcipher import-clients.",
+};
