@@ -7,7 +7,7 @@
 `show` prints what is in the bundle, the passphrase included. `open` checks the manifest and every page, and writes the
 database to PLAIN.db, which is NOT encrypted: put it where nothing is kept, such as /dev/shm.
 
-Written from docs/formats.md, whose section numbers stand beside the functions; needs Python 3.9 or later and the
+Written from docs/reference/formats.md, whose section numbers stand beside the functions; needs Python 3.9 or later and the
 package `cryptography`. Exit code 1: refused, and nothing was written.
 """
 import argparse

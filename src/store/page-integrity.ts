@@ -1,6 +1,6 @@
 /**
  * Whether every page of an encrypted database file is as it was written: each carries an HMAC of itself and its number
- * (docs/formats.md, section 1), which Node's OpenSSL computes again here.
+ * (docs/reference/formats.md, section 1), which Node's OpenSSL computes again here.
  *
  * SQLCipher's own `PRAGMA cipher_integrity_check` takes three times as long, and looks for the pages beyond 4 GiB in the
  * wrong places, since it counts bytes in 32 bits: it finds all of them bad.

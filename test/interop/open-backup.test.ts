@@ -1,5 +1,5 @@
 /**
- * The formats as docs/formats.md has them: a second implementation, open_backup.py, opens what this one writes, and
+ * The formats as docs/reference/formats.md has them: a second implementation, open_backup.py, opens what this one writes, and
  * refuses what was tampered with. It was written from that page, and has none of this project's code.
  */
 import { spawnSync } from "node:child_process";
@@ -238,8 +238,8 @@ test.each([4, 3])(
   },
 );
 
-test("the values in docs/formats.md are those of its fixture", async () => {
-  const page = await readFile(join(root, "docs/formats.md"), "utf8");
+test("the values in docs/reference/formats.md are those of its fixture", async () => {
+  const page = await readFile(join(root, "docs/reference/formats.md"), "utf8");
   const place = join(age, "06e2fa8", "backups", "backups");
   const [name = ""] = (await readdir(place)).filter((found) => found.endsWith(".db"));
   const bytes = await readFile(join(place, name));
@@ -266,8 +266,8 @@ test("the values in docs/formats.md are those of its fixture", async () => {
   for (const value of values) expect(page).toContain(value);
 });
 
-test("the fields in docs/formats.md are those that are written", async () => {
-  const page = await readFile(join(root, "docs/formats.md"), "utf8");
+test("the fields in docs/reference/formats.md are those that are written", async () => {
+  const page = await readFile(join(root, "docs/reference/formats.md"), "utf8");
   const section = (title: string) =>
     page.split(/^## /m).find((part) => part.startsWith(title)) ?? "";
   const fieldsIn = (title: string) =>

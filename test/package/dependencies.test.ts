@@ -52,9 +52,9 @@ async function installed(place: string): Promise<Package | undefined> {
   return json<Package>(join(place, "package.json")).catch(() => undefined);
 }
 
-test("every dependency is in docs/dependencies.md, and nothing else", async () => {
+test("every dependency is in docs/design/dependencies.md, and nothing else", async () => {
   const { dependencies = {}, devDependencies = {} } = await json<Package>("package.json");
-  const page = await readFile(join(root, "docs/dependencies.md"), "utf8");
+  const page = await readFile(join(root, "docs/design/dependencies.md"), "utf8");
   const runtime = page.slice(page.indexOf("## At run time"), page.indexOf("## For building"));
   const tools = page.slice(page.indexOf("## For building"), page.indexOf("## At install"));
   const described = (part: string) =>

@@ -1,0 +1,18 @@
+/**
+ * Copies every client of an encrypted store into HiveMind's JSON database and compares the two.
+ *
+ *   node copy-to-json.mjs STORE DIRECTORY-BELOW-XDG_DATA_HOME
+ */
+import { migrate } from "hivemind-sqlcipher";
+
+const [path, subfolder] = process.argv.slice(2);
+if (subfolder === undefined) throw new Error("usage: node copy-to-json.mjs STORE SUBFOLDER");
+
+const { clients, verified } = await migrate({
+  from: {
+    name: "hivemind-sqlcipher-db-plugin",
+    config: { db_path: path, password_source: "keyring" },
+  },
+  to: { name: "hivemind-json-db-plugin", config: { name: "clients", subfolder } },
+});
+console.log(`${clients.active} active, ${clients.revoked} revoked, verified: ${verified}`);

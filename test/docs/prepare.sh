@@ -1,0 +1,84 @@
+# What the pages of docs/guide take for granted before their command blocks run: PAGE_before_N runs
+# before block N. Sourced by guides.test.ts.
+
+new_store() {
+  mkdir -p -m 700 /srv/backup/hivemind /media/usb/bundles
+  hivemind-sqlcipher init --to /srv/backup/hivemind --bundle-to /media/usb/bundles \
+    --recovery-key-file /media/usb/recovery-key.txt --hub none "$@"
+}
+
+# hub_unit UNIT COMMAND...: a user unit that starts the hub
+hub_unit() {
+  mkdir -p ~/.config/systemd/user
+  printf '[Service]\nType=exec\nExecStart=%s\n' "${*:2}" > ~/.config/systemd/user/"$1".service
+  systemctl --user daemon-reload
+}
+
+running_hub() {
+  use_module hivemind-sqlite-db-plugin
+  hivemind-sqlcipher run --print-unit user > ~/.config/systemd/user/hivemind-core.service
+  systemctl --user daemon-reload
+  systemctl --user start hivemind-core
+}
+
+# use_module NAME: makes the hub's server.json, and lets it name that database
+use_module() {
+  hivemind-core print-config > /dev/null
+  sed -i "s/\"module\": \"hivemind-[a-z]*-db-plugin\"/\"module\": \"$1\"/" ~/.config/hivemind-core/server.json
+}
+
+readme_before_1() { mkdir -m 700 ~/bundles; }
+
+existing_hub_before_1() {
+  mkdir -p ~/.venvs
+  ln -s "$HUB_ENVIRONMENT" ~/.venvs/ovos
+  hub_unit hivemind-listener %h/.venvs/ovos/bin/hivemind-core listen
+  use_module hivemind-json-db-plugin
+  hivemind-core add-client --name kitchen > /dev/null
+  systemctl --user start hivemind-listener
+}
+
+restore_before_1() {
+  new_store
+  hivemind-sqlcipher add-client --name kitchen
+  hivemind-sqlcipher backup --service none
+  BACKUP=$(basename /srv/backup/hivemind/clients.*.db)
+  KEY_ID=$(basename /media/usb/bundles/clients.*.bundle.age | cut -d. -f2)
+  running_hub
+}
+
+restore_before_2() {
+  cp /srv/backup/hivemind/clients.* /media/usb/bundles/clients.*.age /media/usb/recovery-key.txt .
+  export XDG_DATA_HOME=$HOME/new-machine/data XDG_CONFIG_HOME=$HOME/new-machine/config
+  # It asks whether to trust a backup that nothing on a new machine can vouch for.
+  hivemind-sqlcipher() { command hivemind-sqlcipher "$@" --yes; }
+}
+
+rotate_before_1() {
+  new_store
+  running_hub
+  hivemind-sqlcipher backup
+}
+
+automate_and_monitor_before_1() {
+  new_store
+  running_hub
+}
+
+other_databases_before_1() {
+  new_store
+  use_module hivemind-json-db-plugin
+  hivemind-core add-client --name kitchen > /dev/null
+}
+
+other_databases_before_2() {
+  redis-server --port 6379 --bind 127.0.0.1 --save "" --daemonize yes > /dev/null
+  redis-cli config set requirepass x > /dev/null
+  # secret-tool asks for the password on a terminal.
+  secret-tool() { printf x | command secret-tool "$@"; }
+}
+
+write_a_plugin_before_1() {
+  # The session has no network.
+  export npm_config_offline=true npm_config_audit=false npm_config_fund=false
+}
