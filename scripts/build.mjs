@@ -62,6 +62,7 @@ async function buildCommand(folder) {
       copier: "src/backup/copier.ts",
       // Of use to the build alone: the manual is made of the command's own help.
       man: "src/cli/docs/man.ts",
+      reference: "src/cli/docs/reference.ts",
     },
     platform: "node",
     // Large, and has no licence in its package that could be shipped. (What is native is none of the bundler's business:

@@ -38,6 +38,20 @@ existing_hub_before_1() {
   systemctl --user start hivemind-listener
 }
 
+existing_hub_before_3() {
+  systemctl --user stop hivemind-listener
+  rm -r ~/.local/share/hivemind-core ~/.config/hivemind-sqlcipher /media/usb/bundles/* /media/usb/*.txt
+  hivemind-core add-client --name hall > /dev/null
+}
+
+existing_hub_before_4() {
+  rm -r ~/.local/share/hivemind-core ~/.config/hivemind-sqlcipher /media/usb/bundles/* /media/usb/*.txt
+  "$HUB_ENVIRONMENT/bin/python" -c 'import sqlcipher3, sys' 
+  sed -i 's/"hivemind-sqlite-db-plugin": {/"hivemind-sqlite-db-plugin": {"password": "in plain text", /' \
+    ~/.config/hivemind-core/server.json
+  hivemind-core add-client --name bath > /dev/null
+}
+
 restore_before_1() {
   new_store
   hivemind-sqlcipher add-client --name kitchen
@@ -48,6 +62,10 @@ restore_before_1() {
 }
 
 restore_before_2() {
+  # On the new machine nothing runs a hub yet.
+  systemctl --user stop hivemind-core
+  rm ~/.config/systemd/user/hivemind-core.service
+  systemctl --user daemon-reload
   cp /srv/backup/hivemind/clients.* /media/usb/bundles/clients.*.age /media/usb/recovery-key.txt .
   export XDG_DATA_HOME=$HOME/new-machine/data XDG_CONFIG_HOME=$HOME/new-machine/config
   # It asks whether to trust a backup that nothing on a new machine can vouch for.
@@ -76,9 +94,4 @@ other_databases_before_2() {
   redis-cli config set requirepass x > /dev/null
   # secret-tool asks for the password on a terminal.
   secret-tool() { printf x | command secret-tool "$@"; }
-}
-
-write_a_plugin_before_1() {
-  # The session has no network.
-  export npm_config_offline=true npm_config_audit=false npm_config_fund=false
 }

@@ -1,0 +1,84 @@
+/** The library's reference in Markdown: every export of src/index.ts with its signature and docstring. */
+import { fileURLToPath } from "node:url";
+import { Node, Project } from "ts-morph";
+
+const top = fileURLToPath(new URL("..", import.meta.url));
+
+/** Returns the page `docs/reference/library.md`. */
+export function libraryReference() {
+  const project = new Project({
+    tsConfigFilePath: `${top}tsconfig.json`,
+    skipAddingFilesFromTsConfig: true,
+  });
+  const index = project.addSourceFileAtPath(`${top}src/index.ts`);
+  const exports = [...index.getExportedDeclarations()].sort(([a], [b]) => a.localeCompare(b));
+  return [
+    "# Library",
+    "",
+    "Generated from the docstrings by `npm run reference`; do not edit. Every name is exported by",
+    "`hivemind-sqlcipher`; the conformance tests by `hivemind-sqlcipher/testing`. Programs that run:",
+    "[examples](../../examples/README.md).",
+    ...exports.flatMap(([name, [declaration]]) => section(name, declaration)),
+    "",
+  ].join("\n");
+}
+
+function section(name, declaration) {
+  const documented = statementOf(declaration);
+  const [doc] = documented.getJsDocs?.() ?? [];
+  return [
+    "",
+    `## ${name}`,
+    "",
+    "```ts",
+    signature(declaration),
+    "```",
+    ...(doc === undefined ? [] : ["", ...text(doc)]),
+  ];
+}
+
+function text(doc) {
+  const tags = doc.getTags().map((tag) => {
+    const name = tag.getTagName();
+    const subject = Node.isJSDocParameterTag(tag) ? ` \`${tag.getName()}\`` : "";
+    const comment = links(tag.getCommentText() ?? "").replace(/^- /, "");
+    if (name === "example") return `\n\`\`\`ts\n${comment.trim()}\n\`\`\``;
+    return `- **${name}**${subject}: ${comment.replaceAll("\n", " ")}`;
+  });
+  return [links(doc.getDescription().trim()), ...(tags.length === 0 ? [] : ["", ...tags])];
+}
+
+function links(comment) {
+  return comment.replace(/\{@link (\w+)\}/g, "`$1`");
+}
+
+/** Returns the declaration without docstrings, bodies and private members. */
+function signature(declaration) {
+  if (Node.isClassDeclaration(declaration)) {
+    const members = declaration
+      .getMembers()
+      .filter((member) => !/^(?:#|private |static \{)/.test(withoutDocs(member)))
+      .map((member) => `  ${withoutBody(member)}`);
+    return [`class ${declaration.getName()} {`, ...members, "}"].join("\n");
+  }
+  const whole = statementOf(declaration);
+  const code = withoutBody(whole).replace(/^export /, "");
+  return code.length > 2_000 ? `${code.slice(0, 2_000)} …` : code;
+}
+
+function withoutBody(node) {
+  const code = withoutDocs(node);
+  const body = node.getBody?.()?.getText();
+  return body === undefined ? code : `${code.slice(0, code.length - body.length).trim()};`;
+}
+
+function withoutDocs(node) {
+  return node.getText(false).trim();
+}
+
+/** The docstring of a constant belongs to its statement. */
+function statementOf(declaration) {
+  return Node.isVariableDeclaration(declaration)
+    ? declaration.getVariableStatementOrThrow()
+    : declaration;
+}

@@ -1,0 +1,68 @@
+/** The command reference in Markdown, from the same definitions as `--help`. */
+import { buildProgram } from "../program.js";
+import { Output } from "../ui/output.js";
+import { type CommandEntry, everyCommand, grammarOf, type OptionEntry } from "./grammar.js";
+
+const name = "hivemind-sqlcipher";
+
+/** Returns the page `docs/reference/commands.md`. */
+export async function commandReference(): Promise<string> {
+  const output = new Output({ json: false, quiet: false, verbose: false, color: false });
+  const program = grammarOf(await buildProgram(output));
+  const leaves = everyCommand(program).filter(({ commands }) => commands.length === 0);
+  const groups = [...new Set(program.commands.map(({ group }) => group))];
+  return [
+    "# Commands",
+    "",
+    "Generated from the program by `npm run reference`; do not edit.",
+    "",
+    ...groups.flatMap((group) => contents(program, group, leaves)),
+    "",
+    "## Options of every command",
+    "",
+    ...table(program.options.filter(({ common }) => common)),
+    ...leaves.flatMap(section),
+    "",
+  ].join("\n");
+}
+
+function contents(program: CommandEntry, group: string, leaves: readonly CommandEntry[]): string[] {
+  const heads = program.commands
+    .filter((each) => each.group === group)
+    .map(({ words }) => words[0]);
+  const links = leaves
+    .filter(({ words }) => heads.includes(words[0]))
+    .map(({ words }) => `[${words.join(" ")}](#${words.join("-")})`);
+  return [`- ${group.replace(/:$/, "")}: ${links.join(", ")}`];
+}
+
+function section(entry: CommandEntry): string[] {
+  const own = entry.options.filter(({ common }) => !common);
+  return [
+    "",
+    `## ${entry.words.join(" ")}`,
+    "",
+    `${escapeCell(entry.description)}.`.replace(/\.\.$/, "."),
+    "",
+    "```",
+    `${name} ${entry.usage}`,
+    "```",
+    ...(own.length === 0 ? [] : ["", ...table(own)]),
+    ...(entry.notes === "" ? [] : ["", "```", entry.notes, "```"]),
+  ];
+}
+
+function table(options: readonly OptionEntry[]): string[] {
+  return [
+    "| option | |",
+    "| --- | --- |",
+    ...options.map(
+      ({ flags, description }) =>
+        `| \`${flags.replaceAll("|", "\\|")}\` | ${escapeCell(description)} |`,
+    ),
+  ];
+}
+
+function escapeCell(text: string): string {
+  return text.replaceAll("|", "\\|").replaceAll("<", "\\<");
+}
