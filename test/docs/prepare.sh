@@ -46,9 +46,12 @@ existing_hub_before_3() {
 
 existing_hub_before_4() {
   rm -r ~/.local/share/hivemind-core ~/.config/hivemind-sqlcipher /media/usb/bundles/* /media/usb/*.txt
-  "$HUB_ENVIRONMENT/bin/python" -c 'import sqlcipher3, sys' 
-  sed -i 's/"hivemind-sqlite-db-plugin": {/"hivemind-sqlite-db-plugin": {"password": "in plain text", /' \
-    ~/.config/hivemind-core/server.json
+  python3 - ~/.config/hivemind-core/server.json <<'PYTHON'
+import json, sys
+settings = json.load(open(sys.argv[1]))
+settings["database"].setdefault("hivemind-sqlite-db-plugin", {})["password"] = "in plain text"
+json.dump(settings, open(sys.argv[1], "w"))
+PYTHON
   hivemind-core add-client --name bath > /dev/null
 }
 
