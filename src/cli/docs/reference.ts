@@ -20,7 +20,7 @@ export async function commandReference(): Promise<string> {
     "",
     "## Options of every command",
     "",
-    ...table(program.options.filter(({ common }) => common)),
+    ...table(program.options.filter(({ isGlobal }) => isGlobal)),
     ...leaves.flatMap(section),
     "",
   ].join("\n");
@@ -29,18 +29,18 @@ export async function commandReference(): Promise<string> {
 function contents(program: CommandEntry, group: string, leaves: readonly CommandEntry[]): string[] {
   const heads = program.commands
     .filter((each) => each.group === group)
-    .map(({ words }) => words[0]);
+    .map(({ names }) => names[0]);
   const links = leaves
-    .filter(({ words }) => heads.includes(words[0]))
-    .map(({ words }) => `[${words.join(" ")}](#${words.join("-")})`);
+    .filter(({ names }) => heads.includes(names[0]))
+    .map(({ names }) => `[${names.join(" ")}](#${names.join("-")})`);
   return [`- ${group.replace(/:$/, "")}: ${links.join(", ")}`];
 }
 
 function section(entry: CommandEntry): string[] {
-  const own = entry.options.filter(({ common }) => !common);
+  const own = entry.options.filter(({ isGlobal }) => !isGlobal);
   return [
     "",
-    `## ${entry.words.join(" ")}`,
+    `## ${entry.names.join(" ")}`,
     "",
     `${escapeCell(entry.description)}.`.replace(/\.\.$/, "."),
     "",
