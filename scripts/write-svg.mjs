@@ -17,6 +17,7 @@ const rows = lines.map((line, index) => {
 process.stdout.write(
   [
     `<svg xmlns="http://www.w3.org/2000/svg" width="${size[0]}" height="${size[1]}" font-family="monospace" font-size="14">`,
+    "  <title>A backup in a terminal</title>",
     `  <rect width="100%" height="100%" rx="8" fill="#0d1117"/>`,
     ...rows,
     "</svg>",
