@@ -1,21 +1,21 @@
 /**
- * The hub as a child of this process: it gets our standard streams and signals, we get its exit code, and it does not
- * outlive us.
+ * Runs the hub as a child process: it inherits the standard streams, receives this process's
+ * signals, returns its exit code, and is killed if this process ends.
  */
 import type { ChildProcess } from "node:child_process";
 import { readFileSync } from "node:fs";
 import { constants } from "node:os";
 import type { Readable } from "node:stream";
 
-/** What a service manager, a terminal or an operator sends to a service. */
+/** Signals that service managers, terminals and operators send. */
 const passedOn = ["SIGHUP", "SIGINT", "SIGQUIT", "SIGTERM", "SIGUSR1", "SIGUSR2"] as const;
 
 /**
- * The last words of the shell that sets things up: the hub takes the shell's place, so its process id is that of our
- * child. It is killed when this process ends for any reason, and does not start if that has happened already (the
- * parent is looked at after the kernel was told). No core dump, which would hold the passphrase.
+ * The last commands of the shell that prepares the hub. `exec` gives the hub the shell's process
+ * id. The kernel kills the hub when this process ends; the check of the parent covers an end before
+ * that was set. No core dump is written, because it would hold the passphrase.
  *
- * `$1` is our process id, the options of `setpriv` are in `$confine`, the hub's command follows.
+ * `$1` is the id of this process, `$confine` holds options of `setpriv`, the hub's command follows.
  */
 export const superviseHub = `
 ulimit -c 0
@@ -23,9 +23,9 @@ exec setpriv --pdeathsig KILL $confine -- /bin/sh -c '[ "$PPID" = "$0" ] && exec
 `;
 
 /**
- * Waits for the hub to end, passing signals on meanwhile. To be called as soon as the child is there.
+ * Waits for the hub to end and forwards signals to it. Call it as soon as the child exists.
  *
- * @returns its exit code, or 128 + the number of the signal that ended it, as a shell says it.
+ * @returns the exit code, or 128 + the number of the signal, as in a shell
  */
 export async function exitCodeOf(hub: ChildProcess): Promise<number> {
   const pass = (signal: NodeJS.Signals) => {
@@ -44,7 +44,9 @@ export async function exitCodeOf(hub: ChildProcess): Promise<number> {
   }
 }
 
-/** A terminal's Ctrl-C and Ctrl-\ go to every process in its foreground: the hub has them already. */
+/**
+ * Ctrl-C and Ctrl-\ reach every process of the terminal's foreground group: do not send them twice.
+ */
 function sentByTerminal(signal: NodeJS.Signals): boolean {
   return (signal === "SIGINT" || signal === "SIGQUIT") && inForeground();
 }
@@ -58,12 +60,14 @@ function inForeground(): boolean {
   }
 }
 
-/** The fields of `/proc/PID/stat` behind the name, which may hold spaces and parentheses. */
+/** Returns the fields of `/proc/PID/stat` after the name, which may hold spaces and parentheses. */
 function afterName(stat: string): string[] {
   return stat.slice(stat.lastIndexOf(")") + 2).split(" ");
 }
 
-/** When a process began, in the kernel's ticks; with its id this names it for as long as the machine is up. */
+/**
+ * Returns the start time of a process in clock ticks; with the id it is unique until the next boot.
+ */
 export function startOf(pid: number): string | undefined {
   try {
     return afterName(readFileSync(`/proc/${pid}/stat`, "latin1"))[19];
@@ -72,7 +76,7 @@ export function startOf(pid: number): string | undefined {
   }
 }
 
-/** Everything that comes through a pipe until its end. */
+/** Reads a pipe until its end. */
 export async function readAll(pipe: Readable): Promise<string> {
   let text = "";
   for await (const part of pipe.setEncoding("utf8")) text += part;

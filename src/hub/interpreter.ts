@@ -1,9 +1,9 @@
 /**
- * The hub's Python: which interpreter it is, and what the packages in it can do.
+ * Finds the hub's Python interpreter and asks what its packages support.
  *
- * Version numbers do not say enough. Several released SQLite plugins take a `password` and ignore it, and whether one
- * that honours it works depends on the `sqlcipher3` beside it. So the interpreter is asked to do it: open a new store
- * with a password, in a temporary folder, by way of a `server.json` as the hub would.
+ * Version numbers are not enough: several released SQLite plugins accept a `password` and ignore
+ * it, and whether a plugin that uses it works depends on its `sqlcipher3`. So the interpreter opens
+ * a new store with a password in a temporary directory, through a `server.json` as the hub does.
  */
 import { execFile } from "node:child_process";
 import { access, constants, mkdtemp, open, rm } from "node:fs/promises";
@@ -16,34 +16,35 @@ import * as z from "../schema.js";
 import type { CipherCompatibility } from "../store/cipher.js";
 import { sqliteModule } from "./server-json.js";
 
-/** The interpreter, and the options its script's first line gives it. */
+/** The interpreter, and the options on the first line of its script. */
 export type HubPython = readonly [program: string, ...options: string[]];
 
 const packagesSchema = z.object({
-  /** Installed versions; null for a package that is not there. */
+  /** Installed versions; null if the package is missing. */
   pluginManager: z.nullable(z.string()),
   sqlitePlugin: z.nullable(z.string()),
-  /** `AbstractDB.SCHEMA_VERSION`; null in releases that have none, which write schema 0. */
+  /** `AbstractDB.SCHEMA_VERSION`; null in releases without it, which write schema 0. */
   schemaVersion: z.nullable(z.int()),
-  /** `PRAGMA cipher_version` of the hub's `sqlcipher3`; null without one. */
+  /** `PRAGMA cipher_version` of the hub's `sqlcipher3`; null without it. */
   cipherVersion: z.nullable(z.string()),
-  /** Whether a store that the hub opened with a password came out encrypted. */
+  /** Whether the hub encrypts a store that it opens with a password. */
   takesPassword: z.boolean(),
-  /** Why the hub could not be tried, in Python's words. */
+  /** The Python error of the trial. */
   problem: z.nullable(z.string()),
 });
 
 export type HubPackages = z.infer<typeof packagesSchema>;
 
-/** Importing the hub's packages takes half a second on a PC and several on a small board with a slow card. */
+/** Importing the packages takes half a second on a PC and several seconds on a small board. */
 const answerTimeoutMs = 60_000;
 
 /**
- * Finds the Python that runs the hub: `hubPython` if it is given; else the interpreter behind the `hivemind-core` script
- * (or the Python) among `words`, which are a command or a unit's `ExecStart`; else behind `hivemind-core` on PATH.
+ * Finds the Python that runs the hub: `hubPython` if given; else the interpreter of the
+ * `hivemind-core` script (or the Python) in a command or a unit's `ExecStart`; else of
+ * `hivemind-core` on PATH.
  *
- * @returns undefined if there is no such script, or it is no Python script.
- * @throws StoreError `usage` if `hubPython` cannot be executed.
+ * @returns undefined if there is no such script, or it is not a Python script
+ * @throws {@link StoreError} usage - `hubPython` cannot be executed
  */
 export async function findHubPython({
   hubPython,
@@ -67,7 +68,7 @@ export async function findHubPython({
   return basename(word).startsWith("python") ? [script] : shebang(script, environment);
 }
 
-/** What a word at the start of a command stands for: a path as it is, a name looked up on PATH. */
+/** Resolves the first argument of a command: a path is kept, a name is looked up on PATH. */
 export async function findProgram(
   word: string,
   environment: Environment = process.env,
@@ -95,7 +96,7 @@ async function shebang(script: string, environment: Environment): Promise<HubPyt
     [program, ...options] = options[0] === "-S" ? options.slice(1) : options;
   }
   if (program !== undefined && basename(program) === "sh") {
-    // What pip writes where the interpreter's path is too long, or has a space, for a first line.
+    // pip writes this if the path of the interpreter is too long or has a space.
     [, program] = /^'''exec' "?([^"\s]+|[^"]+)"? "\$0"/.exec(rest[0] ?? "") ?? [];
     options = [];
   }
@@ -116,10 +117,10 @@ async function firstCharacters(path: string): Promise<string> {
 }
 
 /**
- * Asks the interpreter what the hub in it can do. Nothing of the user's is read or written: the hub's packages see a
- * home of their own, which is gone afterwards.
+ * Asks the interpreter what its packages support. They see a temporary home, so no file of the user
+ * is read or written.
  *
- * @throws StoreError `failed` if the interpreter does not answer.
+ * @throws {@link StoreError} failed - the interpreter does not answer
  */
 export async function askHub(
   python: HubPython,
@@ -129,14 +130,14 @@ export async function askHub(
 }
 
 /**
- * The format that the hub's SQLCipher reads: its own major version's, and no other, since the hub never asks for another.
- * Without a version, the one that is usual.
+ * Returns the format that the hub reads: the major version of its SQLCipher, since the hub never
+ * requests another; 4 if the version is unknown.
  */
 export function cipherFormat({ cipherVersion }: HubPackages): CipherCompatibility {
   return cipherVersion?.startsWith("3.") ? 3 : 4;
 }
 
-/** Whether the hub rewrites a `server.json` that has no `network_protocol`. @throws as `askHub`. */
+/** Returns whether the hub rewrites a `server.json` that lacks `network_protocol`. */
 export async function completesServerJson(
   python: HubPython,
   environment: Environment = process.env,
@@ -192,7 +193,7 @@ async function ask(
       const { stdin } = execFile(
         program,
         [...options, "-c", prelude + question, home],
-        // Not in this folder: its files would be modules to Python.
+        // Files of the working directory would be importable modules.
         { cwd: "/", env: environment, timeout: answerTimeoutMs, killSignal: "SIGKILL" },
         (error, stdout) => (error === null ? done(stdout) : failed(error)),
       );
@@ -218,8 +219,8 @@ async function ask(
 }
 
 /**
- * What every question begins with. The answer goes to standard output alone: what the packages log there is sent to
- * standard error. `os._exit`, because some of them leave threads behind that watch files.
+ * Precedes every question. Only the answer goes to standard output; logs of the packages go to
+ * standard error. `os._exit`, because some packages leave threads behind.
  */
 const prelude = `
 import sys

@@ -1,15 +1,17 @@
-/** Folders that are memory, where the passphrase may stand in plain text for as long as the hub runs. */
+/**
+ * Checks that a directory is in memory, where the passphrase may be in plain text while the hub
+ * runs.
+ */
 import { stat, statfs } from "node:fs/promises";
 import { StoreError, systemError } from "../errors.js";
 
-/** statfs types of the file systems that are memory: tmpfs and ramfs. */
+/** statfs types of file systems in memory: tmpfs and ramfs. */
 const memoryTypes = [0x01021994, 0x858458f6];
 
 /**
- * Sees that a folder is memory and this user's alone. Only Linux says whether a file system is memory; elsewhere
- * whoever names the folder vouches for that.
+ * Checks that a directory is in memory and private to this user.
  *
- * @throws StoreError `refused` if it is not, `io` if it cannot be looked at.
+ * @throws {@link StoreError} refused - it is not; io - it cannot be examined
  */
 export async function assertPrivateMemory(folder: string): Promise<void> {
   try {

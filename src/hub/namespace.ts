@@ -1,8 +1,9 @@
 /**
- * The hub in a mount namespace of its own, where a memory-backed `server.json` lies over the real one.
+ * Runs the hub in a mount namespace of its own, where a copy of `server.json` in memory covers the
+ * real file.
  *
- * The namespace, the memory and the hub end together; nobody else sees the file at its path, and nothing has to be
- * cleaned up, however the hub or this process ends.
+ * The namespace, the memory and the hub end together. No other process sees the copy, and nothing
+ * has to be cleaned up, however the hub or this process ends.
  */
 import { spawn } from "node:child_process";
 import { readFileSync } from "node:fs";
@@ -13,11 +14,12 @@ import { StoreError } from "../errors.js";
 import { exitCodeOf, readAll, superviseHub } from "./child.js";
 
 /**
- * Runs within the namespace, with the right to mount. The file comes through descriptor 3; what goes wrong is said
- * through descriptor 4, and "ready" if nothing did.
+ * Runs inside the namespace, with the right to mount. The file arrives on descriptor 3; descriptor
+ * 4 reports an error, or "ready".
  *
- * The memory is mounted in a place that is free again as soon as the file is bound over the real one: the bind
- * keeps it alive. The file's size is compared, because half a file would make the hub run on its defaults.
+ * The memory is mounted on a directory that is free again once the file is bound over the real one:
+ * the bind mount keeps the memory alive. The size of the file is compared, because a hub runs on
+ * its defaults if it finds half a file.
  */
 const setUp = `
 file=$1 size=$2 stage=$3 confine=$4
@@ -33,22 +35,25 @@ echo ready >&4
 exec 2>&5 3<&- 4>&- 5>&-
 ${superviseHub}`;
 
-/** As an ordinary user: a user namespace with that user alone in it, whose rights end before the hub begins. */
+/**
+ * For an ordinary user: a user namespace that contains this user only, whose rights end before the
+ * hub starts.
+ */
 const asUser = {
   unshare: ["--user", "--map-current-user", "--keep-caps", "--mount"],
   confine: "--bounding-set=-all --inh-caps=-all --ambient-caps=-all",
 };
 
-/** With the right to mount there is no need of one, and the hub stays exactly who it is without `run`. */
+/** With the right to mount no user namespace is needed, and the hub keeps its user. */
 const asRoot = { unshare: ["--mount"], confine: "" };
 
-/** Bit 21 of a process's capabilities: it may mount. */
+/** Bit 21 of the capabilities of a process, CAP_SYS_ADMIN: it may mount. */
 const capSysAdmin = 1n << 21n;
 
 /**
- * Starts `command` where the file at `file` has these contents. `exitCode` is there when the hub has ended.
+ * Starts `command` with the given contents at `file`. `exitCode` resolves when the hub has ended.
  *
- * @throws StoreError `refused` if this system gives no such namespace.
+ * @throws {@link StoreError} refused - the system does not allow such a namespace
  */
 export async function startInNamespace({
   command,
@@ -73,7 +78,7 @@ export async function startInNamespace({
   ];
   const hub = spawn(
     "/bin/sh",
-    // First the descriptors, so that what unshare says is heard here too.
+    // Redirect first, so that errors of unshare arrive here too.
     [
       ...["-c", 'exec 5>&2 2>&4; exec unshare "$@"', "sh", ...unshare, "--"],
       ...["/bin/sh", "-c", setUp, "hivemind-sqlcipher", ...words],
@@ -83,7 +88,7 @@ export async function startInNamespace({
   const exitCode = exitCodeOf(hub);
   const [input, report] = [hub.stdio[3], hub.stdio[4]];
   if (!(input instanceof Writable) || !(report instanceof Readable)) throw new Error("two pipes");
-  // A shell that ended early does not read; its report says why.
+  // A shell that ended early does not read; its report has the reason.
   input.on("error", () => undefined).end(bytes);
   const said = await readAll(report);
   bytes.fill(0);
@@ -106,7 +111,7 @@ function mayMount(): boolean {
   return (BigInt(`0x${effective}`) & capSysAdmin) !== 0n;
 }
 
-/** A folder that every Linux has, to mount the memory on for a moment; not one with the file itself below it. */
+/** Returns an existing directory to mount memory on for a moment; the file must not be below it. */
 async function stageFor(file: string): Promise<string> {
   for (const folder of ["/dev/shm", "/tmp", "/mnt"]) {
     const isFolder = await stat(folder).then(

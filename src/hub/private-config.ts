@@ -1,9 +1,9 @@
 /**
- * The hub with a configuration folder of its own, where no mount namespace can be had.
+ * Runs the hub with a configuration directory of its own, on systems without mount namespaces.
  *
- * The folder is in `$XDG_RUNTIME_DIR`, which is memory and its user's alone. It has a `server.json` of its own and links
- * to everything else. Its path is always the same, since files that the hub makes may record it; those it would make
- * directly in the folder would end with it, so the hub's identity must exist before.
+ * The directory is in `$XDG_RUNTIME_DIR`, which is in memory and private. It holds a `server.json`
+ * of its own and links to everything else. Its path never changes, since files of the hub may
+ * record it. Files created in it are lost with it, so the hub's identity must exist before.
  */
 import { type ChildProcess, spawn } from "node:child_process";
 import { readdir, readFile, rm, stat, symlink } from "node:fs/promises";
@@ -14,16 +14,18 @@ import { createFile, makeDirectory } from "../fs/atomic.js";
 import { exitCodeOf, startOf, superviseHub } from "./child.js";
 import { assertPrivateMemory } from "./memory.js";
 
-/** Who uses the folder: a process id and when that process began. */
+/** Names the process that uses the directory: its id and start time. */
 const ownerName = "config.owner";
 
 /**
- * Runs `command` until it ends, with XDG_CONFIG_HOME at a private folder whose `server.json` has these contents. The
- * folder ends with it; what a killed process left is removed by the next start.
+ * Runs `command` until it ends, with XDG_CONFIG_HOME set to a private directory whose `server.json`
+ * has the given contents. The directory is removed afterwards; the next start removes what a killed
+ * process left.
  *
- * @returns the hub's exit code.
- * @throws StoreError `refused` where there is no memory-backed folder or no identity yet, `inUse` while another hub of
- *   this user runs this way.
+ * @returns the hub's exit code
+ * @throws {@link StoreError} refused - there is no directory in memory, or the hub has no identity
+ *   yet
+ * @throws {@link StoreError} inUse - another hub of this user runs in this way
  */
 export async function runWithPrivateConfig({
   command,
@@ -87,7 +89,7 @@ async function runtimeFolder(environment: Environment): Promise<string> {
   return folder;
 }
 
-/** Makes the folder ours, and removes what a process that is gone has left in it. */
+/** Claims the directory and removes what an ended process has left in it. */
 async function adoptSettings(folder: string): Promise<void> {
   const path = join(folder, ownerName);
   const owner = await readFile(path, "utf8").catch((error: unknown) => {

@@ -1,9 +1,9 @@
 /**
- * `run`: starts the hub with its passphrase, none of it in plain text on a disk.
+ * `run`: starts the hub with its passphrase, which is never in plain text on a disk.
  *
- * A hub takes its passphrase, and the password of a Redis server, from `server.json` and from nowhere else. So it is
- * shown a copy of that file, kept in memory, that has the secret in it: at the file's own path, or in a folder of its
- * own.
+ * A hub reads its passphrase, and the password of a Redis server, from `server.json` only. So it
+ * gets a copy of this file in memory that contains the secret: at the path of the file, or in a
+ * directory of its own.
  */
 import { basename, dirname } from "node:path";
 import { isJsonObject } from "../client/json.js";
@@ -33,32 +33,32 @@ import {
 } from "./server-json.js";
 import { withPassword } from "./server-json-edit.js";
 
-/** The first SQLite plugin that opens its store with the `password` it is given. */
+/** The first SQLite plugin that uses its `password`. */
 const upgradePlugin = "pip install --pre --upgrade 'hivemind-sqlite-database[cipher]>=0.3.0a3'";
 
 export interface HubCommand {
   /** The hub's command and its arguments, as typed. */
   readonly command: readonly string[];
-  /** Default: where the hub looks for it in this environment. */
+  /** Default: where the hub looks for the file in this environment. */
   readonly serverJson?: string | undefined;
-  /** The hub's Python, where it cannot be found by the command. */
+  /** The hub's Python, if the command does not tell. */
   readonly hubPython?: string | undefined;
-  /** The hub's environment, handed to it as it is. */
+  /** The hub's environment, passed on unchanged. */
   readonly environment?: Environment | undefined;
-  /** Told what could not be checked. */
+  /** Receives what could not be checked. */
   readonly onNotice?: ((text: string) => void) | undefined;
 }
 
 /** A hub on the encrypted store. */
 export interface StoreHub extends HubCommand {
-  /** The store whose passphrase this is. */
+  /** The store that the passphrase opens. */
   readonly storePath: string;
   readonly passphrase: string;
-  /** The store's format, if it is known: the hub's `sqlcipher3` must be of the same. */
+  /** The format of the store, if known: the hub's `sqlcipher3` must have the same. */
   readonly cipherCompatibility?: CipherCompatibility | undefined;
 }
 
-/** A hub on the Redis server that its `server.json` names. */
+/** A hub on the Redis server of its `server.json`. */
 export interface RedisHub extends HubCommand {
   readonly redisPassword: string;
 }
@@ -68,10 +68,12 @@ export type HubOptions = StoreHub | RedisHub;
 /**
  * Runs the hub until it ends.
  *
- * @param privateConfig give the hub a configuration folder of its own, for a system without mount namespaces.
- * @returns the hub's exit code (128 + n if signal n ended it).
- * @throws StoreError before the hub is started: `refused` if it would not open this store, or not with this
- *   passphrase; `notFound` if there is no such command.
+ * @param options - `privateConfig` gives the hub a configuration directory of its own, for systems
+ *   without mount namespaces
+ * @returns the hub's exit code, 128 + n if signal n ended it
+ * @throws {@link StoreError} refused - the hub would not open this store, or not with this
+ *   passphrase
+ * @throws {@link StoreError} notFound - the command does not exist
  */
 export async function runHub(options: HubOptions & { privateConfig?: boolean }): Promise<number> {
   const {
@@ -88,10 +90,11 @@ export async function runHub(options: HubOptions & { privateConfig?: boolean }):
 }
 
 /**
- * Writes the `server.json` that a system unit binds over the real one (`BindReadOnlyPaths=`), after the same checks.
- * Whoever calls this removes the file; in the ready unit, systemd does, with the unit's runtime folder.
+ * Writes the `server.json` that a system unit binds over the real one (`BindReadOnlyPaths=`), after
+ * the checks of `runHub`. The caller removes the file; for the generated unit systemd does, with
+ * the unit's runtime directory.
  *
- * @throws StoreError as `runHub`, and `refused` if the file's folder is not memory and this user's alone.
+ * @throws {@link StoreError} as `runHub`; refused - the directory is not in memory or not private
  */
 export async function prepareServerJson(options: HubOptions, target: string): Promise<void> {
   await assertPrivateMemory(dirname(target));
@@ -104,7 +107,7 @@ function withSecret(serverJson: ServerJson, options: HubOptions): string {
     : withPassword(serverJson, options.passphrase);
 }
 
-/** Everything that would make the hub fail, or use another store, or leave this one in plain text. */
+/** Checks everything that would make the hub fail, use another store, or write plain text. */
 async function checkHub(options: HubOptions): Promise<ServerJson> {
   const { command, hubPython, environment = process.env, onNotice = () => undefined } = options;
   const program = await findProgram(command[0] ?? "", environment);

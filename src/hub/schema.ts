@@ -1,6 +1,6 @@
 /**
- * Whether the hub here knows the newest schema: under one that does not, every blacklist of a store that has it is
- * switched off.
+ * Finds out whether the hub supports the newest schema. A hub that does not would ignore every
+ * blacklist of a store that has it.
  */
 
 import type { ResolvedService } from "../operation/downtime.js";
@@ -12,16 +12,16 @@ export interface HubSchema {
   /** The version of hivemind-plugin-manager; null if it is not installed. */
   readonly pluginManager: string | null;
   readonly schemaVersion: number;
-  /** In words, why it is not to be given a store of the newest schema; undefined if it knows that. */
+  /** Why the hub must not get a store of the newest schema; undefined if it supports the schema. */
   readonly objection: string | undefined;
 }
 
 /**
- * Asks the hub that the service starts, or the one on PATH.
+ * Asks the hub of the service, or the hub on PATH.
  *
- * @param hubPython the Python that has it, where that is known.
- * @returns undefined if no hub was found.
- * @throws StoreError `usage` if `hubPython` cannot be executed, `failed` if it does not answer.
+ * @param hubPython - the hub's Python, if known
+ * @returns undefined if there is no hub
+ * @throws {@link StoreError} usage - `hubPython` cannot be executed; failed - it does not answer
  */
 export async function hubSchema(
   service: ResolvedService,

@@ -1,4 +1,4 @@
-/** Edits of `server.json` that leave everything else in the file as it is, byte for byte. */
+/** Edits `server.json` and leaves everything else in the file unchanged, byte for byte. */
 import { type Node, parseTree } from "jsonc-parser";
 import { formatJson, type JsonObject, type JsonValue } from "../client/json.js";
 import { StoreError } from "../errors.js";
@@ -11,19 +11,24 @@ import {
   sqliteModule,
 } from "./server-json.js";
 
-/** The text of `server.json` with this password for the SQLite plugin, or another; nothing else in it changes. */
+/**
+ * Returns the text of `server.json` with a password for the SQLite plugin, or for another module.
+ */
 export function withPassword(file: ServerJson, password: string, module = sqliteModule): string {
   return setAt(file, ["database", module, "password"], password).text;
 }
 
-/** Puts the password into the file itself, for a hub that is not started by `run`. Owner and mode are kept. */
+/**
+ * Writes the password into the file, for a hub that is not started through `run`. Owner and mode
+ * are kept.
+ */
 export async function setPassword(path: string, password: string): Promise<void> {
   const file = await readServerJson(path);
   const text = withPassword(file, password);
   if (text !== file.text) await replaceFile(file.file, text);
 }
 
-/** Takes the plain-text password out of the file. Says whether there was one. */
+/** Removes the plaintext password from the file. Returns whether there was a password. */
 export async function removePassword(path: string): Promise<boolean> {
   const file = await readServerJson(path);
   const text = removeAt(file, ["database", sqliteModule, "password"]);
@@ -33,8 +38,8 @@ export async function removePassword(path: string): Promise<boolean> {
 }
 
 /**
- * Makes the hub use another backend: `database.module`, and that module's own settings, which take the place of those it
- * has in the file. The settings of the one it used before stay, so that the way back is one word.
+ * Switches the hub to another database: replaces `database.module` and the settings of this module.
+ * The settings of the previous module stay, so that switching back changes one value.
  */
 export async function switchModule(
   path: string,
@@ -46,7 +51,7 @@ export async function switchModule(
   await replaceFile(file.file, setAt(withSettings, ["database", "module"], module).text);
 }
 
-/** Sets one value, below objects that are made where they are missing. */
+/** Sets a value; missing objects on the way are created. */
 function setAt(file: ServerJson, keys: readonly string[], value: JsonValue): ServerJson {
   const { path, text } = file;
   let object = rootOf(text);
@@ -71,7 +76,7 @@ function edited(file: ServerJson, text: string): ServerJson {
   return { ...file, text, settings: parseServerJson(text, file.path) };
 }
 
-/** Adds a member behind an object's last one, on a line of its own if that one is. */
+/** Appends a member to an object, on a line of its own if the last member has one. */
 function insert(text: string, object: Node, member: string): string {
   const last = object.children?.at(-1);
   if (last === undefined) {
@@ -83,7 +88,7 @@ function insert(text: string, object: Node, member: string): string {
   return `${text.slice(0, at)},${lead}${member}${text.slice(at)}`;
 }
 
-/** Takes one member out, with its comma, and with its line if nothing else stands on it. */
+/** Removes a member with its comma, and with its line if the line is empty then. */
 function removeAt({ path, text }: ServerJson, keys: readonly string[]): string {
   let object = rootOf(text);
   for (const key of keys.slice(0, -1)) {
@@ -97,7 +102,7 @@ function removeAt({ path, text }: ServerJson, keys: readonly string[]): string {
   const siblings = object.children ?? [];
   const next = siblings[siblings.indexOf(member.node) + 1];
   const previous = siblings[siblings.indexOf(member.node) - 1];
-  // Between two members there are, apart from comments, only white space and the one comma.
+  // Apart from comments, only white space and a comma separate two members.
   const blanked = blankComments(text);
   let before = text.slice(0, member.node.offset);
   let after = text.slice(member.node.offset + member.node.length);
@@ -114,10 +119,13 @@ function removeAt({ path, text }: ServerJson, keys: readonly string[]): string {
   return before + (next === undefined ? after : after.replace(/^[ \t]+/, ""));
 }
 
-/** Strings, and the numbers that are only Python's. */
+/** Strings, and numbers that only Python reads. */
 const stringOrNotFinite = /"[^"\\]*(?:\\.[^"\\]*)*"|-?Infinity|NaN/g;
 
-/** With numbers in the place of those that the parser of places does not know, and would lose its place on. */
+/**
+ * Replaces numbers that jsonc-parser does not know by others of the same length, so that offsets
+ * stay.
+ */
 function rootOf(text: string): Node {
   const plain = blankComments(text).replace(stringOrNotFinite, (found) =>
     found.startsWith('"') ? found : "1".repeat(found.length),
@@ -132,7 +140,10 @@ function objectNode(node: Node, key: string, path: string): Node {
   throw new StoreError("refused", `${path}: "${key}" is not an object`);
 }
 
-/** A member by its key. Of two with the same key the hub takes the last and an editor sees the first: refused. */
+/**
+ * Finds a member by its key. Duplicate keys are refused: the hub takes the last, an editor the
+ * first.
+ */
 function memberOf(
   object: Node,
   key: string,

@@ -1,9 +1,9 @@
 /**
- * The hub's settings, `$XDG_CONFIG_HOME/hivemind-core/server.json`: which store they name.
+ * Reads the hub's settings, `$XDG_CONFIG_HOME/hivemind-core/server.json`.
  *
- * The file is JSON as Python's `json` module takes it, plus comments that stand on lines of their own and begin with
- * `//` or `#`. A hub that cannot parse it says so in its log and runs on its defaults, which name another store; so
- * nothing here goes on with a file that does not parse for every hub in the field.
+ * The file is JSON as Python's `json` module reads it, plus comment lines that begin with `//` or
+ * `#`. A hub that cannot parse the file logs an error and runs on its defaults, with another store;
+ * so a file that some version of the hub cannot parse is refused here.
  */
 import { readFile, stat } from "node:fs/promises";
 import { isAbsolute, join } from "node:path";
@@ -11,28 +11,31 @@ import { isJsonObject, type JsonObject, type JsonValue, parseJson } from "../cli
 import { configHome, dataHome, type Environment, realPath } from "../config/paths.js";
 import { hasCode, StoreError, systemError } from "../errors.js";
 
-/** The name by which `server.json` selects HiveMind's SQLite store. */
+/** The module name of HiveMind's SQLite store in `server.json`. */
 export const sqliteModule = "hivemind-sqlite-db-plugin";
 
-/** The same for its Redis store. */
+/** The module name of its Redis store. */
 export const redisModule = "hivemind-redis-db-plugin";
 
 export interface ServerJson {
-  /** As it was named: a symbolic link is not resolved. */
+  /** As named; symbolic links are not resolved. */
   readonly path: string;
-  /** The file itself, behind every symbolic link. */
+  /** The file itself, symbolic links resolved. */
   readonly file: string;
   readonly text: string;
   readonly settings: JsonObject;
 }
 
-/** What `database` in `server.json` tells the hub to open. */
+/** What `database` in `server.json` makes the hub open. */
 export interface NamedStore {
-  /** `database.module`; undefined where the file leaves the choice to the hub's defaults. */
+  /** `database.module`; undefined if the file leaves it to the hub's defaults. */
   readonly module: string | undefined;
-  /** The store's resolved path, if the module is the SQLite plugin and its settings name a file. */
+  /**
+   * The resolved path of the store, if the module is the SQLite plugin and its settings name a
+   * file.
+   */
   readonly storePath: string | undefined;
-  /** Whether a password stands there in plain text. */
+  /** Whether the file holds a password in plain text. */
   readonly passwordSet: boolean;
 }
 
@@ -41,10 +44,10 @@ export function serverJsonPath(environment: Environment = process.env): string {
 }
 
 /**
- * Reads and parses `server.json` as the hub would.
+ * Reads and parses `server.json` as the hub does.
  *
- * @throws StoreError `notFound` if there is none, `refused` (with line and column) if the hub could not parse it, `io`
- *   if it cannot be read.
+ * @throws {@link StoreError} notFound - there is no such file; io - it cannot be read
+ * @throws {@link StoreError} refused - the hub could not parse it; the message has line and column
  */
 export async function readServerJson(path: string): Promise<ServerJson> {
   const file = await realPath(path);
@@ -65,9 +68,9 @@ export async function readServerJson(path: string): Promise<ServerJson> {
 }
 
 /**
- * Which store the hub opens on this `server.json`, in this environment.
+ * Returns the store that the hub opens with this `server.json` in this environment.
  *
- * @throws StoreError `refused` for a `database` block that no hub can read.
+ * @throws {@link StoreError} refused - no hub can read the block `database`
  */
 export async function namedStore(
   { path, settings }: ServerJson,
@@ -75,7 +78,7 @@ export async function namedStore(
 ): Promise<NamedStore> {
   const database = blockAt(settings, "database", path);
   const module = textAt(database, "module", path);
-  // A hub on another module does not look at this one's settings.
+  // A hub on another module ignores the settings of this module.
   const isRead = module === sqliteModule || isJsonObject(database[sqliteModule]);
   const plugin = isRead ? blockAt(database, sqliteModule, path) : {};
   const named = module === sqliteModule ? storeFile(plugin, path, environment) : undefined;
@@ -86,7 +89,7 @@ export async function namedStore(
   };
 }
 
-/** The database module that `server.json` names, and that module's settings. @throws as `namedStore`. */
+/** Returns the module that `server.json` names, and its settings. */
 export function databaseIn({ path, settings }: ServerJson): {
   module: string | undefined;
   settings: JsonObject;
@@ -96,7 +99,7 @@ export function databaseIn({ path, settings }: ServerJson): {
   return { module, settings: module === undefined ? {} : blockAt(database, module, path) };
 }
 
-/** The password that stands in `server.json` for the SQLite plugin, or another, in plain text. @throws as `namedStore`. */
+/** Returns the plaintext password of the SQLite plugin, or of another module, in `server.json`. */
 export function passwordIn(
   { path, settings }: ServerJson,
   module = sqliteModule,
@@ -107,14 +110,18 @@ export function passwordIn(
 
 function decode(bytes: Buffer, path: string): string {
   try {
-    // A byte order mark is kept: Python's json refuses it, and so does the parser here.
+    // A byte order mark is kept: Python's json rejects it, and so does the parser here.
     return new TextDecoder("utf-8", { fatal: true, ignoreBOM: true }).decode(bytes);
   } catch (error) {
     throw notParsed(path, "it is not UTF-8 text", error);
   }
 }
 
-/** The settings in the text of a `server.json`. @throws StoreError `refused` if the hub could not parse it. */
+/**
+ * Parses the text of a `server.json`.
+ *
+ * @throws {@link StoreError} refused - the hub could not parse it
+ */
 export function parseServerJson(text: string, path: string): JsonObject {
   let value: JsonValue;
   try {
@@ -135,15 +142,15 @@ function notParsed(path: string, why: string, cause?: unknown): StoreError {
   });
 }
 
-/** Where Python's `splitlines` ends a line; the hub looks for comments in those lines. */
+/** Where Python's `splitlines` ends a line; the hub looks for comments in these lines. */
 // biome-ignore lint/suspicious/noControlCharactersInRegex: Python counts these as line ends.
 const lineEnd = /(\r\n|[\n\v\f\r\x1c-\x1e\x85\u2028\u2029])/;
 const comment = /^\s*(?:\/\/|#)/;
 
 /**
- * The text with each comment line as spaces, so that offsets stay what they are. Line ends that JSON does not know
- * become ones that it does: between values the hub passes over them; within a string one hub reads a space there and
- * another fails, so it counts as an error.
+ * Replaces each comment line by spaces, so that offsets stay. Line ends that JSON does not know are
+ * replaced by LF: between values the hub skips them; within a string hubs differ, so they count as
+ * an error.
  */
 export function blankComments(text: string): string {
   return text
@@ -174,9 +181,9 @@ function textAt(parent: JsonObject, key: string, path: string): string | undefin
   return value;
 }
 
-/** The file that the SQLite plugin opens on these settings; undefined for a database that is no file. */
+/** Returns the file that the SQLite plugin opens; undefined for a database in memory. */
 function storeFile(plugin: JsonObject, path: string, environment: Environment): string | undefined {
-  // Newer plugins take a whole path instead of the two names; SQLite reads "file:" and ":memory:" in it.
+  // Newer plugins accept a whole path; SQLite interprets "file:" and ":memory:" in it.
   const given = textAt(plugin, "db_path", path);
   if (given !== undefined) return isAbsolute(given) ? given : undefined;
   const subfolder = textAt(plugin, "subfolder", path) ?? "hivemind-core";
@@ -184,7 +191,7 @@ function storeFile(plugin: JsonObject, path: string, environment: Environment): 
   return joinAsPython(joinAsPython(dataHome(environment), subfolder), name);
 }
 
-/** Python's `os.path.join`: an absolute part makes what stands before it void. */
+/** Like Python's `os.path.join`: an absolute component discards the components before it. */
 function joinAsPython(folder: string, part: string): string {
   return isAbsolute(part) ? part : join(folder, part);
 }

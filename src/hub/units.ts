@@ -1,16 +1,20 @@
 /**
- * Ready systemd units: the hub started with its passphrase, and the keyring unlocked on a machine where nobody logs in.
+ * Generates systemd units that start the hub with its passphrase, and that unlock the keyring of a
+ * machine without a desktop.
  *
- * They differ in who makes the memory-backed `server.json`. A user's manager may not mount, so `run` does, in a user
- * namespace. The system's manager can: it binds the file itself, so no process of ours stays beside the hub, and it works
- * where user namespaces are forbidden.
+ * A user's manager may not mount, so `run` covers `server.json` in a user namespace. The system's
+ * manager binds the file itself: no process stays beside the hub, and user namespaces are not
+ * needed.
  */
 import { execLine, keyringUnit, quoteArg, settingValue } from "../service/unit-file.js";
 
-/** The credential that holds the keyring's password. */
+/** The credential with the keyring's password. */
 const keyringCredential = "hivemind-keyring";
 
-/** A command as its words; the first is an absolute path, since a manager's PATH is not a shell's. */
+/**
+ * A command and its arguments; the first is an absolute path, as a manager has another PATH than a
+ * shell.
+ */
 export type CommandArgs = readonly string[];
 
 export interface UserUnit {
@@ -23,18 +27,18 @@ export interface UserUnit {
 
 export interface SystemUnit extends Omit<UserUnit, "kind"> {
   readonly kind: "system";
-  /** The account that the hub runs as. */
+  /** The account of the hub. */
   readonly user?: string;
-  /** The hub's own `server.json`, behind every symbolic link. */
+  /** The hub's own `server.json`, symbolic links resolved. */
   readonly serverJson: string;
   /**
-   * What `run` reads as its credential, the store's passphrase or the password of the hub's Redis server, sealed to this
-   * machine: `systemd-creds encrypt --name=hivemind-sqlcipher - FILE`.
+   * The credential that `run` reads, sealed to this machine by `systemd-creds encrypt
+   * --name=hivemind-sqlcipher - FILE`: the store's passphrase or the password of the Redis server.
    */
   readonly credential: string;
 }
 
-/** A hub's unit, as text for a file. */
+/** Returns the text of the hub's unit. */
 export function renderUnit(unit: UserUnit | SystemUnit): string {
   return unit.kind === "user" ? userUnit(unit) : systemUnit(unit);
 }
@@ -81,7 +85,9 @@ WantedBy=multi-user.target
 `;
 }
 
-/** 2 and 17 say that something has to be corrected by hand; 13 passes when the keyring is unlocked. */
+/**
+ * Exit codes 2 and 17 need a correction by the operator; 13 passes once the keyring is unlocked.
+ */
 const common = `Restart=on-failure
 RestartSec=5
 RestartPreventExitStatus=2 17
@@ -91,17 +97,20 @@ LimitCORE=0
 
 export interface KeyringUnit {
   /**
-   * `user`: for the user's own manager, where it can open sealed credentials (systemd 256 and later). `system`: for the
-   * system's manager, from systemd 250 on.
+   * `user`: for the user's manager, which opens sealed credentials from systemd 256 on. `system`:
+   * for the system's manager, from systemd 250 on.
    */
   readonly kind: "user" | "system";
-  /** The keyring's password, sealed to this machine: `systemd-creds encrypt --name=hivemind-keyring - FILE`. */
+  /**
+   * The keyring's password, sealed to this machine by `systemd-creds encrypt
+   * --name=hivemind-keyring - FILE`.
+   */
   readonly credential: string;
-  /** Whose keyring; for `system` alone. */
+  /** The user of the keyring; only for `system`. */
   readonly owner?: { readonly user: string; readonly uid: number };
 }
 
-/** A unit that unlocks the user's keyring at boot, on a machine without a desktop. */
+/** Returns a unit that unlocks the user's keyring at boot. */
 export function renderKeyringUnit({ kind, credential, owner }: KeyringUnit): string {
   const unlock = `gnome-keyring-daemon --replace --unlock --components=secrets`;
   const where =
