@@ -19,7 +19,7 @@ import {
   rmSync,
   writeFileSync,
 } from "node:fs";
-import { dirname, join } from "node:path";
+import { basename, dirname, join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { rolldown } from "rolldown";
 
@@ -46,7 +46,7 @@ try {
     stdio: "inherit",
   });
   await buildCommand(join(fresh, "cli"));
-  copyTemplates(fresh);
+  copyUncompiled(fresh);
   putInPlace(fresh, join(top, "dist"));
   process.exitCode = status ?? 1;
 } finally {
@@ -86,10 +86,11 @@ async function buildCommand(folder) {
   writeFileSync(join(folder, "THIRD-PARTY-NOTICES.txt"), notices(modules));
 }
 
-/** Copies what the code reads at run time next to both builds of the module that reads it. */
-function copyTemplates(to) {
-  for (const directory of ["bundle", "cli"]) {
-    copyFileSync(join(top, "src/bundle/sheet.html"), join(to, directory, "sheet.html"));
+/** Copies the files that are not compiled next to both builds of the module that uses them. */
+function copyUncompiled(to) {
+  for (const file of ["bundle/sheet.html", "keys/keytar-worker.cjs"]) {
+    copyFileSync(join(top, "src", file), join(to, file));
+    copyFileSync(join(top, "src", file), join(to, "cli", basename(file)));
   }
 }
 

@@ -1,6 +1,7 @@
 #!/usr/bin/env node
 import { CommanderError } from "commander";
 import { exitCodes, StoreError, systemError } from "../errors.js";
+import { withInteraction } from "../process/interaction.js";
 import { hardenProcess } from "../process/privacy.js";
 import { buildProgram } from "./program.js";
 import { asStoreError, Output } from "./ui/output.js";
@@ -11,7 +12,7 @@ function outputForFailure(argv: string[]): Output {
   const options = end === -1 ? argv : argv.slice(0, end);
   return new Output({
     json: options.includes("--json"),
-    quiet: false,
+    quiet: options.includes("--quiet") || options.includes("-q"),
     verbose: options.includes("--verbose"),
     color: !options.includes("--no-color"),
   });
@@ -30,7 +31,9 @@ async function main(argv: string[]): Promise<void> {
   const output = outputForFailure(argv);
   try {
     const program = await buildProgram(output, argv.slice(2));
-    await program.parseAsync(argv);
+    await withInteraction({ notice: (text) => output.notice(text) }, () =>
+      program.parseAsync(argv),
+    );
   } catch (error) {
     if (error instanceof CommanderError && error.exitCode === 0) return; // --help, --version
     if (isHelp(error) && !output.json) {

@@ -79,7 +79,7 @@ export async function doctor(options: DoctorOptions): Promise<Diagnosis> {
     ["copies", () => checkCopies(options)],
     ["server.json", () => checkServerJson(storePath)],
     ["hub", () => checkHub({ ...options, service, choice: options.service, store: facts })],
-    ["keyring", () => checkKeyring(source)],
+    ["keyring", () => checkKeyring(storePath, source)],
     ["swap", () => checkSwap()],
     ["core-dumps", () => checkCoreDumps(pid)],
     ["last-backup", () => checkLastBackup(options)],

@@ -1,28 +1,29 @@
 /** Checks whether the passphrase is available now, and after a reboot without a login. */
 
-import { keyringTrouble } from "../keys/keyring.js";
-import { reachKeyring } from "../keys/secret-service.js";
+import { inspectKeyring } from "../keys/inspect.js";
 import { formatSource, type PassphraseSource } from "../keys/source.js";
 import { lingers } from "../service/schedule.js";
 import { type Manager, systemctl } from "../service/systemctl.js";
 import { keyringUnit } from "../service/unit-file.js";
 import { type Check, finding, good } from "./check.js";
 
-export async function checkKeyring(source: PassphraseSource): Promise<Check[]> {
+export async function checkKeyring(storePath: string, source: PassphraseSource): Promise<Check[]> {
   if (source.kind !== "keyring") {
     const where = source.kind === "command" ? "a command" : formatSource(source);
     return [good("keyring", `not used: the passphrase comes from ${where}`)];
   }
   if (process.platform !== "linux") return [good("keyring", "the keychain of macOS")];
-  const reached = await reachKeyring();
-  if (reached.state !== "ready") {
-    const { message, hint } = keyringTrouble(reached) ?? {
-      message: "the keyring has no collection yet to keep a passphrase in",
-      hint: "log in at the desktop once, or keep the passphrase elsewhere: --passphrase-source",
-    };
-    return [finding("keyring", "error", message, hint?.replaceAll("\n", " ") ?? "")];
+  const { provider, problem, unattended } = await inspectKeyring(storePath);
+  if (problem !== undefined) {
+    const fix = problem.hint?.replaceAll("\n", " ") ?? "";
+    return [finding("keyring", "error", problem.message, fix)];
   }
-  return [good("keyring", "it responds and is unlocked"), await checkBoot()];
+  const checks = [good("keyring", `${provider} responds and is unlocked`)];
+  if (!unattended.isPossible) {
+    const detail = `unattended backups cannot read the passphrase: ${unattended.reason}`;
+    checks.push(finding("keyring", "warning", detail, unattended.fix));
+  }
+  return [...checks, await checkBoot()];
 }
 
 /** Checks whether the keyring is unlocked after a reboot, without which the hub cannot start. */

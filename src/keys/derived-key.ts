@@ -7,9 +7,9 @@
  * entry left over after the passphrase was replaced, or a garbled entry, opens nothing.
  */
 import { createHmac, timingSafeEqual } from "node:crypto";
-import { StoreError } from "../errors.js";
+import { isKind } from "../errors.js";
 import { type CipherCompatibility, keyIdOf, StoreKey } from "../store/cipher.js";
-import { deleteEntry, getEntry, getTwoEntries, setEntry } from "./keyring.js";
+import { deleteEntry, getEntryIfUnlocked, setEntry } from "./keyring.js";
 
 /** Version, format, salt, key, HMAC: all but the first two in hexadecimal. */
 const entryPattern = /^1:([34]):([0-9a-f]{32}):([0-9a-f]{64}):([0-9a-f]{64})$/;
@@ -53,12 +53,17 @@ export async function findCachedKey(
   const slot = keyId.then((id) => `derived:${id}` as const);
   // The caller handles a failure of `keyId`. Here it may come after the last reader has gone.
   slot.catch(() => undefined);
-  const { first: passphrase, second: text } = await getTwoEntries(storePath, "current", slot);
-  if (passphrase === undefined || text === undefined) return undefined;
-  return parseDerivedKey(text, passphrase);
+  const passphrase = await getEntryIfUnlocked(storePath, "current");
+  if (passphrase === undefined) return undefined;
+  const text = await getEntryIfUnlocked(storePath, await slot);
+  return text === undefined ? undefined : parseDerivedKey(text, passphrase);
 }
 
-/** Caches a key. A keyring that refuses is ignored: the next command derives the key again. */
+/**
+ * Caches the key of the current passphrase. A keyring that refuses is ignored: the next command
+ * derives the key again. So is a keyring that asks its user before each access, as the cache would
+ * add a dialog to each command.
+ */
 export async function cacheKey(
   storePath: string,
   key: StoreKey,
@@ -66,10 +71,16 @@ export async function cacheKey(
 ): Promise<void> {
   const slot = `derived:${keyIdOf(key.salt)}` as const;
   try {
+    if (!(await isCurrent(storePath, passphrase))) return;
     await setEntry(storePath, slot, formatDerivedKey(key, passphrase));
     // A rotation that ended before this write found no entry to delete.
-    if ((await getEntry(storePath, "current")) !== passphrase) await deleteEntry(storePath, slot);
+    if (!(await isCurrent(storePath, passphrase))) await deleteEntry(storePath, slot);
   } catch (error) {
-    if (!(error instanceof StoreError && error.kind === "passphraseUnavailable")) throw error;
+    if (!isKind(error, "passphraseUnavailable")) throw error;
   }
+}
+
+/** Returns false also if reading the current passphrase takes a dialog. */
+async function isCurrent(storePath: string, passphrase: string): Promise<boolean> {
+  return (await getEntryIfUnlocked(storePath, "current")) === passphrase;
 }

@@ -1,16 +1,31 @@
 /**
- * The OS keyring, through keytar. One entry a slot: service `hivemind-sqlcipher`, account the store's resolved path,
- * followed for all but the current passphrase by `#` and the slot. So that its owner can read it with none of this
- * software: `secret-tool lookup service hivemind-sqlcipher account PATH`.
+ * The passphrases of stores in the OS keyring. Each slot of a store is an entry with the service
+ * `hivemind-sqlcipher` and, as account, the store's resolved path, followed by `#` and the slot for
+ * all slots but the current passphrase. Its owner can read it without this software:
+ * `secret-tool lookup service hivemind-sqlcipher account PATH`.
  */
-import { createRequire } from "node:module";
-import { answerTimeoutMs } from "../dbus/client.js";
 import { StoreError } from "../errors.js";
-import { accountsOf, type KeyringState, promptTimeoutMs, reachKeyring } from "./secret-service.js";
+import { isEndedSession, keyringError, keyringFailure } from "./keyring-error.js";
+import {
+  callInNewWorker,
+  callInProcess,
+  callInWorker,
+  type KeytarCall,
+  type KeytarResult,
+  loadKeytar,
+} from "./keytar.js";
+import { type Provider, unknownProvider } from "./provider.js";
+import {
+  collectionOf,
+  type Items,
+  isSessionCollection,
+  promptTimeoutMs,
+  SecretService,
+} from "./secret-service.js";
 
 export const keyringService = "hivemind-sqlcipher";
 
-/** What is kept for a store. `previous` and `derived` name the file they belong to by its key_id. */
+/** `previous` and `derived` name the file they belong to by its key_id. */
 export type Slot = "current" | "pending" | `previous:${string}` | `derived:${string}`;
 
 export interface KeyringEntry {
@@ -18,97 +33,97 @@ export interface KeyringEntry {
   readonly secret: string;
 }
 
-type Keytar = typeof import("keytar");
-
-/**
- * What to type where a machine has no desktop that unlocks the keyring at login. `--replace`, because a daemon that runs
- * already is left as it is, and locked, by `--unlock` alone.
- */
-const unlockLine =
-  'read -rsp "Keyring password: " P && printf %s "$P" | gnome-keyring-daemon --replace --unlock --components=secrets; unset P';
-const withoutKeyring =
-  "or do without a keyring: --passphrase-source credential (systemd), file:PATH or command:CMD";
-
-/** Every slot but the current one, as it stands behind the `#`. */
-const slotName = /^(?:pending|(?:previous|derived):[0-9a-f]+)$/;
-
-/** What libsecret, which keeps to its first session as long as the process lives, says when that is gone. */
-const daemonWasReplaced =
-  /The name :\d+\.\d+ was not provided|session wrapping the secret does not exist/;
-
-/** @throws StoreError `refused` for a store whose own name ends like a slot of another one's. */
-function accountOf(storePath: string, slot: Slot): string {
-  if (storePath.includes("#") && slotName.test(storePath.slice(storePath.lastIndexOf("#") + 1))) {
-    throw new StoreError(
-      "refused",
-      `the keyring would take the passphrase of ${storePath} for another store's`,
-      { hint: "give it a name without # in it" },
-    );
-  }
-  return slot === "current" ? storePath : `${storePath}#${slot}`;
+/** One of the entries that match a slot; more than one is a mistake of another program. */
+export interface MatchingEntry {
+  readonly secret: string;
+  /** The collection's label, if several entries match. */
+  readonly collection?: string;
 }
 
+/** Every slot but the current one, as it stands after the `#`. */
+const slotPattern = /^(?:pending|(?:previous|derived):[0-9a-f]+)$/;
+
+const usesSecretService = process.platform === "linux";
+
+/** Providers that ask no question about an unlocked entry that is replaced or deleted. */
+const quietProviders: readonly Provider["kind"][] = ["gnome-keyring", "oo7"];
+
 /**
- * The secret kept in a slot; nothing if there is none.
+ * Returns the secret of a slot, or undefined if there is none.
  *
- * @throws StoreError `passphraseUnavailable` if the keyring cannot be asked or stays locked.
+ * @throws {@link StoreError} `passphraseUnavailable` - if the keyring cannot be reached or stays
+ *   locked
  */
 export async function getEntry(storePath: string, slot: Slot): Promise<string | undefined> {
-  const account = accountOf(storePath, slot);
-  const secret = await atKeyring((keytar) => keytar.getPassword(keyringService, account));
-  return secret ?? undefined;
+  for await (const { secret } of readEntries(storePath, slot)) return secret;
+  return undefined;
 }
 
 /**
- * The same for two slots of a keyring that is open already; nothing from one that is locked, which its owner is not asked
- * to unlock for this.
+ * Yields the secrets of all entries that match a slot: the one in the default collection first,
+ * those in locked collections last.
  *
- * @param second may be known only later; the keyring is asked for the first meanwhile.
+ * @throws {@link StoreError} as `getEntry`
  */
-export async function getTwoEntries(
-  storePath: string,
-  first: Slot,
-  second: Promise<Slot>,
-): Promise<{ first?: string; second?: string }> {
-  const read = async (keytar: Keytar) => {
-    const one = await keytar.getPassword(keyringService, accountOf(storePath, first));
-    const other = await keytar.getPassword(keyringService, accountOf(storePath, await second));
-    return { ...(one !== null && { first: one }), ...(other !== null && { second: other }) };
-  };
-  return await atKeyring(read, { ifLocked: {} });
+export async function* readEntries(storePath: string, slot: Slot): AsyncGenerator<MatchingEntry> {
+  await using keyring = await Keyring.open();
+  yield* keyring.read(accountOf(storePath, slot), { unlock: true });
 }
 
 /**
- * Keeps a secret, and reads it back: it is there when this returns.
+ * Returns the secret of a slot if it can be read without a dialog.
  *
- * @throws StoreError `passphraseUnavailable` if the keyring cannot be asked, stays locked, or answers wrong.
+ * @throws {@link StoreError} `passphraseUnavailable` - if the keyring cannot be reached
+ */
+export async function getEntryIfUnlocked(
+  storePath: string,
+  slot: Slot,
+): Promise<string | undefined> {
+  await using keyring = await Keyring.open();
+  const account = accountOf(storePath, slot);
+  for await (const { secret } of keyring.read(account, { unlock: false })) return secret;
+  return undefined;
+}
+
+/**
+ * Stores a secret in the default collection and reads it back.
+ *
+ * @throws {@link StoreError} `passphraseUnavailable` - as `getEntry`, and if the keyring keeps
+ *   nothing after logout or returns another secret
  */
 export async function setEntry(storePath: string, slot: Slot, secret: string): Promise<void> {
-  const account = accountOf(storePath, slot);
-  await atKeyring((keytar) => keytar.setPassword(keyringService, account, secret));
-  if ((await getEntry(storePath, slot)) !== secret) {
-    throw unavailable("the keyring does not give back what it was just given", {
-      hint: `look at it yourself: secret-tool lookup service ${keyringService} account '${account}'`,
-    });
-  }
-}
-
-/** Forgets a slot; false if there was nothing. @throws StoreError `passphraseUnavailable` as above. */
-export async function deleteEntry(storePath: string, slot: Slot): Promise<boolean> {
-  const account = accountOf(storePath, slot);
-  const existed = (await getEntry(storePath, slot)) !== undefined;
-  if (existed) await atKeyring((keytar) => keytar.deletePassword(keyringService, account));
-  return existed;
+  await using keyring = await Keyring.open();
+  await keyring.store(accountOf(storePath, slot), secret);
 }
 
 /**
- * Every passphrase kept for this store. Derived keys are none.
+ * Checks that the keyring can store a passphrase.
  *
- * @throws StoreError `passphraseUnavailable` as above.
+ * @throws {@link StoreError} `passphraseUnavailable` - if it cannot
+ */
+export async function assertKeyringUsable(): Promise<void> {
+  await using keyring = await Keyring.open();
+  await keyring.assertWritable();
+}
+
+/**
+ * Deletes all entries of a slot; returns false if there was none.
+ *
+ * @throws {@link StoreError} `passphraseUnavailable` - as `getEntry`
+ */
+export async function deleteEntry(storePath: string, slot: Slot): Promise<boolean> {
+  await using keyring = await Keyring.open();
+  return await keyring.delete(accountOf(storePath, slot));
+}
+
+/**
+ * Returns every passphrase of a store, without derived keys.
+ *
+ * @throws {@link StoreError} `passphraseUnavailable` - as `getEntry`
  */
 export async function listEntries(storePath: string): Promise<KeyringEntry[]> {
   const entries: KeyringEntry[] = [];
-  for (const slot of await slotsOf(storePath)) {
+  for (const slot of await listSlots(storePath)) {
     const secret = isDerived(slot) ? undefined : await getEntry(storePath, slot);
     if (secret !== undefined) entries.push({ slot, secret });
   }
@@ -116,135 +131,294 @@ export async function listEntries(storePath: string): Promise<KeyringEntry[]> {
 }
 
 /**
- * Forgets every key that was derived for a file at this path (see derived-key.ts).
+ * Deletes every cached derived key of a store.
  *
- * @throws StoreError `passphraseUnavailable` as above.
+ * @throws {@link StoreError} `passphraseUnavailable` - as `getEntry`
  */
 export async function deleteDerivedKeys(storePath: string): Promise<void> {
-  for (const slot of await slotsOf(storePath)) {
+  for (const slot of await listSlots(storePath)) {
     if (isDerived(slot)) await deleteEntry(storePath, slot);
   }
+}
+
+/** A store that the keyring has an entry for. */
+export interface StoreInKeyring {
+  readonly storePath: string;
+  readonly slots: readonly Slot[];
+}
+
+/**
+ * Returns every store in the keyring, without reading a secret.
+ *
+ * @param options.unlock - false for none of the entries in a locked keyring
+ * @throws {@link StoreError} `passphraseUnavailable` - as `getEntry`
+ */
+export async function listStores(options: { unlock: boolean }): Promise<StoreInKeyring[]> {
+  await using keyring = await Keyring.open();
+  const stores = new Map<string, Slot[]>();
+  for (const account of await keyring.accounts(options)) {
+    const { storePath, slot } = parseAccount(account);
+    stores.set(storePath, [...(stores.get(storePath) ?? []), slot]);
+  }
+  return [...stores].map(([storePath, slots]) => ({ storePath, slots }));
+}
+
+async function listSlots(storePath: string): Promise<readonly Slot[]> {
+  const stores = await listStores({ unlock: true });
+  return stores.find((store) => store.storePath === storePath)?.slots ?? [];
 }
 
 function isDerived(slot: Slot): boolean {
   return slot.startsWith("derived:");
 }
 
-async function slotsOf(storePath: string): Promise<Slot[]> {
-  const accounts = await atKeyring(
-    process.platform === "linux" ? () => accountsOf(keyringService) : accountsByKeytar,
-  );
-  return accounts.flatMap((account) => slotOf(storePath, account) ?? []);
+/** @throws {@link StoreError} `refused` - for a path that is the account of another store's slot */
+function accountOf(storePath: string, slot: Slot): string {
+  if (parseAccount(storePath).slot !== "current") {
+    throw new StoreError(
+      "refused",
+      `in the keyring, the passphrase of ${storePath} would replace that of another store`,
+      { hint: "Rename the store to a name without #." },
+    );
+  }
+  return slot === "current" ? storePath : `${storePath}#${slot}`;
 }
 
-async function accountsByKeytar(keytar: Keytar): Promise<string[]> {
-  return (await keytar.findCredentials(keyringService)).map(({ account }) => account);
+function parseAccount(account: string): StoreInKeyringSlot {
+  const mark = account.lastIndexOf("#");
+  const slot = account.slice(mark + 1);
+  if (mark === -1 || !slotPattern.test(slot)) return { storePath: account, slot: "current" };
+  return { storePath: account.slice(0, mark), slot: slot as Slot };
 }
 
-function slotOf(storePath: string, account: string): Slot | undefined {
-  if (account === storePath) return "current";
-  if (!account.startsWith(`${storePath}#`)) return undefined;
-  const slot = account.slice(storePath.length + 1);
-  return slotName.test(slot) ? (slot as Slot) : undefined;
+interface StoreInKeyringSlot {
+  readonly storePath: string;
+  readonly slot: Slot;
 }
 
-/**
- * Lets keytar do one thing, once it is known that somebody answers and the keyring is open (see secret-service.ts).
- * macOS has no session bus; its keychain asks its owner by itself.
- *
- * @param options.ifLocked what to answer for a keyring that is locked, in place of having it unlocked.
- */
-async function atKeyring<T>(
-  operation: (keytar: Keytar) => Promise<T>,
-  options: { readonly ifLocked?: T } = {},
-): Promise<T> {
-  const unlock = options.ifLocked === undefined;
-  const reached: KeyringState =
-    process.platform === "linux"
-      ? await reachKeyring(process.env, { unlock })
-      : { state: "no-collection" };
-  if (reached.state === "locked" && options.ifLocked !== undefined) return options.ifLocked;
-  const trouble = keyringTrouble(reached);
-  if (trouble) throw trouble;
-  const keytar = loadKeytar();
-  const timeoutMs = reached.state === "ready" ? answerTimeoutMs : promptTimeoutMs;
-  try {
-    return await withinTime(operation(keytar), timeoutMs);
-  } catch (error) {
-    if (error instanceof StoreError) throw error;
-    const detail = error instanceof Error ? error.message : String(error);
-    if (reached.state === "no-collection" && process.platform === "linux") {
-      throw unavailable(`there is no default keyring to keep a passphrase in (${detail})`, {
-        hint: `log in at the desktop once, or on a server make one with a password of its own:\n${unlockLine}\n${withoutKeyring}`,
-        cause: error,
+/** A connection to the keyring. Its methods throw `passphraseUnavailable`. */
+class Keyring implements AsyncDisposable {
+  /** Undefined where keytar uses another keyring than the Secret Service. */
+  readonly #service: SecretService | undefined;
+
+  private constructor(service: SecretService | undefined) {
+    this.#service = service;
+  }
+
+  static async open(): Promise<Keyring> {
+    if (!usesSecretService) return new Keyring(undefined);
+    try {
+      return new Keyring(await SecretService.connect(process.env));
+    } catch (error) {
+      throw keyringFailure(error, unknownProvider);
+    }
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    await this.#service?.[Symbol.asyncDispose]();
+  }
+
+  /** Yields the secrets of an account, without those that are locked if `unlock` is false. */
+  async *read(
+    account: string,
+    { unlock }: { readonly unlock: boolean },
+  ): AsyncGenerator<MatchingEntry> {
+    const service = this.#service;
+    if (service === undefined) {
+      const secret = await this.#keytar(["getPassword", keyringService, account]);
+      if (typeof secret === "string") yield { secret };
+      return;
+    }
+    const items = await this.#try(() => this.#find(service, account, unlock));
+    const [first, ...others] = [...items.unlocked, ...(unlock ? items.locked : [])];
+    if (first === undefined) return;
+    if (others.length === 0) {
+      const secret = await this.#try(() => this.#readItem(service, account, first, items));
+      if (secret !== undefined) yield { secret };
+      return;
+    }
+    yield* this.#readSeveral(service, unlock ? items : { ...items, locked: [] });
+  }
+
+  async store(account: string, secret: string): Promise<void> {
+    const service = this.#service;
+    const call = ["setPassword", keyringService, account, secret] as const;
+    if (service === undefined) await this.#keytar(call);
+    else {
+      await this.assertWritable();
+      await this.#try(async () => {
+        const { locked } = await service.search({ service: keyringService, account });
+        await this.#change(service, call, locked);
       });
     }
-    if (daemonWasReplaced.test(detail)) {
-      throw unavailable(
-        "the keyring's daemon was restarted while this process was speaking to it",
-        {
-          hint: "run this again; a new process finds the new one",
-          cause: error,
-        },
-      );
+    for await (const found of this.read(account, { unlock: true })) {
+      if (found.secret === secret) return;
+      break;
     }
-    throw unavailable(`the keyring refused: ${detail}`, { hint: withoutKeyring, cause: error });
+    throw keyringError("not-kept", { provider: await this.#provider(), detail: account });
   }
-}
 
-/** Why a keyring in this state cannot be used, and what to type; undefined if it can, or could be made to. */
-export function keyringTrouble(reached: KeyringState): StoreError | undefined {
-  switch (reached.state) {
-    case "no-bus":
-      return unavailable(`there is no session bus to reach the keyring by (${reached.detail})`, {
-        hint: `as the store's owner, in a login of its own (ssh, or machinectl shell USER@), not in sudo or su;\nor where USER lingers (loginctl enable-linger USER): export XDG_RUNTIME_DIR=/run/user/$(id -u)\n${withoutKeyring}`,
-      });
-    case "no-service":
-      return unavailable(`there is a session bus, but no keyring on it (${reached.detail})`, {
-        hint: `apt-get install gnome-keyring, then: ${unlockLine}\n${withoutKeyring}`,
-      });
-    case "silent":
-      return unavailable(`the keyring does not answer (${reached.detail})`, {
-        hint: `on a server, start it: ${unlockLine}\nat a desktop, log out and in again; ${withoutKeyring}`,
-      });
-    case "locked":
-      return unavailable("the keyring is locked, and was not unlocked", {
-        hint: `at a desktop, run this again and type the keyring's password; on a server: ${unlockLine}\n${withoutKeyring}`,
-      });
-    default:
-      return undefined;
-  }
-}
-
-/** Loaded when first needed: without libsecret everything that needs no keyring still works. */
-function loadKeytar(): Keytar {
-  try {
-    return createRequire(import.meta.url)("keytar");
-  } catch (error) {
-    throw unavailable("the keyring library keytar cannot be loaded", {
-      hint: `apt-get install libsecret-1-0 (elsewhere: libsecret)\n${withoutKeyring}`,
-      cause: error,
+  async delete(account: string): Promise<boolean> {
+    const service = this.#service;
+    const call = ["deletePassword", keyringService, account] as const;
+    if (service === undefined) return (await this.#keytar(call)) === true;
+    return await this.#try(async () => {
+      const { unlocked, locked } = await this.#find(service, account, true);
+      if (unlocked.length + locked.length === 0) return false;
+      for (const item of locked) await this.#unlockCollection(service, collectionOf(item));
+      await this.#change(service, call, locked);
+      const left = await service.search({ service: keyringService, account });
+      if (left.unlocked.length + left.locked.length === 0) return true;
+      const detail = `${account} was not deleted`;
+      throw keyringError("refused", { provider: await this.#provider(), detail });
     });
   }
-}
 
-async function withinTime<T>(work: Promise<T>, timeoutMs: number): Promise<T> {
-  let timer: NodeJS.Timeout | undefined;
-  const tooLate = new Promise<never>((_resolve, reject) => {
-    timer = setTimeout(() => {
-      reject(unavailable(`the keyring did not answer within ${timeoutMs / 1000} seconds`));
-    }, timeoutMs);
-  });
-  try {
-    return await Promise.race([work, tooLate]);
-  } finally {
-    clearTimeout(timer);
+  async accounts({ unlock }: { readonly unlock: boolean }): Promise<string[]> {
+    const service = this.#service;
+    if (service === undefined) {
+      const all = await loadKeytar().findCredentials(keyringService);
+      return all.map(({ account }) => account);
+    }
+    return await this.#try(async () => {
+      const { unlocked, locked } = await this.#find(service, undefined, unlock);
+      const accounts = await Promise.all(
+        [...unlocked, ...locked].map((item) => service.attribute(item, "account")),
+      );
+      return [...new Set(accounts.filter((account) => account !== undefined))];
+    });
   }
-}
 
-function unavailable(
-  message: string,
-  options: { hint?: string; cause?: unknown } = {},
-): StoreError {
-  return new StoreError("passphraseUnavailable", message, options);
+  /** Checks that a new entry would be kept: unlocks the default collection if need be. */
+  async assertWritable(): Promise<void> {
+    const service = this.#service;
+    if (service === undefined) return;
+    await this.#try(async () => {
+      const collection = await service.defaultCollection();
+      const provider = await this.#provider();
+      if (collection === undefined) throw keyringError("no-collection", { provider });
+      if (isSessionCollection(collection)) throw keyringError("session-collection", { provider });
+      await this.#unlockCollection(service, collection);
+    });
+  }
+
+  /**
+   * Finds the items of an account, or of all accounts. If there is none and the default collection
+   * is locked, unlocks that first: a locked database of KeePassXC shows no items.
+   */
+  async #find(
+    service: SecretService,
+    account: string | undefined,
+    unlock: boolean,
+  ): Promise<Items> {
+    const attributes = { service: keyringService, ...(account !== undefined && { account }) };
+    const items = await service.search(attributes);
+    if (items.unlocked.length + items.locked.length > 0) return items;
+    const collection = await service.defaultCollection();
+    if (!unlock || collection === undefined || !(await service.isLocked(collection))) return items;
+    await this.#unlockCollection(service, collection);
+    return await service.search(attributes);
+  }
+
+  /** Reads the only item of an account. Returns undefined if it was deleted since it was found. */
+  async #readItem(
+    service: SecretService,
+    account: string,
+    item: string,
+    { locked }: Items,
+  ): Promise<string | undefined> {
+    const call = ["getPassword", keyringService, account] as const;
+    const attributes = { service: keyringService, account };
+    if (locked.includes(item)) await this.#unlockCollection(service, collectionOf(item));
+    const items = locked.includes(item) ? await service.search(attributes) : undefined;
+    const isConfirmed = items === undefined || items.locked.length === 0;
+    const secret = await this.#call(service, call, { mayPrompt: !isConfirmed });
+    if (typeof secret === "string") return secret;
+    const left = await service.search(attributes);
+    if (left.unlocked.length + left.locked.length === 0) return undefined;
+    // KWallet and libsecret sometimes fail to agree on a session key, which looks like no entry.
+    const provider = await this.#provider();
+    const second = await callInNewWorker(call, provider.name);
+    if (typeof second === "string") return second;
+    throw keyringError("no-secret", { provider, detail: account });
+  }
+
+  /** Reads several items of an account. keytar returns only one of them, and not a chosen one. */
+  async *#readSeveral(
+    service: SecretService,
+    { unlocked, locked }: Items,
+  ): AsyncGenerator<MatchingEntry> {
+    const home = await this.#try(() => service.defaultCollection());
+    const rank = (item: string) => {
+      if (collectionOf(item) === home) return 0;
+      return isSessionCollection(collectionOf(item)) ? 2 : 1;
+    };
+    const byRank = (a: string, b: string) => rank(a) - rank(b);
+    let refused: StoreError | undefined;
+    let count = 0;
+    for (const item of [...unlocked].sort(byRank).concat([...locked].sort(byRank))) {
+      const collection = await this.#try(() => service.label(collectionOf(item)));
+      if (locked.includes(item) && !(await this.#try(() => service.unlock(item)))) {
+        refused ??= keyringError("locked", { provider: await this.#provider(), collection });
+        continue;
+      }
+      count++;
+      yield { secret: await this.#try(() => service.secret(item)), collection };
+    }
+    if (count === 0 && refused !== undefined) throw refused;
+  }
+
+  async #unlockCollection(service: SecretService, collection: string): Promise<void> {
+    if (!(await service.isLocked(collection))) return;
+    if ((await service.unlock(collection)) && !(await service.isLocked(collection))) return;
+    throw keyringError("locked", {
+      provider: await this.#provider(),
+      collection: await service.label(collection),
+    });
+  }
+
+  /** Replaces or deletes an entry. @param locked - the account's locked items */
+  async #change(
+    service: SecretService,
+    call: KeytarCall,
+    locked: readonly string[],
+  ): Promise<KeytarResult> {
+    const { kind, name } = await this.#provider();
+    const mayPrompt = locked.length > 0 || !quietProviders.includes(kind);
+    // libsecret ignores a locked item when it deletes, but unlocks it to read it.
+    if (locked.length > 0) await callInWorker(["getPassword", call[1], call[2]], name);
+    return await this.#call(service, call, { mayPrompt });
+  }
+
+  async #call(
+    service: SecretService,
+    call: KeytarCall,
+    { mayPrompt }: { readonly mayPrompt: boolean },
+  ): Promise<KeytarResult> {
+    if (mayPrompt) return await callInWorker(call, (await service.provider()).name);
+    try {
+      return await callInProcess(call);
+    } catch (error) {
+      if (!isEndedSession(error)) throw error;
+      return await callInNewWorker(call, (await service.provider()).name);
+    }
+  }
+
+  /** Calls keytar where it uses another keyring, which shows its own dialogs. */
+  async #keytar(call: KeytarCall): Promise<KeytarResult> {
+    return await this.#try(() => callInProcess(call, promptTimeoutMs));
+  }
+
+  async #try<T>(work: () => Promise<T>): Promise<T> {
+    try {
+      return await work();
+    } catch (error) {
+      if (error instanceof StoreError) throw error;
+      throw keyringFailure(error, await this.#provider());
+    }
+  }
+
+  async #provider(): Promise<Provider> {
+    return (await this.#service?.provider()) ?? unknownProvider;
+  }
 }

@@ -1,166 +1,257 @@
 /**
- * Asks the session bus how the keyring is, and has it unlocked, before keytar goes there.
+ * The Secret Service API of freedesktop.org, as far as keytar lacks it: which entries exist, which
+ * of them are locked, and unlocking with a dialog that can be cancelled.
  *
- * keytar cannot tell a locked keyring from one without the entry (it answers "nothing" for both), crashes when it
- * lists a locked one, and blocks a thread for 25 s where nobody answers, or for as long as a prompt is open; until
- * that thread is free again the process cannot even exit. So this asks by itself, with a bound of its own (dbus.ts): is
- * there a bus, does anybody serve secrets on it, is the default collection locked, and will its owner unlock it. The
- * names are those of freedesktop.org's Secret Service API.
+ * keytar returns nothing for a locked entry and for a missing one alike, and blocks a thread, and
+ * with it the end of the process, for as long as a dialog is open.
  */
 import type { Environment } from "../config/paths.js";
-import { Bus, BusError, type Reader } from "../dbus/client.js";
+import { Bus, BusError, busName } from "../dbus/client.js";
+import { Variant } from "../dbus/message.js";
+import { currentInteraction } from "../process/interaction.js";
+import { type Provider, providerOfProcess, unknownProvider } from "./provider.js";
 
-export type KeyringState =
-  | { readonly state: "ready" | "locked" | "no-collection" }
-  /** `detail` is what the system said. */
-  | { readonly state: "no-bus" | "no-service" | "silent"; readonly detail: string };
-
-/** How long somebody at a desktop has for typing the keyring's password. */
+/** How long a user has for a dialog. */
 export const promptTimeoutMs = 60_000;
-
-/** How often a search is tried that is answered by an error. */
+/** A dialog that a provider closes at once, without a desktop, is not worth a notice. */
+const noticeDelayMs = 1_000;
 const searchTries = 3;
 
-const busName = "org.freedesktop.DBus";
-const secretsName = "org.freedesktop.secrets";
-const secretsPath = "/org/freedesktop/secrets";
-const secretsService = "org.freedesktop.Secret.Service";
+const serviceName = "org.freedesktop.secrets";
+const servicePath = "/org/freedesktop/secrets";
+const serviceInterface = "org.freedesktop.Secret.Service";
+const collectionInterface = "org.freedesktop.Secret.Collection";
+const itemInterface = "org.freedesktop.Secret.Item";
+const promptInterface = "org.freedesktop.Secret.Prompt";
+const sessionCollection = `${servicePath}/collection/session`;
+/** The path that stands for "none". */
+const noPath = "/";
 
-/**
- * How the keyring is, after its owner was asked to unlock it if it was locked. Without a desktop there is nobody to
- * ask, and it stays locked.
- *
- * @param options.unlock false to leave it as it is.
- */
-export async function reachKeyring(
-  environment: Environment = process.env,
-  { unlock = true }: { readonly unlock?: boolean } = {},
-): Promise<KeyringState> {
-  const socket = socketOf(environment);
-  if (socket === undefined) {
-    const address = environment.DBUS_SESSION_BUS_ADDRESS;
-    return {
-      state: "no-bus",
-      detail: address
-        ? `DBUS_SESSION_BUS_ADDRESS is ${address}`
-        : "neither DBUS_SESSION_BUS_ADDRESS nor XDG_RUNTIME_DIR is set",
-    };
-  }
-  let bus: Bus;
-  try {
-    bus = await Bus.connect(socket);
-  } catch (error) {
-    return { state: "no-bus", detail: error instanceof Error ? error.message : String(error) };
-  }
-  try {
-    return { state: await stateOfDefaultCollection(bus, unlock) };
-  } catch (error) {
-    if (error instanceof BusError) return { state: "no-service", detail: error.message };
-    return { state: "silent", detail: error instanceof Error ? error.message : String(error) };
-  } finally {
-    bus.close();
-  }
+/** The provider ended while a dialog was open. */
+export class ProviderEndedError extends Error {}
+
+/** Nobody answered the dialog in time. */
+export class PromptTimeoutError extends Error {}
+
+export interface Items {
+  /** Object paths. */
+  readonly unlocked: readonly string[];
+  readonly locked: readonly string[];
 }
 
-/**
- * The accounts under which a service keeps something, without what it keeps. (keytar's own list fetches every secret
- * after it has found the items, and crashes if another process deletes one in between.)
- */
-export async function accountsOf(
-  service: string,
-  environment: Environment = process.env,
-): Promise<string[]> {
-  const socket = socketOf(environment);
-  if (socket === undefined) throw new Error("DBUS_SESSION_BUS_ADDRESS is not set");
-  const bus = await Bus.connect(socket);
-  try {
-    await bus.call(busName, "/org/freedesktop/DBus", busName, "Hello");
-    const found = await searchItems(bus, service);
-    const accounts: string[] = [];
-    for (const item of [...found.strings(), ...found.strings()]) {
-      const account = await accountOfItem(bus, item);
-      if (account !== undefined) accounts.push(account);
-    }
-    return accounts;
-  } finally {
-    bus.close();
-  }
-}
+export type Attributes = Readonly<Record<string, string>>;
 
-/** gnome-keyring now and then answers, under load, that it has no such method, and a moment later that it has. */
-async function searchItems(bus: Bus, service: string): Promise<Reader> {
-  for (let more = searchTries - 1; ; more--) {
+/** A connection to the Secret Service. */
+export class SecretService implements AsyncDisposable {
+  readonly #bus: Bus;
+
+  private constructor(bus: Bus) {
+    this.#bus = bus;
+  }
+
+  /** @throws what {@link Bus.session} throws */
+  static async connect(environment: Environment): Promise<SecretService> {
+    return new SecretService(await Bus.session(environment, currentInteraction().signal));
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    this.#bus.close();
+  }
+
+  /** Returns the running provider. The bus knows it even if the provider itself does not reply. */
+  async provider(): Promise<Provider> {
     try {
-      return await bus.call(secretsName, secretsPath, secretsService, "SearchItems", { service });
-    } catch (error) {
-      if (more === 0 || !(error instanceof BusError)) throw error;
+      const [pid] = await this.#bus.callBus("GetConnectionUnixProcessID", serviceName, "u");
+      return await providerOfProcess(Number(pid));
+    } catch {
+      return unknownProvider;
     }
   }
-}
 
-/** Undefined for an item that is gone meanwhile. */
-async function accountOfItem(bus: Bus, item: string): Promise<string | undefined> {
-  try {
-    const attributes = await bus.call(
-      secretsName,
-      item,
-      "org.freedesktop.DBus.Properties",
-      "Get",
-      "org.freedesktop.Secret.Item",
-      "Attributes",
+  /** Returns the default collection's path, or undefined if there is none. */
+  async defaultCollection(): Promise<string | undefined> {
+    const [path] = await this.#call("ReadAlias", "s", ["default"], "o");
+    return path === noPath ? undefined : String(path);
+  }
+
+  /** Returns the items with all of these attributes, in every collection. */
+  async search(attributes: Attributes): Promise<Items> {
+    for (let tries = 1; ; tries++) {
+      try {
+        const args = [new Map(Object.entries(attributes))];
+        const [unlocked, locked] = await this.#call("SearchItems", "a{ss}", args, "aoao");
+        return { unlocked: unlocked as string[], locked: locked as string[] };
+      } catch (error) {
+        // Under load, gnome-keyring sometimes replies that it has no such method.
+        const isPassing = error instanceof BusError && error.errorName.endsWith(".UnknownMethod");
+        if (!isPassing || tries === searchTries) throw error;
+      }
+    }
+  }
+
+  async isLocked(collection: string): Promise<boolean> {
+    return (await this.#property(collection, collectionInterface, "Locked", "b")) === true;
+  }
+
+  /** Returns an item's attribute, or undefined if the item is gone or does not have it. */
+  async attribute(item: string, name: string): Promise<string | undefined> {
+    try {
+      const all = await this.#property(item, itemInterface, "Attributes", "a{ss}");
+      return (all as Map<string, string>).get(name);
+    } catch (error) {
+      if (error instanceof BusError) return undefined;
+      throw error;
+    }
+  }
+
+  /** Returns a collection's label, as its user knows it. */
+  async label(collection: string): Promise<string> {
+    try {
+      return String(await this.#property(collection, collectionInterface, "Label", "s"));
+    } catch (error) {
+      if (error instanceof BusError) return collection.slice(collection.lastIndexOf("/") + 1);
+      throw error;
+    }
+  }
+
+  /**
+   * Unlocks a collection or an item, which may show a dialog.
+   *
+   * @returns false if the user dismissed the dialog, or there is no desktop to show it
+   * @throws {@link PromptTimeoutError} if nobody answers the dialog
+   * @throws {@link ProviderEndedError} if the provider ends
+   */
+  async unlock(path: string): Promise<boolean> {
+    const [, prompt] = await this.#call("Unlock", "ao", [[path]], "aoo");
+    return prompt === noPath || (await this.#prompt(String(prompt)));
+  }
+
+  /**
+   * Returns an item's secret. The session is unencrypted, which leaves the secret to the bus: a
+   * process that can read its traffic can request the secret as well.
+   */
+  async secret(item: string): Promise<string> {
+    const args = ["plain", new Variant("s", "")];
+    const [, session] = await this.#call("OpenSession", "sv", args, "vo");
+    const [secret] = await this.#bus.call(
+      {
+        ...{ destination: serviceName, path: item, interface: itemInterface, member: "GetSecret" },
+        ...{ signature: "o", args: [session] },
+      },
+      "(oayays)",
     );
-    attributes.signature();
-    return attributes.dictionary().get("account");
-  } catch (error) {
-    if (error instanceof BusError) return undefined;
-    throw error;
+    return ((secret as unknown[])[2] as Buffer).toString("utf8");
+  }
+
+  /** Shows a dialog and waits until it is completed. @returns false if the user dismissed it */
+  async #prompt(path: string): Promise<boolean> {
+    const bus = this.#bus;
+    const [owner] = await bus.callBus("GetNameOwner", serviceName, "s");
+    const stopNotice = await this.#announceDialog();
+    try {
+      return await new Promise<boolean>((resolve, reject) => {
+        const timer = setTimeout(() => {
+          this.#promptCall(path, "Dismiss", "", []).catch(() => undefined);
+          reject(new PromptTimeoutError(`no answer within ${promptTimeoutMs / 1000} seconds`));
+        }, promptTimeoutMs);
+        timer.unref();
+        bus.onFailure(reject);
+        const start = async () => {
+          // Both before Prompt(): a fast completion would be missed.
+          await bus.subscribe(
+            {
+              ...{ sender: String(owner), path, interface: promptInterface },
+              member: "Completed",
+            },
+            ([isDismissed]) => resolve(isDismissed !== true),
+          );
+          await bus.subscribe(
+            {
+              ...{ sender: busName, path: "/org/freedesktop/DBus", interface: busName },
+              ...{ member: "NameOwnerChanged", arg0: serviceName },
+            },
+            () => reject(new ProviderEndedError("the keyring's program ended")),
+          );
+          await this.#promptCall(path, "Prompt", "s", [""]);
+        };
+        start().catch(reject);
+      });
+    } finally {
+      stopNotice();
+    }
+  }
+
+  async #announceDialog(): Promise<() => void> {
+    const { notice } = currentInteraction();
+    const { name } = await this.provider();
+    return announceDialog(name, notice);
+  }
+
+  async #promptCall(
+    path: string,
+    member: string,
+    signature: string,
+    args: readonly unknown[],
+  ): Promise<void> {
+    await this.#bus.call(
+      {
+        ...{ destination: serviceName, path, interface: promptInterface, member },
+        ...{ signature, args },
+      },
+      "",
+    );
+  }
+
+  #call(
+    member: string,
+    signature: string,
+    args: readonly unknown[],
+    replySignature: string,
+  ): Promise<readonly unknown[]> {
+    return this.#bus.call(
+      {
+        ...{ destination: serviceName, path: servicePath, interface: serviceInterface, member },
+        ...{ signature, args },
+      },
+      replySignature,
+    );
+  }
+
+  async #property(
+    path: string,
+    interfaceName: string,
+    name: string,
+    signature: string,
+  ): Promise<unknown> {
+    const [variant] = await this.#bus.call(
+      {
+        ...{ destination: serviceName, path, interface: "org.freedesktop.DBus.Properties" },
+        ...{ member: "Get", signature: "ss", args: [interfaceName, name] },
+      },
+      "v",
+    );
+    const { signature: found, value } = variant as Variant;
+    if (found !== signature) throw new BusError("", `${name} has the type ${found}`);
+    return value;
   }
 }
 
-async function stateOfDefaultCollection(
-  bus: Bus,
-  unlock: boolean,
-): Promise<"ready" | "locked" | "no-collection"> {
-  await bus.call(busName, "/org/freedesktop/DBus", busName, "Hello");
-  const alias = await bus.call(secretsName, secretsPath, secretsService, "ReadAlias", "default");
-  const collection = alias.string();
-  if (collection === "/") return "no-collection";
-  if (!(await isLocked(bus, collection))) return "ready";
-  if (!unlock) return "locked";
-  const unlocked = await bus.call(secretsName, secretsPath, secretsService, "Unlock", [collection]);
-  unlocked.strings();
-  const prompt = unlocked.string();
-  if (prompt !== "/") {
-    await bus.call(secretsName, prompt, "org.freedesktop.Secret.Prompt", "Prompt", "");
-    await bus.signal(prompt, "Completed", promptTimeoutMs);
-  }
-  return (await isLocked(bus, collection)) ? "locked" : "ready";
+/** Reports, after a moment, that a dialog is waiting. @returns what ends the report */
+export function announceDialog(
+  provider: string,
+  notice: ((text: string) => void) | undefined,
+): () => void {
+  const text = `waiting for ${provider}: answer its dialog within ${promptTimeoutMs / 1000} seconds (Ctrl-C cancels)`;
+  const timer = setTimeout(() => notice?.(text), noticeDelayMs);
+  return () => clearTimeout(timer);
 }
 
-async function isLocked(bus: Bus, collection: string): Promise<boolean> {
-  const locked = await bus.call(
-    secretsName,
-    collection,
-    "org.freedesktop.DBus.Properties",
-    "Get",
-    "org.freedesktop.Secret.Collection",
-    "Locked",
-  );
-  locked.signature();
-  return locked.u32() === 1;
+/** Returns the collection of an item. */
+export function collectionOf(item: string): string {
+  return item.slice(0, item.lastIndexOf("/"));
 }
 
-/**
- * The bus's socket: of the first `unix:` address, else the one systemd's user manager makes. (What `autolaunch:` and
- * X11 would start is a bus of its own, with a keyring that knows nothing.)
- */
-function socketOf(environment: Environment): string | undefined {
-  for (const address of (environment.DBUS_SESSION_BUS_ADDRESS ?? "").split(";")) {
-    const path = /^unix:(?:.*,)?path=([^,]+)/.exec(address)?.[1];
-    if (path !== undefined) return decodeURIComponent(path);
-    const abstract = /^unix:(?:.*,)?abstract=([^,]+)/.exec(address)?.[1];
-    if (abstract !== undefined) return `\0${decodeURIComponent(abstract)}`;
-  }
-  if (environment.DBUS_SESSION_BUS_ADDRESS) return undefined;
-  return environment.XDG_RUNTIME_DIR ? `${environment.XDG_RUNTIME_DIR}/bus` : undefined;
+/** Returns whether a collection is lost at logout. */
+export function isSessionCollection(collection: string): boolean {
+  return collection === sessionCollection;
 }

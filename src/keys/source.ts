@@ -7,7 +7,7 @@ import { join } from "node:path";
 import { expandPath } from "../config/paths.js";
 import { StoreError, systemError } from "../errors.js";
 import { decodeSecret, readSecretFile } from "../fs/private.js";
-import { getEntry, listEntries } from "./keyring.js";
+import { listEntries, readEntries } from "./keyring.js";
 import { checkPassphrase } from "./passphrase.js";
 
 export type PassphraseSource =
@@ -26,6 +26,8 @@ export type Generation = "current" | "pending" | `previous:${string}`;
 export interface KeptPassphrase {
   readonly passphrase: string;
   readonly generation: Generation;
+  /** The keyring's collection, if several entries match. */
+  readonly collection?: string;
 }
 
 /** The systemd credential's default name: `LoadCredentialEncrypted=hivemind-sqlcipher:…`. */
@@ -128,10 +130,10 @@ async function* readKeyring(storePath: string, keyId?: string): AsyncGenerator<K
   if (keyId !== undefined) asked.push(`previous:${keyId}`);
   let found = false;
   for (const generation of asked) {
-    const passphrase = await getEntry(storePath, generation);
-    if (passphrase === undefined) continue;
-    found = true;
-    yield { passphrase, generation };
+    for await (const { secret, collection } of readEntries(storePath, generation)) {
+      found = true;
+      yield { passphrase: secret, generation, ...(collection !== undefined && { collection }) };
+    }
   }
   for (const { slot, secret } of await listEntries(storePath)) {
     if (!isPrevious(slot) || asked.includes(slot)) continue;

@@ -1,5 +1,6 @@
 /** Opens a store with the passphrase, of those in its source, that fits. */
 import { StoreError } from "../errors.js";
+import { currentInteraction, withInteraction } from "../process/interaction.js";
 import { identify, type OpenedStore, openEncrypted } from "../store/cipher.js";
 import { ClientStore } from "../store/client-store.js";
 import { Connection, type ConnectionOptions } from "../store/connection.js";
@@ -128,13 +129,21 @@ async function openWithCachedKey(
   options: ConnectionOptions,
 ): Promise<OpenedStore | undefined> {
   const identity = identify(path);
-  const cachedKey = findCachedKey(
-    path,
-    identity.then(({ keyId = "" }) => keyId),
+  const unneeded = new AbortController();
+  const { signal } = currentInteraction();
+  const signals = signal === undefined ? [unneeded.signal] : [signal, unneeded.signal];
+  const cachedKey = withInteraction({ signal: AbortSignal.any(signals) }, () =>
+    findCachedKey(
+      path,
+      identity.then(({ keyId = "" }) => keyId),
+    ),
   );
   // For a file that is not encrypted, a failure of the keyring does not matter.
   cachedKey.catch(() => undefined);
-  if ((await identity).format !== "sqlcipher") return undefined;
+  if ((await identity).format !== "sqlcipher") {
+    unneeded.abort();
+    return undefined;
+  }
   const key = await cachedKey;
   if (key === undefined) return undefined;
   try {

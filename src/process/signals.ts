@@ -1,6 +1,7 @@
 /** SIGINT, SIGTERM and SIGHUP as an AbortSignal. */
 import { constants } from "node:os";
 import { StoreError } from "../errors.js";
+import { withInteraction } from "./interaction.js";
 
 const signals = ["SIGINT", "SIGTERM", "SIGHUP"] as const;
 
@@ -22,7 +23,7 @@ export async function abortOnSignal<Result>(
   };
   for (const name of signals) process.on(name, abort);
   try {
-    return await work(controller.signal);
+    return await withInteraction({ signal: controller.signal }, () => work(controller.signal));
   } finally {
     for (const name of signals) process.off(name, abort);
   }

@@ -1,7 +1,7 @@
 /** How often each command derives a key, and what it leaves in the keyring. */
 import { readFile } from "node:fs/promises";
 import { expect, test } from "vitest";
-import { accountsOf } from "../../src/keys/secret-service.js";
+import { listStores } from "../../src/keys/keyring.js";
 import { identify } from "../../src/store/cipher.js";
 import { root } from "../built.js";
 import { Machine } from "./machine.js";
@@ -26,11 +26,11 @@ async function derivations(
 
 /** The key_ids of the files for which a key is kept. */
 async function keptFor(machine: Machine): Promise<string[]> {
-  const accounts = await accountsOf("hivemind-sqlcipher");
-  const prefix = `${machine.store}#derived:`;
-  return accounts
-    .filter((name) => name.startsWith(prefix))
-    .map((name) => name.slice(prefix.length));
+  const stores = await listStores({ unlock: true });
+  const slots = stores.find(({ storePath }) => storePath === machine.store)?.slots ?? [];
+  return slots
+    .filter((slot) => slot.startsWith("derived:"))
+    .map((slot) => slot.slice("derived:".length));
 }
 
 async function keyIdOf(machine: Machine): Promise<string> {

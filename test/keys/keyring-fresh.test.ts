@@ -20,7 +20,9 @@ test("a daemon without any keyring keeps nothing and says how to make one; the l
   const error = await setEntry(store, "current", "mine").catch((reason: unknown) => reason);
   expect(error).toMatchObject({
     kind: "passphraseUnavailable",
-    message: expect.stringMatching(/^there is no default keyring to keep a passphrase in/),
+    message: expect.stringMatching(
+      /^gnome-keyring has no default collection to store a passphrase in/,
+    ),
   });
   const hint = (error as { hint: string }).hint;
   await bus.shell(/^read .*unset P$/m.exec(hint)?.[0] ?? "no line", "a new password\n");

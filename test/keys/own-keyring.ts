@@ -9,7 +9,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { promisify } from "node:util";
 import { expect, vi } from "vitest";
-import { type KeyringState, reachKeyring } from "../../src/keys/secret-service.js";
+import { inspectKeyring } from "../../src/keys/inspect.js";
 
 const run = promisify(execFile);
 
@@ -19,6 +19,20 @@ function busConfiguration(folder: string): string {
  "http://www.freedesktop.org/standards/dbus/1.0/busconfig.dtd">
 <busconfig><type>session</type><listen>unix:path=${folder}/bus</listen>
 <policy context="default"><allow send_destination="*" eavesdrop="true"/><allow eavesdrop="true"/><allow own="*"/></policy></busconfig>`;
+}
+
+type KeyringState = "ready" | "locked" | "no collection" | "no keyring";
+
+const problems: readonly [RegExp, KeyringState][] = [
+  [/is locked/, "locked"],
+  [/no default collection/, "no collection"],
+  [/no keyring on/, "no keyring"],
+];
+
+async function stateOf(environment: Record<string, string>): Promise<KeyringState | string> {
+  const { problem } = await inspectKeyring("/no/such/store", environment);
+  if (problem === undefined) return "ready";
+  return problems.find(([pattern]) => pattern.test(problem.message))?.[1] ?? problem.message;
 }
 
 export class OwnBus implements AsyncDisposable {
@@ -57,13 +71,13 @@ export class OwnBus implements AsyncDisposable {
   async startKeyring(password?: string): Promise<void> {
     const how = password === undefined ? "--start" : "--unlock";
     await this.shell(`gnome-keyring-daemon ${how} --components=secrets`, password);
-    await this.keyringIs(password === undefined ? "no-collection" : "ready");
+    await this.keyringIs(password === undefined ? "no collection" : "ready");
   }
 
   /** gnome-keyring-daemon goes into the background before it is on the bus. */
-  async keyringIs(state: KeyringState["state"]): Promise<void> {
+  async keyringIs(state: KeyringState): Promise<void> {
     await vi.waitFor(async () => {
-      expect((await reachKeyring(this.environment)).state).toBe(state);
+      expect(await stateOf(this.environment)).toBe(state);
     });
   }
 
@@ -91,7 +105,7 @@ export class OwnBus implements AsyncDisposable {
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
-    if ((await reachKeyring(this.environment)).state !== "no-service") {
+    if ((await stateOf(this.environment)) !== "no keyring") {
       await this.signalKeyring("SIGKILL");
     }
     this.daemon.kill();

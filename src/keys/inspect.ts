@@ -1,0 +1,104 @@
+/** Inspects the keyring without reading a secret and without a dialog. */
+import type { Environment } from "../config/paths.js";
+import type { StoreError } from "../errors.js";
+import { keyringService } from "./keyring.js";
+import { type KeyringProblem, keyringError, keyringFailure } from "./keyring-error.js";
+import { type Provider, unknownProvider } from "./provider.js";
+import { collectionOf, isSessionCollection, SecretService } from "./secret-service.js";
+
+export interface KeyringReport {
+  /** The program that serves the keyring, for messages. */
+  readonly provider: string;
+  /** Whether the keyring has a passphrase of the store; undefined if it could not be asked. */
+  readonly hasEntry: boolean | undefined;
+  /** Why the passphrase cannot be read now, with advice. */
+  readonly problem: StoreError | undefined;
+  /** Whether a timer's backup can read the passphrase with this provider and its settings. */
+  readonly unattended: Unattended;
+}
+
+export type Unattended =
+  | { readonly isPossible: true; readonly condition: string }
+  | { readonly isPossible: false; readonly reason: string; readonly fix: string };
+
+/** Reports the state of the keyring for a store. Never throws for a keyring that is not usable. */
+export async function inspectKeyring(
+  storePath: string,
+  environment: Environment = process.env,
+): Promise<KeyringReport> {
+  let service: SecretService;
+  try {
+    service = await SecretService.connect(environment);
+  } catch (error) {
+    return unusable(keyringFailure(error, unknownProvider), unknownProvider);
+  }
+  await using connection = service;
+  try {
+    return await inspect(connection, storePath);
+  } catch (error) {
+    const provider = await connection.provider();
+    return unusable(keyringFailure(error, provider), provider);
+  }
+}
+
+async function inspect(service: SecretService, storePath: string): Promise<KeyringReport> {
+  const items = await service.search({ service: keyringService, account: storePath });
+  const provider = await service.provider();
+  const hasEntry = items.unlocked.length + items.locked.length > 0;
+  const problem = async (name: KeyringProblem, collection: string) => {
+    const label = await service.label(collection);
+    return unusable(keyringError(name, { provider, collection: label }), provider, hasEntry);
+  };
+  if (items.unlocked.length > 0) return usable(provider, hasEntry);
+  const [lockedItem] = items.locked;
+  if (lockedItem !== undefined) {
+    const collection = collectionOf(lockedItem);
+    if (await service.isLocked(collection)) return await problem("locked", collection);
+    return confirmed(provider);
+  }
+  const collection = await service.defaultCollection();
+  if (collection === undefined) {
+    return unusable(keyringError("no-collection", { provider }), provider, hasEntry);
+  }
+  if (isSessionCollection(collection)) return await problem("session-collection", collection);
+  if (await service.isLocked(collection)) return await problem("locked", collection);
+  return usable(provider, hasEntry);
+}
+
+function usable(provider: Provider, hasEntry: boolean): KeyringReport {
+  const condition =
+    provider.kind === "keepassxc"
+      ? "while KeePassXC runs with its database unlocked, and asks for no confirmation"
+      : `while ${provider.name} is unlocked`;
+  return {
+    ...{ provider: provider.name, hasEntry, problem: undefined },
+    unattended: { isPossible: true, condition },
+  };
+}
+
+/** The collection is unlocked but the entry is not: each process needs the user's permission. */
+function confirmed({ kind, name }: Provider): KeyringReport {
+  const setting =
+    kind === "keepassxc"
+      ? "In KeePassXC, turn off Tools > Settings > Secret Service Integration > Confirm when passwords are retrieved by clients"
+      : `Turn off the confirmation of each access in ${name}`;
+  return {
+    ...{ provider: name, hasEntry: true, problem: undefined },
+    unattended: {
+      isPossible: false,
+      reason: `${name} asks its user before each process reads a passphrase`,
+      fix: `${setting}, or use another source: --passphrase-source credential, file:PATH or command:CMD`,
+    },
+  };
+}
+
+function unusable(
+  problem: StoreError,
+  { name }: Provider,
+  hasEntry: boolean | undefined = undefined,
+): KeyringReport {
+  return {
+    ...{ provider: name, hasEntry, problem },
+    unattended: { isPossible: false, reason: problem.message, fix: problem.hint ?? "" },
+  };
+}
