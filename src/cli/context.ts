@@ -160,6 +160,20 @@ export function recoveryCommand(context: Context): string[] {
   return ownCommand(context, "settle", "--quiet");
 }
 
+/**
+ * Returns the path of the existing store that the settings file belongs to, if that is not this
+ * context's store: the file's settings must not become this store's.
+ */
+export async function otherStoreInSettings({
+  storePath,
+  settingsInFile,
+}: Context): Promise<string | undefined> {
+  if (settingsInFile === undefined) return undefined;
+  const { identify } = await import("../store/cipher.js");
+  const path = await resolveStorePath(await storeLocation(settingsInFile, "init"));
+  return path !== storePath && (await identify(path)).format !== "absent" ? path : undefined;
+}
+
 export function outputOf(command: Command): Output {
   const { json, quiet, verbose, color } = globalOptionsOf(command);
   return new Output({

@@ -1,4 +1,6 @@
 #!/usr/bin/env node
+import { isUtf8 } from "node:buffer";
+import { readFileSync } from "node:fs";
 import { CommanderError } from "commander";
 import { exitCodes, StoreError, systemError } from "../errors.js";
 import { withInteraction } from "../process/interaction.js";
@@ -30,6 +32,7 @@ async function main(argv: string[]): Promise<void> {
   hardenProcess();
   const output = outputForFailure(argv);
   try {
+    assertUtf8(argv);
     const program = await buildProgram(output, argv.slice(2));
     await withInteraction({ notice: (text) => output.notice(text) }, () =>
       program.parseAsync(argv),
@@ -47,6 +50,27 @@ async function main(argv: string[]): Promise<void> {
     }
     process.exitCode = failure.exitCode;
   }
+}
+
+/**
+ * Refuses arguments that are not UTF-8: Node.js decodes them with U+FFFD in place of the bytes, so
+ * that a path would name another file.
+ *
+ * @throws {@link StoreError} usage - if an argument is not UTF-8
+ */
+function assertUtf8(argv: string[]): void {
+  if (!argv.some((arg) => arg.includes("\ufffd"))) return;
+  let bytes: Buffer;
+  try {
+    bytes = readFileSync("/proc/self/cmdline");
+  } catch {
+    return; // no /proc: not Linux
+  }
+  if (isUtf8(bytes)) return;
+  const arg = argv.find((each) => each.includes("\ufffd"));
+  throw new StoreError("usage", `the argument "${arg}" is not UTF-8 text`, {
+    hint: "Rename the file or directory so that its name is UTF-8.",
+  });
 }
 
 /** Returns whether a subcommand is missing, for which commander has printed the help. */

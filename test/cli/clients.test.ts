@@ -65,6 +65,15 @@ test("an access key that is taken changes that client only with --update", async
   expect(shown.stdout).not.toMatch(/password|one key/);
 });
 
+test("a password that HiveMind 5 refuses is reported", async () => {
+  const machine = await Machine.make();
+  await machine.init();
+  const short = await machine.run(["add-client", "--password", "hunter2"]);
+  expect([short.code, short.stderr]).toEqual([0, expect.stringContaining("HiveMind 5 refuses")]);
+  const long = await machine.run(["add-client", "--password", "xQ7rTz9!mK2pL"]);
+  expect([long.code, long.stderr]).toEqual([0, ""]);
+});
+
 test("a key can be looked up without being an argument", async () => {
   const machine = await Machine.make();
   await machine.init();

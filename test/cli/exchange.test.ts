@@ -20,13 +20,13 @@ test("clients go out and come back: CSV or JSON by the path, secrets only when a
     { export: { path, format: "json", clients: 1, secrets: true } },
   ]);
   expect((await stat(path)).mode & 0o777).toBe(0o600);
-  const over = await machine.run(["export-clients", "--path", path]);
+  const over = await machine.run(["export-clients", path]);
   expect([over.code, over.stderr]).toEqual([
     17,
     expect.stringMatching(/file exists: .*\n\s*Name another file, or move the existing file away/),
   ]);
 
-  const refused = await machine.json("import-clients", path);
+  const refused = await machine.json("import-clients", "--path", path);
   expect([refused.code, refused.document.import]).toEqual([
     17,
     expect.objectContaining({
@@ -92,6 +92,7 @@ test("what is no file of clients is refused in words, and nothing is left behind
     [["import-clients", machine.path("text")], 17, /not a header[\s\S]*access_key/],
     [["export-clients", "--path", machine.path("no", "folder.csv")], 18, /cannot create/],
     [["export-clients", "--format", "xml"], 2, /csv, json/],
+    [["export-clients", "a.csv", "--path", "b.csv"], 2, /two files are named/],
     [["export-clients", "--json", "--format", "csv"], 2, /standard output/],
   ];
   for (const [args, code, says] of cases) {

@@ -12,6 +12,12 @@ import { openStore } from "../open.js";
 import { parseBoolean } from "../options/client.js";
 import { clientLines } from "../ui/client-text.js";
 
+/**
+ * HiveMind 5 requires 40 bits by zxcvbn's estimate, which gives at most log2(10) bits a character.
+ * A longer password can still be refused, for example if it is made of words.
+ */
+const minPasswordLength = 13;
+
 interface AddOptions {
   name?: string;
   accessKey?: string;
@@ -76,6 +82,11 @@ async function addClient(context: Context, options: AddOptions): Promise<void> {
     return { client: updated, isNew: false };
   });
   const { client_id: id } = client;
+  if (options.password !== undefined && options.password.length < minPasswordLength) {
+    context.output.warning(
+      `HiveMind 5 refuses this password: fewer than ${minPasswordLength} characters have less than 40 bits of strength`,
+    );
+  }
   if (effectiveTypes(client, store.schemaVersion).length === 0) {
     context.output.notice(
       `client ${id} may not send any message yet: hivemind-sqlcipher allow-msg TYPE ${id}`,

@@ -1,7 +1,7 @@
 import type { Command } from "commander";
 import type { BackupResult } from "../../backup/backup.js";
 import { expandPath } from "../../config/paths.js";
-import { StoreError } from "../../errors.js";
+import { isKind, StoreError, withLine, wrap } from "../../errors.js";
 import { addGlobalOptions, type Context, contextOf, repeated } from "../context.js";
 import { addHelp } from "../help.js";
 import {
@@ -59,9 +59,18 @@ async function runBackup(context: Context, options: BackupOptions): Promise<void
       recipients: [...(settings.recipients ?? []), ...(options.recipient ?? [])],
       online: options.online ?? false,
     }),
-  );
+  ).catch((error: unknown) => {
+    throw isKind(error, "service") ? withoutStopping(error) : error;
+  });
   await rememberDirectories(context, options);
   output.result(result, () => backupLines(result));
+}
+
+/** Adds how to back up while the service cannot be stopped or started, for example in a crash loop. */
+function withoutStopping(error: StoreError): StoreError {
+  const line =
+    "To back up without stopping it, add --online, or --service none if nothing has the store open.";
+  return wrap(error, { hint: withLine(error.hint, line) });
 }
 
 function noDirectory({ settingsPath }: Context, what: string, option: string): StoreError {

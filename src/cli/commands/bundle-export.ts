@@ -24,7 +24,7 @@ export function addExport(group: Command): void {
   addGlobalOptions(command);
   addHelp(command, {
     details: [
-      "--recipient also replaces the recipients in the settings, for later bundles. With --bundle-passphrase-file, the next backup writes a bundle for the recipients again.",
+      "--recipient adds the key to those in the settings, also for later bundles. With --bundle-passphrase-file, the next backup writes a bundle for the recipients again.",
     ],
     examples: [
       "hivemind-sqlcipher bundle export --bundle-to /media/usb/bundles",

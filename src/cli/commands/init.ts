@@ -1,9 +1,11 @@
+import { rmdir, stat } from "node:fs/promises";
+import { dirname, join } from "node:path";
 import { type Command, Option } from "commander";
 import { expandPath } from "../../config/paths.js";
-import { StoreError, wrap } from "../../errors.js";
+import { hasCode, StoreError, wrap } from "../../errors.js";
 import type { AdoptResult } from "../../setup/adopt.js";
 import type { InitResult } from "../../setup/init.js";
-import { addGlobalOptions, type Context, contextOf } from "../context.js";
+import { addGlobalOptions, type Context, contextOf, otherStoreInSettings } from "../context.js";
 import { addHelp } from "../help.js";
 import {
   addSwapOptions,
@@ -65,8 +67,47 @@ export function addCommand(program: Command): void {
   });
   command.action(async (options: InitOptions) => {
     const context = await contextOf(command);
-    await (options.adopt ? runAdopt(context, options) : runInit(context, options));
+    await assertOwnSettings(context);
+    const directories = await missingDirectories(context, options);
+    try {
+      await (options.adopt ? runAdopt(context, options) : runInit(context, options));
+    } catch (error) {
+      for (const directory of directories) await rmdir(directory).catch(() => undefined);
+      throw error;
+    }
   });
+}
+
+/**
+ * Refuses settings of another store, which this command would overwrite.
+ *
+ * @throws {@link StoreError} refused - if the settings file belongs to another store that exists
+ */
+async function assertOwnSettings(context: Context): Promise<void> {
+  const other = await otherStoreInSettings(context);
+  if (other === undefined) return;
+  throw new StoreError("refused", `${context.settingsPath} has the settings of ${other}`, {
+    hint: "Give this store settings of its own: add --config PATH, here and to every later command.",
+  });
+}
+
+/** Returns the directories that do not exist yet, innermost first, to remove them if init fails. */
+async function missingDirectories(
+  { settingsPath, storePath }: Context,
+  { bundleTo }: InitOptions,
+): Promise<string[]> {
+  const missing: string[] = [];
+  for (const path of [settingsPath, storePath, bundleTo && join(expandPath(bundleTo), "bundle")]) {
+    for (let at = dirname(path || "/"); !(await exists(at)); at = dirname(at)) missing.push(at);
+  }
+  return missing;
+}
+
+async function exists(path: string): Promise<boolean> {
+  return stat(path).then(
+    () => true,
+    (error: unknown) => !hasCode(error, "ENOENT"),
+  );
 }
 
 async function runInit(context: Context, options: InitOptions): Promise<void> {
@@ -93,6 +134,7 @@ function initLines(result: InitResult): string[] {
     `  key_id      ${result.key_id}`,
     passphraseLine(result.passphrase_source),
     `  settings    ${result.settings}`,
+    ...result.recipients.map((recipient) => `  bundles     open with the key of ${recipient}`),
     ...bundleLines(result.bundle),
     ...(result.bundle
       ? []

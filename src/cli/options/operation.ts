@@ -6,7 +6,7 @@ import { StoreError } from "../../errors.js";
 import type { OperationLock } from "../../operation/lock.js";
 import { abortOnSignal } from "../../process/signals.js";
 import { defaultUnit } from "../../service/service.js";
-import { type Context, recoveryCommand } from "../context.js";
+import { type Context, otherStoreInSettings, recoveryCommand } from "../context.js";
 import { addParagraph } from "../help.js";
 import { asStoreError } from "../ui/output.js";
 import {
@@ -39,13 +39,24 @@ export function addServiceOptions(command: Command): Command {
   );
 }
 
+/**
+ * Returns which service to stop and start, from the options and the settings.
+ *
+ * @throws {@link StoreError} usage - for a template unit, of which only instances run
+ */
 export function serviceChoice({ settings, storePath }: Context, options: ServiceOptions) {
   const { service = "auto", unit = defaultUnit, ...commands } = settings.backup ?? {};
+  const name = options.unit ?? unit;
+  if (/@(\.service)?$/.test(name)) {
+    throw new StoreError("usage", `${name} is a template unit, and only its instances run`, {
+      hint: `Name an instance: --unit ${name.replace(/(\.service)?$/, "INSTANCE")}.`,
+    });
+  }
   // A unit on the command line also wins over the commands in the settings.
   const { stop_command, start_command } = options.unit === undefined ? commands : {};
   return {
     service: options.service ?? service,
-    unit: options.unit ?? unit,
+    unit: name,
     stopCommand: options.stopCommand ?? stop_command,
     startCommand: options.startCommand ?? start_command,
     storePath,
@@ -127,15 +138,18 @@ export function bundleDirectory({ settings }: Context, options: { bundleTo?: str
 }
 
 /**
- * Writes the directories of backups and bundles to the settings file, unless it names them already.
- * The operation is done by then, so a file that cannot be written is only reported.
+ * Writes the directories of backups and bundles to the settings file, unless it names them already
+ * or is another store's. The operation is done by then, so a file that cannot be written is only
+ * reported.
  */
 export async function rememberDirectories(
-  { settingsPath, output }: Context,
+  context: Context,
   { to, bundleTo }: { to?: string; bundleTo?: string },
 ): Promise<void> {
+  const { settingsPath, output } = context;
   const { loadSettings, saveSettings } = await import("../../config/settings.js");
   try {
+    if ((await otherStoreInSettings(context)) !== undefined) return;
     const settings = await loadSettings(settingsPath);
     const backup = {
       ...(to !== undefined && { to: expandPath(to) }),

@@ -14,11 +14,7 @@ export interface RecipientCommandOptions {
 export function addRecipientOptions(command: Command): Command {
   return command
     .option("--recovery-key-file <path>", "Write a new recovery key to this file")
-    .option(
-      "-r, --recipient <age1…>",
-      "Encrypt bundles to this key instead (repeatable)",
-      repeated,
-    );
+    .option("-r, --recipient <age1…>", "Encrypt bundles to this age key (repeatable)", repeated);
 }
 
 export function recipientOptions(
@@ -47,9 +43,10 @@ async function keepRecoveryKey(
       path,
       `# Recovery key of the HiveMind store ${storePath}\n# Opens its passphrase bundles: age -d -i THIS-FILE clients.….bundle.age\n# public key: ${recipient}\n${identity}\n`,
     );
-    output.notice(
-      `Recovery key: ${path}. Move it off this machine, to a safe, a USB stick or a password manager.`,
-    );
+    output.onEnd({
+      result: `Recovery key: ${path}. Move it off this machine, to a safe, a USB stick or a password manager.`,
+      error: `the recovery key ${path} was created; keep it: bundles are encrypted to it from now on`,
+    });
     return;
   }
   if (!process.stdout.isTTY || output.json) {
@@ -68,4 +65,7 @@ async function keepRecoveryKey(
     ].join("\n"),
   );
   await confirm("Have you written it down?", context.yes);
+  output.onEnd({
+    error: "keep the recovery key that was shown: bundles are encrypted to it from now on",
+  });
 }

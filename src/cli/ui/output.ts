@@ -18,6 +18,15 @@ export async function print(text: string): Promise<void> {
   if (!process.stdout.write(text)) await once(process.stdout, "drain");
 }
 
+/** What is printed with the result, or with the error that takes its place. */
+export interface EndNotice {
+  readonly result?: string;
+  readonly error: string;
+}
+
+/** Of the process: the output that prints the error is not the one of the command. */
+const endNotices: EndNotice[] = [];
+
 const styles = { bold: 1, dim: 2, red: 31, green: 32, yellow: 33 } as const;
 
 export class Output {
@@ -33,8 +42,14 @@ export class Output {
     return this.#options.quiet;
   }
 
+  /** Keeps a notice until the result or the error is printed. */
+  onEnd(notice: EndNotice): void {
+    endNotices.push(notice);
+  }
+
   /** Prints the command's result: the document with --json, else the lines. */
   result(document: unknown, lines: () => string[]): void {
+    for (const { result } of endNotices.splice(0)) if (result) this.notice(result);
     const text = this.json ? JSON.stringify(document) : lines().map(escapeLines).join("\n");
     if (text !== "") process.stdout.write(`${text}\n`);
   }
@@ -64,6 +79,7 @@ export class Output {
   }
 
   error(error: StoreError): void {
+    for (const notice of endNotices.splice(0)) this.warning(notice.error);
     const { message, hint } = error;
     if (this.json) {
       process.stdout.write(`${JSON.stringify({ error: errorToJson(error) })}\n`);
