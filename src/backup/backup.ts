@@ -12,8 +12,9 @@ import { join } from "node:path";
 import { writeBundle } from "../bundle/bundle.js";
 import { assertPlacement } from "../bundle/placement.js";
 import { parseRecipient } from "../bundle/recovery-key.js";
+import { prepareDirectories } from "../config/known-directories.js";
 import { hasCode, StoreError, systemError, withLine } from "../errors.js";
-import { createFile, makeDirectory, stagedName } from "../fs/atomic.js";
+import { createFile, stagedName } from "../fs/atomic.js";
 import { assertFreeSpace } from "../fs/copy.js";
 import { lstatIfExists } from "../fs/read.js";
 import type { PassphraseSource } from "../keys/source.js";
@@ -57,10 +58,12 @@ export interface BackupOptions {
   /** The operation lock of the store, taken and settled by the caller. */
   readonly lock: OperationLock;
   readonly source: PassphraseSource;
-  /** The folder for backups; it is made if it does not exist. */
+  /** The directory for backups. */
   readonly to: string;
-  /** The folder for bundles, apart from `to`. */
+  /** The directory for bundles, apart from `to`. */
   readonly bundleTo: string;
+  /** Directories that the settings name, and that are therefore not made if they are gone. */
+  readonly knownDirectories?: readonly string[];
   /** age recipients of the bundle. */
   readonly recipients: readonly string[];
   /** Makes a bundle that this passphrase opens, in place of recipients. */
@@ -299,10 +302,11 @@ async function prepare(options: BackupOptions): Promise<Prepared> {
     );
   }
 
-  for (const folder of [options.to, options.bundleTo]) {
-    if (!(await lstatIfExists(folder))) reporter.notice(`making the folder ${folder}`);
-    await makeDirectory(folder);
-  }
+  await prepareDirectories([options.to, options.bundleTo], {
+    storePath,
+    known: options.knownDirectories ?? [],
+    reporter,
+  });
   const size = await sizeOnDisk(storePath);
   const folder = await realpath(options.to);
   await assertWritable(folder);

@@ -1,8 +1,9 @@
 /** `bundle export`: writes the passphrase bundle of a store that opens. */
 
-import { makeDirectory } from "../fs/atomic.js";
+import { prepareDirectories } from "../config/known-directories.js";
 import type { PassphraseSource } from "../keys/source.js";
 import { unlock } from "../keys/unlock.js";
+import type { Reporter } from "../reporter.js";
 import { type Bundle, writeBundle } from "./bundle.js";
 import { assertPlacement } from "./placement.js";
 
@@ -12,6 +13,9 @@ export interface ExportOptions {
   readonly directory: string;
   /** The backup directory, if known: bundles are kept apart from it. */
   readonly backupDirectory?: string | undefined;
+  /** Directories that the settings name, and that are therefore not made if they are gone. */
+  readonly knownDirectories: readonly string[];
+  readonly reporter: Pick<Reporter, "notice" | "confirm">;
   readonly recipients: readonly string[];
   readonly bundlePassphrase?: string | undefined;
 }
@@ -22,6 +26,7 @@ export interface ExportOptions {
  *
  * @throws {@link StoreError} `refused` - for a directory that would hold both backups and bundles
  * @throws {@link StoreError} `usage` - without a recipient
+ * @throws {@link StoreError} `io` - if a directory that is known is gone
  * @throws {@link StoreError} what `unlock` throws
  */
 export async function exportPassphrase(
@@ -34,7 +39,11 @@ export async function exportPassphrase(
     mode: "readwrite",
   });
   await connection.close();
-  await makeDirectory(directory);
+  await prepareDirectories([directory], {
+    storePath,
+    known: options.knownDirectories,
+    reporter: options.reporter,
+  });
   const bundle = await writeBundle({
     directory,
     storePath,

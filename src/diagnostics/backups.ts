@@ -5,6 +5,7 @@ import { dirname, join } from "node:path";
 import { type ListedBackup, listBackups } from "../backup/listing.js";
 import { findLastRestoreTest } from "../backup/restore-test.js";
 import { bundleName, describeBundle, isVerified } from "../bundle/bundle.js";
+import { findMissingDirectories } from "../config/known-directories.js";
 import { hasCode, isKind, StoreError, systemError } from "../errors.js";
 import type { PassphraseSource } from "../keys/source.js";
 import { scheduleOf } from "../service/schedule.js";
@@ -23,6 +24,22 @@ const clockToleranceMs = 3_600_000;
 
 /** Half a year. Recovery keys get lost and disks are replaced. */
 const oldRestoreTestMs = 183 * dayMs;
+
+/** Checks whether the directories of the settings exist, on the disks where they were. */
+export async function checkDirectories(locations: StoreLocations): Promise<Check[]> {
+  const { backupFolder, bundleFolder, storePath } = locations;
+  const directories = [backupFolder, bundleFolder].filter((path) => path !== undefined);
+  const missing = await findMissingDirectories(directories, storePath);
+  if (missing.length === 0) return [good("directories", "the known directories exist")];
+  return missing.map(({ path, message, mountPoint = "/" }) =>
+    finding(
+      "directories",
+      "error",
+      message,
+      `${mountPoint === "/" ? "Mount its disk" : `Mount its disk at ${mountPoint}`}; if there is none, make the directory: mkdir -p -m 700 ${shellQuote(path)}`,
+    ),
+  );
+}
 
 /**
  * Checks the age of the newest backup. Counts only manifests with a valid MAC, because any program

@@ -10,7 +10,13 @@ import { waitForOperation } from "../recovery/wait.js";
 import { type ServiceChoice, selectService } from "../service/select.js";
 import { identify, type StoreKey } from "../store/cipher.js";
 import { ClientStore } from "../store/client-store.js";
-import { checkBundle, checkLastBackup, checkRestoreTest, checkSchedule } from "./backups.js";
+import {
+  checkBundle,
+  checkDirectories,
+  checkLastBackup,
+  checkRestoreTest,
+  checkSchedule,
+} from "./backups.js";
 import { attempt, type Check, finding, good } from "./check.js";
 import { checkCopies, checkPermissions, type StoreLocations } from "./files.js";
 import { checkHub, checkServerJson, type StoreFacts } from "./hub.js";
@@ -82,6 +88,7 @@ export async function doctor(options: DoctorOptions): Promise<Diagnosis> {
     ["keyring", () => checkKeyring(storePath, source)],
     ["swap", () => checkSwap()],
     ["core-dumps", () => checkCoreDumps(pid)],
+    ["directories", () => checkDirectories(options)],
     ["last-backup", () => checkLastBackup(options)],
     ["schedule", () => checkSchedule(storePath)],
     ["bundle", () => checkBundle(options, keyId, storeKey)],

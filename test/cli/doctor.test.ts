@@ -102,7 +102,7 @@ test("every finding has a fix, and is gone after it", async () => {
     ok: true,
     detail: expect.stringContaining(`${newest}, by restore`),
   });
-});
+}, 180_000);
 
 test("a store that does not open is a finding, and is not changed", async () => {
   const machine = await Machine.make();

@@ -77,7 +77,9 @@ const written = [
   "safe/recovery-key.txt",
   "state",
   "state/hivemind-sqlcipher",
+  "state/hivemind-sqlcipher/.directories-HEX.json.HEX.partial",
   "state/hivemind-sqlcipher/.rehearsal-HEX.json.HEX.partial",
+  "state/hivemind-sqlcipher/directories-HEX.json",
   "state/hivemind-sqlcipher/rehearsal-HEX.json",
 ];
 

@@ -56,6 +56,7 @@ export class LeakWorld {
     );
     await setEntry(machine.store, "current", passphrase);
     onTestFinished(() => world.#forget());
+    for (const name of ["backups", "bundles"]) await mkdir(machine.path(name), { mode: 0o700 });
     await world.writeSettings({
       recipients: [recoveryKey.recipient],
       backup: { to: machine.path("backups"), bundle_to: machine.path("bundles"), service: "none" },

@@ -7,6 +7,7 @@ import { addHelp } from "../help.js";
 import {
   addServiceOptions,
   downtimeLines,
+  knownDirectories,
   operate,
   operationOptions,
   rememberDirectories,
@@ -56,6 +57,7 @@ async function runBackup(context: Context, options: BackupOptions): Promise<void
       ...operationOptions(context, options, lock, signal),
       to: expandPath(to),
       bundleTo: expandPath(bundleTo),
+      knownDirectories: knownDirectories(context),
       recipients: [...(settings.recipients ?? []), ...(options.recipient ?? [])],
       online: options.online ?? false,
     }),

@@ -2,7 +2,12 @@ import type { Command } from "commander";
 import { expandPath } from "../../config/paths.js";
 import { addGlobalOptions, type Context, contextOf } from "../context.js";
 import { addHelp } from "../help.js";
-import { bundleDirectory, operate, rememberDirectories } from "../options/operation.js";
+import {
+  bundleDirectory,
+  knownDirectories,
+  operate,
+  rememberDirectories,
+} from "../options/operation.js";
 import {
   addRecipientOptions,
   type RecipientCommandOptions,
@@ -52,6 +57,8 @@ async function exportBundle(context: Context, options: ExportOptions): Promise<v
         source: context.source,
         directory,
         backupDirectory: context.settings.backup?.to,
+        knownDirectories: knownDirectories(context),
+        reporter: context.reporter,
         recipients:
           bundlePassphrase === undefined
             ? await ensureRecipients(recipientOptions(context, options))

@@ -11,6 +11,7 @@ import {
   addSwapOptions,
   bundleLines,
   bundleOptions,
+  makeNamed,
   operate,
   operationOptions,
   passphraseLine,
@@ -125,6 +126,7 @@ async function runInit(context: Context, options: InitOptions): Promise<void> {
     bundleFolder: options.bundleTo && expandPath(options.bundleTo),
     reporter: context.reporter,
   });
+  await makeNamed(context, [options.to, options.bundleTo]);
   context.output.result(result, () => initLines(result));
 }
 
@@ -168,6 +170,7 @@ async function runAdopt(context: Context, options: InitOptions): Promise<void> {
     ...settingsToSave(context, options),
     passphrase_source: result.adopted.passphrase_source,
   });
+  await makeNamed(context, [options.to]);
   context.output.result(result, () => adoptLines(result));
 }
 

@@ -124,6 +124,11 @@ export async function bundleOptions(context: Context, options: BundleTargetOptio
   };
 }
 
+/** Returns the directories of backups and bundles that the settings or the environment name. */
+export function knownDirectories({ settings }: Context): string[] {
+  return [settings.backup?.to, settings.backup?.bundle_to].filter((path) => path !== undefined);
+}
+
 /**
  * Returns the directory for bundles.
  *
@@ -162,6 +167,20 @@ export async function rememberDirectories(
   } catch (error) {
     output.notice(`these directories were not saved: ${asStoreError(error).message}`);
   }
+}
+
+/**
+ * Makes the directories that are named on the command line and that the settings remember from now
+ * on. A directory that the settings name is not made later.
+ */
+export async function makeNamed(
+  context: Context,
+  paths: readonly (string | undefined)[],
+): Promise<void> {
+  const { prepareDirectories } = await import("../../config/known-directories.js");
+  const named = paths.filter((path) => path !== undefined).map((path) => expandPath(path));
+  const { storePath, reporter } = context;
+  await prepareDirectories(named, { storePath, known: [], reporter });
 }
 
 /**

@@ -1,0 +1,173 @@
+/**
+ * The directories of backups and bundles, which may be on disks that are not mounted.
+ *
+ * A directory that was used before is never made again: on the root disk, under an empty mount
+ * point, its backups would be missed on the day they are needed. The directories that a store has
+ * used, and where their file systems were mounted, are recorded in one file for each store in
+ * `$XDG_STATE_HOME/hivemind-sqlcipher`.
+ */
+import { readFile, stat } from "node:fs/promises";
+import { dirname, join } from "node:path";
+import { hasCode, isKind, StoreError, systemError } from "../errors.js";
+import { makeDirectory, replaceFile } from "../fs/atomic.js";
+import { sha256Hex, statIfExists } from "../fs/read.js";
+import type { Reporter } from "../reporter.js";
+import * as z from "../schema.js";
+import { shellQuote } from "../text/escape.js";
+import { realPath, stateHome } from "./paths.js";
+
+const recordSchema = z.object({
+  /** The store's resolved path. */
+  store: z.string(),
+  /** Directory to mount point. */
+  directories: z.record(z.string(), z.string()),
+});
+
+type MountPoints = Readonly<Record<string, string>>;
+
+export interface DirectoryOptions {
+  readonly storePath: string;
+  /** Directories that the settings name. They are not made. */
+  readonly known: readonly string[];
+  readonly reporter: Pick<Reporter, "notice" | "confirm">;
+}
+
+/** A directory that is not where it was. */
+export interface MissingDirectory {
+  readonly path: string;
+  readonly message: string;
+  /** Where its file system was mounted; undefined if unknown. */
+  readonly mountPoint: string | undefined;
+}
+
+/**
+ * Makes sure that directories exist and are on the file systems where they were before, then records
+ * them. Makes a directory only if neither the settings nor an earlier operation knows it.
+ *
+ * @throws {@link StoreError} io - if a known directory is gone, or its disk is not mounted
+ * @throws {@link StoreError} refused - if the user does not confirm the move to another file system
+ */
+export async function prepareDirectories(
+  paths: readonly string[],
+  { storePath, known, reporter }: DirectoryOptions,
+): Promise<void> {
+  const mountPoints = await readRecord(storePath);
+  for (const path of paths) {
+    const missing = await findMissing(path, mountPoints, known.includes(path));
+    if (missing === undefined) continue;
+    if (await statIfExists(path)) await confirmMove(missing, reporter);
+    else throw missingError(missing);
+  }
+  const current: Record<string, string> = {};
+  for (const path of paths) {
+    if (!(await statIfExists(path))) {
+      reporter.notice(`making the directory ${path}`);
+      await makeDirectory(path);
+    }
+    current[path] = await mountPointOf(path);
+  }
+  await writeRecord(storePath, { ...mountPoints, ...current });
+}
+
+/**
+ * Returns the directories that are gone, or whose disk is not mounted.
+ *
+ * @param paths - directories that the settings name
+ * @throws {@link StoreError} io - if a directory or the record cannot be read
+ */
+export async function findMissingDirectories(
+  paths: readonly string[],
+  storePath: string,
+): Promise<MissingDirectory[]> {
+  const mountPoints = await readRecord(storePath);
+  const missing = await Promise.all(paths.map((path) => findMissing(path, mountPoints, true)));
+  return missing.filter((directory) => directory !== undefined);
+}
+
+async function findMissing(
+  path: string,
+  mountPoints: MountPoints,
+  isInSettings: boolean,
+): Promise<MissingDirectory | undefined> {
+  const mountPoint = mountPoints[path];
+  if (!(await statIfExists(path))) {
+    if (!isInSettings && mountPoint === undefined) return undefined;
+    return { path, message: `${path}: no such file or directory`, mountPoint };
+  }
+  if (mountPoint === undefined || !isBelow(mountPoint, await mountPointOf(path))) return undefined;
+  const message = `${path} is not on the file system that was mounted at ${mountPoint}`;
+  return { path, message, mountPoint };
+}
+
+function missingError({ path, message, mountPoint }: MissingDirectory): StoreError {
+  const disk =
+    mountPoint === undefined || mountPoint === "/"
+      ? "Mount its disk"
+      : `Mount its disk, which was at ${mountPoint}`;
+  return new StoreError("io", `${message}; is its disk mounted?`, {
+    hint: `${disk}; or, if there is none, make the directory: mkdir -p -m 700 ${shellQuote(path)}`,
+  });
+}
+
+/** Continues if the user confirms that the directory has moved to another file system. */
+async function confirmMove(
+  { message, mountPoint }: MissingDirectory,
+  reporter: Pick<Reporter, "confirm">,
+): Promise<void> {
+  try {
+    await reporter.confirm(`${message}.\nHas the directory moved to this file system?`);
+  } catch (error) {
+    if (!isKind(error, "usage")) throw error;
+    throw new StoreError("io", `${message}; is its disk mounted?`, {
+      hint: `Mount its disk at ${mountPoint}; add --yes if the directory has moved to this file system.`,
+      cause: error,
+    });
+  }
+}
+
+/** Returns the directory at which the path's file system is mounted. */
+async function mountPointOf(path: string): Promise<string> {
+  let current = await realPath(path);
+  try {
+    const { dev } = await stat(current);
+    for (;;) {
+      const parent = dirname(current);
+      if (parent === current || (await stat(parent)).dev !== dev) return current;
+      current = parent;
+    }
+  } catch (error) {
+    throw systemError(error, `cannot read the metadata of ${current}`);
+  }
+}
+
+function isBelow(path: string, ancestor: string): boolean {
+  return path !== ancestor && path.startsWith(ancestor === "/" ? "/" : `${ancestor}/`);
+}
+
+async function readRecord(storePath: string): Promise<MountPoints> {
+  const path = recordPath(storePath);
+  try {
+    const { data } = recordSchema.safeParse(JSON.parse(await readFile(path, "utf8")));
+    return data?.store === storePath ? data.directories : {};
+  } catch (error) {
+    if (hasCode(error, "ENOENT", "ENOTDIR") || error instanceof SyntaxError) return {};
+    throw systemError(error, `cannot read ${path}`);
+  }
+}
+
+/** Writes the record if it changed. A state directory that cannot be written stops no backup. */
+async function writeRecord(storePath: string, directories: MountPoints): Promise<void> {
+  const path = recordPath(storePath);
+  if (JSON.stringify(await readRecord(storePath)) === JSON.stringify(directories)) return;
+  try {
+    await makeDirectory(dirname(path));
+    await replaceFile(path, `${JSON.stringify({ store: storePath, directories })}\n`);
+  } catch (error) {
+    if (!(error instanceof StoreError)) throw error;
+  }
+}
+
+function recordPath(storePath: string): string {
+  const name = sha256Hex(storePath).slice(0, 16);
+  return join(stateHome(), "hivemind-sqlcipher", `directories-${name}.json`);
+}

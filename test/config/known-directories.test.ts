@@ -1,0 +1,88 @@
+import { execFileSync } from "node:child_process";
+import { mkdir, readdir, rename, rm } from "node:fs/promises";
+import { expect, onTestFinished, test } from "vitest";
+import { Machine } from "../cli/machine.js";
+
+const backup = ["backup", "--service", "none"];
+
+/** A store whose settings name `disk/backups` and `usb/bundles`; both exist. */
+async function machineWithDirectories(): Promise<Machine> {
+  const machine = await Machine.make();
+  await machine.init("--to", machine.path("disk/backups"), "--bundle-to", machine.path("usb/b"));
+  return machine;
+}
+
+test.each(["disk/backups", "usb/b"])(
+  "backup does not make %s again, which the settings name",
+  async (directory) => {
+    const machine = await machineWithDirectories();
+    expect(await readdir(machine.path("disk"))).toEqual(["backups"]);
+    expect((await machine.run(backup)).code).toBe(0);
+    await rm(machine.path(directory), { recursive: true });
+    for (const args of [backup, [...backup, "--quiet"], [...backup, "--yes"]]) {
+      const { code, stderr } = await machine.run(args);
+      expect(code).toBe(18);
+      expect(stderr).toContain(`${machine.path(directory)}: no such file or directory`);
+      expect(stderr).toContain("is its disk mounted?");
+      expect(stderr).toContain(`mkdir -p -m 700 '${machine.path(directory)}'`);
+    }
+    await expect(readdir(machine.path(directory))).rejects.toThrow("ENOENT");
+    await mkdir(machine.path(directory), { mode: 0o700 });
+    expect((await machine.run(backup)).code).toBe(0);
+  },
+);
+
+test("bundle export does not make the known bundle directory again", async () => {
+  const machine = await machineWithDirectories();
+  await rm(machine.path("usb"), { recursive: true });
+  const known = await machine.run(["bundle", "export"]);
+  expect([known.code, known.stderr]).toEqual([18, expect.stringMatching(/is its disk mounted/)]);
+  expect((await machine.run(["bundle", "export", "--bundle-to", machine.path("new")])).code).toBe(
+    0,
+  );
+});
+
+test("a directory is made when the command line names it first, and never again", async () => {
+  const machine = await machineWithDirectories();
+  const elsewhere = [...backup, "--to", machine.path("other", "backups")];
+  const first = await machine.run(elsewhere);
+  expect(first.code).toBe(0);
+  expect(first.stderr).toContain(`making the directory ${machine.path("other", "backups")}`);
+  await rename(machine.path("other"), machine.path("away"));
+  expect((await machine.run(elsewhere)).code).toBe(18);
+  await rename(machine.path("away"), machine.path("other"));
+  expect((await machine.run(elsewhere)).code).toBe(0);
+});
+
+test("the mount point of an unmounted disk is not taken for the backup directory", async () => {
+  const machine = await Machine.make();
+  const disk = machine.path("disk");
+  await mkdir(disk);
+  const mount = () => execFileSync("mount", ["-t", "tmpfs", "none", disk]);
+  const unmount = () => execFileSync("umount", [disk], { stdio: "ignore" });
+  mount();
+  onTestFinished(() => {
+    try {
+      unmount();
+    } catch {
+      // It is unmounted.
+    }
+  });
+  await machine.init("--to", disk, "--bundle-to", machine.path("bundles"));
+  expect((await machine.run(backup)).code).toBe(0);
+  unmount();
+  const refused = await machine.run(backup);
+  expect(refused.code).toBe(18);
+  expect(refused.stderr).toContain(`not on the file system that was mounted at ${disk}`);
+  expect(await readdir(disk)).toEqual([]);
+  const { document } = await machine.json("doctor");
+  expect(document.checks).toContainEqual(
+    expect.objectContaining({ name: "directories", ok: false, severity: "error" }),
+  );
+  mount();
+  expect((await machine.run(backup)).code).toBe(0);
+  unmount();
+  // The directory has moved to this file system, which is remembered.
+  expect((await machine.run([...backup, "--yes"])).code).toBe(0);
+  expect((await machine.run(backup)).code).toBe(0);
+}, 180_000);
