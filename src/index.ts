@@ -1,4 +1,4 @@
-/** The library's face. */
+/** The exports of the library. */
 
 export { type BackupOptions, type BackupResult, backup } from "./backup/backup.js";
 export { type Verification, verifyBackup } from "./backup/verify.js";

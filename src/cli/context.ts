@@ -30,7 +30,9 @@ export interface GlobalOptions {
 }
 
 export interface Context {
-  /** The real path, after every symbolic link: locks, journals and keyring entries are named by it. */
+  /**
+   * The real path, after every symbolic link: locks, journals and keyring entries are named by it.
+   */
   readonly storePath: string;
   /** Options over environment over settings file. */
   readonly settings: Settings;
@@ -184,7 +186,9 @@ export function outputOf(command: Command): Output {
   });
 }
 
-/** Merges the global options in front of the command, between a group and its command, and after. */
+/**
+ * Merges the global options in front of the command, between a group and its command, and after.
+ */
 function globalOptionsOf(command: Command): GlobalOptions {
   const ofParent: GlobalOptions = command.parent ? globalOptionsOf(command.parent) : {};
   const own: Record<string, unknown> = { ...command.opts() };

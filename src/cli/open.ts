@@ -28,14 +28,18 @@ export async function openStore(context: Context): Promise<ClientStore> {
   }
 }
 
-/** Recovers from an interrupted operation and prints what was done; loads that code only if needed. */
+/**
+ * Recovers from an interrupted operation and prints what was done; loads that code only if needed.
+ */
 export async function recoverFirst({ storePath, output }: Context): Promise<void> {
   if (!(await journalExists(storePath))) return;
   const { recoverIfNeeded } = await import("../recovery/recover.js");
   for (const message of await recoverIfNeeded(storePath)) output.notice(message);
 }
 
-/** Names the hub's database where there is no store because the hub uses another kind of database. */
+/**
+ * Names the hub's database where there is no store because the hub uses another kind of database.
+ */
 async function withModule(error: StoreError, { settings }: Context): Promise<StoreError> {
   const module = isStoreNamed(settings) ? undefined : await otherModule();
   if (module === undefined) return error;

@@ -117,7 +117,7 @@ export async function buildProgram(output: Output, argv: readonly string[] = [])
       .configureHelp(helpLayout)
       .configureOutput({
         outputError: () => {},
-        // Commander still writes the help of a group whose subcommand is missing.
+        // Commander still writes the help of a group if its subcommand is missing.
         writeErr: (text) => {
           if (!output.json) process.stderr.write(text);
         },

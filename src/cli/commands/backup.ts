@@ -68,7 +68,9 @@ async function runBackup(context: Context, options: BackupOptions): Promise<void
   output.result(result, () => backupLines(result));
 }
 
-/** Adds how to back up while the service cannot be stopped or started, for example in a crash loop. */
+/**
+ * Adds how to back up while the service cannot be stopped or started, for example in a crash loop.
+ */
 function withoutStopping(error: StoreError): StoreError {
   const line =
     "To back up without stopping it, add --online, or --service none if nothing has the store open.";

@@ -59,7 +59,9 @@ export function addCommand(program: Command): void {
   addSwapOptions(command);
   addGlobalOptions(command);
   addHelp(command, {
-    details: ["HiveMind 4 reads schema 0 and 1, HiveMind 5 upgrades them to 2."],
+    details: [
+      "HiveMind 4 uses schema 0; HiveMind 5 uses schema 2 and upgrades a store of schema 0.",
+    ],
     examples: [
       "hivemind-sqlcipher init",
       "hivemind-sqlcipher init --recovery-key-file /media/usb/recovery-key.txt --bundle-to /media/usb/bundles --to /srv/backup/hivemind",
@@ -186,7 +188,10 @@ function adoptLines({ adopted, bundle }: AdoptResult): string[] {
   ];
 }
 
-/** Returns the settings with the options of this command, which later commands then need not repeat. */
+/**
+ * Returns the settings with the options of this command, which later commands then need not
+ * repeat.
+ */
 function settingsToSave({ settings }: Context, options: InitOptions) {
   const { store, backup } = settings;
   return {

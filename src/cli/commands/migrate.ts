@@ -113,7 +113,8 @@ async function runMigrate(context: Context, options: MigrateOptions): Promise<vo
       ? await assertHubCanSwitch({ to, database: hub, removeSource, hubPython: options.hubPython })
       : undefined;
   const sum = hub && !options.dryRun ? await checksumSource(from) : undefined;
-  // Batched records reach V8's old generation, which by default grows to 200 MB before it is collected.
+  // Batched records reach V8's old generation, which by default grows to 200 MB before it is
+  // collected.
   setFlagsFromString("--optimize-for-size");
 
   const progress = new Progress(context.output);

@@ -143,7 +143,7 @@ async function systemUnit(context: Context, args: string[], options: RunOptions)
   const hubPython = await hubPythonOption(options);
   const credential = sealedCredential(options, "hivemind-sqlcipher");
   const { file } = await readServerJson(serverJsonPath());
-  // The unit may run as another user, who has no such settings file.
+  // The unit may run as another user without this settings file.
   const own = { ...context, settingsInFile: undefined };
   const run =
     (await redisSettings()) === undefined
@@ -153,7 +153,9 @@ async function systemUnit(context: Context, args: string[], options: RunOptions)
   return renderUnit({ kind: "system", run, hub, serverJson: file, credential, ...user });
 }
 
-/** Returns the unit that unlocks the keyring at boot: with --user a system unit, else a user unit. */
+/**
+ * Returns the unit that unlocks the keyring at boot: with --user a system unit, else a user unit.
+ */
 async function keyringUnit(_: Context, _args: string[], options: RunOptions): Promise<string> {
   const { renderKeyringUnit } = await import("../../hub/units.js");
   const credential = sealedCredential(options, "hivemind-keyring");

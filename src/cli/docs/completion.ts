@@ -42,7 +42,9 @@ interface ValueGroup {
   readonly options: { readonly name: string; readonly at?: string }[];
 }
 
-/** Returns all options with a value; those of single commands come first, as in a shell's `case`. */
+/**
+ * Returns all options with a value; those of single commands come first, as in a shell's `case`.
+ */
 function valueGroups(program: CommandEntry): ValueGroup[] {
   const meanings = new Map<string, Map<string, { value: ValueKind; at: string[] }>>();
   for (const entry of everyCommand(program)) {

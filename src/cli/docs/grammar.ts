@@ -1,4 +1,6 @@
-/** The grammar as plain data, from commander's definitions, for the man page and shell completion. */
+/**
+ * The grammar as plain data, from commander's definitions, for the man page and shell completion.
+ */
 import type { Argument, Command, Option } from "commander";
 import { globalHeading } from "../context.js";
 

@@ -85,7 +85,10 @@ function exitCode(text: string): string[] {
   return [".TP", `.B ${code}`, roff(meaning)];
 }
 
-/** Escapes text for roff: backslashes, hyphens in options, and a dot or quote at the start of a line. */
+/**
+ * Escapes text for roff: backslashes, hyphens in options, and a dot or quote at the start of a
+ * line.
+ */
 function roff(text: string): string {
   return text
     .replaceAll("\\", "\\e")

@@ -1,4 +1,6 @@
-/** The file of `export-clients` and `import-clients`: an argument, or `--path` as the hub has it. */
+/**
+ * The file of `export-clients` and `import-clients`: an argument, or `--path` as the hub has it.
+ */
 import type { Command } from "commander";
 import { StoreError } from "../../errors.js";
 

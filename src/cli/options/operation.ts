@@ -1,4 +1,7 @@
-/** The options and the lock of commands that run an operation on the store, and parts of their output. */
+/**
+ * The options and the lock of commands that run an operation on the store, and parts of their
+ * output.
+ */
 import { type Command, Option } from "commander";
 import { expandPath } from "../../config/paths.js";
 import { serviceKinds } from "../../config/settings.js";

@@ -1,4 +1,7 @@
-/** The options that say to which keys bundles are encrypted, and how a new recovery key is handed out. */
+/**
+ * The options that say to which keys bundles are encrypted, and how a new recovery key is handed
+ * out.
+ */
 import type { Command } from "commander";
 import type { RecipientOptions } from "../../bundle/recipients.js";
 import { expandPath } from "../../config/paths.js";

@@ -1,4 +1,6 @@
-/** Determines which client a command is about: the id given, or on a terminal a choice from a list. */
+/**
+ * Determines which client a command is about: the id given, or on a terminal a choice from a list.
+ */
 import { setImmediate } from "node:timers/promises";
 import { StoreError } from "../../errors.js";
 import type { ClientStore } from "../../store/client-store.js";

@@ -27,7 +27,7 @@ function* fields(client: Client, secrets: boolean): Generator<[string, string]> 
   }
 }
 
-/** Returns which kinds of message besides ordinary ones the client may send. */
+/** Returns the kinds of message that the client may send in addition to ordinary messages. */
 export function abilities(client: Client): string {
   const may = [
     client.can_escalate && "escalate",

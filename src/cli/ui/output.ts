@@ -18,7 +18,7 @@ export async function print(text: string): Promise<void> {
   if (!process.stdout.write(text)) await once(process.stdout, "drain");
 }
 
-/** What is printed with the result, or with the error that takes its place. */
+/** A notice to print with the result, and a warning to print with an error. */
 export interface EndNotice {
   readonly result?: string;
   readonly error: string;
@@ -59,7 +59,7 @@ export class Output {
     process.stdout.write(`${text}\n`);
   }
 
-  /** Prints what the user should know besides the result, unless --quiet is given. */
+  /** Prints a notice, unless --quiet is given. */
   notice(text: string): void {
     if (!this.#options.quiet) process.stderr.write(`${escapeLines(text)}\n`);
   }

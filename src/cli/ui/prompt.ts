@@ -1,4 +1,6 @@
-/** Asks questions on a terminal; without one, the error names the option that answers the question. */
+/**
+ * Asks questions on a terminal; without one, the error names the option that answers the question.
+ */
 import { Writable } from "node:stream";
 import { StoreError } from "../../errors.js";
 import { escapeLines } from "./output.js";

@@ -14,7 +14,9 @@ const longestHistory = 1_000;
 
 const dotCommands = [".tables", ".schema", ".mode", ".help", ".quit"];
 
-/** Reads and runs statements until `.quit` or Ctrl-D. An error is printed and the prompt goes on. */
+/**
+ * Reads and runs statements until `.quit` or Ctrl-D. An error is printed and the prompt goes on.
+ */
 export async function prompt(runner: SqlRunner, historyFile: string | undefined): Promise<void> {
   let history = historyFile === undefined ? [] : await readHistory(historyFile);
   const names = await runner.session.names();

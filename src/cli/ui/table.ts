@@ -41,7 +41,7 @@ function pad(text: string, width: number, align: Column["align"]): string {
   return align === "right" ? space + text : text + space;
 }
 
-/** A table whose first rows determine the column widths, so that any number of rows can follow. */
+/** A table with column widths from its first rows, so that any number of rows can follow. */
 export class Table {
   readonly #columns: readonly Column[];
   readonly #widths: number[];
