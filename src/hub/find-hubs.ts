@@ -5,7 +5,7 @@
 import { readdirSync, readFileSync, realpathSync } from "node:fs";
 import { basename } from "node:path";
 import type { Environment } from "../config/paths.js";
-import { StoreError } from "../errors.js";
+import { hasCode, StoreError } from "../errors.js";
 import { isInGroup } from "../process/cgroup.js";
 import { type Manager, scopeOf, systemctl } from "../service/systemctl.js";
 import { startsByRun } from "./password-delivery.js";
@@ -59,8 +59,15 @@ export async function findHubUnits(serverJson: string): Promise<HubUnit[]> {
 
 /** Returns a command that stops the hub, for a hint. */
 export function stopCommandOf({ pid, unit }: HubProcess): string {
-  if (unit === undefined) return `kill ${pid}`;
-  return ["systemctl", ...scopeOf(unit.manager), "stop", unit.name].join(" ");
+  return unit === undefined ? `kill ${pid}` : unitCommandLine(unit, "stop");
+}
+
+/** Returns a `systemctl` command line about a unit, for a hint. */
+export function unitCommandLine(
+  { manager, name }: Pick<HubUnit, "manager" | "name">,
+  verb: "stop" | "mask",
+): string {
+  return ["systemctl", ...scopeOf(manager), verb, name].join(" ");
 }
 
 function isHub(args: readonly string[]): boolean {
@@ -89,12 +96,19 @@ async function unitOf(pid: number): Promise<HubProcess["unit"]> {
   return undefined;
 }
 
+/** Stands for the instances of a template in a question to systemd; never started. */
+const sampleInstance = "@hivemind-sqlcipher-sample.";
+
 async function unitNames(manager: Manager): Promise<string[]> {
-  const args = ["list-unit-files", "--type=service", "--no-legend", "--plain", "--full"];
-  const { code, stdout } = await systemctl(manager, args);
-  if (code !== 0) return [];
-  const names = stdout.split("\n").map((line) => line.split(/\s/)[0] ?? "");
-  return names.filter((name) => name.endsWith(".service") && !name.includes("@."));
+  const options = ["--type=service", "--no-legend", "--plain", "--full"];
+  const lists = await Promise.all([
+    systemctl(manager, ["list-unit-files", ...options]),
+    // Instances of templates and transient units have no file of their own.
+    systemctl(manager, ["list-units", "--all", ...options]),
+  ]);
+  const names = lists.flatMap(({ stdout }) => stdout.match(/^\S+\.service(?=\s|$)/gm) ?? []);
+  // A template has no properties; those of its instances are the same but for the instance's name.
+  return [...new Set(names.map((name) => name.replace("@.", sampleInstance)))];
 }
 
 async function hubUnitsAmong(
@@ -102,7 +116,8 @@ async function hubUnitsAmong(
   names: readonly string[],
   serverJson: string,
 ): Promise<HubUnit[]> {
-  const properties = "--property=Id,ActiveState,ExecStartPre,ExecStart,Environment,User";
+  const properties =
+    "--property=Id,ActiveState,ExecStartPre,ExecStart,Environment,EnvironmentFiles,User";
   const inherited = await environmentOf(manager);
   const { code, stdout } = await systemctl(manager, ["show", properties, "--", ...names]);
   if (code !== 0) throw new StoreError("service", "systemd does not answer about its units");
@@ -114,15 +129,43 @@ async function hubUnitsAmong(
     const value = (key: string) => new RegExp(`^${key}=(.*)$`, "m").exec(block)?.[1] ?? "";
     const own = parseEnvironment(value("Environment"), " ");
     const home = manager === "systemd" ? { HOME: homeOf(value("User") || "root") } : {};
-    if (!mayUse(serverJson, { ...inherited, ...home, ...own })) return [];
+    const fromFiles = environmentFiles(block);
+    const environment = { ...inherited, ...home, ...own, ...fromFiles };
+    if (fromFiles !== undefined && !mayUse(serverJson, environment)) return [];
     return {
       manager,
-      name: value("Id"),
+      name: value("Id").replace(sampleInstance, "@."),
       args,
       isActive: !["inactive", "failed"].includes(value("ActiveState")),
       usesRun: startsByRun(args.join(" ")),
     };
   });
+}
+
+/**
+ * Returns the variables in the files that a unit names by `EnvironmentFile=`; undefined if a file
+ * cannot be read, so that the unit's environment is not known.
+ */
+function environmentFiles(block: string): Environment | undefined {
+  const files = [...block.matchAll(/^EnvironmentFiles=(.*) \(ignore_errors=(yes|no)\)$/gm)];
+  try {
+    return Object.assign({}, ...files.map(([, path = ""]) => readEnvironmentFile(path)));
+  } catch {
+    return undefined;
+  }
+}
+
+/** An absent file has no variables: the unit starts without it, or does not start. */
+function readEnvironmentFile(path: string): Environment {
+  let text: string;
+  try {
+    text = readFileSync(path, "utf8");
+  } catch (error) {
+    if (hasCode(error, "ENOENT")) return {};
+    throw error;
+  }
+  const lines = text.matchAll(/^[ \t]*([A-Za-z_]\w*)=(["']?)(.*)\2[ \t]*$/gm);
+  return Object.fromEntries([...lines].map(([, name = "", , value = ""]) => [name, value]));
 }
 
 /** Whether a program with this environment uses a `server.json`; a program without one may. */

@@ -18,7 +18,13 @@ import { StoreError, systemError } from "../errors.js";
 import { makeDirectory, replaceFile } from "../fs/atomic.js";
 import { copyFile } from "../fs/copy.js";
 import { lstatIfExists } from "../fs/read.js";
-import { findHubProcesses, findHubUnits, type HubUnit, stopCommandOf } from "../hub/find-hubs.js";
+import {
+  findHubProcesses,
+  findHubUnits,
+  type HubUnit,
+  stopCommandOf,
+  unitCommandLine,
+} from "../hub/find-hubs.js";
 import {
   askClients,
   askHub,
@@ -79,10 +85,24 @@ export async function assertHubCanSwitch(options: HubCheckOptions): Promise<HubP
  */
 async function assertNoHubRuns(): Promise<void> {
   const [hub] = await findHubProcesses(serverJsonPath());
-  if (hub === undefined) return;
+  if (hub === undefined) return assertNoUnitRestarts();
   const name = hub.unit?.name ?? `process ${hub.pid}`;
   throw new StoreError("refused", `${name} is a running hub: its database cannot be removed`, {
     hint: `Stop it first: ${stopCommandOf(hub)}`,
+  });
+}
+
+/**
+ * A unit whose hub has ended may be about to start it again, as in a crash loop.
+ *
+ * @throws {@link StoreError} refused - a unit is not stopped
+ */
+async function assertNoUnitRestarts(): Promise<void> {
+  const units = await findHubUnits(serverJsonPath());
+  const unit = units.find(({ isActive }) => isActive);
+  if (unit === undefined) return;
+  throw new StoreError("refused", `${unit.name} is not stopped: its database cannot be removed`, {
+    hint: `Stop it first: ${unitCommandLine(unit, "stop")}`,
   });
 }
 
@@ -91,17 +111,21 @@ async function assertNoHubRuns(): Promise<void> {
  * `server.json` back, so that the hub starts on the source again.
  *
  * @param before - `server.json` as it was before the switch
- * @throws {@link StoreError} as `assertHubServes` and `assertNoHubRuns`; the source stays
+ * @param assertSourceUnchanged - throws if the source was written to since it was copied
+ * @throws {@link StoreError} as `assertHubServes`, `assertNoHubRuns` and `assertSourceUnchanged`; the
+ *   source stays
  */
 export async function assertServedOrSwitchBack(
   python: HubPython,
   to: Endpoint,
   database: HubDatabase,
   before: ServerJson,
+  assertSourceUnchanged: () => Promise<void>,
 ): Promise<void> {
   try {
     await assertHubServes(python, to, database);
     await assertNoHubRuns();
+    await assertSourceUnchanged();
   } catch (error) {
     await replaceFile(before.file, before.text);
     const { kind, message, hint } = systemError(error, "the target cannot be read", "failed");
@@ -178,7 +202,7 @@ function assertUnitsUseRun(units: readonly HubUnit[]): void {
     "refused",
     `${without.name} starts the hub without its passphrase: it could not open the encrypted store`,
     {
-      hint: "Let the unit start it through run: ExecStart=hivemind-sqlcipher run -- hivemind-core listen (then systemctl daemon-reload).\nOr give --hub none if that hub does not use this store.",
+      hint: `Let the unit start it through run: ExecStart=hivemind-sqlcipher run -- hivemind-core listen (then systemctl daemon-reload).\nIf the unit is no longer used, remove its file or mask it: ${unitCommandLine(without, "mask")}\nOr give --hub none if that hub does not use this store.`,
     },
   );
 }

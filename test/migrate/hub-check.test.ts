@@ -180,3 +180,79 @@ test("if the hub's packages do not read the clients from the target, server.json
   expect(code).toBe(1);
   expect(await hub.files()).toEqual(before);
 });
+
+/** Writes a unit whose hub uses this home, and removes it after the test. */
+async function writeHubUnit(name: string, environment: string, command: string): Promise<void> {
+  await writeUnits({ [name]: `[Service]\n${environment}\nExecStart=${command}\n` });
+  onTestFinished(() => removeUnits(name));
+}
+
+test("a unit is found by the configuration directory in its EnvironmentFile, and the way out is named", async () => {
+  const hub = await jsonHub();
+  const before = await hub.files();
+  const script = await hubScript("development");
+  const file = hub.machine.path("env");
+  await writeFile(file, `# the hub's\nXDG_CONFIG_HOME="${hub.machine.path("config")}"\n`);
+  const unit = `${uniqueName()}.service`;
+  await writeHubUnit(unit, `EnvironmentFile=${file}`, `${script} listen`);
+  const { code, stderr } = await hub.machine.run([
+    ...[...removing, "--hub-python", await python("development")],
+  ]);
+  expect(stderr).toContain(`${unit} starts the hub without its passphrase`);
+  expect(stderr).toContain(`systemctl --user mask ${unit}`);
+  expect(code).toBe(17);
+  expect(await hub.files()).toEqual(before);
+});
+
+test("a template without an instance counts as a unit, under its own name", async () => {
+  const hub = await jsonHub();
+  const before = await hub.files();
+  const unit = `${uniqueName()}@.service`;
+  const environment = `Environment=XDG_CONFIG_HOME=${hub.machine.path("config")}`;
+  await writeHubUnit(unit, environment, `${await hubScript("development")} listen`);
+  const { code, stderr } = await hub.machine.run([
+    ...[...removing, "--hub-python", await python("development")],
+  ]);
+  expect(stderr).toContain(`${unit} starts the hub without its passphrase`);
+  expect(code).toBe(17);
+  expect(await hub.files()).toEqual(before);
+});
+
+test("a unit that waits for its restart keeps its database", async () => {
+  const hub = await jsonHub();
+  const before = await hub.files();
+  const unit = `${uniqueName()}.service`;
+  const environment = `Environment=XDG_CONFIG_HOME=${hub.machine.path("config")}\nRestart=on-failure\nRestartSec=600`;
+  const command = "/bin/sh -c 'exit 1' hivemind-sqlcipher run -- hivemind-core listen";
+  await writeHubUnit(unit, environment, command);
+  await systemctl("start", unit).catch(() => undefined);
+  while ((await systemctl("show", "--property=SubState", "--value", unit)) !== "auto-restart") {
+    await delay(20);
+  }
+  const { code, stderr } = await hub.machine.run([
+    ...[...removing, "--hub-python", await python("development")],
+  ]);
+  expect(stderr).toContain(`${unit} is not stopped`);
+  expect(stderr).toContain(`systemctl --user stop ${unit}`);
+  expect(code).toBe(17);
+  expect(await hub.files()).toEqual(before);
+});
+
+test("if the source changes after the switch, server.json is put back and the source stays", async () => {
+  const hub = await jsonHub();
+  const [server] = await hub.files();
+  const interpreter = hub.machine.path("python");
+  const real = await python("development");
+  // A hub that starts while the target is read writes to the source.
+  await writeFile(
+    interpreter,
+    `#!/bin/sh\ncase "$*" in *ClientDatabase\\(question*) echo >> ${hub.clients};; esac\nexec ${real} "$@"\n`,
+    { mode: 0o755 },
+  );
+  const { code, stderr } = await hub.machine.run([...removing, "--hub-python", interpreter]);
+  expect(stderr).toContain("names the old database again, and the source stays");
+  expect(code).not.toBe(0);
+  const [serverAfter, clientsAfter] = await hub.files();
+  expect(serverAfter).toBe(server);
+  expect(clientsAfter).toContain('"api_key": "a"');
+});

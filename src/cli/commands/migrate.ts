@@ -132,7 +132,7 @@ async function runMigrate(context: Context, options: MigrateOptions): Promise<vo
     switched = serverJsonPath();
     await switchModule(switched, hub.module, hub.settings);
     if (removeSource && python !== undefined && serverJson !== undefined) {
-      await assertServedOrSwitchBack(python, to, hub, serverJson);
+      await assertServedOrSwitchBack(python, to, hub, serverJson, () => assertUnchanged(from, sum));
       removed = await removeSourceFiles(from, sum);
     }
     context.output.notice(hub.notice);
