@@ -2,7 +2,7 @@ import { constants } from "node:os";
 import { getSystemErrorMap } from "node:util";
 
 /**
- * Exit codes of the command, which scripts rely on. `run` is the exception: it exits with the
+ * Exit codes of the command, a contract with scripts. `run` is the exception: it exits with the
  * hub's code.
  */
 export const exitCodes = {
@@ -25,10 +25,9 @@ export type ErrorKind = keyof typeof exitCodes;
 const storeErrorMark = Symbol.for("hivemind-sqlcipher StoreError");
 
 /**
- * An error that a user can act on: `message` says what is wrong and where, `hint` what to type next.
+ * An error a user can act on: `message` says what is wrong and where, `hint` what to type next.
  *
- * Neither ever contains a secret. Anything thrown that is not a `StoreError` is a defect of this
- * project.
+ * Neither ever contains a secret. Any other exception is a defect of this project.
  */
 export class StoreError extends Error {
   /**
@@ -103,8 +102,8 @@ function systemMessage(error: unknown): string {
 }
 
 /**
- * Turns an operating-system error into a `StoreError` whose message says what failed on which path.
- * A `StoreError` is returned unchanged.
+ * Turns an operating-system error into a `StoreError` with what failed on which path in its
+ * message. A `StoreError` is returned unchanged.
  *
  * @param doing - what failed, with the path: `cannot read /path`
  */
@@ -113,7 +112,7 @@ export function systemError(error: unknown, doing: string, kind: ErrorKind = "io
   return new StoreError(kind, `${doing}: ${systemMessage(error)}`, { cause: error });
 }
 
-/** Appends a line to a hint, which may be undefined. */
+/** Appends a line to a hint, if there is a hint. */
 export function withLine(hint: string | undefined, line: string): string {
   return hint ? `${hint}\n${line}` : line;
 }

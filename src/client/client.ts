@@ -1,51 +1,51 @@
 /**
- * The record of one client: a satellite that may connect to the hub, and what it may do.
+ * The record of a client: a satellite of the hub, and its permissions.
  *
- * The fields and their meaning are HiveMind's (`Client` of hivemind-plugin-manager). Two lines of it are in the
- * field: released ones keep three blacklists as fields of their own, newer ones two of them in `metadata`. Here they
- * are in `metadata` always, and what writes a record puts them where the program that reads it looks.
+ * The fields are those of `Client` in hivemind-plugin-manager. HiveMind 4 has three blacklists as
+ * fields of their own, HiveMind 5 has two of them in `metadata`. Here they are always in
+ * `metadata`; the writer of a record puts them where the reading program looks.
  */
 import { StoreError } from "../errors.js";
 import * as z from "../schema.js";
 import { formatJson, isJsonObject, JsonNumber, type JsonObject, parseJson } from "./json.js";
 
-/** Half a surrogate pair has no UTF-8 form: SQLite would store another character for it. */
+/** Half of a surrogate pair has no UTF-8 form: SQLite would store another character. */
 const text = z
   .string()
-  .check(z.refine((value) => value.isWellFormed(), "holds half a surrogate pair"));
+  .check(z.refine((value) => value.isWellFormed(), "contains half of a surrogate pair"));
 
-/** Infinite ones too, which SQLite and Python can hold; NaN is nothing to SQLite. */
+/** Allows infinity, but not NaN: SQLite cannot store it. */
 const seconds = z.custom<number>(
   (value) => typeof value === "number" && !Number.isNaN(value),
   "expected a number",
 );
 
-/** One client. Everything HiveMind knows about it is here; what it does not know is kept in `metadata`. */
+/** A client. Fields unknown to HiveMind are kept in `metadata`. */
 export const clientSchema = z.object({
-  /** Never used again once given. A whole number of at most 2^53 - 1 either way. */
+  /** A safe integer, never used again for another client. */
   client_id: z.int(),
-  /** Looked up on every connection; `revoked` for a client that was deleted. */
+  /** The key a client connects with; `revoked` for a deleted client. */
   api_key: text,
   name: z.nullable(text),
   description: z.nullable(text),
   is_admin: z.boolean(),
   /** Unix time in seconds, -1 for never. */
   last_seen: seconds,
-  /** The message types it may send. To newer hubs an empty list denies all, to released ones it means the default list. */
+  /** Message types it may send. An empty list means none in HiveMind 5, the default list in 4. */
   allowed_types: z.array(z.string()),
-  /** 16 characters; deprecated in favour of the password. */
+  /** 16 characters. Deprecated: use the password. */
   crypto_key: z.nullable(text),
   password: z.nullable(text),
   can_broadcast: z.boolean(),
   can_escalate: z.boolean(),
   can_propagate: z.boolean(),
-  /** Anything else, among it `intent_blacklist`, `skill_blacklist` and `message_blacklist`. */
+  /** Anything else, such as `intent_blacklist`, `skill_blacklist` and `message_blacklist`. */
   metadata: z.custom<JsonObject>(isJsonObject, "expected an object"),
 });
 
 export type Client = z.infer<typeof clientSchema>;
 
-/** What the hub lets a new client send, unless told otherwise. */
+/** Message types allowed to a new client by default. */
 export const defaultAllowedTypes: readonly string[] = [
   "recognizer_loop:utterance",
   "recognizer_loop:record_begin",
@@ -57,15 +57,16 @@ export const defaultAllowedTypes: readonly string[] = [
   "ovos.common_play.SEI.get.response",
 ];
 
-/** The lists of what a client may not use, in the order of the store's columns. */
+/** The blacklists, in the order of the store's columns. */
 export const blacklistKeys = ["intent_blacklist", "skill_blacklist", "message_blacklist"] as const;
 export type BlacklistKey = (typeof blacklistKeys)[number];
 
 const secretKeys = ["api_key", "password", "crypto_key"] as const;
 
 /**
- * A new client, with HiveMind's defaults for what is not given. These defaults are for new clients alone: whatever
- * reads, edits or moves an existing one carries its permissions as they are.
+ * Returns a new client with HiveMind's defaults for the other fields.
+ *
+ * Only for new clients: code that reads, edits or moves a client keeps its permissions unchanged.
  */
 export function newClient(fields: Pick<Client, "client_id" | "api_key"> & Partial<Client>): Client {
   return {
@@ -84,12 +85,12 @@ export function newClient(fields: Pick<Client, "client_id" | "api_key"> & Partia
   };
 }
 
-/** The `api_key` of every client that was deleted. A lookup by it must find nobody. */
+/** The `api_key` of each deleted client. A lookup by it finds no client. */
 export const revokedApiKey = "revoked";
 
 /**
- * What takes the place of a deleted client, so that its id is never given to another. Its `allowed_types` is the empty
- * list: what a newer hub writes there, and the narrowest that either line knows.
+ * Returns the record that replaces a deleted client, so its id is not used again. Its
+ * `allowed_types` is the empty list, as in HiveMind 5.
  */
 export function revoked(client_id: number): Client {
   return newClient({ client_id, api_key: revokedApiKey, allowed_types: [] });
@@ -99,7 +100,7 @@ export function isRevoked(client: Pick<Client, "api_key">): boolean {
   return client.api_key === revokedApiKey;
 }
 
-/** Adds to `metadata` each non-empty blacklist kept outside it, unless `metadata` has that key already. */
+/** Adds each non-empty blacklist outside `metadata` to it, unless the key exists. */
 export function foldBlacklists(metadata: JsonObject, legacy: JsonObject): JsonObject {
   let folded = metadata;
   for (const key of blacklistKeys) {
@@ -112,8 +113,8 @@ export function foldBlacklists(metadata: JsonObject, legacy: JsonObject): JsonOb
 }
 
 /**
- * The opposite of `foldBlacklists`, for what released hubs read: the lists apart, and `metadata` without them. An
- * empty list leaves `metadata` as well, where it would hide one that such a hub writes later.
+ * Splits the blacklists from `metadata`, as HiveMind 4 reads them. Also removes an empty list: it
+ * would hide a list written later by HiveMind 4.
  */
 export function unfoldBlacklists(metadata: JsonObject): {
   blacklists: JsonObject;
@@ -129,21 +130,24 @@ export function unfoldBlacklists(metadata: JsonObject): {
   return { blacklists, metadata: rest };
 }
 
-/** The record as Python serialises it: keys sorted, non-ASCII characters kept. Holds the client's secrets. */
+/**
+ * Serializes a client as Python does, with its secrets: sorted keys, non-ASCII characters as they
+ * are.
+ */
 export function serializeClient(client: Client): string {
   return formatJson({ ...client }, { sortKeys: true, ascii: false });
 }
 
-/** Numbers that JavaScript rounds are of use in `metadata`, not in the record's own fields. */
+/** Refuses a number JavaScript would round in the record's own fields; `metadata` may have any. */
 const wholeNumber = z.pipe(
   z.union([z.number(), read(z.instanceof(JsonNumber), (value) => value.text)]),
-  z.int({ error: ({ input }) => `${input} is not a whole number that can be carried exactly` }),
+  z.int({ error: ({ input }) => `${input} is not an integer up to 2^53 - 1` }),
 );
 const realNumber = z.union([seconds, read(z.instanceof(JsonNumber), Number)]);
 
 /**
- * Python's reading of a record in JSON: what is missing gets the record's own defaults, `null` in a permission is
- * false. No `allowed_types` is an empty list, never the default one.
+ * Reads a record as Python does: a missing field gets its default, `null` in a permission is false.
+ * Missing `allowed_types` means an empty list.
  */
 const recordSchema = z.object({
   client_id: wholeNumber,
@@ -166,7 +170,7 @@ function falseIfNull(missing: boolean) {
   return read(z._default(z.nullable(z.boolean()), missing), (value) => value ?? false);
 }
 
-/** What a schema gives, made into something else. */
+/** Returns a schema which converts the output of another. */
 function read<Schema extends z.ZodMiniType, Result>(
   schema: Schema,
   convert: (value: z.output<Schema>) => Result,
@@ -175,11 +179,12 @@ function read<Schema extends z.ZodMiniType, Result>(
 }
 
 /**
- * Reads a record that any HiveMind wrote. Blacklists kept as fields, and fields that HiveMind does not know, go into
- * `metadata` without replacing what is there; metadata that is not an object counts as empty.
+ * Parses a record of any HiveMind version. Blacklist fields and unknown fields move to `metadata`
+ * unless the key exists; metadata of another type counts as empty.
  *
- * @throws StoreError `corrupted` if it is not a client, naming the field, but no value other than the id; `refused` if
- *   that id cannot be carried exactly.
+ * @throws {@link StoreError} corrupted - if it is not a client; the message names the field, and no
+ *   value but the id
+ * @throws {@link StoreError} refused - if the id would be rounded
  */
 export function deserializeClient(record: string | JsonObject): Client {
   const fields = parseRecord(record);
@@ -191,7 +196,7 @@ export function deserializeClient(record: string | JsonObject): Client {
       `not a client's record: ${problem?.path.join(".")}: ${problem?.message}`,
     );
   }
-  // Without a prototype: a field named "__proto__" is one like any other.
+  // Without a prototype: `__proto__` is an ordinary field.
   const extras: JsonObject = Object.create(null);
   for (const key of Object.keys(fields)) {
     if (!recordKeys.has(key)) extras[key] = fields[key] ?? null;
@@ -200,7 +205,7 @@ export function deserializeClient(record: string | JsonObject): Client {
   return { ...parsed.data, metadata: foldBlacklists(metadata, fields) };
 }
 
-/** What HiveMind's own records have; the rest of one is metadata. */
+/** The fields of HiveMind's own records. All others belong to metadata. */
 const recordKeys: ReadonlySet<string> = new Set([
   ...Object.keys(clientSchema.shape),
   ...blacklistKeys,
@@ -214,11 +219,12 @@ function parseRecord(record: string | JsonObject): JsonObject {
   } catch (error) {
     throw new StoreError("corrupted", `not a client's record: ${(error as Error).message}`);
   }
-  if (!isJsonObject(value)) throw new StoreError("corrupted", "not a client's record: no object");
+  if (!isJsonObject(value))
+    throw new StoreError("corrupted", "not a client's record: not an object");
   return value;
 }
 
-/** The record without what lets somebody in or read along: for tables, logs and exports. */
+/** Returns the client without its credentials, for tables, logs and exports. */
 export function withoutSecrets(client: Client): Omit<Client, (typeof secretKeys)[number]> {
   const { api_key: _, password: __, crypto_key: ___, ...rest } = client;
   // A table without a crypto_key column keeps the key in metadata.

@@ -1,51 +1,56 @@
 import type { Client } from "./client.js";
 
 /**
- * What every backend offers: HiveMind's database plugin contract (`AbstractDB`), asynchronous. A change is kept when
- * its promise resolves.
+ * HiveMind's database plugin contract (`AbstractDB`), implemented by every database. A change is
+ * committed when its promise resolves.
  */
 export interface Database extends AsyncDisposable, AsyncIterable<Client> {
-  /** Adds a client, or replaces the one with the same `client_id`. */
+  /** Adds a client, or replaces the client with the same `client_id`. */
   addItem(client: Client): Promise<void>;
-  /** The same for many, in batches that are each kept or not as a whole. Answers how many. */
+  /** Adds many clients, in batches that are each committed or rolled back. Returns how many. */
   addItems(clients: Iterable<Client> | AsyncIterable<Client>): Promise<number>;
   /**
-   * Revokes a client: its record stays, with `revoked` as its api_key and without its name and its secrets, so that its
-   * id is never given again. (What else is left in it is the backend's affair: the Redis plugin keeps it, others do not.)
+   * Revokes a client. Its record stays, with `revoked` as api_key and without name and secrets, so
+   * its id is not used again. The Redis plugin keeps the other fields; other databases reset them.
    *
-   * @throws StoreError `notFound` if there is no client with this id.
+   * @throws {@link StoreError} notFound - if there is no client with this id
    */
   deleteItem(clientId: number): Promise<void>;
-  /** Changes an existing client. @throws StoreError `notFound` if there is none with its id. */
+  /**
+   * Changes an existing client.
+   *
+   * @throws {@link StoreError} notFound - if there is no client with this id
+   */
   updateItem(client: Client): Promise<void>;
-  /** Revokes `old` and adds `replacement`, together or not at all. The two may have the same id. */
+  /** Revokes `old` and adds `replacement` in one transaction. Both may have the same id. */
   replaceItem(old: Client, replacement: Client): Promise<void>;
   /**
-   * The clients whose field `key` equals `value`. A key that no field has finds nobody, nor does the api_key
-   * `revoked`; null equals nothing.
+   * Returns the clients with `value` in the field `key`. An unknown key and the api_key `revoked`
+   * match no client; null equals nothing.
    */
   searchByValue(key: string, value: string | number | boolean | null): Promise<Client[]>;
   getClientById(clientId: number): Promise<Client | undefined>;
-  /** The same for many, in the order of the ids. */
+  /** Returns clients in the order of the ids. */
   getClientsById(clientIds: readonly number[]): Promise<(Client | undefined)[]>;
   /**
-   * For each of these clients, whether what is kept of it is, to the byte, what adding it would write. False says no
-   * more than that it has to be read to be compared. Where a database has this, many are compared without being read.
+   * Returns for each client whether its stored record equals, byte for byte, what adding it would
+   * write. After false, the record has to be read to be compared. Optional, to compare many clients
+   * without reading them.
    */
   holdsExactly?(clients: readonly Client[]): Promise<boolean[]>;
-  /** Never finds a revoked client. */
+  /** Never returns a revoked client. */
   getClientByApiKey(apiKey: string): Promise<Client | undefined>;
-  /** Reads one client anew, past anything cached. */
+  /** Reads a client again, past any cache. */
   refresh(clientId: number): Promise<Client | undefined>;
-  /** How many records there are, revoked ones included. */
+  /** Counts the records, including revoked clients. */
   size(): Promise<number>;
-  /** All clients, revoked ones included, in constant memory. */
+  /** Iterates over all clients, including revoked clients, in constant memory. */
   [Symbol.asyncIterator](): AsyncIterator<Client>;
-  /** Writes out what is not written yet. */
+  /** Writes pending changes. */
   commit(): Promise<void>;
-  /** Takes notice of what others changed. */
+  /** Reads again what other programs may have changed. */
   sync(): Promise<void>;
-  /** Brings records of schema `fromVersion` to the newest one; doing it twice is the same as once. */
+  /** Migrates records of schema `fromVersion` to the newest. Repeating it has no effect. */
   migrate(fromVersion: number): Promise<void>;
   close(): Promise<void>;
 }

@@ -1,13 +1,12 @@
 /**
- * JSON text as Python's `json` module reads and writes it.
+ * Reads and writes JSON as Python's `json` module does: `formatJson(parseJson(text))` returns any
+ * text of `json.dumps` at its defaults, byte for byte.
  *
- * HiveMind's hubs keep JSON in columns and files, written by `json.dumps`. `JSON.parse` fails on some of that text
- * (`NaN`, `Infinity`) and changes other text (`1.0`, `1e+16`, integers above 2^53, the order of keys that look like
- * integers), so it is parsed and written here: `formatJson(parseJson(text))` gives back, byte for byte, anything
- * that `json.dumps` wrote at its defaults.
+ * `JSON.parse` fails on part of what hubs write (`NaN`, `Infinity`) and changes the rest (`1.0`,
+ * `1e+16`, integers above 2^53, the order of integer-like keys).
  */
 
-/** Keeps the text's order of keys on an object whose own order JavaScript changed (integer-like keys come first). */
+/** The order of the keys in the text, for an object where JavaScript changed it. */
 const keyOrder = Symbol("order of keys in the JSON text");
 
 export interface JsonObject {
@@ -27,11 +26,11 @@ export type JsonValue =
 const jsonNumberMark = Symbol.for("hivemind-sqlcipher JsonNumber");
 
 /**
- * A number that JavaScript cannot carry unchanged, kept as its text: `1.0` is not `1` to Python, 2^53 + 1 would be
+ * The text of a number JavaScript would change: `1.0` differs from `1` in Python, 2^53 + 1 would be
  * rounded, NaN would become null.
  */
 export class JsonNumber {
-  /** Also one that a database plugin of another package made, with the library, which is built apart from the command. */
+  /** Recognizes the numbers of a database plugin too, made by the library's copy of this class. */
   static [Symbol.hasInstance](value: unknown): boolean {
     return typeof value === "object" && value !== null && jsonNumberMark in value;
   }
@@ -42,31 +41,32 @@ export class JsonNumber {
     return true;
   }
 
-  /** The nearest JavaScript number. */
+  /** Returns the nearest JavaScript number. */
   valueOf(): number {
     return Number(this.text);
   }
 
-  /** For `JSON.stringify`, which cannot write the text itself: the nearest number, or null for NaN and Infinity. */
+  /** Called by `JSON.stringify`, unable to write the text. NaN and Infinity become null. */
   toJSON(): number {
     return this.valueOf();
   }
 }
 
-/** Deeper nesting than this is refused, by Python too (at about a thousand levels). */
+/** Python refuses nesting from about a thousand levels. */
 const maximumDepth = 2000;
 
 /**
- * Parses JSON text as `json.loads` does. Objects have no prototype, so a key `__proto__` is a key like any other.
+ * Parses JSON text as `json.loads` does. Objects have no prototype, so `__proto__` is an ordinary
+ * key.
  *
- * @throws SyntaxError naming the position; never the text, which may hold a secret.
+ * @throws SyntaxError with the position, but without the text: it may contain a secret
  */
 export function parseJson(text: string): JsonValue {
   return new Parser(text).document();
 }
 
 const number = /-?(?:0|[1-9][0-9]*)(?:\.[0-9]+)?(?:[eE][-+]?[0-9]+)?|NaN|-?Infinity/y;
-// Up to the closing quote, an escape, or a control character, which a string cannot hold.
+// Up to the closing quote, an escape, or a control character, not allowed in a string.
 const plainCharacters = /[ !#-[\]-\uffff]*/y;
 const awkwardCharacter = /[^ -[\]-\uffff]/;
 const hexDigits = /[0-9a-fA-F]{4}/y;
@@ -83,8 +83,8 @@ const escapes: Record<string, string> = {
 };
 
 /**
- * An object without any property but its own. (`Object.create(null)` says the same, and makes an object that is slow to
- * fill and to read.)
+ * Creates an object without inherited properties. The object of `Object.create(null)` is slow to
+ * fill and to read.
  */
 const BareObject = function BareObject() {} as unknown as new () => JsonObject;
 BareObject.prototype = Object.create(null);
@@ -92,7 +92,10 @@ BareObject.prototype = Object.create(null);
 class Parser {
   #position = 0;
   readonly #text: string;
-  /** Without an escape or a control character in the whole text, every string ends at its next quote. */
+  /**
+   * Whether the text has no escape and no control character: each string then ends at the next
+   * quote.
+   */
   readonly #isPlain: boolean;
 
   constructor(text: string) {
@@ -118,11 +121,11 @@ class Parser {
       case '"':
         return this.#string();
       case "n":
-        return this.#word("null", null);
+        return this.#keyword("null", null);
       case "t":
-        return this.#word("true", true);
+        return this.#keyword("true", true);
       case "f":
-        return this.#word("false", false);
+        return this.#keyword("false", false);
     }
     const literal = this.#match(number);
     if (literal === "") throw this.#unexpected("a value");
@@ -140,7 +143,7 @@ class Parser {
       const key = this.#string();
       if (!this.#takes(":")) throw this.#unexpected("':'");
       const value = this.#value(depth + 1);
-      // JavaScript gives such keys another place.
+      // JavaScript moves integer-like keys to the front.
       if (keys === undefined && isDigit(key.charCodeAt(0))) keys = new Set(Object.keys(object));
       keys?.add(key);
       object[key] = value;
@@ -149,7 +152,7 @@ class Parser {
     if (keys === undefined) return object;
     const order = [...keys];
     const own = Object.keys(object);
-    // Enumerable, so that `{...metadata, added: 1}` keeps it too.
+    // Enumerable: `{...metadata, added: 1}` copies it.
     if (order.some((key, index) => key !== own[index])) object[keyOrder] = order;
     return object;
   }
@@ -196,13 +199,15 @@ class Parser {
     return character;
   }
 
-  #word(word: string, value: JsonValue): JsonValue {
-    if (!this.#text.startsWith(word, this.#position)) throw this.#unexpected("a value");
-    this.#position += word.length;
+  #keyword(keyword: string, value: JsonValue): JsonValue {
+    if (!this.#text.startsWith(keyword, this.#position)) throw this.#unexpected("a value");
+    this.#position += keyword.length;
     return value;
   }
 
-  /** What the (sticky) pattern matches at this position, and moves behind it; empty if nothing. */
+  /**
+   * Returns what the sticky pattern matches here, and moves past it; an empty string if nothing.
+   */
   #match(pattern: RegExp): string {
     pattern.lastIndex = this.#position;
     const match = pattern.exec(this.#text)?.[0] ?? "";
@@ -213,7 +218,7 @@ class Parser {
   #skipWhitespace(): void {
     for (;;) {
       const unit = this.#text.charCodeAt(this.#position);
-      // A space, a newline, a carriage return, a tab; not the NaN behind the end.
+      // Space, newline, carriage return, tab. Past the end, `unit` is NaN.
       if (unit !== 0x20 && unit !== 0x0a && unit !== 0x0d && unit !== 0x09) return;
       this.#position += 1;
     }
@@ -242,19 +247,19 @@ function numberOf(literal: string): number | JsonNumber {
     : new JsonNumber(literal);
 }
 
-/** How `json.dumps` is called; each default is Python's. */
+/** Arguments of `json.dumps`; the defaults are Python's. */
 export interface JsonStyle {
-  /** Non-ASCII characters as `\uXXXX` (`ensure_ascii`, true). */
+  /** `ensure_ascii`: writes non-ASCII characters as `\uXXXX`. Default: true. */
   ascii?: boolean;
-  /** Keys in the order of their code points, at every level (`sort_keys`, false). */
+  /** `sort_keys`: sorts keys by code point at every level. Default: false. */
   sortKeys?: boolean;
-  /** Spaces a level, one item a line (`indent`, none: all on one line). */
+  /** `indent`: spaces per level, one item a line. Default: everything on one line. */
   indent?: number;
 }
 
 /**
- * Writes a value as `json.dumps` does: separators `", "` and `": "`, keys in insertion order. Half a surrogate
- * pair is always escaped, since UTF-8 has no form for it.
+ * Writes a value as `json.dumps` does: separators `", "` and `": "`, keys in insertion order. Half
+ * of a surrogate pair is always escaped, as it has no UTF-8 form.
  */
 export function formatJson(value: JsonValue, style: JsonStyle = {}): string {
   const { ascii = true, sortKeys = false, indent } = style;
@@ -263,52 +268,52 @@ export function formatJson(value: JsonValue, style: JsonStyle = {}): string {
   return parts.join("");
 }
 
-/** What is written, piece by piece: to join them once is quicker than to add each to the text. */
-interface Writing {
+/** Collects the pieces of the text, joined once at the end. */
+interface Output {
   readonly ascii: boolean;
   readonly sortKeys: boolean;
   readonly indent: number | undefined;
   readonly parts: string[];
 }
 
-function write(value: JsonValue, writing: Writing, level: number): void {
-  const { ascii, parts } = writing;
+function write(value: JsonValue, output: Output, level: number): void {
+  const { ascii, parts } = output;
   if (value === null || typeof value === "boolean") parts.push(String(value));
   else if (typeof value === "number") parts.push(formatNumber(value));
   else if (typeof value === "string") parts.push(formatString(value, ascii));
   else if (value instanceof JsonNumber) parts.push(value.text);
-  else if (isArray(value)) writeArray(value, writing, level);
-  else writeObject(value, writing, level);
+  else if (isArray(value)) writeArray(value, output, level);
+  else writeObject(value, output, level);
 }
 
-function writeArray(array: readonly JsonValue[], writing: Writing, level: number): void {
-  const { parts } = writing;
-  let before = `[${lineBreak(writing, level + 1)}`;
+function writeArray(array: readonly JsonValue[], output: Output, level: number): void {
+  const { parts } = output;
+  let before = `[${lineBreak(output, level + 1)}`;
   for (const item of array) {
     parts.push(before);
-    write(item, writing, level + 1);
-    before = separator(writing, level + 1);
+    write(item, output, level + 1);
+    before = separator(output, level + 1);
   }
-  parts.push(array.length === 0 ? "[]" : `${lineBreak(writing, level)}]`);
+  parts.push(array.length === 0 ? "[]" : `${lineBreak(output, level)}]`);
 }
 
-function writeObject(object: JsonObject, writing: Writing, level: number): void {
-  const { parts } = writing;
-  const keys = keysOf(object, writing.sortKeys);
-  let before = `{${lineBreak(writing, level + 1)}`;
+function writeObject(object: JsonObject, output: Output, level: number): void {
+  const { parts } = output;
+  const keys = keysOf(object, output.sortKeys);
+  let before = `{${lineBreak(output, level + 1)}`;
   for (const key of keys) {
-    parts.push(before, formatString(key, writing.ascii), ": ");
-    write(object[key] ?? null, writing, level + 1);
-    before = separator(writing, level + 1);
+    parts.push(before, formatString(key, output.ascii), ": ");
+    write(object[key] ?? null, output, level + 1);
+    before = separator(output, level + 1);
   }
-  parts.push(keys.length === 0 ? "{}" : `${lineBreak(writing, level)}}`);
+  parts.push(keys.length === 0 ? "{}" : `${lineBreak(output, level)}}`);
 }
 
-function separator(writing: Writing, level: number): string {
-  return writing.indent === undefined ? ", " : `,${lineBreak(writing, level)}`;
+function separator(output: Output, level: number): string {
+  return output.indent === undefined ? ", " : `,${lineBreak(output, level)}`;
 }
 
-function lineBreak({ indent }: Writing, level: number): string {
+function lineBreak({ indent }: Output, level: number): string {
   return indent === undefined ? "" : `\n${" ".repeat(indent * level)}`;
 }
 
@@ -322,7 +327,7 @@ function keysOf(object: JsonObject, sorted: boolean): readonly string[] {
   return [...kept, ...own.filter((key) => !known.has(key))];
 }
 
-/** Records come one after another with the same keys: what was sorted last, before and after. */
+/** Cache of the last sorted keys: consecutive records have the same. */
 let lastSorted: { keys: readonly string[]; sorted: readonly string[] } = { keys: [], sorted: [] };
 
 function inOrder(keys: readonly string[]): readonly string[] {
@@ -331,12 +336,15 @@ function inOrder(keys: readonly string[]): readonly string[] {
     return last.sorted;
   }
   const sorted = [...keys].sort(compareCodePoints);
-  // What is inside a record has few, and its own.
+  // Objects inside a record have few keys, and different keys.
   if (keys.length > 8) lastSorted = { keys, sorted };
   return sorted;
 }
 
-/** Python orders strings by code point; JavaScript by UTF-16 unit, which differs beyond U+FFFF. */
+/**
+ * Compares in Python's order, by code point. JavaScript's order by UTF-16 unit differs beyond
+ * U+FFFF.
+ */
 function compareCodePoints(a: string, b: string): number {
   const shorter = Math.min(a.length, b.length);
   for (let index = 0; index < shorter; index++) {
@@ -346,7 +354,7 @@ function compareCodePoints(a: string, b: string): number {
   return a.length - b.length;
 }
 
-/** Halves of surrogate pairs stand for characters beyond all that have one unit. */
+/** Halves of surrogate pairs rank above all characters of one unit. */
 function rank(unit: number): number {
   return unit >= 0xd800 && unit <= 0xdfff ? unit + 0x10000 : unit;
 }
@@ -366,7 +374,7 @@ const notPlainAscii = /["\\]|[^ -~]/g;
 
 function formatString(text: string, ascii: boolean): string {
   if (plainAscii.test(text)) return `"${text}"`;
-  // Escapes quotes, backslashes, control characters and halves of surrogate pairs, and nothing else, as Python does.
+  // Escapes quotes, backslashes, control characters and halves of surrogate pairs, as Python does.
   if (!ascii) return JSON.stringify(text);
   const escaped = text.replace(
     notPlainAscii,
@@ -377,8 +385,8 @@ function formatString(text: string, ascii: boolean): string {
 }
 
 /**
- * A JavaScript number as Python writes it: a safe integer as an int, anything else as the `repr` of a float, with an
- * exponent (of two digits at least) below 1e-4 and from 1e16 on.
+ * Formats a number as Python does: a safe integer as an int, any other as the `repr` of a float,
+ * with an exponent of at least two digits below 1e-4 and from 1e16.
  */
 function formatNumber(value: number): string {
   if (Number.isSafeInteger(value) && !Object.is(value, -0)) return String(value);
@@ -391,12 +399,14 @@ function formatNumber(value: number): string {
     const digits = String(Math.abs(exponent)).padStart(2, "0");
     return `${mantissa}e${exponent < 0 ? "-" : "+"}${digits}`;
   }
-  // Between 1e-4 and 1e16 JavaScript writes no exponent either, but drops the `.0` of a whole number.
+  // Between 1e-4 and 1e16 JavaScript writes no exponent either, but drops the `.0`.
   const plain = String(value);
   return plain.includes(".") ? plain : `${plain}.0`;
 }
 
-/** Whether two values say the same: the order of an object's keys does not matter, the text of a number does. */
+/**
+ * Compares two values. The order of an object's keys does not matter, the text of a number does.
+ */
 export function sameJson(a: JsonValue, b: JsonValue): boolean {
   if (a === b) return true;
   if (isNumber(a) && isNumber(b)) return formatJson(a) === formatJson(b);
@@ -412,7 +422,7 @@ export function sameJson(a: JsonValue, b: JsonValue): boolean {
   return true;
 }
 
-/** Whether a value is a JSON object: neither null, a list, nor a number kept as text. */
+/** Returns whether a value is an object, and not null, a list or a `JsonNumber`. */
 export function isJsonObject(value: unknown): value is JsonObject {
   return (
     typeof value === "object" &&
@@ -426,7 +436,7 @@ function isNumber(value: JsonValue): value is number | JsonNumber {
   return typeof value === "number" || value instanceof JsonNumber;
 }
 
-/** `Array.isArray` does not narrow a read-only array away from the other branch. */
+/** Narrows a read-only array, unlike `Array.isArray`. */
 function isArray(value: JsonValue): value is readonly JsonValue[] {
   return Array.isArray(value);
 }

@@ -1,9 +1,10 @@
 /**
- * What the hub's verbs change in a client: its name, its rights, what it may send and trigger.
+ * What the hub's commands change in a client: its name, permissions, message types and blacklists.
  *
- * The two lines of hubs read the same record differently, and the store's schema tells which of them reads it: released
- * hubs 0 and 1, newer ones 2. Each verb does what makes that hub behave as asked, and says what it cannot do there. The
- * verbs only work out the change; writing it where that hub looks is the store's part.
+ * HiveMind 4 and 5 read the same record differently. The store's schema tells the version of the
+ * hub: 0 and 1 mean HiveMind 4, 2 means HiveMind 5. Each command produces a change with the
+ * requested effect there, and a notice about its limits. The store writes the change where the hub
+ * reads it.
  */
 import { StoreError } from "../errors.js";
 import {
@@ -15,26 +16,26 @@ import {
 } from "./client.js";
 import { formatJson, type JsonValue, sameJson } from "./json.js";
 
-/** The fields to write, none if the client is as asked already, and what the user should know about it. */
+/** Fields to write, none if the client is as requested already, and notices for the user. */
 export interface Edit {
   readonly changes: Partial<Client>;
   readonly notices: readonly string[];
 }
 
-/** What a verb makes of a client, in a store of this schema. */
+/** Computes the change to a client in a store of this schema version. */
 export type Verb = (client: Client, schemaVersion: number) => Edit;
 
-/** The type that a released hub allows every client, whatever its list says. */
+/** The type HiveMind 4 allows each client, whatever its list. */
 const alwaysAllowed = "recognizer_loop:utterance";
 
-const nextConnection = "A client that is connected now notices when it connects again.";
+const nextConnection = "A connected client is affected when it connects again.";
 
-/** Whether a released hub reads a store of this schema. */
+/** Returns whether a store of this schema is read by HiveMind 4. */
 function isEnforcedByHiveMind4(schemaVersion: number): boolean {
   return schemaVersion < 2;
 }
 
-/** For what released hubs read only when a client connects. */
+/** Returns a notice about what HiveMind 4 reads only when a client connects. */
 function connectionNotices(schemaVersion: number): string[] {
   return isEnforcedByHiveMind4(schemaVersion) ? [nextConnection] : [];
 }
@@ -46,8 +47,8 @@ export function rename(name: string): Verb {
 }
 
 /**
- * Gives or takes a right that needs no other: to be an administrator, to send a message up to the hub's own masters
- * (escalate), to send one to everybody, up and down (propagate).
+ * Grants or revokes an independent permission: to be an administrator, to send a message up to the
+ * hub's own masters (escalate), or to all hubs up and down (propagate).
  */
 export function setPermission(
   right: "is_admin" | "can_escalate" | "can_propagate",
@@ -59,16 +60,20 @@ export function setPermission(
       : { changes: { [right]: given }, notices: connectionNotices(schemaVersion) };
 }
 
-/** Sending a message to everybody below the hub: for administrators alone, and narrowed by this in newer hubs. */
+/**
+ * Grants or revokes broadcasting, a privilege of administrators. HiveMind 4 ignores a revocation.
+ */
 export function setBroadcast(can_broadcast: boolean): Verb {
   return (client, schemaVersion) => {
     const notices: string[] = [];
     if (can_broadcast && !client.is_admin) {
-      notices.push("It is no administrator, so it still cannot broadcast: see make-admin.");
+      notices.push(
+        "The client is not an administrator, so it still cannot broadcast: see make-admin.",
+      );
     }
     if (!can_broadcast && client.is_admin && isEnforcedByHiveMind4(schemaVersion)) {
       notices.push(
-        "A released hub (hivemind-core 4) does not look at this: an administrator may broadcast there. See revoke-admin.",
+        "HiveMind 4 ignores this: an administrator can broadcast there. See revoke-admin.",
       );
     }
     return {
@@ -79,8 +84,8 @@ export function setBroadcast(can_broadcast: boolean): Verb {
 }
 
 /**
- * The message types that a hub of this schema lets the client send: a released one reads an empty list as the default
- * one, and adds one type to every list.
+ * Returns the message types a hub of this schema lets the client send: HiveMind 4 reads an empty
+ * list as the default list, and adds a type to each list.
  */
 export function effectiveTypes(client: Client, schemaVersion: number): readonly string[] {
   const stored = client.allowed_types;
@@ -90,10 +95,10 @@ export function effectiveTypes(client: Client, schemaVersion: number): readonly 
 }
 
 /**
- * What a new client may send: what is named, each once; else what the hub of this schema gives one, which is the default
- * list for a released hub, and nothing for a newer one.
+ * Returns the message types of a new client: the named types, or the default of the hub of this
+ * schema: a list in HiveMind 4, nothing in HiveMind 5.
  *
- * @throws StoreError `usage` for what cannot be a type's name.
+ * @throws {@link StoreError} usage - for an invalid name of a type
  */
 export function initialTypes(
   named: readonly string[] | undefined,
@@ -105,9 +110,9 @@ export function initialTypes(
 }
 
 /**
- * Lets the client send messages of a type.
+ * Allows the client to send messages of a type.
  *
- * @throws StoreError `usage` for what cannot be a type's name.
+ * @throws {@link StoreError} usage - for an invalid name of a type
  */
 export function allowMessage(type: string): Verb {
   assertName(type, "a message type");
@@ -122,64 +127,71 @@ export function allowMessage(type: string): Verb {
 }
 
 /**
- * Takes a message type from what the client may send.
+ * Denies the client messages of a type.
  *
- * @throws StoreError `usage` for what cannot be a type's name; from the verb `refused` where the hub would allow it all
- *   the same.
+ * @throws {@link StoreError} usage - for an invalid name of a type
+ * @throws {@link StoreError} refused - from the edit, if the hub would allow the type all the same
  */
 export function denyMessage(type: string): Verb {
   assertName(type, "a message type");
   return (client, schemaVersion) => {
     const before = effectiveTypes(client, schemaVersion);
     if (!before.includes(type)) return nothing;
-    const released = isEnforcedByHiveMind4(schemaVersion);
-    if (released && type === alwaysAllowed) {
+    const isHiveMind4 = isEnforcedByHiveMind4(schemaVersion);
+    if (isHiveMind4 && type === alwaysAllowed) {
       throw new StoreError(
         "refused",
-        `a released hub (hivemind-core 4) allows every client ${alwaysAllowed}, whatever its list says`,
-        { hint: "delete-client keeps the client out altogether; newer hubs can deny the type." },
+        `HiveMind 4 allows each client ${alwaysAllowed}, whatever its list contains`,
+        {
+          hint: "Revoke the client with delete-client, or upgrade to HiveMind 5, which can deny the type.",
+        },
       );
     }
     const notices = connectionNotices(schemaVersion);
-    if (released && client.allowed_types.length === 0) notices.push(spelledOutNotice);
-    // On a released hub's list the type it always allows stays written: an empty list would mean the default one.
-    const source = released && client.allowed_types.length > 0 ? client.allowed_types : before;
+    if (isHiveMind4 && client.allowed_types.length === 0) notices.push(spelledOutNotice);
+    // Keeps the type HiveMind 4 always allows: an empty list would mean the default list.
+    const source = isHiveMind4 && client.allowed_types.length > 0 ? client.allowed_types : before;
     const left = source.filter((allowed) => allowed !== type);
     if (left.length > 0) return { changes: { allowed_types: left }, notices };
-    if (released) {
+    if (isHiveMind4) {
       notices.push(
-        `That was the last type. A released hub reads an empty list as the default one, so ${alwaysAllowed} was written, which it allows in any case.`,
+        `That was the last type. HiveMind 4 reads an empty list as the default list, so the list now has ${alwaysAllowed}, which it allows in any case.`,
       );
       return { changes: { allowed_types: [alwaysAllowed] }, notices };
     }
     notices.push(
-      "That was the last type: the client may send nothing now. Start no released hub (hivemind-core 4) on this store: it reads an empty list as the default one.",
+      "That was the last type: the client can send nothing now. Do not start HiveMind 4 on this store: it reads an empty list as the default list.",
     );
     return { changes: { allowed_types: [] }, notices };
   };
 }
 
 const spelledOutNotice =
-  "Its list was empty, which a released hub (hivemind-core 4) reads as the default one: that list is written out now, with this change.";
+  "Its list was empty, which HiveMind 4 reads as the default list: the list now has these types, with this change.";
 
 type Blacklist = "skill_blacklist" | "intent_blacklist";
 
 /**
- * Keeps the client from triggering a skill or an intent.
+ * Denies the client a skill or an intent.
  *
- * @throws StoreError `usage` for what cannot be a name; from the verb `refused` if there is something else than a list.
+ * @throws {@link StoreError} usage - for an invalid name
+ * @throws {@link StoreError} refused - from the edit, if the stored value is not a list
  */
 export function addToBlacklist(key: Blacklist, name: string): Verb {
-  assertName(name, wordsFor(key));
+  assertName(name, describeEntry(key));
   return (client) => {
     const list = blacklistOf(client, key);
     return list.includes(name) ? nothing : blacklistChange(client, key, [...list, name]);
   };
 }
 
-/** Lets the client trigger a skill or an intent again. @throws StoreError as `addToBlacklist`. */
+/**
+ * Allows the client a skill or an intent again.
+ *
+ * @throws {@link StoreError} as `addToBlacklist`
+ */
 export function removeFromBlacklist(key: Blacklist, name: string): Verb {
-  assertName(name, wordsFor(key));
+  assertName(name, describeEntry(key));
   return (client) => {
     const list = blacklistOf(client, key);
     if (!list.includes(name)) return nothing;
@@ -199,30 +211,31 @@ function blacklistOf(client: Client, key: Blacklist): readonly JsonValue[] {
   const value = Object.hasOwn(client.metadata, key) ? client.metadata[key] : undefined;
   if (Array.isArray(value)) return value;
   if (value === undefined || value === null) return [];
-  throw new StoreError(
-    "refused",
-    `client ${client.client_id} has something else than a list in metadata.${key}`,
-    { hint: "Put it right first, with the hub's set-metadata or with sql --write." },
-  );
+  throw new StoreError("refused", `metadata.${key} of client ${client.client_id} is not a list`, {
+    hint: "Correct it first, with the hub's set-metadata or with: hivemind-sqlcipher sql --write",
+  });
 }
 
-function wordsFor(key: Blacklist): string {
+function describeEntry(key: Blacklist): string {
   return key === "skill_blacklist" ? "a skill's id" : "an intent's id";
 }
 
-/** White space in a name is a slip of the hand: no hub would ever match it. */
+/** Refuses white space: no hub would match it. */
 function assertName(name: string, what: string): void {
   if (name !== "" && !/\s/u.test(name)) return;
-  throw new StoreError("usage", `"${name}" cannot be ${what}: it is empty or holds white space`);
+  throw new StoreError(
+    "usage",
+    `"${name}" is not a valid name for ${what}: it is empty or contains white space`,
+  );
 }
 
-/** A field, or a list in metadata, before a verb and after it. */
+/** The value of a field, or of a list in metadata, before and after a change. */
 export interface Difference {
   readonly before: JsonValue;
   readonly after: JsonValue;
 }
 
-/** What differs between two states of a client, by field; blacklists by their own names. */
+/** Returns the differences of two states of a client by field; blacklists by their own names. */
 export function differences(before: Client, after: Client): Record<string, Difference> {
   const found: Record<string, Difference> = {};
   const left = flatten(before);
@@ -236,18 +249,18 @@ export function differences(before: Client, after: Client): Record<string, Diffe
 
 const rights = ["is_admin", "can_broadcast", "can_escalate", "can_propagate"] as const;
 
-/** Something that a client could do after a change and not before it. */
+/** Something a client can do after a change, and could not before. */
 export type Widening =
   | { readonly field: (typeof rights)[number] }
   | { readonly field: "allowed_types"; readonly added: readonly string[] }
-  /** `removed` is undefined where one of the two is no list, so that nobody can tell. */
+  /** `removed` is undefined if either value is not a list: the effect is unknown. */
   | { readonly field: BlacklistKey; readonly removed: readonly JsonValue[] | undefined };
 
 /**
- * What a client could do after a change and not before it, as any hub reads the two records.
+ * Returns what a client can do after a change, and could not before, in either version of HiveMind.
  *
- * The store's schema does not narrow that down, for both lines open every store: newer hubs bring one of schema 0 or 1 to
- * theirs, and released ones do not look. So a message type that either line would let through is one more.
+ * The store's schema does not tell the version of its next reader: HiveMind 5 migrates a store of
+ * schema 0 or 1, and HiveMind 4 does not check. A message type allowed by either counts.
  */
 export function widenings(before: Client, after: Client): Widening[] {
   const found: Widening[] = rights
@@ -288,10 +301,10 @@ function flatten(client: Client): Record<string, JsonValue> {
   return { ...fields, skill_blacklist, intent_blacklist };
 }
 
-/** @throws StoreError `refused` for a revoked client, which no verb brings back. */
+/** @throws {@link StoreError} refused - for a revoked client */
 export function assertActive(client: Client): void {
   if (!isRevoked(client)) return;
   throw new StoreError("refused", `client ${client.client_id} is revoked; nothing was changed`, {
-    hint: "A revoked client stays revoked: add-client makes a new one.",
+    hint: "Create a new client with add-client.",
   });
 }

@@ -1,6 +1,4 @@
-/**
- * Where things are: the XDG base directories, as HiveMind itself reads them, and the store in them.
- */
+/** The XDG base directories as HiveMind reads them, and the path of a store in them. */
 import { lstat, readlink, realpath } from "node:fs/promises";
 import { homedir } from "node:os";
 import { basename, dirname, isAbsolute, join, resolve } from "node:path";
@@ -8,7 +6,7 @@ import { hasCode, StoreError, systemError } from "../errors.js";
 
 export type Environment = Readonly<Record<string, string | undefined>>;
 
-/** How a store is named: by its path, or by the two names that HiveMind's SQLite plugin takes. */
+/** A store named by its path, or by the two names HiveMind's SQLite plugin takes. */
 export interface StoreLocation {
   path?: string | undefined;
   /** Without `.db`. Default: `clients`. */
@@ -17,23 +15,23 @@ export interface StoreLocation {
   subfolder?: string | undefined;
 }
 
-/** Longest chain of symbolic links that is followed, as in Linux. */
-const maxLinks = 40;
+/** Longest chain of symbolic links, as in Linux. */
+const linkLimit = 40;
 
 export function dataHome(environment: Environment = process.env): string {
-  return baseFolder(environment, "XDG_DATA_HOME", ".local/share");
+  return baseDirectory(environment, "XDG_DATA_HOME", ".local/share");
 }
 
 export function configHome(environment: Environment = process.env): string {
-  return baseFolder(environment, "XDG_CONFIG_HOME", ".config");
+  return baseDirectory(environment, "XDG_CONFIG_HOME", ".config");
 }
 
 export function stateHome(environment: Environment = process.env): string {
-  return baseFolder(environment, "XDG_STATE_HOME", ".local/state");
+  return baseDirectory(environment, "XDG_STATE_HOME", ".local/state");
 }
 
-/** The XDG specification (and the hub) ignore a relative path here. */
-function baseFolder(environment: Environment, variable: string, fallback: string): string {
+/** Ignores a relative path in the variable, as the XDG specification and the hub do. */
+function baseDirectory(environment: Environment, variable: string, fallback: string): string {
   const value = environment[variable];
   if (value !== undefined && isAbsolute(value)) return value;
   return join(environment.HOME || homedir(), fallback);
@@ -44,14 +42,14 @@ export function defaultSettingsPath(environment: Environment = process.env): str
 }
 
 /**
- * Replaces a leading `~/` by the home folder, as a shell does, and makes the path absolute.
+ * Makes a path absolute, with a leading `~/` replaced by the home directory.
  *
- * @throws StoreError `usage` for an empty one, which would be the folder one works in.
+ * @throws {@link StoreError} usage - for an empty path, as of an unset variable
  */
 export function expandPath(path: string, environment: Environment = process.env): string {
   if (path === "") {
-    throw new StoreError("usage", "a path that was given is empty", {
-      hint: 'a variable that is not set leaves one, as in --db "$STORE"',
+    throw new StoreError("usage", "a path in the options or settings is empty", {
+      hint: 'Check that each variable in the command is set, as in --db "$STORE".',
     });
   }
   const home = environment.HOME || homedir();
@@ -60,65 +58,73 @@ export function expandPath(path: string, environment: Environment = process.env)
 }
 
 /**
- * The one path of a store that everything else goes by: locks, journal, keyring account, copies. Every symbolic
- * link is followed, so two ways to name a store give the same path; the file, and its folder, need not exist.
+ * Returns the path of a store as used in its locks, journal, keyring account and copies.
  *
- * @throws StoreError `usage` for a name that is not one, `refused` for links that go round in a circle.
+ * Every symbolic link is followed, so two names of a store give one path. Neither the file nor its
+ * directory needs to exist.
+ *
+ * @throws {@link StoreError} usage - for an invalid path or name
+ * @throws {@link StoreError} refused - for a circle of symbolic links
  */
 export async function resolveStorePath(
-  place: StoreLocation = {},
+  location: StoreLocation = {},
   environment: Environment = process.env,
 ): Promise<string> {
-  return realPath(storePath(place, environment));
+  return realPath(storePath(location, environment));
 }
 
-function storePath(place: StoreLocation, environment: Environment): string {
-  if (place.path !== undefined) {
-    if (place.path === "" || place.path.includes("\0")) {
-      throw new StoreError("usage", "the path of the store is empty or holds a NUL character", {
-        hint: "name the store's file: --db PATH",
+/** Returns the absolute path of a store, with symbolic links as they are. */
+export function storePath(
+  { path, name = "clients", subfolder = "hivemind-core" }: StoreLocation,
+  environment: Environment = process.env,
+): string {
+  if (path !== undefined) {
+    if (path === "" || path.includes("\0")) {
+      throw new StoreError("usage", "the path of the store is empty or contains a NUL character", {
+        hint: "Name the file of the store: --db PATH",
       });
     }
-    return expandPath(place.path, environment);
+    return expandPath(path, environment);
   }
-  const name = place.name ?? "clients";
   if (name === "" || name === "." || name === ".." || /[/\0]/.test(name)) {
-    throw new StoreError("usage", `"${name}" cannot be the name of a store`, {
-      hint: "a name has no slash and no .db; a store that is elsewhere is named by --db PATH",
+    throw new StoreError("usage", `"${name}" is not a valid name for a store`, {
+      hint: "Give a name without slash and .db, or the path of the file: --db PATH",
     });
   }
-  const subfolder = place.subfolder ?? "hivemind-core";
   if (isAbsolute(subfolder) || subfolder.includes("\0") || subfolder.split("/").includes("..")) {
-    throw new StoreError("usage", `the subfolder "${subfolder}" is not below the data folder`, {
-      hint: "a store that is elsewhere is named by --db PATH",
+    throw new StoreError("usage", `the subfolder "${subfolder}" is outside the data directory`, {
+      hint: "Name a store that is elsewhere by its path: --db PATH",
     });
   }
   return join(dataHome(environment), subfolder, `${name}.db`);
 }
 
 /**
- * `realpath` for a path whose end need not exist: links are followed as far as there are any (also one that points
- * at nothing yet), and what does not exist is appended to the real path of the nearest folder that does.
+ * Resolves symbolic links as `realpath` does, also in a path to something missing.
  *
- * @throws StoreError `refused` for a circle of links, `io` for a folder that cannot be looked into.
+ * The missing rest is appended to the real path of the nearest existing directory. A link to
+ * nothing is followed as well.
+ *
+ * @throws {@link StoreError} refused - for a circle of symbolic links
+ * @throws {@link StoreError} io - for an unsearchable directory
  */
 export async function realPath(path: string): Promise<string> {
   let current = resolve(path);
-  for (let links = 0; links < maxLinks; links++) {
+  for (let links = 0; links < linkLimit; links++) {
     try {
       return await realpath(current);
     } catch (error) {
       if (hasCode(error, "ELOOP")) break;
       if (!hasCode(error, "ENOENT")) throw systemError(error, `cannot resolve ${path}`);
     }
-    const folder = dirname(current);
-    if (folder === current) return current;
-    const here = join(await realPath(folder), basename(current));
-    const target = await linkTarget(here);
-    if (target === undefined) return here;
-    current = resolve(dirname(here), target);
+    const directory = dirname(current);
+    if (directory === current) return current;
+    const parent = join(await realPath(directory), basename(current));
+    const target = await linkTarget(parent);
+    if (target === undefined) return parent;
+    current = resolve(dirname(parent), target);
   }
-  throw new StoreError("refused", `${path}: its symbolic links go round in a circle`);
+  throw new StoreError("refused", `too many levels of symbolic links: ${path}`);
 }
 
 async function linkTarget(path: string): Promise<string | undefined> {
@@ -126,6 +132,6 @@ async function linkTarget(path: string): Promise<string | undefined> {
     return (await lstat(path)).isSymbolicLink() ? await readlink(path) : undefined;
   } catch (error) {
     if (hasCode(error, "ENOENT", "ENOTDIR")) return undefined;
-    throw systemError(error, `cannot look at ${path}`);
+    throw systemError(error, `cannot read the metadata of ${path}`);
   }
 }

@@ -1,8 +1,9 @@
 /**
- * Writes files so that a crash leaves either the old contents or the new, readable only by the owner.
+ * Writes files so that a crash leaves either the old contents or the new, readable only by the
+ * owner.
  *
- * Each file that this project keeps is written here: 0600, created exclusively (so never through a
- * symbolic link), synced together with its directory, and named only when it is complete.
+ * Each file of this project is written here: 0600, created exclusively (so never through a symbolic
+ * link), synced together with its directory, and named only when it is complete.
  */
 import { randomBytes } from "node:crypto";
 import { constants } from "node:fs";
@@ -14,7 +15,7 @@ import { lstatIfExists, statIfExists } from "./read.js";
 
 const newFile = constants.O_WRONLY | constants.O_CREAT | constants.O_EXCL | constants.O_NOFOLLOW;
 
-/** Creates a directory and its parents, each 0700 and synced. An existing directory is unchanged. */
+/** Creates a directory and its parents, 0700 and synced. An existing directory is unchanged. */
 export async function makeDirectory(path: string): Promise<void> {
   try {
     await mkdir(path, 0o700);
@@ -35,7 +36,7 @@ async function isDirectory(path: string): Promise<boolean> {
   return stats?.isDirectory() ?? false;
 }
 
-/** Syncs the names in a directory (files created, renamed, removed), so that they survive a power cut. */
+/** Syncs the names in a directory: files created, renamed or removed there survive a power cut. */
 export async function syncDirectory(path: string): Promise<void> {
   try {
     await using directory = await open(path, constants.O_RDONLY | constants.O_DIRECTORY);
@@ -49,7 +50,7 @@ export async function syncDirectory(path: string): Promise<void> {
 /**
  * Creates a complete, synced file, or none.
  *
- * @throws {@link StoreError} refused - if something has that name
+ * @throws {@link StoreError} refused - if the name is taken
  * @throws {@link StoreError} io - if the system fails
  */
 export async function createFile(
@@ -78,7 +79,7 @@ export async function createFile(
 }
 
 /**
- * Gives a complete, synced file its final name on the same file system, unless that name is taken.
+ * Gives a complete, synced file its final name on the same file system, unless the name is taken.
  *
  * @throws {@link StoreError} refused - if the final name is taken; `staged` then still exists
  */
@@ -92,14 +93,14 @@ export async function claimName(staged: string, final: string): Promise<void> {
       throw systemError(error, `cannot create ${final}`);
     }
     // A file system without hard links (FAT, some network shares): reserve the name with an empty
-    // file, then rename over that file.
+    // file, then rename over it.
     await createFile(final, "");
     await rename(staged, final);
   }
   await syncDirectory(dirname(final));
 }
 
-/** Removes an unfinished file. The caller reports why it is unfinished, so errors here are ignored. */
+/** Removes an unfinished file. Ignores errors: the caller reports why the file is unfinished. */
 async function discard(path: string): Promise<void> {
   await rm(path, { force: true }).catch(() => undefined);
 }
@@ -142,7 +143,7 @@ export function stagedName(path: string): string {
 }
 
 /**
- * Removes the staged files of `path` that killed processes left. No process may be writing `path`.
+ * Removes staged files of `path` left by killed processes. No process may be writing `path`.
  *
  * @returns whether there were any
  */
@@ -185,8 +186,8 @@ export async function replaceFile(path: string, contents: string | Uint8Array): 
 }
 
 /**
- * Tries everything that `replaceFile` does, except the rename: that the directory is writable, and
- * that a new file can have the owner and mode of the old.
+ * Tries everything that `replaceFile` does, except the rename: the directory must be writable, and
+ * a new file must be able to have the owner and mode of the old.
  *
  * @throws {@link StoreError} as `replaceFile`
  */

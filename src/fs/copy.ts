@@ -28,7 +28,7 @@ export async function copyFile(from: string, to: string): Promise<void> {
   await syncFile(to);
 }
 
-/** Syncs a file that this process has not open (SQLite wrote it, for example), and its name. */
+/** Syncs a file written by other means, such as SQLite, and its name. */
 export async function syncFile(path: string): Promise<void> {
   try {
     await using file = await open(path, "r+");

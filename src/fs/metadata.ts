@@ -1,4 +1,4 @@
-/** The owner, group, mode and access control list of a file that takes another's place. */
+/** Copies the owner, group and mode of a file to its replacement. */
 import { execFile } from "node:child_process";
 import { type BigIntStats, constants, type Stats } from "node:fs";
 import { type FileHandle, open } from "node:fs/promises";
@@ -7,11 +7,11 @@ import { hasCode, StoreError, systemError } from "../errors.js";
 import { lstatIfExists } from "./read.js";
 
 /**
- * Returns whether a file has an access control list that grants anything.
+ * Returns whether a file has an effective access control list.
  *
  * The group bits of such a file's mode are the mask of the list, not the group's permissions:
- * another file of the same mode without the list would be open to the whole group. Node has no
- * call for access control lists; `ls -l` prints a `+` after the mode.
+ * another file of the same mode without the list would be open to the whole group. Node has no call
+ * for access control lists; `ls -l` prints a `+` after the mode.
  */
 export async function hasAccessList(path: string, { mode }: Stats | BigIntStats): Promise<boolean> {
   // An empty mask grants nothing.
@@ -24,7 +24,7 @@ export async function hasAccessList(path: string, { mode }: Stats | BigIntStats)
 }
 
 /**
- * Throws if a file that replaces this one would lose an access control list or a hard link.
+ * Throws if a replacement of this file would lose an access control list or a hard link.
  *
  * @throws {@link StoreError} refused - for either
  */
@@ -54,9 +54,10 @@ export async function assertNoAccessList(path: string, stats: Stats | BigIntStat
 }
 
 /**
- * Copies owner, group and mode from the store to the file that is about to replace it.
+ * Copies owner, group and mode from the store to its replacement.
  *
- * If there is no store yet and root creates it in another user's directory, that user owns it.
+ * If there is no store yet and root creates it in another user's directory, it belongs to the
+ * directory's owner.
  *
  * @throws {@link StoreError} refused - if this user may not, or if the directory's default access
  *   control list would open the new file to others
@@ -91,7 +92,7 @@ export async function copyMetadata(storePath: string, staged: string): Promise<v
   }
 }
 
-/** Gives a file that this process created another owner, if it has not that owner already. */
+/** Changes the owner of a file created by this process, if necessary. */
 export async function copyOwner(path: string, uid: number, gid: number): Promise<void> {
   if (process.geteuid?.() === uid && process.getegid?.() === gid) return;
   await using file = await openOwn(path);
@@ -99,9 +100,9 @@ export async function copyOwner(path: string, uid: number, gid: number): Promise
 }
 
 /**
- * Opens a file that this process created, to change its owner through the descriptor.
+ * Opens a file created by this process, to change its owner through the descriptor.
  *
- * By name, chown would follow a link that the directory's owner puts in the file's place. A second
+ * By name, chown would follow a link put in the file's place by the directory's owner. A second
  * hard link is refused: chown would hand the file to the user who created the link.
  */
 async function openOwn(path: string): Promise<FileHandle> {
@@ -111,7 +112,7 @@ async function openOwn(path: string): Promise<FileHandle> {
   throw notOwnedError(path);
 }
 
-/** Returns the error for a file that was replaced or linked by another user after its creation. */
+/** Returns the error for a file replaced or linked by another user since its creation. */
 export function notOwnedError(path: string): StoreError {
   return new StoreError("refused", `${path} is not the file that was created here`, {
     hint: `Another user can write to ${dirname(path)}: see ls -ld, restrict it to its owner, and run this again.`,

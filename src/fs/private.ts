@@ -1,4 +1,4 @@
-/** Reads files that contain a secret, and checks that no other user can change what is read. */
+/** Reads files with a secret, and refuses files other users can change. */
 import { constants, type Stats } from "node:fs";
 import { type FileHandle, lstat, open } from "node:fs/promises";
 import { type ErrorKind, hasCode, StoreError, systemError } from "../errors.js";
@@ -47,7 +47,7 @@ export async function readSecretFile(
   }
 }
 
-/** Reads without offsets, which a pipe does not have. */
+/** Reads without offsets: a pipe has none. */
 async function readSecret(file: FileHandle, path: string): Promise<Uint8Array> {
   const buffer = Buffer.alloc(secretLimit + 1);
   let length = 0;
@@ -60,7 +60,7 @@ async function readSecret(file: FileHandle, path: string): Promise<Uint8Array> {
 }
 
 /**
- * Decodes a secret, without the newline that editors and `echo` append.
+ * Decodes a secret, without the newline appended by editors and `echo`.
  *
  * @param what - where it comes from, for the message
  * @throws {@link StoreError} refused - if it is not UTF-8
@@ -77,7 +77,7 @@ export function decodeSecret(bytes: Uint8Array, what: string): string {
 /**
  * Throws if a user other than its reader and root can change a file that names commands to run.
  *
- * @throws {@link StoreError} refused - if one can
+ * @throws {@link StoreError} refused - if any other user can
  */
 export function assertNotWritableByOthers(path: string, stats: Stats): void {
   assertOwned(path, stats);

@@ -1,4 +1,4 @@
-/** Reads files, directories and file metadata that may be absent, or not be what is expected. */
+/** Reads files, directories and file metadata, any of which may be absent. */
 import { createHash } from "node:crypto";
 import { type BigIntStats, constants, createReadStream, type Stats } from "node:fs";
 import { type FileHandle, lstat, open, readdir, stat } from "node:fs/promises";
@@ -6,7 +6,8 @@ import { pipeline } from "node:stream/promises";
 import { hasCode, StoreError, systemError } from "../errors.js";
 
 /**
- * Returns a file's metadata, of the link itself for a symbolic link; undefined if it does not exist.
+ * Returns a file's metadata, of the link itself for a symbolic link; undefined if it does not
+ * exist.
  *
  * @throws {@link StoreError} io - if the directory cannot be searched
  */
@@ -71,8 +72,8 @@ export async function readUpTo(file: FileHandle, buffer: Buffer, offset: number)
 /**
  * Reads a regular file whole.
  *
- * For paths in directories that other users may write to: a pipe would block the reader for good,
- * a device or a huge file fill the memory.
+ * For directories writable by other users: a pipe would block the reader for good, a device or a
+ * huge file fill the memory.
  *
  * @param limit - bytes; a longer file is not read
  * @throws {@link StoreError} corrupted - if it is longer, or not a regular file

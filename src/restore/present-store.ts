@@ -3,10 +3,15 @@ import { type ErrorKind, StoreError } from "../errors.js";
 import { lstatIfExists } from "../fs/read.js";
 import type { Generation, PassphraseSource } from "../keys/source.js";
 import { type UnlockedStore, unlock } from "../keys/unlock.js";
-import { identify, openEncrypted, type StoreKey } from "../store/cipher.js";
+import {
+  identify,
+  openDatabase,
+  openEncrypted,
+  type Secret,
+  type StoreKey,
+} from "../store/cipher.js";
 import { ClientStore } from "../store/client-store.js";
 import { ClientTable } from "../store/client-table.js";
-import { openDatabase, type Secret } from "../store/export.js";
 import { checkSchema } from "../store/schema.js";
 import type { Replaced } from "../swap/swap.js";
 import { compareClients, type Differences } from "./differences.js";

@@ -26,7 +26,7 @@ import { throwIfAborted } from "../process/abort.js";
 import { recoverBefore } from "../recovery/recover.js";
 import type { Reporter } from "../reporter.js";
 import { keyIdOf, type StoreKey } from "../store/cipher.js";
-import { type LockedStore, setJournalMode } from "../store/export.js";
+import { type LockedStore, setJournalMode } from "../store/locked-store.js";
 import { newestSchema } from "../store/schema.js";
 import type { BundleOptions, BundleReport, OperationOptions } from "../swap/options.js";
 import { type BundlePlan, bundleReport, checkBundleDirectory } from "../swap/prepare.js";

@@ -1,15 +1,15 @@
-/** A query's answer as text. */
+/** Formats rows as text. */
 import { formatJson, JsonNumber, type JsonValue } from "../client/json.js";
 import type { Cell, Rows } from "./session.js";
 
-/** A cell for a person: NULL is told from the empty text, bytes are written as SQL writes them. */
+/** Formats a value for a terminal. NULL differs from the empty text; bytes look as in SQL. */
 export function cellText(cell: Cell): string {
   if (cell === null) return "NULL";
   if (cell instanceof JsonNumber) return cell.text;
   return typeof cell === "string" ? cell : blobText(cell);
 }
 
-/** CSV as RFC 4180 has it, header first: NULL is an empty value, the empty text is `""`. */
+/** Formats rows as CSV (RFC 4180) with a header: NULL is an empty value, the empty text is `""`. */
 export function csvText({ columns, rows }: Rows): string {
   const line = (cells: readonly Cell[]) => `${cells.map(csvValue).join(",")}\r\n`;
   return line(columns) + rows.map(line).join("");
@@ -21,7 +21,7 @@ function csvValue(cell: Cell): string {
   return /^$|[",\r\n]|^\s|\s$/.test(text) ? `"${text.replaceAll('"', '""')}"` : text;
 }
 
-/** `{"columns", "rows"}` and what else is given; numbers keep all their digits. */
+/** Formats rows as `{"columns", "rows", …more}`, with all digits of numbers. */
 export function jsonText({ columns, rows }: Rows, more: Record<string, JsonValue> = {}): string {
   const values = rows.map((row) => row.map(jsonValue));
   return formatJson({ columns, rows: values, ...more }, { ascii: false });

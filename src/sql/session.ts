@@ -1,15 +1,16 @@
 /**
- * SQL on the store: what reads runs with `query_only`, what changes runs in one transaction, which can be tried first.
+ * Runs SQL on the store: queries with `query_only`, changes in one transaction, after a dry run if
+ * requested.
  */
 import { JsonNumber } from "../client/json.js";
-import { StoreError } from "../errors.js";
+import { isKind, StoreError, wrap } from "../errors.js";
 import { findHolders } from "../process/holders.js";
 import type { ClientStore } from "../store/client-store.js";
 import type { Connection } from "../store/connection.js";
 import { checkSchema } from "../store/schema.js";
 import type { Statement } from "./statements.js";
 
-/** Numbers keep SQLite's own digits: JavaScript would round whole ones beyond 2^53. */
+/** A value of a row. Numbers keep SQLite's digits: JavaScript would round integers beyond 2^53. */
 export type Cell = null | string | JsonNumber | Uint8Array;
 
 export interface Rows {
@@ -24,17 +25,17 @@ export interface Counts {
 
 /** What statements did, or would do. */
 export interface Effect {
-  /** What each answered; nothing for those that answer no rows. */
+  /** Rows of the statements that return any. */
   readonly results: readonly Rows[];
-  /** Rows changed by each statement that may change any. */
+  /** Number of rows changed by each changing statement. */
   readonly changes: readonly { readonly text: string; readonly rows: number }[];
   readonly clients: { readonly before: Counts; readonly after: Counts };
 }
 
-/** How long a transaction may last while another process has the store open, in milliseconds. */
-const longestBesideOthers = 800;
+/** Longest transaction while another process has the store open, in milliseconds. */
+const sharedTransactionMs = 800;
 
-/** The view that stands for a query: it tells the query's columns, also of one without rows. */
+/** A view of the query: it has columns even without rows. */
 const view = "temp.hivemind_sqlcipher_result";
 
 export class SqlSession {
@@ -46,57 +47,62 @@ export class SqlSession {
     this.#connection = store.connection;
   }
 
-  /** The store stays the caller's to close. */
+  /** The caller closes the store. */
   static async on(store: ClientStore): Promise<SqlSession> {
     await store.connection.exec("PRAGMA query_only = ON");
     return new SqlSession(store);
   }
 
   /**
-   * Runs one statement that reads.
+   * Runs a reading statement.
    *
-   * @throws StoreError `failed` for what SQLite does not understand; `refused` for a statement that would change
-   *   something.
+   * @throws {@link StoreError} failed - if SQLite rejects it
+   * @throws {@link StoreError} refused - if it would change something
    */
   async read(statement: Statement): Promise<Rows> {
     if (statement.kind === "change") {
       throw new StoreError("refused", "this statement changes the store", {
-        hint: "Add --write to run it: what it does is shown, and asked about, before it is kept.",
+        hint: "Add --write to run it: its effect is shown and confirmed before it is committed.",
       });
     }
-    return inWords(() => this.#answer(statement));
+    return withShortMessage(() => this.#run(statement));
   }
 
-  /** Runs statements in a transaction that is then undone, to see what they would do. @throws as `apply`. */
+  /**
+   * Runs statements in a transaction and rolls it back, to see their effect.
+   *
+   * @throws {@link StoreError} as `apply`
+   */
   dryRun(statements: readonly Statement[]): Promise<Effect> {
     return this.#transact(statements, () => {
-      throw undone;
+      throw rolledBack;
     });
   }
 
   /**
-   * Runs statements in one transaction, and keeps what they did.
+   * Runs statements in a transaction and commits it.
    *
-   * @param expected what a rehearsal said, if there was one.
-   * @throws StoreError `failed` for what SQLite does not understand; `inUse` if they now do something else than at the
-   *   rehearsal; `refused` if the table would no longer be HiveMind's, or if they take so long that another process
-   *   that has the store open would be held up. Nothing is then kept.
+   * @param expected - the effect of a dry run, if there was one
+   * @throws {@link StoreError} failed - if SQLite rejects any
+   * @throws {@link StoreError} inUse - if their effect differs from `expected`
+   * @throws {@link StoreError} refused - if the table would no longer be HiveMind's, or if they
+   *   would block another process with the store open for too long
    */
   apply(statements: readonly Statement[], expected?: Effect): Promise<Effect> {
     return this.#transact(statements, (effect) => {
       if (expected === undefined || sameCounts(effect, expected)) return;
-      throw new StoreError("inUse", "the store was changed in between; nothing was kept", {
-        hint: "Run it again.",
+      throw new StoreError("inUse", "the store changed since the dry run; nothing was committed", {
+        hint: "Run the command again.",
       });
     });
   }
 
-  /** Ends the statement that is running, with an error. */
+  /** Makes the running statement fail. */
   interrupt(): void {
     this.#connection.interrupt();
   }
 
-  /** Names of the tables, and of their columns, for completion. */
+  /** Returns the names of tables and columns, for completion. */
   async names(): Promise<string[]> {
     const rows = await this.#connection.all<{ name: string }>(
       `SELECT name FROM sqlite_schema WHERE type IN ('table', 'view') UNION
@@ -107,7 +113,7 @@ export class SqlSession {
 
   async #transact(
     statements: readonly Statement[],
-    judge: (effect: Effect) => void,
+    check: (effect: Effect) => void,
   ): Promise<Effect> {
     const [holder] = (await findHolders(this.#connection.path)).holders;
     let late = false;
@@ -120,19 +126,19 @@ export class SqlSession {
           timer = setTimeout(() => {
             late = true;
             this.#connection.interrupt();
-          }, longestBesideOthers);
+          }, sharedTransactionMs);
         }
         effect = await this.#effectOf(statements);
         if (late) throw new Error("late");
-        judge(effect);
+        check(effect);
       });
     } catch (error) {
-      if (error === undone && effect !== undefined) return effect;
+      if (error === rolledBack && effect !== undefined) return effect;
       if (late && holder !== undefined) {
         throw new StoreError(
           "refused",
-          `this takes so long that ${holder.command} (process ${holder.pid}), which has the store open, would be held up; nothing was kept`,
-          { hint: "Stop it first." },
+          `this would block ${holder.command} (process ${holder.pid}), which has the store open, for more than ${sharedTransactionMs} ms; nothing was committed`,
+          { hint: "Stop that process first, or change fewer rows at a time." },
         );
       }
       throw error;
@@ -150,23 +156,23 @@ export class SqlSession {
     const before = await this.#store.counts();
     for (const statement of statements) {
       const rowsBefore = await this.#totalChanges();
-      const answer = await inWords(() => this.#answer(statement));
-      if (statement.kind !== "change" || answer.rows.length > 0) results.push(answer);
+      const result = await withShortMessage(() => this.#run(statement));
+      if (statement.kind !== "change" || result.rows.length > 0) results.push(result);
       if (statement.kind !== "change") continue;
       changes.push({ text: statement.text, rows: (await this.#totalChanges()) - rowsBefore });
     }
-    await this.#requireTable();
+    await this.#assertTable();
     return { results, changes, clients: { before, after: await this.#store.counts() } };
   }
 
-  /** Whatever was done, the table must still be one that a hub can use. */
-  async #requireTable(): Promise<void> {
+  /** Throws if a hub could no longer use the table. */
+  async #assertTable(): Promise<void> {
     try {
       await checkSchema(this.#connection);
     } catch (error) {
       throw new StoreError(
         "refused",
-        "the table of clients would no longer be HiveMind's; nothing was kept",
+        "the table of clients would no longer be HiveMind's; nothing was committed",
         { cause: error },
       );
     }
@@ -177,7 +183,7 @@ export class SqlSession {
     return row?.n ?? 0;
   }
 
-  async #answer(statement: Statement): Promise<Rows> {
+  async #run(statement: Statement): Promise<Rows> {
     if (statement.kind === "select") return this.#query(statement.text);
     const found = await this.#connection.all<Record<string, unknown>>(statement.text);
     const columns = Object.keys(found[0] ?? {});
@@ -185,8 +191,10 @@ export class SqlSession {
   }
 
   /**
-   * The binding gives rows as objects, which lose a second column of the same name, and whole numbers as floats. So
-   * the query is made a view, whose columns all have names, and read as SQL literals.
+   * Runs a query through a view with unique column names, and reads values as SQL literals.
+   *
+   * The binding returns rows as objects, without a second column of the same name, and integers as
+   * floats.
    */
   async #query(text: string): Promise<Rows> {
     try {
@@ -206,7 +214,7 @@ export class SqlSession {
     }
   }
 
-  /** Making a view runs nothing of the query, and writes to memory alone. */
+  /** Creates the view. This runs nothing of the query and writes only to memory. */
   #asView(text: string): Promise<string[]> {
     return this.#withoutQueryOnly(async () => {
       await this.#connection.exec(`DROP VIEW IF EXISTS ${view}`);
@@ -229,8 +237,8 @@ export class SqlSession {
   }
 }
 
-/** Thrown to undo a rehearsal. */
-const undone = new Error("a rehearsal is undone");
+/** Thrown to roll back a dry run. */
+const rolledBack = new Error("a dry run is rolled back");
 
 function sameCounts(a: Effect, b: Effect): boolean {
   const counts = ({ changes, clients }: Effect) =>
@@ -238,18 +246,18 @@ function sameCounts(a: Effect, b: Effect): boolean {
   return counts(a) === counts(b);
 }
 
-/** SQLite's own words on what it does not understand, without the path and the code. */
-async function inWords<T>(work: () => Promise<T>): Promise<T> {
+/** Strips path and code from SQLite's message about a rejected statement. */
+async function withShortMessage<T>(work: () => Promise<T>): Promise<T> {
   try {
     return await work();
   } catch (error) {
-    if (!(error instanceof StoreError) || error.kind !== "failed") throw error;
+    if (!isKind(error, "failed")) throw error;
     const cause = error.cause instanceof Error ? error.cause.message : error.message;
-    throw new StoreError("failed", cause.replace(/^SQLITE_[A-Z]+: /, ""), { cause: error });
+    throw wrap(error, { message: cause.replace(/^SQLITE_[A-Z]+: /, "") });
   }
 }
 
-/** A value that SQLite's `quote` wrote. */
+/** Parses what SQLite's `quote` returns. */
 function literal(text: string): Cell {
   if (text === "NULL") return null;
   if (text.startsWith("'")) return text.slice(1, -1).replaceAll("''", "'");
@@ -257,17 +265,15 @@ function literal(text: string): Cell {
   return new JsonNumber(text);
 }
 
-/** A value as the binding gives it. */
+/** Converts a value of the binding. */
 function cellOf(value: unknown): Cell {
   if (value === null || value === undefined) return null;
   if (typeof value === "string" || value instanceof Uint8Array) return value;
   if (typeof value === "number" && Number.isInteger(value) && !Number.isSafeInteger(value)) {
     throw new StoreError(
       "refused",
-      "a number in the answer is beyond 2^53 - 1 and would be rounded",
-      {
-        hint: "SELECT shows it exactly.",
-      },
+      "a number in the result is beyond 2^53 - 1 and would be rounded",
+      { hint: "Read it with SELECT, which shows it exactly." },
     );
   }
   return new JsonNumber(String(value));

@@ -1,9 +1,9 @@
 /**
- * SQL text taken apart as far as must be known before it runs: where a statement ends, and what it may do.
+ * Splits SQL text into statements, and decides what each may do before it runs.
  *
- * SQLite's `query_only` alone does not keep a store as it is: pragmas take effect when they are compiled, even behind
- * EXPLAIN (`EXPLAIN PRAGMA query_only = OFF` switches it off), and VACUUM INTO writes files. So a statement is run only
- * if it is one of those known here, and `query_only` stands behind that.
+ * SQLite's `query_only` does not protect a store: pragmas take effect when they are compiled, even
+ * after EXPLAIN (`EXPLAIN PRAGMA query_only = OFF` switches it off), and VACUUM INTO writes files.
+ * So only statements listed here are run, with `query_only` as a second barrier.
  */
 import { StoreError } from "../errors.js";
 
@@ -11,12 +11,13 @@ export interface Statement {
   /** Without the semicolon at its end. */
   readonly text: string;
   /**
-   * `select` answers rows and can be a view, `report` is a pragma that reads or an EXPLAIN, `change` may write.
+   * `select` returns rows and can become a view, `report` is a reading pragma or EXPLAIN, `change`
+   * may write.
    */
   readonly kind: "select" | "report" | "change";
 }
 
-/** Pragmas that only read, when they are given nothing. */
+/** Reading pragmas, without an argument. */
 const readingPragmas = new Set(
   `application_id auto_vacuum busy_timeout cache_size cipher_compatibility cipher_integrity_check
   cipher_page_size cipher_provider cipher_salt cipher_settings cipher_version collation_list compile_options
@@ -25,7 +26,7 @@ const readingPragmas = new Set(
   table_list user_version wal_autocheckpoint`.split(/\s+/),
 );
 
-/** Pragmas that only read whatever they are given. */
+/** Reading pragmas, with any argument. */
 const readingPragmasOf = new Set(
   `foreign_key_list index_info index_list index_xinfo integrity_check quick_check table_info table_list
   table_xinfo`.split(/\s+/),
@@ -35,24 +36,26 @@ const changing = new Set(
   "INSERT REPLACE UPDATE DELETE CREATE ALTER DROP REINDEX ANALYZE".split(" "),
 );
 
-/** What there is another way for, or no way. */
+/** Hints for statements never run. */
 const instead: Record<string, string> = {
-  ATTACH: "No other file is opened from here.",
-  DETACH: "No other file is opened from here.",
-  VACUUM: "For a copy of the store there is: hivemind-sqlcipher backup.",
-  BEGIN: "With --write, what is entered at once is one transaction.",
-  COMMIT: "With --write, what is entered at once is one transaction.",
-  END: "With --write, what is entered at once is one transaction.",
-  ROLLBACK: "With --write, what is entered at once is one transaction.",
-  SAVEPOINT: "With --write, what is entered at once is one transaction.",
-  RELEASE: "With --write, what is entered at once is one transaction.",
+  ATTACH: "Open another store with --db PATH.",
+  DETACH: "Open another store with --db PATH.",
+  VACUUM: "Copy the store with: hivemind-sqlcipher backup",
+  BEGIN: "Use --write: statements that are entered together are one transaction.",
+  COMMIT: "Use --write: statements that are entered together are one transaction.",
+  END: "Use --write: statements that are entered together are one transaction.",
+  ROLLBACK: "Use --write: statements that are entered together are one transaction.",
+  SAVEPOINT: "Use --write: statements that are entered together are one transaction.",
+  RELEASE: "Use --write: statements that are entered together are one transaction.",
 };
 
 /**
- * One token after the other, and what is between them: strings, names in quotes, comments, words, single characters;
- * white space and words are SQLite's, to which every character beyond ASCII is a letter, and a byte order mark a space. A
- * doubled quote within quotes makes two tokens of one, side by side, which is all the same here, and nothing is
- * repeated that could be read in two ways: a string of megabytes is read as fast as it is copied.
+ * Matches each token, and what is between tokens: strings, quoted names, comments, words and single
+ * characters. As in SQLite, each character beyond ASCII is a letter, and a byte order mark is white
+ * space.
+ *
+ * A doubled quote gives two adjacent tokens, without a difference here. No alternative can match
+ * the same text in two ways, so a string of megabytes takes linear time.
  */
 const token =
   /[ \t\n\f\r\ufeff]+|--[^\n]*(?:\n|$)|\/\*[\s\S]*?(?:\*\/|$)|'[^']*(?:'|$)|"[^"]*(?:"|$)|`[^`]*(?:`|$)|\[[^\]]*(?:\]|$)|[\w$\u0080-\ufefe\uff00-\uffff]+|[\s\S]/g;
@@ -61,7 +64,7 @@ const insignificant = /^(?:[ \t\n\f\r\ufeff]|--|\/\*)/;
 
 const closing: Readonly<Record<string, string>> = { "'": "'", '"': '"', "`": "`", "[": "]" };
 
-/** Whether a token is a string, name or comment that lacks its end. */
+/** Returns whether a token is a string, name or comment without an end. */
 function isUnfinished(text: string): boolean {
   if (text.startsWith("/*")) return text.length < 4 || !text.endsWith("*/");
   const end = closing[text[0] ?? ""];
@@ -90,57 +93,61 @@ function pieces(sql: string): Piece[] {
   return found.filter(({ tokens }) => tokens.length > 0);
 }
 
-/** Whether the text ends with a statement's semicolon, or holds no statement at all. */
+/** Returns whether the text ends with a semicolon, or contains no statement. */
 export function isComplete(sql: string): boolean {
   return pieces(sql).every(({ ended }) => ended);
 }
 
 /**
- * The statements in a text.
+ * Splits a text into statements.
  *
- * @throws StoreError `refused` for a statement that is never run here, `usage` for text that is not a whole statement.
+ * @throws {@link StoreError} refused - for an unsupported statement
+ * @throws {@link StoreError} usage - for an incomplete statement
  */
 export function parseStatements(sql: string): Statement[] {
   return pieces(sql).map(({ text, tokens }) => {
     if (isUnfinished(tokens.at(-1) ?? "")) {
-      throw new StoreError("usage", "a string, a name or a comment in the statement has no end");
+      throw new StoreError("usage", "the statement has an unterminated string, name or comment");
     }
     return { text: text.trim(), kind: kindOf(tokens) };
   });
 }
 
 function kindOf(tokens: readonly string[]): Statement["kind"] {
-  const words = tokens.map((each) => each.toUpperCase());
-  const [first = "", second = ""] = words;
+  const upper = tokens.map((each) => each.toUpperCase());
+  const [first = "", second = ""] = upper;
   if (first === "SELECT" || first === "VALUES") return "select";
-  if (first === "WITH") return mainVerb(words) === "SELECT" ? "select" : "change";
-  if (first === "EXPLAIN") return explained(words);
+  if (first === "WITH") return mainVerb(upper) === "SELECT" ? "select" : "change";
+  if (first === "EXPLAIN") return explained(upper);
   if (first === "PRAGMA") return readingPragma(tokens);
-  if (first === "CREATE" && words.slice(1, 3).some((word) => /^(TRIGGER|VIRTUAL)$/.test(word))) {
-    throw notRun("CREATE TRIGGER and CREATE VIRTUAL TABLE", "The table is HiveMind's.");
+  if (first === "CREATE" && upper.slice(1, 3).some((token) => /^(TRIGGER|VIRTUAL)$/.test(token))) {
+    throw notRun(
+      "CREATE TRIGGER and CREATE VIRTUAL TABLE",
+      "Use plain tables and indexes: the hub knows nothing of these.",
+    );
   }
   if (changing.has(first)) return "change";
   const what = /^[A-Z]+$/.test(first) ? first : `${first}${second === "" ? "" : " …"}`;
   throw Object.hasOwn(instead, first)
     ? notRun(what, instead[first] ?? "")
-    : new StoreError("usage", `"${what}" begins no SQL statement that is known here`);
+    : new StoreError("usage", `"${what}" is not a supported SQL statement`);
 }
 
-/** What a WITH leads to: the first verb outside parentheses. */
-function mainVerb(words: readonly string[]): string | undefined {
+/** Returns the verb of a WITH: the first verb outside parentheses. */
+function mainVerb(tokens: readonly string[]): string | undefined {
   let depth = 0;
-  for (const word of words) {
-    if (word === "(") depth += 1;
-    else if (word === ")") depth -= 1;
+  for (const token of tokens) {
+    if (token === "(") depth += 1;
+    else if (token === ")") depth -= 1;
     else if (depth > 0) continue;
-    else if (word === "SELECT" || word === "VALUES") return "SELECT";
-    else if (changing.has(word)) return word;
+    else if (token === "SELECT" || token === "VALUES") return "SELECT";
+    else if (changing.has(token)) return token;
   }
   return undefined;
 }
 
-function explained(words: readonly string[]): "report" {
-  const rest = words.slice(words[1] === "QUERY" && words[2] === "PLAN" ? 3 : 1);
+function explained(tokens: readonly string[]): "report" {
+  const rest = tokens.slice(tokens[1] === "QUERY" && tokens[2] === "PLAN" ? 3 : 1);
   if (/^(SELECT|VALUES|WITH|INSERT|REPLACE|UPDATE|DELETE)$/.test(rest[0] ?? "")) return "report";
   throw notRun("EXPLAIN of anything but a query or a change of rows");
 }
@@ -155,10 +162,10 @@ function readingPragma(tokens: readonly string[]): "report" {
   if (inBrackets && readingPragmasOf.has(name)) return "report";
   throw notRun(
     `PRAGMA ${name}${value.length > 0 ? " with a value" : ""}`,
-    "Only pragmas that read are run.",
+    "Use a pragma that only reads.",
   );
 }
 
 function notRun(what: string, hint?: string): StoreError {
-  return new StoreError("refused", `${what} is not run here`, { hint });
+  return new StoreError("refused", `${what} is not supported`, { hint });
 }

@@ -1,27 +1,30 @@
 /**
- * Opening and making stores that SQLCipher encrypted.
+ * Opens and creates stores encrypted by SQLCipher.
  *
- * While this process has a connection to a store it must not open the store's file by any other means: closing any
- * descriptor of a file drops every POSIX lock that the process holds on it, SQLite's own included. So nothing here
- * reads the file. The salt, which is its first 16 bytes, is asked of SQLCipher; sizes come from `stat`.
+ * Nothing here reads the file of a store: closing any descriptor of a file drops all POSIX locks of
+ * the process on it, including SQLite's. SQLCipher returns the salt, and `stat` the size.
  *
- * The key is derived here, in Node's thread pool, and handed over raw: it is needed for the manifest as well, and a
- * raw key opens a store in a tenth of the time. A passphrase is never part of an SQL statement.
+ * The key is derived in Node's thread pool and passed to SQLCipher raw. The manifest needs the key
+ * as well, a raw key opens a store ten times as fast, and no passphrase becomes part of an SQL
+ * statement.
  */
 import { hkdfSync, pbkdf2, randomBytes } from "node:crypto";
 import { channel } from "node:diagnostics_channel";
 import { realpath, rm } from "node:fs/promises";
 import { inspect, promisify } from "node:util";
-import { StoreError } from "../errors.js";
+import { isKind, StoreError } from "../errors.js";
 import { createFile } from "../fs/atomic.js";
 import { openIfExists, statIfExists } from "../fs/read.js";
 import { Connection, type ConnectionOptions } from "./connection.js";
 import { readWal } from "./wal.js";
 
-/** The major version of SQLCipher whose defaults a file follows. 4 is what is written; 3 is what Debian 12 has. */
+/**
+ * The major version of SQLCipher that wrote a file at its defaults: 4 for what is written today, 3 for what
+ * the library in Debian 12 reads.
+ */
 export type CipherCompatibility = 3 | 4;
 
-/** How SQLCipher derives a key from a passphrase, by format: its documented defaults. */
+/** Parameters of PBKDF2 by format. */
 const derivation = {
   3: { iterations: 64_000, digest: "sha1" },
   4: { iterations: 256_000, digest: "sha512" },
@@ -29,21 +32,18 @@ const derivation = {
 
 const keyBytes = 32;
 const saltBytes = 16;
-/** The first 16 bytes of a database that is not encrypted, where an encrypted one has its salt. */
+/** The first bytes of a plaintext database. An encrypted database has its salt there. */
 const plaintextHeader = Buffer.from("SQLite format 3\0", "latin1");
-/** The smallest page that SQLite knows. */
+/** Bytes. No database is smaller. */
 const smallestPage = 512;
 
-/**
- * The key of one store's file, good for no other file. It shows neither in `console.log` nor in JSON, and is not
- * copied by a spread.
- */
+/** The key of a store's file. Not shown by `console.log` or in JSON, and not copied by a spread. */
 export class StoreKey {
   readonly #salt: Buffer;
   readonly #key: Buffer;
   readonly #cipherCompatibility: CipherCompatibility;
 
-  /** @throws RangeError unless the salt has 16 bytes and the key 32. */
+  /** @throws RangeError if the salt does not have 16 bytes, or the key 32 */
   constructor(salt: Buffer, key: Buffer, cipherCompatibility: CipherCompatibility) {
     if (salt.length !== saltBytes || key.length !== keyBytes) {
       throw new RangeError("a store key has 32 bytes and a salt of 16");
@@ -57,7 +57,7 @@ export class StoreKey {
     return this.#salt;
   }
 
-  /** The raw key, 32 bytes. */
+  /** 32 bytes. */
   get key(): Buffer {
     return this.#key;
   }
@@ -79,30 +79,36 @@ export class StoreKey {
   }
 }
 
-/** An open store, unlocked. */
+/** What opens a database: its key, or undefined if it is plaintext. */
+export type Secret = StoreKey | undefined;
+
+/** An open, decrypted store. */
 export interface OpenedStore {
   connection: Connection;
   key: StoreKey;
   keyId: string;
 }
 
-/** What names a passphrase of a store: the first 16 hex digits of the file's salt. */
+/** Returns the identifier of a passphrase: the first 16 hex digits of the file's salt. */
 export function keyIdOf(salt: Buffer): string {
   return salt.toString("hex", 0, 8);
 }
 
 const pbkdf2Async = promisify(pbkdf2);
 
-/** Every derivation of a key is said here, with its format, before it begins: it is nearly all that opening costs. */
+/**
+ * Announces each key derivation with its format, before it begins. It is most of what opening
+ * costs.
+ */
 export const derivationChannelName = "hivemind-sqlcipher:derivation";
 
 const derivations = channel(derivationChannelName);
 
 /**
- * Derives a store's key as SQLCipher does, from the passphrase's UTF-8 bytes. Takes some 200 ms for format 4.
+ * Derives a store's key as SQLCipher does. Takes about 200 ms for format 4.
  *
- * @throws StoreError `refused` for a passphrase that SQLCipher would not derive a key from: an empty one, one with a
- *   NUL (SQLCipher stops there), or one of the form `x'…'`, which it takes as the raw key itself.
+ * @throws {@link StoreError} refused - for a passphrase SQLCipher would not use whole: an empty
+ *   passphrase, a NUL in it, or the form of a raw key, `x'…'`
  */
 export async function deriveKey(
   passphrase: string,
@@ -111,7 +117,10 @@ export async function deriveKey(
 ): Promise<StoreKey> {
   if (passphrase === "") throw new StoreError("refused", "the passphrase is empty");
   if (passphrase.includes("\0")) {
-    throw new StoreError("refused", "the passphrase holds a NUL, where SQLCipher would cut it off");
+    throw new StoreError(
+      "refused",
+      "the passphrase contains a NUL, at which SQLCipher cuts it off",
+    );
   }
   if (/^x'(?:[0-9a-f]{64}|[0-9a-f]{96})'$/i.test(passphrase)) {
     throw new StoreError("refused", "the passphrase has the form of a raw key, x'…'");
@@ -122,30 +131,33 @@ export async function deriveKey(
   return new StoreKey(salt, key, cipherCompatibility);
 }
 
-/** A key for another purpose, 32 bytes, that tells nothing about the store's own: HKDF-SHA256 with the file's salt. */
+/**
+ * Derives a 32-byte key for another purpose (HKDF-SHA256 with the file's salt), and does not reveal
+ * the store's key.
+ */
 export function hkdfKey(key: StoreKey, info: string): Buffer {
   return Buffer.from(hkdfSync("sha256", key.key, key.salt, info, keyBytes));
 }
 
-/** The key of a manifest's `mac`. */
+/** Returns the key for the `mac` of a manifest. */
 export function manifestKey(key: StoreKey): Buffer {
   return hkdfKey(key, "hivemind-sqlcipher manifest");
 }
 
 export interface Identity {
-  /** `sqlcipher` is everything that may be encrypted: only the right key can tell it from noise. */
+  /** `sqlcipher`: anything possibly encrypted. Only the right key distinguishes it from noise. */
   format: "absent" | "plaintext" | "sqlcipher" | "unknown";
-  /** Of an encrypted file. */
+  /** Only for an encrypted file. */
   keyId?: string;
   /** Bytes. */
   size: number;
 }
 
 /**
- * What kind of file is at a path, as far as can be said without a key. `unknown` is a folder, a file too short to be
- * a database, or one that begins as text and has a size that no database has.
+ * Returns what kind of file is at a path, without a key. `unknown` is anything but a file, a file
+ * too short for a database, or a text of an impossible length.
  *
- * @throws StoreError `io` if it cannot be read.
+ * @throws {@link StoreError} io - if the file cannot be read
  */
 export async function identify(path: string): Promise<Identity> {
   const size = await databaseSize(path);
@@ -161,11 +173,15 @@ export async function identify(path: string): Promise<Identity> {
 }
 
 /**
- * Opens an encrypted store with a passphrase, or with a key derived before. Of a passphrase both formats are tried,
- * 4 first. Nothing is written.
+ * Opens an encrypted store with a passphrase or a derived key. With a passphrase, tries format 4
+ * and then format 3. Nothing is written.
  *
- * @throws StoreError `notFound` if there is no file; `refused` if it is not encrypted, or if this build cannot
- *   encrypt; `wrongPassphrase` also for what is no database; `corrupted` if it was cut off; `inUse`, `io`.
+ * @throws {@link StoreError} notFound - if there is no file
+ * @throws {@link StoreError} refused - if it is not encrypted, or this build has no SQLCipher
+ * @throws {@link StoreError} wrongPassphrase - also for any other kind of file
+ * @throws {@link StoreError} corrupted - if the file is truncated
+ * @throws {@link StoreError} inUse - if another connection locks it
+ * @throws {@link StoreError} io - if the system fails
  */
 export async function openEncrypted(
   path: string,
@@ -175,7 +191,7 @@ export async function openEncrypted(
   const size = await databaseSize(path);
   if (size === undefined) {
     throw new StoreError("notFound", `there is no store at ${path}`, {
-      hint: "hivemind-sqlcipher init",
+      hint: "Create one: hivemind-sqlcipher init",
     });
   }
   if (size === 0) throw notADatabase(path);
@@ -184,7 +200,7 @@ export async function openEncrypted(
     const salt = await readSalt(connection);
     if (salt.equals(plaintextHeader)) {
       throw new StoreError("refused", `${path} is not encrypted`, {
-        hint: "hivemind-sqlcipher encrypt",
+        hint: "Encrypt it in place: hivemind-sqlcipher encrypt",
       });
     }
     const key = await unlock(connection, secret, salt);
@@ -196,10 +212,17 @@ export async function openEncrypted(
   }
 }
 
+/** Opens a database for writing, encrypted or not. */
+export async function openDatabase(path: string, secret: Secret): Promise<Connection> {
+  if (secret) return (await openEncrypted(path, secret, { mode: "readwrite" })).connection;
+  return Connection.open(path, { mode: "readwrite" });
+}
+
 /**
- * Makes a new, empty encrypted database, 0600, that must not exist yet.
+ * Creates an empty encrypted database, 0600.
  *
- * @throws StoreError `refused` if something has that name or if this build cannot encrypt; `io`.
+ * @throws {@link StoreError} refused - if the name is taken, or this build has no SQLCipher
+ * @throws {@link StoreError} io - if the system fails
  */
 export async function createEncrypted(
   path: string,
@@ -213,7 +236,7 @@ export async function createEncrypted(
   const connection = await Connection.open(path, { mode: "readwrite" });
   try {
     await applyKey(connection, key);
-    // The first transaction writes the first page, and with it the salt.
+    // The first transaction writes the first page with the salt.
     await connection.transaction(() => connection.run("PRAGMA user_version = 0"));
     connection.unlocked = true;
     const { keyId } = await identify(path);
@@ -228,27 +251,31 @@ export async function createEncrypted(
   }
 }
 
-/** Returns a file's size; undefined if it does not exist, 0 for anything but a regular file. */
+/**
+ * Returns a file's size in bytes; undefined if it does not exist, 0 for anything but a regular
+ * file.
+ */
 async function databaseSize(path: string): Promise<number | undefined> {
   const stats = await statIfExists(path);
   return stats?.isFile() === false ? 0 : stats?.size;
 }
 
-/** A SQLite without SQLCipher ignores `PRAGMA key` and would write everything in plain text. */
+/** Without SQLCipher, SQLite ignores `PRAGMA key` and writes plaintext. */
 async function assertSqlcipher(connection: Connection): Promise<void> {
   const version = await connection.get("PRAGMA cipher_version");
   if (version === undefined) {
     throw new StoreError(
       "refused",
-      "the SQLite library of this installation is built without SQLCipher: it cannot encrypt",
-      { hint: "npm rebuild @journeyapps/sqlcipher" },
+      "this installation's SQLite is built without SQLCipher, so it cannot encrypt",
+      { hint: "Build it again: npm rebuild @journeyapps/sqlcipher" },
     );
   }
 }
 
 /**
- * The file's first 16 bytes, through SQLite's own descriptor: with a raw key set, SQLCipher reads the salt without
- * deriving or decrypting anything. Of a file shorter than that it answers random bytes.
+ * Returns the file's first 16 bytes through SQLite's own descriptor: with a raw key set, SQLCipher
+ * reads the salt without deriving or decrypting anything. For a shorter file it returns random
+ * bytes.
  */
 async function readSalt(connection: Connection): Promise<Buffer> {
   await assertSqlcipher(connection);
@@ -273,13 +300,13 @@ async function unlock(
   throw notADatabase(connection.path);
 }
 
-/** Whether the first page decrypts with this key. */
+/** Returns whether the first page decrypts with this key. */
 async function opens(connection: Connection, key: StoreKey): Promise<boolean> {
   await applyKey(connection, key);
   try {
     await connection.get("SELECT count(*) FROM sqlite_schema");
   } catch (error) {
-    if (error instanceof StoreError && error.kind === "wrongPassphrase") return false;
+    if (isKind(error, "wrongPassphrase")) return false;
     throw error;
   }
   connection.unlocked = true;
@@ -293,8 +320,10 @@ async function applyKey(connection: Connection, key: StoreKey): Promise<void> {
 }
 
 /**
- * SQLite notices whole pages missing at the end, not a part of one. A crash while the log is brought into the file leaves
- * a part of one as well: then that page and all after it are in the log, which SQLite reads, unless the file is immutable.
+ * Throws if the last page is incomplete; SQLite itself only notices missing pages.
+ *
+ * A crash during a checkpoint also leaves an incomplete page. Then this page and all after it are
+ * in the log, which SQLite reads unless the file is immutable.
  */
 async function assertNotTruncated(
   connection: Connection,
@@ -306,12 +335,19 @@ async function assertNotTruncated(
   if (size % pageSize === 0) return;
   const cutPage = Math.ceil(size / pageSize);
   if (!immutable && (await isInLog(connection.path, cutPage, pageSize))) return;
-  throw new StoreError("corrupted", `${connection.path} is cut off: its last page is not whole`, {
-    hint: "put the newest sound backup back in its place: hivemind-sqlcipher restore FILE",
-  });
+  throw new StoreError(
+    "corrupted",
+    `${connection.path} is truncated: its last page is incomplete`,
+    {
+      hint: "Restore the newest backup that verifies: hivemind-sqlcipher restore FILE",
+    },
+  );
 }
 
-/** Whether the log has a page and all after it. SQLite locks no byte of a log, so it may be opened beside the connection. */
+/**
+ * Returns whether the log has a page and all after it. SQLite holds no lock on the log, so it may
+ * be opened here.
+ */
 async function isInLog(path: string, first: number, pageSize: number): Promise<boolean> {
   await using log = await openIfExists(`${await realpath(path)}-wal`);
   const read = log && (await readWal(log));
@@ -323,5 +359,5 @@ async function isInLog(path: string, first: number, pageSize: number): Promise<b
 }
 
 function notADatabase(path: string): StoreError {
-  return new StoreError("wrongPassphrase", `${path}: wrong passphrase, or not a database`);
+  return new StoreError("wrongPassphrase", `${path}: wrong passphrase, or file is not a database`);
 }

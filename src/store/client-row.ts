@@ -1,6 +1,4 @@
-/**
- * A client as a row of the table, and back: the bytes are those that HiveMind's own plugins write.
- */
+/** Converts clients to rows and back. The bytes written are those of HiveMind's own plugins. */
 import {
   blacklistKeys,
   type Client,
@@ -21,11 +19,11 @@ import {
   type Schema,
 } from "./schema.js";
 
-/** A row as SQLite gives it; a column that the table does not have is undefined. */
+/** A row as SQLite returns it. A column missing from the table is undefined. */
 export type Row = Partial<Record<Column, unknown>> & {
-  /** The id's digits, since a number would be rounded beyond 2^53 - 1. */
+  /** Digits of the id: as a number it is rounded beyond 2^53 - 1. */
   exact_id: string;
-  /** The same for a whole number where a REAL should be; null if there is nothing to lose. */
+  /** Digits of an integer in the REAL column if a number would round it; otherwise null. */
   exact_last_seen: string | null;
 };
 
@@ -33,21 +31,19 @@ export type Values = Partial<Record<Column, SqlValue>>;
 
 const highest = Number.MAX_SAFE_INTEGER;
 
-/**
- * SQL that selects a `Row`. Columns are taken as they come, so that one which another program adds meanwhile is read
- * at once.
- */
+/** SQL that selects a `Row`. `*` also reads a column added later by another program. */
 export const rowColumns = `*, CAST(client_id AS TEXT) AS exact_id,
   CASE WHEN typeof(last_seen) = 'integer' AND last_seen NOT BETWEEN -${highest} AND ${highest}
     THEN CAST(last_seen AS TEXT) END AS exact_last_seen`;
 
 /**
- * The client that a row describes, read as a hub reads it: NULL in a permission is false; metadata that is not an
- * object counts as empty; blacklists in their own columns are folded into it, whatever the schema. `allowed_types` that
- * is not a list is an empty one: to newer hubs that denies everything, and a row that nobody changes keeps its bytes.
- * Where the table has no column for it, `crypto_key` is in the stored metadata.
+ * Decodes a row as a hub does. NULL in a permission is false. Metadata of another type counts as
+ * empty; blacklists in columns of their own are folded into it at every schema version.
+ * `allowed_types` decodes as an empty list if it is not a list, and so denies everything in
+ * HiveMind 5; an unchanged row keeps its bytes. In a table without the column, `crypto_key` is read
+ * from the stored metadata.
  *
- * @throws StoreError `refused` if a number in it would be rounded.
+ * @throws {@link StoreError} refused - if a number in the row would be rounded
  */
 export function decodeRow(row: Row): Client {
   const client_id = exactInteger(row.exact_id, "a client_id");
@@ -77,8 +73,10 @@ export function decodeRow(row: Row): Client {
 }
 
 /**
- * Columns in which two rows differ and at least one has something else than a list. `decodeRow` reads that as an empty one,
- * which to a hub it need not be: to Python an object is a list of its keys.
+ * Returns the list columns in which two rows differ and a value is not a list.
+ *
+ * `decodeRow` reads such a value as an empty list, but a hub may not: in Python an object is a list
+ * of its keys.
  */
 export function unreadableLists(row: Row, other: Row): string[] {
   return (["allowed_types", ...blacklistKeys] as const).filter(
@@ -87,7 +85,7 @@ export function unreadableLists(row: Row, other: Row): string[] {
   );
 }
 
-/** Nearly all clients have the same: the last one's text and list. */
+/** Cache of the last decoded text: nearly all clients have the same list. */
 let lastTypes: { text: unknown; list: readonly string[] } = { text: undefined, list: [] };
 
 function typesIn(text: unknown): readonly string[] {
@@ -97,12 +95,15 @@ function typesIn(text: unknown): readonly string[] {
   return lastTypes.list;
 }
 
-/** A new row's columns. `metadata` is among them even if the table has no such column. */
+/** Encodes a new row. The result has `metadata` even if the table has no such column. */
 export function encodeRow(client: Client, schema: Schema): Values {
   return Object.assign(encodeFields(client), encodeMetadata(client, schema));
 }
 
-/** The columns to write so that a row says what `client` says; those that say so already keep their bytes. */
+/**
+ * Returns the columns to write to turn a row into `client`. Columns with an equal value are left
+ * out, so they keep their bytes.
+ */
 export function changedColumns(row: Row, client: Client, schema: Schema): Values {
   const before = decodeRow(row);
   const changed: Values = {};
@@ -127,7 +128,9 @@ export function changedColumns(row: Row, client: Client, schema: Schema): Values
 
 const changesSchema = z.partial(clientSchema);
 
-/** @throws StoreError `refused` if a field is not what a client has there, naming it. */
+/**
+ * @throws {@link StoreError} refused - if a field has an invalid value; the message names the field
+ */
 export function assertValidClient(changes: Partial<Client>): void {
   const checked = changesSchema.safeParse(changes);
   if (checked.success) return;
@@ -139,9 +142,9 @@ export function assertValidClient(changes: Partial<Client>): void {
 }
 
 /**
- * An integer from its digits.
+ * Parses an integer.
  *
- * @throws StoreError `refused` if JavaScript would round it.
+ * @throws {@link StoreError} refused - if JavaScript would round it
  */
 export function exactInteger(digits: string, what: string): number {
   const value = Number(digits);
@@ -170,9 +173,11 @@ function encodeFields(client: Client): Values {
 }
 
 /**
- * Metadata and blacklists, where the hubs of this schema read them: at 0 and 1 the lists are in their columns, at 2 in
- * metadata. A released hub that opens a store at 2 fills the columns again, and enforces them alone: a row on which
- * that happened has its lists written to both.
+ * Encodes metadata and blacklists where hubs of this schema read them: in columns of their own at 0
+ * and 1, in metadata at 2.
+ *
+ * HiveMind 4 fills the columns again when it opens a store at 2, and enforces only them: a row with
+ * a filled column has its lists written to both.
  */
 function encodeMetadata(client: Client, schema: Schema, row?: Row): Values {
   const stored = storedMetadata(client, schema);
@@ -187,7 +192,7 @@ function encodeMetadata(client: Client, schema: Schema, row?: Row): Values {
   return values;
 }
 
-/** Metadata with what has no column of its own in this table. */
+/** Returns metadata including what has no column of its own in this table. */
 function storedMetadata(client: Client, schema: Schema): JsonObject {
   const hasPlace = schema.columns.has("crypto_key") || client.crypto_key === null;
   if (hasPlace || Object.hasOwn(client.metadata, "crypto_key")) return client.metadata;
@@ -204,13 +209,13 @@ function entriesOf(values: Values): [Column, SqlValue][] {
   return Object.entries(values) as [Column, SqlValue][];
 }
 
-/** A column that should hold text, or NULL. */
+/** Decodes a column of text or NULL. */
 export function textOf(value: unknown): string | null {
   if (value === null || value === undefined) return null;
   return value instanceof Uint8Array ? Buffer.from(value).toString() : String(value);
 }
 
-/** What Python's `bool` makes of a column. */
+/** Returns what Python's `bool` makes of a column. */
 function truthOf(value: unknown): boolean {
   if (typeof value === "number") return value !== 0;
   if (typeof value === "string" || value instanceof Uint8Array) return value.length > 0;

@@ -1,6 +1,6 @@
-/** The encrypted store, `clients.db`: opened, made, and asked whether it is whole. */
+/** The encrypted store, `clients.db`. */
 import { rm } from "node:fs/promises";
-import { StoreError } from "../errors.js";
+import { isKind, StoreError } from "../errors.js";
 import { claimName, stagedName } from "../fs/atomic.js";
 import { assertNoStraySidecars } from "../fs/sidecars.js";
 import {
@@ -17,21 +17,21 @@ import { checkSchema, createSchema, newestSchema, type Schema } from "./schema.j
 
 export interface OpenOptions extends Partial<ConnectionOptions> {
   /**
-   * Whether a store of schema 0 or 1 is brought to 2, which is for a hub that owns its store. A released hub would no
-   * longer enforce its blacklists, so anything else passes false.
+   * Whether to migrate a store of schema 0 or 1 to 2. Only for the hub that owns the store:
+   * HiveMind 4 would no longer enforce its blacklists.
    */
   migrate?: boolean;
 }
 
 export interface CreateOptions {
-  /** 2, or 0 for a released hub, which enforces blacklists in the columns of that schema alone. */
+  /** 2, or 0 for HiveMind 4, which enforces only blacklists in columns. */
   schemaVersion?: 0 | 2;
   cipherCompatibility?: CipherCompatibility;
 }
 
 export class ClientStore extends ClientTable {
   readonly key: StoreKey;
-  /** Names the passphrase: the first 16 hex digits of the file's salt. */
+  /** Identifies the passphrase: the first 16 hex digits of the file's salt. */
   readonly keyId: string;
 
   private constructor(opened: OpenedStore, schema: Schema) {
@@ -41,11 +41,12 @@ export class ClientStore extends ClientTable {
   }
 
   /**
-   * Opens a store. By default it may be written, and is migrated to the newest schema.
+   * Opens a store, by default for writing, and migrates it to the newest schema.
    *
-   * With mode `create` a store is made if there is none, at the newest schema; `secret` is then a passphrase.
+   * Mode `create` creates a store at the newest schema if there is none; `secret` is then a
+   * passphrase.
    *
-   * @throws StoreError as `openEncrypted` and `checkSchema`, before anything is written.
+   * @throws {@link StoreError} as `openEncrypted` and `checkSchema`, before anything is written
    */
   static async open(
     path: string,
@@ -55,7 +56,10 @@ export class ClientStore extends ClientTable {
     const { migrate = true, mode = "readwrite", ...rest } = options;
     if (mode === "create" && (await identify(path)).format === "absent") {
       if (typeof secret === "string") return ClientStore.create(path, secret);
-      throw new StoreError("notFound", `there is no store at ${path}, and a key makes none`);
+      throw new StoreError(
+        "notFound",
+        `there is no store at ${path}, and creating one takes a passphrase`,
+      );
     }
     const store = await ClientStore.from(
       await openEncrypted(path, secret, { ...rest, mode: mode === "create" ? "readwrite" : mode }),
@@ -70,10 +74,11 @@ export class ClientStore extends ClientTable {
   }
 
   /**
-   * Makes a new store, 0600, in WAL mode, and opens it. It gets its name only when it is whole.
+   * Creates a store, 0600, in WAL mode, and opens it. It gets its name when it is complete.
    *
-   * @throws StoreError `refused` if something has that name, or lies there from a store that had it, or if this build cannot
-   *   encrypt; `io`.
+   * @throws {@link StoreError} refused - if the name is taken, if sidecars of a former store are
+   *   there, or if this build has no SQLCipher
+   * @throws {@link StoreError} io - if the system fails
    */
   static async create(
     path: string,
@@ -87,7 +92,7 @@ export class ClientStore extends ClientTable {
       const { connection, key } = await createEncrypted(staged, passphrase, cipherCompatibility);
       try {
         await createSchema(connection, schemaVersion);
-        // Kept in the file: whoever opens it next is in WAL mode too, as with HiveMind's own plugin.
+        // Stored in the file, as HiveMind's plugin does: the next connection is in WAL mode too.
         await connection.get("PRAGMA journal_mode = WAL");
       } finally {
         await connection.close();
@@ -99,7 +104,11 @@ export class ClientStore extends ClientTable {
     }
   }
 
-  /** Takes over an open connection, its schema as it is, and closes it if the store is refused. @throws as `checkSchema`. */
+  /**
+   * Takes over an open connection without migration, and closes it if the store is refused.
+   *
+   * @throws {@link StoreError} as `checkSchema`
+   */
   static async from(opened: OpenedStore): Promise<ClientStore> {
     try {
       return new ClientStore(opened, await checkSchema(opened.connection));
@@ -110,7 +119,7 @@ export class ClientStore extends ClientTable {
   }
 }
 
-/** What SQLite finds wrong with a database's structure (`PRAGMA integrity_check`); empty if nothing. */
+/** Returns what `PRAGMA integrity_check` finds wrong with a database. */
 export async function integrityErrors(connection: Connection): Promise<string[]> {
   try {
     const rows = await connection.all<{ integrity_check: string }>("PRAGMA integrity_check");
@@ -118,7 +127,7 @@ export async function integrityErrors(connection: Connection): Promise<string[]>
     if (errors.length > 0) connection.damaged = true;
     return errors;
   } catch (error) {
-    if (error instanceof StoreError && error.kind === "corrupted") return [error.message];
+    if (isKind(error, "corrupted")) return [error.message];
     throw error;
   }
 }

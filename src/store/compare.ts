@@ -1,21 +1,23 @@
 /**
- * Whether two databases hold the same, row for row: every column's type and value, every table's count, the whole
- * schema. SQLite compares; nothing but counts comes out of it, so memory does not grow with the store.
+ * Compares two databases inside SQLite: the type and value of every column, the rows of every
+ * table, and the schema. Only counts leave SQLite, so memory does not grow with the store.
  */
 import { StoreError } from "../errors.js";
 import { throwIfAborted } from "../process/abort.js";
 import type { Connection } from "./connection.js";
 
-/** A large table is compared in this many ranges of row ids, which connections share among them. */
+/** How many ranges of row ids a table is divided into, for the connections to share. */
 const rangesPerTable = 64;
 
-/** The name under which a comparing connection has the other database attached. */
+/** The name under which a comparing connection has attached the other database. */
 export type Attached = "replaced" | "staged";
 
 /**
- * Compares the main database of a connection with one attached to it. Further connections like it share the work.
+ * Compares the main database of a connection with an attached database. Further connections with
+ * the same two databases share the work.
  *
- * @throws StoreError `corrupted` naming the first difference; `interrupted`.
+ * @throws {@link StoreError} corrupted - if they differ; the message names the first difference
+ * @throws {@link StoreError} interrupted - if the signal is aborted
  */
 export async function compareDatabases(
   connections: readonly [Connection, ...Connection[]],
@@ -39,7 +41,7 @@ export async function compareDatabases(
     if (rows.main !== rows.other || same !== rows.main) {
       throw new StoreError(
         "corrupted",
-        `the table ${table.name} did not arrive whole: ${rows.other} and ${rows.main} rows, ${same} of them the same`,
+        `the table ${table.name} was not copied completely: ${rows.other} and ${rows.main} rows, ${same} equal`,
       );
     }
   }
@@ -49,35 +51,39 @@ interface Table {
   readonly name: string;
   readonly columns: readonly string[];
   /**
-   * What names a row: the row id where a column is one, or the columns of a primary key without one. Else nothing: an
-   * export numbers the rows anew, and they are compared by what they hold and how often.
+   * Columns that identify a row: the row id if a column is an alias of it, or the columns of a
+   * WITHOUT ROWID table's primary key. Empty otherwise: an export renumbers such rows, so they are
+   * compared by their contents.
    */
   readonly key: readonly string[];
   readonly hasRowId: boolean;
 }
 
 async function compareSchema(connection: Connection, other: Attached): Promise<void> {
-  const difference = (one: string, two: string) =>
+  const difference = (left: string, right: string) =>
     connection.get<{ name: string }>(
-      `SELECT type, name, tbl_name, sql FROM ${one}.sqlite_schema
-       EXCEPT SELECT type, name, tbl_name, sql FROM ${two}.sqlite_schema`,
+      `SELECT type, name, tbl_name, sql FROM ${left}.sqlite_schema
+       EXCEPT SELECT type, name, tbl_name, sql FROM ${right}.sqlite_schema`,
     );
   const found = (await difference("main", other)) ?? (await difference(other, "main"));
   if (found) {
-    throw new StoreError("corrupted", `the schema did not arrive whole: ${found.name} differs`);
+    throw new StoreError(
+      "corrupted",
+      `the schema was not copied completely: ${found.name} differs`,
+    );
   }
   for (const pragma of ["user_version", "application_id"]) {
     const read = async (schema: string) =>
       (await connection.get<Record<string, number>>(`PRAGMA ${schema}.${pragma}`))?.[pragma];
     if ((await read("main")) !== (await read(other))) {
-      throw new StoreError("corrupted", `the schema did not arrive whole: ${pragma} differs`);
+      throw new StoreError("corrupted", `the schema was not copied completely: ${pragma} differs`);
     }
   }
 }
 
 /**
- * The tables that hold rows themselves; of a virtual table those are the ones behind it. Left out are the planner's
- * statistics, which are no data.
+ * Returns the tables that store rows, including those behind virtual tables. The planner's
+ * statistics are left out.
  */
 async function tablesOf(connection: Connection): Promise<Table[]> {
   const found = await connection.all<{ name: string; wr: number }>(
@@ -92,12 +98,12 @@ async function tablesOf(connection: Connection): Promise<Table[]> {
       [name],
     );
     const names = columns.map((column) => column.name);
-    // A column may have taken one of the row id's names; there are three.
+    // A column can have taken one of the three names of the row id.
     const rowId = ["_rowid_", "rowid", "oid"].find(
       (alias) => !names.some((column) => column.toLowerCase() === alias),
     );
     const primaryKey = columns.filter(({ pk }) => pk > 0);
-    // One INTEGER is the row id itself, unless it is DESC: then, as any other, it has an index.
+    // A single INTEGER is the row id itself, unless it is DESC, which gives it an index.
     const isRowId = primaryKey.length === 1 && primaryKey[0]?.type.toUpperCase() === "INTEGER";
     const hasRowId =
       wr === 0 && rowId !== undefined && isRowId && !(await hasKeyIndex(connection, name));
@@ -123,11 +129,11 @@ async function rowsOf(connection: Connection, { name }: Table, other: Attached) 
   return row ?? { main: 0, other: 0 };
 }
 
-/** SQL conditions on a row of `main`, which together let every row through once. */
+/** Returns SQL conditions on rows of `main` that partition the table. */
 async function rangesOf(connection: Connection, table: Table): Promise<string[]> {
   if (!table.hasRowId) return ["1"];
   const [rowId = ""] = table.key;
-  // Row ids have 64 bits, more than a JavaScript number carries: they come as text.
+  // As text: a JavaScript number does not have the 64 bits of a row id.
   const bounds = await connection.get<{ low: string | null; high: string | null }>(
     `SELECT CAST(min(${rowId}) AS TEXT) AS low, CAST(max(${rowId}) AS TEXT) AS high
      FROM main.${quoted(table.name)}`,
@@ -152,7 +158,7 @@ async function countSame(
 ): Promise<number> {
   const name = quoted(table.name);
   if (table.key.length === 0) return countSameContents(connection, table, other);
-  // The row id goes without quotes: in them it would be taken for a column.
+  // Unquoted: SQLite would take a quoted row id for a column.
   const quotedKey = table.key.map((key) => (table.hasRowId ? key : quoted(key)));
   const sameKey = quotedKey.map((key) => `b.${key} IS a.${key}`);
   const sameValues = table.columns.map(
@@ -167,7 +173,7 @@ async function countSame(
   return row?.same ?? 0;
 }
 
-/** Of rows that nothing names: each content counts as often as it is there in both. */
+/** Counts rows without a key that both databases have, each as often as it occurs in both. */
 async function countSameContents(
   connection: Connection,
   table: Table,

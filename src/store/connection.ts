@@ -1,58 +1,61 @@
 /**
- * One SQLite connection, in promises, its errors in the project's words.
+ * A connection to an SQLite database, with promises instead of callbacks and `StoreError`s.
  *
- * `@journeyapps/sqlcipher` is the callback interface of node-sqlite3 over SQLCipher. Its statements run in a pool of
- * threads, so every call here is awaited before what depends on it.
+ * `@journeyapps/sqlcipher` has the interface of node-sqlite3. Its statements run on a thread pool,
+ * so a statement is awaited before any that depends on it.
  */
 import { AsyncLocalStorage } from "node:async_hooks";
 import { createRequire } from "node:module";
 import { resolve } from "node:path";
 import type sqlite3 from "@journeyapps/sqlcipher";
-import { type ErrorKind, StoreError } from "../errors.js";
+import { type ErrorKind, isKind, StoreError } from "../errors.js";
 
-/** What a statement's placeholders take. Numbers that are not 32-bit integers are bound as floats; SQLite compares them by value. */
+/**
+ * A value for a placeholder. Any number but a 32-bit integer is bound as a float; SQLite compares
+ * them by value.
+ */
 export type SqlValue = string | number | boolean | null | Uint8Array;
 
 export interface ConnectionOptions {
   /**
-   * `readonly` cannot write, and leaves `-wal` and `-shm` beside a store in WAL mode that nobody has open;
-   * `readwrite` opens an existing file, `create` also makes one.
+   * `readonly` leaves `-wal` and `-shm` next to a store in WAL mode unless another process has it
+   * open; `readwrite` opens an existing file, `create` also creates a missing file.
    */
   mode: "readonly" | "readwrite" | "create";
-  /** The file is promised not to change: no locks, no sidecars, no `-wal` read. For finished backups alone. */
+  /**
+   * For finished backups: promises that the file does not change. No locks, no sidecars, no `-wal`.
+   */
   immutable?: boolean;
-  /** How long to wait for another connection's lock, in milliseconds. */
+  /** How long to wait for the lock of another connection, in milliseconds. */
   busyTimeoutMs?: number;
 }
 
-/** Python's sqlite3 waits as long in a released hub. */
+/** Python's default, which HiveMind 4 uses. */
 const defaultBusyTimeoutMs = 5_000;
 
 /**
- * How long a transaction waits to begin, where nothing else was asked for: as long as newer plugins do. Against a hub that
- * writes without a pause SQLite's own waiting is no good, for it looks every 100 ms in the end, and finds the lock
- * taken again: it is begun anew every so many milliseconds, when it looks more often.
+ * How long a transaction waits for the write lock, in milliseconds; HiveMind 5 waits as long.
+ *
+ * SQLite's own busy handler ends up polling every 100 ms and loses the lock to a hub writing
+ * without a pause. So BEGIN is repeated with a short time-out, and SQLite polls more often.
  */
-const defaultBeginMs = 10_000;
-const lookOftenMs = 50;
+const beginTimeoutMs = 10_000;
+const beginPollMs = 50;
 
-/** Loaded when first needed: it is native, and half of what opening a small store costs. */
+/** Loads the native module when it is first needed: half of what opening a small store costs. */
 function loadSqlite(): typeof sqlite3 {
   return createRequire(import.meta.url)("@journeyapps/sqlcipher");
 }
 
 export class Connection implements AsyncDisposable {
-  /** The resolved path, or `:memory:`. */
+  /** The absolute path, or `:memory:`. */
   readonly path: string;
   /**
-   * Set once a page was read with the key. From then on a page that does not decrypt means damage, not a wrong
-   * passphrase.
+   * Set once a page was read with the key. An undecryptable page then means damage instead of a
+   * wrong passphrase.
    */
   unlocked = false;
-  /**
-   * Set once a damaged page was met, be it by SQLite's own check: SQLCipher then answers everything on the connection with
-   * "out of memory".
-   */
+  /** Set once a damaged page was read: SQLCipher fails every later call with "out of memory". */
   damaged = false;
   readonly #database: sqlite3.Database;
   readonly #statements = new Set<Statement>();
@@ -67,15 +70,15 @@ export class Connection implements AsyncDisposable {
     this.#database = database;
     this.path = path;
     this.#busyTimeoutMs = busyTimeoutMs ?? defaultBusyTimeoutMs;
-    this.#beginMs = busyTimeoutMs ?? defaultBeginMs;
+    this.#beginMs = busyTimeoutMs ?? beginTimeoutMs;
     database.configure("busyTimeout", this.#busyTimeoutMs);
   }
 
   /**
-   * Opens a database, encrypted or not; nothing is read yet. SQLCipher's own log lines are silenced, which would
-   * otherwise be written to the terminal.
+   * Opens a database, encrypted or not, and reads nothing yet. Silences SQLCipher's log lines on
+   * the terminal.
    *
-   * @throws StoreError `io` if the file cannot be opened.
+   * @throws {@link StoreError} io - if the file cannot be opened
    */
   static async open(path: string, options: ConnectionOptions): Promise<Connection> {
     const target = path === ":memory:" ? path : resolve(path);
@@ -98,7 +101,7 @@ export class Connection implements AsyncDisposable {
     return connection;
   }
 
-  /** Runs one statement that answers no rows. */
+  /** Runs a statement that returns no rows. */
   run(sql: string, params: readonly SqlValue[] = []): Promise<{ changes: number }> {
     return new Promise((done, failed) => {
       const connection = this;
@@ -109,7 +112,7 @@ export class Connection implements AsyncDisposable {
     });
   }
 
-  /** The first row, or undefined. */
+  /** Returns the first row, or undefined. */
   async get<Row>(sql: string, params: readonly SqlValue[] = []): Promise<Row | undefined> {
     const [row] = await this.all<Row>(sql, params);
     return row;
@@ -130,7 +133,9 @@ export class Connection implements AsyncDisposable {
     });
   }
 
-  /** A statement to be used many times; it is finalized with the connection, or before by `finalize`. */
+  /**
+   * Prepares a statement for repeated use. It is finalized with the connection, or by `finalize`.
+   */
   prepare(sql: string): Promise<Statement> {
     return new Promise((done, failed) => {
       const prepared = this.#database.prepare(sql, (error) => {
@@ -143,9 +148,11 @@ export class Connection implements AsyncDisposable {
   }
 
   /**
-   * Runs `body` in one transaction that may write (BEGIN IMMEDIATE): all of it is kept, or nothing if it throws.
-   * Transactions of one connection wait for each other; one begun inside another is a part of it. A statement that
-   * others run on the connection meanwhile is also a part of it: what writes does so in a transaction.
+   * Runs `body` in a transaction (BEGIN IMMEDIATE) and rolls back if it throws.
+   *
+   * Transactions of one connection run one after the other; a nested one joins its parent. Any
+   * statement on the connection during a transaction is part of it, so each write goes through this
+   * method.
    */
   transaction<T>(body: () => Promise<T>): Promise<T> {
     if (this.#transaction.getStore()?.open) return body();
@@ -162,7 +169,8 @@ export class Connection implements AsyncDisposable {
       await this.run("COMMIT");
       return result;
     } catch (error) {
-      // SQLite itself has rolled back after some errors, a full disk among them; there is then nothing to undo.
+      // SQLite rolls back by itself after some errors, such as a full disk; there is no transaction
+      // then.
       await this.run("ROLLBACK").catch(() => undefined);
       throw error;
     } finally {
@@ -172,15 +180,14 @@ export class Connection implements AsyncDisposable {
 
   async #begin(): Promise<void> {
     const deadline = performance.now() + this.#beginMs;
-    this.#database.configure("busyTimeout", Math.min(lookOftenMs, this.#busyTimeoutMs));
+    this.#database.configure("busyTimeout", Math.min(beginPollMs, this.#busyTimeoutMs));
     try {
       for (;;) {
         try {
           await this.run("BEGIN IMMEDIATE");
           return;
         } catch (error) {
-          const isInUse = error instanceof StoreError && error.kind === "inUse";
-          if (!isInUse || performance.now() >= deadline) throw error;
+          if (!isKind(error, "inUse") || performance.now() >= deadline) throw error;
         }
       }
     } finally {
@@ -188,12 +195,12 @@ export class Connection implements AsyncDisposable {
     }
   }
 
-  /** Makes what is running on the connection fail, from outside of it. */
+  /** Makes the running statement fail. Safe to call at any time. */
   interrupt(): void {
     this.#database.interrupt();
   }
 
-  /** Closes the connection after what is under way. Closing twice is the same as once. */
+  /** Closes the connection after the last transaction. Further calls have no effect. */
   close(): Promise<void> {
     this.#closed ??= this.#close();
     return this.#closed;
@@ -211,7 +218,7 @@ export class Connection implements AsyncDisposable {
     return this.close();
   }
 
-  /** An error of the binding in the project's words. */
+  /** Converts an error of the binding. */
   error(error: Error): StoreError {
     const problem = sqliteError(error, this.path, this.unlocked, this.damaged);
     this.damaged ||= problem.kind === "corrupted";
@@ -219,13 +226,13 @@ export class Connection implements AsyncDisposable {
   }
 }
 
-/** A prepared statement of one connection. */
+/** A prepared statement of a connection. */
 export class Statement {
   readonly #connection: Connection;
   readonly #statement: sqlite3.Statement;
   readonly #forget: () => void;
 
-  /** Made by `Connection.prepare`. */
+  /** Called by `Connection.prepare`. */
   constructor(connection: Connection, statement: sqlite3.Statement, forget: () => void) {
     this.#connection = connection;
     this.#statement = statement;
@@ -243,8 +250,8 @@ export class Statement {
   }
 
   /**
-   * The first row, or undefined. All rows are stepped through: a statement that stopped at the first would keep its
-   * read lock until it is used again.
+   * Returns the first row, or undefined. Steps through all rows: a statement that stops at the
+   * first keeps its read lock until its next use.
    */
   async get<Row>(params: readonly SqlValue[] = []): Promise<Row | undefined> {
     const [row] = await this.all<Row>(params);
@@ -273,9 +280,9 @@ function uriOf(path: string, immutable: boolean): string {
 }
 
 const errorKinds: Record<string, readonly [ErrorKind, string]> = {
-  SQLITE_CORRUPT: ["corrupted", "is damaged"],
-  SQLITE_BUSY: ["inUse", "is in use by another process"],
-  SQLITE_LOCKED: ["inUse", "is in use by this process"],
+  SQLITE_CORRUPT: ["corrupted", "is damaged: database disk image is malformed"],
+  SQLITE_BUSY: ["inUse", "is in use by another process: database is locked"],
+  SQLITE_LOCKED: ["inUse", "is in use by this process: database table is locked"],
   SQLITE_FULL: ["io", "cannot be written: no space left on device"],
   SQLITE_IOERR: ["io", "cannot be read or written: input/output error"],
   SQLITE_READONLY: ["io", "cannot be written: it is read-only"],
@@ -286,21 +293,25 @@ const errorKinds: Record<string, readonly [ErrorKind, string]> = {
 
 function sqliteError(error: Error, path: string, unlocked = false, damaged = false): StoreError {
   const code = (error as NodeJS.ErrnoException).code ?? "";
-  // A page whose HMAC does not hold, met after the key proved right.
+  // A page with a wrong HMAC, although the key has decrypted another page.
   const undecipherable =
     (unlocked && (code === "SQLITE_NOTADB" || error.message === "SQLITE_ERROR: SQL logic error")) ||
     (damaged && code === "SQLITE_NOMEM");
   if (undecipherable) {
-    return new StoreError("corrupted", `${path} is damaged: a page of it does not decrypt`, {
+    return new StoreError("corrupted", `${path} is damaged: a page does not decrypt`, {
       cause: error,
     });
   }
   if (code === "SQLITE_NOTADB") {
-    return new StoreError("wrongPassphrase", `${path}: wrong passphrase, or not a database`, {
-      cause: error,
-    });
+    return new StoreError(
+      "wrongPassphrase",
+      `${path}: wrong passphrase, or file is not a database`,
+      {
+        cause: error,
+      },
+    );
   }
-  const [kind, words] = errorKinds[code] ?? (["failed", error.message] as const);
-  const message = kind === "failed" ? `${path}: ${words}` : `${path} ${words}`;
+  const [kind, text] = errorKinds[code] ?? (["failed", error.message] as const);
+  const message = kind === "failed" ? `${path}: ${text}` : `${path} ${text}`;
   return new StoreError(kind, message, { cause: error });
 }

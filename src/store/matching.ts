@@ -1,16 +1,16 @@
-/** Clients that a person means by a part of a name or an id. */
 import { revokedApiKey } from "../client/client.js";
 import type { ClientTable } from "./client-table.js";
 
+/** A client as a choice for a person. */
 export interface Match {
-  /** The id's digits. */
+  /** Digits of the client_id. */
   readonly id: string;
   readonly name: string;
 }
 
 /**
- * Up to `limit` clients that are not revoked and have `text` in their id, two spaces and their name, whatever its case:
- * the one with that very id first, then in order of their ids.
+ * Returns up to `limit` active clients with `text` in their id, two spaces and name, in any case.
+ * The client with exactly that id comes first, the others in the order of their ids.
  */
 export function matchingClients(store: ClientTable, text: string, limit: number): Promise<Match[]> {
   return store.connection.all<Match>(

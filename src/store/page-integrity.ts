@@ -1,9 +1,8 @@
 /**
- * Whether every page of an encrypted database file is as it was written: each carries an HMAC of itself and its number
- * (docs/reference/formats.md, section 1), which Node's OpenSSL computes again here.
+ * Verifies the HMAC of each page of an encrypted database (docs/reference/formats.md, section 1).
  *
- * SQLCipher's own `PRAGMA cipher_integrity_check` takes three times as long, and looks for the pages beyond 4 GiB in the
- * wrong places, since it counts bytes in 32 bits: it finds all of them bad.
+ * SQLCipher's own `PRAGMA cipher_integrity_check` takes three times as long. It counts bytes in 32
+ * bits, so it reports every page beyond 4 GiB as bad.
  */
 import { createHmac, createSecretKey, type KeyObject, pbkdf2Sync } from "node:crypto";
 import { open } from "node:fs/promises";
@@ -12,30 +11,31 @@ import { systemError } from "../errors.js";
 import { readUpTo } from "../fs/read.js";
 import type { StoreKey } from "./cipher.js";
 
-/** What is at the end of a page: an IV, then its HMAC, in so many bytes together; SQLCipher's defaults by format. */
-const seals = {
+/** The end of a page by format: an IV and an HMAC within the reserve. SQLCipher's defaults. */
+const pageLayouts = {
   3: { pageBytes: 1024, digest: "sha1", hmacBytes: 20, reserveBytes: 48 },
   4: { pageBytes: 4096, digest: "sha512", hmacBytes: 64, reserveBytes: 80 },
 } as const;
 
-type PageLayout = (typeof seals)[keyof typeof seals];
+type PageLayout = (typeof pageLayouts)[keyof typeof pageLayouts];
 
 const ivBytes = 16;
 const saltBytes = 16;
-/** SQLite locks bytes of the page at this place, and never writes it. */
+/** Offset of SQLite's lock page, never written. */
 const lockPageAt = 1 << 30;
-/** Read at a time: 1 MiB, whose HMACs take some two milliseconds. */
+/** Bytes read at a time; their HMACs take about two milliseconds. */
 const chunkBytes = 1 << 20;
 
 /**
- * What is wrong with the pages of a file, in words; empty if nothing is. For copies alone, not for a store that this process
- * has open: closing the file would drop the locks that SQLite holds on it.
+ * Returns a message for each bad page of a file.
  *
- * @throws StoreError `io` if it cannot be read.
+ * Only for copies: closing a file open as a database in this process drops SQLite's locks on it.
+ *
+ * @throws {@link StoreError} io - if the file cannot be read
  */
 export async function pageErrors(path: string, key: StoreKey): Promise<string[]> {
-  const seal = seals[key.cipherCompatibility];
-  const hmacKey = hmacKeyOf(key, seal);
+  const layout = pageLayouts[key.cipherCompatibility];
+  const hmacKey = hmacKeyOf(key, layout);
   const errors: string[] = [];
   try {
     await using file = await open(path, "r");
@@ -43,16 +43,16 @@ export async function pageErrors(path: string, key: StoreKey): Promise<string[]>
     for (let at = 0; ; ) {
       const found = await readUpTo(file, buffer, at);
       if (found === 0) return errors;
-      const rest = found % seal.pageBytes;
-      if (rest > 0) errors.push(`the last page has ${rest} bytes of ${seal.pageBytes}`);
+      const rest = found % layout.pageBytes;
+      if (rest > 0) errors.push(`the last page has ${rest} bytes of ${layout.pageBytes}`);
       const chunk = buffer.subarray(0, found - rest);
-      for (let start = 0; start < chunk.length; start += seal.pageBytes, at += seal.pageBytes) {
-        const page = chunk.subarray(start, start + seal.pageBytes);
-        if (isAuthentic(page, at, seal, hmacKey)) continue;
-        errors.push(`HMAC verification failed for page ${at / seal.pageBytes + 1}`);
+      for (let start = 0; start < chunk.length; start += layout.pageBytes, at += layout.pageBytes) {
+        const page = chunk.subarray(start, start + layout.pageBytes);
+        if (isAuthentic(page, at, layout, hmacKey)) continue;
+        errors.push(`HMAC verification failed for page ${at / layout.pageBytes + 1}`);
       }
       if (rest > 0) return errors;
-      // Others have their turn: this would keep them waiting for as long as the file is in memory.
+      // Yields to other work: with the file in the page cache, this loop would run without a pause.
       await setImmediate();
     }
   } catch (error) {
@@ -65,14 +65,14 @@ function hmacKeyOf({ key, salt }: StoreKey, { digest }: PageLayout): KeyObject {
   return createSecretKey(pbkdf2Sync(key, hmacSalt, 2, key.length, digest));
 }
 
-function isAuthentic(page: Buffer, at: number, seal: PageLayout, hmacKey: KeyObject): boolean {
+function isAuthentic(page: Buffer, at: number, layout: PageLayout, hmacKey: KeyObject): boolean {
   if (at === lockPageAt && page.every((byte) => byte === 0)) return true;
-  const hmacAt = seal.pageBytes - seal.reserveBytes + ivBytes;
+  const hmacAt = layout.pageBytes - layout.reserveBytes + ivBytes;
   const number = Buffer.alloc(4);
-  number.writeUInt32LE(at / seal.pageBytes + 1);
-  const hmac = createHmac(seal.digest, hmacKey)
+  number.writeUInt32LE(at / layout.pageBytes + 1);
+  const hmac = createHmac(layout.digest, hmacKey)
     .update(page.subarray(at === 0 ? saltBytes : 0, hmacAt))
     .update(number)
     .digest();
-  return hmac.equals(page.subarray(hmacAt, hmacAt + seal.hmacBytes));
+  return hmac.equals(page.subarray(hmacAt, hmacAt + layout.hmacBytes));
 }

@@ -1,9 +1,9 @@
 /**
- * The table of clients, in the shapes it has in the field.
+ * The table of clients in its versions.
  *
- * `PRAGMA user_version` names the schema: 0 and 1 keep three blacklists in columns of their own, 2 keeps two of them in
- * `metadata`. Tables of released hubs have no `metadata` column, tables of the newest ones no `crypto_key`: which
- * columns there are is asked of the table itself.
+ * `PRAGMA user_version` is the schema version: 0 and 1 have three blacklists in columns of their
+ * own, 2 has two of them in `metadata`. HiveMind 4's table has no `metadata` column, the newest
+ * plugin's no `crypto_key`, so the columns are read from the table itself.
  */
 import { blacklistKeys } from "../client/client.js";
 import {
@@ -17,7 +17,7 @@ import {
 import { StoreError } from "../errors.js";
 import type { Connection } from "./connection.js";
 
-/** The newest schema known here. */
+/** The newest supported version. */
 export const newestSchema = 2;
 
 const requiredColumns = [
@@ -39,17 +39,17 @@ export type Column = (typeof requiredColumns)[number] | (typeof optionalColumns)
 
 export const knownColumns: readonly Column[] = [...requiredColumns, ...optionalColumns];
 
-/** The shape of one store's table. */
+/** The shape of a store's table. */
 export interface Schema {
   version: number;
-  /** The columns that HiveMind knows, as far as this table has them. Others are left alone. */
+  /** The known columns of the table. Others are not touched. */
   columns: ReadonlySet<Column>;
 }
 
 /**
- * Makes the table and its index in an empty database, as HiveMind's own plugin does.
+ * Creates the table and its index in an empty database, as HiveMind's plugin does.
  *
- * @param version 2, or 0 for a released hub, which enforces blacklists in the columns of that schema alone.
+ * @param version - 2, or 0 for HiveMind 4, which enforces only blacklists in columns
  */
 export async function createSchema(connection: Connection, version: 0 | 2): Promise<void> {
   await connection.transaction(() =>
@@ -78,63 +78,70 @@ export async function createSchema(connection: Connection, version: 0 | 2): Prom
   );
 }
 
-/** The schema's number, 0 in a store that was never given one. */
+/** Returns the schema version, 0 in a store without one. */
 export async function schemaVersion(connection: Connection): Promise<number> {
   const row = await connection.get<{ user_version: number }>("PRAGMA user_version");
   return row?.user_version ?? 0;
 }
 
-/** The same, of a schema that is known here. @throws StoreError `newerVersion` for a later one. */
+/**
+ * Returns the schema version.
+ *
+ * @throws {@link StoreError} newerVersion - if it is newer than this program
+ */
 export async function knownSchemaVersion(connection: Connection): Promise<number> {
   const version = await schemaVersion(connection);
   if (version <= newestSchema) return version;
   throw new StoreError(
     "newerVersion",
-    `${connection.path} has schema ${version}; this program knows schemas up to ${newestSchema}`,
-    { hint: "install a newer hivemind-sqlcipher" },
+    `${connection.path} has schema ${version}; this program supports schemas up to ${newestSchema}`,
+    { hint: "Install a newer hivemind-sqlcipher." },
   );
 }
 
 /**
- * Finds out the table's shape. Nothing is written.
+ * Reads the shape of the table. Nothing is written.
  *
- * @throws StoreError `newerVersion` for a schema not known here; `notFound` if the database has no table of clients;
- *   `refused` if that table is not HiveMind's.
+ * @throws {@link StoreError} newerVersion - if the schema is newer than this program
+ * @throws {@link StoreError} notFound - if the database has no table of clients
+ * @throws {@link StoreError} refused - if the table is not HiveMind's
  */
 export async function checkSchema(connection: Connection): Promise<Schema> {
   const version = await knownSchemaVersion(connection);
   const found = await connection.all<{ name: string }>("PRAGMA table_info(clients)");
   if (found.length === 0) {
-    throw new StoreError("notFound", `${connection.path} is a database, but no HiveMind store`);
+    throw new StoreError(
+      "notFound",
+      `${connection.path} is a database, but not a HiveMind store: no such table: clients`,
+    );
   }
   const names = new Set(found.map((column) => column.name));
   const missing = requiredColumns.filter((name) => !names.has(name));
   if (missing.length > 0) {
     throw new StoreError(
       "refused",
-      `${connection.path}: its table of clients has no column ${missing.join(", ")}`,
+      `${connection.path}: no such column in the table of clients: ${missing.join(", ")}`,
     );
   }
   return { version, columns: new Set(knownColumns.filter((name) => names.has(name))) };
 }
 
-/** Released hubs make the table without this column. */
+/** HiveMind 4 creates the table without this column. */
 export async function addMetadataColumn(connection: Connection): Promise<void> {
   await connection.run("ALTER TABLE clients ADD COLUMN metadata TEXT");
 }
 
 /**
- * Rows a page: some hundred kilobytes, a few milliseconds. More of them would outlive their use in the young part of
- * the heap, which costs more than the pages save.
+ * Rows in a page: some hundred kilobytes. With more, the rows outlive the heap's young generation,
+ * at a cost above what the pages save.
  */
 export const pageRows = 200;
 
 /**
- * All rows in the order of their ids, a page at a time, in memory that does not grow with the table. No read is left
- * open between two pages, so writers are not held up, and see their own changes.
+ * Yields all rows in the order of their ids, a page at a time, in constant memory. No read stays
+ * open between two pages, so writers are not blocked.
  *
- * @param columns SQL of what to select; `exact_id`, the id as text, is to be among it. As numbers, ids reach JavaScript
- *   rounded to floats.
+ * @param columns - SQL of the columns, with `exact_id`: the id as text; a number would be rounded
  */
 export async function* pagesOfRows<Row extends { exact_id: string }>(
   connection: Connection,
@@ -158,13 +165,13 @@ interface LegacyRow {
 }
 
 /**
- * Brings a store of schema 0 or 1 to 2, in one transaction: intent and skill blacklists go from their columns into
- * `metadata` unless it has that key; `message_blacklist` is dropped from both. A store at 2 is left as it is.
+ * Migrates a store of schema 0 or 1 to 2 in a transaction: intent and skill blacklists move from
+ * their columns to `metadata` unless the key exists, and `message_blacklist` is dropped from both.
  *
- * A released hub enforces the columns alone: under one, a migrated store's blacklists are **switched off**. So no
- * command does this as a side effect.
+ * HiveMind 4 enforces only the columns: under it, a migrated store has **no blacklists**. So no
+ * command migrates as a side effect.
  *
- * @throws StoreError as `checkSchema`.
+ * @throws {@link StoreError} as `checkSchema`
  */
 export async function migrateSchema(connection: Connection): Promise<void> {
   await connection.transaction(async () => {
@@ -180,7 +187,7 @@ export async function migrateSchema(connection: Connection): Promise<void> {
       const rows = page.map((row) => [row.exact_id, migratedMetadata(row)]);
       await connection.run(rewrite, [JSON.stringify(rows)]);
     }
-    // Newer plugins make this index whenever they open a store.
+    // HiveMind 5 creates this index when it opens a store.
     await connection.run("CREATE INDEX IF NOT EXISTS idx_clients_api_key ON clients(api_key)");
     await connection.run(`PRAGMA user_version = ${newestSchema}`);
   });
@@ -194,12 +201,12 @@ function migratedMetadata(row: LegacyRow): string {
     const list = readList(row[key]);
     if (list.length > 0 && !Object.hasOwn(metadata, key)) metadata[key] = list;
   }
-  // What needs no change keeps its bytes.
+  // Unchanged metadata keeps its bytes.
   const kept = isJsonObject(readJson(row.metadata)) && sameJson(found, metadata);
   return kept ? String(row.metadata) : formatJson(metadata);
 }
 
-/** A JSON column's value; undefined for NULL, the empty text, and text that is not JSON. */
+/** Parses a JSON column; returns undefined for NULL, the empty text, and invalid JSON. */
 function readJson(text: unknown): JsonValue | undefined {
   if (typeof text !== "string" || text === "") return undefined;
   try {
@@ -209,19 +216,22 @@ function readJson(text: unknown): JsonValue | undefined {
   }
 }
 
-/** A column that should hold an object; anything else counts as an empty one, as HiveMind reads it. */
+/** Parses a column of an object. Any other value counts as an empty object, as in HiveMind. */
 export function readObject(text: unknown): JsonObject {
   const value = readJson(text);
   return isJsonObject(value) ? value : {};
 }
 
-/** A column that should hold a list; anything else counts as an empty one. */
+/** Parses a column of a list. Any other value counts as an empty list. */
 export function readList(text: unknown): readonly JsonValue[] {
   const value = readJson(text);
   return Array.isArray(value) ? value : [];
 }
 
-/** Whether a column holds a list, or what every hub takes for an empty one: NULL, the empty text, JSON's null. */
+/**
+ * Returns whether a column has a list, or what each hub reads as an empty list: NULL, the empty
+ * text, JSON's null.
+ */
 export function holdsList(text: unknown): boolean {
   if (text === undefined || text === null || text === "") return true;
   const value = readJson(text);

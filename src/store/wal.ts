@@ -1,54 +1,54 @@
 /**
- * Reading an SQLite write-ahead log from outside SQLite: which pages have been committed to it.
+ * Reads which pages have been committed to an SQLite write-ahead log, without SQLite.
  *
- * The format is https://www.sqlite.org/fileformat2.html#walformat. A log has a 32-byte header and then frames of a
- * 24-byte header and one page. Integers are big-endian; the checksums run over 32-bit words in the byte order that
- * the header's magic number names, and each frame's continues the one before it. SQLCipher encrypts the pages alone,
- * so no key is needed here.
+ * The format is https://www.sqlite.org/fileformat2.html#walformat: a header of 32 bytes, then
+ * frames of a 24-byte header and a page. Integers are big-endian. The checksums run over 32-bit
+ * words in the byte order of the header's magic number, each continuing the checksum of the frame
+ * before. SQLCipher encrypts only the pages, so this needs no key.
  *
- * A frame counts while its salts are the header's and the chain of checksums holds; what follows is left over from
- * an earlier round of the log or not finished. Frames become part of the database with the commit frame that ends
- * their transaction, and not before.
+ * A frame is valid if it has the header's salts and its checksum matches; anything after the last
+ * valid frame is left from an earlier round of the log, or unfinished. Frames become part of the
+ * database with the commit frame that ends their transaction.
  */
 import type { FileHandle } from "node:fs/promises";
 import { readUpTo } from "../fs/read.js";
 
 const headerSize = 32;
 const frameHeaderSize = 24;
-/** Checksums over little-endian words; one more says big-endian words. */
+/** With little-endian checksums; big-endian checksums have the next number. */
 const magic = 0x377f0682;
 const formatVersion = 3007000;
-/** How much of a log is read at a time, in bytes: enough that the calls cost nothing beside the checksums. */
+/** Bytes read at a time. The calls then cost little compared with the checksums. */
 const readAhead = 1 << 20;
 
 /** A running checksum: two 32-bit words. */
 type Checksum = readonly [number, number];
 
-/** How far a log has been read: up to and with a commit frame. */
+/** How far a log has been read: up to and including a commit frame. */
 export interface WalPosition {
-  /** The log's header: it changes whenever the log begins anew. */
+  /** Header of the log. It changes whenever the log restarts. */
   readonly header: Buffer;
   readonly pageSize: number;
-  /** Frames up to here. */
+  /** Number of frames read. */
   readonly frames: number;
-  /** The header of the last of them; with its running checksum it stands for all before it. */
+  /** Header of the last frame. Its running checksum covers all frames before. */
   readonly lastFrame: Buffer | undefined;
-  /** The database's size in pages as of the last commit; undefined while there is none. */
+  /** Size of the database in pages after the last commit; undefined before the first. */
   readonly databasePages: number | undefined;
 }
 
-/** What a log has beyond a position. */
+/** What a log contains beyond a position. */
 export interface WalNews {
   readonly position: WalPosition;
-  /** For each page committed since, where in the log its newest content begins. */
+  /** Offset in the log of the newest content of each page. */
   readonly pages: ReadonlyMap<number, number>;
 }
 
 /**
- * Reads a log on from a position, or from its beginning.
+ * Reads a log from a position, or from its beginning.
  *
- * @returns "empty" if the log has no valid header (nothing was written to it), "restarted" if the position is not
- *   one of this log any more: it was begun anew, or what was read as committed was written over.
+ * @returns "empty" if the log has no valid header; "restarted" if the position is no longer part of
+ *   this log, because the log restarted or its frames were overwritten
  */
 export async function readWal(
   file: FileHandle,
@@ -89,7 +89,7 @@ export async function readWal(
   return { position, pages: committed };
 }
 
-/** Whether the log is still the one that `position` was read from, and its last frame still there. */
+/** Returns whether `position` is still part of the log. */
 export async function isCurrent(file: FileHandle, position: WalPosition): Promise<boolean> {
   const header = await readExactly(file, headerSize, 0);
   return header !== undefined && (await stillHolds(file, header, position));
@@ -115,7 +115,7 @@ function parseHeader(header: Buffer) {
   return { pageSize, littleEndian, salts: header.subarray(16, 24), checksum };
 }
 
-/** The running checksum after a frame, or undefined if the frame does not belong to the log. */
+/** Returns the running checksum after a frame; undefined if the frame is not part of the log. */
 function checkFrame(
   frame: Buffer,
   salts: Buffer,
@@ -146,7 +146,9 @@ function addToChecksum(before: Checksum, bytes: Buffer, littleEndian: boolean): 
   return [first, second];
 }
 
-/** The whole frames from an offset to the end of the file. Each is valid until the next is asked for. */
+/**
+ * Yields the whole frames from an offset to the end. Each buffer is valid until the next iteration.
+ */
 async function* frameBytes(file: FileHandle, offset: number, frameSize: number) {
   const buffer = Buffer.alloc(frameSize * Math.max(1, Math.floor(readAhead / frameSize)));
   for (let at = offset; ; ) {

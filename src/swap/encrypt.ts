@@ -22,9 +22,15 @@ import {
 } from "../keys/source.js";
 import { unlock } from "../keys/unlock.js";
 import { resolveService, type ServiceReport } from "../operation/downtime.js";
-import { type CipherCompatibility, identify, keyIdOf, type StoreKey } from "../store/cipher.js";
+import {
+  type CipherCompatibility,
+  identify,
+  keyIdOf,
+  type Secret,
+  type StoreKey,
+} from "../store/cipher.js";
 import { Connection } from "../store/connection.js";
-import { assertExportable, type Secret } from "../store/export.js";
+import { assertExportable } from "../store/export.js";
 import { checkSchema } from "../store/schema.js";
 import type { BundleOptions, BundleReport, OperationOptions } from "./options.js";
 import {

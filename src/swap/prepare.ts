@@ -9,9 +9,14 @@ import { createFile } from "../fs/atomic.js";
 import { checkPassphrase, generatePassphrase } from "../keys/passphrase.js";
 import { readPassphraseFile } from "../keys/source.js";
 import type { Reporter } from "../reporter.js";
-import { type CipherCompatibility, createEncrypted, type StoreKey } from "../store/cipher.js";
-import type { LockedStore, Secret } from "../store/export.js";
+import {
+  type CipherCompatibility,
+  createEncrypted,
+  type Secret,
+  type StoreKey,
+} from "../store/cipher.js";
 import { exportStore, verifyExport } from "../store/export.js";
+import type { LockedStore } from "../store/locked-store.js";
 import type { BundleOptions, BundleReport } from "./options.js";
 
 /** A bundle that can be written, as far as that can be told. */

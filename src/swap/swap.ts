@@ -42,8 +42,8 @@ import { Journal } from "../operation/journal.js";
 import type { OperationLock } from "../operation/lock.js";
 import { throwIfAborted } from "../process/abort.js";
 import type { Reporter } from "../reporter.js";
-import { keyIdOf, type StoreKey } from "../store/cipher.js";
-import { assertNoSidecars, LockedStore, type Secret } from "../store/export.js";
+import { keyIdOf, type Secret, type StoreKey } from "../store/cipher.js";
+import { assertNoSidecars, LockedStore } from "../store/locked-store.js";
 import type { BundlePlan } from "./prepare.js";
 import { Swap, type SwapJournal, type SwapOperation } from "./state.js";
 

@@ -23,8 +23,7 @@ import { type Recovery, serviceDownError } from "../operation/recovery.js";
 import { emitStep } from "../operation/step.js";
 import { throwIfAborted } from "../process/abort.js";
 import * as z from "../schema.js";
-import { identify } from "../store/cipher.js";
-import { openDatabase, type Secret } from "../store/export.js";
+import { identify, openDatabase, type Secret } from "../store/cipher.js";
 import {
   checkSchema,
   migrateSchema,

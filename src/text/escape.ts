@@ -4,7 +4,7 @@ const unprintable = /[\p{Cc}\u200e\u200f\u2028-\u202e\u2066-\u2069]/gu;
 /** How many characters of a client's name a sentence shows. */
 const nameLimit = 60;
 
-/** Replaces each character that could move the cursor or reorder the line by its `\uXXXX`. */
+/** Replaces each character able to move the cursor or reorder the line by its `\uXXXX`. */
 export function escapeControlCharacters(text: string): string {
   return text.replace(
     unprintable,
@@ -19,7 +19,7 @@ export function describeClient(id: number, name: string | null): string {
   return `${id} (${escapeControlCharacters(shown)})`;
 }
 
-/** Quotes one argument for a POSIX shell. */
+/** Quotes an argument for a POSIX shell. */
 export function shellQuote(argument: string): string {
   return `'${argument.replaceAll("'", "'\\''")}'`;
 }

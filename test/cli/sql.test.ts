@@ -57,7 +57,7 @@ test("what is wrong, or would change something, is refused by its exit code", as
     [["sql", "--write", "DELETE FROM clients"], 2, /confirmation needed[\s\S]*--yes/],
     [["sql", "--write", "ATTACH 'x' AS y"], 17, /ATTACH is not run/],
     [["sql", "PRAGMA user_version = 9"], 17, /PRAGMA user_version with a value/],
-    [["sql", "SELEKT 1"], 2, /begins no SQL/],
+    [["sql", "SELEKT 1"], 2, /not a supported SQL/],
     [["sql", "SELECT 'a"], 2, /no end/],
     [["sql", "SELECT nowhere FROM clients"], 1, /no such column: nowhere/],
     [["sql", "--csv", "SELECT 1; SELECT 2"], 2, /one result/],

@@ -125,7 +125,7 @@ describe("what cannot be opened", () => {
     const before = await sha256(path);
     await expect(openEncrypted(path, "any", { mode: "readwrite" })).rejects.toMatchObject({
       kind: "refused",
-      hint: "hivemind-sqlcipher encrypt",
+      hint: "Encrypt it in place: hivemind-sqlcipher encrypt",
     });
     expect(await identify(path)).toEqual({ format: "plaintext", size: (await stat(path)).size });
     expect(await sha256(path)).toBe(before);

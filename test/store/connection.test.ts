@@ -68,7 +68,7 @@ describe("a connection", () => {
     await first.transaction(async () => {
       await expect(second.run("INSERT INTO t VALUES (1)")).rejects.toMatchObject({
         kind: "inUse",
-        message: `${path} is in use by another process`,
+        message: `${path} is in use by another process: database is locked`,
       });
     });
   });

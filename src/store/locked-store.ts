@@ -1,0 +1,120 @@
+/** A store about to be replaced: in a single file, under a lock that keeps writers out. */
+import { setTimeout as delay } from "node:timers/promises";
+import { isKind, StoreError } from "../errors.js";
+import { lstatIfExists } from "../fs/read.js";
+import { sidecars } from "../fs/sidecars.js";
+import { openDatabase, type Secret } from "./cipher.js";
+import type { Connection } from "./connection.js";
+
+/** A command that has just opened the store sees the journal, and closes it within a second. */
+const lockAttempts = 20;
+const lockRetryMs = 50;
+
+export class LockedStore {
+  readonly path: string;
+  readonly secret: Secret;
+  /**
+   * The journal mode before the lock, mostly "wal" or "delete". The replacing file gets the same.
+   */
+  readonly journalMode: string;
+  readonly #connection: Connection;
+
+  private constructor(path: string, secret: Secret, journalMode: string, connection: Connection) {
+    this.path = path;
+    this.secret = secret;
+    this.journalMode = journalMode;
+    this.#connection = connection;
+  }
+
+  /**
+   * Recovers what a crash left, checkpoints the log, and takes the lock that keeps writers out.
+   * Readers are not blocked.
+   *
+   * Without a log, the file can be renamed over: a stale `-wal` or `-journal` would damage the file
+   * that replaces it.
+   *
+   * @throws {@link StoreError} inUse - if another connection uses the store
+   */
+  static async lock(path: string, secret: Secret): Promise<LockedStore> {
+    for (let attempt = 1; ; attempt++) {
+      try {
+        return await LockedStore.#tryLock(path, secret);
+      } catch (error) {
+        if (!isKind(error, "inUse") || attempt === lockAttempts) throw error;
+        await delay(lockRetryMs);
+      }
+    }
+  }
+
+  static async #tryLock(path: string, secret: Secret): Promise<LockedStore> {
+    const connection = await openDatabase(path, secret);
+    let before = "";
+    try {
+      before = await journalModeOf(connection);
+      await mergeSidecars(connection);
+      await connection.run("BEGIN IMMEDIATE");
+      // Another connection may have switched the mode back between these two statements.
+      if ((await journalModeOf(connection)) !== "delete") throw inUseError(path);
+      await assertNoSidecars(path);
+      return new LockedStore(path, secret, before, connection);
+    } catch (error) {
+      if (before !== "") await setJournalMode(connection, before).catch(() => undefined);
+      await connection.close();
+      throw error;
+    }
+  }
+
+  /** Releases a replaced store. */
+  async release(): Promise<void> {
+    await this.#connection.close();
+  }
+
+  /** Releases a store that was not replaced, in its former journal mode. */
+  async unlock(): Promise<void> {
+    try {
+      await this.#connection.run("ROLLBACK");
+      await setJournalMode(this.#connection, this.journalMode);
+    } finally {
+      await this.release();
+    }
+  }
+}
+
+async function journalModeOf(connection: Connection): Promise<string> {
+  const row = await connection.get<{ journal_mode: string }>("PRAGMA main.journal_mode");
+  return row?.journal_mode ?? "";
+}
+
+/** @throws {@link StoreError} inUse - if another connection prevents the change */
+export async function setJournalMode(connection: Connection, mode: string): Promise<void> {
+  const row = await connection.get<{ journal_mode: string }>(`PRAGMA main.journal_mode = ${mode}`);
+  if (row?.journal_mode !== mode) throw inUseError(connection.path);
+}
+
+/** Writes the log into the file and removes all sidecars. */
+async function mergeSidecars(connection: Connection): Promise<void> {
+  // A kill can leave an empty log or journal next to a store in another mode than WAL. SQLite
+  // ignores it, but removes it when the mode is switched to WAL and back.
+  if (await hasSidecars(connection.path)) await setJournalMode(connection, "wal");
+  if ((await journalModeOf(connection)) === "wal") {
+    const checkpoint = await connection.get<{ busy: number }>("PRAGMA wal_checkpoint(TRUNCATE)");
+    if (checkpoint?.busy !== 0) throw inUseError(connection.path);
+  }
+  await setJournalMode(connection, "delete");
+}
+
+/** @throws {@link StoreError} inUse - if a sidecar shows an open connection */
+export async function assertNoSidecars(path: string): Promise<void> {
+  if (await hasSidecars(path)) throw inUseError(path);
+}
+
+async function hasSidecars(path: string): Promise<boolean> {
+  for (const suffix of sidecars) if (await lstatIfExists(path + suffix)) return true;
+  return false;
+}
+
+function inUseError(path: string): StoreError {
+  return new StoreError("inUse", `${path} is open in another process, so it cannot be replaced`, {
+    hint: "Stop the program that uses it, or name its service: --unit NAME",
+  });
+}

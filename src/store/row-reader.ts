@@ -1,0 +1,118 @@
+/**
+ * Reads many rows of the table of clients: packed, by prepared statements, with a sized page cache.
+ */
+import { totalmem } from "node:os";
+import type { StatementQueue } from "./batch-loader.js";
+import { type Row, rowColumns } from "./client-row.js";
+import type { Connection, SqlValue, Statement } from "./connection.js";
+import { type PackedRows, packedRows, unpackRows } from "./packed-rows.js";
+import { type Column, pageRows } from "./schema.js";
+
+/**
+ * Sizes of SQLite's page cache, in bytes. SQLite's own 2 MB make it decrypt and verify a page again
+ * each time a lookup returns to it.
+ */
+export const writeCacheBytes = 32 << 20;
+export const lookupCacheBytes = 256 << 20;
+/** Largest part of the machine's memory for the cache. */
+const cacheMemoryShare = 1 / 8;
+
+export class RowReader {
+  readonly #connection: Connection;
+  readonly #columns: () => readonly Column[];
+  /** By queue and SQL. The connection finalizes them. */
+  readonly #statements = new Map<string, Promise<Statement>>();
+  #cacheLimit = 0;
+
+  /** @param columns - returns the known columns of the table */
+  constructor(connection: Connection, columns: () => readonly Column[]) {
+    this.#connection = connection;
+    this.#columns = columns;
+  }
+
+  /**
+   * Returns the selected rows.
+   *
+   * @param queue - a statement cannot run again before its last rows are decoded, so overlapping
+   *   queries use different queues
+   */
+  async rows(
+    selection: string,
+    params: readonly SqlValue[] = [],
+    queue: StatementQueue = 0,
+  ): Promise<Row[]> {
+    const columns = this.#columns();
+    const sql = packedRows(columns, selection);
+    // An error of any kind shows again in the plain query.
+    const [packed] = await this.all<PackedRows>(sql, params, queue).catch(() => []);
+    const rows = packed && unpackRows(columns, packed);
+    if (rows) return rows;
+    return this.all<Row>(`SELECT ${rowColumns} FROM clients ${selection}`, params, queue);
+  }
+
+  /**
+   * Yields all rows in the order of their ids, a page at a time, and reads a page while the last is
+   * in use. No read stays open between two pages, so writers are not blocked.
+   */
+  async *pages(): AsyncGenerator<Row[]> {
+    const order = `ORDER BY client_id LIMIT ${pageRows}`;
+    let next = this.rows(order);
+    try {
+      for (let queue: StatementQueue = 1; ; queue = queue === 1 ? 0 : 1) {
+        const page = await next;
+        const last = page.at(-1)?.exact_id;
+        if (last === undefined) return;
+        next = this.rows(`WHERE client_id > CAST(? AS INTEGER) ${order}`, [last], queue);
+        // Handled where it is awaited; unhandled until then.
+        next.catch(() => undefined);
+        yield page;
+      }
+    } finally {
+      // The consumer may close the connection next.
+      await next.catch(() => undefined);
+    }
+  }
+
+  /**
+   * Grows the page cache to the size of the store, at most to `limit`. Not for a single pass over
+   * the table, which uses no page again.
+   */
+  async growCache(limit: number): Promise<void> {
+    if (limit <= this.#cacheLimit) return;
+    this.#cacheLimit = limit;
+    const [row] = await this.all<{ bytes: number }>(
+      "SELECT page_count * page_size AS bytes FROM pragma_page_count, pragma_page_size",
+    );
+    const wanted = Math.max(row?.bytes ?? 0, writeCacheBytes);
+    const bytes = Math.min(wanted, limit, availableMemory() * cacheMemoryShare);
+    await this.#connection.all(`PRAGMA cache_size = ${-Math.floor(bytes / 1024)}`);
+  }
+
+  async all<Result>(
+    sql: string,
+    params: readonly SqlValue[] = [],
+    queue: StatementQueue = 0,
+  ): Promise<Result[]> {
+    return (await this.#statement(sql, queue)).all<Result>(params);
+  }
+
+  async run(sql: string, params: readonly SqlValue[]): Promise<void> {
+    await (await this.#statement(sql, 0)).run(params);
+  }
+
+  #statement(sql: string, queue: StatementQueue): Promise<Statement> {
+    const name = `${queue} ${sql}`;
+    const known = this.#statements.get(name);
+    if (known !== undefined) return known;
+    const statement = this.#connection.prepare(sql);
+    this.#statements.set(name, statement);
+    statement.catch(() => this.#statements.delete(name));
+    return statement;
+  }
+}
+
+/** Returns the memory available to this process, in bytes. */
+function availableMemory(): number {
+  const limit = process.constrainedMemory();
+  return limit > 0 ? Math.min(limit, totalmem()) : totalmem();
+}
