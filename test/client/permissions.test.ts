@@ -55,14 +55,14 @@ test("the last allowed type gone means nothing to a newer hub; a released one wo
   const one = client({ allowed_types: ["speak"] });
   const newer = denyMessage("speak")(one, 2);
   expect(newer.changes).toEqual({ allowed_types: [] });
-  expect(newer.notices.join()).toContain("may send nothing");
+  expect(newer.notices.join()).toContain("can send nothing");
   const released = denyMessage("speak")(one, 0);
   expect(released.changes).toEqual({ allowed_types: [utterance] });
-  expect(released.notices.join()).toContain("default one");
+  expect(released.notices.join()).toContain("default list");
 });
 
 test("what a released hub allows in any case is refused to be denied there", () => {
-  expect(() => denyMessage(utterance)(client(), 1)).toThrow(/allows every client/);
+  expect(() => denyMessage(utterance)(client(), 1)).toThrow(/allows each client/);
   expect(denyMessage(utterance)(client(), 2).changes.allowed_types).not.toContain(utterance);
 });
 
@@ -76,7 +76,7 @@ test("a blacklist grows and shrinks in metadata, beside what else is there", () 
     skill_blacklist: { before: ["one"], after: ["one", "two"] },
   });
   const odd = client({ metadata: { intent_blacklist: "all" } });
-  expect(() => addToBlacklist("intent_blacklist", "x")(odd, 2)).toThrow(/something else/);
+  expect(() => addToBlacklist("intent_blacklist", "x")(odd, 2)).toThrow(/is not a list/);
 });
 
 test("what lets a client do more is told from what does not, and what it gains is said", () => {
@@ -157,10 +157,10 @@ test("names with white space, empty names and revoked clients are refused", () =
 
 test("what a hub does not look at, or looks at later, is said", () => {
   expect(setBroadcast(true)(client({ can_broadcast: false }), 2).notices.join()).toContain(
-    "no administrator",
+    "not an administrator",
   );
   expect(setBroadcast(false)(client({ is_admin: true }), 0).notices.join()).toContain(
-    "does not look",
+    "ignores this",
   );
   expect(setBroadcast(false)(client({ is_admin: true }), 2).notices).toEqual([]);
   expect(setPermission("is_admin", true)(client(), 0).notices.join()).toContain("connects again");
