@@ -1,11 +1,11 @@
 /** The recipients of the bundles: those in the settings, or that of a new recovery key. */
 
-import { loadSettings, saveSettings } from "../config/settings.js";
+import { loadSection, type SettingsSection, saveSection } from "../config/settings.js";
 import { emitStep } from "../operation/step.js";
 import { generateRecoveryKey, parseRecipient } from "./recovery-key.js";
 
 export interface RecipientOptions {
-  readonly settingsPath: string;
+  readonly settings: SettingsSection;
   /** Named by the user; with any, no recovery key is generated. */
   readonly recipients: readonly string[];
   /** Hands a new recovery key to the user, and resolves when it is in safe keeping. */
@@ -21,7 +21,7 @@ export interface RecipientOptions {
  */
 export async function ensureRecipients(options: RecipientOptions): Promise<string[]> {
   const named = options.recipients.map((recipient) => parseRecipient(recipient));
-  const settings = (await loadSettings(options.settingsPath)) ?? {};
+  const settings = (await loadSection(options.settings)) ?? {};
   const known = settings.recipients ?? [];
   const recipients = [...new Set([...known, ...named])];
   if (recipients.length === 0) {
@@ -30,7 +30,7 @@ export async function ensureRecipients(options: RecipientOptions): Promise<strin
     recipients.push(recipient);
   }
   if (recipients.length > known.length) {
-    await saveSettings(options.settingsPath, { ...settings, recipients });
+    await saveSection(options.settings, { ...settings, recipients });
     emitStep("recipients.kept");
   }
   return recipients;

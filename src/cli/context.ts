@@ -1,8 +1,12 @@
 /** Resolves what every command starts from: the store, the settings, the passphrase's source. */
 import { fileURLToPath } from "node:url";
 import type { Command } from "commander";
-import { resolveStorePath } from "../config/paths.js";
-import { isKeyCacheOff, resolveSettings, type Settings } from "../config/settings.js";
+import {
+  isKeyCacheOff,
+  resolveSettings,
+  type Settings,
+  type SettingsSection,
+} from "../config/settings.js";
 import { StoreError } from "../errors.js";
 import {
   formatSource,
@@ -11,7 +15,7 @@ import {
   withoutKeyCache,
 } from "../keys/source.js";
 import type { Reporter } from "../reporter.js";
-import { storeLocation } from "./hub-store.js";
+import { hubStore } from "./hub-store.js";
 import { Output } from "./ui/output.js";
 import { confirm } from "./ui/prompt.js";
 
@@ -37,7 +41,9 @@ export interface Context {
   /** Options over environment over settings file. */
   readonly settings: Settings;
   readonly settingsPath: string;
-  /** The settings file without options and environment; undefined if there is no file. */
+  /** Where the settings file has the settings of this store. */
+  readonly settingsSection: SettingsSection;
+  /** The file's settings for this store, without options and environment; undefined without a file. */
   readonly settingsInFile: Settings | undefined;
   readonly source: PassphraseSource;
   readonly output: Output;
@@ -90,6 +96,12 @@ export function repeated(value: string, values: string[] = []): string[] {
 }
 
 /**
+ * Commands that go on without what is wrong in the settings. A typo in the file must not keep the
+ * hub from starting: `run` needs only the store and its passphrase.
+ */
+const toleratingCommands: ReadonlySet<string> = new Set(["run"]);
+
+/**
  * Resolves a command's context from its options, the environment and the settings file.
  *
  * @throws {@link StoreError} usage - for an invalid option, variable or settings file
@@ -97,7 +109,9 @@ export function repeated(value: string, values: string[] = []): string[] {
  */
 export async function contextOf(command: Command): Promise<Context> {
   const options = globalOptionsOf(command);
-  const { settings, path, inFile, missing } = await resolveSettings(
+  const output = outputOf(command);
+  const toleratesBroken = toleratingCommands.has(command.name());
+  const { settings, storePath, path, section, inFile, missing } = await resolveSettings(
     {
       store: {
         ...(options.db !== undefined && { path: options.db }),
@@ -106,25 +120,32 @@ export async function contextOf(command: Command): Promise<Context> {
       },
       ...(options.passphraseSource && { passphrase_source: options.passphraseSource }),
     },
-    options.config,
+    {
+      config: options.config,
+      defaultStore: () => hubStore(command.name()),
+      isNewStore: command.name() === "init",
+      ...(toleratesBroken && { onProblem: (problem) => output.warning(problem.message) }),
+    },
   );
   if (missing && command.name() !== "init") {
-    throw new StoreError(
+    const problem = new StoreError(
       "notFound",
       `cannot read the settings file ${path}: no such file or directory`,
       {
         hint: "Leave --config out to use the default path, or run init to create the file.",
       },
     );
+    if (!toleratesBroken) throw problem;
+    output.warning(problem.message);
   }
   const source = parseSource(settings.passphrase_source ?? "keyring");
   const keyCache = options.keyCache ?? !isKeyCacheOff();
-  const output = outputOf(command);
   const yes = options.yes ?? false;
   return {
-    storePath: await resolveStorePath(await storeLocation(settings, command.name())),
+    storePath,
     settings,
     settingsPath: path,
+    settingsSection: section,
     settingsInFile: inFile,
     source: keyCache ? source : withoutKeyCache(source),
     output,
@@ -160,20 +181,6 @@ export function ownCommand(
 /** Returns the command line with which the restart timer recovers this store. */
 export function recoveryCommand(context: Context): string[] {
   return ownCommand(context, "settle", "--quiet");
-}
-
-/**
- * Returns the path of the existing store that the settings file belongs to, if that is not this
- * context's store: the file's settings must not become this store's.
- */
-export async function otherStoreInSettings({
-  storePath,
-  settingsInFile,
-}: Context): Promise<string | undefined> {
-  if (settingsInFile === undefined) return undefined;
-  const { identify } = await import("../store/cipher.js");
-  const path = await resolveStorePath(await storeLocation(settingsInFile, "init"));
-  return path !== storePath && (await identify(path)).format !== "absent" ? path : undefined;
 }
 
 export function outputOf(command: Command): Output {

@@ -1,6 +1,5 @@
 /** Finds the store in the hub's server.json where no option, variable or setting names one. */
 import type { StoreLocation } from "../config/paths.js";
-import type { Settings } from "../config/settings.js";
 import { isKind, StoreError } from "../errors.js";
 import type { NamedStore } from "../hub/server-json.js";
 
@@ -8,16 +7,13 @@ import type { NamedStore } from "../hub/server-json.js";
 const tolerantCommands = new Set(["status", "doctor", "completion", "plugins"]);
 
 /**
- * Returns the store's location from the settings, else from server.json.
- *
- * Returns an empty location, which means HiveMind's default path, if there is no server.json or if
- * it names another kind of database.
+ * Returns the store that server.json names: an empty location, which means HiveMind's default path,
+ * if there is no server.json or if it names another kind of database.
  *
  * @throws {@link StoreError} refused - if server.json is not JSON: the hub would silently use its
  *   default store
  */
-export async function storeLocation(settings: Settings, command: string): Promise<StoreLocation> {
-  if (isStoreNamed(settings)) return settings.store ?? {};
+export async function hubStore(command: string): Promise<StoreLocation> {
   try {
     const path = (await storeOfHub())?.storePath;
     return path === undefined ? {} : { path };
@@ -25,10 +21,6 @@ export async function storeLocation(settings: Settings, command: string): Promis
     if (error instanceof StoreError && tolerantCommands.has(command)) return {};
     throw error;
   }
-}
-
-export function isStoreNamed({ store }: Settings): boolean {
-  return Object.values(store ?? {}).some((value) => value !== undefined);
 }
 
 /** Returns the hub's database module, or undefined if it keeps its clients in a `clients.db`. */

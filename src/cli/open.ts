@@ -1,11 +1,12 @@
 /** Opens the store for a command, after recovering from an interrupted operation. */
+import { isStoreNamed } from "../config/settings.js";
 import { isKind, type StoreError, wrap } from "../errors.js";
 import { unlockStore } from "../keys/unlock.js";
 import { journalExists } from "../operation/journal.js";
 import { waitForOperation } from "../recovery/wait.js";
 import type { ClientStore } from "../store/client-store.js";
 import type { Context } from "./context.js";
-import { isStoreNamed, otherModule } from "./hub-store.js";
+import { otherModule } from "./hub-store.js";
 
 /**
  * Opens the store for reading and writing, also for commands that only read: SQLite leaves sidecar
@@ -41,7 +42,7 @@ export async function recoverFirst({ storePath, output }: Context): Promise<void
  * Names the hub's database where there is no store because the hub uses another kind of database.
  */
 async function withModule(error: StoreError, { settings }: Context): Promise<StoreError> {
-  const module = isStoreNamed(settings) ? undefined : await otherModule();
+  const module = isStoreNamed(settings.store) ? undefined : await otherModule();
   if (module === undefined) return error;
   return wrap(error, {
     message: `${error.message}; the hub's server.json names the database ${module}`,

@@ -1,45 +1,54 @@
 /**
- * The settings file, the environment and the command line's options, as one set of settings.
+ * Settings of a store, from the command line, else the environment, else the settings file.
  *
- * The file is `$XDG_CONFIG_HOME/hivemind-sqlcipher/config.json`. It holds places and choices, never a secret, so it
- * may be read by anyone who may list the folder. An unknown key is refused: a misspelt `bundle_to` that is ignored
- * would be found out on the day the bundle is needed.
+ * The file is `$XDG_CONFIG_HOME/hivemind-sqlcipher/config.json`. It contains paths and choices, and
+ * no secret. Its top level belongs to the default store; any other store has a section of its own
+ * below `stores`, so a command about one store neither reads nor changes the backup directories,
+ * unit and recipients of another.
  */
 import { dirname, isAbsolute } from "node:path";
 import { hasCode, StoreError, systemError } from "../errors.js";
 import { makeDirectory, replaceFile } from "../fs/atomic.js";
 import { assertNotWritableByOthers } from "../fs/private.js";
-import { readSmallFile } from "../fs/read.js";
+import { lstatIfExists, readSmallFile } from "../fs/read.js";
 import * as z from "../schema.js";
-import { defaultSettingsPath, type Environment, expandPath } from "./paths.js";
+import {
+  defaultSettingsPath,
+  type Environment,
+  expandPath,
+  resolveStorePath,
+  type StoreLocation,
+  storePath as unresolvedStorePath,
+} from "./paths.js";
 
-/** A relative path in a file would mean another place for every folder the command is started from. */
-const place = z.string().check(
+/** Refuses a relative path: it would depend on the working directory. */
+const path = z.string().check(
   z.minLength(1),
   z.refine((path) => isAbsolute(path) || path === "~" || path.startsWith("~/"), {
     message: "must be an absolute path, or begin with ~/",
   }),
 );
-const words = z.string().check(z.minLength(1));
+const text = z.string().check(z.minLength(1));
 const count = z.int().check(z.minimum(0));
-/** The settings have a few hundred bytes. */
-const longestSettings = 1024 * 1024;
+
+/** Bytes. */
+const settingsLimit = 1024 * 1024;
 
 export const serviceKinds = ["auto", "systemd-user", "systemd", "command", "none"] as const;
 
 const sections = {
   store: z.strictObject({
-    path: z.optional(place),
-    name: z.optional(words),
-    subfolder: z.optional(words),
+    path: z.optional(path),
+    name: z.optional(text),
+    subfolder: z.optional(text),
   }),
   backup: z.strictObject({
-    to: z.optional(place),
-    bundle_to: z.optional(place),
-    unit: z.optional(words),
+    to: z.optional(path),
+    bundle_to: z.optional(path),
+    unit: z.optional(text),
     service: z.optional(z.enum(serviceKinds)),
-    stop_command: z.optional(words),
-    start_command: z.optional(words),
+    stop_command: z.optional(text),
+    start_command: z.optional(text),
   }),
   keep: z.strictObject({
     last: z.optional(count),
@@ -47,6 +56,13 @@ const sections = {
     weekly: z.optional(count),
     monthly: z.optional(count),
   }),
+};
+
+const ofOneStore = {
+  passphrase_source: z.optional(text),
+  recipients: z.optional(z.array(text)),
+  backup: z.optional(sections.backup),
+  keep: z.optional(sections.keep),
 };
 
 export const settingsSchema = z.strictObject({
@@ -57,27 +73,41 @@ export const settingsSchema = z.strictObject({
       }),
     ),
   ),
-  passphrase_source: z.optional(words),
-  recipients: z.optional(z.array(words)),
-  backup: z.optional(sections.backup),
-  keep: z.optional(sections.keep),
+  ...ofOneStore,
+  stores: z.optional(z.record(path, z.strictObject(ofOneStore))),
 });
 
-export type Settings = z.infer<typeof settingsSchema>;
+/** The contents of a settings file. */
+export type SettingsFile = z.infer<typeof settingsSchema>;
 
-/** Settings, and the file they come from. */
-export interface SettingsFile {
+/** The settings of a store. `store`, at the top level only, names the store of the file. */
+export type Settings = Omit<SettingsFile, "stores">;
+
+/** The part of a settings file for one store. */
+export interface SettingsSection {
+  /** Path of the file. */
   readonly path: string;
+  /** Key below `stores`; undefined for the top level. */
+  readonly store: string | undefined;
+}
+
+/** The settings of a command, and where they are stored. */
+export interface ResolvedSettings {
+  /** Path of the settings file. */
+  readonly path: string;
+  /** Path of the store, with all symbolic links resolved. */
+  readonly storePath: string;
   readonly settings: Settings;
-  /** What the file alone says; undefined if there is none. */
+  /** What the file contains for this store; undefined if there is no file. */
   readonly inFile: Settings | undefined;
-  /** Whether the file was named, by `--config` or the environment, and does not exist. */
+  readonly section: SettingsSection;
+  /** Whether the named settings file does not exist. */
   readonly missing: boolean;
 }
 
 /**
- * The environment's names, each for one setting or option. Only places and sources: a variable is shown by `systemctl show` and
- * inherited by every child, so a secret has no business there and none of these can hold one.
+ * The environment's variables, each with its setting or option. None takes a secret: `systemctl
+ * show` prints variables, and every child process inherits them.
  */
 export const environmentKeys = {
   HIVEMIND_SQLCIPHER_CONFIG: "the settings file",
@@ -92,75 +122,212 @@ export const environmentKeys = {
   HIVEMIND_SQLCIPHER_KEY_CACHE: "off does what --no-key-cache does",
 } as const;
 
+/** Receives a problem in the settings instead of an exception. */
+export type OnProblem = (problem: StoreError) => void;
+
+export interface SettingsSources {
+  /** The option `--config`. */
+  readonly config?: string | undefined;
+  readonly environment?: Environment;
+  /** Returns the default store, if no option, variable or file names one. */
+  readonly defaultStore?: () => Promise<StoreLocation>;
+  /** Whether the command creates the store: the first store of a file gets the top level. */
+  readonly isNewStore?: boolean;
+  /** Ignores what is wrong in the file or the environment, and reports it here instead. */
+  readonly onProblem?: OnProblem | undefined;
+}
+
 /**
- * What holds for one run: an option, else the environment, else the file. `options` are settings too, given on the
- * command line; `config` is `--config`. Paths come back absolute. The file need not exist, for `init` makes it; but
- * where one was named and is not there, `missing` says so, for a misspelt name must not mean "no settings".
+ * Merges the settings of a command: options over environment over file. Paths are made absolute.
  *
- * @throws StoreError `usage` for a file or a variable that does not say what it should, `io` for a file that cannot
- *   be read.
+ * @param options - settings from the command line
+ * @throws {@link StoreError} usage - for an invalid file or variable
+ * @throws {@link StoreError} io - for an unreadable file
  */
 export async function resolveSettings(
   options: Settings = {},
-  config?: string,
-  environment: Environment = process.env,
-): Promise<SettingsFile> {
-  const named = config ?? nonEmpty(environment.HIVEMIND_SQLCIPHER_CONFIG);
+  sources: SettingsSources = {},
+): Promise<ResolvedSettings> {
+  const { environment = process.env, onProblem } = sources;
+  const named = sources.config ?? nonEmpty(environment.HIVEMIND_SQLCIPHER_CONFIG);
   const path = expandPath(named ?? defaultSettingsPath(environment), environment);
-  const file = await loadSettings(path);
-  const merged = over(options, over(fromEnvironment(environment), file ?? {}));
+  const file = await loadSettings(path, onProblem);
+  const given = over(options, fromEnvironment(environment, onProblem));
+  const location = over(given, { store: file?.store }).store ?? {};
+  const resolve = async (store: StoreLocation) =>
+    resolveStorePath(
+      isStoreNamed(store) ? store : ((await sources.defaultStore?.()) ?? {}),
+      environment,
+    );
+  const storePath = await resolve(location);
+  const key = await sectionKey(file, storePath, {
+    newKey: unresolvedStorePath(location, environment),
+    defaultPath: () => resolve(file?.store ?? {}),
+    isNewStore: sources.isNewStore ?? false,
+  });
+  const inFile = file && settingsIn(file, key);
+  const merged = over(given, { ...inFile, store: file?.store });
   return {
     path,
+    storePath,
     settings: withAbsolutePaths(merged, environment),
-    inFile: file,
+    inFile,
+    section: { path, store: key },
     missing: file === undefined && named !== undefined,
   };
 }
 
+export function isStoreNamed(store: StoreLocation | undefined): boolean {
+  return Object.values(store ?? {}).some((value) => value !== undefined);
+}
+
 /**
- * A settings file's contents; nothing if it does not exist.
+ * Returns the key of a store's section below `stores`; undefined if the top level is the store's.
  *
- * @throws StoreError `usage` for broken JSON (with line and column) or a key or value that does not belong there;
- *   `refused` if others can change it, as it names commands to run; `io` if it cannot be read.
+ * The top level belongs to the store named by `store`, or else to the default store. A file of
+ * version 0.1.0 may have neither `store` nor a default store on the disk: it was written for stores
+ * named by each command, and belongs to any of them.
  */
-export async function loadSettings(path: string): Promise<Settings | undefined> {
-  let text: string;
+async function sectionKey(
+  file: SettingsFile | undefined,
+  storePath: string,
+  context: {
+    newKey: string;
+    defaultPath: () => Promise<string>;
+    isNewStore: boolean;
+  },
+): Promise<string | undefined> {
+  const own = file && (await findSectionKey(file, storePath));
+  if (own !== undefined) return own;
+  const { stores: _, ...topLevel } = file ?? {};
+  const isUnused = Object.keys(topLevel).length === 0;
+  if (isUnused && context.isNewStore) return undefined;
+  const defaultPath = await context.defaultPath();
+  if (storePath === defaultPath) return undefined;
+  if (!isUnused && !file?.store && !(await lstatIfExists(defaultPath))) return undefined;
+  return context.newKey;
+}
+
+/** Compares resolved paths: a section stays a store's if its directory moves behind a link. */
+async function findSectionKey(file: SettingsFile, storePath: string): Promise<string | undefined> {
+  for (const key of Object.keys(file.stores ?? {})) {
+    if ((await resolveStorePath({ path: key })) === storePath) return key;
+  }
+  return undefined;
+}
+
+function settingsIn({ stores, ...topLevel }: SettingsFile, key: string | undefined): Settings {
+  return key === undefined ? topLevel : (stores?.[key] ?? {});
+}
+
+/**
+ * Reads a settings file; returns undefined if it does not exist.
+ *
+ * @throws {@link StoreError} usage - for broken JSON, and for an unknown key or an invalid value: a
+ *   misspelt `bundle_to` would otherwise show on the day when the bundle is needed
+ * @throws {@link StoreError} refused - if other users can change it, as it names commands to run
+ * @throws {@link StoreError} io - if it cannot be read
+ */
+export async function loadSettings(
+  path: string,
+  onProblem?: OnProblem,
+): Promise<SettingsFile | undefined> {
   try {
-    const { bytes, stats } = await readSmallFile(path, longestSettings);
+    const { bytes, stats } = await readSmallFile(path, settingsLimit);
     assertNotWritableByOthers(path, stats);
-    text = bytes.toString("utf8");
+    return parseSettings(bytes.toString("utf8"), path, onProblem);
   } catch (error) {
     if (hasCode(error, "ENOENT", "ENOTDIR")) return undefined;
-    throw systemError(error, `cannot read the settings file ${path}`);
+    const problem = systemError(error, `cannot read the settings file ${path}`);
+    if (!onProblem) throw problem;
+    onProblem(problem);
+    return {};
   }
+}
+
+function parseSettings(text: string, path: string, onProblem?: OnProblem): SettingsFile {
   let json: unknown;
   try {
     json = JSON.parse(text.replace(/^\uFEFF/, ""));
   } catch (error) {
     throw new StoreError("usage", `${path} is not JSON: ${whereJsonBreaks(text, error)}`, {
-      hint: "mend it there, or move the file away and run: hivemind-sqlcipher init",
+      hint: `Correct it there, or write new settings: mv '${path}' '${path}.broken' && hivemind-sqlcipher backup --to DIRECTORY --bundle-to DIRECTORY --recipient RECIPIENT`,
     });
   }
   const parsed = settingsSchema.safeParse(json);
-  if (!parsed.success) throw badSettings(path, parsed.error);
-  return parsed.data;
+  if (parsed.success) return parsed.data;
+  if (!onProblem) throw invalidSettings(path, parsed.error.issues[0]);
+  for (const issue of parsed.error.issues) onProblem(invalidSettings(path, issue));
+  const valid = settingsSchema.safeParse(withoutInvalid(json, parsed.error.issues));
+  return valid.success ? valid.data : {};
 }
 
-/** Writes the settings file in one step; its folder is made if need be. */
-export async function saveSettings(path: string, settings: Settings): Promise<void> {
+/** Removes invalid keys and values. */
+function withoutInvalid(json: unknown, issues: readonly z.core.$ZodIssue[]): unknown {
+  const copy = structuredClone(json);
+  for (const issue of issues) {
+    const paths =
+      issue.code === "unrecognized_keys"
+        ? issue.keys.map((key) => [...issue.path, key])
+        : [issue.path];
+    for (const path of paths) removeAt(copy, path);
+  }
+  return copy;
+}
+
+function removeAt(json: unknown, path: readonly PropertyKey[]): void {
+  const parent = path
+    .slice(0, -1)
+    .reduce<unknown>((value, key) => (value as Record<PropertyKey, unknown>)?.[key], json);
+  const key = path.at(-1);
+  if (typeof parent === "object" && parent !== null && key !== undefined) {
+    delete (parent as Record<PropertyKey, unknown>)[key];
+  }
+}
+
+/** Writes a settings file in one step, and creates its directory if necessary. */
+export async function saveSettings(path: string, settings: SettingsFile): Promise<void> {
   const checked = settingsSchema.parse(settings);
   await makeDirectory(dirname(path));
   await replaceFile(path, `${JSON.stringify(checked, null, 2)}\n`);
 }
 
-function fromEnvironment(environment: Environment): Settings {
+/** Reads the settings of a store; returns undefined if the file does not exist. */
+export async function loadSection({ path, store }: SettingsSection): Promise<Settings | undefined> {
+  const file = await loadSettings(path);
+  return file && settingsIn(file, store);
+}
+
+/** Writes the settings of a store. What the file contains for other stores does not change. */
+export async function saveSection(
+  { path, store: key }: SettingsSection,
+  settings: Settings,
+): Promise<void> {
+  const file = await loadSettings(path);
+  if (key === undefined) {
+    const stores = file?.stores;
+    return saveSettings(path, { ...settings, ...(stores && { stores }) });
+  }
+  const { store: _, ...section } = settings;
+  await saveSettings(path, { ...file, stores: { ...file?.stores, [key]: section } });
+}
+
+/** Returns the section of a store in an existing file: its own, or else the top level. */
+export async function findSection(path: string, storePath: string): Promise<SettingsSection> {
+  const file = await loadSettings(path);
+  return { path, store: file && (await findSectionKey(file, storePath)) };
+}
+
+function fromEnvironment(environment: Environment, onProblem?: OnProblem): Settings {
   const get = (name: keyof typeof environmentKeys) => nonEmpty(environment[name]);
   const service = get("HIVEMIND_SQLCIPHER_SERVICE");
   const kind = serviceKinds.find((known) => known === service);
   if (service !== undefined && kind === undefined) {
-    throw new StoreError("usage", `HIVEMIND_SQLCIPHER_SERVICE is "${service}"`, {
-      hint: `it is one of: ${serviceKinds.join(", ")}`,
+    const problem = new StoreError("usage", `HIVEMIND_SQLCIPHER_SERVICE is "${service}"`, {
+      hint: `Set it to one of: ${serviceKinds.join(", ")}.`,
     });
+    if (!onProblem) throw problem;
+    onProblem(problem);
   }
   return {
     store: defined({
@@ -179,19 +346,19 @@ function fromEnvironment(environment: Environment): Settings {
 }
 
 /**
- * Whether the environment says that no derived key is to be kept in the keyring.
+ * Returns whether the environment switches off the derived key in the keyring.
  *
- * @throws StoreError `usage` if it says anything but `on` or `off`.
+ * @throws {@link StoreError} usage - for any value but `on` and `off`
  */
 export function isKeyCacheOff(environment: Environment = process.env): boolean {
   const value = nonEmpty(environment.HIVEMIND_SQLCIPHER_KEY_CACHE) ?? "on";
   if (value === "on" || value === "off") return value === "off";
   throw new StoreError("usage", `HIVEMIND_SQLCIPHER_KEY_CACHE is "${value}"`, {
-    hint: "it is on or off",
+    hint: "Set it to on or off.",
   });
 }
 
-/** An unset variable and an empty one mean the same, as for the XDG variables. */
+/** An empty variable counts as unset, as for the XDG variables. */
 function nonEmpty(value: string | undefined): string | undefined {
   return value === "" ? undefined : value;
 }
@@ -204,20 +371,16 @@ function defined<T extends object>(fields: T): Defined<T> {
   ) as Defined<T>;
 }
 
-/** `upper` over `lower`. A store named by path and one named by name are two ways to say one thing, so one way wins. */
+/** Merges `upper` over `lower`. A store's path and its name exclude each other: `upper` decides. */
 function over(upper: Settings, lower: Settings): Settings {
   const store = defined(upper.store ?? {});
-  const lowerStore = lower.store ?? {};
-  const belowStore =
-    store.path !== undefined
-      ? {}
-      : store.name !== undefined || store.subfolder !== undefined
-        ? defined({ name: lowerStore.name, subfolder: lowerStore.subfolder })
-        : lowerStore;
+  const lowerStore = defined(lower.store ?? {});
+  const { path: _, ...lowerNames } = lowerStore;
+  const keptStore = store.path !== undefined ? {} : isStoreNamed(store) ? lowerNames : lowerStore;
   return {
     ...lower,
     ...defined({ passphrase_source: upper.passphrase_source, recipients: upper.recipients }),
-    store: { ...belowStore, ...store },
+    store: { ...keptStore, ...store },
     backup: { ...lower.backup, ...defined(upper.backup ?? {}) },
     keep: { ...lower.keep, ...defined(upper.keep ?? {}) },
   };
@@ -239,29 +402,30 @@ function withAbsolutePaths(settings: Settings, environment: Environment): Settin
   };
 }
 
-function badSettings(path: string, error: z.core.$ZodError): StoreError {
-  const issue = error.issues[0];
+function invalidSettings(path: string, issue: z.core.$ZodIssue | undefined): StoreError {
   const key = issue?.path.join(".") ?? "";
   if (issue?.code === "unrecognized_keys") {
     const unknown = issue.keys.map((name) => (key === "" ? name : `${key}.${name}`)).join(", ");
     return new StoreError("usage", `${path}: unknown key ${unknown}`, {
-      hint: `${key === "" ? "the settings know" : `"${key}" knows`}: ${knownKeys(issue.path).join(", ")}`,
+      hint: `Use one of: ${knownKeys(issue.path).join(", ")}.`,
     });
   }
   const message = issue?.message ?? "not understood";
   return new StoreError("usage", `${path}: ${key === "" ? "the settings" : key}: ${message}`, {
-    hint: "correct it there; README.md lists the settings",
+    hint: "Correct it there; docs/formats.md describes each setting.",
   });
 }
 
-/** What the settings, or a section of them, may hold. */
-function knownKeys([section]: readonly PropertyKey[]): string[] {
-  const schema =
-    section === undefined ? settingsSchema : sections[section as keyof typeof sections];
-  return Object.keys(schema.shape);
+/** Returns the known keys of the settings, or of a section. */
+function knownKeys(path: readonly PropertyKey[]): string[] {
+  const [section] = path[0] === "stores" ? path.slice(2) : path;
+  if (section !== undefined) return Object.keys(sections[section as keyof typeof sections].shape);
+  return Object.keys(path[0] === "stores" ? ofOneStore : settingsSchema.shape);
 }
 
-/** V8 says where by an offset, by line and column, or (at the end of the text) not at all, depending on its version. */
+/**
+ * Locates a syntax error; V8 names an offset, or nothing at the end of the text, by its version.
+ */
 function whereJsonBreaks(text: string, error: unknown): string {
   const message = error instanceof Error ? error.message : String(error);
   const offset = /at position (\d+)/.exec(message)?.[1];

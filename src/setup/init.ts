@@ -11,7 +11,7 @@ import { writeBundle } from "../bundle/bundle.js";
 import { assertPlacement } from "../bundle/placement.js";
 import { ensureRecipients, type RecipientOptions } from "../bundle/recipients.js";
 import { parseRecipient } from "../bundle/recovery-key.js";
-import { loadSettings, type Settings, saveSettings } from "../config/settings.js";
+import { loadSection, type Settings, saveSection } from "../config/settings.js";
 import { hasCode, StoreError, systemError } from "../errors.js";
 import { makeDirectory } from "../fs/atomic.js";
 import { assertNoStraySidecars } from "../fs/sidecars.js";
@@ -32,7 +32,7 @@ export interface InitOptions extends RecipientOptions {
   readonly storePath: string;
   readonly source: PassphraseSource;
   /** What goes into the settings file besides recipients and the source. */
-  readonly settings: Settings;
+  readonly remember: Settings;
   /** A passphrase of the user's own in place of a generated one; only for the keyring. */
   readonly passphrase?: string | undefined;
   /** The schema a new store gets: what the hub on this machine reads. */
@@ -66,7 +66,7 @@ export async function initStore(options: InitOptions): Promise<InitResult> {
   if (source.kind === "file") await assertPassphraseFile(source.path);
   for (const recipient of options.recipients) parseRecipient(recipient);
   if (options.bundleFolder !== undefined) {
-    const backups = options.settings.backup?.to ?? dirname(storePath);
+    const backups = options.remember.backup?.to ?? dirname(storePath);
     for (const notice of await assertPlacement(backups, options.bundleFolder)) {
       options.reporter.notice(notice);
     }
@@ -103,9 +103,9 @@ async function make(options: InitOptions, { storePath }: OperationLock): Promise
   });
   await store.close();
   emitStep("init.store-made");
-  await saveSettings(options.settingsPath, {
-    ...(await loadSettings(options.settingsPath)),
-    ...options.settings,
+  await saveSection(options.settings, {
+    ...(await loadSection(options.settings)),
+    ...options.remember,
     passphrase_source: formatSource(source),
   });
   emitStep("init.settings-saved");
@@ -126,7 +126,7 @@ async function make(options: InitOptions, { storePath }: OperationLock): Promise
     cipher_compatibility: store.key.cipherCompatibility,
     passphrase_source: formatSource(source),
     recipients,
-    settings: options.settingsPath,
+    settings: options.settings.path,
     bundle: bundleReport({ bundle }),
   };
 }

@@ -15,7 +15,7 @@ import {
   type ReencryptOptions,
   reencryptBackups,
 } from "../backup/reencrypt.js";
-import { loadSettings } from "../config/settings.js";
+import { loadSection, type SettingsSection } from "../config/settings.js";
 import { StoreError, systemError, withLine } from "../errors.js";
 import { passwordToReplace, resolvePasswordDelivery } from "../hub/password-delivery.js";
 import { adoptPending, planRotation } from "../keys/rotation-plan.js";
@@ -38,7 +38,7 @@ export interface RotateOptions extends OperationOptions, BundleOptions {
   /** The file with the new passphrase, absolute; without it one is generated. A `file:` source needs it. */
   readonly passphraseFile?: string | undefined;
   /** The settings, where the source is named. */
-  readonly settingsPath: string;
+  readonly settings: SettingsSection;
   /** Whether the keyring goes on keeping the old passphrase, for backups under it. */
   readonly keepPrevious?: boolean | undefined;
   /** A folder of backups to be brought under the new passphrase too. */
@@ -163,7 +163,7 @@ async function reencrypted(options: ReencryptOptions): Promise<ReencryptedBackup
 async function nextSource(
   options: RotateOptions,
 ): Promise<{ source: PassphraseSource; settings?: string }> {
-  const { source, passphraseFile, settingsPath, reporter } = options;
+  const { source, passphraseFile, settings, reporter } = options;
   switch (source.kind) {
     case "keyring":
       return { source };
@@ -180,8 +180,8 @@ async function nextSource(
       const next = { kind: "file", path: passphraseFile } as const;
       const from = formatSource(source);
       const to = formatSource(next);
-      const named = (await loadSettings(settingsPath))?.passphrase_source;
-      if (named === from) return { source: next, settings: settingsPath };
+      const named = (await loadSection(settings))?.passphrase_source;
+      if (named === from) return { source: next, settings: settings.path };
       reporter.notice(`from now on the passphrase comes from --passphrase-source ${to}`);
       return { source: next };
     }

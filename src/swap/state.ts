@@ -7,7 +7,7 @@
 import { dirname } from "node:path";
 import { removeBundle, removeStagedBundles } from "../bundle/bundle.js";
 import { realPath } from "../config/paths.js";
-import { loadSettings, saveSettings } from "../config/settings.js";
+import { findSection, loadSection, saveSection } from "../config/settings.js";
 import { StoreError, systemError, withLine } from "../errors.js";
 import { moveFile, removeFile, removePartials, syncDirectory } from "../fs/atomic.js";
 import { lstatIfExists } from "../fs/read.js";
@@ -151,7 +151,7 @@ export class Swap {
     const { server_json: serverJson, settings, source, keyring } = this.data;
     if (serverJson) await this.#changeServerJson(serverJson.remove ? undefined : await this.#new());
     this.emitStep("server-json");
-    if (settings) await changeSource(settings, source.to);
+    if (settings) await changeSource(settings, this.storePath, source.to);
     this.emitStep("settings");
     if (keyring) await promotePending(this.storePath, keyring);
     this.emitStep("promoted");
@@ -281,7 +281,7 @@ export class Swap {
     let failure: unknown;
     try {
       if (serverJson) await this.#changeServerJson(await this.#old());
-      if (settings) await changeSource(settings, source.from);
+      if (settings) await changeSource(settings, this.storePath, source.from);
       if (keyring) await restoreKeyring(this.storePath, keyring, true);
     } catch (error) {
       failure = error;
@@ -362,12 +362,13 @@ export class Swap {
   }
 }
 
-/** Makes the settings name another source; nothing else in them changes. */
-async function changeSource(path: string, source: string): Promise<void> {
+/** Changes the passphrase source in the store's settings, and nothing else. */
+async function changeSource(path: string, storePath: string, source: string): Promise<void> {
   await removePartials(await realPath(path));
-  const settings = await loadSettings(path);
+  const section = await findSection(path, storePath);
+  const settings = await loadSection(section);
   if (settings?.passphrase_source === source) return;
-  await saveSettings(path, { ...settings, passphrase_source: source });
+  await saveSection(section, { ...settings, passphrase_source: source });
 }
 
 /** Removes a database file and what SQLite may have left beside it. */

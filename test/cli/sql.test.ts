@@ -54,11 +54,11 @@ test("what is wrong, or would change something, is refused by its exit code", as
   const machine = await withClients();
   const cases: [string[], number, RegExp][] = [
     [["sql", "DELETE FROM clients"], 17, /changes the store[\s\S]*--write/],
-    [["sql", "--write", "DELETE FROM clients"], 2, /needs a confirmation[\s\S]*--yes/],
+    [["sql", "--write", "DELETE FROM clients"], 2, /confirmation needed[\s\S]*--yes/],
     [["sql", "--write", "ATTACH 'x' AS y"], 17, /ATTACH is not supported/],
     [["sql", "PRAGMA user_version = 9"], 17, /PRAGMA user_version with a value/],
     [["sql", "SELEKT 1"], 2, /not a supported SQL/],
-    X,
+    [["sql", "SELECT 'a"], 2, /unterminated/],
     [["sql", "SELECT nowhere FROM clients"], 1, /no such column: nowhere/],
     [["sql", "--csv", "SELECT 1; SELECT 2"], 2, /one answer/],
     [["sql", ".backup x"], 2, /hivemind-sqlcipher backup/],

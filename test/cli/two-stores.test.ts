@@ -25,8 +25,8 @@ test("the other's backups are neither listed, pruned, restored nor brought under
     machine.path("data", "hivemind-core", `${name}.db`),
   );
   await run("init", "--db", `${own}`, ...recoveryKey, ...places);
-  const otherKey = ["--recovery-key-file", machine.path("safe", "other-key.txt")];
-  await run("init", "--db", `${other}`, "--config", machine.path("other.json"), ...otherKey);
+  const otherKey = machine.path("safe", "other-recovery-key.txt");
+  await run("init", "--db", `${other}`, "--recovery-key-file", otherKey);
   const backup = async (store?: string) =>
     (await run("backup", "--db", `${store}`, ...places)).backup.path;
   const ours = await backup(own);

@@ -1,10 +1,13 @@
-import { chmod, mkdir, readFile, stat, writeFile } from "node:fs/promises";
+import { chmod, mkdir, readFile, rename, stat, symlink, writeFile } from "node:fs/promises";
 import { join } from "node:path";
-import { beforeEach, expect, test } from "vitest";
+import { beforeEach, describe, expect, test } from "vitest";
 import {
+  findSection,
+  loadSection,
   loadSettings,
   resolveSettings,
   type Settings,
+  saveSection,
   saveSettings,
 } from "../../src/config/settings.js";
 import { temporaryFolder } from "../store/temporary.js";
@@ -54,13 +57,16 @@ test("saving keeps the mode that the file was given", async () => {
 test("a file that is not there means no settings", async () => {
   expect(await loadSettings(path)).toBeUndefined();
   const environment = { HOME: folder, XDG_CONFIG_HOME: join(folder, "config") };
-  expect(await resolveSettings({}, undefined, environment)).toMatchObject({ path, missing: false });
+  expect(await resolveSettings({}, { environment })).toMatchObject({ path, missing: false });
 });
 
 test("a file that was named and is not there is reported as missing", async () => {
-  expect(await resolveSettings({}, path, {})).toMatchObject({ path, missing: true });
+  expect(await resolveSettings({}, { config: path, environment: {} })).toMatchObject({
+    path,
+    missing: true,
+  });
   const environment = { HIVEMIND_SQLCIPHER_CONFIG: path };
-  expect(await resolveSettings({}, undefined, environment)).toMatchObject({ path, missing: true });
+  expect(await resolveSettings({}, { environment })).toMatchObject({ path, missing: true });
 });
 
 test.each([
@@ -111,12 +117,18 @@ test("an option comes before the environment, and the environment before the fil
     ...everything,
     backup: { to: "/file/to", bundle_to: "/file/bundles", unit: "file-unit" },
   });
-  const { settings } = await resolveSettings({ backup: { to: "/option/to" } }, path, {
-    HIVEMIND_SQLCIPHER_BACKUP_TO: "/environment/to",
-    HIVEMIND_SQLCIPHER_BUNDLE_TO: "/environment/bundles",
-    HIVEMIND_SQLCIPHER_PASSPHRASE_SOURCE: "credential",
-    HIVEMIND_SQLCIPHER_SERVICE: "",
-  });
+  const { settings } = await resolveSettings(
+    { backup: { to: "/option/to" } },
+    {
+      config: path,
+      environment: {
+        HIVEMIND_SQLCIPHER_BACKUP_TO: "/environment/to",
+        HIVEMIND_SQLCIPHER_BUNDLE_TO: "/environment/bundles",
+        HIVEMIND_SQLCIPHER_PASSPHRASE_SOURCE: "credential",
+        HIVEMIND_SQLCIPHER_SERVICE: "",
+      },
+    },
+  );
   expect(settings).toEqual({
     ...everything,
     passphrase_source: "credential",
@@ -125,16 +137,21 @@ test("an option comes before the environment, and the environment before the fil
 });
 
 test("every setting that is a place or a source can come from the environment", async () => {
-  const { settings } = await resolveSettings({}, undefined, {
-    HOME: folder,
-    HIVEMIND_SQLCIPHER_NAME: "n",
-    HIVEMIND_SQLCIPHER_SUBFOLDER: "s",
-    HIVEMIND_SQLCIPHER_PASSPHRASE_SOURCE: "file:/p",
-    HIVEMIND_SQLCIPHER_BACKUP_TO: "/to",
-    HIVEMIND_SQLCIPHER_BUNDLE_TO: "/bundles",
-    HIVEMIND_SQLCIPHER_UNIT: "u",
-    HIVEMIND_SQLCIPHER_SERVICE: "none",
-  });
+  const { settings } = await resolveSettings(
+    {},
+    {
+      environment: {
+        HOME: folder,
+        HIVEMIND_SQLCIPHER_NAME: "n",
+        HIVEMIND_SQLCIPHER_SUBFOLDER: "s",
+        HIVEMIND_SQLCIPHER_PASSPHRASE_SOURCE: "file:/p",
+        HIVEMIND_SQLCIPHER_BACKUP_TO: "/to",
+        HIVEMIND_SQLCIPHER_BUNDLE_TO: "/bundles",
+        HIVEMIND_SQLCIPHER_UNIT: "u",
+        HIVEMIND_SQLCIPHER_SERVICE: "none",
+      },
+    },
+  );
   expect(settings).toEqual({
     store: { name: "n", subfolder: "s" },
     passphrase_source: "file:/p",
@@ -145,26 +162,208 @@ test("every setting that is a place or a source can come from the environment", 
 
 test("a store named by path on one level takes the place of one named by name below it, and the other way round", async () => {
   await write({ store: { path: "/file.db" } });
-  const named = await resolveSettings({ store: { name: "other" } }, path, {});
+  const named = await resolveSettings(
+    { store: { name: "other" } },
+    { config: path, environment: {} },
+  );
   expect(named.settings.store).toEqual({ name: "other" });
   await write({ store: { name: "n", subfolder: "s" } });
-  const byPath = await resolveSettings({}, path, { HIVEMIND_SQLCIPHER_DB: "/environment.db" });
+  const byPath = await resolveSettings(
+    {},
+    { config: path, environment: { HIVEMIND_SQLCIPHER_DB: "/environment.db" } },
+  );
   expect(byPath.settings.store).toEqual({ path: "/environment.db" });
-  const partly = await resolveSettings({ store: { subfolder: "t" } }, path, {});
+  const partly = await resolveSettings(
+    { store: { subfolder: "t" } },
+    { config: path, environment: {} },
+  );
   expect(partly.settings.store).toEqual({ name: "n", subfolder: "t" });
 });
 
 test("paths come back absolute, with ~/ as the home folder", async () => {
   await write(everything);
-  const { settings } = await resolveSettings({ backup: { to: "here" } }, path, {
-    HOME: "/home/hub",
-  });
+  const { settings } = await resolveSettings(
+    { backup: { to: "here" } },
+    {
+      config: path,
+      environment: {
+        HOME: "/home/hub",
+      },
+    },
+  );
   expect(settings.backup?.to).toBe(join(process.cwd(), "here"));
   expect(settings.backup?.bundle_to).toBe("/home/hub/bundles");
 });
 
 test("a service kind that there is not is refused with the ones that there are", async () => {
   await expect(
-    resolveSettings({}, path, { HIVEMIND_SQLCIPHER_SERVICE: "sysv" }),
+    resolveSettings({}, { config: path, environment: { HIVEMIND_SQLCIPHER_SERVICE: "sysv" } }),
   ).rejects.toMatchObject({ kind: "usage", hint: expect.stringContaining("systemd-user") });
+});
+
+describe("several stores in one file", () => {
+  const other = "/srv/other/clients.db";
+  const ofOther = { passphrase_source: "file:/p", backup: { to: "/srv/backup-of-other" } };
+
+  async function of(db: string | undefined, environment = {}) {
+    return resolveSettings(db === undefined ? {} : { store: { path: db } }, {
+      config: path,
+      environment: { HOME: folder, ...environment },
+    });
+  }
+
+  test("the top level belongs to the store that it names, a section to its own", async () => {
+    await write({ ...everything, store: { path: "/srv/main.db" }, stores: { [other]: ofOther } });
+    const main = await of(undefined);
+    expect(main).toMatchObject({ storePath: "/srv/main.db", section: { path, store: undefined } });
+    expect(main.settings).toMatchObject({ recipients: ["age1xyz"], keep: { daily: 7 } });
+    const second = await of(other);
+    expect(second.section).toEqual({ path, store: other });
+    expect(second.inFile).toEqual(ofOther);
+    expect(second.settings).toEqual({
+      ...ofOther,
+      store: { path: other },
+      keep: {},
+    });
+    const third = await of("/srv/third.db");
+    expect(third.inFile).toEqual({});
+    expect(third.settings).toEqual({ store: { path: "/srv/third.db" }, backup: {}, keep: {} });
+  });
+
+  test("without a named store the top level is that of the default store, if there is one", async () => {
+    await write({ backup: { to: "/srv/backup" } });
+    const isDefault = async (db: string | undefined) =>
+      (await of(db, { XDG_DATA_HOME: folder })).settings.backup?.to === "/srv/backup";
+    const defaultStore = join(folder, "hivemind-core", "clients.db");
+    expect([await isDefault(undefined), await isDefault(defaultStore)]).toEqual([true, true]);
+    // As version 0.1.0 wrote it for a store that each command names.
+    expect(await isDefault(other)).toBe(true);
+    await mkdir(join(folder, "hivemind-core"));
+    await writeFile(defaultStore, "");
+    expect([await isDefault(defaultStore), await isDefault(other)]).toEqual([true, false]);
+  });
+
+  test("saving a store's settings leaves those of the others as they are", async () => {
+    await write({ ...everything, store: { path: "/srv/main.db" } });
+    const { section } = await of(other);
+    await saveSection(section, { ...ofOther, store: { path: other } });
+    expect(await loadSettings(path)).toEqual({
+      ...everything,
+      store: { path: "/srv/main.db" },
+      stores: { [other]: ofOther },
+    });
+    const main = (await of(undefined)).section;
+    await saveSection(main, { store: { path: "/srv/main.db" }, keep: { last: 2 } });
+    expect(await loadSettings(path)).toEqual({
+      store: { path: "/srv/main.db" },
+      keep: { last: 2 },
+      stores: { [other]: ofOther },
+    });
+    expect(await loadSection(section)).toEqual(ofOther);
+  });
+
+  test("the first store of a file gets the top level, a new one beside it a section", async () => {
+    const section = async (db: string) =>
+      (
+        await resolveSettings(
+          { store: { path: db } },
+          { config: path, environment: { HOME: folder }, isNewStore: true },
+        )
+      ).section.store;
+    expect(await section(other)).toBeUndefined();
+    await write({ store: { path: "/srv/main.db" } });
+    expect(await section("/srv/main.db")).toBeUndefined();
+    expect(await section(other)).toBe(other);
+  });
+
+  test("a section stays its store's when the directory moves behind a link", async () => {
+    await mkdir(join(folder, "old"));
+    const key = join(folder, "old", "clients.db");
+    await write({ store: { path: "/srv/main.db" }, stores: { [key]: ofOther } });
+    await rename(join(folder, "old"), join(folder, "new"));
+    await symlink(join(folder, "new"), join(folder, "old"));
+    expect((await of(key)).settings.passphrase_source).toBe("file:/p");
+    expect((await of(join(folder, "new", "clients.db"))).settings.passphrase_source).toBe(
+      "file:/p",
+    );
+    expect(await findSection(path, join(folder, "new", "clients.db"))).toEqual({
+      path,
+      store: key,
+    });
+    expect(await findSection(path, "/srv/main.db")).toEqual({ path, store: undefined });
+  });
+
+  test.each([
+    [{ stores: { [other]: { store: {} } } }, /unknown key stores\..*\.store/],
+    [{ stores: { "relative.db": {} } }, /stores\.relative\.db/],
+    [{ stores: { [other]: { keep: { yearly: 1 } } } }, /keep\.yearly/],
+  ])("a section is checked as the top level is: %j", async (contents, message) => {
+    await write(contents);
+    await expect(loadSettings(path)).rejects.toMatchObject({
+      kind: "usage",
+      message: expect.stringMatching(message),
+    });
+  });
+});
+
+describe("a caller that goes on in spite of broken settings", () => {
+  async function problemsIn(contents: unknown, environment = {}) {
+    await write(contents);
+    const problems: string[] = [];
+    const { settings } = await resolveSettings(
+      {},
+      {
+        config: path,
+        environment: { HOME: folder, ...environment },
+        onProblem: ({ message }) => problems.push(message),
+      },
+    );
+    return { settings, problems };
+  }
+
+  test("unknown keys and invalid values are reported, and the rest is used", async () => {
+    const { settings, problems } = await problemsIn({
+      store: { path: "/srv/main.db" },
+      pasphrase_source: "typo",
+      passphrase_source: "file:/p",
+      backup: { to: "relative", bundel_to: "/x", unit: "hub" },
+      keep: "all",
+    });
+    expect(settings).toEqual({
+      store: { path: "/srv/main.db" },
+      passphrase_source: "file:/p",
+      backup: { unit: "hub" },
+      keep: {},
+    });
+    expect(problems.join()).toMatch(/pasphrase_source/);
+    expect(problems.join()).toMatch(/backup\.to/);
+    expect(problems.join()).toMatch(/bundel_to/);
+    expect(problems.join()).toMatch(/keep/);
+  });
+
+  test.each([['{"store": '], [[]], ["null"]])(
+    "a file that is no settings at all: %j",
+    async (contents) => {
+      const { settings, problems } = await problemsIn(contents);
+      expect(settings).toEqual({ store: {}, backup: {}, keep: {} });
+      expect(problems).toHaveLength(1);
+    },
+  );
+
+  test("a file that others can change is not obeyed", async () => {
+    await write({ passphrase_source: "command:evil" });
+    await chmod(path, 0o666);
+    const problems: string[] = [];
+    const { settings } = await resolveSettings(
+      {},
+      { config: path, environment: {}, onProblem: ({ message }) => problems.push(message) },
+    );
+    expect(settings.passphrase_source).toBeUndefined();
+    expect(problems.join()).toMatch(/can be changed/);
+  });
+
+  test("a variable with a value that there is not", async () => {
+    const { problems } = await problemsIn({}, { HIVEMIND_SQLCIPHER_SERVICE: "sysv" });
+    expect(problems.join()).toMatch(/HIVEMIND_SQLCIPHER_SERVICE/);
+  });
 });

@@ -5,7 +5,7 @@ import { expandPath } from "../../config/paths.js";
 import { hasCode, StoreError, wrap } from "../../errors.js";
 import type { AdoptResult } from "../../setup/adopt.js";
 import type { InitResult } from "../../setup/init.js";
-import { addGlobalOptions, type Context, contextOf, otherStoreInSettings } from "../context.js";
+import { addGlobalOptions, type Context, contextOf } from "../context.js";
 import { addHelp } from "../help.js";
 import {
   addSwapOptions,
@@ -70,7 +70,6 @@ export function addCommand(program: Command): void {
   });
   command.action(async (options: InitOptions) => {
     const context = await contextOf(command);
-    await assertOwnSettings(context);
     const directories = await missingDirectories(context, options);
     try {
       await (options.adopt ? runAdopt(context, options) : runInit(context, options));
@@ -78,19 +77,6 @@ export function addCommand(program: Command): void {
       for (const directory of directories) await rmdir(directory).catch(() => undefined);
       throw error;
     }
-  });
-}
-
-/**
- * Refuses settings of another store, which this command would overwrite.
- *
- * @throws {@link StoreError} refused - if the settings file belongs to another store that exists
- */
-async function assertOwnSettings(context: Context): Promise<void> {
-  const other = await otherStoreInSettings(context);
-  if (other === undefined) return;
-  throw new StoreError("refused", `${context.settingsPath} has the settings of ${other}`, {
-    hint: "Give this store settings of its own: add --config PATH, here and to every later command.",
   });
 }
 
@@ -121,7 +107,7 @@ async function runInit(context: Context, options: InitOptions): Promise<void> {
     ...recipientOptions(context, options),
     storePath: context.storePath,
     source: context.source,
-    settings: settingsToSave(context, options),
+    remember: settingsToSave(context, options),
     passphrase: passphraseFile && (await newPassphrase(expandPath(passphraseFile))),
     schemaVersion: await schemaFor(options),
     cipherCompatibility: options.cipherCompatibility === "3" ? 3 : 4,
@@ -129,6 +115,7 @@ async function runInit(context: Context, options: InitOptions): Promise<void> {
     reporter: context.reporter,
   });
   await makeNamed(context, [options.to, options.bundleTo]);
+  noteSection(context);
   context.output.result(result, () => initLines(result));
 }
 
@@ -150,11 +137,19 @@ function initLines(result: InitResult): string[] {
   ];
 }
 
+/** Tells the user that commands without --db use another store. */
+function noteSection({ settingsSection, storePath, output }: Context): void {
+  if (settingsSection.store === undefined) return;
+  output.notice(
+    `${settingsSection.path} belongs to another store; the settings of this store are in a section of their own there: name it in each command, --db '${storePath}'`,
+  );
+}
+
 async function runAdopt(context: Context, options: InitOptions): Promise<void> {
   const { adopt } = await import("../../setup/adopt.js");
-  const { loadSettings, saveSettings } = await import("../../config/settings.js");
+  const { loadSection, saveSection } = await import("../../config/settings.js");
   const { readPassphraseFile } = await import("../../keys/source.js");
-  const { settingsPath } = context;
+  const { settingsSection } = context;
   const bundle = await bundleOptions(context, options);
   const { passphraseFile } = options;
   const passphrase = passphraseFile && (await readPassphraseFile(expandPath(passphraseFile)));
@@ -167,12 +162,13 @@ async function runAdopt(context: Context, options: InitOptions): Promise<void> {
       removePassword: options.removePassword,
     }),
   );
-  await saveSettings(settingsPath, {
-    ...(await loadSettings(settingsPath)),
+  await saveSection(settingsSection, {
+    ...(await loadSection(settingsSection)),
     ...settingsToSave(context, options),
     passphrase_source: result.adopted.passphrase_source,
   });
   await makeNamed(context, [options.to]);
+  noteSection(context);
   context.output.result(result, () => adoptLines(result));
 }
 

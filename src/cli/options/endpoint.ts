@@ -1,11 +1,12 @@
 /** The two databases of `migrate`, from its options, the settings and the hub's server.json. */
 import type { JsonObject } from "../../client/json.js";
+import { isStoreNamed } from "../../config/settings.js";
 import type { DatabaseConfig } from "../../databases/plugin.js";
 import { isKind, StoreError } from "../../errors.js";
 import { formatSource } from "../../keys/source.js";
 import type { Endpoint } from "../../migrate/migrate.js";
 import type { Context } from "../context.js";
-import { storeLocation } from "../hub-store.js";
+import { hubStore } from "../hub-store.js";
 
 export type Setting = readonly [key: string, value: string];
 
@@ -39,7 +40,9 @@ async function storeConfig(
   { settings, source }: Context,
   given: DatabaseConfig,
 ): Promise<DatabaseConfig> {
-  const { path, name, subfolder } = await storeLocation(settings, "migrate");
+  const { store } = settings;
+  const { path, name, subfolder } =
+    store && isStoreNamed(store) ? store : await hubStore("migrate");
   const isNamed = ["db_path", "name", "subfolder"].some((key) => Object.hasOwn(given, key));
   const location = isNamed ? {} : { db_path: path, name, subfolder };
   return {

@@ -9,7 +9,7 @@ import { StoreError } from "../../errors.js";
 import type { OperationLock } from "../../operation/lock.js";
 import { abortOnSignal } from "../../process/signals.js";
 import { defaultUnit } from "../../service/service.js";
-import { type Context, otherStoreInSettings, recoveryCommand } from "../context.js";
+import { type Context, recoveryCommand } from "../context.js";
 import { addParagraph } from "../help.js";
 import { asStoreError } from "../ui/output.js";
 import {
@@ -146,29 +146,29 @@ export function bundleDirectory({ settings }: Context, options: { bundleTo?: str
 }
 
 /**
- * Writes the directories of backups and bundles to the settings file, unless it names them already
- * or is another store's. The operation is done by then, so a file that cannot be written is only
- * reported.
+ * Writes the directories and recipients of this command to the settings of the store, unless they
+ * have some. The operation is done by then, so a file that cannot be written is only reported.
  */
 export async function rememberDirectories(
-  context: Context,
-  { to, bundleTo }: { to?: string; bundleTo?: string },
+  { settingsPath, settingsSection, output }: Context,
+  { to, bundleTo, recipient }: { to?: string; bundleTo?: string; recipient?: string[] },
 ): Promise<void> {
-  const { settingsPath, output } = context;
-  const { loadSettings, saveSettings } = await import("../../config/settings.js");
+  const { loadSection, saveSection } = await import("../../config/settings.js");
   try {
-    if ((await otherStoreInSettings(context)) !== undefined) return;
-    const settings = await loadSettings(settingsPath);
+    const settings = await loadSection(settingsSection);
     const backup = {
       ...(to !== undefined && { to: expandPath(to) }),
       ...(bundleTo !== undefined && { bundle_to: expandPath(bundleTo) }),
       ...settings?.backup,
     };
-    if (Object.keys(backup).length === Object.keys(settings?.backup ?? {}).length) return;
-    await saveSettings(settingsPath, { ...settings, backup });
-    output.notice(`saved these directories to ${settingsPath}`);
+    const recipients = settings?.recipients ?? recipient;
+    const isKnown = recipients === settings?.recipients;
+    if (isKnown && Object.keys(backup).length === Object.keys(settings?.backup ?? {}).length)
+      return;
+    await saveSection(settingsSection, { ...settings, backup, ...(recipients && { recipients }) });
+    output.notice(`saved these options to ${settingsPath}`);
   } catch (error) {
-    output.notice(`these directories were not saved: ${asStoreError(error).message}`);
+    output.notice(`these options were not saved: ${asStoreError(error).message}`);
   }
 }
 

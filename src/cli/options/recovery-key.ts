@@ -25,7 +25,7 @@ export function recipientOptions(
   options: RecipientCommandOptions,
 ): RecipientOptions {
   return {
-    settingsPath: context.settingsPath,
+    settings: context.settingsSection,
     recipients: options.recipient ?? [],
     keepRecoveryKey: (identity, recipient) =>
       keepRecoveryKey(context, options.recoveryKeyFile, identity, recipient),
