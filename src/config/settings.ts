@@ -412,7 +412,7 @@ function invalidSettings(path: string, issue: z.core.$ZodIssue | undefined): Sto
   }
   const message = issue?.message ?? "not understood";
   return new StoreError("usage", `${path}: ${key === "" ? "the settings" : key}: ${message}`, {
-    hint: "Correct it there; docs/formats.md describes each setting.",
+    hint: "Correct it there; docs/reference/settings.md describes each setting.",
   });
 }
 

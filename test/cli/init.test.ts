@@ -93,7 +93,7 @@ test("where a first backup goes is remembered, and goes on being it", async () =
   ];
   expect((await machine.run(["backup"])).stderr).toContain("--to DIRECTORY");
   expect((await machine.run(["backup", ...to("first")])).stderr).toContain(
-    "saved these directories to",
+    "saved these options to",
   );
   await machine.run(["backup", ...to("second")]);
   expect((await settingsOf(machine)).backup).toMatchObject({
@@ -149,5 +149,5 @@ test("a backup is made also where what it was told cannot be remembered, which i
     env: { XDG_CONFIG_HOME: "/sys/hivemind" },
   });
   expect([code, stdout]).toEqual([0, expect.stringContaining("Backed up and verified")]);
-  expect(stderr).toContain("these directories were not saved: ");
+  expect(stderr).toContain("these options were not saved: ");
 });
