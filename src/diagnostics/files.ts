@@ -2,9 +2,10 @@
 import { stat, statfs } from "node:fs/promises";
 import { homedir } from "node:os";
 import { basename, dirname, join } from "node:path";
-import { hasCode, systemError } from "../errors.js";
+import { hasCode, isKind, systemError } from "../errors.js";
 import { listDirectory } from "../fs/read.js";
 import { sidecars } from "../fs/sidecars.js";
+import { databaseIn, readServerJson, serverJsonPath } from "../hub/server-json.js";
 import { journalPath } from "../operation/journal.js";
 import { lockPath } from "../operation/lock.js";
 import { identify } from "../store/cipher.js";
@@ -92,15 +93,30 @@ export async function checkCopies({ storePath, backupFolder }: StoreLocations): 
     }
   }
   const quoted = (paths: string[]) => paths.map(shellQuote).join(" ");
+  const inUse = (await hubUsesJson()) ? plain.filter((path) => isJsonStore(path, directory)) : [];
+  const left = plain.filter((path) => !inUse.includes(path));
   return [
-    plain.length === 0
-      ? good("plaintext", "no credentials in plain text in the usual directories")
-      : finding(
-          "plaintext",
-          "error",
-          `credentials in plain text: ${plain.join(", ")}`,
-          `shred -u ${quoted(plain)}`,
-        ),
+    ...(plain.length === 0
+      ? [good("plaintext", "no credentials in plain text in the usual directories")]
+      : []),
+    ...inUse.map((path) =>
+      finding(
+        "plaintext",
+        "error",
+        `the hub keeps its clients in plain text: ${path}`,
+        "hivemind-sqlcipher migrate --from hivemind-json-db-plugin --to hivemind-sqlcipher-db-plugin --switch",
+      ),
+    ),
+    ...(left.length === 0
+      ? []
+      : [
+          finding(
+            "plaintext",
+            "error",
+            `credentials in plain text: ${left.join(", ")}`,
+            `If no hub uses them: shred -u ${quoted(left)}`,
+          ),
+        ]),
     encrypted.length === 0
       ? good("copies", "no other copy of the store next to it")
       : finding(
@@ -114,4 +130,22 @@ export async function checkCopies({ storePath, backupFolder }: StoreLocations): 
 
 async function isFile(path: string): Promise<boolean> {
   return (await stat(path)).isFile();
+}
+
+function isJsonStore(path: string, directory: string): boolean {
+  return basename(path) === "clients.json" && dirname(path) === directory;
+}
+
+/**
+ * Returns whether a hub may keep its clients in `clients.json`: `server.json` names the JSON database
+ * or leaves the choice to the hub's defaults. Deleting the file would lose all clients then.
+ */
+async function hubUsesJson(): Promise<boolean> {
+  try {
+    const { module } = databaseIn(await readServerJson(serverJsonPath()));
+    return module === undefined || module === "hivemind-json-db-plugin";
+  } catch (error) {
+    // Without a server.json no hub has run here; a file that does not parse means the defaults.
+    return !isKind(error, "notFound");
+  }
 }

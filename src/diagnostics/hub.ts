@@ -92,7 +92,8 @@ export async function checkServerJson(storePath: string): Promise<Check[]> {
         "server.json",
         "warning",
         `the hub uses ${other}, not this store, according to ${path}`,
-        `Set "database": {"module": "${sqliteModule}"} in that file.`,
+        // Setting the module alone would leave the hub without the clients of its present database.
+        `To move its clients here: hivemind-sqlcipher migrate --from ${module ?? "hivemind-json-db-plugin"} --to hivemind-sqlcipher-db-plugin --switch`,
       ),
     );
   } else if (named !== storePath) {
