@@ -38,7 +38,7 @@ export interface RotateOptions extends OperationOptions, BundleOptions {
   /** The file with the new passphrase, absolute; without it one is generated. A `file:` source needs it. */
   readonly passphraseFile?: string | undefined;
   /** The settings, where the source is named. */
-  readonly settings: SettingsSection;
+  readonly settingsSection: SettingsSection;
   /** Whether the keyring goes on keeping the old passphrase, for backups under it. */
   readonly keepPrevious?: boolean | undefined;
   /** A folder of backups to be brought under the new passphrase too. */
@@ -163,7 +163,7 @@ async function reencrypted(options: ReencryptOptions): Promise<ReencryptedBackup
 async function nextSource(
   options: RotateOptions,
 ): Promise<{ source: PassphraseSource; settings?: string }> {
-  const { source, passphraseFile, settings, reporter } = options;
+  const { source, passphraseFile, settingsSection, reporter } = options;
   switch (source.kind) {
     case "keyring":
       return { source };
@@ -180,8 +180,8 @@ async function nextSource(
       const next = { kind: "file", path: passphraseFile } as const;
       const from = formatSource(source);
       const to = formatSource(next);
-      const named = (await loadSection(settings))?.passphrase_source;
-      if (named === from) return { source: next, settings: settings.path };
+      const named = (await loadSection(settingsSection))?.passphrase_source;
+      if (named === from) return { source: next, settings: settingsSection.path };
       reporter.notice(`from now on the passphrase comes from --passphrase-source ${to}`);
       return { source: next };
     }

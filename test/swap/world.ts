@@ -108,7 +108,7 @@ export class World {
       hub: "none",
       bundleTo: this.bundleTo,
       recipients: [this.recoveryKey.recipient],
-      settings: { path: join(this.folder, "config", "config.json"), store: undefined },
+      settingsSection: { path: join(this.folder, "config", "config.json"), store: undefined },
       ...more,
     };
   }

@@ -52,7 +52,7 @@ async function runRotate(context: Context, options: RotateOptions): Promise<void
       ...operationOptions(context, options, lock, signal),
       ...bundleTarget,
       passphraseFile: options.passphraseFile && expandPath(options.passphraseFile),
-      settings: context.settingsSection,
+      settingsSection: context.settingsSection,
       keepPrevious: options.keepPrevious,
       reencrypt: options.reencryptBackups && expandPath(options.reencryptBackups),
     }),
