@@ -7,7 +7,7 @@
  * unit and recipients of another.
  */
 import { dirname, isAbsolute } from "node:path";
-import { hasCode, StoreError, systemError } from "../errors.js";
+import { hasCode, isKind, StoreError, systemError } from "../errors.js";
 import { makeDirectory, replaceFile } from "../fs/atomic.js";
 import { assertNotWritableByOthers } from "../fs/private.js";
 import { lstatIfExists, readSmallFile } from "../fs/read.js";
@@ -162,7 +162,12 @@ export async function resolveSettings(
   const storePath = await resolve(location);
   const key = await sectionKey(file, storePath, {
     newKey: unresolvedStorePath(location, environment),
-    defaultPath: () => resolve(file?.store ?? {}),
+    // A command that names its store does not depend on the hub's server.json.
+    defaultPath: () =>
+      resolve(file?.store ?? {}).catch((error: unknown) => {
+        if (!isKind(error, "refused")) throw error;
+        return resolveStorePath({}, environment);
+      }),
     isNewStore: sources.isNewStore ?? false,
   });
   const inFile = file && settingsIn(file, key);

@@ -162,7 +162,7 @@ describe("an import", () => {
       "an id that would be rounded",
       parseJson('{"client_id": 9007199254740993, "api_key": "n"}'),
       false,
-      /whole number/,
+      /is not an integer/,
     ],
   ];
   test.each(refusals)(

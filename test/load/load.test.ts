@@ -241,6 +241,7 @@ test.each(Object.keys(hubs))(
       else if (last < before || !stops.includes(last))
         wrong.push(`${path} ends with write ${last}`);
       await rm(load.machine.path("backups"), { recursive: true });
+      await mkdir(load.machine.path("backups"), { mode: 0o700 });
     }
     isOver = true;
     const { edits } = await atWork;

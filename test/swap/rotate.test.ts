@@ -169,7 +169,7 @@ test("a backup that is exchanged for another of the same store once it is verifi
   const { world, older, newer, rotate } = await withTwoBackups();
   const ran = await rotate(atStep("reencrypt.copying", `cp '${newer.path}' '${older.path}'`));
   expect(ran).toMatchObject({ code: 14, error: { kind: "corrupted" } });
-  expect(ran.error?.message).toContain(`the copy of ${older.path} is not what was verified`);
+  expect(ran.error?.message).toContain(`the copy of ${older.path} differs from the verified file`);
   const both = [older, newer].flatMap(({ path, manifest }) => [basename(path), basename(manifest)]);
   expect((await readdir(world.to)).sort()).toEqual(both.sort());
   expect(await world.leftovers()).toEqual([]);
