@@ -26,7 +26,7 @@ interface Package {
 /** Licences that ask for nothing but to be named, which a package may be used under with ours. */
 const permissive = ["0BSD", "Apache-2.0", "BSD-3-Clause", "ISC", "MIT", "MIT OR Apache-2.0"];
 /** Of what is used for building and testing alone. MPL-2.0 is about changes to its own files. */
-const forTools = [...permissive, "MPL-2.0"];
+const forTools = [...permissive, "BlueOak-1.0.0", "MPL-2.0"];
 
 async function json<Contents>(path: string): Promise<Contents> {
   return JSON.parse(await readFile(join(root, path), "utf8")) as Contents;
