@@ -15,6 +15,13 @@ import { inspect, promisify } from "node:util";
 import { isKind, StoreError } from "../errors.js";
 import { createFile } from "../fs/atomic.js";
 import { openIfExists, statIfExists } from "../fs/read.js";
+import { shellQuote } from "../text/escape.js";
+import {
+  type CipherParameters,
+  cipherPragmas,
+  exportCommands,
+  formatParameters,
+} from "./cipher-settings.js";
 import { Connection, type ConnectionOptions } from "./connection.js";
 import { readWal } from "./wal.js";
 
@@ -23,12 +30,6 @@ import { readWal } from "./wal.js";
  * the library in Debian 12 reads.
  */
 export type CipherCompatibility = 3 | 4;
-
-/** Parameters of PBKDF2 by format. */
-const derivation = {
-  3: { iterations: 64_000, digest: "sha1" },
-  4: { iterations: 256_000, digest: "sha512" },
-} as const;
 
 const keyBytes = 32;
 const saltBytes = 16;
@@ -42,15 +43,23 @@ export class StoreKey {
   readonly #salt: Buffer;
   readonly #key: Buffer;
   readonly #cipherCompatibility: CipherCompatibility;
+  /** Undefined for the defaults of the format. */
+  readonly parameters: CipherParameters | undefined;
 
   /** @throws RangeError if the salt does not have 16 bytes, or the key 32 */
-  constructor(salt: Buffer, key: Buffer, cipherCompatibility: CipherCompatibility) {
+  constructor(
+    salt: Buffer,
+    key: Buffer,
+    cipherCompatibility: CipherCompatibility,
+    parameters?: CipherParameters,
+  ) {
     if (salt.length !== saltBytes || key.length !== keyBytes) {
       throw new RangeError("a store key has 32 bytes and a salt of 16");
     }
     this.#salt = salt;
     this.#key = key;
     this.#cipherCompatibility = cipherCompatibility;
+    this.parameters = parameters;
   }
 
   get salt(): Buffer {
@@ -122,13 +131,35 @@ export async function deriveKey(
       "the passphrase contains a NUL, at which SQLCipher cuts it off",
     );
   }
-  if (/^x'(?:[0-9a-f]{64}|[0-9a-f]{96})'$/i.test(passphrase)) {
+  if (rawKeyPattern.test(passphrase)) {
     throw new StoreError("refused", "the passphrase has the form of a raw key, x'…'");
   }
-  const { iterations, digest } = derivation[cipherCompatibility];
+  const { kdfIterations, kdfDigest } = formatParameters[cipherCompatibility];
   derivations.publish(cipherCompatibility);
-  const key = await pbkdf2Async(passphrase, salt, iterations, keyBytes, digest);
+  const key = await pbkdf2Async(passphrase, salt, kdfIterations, keyBytes, kdfDigest);
   return new StoreKey(salt, key, cipherCompatibility);
+}
+
+/** A raw key in SQLCipher's form, alone or followed by a salt. */
+const rawKeyPattern = /^x'([0-9a-f]{64})([0-9a-f]{32})?'$/i;
+
+export function isRawKey(passphrase: string): boolean {
+  return rawKeyPattern.test(passphrase);
+}
+
+/** Derives the key of a database with other parameters, or takes it from a raw key. */
+export async function deriveForeignKey(
+  passphrase: string,
+  fileSalt: Buffer,
+  parameters: CipherParameters,
+): Promise<StoreKey> {
+  const [, rawKey, rawSalt] = rawKeyPattern.exec(passphrase) ?? [];
+  const salt = rawSalt ? Buffer.from(rawSalt, "hex") : (parameters.salt ?? fileSalt);
+  const { kdfIterations, kdfDigest } = parameters;
+  const key = rawKey
+    ? Buffer.from(rawKey, "hex")
+    : await pbkdf2Async(passphrase, salt, kdfIterations, keyBytes, kdfDigest);
+  return new StoreKey(salt, key, 4, parameters);
 }
 
 /**
@@ -165,11 +196,30 @@ export async function identify(path: string): Promise<Identity> {
   if (size < smallestPage) return { format: "unknown", size };
   await using connection = await Connection.open(path, { mode: "readonly" });
   const salt = await readSalt(connection);
-  if (salt.equals(plaintextHeader)) return { format: "plaintext", size };
+  if (salt.equals(plaintextHeader)) {
+    return { format: (await isPlaintext(path)) ? "plaintext" : "sqlcipher", size };
+  }
   if (size % smallestPage !== 0 && /^[\t\n\r -~]*$/.test(salt.toString("latin1"))) {
     return { format: "unknown", size };
   }
   return { format: "sqlcipher", keyId: keyIdOf(salt), size };
+}
+
+/**
+ * Returns whether SQLite itself reads a database that begins as plaintext. If not, SQLCipher wrote it
+ * with a plaintext header: the first bytes are in the clear, so that systems recognize the file.
+ *
+ * Reads only the main file: any other way of opening it could leave sidecars.
+ */
+async function isPlaintext(path: string): Promise<boolean> {
+  await using connection = await Connection.open(path, { mode: "readonly", immutable: true });
+  try {
+    await connection.get("SELECT count(*) FROM sqlite_schema");
+  } catch (error) {
+    // "not a database", or "unsupported file format" from an encrypted format number.
+    return !isKind(error, "wrongPassphrase", "failed");
+  }
+  return true;
 }
 
 /**
@@ -198,10 +248,9 @@ export async function openEncrypted(
   const connection = await Connection.open(path, options);
   try {
     const salt = await readSalt(connection);
-    if (salt.equals(plaintextHeader)) {
-      throw new StoreError("refused", `${path} is not encrypted`, {
-        hint: "Encrypt it in place: hivemind-sqlcipher encrypt",
-      });
+    const hasHeader = salt.equals(plaintextHeader);
+    if (hasHeader && !(secret instanceof StoreKey && secret.parameters?.plaintextHeaderSize)) {
+      throw await noKeyError(path);
     }
     const key = await unlock(connection, secret, salt);
     await assertNotTruncated(connection, options);
@@ -210,6 +259,23 @@ export async function openEncrypted(
     await connection.close();
     throw error;
   }
+}
+
+/** Returns the error for opening with a key a database that begins as plaintext. */
+async function noKeyError(path: string): Promise<StoreError> {
+  if (await isPlaintext(path)) {
+    return new StoreError("refused", `${path} is not encrypted`, {
+      hint: "Encrypt it in place: hivemind-sqlcipher encrypt",
+    });
+  }
+  const header = ["PRAGMA cipher_plaintext_header_size = 32;", `PRAGMA cipher_salt = "x'SALT'";`];
+  return new StoreError(
+    "refused",
+    `${path} begins like a plaintext database and is not one: SQLCipher wrote it with a plaintext header, or it is damaged`,
+    {
+      hint: `Adopt it with the salt that the program which wrote it keeps: hivemind-sqlcipher init --adopt --cipher-settings plaintext_header_size=32,salt=SALT\nOr export it with the sqlcipher program, version 4:\n${exportCommands(path, header)}`,
+    },
+  );
 }
 
 /** Opens a database for writing, encrypted or not. */
@@ -277,7 +343,7 @@ async function assertSqlcipher(connection: Connection): Promise<void> {
  * reads the salt without deriving or decrypting anything. For a shorter file it returns random
  * bytes.
  */
-async function readSalt(connection: Connection): Promise<Buffer> {
+export async function readSalt(connection: Connection): Promise<Buffer> {
   await assertSqlcipher(connection);
   await connection.all(`PRAGMA key = "x'${"00".repeat(keyBytes)}'"`);
   const row = await connection.get<{ cipher_salt: string }>("PRAGMA cipher_salt");
@@ -290,7 +356,8 @@ async function unlock(
   salt: Buffer,
 ): Promise<StoreKey> {
   if (secret instanceof StoreKey) {
-    if (secret.salt.equals(salt) && (await opens(connection, secret))) return secret;
+    const isOwnSalt = secret.parameters?.plaintextHeaderSize || secret.salt.equals(salt);
+    if (isOwnSalt && (await opens(connection, secret))) return secret;
     throw notADatabase(connection.path);
   }
   for (const cipherCompatibility of [4, 3] as const) {
@@ -301,7 +368,7 @@ async function unlock(
 }
 
 /** Returns whether the first page decrypts with this key. */
-async function opens(connection: Connection, key: StoreKey): Promise<boolean> {
+export async function opens(connection: Connection, key: StoreKey): Promise<boolean> {
   await applyKey(connection, key);
   try {
     await connection.get("SELECT count(*) FROM sqlite_schema");
@@ -313,10 +380,13 @@ async function opens(connection: Connection, key: StoreKey): Promise<boolean> {
   return true;
 }
 
-async function applyKey(connection: Connection, key: StoreKey): Promise<void> {
+export async function applyKey(connection: Connection, key: StoreKey): Promise<void> {
   const raw = key.key.toString("hex") + key.salt.toString("hex");
   await connection.all(`PRAGMA key = "x'${raw}'"`);
   if (key.cipherCompatibility === 3) await connection.all("PRAGMA cipher_compatibility = 3");
+  for (const pragma of key.parameters ? cipherPragmas(key.parameters) : []) {
+    await connection.all(pragma);
+  }
 }
 
 /**
@@ -325,7 +395,7 @@ async function applyKey(connection: Connection, key: StoreKey): Promise<void> {
  * A crash during a checkpoint also leaves an incomplete page. Then this page and all after it are
  * in the log, which SQLite reads unless the file is immutable.
  */
-async function assertNotTruncated(
+export async function assertNotTruncated(
   connection: Connection,
   { immutable = false }: ConnectionOptions,
 ): Promise<void> {
@@ -359,5 +429,7 @@ async function isInLog(path: string, first: number, pageSize: number): Promise<b
 }
 
 function notADatabase(path: string): StoreError {
-  return new StoreError("wrongPassphrase", `${path}: wrong passphrase, or file is not a database`);
+  return new StoreError("wrongPassphrase", `${path}: wrong passphrase, or file is not a database`, {
+    hint: `If the passphrase is right, the store has other SQLCipher parameters: find them with hivemind-sqlcipher init --adopt --db ${shellQuote(path)}`,
+  });
 }

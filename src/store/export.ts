@@ -2,6 +2,7 @@
 import { pathToFileURL } from "node:url";
 import { StoreError } from "../errors.js";
 import { openDatabase, openEncrypted, type Secret, type StoreKey } from "./cipher.js";
+import { defaultCipherPragmas, formatParameters } from "./cipher-settings.js";
 import { type Attached, compareDatabases } from "./compare.js";
 import type { Connection } from "./connection.js";
 import { type LockedStore, setJournalMode } from "./locked-store.js";
@@ -117,8 +118,8 @@ export async function verifyExport(
 /**
  * Attaches a database under its raw key.
  *
- * SQLCipher takes the parameters of an attached file from defaults of the process. For format 3
- * these change for one statement; no other database is opened then.
+ * SQLCipher takes the parameters of an attached file from defaults of the process. For a file with
+ * others these change for one statement; no other database is opened then.
  */
 async function attach(
   connection: Connection,
@@ -127,11 +128,18 @@ async function attach(
   secret: Secret,
 ): Promise<void> {
   const key = secret ? `x'${secret.key.toString("hex")}${secret.salt.toString("hex")}'` : "";
-  const isFormat3 = secret?.cipherCompatibility === 3;
-  if (isFormat3) await connection.all("PRAGMA cipher_default_compatibility = 3");
+  const parameters =
+    secret?.parameters ??
+    (secret?.cipherCompatibility === 3 ? formatParameters[3] : formatParameters[4]);
+  const isUsual = parameters === formatParameters[4];
+  if (!isUsual) await runAll(connection, defaultCipherPragmas(parameters));
   try {
     await connection.run(`ATTACH ? AS ${name} KEY ?`, [path, key]);
   } finally {
-    if (isFormat3) await connection.all("PRAGMA cipher_default_compatibility = 4");
+    if (!isUsual) await runAll(connection, defaultCipherPragmas(formatParameters[4]));
   }
+}
+
+async function runAll(connection: Connection, pragmas: readonly string[]): Promise<void> {
+  for (const pragma of pragmas) await connection.all(pragma);
 }
