@@ -11,7 +11,8 @@ import { sha256File, statIfExists } from "../fs/read.js";
 import { type KeptPassphrase, type PassphraseSource, readPassphrases } from "../keys/source.js";
 import { noneOpens } from "../keys/unlock.js";
 import { identify, type OpenedStore, openEncrypted, type StoreKey } from "../store/cipher.js";
-import { ClientStore, integrityErrors } from "../store/client-store.js";
+import { ClientStore } from "../store/client-store.js";
+import { findIntegrityErrors } from "../store/integrity.js";
 import { pageErrors } from "../store/page-integrity.js";
 import { type Manifest, manifestPath, readManifest, verifyManifestMac } from "./manifest.js";
 
@@ -168,7 +169,7 @@ export async function openBackup(
 async function inspect(opened: OpenedStore): Promise<Inspection> {
   await using store = await ClientStore.from(opened);
   const { connection } = opened;
-  const faults = await integrityErrors(connection);
+  const faults = await findIntegrityErrors(connection);
   const row = await connection.get<{ cipher_page_size: string }>("PRAGMA cipher_page_size");
   return {
     faults,

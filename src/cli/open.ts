@@ -5,6 +5,7 @@ import { unlockStore } from "../keys/unlock.js";
 import { journalExists } from "../operation/journal.js";
 import { waitForOperation } from "../recovery/wait.js";
 import type { ClientStore } from "../store/client-store.js";
+import type { ClientTable } from "../store/client-table.js";
 import type { Context } from "./context.js";
 import { otherModule } from "./hub-store.js";
 
@@ -26,6 +27,26 @@ export async function openStore(context: Context): Promise<ClientStore> {
     );
   } catch (error) {
     throw isKind(error, "notFound") ? await withModule(error, context) : error;
+  }
+}
+
+/**
+ * Opens the store for a command that only reads. A store that is not encrypted is opened too, with a
+ * warning: whatever the hub uses can be looked at.
+ *
+ * @throws {@link StoreError} as `openStore`
+ */
+export async function openStoreToRead(context: Context): Promise<ClientTable> {
+  const { storePath, output } = context;
+  try {
+    return await openStore(context);
+  } catch (error) {
+    const { identify } = await import("../store/cipher.js");
+    if (!isKind(error, "refused") || (await identify(storePath)).format !== "plaintext")
+      throw error;
+    const { openPlaintext } = await import("../store/plain-store.js");
+    output.warning(`${storePath} is not encrypted: encrypt it with hivemind-sqlcipher encrypt`);
+    return waitForOperation(storePath, () => openPlaintext(storePath));
   }
 }
 

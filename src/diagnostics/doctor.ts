@@ -10,6 +10,8 @@ import { waitForOperation } from "../recovery/wait.js";
 import { type ServiceChoice, selectService } from "../service/select.js";
 import { identify, type StoreKey } from "../store/cipher.js";
 import { ClientStore } from "../store/client-store.js";
+import { findIntegrityErrors } from "../store/integrity.js";
+import { counted } from "../text/count.js";
 import {
   checkBundle,
   checkDirectories,
@@ -70,8 +72,11 @@ export async function doctor(options: DoctorOptions): Promise<Diagnosis> {
     storeKey = key;
     facts = { schemaVersion, cipherCompatibility: key.cipherCompatibility };
     const { active } = await store.counts();
-    const what = `SQLCipher ${key.cipherCompatibility}, schema ${schemaVersion}, ${active} clients`;
-    checks.push(good("store", `${storePath} opens: ${what}`), await checkIdGaps(store));
+    const what = `SQLCipher ${key.cipherCompatibility}, schema ${schemaVersion}, ${counted(active, "client")}`;
+    checks.push(good("store", `${storePath} opens: ${what}`));
+    const damage = await checkStructure(store);
+    // A damaged index hides clients, so gaps among the ids would be counted wrongly.
+    checks.push(damage, ...(damage.ok ? [await checkIdGaps(store)] : []));
   } catch (error) {
     if (!(error instanceof StoreError)) throw error;
     const fix = error.hint ?? "Replace the store by a backup: hivemind-sqlcipher restore BACKUP";
@@ -96,6 +101,19 @@ export async function doctor(options: DoctorOptions): Promise<Diagnosis> {
   ];
   for (const [name, group] of groups) checks.push(...(await attempt(name, group)));
   return { ok: checks.every(({ ok }) => ok), filled, checks };
+}
+
+/** Checks that the store is sound: that it opens does not show a damaged page or index. */
+async function checkStructure(store: ClientStore): Promise<Check> {
+  const [first, ...more] = await findIntegrityErrors(store.connection);
+  if (first === undefined) return good("structure", "the structure and the indexes are sound");
+  const others = more.length > 0 ? `, and ${counted(more.length, "more problem")}` : "";
+  return finding(
+    "structure",
+    "error",
+    `the store is damaged: ${first}${others}`,
+    "Replace the store by a backup: hivemind-sqlcipher restore BACKUP",
+  );
 }
 
 async function checkJournal(storePath: string): Promise<Check[]> {

@@ -9,6 +9,7 @@ import { type Schedule, scheduleOf } from "../service/schedule.js";
 import { type ServiceChoice, selectService } from "../service/select.js";
 import type { ServiceKind } from "../service/service.js";
 import { type CipherCompatibility, type Identity, identify } from "../store/cipher.js";
+import { openPlaintext } from "../store/plain-store.js";
 
 export interface StatusOptions {
   readonly storePath: string;
@@ -58,8 +59,8 @@ export async function storeStatus(options: StatusOptions): Promise<StoreStatus> 
 
   const identity = (await attempt(() => identify(storePath))) ?? { format: "unknown" as const };
   const inside =
-    identity.format === "sqlcipher"
-      ? await attempt(() => inspectStore(storePath, options.source))
+    identity.format === "sqlcipher" || identity.format === "plaintext"
+      ? await attempt(() => inspectStore(storePath, options.source, identity.format))
       : null;
   const service = await attempt(async () => {
     const found = await selectService(options.service);
@@ -93,7 +94,20 @@ export async function storeStatus(options: StatusOptions): Promise<StoreStatus> 
 /** 5 s: `status` reports a running operation instead of waiting for its end. */
 const maxWaitMs = 5_000;
 
-async function inspectStore(storePath: string, source: PassphraseSource) {
+async function inspectStore(
+  storePath: string,
+  source: PassphraseSource,
+  format: Identity["format"],
+) {
+  if (format === "plaintext") {
+    await using plain = await waitForOperation(
+      storePath,
+      () => openPlaintext(storePath),
+      maxWaitMs,
+    );
+    const { schemaVersion } = plain;
+    return { cipherCompatibility: null, schemaVersion, clients: await plain.counts() };
+  }
   const open = () => unlockStore(storePath, source, { mode: "readwrite" });
   await using store = await waitForOperation(storePath, open, maxWaitMs);
   return {

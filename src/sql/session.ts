@@ -5,7 +5,7 @@
 import { JsonNumber } from "../client/json.js";
 import { isKind, StoreError, wrap } from "../errors.js";
 import { findHolders } from "../process/holders.js";
-import type { ClientStore } from "../store/client-store.js";
+import type { ClientTable } from "../store/client-table.js";
 import type { Connection } from "../store/connection.js";
 import { checkSchema } from "../store/schema.js";
 import type { Statement } from "./statements.js";
@@ -39,16 +39,16 @@ const sharedTransactionMs = 800;
 const view = "temp.hivemind_sqlcipher_result";
 
 export class SqlSession {
-  readonly #store: ClientStore;
+  readonly #store: ClientTable;
   readonly #connection: Connection;
 
-  private constructor(store: ClientStore) {
+  private constructor(store: ClientTable) {
     this.#store = store;
     this.#connection = store.connection;
   }
 
   /** The caller closes the store. */
-  static async on(store: ClientStore): Promise<SqlSession> {
+  static async on(store: ClientTable): Promise<SqlSession> {
     await store.connection.exec("PRAGMA query_only = ON");
     return new SqlSession(store);
   }

@@ -1,6 +1,6 @@
 /** The encrypted store, `clients.db`. */
 import { rm } from "node:fs/promises";
-import { isKind, StoreError } from "../errors.js";
+import { StoreError } from "../errors.js";
 import { claimName, stagedName } from "../fs/atomic.js";
 import { assertNoStraySidecars } from "../fs/sidecars.js";
 import {
@@ -12,7 +12,7 @@ import {
   type StoreKey,
 } from "./cipher.js";
 import { ClientTable } from "./client-table.js";
-import type { Connection, ConnectionOptions } from "./connection.js";
+import type { ConnectionOptions } from "./connection.js";
 import { checkSchema, createSchema, newestSchema, type Schema } from "./schema.js";
 
 export interface OpenOptions extends Partial<ConnectionOptions> {
@@ -116,18 +116,5 @@ export class ClientStore extends ClientTable {
       await opened.connection.close();
       throw error;
     }
-  }
-}
-
-/** Returns what `PRAGMA integrity_check` finds wrong with a database. */
-export async function integrityErrors(connection: Connection): Promise<string[]> {
-  try {
-    const rows = await connection.all<{ integrity_check: string }>("PRAGMA integrity_check");
-    const errors = rows.map((row) => row.integrity_check).filter((line) => line !== "ok");
-    if (errors.length > 0) connection.damaged = true;
-    return errors;
-  } catch (error) {
-    if (isKind(error, "corrupted")) return [error.message];
-    throw error;
   }
 }

@@ -24,8 +24,8 @@ import {
   openEncrypted,
   StoreKey,
 } from "../../src/store/cipher.js";
-import { integrityErrors } from "../../src/store/client-store.js";
 import type { ConnectionOptions } from "../../src/store/connection.js";
+import { findIntegrityErrors } from "../../src/store/integrity.js";
 import { pageErrors } from "../../src/store/page-integrity.js";
 import { interpreter } from "../interop/python.js";
 import { copyOfFixture, fixturePassphrases, fixtures, temporaryFolder } from "./temporary.js";
@@ -58,7 +58,7 @@ describe("stores that other programs encrypted", () => {
         const store = await openEncrypted(path, passphrase, { mode });
         expect(store.keyId).toBe(keyId);
         expect(await store.connection.get("SELECT count(*) AS n FROM clients")).toEqual({ n: 5 });
-        expect(await integrityErrors(store.connection)).toEqual([]);
+        expect(await findIntegrityErrors(store.connection)).toEqual([]);
         await store.connection.close();
         expect(await pageErrors(path, store.key)).toEqual([]);
       }
@@ -202,7 +202,7 @@ describe("what cannot be opened", () => {
         if (log !== undefined) copy(log, ".cut-wal");
         const opened = await openEncrypted(cut, key, options);
         await using store = opened.connection;
-        expect(await integrityErrors(store)).toEqual([]);
+        expect(await findIntegrityErrors(store)).toEqual([]);
         expect(await store.get("SELECT count(*) AS rows, sum(length(v)) AS size FROM t")).toEqual({
           rows: 50,
           size: 135_000,
@@ -242,7 +242,7 @@ describe("what cannot be opened", () => {
       const opened = await openEncrypted(path, rightPassphrase, readonly);
       expect(await pageErrors(path, opened.key)).toEqual(["HMAC verification failed for page 3"]);
       await using connection = opened.connection;
-      expect(await integrityErrors(connection)).toHaveLength(1);
+      expect(await findIntegrityErrors(connection)).toHaveLength(1);
       expect(
         await kindOf(
           connection.all("SELECT * FROM clients INDEXED BY idx_clients_api_key WHERE api_key > ''"),

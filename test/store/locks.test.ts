@@ -3,7 +3,8 @@ import { join } from "node:path";
 import { describe, expect, test } from "vitest";
 import { newClient } from "../../src/client/client.js";
 import { identify, openEncrypted } from "../../src/store/cipher.js";
-import { ClientStore, integrityErrors } from "../../src/store/client-store.js";
+import { ClientStore } from "../../src/store/client-store.js";
+import { findIntegrityErrors } from "../../src/store/integrity.js";
 import { temporaryFolder } from "./temporary.js";
 
 /**
@@ -70,7 +71,7 @@ describe.runIf(process.platform === "linux")("the locks on an open store", () =>
       ["nextClientId", () => other.nextClientId()],
       ["sync", () => other.sync()],
       ["migrate", () => other.migrate(0)],
-      ["integrity", () => integrityErrors(other.connection)],
+      ["integrity", () => findIntegrityErrors(other.connection)],
     ];
     for (const [name, operation] of operations) {
       await operation();

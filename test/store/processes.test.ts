@@ -8,7 +8,8 @@ import { copyOfFixture, fixturePassphrases, temporaryFolder } from "./temporary.
 
 /** Runs a program over the compiled store in a process of its own. */
 function runStore(program: string, ...options: string[]) {
-  const imports = `import { ClientStore, integrityErrors } from "${root}dist/store/client-store.js";
+  const imports = `import { ClientStore } from "${root}dist/store/client-store.js";
+import { findIntegrityErrors } from "${root}dist/store/integrity.js";
     import { identify } from "${root}dist/store/cipher.js";\n`;
   return spawnSync(
     process.execPath,
@@ -32,7 +33,7 @@ test("SQLCipher's own log lines never reach the terminal", async () => {
     const store = await ClientStore.open(${JSON.stringify(damaged)}, secret);
     await attempt((async () => { for await (const client of store) client; })());
     await store.connection.all("PRAGMA cipher_integrity_check").catch(() => {});
-    await integrityErrors(store.connection);
+    await findIntegrityErrors(store.connection);
     await store.close();
     console.log(kinds.join());`);
   expect({ stdout, stderr, status }).toEqual({

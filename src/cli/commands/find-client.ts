@@ -3,7 +3,7 @@ import { clientSchema, withoutSecrets } from "../../client/client.js";
 import { StoreError } from "../../errors.js";
 import { addGlobalOptions, type Context, contextOf } from "../context.js";
 import { addHelp } from "../help.js";
-import { openStore } from "../open.js";
+import { openStoreToRead } from "../open.js";
 import { addSecretOption, parseBoolean, type SecretOption } from "../options/client.js";
 import { parseId } from "../ui/choose-client.js";
 import { printTable } from "../ui/client-list.js";
@@ -47,7 +47,7 @@ async function findClients(
     });
   }
   const text = value === "-" ? (await standardInput()).replace(/\r?\n$/, "") : value;
-  await using store = await openStore(context);
+  await using store = await openStoreToRead(context);
   const found = await store.searchByValue(column, searchValue(column, text));
   if (context.output.json) {
     const clients = found.map((client) => (showSecrets ? client : withoutSecrets(client)));

@@ -1,9 +1,9 @@
 import type { Command } from "commander";
 import { type Client, isRevoked, withoutSecrets } from "../../client/client.js";
-import type { ClientStore } from "../../store/client-store.js";
+import type { ClientTable } from "../../store/client-table.js";
 import { addGlobalOptions, type Context, contextOf } from "../context.js";
 import { addHelp } from "../help.js";
-import { openStore } from "../open.js";
+import { openStoreToRead } from "../open.js";
 import { addSecretOption, type SecretOption } from "../options/client.js";
 import { printDocument, printTable } from "../ui/client-list.js";
 import { print } from "../ui/output.js";
@@ -29,7 +29,7 @@ export function addCommand(program: Command): void {
 }
 
 async function listClients(context: Context, options: ListOptions): Promise<void> {
-  await using store = await openStore(context);
+  await using store = await openStoreToRead(context);
   const clients = filtered(store, options.revoked ?? false);
   const record = (client: Client) => (options.showSecrets ? client : withoutSecrets(client));
   if (options.jsonl) {
@@ -45,7 +45,7 @@ async function listClients(context: Context, options: ListOptions): Promise<void
   }
 }
 
-async function* filtered(store: ClientStore, withRevoked: boolean): AsyncGenerator<Client> {
+async function* filtered(store: ClientTable, withRevoked: boolean): AsyncGenerator<Client> {
   for await (const client of store) {
     if (withRevoked || !isRevoked(client)) yield client;
   }

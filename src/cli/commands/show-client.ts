@@ -2,7 +2,7 @@ import type { Command } from "commander";
 import { withoutSecrets } from "../../client/client.js";
 import { addGlobalOptions, type Context, contextOf } from "../context.js";
 import { addHelp } from "../help.js";
-import { openStore } from "../open.js";
+import { openStoreToRead } from "../open.js";
 import { addSecretOption, type SecretOption } from "../options/client.js";
 import { chooseClient, noClient, optionalIdNote, parseOptionalId } from "../ui/choose-client.js";
 import { clientLines } from "../ui/client-text.js";
@@ -29,7 +29,7 @@ async function showClient(
   given: number | undefined,
   { showSecrets = false }: SecretOption,
 ): Promise<void> {
-  await using store = await openStore(context);
+  await using store = await openStoreToRead(context);
   const id = await chooseClient(context, store, given);
   const client = await store.getClientById(id);
   if (!client) throw noClient(context, id);

@@ -3,7 +3,7 @@ import { expandPath } from "../../config/paths.js";
 import { StoreError } from "../../errors.js";
 import { addGlobalOptions, type Context, contextOf } from "../context.js";
 import { addHelp } from "../help.js";
-import { openStore } from "../open.js";
+import { openStore, openStoreToRead } from "../open.js";
 import { onTerminal, standardInput } from "../ui/prompt.js";
 import { type Mode, SqlRunner } from "../ui/sql-runner.js";
 
@@ -59,7 +59,9 @@ async function runSql(
   if (!isPrompt && statements.length === 0 && !text.startsWith(".")) {
     throw new StoreError("usage", "no SQL statement given");
   }
-  await using store = await openStore(context);
+  // A store that is not encrypted is only read.
+  const open = options.write ? openStore : openStoreToRead;
+  await using store = await open(context);
   const session = await SqlSession.on(store);
   const runner = new SqlRunner(context, session, mode, options.write ?? false);
   if (isPrompt) {

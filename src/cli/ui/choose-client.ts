@@ -3,7 +3,7 @@
  */
 import { setImmediate } from "node:timers/promises";
 import { StoreError } from "../../errors.js";
-import type { ClientStore } from "../../store/client-store.js";
+import type { ClientTable } from "../../store/client-table.js";
 import type { Match } from "../../store/matching.js";
 import { escapeControlCharacters } from "../../text/escape.js";
 import type { Context } from "../context.js";
@@ -51,7 +51,7 @@ export function parseOptionalId(text: string | undefined): number | undefined {
  */
 export async function chooseClient(
   context: Context,
-  store: ClientStore,
+  store: ClientTable,
   id: number | undefined,
 ): Promise<number> {
   if (id !== undefined) return id;
