@@ -37,6 +37,7 @@ import { type ServerJson, serverJsonPath } from "../hub/server-json.js";
 import { parseSource } from "../keys/source.js";
 import { unlock } from "../keys/unlock.js";
 import { identify } from "../store/cipher.js";
+import { counted } from "../text/count.js";
 import type { Endpoint } from "./migrate.js";
 import type { HubDatabase } from "./switch.js";
 
@@ -162,7 +163,7 @@ async function assertHubServes(
   if (served.found && served.active === expected.active) return;
   throw new StoreError(
     "failed",
-    `the hub's packages in ${python[0]} read ${served.active} clients from the target; ${expected.active} were expected`,
+    `the hub's packages in ${python[0]} read ${counted(served.active, "client")} from the target; expected: ${expected.active}`,
     { hint: "See that no program writes to the target, then run the same command again." },
   );
 }

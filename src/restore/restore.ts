@@ -31,6 +31,7 @@ import { newestSchema } from "../store/schema.js";
 import type { BundleOptions, BundleReport, OperationOptions } from "../swap/options.js";
 import { type BundlePlan, bundleReport, checkBundleDirectory } from "../swap/prepare.js";
 import { swap } from "../swap/swap.js";
+import { counted } from "../text/count.js";
 import { describeClient, escapeControlCharacters } from "../text/escape.js";
 import { compareClients, type Differences, type Widened } from "./differences.js";
 import { inspectPresentStore, openTable, type PresentStore } from "./present-store.js";
@@ -216,7 +217,7 @@ async function ask(
       );
     }
     parts.push(
-      `It has key_id ${keyIdOf(backup.key.salt)}, ${clients.active} clients and ${clients.revoked} revoked, is ${createdAt === null ? "of unknown date" : `of ${createdAt}`}, and its admins are ${admins.length === 0 ? "none" : some + more}.`,
+      `It has key_id ${keyIdOf(backup.key.salt)}, ${counted(clients.active, "client")} and ${clients.revoked} revoked, is ${createdAt === null ? "of unknown date" : `of ${createdAt}`}, and its admins are ${admins.length === 0 ? "none" : some + more}.`,
     );
   }
   if (objection !== undefined) {
@@ -249,7 +250,7 @@ async function ask(
   }
   if (differences && differences.missing > 0) {
     reporter.notice(
-      `${differences.missing} clients of the present store are not in the backup and will not be admitted`,
+      `${counted(differences.missing, "client")} of the present store not in the backup will not be admitted`,
     );
   }
   if (parts.length > 0) await reporter.confirm([...parts, "Restore it?"].join("\n"));

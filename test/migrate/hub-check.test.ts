@@ -175,7 +175,7 @@ test("if the hub's packages do not read the clients from the target, server.json
     { mode: 0o755 },
   );
   const { code, stderr } = await hub.machine.run([...removing, "--hub-python", interpreter]);
-  expect(stderr).toContain("read 1 clients from the target; 2 were expected");
+  expect(stderr).toContain("read 1 client from the target; expected: 2");
   expect(stderr).toContain("names the old database again, and the source stays");
   expect(code).toBe(1);
   expect(await hub.files()).toEqual(before);

@@ -2,6 +2,7 @@ import { randomBytes } from "node:crypto";
 import { type Command, InvalidArgumentError } from "commander";
 import { type Client, newClient, withoutSecrets } from "../../client/client.js";
 import { isJsonObject, type JsonObject, type JsonValue, parseJson } from "../../client/json.js";
+import { assertStrongPassword } from "../../client/password.js";
 import { effectiveTypes, initialTypes } from "../../client/permissions.js";
 import { StoreError } from "../../errors.js";
 import type { ClientStore } from "../../store/client-store.js";
@@ -12,16 +13,11 @@ import { openStore } from "../open.js";
 import { parseBoolean } from "../options/client.js";
 import { clientLines } from "../ui/client-text.js";
 
-/**
- * HiveMind 5 requires 40 bits by zxcvbn's estimate, which gives at most log2(10) bits a character.
- * A longer password can still be refused, for example if it is made of words.
- */
-const minPasswordLength = 13;
-
 interface AddOptions {
   name?: string;
   accessKey?: string;
   password?: string;
+  allowWeakPassword?: boolean;
   cryptoKey?: string;
   admin?: boolean;
   allow?: string[];
@@ -36,6 +32,7 @@ export function addCommand(program: Command): void {
     .option("--name <name>", "Set its name (default: HiveMind-Node-NUMBER)")
     .option("--access-key <key>", "Set its access key (default: random)")
     .option("--password <password>", "Set its password (default: random)")
+    .option("--allow-weak-password", "Accept a password that HiveMind 5 refuses")
     .option("--crypto-key <key>", "Set its crypto key, deprecated (default: random)")
     .option("--admin <true|false>", "Set whether it is an administrator", parseBoolean)
     .option("--allow <type>", "Allow only this message type (repeatable)", repeated)
@@ -61,6 +58,9 @@ async function addClient(context: Context, options: AddOptions): Promise<void> {
   if (options.accessKey === "" || options.accessKey === "revoked") {
     throw new StoreError("usage", `"${options.accessKey}" cannot be an access key`);
   }
+  if (options.password !== undefined && !options.allowWeakPassword) {
+    assertStrongPassword(options.password);
+  }
   await using store = await openStore(context);
   const { client, isNew } = await store.transaction(async () => {
     const existing = options.accessKey && (await store.getClientByApiKey(options.accessKey));
@@ -82,11 +82,6 @@ async function addClient(context: Context, options: AddOptions): Promise<void> {
     return { client: updated, isNew: false };
   });
   const { client_id: id } = client;
-  if (options.password !== undefined && options.password.length < minPasswordLength) {
-    context.output.warning(
-      `HiveMind 5 refuses this password: fewer than ${minPasswordLength} characters have less than 40 bits of strength`,
-    );
-  }
   if (effectiveTypes(client, store.schemaVersion).length === 0) {
     context.output.notice(
       `client ${id} may not send any message yet: hivemind-sqlcipher allow-msg TYPE ${id}`,
