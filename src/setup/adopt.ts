@@ -6,26 +6,39 @@
  * The passphrase is proven, goes into the keyring and a bundle, and the plaintext one leaves `server.json` when asked. The
  * store's file and the service are left alone: what the hub has open stays open.
  */
-import { StoreError } from "../errors.js";
+import { isKind, StoreError } from "../errors.js";
+import { readSecretFile } from "../fs/private.js";
 import { findPasswordDelivery } from "../hub/password-delivery.js";
 import { namedStore, passwordIn, readServerJson, serverJsonPath } from "../hub/server-json.js";
 import { adoptPendingIfEqual, firstPassphrase, planRotation } from "../keys/rotation-plan.js";
-import { describeSource, formatSource } from "../keys/source.js";
+import { describeSource, formatSource, readPassphraseFile } from "../keys/source.js";
+import type { ServiceReport } from "../operation/downtime.js";
 import { throwIfAborted } from "../process/abort.js";
 import { selectService } from "../service/select.js";
-import { type CipherCompatibility, identify, openEncrypted } from "../store/cipher.js";
+import { type CipherCompatibility, identify, isRawKey, openEncrypted } from "../store/cipher.js";
+import {
+  type CipherParameters,
+  exportCommands,
+  exportPragmas,
+  formatCipherSettings,
+} from "../store/cipher-settings.js";
+import { assertExportable } from "../store/export.js";
+import { openForeign, probeParameters } from "../store/foreign-cipher.js";
 import { checkSchema } from "../store/schema.js";
 import { adoptPassphrase } from "../swap/adopt-passphrase.js";
+import { encrypt } from "../swap/encrypt.js";
 import type { BundleOptions, BundleReport, OperationOptions } from "../swap/options.js";
 import { bundleReport, checkBundleDirectory } from "../swap/prepare.js";
 
-export interface AdoptOptions extends Omit<OperationOptions, "recoveryCommand">, BundleOptions {
+export interface AdoptOptions extends OperationOptions, BundleOptions {
   /** The passphrase, where it is known; without it the one in `server.json` is taken. */
   readonly passphrase?: string | undefined;
   /** Asks for it where that has none. */
   readonly askPassphrase?: (() => Promise<string>) | undefined;
   /** Whether the plaintext password is taken out of `server.json`. */
   readonly removePassword?: boolean | undefined;
+  /** SQLCipher parameters of the store, which is encrypted again under the defaults. */
+  readonly cipherSettings?: CipherParameters | undefined;
 }
 
 export interface AdoptResult {
@@ -38,6 +51,14 @@ export interface AdoptResult {
     readonly password_removed: boolean;
   };
   readonly bundle: BundleReport | null;
+  /** Only for a store that was encrypted again, which stops the service. */
+  readonly service?: ServiceReport;
+}
+
+/** Reads the passphrase of a store to adopt, or its raw key, which no other command accepts. */
+export async function readStoreSecret(path: string): Promise<string> {
+  const secret = await readSecretFile(path, { missing: "passphraseUnavailable" });
+  return isRawKey(secret) ? secret : readPassphraseFile(path);
 }
 
 /**
@@ -60,11 +81,18 @@ export async function adopt(options: AdoptOptions): Promise<AdoptResult> {
       hint: "give it yourself: --passphrase-file FILE, or type it where you are asked",
     });
   }
+  const from = passphrase === inServerJson?.password ? "server.json" : "given";
+  if (options.cipherSettings !== undefined) {
+    return adoptForeign(options, passphrase, options.cipherSettings, from);
+  }
+  if (isRawKey(passphrase)) throw await otherParametersError(storePath, passphrase);
   const { connection, key, keyId } = await openEncrypted(storePath, passphrase, {
     mode: "readwrite",
-  }).catch((error: unknown) => {
-    throw withCurrentPassphrase(
-      error,
+  }).catch(async (error: unknown) => {
+    if (!isKind(error, "wrongPassphrase")) throw error;
+    throw await otherParametersError(
+      storePath,
+      passphrase,
       options.passphrase === undefined ? inServerJson?.path : undefined,
     );
   });
@@ -73,15 +101,7 @@ export async function adopt(options: AdoptOptions): Promise<AdoptResult> {
   } finally {
     await connection.close();
   }
-  if (source.kind !== "keyring" && (await firstPassphrase(source, storePath)) !== passphrase) {
-    throw new StoreError(
-      "refused",
-      `${describeSource(source)} does not yield the store's passphrase`,
-      {
-        hint: "put it there first, or keep it in the keyring: --passphrase-source keyring",
-      },
-    );
-  }
+  if (source.kind !== "keyring") await assertYields(options, passphrase);
   const remove = removePassword ? inServerJson?.path : undefined;
   if (remove !== undefined) await assertHubKeepsAccess(options, remove);
   else if (inServerJson) {
@@ -107,21 +127,100 @@ export async function adopt(options: AdoptOptions): Promise<AdoptResult> {
       key_id: keyId,
       cipher_compatibility: key.cipherCompatibility,
       passphrase_source: formatSource(source),
-      password_from: passphrase === inServerJson?.password ? "server.json" : "given",
+      password_from: from,
       password_removed: remove !== undefined,
     },
     bundle: bundleReport({ bundle }),
   };
 }
 
-/** @param serverJson where the passphrase that does not open the store was read, if it was there. */
-function withCurrentPassphrase(error: unknown, serverJson: string | undefined): unknown {
-  if (!(error instanceof StoreError) || error.kind !== "wrongPassphrase") return error;
-  const right = "give the one that opens it: --passphrase-file FILE";
-  return new StoreError(error.kind, error.message, {
-    hint: serverJson === undefined ? right : `the password in ${serverJson} does not: ${right}`,
-    cause: error,
+/**
+ * Adopts a store with other SQLCipher parameters: encrypts it under the defaults, in its place and
+ * with the same passphrase. A raw key is replaced by a passphrase.
+ */
+async function adoptForeign(
+  options: AdoptOptions,
+  secret: string,
+  parameters: CipherParameters,
+  passwordFrom: AdoptResult["adopted"]["password_from"],
+): Promise<AdoptResult> {
+  const { storePath } = options.lock;
+  if (options.removePassword) {
+    throw new StoreError("usage", "--cipher-settings and --remove-password cannot be combined", {
+      hint: "Adopt the store first, then remove the password: hivemind-sqlcipher init --adopt --remove-password",
+    });
+  }
+  const passphrase = isRawKey(secret) ? undefined : secret;
+  if (passphrase !== undefined && options.source.kind !== "keyring") {
+    await assertYields(options, passphrase);
+  }
+  const { connection, key } = await openForeign(storePath, secret, parameters);
+  try {
+    await checkSchema(connection);
+    await assertExportable(connection);
+  } finally {
+    await connection.close();
+  }
+  const settings = formatCipherSettings(parameters);
+  const { encrypted, bundle, service } = await encrypt({
+    ...options,
+    passphraseFile: undefined,
+    foreign: { key, passphrase, settings },
   });
+  return {
+    adopted: {
+      path: storePath,
+      key_id: encrypted.key_id,
+      cipher_compatibility: encrypted.cipher_compatibility,
+      passphrase_source: encrypted.passphrase_source,
+      password_from: passwordFrom,
+      password_removed: false,
+    },
+    bundle,
+    service,
+  };
+}
+
+async function assertYields({ source, lock }: AdoptOptions, passphrase: string): Promise<void> {
+  if ((await firstPassphrase(source, lock.storePath)) === passphrase) return;
+  throw new StoreError(
+    "refused",
+    `${describeSource(source)} does not yield the store's passphrase`,
+    { hint: "Put it there first, or keep it in the keyring: --passphrase-source keyring" },
+  );
+}
+
+/**
+ * Returns the error for a secret that does not open the store at the defaults, after trying the
+ * parameters that other programs use.
+ *
+ * @param serverJson - the file that the secret was read from, if it was not given
+ */
+async function otherParametersError(
+  storePath: string,
+  secret: string,
+  serverJson?: string,
+): Promise<StoreError> {
+  const found = await probeParameters(storePath, secret);
+  const place = serverJson === undefined ? "" : ` from ${serverJson}`;
+  if (found === undefined) {
+    const settings = ["PRAGMA NAME = VALUE;"];
+    return new StoreError(
+      "wrongPassphrase",
+      `${storePath}: wrong passphrase${place}, or file is not a database`,
+      {
+        hint: `Give the passphrase that opens it: --passphrase-file FILE\nIf it is right, the store has unusual SQLCipher parameters: name them with --cipher-settings, or export it with the sqlcipher program, version 4:\n${exportCommands(storePath, settings)}`,
+      },
+    );
+  }
+  const settings = formatCipherSettings(found);
+  return new StoreError(
+    "refused",
+    `the passphrase${place} opens ${storePath} with other SQLCipher parameters than the hub's: ${settings}`,
+    {
+      hint: `Encrypt it under the defaults, with the same passphrase: hivemind-sqlcipher init --adopt --cipher-settings ${settings}\nOr export it with the sqlcipher program, version 4:\n${exportCommands(storePath, exportPragmas(found))}`,
+    },
+  );
 }
 
 async function assertNoOtherPassword(storePath: string): Promise<void> {

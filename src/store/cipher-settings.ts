@@ -151,9 +151,8 @@ export function formatCipherSettings(parameters: CipherParameters): string {
   for (const version of [1, 2, 3] as const) {
     if (isSame(formatParameters[version], parameters)) return `compatibility=${version}`;
   }
-  return differences(parameters)
-    .map(([key, value]) => `${key}=${value}`)
-    .join(",");
+  const changed = differences(parameters).map(([key, value]) => `${key}=${value}`);
+  return changed.length === 0 ? "compatibility=4" : changed.join(",");
 }
 
 function isSame(a: CipherParameters, b: CipherParameters): boolean {

@@ -47,6 +47,17 @@ export interface EncryptOptions extends OperationOptions, BundleOptions {
   readonly passphraseFile?: string | undefined;
   /** 3 where the hub's own library reads nothing newer. Default: 4. */
   readonly cipherCompatibility?: CipherCompatibility | undefined;
+  /** A store with other SQLCipher parameters, which becomes one with the defaults. */
+  readonly foreign?: ForeignStore | undefined;
+}
+
+export interface ForeignStore {
+  /** With the parameters. */
+  readonly key: StoreKey;
+  /** Stays the store's passphrase; undefined for a raw key, which no hub can be given. */
+  readonly passphrase: string | undefined;
+  /** The parameters as text. */
+  readonly settings: string;
 }
 
 export interface EncryptResult {
@@ -54,7 +65,7 @@ export interface EncryptResult {
     readonly path: string;
     readonly key_id: string;
     readonly cipher_compatibility: CipherCompatibility;
-    /** What it was before: "plaintext", or "SQLCipher 3". */
+    /** What it was before: "plaintext", "SQLCipher 3", or "SQLCipher with kdf_iter=64000". */
     readonly from: string;
     readonly passphrase_source: string;
     readonly hub: PasswordDelivery["how"];
@@ -80,7 +91,10 @@ export async function encrypt(options: EncryptOptions): Promise<EncryptResult> {
   const { storePath } = lock;
   const to = options.cipherCompatibility ?? 4;
   const bundle = await checkBundleDirectory(options, reporter);
-  const found = await inspectPlaintext(storePath, source, to);
+  const { foreign } = options;
+  const found: Found = foreign
+    ? { secret: foreign.key, ...(foreign.passphrase && { passphrase: foreign.passphrase }) }
+    : await inspectPlaintext(storePath, source, to);
   await adoptPending(storePath, found.generation, reporter);
   const passphrase = found.passphrase ?? (await passphraseFor(options));
   const service = await resolveService(options.service, reporter);
@@ -110,14 +124,24 @@ export async function encrypt(options: EncryptOptions): Promise<EncryptResult> {
       path: storePath,
       key_id: keyIdOf(key.salt),
       cipher_compatibility: key.cipherCompatibility,
-      from: upgrade ? `SQLCipher ${found.secret?.cipherCompatibility}` : "plaintext",
+      from: foreign
+        ? `SQLCipher with ${foreign.settings}`
+        : upgrade
+          ? `SQLCipher ${found.secret?.cipherCompatibility}`
+          : "plaintext",
       passphrase_source: formatSource(source),
       hub: delivery.how,
-      caution: upgrade ? null : deletionCaution,
+      caution: found.secret ? null : deletionCaution,
     },
     bundle: bundleReport(outcome),
     service: outcome.service,
   };
+}
+
+interface Found {
+  readonly secret: Secret;
+  readonly passphrase?: string;
+  readonly generation?: Generation;
 }
 
 /** Opens the store as it is, and refuses what cannot be taken. */
@@ -125,7 +149,7 @@ async function inspectPlaintext(
   storePath: string,
   source: PassphraseSource,
   to: CipherCompatibility,
-): Promise<{ secret: Secret; passphrase?: string; generation?: Generation }> {
+): Promise<Found> {
   const { format } = await identify(storePath);
   if (format === "absent") {
     throw new StoreError("notFound", `there is no store at ${storePath}`, {

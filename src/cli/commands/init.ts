@@ -5,6 +5,7 @@ import { expandPath } from "../../config/paths.js";
 import { hasCode, StoreError, wrap } from "../../errors.js";
 import type { AdoptResult } from "../../setup/adopt.js";
 import type { InitResult } from "../../setup/init.js";
+import { type CipherParameters, parseCipherSettings } from "../../store/cipher-settings.js";
 import { addGlobalOptions, type Context, contextOf } from "../context.js";
 import { addHelp } from "../help.js";
 import {
@@ -32,6 +33,7 @@ interface InitOptions extends RecipientCommandOptions, SwapOptions {
   cipherCompatibility?: "3" | "4";
   adopt?: boolean;
   removePassword?: boolean;
+  cipherSettings?: CipherParameters;
 }
 
 export function addCommand(program: Command): void {
@@ -54,6 +56,11 @@ export function addCommand(program: Command): void {
       ).choices(["3", "4"]),
     )
     .option("--adopt", "Take over a store that HiveMind's password encrypted")
+    .option(
+      "--cipher-settings <key=value,…>",
+      "Adopt a store with these SQLCipher parameters",
+      parseCipherSettings,
+    )
     .option("--remove-password", "Remove the adopted store's password from server.json");
   addRecipientOptions(command);
   addSwapOptions(command);
@@ -61,6 +68,7 @@ export function addCommand(program: Command): void {
   addHelp(command, {
     details: [
       "HiveMind 4 uses schema 0; HiveMind 5 uses schema 2 and upgrades a store of schema 0.",
+      "With --cipher-settings, --adopt encrypts the store again under SQLCipher's defaults. The keys: compatibility, page_size, kdf_iter, kdf_algorithm, hmac_algorithm, use_hmac, plaintext_header_size and salt. A raw key, x'…', may stand in the passphrase file.",
     ],
     examples: [
       "hivemind-sqlcipher init",
@@ -70,6 +78,9 @@ export function addCommand(program: Command): void {
   });
   command.action(async (options: InitOptions) => {
     const context = await contextOf(command);
+    if (options.cipherSettings && !options.adopt) {
+      throw new StoreError("usage", "--cipher-settings is only for --adopt");
+    }
     const directories = await missingDirectories(context, options);
     try {
       await (options.adopt ? runAdopt(context, options) : runInit(context, options));
@@ -146,13 +157,12 @@ function noteSection({ settingsSection, storePath, output }: Context): void {
 }
 
 async function runAdopt(context: Context, options: InitOptions): Promise<void> {
-  const { adopt } = await import("../../setup/adopt.js");
+  const { adopt, readStoreSecret } = await import("../../setup/adopt.js");
   const { loadSection, saveSection } = await import("../../config/settings.js");
-  const { readPassphraseFile } = await import("../../keys/source.js");
   const { settingsSection } = context;
   const bundle = await bundleOptions(context, options);
   const { passphraseFile } = options;
-  const passphrase = passphraseFile && (await readPassphraseFile(expandPath(passphraseFile)));
+  const passphrase = passphraseFile && (await readStoreSecret(expandPath(passphraseFile)));
   const result = await operate(context, (lock, signal) =>
     adopt({
       ...operationOptions(context, options, lock, signal),
@@ -160,6 +170,7 @@ async function runAdopt(context: Context, options: InitOptions): Promise<void> {
       passphrase,
       askPassphrase: () => askSecret("Passphrase of the store", "--passphrase-file FILE"),
       removePassword: options.removePassword,
+      cipherSettings: options.cipherSettings,
     }),
   );
   await saveSection(settingsSection, {
