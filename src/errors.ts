@@ -4,6 +4,11 @@ import { getSystemErrorMap } from "node:util";
 /**
  * Exit codes of the command, a contract with scripts. `run` is the exception: it exits with the
  * hub's code.
+ *
+ * @example
+ * ```ts
+ * process.exitCode = exitCodes[error.kind];
+ * ```
  */
 export const exitCodes = {
   failed: 1,
@@ -28,6 +33,11 @@ const storeErrorMark = Symbol.for("hivemind-sqlcipher StoreError");
  * An error a user can act on: `message` says what is wrong and where, `hint` what to type next.
  *
  * Neither ever contains a secret. Any other exception is a defect of this project.
+ *
+ * @example
+ * ```ts
+ * if (isKind(error, "notFound")) console.error(error.message, error.hint);
+ * ```
  */
 export class StoreError extends Error {
   /**

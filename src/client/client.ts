@@ -67,6 +67,11 @@ const secretKeys = ["api_key", "password", "crypto_key"] as const;
  * Returns a new client with HiveMind's defaults for the other fields.
  *
  * Only for new clients: code that reads, edits or moves a client keeps its permissions unchanged.
+ *
+ * @example
+ * ```ts
+ * await store.addItem(newClient({ client_id: 3, api_key: randomBytes(16).toString("hex") }));
+ * ```
  */
 export function newClient(fields: Pick<Client, "client_id" | "api_key"> & Partial<Client>): Client {
   return {
@@ -133,6 +138,11 @@ export function unfoldBlacklists(metadata: JsonObject): {
 /**
  * Serializes a client as Python does, with its secrets: sorted keys, non-ASCII characters as they
  * are.
+ *
+ * @example
+ * ```ts
+ * const record = serializeClient(client);
+ * ```
  */
 export function serializeClient(client: Client): string {
   return formatJson({ ...client }, { sortKeys: true, ascii: false });
@@ -185,6 +195,11 @@ function read<Schema extends z.ZodMiniType, Result>(
  * @throws {@link StoreError} corrupted - if it is not a client; the message names the field, and no
  *   value but the id
  * @throws {@link StoreError} refused - if the id would be rounded
+ *
+ * @example
+ * ```ts
+ * const client = deserializeClient('{"client_id": 3, "api_key": "k"}');
+ * ```
  */
 export function deserializeClient(record: string | JsonObject): Client {
   const fields = parseRecord(record);
@@ -224,7 +239,14 @@ function parseRecord(record: string | JsonObject): JsonObject {
   return value;
 }
 
-/** Returns the client without its credentials, for tables, logs and exports. */
+/**
+ * Returns the client without its credentials, for tables, logs and exports.
+ *
+ * @example
+ * ```ts
+ * console.log(withoutSecrets(client));
+ * ```
+ */
 export function withoutSecrets(client: Client): Omit<Client, (typeof secretKeys)[number]> {
   const { api_key: _, password: __, crypto_key: ___, ...rest } = client;
   // A table without a crypto_key column keeps the key in metadata.

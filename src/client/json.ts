@@ -60,6 +60,11 @@ const maximumDepth = 2000;
  * key.
  *
  * @throws SyntaxError with the position, but without the text: it may contain a secret
+ *
+ * @example
+ * ```ts
+ * const version = parseJson('{"version": 1.0}'); // 1.0 stays 1.0
+ * ```
  */
 export function parseJson(text: string): JsonValue {
   return new Parser(text).document();
@@ -260,6 +265,11 @@ export interface JsonStyle {
 /**
  * Writes a value as `json.dumps` does: separators `", "` and `": "`, keys in insertion order. Half
  * of a surrogate pair is always escaped, as it has no UTF-8 form.
+ *
+ * @example
+ * ```ts
+ * formatJson({ types: ["speak"] }); // '{"types": ["speak"]}'
+ * ```
  */
 export function formatJson(value: JsonValue, style: JsonStyle = {}): string {
   const { ascii = true, sortKeys = false, indent } = style;

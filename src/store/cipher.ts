@@ -26,8 +26,8 @@ import { Connection, type ConnectionOptions } from "./connection.js";
 import { readWal } from "./wal.js";
 
 /**
- * The major version of SQLCipher that wrote a file at its defaults: 4 for what is written today, 3 for what
- * the library in Debian 12 reads.
+ * The major version of SQLCipher that wrote a file at its defaults: 4 for what is written today, 3
+ * for what the library in Debian 12 reads.
  */
 export type CipherCompatibility = 3 | 4;
 
@@ -118,6 +118,11 @@ const derivations = channel(derivationChannelName);
  *
  * @throws {@link StoreError} refused - for a passphrase SQLCipher would not use whole: an empty
  *   passphrase, a NUL in it, or the form of a raw key, `x'…'`
+ *
+ * @example
+ * ```ts
+ * const key = await deriveKey(passphrase, salt, 4);
+ * ```
  */
 export async function deriveKey(
   passphrase: string,
@@ -140,7 +145,7 @@ export async function deriveKey(
   return new StoreKey(salt, key, cipherCompatibility);
 }
 
-/** A raw key in SQLCipher's form, alone or followed by a salt. */
+/** A raw key in SQLCipher's form, with or without a salt. */
 const rawKeyPattern = /^x'([0-9a-f]{64})([0-9a-f]{32})?'$/i;
 
 export function isRawKey(passphrase: string): boolean {
@@ -189,6 +194,11 @@ export interface Identity {
  * too short for a database, or a text of an impossible length.
  *
  * @throws {@link StoreError} io - if the file cannot be read
+ *
+ * @example
+ * ```ts
+ * if ((await identify(path)).format === "plaintext") console.warn("not encrypted");
+ * ```
  */
 export async function identify(path: string): Promise<Identity> {
   const size = await databaseSize(path);
@@ -206,8 +216,8 @@ export async function identify(path: string): Promise<Identity> {
 }
 
 /**
- * Returns whether SQLite itself reads a database that begins as plaintext. If not, SQLCipher wrote it
- * with a plaintext header: the first bytes are in the clear, so that systems recognize the file.
+ * Returns whether SQLite itself reads a database that begins as plaintext. If not, SQLCipher wrote
+ * it with a plaintext header: the first bytes are in the clear, so that systems recognize the file.
  *
  * Reads only the main file: any other way of opening it could leave sidecars.
  */

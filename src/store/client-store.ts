@@ -29,6 +29,15 @@ export interface CreateOptions {
   cipherCompatibility?: CipherCompatibility;
 }
 
+/**
+ * The encrypted store of a hub.
+ *
+ * @example
+ * ```ts
+ * await using store = await ClientStore.open(path, passphrase, { migrate: false });
+ * for await (const client of store) console.log(client.client_id, client.name);
+ * ```
+ */
 export class ClientStore extends ClientTable {
   readonly key: StoreKey;
   /** Identifies the passphrase: the first 16 hex digits of the file's salt. */

@@ -1,4 +1,6 @@
-/** Opens databases that SQLCipher wrote with other parameters than the defaults of formats 3 and 4. */
+/**
+ * Opens databases that SQLCipher wrote with other parameters than the defaults of formats 3 and 4.
+ */
 import { isKind, StoreError } from "../errors.js";
 import {
   assertNotTruncated,
@@ -14,8 +16,8 @@ import { type CipherParameters, type Digest, formatParameters } from "./cipher-s
 import { Connection } from "./connection.js";
 
 /**
- * Opens a database with given parameters, for writing. Its key carries them, so that `openEncrypted`
- * and an export use them too.
+ * Opens a database with given parameters, for writing. Its key carries them, so that
+ * `openEncrypted` and an export use them too.
  *
  * @param passphrase - or a raw key, `x'…'`
  * @throws {@link StoreError} wrongPassphrase - if the passphrase or a parameter is wrong

@@ -5,8 +5,8 @@ import { checkSchema } from "./schema.js";
 /**
  * Opens a store that is not encrypted, for reading only.
  *
- * The connection itself is in mode readwrite: a readonly connection leaves `-wal` and `-shm` next to
- * a store in WAL mode that no other process has open.
+ * The connection itself is in mode readwrite: a readonly connection leaves `-wal` and `-shm` next
+ * to a store in WAL mode that no other process has open.
  *
  * @throws {@link StoreError} as `checkSchema`
  */
