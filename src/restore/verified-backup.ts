@@ -4,7 +4,7 @@ import { newestBackup } from "../backup/manifest.js";
 import { type BackupPassphrase, inspectSound, openBackup, verifyBackup } from "../backup/verify.js";
 import { type BundleOpener, readBundle } from "../bundle/bundle.js";
 import { StoreError } from "../errors.js";
-import { lstatIfExists, sha256File } from "../fs/read.js";
+import { lstatIfExists, sha256File, statIfExists } from "../fs/read.js";
 import type { PassphraseSource } from "../keys/source.js";
 import { identify, openEncrypted, type StoreKey } from "../store/cipher.js";
 import { ClientStore } from "../store/client-store.js";
@@ -115,7 +115,9 @@ export async function chooseBackup(choice: BackupChoice, storePath: string): Pro
   const { folder, before } = choice;
   const newest = await newestBackup(folder, storePath, before);
   if (newest) return newest.path;
-  if (!(await lstatIfExists(folder))) {
+  const stats = await statIfExists(folder);
+  if (stats && !stats.isDirectory()) throw new StoreError("io", `${folder} is not a directory`);
+  if (!stats) {
     throw new StoreError("notFound", `there is no folder ${folder}`, {
       hint: "name the folder that backups go to; is its disk mounted?",
     });

@@ -60,9 +60,9 @@ test("what is wrong, or would change something, is refused by its exit code", as
     [["sql", "SELEKT 1"], 2, /not a supported SQL/],
     [["sql", "SELECT 'a"], 2, /unterminated/],
     [["sql", "SELECT nowhere FROM clients"], 1, /no such column: nowhere/],
-    [["sql", "--csv", "SELECT 1; SELECT 2"], 2, /one answer/],
+    [["sql", "--csv", "SELECT 1; SELECT 2"], 2, /one result/],
     [["sql", ".backup x"], 2, /hivemind-sqlcipher backup/],
-    [["sql", "--history", "h", "SELECT 1"], 2, /for the prompt/],
+    [["sql", "--history", "h", "SELECT 1"], 2, /only for the prompt/],
   ];
   for (const [args, code, says] of cases) {
     const answer = await machine.run(args);
@@ -75,10 +75,10 @@ test("what is wrong, or would change something, is refused by its exit code", as
 test("with --write a change is shown, and kept when it is confirmed", async () => {
   const machine = await withClients();
   const update = ["sql", "--write", "UPDATE clients SET name = 'x' WHERE client_id = 2"];
-  const no = await onTerminal(machine, update, [["Keep this?", "n\r"]]);
-  expect([no.code, no.screen]).toEqual([17, expect.stringContaining("1 rows changed: UPDATE")]);
-  const yes = await onTerminal(machine, update, [["Keep this?", "y\r"]]);
-  expect([yes.code, yes.screen]).toEqual([0, expect.stringContaining("kept")]);
+  const no = await onTerminal(machine, update, [["[y/N]", "n\r"]]);
+  expect([no.code, no.screen]).toEqual([17, expect.stringContaining("1 row changed: UPDATE")]);
+  const yes = await onTerminal(machine, update, [["[y/N]", "y\r"]]);
+  expect([yes.code, yes.screen]).toEqual([0, expect.stringContaining("saved")]);
   const gone = await machine.run([
     "sql",
     "--write",
@@ -92,7 +92,7 @@ test("with --write a change is shown, and kept when it is confirmed", async () =
     changed: 1,
     clients: { before: { active: 2, revoked: 0 }, after: { active: 1, revoked: 0 } },
   });
-  expect(gone.stderr).toContain("delete-client keeps the row");
+  expect(gone.stderr).toContain("delete-client, which keeps the row");
 });
 
 test("the prompt takes statements over several lines, completes names, goes on after an error, and keeps its history only where asked", async () => {
@@ -113,11 +113,11 @@ test("the prompt takes statements over several lines, completes names, goes on a
       ["sql> ", "SELECT 'it''s ' || (6*7);\r"],
       ["it's 42", "UPDATE clients SET name = 'cellar' WHERE client_id = 2;\r"],
       ["[y/N] ", "y\r"],
-      ["kept", "SELECT 'now ' || name FROM clients WHERE client_id = 2;\r"],
+      ["saved", "SELECT 'now ' || name FROM clients WHERE client_id = 2;\r"],
       ["now cellar", ".quit\r"],
     ],
   );
-  expect([code, screen]).toEqual([0, expect.stringContaining("1 rows changed")]);
+  expect([code, screen]).toEqual([0, expect.stringContaining("1 row changed")]);
   expect((await stat(history)).mode & 0o777).toBe(0o600);
   expect(await readFile(history, "utf8")).toContain("SELECT name FROM clients\n");
   const without = await onTerminal(machine, ["sql"], [["sql> ", "\u0004"]]);

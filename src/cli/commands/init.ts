@@ -58,7 +58,7 @@ export function addCommand(program: Command): void {
     .option("--adopt", "Take over a store that HiveMind's password encrypted")
     .option(
       "--cipher-settings <key=value,…>",
-      "Adopt a store with these SQLCipher parameters",
+      "Use these SQLCipher parameters to open the adopted store",
       parseCipherSettings,
     )
     .option("--remove-password", "Remove the adopted store's password from server.json");
