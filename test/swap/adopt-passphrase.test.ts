@@ -71,7 +71,8 @@ test("a password that does not open the store is not taken; one that is given is
   const { world } = await upstream("another one");
   const wrong = await world.run("adopt", world.withoutService);
   expect(wrong.code).toBe(12);
-  expect(wrong.error?.hint).toMatch(/^the password in \S+ does not: .*--passphrase-file FILE$/);
+  expect(wrong.error?.message).toMatch(/wrong passphrase from \S+server\.json/);
+  expect(wrong.error?.hint).toMatch(/^Give the passphrase that opens it: --passphrase-file FILE$/m);
   expect(await world.slots()).toEqual({});
   const given = { ...world.withoutService, passphrase: password };
   const { adopted } = resultOf(await world.run<AdoptResult>("adopt", given));
