@@ -58,7 +58,9 @@ export function unitError(manager: Manager, message: string, unit: string): Stor
 /** Formats the error output of `systemctl` as the end of a message. */
 export function formatFailure({ failure, stderr }: Outcome): string {
   if (failure === "timeout") return ": timed out, and may still be in progress";
-  return stderr ? `: ${stderr.replace(/\s*\n\s*/g, " ").trim()}` : "";
+  const lines = stderr.split("\n").map((line) => line.trim());
+  const text = lines.filter(Boolean).join(" ");
+  return text && `: ${text}`;
 }
 
 /** Returns the option to select a manager in `systemctl`, `systemd-run` and `journalctl`. */
