@@ -6,6 +6,7 @@ import { unlock } from "../keys/unlock.js";
 import type { Reporter } from "../reporter.js";
 import { type Bundle, writeBundle } from "./bundle.js";
 import { assertPlacement } from "./placement.js";
+import type { RecipientPlan } from "./recipients.js";
 
 export interface ExportOptions {
   readonly storePath: string;
@@ -16,12 +17,12 @@ export interface ExportOptions {
   /** Directories that the settings name, and that are therefore not made if they are gone. */
   readonly knownDirectories: readonly string[];
   readonly reporter: Pick<Reporter, "notice" | "confirm">;
-  readonly recipients: readonly string[];
-  readonly bundlePassphrase?: string | undefined;
+  readonly opener: { readonly recipientPlan: RecipientPlan } | { readonly passphrase: string };
 }
 
 /**
- * Writes the bundle, or returns the existing one if it is still valid. The caller holds the store's
+ * Writes the bundle, or returns the existing bundle if it is still valid. Opens the store before a
+ * recovery key is generated. The caller holds the store's
  * operation lock, because concurrent writers remove each other's staged files.
  *
  * @throws {@link StoreError} `refused` - for a directory that would hold both backups and bundles
@@ -32,7 +33,7 @@ export interface ExportOptions {
 export async function exportPassphrase(
   options: ExportOptions,
 ): Promise<{ bundle: Bundle; notices: string[] }> {
-  const { storePath, directory, backupDirectory, recipients, bundlePassphrase } = options;
+  const { storePath, directory, backupDirectory, opener } = options;
   const notices =
     backupDirectory === undefined ? [] : await assertPlacement(backupDirectory, directory);
   const { connection, key, passphrase } = await unlock(storePath, options.source, {
@@ -44,13 +45,12 @@ export async function exportPassphrase(
     known: options.knownDirectories,
     reporter: options.reporter,
   });
-  const bundle = await writeBundle({
-    directory,
-    storePath,
-    passphrase,
-    key,
-    recipients,
-    bundlePassphrase,
-  });
+  const request = { directory, storePath, passphrase, key };
+  const bundle =
+    "passphrase" in opener
+      ? await writeBundle({ ...request, recipients: [], bundlePassphrase: opener.passphrase })
+      : await opener.recipientPlan.use(directory, (recipients) =>
+          writeBundle({ ...request, recipients }),
+        );
   return { bundle, notices };
 }

@@ -1,21 +1,29 @@
 /**
- * `init --adopt`: takes over a store that upstream's `password` setting encrypted.
+ * `init --adopt`: takes over a store that HiveMind's `password` setting encrypted.
  *
- *   adopt(options: AdoptOptions): Promise<AdoptResult>
- *
- * The passphrase is proven, goes into the keyring and a bundle, and the plaintext one leaves `server.json` when asked. The
- * store's file and the service are left alone: what the hub has open stays open.
+ * The passphrase is tried, stored in the keyring and in a bundle, and removed from `server.json` on
+ * request. The store's file and the service are not touched: a running hub keeps its connection.
+ * A store with other SQLCipher parameters is encrypted again under the defaults.
  */
+import { assertPlacement } from "../bundle/placement.js";
+import type { RecipientPlan } from "../bundle/recipients.js";
 import { isKind, StoreError } from "../errors.js";
 import { readSecretFile } from "../fs/private.js";
 import { findPasswordDelivery } from "../hub/password-delivery.js";
 import { namedStore, passwordIn, readServerJson, serverJsonPath } from "../hub/server-json.js";
+import { assertKeyringUsable } from "../keys/keyring.js";
 import { adoptPendingIfEqual, firstPassphrase, planRotation } from "../keys/rotation-plan.js";
 import { describeSource, formatSource, readPassphraseFile } from "../keys/source.js";
 import type { ServiceReport } from "../operation/downtime.js";
 import { throwIfAborted } from "../process/abort.js";
 import { selectService } from "../service/select.js";
-import { type CipherCompatibility, identify, isRawKey, openEncrypted } from "../store/cipher.js";
+import {
+  type CipherCompatibility,
+  identify,
+  isRawKey,
+  openEncrypted,
+  type StoreKey,
+} from "../store/cipher.js";
 import {
   type CipherParameters,
   exportCommands,
@@ -27,15 +35,20 @@ import { openForeign, probeParameters } from "../store/foreign-cipher.js";
 import { checkSchema } from "../store/schema.js";
 import { adoptPassphrase } from "../swap/adopt-passphrase.js";
 import { encrypt } from "../swap/encrypt.js";
-import type { BundleOptions, BundleReport, OperationOptions } from "../swap/options.js";
-import { bundleReport, checkBundleDirectory } from "../swap/prepare.js";
+import type { BundleReport, OperationOptions } from "../swap/options.js";
+import { assertBundleDirectory, bundleReport } from "../swap/prepare.js";
 
-export interface AdoptOptions extends OperationOptions, BundleOptions {
-  /** The passphrase, where it is known; without it the one in `server.json` is taken. */
+export interface AdoptOptions extends OperationOptions {
+  /** The directory for the bundle, which must exist. */
+  readonly bundleTo: string;
+  /** The backup directory, if known: bundles are kept apart from it. */
+  readonly backupDirectory?: string | undefined;
+  readonly recipientPlan: RecipientPlan;
+  /** Default: the password in `server.json`. */
   readonly passphrase?: string | undefined;
-  /** Asks for it where that has none. */
+  /** Asks for the passphrase if `server.json` has none. */
   readonly askPassphrase?: (() => Promise<string>) | undefined;
-  /** Whether the plaintext password is taken out of `server.json`. */
+  /** Whether to remove the plaintext password from `server.json`. */
   readonly removePassword?: boolean | undefined;
   /** SQLCipher parameters of the store, which is encrypted again under the defaults. */
   readonly cipherSettings?: CipherParameters | undefined;
@@ -62,64 +75,65 @@ export async function readStoreSecret(path: string): Promise<string> {
 }
 
 /**
- * Adopts the store.
+ * Adopts the store. Generates a recovery key only after the passphrase has opened the store.
  *
- * @throws StoreError `notFound` without a store; `refused` for one that is not encrypted, and if the hub could not open
- *   the store without the password that is to be removed; `passphraseUnavailable` if there is none; `wrongPassphrase`;
- *   what `checkBundleFolder` and the keyring throw.
+ * @throws {@link StoreError} `notFound` - without a store
+ * @throws {@link StoreError} `refused` - for a store that is not encrypted, for other SQLCipher
+ *   parameters than the defaults, and if the hub could not open the store without the password that
+ *   is to be removed
+ * @throws {@link StoreError} `passphraseUnavailable` - without a passphrase
+ * @throws {@link StoreError} `wrongPassphrase` - if it does not open the store
+ * @throws {@link StoreError} `io` - if the bundle directory is missing
  */
 export async function adopt(options: AdoptOptions): Promise<AdoptResult> {
-  const { lock, source, reporter, removePassword = false } = options;
+  const { lock, source, reporter, bundleTo, backupDirectory, removePassword = false } = options;
   const { storePath } = lock;
-  await assertNoOtherPassword(storePath);
-  const bundlePlan = await checkBundleDirectory(options, reporter);
-  const inServerJson = await passwordFor(storePath);
+  await assertEncrypted(storePath);
+  await assertBundleDirectory(bundleTo);
+  const inServerJson = await findPassword(storePath);
   const passphrase =
     options.passphrase ?? inServerJson?.password ?? (await options.askPassphrase?.());
   if (passphrase === undefined) {
-    throw new StoreError("passphraseUnavailable", `${serverJsonPath()} has no password for it`, {
-      hint: "give it yourself: --passphrase-file FILE, or type it where you are asked",
-    });
-  }
-  const from = passphrase === inServerJson?.password ? "server.json" : "given";
-  if (options.cipherSettings !== undefined) {
-    return adoptForeign(options, passphrase, options.cipherSettings, from);
-  }
-  if (isRawKey(passphrase)) throw await otherParametersError(storePath, passphrase);
-  const { connection, key, keyId } = await openEncrypted(storePath, passphrase, {
-    mode: "readwrite",
-  }).catch(async (error: unknown) => {
-    if (!isKind(error, "wrongPassphrase")) throw error;
-    throw await otherParametersError(
-      storePath,
-      passphrase,
-      options.passphrase === undefined ? inServerJson?.path : undefined,
+    throw new StoreError(
+      "passphraseUnavailable",
+      `${serverJsonPath()} has no password for ${storePath}`,
+      { hint: "Give the passphrase with --passphrase-file FILE, or on a terminal." },
     );
-  });
-  try {
-    await checkSchema(connection);
-  } finally {
-    await connection.close();
   }
-  if (source.kind !== "keyring") await assertYields(options, passphrase);
-  const remove = removePassword ? inServerJson?.path : undefined;
-  if (remove !== undefined) await assertHubKeepsAccess(options, remove);
+  const passwordFrom = passphrase === inServerJson?.password ? "server.json" : "given";
+  if (options.cipherSettings !== undefined) {
+    return adoptForeign(options, passphrase, options.cipherSettings, passwordFrom);
+  }
+  if (backupDirectory !== undefined) {
+    for (const notice of await assertPlacement(backupDirectory, bundleTo)) reporter.notice(notice);
+  }
+  const { key, keyId } = await tryPassphrase(
+    storePath,
+    passphrase,
+    options.passphrase === undefined ? inServerJson?.path : undefined,
+  );
+  await assertSourceKeeps(options, passphrase);
+  const passwordFile = removePassword ? inServerJson?.path : undefined;
+  if (passwordFile !== undefined) await assertHubKeepsAccess(options, passwordFile);
   else if (inServerJson) {
     reporter.notice(
       `the password is still in ${inServerJson.path}, in plain text; a hub that is started by run needs none there`,
     );
   }
   throwIfAborted(options.signal);
-  if (source.kind === "keyring") await adoptPendingIfEqual(storePath, passphrase);
-  const keyring = await planRotation(storePath, source, passphrase, { keyId }, true);
-  const bundle = await adoptPassphrase({
-    operation: "adopt",
-    storePath,
-    passphrase,
-    key,
-    keyring,
-    bundle: bundlePlan,
-    serverJson: remove,
+  if (options.recipientPlan.notice !== undefined) reporter.notice(options.recipientPlan.notice);
+  const bundle = await options.recipientPlan.use(bundleTo, async (recipients) => {
+    if (source.kind === "keyring") await adoptPendingIfEqual(storePath, passphrase);
+    const keyring = await planRotation(storePath, source, passphrase, { keyId }, true);
+    return await adoptPassphrase({
+      operation: "adopt",
+      storePath,
+      passphrase,
+      key,
+      keyring,
+      bundle: { directory: bundleTo, recipients },
+      serverJson: passwordFile,
+    });
   });
   return {
     adopted: {
@@ -127,8 +141,8 @@ export async function adopt(options: AdoptOptions): Promise<AdoptResult> {
       key_id: keyId,
       cipher_compatibility: key.cipherCompatibility,
       passphrase_source: formatSource(source),
-      password_from: from,
-      password_removed: remove !== undefined,
+      password_from: passwordFrom,
+      password_removed: passwordFile !== undefined,
     },
     bundle: bundleReport({ bundle }),
   };
@@ -144,29 +158,33 @@ async function adoptForeign(
   parameters: CipherParameters,
   passwordFrom: AdoptResult["adopted"]["password_from"],
 ): Promise<AdoptResult> {
-  const { storePath } = options.lock;
+  const { lock, bundleTo, backupDirectory, recipientPlan, reporter } = options;
+  const { storePath } = lock;
   if (options.removePassword) {
     throw new StoreError("usage", "--cipher-settings and --remove-password cannot be combined", {
       hint: "Adopt the store first, then remove the password: hivemind-sqlcipher init --adopt --remove-password",
     });
   }
+  const key = await tryParameters(storePath, secret, parameters);
   const passphrase = isRawKey(secret) ? undefined : secret;
-  if (passphrase !== undefined && options.source.kind !== "keyring") {
-    await assertYields(options, passphrase);
-  }
-  const { connection, key } = await openForeign(storePath, secret, parameters);
-  try {
-    await checkSchema(connection);
-    await assertExportable(connection);
-  } finally {
-    await connection.close();
-  }
+  await assertSourceKeeps(options, passphrase);
   const settings = formatCipherSettings(parameters);
-  const { encrypted, bundle, service } = await encrypt({
-    ...options,
-    passphraseFile: undefined,
-    foreign: { key, passphrase, settings },
-  });
+  if (recipientPlan.notice !== undefined) reporter.notice(recipientPlan.notice);
+  const { encrypted, bundle, service } = await recipientPlan.use(bundleTo, (recipients) =>
+    encrypt({
+      lock,
+      source: options.source,
+      service: options.service,
+      hub: options.hub,
+      recoveryCommand: options.recoveryCommand,
+      reporter,
+      signal: options.signal,
+      bundleTo,
+      backupFolder: backupDirectory,
+      recipients,
+      foreign: { key, passphrase, settings },
+    }),
+  );
   return {
     adopted: {
       path: storePath,
@@ -181,12 +199,59 @@ async function adoptForeign(
   };
 }
 
-async function assertYields({ source, lock }: AdoptOptions, passphrase: string): Promise<void> {
-  if ((await firstPassphrase(source, lock.storePath)) === passphrase) return;
+/** Opens the store once with other parameters, and checks that it can be exported. */
+async function tryParameters(
+  storePath: string,
+  secret: string,
+  parameters: CipherParameters,
+): Promise<StoreKey> {
+  const { connection, key } = await openForeign(storePath, secret, parameters);
+  await using opened = connection;
+  await checkSchema(opened);
+  await assertExportable(opened);
+  return key;
+}
+
+/**
+ * Opens the store once at SQLCipher's defaults, and checks its schema.
+ *
+ * @param passwordFile - the `server.json` with this passphrase, for the error
+ */
+async function tryPassphrase(
+  storePath: string,
+  passphrase: string,
+  passwordFile: string | undefined,
+): Promise<{ key: StoreKey; keyId: string }> {
+  if (isRawKey(passphrase)) throw await otherParametersError(storePath, passphrase);
+  try {
+    const { connection, key, keyId } = await openEncrypted(storePath, passphrase, {
+      mode: "readwrite",
+    });
+    await using opened = connection;
+    await checkSchema(opened);
+    return { key, keyId };
+  } catch (error) {
+    if (!isKind(error, "wrongPassphrase")) throw error;
+    throw await otherParametersError(storePath, passphrase, passwordFile);
+  }
+}
+
+/**
+ * Checks that the source can store the passphrase, or has it already.
+ *
+ * @param passphrase - undefined for a raw key, which the source's own passphrase replaces
+ */
+async function assertSourceKeeps(
+  { source, lock }: AdoptOptions,
+  passphrase: string | undefined,
+): Promise<void> {
+  if (source.kind === "keyring") return await assertKeyringUsable();
+  const kept = await firstPassphrase(source, lock.storePath);
+  if (passphrase === undefined || kept === passphrase) return;
   throw new StoreError(
     "refused",
     `${describeSource(source)} does not yield the store's passphrase`,
-    { hint: "Put it there first, or keep it in the keyring: --passphrase-source keyring" },
+    { hint: "Store it there first, or use the keyring: --passphrase-source keyring" },
   );
 }
 
@@ -223,21 +288,21 @@ async function otherParametersError(
   );
 }
 
-async function assertNoOtherPassword(storePath: string): Promise<void> {
+async function assertEncrypted(storePath: string): Promise<void> {
   const { format } = await identify(storePath);
   if (format === "sqlcipher") return;
   if (format === "absent") {
-    throw new StoreError("notFound", `there is no store at ${storePath}`, {
-      hint: "hivemind-sqlcipher init makes a new one",
+    throw new StoreError("notFound", `no such file: there is no store at ${storePath}`, {
+      hint: "Name the store to take over: --db PATH",
     });
   }
   throw new StoreError("refused", `${storePath} is not encrypted`, {
-    hint: "hivemind-sqlcipher encrypt converts it",
+    hint: "Encrypt it: hivemind-sqlcipher encrypt",
   });
 }
 
-/** The password for this store in `server.json`, if that names this store and has one. */
-async function passwordFor(
+/** Returns the password in `server.json`, if that file names this store and has a password. */
+async function findPassword(
   storePath: string,
 ): Promise<{ path: string; password: string } | undefined> {
   const path = serverJsonPath();
@@ -248,22 +313,23 @@ async function passwordFor(
       return undefined;
     return { path, password };
   } catch (error) {
-    if (error instanceof StoreError && error.kind === "notFound") return undefined;
+    if (isKind(error, "notFound")) return undefined;
     throw error;
   }
 }
 
-async function assertHubKeepsAccess({ service: choice, hub }: AdoptOptions, path: string) {
+async function assertHubKeepsAccess(
+  { service: choice, hub }: AdoptOptions,
+  passwordFile: string,
+): Promise<void> {
   const service = await selectService(choice);
   const delivery = await findPasswordDelivery({ service, choice, wasActive: false }, hub);
   if (delivery.how === "run" || hub === "none") return;
   throw new StoreError(
     "refused",
-    `without the password in ${path}, ${service.name ?? "the hub"} could not open its store`,
+    `without the password in ${passwordFile}, ${service.name ?? "the hub"} could not open its store`,
     {
-      hint:
-        "let its unit start it by: ExecStart=hivemind-sqlcipher run -- hivemind-core listen (then systemctl daemon-reload);\n" +
-        "or say --hub none if no hub uses this store",
+      hint: "Let its unit start it with run: ExecStart=hivemind-sqlcipher run -- hivemind-core listen (then systemctl daemon-reload).\nAdd --hub none if no hub uses this store.",
     },
   );
 }

@@ -1,21 +1,26 @@
 /**
- * `init`: a new encrypted store, its passphrase where the source says, and the recovery key that opens its bundles.
+ * `init`: creates an encrypted store, its passphrase, and the recovery key for its bundles.
  *
- * The order is what makes a kill harmless: first everything is tried, then the recovery key is in its owner's hands,
- * then the passphrase is kept and read back, then the store is made under another name and gets its own only when it
- * is whole. A passphrase that is kept without a store is taken up by the next `init`.
+ * The order makes a kill harmless. First everything is tried. Then the passphrase is stored in the
+ * keyring and read back, then the recovery key is handed out, then the store is written under
+ * another name and renamed when it is complete. The next `init` uses a passphrase without a store.
  */
 import { stat } from "node:fs/promises";
 import { dirname } from "node:path";
 import { writeBundle } from "../bundle/bundle.js";
 import { assertPlacement } from "../bundle/placement.js";
-import { ensureRecipients, type RecipientOptions } from "../bundle/recipients.js";
-import { parseRecipient } from "../bundle/recovery-key.js";
+import { planRecipients, type RecipientOptions } from "../bundle/recipients.js";
 import { loadSection, type Settings, saveSection } from "../config/settings.js";
 import { hasCode, StoreError, systemError } from "../errors.js";
 import { makeDirectory } from "../fs/atomic.js";
 import { assertNoStraySidecars } from "../fs/sidecars.js";
-import { getEntry, keyringService, setEntry } from "../keys/keyring.js";
+import {
+  assertKeyringUsable,
+  deleteEntry,
+  getEntry,
+  keyringService,
+  setEntry,
+} from "../keys/keyring.js";
 import { generatePassphrase } from "../keys/passphrase.js";
 import { firstPassphrase } from "../keys/rotation-plan.js";
 import { describeSource, formatSource, type PassphraseSource } from "../keys/source.js";
@@ -31,15 +36,15 @@ import { bundleReport } from "../swap/prepare.js";
 export interface InitOptions extends RecipientOptions {
   readonly storePath: string;
   readonly source: PassphraseSource;
-  /** What goes into the settings file besides recipients and the source. */
+  /** Saved to the settings file, with the recipients and the source. */
   readonly remember: Settings;
-  /** A passphrase of the user's own in place of a generated one; only for the keyring. */
+  /** Used instead of a generated passphrase; only for the keyring. */
   readonly passphrase?: string | undefined;
-  /** The schema a new store gets: what the hub on this machine reads. */
+  /** The schema of the new store, which the hub on this machine must read. */
   readonly schemaVersion: 0 | 2;
   readonly cipherCompatibility?: CipherCompatibility | undefined;
-  /** Where the first bundle goes; without it none is written yet. */
-  readonly bundleFolder?: string | undefined;
+  /** Without it, no bundle is written. */
+  readonly bundleDirectory?: string | undefined;
   readonly reporter: Pick<Reporter, "notice">;
 }
 
@@ -49,60 +54,92 @@ export interface InitResult {
   readonly schema_version: number;
   readonly cipher_compatibility: CipherCompatibility;
   readonly passphrase_source: string;
-  readonly recipients: string[];
+  readonly recipients: readonly string[];
   readonly settings: string;
   readonly bundle: BundleReport | null;
 }
 
 /**
- * Makes the store.
+ * Creates the store.
  *
- * @throws StoreError `refused` if there is a store already, `usage` for a recipient that does not parse,
- *   `passphraseUnavailable` if the passphrase cannot be kept or read, `io`.
+ * @throws {@link StoreError} `refused` - if there is a store, or its path has another passphrase
+ * @throws {@link StoreError} `usage` - for a malformed recipient
+ * @throws {@link StoreError} `passphraseUnavailable` - if the passphrase cannot be stored or read
+ * @throws {@link StoreError} `io` - if a file cannot be written
  */
 export async function initStore(options: InitOptions): Promise<InitResult> {
   const { storePath, source } = options;
   await assertAbsent(storePath);
   if (source.kind === "file") await assertPassphraseFile(source.path);
-  for (const recipient of options.recipients) parseRecipient(recipient);
-  if (options.bundleFolder !== undefined) {
+  if (source.kind === "keyring") await assertKeyringUsable();
+  const recipientPlan = await planRecipients(options);
+  if (recipientPlan.notice !== undefined) options.reporter.notice(recipientPlan.notice);
+  if (options.bundleDirectory !== undefined) {
     const backups = options.remember.backup?.to ?? dirname(storePath);
-    for (const notice of await assertPlacement(backups, options.bundleFolder)) {
+    for (const notice of await assertPlacement(backups, options.bundleDirectory)) {
       options.reporter.notice(notice);
     }
-    await makeDirectory(options.bundleFolder);
+    await makeDirectory(options.bundleDirectory);
   }
-  // An interrupted restore may have set a store aside: it comes back first.
-  return await withOperation(storePath, options.reporter, (lock) => make(options, lock), {
-    makeFolder: true,
-  });
+  // Recovery comes first: an interrupted restore may have moved a store away from this path.
+  return await withOperation(
+    storePath,
+    options.reporter,
+    async (lock) => {
+      const { passphrase, isNew } = await keepPassphrase(options, lock);
+      try {
+        return await recipientPlan.use(options.bundleDirectory, (recipients) =>
+          createStore(options, storePath, passphrase, recipients),
+        );
+      } catch (error) {
+        if (isNew) await forgetPassphrase(storePath);
+        throw error;
+      }
+    },
+    { makeFolder: true },
+  );
 }
 
-async function make(options: InitOptions, { storePath }: OperationLock): Promise<InitResult> {
+/** Returns the store's passphrase, which its source yields from now on. */
+async function keepPassphrase(
+  options: InitOptions,
+  { storePath }: OperationLock,
+): Promise<{ passphrase: string; isNew: boolean }> {
   const { source } = options;
   await assertAbsent(storePath);
-  // As the store itself would, but before a passphrase is kept and a recovery key handed out.
   await assertNoStraySidecars(storePath);
-
-  // A keyring that cannot be asked is found out here, before anything is made.
   const kept = source.kind === "keyring" ? await getEntry(storePath, "current") : undefined;
   if (kept !== undefined && options.passphrase !== undefined && options.passphrase !== kept) {
-    throw new StoreError("refused", "the keyring holds another passphrase for this path", {
-      hint: `secret-tool clear service ${keyringService} account '${storePath}' forgets it, if nothing needs it any more.`,
+    throw new StoreError("refused", `the keyring has another passphrase for ${storePath}`, {
+      hint: `Delete it if nothing needs it any more: secret-tool clear service ${keyringService} account '${storePath}'`,
     });
   }
   const passphrase = kept ?? (await newPassphrase(options));
-  const recipients = await ensureRecipients(options);
-  if (source.kind === "keyring" && kept === undefined) {
-    await setEntry(storePath, "current", passphrase);
-  }
+  const isNew = source.kind === "keyring" && kept === undefined;
+  if (isNew) await setEntry(storePath, "current", passphrase);
   emitStep("init.passphrase-kept");
+  return { passphrase, isNew };
+}
+
+/** Deletes the passphrase of a store that was not created. */
+async function forgetPassphrase(storePath: string): Promise<void> {
+  if ((await identify(storePath)).format === "absent") await deleteEntry(storePath, "current");
+}
+
+async function createStore(
+  options: InitOptions,
+  storePath: string,
+  passphrase: string,
+  recipients: readonly string[],
+): Promise<InitResult> {
+  const { source, schemaVersion, bundleDirectory } = options;
   const store = await ClientStore.create(storePath, passphrase, {
-    schemaVersion: options.schemaVersion,
+    schemaVersion,
     cipherCompatibility: options.cipherCompatibility ?? 4,
   });
   await store.close();
   emitStep("init.store-made");
+  const { key } = store;
   await saveSection(options.settings, {
     ...(await loadSection(options.settings)),
     ...options.remember,
@@ -110,20 +147,14 @@ async function make(options: InitOptions, { storePath }: OperationLock): Promise
   });
   emitStep("init.settings-saved");
   const bundle =
-    options.bundleFolder === undefined
+    bundleDirectory === undefined
       ? undefined
-      : await writeBundle({
-          directory: options.bundleFolder,
-          storePath,
-          passphrase,
-          key: store.key,
-          recipients,
-        });
+      : await writeBundle({ directory: bundleDirectory, storePath, passphrase, key, recipients });
   return {
     path: storePath,
     key_id: store.keyId,
-    schema_version: options.schemaVersion,
-    cipher_compatibility: store.key.cipherCompatibility,
+    schema_version: schemaVersion,
+    cipher_compatibility: key.cipherCompatibility,
     passphrase_source: formatSource(source),
     recipients,
     settings: options.settings.path,
@@ -134,35 +165,38 @@ async function make(options: InitOptions, { storePath }: OperationLock): Promise
 async function assertAbsent(storePath: string): Promise<void> {
   const { format, size } = await identify(storePath);
   if (format === "absent") return;
-  const hint =
-    size === 0
-      ? `It is empty: rm '${storePath}'`
-      : format === "plaintext"
-        ? "It is not encrypted; hivemind-sqlcipher encrypt converts it in place."
-        : "If upstream's password setting encrypted it, hivemind-sqlcipher init --adopt takes it over.";
-  throw new StoreError("refused", `there is a store at ${storePath} already`, { hint });
+  throw new StoreError("refused", `there is a file at ${storePath} already`, {
+    hint: presentStoreHint(storePath, format, size),
+  });
 }
 
-/** The passphrase that is to be put into the keyring, or what another source yields. */
+function presentStoreHint(storePath: string, format: string, size: number): string {
+  if (size === 0) return `Remove the empty file: rm '${storePath}'`;
+  if (format === "plaintext") return "Encrypt the store in place: hivemind-sqlcipher encrypt";
+  if (format === "unknown") return "It is not a database. Name the store's path: --db PATH";
+  return "If HiveMind's password setting encrypted it, take it over: hivemind-sqlcipher init --adopt";
+}
+
+/** Returns the passphrase for the keyring, or that of any other source. */
 async function newPassphrase(options: InitOptions): Promise<string> {
   const { source, storePath } = options;
   if (source.kind === "keyring") return options.passphrase ?? generatePassphrase();
   if (options.passphrase !== undefined) {
-    throw new StoreError("usage", `a passphrase cannot be put into ${describeSource(source)}`, {
-      hint: "Leave --passphrase-file out: the source is read as it is.",
+    throw new StoreError("usage", `a passphrase cannot be stored in ${describeSource(source)}`, {
+      hint: "Leave out --passphrase-file: the source has its own passphrase.",
     });
   }
   return await firstPassphrase(source, storePath);
 }
 
-/** No passphrase is written to a disk by this program: whoever wants that does it. */
+/** This program writes no passphrase to a disk, so the file must exist. */
 async function assertPassphraseFile(path: string): Promise<void> {
   try {
     await stat(path);
   } catch (error) {
-    if (!hasCode(error, "ENOENT", "ENOTDIR")) throw systemError(error, `cannot look at ${path}`);
-    throw new StoreError("passphraseUnavailable", `there is no file ${path}`, {
-      hint: `The keyring gets a passphrase that is made here; into a file you put your own: (umask 077; openssl rand -base64 33 > '${path}')`,
+    if (!hasCode(error, "ENOENT", "ENOTDIR")) throw systemError(error, `cannot inspect ${path}`);
+    throw new StoreError("passphraseUnavailable", `no such file: the passphrase file ${path}`, {
+      hint: `Create it: (umask 077; openssl rand -base64 33 > '${path}'). Only for the keyring is a passphrase generated.`,
     });
   }
 }

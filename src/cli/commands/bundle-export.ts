@@ -1,5 +1,6 @@
 import type { Command } from "commander";
 import { expandPath } from "../../config/paths.js";
+import { StoreError } from "../../errors.js";
 import { addGlobalOptions, type Context, contextOf } from "../context.js";
 import { addHelp } from "../help.js";
 import {
@@ -40,15 +41,10 @@ export function addExport(group: Command): void {
 }
 
 async function exportBundle(context: Context, options: ExportOptions): Promise<void> {
-  const { readSecretFile } = await import("../../fs/private.js");
   const { exportPassphrase } = await import("../../bundle/export.js");
   const { bundleReport } = await import("../../swap/prepare.js");
-  const { ensureRecipients } = await import("../../bundle/recipients.js");
   const directory = bundleDirectory(context, options);
-  const bundlePassphrase =
-    options.bundlePassphraseFile === undefined
-      ? undefined
-      : await readSecretFile(expandPath(options.bundlePassphraseFile));
+  const opener = await bundleOpener(context, options);
   const { bundle, notices } = await operate(
     context,
     async () =>
@@ -59,11 +55,7 @@ async function exportBundle(context: Context, options: ExportOptions): Promise<v
         backupDirectory: context.settings.backup?.to,
         knownDirectories: knownDirectories(context),
         reporter: context.reporter,
-        recipients:
-          bundlePassphrase === undefined
-            ? await ensureRecipients(recipientOptions(context, options))
-            : [],
-        bundlePassphrase,
+        opener,
       }),
     { onlyOpens: true },
   );
@@ -75,4 +67,19 @@ async function exportBundle(context: Context, options: ExportOptions): Promise<v
     `  key_id      ${bundle.keyId}`,
     ...bundle.recipients.map((recipient) => `  opens with  ${recipient}`),
   ]);
+}
+
+async function bundleOpener(context: Context, options: ExportOptions) {
+  const { bundlePassphraseFile, recipient, recoveryKeyFile } = options;
+  if (bundlePassphraseFile === undefined) {
+    const { planRecipients } = await import("../../bundle/recipients.js");
+    return { recipientPlan: await planRecipients(recipientOptions(context, options)) };
+  }
+  if (recipient !== undefined || recoveryKeyFile !== undefined) {
+    throw new StoreError("usage", "a bundle with a passphrase cannot have recipients", {
+      hint: "Leave out --bundle-passphrase-file, or both --recipient and --recovery-key-file.",
+    });
+  }
+  const { readSecretFile } = await import("../../fs/private.js");
+  return { passphrase: await readSecretFile(expandPath(bundlePassphraseFile)) };
 }

@@ -8,13 +8,13 @@ import {
   addSwapOptions,
   type BundleTargetOptions,
   bundleLines,
-  bundleOptions,
   downtimeLines,
   operate,
   operationOptions,
   passphraseLine,
   rememberDirectories,
   type SwapOptions,
+  withBundleTarget,
 } from "../options/operation.js";
 
 interface EncryptOptions extends SwapOptions, BundleTargetOptions {
@@ -49,14 +49,15 @@ export function addCommand(program: Command): void {
 
 async function runEncrypt(context: Context, options: EncryptOptions): Promise<void> {
   const { encrypt } = await import("../../swap/encrypt.js");
-  const bundleTarget = await bundleOptions(context, options);
-  const result = await operate(context, (lock, signal) =>
-    encrypt({
-      ...operationOptions(context, options, lock, signal),
-      ...bundleTarget,
-      passphraseFile: options.passphraseFile && expandPath(options.passphraseFile),
-      cipherCompatibility: options.cipherCompatibility === "3" ? 3 : 4,
-    }),
+  const result = await withBundleTarget(context, options, (bundleTarget) =>
+    operate(context, (lock, signal) =>
+      encrypt({
+        ...operationOptions(context, options, lock, signal),
+        ...bundleTarget,
+        passphraseFile: options.passphraseFile && expandPath(options.passphraseFile),
+        cipherCompatibility: options.cipherCompatibility === "3" ? 3 : 4,
+      }),
+    ),
   );
   await rememberDirectories(context, options);
   context.output.result(result, () => encryptLines(result));

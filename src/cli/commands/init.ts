@@ -10,8 +10,8 @@ import { addGlobalOptions, type Context, contextOf } from "../context.js";
 import { addHelp } from "../help.js";
 import {
   addSwapOptions,
+  bundleDirectory,
   bundleLines,
-  bundleOptions,
   makeNamed,
   operate,
   operationOptions,
@@ -122,7 +122,7 @@ async function runInit(context: Context, options: InitOptions): Promise<void> {
     passphrase: passphraseFile && (await newPassphrase(expandPath(passphraseFile))),
     schemaVersion: await schemaFor(options),
     cipherCompatibility: options.cipherCompatibility === "3" ? 3 : 4,
-    bundleFolder: options.bundleTo && expandPath(options.bundleTo),
+    bundleDirectory: options.bundleTo && expandPath(options.bundleTo),
     reporter: context.reporter,
   });
   await makeNamed(context, [options.to, options.bundleTo]);
@@ -160,13 +160,16 @@ async function runAdopt(context: Context, options: InitOptions): Promise<void> {
   const { adopt, readStoreSecret } = await import("../../setup/adopt.js");
   const { loadSection, saveSection } = await import("../../config/settings.js");
   const { settingsSection } = context;
-  const bundle = await bundleOptions(context, options);
+  const { planRecipients } = await import("../../bundle/recipients.js");
+  const recipientPlan = await planRecipients(recipientOptions(context, options));
   const { passphraseFile } = options;
   const passphrase = passphraseFile && (await readStoreSecret(expandPath(passphraseFile)));
   const result = await operate(context, (lock, signal) =>
     adopt({
       ...operationOptions(context, options, lock, signal),
-      ...bundle,
+      bundleTo: bundleDirectory(context, options),
+      backupDirectory: context.settings.backup?.to,
+      recipientPlan,
       passphrase,
       askPassphrase: () => askSecret("Passphrase of the store", "--passphrase-file FILE"),
       removePassword: options.removePassword,
@@ -189,6 +192,7 @@ function adoptLines({ adopted, bundle }: AdoptResult): string[] {
     `  key_id      ${adopted.key_id}`,
     passphraseLine(adopted.passphrase_source),
     ...bundleLines(bundle),
+    ...(bundle?.recipients ?? []).map((recipient) => `  opens with  ${recipient}`),
     ...(adopted.password_removed
       ? ["", "Removed the password from server.json: start the hub with hivemind-sqlcipher run."]
       : []),

@@ -8,12 +8,12 @@ import {
   addSwapOptions,
   type BundleTargetOptions,
   bundleLines,
-  bundleOptions,
   downtimeLines,
   operate,
   operationOptions,
   passphraseLine,
   type SwapOptions,
+  withBundleTarget,
 } from "../options/operation.js";
 
 interface RotateOptions extends SwapOptions, BundleTargetOptions {
@@ -46,16 +46,17 @@ export function addCommand(program: Command): void {
 
 async function runRotate(context: Context, options: RotateOptions): Promise<void> {
   const { rotate } = await import("../../swap/rotate.js");
-  const bundleTarget = await bundleOptions(context, options);
-  const result = await operate(context, (lock, signal) =>
-    rotate({
-      ...operationOptions(context, options, lock, signal),
-      ...bundleTarget,
-      passphraseFile: options.passphraseFile && expandPath(options.passphraseFile),
-      settingsSection: context.settingsSection,
-      keepPrevious: options.keepPrevious,
-      reencrypt: options.reencryptBackups && expandPath(options.reencryptBackups),
-    }),
+  const result = await withBundleTarget(context, options, (bundleTarget) =>
+    operate(context, (lock, signal) =>
+      rotate({
+        ...operationOptions(context, options, lock, signal),
+        ...bundleTarget,
+        passphraseFile: options.passphraseFile && expandPath(options.passphraseFile),
+        settingsSection: context.settingsSection,
+        keepPrevious: options.keepPrevious,
+        reencrypt: options.reencryptBackups && expandPath(options.reencryptBackups),
+      }),
+    ),
   );
   context.output.result(result, () => rotateLines(result));
 }

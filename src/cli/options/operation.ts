@@ -9,6 +9,7 @@ import { StoreError } from "../../errors.js";
 import type { OperationLock } from "../../operation/lock.js";
 import { abortOnSignal } from "../../process/signals.js";
 import { defaultUnit } from "../../service/service.js";
+import type { BundleOptions } from "../../swap/options.js";
 import { type Context, recoveryCommand } from "../context.js";
 import { addParagraph } from "../help.js";
 import { asStoreError } from "../ui/output.js";
@@ -110,21 +111,28 @@ export function operationOptions(
 }
 
 /**
- * Returns where the bundle goes and its recipients; creates a recovery key if there is no recipient.
+ * Runs an operation that writes a bundle, with the bundle's directory and recipients. Generates a
+ * recovery key if there is no recipient, and takes it back if the operation fails.
  *
  * @throws {@link StoreError} usage - if no directory for the bundle is named
  */
-export async function bundleOptions(context: Context, options: BundleTargetOptions) {
-  const { ensureRecipients } = await import("../../bundle/recipients.js");
+export async function withBundleTarget<Result>(
+  context: Context,
+  options: BundleTargetOptions,
+  operation: (target: BundleOptions) => Promise<Result>,
+): Promise<Result> {
+  const { planRecipients } = await import("../../bundle/recipients.js");
   const { assertBundleDirectory } = await import("../../swap/prepare.js");
   const bundleTo = bundleDirectory(context, options);
-  // Before a recovery key is created that would then be of no use.
   await assertBundleDirectory(bundleTo);
-  return {
-    bundleTo,
-    backupFolder: context.settings.backup?.to,
-    recipients: await ensureRecipients(recipientOptions(context, options)),
-  };
+  if (context.source.kind === "keyring") {
+    const { assertKeyringUsable } = await import("../../keys/keyring.js");
+    await assertKeyringUsable();
+  }
+  const plan = await planRecipients(recipientOptions(context, options));
+  return await plan.use(bundleTo, (recipients) =>
+    operation({ bundleTo, backupFolder: context.settings.backup?.to, recipients }),
+  );
 }
 
 /** Returns the directories of backups and bundles that the settings or the environment name. */

@@ -3,9 +3,10 @@
  * out.
  */
 import type { Command } from "commander";
-import type { RecipientOptions } from "../../bundle/recipients.js";
+import type { RecipientOptions, RecoveryKeyDelivery } from "../../bundle/recipients.js";
 import { expandPath } from "../../config/paths.js";
 import { StoreError } from "../../errors.js";
+import { lstatIfExists } from "../../fs/read.js";
 import { type Context, repeated } from "../context.js";
 import { confirm } from "../ui/prompt.js";
 
@@ -24,51 +25,70 @@ export function recipientOptions(
   context: Context,
   options: RecipientCommandOptions,
 ): RecipientOptions {
+  const file = options.recoveryKeyFile;
   return {
     settings: context.settingsSection,
     recipients: options.recipient ?? [],
-    keepRecoveryKey: (identity, recipient) =>
-      keepRecoveryKey(context, options.recoveryKeyFile, identity, recipient),
+    recoveryKey:
+      file === undefined ? deliverByTerminal(context) : deliverByFile(context, expandPath(file)),
   };
 }
 
-async function keepRecoveryKey(
-  context: Context,
-  file: string | undefined,
-  identity: string,
-  recipient: string,
-): Promise<void> {
-  const { output, storePath } = context;
-  if (file !== undefined) {
-    const { createFile } = await import("../../fs/atomic.js");
-    const path = expandPath(file);
-    await createFile(
-      path,
-      `# Recovery key of the HiveMind store ${storePath}\n# Opens its passphrase bundles: age -d -i THIS-FILE clients.….bundle.age\n# public key: ${recipient}\n${identity}\n`,
-    );
-    output.onEnd({
-      result: `Recovery key: ${path}. Move it off this machine, to a safe, a USB stick or a password manager.`,
-      error: `the recovery key ${path} was created; keep it: bundles are encrypted to it from now on`,
-    });
-    return;
-  }
-  if (!process.stdout.isTTY || output.json) {
-    throw new StoreError("usage", "a new recovery key can only be shown on a terminal", {
-      hint: "Add --recovery-key-file PATH, or --recipient with a key that you already have.",
-    });
-  }
-  output.line(
-    [
-      "This is the recovery key. It opens the passphrase bundles, and with them the",
-      "backups, if this machine or its keyring is lost. It is shown only now and",
-      "stored nowhere: write it down.",
-      "",
-      `  ${identity}`,
-      "",
-    ].join("\n"),
-  );
-  await confirm("Have you written it down?", context.yes);
-  output.onEnd({
-    error: "keep the recovery key that was shown: bundles are encrypted to it from now on",
-  });
+function deliverByFile({ output, storePath }: Context, path: string): RecoveryKeyDelivery {
+  return {
+    isRequested: true,
+    assertPossible: async () => {
+      if (!(await lstatIfExists(path))) return;
+      throw new StoreError("refused", `the recovery key file ${path} exists already`, {
+        hint: "Move it away, or name another file with --recovery-key-file PATH.",
+      });
+    },
+    deliver: async (identity, recipient) => {
+      const { createFile } = await import("../../fs/atomic.js");
+      await createFile(
+        path,
+        `# Recovery key of the HiveMind store ${storePath}\n# Opens its passphrase bundles: age -d -i THIS-FILE clients.….bundle.age\n# public key: ${recipient}\n${identity}\n`,
+      );
+    },
+    report: () =>
+      output.onEnd({
+        result: `Recovery key: ${path}. Move it off this machine, to a safe, a USB stick or a password manager.`,
+        error: `the recovery key ${path} was created; keep it: a bundle is encrypted to it`,
+      }),
+    revoke: async () => {
+      const { removeFile } = await import("../../fs/atomic.js");
+      await removeFile(path);
+    },
+  };
+}
+
+function deliverByTerminal({ output, yes }: Context): RecoveryKeyDelivery {
+  return {
+    isRequested: false,
+    assertPossible: async () => {
+      if (process.stdout.isTTY && !output.json) return;
+      throw new StoreError("usage", "a new recovery key can only be shown on a terminal", {
+        hint: "Add --recovery-key-file PATH, or --recipient with a key that you already have.",
+      });
+    },
+    deliver: async (identity) => {
+      output.line(
+        [
+          "This is the recovery key. It opens the passphrase bundles, and with them the",
+          "backups, if this machine or its keyring is lost. It is shown only now and",
+          "stored nowhere: write it down.",
+          "",
+          `  ${identity}`,
+          "",
+        ].join("\n"),
+      );
+      await confirm("Have you written it down?", yes);
+    },
+    report: () =>
+      output.onEnd({ error: "keep the recovery key that was shown: a bundle is encrypted to it" }),
+    revoke: async () =>
+      output.warning(
+        "the recovery key above is not in use: discard it. The next try shows another.",
+      ),
+  };
 }
