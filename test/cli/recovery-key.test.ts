@@ -72,7 +72,7 @@ test("recipients that are reused are named, with the option for a new key", asyn
   await mkdir(dirname(settingsPath(machine)), { recursive: true });
   await writeFile(settingsPath(machine), JSON.stringify({ recipients: [recipient] }));
   const { code, stdout, stderr } = await machine.run(["init"]);
-  expect([code, stdout]).toEqual([0, expect.stringContaining(`opens with  ${recipient}`)]);
+  expect([code, stdout]).toEqual([0, expect.stringContaining(`open with the key of ${recipient}`)]);
   expect(stderr).toMatch(new RegExp(`${recipient}.*--recovery-key-file`));
 });
 
