@@ -3,7 +3,7 @@ import { isUtf8 } from "node:buffer";
 import { readFileSync } from "node:fs";
 import { CommanderError } from "commander";
 import { exitCodes, StoreError, systemError } from "../errors.js";
-import { withInteraction } from "../process/interaction.js";
+import { type Interaction, withInteraction } from "../process/interaction.js";
 import { hardenProcess } from "../process/privacy.js";
 import { buildProgram } from "./program.js";
 import { asStoreError, Output } from "./ui/output.js";
@@ -34,9 +34,7 @@ async function main(argv: string[]): Promise<void> {
   try {
     assertUtf8(argv);
     const program = await buildProgram(output, argv.slice(2));
-    await withInteraction({ notice: (text) => output.notice(text) }, () =>
-      program.parseAsync(argv),
-    );
+    await withInteraction(interactionOf(argv, output), () => program.parseAsync(argv));
   } catch (error) {
     if (error instanceof CommanderError && error.exitCode === 0) return; // --help, --version
     if (isHelp(error) && !output.json) {
@@ -50,6 +48,15 @@ async function main(argv: string[]): Promise<void> {
     }
     process.exitCode = failure.exitCode;
   }
+}
+
+/** Returns how a call deep inside the command, such as a read of the keyring, reaches its user. */
+function interactionOf(argv: string[], output: Output): Interaction {
+  const yes = argv.some((arg) => arg === "--yes" || /^-[a-z]*y[a-z]*$/.test(arg));
+  return {
+    notice: (text) => output.notice(text),
+    confirm: async (question) => (await import("./ui/prompt.js")).confirm(question, yes),
+  };
 }
 
 /**

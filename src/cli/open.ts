@@ -65,8 +65,10 @@ export async function recoverFirst({ storePath, output }: Context): Promise<void
 async function withModule(error: StoreError, { settings }: Context): Promise<StoreError> {
   const module = isStoreNamed(settings.store) ? undefined : await otherModule();
   if (module === undefined) return error;
+  const message = `${error.message}; the hub's server.json names the database ${module}`;
+  if (!error.hint?.startsWith("Create a store")) return wrap(error, { message });
   return wrap(error, {
-    message: `${error.message}; the hub's server.json names the database ${module}`,
+    message,
     hint: `Run hivemind-sqlcipher init, then hivemind-sqlcipher migrate --from ${module} --to hivemind-sqlcipher-db-plugin --switch.`,
   });
 }

@@ -140,15 +140,28 @@ async function* readKeyring(storePath: string, keyId?: string): AsyncGenerator<K
     found = true;
     yield { passphrase: secret, generation: slot };
   }
-  if (!found) {
-    throw new StoreError(
-      "passphraseUnavailable",
-      `the keyring has no passphrase for ${storePath}`,
-      {
-        hint: "a new store: hivemind-sqlcipher init; one whose passphrase is in a bundle: hivemind-sqlcipher bundle import FILE --identity FILE",
-      },
-    );
-  }
+  if (!found) throw noEntryError(storePath, keyId);
+}
+
+const noEntryErrors = new WeakSet<StoreError>();
+
+/** An encrypted file has a bundle, so this error never advises init. */
+function noEntryError(storePath: string, keyId: string | undefined): StoreError {
+  const bundle = keyId === undefined ? "FILE" : `clients.${keyId}.bundle.age`;
+  const error = new StoreError(
+    "passphraseUnavailable",
+    `the keyring has no passphrase for ${storePath}`,
+    {
+      hint: `Take the passphrase from a bundle: hivemind-sqlcipher bundle import ${bundle} --identity FILE`,
+    },
+  );
+  noEntryErrors.add(error);
+  return error;
+}
+
+/** Returns whether the error means that the keyring was read, and has no entry for the store. */
+export function isNoEntry(error: unknown): error is StoreError {
+  return error instanceof StoreError && noEntryErrors.has(error);
 }
 
 function isPrevious(slot: string): slot is `previous:${string}` {

@@ -1,5 +1,5 @@
 /** Opens a store with the passphrase, of those in its source, that fits. */
-import { StoreError } from "../errors.js";
+import { isKind, StoreError } from "../errors.js";
 import { currentInteraction, withInteraction } from "../process/interaction.js";
 import { identify, type OpenedStore, openEncrypted } from "../store/cipher.js";
 import { ClientStore } from "../store/client-store.js";
@@ -7,10 +7,12 @@ import { Connection, type ConnectionOptions } from "../store/connection.js";
 import { knownSchemaVersion } from "../store/schema.js";
 import { cacheKey, findCachedKey } from "./derived-key.js";
 import { deleteDerivedKeys } from "./keyring.js";
+import { missingStoreError, openMovedStore, takeOverEntries } from "./moved-store.js";
 import { checkPassphrase } from "./passphrase.js";
 import {
   describeSource,
   type Generation,
+  isNoEntry,
   type KeptPassphrase,
   type PassphraseSource,
   readPassphrases,
@@ -42,28 +44,81 @@ export async function unlock(
   for (;;) {
     const before = tried.length;
     const keyId = await encryptedKeyId(path);
-    for await (const kept of readPassphrases(source, path, keyId)) {
-      if (tried.some((one) => one.keyId === keyId && one.passphrase === kept.passphrase)) continue;
-      let opened: OpenedStore;
-      try {
-        opened = await openEncrypted(path, kept.passphrase, options);
-      } catch (error) {
-        if (!(error instanceof StoreError && error.kind === "wrongPassphrase")) throw error;
+    try {
+      for await (const kept of readPassphrases(source, path, keyId)) {
+        if (tried.some((one) => one.keyId === keyId && one.passphrase === kept.passphrase))
+          continue;
+        const opened = await tryToOpen(path, kept.passphrase, options);
+        if (opened !== undefined) return await unlocked(path, source, opened, kept, tried);
         tried.push({ ...kept, keyId });
-        continue;
       }
-      if (source.kind === "keyring" && source.withoutKeyCache) await deleteCachedKeys(path, opened);
-      return { ...opened, ...kept };
+    } catch (error) {
+      if (!isNoEntry(error)) throw error;
+      return await unlockMoved(path, keyId, options, error);
     }
     // A rotation may have ended between reading the keyring and reading the file, so this retries
     // as long as the keyring or the file has changed.
-    if (tried.length === before || source.kind !== "keyring") {
-      const bundle = `clients.${keyId}.bundle.age`;
-      throw noneOpens(path, source, tried, {
-        keyring: `Take the passphrase from its bundle: hivemind-sqlcipher bundle import ${bundle} --identity FILE`,
-        elsewhere: `Take the passphrase from its bundle: hivemind-sqlcipher bundle show ${bundle} --identity FILE --show-passphrase`,
-      });
-    }
+    if (tried.length > before && source.kind === "keyring") continue;
+    const bundle = `clients.${keyId}.bundle.age`;
+    const error = noneOpens(path, source, tried, {
+      keyring: `Take the passphrase from its bundle: hivemind-sqlcipher bundle import ${bundle} --identity FILE`,
+      elsewhere: `Take the passphrase from its bundle: hivemind-sqlcipher bundle show ${bundle} --identity FILE --show-passphrase`,
+    });
+    if (source.kind !== "keyring") throw error;
+    return await unlockMoved(path, keyId, options, error);
+  }
+}
+
+async function unlocked(
+  path: string,
+  source: PassphraseSource,
+  opened: OpenedStore,
+  kept: KeptPassphrase,
+  tried: readonly Tried[],
+): Promise<UnlockedStore> {
+  if (source.kind === "keyring" && source.withoutKeyCache) await deleteCachedKeys(path, opened);
+  const wrong = tried.filter(({ collection }) => collection !== undefined);
+  if (kept.collection !== undefined && wrong.length > 0) {
+    currentInteraction().notice?.(
+      `the keyring has several entries for ${path}: that in the collection "${kept.collection}" opens it, ${wrong.map(({ collection }) => `that in "${collection}"`).join(" and ")} does not; delete the wrong one`,
+    );
+  }
+  return { ...opened, ...kept };
+}
+
+/**
+ * Opens the store with a passphrase of another path, and stores it for this one.
+ *
+ * @throws `reason`, if there is no such passphrase
+ */
+async function unlockMoved(
+  path: string,
+  keyId: string | undefined,
+  options: ConnectionOptions,
+  reason: StoreError,
+): Promise<UnlockedStore> {
+  const moved = await openMovedStore(path, keyId, options);
+  if (moved === undefined) throw reason;
+  const { opened, passphrase } = moved;
+  try {
+    await takeOverEntries(path, moved);
+  } catch (error) {
+    await opened.connection.close();
+    throw error;
+  }
+  return { ...opened, passphrase, generation: "current" };
+}
+
+async function tryToOpen(
+  path: string,
+  passphrase: string,
+  options: ConnectionOptions,
+): Promise<OpenedStore | undefined> {
+  try {
+    return await openEncrypted(path, passphrase, options);
+  } catch (error) {
+    if (isKind(error, "wrongPassphrase")) return undefined;
+    throw error;
   }
 }
 
@@ -75,11 +130,7 @@ interface Tried extends KeptPassphrase {
 /** Returns the file's key_id. @throws {@link StoreError} for a missing or unencrypted file. */
 async function encryptedKeyId(path: string): Promise<string | undefined> {
   const { format, keyId } = await identify(path);
-  if (format === "absent") {
-    throw new StoreError("notFound", `there is no store at ${path}`, {
-      hint: "Create a store: hivemind-sqlcipher init; or name another: --db PATH",
-    });
-  }
+  if (format === "absent") throw await missingStoreError(path);
   if (format === "plaintext") {
     // For a schema of a newer version, encrypt would be wrong advice.
     await using connection = await Connection.open(path, { mode: "readonly", immutable: true });
@@ -163,6 +214,10 @@ async function deleteCachedKeys(path: string, { connection }: OpenedStore): Prom
   }
 }
 
+function describeTried({ generation, collection }: KeptPassphrase): string {
+  return collection === undefined ? generation : `${generation} in the collection "${collection}"`;
+}
+
 /**
  * Returns the error for an encrypted file that no passphrase of its source opens.
  *
@@ -175,7 +230,7 @@ export function noneOpens(
   hints: { readonly keyring: string; readonly elsewhere: string },
 ): StoreError {
   if (source.kind === "keyring") {
-    const generations = tried.map(({ generation }) => generation).join(", ");
+    const generations = tried.map(describeTried).join(", ");
     return new StoreError(
       "wrongPassphrase",
       `no passphrase in the keyring opens ${path} (tried: ${generations}), or it is not a database`,

@@ -10,6 +10,7 @@ import { constants } from "node:fs";
 import { lstat, open, stat } from "node:fs/promises";
 import { dirname } from "node:path";
 import { hasCode, StoreError, systemError } from "../errors.js";
+import { missingStoreError } from "../keys/moved-store.js";
 import { Connection } from "../store/connection.js";
 import { Journal } from "./journal.js";
 
@@ -92,9 +93,7 @@ async function ensureLockFile(path: string, storePath: string): Promise<void> {
     }
   } catch (error) {
     if (hasCode(error, "ENOENT", "ENOTDIR")) {
-      throw new StoreError("notFound", `there is no store at ${storePath}, and no such folder`, {
-        hint: "a new store: hivemind-sqlcipher init; another one: --db PATH",
-      });
+      throw await missingStoreError(storePath);
     }
     if (!hasCode(error, "EEXIST")) throw systemError(error, `cannot create ${path}`);
     if (!(await lstat(path)).isFile()) {

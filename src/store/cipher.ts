@@ -251,7 +251,7 @@ export async function openEncrypted(
   const size = await databaseSize(path);
   if (size === undefined) {
     throw new StoreError("notFound", `there is no store at ${path}`, {
-      hint: "Create one: hivemind-sqlcipher init",
+      hint: "Name the store: --db PATH",
     });
   }
   if (size === 0) throw notADatabase(path);

@@ -13,6 +13,7 @@ import {
   resolvePasswordDelivery,
 } from "../hub/password-delivery.js";
 import { getEntry } from "../keys/keyring.js";
+import { missingStoreError } from "../keys/moved-store.js";
 import { adoptPending, firstPassphrase, planRotation } from "../keys/rotation-plan.js";
 import {
   describeSource,
@@ -152,9 +153,7 @@ async function inspectPlaintext(
 ): Promise<Found> {
   const { format } = await identify(storePath);
   if (format === "absent") {
-    throw new StoreError("notFound", `there is no store at ${storePath}`, {
-      hint: "a new one that is encrypted from the start: hivemind-sqlcipher init",
-    });
+    throw await missingStoreError(storePath);
   }
   if (format === "unknown") {
     throw new StoreError("corrupted", `${storePath} is not a database`);

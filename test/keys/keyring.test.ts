@@ -157,7 +157,7 @@ test("a store that the keyring knows nothing of is told from a keyring that cann
   ).rejects.toMatchObject({
     kind: "passphraseUnavailable",
     message: `the keyring has no passphrase for ${store}`,
-    hint: expect.stringMatching(/hivemind-sqlcipher init;.*hivemind-sqlcipher bundle import/),
+    hint: "Take the passphrase from a bundle: hivemind-sqlcipher bundle import clients.0011223344556677.bundle.age --identity FILE",
   });
 });
 

@@ -9,6 +9,8 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { promisify } from "node:util";
 import { expect, vi } from "vitest";
+import { Bus } from "../../src/dbus/client.js";
+import { Variant } from "../../src/dbus/message.js";
 import { inspectKeyring } from "../../src/keys/inspect.js";
 
 const run = promisify(execFile);
@@ -88,9 +90,44 @@ export class OwnBus implements AsyncDisposable {
     return (await running).stdout;
   }
 
-  async lock(): Promise<void> {
+  async lock(collection = "login"): Promise<void> {
     await this.shell(
-      "busctl --user call org.freedesktop.secrets /org/freedesktop/secrets org.freedesktop.Secret.Service Lock ao 1 /org/freedesktop/secrets/collection/login",
+      `busctl --user call org.freedesktop.secrets /org/freedesktop/secrets org.freedesktop.Secret.Service Lock ao 1 /org/freedesktop/secrets/collection/${collection}`,
+    );
+  }
+
+  /** Creates a collection without a dialog, in the way of gnome-keyring's own command-line tools. */
+  async createCollection(label: string, password: string): Promise<void> {
+    await using bus = await Bus.session(this.environment);
+    const secrets = { destination: "org.freedesktop.secrets", path: "/org/freedesktop/secrets" };
+    const [, session] = await bus.call(
+      {
+        ...{ ...secrets, interface: "org.freedesktop.Secret.Service", member: "OpenSession" },
+        ...{ signature: "sv", args: ["plain", new Variant("s", "")] },
+      },
+      "vo",
+    );
+    const properties = new Map([
+      ["org.freedesktop.Secret.Collection.Label", new Variant("s", label)],
+    ]);
+    const secret = [session, Buffer.alloc(0), Buffer.from(password), "text/plain"];
+    await bus.call(
+      {
+        ...secrets,
+        interface: "org.gnome.keyring.InternalUnsupportedGuiltRiddenInterface",
+        member: "CreateWithMasterPassword",
+        ...{ signature: "a{sv}(oayays)", args: [properties, secret] },
+      },
+      "o",
+    );
+  }
+
+  /** Puts an entry of a store into a collection, as another program may. */
+  async putEntry(account: string, secret: string, collection: string): Promise<void> {
+    const path = `/org/freedesktop/secrets/collection/${collection}`;
+    await this.shell(
+      `secret-tool store --label=x --collection=${path} service hivemind-sqlcipher account '${account}' xdg:schema org.freedesktop.Secret.Generic`,
+      secret,
     );
   }
 

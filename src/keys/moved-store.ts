@@ -1,0 +1,143 @@
+/**
+ * Stores whose path changed: the data directory was moved, the user renamed, the disk mounted
+ * elsewhere. The keyring's entries still name the old path; the file's key_id, or trying, tells which
+ * of them belong to it.
+ */
+import { isKind, StoreError } from "../errors.js";
+import { currentInteraction, withInteraction } from "../process/interaction.js";
+import { identify, type OpenedStore, openEncrypted } from "../store/cipher.js";
+import type { ConnectionOptions } from "../store/connection.js";
+import { getEntry, listStores, readEntries, type StoreInKeyring, setEntry } from "./keyring.js";
+import { keepCurrent, keepPending, planRotation, promotePending } from "./rotation-plan.js";
+
+/** Each further candidate takes up to half a second to try. */
+const maxCandidates = 8;
+/** For a hint, the keyring is not waited for as long as for a passphrase. */
+const hintTimeoutMs = 1_000;
+
+/** A store opened with the passphrase of another path. */
+export interface MovedStore {
+  readonly opened: OpenedStore;
+  readonly passphrase: string;
+  /** The path that the keyring has the passphrase for. */
+  readonly from: string;
+}
+
+/**
+ * Opens a store with a passphrase that the keyring has for a path where the store may have been.
+ *
+ * @returns undefined if none opens it
+ * @throws {@link StoreError} `passphraseUnavailable` - if the keyring cannot be read
+ */
+export async function openMovedStore(
+  path: string,
+  keyId: string | undefined,
+  options: ConnectionOptions,
+): Promise<MovedStore | undefined> {
+  for (const store of await findCandidates(path, keyId)) {
+    for (const slot of store.slots.filter((name) => !name.startsWith("derived:"))) {
+      for await (const { secret: passphrase } of readEntries(store.storePath, slot)) {
+        try {
+          const opened = await openEncrypted(path, passphrase, options);
+          return { opened, passphrase, from: store.storePath };
+        } catch (error) {
+          if (!isKind(error, "wrongPassphrase")) throw error;
+        }
+      }
+    }
+  }
+  return undefined;
+}
+
+/**
+ * Stores the passphrase under the new path, and the previous ones of the old path with it, if the
+ * user agrees. The entries of the old path stay: it may be another disk's, or a copy.
+ *
+ * @throws {@link StoreError} `passphraseUnavailable` - without the user's consent
+ */
+export async function takeOverEntries(path: string, moved: MovedStore): Promise<void> {
+  const { from, passphrase } = moved;
+  try {
+    const { confirm } = currentInteraction();
+    if (confirm === undefined) throw new StoreError("usage", "no user to ask");
+    await confirm(
+      `The keyring has no passphrase for ${path}, but that of ${from} opens it.\nStore it for the new path as well?`,
+    );
+  } catch (error) {
+    if (!isKind(error, "usage", "refused")) throw error;
+    throw new StoreError(
+      "passphraseUnavailable",
+      `the keyring has no passphrase for ${path}, but that of ${from} opens it`,
+      {
+        hint: "If the store was moved, run the command again with --yes: it stores the passphrase for the new path.",
+        cause: error,
+      },
+    );
+  }
+  const plan = await planRotation(path, { kind: "keyring" }, passphrase, {}, true);
+  if (plan === undefined) return;
+  await keepPending(path, passphrase);
+  await keepCurrent(path, plan);
+  await promotePending(path, plan);
+  await copyPrevious(from, path);
+  currentInteraction().notice?.(
+    `the keyring has the passphrase for ${path} now; the entry for ${from} stays`,
+  );
+}
+
+/** Copies the passphrases of older backups. Replaces none. */
+async function copyPrevious(from: string, to: string): Promise<void> {
+  const stores = await listStores({ unlock: true });
+  const slots = stores.find(({ storePath }) => storePath === from)?.slots ?? [];
+  for (const slot of slots.filter((name) => name.startsWith("previous:"))) {
+    const secret = await getEntry(from, slot);
+    const isFree = (await getEntry(to, slot)) === undefined;
+    if (secret !== undefined && isFree) await setEntry(to, slot, secret);
+  }
+}
+
+/**
+ * Returns the stores in the keyring that may have been at this path: those with an entry for the
+ * key_id first, then those whose file is gone. A store whose file has another key_id is not it.
+ */
+async function findCandidates(path: string, keyId: string | undefined): Promise<StoreInKeyring[]> {
+  const certain: StoreInKeyring[] = [];
+  const possible: StoreInKeyring[] = [];
+  for (const store of await listStores({ unlock: true })) {
+    if (store.storePath === path) continue;
+    const hasKeyId = store.slots.some((slot) => slot.endsWith(`:${keyId}`));
+    const file = await identify(store.storePath).catch(() => undefined);
+    if (hasKeyId || file?.keyId === keyId) certain.push(store);
+    else if (file === undefined || file.format === "absent") possible.push(store);
+  }
+  return [...certain, ...possible].slice(0, maxCandidates);
+}
+
+/**
+ * Returns the error for a path without a store. Its advice depends on what the keyring has: `init`
+ * would hide a store that was moved, or that a backup can restore.
+ */
+export async function missingStoreError(path: string): Promise<StoreError> {
+  return new StoreError("notFound", `there is no store at ${path}`, {
+    hint: await missingStoreHint(path),
+  });
+}
+
+async function missingStoreHint(path: string): Promise<string> {
+  const stores = await withInteraction({ signal: AbortSignal.timeout(hintTimeoutMs) }, () =>
+    listStores({ unlock: false }).catch(() => []),
+  );
+  const others: string[] = [];
+  for (const { storePath } of stores) {
+    const file = await identify(storePath).catch(() => undefined);
+    if (file?.format === "sqlcipher") others.push(storePath);
+  }
+  if (stores.some(({ storePath, slots }) => storePath === path && slots.includes("current"))) {
+    return "The keyring has a passphrase for it, so a store was here. Restore a backup: hivemind-sqlcipher restore BACKUP";
+  }
+  const [first] = others;
+  if (first === undefined) {
+    return "Create a store: hivemind-sqlcipher init; or name another: --db PATH";
+  }
+  return `The keyring has the passphrase of ${others.join(" and of ")}. Name the store: --db '${first}'. To create another store: hivemind-sqlcipher init`;
+}
