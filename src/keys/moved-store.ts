@@ -3,7 +3,7 @@
  * elsewhere. The keyring's entries still name the old path; the file's key_id, or trying, tells which
  * of them belong to it.
  */
-import { isKind, StoreError } from "../errors.js";
+import { isKind, StoreError, withLine, wrap } from "../errors.js";
 import { currentInteraction, withInteraction } from "../process/interaction.js";
 import { identify, type OpenedStore, openEncrypted } from "../store/cipher.js";
 import type { ConnectionOptions } from "../store/connection.js";
@@ -53,26 +53,30 @@ export async function openMovedStore(
  * Stores the passphrase under the new path, and the previous ones of the old path with it, if the
  * user agrees. The entries of the old path stay: it may be another disk's, or a copy.
  *
- * @throws {@link StoreError} `passphraseUnavailable` - without the user's consent
+ * @param reason - why the store does not open with its own entries
+ * @throws `reason`, with the old path, if the user does not agree
  */
-export async function takeOverEntries(path: string, moved: MovedStore): Promise<void> {
+export async function takeOverEntries(
+  path: string,
+  moved: MovedStore,
+  reason: StoreError,
+): Promise<void> {
   const { from, passphrase } = moved;
   try {
     const { confirm } = currentInteraction();
     if (confirm === undefined) throw new StoreError("usage", "no user to ask");
     await confirm(
-      `The keyring has no passphrase for ${path}, but that of ${from} opens it.\nStore it for the new path as well?`,
+      `The passphrase that the keyring has for ${from} opens ${path}.\nStore it for the new path as well?`,
     );
   } catch (error) {
     if (!isKind(error, "usage", "refused")) throw error;
-    throw new StoreError(
-      "passphraseUnavailable",
-      `the keyring has no passphrase for ${path}, but that of ${from} opens it`,
-      {
-        hint: "If the store was moved, run the command again with --yes: it stores the passphrase for the new path.",
-        cause: error,
-      },
-    );
+    throw wrap(reason, {
+      message: `${reason.message}, but that of ${from} opens it`,
+      hint: withLine(
+        "If the store was moved, run the command again with --yes: it stores the passphrase for the new path.",
+        reason.hint ?? "",
+      ),
+    });
   }
   const plan = await planRotation(path, { kind: "keyring" }, passphrase, {}, true);
   if (plan === undefined) return;

@@ -106,10 +106,12 @@ export class SecretService implements AsyncDisposable {
 
   /** Returns a collection's label, as its user knows it. */
   async label(collection: string): Promise<string> {
+    const name = collection.slice(collection.lastIndexOf("/") + 1);
     try {
-      return String(await this.#property(collection, collectionInterface, "Label", "s"));
+      // gnome-keyring's session collection has an empty label.
+      return String(await this.#property(collection, collectionInterface, "Label", "s")) || name;
     } catch (error) {
-      if (error instanceof BusError) return collection.slice(collection.lastIndexOf("/") + 1);
+      if (error instanceof BusError) return name;
       throw error;
     }
   }

@@ -101,7 +101,7 @@ async function unlockMoved(
   if (moved === undefined) throw reason;
   const { opened, passphrase } = moved;
   try {
-    await takeOverEntries(path, moved);
+    await takeOverEntries(path, moved, reason);
   } catch (error) {
     await opened.connection.close();
     throw error;
