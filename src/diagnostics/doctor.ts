@@ -6,6 +6,7 @@ import { StoreError } from "../errors.js";
 import type { PassphraseSource } from "../keys/source.js";
 import { unlock, unlockStore } from "../keys/unlock.js";
 import { Journal } from "../operation/journal.js";
+import { withInteraction } from "../process/interaction.js";
 import { waitForOperation } from "../recovery/wait.js";
 import { type ServiceChoice, selectService } from "../service/select.js";
 import { identify, type StoreKey } from "../store/cipher.js";
@@ -51,6 +52,11 @@ export interface Diagnosis {
  * @throws {@link StoreError} what `unlockStore` throws, with `fillGaps`
  */
 export async function doctor(options: DoctorOptions): Promise<Diagnosis> {
+  // A diagnosis asks nothing: what it would ask for is a finding.
+  return await withInteraction({ confirm: undefined }, () => diagnose(options));
+}
+
+async function diagnose(options: DoctorOptions): Promise<Diagnosis> {
   const { storePath, source } = options;
   const checks: Check[] = [];
   let filled: number | null = null;

@@ -4,6 +4,7 @@
  */
 import { join } from "node:path";
 import { type Bundle, bundleName, writeBundle } from "../bundle/bundle.js";
+import { isKind } from "../errors.js";
 import { assertReplaceable, removePartials } from "../fs/atomic.js";
 import { lstatIfExists } from "../fs/read.js";
 import { readServerJson } from "../hub/server-json.js";
@@ -102,12 +103,22 @@ export async function adoptPassphrase(
   return bundle;
 }
 
-/** Finishes or undoes what was interrupted. */
+/**
+ * Finishes or undoes an interrupted adoption. Without the keyring it is given up: the journal must
+ * not block commands that need no keyring, and a pending entry that stays opens the store.
+ */
 export async function recoverAdoption(journal: Journal, storePath: string): Promise<Recovery> {
   const { operation, step } = journal.entry;
   const data = journal.dataAs(adoptionJournalSchema);
   if (step === "taking") {
-    await finish(storePath, data, journal);
+    try {
+      await finish(storePath, data, journal);
+    } catch (error) {
+      if (!isKind(error, "passphraseUnavailable")) throw error;
+      await journal.remove();
+      const reason = `the interrupted ${operation} was not finished, because ${error.message}`;
+      return { messages: [`${reason}; run it again when the keyring is available`] };
+    }
     return {
       messages: [`finished the interrupted ${operation}: the passphrase is in the keyring`],
     };
@@ -135,7 +146,12 @@ async function finish(storePath: string, data: AdoptionJournal, journal: Journal
 async function undo(storePath: string, data: AdoptionJournal): Promise<void> {
   const { keyring, server_json: serverJson } = data;
   if (serverJson !== undefined) await removePartials((await readServerJson(serverJson)).file);
-  if (keyring) await restoreKeyring(storePath, keyring, false);
+  try {
+    if (keyring) await restoreKeyring(storePath, keyring, false);
+  } catch (error) {
+    // The entry that stays is a passphrase of this store, which the next operation makes current.
+    if (!isKind(error, "passphraseUnavailable")) throw error;
+  }
 }
 
 async function removeBundle({ bundle }: AdoptionJournal): Promise<void> {

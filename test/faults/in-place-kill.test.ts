@@ -68,3 +68,20 @@ test("bundle import takes up a pending passphrase that opens the store: undone, 
   expect((await world.settle()).error).toBeUndefined();
   expect(await world.slots()).toEqual({ current: passphrase });
 });
+
+test.each(["bundled", "taking"])(
+  "bundle import killed at %s, then no keyring: the journal blocks nothing that needs none",
+  async (step) => {
+    const { world, more } = await withBundle();
+    await world.run("import-passphrase", more, killedAt(`import-passphrase.${step}`));
+    const withoutKeyring = {
+      DBUS_SESSION_BUS_ADDRESS: "unix:path=/nonexistent",
+      XDG_RUNTIME_DIR: "/nonexistent",
+    };
+    const settled = await world.drive<string[]>(["settle", world.path], withoutKeyring);
+    expect(settled.error).toBeUndefined();
+    expect(await world.leftovers()).toEqual([]);
+    // The entry that stays opens the store.
+    resultOf(await world.run("import-passphrase", more));
+  },
+);

@@ -45,6 +45,7 @@ async function run() {
     recoveryCommand: [process.execPath, script, "settle", storePath],
     signal: controller.signal,
     reporter,
+    recipientPlan: { notice: undefined, use: (_directory, work) => work(options.recipients) },
   };
   if (operation === "backup") {
     const { backup } = await import("../../dist/backup/backup.js");
