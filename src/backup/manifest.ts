@@ -10,6 +10,7 @@ import { createHmac, timingSafeEqual } from "node:crypto";
 import { basename, dirname, extname, join } from "node:path";
 import { hasCode, StoreError, systemError } from "../errors.js";
 import { removeFile, syncDirectory } from "../fs/atomic.js";
+import { explain, recogniseContent } from "../fs/file-kind.js";
 import { listDirectory, readSmallFile } from "../fs/read.js";
 import { emitStep } from "../operation/step.js";
 import * as z from "../schema.js";
@@ -152,7 +153,10 @@ export async function removeBackup(path: string): Promise<void> {
 }
 
 function parseManifest(text: string, path: string): Manifest {
-  const damaged = () => new StoreError("corrupted", `${path} is damaged, or not a manifest`);
+  const damaged = () => {
+    const error = new StoreError("corrupted", `${path} is damaged, or not a manifest`);
+    return explain(error, recogniseContent(Buffer.from(text)), ["manifest", "passphrase"]);
+  };
   let json: unknown;
   try {
     json = JSON.parse(text);

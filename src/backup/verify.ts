@@ -7,10 +7,17 @@
  */
 import { basename } from "node:path";
 import { isKind, StoreError, withLine, wrap } from "../errors.js";
+import { recogniseFile } from "../fs/file-kind.js";
 import { sha256File, statIfExists } from "../fs/read.js";
 import { type KeptPassphrase, type PassphraseSource, readPassphrases } from "../keys/source.js";
 import { noneOpens } from "../keys/unlock.js";
-import { identify, type OpenedStore, openEncrypted, type StoreKey } from "../store/cipher.js";
+import {
+  identify,
+  type OpenedStore,
+  openEncrypted,
+  type StoreKey,
+  unknownFormatError,
+} from "../store/cipher.js";
 import { ClientStore } from "../store/client-store.js";
 import { findIntegrityErrors } from "../store/integrity.js";
 import { pageErrors } from "../store/page-integrity.js";
@@ -72,6 +79,7 @@ export async function verifyBackup(path: string, secret: BackupPassphrase): Prom
 
   const manifest = await manifestOf(path, checks);
   const { format, keyId } = await identify(path);
+  if (format === "unknown") await assertNotAnotherKind(path);
   // The checksum is computed while SQLite reads the pages.
   const hashing = sha256File(path);
   hashing.catch(() => undefined);
@@ -120,6 +128,13 @@ export async function verifyBackup(path: string, secret: BackupPassphrase): Prom
     check("clients", true, counts(clients), "");
   }
   return verified();
+}
+
+/** Damage is a finding; a manifest or a bundle given in place of the backup is an error. */
+async function assertNotAnotherKind(path: string): Promise<void> {
+  const kind = await recogniseFile(path);
+  if (kind === undefined || kind === "empty" || kind === "passphrase") return;
+  throw await unknownFormatError(path, "corrupted");
 }
 
 /**

@@ -20,6 +20,7 @@ import {
 } from "age-encryption";
 import { hasCode, StoreError, systemError } from "../errors.js";
 import { claimName, createFile, removeFile, replaceFile, stagedName } from "../fs/atomic.js";
+import { explain, recogniseContent } from "../fs/file-kind.js";
 import { lstatIfExists, readSmallFile, sha256Hex } from "../fs/read.js";
 import * as z from "../schema.js";
 import { keyIdOf, openEncrypted, type StoreKey } from "../store/cipher.js";
@@ -80,7 +81,13 @@ export interface BundleRequest {
 }
 
 /** Opens a bundle: the text of an identity file, or the bundle's own passphrase. */
-export type BundleOpener = { readonly identity: string } | { readonly passphrase: string };
+export type BundleOpener =
+  | { readonly identity: string }
+  | {
+      readonly passphrase: string;
+      /** Further passphrases to try. */
+      readonly alternatives?: readonly string[];
+    };
 
 /** What is known of a bundle that was not decrypted. */
 export interface BundleDescription {
@@ -217,14 +224,16 @@ export async function readBundle(path: string, opener: BundleOpener): Promise<Bu
         },
       );
     }
-    for (const identity of parseIdentities(opener.identity)) decrypter.addIdentity(identity);
+    for (const identity of parseIdentities(opener.identity).usable) decrypter.addIdentity(identity);
   } else {
     if (opensWith !== "bundle passphrase") {
       throw new StoreError("usage", `${path} opens with a recovery key, not with a passphrase`, {
         hint: "Name the file with the AGE-SECRET-KEY-1… in it: --identity FILE",
       });
     }
-    decrypter.addPassphrase(opener.passphrase);
+    for (const passphrase of [opener.passphrase, ...(opener.alternatives ?? [])]) {
+      decrypter.addPassphrase(passphrase);
+    }
   }
   let text: string;
   try {
@@ -395,7 +404,8 @@ async function readEncrypted(path: string): Promise<EncryptedBundle> {
   }
   const header = Buffer.from(bytes).toString("latin1").split("\n--- ")[0] ?? "";
   if (!header.startsWith("age-encryption.org/v1\n")) {
-    throw new StoreError("corrupted", `${path} is not a bundle: it is not an age file`);
+    const error = new StoreError("corrupted", `${path} is not a bundle: it is not an age file`);
+    throw explain(error, recogniseContent(file), []);
   }
   return {
     file,
@@ -409,10 +419,10 @@ function parseContents(path: string, text: string): BundleContents {
   try {
     json = JSON.parse(text);
   } catch {
-    throw notABundleError(path);
+    throw notABundleError(path, text);
   }
   const head = z.object({ format: z.literal(format), version: z.int() }).safeParse(json);
-  if (!head.success) throw notABundleError(path);
+  if (!head.success) throw notABundleError(path, text);
   if (head.data.version > version) {
     throw new StoreError(
       "newerVersion",
@@ -430,8 +440,9 @@ function parseContents(path: string, text: string): BundleContents {
   return parsed.data;
 }
 
-function notABundleError(path: string): StoreError {
-  return new StoreError("corrupted", `${path} decrypts, but is not a passphrase bundle`);
+function notABundleError(path: string, text: string): StoreError {
+  const error = new StoreError("corrupted", `${path} decrypts, but is not a passphrase bundle`);
+  return explain(error, recogniseContent(Buffer.from(text)), ["decrypted bundle"]);
 }
 
 function alteredError(path: string, cause: unknown): StoreError {

@@ -8,9 +8,11 @@
  * restore.
  */
 import { bech32 } from "@scure/base";
-import { generateX25519Identity, identityToRecipient } from "age-encryption";
-import { StoreError } from "../errors.js";
-import { readSecretFile } from "../fs/private.js";
+import { armor, Decrypter, generateX25519Identity, identityToRecipient } from "age-encryption";
+import { isKind, StoreError } from "../errors.js";
+import { explain, type FileKind, recogniseContent } from "../fs/file-kind.js";
+import { decodeSecret, readSecretBytes } from "../fs/private.js";
+import { currentInteraction } from "../process/interaction.js";
 
 export interface RecoveryKey {
   /** `AGE-SECRET-KEY-1…`: the secret. */
@@ -57,40 +59,101 @@ export function parseRecipient(text: string): string {
   return recipient.toLowerCase();
 }
 
-/**
- * Returns the identities in an identity file's text, as age-keygen writes it: an identity per line,
- * `#` begins a comment.
- *
- * @throws {@link StoreError} `usage` - if there is none, or any other line; no line is repeated
- */
-export function parseIdentities(text: string): string[] {
-  if (text.includes("-----BEGIN AGE ENCRYPTED FILE-----")) {
-    throw new StoreError("usage", "the identity file is encrypted with a passphrase", {
-      hint: "Decrypt it to a directory in memory first: age -d FILE > /dev/shm/recovery-key.txt",
-    });
-  }
-  const lines = text.split(/\r?\n/).map((line) => line.trim());
-  const identities = lines.filter((line) => line !== "" && !line.startsWith("#"));
-  if (identities.length === 0) throw new StoreError("usage", "no recovery key in the file");
-  return identities.map(parseIdentity);
+/** The identities of an identity file. */
+export interface Identities {
+  /** Canonical, at least one. */
+  readonly usable: string[];
+  /** What was skipped, for messages, without secrets. */
+  readonly skipped: string[];
 }
 
-function parseIdentity(text: string): string {
-  const identity = text.toUpperCase();
+/**
+ * Returns the usable identities in an identity file's text, as age-keygen writes it: an identity per
+ * line, `#` begins a comment. Skips identities of plugins, SSH keys and post-quantum keys.
+ *
+ * @throws {@link StoreError} `usage` - if there is no usable identity; no line is repeated
+ */
+export function parseIdentities(text: string): Identities {
+  const usable: string[] = [];
+  const skipped: string[] = [];
+  let firstProblem: StoreError | undefined;
+  for (const { number, line } of identityLines(text)) {
+    const identity = line.toUpperCase();
+    if (isKey(identity, "AGE-SECRET-KEY-")) {
+      usable.push(identity);
+      continue;
+    }
+    const problem = identityProblem(identity);
+    firstProblem ??= problem.error;
+    skipped.push(`line ${number}: ${problem.name}`);
+  }
+  if (usable.length > 0) return { usable, skipped };
+  throw firstProblem ?? new StoreError("usage", "no recovery key in the file");
+}
+
+/** Returns the lines with an identity; an SSH key, which has several lines, counts once. */
+function identityLines(text: string): { number: number; line: string }[] {
+  const lines: { number: number; line: string }[] = [];
+  let isInKey = false;
+  for (const [index, raw] of text
+    .replace(/^\ufeff/, "")
+    .split(/\r\n|[\r\n]/)
+    .entries()) {
+    const line = raw.trim();
+    if (line === "" || line.startsWith("#")) continue;
+    if (!isInKey) lines.push({ number: index + 1, line });
+    if (/^-----BEGIN /.test(line)) isInKey = true;
+    if (/^-----END /.test(line)) isInKey = false;
+  }
+  return lines;
+}
+
+function identityProblem(identity: string): { name: string; error: StoreError } {
+  const usage = (message: string, hint: string) => new StoreError("usage", message, { hint });
   if (identity.startsWith("AGE1")) {
-    throw new StoreError("usage", "a recipient was given instead of the recovery key", {
-      hint: "Give the file with AGE-SECRET-KEY-1…: a recipient only encrypts.",
-    });
+    return {
+      name: "a recipient",
+      error: usage(
+        "a recipient was given instead of the recovery key",
+        "Give the file with AGE-SECRET-KEY-1…: a recipient only encrypts.",
+      ),
+    };
   }
-  if (!isKey(identity, "AGE-SECRET-KEY-")) {
-    const isMistyped = identity.startsWith("AGE-SECRET-KEY-1");
-    throw new StoreError(
-      "usage",
+  if (identity.startsWith("AGE-PLUGIN-")) {
+    return {
+      name: "the identity of a plugin",
+      error: usage(
+        "the recovery key belongs to a plugin of age, which this program does not run",
+        "Decrypt the bundle with age itself: age -d -i FILE BUNDLE",
+      ),
+    };
+  }
+  if (identity.startsWith("AGE-SECRET-KEY-PQ-1")) {
+    return {
+      name: "a post-quantum identity",
+      error: usage(
+        "a post-quantum key opens no bundle: bundles are encrypted to X25519 keys",
+        "Give AGE-SECRET-KEY-1 followed by 58 letters and digits.",
+      ),
+    };
+  }
+  if (/^-----BEGIN |^SSH-/.test(identity)) {
+    return {
+      name: "an SSH key",
+      error: usage(
+        "an SSH key is not a recovery key",
+        "Bundles are encrypted to age keys only: give AGE-SECRET-KEY-1….",
+      ),
+    };
+  }
+  const isMistyped = identity.startsWith("AGE-SECRET-KEY-1");
+  return {
+    name: isMistyped ? "a recovery key with a typing mistake" : "not a recovery key",
+    error: usage(
       isMistyped ? "the recovery key has a typing mistake" : "not a recovery key",
-      { hint: "Give AGE-SECRET-KEY-1 followed by 58 letters and digits." },
-    );
-  }
-  return identity;
+      "Give AGE-SECRET-KEY-1 followed by 58 letters and digits.",
+    ),
+  };
 }
 
 /** Checks the Bech32 checksum, which detects up to four wrong characters. */
@@ -106,20 +169,64 @@ function isKey(text: string, prefix: string): boolean {
 }
 
 /**
- * Returns an identity file's text after parsing it. Ignores the file's mode: on the day of the
+ * Returns the usable identities of a file, one a line. Ignores the file's mode: on the day of the
  * restore the file comes from a USB stick or CD, without modes.
  *
+ * @param askPassphrase - for a file that age encrypted with a passphrase, binary or armored
  * @throws {@link StoreError} `notFound` - if there is no such file
- * @throws {@link StoreError} `usage` - if it holds no recovery key
+ * @throws {@link StoreError} `usage` - if it holds no usable recovery key
+ * @throws {@link StoreError} `wrongPassphrase` - if the passphrase does not decrypt it
+ * @throws {@link StoreError} `corrupted` - if it is truncated or altered
  * @throws {@link StoreError} `io` - if it cannot be read
  */
-export async function readIdentityFile(path: string): Promise<string> {
-  const text = await readSecretFile(path, { guarded: true });
+export async function readIdentityFile(
+  path: string,
+  askPassphrase?: () => Promise<string>,
+): Promise<string> {
+  const bytes = await readSecretBytes(path, { guarded: true });
+  const kind = recogniseContent(bytes);
+  const isEncrypted = kind === "encrypted with a passphrase";
   try {
-    parseIdentities(text);
+    const text = isEncrypted
+      ? await decryptIdentities(bytes, path, askPassphrase)
+      : decodeSecret(bytes, path);
+    const { usable, skipped } = parseIdentities(text);
+    if (skipped.length > 0) {
+      currentInteraction().notice?.(`${path}: skipped ${skipped.join(", ")}`);
+    }
+    return usable.join("\n");
   } catch (error) {
-    if (!(error instanceof StoreError)) throw error;
-    throw new StoreError(error.kind, `${path}: ${error.message}`, { hint: error.hint });
+    if (!isKind(error, "usage", "refused")) throw error;
+    const message = error.message.includes(path) ? error.message : `${path}: ${error.message}`;
+    throw explain(new StoreError("usage", message, { hint: error.hint }), kind, [
+      ...["identity", "recipients", "ssh key", "encrypted with a passphrase"],
+      ...["passphrase"],
+    ] as FileKind[]);
   }
-  return text;
+}
+
+async function decryptIdentities(
+  bytes: Uint8Array,
+  path: string,
+  askPassphrase: (() => Promise<string>) | undefined,
+): Promise<string> {
+  if (askPassphrase === undefined) {
+    throw new StoreError("usage", `the recovery key ${path} is encrypted with a passphrase`, {
+      hint: "Give its passphrase with --identity-passphrase-file FILE.",
+    });
+  }
+  const text = Buffer.from(bytes).toString("latin1");
+  const decrypter = new Decrypter();
+  decrypter.addPassphrase(await askPassphrase());
+  try {
+    const isArmored = text.trimStart().startsWith("-----BEGIN");
+    return await decrypter.decrypt(isArmored ? armor.decode(text) : bytes, "text");
+  } catch (error) {
+    const isWrong = error instanceof Error && error.message.startsWith("no identity matched");
+    throw isWrong
+      ? new StoreError("wrongPassphrase", `the passphrase does not decrypt ${path}`, {
+          hint: "Give the passphrase that was chosen when the recovery key was encrypted.",
+        })
+      : new StoreError("corrupted", `${path} is truncated or altered`, { cause: error });
+  }
 }

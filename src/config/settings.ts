@@ -9,6 +9,7 @@
 import { dirname, isAbsolute } from "node:path";
 import { hasCode, isKind, StoreError, systemError } from "../errors.js";
 import { makeDirectory, replaceFile } from "../fs/atomic.js";
+import { explain, recogniseFile } from "../fs/file-kind.js";
 import { assertNotWritableByOthers } from "../fs/private.js";
 import { lstatIfExists, readSmallFile } from "../fs/read.js";
 import * as z from "../schema.js";
@@ -244,7 +245,9 @@ export async function loadSettings(
   } catch (error) {
     if (hasCode(error, "ENOENT", "ENOTDIR")) return undefined;
     const problem = systemError(error, `cannot read the settings file ${path}`);
-    if (!onProblem) throw problem;
+    if (!onProblem) {
+      throw explain(problem, await recogniseFile(path), ["settings", "passphrase", "empty"]);
+    }
     onProblem(problem);
     return {};
   }

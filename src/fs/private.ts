@@ -17,18 +17,30 @@ export interface SecretFileOptions {
 }
 
 /**
- * Returns the text of a secret's file, or of a pipe such as the shell's `<(command)`, without the
- * newline at its end.
+ * Returns the text of a secret's file, without the newline at its end.
  *
- * @throws {@link StoreError} refused - if others can read or change it, if another user's symbolic
- *   link leads to it, or if it is not text
- * @throws {@link StoreError} notFound, or `missing` - if it does not exist
- * @throws {@link StoreError} io - if the system fails
+ * @throws {@link StoreError} refused - if it is not text
+ * @throws {@link StoreError} what {@link readSecretBytes} throws
  */
 export async function readSecretFile(
   path: string,
   options: SecretFileOptions = {},
 ): Promise<string> {
+  return decodeSecret(await readSecretBytes(path, options), path);
+}
+
+/**
+ * Returns the bytes of a secret's file, or of a pipe such as the shell's `<(command)`.
+ *
+ * @throws {@link StoreError} refused - if others can read or change it, or if another user's
+ *   symbolic link leads to it
+ * @throws {@link StoreError} notFound, or `missing` - if it does not exist
+ * @throws {@link StoreError} io - if the system fails
+ */
+export async function readSecretBytes(
+  path: string,
+  options: SecretFileOptions = {},
+): Promise<Uint8Array> {
   try {
     const link = await lstat(path);
     if (link.isSymbolicLink()) assertOwned(path, link);
@@ -38,7 +50,7 @@ export async function readSecretFile(
       throw new StoreError("refused", `${path} is not a file`);
     }
     if (!options.guarded) assertNotShared(path, stats);
-    return decodeSecret(await readSecret(file, path), path);
+    return await readSecret(file, path);
   } catch (error) {
     if (hasCode(error, "ENOENT", "ENOTDIR")) {
       throw new StoreError(options.missing ?? "notFound", `no such file or directory: ${path}`);

@@ -10,6 +10,7 @@ import { isAbsolute, join } from "node:path";
 import { isJsonObject, type JsonObject, type JsonValue, parseJson } from "../client/json.js";
 import { configHome, dataHome, type Environment, realPath } from "../config/paths.js";
 import { hasCode, StoreError, systemError } from "../errors.js";
+import { explain, recogniseContent } from "../fs/file-kind.js";
 
 /** The module name of HiveMind's SQLite store in `server.json`. */
 export const sqliteModule = "hivemind-sqlite-db-plugin";
@@ -129,17 +130,19 @@ export function parseServerJson(text: string, path: string): JsonObject {
   } catch (error) {
     if (!(error instanceof SyntaxError)) throw error;
     const [, expected, offset] = /: (.*) at character (\d+)$/.exec(error.message) ?? [];
-    throw notParsed(path, `${lineAndColumn(text, Number(offset))}: ${expected}`, error);
+    throw notParsed(path, `${lineAndColumn(text, Number(offset))}: ${expected}`, error, text);
   }
-  if (!isJsonObject(value)) throw notParsed(path, "it is not an object");
+  if (!isJsonObject(value)) throw notParsed(path, "it is not an object", undefined, text);
   return value;
 }
 
-function notParsed(path: string, why: string, cause?: unknown): StoreError {
-  return new StoreError("refused", `${path} does not parse: ${why}`, {
+function notParsed(path: string, why: string, cause?: unknown, text = ""): StoreError {
+  const error = new StoreError("refused", `${path} does not parse: ${why}`, {
     hint: "the hub would run on its defaults, on another store, without a word: mend the file first",
     cause,
   });
+  const kind = text === "" ? undefined : recogniseContent(Buffer.from(text));
+  return explain(error, kind, ["server.json", "passphrase"]);
 }
 
 /** Where Python's `splitlines` ends a line; the hub looks for comments in these lines. */

@@ -8,7 +8,7 @@ import { expandPath } from "../config/paths.js";
 import { StoreError, systemError } from "../errors.js";
 import { decodeSecret, readSecretFile } from "../fs/private.js";
 import { listEntries, readEntries } from "./keyring.js";
-import { checkPassphrase } from "./passphrase.js";
+import { passphrasesIn, readPassphrasesInFile } from "./passphrase-file.js";
 
 export type PassphraseSource =
   | {
@@ -92,13 +92,15 @@ export async function* readPassphrases(
       yield* readKeyring(storePath, keyId);
       return;
     case "file":
-      yield { passphrase: await readPassphraseFile(source.path), generation: "current" };
+      yield* asCurrent(
+        await readPassphrasesInFile(source.path, { missing: "passphraseUnavailable" }),
+      );
       return;
     case "command":
-      yield { passphrase: await readCommand(source.command), generation: "current" };
+      yield* asCurrent(await readCommand(source.command));
       return;
     case "credential":
-      yield { passphrase: await readCredential(source.name), generation: "current" };
+      yield* asCurrent(await readCredential(source.name));
       return;
   }
 }
@@ -168,18 +170,23 @@ function isPrevious(slot: string): slot is `previous:${string}` {
   return slot.startsWith("previous:");
 }
 
+function* asCurrent(passphrases: readonly string[]): Generator<KeptPassphrase> {
+  for (const passphrase of passphrases) yield { passphrase, generation: "current" };
+}
+
 /**
- * Reads a passphrase file, without one newline at its end.
+ * Returns the likeliest passphrase of a file: its first line.
  *
  * @throws {@link StoreError} `passphraseUnavailable` - if the file does not exist
  * @throws {@link StoreError} `refused` - if other users can read it, or it holds no usable passphrase
  * @throws {@link StoreError} `io` - if it cannot be read
  */
 export async function readPassphraseFile(path: string): Promise<string> {
-  return usable(await readSecretFile(path, { missing: "passphraseUnavailable" }), path);
+  const [passphrase] = await readPassphrasesInFile(path, { missing: "passphraseUnavailable" });
+  return passphrase;
 }
 
-async function readCredential(name: string): Promise<string> {
+async function readCredential(name: string): Promise<readonly string[]> {
   const directory = process.env.CREDENTIALS_DIRECTORY;
   if (!directory) {
     throw new StoreError(
@@ -191,14 +198,15 @@ async function readCredential(name: string): Promise<string> {
     );
   }
   const options = { missing: "passphraseUnavailable", guarded: true } as const;
-  return usable(await readSecretFile(join(directory, name), options), `the credential ${name}`);
+  const secret = await readSecretFile(join(directory, name), options);
+  return passphrasesIn(secret, `the credential ${name}`);
 }
 
 /**
- * Returns a command's output. The command runs in a shell with the terminal, so it can prompt; its
+ * Returns the passphrases in a command's output. The command runs in a shell with the terminal, so it can prompt; its
  * standard error is passed through.
  */
-async function readCommand(command: string): Promise<string> {
+async function readCommand(command: string): Promise<readonly string[]> {
   const child = spawn("/bin/sh", ["-c", command], { stdio: ["inherit", "pipe", "inherit"] });
   const chunks: Buffer[] = [];
   child.stdout.on("data", (chunk: Buffer) => chunks.push(chunk));
@@ -215,15 +223,5 @@ async function readCommand(command: string): Promise<string> {
     });
   }
   const what = "the passphrase command's output";
-  return usable(decodeSecret(Buffer.concat(chunks), what), what);
-}
-
-/** Returns the passphrase as SQLCipher gets it: in canonical form if it is a generated one. */
-function usable(text: string, what: string): string {
-  try {
-    return checkPassphrase(text).passphrase;
-  } catch (error) {
-    if (!(error instanceof StoreError)) throw error;
-    throw new StoreError(error.kind, `${what}: ${error.message}`, { hint: error.hint });
-  }
+  return passphrasesIn(decodeSecret(Buffer.concat(chunks), what), what);
 }

@@ -1,7 +1,7 @@
 /** Opens a store with the passphrase, of those in its source, that fits. */
 import { isKind, StoreError } from "../errors.js";
 import { currentInteraction, withInteraction } from "../process/interaction.js";
-import { identify, type OpenedStore, openEncrypted } from "../store/cipher.js";
+import { identify, type OpenedStore, openEncrypted, unknownFormatError } from "../store/cipher.js";
 import { ClientStore } from "../store/client-store.js";
 import { Connection, type ConnectionOptions } from "../store/connection.js";
 import { knownSchemaVersion } from "../store/schema.js";
@@ -139,11 +139,7 @@ async function encryptedKeyId(path: string): Promise<string | undefined> {
       hint: "Encrypt it: hivemind-sqlcipher encrypt",
     });
   }
-  if (format === "unknown") {
-    throw new StoreError("wrongPassphrase", `${path} is not a database`, {
-      hint: "Name the store: --db PATH",
-    });
-  }
+  if (format === "unknown") throw await unknownFormatError(path);
   return keyId;
 }
 

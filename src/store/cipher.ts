@@ -12,8 +12,9 @@ import { hkdfSync, pbkdf2, randomBytes } from "node:crypto";
 import { channel } from "node:diagnostics_channel";
 import { realpath, rm } from "node:fs/promises";
 import { inspect, promisify } from "node:util";
-import { isKind, StoreError } from "../errors.js";
+import { type ErrorKind, isKind, StoreError } from "../errors.js";
 import { createFile } from "../fs/atomic.js";
+import { explain, recogniseFile } from "../fs/file-kind.js";
 import { openIfExists, statIfExists } from "../fs/read.js";
 import { shellQuote } from "../text/escape.js";
 import {
@@ -436,6 +437,20 @@ async function isInLog(path: string, first: number, pageSize: number): Promise<b
   if (logged !== pageSize || databasePages === undefined) return false;
   for (let page = first; page <= databasePages; page++) if (!read.pages.has(page)) return false;
   return true;
+}
+
+/**
+ * Returns the error for a file that {@link identify} calls unknown, with what it is instead. Such a
+ * file is open in no connection, so it can be read.
+ */
+export async function unknownFormatError(
+  path: string,
+  kind: ErrorKind = "wrongPassphrase",
+): Promise<StoreError> {
+  const error = new StoreError(kind, `${path} is not a database`, {
+    hint: "Name the database: a store with --db PATH, or a backup.",
+  });
+  return explain(error, await recogniseFile(path), ["encrypted database", "database"]);
 }
 
 function notADatabase(path: string): StoreError {

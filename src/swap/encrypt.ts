@@ -29,6 +29,7 @@ import {
   keyIdOf,
   type Secret,
   type StoreKey,
+  unknownFormatError,
 } from "../store/cipher.js";
 import { Connection } from "../store/connection.js";
 import { assertExportable } from "../store/export.js";
@@ -156,7 +157,7 @@ async function inspectPlaintext(
     throw await missingStoreError(storePath);
   }
   if (format === "unknown") {
-    throw new StoreError("corrupted", `${storePath} is not a database`);
+    throw await unknownFormatError(storePath, "corrupted");
   }
   if (format === "plaintext") {
     const connection = await Connection.open(storePath, { mode: "readwrite" });

@@ -39,13 +39,15 @@ test("a file that age-keygen wrote is read, and its recipient is taken", async (
   const { stderr } = await run("age-keygen", ["-o", file]);
   const recipient = /age1\S+/.exec(stderr)?.[0] ?? "";
   expect(parseRecipient(` ${recipient}\n`)).toBe(recipient);
-  const [identity] = parseIdentities(await readIdentityFile(file));
+  const [identity] = parseIdentities(await readIdentityFile(file)).usable;
   expect(await identityToRecipient(identity ?? "")).toBe(recipient);
 });
 
 test("a recovery key may be typed in small letters", async () => {
   const { identity } = await generateRecoveryKey();
-  expect(parseIdentities(` ${identity.toLowerCase()} \r\n# comment\n\n`)).toEqual([identity]);
+  expect(parseIdentities(` ${identity.toLowerCase()} \r\n# comment\n\n`).usable).toEqual([
+    identity,
+  ]);
 });
 
 test("a secret given where a recipient belongs is refused without being repeated", async () => {
@@ -99,8 +101,8 @@ test("an identity file that holds none is refused by name, and what it holds is 
   for (const [contents, words] of [
     ["# only a comment\n", "no recovery key in the file"],
     ["age1qqqqqqq\n", "a recipient was given instead of the recovery key"],
-    ["-----BEGIN OPENSSH PRIVATE KEY-----\nabc\n", "not a recovery key"],
-    ["-----BEGIN AGE ENCRYPTED FILE-----\nabc\n", "is encrypted with a passphrase"],
+    ["-----BEGIN OPENSSH PRIVATE KEY-----\nabc\n", "an SSH key is not a recovery key"],
+    ["-----BEGIN AGE ENCRYPTED FILE-----\nabc\n", "it is a passphrase bundle"],
     ["hunter2\n", "not a recovery key"],
   ] as const) {
     await writeFile(file, contents);

@@ -59,7 +59,7 @@ const cases: Case[] = [
       ...["--recovery-key-file", machine.path("recovery-key.txt")],
     ],
     code: 13,
-    says: /there is no file .*none[\s\S]*umask 077/,
+    says: /no such file: .*none[\s\S]*umask 077/,
   },
   {
     what: "no backup to restore, and no store's folder yet",
@@ -176,7 +176,7 @@ const cases: Case[] = [
       ...["--passphrase-file", machine.path("passphrase")],
     ],
     code: 2,
-    says: /cannot be put into file:[\s\S]*--passphrase-file/,
+    says: /cannot be stored in file:[\s\S]*--passphrase-file/,
   },
   {
     what: "a recovery key that has nowhere to go",

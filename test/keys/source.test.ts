@@ -6,6 +6,7 @@ import { beforeEach, expect, onTestFinished, test } from "vitest";
 import { StoreError } from "../../src/errors.js";
 import { generatePassphrase } from "../../src/keys/passphrase.js";
 import { formatSource, parseSource, readPassphrases } from "../../src/keys/source.js";
+import { withInteraction } from "../../src/process/interaction.js";
 import { temporaryFolder } from "../store/temporary.js";
 
 let folder: string;
@@ -72,13 +73,39 @@ test("a passphrase given where a source belongs is not repeated", () => {
 test.each([
   ["correct 'horse' battery", "correct 'horse' battery"],
   ["with a newline\n", "with a newline"],
-  ["only one goes\n\n", "only one goes\n"],
   ["from Windows\r\n", "from Windows"],
   ["  blanks stay \t\n", "  blanks stay \t"],
-  ["\u{feff}päss\u{1f41d}", "\u{feff}päss\u{1f41d}"],
 ])("a file's passphrase is all of it but one newline: %j", async (contents, expected) => {
   await put(contents);
   expect(await read(`file:${file}`)).toBe(expected);
+});
+
+test.each([
+  ["\u{feff}päss\u{1f41d}\r\n", "päss\u{1f41d}", "\u{feff}päss\u{1f41d}"],
+  ["words\n\n", "words", "words\n"],
+  ["words\r\nlogin: hub\r\nurl: example\r\n", "words", "words\r\nlogin: hub\r\nurl: example"],
+])(
+  "the first line is the passphrase, without byte order mark; the whole text is tried after it: %j",
+  async (contents, first, whole) => {
+    await put(contents);
+    const notices: string[] = [];
+    const found = await withInteraction({ notice: (text) => notices.push(text) }, async () => {
+      const all: string[] = [];
+      for await (const { passphrase } of readPassphrases(parseSource(`file:${file}`), "/x.db")) {
+        all.push(passphrase);
+      }
+      return all;
+    });
+    expect(found).toEqual([first, whole]);
+    expect(notices).toEqual([expect.stringContaining(`${file}: the first line is the passphrase`)]);
+    expect(notices.join()).not.toContain("words");
+  },
+);
+
+test("a generated passphrase on several lines is read as it was made", async () => {
+  const passphrase = generatePassphrase();
+  await put(`${passphrase.slice(0, 42)}\n${passphrase.slice(42)}\n`);
+  expect(await read(`file:${file}`)).toBe(passphrase);
 });
 
 test("a generated passphrase that was typed into a file is read as it was made", async () => {

@@ -80,6 +80,7 @@ async function bundleOpener(context: Context, options: ExportOptions) {
       hint: "Leave out --bundle-passphrase-file, or both --recipient and --recovery-key-file.",
     });
   }
-  const { readSecretFile } = await import("../../fs/private.js");
-  return { passphrase: await readSecretFile(expandPath(bundlePassphraseFile)) };
+  const { readPassphrasesInFile } = await import("../../keys/passphrase-file.js");
+  const [passphrase] = await readPassphrasesInFile(expandPath(bundlePassphraseFile));
+  return { passphrase };
 }

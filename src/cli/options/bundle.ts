@@ -3,11 +3,12 @@ import type { Command } from "commander";
 import type { BundleContents, BundleOpener } from "../../bundle/bundle.js";
 import { expandPath } from "../../config/paths.js";
 import { StoreError } from "../../errors.js";
-import { readSecretFile } from "../../fs/private.js";
+import { askSecret } from "../ui/prompt.js";
 
 export interface BundleKeyOptions {
   bundle?: string;
   identity?: string;
+  identityPassphraseFile?: string;
   bundlePassphraseFile?: string;
 }
 
@@ -15,6 +16,10 @@ export interface BundleKeyOptions {
 export function addOpenerOptions(command: Command): Command {
   return command
     .option("-i, --identity <file>", "Open the bundle with this recovery key")
+    .option(
+      "--identity-passphrase-file <path>",
+      "Open the recovery key with the passphrase in this file",
+    )
     .option("--bundle-passphrase-file <path>", "Open the bundle with the passphrase in this file");
 }
 
@@ -31,13 +36,41 @@ export function addBundleOptions(command: Command): Command {
  * @throws {@link StoreError} if the file named cannot be read or has no key
  */
 export async function openerOf(options: BundleKeyOptions): Promise<BundleOpener | undefined> {
-  const { identity, bundlePassphraseFile } = options;
+  const { identity, identityPassphraseFile, bundlePassphraseFile } = options;
   if (identity !== undefined) {
     const { readIdentityFile } = await import("../../bundle/recovery-key.js");
-    return { identity: await readIdentityFile(expandPath(identity)) };
+    const path = expandPath(identity);
+    return { identity: await readIdentityFile(path, identityPassphrase(options, path)) };
+  }
+  if (identityPassphraseFile !== undefined) {
+    throw new StoreError("usage", "a passphrase for a recovery key was given, but no key", {
+      hint: "Add --identity FILE, or use --bundle-passphrase-file for a bundle's own passphrase.",
+    });
   }
   if (bundlePassphraseFile === undefined) return undefined;
-  return { passphrase: await readSecretFile(expandPath(bundlePassphraseFile)) };
+  const { readPassphrasesInFile } = await import("../../keys/passphrase-file.js");
+  const [passphrase, ...alternatives] = await readPassphrasesInFile(
+    expandPath(bundlePassphraseFile),
+  );
+  return { passphrase, alternatives };
+}
+
+/** Returns what asks for the passphrase of an encrypted recovery key, on a terminal or in a file. */
+function identityPassphrase(
+  { identityPassphraseFile }: BundleKeyOptions,
+  path: string,
+): () => Promise<string> {
+  return async () => {
+    if (identityPassphraseFile === undefined) {
+      return await askSecret(
+        `Passphrase of the recovery key ${path}`,
+        "--identity-passphrase-file FILE",
+      );
+    }
+    const { readPassphrasesInFile } = await import("../../keys/passphrase-file.js");
+    const [passphrase] = await readPassphrasesInFile(expandPath(identityPassphraseFile));
+    return passphrase;
+  };
 }
 
 /**

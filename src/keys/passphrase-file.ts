@@ -1,0 +1,71 @@
+/** Passphrase files: which part of the file is the passphrase. */
+import { StoreError, wrap } from "../errors.js";
+import { explain, type FileKind, recogniseContent } from "../fs/file-kind.js";
+import { decodeSecret, readSecretBytes, type SecretFileOptions } from "../fs/private.js";
+import { currentInteraction } from "../process/interaction.js";
+import { checkPassphrase } from "./passphrase.js";
+
+/** Everything else may be a passphrase. */
+const otherKinds: readonly FileKind[] = [
+  ...([
+    "identity",
+    "bundle",
+    "encrypted with a passphrase",
+    "ssh key",
+    "encrypted database",
+  ] as const),
+  ...(["database", "manifest", "verification record", "decrypted bundle", "settings"] as const),
+  ...(["server.json", "clients", "recovery sheet", "archive"] as const),
+];
+
+/**
+ * Returns the passphrases that a file may mean, the likeliest first: its first line without a byte
+ * order mark, and the whole text without the newline at its end. Versions up to 0.1.0 used the
+ * whole text, and their stores must open.
+ *
+ * @throws {@link StoreError} `refused` - if the file is of another kind, or has no usable passphrase
+ * @throws {@link StoreError} what {@link readSecretBytes} throws
+ */
+export async function readPassphrasesInFile(
+  path: string,
+  options: SecretFileOptions = {},
+): Promise<[string, ...string[]]> {
+  const bytes = await readSecretBytes(path, options);
+  const kind = recogniseContent(bytes);
+  if (kind !== undefined && otherKinds.includes(kind)) {
+    throw explain(new StoreError("refused", `${path} is not a passphrase file`), kind, []);
+  }
+  return passphrasesIn(decodeSecret(bytes, path), path);
+}
+
+/**
+ * Returns the passphrases that a text may mean, see {@link readPassphrasesInFile}.
+ *
+ * @param what - where the text comes from, for messages
+ */
+export function passphrasesIn(text: string, what: string): [string, ...string[]] {
+  const whole = canonical(text, what);
+  // A generated passphrase may be written on several lines.
+  if (checkPassphrase(whole).kind === "generated") return [whole];
+  const withoutMark = text.replace(/^\ufeff/, "");
+  const [first = ""] = withoutMark.split(/\r\n|[\r\n]/);
+  if (first === "" || first === text) return [whole];
+  const ignored = [
+    ...(withoutMark === text ? [] : ["the byte order mark"]),
+    ...(first === withoutMark ? [] : ["the lines after the first"]),
+  ];
+  currentInteraction().notice?.(
+    `${what}: the first line is the passphrase, without ${ignored.join(" and ")}`,
+  );
+  return [canonical(first, what), whole];
+}
+
+/** Returns the passphrase as SQLCipher gets it: in canonical form if it is a generated one. */
+function canonical(text: string, what: string): string {
+  try {
+    return checkPassphrase(text).passphrase;
+  } catch (error) {
+    if (!(error instanceof StoreError)) throw error;
+    throw wrap(error, { message: `${what}: ${error.message}` });
+  }
+}
