@@ -5,6 +5,7 @@
  * keytar returns nothing for a locked entry and for a missing one alike, and blocks a thread, and
  * with it the end of the process, for as long as a dialog is open.
  */
+import { setTimeout as delay } from "node:timers/promises";
 import type { Environment } from "../config/paths.js";
 import { Bus, BusError, busName } from "../dbus/client.js";
 import { Variant } from "../dbus/message.js";
@@ -15,7 +16,8 @@ import { type Provider, providerOfProcess, unknownProvider } from "./provider.js
 export const promptTimeoutMs = 60_000;
 /** A dialog that a provider closes at once, without a desktop, is not worth a notice. */
 const noticeDelayMs = 1_000;
-const searchTries = 3;
+const tries = 4;
+const retryDelayMs = 150;
 
 const serviceName = "org.freedesktop.secrets";
 const servicePath = "/org/freedesktop/secrets";
@@ -68,25 +70,24 @@ export class SecretService implements AsyncDisposable {
     }
   }
 
-  /** Returns the default collection's path, or undefined if there is none. */
+  /**
+   * Returns the default collection's path, or undefined if there is none. A provider that is busy or
+   * still starting replies "none" for a moment, so that reply is believed only when it is repeated.
+   */
   async defaultCollection(): Promise<string | undefined> {
-    const [path] = await this.#call("ReadAlias", "s", ["default"], "o");
-    return path === noPath ? undefined : String(path);
+    for (let count = 1; ; count++) {
+      const [path] = await this.#call("ReadAlias", "s", ["default"], "o");
+      if (path !== noPath) return String(path);
+      if (count === tries) return undefined;
+      await delay(retryDelayMs);
+    }
   }
 
   /** Returns the items with all of these attributes, in every collection. */
   async search(attributes: Attributes): Promise<Items> {
-    for (let tries = 1; ; tries++) {
-      try {
-        const args = [new Map(Object.entries(attributes))];
-        const [unlocked, locked] = await this.#call("SearchItems", "a{ss}", args, "aoao");
-        return { unlocked: unlocked as string[], locked: locked as string[] };
-      } catch (error) {
-        // Under load, gnome-keyring sometimes replies that it has no such method.
-        const isPassing = error instanceof BusError && error.errorName.endsWith(".UnknownMethod");
-        if (!isPassing || tries === searchTries) throw error;
-      }
-    }
+    const args = [new Map(Object.entries(attributes))];
+    const [unlocked, locked] = await this.#call("SearchItems", "a{ss}", args, "aoao");
+    return { unlocked: unlocked as string[], locked: locked as string[] };
   }
 
   async isLocked(collection: string): Promise<boolean> {
@@ -204,19 +205,28 @@ export class SecretService implements AsyncDisposable {
     );
   }
 
-  #call(
+  async #call(
     member: string,
     signature: string,
     args: readonly unknown[],
     replySignature: string,
   ): Promise<readonly unknown[]> {
-    return this.#bus.call(
-      {
-        ...{ destination: serviceName, path: servicePath, interface: serviceInterface, member },
-        ...{ signature, args },
-      },
-      replySignature,
-    );
+    for (let count = 1; ; count++) {
+      try {
+        return await this.#bus.call(
+          {
+            ...{ destination: serviceName, path: servicePath, interface: serviceInterface },
+            ...{ member, signature, args },
+          },
+          replySignature,
+        );
+      } catch (error) {
+        // Under load, gnome-keyring sometimes replies that it has no such method.
+        const isPassing = error instanceof BusError && error.errorName.endsWith(".UnknownMethod");
+        if (!isPassing || count === tries) throw error;
+        await delay(retryDelayMs);
+      }
+    }
   }
 
   async #property(

@@ -69,9 +69,9 @@ const cases: Case[] = [
     says: /no backup .*none\.db[\s\S]*backups/,
   },
   {
-    what: "a store that is not encrypted",
+    what: "a change of a store that is not encrypted",
     machine: () => fixture("plain-schema2.db"),
-    args: fromFileList,
+    args: (machine) => ["add-client", ...fromFile(machine)],
     code: 17,
     says: /not encrypted[\s\S]*encrypt/,
   },
