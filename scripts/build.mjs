@@ -5,6 +5,8 @@
  * CommonJS files, which Node.js loads in a fraction of the time that a few hundred modules take. With it go the licences of
  * the packages that are in it.
  *
+ *   build.mjs [DIRECTORY]     (default: dist/)
+ *
  * Only what changed is put in place, and each file by a rename: a run beside this one may be starting a process from
  * dist/. Files of earlier builds stay for the same reason; `npm pack` begins without any.
  */
@@ -24,6 +26,7 @@ import { fileURLToPath } from "node:url";
 import { rolldown } from "rolldown";
 
 const top = fileURLToPath(new URL("..", import.meta.url));
+const target = process.argv[2] ?? join(top, "dist");
 
 /** What short commands load, in one file: each further one would take as long to find as to read. */
 const base = new RegExp(
@@ -47,7 +50,7 @@ try {
   });
   await buildCommand(join(fresh, "cli"));
   copyUncompiled(fresh);
-  putInPlace(fresh, join(top, "dist"));
+  putInPlace(fresh, target);
   process.exitCode = status ?? 1;
 } finally {
   rmSync(fresh, { recursive: true, force: true });

@@ -1,8 +1,15 @@
-/** Writes man/hivemind-sqlcipher.1 from the built command; a part of the build. */
+/**
+ * Writes man/hivemind-sqlcipher.1 from the built command; a part of the build.
+ *
+ *   write-man-page.mjs [DIRECTORY]     (where dist/ and man/ are; default: the repository)
+ */
 import { mkdirSync, readFileSync, writeFileSync } from "node:fs";
-import { ownManPage } from "../dist/cli/man.js";
+import { join, resolve } from "node:path";
+import { fileURLToPath, pathToFileURL } from "node:url";
 
-const top = new URL("../", import.meta.url);
-const { version } = JSON.parse(readFileSync(new URL("package.json", top), "utf8"));
-mkdirSync(new URL("man/", top), { recursive: true });
-writeFileSync(new URL("man/hivemind-sqlcipher.1", top), await ownManPage(version));
+const top = fileURLToPath(new URL("../", import.meta.url));
+const directory = resolve(process.argv[2] ?? top);
+const { ownManPage } = await import(pathToFileURL(join(directory, "dist/cli/man.js")).href);
+const { version } = JSON.parse(readFileSync(join(top, "package.json"), "utf8"));
+mkdirSync(join(directory, "man"), { recursive: true });
+writeFileSync(join(directory, "man/hivemind-sqlcipher.1"), await ownManPage(version));

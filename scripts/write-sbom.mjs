@@ -5,6 +5,7 @@
  *   write-sbom.mjs [FILE]
  */
 import { execFileSync } from "node:child_process";
+import { createHash } from "node:crypto";
 import { readFileSync, writeFileSync } from "node:fs";
 import { fileURLToPath } from "node:url";
 
@@ -54,6 +55,15 @@ for (const [index, { name, version, repository, license }] of compiled.entries()
   bom.dependencies.push({ ref: references[index], dependsOn: [] });
 }
 bom.dependencies.find(({ ref }) => ref === binding["bom-ref"]).dependsOn.push(...references);
+
+// npm makes up a number and takes the time; two builds of one commit have to be equal.
+delete bom.serialNumber;
+delete bom.metadata.timestamp;
+const digest = createHash("sha256").update(JSON.stringify(bom)).digest("hex");
+bom.serialNumber = `urn:uuid:${digest.replace(/^(.{8})(.{4}).(.{3}).(.{3})(.{12}).*$/, "$1-$2-8$3-8$4-$5")}`;
+const seconds = process.env.SOURCE_DATE_EPOCH;
+const now = seconds === undefined ? new Date() : new Date(Number(seconds) * 1000);
+bom.metadata.timestamp = now.toISOString();
 
 writeFileSync(file, `${JSON.stringify(bom, undefined, 2)}\n`);
 

@@ -5,10 +5,10 @@
  * so a statement is awaited before any that depends on it.
  */
 import { AsyncLocalStorage } from "node:async_hooks";
-import { createRequire } from "node:module";
 import { resolve } from "node:path";
 import type sqlite3 from "@journeyapps/sqlcipher";
 import { type ErrorKind, isKind, StoreError } from "../errors.js";
+import { loadSqlite } from "./addon.js";
 
 /**
  * A value for a placeholder. Any number but a 32-bit integer is bound as a float; SQLite compares
@@ -41,11 +41,6 @@ const defaultBusyTimeoutMs = 5_000;
  */
 const beginTimeoutMs = 10_000;
 const beginPollMs = 50;
-
-/** Loads the native module when it is first needed: half of what opening a small store costs. */
-function loadSqlite(): typeof sqlite3 {
-  return createRequire(import.meta.url)("@journeyapps/sqlcipher");
-}
 
 export class Connection implements AsyncDisposable {
   /** The absolute path, or `:memory:`. */

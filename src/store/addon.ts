@@ -1,0 +1,94 @@
+/**
+ * Finds and loads SQLCipher's native addon.
+ *
+ * A package carries it ready-made in native/, with the checksums of what it was built with. A checkout of the repository has
+ * none, and uses what was compiled when @journeyapps/sqlcipher was installed.
+ */
+import { createHash } from "node:crypto";
+import { existsSync, readFileSync } from "node:fs";
+import { createRequire } from "node:module";
+import { fileURLToPath } from "node:url";
+import type sqlite3 from "@journeyapps/sqlcipher";
+import { StoreError, systemError } from "../errors.js";
+
+/** Set to `compiled`, this variable chooses what was compiled on this machine although a ready-made addon is there. */
+const choiceVariable = "HIVEMIND_SQLCIPHER_ADDON";
+const compileHint =
+  "Compile it (a C++ compiler, Python and libssl-dev are needed): npm install --allow-scripts=@journeyapps/sqlcipher @journeyapps/sqlcipher";
+
+let loaded: typeof sqlite3 | undefined;
+
+/**
+ * Returns the binding, which is loaded at the first call: it is native, and half of what opening a small store costs.
+ *
+ * @throws {@link StoreError} corrupted - the ready-made addon is not the file that the package was built with.
+ * @throws {@link StoreError} failed - there is no addon for this machine, or it cannot be loaded.
+ */
+export function loadSqlite(): typeof sqlite3 {
+  loaded ??= loadAddon(fileURLToPath(new URL("../../native/", import.meta.url)));
+  return loaded;
+}
+
+/** Loads from a package's native/ directory, given with a slash at its end, or what was compiled. */
+export function loadAddon(native: string): typeof sqlite3 {
+  const require = createRequire(import.meta.url);
+  const choice = process.env[choiceVariable] ?? "";
+  if (choice !== "" && choice !== "compiled") {
+    throw new StoreError("usage", `${choiceVariable} is "${choice}"; the only value is "compiled"`);
+  }
+  const isReadyMade = choice === "" && existsSync(`${native}checksums.json`);
+  try {
+    if (!isReadyMade) return require("@journeyapps/sqlcipher");
+    assertUnchanged(native);
+    return require(`${native}sqlite3.js`);
+  } catch (error) {
+    throw error instanceof StoreError ? error : cannotLoad(error);
+  }
+}
+
+function assertUnchanged(native: string): void {
+  const name = `${process.platform}-${process.arch}/node_sqlite3.node`;
+  const expected = checksums(native)[name];
+  if (expected === undefined) {
+    throw new StoreError(
+      "failed",
+      `this package has no SQLCipher addon for ${process.platform} on ${process.arch}`,
+      { hint: `${compileHint}; then set ${choiceVariable}=compiled.` },
+    );
+  }
+  const path = native + name;
+  let contents: Uint8Array;
+  try {
+    contents = readFileSync(path);
+  } catch (error) {
+    throw systemError(error, `cannot read the SQLCipher addon ${path}`, "failed");
+  }
+  if (createHash("sha256").update(contents).digest("hex") === expected) return;
+  throw new StoreError("corrupted", `the SQLCipher addon ${path} was changed: its sha256 differs`, {
+    hint: "Install hivemind-sqlcipher again from a source you trust (Debian: dpkg --verify hivemind-sqlcipher lists changed files).",
+  });
+}
+
+function checksums(native: string): Record<string, unknown> {
+  const path = `${native}checksums.json`;
+  try {
+    return JSON.parse(readFileSync(path, "utf8")) as Record<string, unknown>;
+  } catch (error) {
+    throw new StoreError("corrupted", `cannot read the addon's checksums in ${path}`, {
+      cause: error,
+      hint: "Install hivemind-sqlcipher again.",
+    });
+  }
+}
+
+/** The loader's own message names the missing library or symbol version, which is what a user searches for. */
+function cannotLoad(error: unknown): StoreError {
+  const message = error instanceof Error ? error.message.split("\n")[0] : String(error);
+  const isMissing = (error as NodeJS.ErrnoException).code === "MODULE_NOT_FOUND";
+  return new StoreError("failed", `cannot load the SQLCipher addon: ${message}`, {
+    cause: error,
+    hint: isMissing
+      ? `${compileHint}.`
+      : "Install what is missing: libssl3 (Debian 12) or libssl3t64 (Debian 13, Ubuntu 24.04), libstdc++6; glibc 2.34 or later is needed.",
+  });
+}
