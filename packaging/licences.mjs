@@ -11,7 +11,7 @@ export function sqlcipherLicence() {
     join(top, "node_modules/@journeyapps/sqlcipher/deps/sqlcipher-amalgamation/sqlite3.c"),
     "latin1",
   );
-  const found = /^\*\* (Copyright \(c\) \d+, ZETETIC LLC\n[^]*?SUCH DAMAGE\.)$/m.exec(source);
+  const found = /^\*\* (Copyright \(c\) \d+, ZETETIC LLC\n[\s\S]*?SUCH DAMAGE\.)$/m.exec(source);
   if (found === null) throw new Error("SQLCipher's source has no licence in it");
   return found[1].replaceAll(/^\*\* ?/gm, "").trim();
 }

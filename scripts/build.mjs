@@ -21,12 +21,12 @@ import {
   rmSync,
   writeFileSync,
 } from "node:fs";
-import { basename, dirname, join } from "node:path";
+import { basename, dirname, join, resolve } from "node:path";
 import { fileURLToPath } from "node:url";
 import { rolldown } from "rolldown";
 
 const top = fileURLToPath(new URL("..", import.meta.url));
-const target = process.argv[2] ?? join(top, "dist");
+const target = resolve(process.argv[2] ?? join(top, "dist"));
 
 /** What short commands load, in one file: each further one would take as long to find as to read. */
 const base = new RegExp(
@@ -41,8 +41,10 @@ const base = new RegExp(
   ].join("|"),
 );
 
-mkdirSync(join(top, ".cache"), { recursive: true });
-const fresh = mkdtempSync(join(top, ".cache/build-"));
+// On the file system of the target, for a rename.
+const scratch = process.argv[2] === undefined ? join(top, ".cache") : dirname(target);
+mkdirSync(scratch, { recursive: true });
+const fresh = mkdtempSync(join(scratch, "build-"));
 try {
   const { status } = spawnSync("npx", ["tsc", "-p", "tsconfig.build.json", "--outDir", fresh], {
     cwd: top,
@@ -84,7 +86,10 @@ async function buildCommand(folder) {
     chunkFileNames: "[name]-[hash].js",
     codeSplitting: { groups: [{ name: "base", test: base }] },
   });
-  writeFileSync(join(folder, "package.json"), '{ "type": "commonjs" }\n');
+  // src/cli/own-program.ts loads the parts: entries run something when they are loaded.
+  const parts = output.filter((chunk) => !chunk.isEntry).map(({ fileName }) => fileName);
+  const manifest = JSON.stringify({ type: "commonjs", parts: parts.sort() }, undefined, 2);
+  writeFileSync(join(folder, "package.json"), `${manifest}\n`);
   const modules = output.flatMap((chunk) => Object.keys(chunk.modules ?? {}));
   writeFileSync(join(folder, "THIRD-PARTY-NOTICES.txt"), notices(modules));
 }

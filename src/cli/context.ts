@@ -1,5 +1,4 @@
 /** Resolves what every command starts from: the store, the settings, the passphrase's source. */
-import { fileURLToPath } from "node:url";
 import type { Command } from "commander";
 import {
   isKeyCacheOff,
@@ -16,6 +15,7 @@ import {
 } from "../keys/source.js";
 import type { Reporter } from "../reporter.js";
 import { hubStore } from "./hub-store.js";
+import { ownProgram } from "./own-program.js";
 import { Output } from "./ui/output.js";
 import { confirm } from "./ui/prompt.js";
 
@@ -170,7 +170,7 @@ export function ownCommand(
   const wanted = formatSource(source);
   const inFile = formatSource(parseSource(settingsInFile?.passphrase_source ?? "keyring"));
   return [
-    ...[process.execPath, fileURLToPath(new URL("./main.js", import.meta.url)), ...args],
+    ...[...ownProgram(), ...args],
     ...["--db", storePath],
     ...(settingsInFile === undefined ? [] : ["--config", settingsPath]),
     ...(wanted === inFile ? [] : ["--passphrase-source", wanted]),

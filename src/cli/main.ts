@@ -1,12 +1,19 @@
 #!/usr/bin/env node
 import { isUtf8 } from "node:buffer";
 import { readFileSync } from "node:fs";
-import { CommanderError } from "commander";
+import { type Command, CommanderError } from "commander";
 import { exitCodes, StoreError, systemError } from "../errors.js";
 import { type Interaction, withInteraction } from "../process/interaction.js";
 import { hardenProcess } from "../process/privacy.js";
+import { loadWholeProgram } from "./own-program.js";
 import { buildProgram } from "./program.js";
 import { asStoreError, Output } from "./ui/output.js";
+
+/** Commands that stop the hub or run beside it: an upgrade of this program must not stop them. */
+const lasting = new Set([
+  ...["backup", "restore", "rotate", "encrypt", "decrypt", "init", "upgrade-schema", "migrate"],
+  ...["bundle", "settle", "run"],
+]);
 
 /** Returns the output for errors before the options are parsed, as far as the arguments tell. */
 function outputForFailure(argv: string[]): Output {
@@ -34,6 +41,9 @@ async function main(argv: string[]): Promise<void> {
   try {
     assertUtf8(argv);
     const program = await buildProgram(output, argv.slice(2));
+    program.hook("preAction", (_, command) => {
+      if (namesOf(command).some((name) => lasting.has(name))) loadWholeProgram();
+    });
     await withInteraction(interactionOf(argv, output), () => program.parseAsync(argv));
   } catch (error) {
     if (error instanceof CommanderError && error.exitCode === 0) return; // --help, --version
@@ -78,6 +88,11 @@ function assertUtf8(argv: string[]): void {
   throw new StoreError("usage", `the argument "${arg}" is not UTF-8 text`, {
     hint: "Rename the file or directory so that its name is UTF-8.",
   });
+}
+
+/** A command's name, and those of the commands that it belongs to. */
+function namesOf(command: Command): string[] {
+  return [command.name(), ...(command.parent ? namesOf(command.parent) : [])];
 }
 
 /** Returns whether a subcommand is missing, for which commander has printed the help. */

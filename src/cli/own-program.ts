@@ -1,0 +1,43 @@
+/**
+ * What starts this program again: for units and timers, which keep it, and for an operation that outlasts an upgrade.
+ */
+import { readFileSync, realpathSync } from "node:fs";
+import { createRequire } from "node:module";
+import { dirname, join } from "node:path";
+import { fileURLToPath } from "node:url";
+
+/** The Debian package's name for the command: every version of the package has it. */
+const packagedCommand = "/usr/bin/hivemind-sqlcipher";
+
+/** Returns the arguments that start this program: its installed name, or Node.js and the file. */
+export function ownProgram(): string[] {
+  const main = fileURLToPath(new URL("./main.js", import.meta.url));
+  const packagedNode = join(dirname(main), "../../bin/node");
+  if (process.execPath === packagedNode && isSameFile(packagedCommand, main)) {
+    return [packagedCommand];
+  }
+  return [process.execPath, main];
+}
+
+/**
+ * Loads every file of the built command.
+ *
+ * They are loaded when first needed otherwise. An upgrade of the package removes the files of the version that is running: an
+ * operation that has stopped the hub by then would fail at the next one it needs.
+ */
+export function loadWholeProgram(): void {
+  const directory = dirname(fileURLToPath(import.meta.url));
+  const manifest = JSON.parse(readFileSync(join(directory, "package.json"), "utf8")) as {
+    parts: string[];
+  };
+  const require = createRequire(import.meta.url);
+  for (const name of manifest.parts) require(join(directory, name));
+}
+
+function isSameFile(path: string, main: string): boolean {
+  try {
+    return realpathSync(path) === main;
+  } catch {
+    return false;
+  }
+}
