@@ -33,8 +33,9 @@ const expected = [
   "an upgrade during a rotation",
   "the new version recovers what was killed under the old one",
   "run goes on with the old version, and ends with the hub's exit code",
+  "the recovery sheet is printed",
   "units name /usr/bin/hivemind-sqlcipher",
-  "without libsecret other sources work, and the keyring's error names the package",
+  "without libsecret other sources work",
   "an addon with one byte changed is refused, and dpkg --verify names it",
 ];
 const expectedWithKeyring = [
@@ -42,6 +43,7 @@ const expectedWithKeyring = [
   "an upgrade during a backup",
   "an upgrade during a rotation",
   "the new version recovers what was killed under the old one",
+  "without libsecret the keyring's error names the package",
   "purge leaves the keyring's entry",
 ];
 const expectedAtEnd = ["remove and purge leave stores, settings, bundles and backups"];
