@@ -4,10 +4,12 @@
  * the foreign one under qemu.
  */
 import { execFile, execFileSync } from "node:child_process";
-import { copyFile, mkdir, readdir, readFile } from "node:fs/promises";
+import { existsSync } from "node:fs";
+import { copyFile, mkdir, mkdtemp, readdir, readFile, rm } from "node:fs/promises";
+import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { promisify } from "node:util";
-import { beforeAll, expect, test } from "vitest";
+import { afterAll, beforeAll, expect, test } from "vitest";
 import { root } from "../built.js";
 import { proving, report } from "../prove-report.js";
 import { temporaryFolder } from "../store/temporary.js";
@@ -59,8 +61,7 @@ async function script(name: string, ...args: string[]): Promise<string> {
 }
 
 /** What a system is given: the package, an older version of it, and one of another architecture. */
-async function sharedDirectory(arch: string): Promise<string> {
-  const directory = join(packages, `shared-${arch}`);
+async function fillSharedDirectory(directory: string, arch: string): Promise<void> {
   await mkdir(directory);
   const deb = join(packages, await packageOf(arch));
   await copyFile(deb, join(directory, "new.deb"));
@@ -68,7 +69,6 @@ async function sharedDirectory(arch: string): Promise<string> {
   const other = await otherArchitecture(deb, arch, directory);
   await copyFile(other, join(directory, "other.deb"));
   await copyFile(join(root, "packaging/try-package"), join(directory, "try-package"));
-  return directory;
 }
 
 async function packageOf(arch: string): Promise<string> {
@@ -82,6 +82,7 @@ async function packageOf(arch: string): Promise<string> {
 async function otherArchitecture(deb: string, arch: string, directory: string): Promise<string> {
   const other = arch === "amd64" ? "arm64" : "amd64";
   const tree = join(directory, "other");
+  await mkdir(tree);
   await exec("dpkg-deb", ["--control", deb, join(tree, "DEBIAN")]);
   await exec("sed", [
     "-i",
@@ -94,11 +95,13 @@ async function otherArchitecture(deb: string, arch: string, directory: string): 
 }
 
 beforeAll(async () => {
-  packages = await temporaryFolder();
+  packages = await mkdtemp(join(tmpdir(), "hivemind-packages-"));
   const build = join(packages, "build");
   await script("build", build);
   for (const arch of architectures) await script("build-deb", arch, build, packages);
 }, timeoutMs);
+
+afterAll(() => rm(packages, { recursive: true, force: true }));
 
 test("the package names what it needs, and is not larger than it has to be", async () => {
   for (const arch of architectures) {
@@ -142,7 +145,8 @@ test(
 test.each(systems)(
   "$suite on $arch: used, upgraded, removed, and refused where it must be",
   async ({ suite, arch }) => {
-    const shared = await sharedDirectory(arch).catch(() => join(packages, `shared-${arch}`));
+    const shared = join(packages, `shared-${arch}`);
+    if (!existsSync(shared)) await fillSharedDirectory(shared, arch);
     const system = await script("make-root", suite, arch);
     const args = [system, shared, "/mnt/try-package"];
     const { stdout, stderr } = await exec(join(root, "packaging/in-root"), args, {

@@ -1,0 +1,173 @@
+/**
+ * The npm package with SQLCipher's addon ready-made: it is installed without a compiler, refuses a changed addon, and
+ * compiles only what it is told to.
+ */
+import { execFile, execFileSync } from "node:child_process";
+import { cp, mkdir, mkdtemp, readFile, rm, writeFile } from "node:fs/promises";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { promisify } from "node:util";
+import { afterAll, beforeAll, expect, test } from "vitest";
+import { root } from "../built.js";
+import { proving } from "../prove-report.js";
+import { temporaryFolder } from "../store/temporary.js";
+
+const exec = promisify(execFile);
+const timeoutMs = 900_000;
+const native = execFileSync("dpkg", ["--print-architecture"], { encoding: "utf8" }).trim();
+
+/** A directory in which the package is installed. */
+let installed: string;
+let archive: string;
+let directory: string;
+
+/** A directory for PATH with what npm and the package's scripts need, and no compiler. */
+async function pathWithoutCompiler(directory: string): Promise<string> {
+  const bin = join(directory, "bin");
+  await mkdir(bin);
+  for (const name of ["node", "npm", "sh", "env"]) {
+    const target = execFileSync("sh", ["-c", `command -v ${name}`], { encoding: "utf8" }).trim();
+    await exec("ln", ["-s", target, join(bin, name)]);
+  }
+  return bin;
+}
+
+beforeAll(async () => {
+  directory = await mkdtemp(join(tmpdir(), "hivemind-npm-"));
+  const build = join(directory, "build");
+  await exec(join(root, "packaging/build"), [build], { maxBuffer: 1 << 24 });
+  const args = [build, directory, ...(proving ? ["amd64", "arm64"] : [native])];
+  const { stdout } = await exec(join(root, "packaging/build-npm"), args);
+  archive = stdout.trim();
+  installed = join(directory, "installed");
+  await mkdir(installed);
+  await writeFile(join(installed, "package.json"), '{"type": "module"}');
+  const PATH = await pathWithoutCompiler(directory);
+  await exec("npm", ["install", "--no-audit", "--no-fund", archive], {
+    cwd: installed,
+    env: { ...process.env, PATH },
+  });
+}, timeoutMs);
+
+afterAll(() => rm(directory, { recursive: true, force: true }));
+
+const addon = () =>
+  join(
+    ...[installed, "node_modules/hivemind-sqlcipher/native"],
+    ...[`linux-${process.arch}`, "node_sqlite3.node"],
+  );
+
+async function command(
+  args: string[],
+  env: NodeJS.ProcessEnv = {},
+): Promise<{ code: number; stdout: string; stderr: string }> {
+  const program = join(installed, "node_modules/.bin/hivemind-sqlcipher");
+  const options = { env: { ...process.env, ...env }, encoding: "utf8" as const };
+  try {
+    return { code: 0, ...(await exec(program, args, options)) };
+  } catch (error) {
+    return error as { code: number; stdout: string; stderr: string };
+  }
+}
+
+/** A store whose passphrase is in a file, and the options that name it. */
+async function madeStore(): Promise<string[]> {
+  const directory = await temporaryFolder();
+  const passphrase = join(directory, "passphrase");
+  await writeFile(passphrase, "a passphrase of this test", { mode: 0o600 });
+  const options = [
+    ...["--db", join(directory, "clients.db"), "--config", join(directory, "config.json")],
+    ...["--passphrase-source", `file:${passphrase}`],
+  ];
+  const key = ["--recovery-key-file", join(directory, "recovery-key.txt")];
+  const answer = await command([
+    ...["init", ...options, "--yes", "--service", "none", "--hub", "none", ...key],
+    ...["--to", join(directory, "backups"), "--bundle-to", join(directory, "bundles")],
+  ]);
+  expect(answer).toMatchObject({ code: 0 });
+  return options;
+}
+
+test(
+  "it is installed without a compiler, as a command and as a library",
+  async () => {
+    const options = await madeStore();
+    expect(await command(["add-client", ...options, "--name", "door"])).toMatchObject({ code: 0 });
+    expect((await command(["list-clients", ...options])).stdout).toContain("door");
+
+    const program = `
+    import { ClientStore, generatePassphrase, newClient } from "hivemind-sqlcipher";
+    const store = await ClientStore.create("library.db", generatePassphrase());
+    await store.addItem(newClient({ client_id: 1, api_key: "a key" }));
+    console.log((await store.getClientByApiKey("a key")).client_id);
+    await store.close();`;
+    await writeFile(join(installed, "use.mjs"), program);
+    const { stdout } = await exec(process.execPath, ["use.mjs"], { cwd: installed });
+    expect(stdout.trim()).toBe("1");
+  },
+  timeoutMs,
+);
+
+test("it has the addon ready-made, and no binding that would be compiled", async () => {
+  const { stdout } = await exec("tar", ["--list", "--gzip", "--file", archive]);
+  const files = stdout.split("\n");
+  const architectures = proving ? ["x64", "arm64"] : [process.arch];
+  for (const arch of architectures) {
+    expect(files).toContain(`package/native/linux-${arch}/node_sqlite3.node`);
+  }
+  expect(files).toContain("package/native/LICENSE");
+  expect(files).toContain("package/sbom.cdx.json");
+  await expect(
+    readFile(join(installed, "node_modules/@journeyapps/sqlcipher/package.json")),
+  ).rejects.toThrow("ENOENT");
+});
+
+test(
+  "an addon with one byte changed is refused, and nothing is loaded in its place",
+  async () => {
+    const options = await madeStore();
+    const sound = await readFile(addon());
+    const changed = Buffer.from(sound);
+    const middle = Math.floor(changed.length / 2);
+    changed[middle] = (changed[middle] ?? 0) ^ 1;
+    try {
+      await writeFile(addon(), changed);
+      const { code, stderr } = await command(["list-clients", ...options]);
+      expect(code).toBe(14);
+      expect(stderr).toContain(`the SQLCipher addon ${addon()} was changed: its sha256 differs`);
+      expect(stderr).toContain("Install hivemind-sqlcipher again");
+      await rm(addon());
+      const missing = await command(["list-clients", ...options]);
+      expect(missing.code).toBe(1);
+      expect(missing.stderr).toContain(`cannot read the SQLCipher addon ${addon()}`);
+    } finally {
+      await writeFile(addon(), sound);
+    }
+    expect(await command(["list-clients", ...options])).toMatchObject({ code: 0 });
+  },
+  timeoutMs,
+);
+
+test(
+  "a compiled addon is used only where it was asked for",
+  async () => {
+    const options = await madeStore();
+    const compiled = { HIVEMIND_SQLCIPHER_ADDON: "compiled" };
+    const without = await command(["list-clients", ...options], compiled);
+    expect(without.code).toBe(1);
+    expect(without.stderr).toContain("npm install --allow-scripts=@journeyapps/sqlcipher");
+
+    const unknown = await command(["list-clients", ...options], { HIVEMIND_SQLCIPHER_ADDON: "x" });
+    expect(unknown.code).toBe(2);
+
+    // What was compiled for this checkout: compiling it once more would test nothing.
+    for (const name of ["@journeyapps/sqlcipher", "bindings", "file-uri-to-path"]) {
+      await cp(join(root, "node_modules", name), join(installed, "node_modules", name), {
+        recursive: true,
+      });
+    }
+    await rm(addon());
+    expect(await command(["list-clients", ...options], compiled)).toMatchObject({ code: 0 });
+  },
+  timeoutMs,
+);
