@@ -389,9 +389,47 @@ function over(upper: Settings, lower: Settings): Settings {
     ...lower,
     ...defined({ passphrase_source: upper.passphrase_source, recipients: upper.recipients }),
     store: { ...keptStore, ...store },
-    backup: { ...lower.backup, ...defined(upper.backup ?? {}) },
+    backup: defined({
+      ...lower.backup,
+      ...defined(upper.backup ?? {}),
+      ...serviceOver(upper.backup ?? {}, lower.backup ?? {}),
+    }),
     keep: { ...lower.keep, ...defined(upper.keep ?? {}) },
   };
+}
+
+export type ServiceSettings = Pick<
+  NonNullable<Settings["backup"]>,
+  "unit" | "service" | "stop_command" | "start_command"
+>;
+
+/**
+ * Merges the settings of the service. Any of them in `upper` replaces those in `lower` that would
+ * contradict it: a unit or commands in an option have an effect although the file says `none`, and
+ * `auto` searches for the service although the file names a unit.
+ */
+export function serviceOver(upper: ServiceSettings, lower: ServiceSettings): ServiceSettings {
+  const { unit, service, stop_command: stop, start_command: start } = upper;
+  const none = { unit: undefined, service, stop_command: undefined, start_command: undefined };
+  const commands = {
+    stop_command: stop ?? lower.stop_command,
+    start_command: start ?? lower.start_command,
+  };
+  if (stop !== undefined || start !== undefined) {
+    return { ...none, unit, service: service ?? "command", ...commands };
+  }
+  if (unit !== undefined) return { ...none, unit, service: service ?? "auto" };
+  switch (service) {
+    case undefined:
+      return { ...none, unit: lower.unit, service: lower.service, ...commands };
+    case "command":
+      return { ...none, ...commands };
+    case "systemd":
+    case "systemd-user":
+      return { ...none, unit: lower.unit };
+    default:
+      return none;
+  }
 }
 
 function withAbsolutePaths(settings: Settings, environment: Environment): Settings {

@@ -2,7 +2,9 @@
 import { StoreError } from "../errors.js";
 import type { ResolvedService } from "../operation/downtime.js";
 import type { Reporter } from "../reporter.js";
-import { managerError, systemctl } from "../service/systemctl.js";
+import { expandScripts } from "../service/hub-units.js";
+import { defaultUnit } from "../service/service.js";
+import { readCommands } from "../service/unit-commands.js";
 import { namedStore, readServerJson, serverJsonPath } from "./server-json.js";
 
 /** `auto` finds out; `none` is the operator's word that no hub needs to be told. */
@@ -74,18 +76,13 @@ export function startsByRun(commandLine: string): boolean {
 }
 
 /**
- * The words of what a unit runs to start, its preparations included; none for what is no unit.
+ * Returns the arguments of the commands that start a unit, its preparations and wrapper scripts
+ * included; none for a service that is not a unit.
  *
- * @throws StoreError `service` if the manager does not answer.
+ * @throws {@link StoreError} service - if the manager does not respond
  */
 export async function unitCommand({ service, choice }: ResolvedService): Promise<string[]> {
   if (service.kind !== "systemd" && service.kind !== "systemd-user") return [];
-  const unit = service.name ?? choice.unit;
-  const args = ["show", "--property=ExecStartPre,ExecStart", "--value", "--", unit];
-  const outcome = await systemctl(service.kind, args);
-  if (outcome.code !== 0) throw managerError(service.kind, outcome);
-  // "{ path=/usr/bin/x ; argv[]=/usr/bin/x --option ; ignore_errors=no ; … }", a line for each command.
-  return [...outcome.stdout.matchAll(/argv\[\]=((?:(?!argv\[\]=).)*?) ; /g)].flatMap(
-    ([, words = ""]) => words.split(" "),
-  );
+  const name = service.name ?? choice.unit ?? defaultUnit;
+  return expandScripts(await readCommands({ manager: service.kind, name }));
 }

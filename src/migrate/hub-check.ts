@@ -18,13 +18,7 @@ import { StoreError, systemError } from "../errors.js";
 import { makeDirectory, replaceFile } from "../fs/atomic.js";
 import { copyFile } from "../fs/copy.js";
 import { lstatIfExists } from "../fs/read.js";
-import {
-  findHubProcesses,
-  findHubUnits,
-  type HubUnit,
-  stopCommandOf,
-  unitCommandLine,
-} from "../hub/find-hubs.js";
+import { findHubProcesses, findHubUnits, stopCommandOf } from "../hub/find-hubs.js";
 import {
   askClients,
   askHub,
@@ -32,10 +26,13 @@ import {
   findHubPython,
   type HubPython,
 } from "../hub/interpreter.js";
+import { startsByRun } from "../hub/password-delivery.js";
 import { checkPackages } from "../hub/run.js";
 import { type ServerJson, serverJsonPath } from "../hub/server-json.js";
 import { parseSource } from "../keys/source.js";
 import { unlock } from "../keys/unlock.js";
+import type { HubUnit } from "../service/hub-units.js";
+import { systemctlLine } from "../service/systemctl.js";
 import { identify } from "../store/cipher.js";
 import { counted } from "../text/count.js";
 import type { Endpoint } from "./migrate.js";
@@ -103,7 +100,7 @@ async function assertNoUnitRestarts(): Promise<void> {
   const unit = units.find(({ isActive }) => isActive);
   if (unit === undefined) return;
   throw new StoreError("refused", `${unit.name} is not stopped: its database cannot be removed`, {
-    hint: `Stop it first: ${unitCommandLine(unit, "stop")}`,
+    hint: `Stop it first: ${systemctlLine(unit.manager, `stop ${unit.name}`)}`,
   });
 }
 
@@ -197,13 +194,13 @@ async function identifyTarget(to: Endpoint): Promise<{ cipherCompatibility: 3 | 
 }
 
 function assertUnitsUseRun(units: readonly HubUnit[]): void {
-  const without = units.find(({ usesRun }) => !usesRun);
+  const without = units.find(({ args }) => !startsByRun(args.join(" ")));
   if (without === undefined) return;
   throw new StoreError(
     "refused",
     `${without.name} starts the hub without its passphrase: it could not open the encrypted store`,
     {
-      hint: `Let the unit start it through run: ExecStart=hivemind-sqlcipher run -- hivemind-core listen (then systemctl daemon-reload).\nIf the unit is no longer used, remove its file or mask it: ${unitCommandLine(without, "mask")}\nOr give --hub none if that hub does not use this store.`,
+      hint: `Let the unit start it through run: ExecStart=hivemind-sqlcipher run -- hivemind-core listen (then systemctl daemon-reload).\nIf the unit is no longer used, remove its file or mask it: ${systemctlLine(without.manager, `mask ${without.name}`)}\nOr give --hub none if that hub does not use this store.`,
     },
   );
 }

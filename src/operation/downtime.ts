@@ -7,8 +7,9 @@ import { StoreError } from "../errors.js";
 import { findHolders, findLastingHolders, formatHolders } from "../process/holders.js";
 import type { Reporter } from "../reporter.js";
 import * as z from "../schema.js";
-import { type ServiceChoice, selectService } from "../service/select.js";
+import { hintForHolders, type ServiceChoice, selectService } from "../service/select.js";
 import {
+  defaultUnit,
   newRestartName,
   type RestartTimer,
   type Service,
@@ -95,13 +96,17 @@ export async function resolveService(
   );
   if (others.length > 0) {
     throw new StoreError("inUse", `${storePath} is open in ${formatHolders(others)}`, {
-      hint: "stop that first, or name the service that it belongs to (--unit); nothing was stopped",
+      hint: `${await hintForHolders(others)} Nothing was stopped.`,
     });
   }
   if (!complete) {
     reporter.notice(
       `other users' processes cannot be looked into: if one of them has ${storePath} open, this does not know`,
     );
+  }
+  if (service.isDiscovered) {
+    reporter.notice(`the hub of ${storePath} is the unit ${service.name} (${service.kind})`);
+    await choice.remember?.(service);
   }
   return { service, choice, wasActive: active, pendingRestart };
 }
@@ -129,7 +134,7 @@ export class Downtime {
     this.#storePath = choice.storePath;
     this.stopped = {
       service: service.kind,
-      unit: choice.unit,
+      unit: service.name ?? choice.unit ?? defaultUnit,
       stop_command: choice.stopCommand,
       start_command: choice.startCommand,
       dependents: [...dependents],

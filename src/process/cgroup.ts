@@ -26,12 +26,12 @@ export function listProcesses(group: string): number[] {
   return [...pids];
 }
 
-/** Returns the control groups of a process in each hierarchy; none if it has ended. */
-export function groupsOf(pid: number): string[] {
+/** Returns the text of `/proc/PID/cgroup`; empty if the process has ended. */
+export function readGroups(pid: number): string {
   try {
-    return parseGroups(readFileSync(`/proc/${pid}/cgroup`, "utf8"));
+    return readFileSync(`/proc/${pid}/cgroup`, "utf8");
   } catch {
-    return [];
+    return "";
   }
 }
 
@@ -42,7 +42,9 @@ export function parseGroups(text: string): string[] {
 
 export function isInGroup(pid: number, group: string): boolean {
   if (!group) return false;
-  return groupsOf(pid).some((path) => path === group || path.startsWith(`${group}/`));
+  return parseGroups(readGroups(pid)).some(
+    (path) => path === group || path.startsWith(`${group}/`),
+  );
 }
 
 /** Returns the path of an open file of the processes that has a name in `names`. */

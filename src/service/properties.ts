@@ -2,29 +2,70 @@
 
 export type Properties = Readonly<Record<string, string>>;
 
-/**
- * A property with commands (ExecStop and similar). systemd prints their arguments unescaped, line
- * breaks included.
- */
-const command = /^(Exec\w+)=\{ path=[\s\S]*? ; status=\S+ \}$/gm;
+/** A command of a unit, as in ExecStart. */
+export interface UnitCommand {
+  /** The name of the property. */
+  readonly property: string;
+  readonly path: string;
+  /** The arguments with specifiers replaced, before the expansion of variables. */
+  readonly args: readonly string[];
+  /** Flags such as `ignore-failure`, which unit files write as prefixes. */
+  readonly flags: readonly string[];
+}
 
 /**
- * Parses the properties of units, separated by empty lines. A property with commands gets the
- * value "yes".
+ * A property with commands (ExecStart and similar). systemd prints their arguments unescaped, line
+ * breaks included.
+ */
+const command = /^(Exec\w+)=(\{ path=[\s\S]*? ; status=\S+ \})$/gm;
+
+/** Properties that are printed on a line for each value, with their spaces. */
+const repeated = new Set(["EnvironmentFiles"]);
+
+/**
+ * Parses the properties of units, separated by empty lines. The value of a property with commands is
+ * for {@link parseCommands}.
  */
 export function parseProperties(text: string): Properties[] {
   return text
-    .replace(command, "$1=yes")
+    .replace(command, (_, name, value) => `${name}=${Buffer.from(value).toString("base64")}`)
     .trimEnd()
     .split("\n\n")
-    .map((block) =>
-      Object.fromEntries(
-        block.split("\n").map((line) => {
-          const [name = "", ...value] = line.split("=");
-          return [name, value.join("=")];
-        }),
-      ),
-    );
+    .map((block) => {
+      const properties: Record<string, string> = {};
+      for (const line of block.split("\n")) {
+        const [name = "", ...rest] = line.split("=");
+        const value = rest.join("=");
+        const former = properties[name];
+        // A property with several commands or files has a line for each.
+        const separator = name.startsWith("Exec") ? " " : repeated.has(name) ? "\n" : undefined;
+        properties[name] =
+          former !== undefined && separator !== undefined ? former + separator + value : value;
+      }
+      return properties;
+    });
+}
+
+/**
+ * Parses the commands of a property. Arguments with blanks are split, because systemd prints them
+ * without quotes.
+ */
+export function parseCommands(property: string, value = ""): UnitCommand[] {
+  return value
+    .split(" ")
+    .map((text) => Buffer.from(text, "base64").toString())
+    .flatMap((text) => {
+      const [, path, args] =
+        /^\{ path=(.*?) ; argv\[\]=([\s\S]*?) ; ignore_errors=/.exec(text) ?? [];
+      if (path === undefined || args === undefined) return [];
+      return [{ property, path, args: args.split(" "), flags: [] }];
+    });
+}
+
+/** Parses a list of strings, in which systemd quotes those with blanks. */
+export function parseList(text = ""): string[] {
+  const items = text.matchAll(/"((?:[^"\\]|\\.)*)"|((?:[^\s"\\]|\\.)+)/g);
+  return [...items].map(([, quoted, plain = ""]) => (quoted ?? plain).replace(/\\(.)/g, "$1"));
 }
 
 /** What `infinity` counts as: 5 minutes. */
@@ -41,9 +82,7 @@ const timeUnits: Readonly<Record<string, number>> = {
   w: 604_800_000,
 };
 
-/**
- * Parses a time span into milliseconds, at most 5 minutes, also for `infinity` and unknown units.
- */
+/** Parses a time span into milliseconds, at most 5 minutes, also for `infinity` and unknown units. */
 export function timespanMs(text = "0"): number {
   if (text === "infinity") return unlimitedMs;
   const parts = [...text.matchAll(/(?<![\d.])(\d+(?:\.\d+)?) ?([a-z]+)/g)];

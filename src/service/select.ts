@@ -1,32 +1,43 @@
 /** Decides which service belongs to a store. */
+import { readFileSync } from "node:fs";
 import { StoreError } from "../errors.js";
-import { findLastingHolders, formatHolders } from "../process/holders.js";
+import { findHolders, findLastingHolders, formatHolders, type Holder } from "../process/holders.js";
 import { CommandService } from "./command.js";
+import { findHubUnits, mayUseStore, runsHub, usesOtherStore } from "./hub-units.js";
 import { NoService } from "./none.js";
+import { findOrigin, findUnitOf } from "./origin.js";
 import { defaultUnit, type Service, type ServiceKind } from "./service.js";
+import { inManager, type Manager, show, type UnitName } from "./systemctl.js";
 import { SystemdUnit } from "./systemd.js";
 
 export interface ServiceChoice {
   readonly service: "auto" | ServiceKind;
-  /** The name of the systemd unit. */
-  readonly unit: string;
+  /** The name of the systemd unit. Without a name, the unit is found by the store. */
+  readonly unit?: string | undefined;
   /** Shell commands. With `auto`, they take precedence over a unit. */
   readonly stopCommand?: string | undefined;
   readonly startCommand?: string | undefined;
   /** The store's resolved path. */
   readonly storePath: string;
+  /** Stores a unit that was found and passed its checks, for the next command. */
+  readonly remember?: ((found: Service) => Promise<void>) | undefined;
 }
 
+const managers = ["systemd-user", "systemd"] as const;
+
 /**
- * Returns the service of a store. `auto` decides for the operator's commands if given, the unit of
- * the user's manager, the unit of the system's manager, or none if no process has the store open.
+ * Returns the service of a store. `auto` decides for the operator's commands if given; else for a
+ * unit: the named unit, the unit of the hub that has the store open, the unit that would start such a
+ * hub; else for none.
  *
  * @throws {@link StoreError} usage - if a command is missing, or no unit can have this name
  * @throws {@link StoreError} inUse - if no service was found and a process has the store open
+ * @throws {@link StoreError} refused - if several units qualify
  * @throws {@link StoreError} service - if the chosen manager does not respond
  */
 export async function selectService(choice: ServiceChoice): Promise<Service> {
-  switch (choice.service) {
+  const { service, unit } = choice;
+  switch (service) {
     case "none":
       return new NoService();
     case "command": {
@@ -35,10 +46,19 @@ export async function selectService(choice: ServiceChoice): Promise<Service> {
       throw new StoreError("usage", "--service command needs --stop-command and --start-command");
     }
     case "systemd-user":
-    case "systemd":
-      return SystemdUnit.find(choice.service, choice.unit);
+    case "systemd": {
+      if (unit !== undefined) return SystemdUnit.find(service, unit);
+      const found = await findUnit(choice.storePath, [service]);
+      return found ?? SystemdUnit.find(service, defaultUnit);
+    }
     case "auto":
-      return commandService(choice) ?? (await findService(choice));
+      return (
+        commandService(choice) ??
+        (unit === undefined
+          ? await findUnit(choice.storePath, managers)
+          : await findNamedUnit(unit, choice.storePath)) ??
+        (await noService(choice))
+      );
   }
 }
 
@@ -53,27 +73,139 @@ function commandService(choice: ServiceChoice): CommandService | undefined {
   return new CommandService({ stopCommand, startCommand, storePath });
 }
 
-async function findService({ unit, storePath }: ServiceChoice): Promise<Service> {
-  for (const kind of ["systemd-user", "systemd"] as const) {
-    const found = await SystemdUnit.find(kind, unit).catch(ignoreAbsentManager);
-    if (found?.isUsable) return found;
+/** Finds a unit by name. If both managers have it, the unit that holds the store or runs is meant. */
+async function findNamedUnit(name: string, storePath: string): Promise<SystemdUnit | undefined> {
+  const found: SystemdUnit[] = [];
+  for (const manager of managers) {
+    const unit = await SystemdUnit.find(manager, name).catch(ignoreAbsentManager);
+    if (unit?.isUsable) found.push(unit);
   }
+  if (found.length < 2) return found[0];
+  for (const { pid } of (await findHolders(storePath)).holders) {
+    for (const unit of found) if (await unit.owns(pid)) return unit;
+  }
+  for (const unit of found) if ((await unit.state()).active) return unit;
+  return found[0];
+}
+
+/** Finds the unit of the hub that uses the store, by its processes or, if it is stopped, by its file. */
+async function findUnit(
+  storePath: string,
+  among: readonly Manager[],
+): Promise<SystemdUnit | undefined> {
+  const running = await findUnitsOfHolders(storePath, among);
+  const unit = onlyOne(running, storePath) ?? (await findStoppedUnit(storePath, among));
+  if (unit !== undefined) {
+    return SystemdUnit.find(unit.manager, shortName(unit.name), { isDiscovered: true });
+  }
+  for (const manager of among) {
+    const usual = await SystemdUnit.find(manager, defaultUnit).catch(ignoreAbsentManager);
+    if (usual?.isUsable) return usual;
+  }
+  return undefined;
+}
+
+async function findUnitsOfHolders(
+  storePath: string,
+  among: readonly Manager[],
+): Promise<UnitName[]> {
+  const units = new Map<string, UnitName>();
+  for (const holder of (await findHolders(storePath)).holders) {
+    const unit = await findUnitOf(holder.pid);
+    if (unit && among.includes(unit.manager) && (await isHubOf(unit, holder))) {
+      units.set(`${unit.manager} ${unit.name}`, unit);
+    }
+  }
+  return [...units.values()];
+}
+
+/**
+ * Returns whether a holder of the store is the unit's hub. A unit such as `cron.service` runs many
+ * programs, of which any may look up a client, and stopping it would be wrong.
+ */
+async function isHubOf({ manager, name }: UnitName, { pid }: Holder): Promise<boolean> {
+  if (runsHub(argsOf(pid))) return true;
+  const [unit = {}] = await show(manager, ["MainPID", "Type"], [name]);
+  return unit.MainPID === `${pid}` && unit.Type !== "oneshot";
+}
+
+function argsOf(pid: number): string[] {
+  try {
+    return readFileSync(`/proc/${pid}/cmdline`, "utf8").split("\0");
+  } catch {
+    return []; // the process has ended
+  }
+}
+
+async function findStoppedUnit(
+  storePath: string,
+  among: readonly Manager[],
+): Promise<UnitName | undefined> {
+  const units = (await findHubUnits(among)).filter(
+    (unit) => !unit.isTemplate && mayUseStore(unit, storePath) && !usesOtherStore(unit, storePath),
+  );
+  for (const preferred of [units, units.filter(isActive), units.filter(isEnabled)]) {
+    if (preferred.length === 1) return preferred[0];
+  }
+  return onlyOne(units, storePath);
+}
+
+const isActive = (unit: { isActive: boolean }) => unit.isActive;
+const isEnabled = (unit: { isEnabled: boolean }) => unit.isEnabled;
+
+function onlyOne(units: readonly UnitName[], storePath: string): UnitName | undefined {
+  if (units.length < 2) return units[0];
+  const names = units.map(({ manager, name }) => `${name} ${inManager(manager)}`).join(" and ");
+  throw new StoreError("refused", `several units may be the hub of ${storePath}: ${names}`, {
+    hint: `Name the unit: ${units.map(unitOptions).join(", or ")}.`,
+  });
+}
+
+async function noService({ unit, storePath }: ServiceChoice): Promise<NoService> {
   const { holders } = await findLastingHolders(storePath);
-  if (holders.length === 0) {
-    // Warn only if the user named the unit.
-    return new NoService(
-      unit === defaultUnit
-        ? []
-        : [`no service ${unit} was found and no process has ${storePath} open: nothing is stopped`],
+  if (holders.length > 0) {
+    const missing = unit === undefined ? "no service was found" : `no service ${unit} was found`;
+    throw new StoreError(
+      "inUse",
+      `${missing}, and ${storePath} is open in ${formatHolders(holders)}`,
+      { hint: await hintForHolders(holders) },
     );
   }
-  throw new StoreError(
-    "inUse",
-    `no service ${unit} was found, and ${storePath} is open in ${formatHolders(holders)}`,
-    {
-      hint: "Name the service with --unit, or stop that program, or give --stop-command and --start-command.",
-    },
+  // Warn only if the user named the unit.
+  return new NoService(
+    unit === undefined
+      ? []
+      : [`no service ${unit} was found and no process has ${storePath} open: nothing is stopped`],
   );
+}
+
+/** Returns a hint on how to have these holders of a store stopped, from what they belong to. */
+export async function hintForHolders(holders: readonly Holder[]): Promise<string> {
+  for (const { pid } of holders) {
+    const unit = await findUnitOf(pid);
+    if (unit)
+      return `Process ${pid} belongs to a unit: if that is the hub, use ${unitOptions(unit)}.`;
+    const origin = findOrigin(pid);
+    switch (origin?.kind) {
+      case "podman":
+      case "docker":
+        return `Process ${pid} runs in the ${origin.kind} container ${origin.id.slice(0, 12)}: use --stop-command '${origin.kind} stop NAME' and --start-command '${origin.kind} start NAME'.`;
+      case "container":
+        return `Process ${pid} runs in a container (${origin.engine}): give --stop-command and --start-command.`;
+      case "systemd-user":
+        return `Process ${pid} belongs to ${origin.unit} of user ${origin.uid}: run this as that user.`;
+    }
+  }
+  return "Stop that program first, or give --stop-command and --start-command.";
+}
+
+function unitOptions({ manager, name }: UnitName): string {
+  return `--service ${manager} --unit ${shortName(name)}`;
+}
+
+/** Returns a unit's name as an operator writes it: without ".service", unless that is ambiguous. */
+function shortName(name: string): string {
+  return name.replace(/^([^.]+)\.service$/, "$1");
 }
 
 function ignoreAbsentManager(error: unknown): undefined {

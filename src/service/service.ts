@@ -48,6 +48,8 @@ export interface Service {
   readonly kind: ServiceKind;
   /** The unit's name as the operator wrote it; null where there is none. */
   readonly name: string | null;
+  /** Whether the service was found by the store, not named. Absent means no. */
+  readonly isDiscovered?: boolean;
   /** The time limit of `stop` in milliseconds. A restart timer must not fire before. */
   readonly stopTimeoutMs: number;
 

@@ -5,6 +5,11 @@ import { type Properties, parseProperties } from "./properties.js";
 
 export type Manager = "systemd-user" | "systemd";
 
+export interface UnitName {
+  readonly manager: Manager;
+  readonly name: string;
+}
+
 /** While it reloads many units, a manager responds after seconds. */
 export const queryLimitMs = 30_000;
 

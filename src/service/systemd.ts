@@ -8,14 +8,23 @@ import { setTimeout as delay } from "node:timers/promises";
 import { StoreError } from "../errors.js";
 import { isInGroup, listProcesses } from "../process/cgroup.js";
 import type { Outcome } from "../process/run.js";
+import { isInContainer } from "./origin.js";
 import type { Properties } from "./properties.js";
 import { armTimer, disarmTimer } from "./restart-timer.js";
 import type { RestartTimer, Service, ServiceState, Started } from "./service.js";
-import { formatFailure, type Manager, show, systemctl, unitError } from "./systemctl.js";
+import {
+  formatFailure,
+  type Manager,
+  show,
+  systemctl,
+  type UnitName,
+  unitError,
+} from "./systemctl.js";
 import { checkUnit, unitProperties } from "./unit-checks.js";
 import {
   findStopGroup,
   isActive,
+  isLauncher,
   isUp,
   startLimitMs,
   stopLimitMs,
@@ -39,6 +48,7 @@ const starters = /\.(socket|timer|path|automount)$/;
 
 const serviceName = /^[\w:.\\@][\w:.\\@-]*$/;
 const otherUnit = /\.(socket|timer|path|automount|target|slice|scope|mount|swap|device)$/;
+const template = /@(\.service)?$/;
 
 export class SystemdUnit implements Service {
   readonly kind: Manager;
@@ -46,6 +56,9 @@ export class SystemdUnit implements Service {
   readonly stopTimeoutMs: number;
   /** Whether the manager has the unit. A masked unit counts as absent unless it runs. */
   readonly isUsable: boolean;
+  readonly isDiscovered: boolean;
+  /** Whether the unit only starts and stops containers or a daemon outside of its control group. */
+  readonly #isLauncher: boolean;
   readonly #startTimeoutMs: number;
   /** The control group of the last run, in which no process may be left after a stop. */
   #controlGroup: string;
@@ -54,9 +67,16 @@ export class SystemdUnit implements Service {
   /** Active units to be started again with the unit. */
   #dependents: readonly string[] = [];
 
-  private constructor(kind: Manager, name: string, unit: Properties, group: readonly Properties[]) {
-    this.kind = kind;
+  private constructor(
+    { manager, name }: UnitName,
+    unit: Properties,
+    group: readonly Properties[],
+    isDiscovered: boolean,
+  ) {
+    this.kind = manager;
     this.name = name;
+    this.isDiscovered = isDiscovered;
+    this.#isLauncher = isLauncher(unit);
     this.isUsable =
       unit.LoadState !== "not-found" && (unit.LoadState !== "masked" || isActive(unit));
     this.#controlGroup = unit.ControlGroup ?? "";
@@ -69,18 +89,25 @@ export class SystemdUnit implements Service {
   /**
    * Queries a unit. It need not exist.
    *
+   * @param options.isDiscovered - see {@link Service.isDiscovered}
+   *
    * @throws {@link StoreError} usage - if this cannot be the name of a service
    * @throws {@link StoreError} service - if the manager does not respond
    */
-  static async find(kind: Manager, name: string): Promise<SystemdUnit> {
+  static async find(
+    manager: Manager,
+    name: string,
+    { isDiscovered = false } = {},
+  ): Promise<SystemdUnit> {
     if (!serviceName.test(name) || otherUnit.test(name)) {
       throw new StoreError("usage", `${name} is not the name of a systemd service`, {
         hint: "Name a service, as in --unit hivemind-core.",
       });
     }
-    const [unit = {}] = await show(kind, unitProperties, [name]);
-    const group = unit.LoadState === "loaded" ? await findStopGroup(kind, name) : [];
-    return new SystemdUnit(kind, name, unit, group);
+    if (template.test(name)) throw await templateError({ manager, name });
+    const [unit = {}] = await show(manager, unitProperties, [name]);
+    const group = unit.LoadState === "loaded" ? await findStopGroup(manager, name) : [];
+    return new SystemdUnit({ manager, name }, unit, group, isDiscovered);
   }
 
   async state(): Promise<ServiceState> {
@@ -104,8 +131,9 @@ export class SystemdUnit implements Service {
   }
 
   async owns(pid: number): Promise<boolean> {
+    if (this.#isLauncher && isInContainer(pid)) return true;
     if (!this.#controlGroup) await this.state();
-    return this.#controlGroup !== "" && isInGroup(pid, this.#controlGroup);
+    return isInGroup(pid, this.#controlGroup);
   }
 
   async activeDependents(): Promise<string[]> {
@@ -237,6 +265,19 @@ const watchedProperties = [
   "Type",
   "InactiveExitTimestampMonotonic",
 ];
+
+/** Returns the error for a template, which is not a unit itself. */
+async function templateError({ manager, name }: UnitName): Promise<StoreError> {
+  const stem = name.replace(template, "@");
+  const { stdout } = await systemctl(manager, [
+    ...["list-units", "--all", "--plain", "--no-legend", "--full", `${stem}*.service`],
+  ]);
+  const instances = stdout.match(/^\S+(?=\.service )/gm) ?? [];
+  const names = instances.length > 0 ? instances : [`${stem}INSTANCE`];
+  return new StoreError("usage", `${name} is a template unit, and only its instances run`, {
+    hint: `Name an instance: --unit ${names.join(" or --unit ")}.`,
+  });
+}
 
 function sum(numbers: readonly number[]): number {
   return numbers.reduce((total, number) => total + number, 0);

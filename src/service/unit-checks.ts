@@ -3,16 +3,12 @@ import { statSync } from "node:fs";
 import { basename } from "node:path";
 import { StoreError } from "../errors.js";
 import { findOpenStore, findOtherDataHome, isInGroup, listProcesses } from "../process/cgroup.js";
-import { findHolders } from "../process/holders.js";
+import { findHolders, formatHolders } from "../process/holders.js";
 import { run } from "../process/run.js";
+import { isInContainer } from "./origin.js";
 import type { Properties } from "./properties.js";
-import { inManager, type Manager, queryLimitMs, show, systemctlLine } from "./systemctl.js";
-import { isActive } from "./unit-state.js";
-
-export interface Unit {
-  readonly manager: Manager;
-  readonly name: string;
-}
+import { inManager, queryLimitMs, show, systemctlLine, type UnitName } from "./systemctl.js";
+import { isActive, isLauncher } from "./unit-state.js";
 
 export const unitProperties = [
   "LoadState",
@@ -29,6 +25,9 @@ export const unitProperties = [
   "UpheldBy",
   "User",
   "DynamicUser",
+  "Type",
+  "RemainAfterExit",
+  "ExecStop",
 ];
 
 /**
@@ -37,24 +36,25 @@ export const unitProperties = [
  * @returns notices for the operator
  * @throws {@link StoreError} notFound, refused or service - as `Service.check` does
  */
-export async function checkUnit(unit: Unit, storePath: string): Promise<string[]> {
+export async function checkUnit(unit: UnitName, storePath: string): Promise<string[]> {
   const { manager, name } = unit;
   const [properties = {}] = await show(manager, unitProperties, [name]);
   assertLoaded(unit, properties);
   assertStartable(unit, properties);
   await assertNotUpheld(unit, properties);
-  await assertSameUser(unit, properties, storePath);
+  const isHolder = await holdsStore(properties, storePath);
+  if (!isHolder && !isLauncher(properties)) await assertSameUser(unit, properties, storePath);
   return [
     ...(properties.NeedDaemonReload === "yes"
       ? [
           `the file of ${name} has changed since the manager read it, and ${name} will be started as it was read; ${systemctlLine(manager, "daemon-reload")} reads it again`,
         ]
       : []),
-    ...(isActive(properties) ? await checkStore(unit, properties, storePath) : []),
+    ...(isActive(properties) && !isHolder ? await checkStore(unit, properties, storePath) : []),
   ];
 }
 
-function assertLoaded(unit: Unit, { LoadState, LoadError }: Properties): void {
+function assertLoaded(unit: UnitName, { LoadState, LoadError }: Properties): void {
   const { manager, name } = unit;
   switch (LoadState) {
     case "loaded":
@@ -74,13 +74,13 @@ function assertLoaded(unit: Unit, { LoadState, LoadError }: Properties): void {
   }
 }
 
-function maskedError({ manager, name }: Unit): StoreError {
+function maskedError({ manager, name }: UnitName): StoreError {
   return new StoreError("refused", `${name} is masked and could not be started again`, {
     hint: `Run ${systemctlLine(manager, `unmask ${name}`)}, or use --service none if nothing uses the store.`,
   });
 }
 
-function assertStartable(unit: Unit, properties: Properties): void {
+function assertStartable(unit: UnitName, properties: Properties): void {
   const { manager, name } = unit;
   // A unit can be masked, or its file deleted, while it runs and the manager has it in memory.
   if (properties.UnitFileState?.startsWith("masked")) throw maskedError(unit);
@@ -112,7 +112,10 @@ function assertStartable(unit: Unit, properties: Properties): void {
   }
 }
 
-async function assertNotUpheld({ manager, name }: Unit, { UpheldBy }: Properties): Promise<void> {
+async function assertNotUpheld(
+  { manager, name }: UnitName,
+  { UpheldBy }: Properties,
+): Promise<void> {
   const names = (UpheldBy ?? "").split(" ").filter(Boolean);
   if (names.length === 0) return;
   const upholder = (await show(manager, ["Id", "ActiveState"], names)).find(isActive);
@@ -127,7 +130,7 @@ async function assertNotUpheld({ manager, name }: Unit, { UpheldBy }: Properties
 }
 
 async function assertSameUser(
-  unit: Unit,
+  unit: UnitName,
   properties: Properties,
   storePath: string,
 ): Promise<void> {
@@ -137,12 +140,14 @@ async function assertSameUser(
   throw new StoreError(
     "refused",
     `${unit.name} runs as user ${user}, but ${storePath} belongs to user ${owner}`,
-    { hint: "Name the unit that uses this store (--unit), or the store of this unit (--db)." },
+    {
+      hint: `Set User= in ${unit.name}, or name the unit of this store (--unit) or the store of this unit (--db), or use --service none if nothing uses the store.`,
+    },
   );
 }
 
 /** Returns the user id of the unit; undefined for DynamicUser, while the unit does not run. */
-async function findUser(unit: Unit, properties: Properties): Promise<number | undefined> {
+async function findUser(unit: UnitName, properties: Properties): Promise<number | undefined> {
   const pid = Number(properties.MainPID);
   if (pid > 0) {
     const uid = statSync(`/proc/${pid}`, { throwIfNoEntry: false })?.uid;
@@ -155,23 +160,35 @@ async function findUser(unit: Unit, properties: Properties): Promise<number | un
   return code === 0 ? Number(stdout) : undefined;
 }
 
+async function holdsStore({ ControlGroup }: Properties, storePath: string): Promise<boolean> {
+  const { holders } = await findHolders(storePath);
+  return holders.some(({ pid }) => isInGroup(pid, ControlGroup ?? ""));
+}
+
+/** Checks a unit that starts containers: whether a container has the store open. */
+async function checkLauncher({ name }: UnitName, storePath: string): Promise<string[]> {
+  const { holders } = await findHolders(storePath);
+  const inContainers = holders.filter(({ pid }) => isInContainer(pid));
+  return inContainers.length === 0
+    ? [`${name} is active, but no container has ${storePath} open at the moment`]
+    : [`${formatHolders(inContainers)} must stop with ${name}, which starts containers`];
+}
+
 /** Throws `refused` if a running unit uses another store. */
 async function checkStore(
-  { name }: Unit,
+  unit: UnitName,
   properties: Properties,
   storePath: string,
 ): Promise<string[]> {
-  const group = properties.ControlGroup ?? "";
-  const holdsStore = async () =>
-    (await findHolders(storePath)).holders.some(({ pid }) => isInGroup(pid, group));
-  if (await holdsStore()) return [];
-  const pids = listProcesses(group);
+  if (isLauncher(properties)) return checkLauncher(unit, storePath);
+  const pids = listProcesses(properties.ControlGroup ?? "");
   const names = [basename(storePath), "clients.db"];
   const other =
     findOpenStore(pids, names) ??
     findOtherDataHome(Number(properties.MainPID) || pids[0], storePath, names);
   // The unit may have started just now, and opened the store since the first look.
-  if (other === storePath && (await holdsStore())) return [];
+  if (other === storePath && (await holdsStore(properties, storePath))) return [];
+  const { name } = unit;
   if (other === undefined) {
     return [`${name} runs, but does not have ${storePath} open at the moment`];
   }

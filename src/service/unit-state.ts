@@ -44,6 +44,14 @@ export function isActive(unit: Properties): boolean {
   return !["inactive", "failed", "deactivating", undefined].includes(unit.ActiveState);
 }
 
+/**
+ * Returns whether a unit only starts and stops something outside of its control group, such as the
+ * containers of a compose file: a oneshot unit with a stop command, which stays active.
+ */
+export function isLauncher(unit: Properties): boolean {
+  return unit.Type === "oneshot" && unit.RemainAfterExit === "yes" && Boolean(unit.ExecStop);
+}
+
 /** Returns whether a unit has finished starting. */
 export function isUp(unit: Properties): boolean {
   return unit.ActiveState === "active" || unit.ActiveState === "reloading";

@@ -6,9 +6,11 @@ import {
   loadSection,
   loadSettings,
   resolveSettings,
+  type ServiceSettings,
   type Settings,
   saveSection,
   saveSettings,
+  serviceOver,
 } from "../../src/config/settings.js";
 import { temporaryFolder } from "../store/temporary.js";
 
@@ -366,4 +368,53 @@ describe("a caller that goes on in spite of broken settings", () => {
     const { problems } = await problemsIn({}, { HIVEMIND_SQLCIPHER_SERVICE: "sysv" });
     expect(problems.join()).toMatch(/HIVEMIND_SQLCIPHER_SERVICE/);
   });
+});
+
+test.each<[string, ServiceSettings, ServiceSettings, ServiceSettings]>([
+  [
+    "commands over none",
+    { stop_command: "a", start_command: "b" },
+    { service: "none" },
+    { service: "command", stop_command: "a", start_command: "b" },
+  ],
+  [
+    "a command over the other in the file",
+    { stop_command: "a" },
+    { unit: "hub", start_command: "b" },
+    { service: "command", stop_command: "a", start_command: "b" },
+  ],
+  [
+    "a unit over commands",
+    { unit: "hub" },
+    { service: "command", stop_command: "a", start_command: "b" },
+    { service: "auto", unit: "hub" },
+  ],
+  [
+    "a unit over another manager's unit",
+    { unit: "hub" },
+    { service: "systemd-user", unit: "old" },
+    { service: "auto", unit: "hub" },
+  ],
+  [
+    "a manager, with the unit of the file",
+    { service: "systemd" },
+    { service: "systemd-user", unit: "hub" },
+    { service: "systemd", unit: "hub" },
+  ],
+  ["a search over a unit", { service: "auto" }, { unit: "hub" }, { service: "auto" }],
+  ["none over a unit", { service: "none" }, { unit: "hub" }, { service: "none" }],
+  [
+    "command, with the commands of the file",
+    { service: "command" },
+    { service: "none", stop_command: "a", start_command: "b" },
+    { service: "command", stop_command: "a", start_command: "b" },
+  ],
+  [
+    "nothing over the file",
+    {},
+    { service: "systemd", unit: "hub" },
+    { service: "systemd", unit: "hub" },
+  ],
+])("a service that is chosen takes precedence: %s", (_, upper, lower, merged) => {
+  expect(serviceOver(upper, lower)).toEqual(merged);
 });

@@ -5,7 +5,6 @@ import { join } from "node:path";
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test } from "vitest";
 import { findHolders } from "../../src/process/holders.js";
 import { selectService } from "../../src/service/select.js";
-import { defaultUnit } from "../../src/service/service.js";
 import {
   compileService,
   holding,
@@ -326,9 +325,9 @@ describe("which service", () => {
     const service = await selectService({ service: "auto", unit, storePath: store });
     expect(service).toMatchObject({ kind: "none", name: null });
     expect(await service.state()).toEqual({ active: false });
-    // A named unit that is missing may be a mistake. The default name is not.
+    // A named unit that is missing may be a mistake.
     expect((await service.check(store)).join()).toContain(`no service ${unit} was found`);
-    const usual = await selectService({ service: "auto", unit: defaultUnit, storePath: store });
+    const usual = await selectService({ service: "auto", storePath: store });
     expect(await usual.check(store)).toEqual([]);
     const timer = await service.armRestart({ afterMs: 0, command: ["false"] });
     expect(timer.name).toBeNull();

@@ -109,7 +109,15 @@ test("a unit's User is compared with the store's owner, whether it runs or not",
     systemctl("start", "hub");
     const running = await refusal();
     chownSync(storePath, 0, 0);
-    report({ stopped, own, running, foreign: await refusal() });`);
+    const holder = await refusal();
+    systemctl("stop", "hub");
+    report({ stopped, own, running, holder, foreign: await refusal() });`);
   const refusal = `refused: hub runs as user 65534, but ${home}/clients.db belongs to user 0`;
-  expect(seen).toEqual({ stopped: refusal, own: "none", running: "none", foreign: refusal });
+  expect(seen).toEqual({
+    stopped: refusal,
+    own: "none",
+    running: "none",
+    holder: "none",
+    foreign: refusal,
+  });
 });

@@ -378,12 +378,15 @@ describe("refused before anything is stopped", () => {
     );
   });
 
-  test("a store that belongs to another user than the unit runs as", async () => {
-    const service = await running(holding(store));
+  test("a store that belongs to another user than the unit runs as, unless the unit has it open", async () => {
     await exec("chown", ["65534", store]);
-    await expect(service.check(store)).rejects.toEqual(
+    const idle = await running("[Service]\nExecStart=/bin/sleep infinity\n");
+    await expect(idle.check(store)).rejects.toEqual(
       refused(`runs as user 0, but ${store} belongs to user 65534`),
     );
+    await systemctl("stop", unit);
+    const holder = await running(holding(store));
+    expect(await holder.check(store)).toEqual([]);
   });
 });
 

@@ -4,11 +4,16 @@
  */
 import { type Command, Option } from "commander";
 import { expandPath } from "../../config/paths.js";
-import { serviceKinds } from "../../config/settings.js";
+import {
+  type ServiceSettings,
+  type Settings,
+  serviceKinds,
+  serviceOver,
+} from "../../config/settings.js";
 import { StoreError } from "../../errors.js";
 import type { OperationLock } from "../../operation/lock.js";
 import { abortOnSignal } from "../../process/signals.js";
-import { defaultUnit } from "../../service/service.js";
+import type { ServiceChoice } from "../../service/select.js";
 import type { BundleOptions } from "../../swap/options.js";
 import { type Context, recoveryCommand } from "../context.js";
 import { addParagraph } from "../help.js";
@@ -29,7 +34,7 @@ export interface ServiceOptions {
 /** Adds the options that say how the service that has the store open is stopped and started. */
 export function addServiceOptions(command: Command): Command {
   command
-    .option("--unit <name>", "Stop and start this systemd unit (default: hivemind-core)")
+    .option("--unit <name>", "Stop and start this systemd unit (default: the hub's)")
     .addOption(
       new Option("--service <kind>", "Choose how the service is managed (default: auto)").choices(
         serviceKinds,
@@ -39,32 +44,44 @@ export function addServiceOptions(command: Command): Command {
     .option("--start-command <command>", "Start the service with this shell command");
   return addParagraph(
     command,
-    "Kinds of service: auto finds the unit in the user's or the system's manager; systemd-user and systemd name one of the two; command runs --stop-command and --start-command; none stops nothing.",
+    "Kinds of service: auto finds the hub's unit by the store that it has open; systemd-user and systemd name one of the two; command runs --stop-command and --start-command; none stops nothing.",
   );
 }
 
 /**
- * Returns which service to stop and start, from the options and the settings.
+ * Returns the service that the options and the settings choose. An option always wins.
  *
- * @throws {@link StoreError} usage - for a template unit, of which only instances run
+ * @throws {@link StoreError} usage - for options that contradict each other
  */
-export function serviceChoice({ settings, storePath }: Context, options: ServiceOptions) {
-  const { service = "auto", unit = defaultUnit, ...commands } = settings.backup ?? {};
-  const name = options.unit ?? unit;
-  if (/@(\.service)?$/.test(name)) {
-    throw new StoreError("usage", `${name} is a template unit, and only its instances run`, {
-      hint: `Name an instance: --unit ${name.replace(/(\.service)?$/, "INSTANCE")}.`,
-    });
+export function serviceChoice(context: Context, options: ServiceOptions): ServiceChoice {
+  const { unit, service: kind, stopCommand, startCommand } = options;
+  const hasCommands = stopCommand !== undefined || startCommand !== undefined;
+  if (hasCommands && unit !== undefined) throw contradiction("--unit", "--stop-command");
+  if (hasCommands && kind !== undefined && kind !== "auto" && kind !== "command") {
+    throw contradiction(`--service ${kind}`, "--stop-command");
   }
-  // A unit on the command line also wins over the commands in the settings.
-  const { stop_command, start_command } = options.unit === undefined ? commands : {};
+  if (unit !== undefined && (kind === "none" || kind === "command")) {
+    throw contradiction("--unit", `--service ${kind}`);
+  }
+  const chosen = serviceOver(
+    { unit, service: kind, stop_command: stopCommand, start_command: startCommand },
+    context.settings.backup ?? {},
+  );
   return {
-    service: options.service ?? service,
-    unit: name,
-    stopCommand: options.stopCommand ?? stop_command,
-    startCommand: options.startCommand ?? start_command,
-    storePath,
+    service: chosen.service ?? "auto",
+    unit: chosen.unit,
+    stopCommand: chosen.stop_command,
+    startCommand: chosen.start_command,
+    storePath: context.storePath,
+    remember: ({ name, kind }) =>
+      rememberService(context, { service: kind, ...(name !== null && { unit: name }) }),
   };
+}
+
+function contradiction(option: string, other: string): StoreError {
+  return new StoreError("usage", `${option} and ${other} exclude each other`, {
+    hint: "Give only the option that applies.",
+  });
 }
 
 export interface SwapOptions extends ServiceOptions {
@@ -158,25 +175,54 @@ export function bundleDirectory({ settings }: Context, options: { bundleTo?: str
  * have some. The operation is done by then, so a file that cannot be written is only reported.
  */
 export async function rememberDirectories(
-  { settingsPath, settingsSection, output }: Context,
+  context: Context,
   { to, bundleTo, recipient }: { to?: string; bundleTo?: string; recipient?: string[] },
+): Promise<void> {
+  await remember(context, "these options", (settings) => {
+    const recipients = settings.recipients ?? recipient;
+    return {
+      ...settings,
+      backup: {
+        ...(to !== undefined && { to: expandPath(to) }),
+        ...(bundleTo !== undefined && { bundle_to: expandPath(bundleTo) }),
+        ...settings.backup,
+      },
+      ...(recipients && { recipients }),
+    };
+  });
+}
+
+/** Writes a service to the settings of the store, unless they name a service. */
+async function rememberService(context: Context, service: ServiceSettings): Promise<void> {
+  await remember(context, "this service", (settings) => {
+    const { service: kind = "auto", ...others } = settings.backup ?? {};
+    if (kind !== "auto" || Object.keys(others).some(isServiceKey)) return settings;
+    return { ...settings, backup: { ...settings.backup, ...service } };
+  });
+}
+
+function isServiceKey(key: string): boolean {
+  return ["unit", "service", "stop_command", "start_command"].includes(key);
+}
+
+/**
+ * Changes the settings of the store after an operation. The operation is done by then, so a file that
+ * cannot be written is only reported.
+ */
+async function remember(
+  { settingsPath, settingsSection, output }: Context,
+  what: string,
+  change: (settings: Settings) => Settings,
 ): Promise<void> {
   const { loadSection, saveSection } = await import("../../config/settings.js");
   try {
     const settings = await loadSection(settingsSection);
-    const backup = {
-      ...(to !== undefined && { to: expandPath(to) }),
-      ...(bundleTo !== undefined && { bundle_to: expandPath(bundleTo) }),
-      ...settings?.backup,
-    };
-    const recipients = settings?.recipients ?? recipient;
-    const isKnown = recipients === settings?.recipients;
-    if (isKnown && Object.keys(backup).length === Object.keys(settings?.backup ?? {}).length)
-      return;
-    await saveSection(settingsSection, { ...settings, backup, ...(recipients && { recipients }) });
-    output.notice(`saved these options to ${settingsPath}`);
+    const changed = change({ backup: {}, ...settings });
+    if (JSON.stringify(changed) === JSON.stringify({ backup: {}, ...settings })) return;
+    await saveSection(settingsSection, changed);
+    output.notice(`saved ${what} to ${settingsPath}`);
   } catch (error) {
-    output.notice(`these options were not saved: ${asStoreError(error).message}`);
+    output.notice(`${what} cannot be saved: ${asStoreError(error).message}`);
   }
 }
 

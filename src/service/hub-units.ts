@@ -1,0 +1,211 @@
+/** Finds the systemd units that start a hub, whatever their names are. */
+import { closeSync, openSync, readFileSync, readSync, realpathSync, statSync } from "node:fs";
+import { basename, isAbsolute, join } from "node:path";
+import { dataHome, type Environment } from "../config/paths.js";
+import { hasCode } from "../errors.js";
+import { findOpenStore, listProcesses } from "../process/cgroup.js";
+import { run } from "../process/run.js";
+import { type Properties, parseCommands, parseList, type UnitCommand } from "./properties.js";
+import { type Manager, queryLimitMs, show, systemctl, type UnitName } from "./systemctl.js";
+
+/** A unit that runs `hivemind-core listen`, directly or through a wrapper. */
+export interface HubUnit extends UnitName {
+  /** Whether the unit is not stopped; a unit that waits for its next start counts. */
+  readonly isActive: boolean;
+  readonly isEnabled: boolean;
+  /** Whether this is a template, which stands for the instances that may be started. */
+  readonly isTemplate: boolean;
+  /** The control group of its processes; empty unless the unit runs. */
+  readonly controlGroup: string;
+  readonly environment: Environment;
+  /** False if a file in `EnvironmentFile=` cannot be read: it may change any variable. */
+  readonly isEnvironmentKnown: boolean;
+  /** The arguments of its commands, and the words of wrapper scripts among them. */
+  readonly args: readonly string[];
+}
+
+const managers = ["systemd-user", "systemd"] as const;
+
+/** Stands for the instances of a template in a question to systemd; never started. */
+const sampleInstance = "@hivemind-sqlcipher-sample.";
+
+/**
+ * Returns the units of both managers that start a hub: templates and their instances included, an
+ * aliased unit once. A manager that does not respond has none.
+ */
+export async function findHubUnits(among: readonly Manager[] = managers): Promise<HubUnit[]> {
+  const found = await Promise.all(among.map(hubUnitsOf));
+  return found.flat();
+}
+
+async function hubUnitsOf(manager: Manager): Promise<HubUnit[]> {
+  const names = await listServices(manager);
+  if (names.length === 0) return [];
+  const properties = [
+    ...["Id", "ActiveState", "UnitFileState", "ControlGroup", "User"],
+    ...["Environment", "EnvironmentFiles", "ExecStartPre", "ExecStart"],
+  ];
+  const units = new Map<string, HubUnit>();
+  const inherited = await managerEnvironment(manager);
+  for (const unit of await show(manager, properties, names)) {
+    const start = expandScripts(parseCommands("ExecStart", unit.ExecStart));
+    if (!runsHub(start)) continue;
+    const id = unit.Id ?? "";
+    const name = id.replace(sampleInstance, "@.");
+    const fromFiles = environmentFiles(unit.EnvironmentFiles);
+    units.set(name, {
+      manager,
+      name,
+      isActive: !["inactive", "failed"].includes(unit.ActiveState ?? ""),
+      isEnabled: unit.UnitFileState === "enabled",
+      isTemplate: id !== name,
+      controlGroup: unit.ControlGroup ?? "",
+      environment: { ...inherited, ...(await unitEnvironment(manager, unit)), ...fromFiles },
+      isEnvironmentKnown: fromFiles !== undefined,
+      args: [...expandScripts(parseCommands("ExecStartPre", unit.ExecStartPre)), ...start],
+    });
+  }
+  return [...units.values()];
+}
+
+/**
+ * Returns the services that have a file or are loaded. A template has no properties, so an instance
+ * that does not exist is named in its place: the properties are the same but for the name.
+ */
+async function listServices(manager: Manager): Promise<string[]> {
+  const options = ["--type=service", "--no-legend", "--plain", "--full"];
+  const lists = await Promise.all([
+    systemctl(manager, ["list-unit-files", ...options]),
+    systemctl(manager, ["list-units", "--all", ...options]),
+  ]);
+  const names = lists.flatMap(({ stdout }) => stdout.match(/^\S+\.service(?= |$)/gm) ?? []);
+  return [...new Set(names.map((name) => name.replace("@.", sampleInstance)))];
+}
+
+/**
+ * Returns whether a command line runs a hub: `hivemind-core listen` or `python -m hivemind_core
+ * listen`, perhaps in an argument for a shell.
+ */
+export function runsHub(args: readonly string[]): boolean {
+  const words = args.flatMap((arg) => arg.split(/[\s"';&|()]+/));
+  const hub = words.findIndex(
+    (word, index) =>
+      basename(word) === "hivemind-core" || (word === "hivemind_core" && words[index - 1] === "-m"),
+  );
+  return hub >= 0 && words.indexOf("listen", hub) > hub;
+}
+
+/** Returns the arguments of commands, with the words of each script among them behind its path. */
+export function expandScripts(commands: readonly UnitCommand[]): string[] {
+  return commands.flatMap(({ args }) =>
+    args.flatMap((arg) => [arg, ...(isAbsolute(arg) ? scriptWords(arg) : [])]),
+  );
+}
+
+/** A wrapper of a hub has a few lines; a larger script does more than that. */
+const longestScript = 64 * 1024;
+
+/** Returns the words of a shell script; none for any other file. */
+function scriptWords(path: string): string[] {
+  try {
+    const stats = statSync(path);
+    if (!stats.isFile() || stats.size > longestScript || !isShellScript(path)) return [];
+    const lines = readFileSync(path, "utf8").split("\n");
+    return lines
+      .filter((line) => !/^\s*#/.test(line))
+      .join("\n")
+      .split(/[\s"';&|()]+/);
+  } catch {
+    return []; // absent, or not readable for this user
+  }
+}
+
+function isShellScript(path: string): boolean {
+  const file = openSync(path, "r");
+  try {
+    const start = Buffer.alloc(64);
+    const length = readSync(file, start);
+    return /^#!.*\b(?:ba|da|k|z)?sh\b/.test(start.toString("latin1", 0, length));
+  } finally {
+    closeSync(file);
+  }
+}
+
+/**
+ * Returns whether a hub with this environment may use the store: the store is in its data directory,
+ * or a link there leads to the store. A path in `server.json` outside that directory is not known
+ * here.
+ */
+export function mayUseStore({ environment }: HubUnit, storePath: string): boolean {
+  const home = realPath(dataHome(environment));
+  if (storePath.startsWith(`${home}/`)) return true;
+  return realPath(join(home, "hivemind-core", "clients.db")) === storePath;
+}
+
+/** Returns whether the unit runs and has another store open. */
+export function usesOtherStore({ controlGroup }: HubUnit, storePath: string): boolean {
+  const names = [basename(storePath), "clients.db"];
+  const other = findOpenStore(listProcesses(controlGroup), names);
+  return other !== undefined && other !== storePath;
+}
+
+async function managerEnvironment(manager: Manager): Promise<Environment> {
+  if (manager === "systemd") return {};
+  const { stdout } = await systemctl(manager, ["show-environment"]);
+  return parseEnvironment(stdout.split("\n"));
+}
+
+async function unitEnvironment(manager: Manager, unit: Properties): Promise<Environment> {
+  const own = parseEnvironment(parseList(unit.Environment));
+  if (manager === "systemd-user") return own;
+  const { stdout } = await run("getent", ["passwd", unit.User || "root"], {
+    timeoutMs: queryLimitMs,
+  });
+  const home = stdout.trim().split(":")[5];
+  return { ...(home && { HOME: home }), ...own };
+}
+
+/**
+ * Returns the variables in the files that a unit names by `EnvironmentFile=`; undefined if a file
+ * cannot be read.
+ *
+ * @param lines - the property, a file a line with "(ignore_errors=yes)" or "no" after its path
+ */
+function environmentFiles(lines = ""): Environment | undefined {
+  const files = [...lines.matchAll(/^(.*) \(ignore_errors=(?:yes|no)\)$/gm)];
+  try {
+    return Object.assign({}, ...files.map(([, path = ""]) => readEnvironmentFile(path)));
+  } catch {
+    return undefined;
+  }
+}
+
+/** An absent file has no variables: the unit starts without it, or does not start. */
+function readEnvironmentFile(path: string): Environment {
+  let text: string;
+  try {
+    text = readFileSync(path, "utf8");
+  } catch (error) {
+    if (hasCode(error, "ENOENT")) return {};
+    throw error;
+  }
+  const lines = text.matchAll(/^[ \t]*([A-Za-z_]\w*)=(["']?)(.*)\2[ \t]*$/gm);
+  return Object.fromEntries([...lines].map(([, name = "", , value = ""]) => [name, value]));
+}
+
+function parseEnvironment(variables: readonly string[]): Environment {
+  return Object.fromEntries(
+    variables.map((variable) => {
+      const [name = "", ...value] = variable.split("=");
+      return [name, value.join("=")];
+    }),
+  );
+}
+
+function realPath(path: string): string {
+  try {
+    return realpathSync(path);
+  } catch {
+    return path;
+  }
+}

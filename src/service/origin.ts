@@ -1,0 +1,82 @@
+/** Finds the service or container of a process by its control groups. */
+import { isInGroup, parseGroups, readGroups } from "../process/cgroup.js";
+import type { UnitName } from "./systemctl.js";
+import { show } from "./systemctl.js";
+
+/** Where a process comes from. */
+export type Origin =
+  /** A container, with the engine's identifier. */
+  | { readonly kind: "podman" | "docker"; readonly id: string }
+  /** A container of another engine, which this program cannot stop and start. */
+  | { readonly kind: "container"; readonly engine: string }
+  /** A unit of the manager of user `uid`. */
+  | { readonly kind: "systemd-user"; readonly unit: string; readonly uid: number }
+  /** A unit of the system's manager. */
+  | { readonly kind: "systemd"; readonly unit: string };
+
+const id = "([0-9a-f]{64})(?:\\.scope)?(?=/|$)";
+const other = (engine: string) => () => ({ kind: "container", engine }) as const;
+
+/** The control groups of containers, and the origin for the identifier in their names. */
+const containers: readonly (readonly [RegExp, (id: string) => Origin])[] = [
+  // "payload" is podman's group with --cgroups=split, below the group of the unit.
+  [new RegExp(`/libpod-(?:payload-)?${id}`), (id) => ({ kind: "podman", id })],
+  [new RegExp(`/docker[/-]${id}`), (id) => ({ kind: "docker", id })],
+  [/\/kubepods(?=[./-])/, other("Kubernetes")],
+  [/\/(?:nerdctl|containerd|cri-containerd|crio)-/, other("containerd")],
+  [/\/(?:machine-[^/]+\.scope|systemd-nspawn@[^/]+)(?=\/|$)/, other("systemd-machined")],
+  [/\/lxc(?:\.payload)?[./]/, other("LXC")],
+];
+
+/**
+ * Parses `/proc/PID/cgroup` of a unified, hybrid or legacy system. Returns undefined for a process
+ * of a login session.
+ *
+ * A container takes precedence over the units in its path: those above it belong to the engine, those
+ * below it to a manager inside. Of nested containers, the outermost belongs to this machine's engine.
+ */
+export function parseOrigin(text: string): Origin | undefined {
+  const paths = parseGroups(text);
+  const found = paths.flatMap((path) =>
+    containers.flatMap(([pattern, toOrigin]) => {
+      const match = pattern.exec(path);
+      return match ? [{ index: match.index, origin: toOrigin(match[1] ?? "") }] : [];
+    }),
+  );
+  const [outermost] = found.sort((a, b) => a.index - b.index);
+  return outermost?.origin ?? paths.map(unitIn).find((unit) => unit !== undefined);
+}
+
+/** Returns the deepest service in the path of a control group. */
+function unitIn(path: string): Origin | undefined {
+  const [, uid, below = path] = /\/user@(\d+)\.service(\/.*|$)/.exec(path) ?? [];
+  const [unit] = below.match(/[^/]+\.service(?=\/|$)/g)?.slice(-1) ?? [];
+  if (unit === undefined) return undefined;
+  return uid === undefined
+    ? { kind: "systemd", unit }
+    : { kind: "systemd-user", unit, uid: Number(uid) };
+}
+
+/** Returns the origin of a process; undefined for a login session, or if the process has ended. */
+export function findOrigin(pid: number): Origin | undefined {
+  return parseOrigin(readGroups(pid));
+}
+
+export function isInContainer(pid: number): boolean {
+  const kind = findOrigin(pid)?.kind;
+  return kind === "podman" || kind === "docker" || kind === "container";
+}
+
+/**
+ * Returns the unit of a process, confirmed by its manager. The path does not suffice: a user's manager
+ * may run below any group, and a unit in a container has a path like a unit of this machine.
+ */
+export async function findUnitOf(pid: number): Promise<UnitName | undefined> {
+  const origin = findOrigin(pid);
+  if (origin === undefined || !("unit" in origin)) return undefined;
+  for (const manager of ["systemd-user", "systemd"] as const) {
+    const [unit] = await show(manager, ["ControlGroup"], [origin.unit]).catch(() => []);
+    if (isInGroup(pid, unit?.ControlGroup ?? "")) return { manager, name: origin.unit };
+  }
+  return undefined;
+}

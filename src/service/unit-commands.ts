@@ -1,0 +1,53 @@
+/** Reads the commands that start a unit. */
+import { run } from "../process/run.js";
+import { parseCommands, type UnitCommand } from "./properties.js";
+import { queryLimitMs, show, type UnitName } from "./systemctl.js";
+
+const properties = ["ExecStartPre", "ExecStart"] as const;
+
+/**
+ * Returns the commands that start a unit; none for a unit that does not exist.
+ *
+ * `busctl` reads them, because `systemctl` prints arguments without quotes. Where there is no bus, as
+ * on a minimal system, arguments with blanks are split.
+ *
+ * @throws {@link StoreError} service - if the manager does not respond
+ */
+export async function readCommands({ manager, name }: UnitName): Promise<UnitCommand[]> {
+  const outcome = await run(
+    "busctl",
+    [
+      manager === "systemd-user" ? "--user" : "--system",
+      ...["--json=short", "--no-pager", "get-property"],
+      ...["org.freedesktop.systemd1", objectPath(name), "org.freedesktop.systemd1.Service"],
+      ...properties.map((property) => `${property}Ex`),
+    ],
+    { timeoutMs: queryLimitMs },
+  );
+  if (outcome.code === 0) return parseJson(outcome.stdout);
+  const [unit = {}] = await show(manager, properties, [name]);
+  return properties.flatMap((property) => parseCommands(property, unit[property]));
+}
+
+/** Parses a line of JSON for each property: a list of path, arguments, flags and times. */
+function parseJson(text: string): UnitCommand[] {
+  return text
+    .trim()
+    .split("\n")
+    .flatMap((line, index) => {
+      const { data } = JSON.parse(line) as { data: [string, string[], string[]][] };
+      const property = properties[index] ?? "ExecStart";
+      return data.map(([path, args, flags]) => ({ property, path, args, flags }));
+    });
+}
+
+/** Returns the D-Bus object of a unit, in which most characters are escaped as `_xx`. */
+function objectPath(name: string): string {
+  const full = name.endsWith(".service") ? name : `${name}.service`;
+  const escaped = [...Buffer.from(full)].map((byte, index) => {
+    const character = String.fromCharCode(byte);
+    const isPlain = (index === 0 ? /[A-Za-z]/ : /[A-Za-z0-9]/).test(character);
+    return isPlain ? character : `_${byte.toString(16).padStart(2, "0")}`;
+  });
+  return `/org/freedesktop/systemd1/unit/${escaped.join("")}`;
+}
