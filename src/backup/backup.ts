@@ -9,9 +9,8 @@ import { constants } from "node:fs";
 import { access, realpath, stat } from "node:fs/promises";
 import { hostname } from "node:os";
 import { join } from "node:path";
-import { writeBundle } from "../bundle/bundle.js";
+import { bundleRecipients, writeBundle } from "../bundle/bundle.js";
 import { assertPlacement } from "../bundle/placement.js";
-import { parseRecipient } from "../bundle/recovery-key.js";
 import { prepareDirectories } from "../config/known-directories.js";
 import { hasCode, StoreError, systemError, withLine } from "../errors.js";
 import { createFile, stagedName } from "../fs/atomic.js";
@@ -273,11 +272,21 @@ async function copyAndCommit(
   };
 }
 
+/**
+ * Checks in advance that a backup with these options can be made: passphrase, service, directories and
+ * free space.
+ *
+ * @throws {@link StoreError} as {@link backup} does before it stops the service
+ */
+export async function checkBackup(options: BackupOptions): Promise<void> {
+  await prepare(options);
+}
+
 /** Tries everything that can fail, and makes nothing but the two folders. */
 async function prepare(options: BackupOptions): Promise<Prepared> {
   const { reporter, online = false } = options;
   const { storePath } = options.lock;
-  for (const recipient of options.recipients) parseRecipient(recipient);
+  bundleRecipients(options);
   for (const notice of await assertPlacement(options.to, options.bundleTo)) {
     reporter.notice(notice);
   }

@@ -107,6 +107,25 @@ export function bundleName(keyId: string): string {
 }
 
 /**
+ * Returns the recipients of a bundle, sorted; none for a bundle with a passphrase.
+ *
+ * @throws {@link StoreError} `usage` - without recipient and passphrase, or for a malformed recipient
+ */
+export function bundleRecipients({
+  recipients,
+  bundlePassphrase,
+}: Pick<BundleRequest, "recipients" | "bundlePassphrase">): string[] {
+  if (bundlePassphrase === "") throw new StoreError("usage", "the bundle passphrase is empty");
+  if (bundlePassphrase !== undefined) return [];
+  if (recipients.length === 0) {
+    throw new StoreError("usage", "no recipient to encrypt the bundle to", {
+      hint: "Name a recipient, for this and later bundles: hivemind-sqlcipher bundle export --recipient age1… (age-keygen -o recovery-key.txt generates a key).",
+    });
+  }
+  return [...new Set(recipients.map(parseRecipient))].sort();
+}
+
+/**
  * Returns the verified bundle of a store's key: the existing bundle if it was verified for the same
  * request, else a new bundle. Any other existing bundle is renamed to
  * `clients.<key_id>.bundle.superseded-<UTC>.age`.
@@ -117,17 +136,7 @@ export function bundleName(keyId: string): string {
  * @throws {@link StoreError} `io` - if the bundle cannot be written
  */
 export async function writeBundle(request: BundleRequest): Promise<Bundle> {
-  const usesPassphrase = request.bundlePassphrase !== undefined;
-  const recipients = usesPassphrase
-    ? []
-    : [...new Set(request.recipients.map(parseRecipient))].sort();
-  if (request.bundlePassphrase === "")
-    throw new StoreError("usage", "the bundle passphrase is empty");
-  if (!usesPassphrase && recipients.length === 0) {
-    throw new StoreError("usage", "no recipient to encrypt the bundle to", {
-      hint: "Name a recipient, for this and later bundles: hivemind-sqlcipher bundle export --recipient age1… (age-keygen -o recovery-key.txt generates a key).",
-    });
-  }
+  const recipients = bundleRecipients(request);
   const keyId = keyIdOf(request.key.salt);
   const path = join(request.directory, bundleName(keyId));
   await removeStagedBundles(request.directory, keyId);
@@ -142,9 +151,10 @@ export async function writeBundle(request: BundleRequest): Promise<Bundle> {
   ]);
   await createFile(staged, encrypted);
   try {
-    const opener = usesPassphrase
-      ? { passphrase: request.bundlePassphrase ?? "" }
-      : { identity: verifier };
+    const opener =
+      request.bundlePassphrase !== undefined
+        ? { passphrase: request.bundlePassphrase }
+        : { identity: verifier };
     await verifyOpens(staged, encrypted, opener, request);
     await supersede(path);
     await claimName(staged, path);

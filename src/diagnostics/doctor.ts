@@ -136,12 +136,15 @@ async function checkJournal(storePath: string): Promise<Check[]> {
   ];
 }
 
-/** Returns undefined on an error, which is the finding of another check. */
+/**
+ * Returns undefined on an error, which is the finding of another check. Rethrows a usage error: an
+ * option of the command is wrong.
+ */
 async function quietly<Result>(ask: () => Promise<Result>): Promise<Result | undefined> {
   try {
     return await ask();
   } catch (error) {
-    if (error instanceof StoreError) return undefined;
+    if (error instanceof StoreError && error.kind !== "usage") return undefined;
     throw error;
   }
 }

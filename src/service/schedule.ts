@@ -15,8 +15,8 @@ import { configHome, realPath } from "../config/paths.js";
 import { hasCode, StoreError, systemError } from "../errors.js";
 import { makeDirectory, removeFile, replaceFile, syncDirectory } from "../fs/atomic.js";
 import { type Outcome, run } from "../process/run.js";
-import type { Properties } from "./properties.js";
-import { managerError, queryLimitMs, show, systemctl } from "./systemctl.js";
+import { type Properties, parseList } from "./properties.js";
+import { managerError, queryLimitMs, show, systemctl, type UnitName } from "./systemctl.js";
 import { execLine, keyringUnit, settingValue } from "./unit-file.js";
 
 /** How the files begin, in every version of this program. */
@@ -72,32 +72,42 @@ function unitNames(storePath: string) {
 }
 
 /**
- * Writes both units, or replaces them, and starts the timer.
+ * Checks in advance that a schedule can be installed.
  *
- * @throws {@link StoreError} usage - if systemd does not accept the time or the delay
- * @throws {@link StoreError} refused - if the manager reads its units elsewhere, or a unit of this
- *   name was not written by this program
- * @throws {@link StoreError} service - if there is no user manager, or it rejects the units
- * @throws {@link StoreError} io - if the files cannot be written
+ * @throws {@link StoreError} usage - if systemd does not accept the time or the delay, or the time is
+ *   past
+ * @throws {@link StoreError} refused - if the manager reads its units elsewhere, or a unit of this name
+ *   was not written by this program
+ * @throws {@link StoreError} service - if there is no user manager
  */
-export async function installSchedule(request: ScheduleRequest): Promise<Schedule> {
+export async function assertSchedulable(request: ScheduleRequest): Promise<void> {
   const { storePath, onCalendar, randomDelay } = request;
   const { directory, timer, service } = unitNames(storePath);
   await assertUnitDirectory(directory);
-  await assertCalendar("calendar", onCalendar, "--on-calendar daily, or 'Mon *-*-* 03:30'");
-  await assertCalendar("timespan", randomDelay, "--random-delay 15min");
-  const files = [
-    [join(directory, service), serviceText(request)],
-    [join(directory, timer), timerText(request)],
-  ] as const;
-  for (const [path] of files) await assertOwnUnit(path);
+  const example = "--on-calendar daily, or 'Mon *-*-* 03:30'";
+  assertElapses(onCalendar, await analyze("calendar", onCalendar, example));
+  await analyze("timespan", randomDelay, "--random-delay 15min");
+  for (const name of [service, timer]) await assertOwnUnit(join(directory, name));
+}
+
+/**
+ * Writes both units, or replaces them, and starts the timer.
+ *
+ * @throws {@link StoreError} as {@link assertSchedulable}
+ * @throws {@link StoreError} service - if the manager rejects the units
+ * @throws {@link StoreError} io - if the files cannot be written
+ */
+export async function installSchedule(request: ScheduleRequest): Promise<Schedule> {
+  await assertSchedulable(request);
+  const { directory, timer, service } = unitNames(request.storePath);
   await makeDirectory(directory);
-  for (const [path, text] of files) await replaceFile(path, text);
+  await replaceFile(join(directory, service), serviceText(request));
+  await replaceFile(join(directory, timer), timerText(request));
   await manage(["daemon-reload"]);
   await manage(["enable", timer]);
   // A restart, because a running timer would keep its old times.
   await manage(["restart", timer]);
-  const installed = await scheduleOf(storePath);
+  const installed = await scheduleOf(request.storePath);
   if (installed?.active) return installed;
   throw new StoreError("service", `${timer} was installed, but does not run`, {
     hint: `Run systemctl --user status ${timer} to see why.`,
@@ -162,8 +172,21 @@ export async function scheduleOf(storePath: string): Promise<Schedule | undefine
     next_run: timeOf(clock.NextElapseUSecRealtime),
     last_run: lastRun(clock, job),
     lingers: lingers(),
-    drop_ins: `${clock.DropInPaths ?? ""} ${job.DropInPaths ?? ""}`.split(" ").filter(Boolean),
+    drop_ins: [...parseList(clock.DropInPaths), ...parseList(job.DropInPaths)],
   };
+}
+
+/**
+ * Returns whether a timer runs that will never start a backup, because all its times are past. While
+ * a backup runs, the next time is not known yet.
+ */
+export function neverElapses({ active, next_run, last_run }: Schedule): boolean {
+  return active && next_run === null && last_run?.result !== "running";
+}
+
+/** Returns the service that makes a store's scheduled backups. It need not exist. */
+export function scheduledService(storePath: string): UnitName {
+  return { manager: "systemd-user", name: unitNames(storePath).service };
 }
 
 /** Returns whether this user's manager starts at boot, which `loginctl enable-linger` sets. */
@@ -223,21 +246,33 @@ WantedBy=timers.target
 async function assertUnitDirectory(directory: string): Promise<void> {
   const { stdout } = await manage(["show", "--property=UnitPath", "--value"]);
   const wanted = await realPath(directory);
-  for (const path of stdout.trim().split(" ")) if ((await realPath(path)) === wanted) return;
+  for (const path of parseList(stdout)) if ((await realPath(path)) === wanted) return;
   throw new StoreError("refused", `the user's systemd does not read units in ${directory}`, {
     hint: "Unset XDG_CONFIG_HOME, which differs from the manager's, and name the settings file with --config.",
   });
 }
 
-/** Throws `usage` with systemd's message if systemd does not accept the text. */
-async function assertCalendar(kind: "calendar" | "timespan", text: string, example: string) {
-  const { code, stderr } = await run("systemd-analyze", [kind, "--", text], {
+/** Returns systemd's analysis of the text. Throws `usage` with its message if it rejects the text. */
+async function analyze(
+  kind: "calendar" | "timespan",
+  text: string,
+  example: string,
+): Promise<string> {
+  const { code, stdout, stderr } = await run("systemd-analyze", [kind, "--", text], {
     timeoutMs: queryLimitMs,
   });
-  if (code === 0) return;
+  if (code === 0) return stdout;
   const reason = stderr.split("\n")[0] || `"${text}" is not understood`;
   throw new StoreError("usage", `systemd does not accept this ${kind}: ${reason}`, {
     hint: `Write it as in ${example}; see systemd.time(7).`,
+  });
+}
+
+/** Throws `usage` for a time in the past only, which systemd accepts. */
+function assertElapses(onCalendar: string, analysis: string): void {
+  if (!/Next elapse: never/.test(analysis)) return;
+  throw new StoreError("usage", `the time ${onCalendar} is past: the timer would never elapse`, {
+    hint: "Give a time that recurs, as in --on-calendar daily; see systemd.time(7).",
   });
 }
 

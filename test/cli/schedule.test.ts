@@ -1,9 +1,20 @@
 /** A real timer in the session's user manager, and the backups that it makes. */
-import { chmod, mkdir, readdir, readFile, writeFile } from "node:fs/promises";
+import { chmod, mkdir, readdir, readFile, rm, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { expect, onTestFinished, test } from "vitest";
+import { findHolders } from "../../src/process/holders.js";
+import { programsOfUnits } from "../../src/service/programs.js";
+import { neverElapses, scheduledService, scheduleOf } from "../../src/service/schedule.js";
 import { root } from "../built.js";
-import { exec, systemctl, until } from "../service/units.js";
+import {
+  exec,
+  property,
+  removeUnits,
+  systemctl,
+  uniqueName,
+  until,
+  writeUnits,
+} from "../service/units.js";
 import { Machine } from "./machine.js";
 
 interface Schedule {
@@ -195,4 +206,120 @@ test("after a reboot the hub's unit comes up by itself, with its passphrase out 
   expect(seen.trim()).toBe("1");
   const settings = machine.path("home", ".config", "hivemind-core", "server.json");
   expect(await readFile(settings, "utf8")).not.toContain("password");
+});
+
+test("a time that is past is refused, because its timer would never elapse", async () => {
+  const { machine, here } = await withSchedule();
+  const past = await machine.run(
+    ["schedule", "install", ...here, "--on-calendar", "2020-01-01"],
+    usual,
+  );
+  expect(past.code).toBe(2);
+  expect(past.stderr).toMatch(/2020-01-01 is past: the timer would never elapse[\s\S]*daily/);
+  const { schedule } = await ask<{ schedule: null }>(machine, "schedule", "status", ...here);
+  expect(schedule).toBeNull();
+});
+
+test("a timer whose times have passed since is recognised", async () => {
+  const { machine, here } = await withSchedule();
+  const { schedule } = await ask<{ schedule: Schedule }>(machine, "schedule", "install", ...here);
+  const dropIn = join(unitFolder, `${schedule.unit}.d`);
+  await mkdir(dropIn, { recursive: true });
+  onTestFinished(() => rm(dropIn, { recursive: true }));
+  await writeFile(join(dropIn, "past.conf"), "[Timer]\nOnCalendar=\nOnCalendar=2020-01-01\n");
+  expect(await scheduleNeverElapses(machine.store)).toBe(false);
+  await systemctl("daemon-reload");
+  await systemctl("restart", schedule.unit);
+  expect(await scheduleNeverElapses(machine.store)).toBe(true);
+});
+
+async function scheduleNeverElapses(storePath: string): Promise<boolean> {
+  const { XDG_CONFIG_HOME } = process.env;
+  delete process.env.XDG_CONFIG_HOME;
+  try {
+    const schedule = await scheduleOf(storePath);
+    if (schedule === undefined) throw new Error("there is no schedule");
+    return neverElapses(schedule);
+  } finally {
+    if (XDG_CONFIG_HOME !== undefined) process.env.XDG_CONFIG_HOME = XDG_CONFIG_HOME;
+  }
+}
+
+test("what the scheduled backup needs is tried before it is scheduled, and the unit is remembered", async () => {
+  const { machine, here } = await withSchedule();
+  const settingsPath = machine.path("settings.json");
+  const backup = async () => JSON.parse(await readFile(settingsPath, "utf8")).backup;
+  const { service: _, ...directories } = await backup();
+  const settings = JSON.parse(await readFile(settingsPath, "utf8"));
+  const { recipients, ...others } = settings;
+  await writeFile(settingsPath, JSON.stringify({ ...others, backup: directories }));
+  const unit = uniqueName();
+  // Not a hub by its command line, and not its unit's main process: only its owner can tell.
+  const hub = `/bin/sh -c 'sh -c "exec 3<${machine.store}; sleep 1000"; :'`;
+  await writeUnits({ [`${unit}.service`]: `[Service]\nExecStart=${hub}\n` });
+  onTestFinished(() => removeUnits(`${unit}.service`));
+  await systemctl("start", unit);
+  await until(async () => (await findHolders(machine.store)).holders.length > 0);
+
+  const install = ["schedule", "install", ...here];
+  const noRecipient = await machine.run([...install, "--unit", unit], usual);
+  expect([noRecipient.code, noRecipient.stderr]).toEqual([2, expect.stringMatching(/recipient/)]);
+  await writeFile(settingsPath, JSON.stringify({ ...others, recipients, backup: directories }));
+  const failed = await machine.run(install, usual);
+  expect(failed.code).toBe(11);
+  expect(failed.stderr).toContain(`--unit ${unit}`);
+  expect(await ask(machine, "schedule", "status", ...here)).toEqual({ schedule: null });
+  expect(await backup()).toEqual(directories);
+
+  expect(await machine.run([...install, "--unit", unit], usual)).toMatchObject({ code: 0 });
+  expect(await backup()).toEqual({ ...directories, unit });
+  const { schedule } = await ask<{ schedule: Schedule }>(machine, "schedule", "status", ...here);
+  await systemctl("start", schedule.service);
+  expect(await property(schedule.service, "Result")).toBe("success");
+
+  // A locked store, a wrong passphrase: anything that the backup would fail with.
+  const source = ["--passphrase-source", "command:false"];
+  expect((await machine.run([...install, ...source], usual)).code).toBe(13);
+});
+
+test("the programs that the scheduled backup needs are known, with those that are gone", async () => {
+  const { machine, here } = await withSchedule();
+  const { schedule } = await ask<{ schedule: Schedule }>(machine, "schedule", "install", ...here);
+  const main = `${root}dist/cli/main.js`;
+  const unit = { manager: "systemd-user", name: schedule.service } as const;
+  expect(scheduledService(machine.store)).toEqual(unit);
+  expect(await programsOfUnits([unit])).toEqual([
+    { ...unit, path: process.execPath, isPresent: true },
+    { ...unit, path: main, isPresent: true },
+  ]);
+  const path = join(unitFolder, schedule.service);
+  const text = await readFile(path, "utf8");
+  await writeFile(path, text.replace(process.execPath, `"${machine.path("no node here")}/node"`));
+  await systemctl("daemon-reload");
+  expect(await programsOfUnits([unit])).toEqual([
+    { ...unit, path: `${machine.path("no node here")}/node`, isPresent: false },
+    { ...unit, path: main, isPresent: true },
+  ]);
+});
+
+test("a home directory with a blank in its name has scheduled backups too", async () => {
+  const machine = await Machine.make();
+  const command = `${process.execPath} ${root}dist/cli/main.js`;
+  const { stdout } = await exec(`${root}scripts/private-session`, [
+    machine.path("a home"),
+    ...["/bin/sh", "-ec"],
+    `${command} init --recovery-key-file "$HOME/key.txt" --to "$HOME/backups" --bundle-to "$HOME/bundles" >&2
+     ${command} schedule install >&2
+     unit=$(systemctl --user list-unit-files --no-legend 'hivemind-sqlcipher-backup-*.timer' | cut -d. -f1)
+     mkdir "$HOME/.config/systemd/user/$unit.timer.d"
+     echo "[Timer]" >"$HOME/.config/systemd/user/$unit.timer.d/own.conf"
+     systemctl --user daemon-reload
+     systemctl --user start "$unit.service"
+     ${command} schedule status --json`,
+  ]);
+  const { schedule } = JSON.parse(stdout) as { schedule: Schedule };
+  expect(schedule.last_run).toMatchObject({ result: "success" });
+  expect(schedule.drop_ins).toEqual([expect.stringContaining("a home/.config/systemd/user/")]);
+  const made = await readdir(machine.path("a home", "backups"));
+  expect(made.filter((name) => name.endsWith(".db"))).toHaveLength(1);
 });

@@ -11,6 +11,7 @@ import {
   operate,
   operationOptions,
   rememberDirectories,
+  rememberNamedService,
   type ServiceOptions,
 } from "../options/operation.js";
 import { formatSize } from "../ui/units.js";
@@ -65,6 +66,7 @@ async function runBackup(context: Context, options: BackupOptions): Promise<void
     throw isKind(error, "service") ? withoutStopping(error) : error;
   });
   await rememberDirectories(context, options);
+  await rememberNamedService(context, options);
   output.result(result, () => backupLines(result));
 }
 

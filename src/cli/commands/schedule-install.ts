@@ -2,23 +2,33 @@ import type { Command } from "commander";
 import { StoreError } from "../../errors.js";
 import { addGlobalOptions, type Context, contextOf, ownCommand } from "../context.js";
 import { addHelp } from "../help.js";
+import {
+  addServiceOptions,
+  knownDirectories,
+  operate,
+  operationOptions,
+  type ServiceOptions,
+  saveService,
+} from "../options/operation.js";
 import { lingerWarning, scheduleLines } from "../ui/schedule-text.js";
 
-interface InstallOptions {
+interface InstallOptions extends ServiceOptions {
   onCalendar: string;
   randomDelay: string;
 }
 
 export function addInstall(group: Command): void {
-  const command = group
-    .command("install")
-    .description("Install a timer that backs up this store")
-    .option("--on-calendar <time>", "Run at this time, as in systemd.time(7)", "daily")
-    .option("--random-delay <span>", "Delay each run by up to this long", "15min");
+  const command = addServiceOptions(
+    group
+      .command("install")
+      .description("Install a timer that backs up this store")
+      .option("--on-calendar <time>", "Run at this time, as in systemd.time(7)", "daily")
+      .option("--random-delay <span>", "Delay each run by up to this long", "15min"),
+  );
   addGlobalOptions(command);
   addHelp(command, {
     details: [
-      "Each run reads the directories, the unit and the passphrase's source from the settings file. To be told of a failure, add OnFailure= in a drop-in with systemctl --user edit UNIT; drop-ins are never changed.",
+      "Each run reads the directories, the service and the passphrase's source from the settings file; options of the service are saved there. The backup's requirements are checked before the timer is installed. To be told of a failure, add OnFailure= in a drop-in with systemctl --user edit UNIT; drop-ins are never changed.",
     ],
     examples: [
       "hivemind-sqlcipher schedule install",
@@ -29,12 +39,14 @@ export function addInstall(group: Command): void {
 }
 
 async function runInstall(context: Context, options: InstallOptions): Promise<void> {
-  const { installSchedule } = await import("../../service/schedule.js");
-  const schedule = await installSchedule({
-    storePath: context.storePath,
-    command: backupCommand(context),
-    ...options,
-  });
+  const { assertSchedulable, installSchedule } = await import("../../service/schedule.js");
+  const { storePath } = context;
+  const { onCalendar, randomDelay } = options;
+  const request = { storePath, command: backupCommand(context), onCalendar, randomDelay };
+  await assertSchedulable(request);
+  await checkScheduledBackup(context, options);
+  await saveService(context, options);
+  const schedule = await installSchedule(request);
   context.output.result({ schedule }, () => ["Scheduled backups", ...scheduleLines(schedule)]);
   if (!schedule.lingers) context.output.warning(lingerWarning);
 }
@@ -55,4 +67,26 @@ function backupCommand(context: Context): string[] {
     });
   }
   return ownCommand(context, "backup");
+}
+
+/** Checks what the scheduled backup needs, with the settings of the file and the options alone. */
+async function checkScheduledBackup(context: Context, options: InstallOptions): Promise<void> {
+  const { checkBackup } = await import("../../backup/backup.js");
+  const { resolveSettings } = await import("../../config/settings.js");
+  const { HOME } = process.env;
+  const { settings } = await resolveSettings(
+    { store: { path: context.storePath } },
+    { config: context.settingsPath, environment: { HOME } },
+  );
+  const { to = "", bundle_to: bundleTo = "" } = settings.backup ?? {};
+  const scheduled = { ...context, settings };
+  await operate(context, (lock, signal) =>
+    checkBackup({
+      ...operationOptions(scheduled, options, lock, signal),
+      knownDirectories: knownDirectories(scheduled),
+      to,
+      bundleTo,
+      recipients: settings.recipients ?? [],
+    }),
+  );
 }

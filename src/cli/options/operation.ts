@@ -178,18 +178,46 @@ export async function rememberDirectories(
   context: Context,
   { to, bundleTo, recipient }: { to?: string; bundleTo?: string; recipient?: string[] },
 ): Promise<void> {
-  await remember(context, "these options", (settings) => {
-    const recipients = settings.recipients ?? recipient;
-    return {
-      ...settings,
-      backup: {
-        ...(to !== undefined && { to: expandPath(to) }),
-        ...(bundleTo !== undefined && { bundle_to: expandPath(bundleTo) }),
-        ...settings.backup,
-      },
-      ...(recipients && { recipients }),
-    };
+  await remember(context, "these options", (settings) => ({
+    ...settings,
+    backup: {
+      ...settings.backup,
+      ...(settings.backup?.to === undefined && to !== undefined && { to: expandPath(to) }),
+      ...(settings.backup?.bundle_to === undefined &&
+        bundleTo !== undefined && { bundle_to: expandPath(bundleTo) }),
+    },
+    ...(settings.recipients === undefined && recipient && { recipients: recipient }),
+  }));
+}
+
+/**
+ * Writes the service that the options name to the settings of the store, in place of a service that is
+ * there.
+ *
+ * @throws {@link StoreError} io - if the file cannot be written
+ */
+export async function saveService(context: Context, options: ServiceOptions): Promise<void> {
+  if (!namesService(options)) return;
+  const { loadSection, saveSection } = await import("../../config/settings.js");
+  const settings = await loadSection(context.settingsSection);
+  const others = Object.entries(settings?.backup ?? {}).filter(([key]) => !isServiceKey(key));
+  const service = toSettings(serviceChoice(context, options));
+  await saveSection(context.settingsSection, {
+    ...settings,
+    backup: { ...Object.fromEntries(others), ...service },
   });
+}
+
+/**
+ * Writes the service that the options name to the settings of the store, unless they name a service
+ * already. A file that cannot be written is only reported.
+ */
+export async function rememberNamedService(
+  context: Context,
+  options: ServiceOptions,
+): Promise<void> {
+  if (!namesService(options)) return;
+  await rememberService(context, toSettings(serviceChoice(context, options)));
 }
 
 /** Writes a service to the settings of the store, unless they name a service. */
@@ -201,8 +229,21 @@ async function rememberService(context: Context, service: ServiceSettings): Prom
   });
 }
 
+function namesService({ unit, service, stopCommand, startCommand }: ServiceOptions): boolean {
+  return [unit, service, stopCommand, startCommand].some((option) => option !== undefined);
+}
+
 function isServiceKey(key: string): boolean {
   return ["unit", "service", "stop_command", "start_command"].includes(key);
+}
+
+function toSettings({ service, unit, stopCommand, startCommand }: ServiceChoice): ServiceSettings {
+  return {
+    ...(unit !== undefined && { unit }),
+    ...(service !== "auto" && { service }),
+    ...(stopCommand !== undefined && { stop_command: stopCommand }),
+    ...(startCommand !== undefined && { start_command: startCommand }),
+  };
 }
 
 /**
@@ -216,9 +257,9 @@ async function remember(
 ): Promise<void> {
   const { loadSection, saveSection } = await import("../../config/settings.js");
   try {
-    const settings = await loadSection(settingsSection);
-    const changed = change({ backup: {}, ...settings });
-    if (JSON.stringify(changed) === JSON.stringify({ backup: {}, ...settings })) return;
+    const settings = { backup: {}, ...(await loadSection(settingsSection)) };
+    const changed = change(settings);
+    if (JSON.stringify(changed) === JSON.stringify(settings)) return;
     await saveSection(settingsSection, changed);
     output.notice(`saved ${what} to ${settingsPath}`);
   } catch (error) {
