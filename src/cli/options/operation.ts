@@ -222,7 +222,7 @@ export async function rememberNamedService(
 
 /** Writes a service to the settings of the store, unless they name a service. */
 async function rememberService(context: Context, service: ServiceSettings): Promise<void> {
-  await remember(context, "this service", (settings) => {
+  await remember(context, "these service settings", (settings) => {
     const { service: kind = "auto", ...others } = settings.backup ?? {};
     if (kind !== "auto" || Object.keys(others).some(isServiceKey)) return settings;
     return { ...settings, backup: { ...settings.backup, ...service } };
@@ -263,7 +263,7 @@ async function remember(
     await saveSection(settingsSection, changed);
     output.notice(`saved ${what} to ${settingsPath}`);
   } catch (error) {
-    output.notice(`${what} cannot be saved: ${asStoreError(error).message}`);
+    output.notice(`${what} were not saved: ${asStoreError(error).message}`);
   }
 }
 
