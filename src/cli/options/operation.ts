@@ -210,13 +210,14 @@ export async function saveService(context: Context, options: ServiceOptions): Pr
 
 /**
  * Writes the service that the options name to the settings of the store, unless they name a service
- * already. A file that cannot be written is only reported.
+ * already. A file that cannot be written is only reported. `none` is not written: it may be true of
+ * this run only, and later runs would copy a store that a hub has open.
  */
 export async function rememberNamedService(
   context: Context,
   options: ServiceOptions,
 ): Promise<void> {
-  if (!namesService(options)) return;
+  if (!namesService(options) || options.service === "none") return;
   await rememberService(context, toSettings(serviceChoice(context, options)));
 }
 
