@@ -36,6 +36,7 @@ import type { ServiceChoice } from "../service/select.js";
 import type { Started } from "../service/service.js";
 import { openEncrypted, type StoreKey } from "../store/cipher.js";
 import { ClientStore } from "../store/client-store.js";
+import { assertClockNotBehind } from "./clock.js";
 import {
   backupPath,
   formatManifest,
@@ -67,6 +68,8 @@ export interface BackupOptions {
   readonly recipients: readonly string[];
   /** Makes a bundle that this passphrase opens, in place of recipients. */
   readonly bundlePassphrase?: string | undefined;
+  /** Goes on although the clock is behind the newest backup. */
+  readonly ignoreClock?: boolean | undefined;
   readonly service: ServiceChoice;
   /** Do not stop the service: the copy is as of some moment while it writes. For stores in WAL mode. */
   readonly online?: boolean;
@@ -318,6 +321,9 @@ async function prepare(options: BackupOptions): Promise<Prepared> {
   });
   const size = await sizeOnDisk(storePath);
   const folder = await realpath(options.to);
+  if (!options.ignoreClock) {
+    await assertClockNotBehind({ folder, storePath, source: options.source });
+  }
   await assertWritable(folder);
   const hint = "make room there, or name another folder with --to";
   await assertFreeSpace(folder, size + spareBytes, "the copy", hint);

@@ -14,8 +14,10 @@ import { listDirectory, lstatIfExists } from "../fs/read.js";
 import { listEntries } from "../keys/keyring.js";
 import { abortReason, orAbort, throwIfAborted } from "../process/abort.js";
 import type { Reporter } from "../reporter.js";
-import { identify } from "../store/cipher.js";
+import { readChangeCounter } from "../store/change-counter.js";
+import { identify, type StoreKey } from "../store/cipher.js";
 import { escapeControlCharacters } from "../text/escape.js";
+import { clockError, isFromFuture } from "./clock.js";
 import { type ListedBackup, type ListingOptions, listBackups, type Unlisted } from "./listing.js";
 import { removeBackup } from "./manifest.js";
 import {
@@ -25,15 +27,16 @@ import {
   keepsSomething,
   type Retention,
 } from "./retention.js";
-import { verifyBackup } from "./verify.js";
-
-/** 1 hour. Several machines may back up to one directory, and their clocks differ. */
-const clockToleranceSeconds = 3600;
+import { openBackup, verifyBackup } from "./verify.js";
 
 export interface PruneOptions extends ListingOptions {
   readonly keep: KeepPolicy;
   /** Also remove bundles that no backup and no store here needs any more. */
   readonly bundles: boolean;
+  /** Whether days, weeks and months are those of UTC, not of the local time zone. */
+  readonly utc?: boolean;
+  /** Goes on although the clock is behind a backup. */
+  readonly ignoreClock?: boolean;
   /** Only report what would be removed. */
   readonly dryRun: boolean;
   /** Asks for confirmation before backups of several machines are counted together. */
@@ -45,7 +48,10 @@ export interface PruneOptions extends ListingOptions {
 export interface PruneResult {
   readonly folder: string;
   readonly dry_run: boolean;
-  /** Newest first. `rules` is empty for a backup that stays because no newer backup verifies. */
+  /**
+   * Newest first. `rules` is empty for a backup that stays because no newer backup verifies, or because
+   * it has the newest contents, whatever its date.
+   */
   readonly kept: { path: string; created_at: string; rules: readonly KeepRule[] }[];
   /** A manifest with size 0 is a manifest without its backup. */
   readonly removed: { path: string; created_at: string; size: number }[];
@@ -136,9 +142,11 @@ interface Division extends Retention<ListedBackup> {
 
 /** Decides which backups stay. At least one that verifies stays, whatever the policy. */
 async function divide(counted: readonly ListedBackup[], options: PruneOptions): Promise<Division> {
-  const { kept, removable } = applyRetention(counted, options.keep);
-  if (removable.length === 0) return { kept, removable, verified: null };
-  assertNotFromFuture(counted);
+  const byPolicy = applyRetention(counted, options.keep, options.utc);
+  if (byPolicy.removable.length === 0) return { ...byPolicy, verified: null };
+  const ahead = counted.find(isFromFuture);
+  if (ahead && !options.ignoreClock) throw clockError(ahead);
+  const { kept, removable } = await keepNewestContents(byPolicy, options);
   await confirmSeveralMachines(counted, options);
   const sound = await newestSound([...kept.map(({ backup }) => backup), ...removable], options);
   if (!removable.includes(sound)) return { kept, removable, verified: sound.path };
@@ -150,18 +158,78 @@ async function divide(counted: readonly ListedBackup[], options: PruneOptions): 
 }
 
 /**
- * Refuses if a backup is from the future. A machine without a battery-backed clock may have had a
- * wrong date when it made the backup, or has one now, so the newest backup is unknown, and `prune`
- * could remove it.
+ * Keeps the backup with the newest contents, which a clock in the past has dated before older backups.
+ *
+ * SQLite's change counter of one file never decreases, nor do its numbers of rows and of revoked rows,
+ * because a revoked client keeps its row. A change of a row alone shows in none of them. A backup with
+ * another key than the store's is of another file, before a rotation.
  */
-function assertNotFromFuture(backups: readonly ListedBackup[]): void {
-  const ahead = backups.find(({ age_seconds: age }) => age < -clockToleranceSeconds);
-  if (!ahead) return;
-  throw new StoreError(
-    "refused",
-    `${ahead.path} was made at ${ahead.created_at}, which is in the future: the clock is or was wrong; nothing was removed`,
-    { hint: "Check the clock with date. If it is right, move that backup and its manifest away." },
+async function keepNewestContents(
+  { kept, removable }: Retention<ListedBackup>,
+  { storePath, source, reporter }: PruneOptions,
+): Promise<Retention<ListedBackup>> {
+  const { keyId } = await identify(storePath);
+  const all = [...kept.map(({ backup }) => backup), ...removable];
+  const comparable = all.filter(({ key_id }) => key_id === keyId);
+  const counters = await changeCounters(comparable, { source, storePath });
+  const [first, ...others] = comparable
+    .map((backup) => ({ backup, progress: progressOf(backup, counters.get(backup) ?? 0) }))
+    .sort((a, b) => compareProgress(b.progress, a.progress));
+  if (first === undefined) return { kept, removable };
+  const ties = others.filter(({ progress }) => compareProgress(progress, first.progress) === 0);
+  const newest = [first, ...ties].map(({ backup }) => backup);
+  const [saved] = newest;
+  if (saved === undefined || newest.some((backup) => !removable.includes(backup))) {
+    return { kept, removable };
+  }
+  reporter.notice(
+    `${saved.path} stays: it has the newest contents, although its date is ${saved.created_at}; the clock was wrong when a backup was made, or an older backup was restored`,
   );
+  return {
+    kept: [...kept, { backup: saved, rules: [] }],
+    removable: removable.filter((backup) => backup !== saved),
+  };
+}
+
+/** Numbers that never decrease in one store, the most telling first. */
+function progressOf({ clients }: ListedBackup, counter: number): readonly number[] {
+  return [counter, clients.active + clients.revoked, clients.revoked];
+}
+
+function compareProgress(a: readonly number[], b: readonly number[]): number {
+  const differing = a.findIndex((number, index) => number !== b[index]);
+  return differing < 0 ? 0 : (a[differing] ?? 0) - (b[differing] ?? 0);
+}
+
+/** Reads the change counters of backups with one key; none if no known passphrase opens any of them. */
+async function changeCounters(
+  backups: readonly ListedBackup[],
+  secret: { source: PruneOptions["source"]; storePath: string },
+): Promise<Map<ListedBackup, number>> {
+  const counters = new Map<ListedBackup, number>();
+  const key = await anyKey(backups, secret);
+  if (key === undefined) return counters;
+  for (const backup of backups) {
+    const counter = await readChangeCounter(backup.path, key);
+    if (counter !== undefined) counters.set(backup, counter);
+  }
+  return counters;
+}
+
+async function anyKey(
+  backups: readonly ListedBackup[],
+  secret: { source: PruneOptions["source"]; storePath: string },
+): Promise<StoreKey | undefined> {
+  for (const { path } of backups) {
+    try {
+      const { connection, key } = await openBackup(path, secret);
+      await connection.close();
+      return key;
+    } catch (error) {
+      if (!(error instanceof StoreError) || error.kind === "io") throw error;
+    }
+  }
+  return undefined;
 }
 
 /**

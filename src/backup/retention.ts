@@ -3,8 +3,8 @@
  *
  * A rule keeps the newest backup of each of the most recent periods with a backup: `daily: 7` keeps
  * the newest backup of each of the last seven days that have a backup, not those of the last week.
- * A backup stays if any rule keeps it. Days, ISO weeks and months are in UTC, as in the backups'
- * names.
+ * A backup stays if any rule keeps it. Days, ISO weeks and months begin at midnight of the local time
+ * zone, or of UTC, as in the backups' names.
  */
 
 /** The number of periods for each rule. An absent rule or 0 keeps nothing. */
@@ -28,12 +28,15 @@ export interface Retention<Backup> {
   readonly removable: Backup[];
 }
 
+/** A day, as midnight UTC of the same date. */
+type CalendarDay = Date;
+
 /** Returns the name of the period that a backup belongs to. */
-const periods: { readonly [Rule in KeepRule]: (at: Date, index: number) => string } = {
-  last: (_at, index) => String(index),
-  daily: (at) => at.toISOString().slice(0, 10),
+const periods: { readonly [Rule in KeepRule]: (day: CalendarDay, index: number) => string } = {
+  last: (_day, index) => String(index),
+  daily: (day) => day.toISOString().slice(0, 10),
   weekly: isoWeek,
-  monthly: (at) => at.toISOString().slice(0, 7),
+  monthly: (day) => day.toISOString().slice(0, 7),
 };
 
 const rules = Object.keys(periods) as KeepRule[];
@@ -47,10 +50,12 @@ export function keepsSomething(policy: KeepPolicy): boolean {
  * Divides backups into those that a policy keeps and those that it does not, both newest first.
  *
  * @param backups - in any order; `Date.parse` reads `created_at`
+ * @param utc - whether days begin at midnight UTC
  */
 export function applyRetention<Backup extends { readonly created_at: string }>(
   backups: readonly Backup[],
   policy: KeepPolicy,
+  utc = false,
 ): Retention<Backup> {
   const newestFirst = [...backups].sort(
     (a, b) => Date.parse(b.created_at) - Date.parse(a.created_at),
@@ -59,10 +64,10 @@ export function applyRetention<Backup extends { readonly created_at: string }>(
   const kept: Kept<Backup>[] = [];
   const removable: Backup[] = [];
   for (const [index, backup] of newestFirst.entries()) {
-    const at = new Date(backup.created_at);
+    const day = calendarDay(new Date(backup.created_at), utc);
     const keeping = rules.filter((rule) => {
       const periodsSeen = seen.get(rule) ?? new Set();
-      const period = periods[rule](at, index);
+      const period = periods[rule](day, index);
       if (periodsSeen.has(period) || periodsSeen.size >= (policy[rule] ?? 0)) return false;
       periodsSeen.add(period);
       return true;
@@ -73,14 +78,19 @@ export function applyRetention<Backup extends { readonly created_at: string }>(
   return { kept, removable };
 }
 
+function calendarDay(at: Date, utc: boolean): CalendarDay {
+  return utc
+    ? new Date(Date.UTC(at.getUTCFullYear(), at.getUTCMonth(), at.getUTCDate()))
+    : new Date(Date.UTC(at.getFullYear(), at.getMonth(), at.getDate()));
+}
+
 /**
  * Returns the ISO 8601 week, such as `2026-W48`. A week begins on Monday and belongs to the year of
  * its Thursday.
  */
-function isoWeek(at: Date): string {
-  const day = Date.UTC(at.getUTCFullYear(), at.getUTCMonth(), at.getUTCDate());
-  const weekday = (at.getUTCDay() + 6) % 7;
-  const thursday = new Date(day + (3 - weekday) * 86_400_000);
+function isoWeek(day: CalendarDay): string {
+  const weekday = (day.getUTCDay() + 6) % 7;
+  const thursday = new Date(day.getTime() + (3 - weekday) * 86_400_000);
   const year = thursday.getUTCFullYear();
   const week = Math.floor((thursday.getTime() - Date.UTC(year, 0, 1)) / (7 * 86_400_000)) + 1;
   return `${year}-W${String(week).padStart(2, "0")}`;

@@ -2,6 +2,7 @@
 import { stat } from "node:fs/promises";
 import { hostname } from "node:os";
 import { dirname, join } from "node:path";
+import { isFromFuture } from "../backup/clock.js";
 import { type ListedBackup, listBackups } from "../backup/listing.js";
 import { findLastRestoreTest } from "../backup/restore-test.js";
 import { bundleName, describeBundle, isVerified } from "../bundle/bundle.js";
@@ -18,9 +19,6 @@ const dayMs = 86_400_000;
 
 /** A weekly backup may be late by a day. */
 const oldBackupMs = 8 * dayMs;
-
-/** 1 hour, as in `prune`: clocks of machines differ. */
-const clockToleranceMs = 3_600_000;
 
 /** Half a year. Recovery keys get lost and disks are replaced. */
 const oldRestoreTestMs = 183 * dayMs;
@@ -76,13 +74,13 @@ export async function checkLastBackup(
   const elsewhere =
     newest.hostname === hostname() ? "" : ` on ${escapeControlCharacters(newest.hostname)}`;
   const detail = `${newest.path}, made ${newest.created_at}${elsewhere}`;
-  if (age < -clockToleranceMs) {
+  if (isFromFuture(newest)) {
     return [
       finding(
         "last-backup",
         "warning",
         `the newest backup is from the future, so the clock is or was wrong: ${detail}`,
-        "Check the clock with date. If it is right, move that backup and its manifest away.",
+        moveAwayFix(newest),
       ),
     ];
   }
@@ -95,6 +93,13 @@ export async function checkLastBackup(
       "hivemind-sqlcipher backup",
     ),
   ];
+}
+
+/** Only the operator knows whether the clock or the backup is wrong. */
+function moveAwayFix({ path, manifest }: ListedBackup): string {
+  const files = [path, manifest].map(shellQuote).join(" ");
+  const directory = shellQuote(join(dirname(path), "wrong-clock"));
+  return `Set the clock if date shows a wrong time; if it is right: mkdir -p -m 700 ${directory} && mv ${files} ${directory}`;
 }
 
 /**

@@ -56,6 +56,22 @@ test("days, ISO weeks and months keep the newest backup of each", () => {
   ]);
 });
 
+test("a period begins at midnight of the local time zone, or of UTC", () => {
+  const { TZ } = process.env;
+  process.env.TZ = "Pacific/Auckland";
+  try {
+    // A Sunday and a Monday in UTC, and the last day of May; in Auckland all are Monday, 1 June.
+    const backups = ["2026-06-01T11:00:00Z", "2026-05-31T23:00:00Z"].map(backup);
+    for (const rule of ["daily", "weekly", "monthly"] as const) {
+      expect(applyRetention(backups, { [rule]: 9 }).kept).toHaveLength(1);
+      expect(applyRetention(backups, { [rule]: 9 }, true).kept).toHaveLength(2);
+    }
+  } finally {
+    if (TZ === undefined) delete process.env.TZ;
+    else process.env.TZ = TZ;
+  }
+});
+
 test("a day without a backup does not use up a daily rule", () => {
   const backups = ["2026-05-20T00:00:00Z", "2026-05-03T00:00:00Z", "2026-01-01T00:00:00Z"].map(
     backup,

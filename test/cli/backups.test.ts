@@ -246,6 +246,77 @@ test("prune refuses a backup from the future, because the newest one is unknown"
   ]);
 });
 
+test("a clock behind the newest backup is refused by backup and prune, unless --yes is given", async () => {
+  const { folder, newest } = await withBackup();
+  await madeAt(newest, machine.store, "2199-03-01T01:00:00.000Z");
+  const older = await madeAt(newest, machine.store, "2026-01-01T01:00:00.000Z");
+  const before = await readdir(folder);
+  const backup = ["backup", "--service", "none", "--to", folder];
+  for (const args of [backup, ["prune", folder, "--keep-last", "2"]]) {
+    const { code, stderr } = await machine.run(args);
+    expect([code, stderr]).toEqual([17, expect.stringContaining("is in the future")]);
+    expect(stderr).toContain("--yes");
+  }
+  expect(await readdir(folder)).toEqual(before);
+  expect((await machine.run([...backup, "--yes"])).code).toBe(0);
+  expect(await readdir(folder)).toHaveLength(before.length + 2);
+  expect((await machine.run(["prune", folder, "--keep-last", "3", "--yes"])).code).toBe(0);
+  expect(await readdir(folder)).not.toContain(basename(older));
+});
+
+test("a forged backup from the future stops no backup", async () => {
+  const { folder, newest } = await withBackup();
+  const future = await madeAt(newest, machine.store, "2199-03-01T01:00:00.000Z");
+  const text = await readFile(manifestPath(future), "utf8");
+  await writeFile(manifestPath(future), text.replace('"active": 1', '"active": 2'));
+  expect((await machine.run(["backup", "--service", "none", "--to", folder])).code).toBe(0);
+});
+
+test("prune keeps the newest contents, which a wrong clock has dated first", async () => {
+  const own = await Machine.make();
+  await writeFile(own.path("passphrase"), passphrase, { mode: 0o600 });
+  await own.init(
+    ...["--passphrase-file", own.path("passphrase")],
+    ...["--to", own.path("backups"), "--bundle-to", own.path("bundles")],
+  );
+  const made = async () => {
+    const { document } = await own.json("backup", "--service", "none");
+    return (document.backup as { path: string }).path;
+  };
+  const old = await made();
+  await own.run(["add-client"]);
+  const newest = await made();
+  const dated = await madeAt(newest, own.store, "2019-01-01T00:00:30.000Z");
+  await rm(newest);
+  await rm(manifestPath(newest));
+  const prune = ["prune", own.path("backups"), "--keep-last", "1"];
+  const { code, stdout, stderr } = await own.run(prune);
+  expect([code, stderr]).toEqual([0, expect.stringContaining(`${dated} stays`)]);
+  expect(stdout).toContain(`${dated}  (newest contents)`);
+  expect(
+    (await readdir(own.path("backups"))).filter((name) => name.endsWith(".db")).sort(),
+  ).toEqual([basename(dated), basename(old)].sort());
+  // A later backup has them too.
+  await made();
+  expect((await own.run(prune)).stderr).not.toContain("stays");
+  expect(await readdir(own.path("backups"))).not.toContain(basename(dated));
+});
+
+test("prune counts days in the local time zone, with --utc in UTC", async () => {
+  const { folder, newest } = await withBackup();
+  // One day in New York, two in UTC.
+  const evening = await madeAt(newest, machine.store, "2026-03-02T02:00:00.000Z");
+  const morning = await madeAt(newest, machine.store, "2026-03-01T15:00:00.000Z");
+  const removed = async (...args: string[]) => {
+    const prune = ["prune", folder, "--keep-daily", "5", "--dry-run", "--json", ...args];
+    const { stdout } = await machine.run(prune, { env: { TZ: "America/New_York" } });
+    return (JSON.parse(stdout) as Pruned).prune.removed.map(({ path }) => path);
+  };
+  expect(await removed()).toEqual([morning]);
+  expect(await removed("--utc")).toEqual([]);
+  expect(await readdir(folder)).toContain(basename(evening));
+});
+
 test("a kill between a backup and its manifest is finished by the next prune", async () => {
   const { folder, newest } = await withBackup();
   const half = await madeAt(newest, machine.store, "2026-03-01T01:00:00.000Z");

@@ -36,6 +36,7 @@ export function addCommand(program: Command): void {
   addHelp(command, {
     details: [
       "Stops the service, copies the store and starts the service again. Satellites reconnect some seconds later; with --online they notice nothing. The first --to and --bundle-to are remembered in the settings.",
+      "A clock that is behind the newest backup is refused, because the new backup would look like the oldest; --yes goes on.",
     ],
     examples: [
       "hivemind-sqlcipher backup --to /srv/backup/hivemind --bundle-to /media/usb/bundles",
@@ -61,6 +62,7 @@ async function runBackup(context: Context, options: BackupOptions): Promise<void
       knownDirectories: knownDirectories(context),
       recipients: [...(settings.recipients ?? []), ...(options.recipient ?? [])],
       online: options.online ?? false,
+      ignoreClock: context.yes,
     }),
   ).catch((error: unknown) => {
     throw isKind(error, "service") ? withoutStopping(error) : error;

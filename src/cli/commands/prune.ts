@@ -16,6 +16,7 @@ interface PruneOptions extends BundleDirectoryOption {
   keepDaily?: number;
   keepWeekly?: number;
   keepMonthly?: number;
+  utc?: boolean;
   bundles?: boolean;
   dryRun?: boolean;
 }
@@ -28,13 +29,15 @@ export function addCommand(program: Command): void {
     .option("--keep-daily <n>", "Keep the newest backup of each of the last n days", parseCount)
     .option("--keep-weekly <n>", "Keep the newest backup of each of the last n weeks", parseCount)
     .option("--keep-monthly <n>", "Keep the newest backup of each of the last n months", parseCount)
+    .option("--utc", "Count days, weeks and months in UTC (default: local time)")
     .option("--bundles", "Remove bundles that no backup or store needs, too")
     .option("-n, --dry-run", "Show what would be removed, change nothing");
   addBundleDirectoryOption(command);
   addGlobalOptions(command);
   addHelp(command, {
     details: [
-      'A rule that is not given is taken from "keep" in the settings. Days, weeks and months without a backup do not count. The newest backup that verifies is always kept, and files without a valid manifest are neither counted nor removed.',
+      'A rule that is not given is taken from "keep" in the settings. Days, weeks and months begin at midnight of the local time zone; those without a backup do not count. The newest backup that verifies is always kept, and files without a valid manifest are neither counted nor removed.',
+      "A backup with the newest contents is kept whatever its date, and a backup from the future is refused, because a clock may have been wrong; --yes goes on.",
       "With --bundles, consider copies of the removed backups elsewhere: they need their bundle.",
     ],
     examples: [
@@ -70,6 +73,8 @@ async function runPrune(
         weekly: options.keepWeekly ?? keep.weekly,
         monthly: options.keepMonthly ?? keep.monthly,
       },
+      utc: options.utc ?? false,
+      ignoreClock: context.yes,
       bundles: options.bundles ?? false,
       dryRun: options.dryRun ?? false,
       reporter: context.reporter,
@@ -86,7 +91,7 @@ function pruneLines(result: PruneResult, { output }: Context): string[] {
   return [
     ...kept.map(
       ({ path, rules }) =>
-        `keep          ${path}  (${rules.length > 0 ? rules.join(", ") : "newest that verifies"})`,
+        `keep          ${path}  (${rules.join(", ") || (path === verified ? "newest that verifies" : "newest contents")})`,
     ),
     ...removed.map(({ path }) => `${removing}  ${path}`),
     ...result.removed_bundles.map((path) => `${removing}  ${path}`),

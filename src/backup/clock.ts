@@ -1,0 +1,50 @@
+/**
+ * Compares the clock with the newest backup.
+ *
+ * A machine without a battery-backed clock starts in the past. A backup that is made then gets a name
+ * and a date before those of older backups, and a retention policy would remove it as the oldest.
+ */
+import { hostname } from "node:os";
+import { StoreError } from "../errors.js";
+import { type ListedBackup, type ListingOptions, listBackups } from "./listing.js";
+import { newestBackup } from "./manifest.js";
+
+/** A time server corrects a clock in steps of some seconds. */
+const ownToleranceMs = 60_000;
+
+/** 1 hour. Several machines may back up to one directory, and their clocks differ. */
+const othersToleranceMs = 3_600_000;
+
+export const clockHint =
+  "Set the clock (date shows it). If it is right, move that backup and its manifest away, or add --yes to go on.";
+
+/** Returns whether a backup was made later than the clock says it is now. */
+export function isFromFuture(backup: { created_at: string; hostname: string }): boolean {
+  const tolerance = backup.hostname === hostname() ? ownToleranceMs : othersToleranceMs;
+  return Date.parse(backup.created_at) - Date.now() > tolerance;
+}
+
+/**
+ * Makes sure that the clock is not behind the newest backup of the store. Counts only manifests with a
+ * valid MAC: any program that can write to the directory could stop all backups with a forged one.
+ *
+ * @throws {@link StoreError} refused - if it is
+ */
+export async function assertClockNotBehind(options: ListingOptions): Promise<void> {
+  const newest = await newestBackup(options.folder, options.storePath);
+  // Checking a MAC takes a key, which takes long to derive, so it is done only on suspicion.
+  if (newest === undefined || Date.parse(newest.created_at) < Date.now()) return;
+  const { backups } = await listBackups(options);
+  const ahead = backups.find((backup) => backup.mac === true && isFromFuture(backup));
+  if (ahead !== undefined) throw clockError(ahead);
+}
+
+/** Returns the error for a clock that is behind a backup. */
+export function clockError({ path, created_at }: ListedBackup): StoreError {
+  const now = new Date().toISOString();
+  return new StoreError(
+    "refused",
+    `the clock says ${now}, but ${path} was made at ${created_at}, which is in the future: the clock is or was wrong; nothing was changed`,
+    { hint: clockHint },
+  );
+}

@@ -1,0 +1,42 @@
+/** Reads SQLite's file change counter from an encrypted file without opening it as a database. */
+import { createDecipheriv } from "node:crypto";
+import { open } from "node:fs/promises";
+import { systemError } from "../errors.js";
+import { readUpTo } from "../fs/read.js";
+import type { StoreKey } from "./cipher.js";
+
+/** SQLCipher's defaults: bytes of a page, and of its end that holds the IV and the HMAC. */
+const layouts = {
+  3: { pageBytes: 1024, reserveBytes: 48 },
+  4: { pageBytes: 4096, reserveBytes: 80 },
+} as const;
+
+const saltBytes = 16;
+const ivBytes = 16;
+/** The offset of the counter in SQLite's header, of which the salt replaces the first 16 bytes. */
+const counterOffset = 24;
+
+/**
+ * Returns the file change counter of a copy that no process writes to; undefined for a file shorter
+ * than a page.
+ *
+ * SQLite increases the counter with each transaction, in WAL mode only with those that change the
+ * first page. So in copies of one file it never decreases from an earlier copy to a later one.
+ *
+ * @throws {@link StoreError} io - if the file cannot be read
+ */
+export async function readChangeCounter(path: string, key: StoreKey): Promise<number | undefined> {
+  const { pageBytes, reserveBytes } = layouts[key.cipherCompatibility];
+  const page = Buffer.alloc(pageBytes);
+  try {
+    await using file = await open(path);
+    if ((await readUpTo(file, page, 0)) < pageBytes) return undefined;
+  } catch (error) {
+    throw systemError(error, `cannot read ${path}`);
+  }
+  const ivOffset = pageBytes - reserveBytes;
+  const iv = page.subarray(ivOffset, ivOffset + ivBytes);
+  const decipher = createDecipheriv("aes-256-cbc", key.key, iv).setAutoPadding(false);
+  const header = decipher.update(page.subarray(saltBytes, ivOffset));
+  return header.readUInt32BE(counterOffset - saltBytes);
+}
