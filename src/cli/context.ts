@@ -14,6 +14,7 @@ import {
   withoutKeyCache,
 } from "../keys/source.js";
 import type { Reporter } from "../reporter.js";
+import { shellQuote } from "../text/escape.js";
 import { hubStore } from "./hub-store.js";
 import { ownProgram } from "./own-program.js";
 import { Output } from "./ui/output.js";
@@ -45,6 +46,8 @@ export interface Context {
   readonly settingsSection: SettingsSection;
   /** The file's settings for this store, without options and environment; undefined without a file. */
   readonly settingsInFile: Settings | undefined;
+  /** What is wrong in the settings and was ignored, for the commands that go on without it. */
+  readonly settingsProblems: readonly StoreError[];
   readonly source: PassphraseSource;
   readonly output: Output;
   /** Whether --yes was given. */
@@ -97,9 +100,9 @@ export function repeated(value: string, values: string[] = []): string[] {
 
 /**
  * Commands that go on without what is wrong in the settings. A typo in the file must not keep the
- * hub from starting: `run` needs only the store and its passphrase.
+ * hub from starting: `run` needs only the store and its passphrase. `status` and `doctor` report it.
  */
-const toleratingCommands: ReadonlySet<string> = new Set(["run"]);
+const toleratingCommands: ReadonlySet<string> = new Set(["run", "status", "doctor"]);
 
 /**
  * Resolves a command's context from its options, the environment and the settings file.
@@ -110,6 +113,7 @@ const toleratingCommands: ReadonlySet<string> = new Set(["run"]);
 export async function contextOf(command: Command): Promise<Context> {
   const options = globalOptionsOf(command);
   const output = outputOf(command);
+  const settingsProblems: StoreError[] = [];
   const toleratesBroken = toleratingCommands.has(command.name());
   const { settings, storePath, path, section, inFile, missing } = await resolveSettings(
     {
@@ -124,7 +128,7 @@ export async function contextOf(command: Command): Promise<Context> {
       config: options.config,
       defaultStore: () => hubStore(command.name()),
       isNewStore: command.name() === "init",
-      ...(toleratesBroken && { onProblem: (problem) => output.warning(problem.message) }),
+      ...(toleratesBroken && { onProblem: (problem) => settingsProblems.push(problem) }),
     },
   );
   if (missing && command.name() !== "init") {
@@ -136,7 +140,10 @@ export async function contextOf(command: Command): Promise<Context> {
       },
     );
     if (!toleratesBroken) throw problem;
-    output.warning(problem.message);
+    settingsProblems.push(problem);
+  }
+  if (command.name() === "run") {
+    for (const { message } of settingsProblems) output.warning(message);
   }
   const source = parseSource(settings.passphrase_source ?? "keyring");
   const keyCache = options.keyCache ?? !isKeyCacheOff();
@@ -147,6 +154,7 @@ export async function contextOf(command: Command): Promise<Context> {
     settingsPath: path,
     settingsSection: section,
     settingsInFile: inFile,
+    settingsProblems,
     source: keyCache ? source : withoutKeyCache(source),
     output,
     yes,
@@ -176,6 +184,20 @@ export function ownCommand(
     ...(wanted === inFile ? [] : ["--passphrase-source", wanted]),
     ...(source.kind === "keyring" && source.withoutKeyCache ? ["--no-key-cache"] : []),
   ];
+}
+
+/** Returns how to call this program for the same store, as a user types it. */
+export function programLine(command: Command, { storePath, settingsPath }: Context): string {
+  const { db, name, subfolder, config, passphraseSource } = globalOptionsOf(command);
+  const isNamed = [db, name, subfolder].some((option) => option !== undefined);
+  return [
+    "hivemind-sqlcipher",
+    ...(isNamed ? [`--db ${shellQuote(storePath)}`] : []),
+    ...(config === undefined ? [] : [`--config ${shellQuote(settingsPath)}`]),
+    ...(passphraseSource === undefined
+      ? []
+      : [`--passphrase-source ${shellQuote(passphraseSource)}`]),
+  ].join(" ");
 }
 
 /** Returns the command line with which the restart timer recovers this store. */

@@ -4,12 +4,14 @@ import { hostname } from "node:os";
 import { dirname, join } from "node:path";
 import { isFromFuture } from "../backup/clock.js";
 import { type ListedBackup, listBackups } from "../backup/listing.js";
+import { manifestPath, newestBackup, readManifest } from "../backup/manifest.js";
 import { findLastRestoreTest } from "../backup/restore-test.js";
 import { bundleName, describeBundle, isVerified } from "../bundle/bundle.js";
 import { findMissingDirectories } from "../config/known-directories.js";
 import { hasCode, isKind, StoreError, systemError } from "../errors.js";
 import type { PassphraseSource } from "../keys/source.js";
-import { scheduleOf } from "../service/schedule.js";
+import { programsOfUnits } from "../service/programs.js";
+import { neverElapses, type Schedule, scheduledService, scheduleOf } from "../service/schedule.js";
 import type { StoreKey } from "../store/cipher.js";
 import { escapeControlCharacters, shellQuote } from "../text/escape.js";
 import { type Check, finding, good } from "./check.js";
@@ -184,12 +186,36 @@ async function checkVerificationRecord(path: string, key: StoreKey | undefined):
   }
 }
 
+/** Returns how the store is replaced by its newest backup. */
+export async function restoreFix(locations: StoreLocations): Promise<string> {
+  const newest = await newestKnown(locations);
+  const backup = newest === undefined ? "BACKUP" : shellQuote(newest.path);
+  return `Replace the store by a backup: hivemind-sqlcipher restore ${backup}`;
+}
+
+/** Finds the newest backup by its manifest, which is not verified, and its bundle. */
+async function newestKnown({ backupFolder, bundleFolder, storePath }: StoreLocations) {
+  if (backupFolder === undefined) return undefined;
+  try {
+    const newest = await newestBackup(backupFolder, storePath);
+    if (newest === undefined) return undefined;
+    const { key_id: keyId } = await readManifest(manifestPath(newest.path));
+    const bundle = bundleFolder === undefined ? "BUNDLE" : join(bundleFolder, bundleName(keyId));
+    return { path: newest.path, bundle };
+  } catch (error) {
+    // The finding of another check.
+    if (error instanceof StoreError) return undefined;
+    throw error;
+  }
+}
+
 export async function checkRestoreTest(
-  storePath: string,
+  locations: StoreLocations,
   keyId: string | undefined,
 ): Promise<Check[]> {
-  const last = await findLastRestoreTest(storePath);
-  const fix = "hivemind-sqlcipher verify BACKUP --bundle BUNDLE --identity RECOVERY-KEY";
+  const last = await findLastRestoreTest(locations.storePath);
+  const { path, bundle } = (await newestKnown(locations)) ?? { path: "BACKUP", bundle: "BUNDLE" };
+  const fix = `hivemind-sqlcipher verify ${shellQuote(path)} --bundle ${shellQuote(bundle)} --identity RECOVERY-KEY`;
   const name = "restore-tried";
   if (last === undefined) {
     const detail = "no backup was ever verified with its bundle, or restored";
@@ -217,9 +243,22 @@ export async function checkSchedule(storePath: string): Promise<Check[]> {
   if (schedule === undefined) return [good("schedule", "this program schedules no backups")];
   const { unit, service, active, enabled, lingers, last_run: last } = schedule;
   const found: Check[] = [];
+  const install = "hivemind-sqlcipher schedule install";
+  const gone = await missingPrograms(storePath);
+  if (gone.length > 0) {
+    const detail = `${service} names a program that is gone or cannot be executed: ${gone.join(", ")}`;
+    found.push(finding("schedule", "error", detail, `${install}${timeOption(schedule)}`));
+  }
+  if (neverElapses(schedule)) {
+    const detail = `${unit} never elapses, because its time is past: ${schedule.on_calendar}`;
+    const dropIn = schedule.drop_ins.find((path) => path.includes(`/${unit}.d/`));
+    const fix =
+      dropIn === undefined ? `${install} --on-calendar daily` : `Correct the time in ${dropIn}`;
+    found.push(finding("schedule", "error", detail, fix));
+  }
   if (!active || !enabled) {
     const detail = `${unit} is ${active ? "not enabled" : "not running"}`;
-    found.push(finding("schedule", "error", detail, "hivemind-sqlcipher schedule install"));
+    found.push(finding("schedule", "error", detail, `${install}${timeOption(schedule)}`));
   }
   if (last && last.result !== null && last.result !== "success" && last.result !== "running") {
     const code = last.exit_code === null ? last.result : `exit code ${last.exit_code}`;
@@ -228,7 +267,7 @@ export async function checkSchedule(storePath: string): Promise<Check[]> {
         "schedule",
         "error",
         `the last scheduled backup failed on ${last.at}: ${code}`,
-        `journalctl --user --unit ${service}`,
+        `Remove the cause, which journalctl --user --unit ${service} shows; then: systemctl --user start ${service}`,
       ),
     );
   }
@@ -244,6 +283,17 @@ export async function checkSchedule(storePath: string): Promise<Check[]> {
   }
   if (found.length > 0) return found;
   return [good("schedule", `next backup ${schedule.next_run ?? "unknown"}`)];
+}
+
+/** Keeps the time of a schedule that is installed again. */
+function timeOption(schedule: Schedule): string {
+  const { on_calendar: time } = schedule;
+  return time === null || neverElapses(schedule) ? "" : ` --on-calendar ${shellQuote(time)}`;
+}
+
+async function missingPrograms(storePath: string): Promise<string[]> {
+  const programs = await programsOfUnits([scheduledService(storePath)]);
+  return programs.filter(({ isPresent }) => !isPresent).map(({ path }) => path);
 }
 
 async function deviceOf(path: string): Promise<number | undefined> {

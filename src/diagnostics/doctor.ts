@@ -19,10 +19,12 @@ import {
   checkLastBackup,
   checkRestoreTest,
   checkSchedule,
+  restoreFix,
 } from "./backups.js";
 import { attempt, type Check, finding, good } from "./check.js";
 import { checkCopies, checkPermissions, type StoreLocations } from "./files.js";
 import { checkHub, checkServerJson, type StoreFacts } from "./hub.js";
+import { checkHubUnits } from "./hub-unit.js";
 import { checkIdGaps, fillIdGaps } from "./id-gaps.js";
 import { checkKeyring } from "./keyring.js";
 import { checkCoreDumps, checkSwap } from "./machine.js";
@@ -32,6 +34,10 @@ export type { Check, Severity } from "./check.js";
 export interface DoctorOptions extends StoreLocations {
   readonly source: PassphraseSource;
   readonly service: ServiceChoice;
+  /** What was wrong in the settings, and ignored. */
+  readonly settingsProblems?: readonly StoreError[];
+  /** How a fix calls this program for this store. Default: `hivemind-sqlcipher`. */
+  readonly program?: string;
   readonly hubPython?: string | undefined;
   /** Put revoked rows into the gaps between client ids. */
   readonly fillGaps: boolean;
@@ -62,40 +68,47 @@ async function diagnose(options: DoctorOptions): Promise<Diagnosis> {
   let filled: number | null = null;
   let facts: StoreFacts | undefined;
   let storeKey: StoreKey | undefined;
+  let passphrase: string | undefined;
   if (options.fillGaps) {
     await using store = await waitForOperation(storePath, () =>
       unlockStore(storePath, source, { mode: "readwrite" }),
     );
     filled = await fillIdGaps(store);
   }
+  checks.push(...checkSettings(options.settingsProblems));
   checks.push(...(await attempt("interrupted", () => checkJournal(storePath))));
   try {
     // With the passphrase: a cached key would open the store even if the passphrase is lost.
-    await using store = await waitForOperation(storePath, async () =>
-      ClientStore.from(await unlock(storePath, source, { mode: "readwrite" })),
-    );
+    await using store = await waitForOperation(storePath, async () => {
+      const unlocked = await unlock(storePath, source, { mode: "readwrite" });
+      passphrase = unlocked.passphrase;
+      return ClientStore.from(unlocked);
+    });
     const { schemaVersion, key } = store;
     storeKey = key;
     facts = { schemaVersion, cipherCompatibility: key.cipherCompatibility };
     const { active } = await store.counts();
     const what = `SQLCipher ${key.cipherCompatibility}, schema ${schemaVersion}, ${counted(active, "client")}`;
     checks.push(good("store", `${storePath} opens: ${what}`));
-    const damage = await checkStructure(store);
+    const damage = await checkStructure(store, options);
     // A damaged index hides clients, so gaps among the ids would be counted wrongly.
     checks.push(damage, ...(damage.ok ? [await checkIdGaps(store)] : []));
   } catch (error) {
     if (!(error instanceof StoreError)) throw error;
-    const fix = error.hint ?? "Replace the store by a backup: hivemind-sqlcipher restore BACKUP";
+    const fix = error.hint ?? (await restoreFix(options));
     checks.push(finding("store", "error", error.message, fix));
   }
   const service = await quietly(() => selectService(options.service));
   const pid = (await quietly(async () => service?.state()))?.mainPid;
-  const keyId = (await quietly(() => identify(storePath)))?.keyId;
+  const identity = await quietly(() => identify(storePath));
+  const keyId = identity?.keyId;
+  const secret = { isEncrypted: identity?.format === "sqlcipher", passphrase };
   const groups: [string, () => Promise<Check[]>][] = [
     ["permissions", () => checkPermissions(options)],
     ["copies", () => checkCopies(options)],
     ["server.json", () => checkServerJson(storePath)],
     ["hub", () => checkHub({ ...options, service, choice: options.service, store: facts })],
+    ["hub-unit", () => checkHubUnits(storePath, secret)],
     ["keyring", () => checkKeyring(storePath, source)],
     ["swap", () => checkSwap()],
     ["core-dumps", () => checkCoreDumps(pid)],
@@ -103,14 +116,34 @@ async function diagnose(options: DoctorOptions): Promise<Diagnosis> {
     ["last-backup", () => checkLastBackup(options)],
     ["schedule", () => checkSchedule(storePath)],
     ["bundle", () => checkBundle(options, keyId, storeKey)],
-    ["restore-tried", () => checkRestoreTest(storePath, keyId)],
+    ["restore-tried", () => checkRestoreTest(options, keyId)],
   ];
   for (const [name, group] of groups) checks.push(...(await attempt(name, group)));
-  return { ok: checks.every(({ ok }) => ok), filled, checks };
+  return {
+    ok: checks.every(({ ok }) => ok),
+    filled,
+    checks: checks.map((check) => withProgram(check, options.program)),
+  };
+}
+
+/** Puts the options that name the store into a fix: without them it is about the default store. */
+function withProgram(check: Check, program: string | undefined): Check {
+  if (check.fix === null || program === undefined) return check;
+  return {
+    ...check,
+    fix: check.fix.replaceAll(/\bhivemind-sqlcipher (?=[a-z])/g, () => `${program} `),
+  };
+}
+
+/** Reports what is wrong in the settings. Commands other than `run`, `status` and `doctor` refuse it. */
+function checkSettings(problems: readonly StoreError[] = []): Check[] {
+  return problems.map(({ message, hint }) =>
+    finding("settings", "error", message, hint ?? "Correct the settings there."),
+  );
 }
 
 /** Checks that the store is sound: that it opens does not show a damaged page or index. */
-async function checkStructure(store: ClientStore): Promise<Check> {
+async function checkStructure(store: ClientStore, locations: StoreLocations): Promise<Check> {
   const [first, ...more] = await findIntegrityErrors(store.connection);
   if (first === undefined) return good("structure", "the structure and the indexes are sound");
   const others = more.length > 0 ? `, and ${counted(more.length, "more problem")}` : "";
@@ -118,7 +151,7 @@ async function checkStructure(store: ClientStore): Promise<Check> {
     "structure",
     "error",
     `the store is damaged: ${first}${others}`,
-    "Replace the store by a backup: hivemind-sqlcipher restore BACKUP",
+    await restoreFix(locations),
   );
 }
 

@@ -12,8 +12,13 @@ import { identify } from "../store/cipher.js";
 import { shellQuote } from "../text/escape.js";
 import { type Check, finding, good } from "./check.js";
 
-/** The numbers (statfs(2)) of file systems without modes: FAT and exFAT. */
-const withoutModes: readonly number[] = [0x4d44, 0x2011bab0];
+/**
+ * The numbers (statfs(2)) of file systems whose modes come from the mount, so that `chmod` has no effect:
+ * FAT, exFAT, NTFS (two drivers), FUSE (NTFS and exFAT of other drivers among them), SMB (two versions).
+ */
+const withoutModes: ReadonlySet<number> = new Set([
+  0x4d44, 0x2011bab0, 0x5346544e, 0x7366746e, 0x65735546, 0xff534d42, 0xfe534d42,
+]);
 
 export interface StoreLocations {
   readonly storePath: string;
@@ -22,10 +27,15 @@ export interface StoreLocations {
   readonly bundleFolder: string | undefined;
 }
 
-export async function checkPermissions(locations: StoreLocations): Promise<Check[]> {
+/** @param typeOf - replaces statfs(2) in tests */
+export async function checkPermissions(
+  locations: StoreLocations,
+  typeOf = fileSystemType,
+): Promise<Check[]> {
   const { storePath, settingsPath, backupFolder, bundleFolder } = locations;
   const wrong: string[] = [];
   const fixes: string[] = [];
+  const ofMount: string[] = [];
   const check = async (
     path: string | undefined,
     forbidden: number,
@@ -34,6 +44,10 @@ export async function checkPermissions(locations: StoreLocations): Promise<Check
   ) => {
     const present = path === undefined ? undefined : await modeOf(path);
     if (path === undefined || present === undefined || (present & forbidden) === 0) return;
+    if (withoutModes.has(await typeOf(path))) {
+      ofMount.push(path);
+      return;
+    }
     wrong.push(`${problem}: ${path} (mode ${(present & 0o777).toString(8)})`);
     fixes.push(`chmod ${mode} ${shellQuote(path)}`);
   };
@@ -44,17 +58,24 @@ export async function checkPermissions(locations: StoreLocations): Promise<Check
   await check(settingsPath, 0o022, "go-w", "other users can change");
   await check(backupFolder, 0o077, "700", "other users can access");
   await check(bundleFolder, 0o077, "700", "other users can access");
-  if (wrong.length === 0) return [good("permissions", "only their owner can access the files")];
+  if (wrong.length === 0) {
+    const exception =
+      ofMount.length === 0
+        ? ""
+        : `, except by the permissions of the mount, which chmod cannot change: ${ofMount.join(", ")}`;
+    return [good("permissions", `only their owner can access the files${exception}`)];
+  }
   return [finding("permissions", "warning", wrong.join("; "), fixes.join(" && "))];
 }
 
-/**
- * Returns the permission bits; undefined if there is no such file, or its file system has no modes.
- */
+async function fileSystemType(path: string): Promise<number> {
+  return (await statfs(path)).type;
+}
+
+/** Returns the permission bits; undefined if there is no such file. */
 async function modeOf(path: string): Promise<number | undefined> {
   try {
-    const { mode } = await stat(path);
-    return withoutModes.includes((await statfs(path)).type) ? undefined : mode;
+    return (await stat(path)).mode;
   } catch (error) {
     if (hasCode(error, "ENOENT", "ENOTDIR")) return undefined;
     throw systemError(error, `cannot access ${path}`);

@@ -16,8 +16,13 @@ export interface StoreFacts {
   readonly schemaVersion: number;
 }
 
-const newerPlugin =
-  "With the hub's own pip: pip install --pre 'hivemind-sqlite-database>=0.3.0a3' sqlcipher3";
+/** Returns the command that installs packages in the hub's own environment. */
+function pipInstall(python: string, ...requirements: readonly string[]): string {
+  return `${shellQuote(python)} -m pip install --pre --upgrade ${requirements.map(shellQuote).join(" ")}`;
+}
+
+/** The first release that honours a password is a pre-release; 0.2.1 ignores it. */
+const plugin = "hivemind-sqlite-database>=0.3.0a3";
 
 /**
  * Asks the hub's packages, with a temporary home directory, whether they open encrypted stores.
@@ -37,6 +42,7 @@ export async function checkHub(options: {
     return [good("hub", "no hivemind-core was found (name its Python with --hub-python)")];
   }
   const hub = await askHub(python);
+  const newerPlugin = pipInstall(python[0], plugin, "sqlcipher3>=0.6.2");
   const named = `hivemind-sqlite-database ${hub.sqlitePlugin ?? "is not installed"} in ${python[0]}`;
   if (!hub.takesPassword) {
     const why = hub.problem ?? "it accepts a password, ignores it and writes plain text";
@@ -62,7 +68,7 @@ export async function checkHub(options: {
         "hub",
         "error",
         `the store has schema ${store.schemaVersion}, which this hub (hivemind-plugin-manager ${hub.pluginManager}) does not know: it enforces no blacklist`,
-        "With the hub's own pip: pip install -U --pre hivemind-plugin-manager 'hivemind-sqlite-database>=0.3.0a3'",
+        pipInstall(python[0], "hivemind-plugin-manager", plugin),
       ),
     );
   }
@@ -109,13 +115,21 @@ export async function checkServerJson(storePath: string): Promise<Check[]> {
   if (passwordSet) {
     const { mode } = await stat(file.file);
     const isReadable = (mode & 0o077) !== 0;
+    const detail = `the passphrase is in ${path} in plain text`;
     found.push(
-      finding(
-        "password",
-        isReadable ? "error" : "warning",
-        `the passphrase is in ${path} in plain text${isReadable ? ", and other users can read it" : ""}`,
-        `${isReadable ? `chmod 600 ${shellQuote(file.file)}; ` : ""}let the hub's unit start it through hivemind-sqlcipher run -- hivemind-core listen; then remove "password", and rotate`,
-      ),
+      isReadable
+        ? finding(
+            "password",
+            "error",
+            `${detail}, and other users can read it`,
+            `chmod 600 ${shellQuote(file.file)}`,
+          )
+        : finding(
+            "password",
+            "warning",
+            detail,
+            'Let the unit start the hub through run (hivemind-sqlcipher run --print-unit dropin), remove "password" there, and rotate',
+          ),
     );
   }
   if (found.length > 0) return found;

@@ -1,9 +1,10 @@
 /** Checks whether the passphrase is available now, and after a reboot without a login. */
 
+import type { StoreError } from "../errors.js";
 import { inspectKeyring } from "../keys/inspect.js";
 import { formatSource, type PassphraseSource } from "../keys/source.js";
 import { lingers } from "../service/schedule.js";
-import { type Manager, systemctl } from "../service/systemctl.js";
+import { type Manager, show, systemctl, systemctlLine } from "../service/systemctl.js";
 import { keyringUnit } from "../service/unit-file.js";
 import { type Check, finding, good } from "./check.js";
 
@@ -15,7 +16,7 @@ export async function checkKeyring(storePath: string, source: PassphraseSource):
   if (process.platform !== "linux") return [good("keyring", "the keychain of macOS")];
   const { provider, problem, unattended } = await inspectKeyring(storePath);
   if (problem !== undefined) {
-    const fix = problem.hint?.replaceAll("\n", " ") ?? "";
+    const fix = (await unlockByUnit(problem)) ?? problem.hint?.replaceAll("\n", " ") ?? "";
     return [finding("keyring", "error", problem.message, fix)];
   }
   const checks = [good("keyring", `${provider} responds and is unlocked`)];
@@ -51,6 +52,16 @@ async function checkBoot(): Promise<Check> {
     `after a reboot without a login, ${missing.join(" and ")}`,
     fixes.join("; "),
   );
+}
+
+/** Returns how the machine's own unit unlocks a locked keyring; undefined without such a unit. */
+async function unlockByUnit({ message }: StoreError): Promise<string | undefined> {
+  if (!/locked/.test(message)) return undefined;
+  for (const manager of ["systemd-user", "systemd"] as const) {
+    const [unit] = await show(manager, ["LoadState"], [keyringUnit]).catch(() => []);
+    if (unit?.LoadState === "loaded") return systemctlLine(manager, `restart ${keyringUnit}`);
+  }
+  return undefined;
 }
 
 async function isEnabled(manager: Manager): Promise<boolean> {

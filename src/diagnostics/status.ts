@@ -16,6 +16,8 @@ export interface StatusOptions {
   readonly source: PassphraseSource;
   readonly service: ServiceChoice;
   readonly backupFolder: string | undefined;
+  /** What was wrong in the settings, and ignored. */
+  readonly settingsProblems?: readonly StoreError[];
 }
 
 export interface StoreStatus {
@@ -46,7 +48,7 @@ export interface StoreStatus {
 
 export async function storeStatus(options: StatusOptions): Promise<StoreStatus> {
   const { storePath } = options;
-  const problems: string[] = [];
+  const problems = (options.settingsProblems ?? []).map(({ message }) => message);
   /** Returns null on an error, and adds its message to the problems. */
   const attempt = async <Part>(part: () => Promise<Part>): Promise<Part | null> => {
     try {
@@ -64,7 +66,9 @@ export async function storeStatus(options: StatusOptions): Promise<StoreStatus> 
       : null;
   const service = await attempt(async () => {
     const found = await selectService(options.service);
-    return { kind: found.kind, unit: found.name, active: (await found.state()).active };
+    const { active, restarting = false } = await found.state();
+    if (restarting) problems.push(`${found.name} is in a restart loop: the hub does not run`);
+    return { kind: found.kind, unit: found.name, active: active && !restarting };
   });
   const { backupFolder } = options;
   const lastBackup = backupFolder && (await attempt(() => newestBackup(backupFolder, storePath)));

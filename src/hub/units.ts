@@ -43,26 +43,59 @@ export function renderUnit(unit: UserUnit | SystemUnit): string {
   return unit.kind === "user" ? userUnit(unit) : systemUnit(unit);
 }
 
-function userUnit({ run, hub }: UserUnit): string {
-  return `[Unit]
-Description=HiveMind hub with its encrypted client store
+/**
+ * Returns the text of a drop-in for the unit that starts the hub already. A second unit beside it would
+ * start a second hub on the store, and an installer may write the unit's own file again.
+ */
+export function renderDropIn(unit: UserUnit | SystemUnit): string {
+  if (unit.kind === "user") {
+    return `[Unit]
 After=${keyringUnit}
 
 [Service]
-Type=exec
+# replaces the commands of the unit
+ExecStart=
+${userService(unit)}${preventions}`;
+  }
+  return `[Service]
+${systemPreparation(unit)}${preventions}`;
+}
+
+function userService({ run, hub }: Omit<UserUnit, "kind">): string {
+  return `Type=exec
 ExecStart=${execLine(...run, "--", ...hub)}
 # TERM goes to run, which hands it on; what is left after the time-out is killed.
 KillMode=mixed
 # 128 + TERM: a hub that had not yet set itself up to end by it
 SuccessExitStatus=143
-${common}
+`;
+}
+
+function userUnit(unit: UserUnit): string {
+  return `[Unit]
+Description=HiveMind hub with its encrypted client store
+After=${keyringUnit}
+
+[Service]
+${userService(unit)}${common}
 [Install]
 WantedBy=default.target
 `;
 }
 
-function systemUnit({ run, hub, ...unit }: SystemUnit): string {
+function systemPreparation({ run, hub, ...unit }: SystemUnit): string {
   const prepared = "%t/hivemind-sqlcipher/server.json";
+  return `# sealed to this machine by systemd-creds; only this unit's processes can read it
+LoadCredentialEncrypted=hivemind-sqlcipher:${settingValue(unit.credential)}
+# memory, removed when the unit stops
+RuntimeDirectory=hivemind-sqlcipher
+RuntimeDirectoryMode=0700
+BindReadOnlyPaths=-${prepared}:${quoteArg(unit.serverJson)}
+ExecStartPre=${execLine(...run, "--prepare")} ${prepared} ${execLine("--", ...hub)}
+`;
+}
+
+function systemUnit(unit: SystemUnit): string {
   return `[Unit]
 Description=HiveMind hub with its encrypted client store
 Wants=network-online.target
@@ -71,14 +104,7 @@ After=network-online.target
 [Service]
 Type=exec
 ${unit.user === undefined ? "" : `User=${settingValue(unit.user)}\n`}\
-# sealed to this machine by systemd-creds; only this unit's processes can read it
-LoadCredentialEncrypted=hivemind-sqlcipher:${settingValue(unit.credential)}
-# memory, removed when the unit stops
-RuntimeDirectory=hivemind-sqlcipher
-RuntimeDirectoryMode=0700
-BindReadOnlyPaths=-${prepared}:${quoteArg(unit.serverJson)}
-ExecStartPre=${execLine(...run, "--prepare")} ${prepared} ${execLine("--", ...hub)}
-ExecStart=${execLine(...hub)}
+${systemPreparation(unit)}ExecStart=${execLine(...unit.hub)}
 ${common}
 [Install]
 WantedBy=multi-user.target
@@ -88,12 +114,14 @@ WantedBy=multi-user.target
 /**
  * Exit codes 2 and 17 need a correction by the operator; 13 passes once the keyring is unlocked.
  */
-const common = `Restart=on-failure
-RestartSec=5
-RestartPreventExitStatus=2 17
+const preventions = `RestartPreventExitStatus=2 17
 # a core dump would hold the passphrase
 LimitCORE=0
 `;
+
+const common = `Restart=on-failure
+RestartSec=5
+${preventions}`;
 
 export interface KeyringUnit {
   /**

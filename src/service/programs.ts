@@ -9,6 +9,8 @@ import { readCommands } from "./unit-commands.js";
 export interface UnitProgram extends UnitName {
   readonly path: string;
   readonly isPresent: boolean;
+  /** Whether it is the hub's own program: not this program's, and not the Node.js that runs it. */
+  readonly isHub: boolean;
 }
 
 /**
@@ -20,23 +22,31 @@ export interface UnitProgram extends UnitName {
 export async function programsOfUnits(units: readonly UnitName[]): Promise<UnitProgram[]> {
   const found: UnitProgram[] = [];
   for (const unit of units) {
-    const paths = (await readCommands(unit)).flatMap(programPaths);
-    for (const path of new Set(paths)) {
+    const { manager, name } = unit;
+    const programs = new Map((await readCommands(unit)).flatMap(programPaths));
+    for (const [path, isHub] of programs) {
       const isScript = /\.[cm]?js$/.test(path);
-      found.push({ ...unit, path, isPresent: isUsable(path, isScript) });
+      found.push({ manager, name, path, isPresent: isUsable(path, isScript), isHub });
     }
   }
   return found;
 }
 
-/** Returns the absolute paths among the programs of a command. */
-function programPaths({ path, args, flags }: UnitCommand): string[] {
+/** Returns the absolute paths among the programs of a command, each with whether it is the hub's. */
+function programPaths({ path, args, flags }: UnitCommand): [string, boolean][] {
   if (flags.includes("ignore-failure")) return [];
   const script = /^(?:node|python[\d.]*)$/.test(basename(path)) ? args[1] : undefined;
-  const hub = args[args.indexOf("--") + 1];
-  const isWrapped = args.includes("--");
-  return [path, script, isWrapped ? hub : undefined].filter(
-    (each): each is string => each !== undefined && isAbsolute(each),
+  const separator = args.indexOf("--");
+  const isWrapped = separator >= 0;
+  const hub = isWrapped ? args[separator + 1] : undefined;
+  const isOwn = isWrapped || /\.[cm]?js$/.test(script ?? path);
+  const programs: [string | undefined, boolean][] = [
+    [path, !isOwn],
+    [script, !isOwn],
+    [hub, true],
+  ];
+  return programs.filter(
+    (each): each is [string, boolean] => each[0] !== undefined && isAbsolute(each[0]),
   );
 }
 

@@ -17,6 +17,8 @@ export interface ServiceState {
    * Whether the service runs, starts, or waits to be restarted after a crash: it must be stopped.
    */
   readonly active: boolean;
+  /** Whether the service has ended and waits for its next start. */
+  readonly restarting?: boolean;
   /** Identifies this run of the service. Absent where the kind has no such identifier. */
   readonly invocation?: string;
   readonly mainPid?: number;

@@ -52,6 +52,11 @@ export function isLauncher(unit: Properties): boolean {
   return unit.Type === "oneshot" && unit.RemainAfterExit === "yes" && Boolean(unit.ExecStop);
 }
 
+/** Returns whether a unit has ended and waits for its next start, as in a crash loop. */
+export function isRestarting({ SubState }: Properties): boolean {
+  return SubState === "auto-restart" || SubState === "auto-restart-queued";
+}
+
 /** Returns whether a unit has finished starting. */
 export function isUp(unit: Properties): boolean {
   return unit.ActiveState === "active" || unit.ActiveState === "reloading";
@@ -61,6 +66,7 @@ export function toServiceState(unit: Properties): ServiceState {
   const mainPid = Number(unit.MainPID);
   return {
     active: isActive(unit),
+    ...(isRestarting(unit) && { restarting: true }),
     ...(unit.InvocationID ? { invocation: unit.InvocationID } : {}),
     ...(mainPid > 0 ? { mainPid } : {}),
   };

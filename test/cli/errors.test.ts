@@ -258,7 +258,7 @@ const cases: Case[] = [
           '{"bakup": {}}',
         );
       }),
-    args: () => ["status"],
+    args: () => ["backups"],
     code: 2,
     says: /bakup/,
   },

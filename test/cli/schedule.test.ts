@@ -289,16 +289,16 @@ test("the programs that the scheduled backup needs are known, with those that ar
   const unit = { manager: "systemd-user", name: schedule.service } as const;
   expect(scheduledService(machine.store)).toEqual(unit);
   expect(await programsOfUnits([unit])).toEqual([
-    { ...unit, path: process.execPath, isPresent: true },
-    { ...unit, path: main, isPresent: true },
+    { ...unit, path: process.execPath, isPresent: true, isHub: false },
+    { ...unit, path: main, isPresent: true, isHub: false },
   ]);
   const path = join(unitFolder, schedule.service);
   const text = await readFile(path, "utf8");
   await writeFile(path, text.replace(process.execPath, `"${machine.path("no node here")}/node"`));
   await systemctl("daemon-reload");
   expect(await programsOfUnits([unit])).toEqual([
-    { ...unit, path: `${machine.path("no node here")}/node`, isPresent: false },
-    { ...unit, path: main, isPresent: true },
+    { ...unit, path: `${machine.path("no node here")}/node`, isPresent: false, isHub: false },
+    { ...unit, path: main, isPresent: true, isHub: false },
   ]);
 });
 

@@ -2,7 +2,7 @@ import type { Command } from "commander";
 import type { Diagnosis } from "../../diagnostics/doctor.js";
 import { counted } from "../../text/count.js";
 import { escapeControlCharacters } from "../../text/escape.js";
-import { addGlobalOptions, type Context, contextOf } from "../context.js";
+import { addGlobalOptions, type Context, contextOf, programLine } from "../context.js";
 import { addHelp } from "../help.js";
 import { addServiceOptions, type ServiceOptions, serviceChoice } from "../options/operation.js";
 
@@ -21,23 +21,29 @@ export function addCommand(program: Command): void {
   addGlobalOptions(command);
   addHelp(command, {
     details: [
-      "Prints each finding with its fix, and exits with 1 if there is one. Only --fill-gaps changes anything: where an id is missing, the hub would give it to a new client and overwrite the client with the highest id.",
+      "Prints each finding with its fix, and exits with 1 if there is one. With --quiet, as for cron, prints nothing else. Only --fill-gaps changes anything: where an id is missing, the hub would give it to a new client and overwrite the client with the highest id.",
     ],
     examples: [
       "hivemind-sqlcipher doctor",
+      "hivemind-sqlcipher doctor --quiet",
       "hivemind-sqlcipher doctor --fill-gaps",
       "hivemind-sqlcipher doctor --json | jq '.checks[] | select(.ok | not)'",
     ],
   });
-  command.action(async (options: DoctorOptions) => runDoctor(await contextOf(command), options));
+  command.action(async (options: DoctorOptions) => {
+    const context = await contextOf(command);
+    await runDoctor(context, options, programLine(command, context));
+  });
 }
 
-async function runDoctor(context: Context, options: DoctorOptions): Promise<void> {
+async function runDoctor(context: Context, options: DoctorOptions, program: string): Promise<void> {
   const { doctor } = await import("../../diagnostics/doctor.js");
   const { output, settings } = context;
   const diagnosis = await doctor({
     storePath: context.storePath,
     settingsPath: context.settingsPath,
+    settingsProblems: context.settingsProblems,
+    program,
     backupFolder: settings.backup?.to,
     bundleFolder: settings.backup?.bundle_to,
     source: context.source,
@@ -56,13 +62,16 @@ function diagnosisLines({ checks, filled }: Diagnosis, { output }: Context): str
     note: output.style("green", "ok     "),
   };
   const findings = checks.filter(({ ok }) => !ok).length;
+  const shown = output.quiet ? checks.filter(({ ok }) => !ok) : checks;
   return [
     ...(filled ? [`Filled ${counted(filled, "missing id")} with revoked rows.`] : []),
-    ...checks.flatMap(({ name, severity, detail, fix }) => [
+    ...shown.flatMap(({ name, severity, detail, fix }) => [
       `${marks[severity]}  ${name.padEnd(13)}  ${escapeControlCharacters(detail)}`,
       ...(fix === null ? [] : fixLines(fix).map((line) => output.style("dim", line))),
     ]),
-    findings === 0 ? "No problems found." : `${counted(findings, "finding")}.`,
+    ...(output.quiet
+      ? []
+      : [findings === 0 ? "No problems found." : `${counted(findings, "finding")}.`]),
   ];
 }
 

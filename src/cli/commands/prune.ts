@@ -29,7 +29,7 @@ export function addCommand(program: Command): void {
     .option("--keep-daily <n>", "Keep the newest backup of each of the last n days", parseCount)
     .option("--keep-weekly <n>", "Keep the newest backup of each of the last n weeks", parseCount)
     .option("--keep-monthly <n>", "Keep the newest backup of each of the last n months", parseCount)
-    .option("--utc", "Count days, weeks and months in UTC (default: local time)")
+    .option("--utc", "Use days, weeks and months in UTC (default: local time)")
     .option("--bundles", "Remove bundles that no backup or store needs, too")
     .option("-n, --dry-run", "Show what would be removed, change nothing");
   addBundleDirectoryOption(command);

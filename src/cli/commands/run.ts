@@ -12,7 +12,8 @@ interface RunOptions {
   privateConfig?: boolean;
   hubPython?: string;
   redisPasswordSource?: string;
-  printUnit?: "user" | "system" | "keyring";
+  printUnit?: "user" | "system" | "keyring" | "dropin";
+  unit?: string;
   prepare?: string;
   credentialFile?: string;
   user?: string;
@@ -30,12 +31,14 @@ export function addCommand(program: Command): void {
       "Read a Redis hub's password here (default: keyring)",
     )
     .addOption(
-      new Option("--print-unit <user|system|keyring>", "Print a systemd unit instead").choices([
+      new Option("--print-unit <kind>", "Print a systemd unit or a drop-in instead").choices([
         "user",
         "system",
         "keyring",
+        "dropin",
       ]),
     )
+    .option("--unit <name>", "Print the drop-in for this unit (default: the hub's)")
     .option("--credential-file <path>", "Name the sealed credential in the printed unit")
     .option("--user <name>", "Name the hub's account in the printed unit")
     .option("--prepare <path>", "Write only the server.json that a system unit mounts");
@@ -43,10 +46,11 @@ export function addCommand(program: Command): void {
   addHelp(command, {
     details: [
       "The hub reads the store's passphrase, or the password of its Redis server, from a server.json that exists only in memory. Without mount namespaces, use --private-config. The exit code is the hub's.",
-      "A unit of kind user or system starts the hub, one of kind keyring unlocks the keyring at boot. The credential of system and keyring units is sealed with systemd-creds. A source is keyring, file:PATH, command:CMD or credential[:NAME].",
+      "A unit of kind user or system starts the hub, one of kind keyring unlocks the keyring at boot. A drop-in makes the unit that starts the hub already pass the passphrase; its first line is its path. The credential of system and keyring units is sealed with systemd-creds. A source is keyring, file:PATH, command:CMD or credential[:NAME].",
     ],
     examples: [
       "hivemind-sqlcipher run -- hivemind-core listen",
+      "hivemind-sqlcipher run --print-unit dropin",
       "hivemind-sqlcipher run --print-unit user > ~/.config/systemd/user/hivemind-core.service",
     ],
   });
@@ -116,15 +120,21 @@ async function redisSettings() {
 }
 
 async function printUnit(context: Context, args: string[], options: RunOptions): Promise<void> {
-  const print = { user: userUnit, system: systemUnit, keyring: keyringUnit };
+  const print = { user: userUnit, system: systemUnit, keyring: keyringUnit, dropin: dropIn };
   const unit = await print[options.printUnit ?? "user"](context, args, options);
   context.output.line(unit.trimEnd());
 }
 
 async function userUnit(context: Context, args: string[], options: RunOptions): Promise<string> {
   const { renderUnit } = await import("../../hub/units.js");
+  const run = await userRun(context, options);
+  return renderUnit({ kind: "user", run, hub: await hubCommand(context, args) });
+}
+
+/** Returns the command that starts `run` in a user's unit. */
+async function userRun(context: Context, options: RunOptions): Promise<string[]> {
   const { privateConfig, redisPasswordSource } = options;
-  const run = ownCommand(
+  return ownCommand(
     context,
     "run",
     ...(await hubPythonOption(options)),
@@ -133,13 +143,29 @@ async function userUnit(context: Context, args: string[], options: RunOptions): 
       ? []
       : ["--redis-password-source", formatSource(parseSource(redisPasswordSource))]),
   );
-  return renderUnit({ kind: "user", run, hub: await hubCommand(context, args) });
 }
 
 async function systemUnit(context: Context, args: string[], options: RunOptions): Promise<string> {
   const { renderUnit } = await import("../../hub/units.js");
+  return renderUnit(await systemParts(context, await hubCommand(context, args), options));
+}
+
+/** Returns a drop-in for the unit that starts the hub, with the unit's own command of the hub. */
+async function dropIn(context: Context, args: string[], options: RunOptions): Promise<string> {
+  const { dropInPath, findHubUnit, hubCommandOf } = await import("../../hub/existing-unit.js");
+  const { renderDropIn } = await import("../../hub/units.js");
+  const unit = await findHubUnit(options.unit);
+  const hub = args.length > 0 ? await hubCommand(context, args) : await hubCommandOf(unit);
+  const text = renderDropIn(
+    unit.manager === "systemd"
+      ? await systemParts(context, hub, options)
+      : { kind: "user", run: await userRun(context, options), hub },
+  );
+  return `# ${await dropInPath(unit)}\n${text}`;
+}
+
+async function systemParts(context: Context, hub: string[], options: RunOptions) {
   const { readServerJson, serverJsonPath } = await import("../../hub/server-json.js");
-  const hub = await hubCommand(context, args);
   const hubPython = await hubPythonOption(options);
   const credential = sealedCredential(options, "hivemind-sqlcipher");
   const { file } = await readServerJson(serverJsonPath());
@@ -150,7 +176,7 @@ async function systemUnit(context: Context, args: string[], options: RunOptions)
       ? ownCommand({ ...own, source: parseSource("credential") }, "run", ...hubPython)
       : ownCommand(own, "run", ...hubPython, "--redis-password-source", "credential");
   const user = options.user === undefined ? {} : { user: options.user };
-  return renderUnit({ kind: "system", run, hub, serverJson: file, credential, ...user });
+  return { kind: "system" as const, run, hub, serverJson: file, credential, ...user };
 }
 
 /**

@@ -12,7 +12,7 @@ export function addCommand(program: Command): void {
   addGlobalOptions(command);
   addHelp(command, {
     details: [
-      "Changes nothing. Exits with 0 whatever the state of the store, and with 2 only if the options or the settings are invalid, because they name the store. doctor exits with 1 if it finds a problem.",
+      "Changes nothing. Exits with 0 whatever the state of the store and the settings, and with 2 only if the options are invalid. doctor exits with 1 if it finds a problem.",
     ],
     examples: ["hivemind-sqlcipher status", "hivemind-sqlcipher status --json"],
   });
@@ -26,6 +26,7 @@ async function printStatus(context: Context): Promise<void> {
     source: context.source,
     service: serviceChoice(context, {}),
     backupFolder: context.settings.backup?.to,
+    settingsProblems: context.settingsProblems,
   });
   context.output.result(status, () => statusLines(status, context));
 }

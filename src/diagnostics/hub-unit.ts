@@ -1,0 +1,106 @@
+/** Checks whether the units that start the hub can do so: their programs, their password, their state. */
+
+import { isKind } from "../errors.js";
+import { dropInCommand } from "../hub/existing-unit.js";
+import { findHubUnits } from "../hub/find-hubs.js";
+import { startsByRun } from "../hub/password-delivery.js";
+import {
+  namedStore,
+  passwordIn,
+  readServerJson,
+  serverJsonPath,
+  sqliteModule,
+} from "../hub/server-json.js";
+import { type HubUnit, mayUseStore, usesOtherStore } from "../service/hub-units.js";
+import { programsOfUnits } from "../service/programs.js";
+import { show, systemctlLine } from "../service/systemctl.js";
+import { isRestarting } from "../service/unit-state.js";
+import { type Check, finding, good } from "./check.js";
+
+/** What a hub needs to open the store. */
+export interface StoreSecret {
+  readonly isEncrypted: boolean;
+  /** Undefined if it is not known here. */
+  readonly passphrase: string | undefined;
+}
+
+/** Checks the units that start a hub on this store. */
+export async function checkHubUnits(storePath: string, secret: StoreSecret): Promise<Check[]> {
+  const units = (await findHubUnits(serverJsonPath())).filter(
+    (unit) => !unit.isTemplate && mayUseStore(unit, storePath) && !usesOtherStore(unit, storePath),
+  );
+  const used = units.filter(({ isActive, isEnabled }) => isActive || isEnabled);
+  const checks: Check[] = [];
+  for (const unit of used.length > 0 ? used : units)
+    checks.push(...(await checkUnit(unit, storePath, secret)));
+  const findings = checks.filter(({ ok }) => !ok);
+  if (findings.length > 0) return findings;
+  return [
+    good(
+      "hub-unit",
+      units.length === 0
+        ? "no unit starts a hub on this store"
+        : `${units.map(({ name }) => name).join(", ")} can start the hub`,
+    ),
+  ];
+}
+
+async function checkUnit(unit: HubUnit, storePath: string, secret: StoreSecret): Promise<Check[]> {
+  const missing = await missingPrograms(unit);
+  if (missing.length > 0) return missing;
+  const problem = await passwordProblem(unit, storePath, secret);
+  if (problem !== undefined) {
+    const detail = `${unit.name} ${problem}: its hub cannot open the encrypted store`;
+    return [finding("hub-unit", "error", detail, await dropInCommand(unit))];
+  }
+  return checkState(unit);
+}
+
+/** An upgrade of Node.js or of a Python environment removes programs that units name. */
+async function missingPrograms(unit: HubUnit): Promise<Check[]> {
+  const missing = (await programsOfUnits([unit])).filter(({ isPresent }) => !isPresent);
+  if (missing.length === 0) return [];
+  const paths = missing.map(({ path }) => path).join(", ");
+  const detail = `${unit.name} starts a program that is gone or cannot be executed: ${paths}`;
+  const isHubGone = missing.some(({ isHub }) => isHub);
+  const fix = isHubGone
+    ? `Install hivemind-core again at that path, or correct the unit: ${systemctlLine(unit.manager, `edit --full ${unit.name}`)}`
+    : await dropInCommand(unit);
+  return [finding("hub-unit", "error", detail, fix)];
+}
+
+/** Compares how the unit's hub gets its password with what the store needs. */
+async function passwordProblem(
+  { args }: HubUnit,
+  storePath: string,
+  { isEncrypted, passphrase }: StoreSecret,
+): Promise<string | undefined> {
+  if (!isEncrypted || startsByRun(args.join(" "))) return undefined;
+  try {
+    const server = await readServerJson(serverJsonPath());
+    const named = await namedStore(server);
+    if (named.module !== sqliteModule || named.storePath !== storePath) return undefined;
+    const password = passwordIn(server);
+    if (password === undefined) return "starts the hub without the passphrase";
+    const isWrong = passphrase !== undefined && password !== passphrase;
+    return isWrong ? `starts the hub with another password, from ${server.path}` : undefined;
+  } catch (error) {
+    // The finding of another check.
+    if (isKind(error, "notFound", "refused")) return undefined;
+    throw error;
+  }
+}
+
+async function checkState({ manager, name }: HubUnit): Promise<Check[]> {
+  const properties = ["ActiveState", "SubState", "Result", "NRestarts"];
+  const [state = {}] = await show(manager, properties, [name]);
+  const how = isRestarting(state)
+    ? `is in a restart loop (${state.NRestarts} restarts)`
+    : state.ActiveState === "failed"
+      ? `has failed (${state.Result})`
+      : undefined;
+  if (how === undefined) return [];
+  const log = [manager === "systemd-user" ? "journalctl --user" : "journalctl", `--unit ${name}`];
+  const fix = `Remove the cause, which ${log.join(" ")} shows; then: ${systemctlLine(manager, `restart ${name}`)}`;
+  return [finding("hub-unit", "error", `${name} ${how}: the hub does not run`, fix)];
+}

@@ -1,0 +1,85 @@
+/** The unit that starts the hub already, and the drop-in that changes how it does. */
+import { dirname, join } from "node:path";
+import { configHome } from "../config/paths.js";
+import { StoreError } from "../errors.js";
+import { show, systemctlLine, type UnitName } from "../service/systemctl.js";
+import { readCommands } from "../service/unit-commands.js";
+import { shellQuote } from "../text/escape.js";
+import { findHubUnits } from "./find-hubs.js";
+import { serverJsonPath } from "./server-json.js";
+
+/**
+ * Finds the unit that starts the hub of this user's `server.json`.
+ *
+ * @param name - the unit's name, with or without `.service`
+ * @throws {@link StoreError} notFound - if there is none
+ * @throws {@link StoreError} refused - if several qualify
+ */
+export async function findHubUnit(name?: string): Promise<UnitName> {
+  if (name !== undefined) return findNamed(name.includes(".") ? name : `${name}.service`);
+  const units = (await findHubUnits(serverJsonPath())).filter(({ isTemplate }) => !isTemplate);
+  const active = units.filter(({ isActive }) => isActive);
+  const [unit, ...others] = active.length > 0 ? active : units;
+  if (unit === undefined) {
+    throw new StoreError("notFound", "no unit starts hivemind-core listen", {
+      hint: "Name the hub's unit with --unit NAME, or print a new one with --print-unit user.",
+    });
+  }
+  if (others.length === 0) return unit;
+  const names = [unit, ...others].map((each) => each.name);
+  throw new StoreError("refused", `several units start a hub: ${names.join(", ")}`, {
+    hint: `Name the unit: --unit ${names.join(", or --unit ")}.`,
+  });
+}
+
+async function findNamed(name: string): Promise<UnitName> {
+  for (const manager of ["systemd-user", "systemd"] as const) {
+    const [unit] = await show(manager, ["LoadState"], [name]).catch(() => []);
+    if (unit?.LoadState === "loaded") return { manager, name };
+  }
+  throw new StoreError("notFound", `there is no unit ${name}`, {
+    hint: "List the units: systemctl --user list-units --type=service, and without --user.",
+  });
+}
+
+/**
+ * Returns the command with which a unit starts the hub, without `run` before it.
+ *
+ * @throws {@link StoreError} notFound - if the unit has no command
+ */
+export async function hubCommandOf(unit: UnitName): Promise<string[]> {
+  const commands = await readCommands(unit);
+  const start = commands.findLast(({ property }) => property === "ExecStart");
+  if (start === undefined) throw new StoreError("notFound", `${unit.name} starts no program`);
+  const [, ...args] = start.args;
+  const command = [start.path, ...args];
+  const separator = command.indexOf("--");
+  const isRun = separator > 0 && command.slice(0, separator).includes("run");
+  return isRun ? command.slice(separator + 1) : command;
+}
+
+/**
+ * Returns the path of this program's drop-in of a unit: beside the unit's file in the user's own
+ * directory of units, which may differ from this shell's `$XDG_CONFIG_HOME`.
+ */
+export async function dropInPath({ manager, name }: UnitName): Promise<string> {
+  const [unit] = await show(manager, ["FragmentPath"], [name]);
+  const own = join("systemd", "user");
+  const beside = dirname(unit?.FragmentPath ?? "");
+  const ofUser = beside.endsWith(own) && !/^\/(?:usr|etc|run)\//.test(beside);
+  const directory =
+    manager === "systemd" ? "/etc/systemd/system" : ofUser ? beside : join(configHome(), own);
+  return join(directory, `${name}.d`, "hivemind-sqlcipher.conf");
+}
+
+/** Returns the command line that installs the drop-in, and starts the unit again with it. */
+export async function dropInCommand(unit: UnitName): Promise<string> {
+  const path = await dropInPath(unit);
+  const sealed = unit.manager === "systemd" ? " --credential-file FILE" : "";
+  return [
+    `mkdir -p ${shellQuote(dirname(path))}`,
+    `hivemind-sqlcipher run --print-unit dropin --unit ${shellQuote(unit.name)}${sealed} > ${shellQuote(path)}`,
+    systemctlLine(unit.manager, "daemon-reload"),
+    systemctlLine(unit.manager, `restart ${shellQuote(unit.name)}`),
+  ].join(" && ");
+}

@@ -1,0 +1,558 @@
+/**
+ * Each fix that doctor prints is executed as it is printed, and its finding is gone afterwards. A fix
+ * that was never carried out has done harm: it deleted the only database of a hub.
+ */
+import { chmod, copyFile, mkdir, readFile, rm, writeFile } from "node:fs/promises";
+import { hostname } from "node:os";
+import { basename, dirname, join } from "node:path";
+import { expect, onTestFinished, test } from "vitest";
+import {
+  backupPath,
+  formatManifest,
+  manifestPath,
+  readManifest,
+  signManifest,
+} from "../../src/backup/manifest.js";
+import { newClient } from "../../src/client/client.js";
+import { DatabaseFactory } from "../../src/databases/registry.js";
+import { checkPermissions } from "../../src/diagnostics/files.js";
+import { getEntry } from "../../src/keys/keyring.js";
+import { Journal } from "../../src/operation/journal.js";
+import { openEncrypted } from "../../src/store/cipher.js";
+import { ClientStore } from "../../src/store/client-store.js";
+import { root } from "../built.js";
+import { Machine } from "../cli/machine.js";
+import { hubScript } from "../hub/support.js";
+import { exec, removeUnits, systemctl, uniqueName, until, writeUnits } from "../service/units.js";
+
+interface Check {
+  name: string;
+  ok: boolean;
+  detail: string;
+  fix: string | null;
+}
+
+/** A machine on which the printed command line can be typed. */
+class Site {
+  private constructor(
+    readonly machine: Machine,
+    /** Options that name the store. */
+    readonly here: readonly string[],
+    readonly environment: NodeJS.ProcessEnv,
+  ) {}
+
+  /**
+   * @param unitsOfUser - uses the directory where the user's manager reads units, and so a settings
+   *   file of another name
+   */
+  static async make({ unitsOfUser = false } = {}): Promise<Site> {
+    const machine = await Machine.make();
+    const bin = machine.path("bin");
+    await mkdir(bin);
+    await writeFile(
+      join(bin, "hivemind-sqlcipher"),
+      `#!/bin/sh\nexec '${process.execPath}' '${root}dist/cli/main.js' "$@"\n`,
+      { mode: 0o755 },
+    );
+    const here = unitsOfUser
+      ? ["--db", machine.store, "--config", machine.path("settings.json")]
+      : [];
+    const environment = {
+      ...machine.environment,
+      PATH: `${bin}:/usr/bin:/bin`,
+      ...(unitsOfUser && { XDG_CONFIG_HOME: "" }),
+    };
+    const site = new Site(machine, here, environment);
+    await machine.init(
+      ...["--to", machine.path("backups"), "--bundle-to", machine.path("bundles"), ...here],
+    );
+    return site;
+  }
+
+  run(...args: string[]) {
+    return this.machine.run([...args, ...this.here], { env: this.environment });
+  }
+
+  async backup(): Promise<string> {
+    const { code, stdout, stderr } = await this.run("backup", "--service", "none", "--json");
+    expect(code, stderr).toBe(0);
+    return (JSON.parse(stdout) as { backup: { path: string } }).backup.path;
+  }
+
+  /** Adds clients with these ids. */
+  async addClients(...ids: number[]): Promise<void> {
+    await using store = await this.open();
+    await store.addItems(ids.map((id) => newClient({ client_id: id, api_key: `key ${id}` })));
+  }
+
+  async open(): Promise<ClientStore> {
+    return ClientStore.open(this.machine.store, await this.passphrase(), { migrate: false });
+  }
+
+  async passphrase(): Promise<string> {
+    return (await getEntry(this.machine.store, "current")) ?? "";
+  }
+
+  async findings(name: string, ...options: string[]): Promise<Check[]> {
+    const { stdout } = await this.run("doctor", "--json", ...options);
+    const { checks } = JSON.parse(stdout) as { checks: Check[] };
+    return checks.filter((check) => !check.ok && check.name === name);
+  }
+
+  /** Types a fix into a shell, with what only the user knows in place of the capitals. */
+  async type(fix: string, known: Readonly<Record<string, string>> = {}): Promise<void> {
+    let line = commandIn(fix);
+    for (const [placeholder, value] of Object.entries(known)) {
+      expect(line).toContain(placeholder);
+      line = line.replace(placeholder, value);
+    }
+    const { code, stderr } = (await exec("/bin/sh", ["-ec", line], { env: this.environment }).catch(
+      (error: { code: number; stderr: string }) => error as { code?: number; stderr: string },
+    )) as { code?: number; stderr: string };
+    // `doctor --fill-gaps` reports the other findings.
+    expect([0, ...(line.includes(" doctor ") ? [1] : [])], stderr).toContain(code ?? 0);
+  }
+}
+
+/** Returns the command of a fix: all of it, or what follows the colon of a sentence. */
+function commandIn(fix: string): string {
+  return /^[A-Z]/.test(fix) ? fix.slice(fix.lastIndexOf(": ") + 2) : fix;
+}
+
+/** Copies a backup and signs it with another time. */
+async function madeAt(site: Site, newest: string, at: string): Promise<void> {
+  const path = backupPath(dirname(newest), site.machine.store, new Date(at));
+  await copyFile(newest, path);
+  const { format, version, mac, ...contents } = await readManifest(manifestPath(newest));
+  const { connection, key } = await openEncrypted(path, await site.passphrase(), {
+    mode: "readonly",
+    immutable: true,
+  });
+  await connection.close();
+  const dated = { ...contents, created_at: at, file: basename(path), hostname: hostname() };
+  await writeFile(manifestPath(path), formatManifest(signManifest(dated, key)));
+}
+
+interface Row {
+  /** What is wrong, and which finding reports it. */
+  readonly problem: string;
+  readonly finding: string;
+  readonly detail: RegExp;
+  readonly arrange: (site: Site) => Promise<unknown>;
+  /** What only the user knows, for the capitals in the fix. */
+  readonly known?: (site: Site) => Record<string, string>;
+}
+
+const rows: Row[] = [
+  {
+    problem: "an interrupted operation",
+    finding: "interrupted",
+    detail: /backup, started .* was interrupted/,
+    arrange: async ({ machine }) => {
+      const staged = { copy: machine.path("backups", "c"), manifest: machine.path("backups", "m") };
+      const bundle = { folder: machine.path("bundles"), key_id: "0123456789abcdef" };
+      await Journal.begin(machine.store, "backup", "backup.beginning", { staged, bundle });
+    },
+  },
+  {
+    problem: "a store that others can read, in a directory that others can write",
+    finding: "permissions",
+    detail: /other users can/,
+    arrange: async ({ machine }) => {
+      await chmod(machine.store, 0o644);
+      await chmod(dirname(machine.store), 0o777);
+      await chmod(machine.path("backups"), 0o755);
+    },
+  },
+  {
+    problem: "an old copy of the store",
+    finding: "copies",
+    detail: /older copies/,
+    arrange: ({ machine }) =>
+      copyFile(machine.store, `${machine.store}.replaced.2026-01-01T00-00-00Z`),
+  },
+  {
+    problem: "credentials in plain text that no hub uses",
+    finding: "plaintext",
+    detail: /in plain text/,
+    arrange: ({ machine }) => writeFile(join(dirname(machine.store), "clients.json"), "{}"),
+  },
+  {
+    problem: "a gap between the client ids",
+    finding: "id-gaps",
+    detail: /overwrites client 4/,
+    arrange: (site) => site.addClients(1, 4),
+  },
+  {
+    problem: "a log of another store beside a backup that was copied over the store",
+    finding: "structure",
+    detail: /the store is damaged/,
+    arrange: async (site) => {
+      const { store: path } = site.machine;
+      const backup = await site.backup();
+      await site.addClients(1);
+      const log = site.machine.path("log");
+      {
+        await using store = await site.open();
+        await store.connection.run("UPDATE clients SET name = 'kitchen'");
+        await copyFile(`${path}-wal`, log);
+      }
+      await copyFile(backup, path);
+      await copyFile(log, `${path}-wal`);
+    },
+  },
+  {
+    problem: "a directory of backups that is gone",
+    finding: "directories",
+    detail: /backups/,
+    arrange: ({ machine }) => rm(machine.path("backups"), { recursive: true }),
+  },
+  {
+    problem: "no backup yet",
+    finding: "last-backup",
+    detail: /there is no backup/,
+    arrange: async () => undefined,
+  },
+  {
+    problem: "a clock behind the newest backup",
+    finding: "last-backup",
+    detail: /from the future/,
+    arrange: async (site) => madeAt(site, await site.backup(), "2199-03-01T01:00:00.000Z"),
+  },
+  {
+    problem: "no bundle",
+    finding: "bundle",
+    detail: /no such file|there is no bundle/,
+    arrange: async ({ machine }) => {
+      await rm(machine.path("bundles"), { recursive: true });
+      await mkdir(machine.path("bundles"), { mode: 0o700 });
+    },
+  },
+  {
+    problem: "no restore test yet",
+    finding: "restore-tried",
+    detail: /no backup was ever verified/,
+    arrange: (site) => site.backup(),
+    known: ({ machine }) => ({ "RECOVERY-KEY": machine.path("safe", "recovery-key.txt") }),
+  },
+  {
+    problem: "settings that are not JSON",
+    finding: "settings",
+    detail: /is not JSON/,
+    arrange: ({ machine }) =>
+      writeFile(machine.path("config", "hivemind-sqlcipher", "config.json"), '{"store": '),
+    known: ({ machine }) => ({
+      "--to DIRECTORY": `--to ${machine.path("backups")}`,
+      "--bundle-to DIRECTORY": `--bundle-to ${machine.path("bundles")}`,
+      RECIPIENT: "age1lvyvwawkr0mcnnnncaghunadrqkmuf9e6507x9y920xxpp866cnql7dp2z",
+    }),
+  },
+  {
+    problem: "a password in server.json that others can read",
+    finding: "password",
+    detail: /other users can read it/,
+    arrange: async (site) => {
+      await writeServerJson(site, { password: await site.passphrase() });
+      await chmod(serverJsonOf(site), 0o644);
+    },
+  },
+];
+
+function serverJsonOf({ machine }: Site): string {
+  return machine.path("config", "hivemind-core", "server.json");
+}
+
+async function writeServerJson(site: Site, settings: object = {}): Promise<void> {
+  const plugin = "hivemind-sqlite-db-plugin";
+  await mkdir(dirname(serverJsonOf(site)), { recursive: true });
+  const database = { module: plugin, [plugin]: settings };
+  await writeFile(serverJsonOf(site), JSON.stringify({ network_protocol: {}, database }), {
+    mode: 0o600,
+  });
+}
+
+test.each(rows)(
+  "$problem: the fix removes the finding",
+  async (row) => {
+    const site = await Site.make();
+    await row.arrange(site);
+    const [found, ...others] = await site.findings(row.finding);
+    expect(found?.detail).toMatch(row.detail);
+    expect(others).toEqual([]);
+    await site.type(found?.fix ?? "", row.known?.(site));
+    const left = await site.findings(row.finding);
+    // Nobody else can read it any more, but it still is in plain text.
+    expect(left.filter(({ detail }) => row.detail.test(detail))).toEqual([]);
+  },
+  60_000,
+);
+
+const scheduleRows: (Row & { finding: "schedule" })[] = [
+  {
+    problem: "a timer that does not run",
+    finding: "schedule",
+    detail: /\.timer is not running/,
+    arrange: (site) => scheduleOf(site).then(({ unit }) => systemctl("stop", unit)),
+  },
+  {
+    problem: "a timer that is not enabled",
+    finding: "schedule",
+    detail: /\.timer is not enabled/,
+    arrange: (site) => scheduleOf(site).then(({ unit }) => systemctl("disable", unit)),
+  },
+  {
+    problem: "a timer whose time is past",
+    finding: "schedule",
+    detail: /never elapses/,
+    arrange: async (site) => {
+      const { unit } = await scheduleOf(site);
+      await edit(unit, /OnCalendar=.*/, "OnCalendar=2020-01-01");
+      await systemctl("restart", unit);
+    },
+  },
+  {
+    problem: "a Node.js that an upgrade has removed",
+    finding: "schedule",
+    detail: /names a program that is gone.*\/no\/node/,
+    arrange: async (site) => {
+      const { service } = await scheduleOf(site);
+      await edit(service, process.execPath, "/no/node");
+    },
+  },
+  {
+    problem: "a scheduled backup that failed",
+    finding: "schedule",
+    detail: /the last scheduled backup failed .* exit code 18/,
+    arrange: async (site) => {
+      const { service } = await scheduleOf(site);
+      await rm(site.machine.path("backups"), { recursive: true });
+      await systemctl("start", service).catch(() => undefined);
+      await mkdir(site.machine.path("backups"), { mode: 0o700 });
+    },
+  },
+];
+
+const unitFolder = join(process.env.HOME ?? "", ".config/systemd/user");
+
+async function scheduleOf(site: Site): Promise<{ unit: string; service: string }> {
+  const { stdout } = await site.run("schedule", "status", "--json");
+  return (JSON.parse(stdout) as { schedule: { unit: string; service: string } }).schedule;
+}
+
+async function edit(unit: string, from: string | RegExp, to: string): Promise<void> {
+  const path = join(unitFolder, unit);
+  await writeFile(path, (await readFile(path, "utf8")).replace(from, to));
+  await systemctl("daemon-reload");
+}
+
+test.each(scheduleRows)(
+  "$problem: the fix makes the schedule work again",
+  async (row) => {
+    const site = await Site.make({ unitsOfUser: true });
+    onTestFinished(async () => {
+      await site.run("schedule", "remove");
+    });
+    const installed = await site.run("schedule", "install", "--service", "none");
+    expect(installed.code, installed.stderr).toBe(0);
+    await row.arrange(site);
+    const found = (await site.findings("schedule")).filter(({ detail }) => row.detail.test(detail));
+    expect(found).toHaveLength(1);
+    await site.type(found[0]?.fix ?? "");
+    const left = await site.findings("schedule");
+    expect(left.filter(({ fix }) => fix !== "loginctl enable-linger")).toEqual([]);
+  },
+  60_000,
+);
+
+const hubRows: { problem: string; detail: RegExp; start: string; server?: object }[] = [
+  {
+    problem: "a unit that an installer has written again, without run",
+    detail: /starts the hub without the passphrase/,
+    start: "HUB listen",
+  },
+  {
+    problem: "a unit whose server.json has another password",
+    detail: /starts the hub with another password/,
+    start: "HUB listen",
+    server: { password: "of an earlier store" },
+  },
+  {
+    problem: "a unit whose Node.js is gone",
+    detail: /starts a program that is gone.*\/no\/node/,
+    start: "/no/node /opt/main.js run --db STORE -- HUB listen",
+  },
+];
+
+test.each(hubRows)(
+  "$problem: the drop-in of the fix starts the hub",
+  async (row) => {
+    const site = await Site.make();
+    const { machine } = site;
+    await writeServerJson(site, row.server);
+    const hub = machine.path("bin", "hivemind-core");
+    await writeFile(
+      hub,
+      `#!/bin/sh\ngrep -c password '${serverJsonOf(site)}' >'${machine.path("seen")}'\nexec sleep infinity\n`,
+      { mode: 0o755 },
+    );
+    const name = `${uniqueName()}.service`;
+    const environment = ["DATA", "CONFIG", "STATE"].map(
+      (kind) => `Environment="XDG_${kind}_HOME=${machine.environment[`XDG_${kind}_HOME`]}"\n`,
+    );
+    const start = row.start.replace("HUB", hub).replace("STORE", machine.store);
+    onTestFinished(async () => {
+      await removeUnits(name);
+      await rm(join(unitFolder, `${name}.d`), { recursive: true, force: true });
+      await systemctl("daemon-reload");
+    });
+    await writeUnits({
+      [name]: `[Service]\n${environment.join("")}ExecStart=${start}\n[Install]\nWantedBy=default.target\n`,
+    });
+    const [found, ...others] = await site.findings("hub-unit");
+    expect(found?.detail).toMatch(row.detail);
+    expect(others).toEqual([]);
+    await site.type(found?.fix ?? "");
+    expect(await site.findings("hub-unit")).toEqual([]);
+    await until(async () => (await readFile(machine.path("seen"), "utf8").catch(() => "")) !== "");
+    expect((await readFile(machine.path("seen"), "utf8")).trim()).toBe("1");
+    const dropIn = await readFile(join(unitFolder, `${name}.d`, "hivemind-sqlcipher.conf"), "utf8");
+    expect(dropIn).toMatch(
+      new RegExp(`^ExecStart=\\nType=exec\\nExecStart=.* -- ${hub} listen$`, "m"),
+    );
+  },
+  60_000,
+);
+
+test("a hub in a restart loop is not running, for doctor and for status", async () => {
+  const site = await Site.make();
+  const { machine } = site;
+  await writeServerJson(site);
+  const hub = machine.path("bin", "hivemind-core");
+  await writeFile(hub, "#!/bin/sh\nexit 1\n", { mode: 0o755 });
+  const name = `${uniqueName()}.service`;
+  onTestFinished(() => removeUnits(name));
+  const main = `${process.execPath} ${root}dist/cli/main.js`;
+  await writeUnits({
+    [name]: `[Service]\nEnvironment="XDG_DATA_HOME=${machine.path("data")}" "XDG_CONFIG_HOME=${machine.path("config")}" "XDG_STATE_HOME=${machine.path("state")}"\nExecStart=${main} run -- ${hub} listen\nRestart=always\nRestartSec=30\n`,
+  });
+  await systemctl("start", name);
+  await until(async () => (await systemctl("show", "-P", "SubState", name)) === "auto-restart");
+  const [found] = await site.findings("hub-unit");
+  expect(found?.detail).toMatch(/is in a restart loop/);
+  const status = await machine.json("status");
+  expect(status.document).toMatchObject({
+    service: { unit: expect.stringContaining(name.replace(".service", "")), active: false },
+    problems: [expect.stringContaining("restart loop")],
+  });
+  await writeFile(hub, "#!/bin/sh\nexec sleep infinity\n", { mode: 0o755 });
+  await site.type(found?.fix ?? "");
+  expect(await site.findings("hub-unit")).toEqual([]);
+}, 60_000);
+
+/** A copy of the environment of a hub, in which packages can be installed. */
+async function pythonOf(site: Site, line: "released" | "development"): Promise<string> {
+  const environment = site.machine.path("venv");
+  await exec("cp", ["-a", dirname(dirname(await hubScript(line))), environment]);
+  return join(environment, "bin", "python");
+}
+
+test.each([
+  ["a hub without the SQLite plugin", "development", /is not installed/],
+  ["a hub whose plugin ignores passwords", "released", /ignores it and writes plain text/],
+] as const)(
+  "%s: the fix installs packages that open the store",
+  async (_, line, detail) => {
+    const site = await Site.make();
+    const python = await pythonOf(site, line);
+    if (line === "development") {
+      await exec(python, [
+        "-m",
+        "pip",
+        "uninstall",
+        "-y",
+        "hivemind-sqlite-database",
+        "sqlcipher3",
+      ]);
+    }
+    const [found] = await site.findings("hub", "--hub-python", python);
+    expect(found?.detail).toMatch(detail);
+    await site.type(found?.fix ?? "");
+    expect(await site.findings("hub", "--hub-python", python)).toEqual([]);
+  },
+  180_000,
+);
+
+test("a hub with a JSON database: the fixes move its clients and delete what is left", async () => {
+  const site = await Site.make();
+  const { machine } = site;
+  const json = "hivemind-json-db-plugin";
+  const clients = join(dirname(machine.store), "clients.json");
+  {
+    await using database = await DatabaseFactory.create(json, { subfolder: dirname(clients) });
+    await database.addItems([newClient({ client_id: 1, api_key: "a" })]);
+  }
+  await mkdir(dirname(serverJsonOf(site)), { recursive: true });
+  const settings = { network_protocol: {}, database: { module: json, [json]: {} } };
+  await writeFile(serverJsonOf(site), JSON.stringify(settings));
+  site.environment.PATH += `:${dirname(await hubScript("development"))}`;
+  const [used] = await site.findings("plaintext");
+  expect(used?.detail).toMatch(/the hub keeps its clients in plain text/);
+  const [other] = await site.findings("server.json");
+  expect(commandIn(other?.fix ?? "")).toBe(used?.fix);
+  await site.type(used?.fix ?? "");
+  expect(await site.findings("server.json")).toEqual([]);
+  const [left] = await site.findings("plaintext");
+  expect(left?.fix).toContain(`shred -u '${clients}'`);
+  await site.type(left?.fix ?? "");
+  expect(await site.findings("plaintext")).toEqual([]);
+  await using store = await site.open();
+  expect(await store.counts()).toEqual({ active: 1, revoked: 0 });
+}, 120_000);
+
+test("no chmod is advised where a file system has no permissions", async () => {
+  const { machine } = await Site.make();
+  await chmod(machine.path("backups"), 0o777);
+  const locations = {
+    ...{ storePath: machine.store, settingsPath: machine.path("none") },
+    ...{ backupFolder: machine.path("backups"), bundleFolder: undefined },
+  };
+  const ext4 = 0xef53;
+  expect(await checkPermissions(locations, async () => ext4)).toMatchObject([{ ok: false }]);
+  const [exfat, ntfs, ntfs3, fuse] = [0x2011bab0, 0x5346544e, 0x7366746e, 0x65735546];
+  for (const type of [exfat, ntfs, ntfs3, fuse]) {
+    expect(await checkPermissions(locations, async () => type ?? 0)).toMatchObject([
+      { ok: true, fix: null, detail: expect.stringContaining("chmod cannot change") },
+    ]);
+  }
+});
+
+test("--quiet prints the findings alone, and nothing without one", async () => {
+  const site = await Site.make();
+  const { code, stdout } = await site.run("doctor", "--quiet");
+  expect(code).toBe(1);
+  expect(stdout).toMatch(/^(ERROR|WARNING) /);
+  expect(stdout).not.toMatch(/^ok |problems found|findings?\.$/m);
+});
+
+test("fixes name the store that is not the default one", async () => {
+  const site = await Site.make();
+  const db = site.machine.path("other", "clients.db");
+  const { stdout } = await site.run("doctor", "--json", "--db", db);
+  const { checks } = JSON.parse(stdout) as { checks: Check[] };
+  const commands = checks.flatMap(({ fix }) =>
+    fix?.startsWith("hivemind-sqlcipher") ? [fix] : [],
+  );
+  expect(commands.length).toBeGreaterThan(0);
+  for (const fix of commands) expect(fix).toContain(`hivemind-sqlcipher --db '${db}'`);
+});
+
+test("a typo in the settings is a finding of doctor and a problem in status", async () => {
+  const site = await Site.make();
+  const settings = site.machine.path("config", "hivemind-sqlcipher", "config.json");
+  const text = await readFile(settings, "utf8");
+  await writeFile(settings, text.replace('"bundle_to"', '"bundel_to"'));
+  const [found] = await site.findings("settings");
+  expect(found?.detail).toContain("unknown key backup.bundel_to");
+  const { code, document } = await site.machine.json("status");
+  expect([code, document.problems]).toEqual([0, [expect.stringContaining("bundel_to")]]);
+});
