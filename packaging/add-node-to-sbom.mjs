@@ -6,14 +6,14 @@
 import { readFileSync } from "node:fs";
 
 const bom = JSON.parse(readFileSync(process.argv[2], "utf8"));
-const pins = JSON.parse(readFileSync(new URL("node.json", import.meta.url), "utf8"));
+const { packaged } = JSON.parse(readFileSync(new URL("node.json", import.meta.url), "utf8"));
 const node = {
-  "bom-ref": `node@${pins.version}`,
+  "bom-ref": `node@${packaged}`,
   type: "application",
   name: "node",
-  version: pins.version,
+  version: packaged,
   scope: "required",
-  purl: `pkg:github/nodejs/node@v${pins.version}`,
+  purl: `pkg:github/nodejs/node@v${packaged}`,
   licenses: [{ license: { id: "MIT" } }],
 };
 bom.components.push(node);

@@ -74,7 +74,7 @@ async function buildCommand(folder) {
     // it is loaded by createRequire.)
     external: ["@redis/client"],
     resolve: { mainFields: ["module", "main"] },
-    transform: { target: "node20" },
+    transform: { target: "node22" },
     checks: { ineffectiveDynamicImport: false },
   });
   const { output } = await bundle.write({

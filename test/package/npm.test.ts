@@ -1,9 +1,10 @@
 /**
- * The npm package with SQLCipher's addon ready-made: it is installed without a compiler, refuses a changed addon, and
- * compiles only what it is told to.
+ * The npm package with SQLCipher's addon ready-made: it is installed without a compiler, runs on each Node.js that is
+ * supported, refuses a changed addon, and uses a compiled one only when told to.
  */
 import { execFile, execFileSync } from "node:child_process";
-import { cp, mkdir, mkdtemp, readFile, rm, writeFile } from "node:fs/promises";
+import { readFileSync } from "node:fs";
+import { cp, mkdir, mkdtemp, readdir, readFile, rm, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { promisify } from "node:util";
@@ -15,6 +16,15 @@ import { temporaryFolder } from "../store/temporary.js";
 const exec = promisify(execFile);
 const timeoutMs = 900_000;
 const native = execFileSync("dpkg", ["--print-architecture"], { encoding: "utf8" }).trim();
+
+/** The versions of Node.js that packaging/node.json pins: one of each line that is supported. */
+const nodeVersions = Object.keys(
+  (
+    JSON.parse(readFileSync(join(root, "packaging/node.json"), "utf8")) as {
+      integrity: Record<string, unknown>;
+    }
+  ).integrity,
+);
 
 /** A directory in which the package is installed. */
 let installed: string;
@@ -60,11 +70,12 @@ const addon = () =>
 async function command(
   args: string[],
   env: NodeJS.ProcessEnv = {},
+  node = process.execPath,
 ): Promise<{ code: number; stdout: string; stderr: string }> {
   const program = join(installed, "node_modules/.bin/hivemind-sqlcipher");
   const options = { env: { ...process.env, ...env }, encoding: "utf8" as const };
   try {
-    return { code: 0, ...(await exec(program, args, options)) };
+    return { code: 0, ...(await exec(node, [program, ...args], options)) };
   } catch (error) {
     return error as { code: number; stdout: string; stderr: string };
   }
@@ -95,15 +106,59 @@ test(
     expect(await command(["add-client", ...options, "--name", "door"])).toMatchObject({ code: 0 });
     expect((await command(["list-clients", ...options])).stdout).toContain("door");
 
-    const program = `
+    await useLibrary(process.execPath);
+  },
+  timeoutMs,
+);
+
+/** Uses the library in the project that has the package installed. */
+async function useLibrary(node: string): Promise<void> {
+  const path = join(await temporaryFolder(), "library.db");
+  const program = `
     import { ClientStore, generatePassphrase, newClient } from "hivemind-sqlcipher";
-    const store = await ClientStore.create("library.db", generatePassphrase());
+    const store = await ClientStore.create(${JSON.stringify(path)}, generatePassphrase());
     await store.addItem(newClient({ client_id: 1, api_key: "a key" }));
     console.log((await store.getClientByApiKey("a key")).client_id);
     await store.close();`;
-    await writeFile(join(installed, "use.mjs"), program);
-    const { stdout } = await exec(process.execPath, ["use.mjs"], { cwd: installed });
-    expect(stdout.trim()).toBe("1");
+  await writeFile(join(installed, "use.mjs"), program);
+  const { stdout } = await exec(node, ["use.mjs"], { cwd: installed });
+  expect(stdout.trim()).toBe("1");
+}
+
+test("the lines of Node.js that package.json supports are the ones that are tried", async () => {
+  const { engines } = JSON.parse(await readFile(join(root, "package.json"), "utf8")) as {
+    engines: { node: string };
+  };
+  const supported = engines.node.split("||").map((range) => /\d+/.exec(range)?.[0]);
+  expect(nodeVersions.map((version) => version.split(".")[0])).toEqual(supported);
+});
+
+test.each(nodeVersions)(
+  "the main job, with the keyring, and the library on Node.js %s",
+  async (version) => {
+    const fetched = await exec(join(root, "packaging/fetch-node"), [native, version]);
+    const node = join(fetched.stdout.trim(), "bin/node");
+    expect((await exec(node, ["--version"])).stdout.trim()).toBe(`v${version}`);
+    const directory = await temporaryFolder();
+    const own = (name: string) => join(directory, name);
+    const options = ["--db", own("clients.db"), "--config", own("config.json")];
+    const succeed = async (...args: string[]) => {
+      const answer = await command([...args, ...options], {}, node);
+      expect(answer, args.join(" ")).toMatchObject({ code: 0 });
+      return answer.stdout;
+    };
+    const key = ["--recovery-key-file", own("recovery-key.txt")];
+    const places = ["--to", own("backups"), "--bundle-to", own("bundles")];
+    await succeed("init", "--yes", "--service", "none", "--hub", "none", ...key, ...places);
+    await succeed("add-client", "--name", "door");
+    await succeed("backup", "--service", "none");
+    const [backup = ""] = (await readdir(own("backups"))).filter((name) => name.endsWith(".db"));
+    await succeed("verify", join(own("backups"), backup));
+    const back = ["--yes", "--service", "none", "--hub", "none", join(own("backups"), backup)];
+    await succeed("restore", ...back);
+    await succeed("rotate", "--yes", "--service", "none", "--hub", "none");
+    expect(await succeed("list-clients")).toContain("door");
+    await useLibrary(node);
   },
   timeoutMs,
 );
