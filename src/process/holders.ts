@@ -6,6 +6,7 @@
  * every user, and a connection to a store in WAL mode always has a lock.
  */
 import { type BigIntStats, readdirSync, readFileSync, readlinkSync, statSync } from "node:fs";
+import { basename } from "node:path";
 import { setTimeout as delay } from "node:timers/promises";
 import { hasCode, systemError } from "../errors.js";
 import { sidecars } from "../fs/sidecars.js";
@@ -160,9 +161,18 @@ function inodeOf({ dev, ino }: BigIntStats): string {
   return `${major}:${minor}:${ino}`;
 }
 
+/**
+ * Returns the name of a process's program.
+ *
+ * Node.js 24 and later name their main thread, and `comm` is the name of that thread. Of the command
+ * line only the program is read: arguments may be secret.
+ */
 function commandName(pid: number): string {
   try {
-    return readFileSync(`/proc/${pid}/comm`, "utf8").trimEnd();
+    const name = readFileSync(`/proc/${pid}/comm`, "utf8").trimEnd();
+    if (!name.endsWith("MainThread")) return name;
+    const [program = ""] = readFileSync(`/proc/${pid}/cmdline`, "utf8").split("\0", 1);
+    return basename(program) || name;
   } catch {
     return "unknown";
   }
