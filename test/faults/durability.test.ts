@@ -157,7 +157,12 @@ const syncs = {
 const bundleTo = () => ["--bundle-to", machine.path("bundles")];
 const keyTo = (name: string) => ["--recovery-key-file", machine.path("safe", name)];
 const passphraseIn = (name: string) => machine.path("safe", `${name}.txt`);
-const encrypt = () => ["encrypt", ...alone, ...keyTo("key.txt"), ...bundleTo()];
+/** A recovery key never replaces a file. */
+let keys = 0;
+const encrypt = () => {
+  keys += 1;
+  return ["encrypt", ...alone, ...keyTo(`key-${keys}.txt`), ...bundleTo()];
+};
 const backup = () => [
   ...["backup", "--service", "none", "--to", machine.path("backups")],
   ...bundleTo(),
