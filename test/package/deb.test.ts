@@ -1,11 +1,22 @@
 /**
- * Installs, uses, upgrades and removes the Debian package in systems that have only what it depends on. The oldest system on
+ * Makes a release; installs, uses, upgrades and removes its Debian package in systems that have only
+ * what it depends on. The oldest system on
  * this machine's architecture is tried each time; `scripts/prove packages` tries Debian 12 and 13 on both architectures,
  * the foreign one under qemu.
  */
 import { execFile, execFileSync } from "node:child_process";
-import { existsSync } from "node:fs";
-import { copyFile, mkdir, mkdtemp, readdir, readFile, rm } from "node:fs/promises";
+import { existsSync, readFileSync } from "node:fs";
+import {
+  copyFile,
+  cp,
+  mkdir,
+  mkdtemp,
+  readdir,
+  readFile,
+  rm,
+  symlink,
+  writeFile,
+} from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { promisify } from "node:util";
@@ -28,6 +39,7 @@ const expected = [
   "a package of another architecture is refused, and nothing is installed",
   "a read-only /usr is refused, and nothing is installed",
   "apt names a missing libsecret, and nothing is installed",
+  "the commands of the installation guide",
   "installs, and dpkg --verify is content",
   "man page, completions, documents",
   "init, add-client, backup, verify, restore and rotate: with a passphrase file",
@@ -53,35 +65,98 @@ const expectedAtEnd = ["remove and purge leave stores, settings, bundles and bac
 /** xz would take longer than the tests. */
 const env = { ...process.env, PACKAGE_COMPRESSION: "gzip", SOURCE_DATE_EPOCH: "1700000000" };
 
+/** A directory for everything that this file makes. */
+let directory: string;
+/** The committed sources from which the release is made. */
+let project: string;
+/** The release. */
 let packages: string;
+let environment: NodeJS.ProcessEnv;
+
+const { version } = JSON.parse(readFileSync(join(root, "package.json"), "utf8")) as {
+  version: string;
+};
+const archOptions = architectures.flatMap((arch) => ["--arch", arch]);
 
 async function script(name: string, ...args: string[]): Promise<string> {
-  const { stdout } = await exec(join(root, "packaging", name), args, { env, maxBuffer: 1 << 24 });
+  return scriptOf(root, name, ...args);
+}
+
+async function scriptOf(from: string, name: string, ...args: string[]): Promise<string> {
+  const { stdout } = await exec(join(from, "packaging", name), args, { env, maxBuffer: 1 << 24 });
   return stdout.trim();
 }
 
+/**
+ * Copies the sources as they are here, with a date for the version in CHANGELOG.md, and commits them. A release is made
+ * from a commit.
+ */
+async function commitSources(to: string): Promise<void> {
+  const steps = [
+    `mkdir ${to} ${to}/.cache`,
+    "git ls-files -z --cached --others --exclude-standard --deduplicate |" +
+      ` tar --create --null --files-from=- --ignore-failed-read 2>/dev/null | tar --extract --directory=${to}`,
+    `cd ${to}`,
+    `sed -i 's/^## ${version} (unreleased)$/## ${version} - 2026-12-01/' CHANGELOG.md`,
+    "git init --quiet && git add --all",
+    "git -c user.name=Test -c user.email=test@example.com commit --quiet --message=Test",
+  ];
+  await exec("bash", ["-ec", steps.join("\n")], { cwd: root, env });
+  await addInstalled(to);
+}
+
+/** Links what is installed here; a file of it that setup replaces there stays as it is here. */
+async function addInstalled(to: string, ...caches: string[]): Promise<void> {
+  await mkdir(join(to, ".cache"), { recursive: true });
+  await mkdir(join(root, ".cache/package"), { recursive: true });
+  await exec("cp", ["--archive", "--link", join(root, "node_modules"), to]);
+  for (const name of caches.length > 0 ? caches : ["node", "package"]) {
+    await symlink(join(root, ".cache", name), join(to, ".cache", name));
+  }
+}
+
+async function release(...args: string[]): Promise<{ code: number; stderr: string }> {
+  const options = { env: environment, maxBuffer: 1 << 24 };
+  try {
+    return { code: 0, ...(await exec(join(project, "scripts/release"), args, options)) };
+  } catch (error) {
+    return error as { code: number; stderr: string };
+  }
+}
+
+/** The command blocks of the installation guide below a heading. */
+function guideBlocks(heading: string): string[] {
+  const guide = readFileSync(join(root, "docs/guide/install.md"), "utf8");
+  const section = guide.split(/^## /m).find((each) => each.startsWith(heading)) ?? "";
+  return [...section.matchAll(/```sh\n([\s\S]*?)```/g)].map(([, text = ""]) => text);
+}
+
 /** What a system is given: the package, an older version of it, and one of another architecture. */
-async function fillSharedDirectory(directory: string, arch: string): Promise<void> {
-  await mkdir(directory);
+async function fillSharedDirectory(shared: string, arch: string): Promise<void> {
+  await mkdir(shared);
   const deb = join(packages, await packageOf(arch));
-  await copyFile(deb, join(directory, "new.deb"));
-  await copyFile(await script("older-version", deb, "0.1.0", packages), join(directory, "old.deb"));
-  const other = await otherArchitecture(deb, arch, directory);
-  await copyFile(other, join(directory, "other.deb"));
-  await copyFile(join(root, "packaging/try-package"), join(directory, "try-package"));
+  await copyFile(deb, join(shared, "new.deb"));
+  await copyFile(await script("older-version", deb, "0.1.0", directory), join(shared, "old.deb"));
+  await copyFile(await otherArchitecture(deb, arch, shared), join(shared, "other.deb"));
+  await copyFile(join(root, "packaging/try-package"), join(shared, "try-package"));
+  const commands = guideBlocks("On Debian")
+    .join("")
+    .replaceAll("sudo ", "")
+    .replaceAll("./hivemind-sqlcipher_VERSION_ARCH.deb", "/mnt/new.deb");
+  await writeFile(join(shared, "guide.sh"), commands);
 }
 
 async function packageOf(arch: string): Promise<string> {
   const names = await readdir(packages);
-  const name = names.find((each) => each.endsWith(`_${arch}.deb`) && !each.includes("_0.1.0_"));
+  const name = names.find((each) => each.endsWith(`_${arch}.deb`));
   if (name === undefined) throw new Error(`there is no package for ${arch}`);
   return name;
 }
 
 /** dpkg refuses by the control file, before it looks at anything else. */
-async function otherArchitecture(deb: string, arch: string, directory: string): Promise<string> {
+async function otherArchitecture(deb: string, arch: string, shared: string): Promise<string> {
   const other = arch === "amd64" ? "arm64" : "amd64";
-  const tree = join(directory, "other");
+  const tree = join(shared, "other");
   await mkdir(tree);
   await exec("dpkg-deb", ["--control", deb, join(tree, "DEBIAN")]);
   await exec("sed", [
@@ -89,19 +164,86 @@ async function otherArchitecture(deb: string, arch: string, directory: string): 
     `s/^Architecture: .*/Architecture: ${other}/`,
     `${tree}/DEBIAN/control`,
   ]);
-  const built = join(packages, `other-${arch}.deb`);
+  const built = join(directory, `other-${arch}.deb`);
   await exec("dpkg-deb", ["--build", tree, built]);
   return built;
 }
 
 beforeAll(async () => {
-  packages = await mkdtemp(join(tmpdir(), "hivemind-packages-"));
-  const build = join(packages, "build");
-  await script("build", build);
-  for (const arch of architectures) await script("build-deb", arch, build, packages);
+  await mkdir(join(root, ".cache"), { recursive: true });
+  directory = await mkdtemp(join(root, ".cache/packages-"));
+  // gpg's agent has a socket in there, and a path of a socket is short.
+  const keys = await mkdtemp(join(tmpdir(), "keys-"));
+  environment = { ...env, GNUPGHOME: keys };
+  delete environment.SOURCE_DATE_EPOCH;
+  const key = ["--quick-generate-key", "Release test", "ed25519", "sign", "never"];
+  await exec("gpg", ["--batch", "--passphrase", "", ...key], { env: environment });
+  project = join(directory, "project");
+  packages = join(directory, "release");
+  await commitSources(project);
+  const made = await release(
+    ...["--without-tests", "--key", "Release test", ...archOptions, version, packages],
+  );
+  expect(made, made.stderr).toMatchObject({ code: 0 });
 }, timeoutMs);
 
-afterAll(() => rm(packages, { recursive: true, force: true }));
+afterAll(async () => {
+  await exec("gpgconf", ["--kill", "gpg-agent"], { env: environment });
+  await rm(environment.GNUPGHOME ?? "", { recursive: true, force: true });
+  await rm(directory, { recursive: true, force: true });
+});
+
+test("a release holds the packages, their signed checksums and its notes", async () => {
+  const debs = architectures.map((arch) => `hivemind-sqlcipher_${version}_${arch}.deb`);
+  expect((await readdir(packages)).sort()).toEqual(
+    [
+      ...debs,
+      ...[`hivemind-sqlcipher-${version}.tgz`, "RELEASE-NOTES.md", "SHA256SUMS", "SHA256SUMS.asc"],
+    ].sort(),
+  );
+  expect(await readFile(join(packages, "RELEASE-NOTES.md"), "utf8")).toContain("### Added");
+});
+
+test("a download is checked as the guide says, and refused after a change", async () => {
+  const [check = ""] = guideBlocks("Check what you downloaded");
+  const download = await temporaryFolder();
+  await cp(packages, download, { recursive: true });
+  const options = { cwd: download, env: environment };
+  await exec("sh", ["-ec", check], options);
+  const deb = join(download, await packageOf(native));
+  const changed = await readFile(deb);
+  changed[changed.length >> 1] = (changed[changed.length >> 1] ?? 0) ^ 1;
+  await writeFile(deb, changed);
+  await expect(exec("sh", ["-ec", check], options)).rejects.toThrow("did NOT match");
+});
+
+test("a release is refused when something is missing, and nothing is made", async () => {
+  const signed = ["--without-tests", "--key", "Release test"];
+  const elsewhere = join(directory, "elsewhere");
+  const refused = async (message: string, ...args: string[]) => {
+    const { code, stderr } = await release(...args);
+    expect(stderr).toContain(message);
+    expect(code).not.toBe(0);
+    expect(existsSync(elsewhere)).toBe(false);
+  };
+  await refused("VERSION is missing", ...signed);
+  await refused(`package.json has version ${version}`, ...signed, "9.9.9", elsewhere);
+  await refused("no key to sign with", "--without-tests", version, elsewhere);
+  await refused("gpg has no secret key nobody", "--key", "nobody", version, elsewhere);
+  await refused(`${packages} exists`, ...signed, version, packages);
+  await writeFile(join(project, "README.md"), "changed");
+  await refused("changes that are not committed", ...signed, version, elsewhere);
+  await exec("git", ["checkout", "--quiet", "README.md"], { cwd: project });
+  const changelog = await readFile(join(project, "CHANGELOG.md"), "utf8");
+  await writeFile(
+    join(project, "CHANGELOG.md"),
+    changelog.replace(/^(## \S+) - .*/m, "$1 (unreleased)"),
+  );
+  const commit = ["-c", "user.name=Test", "-c", "user.email=test@example.com", "commit", "--quiet"];
+  await exec("git", [...commit, "--all", "--message=Test"], { cwd: project });
+  await refused("give the section of", ...signed, version, elsewhere);
+  await exec("git", ["reset", "--quiet", "--hard", "HEAD~1"], { cwd: project });
+});
 
 test("the package names what it needs, and is not larger than it has to be", async () => {
   for (const arch of architectures) {
@@ -116,15 +258,33 @@ test("the package names what it needs, and is not larger than it has to be", asy
 });
 
 test(
-  "two packages of one build are equal byte for byte",
+  "a second build of the commit, in another directory, is equal byte for byte",
   async () => {
-    const again = await temporaryFolder();
-    await script("build", join(again, "build"));
-    await script("build-deb", native, join(again, "build"), again);
-    const name = await packageOf(native);
-    expect((await readFile(join(again, name))).equals(await readFile(join(packages, name)))).toBe(
-      true,
-    );
+    const again = join(directory, "a second build");
+    await exec("git", ["clone", "--quiet", project, again]);
+    // Compiling the addon again takes minutes.
+    await addInstalled(again, ...(proving ? ["node"] : ["node", "package"]));
+    const built = join(directory, "built");
+    await mkdir(built);
+    const commit = ["log", "-1", "--format=%ct"];
+    const time = (await exec("git", commit, { cwd: again })).stdout.trim();
+    const options = {
+      env: { ...env, SOURCE_DATE_EPOCH: time },
+      maxBuffer: 1 << 24,
+    };
+    await exec(join(again, "packaging/build"), [join(again, "build")], options);
+    for (const arch of architectures) {
+      const args = [arch, join(again, "build"), built];
+      await exec(join(again, "packaging/build-deb"), args, options);
+    }
+    const args = [join(again, "build"), built, ...architectures];
+    await exec(join(again, "packaging/build-npm"), args, options);
+    const names = await readdir(built);
+    expect(names.length).toBe(architectures.length + 1);
+    for (const name of names) {
+      const first = await readFile(join(packages, name));
+      expect((await readFile(join(built, name))).equals(first), name).toBe(true);
+    }
   },
   timeoutMs,
 );
@@ -145,7 +305,7 @@ test(
 test.each(systems)(
   "$suite on $arch: used, upgraded, removed, and refused where it must be",
   async ({ suite, arch }) => {
-    const shared = join(packages, `shared-${arch}`);
+    const shared = join(directory, `shared-${arch}`);
     if (!existsSync(shared)) await fillSharedDirectory(shared, arch);
     const system = await script("make-root", suite, arch);
     const args = [system, shared, "/mnt/try-package"];

@@ -6,7 +6,7 @@ import { execFile, execFileSync } from "node:child_process";
 import { readFileSync } from "node:fs";
 import { cp, mkdir, mkdtemp, readdir, readFile, rm, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
-import { join } from "node:path";
+import { basename, join } from "node:path";
 import { promisify } from "node:util";
 import { afterAll, beforeAll, expect, test } from "vitest";
 import { root } from "../built.js";
@@ -159,6 +159,32 @@ test.each(nodeVersions)(
     await succeed("rotate", "--yes", "--service", "none", "--hub", "none");
     expect(await succeed("list-clients")).toContain("door");
     await useLibrary(node);
+  },
+  timeoutMs,
+);
+
+test(
+  "the commands of the installation guide install the command",
+  async () => {
+    const guide = await readFile(join(root, "docs/guide/install.md"), "utf8");
+    const section = guide.split(/^## /m).find((each) => each.startsWith("With npm")) ?? "";
+    const blocks = [...section.matchAll(/```sh\n([\s\S]*?)```/g)].map(([, text = ""]) => text);
+    expect(blocks.length).toBe(2);
+    const prefix = join(await temporaryFolder(), "global");
+    const run = (block: string) =>
+      exec("sh", ["-ec", block.replace("hivemind-sqlcipher-VERSION.tgz", basename(archive))], {
+        cwd: directory,
+        env: { ...process.env, npm_config_prefix: prefix },
+      });
+    const program = join(prefix, "bin/hivemind-sqlcipher");
+    await run(blocks[0] ?? "");
+    expect((await exec(program, ["--version"])).stdout).toMatch(/^\d+\.\d+\.\d+\n$/);
+    // Compiling takes minutes: only scripts/prove runs the command that does.
+    if (!proving) return;
+    await run(blocks[1] ?? "");
+    await rm(join(prefix, "lib/node_modules/hivemind-sqlcipher/native"), { recursive: true });
+    const options = await madeStore();
+    expect((await exec(program, ["list-clients", ...options])).stdout).toBe("");
   },
   timeoutMs,
 );
