@@ -310,7 +310,7 @@ async function prepare(options: BackupOptions): Promise<Prepared> {
     : await resolveService(options.service, reporter);
   if (!wal && known.wasActive) {
     reporter.notice(
-      `${storePath} is not in WAL mode, so it cannot be copied beforehand: ${known.service.name ?? "the service"} will be away for as long as copying takes`,
+      `${storePath} is not in WAL mode, so it cannot be copied beforehand: ${known.service.name ?? "the service"} will be stopped for as long as copying takes`,
     );
   }
 
@@ -421,7 +421,7 @@ async function copyWhileStopped(
   await copy.unpin();
   if (failure) throw failure;
   reporter.detail(
-    `${name} was away for ${stoppedMs} ms; ${copy.written - writtenBefore} bytes were copied meanwhile`,
+    `${name} was stopped for ${stoppedMs} ms; ${copy.written - writtenBefore} bytes were copied meanwhile`,
   );
   return { at, stoppedMs };
 }

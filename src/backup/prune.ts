@@ -277,10 +277,13 @@ function isListed(path: string, backups: readonly ListedBackup[]): boolean {
   return backups.some((backup) => backup.path === path);
 }
 
+/** Why a backup of an earlier passphrase is left. */
+export const ofUnknownPassphrase = "no known passphrase opens it";
+
 function reasonNotCounted({ mac, present }: ListedBackup): string {
   if (!present) return "its file is missing, or its size differs from the manifest";
   if (mac === false) return "its manifest was altered";
-  return "no known passphrase opens it";
+  return ofUnknownPassphrase;
 }
 
 /**

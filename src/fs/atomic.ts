@@ -11,6 +11,7 @@ import { type FileHandle, link, mkdir, open, readdir, rename, rm } from "node:fs
 import { basename, dirname, join } from "node:path";
 import { hasCode, StoreError, systemError } from "../errors.js";
 import { assertNoAccessList, copyOwner } from "./metadata.js";
+import { assertNotMountPoint } from "./mount.js";
 import { lstatIfExists, statIfExists } from "./read.js";
 
 const newFile = constants.O_WRONLY | constants.O_CREAT | constants.O_EXCL | constants.O_NOFOLLOW;
@@ -189,9 +190,10 @@ export async function replaceFile(path: string, contents: string | Uint8Array): 
  * Tries everything that `replaceFile` does, except the rename: the directory must be writable, and
  * a new file must be able to have the owner and mode of the old.
  *
- * @throws {@link StoreError} as `replaceFile`
+ * @throws {@link StoreError} as `replaceFile`; refused - if the path is a mount point
  */
 export async function assertReplaceable(path: string): Promise<void> {
+  await assertNotMountPoint(path);
   const staged = await stageReplacement(path, "");
   try {
     await rm(staged);

@@ -19,7 +19,7 @@ import { sqliteModule } from "./server-json.js";
 /** The interpreter, and the options on the first line of its script. */
 export type HubPython = readonly [program: string, ...options: string[]];
 
-const packagesSchema = z.object({
+export const packagesSchema = z.object({
   /** Installed versions; null if the package is missing. */
   pluginManager: z.nullable(z.string()),
   sqlitePlugin: z.nullable(z.string()),
@@ -31,6 +31,8 @@ const packagesSchema = z.object({
   takesPassword: z.boolean(),
   /** The Python error of the trial. */
   problem: z.nullable(z.string()),
+  /** Python's `sys.path`. */
+  paths: z.optional(z.array(z.string())),
 });
 
 export type HubPackages = z.infer<typeof packagesSchema>;
@@ -265,6 +267,7 @@ found = {
     "cipherVersion": None,
     "takesPassword": False,
     "problem": None,
+    "paths": sys.path,
 }
 try:
     import sqlcipher3

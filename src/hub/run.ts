@@ -12,7 +12,6 @@ import { StoreError } from "../errors.js";
 import { replaceFile } from "../fs/atomic.js";
 import type { CipherCompatibility } from "../store/cipher.js";
 import {
-  askHub,
   cipherFormat,
   completesServerJson,
   findHubPython,
@@ -21,6 +20,7 @@ import {
 } from "./interpreter.js";
 import { assertPrivateMemory } from "./memory.js";
 import { startInNamespace } from "./namespace.js";
+import { askHubOnce } from "./packages-cache.js";
 import { runWithPrivateConfig } from "./private-config.js";
 import {
   databaseIn,
@@ -138,7 +138,7 @@ async function checkHub(options: HubOptions): Promise<ServerJson> {
     return serverJson;
   }
   if ("storePath" in options) {
-    const packages = await askHub(python, environment);
+    const packages = await askHubOnce(python, environment);
     checkPackages(packages, python[0], options.cipherCompatibility);
   }
   if (

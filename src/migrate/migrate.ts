@@ -47,6 +47,11 @@ export interface MigrateOptions {
   readonly dryRun?: boolean;
   readonly onProgress?: (progress: Progress) => void;
   readonly signal?: AbortSignal;
+  /**
+   * Work that belongs to the migration, with both databases closed: if it fails, the same command
+   * continues with it.
+   */
+  readonly beforeEnd?: () => Promise<void>;
 }
 
 export interface Migration {
@@ -85,6 +90,18 @@ const namedIds = 10;
  * @throws {@link StoreError} failed - the comparison found a difference
  */
 export async function migrate(options: MigrateOptions): Promise<Migration> {
+  const { migration, note } = await copyAndCompare(options);
+  if (note === undefined) return migration;
+  // Until the note is removed, the same command goes on in a target that is not empty any more.
+  await options.beforeEnd?.();
+  await note.remove();
+  return migration;
+}
+
+/** Returns the note of the migration, to be removed when all is done; none for a dry run. */
+async function copyAndCompare(
+  options: MigrateOptions,
+): Promise<{ migration: Migration; note: MigrationNote | undefined }> {
   const { from, to, merge = false, dryRun = false } = options;
   const source = { name: from.name, place: await locationOf(from.name, from.config) };
   const target = { name: to.name, place: await locationOf(to.name, to.config) };
@@ -97,11 +114,12 @@ export async function migrate(options: MigrateOptions): Promise<Migration> {
   const begun = { from: source, to: target, clients: checked.clients };
   if (dryRun) {
     const { wouldCopy, unchanged, keptRevoked } = checked;
-    return {
+    const migration = {
       ...begun,
       ...{ copied: wouldCopy, unchanged, filled_gaps: checked.gaps, kept_revoked: keptRevoked },
       ...{ resumed: note !== undefined, dry_run: true, verified: false },
     };
+    return { migration, note: undefined };
   }
   const journal = note ?? (await MigrationNote.begin(source, target));
   await using destination = await DatabaseFactory.create(to.name, to.config, { mode: "create" });
@@ -111,13 +129,13 @@ export async function migrate(options: MigrateOptions): Promise<Migration> {
   await destination.commit();
   await compare(options, origin, destination, checked, merge);
   emitStep("migrate.compared");
-  await journal.remove();
-  return {
+  const migration = {
     ...begun,
     ...{ copied: copying.copied, unchanged: copying.unchanged, filled_gaps: filled },
     ...{ kept_revoked: copying.keptRevoked, resumed: note !== undefined },
     ...{ dry_run: false, verified: true },
   };
+  return { migration, note: journal };
 }
 
 /** Returns the client without the differences that some databases cannot express. */

@@ -4,6 +4,7 @@
  */
 import { setTimeout as delay } from "node:timers/promises";
 import { StoreError } from "../errors.js";
+import { lstatIfExists } from "../fs/read.js";
 import { findHolders, findLastingHolders, formatHolders } from "../process/holders.js";
 import type { Reporter } from "../reporter.js";
 import * as z from "../schema.js";
@@ -99,9 +100,9 @@ export async function resolveService(
       hint: `${await hintForHolders(others)} Nothing was stopped.`,
     });
   }
-  if (!complete) {
+  if (!complete && !active && (await mayOthersOpen(storePath))) {
     reporter.notice(
-      `other users' processes cannot be looked into: if one of them has ${storePath} open, this does not know`,
+      `processes of other users cannot be inspected: if one of them has ${storePath} open, it is not stopped`,
     );
   }
   if (service.isDiscovered) {
@@ -109,6 +110,13 @@ export async function resolveService(
     await choice.remember?.(service);
   }
   return { service, choice, wasActive: active, pendingRestart };
+}
+
+/** Returns whether a process of another user, root excepted, may open the store. */
+async function mayOthersOpen(storePath: string): Promise<boolean> {
+  const stats = await lstatIfExists(storePath);
+  if (stats === undefined) return false;
+  return (Number(stats.mode) & 0o077) !== 0 || Number(stats.uid) !== process.geteuid?.();
 }
 
 /**
@@ -122,14 +130,19 @@ export class Downtime {
   readonly #storePath: string;
   readonly #isOwed: boolean;
   readonly #timerName = newRestartName();
+  /** The run of the service before the stop; undefined if its kind does not identify runs. */
+  readonly #invocation: string | undefined;
   #timer: RestartTimer | undefined;
   #stoppedAt = 0;
+  #isStopBegun = false;
 
   private constructor(
     { service, choice, pendingRestart }: ResolvedService,
     dependents: readonly string[],
+    invocation: string | undefined,
   ) {
     this.#service = service;
+    this.#invocation = invocation;
     this.#isOwed = pendingRestart !== undefined;
     this.#storePath = choice.storePath;
     this.stopped = {
@@ -145,9 +158,9 @@ export class Downtime {
   /** That of a service which runs, or is pendingRestart: looks at what is stopped with it. Nothing has happened to it yet. */
   static async of(known: ResolvedService): Promise<Downtime> {
     const dependents = await known.service.activeDependents();
-    return new Downtime(known, [
-      ...new Set([...(known.pendingRestart?.stopped.dependents ?? []), ...dependents]),
-    ]);
+    const { invocation } = await known.service.state();
+    const all = new Set([...(known.pendingRestart?.stopped.dependents ?? []), ...dependents]);
+    return new Downtime(known, [...all], invocation);
   }
 
   /**
@@ -165,11 +178,32 @@ export class Downtime {
     });
   }
 
+  /** Whether the service may be down: a stop was begun, and not refused, here or by an earlier operation. */
+  get hasBegun(): boolean {
+    return this.#isOwed || this.#isStopBegun;
+  }
+
   /** @throws StoreError `service` if it does not stop; it may be half stopped then. */
   async stop(): Promise<void> {
     this.#stoppedAt = performance.now();
-    if (this.#isOwed) await stopIfActive(this.#service, this.#storePath);
-    else await this.#service.stop();
+    this.#isStopBegun = true;
+    if (this.#isOwed) return stopIfActive(this.#service, this.#storePath);
+    try {
+      await this.#service.stop();
+    } catch (error) {
+      this.#isStopBegun = !(await this.#isSameRun());
+      throw error;
+    }
+  }
+
+  /**
+   * Returns whether the service is in the run that was to be stopped. A manager that denies a stop to this
+   * user also denies the start, which must not be owed then.
+   */
+  async #isSameRun(): Promise<boolean> {
+    if (this.#invocation === undefined) return false;
+    const state = await this.#service.state().catch(() => undefined);
+    return state?.active === true && state.invocation === this.#invocation;
   }
 
   /**
@@ -182,6 +216,7 @@ export class Downtime {
    * @throws StoreError `service` if it did not start.
    */
   async start(): Promise<Started> {
+    if (!this.hasBegun) return { upAt: performance.now(), wasUp: false };
     if (this.#service.kind === "command" && (await this.disarm())) {
       for (let looks = 0; looks < openingLooks; looks++) {
         if (await isRunningAgain(this.#service, this.#storePath)) {

@@ -7,7 +7,15 @@ import { findHolders, formatHolders } from "../process/holders.js";
 import { run } from "../process/run.js";
 import { isInContainer } from "./origin.js";
 import type { Properties } from "./properties.js";
-import { inManager, queryLimitMs, show, systemctlLine, type UnitName } from "./systemctl.js";
+import {
+  formatFailure,
+  inManager,
+  queryLimitMs,
+  show,
+  systemctl,
+  systemctlLine,
+  type UnitName,
+} from "./systemctl.js";
 import { isActive, isLauncher } from "./unit-state.js";
 
 export const unitProperties = [
@@ -42,6 +50,7 @@ export async function checkUnit(unit: UnitName, storePath: string): Promise<stri
   assertLoaded(unit, properties);
   assertStartable(unit, properties);
   await assertNotUpheld(unit, properties);
+  await assertPermitted(unit, properties);
   const isHolder = await holdsStore(properties, storePath);
   if (!isHolder && !isLauncher(properties)) await assertSameUser(unit, properties, storePath);
   return [
@@ -125,6 +134,26 @@ async function assertNotUpheld(
     `${name} would be started again at once by ${upholder.Id}, which upholds it`,
     {
       hint: `Use --unit ${upholder.Id}, or ${systemctlLine(manager, `stop ${upholder.Id}`)} first.`,
+    },
+  );
+}
+
+/**
+ * Makes sure that this user may manage a unit of the system: starting a unit that is active changes
+ * nothing, and the manager checks the permission first.
+ */
+async function assertPermitted(
+  { manager, name }: UnitName,
+  { ActiveState }: Properties,
+): Promise<void> {
+  if (manager !== "systemd" || process.geteuid?.() === 0 || ActiveState !== "active") return;
+  const outcome = await systemctl(manager, ["start", "--", name]);
+  if (outcome.code === 0) return;
+  throw new StoreError(
+    "service",
+    `${name} is a unit of the system, and this user may not stop or start it${formatFailure(outcome)}`,
+    {
+      hint: `Run this as root, or use --stop-command 'sudo systemctl stop ${name}' --start-command 'sudo systemctl start ${name}'.`,
     },
   );
 }

@@ -19,6 +19,7 @@ import { type ErrorKind, hasCode, StoreError, systemError, withLine } from "../e
 import { assertReplaceable, stagedName, syncDirectory } from "../fs/atomic.js";
 import { assertFreeSpace, syncFile } from "../fs/copy.js";
 import { assertMetadataCopyable, copyMetadata } from "../fs/metadata.js";
+import { assertNotMountPoint } from "../fs/mount.js";
 import { lstatIfExists } from "../fs/read.js";
 import { sidecars } from "../fs/sidecars.js";
 import { passwordIn, readServerJson } from "../hub/server-json.js";
@@ -116,6 +117,7 @@ export async function swap(request: SwapRequest): Promise<SwapOutcome> {
   const before = await lstatIfExists(storePath);
   if (before && !before.isFile()) throw new StoreError("refused", `${storePath} is not a file`);
   if (before) await assertMetadataCopyable(storePath, before);
+  await assertNotMountPoint(storePath);
   const size = Number(before?.size ?? 0n);
   const hint = "make room there; nothing was changed";
   await assertFreeSpace(dirname(storePath), size + spareBytes, "the new file", hint);
@@ -410,6 +412,10 @@ class SwapWork {
   async #startService(): Promise<number | null> {
     const downtime = this.#downtime;
     if (!downtime) return null;
+    if (!downtime.hasBegun) {
+      await downtime.disarm();
+      return null;
+    }
     let started = await downtime.start();
     if (started.wasUp && this.#state.data.committed) {
       this.#request.reporter.notice(

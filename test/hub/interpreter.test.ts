@@ -75,6 +75,7 @@ describe("what the hub can do", () => {
       cipherVersion: expect.stringMatching(/^4\./),
       takesPassword: true,
       problem: null,
+      paths: expect.arrayContaining([expect.stringContaining("site-packages")]),
     });
   });
 

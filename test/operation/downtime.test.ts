@@ -1,14 +1,21 @@
 import { execFileSync } from "node:child_process";
-import { chownSync, existsSync, mkdtempSync, writeFileSync } from "node:fs";
+import { chmodSync, chownSync, existsSync, mkdtempSync, writeFileSync } from "node:fs";
 import { readFile, rm } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { setTimeout as delay } from "node:timers/promises";
 import { expect, onTestFinished, test, vi } from "vitest";
-import { Downtime, endDowntime, findPendingRestart } from "../../src/operation/downtime.js";
+import { StoreError } from "../../src/errors.js";
+import {
+  Downtime,
+  endDowntime,
+  findPendingRestart,
+  resolveService,
+} from "../../src/operation/downtime.js";
 import { downStep, Journal } from "../../src/operation/journal.js";
 import { findHolders } from "../../src/process/holders.js";
 import { selectService } from "../../src/service/select.js";
+import type { Service } from "../../src/service/service.js";
 
 test.skipIf(process.geteuid?.() !== 0)(
   "a hub with commands of its own is started again by an ordinary user too, who cannot look into all processes",
@@ -92,3 +99,80 @@ test("a journal that names a service of an earlier version, launchd, is refused 
     message: expect.stringMatching(/clients\.db\.journal\.json .* stopped\.service: .*"systemd"/),
   });
 });
+
+/** A unit of the system, which the manager does not let this user manage. */
+function deniedService(): Service {
+  const denied = async () => {
+    throw new StoreError("service", "Access denied");
+  };
+  return {
+    ...({
+      kind: "systemd",
+      name: "hub.service",
+      stopTimeoutMs: 1000,
+      isDiscovered: false,
+    } as const),
+    state: async () => ({ active: true, invocation: "0123", mainPid: 1 }),
+    check: async () => [],
+    owns: async () => true,
+    activeDependents: async () => [],
+    stop: denied,
+    start: denied,
+    armRestart: denied,
+    disarmRestart: denied,
+  } as unknown as Service;
+}
+
+test("a service whose stop was refused is not owed a start", async () => {
+  const service = deniedService();
+  const choice = { service: "systemd", unit: "hub", storePath: "/nonexistent/clients.db" } as const;
+  const downtime = await Downtime.of({ service, choice, wasActive: true });
+  expect(downtime.hasBegun).toBe(false);
+  await expect(downtime.stop()).rejects.toMatchObject({ message: "Access denied" });
+  expect(downtime.hasBegun).toBe(false);
+  await downtime.start();
+});
+
+test("a service that went down although its stop failed is started", async () => {
+  let isActive = true;
+  const start = vi.fn(async () => ({ upAt: 0, wasUp: false }));
+  const service = Object.assign(deniedService(), {
+    start,
+    state: async () => ({ active: isActive, invocation: "0123" }),
+    stop: async () => {
+      isActive = false;
+      throw new StoreError("service", "left processes behind");
+    },
+  });
+  const choice = { service: "systemd", unit: "hub", storePath: "/nonexistent/clients.db" } as const;
+  const downtime = await Downtime.of({ service, choice, wasActive: true });
+  await expect(downtime.stop()).rejects.toThrow();
+  await downtime.start();
+  expect(start).toHaveBeenCalledOnce();
+});
+
+test.skipIf(process.geteuid?.() !== 0)(
+  "that other users' processes are unknown is reported only where one of them may open the store",
+  async () => {
+    const folder = mkdtempSync(join(tmpdir(), "hivemind-downtime-"));
+    onTestFinished(() => rm(folder, { recursive: true }));
+    const storePath = join(folder, "clients.db");
+    writeFileSync(storePath, "", { mode: 0o600 });
+    chownSync(folder, 65534, 65534);
+    chownSync(storePath, 65534, 65534);
+    const notices = async (mode: number) => {
+      chmodSync(storePath, mode);
+      const notice = vi.fn();
+      process.seteuid?.(65534);
+      try {
+        const reporter = { notice, detail: () => undefined, confirm: async () => undefined };
+        await resolveService({ service: "none", storePath }, reporter);
+      } finally {
+        process.seteuid?.(0);
+      }
+      return notice.mock.calls.flat();
+    };
+    expect(await notices(0o600)).toEqual([]);
+    expect(await notices(0o660)).toEqual([expect.stringContaining("cannot be inspected")]);
+  },
+);

@@ -121,3 +121,18 @@ test("a unit's User is compared with the store's owner, whether it runs or not",
     foreign: refusal,
   });
 });
+
+test("a user who may not manage a unit of the system learns that before anything is stopped", async () => {
+  const seen = await inSystem(`
+    unit("hub.service", "[Service]\\nExecStart=sleep infinity\\n");
+    systemctl("start", "hub");
+    const { InvocationID: before } = {
+      InvocationID: systemctl("show", "--value", "--property=InvocationID", "hub"),
+    };
+    chownSync(storePath, 65534, 65534);
+    process.setuid(65534);
+    const service = await selectService({ ...choice, service: "systemd" }).catch((error) => error);
+    const error = await service.check?.(storePath).catch((error) => error) ?? service;
+    report({ kind: error.kind, message: error.message, hint: error.hint, before: before.length });`);
+  expect(seen).toMatchObject({ kind: "service", hint: expect.stringContaining("--stop-command") });
+}, 60_000);

@@ -76,6 +76,7 @@ async function runMigrate(context: Context, options: MigrateOptions): Promise<vo
   const { assertHubCanSwitch, assertServedOrSwitchBack } = await import(
     "../../migrate/hub-check.js"
   );
+  const { assertReplaceable } = await import("../../fs/atomic.js");
   const { readServerJson, serverJsonPath } = await import("../../hub/server-json.js");
   const { switchModule } = await import("../../hub/server-json-edit.js");
   const from = await endpointOf(
@@ -106,7 +107,10 @@ async function runMigrate(context: Context, options: MigrateOptions): Promise<vo
   if ([from.name, to.name].includes(sqlcipherPluginName)) {
     await recoverFirst(context);
   }
-  if (hub && serverJson) await assertNoOtherPassword(serverJson, hub, to);
+  if (hub && serverJson) {
+    await assertNoOtherPassword(serverJson, hub, to);
+    if (!options.dryRun) await assertReplaceable(serverJson.file);
+  }
   const removeSource = options.removeSource ?? false;
   const python =
     hub && options.hub !== "none"
@@ -117,24 +121,27 @@ async function runMigrate(context: Context, options: MigrateOptions): Promise<vo
   // collected.
   setFlagsFromString("--optimize-for-size");
 
+  let switched: string | null = null;
+  let removed: string[] = [];
+  const beforeEnd = async () => {
+    if (hub === undefined || serverJson === undefined) return;
+    await assertUnchanged(from, sum);
+    switched = serverJsonPath();
+    await switchModule(switched, hub.module, hub.settings);
+    if (!removeSource || python === undefined) return;
+    await assertServedOrSwitchBack(python, to, hub, serverJson, () => assertUnchanged(from, sum));
+    removed = await removeSourceFiles(from, sum);
+  };
   const progress = new Progress(context.output);
   const migration = await abortOnSignal((signal) =>
     migrate({
       ...{ from, to, merge: options.merge ?? false, dryRun: options.dryRun ?? false, signal },
       onProgress: ({ phase, done, total }) => progress.show(phase, done, total),
+      beforeEnd,
     }),
   ).finally(() => progress.end());
 
-  let switched: string | null = null;
-  let removed: string[] = [];
   if (hub !== undefined && !migration.dry_run) {
-    await assertUnchanged(from, sum);
-    switched = serverJsonPath();
-    await switchModule(switched, hub.module, hub.settings);
-    if (removeSource && python !== undefined && serverJson !== undefined) {
-      await assertServedOrSwitchBack(python, to, hub, serverJson, () => assertUnchanged(from, sum));
-      removed = await removeSourceFiles(from, sum);
-    }
     context.output.notice(hub.notice);
     const { unit = defaultUnit } = context.settings.backup ?? {};
     for (const warning of await findRemainingUsers(from, unit)) context.output.warning(warning);

@@ -60,7 +60,7 @@ async function runPrune(
   directory: string | undefined,
   options: PruneOptions,
 ): Promise<void> {
-  const { prune } = await import("../../backup/prune.js");
+  const { ofUnknownPassphrase, prune } = await import("../../backup/prune.js");
   const { output } = context;
   const keep = context.settings.keep ?? {};
   const listing = listingOptions(context, directory, options);
@@ -82,6 +82,11 @@ async function runPrune(
     }),
   );
   output.result({ prune: result }, () => pruneLines(result, context));
+  if (result.left.some(({ problem }) => problem === ofUnknownPassphrase)) {
+    output.notice(
+      "backups of an earlier passphrase are neither counted nor removed: rotate with --keep-previous or --reencrypt-backups DIRECTORY, or remove them manually once later backups suffice",
+    );
+  }
 }
 
 function pruneLines(result: PruneResult, { output }: Context): string[] {

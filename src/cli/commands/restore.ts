@@ -5,7 +5,12 @@ import type { RestoreResult } from "../../restore/restore.js";
 import type { BackupChoice } from "../../restore/verified-backup.js";
 import { addGlobalOptions, type Context, contextOf } from "../context.js";
 import { addHelp } from "../help.js";
-import { addBundleOptions, type BundleKeyOptions, bundleOf } from "../options/bundle.js";
+import {
+  addBundleOptions,
+  type BundleKeyOptions,
+  bundleOf,
+  withKnownBundle,
+} from "../options/bundle.js";
 import {
   addSwapOptions,
   downtimeLines,
@@ -59,8 +64,9 @@ async function runRestore(
   const { recordRestoreTest } = await import("../../backup/restore-test.js");
   const choice = backupChoice(context, file, options);
   const backup = { file: await chooseBackup(choice, context.storePath) };
-  const bundle = await bundleOf(options);
   const { settings } = context;
+  const search = { backup: backup.file, directory: settings.backup?.bundle_to };
+  const bundle = await bundleOf(options, search);
   const result = await operate(
     context,
     (lock, signal) =>
@@ -82,7 +88,9 @@ async function runRestore(
       }),
     // On a new machine the store's directory, which has the lock, does not exist yet.
     { makeFolder: true, paysOwed: true },
-  );
+  ).catch(async (error: unknown) => {
+    throw bundle === undefined ? await withKnownBundle(error, search) : error;
+  });
   const { backup: from, key_id } = result.restored;
   await recordRestoreTest(context.storePath, { how: "restore", backup: from, key_id });
   context.output.result(result, () => restoreLines(result));

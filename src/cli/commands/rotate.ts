@@ -59,6 +59,17 @@ async function runRotate(context: Context, options: RotateOptions): Promise<void
     ),
   );
   context.output.result(result, () => rotateLines(result));
+  if (result.backups === null) context.output.notice(backupAdvice(result, context));
+}
+
+/** Says what becomes of the backups that were made with the previous passphrase. */
+function backupAdvice({ rotated }: RotateResult, { settings }: Context): string {
+  const keep = rotated.previous_kept
+    ? "Older backups still open with the previous passphrase in the keyring"
+    : "Older backups open only with the bundle of the previous passphrase, and prune leaves them (--keep-previous or --reencrypt-backups at the next rotate)";
+  const directory = settings.backup?.to;
+  const backup = directory === undefined ? "backup --to DIRECTORY" : "backup";
+  return `${keep}; back up now: hivemind-sqlcipher ${backup}`;
 }
 
 function rotateLines({ rotated, bundle, service, backups }: RotateResult): string[] {

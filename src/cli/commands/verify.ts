@@ -4,7 +4,12 @@ import { exitCodes } from "../../errors.js";
 import { escapeControlCharacters } from "../../text/escape.js";
 import { addGlobalOptions, type Context, contextOf } from "../context.js";
 import { addHelp } from "../help.js";
-import { addBundleOptions, type BundleKeyOptions, bundleIn } from "../options/bundle.js";
+import {
+  addBundleOptions,
+  type BundleKeyOptions,
+  bundleIn,
+  withKnownBundle,
+} from "../options/bundle.js";
 
 export function addCommand(program: Command): void {
   const command = program
@@ -28,9 +33,14 @@ async function runVerify(context: Context, file: string, options: BundleKeyOptio
   const { verifyBackup } = await import("../../backup/verify.js");
   const { recordRestoreTest } = await import("../../backup/restore-test.js");
   const { isKept } = await import("../../keys/source.js");
-  const { output, source, storePath } = context;
-  const bundle = await bundleIn(options);
-  const { path, ok, checks } = await verifyBackup(expandPath(file), bundle ?? context);
+  const { output, settings, source, storePath } = context;
+  const search = { backup: expandPath(file), directory: settings.backup?.bundle_to };
+  const bundle = await bundleIn(options, search);
+  const { path, ok, checks } = await verifyBackup(search.backup, bundle ?? context).catch(
+    async (error: unknown) => {
+      throw bundle === undefined ? await withKnownBundle(error, search) : error;
+    },
+  );
   if (bundle && ok) {
     const { key_id, passphrase } = bundle;
     if (!(await isKept(source, storePath, passphrase))) {

@@ -1,8 +1,9 @@
 /** The options that name a bundle and what opens it. */
+import { join } from "node:path";
 import type { Command } from "commander";
 import type { BundleContents, BundleOpener } from "../../bundle/bundle.js";
 import { expandPath } from "../../config/paths.js";
-import { StoreError } from "../../errors.js";
+import { isKind, StoreError, withLine, wrap } from "../../errors.js";
 import { askSecret } from "../ui/prompt.js";
 
 export interface BundleKeyOptions {
@@ -86,26 +87,67 @@ export async function requiredOpener(options: BundleKeyOptions): Promise<BundleO
   });
 }
 
+/** A backup, and the directory in which its bundle may be. */
+export interface BundleSearch {
+  readonly backup: string;
+  readonly directory: string | undefined;
+}
+
 /**
- * Returns the bundle and what opens it, or undefined if the options name neither.
+ * Returns the bundle and what opens it, or undefined if the options name neither. A key alone opens
+ * the bundle of the backup in the known directory.
  *
- * @throws {@link StoreError} usage - if they name only one of the two
+ * @throws {@link StoreError} usage - if no bundle is named or found for a key, or no key for a bundle
  */
 export async function bundleOf(
   options: BundleKeyOptions,
+  search?: BundleSearch,
 ): Promise<{ path: string; opener: BundleOpener } | undefined> {
   if (options.bundle !== undefined) {
     return { path: expandPath(options.bundle), opener: await requiredOpener(options) };
   }
-  if ((await openerOf(options)) === undefined) return undefined;
+  const opener = await openerOf(options);
+  if (opener === undefined) return undefined;
+  const path = search && (await findBundle(search));
+  if (path !== undefined) return { path, opener };
   throw new StoreError("usage", "a key for a bundle was given, but no bundle", {
     hint: "Add --bundle FILE.",
   });
 }
 
+/** Returns the path of a backup's bundle, which is named after its key; undefined if there is none. */
+export async function findBundle({ backup, directory }: BundleSearch): Promise<string | undefined> {
+  if (directory === undefined) return undefined;
+  const { bundleName } = await import("../../bundle/bundle.js");
+  const { lstatIfExists } = await import("../../fs/read.js");
+  const { identify } = await import("../../store/cipher.js");
+  const { keyId } = await identify(backup);
+  const path = keyId === undefined ? undefined : join(expandPath(directory), bundleName(keyId));
+  return path !== undefined && (await lstatIfExists(path)) ? path : undefined;
+}
+
+/**
+ * Adds to an error about a passphrase that the backup's bundle is in the known directory, so that the
+ * recovery key suffices.
+ */
+export async function withKnownBundle(error: unknown, search: BundleSearch): Promise<unknown> {
+  if (!isKind(error, "wrongPassphrase", "passphraseUnavailable")) return error;
+  const path = await findBundle(search);
+  if (path === undefined) return error;
+  return wrap(error, {
+    hint: withLine(
+      error.hint,
+      `The backup's bundle is ${path}: add --identity FILE with the recovery key.`,
+    ),
+  });
+}
+
 /** Returns the contents of the bundle that the options name, or undefined if they name none. */
-export async function bundleIn(options: BundleKeyOptions): Promise<BundleContents | undefined> {
-  const bundle = await bundleOf(options);
+export async function bundleIn(
+  options: BundleKeyOptions,
+  search?: BundleSearch,
+): Promise<BundleContents | undefined> {
+  const bundle = await bundleOf(options, search);
   if (bundle === undefined) return undefined;
   const { readBundle } = await import("../../bundle/bundle.js");
   return readBundle(bundle.path, bundle.opener);

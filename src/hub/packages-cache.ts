@@ -1,0 +1,105 @@
+/**
+ * Remembers what the hub's packages support, as long as none of them changes.
+ *
+ * Asking takes a second Python that imports all packages of the hub: more than a second of each start on
+ * a PC, several on a small board.
+ */
+import { readdir, readFile, realpath, stat } from "node:fs/promises";
+import { dirname, join } from "node:path";
+import { type Environment, stateHome } from "../config/paths.js";
+import { StoreError } from "../errors.js";
+import { makeDirectory, replaceFile } from "../fs/atomic.js";
+import { sha256Hex } from "../fs/read.js";
+import * as z from "../schema.js";
+import { askHub, type HubPackages, type HubPython, packagesSchema } from "./interpreter.js";
+
+const format = "hivemind-sqlcipher hub packages";
+
+const recordSchema = z.object({
+  format: z.literal(format),
+  version: z.literal(1),
+  /** Python's `sys.path`, below which the packages were found. */
+  paths: z.array(z.string()),
+  fingerprint: z.string(),
+  packages: packagesSchema,
+});
+
+/** The directories with the versions of packages that the answer depends on. */
+const packageMetadata = /^(?:hivemind|sqlcipher3|ovos|json_database).*\.(?:dist-info|egg-info)$/i;
+
+/**
+ * Returns what `askHub` does, from an earlier answer if the interpreter and the packages are the same.
+ * Only a good answer is remembered: packages that were repaired are asked again.
+ *
+ * @throws {@link StoreError} failed - the interpreter does not answer
+ */
+export async function askHubOnce(
+  python: HubPython,
+  environment: Environment,
+): Promise<HubPackages> {
+  const path = recordPath(python, environment);
+  const known = await readRecord(path);
+  if (known && known.fingerprint === (await fingerprint(python, known.paths, environment))) {
+    return known.packages;
+  }
+  const packages = await askHub(python, environment);
+  const { paths } = packages;
+  if (paths !== undefined && packages.takesPassword && packages.problem === null) {
+    const found = await fingerprint(python, paths, environment);
+    const record = { format, version: 1, paths, fingerprint: found, packages } as const;
+    await writeRecord(path, record);
+  }
+  return packages;
+}
+
+function recordPath(python: HubPython, environment: Environment): string {
+  const name = sha256Hex(JSON.stringify(python)).slice(0, 16);
+  return join(stateHome(environment), "hivemind-sqlcipher", `hub-packages-${name}.json`);
+}
+
+async function readRecord(path: string): Promise<z.infer<typeof recordSchema> | undefined> {
+  try {
+    return recordSchema.safeParse(JSON.parse(await readFile(path, "utf8"))).data;
+  } catch {
+    return undefined; // absent, unreadable or damaged: the hub is asked
+  }
+}
+
+/** A state directory that cannot be written, as in a hardened unit, does not stop the hub. */
+async function writeRecord(path: string, record: z.infer<typeof recordSchema>): Promise<void> {
+  try {
+    await makeDirectory(dirname(path));
+    await replaceFile(path, `${JSON.stringify(record)}\n`);
+  } catch (error) {
+    if (!(error instanceof StoreError)) throw error;
+  }
+}
+
+/** Returns a digest of the interpreter, of the versions of the packages, and of where they are. */
+async function fingerprint(
+  [program]: HubPython,
+  paths: readonly string[],
+  environment: Environment,
+): Promise<string> {
+  const variables = ["PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV"].map((name) => environment[name]);
+  const parts = [variables, await describe(program), ...(await Promise.all(paths.map(versions)))];
+  return sha256Hex(JSON.stringify(parts));
+}
+
+async function describe(path: string): Promise<unknown> {
+  try {
+    const file = await realpath(path);
+    const { mtimeMs, size } = await stat(file);
+    return [file, mtimeMs, size];
+  } catch {
+    return [path];
+  }
+}
+
+async function versions(directory: string): Promise<unknown> {
+  const names = await readdir(directory).catch(() => []);
+  return [
+    ...((await describe(directory)) as unknown[]),
+    ...names.filter((name) => packageMetadata.test(name)).sort(),
+  ];
+}

@@ -1,0 +1,99 @@
+/** Files that are mount points, as in a container: no rename replaces them. */
+import { existsSync } from "node:fs";
+import { mkdir, readdir, readFile, writeFile } from "node:fs/promises";
+import { dirname } from "node:path";
+import { expect, test } from "vitest";
+import { newClient } from "../../src/client/client.js";
+import { DatabaseFactory } from "../../src/databases/registry.js";
+import { Machine } from "../cli/machine.js";
+
+/** Runs a command in a mount namespace in which a file is mounted on itself. */
+const mounted = (path: string) => ({
+  before: [
+    ...["unshare", ...(process.geteuid?.() === 0 ? [] : ["--map-root-user"]), "--mount"],
+    ...["/bin/sh", "-ec", 'mount --bind "$0" "$0"; exec "$@"', path],
+  ],
+});
+
+test("a store that is a bind-mounted file is refused by every swap before the hub is stopped", async () => {
+  const machine = await Machine.make();
+  await machine.init("--to", machine.path("backups"), "--bundle-to", machine.path("bundles"));
+  const { document } = await machine.json("backup", "--service", "none");
+  const { path: backup } = document.backup as { path: string };
+  const before = {
+    store: await readFile(machine.store),
+    names: await readdir(dirname(machine.store)),
+  };
+  const stop = ["--stop-command", `touch '${machine.path("stopped")}'`, "--start-command", "true"];
+  for (const args of [
+    ["rotate", "--hub", "none"],
+    ["restore", backup, "--hub", "none"],
+    ["decrypt", "--hub", "none", "--yes"],
+  ]) {
+    const { code, stderr } = await machine.run([...args, ...stop], mounted(machine.store));
+    expect([args[0], code, stderr]).toEqual([
+      args[0],
+      17,
+      expect.stringContaining("is a mount point"),
+    ]);
+  }
+  expect(existsSync(machine.path("stopped"))).toBe(false);
+  expect(await readdir(dirname(machine.store))).toEqual(before.names);
+  expect(await readFile(machine.store)).toEqual(before.store);
+
+  const none = ["--hub", "none", "--service", "none"];
+  expect((await machine.run(["decrypt", ...none, "--yes"])).code).toBe(0);
+  const { code, stderr } = await machine.run(["encrypt", ...none], mounted(machine.store));
+  expect([code, stderr]).toEqual([17, expect.stringContaining("is a mount point")]);
+}, 60_000);
+
+test("a server.json that is mounted is refused before anything is copied; a failed switch goes on later", async () => {
+  const machine = await Machine.make();
+  const json = "hivemind-json-db-plugin";
+  const server = machine.path("config", "hivemind-core", "server.json");
+  await mkdir(dirname(server), { recursive: true });
+  await writeFile(
+    server,
+    JSON.stringify({ network_protocol: {}, database: { module: json, [json]: {} } }),
+  );
+  const clients = machine.path("data", "hivemind-core");
+  {
+    await using database = await DatabaseFactory.create(json, { subfolder: clients });
+    await database.addItems([newClient({ client_id: 1, api_key: "a" })]);
+  }
+  await machine.init();
+  const target = "hivemind-sqlcipher-db-plugin";
+  const migrate = ["migrate", "--from", json, "--to", target, "--switch", "--hub", "none"];
+  const refused = await machine.run(migrate, mounted(server));
+  expect([refused.code, refused.stderr]).toEqual([17, expect.stringContaining("is a mount point")]);
+  expect((await machine.json("list-clients")).document.clients).toEqual([]);
+
+  // Copied and compared, but the last step fails: server.json cannot be replaced.
+  const failing = await machine.run(migrate, {
+    env: { NODE_OPTIONS: `--require ${await failingRename(machine)}` },
+  });
+  expect(failing.code).toBe(18);
+  expect(failing.stderr).toContain("device or resource busy");
+  expect(await readFile(server, "utf8")).toContain(`"module":"${json}"`);
+  const again = await machine.run(migrate);
+  expect([again.code, again.stderr]).toEqual([0, expect.any(String)]);
+  expect(await readFile(server, "utf8")).toContain("hivemind-sqlite-db-plugin");
+  expect((await machine.json("list-clients")).document.clients).toHaveLength(1);
+}, 60_000);
+
+/** A module that lets the rename to server.json fail, as on a file that was mounted meanwhile. */
+async function failingRename(machine: Machine): Promise<string> {
+  const path = machine.path("busy.cjs");
+  await writeFile(
+    path,
+    `const promises = require("node:fs/promises");
+const { rename } = promises;
+promises.rename = async (from, to) => {
+  if (to.endsWith("server.json")) throw Object.assign(new Error("busy"), { code: "EBUSY" });
+  return rename(from, to);
+};
+require("node:module").syncBuiltinESMExports();
+`,
+  );
+  return path;
+}
