@@ -509,6 +509,54 @@ test("a hub with a JSON database: the fixes move its clients and delete what is 
   expect(await store.counts()).toEqual({ active: 1, revoked: 0 });
 }, 120_000);
 
+test("a hub in a restart loop: backup names the ways that stop nothing", async () => {
+  const site = await Site.make();
+  const name = `${uniqueName()}.service`;
+  onTestFinished(() => removeUnits(name));
+  await writeUnits({ [name]: "[Service]\nExecStart=/bin/false\nRestart=always\nRestartSec=1\n" });
+  await systemctl("start", name);
+  const unit = ["--service", "systemd-user", "--unit", name];
+  const { code, stderr } = await site.run("backup", ...unit);
+  expect(code).toBe(15);
+  expect(stderr).toMatch(/no backup was made[\s\S]*--online, or --service none/);
+  expect(
+    (await site.run("backup", "--service", "systemd-user", "--unit", name, "--online")).code,
+  ).toBe(0);
+  expect(await site.findings("interrupted")).toEqual([]);
+}, 60_000);
+
+test("a locked keyring on a machine with a unit that unlocks it: the fix restarts the unit", async () => {
+  const machine = await Machine.make();
+  const command = `'${process.execPath}' '${root}dist/cli/main.js'`;
+  const inSession = (script: string, ...options: string[]) =>
+    exec(`${root}scripts/private-session`, [
+      ...options,
+      ...[machine.path("home"), "/bin/sh", "-ec", script],
+    ]);
+  await inSession(`${command} init --recovery-key-file $HOME/key.txt`);
+  const units = machine.path("home", ".config", "systemd", "user");
+  await writeFile(
+    join(units, "hivemind-sqlcipher-keyring.service"),
+    `[Service]
+Type=forking
+ExecStart=/bin/sh -c 'printf private-session | gnome-keyring-daemon --replace --unlock --components=secrets'
+ExecStartPost=/bin/sh -c 'until busctl --user status org.freedesktop.secrets >/dev/null 2>&1; do sleep 0.1; done'
+`,
+  );
+  const finding = `${command} doctor --json | grep -o '"name":"keyring","ok":[a-z]*,[^}]*' || true`;
+  const { stdout } = await inSession(
+    `${finding}
+     systemctl --user restart hivemind-sqlcipher-keyring.service
+     ${finding}`,
+    "--keyring=locked",
+  );
+  const [before, after] = stdout.trim().split("\n");
+  expect(before).toMatch(
+    /"ok":false.*"fix":"systemctl --user restart hivemind-sqlcipher-keyring.service"/,
+  );
+  expect(after).toContain('"ok":true');
+}, 60_000);
+
 test("no chmod is advised where a file system has no permissions", async () => {
   const { machine } = await Site.make();
   await chmod(machine.path("backups"), 0o777);
