@@ -84,6 +84,11 @@ export async function findMissingDirectories(
   return missing.filter((directory) => directory !== undefined);
 }
 
+/** Returns the directories that operations on a store have used, whether they exist now or not. */
+export async function usedDirectories(storePath: string): Promise<string[]> {
+  return Object.keys(await readRecord(storePath));
+}
+
 async function findMissing(
   path: string,
   mountPoints: MountPoints,

@@ -7,7 +7,7 @@ import { type ListedBackup, listBackups } from "../backup/listing.js";
 import { manifestPath, newestBackup, readManifest } from "../backup/manifest.js";
 import { findLastRestoreTest } from "../backup/restore-test.js";
 import { bundleName, describeBundle, isVerified } from "../bundle/bundle.js";
-import { findMissingDirectories } from "../config/known-directories.js";
+import { findMissingDirectories, usedDirectories } from "../config/known-directories.js";
 import { hasCode, isKind, StoreError, systemError } from "../errors.js";
 import type { PassphraseSource } from "../keys/source.js";
 import { programsOfUnits } from "../service/programs.js";
@@ -64,7 +64,8 @@ export async function checkLastBackup(
         "last-backup",
         "warning",
         `${detail}; the newest that counts: ${counted}`,
-        "hivemind-sqlcipher backup",
+        // A later backup does not become the newest while this one is from the future.
+        isFromFuture(doubtful) ? moveAway(doubtful) : "hivemind-sqlcipher backup",
       ),
     ];
   }
@@ -98,10 +99,14 @@ export async function checkLastBackup(
 }
 
 /** Only the operator knows whether the clock or the backup is wrong. */
-function moveAwayFix({ path, manifest }: ListedBackup): string {
+function moveAwayFix(backup: ListedBackup): string {
+  return `Set the clock if date shows a wrong time; if it is right: ${moveAway(backup)}`;
+}
+
+function moveAway({ path, manifest }: ListedBackup): string {
   const files = [path, manifest].map(shellQuote).join(" ");
-  const directory = shellQuote(join(dirname(path), "wrong-clock"));
-  return `Set the clock if date shows a wrong time; if it is right: mkdir -p -m 700 ${directory} && mv ${files} ${directory}`;
+  const directory = shellQuote(join(dirname(path), "set-aside"));
+  return `mkdir -p -m 700 ${directory} && mv ${files} ${directory}`;
 }
 
 /**
@@ -159,9 +164,10 @@ export async function checkBundle(
   const together = [];
   if (device === (await deviceOf(dirname(storePath)))) together.push("the store");
   if (backupFolder && device === (await deviceOf(backupFolder))) together.push("the backups");
+  const copy = together.length === 0 ? undefined : await findCopyElsewhere(locations, keyId);
   checks.push(
-    together.length === 0
-      ? good("bundle-disk", "the bundle is on a disk of its own")
+    together.length === 0 || copy !== undefined
+      ? good("bundle-disk", `the bundle is on ${copy ?? "a disk of its own"}`)
       : finding(
           "bundle-disk",
           "warning",
@@ -170,6 +176,22 @@ export async function checkBundle(
         ),
   );
   return checks;
+}
+
+/** Finds a copy of the bundle on a disk that has neither the store nor the backups. */
+async function findCopyElsewhere(
+  { backupFolder, storePath }: StoreLocations,
+  keyId: string | undefined,
+): Promise<string | undefined> {
+  if (keyId === undefined) return undefined;
+  const used = [dirname(storePath), ...(backupFolder === undefined ? [] : [backupFolder])];
+  const devices = await Promise.all(used.map(deviceOf));
+  for (const directory of await usedDirectories(storePath)) {
+    const path = join(directory, bundleName(keyId));
+    const device = await deviceOf(path);
+    if (device !== undefined && !devices.includes(device)) return path;
+  }
+  return undefined;
 }
 
 async function checkVerificationRecord(path: string, key: StoreKey | undefined): Promise<Check> {

@@ -2,6 +2,7 @@
  * Each fix that doctor prints is executed as it is printed, and its finding is gone afterwards. A fix
  * that was never carried out has done harm: it deleted the only database of a hub.
  */
+import { mkdtempSync } from "node:fs";
 import { chmod, copyFile, mkdir, readFile, rm, writeFile } from "node:fs/promises";
 import { hostname } from "node:os";
 import { basename, dirname, join } from "node:path";
@@ -45,7 +46,7 @@ class Site {
    * @param unitsOfUser - uses the directory where the user's manager reads units, and so a settings
    *   file of another name
    */
-  static async make({ unitsOfUser = false } = {}): Promise<Site> {
+  static async make({ unitsOfUser = false, init = [] as string[] } = {}): Promise<Site> {
     const machine = await Machine.make();
     const bin = machine.path("bin");
     await mkdir(bin);
@@ -64,7 +65,14 @@ class Site {
     };
     const site = new Site(machine, here, environment);
     await machine.init(
-      ...["--to", machine.path("backups"), "--bundle-to", machine.path("bundles"), ...here],
+      ...[
+        "--to",
+        machine.path("backups"),
+        "--bundle-to",
+        machine.path("bundles"),
+        ...here,
+        ...init,
+      ],
     );
     return site;
   }
@@ -120,7 +128,7 @@ function commandIn(fix: string): string {
 }
 
 /** Copies a backup and signs it with another time. */
-async function madeAt(site: Site, newest: string, at: string): Promise<void> {
+async function madeAt(site: Site, newest: string, at: string): Promise<string> {
   const path = backupPath(dirname(newest), site.machine.store, new Date(at));
   await copyFile(newest, path);
   const { format, version, mac, ...contents } = await readManifest(manifestPath(newest));
@@ -131,6 +139,13 @@ async function madeAt(site: Site, newest: string, at: string): Promise<void> {
   await connection.close();
   const dated = { ...contents, created_at: at, file: basename(path), hostname: hostname() };
   await writeFile(manifestPath(path), formatManifest(signManifest(dated, key)));
+  return path;
+}
+
+async function alterManifest(backup: string): Promise<void> {
+  const path = manifestPath(backup);
+  const text = await readFile(path, "utf8");
+  await writeFile(path, text.replace(/"active": \d+/, '"active": 77'));
 }
 
 interface Row {
@@ -220,12 +235,53 @@ const rows: Row[] = [
     arrange: async (site) => madeAt(site, await site.backup(), "2199-03-01T01:00:00.000Z"),
   },
   {
+    problem: "a newest backup whose manifest was altered",
+    finding: "last-backup",
+    detail: /does not count, because its manifest was altered/,
+    arrange: async (site) => alterManifest(await site.backup()),
+  },
+  {
+    problem: "a forged backup from the future",
+    finding: "last-backup",
+    detail: /does not count, because its manifest was altered/,
+    arrange: async (site) =>
+      alterManifest(await madeAt(site, await site.backup(), "2199-03-01T01:00:00.000Z")),
+  },
+  {
     problem: "no bundle",
     finding: "bundle",
     detail: /no such file|there is no bundle/,
     arrange: async ({ machine }) => {
       await rm(machine.path("bundles"), { recursive: true });
       await mkdir(machine.path("bundles"), { mode: 0o700 });
+    },
+  },
+  {
+    problem: "settings without a directory for backups",
+    finding: "last-backup",
+    detail: /name no directory for backups/,
+    arrange: (site) => changeBackupSettings(site, ({ bundle_to }) => ({ bundle_to })),
+    known: ({ machine }) => ({
+      DIRECTORY: machine.path("backups"),
+      ANOTHER: machine.path("bundles"),
+    }),
+  },
+  {
+    problem: "settings without a directory for bundles",
+    finding: "bundle",
+    detail: /name no directory for bundles/,
+    arrange: (site) => changeBackupSettings(site, ({ to }) => ({ to })),
+    known: ({ machine }) => ({ DIRECTORY: machine.path("bundles") }),
+  },
+  {
+    problem: "a bundle on the disk of the store",
+    finding: "bundle-disk",
+    detail: /on the same disk as the store/,
+    arrange: async () => undefined,
+    known: () => {
+      const disk = mkdtempSync("/dev/shm/hivemind-bundles-");
+      onTestFinished(() => rm(disk, { recursive: true }));
+      return { DIRECTORY: disk };
     },
   },
   {
@@ -257,6 +313,15 @@ const rows: Row[] = [
     },
   },
 ];
+
+async function changeBackupSettings(
+  { machine }: Site,
+  change: (backup: Record<string, string>) => Record<string, string | undefined>,
+): Promise<void> {
+  const path = machine.path("config", "hivemind-sqlcipher", "config.json");
+  const settings = JSON.parse(await readFile(path, "utf8"));
+  await writeFile(path, JSON.stringify({ ...settings, backup: change(settings.backup) }));
+}
 
 function serverJsonOf({ machine }: Site): string {
   return machine.path("config", "hivemind-core", "server.json");
@@ -481,6 +546,26 @@ test.each([
   },
   180_000,
 );
+
+test("a store of SQLCipher 3 and a hub with SQLCipher 4: the fix converts the store", async () => {
+  const site = await Site.make({ init: ["--cipher-compatibility", "3"] });
+  const python = join(dirname(await hubScript("development")), "python");
+  await writeServerJson(site);
+  const { machine } = site;
+  const hub = machine.path("bin", "hivemind-core");
+  await writeFile(hub, "#!/bin/sh\nexec sleep infinity\n", { mode: 0o755 });
+  const name = `${uniqueName()}.service`;
+  onTestFinished(() => removeUnits(name));
+  const xdg = ["DATA", "CONFIG", "STATE"].map(
+    (kind) => `Environment="XDG_${kind}_HOME=${machine.environment[`XDG_${kind}_HOME`]}"\n`,
+  );
+  const start = `${process.execPath} ${root}dist/cli/main.js run -- ${hub} listen`;
+  await writeUnits({ [name]: `[Service]\n${xdg.join("")}ExecStart=${start}\n` });
+  const [found] = await site.findings("hub", "--hub-python", python);
+  expect(found?.detail).toMatch(/the store has format 3/);
+  await site.type(found?.fix ?? "");
+  expect(await site.findings("hub", "--hub-python", python)).toEqual([]);
+}, 60_000);
 
 test("a hub with a JSON database: the fixes move its clients and delete what is left", async () => {
   const site = await Site.make();
