@@ -170,7 +170,7 @@ async function assertSameUser(
     "refused",
     `${unit.name} runs as user ${user}, but ${storePath} belongs to user ${owner}`,
     {
-      hint: `Set User= in ${unit.name}, or name the unit of this store (--unit) or the store of this unit (--db), or use --service none if nothing uses the store.`,
+      hint: `Set User= in ${unit.name}, name the store of this unit with --db, or use --service none if nothing uses ${storePath}.`,
     },
   );
 }
