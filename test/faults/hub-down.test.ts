@@ -141,9 +141,10 @@ async function clientsOf(machine: Machine): Promise<string[]> {
 }
 
 test("a restore does not wait for the unit, which may be down because of the store, and starts it, whatever unit is named", async () => {
-  const { machine, unit, journal, ok, restore } = await withBackup();
-  const other = ["--service", "none"];
-  const restored = await machine.run([...restore, ...other, "--json"], {
+  const { machine, unit, journal, ok, restore, service } = await withBackup();
+  // Options that contradict each other, as --unit and --service none, are refused.
+  const other = [...restore.slice(0, -service.length), "--service", "none"];
+  const restored = await machine.run([...other, "--json"], {
     env: atStep({ "restore.renamed": `touch '${ok}'` }),
   });
   expect([restored.code, restored.stderr]).toEqual([0, expect.stringContaining("restore")]);
