@@ -15,11 +15,12 @@ import { inspectKeyring } from "../../src/keys/inspect.js";
 
 const run = promisify(execFile);
 
-/** No service can be started by its name on this bus: what is there was put there. */
+/** Starts nothing by its name but the services in the folder: what is on this bus was put there. */
 function busConfiguration(folder: string): string {
   return `<!DOCTYPE busconfig PUBLIC "-//freedesktop//DTD D-Bus Bus Configuration 1.0//EN"
  "http://www.freedesktop.org/standards/dbus/1.0/busconfig.dtd">
 <busconfig><type>session</type><listen>unix:path=${folder}/bus</listen>
+<servicedir>${folder}/services</servicedir>
 <policy context="default"><allow send_destination="*" eavesdrop="true"/><allow eavesdrop="true"/><allow own="*"/></policy></busconfig>`;
 }
 
@@ -44,8 +45,10 @@ export class OwnBus implements AsyncDisposable {
     private readonly daemon: ChildProcess,
   ) {}
 
-  static async start(): Promise<OwnBus> {
+  /** @param variables - of every program on this bus, such as DISPLAY */
+  static async start(variables: Record<string, string> = {}): Promise<OwnBus> {
     const folder = await mkdtemp(join(tmpdir(), "bus-"));
+    await mkdir(join(folder, "services"));
     await mkdir(join(folder, ".local/share/keyrings"), { recursive: true });
     await writeFile(join(folder, "bus.conf"), busConfiguration(folder));
     const environment = {
@@ -53,6 +56,7 @@ export class OwnBus implements AsyncDisposable {
       HOME: folder,
       XDG_RUNTIME_DIR: folder,
       DBUS_SESSION_BUS_ADDRESS: `unix:path=${folder}/bus`,
+      ...variables,
     };
     const daemon = spawn(
       "dbus-daemon",
@@ -67,6 +71,15 @@ export class OwnBus implements AsyncDisposable {
   enter(): void {
     process.env.DBUS_SESSION_BUS_ADDRESS = this.environment.DBUS_SESSION_BUS_ADDRESS;
     process.env.XDG_RUNTIME_DIR = this.folder;
+  }
+
+  /** Has a program started when its name is needed. Call it before anything asks for the name. */
+  async addService(name: string, program: string): Promise<void> {
+    const text = `[D-BUS Service]\nName=${name}\nExec=${program}\n`;
+    await writeFile(join(this.folder, "services", `${name}.service`), text);
+    await this.shell(
+      "busctl --user call org.freedesktop.DBus /org/freedesktop/DBus org.freedesktop.DBus ReloadConfig",
+    );
   }
 
   /** With a password the default keyring is made, or opened; without one there is a daemon, and no keyring. */
@@ -142,9 +155,8 @@ export class OwnBus implements AsyncDisposable {
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
-    if ((await stateOf(this.environment)) !== "no keyring") {
-      await this.signalKeyring("SIGKILL");
-    }
+    // The provider may have ended before.
+    await this.signalKeyring("SIGKILL").catch(() => undefined);
     this.daemon.kill();
     await once(this.daemon, "exit");
     await rm(this.folder, { recursive: true, force: true });
