@@ -6,6 +6,7 @@ import { dataHome, expandPath, realPath } from "../config/paths.js";
 import { StoreError } from "../errors.js";
 import { claimName, createFile, makeDirectory, stagedName } from "../fs/atomic.js";
 import { assertNoStraySidecars } from "../fs/sidecars.js";
+import { missingStoreError } from "../keys/moved-store.js";
 import { parseSource, withoutKeyCache } from "../keys/source.js";
 import { unlockStore } from "../keys/unlock.js";
 import * as z from "../schema.js";
@@ -60,7 +61,8 @@ export const sqlcipherPlugin: DatabasePlugin = {
         mode: "readwrite",
       });
     }
-    if (mode === "create" && (await identify(path)).format === "absent") {
+    if ((await identify(path)).format === "absent") {
+      if (mode !== "create") throw await missingStoreError(path);
       await makeDirectory(dirname(path));
       return ClientStore.create(path, settings.password);
     }
