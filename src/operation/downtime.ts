@@ -191,19 +191,20 @@ export class Downtime {
     try {
       await this.#service.stop();
     } catch (error) {
-      this.#isStopBegun = !(await this.#isSameRun());
+      this.#isStopBegun = !(await this.#isUntouched());
       throw error;
     }
   }
 
   /**
-   * Returns whether the service is in the run that was to be stopped. A manager that denies a stop to this
-   * user also denies the start, which must not be owed then.
+   * Returns whether the stop was denied: the same run goes on, and no stop is queued that ends it later. A
+   * manager that denies a stop to this user also denies the start, which must not be owed then. With
+   * dependents, some may be stopped already.
    */
-  async #isSameRun(): Promise<boolean> {
-    if (this.#invocation === undefined) return false;
+  async #isUntouched(): Promise<boolean> {
+    if (this.#invocation === undefined || this.stopped.dependents.length > 0) return false;
     const state = await this.#service.state().catch(() => undefined);
-    return state?.active === true && state.invocation === this.#invocation;
+    return state?.active === true && !state.hasJob && state.invocation === this.#invocation;
   }
 
   /**

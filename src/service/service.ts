@@ -19,6 +19,8 @@ export interface ServiceState {
   readonly active: boolean;
   /** Whether the service has ended and waits for its next start. */
   readonly restarting?: boolean;
+  /** Whether the manager has a start or stop of it to do. */
+  readonly hasJob?: boolean;
   /** Identifies this run of the service. Absent where the kind has no such identifier. */
   readonly invocation?: string;
   readonly mainPid?: number;

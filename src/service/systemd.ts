@@ -114,7 +114,7 @@ export class SystemdUnit implements Service {
     const deadline = performance.now() + this.stopTimeoutMs;
     for (;;) {
       const [unit = {}] = await this.#show(
-        ["ActiveState", "SubState", "InvocationID", "MainPID", "ControlGroup"],
+        ["ActiveState", "SubState", "InvocationID", "MainPID", "ControlGroup", "Job"],
         [this.name],
       );
       if (unit.ControlGroup) this.#controlGroup = unit.ControlGroup;

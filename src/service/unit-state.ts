@@ -67,6 +67,7 @@ export function toServiceState(unit: Properties): ServiceState {
   return {
     active: isActive(unit),
     ...(isRestarting(unit) && { restarting: true }),
+    ...(Number(unit.Job) > 0 && { hasJob: true }),
     ...(unit.InvocationID ? { invocation: unit.InvocationID } : {}),
     ...(mainPid > 0 ? { mainPid } : {}),
   };

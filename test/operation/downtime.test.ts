@@ -133,6 +133,17 @@ test("a service whose stop was refused is not owed a start", async () => {
   await downtime.start();
 });
 
+test("a service whose stop is queued, or whose dependents may be stopped, is owed a start", async () => {
+  const choice = { service: "systemd", unit: "hub", storePath: "/nonexistent/clients.db" } as const;
+  const queued = { state: async () => ({ active: true, invocation: "0123", hasJob: true }) };
+  for (const change of [queued, { activeDependents: async () => ["satellite.service"] }]) {
+    const service = Object.assign(deniedService(), change);
+    const downtime = await Downtime.of({ service, choice, wasActive: true });
+    await expect(downtime.stop()).rejects.toMatchObject({ message: "Access denied" });
+    expect(downtime.hasBegun).toBe(true);
+  }
+});
+
 test("a service that went down although its stop failed is started", async () => {
   let isActive = true;
   const start = vi.fn(async () => ({ upAt: 0, wasUp: false }));

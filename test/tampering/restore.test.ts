@@ -161,7 +161,8 @@ test("a pipe, or a file without end, in the place of a manifest, a bundle or the
       [() => make(manifestPath(newer.path)), ["backups", folder, ...source], 0],
       [() => make(manifestPath(newer.path)), ["verify", newer.path, ...source], 14],
       [() => make(bundle), ["bundle", "show", bundle], 14],
-      [() => make(machine.path("settings")), ["status", "--config", machine.path("settings")], 14],
+      [() => make(machine.path("settings")), ["status", "--config", machine.path("settings")], 0],
+      [() => {}, ["list-clients", "--config", machine.path("settings")], 14],
     );
   }
   const hung: string[] = [];
