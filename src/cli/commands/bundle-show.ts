@@ -38,15 +38,22 @@ async function showBundle(context: Context, file: string, options: ShowOptions):
   const { passphrase, ...rest } = contents ?? {};
   const shown = options.showPassphrase ? { ...rest, passphrase } : rest;
   const document = { bundle: { ...description, ...(contents && { contents: shown }) } };
+  const proof = description.proof && proofText(description.proof);
   context.output.result(document, () => [
-    ...Object.entries({ ...description, ...shown })
+    ...Object.entries({ ...description, proof, ...shown })
       .filter(([label]) => label !== "how_to_open")
       .map(([label, value]) => `${`${label}:`.padEnd(21)} ${valueText(value)}`),
     ...(contents ? ["", ...contents.how_to_open.map(escapeControlCharacters)] : []),
   ]);
 }
 
+function proofText({ recipients, matches }: { recipients: string[]; matches: boolean }): string {
+  return matches
+    ? `the bundle opens with the key of ${recipients.join(", ")}`
+    : "of another bundle";
+}
+
 function valueText(value: unknown): string {
-  if (Array.isArray(value)) return escapeControlCharacters(value.join(", "));
-  return escapeControlCharacters(typeof value === "object" ? JSON.stringify(value) : String(value));
+  if (value === null || value === undefined) return "none";
+  return escapeControlCharacters(Array.isArray(value) ? value.join(", ") : String(value));
 }
