@@ -109,7 +109,7 @@ test("at schema 0 blacklists go into the columns that released hubs read", async
   }
   await machine.run(["blacklist-skill", "s1", "1"]);
   const last = await machine.run(["blacklist-msg", "speak", "1"]);
-  expect(last.stderr).toContain("reads an empty list as the default one");
+  expect(last.stderr).toContain("reads an empty list as the default list");
   await using store = await opened(machine);
   expect(await store.connection.get(`SELECT ${columns} FROM clients WHERE client_id = 1`)).toEqual({
     skill_blacklist: '["s1"]',

@@ -1,6 +1,6 @@
 /**
  * The life of a store with each provider of the Secret Service, and its dialogs: answered late,
- * dismissed, left alone. gnome-keyring and KeePassXC always; KWallet and oo7 in scripts/prove.
+ * dismissed, left alone.
  */
 import { spawn } from "node:child_process";
 import { once } from "node:events";
@@ -14,8 +14,6 @@ import {
   dismiss,
   gnomeKeyring,
   keepassXC,
-  kwallet,
-  oo7,
   type ProviderUnderTest,
   type RunningProvider,
 } from "./providers.js";
@@ -27,13 +25,10 @@ const lateMs = 7_000;
 const providers: [string, ProviderUnderTest][] = [
   ["gnome-keyring", gnomeKeyring],
   ["KeePassXC with a confirmation of each access", keepassXC({ confirm: true })],
-  ...((proving
-    ? [
-        ["KeePassXC without confirmations", keepassXC({ confirm: false })],
-        ["KWallet", kwallet],
-        ["oo7", oo7],
-      ]
-    : []) as [string, ProviderUnderTest][]),
+  ...((proving ? [["KeePassXC without confirmations", keepassXC({ confirm: false })]] : []) as [
+    string,
+    ProviderUnderTest,
+  ][]),
 ];
 
 describe.each(providers)("%s", (_name, provider) => {

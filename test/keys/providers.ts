@@ -1,13 +1,11 @@
 /** The programs that serve the Secret Service, each with its dialogs on a display of its own. */
-import { type ChildProcess, execFile, spawn } from "node:child_process";
+import { type ChildProcess, spawn } from "node:child_process";
 import { mkdir, writeFile } from "node:fs/promises";
 import { join } from "node:path";
-import { promisify } from "node:util";
 import { vi } from "vitest";
 import { type Answer, Desktop } from "./desktop.js";
 import { OwnBus } from "./own-keyring.js";
 
-const run = promisify(execFile);
 const password = "open sesame";
 
 export interface RunningProvider extends AsyncDisposable {
@@ -101,71 +99,15 @@ export function keepassXC(options: { confirm: boolean; locked?: boolean }): Prov
   };
 }
 
-/** Built from its crate by scripts/prove; `OO7_DAEMON` is its path. */
-export const oo7: ProviderUnderTest = {
-  name: "oo7",
-  allow: { type: password, key: "Return" },
-  asks: "when locked",
-  start: () => {
-    const processes: ChildProcess[] = [];
-    return startOnDesktop("Unlock|Authentication|gcr-prompter|Keyring", processes, async (bus) => {
-      await bus.addService("org.gnome.keyring.SystemPrompter", "/usr/libexec/gcr-prompter");
-      const child = spawn(process.env.OO7_DAEMON ?? "oo7-daemon", ["--login"], {
-        env: bus.environment,
-        stdio: ["pipe", "ignore", "ignore"],
-      });
-      child.stdin?.end(password);
-      processes.push(child);
-      await vi.waitFor(() => assertCollection(bus), { timeout: 30_000, interval: 200 });
-      return { lock: () => bus.lock("login") };
-    });
-  },
-};
-
-export const kwallet: ProviderUnderTest = {
-  name: "KWallet",
-  allow: { type: password, key: "Return" },
-  asks: "when locked",
-  start: () => {
-    const processes: ChildProcess[] = [];
-    return startOnDesktop("KDE Wallet|KWallet|Wallet", processes, async (bus, desktop) => {
-      await mkdir(join(bus.folder, ".config"), { recursive: true });
-      await writeFile(
-        join(bus.folder, ".config/kwalletrc"),
-        "[Wallet]\nEnabled=true\nFirst Use=false\nPrompt on Open=false\nUse One Wallet=true\nDefault Wallet=kdewallet\n[org.freedesktop.secrets]\napiEnabled=true\n",
-      );
-      const child = spawn("kwalletd5", [], {
-        env: { ...bus.environment, QT_QPA_PLATFORM: "xcb" },
-        stdio: "ignore",
-      });
-      processes.push(child);
-      // A new wallet: its password twice.
-      desktop.answer({ type: `${password}\t${password}`, key: "Return" });
-      await vi.waitFor(() => assertName(bus), { timeout: 30_000, interval: 200 });
-      await bus.shell(
-        "busctl --user call org.kde.kwalletd5 /modules/kwalletd5 org.kde.KWallet open sxs kdewallet 0 test",
-      );
-      await vi.waitFor(() => assertCollection(bus), { timeout: 30_000, interval: 200 });
-      return {
-        lock: async () => {
-          await bus.shell(
-            "busctl --user call org.kde.kwalletd5 /modules/kwalletd5 org.kde.KWallet closeAllWallets",
-          );
-        },
-      };
-    });
-  },
-};
-
 async function startOnDesktop(
   titles: string,
   processes: ChildProcess[],
-  begin: (bus: OwnBus, desktop: Desktop) => Promise<{ lock(): Promise<void> }>,
+  begin: (bus: OwnBus) => Promise<{ lock(): Promise<void> }>,
 ): Promise<RunningProvider> {
   const desktop = await Desktop.start();
   const bus = await OwnBus.start({ DISPLAY: desktop.display });
   desktop.watch(titles);
-  const { lock } = await begin(bus, desktop);
+  const { lock } = await begin(bus);
   return {
     ...{ bus, desktop, lock },
     [Symbol.asyncDispose]: async () => {
@@ -174,11 +116,6 @@ async function startOnDesktop(
       await desktop[Symbol.asyncDispose]();
     },
   };
-}
-
-async function assertName(bus: OwnBus): Promise<void> {
-  const status = "busctl --user status org.freedesktop.secrets >&2";
-  await run("bash", ["-c", status], { env: bus.environment });
 }
 
 async function assertCollection(bus: OwnBus): Promise<void> {
