@@ -50,7 +50,7 @@ export function parseOrigin(text: string): Origin | undefined {
 /** Returns the deepest service in the path of a control group. */
 function unitIn(path: string): Origin | undefined {
   const [, uid, below = path] = /\/user@(\d+)\.service(\/.*|$)/.exec(path) ?? [];
-  const [unit] = below.match(/[^/]+\.service(?=\/|$)/g)?.slice(-1) ?? [];
+  const unit = below.split("/").findLast((name) => name.endsWith(".service"));
   if (unit === undefined) return undefined;
   return uid === undefined
     ? { kind: "systemd", unit }
