@@ -50,7 +50,10 @@ export function parseOrigin(text: string): Origin | undefined {
 /** Returns the deepest service in the path of a control group. */
 function unitIn(path: string): Origin | undefined {
   const [, uid, below = path] = /\/user@(\d+)\.service(\/.*|$)/.exec(path) ?? [];
-  const unit = below.split("/").findLast((name) => name.endsWith(".service"));
+  const unit = below
+    .split("/")
+    .filter((name) => name.endsWith(".service"))
+    .pop();
   if (unit === undefined) return undefined;
   return uid === undefined
     ? { kind: "systemd", unit }
