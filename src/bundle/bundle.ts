@@ -109,7 +109,8 @@ export function bundleName(keyId: string): string {
 /**
  * Returns the recipients of a bundle, sorted; none for a bundle with a passphrase.
  *
- * @throws {@link StoreError} `usage` - without recipient and passphrase, or for a malformed recipient
+ * @throws {@link StoreError} `usage` - without recipient and passphrase, or for a malformed
+ *   recipient
  */
 export function bundleRecipients({
   recipients,
@@ -157,15 +158,17 @@ export async function writeBundle(request: BundleRequest): Promise<Bundle> {
         : { identity: verifier };
     await verifyOpens(staged, encrypted, opener, request);
     await supersede(path);
+    // Before the bundle has its name: the record tells whether a recovery key is in use.
+    await replaceFile(
+      verificationRecordPath(path),
+      `${JSON.stringify(createVerificationRecord(encrypted, recipients, request.key))}\n`,
+    );
     await claimName(staged, path);
   } catch (error) {
     await rm(staged, { force: true });
+    if (!(await lstatIfExists(path))) await rm(verificationRecordPath(path), { force: true });
     throw error;
   }
-  await replaceFile(
-    verificationRecordPath(path),
-    `${JSON.stringify(createVerificationRecord(encrypted, recipients, request.key))}\n`,
-  );
   return { path, keyId, recipients, reused: false };
 }
 

@@ -4,16 +4,17 @@
  * The order makes a kill harmless. First everything is tried. Then the passphrase is stored in the
  * keyring and read back, then the recovery key is handed out, then the store is written under
  * another name and renamed when it is complete. The next `init` uses a passphrase without a store.
+ * A failure removes what was made.
  */
 import { stat } from "node:fs/promises";
 import { dirname } from "node:path";
-import { writeBundle } from "../bundle/bundle.js";
+import { type Bundle, removeBundle, writeBundle } from "../bundle/bundle.js";
 import { assertPlacement } from "../bundle/placement.js";
 import { planRecipients, type RecipientOptions } from "../bundle/recipients.js";
 import { loadSection, type Settings, saveSection } from "../config/settings.js";
 import { hasCode, StoreError, systemError } from "../errors.js";
-import { makeDirectory } from "../fs/atomic.js";
-import { assertNoStraySidecars } from "../fs/sidecars.js";
+import { makeDirectory, removeFile } from "../fs/atomic.js";
+import { assertNoStraySidecars, sidecars } from "../fs/sidecars.js";
 import {
   assertKeyringUsable,
   deleteEntry,
@@ -126,6 +127,7 @@ async function forgetPassphrase(storePath: string): Promise<void> {
   if ((await identify(storePath)).format === "absent") await deleteEntry(storePath, "current");
 }
 
+/** Creates the store, its bundle and its settings. If any of them fails, none stays. */
 async function createStore(
   options: InitOptions,
   storePath: string,
@@ -139,20 +141,28 @@ async function createStore(
   });
   await store.close();
   emitStep("init.store-made");
-  const { key } = store;
-  await saveSection(options.settings, {
-    ...(await loadSection(options.settings)),
-    ...options.remember,
-    passphrase_source: formatSource(source),
-  });
+  const { key, keyId } = store;
+  let bundle: Bundle | undefined;
+  try {
+    if (bundleDirectory !== undefined) {
+      const directory = bundleDirectory;
+      bundle = await writeBundle({ directory, storePath, passphrase, key, recipients });
+    }
+    await saveSection(options.settings, {
+      ...(await loadSection(options.settings)),
+      ...options.remember,
+      passphrase_source: formatSource(source),
+    });
+  } catch (error) {
+    if (bundle?.reused === false) await removeBundle(dirname(bundle.path), keyId);
+    // Nobody else has the passphrase yet, so the store is empty.
+    for (const suffix of ["", ...sidecars]) await removeFile(storePath + suffix);
+    throw error;
+  }
   emitStep("init.settings-saved");
-  const bundle =
-    bundleDirectory === undefined
-      ? undefined
-      : await writeBundle({ directory: bundleDirectory, storePath, passphrase, key, recipients });
   return {
     path: storePath,
-    key_id: store.keyId,
+    key_id: keyId,
     schema_version: schemaVersion,
     cipher_compatibility: key.cipherCompatibility,
     passphrase_source: formatSource(source),

@@ -8,6 +8,7 @@ import { getEntry } from "../../src/keys/keyring.js";
 import { ClientStore } from "../../src/store/client-store.js";
 import { OwnBus } from "../keys/own-keyring.js";
 import { fixtures } from "../store/temporary.js";
+import { failingRename } from "./failing-rename.js";
 import { Machine } from "./machine.js";
 
 const exists = (path: string) =>
@@ -95,19 +96,39 @@ test("an init that fails for want of a keyring hands out no key, and leaves no r
   expect(await recipientsOf(machine)).toHaveLength(1);
 });
 
-test("an init that fails after the key was written takes key, recipient and passphrase back", async () => {
+test.each([
+  ["bundle", ".bundle.age"],
+  ["bundle's verification record", ".bundle.age.proof.json"],
+  ["store", "clients.db"],
+])(
+  "an init whose %s cannot be written takes key, recipient, passphrase and store back",
+  async (_, end) => {
+    const machine = await Machine.make();
+    await mkdir(machine.path("bundles"));
+    const init = ["init", "--recovery-key-file", machine.path("key")];
+    const withBundle = [...init, "--bundle-to", machine.path("bundles")];
+    const env = await failingRename(machine, end);
+    const { code, stderr } = await machine.run(withBundle, { env });
+    expect([code, stderr]).toEqual([18, expect.stringContaining(end)]);
+    expect(await exists(machine.path("key"))).toBe(false);
+    // A bundle that stayed would be encrypted to a key that nobody has.
+    expect(await readdir(machine.path("bundles"))).toEqual([]);
+    expect(await exists(settingsPath(machine))).toBe(false);
+    expect(await exists(machine.store)).toBe(false);
+    expect(await getEntry(machine.store, "current")).toBeUndefined();
+    expect((await machine.run(withBundle)).code).toBe(0);
+  },
+);
+
+test("an init that fails before it wrote its key leaves a file that has appeared there", async () => {
   const machine = await Machine.make();
-  // The bundle cannot be written: a directory has its name.
-  await mkdir(machine.path("bundles"));
-  const init = ["init", "--recovery-key-file", machine.path("key"), "--bundle-to"];
-  await writeFile(machine.path("file"), "");
-  const { code } = await machine.run([...init, machine.path("bundles")], {
-    before: ["bash", "-c", 'ulimit -f 0; exec "$@"', "bash"],
-  });
-  expect(code).not.toBe(0);
-  expect(await exists(machine.path("key"))).toBe(false);
-  expect(await exists(machine.store)).toBe(false);
-  expect(await getEntry(machine.store, "current")).toBeUndefined();
+  const key = machine.path("key");
+  // The passphrase is read between the check of the key file and its creation.
+  const source = `command:echo theirs >'${key}'; echo horse staple`;
+  const init = ["init", "--recovery-key-file", key, "--passphrase-source", source];
+  const { code, stderr } = await machine.run(init);
+  expect([code, stderr]).toEqual([17, expect.stringContaining(key)]);
+  expect(await readFile(key, "utf8")).toBe("theirs\n");
 });
 
 test("a conversion that fails takes its recovery key back, and the next one gets another", async () => {

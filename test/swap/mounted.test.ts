@@ -1,10 +1,13 @@
 /** Files that are mount points, as in a container: no rename replaces them. */
+import { spawn } from "node:child_process";
+import { once } from "node:events";
 import { existsSync } from "node:fs";
 import { mkdir, readdir, readFile, writeFile } from "node:fs/promises";
 import { dirname } from "node:path";
-import { expect, test } from "vitest";
+import { expect, onTestFinished, test } from "vitest";
 import { newClient } from "../../src/client/client.js";
 import { DatabaseFactory } from "../../src/databases/registry.js";
+import { failingRename } from "../cli/failing-rename.js";
 import { Machine } from "../cli/machine.js";
 
 /** Runs a command in a mount namespace in which a file is mounted on itself. */
@@ -24,7 +27,14 @@ test("a store that is a bind-mounted file is refused by every swap before the hu
     store: await readFile(machine.store),
     names: await readdir(dirname(machine.store)),
   };
-  const stop = ["--stop-command", `touch '${machine.path("stopped")}'`, "--start-command", "true"];
+  // A hub that would be stopped.
+  const hub = spawn("/bin/sh", ["-c", 'exec 3<"$0"; echo; exec sleep infinity', machine.store]);
+  onTestFinished(() => void hub.kill("SIGKILL"));
+  await once(hub.stdout, "data");
+  const stop = [
+    ...["--stop-command", `touch '${machine.path("stopped")}'; kill ${hub.pid}`],
+    ...["--start-command", "true"],
+  ];
   for (const args of [
     ["rotate", "--hub", "none"],
     ["restore", backup, "--hub", "none"],
@@ -41,6 +51,9 @@ test("a store that is a bind-mounted file is refused by every swap before the hu
   expect(await readdir(dirname(machine.store))).toEqual(before.names);
   expect(await readFile(machine.store)).toEqual(before.store);
 
+  // In its own mount namespace the commands would have stopped it.
+  await machine.run(["backup", ...stop, "--to", machine.path("backups")]);
+  expect(existsSync(machine.path("stopped"))).toBe(true);
   const none = ["--hub", "none", "--service", "none"];
   expect((await machine.run(["decrypt", ...none, "--yes"])).code).toBe(0);
   const { code, stderr } = await machine.run(["encrypt", ...none], mounted(machine.store));
@@ -70,7 +83,7 @@ test("a server.json that is mounted is refused before anything is copied; a fail
 
   // Copied and compared, but the last step fails: server.json cannot be replaced.
   const failing = await machine.run(migrate, {
-    env: { NODE_OPTIONS: `--require ${await failingRename(machine)}` },
+    env: await failingRename(machine, "server.json"),
   });
   expect(failing.code).toBe(18);
   expect(failing.stderr).toContain("device or resource busy");
@@ -80,20 +93,3 @@ test("a server.json that is mounted is refused before anything is copied; a fail
   expect(await readFile(server, "utf8")).toContain("hivemind-sqlite-db-plugin");
   expect((await machine.json("list-clients")).document.clients).toHaveLength(1);
 }, 60_000);
-
-/** A module that lets the rename to server.json fail, as on a file that was mounted meanwhile. */
-async function failingRename(machine: Machine): Promise<string> {
-  const path = machine.path("busy.cjs");
-  await writeFile(
-    path,
-    `const promises = require("node:fs/promises");
-const { rename } = promises;
-promises.rename = async (from, to) => {
-  if (to.endsWith("server.json")) throw Object.assign(new Error("busy"), { code: "EBUSY" });
-  return rename(from, to);
-};
-require("node:module").syncBuiltinESMExports();
-`,
-  );
-  return path;
-}

@@ -35,6 +35,7 @@ export function recipientOptions(
 }
 
 function deliverByFile({ output, storePath }: Context, path: string): RecoveryKeyDelivery {
+  let isCreated = false;
   return {
     isRequested: true,
     assertPossible: async () => {
@@ -49,6 +50,7 @@ function deliverByFile({ output, storePath }: Context, path: string): RecoveryKe
         path,
         `# Recovery key of the HiveMind store ${storePath}\n# Opens its passphrase bundles: age -d -i THIS-FILE clients.….bundle.age\n# public key: ${recipient}\n${identity}\n`,
       );
+      isCreated = true;
     },
     report: () =>
       output.onEnd({
@@ -56,6 +58,8 @@ function deliverByFile({ output, storePath }: Context, path: string): RecoveryKe
         error: `the recovery key ${path} was created; keep it: a bundle is encrypted to it`,
       }),
     revoke: async () => {
+      // A file that is there although this created none is another command's key.
+      if (!isCreated) return;
       const { removeFile } = await import("../../fs/atomic.js");
       await removeFile(path);
     },
