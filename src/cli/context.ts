@@ -100,7 +100,8 @@ export function repeated(value: string, values: string[] = []): string[] {
 
 /**
  * Commands that go on without what is wrong in the settings. A typo in the file must not keep the
- * hub from starting: `run` needs only the store and its passphrase. `status` and `doctor` report it.
+ * hub from starting: `run` needs only the store and its passphrase. `status` and `doctor` report
+ * it.
  */
 const toleratingCommands: ReadonlySet<string> = new Set(["run", "status", "doctor"]);
 
@@ -218,7 +219,7 @@ export function outputOf(command: Command): Output {
 /**
  * Merges the global options in front of the command, between a group and its command, and after.
  */
-function globalOptionsOf(command: Command): GlobalOptions {
+export function globalOptionsOf(command: Command): GlobalOptions {
   const ofParent: GlobalOptions = command.parent ? globalOptionsOf(command.parent) : {};
   const own: Record<string, unknown> = { ...command.opts() };
   for (const name of redefinedOptions.get(command) ?? []) delete own[name];

@@ -3,8 +3,9 @@ import { isUtf8 } from "node:buffer";
 import { readFileSync } from "node:fs";
 import { type Command, CommanderError } from "commander";
 import { exitCodes, StoreError, systemError } from "../errors.js";
-import { type Interaction, withInteraction } from "../process/interaction.js";
+import { withInteraction } from "../process/interaction.js";
 import { hardenProcess } from "../process/privacy.js";
+import { globalOptionsOf } from "./context.js";
 import { loadWholeProgram } from "./own-program.js";
 import { buildProgram } from "./program.js";
 import { asStoreError, Output } from "./ui/output.js";
@@ -41,10 +42,16 @@ async function main(argv: string[]): Promise<void> {
   try {
     assertUtf8(argv);
     const program = await buildProgram(output, argv.slice(2));
+    let yes = false;
     program.hook("preAction", (_, command) => {
+      yes = globalOptionsOf(command).yes ?? false;
       if (namesOf(command).some((name) => lasting.has(name))) loadWholeProgram();
     });
-    await withInteraction(interactionOf(argv, output), () => program.parseAsync(argv));
+    const interaction = {
+      notice: (text: string) => output.notice(text),
+      confirm: async (question: string) => (await import("./ui/prompt.js")).confirm(question, yes),
+    };
+    await withInteraction(interaction, () => program.parseAsync(argv));
   } catch (error) {
     if (error instanceof CommanderError && error.exitCode === 0) return; // --help, --version
     if (isHelp(error) && !output.json) {
@@ -58,15 +65,6 @@ async function main(argv: string[]): Promise<void> {
     }
     process.exitCode = failure.exitCode;
   }
-}
-
-/** Returns how a call deep inside the command, such as a read of the keyring, reaches its user. */
-function interactionOf(argv: string[], output: Output): Interaction {
-  const yes = argv.some((arg) => arg === "--yes" || /^-[a-z]*y[a-z]*$/.test(arg));
-  return {
-    notice: (text) => output.notice(text),
-    confirm: async (question) => (await import("./ui/prompt.js")).confirm(question, yes),
-  };
 }
 
 /**

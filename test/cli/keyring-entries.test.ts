@@ -1,4 +1,6 @@
-/** Entries that are not where they should be: twice, in another collection, or under another path. */
+/**
+ * Entries that are not where they should be: twice, in another collection, or under another path.
+ */
 import { cp, mkdir, readdir, rename, symlink } from "node:fs/promises";
 import { dirname } from "node:path";
 import { afterAll, beforeAll, expect, test } from "vitest";
@@ -61,7 +63,7 @@ test("a stale entry in the default collection, the right one elsewhere: the righ
   expect(await getEntry(machine.store, "current")).toBe(passphrase);
 });
 
-test("no entry opens the store: the collections are named, and bundle import mends it", async () => {
+test("no entry opens the store: the collections are named, and bundle import repairs it", async () => {
   const machine = await machineWithBackup();
   await setEntry(machine.store, "current", "stale words");
   await bus.putEntry(machine.store, "other stale words", "session");
@@ -106,6 +108,10 @@ test("the data directory moved: the entry is found by the key_id, and taken over
   expect([failed.code, failed.stderr]).toEqual([13, expect.stringContaining(before)]);
   expect(failed.stderr).toContain("--yes");
   expect(failed.stderr).not.toMatch(/\binit\b/);
+  expect(await getEntry(moved, "current")).toBeUndefined();
+  // -y in the arguments of the hub is no answer to this program.
+  const hub = await machine.run(["run", "--hub-python", "/bin/false", "--", "/bin/true", "-y"]);
+  expect([hub.code, hub.stderr]).toEqual([13, expect.stringContaining("--yes")]);
   expect(await getEntry(moved, "current")).toBeUndefined();
   const taken = await machine.run(["list-clients", "--yes"]);
   expect([taken.code, taken.stderr]).toEqual([0, expect.stringContaining(moved)]);
