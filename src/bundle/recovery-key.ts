@@ -68,27 +68,28 @@ export interface Identities {
 }
 
 /**
- * Returns the usable identities in an identity file's text, as age-keygen writes it: an identity per
- * line, `#` begins a comment. Skips identities of plugins, SSH keys and post-quantum keys.
+ * Returns the usable identities in an identity file's text, as age-keygen writes it: an identity
+ * per line, `#` begins a comment. Skips identities of plugins, SSH keys and post-quantum keys.
  *
  * @throws {@link StoreError} `usage` - if there is no usable identity; no line is repeated
  */
 export function parseIdentities(text: string): Identities {
   const usable: string[] = [];
   const skipped: string[] = [];
-  let firstProblem: StoreError | undefined;
+  let firstProblem: IdentityProblem | undefined;
   for (const { number, line } of identityLines(text)) {
     const identity = line.toUpperCase();
     if (isKey(identity, "AGE-SECRET-KEY-")) {
       usable.push(identity);
       continue;
     }
-    const problem = identityProblem(identity);
-    firstProblem ??= problem.error;
+    const problem = identityProblems.find(({ pattern }) => pattern.test(identity)) ?? unknownLine;
+    firstProblem ??= problem;
     skipped.push(`line ${number}: ${problem.name}`);
   }
   if (usable.length > 0) return { usable, skipped };
-  throw firstProblem ?? new StoreError("usage", "no recovery key in the file");
+  const { message, hint } = firstProblem ?? noIdentity;
+  throw new StoreError("usage", message, { hint });
 }
 
 /** Returns the lines with an identity; an SSH key, which has several lines, counts once. */
@@ -108,53 +109,57 @@ function identityLines(text: string): { number: number; line: string }[] {
   return lines;
 }
 
-function identityProblem(identity: string): { name: string; error: StoreError } {
-  const usage = (message: string, hint: string) => new StoreError("usage", message, { hint });
-  if (identity.startsWith("AGE1")) {
-    return {
-      name: "a recipient",
-      error: usage(
-        "a recipient was given instead of the recovery key",
-        "Give the file with AGE-SECRET-KEY-1…: a recipient only encrypts.",
-      ),
-    };
-  }
-  if (identity.startsWith("AGE-PLUGIN-")) {
-    return {
-      name: "the identity of a plugin",
-      error: usage(
-        "the recovery key belongs to a plugin of age, which this program does not run",
-        "Decrypt the bundle with age itself: age -d -i FILE BUNDLE",
-      ),
-    };
-  }
-  if (identity.startsWith("AGE-SECRET-KEY-PQ-1")) {
-    return {
-      name: "a post-quantum identity",
-      error: usage(
-        "a post-quantum key opens no bundle: bundles are encrypted to X25519 keys",
-        "Give AGE-SECRET-KEY-1 followed by 58 letters and digits.",
-      ),
-    };
-  }
-  if (/^-----BEGIN |^SSH-/.test(identity)) {
-    return {
-      name: "an SSH key",
-      error: usage(
-        "an SSH key is not a recovery key",
-        "Bundles are encrypted to age keys only: give AGE-SECRET-KEY-1….",
-      ),
-    };
-  }
-  const isMistyped = identity.startsWith("AGE-SECRET-KEY-1");
-  return {
-    name: isMistyped ? "a recovery key with a typing mistake" : "not a recovery key",
-    error: usage(
-      isMistyped ? "the recovery key has a typing mistake" : "not a recovery key",
-      "Give AGE-SECRET-KEY-1 followed by 58 letters and digits.",
-    ),
-  };
+interface IdentityProblem {
+  /** For the notice about a line that is skipped. */
+  readonly name: string;
+  /** The error, if no identity is usable. */
+  readonly message: string;
+  readonly hint: string;
 }
+
+const identityHint = "Give AGE-SECRET-KEY-1 followed by 58 letters and digits.";
+
+const noIdentity = { message: "no recovery key in the file", hint: identityHint };
+
+const unknownLine: IdentityProblem = {
+  name: "not a recovery key",
+  message: "not a recovery key",
+  hint: identityHint,
+};
+
+/** The first problem with a pattern that matches the line, in capitals, applies. */
+const identityProblems: readonly (IdentityProblem & { readonly pattern: RegExp })[] = [
+  {
+    pattern: /^AGE1/,
+    name: "a recipient",
+    message: "a recipient was given instead of the recovery key",
+    hint: "Give the file with AGE-SECRET-KEY-1…: a recipient only encrypts.",
+  },
+  {
+    pattern: /^AGE-PLUGIN-/,
+    name: "the identity of a plugin",
+    message: "the recovery key belongs to a plugin of age, which this program does not run",
+    hint: "Decrypt the bundle with age itself: age -d -i FILE BUNDLE",
+  },
+  {
+    pattern: /^AGE-SECRET-KEY-PQ-1/,
+    name: "a post-quantum identity",
+    message: "a post-quantum key opens no bundle: bundles are encrypted to X25519 keys",
+    hint: identityHint,
+  },
+  {
+    pattern: /^-----BEGIN |^SSH-/,
+    name: "an SSH key",
+    message: "an SSH key is not a recovery key",
+    hint: "Bundles are encrypted to age keys only: give AGE-SECRET-KEY-1….",
+  },
+  {
+    pattern: /^AGE-SECRET-KEY-1/,
+    name: "a recovery key with a typing mistake",
+    message: "the recovery key has a typing mistake",
+    hint: identityHint,
+  },
+];
 
 /** Checks the Bech32 checksum, which detects up to four wrong characters. */
 function isKey(text: string, prefix: string): boolean {
@@ -167,6 +172,15 @@ function isKey(text: string, prefix: string): boolean {
     return false;
   }
 }
+
+/** Kinds of files about which the errors of this module say enough. */
+const describedKinds: readonly FileKind[] = [
+  "identity",
+  "recipients",
+  "ssh key",
+  "encrypted with a passphrase",
+  "passphrase",
+];
 
 /**
  * Returns the usable identities of a file, one a line. Ignores the file's mode: on the day of the
@@ -198,10 +212,8 @@ export async function readIdentityFile(
   } catch (error) {
     if (!isKind(error, "usage", "refused")) throw error;
     const message = error.message.includes(path) ? error.message : `${path}: ${error.message}`;
-    throw explain(new StoreError("usage", message, { hint: error.hint }), kind, [
-      ...["identity", "recipients", "ssh key", "encrypted with a passphrase"],
-      ...["passphrase"],
-    ] as FileKind[]);
+    const withPath = new StoreError("usage", message, { hint: error.hint });
+    throw explain(withPath, kind, describedKinds);
   }
 }
 

@@ -66,7 +66,8 @@ async function withModule(error: StoreError, { settings }: Context): Promise<Sto
   const module = isStoreNamed(settings.store) ? undefined : await otherModule();
   if (module === undefined) return error;
   const message = `${error.message}; the hub's server.json names the database ${module}`;
-  if (!error.hint?.startsWith("Create a store")) return wrap(error, { message });
+  const { createStoreHint } = await import("../keys/moved-store.js");
+  if (error.hint !== createStoreHint) return wrap(error, { message });
   return wrap(error, {
     message,
     hint: `Run hivemind-sqlcipher init, then hivemind-sqlcipher migrate --from ${module} --to hivemind-sqlcipher-db-plugin --switch.`,

@@ -1,4 +1,7 @@
-/** Checks whether the units that start the hub can do so: their programs, their password, their state. */
+/**
+ * Checks whether the units that start the hub can do so: their programs, their password, their
+ * state.
+ */
 
 import { isKind } from "../errors.js";
 import { dropInCommand } from "../hub/existing-unit.js";
@@ -13,7 +16,7 @@ import {
 } from "../hub/server-json.js";
 import { type HubUnit, mayUseStore, usesOtherStore } from "../service/hub-units.js";
 import { programsOfUnits } from "../service/programs.js";
-import { show, systemctlLine } from "../service/systemctl.js";
+import { scopeOf, show, systemctlLine } from "../service/systemctl.js";
 import { isRestarting } from "../service/unit-state.js";
 import { type Check, finding, good } from "./check.js";
 
@@ -100,7 +103,7 @@ async function checkState({ manager, name }: HubUnit): Promise<Check[]> {
       ? `has failed (${state.Result})`
       : undefined;
   if (how === undefined) return [];
-  const log = [manager === "systemd-user" ? "journalctl --user" : "journalctl", `--unit ${name}`];
+  const log = ["journalctl", ...scopeOf(manager), "--unit", name];
   const fix = `Remove the cause, which ${log.join(" ")} shows; then: ${systemctlLine(manager, `restart ${name}`)}`;
   return [finding("hub-unit", "error", `${name} ${how}: the hub does not run`, fix)];
 }

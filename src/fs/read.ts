@@ -1,6 +1,6 @@
 /** Reads files, directories and file metadata, any of which may be absent. */
 import { createHash } from "node:crypto";
-import { type BigIntStats, constants, createReadStream, type Stats } from "node:fs";
+import { type BigIntStats, constants, createReadStream, realpathSync, type Stats } from "node:fs";
 import { type FileHandle, lstat, open, readdir, stat } from "node:fs/promises";
 import { pipeline } from "node:stream/promises";
 import { hasCode, StoreError, systemError } from "../errors.js";
@@ -31,6 +31,15 @@ export async function statIfExists(path: string): Promise<Stats | undefined> {
   } catch (error) {
     if (hasCode(error, "ENOENT", "ENOTDIR")) return undefined;
     throw systemError(error, `cannot read the metadata of ${path}`);
+  }
+}
+
+/** Returns the path without symbolic links; the path itself if it cannot be resolved. */
+export function realPathIfExists(path: string): string {
+  try {
+    return realpathSync(path);
+  } catch {
+    return path;
   }
 }
 

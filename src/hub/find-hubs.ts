@@ -2,9 +2,15 @@
  * Finds the hubs that use a `server.json`: their processes and their systemd units, whatever the
  * units are called. Hubs with another `server.json` on the same machine are left out.
  */
-import { readdirSync, readFileSync, realpathSync } from "node:fs";
+import { readdirSync, readFileSync } from "node:fs";
 import type { Environment } from "../config/paths.js";
-import { findHubUnits as findAllHubUnits, type HubUnit, runsHub } from "../service/hub-units.js";
+import { realPathIfExists } from "../fs/read.js";
+import {
+  findHubUnits as findAllHubUnits,
+  type HubUnit,
+  parseEnvironment,
+  runsHub,
+} from "../service/hub-units.js";
 import { findUnitOf } from "../service/origin.js";
 import { systemctlLine, type UnitName } from "../service/systemctl.js";
 import { serverJsonPath } from "./server-json.js";
@@ -26,7 +32,7 @@ export async function findHubProcesses(serverJson: string): Promise<HubProcess[]
     .filter((entry) => /^\d+$/.test(entry))
     .map(Number)
     .filter((pid) => pid !== process.pid && runsHub(readProc(pid, "cmdline").split("\0")))
-    .filter((pid) => mayUse(serverJson, parseEnvironment(readProc(pid, "environ"))));
+    .filter((pid) => mayUse(serverJson, parseEnvironment(readProc(pid, "environ").split("\0"))));
   return Promise.all(pids.map(async (pid) => ({ pid, unit: await findUnitOf(pid) })));
 }
 
@@ -46,7 +52,9 @@ export function stopCommandOf({ pid, unit }: HubProcess): string {
   return unit === undefined ? `kill ${pid}` : systemctlLine(unit.manager, `stop ${unit.name}`);
 }
 
-/** Returns a file of a process in /proc; empty if the process has ended, or belongs to another user. */
+/**
+ * Returns a file of a process in /proc; empty if the process has ended, or belongs to another user.
+ */
 function readProc(pid: number, name: string): string {
   try {
     return readFileSync(`/proc/${pid}/${name}`, "utf8");
@@ -58,22 +66,5 @@ function readProc(pid: number, name: string): string {
 /** Returns whether a program with this environment may use a `server.json`. */
 function mayUse(serverJson: string, environment: Environment): boolean {
   if (!environment.XDG_CONFIG_HOME && !environment.HOME) return true;
-  return realPath(serverJsonPath(environment)) === realPath(serverJson);
-}
-
-function realPath(path: string): string {
-  try {
-    return realpathSync(path);
-  } catch {
-    return path;
-  }
-}
-
-function parseEnvironment(text: string): Environment {
-  return Object.fromEntries(
-    text.split("\0").map((variable) => {
-      const [name = "", ...value] = variable.split("=");
-      return [name, value.join("=")];
-    }),
-  );
+  return realPathIfExists(serverJsonPath(environment)) === realPathIfExists(serverJson);
 }

@@ -1,7 +1,7 @@
 /**
- * Stores whose path changed: the data directory was moved, the user renamed, the disk mounted
- * elsewhere. The keyring's entries still name the old path; the file's key_id, or trying, tells which
- * of them belong to it.
+ * Finds the passphrase of a store that has a new path, because its directory, its user's name or
+ * its mount point changed. The keyring's entries still have the old path. An entry belongs to the
+ * store if it has the file's key_id, or if its passphrase opens the file.
  */
 import { isKind, StoreError, withLine, wrap } from "../errors.js";
 import { currentInteraction, withInteraction } from "../process/interaction.js";
@@ -12,6 +12,9 @@ import { keepCurrent, keepPending, planRotation, promotePending } from "./rotati
 
 /** Each further candidate takes up to half a second to try. */
 const maxCandidates = 8;
+/** The hint if the keyring knows no store. */
+export const createStoreHint =
+  "Create a store: hivemind-sqlcipher init; or name another: --db PATH";
 /** For a hint, the keyring is not waited for as long as for a passphrase. */
 const hintTimeoutMs = 1_000;
 
@@ -101,8 +104,8 @@ async function copyPrevious(from: string, to: string): Promise<void> {
 }
 
 /**
- * Returns the stores in the keyring that may have been at this path: those with an entry for the
- * key_id first, then those whose file is gone. A store whose file has another key_id is not it.
+ * Returns the stores in the keyring that may be this store: first those with an entry for its
+ * key_id, then those without a file. Omits stores whose file has another key_id.
  */
 async function findCandidates(path: string, keyId: string | undefined): Promise<StoreInKeyring[]> {
   const certain: StoreInKeyring[] = [];
@@ -140,8 +143,6 @@ async function missingStoreHint(path: string): Promise<string> {
     return "The keyring has a passphrase for it, so a store was here. Restore a backup: hivemind-sqlcipher restore BACKUP";
   }
   const [first] = others;
-  if (first === undefined) {
-    return "Create a store: hivemind-sqlcipher init; or name another: --db PATH";
-  }
+  if (first === undefined) return createStoreHint;
   return `The keyring has the passphrase of ${others.join(" and of ")}. Name the store: --db '${first}'. To create another store: hivemind-sqlcipher init`;
 }

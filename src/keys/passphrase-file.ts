@@ -5,25 +5,16 @@ import { decodeSecret, readSecretBytes, type SecretFileOptions } from "../fs/pri
 import { currentInteraction } from "../process/interaction.js";
 import { checkPassphrase } from "./passphrase.js";
 
-/** Everything else may be a passphrase. */
-const otherKinds: readonly FileKind[] = [
-  ...([
-    "identity",
-    "bundle",
-    "encrypted with a passphrase",
-    "ssh key",
-    "encrypted database",
-  ] as const),
-  ...(["database", "manifest", "verification record", "decrypted bundle", "settings"] as const),
-  ...(["server.json", "clients", "recovery sheet", "archive"] as const),
-];
+/** Text that may be a passphrase, whatever else it looks like. */
+const possibleKinds: readonly FileKind[] = ["passphrase", "recipients", "raw key", "empty"];
 
 /**
  * Returns the passphrases that a file may mean, the likeliest first: its first line without a byte
  * order mark, and the whole text without the newline at its end. Versions up to 0.1.0 used the
  * whole text, and their stores must open.
  *
- * @throws {@link StoreError} `refused` - if the file is of another kind, or has no usable passphrase
+ * @throws {@link StoreError} `refused` - if the file is of another kind, or has no usable
+ *   passphrase
  * @throws {@link StoreError} what {@link readSecretBytes} throws
  */
 export async function readPassphrasesInFile(
@@ -32,7 +23,7 @@ export async function readPassphrasesInFile(
 ): Promise<[string, ...string[]]> {
   const bytes = await readSecretBytes(path, options);
   const kind = recogniseContent(bytes);
-  if (kind !== undefined && otherKinds.includes(kind)) {
+  if (kind !== undefined && !possibleKinds.includes(kind)) {
     throw explain(new StoreError("refused", `${path} is not a passphrase file`), kind, []);
   }
   return passphrasesIn(decodeSecret(bytes, path), path);

@@ -1,7 +1,8 @@
 /** Processes of a control group, and their stores. */
-import { readdirSync, readFileSync, readlinkSync, realpathSync } from "node:fs";
+import { readdirSync, readFileSync, readlinkSync } from "node:fs";
 import { basename, dirname, join } from "node:path";
 import { hasCode } from "../errors.js";
+import { realPathIfExists } from "../fs/read.js";
 
 /** systemd's hierarchy on a unified, a hybrid and a legacy system. */
 const groupRoots = ["/sys/fs/cgroup", "/sys/fs/cgroup/unified", "/sys/fs/cgroup/systemd"];
@@ -82,18 +83,12 @@ export function findOtherDataHome(
     return undefined;
   }
   const dataHome = /(?:^|\0)XDG_DATA_HOME=([^\0]+)/.exec(environment)?.[1];
-  if (!dataHome || `${realPath(storePath)}/`.startsWith(`${realPath(dataHome)}/`)) return undefined;
+  if (!dataHome || `${realPathIfExists(storePath)}/`.startsWith(`${realPathIfExists(dataHome)}/`))
+    return undefined;
   const directories = [basename(dirname(storePath)), "hivemind-core"];
   const paths = directories.flatMap((name) => names.map((file) => join(dataHome, name, file)));
   // Operators move a store by a symbolic link at its old path.
-  if (paths.some((path) => realPath(path) === realPath(storePath))) return undefined;
+  if (paths.some((path) => realPathIfExists(path) === realPathIfExists(storePath)))
+    return undefined;
   return join(dataHome, "hivemind-core", "clients.db");
-}
-
-function realPath(path: string): string {
-  try {
-    return realpathSync(path);
-  } catch {
-    return path;
-  }
 }

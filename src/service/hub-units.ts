@@ -1,8 +1,9 @@
 /** Finds the systemd units that start a hub, whatever their names are. */
-import { closeSync, openSync, readFileSync, readSync, realpathSync, statSync } from "node:fs";
+import { closeSync, openSync, readFileSync, readSync, statSync } from "node:fs";
 import { basename, isAbsolute, join } from "node:path";
 import { dataHome, type Environment } from "../config/paths.js";
 import { hasCode } from "../errors.js";
+import { realPathIfExists } from "../fs/read.js";
 import { findOpenStore, listProcesses } from "../process/cgroup.js";
 import { run } from "../process/run.js";
 import { type Properties, parseCommands, parseList, type UnitCommand } from "./properties.js";
@@ -132,14 +133,14 @@ function isShellScript(path: string): boolean {
 }
 
 /**
- * Returns whether a hub with this environment may use the store: the store is in its data directory,
- * or a link there leads to the store. A path in `server.json` outside that directory is not known
- * here.
+ * Returns whether a hub with this environment may use the store: the store is in its data
+ * directory, or a link there leads to the store. A path in `server.json` outside that directory is
+ * not known here.
  */
 export function mayUseStore({ environment }: HubUnit, storePath: string): boolean {
-  const home = realPath(dataHome(environment));
+  const home = realPathIfExists(dataHome(environment));
   if (storePath.startsWith(`${home}/`)) return true;
-  return realPath(join(home, "hivemind-core", "clients.db")) === storePath;
+  return realPathIfExists(join(home, "hivemind-core", "clients.db")) === storePath;
 }
 
 /** Returns whether the unit runs and has another store open. */
@@ -193,19 +194,12 @@ function readEnvironmentFile(path: string): Environment {
   return Object.fromEntries([...lines].map(([, name = "", , value = ""]) => [name, value]));
 }
 
-function parseEnvironment(variables: readonly string[]): Environment {
+/** Parses variables, each as `NAME=value`. */
+export function parseEnvironment(variables: readonly string[]): Environment {
   return Object.fromEntries(
     variables.map((variable) => {
       const [name = "", ...value] = variable.split("=");
       return [name, value.join("=")];
     }),
   );
-}
-
-function realPath(path: string): string {
-  try {
-    return realpathSync(path);
-  } catch {
-    return path;
-  }
 }

@@ -4,16 +4,9 @@ import { open } from "node:fs/promises";
 import { systemError } from "../errors.js";
 import { readUpTo } from "../fs/read.js";
 import type { StoreKey } from "./cipher.js";
+import { ivBytes, pageLayouts, saltBytes } from "./page-integrity.js";
 
-/** SQLCipher's defaults: bytes of a page, and of its end that holds the IV and the HMAC. */
-const layouts = {
-  3: { pageBytes: 1024, reserveBytes: 48 },
-  4: { pageBytes: 4096, reserveBytes: 80 },
-} as const;
-
-const saltBytes = 16;
-const ivBytes = 16;
-/** The offset of the counter in SQLite's header, of which the salt replaces the first 16 bytes. */
+/** The offset of the counter in SQLite's header. */
 const counterOffset = 24;
 
 /**
@@ -26,7 +19,7 @@ const counterOffset = 24;
  * @throws {@link StoreError} io - if the file cannot be read
  */
 export async function readChangeCounter(path: string, key: StoreKey): Promise<number | undefined> {
-  const { pageBytes, reserveBytes } = layouts[key.cipherCompatibility];
+  const { pageBytes, reserveBytes } = pageLayouts[key.cipherCompatibility];
   const page = Buffer.alloc(pageBytes);
   try {
     await using file = await open(path);

@@ -12,15 +12,16 @@ import { readUpTo } from "../fs/read.js";
 import type { StoreKey } from "./cipher.js";
 
 /** The end of a page by format: an IV and an HMAC within the reserve. SQLCipher's defaults. */
-const pageLayouts = {
+export const pageLayouts = {
   3: { pageBytes: 1024, digest: "sha1", hmacBytes: 20, reserveBytes: 48 },
   4: { pageBytes: 4096, digest: "sha512", hmacBytes: 64, reserveBytes: 80 },
 } as const;
 
 type PageLayout = (typeof pageLayouts)[keyof typeof pageLayouts];
 
-const ivBytes = 16;
-const saltBytes = 16;
+export const ivBytes = 16;
+/** The salt replaces the first bytes of the first page. */
+export const saltBytes = 16;
 /** Offset of SQLite's lock page, never written. */
 const lockPageAt = 1 << 30;
 /** Bytes read at a time; their HMACs take about two milliseconds. */
