@@ -1,7 +1,7 @@
 /**
- * Lays out native/, the part of a package that holds SQLCipher's addon ready-made: the addon for each architecture, the
- * JavaScript of @journeyapps/sqlcipher that drives it, the licences of both, and the checksums that src/store/addon.ts
- * compares with what it is about to load.
+ * Lays out native/, the part of a package that holds SQLCipher's addon ready-made: the addon for
+ * each architecture, the JavaScript of @journeyapps/sqlcipher that drives it, the licences of both,
+ * and the checksums that src/store/addon.ts compares with what it is about to load.
  *
  *   native.mjs DIRECTORY ARCH=FILE …     (ARCH as Node.js names it: x64, arm64)
  */

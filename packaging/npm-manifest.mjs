@@ -1,6 +1,7 @@
 /**
- * Prints the package.json of the npm package that holds SQLCipher's addon ready-made: @journeyapps/sqlcipher, whose install
- * script compiles, becomes optional, for machines that no ready-made addon is for.
+ * Prints the package.json of the npm package that holds SQLCipher's addon ready-made:
+ * @journeyapps/sqlcipher, whose install script compiles, becomes optional, for machines that no
+ * ready-made addon is for.
  *
  *   npm-manifest.mjs PACKAGE.JSON
  */

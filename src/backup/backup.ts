@@ -276,8 +276,8 @@ async function copyAndCommit(
 }
 
 /**
- * Checks in advance that a backup with these options can be made: passphrase, service, directories and
- * free space.
+ * Checks in advance that a backup with these options can be made: passphrase, service, directories
+ * and free space.
  *
  * @throws {@link StoreError} as {@link backup} does before it stops the service
  */

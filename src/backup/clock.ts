@@ -1,8 +1,9 @@
 /**
  * Compares the clock with the newest backup.
  *
- * A machine without a battery-backed clock starts in the past. A backup that is made then gets a name
- * and a date before those of older backups, and a retention policy would remove it as the oldest.
+ * A machine without a battery-backed clock starts in the past. A backup that is made then gets a
+ * name and a date before those of older backups, and a retention policy would remove it as the
+ * oldest.
  */
 import { hostname } from "node:os";
 import { StoreError } from "../errors.js";
@@ -25,8 +26,9 @@ export function isFromFuture(backup: { created_at: string; hostname: string }): 
 }
 
 /**
- * Makes sure that the clock is not behind the newest backup of the store. Counts only manifests with a
- * valid MAC: any program that can write to the directory could stop all backups with a forged one.
+ * Makes sure that the clock is not behind the newest backup of the store. Counts only manifests
+ * with a valid MAC: any program that can write to the directory could stop all backups with a
+ * forged one.
  *
  * @throws {@link StoreError} refused - if it is
  */

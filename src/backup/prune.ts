@@ -49,8 +49,8 @@ export interface PruneResult {
   readonly folder: string;
   readonly dry_run: boolean;
   /**
-   * Newest first. `rules` is empty for a backup that stays because no newer backup verifies, or because
-   * it has the newest contents, whatever its date.
+   * Newest first. `rules` is empty for a backup that stays because no newer backup verifies, or
+   * because it has the newest contents, whatever its date.
    */
   readonly kept: { path: string; created_at: string; rules: readonly KeepRule[] }[];
   /** A manifest with size 0 is a manifest without its backup. */
@@ -158,11 +158,12 @@ async function divide(counted: readonly ListedBackup[], options: PruneOptions): 
 }
 
 /**
- * Keeps the backup with the newest contents, which a clock in the past has dated before older backups.
+ * Keeps the backup with the newest contents, which a clock in the past has dated before older
+ * backups.
  *
- * SQLite's change counter of one file never decreases, nor do its numbers of rows and of revoked rows,
- * because a revoked client keeps its row. A change of a row alone shows in none of them. A backup with
- * another key than the store's is of another file, before a rotation.
+ * SQLite's change counter of one file never decreases, nor do its numbers of rows and of revoked
+ * rows, because a revoked client keeps its row. A change of a row alone shows in none of them. A
+ * backup with another key than the store's is of another file, before a rotation.
  */
 async function keepNewestContents(
   { kept, removable }: Retention<ListedBackup>,
@@ -201,7 +202,9 @@ function compareProgress(a: readonly number[], b: readonly number[]): number {
   return differing < 0 ? 0 : (a[differing] ?? 0) - (b[differing] ?? 0);
 }
 
-/** Reads the change counters of backups with one key; none if no known passphrase opens any of them. */
+/**
+ * Reads the change counters of backups with one key; none if no known passphrase opens any of them.
+ */
 async function changeCounters(
   backups: readonly ListedBackup[],
   secret: { source: PruneOptions["source"]; storePath: string },

@@ -3,8 +3,8 @@
  *
  * A rule keeps the newest backup of each of the most recent periods with a backup: `daily: 7` keeps
  * the newest backup of each of the last seven days that have a backup, not those of the last week.
- * A backup stays if any rule keeps it. Days, ISO weeks and months begin at midnight of the local time
- * zone, or of UTC, as in the backups' names.
+ * A backup stays if any rule keeps it. Days, ISO weeks and months begin at midnight of the local
+ * time zone, or of UTC, as in the backups' names.
  */
 
 /** The number of periods for each rule. An absent rule or 0 keeps nothing. */

@@ -22,8 +22,8 @@ export interface ExportOptions {
 
 /**
  * Writes the bundle, or returns the existing bundle if it is still valid. Opens the store before a
- * recovery key is generated. The caller holds the store's
- * operation lock, because concurrent writers remove each other's staged files.
+ * recovery key is generated. The caller holds the store's operation lock, because concurrent
+ * writers remove each other's staged files.
  *
  * @throws {@link StoreError} `refused` - for a directory that would hold both backups and bundles
  * @throws {@link StoreError} `usage` - without a recipient

@@ -1,5 +1,6 @@
 /**
- * What starts this program again: for units and timers, which keep it, and for an operation that outlasts an upgrade.
+ * What starts this program again: for units and timers, which keep it, and for an operation that
+ * outlasts an upgrade.
  */
 import { readFileSync, realpathSync } from "node:fs";
 import { createRequire } from "node:module";
@@ -22,8 +23,8 @@ export function ownProgram(): string[] {
 /**
  * Loads every file of the built command.
  *
- * They are loaded when first needed otherwise. An upgrade of the package removes the files of the version that is running: an
- * operation that has stopped the hub by then would fail at the next one it needs.
+ * Otherwise they are loaded when first needed. An upgrade of the package removes the files of the
+ * running version, and an operation that has stopped the hub by then would fail at the next file.
  */
 export function loadWholeProgram(): void {
   const directory = dirname(fileURLToPath(import.meta.url));

@@ -135,7 +135,10 @@ function withProgram(check: Check, program: string | undefined): Check {
   };
 }
 
-/** Reports what is wrong in the settings. Commands other than `run`, `status` and `doctor` refuse it. */
+/**
+ * Reports what is wrong in the settings. Commands other than `run`, `status` and `doctor` refuse
+ * it.
+ */
 function checkSettings(problems: readonly StoreError[] = []): Check[] {
   return problems.map(({ message, hint }) =>
     finding("settings", "error", message, hint ?? "Correct the settings there."),

@@ -13,8 +13,9 @@ import { shellQuote } from "../text/escape.js";
 import { type Check, finding, good } from "./check.js";
 
 /**
- * The numbers (statfs(2)) of file systems whose modes come from the mount, so that `chmod` has no effect:
- * FAT, exFAT, NTFS (two drivers), FUSE (NTFS and exFAT of other drivers among them), SMB (two versions).
+ * The types (statfs(2)) of file systems on which `chmod` has no effect, because all files have the
+ * permissions of the mount: FAT, exFAT, NTFS (two drivers), FUSE (with further drivers for NTFS and
+ * exFAT), SMB (two versions).
  */
 const withoutModes: ReadonlySet<number> = new Set([
   0x4d44, 0x2011bab0, 0x5346544e, 0x7366746e, 0x65735546, 0xff534d42, 0xfe534d42,

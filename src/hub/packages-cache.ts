@@ -1,8 +1,8 @@
 /**
  * Remembers what the hub's packages support, as long as none of them changes.
  *
- * Asking takes a second Python that imports all packages of the hub: more than a second of each start on
- * a PC, several on a small board.
+ * Asking takes a second Python that imports all packages of the hub: more than a second of each
+ * start on a PC, several on a small board.
  */
 import { readdir, readFile, realpath, stat } from "node:fs/promises";
 import { dirname, join } from "node:path";
@@ -28,8 +28,8 @@ const recordSchema = z.object({
 const packageMetadata = /^(?:hivemind|sqlcipher3|ovos|json_database).*\.(?:dist-info|egg-info)$/i;
 
 /**
- * Returns what `askHub` does, from an earlier answer if the interpreter and the packages are the same.
- * Only a good answer is remembered: packages that were repaired are asked again.
+ * Returns what `askHub` does, from an earlier answer if the interpreter and the packages are the
+ * same. Only a good answer is remembered: packages that were repaired are asked again.
  *
  * @throws {@link StoreError} failed - the interpreter does not answer
  */

@@ -44,8 +44,8 @@ export function renderUnit(unit: UserUnit | SystemUnit): string {
 }
 
 /**
- * Returns the text of a drop-in for the unit that starts the hub already. A second unit beside it would
- * start a second hub on the store, and an installer may write the unit's own file again.
+ * Returns the text of a drop-in for the unit that starts the hub already. A second unit beside it
+ * would start a second hub on the store, and an installer may write the unit's own file again.
  */
 export function renderDropIn(unit: UserUnit | SystemUnit): string {
   if (unit.kind === "user") {

@@ -71,8 +71,9 @@ export class SecretService implements AsyncDisposable {
   }
 
   /**
-   * Returns the default collection's path, or undefined if there is none. A provider that is busy or
-   * still starting replies "none" for a moment, so that reply is believed only when it is repeated.
+   * Returns the default collection's path, or undefined if there is none. A provider that is busy
+   * or still starting replies "none" for a moment, so that reply is believed only when it is
+   * repeated.
    */
   async defaultCollection(): Promise<string | undefined> {
     for (let count = 1; ; count++) {

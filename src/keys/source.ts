@@ -203,8 +203,8 @@ async function readCredential(name: string): Promise<readonly string[]> {
 }
 
 /**
- * Returns the passphrases in a command's output. The command runs in a shell with the terminal, so it can prompt; its
- * standard error is passed through.
+ * Returns the passphrases in a command's output. The command runs in a shell with the terminal, so
+ * it can prompt; its standard error is passed through.
  */
 async function readCommand(command: string): Promise<readonly string[]> {
   const child = spawn("/bin/sh", ["-c", command], { stdio: ["inherit", "pipe", "inherit"] });

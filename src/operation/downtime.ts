@@ -178,7 +178,7 @@ export class Downtime {
     });
   }
 
-  /** Whether the service may be down: a stop was begun, and not refused, here or by an earlier operation. */
+  /** Whether this or an earlier operation has begun a stop that was not denied. */
   get hasBegun(): boolean {
     return this.#isOwed || this.#isStopBegun;
   }
@@ -197,9 +197,9 @@ export class Downtime {
   }
 
   /**
-   * Returns whether the stop was denied: the same run goes on, and no stop is queued that ends it later. A
-   * manager that denies a stop to this user also denies the start, which must not be owed then. With
-   * dependents, some may be stopped already.
+   * Returns whether the stop was denied: the same run goes on, and no stop is queued that ends it
+   * later. A manager that denies the stop to this user also denies the start, so no start is owed
+   * then. With dependents, some may be stopped already.
    */
   async #isUntouched(): Promise<boolean> {
     if (this.#invocation === undefined || this.stopped.dependents.length > 0) return false;

@@ -164,8 +164,8 @@ function inodeOf({ dev, ino }: BigIntStats): string {
 /**
  * Returns the name of a process's program.
  *
- * Node.js 24 and later name their main thread, and `comm` is the name of that thread. Of the command
- * line only the program is read: arguments may be secret.
+ * Node.js 24 and later name their main thread, and `comm` is the name of that thread. Of the
+ * command line only the program is read: arguments may be secret.
  */
 function commandName(pid: number): string {
   try {

@@ -32,8 +32,9 @@ const containers: readonly (readonly [RegExp, (id: string) => Origin])[] = [
  * Parses `/proc/PID/cgroup` of a unified, hybrid or legacy system. Returns undefined for a process
  * of a login session.
  *
- * A container takes precedence over the units in its path: those above it belong to the engine, those
- * below it to a manager inside. Of nested containers, the outermost belongs to this machine's engine.
+ * A container takes precedence over the units in its path: those above it belong to the engine,
+ * those below it to a manager inside. Of nested containers, the outermost belongs to this machine's
+ * engine.
  */
 export function parseOrigin(text: string): Origin | undefined {
   const paths = parseGroups(text);
@@ -71,8 +72,9 @@ export function isInContainer(pid: number): boolean {
 }
 
 /**
- * Returns the unit of a process, confirmed by its manager. The path does not suffice: a user's manager
- * may run below any group, and a unit in a container has a path like a unit of this machine.
+ * Returns the unit of a process, confirmed by its manager. The path does not suffice: a user's
+ * manager may run below any group, and a unit in a container has a path like a unit of this
+ * machine.
  */
 export async function findUnitOf(pid: number): Promise<UnitName | undefined> {
   const origin = findOrigin(pid);

@@ -32,7 +32,9 @@ export async function programsOfUnits(units: readonly UnitName[]): Promise<UnitP
   return found;
 }
 
-/** Returns the absolute paths among the programs of a command, each with whether it is the hub's. */
+/**
+ * Returns the absolute paths among the programs of a command, each with whether it is the hub's.
+ */
 function programPaths({ path, args, flags }: UnitCommand): [string, boolean][] {
   if (flags.includes("ignore-failure")) return [];
   const script = /^(?:node|python[\d.]*)$/.test(basename(path)) ? args[1] : undefined;

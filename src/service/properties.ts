@@ -23,8 +23,8 @@ const command = /^(Exec\w+)=(\{ path=[\s\S]*? ; status=\S+ \})$/gm;
 const repeated = new Set(["EnvironmentFiles"]);
 
 /**
- * Parses the properties of units, separated by empty lines. The value of a property with commands is
- * for {@link parseCommands}.
+ * Parses the properties of units, separated by empty lines. The value of a property with commands
+ * is for {@link parseCommands}.
  */
 export function parseProperties(text: string): Properties[] {
   return text
@@ -82,7 +82,9 @@ const timeUnits: Readonly<Record<string, number>> = {
   w: 604_800_000,
 };
 
-/** Parses a time span into milliseconds, at most 5 minutes, also for `infinity` and unknown units. */
+/**
+ * Parses a time span into milliseconds, at most 5 minutes, also for `infinity` and unknown units.
+ */
 export function timespanMs(text = "0"): number {
   if (text === "infinity") return unlimitedMs;
   const parts = [...text.matchAll(/(?<![\d.])(\d+(?:\.\d+)?) ?([a-z]+)/g)];

@@ -74,10 +74,10 @@ function unitNames(storePath: string) {
 /**
  * Checks in advance that a schedule can be installed.
  *
- * @throws {@link StoreError} usage - if systemd does not accept the time or the delay, or the time is
- *   past
- * @throws {@link StoreError} refused - if the manager reads its units elsewhere, or a unit of this name
- *   was not written by this program
+ * @throws {@link StoreError} usage - if systemd does not accept the time or the delay, or the time
+ *   is past
+ * @throws {@link StoreError} refused - if the manager reads its units elsewhere, or a unit of this
+ *   name was not written by this program
  * @throws {@link StoreError} service - if there is no user manager
  */
 export async function assertSchedulable(request: ScheduleRequest): Promise<void> {
@@ -177,8 +177,8 @@ export async function scheduleOf(storePath: string): Promise<Schedule | undefine
 }
 
 /**
- * Returns whether a timer runs that will never start a backup, because all its times are past. While
- * a backup runs, the next time is not known yet.
+ * Returns whether a timer runs that will never start a backup, because all its times are past.
+ * While a backup runs, the next time is not known yet.
  */
 export function neverElapses({ active, next_run, last_run }: Schedule): boolean {
   return active && next_run === null && last_run?.result !== "running";
@@ -252,7 +252,9 @@ async function assertUnitDirectory(directory: string): Promise<void> {
   });
 }
 
-/** Returns systemd's analysis of the text. Throws `usage` with its message if it rejects the text. */
+/**
+ * Returns systemd's analysis of the text. Throws `usage` with its message if it rejects the text.
+ */
 async function analyze(
   kind: "calendar" | "timespan",
   text: string,

@@ -27,8 +27,8 @@ const managers = ["systemd-user", "systemd"] as const;
 
 /**
  * Returns the service of a store. `auto` decides for the operator's commands if given; else for a
- * unit: the named unit, the unit of the hub that has the store open, the unit that would start such a
- * hub; else for none.
+ * unit: the named unit, the unit of the hub that has the store open, the unit that would start such
+ * a hub; else for none.
  *
  * @throws {@link StoreError} usage - if a command is missing, or no unit can have this name
  * @throws {@link StoreError} inUse - if no service was found and a process has the store open
@@ -73,7 +73,9 @@ function commandService(choice: ServiceChoice): CommandService | undefined {
   return new CommandService({ stopCommand, startCommand, storePath });
 }
 
-/** Finds a unit by name. If both managers have it, the unit that holds the store or runs is meant. */
+/**
+ * Finds a unit by name. If both managers have it, the unit that holds the store or runs is meant.
+ */
 async function findNamedUnit(name: string, storePath: string): Promise<SystemdUnit | undefined> {
   const found: SystemdUnit[] = [];
   for (const manager of managers) {
@@ -88,7 +90,10 @@ async function findNamedUnit(name: string, storePath: string): Promise<SystemdUn
   return found[0];
 }
 
-/** Finds the unit of the hub that uses the store, by its processes or, if it is stopped, by its file. */
+/**
+ * Finds the unit of the hub that uses the store, by its processes or, if it is stopped, by its
+ * file.
+ */
 async function findUnit(
   storePath: string,
   among: readonly Manager[],

@@ -19,7 +19,7 @@ export interface ServiceState {
   readonly active: boolean;
   /** Whether the service has ended and waits for its next start. */
   readonly restarting?: boolean;
-  /** Whether the manager has a start or stop of it to do. */
+  /** Whether a start or stop is queued or in progress. */
   readonly hasJob?: boolean;
   /** Identifies this run of the service. Absent where the kind has no such identifier. */
   readonly invocation?: string;

@@ -8,8 +8,8 @@ const properties = ["ExecStartPre", "ExecStart"] as const;
 /**
  * Returns the commands that start a unit; none for a unit that does not exist.
  *
- * `busctl` reads them, because `systemctl` prints arguments without quotes. Where there is no bus, as
- * on a minimal system, arguments with blanks are split.
+ * `busctl` reads them, because `systemctl` prints arguments without quotes. Where there is no bus,
+ * as on a minimal system, arguments with blanks are split.
  *
  * @throws {@link StoreError} service - if the manager does not respond
  */

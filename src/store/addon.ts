@@ -1,8 +1,9 @@
 /**
  * Finds and loads SQLCipher's native addon.
  *
- * A package carries it ready-made in native/, with the checksums of what it was built with. A checkout of the repository has
- * none, and uses what was compiled when @journeyapps/sqlcipher was installed.
+ * A package carries it ready-made in native/, with the checksums of what it was built with. A
+ * checkout of the repository has none, and uses what was compiled when @journeyapps/sqlcipher was
+ * installed.
  */
 import { createHash } from "node:crypto";
 import { existsSync, readFileSync } from "node:fs";
@@ -11,7 +12,10 @@ import { fileURLToPath } from "node:url";
 import type sqlite3 from "@journeyapps/sqlcipher";
 import { StoreError, systemError } from "../errors.js";
 
-/** Set to `compiled`, this variable chooses what was compiled on this machine although a ready-made addon is there. */
+/**
+ * Set to `compiled`, this variable chooses what was compiled on this machine although a ready-made
+ * addon is there.
+ */
 const choiceVariable = "HIVEMIND_SQLCIPHER_ADDON";
 const compileHint =
   "Compile it (a C++ compiler, Python and libssl-dev are needed): npm install --allow-scripts=@journeyapps/sqlcipher @journeyapps/sqlcipher";
@@ -19,9 +23,11 @@ const compileHint =
 let loaded: typeof sqlite3 | undefined;
 
 /**
- * Returns the binding, which is loaded at the first call: it is native, and half of what opening a small store costs.
+ * Returns the binding, which is loaded at the first call: it is native, and half of what opening a
+ * small store costs.
  *
- * @throws {@link StoreError} corrupted - the ready-made addon is not the file that the package was built with.
+ * @throws {@link StoreError} corrupted - the ready-made addon is not the file that the package was
+ *   built with.
  * @throws {@link StoreError} failed - there is no addon for this machine, or it cannot be loaded.
  */
 export function loadSqlite(): typeof sqlite3 {
@@ -29,7 +35,9 @@ export function loadSqlite(): typeof sqlite3 {
   return loaded;
 }
 
-/** Loads from a package's native/ directory, given with a slash at its end, or what was compiled. */
+/**
+ * Loads from a package's native/ directory, given with a slash at its end, or what was compiled.
+ */
 export function loadAddon(native: string): typeof sqlite3 {
   const require = createRequire(import.meta.url);
   const choice = process.env[choiceVariable] ?? "";
@@ -81,7 +89,10 @@ function checksums(native: string): Record<string, unknown> {
   }
 }
 
-/** The loader's own message names the missing library or symbol version, which is what a user searches for. */
+/**
+ * The loader's own message names the missing library or symbol version, which is what a user
+ * searches for.
+ */
 function cannotLoad(error: unknown): StoreError {
   const message = error instanceof Error ? error.message.split("\n")[0] : String(error);
   const isMissing = (error as NodeJS.ErrnoException).code === "MODULE_NOT_FOUND";

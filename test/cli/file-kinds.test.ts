@@ -1,4 +1,6 @@
-/** Every kind of file in every place where a file is expected: what fits is used, the rest is named. */
+/**
+ * Every kind of file in every place where a file is expected: what fits is used, the rest is named.
+ */
 import { execFile } from "node:child_process";
 import { copyFile, mkdir, mkdtemp, readdir, readFile, rm, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";

@@ -1,6 +1,6 @@
 /**
- * Each fix that doctor prints is executed as it is printed, and its finding is gone afterwards. A fix
- * that was never carried out has done harm: it deleted the only database of a hub.
+ * Each fix that doctor prints is executed as it is printed, and its finding is gone afterwards. A
+ * fix that was never carried out has done harm: it deleted the only database of a hub.
  */
 import { mkdtempSync } from "node:fs";
 import { chmod, copyFile, mkdir, readFile, rm, writeFile } from "node:fs/promises";

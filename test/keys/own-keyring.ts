@@ -109,7 +109,9 @@ export class OwnBus implements AsyncDisposable {
     );
   }
 
-  /** Creates a collection without a dialog, in the way of gnome-keyring's own command-line tools. */
+  /**
+   * Creates a collection without a dialog, in the way of gnome-keyring's own command-line tools.
+   */
   async createCollection(label: string, password: string): Promise<void> {
     await using bus = await Bus.session(this.environment);
     const secrets = { destination: "org.freedesktop.secrets", path: "/org/freedesktop/secrets" };

@@ -40,7 +40,10 @@ export const gnomeKeyring: ProviderUnderTest = {
     }),
 };
 
-/** The settings that a user has after switching the Secret Service on; a confirmation is the default. */
+/**
+ * The settings that a user has after switching the Secret Service on; a confirmation is the
+ * default.
+ */
 const keepassSettings = (confirm: boolean) => `[General]
 ConfigVersion=2
 UpdateCheckMessageShown=true

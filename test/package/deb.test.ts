@@ -1,8 +1,8 @@
 /**
- * Makes a release; installs, uses, upgrades and removes its Debian package in systems that have only
- * what it depends on. The oldest system on
- * this machine's architecture is tried each time; `scripts/prove packages` tries Debian 12 and 13 on both architectures,
- * the foreign one under qemu.
+ * Makes a release; installs, uses, upgrades and removes its Debian package in systems that have
+ * only what it depends on. The oldest system on this machine's architecture is tried each time;
+ * `scripts/prove packages` tries Debian 12 and 13 on both architectures, the foreign one under
+ * qemu.
  */
 import { execFile, execFileSync } from "node:child_process";
 import { existsSync, readFileSync } from "node:fs";
@@ -31,7 +31,8 @@ const foreign = native === "amd64" ? "arm64" : "amd64";
 const architectures = proving ? [native, foreign] : [native];
 const suites = proving ? ["bookworm", "trixie"] : ["bookworm"];
 const systems = architectures.flatMap((arch) => suites.map((suite) => ({ suite, arch })));
-// Compiling the addon, and making a system for the first time; under qemu everything takes ten times as long.
+// Compiling the addon, and making a system for the first time; under qemu everything takes ten
+// times as long.
 const timeoutMs = proving ? 7_200_000 : 1_200_000;
 
 const expected = [
@@ -88,8 +89,8 @@ async function scriptOf(from: string, name: string, ...args: string[]): Promise<
 }
 
 /**
- * Copies the sources as they are here, with a date for the version in CHANGELOG.md, and commits them. A release is made
- * from a commit.
+ * Copies the sources as they are here, with a date for the version in CHANGELOG.md, and commits
+ * them. A release is made from a commit.
  */
 async function commitSources(to: string): Promise<void> {
   const steps = [

@@ -1,6 +1,7 @@
 /**
- * The npm package with SQLCipher's addon ready-made: it is installed without a compiler, runs on each Node.js that is
- * supported, refuses a changed addon, and uses a compiled one only when told to.
+ * The npm package with SQLCipher's addon ready-made: it is installed without a compiler, runs on
+ * each Node.js that is supported, refuses a changed addon, and uses a compiled one only when told
+ * to.
  */
 import { execFile, execFileSync } from "node:child_process";
 import { readFileSync } from "node:fs";

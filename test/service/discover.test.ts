@@ -1,4 +1,6 @@
-/** The hub's unit is found by the store: real units in the session's user manager, with any name. */
+/**
+ * The hub's unit is found by the store: real units in the session's user manager, with any name.
+ */
 import { type ChildProcess, spawn } from "node:child_process";
 import { once } from "node:events";
 import {

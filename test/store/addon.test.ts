@@ -13,7 +13,9 @@ const name = `${process.platform}-${process.arch}/node_sqlite3.node`;
 
 afterEach(() => vi.unstubAllEnvs());
 
-/** Makes native/ as a package has it, with this addon, and returns its path with a slash at its end. */
+/**
+ * Makes native/ as a package has it, with this addon, and returns its path with a slash at its end.
+ */
 async function nativeWith(addon: Buffer, path = name): Promise<string> {
   const native = `${await temporaryFolder()}/`;
   await mkdir(join(native, path, ".."), { recursive: true });

@@ -56,7 +56,9 @@ export async function openerOf(options: BundleKeyOptions): Promise<BundleOpener 
   return { passphrase, alternatives };
 }
 
-/** Returns what asks for the passphrase of an encrypted recovery key, on a terminal or in a file. */
+/**
+ * Returns what asks for the passphrase of an encrypted recovery key, on a terminal or in a file.
+ */
 function identityPassphrase(
   { identityPassphraseFile }: BundleKeyOptions,
   path: string,
@@ -97,7 +99,8 @@ export interface BundleSearch {
  * Returns the bundle and what opens it, or undefined if the options name neither. A key alone opens
  * the bundle of the backup in the known directory.
  *
- * @throws {@link StoreError} usage - if no bundle is named or found for a key, or no key for a bundle
+ * @throws {@link StoreError} usage - if no bundle is named or found for a key, or no key for a
+ *   bundle
  */
 export async function bundleOf(
   options: BundleKeyOptions,
@@ -115,7 +118,9 @@ export async function bundleOf(
   });
 }
 
-/** Returns the path of a backup's bundle, which is named after its key; undefined if there is none. */
+/**
+ * Returns the path of a backup's bundle, which is named after its key; undefined if there is none.
+ */
 export async function findBundle({ backup, directory }: BundleSearch): Promise<string | undefined> {
   if (directory === undefined) return undefined;
   const { bundleName } = await import("../../bundle/bundle.js");
@@ -127,8 +132,8 @@ export async function findBundle({ backup, directory }: BundleSearch): Promise<s
 }
 
 /**
- * Adds to an error about a passphrase that the backup's bundle is in the known directory, so that the
- * recovery key suffices.
+ * Adds to an error about a passphrase that the backup's bundle is in the known directory, so that
+ * the recovery key suffices.
  */
 export async function withKnownBundle(error: unknown, search: BundleSearch): Promise<unknown> {
   if (!isKind(error, "wrongPassphrase", "passphraseUnavailable")) return error;

@@ -191,8 +191,8 @@ export async function rememberDirectories(
 }
 
 /**
- * Writes the service that the options name to the settings of the store, in place of a service that is
- * there.
+ * Writes the service that the options name to the settings of the store, in place of a service that
+ * is there.
  *
  * @throws {@link StoreError} io - if the file cannot be written
  */
@@ -248,8 +248,8 @@ function toSettings({ service, unit, stopCommand, startCommand }: ServiceChoice)
 }
 
 /**
- * Changes the settings of the store after an operation. The operation is done by then, so a file that
- * cannot be written is only reported.
+ * Changes the settings of the store after an operation. The operation is done by then, so a file
+ * that cannot be written is only reported.
  */
 async function remember(
   { settingsPath, settingsSection, output }: Context,
