@@ -1,6 +1,6 @@
 /** Opens the store for a command, after recovering from an interrupted operation. */
 import { isStoreNamed } from "../config/settings.js";
-import { isKind, type StoreError, wrap } from "../errors.js";
+import { isKind, type StoreError, withLine, wrap } from "../errors.js";
 import { unlockStore } from "../keys/unlock.js";
 import { journalExists } from "../operation/journal.js";
 import { waitForOperation } from "../recovery/wait.js";
@@ -65,11 +65,11 @@ export async function recoverFirst({ storePath, output }: Context): Promise<void
 async function withModule(error: StoreError, { settings }: Context): Promise<StoreError> {
   const module = isStoreNamed(settings.store) ? undefined : await otherModule();
   if (module === undefined) return error;
-  const message = `${error.message}; the hub's server.json names the database ${module}`;
-  const { createStoreHint } = await import("../keys/moved-store.js");
-  if (error.hint !== createStoreHint) return wrap(error, { message });
   return wrap(error, {
-    message,
-    hint: `Run hivemind-sqlcipher init, then hivemind-sqlcipher migrate --from ${module} --to hivemind-sqlcipher-db-plugin --switch.`,
+    message: `${error.message}; the hub's server.json names the database ${module}`,
+    hint: withLine(
+      error.hint,
+      `Then move the hub's clients to it: hivemind-sqlcipher migrate --from ${module} --to hivemind-sqlcipher-db-plugin --switch`,
+    ),
   });
 }

@@ -12,9 +12,6 @@ import { keepCurrent, keepPending, planRotation, promotePending } from "./rotati
 
 /** Each further candidate takes up to half a second to try. */
 const maxCandidates = 8;
-/** The hint if the keyring knows no store. */
-export const createStoreHint =
-  "Create a store: hivemind-sqlcipher init; or name another: --db PATH";
 /** For a hint, the keyring is not waited for as long as for a passphrase. */
 const hintTimeoutMs = 1_000;
 
@@ -143,6 +140,8 @@ async function missingStoreHint(path: string): Promise<string> {
     return "The keyring has a passphrase for it, so a store was here. Restore a backup: hivemind-sqlcipher restore BACKUP";
   }
   const [first] = others;
-  if (first === undefined) return createStoreHint;
+  if (first === undefined) {
+    return "Create a store: hivemind-sqlcipher init; or name another: --db PATH";
+  }
   return `The keyring has the passphrase of ${others.join(" and of ")}. Name the store: --db '${first}'. To create another store: hivemind-sqlcipher init`;
 }

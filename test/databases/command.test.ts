@@ -369,6 +369,12 @@ test("server.json names the store where nothing else does, comments or not; anot
   expect(lost.code).toBe(10);
   expect(lost.stderr).toContain(`names the database ${json}`);
   expect(lost.stderr).toContain(`migrate --from ${json}`);
+  // Also beside a store that the keyring knows.
+  const other = await Machine.make();
+  await other.init();
+  const beside = await machine.run(["list-clients"]);
+  expect(beside.stderr).toContain(other.store);
+  expect(beside.stderr).toContain(`migrate --from ${json}`);
 
   const elsewhere = (await readFile(server, "utf8"))
     .replace(`"module": "${json}"`, '"module": "hivemind-sqlite-db-plugin"')
