@@ -1,4 +1,4 @@
-/** Resolves what every command starts from: the store, the settings, the passphrase's source. */
+/** Resolves the store, the settings and the passphrase's source of a command. */
 import type { Command } from "commander";
 import {
   isKeyCacheOff,
@@ -36,26 +36,29 @@ export interface GlobalOptions {
 
 export interface Context {
   /**
-   * The real path, after every symbolic link: locks, journals and keyring entries are named by it.
+   * The path with every symbolic link resolved. The lock, the journal and the keyring entries are
+   * named after it.
    */
   readonly storePath: string;
-  /** Options over environment over settings file. */
+  /** Options win over the environment, which wins over the settings file. */
   readonly settings: Settings;
   readonly settingsPath: string;
-  /** Where the settings file has the settings of this store. */
+  /** The section of the settings file for this store. */
   readonly settingsSection: SettingsSection;
-  /** The file's settings for this store, without options and environment; undefined without a file. */
+  /**
+   * This store's settings in the file, without options and environment; undefined without a file.
+   */
   readonly settingsInFile: Settings | undefined;
-  /** What is wrong in the settings and was ignored, for the commands that go on without it. */
+  /** Errors in the settings, for commands that continue despite them. */
   readonly settingsProblems: readonly StoreError[];
   readonly source: PassphraseSource;
   readonly output: Output;
-  /** Whether --yes was given. */
+  /** The value of --yes. */
   readonly yes: boolean;
   readonly reporter: Reporter;
 }
 
-/** Long names of global options that a command defines with a meaning of its own. */
+/** Long names of global options that a command redefines. */
 const redefinedOptions = new WeakMap<Command, readonly string[]>();
 
 /** The heading of the global options in every command's help. */
@@ -64,8 +67,8 @@ export const globalHeading = "Global options:";
 /**
  * Adds the global options to a command.
  *
- * @param redefined - long names, without dashes, that the command defines itself: `name` for
- *   `add-client --name`
+ * @param redefined - long names, without dashes, of options with another meaning in this command:
+ *   `name` for `add-client --name`
  */
 export function addGlobalOptions(command: Command, redefined: readonly string[] = []): Command {
   redefinedOptions.set(command, redefined);
@@ -87,7 +90,7 @@ export function addGlobalOptions(command: Command, redefined: readonly string[] 
   return command;
 }
 
-/** Adds a command that has subcommands; global options may also follow its name. */
+/** Adds a command with subcommands. Global options may also follow its name. */
 export function addCommandGroup(program: Command, name: string, description: string): Command {
   const group = program.command(name).description(description).enablePositionalOptions();
   return addGlobalOptions(group);
@@ -99,9 +102,9 @@ export function repeated(value: string, values: string[] = []): string[] {
 }
 
 /**
- * Commands that go on without what is wrong in the settings. A typo in the file must not keep the
- * hub from starting: `run` needs only the store and its passphrase. `status` and `doctor` report
- * it.
+ * Commands that ignore errors in the settings. A typo in the file must not prevent the hub from
+ * starting, so `run` needs only the store and its passphrase. `status` and `doctor` report the
+ * errors.
  */
 const toleratingCommands: ReadonlySet<string> = new Set(["run", "status", "doctor"]);
 
@@ -109,7 +112,7 @@ const toleratingCommands: ReadonlySet<string> = new Set(["run", "status", "docto
  * Resolves a command's context from its options, the environment and the settings file.
  *
  * @throws {@link StoreError} usage - for an invalid option, variable or settings file
- * @throws {@link StoreError} notFound - if the settings file that was named does not exist
+ * @throws {@link StoreError} notFound - if the named settings file does not exist
  */
 export async function contextOf(command: Command): Promise<Context> {
   const options = globalOptionsOf(command);
@@ -168,9 +171,10 @@ export async function contextOf(command: Command): Promise<Context> {
 }
 
 /**
- * Returns the command line that runs a command of this program with this context.
+ * Returns the command line that starts this program for the same store, for units and timers.
  *
- * Timers and units use it: a service manager has neither this shell's options nor its environment.
+ * A service manager has neither this shell's options nor its environment, so the command line
+ * contains both.
  */
 export function ownCommand(
   { storePath, settingsPath, settingsInFile, source }: Context,
@@ -187,7 +191,7 @@ export function ownCommand(
   ];
 }
 
-/** Returns how to call this program for the same store, as a user types it. */
+/** Returns this program's command line for the same store, as a user types it. */
 export function programLine(command: Command, { storePath, settingsPath }: Context): string {
   const { db, name, subfolder, config, passphraseSource } = globalOptionsOf(command);
   const isNamed = [db, name, subfolder].some((option) => option !== undefined);
@@ -201,7 +205,7 @@ export function programLine(command: Command, { storePath, settingsPath }: Conte
   ].join(" ");
 }
 
-/** Returns the command line with which the restart timer recovers this store. */
+/** Returns the restart timer's command line, which recovers this store. */
 export function recoveryCommand(context: Context): string[] {
   return ownCommand(context, "settle", "--quiet");
 }
@@ -217,7 +221,8 @@ export function outputOf(command: Command): Output {
 }
 
 /**
- * Merges the global options in front of the command, between a group and its command, and after.
+ * Merges the global options given before the command, between a group and its command, and after
+ * the command.
  */
 export function globalOptionsOf(command: Command): GlobalOptions {
   const ofParent: GlobalOptions = command.parent ? globalOptionsOf(command.parent) : {};

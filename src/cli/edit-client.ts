@@ -1,4 +1,4 @@
-/** Changes one client for the commands that name a client by its id. */
+/** Changes a client for the commands with an optional client id. */
 import type { Command } from "commander";
 import { withoutSecrets } from "../client/client.js";
 import type { JsonValue } from "../client/json.js";

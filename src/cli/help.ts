@@ -1,23 +1,23 @@
-/** The texts of `--help` that commander does not lay out itself. */
+/** The details and examples of `--help`. */
 import type { Command } from "commander";
 
 const columns = 80;
 
 export interface HelpText {
-  /** Paragraphs, which are wrapped to the width of a terminal. */
+  /** Paragraphs, wrapped to 80 columns. */
   readonly details?: readonly string[];
-  /** Complete lines to type. */
+  /** Complete command lines. */
   readonly examples: readonly string[];
 }
 
-/** Adds details and examples to what `command --help` prints after the options. */
+/** Adds details and examples to the end of a command's help. */
 export function addHelp(command: Command, { details = [], examples }: HelpText): Command {
   for (const paragraph of details) addParagraph(command, paragraph);
   const heading = examples.length === 1 ? "Example:" : "Examples:";
   return command.addHelpText("after", ["", heading, ...examples.map(indent)].join("\n"));
 }
 
-/** Adds one paragraph to what `command --help` prints after the options. */
+/** Adds a paragraph to the end of a command's help. */
 export function addParagraph(command: Command, paragraph: string): Command {
   return command.addHelpText("after", `\n${wrap(paragraph)}`);
 }

@@ -1,4 +1,4 @@
-/** Finds the store in the hub's server.json where no option, variable or setting names one. */
+/** Finds the default store, which is named in the hub's server.json. */
 import type { StoreLocation } from "../config/paths.js";
 import { isKind, StoreError } from "../errors.js";
 import type { NamedStore } from "../hub/server-json.js";
@@ -7,8 +7,8 @@ import type { NamedStore } from "../hub/server-json.js";
 const tolerantCommands = new Set(["status", "doctor", "completion", "plugins"]);
 
 /**
- * Returns the store that server.json names: an empty location, which means HiveMind's default path,
- * if there is no server.json or if it names another kind of database.
+ * Returns the location of the store in server.json. Returns an empty location, HiveMind's default
+ * path, if server.json is missing or names another kind of database.
  *
  * @throws {@link StoreError} refused - if server.json is not JSON: the hub would silently use its
  *   default store
@@ -23,7 +23,9 @@ export async function hubStore(command: string): Promise<StoreLocation> {
   }
 }
 
-/** Returns the hub's database module, or undefined if it keeps its clients in a `clients.db`. */
+/**
+ * Returns the hub's database module, or undefined if the hub keeps its clients in a `clients.db`.
+ */
 export async function otherModule(): Promise<string | undefined> {
   const { sqliteModule } = await import("../hub/server-json.js");
   const module = (await storeOfHub())?.module;

@@ -10,13 +10,16 @@ import { loadWholeProgram } from "./own-program.js";
 import { buildProgram } from "./program.js";
 import { asStoreError, Output } from "./ui/output.js";
 
-/** Commands that stop the hub or run beside it: an upgrade of this program must not stop them. */
+/**
+ * Commands that stop the hub or run as long as it does. An upgrade of this package must not stop
+ * them.
+ */
 const lasting = new Set([
   ...["backup", "restore", "rotate", "encrypt", "decrypt", "init", "upgrade-schema", "migrate"],
   ...["bundle", "settle", "run"],
 ]);
 
-/** Returns the output for errors before the options are parsed, as far as the arguments tell. */
+/** Returns the output for errors that occur before the options are parsed. */
 function outputForFailure(argv: string[]): Output {
   const end = argv.indexOf("--");
   const options = end === -1 ? argv : argv.slice(0, end);
@@ -30,12 +33,12 @@ function outputForFailure(argv: string[]): Output {
 
 async function main(argv: string[]): Promise<void> {
   process.stdout.on("error", (error: NodeJS.ErrnoException) => {
-    // `… | head` closes the pipe once it has read enough.
+    // `… | head` closes the pipe after reading enough.
     if (error.code === "EPIPE") process.exit();
     const { message, exitCode } = systemError(error, "cannot write to standard output");
     process.stderr.write(`error: ${message}\n`, () => process.exit(exitCode));
   });
-  // An operation goes on after its terminal is gone.
+  // An operation continues after its terminal is closed.
   process.stderr.on("error", () => undefined);
   hardenProcess();
   const output = outputForFailure(argv);
@@ -68,8 +71,8 @@ async function main(argv: string[]): Promise<void> {
 }
 
 /**
- * Refuses arguments that are not UTF-8: Node.js decodes them with U+FFFD in place of the bytes, so
- * that a path would name another file.
+ * Throws if an argument is not UTF-8. Node.js replaces invalid bytes with U+FFFD, so the path would
+ * name another file.
  *
  * @throws {@link StoreError} usage - if an argument is not UTF-8
  */
@@ -88,12 +91,12 @@ function assertUtf8(argv: string[]): void {
   });
 }
 
-/** A command's name, and those of the commands that it belongs to. */
+/** Returns the names of a command and of its parents. */
 function namesOf(command: Command): string[] {
   return [command.name(), ...(command.parent ? namesOf(command.parent) : [])];
 }
 
-/** Returns whether a subcommand is missing, for which commander has printed the help. */
+/** Returns whether a subcommand is missing. Commander has printed the help in this case. */
 function isHelp(error: unknown): boolean {
   return error instanceof CommanderError && error.code === "commander.help";
 }

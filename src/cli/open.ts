@@ -1,4 +1,4 @@
-/** Opens the store for a command, after recovering from an interrupted operation. */
+/** Recovers from an interrupted operation, then opens the store for a command. */
 import { isStoreNamed } from "../config/settings.js";
 import { isKind, type StoreError, withLine, wrap } from "../errors.js";
 import { unlockStore } from "../keys/unlock.js";
@@ -10,13 +10,15 @@ import type { Context } from "./context.js";
 import { otherModule } from "./hub-store.js";
 
 /**
- * Opens the store for reading and writing, also for commands that only read: SQLite leaves sidecar
- * files behind if it opens a store in WAL mode read-only.
+ * Opens the store for reading and writing.
+ *
+ * Commands that only read open it for writing too: SQLite leaves sidecar files behind after opening
+ * a store in WAL mode read-only.
  *
  * @throws {@link StoreError} notFound - if there is no store
  * @throws {@link StoreError} passphraseUnavailable - if there is no passphrase
  * @throws {@link StoreError} wrongPassphrase - if no passphrase opens the store
- * @throws {@link StoreError} newerVersion - for a schema that this version does not know
+ * @throws {@link StoreError} newerVersion - if this version does not know the schema
  */
 export async function openStore(context: Context): Promise<ClientStore> {
   const { storePath, source } = context;
@@ -31,8 +33,8 @@ export async function openStore(context: Context): Promise<ClientStore> {
 }
 
 /**
- * Opens the store for a command that only reads. A store that is not encrypted is opened too, with a
- * warning: whatever the hub uses can be looked at.
+ * Opens the store for a command that only reads. Opens an unencrypted store too and prints a
+ * warning, so that the clients of any hub can be inspected.
  *
  * @throws {@link StoreError} as `openStore`
  */
@@ -51,7 +53,8 @@ export async function openStoreToRead(context: Context): Promise<ClientTable> {
 }
 
 /**
- * Recovers from an interrupted operation and prints what was done; loads that code only if needed.
+ * Recovers from an interrupted operation and prints each step. Loads the recovery code only if
+ * needed.
  */
 export async function recoverFirst({ storePath, output }: Context): Promise<void> {
   if (!(await journalExists(storePath))) return;
@@ -60,7 +63,7 @@ export async function recoverFirst({ storePath, output }: Context): Promise<void
 }
 
 /**
- * Names the hub's database where there is no store because the hub uses another kind of database.
+ * Adds the hub's database to the error if there is no store because the hub uses another database.
  */
 async function withModule(error: StoreError, { settings }: Context): Promise<StoreError> {
   const module = isStoreNamed(settings.store) ? undefined : await otherModule();

@@ -1,16 +1,16 @@
 /**
- * What starts this program again: for units and timers, which keep it, and for an operation that
- * outlasts an upgrade.
+ * Finds this program's command line for units and timers, and loads the whole program for an
+ * operation that outlasts an upgrade.
  */
 import { readFileSync, realpathSync } from "node:fs";
 import { createRequire } from "node:module";
 import { dirname, join } from "node:path";
 import { fileURLToPath } from "node:url";
 
-/** The Debian package's name for the command: every version of the package has it. */
+/** The command's path in every version of the Debian package. */
 const packagedCommand = "/usr/bin/hivemind-sqlcipher";
 
-/** Returns the arguments that start this program: its installed name, or Node.js and the file. */
+/** Returns the command line of this program: its installed path, or Node.js and the main file. */
 export function ownProgram(): string[] {
   const main = fileURLToPath(new URL("./main.js", import.meta.url));
   const packagedNode = join(dirname(main), "../../bin/node");
@@ -23,8 +23,8 @@ export function ownProgram(): string[] {
 /**
  * Loads every file of the built command.
  *
- * Otherwise they are loaded when first needed. An upgrade of the package removes the files of the
- * running version, and an operation that has stopped the hub by then would fail at the next file.
+ * By default a file is loaded at its first use. An upgrade of the package removes the files of the
+ * running version, so an operation that has stopped the hub would fail at the next file.
  */
 export function loadWholeProgram(): void {
   const directory = dirname(fileURLToPath(import.meta.url));

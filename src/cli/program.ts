@@ -1,8 +1,8 @@
 /**
  * Builds the command line's grammar.
  *
- * Only the modules of the commands that the arguments name are loaded, and each action loads its
- * work when it runs: `--help` opens no file but the program's own, and a short command starts fast.
+ * Only the modules of the commands in the arguments are loaded, and each action loads its code when
+ * it runs. `--help` opens no other file, and a short command starts fast.
  */
 import { readFileSync } from "node:fs";
 import { type Argument, Command, type Option } from "commander";
@@ -20,7 +20,7 @@ Exit codes:
 
 const helpLayout = {
   minWidthToWrap: 20,
-  // The list of commands would say [options] on every line.
+  // Commander's default prints [options] in every line of the command list.
   subcommandTerm: (command: Command) =>
     [command.name(), ...command.registeredArguments.map(argumentTerm)].join(" "),
   // Choices are in the flags already: --hub <auto|none>.
@@ -29,7 +29,7 @@ const helpLayout = {
   argumentDescription: ({ description }: Argument) => description,
 };
 
-/** A module that defines one command, or one table of commands. */
+/** A module that defines a command or a table of commands. */
 interface CommandModule {
   addCommand(program: Command): void;
 }
@@ -85,11 +85,10 @@ const commandGroups: Record<string, Record<string, Load>> = {
 };
 
 /**
- * Builds the program. Errors are thrown; commander itself prints none.
+ * Builds the program. It throws errors instead of printing them.
  *
- * @param output - what reports wrong arguments; commander's own text is suppressed with --json
- * @param argv - the arguments: only the commands that they name are defined, or all of them if they
- *   name none
+ * @param output - reports wrong arguments; with --json, commander's own text is suppressed
+ * @param argv - the arguments; only commands named in them are defined, or all if they name none
  */
 export async function buildProgram(output: Output, argv: readonly string[] = []): Promise<Command> {
   const { version } = JSON.parse(
@@ -129,8 +128,8 @@ export async function buildProgram(output: Output, argv: readonly string[] = [])
 }
 
 /**
- * Returns which commands have to be defined to parse these arguments. Every argument counts, not
- * only the first: an argument in front of the command can be the value of an option.
+ * Returns a filter for the commands to define. Every argument counts, not only the first, because
+ * an argument before the command can be an option's value.
  */
 function commandFilter(argv: readonly string[]): (name: string) => boolean {
   const args = argv.filter((arg) => !arg.startsWith("-"));

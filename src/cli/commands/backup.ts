@@ -36,7 +36,7 @@ export function addCommand(program: Command): void {
   addHelp(command, {
     details: [
       "Stops the service, copies the store and starts the service again. Satellites reconnect some seconds later; with --online they notice nothing. The first --to and --bundle-to are remembered in the settings.",
-      "A clock that is behind the newest backup is refused, because the new backup would look like the oldest; --yes goes on.",
+      "Refuses to run while the clock is behind the newest backup, because the new backup would look older; --yes overrides this.",
     ],
     examples: [
       "hivemind-sqlcipher backup --to /srv/backup/hivemind --bundle-to /media/usb/bundles",

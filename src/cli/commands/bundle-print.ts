@@ -23,7 +23,7 @@ export function addPrint(group: Command): void {
   addGlobalOptions(command);
   addHelp(command, {
     details: [
-      "The page is HTML that loads nothing, for A4 or Letter. The bundle on it stays encrypted: keep the recovery key, or the bundle's passphrase, in another place.",
+      "The page is HTML that loads nothing, for A4 or Letter. The bundle on it stays encrypted: keep the recovery key, or the bundle's passphrase, somewhere else.",
       "With --with-passphrase, the page opens everything without another key. Write it to a file in memory, and remove the file when it is printed.",
     ],
     examples: [

@@ -9,7 +9,7 @@ import { parseId } from "../ui/choose-client.js";
 import { printTable } from "../ui/client-list.js";
 import { standardInput } from "../ui/prompt.js";
 
-/** Fields to the columns they are stored in. The hub also calls the access key `access_key`. */
+/** Maps each field to its column. The hub also calls the access key `access_key`. */
 const columns = new Map(Object.keys(clientSchema.shape).map((key) => [key, key]));
 columns.set("access_key", "api_key");
 

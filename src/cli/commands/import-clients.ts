@@ -17,7 +17,7 @@ interface ImportOptions extends FileOption {
   dryRun?: boolean;
 }
 
-/** Rows listed for people; --json lists more. */
+/** Rows listed in the text output; --json lists more. */
 const shownRows = 20;
 
 export function addCommand(program: Command): void {
@@ -31,7 +31,7 @@ export function addCommand(program: Command): void {
   addHelp(command, {
     details: [
       "Reads exports of export-clients --show-secrets and of hivemind-core export-clients, the output of list-clients --json or --jsonl, and the file of HiveMind's JSON plugin. A row that can be read in more than one way is refused.",
-      "A row without client_id gets the next free id. Ids that the file leaves out are filled with revoked rows, because the hub would give a new client an id that is taken. Revoked clients stay revoked. An import that lets a client do more than before, on HiveMind 4 or 5, asks for confirmation.",
+      "A row without client_id gets the next free id. Ids missing from the file are filled with revoked rows, because the hub would otherwise reuse the id of an existing client. Revoked clients stay revoked. An import that lets a client do more than before, on HiveMind 4 or 5, asks for confirmation.",
       "Exit codes: 0 imported; 17 nothing imported, because a row or the confirmation was refused.",
     ],
     examples: [
@@ -83,7 +83,10 @@ async function importClients(
   });
 }
 
-/** Asks before a client could do more than it can now, or more than the file grants explicitly. */
+/**
+ * Asks for confirmation if a client could do more than now, or more than the file grants
+ * explicitly.
+ */
 async function confirmAccess(context: Context, { plan, widened }: ReadImport): Promise<void> {
   const lines = accessLines(plan, widened);
   if (lines.length > 0) await context.reporter.confirm([...lines, "Import?"].join("\n"));

@@ -91,7 +91,7 @@ export function addCommand(program: Command): void {
   });
 }
 
-/** Returns the directories that do not exist yet, innermost first, to remove them if init fails. */
+/** Returns the missing directories, innermost first, so that a failed init can remove them. */
 async function missingDirectories(
   { settingsPath, storePath }: Context,
   { bundleTo }: InitOptions,
@@ -148,11 +148,11 @@ function initLines(result: InitResult): string[] {
   ];
 }
 
-/** Tells the user that commands without --db use another store. */
+/** Prints a notice if commands without --db use another store. */
 function noteSection({ settingsSection, storePath, output }: Context): void {
   if (settingsSection.store === undefined) return;
   output.notice(
-    `${settingsSection.path} belongs to another store; the settings of this store are in a section of their own there: name it in each command, --db '${storePath}'`,
+    `${settingsSection.path} belongs to another store; this store's settings are in a separate section: add --db '${storePath}' to each command`,
   );
 }
 
@@ -200,8 +200,7 @@ function adoptLines({ adopted, bundle }: AdoptResult): string[] {
 }
 
 /**
- * Returns the settings with the options of this command, which later commands then need not
- * repeat.
+ * Returns the settings with this command's options, so that later commands need not repeat them.
  */
 function settingsToSave({ settings }: Context, options: InitOptions) {
   const { store, backup } = settings;
@@ -220,8 +219,9 @@ function settingsToSave({ settings }: Context, options: InitOptions) {
 }
 
 /**
- * Returns the schema for a new store: the one that the hub on this machine reads, or 0 without a
- * hub. Every hub reads schema 0: HiveMind 4 enforces blacklists only in it, HiveMind 5 upgrades it.
+ * Returns the schema version for a new store: the version of the hub on this machine, or 0 without
+ * a hub. Every hub reads schema 0. HiveMind 4 enforces blacklists only in schema 0, and HiveMind 5
+ * upgrades it.
  */
 async function schemaFor({ schemaVersion: wanted }: InitOptions): Promise<0 | 2> {
   if (wanted !== undefined) return wanted === "2" ? 2 : 0;

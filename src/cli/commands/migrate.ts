@@ -99,7 +99,7 @@ async function runMigrate(context: Context, options: MigrateOptions): Promise<vo
       });
     }
   }
-  // Everything that the switch needs is checked before anything is copied.
+  // Check the requirements of the switch before copying anything.
   const hub = options.switch ? hubDatabase(to) : undefined;
   const serverJson = hub && (await readServerJson(serverJsonPath()));
 
@@ -117,8 +117,7 @@ async function runMigrate(context: Context, options: MigrateOptions): Promise<vo
       ? await assertHubCanSwitch({ to, database: hub, removeSource, hubPython: options.hubPython })
       : undefined;
   const sum = hub && !options.dryRun ? await checksumSource(from) : undefined;
-  // Batched records reach V8's old generation, which by default grows to 200 MB before it is
-  // collected.
+  // Batched records reach V8's old generation. By default it grows to 200 MB before a collection.
   setFlagsFromString("--optimize-for-size");
 
   let switched: string | null = null;

@@ -1,4 +1,4 @@
-/** The hub's commands that change what one client may do. */
+/** The hub's commands for the permissions of a client. */
 import type { Command } from "commander";
 import {
   addToBlacklist,
@@ -105,7 +105,7 @@ function addEditing(program: Command, usage: string, description: string, exampl
   });
 }
 
-/** Returns what each command does to a client by the command's name, for a given `value`. */
+/** Returns the change that each command makes to a client, by the command's name. */
 export function permissionVerbs(value: string): Map<string, Verb> {
   return new Map([
     ...switches.map(([name, , verb]): [string, Verb] => [name, verb]),

@@ -50,7 +50,7 @@ async function listPlugins(context: Context, names: string[], version: string): 
   output.result({ plugins }, () => lines);
 }
 
-/** Returns why a plugin cannot be used, or null; runs its code only if `load` is set. */
+/** Returns why a plugin is unusable, or null. Runs the plugin's code only with `load`. */
 async function problemOf(plugin: FoundPlugin, load: boolean): Promise<string | null> {
   const { loadPlugin, syntaxProblem } = await import("../../databases/discover.js");
   const problem = plugin.problem ?? (await syntaxProblem(plugin.file));

@@ -37,7 +37,7 @@ export function addCommand(program: Command): void {
   addHelp(command, {
     details: [
       'A rule that is not given is taken from "keep" in the settings. Days, weeks and months begin at midnight of the local time zone; those without a backup do not count. The newest backup that verifies is always kept, and files without a valid manifest are neither counted nor removed.',
-      "A backup with the newest contents is kept whatever its date, and a backup from the future is refused, because a clock may have been wrong; --yes goes on.",
+      "Keeps a backup with the newest contents whatever its date. Refuses to run if a backup is from the future, because a clock may have been wrong; --yes overrides this.",
       "With --bundles, consider copies of the removed backups elsewhere: they need their bundle.",
     ],
     examples: [

@@ -86,7 +86,7 @@ async function runRestore(
           },
         }),
       }),
-    // On a new machine the store's directory, which has the lock, does not exist yet.
+    // The lock is in the store's directory, which does not exist yet on a new machine.
     { makeFolder: true, paysOwed: true },
   ).catch(async (error: unknown) => {
     throw bundle === undefined ? await withKnownBundle(error, search) : error;

@@ -62,7 +62,7 @@ async function runRotate(context: Context, options: RotateOptions): Promise<void
   if (result.backups === null) context.output.notice(backupAdvice(result, context));
 }
 
-/** Says what becomes of the backups that were made with the previous passphrase. */
+/** Returns advice on the backups made with the previous passphrase. */
 function backupAdvice({ rotated }: RotateResult, { settings }: Context): string {
   const keep = rotated.previous_kept
     ? "Older backups still open with the previous passphrase in the keyring"

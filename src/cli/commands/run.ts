@@ -46,7 +46,7 @@ export function addCommand(program: Command): void {
   addHelp(command, {
     details: [
       "The hub reads the store's passphrase, or the password of its Redis server, from a server.json that exists only in memory. Without mount namespaces, use --private-config. The exit code is the hub's.",
-      "A unit of kind user or system starts the hub, one of kind keyring unlocks the keyring at boot. A drop-in makes the unit that starts the hub already pass the passphrase; its first line is its path. The credential of system and keyring units is sealed with systemd-creds. A source is keyring, file:PATH, command:CMD or credential[:NAME].",
+      "A unit of kind user or system starts the hub; a unit of kind keyring unlocks the keyring at boot. A drop-in adds the passphrase to the unit that already starts the hub; its first line is its path. The credential of system and keyring units is sealed with systemd-creds. A source is keyring, file:PATH, command:CMD or credential[:NAME].",
     ],
     examples: [
       "hivemind-sqlcipher run -- hivemind-core listen",
@@ -93,8 +93,9 @@ async function storeSecret(context: Context) {
 }
 
 /**
- * Returns the Redis server's password if the hub uses Redis, else undefined. It has a source of its
- * own: the store's passphrase must never be sent to a server.
+ * Returns the Redis server's password, or undefined if the hub does not use Redis.
+ *
+ * The password has a source of its own: the store's passphrase must never be sent to a server.
  */
 async function redisSecret({ redisPasswordSource }: RunOptions) {
   const settings = await redisSettings();
@@ -105,7 +106,7 @@ async function redisSecret({ redisPasswordSource }: RunOptions) {
   return { redisPassword: await databasePassword(redisModule, settings, source) };
 }
 
-/** Returns the Redis settings in server.json; undefined for a hub on another database. */
+/** Returns the Redis settings in server.json, or undefined if the hub uses another database. */
 async function redisSettings() {
   const { databaseIn, readServerJson, redisModule, serverJsonPath } = await import(
     "../../hub/server-json.js"
@@ -131,7 +132,7 @@ async function userUnit(context: Context, args: string[], options: RunOptions): 
   return renderUnit({ kind: "user", run, hub: await hubCommand(context, args) });
 }
 
-/** Returns the command that starts `run` in a user's unit. */
+/** Returns the command line of `run` for a user unit. */
 async function userRun(context: Context, options: RunOptions): Promise<string[]> {
   const { privateConfig, redisPasswordSource } = options;
   return ownCommand(
@@ -150,7 +151,9 @@ async function systemUnit(context: Context, args: string[], options: RunOptions)
   return renderUnit(await systemParts(context, await hubCommand(context, args), options));
 }
 
-/** Returns a drop-in for the unit that starts the hub, with the unit's own command of the hub. */
+/**
+ * Returns a drop-in for the hub's unit. Without `args`, the hub's command is read from the unit.
+ */
 async function dropIn(context: Context, args: string[], options: RunOptions): Promise<string> {
   const { dropInPath, findHubUnit, hubCommandOf } = await import("../../hub/existing-unit.js");
   const { renderDropIn } = await import("../../hub/units.js");
@@ -191,7 +194,7 @@ async function keyringUnit(_: Context, _args: string[], options: RunOptions): Pr
   return renderKeyringUnit({ kind: "system", credential, owner });
 }
 
-/** Returns the hub's command with the full path of its program, as a unit needs it. */
+/** Returns the hub's command with the absolute path of its program, as systemd requires. */
 async function hubCommand(context: Context, args: string[]): Promise<string[]> {
   const { findProgram } = await import("../../hub/interpreter.js");
   const [name = "", ...rest] = args.length > 0 ? args : ["hivemind-core", "listen"];

@@ -28,7 +28,7 @@ export function addInstall(group: Command): void {
   addGlobalOptions(command);
   addHelp(command, {
     details: [
-      "Each run reads the directories, the service and the passphrase's source from the settings file; options of the service are saved there. The backup's requirements are checked before the timer is installed. To be told of a failure, add OnFailure= in a drop-in with systemctl --user edit UNIT; drop-ins are never changed.",
+      "Each run reads the directories, the service and the passphrase's source from the settings file; options of the service are saved there. The backup's requirements are checked before the timer is installed. For a notification of failures, add OnFailure= in a drop-in with systemctl --user edit UNIT; drop-ins are never changed.",
     ],
     examples: [
       "hivemind-sqlcipher schedule install",
@@ -52,10 +52,12 @@ async function runInstall(context: Context, options: InstallOptions): Promise<vo
 }
 
 /**
- * Returns the command line that the timer runs.
+ * Returns the command line of the scheduled backup.
  *
- * @throws {@link StoreError} usage - if the settings file lacks a directory: a timer has neither this
- *   shell's options nor its environment
+ * A timer has neither this shell's options nor its environment, so both directories must be in the
+ * settings file.
+ *
+ * @throws {@link StoreError} usage - if the settings file lacks a directory
  */
 function backupCommand(context: Context): string[] {
   const { settingsPath, settingsInFile } = context;
@@ -69,7 +71,7 @@ function backupCommand(context: Context): string[] {
   return ownCommand(context, "backup");
 }
 
-/** Checks what the scheduled backup needs, with the settings of the file and the options alone. */
+/** Checks the scheduled backup's requirements with the options and the settings file only. */
 async function checkScheduledBackup(context: Context, options: InstallOptions): Promise<void> {
   const { checkBackup } = await import("../../backup/backup.js");
   const { resolveSettings } = await import("../../config/settings.js");

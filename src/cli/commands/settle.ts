@@ -3,8 +3,8 @@ import { addGlobalOptions, contextOf } from "../context.js";
 import { addHelp } from "../help.js";
 
 /**
- * Adds the hidden command that recovers from an interrupted operation and does nothing else. Every
- * command recovers first; the restart timer, which has no other work, runs this one.
+ * Adds the hidden command of the restart timer, which only recovers from an interrupted operation.
+ * Every other command recovers before its own work.
  */
 export function addCommand(program: Command): void {
   const command = program

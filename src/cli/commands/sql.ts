@@ -54,12 +54,12 @@ async function runSql(
   const text = isPrompt ? "" : (statement ?? (await standardInput()));
   const { SqlSession } = await import("../../sql/session.js");
   const { parseStatements } = await import("../../sql/statements.js");
-  // A statement that cannot be run is refused before the store is opened.
+  // Refuse an unsupported statement before the store is opened.
   const statements = text.startsWith(".") ? [] : parseStatements(text);
   if (!isPrompt && statements.length === 0 && !text.startsWith(".")) {
     throw new StoreError("usage", "no SQL statement given");
   }
-  // A store that is not encrypted is only read.
+  // An unencrypted store can only be read.
   const open = options.write ? openStore : openStoreToRead;
   await using store = await open(context);
   const session = await SqlSession.on(store);

@@ -1,8 +1,7 @@
 /**
- * `completion SHELL`: a shell script that completes this program's commands, options and values.
+ * Prints a shell script for `completion SHELL` that completes commands, options and values.
  *
- * The script contains the whole grammar, so the shell never starts this program while the user types:
- * a start of Node.js takes longer than the user waits for Tab.
+ * The script contains the whole grammar. Starting Node.js at each Tab would take too long.
  */
 import { Argument, type Command } from "commander";
 import { addGlobalOptions, outputOf } from "../context.js";
@@ -36,14 +35,15 @@ export function completionScript(shell: Shell, program: CommandEntry): string {
   return { bash: bashScript, zsh: zshScript, fish: fishScript }[shell](program);
 }
 
-/** Options with the same kind of value, in all commands or in the one named by `at`. */
+/** Options with the same kind of value, in all commands or in the command path `at`. */
 interface ValueGroup {
   readonly value: ValueKind;
   readonly options: { readonly name: string; readonly at?: string }[];
 }
 
 /**
- * Returns all options with a value; those of single commands come first, as in a shell's `case`.
+ * Returns all options with a value. Options of single commands come first, because a shell's `case`
+ * takes the first match.
  */
 function valueGroups(program: CommandEntry): ValueGroup[] {
   const meanings = new Map<string, Map<string, { value: ValueKind; at: string[] }>>();
@@ -75,7 +75,7 @@ function valueGroups(program: CommandEntry): ValueGroup[] {
   return [...groups.values()].sort((a, b) => isSpecial(b) - isSpecial(a));
 }
 
-/** Returns patterns of the form `COMMAND OPTION` for a shell's `case`. */
+/** Returns `COMMAND OPTION` patterns for a shell's `case`. */
 function patterns({ options }: ValueGroup): string {
   return options
     .map(({ name, at }) => (at === undefined ? `*' ${name}'` : `'${at} ${name}'`))

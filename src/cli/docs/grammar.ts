@@ -1,10 +1,10 @@
 /**
- * The grammar as plain data, from commander's definitions, for the man page and shell completion.
+ * Converts commander's definitions to plain data for the man page, the reference and completion.
  */
 import type { Argument, Command, Option } from "commander";
 import { globalHeading } from "../context.js";
 
-/** What a shell can complete a value with. */
+/** How a shell completes a value. */
 export type ValueKind =
   | { readonly kind: "choices"; readonly choices: readonly string[] }
   | { readonly kind: "file" | "directory" | "other" };
@@ -106,7 +106,7 @@ function valueKind(name: string, choices: readonly string[] | undefined): ValueK
   return { kind: name === "path" || name === "file" ? "file" : "other" };
 }
 
-/** Returns what `addHelpText` added: what commander prints after its own part. */
+/** Returns the text added with `addHelpText`, which commander prints after its own help. */
 function notesOf(command: Command): string {
   let printed = "";
   const before = command.configureOutput();

@@ -11,7 +11,7 @@ export async function ownManPage(version: string): Promise<string> {
   return manPage(grammarOf(await buildProgram(output)), version);
 }
 
-/** Returns the text of `man/hivemind-sqlcipher.1`. */
+/** Returns the manual page's text. */
 export function manPage(program: CommandEntry, version: string): string {
   const leaves = everyCommand(program).filter(({ commands }) => commands.length === 0);
   const [, ...exitCodes] = program.notes.split("\n").map((line) => line.trim());

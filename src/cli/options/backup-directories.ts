@@ -14,7 +14,7 @@ export function addBundleDirectoryOption(command: Command): Command {
   );
 }
 
-/** Returns what a listing of backups needs: where backups and bundles are, and what opens them. */
+/** Returns the directories of backups and bundles, the store, and the passphrase's source. */
 export function listingOptions(
   context: Context,
   directory: string | undefined,

@@ -1,4 +1,4 @@
-/** The options that name a bundle and what opens it. */
+/** Options for a bundle and its key. */
 import { join } from "node:path";
 import type { Command } from "commander";
 import type { BundleContents, BundleOpener } from "../../bundle/bundle.js";
@@ -13,7 +13,7 @@ export interface BundleKeyOptions {
   bundlePassphraseFile?: string;
 }
 
-/** Adds the options that name what opens a bundle. */
+/** Adds the options for a bundle's key. */
 export function addOpenerOptions(command: Command): Command {
   return command
     .option("-i, --identity <file>", "Open the bundle with this recovery key")
@@ -24,7 +24,7 @@ export function addOpenerOptions(command: Command): Command {
     .option("--bundle-passphrase-file <path>", "Open the bundle with the passphrase in this file");
 }
 
-/** Adds the options that name a bundle, for a command that also works without one. */
+/** Adds the options for a bundle and its key to a command that also works without a bundle. */
 export function addBundleOptions(command: Command): Command {
   return addOpenerOptions(
     command.option("--bundle <file>", "Take the passphrase from this bundle, not the keyring"),
@@ -32,9 +32,9 @@ export function addBundleOptions(command: Command): Command {
 }
 
 /**
- * Returns what opens a bundle, or undefined if the options name nothing.
+ * Returns the bundle's key, or undefined if the options name none.
  *
- * @throws {@link StoreError} if the file named cannot be read or has no key
+ * @throws {@link StoreError} if the named file cannot be read or has no key
  */
 export async function openerOf(options: BundleKeyOptions): Promise<BundleOpener | undefined> {
   const { identity, identityPassphraseFile, bundlePassphraseFile } = options;
@@ -57,7 +57,8 @@ export async function openerOf(options: BundleKeyOptions): Promise<BundleOpener 
 }
 
 /**
- * Returns what asks for the passphrase of an encrypted recovery key, on a terminal or in a file.
+ * Returns a function that reads the passphrase of an encrypted recovery key from the file in the
+ * options, or else from the terminal.
  */
 function identityPassphrase(
   { identityPassphraseFile }: BundleKeyOptions,
@@ -77,9 +78,9 @@ function identityPassphrase(
 }
 
 /**
- * Returns what opens a bundle.
+ * Returns the bundle's key.
  *
- * @throws {@link StoreError} usage - if the options name nothing
+ * @throws {@link StoreError} usage - if the options name no key
  */
 export async function requiredOpener(options: BundleKeyOptions): Promise<BundleOpener> {
   const opener = await openerOf(options);
@@ -89,18 +90,18 @@ export async function requiredOpener(options: BundleKeyOptions): Promise<BundleO
   });
 }
 
-/** A backup, and the directory in which its bundle may be. */
+/** A backup and the directory to search for its bundle. */
 export interface BundleSearch {
   readonly backup: string;
   readonly directory: string | undefined;
 }
 
 /**
- * Returns the bundle and what opens it, or undefined if the options name neither. A key alone opens
- * the bundle of the backup in the known directory.
+ * Returns the bundle and its key, or undefined if the options name neither. If the options name
+ * only a key, looks for the backup's bundle in the known directory.
  *
- * @throws {@link StoreError} usage - if no bundle is named or found for a key, or no key for a
- *   bundle
+ * @throws {@link StoreError} usage - if only a key is named and the bundle is not found, or if only
+ *   a bundle is named
  */
 export async function bundleOf(
   options: BundleKeyOptions,
@@ -119,7 +120,8 @@ export async function bundleOf(
 }
 
 /**
- * Returns the path of a backup's bundle, which is named after its key; undefined if there is none.
+ * Returns the path of a backup's bundle, or undefined if it does not exist. The file name contains
+ * the key_id.
  */
 export async function findBundle({ backup, directory }: BundleSearch): Promise<string | undefined> {
   if (directory === undefined) return undefined;
@@ -132,8 +134,8 @@ export async function findBundle({ backup, directory }: BundleSearch): Promise<s
 }
 
 /**
- * Adds to an error about a passphrase that the backup's bundle is in the known directory, so that
- * the recovery key suffices.
+ * Adds the bundle's path to an error about a passphrase if the bundle is in the known directory.
+ * The user then needs only the recovery key.
  */
 export async function withKnownBundle(error: unknown, search: BundleSearch): Promise<unknown> {
   if (!isKind(error, "wrongPassphrase", "passphraseUnavailable")) return error;
@@ -147,7 +149,7 @@ export async function withKnownBundle(error: unknown, search: BundleSearch): Pro
   });
 }
 
-/** Returns the contents of the bundle that the options name, or undefined if they name none. */
+/** Returns the contents of the bundle in the options, or undefined if they name none. */
 export async function bundleIn(
   options: BundleKeyOptions,
   search?: BundleSearch,

@@ -1,5 +1,5 @@
 /**
- * The file of `export-clients` and `import-clients`: an argument, or `--path` as the hub has it.
+ * The file of `export-clients` and `import-clients`: an argument, or `--path` as in hivemind-core.
  */
 import type { Command } from "commander";
 import { StoreError } from "../../errors.js";
@@ -13,7 +13,7 @@ export function addFileOption(command: Command, description: string): Command {
 }
 
 /**
- * Returns the file that the argument or the option names; undefined if neither does.
+ * Returns the file in the argument or the option, or undefined if neither is given.
  *
  * @throws {@link StoreError} usage - if they name different files
  */

@@ -1,4 +1,6 @@
-/** The two databases of `migrate`, from its options, the settings and the hub's server.json. */
+/**
+ * Builds the two databases of `migrate` from its options, the settings and the hub's server.json.
+ */
 import type { JsonObject } from "../../client/json.js";
 import { isStoreNamed } from "../../config/settings.js";
 import type { DatabaseConfig } from "../../databases/plugin.js";
@@ -16,7 +18,7 @@ export function repeatedSetting(text: string, settings: Setting[] = []): Setting
   return [...settings, [key, rest.join("=")]];
 }
 
-/** Returns a database with the settings in server.json, over which the command line's win. */
+/** Returns a database with its settings from server.json, overridden by the command line. */
 export async function endpointOf(
   context: Context,
   name: string,
@@ -35,7 +37,9 @@ export async function endpointOf(
   return { name, config: { ...rest, password_source: passwordSource } };
 }
 
-/** Returns the store and the passphrase's source that every other command uses. */
+/**
+ * Returns the settings of the SQLCipher database: the same store and source as for other commands.
+ */
 async function storeConfig(
   { settings, source }: Context,
   given: DatabaseConfig,
@@ -53,7 +57,7 @@ async function storeConfig(
   };
 }
 
-/** Returns a value as JSON if it is JSON, else as text. */
+/** Returns the value as JSON if it is valid JSON, else as text. */
 function settingValue(key: string, text: string): JsonObject[string] {
   if (key === "password") {
     throw new StoreError("usage", "a password on the command line is visible to other users", {
@@ -70,7 +74,8 @@ function settingValue(key: string, text: string): JsonObject[string] {
 /**
  * Returns the settings of a database in server.json.
  *
- * @throws {@link StoreError} refused - if server.json is not JSON, where the hub uses its defaults
+ * @throws {@link StoreError} refused - if server.json is not JSON: the hub would silently use its
+ *   defaults
  */
 async function configInServerJson(name: string): Promise<DatabaseConfig> {
   const { readServerJson, serverJsonPath } = await import("../../hub/server-json.js");

@@ -1,7 +1,4 @@
-/**
- * The options and the lock of commands that run an operation on the store, and parts of their
- * output.
- */
+/** Options, lock and output lines of commands that run an operation on the store. */
 import { type Command, Option } from "commander";
 import { expandPath } from "../../config/paths.js";
 import {
@@ -31,7 +28,7 @@ export interface ServiceOptions {
   startCommand?: string;
 }
 
-/** Adds the options that say how the service that has the store open is stopped and started. */
+/** Adds the options for stopping and starting the service that has the store open. */
 export function addServiceOptions(command: Command): Command {
   command
     .option("--unit <name>", "Stop and start this systemd unit (default: the hub's)")
@@ -44,14 +41,14 @@ export function addServiceOptions(command: Command): Command {
     .option("--start-command <command>", "Start the service with this shell command");
   return addParagraph(
     command,
-    "Kinds of service: auto finds the hub's unit by the store that it has open; systemd-user and systemd name one of the two; command runs --stop-command and --start-command; none stops nothing.",
+    "Kinds of service: auto finds the unit of the hub that has the store open; systemd-user and systemd choose the user's or the system's manager; command runs --stop-command and --start-command; none stops nothing.",
   );
 }
 
 /**
- * Returns the service that the options and the settings choose. An option always wins.
+ * Returns the service chosen by the options, or else by the settings.
  *
- * @throws {@link StoreError} usage - for options that contradict each other
+ * @throws {@link StoreError} usage - for contradictory options
  */
 export function serviceChoice(context: Context, options: ServiceOptions): ServiceChoice {
   const { unit, service: kind, stopCommand, startCommand } = options;
@@ -109,7 +106,7 @@ export function addBundleTarget(command: Command): Command {
   );
 }
 
-/** Returns the options that every operation takes. */
+/** Returns the options common to all operations. */
 export function operationOptions(
   context: Context,
   options: SwapOptions,
@@ -128,8 +125,9 @@ export function operationOptions(
 }
 
 /**
- * Runs an operation that writes a bundle, with the bundle's directory and recipients. Generates a
- * recovery key if there is no recipient, and takes it back if the operation fails.
+ * Runs an operation with the directory and the recipients for its bundle.
+ *
+ * Generates a recovery key if there is no recipient. Revokes the key if the operation fails.
  *
  * @throws {@link StoreError} usage - if no directory for the bundle is named
  */
@@ -152,7 +150,7 @@ export async function withBundleTarget<Result>(
   );
 }
 
-/** Returns the directories of backups and bundles that the settings or the environment name. */
+/** Returns the directories of backups and bundles in the settings or the environment. */
 export function knownDirectories({ settings }: Context): string[] {
   return [settings.backup?.to, settings.backup?.bundle_to].filter((path) => path !== undefined);
 }
@@ -160,19 +158,19 @@ export function knownDirectories({ settings }: Context): string[] {
 /**
  * Returns the directory for bundles.
  *
- * @throws {@link StoreError} usage - if neither the options nor the settings name one
+ * @throws {@link StoreError} usage - if neither the options nor the settings name a directory
  */
 export function bundleDirectory({ settings }: Context, options: { bundleTo?: string }): string {
   const directory = options.bundleTo ?? settings.backup?.bundle_to;
   if (directory !== undefined) return expandPath(directory);
   throw new StoreError("usage", "no directory for the passphrase bundle is named", {
-    hint: "Name one, apart from the backups, with --bundle-to DIRECTORY.",
+    hint: "Name a directory apart from the backups with --bundle-to DIRECTORY.",
   });
 }
 
 /**
- * Writes the directories and recipients of this command to the settings of the store, unless they
- * have some. The operation is done by then, so a file that cannot be written is only reported.
+ * Saves this command's directories and recipients in the store's settings, unless the settings have
+ * some. Reports a write error without failing, because the operation has finished.
  */
 export async function rememberDirectories(
   context: Context,
@@ -191,8 +189,7 @@ export async function rememberDirectories(
 }
 
 /**
- * Writes the service that the options name to the settings of the store, in place of a service that
- * is there.
+ * Saves the service in the options to the store's settings and replaces the present service.
  *
  * @throws {@link StoreError} io - if the file cannot be written
  */
@@ -209,9 +206,11 @@ export async function saveService(context: Context, options: ServiceOptions): Pr
 }
 
 /**
- * Writes the service that the options name to the settings of the store, unless they name a service
- * already. A file that cannot be written is only reported. `none` is not written: it may be true of
- * this run only, and later runs would copy a store that a hub has open.
+ * Saves the service in the options to the store's settings, unless the settings name a service.
+ * Reports a write error without failing.
+ *
+ * Does not save `none`, which may apply to this run only: later runs would copy a store that a hub
+ * has open.
  */
 export async function rememberNamedService(
   context: Context,
@@ -221,7 +220,7 @@ export async function rememberNamedService(
   await rememberService(context, toSettings(serviceChoice(context, options)));
 }
 
-/** Writes a service to the settings of the store, unless they name a service. */
+/** Saves a service in the store's settings, unless the settings name a service. */
 async function rememberService(context: Context, service: ServiceSettings): Promise<void> {
   await remember(context, "these service settings", (settings) => {
     const { service: kind = "auto", ...others } = settings.backup ?? {};
@@ -248,8 +247,8 @@ function toSettings({ service, unit, stopCommand, startCommand }: ServiceChoice)
 }
 
 /**
- * Changes the settings of the store after an operation. The operation is done by then, so a file
- * that cannot be written is only reported.
+ * Changes the store's settings after an operation. Reports a write error without failing, because
+ * the operation has finished.
  */
 async function remember(
   { settingsPath, settingsSection, output }: Context,
@@ -269,8 +268,8 @@ async function remember(
 }
 
 /**
- * Makes the directories that are named on the command line and that the settings remember from now
- * on. A directory that the settings name is not made later.
+ * Creates the directories named on the command line. Directories in the settings are never created:
+ * a missing directory there can be a disk that is not mounted.
  */
 export async function makeNamed(
   context: Context,
@@ -283,9 +282,9 @@ export async function makeNamed(
 }
 
 /**
- * Runs an operation under the store's lock; SIGINT, SIGTERM and SIGHUP abort it.
+ * Runs an operation under the store's lock. SIGINT, SIGTERM and SIGHUP abort it.
  *
- * @param options - as for `withOperation`
+ * @param options - passed to `withOperation`
  */
 export async function operate<Result>(
   context: Context,

@@ -1,7 +1,4 @@
-/**
- * The options that say to which keys bundles are encrypted, and how a new recovery key is handed
- * out.
- */
+/** Options for the recipients of bundles, and the delivery of a new recovery key. */
 import type { Command } from "commander";
 import type { RecipientOptions, RecoveryKeyDelivery } from "../../bundle/recipients.js";
 import { expandPath } from "../../config/paths.js";
@@ -58,7 +55,7 @@ function deliverByFile({ output, storePath }: Context, path: string): RecoveryKe
         error: `the recovery key ${path} was created; keep it: a bundle is encrypted to it`,
       }),
     revoke: async () => {
-      // A file that is there although this created none is another command's key.
+      // An existing file that this command did not create is another command's key.
       if (!isCreated) return;
       const { removeFile } = await import("../../fs/atomic.js");
       await removeFile(path);

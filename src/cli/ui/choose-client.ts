@@ -1,6 +1,4 @@
-/**
- * Determines which client a command is about: the id given, or on a terminal a choice from a list.
- */
+/** Determines a command's client: the given id, or a choice from a list on the terminal. */
 import { setImmediate } from "node:timers/promises";
 import { StoreError } from "../../errors.js";
 import type { ClientTable } from "../../store/client-table.js";

@@ -5,14 +5,14 @@ import { abilities, lastSeen } from "./client-text.js";
 import { asStoreError, errorToJson, print } from "./output.js";
 import { type Column, Table } from "./table.js";
 
-/** Rows that determine the column widths; later rows are printed as they are read. */
+/** Rows that determine the column widths. Later rows are printed as they are read. */
 const firstRows = 500;
 
 /**
- * Prints one JSON document while the clients are read. If reading fails halfway, the document ends
+ * Prints a JSON document while the clients are read. If reading fails halfway, the document ends
  * with the error next to the clients read so far.
  *
- * @throws what reading throws, if it fails before the first client
+ * @throws the error of reading if it occurs before the first client
  */
 export async function printDocument(
   clients: AsyncIterable<Client>,

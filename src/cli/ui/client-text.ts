@@ -1,4 +1,4 @@
-/** Clients as text for people. */
+/** Formats clients as text. */
 import { type Client, isRevoked, withoutSecrets } from "../../client/client.js";
 import { escapeControlCharacters } from "../../text/escape.js";
 

@@ -13,7 +13,7 @@ export interface OutputOptions {
   color: boolean;
 }
 
-/** Prints a part of a long result, and waits for a slow reader so that memory stays constant. */
+/** Prints a part of a long result. Waits for a slow reader, so that memory stays constant. */
 export async function print(text: string): Promise<void> {
   if (!process.stdout.write(text)) await once(process.stdout, "drain");
 }
@@ -24,7 +24,7 @@ export interface EndNotice {
   readonly error: string;
 }
 
-/** Of the process: the output that prints the error is not the one of the command. */
+/** Shared by every `Output`: the command and the error handler in `main` each have their own. */
 const endNotices: EndNotice[] = [];
 
 const styles = { bold: 1, dim: 2, red: 31, green: 32, yellow: 33 } as const;
@@ -54,7 +54,7 @@ export class Output {
     if (text !== "") process.stdout.write(`${text}\n`);
   }
 
-  /** Prints a line of a result that is not printed as a whole. */
+  /** Prints a line of a result without the notices of `result`. */
   line(text: string): void {
     process.stdout.write(`${text}\n`);
   }
@@ -64,7 +64,7 @@ export class Output {
     if (!this.#options.quiet) process.stderr.write(`${escapeLines(text)}\n`);
   }
 
-  /** Prints what the user has to see even with --quiet. */
+  /** Prints a warning, even with --quiet. */
   warning(text: string): void {
     process.stderr.write(
       `${this.style("yellow", "warning:", process.stderr)} ${escapeLines(text)}\n`,
@@ -111,12 +111,12 @@ export class Output {
 
 const controlSequence = "\x1b";
 
-/** The colors that `style` inserts, and line breaks. */
+/** Matches the colors of `style` and line breaks. */
 const keptSequences = new RegExp(`(${controlSequence}\\[\\d+m|\\n)`);
 
 /**
- * Escapes control characters but for this program's own colors and line breaks: the text may quote a
- * bundle, a manifest or a plugin's error, which must not move the cursor.
+ * Escapes control characters, except this program's own colors and line breaks. The text may quote
+ * a bundle, a manifest or a plugin's error, which must not move the cursor.
  */
 export function escapeLines(text: string): string {
   return text
@@ -130,11 +130,11 @@ export function errorToJson({ exitCode: code, message, hint }: StoreError) {
   return { code, message, ...(hint && { hint }) };
 }
 
-/** Returns an error with an exit code for anything that was thrown. */
+/** Converts any thrown value to an error with an exit code. */
 export function asStoreError(error: unknown): StoreError {
   if (error instanceof StoreError) return error;
   const message = error instanceof Error ? error.message : String(error);
-  // Thrown by the package `bindings`, which looks for what the install script compiles.
+  // Thrown by the package `bindings`, which searches for the output of the install script.
   if (message.startsWith("Could not locate the bindings file")) {
     return new StoreError("failed", "the native part of @journeyapps/sqlcipher is missing", {
       hint: "Install again with npm install --allow-scripts=@journeyapps/sqlcipher, which compiles it.",

@@ -1,6 +1,4 @@
-/**
- * Asks questions on a terminal; without one, the error names the option that answers the question.
- */
+/** Asks questions on a terminal. Without a terminal, the error names the option to use instead. */
 import { Writable } from "node:stream";
 import { StoreError } from "../../errors.js";
 import { escapeLines } from "./output.js";
@@ -17,7 +15,7 @@ export async function standardInput(): Promise<string> {
   return text;
 }
 
-/** Reads a line from the terminal; Ctrl-C and end of input reject. */
+/** Reads a line from the terminal. Rejects at Ctrl-C and at the end of input. */
 async function ask(question: string, output: NodeJS.WritableStream): Promise<string> {
   const { createInterface } = await import("node:readline/promises");
   const prompt = createInterface({ input: process.stdin, output, terminal: true });

@@ -14,9 +14,7 @@ const longestHistory = 1_000;
 
 const dotCommands = [".tables", ".schema", ".mode", ".help", ".quit"];
 
-/**
- * Reads and runs statements until `.quit` or Ctrl-D. An error is printed and the prompt goes on.
- */
+/** Reads and runs statements until `.quit` or Ctrl-D. Prints an error and continues. */
 export async function prompt(runner: SqlRunner, historyFile: string | undefined): Promise<void> {
   let history = historyFile === undefined ? [] : await readHistory(historyFile);
   const names = await runner.session.names();
@@ -85,9 +83,9 @@ const ended = Symbol("end of input");
 const cancelled = Symbol("Ctrl-C");
 type Line = string | typeof ended | typeof cancelled;
 
-/** Queues typed and pasted lines in order, also those that arrive while a statement runs. */
+/** Queues typed and pasted lines in order, including lines that arrive while a statement runs. */
 class Lines {
-  /** What Ctrl-C calls while a statement runs. */
+  /** Called for Ctrl-C while a statement runs. */
   busy: (() => void) | undefined;
   readonly #input: Interface;
   readonly #queue: string[] = [];
@@ -116,7 +114,9 @@ class Lines {
     });
   }
 
-  /** @param options.fresh - ignore lines pasted before the prompt, which is a question */
+  /**
+   * @param options.fresh - ignore lines pasted before the prompt, because it asks for confirmation
+   */
   async next(prompt: string, options: { fresh?: boolean } = {}): Promise<Line> {
     const pasted = options.fresh ? undefined : this.#queue.shift();
     if (pasted !== undefined) return pasted;

@@ -14,7 +14,7 @@ const widthRows = 500;
 export type Mode = "table" | "csv" | "json";
 export const modes: readonly Mode[] = ["table", "csv", "json"];
 
-/** Asks whether changes are kept; throws if not. */
+/** Asks whether to keep the changes; throws if not. */
 export type Confirm = (question: string) => Promise<void>;
 
 export class SqlRunner {
@@ -31,9 +31,10 @@ export class SqlRunner {
   }
 
   /**
-   * Runs statements. With `--write`, all of them run in one transaction, which `confirm` keeps.
+   * Runs statements. With `--write`, they run in a single transaction, committed after `confirm`.
    *
-   * @throws {@link StoreError} usage - for more than one result where one document is printed
+   * @throws {@link StoreError} usage - if there is more than one result, but the mode prints only
+   *   one
    */
   async run(statements: readonly Statement[], confirm: Confirm): Promise<void> {
     const queries = statements.filter(({ kind }) => kind !== "change").length;
@@ -159,7 +160,7 @@ function isNumber(cell: Cell | undefined): boolean {
   return cell === null || (typeof cell === "object" && "text" in cell);
 }
 
-/** Returns what a transaction changes, before it is committed. */
+/** Returns the changes of a transaction as text, before the commit. */
 function effectLines({ changes, clients: { before, after } }: Effect): string[] {
   const rows = changes.map(
     ({ text, rows }) => `${counted(rows, "row")} changed: ${beginning(text)}`,
@@ -190,7 +191,7 @@ const dotHelp = [
   ".quit            Leave, as Ctrl-D does",
 ];
 
-/** Commands of sqlite3's shell, and the commands of this program that do the same. */
+/** Maps commands of sqlite3's shell to this program's equivalents. */
 const equivalents: Record<string, string> = {
   ".backup": "Use hivemind-sqlcipher backup.",
   ".dump": "Use hivemind-sqlcipher export-clients.",

@@ -20,7 +20,7 @@ async function loadStringWidth(cells: readonly string[]): Promise<void> {
   }
 }
 
-/** Returns the columns that a text takes on a terminal. */
+/** Returns a text's width in terminal columns. */
 function widthOf(text: string): number {
   return stringWidth === undefined || ascii.test(text) ? text.length : stringWidth(text);
 }
@@ -51,7 +51,7 @@ export class Table {
     this.#widths = widths;
   }
 
-  /** @param available - columns of the terminal; undefined without one, where nothing is cut */
+  /** @param available - the terminal's columns; if undefined, nothing is cut */
   static async of(
     columns: readonly Column[],
     firstRows: readonly string[][],

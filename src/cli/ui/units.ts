@@ -1,6 +1,6 @@
-/** Quantities as text for people. */
+/** Formats quantities as text. */
 
-/** Returns a duration in the largest unit of which there are at least two: "3d", "119min". */
+/** Returns a duration in the largest unit with a value of at least two: "3d", "119min". */
 export function formatAge(seconds: number): string {
   const units = [
     ["d", 86_400],
