@@ -1,10 +1,10 @@
 /**
- * The derived-key cache: the key derived from a passphrase for a file's salt, kept in the keyring
- * next to the passphrase, so that opening the store skips 200 ms of key derivation.
+ * The derived-key cache: the key derived from a passphrase and a file's salt, kept in the keyring
+ * next to the passphrase. It saves the 200 ms of key derivation when the store is opened.
  *
- * A cached entry holds the format, the salt, the key, and an HMAC over these and the passphrase
- * under that key. It is therefore valid only together with the passphrase it was derived from: an
- * entry left over after the passphrase was replaced, or a garbled entry, opens nothing.
+ * An entry holds the format, the salt, the key, and an HMAC under that key over these and the
+ * passphrase. The entry is therefore valid only with its own passphrase: a garbled entry, or an
+ * entry left over from a replaced passphrase, opens nothing.
  */
 import { createHmac, timingSafeEqual } from "node:crypto";
 import { isKind } from "../errors.js";
@@ -40,18 +40,18 @@ function entryMac(key: StoreKey, passphrase: string): Buffer {
 }
 
 /**
- * Returns the cached key that the current passphrase gave for a file, if there is one. A locked
- * keyring counts as empty.
+ * Returns the cached key of a file's salt and the current passphrase, if there is one. Treats a
+ * locked keyring as empty.
  *
- * @param keyId - of the file; resolved while the keyring reads the passphrase
- * @throws {@link StoreError} `passphraseUnavailable` - if the keyring cannot be reached
+ * @param keyId - the file's key_id; resolved while the keyring reads the passphrase
+ * @throws {@link StoreError} passphraseUnavailable - if the keyring cannot be reached
  */
 export async function findCachedKey(
   storePath: string,
   keyId: Promise<string>,
 ): Promise<StoreKey | undefined> {
   const slot = keyId.then((id) => `derived:${id}` as const);
-  // The caller handles a failure of `keyId`. Here it may come after the last reader has gone.
+  // The caller handles a failure of `keyId`, which may occur here after the last reader.
   slot.catch(() => undefined);
   const passphrase = await getEntryIfUnlocked(storePath, "current");
   if (passphrase === undefined) return undefined;
@@ -60,9 +60,10 @@ export async function findCachedKey(
 }
 
 /**
- * Caches the key of the current passphrase. A keyring that refuses is ignored: the next command
- * derives the key again. So is a keyring that asks its user before each access, as the cache would
- * add a dialog to each command.
+ * Caches the key of the current passphrase.
+ *
+ * Ignores a keyring that refuses: the next command derives the key again. Also skips a keyring with
+ * a dialog before each access, because the cache would add a dialog to each command.
  */
 export async function cacheKey(
   storePath: string,
@@ -80,7 +81,7 @@ export async function cacheKey(
   }
 }
 
-/** Returns false also if reading the current passphrase takes a dialog. */
+/** Returns false also if reading the current passphrase would show a dialog. */
 async function isCurrent(storePath: string, passphrase: string): Promise<boolean> {
   return (await getEntryIfUnlocked(storePath, "current")) === passphrase;
 }

@@ -7,9 +7,9 @@ import { type Provider, unknownProvider } from "./provider.js";
 import { collectionOf, isSessionCollection, SecretService } from "./secret-service.js";
 
 export interface KeyringReport {
-  /** The program that serves the keyring, for messages. */
+  /** The keyring's provider, for messages. */
   readonly provider: string;
-  /** Whether the keyring has a passphrase of the store; undefined if it could not be asked. */
+  /** Whether the keyring has a passphrase of the store; undefined if the keyring did not reply. */
   readonly hasEntry: boolean | undefined;
   /** Why the passphrase cannot be read now, with advice. */
   readonly problem: StoreError | undefined;
@@ -21,7 +21,7 @@ export type Unattended =
   | { readonly isPossible: true; readonly condition: string }
   | { readonly isPossible: false; readonly reason: string; readonly fix: string };
 
-/** Reports the state of the keyring for a store. Never throws for a keyring that is not usable. */
+/** Returns the state of the keyring for a store. Reports an unusable keyring without throwing. */
 export async function inspectKeyring(
   storePath: string,
   environment: Environment = process.env,
@@ -76,7 +76,7 @@ function usable(provider: Provider, hasEntry: boolean): KeyringReport {
   };
 }
 
-/** The collection is unlocked but the entry is not: each process needs the user's permission. */
+/** Reports a locked entry in an unlocked collection: each process needs the user's permission. */
 function confirmed({ kind, name }: Provider): KeyringReport {
   const setting =
     kind === "keepassxc"

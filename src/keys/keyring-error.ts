@@ -1,4 +1,4 @@
-/** What can go wrong with a keyring, and what its user can do, which depends on the provider. */
+/** Errors of a keyring, with advice for its provider. */
 import { BusError, BusTimeoutError, NoBusError } from "../dbus/client.js";
 import { ProtocolError } from "../dbus/message.js";
 import { StoreError } from "../errors.js";
@@ -7,15 +7,15 @@ import { type Provider, unknownProvider } from "./provider.js";
 import { PromptTimeoutError, ProviderEndedError } from "./secret-service.js";
 
 /**
- * Unlocks gnome-keyring on a machine without a desktop. `--replace`, because `--unlock` leaves a
- * running daemon as it is, and locked.
+ * Unlocks gnome-keyring on a machine without a desktop. Needs `--replace`: `--unlock` leaves a
+ * running daemon locked.
  */
 const unlockLine =
   'read -rsp "Keyring password: " P && printf %s "$P" | gnome-keyring-daemon --replace --unlock --components=secrets; unset P';
 const otherSources =
   "Or use no keyring: --passphrase-source credential (systemd), file:PATH or command:CMD.";
 
-/** D-Bus errors that mean that no program serves the Secret Service. */
+/** D-Bus errors without a program that serves the Secret Service. */
 const noProviderErrors =
   /^org\.freedesktop\.DBus\.Error\.(?:ServiceUnknown|NameHasNoOwner|Spawn\..*)$/;
 /** libsecret keeps its first session, which ends with the provider's process. */
@@ -37,7 +37,7 @@ export type KeyringProblem =
 
 export interface ProblemDetails {
   readonly provider?: Provider;
-  /** What the system or the provider reported. */
+  /** The system's or the provider's message. */
   readonly detail?: string;
   /** The label of the locked collection. */
   readonly collection?: string;
@@ -50,14 +50,16 @@ export function keyringError(problem: KeyringProblem, details: ProblemDetails = 
   return new StoreError("passphraseUnavailable", message, { hint, cause: details.cause });
 }
 
-/** Returns the problem that an error of the bus, the Secret Service or keytar means. */
+/** Converts an error of the bus, the Secret Service or keytar. */
 export function keyringFailure(error: unknown, provider: Provider): StoreError {
   if (error instanceof StoreError) return error;
   const detail = error instanceof Error ? error.message : String(error);
   return keyringError(problemOf(error), { provider, detail, cause: error });
 }
 
-/** Returns whether keytar's session with the provider has ended; a new process gets a new one. */
+/**
+ * Returns whether keytar's session with the provider has ended. A new process gets a new session.
+ */
 export function isEndedSession(error: unknown): boolean {
   return error instanceof Error && endedSession.test(error.message);
 }

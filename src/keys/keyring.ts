@@ -1,8 +1,9 @@
 /**
- * The passphrases of stores in the OS keyring. Each slot of a store is an entry with the service
- * `hivemind-sqlcipher` and, as account, the store's resolved path, followed by `#` and the slot for
- * all slots but the current passphrase. Its owner can read it without this software:
- * `secret-tool lookup service hivemind-sqlcipher account PATH`.
+ * The passphrases of stores in the OS keyring.
+ *
+ * An entry has the service `hivemind-sqlcipher`. Its account is the store's resolved path, followed
+ * by `#` and the slot, except for the current passphrase. Users can read an entry without this
+ * software: `secret-tool lookup service hivemind-sqlcipher account PATH`.
  */
 import { StoreError } from "../errors.js";
 import { isEndedSession, keyringError, keyringFailure } from "./keyring-error.js";
@@ -25,7 +26,7 @@ import {
 
 export const keyringService = "hivemind-sqlcipher";
 
-/** `previous` and `derived` name the file they belong to by its key_id. */
+/** The roles of entries. `previous` and `derived` contain the key_id of their file. */
 export type Slot = "current" | "pending" | `previous:${string}` | `derived:${string}`;
 
 export interface KeyringEntry {
@@ -33,25 +34,25 @@ export interface KeyringEntry {
   readonly secret: string;
 }
 
-/** One of the entries that match a slot; more than one is a mistake of another program. */
+/** An entry for a slot. Several entries for a slot are a mistake of another program. */
 export interface MatchingEntry {
   readonly secret: string;
   /** The collection's label, if several entries match. */
   readonly collection?: string;
 }
 
-/** Every slot but the current one, as it stands after the `#`. */
+/** Matches the text after `#`, for every slot but the current passphrase. */
 const slotPattern = /^(?:pending|(?:previous|derived):[0-9a-f]+)$/;
 
 const usesSecretService = process.platform === "linux";
 
-/** Providers that ask no question about an unlocked entry that is replaced or deleted. */
+/** Providers without a dialog when an unlocked entry is replaced or deleted. */
 const quietProviders: readonly Provider["kind"][] = ["gnome-keyring", "oo7"];
 
 /**
  * Returns the secret of a slot, or undefined if there is none.
  *
- * @throws {@link StoreError} `passphraseUnavailable` - if the keyring cannot be reached or stays
+ * @throws {@link StoreError} passphraseUnavailable - if the keyring cannot be reached or stays
  *   locked
  */
 export async function getEntry(storePath: string, slot: Slot): Promise<string | undefined> {
@@ -60,8 +61,8 @@ export async function getEntry(storePath: string, slot: Slot): Promise<string | 
 }
 
 /**
- * Yields the secrets of all entries that match a slot: the one in the default collection first,
- * those in locked collections last.
+ * Yields the secrets of all entries for a slot. The default collection comes first, and locked
+ * collections come last.
  *
  * @throws {@link StoreError} as `getEntry`
  */
@@ -71,9 +72,9 @@ export async function* readEntries(storePath: string, slot: Slot): AsyncGenerato
 }
 
 /**
- * Returns the secret of a slot if it can be read without a dialog.
+ * Returns the secret of a slot, or undefined if reading it would show a dialog.
  *
- * @throws {@link StoreError} `passphraseUnavailable` - if the keyring cannot be reached
+ * @throws {@link StoreError} passphraseUnavailable - if the keyring cannot be reached
  */
 export async function getEntryIfUnlocked(
   storePath: string,
@@ -88,7 +89,7 @@ export async function getEntryIfUnlocked(
 /**
  * Stores a secret in the default collection and reads it back.
  *
- * @throws {@link StoreError} `passphraseUnavailable` - as `getEntry`, and if the keyring keeps
+ * @throws {@link StoreError} passphraseUnavailable - as `getEntry`, and if the keyring keeps
  *   nothing after logout or returns another secret
  */
 export async function setEntry(storePath: string, slot: Slot, secret: string): Promise<void> {
@@ -99,7 +100,7 @@ export async function setEntry(storePath: string, slot: Slot, secret: string): P
 /**
  * Checks that the keyring can store a passphrase.
  *
- * @throws {@link StoreError} `passphraseUnavailable` - if it cannot
+ * @throws {@link StoreError} passphraseUnavailable - if it cannot
  */
 export async function assertKeyringUsable(): Promise<void> {
   await using keyring = await Keyring.open();
@@ -107,9 +108,9 @@ export async function assertKeyringUsable(): Promise<void> {
 }
 
 /**
- * Deletes all entries of a slot; returns false if there was none.
+ * Deletes all entries of a slot. Returns false if there were none.
  *
- * @throws {@link StoreError} `passphraseUnavailable` - as `getEntry`
+ * @throws {@link StoreError} passphraseUnavailable - as `getEntry`
  */
 export async function deleteEntry(storePath: string, slot: Slot): Promise<boolean> {
   await using keyring = await Keyring.open();
@@ -119,7 +120,7 @@ export async function deleteEntry(storePath: string, slot: Slot): Promise<boolea
 /**
  * Returns every passphrase of a store, without derived keys.
  *
- * @throws {@link StoreError} `passphraseUnavailable` - as `getEntry`
+ * @throws {@link StoreError} passphraseUnavailable - as `getEntry`
  */
 export async function listEntries(storePath: string): Promise<KeyringEntry[]> {
   const entries: KeyringEntry[] = [];
@@ -133,7 +134,7 @@ export async function listEntries(storePath: string): Promise<KeyringEntry[]> {
 /**
  * Deletes every cached derived key of a store.
  *
- * @throws {@link StoreError} `passphraseUnavailable` - as `getEntry`
+ * @throws {@link StoreError} passphraseUnavailable - as `getEntry`
  */
 export async function deleteDerivedKeys(storePath: string): Promise<void> {
   for (const slot of await listSlots(storePath)) {
@@ -141,7 +142,7 @@ export async function deleteDerivedKeys(storePath: string): Promise<void> {
   }
 }
 
-/** A store that the keyring has an entry for. */
+/** A store with entries in the keyring. */
 export interface StoreInKeyring {
   readonly storePath: string;
   readonly slots: readonly Slot[];
@@ -150,8 +151,8 @@ export interface StoreInKeyring {
 /**
  * Returns every store in the keyring, without reading a secret.
  *
- * @param options.unlock - false for none of the entries in a locked keyring
- * @throws {@link StoreError} `passphraseUnavailable` - as `getEntry`
+ * @param options.unlock - if false, a locked keyring has no entries
+ * @throws {@link StoreError} passphraseUnavailable - as `getEntry`
  */
 export async function listStores(options: { unlock: boolean }): Promise<StoreInKeyring[]> {
   await using keyring = await Keyring.open();
@@ -172,7 +173,7 @@ function isDerived(slot: Slot): boolean {
   return slot.startsWith("derived:");
 }
 
-/** @throws {@link StoreError} `refused` - for a path that is the account of another store's slot */
+/** @throws {@link StoreError} refused - if the path is the account of another store's slot */
 function accountOf(storePath: string, slot: Slot): string {
   if (parseAccount(storePath).slot !== "current") {
     throw new StoreError(
@@ -198,7 +199,7 @@ interface StoreInKeyringSlot {
 
 /** A connection to the keyring. Its methods throw `passphraseUnavailable`. */
 class Keyring implements AsyncDisposable {
-  /** Undefined where keytar uses another keyring than the Secret Service. */
+  /** Undefined on systems without the Secret Service, where keytar uses another keyring. */
   readonly #service: SecretService | undefined;
 
   private constructor(service: SecretService | undefined) {
@@ -218,7 +219,7 @@ class Keyring implements AsyncDisposable {
     await this.#service?.[Symbol.asyncDispose]();
   }
 
-  /** Yields the secrets of an account, without those that are locked if `unlock` is false. */
+  /** Yields the secrets of an account. Omits locked entries if `unlock` is false. */
   async *read(
     account: string,
     { unlock }: { readonly unlock: boolean },
@@ -289,7 +290,7 @@ class Keyring implements AsyncDisposable {
     });
   }
 
-  /** Checks that a new entry would be kept: unlocks the default collection if need be. */
+  /** Checks that a new entry would be kept. Unlocks the default collection if necessary. */
   async assertWritable(): Promise<void> {
     const service = this.#service;
     if (service === undefined) return;
@@ -303,8 +304,8 @@ class Keyring implements AsyncDisposable {
   }
 
   /**
-   * Finds the items of an account, or of all accounts. If there is none and the default collection
-   * is locked, unlocks that first: a locked database of KeePassXC shows no items.
+   * Finds the items of an account, or of all accounts. If there are none, unlocks a locked default
+   * collection first: a locked database of KeePassXC shows no items.
    */
   async #find(
     service: SecretService,
@@ -320,7 +321,9 @@ class Keyring implements AsyncDisposable {
     return await service.search(attributes);
   }
 
-  /** Reads the only item of an account. Returns undefined if it was deleted since it was found. */
+  /**
+   * Reads the only item of an account. Returns undefined if the item was deleted after the search.
+   */
   async #readItem(
     service: SecretService,
     account: string,
@@ -336,14 +339,16 @@ class Keyring implements AsyncDisposable {
     if (typeof secret === "string") return secret;
     const left = await service.search(attributes);
     if (left.unlocked.length + left.locked.length === 0) return undefined;
-    // KWallet and libsecret sometimes fail to agree on a session key, which looks like no entry.
+    // KWallet and libsecret sometimes fail to agree on a session key. keytar then returns no entry.
     const provider = await this.#provider();
     const second = await callInNewWorker(call, provider.name);
     if (typeof second === "string") return second;
     throw keyringError("no-secret", { provider, detail: account });
   }
 
-  /** Reads several items of an account. keytar returns only one of them, and not a chosen one. */
+  /**
+   * Reads several items of an account. keytar can return only one, and the caller cannot choose it.
+   */
   async *#readSeveral(
     service: SecretService,
     { unlocked, locked }: Items,
@@ -377,7 +382,11 @@ class Keyring implements AsyncDisposable {
     });
   }
 
-  /** Replaces or deletes an entry. @param locked - the account's locked items */
+  /**
+   * Replaces or deletes an entry.
+   *
+   * @param locked - the account's locked items
+   */
   async #change(
     service: SecretService,
     call: KeytarCall,
@@ -385,7 +394,7 @@ class Keyring implements AsyncDisposable {
   ): Promise<KeytarResult> {
     const { kind, name } = await this.#provider();
     const mayPrompt = locked.length > 0 || !quietProviders.includes(kind);
-    // libsecret ignores a locked item when it deletes, but unlocks it to read it.
+    // libsecret ignores a locked item when deleting, but unlocks it for reading.
     if (locked.length > 0) await callInWorker(["getPassword", call[1], call[2]], name);
     return await this.#call(service, call, { mayPrompt });
   }
@@ -404,7 +413,7 @@ class Keyring implements AsyncDisposable {
     }
   }
 
-  /** Calls keytar where it uses another keyring, which shows its own dialogs. */
+  /** Calls keytar for another keyring, which shows its own dialogs. */
   async #keytar(call: KeytarCall): Promise<KeytarResult> {
     return await this.#try(() => callInProcess(call, promptTimeoutMs));
   }

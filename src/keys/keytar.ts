@@ -1,8 +1,8 @@
 /**
- * keytar, in this process or in a worker.
+ * Calls keytar, in this process or in a worker.
  *
- * A call that may show a dialog runs in the worker, which is killed if the user interrupts or does
- * not answer in time. Every other call runs in this process, because starting a worker takes 60 ms.
+ * A call with a possible dialog runs in the worker, which is killed at an interrupt or a time-out.
+ * Every other call runs in this process, because starting a worker takes 60 ms.
  */
 import { type ChildProcess, fork } from "node:child_process";
 import { createRequire } from "node:module";
@@ -22,7 +22,7 @@ export type KeytarCall =
 
 export type KeytarResult = string | boolean | null | undefined;
 
-/** Codes of Node's errors for a package, or a library that it needs, that is not installed. */
+/** Node's error codes for a missing package or a missing library of a package. */
 const missingModuleCodes = ["MODULE_NOT_FOUND", "ERR_DLOPEN_FAILED"];
 
 /** keytar did not reply in time, with or without a dialog. */
@@ -31,9 +31,9 @@ export class KeytarTimeoutError extends Error {}
 /** keytar, or libsecret, cannot be loaded. */
 export class KeytarMissingError extends Error {}
 
-/** Returns keytar, loaded on first use: without libsecret, the other sources still work. */
+/** Returns keytar, loaded at its first use: without libsecret, the other sources still work. */
 export function loadKeytar(): Keytar {
-  // GLib takes an empty address for a malformed one, and not for an unset one.
+  // GLib treats an empty address as malformed instead of unset.
   if (process.env.DBUS_SESSION_BUS_ADDRESS === "") delete process.env.DBUS_SESSION_BUS_ADDRESS;
   try {
     return createRequire(import.meta.url)("keytar");
@@ -42,7 +42,7 @@ export function loadKeytar(): Keytar {
   }
 }
 
-/** Makes a call that shows no dialog in this process. */
+/** Calls keytar in this process, for a call without a dialog. */
 export async function callInProcess(
   call: KeytarCall,
   timeoutMs = replyTimeoutMs,
@@ -56,26 +56,24 @@ export async function callInProcess(
 }
 
 /**
- * The worker of this process. It stays for later calls: KeePassXC asks its user again for each
- * process.
+ * The worker of this process. It serves later calls too: KeePassXC asks its user for each process.
  */
 let worker: Worker | undefined;
 
-/** Makes a call that may show a dialog. @param provider - for the notice */
+/**
+ * Calls keytar in the worker, for a call with a possible dialog.
+ *
+ * @param provider - for the notice
+ */
 export async function callInWorker(call: KeytarCall, provider: string): Promise<KeytarResult> {
   worker = worker?.isAlive ? worker : new Worker();
   return await worker.call(call, provider);
 }
 
-/** Makes a call in a new process, whose libsecret has a new session with the provider. */
+/** Calls keytar in a new worker, so that libsecret opens a new session with the provider. */
 export async function callInNewWorker(call: KeytarCall, provider: string): Promise<KeytarResult> {
   worker?.kill();
   return await callInWorker(call, provider);
-}
-
-/** Returns whether a worker has spoken to the provider, and may have its user's permission. */
-export function hasWorker(): boolean {
-  return worker?.isAlive === true;
 }
 
 interface Reply {
@@ -96,7 +94,7 @@ class Worker {
       execArgv: [],
       env: { ...environment, ...(address && { DBUS_SESSION_BUS_ADDRESS: address }) },
       stdio: ["ignore", "ignore", "ignore", "ipc"],
-      // Ctrl-C at a terminal must reach this process only, which kills the worker.
+      // Ctrl-C at a terminal must reach only this process, which then kills the worker.
       detached: true,
     });
     this.#process.on("message", (reply: Reply) => this.#waiting.get(reply.id)?.(reply));
@@ -126,7 +124,7 @@ class Worker {
         throw new KeytarMissingError(error.message);
       throw new Error(error.message);
     } catch (error) {
-      // The call blocks until the dialog is closed, and its result is not wanted any more.
+      // The call blocks until the dialog is closed, and its result is no longer needed.
       if (error instanceof KeytarTimeoutError || signal?.aborted) this.kill();
       throw error;
     } finally {

@@ -1,7 +1,8 @@
 /**
- * Finds the passphrase of a store that has a new path, because its directory, its user's name or
- * its mount point changed. The keyring's entries still have the old path. An entry belongs to the
- * store if it has the file's key_id, or if its passphrase opens the file.
+ * Finds the passphrase of a store after its directory, its user's name or its mount point changed.
+ *
+ * The keyring's entries still have the old path. An entry belongs to the store if it has the file's
+ * key_id, or if its passphrase opens the file.
  */
 import { isKind, StoreError, withLine, wrap } from "../errors.js";
 import { currentInteraction, withInteraction } from "../process/interaction.js";
@@ -12,22 +13,22 @@ import { keepCurrent, keepPending, planRotation, promotePending } from "./rotati
 
 /** Each further candidate takes up to half a second to try. */
 const maxCandidates = 8;
-/** For a hint, the keyring is not waited for as long as for a passphrase. */
+/** A hint waits for the keyring less long than a passphrase does. */
 const hintTimeoutMs = 1_000;
 
 /** A store opened with the passphrase of another path. */
 export interface MovedStore {
   readonly opened: OpenedStore;
   readonly passphrase: string;
-  /** The path that the keyring has the passphrase for. */
+  /** The path of the keyring's entry. */
   readonly from: string;
 }
 
 /**
- * Opens a store with a passphrase that the keyring has for a path where the store may have been.
+ * Opens a store with a passphrase of another path, where the store may have been.
  *
- * @returns undefined if none opens it
- * @throws {@link StoreError} `passphraseUnavailable` - if the keyring cannot be read
+ * @returns undefined if no passphrase opens the store
+ * @throws {@link StoreError} passphraseUnavailable - if the keyring cannot be read
  */
 export async function openMovedStore(
   path: string,
@@ -50,8 +51,8 @@ export async function openMovedStore(
 }
 
 /**
- * Stores the passphrase under the new path, and the previous ones of the old path with it, if the
- * user agrees. The entries of the old path stay: it may be another disk's, or a copy.
+ * Asks the user and stores the passphrase under the new path, with the previous passphrases of the
+ * old path. The entries of the old path stay: the path may belong to another disk or to a copy.
  *
  * @param reason - why the store does not open with its own entries
  * @throws `reason`, with the old path, if the user does not agree
@@ -71,7 +72,7 @@ export async function takeOverEntries(
   } catch (error) {
     if (!isKind(error, "usage", "refused")) throw error;
     throw wrap(reason, {
-      message: `${reason.message}, but that of ${from} opens it`,
+      message: `${reason.message}, but the passphrase of ${from} opens it`,
       hint: withLine(
         "If the store was moved, run the command again with --yes: it stores the passphrase for the new path.",
         reason.hint ?? "",
@@ -89,7 +90,7 @@ export async function takeOverEntries(
   );
 }
 
-/** Copies the passphrases of older backups. Replaces none. */
+/** Copies the passphrases of older backups. Replaces no entry. */
 async function copyPrevious(from: string, to: string): Promise<void> {
   const stores = await listStores({ unlock: true });
   const slots = stores.find(({ storePath }) => storePath === from)?.slots ?? [];
@@ -101,8 +102,8 @@ async function copyPrevious(from: string, to: string): Promise<void> {
 }
 
 /**
- * Returns the stores in the keyring that may be this store: first those with an entry for its
- * key_id, then those without a file. Omits stores whose file has another key_id.
+ * Returns the stores in the keyring that may be this store. Stores with the same key_id come first,
+ * then stores without a file. Omits a file with another key_id.
  */
 async function findCandidates(path: string, keyId: string | undefined): Promise<StoreInKeyring[]> {
   const certain: StoreInKeyring[] = [];
@@ -118,8 +119,8 @@ async function findCandidates(path: string, keyId: string | undefined): Promise<
 }
 
 /**
- * Returns the error for a path without a store. Its advice depends on what the keyring has: `init`
- * would hide a store that was moved, or that a backup can restore.
+ * Returns the error for a path without a store. The hint depends on the keyring: `init` would hide
+ * a store that was moved or that a backup can restore.
  */
 export async function missingStoreError(path: string): Promise<StoreError> {
   return new StoreError("notFound", `there is no store at ${path}`, {

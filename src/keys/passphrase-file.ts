@@ -1,20 +1,19 @@
-/** Passphrase files: which part of the file is the passphrase. */
+/** Passphrase files, and which part of them is the passphrase. */
 import { StoreError, wrap } from "../errors.js";
 import { explain, type FileKind, recogniseContent } from "../fs/file-kind.js";
 import { decodeSecret, readSecretBytes, type SecretFileOptions } from "../fs/private.js";
 import { currentInteraction } from "../process/interaction.js";
 import { checkPassphrase } from "./passphrase.js";
 
-/** Text that may be a passphrase, whatever else it looks like. */
+/** Kinds of content that may be a passphrase. */
 const possibleKinds: readonly FileKind[] = ["passphrase", "recipients", "raw key", "empty"];
 
 /**
- * Returns the passphrases that a file may mean, the likeliest first: its first line without a byte
- * order mark, and the whole text without the newline at its end. Versions up to 0.1.0 used the
- * whole text, and their stores must open.
+ * Returns the possible passphrases of a file, the likeliest first: the first line without a byte
+ * order mark, then the whole text without its final newline. Versions up to 0.1.0 used the whole
+ * text, and their stores must open.
  *
- * @throws {@link StoreError} `refused` - if the file is of another kind, or has no usable
- *   passphrase
+ * @throws {@link StoreError} refused - if the file is of another kind, or has no usable passphrase
  * @throws {@link StoreError} what {@link readSecretBytes} throws
  */
 export async function readPassphrasesInFile(
@@ -30,9 +29,9 @@ export async function readPassphrasesInFile(
 }
 
 /**
- * Returns the passphrases that a text may mean, see {@link readPassphrasesInFile}.
+ * Returns the possible passphrases of a text, see {@link readPassphrasesInFile}.
  *
- * @param what - where the text comes from, for messages
+ * @param what - the origin of the text, for messages
  */
 export function passphrasesIn(text: string, what: string): [string, ...string[]] {
   const whole = canonical(text, what);
@@ -51,7 +50,9 @@ export function passphrasesIn(text: string, what: string): [string, ...string[]]
   return [canonical(first, what), whole];
 }
 
-/** Returns the passphrase as SQLCipher gets it: in canonical form if it is a generated one. */
+/**
+ * Returns the passphrase as SQLCipher receives it: a generated passphrase in its canonical form.
+ */
 function canonical(text: string, what: string): string {
   try {
     return checkPassphrase(text).passphrase;

@@ -1,15 +1,15 @@
 /**
- * Passphrases: generates a form that can be typed from paper, and locates typing mistakes in it.
+ * Passphrases: generates a form to type from paper, and locates typing mistakes in it.
  *
  * A generated passphrase is 256 random bits in Crockford's base32 (no I, L, O or U): 52 symbols in
  * 13 groups of four, each group followed by a check symbol (`7QK3M-…`, 77 characters with dashes).
  * SQLCipher receives this text as a passphrase, in capitals with dashes; it is not an encoded key.
  *
- * The check symbol of group g over the symbols s1…s4, in the field of 32 elements with a generator α
- * of its multiplicative group, is α·s1 + α²·s2 + α³·s3 + α⁴·s4 + α^g. The factors are distinct and
- * neither 0 nor 1, so each wrong symbol and each exchange of two symbols in a group, the check
- * symbol included, is detected. α^g differs for the 13 groups, so exchanged or missing groups are
- * detected as well.
+ * Let α be a generator of the multiplicative group of the field of 32 elements. The check symbol of
+ * group g over the symbols s1…s4 is α·s1 + α²·s2 + α³·s3 + α⁴·s4 + α^g. The factors are distinct
+ * and neither 0 nor 1. Each wrong symbol and each exchange of two symbols in a group, the check
+ * symbol included, is therefore detected. α^g differs for the 13 groups, so exchanged or missing
+ * groups are detected as well.
  */
 import { randomBytes } from "node:crypto";
 import { base32crockford } from "@scure/base";
@@ -48,8 +48,8 @@ export function generatePassphrase(): string {
  * In a generated passphrase, case, dashes, spaces and lookalikes (O for 0, I and L for 1) do not
  * matter. Any other passphrase is returned unchanged.
  *
- * @throws {@link StoreError} `refused` - for a text that SQLCipher does not use as a passphrase:
- *   empty, with a NUL character (cut off there), or `x'…'` with the digits of a raw key
+ * @throws {@link StoreError} refused - for an unusable text: empty, with a NUL character (SQLCipher
+ *   cuts the text off there), or in the form of a raw key (`x'…'`)
  */
 export function checkPassphrase(text: string): CheckedPassphrase {
   assertUsable(text);
@@ -88,8 +88,8 @@ function assertUsable(text: string): void {
 }
 
 /**
- * Returns the typed groups in canonical symbols, or undefined if their number rules out a
- * generated passphrase.
+ * Returns the typed groups in canonical symbols, or undefined if their number rules out a generated
+ * passphrase.
  */
 function splitGroups(text: string): string[] | undefined {
   const upper = text.trim().toUpperCase().replaceAll("O", "0").replace(/[IL]/g, "1");

@@ -1,4 +1,4 @@
-/** The programs that serve the Secret Service, and what their users can do when one fails. */
+/** The programs that serve the Secret Service. */
 import { readFile } from "node:fs/promises";
 
 export interface Provider {
@@ -17,7 +17,7 @@ const knownProcesses: readonly [RegExp, Provider][] = [
 
 export const unknownProvider: Provider = { kind: "other", name: "the keyring" };
 
-/** Returns the provider that a process is. A process of another PID namespace is unknown. */
+/** Returns the provider of a process. A process in another PID namespace is unknown. */
 export async function providerOfProcess(pid: number): Promise<Provider> {
   const name = await readFile(`/proc/${pid}/comm`, "utf8").catch(() => "");
   const known = knownProcesses.find(([pattern]) => pattern.test(name));

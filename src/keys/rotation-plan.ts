@@ -1,10 +1,10 @@
 /**
  * The passphrases in the keyring while a store's file is replaced.
  *
- * Before any file is encrypted under the new passphrase, it is stored as `#pending`. Before the old
- * file goes, its passphrase is also stored as `#previous:<key_id>`. Only then does the new
- * passphrase become the current one. Wherever a kill falls, opening the store finds a passphrase
- * that fits.
+ * The new passphrase is stored as `#pending` before any file is encrypted with it. The old file's
+ * passphrase is stored as `#previous:<key_id>` before the file is removed. Only then does the new
+ * passphrase become the current one. After a kill at any point, opening the store finds its
+ * passphrase.
  */
 import { randomBytes } from "node:crypto";
 import { StoreError } from "../errors.js";
@@ -18,26 +18,29 @@ import {
   readPassphrases,
 } from "./source.js";
 
-/** What a swap does in the keyring. Journaled, so that recovery can finish or undo it. */
+/** The keyring changes of a swap. Journaled, so that recovery can finish or undo them. */
 export const keyringPlanSchema = z.strictObject({
-  /** The current passphrase is kept as `#previous:` and this; null if there is no current one. */
+  /**
+   * The current passphrase is kept as `#previous:` and this name; null without a current
+   * passphrase.
+   */
   previous: z.nullable(z.string()),
-  /** Whether that entry stays after the swap. */
+  /** Whether the `#previous:` entry stays after the swap. */
   keep_previous: z.boolean(),
-  /** Whether a new passphrase becomes the current one. Otherwise the store has none any more. */
+  /** Whether a new passphrase becomes current. Otherwise the store loses its passphrase. */
   pending: z.boolean(),
 });
 
 export type KeyringPlan = z.infer<typeof keyringPlanSchema>;
 
 /**
- * Plans the keyring's changes for a store that gets another passphrase.
+ * Plans the keyring's changes for a store with a new passphrase.
  *
- * @param source - of the passphrase; any source but the keyring needs no change there
+ * @param source - the passphrase's source; only the keyring needs changes
  * @param next - the new passphrase; undefined for a store that will not be encrypted
- * @param replaced - the replaced file's key_id, and the passphrase that opens it, where known
+ * @param replaced - the replaced file's key_id and its passphrase, if known
  * @returns undefined if the keyring needs no change
- * @throws {@link StoreError} `passphraseUnavailable` - if the keyring cannot be read
+ * @throws {@link StoreError} passphraseUnavailable - if the keyring cannot be read
  */
 export async function planRotation(
   storePath: string,
@@ -57,14 +60,13 @@ export async function planRotation(
     if (existing === undefined) return { previous: keyId, keep_previous: keepPrevious, pending };
     if (existing === current) return { previous: keyId, keep_previous: true, pending };
   }
-  // The current passphrase does not open this file, or another passphrase has the entry of this
-  // key_id. It may open another file, so it is kept in any case.
+  // The current passphrase does not open this file, or the entry of this key_id has another
+  // passphrase. The current passphrase may open another file, so it is always kept.
   return { previous: await previousName(storePath, current), keep_previous: true, pending };
 }
 
 /**
- * Makes a pending passphrase that opens the store the current one, whatever happened to the
- * operation that stored it.
+ * Makes a pending passphrase current if it opened the store, whatever happened to its operation.
  *
  * @param generation - of the passphrase that opened the store; undefined if none was needed
  */
@@ -78,7 +80,7 @@ export async function adoptPending(
   reporter.notice("the pending passphrase opens the store and is the current one now");
 }
 
-/** Makes the pending passphrase the current one if it equals `passphrase`, which opens the store. */
+/** Makes the pending passphrase current if it equals `passphrase`, which opens the store. */
 export async function adoptPendingIfEqual(storePath: string, passphrase: string): Promise<void> {
   if ((await getEntry(storePath, "pending")) === passphrase) await makePendingCurrent(storePath);
 }
@@ -111,13 +113,13 @@ export async function keepCurrent(storePath: string, plan: KeyringPlan): Promise
 }
 
 /**
- * Decides where the keyring keeps a password of `server.json` that is about to be replaced there,
- * because it may be the only passphrase of some store.
+ * Returns the keyring slot for a password of `server.json` before the password is replaced there.
+ * It may be the only passphrase of some store.
  *
- * @param next - the passphrase that replaces it
- * @returns the name after `#previous:`; undefined if it is the current passphrase, which is kept
- * @throws {@link StoreError} `passphraseUnavailable` - if the keyring cannot be read
- * @throws {@link StoreError} `refused` - if the source is not the keyring and cannot keep it
+ * @param next - the new password
+ * @returns the name after `#previous:`; undefined if the password is the current passphrase
+ * @throws {@link StoreError} passphraseUnavailable - if the keyring cannot be read
+ * @throws {@link StoreError} refused - if the source is not the keyring and cannot store it
  */
 export async function resolvePasswordSlot(
   storePath: string,
@@ -138,7 +140,7 @@ export async function resolvePasswordSlot(
   return await previousName(storePath, password);
 }
 
-/** Stores such a password and reads it back. */
+/** Stores a password of `server.json` and reads it back. */
 export async function keepPassword(
   storePath: string,
   name: string,
@@ -148,9 +150,9 @@ export async function keepPassword(
 }
 
 /**
- * Returns the name after `#previous:` for a passphrase that has no key_id of its own there: the name
- * it has already, or a random one. Names must not depend on the passphrase, because they can be read
- * in a locked keyring and in the journal.
+ * Returns the name after `#previous:` for a passphrase without a key_id: its existing name, or a
+ * random name. The name must not depend on the passphrase, because names are readable in a locked
+ * keyring and in the journal.
  */
 async function previousName(storePath: string, passphrase: string): Promise<string> {
   const previous = (await listEntries(storePath)).filter(({ slot }) =>
@@ -160,7 +162,7 @@ async function previousName(storePath: string, passphrase: string): Promise<stri
   return existing?.slot.slice("previous:".length) ?? randomBytes(8).toString("hex");
 }
 
-/** Makes the new file's passphrase the current one, after the file is in place. Idempotent. */
+/** Makes the new file's passphrase current, after the file has been put in place. Idempotent. */
 export async function promotePending(storePath: string, plan: KeyringPlan): Promise<void> {
   if (!plan.pending) {
     await deleteEntry(storePath, "current");
@@ -172,17 +174,17 @@ export async function promotePending(storePath: string, plan: KeyringPlan): Prom
   await deleteEntry(storePath, "pending");
 }
 
-/** Deletes what was kept only for the old file, after the new file is in use. */
+/** Deletes the entry that was kept only for the old file, after the new file is in use. */
 export async function deleteReplaced(storePath: string, plan: KeyringPlan): Promise<void> {
   if (plan.previous === null) return;
   if (!plan.keep_previous) await deleteEntry(storePath, `previous:${plan.previous}`);
 }
 
 /**
- * Restores the keyring's entries as they were before the swap, after the old file stayed or came
- * back. Idempotent.
+ * Restores the keyring's entries as before the swap, after the old file stayed or came back.
+ * Idempotent.
  *
- * @param replaced - whether the new file was in place, and the new passphrase perhaps current
+ * @param replaced - whether the new file was in place; the new passphrase may then be current
  */
 export async function restoreKeyring(
   storePath: string,
@@ -204,7 +206,7 @@ export async function restoreKeyring(
 /**
  * Returns the likeliest passphrase of a source.
  *
- * @throws {@link StoreError} `passphraseUnavailable` - if the source has none
+ * @throws {@link StoreError} passphraseUnavailable - if the source has none
  */
 export async function firstPassphrase(
   source: PassphraseSource,
@@ -215,10 +217,10 @@ export async function firstPassphrase(
 }
 
 /**
- * Checks that readers will get the passphrase that the staged file's key was derived from.
+ * Checks that the source still returns the passphrase of the staged file.
  *
  * @param plan - of the keyring; undefined if the keyring has the passphrase or is not the source
- * @throws {@link StoreError} `passphraseUnavailable` - if it is missing or another one is there
+ * @throws {@link StoreError} passphraseUnavailable - if the passphrase is missing or different
  */
 export async function assertPassphraseKept(
   storePath: string,

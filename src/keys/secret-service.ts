@@ -1,9 +1,9 @@
 /**
- * The Secret Service API of freedesktop.org, as far as keytar lacks it: which entries exist, which
- * of them are locked, and unlocking with a dialog that can be cancelled.
+ * The parts of freedesktop.org's Secret Service API that keytar lacks: listing entries, finding
+ * locked entries, and unlocking with a dialog that can be cancelled.
  *
- * keytar returns nothing for a locked entry and for a missing one alike, and blocks a thread, and
- * with it the end of the process, for as long as a dialog is open.
+ * keytar returns nothing for a locked entry and for a missing entry alike. While a dialog is open,
+ * keytar blocks a thread and so the end of the process.
  */
 import { setTimeout as delay } from "node:timers/promises";
 import type { Environment } from "../config/paths.js";
@@ -12,9 +12,9 @@ import { Variant } from "../dbus/message.js";
 import { currentInteraction } from "../process/interaction.js";
 import { type Provider, providerOfProcess, unknownProvider } from "./provider.js";
 
-/** How long a user has for a dialog. */
+/** How long a user has to answer a dialog. */
 export const promptTimeoutMs = 60_000;
-/** A dialog that a provider closes at once, without a desktop, is not worth a notice. */
+/** Without a desktop, a provider closes a dialog at once. Such a dialog needs no notice. */
 const noticeDelayMs = 1_000;
 const tries = 4;
 const retryDelayMs = 150;
@@ -26,13 +26,13 @@ const collectionInterface = "org.freedesktop.Secret.Collection";
 const itemInterface = "org.freedesktop.Secret.Item";
 const promptInterface = "org.freedesktop.Secret.Prompt";
 const sessionCollection = `${servicePath}/collection/session`;
-/** The path that stands for "none". */
+/** The object path for "none". */
 const noPath = "/";
 
 /** The provider ended while a dialog was open. */
 export class ProviderEndedError extends Error {}
 
-/** Nobody answered the dialog in time. */
+/** The dialog was not answered in time. */
 export class PromptTimeoutError extends Error {}
 
 export interface Items {
@@ -60,7 +60,7 @@ export class SecretService implements AsyncDisposable {
     this.#bus.close();
   }
 
-  /** Returns the running provider. The bus knows it even if the provider itself does not reply. */
+  /** Returns the running provider. The bus knows it even if the provider does not reply. */
   async provider(): Promise<Provider> {
     try {
       const [pid] = await this.#bus.callBus("GetConnectionUnixProcessID", serviceName, "u");
@@ -71,9 +71,8 @@ export class SecretService implements AsyncDisposable {
   }
 
   /**
-   * Returns the default collection's path, or undefined if there is none. A provider that is busy
-   * or still starting replies "none" for a moment, so that reply is believed only when it is
-   * repeated.
+   * Returns the default collection's path, or undefined if there is none. A busy or starting
+   * provider briefly replies "none", so this asks several times before it accepts that reply.
    */
   async defaultCollection(): Promise<string | undefined> {
     for (let count = 1; ; count++) {
@@ -95,7 +94,7 @@ export class SecretService implements AsyncDisposable {
     return (await this.#property(collection, collectionInterface, "Locked", "b")) === true;
   }
 
-  /** Returns an item's attribute, or undefined if the item is gone or does not have it. */
+  /** Returns an item's attribute, or undefined if the item or the attribute does not exist. */
   async attribute(item: string, name: string): Promise<string | undefined> {
     try {
       const all = await this.#property(item, itemInterface, "Attributes", "a{ss}");
@@ -106,7 +105,7 @@ export class SecretService implements AsyncDisposable {
     }
   }
 
-  /** Returns a collection's label, as its user knows it. */
+  /** Returns a collection's label as shown to its user. */
   async label(collection: string): Promise<string> {
     const name = collection.slice(collection.lastIndexOf("/") + 1);
     try {
@@ -121,8 +120,8 @@ export class SecretService implements AsyncDisposable {
   /**
    * Unlocks a collection or an item, which may show a dialog.
    *
-   * @returns false if the user dismissed the dialog, or there is no desktop to show it
-   * @throws {@link PromptTimeoutError} if nobody answers the dialog
+   * @returns false if the user dismissed the dialog, or if there is no desktop to show it
+   * @throws {@link PromptTimeoutError} if the dialog is not answered in time
    * @throws {@link ProviderEndedError} if the provider ends
    */
   async unlock(path: string): Promise<boolean> {
@@ -131,8 +130,8 @@ export class SecretService implements AsyncDisposable {
   }
 
   /**
-   * Returns an item's secret. The session is unencrypted, which leaves the secret to the bus: a
-   * process that can read its traffic can request the secret as well.
+   * Returns an item's secret over an unencrypted session. A process that can read the bus's traffic
+   * can request the secret as well.
    */
   async secret(item: string): Promise<string> {
     const args = ["plain", new Variant("s", "")];
@@ -147,7 +146,7 @@ export class SecretService implements AsyncDisposable {
     return ((secret as unknown[])[2] as Buffer).toString("utf8");
   }
 
-  /** Shows a dialog and waits until it is completed. @returns false if the user dismissed it */
+  /** Shows a dialog and waits until it is completed. Returns false if the user dismissed it. */
   async #prompt(path: string): Promise<boolean> {
     const bus = this.#bus;
     const [owner] = await bus.callBus("GetNameOwner", serviceName, "s");
@@ -161,7 +160,7 @@ export class SecretService implements AsyncDisposable {
         timer.unref();
         bus.onFailure(reject);
         const start = async () => {
-          // Both before Prompt(): a fast completion would be missed.
+          // Subscribe before Prompt(), because a fast completion would be missed.
           await bus.subscribe(
             {
               ...{ sender: String(owner), path, interface: promptInterface },
@@ -222,7 +221,7 @@ export class SecretService implements AsyncDisposable {
           replySignature,
         );
       } catch (error) {
-        // Under load, gnome-keyring sometimes replies that it has no such method.
+        // Under load, gnome-keyring sometimes replies that the method does not exist.
         const isPassing = error instanceof BusError && error.errorName.endsWith(".UnknownMethod");
         if (!isPassing || count === tries) throw error;
         await delay(retryDelayMs);
@@ -249,7 +248,9 @@ export class SecretService implements AsyncDisposable {
   }
 }
 
-/** Reports, after a moment, that a dialog is waiting. @returns what ends the report */
+/**
+ * Prints a notice, after a delay, about an open dialog. Returns the function to cancel the notice.
+ */
 export function announceDialog(
   provider: string,
   notice: ((text: string) => void) | undefined,

@@ -1,6 +1,6 @@
 /**
  * The sources of a store's passphrase: the keyring (the default), a file, a command's output, or a
- * credential that systemd passes to a service.
+ * systemd credential.
  */
 import { spawn } from "node:child_process";
 import { join } from "node:path";
@@ -13,7 +13,7 @@ import { passphrasesIn, readPassphrasesInFile } from "./passphrase-file.js";
 export type PassphraseSource =
   | {
       readonly kind: "keyring";
-      /** Stores no derived key in the keyring, and deletes the entries of earlier commands. */
+      /** Stores no derived key in the keyring, and deletes the derived keys of earlier commands. */
       readonly withoutKeyCache?: boolean;
     }
   | { readonly kind: "file"; readonly path: string }
@@ -36,7 +36,7 @@ const defaultCredential = "hivemind-sqlcipher";
 /**
  * Parses `keyring`, `file:PATH`, `command:CMD`, `credential` or `credential:NAME`.
  *
- * @throws {@link StoreError} `usage` - for any other text, which the message does not repeat
+ * @throws {@link StoreError} usage - for any other text, which the message does not repeat
  */
 export function parseSource(text: string): PassphraseSource {
   const colon = text.indexOf(":");
@@ -55,13 +55,13 @@ export function parseSource(text: string): PassphraseSource {
 }
 
 /**
- * Returns the source with the derived-key cache off: opening the store deletes the cached keys.
+ * Returns the source without the derived-key cache. Opening the store then deletes the cached keys.
  */
 export function withoutKeyCache(source: PassphraseSource): PassphraseSource {
   return source.kind === "keyring" ? { ...source, withoutKeyCache: true } : source;
 }
 
-/** Returns the text that `parseSource` parses. */
+/** Returns the source as text, the inverse of `parseSource`. */
 export function formatSource(source: PassphraseSource): string {
   if (source.kind === "file") return `file:${source.path}`;
   if (source.kind === "command") return `command:${source.command}`;
@@ -69,18 +69,18 @@ export function formatSource(source: PassphraseSource): string {
   return "keyring";
 }
 
-/** Returns the source for messages: without a command's text, which may contain a token. */
+/** Returns the source for messages. Omits a command's text, which may contain a token. */
 export function describeSource(source: PassphraseSource): string {
   return source.kind === "command" ? "the passphrase command" : formatSource(source);
 }
 
 /**
- * Yields the passphrases of a store, the likeliest first: current, pending, the previous one of
- * `keyId`, other previous ones. Each is read only when the caller asks for it.
+ * Yields the passphrases of a store, the likeliest first: current, pending, the previous passphrase
+ * of `keyId`, other previous passphrases. Reads each only when the caller requests it.
  *
- * @throws {@link StoreError} `passphraseUnavailable` - if there is none, or it cannot be read
- * @throws {@link StoreError} `refused` - for a passphrase that SQLCipher would not use as it is, and
- *   for a file that other users can read
+ * @throws {@link StoreError} passphraseUnavailable - if there is none, or it cannot be read
+ * @throws {@link StoreError} refused - if SQLCipher would not use the passphrase unchanged, or if
+ *   other users can read its file
  */
 export async function* readPassphrases(
   source: PassphraseSource,
@@ -106,10 +106,10 @@ export async function* readPassphrases(
 }
 
 /**
- * Returns whether a source has this passphrase for a store: then a file that it opens was made on
- * this side. A source without any passphrase has it not.
+ * Returns whether a source has this passphrase for a store. If so, a file that it opens was created
+ * here. Returns false for a source without a passphrase.
  *
- * @throws {@link StoreError} `refused` - as `readPassphrases`
+ * @throws {@link StoreError} refused - as `readPassphrases`
  */
 export async function isKept(
   source: PassphraseSource,
@@ -126,7 +126,7 @@ export async function isKept(
   return false;
 }
 
-/** Reads entries one by one. The list, which takes several calls per entry, is the last resort. */
+/** Reads single entries first. The list takes several calls for each entry, so it comes last. */
 async function* readKeyring(storePath: string, keyId?: string): AsyncGenerator<KeptPassphrase> {
   const asked: Generation[] = ["current", "pending"];
   if (keyId !== undefined) asked.push(`previous:${keyId}`);
@@ -147,7 +147,7 @@ async function* readKeyring(storePath: string, keyId?: string): AsyncGenerator<K
 
 const noEntryErrors = new WeakSet<StoreError>();
 
-/** An encrypted file has a bundle, so this error never advises init. */
+/** Returns an error that never advises `init`, because an encrypted file has a bundle. */
 function noEntryError(storePath: string, keyId: string | undefined): StoreError {
   const bundle = keyId === undefined ? "FILE" : `clients.${keyId}.bundle.age`;
   const error = new StoreError(
@@ -161,7 +161,7 @@ function noEntryError(storePath: string, keyId: string | undefined): StoreError 
   return error;
 }
 
-/** Returns whether the error means that the keyring was read, and has no entry for the store. */
+/** Returns whether the keyring was read and has no entry for the store. */
 export function isNoEntry(error: unknown): error is StoreError {
   return error instanceof StoreError && noEntryErrors.has(error);
 }
@@ -177,9 +177,9 @@ function* asCurrent(passphrases: readonly string[]): Generator<KeptPassphrase> {
 /**
  * Returns the likeliest passphrase of a file: its first line.
  *
- * @throws {@link StoreError} `passphraseUnavailable` - if the file does not exist
- * @throws {@link StoreError} `refused` - if other users can read it, or it holds no usable passphrase
- * @throws {@link StoreError} `io` - if it cannot be read
+ * @throws {@link StoreError} passphraseUnavailable - if the file does not exist
+ * @throws {@link StoreError} refused - if other users can read it, or it has no usable passphrase
+ * @throws {@link StoreError} io - if it cannot be read
  */
 export async function readPassphraseFile(path: string): Promise<string> {
   const [passphrase] = await readPassphrasesInFile(path, { missing: "passphraseUnavailable" });
@@ -204,7 +204,7 @@ async function readCredential(name: string): Promise<readonly string[]> {
 
 /**
  * Returns the passphrases in a command's output. The command runs in a shell with the terminal, so
- * it can prompt; its standard error is passed through.
+ * it can prompt. Its standard error is passed through.
  */
 async function readCommand(command: string): Promise<readonly string[]> {
   const child = spawn("/bin/sh", ["-c", command], { stdio: ["inherit", "pipe", "inherit"] });

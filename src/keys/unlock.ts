@@ -1,4 +1,4 @@
-/** Opens a store with the passphrase, of those in its source, that fits. */
+/** Opens a store with the first passphrase of its source that fits. */
 import { isKind, StoreError } from "../errors.js";
 import { currentInteraction, withInteraction } from "../process/interaction.js";
 import { identify, type OpenedStore, openEncrypted, unknownFormatError } from "../store/cipher.js";
@@ -25,14 +25,14 @@ export interface UnlockedStore extends OpenedStore {
 }
 
 /**
- * Opens a store with the first passphrase of its source that fits: the current one, a pending one
- * (after an interrupted rotation), previous ones (after an older file was put back).
+ * Opens a store with the first passphrase of its source that fits: the current one, the pending one
+ * (after an interrupted rotation), or a previous one (after an older file was restored).
  *
  * Checks that the file exists and is encrypted before it reads any passphrase. Always derives the
  * key from the passphrase, so a returned passphrase is known to open the store.
  *
- * @throws {@link StoreError} `passphraseUnavailable` - if the source has no passphrase
- * @throws {@link StoreError} `wrongPassphrase` - if no passphrase of the source opens the store
+ * @throws {@link StoreError} passphraseUnavailable - if the source has no passphrase
+ * @throws {@link StoreError} wrongPassphrase - if no passphrase of the source opens the store
  * @throws {@link StoreError} what `openEncrypted` throws
  */
 export async function unlock(
@@ -56,8 +56,8 @@ export async function unlock(
       if (!isNoEntry(error)) throw error;
       return await unlockMoved(path, keyId, options, error);
     }
-    // A rotation may have ended between reading the keyring and reading the file, so this retries
-    // as long as the keyring or the file has changed.
+    // A rotation may have ended after the keyring was read and before the file was read, so retry
+    // while the keyring or the file changes.
     if (tried.length > before && source.kind === "keyring") continue;
     const bundle = `clients.${keyId}.bundle.age`;
     const error = noneOpens(path, source, tried, {
@@ -80,14 +80,14 @@ async function unlocked(
   const wrong = tried.filter(({ collection }) => collection !== undefined);
   if (kept.collection !== undefined && wrong.length > 0) {
     currentInteraction().notice?.(
-      `the keyring has several entries for ${path}: that in the collection "${kept.collection}" opens it, ${wrong.map(({ collection }) => `that in "${collection}"`).join(" and ")} does not; delete the wrong one`,
+      `the keyring has several entries for ${path}: the entry in the collection "${kept.collection}" opens it, ${wrong.map(({ collection }) => `the entry in "${collection}"`).join(" and ")} does not; delete the wrong entry`,
     );
   }
   return { ...opened, ...kept };
 }
 
 /**
- * Opens the store with a passphrase of another path, and stores it for this one.
+ * Opens the store with a passphrase of another path, and stores the passphrase for this path.
  *
  * @throws `reason`, if there is no such passphrase
  */
@@ -127,12 +127,16 @@ interface Tried extends KeptPassphrase {
   readonly keyId: string | undefined;
 }
 
-/** Returns the file's key_id. @throws {@link StoreError} for a missing or unencrypted file. */
+/**
+ * Returns the file's key_id.
+ *
+ * @throws {@link StoreError} if the file is missing or not encrypted
+ */
 async function encryptedKeyId(path: string): Promise<string | undefined> {
   const { format, keyId } = await identify(path);
   if (format === "absent") throw await missingStoreError(path);
   if (format === "plaintext") {
-    // For a schema of a newer version, encrypt would be wrong advice.
+    // If the schema is of a newer version, `encrypt` would be wrong advice.
     await using connection = await Connection.open(path, { mode: "readonly", immutable: true });
     await knownSchemaVersion(connection);
     throw new StoreError("refused", `${path} is not encrypted`, {
@@ -144,10 +148,10 @@ async function encryptedKeyId(path: string): Promise<string | undefined> {
 }
 
 /**
- * Opens a client store like `unlock`, or with the derived key that the keyring caches for it. Writes
- * a missing or outdated cache entry. Leaves the schema unchanged.
+ * Opens a client store like `unlock`, or with its derived key in the keyring. Writes a missing or
+ * outdated derived key. Leaves the schema unchanged.
  *
- * @throws {@link StoreError} `newerVersion` - for a schema that this version does not know
+ * @throws {@link StoreError} newerVersion - if this version does not know the schema
  * @throws {@link StoreError} what `unlock` throws
  */
 export async function unlockStore(
@@ -167,9 +171,10 @@ export async function unlockStore(
 }
 
 /**
- * Returns undefined without a cached key, or if it does not open the file. Loading SQLCipher and
- * reading the keyring take about the same time, so they run in parallel. A locked keyring is not
- * unlocked for this.
+ * Opens the store with its derived key in the keyring. Returns undefined if there is no such key,
+ * or if it does not open the file. Does not unlock a locked keyring.
+ *
+ * Loading SQLCipher and reading the keyring take about the same time, so they run in parallel.
  */
 async function openWithCachedKey(
   path: string,
@@ -185,7 +190,7 @@ async function openWithCachedKey(
       identity.then(({ keyId = "" }) => keyId),
     ),
   );
-  // For a file that is not encrypted, a failure of the keyring does not matter.
+  // A failure of the keyring does not matter if the file is not encrypted.
   cachedKey.catch(() => undefined);
   if ((await identity).format !== "sqlcipher") {
     unneeded.abort();
