@@ -22,10 +22,10 @@ const dayMs = 86_400_000;
 /** A weekly backup may be late by a day. */
 const oldBackupMs = 8 * dayMs;
 
-/** Half a year. Recovery keys get lost and disks are replaced. */
+/** Half a year: recovery keys get lost and disks are replaced. */
 const oldRestoreTestMs = 183 * dayMs;
 
-/** Checks whether the directories of the settings exist, on the disks where they were. */
+/** Checks that the directories in the settings exist on their original disks. */
 export async function checkDirectories(locations: StoreLocations): Promise<Check[]> {
   const { backupFolder, bundleFolder, storePath } = locations;
   const directories = [backupFolder, bundleFolder].filter((path) => path !== undefined);
@@ -42,8 +42,8 @@ export async function checkDirectories(locations: StoreLocations): Promise<Check
 }
 
 /**
- * Checks the age of the newest backup. Counts only manifests with a valid MAC, because any program
- * that can write to the directory could suppress the warning with a forged one.
+ * Checks the age of the newest backup. Only manifests with a valid MAC count: any program with
+ * write access to the directory could suppress the warning with a forged manifest.
  */
 export async function checkLastBackup(
   locations: StoreLocations & { readonly source: PassphraseSource },
@@ -64,7 +64,7 @@ export async function checkLastBackup(
         "last-backup",
         "warning",
         `${detail}; the newest that counts: ${counted}`,
-        // A later backup does not become the newest while this one is from the future.
+        // While this backup is from the future, a later backup does not become the newest.
         isFromFuture(doubtful) ? moveAway(doubtful) : "hivemind-sqlcipher backup",
       ),
     ];
@@ -110,8 +110,8 @@ function moveAway({ path, manifest }: ListedBackup): string {
 }
 
 /**
- * Finds the newest backup with an authentic manifest (or any, without a passphrase to check it),
- * and the newest of all if it is another.
+ * Finds the newest backup with an authentic manifest, and the newest of all if it is another.
+ * Without a passphrase, manifests cannot be checked, and any counts.
  */
 async function newestIn(
   folder: string,
@@ -133,8 +133,8 @@ async function newestIn(
  * Checks whether the store's bundle exists, was verified, and is on another disk.
  *
  * @param keyId - undefined if there is no encrypted store
- * @param key - undefined if the store does not open; the verification record is then not
- *   authenticated
+ * @param key - undefined if the store does not open; the verification record is then
+ *   unauthenticated
  */
 export async function checkBundle(
   locations: StoreLocations,
@@ -178,7 +178,7 @@ export async function checkBundle(
   return checks;
 }
 
-/** Finds a copy of the bundle on a disk that has neither the store nor the backups. */
+/** Finds a copy of the bundle on a disk without the store and the backups. */
 async function findCopyElsewhere(
   { backupFolder, storePath }: StoreLocations,
   keyId: string | undefined,
@@ -208,14 +208,14 @@ async function checkVerificationRecord(path: string, key: StoreKey | undefined):
   }
 }
 
-/** Returns how the store is replaced by its newest backup. */
+/** Returns the command to replace the store by its newest backup. */
 export async function restoreFix(locations: StoreLocations): Promise<string> {
   const newest = await newestKnown(locations);
   const backup = newest === undefined ? "BACKUP" : shellQuote(newest.path);
   return `Replace the store by a backup: hivemind-sqlcipher restore ${backup}`;
 }
 
-/** Finds the newest backup by its manifest, which is not verified, and its bundle. */
+/** Finds the newest backup by its unverified manifest, and its bundle. */
 async function newestKnown({ backupFolder, bundleFolder, storePath }: StoreLocations) {
   if (backupFolder === undefined) return undefined;
   try {
@@ -225,7 +225,7 @@ async function newestKnown({ backupFolder, bundleFolder, storePath }: StoreLocat
     const bundle = bundleFolder === undefined ? "BUNDLE" : join(bundleFolder, bundleName(keyId));
     return { path: newest.path, bundle };
   } catch (error) {
-    // The finding of another check.
+    // Another check reports this error.
     if (error instanceof StoreError) return undefined;
     throw error;
   }
@@ -307,7 +307,7 @@ export async function checkSchedule(storePath: string): Promise<Check[]> {
   return [good("schedule", `next backup ${schedule.next_run ?? "unknown"}`)];
 }
 
-/** Keeps the time of a schedule that is installed again. */
+/** Returns the option to keep a schedule's time when the schedule is installed again. */
 function timeOption(schedule: Schedule): string {
   const { on_calendar: time } = schedule;
   return time === null || neverElapses(schedule) ? "" : ` --on-calendar ${shellQuote(time)}`;

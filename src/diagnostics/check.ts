@@ -1,16 +1,16 @@
 import { StoreError } from "../errors.js";
 
-/** `error`: data can be lost or is exposed now. `warning`: after one more failure. */
+/** `error`: data can be lost or is exposed now. `warning`: the same after a further failure. */
 export type Severity = "error" | "warning" | "note";
 
-/** What `doctor` reports about one subject. */
+/** A result of `doctor` about a subject. */
 export interface Check {
   readonly name: string;
   /** False for a finding. */
   readonly ok: boolean;
   readonly severity: Severity;
   readonly detail: string;
-  /** The command to run, or what to do; null if nothing needs to be done. */
+  /** The command or action to fix the finding; null if nothing is wrong. */
   readonly fix: string | null;
 }
 

@@ -1,6 +1,6 @@
 /**
- * `doctor`: checks for everything that could lose the store or expose its secrets, each finding
- * with its fix. Changes nothing, except that `--fill-gaps` fills gaps between client ids.
+ * `doctor`: checks for everything that could lose the store or expose its secrets, with a fix for
+ * each finding. Changes nothing, except that `--fill-gaps` fills gaps between client ids.
  */
 import { StoreError } from "../errors.js";
 import type { PassphraseSource } from "../keys/source.js";
@@ -34,31 +34,31 @@ export type { Check, Severity } from "./check.js";
 export interface DoctorOptions extends StoreLocations {
   readonly source: PassphraseSource;
   readonly service: ServiceChoice;
-  /** What was wrong in the settings, and ignored. */
+  /** Ignored errors in the settings. */
   readonly settingsProblems?: readonly StoreError[];
-  /** How a fix calls this program for this store. Default: `hivemind-sqlcipher`. */
+  /** The program's name and options in the commands of fixes. Default: `hivemind-sqlcipher`. */
   readonly program?: string;
   readonly hubPython?: string | undefined;
-  /** Put revoked rows into the gaps between client ids. */
+  /** Insert revoked rows into the gaps between client ids. */
   readonly fillGaps: boolean;
 }
 
 export interface Diagnosis {
   /** Whether there is no finding. */
   readonly ok: boolean;
-  /** The number of revoked rows that were put into gaps; null without `fillGaps`. */
+  /** The number of revoked rows inserted into gaps; null without `fillGaps`. */
   readonly filled: number | null;
   readonly checks: Check[];
 }
 
 /**
- * Runs every check. A check that fails to run is a finding, not an error.
+ * Runs every check. A failed check is a finding, not an error.
  *
- * @throws {@link StoreError} refused - if `fillGaps` finds a gap that is too large
+ * @throws {@link StoreError} refused - if `fillGaps` finds too large a gap
  * @throws {@link StoreError} what `unlockStore` throws, with `fillGaps`
  */
 export async function doctor(options: DoctorOptions): Promise<Diagnosis> {
-  // A diagnosis asks nothing: what it would ask for is a finding.
+  // A diagnosis asks no questions. A missing confirmation is a finding.
   return await withInteraction({ confirm: undefined }, () => diagnose(options));
 }
 
@@ -78,7 +78,7 @@ async function diagnose(options: DoctorOptions): Promise<Diagnosis> {
   checks.push(...checkSettings(options.settingsProblems));
   checks.push(...(await attempt("interrupted", () => checkJournal(storePath))));
   try {
-    // With the passphrase: a cached key would open the store even if the passphrase is lost.
+    // Open with the passphrase: a cached key would hide the loss of the passphrase.
     await using store = await waitForOperation(storePath, async () => {
       const unlocked = await unlock(storePath, source, { mode: "readwrite" });
       passphrase = unlocked.passphrase;
@@ -126,7 +126,7 @@ async function diagnose(options: DoctorOptions): Promise<Diagnosis> {
   };
 }
 
-/** Puts the options that name the store into a fix: without them it is about the default store. */
+/** Adds the options for this store to a fix, which would otherwise apply to the default store. */
 function withProgram(check: Check, program: string | undefined): Check {
   if (check.fix === null || program === undefined) return check;
   return {
@@ -135,17 +135,14 @@ function withProgram(check: Check, program: string | undefined): Check {
   };
 }
 
-/**
- * Reports what is wrong in the settings. Commands other than `run`, `status` and `doctor` refuse
- * it.
- */
+/** Reports errors in the settings. Commands other than `run`, `status` and `doctor` refuse them. */
 function checkSettings(problems: readonly StoreError[] = []): Check[] {
   return problems.map(({ message, hint }) =>
     finding("settings", "error", message, hint ?? "Correct the settings there."),
   );
 }
 
-/** Checks that the store is sound: that it opens does not show a damaged page or index. */
+/** Checks for damaged pages and indexes, which opening the store does not detect. */
 async function checkStructure(store: ClientStore, locations: StoreLocations): Promise<Check> {
   const [first, ...more] = await findIntegrityErrors(store.connection);
   if (first === undefined) return good("structure", "the structure and the indexes are sound");
@@ -172,10 +169,7 @@ async function checkJournal(storePath: string): Promise<Check[]> {
   ];
 }
 
-/**
- * Returns undefined on an error, which is the finding of another check. Rethrows a usage error: an
- * option of the command is wrong.
- */
+/** Returns undefined on an error that another check reports. Rethrows a usage error. */
 async function quietly<Result>(ask: () => Promise<Result>): Promise<Result | undefined> {
   try {
     return await ask();

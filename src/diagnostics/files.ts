@@ -1,4 +1,4 @@
-/** Checks the permissions of the files, and looks for other copies of the store. */
+/** Checks the permissions of the files, and searches for other copies of the store. */
 import { stat, statfs } from "node:fs/promises";
 import { homedir } from "node:os";
 import { basename, dirname, join } from "node:path";
@@ -13,8 +13,8 @@ import { shellQuote } from "../text/escape.js";
 import { type Check, finding, good } from "./check.js";
 
 /**
- * The types (statfs(2)) of file systems on which `chmod` has no effect, because all files have the
- * permissions of the mount: FAT, exFAT, NTFS (two drivers), FUSE (with further drivers for NTFS and
+ * File systems without an effect of `chmod`, by statfs(2) type. All their files have the
+ * permissions of the mount: FAT, exFAT, NTFS (two drivers), FUSE (further drivers for NTFS and
  * exFAT), SMB (two versions).
  */
 const withoutModes: ReadonlySet<number> = new Set([
@@ -73,7 +73,7 @@ async function fileSystemType(path: string): Promise<number> {
   return (await statfs(path)).type;
 }
 
-/** Returns the permission bits; undefined if there is no such file. */
+/** Returns the permission bits, or undefined if the file does not exist. */
 async function modeOf(path: string): Promise<number | undefined> {
   try {
     return (await stat(path)).mode;
@@ -83,10 +83,10 @@ async function modeOf(path: string): Promise<number | undefined> {
   }
 }
 
-/** Names of files with credentials in plain text that HiveMind and its operators leave. */
+/** Names of plaintext credential files from HiveMind and its operators. */
 const plainNames = ["clients.json", "clients.db.bak", "hivemind_clients.csv"];
 
-/** Looks for copies of the store, encrypted or not, where they are usually forgotten. */
+/** Searches the usual directories for forgotten copies of the store, encrypted or not. */
 export async function checkCopies({ storePath, backupFolder }: StoreLocations): Promise<Check[]> {
   const directory = dirname(storePath);
   const plain: string[] = [];
@@ -159,15 +159,17 @@ function isJsonStore(path: string, directory: string): boolean {
 }
 
 /**
- * Returns whether a hub may keep its clients in `clients.json`: `server.json` names the JSON database
- * or leaves the choice to the hub's defaults. Deleting the file would lose all clients then.
+ * Returns whether a hub may keep its clients in `clients.json`, because `server.json` names the
+ * JSON database or leaves the choice to the hub's defaults. Deleting the file would then lose all
+ * clients.
  */
 async function hubUsesJson(): Promise<boolean> {
   try {
     const { module } = databaseIn(await readServerJson(serverJsonPath()));
     return module === undefined || module === "hivemind-json-db-plugin";
   } catch (error) {
-    // Without a server.json no hub has run here; a file that does not parse means the defaults.
+    // Without a server.json, no hub has run here. If the file does not parse, the hub uses its
+    // defaults.
     return !isKind(error, "notFound");
   }
 }

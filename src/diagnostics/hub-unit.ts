@@ -1,7 +1,4 @@
-/**
- * Checks whether the units that start the hub can do so: their programs, their password, their
- * state.
- */
+/** Checks whether the hub's units can start it: their programs, their password, their state. */
 
 import { isKind } from "../errors.js";
 import { dropInCommand } from "../hub/existing-unit.js";
@@ -20,10 +17,10 @@ import { scopeOf, show, systemctlLine } from "../service/systemctl.js";
 import { isRestarting } from "../service/unit-state.js";
 import { type Check, finding, good } from "./check.js";
 
-/** What a hub needs to open the store. */
+/** The hub's requirements for opening the store. */
 export interface StoreSecret {
   readonly isEncrypted: boolean;
-  /** Undefined if it is not known here. */
+  /** Undefined if the passphrase is not known here. */
   readonly passphrase: string | undefined;
 }
 
@@ -59,7 +56,10 @@ async function checkUnit(unit: HubUnit, storePath: string, secret: StoreSecret):
   return checkState(unit);
 }
 
-/** An upgrade of Node.js or of a Python environment removes programs that units name. */
+/**
+ * Checks that the unit's programs exist. An upgrade of Node.js or of a Python environment may have
+ * removed them.
+ */
 async function missingPrograms(unit: HubUnit): Promise<Check[]> {
   const missing = (await programsOfUnits([unit])).filter(({ isPresent }) => !isPresent);
   if (missing.length === 0) return [];
@@ -72,7 +72,7 @@ async function missingPrograms(unit: HubUnit): Promise<Check[]> {
   return [finding("hub-unit", "error", detail, fix)];
 }
 
-/** Compares how the unit's hub gets its password with what the store needs. */
+/** Returns what is wrong with the password that the unit's hub receives, if anything. */
 async function passwordProblem(
   { args }: HubUnit,
   storePath: string,
@@ -88,7 +88,7 @@ async function passwordProblem(
     const isWrong = passphrase !== undefined && password !== passphrase;
     return isWrong ? `starts the hub with another password, from ${server.path}` : undefined;
   } catch (error) {
-    // The finding of another check.
+    // Another check reports this error.
     if (isKind(error, "notFound", "refused")) return undefined;
     throw error;
   }

@@ -1,4 +1,4 @@
-/** Checks whether the hub can open the store, and whether `server.json` holds a password. */
+/** Checks whether the hub can open the store, and whether `server.json` contains a password. */
 import { stat } from "node:fs/promises";
 import { StoreError } from "../errors.js";
 import { askHub, cipherFormat, findHubPython } from "../hub/interpreter.js";
@@ -10,22 +10,23 @@ import type { CipherCompatibility } from "../store/cipher.js";
 import { shellQuote } from "../text/escape.js";
 import { type Check, finding, good } from "./check.js";
 
-/** The properties of the store that the hub must support. */
+/** The store's properties that the hub must support. */
 export interface StoreFacts {
   readonly cipherCompatibility: CipherCompatibility;
   readonly schemaVersion: number;
 }
 
-/** Returns the command that installs packages in the hub's own environment. */
+/** Returns the command to install packages in the hub's own environment. */
 function pipInstall(python: string, ...requirements: readonly string[]): string {
   return `${shellQuote(python)} -m pip install --pre --upgrade ${requirements.map(shellQuote).join(" ")}`;
 }
 
-/** The first release that honours a password is a pre-release; 0.2.1 ignores it. */
+/** The first release to use a password is a pre-release; 0.2.1 ignores it. */
 const plugin = "hivemind-sqlite-database>=0.3.0a3";
 
 /**
- * Asks the hub's packages, with a temporary home directory, whether they open encrypted stores.
+ * Checks whether the hub's packages open encrypted stores. They run with a temporary home
+ * directory.
  *
  * @param options - `store` is undefined if the store could not be opened
  */
@@ -76,7 +77,7 @@ export async function checkHub(options: {
   return [good("hub", `${named} opens encrypted stores, with SQLCipher ${hub.cipherVersion}`)];
 }
 
-/** Checks in `server.json` whether the hub uses this store, and whether a password is in it. */
+/** Checks whether the hub uses this store, and whether `server.json` contains a password. */
 export async function checkServerJson(storePath: string): Promise<Check[]> {
   const path = serverJsonPath();
   let file: Awaited<ReturnType<typeof readServerJson>>;
@@ -98,7 +99,7 @@ export async function checkServerJson(storePath: string): Promise<Check[]> {
         "server.json",
         "warning",
         `the hub uses ${other}, not this store, according to ${path}`,
-        // Setting the module alone would leave the hub without the clients of its present database.
+        // Setting only the module would leave the hub without the clients of its present database.
         `To move its clients here: hivemind-sqlcipher migrate --from ${module ?? "hivemind-json-db-plugin"} --to hivemind-sqlcipher-db-plugin --switch`,
       ),
     );

@@ -10,20 +10,20 @@ import { StoreError } from "../errors.js";
 import type { ClientStore } from "../store/client-store.js";
 import { type Check, finding, good } from "./check.js";
 
-/** Rows in one transaction, which takes some milliseconds: a running hub does not time out. */
+/** Rows in a transaction, which takes some milliseconds: a running hub does not time out. */
 const rowsAtOnce = 1000;
 
-/** A larger gap comes from an id that a user chose. */
+/** A larger gap comes from a manually chosen id. */
 const mostRows = 100_000;
 
 export interface IdGaps {
   /** The number of missing ids below the highest; 0 if the hub's next ids are free. */
   readonly missing: number;
-  /** The id that the hub overwrites first, and the number of clients that it can add before. */
+  /** The first id to be overwritten, and how many clients the hub can add before that. */
   readonly next: { readonly overwrites: number; readonly after: number } | undefined;
 }
 
-/** Finds gaps. Compares ids in SQL, where they are exact. */
+/** Finds gaps. Compares ids in SQL, where integers are exact. */
 export async function findIdGaps(store: ClientStore): Promise<IdGaps> {
   const row = await store.connection.get<{ missing: number; next: number | null; count: number }>(
     `SELECT max(coalesce((SELECT max(client_id) FROM clients), 0) - positive, 0) AS missing, count,
@@ -53,7 +53,7 @@ export async function checkIdGaps(store: ClientStore): Promise<Check> {
 }
 
 /**
- * Puts a revoked row into every gap.
+ * Inserts a revoked row into every gap.
  *
  * @returns the number of rows
  * @throws {@link StoreError} refused - if more than 100,000 ids are missing
@@ -68,7 +68,7 @@ export async function fillIdGaps(store: ClientStore): Promise<number> {
   }
   let filled = 0;
   for (;;) {
-    // In the same transaction, because the hub may use an id between the two.
+    // Find and fill in the same transaction, because a hub may use an id in between.
     const ids = await store.transaction(async () => {
       const rows = await store.connection.all<{ id: number }>(
         `WITH RECURSIVE wanted(id) AS (

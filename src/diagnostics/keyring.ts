@@ -27,7 +27,7 @@ export async function checkKeyring(storePath: string, source: PassphraseSource):
   return [...checks, await checkBoot()];
 }
 
-/** Checks whether the keyring is unlocked after a reboot, without which the hub cannot start. */
+/** Checks whether the keyring is unlocked after a reboot. Without it, the hub cannot start. */
 async function checkBoot(): Promise<Check> {
   const { XDG_CURRENT_DESKTOP, WAYLAND_DISPLAY, DISPLAY } = process.env;
   if (XDG_CURRENT_DESKTOP || WAYLAND_DISPLAY || DISPLAY) {
@@ -54,7 +54,10 @@ async function checkBoot(): Promise<Check> {
   );
 }
 
-/** Returns how the machine's own unit unlocks a locked keyring; undefined without such a unit. */
+/**
+ * Returns the command to unlock the keyring with this machine's unit, or undefined without such a
+ * unit.
+ */
 async function unlockByUnit({ message }: StoreError): Promise<string | undefined> {
   if (!/locked/.test(message)) return undefined;
   for (const manager of ["systemd-user", "systemd"] as const) {

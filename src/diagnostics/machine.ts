@@ -34,10 +34,7 @@ async function swapAreas(root: string): Promise<string[]> {
     );
 }
 
-/**
- * Returns whether a swap partition, or the disk of a swap file, is encrypted by dm-crypt or is
- * zram.
- */
+/** Returns whether a swap area is zram, or is on a disk encrypted by dm-crypt. */
 async function isEncrypted(area: string, root: string): Promise<boolean> {
   if (area.startsWith("/dev/")) {
     const device = await realpath(area).catch(() => area);
@@ -55,7 +52,7 @@ async function isEncrypted(area: string, root: string): Promise<boolean> {
   }
 }
 
-/** A volume is encrypted if every device below it is. */
+/** Returns whether a volume is encrypted, which requires that every device below it is. */
 async function isEncryptedDevice(name: string, root: string): Promise<boolean> {
   if (name.startsWith("zram")) return true;
   const device = join(root, "sys/class/block", name);
@@ -98,7 +95,7 @@ export async function checkCoreDumps(pid: number | undefined, root = "/"): Promi
 }
 
 /**
- * Returns the soft limit, in bytes or "unlimited"; undefined if the process cannot be inspected.
+ * Returns the soft limit, in bytes or "unlimited", or undefined if the process cannot be inspected.
  */
 async function coreLimit(process: string, root: string): Promise<string | undefined> {
   const limits = await readFile(join(root, "proc", process, "limits"), "utf8").catch(() => "");

@@ -1,4 +1,4 @@
-/** `status`: the state of a store. Reads only; an error becomes an entry of `problems`. */
+/** The state of a store for `status`. Only reads; an error becomes an entry of `problems`. */
 import { newestBackup } from "../backup/manifest.js";
 import { StoreError } from "../errors.js";
 import type { PassphraseSource } from "../keys/source.js";
@@ -16,7 +16,7 @@ export interface StatusOptions {
   readonly source: PassphraseSource;
   readonly service: ServiceChoice;
   readonly backupFolder: string | undefined;
-  /** What was wrong in the settings, and ignored. */
+  /** Ignored errors in the settings. */
   readonly settingsProblems?: readonly StoreError[];
 }
 
@@ -32,24 +32,24 @@ export interface StoreStatus {
     readonly unit: string | null;
     readonly active: boolean;
   } | null;
-  /** The newest backup with a manifest, which is not verified here. */
+  /** The newest backup by its unverified manifest. */
   readonly last_backup: { readonly path: string; readonly created_at: string } | null;
-  /** Scheduled backups and the last run; null if none are scheduled. */
+  /** The schedule and its last run; null if no backups are scheduled. */
   readonly schedule: Schedule | null;
-  /** An operation that is running or was interrupted. */
+  /** A running or interrupted operation. */
   readonly pending: {
     readonly operation: string;
     readonly started_at: string;
     readonly step: string;
   } | null;
-  /** What could not be read, and why. */
+  /** The errors of the parts that could not be read. */
   readonly problems: string[];
 }
 
 export async function storeStatus(options: StatusOptions): Promise<StoreStatus> {
   const { storePath } = options;
   const problems = (options.settingsProblems ?? []).map(({ message }) => message);
-  /** Returns null on an error, and adds its message to the problems. */
+  /** Returns null on an error and adds its message to the problems. */
   const attempt = async <Part>(part: () => Promise<Part>): Promise<Part | null> => {
     try {
       return await part();
@@ -95,7 +95,7 @@ export async function storeStatus(options: StatusOptions): Promise<StoreStatus> 
   };
 }
 
-/** 5 s: `status` reports a running operation instead of waiting for its end. */
+/** `status` reports a running operation instead of waiting until it ends. */
 const maxWaitMs = 5_000;
 
 async function inspectStore(
