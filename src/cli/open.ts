@@ -1,6 +1,8 @@
 /** Recovers from an interrupted operation, then opens the store for a command. */
 import { isStoreNamed } from "../config/settings.js";
+import type { LocatedDatabase } from "../databases/copy-clients.js";
 import { isKind, type StoreError, withLine, wrap } from "../errors.js";
+import { lstatIfExists } from "../fs/read.js";
 import { unlockStore } from "../keys/unlock.js";
 import { journalExists } from "../operation/journal.js";
 import { waitForOperation } from "../recovery/wait.js";
@@ -33,8 +35,8 @@ export async function openStore(context: Context): Promise<ClientStore> {
 }
 
 /**
- * Opens the store for a command that only reads. Opens an unencrypted store too and prints a
- * warning, so that the clients of any hub can be inspected.
+ * Opens the store for a command that only reads. Opens an unencrypted store too, and any other
+ * database that the hub uses, and prints a warning: the clients of any hub can be inspected.
  *
  * @throws {@link StoreError} as `openStore`
  */
@@ -43,13 +45,55 @@ export async function openStoreToRead(context: Context): Promise<ClientTable> {
   try {
     return await openStore(context);
   } catch (error) {
-    const { identify } = await import("../store/cipher.js");
-    if (!isKind(error, "refused") || (await identify(storePath)).format !== "plaintext")
-      throw error;
-    const { openPlaintext } = await import("../store/plain-store.js");
-    output.warning(`${storePath} is not encrypted: encrypt it with hivemind-sqlcipher encrypt`);
-    return waitForOperation(storePath, () => openPlaintext(storePath));
+    if (isKind(error, "refused")) {
+      const { identify } = await import("../store/cipher.js");
+      if ((await identify(storePath)).format !== "plaintext") throw error;
+      const { openPlaintext } = await import("../store/plain-store.js");
+      output.warning(`${storePath} is not encrypted: encrypt it with hivemind-sqlcipher encrypt`);
+      return waitForOperation(storePath, () => openPlaintext(storePath));
+    }
+    const database = isKind(error, "notFound") ? await hubDatabase(context) : undefined;
+    if (database === undefined) throw error;
+    const { readIntoMemory } = await import("../databases/copy-clients.js");
+    output.warning(
+      `${database.location} (${database.name}) is not encrypted: move it to an encrypted store with hivemind-sqlcipher migrate --from ${database.name} --to hivemind-sqlcipher-db-plugin --switch`,
+    );
+    return readIntoMemory(database);
   }
+}
+
+/**
+ * Returns the database that the hub uses instead of a `clients.db`, as its server.json names it;
+ * undefined if a store is named, if there is a file at its path, or if server.json names none.
+ */
+export async function hubDatabase(context: Context): Promise<LocatedDatabase | undefined> {
+  const { settings, storePath } = context;
+  if (isStoreNamed(settings.store) || (await lstatIfExists(storePath))) return undefined;
+  const module = await otherModule();
+  if (module === undefined) return undefined;
+  const { endpointOf } = await import("./options/endpoint.js");
+  const { locationOf } = await import("../databases/registry.js");
+  const { name, config } = await endpointOf(context, module);
+  return { name, config, location: await locationOf(name, config) };
+}
+
+/** A database that is not encrypted. */
+export interface PlainDatabase {
+  /** Undefined for the SQLite store at the context's path. */
+  readonly database: LocatedDatabase | undefined;
+}
+
+/**
+ * Returns the database that a backup copies, if it is not the encrypted store. Recovers from an
+ * interrupted operation first, which may change what the store is.
+ */
+export async function findPlainDatabase(context: Context): Promise<PlainDatabase | undefined> {
+  await recoverFirst(context);
+  const { identify } = await import("../store/cipher.js");
+  const { format } = await identify(context.storePath);
+  if (format === "plaintext") return { database: undefined };
+  const database = format === "absent" ? await hubDatabase(context) : undefined;
+  return database && { database };
 }
 
 /**

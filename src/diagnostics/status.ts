@@ -1,5 +1,7 @@
 /** The state of a store for `status`. Only reads; an error becomes an entry of `problems`. */
 import { newestBackup } from "../backup/manifest.js";
+import { isRevoked } from "../client/client.js";
+import { type LocatedDatabase, openToRead } from "../databases/copy-clients.js";
 import { StoreError } from "../errors.js";
 import type { PassphraseSource } from "../keys/source.js";
 import { unlockStore } from "../keys/unlock.js";
@@ -16,6 +18,8 @@ export interface StatusOptions {
   readonly source: PassphraseSource;
   readonly service: ServiceChoice;
   readonly backupFolder: string | undefined;
+  /** The hub's database, if it uses another than the store at `storePath`. */
+  readonly hubDatabase: LocatedDatabase | undefined;
   /** Ignored errors in the settings. */
   readonly settingsProblems?: readonly StoreError[];
 }
@@ -27,6 +31,8 @@ export interface StoreStatus {
   readonly key_id: string | null;
   readonly schema_version: number | null;
   readonly clients: { readonly active: number; readonly revoked: number } | null;
+  /** The hub's database, if there is no store and the hub uses another database. */
+  readonly database: { readonly module: string; readonly location: string } | null;
   readonly service: {
     readonly kind: ServiceKind;
     readonly unit: string | null;
@@ -64,6 +70,8 @@ export async function storeStatus(options: StatusOptions): Promise<StoreStatus> 
     identity.format === "sqlcipher" || identity.format === "plaintext"
       ? await attempt(() => inspectStore(storePath, options.source, identity.format))
       : null;
+  const { hubDatabase } = options;
+  const counted = hubDatabase && (await attempt(() => countClients(hubDatabase)));
   const service = await attempt(async () => {
     const found = await selectService(options.service);
     const { active, restarting = false } = await found.state();
@@ -80,7 +88,8 @@ export async function storeStatus(options: StatusOptions): Promise<StoreStatus> 
     cipher_compatibility: inside?.cipherCompatibility ?? null,
     key_id: "keyId" in identity ? (identity.keyId ?? null) : null,
     schema_version: inside?.schemaVersion ?? null,
-    clients: inside?.clients ?? null,
+    clients: inside?.clients ?? counted ?? null,
+    database: hubDatabase ? { module: hubDatabase.name, location: hubDatabase.location } : null,
     service,
     last_backup: lastBackup || null,
     schedule: schedule ?? null,
@@ -93,6 +102,13 @@ export async function storeStatus(options: StatusOptions): Promise<StoreStatus> 
       : null,
     problems,
   };
+}
+
+async function countClients(database: LocatedDatabase) {
+  await using clients = await openToRead(database);
+  const counts = { active: 0, revoked: 0 };
+  for await (const client of clients) counts[isRevoked(client) ? "revoked" : "active"] += 1;
+  return counts;
 }
 
 /** `status` reports a running operation instead of waiting until it ends. */

@@ -13,9 +13,9 @@
  * the target stays revoked.
  */
 
-import { blacklistKeys, type Client, isRevoked, revoked, revokedApiKey } from "../client/client.js";
+import { type Client, isRevoked, revoked, revokedApiKey } from "../client/client.js";
+import { isSame, isSameClient } from "../client/compare.js";
 import type { Database } from "../client/database.js";
-import { sameJson } from "../client/json.js";
 import { IdSet } from "../databases/id-set.js";
 import type { DatabaseConfig } from "../databases/plugin.js";
 import { DatabaseFactory, locationOf } from "../databases/registry.js";
@@ -136,34 +136,6 @@ async function copyAndCompare(
     ...{ dry_run: false, verified: true },
   };
   return { migration, note: journal };
-}
-
-/** Returns the client without the differences that some databases cannot express. */
-export function comparable(client: Client): Client {
-  // HiveMind 5 keeps the crypto key in the metadata, also if it is null.
-  const { crypto_key, ...rest } = client.metadata;
-  const lifted = client.crypto_key === null && typeof crypto_key === "string";
-  const metadata = lifted || crypto_key === null ? rest : { ...client.metadata };
-  for (const key of blacklistKeys) {
-    const list = metadata[key];
-    if (Array.isArray(list) && list.length === 0) delete metadata[key];
-  }
-  return {
-    ...client,
-    // Redis has no null for a name.
-    name: client.name ?? "",
-    crypto_key: lifted ? crypto_key : client.crypto_key,
-    metadata,
-  };
-}
-
-function isSame(a: Client, b: Client): boolean {
-  return sameJson(a, b) || sameJson(comparable(a), comparable(b));
-}
-
-/** A running hub updates `last_seen` on both sides. */
-function isSameClient(a: Client, b: Client): boolean {
-  return isSame(a, a.last_seen === b.last_seen ? b : { ...b, last_seen: a.last_seen });
 }
 
 interface Checked {

@@ -146,6 +146,14 @@ export async function deriveKey(
   return new StoreKey(salt, key, cipherCompatibility);
 }
 
+/** Derives the key of a file that does not exist yet, with a new salt. @throws as `deriveKey` */
+export function deriveNewKey(
+  passphrase: string,
+  cipherCompatibility: CipherCompatibility,
+): Promise<StoreKey> {
+  return deriveKey(passphrase, randomBytes(saltBytes), cipherCompatibility);
+}
+
 /** A raw key in SQLCipher's form, with or without a salt. */
 const rawKeyPattern = /^x'([0-9a-f]{64})([0-9a-f]{32})?'$/i;
 
@@ -298,15 +306,16 @@ export async function openDatabase(path: string, secret: Secret): Promise<Connec
 /**
  * Creates an empty encrypted database, 0600.
  *
+ * @param secret - a passphrase, for a file with a new salt, or the key that the file gets
  * @throws {@link StoreError} refused - if the name is taken, or this build has no SQLCipher
  * @throws {@link StoreError} io - if the system fails
  */
 export async function createEncrypted(
   path: string,
-  passphrase: string,
+  secret: string | StoreKey,
   cipherCompatibility: CipherCompatibility = 4,
 ): Promise<OpenedStore> {
-  const key = await deriveKey(passphrase, randomBytes(saltBytes), cipherCompatibility);
+  const key = secret instanceof StoreKey ? secret : await deriveNewKey(secret, cipherCompatibility);
   await using memory = await Connection.open(":memory:", { mode: "create" });
   await assertSqlcipher(memory);
   await createFile(path, "");

@@ -50,11 +50,44 @@ export async function exportStore(
   await exportTo(connection, staged, secret);
 }
 
+/**
+ * Copies a plaintext database, which a hub may be writing to, into an encrypted file, and compares
+ * the two. The copy is of one moment: both steps are in one read transaction.
+ *
+ * @param staged - encrypted under `key`, empty or with only its first page
+ * @throws {@link StoreError} refused - if an export would lose something
+ * @throws {@link StoreError} corrupted - if the two differ
+ * @throws {@link StoreError} io - if the system fails
+ */
+export async function copyPlaintext(options: {
+  readonly from: string;
+  readonly to: string;
+  readonly key: StoreKey;
+  readonly signal: AbortSignal;
+}): Promise<void> {
+  await using source = await openDatabase(options.from, undefined);
+  await assertExportable(source);
+  await attachStaged(source, options.to, options.key);
+  await source.exec("BEGIN");
+  await source.get("SELECT count(*) FROM main.sqlite_schema");
+  await exportAttached(source);
+  await compareDatabases([source], "staged", options.signal);
+  await source.exec("COMMIT");
+}
+
 async function exportTo(connection: Connection, staged: string, secret: Secret): Promise<void> {
+  await attachStaged(connection, staged, secret);
+  await exportAttached(connection);
+}
+
+async function attachStaged(connection: Connection, staged: string, secret: Secret): Promise<void> {
   await attach(connection, staged, "staged", secret);
   // The file is worthless until it is complete, synced and renamed, so it needs no journal.
   await connection.all("PRAGMA staged.journal_mode = OFF");
   await connection.all("PRAGMA staged.synchronous = OFF");
+}
+
+async function exportAttached(connection: Connection): Promise<void> {
   await connection.all("SELECT sqlcipher_export('staged')");
   for (const pragma of ["user_version", "application_id"]) {
     const row = await connection.get<Record<string, number>>(`PRAGMA main.${pragma}`);

@@ -11,10 +11,11 @@ import {
   revoked,
   serializeClient,
 } from "../../src/client/client.js";
+import { comparable } from "../../src/client/compare.js";
 import type { JsonObject } from "../../src/client/json.js";
 import { awkwardClients } from "../../src/databases/conformance.js";
 import { DatabaseFactory } from "../../src/databases/registry.js";
-import { comparable, type Endpoint, migrate } from "../../src/migrate/migrate.js";
+import { type Endpoint, migrate } from "../../src/migrate/migrate.js";
 import { stepChannelName } from "../../src/operation/step.js";
 import { temporaryFolder } from "../store/temporary.js";
 import { clusterIsUp, RedisServer, startCluster } from "./redis-server.js";

@@ -7,12 +7,12 @@ import {
   newClient,
   serializeClient,
 } from "../../src/client/client.js";
+import { comparable } from "../../src/client/compare.js";
 import type { Database } from "../../src/client/database.js";
 import { formatJson, type JsonObject } from "../../src/client/json.js";
 import { awkwardClients } from "../../src/databases/conformance.js";
 import { encodeRecord } from "../../src/databases/record.js";
 import { DatabaseFactory } from "../../src/databases/registry.js";
-import { comparable } from "../../src/migrate/migrate.js";
 import { fixtures, temporaryFolder } from "../store/temporary.js";
 import { type Line, runPython } from "./python.js";
 

@@ -2,24 +2,27 @@ import type { Command } from "commander";
 import type { BackupResult } from "../../backup/backup.js";
 import { expandPath } from "../../config/paths.js";
 import { isKind, StoreError, withLine, wrap } from "../../errors.js";
-import { addGlobalOptions, type Context, contextOf, repeated } from "../context.js";
+import { addGlobalOptions, type Context, contextOf } from "../context.js";
 import { addHelp } from "../help.js";
+import { findPlainDatabase, type PlainDatabase } from "../open.js";
 import {
   addServiceOptions,
   downtimeLines,
   knownDirectories,
+  makeNamed,
   operate,
   operationOptions,
   rememberDirectories,
   rememberNamedService,
   type ServiceOptions,
+  withBundleTarget,
 } from "../options/operation.js";
+import { addRecipientOptions, type RecipientCommandOptions } from "../options/recovery-key.js";
 import { formatSize } from "../ui/units.js";
 
-interface BackupOptions extends ServiceOptions {
+interface BackupOptions extends ServiceOptions, RecipientCommandOptions {
   to?: string;
   bundleTo?: string;
-  recipient?: string[];
   online?: boolean;
 }
 
@@ -29,14 +32,15 @@ export function addCommand(program: Command): void {
     .description("Back up the store and its passphrase bundle")
     .option("--to <directory>", "Write the backup here (default: backup.to setting)")
     .option("--bundle-to <directory>", "Write the bundle here, apart from the backups")
-    .option("-r, --recipient <age1…>", "Encrypt the bundle to this key, too (repeatable)", repeated)
     .option("--online", "Keep the service running (only for stores in WAL mode)");
+  addRecipientOptions(command);
   addServiceOptions(command);
   addGlobalOptions(command);
   addHelp(command, {
     details: [
       "Stops the service, copies the store and starts the service again. Satellites reconnect some seconds later; with --online they notice nothing. The first --to and --bundle-to are remembered in the settings.",
       "Refuses to run while the clock is behind the newest backup, because the new backup would look older; --yes overrides this.",
+      "Backs up a plain SQLite, JSON or Redis database of the hub without stopping the hub. The backup is encrypted.",
     ],
     examples: [
       "hivemind-sqlcipher backup --to /srv/backup/hivemind --bundle-to /media/usb/bundles",
@@ -48,28 +52,85 @@ export function addCommand(program: Command): void {
 }
 
 async function runBackup(context: Context, options: BackupOptions): Promise<void> {
-  const { backup } = await import("../../backup/backup.js");
   const { settings, output } = context;
   const to = options.to ?? settings.backup?.to;
   const bundleTo = options.bundleTo ?? settings.backup?.bundle_to;
   if (to === undefined) throw noDirectory(context, "backup", "--to");
   if (bundleTo === undefined) throw noDirectory(context, "bundle", "--bundle-to");
-  const result = await operate(context, (lock, signal) =>
-    backup({
-      ...operationOptions(context, options, lock, signal),
-      to: expandPath(to),
-      bundleTo: expandPath(bundleTo),
-      knownDirectories: knownDirectories(context),
-      recipients: [...(settings.recipients ?? []), ...(options.recipient ?? [])],
-      online: options.online ?? false,
-      ignoreClock: context.yes,
-    }),
-  ).catch((error: unknown) => {
-    throw isKind(error, "service") ? withoutStopping(error) : error;
-  });
+  const directories = { to: expandPath(to), bundleTo: expandPath(bundleTo) };
+  const plain = await findPlainDatabase(context);
+  const result = plain
+    ? await backupPlain(context, options, directories, plain)
+    : await backupStore(context, options, directories);
   await rememberDirectories(context, options);
   await rememberNamedService(context, options);
   output.result(result, () => backupLines(result));
+}
+
+interface Directories {
+  readonly to: string;
+  readonly bundleTo: string;
+}
+
+async function backupStore(
+  context: Context,
+  options: BackupOptions,
+  directories: Directories,
+): Promise<BackupResult> {
+  const { backup } = await import("../../backup/backup.js");
+  const run = (recipients: readonly string[]) =>
+    operate(context, (lock, signal) =>
+      backup({
+        ...operationOptions(context, options, lock, signal),
+        ...directories,
+        knownDirectories: knownDirectories(context),
+        recipients,
+        online: options.online ?? false,
+        ignoreClock: context.yes,
+      }),
+    ).catch((error: unknown) => {
+      throw isKind(error, "service") ? withoutStopping(error) : error;
+    });
+  if (options.recoveryKeyFile === undefined) {
+    return run([...(context.settings.recipients ?? []), ...(options.recipient ?? [])]);
+  }
+  return withNewKey(context, options, directories, run);
+}
+
+/** Backs up a database that is not encrypted; the first backup generates the recovery key. */
+async function backupPlain(
+  context: Context,
+  options: BackupOptions,
+  directories: Directories,
+  { database }: PlainDatabase,
+): Promise<BackupResult> {
+  const { backupDatabase } = await import("../../backup/database-backup.js");
+  const { output, reporter, source, storePath, yes } = context;
+  output.notice(`${database?.location ?? storePath} is not encrypted; its backup is`);
+  const common = { ...directories, database, source, reporter, ignoreClock: yes };
+  return withNewKey(context, options, directories, (recipients) =>
+    operate(
+      context,
+      (lock, signal) =>
+        backupDatabase({
+          ...{ ...common, lock, signal, recipients },
+          knownDirectories: knownDirectories(context),
+        }),
+      // A database on a server has no directory here for the lock.
+      { makeFolder: true },
+    ),
+  );
+}
+
+/** Runs a backup with a recovery key that is generated if there is no recipient. */
+async function withNewKey(
+  context: Context,
+  options: BackupOptions,
+  { bundleTo }: Directories,
+  run: (recipients: readonly string[]) => Promise<BackupResult>,
+): Promise<BackupResult> {
+  await makeNamed(context, [options.to, options.bundleTo]);
+  return withBundleTarget(context, { ...options, bundleTo }, ({ recipients }) => run(recipients));
 }
 
 /**

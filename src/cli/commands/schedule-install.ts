@@ -2,6 +2,7 @@ import type { Command } from "commander";
 import { StoreError } from "../../errors.js";
 import { addGlobalOptions, type Context, contextOf, ownCommand } from "../context.js";
 import { addHelp } from "../help.js";
+import { findPlainDatabase } from "../open.js";
 import {
   addServiceOptions,
   knownDirectories,
@@ -74,6 +75,7 @@ function backupCommand(context: Context): string[] {
 /** Checks the scheduled backup's requirements with the options and the settings file only. */
 async function checkScheduledBackup(context: Context, options: InstallOptions): Promise<void> {
   const { checkBackup } = await import("../../backup/backup.js");
+  const { checkDatabaseBackup } = await import("../../backup/database-backup.js");
   const { resolveSettings } = await import("../../config/settings.js");
   const { HOME } = process.env;
   const { settings } = await resolveSettings(
@@ -82,13 +84,17 @@ async function checkScheduledBackup(context: Context, options: InstallOptions): 
   );
   const { to = "", bundle_to: bundleTo = "" } = settings.backup ?? {};
   const scheduled = { ...context, settings };
+  const plain = await findPlainDatabase(context);
+  const { source, reporter } = context;
+  const common = {
+    knownDirectories: knownDirectories(scheduled),
+    to,
+    bundleTo,
+    recipients: settings.recipients ?? [],
+  };
   await operate(context, (lock, signal) =>
-    checkBackup({
-      ...operationOptions(scheduled, options, lock, signal),
-      knownDirectories: knownDirectories(scheduled),
-      to,
-      bundleTo,
-      recipients: settings.recipients ?? [],
-    }),
+    plain
+      ? checkDatabaseBackup({ ...common, ...plain, lock, source, signal, reporter })
+      : checkBackup({ ...operationOptions(scheduled, options, lock, signal), ...common }),
   );
 }

@@ -2,6 +2,7 @@ import type { Command } from "commander";
 import type { StoreStatus } from "../../diagnostics/status.js";
 import { addGlobalOptions, type Context, contextOf } from "../context.js";
 import { addHelp } from "../help.js";
+import { hubDatabase } from "../open.js";
 import { serviceChoice } from "../options/operation.js";
 import { formatLastRun } from "../ui/schedule-text.js";
 
@@ -26,6 +27,7 @@ async function printStatus(context: Context): Promise<void> {
     source: context.source,
     service: serviceChoice(context, {}),
     backupFolder: context.settings.backup?.to,
+    hubDatabase: await hubDatabase(context).catch(() => undefined),
     settingsProblems: context.settingsProblems,
   });
   context.output.result(status, () => statusLines(status, context));
@@ -38,6 +40,11 @@ function statusLines(status: StoreStatus, { output }: Context): string[] {
   return [
     `store          ${status.path}`,
     `format         ${formatName(status)}`,
+    ...optional(
+      status.database,
+      () =>
+        `hub's database ${status.database?.location} (${status.database?.module}), not encrypted`,
+    ),
     ...optional(status.key_id, () => `key_id         ${status.key_id}`),
     ...optional(status.schema_version, () => `schema         ${status.schema_version}`),
     ...optional(

@@ -1,0 +1,329 @@
+/**
+ * Backs up a database that is not the encrypted store: a plain SQLite store, or a database of a
+ * plugin, such as JSON or Redis.
+ *
+ * The backup is an encrypted store like any other, with a manifest and a bundle. It is made while
+ * the hub runs: SQLite has read transactions, the JSON store is read at once, and from any other
+ * database the copy is compared and corrected until it has not changed during a whole comparison.
+ *
+ * The passphrase is the one that the source has for the store's path, or a new one that the keyring
+ * gets. The backups share one key, so one bundle opens them all.
+ */
+import { realpath } from "node:fs/promises";
+import { hostname } from "node:os";
+import { basename, join } from "node:path";
+import { bundleRecipients, writeBundle } from "../bundle/bundle.js";
+import { assertPlacement } from "../bundle/placement.js";
+import { prepareDirectories } from "../config/known-directories.js";
+import {
+  copyClients,
+  createTable,
+  type LocatedDatabase,
+  openToRead,
+} from "../databases/copy-clients.js";
+import { StoreError } from "../errors.js";
+import { createFile, stagedName } from "../fs/atomic.js";
+import { assertFreeSpace, syncFile } from "../fs/copy.js";
+import { lstatIfExists, sha256File, statIfExists } from "../fs/read.js";
+import { getEntry, setEntry } from "../keys/keyring.js";
+import { generatePassphrase } from "../keys/passphrase.js";
+import { firstPassphrase } from "../keys/rotation-plan.js";
+import type { PassphraseSource } from "../keys/source.js";
+import { Journal } from "../operation/journal.js";
+import type { OperationLock } from "../operation/lock.js";
+import { cleanUp } from "../operation/recovery.js";
+import { emitStep } from "../operation/step.js";
+import { throwIfAborted } from "../process/abort.js";
+import type { Reporter } from "../reporter.js";
+import {
+  createEncrypted,
+  deriveNewKey,
+  keyIdOf,
+  openDatabase,
+  openEncrypted,
+  type StoreKey,
+} from "../store/cipher.js";
+import { copyPlaintext } from "../store/export.js";
+import { checkSchema } from "../store/schema.js";
+import type { BackupResult } from "./backup.js";
+import { assertClockNotBehind } from "./clock.js";
+import {
+  backupPath,
+  formatManifest,
+  type Manifest,
+  manifestPath,
+  newestBackup,
+  signManifest,
+} from "./manifest.js";
+import {
+  type BackupJournal,
+  type BackupStep,
+  completeBackup,
+  inodeOf,
+  removeUnfinished,
+} from "./recover.js";
+import { inspectSound, openBackup } from "./verify.js";
+
+export interface DatabaseBackupOptions {
+  /** The lock of the store's path, at which there is a plaintext store or none. */
+  readonly lock: OperationLock;
+  /** The database; undefined for the plaintext store at the path of the lock. */
+  readonly database: LocatedDatabase | undefined;
+  readonly source: PassphraseSource;
+  /** The directory for backups. */
+  readonly to: string;
+  /** The directory for bundles, apart from `to`. */
+  readonly bundleTo: string;
+  /** Directories that the settings name, which are not created if they are gone. */
+  readonly knownDirectories: readonly string[];
+  /** age recipients of the bundle. */
+  readonly recipients: readonly string[];
+  /** Whether to go on although the clock is behind the newest backup. */
+  readonly ignoreClock?: boolean;
+  readonly signal: AbortSignal;
+  readonly reporter: Reporter;
+}
+
+/** For the manifest, and for a copy that is a little larger than its source: 4 MiB. */
+const spareBytes = 4 << 20;
+/** Names have a resolution of a second: how many later seconds are tried. */
+const nameTries = 60;
+
+/** What is known before the backup begins. */
+interface Prepared {
+  readonly storePath: string;
+  readonly directory: string;
+  readonly bundleDirectory: string;
+  readonly passphrase: string;
+  /** Whether the keyring has yet to get the passphrase. */
+  readonly isNew: boolean;
+  readonly key: StoreKey;
+}
+
+/** A backup in progress. */
+interface Job {
+  readonly options: DatabaseBackupOptions;
+  readonly prepared: Prepared;
+  readonly journal: Journal;
+  readonly files: BackupJournal;
+}
+
+/**
+ * Makes an encrypted backup of a database that is not the encrypted store, and its bundle.
+ *
+ * @throws {@link StoreError} notFound - if there is no such database
+ * @throws {@link StoreError} inUse - if the database changes faster than it can be copied
+ * @throws {@link StoreError} of every other kind. Nothing is left under a final name.
+ */
+export async function backupDatabase(options: DatabaseBackupOptions): Promise<BackupResult> {
+  const prepared = await prepare(options);
+  const named = join(prepared.directory, "backup");
+  const files: BackupJournal = {
+    staged: { copy: stagedName(`${named}.db`), manifest: stagedName(`${named}.manifest.json`) },
+    bundle: { folder: prepared.bundleDirectory, key_id: keyIdOf(prepared.key.salt) },
+  };
+  const journal = await Journal.begin(prepared.storePath, "backup", "backup.beginning", files);
+  step("backup.beginning");
+  let result: BackupResult;
+  try {
+    result = await copyAndName({ options, prepared, journal, files });
+  } catch (error) {
+    await cleanUp(journal, () => removeUnfinished(files));
+    throw error;
+  }
+  await journal.remove();
+  return result;
+}
+
+/**
+ * Checks in advance that a backup with these options can be made.
+ *
+ * @throws {@link StoreError} as {@link backupDatabase} does before it creates a file
+ */
+export async function checkDatabaseBackup(options: DatabaseBackupOptions): Promise<void> {
+  await prepare(options);
+}
+
+/** Tries everything that can fail, and creates nothing but the two directories. */
+async function prepare(options: DatabaseBackupOptions): Promise<Prepared> {
+  const { reporter, source } = options;
+  const { storePath } = options.lock;
+  bundleRecipients(options);
+  for (const notice of await assertPlacement(options.to, options.bundleTo)) reporter.notice(notice);
+  const size = await assertReadable(options);
+  await prepareDirectories([options.to, options.bundleTo], {
+    storePath,
+    known: options.knownDirectories,
+    reporter,
+  });
+  const directory = await realpath(options.to);
+  if (!options.ignoreClock) await assertClockNotBehind({ folder: directory, storePath, source });
+  const hint = "Free some space, or name another directory with --to.";
+  await assertFreeSpace(directory, size + spareBytes, "the copy", hint);
+  const { passphrase, isNew } = await passphraseFor(storePath, source);
+  return {
+    storePath,
+    directory,
+    bundleDirectory: await realpath(options.bundleTo),
+    passphrase,
+    isNew,
+    key: await keyFor(directory, storePath, passphrase),
+  };
+}
+
+/**
+ * Opens the database and closes it again.
+ *
+ * @returns its size in bytes; 0 for a database that is not a file
+ */
+async function assertReadable({ database, lock }: DatabaseBackupOptions): Promise<number> {
+  if (database === undefined) {
+    await using connection = await openDatabase(lock.storePath, undefined);
+    await checkSchema(connection);
+    return (await statIfExists(lock.storePath))?.size ?? 0;
+  }
+  await using opened = await openToRead(database);
+  void opened;
+  return 0;
+}
+
+/** Returns the passphrase that is kept for the store's path, or a new one for the keyring. */
+async function passphraseFor(
+  storePath: string,
+  source: PassphraseSource,
+): Promise<Pick<Prepared, "passphrase" | "isNew">> {
+  if (source.kind !== "keyring") {
+    return { passphrase: await firstPassphrase(source, storePath), isNew: false };
+  }
+  const kept = await getEntry(storePath, "current");
+  return { passphrase: kept ?? generatePassphrase(), isNew: kept === undefined };
+}
+
+/** Returns the key of the newest backup if it is under this passphrase, so that its bundle holds. */
+async function keyFor(directory: string, storePath: string, passphrase: string): Promise<StoreKey> {
+  const newest = await newestBackup(directory, storePath);
+  if (newest !== undefined) {
+    try {
+      const { connection, key } = await openBackup(newest.path, { passphrase });
+      await connection.close();
+      if (key.cipherCompatibility === 4) return key;
+    } catch (error) {
+      // Under another passphrase, or damaged.
+      if (!(error instanceof StoreError)) throw error;
+    }
+  }
+  return await deriveNewKey(passphrase, 4);
+}
+
+async function copyAndName(job: Job): Promise<BackupResult> {
+  const { options, prepared, files } = job;
+  const { passphrase, key, storePath, isNew } = prepared;
+  const { signal } = options;
+  const at = new Date();
+  await createCopy(options, files.staged.copy, key);
+  throwIfAborted(signal);
+  await syncFile(files.staged.copy);
+  const size = (await statIfExists(files.staged.copy))?.size ?? 0;
+  const sha256 = await sha256File(files.staged.copy);
+  step("backup.finished");
+  // With the passphrase, as a user of the bundle would open it, and not with the copy's key.
+  const contents = await inspectSound(
+    await openEncrypted(files.staged.copy, passphrase, { mode: "readonly", immutable: true }),
+  );
+  step("backup.verified");
+  throwIfAborted(signal);
+  if (isNew) await setEntry(storePath, "current", passphrase);
+  const bundle = await writeBundle({
+    directory: prepared.bundleDirectory,
+    storePath: files.staged.copy,
+    database: options.database?.location ?? storePath,
+    passphrase,
+    key,
+    recipients: options.recipients,
+  });
+  step("backup.bundled");
+  const created = {
+    created_at: at.toISOString(),
+    size,
+    sha256,
+    key_id: keyIdOf(key.salt),
+    schema_version: contents.schemaVersion,
+    clients: contents.clients,
+  };
+  const final = await nameFiles(job, at, (file) =>
+    signManifest(
+      {
+        ...created,
+        file,
+        cipher_compatibility: key.cipherCompatibility,
+        page_size: contents.pageSize,
+        hostname: hostname(),
+        unit: null,
+        method: "online",
+      },
+      key,
+    ),
+  );
+  return {
+    backup: { path: final.copy, manifest: final.manifest, ...created, method: "online" },
+    bundle: { path: bundle.path, key_id: bundle.keyId, recipients: bundle.recipients },
+    service: { unit: null, was_active: false, active: false, stopped_ms: null },
+    verified: true,
+  };
+}
+
+/** Creates the encrypted copy and fills it. */
+async function createCopy(
+  { database, lock, signal }: DatabaseBackupOptions,
+  staged: string,
+  key: StoreKey,
+): Promise<void> {
+  const { connection } = await createEncrypted(staged, key);
+  if (database === undefined) {
+    await connection.close();
+    await copyPlaintext({ from: lock.storePath, to: staged, key, signal });
+    return;
+  }
+  try {
+    await using origin = await openToRead(database);
+    await copyClients(origin, await createTable(connection), signal);
+  } finally {
+    await connection.close();
+  }
+}
+
+/** Writes the manifest, and gives both files the name of the first free second from `at`. */
+async function nameFiles(
+  { prepared, journal, files }: Job,
+  at: Date,
+  manifestFor: (file: string) => Manifest,
+): Promise<{ copy: string; manifest: string }> {
+  const { directory, storePath } = prepared;
+  const { staged } = files;
+  for (let later = 0; later < nameTries; later++) {
+    const copy = backupPath(directory, storePath, new Date(at.getTime() + later * 1000));
+    const manifest = manifestPath(copy);
+    if ((await lstatIfExists(copy)) || (await lstatIfExists(manifest))) continue;
+    await createFile(staged.manifest, formatManifest(manifestFor(basename(copy))));
+    const named: BackupJournal = {
+      ...files,
+      final: {
+        copy,
+        copy_identity: (await inodeOf(staged.copy)) ?? "",
+        manifest,
+        manifest_identity: (await inodeOf(staged.manifest)) ?? "",
+      },
+    };
+    await journal.write("backup.claiming" satisfies BackupStep, named);
+    step("backup.claiming");
+    await completeBackup(named);
+    return { copy, manifest };
+  }
+  throw new StoreError("refused", `every name for a backup of this minute exists in ${directory}`, {
+    hint: "Try again in a minute.",
+  });
+}
+
+function step(name: BackupStep): void {
+  emitStep(name);
+}

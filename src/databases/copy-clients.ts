@@ -1,0 +1,119 @@
+/** Copies the clients of any database, which a hub may be writing to, into a table of SQLite. */
+import { setTimeout as delay } from "node:timers/promises";
+import type { Client } from "../client/client.js";
+import { isSameClient } from "../client/compare.js";
+import type { Database } from "../client/database.js";
+import { isKind, StoreError } from "../errors.js";
+import { throwIfAborted } from "../process/abort.js";
+import { ClientTable } from "../store/client-table.js";
+import { Connection } from "../store/connection.js";
+import { checkSchema, createSchema } from "../store/schema.js";
+import type { DatabaseConfig } from "./plugin.js";
+import { DatabaseFactory } from "./registry.js";
+
+/** A database: its plugin, the settings of the plugin, and where it is. */
+export interface LocatedDatabase {
+  readonly name: string;
+  readonly config: DatabaseConfig;
+  /** A path or URL, without secrets. */
+  readonly location: string;
+}
+
+/** How often the copy of a database that changes is corrected. */
+const maxRounds = 10;
+/** Clients that are read from the copy at a time. */
+const batchSize = 200;
+/** A JSON store that is being written is read again after this time, in milliseconds. */
+const readAgainMs = 100;
+const readAttempts = 5;
+/** Every hub enforces the blacklists of schema 0, and HiveMind 5 migrates it. */
+const copiedSchema = 0;
+
+/** Creates the table of clients in an empty SQLite database. */
+export async function createTable(connection: Connection): Promise<ClientTable> {
+  await createSchema(connection, copiedSchema);
+  return new ClientTable(connection, await checkSchema(connection));
+}
+
+/**
+ * Returns the clients of a database as a table in memory, for reading only.
+ *
+ * @throws {@link StoreError} notFound - if there is no such database
+ */
+export async function readIntoMemory(database: LocatedDatabase): Promise<ClientTable> {
+  const connection = await Connection.open(":memory:", { mode: "create" });
+  try {
+    const table = await createTable(connection);
+    await using origin = await openToRead(database);
+    await table.addItems(origin);
+    await connection.exec("PRAGMA query_only = ON");
+    return table;
+  } catch (error) {
+    await connection.close();
+    throw error;
+  }
+}
+
+/**
+ * Opens a database for reading. HiveMind writes its JSON store in place, so the file may be
+ * incomplete for a moment.
+ *
+ * @throws {@link StoreError} notFound - if there is no such database
+ */
+export async function openToRead({ name, config }: LocatedDatabase): Promise<Database> {
+  for (let attempt = 1; ; attempt++) {
+    try {
+      return await DatabaseFactory.create(name, config, { mode: "readonly" });
+    } catch (error) {
+      if (!isKind(error, "corrupted") || attempt === readAttempts) throw error;
+      await delay(readAgainMs);
+    }
+  }
+}
+
+/**
+ * Copies every client into an empty table, and compares and corrects the copy until it has equalled
+ * the database during a whole comparison.
+ *
+ * @throws {@link StoreError} inUse - if the database changes faster than that
+ */
+export async function copyClients(
+  origin: Database,
+  copy: ClientTable,
+  signal: AbortSignal,
+): Promise<void> {
+  for (let round = 1; round <= maxRounds; round++) {
+    let total = 0;
+    let changed = 0;
+    for await (const batch of batchesOf(origin)) {
+      throwIfAborted(signal);
+      const different = await differentFrom(copy, batch);
+      await copy.addItems(different);
+      total += batch.length;
+      changed += different.length;
+    }
+    if (changed === 0 && total === (await copy.size())) return;
+    await origin.sync();
+  }
+  throw new StoreError("inUse", "the database changes faster than it can be copied", {
+    hint: "Stop the hub for the backup, or try again when fewer clients connect.",
+  });
+}
+
+async function differentFrom(copy: ClientTable, batch: readonly Client[]): Promise<Client[]> {
+  const copied = await copy.getClientsById(batch.map(({ client_id }) => client_id));
+  return batch.filter((client, index) => {
+    const other = copied[index];
+    return other === undefined || !isSameClient(client, other);
+  });
+}
+
+async function* batchesOf(database: Database): AsyncGenerator<Client[]> {
+  let batch: Client[] = [];
+  for await (const client of database) {
+    if (batch.push(client) < batchSize) continue;
+    yield batch;
+    batch = [];
+  }
+  if (batch.length > 0) yield batch;
+}

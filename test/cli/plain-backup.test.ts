@@ -1,0 +1,143 @@
+/** Backups of a hub that does not encrypt its clients: plain SQLite, JSON and Redis. */
+import { readdirSync, readFileSync } from "node:fs";
+import { mkdir, readFile, stat, writeFile } from "node:fs/promises";
+import { dirname } from "node:path";
+import { beforeEach, describe, expect, test } from "vitest";
+import { readBundle } from "../../src/bundle/bundle.js";
+import { type Client, newClient, revoked, serializeClient } from "../../src/client/client.js";
+import { comparable } from "../../src/client/compare.js";
+import { DatabaseFactory } from "../../src/databases/registry.js";
+import { sqlcipherPluginName, sqlitePluginName } from "../../src/databases/sqlite.js";
+import { RedisServer } from "../databases/redis-server.js";
+import { Machine } from "./machine.js";
+
+const clients: readonly Client[] = [
+  newClient({
+    client_id: 1,
+    api_key: "of the kitchen",
+    name: "kitchen",
+    password: "p",
+    metadata: { room: "küche", skill_blacklist: ["skill.a"] },
+  }),
+  revoked(2),
+  newClient({ client_id: 3, api_key: "of the hall", name: "hall", is_admin: true }),
+];
+
+interface Hub {
+  readonly name: string;
+  /** Returns the settings in server.json. */
+  settings(): Promise<Record<string, string | number>>;
+}
+
+const hubs: readonly Hub[] = [
+  { name: sqlitePluginName, settings: async () => ({}) },
+  { name: "hivemind-json-db-plugin", settings: async () => ({}) },
+  {
+    name: "hivemind-redis-db-plugin",
+    settings: async () => ({ host: "127.0.0.1", port: (await RedisServer.start()).port }),
+  },
+];
+
+let machine: Machine;
+let settings: Record<string, string | number>;
+
+async function setUp({ name, settings: make }: Hub): Promise<void> {
+  settings = await make();
+  for (const directory of [dirname(machine.store), machine.path("safe"), serverJson(".")]) {
+    await mkdir(directory, { recursive: true });
+  }
+  await writeFile(
+    serverJson("server.json"),
+    JSON.stringify({ database: { module: name, [name]: settings } }),
+  );
+  await using database = await openHub(name, "create");
+  for (const client of clients) await database.addItem(client);
+}
+
+const serverJson = (file: string) => machine.path("config", "hivemind-core", file);
+
+function openHub(name: string, mode: "create" | "readonly") {
+  const location = name.includes("redis")
+    ? {}
+    : { subfolder: dirname(machine.store), name: "clients" };
+  return DatabaseFactory.create(name, { ...settings, ...location }, { mode });
+}
+
+const directories = () => ["--to", machine.path("backups"), "--bundle-to", machine.path("bundles")];
+const keyFile = () => machine.path("safe", "recovery-key.txt");
+
+async function contentsOf(path: string, password: string): Promise<string[]> {
+  const config = { db_path: path, password };
+  await using backup = await DatabaseFactory.create(sqlcipherPluginName, config, {
+    mode: "readonly",
+  });
+  const records: string[] = [];
+  for await (const client of backup) records.push(serializeClient(comparable(client)));
+  return records;
+}
+
+beforeEach(async () => {
+  machine = await Machine.make();
+});
+
+describe.each(hubs)("a hub on $name", (hub) => {
+  beforeEach(() => setUp(hub));
+
+  test("is backed up encrypted, with a bundle that its recovery key opens", async () => {
+    const { code, document } = await machine.json(
+      ...["backup", ...directories(), "--recovery-key-file", keyFile()],
+    );
+    expect(code).toBe(0);
+    expect(document).toMatchObject({
+      backup: { clients: { active: 2, revoked: 1 }, method: "online" },
+      service: { stopped_ms: null },
+      verified: true,
+    });
+    const { backup, bundle } = document as { backup: { path: string }; bundle: { path: string } };
+    expect((await stat(backup.path)).mode & 0o777).toBe(0o600);
+    expect(readFileSync(backup.path).includes("kitchen")).toBe(false);
+    const identity = await readFile(keyFile(), "utf8");
+    const { passphrase } = await readBundle(bundle.path, { identity });
+    expect(await contentsOf(backup.path, passphrase)).toEqual(
+      clients.map((client) => serializeClient(comparable(client))),
+    );
+    expect((await machine.run(["verify", backup.path])).code).toBe(0);
+    const listed = await machine.json("backups");
+    expect(listed.document).toMatchObject({ backups: [{ path: backup.path, mac: true }] });
+  });
+
+  test("has one bundle for all its backups", async () => {
+    await machine.run(["backup", ...directories(), "--recovery-key-file", keyFile()]);
+    const { code, stderr } = await machine.run(["backup"]);
+    expect([code, stderr]).toEqual([0, expect.stringMatching(/is not encrypted; its backup is/)]);
+    const named = (directory: string, ending: string) =>
+      readdirSync(machine.path(directory)).filter((name) => name.endsWith(ending));
+    expect(named("backups", ".db")).toHaveLength(2);
+    expect(named("bundles", ".age")).toHaveLength(1);
+  });
+
+  test("is not backed up without a recovery key, and nothing is left", async () => {
+    const { code, stderr } = await machine.run(["backup", ...directories()]);
+    expect([code, stderr]).toEqual([2, expect.stringMatching(/--recovery-key-file/)]);
+    expect(readdirSync(machine.path("backups"))).toEqual([]);
+    expect(readdirSync(machine.path("bundles"))).toEqual([]);
+  });
+
+  test.each([
+    [["list-clients"], /kitchen/],
+    [["show-client", "1"], /kitchen/],
+    [["find-client", "--by", "name", "kitchen"], /kitchen/],
+    [["sql", "SELECT name FROM clients"], /kitchen/],
+    [["status"], /2 active, 1 revoked[^]*not encrypted|not encrypted[^]*2 active, 1 revoked/],
+  ])("%s reads it", async (args, output) => {
+    const { code, stdout } = await machine.run(args);
+    expect([code, stdout]).toEqual([0, expect.stringMatching(output)]);
+  });
+
+  test("is not written to by sql", async () => {
+    const { code } = await machine.run(["sql", "DELETE FROM clients"]);
+    expect(code).not.toBe(0);
+    await using database = await openHub(hub.name, "readonly");
+    expect(await database.size()).toBe(3);
+  });
+});
