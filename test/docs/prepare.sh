@@ -86,6 +86,12 @@ automate_and_monitor_before_1() {
   running_hub
 }
 
+unencrypted_hub_before_1() {
+  mkdir -m 700 /media/usb/bundles
+  use_module hivemind-json-db-plugin
+  hivemind-core add-client --name kitchen > /dev/null
+}
+
 other_databases_before_1() {
   new_store
   use_module hivemind-json-db-plugin
