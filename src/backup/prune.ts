@@ -16,6 +16,7 @@ import { abortReason, orAbort, throwIfAborted } from "../process/abort.js";
 import type { Reporter } from "../reporter.js";
 import { readChangeCounter } from "../store/change-counter.js";
 import { identify, type StoreKey } from "../store/cipher.js";
+import { countSharedPages, readCopyIvs, readStoreIvs } from "../store/shared-pages.js";
 import { escapeControlCharacters } from "../text/escape.js";
 import { clockError, isFromFuture } from "./clock.js";
 import { type ListedBackup, type ListingOptions, listBackups, type Unlisted } from "./listing.js";
@@ -162,8 +163,9 @@ async function divide(counted: readonly ListedBackup[], options: PruneOptions): 
  * backups.
  *
  * SQLite's change counter of one file never decreases, nor do its numbers of rows and of revoked
- * rows, because a revoked client keeps its row. A change of a row alone shows in none of them. A
- * backup with another key than the store's is of another file, before a rotation.
+ * rows, because a revoked client keeps its row. A change of a row alone shows in none of them: the
+ * pages that a backup shares with the store tell then. A backup with another key than the store's
+ * is of another file, before a rotation.
  */
 async function keepNewestContents(
   { kept, removable }: Retention<ListedBackup>,
@@ -172,17 +174,10 @@ async function keepNewestContents(
   const { keyId } = await identify(storePath);
   const all = [...kept.map(({ backup }) => backup), ...removable];
   const comparable = all.filter(({ key_id }) => key_id === keyId);
-  const counters = await changeCounters(comparable, { source, storePath });
-  const [first, ...others] = comparable
-    .map((backup) => ({ backup, progress: progressOf(backup, counters.get(backup) ?? 0) }))
-    .sort((a, b) => compareProgress(b.progress, a.progress));
-  if (first === undefined) return { kept, removable };
-  const ties = others.filter(({ progress }) => compareProgress(progress, first.progress) === 0);
-  const newest = [first, ...ties].map(({ backup }) => backup);
-  const [saved] = newest;
-  if (saved === undefined || newest.some((backup) => !removable.includes(backup))) {
-    return { kept, removable };
-  }
+  const key = await anyKey(comparable, { source, storePath });
+  const furthest = await mostProgressed(comparable, key);
+  const saved = await newestAmong(furthest, removable, { storePath, key });
+  if (saved === undefined) return { kept, removable };
   reporter.notice(
     `${saved.path} stays: it has the newest contents, although its date is ${saved.created_at}; the clock was wrong when a backup was made, or an older backup was restored`,
   );
@@ -190,6 +185,22 @@ async function keepNewestContents(
     kept: [...kept, { backup: saved, rules: [] }],
     removable: removable.filter((backup) => backup !== saved),
   };
+}
+
+/** Returns the backups with the highest numbers among those that never decrease in one store. */
+async function mostProgressed(
+  backups: readonly ListedBackup[],
+  key: StoreKey | undefined,
+): Promise<ListedBackup[]> {
+  const measured: { backup: ListedBackup; progress: readonly number[] }[] = [];
+  for (const backup of backups) {
+    const counter = key && (await readChangeCounter(backup.path, key));
+    measured.push({ backup, progress: progressOf(backup, counter ?? 0) });
+  }
+  measured.sort((a, b) => compareProgress(b.progress, a.progress));
+  return measured
+    .filter(({ progress }) => compareProgress(progress, measured[0]?.progress ?? []) === 0)
+    .map(({ backup }) => backup);
 }
 
 /** Numbers that never decrease in one store, the most telling first. */
@@ -203,22 +214,32 @@ function compareProgress(a: readonly number[], b: readonly number[]): number {
 }
 
 /**
- * Reads the change counters of backups with one key; none if no known passphrase opens any of them.
+ * Returns the backup that shares the most pages with the store, if it is to be removed and no
+ * backup that stays shares as many. Without a key, any that stays is taken for the newest.
  */
-async function changeCounters(
+async function newestAmong(
   backups: readonly ListedBackup[],
-  secret: { source: PruneOptions["source"]; storePath: string },
-): Promise<Map<ListedBackup, number>> {
-  const counters = new Map<ListedBackup, number>();
-  const key = await anyKey(backups, secret);
-  if (key === undefined) return counters;
-  for (const backup of backups) {
-    const counter = await readChangeCounter(backup.path, key);
-    if (counter !== undefined) counters.set(backup, counter);
+  removable: readonly ListedBackup[],
+  { storePath, key }: { storePath: string; key: StoreKey | undefined },
+): Promise<ListedBackup | undefined> {
+  const [first, ...more] = backups.filter((backup) => removable.includes(backup));
+  const staying = backups.filter((backup) => !removable.includes(backup));
+  if (first === undefined || key === undefined || staying.length + more.length === 0) {
+    return staying.length === 0 ? first : undefined;
   }
-  return counters;
+  const store = await readStoreIvs(storePath, key.cipherCompatibility);
+  const share = async ({ path }: ListedBackup) =>
+    countSharedPages(store, await readCopyIvs(path, key.cipherCompatibility));
+  let newest = { backup: first, shared: await share(first) };
+  for (const backup of more) {
+    const shared = await share(backup);
+    if (shared > newest.shared) newest = { backup, shared };
+  }
+  for (const backup of staying) if ((await share(backup)) >= newest.shared) return undefined;
+  return newest.backup;
 }
 
+/** Returns the key of the backups; undefined if no known passphrase opens any of them. */
 async function anyKey(
   backups: readonly ListedBackup[],
   secret: { source: PruneOptions["source"]; storePath: string },

@@ -13,6 +13,7 @@ import { prune } from "../../src/backup/prune.js";
 import { checkLastBackup } from "../../src/diagnostics/backups.js";
 import { StoreError } from "../../src/errors.js";
 import { openEncrypted } from "../../src/store/cipher.js";
+import { ClientStore } from "../../src/store/client-store.js";
 import { root } from "../built.js";
 import { Machine } from "./machine.js";
 
@@ -272,35 +273,46 @@ test("a forged backup from the future stops no backup", async () => {
   expect((await machine.run(["backup", "--service", "none", "--to", folder])).code).toBe(0);
 });
 
-test("prune keeps the newest contents, which a wrong clock has dated first", async () => {
-  const own = await Machine.make();
-  await writeFile(own.path("passphrase"), passphrase, { mode: 0o600 });
-  await own.init(
-    ...["--passphrase-file", own.path("passphrase")],
-    ...["--to", own.path("backups"), "--bundle-to", own.path("bundles")],
-  );
-  const made = async () => {
-    const { document } = await own.json("backup", "--service", "none");
-    return (document.backup as { path: string }).path;
-  };
-  const old = await made();
-  await own.run(["add-client"]);
-  const newest = await made();
-  const dated = await madeAt(newest, own.store, "2019-01-01T00:00:30.000Z");
-  await rm(newest);
-  await rm(manifestPath(newest));
-  const prune = ["prune", own.path("backups"), "--keep-last", "1"];
-  const { code, stdout, stderr } = await own.run(prune);
-  expect([code, stderr]).toEqual([0, expect.stringContaining(`${dated} stays`)]);
-  expect(stdout).toContain(`${dated}  (newest contents)`);
-  expect(
-    (await readdir(own.path("backups"))).filter((name) => name.endsWith(".db")).sort(),
-  ).toEqual([basename(dated), basename(old)].sort());
-  // A later backup has them too.
-  await made();
-  expect((await own.run(prune)).stderr).not.toContain("stays");
-  expect(await readdir(own.path("backups"))).not.toContain(basename(dated));
-});
+test.each([
+  ["a new client", ["add-client"]],
+  // In WAL mode, a change of a row alone moves neither the change counter nor a number of clients.
+  ["a new name", ["rename-client", "1", "--name", "kitchen"]],
+])(
+  "prune keeps the newest contents, %s, which a wrong clock has dated first",
+  async (_, change) => {
+    const own = await Machine.make();
+    await writeFile(own.path("passphrase"), passphrase, { mode: 0o600 });
+    await own.init(
+      ...["--passphrase-file", own.path("passphrase")],
+      ...["--to", own.path("backups"), "--bundle-to", own.path("bundles")],
+    );
+    const made = async () => {
+      const { document } = await own.json("backup", "--service", "none", "--online");
+      return (document.backup as { path: string }).path;
+    };
+    expect((await own.run(["add-client"])).code).toBe(0);
+    const old = await made();
+    // A process that keeps the store open, like a hub, keeps the change in the log.
+    await using hub = await ClientStore.open(own.store, passphrase, { migrate: false });
+    expect((await own.run(change)).code).toBe(0);
+    const newest = await made();
+    const dated = await madeAt(newest, own.store, "2019-01-01T00:00:30.000Z");
+    await rm(newest);
+    await rm(manifestPath(newest));
+    const prune = ["prune", own.path("backups"), "--keep-last", "1"];
+    const { code, stdout, stderr } = await own.run(prune);
+    expect([code, stderr]).toEqual([0, expect.stringContaining(`${dated} stays`)]);
+    expect(stdout).toContain(`${dated}  (newest contents)`);
+    expect(
+      (await readdir(own.path("backups"))).filter((name) => name.endsWith(".db")).sort(),
+    ).toEqual([basename(dated), basename(old)].sort());
+    // A later backup has them too.
+    await made();
+    expect((await own.run(prune)).stderr).not.toContain("stays");
+    expect(await readdir(own.path("backups"))).not.toContain(basename(dated));
+    expect(await hub.connection.get("PRAGMA journal_mode")).toEqual({ journal_mode: "wal" });
+  },
+);
 
 test("prune counts days in the local time zone, with --utc in UTC", async () => {
   const { folder, newest } = await withBackup();

@@ -1,0 +1,103 @@
+/**
+ * Compares copies of an encrypted store with the store page by page, to order the copies by age.
+ *
+ * SQLCipher gives a page a new random IV each time it writes the page. So a page that is equal in a
+ * copy and in the store was not written after the copy was made, and is equal in every later copy.
+ * Of two copies of one file, the later one therefore shares at least as many pages with the store.
+ */
+import { type FileHandle, open } from "node:fs/promises";
+import { hasCode, systemError } from "../errors.js";
+import { readUpTo } from "../fs/read.js";
+import type { StoreKey } from "./cipher.js";
+import { ivBytes, pageLayouts } from "./page-integrity.js";
+import { readWal } from "./wal.js";
+
+/** The IV of each page of a file, one after the other. */
+export type PageIvs = Buffer;
+
+/** Pages read at a time. */
+const pagesAtOnce = 256;
+
+type Format = StoreKey["cipherCompatibility"];
+
+/**
+ * Returns the IVs of a store that other processes may have open. Reads the log before the file: a
+ * page that a checkpoint moves between the two reads is then found in the file.
+ *
+ * Must not be called while this process has the store open: closing a descriptor of its file drops
+ * SQLite's locks on it.
+ *
+ * @throws {@link StoreError} io - if a file cannot be read
+ */
+export async function readStoreIvs(path: string, format: Format): Promise<PageIvs> {
+  const logged = await readLoggedIvs(`${path}-wal`, format);
+  const ivs = await readCopyIvs(path, format);
+  const pages = Math.max(ivs.length / ivBytes, ...logged.keys());
+  const all = Buffer.concat([ivs], pages * ivBytes);
+  for (const [page, iv] of logged) iv.copy(all, (page - 1) * ivBytes);
+  return all;
+}
+
+/**
+ * Returns the IVs of a copy that no process writes to.
+ *
+ * @throws {@link StoreError} io - if the file cannot be read
+ */
+export async function readCopyIvs(path: string, format: Format): Promise<PageIvs> {
+  const { pageBytes } = pageLayouts[format];
+  const ivs: Buffer[] = [];
+  try {
+    await using file = await open(path);
+    const buffer = Buffer.alloc(pageBytes * pagesAtOnce);
+    for (let at = 0; ; at += buffer.length) {
+      const bytes = await readUpTo(file, buffer, at);
+      for (let end = pageBytes; end <= bytes; end += pageBytes) {
+        ivs.push(Buffer.from(ivOf(buffer.subarray(end - pageBytes, end), format)));
+      }
+      if (bytes < buffer.length) return Buffer.concat(ivs);
+    }
+  } catch (error) {
+    throw systemError(error, `cannot read ${path}`);
+  }
+}
+
+/** Returns the number of pages that two files have in common. */
+export function countSharedPages(a: PageIvs, b: PageIvs): number {
+  let shared = 0;
+  for (let at = 0; at < Math.min(a.length, b.length); at += ivBytes) {
+    if (a.compare(b, at, at + ivBytes, at, at + ivBytes) === 0) shared += 1;
+  }
+  return shared;
+}
+
+/** Returns the IVs of the pages in a log, by page number; none without a log. */
+async function readLoggedIvs(path: string, format: Format): Promise<Map<number, Buffer>> {
+  try {
+    await using log = await open(path);
+    const news = await readWal(log);
+    if (typeof news === "string") return new Map();
+    return await ivsAt(log, news.pages, format);
+  } catch (error) {
+    if (hasCode(error, "ENOENT")) return new Map();
+    throw systemError(error, `cannot read ${path}`);
+  }
+}
+
+async function ivsAt(
+  log: FileHandle,
+  pages: ReadonlyMap<number, number>,
+  format: Format,
+): Promise<Map<number, Buffer>> {
+  const ivs = new Map<number, Buffer>();
+  for (const [page, at] of pages) {
+    const content = Buffer.alloc(pageLayouts[format].pageBytes);
+    await readUpTo(log, content, at);
+    ivs.set(page, ivOf(content, format));
+  }
+  return ivs;
+}
+
+function ivOf(page: Buffer, format: Format): Buffer {
+  const { pageBytes, reserveBytes } = pageLayouts[format];
+  return page.subarray(pageBytes - reserveBytes, pageBytes - reserveBytes + ivBytes);
+}
