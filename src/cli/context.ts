@@ -139,9 +139,7 @@ export async function contextOf(command: Command): Promise<Context> {
     const problem = new StoreError(
       "notFound",
       `cannot read the settings file ${path}: no such file or directory`,
-      {
-        hint: "Leave --config out to use the default path, or run init to create the file.",
-      },
+      { hint: await missingSettingsHint(storePath) },
     );
     if (!toleratesBroken) throw problem;
     settingsProblems.push(problem);
@@ -168,6 +166,14 @@ export async function contextOf(command: Command): Promise<Context> {
       confirm: (question) => confirm(question, yes),
     },
   };
+}
+
+async function missingSettingsHint(storePath: string): Promise<string> {
+  const { isStoreKnown } = await import("../keys/moved-store.js");
+  if (await isStoreKnown(storePath)) {
+    return "Leave --config out to use the default path, or name the settings file of this store.";
+  }
+  return "Leave --config out to use the default path, or run init to create the file.";
 }
 
 /**

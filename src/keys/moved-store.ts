@@ -119,6 +119,23 @@ async function findCandidates(path: string, keyId: string | undefined): Promise<
 }
 
 /**
+ * Returns whether there is a file at a path, or an entry for it in the keyring. `init` is no advice
+ * then: it refuses, or hides a store that a backup can restore.
+ */
+export async function isStoreKnown(path: string): Promise<boolean> {
+  const file = await identify(path).catch(() => undefined);
+  if (file?.format !== "absent") return true;
+  return (await listStoresForHint()).some(({ storePath }) => storePath === path);
+}
+
+/** Lists the stores in the keyring; none if it does not respond soon. */
+function listStoresForHint(): Promise<StoreInKeyring[]> {
+  return withInteraction({ signal: AbortSignal.timeout(hintTimeoutMs) }, () =>
+    listStores({ unlock: false }).catch(() => []),
+  );
+}
+
+/**
  * Returns the error for a path without a store. The hint depends on the keyring: `init` would hide
  * a store that was moved or that a backup can restore.
  */
@@ -129,9 +146,7 @@ export async function missingStoreError(path: string): Promise<StoreError> {
 }
 
 async function missingStoreHint(path: string): Promise<string> {
-  const stores = await withInteraction({ signal: AbortSignal.timeout(hintTimeoutMs) }, () =>
-    listStores({ unlock: false }).catch(() => []),
-  );
+  const stores = await listStoresForHint();
   const others: string[] = [];
   for (const { storePath } of stores) {
     const file = await identify(storePath).catch(() => undefined);

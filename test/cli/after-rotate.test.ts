@@ -1,7 +1,8 @@
 /** What becomes of older backups after a rotation, and that each command names the way out. */
-import { rm } from "node:fs/promises";
+import { readFile, rm } from "node:fs/promises";
 import { expect, test } from "vitest";
 import { Machine } from "./machine.js";
+import { onTerminal } from "./terminal.js";
 
 const idle = ["--hub", "none", "--service", "none"];
 
@@ -34,4 +35,35 @@ test("after rotate, older backups open with the recovery key alone, and prune sa
   await rm(bundle.path);
   const without = await machine.run(["verify", backup.path, ...key]);
   expect([without.code, without.stderr]).toEqual([2, expect.stringContaining("Add --bundle FILE")]);
+}, 60_000);
+
+test("on a terminal, the recovery key is asked for where nothing else opens a backup or a bundle", async () => {
+  const machine = await Machine.make();
+  await machine.init("--to", machine.path("backups"), "--bundle-to", machine.path("bundles"));
+  const { document } = await machine.json("backup", "--service", "none");
+  const { backup, bundle } = document as Record<"backup" | "bundle", { path: string }>;
+  expect((await machine.run(["rotate", ...idle])).code).toBe(0);
+  const file = await readFile(machine.path("safe", "recovery-key.txt"), "utf8");
+  const key = /^AGE-SECRET-KEY-.*$/m.exec(file)?.[0] ?? "";
+  const question = `of the bundle ${bundle.path}: `;
+  for (const [args, report] of [
+    [["verify", backup.path], "intact"],
+    [["verify", backup.path, "--bundle", bundle.path], "intact"],
+    [["bundle", "show", bundle.path, "--show-passphrase"], "passphrase:"],
+    [["restore", backup.path, ...idle, "--yes"], "Restored"],
+    [["bundle", "import", bundle.path], "already has the passphrase"],
+  ] as const) {
+    const { code, screen } = await onTerminal(machine, [...args], [[question, `${key}\r`]]);
+    expect([code, screen]).toEqual([0, expect.stringContaining(report)]);
+    expect(screen).not.toContain(key);
+  }
+  const recipient = /age1\w+/.exec(file)?.[0] ?? "";
+  for (const [answer, problem] of [
+    [key.replace("7", "8").replace("Q", "P"), "typing mistake"],
+    [recipient, "a recipient was given"],
+  ]) {
+    const show = ["bundle", "show", bundle.path, "--show-passphrase"];
+    const { code, screen } = await onTerminal(machine, show, [[question, `${answer}\r`]]);
+    expect([code === 0, screen]).toEqual([false, expect.stringContaining(problem ?? "")]);
+  }
 }, 60_000);

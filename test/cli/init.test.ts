@@ -151,3 +151,18 @@ test("a backup is made also where what it was told cannot be remembered, which i
   expect([code, stdout]).toEqual([0, expect.stringContaining("Backed up and verified")]);
   expect(stderr).toContain("these options were not saved: ");
 });
+
+test("a settings file that does not exist: init is advised only where no store is known", async () => {
+  const machine = await Machine.make();
+  const missing = ["list-clients", "--config", machine.path("none.json")];
+  const hint = async () => {
+    const { code, stderr } = await machine.run(missing);
+    expect([code, stderr]).toEqual([10, expect.stringContaining("no such file or directory")]);
+    return stderr;
+  };
+  expect(await hint()).toContain("run init to create the file");
+  await machine.init();
+  expect(await hint()).toMatch(/name the settings file of this store\.$/m);
+  await rm(machine.store);
+  expect(await hint()).not.toContain("init");
+});

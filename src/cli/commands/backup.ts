@@ -156,6 +156,11 @@ function backupLines({ backup, bundle, service }: BackupResult): string[] {
     `  size        ${formatSize(backup.size)}`,
     `  sha256      ${backup.sha256}`,
     ...downtimeLines(service),
+    ...(service.stopped_ms === null
+      ? []
+      : [
+          "              satellites reconnect some seconds later; with --online they notice nothing",
+        ]),
     `Passphrase bundle: ${bundle.path}`,
     ...bundle.recipients.map((recipient) => `  opens with  ${recipient}`),
     "",

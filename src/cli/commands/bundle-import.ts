@@ -27,9 +27,10 @@ async function importBundle(
   options: BundleKeyOptions,
 ): Promise<void> {
   const { importPassphrase } = await import("../../setup/import-passphrase.js");
-  const opener = await requiredOpener(options);
+  const bundle = expandPath(file);
+  const opener = await requiredOpener(options, bundle);
   const result = await operate(context, (lock) =>
-    importPassphrase({ lock, source: context.source, bundle: expandPath(file), opener }),
+    importPassphrase({ lock, source: context.source, bundle, opener }),
   );
   const { path, key_id, known } = result.imported;
   context.output.result(result, () => [

@@ -65,7 +65,9 @@ async function sheetOf(
   const { describeBundle, readBundle } = await import("../../bundle/bundle.js");
   const { recoverySheet } = await import("../../bundle/sheet.js");
   const { identify } = await import("../../store/cipher.js");
-  const opener = await (options.withPassphrase ? requiredOpener(options) : openerOf(options));
+  const opener = await (options.withPassphrase
+    ? requiredOpener(options, bundle)
+    : openerOf(options));
   const { key_id: keyId } = await describeBundle(bundle);
   const isOfStore = keyId !== null && (await identify(storePath)).keyId === keyId;
   return recoverySheet({

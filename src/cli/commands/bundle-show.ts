@@ -33,7 +33,7 @@ async function showBundle(context: Context, file: string, options: ShowOptions):
   const { describeBundle, readBundle } = await import("../../bundle/bundle.js");
   const path = expandPath(file);
   const description = await describeBundle(path);
-  const opener = await (options.showPassphrase ? requiredOpener(options) : openerOf(options));
+  const opener = await (options.showPassphrase ? requiredOpener(options, path) : openerOf(options));
   const contents = opener && (await readBundle(path, opener));
   const { passphrase, ...rest } = contents ?? {};
   const shown = options.showPassphrase ? { ...rest, passphrase } : rest;

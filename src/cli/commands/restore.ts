@@ -8,8 +8,8 @@ import { addHelp } from "../help.js";
 import {
   addBundleOptions,
   type BundleKeyOptions,
-  bundleOf,
-  withKnownBundle,
+  type NamedBundle,
+  withBundle,
 } from "../options/bundle.js";
 import {
   addSwapOptions,
@@ -66,31 +66,30 @@ async function runRestore(
   const backup = { file: await chooseBackup(choice, context.storePath) };
   const { settings } = context;
   const search = { backup: backup.file, directory: settings.backup?.bundle_to };
-  const bundle = await bundleOf(options, search);
-  const result = await operate(
-    context,
-    (lock, signal) =>
-      restore({
-        ...operationOptions(context, options, lock, signal),
-        backup,
-        bundle,
-        noManifest: !options.manifest,
-        to: options.to && expandPath(options.to),
-        discardReplaced: options.discardReplaced,
-        readmitRevoked: options.readmitRevoked,
-        ...(settings.backup?.bundle_to !== undefined && {
-          bundles: {
-            bundleTo: settings.backup.bundle_to,
-            backupFolder: settings.backup.to,
-            recipients: settings.recipients ?? [],
-          },
+  const operation = (bundle: NamedBundle | undefined) =>
+    operate(
+      context,
+      (lock, signal) =>
+        restore({
+          ...operationOptions(context, options, lock, signal),
+          backup,
+          bundle,
+          noManifest: !options.manifest,
+          to: options.to && expandPath(options.to),
+          discardReplaced: options.discardReplaced,
+          readmitRevoked: options.readmitRevoked,
+          ...(settings.backup?.bundle_to !== undefined && {
+            bundles: {
+              bundleTo: settings.backup.bundle_to,
+              backupFolder: settings.backup.to,
+              recipients: settings.recipients ?? [],
+            },
+          }),
         }),
-      }),
-    // The lock is in the store's directory, which does not exist yet on a new machine.
-    { makeFolder: true, paysOwed: true },
-  ).catch(async (error: unknown) => {
-    throw bundle === undefined ? await withKnownBundle(error, search) : error;
-  });
+      // The lock is in the store's directory, which does not exist yet on a new machine.
+      { makeFolder: true, paysOwed: true },
+    );
+  const result = await withBundle(options, { search, kept: context }, operation);
   const { backup: from, key_id } = result.restored;
   await recordRestoreTest(context.storePath, { how: "restore", backup: from, key_id });
   context.output.result(result, () => restoreLines(result));

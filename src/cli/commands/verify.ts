@@ -4,12 +4,7 @@ import { exitCodes } from "../../errors.js";
 import { escapeControlCharacters } from "../../text/escape.js";
 import { addGlobalOptions, type Context, contextOf } from "../context.js";
 import { addHelp } from "../help.js";
-import {
-  addBundleOptions,
-  type BundleKeyOptions,
-  bundleIn,
-  withKnownBundle,
-} from "../options/bundle.js";
+import { addBundleOptions, type BundleKeyOptions, withBundle } from "../options/bundle.js";
 
 export function addCommand(program: Command): void {
   const command = program
@@ -33,12 +28,15 @@ async function runVerify(context: Context, file: string, options: BundleKeyOptio
   const { verifyBackup } = await import("../../backup/verify.js");
   const { recordRestoreTest } = await import("../../backup/restore-test.js");
   const { isKept } = await import("../../keys/source.js");
+  const { readBundle } = await import("../../bundle/bundle.js");
   const { output, settings, source, storePath } = context;
   const search = { backup: expandPath(file), directory: settings.backup?.bundle_to };
-  const bundle = await bundleIn(options, search);
-  const { path, ok, checks } = await verifyBackup(search.backup, bundle ?? context).catch(
-    async (error: unknown) => {
-      throw bundle === undefined ? await withKnownBundle(error, search) : error;
+  const { bundle, path, ok, checks } = await withBundle(
+    options,
+    { search, kept: context },
+    async (named) => {
+      const bundle = named && (await readBundle(named.path, named.opener));
+      return { bundle, ...(await verifyBackup(search.backup, bundle ?? context)) };
     },
   );
   if (bundle && ok) {

@@ -1,10 +1,11 @@
 /** Options for a bundle and its key. */
 import { join } from "node:path";
 import type { Command } from "commander";
-import type { BundleContents, BundleOpener } from "../../bundle/bundle.js";
+import type { BundleOpener } from "../../bundle/bundle.js";
 import { expandPath } from "../../config/paths.js";
 import { isKind, StoreError, withLine, wrap } from "../../errors.js";
-import { askSecret } from "../ui/prompt.js";
+import type { PassphraseSource } from "../../keys/source.js";
+import { askSecret, onTerminal } from "../ui/prompt.js";
 
 export interface BundleKeyOptions {
   bundle?: string;
@@ -78,22 +79,49 @@ function identityPassphrase(
 }
 
 /**
- * Returns the bundle's key.
+ * Returns what opens a bundle: asks on a terminal if the options name nothing.
  *
- * @throws {@link StoreError} usage - if the options name no key
+ * @param bundle - path of the bundle, for the question
+ * @throws {@link StoreError} usage - without a terminal, or if the answer is not a recovery key
  */
-export async function requiredOpener(options: BundleKeyOptions): Promise<BundleOpener> {
+export async function requiredOpener(
+  options: BundleKeyOptions,
+  bundle: string,
+): Promise<BundleOpener> {
   const opener = await openerOf(options);
   if (opener !== undefined) return opener;
+  if (onTerminal()) return askOpener(bundle);
   throw new StoreError("usage", "the bundle is encrypted, and no key to open it was given", {
     hint: "Add --identity FILE with the recovery key, or --bundle-passphrase-file FILE.",
   });
+}
+
+/** Asks for what opens a bundle, which is a recovery key or the passphrase of the bundle. */
+async function askOpener(bundle: string): Promise<BundleOpener> {
+  const answer = await askSecret(
+    `Recovery key (AGE-SECRET-KEY-1…) or passphrase of the bundle ${bundle}`,
+    "--identity FILE",
+  );
+  if (!/^\s*(?:AGE-|age1[a-z0-9]{20})/i.test(answer)) return { passphrase: answer };
+  const { parseIdentities } = await import("../../bundle/recovery-key.js");
+  return { identity: parseIdentities(answer).usable.join("\n") };
 }
 
 /** A backup and the directory to search for its bundle. */
 export interface BundleSearch {
   readonly backup: string;
   readonly directory: string | undefined;
+}
+
+/** Where passphrases are kept, and for which store. */
+export interface KeptSecret {
+  readonly source: PassphraseSource;
+  readonly storePath: string;
+}
+
+export interface NamedBundle {
+  readonly path: string;
+  readonly opener: BundleOpener;
 }
 
 /**
@@ -103,12 +131,13 @@ export interface BundleSearch {
  * @throws {@link StoreError} usage - if only a key is named and the bundle is not found, or if only
  *   a bundle is named
  */
-export async function bundleOf(
+async function bundleOf(
   options: BundleKeyOptions,
   search?: BundleSearch,
-): Promise<{ path: string; opener: BundleOpener } | undefined> {
+): Promise<NamedBundle | undefined> {
   if (options.bundle !== undefined) {
-    return { path: expandPath(options.bundle), opener: await requiredOpener(options) };
+    const path = expandPath(options.bundle);
+    return { path, opener: await requiredOpener(options, path) };
   }
   const opener = await openerOf(options);
   if (opener === undefined) return undefined;
@@ -123,7 +152,7 @@ export async function bundleOf(
  * Returns the path of a backup's bundle, or undefined if it does not exist. The file name contains
  * the key_id.
  */
-export async function findBundle({ backup, directory }: BundleSearch): Promise<string | undefined> {
+async function findBundle({ backup, directory }: BundleSearch): Promise<string | undefined> {
   if (directory === undefined) return undefined;
   const { bundleName } = await import("../../bundle/bundle.js");
   const { lstatIfExists } = await import("../../fs/read.js");
@@ -137,7 +166,7 @@ export async function findBundle({ backup, directory }: BundleSearch): Promise<s
  * Adds the bundle's path to an error about a passphrase if the bundle is in the known directory.
  * The user then needs only the recovery key.
  */
-export async function withKnownBundle(error: unknown, search: BundleSearch): Promise<unknown> {
+async function withKnownBundle(error: unknown, search: BundleSearch): Promise<unknown> {
   if (!isKind(error, "wrongPassphrase", "passphraseUnavailable")) return error;
   const path = await findBundle(search);
   if (path === undefined) return error;
@@ -149,13 +178,41 @@ export async function withKnownBundle(error: unknown, search: BundleSearch): Pro
   });
 }
 
-/** Returns the contents of the bundle in the options, or undefined if they name none. */
-export async function bundleIn(
+/**
+ * Runs an operation on a backup with the bundle that the options name.
+ *
+ * If they name none and no passphrase that is kept here opens the backup, and its bundle is in the
+ * known directory, asks for the recovery key on a terminal and runs the operation again with it.
+ */
+export async function withBundle<Result>(
   options: BundleKeyOptions,
-  search?: BundleSearch,
-): Promise<BundleContents | undefined> {
+  { search, kept }: { search: BundleSearch; kept: KeptSecret },
+  operation: (bundle: NamedBundle | undefined) => Promise<Result>,
+): Promise<Result> {
   const bundle = await bundleOf(options, search);
-  if (bundle === undefined) return undefined;
-  const { readBundle } = await import("../../bundle/bundle.js");
-  return readBundle(bundle.path, bundle.opener);
+  if (bundle !== undefined) return await operation(bundle);
+  try {
+    return await operation(undefined);
+  } catch (error) {
+    const path = await findBundle(search);
+    const canAsk = path !== undefined && onTerminal() && (await needsBundle(error, search, kept));
+    if (!canAsk) throw await withKnownBundle(error, search);
+    return await operation({ path, opener: await askOpener(path) });
+  }
+}
+
+/** Returns whether an operation failed because no passphrase that is kept here opens the backup. */
+async function needsBundle(
+  error: unknown,
+  { backup }: BundleSearch,
+  kept: KeptSecret,
+): Promise<boolean> {
+  if (!isKind(error, "wrongPassphrase", "passphraseUnavailable")) return false;
+  const { openBackup } = await import("../../backup/verify.js");
+  try {
+    await (await openBackup(backup, kept)).connection.close();
+    return false;
+  } catch (failure) {
+    return isKind(failure, "wrongPassphrase", "passphraseUnavailable");
+  }
 }

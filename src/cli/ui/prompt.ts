@@ -15,10 +15,19 @@ export async function standardInput(): Promise<string> {
   return text;
 }
 
-/** Reads a line from the terminal. Rejects at Ctrl-C and at the end of input. */
-async function ask(question: string, output: NodeJS.WritableStream): Promise<string> {
+/**
+ * Reads a line from the terminal. Rejects at Ctrl-C and at the end of input.
+ *
+ * @param onReady - called when the terminal no longer shows what is typed by itself
+ */
+async function ask(
+  question: string,
+  output: NodeJS.WritableStream,
+  onReady: () => void = () => undefined,
+): Promise<string> {
   const { createInterface } = await import("node:readline/promises");
   const prompt = createInterface({ input: process.stdin, output, terminal: true });
+  onReady();
   try {
     return await new Promise<string>((resolve, reject) => {
       prompt.once("close", () =>
@@ -73,9 +82,10 @@ export async function askSecret(question: string, option: string): Promise<strin
     });
   }
   const silent = new Writable({ write: (_chunk, _encoding, done) => done() });
-  process.stderr.write(`${question}: `);
+  // A secret that is pasted as soon as the question appears must not be shown.
+  const showQuestion = () => process.stderr.write(`${question}: `);
   try {
-    return await ask("", silent);
+    return await ask("", silent, showQuestion);
   } finally {
     process.stderr.write("\n");
   }
