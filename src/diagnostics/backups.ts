@@ -11,7 +11,13 @@ import { findMissingDirectories, usedDirectories } from "../config/known-directo
 import { hasCode, isKind, StoreError, systemError } from "../errors.js";
 import type { PassphraseSource } from "../keys/source.js";
 import { programsOfUnits } from "../service/programs.js";
-import { neverElapses, type Schedule, scheduledService, scheduleOf } from "../service/schedule.js";
+import {
+  lingerCommand,
+  neverElapses,
+  type Schedule,
+  scheduledService,
+  scheduleOf,
+} from "../service/schedule.js";
 import type { StoreKey } from "../store/cipher.js";
 import { escapeControlCharacters, shellQuote } from "../text/escape.js";
 import { type Check, finding, good } from "./check.js";
@@ -299,7 +305,7 @@ export async function checkSchedule(storePath: string): Promise<Check[]> {
         "schedule",
         "warning",
         "scheduled backups are made only while you are logged in",
-        "loginctl enable-linger",
+        lingerCommand(),
       ),
     );
   }

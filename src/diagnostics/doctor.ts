@@ -3,6 +3,7 @@
  * each finding. Changes nothing, except that `--fill-gaps` fills gaps between client ids.
  */
 import { StoreError } from "../errors.js";
+import { noCoreDumpsCommand } from "../hub/existing-unit.js";
 import type { PassphraseSource } from "../keys/source.js";
 import { unlock, unlockStore } from "../keys/unlock.js";
 import { Journal } from "../operation/journal.js";
@@ -100,18 +101,19 @@ async function diagnose(options: DoctorOptions): Promise<Diagnosis> {
   }
   const service = await quietly(() => selectService(options.service));
   const pid = (await quietly(async () => service?.state()))?.mainPid;
+  const coreLimitFix = service && (await quietly(() => noCoreDumpsCommand(service)));
   const identity = await quietly(() => identify(storePath));
   const keyId = identity?.keyId;
   const secret = { isEncrypted: identity?.format === "sqlcipher", passphrase };
   const groups: [string, () => Promise<Check[]>][] = [
     ["permissions", () => checkPermissions(options)],
     ["copies", () => checkCopies(options)],
-    ["server.json", () => checkServerJson(storePath)],
+    ["server.json", () => checkServerJson(options)],
     ["hub", () => checkHub({ ...options, service, choice: options.service, store: facts })],
     ["hub-unit", () => checkHubUnits(storePath, secret)],
     ["keyring", () => checkKeyring(storePath, source)],
     ["swap", () => checkSwap()],
-    ["core-dumps", () => checkCoreDumps(pid)],
+    ["core-dumps", () => checkCoreDumps({ pid, fix: coreLimitFix })],
     ["directories", () => checkDirectories(options)],
     ["last-backup", () => checkLastBackup(options)],
     ["schedule", () => checkSchedule(storePath)],

@@ -1,6 +1,9 @@
 /** Checks whether the hub can open the store, and whether `server.json` contains a password. */
 import { stat } from "node:fs/promises";
-import { StoreError } from "../errors.js";
+import { basename, dirname } from "node:path";
+import { dataHome } from "../config/paths.js";
+import { isKind, StoreError } from "../errors.js";
+import { dropInCommand, findHubUnit } from "../hub/existing-unit.js";
 import { askHub, cipherFormat, findHubPython } from "../hub/interpreter.js";
 import { unitCommand } from "../hub/password-delivery.js";
 import { namedStore, readServerJson, serverJsonPath, sqliteModule } from "../hub/server-json.js";
@@ -9,6 +12,7 @@ import type { Service } from "../service/service.js";
 import type { CipherCompatibility } from "../store/cipher.js";
 import { shellQuote } from "../text/escape.js";
 import { type Check, finding, good } from "./check.js";
+import type { StoreLocations } from "./files.js";
 
 /** The store's properties that the hub must support. */
 export interface StoreFacts {
@@ -78,7 +82,10 @@ export async function checkHub(options: {
 }
 
 /** Checks whether the hub uses this store, and whether `server.json` contains a password. */
-export async function checkServerJson(storePath: string): Promise<Check[]> {
+export async function checkServerJson({
+  storePath,
+  bundleFolder,
+}: Pick<StoreLocations, "storePath" | "bundleFolder">): Promise<Check[]> {
   const path = serverJsonPath();
   let file: Awaited<ReturnType<typeof readServerJson>>;
   try {
@@ -109,7 +116,7 @@ export async function checkServerJson(storePath: string): Promise<Check[]> {
         "server.json",
         "warning",
         `the hub uses ${named ?? "no file"}, not ${storePath}, according to ${path}`,
-        "Correct name and subfolder in that file, or name the hub's store: --db PATH",
+        `${settingsOfStore(storePath)} in that file, without "db_path"${named === undefined ? "" : `, or name the hub's store: --db ${shellQuote(named)}`}`,
       ),
     );
   }
@@ -125,14 +132,31 @@ export async function checkServerJson(storePath: string): Promise<Check[]> {
             `${detail}, and other users can read it`,
             `chmod 600 ${shellQuote(file.file)}`,
           )
-        : finding(
-            "password",
-            "warning",
-            detail,
-            'Let the unit start the hub through run (hivemind-sqlcipher run --print-unit dropin), remove "password" there, and rotate',
-          ),
+        : finding("password", "warning", detail, await removePasswordCommand(bundleFolder)),
     );
   }
   if (found.length > 0) return found;
   return [good("server.json", "the hub uses this store, and there is no password in the file")];
+}
+
+/** Returns how `server.json` names a store. An absolute subfolder takes the place of the data home. */
+function settingsOfStore(storePath: string): string {
+  const directory = dirname(storePath);
+  const subfolder = dirname(directory) === dataHome() ? basename(directory) : directory;
+  return `Set "name" to ${JSON.stringify(basename(storePath, ".db"))} and "subfolder" to ${JSON.stringify(subfolder)}`;
+}
+
+/**
+ * Returns the command line after which the hub gets the passphrase from `run`, and `server.json` has
+ * none. Rotates last: the passphrase has been on the disk, and perhaps is in a backup of it.
+ */
+async function removePasswordCommand(bundleFolder: string | undefined): Promise<string> {
+  const directory = bundleFolder === undefined ? "DIRECTORY" : shellQuote(bundleFolder);
+  const remove = `hivemind-sqlcipher init --adopt --remove-password --bundle-to ${directory} && hivemind-sqlcipher rotate`;
+  try {
+    return `${await dropInCommand(await findHubUnit())} && ${remove}`;
+  } catch (error) {
+    if (!isKind(error, "notFound", "refused")) throw error;
+    return `Start the hub through run (hivemind-sqlcipher run -- hivemind-core listen), then: ${remove}`;
+  }
 }

@@ -1,11 +1,12 @@
 /** Checks whether the passphrase is available now, and after a reboot without a login. */
 
-import type { StoreError } from "../errors.js";
+import { userInfo } from "node:os";
 import { inspectKeyring } from "../keys/inspect.js";
 import { formatSource, type PassphraseSource } from "../keys/source.js";
-import { lingers } from "../service/schedule.js";
+import { lingerCommand, lingers } from "../service/schedule.js";
 import { type Manager, show, systemctl, systemctlLine } from "../service/systemctl.js";
 import { keyringUnit } from "../service/unit-file.js";
+import { shellQuote } from "../text/escape.js";
 import { type Check, finding, good } from "./check.js";
 
 export async function checkKeyring(storePath: string, source: PassphraseSource): Promise<Check[]> {
@@ -14,9 +15,10 @@ export async function checkKeyring(storePath: string, source: PassphraseSource):
     return [good("keyring", `not used: the passphrase comes from ${where}`)];
   }
   if (process.platform !== "linux") return [good("keyring", "the keychain of macOS")];
-  const { provider, problem, unattended } = await inspectKeyring(storePath);
+  const { provider, problem, isLocked, unattended } = await inspectKeyring(storePath);
   if (problem !== undefined) {
-    const fix = (await unlockByUnit(problem)) ?? problem.hint?.replaceAll("\n", " ") ?? "";
+    const fix =
+      (isLocked ? await unlockByUnit() : undefined) ?? problem.hint?.replaceAll("\n", " ") ?? "";
     return [finding("keyring", "error", problem.message, fix)];
   }
   const checks = [good("keyring", `${provider} responds and is unlocked`)];
@@ -37,29 +39,46 @@ async function checkBoot(): Promise<Check> {
   const fixes: string[] = [];
   if (!lingers()) {
     missing.push("your systemd does not start at boot");
-    fixes.push("loginctl enable-linger");
+    fixes.push(lingerCommand());
   }
   if (!(await isEnabled("systemd-user")) && !(await isEnabled("systemd"))) {
     missing.push("no unit unlocks the keyring");
-    fixes.push(
-      "install the unit that hivemind-sqlcipher run --print-unit keyring --user USER --credential-file FILE prints",
-    );
+    fixes.push(...keyringUnitFixes());
   }
   if (missing.length === 0) return good("boot", `${keyringUnit} unlocks the keyring at boot`);
   return finding(
     "boot",
     "warning",
     `after a reboot without a login, ${missing.join(" and ")}`,
-    fixes.join("; "),
+    fixes.join(" && "),
   );
+}
+
+/** Where systemd looks for sealed credentials. Debian 12 does not have the directory. */
+const sealedDirectory = "/etc/credstore.encrypted";
+
+/**
+ * Returns the commands to install the unit that unlocks the keyring at boot. It is a unit of the
+ * system, because a user's manager of systemd 252 cannot open a credential sealed to the machine.
+ */
+function keyringUnitFixes(): string[] {
+  const sudo = process.geteuid?.() === 0 ? "" : "sudo ";
+  const sealed = `${sealedDirectory}/hivemind-keyring`;
+  const print = `hivemind-sqlcipher run --print-unit keyring --user ${shellQuote(userInfo().username)} --credential-file ${sealed}`;
+  return [
+    `${sudo}mkdir -p -m 700 ${sealedDirectory}`,
+    `systemd-ask-password -n "Password of the keyring:" | ${sudo}systemd-creds encrypt --name=hivemind-keyring - ${sealed}`,
+    `${print} | ${sudo}tee /etc/systemd/system/${keyringUnit}`,
+    `${sudo}systemctl daemon-reload`,
+    `${sudo}systemctl enable --now ${keyringUnit}`,
+  ];
 }
 
 /**
  * Returns the command to unlock the keyring with this machine's unit, or undefined without such a
  * unit.
  */
-async function unlockByUnit({ message }: StoreError): Promise<string | undefined> {
-  if (!/locked/.test(message)) return undefined;
+async function unlockByUnit(): Promise<string | undefined> {
   for (const manager of ["systemd-user", "systemd"] as const) {
     const [unit] = await show(manager, ["LoadState"], [keyringUnit]).catch(() => []);
     if (unit?.LoadState === "loaded") return systemctlLine(manager, `restart ${keyringUnit}`);

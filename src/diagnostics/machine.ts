@@ -67,10 +67,14 @@ async function isEncryptedDevice(name: string, root: string): Promise<boolean> {
 /**
  * Checks whether a crash of the hub writes its memory to a file.
  *
- * @param pid - the hub's process, if it runs and is known
+ * @param hub - the hub's process if it runs and is known, and the command that sets the limit in
+ *   its unit
  * @param root - replaces `/` in tests
  */
-export async function checkCoreDumps(pid: number | undefined, root = "/"): Promise<Check[]> {
+export async function checkCoreDumps(
+  { pid, fix }: { pid: number | undefined; fix?: string | undefined },
+  root = "/",
+): Promise<Check[]> {
   if (process.platform !== "linux") return [];
   const ofHub = pid === undefined ? undefined : await coreLimit(String(pid), root);
   const limit = ofHub ?? (await coreLimit("self", root));
@@ -89,7 +93,9 @@ export async function checkCoreDumps(pid: number | undefined, root = "/"): Promi
       "core-dumps",
       "warning",
       `when ${programs} crash${ofHub === undefined ? "" : "es"}, its memory, including the passphrase, is ${where}`,
-      "Set LimitCORE=0 in the hub's unit, or run ulimit -c 0 in the shell that starts it.",
+      ofHub === undefined || fix === undefined
+        ? "Set LimitCORE=0 in the hub's unit, or in the shell that starts the hub: ulimit -c 0"
+        : fix,
     ),
   ];
 }

@@ -2,6 +2,7 @@
 import { dirname, join } from "node:path";
 import { configHome } from "../config/paths.js";
 import { StoreError } from "../errors.js";
+import type { Service } from "../service/service.js";
 import { show, systemctlLine, type UnitName } from "../service/systemctl.js";
 import { readCommands } from "../service/unit-commands.js";
 import { shellQuote } from "../text/escape.js";
@@ -70,6 +71,19 @@ export async function dropInPath({ manager, name }: UnitName): Promise<string> {
   const directory =
     manager === "systemd" ? "/etc/systemd/system" : ofUser ? beside : join(configHome(), own);
   return join(directory, `${name}.d`, "hivemind-sqlcipher.conf");
+}
+
+/** Returns the command line that makes a unit leave no core dumps; undefined without a unit. */
+export async function noCoreDumpsCommand({ kind, name }: Service): Promise<string | undefined> {
+  if ((kind !== "systemd-user" && kind !== "systemd") || name === null) return undefined;
+  const unit = { manager: kind, name: name.includes(".") ? name : `${name}.service` };
+  const directory = dirname(await dropInPath(unit));
+  return [
+    `mkdir -p ${shellQuote(directory)}`,
+    `printf '[Service]\\nLimitCORE=0\\n' > ${shellQuote(join(directory, "core-dumps.conf"))}`,
+    systemctlLine(kind, "daemon-reload"),
+    systemctlLine(kind, `restart ${shellQuote(unit.name)}`),
+  ].join(" && ");
 }
 
 /** Returns the command line that installs the drop-in, and starts the unit again with it. */

@@ -13,6 +13,8 @@ export interface KeyringReport {
   readonly hasEntry: boolean | undefined;
   /** Why the passphrase cannot be read now, with advice. */
   readonly problem: StoreError | undefined;
+  /** Whether the problem is that the keyring, or the collection with the passphrase, is locked. */
+  readonly isLocked: boolean;
   /** Whether a timer's backup can read the passphrase with this provider and its settings. */
   readonly unattended: Unattended;
 }
@@ -47,7 +49,8 @@ async function inspect(service: SecretService, storePath: string): Promise<Keyri
   const hasEntry = items.unlocked.length + items.locked.length > 0;
   const problem = async (name: KeyringProblem, collection: string) => {
     const label = await service.label(collection);
-    return unusable(keyringError(name, { provider, collection: label }), provider, hasEntry);
+    const error = keyringError(name, { provider, collection: label });
+    return { ...unusable(error, provider, hasEntry), isLocked: name === "locked" };
   };
   if (items.unlocked.length > 0) return usable(provider, hasEntry);
   const [lockedItem] = items.locked;
@@ -71,7 +74,7 @@ function usable(provider: Provider, hasEntry: boolean): KeyringReport {
       ? "while KeePassXC runs with its database unlocked, and asks for no confirmation"
       : `while ${provider.name} is unlocked`;
   return {
-    ...{ provider: provider.name, hasEntry, problem: undefined },
+    ...{ provider: provider.name, hasEntry, problem: undefined, isLocked: false },
     unattended: { isPossible: true, condition },
   };
 }
@@ -83,7 +86,7 @@ function confirmed({ kind, name }: Provider): KeyringReport {
       ? "In KeePassXC, turn off Tools > Settings > Secret Service Integration > Confirm when passwords are retrieved by clients"
       : `Turn off the confirmation of each access in ${name}`;
   return {
-    ...{ provider: name, hasEntry: true, problem: undefined },
+    ...{ provider: name, hasEntry: true, problem: undefined, isLocked: false },
     unattended: {
       isPossible: false,
       reason: `${name} asks its user before each process reads a passphrase`,
@@ -98,7 +101,7 @@ function unusable(
   hasEntry: boolean | undefined = undefined,
 ): KeyringReport {
   return {
-    ...{ provider: name, hasEntry, problem },
+    ...{ provider: name, hasEntry, problem, isLocked: false },
     unattended: { isPossible: false, reason: problem.message, fix: problem.hint ?? "" },
   };
 }

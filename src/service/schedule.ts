@@ -189,7 +189,15 @@ export function scheduledService(storePath: string): UnitName {
   return { manager: "systemd-user", name: unitNames(storePath).service };
 }
 
-/** Returns whether this user's manager starts at boot, which `loginctl enable-linger` sets. */
+/**
+ * Returns the command after which this user's manager starts at boot. It names the user, because
+ * logind does not know whose process it is outside of a session (sudo, a system unit).
+ */
+export function lingerCommand(): string {
+  return `loginctl enable-linger ${userInfo().username}`;
+}
+
+/** Returns whether this user's manager starts at boot. */
 export function lingers(): boolean {
   return existsSync(join("/var/lib/systemd/linger", userInfo().username));
 }

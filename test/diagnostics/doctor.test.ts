@@ -124,8 +124,15 @@ test("swap is safe in memory, or if every disk below it is encrypted", async () 
   for (const area of ["/dev/plain", "/dev/volume-on-both", "/swap\\040file"]) {
     await swaps("/dev/zram0", area);
     expect(await checkSwap(root)).toMatchObject([
-      { ok: false, detail: expect.stringContaining(area.replace("\\040", " ")) },
+      {
+        ok: false,
+        detail: expect.stringContaining(area.replace("\\040", " ")),
+        fix: expect.stringContaining("swapoff -a"),
+      },
     ]);
+    // What swapoff -a leaves of the list.
+    await swaps();
+    expect(await checkSwap(root)).toMatchObject([{ ok: true }]);
   }
 });
 
@@ -146,8 +153,8 @@ test("core dumps of the hub are a finding that names their destination", async (
     join(root, "proc/sys/kernel/core_pattern"),
     "|/usr/lib/systemd/systemd-coredump %P\n",
   );
-  expect(await checkCoreDumps(undefined, root)).toMatchObject([{ ok: true }]);
-  expect(await checkCoreDumps(77, root)).toMatchObject([
+  expect(await checkCoreDumps({ pid: undefined }, root)).toMatchObject([{ ok: true }]);
+  expect(await checkCoreDumps({ pid: 77 }, root)).toMatchObject([
     {
       ok: false,
       detail: expect.stringMatching(/the hub .*systemd-coredump$/),
@@ -194,7 +201,7 @@ test("server.json: another store, a password, and a comment that the hub cannot 
     const check = async (settings: unknown) => {
       await writeFile(path, typeof settings === "string" ? settings : JSON.stringify(settings));
       await chmod(path, 0o644);
-      return checkServerJson(store);
+      return checkServerJson({ storePath: store, bundleFolder: undefined });
     };
     expect(await check({ database: { module: plugin } })).toMatchObject([{ ok: true }]);
     const open = await check({ database: { module: plugin, [plugin]: { password: "s3cret" } } });
@@ -211,7 +218,9 @@ test("server.json: another store, a password, and a comment that the hub cannot 
       { ok: false, severity: "error", detail: expect.stringMatching(/line 1/) },
     ]);
     await rm(path);
-    expect(await checkServerJson(store)).toMatchObject([{ ok: true }]);
+    expect(await checkServerJson({ storePath: store, bundleFolder: undefined })).toMatchObject([
+      { ok: true },
+    ]);
   } finally {
     process.env = before;
   }

@@ -4,7 +4,7 @@
  */
 import { mkdtempSync } from "node:fs";
 import { chmod, copyFile, mkdir, readFile, rm, writeFile } from "node:fs/promises";
-import { hostname } from "node:os";
+import { hostname, userInfo } from "node:os";
 import { basename, dirname, join } from "node:path";
 import { expect, onTestFinished, test } from "vitest";
 import {
@@ -314,6 +314,18 @@ const rows: Row[] = [
   },
 ];
 
+/** What a fix does that is typed into an editor: it sets keys of the SQLite plugin. */
+async function applySettings(site: Site, fix: string): Promise<void> {
+  const text = await readFile(serverJsonOf(site), "utf8");
+  const { database, ...others } = JSON.parse(text);
+  const plugin = database[database.module];
+  for (const [, key = "", value = ""] of fix.matchAll(/"(name|subfolder)" to "([^"]*)"/g)) {
+    plugin[key] = value;
+  }
+  delete plugin.db_path;
+  await writeFile(serverJsonOf(site), JSON.stringify({ ...others, database }), { mode: 0o600 });
+}
+
 async function changeBackupSettings(
   { machine }: Site,
   change: (backup: Record<string, string>) => Record<string, string | undefined>,
@@ -424,7 +436,9 @@ test.each(scheduleRows)(
     expect(found).toHaveLength(1);
     await site.type(found[0]?.fix ?? "");
     const left = await site.findings("schedule");
-    expect(left.filter(({ fix }) => fix !== "loginctl enable-linger")).toEqual([]);
+    expect(
+      left.filter(({ fix }) => fix !== `loginctl enable-linger ${userInfo().username}`),
+    ).toEqual([]);
   },
   60_000,
 );
@@ -488,6 +502,107 @@ test.each(hubRows)(
   60_000,
 );
 
+/** A unit that starts a hub, a script with this text, with the machine's directories. */
+async function hubUnit(
+  { machine }: Site,
+  { script = "exec sleep infinity", more = "", start = "HUB listen" } = {},
+): Promise<{ name: string; hub: string }> {
+  const hub = machine.path("bin", "hivemind-core");
+  await writeFile(hub, `#!/bin/sh\n${script}\n`, { mode: 0o755 });
+  const name = `${uniqueName()}.service`;
+  const environment = ["DATA", "CONFIG", "STATE"].map(
+    (kind) => `Environment="XDG_${kind}_HOME=${machine.environment[`XDG_${kind}_HOME`]}"\n`,
+  );
+  onTestFinished(async () => {
+    await removeUnits(name);
+    await rm(join(unitFolder, `${name}.d`), { recursive: true, force: true });
+    await systemctl("daemon-reload");
+  });
+  await writeUnits({
+    [name]: `[Service]\n${environment.join("")}ExecStart=${start.replace("HUB", hub)}\n${more}[Install]\nWantedBy=default.target\n`,
+  });
+  return { name, hub };
+}
+
+const run = `${process.execPath} ${root}dist/cli/main.js run`;
+
+test("a password in server.json: the fix lets run pass it, removes it from the file and replaces it", async () => {
+  const site = await Site.make();
+  await writeServerJson(site, { password: await site.passphrase() });
+  const { machine } = site;
+  const { name } = await hubUnit(site, {
+    script: `grep -o '"password": *"[^"]*"' "$XDG_CONFIG_HOME/hivemind-core/server.json" >>'${machine.path("seen")}'; exec sleep infinity`,
+  });
+  await systemctl("start", name);
+  const before = await site.passphrase();
+  const [found, ...others] = await site.findings("password");
+  expect([found?.detail, others]).toEqual([expect.stringContaining("in plain text"), []]);
+  await site.type(found?.fix ?? "");
+  expect(await site.findings("password")).toEqual([]);
+  expect(await site.findings("hub-unit")).toEqual([]);
+  const after = await site.passphrase();
+  expect(after).not.toBe(before);
+  expect(await readFile(serverJsonOf(site), "utf8")).not.toContain("password");
+  await until(async () => (await readFile(machine.path("seen"), "utf8")).includes(after));
+  expect(await systemctl("is-active", name)).toBe("active");
+}, 90_000);
+
+test("a server.json that names another store: both ways of the fix agree with the hub", async () => {
+  for (const wrong of [{ name: "others" }, { subfolder: "elsewhere" }, { db_path: "/x/y.db" }]) {
+    const site = await Site.make();
+    await writeServerJson(site, wrong);
+    const named = ["--db", site.machine.store];
+    const [found] = await site.findings("server.json", ...named);
+    expect(found?.detail).toMatch(
+      /the hub uses .*(?:others\.db|elsewhere\/clients\.db|y\.db), not /,
+    );
+    const [, other = ""] = /--db '([^']*)'$/.exec(found?.fix ?? "") ?? [];
+    expect(await site.findings("server.json", "--db", other)).toEqual([]);
+    await applySettings(site, found?.fix ?? "");
+    expect(await site.findings("server.json", ...named)).toEqual([]);
+  }
+}, 60_000);
+
+test("a hub's program that is gone: installed again at that path, nothing is left to report", async () => {
+  const site = await Site.make();
+  await writeServerJson(site);
+  const { name, hub } = await hubUnit(site, { start: `${run} -- HUB listen` });
+  const program = await readFile(hub);
+  await rm(hub);
+  const [found, ...others] = await site.findings("hub-unit");
+  expect(found?.detail).toBe(`${name} starts a program that is gone or cannot be executed: ${hub}`);
+  expect(others).toEqual([]);
+  expect(found?.fix).toMatch(/^Install hivemind-core again at that path, or correct the unit: /);
+  expect(commandIn(found?.fix ?? "")).toBe(`systemctl --user edit --full ${name}`);
+  await writeFile(hub, program, { mode: 0o755 });
+  expect(await site.findings("hub-unit")).toEqual([]);
+}, 60_000);
+
+test("core dumps of the hub: the fix sets the limit in its unit, and in a shell", async () => {
+  const site = await Site.make();
+  await writeServerJson(site);
+  const start = `${run} -- HUB listen`;
+  const { name } = await hubUnit(site, { start, more: "LimitCORE=infinity\n" });
+  await systemctl("start", name);
+  const unit = ["--service", "systemd-user", "--unit", name];
+  const [found] = await site.findings("core-dumps", ...unit);
+  expect(found?.detail).toMatch(/^when the hub crashes, /);
+  await site.type(found?.fix ?? "");
+  expect(await systemctl("is-active", name)).toBe("active");
+  expect(await site.findings("core-dumps", ...unit)).toEqual([]);
+
+  await removeUnits(name);
+  const doctor = "hivemind-sqlcipher doctor --json || true";
+  const inShell = async (line: string) => {
+    const { stdout } = await exec("/bin/sh", ["-c", line], { env: site.environment });
+    const { checks } = JSON.parse(stdout) as { checks: Check[] };
+    return checks.filter((check) => check.name === "core-dumps" && !check.ok);
+  };
+  const [left] = await inShell(`ulimit -S -c unlimited && ${doctor}`);
+  expect(left?.detail).toMatch(/programs started from here crash/);
+  expect(await inShell(`${commandIn(left?.fix ?? "")} && ${doctor}`)).toEqual([]);
+}, 60_000);
+
 test("a hub in a restart loop is not running, for doctor and for status", async () => {
   const site = await Site.make();
   const { machine } = site;
@@ -546,6 +661,17 @@ test.each([
   },
   180_000,
 );
+
+test("a store whose schema the hub does not know: the fix updates the hub's packages", async () => {
+  const site = await Site.make({ init: ["--schema-version", "2"] });
+  const python = await pythonOf(site, "development");
+  const old = ["-m", "pip", "install", "--no-deps", "hivemind-plugin-manager==0.5.0"];
+  await exec(python, old);
+  const [found] = await site.findings("hub", "--hub-python", python);
+  expect(found?.detail).toMatch(/the store has schema 2, which this hub .*0\.5\.0.* does not know/);
+  await site.type(found?.fix ?? "");
+  expect(await site.findings("hub", "--hub-python", python)).toEqual([]);
+}, 180_000);
 
 test("a store of SQLCipher 3 and a hub with SQLCipher 4: the fix converts the store", async () => {
   const site = await Site.make({ init: ["--cipher-compatibility", "3"] });

@@ -20,6 +20,8 @@ const prelude = (home: string) => `
   property() { systemctl show --value --property="$2" "$1"; }
 `;
 
+const sealing = "/usr/bin/systemd-creds";
+
 /** What an ordinary user has: the system's bus, a bus of their own, an unlocked keyring. */
 const withUser = `
   cp /lib/systemd/system/dbus.service /lib/systemd/system/dbus.socket /etc/systemd/system/
@@ -135,4 +137,61 @@ for check in json.load(sys.stdin)["checks"]:
   expect(lines[0]).toMatch(/my-hub.* starts the hub without the passphrase/);
   expect(lines.slice(1, 6)).toEqual(["names the credential", "1", "0", "1", "active"]);
   expect(lines.slice(6)).not.toContainEqual(expect.stringContaining("without the passphrase"));
+}, 120_000);
+
+test("a machine that boots without a login: the fixes let the user's manager start and unlock the keyring", async () => {
+  const lines = await inSystem(
+    (home) => `
+      cp /lib/systemd/system/dbus.service /lib/systemd/system/dbus.socket /etc/systemd/system/
+      unit systemd-logind.service <<END
+[Service]
+Type=notify
+ExecStart=/lib/systemd/systemd-logind
+END
+      # The session has its user's manager already.
+      unit user@.service <<END
+[Service]
+Type=oneshot
+RemainAfterExit=yes
+ExecStart=/bin/true
+END
+      mkdir -p /etc/systemd/system/hivemind-sqlcipher-keyring.service.d $home/bin
+      printf '[Service]\nEnvironment=HOME=${home}\n' >/etc/systemd/system/hivemind-sqlcipher-keyring.service.d/home.conf
+      systemctl start dbus.socket dbus.service systemd-logind
+      printf '#!/bin/sh\nexec %s "$@"\n' "$hs" >$home/bin/hivemind-sqlcipher
+      # Types the password of the session's keyring.
+      printf '#!/bin/sh\nprintf private-session\n' >$home/bin/systemd-ask-password
+      # The host's key is on a file system in memory here, which is used only if it is named.
+      printf '#!/bin/sh\\nverb=$1; shift\\nexec ${sealing} "$verb" --with-key=host "$@"\\n' >$home/bin/systemd-creds
+      chmod 755 $home/bin/*
+      PATH=$home/bin:$PATH
+      hivemind-sqlcipher init --recovery-key-file $home/rk --bundle-to $home/bundles --to $home/backups >&2
+      hivemind-sqlcipher schedule install --service none >&2
+      findings() {
+        hivemind-sqlcipher doctor --json | python3 -c 'import json, sys
+for check in json.load(sys.stdin)["checks"]:
+    if check["name"] in ("boot", "schedule", "keyring") and not check["ok"]: print(check[sys.argv[1]])' $1
+      }
+      findings detail
+      line=$(findings fix | head -1)
+      echo "$line" | grep -o "^loginctl enable-linger root &&"
+      sh -ec "$line" >&2
+      echo "left: $(findings detail)"
+      rm -r /var/lib/systemd/linger
+      echo "linger: $(findings detail | wc -l)"
+      sh -ec "$(findings fix | grep -x "loginctl enable-linger root" | head -1)"
+      echo "left: $(findings detail)"
+      systemctl is-active hivemind-sqlcipher-keyring
+      hivemind-sqlcipher list-clients >&2 && echo opens`,
+  );
+  expect(lines).toEqual([
+    "after a reboot without a login, your systemd does not start at boot and no unit unlocks the keyring",
+    "scheduled backups are made only while you are logged in",
+    "loginctl enable-linger root &&",
+    "left: ",
+    "linger: 2",
+    "left: ",
+    "active",
+    "opens",
+  ]);
 }, 120_000);

@@ -40,7 +40,9 @@ export function addInstall(group: Command): void {
 }
 
 async function runInstall(context: Context, options: InstallOptions): Promise<void> {
-  const { assertSchedulable, installSchedule } = await import("../../service/schedule.js");
+  const { assertSchedulable, installSchedule, lingerCommand } = await import(
+    "../../service/schedule.js"
+  );
   const { storePath } = context;
   const { onCalendar, randomDelay } = options;
   const request = { storePath, command: backupCommand(context), onCalendar, randomDelay };
@@ -49,7 +51,7 @@ async function runInstall(context: Context, options: InstallOptions): Promise<vo
   await saveService(context, options);
   const schedule = await installSchedule(request);
   context.output.result({ schedule }, () => ["Scheduled backups", ...scheduleLines(schedule)]);
-  if (!schedule.lingers) context.output.warning(lingerWarning);
+  if (!schedule.lingers) context.output.warning(lingerWarning(lingerCommand()));
 }
 
 /**

@@ -15,12 +15,12 @@ export function addStatus(group: Command): void {
 }
 
 async function printSchedule({ storePath, output }: Context): Promise<void> {
-  const { scheduleOf } = await import("../../service/schedule.js");
+  const { lingerCommand, scheduleOf } = await import("../../service/schedule.js");
   const schedule = await scheduleOf(storePath);
   output.result({ schedule: schedule ?? null }, () =>
     schedule
       ? scheduleLines(schedule)
       : [`No backups of ${storePath} are scheduled: hivemind-sqlcipher schedule install`],
   );
-  if (schedule && !schedule.lingers) output.warning(lingerWarning);
+  if (schedule && !schedule.lingers) output.warning(lingerWarning(lingerCommand()));
 }
