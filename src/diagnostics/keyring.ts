@@ -1,13 +1,17 @@
 /** Checks whether the passphrase is available now, and after a reboot without a login. */
 
 import { userInfo } from "node:os";
-import { inspectKeyring } from "../keys/inspect.js";
+import { inspectKeyring, type Unattended } from "../keys/inspect.js";
+import { unknownProvider } from "../keys/provider.js";
 import { formatSource, type PassphraseSource } from "../keys/source.js";
 import { lingerCommand, lingers } from "../service/schedule.js";
 import { type Manager, show, systemctl, systemctlLine } from "../service/systemctl.js";
 import { keyringUnit } from "../service/unit-file.js";
 import { shellQuote } from "../text/escape.js";
 import { type Check, finding, good } from "./check.js";
+
+/** The provider that `run --print-unit keyring` unlocks, and one whose process is not visible. */
+const unlockedByUnit = ["gnome-keyring", unknownProvider.name];
 
 export async function checkKeyring(storePath: string, source: PassphraseSource): Promise<Check[]> {
   if (source.kind !== "keyring") {
@@ -18,22 +22,36 @@ export async function checkKeyring(storePath: string, source: PassphraseSource):
   const { provider, problem, isLocked, unattended } = await inspectKeyring(storePath);
   if (problem !== undefined) {
     const fix =
-      (isLocked ? await unlockByUnit() : undefined) ?? problem.hint?.replaceAll("\n", " ") ?? "";
+      (isLocked ? await unlockByUnit(provider) : undefined) ??
+      problem.hint?.replaceAll("\n", " ") ??
+      "";
     return [finding("keyring", "error", problem.message, fix)];
   }
-  const checks = [good("keyring", `${provider} responds and is unlocked`)];
-  if (!unattended.isPossible) {
-    const detail = `unattended backups cannot read the passphrase: ${unattended.reason}`;
-    checks.push(finding("keyring", "warning", detail, unattended.fix));
+  return [...describeAccess(provider, unattended), await checkBoot(provider)];
+}
+
+function describeAccess(provider: string, unattended: Unattended): Check[] {
+  const state = `${provider} responds and is unlocked`;
+  if (unattended.isPossible) {
+    return [good("keyring", `${state}; unattended backups work ${unattended.condition}`)];
   }
-  return [...checks, await checkBoot()];
+  const detail = `unattended backups cannot read the passphrase: ${unattended.reason}`;
+  return [good("keyring", state), finding("keyring", "warning", detail, unattended.fix)];
 }
 
 /** Checks whether the keyring is unlocked after a reboot. Without it, the hub cannot start. */
-async function checkBoot(): Promise<Check> {
+async function checkBoot(provider: string): Promise<Check> {
   const { XDG_CURRENT_DESKTOP, WAYLAND_DISPLAY, DISPLAY } = process.env;
   if (XDG_CURRENT_DESKTOP || WAYLAND_DISPLAY || DISPLAY) {
     return good("boot", "a login at the desktop unlocks the keyring; the hub waits for it");
+  }
+  if (!unlockedByUnit.includes(provider)) {
+    return finding(
+      "boot",
+      "warning",
+      `after a reboot, ${provider} stays locked until its user unlocks it`,
+      "use a source that needs no login: --passphrase-source credential, file:PATH or command:CMD",
+    );
   }
   const missing: string[] = [];
   const fixes: string[] = [];
@@ -78,7 +96,8 @@ function keyringUnitFixes(): string[] {
  * Returns the command to unlock the keyring with this machine's unit, or undefined without such a
  * unit.
  */
-async function unlockByUnit(): Promise<string | undefined> {
+async function unlockByUnit(provider: string): Promise<string | undefined> {
+  if (!unlockedByUnit.includes(provider)) return undefined;
   for (const manager of ["systemd-user", "systemd"] as const) {
     const [unit] = await show(manager, ["LoadState"], [keyringUnit]).catch(() => []);
     if (unit?.LoadState === "loaded") return systemctlLine(manager, `restart ${keyringUnit}`);

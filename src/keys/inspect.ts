@@ -1,6 +1,7 @@
 /** Inspects the keyring without reading a secret and without a dialog. */
 import type { Environment } from "../config/paths.js";
 import type { StoreError } from "../errors.js";
+import { type AutoLock, findAutoLock } from "./auto-lock.js";
 import { keyringService } from "./keyring.js";
 import { type KeyringProblem, keyringError, keyringFailure } from "./keyring-error.js";
 import { type Provider, unknownProvider } from "./provider.js";
@@ -22,6 +23,9 @@ export interface KeyringReport {
 export type Unattended =
   | { readonly isPossible: true; readonly condition: string }
   | { readonly isPossible: false; readonly reason: string; readonly fix: string };
+
+const anotherSource =
+  "or use another source: --passphrase-source credential, file:PATH or command:CMD";
 
 /** Returns the state of the keyring for a store. Reports an unusable keyring without throwing. */
 export async function inspectKeyring(
@@ -52,7 +56,7 @@ async function inspect(service: SecretService, storePath: string): Promise<Keyri
     const error = keyringError(name, { provider, collection: label });
     return { ...unusable(error, provider, hasEntry), isLocked: name === "locked" };
   };
-  if (items.unlocked.length > 0) return usable(provider, hasEntry);
+  if (items.unlocked.length > 0) return await usable(provider, hasEntry);
   const [lockedItem] = items.locked;
   if (lockedItem !== undefined) {
     const collection = collectionOf(lockedItem);
@@ -65,17 +69,26 @@ async function inspect(service: SecretService, storePath: string): Promise<Keyri
   }
   if (isSessionCollection(collection)) return await problem("session-collection", collection);
   if (await service.isLocked(collection)) return await problem("locked", collection);
-  return usable(provider, hasEntry);
+  return await usable(provider, hasEntry);
 }
 
-function usable(provider: Provider, hasEntry: boolean): KeyringReport {
-  const condition =
-    provider.kind === "keepassxc"
-      ? "while KeePassXC runs with its database unlocked, and asks for no confirmation"
-      : `while ${provider.name} is unlocked`;
+async function usable(provider: Provider, hasEntry: boolean): Promise<KeyringReport> {
+  const autoLock = await findAutoLock(provider);
+  const unattended: Unattended = autoLock
+    ? lockedBySetting(provider, autoLock)
+    : { isPossible: true, condition: conditionOf(provider) };
+  return { provider: provider.name, hasEntry, problem: undefined, isLocked: false, unattended };
+}
+
+function conditionOf({ kind, name }: Provider): string {
+  return kind === "keepassxc" ? "while its database is open" : `while ${name} is unlocked`;
+}
+
+function lockedBySetting({ name }: Provider, { behaviour, fix }: AutoLock): Unattended {
   return {
-    ...{ provider: provider.name, hasEntry, problem: undefined, isLocked: false },
-    unattended: { isPossible: true, condition },
+    isPossible: false,
+    reason: `${name} ${behaviour}`,
+    fix: `${fix}, ${anotherSource}`,
   };
 }
 
@@ -90,7 +103,7 @@ function confirmed({ kind, name }: Provider): KeyringReport {
     unattended: {
       isPossible: false,
       reason: `${name} asks its user before each process reads a passphrase`,
-      fix: `${setting}, or use another source: --passphrase-source credential, file:PATH or command:CMD`,
+      fix: `${setting}, ${anotherSource}`,
     },
   };
 }

@@ -1,10 +1,14 @@
 /** The programs that serve the Secret Service. */
-import { readFile } from "node:fs/promises";
+import { readFile, readlink } from "node:fs/promises";
 
 export interface Provider {
   readonly kind: "gnome-keyring" | "keepassxc" | "kwallet" | "oo7" | "other";
   /** For messages. */
   readonly name: string;
+  /** Undefined for a process of another PID namespace. */
+  readonly pid?: number;
+  /** The path of its program. */
+  readonly program?: string | undefined;
 }
 
 /** The kernel's process names, cut off after 15 characters. */
@@ -21,5 +25,7 @@ export const unknownProvider: Provider = { kind: "other", name: "the keyring" };
 export async function providerOfProcess(pid: number): Promise<Provider> {
   const name = await readFile(`/proc/${pid}/comm`, "utf8").catch(() => "");
   const known = knownProcesses.find(([pattern]) => pattern.test(name));
-  return known?.[1] ?? unknownProvider;
+  if (known === undefined) return unknownProvider;
+  const program = await readlink(`/proc/${pid}/exe`).catch(() => undefined);
+  return { ...known[1], pid, program };
 }

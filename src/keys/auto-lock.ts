@@ -1,0 +1,114 @@
+/** The settings that make a provider lock itself while nobody is at the machine. */
+import { readFile } from "node:fs/promises";
+import { join } from "node:path";
+import type { Provider } from "./provider.js";
+
+export interface AutoLock {
+  /** What the provider does, as the rest of a sentence that begins with its name. */
+  readonly behaviour: string;
+  /** What turns it off. */
+  readonly fix: string;
+}
+
+interface Setting {
+  readonly key: string;
+  /** Of a file without the key. */
+  readonly isDefault: boolean;
+  /** @param value - returns the value of another key */
+  readonly behaviour: (value: (key: string) => string | undefined) => string;
+  readonly label: string;
+}
+
+interface Settings {
+  /** Below the directory of the user's settings. */
+  readonly file: string;
+  readonly section: string;
+  readonly dialog: string;
+  readonly settings: readonly Setting[];
+}
+
+const kwallet: Settings = {
+  file: "kwalletrc",
+  section: "Wallet",
+  dialog: "In System Settings, turn off KDE Wallet > Close Wallet",
+  settings: [
+    {
+      key: "Close When Idle",
+      isDefault: false,
+      behaviour: (value) =>
+        `closes the wallet after ${value("Idle Timeout") ?? 10} minutes without use`,
+      label: "When unused for",
+    },
+    {
+      key: "Close on Screensaver",
+      isDefault: false,
+      behaviour: () => "closes the wallet when the screen is locked",
+      label: "When screensaver starts",
+    },
+  ],
+};
+
+const keepassxc: Settings = {
+  file: "keepassxc/keepassxc.ini",
+  section: "Security",
+  dialog: "In KeePassXC, turn off Tools > Settings > Security > Timeouts",
+  settings: [
+    {
+      key: "LockDatabaseIdle",
+      isDefault: false,
+      behaviour: (value) =>
+        `locks the database after ${value("LockDatabaseIdleSeconds") ?? 240} seconds without input`,
+      label: "Lock databases after inactivity of",
+    },
+    {
+      key: "LockDatabaseScreenLock",
+      isDefault: true,
+      behaviour: () => "locks the database when the screen is locked",
+      label: "Lock databases when session is locked or lid is closed",
+    },
+  ],
+};
+
+/** Returns the first setting that locks a provider, or undefined if none does. */
+export async function findAutoLock(provider: Provider): Promise<AutoLock | undefined> {
+  const settings = { kwallet, keepassxc }[provider.kind as "kwallet" | "keepassxc"];
+  if (settings === undefined) return undefined;
+  const text = await readSettings(provider, settings.file);
+  if (text === undefined) return undefined;
+  const value = (key: string) => readValue(text, settings.section, key);
+  const isOn = ({ key, isDefault }: Setting) => (value(key) ?? String(isDefault)) === "true";
+  const found = settings.settings.find(isOn);
+  if (found === undefined) return undefined;
+  return { behaviour: found.behaviour(value), fix: `${settings.dialog} > ${found.label}` };
+}
+
+/**
+ * Returns the text of a file of settings, empty if there is none, undefined if the provider's
+ * environment, which names the directory, cannot be read.
+ */
+async function readSettings({ pid }: Provider, file: string): Promise<string | undefined> {
+  const environment = await readFile(`/proc/${pid}/environ`, "utf8").catch(() => "");
+  const valueOfVariable = (name: string) =>
+    environment
+      .split("\0")
+      .find((line) => line.startsWith(`${name}=`))
+      ?.slice(name.length + 1);
+  const home = valueOfVariable("HOME");
+  const directory = valueOfVariable("XDG_CONFIG_HOME") || (home && join(home, ".config"));
+  if (!directory) return undefined;
+  return await readFile(join(directory, file), "utf8").catch(() => "");
+}
+
+/** Returns a value of a file in the INI format, as KDE and Qt write it. */
+function readValue(text: string, section: string, key: string): string | undefined {
+  let current = "";
+  let found: string | undefined;
+  for (const line of text.split(/\r?\n/)) {
+    current = /^\[(.*)\]$/.exec(line)?.[1] ?? current;
+    const equals = line.indexOf("=");
+    if (current === section && line.slice(0, equals).trim() === key) {
+      found = line.slice(equals + 1).trim();
+    }
+  }
+  return found;
+}
