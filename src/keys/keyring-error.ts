@@ -2,9 +2,10 @@
 import { BusError, BusTimeoutError, NoBusError } from "../dbus/client.js";
 import { ProtocolError } from "../dbus/message.js";
 import { StoreError } from "../errors.js";
+import { shellQuote } from "../text/escape.js";
 import { KeytarMissingError, KeytarTimeoutError } from "./keytar.js";
 import { type Provider, unknownProvider } from "./provider.js";
-import { PromptTimeoutError, ProviderEndedError } from "./secret-service.js";
+import { NoPromptError, PromptTimeoutError, ProviderEndedError } from "./secret-service.js";
 
 /**
  * Unlocks gnome-keyring on a machine without a desktop. Needs `--replace`: `--unlock` leaves a
@@ -12,6 +13,9 @@ import { PromptTimeoutError, ProviderEndedError } from "./secret-service.js";
  */
 const unlockLine =
   'read -rsp "Keyring password: " P && printf %s "$P" | gnome-keyring-daemon --replace --unlock --components=secrets; unset P';
+/** Unlocks oo7 without a desktop. Its program is usually in no directory of PATH. */
+const oo7Line = ({ program = "oo7-daemon" }: Provider) =>
+  `read -rsp "Keyring password: " P && printf %s "$P" | setsid --fork ${shellQuote(program)} --replace --login >/dev/null 2>&1; unset P`;
 const otherSources =
   "Or use no keyring: --passphrase-source credential (systemd), file:PATH or command:CMD.";
 
@@ -28,6 +32,7 @@ export type KeyringProblem =
   | "no-provider"
   | "silent"
   | "locked"
+  | "no-prompt"
   | "no-collection"
   | "session-collection"
   | "no-secret"
@@ -66,6 +71,7 @@ export function isEndedSession(error: unknown): boolean {
 
 function problemOf(error: unknown): KeyringProblem {
   if (error instanceof NoBusError) return error.isForeign ? "foreign-bus" : "no-bus";
+  if (error instanceof NoPromptError) return "no-prompt";
   if (error instanceof BusError && noProviderErrors.test(error.errorName)) return "no-provider";
   if (error instanceof BusError || error instanceof ProtocolError) return "refused";
   if (error instanceof KeytarMissingError) return "no-keytar";
@@ -109,6 +115,11 @@ function describe(
           collection === undefined
             ? `${name} is locked and was not unlocked`
             : `the collection "${collection}" of ${name} is locked and was not unlocked`,
+        hint: `${lockedAdvice(provider)}\n${otherSources}`,
+      };
+    case "no-prompt":
+      return {
+        message: `${name} is locked and cannot ask for its password here (${detail})`,
         hint: `${lockedAdvice(provider)}\n${otherSources}`,
       };
     case "no-collection":
@@ -157,7 +168,8 @@ function silentAdvice({ kind, name }: Provider): string {
   }
 }
 
-function lockedAdvice({ kind, name }: Provider): string {
+function lockedAdvice(provider: Provider): string {
+  const { kind, name } = provider;
   switch (kind) {
     case "gnome-keyring":
       return `At a desktop, run this again and type the keyring's password; on a server:\n${unlockLine}`;
@@ -166,7 +178,7 @@ function lockedAdvice({ kind, name }: Provider): string {
     case "kwallet":
       return "Run this again at the desktop and type the wallet's password. Without a desktop, only a login through PAM opens it (kwallet-pam).";
     case "oo7":
-      return "Log in at the desktop. Without a desktop, restart it with the keyring's password on standard input: oo7-daemon --replace --login";
+      return `Run this again in a graphical session and type the keyring's password, or on a server:\n${oo7Line(provider)}`;
     default:
       return `Unlock ${name}, then run this again.`;
   }

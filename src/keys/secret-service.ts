@@ -35,6 +35,9 @@ export class ProviderEndedError extends Error {}
 /** The dialog was not answered in time. */
 export class PromptTimeoutError extends Error {}
 
+/** The provider cannot show a dialog. */
+export class NoPromptError extends Error {}
+
 export interface Items {
   /** Object paths. */
   readonly unlocked: readonly string[];
@@ -121,12 +124,16 @@ export class SecretService implements AsyncDisposable {
    * Unlocks a collection or an item, which may show a dialog.
    *
    * @returns false if the user dismissed the dialog, or if there is no desktop to show it
+   * @throws {@link NoPromptError} if the provider cannot show a dialog
    * @throws {@link PromptTimeoutError} if the dialog is not answered in time
    * @throws {@link ProviderEndedError} if the provider ends
    */
   async unlock(path: string): Promise<boolean> {
     const [, prompt] = await this.#call("Unlock", "ao", [[path]], "aoo");
-    return prompt === noPath || (await this.#prompt(String(prompt)));
+    if (prompt === noPath) return true;
+    // oo7 0.7 shows no dialog to a client without a session: it does not know the client's display.
+    await this.#openSession();
+    return await this.#prompt(String(prompt));
   }
 
   /**
@@ -134,8 +141,7 @@ export class SecretService implements AsyncDisposable {
    * can request the secret as well.
    */
   async secret(item: string): Promise<string> {
-    const args = ["plain", new Variant("s", "")];
-    const [, session] = await this.#call("OpenSession", "sv", args, "vo");
+    const session = await this.#openSession();
     const [secret] = await this.#bus.call(
       {
         ...{ destination: serviceName, path: item, interface: itemInterface, member: "GetSecret" },
@@ -144,6 +150,13 @@ export class SecretService implements AsyncDisposable {
       "(oayays)",
     );
     return ((secret as unknown[])[2] as Buffer).toString("utf8");
+  }
+
+  /** Opens an unencrypted session, which ends with the connection, and returns its path. */
+  async #openSession(): Promise<unknown> {
+    const args = ["plain", new Variant("s", "")];
+    const [, session] = await this.#call("OpenSession", "sv", args, "vo");
+    return session;
   }
 
   /** Shows a dialog and waits until it is completed. Returns false if the user dismissed it. */
@@ -175,7 +188,9 @@ export class SecretService implements AsyncDisposable {
             },
             () => reject(new ProviderEndedError("the keyring's program ended")),
           );
-          await this.#promptCall(path, "Prompt", "s", [""]);
+          await this.#promptCall(path, "Prompt", "s", [""]).catch((error) => {
+            throw error instanceof BusError ? new NoPromptError(error.message) : error;
+          });
         };
         start().catch(reject);
       });
