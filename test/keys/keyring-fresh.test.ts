@@ -1,5 +1,7 @@
+import { access } from "node:fs/promises";
 import { afterAll, beforeAll, expect, test } from "vitest";
 import { getEntry, setEntry } from "../../src/keys/keyring.js";
+import { Machine } from "../cli/machine.js";
 import { OwnBus } from "./own-keyring.js";
 
 let bus: OwnBus;
@@ -12,6 +14,16 @@ beforeAll(async () => {
 
 afterAll(async () => {
   await bus[Symbol.asyncDispose]();
+});
+
+test("init without a collection fails before it makes a recovery key or a store", async () => {
+  const machine = await Machine.make();
+  const key = machine.path("key.txt");
+  const { code, stdout, stderr } = await machine.run(["init", "--recovery-key-file", key]);
+  expect([code, stderr]).toEqual([13, expect.stringContaining("has no default collection")]);
+  expect(stdout + stderr).not.toMatch(/recovery key/i);
+  await expect(access(key)).rejects.toMatchObject({ code: "ENOENT" });
+  await expect(access(machine.store)).rejects.toMatchObject({ code: "ENOENT" });
 });
 
 test("a daemon without any keyring keeps nothing and says how to make one; the line in the hint makes it", async () => {

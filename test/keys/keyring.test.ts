@@ -232,6 +232,17 @@ test("a session bus that nobody serves secrets on: said so, with what to install
   });
 });
 
+test("a default collection that is deleted at logout stores no passphrase", async () => {
+  await bus.setDefaultCollection("session");
+  onTestFinished(() => bus.setDefaultCollection("login"));
+  await expect(setEntry(newStore(), "current", "x")).rejects.toMatchObject({
+    kind: "passphraseUnavailable",
+    message: 'the default collection of gnome-keyring is "session", which is deleted at logout',
+  });
+  const { problem } = await inspectKeyring(store);
+  expect(problem?.message).toContain("deleted at logout");
+});
+
 test("the bus is found where systemd's user manager puts it, without an address", async () => {
   const report = await inspectKeyring("/srv/clients.db", { XDG_RUNTIME_DIR: bus.folder });
   expect(report).toMatchObject({ provider: "gnome-keyring", problem: undefined });

@@ -71,6 +71,8 @@ export class OwnBus implements AsyncDisposable {
   enter(): void {
     process.env.DBUS_SESSION_BUS_ADDRESS = this.environment.DBUS_SESSION_BUS_ADDRESS;
     process.env.XDG_RUNTIME_DIR = this.folder;
+    // oo7 shows its dialog to programs of a graphical session only.
+    if (this.environment.DISPLAY) process.env.DISPLAY = this.environment.DISPLAY;
   }
 
   /** Has a program started when its name is needed. Call it before anything asks for the name. */
@@ -99,13 +101,20 @@ export class OwnBus implements AsyncDisposable {
   /** Runs a line of shell on this bus. What it leaves running would die of a standard error that is gone. */
   async shell(line: string, input = ""): Promise<string> {
     const running = run("bash", ["-c", `{ ${line}\n} 2>/dev/null`], { env: this.environment });
-    running.child.stdin?.end(input);
+    // A line that ends without reading its input is no failure.
+    running.child.stdin?.on("error", () => undefined).end(input);
     return (await running).stdout;
   }
 
   async lock(collection = "login"): Promise<void> {
     await this.shell(
       `busctl --user call org.freedesktop.secrets /org/freedesktop/secrets org.freedesktop.Secret.Service Lock ao 1 /org/freedesktop/secrets/collection/${collection}`,
+    );
+  }
+
+  async setDefaultCollection(collection: string): Promise<void> {
+    await this.shell(
+      `busctl --user call org.freedesktop.secrets /org/freedesktop/secrets org.freedesktop.Secret.Service SetAlias so default /org/freedesktop/secrets/collection/${collection}`,
     );
   }
 

@@ -14,6 +14,7 @@ import {
   dismiss,
   gnomeKeyring,
   keepassXC,
+  kwallet,
   type ProviderUnderTest,
   type RunningProvider,
 } from "./providers.js";
@@ -25,10 +26,12 @@ const lateMs = 7_000;
 const providers: [string, ProviderUnderTest][] = [
   ["gnome-keyring", gnomeKeyring],
   ["KeePassXC with a confirmation of each access", keepassXC({ confirm: true })],
-  ...((proving ? [["KeePassXC without confirmations", keepassXC({ confirm: false })]] : []) as [
-    string,
-    ProviderUnderTest,
-  ][]),
+  ...((proving
+    ? [
+        ["KeePassXC without confirmations", keepassXC({ confirm: false })],
+        ["KWallet", kwallet()],
+      ]
+    : []) as [string, ProviderUnderTest][]),
 ];
 
 describe.each(providers)("%s", (_name, provider) => {
@@ -103,7 +106,8 @@ describe.each(providers)("%s", (_name, provider) => {
     const details = await findings();
     expect(details[0]).toContain(provider.name);
     const isRefused = provider.asks === "each process";
-    expect(details.some((detail) => detail.includes("unattended"))).toBe(isRefused);
+    const access = isRefused ? "cannot read the passphrase: KeePassXC asks" : "work while";
+    expect(details.at(-1)).toContain(`unattended backups ${access}`);
     await succeed("delete-client", "1", "--yes");
     expect((await succeed("list-clients")).stderr).toContain("no clients");
   }, 900_000);
@@ -158,6 +162,21 @@ describe.each(providers)("%s", (_name, provider) => {
     300_000,
   );
 
+  // A minute for each provider; scripts/test has it for none.
+  test.runIf(proving && provider.asks !== "never")(
+    "a dialog that nobody answers ends the command after a minute, with advice",
+    async () => {
+      await machine.init();
+      running.desktop.answer("ignore");
+      const began = performance.now();
+      const { code, stderr } = await runAsked(["list-clients", "--no-key-cache"]);
+      expect(performance.now() - began).toBeLessThan(75_000);
+      expect([code, stderr]).toEqual([13, expect.stringContaining(provider.advice)]);
+      expect(stderr).toMatch(new RegExp(`error: .*${provider.name}`));
+    },
+    180_000,
+  );
+
   test.skipIf(provider.asks === "never")(
     "Ctrl-C ends a command that waits for a dialog, and leaves no process behind",
     async () => {
@@ -191,9 +210,23 @@ test("a locked database of KeePassXC: its unlocking is noticed, and unattended b
   expect(performance.now() - began).toBeLessThan(45_000);
   expect((await machine.run(["list-clients"])).code).toBe(0);
   const { stdout } = await machine.run(["doctor"]);
-  expect(stdout).toMatch(/keyring .*KeePassXC/);
-  expect(stdout).not.toMatch(/unattended/);
+  expect(stdout).toMatch(/keyring .*KeePassXC.*unattended backups work while its database is open/);
 }, 180_000);
+
+test("a provider that ends while its dialog is open ends the command at once", async () => {
+  await using running = await gnomeKeyring.start();
+  running.bus.enter();
+  const machine = await Machine.make();
+  await machine.init();
+  await running.lock();
+  const command = machine.run(["list-clients", "--no-key-cache"]);
+  await running.desktop.shown();
+  const began = performance.now();
+  await running.bus.signalKeyring("SIGKILL");
+  const { code, stderr } = await command;
+  expect([code, stderr]).toEqual([13, expect.stringContaining("the keyring's program ended")]);
+  expect(performance.now() - began).toBeLessThan(10_000);
+}, 120_000);
 
 /** Returns the bundle of the store's current file. */
 async function newestBundle(machine: Machine): Promise<string> {

@@ -1,12 +1,14 @@
 /** The programs that serve the Secret Service, each with its dialogs on a display of its own. */
 import { type ChildProcess, spawn } from "node:child_process";
-import { mkdir, writeFile } from "node:fs/promises";
+import { once } from "node:events";
+import { access, mkdir, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { vi } from "vitest";
 import { type Answer, Desktop } from "./desktop.js";
 import { OwnBus } from "./own-keyring.js";
 
 const password = "open sesame";
+const gcrTitles = "Unlock|Authentication|gcr-prompter|Keyring";
 
 export interface RunningProvider extends AsyncDisposable {
   readonly bus: OwnBus;
@@ -20,6 +22,8 @@ export interface ProviderUnderTest {
   readonly name: string;
   /** Allows what a dialog asks for. */
   readonly allow: Answer;
+  /** What the advice for a locked keyring contains. */
+  readonly advice: string;
   /** When an access shows a dialog. */
   readonly asks: "each process" | "when locked" | "never";
   start(): Promise<RunningProvider>;
@@ -29,10 +33,11 @@ export const dismiss: Answer = { key: "Escape" };
 
 export const gnomeKeyring: ProviderUnderTest = {
   name: "gnome-keyring",
+  advice: "gnome-keyring-daemon --replace --unlock",
   allow: { type: password, key: "Return" },
   asks: "when locked",
   start: () =>
-    startOnDesktop("Unlock|Authentication|gcr-prompter|Keyring", [], async (bus) => {
+    startOnDesktop(gcrTitles, [], async (bus) => {
       await bus.addService("org.gnome.keyring.SystemPrompter", "/usr/libexec/gcr-prompter");
       await bus.addService("org.gnome.keyring.PrivatePrompter", "/usr/libexec/gcr-prompter");
       await bus.startKeyring(password);
@@ -41,8 +46,8 @@ export const gnomeKeyring: ProviderUnderTest = {
 };
 
 /**
- * The settings that a user has after switching the Secret Service on; a confirmation is the
- * default.
+ * The settings that a user has after switching the Secret Service on, for whom a confirmation is
+ * the default. The database stays open while the screen is locked, which is not the default.
  */
 const keepassSettings = (confirm: boolean) => `[General]
 ConfigVersion=2
@@ -54,6 +59,8 @@ Enabled=true
 ConfirmAccessItem=${confirm}
 ConfirmDeleteItem=${confirm}
 ShowNotification=false
+[Security]
+LockDatabaseScreenLock=false
 `;
 
 /** A database whose root group is exposed to the Secret Service. */
@@ -67,6 +74,7 @@ const keepassDatabase = `<?xml version="1.0" encoding="UTF-8"?>
 export function keepassXC(options: { confirm: boolean; locked?: boolean }): ProviderUnderTest {
   return {
     name: "KeePassXC",
+    advice: "Answer or close the dialogs of KeePassXC",
     allow: options.locked ? { type: password, key: "Return" } : { key: "Return" },
     asks: options.confirm ? "each process" : "never",
     start: () => {
@@ -89,7 +97,7 @@ export function keepassXC(options: { confirm: boolean; locked?: boolean }): Prov
         });
         child.stdin?.end(`${password}\n`);
         processes.push(child);
-        await vi.waitFor(() => assertCollection(bus), { timeout: 60_000, interval: 200 });
+        await collectionIs(bus);
         return {
           lock: async () => {
             await bus.shell(
@@ -97,6 +105,52 @@ export function keepassXC(options: { confirm: boolean; locked?: boolean }): Prov
             );
           },
         };
+      });
+    },
+  };
+}
+
+const kwalletSettings = `[Wallet]
+Enabled=true
+First Use=false
+Default Wallet=kdewallet
+Use One Wallet=true
+Prompt on Open=false
+[org.freedesktop.secrets]
+apiEnabled=true
+`;
+
+/** @param options.isVisible - false for dialogs that are drawn on no display */
+export function kwallet(options: { isVisible: boolean } = { isVisible: true }): ProviderUnderTest {
+  return {
+    name: "KWallet",
+    advice: "only a login through PAM opens it (kwallet-pam)",
+    allow: { type: password, key: "Return" },
+    asks: "when locked",
+    start: () => {
+      const processes: ChildProcess[] = [];
+      return startOnDesktop("KDE Wallet Service", processes, async (bus) => {
+        await mkdir(join(bus.folder, ".config"), { recursive: true });
+        await writeFile(join(bus.folder, ".config/kwalletrc"), kwalletSettings);
+        const login = () => {
+          const platform = options.isVisible ? "xcb" : "offscreen";
+          const child = spawn("python3", [join(import.meta.dirname, "kwallet-login.py")], {
+            env: { ...bus.environment, QT_QPA_PLATFORM: platform },
+            stdio: ["pipe", "ignore", "ignore"],
+          });
+          child.stdin?.end(password);
+          return child;
+        };
+        // The first login creates the wallet, and the second one serves it.
+        const first = login();
+        const wallet = join(bus.folder, ".local/share/kwalletd/kdewallet.kwl");
+        await vi.waitFor(() => access(wallet), { timeout: 60_000, interval: 100 });
+        first.kill();
+        await once(first, "exit");
+        processes.push(login());
+        await collectionIs(bus);
+        // KWallet refuses to lock a wallet that is locked.
+        return { lock: () => bus.lock("kdewallet").catch(() => undefined) };
       });
     },
   };
@@ -121,9 +175,15 @@ async function startOnDesktop(
   };
 }
 
-async function assertCollection(bus: OwnBus): Promise<void> {
-  const alias = await bus.shell(
-    "busctl --user call org.freedesktop.secrets /org/freedesktop/secrets org.freedesktop.Secret.Service ReadAlias s default",
+/** Waits until the provider has a default collection. */
+async function collectionIs(bus: OwnBus): Promise<void> {
+  await vi.waitFor(
+    async () => {
+      const alias = await bus.shell(
+        "busctl --user call org.freedesktop.secrets /org/freedesktop/secrets org.freedesktop.Secret.Service ReadAlias s default",
+      );
+      if (!alias.includes("/collection/")) throw new Error(`no collection yet: ${alias}`);
+    },
+    { timeout: 60_000, interval: 200 },
   );
-  if (!alias.includes("/collection/")) throw new Error(`no collection yet: ${alias}`);
 }
