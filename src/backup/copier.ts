@@ -1,10 +1,10 @@
 /**
- * The child process that copies a store's files.
+ * The child process that copies a store's files. warm-copy.ts explains the strategy.
  *
- * It is a process of its own because closing a file drops every POSIX lock that its process has on it: the parent
- * holds the store open through SQLite and so must never open, and close, the store's files by other means. This
- * one has no connection and no secret: what it copies is encrypted. It serves one copy, asked for step by step
- * over the IPC channel (warm-copy.ts has the strategy), and ends at once when its parent does.
+ * A separate process is required because closing a file drops every POSIX lock of its process on
+ * that file: the parent has the store open through SQLite, so it must never open and close the
+ * store's files by other means. This process has no connection and no secret; what it copies is
+ * encrypted. It serves one copy, step by step over the IPC channel, and ends with its parent.
  */
 import { createHash } from "node:crypto";
 import { constants } from "node:fs";
@@ -12,7 +12,7 @@ import { type FileHandle, open } from "node:fs/promises";
 import { openIfExists, readUpTo } from "../fs/read.js";
 import { isCurrent, readWal, type WalPosition } from "../store/wal.js";
 
-/** How much is copied or hashed at a time, in bytes. */
+/** Bytes copied or hashed at a time: 4 MiB. */
 const chunkSize = 4 << 20;
 
 export type CopierRequest =
@@ -25,9 +25,9 @@ export type CopierRequest =
 export interface CopyProgress {
   /** Bytes written to the copy by this step. */
   written: number;
-  /** Pages taken from the log by this step; 0: nothing was committed since the last. */
+  /** Pages taken from the log by this step; 0 if nothing was committed since the last. */
   pages: number;
-  /** The copy cannot be brought up to date by the log: it must be made again from the whole file. */
+  /** Whether the log cannot update the copy, so that the whole file must be copied again. */
   lost: boolean;
 }
 
@@ -41,21 +41,21 @@ export type CopierReply =
   | { ok: false; error: { code: string | undefined; message: string } };
 
 /**
- * One copy of one store, from its main file and its log. Between two steps it has neither open, so that it is not
- * taken for somebody who uses the store.
+ * The copy of a store's main file and log. Between two steps neither is open, so that this process
+ * does not count as a user of the store.
  */
 class StagedCopy {
   readonly #store: string;
   readonly #staged: FileHandle;
-  #mainIdentity: string | undefined;
-  #walIdentity: string | undefined;
+  #mainId: string | undefined;
+  #walId: string | undefined;
   #position: WalPosition | undefined;
-  /** Pages taken from the log since it began: what must come from the main file again if it begins anew. */
-  #taken = new Set<number>();
-  /** The main file's size as copied; it is the database's as long as the log has no commit. */
+  /** Pages taken from the log since its start. They are copied again if the log restarts. */
+  #logPages = new Set<number>();
+  /** The size of the copied main file, which is the database's if the log has no commit. */
   #mainSize = 0;
   #pageSize = 0;
-  /** Of the copy, in bytes, once it is cut. */
+  /** The size of the truncated copy in bytes. */
   #size = 0;
 
   private constructor(store: string, staged: FileHandle) {
@@ -68,14 +68,14 @@ class StagedCopy {
     return new StagedCopy(store, await open(staged, newFile, 0o600));
   }
 
-  /** Copies the whole main file as it is at each moment of the copying. */
+  /** Copies the whole main file. It may change during the copy. */
   async copyMain(): Promise<CopyProgress> {
     const main = await open(this.#store, constants.O_RDONLY);
     try {
-      this.#mainIdentity = await identityOf(main);
-      this.#walIdentity = undefined;
+      this.#mainId = await fileIdOf(main);
+      this.#walId = undefined;
       this.#position = undefined;
-      this.#taken = new Set();
+      this.#logPages = new Set();
       await this.#staged.truncate(0);
       const buffer = Buffer.allocUnsafe(chunkSize);
       for (let at = 0; ; at += buffer.byteLength) {
@@ -90,56 +90,58 @@ class StagedCopy {
     }
   }
 
-  /** Takes over what has been committed to the log since the last time. */
+  /** Copies the pages that were committed to the log since the last step. */
   async catchUp(): Promise<CopyProgress> {
     const main = await openIfExists(this.#store);
     const wal = await openIfExists(`${this.#store}-wal`);
     try {
       const lost = { written: 0, pages: 0, lost: true };
-      if (!main || (await identityOf(main)) !== this.#mainIdentity) return lost;
-      // A log that appears after the copying is one that begins; one that was read and is gone took its pages along.
-      const identity = wal && (await identityOf(wal));
-      if (this.#walIdentity !== undefined && identity !== this.#walIdentity) return lost;
-      this.#walIdentity = identity;
-      return wal ? await this.#takeFrom(wal, main) : { written: 0, pages: 0, lost: false };
+      if (!main || (await fileIdOf(main)) !== this.#mainId) return lost;
+      // A log that appears after the copy of the main file has just started. With a log that is
+      // gone, pages may be lost.
+      const identity = wal && (await fileIdOf(wal));
+      if (this.#walId !== undefined && identity !== this.#walId) return lost;
+      this.#walId = identity;
+      return wal ? await this.#copyLog(wal, main) : { written: 0, pages: 0, lost: false };
     } finally {
       await main?.close();
       await wal?.close();
     }
   }
 
-  async #takeFrom(wal: FileHandle, main: FileHandle): Promise<CopyProgress> {
+  async #copyLog(wal: FileHandle, main: FileHandle): Promise<CopyProgress> {
     const progress: CopyProgress = { written: 0, pages: 0, lost: false };
     for (;;) {
-      const news = await readWal(wal, this.#position);
-      if (news === "empty") return progress;
-      if (news === "restarted") {
-        for (const page of [...this.#taken].sort((a, b) => a - b)) {
+      const update = await readWal(wal, this.#position);
+      if (update === "empty") return progress;
+      if (update === "restarted") {
+        for (const page of [...this.#logPages].sort((a, b) => a - b)) {
           progress.written += await this.#copyPage(main, (page - 1) * this.#pageSize, page);
         }
-        this.#taken = new Set();
+        this.#logPages = new Set();
         this.#position = undefined;
         continue;
       }
-      this.#pageSize = news.position.pageSize;
-      for (const [page, offset] of inOrder(news.pages)) {
+      this.#pageSize = update.position.pageSize;
+      for (const [page, offset] of sortByPage(update.pages)) {
         progress.written += await this.#copyPage(wal, offset, page);
-        this.#taken.add(page);
+        this.#logPages.add(page);
         progress.pages += 1;
       }
-      this.#position = news.position;
-      // The log begins anew by its header: as long as that has not changed, what was read was of one piece.
-      if (await isCurrent(wal, news.position)) return progress;
+      this.#position = update.position;
+      // A restart of the log changes its header. With the same header, the pages read are
+      // consistent.
+      if (await isCurrent(wal, update.position)) return progress;
     }
   }
 
-  /** Has on the disk what was copied so far. */
+  /** Syncs what was copied so far. */
   async sync(): Promise<CopyProgress> {
     await this.#staged.datasync();
     return { written: 0, pages: 0, lost: false };
   }
 
-  /** Cuts the copy to the database's size: from then on it is what it will be. */
+  /** Truncates the copy to the database's size, which makes it complete. */
   async cut(): Promise<CopyProgress> {
     const pages = this.#position?.databasePages;
     this.#size = pages === undefined ? this.#mainSize : pages * this.#pageSize;
@@ -147,7 +149,7 @@ class StagedCopy {
     return { written: 0, pages: 0, lost: false };
   }
 
-  /** Puts the copy on the disk, cut, and says what it is; the one while the other. */
+  /** Syncs and hashes the truncated copy, both at the same time. */
   async finish(): Promise<FinishedCopy> {
     await this.cut();
     const [sha256] = await Promise.all([this.#sha256(), this.#staged.sync()]);
@@ -160,7 +162,7 @@ class StagedCopy {
     const buffer = Buffer.allocUnsafe(chunkSize);
     for (let at = 0; at < size; ) {
       const bytes = await readUpTo(this.#staged, buffer, at);
-      if (bytes === 0) throw new Error("the copy became shorter while it was read");
+      if (bytes === 0) throw new Error("the copy was truncated while it was read");
       hash.update(buffer.subarray(0, bytes));
       at += bytes;
     }
@@ -175,11 +177,11 @@ class StagedCopy {
   }
 }
 
-function inOrder(pages: ReadonlyMap<number, number>): [page: number, offset: number][] {
+function sortByPage(pages: ReadonlyMap<number, number>): [page: number, offset: number][] {
   return [...pages].sort(([a], [b]) => a - b);
 }
 
-async function identityOf(file: FileHandle): Promise<string> {
+async function fileIdOf(file: FileHandle): Promise<string> {
   const { dev, ino } = await file.stat({ bigint: true });
   return `${dev}:${ino}`;
 }
@@ -197,7 +199,7 @@ async function serve(request: CopierRequest): Promise<CopyProgress | FinishedCop
     copy ??= await StagedCopy.create(request.store, request.staged);
     return copy.copyMain();
   }
-  if (!copy) throw new Error(`asked to ${request.do} before anything was copied`);
+  if (!copy) throw new Error(`request "${request.do}" before the copy`);
   if (request.do === "sync") return copy.sync();
   if (request.do === "cut") return copy.cut();
   return request.do === "catchUp" ? copy.catchUp() : copy.finish();
@@ -214,5 +216,5 @@ process.on("message", async (request: CopierRequest) => {
   process.send?.(reply);
 });
 
-// The parent has ended, perhaps by a kill, and somebody may be tidying up already: not one more byte is written.
+// Without its parent this process must not write any more: a recovery may be removing the copy.
 process.on("disconnect", () => process.kill(process.pid, "SIGKILL"));

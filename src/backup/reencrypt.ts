@@ -23,6 +23,7 @@ import { listDirectory, lstatIfExists, sha256File } from "../fs/read.js";
 import type { PassphraseSource } from "../keys/source.js";
 import { Journal } from "../operation/journal.js";
 import type { OperationLock } from "../operation/lock.js";
+import { withRecovery } from "../operation/recovery.js";
 import { emitStep } from "../operation/step.js";
 import { throwIfAborted } from "../process/abort.js";
 import type { Reporter } from "../reporter.js";
@@ -37,7 +38,7 @@ import {
   removeBackup,
   signManifest,
 } from "./manifest.js";
-import { type BackupJournal, completeBackup, inodeOf, removeUnfinished } from "./recover.js";
+import { type BackupJournal, completeBackup, inodeOf, recoverBackup } from "./recover.js";
 import {
   type BackupPassphrase,
   inspectSound,
@@ -158,10 +159,8 @@ async function reencryptOne(path: string, options: ReencryptOptions): Promise<st
     };
     await journal.write("backup.claiming", files);
     await completeBackup(files);
-  } catch (error) {
-    await removeUnfinished(files);
-    await journal.remove();
-    throw error;
+  } catch (failure) {
+    throw withRecovery(failure, await recoverBackup(journal, lock.storePath, { failure }));
   }
   await journal.remove();
   emitStep("reencrypt.claimed");

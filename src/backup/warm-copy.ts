@@ -1,35 +1,37 @@
 /**
- * Copying a store so that the service is away for a moment however large the store is.
+ * Copies a store so that its service is down only for a moment, however large the store is.
  *
- * A store in WAL mode is a main file and a log of whole pages (`-wal`). Writers append to the log alone; a checkpoint
- * moves pages from the log to the main file; when all has been moved and nobody reads from the log, the next writer
- * begins it anew. So:
+ * A store in WAL mode is a main file and a log of whole pages (`-wal`). Writers append to the log
+ * only. A checkpoint moves pages from the log to the main file. When all pages have been moved and
+ * no reader uses the log, the next writer restarts it from the beginning. The strategy:
  *
- * 1. Pin: a read transaction that has read something.
- * 2. Copy the main file as it is, and then write over the copy every page committed to the log.
- * 3. Do the latter again while writers go on, until little is new.
- * 4. With the service stopped, once more: that is all that happens in the window. The copy's length follows from
- *    the last commit.
+ * 1. Pin the store: begin a read transaction, and read something.
+ * 2. Copy the main file as it is, then overwrite the copy with every page committed to the log.
+ * 3. Repeat the second half of step 2 while writers continue, until few pages are new.
+ * 4. With the service stopped, repeat it once more. Only this happens during the downtime. The last
+ *    commit determines the length of the copy.
  *
- * Why the copy is right although a checkpoint may be writing to the main file while it is read. A read transaction
- * either reads from the log up to a mark, or, if everything had been checkpointed when it began, from the main file
- * alone.
+ * Why the copy is correct although a checkpoint may write to the main file during step 2: a read
+ * transaction reads from the log up to a mark; or, if all pages had been checkpointed when it
+ * began, from the main file only.
  *
- * - In the first case a checkpoint moves no page from beyond the mark, and the log cannot begin anew. Every page of the main
- *   file that changes during the copying is thus in the log before the mark, and stays there: whatever was copied of
- *   it, half a page even, is written over from the log. A page that is not in the log has not changed.
- * - In the second case no checkpoint may write to the main file at all, but the log may begin anew, once. What it held
- *   before was in the main file already. So when the log has begun anew, the pages that the copy took from it
- *   are taken from the main file again (the log may have been written over while it was read, and an older
- *   content of a page been the last one seen), and then the new log's pages follow.
+ * - In the first case, a checkpoint moves no page from beyond the mark, and the log cannot restart.
+ *   So every page of the main file that changes during the copy is in the log before the mark, and
+ *   stays there. Whatever was copied of it, even half a page, is overwritten from the log. A page
+ *   that is not in the log has not changed.
+ * - In the second case, no checkpoint may write to the main file, but the log may restart once. Its
+ *   previous contents are in the main file by then. So after a restart of the log, the pages that
+ *   the copy took from it are taken from the main file again: the log may have been overwritten
+ *   while it was read, and an older version of a page may have been the last one seen. Then the
+ *   pages of the new log follow.
  *
- * Nothing in this depends on the state of SQLite's shared memory, and the same steps give a right copy with nobody
- * stopped: as of the last commit that was seen. That is `--online`.
+ * Nothing here depends on SQLite's shared memory, and the same steps give a correct copy without
+ * any downtime, as of the last commit seen (`--online`).
  *
- * If the store's path or its log names another file than before, somebody has replaced it, and the whole is copied
- * anew. A store that is not in WAL mode cannot be copied warm: a reader there keeps writers out, and a writer changes the
- * main file itself. It is copied whole, under a read transaction, while the service is stopped; opening it for that
- * has SQLite roll back what a crash left half done.
+ * If the store's path or its log refers to another file than before, the store was replaced, and
+ * the copy starts again. A store that is not in WAL mode cannot be copied warm: a reader blocks
+ * writers, and writers change the main file. Such a store is copied completely, under a read
+ * transaction, while the service is stopped; opening it makes SQLite roll back what a crash left.
  */
 import { type ChildProcess, fork } from "node:child_process";
 import { once } from "node:events";
@@ -39,11 +41,11 @@ import { openEncrypted, type StoreKey } from "../store/cipher.js";
 import type { Connection } from "../store/connection.js";
 import type { CopierReply, CopierRequest, CopyProgress, FinishedCopy } from "./copier.js";
 
-/** What is left for the window once the copy is warm: writing as many pages takes under a millisecond. */
+/** A copy is warm if at most this many pages are new: writing them takes under a millisecond. */
 const fewPages = 64;
-/** A writer that commits faster than this copies is not caught up with by trying longer. */
+/** A writer that commits faster than this process copies can never be caught up with. */
 const maxRounds = 50;
-/** How often a store that is being replaced under us is begun anew before giving up. */
+/** How often the copy of a store starts again because the store was replaced. */
 const maxReplacements = 3;
 
 export class WarmCopy implements AsyncDisposable {
@@ -57,8 +59,10 @@ export class WarmCopy implements AsyncDisposable {
   #written = 0;
 
   /**
-   * Starts the copier; nothing is read or made yet. The copy will be made at `stagedPath`, which must not exist.
-   * Disposing of the `WarmCopy` ends the copier and the pin and leaves the staged file to the caller.
+   * Starts the copier process, which reads and creates nothing yet. Disposing of the `WarmCopy`
+   * ends the process and the pin, and leaves the staged file to the caller.
+   *
+   * @param stagedPath - the path of the copy, which must not exist
    */
   constructor(storePath: string, key: StoreKey, stagedPath: string) {
     this.storePath = storePath;
@@ -67,31 +71,34 @@ export class WarmCopy implements AsyncDisposable {
     this.#copier = fork(fileURLToPath(new URL("./copier.js", import.meta.url)), [], {
       execArgv: [],
       stdio: ["ignore", "ignore", "inherit", "ipc"],
-      // A process group of its own: Ctrl-C at a terminal is for the job, which ends the copier when it is time.
+      // In its own process group: Ctrl-C at a terminal reaches only the parent, which ends the
+      // copier.
       detached: true,
     });
-    // A copier that could not be started is found out by the first thing asked of it.
+    // The first request fails if the copier could not be started.
     this.#copier.on("error", () => {});
   }
 
-  /** The copier's own process, which has the store's files open now and then. */
+  /** The copier's process, which has the store's files open at times. */
   get pids(): number[] {
     return this.#copier.pid === undefined ? [] : [this.#copier.pid];
   }
 
-  /** Bytes written to the copy so far; what is written while the service is stopped is the difference. */
+  /** Bytes written to the copy so far. */
   get written(): number {
     return this.#written;
   }
 
   /**
-   * Copies the store while it is in use, and keeps it pinned. For a store in WAL mode alone.
+   * Copies the store while it is in use, and keeps it pinned. Requires WAL mode.
    *
-   * @throws StoreError what opening a store throws; `io` if the copy cannot be written.
+   * @throws {@link StoreError} io - if the copy cannot be written
+   * @throws {@link StoreError} - what opening a store throws
    */
   async warm(signal?: AbortSignal): Promise<void> {
     await this.#copyWhole();
-    // A service that syncs at its stop, or right after its start, would wait for all of the copy to reach the disk.
+    // A sync of the service during its stop or start would wait for the whole copy to reach the
+    // disk.
     await this.#ask({ do: "sync" });
     for (let round = 0; round < maxRounds; round++) {
       signal?.throwIfAborted();
@@ -102,10 +109,11 @@ export class WarmCopy implements AsyncDisposable {
   }
 
   /**
-   * Makes the copy equal to the store as of a commit that is not older than this call. If it was warm, only what is
-   * new since is written.
+   * Makes the copy equal to the store as of a commit not older than this call. Writes only new
+   * pages if the copy was warm.
    *
-   * @returns how many pages were new: 0 if the copy was equal already.
+   * @returns the number of new pages
+   * @throws {@link StoreError} inUse - if the store is replaced repeatedly
    */
   async complete(): Promise<number> {
     for (let replaced = 0; replaced < maxReplacements; replaced++) {
@@ -114,31 +122,31 @@ export class WarmCopy implements AsyncDisposable {
       if (!lost) return pages;
       this.#isCopied = false;
     }
-    throw new StoreError("inUse", `${this.storePath} is being replaced again and again`, {
-      hint: "see which program writes that file",
+    throw new StoreError("inUse", `${this.storePath} was replaced repeatedly during the copy`, {
+      hint: "Find the program that replaces it, and stop it.",
     });
   }
 
-  /** Ends the pin. Nothing may be asked of the store afterwards; the copy can be finished. */
+  /** Ends the pin. Afterwards only `cut` and `finish` are possible. */
   async unpin(): Promise<void> {
     const connection = this.#connection;
     this.#connection = undefined;
     await connection?.close();
   }
 
-  /** Cuts the copy to its length: from then on it can be opened, while it is finished. */
+  /** Truncates the copy to its length. It can be opened from then on. */
   async cut(): Promise<void> {
     await this.#ask({ do: "cut" });
   }
 
-  /** Has the copy on the disk, cut, and says what it is. Takes time that grows with the store. */
+  /** Syncs and hashes the copy, which takes time proportional to its size. */
   async finish(): Promise<FinishedCopy> {
     return this.#ask({ do: "finish" });
   }
 
   /**
-   * Lets go of the store. The copying process is told to end, and not waited for: one that hangs on a disk cannot, and must
-   * keep no service from being started.
+   * Releases the store. Kills the copier without waiting for its end: a process that hangs on a
+   * disk does not end, and must not keep the service down.
    */
   async release(): Promise<void> {
     this.#isDisposed = true;
@@ -177,30 +185,30 @@ export class WarmCopy implements AsyncDisposable {
 
   #exchange(request: CopierRequest): Promise<CopierReply> {
     return new Promise((resolve, reject) => {
-      const ended = () => {
-        this.#copier.off("message", answered);
-        reject(new StoreError("io", "the process that copies the store ended before it was done"));
+      const onExit = () => {
+        this.#copier.off("message", onReply);
+        reject(new StoreError("io", "the process that copies the store ended unexpectedly"));
       };
-      const answered = (reply: CopierReply) => {
-        this.#copier.off("exit", ended);
+      const onReply = (reply: CopierReply) => {
+        this.#copier.off("exit", onExit);
         resolve(reply);
       };
-      this.#copier.once("exit", ended).once("message", answered);
+      this.#copier.once("exit", onExit).once("message", onReply);
       if (this.#copier.connected) this.#copier.send(request);
-      else ended();
+      else onExit();
     });
   }
 }
 
-/** Whether a store is in WAL mode: whether it can be copied warm. */
+/** Returns whether a store is in WAL mode. */
 export async function isWal(connection: Connection): Promise<boolean> {
   const row = await connection.get<{ journal_mode: string }>("PRAGMA journal_mode");
   return row?.journal_mode === "wal";
 }
 
 /**
- * A connection that holds a read transaction. It may write, though it does not: only so can SQLite roll back what a
- * crash left, and leave nothing beside the store when it is the last to close.
+ * Opens a connection with a read transaction. The connection is writable, so that SQLite can roll
+ * back what a crash left, and remove its sidecars when this connection is the last to close.
  */
 async function pin(storePath: string, key: StoreKey): Promise<Connection> {
   const { connection } = await openEncrypted(storePath, key, { mode: "readwrite" });

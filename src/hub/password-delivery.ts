@@ -1,6 +1,6 @@
 /** How the hub gets the store's passphrase, which must be known before the passphrase changes. */
 import { StoreError } from "../errors.js";
-import type { ResolvedService } from "../operation/downtime.js";
+import type { ResolvedService } from "../operation/service.js";
 import type { Reporter } from "../reporter.js";
 import { expandScripts } from "../service/hub-units.js";
 import { defaultUnit } from "../service/service.js";

@@ -3,7 +3,7 @@
  * blacklist of a store that has it.
  */
 
-import type { ResolvedService } from "../operation/downtime.js";
+import type { ResolvedService } from "../operation/service.js";
 import { newestSchema } from "../store/schema.js";
 import { askHub, findHubPython } from "./interpreter.js";
 import { unitCommand } from "./password-delivery.js";

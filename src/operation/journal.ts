@@ -1,10 +1,10 @@
 /**
- * What an operation has begun, kept beside the store so that the next command can finish or undo it.
+ * The journal of an operation, by which the next command can finish or undo it after a kill.
  *
- * One file serves every operation that stops a service or replaces a file: `clients.db.journal.json`. It is
- * written in one piece and synced before the step that it announces, so after a kill it names at least everything
- * that was touched. It is read, written and removed only by whoever holds the store's operation lock; others may
- * read it to say who that is. It never holds a secret.
+ * A single file, `clients.db.journal.json`, serves every operation that stops a service or replaces
+ * a file. It is written atomically and synced before the step that it announces. After a kill it
+ * names at least everything that was touched. Only the holder of the operation lock may write it.
+ * It never contains a secret.
  */
 import { randomUUID } from "node:crypto";
 import { constants } from "node:fs";
@@ -17,8 +17,12 @@ import * as z from "../schema.js";
 const journalFormat = "hivemind-sqlcipher journal";
 const journalVersion = 1;
 
-/** The step of whatever operation of which nothing is left to do but to start the service, its `data.stopped`. */
+/**
+ * The step of an operation with nothing left to do but the start of the service, `data.stopped`.
+ */
 export const downStep = "down";
+
+const checkThenRemove = "Check that the store opens and the service runs, then remove that file.";
 
 const versionSchema = z.looseObject({ format: z.literal(journalFormat), version: z.int() });
 
@@ -27,11 +31,11 @@ export const journalEntrySchema = z.strictObject({
   version: z.literal(journalVersion),
   /** The command's name: "backup", "rotate", … */
   operation: z.string(),
-  /** Unique for each run, so that names made for it are nobody else's. */
+  /** Unique for each run. */
   id: z.string(),
   started_at: z.iso.datetime(),
   pid: z.int(),
-  /** The step that may have begun. What the steps are, and what `data` holds, is the operation's own affair. */
+  /** The step that may have begun. The operation defines its steps, and what `data` holds. */
   step: z.string(),
   data: z.record(z.string(), z.unknown()),
 });
@@ -44,9 +48,9 @@ export function journalPath(storePath: string): string {
 }
 
 /**
- * Whether an operation has left a journal, or a part of one: a look at the folder's names, which opens nothing.
+ * Returns whether an operation has left a journal, or a partly written one. Opens no file.
  *
- * @throws StoreError `io` if the folder cannot be looked into.
+ * @throws {@link StoreError} io - if the store's directory cannot be read
  */
 export async function journalExists(storePath: string): Promise<boolean> {
   const journal = basename(journalPath(storePath));
@@ -55,11 +59,11 @@ export async function journalExists(storePath: string): Promise<boolean> {
     return names.some((name) => name === journal || name.startsWith(`.${journal}.`));
   } catch (error) {
     if (hasCode(error, "ENOENT", "ENOTDIR")) return false;
-    throw systemError(error, `cannot look into ${dirname(storePath)}`);
+    throw systemError(error, `cannot read the directory ${dirname(storePath)}`);
   }
 }
 
-/** The journal of one operation. Hold the operation lock while using it. */
+/** The journal of an operation. Requires the operation lock. */
 export class Journal {
   readonly path: string;
   #entry: JournalEntry;
@@ -70,10 +74,10 @@ export class Journal {
   }
 
   /**
-   * Begins an operation's journal, on disk when this returns.
+   * Begins the journal of an operation. It is on disk when this returns.
    *
-   * @param inPlaceOf an earlier one, of which `data` has what it was there for.
-   * @throws StoreError `refused` if an earlier operation's journal is still there: it must be settled first.
+   * @param inPlaceOf - the journal to be replaced, whose contents `data` has taken over
+   * @throws {@link StoreError} refused - if the journal of another operation exists
    */
   static async begin(
     storePath: string,
@@ -86,7 +90,7 @@ export class Journal {
     if (earlier && earlier.entry.id !== inPlaceOf?.entry.id) {
       throw new StoreError(
         "refused",
-        `an interrupted ${earlier.entry.operation} of ${storePath} has not been settled`,
+        `an interrupted ${earlier.entry.operation} of ${storePath} must be recovered first`,
       );
     }
     const journal = new Journal(journalPath(storePath), {
@@ -99,15 +103,17 @@ export class Journal {
       step,
       data,
     });
-    await journal.#save();
+    await journal.#save(journal.entry);
     return journal;
   }
 
   /**
-   * The journal that an operation on this store has left, or undefined.
+   * Reads the journal of a store; undefined if there is none.
    *
-   * @throws StoreError `newerVersion` if a newer version of this program left it, `corrupted` if it is none, `refused` if
-   *   it is another user's: it names files to remove and commands to run.
+   * @throws {@link StoreError} newerVersion - if a newer version of this program wrote it
+   * @throws {@link StoreError} corrupted - if this program did not write it
+   * @throws {@link StoreError} refused - if it belongs to another user: it names files to remove
+   *   and commands to run
    */
   static async read(storePath: string): Promise<Journal | undefined> {
     const path = journalPath(storePath);
@@ -119,13 +125,9 @@ export class Journal {
       );
       const { uid } = await file.stat();
       if (uid !== 0 && uid !== process.geteuid?.()) {
-        throw new StoreError(
-          "refused",
-          `${path} belongs to user ${uid}, who began that operation`,
-          {
-            hint: "that user's next command of this store finishes or undoes it",
-          },
-        );
+        throw new StoreError("refused", `${path} belongs to user ${uid}`, {
+          hint: "The next command of that user on this store finishes or undoes the operation.",
+        });
       }
       text = await file.readFile("utf8");
     } catch (error) {
@@ -140,9 +142,9 @@ export class Journal {
   }
 
   /**
-   * What the operation has written into `data`.
+   * Returns `data` in the shape of its operation.
    *
-   * @throws StoreError `corrupted` if it is not what this version writes.
+   * @throws {@link StoreError} corrupted - if it does not have this shape
    */
   dataAs<Schema extends z.ZodMiniType>(schema: Schema): z.output<Schema> {
     const parsed = schema.safeParse(this.#entry.data);
@@ -151,24 +153,23 @@ export class Journal {
     throw new StoreError(
       "corrupted",
       `${this.path} is not a journal of ${this.#entry.operation} that this version can read: ${path.join(".")}: ${message}`,
-      { hint: "see that the store opens and the service runs, then remove that file" },
+      { hint: checkThenRemove },
     );
   }
 
-  /** Puts on disk that `step` may begin, with all the data that settling needs from then on. */
+  /** Journals that `step` may begin, with all the data that a recovery needs from then on. */
   async write(step: string, data: Record<string, unknown>): Promise<void> {
-    this.#entry = { ...this.#entry, step, data };
-    await this.#save();
+    await this.#save({ ...this.#entry, step, data });
   }
 
-  /** The operation is over, one way or the other. */
   async remove(): Promise<void> {
     await removeFile(this.path);
     await syncDirectory(dirname(this.path));
   }
 
-  async #save(): Promise<void> {
-    await replaceFile(this.path, `${JSON.stringify(this.#entry, undefined, 2)}\n`);
+  async #save(entry: JournalEntry): Promise<void> {
+    await replaceFile(this.path, `${JSON.stringify(entry, undefined, 2)}\n`);
+    this.#entry = entry;
   }
 }
 
@@ -183,7 +184,7 @@ function parseEntry(path: string, text: string): JournalEntry {
   if (!head.success) throw notAJournal(path);
   if (head.data.version > journalVersion) {
     throw new StoreError("newerVersion", `${path} was left by a newer version of this program`, {
-      hint: "finish the interrupted operation with that version, or update this one",
+      hint: "Finish the interrupted operation with that version, or update this program.",
     });
   }
   const entry = journalEntrySchema.safeParse(json);
@@ -192,7 +193,7 @@ function parseEntry(path: string, text: string): JournalEntry {
 }
 
 function notAJournal(path: string): StoreError {
-  return new StoreError("corrupted", `${path} is not a journal that this program wrote`, {
-    hint: "see that the store opens and the service runs, then remove that file",
+  return new StoreError("corrupted", `${path} is not a journal of this program`, {
+    hint: checkThenRemove,
   });
 }

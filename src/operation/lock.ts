@@ -1,10 +1,10 @@
 /**
- * One operation on a store at a time.
+ * The operation lock: one operation on a store at a time.
  *
- * The lock is SQLite's own exclusive lock on a file of its own beside the store, `clients.db.lock`: the system frees
- * it when its holder ends, however it ends, so there is no stale lock to tell from a living one. The file stays
- * empty and is never deleted: whoever deletes a lock file may delete the one that another has just locked.
- * Ordinary reads and writes of clients do not take it.
+ * It is SQLite's exclusive lock on an empty file beside the store, `clients.db.lock`. The system
+ * releases it when the process ends, however it ends, so a lock is never stale. The file is never
+ * deleted: another process may have locked it just before the deletion. Commands that read and
+ * write clients do not take the lock.
  */
 import { constants } from "node:fs";
 import { lstat, open, stat } from "node:fs/promises";
@@ -15,8 +15,8 @@ import { Connection } from "../store/connection.js";
 import { Journal } from "./journal.js";
 
 /**
- * What this process holds or is about to. POSIX locks belong to the process: a second attempt here that merely
- * closed the lock's file would free the first one's lock.
+ * The stores locked by this process. POSIX locks belong to the process: a second attempt would
+ * release the first lock by closing the file.
  */
 const heldHere = new Set<string>();
 
@@ -25,7 +25,7 @@ export function lockPath(storePath: string): string {
   return `${storePath}.lock`;
 }
 
-/** The right to run an operation on a store, until it is released or the process ends. */
+/** The operation lock of a store, until it is released or the process ends. */
 export class OperationLock implements AsyncDisposable {
   readonly storePath: string;
   readonly #connection: Connection;
@@ -47,10 +47,13 @@ export class OperationLock implements AsyncDisposable {
 }
 
 /**
- * Takes the operation lock of a store, given by its resolved path; does not wait for it.
+ * Takes the operation lock of a store. Does not wait for it.
  *
- * @throws StoreError `inUse` if another operation holds it, naming that one if its journal does; `io` if the lock's
- *   file cannot be made or locked; `refused` if something that is no file has its name.
+ * @param storePath - the store's resolved path
+ * @throws {@link StoreError} inUse - if another operation holds it, named if its journal tells
+ * @throws {@link StoreError} notFound - if the store's directory does not exist
+ * @throws {@link StoreError} io - if the lock's file cannot be created or locked
+ * @throws {@link StoreError} refused - if the lock's file is not a regular file
  */
 export async function acquireLock(storePath: string): Promise<OperationLock> {
   if (heldHere.has(storePath)) throw await heldByAnother(storePath);
@@ -69,7 +72,7 @@ async function lockFile(storePath: string): Promise<Connection> {
   await ensureLockFile(path, storePath);
   const connection = await Connection.open(path, { mode: "readwrite", busyTimeoutMs: 0 });
   try {
-    // Nothing is ever written: a journal on the disk would be all that a kill leaves of it.
+    // Nothing is written to this database. A journal on disk would survive a kill.
     await connection.all("PRAGMA journal_mode = MEMORY");
     await connection.exec("BEGIN EXCLUSIVE");
     return connection;
@@ -86,7 +89,7 @@ async function ensureLockFile(path: string, storePath: string): Promise<void> {
       constants.O_WRONLY | constants.O_CREAT | constants.O_EXCL,
       0o600,
     );
-    // It stays: one of root's would keep the store's owner out for good.
+    // The file stays. Owned by root, it would lock out the store's owner for good.
     if (process.geteuid?.() === 0) {
       const { uid, gid } = await stat(storePath).catch(() => stat(dirname(storePath)));
       if (uid !== 0) await file.chown(uid, gid);
@@ -104,10 +107,10 @@ async function ensureLockFile(path: string, storePath: string): Promise<void> {
 
 async function heldByAnother(storePath: string): Promise<StoreError> {
   const journal = await Journal.read(storePath).catch(() => undefined);
-  const who = journal
+  const which = journal
     ? `${journal.entry.operation}, process ${journal.entry.pid}, since ${journal.entry.started_at}`
-    : "it has not said which";
-  return new StoreError("inUse", `another operation is at work on ${storePath} (${who})`, {
-    hint: "wait until it has finished, then try again",
+    : "not in the journal yet";
+  return new StoreError("inUse", `another operation is running on ${storePath} (${which})`, {
+    hint: "Try again when it has finished.",
   });
 }

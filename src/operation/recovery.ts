@@ -1,52 +1,87 @@
-/** How settling an interrupted operation has ended. */
+/** How the recovery of an operation ended, and the parts that all recoveries share. */
 import { StoreError, systemError, withLine } from "../errors.js";
 import { shellQuote } from "../text/escape.js";
+import { Downtime } from "./downtime.js";
 import { downStep, type Journal } from "./journal.js";
+import type { Stopped } from "./service.js";
 
-/** The store and its passphrase are right again, and so is its service, but for what is said here. */
+/** The result of a recovery. Without an error in it, nothing of the operation is left. */
 export interface Recovery {
-  /** What was done, in sentences. */
+  /** What was done. */
   readonly messages: readonly string[];
   /**
-   * Why files that lie apart from the store, its backups and bundles, could not be tidied up: their disk may be away. The
-   * journal stays for it. Who begins an operation has to wait for that; who only opens the store has not.
+   * Why the store's passphrase or file is not settled yet. The journal stays for the next attempt.
+   */
+  readonly error?: StoreError | undefined;
+  /**
+   * Why files apart from the store could not be removed: their disk may be absent. The journal
+   * stays. This blocks new operations, but not commands that only open the store.
    */
   readonly cleanupPending?: StoreError | undefined;
   /**
-   * Why the service that was stopped does not run. The journal stays, and each command tries to start it again. Who only
-   * opens the store need not wait for that, and may have come to find out what is wrong.
+   * Why the service does not run. The journal stays, and every command tries to start it again.
+   * This blocks new operations, but not commands that only open the store.
    */
   readonly serviceDown?: StoreError | undefined;
 }
 
-/** What is said of a service that could not be started after an interrupted operation. */
-export function serviceDownError({ entry, path }: Journal, error: unknown): StoreError {
-  const { message, hint } = systemError(error, "the service could not be started", "service");
-  const meanwhile =
-    "once it runs, the next command settles this; commands that only open the store go on meanwhile";
-  const words =
-    entry.step === downStep
-      ? [
-          `${meanwhile}, and so does restore`,
-          "if it is not to run any more:",
-          `rm ${shellQuote(path)}`,
-        ]
-      : [
-          meanwhile,
-          "to restore a backup before that, or if it is not to run any more (what may be left over is named there, and to start it is up to you then):",
-          `mv ${shellQuote(path)} ${shellQuote(`${path}.left`)}`,
-        ];
-  return new StoreError("service", `after an interrupted ${entry.operation}: ${message}`, {
-    hint: [...(hint === undefined ? [] : [hint]), ...words].join("\n"),
-    cause: error,
-  });
+/** What a process knows of its own failed operation, besides the journal. */
+export interface OperationFailure {
+  readonly failure: unknown;
+  /** The downtime, if the failure was in it. It may have ended, or its end may have failed. */
+  readonly downtime?: Downtime | undefined;
+}
+
+/** Runs a part of an operation. After a failure, recovers and throws what `recover` returns. */
+export async function orRecover<Result>(
+  part: () => Promise<Result>,
+  recover: (failed: OperationFailure) => Promise<unknown>,
+): Promise<Result> {
+  try {
+    return await part();
+  } catch (failure) {
+    throw await recover({ failure });
+  }
 }
 
 /**
- * Does the last of the settling, which the store and its service can do without, and removes the journal, or leaves
- * nothing in it but a service that is down.
+ * Returns the downtime of an operation to be recovered: the live one, or else the one in the
+ * journal.
+ */
+export async function findDowntime(
+  storePath: string,
+  stopped: Stopped | undefined,
+  failed: OperationFailure | undefined,
+): Promise<Downtime | undefined> {
+  return failed?.downtime ?? (stopped && (await Downtime.left(stopped, storePath)));
+}
+
+/**
+ * Starts the service of an operation to be recovered, unless that was tried already.
  *
- * @returns why it could not: the journal is there for the next try.
+ * @returns a message if the service was started; the failure is in `downtime.startFailure`
+ */
+export async function endDowntime(
+  downtime: Downtime | undefined,
+  operation: string,
+  options: { restartIfUp?: boolean } = {},
+): Promise<string[]> {
+  if (!downtime || downtime.startFailure) return [];
+  try {
+    const { isStarted } = await downtime.end(options);
+    if (!isStarted) return [];
+    return [`started ${downtime.name}, which an interrupted ${operation} had stopped`];
+  } catch {
+    return [];
+  }
+}
+
+/**
+ * Does the last part of a recovery, which the store and its service can do without. Then removes
+ * the journal, or leaves only a pending restart in it.
+ *
+ * @param work - its failure leaves the journal for the next attempt
+ * @returns why `work` failed
  */
 export async function cleanUp(
   journal: Journal,
@@ -59,17 +94,59 @@ export async function cleanUp(
     else await journal.remove();
     return undefined;
   } catch (error) {
-    const { kind, message, hint } = systemError(error, "something could not be removed");
+    const { kind, message, hint } = systemError(error, "cannot remove what is left");
     return new StoreError(
       kind,
-      `the store is in order, but an interrupted ${journal.entry.operation} left something that cannot be tidied up now: ${message}`,
+      `the store is in order, but files of an interrupted ${journal.entry.operation} are left: ${message}`,
       {
         hint: withLine(
           hint,
-          `the next command tries again; if that is gone for good, remove ${journal.path}`,
+          `The next command tries again. If the files are gone for good: rm ${shellQuote(journal.path)}`,
         ),
         cause: error,
       },
     );
   }
+}
+
+/** Returns the error for a service that does not run after a recovery, with the way out. */
+export function serviceDownError({ entry, path }: Journal, error: StoreError): StoreError {
+  const untilThen =
+    "Commands that only open the store work until then. Once the service runs, the next command completes the recovery.";
+  const lines =
+    entry.step === downStep
+      ? [
+          `${untilThen} A restore is possible, too.`,
+          `If the service is not to run any more: rm ${shellQuote(path)}`,
+        ]
+      : [
+          untilThen,
+          "To restore a backup first, or if the service is not to run any more, move the journal away. It names the files that may be left. Then start the service yourself:",
+          `mv ${shellQuote(path)} ${shellQuote(`${path}.left`)}`,
+        ];
+  return new StoreError("service", `after an interrupted ${entry.operation}: ${error.message}`, {
+    hint: [...(error.hint === undefined ? [] : [error.hint]), ...lines].join("\n"),
+    cause: error,
+  });
+}
+
+/**
+ * Returns the error of a failed operation, with the state in which its recovery left the store and
+ * the service.
+ *
+ * @param outcome - the state of the store, as the end of the message
+ */
+export function withRecovery(failure: unknown, recovery: Recovery, outcome?: string): unknown {
+  const { error, serviceDown, cleanupPending } = recovery;
+  const others = [error, serviceDown, cleanupPending].filter((other) => other && other !== failure);
+  if (others.length === 0 && outcome === undefined) return failure;
+  const first = systemError(failure, "unexpected error", "failed");
+  const messages = [first.message, outcome, ...others.map((other) => other?.message)];
+  const hints = [first, ...others].flatMap((each) => each?.hint?.split("\n") ?? []);
+  if (error || serviceDown) hints.push("The next command of this store tries again.");
+  return new StoreError(
+    serviceDown ? "service" : first.kind,
+    messages.filter((message) => message !== undefined).join("; "),
+    { hint: [...new Set(hints)].join("\n") || undefined, cause: failure },
+  );
 }

@@ -1,16 +1,17 @@
 /**
- * The seam at which tests stop an operation: each step that has been reached is published on a diagnostics
- * channel. Nobody listens outside the tests; whoever does is called before `reached` returns, so a listener that
- * kills the process kills it exactly there.
+ * The step channel, by which tests stop an operation at a chosen step.
+ *
+ * A subscriber is called before `emitStep` returns: if it kills the process, it does so exactly
+ * there. Nothing subscribes outside the tests.
  */
 import { channel } from "node:diagnostics_channel";
 
-/** The channel's name; a message is the step's name, as "backup.stopped". */
+/** The channel's name. Its messages are names of steps, such as "backup.stopped". */
 export const stepChannelName = "hivemind-sqlcipher:step";
 
 const steps = channel(stepChannelName);
 
-/** Says that `step` of an operation has been reached and what it stands for is done. */
+/** Publishes that a step of an operation is done. */
 export function emitStep(step: string): void {
   if (steps.hasSubscribers) steps.publish(step);
 }

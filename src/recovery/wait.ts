@@ -1,10 +1,10 @@
 /**
- * Opening a store for a command's work, beside whatever operation is under way.
+ * Opens a store for a command that takes no operation lock.
  *
- * An operation that has stopped the service, or is putting another file in the store's place, keeps others out: whoever had
- * the store open would be in its way, and what he wrote could be in the file that is replaced. It says so in its journal
- * and then looks who has the store open; a command opens the store and then looks into the journal. So one of the two
- * sees the other, and it is always the command that steps back.
+ * An operation that has stopped the service, or replaces the store's file, blocks such commands:
+ * their writes could be in the replaced file. The operation writes its journal and then searches
+ * for processes with the store open. A command opens the store and then reads the journal. So at
+ * least one of the two sees the other, and the command always backs off.
  */
 import { readFile } from "node:fs/promises";
 import { setTimeout as delay } from "node:timers/promises";
@@ -14,20 +14,25 @@ import { Journal, type JournalEntry } from "../operation/journal.js";
 import * as z from "../schema.js";
 import type { SwapStep } from "../swap/state.js";
 
-/** Steps, the last thing in a journal, at which an operation relies on it that nobody else has the store open. */
-const closedSteps: readonly string[] = [
+/** The journaled steps in which no other process may have the store open. */
+const exclusiveSteps: readonly string[] = [
   "backup.stopping" satisfies BackupStep,
   "stopping" satisfies SwapStep,
   "committing" satisfies SwapStep,
 ];
 
-/** How long a command waits, at most: a minute, in which the window of a store of some hundred megabytes is over. */
+/** A minute is longer than the downtime for a store of some hundred megabytes. */
 const longestWaitMs = 60_000;
 const pauseMs = 50;
 
 /**
- * @param open opens it; what it throws while others are kept out is put down to that.
- * @throws StoreError `inUse` if the operation takes longer than `waitMs`; what `open` throws.
+ * Opens the store when no operation blocks it.
+ *
+ * @param open - its errors are ignored, and it is called again, if an operation blocks the store by
+ *   then
+ * @param waitMs - time limit in milliseconds
+ * @throws {@link StoreError} inUse - if an operation blocks the store for longer
+ * @throws {@link StoreError} - what `open` throws
  */
 export async function waitForOperation<Opened extends { close(): Promise<void> }>(
   storePath: string,
@@ -56,29 +61,29 @@ async function waitUntilAllowed(storePath: string, deadline: number): Promise<vo
     if (performance.now() > deadline) {
       throw new StoreError(
         "inUse",
-        `${entry.operation} (process ${entry.pid}) is at work on ${storePath}, and nobody may have it open meanwhile`,
-        { hint: "try again when it is done" },
+        `${storePath} is locked by a running ${entry.operation} (process ${entry.pid})`,
+        { hint: "Try again when it has finished." },
       );
     }
     await delay(pauseMs);
   }
 }
 
-/** The operation of another process that is at such a step right now. */
+/** Returns the journal of another process that is in an exclusive step. */
 async function findBlockingOperation(storePath: string): Promise<JournalEntry | undefined> {
-  // One that cannot be read is for the next operation to complain of.
+  // The next operation reports a journal that cannot be read.
   const journal = await Journal.read(storePath).catch(() => undefined);
   if (!journal) return undefined;
   const { step, pid, data } = journal.entry;
-  const isClosed = closedSteps.includes(step) && pid !== process.pid && isAlive(pid);
-  return isClosed && !(await mayBelongToService(data.stopped)) ? journal.entry : undefined;
+  const isExclusive = exclusiveSteps.includes(step) && pid !== process.pid && isAlive(pid);
+  return isExclusive && !(await mayBelongToService(data.stopped)) ? journal.entry : undefined;
 }
 
 const stoppedSchema = z.looseObject({ service: z.string(), unit: z.string() });
 
 /**
- * Whether this process may belong to the service that the operation is about to start again: a command in a unit's
- * ExecStartPre, or in a start command, must not wait for what waits for it.
+ * Returns whether this process may belong to the service that the operation starts again. A command
+ * in a unit's ExecStartPre, or in a start command, would deadlock with the operation.
  */
 async function mayBelongToService(stopped: unknown): Promise<boolean> {
   const parsed = stoppedSchema.safeParse(stopped);
@@ -90,7 +95,7 @@ async function mayBelongToService(stopped: unknown): Promise<boolean> {
   return groups.split(/[/\n]/).includes(name);
 }
 
-/** What a killed one left is not waited for: the next command settles it. */
+/** A killed operation is not waited for: the next command recovers it. */
 function isAlive(pid: number): boolean {
   try {
     return process.kill(pid, 0);

@@ -1,6 +1,6 @@
 /**
- * What putting an older store in the present one's place would do to who may do what: which clients stay revoked, and
- * which permissions would widen.
+ * Compares the present store with an older one: which clients are revoked now, and which
+ * permissions the older store would widen.
  */
 import { type Client, isRevoked } from "../client/client.js";
 import { formatJson } from "../client/json.js";
@@ -8,7 +8,7 @@ import { type Widening, widenings } from "../client/permissions.js";
 import { decodeRow, type Row, unreadableLists } from "../store/client-row.js";
 import type { ClientTable } from "../store/client-table.js";
 
-/** A client that could do more in the older store than it can now. */
+/** A client with wider permissions in the older store than now. */
 export interface Widened {
   readonly client_id: number;
   readonly name: string | null;
@@ -16,14 +16,17 @@ export interface Widened {
 }
 
 export interface Differences {
-  /** Clients that are revoked now, and are not in the older store, or not revoked there; ids that fill a gap included. */
+  /**
+   * The clients that are revoked now, but not in the older store, and the ids of other missing
+   * clients before the last of them.
+   */
   readonly revoked: number[];
   readonly widened: Widened[];
-  /** How many clients of now, not revoked, the older store does not have. */
+  /** How many present clients, not revoked, are missing from the older store. */
   readonly missing: number;
 }
 
-/** Compares the two, in the order of their ids, in memory that grows with the differences alone. */
+/** Compares in the order of ids. Memory grows with the number of differences only. */
 export async function compareClients(
   present: ClientTable,
   older: ClientTable,
@@ -47,12 +50,13 @@ export async function compareClients(
       if (what.length > 0) widened.push(changed(then.client, what));
     }
   }
-  // A revoked row behind a gap would be overwritten by the hub's next clients: the ids before it are taken too.
+  // The hub gives its next clients the first free ids. A revoked row after a gap would be
+  // overwritten, so the gap is filled, too.
   for (const { client_id: id } of missing) if (id <= lastRevoked) revoked.push(id);
   return { revoked, widened, missing: missing.filter((client) => !isRevoked(client)).length };
 }
 
-/** A client, and the row that it was read from. */
+/** A client and its row. */
 interface Read {
   readonly client: Client;
   readonly row: Row;
@@ -89,17 +93,17 @@ function changed({ client_id, name }: Client, what: string[]): Widened {
 }
 
 function gains(now: Read, then: Read): string[] {
-  const what = widenings(now.client, then.client).map((one) => inWords(one, then.client));
+  const what = widenings(now.client, then.client).map((each) => describe(each, then.client));
   const unreadable = unreadableLists(now.row, then.row);
   if (unreadable.length > 0) {
     what.push(
-      `has something else than a list in ${unreadable.join(", ")}, now or in the backup: what a hub makes of that is not known`,
+      `has no valid list in ${unreadable.join(", ")}, now or in the backup: its effect in a hub is unknown`,
     );
   }
   if (then.client.api_key !== now.client.api_key) {
     what.push("would have its earlier access key again");
   }
-  // One that was replaced is one that somebody else may know by now.
+  // A replaced password may have been compromised.
   if (then.client.password !== now.client.password) {
     what.push("would have its earlier password again");
   }
@@ -109,7 +113,7 @@ function gains(now: Read, then: Read): string[] {
   return what;
 }
 
-function inWords(widening: Widening, then: Client): string {
+function describe(widening: Widening, then: Client): string {
   switch (widening.field) {
     case "is_admin":
       return "would be an admin again";
@@ -117,7 +121,7 @@ function inWords(widening: Widening, then: Client): string {
       const types = widening.added.join(", ");
       return then.allowed_types.length > 0
         ? `could send ${types} again`
-        : `would have an empty list of allowed messages, by which a released hub would let it send ${types}`;
+        : `would have an empty list of allowed messages, with which HiveMind 4 lets it send ${types}`;
     }
     case "can_broadcast":
     case "can_escalate":
@@ -125,11 +129,12 @@ function inWords(widening: Widening, then: Client): string {
       return `could ${widening.field.slice("can_".length)} again`;
     default: {
       const kind = widening.field.replace("_blacklist", "");
-      if (!widening.removed) return `would have another ${kind} blacklist, and one is no list`;
+      if (!widening.removed)
+        return `would have another ${kind} blacklist, and either is not a list`;
       const names = widening.removed.map((entry) =>
         typeof entry === "string" ? entry : formatJson(entry),
       );
-      return `would have these off its ${kind} blacklist: ${names.join(", ")}`;
+      return `would no longer have these on its ${kind} blacklist: ${names.join(", ")}`;
     }
   }
 }

@@ -1,5 +1,5 @@
-/** The store that a restore replaces: whether anything that is kept opens it, and how it differs from the backup. */
-import { type ErrorKind, StoreError } from "../errors.js";
+/** The store that a restore replaces. */
+import { type ErrorKind, isKind, StoreError } from "../errors.js";
 import { lstatIfExists } from "../fs/read.js";
 import type { Generation, PassphraseSource } from "../keys/source.js";
 import { type UnlockedStore, unlock } from "../keys/unlock.js";
@@ -16,17 +16,21 @@ import { checkSchema } from "../store/schema.js";
 import type { Replaced } from "../swap/swap.js";
 import { compareClients, type Differences } from "./differences.js";
 
-/** The store that is there now. */
 export interface PresentStore {
   readonly replaced: Replaced;
   readonly keyId?: string | undefined;
   readonly passphrase?: string | undefined;
   readonly generation?: Generation | undefined;
-  /** From the backup; undefined if its clients cannot be read. */
+  /** The differences from the backup; undefined if the clients cannot be read. */
   readonly differences?: Differences | undefined;
 }
 
-/** What is at the store's path, whether anything that is kept opens it, and how it differs from the backup. */
+/**
+ * Inspects the file at the store's path: whether a kept passphrase opens it, and how it differs
+ * from the backup.
+ *
+ * @throws {@link StoreError} refused - if it is not a regular file
+ */
 export async function inspectPresentStore(
   storePath: string,
   source: PassphraseSource,
@@ -35,8 +39,8 @@ export async function inspectPresentStore(
   const there = await lstatIfExists(storePath);
   if (!there) return { replaced: { state: "absent" } };
   if (!there.isFile()) {
-    throw new StoreError("refused", `${storePath} is not a file`, {
-      hint: "--db names the store's file",
+    throw new StoreError("refused", `${storePath} is not a regular file`, {
+      hint: "Name the store's file with --db.",
     });
   }
   let opened: OpenedPresent | undefined;
@@ -46,7 +50,7 @@ export async function inspectPresentStore(
     const { key: secret, ...known } = opened;
     return { replaced: { state: "open", secret }, ...known, differences };
   } catch (error) {
-    if (!(error instanceof StoreError) || !hopeless.includes(error.kind)) throw error;
+    if (!isKind(error, ...unusable)) throw error;
     return {
       replaced: { state: "unopenable" },
       keyId: opened?.keyId,
@@ -56,8 +60,8 @@ export async function inspectPresentStore(
   }
 }
 
-/** Errors that say that a store is of no use here as it is: to be replaced, but not to be learnt from. */
-const hopeless: readonly ErrorKind[] = [
+/** Errors of a store that can be replaced, but not compared. */
+const unusable: readonly ErrorKind[] = [
   "wrongPassphrase",
   "passphraseUnavailable",
   "corrupted",
@@ -85,8 +89,9 @@ async function secretOfPresent(
 }
 
 /**
- * A connection that may write, and has the wrong key, throws away a log that makes no sense to it when it is closed. One
- * that may not cannot roll back what a crash has left; that works with any key.
+ * Opens read-only if possible: a writing connection with the wrong key deletes the log when it is
+ * closed. Only the rollback after a crash requires a writing connection, and that works with any
+ * key.
  */
 async function unlockForInspection(
   storePath: string,
@@ -95,7 +100,7 @@ async function unlockForInspection(
   try {
     return await unlock(storePath, source, { mode: "readonly" });
   } catch (error) {
-    if (!(error instanceof StoreError && error.kind === "io")) throw error;
+    if (!isKind(error, "io")) throw error;
     return unlock(storePath, source, { mode: "readwrite" });
   }
 }
@@ -114,7 +119,7 @@ async function compare(
   return await compareClients(now, older);
 }
 
-/** The clients in a database that is encrypted or not. */
+/** Opens the clients of an encrypted or plaintext database. */
 export async function openTable(path: string, secret: Secret): Promise<ClientTable> {
   const connection = await openDatabase(path, secret);
   try {

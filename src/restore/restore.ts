@@ -1,3 +1,4 @@
+/** `restore`: puts a backup in the place of the store, or beside it. */
 import { dirname } from "node:path";
 import { revoked } from "../client/client.js";
 import { realPath } from "../config/paths.js";
@@ -8,23 +9,25 @@ import { lstatIfExists } from "../fs/read.js";
 import { sidecars } from "../fs/sidecars.js";
 import {
   findPasswordDelivery,
+  type HubChoice,
   type PasswordDelivery,
   passwordToReplace,
   resolvePasswordDelivery,
 } from "../hub/password-delivery.js";
 import { hubSchema } from "../hub/schema.js";
 import { adoptPending, firstPassphrase, planRotation } from "../keys/rotation-plan.js";
-import { describeSource, formatSource, isKept } from "../keys/source.js";
+import { describeSource, formatSource, isKept, type PassphraseSource } from "../keys/source.js";
+import { acquireLock, type OperationLock } from "../operation/lock.js";
 import {
   findPendingRestart,
   type ResolvedService,
   resolveService,
   type ServiceReport,
-} from "../operation/downtime.js";
-import { acquireLock } from "../operation/lock.js";
+} from "../operation/service.js";
 import { throwIfAborted } from "../process/abort.js";
 import { recoverBefore } from "../recovery/recover.js";
 import type { Reporter } from "../reporter.js";
+import type { ServiceChoice } from "../service/select.js";
 import { keyIdOf, type StoreKey } from "../store/cipher.js";
 import { type LockedStore, setJournalMode } from "../store/locked-store.js";
 import { newestSchema } from "../store/schema.js";
@@ -32,7 +35,7 @@ import type { BundleOptions, BundleReport, OperationOptions } from "../swap/opti
 import { type BundlePlan, bundleReport, checkBundleDirectory } from "../swap/prepare.js";
 import { swap } from "../swap/swap.js";
 import { counted } from "../text/count.js";
-import { describeClient, escapeControlCharacters } from "../text/escape.js";
+import { describeClient, escapeControlCharacters, shellQuote } from "../text/escape.js";
 import { compareClients, type Differences, type Widened } from "./differences.js";
 import { inspectPresentStore, openTable, type PresentStore } from "./present-store.js";
 import {
@@ -43,11 +46,13 @@ import {
 } from "./verified-backup.js";
 
 export interface RestoreOptions extends OperationOptions, Omit<BackupToVerify, "storePath"> {
-  /** Restores to this path, absolute, at which nothing may be; the store and its service are left alone. */
+  /**
+   * Restores to this absolute path, which must be free. The store and its service are untouched.
+   */
   readonly to?: string | undefined;
   readonly discardReplaced?: boolean | undefined;
   readonly readmitRevoked?: boolean | undefined;
-  /** Where bundles are, to see that the restored store has one there; a missing folder is a notice here. */
+  /** Where the restored store gets a bundle. A missing directory is only a notice. */
   readonly bundles?: BundleOptions | undefined;
 }
 
@@ -55,14 +60,14 @@ export interface RestoreResult {
   readonly restored: {
     readonly path: string;
     readonly backup: string;
-    /** When the backup was made; null without a manifest. */
+    /** When the backup was made; null without a valid manifest. */
     readonly created_at: string | null;
     readonly key_id: string;
     readonly schema_version: number;
     readonly clients: { readonly active: number; readonly revoked: number };
-    /** Where the replaced store is; null if there was none, or if it was discarded. */
+    /** The path of the replaced store; null if there was none or it was discarded. */
     readonly replaced: string | null;
-    /** Ids that the backup had not revoked and that were left revoked. */
+    /** The clients that were revoked after the backup and stay revoked. */
     readonly stayed_revoked: number[];
     readonly widened: Widened[];
     readonly passphrase_source: string;
@@ -72,109 +77,131 @@ export interface RestoreResult {
   readonly service: ServiceReport;
 }
 
-/** How many of those whose permissions widen are named in the question. */
-const named = 20;
-/** How many admins are named where nothing here can vouch for the backup. */
+/** How many clients with wider permissions the question names. */
+const namedClients = 20;
+/** How many admins the question names. */
 const namedAdmins = 10;
 
-/** What the store holds in the end. */
+/** The contents of the restored store. */
 interface Completed {
   readonly clients: VerifiedBackup["clients"];
   readonly stayedRevoked: number[];
 }
 
+/** Where a backup is restored to. */
+interface Target {
+  readonly lock: OperationLock;
+  readonly service: ServiceChoice;
+  readonly hub: HubChoice;
+  /** Whether the path is new, and no hub uses it. */
+  readonly isBeside: boolean;
+}
+
 /**
  * Restores a backup.
  *
- * @throws StoreError `notFound` for a backup that is not there; `corrupted` for one that does not verify, or has no
- *   manifest that holds; `newerVersion`; `wrongPassphrase`; `refused` for a bundle of another store, a folder at the
- *   store's path, a path that is taken, an answer that is no, or a hub that would not get the passphrase; what
- *   `knowService` and `swap` throw.
+ * @throws {@link StoreError} notFound - if there is no such backup
+ * @throws {@link StoreError} corrupted - if it does not verify or has no valid manifest
+ * @throws {@link StoreError} refused - if the bundle is of another store, the target path is a
+ *   directory or exists, the user declines, or the hub would not get the passphrase
+ * @throws {@link StoreError} newerVersion, wrongPassphrase
+ * @throws {@link StoreError} - what `resolveService` and `swap` throw
  */
 export async function restore(options: RestoreOptions): Promise<RestoreResult> {
-  const { reporter, signal } = options;
-  const to = options.to && (await findFreePath(options.to));
-  const backup = await verifyChosen({ ...options, storePath: options.lock.storePath });
+  const { lock, service, hub, reporter, signal } = options;
+  const to = options.to && (await resolveFreePath(options.to));
+  const backup = await verifyChosen({
+    storePath: lock.storePath,
+    backup: options.backup,
+    source: options.source,
+    bundle: options.bundle,
+    noManifest: options.noManifest,
+  });
   throwIfAborted(signal);
-  if (to === undefined || to === options.lock.storePath) {
-    return await putInPlace({ ...options, to: undefined }, backup);
+  if (to === undefined || to === lock.storePath) {
+    return await putInPlace(options, backup, { lock, service, hub, isBeside: false });
   }
-  await using lock = await acquireLock(to);
-  await recoverBefore(lock, reporter);
-  const service = { service: "none", unit: options.service.unit, storePath: to } as const;
-  return await putInPlace({ ...options, lock, hub: "none", service }, backup);
+  await using lockBeside = await acquireLock(to);
+  await recoverBefore(lockBeside, reporter);
+  return await putInPlace(options, backup, {
+    lock: lockBeside,
+    service: { service: "none", unit: service.unit, storePath: to },
+    hub: "none",
+    isBeside: true,
+  });
 }
 
 /**
- * Where a file is to be restored to, by the name that its lock, its journal and its passphrase in the keyring will be
- * looked for.
+ * Resolves the path to restore to, as it will be used for its lock, its journal and its passphrase.
  *
- * @throws StoreError `refused` if something is there; `notFound` if its folder is not.
+ * @throws {@link StoreError} refused - if the path exists
+ * @throws {@link StoreError} notFound - if its directory does not exist
  */
-async function findFreePath(path: string): Promise<string> {
+async function resolveFreePath(path: string): Promise<string> {
   if (await lstatIfExists(path)) {
-    throw new StoreError("refused", `${path} exists already`, { hint: "--to names a new file" });
+    throw new StoreError("refused", `${path} already exists`, {
+      hint: "Name a new file with --to.",
+    });
   }
-  const folder = dirname(path);
-  if (await lstatIfExists(folder)) return await realPath(path);
-  throw new StoreError("notFound", `there is no folder ${folder}`, {
-    hint: `mkdir -m 700 '${folder}'`,
+  const directory = dirname(path);
+  if (await lstatIfExists(directory)) return await realPath(path);
+  throw new StoreError("notFound", `no such directory: ${directory}`, {
+    hint: `Create it: mkdir -m 700 ${shellQuote(directory)}`,
   });
 }
 
-async function putInPlace(options: RestoreOptions, backup: VerifiedBackup): Promise<RestoreResult> {
-  const { lock, source, reporter, readmitRevoked = false } = options;
+async function putInPlace(
+  options: RestoreOptions,
+  backup: VerifiedBackup,
+  target: Target,
+): Promise<RestoreResult> {
+  const { source, reporter, readmitRevoked = false } = options;
+  const { lock } = target;
   const { storePath } = lock;
   const present = await inspectPresentStore(storePath, source, backup);
-  const { differences } = present;
-  const service = await resolveService(
-    options.service,
-    reporter,
-    await findPendingRestart(storePath),
-  );
-  await ask(options, backup, present, await findHubObjection(options, service, backup));
+  const { differences, replaced } = present;
+  const pendingRestart = await findPendingRestart(storePath);
+  const service = await resolveService(target.service, reporter, pendingRestart);
+  const objection = target.isBeside
+    ? undefined
+    : await findHubObjection(service, backup.schemaVersion, reporter);
+  await confirm(options, storePath, backup, present, objection);
 
   const changes = present.passphrase !== backup.passphrase;
   const delivery =
-    changes && present.replaced.state !== "absent"
-      ? await resolvePasswordDelivery(service, options.hub)
-      : await findPasswordDelivery(service, options.hub);
-  if (
-    source.kind !== "keyring" &&
-    (await firstPassphrase(source, storePath)) !== backup.passphrase
-  ) {
-    throw new StoreError(
-      "refused",
-      `${describeSource(source)} does not yield the passphrase of the backup`,
-      { hint: "put it there first, or keep it in the keyring: --passphrase-source keyring" },
-    );
-  }
+    changes && replaced.state !== "absent"
+      ? await resolvePasswordDelivery(service, target.hub)
+      : await findPasswordDelivery(service, target.hub);
+  await assertSourceFits(source, storePath, backup);
   await adoptPending(storePath, present.generation, reporter);
   const keyring = await planRotation(storePath, source, backup.passphrase, present, true);
-  const keeps = present.replaced.state !== "absent" && !options.discardReplaced;
+  const keeps = replaced.state !== "absent" && !options.discardReplaced;
   const keepReplacedAs = keeps ? await freeName(storePath) : undefined;
-  if (keepReplacedAs && present.replaced.state === "open" && !present.replaced.secret) {
-    reporter.notice(`the replaced store, ${keepReplacedAs}, is not encrypted`);
+  if (keepReplacedAs && replaced.state === "open" && !replaced.secret) {
+    reporter.notice(`the replaced store ${keepReplacedAs} is not encrypted`);
   }
-  let completed: Completed = { clients: backup.clients, stayedRevoked: [] };
 
   const outcome = await swap({
-    ...options,
     operation: "restore",
-    service,
-    bundle: await bundlePlan(options),
-    passphrase: backup.passphrase,
-    keyring,
-    replaced: present.replaced,
+    lock,
+    replaced,
     keepReplacedAs,
+    passphrase: backup.passphrase,
     sources: { from: source, to: source },
+    keyring,
     serverJson: changes ? passwordToReplace(delivery, reporter) : undefined,
+    bundle: await bundlePlan(options),
+    service,
+    recoveryCommand: options.recoveryCommand,
+    reporter,
+    signal: options.signal,
     stage: (staged) => stageBackup(backup, staged),
-    fill: async (staged, key, held) => {
-      if (present.replaced.state === "absent") await moveStraysAside(storePath, reporter);
-      completed = await complete(staged, key, held, { readmitRevoked, asked: differences });
+    fill: async (staged, key, locked) => {
+      if (replaced.state === "absent") await moveStraysAside(storePath, reporter);
+      return await complete(staged, key, locked, { readmitRevoked, confirmed: differences });
     },
   });
+  const { filled, service: report } = outcome;
   return {
     restored: {
       path: storePath,
@@ -182,70 +209,42 @@ async function putInPlace(options: RestoreOptions, backup: VerifiedBackup): Prom
       created_at: backup.createdAt,
       key_id: keyIdOf(backup.key.salt),
       schema_version: backup.schemaVersion,
-      clients: completed.clients,
+      clients: filled.clients,
       replaced: keepReplacedAs ?? null,
-      stayed_revoked: completed.stayedRevoked,
+      stayed_revoked: filled.stayedRevoked,
       widened: differences?.widened ?? [],
       passphrase_source: formatSource(source),
       hub: delivery.how,
     },
     bundle: bundleReport(outcome),
-    service: outcome.service,
+    service: report,
   };
 }
 
-/** Asks about everything that the one who restores has to know and can stop, in one question. */
-async function ask(
-  options: RestoreOptions,
+/** Asks one question about everything that may speak against the restore. */
+async function confirm(
+  { source, bundle, readmitRevoked, reporter }: RestoreOptions,
+  storePath: string,
   backup: VerifiedBackup,
   { replaced, differences }: PresentStore,
   objection: string | undefined,
 ): Promise<void> {
-  const { lock, reporter, readmitRevoked } = options;
-  const parts: string[] = [];
-  const isKnown =
-    !options.bundle || (await isKept(options.source, lock.storePath, backup.passphrase));
-  if (!isKnown || backup.doubt !== undefined) {
-    const { path, doubt, clients, admins, createdAt } = backup;
-    const some = admins.slice(0, namedAdmins).join(", ");
-    const more = admins.length > namedAdmins ? ` and ${admins.length - namedAdmins} more` : "";
-    if (!isKnown) parts.push(`Nothing on this machine can vouch for ${path}.`);
-    // Each page vouches for itself alone: an older state of one page beside a newer one of another goes unseen.
-    if (doubt !== undefined) {
-      parts.push(
-        `Nothing says that ${path} is as it was made (${doubt}): some of its pages may be older than others.`,
-      );
-    }
-    parts.push(
-      `It has key_id ${keyIdOf(backup.key.salt)}, ${counted(clients.active, "client")} and ${clients.revoked} revoked, is ${createdAt === null ? "of unknown date" : `of ${createdAt}`}, and its admins are ${admins.length === 0 ? "none" : some + more}.`,
-    );
-  }
-  if (objection !== undefined) {
-    parts.push(`The backup has schema ${backup.schemaVersion}, and ${objection}.`);
-  }
-  if (replaced.state === "unopenable") {
-    parts.push(
-      `Nothing that is kept here opens ${lock.storePath}, so it is not known who is revoked in it and would be admitted again.`,
-    );
-  }
-  if (differences && differences.widened.length > 0) {
-    const { widened } = differences;
-    parts.push(
-      [
-        `${widened.length === 1 ? "One client" : `${widened.length} clients`} could do more than now:`,
-        ...widened
-          .slice(0, named)
-          .map(
-            ({ client_id: id, name, what }) =>
-              `  ${describeClient(id, name)} ${escapeControlCharacters(what.join("; "))}`,
-          ),
-        ...(widened.length > named ? [`  and ${widened.length - named} more`] : []),
-      ].join("\n"),
-    );
-  }
+  const isKnown = !bundle || (await isKept(source, storePath, backup.passphrase));
+  const doubts = [
+    ...describeOrigin(backup, isKnown),
+    ...(objection === undefined
+      ? []
+      : [`The backup has schema ${backup.schemaVersion}, and ${objection}.`]),
+    ...(replaced.state === "unopenable"
+      ? [
+          `No kept passphrase opens ${storePath}, so clients that were revoked there could be admitted again.`,
+        ]
+      : []),
+    ...describeWidened(differences?.widened ?? []),
+  ];
   if (readmitRevoked && differences && differences.revoked.length > 0) {
-    parts.push(
-      `These clients are revoked, and would be admitted again: ${differences.revoked.join(", ")}.`,
+    doubts.push(
+      `These revoked clients would be admitted again: ${differences.revoked.join(", ")}.`,
     );
   }
   if (differences && differences.missing > 0) {
@@ -253,25 +252,79 @@ async function ask(
       `${counted(differences.missing, "client")} of the present store not in the backup will not be admitted`,
     );
   }
-  if (parts.length > 0) await reporter.confirm([...parts, "Restore it?"].join("\n"));
+  if (doubts.length > 0) await reporter.confirm([...doubts, "Restore it?"].join("\n"));
 }
 
-/** Why the hub here should not be given this backup. One that cannot be asked must not keep a restore from being made. */
+/** @param isKnown - whether the passphrase is kept on this machine */
+function describeOrigin(backup: VerifiedBackup, isKnown: boolean): string[] {
+  const { path, doubt, clients, admins, createdAt } = backup;
+  if (isKnown && doubt === undefined) return [];
+  const origin = isKnown
+    ? []
+    : [`No passphrase on this machine confirms where ${path} comes from.`];
+  // Each page is authenticated separately: an older version of a single page is not noticed.
+  const integrity =
+    doubt === undefined
+      ? []
+      : [`No manifest confirms the contents of ${path} (${doubt}): some pages may be outdated.`];
+  const more = admins.length > namedAdmins ? ` and ${admins.length - namedAdmins} more` : "";
+  const names =
+    admins.length === 0
+      ? "no admins"
+      : `the admins ${admins.slice(0, namedAdmins).join(", ")}${more}`;
+  return [
+    ...origin,
+    ...integrity,
+    `It was made ${createdAt === null ? "at an unknown time" : `at ${createdAt}`}, and has key_id ${keyIdOf(backup.key.salt)}, ${counted(clients.active, "active client")} and ${clients.revoked} revoked, and ${names}.`,
+  ];
+}
+
+function describeWidened(widened: readonly Widened[]): string[] {
+  if (widened.length === 0) return [];
+  const more = widened.length - namedClients;
+  return [
+    `${widened.length === 1 ? "One client" : `${widened.length} clients`} could do more than now:`,
+    ...widened
+      .slice(0, namedClients)
+      .map(
+        ({ client_id: id, name, what }) =>
+          `  ${describeClient(id, name)} ${escapeControlCharacters(what.join("; "))}`,
+      ),
+    ...(more > 0 ? [`  and ${more} more`] : []),
+  ];
+}
+
+/** Returns why the hub should not get this backup. An unavailable hub must not block a restore. */
 async function findHubObjection(
-  { to, reporter }: RestoreOptions,
   service: ResolvedService,
-  { schemaVersion }: VerifiedBackup,
+  schemaVersion: number,
+  reporter: Reporter,
 ): Promise<string | undefined> {
-  if (to !== undefined || schemaVersion < newestSchema) return undefined;
+  if (schemaVersion < newestSchema) return undefined;
   try {
     return (await hubSchema(service))?.objection;
   } catch (error) {
     if (!(error instanceof StoreError)) throw error;
     reporter.notice(
-      `it is not known whether the hub knows schema ${schemaVersion}: ${error.message}`,
+      `cannot ask the hub whether it supports schema ${schemaVersion}: ${error.message}`,
     );
     return undefined;
   }
+}
+
+/** @throws {@link StoreError} refused - if the source has another passphrase and cannot change */
+async function assertSourceFits(
+  source: PassphraseSource,
+  storePath: string,
+  backup: VerifiedBackup,
+): Promise<void> {
+  if (source.kind === "keyring") return;
+  if ((await firstPassphrase(source, storePath)) === backup.passphrase) return;
+  throw new StoreError(
+    "refused",
+    `${describeSource(source)} does not yield the passphrase of the backup`,
+    { hint: "Put it there first, or keep it in the keyring with --passphrase-source keyring." },
+  );
 }
 
 async function bundlePlan({ bundles, reporter }: RestoreOptions): Promise<BundlePlan | undefined> {
@@ -280,34 +333,37 @@ async function bundlePlan({ bundles, reporter }: RestoreOptions): Promise<Bundle
     return await checkBundleDirectory(bundles, reporter);
   } catch (error) {
     if (!(error instanceof StoreError) || error.kind === "refused") throw error;
-    reporter.notice(`no bundle was written, keep the one there is: ${error.message}`);
+    reporter.notice(`no bundle was written, so keep the existing bundle: ${error.message}`);
     return undefined;
   }
 }
 
 /**
- * What was asked about was compared while the hub ran, and with a file in a folder that may be another's.
+ * Compares with what the user confirmed: the hub was running then, and the backup's directory may
+ * be another user's.
  *
- * @throws StoreError `refused` if more would be admitted, or more allowed, than was said then.
+ * @throws {@link StoreError} refused - if more clients or permissions would be admitted
  */
 function assertConfirmed(
   found: Differences,
-  asked: Differences | undefined,
+  confirmed: Differences | undefined,
   readmitRevoked: boolean,
 ): void {
-  const known = new Set(asked?.widened.map((change) => JSON.stringify(change)));
-  const admitted = readmitRevoked ? found.revoked.filter((id) => !asked?.revoked.includes(id)) : [];
+  const known = new Set(confirmed?.widened.map((change) => JSON.stringify(change)));
+  const admitted = readmitRevoked
+    ? found.revoked.filter((id) => !confirmed?.revoked.includes(id))
+    : [];
   const widened = found.widened.filter((change) => !known.has(JSON.stringify(change)));
   const ids = [...admitted, ...widened.map(({ client_id: id }) => id)];
   if (ids.length === 0) return;
   throw new StoreError(
     "refused",
-    `the store has changed meanwhile: what the backup would allow these clients was not asked about: ${ids.slice(0, named).join(", ")}`,
-    { hint: "nothing was changed; run it again, and look at the question once more" },
+    `the store has changed since the question, which did not cover these clients: ${ids.slice(0, namedClients).join(", ")}`,
+    { hint: "Nothing was changed. Run the restore again, and read the question once more." },
   );
 }
 
-/** A name for the replaced store that says when, and is free. */
+/** Returns a free path for the replaced store, with the time in it. */
 async function freeName(storePath: string): Promise<string> {
   for (let second = Date.now(); ; second += 1000) {
     const when = new Date(second).toISOString().slice(0, 19).replaceAll(":", "-");
@@ -317,8 +373,8 @@ async function freeName(storePath: string): Promise<string> {
 }
 
 /**
- * Moves away what SQLite has left of a store whose file is gone. It would take a `-wal` or a `-journal` there for the
- * restored store's own and write the pages in it over good ones.
+ * Moves away the sidecars of a store whose file is gone. SQLite would write the pages of a `-wal`
+ * or `-journal` into the restored store.
  */
 async function moveStraysAside(storePath: string, reporter: Reporter): Promise<void> {
   const name = await freeName(storePath);
@@ -326,44 +382,42 @@ async function moveStraysAside(storePath: string, reporter: Reporter): Promise<v
     if (!(await lstatIfExists(storePath + suffix))) continue;
     await moveFile(storePath + suffix, name + suffix);
     reporter.notice(
-      `${storePath}${suffix} belongs to a store that is not there any more; it is now ${name}${suffix}`,
+      `moved ${storePath}${suffix}, which belongs to a store that no longer exists, to ${name}${suffix}`,
     );
   }
   await syncDirectory(dirname(storePath));
 }
 
-/** Copies the verified backup, and sees that the copy is what was verified. */
+/** Copies the verified backup, and checks that the copy is what was verified. */
 async function stageBackup(backup: VerifiedBackup, staged: string): Promise<StoreKey> {
   await copyFile(backup.path, staged);
   if (!(await isWhatWasVerified(staged, backup))) {
     throw new StoreError("corrupted", `the copy of ${backup.path} is not what was verified`, {
-      hint: "another program writes there, or the disk or the memory of this machine is not to be trusted",
+      hint: "Another program writes to that directory, or the disk or memory of this machine is faulty.",
     });
   }
   return backup.key;
 }
 
 /**
- * Makes the copy what the store is to be: who is revoked in the store as it was left stays revoked, and the journal mode
- * is the store's.
+ * Completes the staged copy: clients that are revoked in the locked store stay revoked, and the
+ * copy gets the store's journal mode.
  */
 async function complete(
   staged: string,
-  key: StoreKey | undefined,
-  held: LockedStore | undefined,
-  options: { readmitRevoked: boolean; asked: Differences | undefined },
+  key: StoreKey,
+  locked: LockedStore | undefined,
+  options: { readmitRevoked: boolean; confirmed: Differences | undefined },
 ): Promise<Completed> {
-  const { readmitRevoked, asked } = options;
+  const { readmitRevoked, confirmed } = options;
   await using store = await openTable(staged, key);
-  let stayedRevoked: number[] = [];
-  if (held) {
-    await using now = await openTable(held.path, held.secret);
-    const found = await compareClients(now, store);
-    assertConfirmed(found, asked, readmitRevoked);
-    if (!readmitRevoked) stayedRevoked = found.revoked;
-    await store.addItems(stayedRevoked.map(revoked));
-  }
-  const counts = await store.counts();
-  if (held) await setJournalMode(store.connection, held.journalMode);
-  return { clients: counts, stayedRevoked };
+  if (!locked) return { clients: await store.counts(), stayedRevoked: [] };
+  await using present = await openTable(locked.path, locked.secret);
+  const found = await compareClients(present, store);
+  assertConfirmed(found, confirmed, readmitRevoked);
+  const stayedRevoked = readmitRevoked ? [] : found.revoked;
+  await store.addItems(stayedRevoked.map(revoked));
+  const clients = await store.counts();
+  await setJournalMode(store.connection, locked.journalMode);
+  return { clients, stayedRevoked };
 }

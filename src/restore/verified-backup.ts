@@ -1,4 +1,4 @@
-/** Which backup a restore is of, and the proof that all of it is sound, before anything is touched. */
+/** Chooses and verifies the backup of a restore, before anything changes. */
 import { isDeepStrictEqual } from "node:util";
 import { newestBackup } from "../backup/manifest.js";
 import { type BackupPassphrase, inspectSound, openBackup, verifyBackup } from "../backup/verify.js";
@@ -9,45 +9,45 @@ import type { PassphraseSource } from "../keys/source.js";
 import { identify, openEncrypted, type StoreKey } from "../store/cipher.js";
 import { ClientStore } from "../store/client-store.js";
 import type { ClientTable } from "../store/client-table.js";
-import { describeClient } from "../text/escape.js";
+import { describeClient, shellQuote } from "../text/escape.js";
 
-/** Which backup: a file, or the newest in a folder that is not newer than a moment. */
+/** A backup file, or the newest backup in a directory from before a moment. */
 export type BackupChoice =
   | { readonly file: string }
-  | { readonly folder: string; readonly before: Date };
+  | { readonly directory: string; readonly before: Date };
 
-/** What is known of a backup that was verified. */
 export interface VerifiedBackup {
   readonly path: string;
-  /** What does not hold, where that was accepted; undefined if all does. */
+  /** The failed checks, if they were accepted; undefined if there are none. */
   readonly doubt: string | undefined;
-  /** Null unless the manifest holds. */
+  /** Null without a valid manifest. */
   readonly createdAt: string | null;
   readonly passphrase: string;
   readonly key: StoreKey;
   readonly schemaVersion: number;
   readonly clients: { active: number; revoked: number };
   readonly admins: string[];
-  /** Of the file that was verified, in hex: whoever can write to its folder can put another one there meanwhile. */
+  /** Of the verified file, in hex: another user of its directory may exchange it later. */
   readonly sha256: string;
 }
 
-/** What is known before of a backup that is to be restored. */
 export interface BackupToVerify {
   readonly storePath: string;
   readonly backup: BackupChoice;
   readonly source: PassphraseSource;
-  /** Where the passphrase comes from, if not from where this store's is kept. */
+  /** The bundle with the passphrase; without it, the store's own source has it. */
   readonly bundle?: { readonly path: string; readonly opener: BundleOpener } | undefined;
-  /** Accepts a bare encrypted file, or one whose manifest does not hold, if it opens and every page is sound. */
+  /** Accepts a file without a valid manifest, if it opens and every page is sound. */
   readonly noManifest?: boolean | undefined;
 }
 
 /**
- * Chooses the backup and verifies all of it.
+ * Chooses the backup and verifies it completely.
  *
- * @throws StoreError `notFound` for a backup that is not there; `corrupted` for one that does not verify, or has no
- *   manifest that holds; `newerVersion`; `wrongPassphrase`; `refused` for a bundle of another store.
+ * @throws {@link StoreError} notFound - if there is no such backup
+ * @throws {@link StoreError} corrupted - if it does not verify or has no valid manifest
+ * @throws {@link StoreError} refused - if the bundle is of another store
+ * @throws {@link StoreError} newerVersion, wrongPassphrase
  */
 export async function verifyChosen(options: BackupToVerify): Promise<VerifiedBackup> {
   const path = await chooseBackup(options.backup, options.storePath);
@@ -57,13 +57,13 @@ export async function verifyChosen(options: BackupToVerify): Promise<VerifiedBac
   const essential = new Set(["encrypted", "opens", "pages", "structure"]);
   const refused = options.noManifest ? failed.filter(({ name }) => essential.has(name)) : failed;
   if (!ok && refused.length > 0) {
-    const bare = !failed.some(({ name }) => essential.has(name));
+    const isSound = !failed.some(({ name }) => essential.has(name));
     throw new StoreError(
       "corrupted",
       `${path} does not verify: ${refused.map(({ name, detail }) => `${name}: ${detail}`).join("; ")}`,
-      bare
-        ? { hint: "--no-manifest accepts it for what it is, if you know where it has been" }
-        : { hint: "take another backup, or another copy of this one" },
+      isSound
+        ? { hint: "Accept it with --no-manifest if you trust its origin." }
+        : { hint: "Use another backup, or another copy of this one." },
     );
   }
   const { connection, key, keyId, passphrase } = await openBackup(path, secret);
@@ -86,10 +86,10 @@ export async function verifyChosen(options: BackupToVerify): Promise<VerifiedBac
 }
 
 /**
- * Whether a copy that nobody else can write to is the file that was verified and shown. The sum alone does not say so: a
- * folder may show one file to who sums it up and another one to who opens it.
+ * Returns whether a private copy is the verified file. Compares the clients as well as the
+ * checksum: the backup's directory may have served different files for the two readings.
  *
- * @throws StoreError `corrupted` if it is not sound, where there was no manifest to hold it to.
+ * @throws {@link StoreError} corrupted - if it is not sound, for a backup without a valid manifest
  */
 export async function isWhatWasVerified(copy: string, backup: VerifiedBackup): Promise<boolean> {
   const { key, doubt, sha256, clients, admins } = backup;
@@ -101,30 +101,35 @@ export async function isWhatWasVerified(copy: string, backup: VerifiedBackup): P
 }
 
 /**
- * The file that is meant, which is there.
+ * Returns the path of the chosen backup.
  *
- * @throws StoreError `notFound` if it is not, or if the folder has none that is old enough; `io` if that cannot be read.
+ * @throws {@link StoreError} notFound - if it does not exist, or no backup is old enough
+ * @throws {@link StoreError} io - if the directory cannot be read
  */
 export async function chooseBackup(choice: BackupChoice, storePath: string): Promise<string> {
   if ("file" in choice) {
     if (await lstatIfExists(choice.file)) return choice.file;
-    throw new StoreError("notFound", `there is no backup ${choice.file}`, {
-      hint: "name the .db file; hivemind-sqlcipher backups lists them",
+    throw new StoreError("notFound", `no such backup: ${choice.file}`, {
+      hint: "Name the .db file. List the backups with hivemind-sqlcipher backups.",
     });
   }
-  const { folder, before } = choice;
-  const newest = await newestBackup(folder, storePath, before);
+  const { directory, before } = choice;
+  const newest = await newestBackup(directory, storePath, before);
   if (newest) return newest.path;
-  const stats = await statIfExists(folder);
-  if (stats && !stats.isDirectory()) throw new StoreError("io", `${folder} is not a directory`);
+  const stats = await statIfExists(directory);
+  if (stats && !stats.isDirectory()) throw new StoreError("io", `${directory} is not a directory`);
   if (!stats) {
-    throw new StoreError("notFound", `there is no folder ${folder}`, {
-      hint: "name the folder that backups go to; is its disk mounted?",
+    throw new StoreError("notFound", `no such directory: ${directory}`, {
+      hint: "Mount its disk, or name the directory of the backups.",
     });
   }
-  throw new StoreError("notFound", `${folder} has no backup from before ${before.toISOString()}`, {
-    hint: `hivemind-sqlcipher backups '${folder}' lists those that there are`,
-  });
+  throw new StoreError(
+    "notFound",
+    `no backup from before ${before.toISOString()} in ${directory}`,
+    {
+      hint: `List the backups with hivemind-sqlcipher backups ${shellQuote(directory)}.`,
+    },
+  );
 }
 
 async function passphraseFor(
@@ -138,7 +143,7 @@ async function passphraseFor(
     throw new StoreError(
       "refused",
       `${bundle.path} is for key_id ${keyId}, and ${path} has ${identity.keyId}`,
-      { hint: `the bundle that is needed is clients.${identity.keyId}.bundle.age` },
+      { hint: `Use the bundle clients.${identity.keyId}.bundle.age.` },
     );
   }
   return { passphrase };

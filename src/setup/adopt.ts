@@ -14,7 +14,7 @@ import { namedStore, passwordIn, readServerJson, serverJsonPath } from "../hub/s
 import { assertKeyringUsable } from "../keys/keyring.js";
 import { adoptPendingIfEqual, firstPassphrase, planRotation } from "../keys/rotation-plan.js";
 import { describeSource, formatSource, readPassphraseFile } from "../keys/source.js";
-import type { ServiceReport } from "../operation/downtime.js";
+import type { ServiceReport } from "../operation/service.js";
 import { throwIfAborted } from "../process/abort.js";
 import { selectService } from "../service/select.js";
 import {

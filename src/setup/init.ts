@@ -97,7 +97,7 @@ export async function initStore(options: InitOptions): Promise<InitResult> {
         throw error;
       }
     },
-    { makeFolder: true },
+    { makeDirectory: true },
   );
 }
 

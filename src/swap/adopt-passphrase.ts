@@ -1,10 +1,10 @@
 /**
- * Taking a passphrase that opens the store into the keyring: what `init --adopt` and `bundle import` have in common. The
- * store's file stays as it is. On one journal, as everything that takes more than one step.
+ * Moves a passphrase that opens the store into the keyring, for `init --adopt` and `bundle import`.
+ * The store's file does not change.
  */
 import { join } from "node:path";
 import { type Bundle, bundleName, writeBundle } from "../bundle/bundle.js";
-import { isKind } from "../errors.js";
+import { isKind, systemError } from "../errors.js";
 import { assertReplaceable, removePartials } from "../fs/atomic.js";
 import { lstatIfExists } from "../fs/read.js";
 import { readServerJson } from "../hub/server-json.js";
@@ -19,7 +19,13 @@ import {
   restoreKeyring,
 } from "../keys/rotation-plan.js";
 import { Journal } from "../operation/journal.js";
-import { cleanUp, type Recovery } from "../operation/recovery.js";
+import {
+  cleanUp,
+  type OperationFailure,
+  orRecover,
+  type Recovery,
+  withRecovery,
+} from "../operation/recovery.js";
 import { emitStep } from "../operation/step.js";
 import * as z from "../schema.js";
 import { keyIdOf, type StoreKey } from "../store/cipher.js";
@@ -30,7 +36,7 @@ export const adoptionOperations = ["adopt", "import-passphrase"] as const;
 
 export type AdoptionOperation = (typeof adoptionOperations)[number];
 
-/** As the steps of a swap: a journal's step is one of those marked, and may have begun. */
+/** The journal has the step that may have begun, the step channel every step when it is done. */
 export const adoptionSteps = [
   "beginning", // journaled
   "pending-kept",
@@ -44,10 +50,10 @@ export const adoptionSteps = [
 type AdoptionStep = (typeof adoptionSteps)[number];
 
 const adoptionJournalSchema = z.strictObject({
-  /** What happens in the keyring; absent if nothing does. */
+  /** The changes of the keyring; absent if there are none. */
   keyring: z.optional(keyringPlanSchema),
   bundle: z.optional(bundleJournalSchema),
-  /** `server.json`, if the password in it is taken out. */
+  /** `server.json`, if its password is removed. */
   server_json: z.optional(z.string()),
 });
 
@@ -56,7 +62,7 @@ type AdoptionJournal = z.infer<typeof adoptionJournalSchema>;
 export interface AdoptPassphraseRequest {
   readonly operation: AdoptionOperation;
   readonly storePath: string;
-  /** It was seen to open the store. */
+  /** Opens the store, which the caller has checked. */
   readonly passphrase: string;
   readonly key: StoreKey;
   readonly keyring: KeyringPlan | undefined;
@@ -65,14 +71,14 @@ export interface AdoptPassphraseRequest {
 }
 
 /**
- * Takes the passphrase.
+ * Puts the passphrase into the keyring and a bundle, and removes it from `server.json`.
  *
- * @throws StoreError what the keyring and `writeBundle` throw; then everything is as before.
+ * @throws {@link StoreError} - what the keyring and `writeBundle` throw; nothing has changed then
  */
 export async function adoptPassphrase(
   request: AdoptPassphraseRequest,
 ): Promise<Bundle | undefined> {
-  const { operation, storePath, passphrase, key, keyring, bundle: plan, serverJson } = request;
+  const { operation, storePath, key, keyring, bundle: plan, serverJson } = request;
   const keyId = keyIdOf(key.salt);
   const made = plan && !(await lstatIfExists(join(plan.directory, bundleName(keyId))));
   const data: AdoptionJournal = {
@@ -80,66 +86,90 @@ export async function adoptPassphrase(
     ...(plan && { bundle: { folder: plan.directory, key_id: keyId, made: made ?? false } }),
     ...(serverJson !== undefined && { server_json: serverJson }),
   };
-  const step = (name: AdoptionStep) => emitStep(`${operation}.${name}`);
   const journal = await Journal.begin(storePath, operation, "beginning", data);
-  let bundle: Bundle | undefined;
-  try {
-    step("beginning");
-    if (serverJson !== undefined) await assertReplaceable((await readServerJson(serverJson)).file);
-    if (keyring) await keepPending(storePath, passphrase);
-    step("pending-kept");
-    if (plan) bundle = await writeBundle({ ...plan, storePath, passphrase, key });
-    step("bundled");
-    if (keyring) await keepCurrent(storePath, keyring);
-    step("current-kept");
+  const recover = async ({ failure }: OperationFailure) =>
+    withRecovery(failure, await recoverAdoption(journal, storePath));
+  const bundle = await orRecover(async () => {
+    const written = await prepare(request);
     await journal.write("taking", data);
-    step("taking");
-  } catch (error) {
-    await undo(storePath, data);
-    await cleanUp(journal, () => removeBundle(data));
-    throw error;
-  }
+    emit(operation, "taking");
+    return written;
+  }, recover);
   await finish(storePath, data, journal);
   return bundle;
 }
 
+/** Does everything that can be undone. */
+async function prepare(request: AdoptPassphraseRequest): Promise<Bundle | undefined> {
+  const { operation, storePath, passphrase, key, keyring, bundle: plan, serverJson } = request;
+  emit(operation, "beginning");
+  if (serverJson !== undefined) await assertReplaceable((await readServerJson(serverJson)).file);
+  if (keyring) await keepPending(storePath, passphrase);
+  emit(operation, "pending-kept");
+  const bundle = plan && (await writeBundle({ ...plan, storePath, passphrase, key }));
+  emit(operation, "bundled");
+  if (keyring) await keepCurrent(storePath, keyring);
+  emit(operation, "current-kept");
+  return bundle;
+}
+
+function emit(operation: string, step: AdoptionStep): void {
+  emitStep(`${operation}.${step}`);
+}
+
 /**
- * Finishes or undoes an interrupted adoption. Without the keyring it is given up: the journal must
- * not block commands that need no keyring, and a pending entry that stays opens the store.
+ * Finishes or undoes an adoption, or abandons it if the keyring is unavailable: its journal must
+ * not block commands that need no keyring, and a pending entry that stays opens the store. Requires
+ * the operation lock.
  */
 export async function recoverAdoption(journal: Journal, storePath: string): Promise<Recovery> {
-  const { operation, step } = journal.entry;
+  const { step } = journal.entry;
   const data = journal.dataAs(adoptionJournalSchema);
-  if (step === "taking") {
-    try {
-      await finish(storePath, data, journal);
-    } catch (error) {
-      if (!isKind(error, "passphraseUnavailable")) throw error;
-      await journal.remove();
-      const reason = `the interrupted ${operation} was not finished, because ${error.message}`;
-      return { messages: [`${reason}; run it again when the keyring is available`] };
+  try {
+    if (step === ("taking" satisfies AdoptionStep)) {
+      return { messages: [await finishOrAbandon(storePath, data, journal)] };
     }
-    return {
-      messages: [`finished the interrupted ${operation}: the passphrase is in the keyring`],
-    };
+    await undo(storePath, data);
+  } catch (error) {
+    return { messages: [], error: systemError(error, "the recovery failed") };
   }
-  await undo(storePath, data);
-  const cleanupPending = await cleanUp(journal, () => removeBundle(data));
-  return { messages: cleanupPending ? [] : [`undid the interrupted ${operation}`], cleanupPending };
+  const cleanupPending = await cleanUp(journal, async () => {
+    if (data.bundle) await undoBundle(data.bundle);
+  });
+  const messages = cleanupPending ? [] : [`undid the interrupted ${journal.entry.operation}`];
+  return { messages, cleanupPending };
+}
+
+/** @returns what was done */
+async function finishOrAbandon(
+  storePath: string,
+  data: AdoptionJournal,
+  journal: Journal,
+): Promise<string> {
+  const { operation } = journal.entry;
+  try {
+    await finish(storePath, data, journal);
+    return `finished the interrupted ${operation}: the passphrase is in the keyring`;
+  } catch (error) {
+    if (!isKind(error, "passphraseUnavailable")) throw error;
+    await journal.remove();
+    return `the interrupted ${operation} was not finished, because ${error.message}; run it again when the keyring is available`;
+  }
 }
 
 async function finish(storePath: string, data: AdoptionJournal, journal: Journal): Promise<void> {
+  const { operation } = journal.entry;
   const { keyring, server_json: serverJson } = data;
   if (keyring) {
     await promotePending(storePath, keyring);
     await deleteDerivedKeys(storePath);
   }
-  emitStep(`${journal.entry.operation}.promoted`);
+  emit(operation, "promoted");
   if (serverJson !== undefined) {
     await removePartials((await readServerJson(serverJson)).file);
     await removePassword(serverJson);
   }
-  emitStep(`${journal.entry.operation}.server-json`);
+  emit(operation, "server-json");
   await journal.remove();
 }
 
@@ -149,11 +179,7 @@ async function undo(storePath: string, data: AdoptionJournal): Promise<void> {
   try {
     if (keyring) await restoreKeyring(storePath, keyring, false);
   } catch (error) {
-    // The entry that stays is a passphrase of this store, which the next operation makes current.
+    // The pending entry stays. It opens the store, so the next operation makes it current.
     if (!isKind(error, "passphraseUnavailable")) throw error;
   }
-}
-
-async function removeBundle({ bundle }: AdoptionJournal): Promise<void> {
-  if (bundle) await undoBundle(bundle);
 }

@@ -1,15 +1,9 @@
-/**
- * `decrypt`: the way back to a plaintext store.
- *
- *   decrypt(options: DecryptOptions): Promise<DecryptResult>
- *
- * The passphrase stays in the keyring as a previous one, for the backups that are under it.
- */
+/** `decrypt`: converts an encrypted store back to a plaintext one. */
 import { StoreError } from "../errors.js";
 import { findPasswordDelivery, type PasswordDelivery } from "../hub/password-delivery.js";
 import { adoptPending, planRotation } from "../keys/rotation-plan.js";
 import { unlock } from "../keys/unlock.js";
-import { resolveService, type ServiceReport } from "../operation/downtime.js";
+import { resolveService, type ServiceReport } from "../operation/service.js";
 import { assertExportable } from "../store/export.js";
 import type { OperationOptions } from "./options.js";
 import { convert, stagePlaintext } from "./prepare.js";
@@ -21,17 +15,20 @@ export interface DecryptResult {
   readonly decrypted: {
     readonly path: string;
     readonly previous_key_id: string;
-    /** Whether the passphrase was taken out of the hub's `server.json`. */
+    /** How the hub got the passphrase. It is removed from `server.json`. */
     readonly hub: PasswordDelivery["how"];
   };
   readonly service: ServiceReport;
 }
 
 /**
- * Decrypts the store, after asking twice.
+ * Decrypts the store, after two confirmations. The passphrase stays in the keyring as a previous
+ * one, for the backups under it.
  *
- * @throws StoreError `refused` if the answer is no, or if the unit starts the hub by `run`, which needs an encrypted
- *   store; what `unlock`, `knowService` and `swap` throw.
+ * @throws {@link StoreError} refused - if the user declines
+ * @throws {@link StoreError} refused - if the unit starts the hub by `run`, which requires an
+ *   encrypted store
+ * @throws {@link StoreError} - what `unlock`, `resolveService` and `swap` throw
  */
 export async function decrypt(options: DecryptOptions): Promise<DecryptResult> {
   const { lock, source, reporter, signal } = options;
@@ -46,32 +43,39 @@ export async function decrypt(options: DecryptOptions): Promise<DecryptResult> {
   const delivery = await findPasswordDelivery(service, options.hub);
   if (delivery.how === "run") {
     const name = service.service.name ?? "the hub";
-    throw new StoreError("refused", `${name} is started by run, which needs an encrypted store`, {
-      hint: "let its unit start the hub itself (ExecStart=hivemind-core listen, then systemctl daemon-reload)",
-    });
+    throw new StoreError(
+      "refused",
+      `${name} is started by run, which requires an encrypted store`,
+      {
+        hint: "Let its unit start the hub directly (ExecStart=hivemind-core listen), then run systemctl daemon-reload.",
+      },
+    );
   }
   await reporter.confirm(
-    `Store every client's keys in plain text, in ${storePath}, where whoever reads the disk reads them?`,
+    `Store the keys of all clients in plain text in ${storePath}, readable for anyone with access to the disk?`,
   );
   await reporter.confirm(
-    "Once more: backups of the disk made from now on will have them in plain text too. Decrypt?",
+    "Backups of the disk will contain the keys in plain text, too. Decrypt the store?",
   );
   await adoptPending(storePath, opened.generation, reporter);
   const keyring = await planRotation(storePath, source, undefined, opened, true);
   if (delivery.how === "server.json") {
-    reporter.notice(`the password in ${delivery.path} is taken out: the hub needs none any more`);
+    reporter.notice(`removing the password from ${delivery.path}: the hub needs none any more`);
   }
   const outcome = await swap({
-    ...options,
     operation: "decrypt",
-    service,
-    passphrase: undefined,
-    keyring,
+    lock,
     replaced: { state: "open", secret: opened.key },
+    passphrase: undefined,
     sources: { from: source, to: source },
+    keyring,
     serverJson: delivery.how === "server.json" ? { path: delivery.path, remove: true } : undefined,
+    service,
+    recoveryCommand: options.recoveryCommand,
+    reporter,
+    signal,
     stage: stagePlaintext,
-    fill: (staged, _key, held) => convert(held, staged, undefined, signal),
+    fill: (staged, _key, locked) => convert(locked, staged, undefined, signal),
   });
   return {
     decrypted: { path: storePath, previous_key_id: opened.keyId, hub: delivery.how },

@@ -1,10 +1,4 @@
-/**
- * `encrypt`: a plaintext store becomes an encrypted one, or one of format 3 one of format 4, in its place.
- *
- *   encrypt(options: EncryptOptions): Promise<EncryptResult>
- *
- * Every schema is taken as it is; nothing in it changes.
- */
+/** `encrypt`: converts a plaintext store, or a store of format 3 to format 4. */
 import { StoreError } from "../errors.js";
 import {
   findPasswordDelivery,
@@ -22,7 +16,7 @@ import {
   type PassphraseSource,
 } from "../keys/source.js";
 import { unlock } from "../keys/unlock.js";
-import { resolveService, type ServiceReport } from "../operation/downtime.js";
+import { resolveService, type ServiceReport } from "../operation/service.js";
 import {
   type CipherCompatibility,
   identify,
@@ -45,18 +39,21 @@ import {
 import { swap } from "./swap.js";
 
 export interface EncryptOptions extends OperationOptions, BundleOptions {
-  /** The file with the passphrase, absolute; without it one is generated. For the keyring alone. */
+  /**
+   * The absolute path of a file with the passphrase; without it a passphrase is generated. Only for
+   * the keyring.
+   */
   readonly passphraseFile?: string | undefined;
-  /** 3 where the hub's own library reads nothing newer. Default: 4. */
+  /** 3 if the hub's library cannot read a newer format. Default: 4. */
   readonly cipherCompatibility?: CipherCompatibility | undefined;
   /** A store with other SQLCipher parameters, which becomes one with the defaults. */
   readonly foreign?: ForeignStore | undefined;
 }
 
 export interface ForeignStore {
-  /** With the parameters. */
+  /** The key, with the parameters. */
   readonly key: StoreKey;
-  /** Stays the store's passphrase; undefined for a raw key, which no hub can be given. */
+  /** Stays the store's passphrase; undefined for a raw key, which a hub cannot use. */
   readonly passphrase: string | undefined;
   /** The parameters as text. */
   readonly settings: string;
@@ -67,26 +64,28 @@ export interface EncryptResult {
     readonly path: string;
     readonly key_id: string;
     readonly cipher_compatibility: CipherCompatibility;
-    /** What it was before: "plaintext", "SQLCipher 3", or "SQLCipher with kdf_iter=64000". */
+    /** The earlier format: "plaintext", "SQLCipher 3" or "SQLCipher with kdf_iter=64000". */
     readonly from: string;
     readonly passphrase_source: string;
     readonly hub: PasswordDelivery["how"];
-    /** What deleting the old file does not do, in a sentence; null if it was encrypted before. */
+    /** That deleting the old file does not erase it; null if it was encrypted. */
     readonly caution: string | null;
   };
   readonly bundle: BundleReport | null;
   readonly service: ServiceReport;
 }
 
-/** What has to be said about the file that is gone. */
 const deletionCaution =
-  "The old file is deleted, which is not the same as erased: flash storage and copy-on-write file systems keep old blocks, and so do snapshots and earlier backups of the disk. Whoever gets hold of those can read the clients' keys that were in it; if that matters, give the clients new ones.";
+  "The old file is deleted, but not erased: flash storage, copy-on-write file systems, snapshots and earlier backups of the disk may still contain the clients' keys in plain text. Give the clients new keys if that matters.";
 
 /**
- * Encrypts the store.
+ * Encrypts the store. Its schema stays the same.
  *
- * @throws StoreError `notFound` without a store, `refused` for one that is encrypted already, `newerVersion` for a schema
- *   not known here, `corrupted` for what is no database; what `knowService`, `checkBundleFolder` and `swap` throw.
+ * @throws {@link StoreError} notFound - if there is no store
+ * @throws {@link StoreError} refused - if it is encrypted already
+ * @throws {@link StoreError} newerVersion - if its schema is unknown
+ * @throws {@link StoreError} corrupted - if it is not a database
+ * @throws {@link StoreError} - what `resolveService`, `checkBundleDirectory` and `swap` throw
  */
 export async function encrypt(options: EncryptOptions): Promise<EncryptResult> {
   const { lock, source, reporter, signal } = options;
@@ -107,20 +106,23 @@ export async function encrypt(options: EncryptOptions): Promise<EncryptResult> {
   const { passphrase: replaced } = found;
   const keyring = await planRotation(storePath, source, passphrase, { passphrase: replaced }, true);
   const outcome = await swap({
-    ...options,
     operation: "encrypt",
-    service,
-    bundle,
-    passphrase,
-    keyring,
+    lock,
     replaced: { state: "open", secret: found.secret },
+    passphrase,
     sources: { from: source, to: source },
-    // A plugin that ignores its password wrote this store in plain text, and has one all the same.
+    keyring,
+    // Even a plaintext store can have a password there: some versions of the plugin ignore it.
     serverJson: upgrade ? undefined : passwordToReplace(delivery, reporter),
+    bundle,
+    service,
+    recoveryCommand: options.recoveryCommand,
+    reporter,
+    signal,
     stage: (staged) => stageEncrypted(staged, passphrase, to),
-    fill: (staged, key, held) => convert(held, staged, key, signal),
+    fill: (staged, stagedKey, locked) => convert(locked, staged, stagedKey, signal),
   });
-  const key = outcome.key as StoreKey;
+  const { key } = outcome;
   return {
     encrypted: {
       path: storePath,
@@ -146,7 +148,7 @@ interface Found {
   readonly generation?: Generation;
 }
 
-/** Opens the store as it is, and refuses what cannot be taken. */
+/** Checks that the store can be encrypted, and returns what opens it. */
 async function inspectPlaintext(
   storePath: string,
   source: PassphraseSource,
@@ -170,8 +172,8 @@ async function inspectPlaintext(
   if (key.cipherCompatibility >= to) {
     throw new StoreError(
       "refused",
-      `${storePath} is encrypted already, in SQLCipher's format ${key.cipherCompatibility}`,
-      { hint: "hivemind-sqlcipher rotate gives it another passphrase" },
+      `${storePath} is already encrypted, in format ${key.cipherCompatibility} of SQLCipher`,
+      { hint: "Change its passphrase with hivemind-sqlcipher rotate." },
     );
   }
   return { secret: key, passphrase, generation };
@@ -186,7 +188,7 @@ async function check(connection: Connection): Promise<void> {
   }
 }
 
-/** The passphrase that a store which has none is to get. */
+/** Returns the passphrase for a plaintext store. */
 async function passphraseFor({
   lock,
   source,
@@ -195,15 +197,15 @@ async function passphraseFor({
 }: EncryptOptions): Promise<string> {
   if (source.kind !== "keyring") {
     if (passphraseFile !== undefined) {
-      throw new StoreError("usage", `the passphrase comes from ${describeSource(source)}`, {
-        hint: "leave --passphrase-file out: the source is read as it is",
+      throw new StoreError("usage", `the passphrase is read from ${describeSource(source)}`, {
+        hint: "Omit --passphrase-file.",
       });
     }
     return firstPassphrase(source, lock.storePath);
   }
   const kept = await getEntry(lock.storePath, "current");
   if (passphraseFile === undefined && kept !== undefined) {
-    reporter.notice("the passphrase that the keyring has for this path already is used");
+    reporter.notice("using the passphrase that the keyring already has for this path");
     return kept;
   }
   return newPassphrase(passphraseFile);

@@ -1,4 +1,4 @@
-/** What the operations that replace the store's file, or change what opens it, are all given. */
+/** The options shared by the operations that change the store's file or passphrase. */
 
 import type { HubChoice } from "../hub/password-delivery.js";
 import type { PassphraseSource } from "../keys/source.js";
@@ -7,32 +7,29 @@ import type { Reporter } from "../reporter.js";
 import type { ServiceChoice } from "../service/select.js";
 
 export interface OperationOptions {
-  /** The store's operation lock, taken and settled by `withOperation`. It names the store. */
+  /** The store's operation lock, from `withOperation`. It names the store. */
   readonly lock: OperationLock;
   readonly source: PassphraseSource;
   readonly service: ServiceChoice;
-  /** Whether a hub has to get the passphrase. */
+  /** Whether a hub needs the passphrase. */
   readonly hub: HubChoice;
-  /**
-   * A program and its arguments that settle what an interrupted operation of this store left. The dead-man timer runs it
-   * before it starts the service again.
-   */
+  /** The argument list that recovers this store's journal, for the restart timer. */
   readonly recoveryCommand: readonly string[];
   readonly reporter: Reporter;
-  /** Interrupts the operation, as long as the store is not replaced. */
+  /** Interrupts the operation before the commit. */
   readonly signal: AbortSignal;
 }
 
 export interface BundleOptions {
-  /** The folder for bundles; it must exist, since a missing one is most often a disk that is not mounted. */
+  /** The directory for bundles. It must exist: its disk might not be mounted. */
   readonly bundleTo: string;
-  /** Where backups go, if that is known: bundles lie apart from them. */
+  /** The directory for backups, if known: bundles must lie apart from them. */
   readonly backupFolder?: string | undefined;
-  /** age recipients of the bundle. */
+  /** The age recipients of the bundle. */
   readonly recipients: readonly string[];
 }
 
-/** What `--json` says about a bundle. */
+/** A bundle as `--json` prints it. */
 export interface BundleReport {
   readonly path: string;
   readonly key_id: string;

@@ -1,4 +1,4 @@
-/** What the operations that put another file in the store's place try before they begin. */
+/** Checks before a swap, and the staged files of swaps. */
 import { constants } from "node:fs";
 import { access, stat } from "node:fs/promises";
 import type { Bundle } from "../bundle/bundle.js";
@@ -17,19 +17,21 @@ import {
 } from "../store/cipher.js";
 import { exportStore, verifyExport } from "../store/export.js";
 import type { LockedStore } from "../store/locked-store.js";
+import { shellQuote } from "../text/escape.js";
 import type { BundleOptions, BundleReport } from "./options.js";
 
-/** A bundle that can be written, as far as that can be told. */
+/** A bundle to be written. */
 export interface BundlePlan {
   readonly directory: string;
   readonly recipients: readonly string[];
 }
 
 /**
- * Makes sure that a bundle can be written, as far as that can be told before it is.
+ * Checks in advance that a bundle can be written.
  *
- * @throws StoreError `usage` without a recipient or for one that does not parse; `refused` for a folder that would hold
- *   backup and bundle; `io` for one that is not there or cannot be written to.
+ * @throws {@link StoreError} usage - without a recipient, or if a recipient does not parse
+ * @throws {@link StoreError} refused - if backups and bundles would lie in the same directory
+ * @throws {@link StoreError} io - if the directory does not exist or cannot be written
  */
 export async function checkBundleDirectory(
   options: BundleOptions,
@@ -38,8 +40,8 @@ export async function checkBundleDirectory(
   const { bundleTo, backupFolder, recipients } = options;
   for (const recipient of recipients) parseRecipient(recipient);
   if (recipients.length === 0) {
-    throw new StoreError("usage", "who should be able to open the bundle?", {
-      hint: "name an age recipient: --recipient age1… (age-keygen -o recovery-key.txt makes one)",
+    throw new StoreError("usage", "the bundle has no recipient", {
+      hint: "Name an age recipient with --recipient age1…; age-keygen -o recovery-key.txt creates a key.",
     });
   }
   if (backupFolder !== undefined) {
@@ -49,27 +51,33 @@ export async function checkBundleDirectory(
   return { directory: bundleTo, recipients };
 }
 
-/** @throws StoreError `io` for a folder for bundles that is not there or cannot be written to. */
+/** @throws {@link StoreError} io - if the directory does not exist or cannot be written */
 export async function assertBundleDirectory(bundleTo: string): Promise<void> {
   try {
     if (!(await stat(bundleTo)).isDirectory()) {
-      throw new StoreError("io", `${bundleTo} is not a folder`, { hint: "--bundle-to FOLDER" });
+      throw new StoreError("io", `${bundleTo} is not a directory`, {
+        hint: "Name a directory with --bundle-to.",
+      });
     }
     await access(bundleTo, constants.W_OK | constants.X_OK);
   } catch (error) {
-    const { kind, message, hint } = systemError(error, `the bundle's folder ${bundleTo}`);
+    const { kind, message, hint } = systemError(
+      error,
+      `cannot use the bundle directory ${bundleTo}`,
+    );
     throw new StoreError(kind, message, {
-      hint: hint ?? `is its disk mounted? If it is a new folder: mkdir -m 700 '${bundleTo}'`,
+      hint: hint ?? `Mount its disk, or create it: mkdir -m 700 ${shellQuote(bundleTo)}`,
       cause: error,
     });
   }
 }
 
 /**
- * The passphrase that a store is to get: the one in the file, or a generated one.
+ * Returns the new passphrase of a store: from the file, or else a generated one.
  *
- * @throws StoreError `refused` if it looks like a generated one with a typing mistake, and for a file that others can
- *   read; `passphraseUnavailable` if there is no such file.
+ * @throws {@link StoreError} refused - if it looks like a generated passphrase with a typing
+ *   mistake, or if other users can read the file
+ * @throws {@link StoreError} passphraseUnavailable - if the file does not exist
  */
 export async function newPassphrase(file: string | undefined): Promise<string> {
   if (file === undefined) return generatePassphrase();
@@ -78,13 +86,13 @@ export async function newPassphrase(file: string | undefined): Promise<string> {
     throw new StoreError(
       "refused",
       `the passphrase in ${file} looks like a generated one with a mistake in group ${checked.group}`,
-      { hint: "correct it, or choose one that does not look so" },
+      { hint: "Correct it, or choose another passphrase." },
     );
   }
   return checked.passphrase;
 }
 
-/** Stages a new, empty encrypted file; answers its key. */
+/** Creates an empty encrypted file. */
 export async function stageEncrypted(
   staged: string,
   passphrase: string,
@@ -95,29 +103,30 @@ export async function stageEncrypted(
   return key;
 }
 
-/** Stages a new, empty file that will not be encrypted. */
+/** Creates an empty file for a plaintext store. */
 export async function stagePlaintext(staged: string): Promise<undefined> {
   await createFile(staged, "");
 }
 
 /**
- * Fills a staged file with what the held store holds, and proves it.
+ * Copies a locked store into a staged file, and verifies the copy.
  *
- * @param key of the staged file; undefined if it is not to be encrypted.
- * @throws StoreError `corrupted` if anything differs, `io`, `interrupted`.
+ * @param key - of the staged file; undefined if it is not encrypted
+ * @throws {@link StoreError} corrupted - if the copy differs
+ * @throws {@link StoreError} io, interrupted
  */
 export async function convert(
-  held: LockedStore | undefined,
+  store: LockedStore | undefined,
   staged: string,
   key: Secret,
   signal: AbortSignal,
 ): Promise<void> {
-  if (!held) throw new Error("there is a store to convert");
-  await exportStore(held, staged, key);
-  await verifyExport(held, staged, key, signal);
+  if (!store) throw new Error("a conversion requires a store");
+  await exportStore(store, staged, key);
+  await verifyExport(store, staged, key, signal);
 }
 
-/** What `--json` says about the bundle of a swap. */
+/** Returns the bundle of a swap as `--json` prints it. */
 export function bundleReport({ bundle }: { bundle: Bundle | undefined }): BundleReport | null {
   return bundle ? { path: bundle.path, key_id: bundle.keyId, recipients: bundle.recipients } : null;
 }

@@ -1,12 +1,9 @@
 /**
- * `rotate`: a new passphrase, and a new file under it, in the place of the old one.
+ * `rotate`: gives the store a new passphrase in a new file.
  *
- *   rotate(options: RotateOptions): Promise<RotateResult>
- *
- * The passphrase comes first into the keyring, as `#pending`, then into a bundle that is proven against the staged file;
- * only then is the service stopped (swap.ts). A source that cannot be written to cannot be rotated here: a command, or a
- * systemd credential. A `file:` source changes to the file that has the new passphrase, and the settings with it; no
- * passphrase is written to a disk by this program.
+ * Sources that cannot be written, a command or a systemd credential, cannot be rotated. A `file:`
+ * source changes to the file with the new passphrase, and the settings with it. This program writes
+ * no passphrase to a disk.
  */
 import { constants } from "node:fs";
 import { access } from "node:fs/promises";
@@ -21,8 +18,8 @@ import { passwordToReplace, resolvePasswordDelivery } from "../hub/password-deli
 import { adoptPending, planRotation } from "../keys/rotation-plan.js";
 import { formatSource, type PassphraseSource } from "../keys/source.js";
 import { unlock } from "../keys/unlock.js";
-import { resolveService, type ServiceReport } from "../operation/downtime.js";
-import { keyIdOf, type StoreKey } from "../store/cipher.js";
+import { resolveService, type ServiceReport } from "../operation/service.js";
+import { keyIdOf } from "../store/cipher.js";
 import { assertExportable } from "../store/export.js";
 import type { BundleOptions, BundleReport, OperationOptions } from "./options.js";
 import {
@@ -35,13 +32,16 @@ import {
 import { swap } from "./swap.js";
 
 export interface RotateOptions extends OperationOptions, BundleOptions {
-  /** The file with the new passphrase, absolute; without it one is generated. A `file:` source needs it. */
+  /**
+   * The absolute path of a file with the new passphrase; without it a passphrase is generated.
+   * Required for a `file:` source.
+   */
   readonly passphraseFile?: string | undefined;
-  /** The settings, where the source is named. */
+  /** The store's settings, which may name the passphrase source. */
   readonly settingsSection: SettingsSection;
-  /** Whether the keyring goes on keeping the old passphrase, for backups under it. */
+  /** Keeps the old passphrase in the keyring, for the backups under it. */
   readonly keepPrevious?: boolean | undefined;
-  /** A folder of backups to be brought under the new passphrase too. */
+  /** A directory of backups to be re-encrypted under the new passphrase. */
   readonly reencrypt?: string | undefined;
 }
 
@@ -53,7 +53,7 @@ export interface RotateResult {
     readonly passphrase_source: string;
     /** Whether the keyring still has the old passphrase. */
     readonly previous_kept: boolean;
-    /** How the hub gets the new one. */
+    /** How the hub gets the new passphrase. */
     readonly hub: "run" | "server.json" | "none";
   };
   readonly bundle: BundleReport | null;
@@ -64,8 +64,10 @@ export interface RotateResult {
 /**
  * Changes the passphrase of the store.
  *
- * @throws StoreError `refused` if the hub would not get the new passphrase, or the source cannot take one; what
- *   `unlock`, `knowService`, `checkBundleFolder` and `swap` throw.
+ * @throws {@link StoreError} refused - if the hub would not get the new passphrase, or the source
+ *   cannot be written
+ * @throws {@link StoreError} - what `unlock`, `resolveService`, `checkBundleDirectory` and `swap`
+ *   throw
  */
 export async function rotate(options: RotateOptions): Promise<RotateResult> {
   const { lock, source, reporter, signal, keepPrevious = false } = options;
@@ -83,29 +85,32 @@ export async function rotate(options: RotateOptions): Promise<RotateResult> {
   await adoptPending(storePath, opened.generation, reporter);
   const passphrase = await newPassphrase(options.passphraseFile);
   if (passphrase === old) {
-    throw new StoreError("refused", "the new passphrase is the old one", {
-      hint: "choose another",
+    throw new StoreError("refused", "the new passphrase equals the old one", {
+      hint: "Choose another passphrase.",
     });
   }
   const service = await resolveService(options.service, reporter);
   const delivery = await resolvePasswordDelivery(service, options.hub);
   const keyring = await planRotation(storePath, source, passphrase, opened, keepPrevious);
   const outcome = await swap({
-    ...options,
     operation: "rotate",
-    service,
-    bundle,
-    replacedBundle: { passphrase: old, key: oldKey },
-    passphrase,
-    keyring,
+    lock,
     replaced: { state: "open", secret: oldKey },
+    passphrase,
     sources: { from: source, to: next.source },
+    keyring,
     settings: next.settings,
     serverJson: passwordToReplace(delivery, reporter),
+    bundle,
+    replacedBundle: { passphrase: old, key: oldKey },
+    service,
+    recoveryCommand: options.recoveryCommand,
+    reporter,
+    signal,
     stage: (staged) => stageEncrypted(staged, passphrase, oldKey.cipherCompatibility),
-    fill: (staged, key, held) => convert(held, staged, key, signal),
+    fill: (staged, key, locked) => convert(locked, staged, key, signal),
   });
-  const newKey = outcome.key as StoreKey;
+  const newKey = outcome.key;
   const backups =
     options.reencrypt === undefined
       ? null
@@ -134,15 +139,15 @@ export async function rotate(options: RotateOptions): Promise<RotateResult> {
   };
 }
 
-async function assertWritable(folder: string): Promise<void> {
+async function assertWritable(directory: string): Promise<void> {
   try {
-    await access(folder, constants.R_OK | constants.W_OK | constants.X_OK);
+    await access(directory, constants.R_OK | constants.W_OK | constants.X_OK);
   } catch (error) {
-    throw systemError(error, `cannot use the backups' folder ${folder}`);
+    throw systemError(error, `cannot use the backup directory ${directory}`);
   }
 }
 
-/** @throws StoreError saying that the rotation itself is done. */
+/** @throws {@link StoreError} - whose message says that the rotation is done */
 async function reencrypted(options: ReencryptOptions): Promise<ReencryptedBackups> {
   try {
     return await reencryptBackups(options);
@@ -150,16 +155,16 @@ async function reencrypted(options: ReencryptOptions): Promise<ReencryptedBackup
     const { kind, message, hint } = systemError(error, "unexpected", "failed");
     throw new StoreError(
       kind,
-      `the store is rotated, but its backups in ${options.folder} could not all be brought under the new passphrase: ${message}`,
+      `the store is rotated, but not all backups in ${options.folder} could be re-encrypted: ${message}`,
       {
-        hint: withLine(hint, "the others are as they were; their own bundles open them"),
+        hint: withLine(hint, "The others are unchanged. Their own bundles open them."),
         cause: error,
       },
     );
   }
 }
 
-/** Where the passphrase comes from afterwards, and what has to change in the settings for that. */
+/** Returns the passphrase source after the rotation, and the settings file if it changes. */
 async function nextSource(
   options: RotateOptions,
 ): Promise<{ source: PassphraseSource; settings?: string }> {
@@ -171,9 +176,9 @@ async function nextSource(
       if (passphraseFile === undefined || passphraseFile === source.path) {
         throw new StoreError(
           "refused",
-          `the passphrase comes from ${source.path}, which this program does not write to`,
+          `the passphrase is read from ${source.path}, which this program does not write`,
           {
-            hint: "put the new one into another file, 0600, and name that: --passphrase-file FILE",
+            hint: "Put the new passphrase into another file of mode 0600: --passphrase-file FILE.",
           },
         );
       }
@@ -182,15 +187,15 @@ async function nextSource(
       const to = formatSource(next);
       const named = (await loadSection(settingsSection))?.passphrase_source;
       if (named === from) return { source: next, settings: settingsSection.path };
-      reporter.notice(`from now on the passphrase comes from --passphrase-source ${to}`);
+      reporter.notice(`use --passphrase-source ${to} from now on`);
       return { source: next };
     }
     default:
       throw new StoreError(
         "refused",
-        `a passphrase that comes from ${source.kind === "command" ? "a command" : "a systemd credential"} cannot be changed from here`,
+        `cannot change a passphrase that is read from ${source.kind === "command" ? "a command" : "a systemd credential"}`,
         {
-          hint: "keep it in the keyring (bundle import, --passphrase-source keyring), or in a file, and rotate then",
+          hint: "Move it to the keyring (bundle import with --passphrase-source keyring) or to a file, then rotate.",
         },
       );
   }

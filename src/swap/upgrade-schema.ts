@@ -1,26 +1,31 @@
 /**
- * `upgrade-schema`: the manual's migration to schema 2, in place, in one transaction, and never as a side effect.
+ * `upgrade-schema`: migrates the store to schema 2 as the manual describes it, in place and in a
+ * transaction.
  *
- *   upgradeSchema(options: UpgradeSchemaOptions): Promise<UpgradeSchemaResult>
- *
- * A hub that does not know schema 2 enforces the legacy columns alone: under it a migrated store's blacklists are
- * switched off. So its interpreter is asked first.
+ * A hub that does not know schema 2 enforces only the old columns, so a migrated store would have
+ * no blacklists there. Therefore the hub's interpreter is asked first.
  */
-import { StoreError, systemError } from "../errors.js";
+import { StoreError } from "../errors.js";
 import { hubSchema } from "../hub/schema.js";
 import { unlock } from "../keys/unlock.js";
+import { Journal } from "../operation/journal.js";
+import {
+  cleanUp,
+  endDowntime,
+  findDowntime,
+  type OperationFailure,
+  type Recovery,
+  withRecovery,
+} from "../operation/recovery.js";
 import {
   assertNoHolders,
-  Downtime,
-  endDowntime,
   type ResolvedService,
   resolveService,
   type ServiceReport,
   stoppedSchema,
-} from "../operation/downtime.js";
-import { downStep, Journal } from "../operation/journal.js";
-import { type Recovery, serviceDownError } from "../operation/recovery.js";
+} from "../operation/service.js";
 import { emitStep } from "../operation/step.js";
+import { withServiceStopped } from "../operation/window.js";
 import { throwIfAborted } from "../process/abort.js";
 import * as z from "../schema.js";
 import { identify, openDatabase, type Secret } from "../store/cipher.js";
@@ -35,11 +40,11 @@ import {
 import type { OperationOptions } from "./options.js";
 
 export interface UpgradeSchemaOptions extends Omit<OperationOptions, "hub"> {
-  /** The Python that runs the hub; without it the unit's command, then PATH, tell. */
+  /** The hub's Python. Default: the one in the unit's command, or else in PATH. */
   readonly hubPython?: string | undefined;
 }
 
-/** Something in the store that schema 2 has no place for. */
+/** A value of a client that schema 2 cannot represent. */
 export interface Dropped {
   readonly client_id: string;
   readonly name: string | null;
@@ -52,7 +57,7 @@ export interface UpgradeSchemaResult {
     readonly from: number;
     readonly to: number;
     readonly dropped: Dropped[];
-    /** What the hub's interpreter said; null if no hub could be asked. */
+    /** The answer of the hub's interpreter; null if no hub was found. */
     readonly hub: {
       readonly plugin_manager: string | null;
       readonly schema_version: number;
@@ -61,18 +66,18 @@ export interface UpgradeSchemaResult {
   readonly service: ServiceReport;
 }
 
-/** How many of those that lose something are named in the question. */
-const named = 10;
-/** What the dead-man timer allows for the transaction, beyond the stop itself: 60 s. */
+/** How many clients with losses the question names. */
+const namedLosses = 10;
+/** Time limit of the transaction: 60 s. */
 const windowBudgetMs = 60_000;
 
 const journalSchema = z.strictObject({ stopped: z.optional(stoppedSchema) });
 
 /**
- * Migrates the store, after saying what it would lose.
+ * Migrates the store, after a question about the values that are lost.
  *
- * @throws StoreError `refused` while the hub's installed plugin-manager knows no schema 2, or if the answer is no; what
- *   `unlock` and `knowService` throw.
+ * @throws {@link StoreError} refused - if the hub does not know schema 2, or the user declines
+ * @throws {@link StoreError} - what `unlock` and `resolveService` throw
  */
 export async function upgradeSchema(options: UpgradeSchemaOptions): Promise<UpgradeSchemaResult> {
   const { lock, reporter } = options;
@@ -94,7 +99,7 @@ export async function upgradeSchema(options: UpgradeSchemaOptions): Promise<Upgr
   const hub = await askHubSchema(service, options.hubPython);
   if (hub === null) {
     await reporter.confirm(
-      `No hub was found here that could be asked whether it knows schema ${newestSchema}. Under one that does not, every blacklist is switched off. Upgrade all the same?`,
+      `No hub was found on this machine. A hub that does not know schema ${newestSchema} would ignore all blacklists. Upgrade the store?`,
     );
   }
   if (dropped.length > 0) await reporter.confirm(question(dropped));
@@ -105,7 +110,7 @@ export async function upgradeSchema(options: UpgradeSchemaOptions): Promise<Upgr
   };
 }
 
-/** The store's key; nothing for one that is not encrypted, which can be migrated as well. */
+/** Returns the store's key; undefined for a plaintext store, which can be migrated, too. */
 async function secretOf({ lock, source }: UpgradeSchemaOptions): Promise<Secret> {
   const { format } = await identify(lock.storePath);
   if (format === "plaintext") return undefined;
@@ -136,7 +141,7 @@ async function inspectStore(
   return { from: version, dropped };
 }
 
-/** What of a row has no place in schema 2. */
+/** Returns the values of a row that schema 2 cannot represent. */
 function lossesOf(row: Readonly<Record<string, unknown>>): string[] {
   const metadata = readObject(row.metadata);
   const losses: string[] = [];
@@ -154,18 +159,18 @@ function lossesOf(row: Readonly<Record<string, unknown>>): string[] {
 
 function question(dropped: readonly Dropped[]): string {
   const lines = dropped
-    .slice(0, named)
+    .slice(0, namedLosses)
     .map(({ client_id: id, name, what }) => `  ${id}${name ? ` (${name})` : ""}: ${what}`);
-  const more = dropped.length > named ? [`  and ${dropped.length - named} more`] : [];
+  const more = dropped.length > namedLosses ? [`  and ${dropped.length - namedLosses} more`] : [];
   return [
-    `Schema ${newestSchema} has no place for what these clients have, and it would be gone for good:`,
+    `Schema ${newestSchema} cannot represent these values, which would be lost:`,
     ...lines,
     ...more,
-    "Upgrade?",
+    "Upgrade the store?",
   ].join("\n");
 }
 
-/** @throws StoreError `refused` if the hub that is installed knows no schema 2. */
+/** @throws {@link StoreError} refused - if the hub does not know schema 2 */
 async function askHubSchema(
   service: ResolvedService,
   hubPython: string | undefined,
@@ -175,73 +180,63 @@ async function askHubSchema(
   const { pluginManager, schemaVersion, objection } = hub;
   if (objection !== undefined) {
     throw new StoreError("refused", objection, {
-      hint: "update the hub first, or name its Python: --hub-python PATH",
+      hint: "Update the hub first, or name its Python with --hub-python PATH.",
     });
   }
   return { plugin_manager: pluginManager, schema_version: schemaVersion };
 }
 
-/** @returns how long the service was away; null if it was not stopped. */
+/** @returns the downtime in milliseconds; null if the service was not stopped */
 async function migrate(
   { lock, recoveryCommand, signal, reporter }: UpgradeSchemaOptions,
-  known: ResolvedService,
+  service: ResolvedService,
   secret: Secret,
 ): Promise<number | null> {
   const { storePath } = lock;
   throwIfAborted(signal);
-  const downtime = known.wasActive ? await Downtime.of(known) : undefined;
-  const journal = await Journal.begin(storePath, "upgrade-schema", "stopping", {
-    ...(downtime && { stopped: downtime.stopped }),
-  });
-  emitStep("upgrade-schema.stopping");
-  let failure: unknown;
-  try {
-    if (downtime) {
-      await downtime.arm(windowBudgetMs, recoveryCommand);
-      reporter.detail(`stopping ${known.service.name ?? "the service"}`);
-      await downtime.stop();
-    }
-    await assertNoHolders(storePath);
-    emitStep("upgrade-schema.stopped");
-    await using connection = await openDatabase(storePath, secret);
-    await migrateSchema(connection);
-    emitStep("upgrade-schema.migrated");
-  } catch (error) {
-    failure = error;
-  }
-  let stoppedMs: number | null = null;
-  if (downtime) {
-    const started = await downtime.start().catch((error: unknown) => {
-      const { kind, message, hint } = systemError(error, "it could not be started", "service");
-      const outcome = failure
-        ? `was not upgraded (${systemError(failure, "unexpected").message})`
-        : `has schema ${newestSchema} now`;
-      throw new StoreError(kind, `${message}; ${storePath} ${outcome}`, {
-        hint,
-        cause: error,
-      });
-    });
-    await downtime.disarm();
-    stoppedMs = downtime.durationMs(started);
-  }
+  const journal = await Journal.begin(storePath, "upgrade-schema", "stopping", {});
+  const { restart } = await withServiceStopped(
+    {
+      service,
+      budgetMs: windowBudgetMs,
+      recoveryCommand,
+      reporter,
+      signal,
+      journalStop: async (stopped) => {
+        if (stopped) await journal.write("stopping", { stopped });
+        emitStep("upgrade-schema.stopping");
+      },
+      recover: async (failed) => {
+        const recovery = await recoverSchemaUpgrade(journal, storePath, failed);
+        const isMigrated = failed.downtime?.startFailure === failed.failure;
+        const outcome = isMigrated ? `has schema ${newestSchema} now` : "was not upgraded";
+        return withRecovery(failed.failure, recovery, `${storePath} ${outcome}`);
+      },
+    },
+    async () => {
+      await assertNoHolders(storePath);
+      emitStep("upgrade-schema.stopped");
+      await using connection = await openDatabase(storePath, secret);
+      await migrateSchema(connection);
+      emitStep("upgrade-schema.migrated");
+    },
+  );
   emitStep("upgrade-schema.started");
   await journal.remove();
-  if (failure) throw systemError(failure, `cannot upgrade ${storePath}`);
-  return stoppedMs;
+  return restart?.downtimeMs ?? null;
 }
 
-/** The transaction is there, or it is not: only the service has to be started. */
-export async function recoverSchemaUpgrade(journal: Journal, storePath: string): Promise<Recovery> {
+/** Starts the service. The transaction is complete or absent by itself. */
+export async function recoverSchemaUpgrade(
+  journal: Journal,
+  storePath: string,
+  failed?: OperationFailure,
+): Promise<Recovery> {
   const { stopped } = journal.dataAs(journalSchema);
-  let started: string | undefined;
-  try {
-    if (stopped) started = await endDowntime(stopped, storePath);
-  } catch (error) {
-    await journal.write(downStep, journal.entry.data).catch(() => undefined);
-    return { messages: [], serviceDown: serviceDownError(journal, error) };
-  }
-  await journal.remove();
-  return {
-    messages: started ? [`started ${started}, which an interrupted upgrade had stopped`] : [],
-  };
+  const downtime = await findDowntime(storePath, stopped, failed);
+  const messages = await endDowntime(downtime, "upgrade");
+  const serviceDown = downtime?.startFailure;
+  const isDown = serviceDown !== undefined;
+  const cleanupPending = await cleanUp(journal, async () => undefined, { isDown });
+  return { messages, serviceDown, cleanupPending };
 }

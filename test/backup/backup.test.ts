@@ -95,7 +95,7 @@ test("what is written while the unit is stopped does not grow with the store", a
     const hub = await hubStore(clients);
     await startWriter(hub, "", 20);
     const { details } = await runJob(hub);
-    written.push(Number(/(\d+) bytes were copied meanwhile/.exec(details)?.[1]));
+    written.push(Number(/(\d+) bytes were copied/.exec(details)?.[1]));
   }
   expect(Math.max(...written)).toBeLessThan(100 * 4096);
 });
@@ -345,7 +345,7 @@ test("a hub with commands of its own that the watcher starts while the job is st
   job.child.kill("SIGCONT");
   const ran = await job.ran;
   expect(ran).toMatchObject({ code: 15, error: { kind: "service" } });
-  expect(ran.error?.message).toContain("by its timer");
+  expect(ran.error?.message).toContain("the restart timer started");
   expect(await started()).toHaveLength(2);
   const known = (await committed(hub)).length;
   await until(async () => (await committed(hub)).length > known);
@@ -577,7 +577,7 @@ test("the store's disk gets read-only when all is done: the backup stays, the er
   expect(ran).toMatchObject({ code: 18, error: { kind: "io" } });
   const [name = ""] = filesIn(hub.to).filter((file) => file.endsWith(".db"));
   const path = join(hub.to, name);
-  expect(ran.error?.message).toContain(`the backup ${path} is made and verified`);
+  expect(ran.error?.message).toContain(`the backup ${path} is complete and verified`);
   expect(ran.error?.message).toContain(journal);
   expect(await verifyBackup(path, { passphrase: testPassphrase })).toMatchObject({ ok: true });
   expect(await isActive(hub)).toBe(true);

@@ -1,9 +1,8 @@
-// A command in miniature: takes the lock, settles what was left, and makes a backup. It runs from dist/ as a process of
-// its own, which a test may signal or kill. Usage: node driver.mjs backup OPTIONS-AS-JSON | settle STORE
+// A small command: takes the lock, recovers, and makes a backup. It runs from dist/ as a separate process that a test can
+// signal or kill. Usage: node driver.mjs backup OPTIONS-AS-JSON | settle STORE
 import { backup } from "../../dist/backup/backup.js";
-import { recoverBackup } from "../../dist/backup/recover.js";
-import { Journal } from "../../dist/operation/journal.js";
 import { acquireLock } from "../../dist/operation/lock.js";
+import { recover } from "../../dist/recovery/recover.js";
 
 const [, script, verb, argument] = process.argv;
 const notices = [];
@@ -12,12 +11,10 @@ for (const signal of ["SIGINT", "SIGTERM"]) process.on(signal, () => controller.
 
 async function settled(storePath) {
   const lock = await acquireLock(storePath);
-  const journal = await Journal.read(storePath);
-  if (journal) {
-    const { messages, cleanupPending } = await recoverBackup(journal, storePath);
-    notices.push(...messages);
-    if (cleanupPending) throw cleanupPending;
-  }
+  const { messages, serviceDown, cleanupPending } = await recover(lock);
+  notices.push(...messages);
+  const left = serviceDown ?? cleanupPending;
+  if (left) throw left;
   return lock;
 }
 

@@ -50,7 +50,7 @@ test.each([
 
     const [operation = ""] = command;
     const said = new RegExp(
-      `an interrupted ${operation} left something[\\s\\S]*(?:is its disk mounted|Mount its disk)`,
+      `files of an interrupted ${operation} are left[\\s\\S]*(?:is its disk mounted|Mount its disk)`,
     );
     for (const reading of [
       ["list-clients"],
@@ -65,7 +65,7 @@ test.each([
     const refused = await machine.run(rotate);
     expect(refused.code).toBe(18);
     expect(refused.stderr).toMatch(/is its disk mounted|Mount its disk/);
-    if (command === backup) expect(refused.stderr).toMatch(/gone for good, remove \S+journal/);
+    if (command === backup) expect(refused.stderr).toMatch(/gone for good: rm \S+journal/);
 
     await rename(machine.path("out"), place);
     const after = await machine.run(["list-clients"]);

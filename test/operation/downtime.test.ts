@@ -6,13 +6,9 @@ import { join } from "node:path";
 import { setTimeout as delay } from "node:timers/promises";
 import { expect, onTestFinished, test, vi } from "vitest";
 import { StoreError } from "../../src/errors.js";
-import {
-  Downtime,
-  endDowntime,
-  findPendingRestart,
-  resolveService,
-} from "../../src/operation/downtime.js";
+import { Downtime } from "../../src/operation/downtime.js";
 import { downStep, Journal } from "../../src/operation/journal.js";
+import { findPendingRestart, resolveService } from "../../src/operation/service.js";
 import { findHolders } from "../../src/process/holders.js";
 import { selectService } from "../../src/service/select.js";
 import type { Service } from "../../src/service/service.js";
@@ -35,7 +31,9 @@ test.skipIf(process.geteuid?.() !== 0)(
         stop_command: "true",
         start_command: `touch '${started}'`,
       } as const;
-      expect(await endDowntime({ ...stopped, dependents: [] }, store)).toBe("the service");
+      const downtime = await Downtime.left({ ...stopped, dependents: [] }, store);
+      expect(downtime.name).toBe("the service");
+      expect(await downtime.end()).toMatchObject({ isStarted: true });
     } finally {
       process.seteuid?.(0);
     }
@@ -62,7 +60,9 @@ async function hub() {
     await rm(folder, { recursive: true });
   });
   const startsOf = async () => (await readFile(starts, "utf8")).trim().split("\n").length;
-  return { downtime: await Downtime.of({ service, choice, wasActive: true }), service, startsOf };
+  const downtime = await Downtime.of({ service, choice, wasActive: true });
+  if (!downtime) throw new Error("the hub runs");
+  return { downtime, service, startsOf };
 }
 
 test("a hub with commands of its own, which its timer started meanwhile, is not started twice", async () => {
@@ -71,8 +71,7 @@ test("a hub with commands of its own, which its timer started meanwhile, is not 
   await downtime.arm(soonMs - service.stopTimeoutMs, ["/bin/false"]);
   await downtime.stop();
   await vi.waitFor(async () => expect(await startsOf()).toBe(2), { timeout: 20_000 });
-  expect(await downtime.start()).toMatchObject({ wasUp: true });
-  expect(await downtime.disarm()).toBe(true);
+  expect(await downtime.end()).toMatchObject({ wasUp: true, timerFired: true });
   expect(await startsOf()).toBe(2);
 });
 
@@ -81,9 +80,9 @@ test("nor does its timer start it, once it was started here", async () => {
   const soonMs = 4_000;
   await downtime.arm(soonMs - service.stopTimeoutMs, ["/bin/false"]);
   await downtime.stop();
-  const started = await downtime.start();
-  expect(downtime.durationMs(started)).toBeGreaterThan(0);
-  expect(await downtime.disarm()).toBe(false);
+  const { isStarted, timerFired, downtimeMs } = await downtime.end();
+  expect([isStarted, timerFired]).toEqual([true, false]);
+  expect(downtimeMs).toBeGreaterThan(0);
   await delay(soonMs + 500);
   expect(await startsOf()).toBe(2);
 });
@@ -123,24 +122,30 @@ function deniedService(): Service {
   } as unknown as Service;
 }
 
-test("a service whose stop was refused is not owed a start", async () => {
-  const service = deniedService();
+async function downtimeOf(service: Service): Promise<Downtime> {
   const choice = { service: "systemd", unit: "hub", storePath: "/nonexistent/clients.db" } as const;
   const downtime = await Downtime.of({ service, choice, wasActive: true });
-  expect(downtime.hasBegun).toBe(false);
+  if (!downtime) throw new Error("the service runs");
+  return downtime;
+}
+
+test("a service whose stop was refused needs no start", async () => {
+  const service = deniedService();
+  const downtime = await downtimeOf(service);
+  expect(downtime.isPending).toBe(false);
   await expect(downtime.stop()).rejects.toMatchObject({ message: "Access denied" });
-  expect(downtime.hasBegun).toBe(false);
-  await downtime.start();
+  expect(downtime.isPending).toBe(false);
+  expect(await downtime.end()).toMatchObject({ isStarted: false });
 });
 
-test("a service whose stop is queued, or whose dependents may be stopped, is owed a start", async () => {
-  const choice = { service: "systemd", unit: "hub", storePath: "/nonexistent/clients.db" } as const;
+test("a service whose stop is queued, or whose dependents may be stopped, needs a start", async () => {
   const queued = { state: async () => ({ active: true, invocation: "0123", hasJob: true }) };
   for (const change of [queued, { activeDependents: async () => ["satellite.service"] }]) {
     const service = Object.assign(deniedService(), change);
-    const downtime = await Downtime.of({ service, choice, wasActive: true });
+    const downtime = await downtimeOf(service);
     await expect(downtime.stop()).rejects.toMatchObject({ message: "Access denied" });
-    expect(downtime.hasBegun).toBe(true);
+    expect(downtime.isPending).toBe(true);
+    await expect(downtime.end()).rejects.toMatchObject({ kind: "service" });
   }
 });
 
@@ -155,10 +160,9 @@ test("a service that went down although its stop failed is started", async () =>
       throw new StoreError("service", "left processes behind");
     },
   });
-  const choice = { service: "systemd", unit: "hub", storePath: "/nonexistent/clients.db" } as const;
-  const downtime = await Downtime.of({ service, choice, wasActive: true });
+  const downtime = await downtimeOf(service);
   await expect(downtime.stop()).rejects.toThrow();
-  await downtime.start();
+  expect(await downtime.end()).toMatchObject({ isStarted: true });
   expect(start).toHaveBeenCalledOnce();
 });
 

@@ -105,7 +105,7 @@ test("the log of a store that is gone is moved away, and does not end up in the 
   const ran = await restore(world, backup);
   expect(resultOf(ran).restored.replaced).toBeNull();
   expect(ran.notices.join()).toMatch(
-    /clients\.db-wal belongs to a store that is not there any more/,
+    /clients\.db-wal, which belongs to a store that no longer exists/,
   );
   expect(await world.rows()).toEqual(rows);
   expect((await replacedIn(world)).map((name) => name.slice(-4)).toSorted()).toEqual([
@@ -206,9 +206,7 @@ test("without the previous generation in the keyring, the bundle opens it", asyn
   const identity = world.recoveryKey.identity;
   const ran = await restore(world, backup, { bundle: { path: bundle, opener: { identity } } });
   resultOf(ran);
-  expect(ran.questions.join()).toMatch(
-    /Nothing on this machine can vouch .* 4 clients|Nothing on this machine can vouch/,
-  );
+  expect(ran.questions.join()).toMatch(/No passphrase on this machine confirms[\s\S]* \d active/);
   expect(await world.rows()).toEqual(rows);
 });
 
@@ -278,7 +276,7 @@ test("if the unit does not become active with the restored store, the old one is
   await world.startUnit("", await passphraseFile(world, current));
   const ran = await world.run<RestoreResult>("restore", { backup: { file: backup } });
   expect(ran.code).toBe(15);
-  expect(ran.error?.message).toMatch(/the store that it replaced was put back/);
+  expect(ran.error?.message).toMatch(/the replaced store was put back/);
   expect(await world.isActive).toBe(true);
   expect(await world.rows()).toEqual(rows);
   expect(await replacedIn(world)).toEqual([]);
@@ -306,13 +304,13 @@ test("--from-time takes the newest backup that is not newer", async () => {
   resultOf(await world.run("backup", { ...world.withoutService, to: world.to }));
   const ran = await world.run<RestoreResult>("restore", {
     ...world.withoutService,
-    backup: { folder: world.to, before: between.toISOString() },
+    backup: { directory: world.to, before: between.toISOString() },
   });
   expect(resultOf(ran).restored.backup).toBe(backup);
   expect(await world.rows()).toEqual(rows);
   const none = await world.run("restore", {
     ...world.withoutService,
-    backup: { folder: world.to, before: "2001-01-01T00:00:00Z" },
+    backup: { directory: world.to, before: "2001-01-01T00:00:00Z" },
   });
   expect(none.code).toBe(10);
 });
@@ -320,15 +318,15 @@ test("--from-time takes the newest backup that is not newer", async () => {
 test("a folder without a backup that is old enough, one that is not there, and one that cannot be read are told apart", async () => {
   const { world, backup } = await backedUp();
   const before = new Date("2001-01-01T00:00:00Z");
-  const choose = (folder: string) => chooseBackup({ folder, before }, world.path);
+  const choose = (folder: string) => chooseBackup({ directory: folder, before }, world.path);
   await expect(choose(world.to)).rejects.toMatchObject({
     kind: "notFound",
-    message: `${world.to} has no backup from before 2001-01-01T00:00:00.000Z`,
+    message: `no backup from before 2001-01-01T00:00:00.000Z in ${world.to}`,
     hint: expect.stringContaining(`backups '${world.to}'`),
   });
   await expect(choose(join(world.to, "gone"))).rejects.toMatchObject({
     kind: "notFound",
-    message: `there is no folder ${join(world.to, "gone")}`,
+    message: `no such directory: ${join(world.to, "gone")}`,
     hint: expect.any(String),
   });
   await expect(choose(backup)).rejects.toMatchObject({ kind: "io" });

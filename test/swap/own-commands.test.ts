@@ -33,7 +33,7 @@ test("a program that opens the store while a swap is at it is not taken for the 
   );
   expect(ran).toMatchObject({
     code: 15,
-    error: { kind: "service", message: expect.stringContaining("in the middle of the work") },
+    error: { kind: "service", message: expect.stringContaining("during the work") },
   });
   expect((await readFile(starts, "utf8")).trim().split("\n")).toHaveLength(2);
 });

@@ -63,7 +63,7 @@ test("if something is written to the new file while the service is stopped again
     "rotate.reverting": `touch '${ok}'; ${add} >&2`,
   };
   const ran = await world.run("rotate", {}, atStep(steps));
-  expect(ran.error?.message).toContain("was written to meanwhile, so it stays");
+  expect(ran.error?.message).toContain("was written to in the meantime, so the new file stays");
   expect(await world.isActive).toBe(true);
   expect((await world.settle()).result).toEqual(["finished the interrupted rotate"]);
   expect((await world.rows()).at(-1)).toContain("late");

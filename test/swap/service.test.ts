@@ -24,7 +24,7 @@ test.each([
     const before = await world.rows();
     const ran = await world.run("rotate");
     expect(ran.code).toBe(15);
-    expect(ran.error?.message).toMatch(/the store that it replaced was put back/);
+    expect(ran.error?.message).toMatch(/the replaced store was put back/);
     expect(await world.isActive).toBe(true);
     expect(await world.rows()).toEqual(before);
     expect(await world.slots()).toEqual({ current: oldPassphrase });
@@ -51,7 +51,7 @@ test("a hub with commands of its own that does not start on the new store gets t
   const ran = await world.run("rotate", { service: { ...service, storePath: world.path } });
   expect([ran.code, ran.error?.message]).toEqual([
     15,
-    expect.stringContaining("the store that it replaced was put back"),
+    expect.stringContaining("the replaced store was put back"),
   ]);
   // The start command brought it up on that one, and a second hub there is none.
   expect((await findHolders(world.path)).holders).toHaveLength(1);
@@ -75,7 +75,7 @@ test("killed before such a unit was started, the next command puts the old store
   expect(killed.signal).toBe("SIGKILL");
   const settled = await world.settle();
   expect(settled.code).toBe(15);
-  expect(settled.error?.message).toMatch(/the store that was replaced was put back/);
+  expect(settled.error?.message).toMatch(/the replaced store was put back/);
   expect(await world.isActive).toBe(true);
   expect(await world.rows()).toEqual(before);
   expect(await world.slots()).toEqual({ current: oldPassphrase });

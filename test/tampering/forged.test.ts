@@ -83,7 +83,7 @@ test("a whole set made by somebody who knows only the recipient is shown and ask
     ...alone,
   ]);
   expect(refused.code).toBe(2);
-  expect(refused.stderr).toMatch(/Nothing on this machine can vouch for/);
+  expect(refused.stderr).toMatch(/No passphrase on this machine confirms/);
   expect(refused.stderr).toMatch(new RegExp(`key_id ${set.keyId}`));
   expect(refused.stderr).toMatch(/1 client and 0 revoked/);
   expect(refused.stderr).toMatch(/its admins are 1 \(mallory\)/);
@@ -119,7 +119,7 @@ test("nor does the key_id of the real store, which is public, make it pass for t
     ...alone,
   ]);
   expect(restored.code).toBe(2);
-  expect(restored.stderr).toMatch(/Nothing on this machine can vouch for/);
+  expect(restored.stderr).toMatch(/No passphrase on this machine confirms/);
   expect((await machine.run(["restore", set.backup, ...alone, "--yes"])).code).toBe(12);
   const imported = await machine.run([
     ...["bundle", "import", set.bundle, "-i", machine.path("safe", "recovery-key.txt")],

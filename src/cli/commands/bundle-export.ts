@@ -57,7 +57,7 @@ async function exportBundle(context: Context, options: ExportOptions): Promise<v
         reporter: context.reporter,
         opener,
       }),
-    { onlyOpens: true },
+    { whileServiceDown: "open-only" },
   );
   await rememberDirectories(context, options);
   for (const notice of notices) context.output.notice(notice);

@@ -87,7 +87,7 @@ async function runRestore(
           }),
         }),
       // The lock is in the store's directory, which does not exist yet on a new machine.
-      { makeFolder: true, paysOwed: true },
+      { makeDirectory: true, whileServiceDown: "restart" },
     );
   const result = await withBundle(options, { search, kept: context }, operation);
   const { backup: from, key_id } = result.restored;
@@ -139,5 +139,5 @@ function backupChoice(
       hint: `Set backup.to in ${settingsPath}, or name the backup's file.`,
     });
   }
-  return { folder, before };
+  return { directory: folder, before };
 }

@@ -10,6 +10,7 @@ import {
 import { StoreError } from "../../errors.js";
 import type { OperationLock } from "../../operation/lock.js";
 import { abortOnSignal } from "../../process/signals.js";
+import type { OperationRequirements } from "../../recovery/recover.js";
 import type { ServiceChoice } from "../../service/select.js";
 import type { BundleOptions } from "../../swap/options.js";
 import { type Context, recoveryCommand } from "../context.js";
@@ -284,16 +285,21 @@ export async function makeNamed(
 /**
  * Runs an operation under the store's lock. SIGINT, SIGTERM and SIGHUP abort it.
  *
- * @param options - passed to `withOperation`
+ * @param requirements - passed to `withOperation`
  */
 export async function operate<Result>(
   context: Context,
   operation: (lock: OperationLock, signal: AbortSignal) => Promise<Result>,
-  options: { makeFolder?: boolean; onlyOpens?: boolean; paysOwed?: boolean } = {},
+  requirements: OperationRequirements = {},
 ): Promise<Result> {
   const { withOperation } = await import("../../recovery/recover.js");
   return abortOnSignal((signal) =>
-    withOperation(context.storePath, context.reporter, (lock) => operation(lock, signal), options),
+    withOperation(
+      context.storePath,
+      context.reporter,
+      (lock) => operation(lock, signal),
+      requirements,
+    ),
   );
 }
 

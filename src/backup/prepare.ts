@@ -1,0 +1,138 @@
+/** What a backup needs, and everything of it that can be tried while the service runs. */
+import { constants } from "node:fs";
+import { access, realpath, stat } from "node:fs/promises";
+import { bundleRecipients } from "../bundle/bundle.js";
+import { assertPlacement } from "../bundle/placement.js";
+import { prepareDirectories } from "../config/known-directories.js";
+import { hasCode, StoreError, systemError } from "../errors.js";
+import { assertFreeSpace } from "../fs/copy.js";
+import type { PassphraseSource } from "../keys/source.js";
+import { unlock } from "../keys/unlock.js";
+import type { OperationLock } from "../operation/lock.js";
+import { type ResolvedService, resolveService } from "../operation/service.js";
+import type { Reporter } from "../reporter.js";
+import { NoService } from "../service/none.js";
+import type { ServiceChoice } from "../service/select.js";
+import type { StoreKey } from "../store/cipher.js";
+import { ClientStore } from "../store/client-store.js";
+import { assertClockNotBehind } from "./clock.js";
+import { isWal } from "./warm-copy.js";
+
+export interface BackupOptions {
+  /** The store's operation lock, from `withOperation`. */
+  readonly lock: OperationLock;
+  readonly source: PassphraseSource;
+  /** The directory for backups. */
+  readonly to: string;
+  /** The directory for bundles, apart from `to`. */
+  readonly bundleTo: string;
+  /** Directories that the settings name. They are not created if they are missing. */
+  readonly knownDirectories?: readonly string[];
+  /** The age recipients of the bundle. */
+  readonly recipients: readonly string[];
+  /** Encrypts the bundle with this passphrase instead of `recipients`. */
+  readonly bundlePassphrase?: string | undefined;
+  /** Continues although the clock is behind the newest backup. */
+  readonly ignoreClock?: boolean | undefined;
+  readonly service: ServiceChoice;
+  /** Does not stop the service. Requires a store in WAL mode. */
+  readonly online?: boolean;
+  /** The argument list that recovers this store's journal, for the restart timer. */
+  readonly recoveryCommand: readonly string[];
+  /** Interrupts the backup: the service is started again, and nothing is left. */
+  readonly signal?: AbortSignal | undefined;
+  readonly reporter: Reporter;
+}
+
+/** For the manifest, and the growth of the store's log during the backup: 4 MiB. */
+const spareBytes = 4 << 20;
+
+/** What is known before the backup begins. */
+export interface Prepared {
+  readonly storePath: string;
+  readonly directory: string;
+  readonly bundleDirectory: string;
+  readonly passphrase: string;
+  readonly key: StoreKey;
+  readonly keyId: string;
+  readonly isWal: boolean;
+  /** In bytes, including the log. */
+  readonly size: number;
+  readonly service: ResolvedService;
+}
+
+/** Tries everything that can fail, and creates nothing but the two directories. */
+export async function prepare(options: BackupOptions): Promise<Prepared> {
+  const { reporter, online = false } = options;
+  const { storePath } = options.lock;
+  bundleRecipients(options);
+  for (const notice of await assertPlacement(options.to, options.bundleTo)) {
+    reporter.notice(notice);
+  }
+
+  const unlocked = await unlock(storePath, options.source, { mode: "readwrite" });
+  const store = await ClientStore.from(unlocked);
+  const wal = await isWal(unlocked.connection).finally(() => store.close());
+  if (online && !wal) {
+    throw new StoreError(
+      "refused",
+      `${storePath} is not in WAL mode, so an online copy could be inconsistent and would block its service`,
+      { hint: "Back it up without --online. The service is stopped for the whole copy." },
+    );
+  }
+
+  const service: ResolvedService = online
+    ? { service: new NoService(), choice: options.service, wasActive: false }
+    : await resolveService(options.service, reporter);
+  if (!wal && service.wasActive) {
+    const name = service.service.name ?? "the service";
+    reporter.notice(`${storePath} is not in WAL mode: ${name} is stopped for the whole copy`);
+  }
+
+  await prepareDirectories([options.to, options.bundleTo], {
+    storePath,
+    known: options.knownDirectories ?? [],
+    reporter,
+  });
+  const size = await sizeOnDisk(storePath);
+  const directory = await realpath(options.to);
+  if (!options.ignoreClock) {
+    await assertClockNotBehind({ folder: directory, storePath, source: options.source });
+  }
+  await assertWritable(directory);
+  const hint = "Free some space there, or name another directory with --to.";
+  await assertFreeSpace(directory, size + spareBytes, "the copy", hint);
+  return {
+    storePath,
+    directory,
+    bundleDirectory: await realpath(options.bundleTo),
+    passphrase: unlocked.passphrase,
+    key: store.key,
+    keyId: store.keyId,
+    isWal: wal,
+    size,
+    service,
+  };
+}
+
+/** Returns the size of the main file and its log, without opening them. */
+async function sizeOnDisk(storePath: string): Promise<number> {
+  const sizes = [storePath, `${storePath}-wal`].map(async (path) => {
+    try {
+      return (await stat(path)).size;
+    } catch (error) {
+      if (hasCode(error, "ENOENT")) return 0;
+      throw systemError(error, `cannot inspect ${path}`);
+    }
+  });
+  return (await Promise.all(sizes)).reduce((sum, size) => sum + size, 0);
+}
+
+/** Checked in advance: outside of WAL mode, the copy begins after the service was stopped. */
+async function assertWritable(directory: string): Promise<void> {
+  try {
+    await access(directory, constants.W_OK | constants.X_OK);
+  } catch (error) {
+    throw systemError(error, `cannot write to the backup directory ${directory}`);
+  }
+}

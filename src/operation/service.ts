@@ -1,0 +1,138 @@
+/** The service that has the store open, for operations and their journals. */
+import { setTimeout as delay } from "node:timers/promises";
+import { StoreError } from "../errors.js";
+import { lstatIfExists } from "../fs/read.js";
+import { findHolders, findLastingHolders, formatHolders } from "../process/holders.js";
+import type { Reporter } from "../reporter.js";
+import * as z from "../schema.js";
+import { hintForHolders, type ServiceChoice, selectService } from "../service/select.js";
+import type { Service } from "../service/service.js";
+import { downStep, Journal } from "./journal.js";
+
+/**
+ * A process may hold the store a moment longer than its unit runs, and so may a command that began
+ * before the stop: 60 looks, 50 ms apart.
+ */
+const holderLooks = 60;
+const holderPauseMs = 50;
+
+/** The service of a store, and its state before the operation. */
+export interface ResolvedService {
+  readonly service: Service;
+  readonly choice: ServiceChoice;
+  readonly wasActive: boolean;
+  /** Set if an interrupted operation left the service down: this operation has to start it. */
+  readonly pendingRestart?: PendingRestart | undefined;
+}
+
+/** A service that could not be started, and the journal that holds nothing else. */
+export interface PendingRestart {
+  readonly journal: Journal;
+  readonly stopped: Stopped;
+}
+
+/** The service in the result of an operation, as `--json` prints it. */
+export interface ServiceReport {
+  readonly unit: string | null;
+  readonly was_active: boolean;
+  readonly active: boolean;
+  /** Milliseconds from the request to stop until it was up again; null if it was not stopped. */
+  readonly stopped_ms: number | null;
+}
+
+/** The service in a journal, from before it is stopped until it was seen to run again. */
+export const stoppedSchema = z.strictObject({
+  service: z.enum(["systemd-user", "systemd", "command", "none"]),
+  unit: z.string(),
+  stop_command: z.optional(z.string()),
+  start_command: z.optional(z.string()),
+  dependents: z.array(z.string()),
+  /** The name of the restart timer, from before it is armed. */
+  timer: z.optional(z.string()),
+});
+
+export type Stopped = z.infer<typeof stoppedSchema>;
+
+const pendingRestartSchema = z.strictObject({ stopped: stoppedSchema });
+
+/** Returns the pending restart, if the journal holds nothing else. Requires the operation lock. */
+export async function findPendingRestart(storePath: string): Promise<PendingRestart | undefined> {
+  const journal = await Journal.read(storePath);
+  if (journal?.entry.step !== downStep) return undefined;
+  return { journal, ...journal.dataAs(pendingRestartSchema) };
+}
+
+/** Returns the choice of service that a journal stands for. */
+export function choiceOf(stopped: Stopped, storePath: string): ServiceChoice {
+  return {
+    service: stopped.service,
+    unit: stopped.unit,
+    stopCommand: stopped.stop_command,
+    startCommand: stopped.start_command,
+    storePath,
+  };
+}
+
+/**
+ * Finds the store's service and checks the needs of its stop and start in advance.
+ *
+ * @param pendingRestart - takes precedence over `chosen`: that service is the store's
+ * @throws {@link StoreError} inUse - if a process outside the service keeps the store open
+ * @throws {@link StoreError} - what `selectService` and `Service.check` throw
+ */
+export async function resolveService(
+  chosen: ServiceChoice,
+  reporter: Reporter,
+  pendingRestart?: PendingRestart,
+): Promise<ResolvedService> {
+  const { storePath } = chosen;
+  const choice = pendingRestart ? choiceOf(pendingRestart.stopped, storePath) : chosen;
+  const service = await selectService(choice);
+  for (const notice of await service.check(storePath)) reporter.notice(notice);
+  const { active } = await service.state();
+  const { holders: others, complete } = await findLastingHolders(
+    storePath,
+    async ({ pid }) => !(await service.owns(pid)),
+  );
+  if (others.length > 0) {
+    throw new StoreError("inUse", `${storePath} is open in ${formatHolders(others)}`, {
+      hint: `${await hintForHolders(others)} Nothing was stopped.`,
+    });
+  }
+  if (!complete && !active && (await mayOthersOpen(storePath))) {
+    reporter.notice(
+      `processes of other users cannot be inspected: if one of them has ${storePath} open, it is not stopped`,
+    );
+  }
+  if (service.isDiscovered) {
+    reporter.notice(`the hub of ${storePath} is the unit ${service.name} (${service.kind})`);
+    await choice.remember?.(service);
+  }
+  return { service, choice, wasActive: active, pendingRestart };
+}
+
+/** Returns whether a process of another user, root excepted, may open the store. */
+async function mayOthersOpen(storePath: string): Promise<boolean> {
+  const stats = await lstatIfExists(storePath);
+  if (stats === undefined) return false;
+  return (Number(stats.mode) & 0o077) !== 0 || Number(stats.uid) !== process.geteuid?.();
+}
+
+/** @throws {@link StoreError} inUse - if a process has the store open while its service is down */
+export async function assertNoHolders(
+  storePath: string,
+  options: { except?: readonly number[] } = {},
+): Promise<void> {
+  for (let looks = 1; ; looks++) {
+    const { holders } = await findHolders(storePath, options);
+    if (holders.length === 0) return;
+    if (looks === holderLooks) {
+      throw new StoreError(
+        "inUse",
+        `${storePath} is open in ${formatHolders(holders)} although its service is stopped`,
+        { hint: "Stop that program too, then try again." },
+      );
+    }
+    await delay(holderPauseMs);
+  }
+}

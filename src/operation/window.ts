@@ -1,0 +1,61 @@
+/** The part of an operation during which the store's service is stopped. */
+import { throwIfAborted } from "../process/abort.js";
+import type { Reporter } from "../reporter.js";
+import { Downtime, type Restart } from "./downtime.js";
+import type { OperationFailure } from "./recovery.js";
+import type { ResolvedService, Stopped } from "./service.js";
+
+export interface ServiceWindow {
+  readonly service: ResolvedService;
+  /** Time limit of the work in milliseconds. After it and the time to stop, the timer fires. */
+  readonly budgetMs: number;
+  /** The argument list that recovers the operation, for the restart timer. */
+  readonly recoveryCommand: readonly string[];
+  readonly reporter: Pick<Reporter, "detail">;
+  readonly signal: AbortSignal | undefined;
+  /** Whether a service that something else started during the work is restarted. */
+  readonly restartIfUp?: boolean;
+  /** Journals the stop, before anything happens to the service; undefined if it does not run. */
+  readonly journalStop: (stopped: Stopped | undefined) => Promise<void>;
+  readonly onArmed?: () => void;
+  /**
+   * Recovers the operation after a failure, with the code that runs after a kill. It starts the
+   * service as soon as the store's file is in a state for that.
+   *
+   * @returns the error to throw
+   */
+  readonly recover: (failed: OperationFailure) => Promise<unknown>;
+}
+
+/**
+ * Stops the service, runs `work`, starts the service and cancels the restart timer.
+ *
+ * A service that does not run is not started, and the work is done all the same.
+ *
+ * @param work - gets the downtime; undefined if the service does not run
+ * @returns the result of `work`, and how the service was started; undefined if it was not
+ */
+export async function withServiceStopped<Result>(
+  window: ServiceWindow,
+  work: (downtime: Downtime | undefined) => Promise<Result>,
+): Promise<{ result: Result; restart: Restart | undefined }> {
+  const { service, budgetMs, recoveryCommand, reporter, signal, restartIfUp = false } = window;
+  let downtime: Downtime | undefined;
+  try {
+    throwIfAborted(signal);
+    downtime = await Downtime.of(service);
+    await window.journalStop(downtime?.stopped);
+    if (downtime) {
+      await downtime.arm(budgetMs, recoveryCommand);
+      window.onArmed?.();
+      throwIfAborted(signal);
+      reporter.detail(`stopping ${downtime.name}`);
+      // Not interruptible: a stop in progress would come after the start.
+      await downtime.stop();
+    }
+    const result = await work(downtime);
+    return { result, restart: await downtime?.end({ restartIfUp }) };
+  } catch (failure) {
+    throw await window.recover({ failure, downtime });
+  }
+}

@@ -1,0 +1,197 @@
+/**
+ * Recovery of a swap, the same after a failure in its process and after a kill.
+ *
+ * Before the commit the swap is undone. After it the swap is finished; if that fails, the old file
+ * is put back, provided that no writes are lost.
+ */
+import { systemError } from "../errors.js";
+import { lstatIfExists } from "../fs/read.js";
+import type { Downtime } from "../operation/downtime.js";
+import {
+  endDowntime,
+  findDowntime,
+  type OperationFailure,
+  type Recovery,
+  withRecovery,
+} from "../operation/recovery.js";
+import type { SwapState } from "./state.js";
+
+/**
+ * Finishes or undoes a swap. Requires the operation lock.
+ *
+ * @param failed - set by the process of the swap: its attempt to finish is not repeated
+ * @returns always with an `error` if `failed` is set. Its message says which store is in place and
+ *   whether the service runs.
+ */
+export async function recoverSwap(state: SwapState, failed?: OperationFailure): Promise<Recovery> {
+  let downtime: Downtime | undefined;
+  try {
+    downtime = await findDowntime(state.storePath, state.data.stopped, failed);
+    return await new SwapRecovery(state, downtime, failed).run();
+  } catch (error) {
+    // The service runs on whatever has the store's name. Without a file, it would create a new one.
+    const hasFile = await lstatIfExists(state.storePath).catch(() => undefined);
+    const messages = downtime?.isPending && hasFile ? await start(state, downtime) : [];
+    const recovery: Recovery = {
+      messages,
+      error: systemError(error, "the recovery failed"),
+      serviceDown: downtime?.startFailure,
+    };
+    return failed ? { ...recovery, error: asError(failed.failure, recovery) } : recovery;
+  }
+}
+
+class SwapRecovery {
+  readonly #state: SwapState;
+  readonly #downtime: Downtime | undefined;
+  readonly #failed: OperationFailure | undefined;
+  readonly #messages: string[] = [];
+
+  constructor(
+    state: SwapState,
+    downtime: Downtime | undefined,
+    failed: OperationFailure | undefined,
+  ) {
+    this.#state = state;
+    this.#downtime = downtime;
+    this.#failed = failed;
+  }
+
+  async run(): Promise<Recovery> {
+    const state = this.#state;
+    const { step } = state.journal.entry;
+    const isCommitted = await state.isCommitted();
+    if (step === "undone") return await this.#cleanUpUndone();
+    // A kill may have interrupted the revert long ago. A file that was written to since then stays.
+    if (step === "reverting" && (!isCommitted || (await state.canRevert()))) {
+      return await this.#revert();
+    }
+    if (!isCommitted) return await this.#undo();
+    if (step === "cleaning") return await this.#clean();
+    return this.#failed ? await this.#revertOrStay(this.#failed.failure) : await this.#finish();
+  }
+
+  /** An earlier recovery undid the swap. Files apart from the store are left, and the service. */
+  async #cleanUpUndone(): Promise<Recovery> {
+    if (this.#downtime) {
+      await this.#start();
+      await this.#state.writeUndone(this.#isDown);
+    }
+    const cleanupPending = await this.#state.cleanUp(this.#isDown);
+    return { messages: this.#messages, cleanupPending, serviceDown: this.#downtime?.startFailure };
+  }
+
+  async #undo(): Promise<Recovery> {
+    await this.#state.undoMoveAside();
+    await this.#start();
+    await this.#state.discardStaged();
+    await this.#state.writeUndone(this.#isDown);
+    const cleanupPending = await this.#state.cleanUp(this.#isDown);
+    this.#messages.push(`undid the interrupted ${this.#state.operation}: the store is unchanged`);
+    return this.#result({ cleanupPending });
+  }
+
+  async #finish(): Promise<Recovery> {
+    const state = this.#state;
+    try {
+      await state.applyPassphrase();
+    } catch (error) {
+      // A hub that reads the passphrase from server.json cannot open the new file yet.
+      if (state.data.server_json) return await this.#revertOrStay(error);
+      return await this.#stay(error);
+    }
+    await state.write("starting").catch(() => undefined);
+    await this.#start();
+    const failure = this.#downtime?.startFailure;
+    return failure ? await this.#revertOrStay(failure) : await this.#clean();
+  }
+
+  async #clean(): Promise<Recovery> {
+    await this.#state.clean();
+    return { messages: [...this.#messages, `finished the interrupted ${this.#state.operation}`] };
+  }
+
+  /** @param cause - why the swap is not finished */
+  async #revertOrStay(cause: unknown): Promise<Recovery> {
+    const { operation, data } = this.#state;
+    // A store that was restored just now is worth less than the store that it replaced.
+    const mayLoseWrites = this.#failed && operation === "restore" && data.aside !== null;
+    if (mayLoseWrites || (await this.#state.canRevert())) {
+      return await this.#revert({ cause, mayLoseWrites: mayLoseWrites ?? false });
+    }
+    return await this.#stay(cause);
+  }
+
+  async #revert({
+    cause,
+    mayLoseWrites = false,
+  }: {
+    cause?: unknown;
+    mayLoseWrites?: boolean;
+  } = {}): Promise<Recovery> {
+    const state = this.#state;
+    await state.write("reverting");
+    if (!(await state.isPutBack())) {
+      await this.#downtime?.stop();
+      await state.assertRevertible(mayLoseWrites);
+    }
+    await state.putBack();
+    const error = await state.restorePassphrase().then(
+      () => undefined,
+      (failure: unknown) => systemError(failure, "cannot give back the old passphrase"),
+    );
+    await this.#start();
+    if (error) return this.#result({ error }, cause, putBack);
+    await state.writeUndone(this.#isDown);
+    const cleanupPending = await state.cleanUp(this.#isDown);
+    this.#messages.push(`put back the store that the interrupted ${state.operation} had replaced`);
+    return this.#result({ cleanupPending }, cause, putBack);
+  }
+
+  /** Leaves the new file in place and the rest to the next recovery. */
+  async #stay(cause: unknown): Promise<Recovery> {
+    await this.#start();
+    return this.#result({}, cause, "the new file is in place");
+  }
+
+  async #start(): Promise<void> {
+    if (this.#downtime) this.#messages.push(...(await start(this.#state, this.#downtime)));
+  }
+
+  get #isDown(): boolean {
+    return this.#downtime?.startFailure !== undefined;
+  }
+
+  /**
+   * @param cause - why a committed swap is not finished
+   * @param outcome - which file is in place
+   */
+  #result(
+    left: Pick<Recovery, "error" | "cleanupPending">,
+    cause: unknown = this.#failed?.failure,
+    outcome?: string,
+  ): Recovery {
+    const recovery = {
+      ...left,
+      messages: this.#messages,
+      serviceDown: this.#downtime?.startFailure,
+    };
+    if (cause === undefined) return recovery;
+    const error = asError(cause, recovery, outcome);
+    // After a kill, a service that is down does not block commands that only open the store.
+    const isOnlyDown = !this.#failed && recovery.serviceDown && !left.error;
+    return isOnlyDown ? { ...recovery, serviceDown: error } : { ...recovery, error };
+  }
+}
+
+const putBack = "the replaced store was put back";
+
+function asError(cause: unknown, recovery: Recovery, outcome?: string) {
+  return systemError(withRecovery(cause, recovery, outcome), "unexpected error", "failed");
+}
+
+/** Starts the service, and restarts it if it may have opened a file that was replaced since. */
+function start(state: SwapState, downtime: Downtime): Promise<string[]> {
+  const restartIfUp = state.data.committed !== undefined;
+  return endDowntime(downtime, state.operation, { restartIfUp });
+}
