@@ -1,5 +1,5 @@
 /** What becomes of the service: it runs again, on a store that it can open, whatever went wrong. */
-import { readFile, writeFile } from "node:fs/promises";
+import { mkdir, readFile, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { expect, onTestFinished, test } from "vitest";
 import { findHolders } from "../../src/process/holders.js";
@@ -120,6 +120,35 @@ test("killed while the unit is stopped, its timer settles what was begun and sta
   expect(await world.rows()).toEqual(before);
   expect((await world.leftovers()).filter((name) => !/-(wal|shm)$/.test(name))).toEqual([]);
 });
+
+test.each([
+  ["arm the restart timer", "systemd-run", "echo 'Access denied' >&2; exit 1"],
+  [
+    "stop the unit",
+    "systemctl",
+    `case "$*" in *" stop -- $UNIT"|*" start -- $UNIT") echo 'Access denied' >&2; exit 4;; esac`,
+  ],
+])(
+  "where the manager does not let this user %s, the unit keeps running and nothing is left",
+  async (_what, program, refusal) => {
+    const world = await World.of(fixture);
+    await world.startUnit();
+    const invocation = await property(world.unit, "InvocationID");
+    const programs = join(world.folder, "programs");
+    await mkdir(programs);
+    const script = `#!/bin/sh\nUNIT=${world.unit}\n${refusal}\nexec /usr/bin/${program} "$@"\n`;
+    await writeFile(join(programs, program), script, { mode: 0o755 });
+    const env = { PATH: `${programs}:${process.env.PATH}` };
+    for (const operation of ["rotate", "backup"]) {
+      const { code, error } = await world.run(operation, { to: world.to }, env);
+      expect([code, error?.message]).toEqual([15, expect.stringContaining("Access denied")]);
+      expect(error?.message).not.toContain("not running");
+      expect(await property(world.unit, "InvocationID")).toBe(invocation);
+      expect((await world.leftovers()).filter((name) => !/-(wal|shm)$/.test(name))).toEqual([]);
+      expect(await world.slots()).toEqual({ current: oldPassphrase });
+    }
+  },
+);
 
 test("a unit that was not running is not started", async () => {
   const world = await World.of(fixture);
