@@ -13,7 +13,7 @@ import {
 import { ClientStore } from "../store/client-store.js";
 import { ClientTable } from "../store/client-table.js";
 import { checkSchema } from "../store/schema.js";
-import type { Replaced } from "../swap/swap.js";
+import type { Replaced } from "../swap/request.js";
 import { compareClients, type Differences } from "./differences.js";
 
 export interface PresentStore {

@@ -16,7 +16,7 @@ import {
 } from "../hub/password-delivery.js";
 import { hubSchema } from "../hub/schema.js";
 import { adoptPending, firstPassphrase, planRotation } from "../keys/rotation-plan.js";
-import { describeSource, formatSource, isKept, type PassphraseSource } from "../keys/source.js";
+import { describeSource, formatSource, type PassphraseSource } from "../keys/source.js";
 import { acquireLock, type OperationLock } from "../operation/lock.js";
 import {
   findPendingRestart,
@@ -34,10 +34,10 @@ import { newestSchema } from "../store/schema.js";
 import type { BundleOptions, BundleReport, OperationOptions } from "../swap/options.js";
 import { type BundlePlan, bundleReport, checkBundleDirectory } from "../swap/prepare.js";
 import { swap } from "../swap/swap.js";
-import { counted } from "../text/count.js";
-import { describeClient, escapeControlCharacters, shellQuote } from "../text/escape.js";
+import { shellQuote } from "../text/escape.js";
+import { assertConfirmed, confirmRestore } from "./confirm.js";
 import { compareClients, type Differences, type Widened } from "./differences.js";
-import { inspectPresentStore, openTable, type PresentStore } from "./present-store.js";
+import { inspectPresentStore, openTable } from "./present-store.js";
 import {
   type BackupToVerify,
   isWhatWasVerified,
@@ -76,11 +76,6 @@ export interface RestoreResult {
   readonly bundle: BundleReport | null;
   readonly service: ServiceReport;
 }
-
-/** How many clients with wider permissions the question names. */
-const namedClients = 20;
-/** How many admins the question names. */
-const namedAdmins = 10;
 
 /** The contents of the restored store. */
 interface Completed {
@@ -165,7 +160,7 @@ async function putInPlace(
   const objection = target.isBeside
     ? undefined
     : await findHubObjection(service, backup.schemaVersion, reporter);
-  await confirm(options, storePath, backup, present, objection);
+  await confirmRestore(options, storePath, backup, present, objection);
 
   const changes = present.passphrase !== backup.passphrase;
   const delivery =
@@ -221,79 +216,6 @@ async function putInPlace(
   };
 }
 
-/** Asks one question about everything that may speak against the restore. */
-async function confirm(
-  { source, bundle, readmitRevoked, reporter }: RestoreOptions,
-  storePath: string,
-  backup: VerifiedBackup,
-  { replaced, differences }: PresentStore,
-  objection: string | undefined,
-): Promise<void> {
-  const isKnown = !bundle || (await isKept(source, storePath, backup.passphrase));
-  const doubts = [
-    ...describeOrigin(backup, isKnown),
-    ...(objection === undefined
-      ? []
-      : [`The backup has schema ${backup.schemaVersion}, and ${objection}.`]),
-    ...(replaced.state === "unopenable"
-      ? [
-          `No kept passphrase opens ${storePath}, so clients that were revoked there could be admitted again.`,
-        ]
-      : []),
-    ...describeWidened(differences?.widened ?? []),
-  ];
-  if (readmitRevoked && differences && differences.revoked.length > 0) {
-    doubts.push(
-      `These revoked clients would be admitted again: ${differences.revoked.join(", ")}.`,
-    );
-  }
-  if (differences && differences.missing > 0) {
-    reporter.notice(
-      `${counted(differences.missing, "client")} of the present store not in the backup will not be admitted`,
-    );
-  }
-  if (doubts.length > 0) await reporter.confirm([...doubts, "Restore it?"].join("\n"));
-}
-
-/** @param isKnown - whether the passphrase is kept on this machine */
-function describeOrigin(backup: VerifiedBackup, isKnown: boolean): string[] {
-  const { path, doubt, clients, admins, createdAt } = backup;
-  if (isKnown && doubt === undefined) return [];
-  const origin = isKnown
-    ? []
-    : [`No passphrase on this machine confirms where ${path} comes from.`];
-  // Each page is authenticated separately: an older version of a single page is not noticed.
-  const integrity =
-    doubt === undefined
-      ? []
-      : [`No manifest confirms the contents of ${path} (${doubt}): some pages may be outdated.`];
-  const more = admins.length > namedAdmins ? ` and ${admins.length - namedAdmins} more` : "";
-  const names =
-    admins.length === 0
-      ? "no admins"
-      : `the admins ${admins.slice(0, namedAdmins).join(", ")}${more}`;
-  return [
-    ...origin,
-    ...integrity,
-    `It was made ${createdAt === null ? "at an unknown time" : `at ${createdAt}`}, and has key_id ${keyIdOf(backup.key.salt)}, ${counted(clients.active, "active client")} and ${clients.revoked} revoked, and ${names}.`,
-  ];
-}
-
-function describeWidened(widened: readonly Widened[]): string[] {
-  if (widened.length === 0) return [];
-  const more = widened.length - namedClients;
-  return [
-    `${widened.length === 1 ? "One client" : `${widened.length} clients`} could do more than now:`,
-    ...widened
-      .slice(0, namedClients)
-      .map(
-        ({ client_id: id, name, what }) =>
-          `  ${describeClient(id, name)} ${escapeControlCharacters(what.join("; "))}`,
-      ),
-    ...(more > 0 ? [`  and ${more} more`] : []),
-  ];
-}
-
 /** Returns why the hub should not get this backup. An unavailable hub must not block a restore. */
 async function findHubObjection(
   service: ResolvedService,
@@ -336,31 +258,6 @@ async function bundlePlan({ bundles, reporter }: RestoreOptions): Promise<Bundle
     reporter.notice(`no bundle was written, so keep the existing bundle: ${error.message}`);
     return undefined;
   }
-}
-
-/**
- * Compares with what the user confirmed: the hub was running then, and the backup's directory may
- * be another user's.
- *
- * @throws {@link StoreError} refused - if more clients or permissions would be admitted
- */
-function assertConfirmed(
-  found: Differences,
-  confirmed: Differences | undefined,
-  readmitRevoked: boolean,
-): void {
-  const known = new Set(confirmed?.widened.map((change) => JSON.stringify(change)));
-  const admitted = readmitRevoked
-    ? found.revoked.filter((id) => !confirmed?.revoked.includes(id))
-    : [];
-  const widened = found.widened.filter((change) => !known.has(JSON.stringify(change)));
-  const ids = [...admitted, ...widened.map(({ client_id: id }) => id)];
-  if (ids.length === 0) return;
-  throw new StoreError(
-    "refused",
-    `the store has changed since the question, which did not cover these clients: ${ids.slice(0, namedClients).join(", ")}`,
-    { hint: "Nothing was changed. Run the restore again, and read the question once more." },
-  );
 }
 
 /** Returns a free path for the replaced store, with the time in it. */

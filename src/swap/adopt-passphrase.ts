@@ -106,7 +106,15 @@ async function prepare(request: AdoptPassphraseRequest): Promise<Bundle | undefi
   if (serverJson !== undefined) await assertReplaceable((await readServerJson(serverJson)).file);
   if (keyring) await keepPending(storePath, passphrase);
   emit(operation, "pending-kept");
-  const bundle = plan && (await writeBundle({ ...plan, storePath, passphrase, key }));
+  const bundle =
+    plan &&
+    (await writeBundle({
+      directory: plan.directory,
+      recipients: plan.recipients,
+      storePath,
+      passphrase,
+      key,
+    }));
   emit(operation, "bundled");
   if (keyring) await keepCurrent(storePath, keyring);
   emit(operation, "current-kept");

@@ -1,0 +1,120 @@
+/** The question before a restore, and the check that it still covers the restored clients. */
+import { StoreError } from "../errors.js";
+import { isKept, type PassphraseSource } from "../keys/source.js";
+import type { Reporter } from "../reporter.js";
+import { keyIdOf } from "../store/cipher.js";
+import { counted } from "../text/count.js";
+import { describeClient, escapeControlCharacters } from "../text/escape.js";
+import type { Differences, Widened } from "./differences.js";
+import type { PresentStore } from "./present-store.js";
+import type { BackupToVerify, VerifiedBackup } from "./verified-backup.js";
+
+/** How many clients with wider permissions the question names. */
+const namedClients = 20;
+/** How many admins the question names. */
+const namedAdmins = 10;
+
+interface ConfirmOptions {
+  readonly source: PassphraseSource;
+  readonly bundle?: BackupToVerify["bundle"];
+  readonly readmitRevoked?: boolean | undefined;
+  readonly reporter: Reporter;
+}
+
+/** Asks one question about everything that may speak against the restore. */
+export async function confirmRestore(
+  { source, bundle, readmitRevoked, reporter }: ConfirmOptions,
+  storePath: string,
+  backup: VerifiedBackup,
+  { replaced, differences }: PresentStore,
+  objection: string | undefined,
+): Promise<void> {
+  const isKnown = !bundle || (await isKept(source, storePath, backup.passphrase));
+  const doubts = [
+    ...describeOrigin(backup, isKnown),
+    ...(objection === undefined
+      ? []
+      : [`The backup has schema ${backup.schemaVersion}, and ${objection}.`]),
+    ...(replaced.state === "unopenable"
+      ? [
+          `No kept passphrase opens ${storePath}, so clients that were revoked there could be admitted again.`,
+        ]
+      : []),
+    ...describeWidened(differences?.widened ?? []),
+  ];
+  if (readmitRevoked && differences && differences.revoked.length > 0) {
+    doubts.push(
+      `These revoked clients would be admitted again: ${differences.revoked.join(", ")}.`,
+    );
+  }
+  if (differences && differences.missing > 0) {
+    reporter.notice(
+      `${counted(differences.missing, "client")} of the present store not in the backup will not be admitted`,
+    );
+  }
+  if (doubts.length > 0) await reporter.confirm([...doubts, "Restore it?"].join("\n"));
+}
+
+/** @param isKnown - whether the passphrase is kept on this machine */
+function describeOrigin(backup: VerifiedBackup, isKnown: boolean): string[] {
+  const { path, doubt, clients, admins, createdAt } = backup;
+  if (isKnown && doubt === undefined) return [];
+  const origin = isKnown
+    ? []
+    : [`No passphrase on this machine confirms where ${path} comes from.`];
+  // Each page is authenticated separately: an older version of a single page is not noticed.
+  const integrity =
+    doubt === undefined
+      ? []
+      : [`No manifest confirms the contents of ${path} (${doubt}): some pages may be outdated.`];
+  const more = admins.length > namedAdmins ? ` and ${admins.length - namedAdmins} more` : "";
+  const names =
+    admins.length === 0
+      ? "no admins"
+      : `the admins ${admins.slice(0, namedAdmins).join(", ")}${more}`;
+  return [
+    ...origin,
+    ...integrity,
+    `It was made ${createdAt === null ? "at an unknown time" : `at ${createdAt}`}, and has key_id ${keyIdOf(backup.key.salt)}, ${counted(clients.active, "active client")} and ${clients.revoked} revoked, and ${names}.`,
+  ];
+}
+
+function describeWidened(widened: readonly Widened[]): string[] {
+  if (widened.length === 0) return [];
+  const more = widened.length - namedClients;
+  return [
+    `${widened.length === 1 ? "One client" : `${widened.length} clients`} could do more than now:`,
+    ...widened
+      .slice(0, namedClients)
+      .map(
+        ({ client_id: id, name, what }) =>
+          `  ${describeClient(id, name)} ${escapeControlCharacters(what.join("; "))}`,
+      ),
+    ...(more > 0 ? [`  and ${more} more`] : []),
+  ];
+}
+
+/**
+ * Compares with what the user confirmed: the hub was running then, and the backup's directory may
+ * be another user's.
+ *
+ * @throws {@link StoreError} refused - if more clients or permissions would be admitted
+ */
+export function assertConfirmed(
+  found: Differences,
+  confirmed: Differences | undefined,
+  readmitRevoked: boolean,
+): void {
+  const known = new Set(confirmed?.widened.map((change) => JSON.stringify(change)));
+  const admitted = readmitRevoked
+    ? found.revoked.filter((id) => !confirmed?.revoked.includes(id))
+    : [];
+  const widened = found.widened.filter((change) => !known.has(JSON.stringify(change)));
+  const ids = [...admitted, ...widened.map(({ client_id: id }) => id)];
+  if (ids.length === 0) return;
+  throw new StoreError(
+    "refused",
+    `the store has changed since the question, which did not cover these clients: ${ids.slice(0, namedClients).join(", ")}`,
+    { hint: "Nothing was changed. Run the restore again, and read the question once more." },
+  );
+}

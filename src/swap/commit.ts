@@ -1,0 +1,129 @@
+/** The part of a swap while the service is stopped: fills the staged file, and commits it. */
+import { link, rename, rm } from "node:fs/promises";
+import { dirname } from "node:path";
+import { hasCode, StoreError, systemError } from "../errors.js";
+import { syncDirectory } from "../fs/atomic.js";
+import { syncFile } from "../fs/copy.js";
+import { lstatIfExists } from "../fs/read.js";
+import { sidecars } from "../fs/sidecars.js";
+import type { Downtime } from "../operation/downtime.js";
+import { assertNoHolders } from "../operation/service.js";
+import { throwIfAborted } from "../process/abort.js";
+import type { Secret } from "../store/cipher.js";
+import { assertNoSidecars, LockedStore } from "../store/locked-store.js";
+import type { SwapRequest } from "./request.js";
+import type { SwapState } from "./state.js";
+
+/** The errors of `link` on a file system without hard links. */
+const withoutHardLinks = ["EPERM", "ENOTSUP", "ENOSYS", "EMLINK"];
+
+/** Fills the staged file from the locked store, and puts it in the store's place. */
+export async function fillAndCommit<Key extends Secret, Filled>(
+  request: SwapRequest<Key, Filled>,
+  state: SwapState,
+  key: Key,
+  downtime: Downtime | undefined,
+): Promise<Filled> {
+  const { replaced, signal, fill } = request;
+  const { storePath, data } = state;
+  await assertNoHolders(storePath);
+  state.emitStep("stopped");
+  throwIfAborted(signal);
+  const locked =
+    replaced.state === "open" ? await LockedStore.lock(storePath, replaced.secret) : undefined;
+  try {
+    state.emitStep("held");
+    const filled = await fill(data.staged, key, locked);
+    state.emitStep("filled");
+    await assertNoSidecars(data.staged);
+    await syncFile(data.staged);
+    state.emitStep("synced");
+    await assertStillStopped(storePath, downtime);
+    throwIfAborted(signal);
+    await commit(state, locked !== undefined);
+    return filled;
+  } finally {
+    // The journal mode of a store that stays is not worth a longer downtime.
+    if (await state.isCommitted()) await locked?.release();
+    else await locked?.unlock().catch(() => undefined);
+  }
+}
+
+async function assertStillStopped(
+  storePath: string,
+  downtime: Downtime | undefined,
+): Promise<void> {
+  if (await downtime?.isServiceUp()) {
+    throw new StoreError("service", `something started ${downtime?.name} during the work`, {
+      hint: "Find out what starts it. The store was not changed.",
+    });
+  }
+  await assertNoHolders(storePath);
+}
+
+/**
+ * Renames the staged file to the store's name.
+ *
+ * @param canLink - whether the store may keep its name until then, under which it is locked
+ */
+async function commit(state: SwapState, canLink: boolean): Promise<void> {
+  const { storePath, data } = state;
+  const staged = await lstatIfExists(data.staged);
+  await state.write("committing", {
+    committed: {
+      inode: String(staged?.ino),
+      size: String(staged?.size),
+      mtime_ns: String(staged?.mtimeNs),
+    },
+  });
+  try {
+    if (data.aside !== null) await moveAside(storePath, data.aside, canLink);
+    state.emitStep("aside");
+    if (data.aside === null) await claim(data.staged, storePath);
+    else await rename(data.staged, storePath);
+    state.emitStep("renamed");
+  } catch (error) {
+    throw systemError(error, `cannot replace ${storePath}`);
+  }
+  await syncDirectory(dirname(storePath));
+}
+
+/**
+ * Gives the store its second name. A locked store keeps its first name too, so that there is a
+ * store at every instant. An unopenable file is moved, after its sidecars, which belong to no other
+ * file.
+ */
+async function moveAside(storePath: string, aside: string, canLink: boolean): Promise<void> {
+  if (canLink) {
+    try {
+      return await link(storePath, aside);
+    } catch (error) {
+      if (!hasCode(error, ...withoutHardLinks)) throw error;
+    }
+  }
+  for (const suffix of [...sidecars, ""]) {
+    if (await lstatIfExists(storePath + suffix)) await rename(storePath + suffix, aside + suffix);
+  }
+  await syncDirectory(dirname(storePath));
+}
+
+/**
+ * Gives the staged file the name of a store that did not exist.
+ *
+ * @throws {@link StoreError} refused - if a file of this name has appeared since
+ */
+async function claim(staged: string, storePath: string): Promise<void> {
+  const exists = () =>
+    new StoreError("refused", `another program created ${storePath} during the work`, {
+      hint: "Find out what that file is. Nothing was changed.",
+    });
+  try {
+    await link(staged, storePath);
+  } catch (error) {
+    if (hasCode(error, "EEXIST")) throw exists();
+    if (!hasCode(error, ...withoutHardLinks)) throw error;
+    if (await lstatIfExists(storePath)) throw exists();
+    return await rename(staged, storePath);
+  }
+  await rm(staged);
+}
