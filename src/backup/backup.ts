@@ -1,9 +1,9 @@
 /**
- * The main job: a verified copy of the store and the bundle that opens it, with a short downtime.
+ * The main job: a verified copy of the store and the bundle for it, with a short downtime.
  *
- * Everything that can fail is tried first, and everything slow is done while the service runs
- * (warm-copy.ts explains how). Each step is journaled before it begins, so that a kill at any point
- * leaves something that the next command or the restart timer can recover (recover.ts).
+ * First everything is tried that can fail (prepare.ts), and everything slow is done while the
+ * service runs (warm-copy.ts explains how). Each step is journaled before it begins, so that after
+ * a kill at any point the next command or the restart timer can recover (recover.ts).
  */
 import { hostname } from "node:os";
 import { basename, join } from "node:path";
@@ -87,8 +87,8 @@ interface Copied {
 /**
  * Makes a backup, and a bundle unless the existing bundle is still good.
  *
- * @throws {@link StoreError} of every kind. A service that was running runs again, and nothing is
- *   left under a final name. If the service could not be started (`service`), the message says so,
+ * @throws {@link StoreError} of every kind. If the service ran before, it runs again, and nothing
+ *   is left under a final name. If the service could not be started (`service`), the message says so,
  *   and the next command tries again. If only the journal could not be removed (`io`), the message
  *   says that the backup exists.
  */
@@ -104,7 +104,7 @@ export async function backup(options: BackupOptions): Promise<BackupResult> {
   const journal = await Journal.begin(storePath, "backup", "backup.beginning", files);
   step("backup.beginning");
   const recover = async (failed: OperationFailure) => {
-    // A copier that hangs on a disk must not keep the service down, so its end is not awaited.
+    // A copier may hang on a disk and must not keep the service down, so its end is not awaited.
     if (failed.downtime) await copy.release().catch(() => undefined);
     else await copy[Symbol.asyncDispose]();
     return await recoverFailed(journal, storePath, failed);

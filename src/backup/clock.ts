@@ -41,7 +41,7 @@ export async function assertClockNotBehind(options: ListingOptions): Promise<voi
   if (ahead !== undefined) throw clockError(ahead);
 }
 
-/** Returns the error for a clock that is behind a backup. */
+/** Returns the error for a clock behind a backup. */
 export function clockError({ path, created_at }: ListedBackup): StoreError {
   const now = new Date().toISOString();
   return new StoreError(

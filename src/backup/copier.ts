@@ -1,5 +1,5 @@
 /**
- * The child process that copies a store's files. warm-copy.ts explains the strategy.
+ * The child process for the copy of a store's files. warm-copy.ts explains the strategy.
  *
  * A separate process is required because closing a file drops every POSIX lock of its process on
  * that file: the parent has the store open through SQLite, so it must never open and close the
@@ -90,7 +90,7 @@ class StagedCopy {
     }
   }
 
-  /** Copies the pages that were committed to the log since the last step. */
+  /** Copies the pages committed to the log since the last step. */
   async catchUp(): Promise<CopyProgress> {
     const main = await openIfExists(this.#store);
     const wal = await openIfExists(`${this.#store}-wal`);
@@ -141,7 +141,7 @@ class StagedCopy {
     return { written: 0, pages: 0, lost: false };
   }
 
-  /** Truncates the copy to the database's size, which makes it complete. */
+  /** Truncates the copy to the database's size: it is complete then. */
   async cut(): Promise<CopyProgress> {
     const pages = this.#position?.databasePages;
     this.#size = pages === undefined ? this.#mainSize : pages * this.#pageSize;

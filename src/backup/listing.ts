@@ -41,7 +41,7 @@ export interface ListedBackup {
   readonly key_id: string;
   readonly schema_version: number;
   readonly method: Manifest["method"];
-  /** The machine that made the backup. */
+  /** The machine of the backup. */
   readonly hostname: string;
   /** Whether the file exists and has the size in the manifest. */
   readonly present: boolean;
@@ -51,7 +51,7 @@ export interface ListedBackup {
   readonly bundle: string | null;
 }
 
-/** A file with the name of a backup or manifest that cannot be listed. */
+/** A file with the name of a backup or manifest, but without valid contents. */
 export interface Unlisted {
   readonly path: string;
   readonly problem: string;
@@ -165,7 +165,7 @@ class BackupKeys {
   /**
    * Checks a manifest's MAC.
    *
-   * @param path - the backup; undefined if it is missing, so that only known keys are tried
+   * @param path - the backup; undefined if it is missing, and only known keys are tried
    * @returns null if no key is known
    */
   async checkMac(manifest: Manifest, path: string | undefined): Promise<boolean | null> {

@@ -34,7 +34,7 @@ export const manifestSchema = z.strictObject({
   /** Bytes. */
   size: count,
   sha256: z.string().check(z.regex(/^[0-9a-f]{64}$/)),
-  /** The first 8 bytes of the file, in hex. Names the bundle that opens the backup. */
+  /** The first 8 bytes of the file, in hex. The name of the bundle contains them. */
   key_id: z.string().check(z.regex(/^[0-9a-f]{16}$/)),
   cipher_compatibility: z.union([z.literal(3), z.literal(4)]),
   schema_version: count,
@@ -117,7 +117,7 @@ export async function readManifest(path: string): Promise<Manifest> {
  * Returns the newest backup of a store in a directory by its manifest, which is not verified here;
  * undefined if there is no backup, or no such directory.
  *
- * @param before - leaves out backups that were made later
+ * @param before - leaves out later backups
  * @throws {@link StoreError} io - if the directory cannot be read
  */
 export async function newestBackup(

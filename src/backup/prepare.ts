@@ -1,4 +1,4 @@
-/** What a backup needs, and everything of it that can be tried while the service runs. */
+/** The options of a backup, and the checks before it, while the service runs. */
 import { constants } from "node:fs";
 import { access, realpath, stat } from "node:fs/promises";
 import { bundleRecipients } from "../bundle/bundle.js";
@@ -26,7 +26,7 @@ export interface BackupOptions {
   readonly to: string;
   /** The directory for bundles, apart from `to`. */
   readonly bundleTo: string;
-  /** Directories that the settings name. They are not created if they are missing. */
+  /** Directories named in the settings. They are not created if they are missing. */
   readonly knownDirectories?: readonly string[];
   /** The age recipients of the bundle. */
   readonly recipients: readonly string[];
@@ -37,7 +37,7 @@ export interface BackupOptions {
   readonly service: ServiceChoice;
   /** Does not stop the service. Requires a store in WAL mode. */
   readonly online?: boolean;
-  /** The argument list that recovers this store's journal, for the restart timer. */
+  /** The argument list of the recovery, for the restart timer. */
   readonly recoveryCommand: readonly string[];
   /** Interrupts the backup: the service is started again, and nothing is left. */
   readonly signal?: AbortSignal | undefined;

@@ -1,9 +1,9 @@
 /**
- * Removes the backups that a retention policy does not keep.
+ * Removes backups by a retention policy.
  *
- * Counts and removes only backups with an authentic manifest. Damaged and altered backups, and
- * those of an unknown passphrase, stay. Before the first removal, one of the remaining backups has
- * been verified, including every page. The caller holds the store's operation lock, because a
+ * Counts and removes only backups with an authentic manifest. Damaged and altered backups stay, and
+ * so do backups of an unknown passphrase. Before the first removal, one of the remaining backups
+ * has been verified, including every page. The caller holds the store's operation lock, because a
  * running backup writes into the same directory.
  */
 import { basename, dirname, join } from "node:path";
@@ -32,13 +32,13 @@ import { openBackup, verifyBackup } from "./verify.js";
 
 export interface PruneOptions extends ListingOptions {
   readonly keep: KeepPolicy;
-  /** Also remove bundles that no backup and no store here needs any more. */
+  /** Also removes bundles without a backup or store here. */
   readonly bundles: boolean;
   /** Whether days, weeks and months are those of UTC, not of the local time zone. */
   readonly utc?: boolean;
-  /** Goes on although the clock is behind a backup. */
+  /** Continues although the clock is behind a backup. */
   readonly ignoreClock?: boolean;
-  /** Only report what would be removed. */
+  /** Only reports the removals, and removes nothing. */
   readonly dryRun: boolean;
   /** Asks for confirmation before backups of several machines are counted together. */
   readonly reporter: Reporter;
@@ -126,7 +126,7 @@ function assertPolicy({ keep, bundles, bundleFolder }: PruneOptions): void {
   }
 }
 
-/** Returns the manifests without a backup, which an earlier run left when it was killed. */
+/** Returns the manifests without a backup: an earlier run was killed between the two removals. */
 async function staleManifests(backups: readonly ListedBackup[]): Promise<ListedBackup[]> {
   const stale: ListedBackup[] = [];
   for (const backup of backups) {
@@ -141,7 +141,7 @@ interface Division extends Retention<ListedBackup> {
   readonly verified: string | null;
 }
 
-/** Decides which backups stay. At least one that verifies stays, whatever the policy. */
+/** Decides which backups stay. At least one verified backup stays, whatever the policy. */
 async function divide(counted: readonly ListedBackup[], options: PruneOptions): Promise<Division> {
   const byPolicy = applyRetention(counted, options.keep, options.utc);
   if (byPolicy.removable.length === 0) return { ...byPolicy, verified: null };
@@ -159,13 +159,17 @@ async function divide(counted: readonly ListedBackup[], options: PruneOptions): 
 }
 
 /**
- * Keeps the backup with the newest contents, which a clock in the past has dated before older
+ * Keeps the backup with the newest contents. A clock in the past may have dated it before older
  * backups.
  *
  * SQLite's change counter of one file never decreases, nor do its numbers of rows and of revoked
  * rows, because a revoked client keeps its row. A change of a row alone shows in none of them: the
  * pages that a backup shares with the store tell then. A backup with another key than the store's
  * is of another file, before a rotation.
+=======
+ * rows, because a revoked client keeps its row. A mere change of a row shows in none of them. A
+ * backup with another key than the store's is of another file, before a rotation.
+>>>>>>> 9fd9151 (backup, swap, operation, recovery: comments in plain technical English)
  */
 async function keepNewestContents(
   { kept, removable }: Retention<ListedBackup>,
@@ -187,6 +191,7 @@ async function keepNewestContents(
   };
 }
 
+<<<<<<< HEAD
 /** Returns the backups with the highest numbers among those that never decrease in one store. */
 async function mostProgressed(
   backups: readonly ListedBackup[],
@@ -203,7 +208,7 @@ async function mostProgressed(
     .map(({ backup }) => backup);
 }
 
-/** Numbers that never decrease in one store, the most telling first. */
+/** Returns numbers that never decrease in a store, the most precise first. */
 function progressOf({ clients }: ListedBackup, counter: number): readonly number[] {
   return [counter, clients.active + clients.revoked, clients.revoked];
 }
@@ -273,7 +278,7 @@ async function confirmSeveralMachines(
 }
 
 /**
- * Removes backups one by one.
+ * Removes backups in turn.
  *
  * @throws {@link StoreError} interrupted - between two backups, with the number removed
  * @throws {@link StoreError} io - if a file cannot be removed
@@ -301,7 +306,7 @@ function isListed(path: string, backups: readonly ListedBackup[]): boolean {
   return backups.some((backup) => backup.path === path);
 }
 
-/** Why a backup of an earlier passphrase is left. */
+/** The reason to leave a backup of an earlier passphrase. */
 export const ofUnknownPassphrase = "no known passphrase opens it";
 
 function reasonNotCounted({ mac, present }: ListedBackup): string {
@@ -311,10 +316,10 @@ function reasonNotCounted({ mac, present }: ListedBackup): string {
 }
 
 /**
- * Returns the first backup that verifies.
+ * Returns the first backup without a fault.
  *
- * @param backups - those to be kept, then those to be removed, each newest first
- * @throws {@link StoreError} corrupted - if none verifies
+ * @param backups - the backups to be kept, then the others, each newest first
+ * @throws {@link StoreError} corrupted - if all have faults
  */
 async function newestSound(
   backups: readonly ListedBackup[],
@@ -335,11 +340,10 @@ async function newestSound(
 }
 
 /**
- * Returns the files of this store's bundles that no backup and no store here needs any more.
+ * Returns the files of this store's bundles without a remaining backup or store here.
  *
- * A bundle directory may serve several stores. So a bundle counts as this store's only if a backup
- * that is being removed has its key, or the keyring has its passphrase as a previous one of this
- * store.
+ * A bundle directory may serve several stores. So a bundle counts as this store's only if a removed
+ * backup has its key, or if the keyring has its passphrase as a previous passphrase of this store.
  */
 async function unneededBundles(
   options: PruneOptions,

@@ -1,8 +1,8 @@
 /**
  * Recovery of an interrupted or failed backup.
  *
- * The service comes first. Then a backup whose copy was verified, and was getting its final names,
- * is completed; any other is removed. Only files named in the journal are removed.
+ * The service comes first. Then a verified copy is completed if it was getting its final names; any
+ * other copy is removed. Only files named in the journal are removed.
  */
 import { dirname } from "node:path";
 import { removeStagedBundles } from "../bundle/bundle.js";
@@ -23,8 +23,8 @@ import * as z from "../schema.js";
 import { readManifest } from "./manifest.js";
 
 /**
- * The steps of a backup. The journal has the step that may have begun, the step channel every step
- * when it is done.
+ * The steps of a backup. The journal has the step that may have begun; the step channel reports
+ * every finished step.
  */
 export const backupSteps = [
   "backup.beginning", // journaled
@@ -64,7 +64,7 @@ const backupJournalSchema = z.strictObject({
   /** Where an unfinished bundle for this key may be left. */
   bundle: z.strictObject({ folder: z.string(), key_id: z.string() }),
   stopped: z.optional(stoppedSchema),
-  /** The final names, and which files of these names are this backup's. */
+  /** The final names, and the inodes by which this backup's files are recognized. */
   final: z.optional(
     z.strictObject({
       copy: z.string(),
@@ -80,7 +80,7 @@ export type BackupJournal = z.infer<typeof backupJournalSchema>;
 /**
  * Finishes or undoes a backup, and removes its journal. Requires the operation lock.
  *
- * @param failed - set by the process of the backup: a backup that has failed is never completed
+ * @param failed - set by the process of the backup: a failed backup is never completed
  * @throws {@link StoreError} corrupted - if this version cannot read the journal
  */
 export async function recoverBackup(
@@ -145,8 +145,7 @@ async function isComplete({ staged, final }: BackupJournal): Promise<boolean> {
 }
 
 /**
- * Gives the verified copy, and then its manifest, which is the commit, their final names.
- * Idempotent.
+ * Gives the verified copy its final name, and then its manifest: this is the commit. Idempotent.
  *
  * @throws {@link StoreError} refused - if another file has one of the names
  */

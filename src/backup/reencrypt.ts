@@ -55,7 +55,7 @@ export interface ReencryptOptions {
   readonly bundleFolder: string;
   /** The store's present key. */
   readonly key: StoreKey;
-  /** Passphrases that may open the backups and may not be in the source any more. */
+  /** Passphrases of the backups that the source may not have any more. */
   readonly passphrases: readonly string[];
   readonly source: PassphraseSource;
   readonly reporter: Reporter;
@@ -65,7 +65,7 @@ export interface ReencryptOptions {
 export interface ReencryptedBackups {
   /** The new files. */
   readonly reencrypted: string[];
-  /** The backups that were left under their old passphrase, and why. */
+  /** The backups left under their old passphrase, and why. */
   readonly left: { readonly path: string; readonly reason: string }[];
 }
 

@@ -23,8 +23,8 @@ const restoreTestSchema = z.object({
 export type RestoreTest = z.infer<typeof restoreTestSchema>;
 
 /**
- * Records that a backup of a store was tried now. A record that cannot be written is ignored: the
- * test itself succeeded.
+ * Records the trial of a backup of a store, with the current time. A failure to write the record is
+ * ignored: the trial itself succeeded.
  */
 export async function recordRestoreTest(
   store: string,

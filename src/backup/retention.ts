@@ -1,5 +1,5 @@
 /**
- * Decides which backups a retention policy keeps, by the same rules as restic.
+ * Applies a retention policy to backups, by the same rules as restic.
  *
  * A rule keeps the newest backup of each of the most recent periods with a backup: `daily: 7` keeps
  * the newest backup of each of the last seven days that have a backup, not those of the last week.
@@ -31,7 +31,7 @@ export interface Retention<Backup> {
 /** A day, as midnight UTC of the same date. */
 type CalendarDay = Date;
 
-/** Returns the name of the period that a backup belongs to. */
+/** Returns the name of a backup's period. */
 const periods: { readonly [Rule in KeepRule]: (day: CalendarDay, index: number) => string } = {
   last: (_day, index) => String(index),
   daily: (day) => day.toISOString().slice(0, 10),
@@ -47,7 +47,7 @@ export function keepsSomething(policy: KeepPolicy): boolean {
 }
 
 /**
- * Divides backups into those that a policy keeps and those that it does not, both newest first.
+ * Divides backups into kept and removable ones by a policy, both newest first.
  *
  * @param backups - in any order; `Date.parse` reads `created_at`
  * @param utc - whether days begin at midnight UTC

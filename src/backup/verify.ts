@@ -130,7 +130,7 @@ export async function verifyBackup(path: string, secret: BackupPassphrase): Prom
   return verified();
 }
 
-/** Damage is a finding; a manifest or a bundle given in place of the backup is an error. */
+/** Damage is a finding; a manifest or a bundle instead of the backup is an error. */
 async function assertNotAnotherKind(path: string): Promise<void> {
   const kind = await recogniseFile(path);
   if (kind === undefined || kind === "empty" || kind === "passphrase") return;

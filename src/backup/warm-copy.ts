@@ -43,7 +43,7 @@ import type { CopierReply, CopierRequest, CopyProgress, FinishedCopy } from "./c
 
 /** A copy is warm if at most this many pages are new: writing them takes under a millisecond. */
 const fewPages = 64;
-/** A writer that commits faster than this process copies can never be caught up with. */
+/** If a writer commits faster than this process copies, the copy never catches up. */
 const maxRounds = 50;
 /** How often the copy of a store starts again because the store was replaced. */
 const maxReplacements = 3;
@@ -127,7 +127,7 @@ export class WarmCopy implements AsyncDisposable {
     });
   }
 
-  /** Ends the pin. Afterwards only `cut` and `finish` are possible. */
+  /** Ends the pin. After this only `cut` and `finish` are possible. */
   async unpin(): Promise<void> {
     const connection = this.#connection;
     this.#connection = undefined;

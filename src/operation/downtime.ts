@@ -30,7 +30,7 @@ export interface Restart {
 
 /**
  * What is known of the service: `running` until it is stopped, `unknown` if another process was to
- * stop it, `stopped` once a stop was requested, whether or not that succeeded.
+ * stop it, `stopped` once a stop was requested, even if it failed.
  */
 type State = "running" | "unknown" | "stopped";
 
@@ -111,10 +111,10 @@ export class Downtime {
   }
 
   /**
-   * Arms the timer that starts the service if this process is killed.
+   * Arms the restart timer, which starts the service if this process is killed.
    *
    * @param workMs - time limit of the work in milliseconds, without the time to stop
-   * @param recoveryCommand - the argument list that the timer runs first
+   * @param recoveryCommand - the argument list of the timer's first command
    * @throws {@link StoreError} service - if the manager does not accept the timer
    */
   async arm(workMs: number, recoveryCommand: readonly string[]): Promise<void> {
@@ -126,7 +126,7 @@ export class Downtime {
         ...(name !== undefined && { name }),
       });
     } catch (error) {
-      // A manager that timed out may arm it all the same.
+      // After a timeout the manager may still arm the timer.
       if (name !== undefined) await this.#service.disarmRestart(name).catch(() => undefined);
       throw error;
     }
@@ -136,8 +136,8 @@ export class Downtime {
    * Stops the service.
    *
    * @throws {@link StoreError} service - if it does not stop; `end` is required all the same
-   * @throws {@link StoreError} inUse - if this process belongs to the service, which therefore
-   *   cannot be stopped, and another process has the store open
+   * @throws {@link StoreError} inUse - if this process belongs to the service, so that a stop is
+   *   impossible, and another process has the store open
    */
   async stop(): Promise<void> {
     this.#startFailure = undefined;
@@ -145,8 +145,7 @@ export class Downtime {
     // `run` recovers during the start of its own unit: its hub does not run yet.
     if (!wasRunning && this.#service.kind !== "command" && (await this.#service.owns(process.pid)))
       return await assertNoHolders(this.#storePath);
-    // Finds the sockets and timers that could start the service again, so that `stop` includes
-    // them.
+    // Finds the sockets and timers that could start the service again, for `stop` to include them.
     if (this.#state === "unknown") await this.#service.activeDependents();
     this.#state = "stopped";
     this.#stoppedAt = performance.now();
@@ -162,9 +161,9 @@ export class Downtime {
   }
 
   /**
-   * Returns whether the stop was denied: the same run goes on, and no stop is queued that ends it
-   * later. A manager that denies the stop to this user also denies the start, so no start is
-   * required then. With dependents, some may be stopped already.
+   * Returns whether the stop was denied: the same run continues, and no stop is queued to end it
+   * later. If the manager denies the stop to this user, it also denies the start, so no start is
+   * required. With dependents, some may be stopped already.
    */
   async #isUntouched(): Promise<boolean> {
     if (this.#invocation === undefined || this.stopped.dependents.length > 0) return false;
@@ -175,8 +174,8 @@ export class Downtime {
   /**
    * Starts the service unless it runs, and cancels the timer. Safe at any time.
    *
-   * @param options.restartIfUp - restarts a service that something else started during the
-   *   downtime: it may have opened a file that has been replaced since
+   * @param options.restartIfUp - restarts a service started by something else during the downtime:
+   *   it may have opened the replaced file
    * @throws {@link StoreError} service - if the service does not start
    */
   async end(options: { restartIfUp?: boolean } = {}): Promise<Restart> {
@@ -199,7 +198,7 @@ export class Downtime {
       return { isStarted: false, wasUp: false, timerFired: false, downtimeMs: 0 };
     }
     const { dependents } = this.stopped;
-    // Cancelled first: the timer's start command and this one together would start two hubs.
+    // Cancelled first: both start commands together would start two hubs.
     const hasFired = this.#service.kind === "command" && (await this.#cancelTimer());
     const found = hasFired ? await this.#waitUntilUp() : undefined;
     let started = found ?? (await this.#service.start(dependents));
@@ -213,7 +212,7 @@ export class Downtime {
     return { isStarted: !wasUp, wasUp, timerFired, downtimeMs };
   }
 
-  /** Waits for a hub that the timer has started to open the store; undefined if it does not. */
+  /** Waits until the hub started by the timer has opened the store; undefined if it does not. */
   async #waitUntilUp(): Promise<Started | undefined> {
     for (let looks = 0; looks < openingLooks; looks++) {
       if (await this.isServiceUp()) return { upAt: performance.now(), wasUp: true };

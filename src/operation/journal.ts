@@ -1,10 +1,11 @@
 /**
- * The journal of an operation, by which the next command can finish or undo it after a kill.
+ * The journal of an operation: with it, the next command can finish or undo the operation after a
+ * kill.
  *
- * A single file, `clients.db.journal.json`, serves every operation that stops a service or replaces
- * a file. It is written atomically and synced before the step that it announces. After a kill it
- * names at least everything that was touched. Only the holder of the operation lock may write it.
- * It never contains a secret.
+ * Operations that stop a service or replace a file share a single file, `clients.db.journal.json`.
+ * It is written atomically and synced before the step that it announces. After a kill it names at
+ * least everything that was touched. Only the holder of the operation lock may write it. It never
+ * contains a secret.
  */
 import { randomUUID } from "node:crypto";
 import { constants } from "node:fs";
@@ -42,7 +43,7 @@ export const journalEntrySchema = z.strictObject({
 
 export type JournalEntry = z.infer<typeof journalEntrySchema>;
 
-/** `clients.db.journal.json`, beside the store. */
+/** Returns the journal's path: `clients.db.journal.json` in the directory of the store. */
 export function journalPath(storePath: string): string {
   return `${storePath}.journal.json`;
 }
@@ -76,7 +77,7 @@ export class Journal {
   /**
    * Begins the journal of an operation. It is on disk when this returns.
    *
-   * @param inPlaceOf - the journal to be replaced, whose contents `data` has taken over
+   * @param inPlaceOf - the journal to be replaced; `data` includes its contents
    * @throws {@link StoreError} refused - if the journal of another operation exists
    */
   static async begin(
@@ -157,7 +158,7 @@ export class Journal {
     );
   }
 
-  /** Journals that `step` may begin, with all the data that a recovery needs from then on. */
+  /** Journals that `step` may begin, with all the data for a recovery from then on. */
   async write(step: string, data: Record<string, unknown>): Promise<void> {
     await this.#save({ ...this.#entry, step, data });
   }

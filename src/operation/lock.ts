@@ -1,10 +1,10 @@
 /**
  * The operation lock: one operation on a store at a time.
  *
- * It is SQLite's exclusive lock on an empty file beside the store, `clients.db.lock`. The system
- * releases it when the process ends, however it ends, so a lock is never stale. The file is never
- * deleted: another process may have locked it just before the deletion. Commands that read and
- * write clients do not take the lock.
+ * It is SQLite's exclusive lock on an empty file, `clients.db.lock`, in the directory of the store.
+ * The system releases it when the process ends, however it ends, so a lock is never stale. The file
+ * is never deleted: another process may have locked it just before the deletion. Commands that only
+ * read or write clients do not take the lock.
  */
 import { constants } from "node:fs";
 import { lstat, open, stat } from "node:fs/promises";
@@ -20,7 +20,7 @@ import { Journal } from "./journal.js";
  */
 const heldHere = new Set<string>();
 
-/** `clients.db.lock`, beside the store. */
+/** Returns the path of the lock's file: `clients.db.lock` in the directory of the store. */
 export function lockPath(storePath: string): string {
   return `${storePath}.lock`;
 }

@@ -1,4 +1,4 @@
-/** How the recovery of an operation ended, and the parts that all recoveries share. */
+/** The result of a recovery, and the parts shared by all recoveries. */
 import { StoreError, systemError, withLine } from "../errors.js";
 import { shellQuote } from "../text/escape.js";
 import { Downtime } from "./downtime.js";
@@ -10,7 +10,7 @@ export interface Recovery {
   /** What was done. */
   readonly messages: readonly string[];
   /**
-   * Why the store's passphrase or file is not settled yet. The journal stays for the next attempt.
+   * Why the store's passphrase or file is still undecided. The journal stays for the next attempt.
    */
   readonly error?: StoreError | undefined;
   /**
@@ -25,7 +25,7 @@ export interface Recovery {
   readonly serviceDown?: StoreError | undefined;
 }
 
-/** What a process knows of its own failed operation, besides the journal. */
+/** The facts about a failed operation in its own process, in addition to the journal. */
 export interface OperationFailure {
   readonly failure: unknown;
   /** The downtime, if the failure was in it. It may have ended, or its end may have failed. */
@@ -45,8 +45,8 @@ export async function orRecover<Result>(
 }
 
 /**
- * Returns the downtime of an operation to be recovered: the live one, or else the one in the
- * journal.
+ * Returns the downtime of an operation to be recovered: the live downtime, or else that of
+ * the journal.
  */
 export async function findDowntime(
   storePath: string,
@@ -57,7 +57,7 @@ export async function findDowntime(
 }
 
 /**
- * Starts the service of an operation to be recovered, unless that was tried already.
+ * Starts the service of an operation to be recovered, unless it was tried already.
  *
  * @returns a message if the service was started; the failure is in `downtime.startFailure`
  */
@@ -77,8 +77,8 @@ export async function endDowntime(
 }
 
 /**
- * Does the last part of a recovery, which the store and its service can do without. Then removes
- * the journal, or leaves only a pending restart in it.
+ * Does the last part of a recovery: the store and its service work without it. Then removes the
+ * journal, or leaves only a pending restart in it.
  *
  * @param work - its failure leaves the journal for the next attempt
  * @returns why `work` failed
@@ -109,7 +109,7 @@ export async function cleanUp(
   }
 }
 
-/** Returns the error for a service that does not run after a recovery, with the way out. */
+/** Returns the error for a service still down after a recovery, with the way out. */
 export function serviceDownError({ entry, path }: Journal, error: StoreError): StoreError {
   const untilThen =
     "Commands that only open the store work until then. Once the service runs, the next command completes the recovery.";

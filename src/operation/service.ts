@@ -1,4 +1,4 @@
-/** The service that has the store open, for operations and their journals. */
+/** The store's service, for operations and their journals. */
 import { setTimeout as delay } from "node:timers/promises";
 import { StoreError } from "../errors.js";
 import { lstatIfExists } from "../fs/read.js";
@@ -10,7 +10,7 @@ import type { Service } from "../service/service.js";
 import { downStep, Journal } from "./journal.js";
 
 /**
- * A process may hold the store a moment longer than its unit runs, and so may a command that began
+ * A process may have the store open a moment longer than its unit runs, and so may a command from
  * before the stop: 60 looks, 50 ms apart.
  */
 const holderLooks = 60;
@@ -25,7 +25,7 @@ export interface ResolvedService {
   readonly pendingRestart?: PendingRestart | undefined;
 }
 
-/** A service that could not be started, and the journal that holds nothing else. */
+/** A service that could not be started, and its journal, with nothing else to recover. */
 export interface PendingRestart {
   readonly journal: Journal;
   readonly stopped: Stopped;
@@ -62,7 +62,7 @@ export async function findPendingRestart(storePath: string): Promise<PendingRest
   return { journal, ...journal.dataAs(pendingRestartSchema) };
 }
 
-/** Returns the choice of service that a journal stands for. */
+/** Returns the journal's service as a choice. */
 export function choiceOf(stopped: Stopped, storePath: string): ServiceChoice {
   return {
     service: stopped.service,
@@ -76,7 +76,7 @@ export function choiceOf(stopped: Stopped, storePath: string): ServiceChoice {
 /**
  * Finds the store's service and checks the needs of its stop and start in advance.
  *
- * @param pendingRestart - takes precedence over `chosen`: that service is the store's
+ * @param pendingRestart - takes precedence over `chosen`, because it is known to be the store's
  * @throws {@link StoreError} inUse - if a process outside the service keeps the store open
  * @throws {@link StoreError} - what `selectService` and `Service.check` throw
  */

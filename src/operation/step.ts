@@ -1,5 +1,5 @@
 /**
- * The step channel, by which tests stop an operation at a chosen step.
+ * The step channel, with which tests stop an operation at a chosen step.
  *
  * A subscriber is called before `emitStep` returns: if it kills the process, it does so exactly
  * there. Nothing subscribes outside the tests.
@@ -11,7 +11,7 @@ export const stepChannelName = "hivemind-sqlcipher:step";
 
 const steps = channel(stepChannelName);
 
-/** Publishes that a step of an operation is done. */
+/** Publishes the end of a step of an operation. */
 export function emitStep(step: string): void {
   if (steps.hasSubscribers) steps.publish(step);
 }

@@ -1,4 +1,4 @@
-/** The part of an operation during which the store's service is stopped. */
+/** The service window: the part of an operation while the store's service is stopped. */
 import { throwIfAborted } from "../process/abort.js";
 import type { Reporter } from "../reporter.js";
 import { Downtime, type Restart } from "./downtime.js";
@@ -9,18 +9,18 @@ export interface ServiceWindow {
   readonly service: ResolvedService;
   /** Time limit of the work in milliseconds. After it and the time to stop, the timer fires. */
   readonly budgetMs: number;
-  /** The argument list that recovers the operation, for the restart timer. */
+  /** The argument list of the recovery, for the restart timer. */
   readonly recoveryCommand: readonly string[];
   readonly reporter: Pick<Reporter, "detail">;
   readonly signal: AbortSignal | undefined;
-  /** Whether a service that something else started during the work is restarted. */
+  /** Whether a service started by something else during the work is restarted. */
   readonly restartIfUp?: boolean;
   /** Journals the stop, before anything happens to the service; undefined if it does not run. */
   readonly journalStop: (stopped: Stopped | undefined) => Promise<void>;
   readonly onArmed?: () => void;
   /**
-   * Recovers the operation after a failure, with the code that runs after a kill. It starts the
-   * service as soon as the store's file is in a state for that.
+   * Recovers the operation after a failure, with the same code as after a kill. It starts the
+   * service as soon as the store's file allows it.
    *
    * @returns the error to throw
    */
@@ -30,7 +30,7 @@ export interface ServiceWindow {
 /**
  * Stops the service, runs `work`, starts the service and cancels the restart timer.
  *
- * A service that does not run is not started, and the work is done all the same.
+ * If the service does not run, it is not started, and the work is done all the same.
  *
  * @param work - gets the downtime; undefined if the service does not run
  * @returns the result of `work`, and how the service was started; undefined if it was not

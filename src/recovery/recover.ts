@@ -16,19 +16,19 @@ import { SwapState, swapOperations } from "../swap/state.js";
 import { recoverSchemaUpgrade } from "../swap/upgrade-schema.js";
 
 /**
- * How long an operation waits for the lock if no journal says what holds it: a command that came
- * at the end of an operation checks for a moment whether something is left.
+ * How long an operation waits for the lock if no journal names its holder: another command may
+ * hold it for a moment, to check whether an operation has left something.
  */
 const briefWaitMs = 2_000;
 
 /**
- * What an operation may do while an interrupted operation's service is down, of which nothing else
- * is left: nothing, work that only opens the store, or work that starts the service again.
+ * What an operation may do while the service is down after an interrupted operation, with nothing
+ * else to recover: nothing, only open the store, or start the service again.
  */
 export type WhileServiceDown = "refuse" | "open-only" | "restart";
 
 export interface OperationRequirements {
-  /** Creates the store's directory, for an operation that creates the store. */
+  /** Creates the store's directory, for operations that may create the store. */
   readonly makeDirectory?: boolean;
   /** Default: "refuse". */
   readonly whileServiceDown?: WhileServiceDown;
@@ -53,7 +53,7 @@ export async function withOperation<Result>(
 }
 
 /**
- * Recovers before an operation that begins a journal of its own.
+ * Recovers before an operation with a journal of its own.
  *
  * @throws {@link StoreError} - what the recovery throws, and what it could not complete
  */
@@ -102,8 +102,8 @@ export async function recoverOnly(storePath: string): Promise<string[]> {
 }
 
 /**
- * Recovers for a command that needs no lock, if there is a journal. An operation that is running is
- * left alone.
+ * Recovers for a command without a lock, if there is a journal. A running operation is not
+ * interrupted.
  *
  * @returns what was done, and what could not be completed
  * @throws {@link StoreError} - what the recovery throws
@@ -132,8 +132,8 @@ function formatRecovery({ messages, cleanupPending, serviceDown }: Recovery): st
 /**
  * Finishes or undoes the operation in the store's journal.
  *
- * @throws {@link StoreError} service - if the service did not start on a new store, and the old one
- *   was put back
+ * @throws {@link StoreError} service - if the service did not start on a new store, and the old
+ *   store was put back
  * @throws {@link StoreError} passphraseUnavailable - if the keyring is required and not available.
  *   The journal stays for the next attempt.
  * @throws {@link StoreError} io - if files cannot be changed. The journal stays.
@@ -175,7 +175,7 @@ async function recoverServiceDown(journal: Journal, storePath: string): Promise<
   return { messages, serviceDown };
 }
 
-/** Adds the way out for a keyring that is gone for good. */
+/** Adds the way out for a lost keyring. */
 function withWayOut(error: StoreError, journal: string): StoreError {
   if (error.kind !== "passphraseUnavailable") return error;
   const line = `If that is gone for good, move ${journal} away. It names the files that are left ("staged", "aside").`;

@@ -1,7 +1,7 @@
 /**
- * Opens a store for a command that takes no operation lock.
+ * Opens a store for a command without the operation lock.
  *
- * An operation that has stopped the service, or replaces the store's file, blocks such commands:
+ * An operation blocks such commands while the service is stopped or the store's file is replaced:
  * their writes could be in the replaced file. The operation writes its journal and then searches
  * for processes with the store open. A command opens the store and then reads the journal. So at
  * least one of the two sees the other, and the command always backs off.
@@ -69,9 +69,9 @@ async function waitUntilAllowed(storePath: string, deadline: number): Promise<vo
   }
 }
 
-/** Returns the journal of another process that is in an exclusive step. */
+/** Returns the journal of another process in an exclusive step. */
 async function findBlockingOperation(storePath: string): Promise<JournalEntry | undefined> {
-  // The next operation reports a journal that cannot be read.
+  // The next operation reports an unreadable journal.
   const journal = await Journal.read(storePath).catch(() => undefined);
   if (!journal) return undefined;
   const { step, pid, data } = journal.entry;
@@ -82,7 +82,7 @@ async function findBlockingOperation(storePath: string): Promise<JournalEntry | 
 const stoppedSchema = z.looseObject({ service: z.string(), unit: z.string() });
 
 /**
- * Returns whether this process may belong to the service that the operation starts again. A command
+ * Returns whether this process may belong to the service of the operation. A command
  * in a unit's ExecStartPre, or in a start command, would deadlock with the operation.
  */
 async function mayBelongToService(stopped: unknown): Promise<boolean> {

@@ -21,7 +21,7 @@ interface ConfirmOptions {
   readonly reporter: Reporter;
 }
 
-/** Asks one question about everything that may speak against the restore. */
+/** Asks a single question about all objections to the restore. */
 export async function confirmRestore(
   { source, bundle, readmitRevoked, reporter }: ConfirmOptions,
   storePath: string,

@@ -1,4 +1,4 @@
-/** The store that a restore replaces. */
+/** The present store, before a restore replaces it. */
 import { type ErrorKind, isKind, StoreError } from "../errors.js";
 import { lstatIfExists } from "../fs/read.js";
 import type { Generation, PassphraseSource } from "../keys/source.js";
@@ -90,7 +90,7 @@ async function secretOfPresent(
 
 /**
  * Opens read-only if possible: a writing connection with the wrong key deletes the log when it is
- * closed. Only the rollback after a crash requires a writing connection, and that works with any
+ * closed. Only the rollback after a crash requires a writing connection, and it works with any
  * key.
  */
 async function unlockForInspection(

@@ -1,4 +1,4 @@
-/** `restore`: puts a backup in the place of the store, or beside it. */
+/** `restore`: replaces the store with a backup, or restores to another path. */
 import { dirname } from "node:path";
 import { revoked } from "../client/client.js";
 import { realPath } from "../config/paths.js";
@@ -67,7 +67,7 @@ export interface RestoreResult {
     readonly clients: { readonly active: number; readonly revoked: number };
     /** The path of the replaced store; null if there was none or it was discarded. */
     readonly replaced: string | null;
-    /** The clients that were revoked after the backup and stay revoked. */
+    /** The clients revoked after the backup, which stay revoked. */
     readonly stayed_revoked: number[];
     readonly widened: Widened[];
     readonly passphrase_source: string;
@@ -270,7 +270,7 @@ async function freeName(storePath: string): Promise<string> {
 }
 
 /**
- * Moves away the sidecars of a store whose file is gone. SQLite would write the pages of a `-wal`
+ * Moves away the sidecars of a missing store. SQLite would write the pages of a `-wal`
  * or `-journal` into the restored store.
  */
 async function moveStraysAside(storePath: string, reporter: Reporter): Promise<void> {

@@ -1,5 +1,5 @@
 /**
- * `init --adopt`: takes over a store that HiveMind's `password` setting encrypted.
+ * `init --adopt`: takes over a store encrypted by HiveMind's `password` setting.
  *
  * The passphrase is tried, stored in the keyring and in a bundle, and removed from `server.json` on
  * request. The store's file and the service are not touched: a running hub keeps its connection.
@@ -39,7 +39,7 @@ import type { BundleReport, OperationOptions } from "../swap/options.js";
 import { assertBundleDirectory, bundleReport } from "../swap/prepare.js";
 
 export interface AdoptOptions extends OperationOptions {
-  /** The directory for the bundle, which must exist. */
+  /** The directory for the bundle. It must exist. */
   readonly bundleTo: string;
   /** The backup directory, if known: bundles are kept apart from it. */
   readonly backupDirectory?: string | undefined;
@@ -50,7 +50,7 @@ export interface AdoptOptions extends OperationOptions {
   readonly askPassphrase?: (() => Promise<string>) | undefined;
   /** Whether to remove the plaintext password from `server.json`. */
   readonly removePassword?: boolean | undefined;
-  /** SQLCipher parameters of the store, which is encrypted again under the defaults. */
+  /** SQLCipher parameters of a store to be encrypted again under the defaults. */
   readonly cipherSettings?: CipherParameters | undefined;
 }
 
@@ -64,11 +64,11 @@ export interface AdoptResult {
     readonly password_removed: boolean;
   };
   readonly bundle: BundleReport | null;
-  /** Only for a store that was encrypted again, which stops the service. */
+  /** Only for a store that was encrypted again: this stops the service. */
   readonly service?: ServiceReport;
 }
 
-/** Reads the passphrase of a store to adopt, or its raw key, which no other command accepts. */
+/** Reads the passphrase of a store to adopt, or its raw key. No other command accepts a raw key. */
 export async function readStoreSecret(path: string): Promise<string> {
   const secret = await readSecretFile(path, { missing: "passphraseUnavailable" });
   return isRawKey(secret) ? secret : readPassphraseFile(path);
@@ -78,9 +78,8 @@ export async function readStoreSecret(path: string): Promise<string> {
  * Adopts the store. Generates a recovery key only after the passphrase has opened the store.
  *
  * @throws {@link StoreError} `notFound` - without a store
- * @throws {@link StoreError} `refused` - for a store that is not encrypted, for other SQLCipher
- *   parameters than the defaults, and if the hub could not open the store without the password that
- *   is to be removed
+ * @throws {@link StoreError} `refused` - for a plaintext store, for other SQLCipher parameters than
+ *   the defaults, and if the hub could not open the store without the removed password
  * @throws {@link StoreError} `passphraseUnavailable` - without a passphrase
  * @throws {@link StoreError} `wrongPassphrase` - if it does not open the store
  * @throws {@link StoreError} `io` - if the bundle directory is missing
@@ -199,7 +198,7 @@ async function adoptForeign(
   };
 }
 
-/** Opens the store once with other parameters, and checks that it can be exported. */
+/** Opens the store once with other parameters, and checks whether it can be exported. */
 async function tryParameters(
   storePath: string,
   secret: string,
@@ -237,9 +236,9 @@ async function tryPassphrase(
 }
 
 /**
- * Checks that the source can store the passphrase, or has it already.
+ * Checks whether the source can store the passphrase, or has it already.
  *
- * @param passphrase - undefined for a raw key, which the source's own passphrase replaces
+ * @param passphrase - undefined for a raw key: the source's own passphrase replaces it
  */
 async function assertSourceKeeps(
   { source, lock }: AdoptOptions,
@@ -256,10 +255,10 @@ async function assertSourceKeeps(
 }
 
 /**
- * Returns the error for a secret that does not open the store at the defaults, after trying the
- * parameters that other programs use.
+ * Returns the error for a secret that does not open the store at the defaults, after an attempt
+ * with the parameters of other programs.
  *
- * @param serverJson - the file that the secret was read from, if it was not given
+ * @param serverJson - the file of the secret, unless the user gave the secret
  */
 async function otherParametersError(
   storePath: string,
@@ -301,7 +300,7 @@ async function assertEncrypted(storePath: string): Promise<void> {
   });
 }
 
-/** Returns the password in `server.json`, if that file names this store and has a password. */
+/** Returns the password in `server.json`, if the file names this store and has a password. */
 async function findPassword(
   storePath: string,
 ): Promise<{ path: string; password: string } | undefined> {

@@ -155,7 +155,7 @@ async function createStore(
     });
   } catch (error) {
     if (bundle?.reused === false) await removeBundle(dirname(bundle.path), keyId);
-    // Nobody else has the passphrase yet, so the store is empty.
+    // No other program has the passphrase yet, so the store is empty.
     for (const suffix of ["", ...sidecars]) await removeFile(storePath + suffix);
     throw error;
   }

@@ -1,6 +1,6 @@
 /**
- * Moves a passphrase that opens the store into the keyring, for `init --adopt` and `bundle import`.
- * The store's file does not change.
+ * Moves the passphrase of a store into the keyring, for `init --adopt` and `bundle import`. The
+ * store's file does not change.
  */
 import { join } from "node:path";
 import { type Bundle, bundleName, writeBundle } from "../bundle/bundle.js";
@@ -36,7 +36,7 @@ export const adoptionOperations = ["adopt", "import-passphrase"] as const;
 
 export type AdoptionOperation = (typeof adoptionOperations)[number];
 
-/** The journal has the step that may have begun, the step channel every step when it is done. */
+/** The journal has the step that may have begun; the step channel reports every finished step. */
 export const adoptionSteps = [
   "beginning", // journaled
   "pending-kept",
@@ -62,7 +62,7 @@ type AdoptionJournal = z.infer<typeof adoptionJournalSchema>;
 export interface AdoptPassphraseRequest {
   readonly operation: AdoptionOperation;
   readonly storePath: string;
-  /** Opens the store, which the caller has checked. */
+  /** The caller has checked that it opens the store. */
   readonly passphrase: string;
   readonly key: StoreKey;
   readonly keyring: KeyringPlan | undefined;
@@ -99,7 +99,7 @@ export async function adoptPassphrase(
   return bundle;
 }
 
-/** Does everything that can be undone. */
+/** Does every step with an undo. */
 async function prepare(request: AdoptPassphraseRequest): Promise<Bundle | undefined> {
   const { operation, storePath, passphrase, key, keyring, bundle: plan, serverJson } = request;
   emit(operation, "beginning");
@@ -127,8 +127,8 @@ function emit(operation: string, step: AdoptionStep): void {
 
 /**
  * Finishes or undoes an adoption, or abandons it if the keyring is unavailable: its journal must
- * not block commands that need no keyring, and a pending entry that stays opens the store. Requires
- * the operation lock.
+ * not block commands without a keyring, and a remaining pending entry opens the store. Requires the
+ * operation lock.
  */
 export async function recoverAdoption(journal: Journal, storePath: string): Promise<Recovery> {
   const { step } = journal.entry;

@@ -43,7 +43,7 @@ export async function fillAndCommit<Key extends Secret, Filled>(
     await commit(state, locked !== undefined);
     return filled;
   } finally {
-    // The journal mode of a store that stays is not worth a longer downtime.
+    // If the store stays, its journal mode is not worth a longer downtime.
     if (await state.isCommitted()) await locked?.release();
     else await locked?.unlock().catch(() => undefined);
   }
@@ -64,7 +64,7 @@ async function assertStillStopped(
 /**
  * Renames the staged file to the store's name.
  *
- * @param canLink - whether the store may keep its name until then, under which it is locked
+ * @param canLink - whether the store may keep its name, under which it is locked, until the rename
  */
 async function commit(state: SwapState, canLink: boolean): Promise<void> {
   const { storePath, data } = state;
@@ -90,7 +90,7 @@ async function commit(state: SwapState, canLink: boolean): Promise<void> {
 
 /**
  * Gives the store its second name. A locked store keeps its first name too, so that there is a
- * store at every instant. An unopenable file is moved, after its sidecars, which belong to no other
+ * store at every instant. An unopenable file is moved after its sidecars, which belong to no other
  * file.
  */
 async function moveAside(storePath: string, aside: string, canLink: boolean): Promise<void> {

@@ -1,4 +1,4 @@
-/** `decrypt`: converts an encrypted store back to a plaintext one. */
+/** `decrypt`: converts an encrypted store back to plain SQLite. */
 import { StoreError } from "../errors.js";
 import { findPasswordDelivery, type PasswordDelivery } from "../hub/password-delivery.js";
 import { adoptPending, planRotation } from "../keys/rotation-plan.js";

@@ -46,7 +46,7 @@ export interface EncryptOptions extends OperationOptions, BundleOptions {
   readonly passphraseFile?: string | undefined;
   /** 3 if the hub's library cannot read a newer format. Default: 4. */
   readonly cipherCompatibility?: CipherCompatibility | undefined;
-  /** A store with other SQLCipher parameters, which becomes one with the defaults. */
+  /** A store with other SQLCipher parameters, to be encrypted with the defaults. */
   readonly foreign?: ForeignStore | undefined;
 }
 
@@ -68,7 +68,7 @@ export interface EncryptResult {
     readonly from: string;
     readonly passphrase_source: string;
     readonly hub: PasswordDelivery["how"];
-    /** That deleting the old file does not erase it; null if it was encrypted. */
+    /** The warning that deletion does not erase the old file; null if it was encrypted. */
     readonly caution: string | null;
   };
   readonly bundle: BundleReport | null;
@@ -148,7 +148,7 @@ interface Found {
   readonly generation?: Generation;
 }
 
-/** Checks that the store can be encrypted, and returns what opens it. */
+/** Checks the store before its encryption, and returns its key and passphrase. */
 async function inspectPlaintext(
   storePath: string,
   source: PassphraseSource,

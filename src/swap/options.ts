@@ -1,4 +1,4 @@
-/** The options shared by the operations that change the store's file or passphrase. */
+/** The options shared by all operations on the store's file or passphrase. */
 
 import type { HubChoice } from "../hub/password-delivery.js";
 import type { PassphraseSource } from "../keys/source.js";
@@ -13,7 +13,7 @@ export interface OperationOptions {
   readonly service: ServiceChoice;
   /** Whether a hub needs the passphrase. */
   readonly hub: HubChoice;
-  /** The argument list that recovers this store's journal, for the restart timer. */
+  /** The argument list of the recovery, for the restart timer. */
   readonly recoveryCommand: readonly string[];
   readonly reporter: Reporter;
   /** Interrupts the operation before the commit. */

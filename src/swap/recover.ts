@@ -1,8 +1,8 @@
 /**
  * Recovery of a swap, the same after a failure in its process and after a kill.
  *
- * Before the commit the swap is undone. After it the swap is finished; if that fails, the old file
- * is put back, provided that no writes are lost.
+ * Before the commit the swap is undone. After it the swap is finished; if this fails, the old file
+ * is put back, unless writes would be lost.
  */
 import { systemError } from "../errors.js";
 import { lstatIfExists } from "../fs/read.js";
@@ -29,7 +29,7 @@ export async function recoverSwap(state: SwapState, failed?: OperationFailure): 
     downtime = await findDowntime(state.storePath, state.data.stopped, failed);
     return await new SwapRecovery(state, downtime, failed).run();
   } catch (error) {
-    // The service runs on whatever has the store's name. Without a file, it would create a new one.
+    // The service runs on any file with the store's name. Without a file, it would create a store.
     const hasFile = await lstatIfExists(state.storePath).catch(() => undefined);
     const messages = downtime?.isPending && hasFile ? await start(state, downtime) : [];
     const recovery: Recovery = {
@@ -62,7 +62,7 @@ class SwapRecovery {
     const { step } = state.journal.entry;
     const isCommitted = await state.isCommitted();
     if (step === "undone") return await this.#cleanUpUndone();
-    // A kill may have interrupted the revert long ago. A file that was written to since then stays.
+    // A kill may have interrupted the revert long ago. A file with later writes stays.
     if (step === "reverting" && (!isCommitted || (await state.canRevert()))) {
       return await this.#revert();
     }
@@ -96,7 +96,7 @@ class SwapRecovery {
     try {
       await state.applyPassphrase();
     } catch (error) {
-      // A hub that reads the passphrase from server.json cannot open the new file yet.
+      // A hub with its passphrase in server.json cannot open the new file yet.
       if (state.data.server_json) return await this.#revertOrStay(error);
       return await this.#stay(error);
     }
@@ -114,7 +114,7 @@ class SwapRecovery {
   /** @param cause - why the swap is not finished */
   async #revertOrStay(cause: unknown): Promise<Recovery> {
     const { operation, data } = this.#state;
-    // A store that was restored just now is worth less than the store that it replaced.
+    // A store restored a moment ago is worth less than the store it replaced.
     const mayLoseWrites = this.#failed && operation === "restore" && data.aside !== null;
     if (mayLoseWrites || (await this.#state.canRevert())) {
       return await this.#revert({ cause, mayLoseWrites: mayLoseWrites ?? false });
@@ -190,7 +190,7 @@ function asError(cause: unknown, recovery: Recovery, outcome?: string) {
   return systemError(withRecovery(cause, recovery, outcome), "unexpected error", "failed");
 }
 
-/** Starts the service, and restarts it if it may have opened a file that was replaced since. */
+/** Starts the service, and restarts it if it may have opened the replaced file. */
 function start(state: SwapState, downtime: Downtime): Promise<string[]> {
   const restartIfUp = state.data.committed !== undefined;
   return endDowntime(downtime, state.operation, { restartIfUp });

@@ -1,4 +1,4 @@
-/** What a swap is asked to do, and how it ended. */
+/** The request and the result of a swap. */
 import type { Bundle } from "../bundle/bundle.js";
 import type { KeyringPlan } from "../keys/rotation-plan.js";
 import type { PassphraseSource } from "../keys/source.js";
@@ -13,7 +13,7 @@ import type { SwapJournal, SwapOperation } from "./state.js";
 /** The store before the swap. */
 export type Replaced =
   | { readonly state: "open"; readonly secret: Secret }
-  /** There is a file, and no kept passphrase opens it. */
+  /** The file exists, and no kept passphrase opens it. */
   | { readonly state: "unopenable" }
   | { readonly state: "absent" };
 
@@ -32,12 +32,12 @@ export interface SwapPlan {
   /** The settings file, if its passphrase source changes. */
   readonly settings?: string | undefined;
   readonly serverJson?: SwapJournal["server_json"];
-  /** The bundle for the new file, which is written while the file is staged. */
+  /** The bundle for the new file, written while the file is staged. */
   readonly bundle?: BundlePlan | undefined;
   /** The key of the replaced file, if its backups are to keep a bundle. */
   readonly replacedBundle?: { readonly passphrase: string; readonly key: StoreKey } | undefined;
   readonly service: ResolvedService;
-  /** The argument list that recovers this store's journal, for the restart timer. */
+  /** The argument list of the recovery, for the restart timer. */
   readonly recoveryCommand: readonly string[];
   readonly reporter: Reporter;
   readonly signal: AbortSignal;

@@ -1,7 +1,7 @@
 /**
  * `rotate`: gives the store a new passphrase in a new file.
  *
- * Sources that cannot be written, a command or a systemd credential, cannot be rotated. A `file:`
+ * A command or a systemd credential cannot be written, so it cannot be rotated. A `file:`
  * source changes to the file with the new passphrase, and the settings with it. This program writes
  * no passphrase to a disk.
  */
@@ -147,7 +147,7 @@ async function assertWritable(directory: string): Promise<void> {
   }
 }
 
-/** @throws {@link StoreError} - whose message says that the rotation is done */
+/** @throws {@link StoreError} - with a message that says that the rotation is done */
 async function reencrypted(options: ReencryptOptions): Promise<ReencryptedBackups> {
   try {
     return await reencryptBackups(options);

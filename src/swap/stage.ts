@@ -1,4 +1,4 @@
-/** The first part of a swap: everything that is possible while the service runs. */
+/** The first part of a swap, while the service runs. */
 import { join } from "node:path";
 import { type Bundle, bundleName, writeBundle } from "../bundle/bundle.js";
 import { realPath } from "../config/paths.js";
@@ -88,7 +88,7 @@ async function writeNewBundle(
 ): Promise<Bundle> {
   const { directory, recipients } = plan;
   const keyId = keyIdOf(key.salt);
-  // A bundle that exists belongs to another file with this key, so recovery must not remove it.
+  // An existing bundle belongs to another file with this key, so recovery must not remove it.
   const made = !(await lstatIfExists(join(directory, bundleName(keyId))));
   await state.write("bundling", { bundle: { folder: directory, key_id: keyId, made } });
   return writeBundle({

@@ -30,14 +30,14 @@ import { assertNoHolders, stoppedSchema } from "../operation/service.js";
 import { emitStep } from "../operation/step.js";
 import * as z from "../schema.js";
 
-/** The operations that are swaps, each the name of a command and the operation in its journal. */
+/** The operations on this engine: names of commands, and of operations in journals. */
 export const swapOperations = ["encrypt", "decrypt", "rotate", "restore"] as const;
 
 export type SwapOperation = (typeof swapOperations)[number];
 
 /**
  * The steps of a swap, in their order. The journal has the step that may have begun. The step
- * channel has every step when it is done, after the operation: "rotate.staged".
+ * channel reports every finished step with its operation: "rotate.staged".
  */
 const swapSteps = [
   "staging", // journaled
@@ -97,7 +97,7 @@ const swapJournalSchema = z.strictObject({
   /**
    * `server.json`, if the hub reads the passphrase there. `remove`: whether the password is removed
    * instead of replaced. `previous`: where the keyring keeps the replaced password, after
-   * `#previous:`, unless that is the current passphrase.
+   * `#previous:`, unless it is the current passphrase.
    */
   server_json: z.optional(
     z.strictObject({ path: z.string(), remove: z.boolean(), previous: z.optional(z.string()) }),
@@ -205,7 +205,7 @@ export class SwapState {
   /**
    * Removes the old file, and what was kept only for it, after the service runs on the new file.
    *
-   * @throws {@link StoreError} - of the kind of what failed; the message says that the swap is done
+   * @throws {@link StoreError} - of the failure's kind; the message says that the swap is done
    */
   async clean(): Promise<void> {
     const { staged, aside, keep_aside: keep, keyring, source } = this.#data;
@@ -230,7 +230,7 @@ export class SwapState {
     }
   }
 
-  /** Gives an uncommitted store its name back, as the only one. */
+  /** Gives an uncommitted store its name back, as its only name. */
   async undoMoveAside(): Promise<void> {
     const { aside } = this.#data;
     if (aside === null) return;
@@ -240,7 +240,7 @@ export class SwapState {
     await this.#moveBack(aside);
   }
 
-  /** Removes the new file, which has not become the store, and its passphrase from the keyring. */
+  /** Removes the uncommitted new file, and its passphrase from the keyring. */
   async discardStaged(): Promise<void> {
     const { staged, keyring } = this.#data;
     await removeDatabase(staged);
@@ -261,8 +261,8 @@ export class SwapState {
   }
 
   /**
-   * Checks again that the new file may be replaced: stopping a service can take minutes, in which
-   * it and other commands can still write.
+   * Checks again whether the new file may be replaced: during the minutes of a slow stop, the
+   * service and other commands can still write.
    *
    * @param evenIfWritten - whether clients written to the new file may be lost
    * @throws {@link StoreError} inUse - if a process has the file open, or has written to it
@@ -279,16 +279,16 @@ export class SwapState {
   }
 
   /**
-   * Journals that only files apart from the store are left, and the service if it is down. On a
-   * full disk this changes nothing: a later recovery does the same work again.
+   * Journals the end of the undoing: only files apart from the store are left, and the service if
+   * it is down. On a full disk this changes nothing: a later recovery does the same work again.
    */
   async writeUndone(isDown: boolean): Promise<void> {
     await this.write("undone", isDown ? {} : { stopped: undefined }).catch(() => undefined);
   }
 
   /**
-   * Removes the bundles of the file that has not become the store, and the journal, or everything
-   * but the pending restart from it.
+   * Removes the bundles of the uncommitted file, and the journal, or everything but the pending
+   * restart from it.
    *
    * @returns why it could not
    */
@@ -305,8 +305,8 @@ export class SwapState {
   /**
    * Moves the main file first, then its sidecars, in the reverse order of the commit.
    *
-   * @throws {@link StoreError} refused - if another file has the store's name: a log must never lie
-   *   beside a file that it does not belong to
+   * @throws {@link StoreError} refused - if another file has the store's name: a log must never get
+   *   the name of another file's log
    */
   async #moveBack(aside: string): Promise<void> {
     if ((await lstatIfExists(aside)) && (await lstatIfExists(this.storePath))) {

@@ -1,12 +1,13 @@
 /**
  * Puts another file in the store's place: the engine of encrypt, decrypt, rotate and restore.
  *
- *   stage    the new file is made beside the store, its passphrase kept, its bundle verified
- *   verify   the service is stopped and the store locked; the new file is filled, compared, synced
- *   commit   the store gets a second name, and the new file is renamed to the first
+ *   stage    the new file is created, its passphrase kept, its bundle verified (stage.ts)
+ *   verify   the service stops, the store is locked; the new file is filled, compared, synced
+ *   commit   the store gets a second name, and the new file its first (commit.ts)
  *   apply    server.json, settings and keyring follow; the service starts; the old file goes
  *
- * Each step is journaled before it begins. A failure calls the recovery that follows a kill.
+ * Each step is journaled before it begins. A failure in this process calls the
+ * same recovery as the next command after a kill (recover.ts).
  */
 import { randomBytes } from "node:crypto";
 import { basename, dirname, join } from "node:path";
@@ -40,7 +41,7 @@ const spareBytes = 8 << 20;
  * Replaces the store's file.
  *
  * @throws {@link StoreError} of every kind. Unless the message says otherwise, the store is
- *   unchanged and a service that was running runs again. If the recovery is incomplete, the message
+ *   unchanged and its service runs if it ran before. If the recovery is incomplete, the message
  *   says so, and the next command continues it.
  */
 export async function swap<Key extends Secret, Filled>(
@@ -90,7 +91,7 @@ export async function swap<Key extends Secret, Filled>(
   };
 }
 
-/** @returns the size of the store in bytes, which the new file may need as well */
+/** @returns the size of the store in bytes, and so of the new file, roughly */
 async function assertSwappable({ lock: { storePath } }: SwapPlan): Promise<number> {
   const before = await lstatIfExists(storePath);
   if (before && !before.isFile()) {

@@ -2,8 +2,8 @@
  * `upgrade-schema`: migrates the store to schema 2 as the manual describes it, in place and in a
  * transaction.
  *
- * A hub that does not know schema 2 enforces only the old columns, so a migrated store would have
- * no blacklists there. Therefore the hub's interpreter is asked first.
+ * A hub without support for schema 2 enforces only the old columns, so it would ignore all
+ * blacklists of a migrated store. Therefore the hub's interpreter is asked first.
  */
 import { StoreError } from "../errors.js";
 import { hubSchema } from "../hub/schema.js";
@@ -40,11 +40,11 @@ import {
 import type { OperationOptions } from "./options.js";
 
 export interface UpgradeSchemaOptions extends Omit<OperationOptions, "hub"> {
-  /** The hub's Python. Default: the one in the unit's command, or else in PATH. */
+  /** The hub's Python. Default: from the unit's command, or else from PATH. */
   readonly hubPython?: string | undefined;
 }
 
-/** A value of a client that schema 2 cannot represent. */
+/** A value of a client without a representation in schema 2. */
 export interface Dropped {
   readonly client_id: string;
   readonly name: string | null;
@@ -74,7 +74,7 @@ const windowBudgetMs = 60_000;
 const journalSchema = z.strictObject({ stopped: z.optional(stoppedSchema) });
 
 /**
- * Migrates the store, after a question about the values that are lost.
+ * Migrates the store, after a question about the lost values.
  *
  * @throws {@link StoreError} refused - if the hub does not know schema 2, or the user declines
  * @throws {@link StoreError} - what `unlock` and `resolveService` throw
@@ -110,7 +110,7 @@ export async function upgradeSchema(options: UpgradeSchemaOptions): Promise<Upgr
   };
 }
 
-/** Returns the store's key; undefined for a plaintext store, which can be migrated, too. */
+/** Returns the store's key; undefined for a plaintext store, which is migrated, too. */
 async function secretOf({ lock, source }: UpgradeSchemaOptions): Promise<Secret> {
   const { format } = await identify(lock.storePath);
   if (format === "plaintext") return undefined;
@@ -141,7 +141,7 @@ async function inspectStore(
   return { from: version, dropped };
 }
 
-/** Returns the values of a row that schema 2 cannot represent. */
+/** Returns the values of a row without a representation in schema 2. */
 function lossesOf(row: Readonly<Record<string, unknown>>): string[] {
   const metadata = readObject(row.metadata);
   const losses: string[] = [];
