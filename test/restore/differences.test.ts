@@ -35,7 +35,7 @@ test.each([0, 2] as const)(
     expect(await asked([...defaultAllowedTypes, "speak"], [], version)).toBe("");
     expect(await asked(defaultAllowedTypes.slice(1), [], version)).toBe("");
     expect(await asked(["speak"], [], version)).toMatch(
-      /an empty list of allowed messages, by which a released hub would let it send recognizer/,
+      /an empty list of allowed messages, with which HiveMind 4 lets it send recognizer/,
     );
     expect(await asked([], [...defaultAllowedTypes], version)).toMatch(/could send recog.* again/);
     expect(await asked(["speak"], ["speak", utterance], version)).toBe(
@@ -53,9 +53,9 @@ test("a column that should hold a list and does not is asked about, unless it st
   expect(await what()).toEqual([]);
   // To Python this is a list of two types.
   await write(older, "allowed_types", `{"${utterance}": 1, "speak": 1}`);
-  expect((await what()).join()).toMatch(/something else than a list in allowed_types/);
+  expect((await what()).join()).toMatch(/no valid list in allowed_types/);
   await write(now, "allowed_types", `{"${utterance}": 1, "speak": 1}`);
   expect(await what()).toEqual([]);
   await write(now, "skill_blacklist", '{"skill-a": 1}');
-  expect((await what()).join()).toMatch(/something else than a list in skill_blacklist/);
+  expect((await what()).join()).toMatch(/no valid list in skill_blacklist/);
 });

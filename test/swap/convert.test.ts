@@ -35,7 +35,7 @@ test.each([0, 1, 2])(
       await world.run<EncryptResult>("encrypt", world.withoutService),
     );
     expect(encrypted).toMatchObject({ from: "plaintext", cipher_compatibility: 4, hub: "none" });
-    expect(encrypted.caution).toMatch(/not the same as erased/);
+    expect(encrypted.caution).toMatch(/deleted, but not erased/);
     expect(await world.rows()).toEqual(before);
     const { passphrase } = await readBundle(bundle?.path ?? "", {
       identity: world.recoveryKey.identity,
@@ -87,7 +87,7 @@ test("a pending passphrase that opens a store of format 3 is still kept after su
   });
   expect(killed.signal).toBe("SIGKILL");
   expect((await world.settle()).result).toEqual([
-    "undid the interrupted encrypt: the store is as it was before",
+    "undid the interrupted encrypt: the store is unchanged",
   ]);
   expect(Object.values(await world.slots())).toContain(passphrase);
   expect(Object.values(await world.slots())).toContain("of some other file");
@@ -103,7 +103,7 @@ test("format 3 is kept where the hub's library reads nothing newer", async () =>
   expect(await world.rows()).toEqual(before);
   const again = await world.run("encrypt", { ...world.withoutService, cipherCompatibility: 3 });
   expect(again.code).toBe(17);
-  expect(again.error?.message).toMatch(/encrypted already, in SQLCipher's format 3/);
+  expect(again.error?.message).toMatch(/already encrypted, in format 3 of SQLCipher/);
 });
 
 test("decrypting is the way back, asked twice; the passphrase stays for the backups", async () => {

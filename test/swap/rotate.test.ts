@@ -302,7 +302,7 @@ test("a bundle folder that is missing fails before anything changed", async () =
   const world = await World.of(fixture);
   await rename(world.bundleTo, `${world.bundleTo}.away`);
   const ran = await world.run("rotate", world.withoutService);
-  expect([ran.code, ran.error?.hint]).toEqual([18, expect.stringMatching(/is its disk mounted/)]);
+  expect([ran.code, ran.error?.hint]).toEqual([18, expect.stringMatching(/Mount its disk/)]);
   expect(await world.slots()).toEqual({ current: oldPassphrase });
 });
 

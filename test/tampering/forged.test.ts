@@ -86,7 +86,7 @@ test("a whole set made by somebody who knows only the recipient is shown and ask
   expect(refused.stderr).toMatch(/No passphrase on this machine confirms/);
   expect(refused.stderr).toMatch(new RegExp(`key_id ${set.keyId}`));
   expect(refused.stderr).toMatch(/1 client and 0 revoked/);
-  expect(refused.stderr).toMatch(/its admins are 1 \(mallory\)/);
+  expect(refused.stderr).toMatch(/and the admins 1 \(mallory\)/);
   expect(refused.stderr).toMatch(/1 \(mallory\) would be an admin again/);
   expect(await readFile(machine.store)).toEqual(before);
   expect(await getEntry(machine.store, "current")).toBe(passphrase);
@@ -179,7 +179,7 @@ test("what is shown of a forged set cannot rewrite the question that it is shown
   );
   const question = screen.slice(0, screen.indexOf("[y/N]"));
   expect(code).toBe(17);
-  expect(question).toContain("its admins are 1 (\\u001b[2K");
+  expect(question).toContain("and the admins 1 (\\u001b[2K");
   for (const mark of ["\u202e", "\u009b", "\x1b[1A", "\nnone"])
     expect(question).not.toContain(mark);
   expect(question).not.toContain("m".repeat(100));
