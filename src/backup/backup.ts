@@ -27,13 +27,7 @@ import {
   signManifest,
 } from "./manifest.js";
 import { type BackupOptions, type Prepared, prepare } from "./prepare.js";
-import {
-  type BackupJournal,
-  type BackupStep,
-  completeBackup,
-  inodeOf,
-  recoverBackup,
-} from "./recover.js";
+import { type BackupJournal, type BackupStep, commitBackup, recoverBackup } from "./recover.js";
 import { inspectSound } from "./verify.js";
 import { WarmCopy } from "./warm-copy.js";
 
@@ -338,18 +332,7 @@ async function nameFiles(
     const manifest = manifestPath(copy);
     if ((await lstatIfExists(copy)) || (await lstatIfExists(manifest))) continue;
     await createFile(staged.manifest, formatManifest(manifestFor(basename(copy))));
-    const named: BackupJournal = {
-      ...files,
-      final: {
-        copy,
-        copy_identity: (await inodeOf(staged.copy)) ?? "",
-        manifest,
-        manifest_identity: (await inodeOf(staged.manifest)) ?? "",
-      },
-    };
-    await journal.write("backup.claiming" satisfies BackupStep, named);
-    step("backup.claiming");
-    await completeBackup(named);
+    await commitBackup(journal, files, { copy, manifest });
     return { copy, manifest };
   }
   throw new StoreError("refused", `every name for a backup of this minute exists in ${directory}`, {

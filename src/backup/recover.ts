@@ -144,12 +144,32 @@ async function isComplete({ staged, final }: BackupJournal): Promise<boolean> {
   return BigInt(size) === (await lstatIfExists(copy))?.size;
 }
 
+/** Journals the final names of a verified copy and its manifest, and gives them these names. */
+export async function commitBackup(
+  journal: Journal,
+  files: BackupJournal,
+  { copy, manifest }: { copy: string; manifest: string },
+): Promise<void> {
+  const named: BackupJournal = {
+    ...files,
+    final: {
+      copy,
+      copy_identity: (await inodeOf(files.staged.copy)) ?? "",
+      manifest,
+      manifest_identity: (await inodeOf(files.staged.manifest)) ?? "",
+    },
+  };
+  await journal.write("backup.claiming" satisfies BackupStep, named);
+  emitStep("backup.claiming" satisfies BackupStep);
+  await completeBackup(named);
+}
+
 /**
  * Gives the verified copy its final name, and then its manifest: this is the commit. Idempotent.
  *
  * @throws {@link StoreError} refused - if another file has one of the names
  */
-export async function completeBackup({ staged, final }: BackupJournal): Promise<void> {
+async function completeBackup({ staged, final }: BackupJournal): Promise<void> {
   if (!final) return;
   await claimOnce(staged.copy, final.copy, final.copy_identity);
   emitStep("backup.claimed" satisfies BackupStep);
@@ -198,7 +218,7 @@ async function findByInode(identity: string, ...paths: string[]): Promise<string
  * Returns the inode of a file, links not followed; undefined if it does not exist. The device is
  * left out: it changes with a reboot, and when a disk is plugged in again.
  */
-export async function inodeOf(path: string): Promise<string | undefined> {
+async function inodeOf(path: string): Promise<string | undefined> {
   const existing = await lstatIfExists(path);
   return existing && `${existing.ino}`;
 }

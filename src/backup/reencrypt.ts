@@ -23,7 +23,7 @@ import { listDirectory, lstatIfExists, sha256File } from "../fs/read.js";
 import type { PassphraseSource } from "../keys/source.js";
 import { Journal } from "../operation/journal.js";
 import type { OperationLock } from "../operation/lock.js";
-import { withRecovery } from "../operation/recovery.js";
+import { orRecover, withRecovery } from "../operation/recovery.js";
 import { emitStep } from "../operation/step.js";
 import { throwIfAborted } from "../process/abort.js";
 import type { Reporter } from "../reporter.js";
@@ -38,7 +38,7 @@ import {
   removeBackup,
   signManifest,
 } from "./manifest.js";
-import { type BackupJournal, completeBackup, inodeOf, recoverBackup } from "./recover.js";
+import { type BackupJournal, commitBackup, recoverBackup } from "./recover.js";
 import {
   type BackupPassphrase,
   inspectSound,
@@ -114,7 +114,7 @@ function newName(path: string, key: StoreKey): string {
 
 /** @returns why the backup was skipped; undefined if it was re-encrypted */
 async function reencryptOne(path: string, options: ReencryptOptions): Promise<string | undefined> {
-  const { lock, key } = options;
+  const { key } = options;
   let secret: BackupPassphrase;
   let verified: Verification;
   try {
@@ -129,43 +129,50 @@ async function reencryptOne(path: string, options: ReencryptOptions): Promise<st
   const copy = newName(path, key);
   const manifest = manifestPath(copy);
   if ((await lstatIfExists(copy)) || (await lstatIfExists(manifest)))
-    return `${copy} exists already`;
-  const [original, renewed] = [stagedName(lock.storePath), stagedName(lock.storePath)];
-  const staged = { copy: stagedName(copy), manifest: stagedName(manifest) };
-  const bundle = { folder: options.bundleFolder, key_id: keyIdOf(key.salt) };
-  let files: BackupJournal = { staged: { ...staged, work: [original, renewed] }, bundle };
-  const journal = await Journal.begin(lock.storePath, "backup", "backup.beginning", { ...files });
-  emitStep("reencrypt.copying");
-  try {
-    await copyVerified(sha256, path, original);
-    emitStep("reencrypt.staged");
-    await exportBackup(original, secret, renewed, options);
-    const signed = await newManifest(old, copy, renewed, key);
-    emitStep("reencrypt.exported");
-    await copyVerified(signed.sha256, renewed, staged.copy);
-    await removeFile(original);
-    await removeFile(renewed);
-    emitStep("reencrypt.copied");
-    await createFile(staged.manifest, formatManifest(signed));
-    files = {
-      staged,
-      bundle,
-      final: {
-        copy,
-        copy_identity: (await inodeOf(staged.copy)) ?? "",
-        manifest,
-        manifest_identity: (await inodeOf(staged.manifest)) ?? "",
-      },
-    };
-    await journal.write("backup.claiming", files);
-    await completeBackup(files);
-  } catch (failure) {
-    throw withRecovery(failure, await recoverBackup(journal, lock.storePath, { failure }));
-  }
-  await journal.remove();
-  emitStep("reencrypt.claimed");
+    return `${copy} already exists`;
+  await writeReencrypted({ path, secret, sha256, old, copy, manifest }, options);
   await removeBackup(path);
   return undefined;
+}
+
+/** A verified backup, and the paths of its re-encrypted copy and manifest. */
+interface Reencryption {
+  readonly path: string;
+  readonly secret: BackupPassphrase;
+  readonly sha256: string;
+  readonly old: Manifest;
+  readonly copy: string;
+  readonly manifest: string;
+}
+
+async function writeReencrypted(job: Reencryption, options: ReencryptOptions): Promise<void> {
+  const { storePath } = options.lock;
+  const { copy, manifest } = job;
+  const [original, renewed] = [stagedName(storePath), stagedName(storePath)];
+  const staged = { copy: stagedName(copy), manifest: stagedName(manifest) };
+  const bundle = { folder: options.bundleFolder, key_id: keyIdOf(options.key.salt) };
+  const files: BackupJournal = { staged: { ...staged, work: [original, renewed] }, bundle };
+  const journal = await Journal.begin(storePath, "backup", "backup.beginning", files);
+  emitStep("reencrypt.copying");
+  await orRecover(
+    async () => {
+      await copyVerified(job.sha256, job.path, original);
+      emitStep("reencrypt.staged");
+      await exportBackup(original, job.secret, renewed, options);
+      const signed = await newManifest(job.old, copy, renewed, options.key);
+      emitStep("reencrypt.exported");
+      await copyVerified(signed.sha256, renewed, staged.copy);
+      await removeFile(original);
+      await removeFile(renewed);
+      emitStep("reencrypt.copied");
+      await createFile(staged.manifest, formatManifest(signed));
+      await commitBackup(journal, { staged, bundle }, { copy, manifest });
+    },
+    async ({ failure }) =>
+      withRecovery(failure, await recoverBackup(journal, storePath, { failure })),
+  );
+  await journal.remove();
+  emitStep("reencrypt.claimed");
 }
 
 /**
