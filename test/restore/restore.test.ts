@@ -152,7 +152,7 @@ test("permissions that would widen are listed, and nothing happens without a yes
   const [question = ""] = refused.questions;
   expect(question).toMatch(/1 \(kitchen-satellite\) could broadcast again; could send .*again/);
   expect(question).toMatch(
-    /off its skill blacklist: skill-a; would have its earlier access key again/,
+    /on its skill blacklist: skill-a; would have its earlier access key again/,
   );
   expect(question).toMatch(
     /2 \(.*\) would be an admin again; would have its earlier password again/,
@@ -221,7 +221,7 @@ test("on a new machine, backup, bundle and recovery key are enough", async () =>
   });
   const { restored } = resultOf(ran);
   expect(restored.replaced).toBeNull();
-  expect(ran.questions.join()).toMatch(/admins are 2 \(/);
+  expect(ran.questions.join()).toMatch(/the admins 2 \(/);
   expect(await machine.rows()).toEqual(rows);
   expect((await machine.slots()).current).toBe((await world.slots()).current);
 });

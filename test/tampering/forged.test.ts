@@ -85,7 +85,7 @@ test("a whole set made by somebody who knows only the recipient is shown and ask
   expect(refused.code).toBe(2);
   expect(refused.stderr).toMatch(/No passphrase on this machine confirms/);
   expect(refused.stderr).toMatch(new RegExp(`key_id ${set.keyId}`));
-  expect(refused.stderr).toMatch(/1 client and 0 revoked/);
+  expect(refused.stderr).toMatch(/1 active client and 0 revoked/);
   expect(refused.stderr).toMatch(/and the admins 1 \(mallory\)/);
   expect(refused.stderr).toMatch(/1 \(mallory\) would be an admin again/);
   expect(await readFile(machine.store)).toEqual(before);
