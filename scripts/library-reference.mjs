@@ -38,14 +38,21 @@ function section(name, declaration) {
 }
 
 function text(doc) {
-  const tags = doc.getTags().map((tag) => {
+  const tags = doc.getTags().flatMap((tag) => {
     const name = tag.getTagName();
     const subject = Node.isJSDocParameterTag(tag) ? ` \`${tag.getName()}\`` : "";
     const comment = links(tag.getCommentText() ?? "").replace(/^- /, "");
-    if (name === "example") return `\n\`\`\`ts\n${comment.trim()}\n\`\`\``;
-    return `- **${name}**${subject}: ${comment.replaceAll("\n", " ")}`;
+    if (name === "example") return [`\n\`\`\`ts\n${comment.trim()}\n\`\`\``];
+    // TypeScript reads `@throws {@link StoreError} kind` as a tag without a text, and a tag "link".
+    if (name === "throws" && comment === "") return [];
+    if (name === "link") return [item("throws", comment.replace(/^(\w+)\}/, "`$1`"))];
+    return [item(name, comment, subject)];
   });
   return [links(doc.getDescription().trim()), ...(tags.length === 0 ? [] : ["", ...tags])];
+}
+
+function item(name, comment, subject = "") {
+  return `- **${name}**${subject}: ${comment.replaceAll("\n", " ")}`;
 }
 
 function links(comment) {

@@ -6,11 +6,10 @@
  * a kill at any point the next command or the restart timer can recover (recover.ts).
  */
 import { hostname } from "node:os";
-import { basename, join } from "node:path";
+import { join } from "node:path";
 import { type Bundle, writeBundle } from "../bundle/bundle.js";
 import { StoreError, systemError } from "../errors.js";
-import { createFile, stagedName } from "../fs/atomic.js";
-import { lstatIfExists } from "../fs/read.js";
+import { stagedName } from "../fs/atomic.js";
 import type { Restart } from "../operation/downtime.js";
 import { Journal } from "../operation/journal.js";
 import { type OperationFailure, orRecover, withRecovery } from "../operation/recovery.js";
@@ -19,15 +18,10 @@ import { emitStep } from "../operation/step.js";
 import { withServiceStopped } from "../operation/window.js";
 import { orAbort, throwIfAborted } from "../process/abort.js";
 import { openEncrypted } from "../store/cipher.js";
-import {
-  backupPath,
-  formatManifest,
-  type Manifest,
-  manifestPath,
-  signManifest,
-} from "./manifest.js";
+import { type Manifest, signManifest } from "./manifest.js";
+import { nameBackup } from "./name.js";
 import { type BackupOptions, type Prepared, prepare } from "./prepare.js";
-import { type BackupJournal, type BackupStep, commitBackup, recoverBackup } from "./recover.js";
+import { type BackupJournal, type BackupStep, recoverBackup } from "./recover.js";
 import { inspectSound } from "./verify.js";
 import { WarmCopy } from "./warm-copy.js";
 
@@ -59,9 +53,6 @@ export interface BackupResult {
 const windowBudgetMs = 30_000;
 /** Added where the whole store is copied then. A slow USB stick writes 20 MB/s. */
 const slowestCopyBytesPerMs = 20_000;
-/** Names have a resolution of a second: how many later seconds are tried. */
-const nameTries = 60;
-
 /** A backup in progress. */
 interface Job {
   readonly options: BackupOptions;
@@ -315,29 +306,15 @@ async function verifyAndName(
       },
       prepared.key,
     );
-  const final = await nameFiles(job, at, manifestFor);
-  return { path: final.copy, manifest: final.manifest, ...created };
-}
-
-/** Writes the manifest, and gives both files the name of the first free second from `at`. */
-async function nameFiles(
-  { prepared, journal, files }: Job,
-  at: Date,
-  manifestFor: (file: string) => Manifest,
-): Promise<{ copy: string; manifest: string }> {
-  const { directory, storePath } = prepared;
-  const { staged } = files;
-  for (let later = 0; later < nameTries; later++) {
-    const copy = backupPath(directory, storePath, new Date(at.getTime() + later * 1000));
-    const manifest = manifestPath(copy);
-    if ((await lstatIfExists(copy)) || (await lstatIfExists(manifest))) continue;
-    await createFile(staged.manifest, formatManifest(manifestFor(basename(copy))));
-    await commitBackup(journal, files, { copy, manifest });
-    return { copy, manifest };
-  }
-  throw new StoreError("refused", `every name for a backup of this minute exists in ${directory}`, {
-    hint: "Try again in a minute.",
+  const final = await nameBackup({
+    directory: prepared.directory,
+    storePath: prepared.storePath,
+    at,
+    journal: job.journal,
+    files,
+    manifestFor,
   });
+  return { path: final.copy, manifest: final.manifest, ...created };
 }
 
 function step(name: BackupStep): void {

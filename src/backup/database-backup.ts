@@ -11,7 +11,7 @@
  */
 import { realpath } from "node:fs/promises";
 import { hostname } from "node:os";
-import { basename, join } from "node:path";
+import { join } from "node:path";
 import { bundleRecipients, writeBundle } from "../bundle/bundle.js";
 import { assertPlacement } from "../bundle/placement.js";
 import { prepareDirectories } from "../config/known-directories.js";
@@ -22,16 +22,16 @@ import {
   openToRead,
 } from "../databases/copy-clients.js";
 import { StoreError } from "../errors.js";
-import { createFile, stagedName } from "../fs/atomic.js";
+import { stagedName } from "../fs/atomic.js";
 import { assertFreeSpace, syncFile } from "../fs/copy.js";
-import { lstatIfExists, sha256File, statIfExists } from "../fs/read.js";
+import { sha256File, statIfExists } from "../fs/read.js";
 import { getEntry, setEntry } from "../keys/keyring.js";
 import { generatePassphrase } from "../keys/passphrase.js";
 import { firstPassphrase } from "../keys/rotation-plan.js";
 import type { PassphraseSource } from "../keys/source.js";
 import { Journal } from "../operation/journal.js";
 import type { OperationLock } from "../operation/lock.js";
-import { cleanUp } from "../operation/recovery.js";
+import { orRecover, withRecovery } from "../operation/recovery.js";
 import { emitStep } from "../operation/step.js";
 import { throwIfAborted } from "../process/abort.js";
 import type { Reporter } from "../reporter.js";
@@ -47,21 +47,9 @@ import { copyPlaintext } from "../store/export.js";
 import { checkSchema } from "../store/schema.js";
 import type { BackupResult } from "./backup.js";
 import { assertClockNotBehind } from "./clock.js";
-import {
-  backupPath,
-  formatManifest,
-  type Manifest,
-  manifestPath,
-  newestBackup,
-  signManifest,
-} from "./manifest.js";
-import {
-  type BackupJournal,
-  type BackupStep,
-  completeBackup,
-  inodeOf,
-  removeUnfinished,
-} from "./recover.js";
+import { newestBackup, signManifest } from "./manifest.js";
+import { nameBackup } from "./name.js";
+import { type BackupJournal, type BackupStep, recoverBackup } from "./recover.js";
 import { inspectSound, openBackup } from "./verify.js";
 
 export interface DatabaseBackupOptions {
@@ -86,9 +74,6 @@ export interface DatabaseBackupOptions {
 
 /** For the manifest, and for a copy that is a little larger than its source: 4 MiB. */
 const spareBytes = 4 << 20;
-/** Names have a resolution of a second: how many later seconds are tried. */
-const nameTries = 60;
-
 /** What is known before the backup begins. */
 interface Prepared {
   readonly storePath: string;
@@ -124,13 +109,11 @@ export async function backupDatabase(options: DatabaseBackupOptions): Promise<Ba
   };
   const journal = await Journal.begin(prepared.storePath, "backup", "backup.beginning", files);
   step("backup.beginning");
-  let result: BackupResult;
-  try {
-    result = await copyAndName({ options, prepared, journal, files });
-  } catch (error) {
-    await cleanUp(journal, () => removeUnfinished(files));
-    throw error;
-  }
+  const result = await orRecover(
+    () => copyAndName({ options, prepared, journal, files }),
+    async ({ failure }) =>
+      withRecovery(failure, await recoverBackup(journal, prepared.storePath, { failure })),
+  );
   await journal.remove();
   return result;
 }
@@ -216,7 +199,7 @@ async function keyFor(directory: string, storePath: string, passphrase: string):
 }
 
 async function copyAndName(job: Job): Promise<BackupResult> {
-  const { options, prepared, files } = job;
+  const { options, prepared, journal, files } = job;
   const { passphrase, key, storePath, isNew } = prepared;
   const { signal } = options;
   const at = new Date();
@@ -250,7 +233,7 @@ async function copyAndName(job: Job): Promise<BackupResult> {
     schema_version: contents.schemaVersion,
     clients: contents.clients,
   };
-  const final = await nameFiles(job, at, (file) =>
+  const manifestFor = (file: string) =>
     signManifest(
       {
         ...created,
@@ -262,8 +245,9 @@ async function copyAndName(job: Job): Promise<BackupResult> {
         method: "online",
       },
       key,
-    ),
-  );
+    );
+  const { directory } = prepared;
+  const final = await nameBackup({ directory, storePath, at, journal, files, manifestFor });
   return {
     backup: { path: final.copy, manifest: final.manifest, ...created, method: "online" },
     bundle: { path: bundle.path, key_id: bundle.keyId, recipients: bundle.recipients },
@@ -290,38 +274,6 @@ async function createCopy(
   } finally {
     await connection.close();
   }
-}
-
-/** Writes the manifest, and gives both files the name of the first free second from `at`. */
-async function nameFiles(
-  { prepared, journal, files }: Job,
-  at: Date,
-  manifestFor: (file: string) => Manifest,
-): Promise<{ copy: string; manifest: string }> {
-  const { directory, storePath } = prepared;
-  const { staged } = files;
-  for (let later = 0; later < nameTries; later++) {
-    const copy = backupPath(directory, storePath, new Date(at.getTime() + later * 1000));
-    const manifest = manifestPath(copy);
-    if ((await lstatIfExists(copy)) || (await lstatIfExists(manifest))) continue;
-    await createFile(staged.manifest, formatManifest(manifestFor(basename(copy))));
-    const named: BackupJournal = {
-      ...files,
-      final: {
-        copy,
-        copy_identity: (await inodeOf(staged.copy)) ?? "",
-        manifest,
-        manifest_identity: (await inodeOf(staged.manifest)) ?? "",
-      },
-    };
-    await journal.write("backup.claiming" satisfies BackupStep, named);
-    step("backup.claiming");
-    await completeBackup(named);
-    return { copy, manifest };
-  }
-  throw new StoreError("refused", `every name for a backup of this minute exists in ${directory}`, {
-    hint: "Try again in a minute.",
-  });
 }
 
 function step(name: BackupStep): void {

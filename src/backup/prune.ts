@@ -163,13 +163,9 @@ async function divide(counted: readonly ListedBackup[], options: PruneOptions): 
  * backups.
  *
  * SQLite's change counter of one file never decreases, nor do its numbers of rows and of revoked
- * rows, because a revoked client keeps its row. A change of a row alone shows in none of them: the
+ * rows, because a revoked client keeps its row. A mere change of a row shows in none of them: the
  * pages that a backup shares with the store tell then. A backup with another key than the store's
  * is of another file, before a rotation.
-=======
- * rows, because a revoked client keeps its row. A mere change of a row shows in none of them. A
- * backup with another key than the store's is of another file, before a rotation.
->>>>>>> 9fd9151 (backup, swap, operation, recovery: comments in plain technical English)
  */
 async function keepNewestContents(
   { kept, removable }: Retention<ListedBackup>,
@@ -191,7 +187,6 @@ async function keepNewestContents(
   };
 }
 
-<<<<<<< HEAD
 /** Returns the backups with the highest numbers among those that never decrease in one store. */
 async function mostProgressed(
   backups: readonly ListedBackup[],

@@ -117,7 +117,7 @@ async function backupPlain(
           knownDirectories: knownDirectories(context),
         }),
       // A database on a server has no directory here for the lock.
-      { makeFolder: true },
+      { makeDirectory: true },
     ),
   );
 }
