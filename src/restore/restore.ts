@@ -89,7 +89,7 @@ interface Target {
   readonly service: ServiceChoice;
   readonly hub: HubChoice;
   /** Whether the path is new, and no hub uses it. */
-  readonly isBeside: boolean;
+  readonly isElsewhere: boolean;
 }
 
 /**
@@ -114,15 +114,15 @@ export async function restore(options: RestoreOptions): Promise<RestoreResult> {
   });
   throwIfAborted(signal);
   if (to === undefined || to === lock.storePath) {
-    return await putInPlace(options, backup, { lock, service, hub, isBeside: false });
+    return await putInPlace(options, backup, { lock, service, hub, isElsewhere: false });
   }
-  await using lockBeside = await acquireLock(to);
-  await recoverBefore(lockBeside, reporter);
+  await using targetLock = await acquireLock(to);
+  await recoverBefore(targetLock, reporter);
   return await putInPlace(options, backup, {
-    lock: lockBeside,
+    lock: targetLock,
     service: { service: "none", unit: service.unit, storePath: to },
     hub: "none",
-    isBeside: true,
+    isElsewhere: true,
   });
 }
 
@@ -157,7 +157,7 @@ async function putInPlace(
   const { differences, replaced } = present;
   const pendingRestart = await findPendingRestart(storePath);
   const service = await resolveService(target.service, reporter, pendingRestart);
-  const objection = target.isBeside
+  const objection = target.isElsewhere
     ? undefined
     : await findHubObjection(service, backup.schemaVersion, reporter);
   await confirmRestore(options, storePath, backup, present, objection);
@@ -192,7 +192,7 @@ async function putInPlace(
     signal: options.signal,
     stage: (staged) => stageBackup(backup, staged),
     fill: async (staged, key, locked) => {
-      if (replaced.state === "absent") await moveStraysAside(storePath, reporter);
+      if (replaced.state === "absent") await moveStraySidecars(storePath, reporter);
       return await complete(staged, key, locked, { readmitRevoked, confirmed: differences });
     },
   });
@@ -273,7 +273,7 @@ async function freeName(storePath: string): Promise<string> {
  * Moves away the sidecars of a missing store. SQLite would write the pages of a `-wal`
  * or `-journal` into the restored store.
  */
-async function moveStraysAside(storePath: string, reporter: Reporter): Promise<void> {
+async function moveStraySidecars(storePath: string, reporter: Reporter): Promise<void> {
   const name = await freeName(storePath);
   for (const suffix of sidecars) {
     if (!(await lstatIfExists(storePath + suffix))) continue;
