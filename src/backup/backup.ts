@@ -73,9 +73,9 @@ interface Copied {
  * Makes a backup, and a bundle unless the existing bundle is still good.
  *
  * @throws {@link StoreError} of every kind. If the service ran before, it runs again, and nothing
- *   is left under a final name. If the service could not be started (`service`), the message says so,
- *   and the next command tries again. If only the journal could not be removed (`io`), the message
- *   says that the backup exists.
+ *   is left under a final name. If the service could not be started (`service`), the message says
+ *   so, and the next command tries again. If only the journal could not be removed (`io`), the
+ *   message says that the backup exists.
  */
 export async function backup(options: BackupOptions): Promise<BackupResult> {
   const prepared = await prepare(options);

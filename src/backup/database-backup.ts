@@ -182,7 +182,7 @@ async function passphraseFor(
   return { passphrase: kept ?? generatePassphrase(), isNew: kept === undefined };
 }
 
-/** Returns the key of the newest backup if it is under this passphrase, so that its bundle holds. */
+/** Returns the key of the newest backup if this passphrase opens it, or a new key. */
 async function keyFor(directory: string, storePath: string, passphrase: string): Promise<StoreKey> {
   const newest = await newestBackup(directory, storePath);
   if (newest !== undefined) {
