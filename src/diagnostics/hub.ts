@@ -42,7 +42,7 @@ export async function checkHub(options: {
 }): Promise<Check[]> {
   const { service, choice, hubPython, store } = options;
   const args = service ? await unitCommand({ service, choice, wasActive: false }) : [];
-  const python = await findHubPython({ hubPython, ...(args.length > 0 && { words: args }) });
+  const python = await findHubPython({ hubPython, ...(args.length > 0 && { args }) });
   if (python === undefined) {
     return [good("hub", "no hivemind-core was found (name its Python with --hub-python)")];
   }

@@ -1,21 +1,24 @@
 /**
- * Runs the hub as a child process: it inherits the standard streams, receives this process's
- * signals, returns its exit code, and is killed if this process ends.
+ * Runs the hub as a child process. The hub inherits the standard streams and receives this
+ * process's signals. It is killed if this process ends.
  */
 import type { ChildProcess } from "node:child_process";
 import { readFileSync } from "node:fs";
 import { constants } from "node:os";
 import type { Readable } from "node:stream";
 
-/** Signals that service managers, terminals and operators send. */
+/** Signals from service managers, terminals and operators. */
 const passedOn = ["SIGHUP", "SIGINT", "SIGQUIT", "SIGTERM", "SIGUSR1", "SIGUSR2"] as const;
 
 /**
- * The last commands of the shell that prepares the hub. `exec` gives the hub the shell's process
- * id. The kernel kills the hub when this process ends; the check of the parent covers an end before
- * that was set. No core dump is written, because it would hold the passphrase.
+ * The last commands of the preparing shell.
  *
- * `$1` is the id of this process, `$confine` holds options of `setpriv`, the hub's command follows.
+ * `exec` gives the hub the shell's process id. The kernel kills the hub when this process ends; the
+ * comparison of `$PPID` covers an end before `--pdeathsig` was set. No core dump is written,
+ * because it would contain the passphrase.
+ *
+ * `$1` is the id of this process and `$confine` has options of `setpriv`. The hub's command
+ * follows.
  */
 export const superviseHub = `
 ulimit -c 0
@@ -23,7 +26,7 @@ exec setpriv --pdeathsig KILL $confine -- /bin/sh -c '[ "$PPID" = "$0" ] && exec
 `;
 
 /**
- * Waits for the hub to end and forwards signals to it. Call it as soon as the child exists.
+ * Waits until the hub ends and forwards signals to it. Must be called as soon as the child exists.
  *
  * @returns the exit code, or 128 + the number of the signal, as in a shell
  */
@@ -45,7 +48,8 @@ export async function exitCodeOf(hub: ChildProcess): Promise<number> {
 }
 
 /**
- * Ctrl-C and Ctrl-\ reach every process of the terminal's foreground group: do not send them twice.
+ * Returns whether the terminal has already sent the signal to the hub: Ctrl-C and Ctrl-\ reach
+ * every process of the terminal's foreground group.
  */
 function sentByTerminal(signal: NodeJS.Signals): boolean {
   return (signal === "SIGINT" || signal === "SIGQUIT") && inForeground();
@@ -60,13 +64,16 @@ function inForeground(): boolean {
   }
 }
 
-/** Returns the fields of `/proc/PID/stat` after the name, which may hold spaces and parentheses. */
+/**
+ * Returns the fields of `/proc/PID/stat` after the name, which may contain spaces and parentheses.
+ */
 function afterName(stat: string): string[] {
   return stat.slice(stat.lastIndexOf(")") + 2).split(" ");
 }
 
 /**
- * Returns the start time of a process in clock ticks; with the id it is unique until the next boot.
+ * Returns the start time of a process in clock ticks, or undefined if it has ended. Process id and
+ * start time are unique until the next boot.
  */
 export function startOf(pid: number): string | undefined {
   try {

@@ -1,4 +1,4 @@
-/** The unit that starts the hub already, and the drop-in that changes how it does. */
+/** Finds the unit that already starts the hub, and the path of a drop-in for it. */
 import { dirname, join } from "node:path";
 import { configHome } from "../config/paths.js";
 import { StoreError } from "../errors.js";
@@ -13,8 +13,8 @@ import { serverJsonPath } from "./server-json.js";
  * Finds the unit that starts the hub of this user's `server.json`.
  *
  * @param name - the unit's name, with or without `.service`
- * @throws {@link StoreError} notFound - if there is none
- * @throws {@link StoreError} refused - if several qualify
+ * @throws {@link StoreError} notFound - if there is no such unit
+ * @throws {@link StoreError} refused - if several units start a hub
  */
 export async function findHubUnit(name?: string): Promise<UnitName> {
   if (name !== undefined) return findNamed(name.includes(".") ? name : `${name}.service`);
@@ -44,7 +44,7 @@ async function findNamed(name: string): Promise<UnitName> {
 }
 
 /**
- * Returns the command with which a unit starts the hub, without `run` before it.
+ * Returns the unit's command for the hub, without a preceding `run`.
  *
  * @throws {@link StoreError} notFound - if the unit has no command
  */
@@ -60,8 +60,8 @@ export async function hubCommandOf(unit: UnitName): Promise<string[]> {
 }
 
 /**
- * Returns the path of this program's drop-in of a unit: beside the unit's file in the user's own
- * directory of units, which may differ from this shell's `$XDG_CONFIG_HOME`.
+ * Returns the path of this program's drop-in for a unit. For a unit file of the user, the drop-in
+ * is next to it, because the directory may differ from this shell's `$XDG_CONFIG_HOME`.
  */
 export async function dropInPath({ manager, name }: UnitName): Promise<string> {
   const [unit] = await show(manager, ["FragmentPath"], [name]);
@@ -86,7 +86,7 @@ export async function noCoreDumpsCommand({ kind, name }: Service): Promise<strin
   ].join(" && ");
 }
 
-/** Returns the command line that installs the drop-in, and starts the unit again with it. */
+/** Returns the command line that installs the drop-in and restarts the unit. */
 export async function dropInCommand(unit: UnitName): Promise<string> {
   const path = await dropInPath(unit);
   const sealed = unit.manager === "systemd" ? " --credential-file FILE" : "";

@@ -1,6 +1,6 @@
 /**
- * Finds the hubs that use a `server.json`: their processes and their systemd units, whatever the
- * units are called. Hubs with another `server.json` on the same machine are left out.
+ * Finds the processes and systemd units of hubs with a given `server.json`, whatever the units'
+ * names. Omits hubs with another `server.json` on the same machine.
  */
 import { readdirSync, readFileSync } from "node:fs";
 import type { Environment } from "../config/paths.js";
@@ -22,8 +22,8 @@ export interface HubProcess {
 }
 
 /**
- * Returns the running hubs, by their command lines, which every user of the machine may read. A hub
- * with an unreadable environment may use this `server.json`, so it is included.
+ * Returns the running hubs by their command lines, which all users can read. A hub with an
+ * unreadable environment may use this `server.json`, so it is included.
  *
  * Open files do not suffice, because a hub with a JSON database does not keep its file open.
  */
@@ -37,8 +37,8 @@ export async function findHubProcesses(serverJson: string): Promise<HubProcess[]
 }
 
 /**
- * Returns the units that start a hub with this `server.json`, templates included. A unit with an
- * unreadable environment file may use it too.
+ * Returns the units that start a hub with this `server.json`, including templates. A unit with an
+ * unreadable environment file may use this `server.json` too.
  */
 export async function findHubUnits(serverJson: string): Promise<HubUnit[]> {
   const units = await findAllHubUnits();
@@ -47,13 +47,13 @@ export async function findHubUnits(serverJson: string): Promise<HubUnit[]> {
   );
 }
 
-/** Returns a command that stops the hub, for a hint. */
+/** Returns the command to stop the hub, for a hint. */
 export function stopCommandOf({ pid, unit }: HubProcess): string {
   return unit === undefined ? `kill ${pid}` : systemctlLine(unit.manager, `stop ${unit.name}`);
 }
 
 /**
- * Returns a file of a process in /proc; empty if the process has ended, or belongs to another user.
+ * Returns a file of a process in /proc, or "" if the process has ended or belongs to another user.
  */
 function readProc(pid: number, name: string): string {
   try {

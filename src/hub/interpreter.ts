@@ -1,9 +1,9 @@
 /**
- * Finds the hub's Python interpreter and asks what its packages support.
+ * Finds the hub's Python interpreter and tests its packages.
  *
- * Version numbers are not enough: several released SQLite plugins accept a `password` and ignore
- * it, and whether a plugin that uses it works depends on its `sqlcipher3`. So the interpreter opens
- * a new store with a password in a temporary directory, through a `server.json` as the hub does.
+ * Version numbers are not enough. Several released SQLite plugins accept a `password` and ignore
+ * it; a plugin that uses it depends on its `sqlcipher3`. So the interpreter opens a new store with
+ * a password in a temporary directory, through a `server.json` as the hub does.
  */
 import { execFile } from "node:child_process";
 import { access, constants, mkdtemp, open, rm } from "node:fs/promises";
@@ -16,7 +16,7 @@ import * as z from "../schema.js";
 import type { CipherCompatibility } from "../store/cipher.js";
 import { sqliteModule } from "./server-json.js";
 
-/** The interpreter, and the options on the first line of its script. */
+/** The interpreter, and the options in the first line of its script. */
 export type HubPython = readonly [program: string, ...options: string[]];
 
 export const packagesSchema = z.object({
@@ -27,9 +27,9 @@ export const packagesSchema = z.object({
   schemaVersion: z.nullable(z.int()),
   /** `PRAGMA cipher_version` of the hub's `sqlcipher3`; null without it. */
   cipherVersion: z.nullable(z.string()),
-  /** Whether the hub encrypts a store that it opens with a password. */
+  /** Whether the hub encrypts a store when it has a password. */
   takesPassword: z.boolean(),
-  /** The Python error of the trial. */
+  /** The Python error of the test. */
   problem: z.nullable(z.string()),
   /** Python's `sys.path`. */
   paths: z.optional(z.array(z.string())),
@@ -38,48 +38,47 @@ export const packagesSchema = z.object({
 export type HubPackages = z.infer<typeof packagesSchema>;
 
 /** Importing the packages takes half a second on a PC and several seconds on a small board. */
-const answerTimeoutMs = 60_000;
+const replyTimeoutMs = 60_000;
 
 /**
- * Finds the Python that runs the hub: `hubPython` if given; else the interpreter of the
- * `hivemind-core` script (or the Python) in a command or a unit's `ExecStart`; else of
- * `hivemind-core` on PATH.
+ * Finds the hub's Python: `hubPython` if given; else the interpreter of the `hivemind-core` script
+ * (or the Python) in `args`, a command or a unit's `ExecStart`; else of `hivemind-core` on PATH.
  *
- * @returns undefined if there is no such script, or it is not a Python script
- * @throws {@link StoreError} usage - `hubPython` cannot be executed
+ * @returns undefined if there is no such script, or if it is not a Python script
+ * @throws {@link StoreError} usage - if `hubPython` cannot be executed
  */
 export async function findHubPython({
   hubPython,
-  words = ["hivemind-core"],
+  args = ["hivemind-core"],
   environment = process.env,
 }: {
   hubPython?: string | undefined;
-  words?: readonly string[] | undefined;
+  args?: readonly string[] | undefined;
   environment?: Environment;
 }): Promise<HubPython | undefined> {
   if (hubPython !== undefined) {
     const program = await findProgram(hubPython, environment);
     if (program !== undefined) return [program];
     throw new StoreError("usage", `${hubPython} cannot be executed`, {
-      hint: "--hub-python names the Python that has hivemind-core in it",
+      hint: "Name the Python that has hivemind-core installed: --hub-python PATH",
     });
   }
-  const word = words.find((each) => /^(?:hivemind-core|python[\d.]*)$/.test(basename(each)));
-  const script = word === undefined ? undefined : await findProgram(word, environment);
-  if (word === undefined || script === undefined) return undefined;
-  return basename(word).startsWith("python") ? [script] : shebang(script, environment);
+  const name = args.find((each) => /^(?:hivemind-core|python[\d.]*)$/.test(basename(each)));
+  const script = name === undefined ? undefined : await findProgram(name, environment);
+  if (name === undefined || script === undefined) return undefined;
+  return basename(name).startsWith("python") ? [script] : shebang(script, environment);
 }
 
-/** Resolves the first argument of a command: a path is kept, a name is looked up on PATH. */
+/** Resolves a program: returns a path unchanged and looks up a name on PATH. */
 export async function findProgram(
-  word: string,
+  program: string,
   environment: Environment = process.env,
 ): Promise<string | undefined> {
-  const candidates = word.includes("/")
-    ? [resolve(word)]
+  const candidates = program.includes("/")
+    ? [resolve(program)]
     : (environment.PATH ?? "/usr/local/bin:/usr/bin:/bin")
         .split(delimiter)
-        .map((folder) => resolve(folder, word));
+        .map((directory) => resolve(directory, program));
   for (const candidate of candidates) {
     const executable = await access(candidate, constants.X_OK).then(
       () => true,
@@ -98,7 +97,7 @@ async function shebang(script: string, environment: Environment): Promise<HubPyt
     [program, ...options] = options[0] === "-S" ? options.slice(1) : options;
   }
   if (program !== undefined && basename(program) === "sh") {
-    // pip writes this if the path of the interpreter is too long or has a space.
+    // pip writes this line if the interpreter's path is too long or has a space.
     [, program] = /^'''exec' "?([^"\s]+|[^"]+)"? "\$0"/.exec(rest[0] ?? "") ?? [];
     options = [];
   }
@@ -119,59 +118,59 @@ async function firstCharacters(path: string): Promise<string> {
 }
 
 /**
- * Asks the interpreter what its packages support. They see a temporary home, so no file of the user
- * is read or written.
+ * Tests the packages of the interpreter. They see a temporary home directory, so they read and
+ * write no file of the user.
  *
- * @throws {@link StoreError} failed - the interpreter does not answer
+ * @throws {@link StoreError} failed - if the interpreter fails
  */
 export async function askHub(
   python: HubPython,
   environment: Environment = process.env,
 ): Promise<HubPackages> {
-  return packagesSchema.parse(await ask(python, whatItCanDo, environment));
+  return packagesSchema.parse(await ask(python, packagesScript, environment));
 }
 
 /**
- * Returns the format that the hub reads: the major version of its SQLCipher, since the hub never
- * requests another; 4 if the version is unknown.
+ * Returns the SQLCipher format of the hub: the major version of its SQLCipher, because the hub
+ * never requests another format; 4 if the version is unknown.
  */
 export function cipherFormat({ cipherVersion }: HubPackages): CipherCompatibility {
   return cipherVersion?.startsWith("3.") ? 3 : 4;
 }
 
-/** Returns whether the hub rewrites a `server.json` that lacks `network_protocol`. */
+/** Returns whether the hub rewrites a `server.json` without `network_protocol`. */
 export async function completesServerJson(
   python: HubPython,
   environment: Environment = process.env,
 ): Promise<boolean> {
-  return z.boolean().parse(await ask(python, whetherItCompletes, environment));
+  return z.boolean().parse(await ask(python, completionScript, environment));
 }
 
 /**
- * Asks whether the hub could start on a database: its plugin is installed, and its class loads.
+ * Tests whether the hub could start with a database: its plugin is installed and its class loads.
  *
- * @returns why it could not, in Python's words; null if it could
- * @throws {@link StoreError} failed - the interpreter does not answer
+ * @returns Python's error, or null on success
+ * @throws {@link StoreError} failed - if the interpreter fails
  */
 export async function askModule(
   python: HubPython,
   module: string,
   environment: Environment = process.env,
 ): Promise<string | null> {
-  const answer = await ask(python, whetherItLoads, environment, { input: JSON.stringify(module) });
+  const answer = await ask(python, loadScript, environment, { input: JSON.stringify(module) });
   return z.nullable(z.string()).parse(answer);
 }
 
 const servedSchema = z.object({ active: z.int(), found: z.boolean() });
 
 /**
- * Lets the hub's own packages open a database and counts the clients that the hub would admit.
+ * Opens a database with the hub's own packages and counts the clients it would admit.
  *
- * @param database - the block `database` of `server.json`, password included; it reaches Python
+ * @param database - the object `database` of `server.json`, with the password; it reaches Python
  *   through a pipe
- * @param apiKey - of a client that the hub must find; undefined if there is none
- * @param home - what `$XDG_DATA_HOME` is to the hub
- * @throws {@link StoreError} failed - the interpreter does not answer, or the database does not open
+ * @param apiKey - the key of a client for the hub to find; undefined if there is none
+ * @param home - the hub's `$XDG_DATA_HOME`
+ * @throws {@link StoreError} failed - if the interpreter fails or the database does not open
  */
 export async function askClients(
   python: HubPython,
@@ -180,12 +179,12 @@ export async function askClients(
   home: string,
 ): Promise<{ active: number; found: boolean }> {
   const input = formatJson({ database, apiKey: apiKey ?? null, home });
-  return servedSchema.parse(await ask(python, whatItServes, process.env, { input }));
+  return servedSchema.parse(await ask(python, clientsScript, process.env, { input }));
 }
 
 async function ask(
   [program, ...options]: HubPython,
-  question: string,
+  script: string,
   environment: Environment,
   { input = "" }: { input?: string } = {},
 ): Promise<unknown> {
@@ -194,12 +193,12 @@ async function ask(
     const output = await new Promise<string>((done, failed) => {
       const { stdin } = execFile(
         program,
-        [...options, "-c", prelude + question, home],
-        // Files of the working directory would be importable modules.
-        { cwd: "/", env: environment, timeout: answerTimeoutMs, killSignal: "SIGKILL" },
+        [...options, "-c", prelude + script, home],
+        // Files in the working directory would be importable modules.
+        { cwd: "/", env: environment, timeout: replyTimeoutMs, killSignal: "SIGKILL" },
         (error, stdout) => (error === null ? done(stdout) : failed(error)),
       );
-      // An interpreter that ends at once closes the pipe before the question is written.
+      // If the interpreter ends early, the pipe closes before the input is written.
       stdin?.on("error", () => undefined);
       stdin?.end(input);
     });
@@ -207,12 +206,12 @@ async function ask(
   } catch (error) {
     const { killed, code } = error as { killed?: boolean; code?: unknown };
     const why = killed
-      ? `no answer in ${answerTimeoutMs / 1000} s`
+      ? `no reply within ${replyTimeoutMs / 1000} seconds`
       : code === undefined
-        ? "its answer is not understood"
-        : `it ended with ${code}`;
-    throw new StoreError("failed", `cannot ask ${program} about the hub's packages: ${why}`, {
-      hint: "name the Python that has hivemind-core in it: --hub-python PATH",
+        ? "its output is not JSON"
+        : `it failed with ${code}`;
+    throw new StoreError("failed", `cannot test the hub's packages with ${program}: ${why}`, {
+      hint: "Name the Python that has hivemind-core installed: --hub-python PATH",
       cause: error,
     });
   } finally {
@@ -221,8 +220,8 @@ async function ask(
 }
 
 /**
- * Precedes every question. Only the answer goes to standard output; logs of the packages go to
- * standard error. `os._exit`, because some packages leave threads behind.
+ * Precedes every script. Only the result goes to standard output; the packages' logs go to standard
+ * error. Ends with `os._exit`, because some packages leave threads behind.
  */
 const prelude = `
 import sys
@@ -253,7 +252,7 @@ block = {"name": "probe", "subfolder": "hivemind-core", "password": "probe"}
 database = {"module": module, module: block}
 `;
 
-const whatItCanDo = `
+const packagesScript = `
 def version(package):
     try:
         return importlib.metadata.version(package)
@@ -290,7 +289,7 @@ except BaseException as error:
 answer(found)
 `;
 
-const whetherItCompletes = `
+const completionScript = `
 path = write_server_json({"database": database})
 with open(path) as file:
     before = file.read()
@@ -300,7 +299,7 @@ with open(path) as file:
     answer(file.read() != before)
 `;
 
-const whetherItLoads = `
+const loadScript = `
 try:
     from hivemind_plugin_manager import DatabaseFactory
     DatabaseFactory.get_class(json.load(sys.stdin))
@@ -309,12 +308,12 @@ except BaseException as error:
     answer(type(error).__name__ + ": " + str(error))
 `;
 
-const whatItServes = `
-question = json.load(sys.stdin)
-os.environ["XDG_DATA_HOME"] = question["home"]
+const clientsScript = `
+request = json.load(sys.stdin)
+os.environ["XDG_DATA_HOME"] = request["home"]
 from hivemind_core.database import ClientDatabase
-clients = ClientDatabase(question["database"])
+clients = ClientDatabase(request["database"])
 active = [client.api_key for client in clients.db if client.api_key != "revoked"]
-key = question["apiKey"]
+key = request["apiKey"]
 answer({"active": len(active), "found": key is None or clients.get_client_by_api_key(key) is not None})
 `;

@@ -1,6 +1,6 @@
 /**
- * Runs the hub in a mount namespace of its own, where a copy of `server.json` in memory covers the
- * real file.
+ * Runs the hub in a new mount namespace, in which a copy of `server.json` in memory covers the real
+ * file.
  *
  * The namespace, the memory and the hub end together. No other process sees the copy, and nothing
  * has to be cleaned up, however the hub or this process ends.
@@ -15,11 +15,11 @@ import { exitCodeOf, readAll, superviseHub } from "./child.js";
 
 /**
  * Runs inside the namespace, with the right to mount. The file arrives on descriptor 3; descriptor
- * 4 reports an error, or "ready".
+ * 4 reports an error or "ready".
  *
- * The memory is mounted on a directory that is free again once the file is bound over the real one:
- * the bind mount keeps the memory alive. The size of the file is compared, because a hub runs on
- * its defaults if it finds half a file.
+ * The memory is mounted on a directory that is unmounted after the file is bound over the real
+ * file: the bind mount keeps the memory alive. The file's size is compared, because a hub that
+ * reads a truncated file uses its defaults.
  */
 const setUp = `
 file=$1 size=$2 stage=$3 confine=$4
@@ -36,24 +36,24 @@ exec 2>&5 3<&- 4>&- 5>&-
 ${superviseHub}`;
 
 /**
- * For an ordinary user: a user namespace that contains this user only, whose rights end before the
- * hub starts.
+ * For an ordinary user: a user namespace that contains only this user. The hub starts without the
+ * namespace's capabilities.
  */
 const asUser = {
   unshare: ["--user", "--map-current-user", "--keep-caps", "--mount"],
   confine: "--bounding-set=-all --inh-caps=-all --ambient-caps=-all",
 };
 
-/** With the right to mount no user namespace is needed, and the hub keeps its user. */
+/** For a user with the right to mount: no user namespace is needed, and the hub keeps its user. */
 const asRoot = { unshare: ["--mount"], confine: "" };
 
-/** Bit 21 of the capabilities of a process, CAP_SYS_ADMIN: it may mount. */
+/** Bit 21 of a process's capabilities, CAP_SYS_ADMIN: the right to mount. */
 const capSysAdmin = 1n << 21n;
 
 /**
  * Starts `command` with the given contents at `file`. `exitCode` resolves when the hub has ended.
  *
- * @throws {@link StoreError} refused - the system does not allow such a namespace
+ * @throws {@link StoreError} refused - if the system does not allow such a namespace
  */
 export async function startInNamespace({
   command,
@@ -68,7 +68,7 @@ export async function startInNamespace({
 }): Promise<{ exitCode: Promise<number> }> {
   const bytes = Buffer.from(contents);
   const { unshare, confine } = mayMount() ? asRoot : asUser;
-  const words = [
+  const args = [
     file,
     `${bytes.length}`,
     await stageFor(file),
@@ -78,29 +78,27 @@ export async function startInNamespace({
   ];
   const hub = spawn(
     "/bin/sh",
-    // Redirect first, so that errors of unshare arrive here too.
+    // Redirect first: errors of unshare must reach descriptor 4 too.
     [
       ...["-c", 'exec 5>&2 2>&4; exec unshare "$@"', "sh", ...unshare, "--"],
-      ...["/bin/sh", "-c", setUp, "hivemind-sqlcipher", ...words],
+      ...["/bin/sh", "-c", setUp, "hivemind-sqlcipher", ...args],
     ],
     { env: environment, stdio: ["inherit", "inherit", "inherit", "pipe", "pipe"] },
   );
   const exitCode = exitCodeOf(hub);
   const [input, report] = [hub.stdio[3], hub.stdio[4]];
   if (!(input instanceof Writable) || !(report instanceof Readable)) throw new Error("two pipes");
-  // A shell that ended early does not read; its report has the reason.
+  // After an early failure the shell does not read its input. The report has the reason.
   input.on("error", () => undefined).end(bytes);
-  const said = await readAll(report);
+  const output = await readAll(report);
   bytes.fill(0);
-  if (said.endsWith("ready\n")) return { exitCode };
+  if (output.endsWith("ready\n")) return { exitCode };
   await exitCode;
   throw new StoreError(
     "refused",
-    `this system gives the hub no mount namespace of its own: ${said.trim() || "it ended early"}`,
+    `cannot create a mount namespace for the hub: ${output.trim() || "unshare ended early"}`,
     {
-      hint:
-        "allow unprivileged user namespaces, use the ready system unit, or let run keep the settings in a " +
-        "memory-backed folder for the while: run --private-config",
+      hint: "Allow unprivileged user namespaces, use the unit of run --print-unit system, or add --private-config.",
     },
   );
 }
@@ -111,14 +109,17 @@ function mayMount(): boolean {
   return (BigInt(`0x${effective}`) & capSysAdmin) !== 0n;
 }
 
-/** Returns an existing directory to mount memory on for a moment; the file must not be below it. */
+/** Returns an existing directory for a temporary mount. The file must not be below it. */
 async function stageFor(file: string): Promise<string> {
-  for (const folder of ["/dev/shm", "/tmp", "/mnt"]) {
-    const isFolder = await stat(folder).then(
+  for (const directory of ["/dev/shm", "/tmp", "/mnt"]) {
+    const isDirectory = await stat(directory).then(
       (found) => found.isDirectory(),
       () => false,
     );
-    if (isFolder && !file.startsWith(`${folder}/`)) return folder;
+    if (isDirectory && !file.startsWith(`${directory}/`)) return directory;
   }
-  throw new StoreError("refused", "there is none of /dev/shm, /tmp and /mnt to mount memory on");
+  throw new StoreError(
+    "refused",
+    "cannot mount memory on /dev/shm, /tmp or /mnt: no such directory",
+  );
 }

@@ -1,8 +1,8 @@
 /**
- * Remembers what the hub's packages support, as long as none of them changes.
+ * Caches the result of `askHub` until the interpreter or a package changes.
  *
- * Asking takes a second Python that imports all packages of the hub: more than a second of each
- * start on a PC, several on a small board.
+ * `askHub` starts a second Python that imports all packages of the hub. It would add more than a
+ * second to each start on a PC, and several seconds on a small board.
  */
 import { readdir, readFile, realpath, stat } from "node:fs/promises";
 import { dirname, join } from "node:path";
@@ -18,20 +18,20 @@ const format = "hivemind-sqlcipher hub packages";
 const recordSchema = z.object({
   format: z.literal(format),
   version: z.literal(1),
-  /** Python's `sys.path`, below which the packages were found. */
+  /** Python's `sys.path`, the directories of the packages. */
   paths: z.array(z.string()),
   fingerprint: z.string(),
   packages: packagesSchema,
 });
 
-/** The directories with the versions of packages that the answer depends on. */
+/** Metadata directories of the relevant packages, with versions in their names. */
 const packageMetadata = /^(?:hivemind|sqlcipher3|ovos|json_database).*\.(?:dist-info|egg-info)$/i;
 
 /**
- * Returns what `askHub` does, from an earlier answer if the interpreter and the packages are the
- * same. Only a good answer is remembered: packages that were repaired are asked again.
+ * Returns the result of `askHub`, cached if the interpreter and the packages are unchanged. Caches
+ * only a success, so repaired packages are tested again.
  *
- * @throws {@link StoreError} failed - the interpreter does not answer
+ * @throws {@link StoreError} failed - if the interpreter fails
  */
 export async function askHubOnce(
   python: HubPython,
@@ -65,7 +65,7 @@ async function readRecord(path: string): Promise<z.infer<typeof recordSchema> | 
   }
 }
 
-/** A state directory that cannot be written, as in a hardened unit, does not stop the hub. */
+/** Writes the cache. Ignores an unwritable state directory, as in a hardened unit. */
 async function writeRecord(path: string, record: z.infer<typeof recordSchema>): Promise<void> {
   try {
     await makeDirectory(dirname(path));
@@ -75,7 +75,7 @@ async function writeRecord(path: string, record: z.infer<typeof recordSchema>): 
   }
 }
 
-/** Returns a digest of the interpreter, of the versions of the packages, and of where they are. */
+/** Returns a digest of the interpreter and of the packages' directories and versions. */
 async function fingerprint(
   [program]: HubPython,
   paths: readonly string[],

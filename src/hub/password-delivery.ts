@@ -1,4 +1,4 @@
-/** How the hub gets the store's passphrase, which must be known before the passphrase changes. */
+/** Determines how the hub receives the store's passphrase, before the passphrase changes. */
 import { StoreError } from "../errors.js";
 import type { ResolvedService } from "../operation/service.js";
 import type { Reporter } from "../reporter.js";
@@ -7,21 +7,22 @@ import { defaultUnit } from "../service/service.js";
 import { readCommands } from "../service/unit-commands.js";
 import { namedStore, readServerJson, serverJsonPath } from "./server-json.js";
 
-/** `auto` finds out; `none` is the operator's word that no hub needs to be told. */
+/** `auto` detects it; `none` is the operator's statement: no hub needs the passphrase. */
 export type HubChoice = "auto" | "none";
 
 export type PasswordDelivery =
-  /** The unit starts the hub by `run`, which asks for the passphrase itself. */
+  /** The unit starts the hub through `run`, which reads the passphrase itself. */
   | { readonly how: "run" }
-  /** The hub reads it from `server.json`, where it stands in plain text. */
+  /** The hub reads the passphrase from `server.json`, where it is in plain text. */
   | { readonly how: "server.json"; readonly path: string }
   | { readonly how: "none" };
 
 /**
- * Finds out how the hub gets its passphrase now.
+ * Determines how the hub receives its passphrase now.
  *
- * @returns `none` if it gets none: there is no hub that is known here, or one that opens the store without.
- * @throws StoreError `refused` if `server.json` cannot be parsed, `service` if the manager does not answer.
+ * @returns `none` if no hub is known here, or if the hub opens the store without a passphrase
+ * @throws {@link StoreError} refused - if `server.json` cannot be parsed
+ * @throws {@link StoreError} service - if the service manager does not respond
  */
 export async function findPasswordDelivery(
   known: ResolvedService,
@@ -40,9 +41,10 @@ export async function findPasswordDelivery(
 }
 
 /**
- * The same for a passphrase that is about to change or to be needed for the first time.
+ * Determines how the hub will receive a passphrase that changes or is needed for the first time.
  *
- * @throws StoreError `refused` if the hub would not get it.
+ * @throws {@link StoreError} refused - if the hub would not receive it
+ * @throws {@link StoreError} service - if the service manager does not respond
  */
 export async function resolvePasswordDelivery(
   known: ResolvedService,
@@ -51,24 +53,27 @@ export async function resolvePasswordDelivery(
   const delivery = await findPasswordDelivery(known, hub);
   if (delivery.how !== "none" || hub === "none") return delivery;
   const name = known.service.name ?? "the hub";
-  throw new StoreError("refused", `it is not known how ${name} would get the new passphrase`, {
+  throw new StoreError("refused", `cannot determine how ${name} would get the new passphrase`, {
     hint:
-      "let its unit start it by: ExecStart=hivemind-sqlcipher run -- hivemind-core listen (then systemctl daemon-reload);\n" +
-      "or say --hub none if no hub uses this store, or if you will tell it yourself",
+      "Set ExecStart=hivemind-sqlcipher run -- hivemind-core listen in its unit, then run systemctl daemon-reload.\n" +
+      "Or add --hub none if no hub uses this store, or if you will update its passphrase manually.",
   });
 }
 
-/** What a swap does to the password in `server.json`, if the hub reads it there: it is replaced, and that is said. */
+/**
+ * Returns the password in `server.json` that a swap replaces, if the hub reads it there. Prints a
+ * notice about it.
+ */
 export function passwordToReplace(
   delivery: PasswordDelivery,
   reporter: Pick<Reporter, "notice">,
 ): { path: string; remove: false } | undefined {
   if (delivery.how !== "server.json") return undefined;
-  reporter.notice(`the password in ${delivery.path}, in plain text, is replaced as well`);
+  reporter.notice(`the plaintext password in ${delivery.path} is replaced as well`);
   return { path: delivery.path, remove: false };
 }
 
-/** Whether a unit's command line is this program's `run`, by whatever path it is started. */
+/** Returns whether a unit's command line starts this program's `run`, by any path. */
 export function startsByRun(commandLine: string): boolean {
   return /(?:^|[\s/=])(?:hivemind-sqlcipher(?:\.[cm]?js)?|cli\/main\.js)["']?(?:\s+\S+)*?\s+run(?:\s|$)/.test(
     commandLine,
@@ -76,10 +81,10 @@ export function startsByRun(commandLine: string): boolean {
 }
 
 /**
- * Returns the arguments of the commands that start a unit, its preparations and wrapper scripts
- * included; none for a service that is not a unit.
+ * Returns the arguments of a unit's commands, including its preparations and wrapper scripts; none
+ * for a service that is not a unit.
  *
- * @throws {@link StoreError} service - if the manager does not respond
+ * @throws {@link StoreError} service - if the service manager does not respond
  */
 export async function unitCommand({ service, choice }: ResolvedService): Promise<string[]> {
   if (service.kind !== "systemd" && service.kind !== "systemd-user") return [];

@@ -1,9 +1,10 @@
 /**
- * Runs the hub with a configuration directory of its own, on systems without mount namespaces.
+ * Runs the hub with a private configuration directory, on systems without mount namespaces.
  *
- * The directory is in `$XDG_RUNTIME_DIR`, which is in memory and private. It holds a `server.json`
- * of its own and links to everything else. Its path never changes, since files of the hub may
- * record it. Files created in it are lost with it, so the hub's identity must exist before.
+ * The directory is in `$XDG_RUNTIME_DIR`, which is in memory and private. It contains a
+ * `server.json` and links to all other files of the real directory. Its path never changes, because
+ * files of the hub may record it. Files created in it are lost with it, so the hub's identity must
+ * exist before.
  */
 import { type ChildProcess, spawn } from "node:child_process";
 import { readdir, readFile, rm, stat, symlink } from "node:fs/promises";
@@ -14,18 +15,18 @@ import { createFile, makeDirectory } from "../fs/atomic.js";
 import { exitCodeOf, startOf, superviseHub } from "./child.js";
 import { assertPrivateMemory } from "./memory.js";
 
-/** Names the process that uses the directory: its id and start time. */
+/** Records the directory's owner: the id and start time of its process. */
 const ownerName = "config.owner";
 
 /**
  * Runs `command` until it ends, with XDG_CONFIG_HOME set to a private directory whose `server.json`
- * has the given contents. The directory is removed afterwards; the next start removes what a killed
- * process left.
+ * has the given contents. Then removes the directory. The next start removes the directory of a
+ * killed process.
  *
  * @returns the hub's exit code
- * @throws {@link StoreError} refused - there is no directory in memory, or the hub has no identity
- *   yet
- * @throws {@link StoreError} inUse - another hub of this user runs in this way
+ * @throws {@link StoreError} refused - if there is no directory in memory, or the hub has no
+ *   identity yet
+ * @throws {@link StoreError} inUse - if another hub of this user runs this way
  */
 export async function runWithPrivateConfig({
   command,
@@ -38,9 +39,9 @@ export async function runWithPrivateConfig({
 }): Promise<number> {
   const real = configHome(environment);
   await assertIdentity(real);
-  const folder = await runtimeFolder(environment);
-  const config = join(folder, "config");
-  await adoptSettings(folder);
+  const directory = await runtimeDirectory(environment);
+  const config = join(directory, "config");
+  await claimDirectory(directory);
   try {
     await makeConfig(real, config, contents);
     return await exitCodeOf(spawnHub(command, { ...environment, XDG_CONFIG_HOME: config }));
@@ -48,7 +49,7 @@ export async function runWithPrivateConfig({
     throw systemError(error, `cannot run with ${config}`);
   } finally {
     await rm(config, { recursive: true, force: true });
-    await rm(join(folder, ownerName), { force: true });
+    await rm(join(directory, ownerName), { force: true });
   }
 }
 
@@ -61,37 +62,37 @@ async function makeConfig(real: string, config: string, contents: string): Promi
 
 function spawnHub(command: readonly string[], environment: Environment): ChildProcess {
   if (process.platform !== "linux") {
-    const [program = "", ...words] = command;
-    return spawn(program, words, { env: environment, stdio: "inherit" });
+    const [program = "", ...args] = command;
+    return spawn(program, args, { env: environment, stdio: "inherit" });
   }
-  const words = ["-c", superviseHub, "hivemind-sqlcipher", `${process.pid}`, ...command];
-  return spawn("/bin/sh", words, { env: environment, stdio: "inherit" });
+  const args = ["-c", superviseHub, "hivemind-sqlcipher", `${process.pid}`, ...command];
+  return spawn("/bin/sh", args, { env: environment, stdio: "inherit" });
 }
 
 async function assertIdentity(real: string): Promise<void> {
   const identity = join(real, "hivemind", "_identity.json");
   if (await isThere(identity)) return;
   throw new StoreError("refused", `the hub has no identity yet at ${identity}`, {
-    hint: "let it make one in its own place first: hivemind-core listen (without run), then stop it",
+    hint: "Start the hub once without run, which creates its identity, then stop it: hivemind-core listen",
   });
 }
 
-async function runtimeFolder(environment: Environment): Promise<string> {
+async function runtimeDirectory(environment: Environment): Promise<string> {
   const runtime = environment.XDG_RUNTIME_DIR;
   if (runtime === undefined || !isAbsolute(runtime)) {
-    throw new StoreError("refused", "there is no XDG_RUNTIME_DIR to keep a private folder in", {
-      hint: "it is set in a login session; for a service, log in once and run: loginctl enable-linger",
+    throw new StoreError("refused", "XDG_RUNTIME_DIR, for a private directory, is not set", {
+      hint: "Run this in a login session; for a service, log in once and run: loginctl enable-linger",
     });
   }
   await assertPrivateMemory(runtime);
-  const folder = join(runtime, "hivemind-sqlcipher");
-  await makeDirectory(folder);
-  return folder;
+  const directory = join(runtime, "hivemind-sqlcipher");
+  await makeDirectory(directory);
+  return directory;
 }
 
-/** Claims the directory and removes what an ended process has left in it. */
-async function adoptSettings(folder: string): Promise<void> {
-  const path = join(folder, ownerName);
+/** Claims the directory and removes the files of an ended process. */
+async function claimDirectory(directory: string): Promise<void> {
+  const path = join(directory, ownerName);
   const owner = await readFile(path, "utf8").catch((error: unknown) => {
     if (hasCode(error, "ENOENT")) return "";
     throw systemError(error, `cannot read ${path}`);
@@ -99,11 +100,11 @@ async function adoptSettings(folder: string): Promise<void> {
   const [pid = "", started] = owner.split(" ");
   if (pid !== "" && startOf(Number(pid)) === started) {
     throw new StoreError("inUse", `process ${pid} runs a hub with a private configuration`, {
-      hint: "one user can run one hub this way at a time",
+      hint: "Stop that hub first: a user can run only a single hub this way.",
     });
   }
   await rm(path, { force: true });
-  await rm(join(folder, "config"), { recursive: true, force: true });
+  await rm(join(directory, "config"), { recursive: true, force: true });
   await createFile(path, `${process.pid} ${startOf(process.pid)}`);
 }
 

@@ -1,9 +1,9 @@
 /**
  * `run`: starts the hub with its passphrase, which is never in plain text on a disk.
  *
- * A hub reads its passphrase, and the password of a Redis server, from `server.json` only. So it
- * gets a copy of this file in memory that contains the secret: at the path of the file, or in a
- * directory of its own.
+ * A hub reads its passphrase, or the password of a Redis server, only from `server.json`. So the
+ * hub gets a copy of this file in memory with the secret, either mounted over the real file or in a
+ * private configuration directory.
  */
 import { basename, dirname } from "node:path";
 import { isJsonObject } from "../client/json.js";
@@ -33,28 +33,28 @@ import {
 } from "./server-json.js";
 import { withPassword } from "./server-json-edit.js";
 
-/** The first SQLite plugin that uses its `password`. */
+/** Installs the first SQLite plugin that uses its `password`. */
 const upgradePlugin = "pip install --pre --upgrade 'hivemind-sqlite-database[cipher]>=0.3.0a3'";
 
 export interface HubCommand {
   /** The hub's command and its arguments, as typed. */
   readonly command: readonly string[];
-  /** Default: where the hub looks for the file in this environment. */
+  /** Default: the hub's path for this environment. */
   readonly serverJson?: string | undefined;
-  /** The hub's Python, if the command does not tell. */
+  /** The hub's Python, if the command does not show it. */
   readonly hubPython?: string | undefined;
   /** The hub's environment, passed on unchanged. */
   readonly environment?: Environment | undefined;
-  /** Receives what could not be checked. */
+  /** Receives a notice about an impossible check. */
   readonly onNotice?: ((text: string) => void) | undefined;
 }
 
 /** A hub on the encrypted store. */
 export interface StoreHub extends HubCommand {
-  /** The store that the passphrase opens. */
+  /** The store of the passphrase. */
   readonly storePath: string;
   readonly passphrase: string;
-  /** The format of the store, if known: the hub's `sqlcipher3` must have the same. */
+  /** The store's format, if known: the hub's `sqlcipher3` must have the same. */
   readonly cipherCompatibility?: CipherCompatibility | undefined;
 }
 
@@ -68,12 +68,12 @@ export type HubOptions = StoreHub | RedisHub;
 /**
  * Runs the hub until it ends.
  *
- * @param options - `privateConfig` gives the hub a configuration directory of its own, for systems
- *   without mount namespaces
- * @returns the hub's exit code, 128 + n if signal n ended it
- * @throws {@link StoreError} refused - the hub would not open this store, or not with this
+ * @param options - with `privateConfig`, the hub gets a private configuration directory, for
+ *   systems without mount namespaces
+ * @returns the hub's exit code, or 128 + n if signal n ended it
+ * @throws {@link StoreError} refused - if the hub would not open this store, or not with this
  *   passphrase
- * @throws {@link StoreError} notFound - the command does not exist
+ * @throws {@link StoreError} notFound - if the command does not exist
  */
 export async function runHub(options: HubOptions & { privateConfig?: boolean }): Promise<number> {
   const {
@@ -90,11 +90,12 @@ export async function runHub(options: HubOptions & { privateConfig?: boolean }):
 }
 
 /**
- * Writes the `server.json` that a system unit binds over the real one (`BindReadOnlyPaths=`), after
- * the checks of `runHub`. The caller removes the file; for the generated unit systemd does, with
- * the unit's runtime directory.
+ * Writes the `server.json` that a system unit binds over the real file (`BindReadOnlyPaths=`),
+ * after the checks of `runHub`. The caller removes the file. With the generated unit, systemd
+ * removes it together with the unit's runtime directory.
  *
- * @throws {@link StoreError} as `runHub`; refused - the directory is not in memory or not private
+ * @throws {@link StoreError} as `runHub`
+ * @throws {@link StoreError} refused - if the directory is not in memory or not private
  */
 export async function prepareServerJson(options: HubOptions, target: string): Promise<void> {
   await assertPrivateMemory(dirname(target));
@@ -112,27 +113,27 @@ async function checkHub(options: HubOptions): Promise<ServerJson> {
   const { command, hubPython, environment = process.env, onNotice = () => undefined } = options;
   const program = await findProgram(command[0] ?? "", environment);
   if (program === undefined) {
-    throw new StoreError("notFound", `there is no command ${command[0] ?? ""}`, {
-      hint: "name it by its path, as in: run -- /opt/hivemind/bin/hivemind-core listen",
+    throw new StoreError("notFound", `no such command: ${command[0] ?? ""}`, {
+      hint: "Name the command by its path: run -- /opt/hivemind/bin/hivemind-core listen",
     });
   }
   if (
-    command.some((word) => basename(word) === "hivemind-core") &&
+    command.some((arg) => basename(arg) === "hivemind-core") &&
     command.includes("print-config")
   ) {
     throw new StoreError("refused", "print-config would show the passphrase", {
-      hint: "it needs none: start it without run",
+      hint: "Run hivemind-core print-config without run: it needs no passphrase.",
     });
   }
   const serverJson = await findServerJson(options.serverJson ?? serverJsonPath(environment));
   if ("redisPassword" in options) checkRedis(serverJson);
   else await checkStore(serverJson, options.storePath, environment);
 
-  const python = await findHubPython({ hubPython, words: command, environment });
+  const python = await findHubPython({ hubPython, args: command, environment });
   if (python === undefined) {
     if ("storePath" in options) {
       onNotice(
-        `which Python runs ${program} is unknown, and so whether its SQLite plugin takes a password`,
+        `cannot determine which Python runs ${program}: its SQLite plugin is not checked for encryption`,
       );
     }
     return serverJson;
@@ -147,8 +148,8 @@ async function checkHub(options: HubOptions): Promise<ServerJson> {
   ) {
     throw new StoreError(
       "refused",
-      `${serverJson.path} has no "network_protocol": the hub would fill it in, and must not write here`,
-      { hint: "let it do so once, without run: hivemind-core print-config" },
+      `${serverJson.path} has no "network_protocol": the hub would add it, but the file is read-only under run`,
+      { hint: "Add it by running once, without run: hivemind-core print-config" },
     );
   }
   return serverJson;
@@ -161,7 +162,7 @@ async function findServerJson(path: string): Promise<ServerJson> {
     if (!(error instanceof StoreError) || error.kind !== "notFound") throw error;
     throw new StoreError(
       "refused",
-      `${error.message}: the hub would make one, and use another store`,
+      `${error.message}: the hub would create one and use another store`,
       { hint: error.hint, cause: error },
     );
   }
@@ -178,14 +179,14 @@ async function checkStore(
     throw new StoreError(
       "refused",
       `${path} names ${module === undefined ? "no database module" : module}: the hub would use another store`,
-      { hint: `"database": {"module": "${sqliteModule}", …} makes it use this one` },
+      { hint: `Set "database": {"module": "${sqliteModule}", …} in the file.` },
     );
   }
   if (named !== (await realPath(storePath))) {
     throw new StoreError(
       "refused",
-      `${path} names the store ${named ?? "in memory"}, and the passphrase is for ${storePath}`,
-      { hint: "name the hub's own store (--db), or correct name and subfolder in server.json" },
+      `${path} names the store ${named ?? "in memory"}, but the passphrase is for ${storePath}`,
+      { hint: "Name the hub's store with --db, or correct name and subfolder in server.json." },
     );
   }
 }
@@ -195,12 +196,14 @@ function checkRedis(serverJson: ServerJson): void {
   if (module === redisModule) return;
   throw new StoreError(
     "refused",
-    `${serverJson.path} names ${module ?? "no database module"}, and the password is for a Redis server`,
-    { hint: `"database": {"module": "${redisModule}", …} makes the hub use it` },
+    `${serverJson.path} names ${module ?? "no database module"}, but the password is for a Redis server`,
+    { hint: `Set "database": {"module": "${redisModule}", …} in the file.` },
   );
 }
 
-/** @throws {@link StoreError} refused - the hub could not open an encrypted store of this format */
+/**
+ * @throws {@link StoreError} refused - if the hub could not open an encrypted store of this format
+ */
 export function checkPackages(
   packages: HubPackages,
   python: string,
@@ -212,16 +215,16 @@ export function checkPackages(
       "refused",
       `the hub in ${python} cannot open an encrypted store: ${problem}`,
       {
-        hint: `mend its packages, as by: ${upgradePlugin}`,
+        hint: `Repair its packages with the hub's own pip: ${upgradePlugin}`,
       },
     );
   }
   if (!packages.takesPassword) {
     throw new StoreError(
       "refused",
-      `hivemind-sqlite-database ${sqlitePlugin ?? ""} in ${python} ignores the password it is given`,
+      `hivemind-sqlite-database ${sqlitePlugin ?? ""} in ${python} ignores the password and would write plain text`,
       {
-        hint: `it would write its clients in plain text; with the hub's own pip: ${upgradePlugin}`,
+        hint: `Upgrade it with the hub's own pip: ${upgradePlugin}`,
       },
     );
   }
@@ -229,12 +232,12 @@ export function checkPackages(
   if (cipherCompatibility !== undefined && hubFormat !== cipherCompatibility) {
     throw new StoreError(
       "refused",
-      `the store is of SQLCipher format ${cipherCompatibility}, and the hub's sqlcipher3 in ${python} reads format ${hubFormat}`,
+      `the store has SQLCipher format ${cipherCompatibility}, but the hub's sqlcipher3 in ${python} reads format ${hubFormat}`,
       {
         hint:
           hubFormat > cipherCompatibility
-            ? `convert the store: hivemind-sqlcipher encrypt --cipher-compatibility ${hubFormat}`
-            : `it takes a newer sqlcipher3; with the hub's own pip: ${upgradePlugin}`,
+            ? `Convert the store: hivemind-sqlcipher encrypt --cipher-compatibility ${hubFormat}`
+            : `Upgrade sqlcipher3 with the hub's own pip: ${upgradePlugin}`,
       },
     );
   }

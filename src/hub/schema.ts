@@ -1,6 +1,6 @@
 /**
- * Finds out whether the hub supports the newest schema. A hub that does not would ignore every
- * blacklist of a store that has it.
+ * Determines whether the hub supports the newest schema. An older hub would ignore every blacklist
+ * in a store with that schema.
  */
 
 import type { ResolvedService } from "../operation/service.js";
@@ -12,23 +12,24 @@ export interface HubSchema {
   /** The version of hivemind-plugin-manager; null if it is not installed. */
   readonly pluginManager: string | null;
   readonly schemaVersion: number;
-  /** Why the hub must not get a store of the newest schema; undefined if it supports the schema. */
+  /** Why the hub must not get a store of the newest schema; undefined if the hub supports it. */
   readonly objection: string | undefined;
 }
 
 /**
- * Asks the hub of the service, or the hub on PATH.
+ * Tests the hub of the service, or the hub on PATH.
  *
  * @param hubPython - the hub's Python, if known
  * @returns undefined if there is no hub
- * @throws {@link StoreError} usage - `hubPython` cannot be executed; failed - it does not answer
+ * @throws {@link StoreError} usage - if `hubPython` cannot be executed
+ * @throws {@link StoreError} failed - if the interpreter fails
  */
 export async function hubSchema(
   service: ResolvedService,
   hubPython?: string,
 ): Promise<HubSchema | undefined> {
-  const words = await unitCommand(service);
-  const python = await findHubPython({ hubPython, ...(words.length > 0 && { words }) });
+  const args = await unitCommand(service);
+  const python = await findHubPython({ hubPython, ...(args.length > 0 && { args }) });
   if (python === undefined) return undefined;
   const { pluginManager, schemaVersion } = await askHub(python);
   const known = schemaVersion ?? 0;

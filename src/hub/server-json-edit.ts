@@ -1,4 +1,4 @@
-/** Edits `server.json` and leaves everything else in the file unchanged, byte for byte. */
+/** Edits `server.json` and leaves the rest of the file unchanged, byte for byte. */
 import { type Node, parseTree } from "jsonc-parser";
 import { formatJson, type JsonObject, type JsonValue } from "../client/json.js";
 import { StoreError } from "../errors.js";
@@ -11,16 +11,14 @@ import {
   sqliteModule,
 } from "./server-json.js";
 
-/**
- * Returns the text of `server.json` with a password for the SQLite plugin, or for another module.
- */
+/** Returns the text of `server.json` with a password for the SQLite plugin or another module. */
 export function withPassword(file: ServerJson, password: string, module = sqliteModule): string {
   return setAt(file, ["database", module, "password"], password).text;
 }
 
 /**
- * Writes the password into the file, for a hub that is not started through `run`. Owner and mode
- * are kept.
+ * Writes the password into the file, for a hub not started through `run`. Keeps owner and
+ * mode.
  */
 export async function setPassword(path: string, password: string): Promise<void> {
   const file = await readServerJson(path);
@@ -38,8 +36,8 @@ export async function removePassword(path: string): Promise<boolean> {
 }
 
 /**
- * Switches the hub to another database: replaces `database.module` and the settings of this module.
- * The settings of the previous module stay, so that switching back changes one value.
+ * Switches the hub to another database: replaces `database.module` and the settings of that module.
+ * Keeps the settings of the previous module, so that switching back changes a single value.
  */
 export async function switchModule(
   path: string,
@@ -51,7 +49,7 @@ export async function switchModule(
   await replaceFile(file.file, setAt(withSettings, ["database", "module"], module).text);
 }
 
-/** Sets a value; missing objects on the way are created. */
+/** Sets a value and creates missing objects on the way. */
 function setAt(file: ServerJson, keys: readonly string[], value: JsonValue): ServerJson {
   const { path, text } = file;
   let object = rootOf(text);
@@ -76,7 +74,7 @@ function edited(file: ServerJson, text: string): ServerJson {
   return { ...file, text, settings: parseServerJson(text, file.path) };
 }
 
-/** Appends a member to an object, on a line of its own if the last member has one. */
+/** Appends a member to an object, on a separate line if the last member has one. */
 function insert(text: string, object: Node, member: string): string {
   const last = object.children?.at(-1);
   if (last === undefined) {
@@ -88,7 +86,7 @@ function insert(text: string, object: Node, member: string): string {
   return `${text.slice(0, at)},${lead}${member}${text.slice(at)}`;
 }
 
-/** Removes a member with its comma, and with its line if the line is empty then. */
+/** Removes a member with its comma, and its line if the line is then empty. */
 function removeAt({ path, text }: ServerJson, keys: readonly string[]): string {
   let object = rootOf(text);
   for (const key of keys.slice(0, -1)) {
@@ -102,7 +100,7 @@ function removeAt({ path, text }: ServerJson, keys: readonly string[]): string {
   const siblings = object.children ?? [];
   const next = siblings[siblings.indexOf(member.node) + 1];
   const previous = siblings[siblings.indexOf(member.node) - 1];
-  // Apart from comments, only white space and a comma separate two members.
+  // Only white space and a comma separate two members, after comments are blanked.
   const blanked = blankComments(text);
   let before = text.slice(0, member.node.offset);
   let after = text.slice(member.node.offset + member.node.length);
@@ -119,12 +117,12 @@ function removeAt({ path, text }: ServerJson, keys: readonly string[]): string {
   return before + (next === undefined ? after : after.replace(/^[ \t]+/, ""));
 }
 
-/** Strings, and numbers that only Python reads. */
+/** Matches strings, and numbers that only Python reads. */
 const stringOrNotFinite = /"[^"\\]*(?:\\.[^"\\]*)*"|-?Infinity|NaN/g;
 
 /**
- * Replaces numbers that jsonc-parser does not know by others of the same length, so that offsets
- * stay.
+ * Parses the text. Replaces numbers unknown to jsonc-parser by digits of the same length, so that
+ * offsets stay.
  */
 function rootOf(text: string): Node {
   const plain = blankComments(text).replace(stringOrNotFinite, (found) =>
@@ -141,8 +139,8 @@ function objectNode(node: Node, key: string, path: string): Node {
 }
 
 /**
- * Finds a member by its key. Duplicate keys are refused: the hub takes the last, an editor the
- * first.
+ * Finds a member by its key. Refuses duplicate keys: the hub reads the last member, an editor
+ * changes the first.
  */
 function memberOf(
   object: Node,
@@ -151,8 +149,8 @@ function memberOf(
 ): { node: Node; value: Node } | undefined {
   const found = (object.children ?? []).filter((node) => node.children?.[0]?.value === key);
   if (found.length > 1) {
-    throw new StoreError("refused", `${path} has "${key}" twice in one block`, {
-      hint: "leave only the one that is meant",
+    throw new StoreError("refused", `${path} has "${key}" twice in the same object`, {
+      hint: "Remove the duplicate.",
     });
   }
   const node = found[0];

@@ -2,8 +2,8 @@
  * Reads the hub's settings, `$XDG_CONFIG_HOME/hivemind-core/server.json`.
  *
  * The file is JSON as Python's `json` module reads it, plus comment lines that begin with `//` or
- * `#`. A hub that cannot parse the file logs an error and runs on its defaults, with another store;
- * so a file that some version of the hub cannot parse is refused here.
+ * `#`. A hub that cannot parse the file logs an error and uses its defaults, with another store. So
+ * this module refuses a file that any version of the hub cannot parse.
  */
 import { readFile, stat } from "node:fs/promises";
 import { isAbsolute, join } from "node:path";
@@ -15,28 +15,25 @@ import { explain, recogniseContent } from "../fs/file-kind.js";
 /** The module name of HiveMind's SQLite store in `server.json`. */
 export const sqliteModule = "hivemind-sqlite-db-plugin";
 
-/** The module name of its Redis store. */
+/** The module name of HiveMind's Redis store in `server.json`. */
 export const redisModule = "hivemind-redis-db-plugin";
 
 export interface ServerJson {
-  /** As named; symbolic links are not resolved. */
+  /** As given; symbolic links are not resolved. */
   readonly path: string;
-  /** The file itself, symbolic links resolved. */
+  /** With symbolic links resolved. */
   readonly file: string;
   readonly text: string;
   readonly settings: JsonObject;
 }
 
-/** What `database` in `server.json` makes the hub open. */
+/** The hub's database according to `server.json`. */
 export interface NamedStore {
   /** `database.module`; undefined if the file leaves it to the hub's defaults. */
   readonly module: string | undefined;
-  /**
-   * The resolved path of the store, if the module is the SQLite plugin and its settings name a
-   * file.
-   */
+  /** The store's resolved path, if the module is the SQLite plugin and its settings name a file. */
   readonly storePath: string | undefined;
-  /** Whether the file holds a password in plain text. */
+  /** Whether the file contains a password in plain text. */
   readonly passwordSet: boolean;
 }
 
@@ -47,8 +44,10 @@ export function serverJsonPath(environment: Environment = process.env): string {
 /**
  * Reads and parses `server.json` as the hub does.
  *
- * @throws {@link StoreError} notFound - there is no such file; io - it cannot be read
- * @throws {@link StoreError} refused - the hub could not parse it; the message has line and column
+ * @throws {@link StoreError} notFound - if the file does not exist
+ * @throws {@link StoreError} io - if it cannot be read
+ * @throws {@link StoreError} refused - if the hub could not parse it; the message has line and
+ *   column
  */
 export async function readServerJson(path: string): Promise<ServerJson> {
   const file = await realPath(path);
@@ -59,7 +58,7 @@ export async function readServerJson(path: string): Promise<ServerJson> {
   } catch (error) {
     if (hasCode(error, "ENOENT", "ENOTDIR")) {
       throw new StoreError("notFound", `there is no server.json at ${path}`, {
-        hint: "the hub writes one with its defaults: hivemind-core print-config",
+        hint: "Create it with the hub's defaults: hivemind-core print-config",
       });
     }
     throw systemError(error, `cannot read ${path}`);
@@ -69,9 +68,9 @@ export async function readServerJson(path: string): Promise<ServerJson> {
 }
 
 /**
- * Returns the store that the hub opens with this `server.json` in this environment.
+ * Returns the hub's store according to this `server.json` in this environment.
  *
- * @throws {@link StoreError} refused - no hub can read the block `database`
+ * @throws {@link StoreError} refused - if no hub can read the object `database`
  */
 export async function namedStore(
   { path, settings }: ServerJson,
@@ -79,7 +78,7 @@ export async function namedStore(
 ): Promise<NamedStore> {
   const database = blockAt(settings, "database", path);
   const module = textAt(database, "module", path);
-  // A hub on another module ignores the settings of this module.
+  // A hub on another module ignores the SQLite plugin's settings.
   const isRead = module === sqliteModule || isJsonObject(database[sqliteModule]);
   const plugin = isRead ? blockAt(database, sqliteModule, path) : {};
   const named = module === sqliteModule ? storeFile(plugin, path, environment) : undefined;
@@ -90,7 +89,7 @@ export async function namedStore(
   };
 }
 
-/** Returns the module that `server.json` names, and its settings. */
+/** Returns the database module in `server.json` and its settings. */
 export function databaseIn({ path, settings }: ServerJson): {
   module: string | undefined;
   settings: JsonObject;
@@ -100,7 +99,7 @@ export function databaseIn({ path, settings }: ServerJson): {
   return { module, settings: module === undefined ? {} : blockAt(database, module, path) };
 }
 
-/** Returns the plaintext password of the SQLite plugin, or of another module, in `server.json`. */
+/** Returns the plaintext password of the SQLite plugin or another module in `server.json`. */
 export function passwordIn(
   { path, settings }: ServerJson,
   module = sqliteModule,
@@ -111,7 +110,7 @@ export function passwordIn(
 
 function decode(bytes: Buffer, path: string): string {
   try {
-    // A byte order mark is kept: Python's json rejects it, and so does the parser here.
+    // Keep a byte order mark: Python's json rejects it, and so does the parser here.
     return new TextDecoder("utf-8", { fatal: true, ignoreBOM: true }).decode(bytes);
   } catch (error) {
     throw notParsed(path, "it is not UTF-8 text", error);
@@ -121,7 +120,7 @@ function decode(bytes: Buffer, path: string): string {
 /**
  * Parses the text of a `server.json`.
  *
- * @throws {@link StoreError} refused - the hub could not parse it
+ * @throws {@link StoreError} refused - if the hub could not parse it
  */
 export function parseServerJson(text: string, path: string): JsonObject {
   let value: JsonValue;
@@ -138,22 +137,22 @@ export function parseServerJson(text: string, path: string): JsonObject {
 
 function notParsed(path: string, why: string, cause?: unknown, text = ""): StoreError {
   const error = new StoreError("refused", `${path} does not parse: ${why}`, {
-    hint: "the hub would run on its defaults, on another store, without a word: mend the file first",
+    hint: "Correct the file first: the hub would silently use its defaults and another store.",
     cause,
   });
   const kind = text === "" ? undefined : recogniseContent(Buffer.from(text));
   return explain(error, kind, ["server.json", "passphrase"]);
 }
 
-/** Where Python's `splitlines` ends a line; the hub looks for comments in these lines. */
+/** Line ends of Python's `splitlines`; the hub looks for comments in these lines. */
 // biome-ignore lint/suspicious/noControlCharactersInRegex: Python counts these as line ends.
 const lineEnd = /(\r\n|[\n\v\f\r\x1c-\x1e\x85\u2028\u2029])/;
 const comment = /^\s*(?:\/\/|#)/;
 
 /**
- * Replaces each comment line by spaces, so that offsets stay. Line ends that JSON does not know are
- * replaced by LF: between values the hub skips them; within a string hubs differ, so they count as
- * an error.
+ * Replaces each comment line by spaces, so that offsets stay. Replaces line ends unknown to JSON by
+ * LF. Between values the hub skips them; within a string hubs differ, so the parser must report an
+ * error.
  */
 export function blankComments(text: string): string {
   return text
@@ -184,9 +183,9 @@ function textAt(parent: JsonObject, key: string, path: string): string | undefin
   return value;
 }
 
-/** Returns the file that the SQLite plugin opens; undefined for a database in memory. */
+/** Returns the file that the SQLite plugin opens, or undefined for a database in memory. */
 function storeFile(plugin: JsonObject, path: string, environment: Environment): string | undefined {
-  // Newer plugins accept a whole path; SQLite interprets "file:" and ":memory:" in it.
+  // Newer plugins accept a whole path, in which SQLite interprets "file:" and ":memory:".
   const given = textAt(plugin, "db_path", path);
   if (given !== undefined) return isAbsolute(given) ? given : undefined;
   const subfolder = textAt(plugin, "subfolder", path) ?? "hivemind-core";
@@ -194,7 +193,7 @@ function storeFile(plugin: JsonObject, path: string, environment: Environment): 
   return joinAsPython(joinAsPython(dataHome(environment), subfolder), name);
 }
 
-/** Like Python's `os.path.join`: an absolute component discards the components before it. */
+/** Joins like Python's `os.path.join`: an absolute component discards the components before it. */
 function joinAsPython(folder: string, part: string): string {
   return isAbsolute(part) ? part : join(folder, part);
 }

@@ -1,38 +1,37 @@
 /**
- * Generates systemd units that start the hub with its passphrase, and that unlock the keyring of a
- * machine without a desktop.
+ * Generates systemd units that start the hub with its passphrase, and units that unlock the keyring
+ * on a machine without a desktop.
  *
  * A user's manager may not mount, so `run` covers `server.json` in a user namespace. The system's
- * manager binds the file itself: no process stays beside the hub, and user namespaces are not
- * needed.
+ * manager binds the file itself: no process stays next to the hub, and no user namespace is needed.
  */
 import { execLine, keyringUnit, quoteArg, settingValue } from "../service/unit-file.js";
 
-/** The credential with the keyring's password. */
+/** The name of the credential with the keyring's password. */
 const keyringCredential = "hivemind-keyring";
 
 /**
- * A command and its arguments; the first is an absolute path, as a manager has another PATH than a
- * shell.
+ * A command and its arguments. The command is an absolute path, because a service manager has
+ * another PATH than a shell.
  */
 export type CommandArgs = readonly string[];
 
 export interface UserUnit {
   readonly kind: "user";
-  /** How `hivemind-sqlcipher run` is started, with its options. */
+  /** The command line of `hivemind-sqlcipher run`, with its options. */
   readonly run: CommandArgs;
-  /** How the hub is started. */
+  /** The command line of the hub. */
   readonly hub: CommandArgs;
 }
 
 export interface SystemUnit extends Omit<UserUnit, "kind"> {
   readonly kind: "system";
-  /** The account of the hub. */
+  /** The hub's user. */
   readonly user?: string;
-  /** The hub's own `server.json`, symbolic links resolved. */
+  /** The hub's `server.json`, with symbolic links resolved. */
   readonly serverJson: string;
   /**
-   * The credential that `run` reads, sealed to this machine by `systemd-creds encrypt
+   * The credential for `run`, sealed to this machine by `systemd-creds encrypt
    * --name=hivemind-sqlcipher - FILE`: the store's passphrase or the password of the Redis server.
    */
   readonly credential: string;
@@ -44,8 +43,8 @@ export function renderUnit(unit: UserUnit | SystemUnit): string {
 }
 
 /**
- * Returns the text of a drop-in for the unit that starts the hub already. A second unit beside it
- * would start a second hub on the store, and an installer may write the unit's own file again.
+ * Returns the text of a drop-in for the unit that already starts the hub. A second unit would start
+ * a second hub on the store, and an installer may rewrite the unit's own file.
  */
 export function renderDropIn(unit: UserUnit | SystemUnit): string {
   if (unit.kind === "user") {
@@ -64,9 +63,9 @@ ${systemPreparation(unit)}${preventions}`;
 function userService({ run, hub }: Omit<UserUnit, "kind">): string {
   return `Type=exec
 ExecStart=${execLine(...run, "--", ...hub)}
-# TERM goes to run, which hands it on; what is left after the time-out is killed.
+# run forwards SIGTERM to the hub; systemd kills what is left after the time-out
 KillMode=mixed
-# 128 + TERM: a hub that had not yet set itself up to end by it
+# 128 + SIGTERM: the hub was stopped before it installed its signal handler
 SuccessExitStatus=143
 `;
 }
@@ -111,11 +110,9 @@ WantedBy=multi-user.target
 `;
 }
 
-/**
- * Exit codes 2 and 17 need a correction by the operator; 13 passes once the keyring is unlocked.
- */
+/** Exit codes 2 and 17 need a correction by the operator; 13 ends when the keyring is unlocked. */
 const preventions = `RestartPreventExitStatus=2 17
-# a core dump would hold the passphrase
+# a core dump would contain the passphrase
 LimitCORE=0
 `;
 
@@ -125,8 +122,8 @@ ${preventions}`;
 
 export interface KeyringUnit {
   /**
-   * `user`: for the user's manager, which opens sealed credentials from systemd 256 on. `system`:
-   * for the system's manager, from systemd 250 on.
+   * `user`: for the user's manager, which opens sealed credentials since systemd 256. `system`: for
+   * the system's manager, since systemd 250.
    */
   readonly kind: "user" | "system";
   /**
@@ -159,7 +156,7 @@ ${where.unit}
 Type=forking
 ${where.service}LoadCredentialEncrypted=${keyringCredential}:${settingValue(credential)}
 ExecStart=/bin/sh -c 'exec ${unlock} <"$$CREDENTIALS_DIRECTORY/${keyringCredential}"'
-# it goes into the background before it has its name on the bus, and the hub is to find it there
+# the daemon forks before it owns its bus name, and the hub needs the name
 ExecStartPost=/bin/sh -c 'until busctl --user status org.freedesktop.secrets >/dev/null 2>&1; do sleep 0.1; done'
 TimeoutStartSec=60
 

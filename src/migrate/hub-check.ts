@@ -66,7 +66,7 @@ export async function assertHubCanSwitch(options: HubCheckOptions): Promise<HubP
   const units = await findHubUnits(serverJsonPath());
   const { hubPython } = options;
   const args = units.find(({ isActive }) => isActive)?.args ?? units[0]?.args;
-  const python = await findHubPython({ hubPython, words: args });
+  const python = await findHubPython({ hubPython, args });
   if (python === undefined) {
     throw new StoreError("refused", "no hub was found whose packages could be asked", {
       hint: "Name the Python that has hivemind-core in it: --hub-python PATH; or give --hub none if no hub uses this server.json.",

@@ -24,7 +24,7 @@ describe("the hub's Python", () => {
   test("is on the script's first line, with its options", async () => {
     const python = await program("bin/python3", "");
     const script = await program("bin/hivemind-core", `#!${python} -sP\nimport sys\n`);
-    expect(await findHubPython({ words: [script, "listen"] })).toEqual([python, "-sP"]);
+    expect(await findHubPython({ args: [script, "listen"] })).toEqual([python, "-sP"]);
   });
 
   test("is found behind a symbolic link, on PATH, behind env, and in a unit's ExecStart", async () => {
@@ -42,15 +42,15 @@ describe("the hub's Python", () => {
     const python = await program("a venv/bin/python", "");
     const long = `#!/bin/sh\n'''exec' "${python}" "$0" "$@"\n' '''\nimport sys\n`;
     const script = await program("hivemind-core", long);
-    expect(await findHubPython({ words: [script] })).toEqual([python]);
+    expect(await findHubPython({ args: [script] })).toEqual([python]);
     await writeFile(script, `#!/bin/sh\n'''exec' ${folder}/python3 "$0" "$@"\n' '''\n`);
     const plain = await program("python3", "");
-    expect(await findHubPython({ words: [script] })).toEqual([plain]);
+    expect(await findHubPython({ args: [script] })).toEqual([plain]);
   });
 
   test("is the one that is named, by a command or by hand", async () => {
     const python = await program("bin/python3", "");
-    expect(await findHubPython({ words: [python, "-m", "hivemind_core"] })).toEqual([python]);
+    expect(await findHubPython({ args: [python, "-m", "hivemind_core"] })).toEqual([python]);
     expect(await findHubPython({ hubPython: python })).toEqual([python]);
     await expect(findHubPython({ hubPython: join(folder, "none") })).rejects.toMatchObject({
       kind: "usage",
@@ -59,15 +59,15 @@ describe("the hub's Python", () => {
 
   test("is not known where there is no such script, or it is something else", async () => {
     const script = await program("hivemind-core", "#!/bin/sh\nexec docker run hub\n");
-    expect(await findHubPython({ words: [script] })).toBeUndefined();
-    expect(await findHubPython({ words: ["docker", "run", "hub"] })).toBeUndefined();
+    expect(await findHubPython({ args: [script] })).toBeUndefined();
+    expect(await findHubPython({ args: ["docker", "run", "hub"] })).toBeUndefined();
     expect(await findHubPython({ environment: { PATH: `${folder}/none` } })).toBeUndefined();
   });
 });
 
 describe("what the hub can do", () => {
   test("the development line encrypts with a password and knows schema 2", async () => {
-    const python = await findHubPython({ words: [await hubScript("development")] });
+    const python = await findHubPython({ args: [await hubScript("development")] });
     expect(await askHub(python ?? ["none"])).toEqual({
       pluginManager: expect.stringMatching(/^0\.10\./),
       sqlitePlugin: expect.stringMatching(/^0\.4\./),
@@ -80,7 +80,7 @@ describe("what the hub can do", () => {
   });
 
   test("the released line takes a password, ignores it, and knows no schema", async () => {
-    const python = await findHubPython({ words: [await hubScript("released")] });
+    const python = await findHubPython({ args: [await hubScript("released")] });
     expect(await askHub(python ?? ["none"])).toMatchObject({
       sqlitePlugin: "0.2.1",
       schemaVersion: null,
@@ -91,13 +91,13 @@ describe("what the hub can do", () => {
 
   test("only the development line writes to a server.json without a network_protocol", async () => {
     for (const line of ["released", "development"] as const) {
-      const python = await findHubPython({ words: [await hubScript(line)] });
+      const python = await findHubPython({ args: [await hubScript(line)] });
       expect(await completesServerJson(python ?? ["none"])).toBe(line === "development");
     }
   });
 
   test("is told apart from packages that do not work, or are not there", async () => {
-    const python = await findHubPython({ words: [await hubScript("development")] });
+    const python = await findHubPython({ args: [await hubScript("development")] });
     await writeFile(join(folder, "sqlcipher3.py"), "raise ImportError('a broken build')");
     const environment = { ...process.env, PYTHONPATH: folder };
     expect(await askHub(python ?? ["none"], environment)).toMatchObject({
@@ -112,7 +112,7 @@ describe("what the hub can do", () => {
   });
 
   test("is asked without a trace in the user's folders or the temporary one", async () => {
-    const python = await findHubPython({ words: [await hubScript("development")] });
+    const python = await findHubPython({ args: [await hubScript("development")] });
     const environment = { ...process.env, HOME: folder, TMPDIR: folder, XDG_CONFIG_HOME: folder };
     await askHub(python ?? ["none"], environment);
     expect(readdirSync(folder)).toEqual([]);
@@ -123,6 +123,6 @@ describe("what the hub can do", () => {
       kind: "failed",
       message: expect.stringContaining("not understood"),
     });
-    await expect(askHub(["/bin/false"])).rejects.toThrow("it ended with 1");
+    await expect(askHub(["/bin/false"])).rejects.toThrow("it failed with 1");
   });
 });

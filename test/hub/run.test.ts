@@ -372,7 +372,7 @@ describe("a private configuration", () => {
     await mkdir(disk, { mode: 0o700 });
     for (const [runtime, words] of [
       [disk, "is on a disk, not in memory"],
-      ["/dev/shm", "is not this user's alone"],
+      ["/dev/shm", "is not private to this user"],
       [join(disk, "none"), "no such file"],
       ["relative", "no XDG_RUNTIME_DIR"],
     ] as const) {
@@ -460,12 +460,12 @@ describe("a hub that would not open this store with this passphrase is not start
   test("a command that is not there is code 10", async () => {
     const run = await startRun(home, ["hivemind-core-x", "listen"]);
     expect(await run.ended).toBe(10);
-    expect(run.stderr()).toContain("there is no command hivemind-core-x");
+    expect(run.stderr()).toContain("no such command: hivemind-core-x");
   });
 
   test("what is no Python script is started, with a notice", async () => {
     const run = await startRun(home, shell("echo started"));
     expect(await run.ended).toBe(0);
-    expect(run.stderr()).toMatch(/^notice: which Python runs \/bin\/sh is unknown/);
+    expect(run.stderr()).toMatch(/^notice: cannot determine which Python runs \/bin\/sh/);
   });
 });
