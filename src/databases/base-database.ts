@@ -5,8 +5,7 @@ import { StoreError } from "../errors.js";
 
 /**
  * Base class of databases. A subclass implements `addItem`, `searchByValue`, `size` and the
- * iteration, and overrides a default if it can do it faster or atomically; `replaceItem` here is
- * not atomic.
+ * iteration. It overrides a default to make it faster or atomic; `replaceItem` here is not atomic.
  */
 export abstract class BaseDatabase implements Database {
   abstract addItem(client: Client): Promise<void>;

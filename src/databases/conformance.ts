@@ -11,9 +11,7 @@ import { type Client, isRevoked, newClient, serializeClient } from "../client/cl
 import type { Database } from "../client/database.js";
 import { type JsonObject, parseJson } from "../client/json.js";
 
-/**
- * Reserves an unused location; the function that it returns opens the database there, repeatedly.
- */
+/** Reserves an unused location and returns a function to open the database there, repeatedly. */
 export type OpenNew = () => Promise<() => Promise<Database>>;
 
 export interface ConformanceTest {
@@ -75,7 +73,7 @@ export const conformance: readonly ConformanceTest[] = [
       }),
   },
   {
-    name: "a client comes back as it was added, also after the database was closed",
+    name: "a client is read as it was added, also after the database was closed",
     async run(openNew) {
       const open = await openNew();
       const clients = awkwardClients();
@@ -98,7 +96,7 @@ export const conformance: readonly ConformanceTest[] = [
     },
   },
   {
-    name: "many are added at once, from a list or a stream, and none of them twice",
+    name: "many clients are added at once, from a list or a stream, each of them once",
     run: (openNew) =>
       withDatabase(openNew, async (database) => {
         const many = Array.from({ length: 1_203 }, (_, index) =>
@@ -115,7 +113,7 @@ export const conformance: readonly ConformanceTest[] = [
       }),
   },
   {
-    name: "a client that is added again takes the place of the one with its id, and is found by its new fields alone",
+    name: "adding a client with an existing id replaces it, and a search finds only the new fields",
     run: (openNew) =>
       withDatabase(openNew, async (database) => {
         await database.addItem(newClient({ client_id: 5, api_key: "old", name: "old name" }));
@@ -134,7 +132,7 @@ export const conformance: readonly ConformanceTest[] = [
       }),
   },
   {
-    name: "a deleted client leaves its id taken and can no longer be found by its key, nor by that of the revoked",
+    name: "a deleted client keeps its id, and no search by a key finds it",
     run: (openNew) =>
       withDatabase(openNew, async (database) => {
         const clients = awkwardClients();
@@ -143,18 +141,18 @@ export const conformance: readonly ConformanceTest[] = [
         assert.equal(await database.size(), clients.length);
         const left = await database.getClientById(2);
         assert.ok(left !== undefined && isRevoked(left), "the record must stay, revoked");
-        assert.ok(!left.password && !left.crypto_key && !left.name, "its secrets must be gone");
+        assert.ok(!left.password && !left.crypto_key && !left.name, "its secrets must be erased");
         assert.equal(await database.getClientByApiKey(clients[1]?.api_key ?? ""), undefined);
         assert.equal(await database.getClientByApiKey("revoked"), undefined);
         assert.deepEqual(await database.searchByValue("api_key", "revoked"), []);
         const found = await database.searchByValue("name", clients[1]?.name ?? "");
         assert.deepEqual(found, []);
         const ids = (await all(database)).map((client) => client.client_id);
-        assert.deepEqual(ids, [1, 2, 3, 4, 9], "iterating names revoked ones too");
+        assert.deepEqual(ids, [1, 2, 3, 4, 9], "iterating must include revoked clients");
       }),
   },
   {
-    name: "an update changes a client that is there, and makes none",
+    name: "an update changes an existing client and creates none",
     run: (openNew) =>
       withDatabase(openNew, async (database) => {
         const [, client] = awkwardClients();
@@ -173,7 +171,7 @@ export const conformance: readonly ConformanceTest[] = [
       }),
   },
   {
-    name: "a replaced client is revoked, or takes the new one under the same id",
+    name: "replacing a client revokes it, or overwrites it under the same id",
     run: (openNew) =>
       withDatabase(openNew, async (database) => {
         const first = newClient({ client_id: 1, api_key: "one" });
@@ -189,7 +187,7 @@ export const conformance: readonly ConformanceTest[] = [
       }),
   },
   {
-    name: "a search finds by name, id and permission, and nobody by a key that no field has",
+    name: "a search finds clients by name, id and permission, and none by an unknown field",
     run: (openNew) =>
       withDatabase(openNew, async (database) => {
         await database.addItems(awkwardClients());
@@ -206,7 +204,7 @@ export const conformance: readonly ConformanceTest[] = [
       }),
   },
   {
-    name: "records of the newest schema are left as they are by a migration, however often",
+    name: "a migration changes no record of the newest schema",
     run: (openNew) =>
       withDatabase(openNew, async (database) => {
         const clients = awkwardClients();
@@ -222,7 +220,7 @@ export const conformance: readonly ConformanceTest[] = [
 /**
  * Runs every test.
  *
- * @throws {@link AggregateError} naming the tests that failed, with their errors
+ * @throws {@link AggregateError} with the names and errors of the failed tests
  */
 export async function runConformance(openNew: OpenNew): Promise<void> {
   const errors: Error[] = [];
@@ -247,7 +245,7 @@ async function withDatabase(
   await body(database);
 }
 
-/** Sorts by id: a database may iterate in its own order. */
+/** Sorts by id, because a database may iterate in its own order. */
 async function all(database: Database): Promise<Client[]> {
   const clients: Client[] = [];
   for await (const client of database) clients.push(client);
@@ -264,7 +262,7 @@ function assertAllSame(found: readonly Client[], expected: readonly Client[]): v
 
 async function rejects(operation: () => Promise<unknown>): Promise<void> {
   await assert.rejects(operation, (error: unknown) => {
-    // Not `instanceof`: another copy of this package has a class of its own.
+    // Not `instanceof`: another copy of this package has another class.
     assert.equal((error as { kind?: unknown }).kind, "notFound");
     return true;
   });

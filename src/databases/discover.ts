@@ -1,11 +1,11 @@
 /**
- * Finds the plugins of other packages by their `package.json`; a plugin is loaded only if it is
- * named.
+ * Finds the plugins of other packages by their `package.json`:
  *
  *     "hivemind": { "database": { "my-db-plugin": "./dist/index.js#MyDB" } }
  *
- * Searched are: the directory beside this package, every `node_modules` from the working directory
- * upwards, and the global packages, in that order. Nothing of a plugin runs during the search.
+ * Searches the directory next to this package, every `node_modules` from the working directory
+ * upwards, and the global packages, in this order. The search runs no code of a plugin; a plugin is
+ * loaded only if it is named.
  */
 import { execFile } from "node:child_process";
 import { readFile, realpath, stat } from "node:fs/promises";
@@ -32,7 +32,7 @@ export interface FoundPlugin {
   /** The file to import, and the name of its export. */
   readonly file: string;
   readonly exported: string;
-  /** Why the plugin cannot be used, if that is known without running it. */
+  /** Why the plugin is unusable, if this is known without running it. */
   readonly problem?: string;
 }
 
@@ -43,8 +43,7 @@ const manifestSchema = z.object({
 });
 
 /**
- * Finds every plugin that is installed, broken plugins included. The first of two with the same
- * name wins.
+ * Finds every installed plugin, including broken plugins. The first of two with the same name wins.
  */
 export async function findPlugins(): Promise<FoundPlugin[]> {
   const found: FoundPlugin[] = [];
@@ -67,7 +66,7 @@ export async function findPlugins(): Promise<FoundPlugin[]> {
 /**
  * Imports a plugin's module and returns the plugin.
  *
- * @throws {@link StoreError} failed - the module or the plugin cannot be loaded
+ * @throws {@link StoreError} failed - if the module or the plugin cannot be loaded
  */
 export async function loadPlugin(found: FoundPlugin): Promise<DatabasePlugin> {
   const problem = found.problem ?? (await syntaxProblem(found.file));
@@ -85,14 +84,14 @@ export async function loadPlugin(found: FoundPlugin): Promise<DatabasePlugin> {
   return plugin;
 }
 
-/** Returns Node's syntax error for a file, without running it; undefined if there is none. */
+/** Returns Node's syntax error for a file without running it, or undefined if there is none. */
 export async function syntaxProblem(file: string): Promise<string | undefined> {
   try {
     await run(process.execPath, ["--check", file]);
     return undefined;
   } catch (error) {
-    const said = String((error as { stderr?: unknown }).stderr ?? error);
-    return /^\w*Error: .*$/m.exec(said)?.[0] ?? `node --check ${file} failed`;
+    const output = String((error as { stderr?: unknown }).stderr ?? error);
+    return /^\w*Error: .*$/m.exec(output)?.[0] ?? `node --check ${file} failed`;
   }
 }
 
@@ -117,7 +116,7 @@ async function pluginsOf(folder: string): Promise<FoundPlugin[]> {
     if (hasCode(error, "ENOENT", "ENOTDIR", "EACCES")) return [];
     throw error;
   }
-  // Most packages are not plugins; skip parsing them.
+  // Most packages are not plugins. Skip parsing them.
   if (!text.includes('"hivemind"')) return [];
   let json: unknown;
   try {
@@ -132,7 +131,7 @@ async function pluginsOf(folder: string): Promise<FoundPlugin[]> {
     Object.entries(hivemind.database).map(async ([name, target]) => {
       const about = { name, package: packageName, version, folder };
       if (typeof target !== "string") {
-        const problem = 'its package.json does not say "./FILE#EXPORT"';
+        const problem = 'its entry in package.json is not "./FILE#EXPORT"';
         return { ...about, file: "", exported: "", problem };
       }
       const [path = "", exported = "default"] = target.split("#");
@@ -166,7 +165,7 @@ function foldersAbove(start: string): string[] {
     : [join(start, "node_modules"), ...above];
 }
 
-/** Only npm knows its prefix; without npm there are no global packages. */
+/** Returns npm's global packages. Only npm knows its prefix; without npm there are none. */
 async function globalFolder(): Promise<string> {
   try {
     const { stdout } = await run("npm", ["root", "--global"], { timeout: npmTimeoutMs });
@@ -188,7 +187,10 @@ async function packagesIn(modules: string): Promise<string[]> {
   return folders;
 }
 
-/** A directory that this user cannot read has no plugins for this user. */
+/**
+ * Returns the names in a directory. A directory unreadable to this user has no plugins for this
+ * user.
+ */
 async function readableNames(path: string): Promise<string[]> {
   try {
     return (await listDirectory(path)) ?? [];

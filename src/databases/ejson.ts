@@ -1,7 +1,7 @@
 /**
  * The encrypted form of HiveMind's JSON store, `clients.ejson`, as Python's `json_database` writes
- * it: JSON text, compressed by zlib, encrypted by AES-GCM with the 16 characters of the password as
- * the key and a nonce of 16 bytes; ciphertext, tag and nonce in hexadecimal.
+ * it: JSON text, compressed by zlib, encrypted by AES-GCM. The key is the password of 16
+ * characters, and the nonce has 16 bytes. Ciphertext, tag and nonce are in hexadecimal.
  */
 import { createCipheriv, createDecipheriv, randomBytes } from "node:crypto";
 import { deflateSync, inflateSync } from "node:zlib";
@@ -12,21 +12,19 @@ const passwordCharacters = 16;
 const nonceBytes = 16;
 const tagBytes = 16;
 /**
- * Limits the inflated size: a few kilobytes could fill the memory. A store of clients is smaller.
+ * Limits the inflated size, because a few kilobytes could fill the memory. A store of clients is
+ * smaller.
  */
 const longestText = 256_000_000;
 
-/**
- * A password of 16 characters that are not all ASCII may have 24 or 32 bytes, which are AES key
- * lengths too.
- */
+/** AES key lengths in bytes. 16 characters beyond ASCII may have 24 or 32 bytes. */
 const algorithms: Record<number, "aes-128-gcm" | "aes-192-gcm" | "aes-256-gcm"> = {
   16: "aes-128-gcm",
   24: "aes-192-gcm",
   32: "aes-256-gcm",
 };
 
-/** @throws {@link StoreError} usage - HiveMind's plugin would reject the password */
+/** @throws {@link StoreError} usage - if HiveMind's plugin would reject the password */
 export function keyOf(password: string): {
   key: Buffer;
   algorithm: (typeof algorithms)[number];
@@ -55,15 +53,15 @@ export function encryptText(text: string, password: string): JsonObject {
 }
 
 /**
- * @throws {@link StoreError} corrupted - the envelope or its text is malformed
- * @throws {@link StoreError} wrongPassphrase - decryption fails, also for a damaged envelope
+ * @throws {@link StoreError} corrupted - if the envelope or its text is malformed
+ * @throws {@link StoreError} wrongPassphrase - if decryption fails, also for a damaged envelope
  */
 export function decryptText(envelope: JsonValue, password: string, path: string): string {
   const { key, algorithm } = keyOf(password);
   if (!isJsonObject(envelope)) throw noEnvelope(path);
   const ciphertext = bytesOf(envelope.ciphertext, path);
   const nonce = bytesOf(envelope.nonce, path);
-  // If a browser wrote the file, the tag is the end of the ciphertext.
+  // In a file written by a browser, the tag is the end of the ciphertext.
   const apart = typeof envelope.tag === "string";
   const tag = apart ? bytesOf(envelope.tag, path) : ciphertext.subarray(-tagBytes);
   const body = apart ? ciphertext : ciphertext.subarray(0, -tagBytes);

@@ -1,4 +1,4 @@
-/** A set of ids with a bit per id: a million consecutive ids take an eighth of a megabyte. */
+/** A set of ids with a bit for each id: a million consecutive ids take an eighth of a megabyte. */
 const idsABlock = 2 ** 15;
 
 export class IdSet {
@@ -10,7 +10,7 @@ export class IdSet {
   }
 
   has(id: number): boolean {
-    const { block, byte, bit } = placeOf(id);
+    const { block, byte, bit } = positionOf(id);
     return ((this.#blocks.get(block)?.[byte] ?? 0) & bit) !== 0;
   }
 
@@ -27,7 +27,7 @@ export class IdSet {
 
   /** Returns whether the id is new. */
   add(id: number): boolean {
-    const { block, byte, bit } = placeOf(id);
+    const { block, byte, bit } = positionOf(id);
     let bits = this.#blocks.get(block);
     if (bits === undefined) {
       bits = new Uint8Array(idsABlock / 8);
@@ -41,7 +41,7 @@ export class IdSet {
   }
 }
 
-function placeOf(id: number): { block: number; byte: number; bit: number } {
+function positionOf(id: number): { block: number; byte: number; bit: number } {
   const block = Math.floor(id / idsABlock);
   const within = id - block * idsABlock;
   return { block, byte: within >> 3, bit: 1 << (within & 7) };

@@ -1,9 +1,9 @@
 /**
- * HiveMind's JSON store, `clients.json`: an object that maps client_id to record, as
- * `hivemind-json-db-plugin` keeps it.
+ * HiveMind's JSON store, `clients.json`, as in `hivemind-json-db-plugin`: an object from client_id
+ * to record.
  *
- * The whole file is read before each change and rewritten, so that a change by another process is
- * not undone. A running hub does not notice the change, and HiveMind 4 overwrites it: stop the hub
+ * Each change reads and rewrites the whole file, so that it does not undo a change by another
+ * process. A running hub does not notice the change, and HiveMind 4 overwrites it: stop the hub
  * first.
  */
 import { readFile } from "node:fs/promises";
@@ -38,7 +38,7 @@ export interface JsonFiles {
   version: string;
 }
 
-/** Resolves the files of a JSON store; the second may not exist. */
+/** Resolves the files of a JSON store. The version file may not exist. */
 export async function jsonFiles(config: DatabaseConfig): Promise<JsonFiles> {
   const { password, name = "clients", ...rest } = readConfig(jsonPluginName, schema, config);
   const folder = resolve(dataHome(), rest.subfolder ?? "hivemind-core");
@@ -63,7 +63,7 @@ class JsonDatabase extends BaseDatabase {
   readonly #password: string | undefined;
   #records: JsonObject = {};
   #keys: Index = new Map();
-  #shape: RecordShape = "released";
+  #shape: RecordShape = "HiveMind 4";
   #lastChange: Promise<unknown> = Promise.resolve();
 
   private constructor(files: JsonFiles, password: string | undefined) {
@@ -191,7 +191,8 @@ class JsonDatabase extends BaseDatabase {
   }
 
   /**
-   * Serializes changes. Each works on the current file; nothing is kept of a change that throws.
+   * Serializes changes. Each change works on the current file; a change that throws leaves no
+   * trace.
    */
   #change(change: (records: JsonObject, keys: Index) => void): Promise<void> {
     const result = this.#lastChange.then(async () => {
@@ -220,7 +221,7 @@ class JsonDatabase extends BaseDatabase {
 
   #parse(text: string): JsonObject {
     const { store } = this.#files;
-    // Comment lines: the plugin's own reader skips them.
+    // Blank comment lines, which the plugin's own reader skips.
     const value = parseText(text.replace(/(^|[\n\r])[ \t]*(?:\/\/|#)[^\n\r]*/g, "$1"), store);
     const decrypted =
       this.#password === undefined || (isJsonObject(value) && Object.keys(value).length === 0)
@@ -242,8 +243,8 @@ class JsonDatabase extends BaseDatabase {
 }
 
 /**
- * Checks every record first. HiveMind 4 writes the key of a changed client twice, as a string and
- * as a number; the last one wins for Python and for the parser here.
+ * Checks every record and returns the index. HiveMind 4 writes the key of a changed client twice,
+ * as a string and as a number; Python and the parser here read the last.
  */
 function indexOf(records: JsonObject, path: string): Index {
   const keys: Index = new Map();
@@ -286,7 +287,8 @@ function parseText(text: string, path: string) {
 }
 
 /**
- * Version 1 if no newer plugin has written a version, or if it is not a number, as in the plugin.
+ * Returns the schema version: 1 if the file does not exist or does not contain a number, as in the
+ * plugin.
  */
 async function readSchemaVersion(path: string): Promise<number> {
   const text = await readIfThere(path);

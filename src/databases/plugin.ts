@@ -12,28 +12,25 @@ export interface OpenOptions {
   mode: "readonly" | "readwrite" | "create";
 }
 
-/**
- * The value that a plugin's package exports under the name in its package.json, for example a
- * class.
- */
+/** The export of a plugin's package with the name in its package.json, for example a class. */
 export interface DatabasePlugin {
   /**
    * Opens a database.
    *
-   * @throws {@link StoreError} usage - a setting is invalid
+   * @throws {@link StoreError} usage - if a setting is invalid
    */
   open(config: DatabaseConfig, options: OpenOptions): Promise<Database>;
   /**
-   * Returns a path or URL that identifies the store and holds no secret. It is also the keyring
-   * account of the store's password.
+   * Returns a path or URL for the store, without secrets. It is also the keyring account of the
+   * store's password.
    */
   place?(config: DatabaseConfig): string | Promise<string>;
 }
 
 /**
- * Validates a plugin's settings. An unknown key is refused because it would make the hub fail.
+ * Validates a plugin's settings. Refuses an unknown key, because the hub would fail on it.
  *
- * @throws {@link StoreError} usage - names the key, never its value
+ * @throws {@link StoreError} usage - with the invalid key, but not its value
  */
 export function readConfig<Schema extends z.ZodMiniObject>(
   name: string,
@@ -57,7 +54,7 @@ export function readConfig<Schema extends z.ZodMiniObject>(
   throw new StoreError("usage", `invalid settings of ${name}: ${why}`);
 }
 
-/** The settings that locate the file of HiveMind's file-based plugins. */
+/** The location settings of HiveMind's file-based plugins. */
 export const fileLocation = {
   name: z.optional(z.string().check(z.minLength(1))),
   subfolder: z.optional(z.string()),

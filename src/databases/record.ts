@@ -1,9 +1,9 @@
 /**
- * A client as the JSON record of HiveMind's JSON and Redis plugins.
+ * Converts a client to and from the JSON record of HiveMind's JSON and Redis plugins.
  *
- * HiveMind 4 keeps three blacklists and the crypto key in fields of their own; HiveMind 5 keeps two
- * of the lists in `metadata` and has no crypto key. Both shapes are read; writing uses the shape
- * that the store's plugin reads.
+ * HiveMind 4 has separate fields for three blacklists and the crypto key. HiveMind 5 has two of the
+ * lists in `metadata` and no crypto key. Both shapes are read; writing uses the shape of the
+ * store's plugin.
  */
 import {
   blacklistKeys,
@@ -14,20 +14,20 @@ import {
 } from "../client/client.js";
 import { isJsonObject, type JsonObject, sameJson } from "../client/json.js";
 
-/** `released`: schema version below 2 (HiveMind 4). `development`: 2 (HiveMind 5). */
-export type RecordShape = "released" | "development";
+/** HiveMind 4 uses schema versions below 2, HiveMind 5 uses 2. */
+export type RecordShape = "HiveMind 4" | "HiveMind 5";
 
-/** The schema version from which records have the shape of HiveMind 5. */
+/** The first schema version with records in the shape of HiveMind 5. */
 export const newestRecordSchema = 2;
 
 export function shapeOf(schemaVersion: number): RecordShape {
-  return schemaVersion < newestRecordSchema ? "released" : "development";
+  return schemaVersion < newestRecordSchema ? "HiveMind 4" : "HiveMind 5";
 }
 
-/** Returns a new record, its fields in the order of Python's class. */
+/** Returns a new record with the fields in the order of Python's class. */
 export function encodeRecord(client: Client, shape: RecordShape): JsonObject {
   const { blacklists, metadata } = unfoldBlacklists(client.metadata);
-  const isReleased = shape === "released";
+  const isHiveMind4 = shape === "HiveMind 4";
   return {
     client_id: client.client_id,
     api_key: client.api_key,
@@ -35,14 +35,14 @@ export function encodeRecord(client: Client, shape: RecordShape): JsonObject {
     description: client.description,
     is_admin: client.is_admin,
     last_seen: client.last_seen,
-    ...(isReleased && blacklists),
+    ...(isHiveMind4 && blacklists),
     allowed_types: client.allowed_types,
-    ...(isReleased && { crypto_key: client.crypto_key }),
+    ...(isHiveMind4 && { crypto_key: client.crypto_key }),
     password: client.password,
     can_broadcast: client.can_broadcast,
     can_escalate: client.can_escalate,
     can_propagate: client.can_propagate,
-    metadata: isReleased ? metadata : withCryptoKey(client),
+    metadata: isHiveMind4 ? metadata : withCryptoKey(client),
   };
 }
 
@@ -63,16 +63,16 @@ export function decodeRecord(record: JsonObject): Client {
   return { ...client, crypto_key, metadata };
 }
 
-/** Fields that belong together: a value that has no field of its own is in `metadata`. */
+/** Fields that are written together: a value without a field is in `metadata`. */
 const joined = ["crypto_key", ...blacklistKeys, "metadata"];
 
 /**
- * Returns the record with the changes of `client`; unchanged fields keep their spelling. Returns
+ * Returns the record with the changes of `client`. Unchanged fields keep their spelling. Returns
  * the same object if nothing changes.
  */
 export function changeRecord(record: JsonObject, client: Client, shape: RecordShape): JsonObject {
-  // HiveMind 4 reads the lists in their fields only, also after HiveMind 5 has migrated the store.
-  const own = blacklistKeys.some((key) => Object.hasOwn(record, key)) ? "released" : shape;
+  // HiveMind 4 reads the lists only in their fields, also after HiveMind 5 has migrated the store.
+  const own = blacklistKeys.some((key) => Object.hasOwn(record, key)) ? "HiveMind 4" : shape;
   const before = encodeRecord(decodeRecord(record), own);
   const after = encodeRecord(client, own);
   const differs = (key: string) => !sameJson(before[key] ?? null, after[key] ?? null);
@@ -93,8 +93,8 @@ export function changeRecord(record: JsonObject, client: Client, shape: RecordSh
 }
 
 /**
- * Migrates a record of schema 1 as HiveMind 5 does: the lists of intents and skills move into
- * `metadata` unless it has them, the list of messages is dropped. Idempotent; returns the same
+ * Migrates a record of schema 1 as HiveMind 5 does. The lists of intents and skills move into
+ * `metadata`, unless it has them, and the list of messages is dropped. Idempotent. Returns the same
  * object if nothing changes.
  */
 export function migrateRecord(record: JsonObject): JsonObject {

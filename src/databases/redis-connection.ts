@@ -1,14 +1,14 @@
 /**
  * A connection to a Redis server or cluster, with errors mapped to `StoreError`.
  *
- * Commands that are sent in the same turn of the event loop are pipelined, so a batch costs one
- * round trip per node. Connecting, waiting for a reply and retrying are all bounded.
+ * Commands sent in the same turn of the event loop are pipelined, so a batch costs a single round
+ * trip per node. Connecting, waiting for a reply and retrying are all bounded.
  */
 import { readFile } from "node:fs/promises";
 import type { RedisTcpSocketOptions } from "@redis/client/dist/lib/client/socket.js";
 import { StoreError, systemError } from "../errors.js";
 
-/** The settings of HiveMind's Redis plugin that locate its server. */
+/** The server settings of HiveMind's Redis plugin. */
 export interface RedisEndpoint {
   host: string;
   port: number;
@@ -17,7 +17,7 @@ export interface RedisEndpoint {
   password: string | undefined;
   clusterNodes: readonly { host: string; port: number }[];
   tls: RedisTls | undefined;
-  /** Retries of a lost connection, and the first delay in seconds, which doubles each time. */
+  /** Retries of a lost connection, and the first delay in seconds. The delay doubles each time. */
   retryAttempts: number;
   retryDelay: number;
 }
@@ -33,35 +33,35 @@ export interface RedisTls {
 
 /** The timeout of HiveMind's plugin. */
 const connectTimeoutMs = 5_000;
-/** Long enough for a cluster to elect a new master; a batch is answered in milliseconds. */
-const answerTimeoutMs = 15_000;
-/** Redirections to follow for a slot that moves; a healthy cluster needs one. */
+/** Long enough for a cluster to elect a new master. The reply to a batch takes milliseconds. */
+const replyTimeoutMs = 15_000;
+/** Redirections to follow for a moving slot; a healthy cluster needs a single redirection. */
 const maxRedirections = 5;
 /** Hash slots of a cluster. In a healthy cluster every slot has a master. */
 const slotsOfCluster = 16_384;
 
-/** Keys per SCAN, which blocks the server for some milliseconds. */
+/** Keys in a SCAN, which blocks the server for some milliseconds. */
 const scanCount = 5_000;
 
 type Single = Awaited<ReturnType<typeof singleClient>>;
 type Cluster = Awaited<ReturnType<typeof clusterClient>>;
 
 /**
- * Returns `redis://user@host:port/db` without the password: for messages, and as the keyring
+ * Returns `redis://user@host:port/db` without the password, for messages and as the keyring
  * account.
  */
-export function redisUrl(place: RedisEndpoint): string {
-  const { host, port } = place.clusterNodes[0] ?? place;
-  const scheme = place.tls === undefined ? "redis" : "rediss";
+export function redisUrl(endpoint: RedisEndpoint): string {
+  const { host, port } = endpoint.clusterNodes[0] ?? endpoint;
+  const scheme = endpoint.tls === undefined ? "redis" : "rediss";
   const name = host.includes(":") ? `[${host}]` : host;
-  return `${scheme}://${encodeURIComponent(place.username)}@${name}:${port}/${place.db}`;
+  return `${scheme}://${encodeURIComponent(endpoint.username)}@${name}:${port}/${endpoint.db}`;
 }
 
 export class RedisConnection {
   readonly url: string;
   readonly #single: Single | undefined;
   readonly #cluster: Cluster | undefined;
-  /** The last error of the connection: a command that fails because of it reports only "closed". */
+  /** The last error of the connection. A command that fails because of it reports only "closed". */
   readonly #trouble: Trouble;
 
   private constructor(
@@ -78,20 +78,20 @@ export class RedisConnection {
   /**
    * Connects, and detects a cluster as HiveMind's plugin does.
    *
-   * @throws {@link StoreError} io - no server answers
-   * @throws {@link StoreError} wrongPassphrase, passphraseUnavailable - the password is rejected or
-   *   missing
+   * @throws {@link StoreError} io - if no server responds
+   * @throws {@link StoreError} wrongPassphrase - if the password is rejected
+   * @throws {@link StoreError} passphraseUnavailable - if the server requires a password
    */
-  static async open(place: RedisEndpoint): Promise<RedisConnection> {
-    const url = redisUrl(place);
-    const options = await clientOptions(place);
-    if (place.clusterNodes.length === 0) {
-      const single = await singleClient(place, options);
+  static async open(endpoint: RedisEndpoint): Promise<RedisConnection> {
+    const url = redisUrl(endpoint);
+    const options = await clientOptions(endpoint);
+    if (endpoint.clusterNodes.length === 0) {
+      const single = await singleClient(endpoint, options);
       const connection = await RedisConnection.#connected(url, { single });
       if (!(await connection.#isOfCluster())) return connection;
       await connection.close();
     }
-    const cluster = await clusterClient(place, options);
+    const cluster = await clusterClient(endpoint, options);
     const connection = await RedisConnection.#connected(url, { cluster });
     if (Object.keys(cluster.slots).length === slotsOfCluster) return connection;
     await connection.close();
@@ -113,17 +113,19 @@ export class RedisConnection {
   }
 
   /**
-   * Sends a command to the node that serves `key`.
+   * Sends a command to the node of `key`.
    *
    * @throws {@link StoreError} if the server or the network fails
    */
   async send(key: string, command: string[]): Promise<unknown> {
-    return this.#answer(this.#sent(key, command));
+    return this.#awaitReply(this.#sent(key, command));
   }
 
-  /** Sends several commands in one pipeline; returns the replies in their order. */
+  /** Sends several commands in a pipeline. Returns the replies in the same order. */
   async sendAll(commands: readonly { key: string; command: string[] }[]): Promise<unknown[]> {
-    return this.#answer(Promise.all(commands.map(({ key, command }) => this.#sent(key, command))));
+    return this.#awaitReply(
+      Promise.all(commands.map(({ key, command }) => this.#sent(key, command))),
+    );
   }
 
   #sent(key: string, command: string[]): Promise<unknown> | undefined {
@@ -133,15 +135,15 @@ export class RedisConnection {
   }
 
   /**
-   * Yields all keys that match a pattern, in batches; a key that moves during the scan may appear
+   * Yields all keys that match a pattern, in batches. A key that moves during the scan may appear
    * twice.
    */
   async *scan(pattern: string): AsyncGenerator<string[]> {
-    for (const node of await this.#answer(this.#nodes())) {
+    for (const node of await this.#awaitReply(this.#nodes())) {
       let cursor = "0";
       do {
         const command = ["SCAN", cursor, "MATCH", pattern, "COUNT", String(scanCount)];
-        const [next, keys] = await this.#answer(node.sendCommand<[string, string[]]>(command));
+        const [next, keys] = await this.#awaitReply(node.sendCommand<[string, string[]]>(command));
         if (keys.length > 0) yield keys;
         cursor = next;
       } while (cursor !== "0");
@@ -149,7 +151,7 @@ export class RedisConnection {
   }
 
   async close(): Promise<void> {
-    // Every reply has arrived; do not wait for a server that may be gone.
+    // Every reply has arrived. Do not wait for a server that may no longer respond.
     if (this.#single?.isOpen) this.#single.destroy();
     if (this.#cluster?.isOpen) this.#cluster.destroy();
   }
@@ -160,7 +162,7 @@ export class RedisConnection {
     return Promise.all(cluster.masters.map((master) => cluster.nodeClient(master)));
   }
 
-  async #answer<Answer>(sent: Promise<Answer> | undefined): Promise<Answer> {
+  async #awaitReply<Reply>(sent: Promise<Reply> | undefined): Promise<Reply> {
     try {
       return await withinTime(sent);
     } catch (error) {
@@ -192,16 +194,16 @@ interface Trouble {
   last: unknown;
 }
 
-async function singleClient(place: RedisEndpoint, options: ClientOptions) {
+async function singleClient(endpoint: RedisEndpoint, options: ClientOptions) {
   const { createClient } = await import("@redis/client");
-  const { host, port, db } = place;
+  const { host, port, db } = endpoint;
   const socket = { ...options.socket, host, port };
   return createClient({ ...options, RESP: 2, database: db, socket });
 }
 
-async function clusterClient(place: RedisEndpoint, options: ClientOptions) {
+async function clusterClient(endpoint: RedisEndpoint, options: ClientOptions) {
   const { createCluster } = await import("@redis/client");
-  const nodes = place.clusterNodes.length > 0 ? place.clusterNodes : [place];
+  const nodes = endpoint.clusterNodes.length > 0 ? endpoint.clusterNodes : [endpoint];
   const rootNodes = nodes.map(({ host, port }) => ({
     ...options,
     socket: { ...options.socket, host, port },
@@ -212,11 +214,11 @@ async function clusterClient(place: RedisEndpoint, options: ClientOptions) {
 
 type ClientOptions = Awaited<ReturnType<typeof clientOptions>>;
 
-/** Options of every connection, including connections to nodes that a cluster names. */
-async function clientOptions(place: RedisEndpoint) {
-  const { password, username, retryAttempts, retryDelay } = place;
+/** Returns the options of every connection, including connections to other nodes of a cluster. */
+async function clientOptions(endpoint: RedisEndpoint) {
+  const { password, username, retryAttempts, retryDelay } = endpoint;
   const socket: RedisTcpSocketOptions = {
-    ...(place.tls && (await tlsOptions(place.tls))),
+    ...(endpoint.tls && (await tlsOptions(endpoint.tls))),
     connectTimeout: connectTimeoutMs,
     reconnectStrategy: (retries: number, cause: Error) =>
       retries >= retryAttempts ? cause : retryDelay * 1000 * 2 ** retries,
@@ -242,13 +244,13 @@ async function tlsOptions(tls: RedisTls) {
   };
 }
 
-async function withinTime<Answer>(sent: Promise<Answer> | undefined): Promise<Answer> {
+async function withinTime<Reply>(sent: Promise<Reply> | undefined): Promise<Reply> {
   if (sent === undefined) throw new Error("the connection is closed");
   let timer: NodeJS.Timeout | undefined;
   const late = new Promise<never>((_resolve, reject) => {
     timer = setTimeout(
-      () => reject(new Error(`no answer within ${answerTimeoutMs / 1000} seconds`)),
-      answerTimeoutMs,
+      () => reject(new Error(`no reply within ${replyTimeoutMs / 1000} seconds`)),
+      replyTimeoutMs,
     );
   });
   try {
@@ -258,7 +260,7 @@ async function withinTime<Answer>(sent: Promise<Answer> | undefined): Promise<An
   }
 }
 
-/** The first word of a Redis error reply is its code. */
+/** Returns whether the message is a Redis error reply, which begins with a code. */
 function isReply(message: string): boolean {
   return /^[A-Z]{3,} /.test(message);
 }
@@ -266,10 +268,10 @@ function isReply(message: string): boolean {
 function redisError(error: unknown, url: string, trouble: unknown): StoreError {
   if (error instanceof StoreError) return error;
   const messages = [error, trouble, (error as Error)?.cause].map((each) => messageOf(each));
-  const told = messages.find(isReply) ?? messages[0] ?? "";
-  const [word = ""] = told.split(" ");
+  const reply = messages.find(isReply) ?? messages[0] ?? "";
+  const [code = ""] = reply.split(" ");
   const options = { cause: error };
-  switch (word) {
+  switch (code) {
     case "WRONGPASS":
       return new StoreError("wrongPassphrase", `${url}: wrong password or unknown user`, options);
     case "NOAUTH":
@@ -278,7 +280,7 @@ function redisError(error: unknown, url: string, trouble: unknown): StoreError {
         hint: "Store it in the keyring or a file and name the source: --to-password-source or --from-password-source.",
       });
     case "NOPERM":
-      return new StoreError("io", `${url}: permission denied: ${told}`, options);
+      return new StoreError("io", `${url}: permission denied: ${reply}`, options);
     case "READONLY":
       return new StoreError("io", `${url} is a read-only replica`, {
         ...options,
@@ -290,7 +292,7 @@ function redisError(error: unknown, url: string, trouble: unknown): StoreError {
         hint: "Start its nodes (redis-cli CLUSTER INFO), then run the command again.",
       });
     case "WRONGTYPE":
-      return new StoreError("corrupted", `${url}: ${told.slice(word.length + 1)}`, {
+      return new StoreError("corrupted", `${url}: ${reply.slice(code.length + 1)}`, {
         ...options,
         hint: "Check the prefix (redis-cli TYPE KEY): another program may use it.",
       });
@@ -302,13 +304,13 @@ function redisError(error: unknown, url: string, trouble: unknown): StoreError {
     case "NOREPLICAS":
     case "MASTERDOWN":
     case "TRYAGAIN":
-      return new StoreError("io", `${url} refuses: ${told}`, options);
+      return new StoreError("io", `${url} refuses: ${reply}`, options);
   }
-  if (/^ERR (?:AUTH|invalid password)/i.test(told)) {
+  if (/^ERR (?:AUTH|invalid password)/i.test(reply)) {
     return new StoreError("wrongPassphrase", `${url}: the password is rejected`, options);
   }
-  // A closed connection does not report its cause, which was recorded before.
-  const reason = isReply(told) ? told : messageOf(trouble) || told;
+  // A closed connection does not report its cause, which was recorded earlier.
+  const reason = isReply(reply) ? reply : messageOf(trouble) || reply;
   return new StoreError("io", `cannot use Redis at ${url}: ${reason}`, {
     ...options,
     hint: "Check that it runs and is reachable: redis-cli -h HOST -p PORT ping",

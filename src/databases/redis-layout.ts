@@ -7,13 +7,12 @@
  *     P:name:<name>            sets of ids
  *     P:api_key:<api_key>
  *     P:idx:<id>               a hash for RediSearch, whose index the Python plugin creates
- *     P:count                  number of records, revoked records included
+ *     P:count                  number of records, including revoked records
  *     P:schema_version         written by newer plugins
- *     P:api_key_record:<key>   records by which the newest plugins admit clients, for a minute
- *     P:api_key_records        the same as one hash, in earlier versions
+ *     P:api_key_record:<key>   admission entry, by which the newest plugins admit a client
+ *     P:api_key_records        the same as a single hash, in earlier versions
  *
- * A cluster without a hash tag holds only the records, because the other keys would be in other
- * slots.
+ * A cluster without a hash tag has only the records: the other keys would be in other slots.
  *
  * Records are written by Lua scripts, which Redis runs atomically: a record, its indexes and its
  * admission entry change together or not at all. The record is written last.
@@ -50,15 +49,15 @@ export class RedisLayout {
   }
 
   /**
-   * Returns the id in the key of a record; undefined for other keys, as another prefix may begin
-   * like this one.
+   * Returns the id in the key of a record. Returns undefined for other keys, because another prefix
+   * may begin with this prefix.
    */
   idOf(key: string): number | undefined {
     const id = key.slice(this.#records.length);
     return /^-?\d+$/.test(id) ? Number(id) : undefined;
   }
 
-  /** The set of the ids with this value. */
+  /** Returns the key of the set of ids with this value. */
   index(field: "name" | "api_key", value: string): string {
     return `${this.#prefix}:${field}:${value}`;
   }
@@ -75,7 +74,7 @@ export class RedisLayout {
 /** A record to write. */
 export interface Write {
   id: number;
-  /** The record as it was read, empty for none, and as it will be written. */
+  /** The record as read, empty for no record, and as it will be written. */
   expected: string;
   text: string;
   before: Client | undefined;
@@ -95,8 +94,8 @@ export interface Call {
 }
 
 /**
- * Writes a record without indexes. Returns nil, or what it found instead of the expected record in
- * ARGV[1]; empty means none.
+ * Writes a record without indexes. Returns nil, or the value found instead of ARGV[1], the expected
+ * record; empty means no record.
  */
 export const writeRecord = script(`
   local found = redis.call('GET', KEYS[1]) or ''
@@ -110,11 +109,11 @@ export function recordCall(layout: RedisLayout, { id, expected, text }: Write): 
 }
 
 /**
- * Returns Lua that checks the types of all keys before anything is written: writes of a script stay
- * if a later command fails, for example on a key of another type. KEYS begin with the count and the
- * admissions.
+ * Returns Lua code that checks the types of all keys before anything is written. The writes of a
+ * script stay if a later command fails, for example on a key of another type. KEYS begin with the
+ * count and the admissions.
  *
- * @param kinds - types of the keys of a record, the record's own first; empty if any type will do
+ * @param kinds - types of a record's keys, the record's own first; empty for any type
  */
 function assertKinds(kinds: readonly string[]): string {
   return `
@@ -138,8 +137,8 @@ const keysAnInsert = 5;
 const argumentsAnInsert = 4;
 
 /**
- * Inserts new records with their indexes. Returns nil per record, or what it found instead and left
- * alone.
+ * Inserts new records with their indexes. Returns for each record nil, or the value found instead,
+ * which is left unchanged.
  */
 export const insertIndexed = script(`${assertKinds(["string", "set", "set", "hash", ""])}
   local records = {}
@@ -195,11 +194,11 @@ const argumentsAChange = 7;
 
 /**
  * Changes records that may exist. ARGV[1] states whether an unexpected record prevents all writes;
- * then the current value of each is returned.
+ * if so, the current value of each is returned.
  */
 export const changeIndexed =
   script(`${assertKinds(["string", "set", "set", "set", "set", "hash", "", ""])}
-  local records, answers = {}, {}
+  local records, replies = {}, {}
   for i = 3, #KEYS, ${keysAChange} do records[#records + 1] = KEYS[i] end
   local found = redis.call('MGET', unpack(records))
   local differ = false
@@ -213,9 +212,9 @@ export const changeIndexed =
       unpack(KEYS, 3 + (i - 1) * ${keysAChange}, 2 + i * ${keysAChange})
     local expected, text, id, name, api_key, old_api_key, revoking =
       unpack(ARGV, 2 + (i - 1) * ${argumentsAChange}, 1 + i * ${argumentsAChange})
-    answers[i] = found[i]
+    replies[i] = found[i]
     if found[i] == expected then
-      answers[i] = false
+      replies[i] = false
       if revoking ~= '' or old_name ~= new_name then redis.call('SREM', old_name, id) end
       if revoking == '' and (expected == '' or old_name ~= new_name) then redis.call('SADD', new_name, id) end
       if old_key ~= new_key then redis.call('SREM', old_key, id) end
@@ -227,7 +226,7 @@ export const changeIndexed =
       redis.call('SET', record, text)
     end
   end
-  return answers
+  return replies
 `);
 
 export function changeCall(layout: RedisLayout, writes: readonly Write[], together: boolean): Call {

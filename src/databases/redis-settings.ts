@@ -7,7 +7,9 @@ export const redisPluginName = "hivemind-redis-db-plugin";
 
 const port = z.int().check(z.minimum(1), z.maximum(65_535));
 
-/** All settings of the Python plugin; those for its own pool and caches have no effect here. */
+/**
+ * All settings of the Python plugin. The settings of its own pool and caches have no effect here.
+ */
 const schema = z.strictObject({
   host: z._default(z.string().check(z.minLength(1)), "127.0.0.1"),
   port: z._default(port, 6379),
@@ -46,7 +48,7 @@ export interface Namespace extends RedisEndpoint {
   tagged: boolean;
 }
 
-/** @throws {@link StoreError} usage - a setting is invalid */
+/** @throws {@link StoreError} usage - if a setting is invalid */
 export function readEndpoint(config: DatabaseConfig): Namespace {
   const settings = readConfig(redisPluginName, schema, config);
   const tag = settings.cluster_hash_tag?.trim();

@@ -1,8 +1,8 @@
 /**
  * HiveMind's Redis store, on a server or a cluster; `redis-layout` describes its keys.
  *
- * A record is written only if it is what this process last read. If another process has changed it,
- * it is read and decided again, never overwritten blindly.
+ * A record is written only if it is unchanged since this process read it. If another process has
+ * changed it, the record is read and decided again, never overwritten blindly.
  */
 import { setTimeout as sleep } from "node:timers/promises";
 import { blacklistKeys, type Client, isRevoked, revokedApiKey } from "../client/client.js";
@@ -36,21 +36,23 @@ import {
 } from "./redis-layout.js";
 import { type Namespace, readEndpoint } from "./redis-settings.js";
 
-/** Records per round trip: some hundred kilobytes, some milliseconds of server time. */
+/** Records in a round trip: some hundred kilobytes, some milliseconds of server time. */
 const batchSize = 200;
 /** Batches in flight: the server processes a batch while the next is prepared. */
 const batchesAhead = 2;
 
 export const redisPlugin: DatabasePlugin = {
   place(config) {
-    const place = readEndpoint(config);
-    return place.prefix === "client" ? redisUrl(place) : `${redisUrl(place)}#${place.prefix}`;
+    const endpoint = readEndpoint(config);
+    return endpoint.prefix === "client"
+      ? redisUrl(endpoint)
+      : `${redisUrl(endpoint)}#${endpoint.prefix}`;
   },
   async open(config) {
-    const place = readEndpoint(config);
-    const connection = await RedisConnection.open(place);
+    const endpoint = readEndpoint(config);
+    const connection = await RedisConnection.open(endpoint);
     try {
-      const database = new RedisDatabase(connection, place);
+      const database = new RedisDatabase(connection, endpoint);
       await database.sync();
       return database;
     } catch (error) {
@@ -62,20 +64,20 @@ export const redisPlugin: DatabasePlugin = {
 
 class RedisDatabase extends BaseDatabase {
   readonly #connection: RedisConnection;
-  readonly #place: Namespace;
+  readonly #namespace: Namespace;
   readonly #layout: RedisLayout;
-  #shape: RecordShape = "released";
+  #shape: RecordShape = "HiveMind 4";
 
-  constructor(connection: RedisConnection, place: Namespace) {
+  constructor(connection: RedisConnection, namespace: Namespace) {
     super();
     this.#connection = connection;
-    this.#place = place;
-    this.#layout = new RedisLayout(place.prefix);
+    this.#namespace = namespace;
+    this.#layout = new RedisLayout(namespace.prefix);
   }
 
-  /** Whether indexes and counters exist beside the records. */
+  /** Whether indexes and counters exist next to the records. */
   get #indexed(): boolean {
-    return !this.#connection.isCluster || this.#place.tagged;
+    return !this.#connection.isCluster || this.#namespace.tagged;
   }
 
   addItem(client: Client): Promise<void> {
@@ -111,9 +113,9 @@ class RedisDatabase extends BaseDatabase {
   }
 
   /**
-   * Atomic if indexes and records are in the same slot. On a cluster without a hash tag the old
-   * client is revoked first, so that an interruption admits no client by accident and the call can
-   * be repeated.
+   * Replaces a client, atomically if indexes and records are in the same slot. On a cluster without
+   * a hash tag, revokes the old client first: an interruption then admits no client by accident,
+   * and the call can be repeated.
    */
   override async replaceItem(old: Client, replacement: Client): Promise<void> {
     const [from, to] = [old.client_id, replacement.client_id];
@@ -183,7 +185,7 @@ class RedisDatabase extends BaseDatabase {
     return holds;
   }
 
-  /** Returns the count that the Python plugin keeps; counts the records if there is none. */
+  /** Returns the Python plugin's count, or counts the records if there is none. */
   async size(): Promise<number> {
     if (this.#indexed) {
       const count = await this.#get(this.#layout.count);
@@ -196,7 +198,7 @@ class RedisDatabase extends BaseDatabase {
     return count;
   }
 
-  /** Yields clients ordered by id; reads the next batch while the current one is used. */
+  /** Yields clients ordered by id. Reads the next batch while the current batch is used. */
   async *[Symbol.asyncIterator](): AsyncGenerator<Client> {
     let next: Promise<(string | null)[]> | undefined;
     let nextIds: number[] = [];
@@ -244,18 +246,18 @@ class RedisDatabase extends BaseDatabase {
     return this.#connection.close();
   }
 
-  /** Inserts first: finding out which records exist costs as much as writing them. */
+  /** Inserts first: finding existing records costs as much as writing them. */
   async #put(clients: readonly Client[]): Promise<void> {
-    // The later of two with the same id wins.
+    // The later of two clients with the same id wins.
     const byId = new Map(clients.map((client) => [client.client_id, withName(client)]));
     const writes: Write[] = [];
     for (const [id, client] of byId) {
       const text = this.#format(this.#encode(client));
       writes.push({ id, expected: "", text, before: undefined, client, revoking: false });
     }
-    const answers = await this.#insert(writes);
-    const taken = writes.flatMap(({ id }, index) => (answers[index] === null ? [] : [id]));
-    const found = answers.filter((answer) => answer !== null);
+    const replies = await this.#insert(writes);
+    const taken = writes.flatMap(({ id }, index) => (replies[index] === null ? [] : [id]));
+    const found = replies.filter((reply) => reply !== null);
     const decide: Decide = (id) => {
       const client = byId.get(id);
       return client && { client };
@@ -264,13 +266,13 @@ class RedisDatabase extends BaseDatabase {
   }
 
   /**
-   * Changes records to what `decide` returns for each, and creates new ones. A record that another
-   * process has changed is decided again; a record that another process is creating is waited for
+   * Changes records to the result of `decide` for each, and creates new records. A record changed
+   * by another process is decided again. A record being created by another process is waited for
    * and never overwritten.
    *
    * @param options.found - current values, if known
    * @param options.together - whether to write all or none
-   * @throws {@link StoreError} inUse - a record stays locked by another process for too long
+   * @throws {@link StoreError} inUse - if another process is writing a record for too long
    */
   async #change(
     ids: readonly number[],
@@ -282,7 +284,7 @@ class RedisDatabase extends BaseDatabase {
       options.rewrite ?? ((record, client) => changeRecord(record, client, this.#shape));
     let pending = [...ids];
     let found = options.found ?? (await this.#raw(pending));
-    const attempts = this.#place.retryAttempts + 2;
+    const attempts = this.#namespace.retryAttempts + 2;
     for (let attempt = 0; pending.length > 0; attempt++) {
       if (attempt === attempts) {
         throw new StoreError(
@@ -291,13 +293,13 @@ class RedisDatabase extends BaseDatabase {
           { hint: "Try again in half a minute: an abandoned write expires by then." },
         );
       }
-      if (attempt > 0) await sleep(this.#place.retryDelay * 1000);
+      if (attempt > 0) await sleep(this.#namespace.retryDelay * 1000);
       const writes: Write[] = [];
-      let beingMade: number[] = [];
+      let beingCreated: number[] = [];
       for (const [index, id] of pending.entries()) {
         const text = found[index] ?? null;
         if (text === creationMarker) {
-          beingMade.push(id);
+          beingCreated.push(id);
           continue;
         }
         const record = text === null || text === "" ? undefined : this.#parse(id, text);
@@ -312,26 +314,26 @@ class RedisDatabase extends BaseDatabase {
           text: this.#format(written),
         });
       }
-      if (together && beingMade.length > 0) {
-        beingMade = pending;
+      if (together && beingCreated.length > 0) {
+        beingCreated = pending;
         writes.length = 0;
       }
-      const answers = await this.#write(writes, together);
-      const overtaken = writes.filter((_write, index) => answers[index] !== null);
-      const others = answers.flatMap((answer) => (answer === null ? [] : [answer || null]));
-      pending = [...overtaken.map(({ id }) => id), ...beingMade];
-      found = [...others, ...(await this.#raw(beingMade))];
+      const replies = await this.#write(writes, together);
+      const overtaken = writes.filter((_write, index) => replies[index] !== null);
+      const others = replies.flatMap((reply) => (reply === null ? [] : [reply || null]));
+      pending = [...overtaken.map(({ id }) => id), ...beingCreated];
+      found = [...others, ...(await this.#raw(beingCreated))];
     }
   }
 
   /**
-   * On a cluster without a hash tag HiveMind 5 cannot migrate records, which would take more than
-   * one slot, and fails if it has to. Empty lists are left out there, which means the same to
+   * Encodes a client. On a cluster without a hash tag, HiveMind 5 cannot migrate records over
+   * several slots, and fails if it has to. Empty lists are omitted there, with the same meaning to
    * HiveMind 4.
    */
   #encode(client: Client): JsonObject {
     const record = encodeRecord(client, this.#shape);
-    if (this.#indexed || this.#shape !== "released") return record;
+    if (this.#indexed || this.#shape !== "HiveMind 4") return record;
     for (const key of blacklistKeys) {
       if (sameJson(record[key] ?? null, [])) delete record[key];
     }
@@ -343,40 +345,40 @@ class RedisDatabase extends BaseDatabase {
     return formatJson(record, { sortKeys: true, ascii: false });
   }
 
-  /** Returns null per record that was written, else the unexpected record. */
+  /** Returns null for each written record, else the unexpected record. */
   async #insert(writes: readonly Write[]): Promise<(string | null)[]> {
     if (writes.length === 0) return [];
-    if (!this.#indexed) return this.#writeAlone(writes);
-    const [answers] = await this.#run(insertIndexed, [insertCall(this.#layout, writes)]);
-    return answers as (string | null)[];
+    if (!this.#indexed) return this.#writeSeparately(writes);
+    const [replies] = await this.#run(insertIndexed, [insertCall(this.#layout, writes)]);
+    return replies as (string | null)[];
   }
 
-  /** Returns null per record that was written, else the record that was found instead. */
+  /** Returns null for each written record, else the record found instead. */
   async #write(writes: readonly Write[], together: boolean): Promise<(string | null)[]> {
     if (writes.length === 0) return [];
-    if (!this.#indexed) return this.#writeAlone(writes);
-    const [answers] = await this.#run(changeIndexed, [changeCall(this.#layout, writes, together)]);
-    return answers as (string | null)[];
+    if (!this.#indexed) return this.#writeSeparately(writes);
+    const [replies] = await this.#run(changeIndexed, [changeCall(this.#layout, writes, together)]);
+    return replies as (string | null)[];
   }
 
-  /** Writes records that are each in a slot of their own. */
-  async #writeAlone(writes: readonly Write[]): Promise<(string | null)[]> {
+  /** Writes records in separate slots. */
+  async #writeSeparately(writes: readonly Write[]): Promise<(string | null)[]> {
     const { admissions } = this.#layout;
     const oldKeys = writes.flatMap(({ before }) => (before === undefined ? [] : [before.api_key]));
     const newKeys = writes.map(({ client }) => client.api_key);
     const forget = ["HDEL", admissions, ...oldKeys, ...newKeys];
-    // Admission entries are in another slot and not covered by the script: delete them before, and
-    // again after for entries that were read in between.
+    // Admission entries are in another slot, outside the script. Delete them before, and again
+    // after for entries read in between.
     await this.#connection.send(admissions, forget);
     const calls = writes.map((write) => recordCall(this.#layout, write));
-    const answers = await this.#run(writeRecord, calls);
+    const replies = await this.#run(writeRecord, calls);
     await this.#connection.send(admissions, forget);
-    return answers as (string | null)[];
+    return replies as (string | null)[];
   }
 
   /**
-   * Runs a script by its hash, or by its text if the server does not know it. Repeating a script
-   * finds what it wrote the first time.
+   * Runs a script by its hash, or by its text if the server does not know it. A repeated script
+   * finds the writes of its first run.
    */
   async #run({ text, sha }: Script, calls: readonly Call[]): Promise<unknown[]> {
     const run = (...command: string[]) =>
@@ -394,7 +396,7 @@ class RedisDatabase extends BaseDatabase {
     }
   }
 
-  /** Returns the records with these ids that exist. */
+  /** Returns the existing records with these ids. */
   async #load(ids: readonly number[]): Promise<Client[]> {
     return (await this.getClientsById(ids)).filter((client) => client !== undefined);
   }
@@ -413,10 +415,10 @@ class RedisDatabase extends BaseDatabase {
   async #raw(ids: readonly number[]): Promise<(string | null)[]> {
     if (ids.length === 0) return [];
     const keys = ids.map((id) => this.#layout.record(id));
-    const answers = this.#indexed
+    const replies = this.#indexed
       ? await this.#connection.send(keys[0] ?? "", ["MGET", ...keys])
       : await this.#connection.sendAll(keys.map((key) => ({ key, command: ["GET", key] })));
-    return answers as (string | null)[];
+    return replies as (string | null)[];
   }
 
   async #get(key: string): Promise<string | null> {
@@ -425,7 +427,7 @@ class RedisDatabase extends BaseDatabase {
 
   /**
    * Yields the ids of all records in ascending order, in batches. SCAN returns them unordered and
-   * some twice; a store on disk is written sequentially if they come in order.
+   * some twice; in order, a store on disk is written sequentially.
    */
   async *#ids(): AsyncGenerator<number[]> {
     const ids = new IdSet();
@@ -469,7 +471,7 @@ type Decide = (
 
 type Rewrite = (record: JsonObject, client: Client) => JsonObject;
 
-/** Revokes a client as the Python plugin does: other fields of the record are kept. */
+/** Revokes a client as the Python plugin does, and keeps other fields of the record. */
 function revoke(id: number, before: Client | undefined): { client: Client; revoking: boolean } {
   if (before === undefined) throw noSuchClient(id);
   const { crypto_key: _, ...metadata } = before.metadata;
@@ -482,8 +484,8 @@ function isRecord(text: string | null | undefined): text is string {
 }
 
 /**
- * The Python plugin cannot write a client whose name is None to Redis, so it could not change or
- * revoke it.
+ * Returns the client with a name. In Redis, the Python plugin cannot write a client whose name is
+ * None, so it could not change or revoke such a client.
  */
 function withName(client: Client): Client {
   return client.name === null ? { ...client, name: "" } : client;

@@ -1,4 +1,4 @@
-/** All database plugins by name: those of this package, and those of other packages. */
+/** All database plugins by name, of this package and of other packages. */
 import type { Database } from "../client/database.js";
 import { StoreError } from "../errors.js";
 import { type PassphraseSource, parseSource, readPassphrases } from "../keys/source.js";
@@ -9,7 +9,7 @@ import { redisPlugin } from "./redis.js";
 import { redisPluginName } from "./redis-settings.js";
 import { sqlcipherPlugin, sqlcipherPluginName, sqlitePlugin, sqlitePluginName } from "./sqlite.js";
 
-/** A plugin of another package cannot take one of these names. */
+/** The plugins of this package. A plugin of another package cannot use their names. */
 const ownPlugins: Readonly<Record<string, DatabasePlugin>> = {
   [sqlcipherPluginName]: sqlcipherPlugin,
   [sqlitePluginName]: sqlitePlugin,
@@ -19,9 +19,7 @@ const ownPlugins: Readonly<Record<string, DatabasePlugin>> = {
 
 export const ownPluginNames: readonly string[] = Object.keys(ownPlugins);
 
-/**
- * Finds the plugins of other packages; a plugin with a name of this package is marked as unusable.
- */
+/** Finds the plugins of other packages. Marks a plugin with a name of this package as unusable. */
 export async function otherPlugins(): Promise<FoundPlugin[]> {
   return (await findPlugins()).map((found) =>
     Object.hasOwn(ownPlugins, found.name)
@@ -34,7 +32,8 @@ export async function otherPlugins(): Promise<FoundPlugin[]> {
  * Returns a plugin by its name. A plugin of another package is loaded now, and runs with this
  * program's rights.
  *
- * @throws {@link StoreError} usage - there is no plugin of this name; failed - it cannot be loaded
+ * @throws {@link StoreError} usage - if there is no plugin of this name
+ * @throws {@link StoreError} failed - if the plugin cannot be loaded
  */
 async function getPlugin(name: string): Promise<DatabasePlugin> {
   const own = Object.hasOwn(ownPlugins, name) ? ownPlugins[name] : undefined;
@@ -56,16 +55,16 @@ export async function locationOf(name: string, config: DatabaseConfig): Promise<
 }
 
 /** Opens any of the databases. */
-// biome-ignore lint/complexity/noStaticOnlyClass: the name by which HiveMind's own factory is known.
+// biome-ignore lint/complexity/noStaticOnlyClass: HiveMind's own factory has this name.
 export class DatabaseFactory {
   /**
-   * Opens a database; creates it by default if it does not exist, as HiveMind's own plugins do.
+   * Opens a database. By default creates it if it does not exist, as HiveMind's own plugins do.
    *
    * @param name - the plugin's name
    * @param config - `database.<name>` of `server.json`. Instead of `password`, `password_source`
    *   (`keyring`, `file:PATH`, `command:CMD`, `credential[:NAME]`) names its source; the keyring
    *   account is the database's location
-   * @throws {@link StoreError} usage - there is no plugin of this name, or a setting is invalid
+   * @throws {@link StoreError} usage - if there is no plugin of this name, or a setting is invalid
    * @example
    *     await using redis = await DatabaseFactory.create("hivemind-redis-db-plugin", { host });
    */
@@ -75,7 +74,7 @@ export class DatabaseFactory {
     options: OpenOptions = { mode: "create" },
   ): Promise<Database> {
     const plugin = await getPlugin(name);
-    // The encrypted store has several generations of its passphrase.
+    // The encrypted store reads several generations of its passphrase itself.
     const settings = plugin === sqlcipherPlugin ? config : await withPassword(plugin, name, config);
     return plugin.open(settings, options);
   }
@@ -95,10 +94,10 @@ async function withPassword(
 }
 
 /**
- * Reads the password of the database with these settings from its source.
+ * Reads the password of a database from its source.
  *
- * @throws {@link StoreError} passphraseUnavailable - there is no password; the hint names the
- *   command that stores it
+ * @throws {@link StoreError} passphraseUnavailable - if there is no password; the hint has the
+ *   command to store it
  */
 export async function databasePassword(
   name: string,
@@ -123,8 +122,8 @@ async function readPassword(
     if (source.kind !== "keyring") throw error;
     throw new StoreError("passphraseUnavailable", error.message, {
       cause: error,
-      // Without its last two arguments secret-tool creates an entry that keytar does not find.
-      hint: `secret-tool store --label=HiveMind service hivemind-sqlcipher account '${account}' xdg:schema org.freedesktop.Secret.Generic`,
+      // Without its last two arguments, secret-tool creates an entry that keytar does not find.
+      hint: `Store it: secret-tool store --label=HiveMind service hivemind-sqlcipher account '${account}' xdg:schema org.freedesktop.Secret.Generic`,
     });
   }
   throw new StoreError("passphraseUnavailable", `no password is stored for ${account}`);

@@ -30,8 +30,8 @@ const encryptedSchema = z.extend(plainSchema, {
   /** The passphrase itself, for a program that has it. */
   password: z.optional(z.string().check(z.minLength(1))),
   /**
-   * The source of the passphrase otherwise: `keyring` (default), `file:PATH`, `command:CMD`,
-   * `credential[:NAME]`.
+   * Without `password`, the source of the passphrase: `keyring` (default), `file:PATH`,
+   * `command:CMD`, `credential[:NAME]`.
    */
   password_source: z.optional(z.string()),
   /** False to keep no derived key in the keyring. */
@@ -53,7 +53,7 @@ export const sqlcipherPlugin: DatabasePlugin = {
   async open(config, { mode }) {
     const settings = readConfig(sqlcipherPluginName, encryptedSchema, config);
     const path = await pathOf(settings);
-    // Read-write also for reading: SQLite leaves sidecars behind a WAL store that is opened
+    // Open it for writing also to read: SQLite leaves sidecars behind after opening a WAL store
     // read-only.
     if (settings.password === undefined) {
       const source = parseSource(settings.password_source ?? "keyring");
@@ -70,7 +70,7 @@ export const sqlcipherPlugin: DatabasePlugin = {
   },
 };
 
-/** `clients.db` in plain text, as HiveMind's plugin keeps it without a password. */
+/** `clients.db` in plain text, as in HiveMind's plugin without a password. */
 export const sqlitePlugin: DatabasePlugin = {
   place: (config) => pathOf(readConfig(sqlitePluginName, plainSchema, withoutEmpty(config))),
   async open(config, { mode }): Promise<Database> {
@@ -82,7 +82,7 @@ export const sqlitePlugin: DatabasePlugin = {
       await createPlaintext(path);
     } else if (format !== "plaintext") {
       throw new StoreError("refused", `${path} is encrypted or not an SQLite database`, {
-        hint: `An encrypted store needs the plugin ${sqlcipherPluginName}`,
+        hint: `Use the plugin ${sqlcipherPluginName} for an encrypted store.`,
       });
     }
     const connection = await Connection.open(path, { mode: "readwrite" });
@@ -95,17 +95,17 @@ export const sqlitePlugin: DatabasePlugin = {
   },
 };
 
-/** An empty password means none to upstream's plugin. */
+/** Returns the settings without an empty password, which means no password to the hub's plugin. */
 function withoutEmpty({ password, ...config }: DatabaseConfig): DatabaseConfig {
   if (password === undefined || password === null || password === "") return config;
   throw new StoreError("refused", `${sqlitePluginName} keeps its store in plain text`, {
-    hint: `A store with a password needs the plugin ${sqlcipherPluginName}`,
+    hint: `Use the plugin ${sqlcipherPluginName} for a store with a password.`,
   });
 }
 
 /**
- * Creates schema 0, which every hub reads with its blacklists: HiveMind 4 enforces the columns,
- * HiveMind 5 migrates them when it opens the store.
+ * Creates a store of schema 0. Every hub reads it with its blacklists: HiveMind 4 enforces the
+ * columns, HiveMind 5 migrates them when it opens the store.
  */
 async function createPlaintext(path: string): Promise<void> {
   await makeDirectory(dirname(path));

@@ -1,10 +1,11 @@
 /**
  * Reads and writes clients as CSV, in the hub's columns.
  *
- * `hivemind-core export-clients` quotes nothing: a comma in a name looks like a separator, `None` means
- * no value, and booleans are `True` and `False`. A row of such a file is accepted only if it has one
- * possible reading. Any other file is read by RFC 4180, with the separator, line end and spelling of
- * booleans that it uses: spreadsheets change all three when they save the hub's file.
+ * `hivemind-core export-clients` quotes nothing: a comma in a name looks like a separator, `None`
+ * means no value, and booleans are `True` and `False`. A row of such a file is accepted only if it
+ * has a single possible reading. Any other file is read by RFC 4180. Its separator, line end and
+ * spelling of booleans may vary, because spreadsheets change all three when they save the hub's
+ * file.
  */
 import { parse } from "csv-parse/sync";
 import type { Client } from "../client/client.js";
@@ -19,12 +20,12 @@ const hubHeaders = [columns, columns.slice(0, 5)].map((header) => header.join(",
 
 const separators = [",", ";", "\t", "|"] as const;
 
-/** Lines; a quote that stays open for longer is an error in the file. */
+/** The maximal number of lines of a quoted value; a longer value is an error in the file. */
 const mostLines = 1_000;
 
 type Value = string | null;
 
-/** Returns the header; without secrets it has no keys and passwords. */
+/** Returns the header. Without secrets, it has no columns for keys and passwords. */
 export function csvHeader(secrets: boolean): string {
   return csvLine(secrets ? columns : columns.slice(0, 3));
 }
@@ -43,7 +44,7 @@ export function csvLine(values: readonly (string | null)[]): string {
 /**
  * Reads clients from CSV, line by line.
  *
- * @throws {@link StoreError} refused - the header has other columns, or no access keys
+ * @throws {@link StoreError} refused - if the header has other columns, or no access keys
  */
 export async function* readCsv(
   lines: AsyncIterator<string>,
@@ -72,11 +73,11 @@ async function* readHubRows(
   }
 }
 
-/** Returns the values of a row below the hub's header, or the reason if it has not one reading. */
+/** Returns the values of a row below the hub's header, or the reason if the row is ambiguous. */
 function readHubRow(line: string, width: number): Value[] | string {
   const parts = line.split(",");
   const quoted = quotedReading(line, width, ",");
-  // The hub writes True or False. Without them a spreadsheet has saved the row, by RFC 4180.
+  // The hub writes True or False. Without them, a spreadsheet has saved the row by RFC 4180.
   const ways = waysToRead(parts, width);
   if (ways === 0) return quoted ?? "not a row with these columns";
   const plain = ways === 1 ? plainReading(parts, width) : undefined;
@@ -90,14 +91,14 @@ function readHubRow(line: string, width: number): Value[] | string {
 
 /**
  * Counts the readings of an unquoted row: id and name precede `True` or `False`, the other columns
- * follow it, and every column but the id may hold commas.
+ * follow it, and every column except the id may contain commas.
  */
 function waysToRead(parts: readonly string[], width: number): number {
   const after = width - 3;
   let ways = 0;
   for (const at of admins(parts)) {
     const left = parts.length - 1 - at;
-    // Choose the commas of the rest that separate its columns.
+    // Choose the separators of the remaining columns among the remaining commas.
     if (after === 2) ways += Math.max(0, left - 1);
     else if (left >= after) ways += ((left - 1) * (left - 2)) / 2;
   }
@@ -123,7 +124,7 @@ function quotedReading(line: string, width: number, separator: string): Value[] 
   return values?.length === width ? values : undefined;
 }
 
-/** Returns the values of a record; undefined if it is malformed by RFC 4180. */
+/** Returns the values of a record, or undefined if it is malformed by RFC 4180. */
 function quotedValues(text: string, separator: string): Value[] | undefined {
   try {
     const records = parse(text, {
@@ -138,7 +139,7 @@ function quotedValues(text: string, separator: string): Value[] | undefined {
   }
 }
 
-/** Unquoted, an empty value and the hub's `None` mean null. */
+/** Returns null for an unquoted empty value and for the hub's unquoted `None`. */
 function nullIfBare(value: string, { quoting }: { quoting: boolean }): Value {
   return !quoting && (value === "" || value === "None") ? null : value;
 }
@@ -164,7 +165,10 @@ async function* readQuotedRows(
   }
 }
 
-/** Yields records with the line of their start; a record continues over a line end while a quote is open. */
+/**
+ * Yields records with the number of their first line. An open quote continues a record over a line
+ * end.
+ */
 async function* quotedRecords(
   lines: AsyncIterator<string>,
   first: string,
@@ -187,7 +191,7 @@ async function* quotedRecords(
   if (open) yield { text: parts.join(""), line: began };
 }
 
-/** The separator with which most of the header's names are known columns. */
+/** Returns the separator that yields the most known columns in the header. */
 function separatorOf(header: string): string {
   const known = (separator: string) =>
     (quotedValues(header, separator) ?? []).filter((name) => isColumn(name?.trim() ?? "")).length;
@@ -198,7 +202,7 @@ function isColumn(name: string): boolean {
   return (columns as readonly string[]).includes(name);
 }
 
-/** A spreadsheet saves an empty row as separators only. */
+/** Returns whether a row is empty. A spreadsheet saves an empty row as separators only. */
 function isBlank(values: readonly Value[]): boolean {
   return values.every((value) => value === null || value.trim() === "");
 }
@@ -256,7 +260,7 @@ function fromValues(
   });
 }
 
-/** `1.23457E+31`; a decimal comma comes from some locales. */
+/** Matches `1.23457E+31`. Some locales have a decimal comma. */
 const scientific = /^\d(?:[.,]\d+)?E[+-]?\d+$/i;
 
 function wholeNumber(text: string): number | null {
@@ -264,7 +268,7 @@ function wholeNumber(text: string): number | null {
   return /^-?\d+$/.test(text) && Number.isSafeInteger(value) ? value : null;
 }
 
-/** Accepts the spellings that spreadsheets and other programs write. */
+/** Parses a boolean in the spellings of spreadsheets and other programs. */
 function truth(text: string): boolean | null {
   if (/^(?:true|yes|y|t|on|1)$/i.test(text.trim())) return true;
   return /^(?:false|no|n|f|off|0)$/i.test(text.trim()) ? false : null;

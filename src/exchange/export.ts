@@ -12,8 +12,8 @@ export interface ExportOptions {
   readonly clients: AsyncIterable<Client>;
   readonly format: Format;
   /**
-   * Whether access keys, passwords, crypto keys and revoked clients are included, so that the
-   * export can be imported. Without them it is a list of the active clients.
+   * Whether to include access keys, passwords, crypto keys and revoked clients. Only such an export
+   * can be imported; without secrets it is a list of the active clients.
    */
   readonly secrets: boolean;
   readonly progress?: (done: number) => void;
@@ -23,7 +23,7 @@ export interface ExportOptions {
 /** Characters per piece, approximately. */
 const pieceLength = 64 * 1024;
 
-/** Yields the export in pieces and reports to `progress` how many clients they hold so far. */
+/** Yields the export in pieces and reports the number of clients so far to `progress`. */
 export async function* exportText(options: ExportOptions): AsyncGenerator<string> {
   const { format, secrets, progress = () => {}, signal } = options;
   let piece = format === "csv" ? csvHeader(secrets) : '{"clients": [';
@@ -48,20 +48,21 @@ function record(client: Client, secrets: boolean): string {
   return formatJson(shown, { sortKeys: true, ascii: false });
 }
 
-/** Returns the path of an export: in a directory, the hub's file name for it. */
+/** Returns the path of an export: in a directory, the hub's file name. */
 export async function exportPath(path: string, format: Format): Promise<string> {
   try {
     return (await stat(path)).isDirectory() ? join(path, `hivemind_clients.${format}`) : path;
   } catch (error) {
     if (hasCode(error, "ENOENT")) return path;
-    throw systemError(error, `cannot look at ${path}`);
+    throw systemError(error, `cannot access ${path}`);
   }
 }
 
 /**
- * Writes an export to a new file, mode 0600, which gets its name when it is complete.
+ * Writes an export to a new file with mode 0600. The file gets its name when it is complete.
  *
- * @throws {@link StoreError} refused - the path exists; io - the file cannot be written
+ * @throws {@link StoreError} refused - if the path exists
+ * @throws {@link StoreError} io - if the file cannot be written
  */
 export async function exportToFile(path: string, text: AsyncIterable<string>): Promise<void> {
   const staged = stagedName(path);

@@ -1,4 +1,4 @@
-/** A row or a record of a file that describes a client. */
+/** A row or record of a file, which describes a client. */
 import { type Client, clientSchema, newClient } from "../client/client.js";
 
 export interface ImportRow {
@@ -6,13 +6,13 @@ export interface ImportRow {
   readonly where: string;
   /** Undefined if the client gets the next free id. */
   readonly id: number | undefined;
-  /** The client as it would be if it were new; `client_id` has no meaning if `id` is undefined. */
+  /** The client as if it were new. Its `client_id` has no meaning if `id` is undefined. */
   readonly client: Client;
-  /** The fields that the file contains; an existing client keeps the others. */
+  /** The fields in the file. An existing client keeps the others. */
   readonly given: readonly (keyof Client)[];
 }
 
-/** A row that cannot be imported; the reason holds none of its values. */
+/** A row that cannot be imported. The reason contains none of its values. */
 export interface RejectedRow {
   readonly where: string;
   readonly why: string;
@@ -25,12 +25,14 @@ const permissionFields = [
   "can_propagate",
 ] as const;
 
-/** Returns whether the row states every permission; a new client gets defaults for the others. */
+/**
+ * Returns whether the row has every permission. A new client gets defaults for missing permissions.
+ */
 export function hasPermissions(incoming: ImportRow): boolean {
   return permissionFields.every((field) => incoming.given.includes(field));
 }
 
-/** Returns the row if the store can hold its client, else the reason why not. */
+/** Returns the row if the store can hold its client, else the reason for its rejection. */
 export function toImportRow(
   where: string,
   id: number | undefined,

@@ -17,10 +17,10 @@ import { linesOf } from "./text.js";
 export type Format = "csv" | "json";
 
 /**
- * Rows written in one transaction while another process has the store open. They take less than
- * half a second; a hub waits five seconds for the lock.
+ * Rows in a transaction while another process has the store open. They take less than half a
+ * second; a hub waits five seconds for the lock.
  */
-const mostBesideOthers = { added: 10_000, changed: 1_000 };
+const sharedLimits = { added: 10_000, changed: 1_000 };
 
 /** New rows between two checks of the abort signal. */
 const rowsAStep = 500;
@@ -33,19 +33,19 @@ export interface ImportOptions {
   /** A path, or the bytes of the file. */
   readonly file: string | AsyncIterable<Uint8Array>;
   /**
-   * Whether to change clients whose access key exists, and to revoke clients that the file has
-   * revoked.
+   * Whether to change clients with a known access key, and to revoke clients that are revoked in
+   * the file.
    */
   readonly update?: boolean;
   readonly progress?: Progress;
   readonly signal?: AbortSignal;
 }
 
-/** A client that could do more after an import than before. */
+/** A client with more permissions after an import than before. */
 export interface Widened {
   readonly client_id: number;
   readonly name: string | null;
-  /** The fields that widen its permissions. */
+  /** The fields that extend its permissions. */
   readonly fields: readonly string[];
 }
 
@@ -56,10 +56,11 @@ export interface ReadImport {
 }
 
 /**
- * Reads a file and plans its import. Writes nothing. Rows that are rejected are part of the plan.
+ * Reads a file and plans its import. Writes nothing. The plan includes rejected rows.
  *
- * @throws {@link StoreError} notFound, io - the file cannot be read
- * @throws {@link StoreError} refused - the file is neither CSV nor JSON of clients
+ * @throws {@link StoreError} notFound - if the file does not exist or is a directory
+ * @throws {@link StoreError} io - if the file cannot be read
+ * @throws {@link StoreError} refused - if the file contains neither CSV nor JSON of clients
  */
 export async function readImport(options: ImportOptions): Promise<ReadImport> {
   const { store, file, update = false, progress = () => {} } = options;
@@ -115,11 +116,11 @@ async function knownClients(store: ClientTable): Promise<Known> {
 }
 
 /**
- * Applies a plan without rejected rows, in one transaction.
+ * Applies a plan without rejected rows, in a single transaction.
  *
- * @throws {@link StoreError} refused - too many rows to write while another process has the store
- *   open
- * @throws {@link StoreError} inUse - the store has changed since the plan was made
+ * @throws {@link StoreError} refused - if too many rows are to be written while another process has
+ *   the store open
+ * @throws {@link StoreError} inUse - if the store has changed since the plan was made
  */
 export async function applyImport(
   plan: Plan,
@@ -150,7 +151,7 @@ export async function applyImport(
 
 async function assertShortEnough(plan: Plan, storePath: string): Promise<void> {
   const changed = plan.updated.length + plan.revocations.length;
-  if (plan.added.length <= mostBesideOthers.added && changed <= mostBesideOthers.changed) return;
+  if (plan.added.length <= sharedLimits.added && changed <= sharedLimits.changed) return;
   const { holders } = await findHolders(storePath);
   const [holder] = holders;
   if (holder === undefined) return;
@@ -158,14 +159,14 @@ async function assertShortEnough(plan: Plan, storePath: string): Promise<void> {
     "refused",
     `${holder.command} (process ${holder.pid}) has the store open, and a large import would block it`,
     {
-      hint: `Stop it first, or import in parts of at most ${mostBesideOthers.added} new and ${mostBesideOthers.changed} changed clients.`,
+      hint: `Stop it first, or import in parts of at most ${sharedLimits.added} new and ${sharedLimits.changed} changed clients.`,
     },
   );
 }
 
 /**
- * Checks what the plan depends on: free ids and access keys are still free, and clients to be
- * changed still have the same key.
+ * Checks the plan's assumptions: its new ids and access keys are still free, and clients to be
+ * changed are still active.
  */
 async function assertUnchanged(plan: Plan, store: ClientTable): Promise<void> {
   const changed = [...plan.updated.map(({ id }: Update) => id), ...plan.revocations];

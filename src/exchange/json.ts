@@ -7,10 +7,10 @@ import { isJsonObject, type JsonObject, type JsonValue, parseJson } from "../cli
 import { StoreError } from "../errors.js";
 import { type ImportRow, type RejectedRow, toImportRow } from "./import-row.js";
 
-/** A document is parsed as a whole; a longer one has to be written with a record per line. */
+/** A document is parsed as a whole. A longer file must have a record per line. */
 const longestDocument = 256_000_000;
 
-/** @throws {@link StoreError} refused - the text is not JSON, or not JSON of clients */
+/** @throws {@link StoreError} refused - if the text is not JSON, or not JSON of clients */
 export async function* readJson(
   lines: AsyncIterator<string>,
   first: string,
@@ -70,7 +70,7 @@ function recordsIn(document: JsonValue): readonly JsonValue[] {
   if (isJsonObject(document)) {
     if (Array.isArray(document.clients)) return document.clients;
     const values = Object.values(document);
-    // The file of the JSON plugin: an object that maps ids to records.
+    // The file of the JSON plugin is an object from ids to records.
     if (values.every(isRecord)) return values;
   }
   throw new StoreError("refused", "the JSON holds no clients", {
@@ -110,7 +110,10 @@ function fromRecord(where: string, record: JsonValue): ImportRow | RejectedRow {
   return "why" in row ? row : { ...row, given: givenFields(record) };
 }
 
-/** `metadata` also counts as given if the record has a blacklist or a field unknown to HiveMind. */
+/**
+ * Returns the record's fields. `metadata` is included if the record has a blacklist or unknown
+ * fields.
+ */
 function givenFields(record: JsonObject): (keyof Client)[] {
   const fields = Object.keys(clientSchema.shape) as (keyof Client)[];
   const unknown = Object.keys(record).some((key) => !(fields as string[]).includes(key));

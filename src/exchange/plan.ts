@@ -1,10 +1,10 @@
 /**
  * Plans an import before anything is written.
  *
- * An import never admits a client by accident: a revoked client stays revoked, an existing access
- * key is left alone unless an update is requested, and an id of another client is rejected. Ids
- * that would stay unused get revoked rows, because a hub gives a new client the number of rows plus
- * one and would overwrite the client that has this id.
+ * An import never admits a client by accident. A revoked client stays revoked, an existing access
+ * key is left unchanged unless an update is requested, and the id of another client is rejected.
+ * Unused ids get revoked rows: a hub gives a new client the number of rows plus one as its id, and
+ * would overwrite the client with this id.
  */
 import { type Client, isRevoked, revoked, revokedApiKey } from "../client/client.js";
 import { initialTypes } from "../client/permissions.js";
@@ -13,10 +13,10 @@ import { hasPermissions, type ImportRow, isRejectedRow, type RejectedRow } from 
 /** A larger gap is a mistake in the file. */
 const longestFill = 100_000;
 
-/** Rejected rows that are kept for display; the others are only counted. */
+/** Rejected rows kept for display; the others are only counted. */
 const shownRefusals = 1_000;
 
-/** The ids of the store with their access keys; `revoked` for revoked rows. */
+/** The store's ids with their access keys; `revoked` for revoked rows. */
 export type Known = ReadonlyMap<number, string>;
 
 export interface Update {
@@ -28,13 +28,13 @@ export interface Plan {
   /** New rows ordered by id, including the rows that fill gaps. */
   readonly added: readonly Client[];
   readonly updated: readonly Update[];
-  /** Clients that are active in the store and revoked in the file. */
+  /** Clients active in the store and revoked in the file. */
   readonly revocations: readonly number[];
-  /** Rows that change nothing: revoked in the store and in the file. */
+  /** Rows without a change: revoked in the store and in the file. */
   readonly unchanged: number;
   /** How many of `added` only fill gaps. */
   readonly filled: number;
-  /** How many of `added` get default permissions because the file does not state them all. */
+  /** How many of `added` get default permissions because the file lacks some. */
   readonly defaulted: number;
   /**
    * How many of `added` have an empty list of message types, which HiveMind 4 reads as the default
@@ -46,7 +46,7 @@ export interface Plan {
 }
 
 export interface PlanOptions {
-  /** Whether existing clients are changed to what the file states. */
+  /** Whether to change existing clients to their values in the file. */
   readonly update?: boolean;
   readonly schemaVersion: number;
 }
@@ -65,7 +65,7 @@ class Planner {
   readonly #known: Known;
   readonly #update: boolean;
   readonly #schemaVersion: number;
-  readonly #released: boolean;
+  readonly #isHiveMind4: boolean;
   readonly #owners = new Map<string, number>();
   readonly #seenIds = new Set<number>();
   readonly #seenKeys = new Set<string>();
@@ -84,7 +84,7 @@ class Planner {
     this.#known = known;
     this.#update = update;
     this.#schemaVersion = schemaVersion;
-    this.#released = schemaVersion < 2;
+    this.#isHiveMind4 = schemaVersion < 2;
     for (const [id, key] of known) if (key !== revokedApiKey) this.#owners.set(key, id);
   }
 
@@ -110,7 +110,7 @@ class Planner {
     if (key !== undefined)
       return `client ${id} is a different client in the store; without its id it gets the next free id`;
     if (!hasPermissions(row)) this.#defaulted += 1;
-    if (this.#released && client.allowed_types.length === 0) this.#emptyLists += 1;
+    if (this.#isHiveMind4 && client.allowed_types.length === 0) this.#emptyLists += 1;
     const added = row.given.includes("allowed_types")
       ? client
       : { ...client, allowed_types: initialTypes(undefined, this.#schemaVersion) };
@@ -171,7 +171,7 @@ class Planner {
     };
   }
 
-  /** Adds a revoked row for every unused id below the highest, and returns how many. */
+  /** Adds a revoked row for every unused id below the highest. Returns the number of rows. */
   #fillGaps(): number {
     const { id: highest, where } = this.#highest;
     if (highest <= highestOf(this.#known)) return 0;

@@ -1,14 +1,14 @@
 /** Splits text into lines in constant memory. */
 import { StoreError } from "../errors.js";
 
-/** Characters; a longer line is neither a client nor a document that can be parsed. */
+/** In characters. A longer line is neither a client nor a document short enough to be parsed. */
 const longestLine = 256_000_000;
 
 /**
  * Yields the lines of UTF-8 text, each with its line end.
  *
- * @param seen - called with the number of bytes that have been read
- * @throws {@link StoreError} refused - the text is not UTF-8, or a line is too long
+ * @param seen - called with the number of bytes read so far
+ * @throws {@link StoreError} refused - if the text is not UTF-8, or if a line is too long
  */
 export async function* linesOf(
   bytes: AsyncIterable<Uint8Array>,
@@ -54,8 +54,8 @@ export async function* linesOf(
 }
 
 /**
- * Returns the character that ends lines: CR if the first line ends with a CR alone, as in files of
- * old spreadsheets, else LF; undefined if the text holds no complete line end yet.
+ * Returns the line end: CR if the first line ends with CR without LF, as in old spreadsheets'
+ * files, else LF. Returns undefined if the text contains no complete line end yet.
  */
 function lineEndOf(text: string): string | undefined {
   return /\r(?!\n)(?=[\s\S])|\n/.exec(text)?.[0];

@@ -1,9 +1,9 @@
 /**
- * Asks the hub before a migration hands over to it.
+ * Checks that the hub can use the target before a migration hands over to it.
  *
- * A hub whose Python environment lacks the target's plugin would not start again, and its clients
- * would be out of reach; so `--switch` asks first, and `--remove-source` removes nothing before the
- * hub's own packages have read the clients from the target.
+ * Without the target's plugin in its Python environment, the hub would not start again, and its
+ * clients would be out of reach. So `--switch` tests the hub's packages first, and
+ * `--remove-source` removes nothing before they have read the clients from the target.
  */
 import { mkdtemp, rm } from "node:fs/promises";
 import { basename, extname, join } from "node:path";
@@ -42,11 +42,11 @@ export interface HubCheckOptions {
   readonly to: Endpoint;
   readonly database: HubDatabase;
   readonly hubPython?: string | undefined;
-  /** Whether the source is to be removed afterwards. */
+  /** Whether the source will be removed. */
   readonly removeSource: boolean;
 }
 
-/** The pip requirement that brings each plugin of the hub. */
+/** The pip requirement for each plugin of the hub. */
 const requirements: Readonly<Record<string, string>> = {
   [sqlitePluginName]: "hivemind-sqlite-database",
   [jsonPluginName]: "hivemind-json-db-plugin",
@@ -54,12 +54,12 @@ const requirements: Readonly<Record<string, string>> = {
 };
 
 /**
- * Makes sure that the hub could start on the target, before anything is copied.
+ * Checks that the hub could start on the target, before anything is copied.
  *
  * @returns the hub's interpreter
- * @throws {@link StoreError} refused - no hub is found, the hub could not open the target or would not
- *   receive its passphrase, or a hub runs whose database is to be removed; failed - the interpreter
- *   does not answer
+ * @throws {@link StoreError} refused - if no hub is found, if the hub could not open the target or
+ *   would not receive its passphrase, or if a hub runs on a source that will be removed
+ * @throws {@link StoreError} failed - if the interpreter fails
  */
 export async function assertHubCanSwitch(options: HubCheckOptions): Promise<HubPython> {
   if (options.removeSource) await assertNoHubRuns();
@@ -68,8 +68,8 @@ export async function assertHubCanSwitch(options: HubCheckOptions): Promise<HubP
   const args = units.find(({ isActive }) => isActive)?.args ?? units[0]?.args;
   const python = await findHubPython({ hubPython, args });
   if (python === undefined) {
-    throw new StoreError("refused", "no hub was found whose packages could be asked", {
-      hint: "Name the Python that has hivemind-core in it: --hub-python PATH; or give --hub none if no hub uses this server.json.",
+    throw new StoreError("refused", "no hub found to test the target with", {
+      hint: "Name the Python that has hivemind-core installed: --hub-python PATH; or add --hub none if no hub uses this server.json.",
     });
   }
   await assertLoads(python, options);
@@ -78,8 +78,9 @@ export async function assertHubCanSwitch(options: HubCheckOptions): Promise<HubP
 }
 
 /**
- * @throws {@link StoreError} refused - a hub runs: it reads the source again on each connection, and
- *   would be left without its clients
+ * Checks that no hub runs: it reads the source again on each connection and would lose its clients.
+ *
+ * @throws {@link StoreError} refused - if a hub runs
  */
 async function assertNoHubRuns(): Promise<void> {
   const [hub] = await findHubProcesses(serverJsonPath());
@@ -91,9 +92,9 @@ async function assertNoHubRuns(): Promise<void> {
 }
 
 /**
- * A unit whose hub has ended may be about to start it again, as in a crash loop.
+ * Checks that no unit is about to start its hub again, as in a crash loop.
  *
- * @throws {@link StoreError} refused - a unit is not stopped
+ * @throws {@link StoreError} refused - if a unit is not stopped
  */
 async function assertNoUnitRestarts(): Promise<void> {
   const units = await findHubUnits(serverJsonPath());
@@ -105,13 +106,13 @@ async function assertNoUnitRestarts(): Promise<void> {
 }
 
 /**
- * Lets the hub's own packages read the clients from the target after the switch; if they cannot, puts
- * `server.json` back, so that the hub starts on the source again.
+ * Reads the clients from the target with the hub's own packages after the switch. On failure,
+ * restores `server.json`, so that the hub starts on the source again.
  *
  * @param before - `server.json` as it was before the switch
- * @param assertSourceUnchanged - throws if the source was written to since it was copied
- * @throws {@link StoreError} as `assertHubServes`, `assertNoHubRuns` and `assertSourceUnchanged`; the
- *   source stays
+ * @param assertSourceUnchanged - throws if the source has changed since it was copied
+ * @throws {@link StoreError} as `assertHubServes`, `assertNoHubRuns` and `assertSourceUnchanged`;
+ *   the source stays
  */
 export async function assertServedOrSwitchBack(
   python: HubPython,
@@ -136,11 +137,11 @@ export async function assertServedOrSwitchBack(
 }
 
 /**
- * Lets the hub's own packages read the clients from the target.
+ * Reads the clients from the target with the hub's own packages. Opens a file in a private copy,
+ * because a hub may upgrade the schema when it opens a database.
  *
- * A file is opened in a private copy, since a hub may migrate a schema when it opens a database.
- *
- * @throws {@link StoreError} failed - the packages do not open the target, or do not find its clients
+ * @throws {@link StoreError} failed - if the packages do not open the target or do not find its
+ *   clients
  */
 async function assertHubServes(
   python: HubPython,
@@ -161,7 +162,7 @@ async function assertHubServes(
   throw new StoreError(
     "failed",
     `the hub's packages in ${python[0]} read ${counted(served.active, "client")} from the target; expected: ${expected.active}`,
-    { hint: "See that no program writes to the target, then run the same command again." },
+    { hint: "Stop every program that writes to the target, then run the same command again." },
   );
 }
 
@@ -181,7 +182,9 @@ async function assertLoads(python: HubPython, { to, database }: HubCheckOptions)
   );
 }
 
-/** The target's format; undefined if it does not exist yet or does not open here. */
+/**
+ * Returns the target's format; undefined if the target does not exist yet or does not open here.
+ */
 async function identifyTarget(to: Endpoint): Promise<{ cipherCompatibility: 3 | 4 | undefined }> {
   const path = await locationOf(to.name, to.config);
   const { password_source: source = "keyring", password } = to.config;
@@ -217,14 +220,17 @@ async function countActive(to: Endpoint): Promise<{ active: number; apiKey: stri
   return { active, apiKey };
 }
 
-/** Below the state directory, as memory might be too small for a copy of the database. */
+/**
+ * Creates a directory below the state directory: memory may be too small for a copy of the
+ * database.
+ */
 async function privateDirectory(): Promise<string> {
   const parent = join(stateHome(), "hivemind-sqlcipher");
   await makeDirectory(parent);
   return mkdtemp(join(parent, "hub-check-"));
 }
 
-/** The settings with which the hub's plugin opens the target, or the copy of its file below `home`. */
+/** Returns the hub's settings for the target, or for a copy of the target's file below `home`. */
 async function blockFor(to: Endpoint, settings: JsonObject, home: string): Promise<JsonObject> {
   const password = await passwordOf(to);
   const withPassword = password === undefined ? {} : { password };

@@ -1,16 +1,15 @@
 /**
  * Copies every client from one database to another and compares the two.
  *
- * The source is read three times, in memory that does not grow with it: to check every record
- * before anything is written, to copy, and to compare. A note of the migration is kept until the
- * comparison has passed, so that the same command continues an interrupted migration in a target
- * that is no longer empty. Records that are already in the target are left alone; if a record
- * differs by more than the time the client was last seen, it has been changed since, and the
- * migration stops.
+ * The source is read three times in constant memory: to check every record before anything is
+ * written, to copy, and to compare. A note of the migration is kept until the comparison has
+ * passed. With it, the same command continues an interrupted migration in a target that is no
+ * longer empty. Records already in the target are left unchanged. If such a record differs by more
+ * than `last_seen`, it has been changed since, and the migration stops.
  *
  * Ids are kept. Unused ids below the highest are filled with revoked rows: hubs count records to
- * find the next id, and would overwrite a client if there were a gap. A client that is revoked in
- * the target stays revoked.
+ * find the next id, and would overwrite a client after a gap. A client revoked in the target stays
+ * revoked.
  */
 
 import { type Client, isRevoked, revoked, revokedApiKey } from "../client/client.js";
@@ -23,7 +22,7 @@ import { StoreError } from "../errors.js";
 import { emitStep } from "../operation/step.js";
 import { MigrationNote } from "./note.js";
 
-/** A database: the name of its plugin, and its settings. */
+/** A database: the name of its plugin and its settings. */
 export interface Endpoint {
   readonly name: string;
   readonly config: DatabaseConfig;
@@ -40,7 +39,7 @@ export interface MigrateOptions {
   readonly from: Endpoint;
   readonly to: Endpoint;
   /**
-   * Whether the target may hold clients. A client that differs under the same id or key is refused.
+   * Whether the target may contain clients. A different client with the same id or key is refused.
    */
   readonly merge?: boolean;
   /** Whether to report the result without writing. */
@@ -48,7 +47,7 @@ export interface MigrateOptions {
   readonly onProgress?: (progress: Progress) => void;
   readonly signal?: AbortSignal;
   /**
-   * Work that belongs to the migration, with both databases closed: if it fails, the same command
+   * The last work of the migration, with both databases closed. If it fails, the same command
    * continues with it.
    */
   readonly beforeEnd?: () => Promise<void>;
@@ -59,12 +58,12 @@ export interface Migration {
   readonly to: { name: string; place: string };
   /** The clients of the source. */
   readonly clients: { active: number; revoked: number };
-  /** Clients that were written; `unchanged` were in the target already. */
+  /** Clients written; `unchanged` were already in the target. */
   readonly copied: number;
   readonly unchanged: number;
-  /** Unused ids that were filled with revoked rows. */
+  /** Unused ids filled with revoked rows. */
   readonly filled_gaps: number;
-  /** Ids that are active in the source but stay revoked in the target. */
+  /** Ids active in the source, but revoked in the target. They stay revoked. */
   readonly kept_revoked: readonly number[];
   /** Whether an interrupted migration was continued. */
   readonly resumed: boolean;
@@ -74,31 +73,31 @@ export interface Migration {
 }
 
 const batchSize = 200;
-/** Clients per write. Two chunks are in memory at a time. */
+/** Clients in a write. Two chunks are in memory at a time. */
 const chunkSize = 1_000;
-/** More unused ids than this are a mistake in the source. */
+/** A larger number of unused ids is a mistake in the source. */
 const mostGaps = 1_000_000;
-/** Ids that a message lists; the others are counted. */
+/** Ids listed in a message; the others are counted. */
 const namedIds = 10;
 
 /**
  * Copies every client. Writes nothing before every record of the source has been checked.
  *
- * @throws {@link StoreError} refused - the target is not empty; clients differ under the same id or
- *   key; the target has clients that the source lacks; too many ids are unused
- * @throws {@link StoreError} corrupted - two records of the source have the same id
- * @throws {@link StoreError} failed - the comparison found a difference
+ * @throws {@link StoreError} refused - if the target is not empty, if clients differ under the same
+ *   id or key, if the target has clients that the source lacks, or if too many ids are unused
+ * @throws {@link StoreError} corrupted - if two records of the source have the same id
+ * @throws {@link StoreError} failed - if the comparison found a difference
  */
 export async function migrate(options: MigrateOptions): Promise<Migration> {
   const { migration, note } = await copyAndCompare(options);
   if (note === undefined) return migration;
-  // Until the note is removed, the same command goes on in a target that is not empty any more.
+  // Until the note is removed, the same command continues in the target, which is not empty now.
   await options.beforeEnd?.();
   await note.remove();
   return migration;
 }
 
-/** Returns the note of the migration, to be removed when all is done; none for a dry run. */
+/** Returns the migration and its note, which the caller removes at the end; no note for a dry run. */
 async function copyAndCompare(
   options: MigrateOptions,
 ): Promise<{ migration: Migration; note: MigrationNote | undefined }> {
@@ -149,7 +148,7 @@ interface Checked {
   keptRevoked: number[];
 }
 
-/** Checks every record of the source against the target; closes the target. */
+/** Checks every record of the source against the target, then closes the target. */
 async function check(
   { from, to, merge = false, onProgress, signal }: MigrateOptions,
   origin: Database,
@@ -265,7 +264,7 @@ class Copy {
     emitStep("migrate.copied");
   }
 
-  /** Yields the clients of each chunk that the target lacks. */
+  /** Yields the clients of each chunk that are missing in the target. */
   async *#chunks(): AsyncGenerator<{ missing: Client[]; done: number }> {
     let missing: Client[] = [];
     let looked = 0;
@@ -275,7 +274,7 @@ class Copy {
       const present = await existing(batch, this.mayHold ? this.destination : undefined);
       for (const [index, client] of batch.entries()) {
         const other = present[index];
-        // A record that differs was changed a moment ago; the comparison reports it.
+        // A different record was changed a moment ago. The comparison reports it.
         if (other === undefined) missing.push(client);
         else if (isKeptRevoked(client, other)) this.keptRevoked.push(client.client_id);
         else this.unchanged += 1;
@@ -341,13 +340,13 @@ async function compare(
         other !== undefined &&
         (isSame(client, other) ||
           isKeptRevoked(client, other) ||
-          // A client that was in the target before keeps its own `last_seen`.
+          // A client from before the migration keeps its own `last_seen`.
           (checked.targetIds.has(client.client_id) && isSameClient(client, other)));
       if (!holds && different.length <= namedIds) different.push(client.client_id);
     }
   };
   let done = 0;
-  // Compares a batch while the next is read.
+  // Compare a batch while the next is read.
   let comparing = Promise.resolve();
   try {
     for await (const batch of batchesOf(origin)) {
@@ -419,7 +418,7 @@ function duplicateIdError(name: string, id: number): StoreError {
   });
 }
 
-/** @param note - of the migration that is continued, into a target that was empty at its start */
+/** @param note - the note of a continued migration, whose target was empty at its start */
 function conflictError(ids: readonly number[], note: MigrationNote | undefined): StoreError {
   if (note === undefined) {
     return new StoreError(

@@ -1,6 +1,6 @@
 /**
- * The note of a migration in progress: it allows the next one to continue in a target that is not
- * empty.
+ * The note of a migration in progress, with which the same command continues in a target that is
+ * not empty.
  */
 import { createHash } from "node:crypto";
 import { readFile } from "node:fs/promises";
@@ -32,7 +32,7 @@ export class MigrationNote {
   /**
    * Returns the note of an interrupted migration between these two databases.
    *
-   * @throws {@link StoreError} corrupted - the file is not such a note
+   * @throws {@link StoreError} corrupted - if the file is not such a note
    */
   static async read(
     from: EndpointLocation,
@@ -71,7 +71,7 @@ export class MigrationNote {
   }
 }
 
-/** The name depends on both databases, so that another pair has a note of its own. */
+/** Returns the note's path, which depends on both databases: each pair has a separate note. */
 function notePath(from: EndpointLocation, to: EndpointLocation): string {
   const ends = JSON.stringify([from.name, from.place, to.name, to.place]);
   const id = createHash("sha256").update(ends).digest("hex").slice(0, 16);

@@ -1,4 +1,4 @@
-/** Points the hub at the target after a migration, and removes the plaintext source. */
+/** Switches the hub to the target after a migration, and removes the plaintext source. */
 import { createHash } from "node:crypto";
 import { basename, dirname, isAbsolute, relative } from "node:path";
 import { formatJson, type JsonObject, type JsonValue } from "../client/json.js";
@@ -19,13 +19,13 @@ import { SystemdUnit } from "../service/systemd.js";
 import type { Endpoint } from "./migrate.js";
 
 /**
- * What `database` in `server.json` contains for a hub that opens this database. It holds no secret
- * that the file did not hold before.
+ * The `database` settings in `server.json` for a hub on this database. They contain no secret
+ * beyond those already in the file.
  */
 export interface HubDatabase {
   readonly module: string;
   readonly settings: JsonObject;
-  /** What the operator still has to do. */
+  /** The operator's next steps. */
   readonly notice: string;
 }
 
@@ -34,7 +34,7 @@ const restart = "The hub uses its old store until it is restarted.";
 /**
  * Returns the settings of a database for the hub.
  *
- * @throws {@link StoreError} refused - no hub can open the database
+ * @throws {@link StoreError} refused - if no hub can open the database
  */
 export function hubDatabase({ name, config }: Endpoint): HubDatabase {
   if (name === sqlcipherPluginName) {
@@ -64,10 +64,13 @@ export function hubDatabase({ name, config }: Endpoint): HubDatabase {
 function passwordNotice(name: string): string {
   return name === redisPluginName
     ? `No password was written into server.json. Start it through "hivemind-sqlcipher run", which gives it the password from the keyring, or from --redis-password-source.`
-    : `No password was written into server.json; the hub looks for it there alone: database."${name}".password.`;
+    : `No password was written into server.json. Set database."${name}".password there: the hub reads it only from this file.`;
 }
 
-/** Upstream's SQLite plugin takes a directory and a name; any other key makes the hub fail. */
+/**
+ * Returns the settings for the hub's SQLite plugin: a directory and a name. Any other key makes the
+ * hub fail.
+ */
 function namesOf(config: JsonObject): JsonObject {
   const path = config.db_path;
   if (typeof path !== "string") {
@@ -90,10 +93,10 @@ function namesOf(config: JsonObject): JsonObject {
 }
 
 /**
- * Checks that the switch loses no password: it replaces the settings of the module in
+ * Checks that the switch loses no password. The switch replaces the module's settings in
  * `server.json`, and a password there may be the only copy.
  *
- * @throws {@link StoreError} refused - the file has a password that is not the target's
+ * @throws {@link StoreError} refused - if the file has another password than the target's
  */
 export async function assertNoOtherPassword(
   file: ServerJson,
@@ -129,7 +132,7 @@ async function isPasswordOf({ name, config }: Endpoint, password: string): Promi
   }
 }
 
-/** @throws {@link StoreError} usage - the source is not a plaintext file that can be removed */
+/** @throws {@link StoreError} usage - if the source is not a removable plaintext file */
 export function assertRemovable({ name }: Endpoint): void {
   if (name === jsonPluginName) return;
   throw new StoreError("usage", `--remove-source only removes the files of ${jsonPluginName}`, {
@@ -137,15 +140,16 @@ export function assertRemovable({ name }: Endpoint): void {
   });
 }
 
-/** With a password, the file of the JSON store has a different name. */
+/** Returns the files of a JSON store. With a password, the store's file has a different name. */
 function filesOf({ password_source: source, ...settings }: DatabaseConfig): Promise<JsonFiles> {
   return jsonFiles(typeof source === "string" ? { ...settings, password: "\0" } : settings);
 }
 
 /**
- * Returns a checksum of the source for `assertUnchanged`: of the file, if it is a JSON store, which
- * may be removed later; else the sum of the checksums of its records, in any order and without
- * `last_seen`. Returns undefined if there is no JSON store.
+ * Returns a checksum of the source for `assertUnchanged`, or undefined if there is no JSON store.
+ *
+ * For a JSON store, which may be removed later, it is the checksum of the file. For other
+ * databases, it is the sum of the records' checksums, in any order and without `last_seen`.
  */
 export async function checksumSource({ name, config }: Endpoint): Promise<string | undefined> {
   if (name === jsonPluginName) {
@@ -164,7 +168,7 @@ export async function checksumSource({ name, config }: Endpoint): Promise<string
 /**
  * Checks that no hub has added or revoked a client since the source was read.
  *
- * @throws {@link StoreError} refused - the source has changed
+ * @throws {@link StoreError} refused - if the source has changed
  */
 export async function assertUnchanged(from: Endpoint, sum: string | undefined): Promise<void> {
   if ((await checksumSource(from)) === sum) return;
@@ -178,7 +182,7 @@ export async function assertUnchanged(from: Endpoint, sum: string | undefined): 
 
 /**
  * Finds the processes that keep using the source after the switch: the hub's unit, if it is active,
- * and every process that has the source open.
+ * and every process with the source open.
  *
  * @param unit - the hub's unit
  * @returns a sentence for each, with the command to type
@@ -218,9 +222,10 @@ export async function findRemainingUsers(
 }
 
 /**
- * Removes the files of a JSON store if they are unchanged, and returns their paths.
+ * Removes the files of an unchanged JSON store and returns their paths.
  *
- * @throws {@link StoreError} refused - the source has changed; io - a file cannot be removed
+ * @throws {@link StoreError} refused - if the source has changed
+ * @throws {@link StoreError} io - if a file cannot be removed
  */
 export async function removeSource(from: Endpoint, sum: string | undefined): Promise<string[]> {
   const { store, version } = await filesOf(from.config);

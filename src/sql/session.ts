@@ -1,6 +1,6 @@
 /**
- * Runs SQL on the store: queries with `query_only`, changes in one transaction, after a dry run if
- * requested.
+ * Runs SQL on the store: queries with `query_only`, changes in a single transaction, after a dry
+ * run if requested.
  */
 import { JsonNumber } from "../client/json.js";
 import { isKind, StoreError, wrap } from "../errors.js";
@@ -23,11 +23,11 @@ export interface Counts {
   readonly revoked: number;
 }
 
-/** What statements did, or would do. */
+/** The effect of statements, or of their dry run. */
 export interface Effect {
-  /** Rows of the statements that return any. */
+  /** The rows of statements with a result. */
   readonly results: readonly Rows[];
-  /** Number of rows changed by each changing statement. */
+  /** The number of rows changed by each changing statement. */
   readonly changes: readonly { readonly text: string; readonly rows: number }[];
   readonly clients: { readonly before: Counts; readonly after: Counts };
 }
@@ -35,7 +35,7 @@ export interface Effect {
 /** Longest transaction while another process has the store open, in milliseconds. */
 const sharedTransactionMs = 800;
 
-/** A view of the query: it has columns even without rows. */
+/** The name of a temporary view of a query. A view has columns even without rows. */
 const view = "temp.hivemind_sqlcipher_result";
 
 export class SqlSession {
@@ -47,7 +47,7 @@ export class SqlSession {
     this.#connection = store.connection;
   }
 
-  /** The caller closes the store. */
+  /** Prepares the store for SQL. The caller closes the store. */
   static async on(store: ClientTable): Promise<SqlSession> {
     await store.connection.exec("PRAGMA query_only = ON");
     return new SqlSession(store);
@@ -69,7 +69,7 @@ export class SqlSession {
   }
 
   /**
-   * Runs statements in a transaction and rolls it back, to see their effect.
+   * Runs statements in a transaction, returns their effect, and rolls the transaction back.
    *
    * @throws {@link StoreError} as `apply`
    */
@@ -83,10 +83,10 @@ export class SqlSession {
    * Runs statements in a transaction and commits it.
    *
    * @param expected - the effect of a dry run, if there was one
-   * @throws {@link StoreError} failed - if SQLite rejects any
+   * @throws {@link StoreError} failed - if SQLite rejects a statement
    * @throws {@link StoreError} inUse - if their effect differs from `expected`
-   * @throws {@link StoreError} refused - if the table would no longer be HiveMind's, or if they
-   *   would block another process with the store open for too long
+   * @throws {@link StoreError} refused - if the table would no longer be HiveMind's, or if another
+   *   process with the store open would be blocked for too long
    */
   apply(statements: readonly Statement[], expected?: Effect): Promise<Effect> {
     return this.#transact(statements, (effect) => {
@@ -214,7 +214,7 @@ export class SqlSession {
     }
   }
 
-  /** Creates the view. This runs nothing of the query and writes only to memory. */
+  /** Creates the view. Runs no part of the query, and writes only to memory. */
   #asView(text: string): Promise<string[]> {
     return this.#withoutQueryOnly(async () => {
       await this.#connection.exec(`DROP VIEW IF EXISTS ${view}`);
@@ -257,7 +257,7 @@ async function withShortMessage<T>(work: () => Promise<T>): Promise<T> {
   }
 }
 
-/** Parses what SQLite's `quote` returns. */
+/** Parses the output of SQLite's `quote`. */
 function literal(text: string): Cell {
   if (text === "NULL") return null;
   if (text.startsWith("'")) return text.slice(1, -1).replaceAll("''", "'");

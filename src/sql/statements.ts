@@ -1,14 +1,14 @@
 /**
- * Splits SQL text into statements, and decides what each may do before it runs.
+ * Splits SQL text into statements, and decides before they run what each may do.
  *
  * SQLite's `query_only` does not protect a store: pragmas take effect when they are compiled, even
  * after EXPLAIN (`EXPLAIN PRAGMA query_only = OFF` switches it off), and VACUUM INTO writes files.
- * So only statements listed here are run, with `query_only` as a second barrier.
+ * So only the statements listed here are run, with `query_only` as a second barrier.
  */
 import { StoreError } from "../errors.js";
 
 export interface Statement {
-  /** Without the semicolon at its end. */
+  /** The statement without its final semicolon. */
   readonly text: string;
   /**
    * `select` returns rows and can become a view, `report` is a reading pragma or EXPLAIN, `change`
@@ -50,12 +50,12 @@ const instead: Record<string, string> = {
 };
 
 /**
- * Matches each token, and what is between tokens: strings, quoted names, comments, words and single
- * characters. As in SQLite, each character beyond ASCII is a letter, and a byte order mark is white
+ * Matches each token and the text between tokens: strings, quoted names, comments, words and single
+ * characters. As in SQLite, characters beyond ASCII are letters, and a byte order mark is white
  * space.
  *
- * A doubled quote gives two adjacent tokens, without a difference here. No alternative can match
- * the same text in two ways, so a string of megabytes takes linear time.
+ * A doubled quote yields two adjacent tokens, which makes no difference here. No two alternatives
+ * match the same text, so a string of megabytes takes linear time.
  */
 const token =
   /[ \t\n\f\r\ufeff]+|--[^\n]*(?:\n|$)|\/\*[\s\S]*?(?:\*\/|$)|'[^']*(?:'|$)|"[^"]*(?:"|$)|`[^`]*(?:`|$)|\[[^\]]*(?:\]|$)|[\w$\u0080-\ufefe\uff00-\uffff]+|[\s\S]/g;

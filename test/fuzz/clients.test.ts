@@ -51,7 +51,7 @@ campaign("a record is a client or refused; written and read again it is the same
   share: 140,
   inputs: fc.tuple(
     bytesOf(objectOf(recordFields(anyId))).map((bytes) => bytes.toString()),
-    fc.constantFrom("released" as const, "development" as const),
+    fc.constantFrom("HiveMind 4" as const, "HiveMind 5" as const),
     wildText,
   ),
   async holds([text, shape, name]) {
@@ -75,7 +75,7 @@ campaign("a record is a client or refused; written and read again it is the same
     for (const key of Object.keys(record)) {
       if (key !== "name") assert.equal(renamed[key], record[key]);
     }
-    same(decodeRecord(encodeRecord(read, "released")), read);
+    same(decodeRecord(encodeRecord(read, "HiveMind 4")), read);
     const migrated = migrateRecord(record);
     assert.equal(migrateRecord(migrated), migrated);
     for (const key of ["intent_blacklist", "skill_blacklist"] as const) {

@@ -34,8 +34,8 @@ describe("the hub's Python", () => {
     await symlink(script, join(folder, "bin/hivemind-core"));
     const environment = { PATH: `${folder}/none:${folder}/bin:${folder}/venv/bin` };
     expect(await findHubPython({ environment })).toEqual([python]);
-    const words = ["/usr/bin/hivemind-sqlcipher", "run", "--", join(folder, "bin/hivemind-core")];
-    expect(await findHubPython({ words, environment })).toEqual([python]);
+    const args = ["/usr/bin/hivemind-sqlcipher", "run", "--", join(folder, "bin/hivemind-core")];
+    expect(await findHubPython({ args, environment })).toEqual([python]);
   });
 
   test("is found where its path is too long or has a space, as pip writes it then", async () => {

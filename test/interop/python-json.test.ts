@@ -44,7 +44,7 @@ answer = {"clients": [c.serialize() for c in db], "found": [[c.client_id for c i
 
 /** As a constructor of either line takes it: a crypto key is no field of the newer one. */
 function records(line: Line, each: readonly Client[]): string[] {
-  const shape = line === "released" ? "released" : "development";
+  const shape = line === "released" ? "HiveMind 4" : "HiveMind 5";
   return each.map((client) => formatJson(encodeRecord(client, shape)));
 }
 

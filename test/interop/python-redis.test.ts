@@ -33,7 +33,7 @@ interface Read {
 }
 
 function records(line: Line, each: readonly Client[]): string[] {
-  const shape = line === "released" ? "released" : "development";
+  const shape = line === "released" ? "HiveMind 4" : "HiveMind 5";
   return each.map((client) => formatJson(encodeRecord(client, shape)));
 }
 
