@@ -96,7 +96,7 @@ export async function startInNamespace({
   await exitCode;
   throw new StoreError(
     "refused",
-    `cannot create a mount namespace for the hub: ${output.trim() || "unshare ended early"}`,
+    `no mount namespace could be created for the hub: ${output.trim() || "unshare ended early"}`,
     {
       hint: "Allow unprivileged user namespaces, use the unit of run --print-unit system, or add --private-config.",
     },

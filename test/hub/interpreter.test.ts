@@ -121,7 +121,7 @@ describe("what the hub can do", () => {
   test("one that gives no answer is an error, not a guess", async () => {
     await expect(askHub(["/bin/true"])).rejects.toMatchObject({
       kind: "failed",
-      message: expect.stringContaining("not understood"),
+      message: expect.stringContaining("its output is not JSON"),
     });
     await expect(askHub(["/bin/false"])).rejects.toThrow("it failed with 1");
   });

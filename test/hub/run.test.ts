@@ -374,7 +374,7 @@ describe("a private configuration", () => {
       [disk, "is on a disk, not in memory"],
       ["/dev/shm", "is not private to this user"],
       [join(disk, "none"), "no such file"],
-      ["relative", "no XDG_RUNTIME_DIR"],
+      ["relative", "XDG_RUNTIME_DIR, for a private directory, is not set"],
     ] as const) {
       home.environment.XDG_RUNTIME_DIR = runtime;
       const run = await startRun(home, shell("echo started"), options);
@@ -437,7 +437,7 @@ describe("a hub that would not open this store with this passphrase is not start
     expect(await refusal([hub, "listen"])).toContain("names hivemind-json-db-plugin");
     await settings({ database: { module: plugin, [plugin]: { name: "others" } } });
     expect(await refusal([hub, "listen"])).toContain(
-      "hivemind-core/others.db, and the passphrase is",
+      "hivemind-core/others.db, but the passphrase is",
     );
     await settings({ database: {} });
     expect(await refusal([hub, "listen"])).toContain("names no database module");

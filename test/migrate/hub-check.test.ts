@@ -171,7 +171,7 @@ test("if the hub's packages do not read the clients from the target, server.json
   // It answers as the real packages do, until it is to read the target.
   await writeFile(
     interpreter,
-    `#!/bin/sh\ncase "$*" in *ClientDatabase\\(question*) exec ${real} -c 'print("{\\"active\\": 1, \\"found\\": true}")';; *) exec ${real} "$@";; esac\n`,
+    `#!/bin/sh\ncase "$*" in *ClientDatabase\\(request*) exec ${real} -c 'print("{\\"active\\": 1, \\"found\\": true}")';; *) exec ${real} "$@";; esac\n`,
     { mode: 0o755 },
   );
   const { code, stderr } = await hub.machine.run([...removing, "--hub-python", interpreter]);
@@ -246,7 +246,7 @@ test("if the source changes after the switch, server.json is put back and the so
   // A hub that starts while the target is read writes to the source.
   await writeFile(
     interpreter,
-    `#!/bin/sh\ncase "$*" in *ClientDatabase\\(question*) echo >> ${hub.clients};; esac\nexec ${real} "$@"\n`,
+    `#!/bin/sh\ncase "$*" in *ClientDatabase\\(request*) echo >> ${hub.clients};; esac\nexec ${real} "$@"\n`,
     { mode: 0o755 },
   );
   const { code, stderr } = await hub.machine.run([...removing, "--hub-python", interpreter]);
