@@ -1,6 +1,6 @@
 /**
- * Stops and starts the hub with shell commands of the operator: for a container, another
- * supervisor, or a hub without any. Their output is not shown, because it may hold a secret.
+ * Stops and starts the hub with the operator's shell commands: for a container, another supervisor,
+ * or a hub without a supervisor. Their output is not shown, because it may contain a secret.
  */
 import { setTimeout as delay } from "node:timers/promises";
 import { StoreError } from "../errors.js";
@@ -10,10 +10,13 @@ import { type Outcome, run } from "../process/run.js";
 import type { RestartTimer, Service, ServiceState, Started } from "./service.js";
 import { armWatcher } from "./watcher.js";
 
-/** The stop command and the hub's shutdown: container engines and supervisors kill in seconds. */
+/**
+ * Covers the stop command and the hub's shutdown: container engines and supervisors kill in
+ * seconds.
+ */
 const stopLimitMs = 120_000;
 
-/** The start command, which does not wait for the hub's end. */
+/** Covers the start command, which does not wait until the hub ends. */
 const startLimitMs = 120_000;
 
 const pollMs = 50;
@@ -33,8 +36,8 @@ export class CommandService implements Service {
   }
 
   /**
-   * Reports "active" if a process holds the store, or if processes cannot be inspected: a needless
-   * stop does less harm than work on a store in use.
+   * Reports "active" if a process has the store open, or if processes cannot be inspected: an
+   * unnecessary stop does less harm than work on a store in use.
    */
   async state(): Promise<ServiceState> {
     const { holders, complete } = await findHolders(this.#storePath);
@@ -45,7 +48,7 @@ export class CommandService implements Service {
     return [];
   }
 
-  /** Claims every process: the stop command must end all holders of the store. */
+  /** Claims every process, because the stop command must end all processes with the store open. */
   async owns(): Promise<boolean> {
     return true;
   }
@@ -83,7 +86,7 @@ export class CommandService implements Service {
     return armWatcher({ ...options, start: ["/bin/sh", "-c", this.#startCommand] });
   }
 
-  /** A watcher acts as soon as its process is killed. */
+  /** Reports the restart as fired: a watcher acts as soon as its process is killed. */
   async disarmRestart(): Promise<{ fired: boolean }> {
     return { fired: true };
   }

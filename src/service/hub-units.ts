@@ -1,4 +1,4 @@
-/** Finds the systemd units that start a hub, whatever their names are. */
+/** Finds the systemd units that start a hub, whatever their names. */
 import { closeSync, openSync, readFileSync, readSync, statSync } from "node:fs";
 import { basename, isAbsolute, join } from "node:path";
 import { dataHome, type Environment } from "../config/paths.js";
@@ -11,28 +11,28 @@ import { type Manager, queryLimitMs, show, systemctl, type UnitName } from "./sy
 
 /** A unit that runs `hivemind-core listen`, directly or through a wrapper. */
 export interface HubUnit extends UnitName {
-  /** Whether the unit is not stopped; a unit that waits for its next start counts. */
+  /** False only for a stopped unit; a unit that waits for its next start is active. */
   readonly isActive: boolean;
   readonly isEnabled: boolean;
-  /** Whether this is a template, which stands for the instances that may be started. */
+  /** Whether this is a template, which stands for its possible instances. */
   readonly isTemplate: boolean;
-  /** The control group of its processes; empty unless the unit runs. */
+  /** The control group of its processes; empty if the unit does not run. */
   readonly controlGroup: string;
   readonly environment: Environment;
-  /** False if a file in `EnvironmentFile=` cannot be read: it may change any variable. */
+  /** False if a file in `EnvironmentFile=` is unreadable, because it may change any variable. */
   readonly isEnvironmentKnown: boolean;
-  /** The arguments of its commands, and the words of wrapper scripts among them. */
+  /** The arguments of its commands, followed by the words of wrapper scripts among them. */
   readonly args: readonly string[];
 }
 
 const managers = ["systemd-user", "systemd"] as const;
 
-/** Stands for the instances of a template in a question to systemd; never started. */
+/** Replaces a template's missing instance in a query to systemd. Never started. */
 const sampleInstance = "@hivemind-sqlcipher-sample.";
 
 /**
- * Returns the units of both managers that start a hub: templates and their instances included, an
- * aliased unit once. A manager that does not respond has none.
+ * Returns the hub units of both managers, including templates and their instances; an aliased unit
+ * once. A manager that does not respond has none.
  */
 export async function findHubUnits(among: readonly Manager[] = managers): Promise<HubUnit[]> {
   const found = await Promise.all(among.map(hubUnitsOf));
@@ -70,8 +70,8 @@ async function hubUnitsOf(manager: Manager): Promise<HubUnit[]> {
 }
 
 /**
- * Returns the services that have a file or are loaded. A template has no properties, so an instance
- * that does not exist is named in its place: the properties are the same but for the name.
+ * Returns the services with a file, and the loaded services. A template has no properties, so its
+ * name is replaced by a nonexistent instance, which has the same properties except for its name.
  */
 async function listServices(manager: Manager): Promise<string[]> {
   const options = ["--type=service", "--no-legend", "--plain", "--full"];
@@ -85,7 +85,7 @@ async function listServices(manager: Manager): Promise<string[]> {
 
 /**
  * Returns whether a command line runs a hub: `hivemind-core listen` or `python -m hivemind_core
- * listen`, perhaps in an argument for a shell.
+ * listen`, also inside a shell's argument.
  */
 export function runsHub(args: readonly string[]): boolean {
   const words = args.flatMap((arg) => arg.split(/[\s"';&|()]+/));
@@ -96,17 +96,17 @@ export function runsHub(args: readonly string[]): boolean {
   return hub >= 0 && words.indexOf("listen", hub) > hub;
 }
 
-/** Returns the arguments of commands, with the words of each script among them behind its path. */
+/** Returns the arguments of commands. The words of a script among them follow its path. */
 export function expandScripts(commands: readonly UnitCommand[]): string[] {
   return commands.flatMap(({ args }) =>
     args.flatMap((arg) => [arg, ...(isAbsolute(arg) ? scriptWords(arg) : [])]),
   );
 }
 
-/** A wrapper of a hub has a few lines; a larger script does more than that. */
+/** A hub's wrapper has a few lines. A larger script is something else. */
 const longestScript = 64 * 1024;
 
-/** Returns the words of a shell script; none for any other file. */
+/** Returns the words of a shell script, or none for any other file. */
 function scriptWords(path: string): string[] {
   try {
     const stats = statSync(path);
@@ -134,8 +134,8 @@ function isShellScript(path: string): boolean {
 
 /**
  * Returns whether a hub with this environment may use the store: the store is in its data
- * directory, or a link there leads to the store. A path in `server.json` outside that directory is
- * not known here.
+ * directory, or a link there leads to the store. A path in `server.json` outside of this directory
+ * is not considered.
  */
 export function mayUseStore({ environment }: HubUnit, storePath: string): boolean {
   const home = realPathIfExists(dataHome(environment));
@@ -167,10 +167,11 @@ async function unitEnvironment(manager: Manager, unit: Properties): Promise<Envi
 }
 
 /**
- * Returns the variables in the files that a unit names by `EnvironmentFile=`; undefined if a file
- * cannot be read.
+ * Returns the variables in the unit's `EnvironmentFile=` files, or undefined if a file is
+ * unreadable.
  *
- * @param lines - the property, a file a line with "(ignore_errors=yes)" or "no" after its path
+ * @param lines - the property, with a line for each file: its path and "(ignore_errors=yes)" or
+ *   "no"
  */
 function environmentFiles(lines = ""): Environment | undefined {
   const files = [...lines.matchAll(/^(.*) \(ignore_errors=(?:yes|no)\)$/gm)];
@@ -181,7 +182,10 @@ function environmentFiles(lines = ""): Environment | undefined {
   }
 }
 
-/** An absent file has no variables: the unit starts without it, or does not start. */
+/**
+ * Returns the variables of a file. A missing file has none: the unit starts without it, or not at
+ * all.
+ */
 function readEnvironmentFile(path: string): Environment {
   let text: string;
   try {
@@ -194,7 +198,7 @@ function readEnvironmentFile(path: string): Environment {
   return Object.fromEntries([...lines].map(([, name = "", , value = ""]) => [name, value]));
 }
 
-/** Parses variables, each as `NAME=value`. */
+/** Parses variables in the form `NAME=value`. */
 export function parseEnvironment(variables: readonly string[]): Environment {
   return Object.fromEntries(
     variables.map((variable) => {

@@ -1,4 +1,4 @@
-/** No service: nothing holds the store open, or the operator takes care of it. */
+/** No service: no process has the store open, or the operator stops it. */
 import type { RestartTimer, Service, ServiceState, Started } from "./service.js";
 
 export class NoService implements Service {
@@ -7,7 +7,7 @@ export class NoService implements Service {
   readonly stopTimeoutMs = 0;
   readonly #notices: readonly string[];
 
-  /** @param notices - what `check` returns */
+  /** @param notices - the result of `check` */
   constructor(notices: readonly string[] = []) {
     this.#notices = notices;
   }

@@ -3,7 +3,7 @@ import { isInGroup, parseGroups, readGroups } from "../process/cgroup.js";
 import type { UnitName } from "./systemctl.js";
 import { show } from "./systemctl.js";
 
-/** Where a process comes from. */
+/** The service or container of a process. */
 export type Origin =
   /** A container, with the engine's identifier. */
   | { readonly kind: "podman" | "docker"; readonly id: string }
@@ -32,8 +32,8 @@ const containers: readonly (readonly [RegExp, (id: string) => Origin])[] = [
  * Parses `/proc/PID/cgroup` of a unified, hybrid or legacy system. Returns undefined for a process
  * of a login session.
  *
- * A container takes precedence over the units in its path: those above it belong to the engine,
- * those below it to a manager inside. Of nested containers, the outermost belongs to this machine's
+ * A container takes precedence over the units in its path: units above it belong to the engine,
+ * units below it to a manager inside. Of nested containers, the outermost belongs to this machine's
  * engine.
  */
 export function parseOrigin(text: string): Origin | undefined {

@@ -1,4 +1,4 @@
-/** Checks the programs that units name: an upgrade of Node.js may have removed them. */
+/** Checks the programs in units, because an upgrade of Node.js may have removed them. */
 import { accessSync, constants, statSync } from "node:fs";
 import { basename, isAbsolute } from "node:path";
 import type { UnitCommand } from "./properties.js";
@@ -14,8 +14,8 @@ export interface UnitProgram extends UnitName {
 }
 
 /**
- * Returns the programs and scripts that start these units, with whether each is present: of
- * `node /opt/main.js run -- /srv/hub listen`, all three.
+ * Returns the programs and scripts in the commands of units, and whether each is present. `node
+ * /opt/main.js run -- /srv/hub listen` has three.
  *
  * @throws {@link StoreError} service - if a manager does not respond
  */
@@ -32,9 +32,7 @@ export async function programsOfUnits(units: readonly UnitName[]): Promise<UnitP
   return found;
 }
 
-/**
- * Returns the absolute paths among the programs of a command, each with whether it is the hub's.
- */
+/** Returns the absolute paths of programs in a command, and whether each is the hub's. */
 function programPaths({ path, args, flags }: UnitCommand): [string, boolean][] {
   if (flags.includes("ignore-failure")) return [];
   const script = /^(?:node|python[\d.]*)$/.test(basename(path)) ? args[1] : undefined;

@@ -14,17 +14,17 @@ export interface UnitCommand {
 }
 
 /**
- * A property with commands (ExecStart and similar). systemd prints their arguments unescaped, line
- * breaks included.
+ * Matches a property with commands (ExecStart and similar). systemd prints their arguments
+ * unescaped, including line breaks.
  */
 const command = /^(Exec\w+)=(\{ path=[\s\S]*? ; status=\S+ \})$/gm;
 
-/** Properties that are printed on a line for each value, with their spaces. */
+/** Properties printed with a line for each value, which may contain spaces. */
 const repeated = new Set(["EnvironmentFiles"]);
 
 /**
- * Parses the properties of units, separated by empty lines. The value of a property with commands
- * is for {@link parseCommands}.
+ * Parses the properties of units, separated by empty lines. {@link parseCommands} parses the values
+ * of properties with commands.
  */
 export function parseProperties(text: string): Properties[] {
   return text
@@ -47,7 +47,7 @@ export function parseProperties(text: string): Properties[] {
 }
 
 /**
- * Parses the commands of a property. Arguments with blanks are split, because systemd prints them
+ * Parses the commands of a property. Splits arguments at blanks, because systemd prints them
  * without quotes.
  */
 export function parseCommands(property: string, value = ""): UnitCommand[] {
@@ -62,13 +62,13 @@ export function parseCommands(property: string, value = ""): UnitCommand[] {
     });
 }
 
-/** Parses a list of strings, in which systemd quotes those with blanks. */
+/** Parses a list of strings. systemd quotes strings with blanks. */
 export function parseList(text = ""): string[] {
   const items = text.matchAll(/"((?:[^"\\]|\\.)*)"|((?:[^\s"\\]|\\.)+)/g);
   return [...items].map(([, quoted, plain = ""]) => (quoted ?? plain).replace(/\\(.)/g, "$1"));
 }
 
-/** What `infinity` counts as: 5 minutes. */
+/** The value of `infinity`: 5 minutes. */
 const unlimitedMs = 300_000;
 
 /** Milliseconds in each unit of systemd.time(7), as in "1min 30s". */
@@ -83,7 +83,8 @@ const timeUnits: Readonly<Record<string, number>> = {
 };
 
 /**
- * Parses a time span into milliseconds, at most 5 minutes, also for `infinity` and unknown units.
+ * Parses a time span into milliseconds. Returns at most 5 minutes, also for `infinity` and unknown
+ * units.
  */
 export function timespanMs(text = "0"): number {
   if (text === "infinity") return unlimitedMs;

@@ -13,7 +13,7 @@ import {
 } from "./systemctl.js";
 
 export interface TimerOptions {
-  /** The unit that was stopped. */
+  /** The stopped unit. */
   readonly unit: string;
   /** The units to start, in this order. */
   readonly start: readonly string[];
@@ -75,7 +75,7 @@ export async function disarmTimer(
     throw unitError(manager, `cannot cancel the timer ${name}${formatFailure(stopped)}`, unit);
   }
   const [action = {}] = await show(manager, ["InvocationID"], [`${name}.service`]);
-  // The timer's action may be running. The manager completes a start that has been requested.
+  // The timer's action may be running. The manager completes a start after its request.
   if (action.InvocationID && action.InvocationID !== process.env.INVOCATION_ID) {
     await systemctl(manager, ["stop", "--", `${name}.service`]);
   }
@@ -95,8 +95,8 @@ function restartScript(manager: Manager, { command, start }: TimerOptions): stri
 }
 
 /**
- * Returns the variables, as NAME=VALUE, through which the recovery command finds the same paths
- * and keyring. None of them holds a secret.
+ * Returns the variables, as NAME=VALUE, that give the recovery command the same paths and keyring.
+ * None of them contains a secret.
  */
 function inheritedVariables(): string[] {
   return Object.entries(process.env).flatMap(([name, value]) =>

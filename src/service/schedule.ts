@@ -1,9 +1,9 @@
 /**
  * Scheduled backups: a systemd user timer and its service, which runs `backup`.
  *
- * Writes two files in `$XDG_CONFIG_HOME/systemd/user`, named after a hash of the store's path:
- * each store has its own schedule. They name the store and the settings file and nothing else. The
- * operator's changes, such as `OnFailure=`, belong in drop-ins, which are never touched. See
+ * Writes two files in `$XDG_CONFIG_HOME/systemd/user`, named after a hash of the store's path, so
+ * each store has its own schedule. They contain only the paths of the store and the settings file.
+ * The operator's changes, such as `OnFailure=`, belong in drop-ins, which are never changed. See
  * systemd.timer(5) and systemd.unit(5).
  */
 import { createHash } from "node:crypto";
@@ -19,13 +19,13 @@ import { type Properties, parseList } from "./properties.js";
 import { managerError, queryLimitMs, show, systemctl, type UnitName } from "./systemctl.js";
 import { execLine, keyringUnit, settingValue } from "./unit-file.js";
 
-/** How the files begin, in every version of this program. */
+/** The first line of the files, in every version of this program. */
 const mark = "# Made by hivemind-sqlcipher schedule install";
 const header = `${mark}, which replaces this file each time.`;
 
 export interface ScheduleRequest {
   readonly storePath: string;
-  /** The command that runs `backup` for this store. It must hold no secret. */
+  /** The command that runs `backup` for this store. It must contain no secret. */
   readonly command: readonly string[];
   /** The value of OnCalendar=. */
   readonly onCalendar: string;
@@ -37,7 +37,7 @@ export interface LastRun {
   /** When the run began, UTC. */
   readonly at: string;
   /**
-   * `running`, `success`, or systemd's word for the failure; null for a run of an earlier manager.
+   * `running`, `success`, or systemd's term for the failure; null for a run of an earlier manager.
    */
   readonly result: string | null;
   /** Null if the run did not exit. */
@@ -76,8 +76,8 @@ function unitNames(storePath: string) {
  *
  * @throws {@link StoreError} usage - if systemd does not accept the time or the delay, or the time
  *   is past
- * @throws {@link StoreError} refused - if the manager reads its units elsewhere, or a unit of this
- *   name was not written by this program
+ * @throws {@link StoreError} refused - if the manager reads its units elsewhere, or this program
+ *   did not write an existing unit of this name
  * @throws {@link StoreError} service - if there is no user manager
  */
 export async function assertSchedulable(request: ScheduleRequest): Promise<void> {
@@ -146,7 +146,7 @@ export async function removeSchedule(
 }
 
 /**
- * Returns the schedule of a store's backups; undefined if there is none.
+ * Returns the schedule of a store's backups, or undefined if there is none.
  *
  * @throws {@link StoreError} service - if there is a schedule and the manager does not respond
  * @throws {@link StoreError} io - if the timer's file cannot be read
@@ -177,27 +177,27 @@ export async function scheduleOf(storePath: string): Promise<Schedule | undefine
 }
 
 /**
- * Returns whether a timer runs that will never start a backup, because all its times are past.
- * While a backup runs, the next time is not known yet.
+ * Returns whether a running timer will never start a backup, because all its times are past. While
+ * a backup runs, the next time is not known yet.
  */
 export function neverElapses({ active, next_run, last_run }: Schedule): boolean {
   return active && next_run === null && last_run?.result !== "running";
 }
 
-/** Returns the service that makes a store's scheduled backups. It need not exist. */
+/** Returns the service for a store's scheduled backups, which may not exist. */
 export function scheduledService(storePath: string): UnitName {
   return { manager: "systemd-user", name: unitNames(storePath).service };
 }
 
 /**
- * Returns the command after which this user's manager starts at boot. It names the user, because
- * logind does not know whose process it is outside of a session (sudo, a system unit).
+ * Returns the command that makes this user's manager start at boot. It contains the user's name,
+ * because logind cannot determine the user outside of a session (sudo, a system unit).
  */
 export function lingerCommand(): string {
   return `loginctl enable-linger ${userInfo().username}`;
 }
 
-/** Returns whether this user's manager starts at boot. */
+/** Returns whether this user's manager starts at boot, as set by `loginctl enable-linger`. */
 export function lingers(): boolean {
   return existsSync(join("/var/lib/systemd/linger", userInfo().username));
 }
@@ -205,7 +205,7 @@ export function lingers(): boolean {
 function lastRun(clock: Properties, job: Properties): LastRun | null {
   const began = timeOf(job.ExecMainStartTimestamp);
   if (began === null) {
-    // The timer's time stamp is on disk; the result of the run was in the manager's memory.
+    // The timer's time stamp is on disk. The result of the run was in the manager's memory.
     const triggered = timeOf(clock.LastTriggerUSec);
     return triggered === null ? null : { at: triggered, result: null, exit_code: null };
   }
@@ -250,7 +250,7 @@ WantedBy=timers.target
 `;
 }
 
-/** Throws `refused` if the user's manager does not look for units in the directory. */
+/** Throws `refused` if the user's manager does not read units in the directory. */
 async function assertUnitDirectory(directory: string): Promise<void> {
   const { stdout } = await manage(["show", "--property=UnitPath", "--value"]);
   const wanted = await realPath(directory);
@@ -261,7 +261,8 @@ async function assertUnitDirectory(directory: string): Promise<void> {
 }
 
 /**
- * Returns systemd's analysis of the text. Throws `usage` with its message if it rejects the text.
+ * Returns systemd's analysis of the text. Throws `usage` with systemd's message if the text is
+ * invalid.
  */
 async function analyze(
   kind: "calendar" | "timespan",
@@ -278,7 +279,7 @@ async function analyze(
   });
 }
 
-/** Throws `usage` for a time in the past only, which systemd accepts. */
+/** Throws `usage` for a time in the past. systemd accepts it, but never elapses. */
 function assertElapses(onCalendar: string, analysis: string): void {
   if (!/Next elapse: never/.test(analysis)) return;
   throw new StoreError("usage", `the time ${onCalendar} is past: the timer would never elapse`, {
@@ -297,7 +298,7 @@ async function assertOwnUnit(path: string): Promise<boolean> {
   return isOwn === true;
 }
 
-/** Returns whether this program wrote the file; undefined if there is none. */
+/** Returns whether this program wrote the file, or undefined if there is none. */
 async function isOwnUnit(path: string): Promise<boolean | undefined> {
   try {
     return (await readFile(path, "utf8")).startsWith(mark);
@@ -307,13 +308,13 @@ async function isOwnUnit(path: string): Promise<boolean | undefined> {
   }
 }
 
-/** Parses a time such as "Tue 2026-11-24 18:50:00 UTC"; null for none. */
+/** Parses a time such as "Tue 2026-11-24 18:50:00 UTC". Returns null for no time. */
 function timeOf(text: string | undefined): string | null {
   const [, day, time] = /(\d{4}-\d\d-\d\d) (\d\d:\d\d:\d\d)/.exec(text ?? "") ?? [];
   return day === undefined ? null : `${day}T${time}Z`;
 }
 
-/** Calls the user's manager. Throws `service` if it does not respond, or fails. */
+/** Calls the user's manager. Throws `service` if the call fails. */
 async function manage(args: readonly string[]): Promise<Outcome> {
   const outcome = await systemctl("systemd-user", args);
   if (outcome.code === 0) return outcome;

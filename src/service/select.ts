@@ -1,4 +1,4 @@
-/** Decides which service belongs to a store. */
+/** Selects the service of a store. */
 import { readFileSync } from "node:fs";
 import { StoreError } from "../errors.js";
 import { findHolders, findLastingHolders, formatHolders, type Holder } from "../process/holders.js";
@@ -19,18 +19,18 @@ export interface ServiceChoice {
   readonly startCommand?: string | undefined;
   /** The store's resolved path. */
   readonly storePath: string;
-  /** Stores a unit that was found and passed its checks, for the next command. */
+  /** Saves a discovered unit after its checks, for the next command. */
   readonly remember?: ((found: Service) => Promise<void>) | undefined;
 }
 
 const managers = ["systemd-user", "systemd"] as const;
 
 /**
- * Returns the service of a store. `auto` decides for the operator's commands if given; else for a
- * unit: the named unit, the unit of the hub that has the store open, the unit that would start such
- * a hub; else for none.
+ * Returns the service of a store. `auto` selects, in this order: the operator's commands; the named
+ * unit; the unit of the hub that has the store open; the unit that would start such a hub; no
+ * service.
  *
- * @throws {@link StoreError} usage - if a command is missing, or no unit can have this name
+ * @throws {@link StoreError} usage - if a command is missing, or the name cannot be a unit's
  * @throws {@link StoreError} inUse - if no service was found and a process has the store open
  * @throws {@link StoreError} refused - if several units qualify
  * @throws {@link StoreError} service - if the chosen manager does not respond
@@ -74,7 +74,8 @@ function commandService(choice: ServiceChoice): CommandService | undefined {
 }
 
 /**
- * Finds a unit by name. If both managers have it, the unit that holds the store or runs is meant.
+ * Finds a unit by name. If both managers have it, prefers a unit with the store open, then a
+ * running unit.
  */
 async function findNamedUnit(name: string, storePath: string): Promise<SystemdUnit | undefined> {
   const found: SystemdUnit[] = [];
@@ -90,10 +91,7 @@ async function findNamedUnit(name: string, storePath: string): Promise<SystemdUn
   return found[0];
 }
 
-/**
- * Finds the unit of the hub that uses the store, by its processes or, if it is stopped, by its
- * file.
- */
+/** Finds the hub's unit for the store: by its processes or, if it is stopped, by its unit file. */
 async function findUnit(
   storePath: string,
   among: readonly Manager[],
@@ -125,8 +123,8 @@ async function findUnitsOfHolders(
 }
 
 /**
- * Returns whether a holder of the store is the unit's hub. A unit such as `cron.service` runs many
- * programs, of which any may look up a client, and stopping it would be wrong.
+ * Returns whether a process with the store open is the unit's hub. A unit such as `cron.service`
+ * runs many programs; any of them may look up a client, and stopping the unit would be wrong.
  */
 async function isHubOf({ manager, name }: UnitName, { pid }: Holder): Promise<boolean> {
   if (runsHub(argsOf(pid))) return true;
@@ -184,7 +182,7 @@ async function noService({ unit, storePath }: ServiceChoice): Promise<NoService>
   );
 }
 
-/** Returns a hint on how to have these holders of a store stopped, from what they belong to. */
+/** Returns a hint for stopping these processes, which depends on their units or containers. */
 export async function hintForHolders(holders: readonly Holder[]): Promise<string> {
   for (const { pid } of holders) {
     const unit = await findUnitOf(pid);
@@ -208,7 +206,7 @@ function unitOptions({ manager, name }: UnitName): string {
   return `--service ${manager} --unit ${shortName(name)}`;
 }
 
-/** Returns a unit's name as an operator writes it: without ".service", unless that is ambiguous. */
+/** Returns a unit's name as an operator writes it: without ".service", unless this is ambiguous. */
 function shortName(name: string): string {
   return name.replace(/^([^.]+)\.service$/, "$1");
 }

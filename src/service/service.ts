@@ -1,6 +1,5 @@
 /**
- * The program with the store open, as a service: a systemd unit, commands of the operator, or
- * none.
+ * The service with the store open: a systemd unit, the operator's commands, or none.
  *
  * Every kind is used in the same order: `check` while the service runs, `activeDependents`,
  * `armRestart`, `stop`, the work, `start`, `disarm`.
@@ -9,19 +8,19 @@ import { randomBytes } from "node:crypto";
 
 export type ServiceKind = "systemd-user" | "systemd" | "command" | "none";
 
-/** The unit's name if none is given, as in HiveMind's own instructions. */
+/** The default name of the unit, as in HiveMind's own instructions. */
 export const defaultUnit = "hivemind-core";
 
 export interface ServiceState {
   /**
-   * Whether the service runs, starts, or waits to be restarted after a crash: it must be stopped.
+   * Whether the service must be stopped: it runs, starts, or waits to be restarted after a crash.
    */
   readonly active: boolean;
   /** Whether the service has ended and waits for its next start. */
   readonly restarting?: boolean;
   /** Whether a start or stop is queued or in progress. */
   readonly hasJob?: boolean;
-  /** Identifies this run of the service. Absent where the kind has no such identifier. */
+  /** Identifies this run of the service. Absent if the kind has no such identifier. */
   readonly invocation?: string;
   readonly mainPid?: number;
 }
@@ -30,9 +29,9 @@ export interface RestartTimer {
   /** The name of the timer or watcher for the operation's journal; null if nothing was armed. */
   readonly name: string | null;
   /**
-   * Cancels the restart and leaves nothing of it behind. Safe at any time, also after it fired.
+   * Cancels the restart and cleans up. Safe at any time, also after the restart fired.
    *
-   * @returns whether the restart fired: then it started the service, perhaps during the work
+   * @returns whether the restart fired; it has then started the service, perhaps during the work
    * @throws {@link StoreError} service - if the manager does not respond; the restart may still
    *   fire
    */
@@ -44,17 +43,17 @@ export interface Started {
    * When the service was up, on the clock of `performance.now()`, without the time it was watched.
    */
   readonly upAt: number;
-  /** Whether something else started the service before this call. Absent where this is unknown. */
+  /** Whether something else started the service before this call. Absent if unknown. */
   readonly wasUp?: boolean;
 }
 
 export interface Service {
   readonly kind: ServiceKind;
-  /** The unit's name as the operator wrote it; null where there is none. */
+  /** The unit's name as the operator wrote it; null for other kinds. */
   readonly name: string | null;
-  /** Whether the service was found by the store, not named. Absent means no. */
+  /** Whether the service was found by the store instead of its name. Absent means no. */
   readonly isDiscovered?: boolean;
-  /** The time limit of `stop` in milliseconds. A restart timer must not fire before. */
+  /** The time limit of `stop` in milliseconds. A restart timer must not fire earlier. */
   readonly stopTimeoutMs: number;
 
   /**
@@ -65,14 +64,13 @@ export interface Service {
   state(): Promise<ServiceState>;
 
   /**
-   * Checks the needs of stop and start in advance: the service exists, can be stopped and started
-   * again, and belongs to this store.
+   * Checks the requirements of stop and start in advance: the service exists, can be stopped and
+   * started again, and belongs to this store.
    *
    * @param storePath - the store's resolved path
    * @returns notices for the operator
    * @throws {@link StoreError} notFound - if there is no such service
-   * @throws {@link StoreError} refused - if it cannot be stopped and started, or uses another
-   *   store
+   * @throws {@link StoreError} refused - if it cannot be stopped and started, or uses another store
    * @throws {@link StoreError} service - if the manager does not respond
    */
   check(storePath: string): Promise<string[]>;
@@ -82,15 +80,15 @@ export interface Service {
 
   /**
    * Returns the active units to be stopped with the service, in the order for `start`: its
-   * dependents, and the sockets, timers and paths by which it could be started again.
+   * dependents, and the sockets, timers and paths that could start it again.
    */
   activeDependents(): Promise<string[]>;
 
   /**
-   * Stops the service and its sockets, timers and paths, and returns when all its processes ended.
+   * Stops the service and its sockets, timers and paths. Returns when all its processes have ended.
    *
-   * @throws {@link StoreError} service - if it did not stop. Call `start`: a part may have
-   *   stopped.
+   * @throws {@link StoreError} service - if it did not stop; call `start`, because a part may have
+   *   stopped
    */
   stop(): Promise<void>;
 
@@ -102,17 +100,17 @@ export interface Service {
   start(dependents: readonly string[]): Promise<Started>;
 
   /**
-   * Arranges a restart of the service in case this process is killed. Call it after
-   * `activeDependents` and before `stop`, and disarm it after `start`, also after an error.
+   * Arms a restart of the service in case this process is killed. Call it after `activeDependents`
+   * and before `stop`. Disarm it after `start`, also after an error.
    *
    * After `afterMs` milliseconds the restart runs `command`, for {@link recoveryLimitSeconds} at
-   * most, and then starts the service and its dependents. It starts a `command` service only if
+   * most. It then starts the service and its dependents. It starts a `command` service only if
    * `command` failed, because running a start command twice could start two hubs.
    *
-   * @param options.command - argument list to recover the operation and start the service; fails
-   *   if it could not. It must hold no secret.
+   * @param options.command - argument list to recover the operation and start the service; must
+   *   fail if it cannot, and must contain no secret
    * @param options.name - the timer's name, for a journal written before the timer exists
-   * @throws {@link StoreError} service - if this is not possible; nothing is stopped by then
+   * @throws {@link StoreError} service - if this is not possible; nothing has been stopped
    */
   armRestart(options: {
     afterMs: number;
@@ -121,8 +119,8 @@ export interface Service {
   }): Promise<RestartTimer>;
 
   /**
-   * Cancels a restart left behind by a killed process, as {@link RestartTimer.disarm} does. The
-   * restart's own recovery command may call this: it keeps running.
+   * Cancels a restart left behind by a killed process, as {@link RestartTimer.disarm} does. If the
+   * restart's own recovery command calls this, the command keeps running.
    *
    * @param name - {@link RestartTimer.name}
    */

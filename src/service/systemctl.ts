@@ -10,7 +10,7 @@ export interface UnitName {
   readonly name: string;
 }
 
-/** While it reloads many units, a manager responds after seconds. */
+/** A manager that is reloading many units responds after seconds. */
 export const queryLimitMs = 30_000;
 
 export function systemctl(
@@ -39,7 +39,7 @@ export async function show(
   return parseProperties(outcome.stdout);
 }
 
-/** Returns the error for a manager without response. */
+/** Returns the error for a manager that does not respond. */
 export function managerError(manager: Manager, outcome: Outcome): StoreError {
   return new StoreError(
     "service",

@@ -1,8 +1,8 @@
 /**
  * systemd units of the user's and of the system's manager.
  *
- * Each call of `systemctl` between stop and start adds 5 to 10 ms of downtime, so all queries are
- * made before: `stop` and `start` are a single call each.
+ * Each call of `systemctl` between stop and start adds 5 to 10 ms of downtime. So all queries are
+ * made before, and `stop` and `start` are a single call each.
  */
 import { setTimeout as delay } from "node:timers/promises";
 import { StoreError } from "../errors.js";
@@ -31,19 +31,19 @@ import {
   toServiceState,
 } from "./unit-state.js";
 
-/** Time for the manager itself, on top of the limits of the units. */
+/** Time for the manager itself, in addition to the limits of the units. */
 const managerSlackMs = 10_000;
 
 /**
- * How long a started unit must stay up: long enough to notice a program without execute
- * permission, a broken setting or a port in use. A later failure, after the hub's imports, is left
- * to the caller: no fixed time covers it.
+ * How long a started unit must stay up: long enough to notice a program without execute permission,
+ * a broken setting or a port in use. A later failure, after the hub's imports, is left to the
+ * caller, because no fixed time covers it.
  */
 const watchMs = 1_000;
 
 const pollMs = 100;
 
-/** Units that start other units: they are stopped first and started first. */
+/** Units that start other units. They are stopped first and started first. */
 const starters = /\.(socket|timer|path|automount)$/;
 
 const serviceName = /^[\w:.\\@][\w:.\\@-]*$/;
@@ -60,9 +60,9 @@ export class SystemdUnit implements Service {
   /** Whether the unit only starts and stops containers or a daemon outside of its control group. */
   readonly #isLauncher: boolean;
   readonly #startTimeoutMs: number;
-  /** The control group of the last run, in which no process may be left after a stop. */
+  /** The control group of the last run. After a stop, it must have no process. */
   #controlGroup: string;
-  /** Active sockets, timers and paths of the unit, which are stopped with it. */
+  /** Active sockets, timers and paths of the unit, to be stopped with it. */
   #starters: readonly string[] = [];
   /** Active units to be started again with the unit. */
   #dependents: readonly string[] = [];
@@ -87,10 +87,9 @@ export class SystemdUnit implements Service {
   }
 
   /**
-   * Queries a unit. It need not exist.
+   * Queries a unit, which may not exist.
    *
    * @param options.isDiscovered - see {@link Service.isDiscovered}
-   *
    * @throws {@link StoreError} usage - if this cannot be the name of a service
    * @throws {@link StoreError} service - if the manager does not respond
    */
@@ -151,8 +150,8 @@ export class SystemdUnit implements Service {
       ["stop", "--", ...this.#starters, this.name],
       this.stopTimeoutMs,
     );
-    // The manager removes the control group of a stopped unit: exit code 0 and no process left
-    // need no further query.
+    // The manager removes the control group of a stopped unit. After exit code 0 without a
+    // remaining process, no further query is needed.
     const left = listProcesses(this.#controlGroup);
     if (outcome.code === 0 && left.length === 0) return;
     const [unit = {}] = await this.#show(["ActiveState", "SubState"], [this.name]);
@@ -179,9 +178,9 @@ export class SystemdUnit implements Service {
   }
 
   /**
-   * Starts units. Frequent backups use up a unit's start limit, which is meant for crashes, so
-   * this resets the limit if the manager refused without an attempt. `Result` cannot tell: it
-   * keeps the value of an earlier failure.
+   * Starts units. Frequent backups use up a unit's start limit, which is meant for crashes, so this
+   * resets the limit if the manager refused without an attempt. `Result` does not show this,
+   * because it keeps the value of an earlier failure.
    */
   async #startUnits(units: readonly string[], calledAt: number): Promise<Outcome> {
     const start = () => systemctl(this.kind, ["start", "--", ...units], this.#startTimeoutMs);

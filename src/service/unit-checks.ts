@@ -91,7 +91,7 @@ function maskedError({ manager, name }: UnitName): StoreError {
 
 function assertStartable(unit: UnitName, properties: Properties): void {
   const { manager, name } = unit;
-  // A unit can be masked, or its file deleted, while it runs and the manager has it in memory.
+  // A running unit can be masked, or its file deleted, while the manager has it in memory.
   if (properties.UnitFileState?.startsWith("masked")) throw maskedError(unit);
   for (const [property, action] of [
     ["RefuseManualStop", "stopped"],
@@ -139,8 +139,8 @@ async function assertNotUpheld(
 }
 
 /**
- * Makes sure that this user may manage a unit of the system: starting a unit that is active changes
- * nothing, and the manager checks the permission first.
+ * Checks that this user may manage a unit of the system. Starting an active unit changes nothing,
+ * and the manager checks the permission first.
  */
 async function assertPermitted(
   { manager, name }: UnitName,
@@ -175,7 +175,7 @@ async function assertSameUser(
   );
 }
 
-/** Returns the user id of the unit; undefined for DynamicUser, while the unit does not run. */
+/** Returns the unit's user id, or undefined for a DynamicUser unit that does not run. */
 async function findUser(unit: UnitName, properties: Properties): Promise<number | undefined> {
   const pid = Number(properties.MainPID);
   if (pid > 0) {
@@ -194,7 +194,7 @@ async function holdsStore({ ControlGroup }: Properties, storePath: string): Prom
   return holders.some(({ pid }) => isInGroup(pid, ControlGroup ?? ""));
 }
 
-/** Checks a unit that starts containers: whether a container has the store open. */
+/** Checks whether a container has the store open, for a unit that starts containers. */
 async function checkLauncher({ name }: UnitName, storePath: string): Promise<string[]> {
   const { holders } = await findHolders(storePath);
   const inContainers = holders.filter(({ pid }) => isInContainer(pid));
@@ -215,7 +215,7 @@ async function checkStore(
   const other =
     findOpenStore(pids, names) ??
     findOtherDataHome(Number(properties.MainPID) || pids[0], storePath, names);
-  // The unit may have started just now, and opened the store since the first look.
+  // The unit may have started a moment ago and opened the store after the first check.
   if (other === storePath && (await holdsStore(properties, storePath))) return [];
   const { name } = unit;
   if (other === undefined) {

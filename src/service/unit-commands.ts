@@ -1,4 +1,4 @@
-/** Reads the commands that start a unit. */
+/** Reads the commands of a unit. */
 import { run } from "../process/run.js";
 import { parseCommands, type UnitCommand } from "./properties.js";
 import { queryLimitMs, show, type UnitName } from "./systemctl.js";
@@ -6,10 +6,10 @@ import { queryLimitMs, show, type UnitName } from "./systemctl.js";
 const properties = ["ExecStartPre", "ExecStart"] as const;
 
 /**
- * Returns the commands that start a unit; none for a unit that does not exist.
+ * Returns the commands that start a unit; none if the unit does not exist.
  *
- * `busctl` reads them, because `systemctl` prints arguments without quotes. Where there is no bus,
- * as on a minimal system, arguments with blanks are split.
+ * `busctl` reads them, because `systemctl` prints arguments without quotes. Without a bus, as on a
+ * minimal system, arguments are split at blanks.
  *
  * @throws {@link StoreError} service - if the manager does not respond
  */
@@ -41,7 +41,7 @@ function parseJson(text: string): UnitCommand[] {
     });
 }
 
-/** Returns the D-Bus object of a unit, in which most characters are escaped as `_xx`. */
+/** Returns the D-Bus object path of a unit. Most characters are escaped as `_xx`. */
 function objectPath(name: string): string {
   const full = name.endsWith(".service") ? name : `${name}.service`;
   const escaped = [...Buffer.from(full)].map((byte, index) => {

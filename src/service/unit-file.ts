@@ -1,7 +1,7 @@
 /** Quoting in systemd's unit files. */
 import { StoreError } from "../errors.js";
 
-/** The unit that unlocks the keyring. The hub's unit starts after it, if it exists. */
+/** The unit that unlocks the keyring. The hub's unit starts after it if it exists. */
 export const keyringUnit = "hivemind-sqlcipher-keyring.service";
 
 /** Quotes a command for `ExecStart=` and similar settings, in which systemd also expands `$`. */
@@ -18,8 +18,8 @@ export function quoteArg(arg: string): string {
 /**
  * Escapes the whole value of a setting.
  *
- * @throws {@link StoreError} usage - for a line break, or a backslash at the end, the sign of a
- *   continued line
+ * @throws {@link StoreError} usage - for a line break, or for a final backslash, which would
+ *   continue the line
  */
 export function settingValue(text: string): string {
   if (text.endsWith("\\")) {
@@ -28,7 +28,7 @@ export function settingValue(text: string): string {
   return escapePercent(text);
 }
 
-/** Doubles `%`, the sign of a specifier in every setting. */
+/** Doubles `%`, which begins a specifier in every setting. */
 function escapePercent(text: string): string {
   if (/[\0\n\r]/.test(text)) {
     throw new StoreError("usage", "a setting of a unit cannot contain a line break");

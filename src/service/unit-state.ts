@@ -3,7 +3,7 @@ import { type Properties, timespanMs } from "./properties.js";
 import type { ServiceState } from "./service.js";
 import { type Manager, show } from "./systemctl.js";
 
-/** Properties that name units: stopping the unit stops these too. */
+/** Properties with units that are stopped together with this unit. */
 const stopsWith = ["RequiredBy", "RequisiteOf", "BoundBy", "ConsistsOf", "PropagatesStopTo"];
 
 const groupProperties = [
@@ -20,8 +20,8 @@ const groupProperties = [
 ];
 
 /**
- * Returns the unit, followed by all units that a stop must include: those stopped by the manager,
- * and those that could start the unit again.
+ * Returns the unit, followed by all units that a stop must include: units stopped by the manager,
+ * and units that could start this unit again.
  */
 export async function findStopGroup(manager: Manager, name: string): Promise<Properties[]> {
   const group: Properties[] = [];

@@ -1,10 +1,10 @@
 /**
- * A dead-man's switch where no manager can hold a timer: a shell process in its own session, which
- * starts the service again if this process dies or hangs.
+ * A dead-man's switch without a manager: a shell process in its own session, which starts the
+ * service again if this process dies or hangs.
  *
- * The watcher reads a pipe from this process. The line "disarm" ends the watcher. At end of file
- * this process is gone, and the watcher starts the service at once. It is a shell program,
- * independent of this package's files: an upgrade may be replacing them.
+ * The watcher reads a pipe from this process. The line "disarm" ends the watcher. An end of file
+ * means that this process is gone, and the watcher starts the service at once. It is a shell
+ * program, independent of this package's files, because an upgrade may be replacing them.
  *
  * Limits: the watcher does not survive a reboot, nor a kill of all processes of this user or of
  * this control group (the removal of a container, the kill of a systemd unit).
@@ -21,7 +21,7 @@ const disarmed = 0;
 const fired = 1;
 
 export interface WatcherOptions {
-  /** Time limit in milliseconds. The watcher then fires although this process lives. */
+  /** Time limit in milliseconds. The watcher then fires even if this process is alive. */
   readonly afterMs: number;
   /** The recovery command, which runs first. If it succeeds, it has started the service as well. */
   readonly command: readonly string[];
@@ -43,8 +43,8 @@ export async function armWatcher(options: WatcherOptions): Promise<RestartTimer>
     child.once("exit", resolve);
     child.once("error", () => resolve(null));
   });
-  // The watcher prints a line once it reads its input: it notices the end of this process from
-  // here.
+  // The watcher prints a line when it begins to read. From then on it notices the end of this
+  // process.
   const isReady = await Promise.race([
     once(child.stdout, "data").then(() => true),
     exited.then(() => false),
@@ -62,7 +62,7 @@ async function disarm(
   exited: Promise<number | null>,
 ): Promise<{ fired: boolean }> {
   child.ref();
-  // If the watcher fired and ended, the write fails, and the exit code tells.
+  // If the watcher fired and ended, the write fails. The exit code shows this.
   child.stdin?.on("error", () => {});
   child.stdin?.end("disarm\n");
   return { fired: (await exited) !== disarmed };
@@ -72,8 +72,8 @@ async function disarm(
  * Returns the watcher's program. Its three processes are a clock, a reader of the line from this
  * process, and an actor on the first line from either.
  *
- * SIGTERM, SIGHUP and SIGINT are ignored, because the watcher must survive a signal to this
- * process and its children. The commands run with the default signal handlers.
+ * SIGTERM, SIGHUP and SIGINT are ignored, because the watcher must survive a signal to this process
+ * and its children. The commands run with the default signal handlers.
  */
 function program({ afterMs, command, start }: WatcherOptions): string {
   return `
