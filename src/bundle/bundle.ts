@@ -1,13 +1,15 @@
 /**
- * The passphrase bundle: opens a store after its keyring is gone. It is encrypted with age
- * (https://age-encryption.org/v1) to the owner's recovery key, or with a passphrase of its own. Each
- * key_id has a bundle, `clients.<key_id>.bundle.age`, so a backup's first bytes name its bundle.
+ * The passphrase bundle, which opens a store after its keyring is lost.
  *
- * A bundle that does not open is noticed only when it is needed. Each new bundle is therefore
- * verified: it is also encrypted to a temporary identity in memory, read back from disk, decrypted
- * with that identity, and its passphrase must open the store. (A bundle with a passphrase cannot
- * have further recipients; it is verified with its passphrase.) The verification record next to
- * the bundle documents this (verification-record.ts).
+ * A bundle is encrypted with age (https://age-encryption.org/v1) to the owner's recovery key, or
+ * with a passphrase of its own. Each key_id has a bundle, `clients.<key_id>.bundle.age`, so the
+ * first bytes of a backup name its bundle.
+ *
+ * A broken bundle would be noticed only when it is needed. Each new bundle is therefore verified.
+ * It is also encrypted to a temporary identity in memory, read back from disk and decrypted with
+ * that identity, and its passphrase must open the store. A bundle with a passphrase cannot have
+ * further recipients, so it is verified with its passphrase. The verification record next to the
+ * bundle documents this (verification-record.ts).
  */
 import { readdir, rm } from "node:fs/promises";
 import { basename, dirname, join } from "node:path";
@@ -36,7 +38,7 @@ import {
 const format = "hivemind-sqlcipher-bundle";
 const version = 1;
 const armorHeader = "-----BEGIN AGE ENCRYPTED FILE-----";
-/** Bytes. A bundle has a few kilobytes, so a longer file is not a bundle. */
+/** In bytes. A bundle has a few kilobytes, so a longer file is not a bundle. */
 const maxBundleSize = 1024 * 1024;
 
 const contentsSchema = z.object({
@@ -45,7 +47,7 @@ const contentsSchema = z.object({
   key_id: z.string().check(z.regex(/^[0-9a-f]{16}$/)),
   passphrase: z.string().check(z.minLength(1)),
   cipher_compatibility: z.union([z.literal(3), z.literal(4)]),
-  /** The store's path when the bundle was made. */
+  /** The store's path when the bundle was created. */
   database: z.string(),
   created_at: z.iso.datetime(),
   /** Instructions for a reader of the decrypted text, line by line. */
@@ -68,7 +70,7 @@ export interface Bundle {
 export interface BundleRequest {
   /** The directory for the bundle, which must exist. */
   readonly directory: string;
-  /** The file that the passphrase must open: the store, or the staged file that will become it. */
+  /** The file that the passphrase must open: the store, or the staged file for its replacement. */
   readonly storePath: string;
   /** The store's path to record in the bundle, if `storePath` is a staged file. */
   readonly database?: string | undefined;
@@ -76,7 +78,7 @@ export interface BundleRequest {
   readonly key: StoreKey;
   /** `age1…`; ignored with `bundlePassphrase`. */
   readonly recipients: readonly string[];
-  /** Encrypts with this passphrase instead; the recovery key does not open such a bundle. */
+  /** Encrypts with this passphrase instead. The recovery key does not open such a bundle. */
   readonly bundlePassphrase?: string | undefined;
 }
 
@@ -89,7 +91,7 @@ export type BundleOpener =
       readonly alternatives?: readonly string[];
     };
 
-/** What is known of a bundle that was not decrypted. */
+/** The description of a bundle without decrypting it. */
 export interface BundleDescription {
   readonly path: string;
   /** From the file name; null for any other name. */
@@ -98,7 +100,9 @@ export interface BundleDescription {
   /** Bytes. */
   readonly size: number;
   readonly sha256: string;
-  /** From the verification record; its MAC was not checked, as that needs the store's key. */
+  /**
+   * From the verification record. Its MAC is not checked, because the check needs the store's key.
+   */
   readonly proof: { readonly recipients: string[]; readonly matches: boolean } | null;
 }
 
@@ -109,8 +113,7 @@ export function bundleName(keyId: string): string {
 /**
  * Returns the recipients of a bundle, sorted; none for a bundle with a passphrase.
  *
- * @throws {@link StoreError} `usage` - without recipient and passphrase, or for a malformed
- *   recipient
+ * @throws {@link StoreError} usage - without recipient and passphrase, or for a malformed recipient
  */
 export function bundleRecipients({
   recipients,
@@ -128,13 +131,13 @@ export function bundleRecipients({
 
 /**
  * Returns the verified bundle of a store's key: the existing bundle if it was verified for the same
- * request, else a new bundle. Any other existing bundle is renamed to
+ * request, else a new bundle. Renames any other existing bundle to
  * `clients.<key_id>.bundle.superseded-<UTC>.age`.
  *
- * @throws {@link StoreError} `usage` - without recipient and passphrase, or for a malformed recipient
- * @throws {@link StoreError} `wrongPassphrase` - if the passphrase does not open the store
- * @throws {@link StoreError} `corrupted` - if the disk returns other bytes than were written
- * @throws {@link StoreError} `io` - if the bundle cannot be written
+ * @throws {@link StoreError} usage - without recipient and passphrase, or for a malformed recipient
+ * @throws {@link StoreError} wrongPassphrase - if the passphrase does not open the store
+ * @throws {@link StoreError} corrupted - if the disk returns other bytes than were written
+ * @throws {@link StoreError} io - if the bundle cannot be written
  */
 export async function writeBundle(request: BundleRequest): Promise<Bundle> {
   const recipients = bundleRecipients(request);
@@ -158,7 +161,8 @@ export async function writeBundle(request: BundleRequest): Promise<Bundle> {
         : { identity: verifier };
     await verifyOpens(staged, encrypted, opener, request);
     await supersede(path);
-    // Before the bundle has its name: the record tells whether a recovery key is in use.
+    // Write the record before the bundle has its name: the record shows whether a recovery key is
+    // in use.
     await replaceFile(
       verificationRecordPath(path),
       `${JSON.stringify(createVerificationRecord(encrypted, recipients, request.key))}\n`,
@@ -172,7 +176,7 @@ export async function writeBundle(request: BundleRequest): Promise<Bundle> {
   return { path, keyId, recipients, reused: false };
 }
 
-/** Removes the staged files that a killed `writeBundle` left for this key. */
+/** Removes the staged files of a killed `writeBundle` for this key. */
 export async function removeStagedBundles(directory: string, keyId: string): Promise<void> {
   const prefix = `.${bundleName(keyId)}.`;
   try {
@@ -199,7 +203,7 @@ export async function removeBundle(directory: string, keyId: string): Promise<vo
 /**
  * Returns the files of a key's bundle: the bundle, its verification record, and superseded bundles.
  *
- * @throws {@link StoreError} `io` - if the directory cannot be read
+ * @throws {@link StoreError} io - if the directory cannot be read
  */
 export async function bundleFiles(directory: string, keyId: string): Promise<string[]> {
   const prefix = `clients.${keyId}.bundle.`;
@@ -217,12 +221,12 @@ export async function bundleFiles(directory: string, keyId: string): Promise<str
 /**
  * Decrypts a bundle, armored or binary.
  *
- * @throws {@link StoreError} `notFound` - if there is no file at the path
- * @throws {@link StoreError} `usage` - for an opener of the wrong kind
- * @throws {@link StoreError} `wrongPassphrase` - if it is encrypted to another key or passphrase
- * @throws {@link StoreError} `corrupted` - if it is truncated or altered, or not a bundle
- * @throws {@link StoreError} `newerVersion` - if a newer version wrote it
- * @throws {@link StoreError} `io` - if it cannot be read
+ * @throws {@link StoreError} notFound - if there is no file at the path
+ * @throws {@link StoreError} usage - for an opener of the wrong kind
+ * @throws {@link StoreError} wrongPassphrase - if it is encrypted to another key or passphrase
+ * @throws {@link StoreError} corrupted - if it is truncated or altered, or not a bundle
+ * @throws {@link StoreError} newerVersion - if a newer version wrote it
+ * @throws {@link StoreError} io - if it cannot be read
  */
 export async function readBundle(path: string, opener: BundleOpener): Promise<BundleContents> {
   const { bytes, opensWith } = await readEncrypted(path);
@@ -255,7 +259,7 @@ export async function readBundle(path: string, opener: BundleOpener): Promise<Bu
     const message = error instanceof Error ? error.message : "";
     if (message.startsWith("no identity matched")) {
       throw new StoreError("wrongPassphrase", `this ${opensWith} does not open ${path}`, {
-        hint: `Find the other ${opensWith}, or the bundle that belongs to this one.`,
+        hint: `Use the ${opensWith} of this bundle, or another bundle.`,
       });
     }
     throw alteredError(path, error);
@@ -266,17 +270,17 @@ export async function readBundle(path: string, opener: BundleOpener): Promise<Bu
 /**
  * Describes a bundle without decrypting it.
  *
- * @throws {@link StoreError} `notFound` - if there is no file at the path
- * @throws {@link StoreError} `corrupted` - if it is not an age file
- * @throws {@link StoreError} `io` - if it cannot be read
+ * @throws {@link StoreError} notFound - if there is no file at the path
+ * @throws {@link StoreError} corrupted - if it is not an age file
+ * @throws {@link StoreError} io - if it cannot be read
  */
 export async function describeBundle(path: string): Promise<BundleDescription> {
   return (await readBundleFile(path)).description;
 }
 
 /**
- * Returns whether the bundle was verified for this store: unlike in `describeBundle`, the record's
- * MAC is checked, so write access to the directory is not enough to forge it.
+ * Returns whether the bundle was verified for this store. Unlike `describeBundle`, checks the
+ * record's MAC, so write access to the directory is not enough to forge the record.
  *
  * @throws {@link StoreError} as `describeBundle`
  */
@@ -289,7 +293,11 @@ export async function isVerified(path: string, key: StoreKey): Promise<boolean> 
   );
 }
 
-/** Returns a bundle's bytes, without armor, and its description. @throws as `describeBundle` */
+/**
+ * Returns a bundle's bytes, without armor, and its description.
+ *
+ * @throws {@link StoreError} as `describeBundle`
+ */
 export async function readBundleFile(
   path: string,
 ): Promise<{ bytes: Uint8Array; description: BundleDescription }> {
@@ -333,7 +341,7 @@ async function encrypt(
   return Buffer.from(armor.encode(encrypted));
 }
 
-/** Reads the bundle back from disk and opens the store with the passphrase in it. */
+/** Reads the bundle back from disk and opens the store with its passphrase. */
 async function verifyOpens(
   path: string,
   written: Buffer,

@@ -1,4 +1,4 @@
-/** `bundle export`: writes the passphrase bundle of a store that opens. */
+/** Writes the passphrase bundle of a store for `bundle export`. */
 
 import { prepareDirectories } from "../config/known-directories.js";
 import type { PassphraseSource } from "../keys/source.js";
@@ -12,9 +12,9 @@ export interface ExportOptions {
   readonly storePath: string;
   readonly source: PassphraseSource;
   readonly directory: string;
-  /** The backup directory, if known: bundles are kept apart from it. */
+  /** The backup directory, if known. Bundles are kept apart from it. */
   readonly backupDirectory?: string | undefined;
-  /** Directories that the settings name, and that are therefore not made if they are gone. */
+  /** Directories in the settings. They are not created if they are missing. */
   readonly knownDirectories: readonly string[];
   readonly reporter: Pick<Reporter, "notice" | "confirm">;
   readonly opener: { readonly recipientPlan: RecipientPlan } | { readonly passphrase: string };
@@ -25,9 +25,9 @@ export interface ExportOptions {
  * recovery key is generated. The caller holds the store's operation lock, because concurrent
  * writers remove each other's staged files.
  *
- * @throws {@link StoreError} `refused` - for a directory that would hold both backups and bundles
- * @throws {@link StoreError} `usage` - without a recipient
- * @throws {@link StoreError} `io` - if a directory that is known is gone
+ * @throws {@link StoreError} refused - if the directory would contain both backups and bundles
+ * @throws {@link StoreError} usage - without a recipient
+ * @throws {@link StoreError} io - if a known directory is missing
  * @throws {@link StoreError} what `unlock` throws
  */
 export async function exportPassphrase(

@@ -1,7 +1,10 @@
-/** The instructions inside a bundle, for a reader with a bundle, a backup, and no other tool. */
+/** The instructions inside a bundle, for a reader with only the bundle and a backup. */
 import type { CipherCompatibility } from "../store/cipher.js";
 
-/** Returns how to open a store manually. Contains no passphrase: the bundle has a field for it. */
+/**
+ * Returns the instructions to open a store manually. They contain no passphrase: the bundle has a
+ * field for it.
+ */
 export function howToOpen(cipherCompatibility: CipherCompatibility): string[] {
   const compatibility =
     cipherCompatibility === 3

@@ -1,16 +1,16 @@
-/** Keeps bundles apart from backups: a copy of a directory that holds both opens the backups. */
+/** Keeps bundles apart from backups: a copy of a directory with both opens the backups. */
 import { stat } from "node:fs/promises";
 import { dirname } from "node:path";
 import { realPath } from "../config/paths.js";
 import { hasCode, StoreError, systemError } from "../errors.js";
 
 /**
- * Refuses a bundle directory that is the backup directory, below it or above it, under any name.
+ * Refuses a bundle directory that is, contains or is inside the backup directory, under any name.
  * The directories need not exist yet.
  *
- * @returns notices for the user: whether both are on one file system
- * @throws {@link StoreError} `refused` - for such a directory
- * @throws {@link StoreError} `io` - if a directory cannot be inspected
+ * @returns notices for the user if both are on the same file system
+ * @throws {@link StoreError} refused - for such a directory
+ * @throws {@link StoreError} io - if a directory cannot be inspected
  */
 export async function assertPlacement(
   backupDirectory: string,
@@ -42,8 +42,8 @@ export async function assertPlacement(
 interface Directory {
   readonly path: string;
   /**
-   * Device and inode; undefined for a directory that does not exist. A bind mount has another path
-   * but the same id.
+   * Device and inode, which are the same for a bind mount; undefined if the directory does not
+   * exist.
    */
   readonly id: string | undefined;
   readonly device: number | undefined;

@@ -1,9 +1,9 @@
 /**
- * The recipients of the bundles: those in the settings and on the command line, and that of a
- * recovery key which is generated if there are none.
+ * The recipients of the bundles, from the settings and the command line. Without a recipient, a
+ * recovery key is generated.
  *
- * A key that is handed to the user must not be a key that nothing uses: an operation tries what can
- * fail first, and a failure afterwards takes the key back.
+ * The user must not receive a key that nothing uses. An operation first tries everything that can
+ * fail, and a later failure revokes the key.
  */
 import { readdir } from "node:fs/promises";
 import { join } from "node:path";
@@ -21,35 +21,35 @@ import { readVerificationRecord } from "./verification-record.js";
 
 export interface RecipientOptions {
   readonly settings: SettingsSection;
-  /** Named by the user. */
+  /** Recipients on the command line. */
   readonly recipients: readonly string[];
   readonly recoveryKey: RecoveryKeyDelivery;
 }
 
-/** Hands a new recovery key to the user. */
+/** Delivers a new recovery key to the user. */
 export interface RecoveryKeyDelivery {
-  /** Whether the user asked for a new key, although there may be recipients. */
+  /** Whether the user requested a new key, even if there are recipients. */
   readonly isRequested: boolean;
-  /** @throws {@link StoreError} `usage` or `refused` - if a key cannot be handed out */
+  /** @throws {@link StoreError} usage or refused - if a key cannot be delivered */
   assertPossible(): Promise<void>;
-  /** Resolves when the key is in safe keeping. */
+  /** Delivers the key. Resolves when the key is stored safely. */
   deliver(identity: string, recipient: string): Promise<void>;
-  /** Reports where the key is, after the operation that needed it. */
+  /** Reports the key's location, after the operation that needed it. */
   report(): void;
-  /** Takes the key back: no bundle is encrypted to it. */
+  /** Revokes the key: no bundle is encrypted to it. */
   revoke(): Promise<void>;
 }
 
 /** The recipients of an operation's bundle, before a key is generated. */
 export interface RecipientPlan {
-  /** For the user, if nothing but the recipients in the settings is used. */
+  /** A notice for the user, if only recipients in the settings are used. */
   readonly notice: string | undefined;
   /**
    * Generates a recovery key if one is needed, saves the recipients, and runs `work`. If `work`
    * fails and no bundle in the directory is encrypted to the new key, restores the settings and
    * revokes the key.
    *
-   * @param bundleDirectory - of the bundle that `work` may write
+   * @param bundleDirectory - the directory in which `work` may write a bundle
    */
   use<Result>(
     bundleDirectory: string | undefined,
@@ -60,8 +60,8 @@ export interface RecipientPlan {
 /**
  * Plans the recipients of an operation's bundle.
  *
- * @throws {@link StoreError} `usage` - for a malformed recipient, and if a new key is needed and
- *   cannot be handed out
+ * @throws {@link StoreError} usage - for a malformed recipient, or if a new key is needed and
+ *   cannot be delivered
  */
 export async function planRecipients(options: RecipientOptions): Promise<RecipientPlan> {
   const named = options.recipients.map((recipient) => parseRecipient(recipient));
@@ -105,7 +105,7 @@ async function saveRecipients(
   emitStep("recipients.kept");
 }
 
-/** Restores the recipients only: the operation may have saved other settings. */
+/** Restores only the recipients, because the operation may have saved other settings. */
 async function restoreRecipients(
   section: SettingsSection,
   before: Settings | undefined,

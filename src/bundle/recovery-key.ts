@@ -1,7 +1,8 @@
 /**
- * The recovery key: an age identity that opens the passphrase bundles. `init` generates it and does
- * not store it; the settings hold only its recipient, which can encrypt but not decrypt. See
- * https://age-encryption.org/v1, "The X25519 recipient type".
+ * The recovery key: an age identity that opens the passphrase bundles.
+ *
+ * `init` generates the key and does not store it. The settings contain only its recipient, which
+ * can encrypt but not decrypt. See https://age-encryption.org/v1, "The X25519 recipient type".
  *
  * Only X25519 keys are accepted (`age1…`, `AGE-SECRET-KEY-1…`), because every version of age opens
  * bundles for them. Keys of plugins and post-quantum keys need more than `age` on the day of the
@@ -31,7 +32,7 @@ export async function generateRecoveryKey(): Promise<RecoveryKey> {
 /**
  * Returns a recipient in canonical form (trimmed, lower case).
  *
- * @throws {@link StoreError} `usage` - for any other text; a secret is not repeated in the message
+ * @throws {@link StoreError} usage - for any other text; the message does not repeat a secret
  */
 export function parseRecipient(text: string): string {
   const recipient = text.trim();
@@ -61,17 +62,17 @@ export function parseRecipient(text: string): string {
 
 /** The identities of an identity file. */
 export interface Identities {
-  /** Canonical, at least one. */
+  /** In canonical form; at least one identity. */
   readonly usable: string[];
-  /** What was skipped, for messages, without secrets. */
+  /** Skipped lines, for messages, without secrets. */
   readonly skipped: string[];
 }
 
 /**
- * Returns the usable identities in an identity file's text, as age-keygen writes it: an identity
- * per line, `#` begins a comment. Skips identities of plugins, SSH keys and post-quantum keys.
+ * Returns the usable identities in an identity file, as age-keygen writes it: an identity per line,
+ * `#` begins a comment. Skips identities of plugins, SSH keys and post-quantum keys.
  *
- * @throws {@link StoreError} `usage` - if there is no usable identity; no line is repeated
+ * @throws {@link StoreError} usage - if there is no usable identity; the message repeats no line
  */
 export function parseIdentities(text: string): Identities {
   const usable: string[] = [];
@@ -92,7 +93,7 @@ export function parseIdentities(text: string): Identities {
   throw new StoreError("usage", message, { hint });
 }
 
-/** Returns the lines with an identity; an SSH key, which has several lines, counts once. */
+/** Returns the lines with an identity. An SSH key has several lines and counts once. */
 function identityLines(text: string): { number: number; line: string }[] {
   const lines: { number: number; line: string }[] = [];
   let isInKey = false;
@@ -110,9 +111,9 @@ function identityLines(text: string): { number: number; line: string }[] {
 }
 
 interface IdentityProblem {
-  /** For the notice about a line that is skipped. */
+  /** For the notice about a skipped line. */
   readonly name: string;
-  /** The error, if no identity is usable. */
+  /** The error if no identity is usable. */
   readonly message: string;
   readonly hint: string;
 }
@@ -127,7 +128,7 @@ const unknownLine: IdentityProblem = {
   hint: identityHint,
 };
 
-/** The first problem with a pattern that matches the line, in capitals, applies. */
+/** Problems with patterns for the line in capitals. The first match applies. */
 const identityProblems: readonly (IdentityProblem & { readonly pattern: RegExp })[] = [
   {
     pattern: /^AGE1/,
@@ -161,7 +162,7 @@ const identityProblems: readonly (IdentityProblem & { readonly pattern: RegExp }
   },
 ];
 
-/** Checks the Bech32 checksum, which detects up to four wrong characters. */
+/** Returns whether the Bech32 checksum matches. It detects up to four wrong characters. */
 function isKey(text: string, prefix: string): boolean {
   try {
     const decoded = bech32.decodeToBytes(text);
@@ -173,7 +174,7 @@ function isKey(text: string, prefix: string): boolean {
   }
 }
 
-/** Kinds of files about which the errors of this module say enough. */
+/** Kinds of files whose errors in this module need no explanation. */
 const describedKinds: readonly FileKind[] = [
   "identity",
   "recipients",
@@ -183,15 +184,15 @@ const describedKinds: readonly FileKind[] = [
 ];
 
 /**
- * Returns the usable identities of a file, one a line. Ignores the file's mode: on the day of the
- * restore the file comes from a USB stick or CD, without modes.
+ * Returns the usable identities of a file, a line for each. Ignores the file's mode: on the day of
+ * the restore the file comes from a USB stick or CD, without modes.
  *
  * @param askPassphrase - for a file that age encrypted with a passphrase, binary or armored
- * @throws {@link StoreError} `notFound` - if there is no such file
- * @throws {@link StoreError} `usage` - if it holds no usable recovery key
- * @throws {@link StoreError} `wrongPassphrase` - if the passphrase does not decrypt it
- * @throws {@link StoreError} `corrupted` - if it is truncated or altered
- * @throws {@link StoreError} `io` - if it cannot be read
+ * @throws {@link StoreError} notFound - if there is no such file
+ * @throws {@link StoreError} usage - if it contains no usable recovery key
+ * @throws {@link StoreError} wrongPassphrase - if the passphrase does not decrypt it
+ * @throws {@link StoreError} corrupted - if it is truncated or altered
+ * @throws {@link StoreError} io - if it cannot be read
  */
 export async function readIdentityFile(
   path: string,

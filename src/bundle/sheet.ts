@@ -1,9 +1,9 @@
 /**
- * The recovery sheet: one printed page that outlives every disk. It shows the encrypted bundle as
- * QR codes and as letters, and how to use it without this project.
+ * The recovery sheet: a printed page that outlives every disk. It shows the encrypted bundle as QR
+ * codes and as letters, and how to use it without this project.
  *
- * The page is one HTML file (sheet.html) without scripts and without references, so what is printed
- * is what is in the file.
+ * The page is a single HTML file (sheet.html) without scripts and references, so the printout shows
+ * the whole file.
  */
 import { readFile, stat } from "node:fs/promises";
 import { basename } from "node:path";
@@ -16,15 +16,15 @@ import type { CipherCompatibility } from "../store/cipher.js";
 import { type BundleContents, type BundleDescription, readBundleFile } from "./bundle.js";
 
 /**
- * Most bytes in a QR code. At correction level M its squares print 0.4 mm wide, which a phone reads
- * from paper. The 40 lines of a bundle make three codes.
+ * The maximum of bytes in a QR code. At correction level M its squares print 0.4 mm wide, which a
+ * phone can read from paper. The 40 lines of a bundle take three codes.
  */
 const maxCodeBytes = 1000;
 
 export interface SheetRequest {
-  /** Path of the bundle. */
+  /** The bundle's path. */
   readonly bundle: string;
-  /** The store and its machine, if known from elsewhere than the bundle. */
+  /** The store and its machine, if known without the bundle. */
   readonly store: string | undefined;
   /** The bundle's contents, if it was opened. */
   readonly contents?: BundleContents | undefined;
@@ -36,9 +36,9 @@ export interface SheetRequest {
 /**
  * Returns the recovery sheet of a bundle as an HTML page.
  *
- * @throws {@link StoreError} `notFound` - if there is no bundle at the path
- * @throws {@link StoreError} `corrupted` - if the file is not a bundle
- * @throws {@link StoreError} `io` - if it cannot be read
+ * @throws {@link StoreError} notFound - if there is no bundle at the path
+ * @throws {@link StoreError} corrupted - if the file is not a bundle
+ * @throws {@link StoreError} io - if it cannot be read
  */
 export async function recoverySheet(request: SheetRequest): Promise<string> {
   const { bundle, contents, store, withPassphrase, printedAt } = request;
@@ -53,7 +53,7 @@ export async function recoverySheet(request: SheetRequest): Promise<string> {
   return fillTemplate(await readFile(templatePath(), "utf8"), {
     lead: withPassphrase
       ? "It shows the passphrase itself as well."
-      : `It opens nothing without ${openerName(description)}: keep that in another place.`,
+      : `It opens nothing without ${openerName(description)}, which must be kept elsewhere.`,
     store: store ?? contents?.database ?? unknown,
     keyId: keyId ?? unknown,
     file: basename(bundle),
@@ -76,14 +76,14 @@ export async function recoverySheet(request: SheetRequest): Promise<string> {
   });
 }
 
-/** The build copies the template next to each compiled copy of this module. */
+/** Returns the template's path. The build copies it next to each compiled copy of this module. */
 function templatePath(): string {
   return fileURLToPath(new URL("./sheet.html", import.meta.url));
 }
 
 /**
- * Fills a template: `{{name}}` becomes the escaped value, `{{{name}}}` the value as HTML, and
- * `{{#name}}…{{/name}}` stays only if the value is not empty.
+ * Fills a template: `{{name}}` becomes the escaped value, `{{{name}}}` becomes the value as HTML,
+ * and `{{#name}}…{{/name}}` stays only if the value is not empty.
  */
 function fillTemplate(template: string, values: Readonly<Record<string, string>>): string {
   const value = (name: string) => {
@@ -98,7 +98,7 @@ function fillTemplate(template: string, values: Readonly<Record<string, string>>
     );
 }
 
-/** Splits the text at line ends; the parts, joined by line ends, are the text again. */
+/** Splits the text at line ends. The parts joined by line ends are the text again. */
 function splitForCodes(text: string): string[] {
   const lines = text.split("\n");
   const count = Math.ceil(text.length / maxCodeBytes);
@@ -120,20 +120,23 @@ function describeOpener(description: BundleDescription): string {
   return `the recovery key of ${recipients.join(" or ")}`;
 }
 
-/** Debian 12 and Ubuntu 22.04 have a shell that opens format 3 only. */
+/**
+ * Returns the required version of SQLCipher's shell. Debian 12 and Ubuntu 22.04 have a shell for
+ * format 3 only.
+ */
 function shellVersion(format: CipherCompatibility | undefined): string {
   return format === 3 ? "" : " 4 (Debian 13, Ubuntu 24.04, bookworm-backports)";
 }
 
-/** Returns the text before the compatibility pragma; empty if it is not needed. */
+/** Returns the text before the compatibility pragma, or "" if the pragma is not needed. */
 function compatibilityCondition(format: CipherCompatibility | undefined): string {
   if (format === 4) return "";
   return format === 3 ? "then" : "then, for a store of format 3 only:";
 }
 
 function passphraseHtml(passphrase: string): string {
-  // Exactly the generated form. A similar passphrase of a user has no check symbols, and may
-  // contain characters that mean something in HTML.
+  // Match exactly the generated form. A similar passphrase of a user has no check symbols and may
+  // contain special characters of HTML.
   if (!/^(?:[0-9A-HJKMNP-TV-Z]{5}-){12}[0-9A-HJKMNP-TV-Z]{5}$/.test(passphrase)) {
     return `<p class="own">${escapeHtml(passphrase)}</p><p>Exactly these characters, blanks included.</p>`;
   }

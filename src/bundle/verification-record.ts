@@ -1,6 +1,6 @@
 /**
- * The verification record of a bundle, `clients.<key_id>.bundle.age.proof.json`: states that this
- * bundle was opened and that its passphrase opened the store.
+ * The verification record of a bundle, `clients.<key_id>.bundle.age.proof.json`. It states that
+ * this bundle was opened and that its passphrase opened the store.
  *
  * The record is authenticated with a key derived from the store's key. A later run recognises a
  * verified bundle without the recovery key, and without trust in the directory.
@@ -13,7 +13,7 @@ import { hkdfKey, type StoreKey } from "../store/cipher.js";
 const format = "hivemind-sqlcipher-bundle-proof";
 const version = 1;
 const keyInfo = "hivemind-sqlcipher bundle proof";
-/** Bytes. A record has about 300, and 60 for each recipient. */
+/** In bytes. A record has about 300, and 60 for each recipient. */
 const maxRecordSize = 1024 * 1024;
 
 const recordSchema = z.strictObject({
@@ -63,7 +63,7 @@ export function verificationRecordPath(bundlePath: string): string {
   return `${bundlePath}.proof.json`;
 }
 
-/** Returns the record, or undefined if it is missing or malformed: both verify nothing. */
+/** Returns the record, or undefined if it is missing or malformed, and so verifies nothing. */
 export async function readVerificationRecord(
   bundlePath: string,
 ): Promise<VerificationRecord | undefined> {

@@ -2,20 +2,25 @@
 import { isUtf8 } from "node:buffer";
 import type { Environment } from "../config/paths.js";
 
-/** What an address list contains: sockets in the form of `net.connect`, and why others are unusable. */
+/**
+ * The usable sockets, as arguments of `net.connect`, and the reasons why other addresses are
+ * unusable.
+ */
 export interface BusAddresses {
   readonly sockets: readonly string[];
   readonly unusable: readonly string[];
 }
 
-/** The first Node.js that connects to abstract sockets: earlier ones pad the name with NUL bytes. */
+/**
+ * The first Node.js version with abstract sockets. Earlier versions pad the name with NUL bytes.
+ */
 const abstractSocketVersion = [22, 12];
 
 /**
  * Returns the addresses of the session bus, in the order in which to try them.
  *
  * Without DBUS_SESSION_BUS_ADDRESS, or if it is empty, this is the bus of systemd's user manager.
- * `autolaunch:` is not used: it starts a new bus, whose keyring is empty.
+ * `autolaunch:` is ignored, because it would start a new bus with an empty keyring.
  */
 export function sessionBusAddresses(
   environment: Environment,
@@ -83,7 +88,7 @@ function abstractSocket(
   };
 }
 
-/** Returns undefined for an invalid escape and for bytes that `net.connect` cannot take. */
+/** Returns undefined for an invalid escape and for bytes unusable in `net.connect`. */
 function unescapeValue(text: string): string | undefined {
   if (/%(?![0-9a-f]{2})/i.test(text)) return undefined;
   const bytes = Buffer.concat(

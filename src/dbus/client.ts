@@ -1,4 +1,4 @@
-/** A client of the session bus: each call with a time limit, and signals of a sender and path. */
+/** A client of the session bus, with a time limit for each call and filtered signals. */
 import { lstatSync } from "node:fs";
 import { createConnection, type Socket } from "node:net";
 import type { Environment } from "../config/paths.js";
@@ -13,7 +13,9 @@ import {
   readMessage,
 } from "./message.js";
 
-/** Starting a keyring daemon takes well under a second. The bus itself waits two minutes for it. */
+/**
+ * Starting a keyring daemon takes well under a second. The bus itself waits for it for two minutes.
+ */
 export const replyTimeoutMs = 5_000;
 
 export const busName = "org.freedesktop.DBus";
@@ -30,7 +32,7 @@ export class BusError extends Error {
   }
 }
 
-/** There is no bus to connect to, or it refused this process. */
+/** There is no bus, or the bus refused this process. */
 export class NoBusError extends Error {
   /** @param isForeign - whether the bus belongs to another user */
   constructor(
@@ -82,9 +84,9 @@ export class Bus implements AsyncDisposable {
   }
 
   /**
-   * Connects to the session bus, at the first address that works.
+   * Connects to the session bus, at the first working address.
    *
-   * @param signal - rejects pending and later calls when it is aborted
+   * @param signal - when aborted, rejects pending and later calls
    * @throws {@link NoBusError} if no address works
    */
   static async session(environment: Environment, signal?: AbortSignal): Promise<Bus> {
@@ -124,7 +126,7 @@ export class Bus implements AsyncDisposable {
   }
 
   /**
-   * Authenticates by the socket's credentials. Names no user id: inside a user namespace, the bus
+   * Authenticates by the socket's credentials, without a user id: inside a user namespace, the bus
    * sees another id than this process does.
    */
   async #authenticate(): Promise<void> {
@@ -141,10 +143,10 @@ export class Bus implements AsyncDisposable {
   /**
    * Calls a method and returns the values of its reply.
    *
-   * @param replySignature - expected of the reply
+   * @param replySignature - the expected signature of the reply
    * @throws {@link BusError} if the peer replies with an error
-   * @throws {@link BusTimeoutError} if it does not reply in time
-   * @throws {@link ProtocolError} for a reply with another signature
+   * @throws {@link BusTimeoutError} if the peer does not reply in time
+   * @throws {@link ProtocolError} if the reply has another signature
    */
   async call(
     call: Call,
@@ -172,9 +174,9 @@ export class Bus implements AsyncDisposable {
   }
 
   /**
-   * Subscribes to a signal, and returns when the bus delivers it.
+   * Subscribes to a signal. Returns when the bus delivers it.
    *
-   * The match rule is needed even for a signal to this client: some services broadcast it.
+   * The match rule is needed even for a signal to this client, because some services broadcast it.
    */
   async subscribe(
     filter: SignalFilter,
@@ -189,7 +191,7 @@ export class Bus implements AsyncDisposable {
     await this.callBus("AddMatch", rule, "");
   }
 
-  /** Calls `listener` if the connection fails, or `signal` is aborted. */
+  /** Calls `listener` if the connection fails or `signal` is aborted. */
   onFailure(listener: (error: Error) => void): void {
     this.#failureListeners.add(listener);
     if (this.#failure) listener(this.#failure);
@@ -219,7 +221,7 @@ export class Bus implements AsyncDisposable {
     });
   }
 
-  /** Waits for `start` to resolve, for the time limit, or for a failure of the connection. */
+  /** Waits until `start` resolves. Rejects at the time limit or at a failure of the connection. */
   #within<T>(
     timeoutMs: number,
     start: (resolve: (value: T) => void, reject: (error: Error) => void) => () => void,
@@ -324,8 +326,8 @@ function matches(filter: SignalFilter, message: Message): boolean {
 }
 
 /**
- * Returns the owner of a socket that belongs to another user. Its bus accepts the authentication
- * and closes the connection, without a reason.
+ * Returns the owner of another user's socket, or undefined. Its bus accepts the authentication and
+ * then closes the connection without a reason.
  */
 function foreignOwner(path: string): number | undefined {
   try {
@@ -336,7 +338,7 @@ function foreignOwner(path: string): number | undefined {
   }
 }
 
-/** An abstract socket's path begins with NUL, which is written as @ elsewhere. */
+/** Returns an abstract socket's path in its usual form, with @ instead of the initial NUL. */
 function printablePath(path: string): string {
   return path.replace(/^\0/, "@");
 }

@@ -28,7 +28,7 @@ export interface Message {
   readonly errorName?: string | undefined;
   readonly replySerial?: number | undefined;
   readonly sender?: string | undefined;
-  /** Of the body; empty without a body. */
+  /** The body's signature; empty without a body. */
   readonly signature: string;
   readonly body: readonly unknown[];
 }
@@ -38,7 +38,7 @@ export interface Call {
   readonly path: string;
   readonly interface: string;
   readonly member: string;
-  /** Of the arguments. */
+  /** The signature of the arguments. */
   readonly signature?: string;
   readonly args?: readonly unknown[];
 }
@@ -50,10 +50,10 @@ const fixedHeaderSize = 16;
 /** The specification's limits, in bytes. */
 const maxMessageSize = 128 * 1024 * 1024;
 const maxArraySize = 64 * 1024 * 1024;
-/** Of containers in a value, as in the reference implementation. */
+/** The maximal nesting of containers in a value, as in the reference implementation. */
 const maxDepth = 64;
 
-/** Header fields by code, with the type that the specification gives them. */
+/** Header fields by code, with their types in the specification. */
 const headerFields = new Map<number, { name: keyof Message | "destination"; type: string }>([
   [1, { name: "path", type: "o" }],
   [2, { name: "interface", type: "s" }],
@@ -92,7 +92,7 @@ export function readMessage(data: Buffer): { message: Message; length: number } 
   return { message, length };
 }
 
-/** Reads the fields of the specification, and skips all others, as it demands. */
+/** Reads the fields of the specification, and skips all others as the specification requires. */
 function readHeaderFields(data: Buffer): Partial<Message> {
   const found: Record<string, unknown> = {};
   const reader = new Reader(data, 12);
@@ -107,7 +107,7 @@ function readHeaderFields(data: Buffer): Partial<Message> {
   return found;
 }
 
-/** Returns a method call as bytes. */
+/** Encodes a method call. */
 export function encodeCall(serial: number, call: Call): Buffer {
   const body = new Writer();
   const signature = call.signature ?? "";
@@ -127,7 +127,7 @@ export function encodeCall(serial: number, call: Call): Buffer {
   return message.bytes();
 }
 
-/** Reads values; alignment counts from the start of the message. */
+/** Reads values. Alignment counts from the start of the message. */
 class Reader {
   readonly #data: Buffer;
   readonly #isLittleEndian: boolean;
@@ -267,7 +267,7 @@ class Writer {
     return Buffer.from(this.#data);
   }
 
-  /** The types that this project sends; a new call may need another. */
+  /** Writes a value of the types sent by this project. A new call may need another type. */
   #value(type: string, value: unknown): void {
     switch (type[0]) {
       case "y":
@@ -305,7 +305,7 @@ class Writer {
     }
   }
 
-  /** The length leaves out the padding before the first element. */
+  /** Writes an array. Its length excludes the padding before the first element. */
   #array(type: string, values: readonly unknown[]): void {
     this.#u32(0);
     const lengthOffset = this.#data.length - 4;

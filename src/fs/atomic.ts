@@ -2,8 +2,8 @@
  * Writes files so that a crash leaves either the old contents or the new, readable only by the
  * owner.
  *
- * Each file of this project is written here: 0600, created exclusively (so never through a symbolic
- * link), synced together with its directory, and named only when it is complete.
+ * Every file of this project is written here: with mode 0600, created exclusively (so never through
+ * a symbolic link), synced together with its directory, and named only when it is complete.
  */
 import { randomBytes } from "node:crypto";
 import { constants } from "node:fs";
@@ -16,7 +16,10 @@ import { lstatIfExists, statIfExists } from "./read.js";
 
 const newFile = constants.O_WRONLY | constants.O_CREAT | constants.O_EXCL | constants.O_NOFOLLOW;
 
-/** Creates a directory and its parents, 0700 and synced. An existing directory is unchanged. */
+/**
+ * Creates a directory and its parents with mode 0700, and syncs them. Leaves an existing directory
+ * unchanged.
+ */
 export async function makeDirectory(path: string): Promise<void> {
   try {
     await mkdir(path, 0o700);
@@ -37,7 +40,10 @@ async function isDirectory(path: string): Promise<boolean> {
   return stats?.isDirectory() ?? false;
 }
 
-/** Syncs the names in a directory: files created, renamed or removed there survive a power cut. */
+/**
+ * Syncs the names in a directory, so that files created, renamed or removed there survive a power
+ * failure.
+ */
 export async function syncDirectory(path: string): Promise<void> {
   try {
     await using directory = await open(path, constants.O_RDONLY | constants.O_DIRECTORY);
@@ -187,10 +193,11 @@ export async function replaceFile(path: string, contents: string | Uint8Array): 
 }
 
 /**
- * Tries everything that `replaceFile` does, except the rename: the directory must be writable, and
- * a new file must be able to have the owner and mode of the old.
+ * Tries every step of `replaceFile` except the rename: the directory must be writable, and a new
+ * file must be able to have the owner and mode of the old.
  *
- * @throws {@link StoreError} as `replaceFile`; refused - if the path is a mount point
+ * @throws {@link StoreError} as `replaceFile`
+ * @throws {@link StoreError} refused - if the path is a mount point
  */
 export async function assertReplaceable(path: string): Promise<void> {
   await assertNotMountPoint(path);

@@ -9,8 +9,8 @@ import { createFile, syncDirectory } from "./atomic.js";
 const copyChunkBytes = 1 << 20;
 
 /**
- * Copies a file to a new file, 0600, and syncs it. The caller verifies the copy, not the original:
- * other users may be able to write to the original.
+ * Copies a file to a new file with mode 0600 and syncs it. The caller verifies the copy, not the
+ * original, because other users may be able to write to the original.
  *
  * @throws {@link StoreError} refused - if the new name is taken
  * @throws {@link StoreError} io - if the system fails
@@ -44,8 +44,8 @@ export async function syncFile(path: string): Promise<void> {
  *
  * @param bytes - size of the file
  * @param what - the file, for the message: `the copy of the store`
- * @param hint - what to do about it
- * @throws {@link StoreError} io - if there is no space, or the file system cannot be asked
+ * @param hint - the hint of the error
+ * @throws {@link StoreError} io - if there is no space, or the free space cannot be determined
  */
 export async function assertFreeSpace(
   directory: string,

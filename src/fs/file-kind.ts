@@ -1,6 +1,6 @@
 /**
- * Recognises the kinds of files that users bring, by their content: a file in the wrong place gets
- * an error that says what it is, and which option takes it.
+ * Recognises the kind of a user's file by its content. The error for a wrong file then names its
+ * kind and the right option.
  */
 import { constants } from "node:fs";
 import { open } from "node:fs/promises";
@@ -9,9 +9,9 @@ import { type StoreError, wrap } from "../errors.js";
 export type FileKind = keyof typeof kinds;
 
 interface Kind {
-  /** For messages: "it is …". */
+  /** Continues a message: "it is …". */
   readonly name: string;
-  /** Where the file belongs, as a hint. */
+  /** A hint with the right option or command for the file. */
   readonly use: string;
 }
 
@@ -81,17 +81,17 @@ const kinds = {
   },
 } as const satisfies Record<string, Kind>;
 
-/** Enough for the header of every kind, and for all of the small files. */
+/** Enough for the header of every kind, and for every small file as a whole. */
 const maxBytesRead = 64 * 1024;
 /** SQLite's smallest page. */
 const smallestPage = 512;
 const plaintextHeader = "SQLite format 3\0";
 const ageHeader = "age-encryption.org/v1\n";
 const ageArmor = "-----BEGIN AGE ENCRYPTED FILE-----";
-/** Longer text is no passphrase. */
+/** Longer text is not a passphrase. */
 const maxPassphraseLines = 5;
 
-/** The formats that this project writes into the `format` field. */
+/** The values of `format` in this project's JSON files. */
 const jsonFormats: Readonly<Record<string, FileKind>> = {
   "hivemind-sqlcipher backup": "manifest",
   "hivemind-sqlcipher-bundle-proof": "verification record",
@@ -104,7 +104,7 @@ const serverKeys = ["database", "network_protocol", "agent_protocol", "binary_pr
  * Returns the kind of a file's content, or undefined if it is unknown.
  *
  * @param bytes - the file's first bytes
- * @param size - of the file; default: all bytes are given
+ * @param size - the file's size; default: the number of `bytes`
  */
 export function recogniseContent(bytes: Uint8Array, size = bytes.length): FileKind | undefined {
   if (size === 0) return "empty";
@@ -138,9 +138,9 @@ export async function recogniseFile(path: string): Promise<FileKind | undefined>
 }
 
 /**
- * Returns an error that also says what a file is, and where it belongs.
+ * Returns the error with the kind of the file and a hint on its use.
  *
- * @param expected - the kinds that the reader takes, which explain nothing
+ * @param expected - the kinds accepted by the reader, for which the error stays unchanged
  */
 export function explain(
   error: StoreError,
@@ -162,7 +162,7 @@ function unarmored(text: string): string {
   return Buffer.from(body, "base64").toString("latin1");
 }
 
-/** Returns the text without a byte order mark, or undefined for bytes that are not UTF-8 text. */
+/** Returns the text without a byte order mark, or undefined if the bytes are not UTF-8 text. */
 function decode(bytes: Buffer, isCut: boolean): string | undefined {
   try {
     const text = new TextDecoder("utf-8", { fatal: true }).decode(bytes, { stream: isCut });
@@ -199,7 +199,7 @@ function kindOfJson(text: string, isCut: boolean): FileKind | undefined {
   try {
     json = JSON.parse(text);
   } catch {
-    // Cut off, or with the comments that a hub's server.json may have.
+    // The text is cut off, or is a hub's server.json with comments.
     if (serverKeys.some((key) => text.includes(`"${key}"`))) return "server.json";
     return isCut && /"(?:api_key|client_id)"\s*:/.test(text) ? "clients" : undefined;
   }

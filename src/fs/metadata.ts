@@ -9,8 +9,8 @@ import { lstatIfExists } from "./read.js";
 /**
  * Returns whether a file has an effective access control list.
  *
- * The group bits of such a file's mode are the mask of the list, not the group's permissions:
- * another file of the same mode without the list would be open to the whole group. Node has no call
+ * The group bits of such a file's mode are the mask of the list, not the group's permissions.
+ * Another file of the same mode without the list would be open to the whole group. Node has no call
  * for access control lists; `ls -l` prints a `+` after the mode.
  */
 export async function hasAccessList(path: string, { mode }: Stats | BigIntStats): Promise<boolean> {
@@ -48,7 +48,7 @@ export async function assertNoAccessList(path: string, stats: Stats | BigIntStat
     "refused",
     `${path} has an access control list, which the file that replaces it would not have`,
     {
-      hint: `See it with: getfacl '${path}'; remove it with: setfacl -b '${path}'; check the mode, and set the list again afterwards.`,
+      hint: `See it with: getfacl '${path}'; remove it with: setfacl -b '${path}'; check the mode, and set the list again on the new file.`,
     },
   );
 }
@@ -56,11 +56,11 @@ export async function assertNoAccessList(path: string, stats: Stats | BigIntStat
 /**
  * Copies owner, group and mode from the store to its replacement.
  *
- * If there is no store yet and root creates it in another user's directory, it belongs to the
- * directory's owner.
+ * If there is no store yet and root creates it in another user's directory, the directory's owner
+ * becomes the store's owner.
  *
- * @throws {@link StoreError} refused - if this user may not, or if the directory's default access
- *   control list would open the new file to others
+ * @throws {@link StoreError} refused - if this user lacks permission, or if the directory's default
+ *   access control list would open the new file to others
  * @throws {@link StoreError} io - if the system fails
  */
 export async function copyMetadata(storePath: string, staged: string): Promise<void> {
@@ -102,8 +102,8 @@ export async function copyOwner(path: string, uid: number, gid: number): Promise
 /**
  * Opens a file created by this process, to change its owner through the descriptor.
  *
- * By name, chown would follow a link put in the file's place by the directory's owner. A second
- * hard link is refused: chown would hand the file to the user who created the link.
+ * By name, chown would follow a link that the directory's owner put in the file's place. Refuses a
+ * second hard link, because chown would hand the file to the user who created the link.
  */
 async function openOwn(path: string): Promise<FileHandle> {
   const file = await open(path, constants.O_RDONLY | constants.O_NOFOLLOW);
@@ -112,7 +112,7 @@ async function openOwn(path: string): Promise<FileHandle> {
   throw notOwnedError(path);
 }
 
-/** Returns the error for a file replaced or linked by another user since its creation. */
+/** Returns the error for a file that another user has replaced or linked since its creation. */
 export function notOwnedError(path: string): StoreError {
   return new StoreError("refused", `${path} is not the file that was created here`, {
     hint: `Another user can write to ${dirname(path)}: see ls -ld, restrict it to its owner, and run this again.`,

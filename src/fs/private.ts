@@ -1,23 +1,25 @@
-/** Reads files with a secret, and refuses files other users can change. */
+/** Reads files with a secret, and refuses files that other users can change. */
 import { constants, type Stats } from "node:fs";
 import { type FileHandle, lstat, open } from "node:fs/promises";
 import { type ErrorKind, hasCode, StoreError, systemError } from "../errors.js";
 
-/** Longer than any passphrase or key, in bytes. A database named by mistake is not read whole. */
+/**
+ * In bytes, longer than any passphrase or key. A database named by mistake is not read as a whole.
+ */
 const secretLimit = 64 * 1024;
 
 export interface SecretFileOptions {
   /** The error's kind if the file does not exist. Default: `notFound`. */
   readonly missing?: ErrorKind;
   /**
-   * Skips the check of mode and owner: systemd's credentials are readable through an access control
+   * Skips the check of mode and owner. systemd's credentials are readable through an access control
    * list, and the file system of a USB stick has no modes.
    */
   readonly guarded?: boolean;
 }
 
 /**
- * Returns the text of a secret's file, without the newline at its end.
+ * Returns the text of a file with a secret, without its final newline.
  *
  * @throws {@link StoreError} refused - if it is not text
  * @throws {@link StoreError} what {@link readSecretBytes} throws
@@ -30,10 +32,10 @@ export async function readSecretFile(
 }
 
 /**
- * Returns the bytes of a secret's file, or of a pipe such as the shell's `<(command)`.
+ * Returns the bytes of a file with a secret, or of a pipe such as the shell's `<(command)`.
  *
- * @throws {@link StoreError} refused - if others can read or change it, or if another user's
- *   symbolic link leads to it
+ * @throws {@link StoreError} refused - if others can read or change it, or if it is reached through
+ *   another user's symbolic link
  * @throws {@link StoreError} notFound, or `missing` - if it does not exist
  * @throws {@link StoreError} io - if the system fails
  */
@@ -59,7 +61,7 @@ export async function readSecretBytes(
   }
 }
 
-/** Reads without offsets: a pipe has none. */
+/** Reads sequentially, because a pipe has no offsets. */
 async function readSecret(file: FileHandle, path: string): Promise<Uint8Array> {
   const buffer = Buffer.alloc(secretLimit + 1);
   let length = 0;
@@ -72,9 +74,9 @@ async function readSecret(file: FileHandle, path: string): Promise<Uint8Array> {
 }
 
 /**
- * Decodes a secret, without the newline appended by editors and `echo`.
+ * Decodes a secret, without the final newline appended by editors and `echo`.
  *
- * @param what - where it comes from, for the message
+ * @param what - the origin of the secret, for the message
  * @throws {@link StoreError} refused - if it is not UTF-8
  */
 export function decodeSecret(bytes: Uint8Array, what: string): string {
@@ -87,9 +89,9 @@ export function decodeSecret(bytes: Uint8Array, what: string): string {
 }
 
 /**
- * Throws if a user other than its reader and root can change a file that names commands to run.
+ * Throws if users other than its reader and root can change a file whose commands will be run.
  *
- * @throws {@link StoreError} refused - if any other user can
+ * @throws {@link StoreError} refused - if another user can change it
  */
 export function assertNotWritableByOthers(path: string, stats: Stats): void {
   assertOwned(path, stats);

@@ -1,4 +1,4 @@
-/** Reads files, directories and file metadata, any of which may be absent. */
+/** Reads files, directories and metadata that may be missing. */
 import { createHash } from "node:crypto";
 import { type BigIntStats, constants, createReadStream, realpathSync, type Stats } from "node:fs";
 import { type FileHandle, lstat, open, readdir, stat } from "node:fs/promises";
@@ -6,8 +6,7 @@ import { pipeline } from "node:stream/promises";
 import { hasCode, StoreError, systemError } from "../errors.js";
 
 /**
- * Returns a file's metadata, of the link itself for a symbolic link; undefined if it does not
- * exist.
+ * Returns a file's metadata, or a symbolic link's own, or undefined if it does not exist.
  *
  * @throws {@link StoreError} io - if the directory cannot be searched
  */
@@ -21,7 +20,8 @@ export async function lstatIfExists(path: string): Promise<BigIntStats | undefin
 }
 
 /**
- * Returns a file's metadata with symbolic links followed; undefined if it does not exist.
+ * Returns a file's metadata and follows symbolic links. Returns undefined if the file does not
+ * exist.
  *
  * @throws {@link StoreError} io - if a directory cannot be searched, or the links form a circle
  */
@@ -34,7 +34,7 @@ export async function statIfExists(path: string): Promise<Stats | undefined> {
   }
 }
 
-/** Returns the path without symbolic links; the path itself if it cannot be resolved. */
+/** Returns the path without symbolic links, or the path itself if it cannot be resolved. */
 export function realPathIfExists(path: string): string {
   try {
     return realpathSync(path);
@@ -44,7 +44,7 @@ export function realPathIfExists(path: string): string {
 }
 
 /**
- * Returns the sorted names in a directory; undefined if it does not exist.
+ * Returns the sorted names in a directory, or undefined if it does not exist.
  *
  * @throws {@link StoreError} io - if it cannot be read
  */
@@ -57,7 +57,7 @@ export async function listDirectory(path: string): Promise<string[] | undefined>
   }
 }
 
-/** Opens a file for reading; returns undefined if it does not exist. */
+/** Opens a file for reading. Returns undefined if it does not exist. */
 export async function openIfExists(path: string): Promise<FileHandle | undefined> {
   try {
     return await open(path);
@@ -79,10 +79,10 @@ export async function readUpTo(file: FileHandle, buffer: Buffer, offset: number)
 }
 
 /**
- * Reads a regular file whole.
+ * Reads a regular file as a whole.
  *
- * For directories writable by other users: a pipe would block the reader for good, a device or a
- * huge file fill the memory.
+ * For directories writable by other users: a pipe would block the reader forever, and a device or a
+ * huge file would fill the memory.
  *
  * @param limit - bytes; a longer file is not read
  * @throws {@link StoreError} corrupted - if it is longer, or not a regular file

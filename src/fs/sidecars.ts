@@ -1,12 +1,12 @@
 import { StoreError } from "../errors.js";
 import { lstatIfExists } from "./read.js";
 
-/** Suffixes of the files SQLite keeps next to a database. */
+/** Suffixes of the files that SQLite keeps next to a database. */
 export const sidecars = ["-journal", "-wal", "-shm"] as const;
 
 /**
- * Throws if a sidecar of a removed database lies where a new database is about to be created:
- * SQLite would apply its pages to the new database.
+ * Throws if a sidecar of a removed database exists at the path of a new database: SQLite would
+ * apply its pages to the new database.
  *
  * @throws {@link StoreError} refused - if there is such a file
  * @throws {@link StoreError} io - if the directory cannot be searched

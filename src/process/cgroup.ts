@@ -27,7 +27,7 @@ export function listProcesses(group: string): number[] {
   return [...pids];
 }
 
-/** Returns the text of `/proc/PID/cgroup`; empty if the process has ended. */
+/** Returns the text of `/proc/PID/cgroup`, or "" if the process has ended. */
 export function readGroups(pid: number): string {
   try {
     return readFileSync(`/proc/${pid}/cgroup`, "utf8");
@@ -48,7 +48,7 @@ export function isInGroup(pid: number, group: string): boolean {
   );
 }
 
-/** Returns the path of an open file of the processes that has a name in `names`. */
+/** Returns the path of an open file of the processes with a name in `names`. */
 export function findOpenStore(
   pids: readonly number[],
   names: readonly string[],
@@ -60,16 +60,16 @@ export function findOpenStore(
         if (names.includes(basename(target))) return target;
       }
     } catch {
-      // The process ended, closed the file, or belongs to another user; `assertSameUser` sees
-      // that.
+      // The process ended, closed the file, or belongs to another user. `assertSameUser` detects
+      // the latter.
     }
   }
   return undefined;
 }
 
 /**
- * Returns the store below the XDG_DATA_HOME of a process. Returns undefined without that variable,
- * and if it leads to `storePath`.
+ * Returns the store below a process's XDG_DATA_HOME. Returns undefined without that variable, or if
+ * it leads to `storePath`.
  */
 export function findOtherDataHome(
   pid: number | undefined,
@@ -87,7 +87,7 @@ export function findOtherDataHome(
     return undefined;
   const directories = [basename(dirname(storePath)), "hivemind-core"];
   const paths = directories.flatMap((name) => names.map((file) => join(dataHome, name, file)));
-  // Operators move a store by a symbolic link at its old path.
+  // Operators may move a store and put a symbolic link at its old path.
   if (paths.some((path) => realPathIfExists(path) === realPathIfExists(storePath)))
     return undefined;
   return join(dataHome, "hivemind-core", "clients.db");

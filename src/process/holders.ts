@@ -1,9 +1,9 @@
 /**
  * Finds the processes with a store open.
  *
- * `/proc` is read in two ways, and both are needed. The open files of a process show a holder
- * without a lock, but only to root and to the same user. The kernel's list of locks is readable by
- * every user, and a connection to a store in WAL mode always has a lock.
+ * `/proc` must be read in two ways. The open files of a process show a process without a lock, but
+ * only to root and to the same user. The kernel's list of locks is readable by every user, and a
+ * connection to a store in WAL mode always has a lock.
  */
 import { type BigIntStats, readdirSync, readFileSync, readlinkSync, statSync } from "node:fs";
 import { basename } from "node:path";
@@ -13,7 +13,7 @@ import { sidecars } from "../fs/sidecars.js";
 
 export interface Holder {
   readonly pid: number;
-  /** The program's name without its arguments, which may hold a secret. */
+  /** The program's name without its arguments, which may contain a secret. */
   readonly command: string;
 }
 
@@ -26,9 +26,8 @@ export interface Holders {
 /**
  * Returns the processes with the store or a sidecar of it open, except this process.
  *
- * A file that was deleted while open counts if its path is the store's. `/proc` is read
- * synchronously: a promise for each file takes several times longer, and the service is down
- * during this search.
+ * A file deleted while open counts if its path is the store's. `/proc` is read synchronously: a
+ * promise for each file takes several times longer, and the service is down during this search.
  *
  * @throws {@link StoreError} io - if the store's files cannot be examined
  */
@@ -53,15 +52,15 @@ export async function findHolders(
 }
 
 /**
- * The lookup of a client opens the store for milliseconds, on a busy machine for seconds: 50
- * attempts, 100 ms apart.
+ * A client lookup opens the store for milliseconds, or for seconds on a busy machine. 50 attempts,
+ * 100 ms apart.
  */
 const attempts = 50;
 const pauseMs = 100;
 
 /**
- * Returns the processes accepted by `isOther` that keep the store open for 5 s. Processes that
- * open it during the wait do not count.
+ * Returns the processes accepted by `isOther` that keep the store open for 5 s. Ignores processes
+ * that open it during the wait.
  */
 export async function findLastingHolders(
   storePath: string,
@@ -85,14 +84,14 @@ function inodesOf(paths: readonly string[]): Set<string> {
       const stats = statSync(path, { bigint: true, throwIfNoEntry: false });
       if (stats) inodes.add(inodeOf(stats));
     } catch (error) {
-      throw systemError(error, `cannot look at ${path}`);
+      throw systemError(error, `cannot access ${path}`);
     }
   }
   return inodes;
 }
 
 /**
- * Returns whether the process has any of the files open; undefined without permission to inspect
+ * Returns whether the process has any of the files open, or undefined without permission to inspect
  * it.
  */
 function holdsOneOf(
@@ -111,7 +110,8 @@ function holdsOneOf(
       }
       if (!target.startsWith("/") || target.startsWith("/dev/")) continue;
       if (paths.has(target.replace(/ \(deleted\)$/, ""))) return true;
-      // The same file at another path: a hard link, a bind mount, the file system of a container.
+      // The same file has another path through a hard link, a bind mount, or a container's file
+      // system.
       const stats = statSync(`${directory}/${fd}`, { bigint: true, throwIfNoEntry: false });
       if (stats && inodes.has(inodeOf(stats))) return true;
     }
@@ -121,7 +121,7 @@ function holdsOneOf(
   }
 }
 
-/** Returns the ids of all processes; none on a system without /proc. */
+/** Returns the ids of all processes, or none on a system without /proc. */
 function listProcesses(): number[] {
   try {
     return readdirSync("/proc").map(Number).filter(Number.isInteger);
@@ -139,11 +139,11 @@ function readKernelLocks(): string {
 }
 
 /**
- * Parses `/proc/locks` and returns the processes with a lock on any of the files. The kernel
- * leaves out processes outside this PID namespace.
+ * Parses `/proc/locks` and returns the processes with a lock on any of the files. The kernel omits
+ * processes outside of this PID namespace.
  */
 export function parseLocks(locks: string, inodes: ReadonlySet<string>): number[] {
-  // "1: POSIX  ADVISORY  READ  1234 08:01:5678 128 128"; a blocked lock has "->" after the number.
+  // "1: POSIX  ADVISORY  READ  1234 08:01:5678 128 128". A blocked lock has "->" after the number.
   const line = /^\d+: (?:-> )?\w+ +\w+ +\w+ +(\d+) ([\da-f]+):([\da-f]+):(\d+) /gm;
   const pids: number[] = [];
   for (const [, pid, major = "", minor = "", inode] of locks.matchAll(line)) {
@@ -154,7 +154,9 @@ export function parseLocks(locks: string, inodes: ReadonlySet<string>): number[]
   return pids;
 }
 
-/** Returns a file's identity as `/proc/locks` writes it: major and minor device number, inode. */
+/**
+ * Returns a file's identity in the format of `/proc/locks`: major and minor device number, inode.
+ */
 function inodeOf({ dev, ino }: BigIntStats): string {
   const major = ((dev >> 8n) & 0xfffn) | ((dev >> 32n) & 0xfffff000n);
   const minor = (dev & 0xffn) | ((dev >> 12n) & 0xffffff00n);
@@ -164,8 +166,8 @@ function inodeOf({ dev, ino }: BigIntStats): string {
 /**
  * Returns the name of a process's program.
  *
- * Node.js 24 and later name their main thread, and `comm` is the name of that thread. Of the
- * command line only the program is read: arguments may be secret.
+ * Since Node.js 24, `comm` is the name of Node's main thread. Of the command line, only the program
+ * is read, because arguments may be secret.
  */
 function commandName(pid: number): string {
   try {
@@ -178,7 +180,7 @@ function commandName(pid: number): string {
   }
 }
 
-/** Formats holders for a message: "1234 (python3), 1240 (sqlite3)". */
+/** Formats processes for a message: "1234 (python3), 1240 (sqlite3)". */
 export function formatHolders(holders: readonly Holder[]): string {
   return holders.map(({ pid, command }) => `${pid} (${command})`).join(", ");
 }

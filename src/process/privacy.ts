@@ -15,7 +15,7 @@ export function hardenProcess(): void {
 }
 
 /**
- * Leaves memory out of the core dumps of this process and its children.
+ * Excludes memory from the core dumps of this process and its children.
  *
  * The usual limit on the size of core files does not help: Node cannot set it, and the kernel does
  * not apply it to a core piped to a program (core(5)).
@@ -25,18 +25,16 @@ function excludeMemoryFromCoreDumps(): void {
   try {
     writeFileSync("/proc/self/coredump_filter", "0");
   } catch {
-    // No /proc, or a kernel without core dumps. SECURITY.md says what the operator can do.
+    // No /proc, or a kernel without core dumps. SECURITY.md describes the operator's options.
   }
 }
 
-/** Restores the umask from before {@link hardenProcess}, to be inherited by the hub. */
+/** Restores the umask from before {@link hardenProcess}, because the hub inherits it. */
 export function restoreUmask(): void {
   if (inheritedUmask !== undefined) process.umask(inheritedUmask);
 }
 
-/**
- * Returns a shell program that runs `program` under the umask from before {@link hardenProcess}.
- */
+/** Returns a shell program that runs `program` with the umask from before {@link hardenProcess}. */
 export function withInheritedUmask(program: string): string {
   return inheritedUmask === undefined ? program : `umask ${inheritedUmask.toString(8)}\n${program}`;
 }

@@ -21,7 +21,7 @@ export interface RunOptions {
   readonly output?: boolean;
 }
 
-/** Environment variables for output in a form to be parsed. */
+/** Environment variables for parsable output. */
 const plain = {
   LC_ALL: "C",
   TZ: "UTC",
@@ -33,8 +33,8 @@ const plain = {
 /**
  * Runs a program without a shell and without standard input. Never rejects.
  *
- * The program gets its own process group, because Ctrl-C at a terminal must not end the
- * `systemctl` that starts the service. At the time limit the whole group is killed.
+ * The program gets its own process group, because Ctrl-C at a terminal must not end the `systemctl`
+ * that starts the service. At the time limit the whole group is killed.
  */
 export function run(
   program: string,

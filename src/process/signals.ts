@@ -8,7 +8,7 @@ const signals = ["SIGINT", "SIGTERM", "SIGHUP"] as const;
 /**
  * Runs `work` with an AbortSignal, aborted by the first SIGINT, SIGTERM or SIGHUP.
  *
- * Later signals are ignored, because the work is undoing itself and starting the service again.
+ * Ignores later signals, because the work is undoing itself and starting the service again.
  */
 export async function abortOnSignal<Result>(
   work: (signal: AbortSignal) => Promise<Result>,

@@ -1,7 +1,7 @@
-/** Control characters, line separators and bidirectional marks: they could rewrite the screen. */
+/** Control characters, line separators and bidirectional marks, which could rewrite the screen. */
 const unprintable = /[\p{Cc}\u200e\u200f\u2028-\u202e\u2066-\u2069]/gu;
 
-/** How many characters of a client's name a sentence shows. */
+/** The maximal length of a client's name in a sentence. */
 const nameLimit = 60;
 
 /** Replaces each character able to move the cursor or reorder the line by its `\uXXXX`. */
