@@ -41,8 +41,8 @@ const storeErrorMark = Symbol.for("hivemind-sqlcipher StoreError");
  */
 export class StoreError extends Error {
   /**
-   * Recognizes errors by a mark instead of their prototype: the command bundles its own copy of
-   * this class, and a database plugin throws the library's.
+   * Recognises errors by a mark instead of their prototype: the command bundles its own copy of
+   * this class, but a database plugin throws the library's.
    */
   static override [Symbol.hasInstance](value: unknown): boolean {
     return typeof value === "object" && value !== null && storeErrorMark in value;
@@ -77,9 +77,10 @@ export function isKind(error: unknown, ...kinds: ErrorKind[]): error is StoreErr
 }
 
 /**
- * Returns an error of the same kind with another message or hint, and the original as its cause.
+ * Returns an error of the same kind with another message or hint. The original error becomes its
+ * cause.
  *
- * A function instead of a method: an error of a plugin's older library would not have the method.
+ * A function instead of a method, because an error of a plugin's older library would not have it.
  */
 export function wrap(
   error: StoreError,
@@ -88,7 +89,7 @@ export function wrap(
   return new StoreError(error.kind, message, { hint, cause: error });
 }
 
-/** What `strerror` prints, where libuv's text differs from what people search for. */
+/** `strerror`'s texts, if libuv's text differs from the text that users search for. */
 const systemMessages: Record<string, string> = {
   EBUSY: "device or resource busy",
   EEXIST: "file exists",
@@ -102,7 +103,7 @@ const systemMessages: Record<string, string> = {
 /** libuv has no name for this error: its `code` is "Unknown system error -122". */
 const quotaExceeded = -constants.errno.EDQUOT;
 
-/** Returns what the system calls an error, or the error as text if it has another origin. */
+/** Returns the system's text for an error, or the error as text if it has another origin. */
 function systemMessage(error: unknown): string {
   const { code, errno } = (error ?? {}) as NodeJS.ErrnoException;
   if (code === undefined) return String(error);
@@ -112,17 +113,17 @@ function systemMessage(error: unknown): string {
 }
 
 /**
- * Turns an operating-system error into a `StoreError` with what failed on which path in its
- * message. A `StoreError` is returned unchanged.
+ * Converts an operating-system error to a `StoreError`. Its message contains the failed action and
+ * the path. Returns a `StoreError` unchanged.
  *
- * @param doing - what failed, with the path: `cannot read /path`
+ * @param doing - the failed action with the path: `cannot read /path`
  */
 export function systemError(error: unknown, doing: string, kind: ErrorKind = "io"): StoreError {
   if (error instanceof StoreError) return error;
   return new StoreError(kind, `${doing}: ${systemMessage(error)}`, { cause: error });
 }
 
-/** Appends a line to a hint, if there is a hint. */
+/** Appends a line to a hint, or returns the line without a hint. */
 export function withLine(hint: string | undefined, line: string): string {
   return hint ? `${hint}\n${line}` : line;
 }

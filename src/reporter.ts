@@ -1,11 +1,13 @@
-/** How an operation reports to its caller. The command prints; a library's caller brings its own. */
+/**
+ * The output of an operation. The command prints it; a caller of the library implements its own.
+ */
 export interface Reporter {
-  /** Reports something that the user should know besides the result. */
+  /** Reports information for the user in addition to the result. */
   notice(text: string): void;
-  /** Reports a step of the work, for users who follow it. */
+  /** Reports a step of the work. */
   detail(text: string): void;
   /**
-   * Asks a yes-or-no question; returns if the answer is yes.
+   * Asks a yes-or-no question. Returns if the answer is yes.
    *
    * @throws {@link StoreError} refused - if the answer is no
    * @throws {@link StoreError} usage - if there is no terminal to ask on

@@ -1,5 +1,5 @@
 /**
- * zod's small build with English messages, which describes every shape that is read from outside.
+ * zod's small build with English messages, for the shapes of all external data.
  *
  * zod's full build loads five times as slowly, and every command loads this module.
  */

@@ -1,9 +1,9 @@
 /**
  * The record of a client: a satellite of the hub, and its permissions.
  *
- * The fields are those of `Client` in hivemind-plugin-manager. HiveMind 4 has three blacklists as
- * fields of their own, HiveMind 5 has two of them in `metadata`. Here they are always in
- * `metadata`; the writer of a record puts them where the reading program looks.
+ * The fields are those of `Client` in hivemind-plugin-manager. HiveMind 4 has three blacklists in
+ * separate fields, HiveMind 5 has two of them in `metadata`. Here they are always in `metadata`;
+ * the writer of a record moves them to where the reading program looks.
  */
 import { StoreError } from "../errors.js";
 import * as z from "../schema.js";
@@ -22,7 +22,7 @@ const seconds = z.custom<number>(
 
 /** A client. Fields unknown to HiveMind are kept in `metadata`. */
 export const clientSchema = z.object({
-  /** A safe integer, never used again for another client. */
+  /** A safe integer, never reused for another client. */
   client_id: z.int(),
   /** The key a client connects with; `revoked` for a deleted client. */
   api_key: text,
@@ -94,7 +94,7 @@ export function newClient(fields: Pick<Client, "client_id" | "api_key"> & Partia
 export const revokedApiKey = "revoked";
 
 /**
- * Returns the record that replaces a deleted client, so its id is not used again. Its
+ * Returns the record that replaces a deleted client, so that its id is not reused. Its
  * `allowed_types` is the empty list, as in HiveMind 5.
  */
 export function revoked(client_id: number): Client {
@@ -105,7 +105,7 @@ export function isRevoked(client: Pick<Client, "api_key">): boolean {
   return client.api_key === revokedApiKey;
 }
 
-/** Adds each non-empty blacklist outside `metadata` to it, unless the key exists. */
+/** Adds each non-empty blacklist in `legacy` to `metadata`, unless the key exists. */
 export function foldBlacklists(metadata: JsonObject, legacy: JsonObject): JsonObject {
   let folded = metadata;
   for (const key of blacklistKeys) {
@@ -118,8 +118,8 @@ export function foldBlacklists(metadata: JsonObject, legacy: JsonObject): JsonOb
 }
 
 /**
- * Splits the blacklists from `metadata`, as HiveMind 4 reads them. Also removes an empty list: it
- * would hide a list written later by HiveMind 4.
+ * Splits the blacklists from `metadata`, as HiveMind 4 reads them. Also removes an empty list,
+ * which would hide a list written later by HiveMind 4.
  */
 export function unfoldBlacklists(metadata: JsonObject): {
   blacklists: JsonObject;
@@ -148,7 +148,9 @@ export function serializeClient(client: Client): string {
   return formatJson({ ...client }, { sortKeys: true, ascii: false });
 }
 
-/** Refuses a number JavaScript would round in the record's own fields; `metadata` may have any. */
+/**
+ * Refuses a number that JavaScript would round in the record's own fields. `metadata` may have any.
+ */
 const wholeNumber = z.pipe(
   z.union([z.number(), read(z.instanceof(JsonNumber), (value) => value.text)]),
   z.int({ error: ({ input }) => `${input} is not an integer up to 2^53 - 1` }),
@@ -180,7 +182,7 @@ function falseIfNull(missing: boolean) {
   return read(z._default(z.nullable(z.boolean()), missing), (value) => value ?? false);
 }
 
-/** Returns a schema which converts the output of another. */
+/** Returns a schema that converts the output of another schema. */
 function read<Schema extends z.ZodMiniType, Result>(
   schema: Schema,
   convert: (value: z.output<Schema>) => Result,
@@ -211,7 +213,7 @@ export function deserializeClient(record: string | JsonObject): Client {
       `not a client's record: ${problem?.path.join(".")}: ${problem?.message}`,
     );
   }
-  // Without a prototype: `__proto__` is an ordinary field.
+  // Without a prototype, so that `__proto__` is an ordinary field.
   const extras: JsonObject = Object.create(null);
   for (const key of Object.keys(fields)) {
     if (!recordKeys.has(key)) extras[key] = fields[key] ?? null;

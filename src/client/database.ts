@@ -1,3 +1,4 @@
+import { StoreError } from "../errors.js";
 import type { Client } from "./client.js";
 
 /**
@@ -7,11 +8,11 @@ import type { Client } from "./client.js";
 export interface Database extends AsyncDisposable, AsyncIterable<Client> {
   /** Adds a client, or replaces the client with the same `client_id`. */
   addItem(client: Client): Promise<void>;
-  /** Adds many clients, in batches that are each committed or rolled back. Returns how many. */
+  /** Adds many clients, in batches that are each committed or rolled back. Returns their number. */
   addItems(clients: Iterable<Client> | AsyncIterable<Client>): Promise<number>;
   /**
    * Revokes a client. Its record stays, with `revoked` as api_key and without name and secrets, so
-   * its id is not used again. The Redis plugin keeps the other fields; other databases reset them.
+   * that its id is not reused. The Redis plugin keeps the other fields; other databases reset them.
    *
    * @throws {@link StoreError} notFound - if there is no client with this id
    */
@@ -22,7 +23,7 @@ export interface Database extends AsyncDisposable, AsyncIterable<Client> {
    * @throws {@link StoreError} notFound - if there is no client with this id
    */
   updateItem(client: Client): Promise<void>;
-  /** Revokes `old` and adds `replacement` in one transaction. Both may have the same id. */
+  /** Revokes `old` and adds `replacement` in a single transaction. Both may have the same id. */
   replaceItem(old: Client, replacement: Client): Promise<void>;
   /**
    * Returns the clients with `value` in the field `key`. An unknown key and the api_key `revoked`
@@ -33,14 +34,14 @@ export interface Database extends AsyncDisposable, AsyncIterable<Client> {
   /** Returns clients in the order of the ids. */
   getClientsById(clientIds: readonly number[]): Promise<(Client | undefined)[]>;
   /**
-   * Returns for each client whether its stored record equals, byte for byte, what adding it would
-   * write. After false, the record has to be read to be compared. Optional, to compare many clients
-   * without reading them.
+   * Returns for each client whether its stored record equals, byte for byte, the record that adding
+   * it would write. After false, the caller must read the record to compare it. Optional: it allows
+   * comparing many clients without reading them.
    */
   holdsExactly?(clients: readonly Client[]): Promise<boolean[]>;
   /** Never returns a revoked client. */
   getClientByApiKey(apiKey: string): Promise<Client | undefined>;
-  /** Reads a client again, past any cache. */
+  /** Reads a client again and bypasses any cache. */
   refresh(clientId: number): Promise<Client | undefined>;
   /** Counts the records, including revoked clients. */
   size(): Promise<number>;
@@ -48,9 +49,13 @@ export interface Database extends AsyncDisposable, AsyncIterable<Client> {
   [Symbol.asyncIterator](): AsyncIterator<Client>;
   /** Writes pending changes. */
   commit(): Promise<void>;
-  /** Reads again what other programs may have changed. */
+  /** Reads the data again that other programs may have changed. */
   sync(): Promise<void>;
   /** Migrates records of schema `fromVersion` to the newest. Repeating it has no effect. */
   migrate(fromVersion: number): Promise<void>;
   close(): Promise<void>;
+}
+
+export function noSuchClient(clientId: number): StoreError {
+  return new StoreError("notFound", `client ${clientId} does not exist`);
 }

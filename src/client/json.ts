@@ -6,7 +6,7 @@
  * `1e+16`, integers above 2^53, the order of integer-like keys).
  */
 
-/** The order of the keys in the text, for an object where JavaScript changed it. */
+/** The order of the keys in the text, for an object in which JavaScript changed it. */
 const keyOrder = Symbol("order of keys in the JSON text");
 
 export interface JsonObject {
@@ -26,11 +26,13 @@ export type JsonValue =
 const jsonNumberMark = Symbol.for("hivemind-sqlcipher JsonNumber");
 
 /**
- * The text of a number JavaScript would change: `1.0` differs from `1` in Python, 2^53 + 1 would be
- * rounded, NaN would become null.
+ * The text of a number that JavaScript would change: `1.0` differs from `1` in Python, 2^53 + 1
+ * would be rounded, NaN would become null.
  */
 export class JsonNumber {
-  /** Recognizes the numbers of a database plugin too, made by the library's copy of this class. */
+  /**
+   * Also recognises the numbers of a database plugin, which uses the library's copy of this class.
+   */
   static [Symbol.hasInstance](value: unknown): boolean {
     return typeof value === "object" && value !== null && jsonNumberMark in value;
   }
@@ -46,7 +48,7 @@ export class JsonNumber {
     return Number(this.text);
   }
 
-  /** Called by `JSON.stringify`, unable to write the text. NaN and Infinity become null. */
+  /** Called by `JSON.stringify`, which cannot write the text. NaN and Infinity become null. */
   toJSON(): number {
     return this.valueOf();
   }
@@ -71,7 +73,7 @@ export function parseJson(text: string): JsonValue {
 }
 
 const number = /-?(?:0|[1-9][0-9]*)(?:\.[0-9]+)?(?:[eE][-+]?[0-9]+)?|NaN|-?Infinity/y;
-// Up to the closing quote, an escape, or a control character, not allowed in a string.
+// Up to the closing quote, an escape, or a control character, which strings may not contain.
 const plainCharacters = /[ !#-[\]-\uffff]*/y;
 const awkwardCharacter = /[^ -[\]-\uffff]/;
 const hexDigits = /[0-9a-fA-F]{4}/y;
@@ -88,8 +90,8 @@ const escapes: Record<string, string> = {
 };
 
 /**
- * Creates an object without inherited properties. The object of `Object.create(null)` is slow to
- * fill and to read.
+ * Creates an object without inherited properties. It is faster to fill and to read than the object
+ * of `Object.create(null)`.
  */
 const BareObject = function BareObject() {} as unknown as new () => JsonObject;
 BareObject.prototype = Object.create(null);
@@ -98,7 +100,7 @@ class Parser {
   #position = 0;
   readonly #text: string;
   /**
-   * Whether the text has no escape and no control character: each string then ends at the next
+   * Whether the text has no escape and no control character. If so, each string ends at the next
    * quote.
    */
   readonly #isPlain: boolean;
@@ -157,7 +159,7 @@ class Parser {
     if (keys === undefined) return object;
     const order = [...keys];
     const own = Object.keys(object);
-    // Enumerable: `{...metadata, added: 1}` copies it.
+    // The property is enumerable, so that `{...metadata, added: 1}` copies it.
     if (order.some((key, index) => key !== own[index])) object[keyOrder] = order;
     return object;
   }
@@ -211,7 +213,8 @@ class Parser {
   }
 
   /**
-   * Returns what the sticky pattern matches here, and moves past it; an empty string if nothing.
+   * Returns the text that the sticky pattern matches here and moves past it, or "" if it does not
+   * match.
    */
   #match(pattern: RegExp): string {
     pattern.lastIndex = this.#position;
@@ -258,7 +261,9 @@ export interface JsonStyle {
   ascii?: boolean;
   /** `sort_keys`: sorts keys by code point at every level. Default: false. */
   sortKeys?: boolean;
-  /** `indent`: spaces per level, one item a line. Default: everything on one line. */
+  /**
+   * `indent`: spaces per level, with an item in each line. Default: everything in a single line.
+   */
   indent?: number;
 }
 
@@ -337,7 +342,7 @@ function keysOf(object: JsonObject, sorted: boolean): readonly string[] {
   return [...kept, ...own.filter((key) => !known.has(key))];
 }
 
-/** Cache of the last sorted keys: consecutive records have the same. */
+/** Caches the last sorted keys, because consecutive records have the same. */
 let lastSorted: { keys: readonly string[]; sorted: readonly string[] } = { keys: [], sorted: [] };
 
 function inOrder(keys: readonly string[]): readonly string[] {
@@ -415,7 +420,8 @@ function formatNumber(value: number): string {
 }
 
 /**
- * Compares two values. The order of an object's keys does not matter, the text of a number does.
+ * Compares two values. The order of an object's keys does not matter, but the text of a number
+ * does.
  */
 export function sameJson(a: JsonValue, b: JsonValue): boolean {
   if (a === b) return true;

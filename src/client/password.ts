@@ -1,17 +1,20 @@
-/** Strength of a client's password, which HiveMind 5 checks when a client is added and connects. */
+/**
+ * The strength of a client's password. HiveMind 5 checks it when a client is added and when it
+ * connects.
+ */
 import { StoreError } from "../errors.js";
 
 /** HiveMind 5's default for `min_password_bits`. */
 const minBits = 40;
 
-/** The most that zxcvbn credits a character with: it counts ten guesses for each. */
+/** zxcvbn's maximum for a character, for which it counts ten guesses. */
 const bitsPerCharacter = Math.log2(10);
 
 /**
- * Returns, to within a bit, the most that zxcvbn credits a password with; HiveMind 5 uses it.
+ * Returns zxcvbn's maximum for a password, accurate to a bit. HiveMind 5 uses zxcvbn.
  *
  * A repeated block counts once, with its number of repetitions. Words and keyboard patterns are not
- * recognized, so the estimate itself can be lower.
+ * recognised, so the real estimate can be lower.
  */
 export function maxPasswordBits(password: string): number {
   const characters = [...password];
@@ -26,7 +29,8 @@ export function maxPasswordBits(password: string): number {
 }
 
 /**
- * Refuses a password that HiveMind 5 refuses for every client: a satellite could not connect.
+ * Refuses a password that HiveMind 5 refuses for every client, because a satellite could not
+ * connect.
  *
  * @throws {@link StoreError} usage - below 40 bits
  */

@@ -1,10 +1,11 @@
 /**
- * What the hub's commands change in a client: its name, permissions, message types and blacklists.
+ * The changes to a client by the hub's commands: its name, permissions, message types and
+ * blacklists.
  *
- * HiveMind 4 and 5 read the same record differently. The store's schema tells the version of the
+ * HiveMind 4 and 5 read the same record differently. The store's schema shows the version of the
  * hub: 0 and 1 mean HiveMind 4, 2 means HiveMind 5. Each command produces a change with the
- * requested effect there, and a notice about its limits. The store writes the change where the hub
- * reads it.
+ * requested effect in that version, and a notice about its limits. The store writes the change
+ * where the hub reads it.
  */
 import { StoreError } from "../errors.js";
 import {
@@ -16,7 +17,7 @@ import {
 } from "./client.js";
 import { formatJson, type JsonValue, sameJson } from "./json.js";
 
-/** Fields to write, none if the client is as requested already, and notices for the user. */
+/** Fields to write, none if the client is already as requested, and notices for the user. */
 export interface Edit {
   readonly changes: Partial<Client>;
   readonly notices: readonly string[];
@@ -25,7 +26,7 @@ export interface Edit {
 /** Computes the change to a client in a store of this schema version. */
 export type Verb = (client: Client, schemaVersion: number) => Edit;
 
-/** The type HiveMind 4 allows each client, whatever its list. */
+/** The message type that HiveMind 4 allows every client, whatever its list. */
 const alwaysAllowed = "recognizer_loop:utterance";
 
 const nextConnection = "A connected client is affected when it connects again.";
@@ -35,7 +36,9 @@ function isEnforcedByHiveMind4(schemaVersion: number): boolean {
   return schemaVersion < 2;
 }
 
-/** Returns a notice about what HiveMind 4 reads only when a client connects. */
+/**
+ * Returns a notice if the hub reads the change only when the client connects, as HiveMind 4 does.
+ */
 function connectionNotices(schemaVersion: number): string[] {
   return isEnforcedByHiveMind4(schemaVersion) ? [nextConnection] : [];
 }
@@ -84,8 +87,8 @@ export function setBroadcast(can_broadcast: boolean): Verb {
 }
 
 /**
- * Returns the message types a hub of this schema lets the client send: HiveMind 4 reads an empty
- * list as the default list, and adds a type to each list.
+ * Returns the message types that a hub of this schema allows the client to send. HiveMind 4 reads
+ * an empty list as the default list, and adds a type to each list.
  */
 export function effectiveTypes(client: Client, schemaVersion: number): readonly string[] {
   const stored = client.allowed_types;
@@ -95,8 +98,8 @@ export function effectiveTypes(client: Client, schemaVersion: number): readonly 
 }
 
 /**
- * Returns the message types of a new client: the named types, or the default of the hub of this
- * schema: a list in HiveMind 4, nothing in HiveMind 5.
+ * Returns the message types of a new client: the named types, or the default of a hub of this
+ * schema, which is a list in HiveMind 4 and nothing in HiveMind 5.
  *
  * @throws {@link StoreError} usage - for an invalid name of a type
  */
@@ -130,7 +133,7 @@ export function allowMessage(type: string): Verb {
  * Denies the client messages of a type.
  *
  * @throws {@link StoreError} usage - for an invalid name of a type
- * @throws {@link StoreError} refused - from the edit, if the hub would allow the type all the same
+ * @throws {@link StoreError} refused - from the edit, if the hub would allow the type regardless
  */
 export function denyMessage(type: string): Verb {
   assertName(type, "a message type");
@@ -149,7 +152,7 @@ export function denyMessage(type: string): Verb {
     }
     const notices = connectionNotices(schemaVersion);
     if (isHiveMind4 && client.allowed_types.length === 0) notices.push(spelledOutNotice);
-    // Keeps the type HiveMind 4 always allows: an empty list would mean the default list.
+    // Keep the type that HiveMind 4 always allows: an empty list would mean the default list.
     const source = isHiveMind4 && client.allowed_types.length > 0 ? client.allowed_types : before;
     const left = source.filter((allowed) => allowed !== type);
     if (left.length > 0) return { changes: { allowed_types: left }, notices };
@@ -220,7 +223,7 @@ function describeEntry(key: Blacklist): string {
   return key === "skill_blacklist" ? "a skill's id" : "an intent's id";
 }
 
-/** Refuses white space: no hub would match it. */
+/** Refuses a name with white space, which no hub would match. */
 function assertName(name: string, what: string): void {
   if (name !== "" && !/\s/u.test(name)) return;
   throw new StoreError(
@@ -235,7 +238,9 @@ export interface Difference {
   readonly after: JsonValue;
 }
 
-/** Returns the differences of two states of a client by field; blacklists by their own names. */
+/**
+ * Returns the differences between two states of a client by field; blacklists by their own names.
+ */
 export function differences(before: Client, after: Client): Record<string, Difference> {
   const found: Record<string, Difference> = {};
   const left = flatten(before);
@@ -249,7 +254,7 @@ export function differences(before: Client, after: Client): Record<string, Diffe
 
 const rights = ["is_admin", "can_broadcast", "can_escalate", "can_propagate"] as const;
 
-/** Something a client can do after a change, and could not before. */
+/** A right that a client has after a change, but not before. */
 export type Widening =
   | { readonly field: (typeof rights)[number] }
   | { readonly field: "allowed_types"; readonly added: readonly string[] }
@@ -257,9 +262,10 @@ export type Widening =
   | { readonly field: BlacklistKey; readonly removed: readonly JsonValue[] | undefined };
 
 /**
- * Returns what a client can do after a change, and could not before, in either version of HiveMind.
+ * Returns the rights that a client has after a change, but not before, in either version of
+ * HiveMind.
  *
- * The store's schema does not tell the version of its next reader: HiveMind 5 migrates a store of
+ * The store's schema does not show the version of its next reader: HiveMind 5 migrates a store of
  * schema 0 or 1, and HiveMind 4 does not check. A message type allowed by either counts.
  */
 export function widenings(before: Client, after: Client): Widening[] {

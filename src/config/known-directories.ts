@@ -1,10 +1,10 @@
 /**
  * The directories of backups and bundles, which may be on disks that are not mounted.
  *
- * A directory that was used before is never made again: on the root disk, under an empty mount
- * point, its backups would be missed on the day they are needed. The directories that a store has
- * used, and where their file systems were mounted, are recorded in one file for each store in
- * `$XDG_STATE_HOME/hivemind-sqlcipher`.
+ * A directory that was used before is never created again: backups on the root disk, under an empty
+ * mount point, would be missed on the day they are needed. A file for each store in
+ * `$XDG_STATE_HOME/hivemind-sqlcipher` records the directories that the store has used, and the
+ * mount points of their file systems.
  */
 import { readFile, stat } from "node:fs/promises";
 import { dirname, join } from "node:path";
@@ -19,7 +19,7 @@ import { realPath, stateHome } from "./paths.js";
 const recordSchema = z.object({
   /** The store's resolved path. */
   store: z.string(),
-  /** Directory to mount point. */
+  /** From directory to mount point. */
   directories: z.record(z.string(), z.string()),
 });
 
@@ -27,24 +27,24 @@ type MountPoints = Readonly<Record<string, string>>;
 
 export interface DirectoryOptions {
   readonly storePath: string;
-  /** Directories that the settings name. They are not made. */
+  /** Directories in the settings. They are never created. */
   readonly known: readonly string[];
   readonly reporter: Pick<Reporter, "notice" | "confirm">;
 }
 
-/** A directory that is not where it was. */
+/** A directory that is missing, or is not on its former file system. */
 export interface MissingDirectory {
   readonly path: string;
   readonly message: string;
-  /** Where its file system was mounted; undefined if unknown. */
+  /** The former mount point of its file system; undefined if unknown. */
   readonly mountPoint: string | undefined;
 }
 
 /**
- * Makes sure that directories exist and are on the file systems where they were before, then records
- * them. Makes a directory only if neither the settings nor an earlier operation knows it.
+ * Checks that directories exist on the same file systems as before, then records them. Creates a
+ * directory only if neither the settings nor an earlier operation knows it.
  *
- * @throws {@link StoreError} io - if a known directory is gone, or its disk is not mounted
+ * @throws {@link StoreError} io - if a known directory is missing, or its disk is not mounted
  * @throws {@link StoreError} refused - if the user does not confirm the move to another file system
  */
 export async function prepareDirectories(
@@ -70,9 +70,9 @@ export async function prepareDirectories(
 }
 
 /**
- * Returns the directories that are gone, or whose disk is not mounted.
+ * Returns the directories that are missing, or whose disk is not mounted.
  *
- * @param paths - directories that the settings name
+ * @param paths - directories in the settings
  * @throws {@link StoreError} io - if a directory or the record cannot be read
  */
 export async function findMissingDirectories(
@@ -84,7 +84,7 @@ export async function findMissingDirectories(
   return missing.filter((directory) => directory !== undefined);
 }
 
-/** Returns the directories that operations on a store have used, whether they exist now or not. */
+/** Returns the directories used by earlier operations on a store. They may no longer exist. */
 export async function usedDirectories(storePath: string): Promise<string[]> {
   return Object.keys(await readRecord(storePath));
 }
@@ -130,7 +130,7 @@ async function confirmMove(
   }
 }
 
-/** Returns the directory at which the path's file system is mounted. */
+/** Returns the mount point of the path's file system. */
 async function mountPointOf(path: string): Promise<string> {
   let current = await realPath(path);
   try {
@@ -160,7 +160,10 @@ async function readRecord(storePath: string): Promise<MountPoints> {
   }
 }
 
-/** Writes the record if it changed. A state directory that cannot be written stops no backup. */
+/**
+ * Writes the record if it changed. Ignores an unwritable state directory, which must not stop a
+ * backup.
+ */
 async function writeRecord(storePath: string, directories: MountPoints): Promise<void> {
   const path = recordPath(storePath);
   if (JSON.stringify(await readRecord(storePath)) === JSON.stringify(directories)) return;

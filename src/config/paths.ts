@@ -6,7 +6,7 @@ import { hasCode, StoreError, systemError } from "../errors.js";
 
 export type Environment = Readonly<Record<string, string | undefined>>;
 
-/** A store named by its path, or by the two names HiveMind's SQLite plugin takes. */
+/** A store named by its path, or by the two names that HiveMind's SQLite plugin accepts. */
 export interface StoreLocation {
   path?: string | undefined;
   /** Without `.db`. Default: `clients`. */
@@ -42,9 +42,9 @@ export function defaultSettingsPath(environment: Environment = process.env): str
 }
 
 /**
- * Makes a path absolute, with a leading `~/` replaced by the home directory.
+ * Makes a path absolute and replaces a leading `~/` by the home directory.
  *
- * @throws {@link StoreError} usage - for an empty path, as of an unset variable
+ * @throws {@link StoreError} usage - for an empty path, as from an unset variable
  */
 export function expandPath(path: string, environment: Environment = process.env): string {
   if (path === "") {
@@ -58,10 +58,10 @@ export function expandPath(path: string, environment: Environment = process.env)
 }
 
 /**
- * Returns the path of a store as used in its locks, journal, keyring account and copies.
+ * Returns the path of a store for its locks, journal, keyring account and copies.
  *
- * Every symbolic link is followed, so two names of a store give one path. Neither the file nor its
- * directory needs to exist.
+ * Follows every symbolic link, so two names of a store result in the same path. Neither the file
+ * nor its directory needs to exist.
  *
  * @throws {@link StoreError} usage - for an invalid path or name
  * @throws {@link StoreError} refused - for a circle of symbolic links
@@ -73,7 +73,7 @@ export async function resolveStorePath(
   return realPath(storePath(location, environment));
 }
 
-/** Returns the absolute path of a store, with symbolic links as they are. */
+/** Returns the absolute path of a store without resolving symbolic links. */
 export function storePath(
   { path, name = "clients", subfolder = "hivemind-core" }: StoreLocation,
   environment: Environment = process.env,
@@ -100,10 +100,10 @@ export function storePath(
 }
 
 /**
- * Resolves symbolic links as `realpath` does, also in a path to something missing.
+ * Resolves symbolic links as `realpath` does, also in a path to a missing file.
  *
- * The missing rest is appended to the real path of the nearest existing directory. A link to
- * nothing is followed as well.
+ * Appends the missing rest to the real path of the nearest existing directory. Also follows a link
+ * to a missing file.
  *
  * @throws {@link StoreError} refused - for a circle of symbolic links
  * @throws {@link StoreError} io - for an unsearchable directory

@@ -1,10 +1,10 @@
 /**
  * Settings of a store, from the command line, else the environment, else the settings file.
  *
- * The file is `$XDG_CONFIG_HOME/hivemind-sqlcipher/config.json`. It contains paths and choices, and
- * no secret. Its top level belongs to the default store; any other store has a section of its own
- * below `stores`, so a command about one store neither reads nor changes the backup directories,
- * unit and recipients of another.
+ * The file is `$XDG_CONFIG_HOME/hivemind-sqlcipher/config.json`. It contains paths and choices, but
+ * no secret. Its top level belongs to the default store. Any other store has a section below
+ * `stores`, so a command for a store neither reads nor changes the backup directories, unit and
+ * recipients of another.
  */
 import { dirname, isAbsolute } from "node:path";
 import { hasCode, isKind, StoreError, systemError } from "../errors.js";
@@ -22,7 +22,7 @@ import {
   storePath as unresolvedStorePath,
 } from "./paths.js";
 
-/** Refuses a relative path: it would depend on the working directory. */
+/** Refuses a relative path, which would depend on the working directory. */
 const path = z.string().check(
   z.minLength(1),
   z.refine((path) => isAbsolute(path) || path === "~" || path.startsWith("~/"), {
@@ -32,7 +32,7 @@ const path = z.string().check(
 const text = z.string().check(z.minLength(1));
 const count = z.int().check(z.minimum(0));
 
-/** Bytes. */
+/** In bytes. */
 const settingsLimit = 1024 * 1024;
 
 export const serviceKinds = ["auto", "systemd-user", "systemd", "command", "none"] as const;
@@ -81,10 +81,12 @@ export const settingsSchema = z.strictObject({
 /** The contents of a settings file. */
 export type SettingsFile = z.infer<typeof settingsSchema>;
 
-/** The settings of a store. `store`, at the top level only, names the store of the file. */
+/**
+ * The settings of a store. `store` exists only at the top level and names the store of the file.
+ */
 export type Settings = Omit<SettingsFile, "stores">;
 
-/** The part of a settings file for one store. */
+/** The part of a settings file for a store. */
 export interface SettingsSection {
   /** Path of the file. */
   readonly path: string;
@@ -99,7 +101,7 @@ export interface ResolvedSettings {
   /** Path of the store, with all symbolic links resolved. */
   readonly storePath: string;
   readonly settings: Settings;
-  /** What the file contains for this store; undefined if there is no file. */
+  /** The settings in the file for this store; undefined without a file. */
   readonly inFile: Settings | undefined;
   readonly section: SettingsSection;
   /** Whether the named settings file does not exist. */
@@ -107,7 +109,7 @@ export interface ResolvedSettings {
 }
 
 /**
- * The environment's variables, each with its setting or option. None takes a secret: `systemctl
+ * The environment variables with their settings or options. None may contain a secret: `systemctl
  * show` prints variables, and every child process inherits them.
  */
 export const environmentKeys = {
@@ -130,16 +132,17 @@ export interface SettingsSources {
   /** The option `--config`. */
   readonly config?: string | undefined;
   readonly environment?: Environment;
-  /** Returns the default store, if no option, variable or file names one. */
+  /** Returns the default store, used if no option, variable or file names a store. */
   readonly defaultStore?: () => Promise<StoreLocation>;
-  /** Whether the command creates the store: the first store of a file gets the top level. */
+  /** Whether the command creates the store. The first store of a file gets the top level. */
   readonly isNewStore?: boolean;
-  /** Ignores what is wrong in the file or the environment, and reports it here instead. */
+  /** Receives errors in the file and the environment, which are then ignored. */
   readonly onProblem?: OnProblem | undefined;
 }
 
 /**
- * Merges the settings of a command: options over environment over file. Paths are made absolute.
+ * Merges the settings of a command: options win over the environment, which wins over the file.
+ * Makes paths absolute.
  *
  * @param options - settings from the command line
  * @throws {@link StoreError} usage - for an invalid file or variable
@@ -188,11 +191,11 @@ export function isStoreNamed(store: StoreLocation | undefined): boolean {
 }
 
 /**
- * Returns the key of a store's section below `stores`; undefined if the top level is the store's.
+ * Returns the key of a store's section below `stores`, or undefined for the top level.
  *
- * The top level belongs to the store named by `store`, or else to the default store. A file of
- * version 0.1.0 may have neither `store` nor a default store on the disk: it was written for stores
- * named by each command, and belongs to any of them.
+ * The top level belongs to the store in `store`, or else to the default store. A file of version
+ * 0.1.0 may have no `store`, without a default store on the disk. Such a file was written for
+ * stores named by each command, and belongs to any of them.
  */
 async function sectionKey(
   file: SettingsFile | undefined,
@@ -214,7 +217,10 @@ async function sectionKey(
   return context.newKey;
 }
 
-/** Compares resolved paths: a section stays a store's if its directory moves behind a link. */
+/**
+ * Finds a store's section by resolved paths, so that a section stays a store's when its directory
+ * moves behind a link.
+ */
 async function findSectionKey(file: SettingsFile, storePath: string): Promise<string | undefined> {
   for (const key of Object.keys(file.stores ?? {})) {
     if ((await resolveStorePath({ path: key })) === storePath) return key;
@@ -227,11 +233,11 @@ function settingsIn({ stores, ...topLevel }: SettingsFile, key: string | undefin
 }
 
 /**
- * Reads a settings file; returns undefined if it does not exist.
+ * Reads a settings file. Returns undefined if it does not exist.
  *
- * @throws {@link StoreError} usage - for broken JSON, and for an unknown key or an invalid value: a
- *   misspelt `bundle_to` would otherwise show on the day when the bundle is needed
- * @throws {@link StoreError} refused - if other users can change it, as it names commands to run
+ * @throws {@link StoreError} usage - for broken JSON, an unknown key or an invalid value: a
+ *   misspelt `bundle_to` would otherwise be noticed when the bundle is needed
+ * @throws {@link StoreError} refused - if other users can change it, because it contains commands
  * @throws {@link StoreError} io - if it cannot be read
  */
 export async function loadSettings(
@@ -293,20 +299,20 @@ function removeAt(json: unknown, path: readonly PropertyKey[]): void {
   }
 }
 
-/** Writes a settings file in one step, and creates its directory if necessary. */
+/** Writes a settings file atomically. Creates its directory if necessary. */
 export async function saveSettings(path: string, settings: SettingsFile): Promise<void> {
   const checked = settingsSchema.parse(settings);
   await makeDirectory(dirname(path));
   await replaceFile(path, `${JSON.stringify(checked, null, 2)}\n`);
 }
 
-/** Reads the settings of a store; returns undefined if the file does not exist. */
+/** Reads the settings of a store. Returns undefined if the file does not exist. */
 export async function loadSection({ path, store }: SettingsSection): Promise<Settings | undefined> {
   const file = await loadSettings(path);
   return file && settingsIn(file, store);
 }
 
-/** Writes the settings of a store. What the file contains for other stores does not change. */
+/** Writes the settings of a store. Does not change the settings of other stores in the file. */
 export async function saveSection(
   { path, store: key }: SettingsSection,
   settings: Settings,
@@ -320,7 +326,7 @@ export async function saveSection(
   await saveSettings(path, { ...file, stores: { ...file?.stores, [key]: section } });
 }
 
-/** Returns the section of a store in an existing file: its own, or else the top level. */
+/** Returns the section of a store in an existing file: its own section, or else the top level. */
 export async function findSection(path: string, storePath: string): Promise<SettingsSection> {
   const file = await loadSettings(path);
   return { path, store: file && (await findSectionKey(file, storePath)) };
@@ -366,7 +372,7 @@ export function isKeyCacheOff(environment: Environment = process.env): boolean {
   });
 }
 
-/** An empty variable counts as unset, as for the XDG variables. */
+/** Returns undefined for an empty variable, which counts as unset, as for the XDG variables. */
 function nonEmpty(value: string | undefined): string | undefined {
   return value === "" ? undefined : value;
 }
@@ -379,7 +385,7 @@ function defined<T extends object>(fields: T): Defined<T> {
   ) as Defined<T>;
 }
 
-/** Merges `upper` over `lower`. A store's path and its name exclude each other: `upper` decides. */
+/** Merges `upper` over `lower`. A store's path and its name exclude each other; `upper` decides. */
 function over(upper: Settings, lower: Settings): Settings {
   const store = defined(upper.store ?? {});
   const lowerStore = defined(lower.store ?? {});
@@ -404,8 +410,8 @@ export type ServiceSettings = Pick<
 >;
 
 /**
- * Merges the settings of the service. Any of them in `upper` replaces those in `lower` that would
- * contradict it: a unit or commands in an option have an effect although the file says `none`, and
+ * Merges the settings of the service. Any of them in `upper` replaces contradicting settings in
+ * `lower`: a unit or commands in an option have an effect although the file names `none`, and
  * `auto` searches for the service although the file names a unit.
  */
 export function serviceOver(upper: ServiceSettings, lower: ServiceSettings): ServiceSettings {
@@ -470,7 +476,7 @@ function knownKeys(path: readonly PropertyKey[]): string[] {
 }
 
 /**
- * Locates a syntax error; V8 names an offset, or nothing at the end of the text, by its version.
+ * Locates a syntax error. By its version, V8 reports an offset, or nothing for the end of the text.
  */
 function whereJsonBreaks(text: string, error: unknown): string {
   const message = error instanceof Error ? error.message : String(error);

@@ -1,7 +1,6 @@
 /** HiveMind's own defaults for the optional parts of the `Database` contract. */
 import { type Client, revoked, revokedApiKey } from "../client/client.js";
-import type { Database } from "../client/database.js";
-import { StoreError } from "../errors.js";
+import { type Database, noSuchClient } from "../client/database.js";
 
 /**
  * Base class of databases. A subclass implements `addItem`, `searchByValue`, `size` and the
@@ -83,8 +82,4 @@ export function matches(client: Client, key: string, value: SearchValue): boolea
   if (key === "api_key" && field === revokedApiKey) return false;
   const comparable = typeof value === "boolean" ? Number(value) : value;
   return (typeof field === "boolean" ? Number(field) : field) === comparable;
-}
-
-export function noSuchClient(clientId: number): StoreError {
-  return new StoreError("notFound", `client ${clientId} does not exist`);
 }

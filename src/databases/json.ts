@@ -9,12 +9,13 @@
 import { readFile } from "node:fs/promises";
 import { dirname, join, resolve } from "node:path";
 import { type Client, revoked, revokedApiKey } from "../client/client.js";
+import { noSuchClient } from "../client/database.js";
 import { formatJson, isJsonObject, type JsonObject, parseJson } from "../client/json.js";
 import { dataHome, realPath } from "../config/paths.js";
 import { hasCode, StoreError, systemError } from "../errors.js";
 import { makeDirectory, replaceFile } from "../fs/atomic.js";
 import * as z from "../schema.js";
-import { BaseDatabase, matches, noSuchClient, type SearchValue } from "./base-database.js";
+import { BaseDatabase, matches, type SearchValue } from "./base-database.js";
 import { decryptText, encryptText, keyOf } from "./ejson.js";
 import { type DatabaseConfig, type DatabasePlugin, fileLocation, readConfig } from "./plugin.js";
 import {

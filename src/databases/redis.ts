@@ -6,9 +6,10 @@
  */
 import { setTimeout as sleep } from "node:timers/promises";
 import { blacklistKeys, type Client, isRevoked, revokedApiKey } from "../client/client.js";
+import { noSuchClient } from "../client/database.js";
 import { formatJson, isJsonObject, type JsonObject, parseJson, sameJson } from "../client/json.js";
 import { StoreError } from "../errors.js";
-import { BaseDatabase, matches, noSuchClient, type SearchValue } from "./base-database.js";
+import { BaseDatabase, matches, type SearchValue } from "./base-database.js";
 import { IdSet } from "./id-set.js";
 import type { DatabasePlugin } from "./plugin.js";
 import {

@@ -1,9 +1,9 @@
 /**
  * Finds and loads SQLCipher's native addon.
  *
- * A package carries it ready-made in native/, with the checksums of what it was built with. A
- * checkout of the repository has none, and uses what was compiled when @journeyapps/sqlcipher was
- * installed.
+ * A package has it ready-made in native/, with checksums from its build. A checkout of the
+ * repository has no native/ and uses the addon compiled at the installation of
+ * @journeyapps/sqlcipher.
  */
 import { createHash } from "node:crypto";
 import { existsSync, readFileSync } from "node:fs";
@@ -13,8 +13,8 @@ import type sqlite3 from "@journeyapps/sqlcipher";
 import { StoreError, systemError } from "../errors.js";
 
 /**
- * Set to `compiled`, this variable chooses what was compiled on this machine although a ready-made
- * addon is there.
+ * The variable that selects, as `compiled`, the addon compiled on this machine instead of the
+ * ready-made addon.
  */
 const choiceVariable = "HIVEMIND_SQLCIPHER_ADDON";
 const compileHint =
@@ -23,12 +23,12 @@ const compileHint =
 let loaded: typeof sqlite3 | undefined;
 
 /**
- * Returns the binding, which is loaded at the first call: it is native, and half of what opening a
- * small store costs.
+ * Returns the binding. It is loaded at the first call, because loading takes half the time of
+ * opening a small store.
  *
- * @throws {@link StoreError} corrupted - the ready-made addon is not the file that the package was
- *   built with.
- * @throws {@link StoreError} failed - there is no addon for this machine, or it cannot be loaded.
+ * @throws {@link StoreError} corrupted - if the ready-made addon differs from the package's
+ *   checksum
+ * @throws {@link StoreError} failed - if there is no addon for this machine, or it cannot be loaded
  */
 export function loadSqlite(): typeof sqlite3 {
   loaded ??= loadAddon(fileURLToPath(new URL("../../native/", import.meta.url)));
@@ -36,7 +36,9 @@ export function loadSqlite(): typeof sqlite3 {
 }
 
 /**
- * Loads from a package's native/ directory, given with a slash at its end, or what was compiled.
+ * Loads the addon in a package's native/ directory, or the compiled addon.
+ *
+ * @param native - the directory, with a final slash
  */
 export function loadAddon(native: string): typeof sqlite3 {
   const require = createRequire(import.meta.url);
@@ -90,8 +92,8 @@ function checksums(native: string): Record<string, unknown> {
 }
 
 /**
- * The loader's own message names the missing library or symbol version, which is what a user
- * searches for.
+ * Returns the error with the loader's own message: it contains the missing library or symbol
+ * version, which users search for.
  */
 function cannotLoad(error: unknown): StoreError {
   const message = error instanceof Error ? error.message.split("\n")[0] : String(error);

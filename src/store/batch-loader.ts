@@ -1,11 +1,11 @@
 /**
  * Combines concurrent lookups into a few queries, as DataLoader does. A lookup then takes 18 µs of
- * CPU time instead of 200 µs (50,000 clients): most of it is the call through the thread pool.
+ * CPU time instead of 200 µs (50,000 clients), most of them for the call through the thread pool.
  *
  * Nothing is cached: each key is looked up after it was requested.
  */
 
-/** Most keys in a query. */
+/** The maximum of keys in a query. */
 const batchLimit = 500;
 
 interface Request<Result> {
@@ -28,7 +28,7 @@ export class BatchLoader<Found, Result> {
 
   /**
    * @param find - looks up many keys; a key missing from its result resolves to undefined
-   * @param decode - converts what was found for a key
+   * @param decode - converts the result for a key
    */
   constructor(
     find: (keys: readonly string[], queue: StatementQueue) => Promise<ReadonlyMap<string, Found>>,

@@ -1,27 +1,27 @@
-/** Writes many clients in few statements, and in transactions short enough for a running hub. */
+/** Writes many clients with few statements, in transactions short enough for a running hub. */
 import { setImmediate } from "node:timers/promises";
 import type { Values } from "./client-row.js";
 import type { Connection, Statement } from "./connection.js";
 import type { Column } from "./schema.js";
 
-/** How many items a batch has: as many as are written in `batchMs`, within these limits. */
+/** The size of a batch: as many items as are written in `batchMs`, within these limits. */
 const minBatch = 500;
 const maxBatch = 5_000;
 const batchMs = 250;
 
-/** How many items are collected before the batch being written gets the event loop. */
+/** The number of items to collect before the batch being written gets the event loop. */
 const yieldEvery = 100;
 
 /**
- * Rows in an INSERT, for 18 µs of CPU time a row instead of 110 µs for single rows. (One JSON text
- * of all rows would be as fast, but SQLite rounds the last digit of some numbers in it.)
+ * Rows in an INSERT. A row then takes 18 µs of CPU time instead of 110 µs for single rows. (A JSON
+ * text of all rows would be as fast, but SQLite rounds the last digit of some numbers in it.)
  */
 const rowsPerStatement = 500;
 
 /**
  * Collects items into batches and passes each to `write`, which runs while the next is collected.
  *
- * @returns how many items there were
+ * @returns the number of items
  */
 export async function writeInBatches<Item>(
   items: Iterable<Item> | AsyncIterable<Item>,
@@ -39,7 +39,7 @@ export async function writeInBatches<Item>(
       if (batch.length < size) continue;
       size = await written;
       written = writeTimed(batch, write);
-      // Thrown where it is awaited, when the next batch is full.
+      // A failure is thrown where it is awaited, when the next batch is full.
       written.catch(() => undefined);
       batch = [];
     }
@@ -50,7 +50,7 @@ export async function writeInBatches<Item>(
   return count;
 }
 
-/** Writes a batch; returns the batch size for `batchMs`. */
+/** Writes a batch and returns the next batch size, to be written in `batchMs`. */
 async function writeTimed<Item>(
   batch: readonly Item[],
   write: (batch: readonly Item[]) => Promise<void>,
@@ -68,9 +68,9 @@ export interface EncodedRows {
 }
 
 /**
- * Inserts clients into the table; encodes the next while SQLite writes the last.
+ * Inserts clients into the table. Encodes the next statement while SQLite runs the last.
  *
- * @param encode - encodes some of them
+ * @param encode - encodes some of the items
  */
 export async function insertRows<Item>(
   connection: Connection,
@@ -86,13 +86,13 @@ export async function insertRows<Item>(
       const statement = statements.get(sql) ?? (await connection.prepare(sql));
       statements.set(sql, statement);
       const run = statement.run(params);
-      // Thrown where it is awaited.
+      // A failure is thrown where it is awaited.
       run.catch(() => undefined);
       running.push(run);
       await running.at(-2);
     }
   } finally {
-    // The transaction ends next, so none may still be running.
+    // The transaction ends next, so no statement may still be running.
     await awaitAll(running);
     for (const statement of statements.values()) await statement.finalize();
   }

@@ -10,11 +10,11 @@ import { ivBytes, pageLayouts, saltBytes } from "./page-integrity.js";
 const counterOffset = 24;
 
 /**
- * Returns the file change counter of a copy that no process writes to; undefined for a file shorter
- * than a page.
+ * Returns the file change counter of a copy that no process writes to, or undefined for a file
+ * shorter than a page.
  *
- * SQLite increases the counter with each transaction, in WAL mode only with those that change the
- * first page. So in copies of one file it never decreases from an earlier copy to a later one.
+ * SQLite increases the counter with each transaction; in WAL mode only if the transaction changes
+ * the first page. So the counter never decreases from an earlier copy of a file to a later copy.
  *
  * @throws {@link StoreError} io - if the file cannot be read
  */

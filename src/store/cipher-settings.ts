@@ -1,5 +1,5 @@
 /**
- * SQLCipher's parameters, for a database written with others than the defaults of format 4.
+ * SQLCipher's parameters, for a database with other parameters than the defaults of format 4.
  *
  * As text they are `KEY=VALUE,…` with the names of SQLCipher's pragmas.
  */
@@ -16,11 +16,13 @@ export interface CipherParameters {
   readonly pageSize: number;
   readonly kdfIterations: number;
   readonly kdfDigest: Digest;
-  /** Of each page's HMAC; undefined for pages without an HMAC. */
+  /** The digest of each page's HMAC; undefined for pages without an HMAC. */
   readonly hmacDigest: Digest | undefined;
-  /** Bytes at the beginning of the file that are not encrypted: a multiple of 16. */
+  /** The number of unencrypted bytes at the beginning of the file, a multiple of 16. */
   readonly plaintextHeaderSize: number;
-  /** 16 bytes. Needed with a plaintext header, in place of which the file has no salt. */
+  /**
+   * 16 bytes. Required with a plaintext header, because the file then does not contain its salt.
+   */
   readonly salt?: Buffer | undefined;
 }
 
@@ -146,7 +148,10 @@ function saltOf(given: ReadonlyMap<Key, string>): Buffer | undefined {
   return Buffer.from(value, "hex");
 }
 
-/** Formats parameters as `KEY=VALUE,…`: what differs from format 4, or a whole older format. */
+/**
+ * Formats parameters as `KEY=VALUE,…`: the differences from format 4, or an older format as a
+ * whole.
+ */
 export function formatCipherSettings(parameters: CipherParameters): string {
   for (const version of [1, 2, 3] as const) {
     if (isSame(formatParameters[version], parameters)) return `compatibility=${version}`;
@@ -184,12 +189,12 @@ function differences(parameters: CipherParameters): [Key, string][] {
   return found;
 }
 
-/** Returns the pragmas that set a connection to these parameters, after its raw key. */
+/** Returns the pragmas that set these parameters on a connection, after its raw key. */
 export function cipherPragmas(parameters: CipherParameters): string[] {
   const { pageSize, kdfDigest, hmacDigest, plaintextHeaderSize } = parameters;
   return [
     `PRAGMA cipher_page_size = ${pageSize}`,
-    // Also derives the key of the HMACs.
+    // This digest also derives the key of the HMACs.
     `PRAGMA cipher_kdf_algorithm = PBKDF2_HMAC_${kdfDigest.toUpperCase()}`,
     ...(hmacDigest === undefined
       ? ["PRAGMA cipher_use_hmac = OFF"]
@@ -201,7 +206,7 @@ export function cipherPragmas(parameters: CipherParameters): string[] {
   ];
 }
 
-/** Returns the same pragmas for databases that are attached next, in the whole process. */
+/** Returns the same pragmas for the databases attached next, in the whole process. */
 export function defaultCipherPragmas(parameters: CipherParameters): string[] {
   return cipherPragmas(parameters).map((pragma) =>
     pragma.replace("PRAGMA cipher_", "PRAGMA cipher_default_"),
@@ -209,7 +214,8 @@ export function defaultCipherPragmas(parameters: CipherParameters): string[] {
 }
 
 /**
- * Returns how to export a database to the defaults of format 4 with the `sqlcipher` program.
+ * Returns the commands to export a database to the defaults of format 4 with the `sqlcipher`
+ * program.
  *
  * @param settings - the parameters as SQL, or a placeholder for them
  */
@@ -226,7 +232,7 @@ export function exportCommands(path: string, settings: readonly string[]): strin
   ].join("\n");
 }
 
-/** Returns the pragmas with which the `sqlcipher` program opens a database of these parameters. */
+/** Returns the pragmas for opening a database of these parameters with the `sqlcipher` program. */
 export function exportPragmas(parameters: CipherParameters): string[] {
   return differences(parameters).map(([key, value]) => {
     const pragma = key === "kdf_iter" ? key : `cipher_${key}`;

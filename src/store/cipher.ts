@@ -1,8 +1,8 @@
 /**
  * Opens and creates stores encrypted by SQLCipher.
  *
- * Nothing here reads the file of a store: closing any descriptor of a file drops all POSIX locks of
- * the process on it, including SQLite's. SQLCipher returns the salt, and `stat` the size.
+ * This module never reads the file of a store: closing any descriptor of a file drops all POSIX
+ * locks of the process on it, including SQLite's. SQLCipher returns the salt, and `stat` the size.
  *
  * The key is derived in Node's thread pool and passed to SQLCipher raw. The manifest needs the key
  * as well, a raw key opens a store ten times as fast, and no passphrase becomes part of an SQL
@@ -27,8 +27,8 @@ import { Connection, type ConnectionOptions } from "./connection.js";
 import { readWal } from "./wal.js";
 
 /**
- * The major version of SQLCipher that wrote a file at its defaults: 4 for what is written today, 3
- * for what the library in Debian 12 reads.
+ * The major version of SQLCipher with which a file was written at its defaults: 4 for new files, 3
+ * for the library in Debian 12.
  */
 export type CipherCompatibility = 3 | 4;
 
@@ -36,10 +36,13 @@ const keyBytes = 32;
 const saltBytes = 16;
 /** The first bytes of a plaintext database. An encrypted database has its salt there. */
 const plaintextHeader = Buffer.from("SQLite format 3\0", "latin1");
-/** Bytes. No database is smaller. */
+/** In bytes. No database is smaller. */
 const smallestPage = 512;
 
-/** The key of a store's file. Not shown by `console.log` or in JSON, and not copied by a spread. */
+/**
+ * The key of a store's file. It is not printed by `console.log` or in JSON, and not copied by a
+ * spread.
+ */
 export class StoreKey {
   readonly #salt: Buffer;
   readonly #key: Buffer;
@@ -89,7 +92,7 @@ export class StoreKey {
   }
 }
 
-/** What opens a database: its key, or undefined if it is plaintext. */
+/** The key of an encrypted database; undefined for a plaintext database. */
 export type Secret = StoreKey | undefined;
 
 /** An open, decrypted store. */
@@ -107,8 +110,8 @@ export function keyIdOf(salt: Buffer): string {
 const pbkdf2Async = promisify(pbkdf2);
 
 /**
- * Announces each key derivation with its format, before it begins. It is most of what opening
- * costs.
+ * The diagnostics channel that announces each key derivation with its format, before the derivation
+ * begins. It takes most of the time of opening a store.
  */
 export const derivationChannelName = "hivemind-sqlcipher:derivation";
 
@@ -117,8 +120,8 @@ const derivations = channel(derivationChannelName);
 /**
  * Derives a store's key as SQLCipher does. Takes about 200 ms for format 4.
  *
- * @throws {@link StoreError} refused - for a passphrase SQLCipher would not use whole: an empty
- *   passphrase, a NUL in it, or the form of a raw key, `x'…'`
+ * @throws {@link StoreError} refused - for a passphrase that SQLCipher would not use unchanged: an
+ *   empty passphrase, a passphrase with a NUL, or the form of a raw key, `x'…'`
  *
  * @example
  * ```ts
@@ -161,7 +164,7 @@ export function isRawKey(passphrase: string): boolean {
   return rawKeyPattern.test(passphrase);
 }
 
-/** Derives the key of a database with other parameters, or takes it from a raw key. */
+/** Returns the key of a database with other parameters, derived or from a raw key. */
 export async function deriveForeignKey(
   passphrase: string,
   fileSalt: Buffer,
@@ -177,8 +180,8 @@ export async function deriveForeignKey(
 }
 
 /**
- * Derives a 32-byte key for another purpose (HKDF-SHA256 with the file's salt), and does not reveal
- * the store's key.
+ * Derives a 32-byte key for another purpose, from which the store's key cannot be computed
+ * (HKDF-SHA256 with the file's salt).
  */
 export function hkdfKey(key: StoreKey, info: string): Buffer {
   return Buffer.from(hkdfSync("sha256", key.key, key.salt, info, keyBytes));
@@ -190,7 +193,7 @@ export function manifestKey(key: StoreKey): Buffer {
 }
 
 export interface Identity {
-  /** `sqlcipher`: anything possibly encrypted. Only the right key distinguishes it from noise. */
+  /** `sqlcipher` is any possibly encrypted file. Only the right key distinguishes it from noise. */
   format: "absent" | "plaintext" | "sqlcipher" | "unknown";
   /** Only for an encrypted file. */
   keyId?: string;
@@ -199,7 +202,7 @@ export interface Identity {
 }
 
 /**
- * Returns what kind of file is at a path, without a key. `unknown` is anything but a file, a file
+ * Returns the format of the file at a path, without a key. `unknown` is anything but a file, a file
  * too short for a database, or a text of an impossible length.
  *
  * @throws {@link StoreError} io - if the file cannot be read
@@ -226,9 +229,9 @@ export async function identify(path: string): Promise<Identity> {
 
 /**
  * Returns whether SQLite itself reads a database that begins as plaintext. If not, SQLCipher wrote
- * it with a plaintext header: the first bytes are in the clear, so that systems recognize the file.
+ * it with a plaintext header: the first bytes are unencrypted, so that systems recognise the file.
  *
- * Reads only the main file: any other way of opening it could leave sidecars.
+ * Reads only the main file, because any other way of opening it could leave sidecars.
  */
 async function isPlaintext(path: string): Promise<boolean> {
   await using connection = await Connection.open(path, { mode: "readonly", immutable: true });
@@ -242,8 +245,8 @@ async function isPlaintext(path: string): Promise<boolean> {
 }
 
 /**
- * Opens an encrypted store with a passphrase or a derived key. With a passphrase, tries format 4
- * and then format 3. Nothing is written.
+ * Opens an encrypted store with a passphrase or a derived key. Tries a passphrase with format 4,
+ * then with format 3. Writes nothing.
  *
  * @throws {@link StoreError} notFound - if there is no file
  * @throws {@link StoreError} refused - if it is not encrypted, or this build has no SQLCipher
@@ -280,7 +283,7 @@ export async function openEncrypted(
   }
 }
 
-/** Returns the error for opening with a key a database that begins as plaintext. */
+/** Returns the error for a key with a database that begins as plaintext. */
 async function noKeyError(path: string): Promise<StoreError> {
   if (await isPlaintext(path)) {
     return new StoreError("refused", `${path} is not encrypted`, {
@@ -304,7 +307,7 @@ export async function openDatabase(path: string, secret: Secret): Promise<Connec
 }
 
 /**
- * Creates an empty encrypted database, 0600.
+ * Creates an empty encrypted database with mode 0600.
  *
  * @param secret - a passphrase, for a file with a new salt, or the key that the file gets
  * @throws {@link StoreError} refused - if the name is taken, or this build has no SQLCipher
@@ -338,7 +341,7 @@ export async function createEncrypted(
 }
 
 /**
- * Returns a file's size in bytes; undefined if it does not exist, 0 for anything but a regular
+ * Returns a file's size in bytes: undefined if it does not exist, 0 for anything but a regular
  * file.
  */
 async function databaseSize(path: string): Promise<number | undefined> {
@@ -346,7 +349,9 @@ async function databaseSize(path: string): Promise<number | undefined> {
   return stats?.isFile() === false ? 0 : stats?.size;
 }
 
-/** Without SQLCipher, SQLite ignores `PRAGMA key` and writes plaintext. */
+/**
+ * Throws if SQLite is built without SQLCipher: it would ignore `PRAGMA key` and write plaintext.
+ */
 async function assertSqlcipher(connection: Connection): Promise<void> {
   const version = await connection.get("PRAGMA cipher_version");
   if (version === undefined) {
@@ -359,9 +364,8 @@ async function assertSqlcipher(connection: Connection): Promise<void> {
 }
 
 /**
- * Returns the file's first 16 bytes through SQLite's own descriptor: with a raw key set, SQLCipher
- * reads the salt without deriving or decrypting anything. For a shorter file it returns random
- * bytes.
+ * Returns the file's first 16 bytes through SQLite's own descriptor. With a raw key set, SQLCipher
+ * reads the salt without deriving or decrypting anything. Returns random bytes for a shorter file.
  */
 export async function readSalt(connection: Connection): Promise<Buffer> {
   await assertSqlcipher(connection);
@@ -410,10 +414,10 @@ export async function applyKey(connection: Connection, key: StoreKey): Promise<v
 }
 
 /**
- * Throws if the last page is incomplete; SQLite itself only notices missing pages.
+ * Throws if the last page is incomplete. SQLite itself only notices missing pages.
  *
- * A crash during a checkpoint also leaves an incomplete page. Then this page and all after it are
- * in the log, which SQLite reads unless the file is immutable.
+ * A crash during a checkpoint also leaves an incomplete page. In this case the page and all later
+ * pages are in the log, which SQLite reads unless the file is immutable.
  */
 export async function assertNotTruncated(
   connection: Connection,
@@ -435,8 +439,8 @@ export async function assertNotTruncated(
 }
 
 /**
- * Returns whether the log has a page and all after it. SQLite holds no lock on the log, so it may
- * be opened here.
+ * Returns whether the log has a page and all later pages. SQLite holds no lock on the log, so it
+ * may be opened here.
  */
 async function isInLog(path: string, first: number, pageSize: number): Promise<boolean> {
   await using log = await openIfExists(`${await realpath(path)}-wal`);
@@ -449,8 +453,8 @@ async function isInLog(path: string, first: number, pageSize: number): Promise<b
 }
 
 /**
- * Returns the error for a file that {@link identify} calls unknown, with what it is instead. Such a
- * file is open in no connection, so it can be read.
+ * Returns the error for a file of the format `unknown`, with its kind. Such a file is not open in
+ * any connection, so it can be read.
  */
 export async function unknownFormatError(
   path: string,

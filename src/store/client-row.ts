@@ -1,4 +1,4 @@
-/** Converts clients to rows and back. The bytes written are those of HiveMind's own plugins. */
+/** Converts clients to rows and back. Writes the same bytes as HiveMind's own plugins. */
 import {
   blacklistKeys,
   type Client,
@@ -19,11 +19,11 @@ import {
   type Schema,
 } from "./schema.js";
 
-/** A row as SQLite returns it. A column missing from the table is undefined. */
+/** A row from SQLite. A column missing from the table is undefined. */
 export type Row = Partial<Record<Column, unknown>> & {
-  /** Digits of the id: as a number it is rounded beyond 2^53 - 1. */
+  /** The digits of the id. As a number it would be rounded beyond 2^53 - 1. */
   exact_id: string;
-  /** Digits of an integer in the REAL column if a number would round it; otherwise null. */
+  /** The digits of an integer in the REAL column, if a number would round it; otherwise null. */
   exact_last_seen: string | null;
 };
 
@@ -31,17 +31,18 @@ export type Values = Partial<Record<Column, SqlValue>>;
 
 const highest = Number.MAX_SAFE_INTEGER;
 
-/** SQL that selects a `Row`. `*` also reads a column added later by another program. */
+/** SQL to select a `Row`. `*` also reads a column that another program added later. */
 export const rowColumns = `*, CAST(client_id AS TEXT) AS exact_id,
   CASE WHEN typeof(last_seen) = 'integer' AND last_seen NOT BETWEEN -${highest} AND ${highest}
     THEN CAST(last_seen AS TEXT) END AS exact_last_seen`;
 
 /**
- * Decodes a row as a hub does. NULL in a permission is false. Metadata of another type counts as
- * empty; blacklists in columns of their own are folded into it at every schema version.
- * `allowed_types` decodes as an empty list if it is not a list, and so denies everything in
- * HiveMind 5; an unchanged row keeps its bytes. In a table without the column, `crypto_key` is read
- * from the stored metadata.
+ * Decodes a row as a hub does.
+ *
+ * NULL in a permission is false. Metadata of another type counts as empty, and blacklists in
+ * separate columns are folded into it at every schema version. `allowed_types` decodes as an empty
+ * list if it is not a list, and so denies everything in HiveMind 5; an unchanged row keeps its
+ * bytes. In a table without the column, `crypto_key` is read from the stored metadata.
  *
  * @throws {@link StoreError} refused - if a number in the row would be rounded
  */
@@ -73,7 +74,7 @@ export function decodeRow(row: Row): Client {
 }
 
 /**
- * Returns the list columns in which two rows differ and a value is not a list.
+ * Returns the list columns that differ between two rows and have a value other than a list.
  *
  * `decodeRow` reads such a value as an empty list, but a hub may not: in Python an object is a list
  * of its keys.
@@ -85,7 +86,7 @@ export function unreadableLists(row: Row, other: Row): string[] {
   );
 }
 
-/** Cache of the last decoded text: nearly all clients have the same list. */
+/** Caches the last decoded text, because nearly all clients have the same list. */
 let lastTypes: { text: unknown; list: readonly string[] } = { text: undefined, list: [] };
 
 function typesIn(text: unknown): readonly string[] {
@@ -101,8 +102,8 @@ export function encodeRow(client: Client, schema: Schema): Values {
 }
 
 /**
- * Returns the columns to write to turn a row into `client`. Columns with an equal value are left
- * out, so they keep their bytes.
+ * Returns the columns to write to change a row into `client`. Omits columns with an equal value, so
+ * they keep their bytes.
  */
 export function changedColumns(row: Row, client: Client, schema: Schema): Values {
   const before = decodeRow(row);
@@ -173,11 +174,11 @@ function encodeFields(client: Client): Values {
 }
 
 /**
- * Encodes metadata and blacklists where hubs of this schema read them: in columns of their own at 0
- * and 1, in metadata at 2.
+ * Encodes metadata and blacklists where hubs of this schema read them: in separate columns at 0 and
+ * 1, in metadata at 2.
  *
- * HiveMind 4 fills the columns again when it opens a store at 2, and enforces only them: a row with
- * a filled column has its lists written to both.
+ * HiveMind 4 fills the columns again when it opens a store at 2, and enforces only them. If a row
+ * has a filled column, its lists are written to both.
  */
 function encodeMetadata(client: Client, schema: Schema, row?: Row): Values {
   const stored = storedMetadata(client, schema);
@@ -192,7 +193,7 @@ function encodeMetadata(client: Client, schema: Schema, row?: Row): Values {
   return values;
 }
 
-/** Returns metadata including what has no column of its own in this table. */
+/** Returns the metadata with the fields that have no column in this table. */
 function storedMetadata(client: Client, schema: Schema): JsonObject {
   const hasPlace = schema.columns.has("crypto_key") || client.crypto_key === null;
   if (hasPlace || Object.hasOwn(client.metadata, "crypto_key")) return client.metadata;
@@ -215,7 +216,7 @@ export function textOf(value: unknown): string | null {
   return value instanceof Uint8Array ? Buffer.from(value).toString() : String(value);
 }
 
-/** Returns what Python's `bool` makes of a column. */
+/** Returns the result of Python's `bool` for a column. */
 function truthOf(value: unknown): boolean {
   if (typeof value === "number") return value !== 0;
   if (typeof value === "string" || value instanceof Uint8Array) return value.length > 0;

@@ -83,10 +83,11 @@ export class ClientStore extends ClientTable {
   }
 
   /**
-   * Creates a store, 0600, in WAL mode, and opens it. It gets its name when it is complete.
+   * Creates a store with mode 0600 in WAL mode and opens it. The file gets its name when it is
+   * complete.
    *
-   * @throws {@link StoreError} refused - if the name is taken, if sidecars of a former store are
-   *   there, or if this build has no SQLCipher
+   * @throws {@link StoreError} refused - if the name is taken, if sidecars of a former store exist,
+   *   or if this build has no SQLCipher
    * @throws {@link StoreError} io - if the system fails
    */
   static async create(
@@ -101,7 +102,8 @@ export class ClientStore extends ClientTable {
       const { connection, key } = await createEncrypted(staged, passphrase, cipherCompatibility);
       try {
         await createSchema(connection, schemaVersion);
-        // Stored in the file, as HiveMind's plugin does: the next connection is in WAL mode too.
+        // Store the mode in the file, as HiveMind's plugin does: the next connection is in WAL mode
+        // too.
         await connection.get("PRAGMA journal_mode = WAL");
       } finally {
         await connection.close();
@@ -114,7 +116,7 @@ export class ClientStore extends ClientTable {
   }
 
   /**
-   * Takes over an open connection without migration, and closes it if the store is refused.
+   * Takes over an open connection without migration. Closes it if the store is refused.
    *
    * @throws {@link StoreError} as `checkSchema`
    */

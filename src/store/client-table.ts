@@ -1,13 +1,12 @@
 /**
  * HiveMind's database contract over a table of clients in SQLite, encrypted or not.
  *
- * Unchanged values keep their bytes: a record is compared with the row it replaces field by field,
- * and only columns of changed fields are written. NULL stays NULL, and equal JSON stays as its
- * writer formatted it.
+ * Unchanged values keep their bytes: a record is compared field by field with the row it replaces,
+ * and only columns of changed fields are written. NULL stays NULL, and equal JSON keeps its
+ * formatting.
  */
 import { type Client, revoked, revokedApiKey } from "../client/client.js";
-import type { Database } from "../client/database.js";
-import { StoreError } from "../errors.js";
+import { type Database, noSuchClient } from "../client/database.js";
 import { BatchLoader, type StatementQueue } from "./batch-loader.js";
 import { insertRows, writeInBatches } from "./batch-writer.js";
 import {
@@ -52,7 +51,7 @@ export class ClientTable implements Database {
     this.#reader = new RowReader(connection, () => [...this.#schema.columns]);
   }
 
-  /** 0, 1 or 2. Decides where blacklists are written. */
+  /** 0, 1 or 2. Determines where blacklists are written. */
   get schemaVersion(): number {
     return this.#schema.version;
   }
@@ -70,7 +69,7 @@ export class ClientTable implements Database {
     await this.transaction(async () => {
       const row = await this.#rowById(clientId);
       if (row === undefined) throw noSuchClient(clientId);
-      // All columns: the row keeps nothing of the client.
+      // Write all columns, so that the row keeps nothing of the client.
       await this.#update(clientId, encodeRow(revoked(clientId), this.#schema));
     });
   }
@@ -132,7 +131,7 @@ export class ClientTable implements Database {
     return clientIds.map((id) => byId.get(id));
   }
 
-  /** Concurrent calls, as with `Promise.all`, are combined into a few queries. */
+  /** Combines concurrent calls, as with `Promise.all`, into a few queries. */
   getClientByApiKey(apiKey: string): Promise<Client | undefined> {
     if (apiKey === revokedApiKey) return Promise.resolve(undefined);
     return this.#byApiKey.load(apiKey);
@@ -157,8 +156,8 @@ export class ClientTable implements Database {
   }
 
   /**
-   * Returns the administrators as a hub reads the column, in the order of their ids: any value but
-   * NULL, zero and the empty text counts.
+   * Returns the administrators as a hub reads the column, in the order of their ids. Any value
+   * except NULL, zero and the empty text counts.
    *
    * @throws {@link StoreError} refused - if an id would be rounded
    */
@@ -174,8 +173,8 @@ export class ClientTable implements Database {
   }
 
   /**
-   * Returns the highest id plus one, so ids of revoked clients are not used again. Called in the
-   * transaction that uses the id.
+   * Returns the highest id plus one, so ids of revoked clients are not reused. Must be called in
+   * the transaction that uses the id.
    *
    * @throws {@link StoreError} refused - if the id would be rounded
    */
@@ -198,12 +197,12 @@ export class ClientTable implements Database {
   /** Has no effect: a change is committed when its promise resolves. */
   async commit(): Promise<void> {}
 
-  /** Reads the table's columns again, as another program may have changed them. */
+  /** Reads the table's columns again, because another program may have changed them. */
   async sync(): Promise<void> {
     this.#schema = await checkSchema(this.connection);
   }
 
-  /** Calls `migrateSchema`; see there for the effect under HiveMind 4. */
+  /** Calls `migrateSchema`, which describes the effect on HiveMind 4. */
   async migrate(fromVersion: number): Promise<void> {
     if (fromVersion >= newestSchema) return;
     await migrateSchema(this.connection);
@@ -246,7 +245,7 @@ export class ClientTable implements Database {
   async #put(clients: readonly Client[]): Promise<void> {
     if (clients.length === 0) return;
     for (const client of clients) assertValidClient(client);
-    // The last of several with the same id wins.
+    // The last of several clients with the same id wins.
     const byId = new Map(clients.map((client) => [client.client_id, client]));
     await this.#reader.growCache(writeCacheBytes);
     await this.transaction(async () => {
@@ -283,7 +282,7 @@ export class ClientTable implements Database {
     ]);
   }
 
-  /** Adds the column missing from HiveMind 4's table, if there is metadata to write. */
+  /** Adds the column missing from HiveMind 4's table if there is metadata to write. */
   async #ensureMetadataColumn(rows: readonly Values[]): Promise<void> {
     if (this.#schema.columns.has("metadata")) return;
     if (!rows.some(({ metadata = "{}" }) => metadata !== "{}")) return;
@@ -302,7 +301,7 @@ export class ClientTable implements Database {
     ]);
   }
 
-  /** Finds rows by api_key; of several with the same key, the row with the lowest id. */
+  /** Finds rows by api_key: for each key, the row with the lowest id. */
   async #rowsByApiKey(
     apiKeys: readonly string[],
     queue: StatementQueue,
@@ -320,8 +319,4 @@ export class ClientTable implements Database {
     }
     return byKey;
   }
-}
-
-function noSuchClient(clientId: number): StoreError {
-  return new StoreError("notFound", `there is no client ${clientId}`);
 }

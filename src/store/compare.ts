@@ -6,10 +6,10 @@ import { StoreError } from "../errors.js";
 import { throwIfAborted } from "../process/abort.js";
 import type { Connection } from "./connection.js";
 
-/** How many ranges of row ids a table is divided into, for the connections to share. */
+/** The number of row id ranges in a table, shared by the connections. */
 const rangesPerTable = 64;
 
-/** The name under which a comparing connection has attached the other database. */
+/** The name of the attached other database. */
 export type Attached = "replaced" | "staged";
 
 /**
@@ -51,9 +51,9 @@ interface Table {
   readonly name: string;
   readonly columns: readonly string[];
   /**
-   * Columns that identify a row: the row id if a column is an alias of it, or the columns of a
-   * WITHOUT ROWID table's primary key. Empty otherwise: an export renumbers such rows, so they are
-   * compared by their contents.
+   * Columns that identify a row: the row id if a column is an alias of it, or the primary key of a
+   * WITHOUT ROWID table. Otherwise empty: an export renumbers the rows, so their contents are
+   * compared.
    */
   readonly key: readonly string[];
   readonly hasRowId: boolean;
@@ -82,8 +82,8 @@ async function compareSchema(connection: Connection, other: Attached): Promise<v
 }
 
 /**
- * Returns the tables that store rows, including those behind virtual tables. The planner's
- * statistics are left out.
+ * Returns the tables with rows, including the tables of virtual tables, except the planner's
+ * statistics.
  */
 async function tablesOf(connection: Connection): Promise<Table[]> {
   const found = await connection.all<{ name: string; wr: number }>(
@@ -98,7 +98,7 @@ async function tablesOf(connection: Connection): Promise<Table[]> {
       [name],
     );
     const names = columns.map((column) => column.name);
-    // A column can have taken one of the three names of the row id.
+    // A column may have one of the three names of the row id.
     const rowId = ["_rowid_", "rowid", "oid"].find(
       (alias) => !names.some((column) => column.toLowerCase() === alias),
     );
@@ -133,7 +133,7 @@ async function rowsOf(connection: Connection, { name }: Table, other: Attached) 
 async function rangesOf(connection: Connection, table: Table): Promise<string[]> {
   if (!table.hasRowId) return ["1"];
   const [rowId = ""] = table.key;
-  // As text: a JavaScript number does not have the 64 bits of a row id.
+  // Read the ids as text: a JavaScript number does not have the 64 bits of a row id.
   const bounds = await connection.get<{ low: string | null; high: string | null }>(
     `SELECT CAST(min(${rowId}) AS TEXT) AS low, CAST(max(${rowId}) AS TEXT) AS high
      FROM main.${quoted(table.name)}`,
@@ -158,7 +158,7 @@ async function countSame(
 ): Promise<number> {
   const name = quoted(table.name);
   if (table.key.length === 0) return countSameContents(connection, table, other);
-  // Unquoted: SQLite would take a quoted row id for a column.
+  // Do not quote a row id, because SQLite would treat it as a column.
   const quotedKey = table.key.map((key) => (table.hasRowId ? key : quoted(key)));
   const sameKey = quotedKey.map((key) => `b.${key} IS a.${key}`);
   const sameValues = table.columns.map(
@@ -173,7 +173,7 @@ async function countSame(
   return row?.same ?? 0;
 }
 
-/** Counts rows without a key that both databases have, each as often as it occurs in both. */
+/** Counts rows without a key in both databases, each as often as it occurs in both. */
 async function countSameContents(
   connection: Connection,
   table: Table,

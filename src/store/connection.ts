@@ -2,7 +2,7 @@
  * A connection to an SQLite database, with promises instead of callbacks and `StoreError`s.
  *
  * `@journeyapps/sqlcipher` has the interface of node-sqlite3. Its statements run on a thread pool,
- * so a statement is awaited before any that depends on it.
+ * so a statement must be awaited before another depends on it.
  */
 import { AsyncLocalStorage } from "node:async_hooks";
 import { resolve } from "node:path";
@@ -11,8 +11,8 @@ import { type ErrorKind, isKind, StoreError } from "../errors.js";
 import { loadSqlite } from "./addon.js";
 
 /**
- * A value for a placeholder. Any number but a 32-bit integer is bound as a float; SQLite compares
- * them by value.
+ * A value for a placeholder. Any number except a 32-bit integer is bound as a float; SQLite
+ * compares numbers by value.
  */
 export type SqlValue = string | number | boolean | null | Uint8Array;
 
@@ -23,20 +23,21 @@ export interface ConnectionOptions {
    */
   mode: "readonly" | "readwrite" | "create";
   /**
-   * For finished backups: promises that the file does not change. No locks, no sidecars, no `-wal`.
+   * For finished backups: promises that the file does not change. Uses no locks, no sidecars and no
+   * `-wal`.
    */
   immutable?: boolean;
   /** How long to wait for the lock of another connection, in milliseconds. */
   busyTimeoutMs?: number;
 }
 
-/** Python's default, which HiveMind 4 uses. */
+/** Python's default, used by HiveMind 4. */
 const defaultBusyTimeoutMs = 5_000;
 
 /**
- * How long a transaction waits for the write lock, in milliseconds; HiveMind 5 waits as long.
+ * How long a transaction waits for the write lock, in milliseconds, as in HiveMind 5.
  *
- * SQLite's own busy handler ends up polling every 100 ms and loses the lock to a hub writing
+ * SQLite's own busy handler ends up polling every 100 ms and loses the lock to a hub that writes
  * without a pause. So BEGIN is repeated with a short time-out, and SQLite polls more often.
  */
 const beginTimeoutMs = 10_000;
@@ -46,11 +47,11 @@ export class Connection implements AsyncDisposable {
   /** The absolute path, or `:memory:`. */
   readonly path: string;
   /**
-   * Set once a page was read with the key. An undecryptable page then means damage instead of a
-   * wrong passphrase.
+   * Set after a page was decrypted with the key. A later undecryptable page means damage instead of
+   * a wrong passphrase.
    */
   unlocked = false;
-  /** Set once a damaged page was read: SQLCipher fails every later call with "out of memory". */
+  /** Set after a damaged page was read: SQLCipher fails every later call with "out of memory". */
   damaged = false;
   readonly #database: sqlite3.Database;
   readonly #statements = new Set<Statement>();
@@ -70,8 +71,8 @@ export class Connection implements AsyncDisposable {
   }
 
   /**
-   * Opens a database, encrypted or not, and reads nothing yet. Silences SQLCipher's log lines on
-   * the terminal.
+   * Opens a database, encrypted or not, without reading it. Suppresses SQLCipher's log lines on the
+   * terminal.
    *
    * @throws {@link StoreError} io - if the file cannot be opened
    */
@@ -96,7 +97,7 @@ export class Connection implements AsyncDisposable {
     return connection;
   }
 
-  /** Runs a statement that returns no rows. */
+  /** Runs a statement without a result. */
   run(sql: string, params: readonly SqlValue[] = []): Promise<{ changes: number }> {
     return new Promise((done, failed) => {
       const connection = this;
@@ -145,8 +146,8 @@ export class Connection implements AsyncDisposable {
   /**
    * Runs `body` in a transaction (BEGIN IMMEDIATE) and rolls back if it throws.
    *
-   * Transactions of one connection run one after the other; a nested one joins its parent. Any
-   * statement on the connection during a transaction is part of it, so each write goes through this
+   * A connection runs its transactions sequentially; a nested transaction joins its parent. Every
+   * statement on the connection during a transaction is part of it, so all writes must use this
    * method.
    */
   transaction<T>(body: () => Promise<T>): Promise<T> {
@@ -164,8 +165,7 @@ export class Connection implements AsyncDisposable {
       await this.run("COMMIT");
       return result;
     } catch (error) {
-      // SQLite rolls back by itself after some errors, such as a full disk; there is no transaction
-      // then.
+      // After some errors, such as a full disk, SQLite has already rolled back.
       await this.run("ROLLBACK").catch(() => undefined);
       throw error;
     } finally {
@@ -245,8 +245,8 @@ export class Statement {
   }
 
   /**
-   * Returns the first row, or undefined. Steps through all rows: a statement that stops at the
-   * first keeps its read lock until its next use.
+   * Returns the first row, or undefined. Steps through all rows, because a statement that stops at
+   * the first keeps its read lock until its next use.
    */
   async get<Row>(params: readonly SqlValue[] = []): Promise<Row | undefined> {
     const [row] = await this.all<Row>(params);

@@ -1,4 +1,4 @@
-/** Exports a database into a file under another key, or without a key, and verifies the result. */
+/** Exports a database into a file under another key or without a key, and verifies the result. */
 import { pathToFileURL } from "node:url";
 import { StoreError } from "../errors.js";
 import { openDatabase, openEncrypted, type Secret, type StoreKey } from "./cipher.js";
@@ -7,7 +7,7 @@ import { type Attached, compareDatabases } from "./compare.js";
 import type { Connection } from "./connection.js";
 import { type LockedStore, setJournalMode } from "./locked-store.js";
 
-/** How many connections compare: decryption of two uses two cores. */
+/** The number of comparing connections: decrypting two databases uses two cores. */
 const comparers = 2;
 
 /**
@@ -30,13 +30,13 @@ export async function assertExportable(connection: Connection): Promise<void> {
     throw new StoreError(
       "refused",
       `${connection.path} has a virtual table, ${virtual.name}, which cannot be exported`,
-      { hint: "Drop the table before, and create it again afterwards." },
+      { hint: "Drop the table first, and create it again after the export." },
     );
   }
 }
 
 /**
- * Copies a locked store into a new file: empty, or with only its first page.
+ * Copies a locked store into a new file, which is empty or has only its first page.
  *
  * @throws {@link StoreError} corrupted - if the store is damaged
  * @throws {@link StoreError} io - if the system fails
@@ -96,8 +96,8 @@ async function exportAttached(connection: Connection): Promise<void> {
 }
 
 /**
- * Copies a finished backup into an empty file under another key, and compares the two. The backup
- * does not change.
+ * Copies a finished backup into an empty file under another key and compares the two. Does not
+ * change the backup.
  *
  * @throws {@link StoreError} corrupted - if they differ
  * @throws {@link StoreError} io - if the system fails
@@ -111,7 +111,7 @@ export async function copyUnder(options: {
   readonly signal: AbortSignal;
 }): Promise<void> {
   const { from, secret, to, key, signal } = options;
-  // In mode readwrite: an attached database has the mode of its connection.
+  // Mode readwrite, because an attached database has the mode of its connection.
   const source = await openEncrypted(from, secret, { mode: "readwrite", immutable: true });
   try {
     await exportTo(source.connection, to, key);
@@ -124,7 +124,7 @@ export async function copyUnder(options: {
 }
 
 /**
- * Compares a staged file with the locked store, and gives it the store's journal mode.
+ * Compares a staged file with the locked store, and sets the store's journal mode on it.
  *
  * @throws {@link StoreError} wrongPassphrase - if the file is not under this key
  * @throws {@link StoreError} corrupted - if anything differs
@@ -151,8 +151,9 @@ export async function verifyExport(
 /**
  * Attaches a database under its raw key.
  *
- * SQLCipher takes the parameters of an attached file from defaults of the process. For a file with
- * others these change for one statement; no other database is opened then.
+ * SQLCipher reads the parameters of an attached file from defaults of the process. For a file with
+ * other parameters, these defaults change for a single statement, during which no other database is
+ * opened.
  */
 async function attach(
   connection: Connection,

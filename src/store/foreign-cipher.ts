@@ -1,6 +1,4 @@
-/**
- * Opens databases that SQLCipher wrote with other parameters than the defaults of formats 3 and 4.
- */
+/** Opens databases with other SQLCipher parameters than the defaults of formats 3 and 4. */
 import { isKind, StoreError } from "../errors.js";
 import {
   assertNotTruncated,
@@ -16,10 +14,10 @@ import { type CipherParameters, type Digest, formatParameters } from "./cipher-s
 import { Connection } from "./connection.js";
 
 /**
- * Opens a database with given parameters, for writing. Its key carries them, so that
+ * Opens a database with given parameters, for writing. The returned key contains them, so that
  * `openEncrypted` and an export use them too.
  *
- * @param passphrase - or a raw key, `x'…'`
+ * @param passphrase - a passphrase or a raw key, `x'…'`
  * @throws {@link StoreError} wrongPassphrase - if the passphrase or a parameter is wrong
  * @throws {@link StoreError} corrupted - if the file is truncated
  */
@@ -45,7 +43,7 @@ export async function openForeign(
   }
 }
 
-/** Derivations of the key that programs use, the cheapest first. */
+/** The key derivations of known programs, the cheapest first. */
 const derivations: readonly (readonly [Digest, number])[] = [
   ["sha1", 4_000],
   ["sha512", 4_000],
@@ -63,11 +61,11 @@ const pageSizes = [4096, 1024, 2048, 8192, 16_384, 32_768, 65_536, 512];
 const hmacDigests: readonly (Digest | undefined)[] = ["sha512", "sha1", "sha256", undefined];
 
 /**
- * Tries the parameters that other programs use with a passphrase, which takes a few seconds. A
- * plaintext header is not tried: without its salt the key cannot be derived.
+ * Tries the parameters of other programs with a passphrase, which takes a few seconds. Does not try
+ * a plaintext header: without its salt the key cannot be derived.
  *
- * @param passphrase - or a raw key, `x'…'`
- * @returns the parameters that open the database; undefined if none does
+ * @param passphrase - a passphrase or a raw key, `x'…'`
+ * @returns the parameters that open the database, or undefined if none do
  */
 export async function probeParameters(
   path: string,
@@ -97,7 +95,10 @@ async function saltOf(path: string): Promise<Buffer> {
   return await readSalt(connection);
 }
 
-/** On a connection of its own: SQLite keeps the page size of a failed attempt. */
+/**
+ * Returns whether a key opens the file. Uses a new connection, because SQLite keeps the page size
+ * of a failed attempt.
+ */
 async function opensFile(path: string, key: StoreKey): Promise<boolean> {
   await using connection = await Connection.open(path, { mode: "readonly" });
   try {

@@ -2,10 +2,10 @@ import { isKind } from "../errors.js";
 import type { Connection } from "./connection.js";
 
 /**
- * Checks a database's structure and each index against its table (`PRAGMA integrity_check`).
+ * Checks a database's structure, and each index against its table (`PRAGMA integrity_check`).
  *
- * A store that opens can still be damaged: a file copied over a store whose log stayed behind
- * opens, but a lookup by api_key misses clients, because the index has pages of the other file.
+ * A damaged store may open. For example, after a file was copied over a store whose log stayed
+ * behind, the index has pages of the other file, and a lookup by api_key misses clients.
  *
  * @returns a message for each problem; empty if there is none
  */

@@ -6,7 +6,9 @@ import { sidecars } from "../fs/sidecars.js";
 import { openDatabase, type Secret } from "./cipher.js";
 import type { Connection } from "./connection.js";
 
-/** A command that has just opened the store sees the journal, and closes it within a second. */
+/**
+ * A command that has just opened the store sees the journal and closes the store within a second.
+ */
 const lockAttempts = 20;
 const lockRetryMs = 50;
 
@@ -14,7 +16,7 @@ export class LockedStore {
   readonly path: string;
   readonly secret: Secret;
   /**
-   * The journal mode before the lock, mostly "wal" or "delete". The replacing file gets the same.
+   * The journal mode before the lock, mostly "wal" or "delete". The replacement gets the same mode.
    */
   readonly journalMode: string;
   readonly #connection: Connection;
@@ -27,11 +29,11 @@ export class LockedStore {
   }
 
   /**
-   * Recovers what a crash left, checkpoints the log, and takes the lock that keeps writers out.
-   * Readers are not blocked.
+   * Recovers from a crash, checkpoints the log, and takes the lock that keeps writers out. Does not
+   * block readers.
    *
-   * Without a log, the file can be renamed over: a stale `-wal` or `-journal` would damage the file
-   * that replaces it.
+   * Without a log, another file can be renamed over the store's: a stale `-wal` or `-journal` would
+   * damage the replacement.
    *
    * @throws {@link StoreError} inUse - if another connection uses the store
    */
@@ -53,7 +55,7 @@ export class LockedStore {
       before = await journalModeOf(connection);
       await mergeSidecars(connection);
       await connection.run("BEGIN IMMEDIATE");
-      // Another connection may have switched the mode back between these two statements.
+      // Another connection may have changed the mode back between these two statements.
       if ((await journalModeOf(connection)) !== "delete") throw inUseError(path);
       await assertNoSidecars(path);
       return new LockedStore(path, secret, before, connection);
@@ -69,7 +71,7 @@ export class LockedStore {
     await this.#connection.close();
   }
 
-  /** Releases a store that was not replaced, in its former journal mode. */
+  /** Releases a store that was not replaced, and restores its journal mode. */
   async unlock(): Promise<void> {
     try {
       await this.#connection.run("ROLLBACK");
@@ -94,7 +96,7 @@ export async function setJournalMode(connection: Connection, mode: string): Prom
 /** Writes the log into the file and removes all sidecars. */
 async function mergeSidecars(connection: Connection): Promise<void> {
   // A kill can leave an empty log or journal next to a store in another mode than WAL. SQLite
-  // ignores it, but removes it when the mode is switched to WAL and back.
+  // ignores this file, but removes it when the mode changes to WAL and back.
   if (await hasSidecars(connection.path)) await setJournalMode(connection, "wal");
   if ((await journalModeOf(connection)) === "wal") {
     const checkpoint = await connection.get<{ busy: number }>("PRAGMA wal_checkpoint(TRUNCATE)");

@@ -1,7 +1,7 @@
 import { revokedApiKey } from "../client/client.js";
 import type { ClientTable } from "./client-table.js";
 
-/** A client as a choice for a person. */
+/** A client in a list to choose from. */
 export interface Match {
   /** Digits of the client_id. */
   readonly id: string;
@@ -9,8 +9,8 @@ export interface Match {
 }
 
 /**
- * Returns up to `limit` active clients with `text` in their id, two spaces and name, in any case.
- * The client with exactly that id comes first, the others in the order of their ids.
+ * Returns up to `limit` active clients with `text` in their id, two spaces and name, ignoring case.
+ * The client with exactly that id comes first, then the others in the order of their ids.
  */
 export function matchingClients(store: ClientTable, text: string, limit: number): Promise<Match[]> {
   return store.connection.all<Match>(

@@ -1,10 +1,10 @@
 /**
  * Reads the rows of a query as a single JSON text, which takes 10 µs of CPU time a row instead of
- * 20 µs (50,000 clients): the binding creates each value of a row in a call of its own.
+ * 20 µs (50,000 clients): the binding creates each value of a row with a separate call.
  *
- * Rows JSON would change are rejected, and read by the binding: blobs, numbers in text columns, and
- * reals (SQLite writes only 15 digits). `last_seen`, the only real column, is packed as its integer
- * part and its fraction in units of 2^-52; both are exact.
+ * Rows that JSON would change are rejected, and read by the binding: blobs, numbers in text
+ * columns, and reals (SQLite writes only 15 digits). `last_seen`, the only real column, is packed
+ * as its integer part and its fraction in units of 2^-52; both are exact.
  */
 import type { Row } from "./client-row.js";
 import { type Column, knownColumns } from "./schema.js";
@@ -23,14 +23,14 @@ const numberColumns: ReadonlySet<Column> = new Set([
 
 export interface PackedRows {
   packed: string;
-  /** How many of the known columns the table has now: another program may have added some. */
+  /** The number of known columns that the table has now: another program may have added some. */
   known: number;
 }
 
 /** Returns SQL to select rows as a single text. */
 export function packedRows(columns: readonly Column[], selection: string): string {
-  // Between -1 and 1 a double has bits below these units. It is packed as text, and `unpackRows`
-  // rejects it.
+  // Between -1 and 1 a double has bits below these units. Such a value is packed as text, and
+  // `unpackRows` rejects it.
   const seen = `CASE WHEN typeof(last_seen) <> 'real' THEN last_seen
     WHEN last_seen = 0 OR abs(last_seen) >= 1 THEN CAST(last_seen AS INTEGER) ELSE '' END`;
   const fraction = `CAST((last_seen - CAST(last_seen AS INTEGER)) * ${fractionUnits}.0 AS INTEGER)`;
@@ -43,7 +43,8 @@ export function packedRows(columns: readonly Column[], selection: string): strin
 }
 
 /**
- * Returns the rows as the binding would; undefined if packing changed a value or missed a column.
+ * Returns the rows as the binding would, or undefined if packing changed a value or missed a
+ * column.
  */
 export function unpackRows(
   columns: readonly Column[],

@@ -1,8 +1,8 @@
 /**
  * Verifies the HMAC of each page of an encrypted database (docs/reference/formats.md, section 1).
  *
- * SQLCipher's own `PRAGMA cipher_integrity_check` takes three times as long. It counts bytes in 32
- * bits, so it reports every page beyond 4 GiB as bad.
+ * SQLCipher's own `PRAGMA cipher_integrity_check` takes three times as long. It also counts bytes
+ * in 32 bits, so it reports every page beyond 4 GiB as bad.
  */
 import { createHmac, createSecretKey, type KeyObject, pbkdf2Sync } from "node:crypto";
 import { open } from "node:fs/promises";
@@ -11,7 +11,7 @@ import { systemError } from "../errors.js";
 import { readUpTo } from "../fs/read.js";
 import type { StoreKey } from "./cipher.js";
 
-/** The end of a page by format: an IV and an HMAC within the reserve. SQLCipher's defaults. */
+/** The end of a page by format, with SQLCipher's defaults: an IV and an HMAC within the reserve. */
 export const pageLayouts = {
   3: { pageBytes: 1024, digest: "sha1", hmacBytes: 20, reserveBytes: 48 },
   4: { pageBytes: 4096, digest: "sha512", hmacBytes: 64, reserveBytes: 80 },
@@ -22,9 +22,9 @@ type PageLayout = (typeof pageLayouts)[keyof typeof pageLayouts];
 export const ivBytes = 16;
 /** The salt replaces the first bytes of the first page. */
 export const saltBytes = 16;
-/** Offset of SQLite's lock page, never written. */
+/** The offset of SQLite's lock page, which is never written. */
 const lockPageAt = 1 << 30;
-/** Bytes read at a time; their HMACs take about two milliseconds. */
+/** Bytes in a read. Their HMACs take about two milliseconds. */
 const chunkBytes = 1 << 20;
 
 /**
@@ -53,7 +53,7 @@ export async function pageErrors(path: string, key: StoreKey): Promise<string[]>
         errors.push(`HMAC verification failed for page ${at / layout.pageBytes + 1}`);
       }
       if (rest > 0) return errors;
-      // Yields to other work: with the file in the page cache, this loop would run without a pause.
+      // Yield to other work: with the file in the page cache, this loop would run without a pause.
       await setImmediate();
     }
   } catch (error) {

@@ -9,18 +9,18 @@ import { type PackedRows, packedRows, unpackRows } from "./packed-rows.js";
 import { type Column, pageRows } from "./schema.js";
 
 /**
- * Sizes of SQLite's page cache, in bytes. SQLite's own 2 MB make it decrypt and verify a page again
- * each time a lookup returns to it.
+ * Sizes of SQLite's page cache, in bytes. With SQLite's default of 2 MB, a page is decrypted and
+ * verified again each time a lookup returns to it.
  */
 export const writeCacheBytes = 32 << 20;
 export const lookupCacheBytes = 256 << 20;
-/** Largest part of the machine's memory for the cache. */
+/** The cache's largest share of the machine's memory. */
 const cacheMemoryShare = 1 / 8;
 
 export class RowReader {
   readonly #connection: Connection;
   readonly #columns: () => readonly Column[];
-  /** By queue and SQL. The connection finalizes them. */
+  /** Statements by queue and SQL. The connection finalizes them. */
   readonly #statements = new Map<string, Promise<Statement>>();
   #cacheLimit = 0;
 
@@ -43,7 +43,7 @@ export class RowReader {
   ): Promise<Row[]> {
     const columns = this.#columns();
     const sql = packedRows(columns, selection);
-    // An error of any kind shows again in the plain query.
+    // An error of any kind occurs again in the plain query.
     const [packed] = await this.all<PackedRows>(sql, params, queue).catch(() => []);
     const rows = packed && unpackRows(columns, packed);
     if (rows) return rows;
@@ -51,8 +51,8 @@ export class RowReader {
   }
 
   /**
-   * Yields all rows in the order of their ids, a page at a time, and reads a page while the last is
-   * in use. No read stays open between two pages, so writers are not blocked.
+   * Yields all rows in the order of their ids, a page at a time, and reads the next page while the
+   * last is in use. No read stays open between two pages, so writers are not blocked.
    */
   async *pages(): AsyncGenerator<Row[]> {
     const order = `ORDER BY client_id LIMIT ${pageRows}`;
@@ -63,7 +63,7 @@ export class RowReader {
         const last = page.at(-1)?.exact_id;
         if (last === undefined) return;
         next = this.rows(`WHERE client_id > CAST(? AS INTEGER) ${order}`, [last], queue);
-        // Handled where it is awaited; unhandled until then.
+        // A failure is thrown where it is awaited.
         next.catch(() => undefined);
         yield page;
       }
@@ -74,8 +74,8 @@ export class RowReader {
   }
 
   /**
-   * Grows the page cache to the size of the store, at most to `limit`. Not for a single pass over
-   * the table, which uses no page again.
+   * Grows the page cache to the size of the store, at most to `limit`. A single pass over the table
+   * does not need this, because it uses no page again.
    */
   async growCache(limit: number): Promise<void> {
     if (limit <= this.#cacheLimit) return;

@@ -1,8 +1,8 @@
 /**
  * The table of clients in its versions.
  *
- * `PRAGMA user_version` is the schema version: 0 and 1 have three blacklists in columns of their
- * own, 2 has two of them in `metadata`. HiveMind 4's table has no `metadata` column, the newest
+ * `PRAGMA user_version` is the schema version. 0 and 1 have three blacklists in separate columns, 2
+ * has two of them in `metadata`. HiveMind 4's table has no `metadata` column and the newest
  * plugin's no `crypto_key`, so the columns are read from the table itself.
  */
 import { blacklistKeys } from "../client/client.js";
@@ -42,7 +42,7 @@ export const knownColumns: readonly Column[] = [...requiredColumns, ...optionalC
 /** The shape of a store's table. */
 export interface Schema {
   version: number;
-  /** The known columns of the table. Others are not touched. */
+  /** The known columns of the table. Other columns are not changed. */
   columns: ReadonlySet<Column>;
 }
 
@@ -78,7 +78,7 @@ export async function createSchema(connection: Connection, version: 0 | 2): Prom
   );
 }
 
-/** Returns the schema version, 0 in a store without one. */
+/** Returns the schema version, which is 0 in a store without a version. */
 export async function schemaVersion(connection: Connection): Promise<number> {
   const row = await connection.get<{ user_version: number }>("PRAGMA user_version");
   return row?.user_version ?? 0;
@@ -100,7 +100,7 @@ export async function knownSchemaVersion(connection: Connection): Promise<number
 }
 
 /**
- * Reads the shape of the table. Nothing is written.
+ * Reads the shape of the table. Writes nothing.
  *
  * @throws {@link StoreError} newerVersion - if the schema is newer than this program
  * @throws {@link StoreError} notFound - if the database has no table of clients
@@ -126,14 +126,14 @@ export async function checkSchema(connection: Connection): Promise<Schema> {
   return { version, columns: new Set(knownColumns.filter((name) => names.has(name))) };
 }
 
-/** HiveMind 4 creates the table without this column. */
+/** Adds the column that HiveMind 4's table lacks. */
 export async function addMetadataColumn(connection: Connection): Promise<void> {
   await connection.run("ALTER TABLE clients ADD COLUMN metadata TEXT");
 }
 
 /**
- * Rows in a page: some hundred kilobytes. With more, the rows outlive the heap's young generation,
- * at a cost above what the pages save.
+ * Rows in a page: some hundred kilobytes. In a larger page the rows outlive the heap's young
+ * generation, which costs more than the page saves.
  */
 export const pageRows = 200;
 
@@ -141,7 +141,7 @@ export const pageRows = 200;
  * Yields all rows in the order of their ids, a page at a time, in constant memory. No read stays
  * open between two pages, so writers are not blocked.
  *
- * @param columns - SQL of the columns, with `exact_id`: the id as text; a number would be rounded
+ * @param columns - SQL of the columns, with `exact_id`, the id as text; a number would be rounded
  */
 export async function* pagesOfRows<Row extends { exact_id: string }>(
   connection: Connection,
@@ -165,10 +165,10 @@ interface LegacyRow {
 }
 
 /**
- * Migrates a store of schema 0 or 1 to 2 in a transaction: intent and skill blacklists move from
- * their columns to `metadata` unless the key exists, and `message_blacklist` is dropped from both.
+ * Migrates a store of schema 0 or 1 to 2 in a transaction. Intent and skill blacklists move from
+ * their columns to `metadata` unless the key exists, and `message_blacklist` is removed from both.
  *
- * HiveMind 4 enforces only the columns: under it, a migrated store has **no blacklists**. So no
+ * HiveMind 4 enforces only the columns: with it, a migrated store has **no blacklists**. So no
  * command migrates as a side effect.
  *
  * @throws {@link StoreError} as `checkSchema`
@@ -206,7 +206,7 @@ function migratedMetadata(row: LegacyRow): string {
   return kept ? String(row.metadata) : formatJson(metadata);
 }
 
-/** Parses a JSON column; returns undefined for NULL, the empty text, and invalid JSON. */
+/** Parses a JSON column. Returns undefined for NULL, the empty text, and invalid JSON. */
 function readJson(text: unknown): JsonValue | undefined {
   if (typeof text !== "string" || text === "") return undefined;
   try {
@@ -229,8 +229,8 @@ export function readList(text: unknown): readonly JsonValue[] {
 }
 
 /**
- * Returns whether a column has a list, or what each hub reads as an empty list: NULL, the empty
- * text, JSON's null.
+ * Returns whether a column contains a list, or a value that every hub reads as an empty list: NULL,
+ * the empty text, JSON's null.
  */
 export function holdsList(text: unknown): boolean {
   if (text === undefined || text === null || text === "") return true;

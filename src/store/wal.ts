@@ -1,12 +1,12 @@
 /**
- * Reads which pages have been committed to an SQLite write-ahead log, without SQLite.
+ * Reads the committed pages of an SQLite write-ahead log, without SQLite.
  *
  * The format is https://www.sqlite.org/fileformat2.html#walformat: a header of 32 bytes, then
  * frames of a 24-byte header and a page. Integers are big-endian. The checksums run over 32-bit
- * words in the byte order of the header's magic number, each continuing the checksum of the frame
- * before. SQLCipher encrypts only the pages, so this needs no key.
+ * words in the byte order of the header's magic number, each continuing the checksum of the
+ * previous frame. SQLCipher encrypts only the pages, so this needs no key.
  *
- * A frame is valid if it has the header's salts and its checksum matches; anything after the last
+ * A frame is valid if it has the header's salts and its checksum matches. Anything after the last
  * valid frame is left from an earlier round of the log, or unfinished. Frames become part of the
  * database with the commit frame that ends their transaction.
  */
@@ -15,10 +15,10 @@ import { readUpTo } from "../fs/read.js";
 
 const headerSize = 32;
 const frameHeaderSize = 24;
-/** With little-endian checksums; big-endian checksums have the next number. */
+/** The magic number for little-endian checksums; the next number is for big-endian checksums. */
 const magic = 0x377f0682;
 const formatVersion = 3007000;
-/** Bytes read at a time. The calls then cost little compared with the checksums. */
+/** Bytes in a read. With this size, the calls cost little compared with the checksums. */
 const readAhead = 1 << 20;
 
 /** A running checksum: two 32-bit words. */
@@ -37,7 +37,7 @@ export interface WalPosition {
   readonly databasePages: number | undefined;
 }
 
-/** What a log contains beyond a position. */
+/** The contents of a log beyond a position. */
 export interface WalNews {
   readonly position: WalPosition;
   /** Offset in the log of the newest content of each page. */
@@ -115,7 +115,7 @@ function parseHeader(header: Buffer) {
   return { pageSize, littleEndian, salts: header.subarray(16, 24), checksum };
 }
 
-/** Returns the running checksum after a frame; undefined if the frame is not part of the log. */
+/** Returns the running checksum after a frame, or undefined if the frame is not part of the log. */
 function checkFrame(
   frame: Buffer,
   salts: Buffer,
