@@ -61,7 +61,7 @@ export async function prepareDirectories(
   const current: Record<string, string> = {};
   for (const path of paths) {
     if (!(await statIfExists(path))) {
-      reporter.notice(`making the directory ${path}`);
+      reporter.notice(`creating the directory ${path}`);
       await makeDirectory(path);
     }
     current[path] = await mountPointOf(path);
@@ -109,8 +109,8 @@ function missingError({ path, message, mountPoint }: MissingDirectory): StoreErr
     mountPoint === undefined || mountPoint === "/"
       ? "Mount its disk"
       : `Mount its disk, which was at ${mountPoint}`;
-  return new StoreError("io", `${message}; is its disk mounted?`, {
-    hint: `${disk}; or, if there is none, make the directory: mkdir -p -m 700 ${shellQuote(path)}`,
+  return new StoreError("io", message, {
+    hint: `${disk}; or, if there is none, create the directory: mkdir -p -m 700 ${shellQuote(path)}`,
   });
 }
 
@@ -123,7 +123,7 @@ async function confirmMove(
     await reporter.confirm(`${message}.\nHas the directory moved to this file system?`);
   } catch (error) {
     if (!isKind(error, "usage")) throw error;
-    throw new StoreError("io", `${message}; is its disk mounted?`, {
+    throw new StoreError("io", message, {
       hint: `Mount its disk at ${mountPoint}; add --yes if the directory has moved to this file system.`,
       cause: error,
     });

@@ -42,7 +42,7 @@ export async function checkDirectories(locations: StoreLocations): Promise<Check
       "directories",
       "error",
       message,
-      `${mountPoint === "/" ? "Mount its disk" : `Mount its disk at ${mountPoint}`}; if there is none, make the directory: mkdir -p -m 700 ${shellQuote(path)}`,
+      `${mountPoint === "/" ? "Mount its disk" : `Mount its disk at ${mountPoint}`}; if there is none, create the directory: mkdir -p -m 700 ${shellQuote(path)}`,
     ),
   );
 }

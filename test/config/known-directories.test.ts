@@ -23,7 +23,7 @@ test.each(["disk/backups", "usb/b"])(
       const { code, stderr } = await machine.run(args);
       expect(code).toBe(18);
       expect(stderr).toContain(`${machine.path(directory)}: no such file or directory`);
-      expect(stderr).toContain("is its disk mounted?");
+      expect(stderr).toContain("Mount its disk");
       expect(stderr).toContain(`mkdir -p -m 700 '${machine.path(directory)}'`);
     }
     await expect(readdir(machine.path(directory))).rejects.toThrow("ENOENT");
@@ -36,7 +36,7 @@ test("bundle export does not make the known bundle directory again", async () =>
   const machine = await machineWithDirectories();
   await rm(machine.path("usb"), { recursive: true });
   const known = await machine.run(["bundle", "export"]);
-  expect([known.code, known.stderr]).toEqual([18, expect.stringMatching(/is its disk mounted/)]);
+  expect([known.code, known.stderr]).toEqual([18, expect.stringMatching(/Mount its disk/)]);
   expect((await machine.run(["bundle", "export", "--bundle-to", machine.path("new")])).code).toBe(
     0,
   );
@@ -47,7 +47,7 @@ test("a directory is made when the command line names it first, and never again"
   const elsewhere = [...backup, "--to", machine.path("other", "backups")];
   const first = await machine.run(elsewhere);
   expect(first.code).toBe(0);
-  expect(first.stderr).toContain(`making the directory ${machine.path("other", "backups")}`);
+  expect(first.stderr).toContain(`creating the directory ${machine.path("other", "backups")}`);
   await rename(machine.path("other"), machine.path("away"));
   expect((await machine.run(elsewhere)).code).toBe(18);
   await rename(machine.path("away"), machine.path("other"));
