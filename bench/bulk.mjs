@@ -1,7 +1,7 @@
-// Many clients added, looked up and iterated, beside HiveMind's plugin and a synchronous binding: see scripts/bench.
+// Measures adding, looking up and iterating over many clients, against HiveMind's plugin and a
+// synchronous binding. Run by scripts/bench.
 //
-// Usage: bench-bulk CLIENTS ADDED RUNS PYTHON BETTER_SQLITE3_FOLDER
-import { execFileSync } from "node:child_process";
+// Usage: bulk.mjs CLIENTS ADDED RUNS PYTHON BETTER_SQLITE3_DIRECTORY
 import { createHash } from "node:crypto";
 import { mkdtempSync, rmSync } from "node:fs";
 import { createRequire } from "node:module";
@@ -12,7 +12,7 @@ import { report, say, seconds } from "./tools.mjs";
 
 const script = new URL(import.meta.url).pathname;
 const plugin = new URL("./plugin.py", import.meta.url).pathname;
-/** Looked up side by side: what a hub is asked for at once is fewer, what an import asks for is more. */
+/** Concurrent lookups: more than a hub requests at once, fewer than an import. */
 const sideBySide = 1_000;
 
 const textOf = (number) => createHash("md5").update(String(number)).digest("hex");
@@ -32,7 +32,7 @@ function* manyClients(count) {
   }
 }
 
-/** What each process does in this project's turn. */
+/** The work of this project's processes. */
 const ours = {
   async add(store, count) {
     await store.addItems(manyClients(count));
@@ -58,7 +58,7 @@ const ours = {
   },
 };
 
-/** The same by the synchronous binding, which answers rows, not clients. */
+/** The same work with the synchronous binding, which returns rows instead of clients. */
 const synchronous = {
   addInOne(database, count) {
     const insert = database.prepare(
@@ -122,9 +122,9 @@ async function withStore(store, body) {
 }
 
 async function compare([clients, added, runs], python, bindings) {
-  const folder = mkdtempSync(join(tmpdir(), "hivemind-bench-"));
-  const store = join(folder, "clients.db");
-  const fresh = join(folder, "fresh.db");
+  const directory = mkdtempSync(join(tmpdir(), "hivemind-bench-"));
+  const store = join(directory, "clients.db");
+  const fresh = join(directory, "fresh.db");
   const turn = (program, args) => {
     const options = { encoding: "utf8", stdio: ["ignore", "pipe", "ignore"] };
     const lines = execFileSync(program, args.map(String), options).trim().split("\n");
@@ -134,7 +134,7 @@ async function compare([clients, added, runs], python, bindings) {
     turn(process.execPath, [script, who, what, path, count, lookups, bindings]);
   const peer = (what, path, count = clients, lookups = 0) =>
     turn(python, [plugin, what, path, count, lookups]);
-  /** In a store that is new and empty. */
+  /** Measures in a new, empty store. */
   const onFresh = (measure) => {
     for (const suffix of ["", "-wal", "-shm"]) rmSync(`${fresh}${suffix}`, { force: true });
     node("ours", "add", fresh, 0);
@@ -152,7 +152,7 @@ async function compare([clients, added, runs], python, bindings) {
 
   try {
     say(`adding ${number(added)} clients`);
-    // The plugin's loop takes minutes: once.
+    // The plugin's loop takes minutes, so it runs only once.
     const loop = [onFresh(() => peer("add", fresh, added))];
     const [add, addInOne, addSync] = inTurns([
       () => onFresh(() => node("ours", "add", fresh, added)),
@@ -191,7 +191,7 @@ async function compare([clients, added, runs], python, bindings) {
     });
 
     say(`iterating ${number(clients)} clients`);
-    const small = join(folder, "small.db");
+    const small = join(directory, "small.db");
     node("ours", "add", small, Math.ceil(clients / 100));
     const [iterate, iteratePlugin, iterateSmall] = inTurns([
       () => node("ours", "iterate", store),
@@ -229,7 +229,7 @@ async function compare([clients, added, runs], python, bindings) {
       },
     });
   } finally {
-    rmSync(folder, { recursive: true });
+    rmSync(directory, { recursive: true });
   }
 }
 

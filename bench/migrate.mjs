@@ -1,11 +1,13 @@
-// Clients from the encrypted store to a Redis server and back, every record read back and compared, beside the loop of
-// HiveMind's manual in Python, which adds them one by one and compares nothing: see scripts/bench.
+// Measures a migration from the encrypted store to a Redis server and back, with every record read
+// back and compared, against the loop of HiveMind's manual in Python, which adds the clients one by
+// one and compares nothing. Run by scripts/bench.
 //
-// The aim of a twentieth of the loop's time is beyond one server: of processor time it took 14 µs a client itself for the
-// five keys and the reading back, and 8 µs for the keys alone when redis-cli sent them; this program took 40 µs (three
-// readings of the source 17, each record made twice 6, the rest sockets, comparing, and collecting what all that left).
+// A twentieth of the loop's time is impossible with a single server. For each client, the server
+// itself took 14 µs of CPU time for the five keys and reading them back, and 8 µs for the keys only
+// (sent by redis-cli). This program took 40 µs: 17 for reading the source three times, 6 for
+// creating each record twice, the rest for sockets, comparisons and garbage collection.
 //
-// Usage: bench-migrate CLIENTS RUNS
+// Usage: migrate.mjs CLIENTS RUNS
 import { execFileSync, spawn, spawnSync } from "node:child_process";
 import { once } from "node:events";
 import { mkdtempSync, openSync, rmSync, writeFileSync } from "node:fs";
@@ -16,10 +18,10 @@ import { DatabaseFactory, newClient } from "../dist/index.js";
 import { median, report, say } from "./tools.mjs";
 
 const [count = 100_000, runs = 3] = process.argv.slice(2).map(Number);
-/** The loop takes as long for each client, however many there are. */
+/** The loop takes the same time for each client, whatever their number. */
 const loopCount = Math.min(count, 20_000);
 const root = new URL("..", import.meta.url).pathname;
-const folder = mkdtempSync(join(tmpdir(), "hivemind-bench-"));
+const directory = mkdtempSync(join(tmpdir(), "hivemind-bench-"));
 const sqlcipher = "hivemind-sqlcipher-db-plugin";
 const redis = "hivemind-redis-db-plugin";
 
@@ -37,7 +39,7 @@ function* clients(number) {
 }
 
 function store(name) {
-  return { name: sqlcipher, config: { db_path: join(folder, `${name}.db`), password: "bench" } };
+  return { name: sqlcipher, config: { db_path: join(directory, `${name}.db`), password: "bench" } };
 }
 
 async function fill({ name, config }, number) {
@@ -59,9 +61,12 @@ async function freePort() {
   return port;
 }
 
-/** One migration in a process of its own: microseconds a client, and the most memory in megabytes. */
+/**
+ * Runs a migration in a new process. Returns microseconds per client and the peak memory in
+ * megabytes.
+ */
 function migrate(from, to) {
-  // With the flag as the command has it.
+  // The command sets the same flag.
   const script = `import { setFlagsFromString } from "node:v8";
 import { migrate } from ${JSON.stringify(`${root}dist/index.js`)};
 setFlagsFromString("--optimize-for-size");
@@ -71,13 +76,13 @@ if (!done.verified) throw new Error("not verified");
 console.log(JSON.stringify({ ms: performance.now() - began, megabytes: process.resourceUsage().maxRSS / 1024 }));`;
   const output = execFileSync(process.execPath, ["--input-type=module", "-e", script], {
     encoding: "utf8",
-    env: { ...process.env, XDG_DATA_HOME: folder },
+    env: { ...process.env, XDG_DATA_HOME: directory },
   });
   const { ms, megabytes } = JSON.parse(output);
   return { each: (ms * 1000) / count, megabytes };
 }
 
-/** The manual's loop: what one plugin holds is added to the other. */
+/** The manual's loop, which adds the clients of a plugin to another. */
 function loop(python, from, to) {
   const script = `
 import time
@@ -86,7 +91,7 @@ LOG.set_level("ERROR")
 from hivemind_redis_database import RedisDB
 from hivemind_sqlite_database import SQLiteDB
 def store(name):
-    return SQLiteDB(name=name, subfolder="${folder}", password="bench")
+    return SQLiteDB(name=name, subfolder="${directory}", password="bench")
 source, target = ${from}, ${to}
 began = time.monotonic()
 for client in source:
@@ -96,13 +101,15 @@ assert len(target) == ${loopCount}
 print(took)`;
   const { stdout, status, stderr } = spawnSync(`${python}/bin/python`, ["-c", script], {
     encoding: "utf8",
-    env: { ...process.env, XDG_DATA_HOME: folder, XDG_STATE_HOME: folder },
+    env: { ...process.env, XDG_DATA_HOME: directory, XDG_STATE_HOME: directory },
   });
   if (status !== 0) throw new Error(stderr);
   return (Number(stdout.trim().split("\n").at(-1)) * 1e6) / loopCount;
 }
 
-/** The commands that write the same keys, for redis-cli to send: what the server itself takes to carry them out. */
+/**
+ * Returns the commands that write the same keys, for redis-cli: they show the server's own time.
+ */
 function writeCommands(path) {
   const parts = [];
   const add = (...words) => {
@@ -122,7 +129,7 @@ function writeCommands(path) {
 
 const port = await freePort();
 const server = spawn("redis-server", [
-  ...["--port", String(port), "--bind", "127.0.0.1", "--save", "", "--dir", folder],
+  ...["--port", String(port), "--bind", "127.0.0.1", "--save", "", "--dir", directory],
 ]);
 try {
   await once(server.stdout, "data");
@@ -137,7 +144,7 @@ try {
   say(`migrate ${count.toLocaleString("en")} clients`);
   await fill(ours, count);
   await fill(store("loop"), loopCount);
-  const commands = join(folder, "commands");
+  const commands = join(directory, "commands");
   writeCommands(commands);
 
   const [there, here, loopThere, loopBack, raw] = [[], [], [], [], []];
@@ -174,5 +181,5 @@ try {
 } finally {
   server.kill();
   await once(server, "exit");
-  rmSync(folder, { recursive: true });
+  rmSync(directory, { recursive: true });
 }

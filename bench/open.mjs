@@ -1,9 +1,9 @@
-// What a short command and opening a store take, in milliseconds, in turns: find-client by access key in a store of 1,000
-// clients, as a whole command, beside the shortest script that does the same with HiveMind's own plugin, and beside an
-// empty Node.js process that makes one call to the keyring; and opening the store in the library, beside deriving its key
-// each time. See scripts/bench.
+// Measures a short command and opening a store, in milliseconds, in turns. The whole command
+// find-client by access key in a store of 1,000 clients runs against the shortest script with
+// HiveMind's own plugin, and against an empty Node.js process with a single call to the keyring.
+// Opening the store in the library runs against deriving its key each time. Run by scripts/bench.
 //
-// Usage: bench-open [RUNS]
+// Usage: open.mjs [RUNS]
 import { execFileSync } from "node:child_process";
 import { mkdtempSync, rmSync } from "node:fs";
 import { homedir } from "node:os";
@@ -35,8 +35,8 @@ async function opening(open) {
   return performance.now() - start;
 }
 
-const folder = mkdtempSync(join(homedir(), "bench-"));
-const { store, global } = await makeStore(folder, 0);
+const directory = mkdtempSync(join(homedir(), "bench-"));
+const { store, global } = await makeStore(directory, 0);
 const filled = await unlockStore(store, { kind: "keyring" }, { mode: "readwrite" });
 await filled.addItems(
   Array.from({ length: clients }, (_, id) =>
@@ -66,7 +66,7 @@ for (let turn = 0; turn < runs; turn++) {
   );
   opened.deriving.push(await opening(() => ClientStore.open(store, passphrase)));
 }
-rmSync(folder, { recursive: true });
+rmSync(directory, { recursive: true });
 say(`opening: done, ${runs} turns`);
 
 const version = run(
@@ -87,8 +87,9 @@ report({
     { name: "hivemind-sqlite-database, the shortest script", values: whole.python, at_most: 0.2 },
     { name: "an empty node process and the keyring call", values: whole.keyring, at_most: 1.5 },
   ],
-  // By --cpu-prof, of some 105 ms of processor time: Node itself 50, compiling the command's 310 kB of JavaScript 11, Node's
-  // own modules that it needs 10, running its top levels and building its grammar 12, SQLCipher 8, the keyring 12.
+  // About 105 ms of CPU time by --cpu-prof: Node itself 50, compiling the command's 310 kB of
+  // JavaScript 11, Node's own modules 10, top levels and the grammar 12, SQLCipher 8, the keyring
+  // 12.
   note: "the rest is Node compiling: minified it takes the same, in one file 6 ms less; a cache of the compiled would be a file to guard",
 });
 report({

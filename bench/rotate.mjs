@@ -1,7 +1,7 @@
-// A rotation with its verification, and how long the service is away for it, beside a bare sqlcipher_export of the same
-// store: see scripts/bench.
+// Measures a rotation with its verification and its downtime, against a bare sqlcipher_export of
+// the same store. Run by scripts/bench.
 //
-// Usage: bench-rotate SIZE_MIB RUNS
+// Usage: rotate.mjs SIZE_MIB RUNS
 import { mkdirSync, mkdtempSync, rmSync, writeFileSync } from "node:fs";
 import { homedir } from "node:os";
 import { join } from "node:path";
@@ -18,7 +18,7 @@ import {
 } from "./tools.mjs";
 
 if (process.argv[2] === "export") {
-  // The peer, a process of its own as ours is: `node bench-rotate.mjs export STORE COPY`.
+  // The peer runs in a process of its own, like the rotation: `node rotate.mjs export STORE COPY`.
   const [, , , from, to] = process.argv;
   writeFileSync(to, "");
   const store = await unlockStore(from, { kind: "keyring" }, { mode: "readwrite" });
@@ -29,21 +29,21 @@ if (process.argv[2] === "export") {
 }
 
 const [mebibytes = 1024, runs = 3] = process.argv.slice(2).map(Number);
-const folder = mkdtempSync(join(homedir(), "bench-"));
-const { store, global } = await makeStore(folder, mebibytes);
-mkdirSync(join(folder, "bundles"));
+const directory = mkdtempSync(join(homedir(), "bench-"));
+const { store, global } = await makeStore(directory, mebibytes);
+mkdirSync(join(directory, "bundles"));
 runHub(store);
 say(`rotate ${sizeName(mebibytes)}`);
 
 const rotate = (...service) =>
   measured(
     ...[process.execPath, command, "rotate", ...global, "--json", "--quiet", "--hub", "none"],
-    ...["--bundle-to", join(folder, "bundles"), ...service],
+    ...["--bundle-to", join(directory, "bundles"), ...service],
   );
 const rotations = [];
 const exports = [];
 const away = { ours: [], plain: [] };
-const copy = join(folder, "copy.db");
+const copy = join(directory, "copy.db");
 for (let turn = 0; turn < runs; turn++) {
   const stopped = performance.now();
   systemctl("stop", "bench-hub");
@@ -53,7 +53,8 @@ for (let turn = 0; turn < runs; turn++) {
   rmSync(copy);
   const besideHub = await rotate("--unit", "bench-hub");
   away.ours.push(JSON.parse(besideHub.output).service.stopped_ms / 1000);
-  // Without one: that a hub is seen to stay up for a second is no part of the work that is compared.
+  // Measure without a service, because watching a hub for a second is not part of the compared
+  // work.
   systemctl("stop", "bench-hub");
   rotations.push(await rotate("--service", "none"));
   systemctl("start", "bench-hub");
@@ -78,4 +79,4 @@ report({
     },
   ],
 });
-rmSync(folder, { recursive: true });
+rmSync(directory, { recursive: true });

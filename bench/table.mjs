@@ -1,20 +1,18 @@
-// Makes scripts/bench's one table of the rows that the bench-*.mjs print, a JSON document a line:
+// Formats the table of scripts/bench from the rows of bench/*.mjs, a JSON document per line:
 //
 //   {"versions": {"restic": "0.14.0"}}
 //   {"work": "rotate 1 GiB, verified", "unit": "s", "ours": [7.1, 7.3], "note": "…",
 //    "peers": [{"name": "bare sqlcipher_export", "values": [6.0, 6.1], "at_most": 1.3}]}
-//   {"work": "rotate 10 GiB", "skipped": "no room on the disk"}
+//   {"work": "rotate 10 GiB", "skipped": "no space left on device"}
 //
-// Figures are what each run took, in turns: less is better. `at_most` is the aim: the ratio of the medians, ours to the
-// peer's, is to be no more; `aim`, instead, one that is said in words. Lines that are not JSON pass as they are, to stderr.
-import { readFileSync } from "node:fs";
-import { cpus, release, totalmem } from "node:os";
-import { createInterface } from "node:readline";
-import { median } from "./tools.mjs";
+// Figures are the durations of the runs, in turns; less is better. `at_most` is the aim: the
+// largest ratio of the medians, ours to the peer's. `aim` is an aim as text instead. Other lines go
+// to stderr unchanged. ort { readFileSync } from "node:fs"; ort { cpus, release, totalmem } from
+// "node:os"; ort { createInterface } from "node:readline"; ort { median } from "./tools.mjs";
 
 const headings = ["work", "this project", "peer", "its figure", "ratio", "aim"];
 
-/** Median, smallest and largest. */
+/** Returns median, smallest and largest. */
 function span(values, unit) {
   const middle = median(values);
   const digits = middle < 10 ? 2 : middle < 100 ? 1 : 0;
@@ -66,7 +64,7 @@ console.log(
     .join(", "),
 );
 for (const [number, line] of lines.entries()) {
-  // A line of the table begins where something else is measured.
+  // A new measurement begins a new line of the table.
   if (line[0] !== "" && line.length > 1)
     console.log(number === 1 ? "-".repeat(widths.reduce((a, b) => a + b + 2)) : "");
   console.log(

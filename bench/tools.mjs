@@ -1,4 +1,4 @@
-// What the bench scripts share.
+// Functions shared by the benchmarks.
 import { execFileSync, spawn } from "node:child_process";
 import { randomBytes } from "node:crypto";
 import { once } from "node:events";
@@ -17,13 +17,15 @@ export const ours = (...args) =>
 
 export const median = (values) => values.toSorted((a, b) => a - b)[values.length >> 1];
 
-/** Prints a row of the table, or the versions of what was measured: bench-table.mjs says what is in them. */
+/** Prints a row of the table or the versions of the measured programs; see table.mjs. */
 export const report = (row) => console.log(JSON.stringify(row));
 
-/** For those who wait: the table itself comes at the end. */
+/** Prints progress, because the table itself comes at the end. */
 export const say = (text) => console.error(`bench: ${text}`);
 
-/** Seconds that a piece of work takes. What was written before is on the disk first, and is not waited for in it. */
+/**
+ * Returns the duration of `work` in seconds. Syncs earlier writes first, so that they do not count.
+ */
 export async function seconds(work) {
   run("sync");
   const start = performance.now();
@@ -31,7 +33,7 @@ export async function seconds(work) {
   return (performance.now() - start) / 1000;
 }
 
-/** Clients of about 32 KiB each: what fills the file does not matter to a copy. */
+/** Yields clients of about 32 KiB each. The contents of the file do not matter to a copy. */
 export function* bigClients(bytes) {
   for (let id = 1; id * 32_768 <= bytes; id++) {
     yield newClient({
@@ -42,11 +44,13 @@ export function* bigClients(bytes) {
   }
 }
 
-/** A store of that size, made with `init` in a folder, and the options that name it to a command. */
-export async function makeStore(folder, mebibytes) {
-  const store = join(folder, "clients.db");
-  const global = ["--db", store, "--config", join(folder, "config.json")];
-  ours("init", ...global, "--recovery-key-file", join(folder, "key"));
+/**
+ * Creates a store of this size in a directory with `init`. Returns the options that name the store.
+ */
+export async function makeStore(directory, mebibytes) {
+  const store = join(directory, "clients.db");
+  const global = ["--db", store, "--config", join(directory, "config.json")];
+  ours("init", ...global, "--recovery-key-file", join(directory, "key"));
   const filled = await unlockStore(store, { kind: "keyring" }, { mode: "readwrite" });
   await filled.addItems(bigClients(mebibytes * 1024 * 1024));
   await filled.close();
@@ -54,8 +58,9 @@ export async function makeStore(folder, mebibytes) {
 }
 
 /**
- * A service that has the store open and writes to it, `bench-hub`, until it is stopped. The unit counts as up when its
- * program runs: what a hub needs to be ready is the same however it was away, and would hide a difference.
+ * Starts `bench-hub`, a service that has the store open and writes to it. The unit counts as up
+ * when its program runs: a hub's start-up time is the same after any downtime, and would hide a
+ * difference.
  */
 export function runHub(store) {
   const units = join(homedir(), ".config/systemd/user");
@@ -74,7 +79,7 @@ export const systemctl = (...args) => run("systemctl", "--user", ...args);
 export const sizeName = (mebibytes) =>
   mebibytes % 1024 === 0 ? `${mebibytes / 1024} GiB` : `${mebibytes} MiB`;
 
-/** Runs a program to its end: seconds, and the peak of its resident memory in MiB (its children not counted). */
+/** Runs a program. Returns seconds and its peak resident memory in MiB, without its children. */
 export async function measured(program, ...args) {
   run("sync");
   const start = performance.now();
@@ -89,7 +94,7 @@ export async function measured(program, ...args) {
       const status = readFileSync(`/proc/${child.pid}/status`, "utf8");
       peak = Number(/VmHWM:\s+(\d+)/.exec(status)?.[1] ?? peak);
     } catch {
-      // It has ended.
+      // The process has ended.
     }
   }, 20);
   const [code] = await once(child, "close");

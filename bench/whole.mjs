@@ -1,19 +1,19 @@
-// A whole backup with every page authenticated, and a whole restore, beside restic and beside a bare copy of the same
-// file: see scripts/bench.
+// Measures a whole backup with every page authenticated, and a whole restore, against restic and a
+// bare copy of the same file. Run by scripts/bench.
 //
-// Usage: bench-whole SIZE_MIB RUNS
+// Usage: whole.mjs SIZE_MIB RUNS
 import { mkdirSync, mkdtempSync, rmSync } from "node:fs";
 import { homedir } from "node:os";
 import { join } from "node:path";
 import { makeStore, ours, report, run, say, seconds, sizeName } from "./tools.mjs";
 
 const [mebibytes = 1024, runs = 3] = process.argv.slice(2).map(Number);
-const folder = mkdtempSync(join(homedir(), "bench-"));
-const { store, global } = await makeStore(folder, mebibytes);
-const backups = join(folder, "backups");
-const repository = join(folder, "restic");
-const copy = join(folder, "copy.db");
-const restored = join(folder, "restored");
+const directory = mkdtempSync(join(homedir(), "bench-"));
+const { store, global } = await makeStore(directory, mebibytes);
+const backups = join(directory, "backups");
+const repository = join(directory, "restic");
+const copy = join(directory, "copy.db");
+const restored = join(directory, "restored");
 process.env.RESTIC_PASSWORD = "bench";
 const restic = (...args) => run("restic", "--quiet", "--no-cache", "--repo", repository, ...args);
 
@@ -29,7 +29,7 @@ for (let turn = 0; turn < runs; turn++) {
     await seconds(() => {
       made = ours(
         ...["backup", ...global, "--service", "none"],
-        ...["--to", backups, "--bundle-to", join(folder, "bundles")],
+        ...["--to", backups, "--bundle-to", join(directory, "bundles")],
       );
     }),
   );
@@ -70,4 +70,4 @@ const compared = (work, figures, peer) =>
 compared("backup", backup, "restic backup, check --read-data");
 compared("restore", restore, "restic restore --verify");
 report({ versions: { restic: run("restic", "version").split(" ")[1] } });
-rmSync(folder, { recursive: true });
+rmSync(directory, { recursive: true });

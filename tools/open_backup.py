@@ -1,14 +1,14 @@
 #!/usr/bin/env python3
-"""Opens a passphrase bundle and a backup of hivemind-sqlcipher with none of its code, nor age's, nor SQLCipher's.
+"""Open a passphrase bundle and a backup of hivemind-sqlcipher without hivemind-sqlcipher, age or SQLCipher.
 
     open_backup.py show BUNDLE --identity RECOVERY-KEY-FILE
     open_backup.py open BACKUP.db PLAIN.db --bundle BUNDLE --identity RECOVERY-KEY-FILE
 
-`show` prints what is in the bundle, the passphrase included. `open` checks the manifest and every page, and writes the
-database to PLAIN.db, which is NOT encrypted: put it where nothing is kept, such as /dev/shm.
+`show` prints the contents of the bundle, including the passphrase. `open` verifies the manifest and every page, and
+writes the database to PLAIN.db. PLAIN.db is NOT encrypted: write it to memory, such as /dev/shm.
 
-Written from docs/reference/formats.md, whose section numbers stand beside the functions; needs Python 3.9 or later and the
-package `cryptography`. Exit code 1: refused, and nothing was written.
+Written from docs/reference/formats.md; section numbers refer to it. Needs Python 3.9 or later and the package
+`cryptography`. Exit code 1: refused, nothing was written.
 """
 import argparse
 import base64
@@ -27,11 +27,11 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 
 class Refused(Exception):
-    """What was given is not what it should be, or was altered."""
+    """An input is malformed, altered, or does not match."""
 
 
 def hkdf_sha256(key: bytes, salt: bytes, info: bytes) -> bytes:
-    """RFC 5869, 32 bytes: one block of output."""
+    """Return 32 bytes of RFC 5869: a single block of output."""
     extracted = hmac.digest(salt or bytes(32), key, "sha256")
     return hmac.digest(extracted, info + b"\x01", "sha256")
 
@@ -42,7 +42,7 @@ BECH32 = "qpzry9x8gf2tvdw0s3jn54khce6mua7l"
 
 
 def bech32_payload(text: str, prefix: str) -> bytes:
-    """The bytes in a Bech32 text (BIP 173, of any length) with this prefix."""
+    """Return the bytes in a Bech32 text (BIP 173, of any length) with this prefix."""
     text = text.lower()
     if not text.startswith(prefix.lower() + "1"):
         raise Refused(f"this is not {prefix}1…")
@@ -67,7 +67,7 @@ def read_identities(text: str) -> "list[X25519PrivateKey]":
     lines = [line.strip() for line in text.splitlines()]
     keys = [line for line in lines if line and not line.startswith("#")]
     if not keys:
-        raise Refused("there is no recovery key in that file")
+        raise Refused("no recovery key in the file")
     return [X25519PrivateKey.from_private_bytes(bech32_payload(key, "AGE-SECRET-KEY-")) for key in keys]
 
 
@@ -83,7 +83,7 @@ def unarmor(data: bytes) -> bytes:
         return data
     lines = text.split("\n")
     if lines[-1].strip() != ARMOR_END:
-        raise Refused("the bundle was cut off")
+        raise Refused("the bundle is truncated")
     try:
         return base64.b64decode("".join(line.strip() for line in lines[1:-1]), validate=True)
     except ValueError:
@@ -98,10 +98,10 @@ def unpadded(text: str) -> bytes:
 
 
 def split_age(data: bytes) -> "tuple[bytes, list[tuple[list[str], bytes]], bytes, bytes]":
-    """The header up to `---`, its stanzas (arguments and body), its MAC, and the payload."""
+    """Return the header up to `---`, its stanzas (arguments and body), its MAC, and the payload."""
     end = data.find(b"\n--- ")
     if not data.startswith(b"age-encryption.org/v1\n") or end == -1:
-        raise Refused("this is not a bundle: age did not make it, or it was cut off")
+        raise Refused("not a bundle: not an age file, or truncated")
     mac, newline, payload = data[end + 5 :].partition(b"\n")
     stanzas: "list[tuple[list[str], bytes]]" = []
     arguments: "list[str]" = []
@@ -114,7 +114,7 @@ def split_age(data: bytes) -> "tuple[bytes, list[tuple[list[str], bytes]], bytes
         if len(line) < 64:
             stanzas.append((arguments, unpadded(body)))
     if not newline:
-        raise Refused("the bundle was cut off")
+        raise Refused("the bundle is truncated")
     return data[: end + 4], stanzas, unpadded(mac.decode("latin-1")), payload
 
 
@@ -173,7 +173,7 @@ def decrypt_payload(file_key: bytes, payload: bytes) -> bytes:
         try:
             text += stream.decrypt(number.to_bytes(11, "big") + bytes([last]), chunk, None)
         except InvalidTag:
-            raise Refused("the bundle was cut off or altered")
+            raise Refused("the bundle is truncated or altered")
     return text
 
 
@@ -190,7 +190,7 @@ def open_bundle(path: str, identities: "list[X25519PrivateKey]", passphrase: "st
         raise Refused("the bundle's header was altered")
     contents = json.loads(decrypt_payload(file_key, payload))
     if contents.get("format") != "hivemind-sqlcipher-bundle" or contents.get("version") != 1:
-        raise Refused("it opens, but holds no passphrase bundle of version 1")
+        raise Refused("the bundle decrypts, but is not a passphrase bundle of version 1")
     return contents
 
 
@@ -208,7 +208,7 @@ def derive_key(passphrase: str, salt: bytes, cipher_format: int) -> bytes:
 
 
 def decrypt_page(page: bytes, number: int, key: bytes, hmac_key: bytes, cipher_format: int) -> bytes:
-    """A page as SQLite knows it; its reserve is left zero."""
+    """Return a page as SQLite stores it, with zeros in its reserve."""
     size, digest, _, hmac_bytes, reserve = FORMATS[cipher_format]
     if (number - 1) * size == LOCK_PAGE_AT and not any(page):
         return page
@@ -217,7 +217,7 @@ def decrypt_page(page: bytes, number: int, key: bytes, hmac_key: bytes, cipher_f
     sealed = page[start : end + 16]
     found = hmac.digest(hmac_key, sealed + number.to_bytes(4, "little"), digest)
     if not hmac.compare_digest(found, page[end + 16 : end + 16 + hmac_bytes]):
-        raise Refused(f"page {number} was altered, or the passphrase is another's")
+        raise Refused(f"page {number} was altered, or the passphrase is wrong")
     cipher = Cipher(algorithms.AES(key), modes.CBC(page[end : end + 16])).decryptor()
     plain = cipher.update(page[start:end]) + cipher.finalize()
     return (PLAINTEXT_HEADER if number == 1 else b"") + plain + bytes(reserve)
@@ -226,7 +226,7 @@ def decrypt_page(page: bytes, number: int, key: bytes, hmac_key: bytes, cipher_f
 def decrypt_database(data: bytes, key: bytes, cipher_format: int) -> bytes:
     size, digest, _, _, _ = FORMATS[cipher_format]
     if not data or len(data) % size != 0:
-        raise Refused("the database is cut off: its last page is not whole")
+        raise Refused("the database is truncated: its last page is incomplete")
     hmac_salt = bytes(byte ^ 0x3A for byte in data[:16])
     hmac_key = hashlib.pbkdf2_hmac(digest, key, hmac_salt, 2, 32)
     pages = [
@@ -235,7 +235,7 @@ def decrypt_database(data: bytes, key: bytes, cipher_format: int) -> bytes:
     ]
     plain = b"".join(pages)
     if int.from_bytes(plain[28:32], "big") > len(pages):
-        raise Refused("the database is cut off: pages are missing at its end")
+        raise Refused("the database is truncated: pages are missing at its end")
     return plain
 
 
@@ -244,13 +244,13 @@ def decrypt_database(data: bytes, key: bytes, cipher_format: int) -> bytes:
 
 def check_manifest(manifest: dict, name: str, data: bytes, key: bytes) -> None:
     if manifest.get("format") != "hivemind-sqlcipher backup" or manifest.get("version") != 1:
-        raise Refused("this is no manifest of version 1")
+        raise Refused("not a manifest of version 1")
     sealed = {field: value for field, value in manifest.items() if field != "mac"}
     canonical = json.dumps(sealed, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
     mac_key = hkdf_sha256(key, data[:16], b"hivemind-sqlcipher manifest")
     mac = hmac.digest(mac_key, canonical.encode(), "sha256").hex()
     if not hmac.compare_digest(mac, str(manifest.get("mac"))):
-        raise Refused("the manifest was altered, or the passphrase is another's")
+        raise Refused("the manifest was altered, or the passphrase is wrong")
     facts = {
         "file": name,
         "size": len(data),
@@ -259,11 +259,11 @@ def check_manifest(manifest: dict, name: str, data: bytes, key: bytes) -> None:
     }
     for field, fact in facts.items():
         if manifest[field] != fact:
-            raise Refused(f"the backup's {field} is {fact}, and the manifest says {manifest[field]}")
+            raise Refused(f"the backup's {field} is {fact}, but the manifest has {manifest[field]}")
 
 
 def open_backup(path: str, passphrase: str, cipher_format: "int | None") -> "tuple[bytes, dict]":
-    """The plain database, and the manifest that vouches for it."""
+    """Return the plain database and its verified manifest."""
     with open(path, "rb") as file:
         data = file.read()
     with open(os.path.splitext(path)[0] + ".manifest.json", encoding="utf-8") as file:
@@ -271,19 +271,19 @@ def open_backup(path: str, passphrase: str, cipher_format: "int | None") -> "tup
     if cipher_format is None:
         cipher_format = manifest.get("cipher_compatibility")
     if cipher_format not in FORMATS:
-        raise Refused("the manifest names no format that is known here")
+        raise Refused("unknown cipher_compatibility in the manifest")
     key = derive_key(passphrase, data[:16], cipher_format)
     check_manifest(manifest, os.path.basename(path), data, key)
     return decrypt_database(data, key, cipher_format), manifest
 
 
-# A passphrase that was typed from paper (section 5)
+# A passphrase typed from paper (section 5)
 
 CROCKFORD = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
 
 
 def times(a: int, b: int) -> int:
-    """In the field of 32 elements modulo x^5 + x^2 + 1."""
+    """Multiply in the field of 32 elements, modulo x^5 + x^2 + 1."""
     product = 0
     for bit in range(5):
         product ^= (b >> bit & 1) * (a << bit)
@@ -293,7 +293,7 @@ def times(a: int, b: int) -> int:
 
 
 def canonical(passphrase: str) -> str:
-    """A generated passphrase as SQLCipher gets it; any other text is left as it is."""
+    """Return a generated passphrase as SQLCipher receives it, and any other text unchanged."""
     typed = passphrase.strip().upper().replace("O", "0").replace("I", "1").replace("L", "1")
     groups = typed.replace("-", " ").split()
     if len(groups) != 13 or any(len(group) != 5 or set(group) - set(CROCKFORD) for group in groups):
@@ -314,7 +314,7 @@ def canonical(passphrase: str) -> str:
 
 
 def secret_in(path: str) -> str:
-    """A file's text, less one newline at its end."""
+    """Return a file's text without its final newline."""
     with open(path, encoding="utf-8", newline="") as file:
         text = file.read()
     return text[: -2 if text.endswith("\r\n") else -1] if text.endswith("\n") else text
@@ -337,17 +337,17 @@ def write_private(path: str, data: bytes) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = parser.add_subparsers(dest="command", required=True)
-    show = commands.add_parser("show", help="print what is in a bundle")
+    show = commands.add_parser("show", help="print the contents of a bundle")
     show.add_argument("bundle")
     opening = commands.add_parser("open", help="decrypt a backup into a plain SQLite file")
     opening.add_argument("backup")
     opening.add_argument("plain")
     how = opening.add_mutually_exclusive_group(required=True)
     how.add_argument("--bundle")
-    how.add_argument("--passphrase-file", help="holds the passphrase of the store itself")
+    how.add_argument("--passphrase-file", help="read the store's passphrase from this file")
     for command in (show, opening):
-        command.add_argument("-i", "--identity", help="the recovery key's file")
-        command.add_argument("--bundle-passphrase-file", help="of a bundle that a passphrase opens")
+        command.add_argument("-i", "--identity", help="open the bundle with this recovery key")
+        command.add_argument("--bundle-passphrase-file", help="open the bundle with the passphrase in this file")
     arguments = parser.parse_args()
 
     if arguments.command == "show":

@@ -1,14 +1,14 @@
-// How long the service is away for a backup, in milliseconds, beside the plain script of the operations manual
-// (systemctl stop, cp, systemctl start): see scripts/bench.
+// Measures the downtime of the service for a backup, in milliseconds, against a plain script
+// (systemctl stop, cp, systemctl start). Run by scripts/bench.
 //
-// Usage: bench-downtime SIZE_MIB:RUNS ...
+// Usage: downtime.mjs SIZE_MIB:RUNS ...
 import { mkdtempSync, rmSync, statfsSync } from "node:fs";
 import { homedir } from "node:os";
 import { join } from "node:path";
 import { makeStore, ours, report, run, runHub, say, sizeName, systemctl } from "./tools.mjs";
 
 const home = homedir();
-/** The store, the backup and the script's copy, and a little. */
+/** The space for the store, the backup and the script's copy, in stores. */
 const copies = 3.2;
 
 function plainScript(store, copy) {
@@ -20,23 +20,23 @@ function plainScript(store, copy) {
 }
 
 async function measure(mebibytes, runs) {
-  const folder = mkdtempSync(join(home, "bench-"));
-  const { store, global } = await makeStore(folder, mebibytes);
+  const directory = mkdtempSync(join(home, "bench-"));
+  const { store, global } = await makeStore(directory, mebibytes);
   runHub(store);
   const away = [];
   const plain = [];
   for (let turn = 0; turn < runs; turn++) {
     const result = ours(
       ...["backup", ...global, "--unit", "bench-hub"],
-      ...["--to", join(folder, "backups"), "--bundle-to", join(folder, "bundles")],
+      ...["--to", join(directory, "backups"), "--bundle-to", join(directory, "bundles")],
     );
     away.push(result.service.stopped_ms);
-    rmSync(join(folder, "backups"), { recursive: true });
-    plain.push(plainScript(store, join(folder, "copy.db")));
-    rmSync(join(folder, "copy.db"));
+    rmSync(join(directory, "backups"), { recursive: true });
+    plain.push(plainScript(store, join(directory, "copy.db")));
+    rmSync(join(directory, "copy.db"));
   }
   systemctl("stop", "bench-hub");
-  rmSync(folder, { recursive: true });
+  rmSync(directory, { recursive: true });
   return { away, plain };
 }
 
