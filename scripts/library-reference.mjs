@@ -40,16 +40,10 @@ function section(name, declaration) {
 function text(doc) {
   const tags = doc.getTags().flatMap((tag) => {
     const name = tag.getTagName();
-    // TypeScript splits "@throws {@link StoreError} kind" into an empty @throws and a tag @link.
-    if (name === "throws" && !tag.getCommentText()) return [];
-    if (name === "link") {
-      const thrown = (tag.getCommentText() ?? "").replace(/^(\w+)\}/, "`$1`");
-      return `- **throws**: ${thrown.replaceAll("\n", " ")}`;
-    }
     const subject = Node.isJSDocParameterTag(tag) ? ` \`${tag.getName()}\`` : "";
     const comment = links(tag.getCommentText() ?? "").replace(/^- /, "");
     if (name === "example") return [`\n\`\`\`ts\n${comment.trim()}\n\`\`\``];
-    // TypeScript reads `@throws {@link StoreError} kind` as a tag without a text, and a tag "link".
+    // TypeScript splits `@throws {@link StoreError} kind` into an empty tag and a tag "link".
     if (name === "throws" && comment === "") return [];
     if (name === "link") return [item("throws", comment.replace(/^(\w+)\}/, "`$1`"))];
     return [item(name, comment, subject)];

@@ -1,13 +1,13 @@
 /**
- * Builds the project before the tests: what they start as processes of their own runs from dist/, as it does for users.
- * Whether the types hold is a check of its own (`npm run typecheck`).
+ * Builds the project before the tests, because their child processes run from dist/, as for users.
+ * Types are checked separately (`npm run typecheck`).
  */
 import { spawnSync } from "node:child_process";
 import { fileURLToPath } from "node:url";
 
 const root = fileURLToPath(new URL("..", import.meta.url));
 
-/** What tsc says of errors in spite of which it has compiled. */
+/** tsc's exit code for errors despite which it has compiled. */
 const compiledWithErrors = 2;
 
 export default function build(): void {

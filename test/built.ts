@@ -1,4 +1,6 @@
-/** Modules as they were compiled: for those that start a process of their own, which is found beside them in dist/. */
+/**
+ * Imports compiled modules. A module that starts a process finds its program next to it in dist/.
+ */
 export const root = new URL("..", import.meta.url).pathname;
 
 /** Imports a module of dist/: `built<typeof import("../src/a/b.js")>("a/b.js")`. */

@@ -1,14 +1,16 @@
-/** What a suite tried and how much of it failed, for the table that scripts/prove prints. */
+/** Records what a suite tried and how much of it failed, for the table of scripts/prove. */
 import { appendFileSync } from "node:fs";
 
 /**
- * Adds one line to the file that PROVE_REPORT names; without one, does nothing. Called before the suite's own
- * expectation, so that a failure is in the table as well.
+ * Adds a line to the file in PROVE_REPORT, if the variable is set. Must be called before the
+ * suite's own expectation, so that a failure is in the table as well.
  */
 export function report(what: string, tried: number, failed: number): void {
   const path = process.env.PROVE_REPORT;
   if (path !== undefined) appendFileSync(path, `${JSON.stringify({ what, tried, failed })}\n`);
 }
 
-/** Whether the larger form of a suite is wanted (scripts/prove), or the short one (scripts/test). */
+/**
+ * Whether to run the long form of a suite (scripts/prove) instead of the short form (scripts/test).
+ */
 export const proving = process.env.PROVE === "1";

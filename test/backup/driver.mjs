@@ -1,5 +1,7 @@
-// A small command: takes the lock, recovers, and makes a backup. It runs from dist/ as a separate process that a test can
-// signal or kill. Usage: node driver.mjs backup OPTIONS-AS-JSON | settle STORE
+// A minimal command: takes the lock, recovers, and makes a backup. Runs from dist/ as a separate
+// process, which a test may signal or kill.
+//
+// Usage: node driver.mjs backup OPTIONS-AS-JSON | settle STORE
 import { backup } from "../../dist/backup/backup.js";
 import { acquireLock } from "../../dist/operation/lock.js";
 import { recover } from "../../dist/recovery/recover.js";

@@ -1,6 +1,6 @@
 /**
- * A store, a unit that writes to it all the time, and the job as a process of its own: real parts, each with names of
- * its own.
+ * A store, a unit that writes to it continuously, and the job as a separate process: real parts
+ * with unique names.
  */
 import { type ChildProcess, execFileSync, spawn } from "node:child_process";
 import { once } from "node:events";
@@ -32,7 +32,7 @@ export interface Ran {
   result?: BackupResult;
   error?: { kind?: string; message: string; hint?: string };
   notices: string[];
-  /** What --verbose would say. */
+  /** The output of --verbose. */
   details: string;
 }
 
@@ -46,7 +46,9 @@ export interface Hub {
   recoveryKey: RecoveryKey;
 }
 
-/** A store of some clients, and folders for its backups. The unit's name is nobody's yet. */
+/**
+ * Creates a store of some clients, and directories for its backups. The unit does not exist yet.
+ */
 export async function hubStore(clients = 100): Promise<Hub> {
   const folder = await temporaryFolder();
   const path = join(folder, "hivemind-core", "clients.db");
@@ -74,7 +76,7 @@ export async function hubOf(folder: string, path: string, passphrase: string): P
   };
 }
 
-/** Starts a unit that commits client after client; returns when it has done so. */
+/** Starts a unit that commits clients continuously. Returns after its first commit. */
 export async function startWriter(hub: Hub, more = "", pauseMs = 1): Promise<void> {
   const command = [
     process.execPath,
@@ -93,7 +95,7 @@ export async function startUnit(hub: Hub, service: string): Promise<void> {
 
 export const logOf = (hub: Hub) => join(hub.folder, "committed");
 
-/** The ids of the clients that the writer knows to be committed. */
+/** Returns the ids of the clients whose commit the writer has recorded. */
 export async function committed(hub: Hub): Promise<number[]> {
   const text = await readFile(logOf(hub), "utf8").catch(() => "");
   return text
@@ -113,7 +115,7 @@ export interface JobOptions {
   recipients?: string[];
   bundlePassphrase?: string;
   source?: unknown;
-  /** Kills it, or sends another signal, at a step. */
+  /** Kills the job, or sends another signal, at a step. */
   at?: { step: string; signal?: NodeJS.Signals };
   env?: Record<string, string>;
 }
@@ -144,7 +146,7 @@ export function startJob(
 
 export const runJob = (hub: Hub, options: JobOptions = {}) => startJob(hub, options).ran;
 
-/** What every command does first. */
+/** Recovers, as every command does first. */
 export const settle = (hub: Hub) => run(["settle", hub.path], {}).ran;
 
 function run(args: string[], env: Record<string, string>) {
@@ -172,7 +174,7 @@ function run(args: string[], env: Record<string, string>) {
   return { child, ran };
 }
 
-/** All files below a folder, by path; empty if it is not there. */
+/** Returns all files below a directory, by path; empty if it does not exist. */
 export function filesIn(folder: string): string[] {
   try {
     return readdirSync(folder, { recursive: true, encoding: "utf8" }).sort();
@@ -181,14 +183,14 @@ export function filesIn(folder: string): string[] {
   }
 }
 
-/** What lies about that the job must not leave: staged files, and a journal. */
+/** Returns the files that the job must not leave: staged files and a journal. */
 export function leftovers(hub: Hub): string[] {
   return filesIn(hub.folder).filter(
     (name) => name.endsWith(".partial") || name.endsWith(".journal.json"),
   );
 }
 
-/** The ids in a store or a finished backup. */
+/** Returns the ids in a store or a finished backup. */
 export async function idsIn(path: string, passphrase = testPassphrase): Promise<Set<number>> {
   const { connection } = await openEncrypted(path, passphrase, {
     mode: "readonly",
@@ -202,7 +204,7 @@ export async function idsIn(path: string, passphrase = testPassphrase): Promise<
   }
 }
 
-/** A result's own, or what went wrong. */
+/** Returns the result, or throws with the error. */
 export function resultOf(ran: Ran): BackupResult {
   if (!ran.result) throw new Error(`${JSON.stringify(ran)}`);
   return ran.result;

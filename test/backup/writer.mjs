@@ -1,5 +1,7 @@
-// A hub in miniature: holds the store open and commits one new client after another, each noted in a log of its own, and
-// synced there, once its commit has returned. Usage: node writer.mjs STORE PASSPHRASE-FILE LOG [PAUSE-MS]
+// A minimal hub: holds the store open and commits new clients continuously. Records and syncs each
+// in its log after the commit has returned.
+//
+// Usage: node writer.mjs STORE PASSPHRASE-FILE LOG [PAUSE-MS]
 import { execFileSync } from "node:child_process";
 import { fsyncSync, openSync, readFileSync, writeSync } from "node:fs";
 import { setTimeout as delay } from "node:timers/promises";
@@ -23,7 +25,7 @@ for (let turn = 0; running; turn++) {
   const { id } = await newest.get();
   writeSync(log, `${id}\n`);
   fsyncSync(log);
-  // Ready is when it could write: it must not be kept from that by whoever waits for it.
+  // Report ready after the first write, because the test may then block further writes.
   if (turn === 0 && process.env.NOTIFY_SOCKET) execFileSync("systemd-notify", ["--ready"]);
   await delay(Number(pause));
 }

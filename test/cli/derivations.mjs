@@ -1,4 +1,5 @@
-// Loaded into the command by --import: counts the derivations of a key, and says how many at the end.
+// Loaded into the command by --import. Counts the key derivations and prints their number at the
+// end.
 import { subscribe } from "node:diagnostics_channel";
 import { writeFileSync } from "node:fs";
 

@@ -2,8 +2,8 @@ import { writeFile } from "node:fs/promises";
 import type { Machine } from "./machine.js";
 
 /**
- * Returns variables with which the command cannot give a file a name of this end: the link and the
- * rename fail as on a file that is a mount point.
+ * Returns variables with which the command cannot create a file name with this ending: link and
+ * rename fail as on a mount point.
  */
 export async function failingRename(
   machine: Machine,

@@ -1,4 +1,4 @@
-/** The command as a user has it: compiled, a process of its own, in a home of its own. */
+/** The compiled command, run as a separate process in a temporary home. */
 import { spawn } from "node:child_process";
 import { once } from "node:events";
 import { mkdir } from "node:fs/promises";
@@ -15,12 +15,15 @@ export interface Answer {
 export class Machine {
   private constructor(readonly folder: string) {}
 
-  /** Data, settings and files of its own, gone with the test; the session's keyring and user manager. */
+  /**
+   * Creates a machine with its own data, settings and files, removed after the test, and with the
+   * session's keyring and user manager.
+   */
   static async make(): Promise<Machine> {
     return new Machine(await temporaryFolder());
   }
 
-  /** The same in a folder that several tests share. */
+  /** Returns a machine in a directory that several tests share. */
   static in(folder: string): Machine {
     return new Machine(folder);
   }
@@ -67,7 +70,7 @@ export class Machine {
     return { code, stdout, stderr };
   }
 
-  /** Runs with --json, and reads the one document that must be on stdout, also for an error. */
+  /** Runs with --json and reads the document on stdout, also for an error. */
   async json(
     ...args: string[]
   ): Promise<{ code: number | null; document: Record<string, unknown> }> {
@@ -75,7 +78,7 @@ export class Machine {
     return { code, document: JSON.parse(stdout) };
   }
 
-  /** A new store, with its recovery key in a file. */
+  /** Creates a store with its recovery key in a file. */
   async init(...args: string[]): Promise<void> {
     await mkdir(this.path("safe"), { recursive: true });
     const { code, stderr } = await this.run([

@@ -1,4 +1,4 @@
-/** The command on a real terminal, typed into. */
+/** Runs the command on a real terminal and types into it. */
 import { execFile } from "node:child_process";
 import { root } from "../built.js";
 import type { Machine } from "./machine.js";
@@ -8,7 +8,7 @@ const driver = `${root}test/cli/terminal.py`;
 /**
  * Runs the command on a pseudo-terminal.
  *
- * @param steps what to wait for on the screen, one after the other, and what to type when it is there.
+ * @param steps - texts to wait for on the screen, in order, and the text to type after each
  */
 export function onTerminal(
   machine: Machine,

@@ -1,4 +1,4 @@
-/** Real Redis servers on loopback, each on a port and in a folder of its own, gone after the test. */
+/** Real Redis servers on loopback, each with its own port and directory, removed after the test. */
 import { type ChildProcess, execFileSync, spawn } from "node:child_process";
 import { once } from "node:events";
 import { mkdtemp, rm } from "node:fs/promises";
@@ -7,7 +7,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { onTestFinished } from "vitest";
 
-/** A cluster's nodes also listen on their port + 10000. */
+/** Returns a free port. A cluster's nodes also listen on their port + 10000. */
 export async function freePort(): Promise<number> {
   for (;;) {
     const port = await listenOn(0);
@@ -27,7 +27,7 @@ async function listenOn(wanted: number): Promise<number> {
   return typeof address === "object" && address !== null ? address.port : 0;
 }
 
-/** Takes what puts a server away at the end. */
+/** Registers a function that removes a server at the end. */
 type AtEnd = (putAway: () => Promise<void>) => unknown;
 
 export class RedisServer {
@@ -50,9 +50,9 @@ export class RedisServer {
     return server;
   }
 
-  /** Starts it, or starts it again on what it kept. */
+  /** Starts the server, or restarts it with its data. */
   async resume(): Promise<void> {
-    // A run that is itself killed leaves none behind.
+    // A killed run leaves no server behind.
     const child = spawn("setpriv", [
       ...["--pdeathsig", "KILL", "redis-server"],
       ...["--port", String(this.port), "--bind", "127.0.0.1", "--dir", this.folder],
@@ -76,12 +76,12 @@ export class RedisServer {
     await once(child, "exit");
   }
 
-  /** For where nothing can be waited for. */
+  /** Kills the server without waiting. */
   killNow(): void {
     this.#process?.kill("SIGKILL");
   }
 
-  /** Until a command's answer holds `words`. */
+  /** Waits until a command's reply contains `words`. */
   async answers(command: string, words: string): Promise<void> {
     for (let attempt = 0; attempt < 300; attempt++) {
       if (this.cli(...command.split(" ")).includes(words)) return;
@@ -90,7 +90,7 @@ export class RedisServer {
     throw new Error(`${command} did not come to say ${words}`);
   }
 
-  /** What `redis-cli` answers. */
+  /** Returns the output of `redis-cli`. */
   cli(...args: string[]): string {
     return execFileSync("redis-cli", ["-p", String(this.port), ...args], {
       encoding: "utf8",
@@ -101,15 +101,15 @@ export class RedisServer {
 
 const slots = 16_384;
 
-/** Three masters, each third of the slots on one of them. */
+/** Starts three masters, each with a third of the slots. */
 export async function startCluster(atEnd: AtEnd = onTestFinished): Promise<RedisServer[]> {
   const args = [
     ...["--cluster-enabled", "yes", "--cluster-node-timeout", "1000"],
-    // What was acknowledged is on disk, so that a killed node comes back with it.
+    // Acknowledged writes are on disk, so that a killed node restarts with them.
     ...["--appendonly", "yes", "--appendfsync", "always"],
   ];
   const nodes = await Promise.all([1, 2, 3].map(() => RedisServer.start(args, atEnd)));
-  // As redis-cli --cluster create does it, which waits for seconds.
+  // Does the same as redis-cli --cluster create, which waits for seconds.
   const [first] = nodes;
   const third = Math.ceil(slots / nodes.length);
   for (const [index, node] of nodes.entries()) {
@@ -122,13 +122,16 @@ export async function startCluster(atEnd: AtEnd = onTestFinished): Promise<Redis
   return nodes;
 }
 
-/** Until a node says that every slot is served. */
+/** Waits until a node reports that every slot is served. */
 export async function clusterIsUp(node: RedisServer): Promise<void> {
   await node.answers("CLUSTER INFO", "cluster_size:3");
   await node.answers("CLUSTER INFO", "cluster_state:ok");
 }
 
-/** A cluster for all tests of a file, for `beforeAll`, which calls what it answers after them. */
+/**
+ * Starts a cluster for all tests of a file in `beforeAll`. Returns the function to stop it
+ * afterwards.
+ */
 export async function sharedCluster(use: (port: number) => void): Promise<() => Promise<void>> {
   const putAway: (() => Promise<void>)[] = [];
   const [node] = await startCluster((each) => putAway.push(each));

@@ -1,4 +1,4 @@
-// Replaces client 1 by client 2 and back, until it is killed; says when it has begun.
+// Replaces client 1 by client 2 and back until it is killed. Prints a line when it begins.
 import { DatabaseFactory, newClient } from "../../dist/index.js";
 
 const [plugin, config] = process.argv.slice(2);

@@ -1,5 +1,6 @@
-// Loaded before a program (NODE_OPTIONS=--import=…), it runs a shell command, once, just before the program renames a file
-// whose name ends like HIVEMIND_TEST_RENAMED: HIVEMIND_TEST_AT_RENAME.
+// Loaded before a program (NODE_OPTIONS=--import=…). Runs the shell command in
+// HIVEMIND_TEST_AT_RENAME once, just before the program renames a file whose name ends with
+// HIVEMIND_TEST_RENAMED.
 import { execSync } from "node:child_process";
 import fs from "node:fs";
 import { syncBuiltinESMExports } from "node:module";

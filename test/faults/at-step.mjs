@@ -1,5 +1,6 @@
-// Loaded before a program (NODE_OPTIONS=--import=…), it runs a shell command when the program reaches a step, once for
-// each: HIVEMIND_TEST_AT_STEP is a JSON object of steps and commands. The command "kill" kills the program there.
+// Loaded before a program (NODE_OPTIONS=--import=…). Runs a shell command when the program first
+// reaches a step. HIVEMIND_TEST_AT_STEP is a JSON object from steps to commands. The command "kill"
+// kills the program.
 import { execSync } from "node:child_process";
 import { subscribe } from "node:diagnostics_channel";
 

@@ -1,7 +1,7 @@
-// Loaded before a program (node --import), it kills that program at the step that the environment names, with the
-// signal that it names, without leaving it a chance. Or it runs a shell command there, HIVEMIND_TEST_COMMAND, and lets
-// the program go on; or makes the keyring keep something else than it is given from there on (HIVEMIND_TEST_KEEP_WRONG);
-// or writes down every step, in the file that HIVEMIND_TEST_STEPS names.
+// Loaded before a program (node --import). Kills the program at the step in the environment with
+// the signal there. Alternatively runs the shell command in HIVEMIND_TEST_COMMAND at the step,
+// makes the keyring store other secrets from there on (HIVEMIND_TEST_KEEP_WRONG), or records every
+// step in the file in HIVEMIND_TEST_STEPS.
 import { execSync } from "node:child_process";
 import { subscribe } from "node:diagnostics_channel";
 import { appendFileSync } from "node:fs";
@@ -22,7 +22,7 @@ subscribe("hivemind-sqlcipher:step", (reached) => {
   else process.kill(process.pid, signal);
 });
 
-// Loaded beforehand, and only where it is wanted: it takes a while.
+// Load keytar in advance and only if needed, because loading takes time.
 const keytar = keepWrong && (await import("keytar")).default;
 
 function giveWrong() {

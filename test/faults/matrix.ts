@@ -1,11 +1,12 @@
 /**
- * The kill matrix: every operation is killed at every step it announces, and at every call of the system that changes
- * a file or speaks to the keyring; or that call fails. After each, what is there must be right as it is, the next
- * command must put the rest right, and if that is killed too, the one after it.
+ * The fault matrix: every operation is killed at every step that it announces and at every system
+ * call that changes a file or uses the keyring, or that call fails. The files must then be correct,
+ * the next command must recover, and if that is killed too, the command after it must.
  *
- * strace does it from outside (its --inject), so that nothing in the code knows of it: a recorded run tells which calls
- * there are. File operations run in one thread (UV_THREADPOOL_SIZE=1), so that the count of a call names the same
- * call again, more or less: what counts is that all places are met, not which one is met when.
+ * strace injects the faults from outside (--inject), so the code contains nothing for them. A
+ * recorded run shows the calls. File operations run in a single thread (UV_THREADPOOL_SIZE=1), so
+ * that the count of a call names the same call again, approximately: every call must be hit, in any
+ * order.
  */
 import { mkdir, readdir, readFile, rm, writeFile } from "node:fs/promises";
 import { basename, dirname, join } from "node:path";
@@ -22,7 +23,7 @@ export const operations = ["encrypt", "decrypt", "adopt", "rotate", "restore", "
 
 export type Operation = (typeof operations)[number];
 
-/** What happens to the process: at a step, or at the n-th call of a thread. */
+/** The fault: at a step, or at the n-th call of a thread. */
 export type Fault =
   | { readonly step: string }
   | { readonly call: string; readonly nth: number; readonly error?: string };
@@ -32,18 +33,18 @@ export interface Case {
   /** Whether a unit has the store open. */
   readonly unit: boolean;
   readonly fault: Fault;
-  /** What happens to the command after it. */
+  /** The fault of the next command. */
   readonly second?: Fault | undefined;
 }
 
-/** The calls that change a file or its name, and the one that speaks to the bus. */
+/** The calls that change a file or its name, and the call that sends to the bus. */
 const fileCalls = [
   ...["write", "pwrite64", "fsync", "fdatasync", "ftruncate"],
   ...["rename", "link", "unlink", "chmod", "fchmod", "chown", "fchown", "mkdir", "openat"],
 ];
 const busCall = "sendmsg";
 
-/** What a disk and a kernel answer when something is wrong. */
+/** The errors of a failing disk or kernel. */
 const errorsOf: Record<string, readonly string[]> = {
   write: ["ENOSPC", "EIO"],
   pwrite64: ["ENOSPC", "EIO"],
@@ -61,21 +62,21 @@ const errorsOf: Record<string, readonly string[]> = {
   openat: ["EACCES", "EROFS", "ENOSPC", "EIO"],
 };
 
-/** Where an operation starts from, how it ends, and where it can be hit. */
+/** The start of an operation, its end, and its possible faults. */
 export interface Scene {
   readonly operation: Operation;
   readonly world: World;
   readonly slots: Record<string, string>;
   readonly before: string[];
   readonly after: string[];
-  /** How many replaced stores lie about afterwards. */
+  /** The number of replaced stores left afterwards. */
   readonly replaced: number;
   readonly faults: Fault[];
-  /** Of the command after a killed one. */
+  /** The possible faults of the command after a killed operation. */
   readonly nextFaults: Fault[];
 }
 
-/** Makes what the cases of an operation need. */
+/** Creates the scene for the cases of an operation. */
 export async function prepare(operation: Operation): Promise<Scene> {
   const world = await scenery[operation]();
   const { rows } = await find(world.path, passphraseBefore(operation));
@@ -110,12 +111,12 @@ const stepAfterCommit: Record<Operation, string> = {
   backup: "claimed",
 };
 
-/** What opens a store that the keyring knows nothing of yet. */
+/** Returns the passphrase of a store that is not in the keyring yet. */
 function passphraseBefore(operation: Operation): string | undefined {
   return operation === "adopt" ? fixturePassphrases["sqlcipher4-schema2.db"] : undefined;
 }
 
-/** What each operation finds. */
+/** The world before each operation. */
 const scenery: Record<Operation, () => Promise<World>> = {
   encrypt: () => World.make("plain-schema1.db"),
   decrypt: () => withBundle(),
@@ -134,7 +135,7 @@ const scenery: Record<Operation, () => Promise<World>> = {
     await writeFile(join(folder, "server.json"), JSON.stringify({ database }, undefined, 2));
     return world;
   },
-  // The backup is of an earlier passphrase, and since then one client was revoked and one added.
+  // The backup has an earlier passphrase. Since then a client was revoked and another added.
   restore: async () => {
     const world = await withBundle();
     resultOf(await world.run("backup", { ...world.withoutService, to: world.to }));
@@ -148,7 +149,7 @@ const scenery: Record<Operation, () => Promise<World>> = {
   },
 };
 
-/** An encrypted store, and the bundle for it. */
+/** Creates an encrypted store and its bundle. */
 async function withBundle(): Promise<World> {
   const world = await World.make("sqlcipher4-schema2.db");
   const { connection, key, passphrase } = await unlock(world.path, keyring, { mode: "readwrite" });
@@ -171,7 +172,10 @@ async function optionsOf(operation: Operation, world: World): Promise<object> {
   return { backup: { file: join(world.to, backup) } };
 }
 
-/** Runs an operation to its end, or kills it at a step and runs the next command, and notes where it can be hit. */
+/**
+ * Runs an operation to its end, or kills it at a step and runs the next command. Records the
+ * possible faults.
+ */
 async function record(
   start: Pick<Scene, "operation" | "world" | "slots">,
   killedAt?: Fault,
@@ -209,7 +213,10 @@ async function record(
   }
 }
 
-/** The calls in a recording that change a file of the world or speak to the bus, each as it is counted in its thread. */
+/**
+ * Returns the recorded calls that change a file of the world or send to the bus, with their count
+ * in the thread.
+ */
 function callsIn(log: string, folder: string): Fault[] {
   const counts = new Map<string, number>();
   const found = new Map<string, Fault>();
@@ -229,7 +236,7 @@ function callsIn(log: string, folder: string): Fault[] {
   return [...found.values()];
 }
 
-/** One file operation at a time, so that calls come in the same order each time. */
+/** A single file operation at a time, so that calls occur in the same order each time. */
 const quiet = { UV_THREADPOOL_SIZE: "1" };
 
 const tracedCalls = [
@@ -261,14 +268,14 @@ async function run(
 
 const readOf = (world: World) => ["read", world.path, JSON.stringify(keyring)];
 
-/** A run takes seconds, and some ten times that where everything is traced on a slow machine. */
+/** A run takes seconds, and about ten times as long if everything is traced on a slow machine. */
 const longestRunSeconds = 120;
 
 function injected({ call, nth, error }: Exclude<Fault, { step: string }>, log: string): string[] {
   const what = error === undefined ? "signal=SIGKILL" : `error=${error}`;
-  // --seccomp-bpf spares every other call the way through strace, but then no signal is sent.
+  // --seccomp-bpf lets all other calls bypass strace, but then no signal is sent.
   const fast = error === undefined ? [] : ["--seccomp-bpf"];
-  // An error where a thread wakes another one, which no disk gives, may keep Node from ending.
+  // An error in a call that wakes a thread, which no disk causes, may keep Node from ending.
   const limited =
     error === undefined ? [] : ["timeout", "--signal=KILL", String(longestRunSeconds)];
   return [
@@ -279,8 +286,9 @@ function injected({ call, nth, error }: Exclude<Fault, { step: string }>, log: s
 }
 
 /**
- * Whether the fault came to pass, and an error struck one of the world's files. The count of a call is not the same each
- * time, since a thread also writes to wake others, and opens what it loads: an error there is no disk's.
+ * Returns whether the fault occurred, and an error hit a file of the world. The count of a call
+ * varies between runs, because a thread also writes to wake others and opens the modules it loads.
+ * An error there is not a disk's.
  */
 async function struck(world: World, fault: Fault): Promise<boolean> {
   if ("step" in fault) return true;
@@ -291,7 +299,7 @@ async function struck(world: World, fault: Fault): Promise<boolean> {
 
 const callLog = (world: World) => `${world.folder}.calls`;
 
-/** Numbers between 0 and 1 that a seed determines (mulberry32). */
+/** Returns a generator of numbers between 0 and 1 from a seed (mulberry32). */
 export function numbers(seed: number): () => number {
   let state = seed;
   return () => {
@@ -303,15 +311,16 @@ export function numbers(seed: number): () => number {
 }
 
 /**
- * The cases of a scene: each fault with the next command left alone and, of those that kill, with that killed too.
+ * Returns the cases of a scene: each fault with an undisturbed next command, and each kill with a
+ * killed next command.
  *
- * @param share how much of them, from 0 to 1; which ones, `random` determines.
+ * @param share - the share of the cases, from 0 to 1; `random` selects them
  */
 export function casesOf(scene: Scene, share: number, random: () => number): Case[] {
   const { operation, faults, nextFaults } = scene;
   const cases: Case[] = [];
   for (const fault of faults) {
-    // A unit costs seconds a case, and differs only in that it is stopped and started.
+    // A unit takes seconds for each case, and differs only in its stop and start.
     const unit = operation !== "adopt" && random() < unitShare;
     cases.push({ operation, unit, fault });
     const second = nextFaults[Math.floor(random() * nextFaults.length)];
@@ -320,13 +329,14 @@ export function casesOf(scene: Scene, share: number, random: () => number): Case
   return cases.filter(() => random() < share);
 }
 
-/** How many of the cases have a unit. */
+/** The share of cases with a unit. */
 const unitShare = 0.15;
 
 /**
- * Runs one case.
+ * Runs a case.
  *
- * @returns what does not hold, in sentences; empty if all is right. Undefined if the fault struck nothing of ours.
+ * @returns the violations as sentences; empty if there are none, undefined if the fault did not hit
+ *   a file of the world
  */
 export async function runCase(scene: Scene, tried: Case): Promise<string[] | undefined> {
   const world = await scene.world.copy(scene.slots);
@@ -362,7 +372,9 @@ function said(ran: Ran<unknown>): string {
   return `${ran.code ?? ran.signal} ${JSON.stringify(ran.error)} ${ran.stderr.slice(-1000)}`;
 }
 
-/** What must hold at any time: the store opens with what is kept, and with its bundle, and every client is there. */
+/**
+ * Checks that the store opens with the kept passphrases and with its bundle, and has every client.
+ */
 async function lookAtStore(
   scene: Scene,
   world: World,
@@ -387,13 +399,13 @@ async function lookAtStore(
     const contents = await readBundle(bundle, { identity: world.recoveryKey.identity });
     if (contents.passphrase !== passphrase) wrong.push("the bundle has another passphrase");
   } catch (error) {
-    // A store that is being adopted has none until then.
+    // A store has no bundle before it is adopted.
     if (scene.operation !== "adopt" || ended) wrong.push(`the bundle does not open: ${error}`);
   }
   return { found, wrong };
 }
 
-/** What must hold after the next command. */
+/** Returns the violations after the next command. */
 async function wrongAfterNext(
   scene: Scene,
   world: World,
@@ -417,7 +429,7 @@ async function wrongAfterNext(
       wrong.push(`the store opens with the ${generation} passphrase`);
     }
   }
-  // A unit that has the store open has its log and its index beside it.
+  // If a unit has the store open, its log and index are next to it.
   const own = unit ? [`${basename(world.path)}-wal`, `${basename(world.path)}-shm`] : [];
   const leftovers = (await world.leftovers()).filter((name) => !own.includes(name));
   if (leftovers.length > 0) wrong.push(`left about: ${leftovers.join(", ")}`);

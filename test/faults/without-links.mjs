@@ -1,5 +1,6 @@
-// Loaded before a program (NODE_OPTIONS=--import=…), it takes the hard links away, as FAT does, and kills the program where
-// a name that ends like HIVEMIND_TEST_KILL_AT has been claimed by an empty file and not been given to the staged one yet.
+// Loaded before a program (NODE_OPTIONS=--import=…). Disables hard links, as on FAT. Kills the
+// program after an empty file has claimed a name that ends with HIVEMIND_TEST_KILL_AT, and before
+// the staged file gets it.
 import fs from "node:fs";
 import { syncBuiltinESMExports } from "node:module";
 

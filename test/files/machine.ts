@@ -1,8 +1,8 @@
-/** A machine with a store, backups and bundles, as the tests of links and of permissions set one up and look into it. */
+/** A machine with a store, backups and bundles, for the tests of links and permissions. */
 import { readdirSync } from "node:fs";
 import type { Machine } from "../cli/machine.js";
 
-/** For a store that no service and no hub uses. */
+/** Options for a store without a service and a hub. */
 export const alone = ["--service", "none", "--hub", "none"];
 
 export const init = (machine: Machine) => [
@@ -10,7 +10,7 @@ export const init = (machine: Machine) => [
   ...["--to", machine.path("backups"), "--bundle-to", machine.path("bundles")],
 ];
 
-/** The last by name in one of its folders. */
+/** Returns the last file by name in a directory. */
 export function newestIn(machine: Machine, folder: string, ending: string): string {
   const names = readdirSync(machine.path(folder)).filter((name) => name.endsWith(ending));
   return machine.path(folder, names.sort().at(-1) ?? "none");

@@ -1,26 +1,26 @@
-/** Another user of this machine, played by root as somebody who has no rights of their own. */
+/** Another user of this machine without rights, as which root runs programs. */
 import { type ChildProcess, execFileSync, spawn } from "node:child_process";
 import { once } from "node:events";
 import { onTestFinished } from "vitest";
 
-/** Nobody: owns nothing, is in no group. */
+/** The user nobody, which owns nothing and is in no group. */
 export const nobody = 65534;
 
 export const asNobody = [
   ...["setpriv", `--reuid=${nobody}`, `--regid=${nobody}`, "--clear-groups", "--"],
 ];
 
-/** Only root can be another user; the tests of this folder are root's. */
+/** Only root can run programs as another user, so the tests of this directory need root. */
 export const isRoot = process.geteuid?.() === 0;
 
-/** What nobody can read or write below a folder, or do with its folders, by access(2). */
+/** Returns everything below a directory that nobody cannot read, write or search, by access(2). */
 export function openToNobody(folder: string): string[] {
   const [program = "", ...words] = [
     ...[...asNobody, "find", folder, "-mindepth", "1"],
     ...["(", "-type", "f", "(", "-readable", "-o", "-writable", ")", "-o"],
     ...["-type", "d", "-writable", ")", "-print"],
   ];
-  // find says what it may not look into, and ends with 1.
+  // find reports unreadable directories and exits with 1.
   const { stdout } = spawnOutcome(program, words);
   return stdout.split("\n").filter(Boolean);
 }
@@ -36,8 +36,8 @@ export function spawnOutcome(program: string, words: string[]): { code: number; 
 }
 
 /**
- * Somebody who watches folders all the time, and puts a link to `victim` in the place of every file with a name that
- * matches, as soon as it is there: a symbolic link, or a hard link every other time.
+ * A process that watches directories and replaces every file with a matching name by a link to
+ * `victim` as soon as it appears: a symbolic link or a hard link in turn.
  */
 const swapper = `
 use strict;

@@ -1,10 +1,12 @@
 /**
- * Campaigns of made-up inputs: many documents, most of them a little wrong, each against one reader.
+ * Campaigns of generated inputs: many documents, most of them slightly wrong, each for a single
+ * reader.
  *
- * Whatever the input, a reader answers or throws a `StoreError` that holds no secret. It does not hang: a thread beside
- * the test watches for that, since a test that loops sees no time limit of its own.
+ * For any input, a reader returns or throws a `StoreError` without a secret. A reader must not
+ * hang: a thread watches for this, because a test in an endless loop does not notice its own time
+ * limit.
  *
- * PROVE_INPUTS is how many inputs all campaigns have together; PROVE_SEED repeats a run.
+ * PROVE_INPUTS is the number of inputs of all campaigns; PROVE_SEED repeats a run.
  */
 import assert from "node:assert/strict";
 import { Worker } from "node:worker_threads";
@@ -20,25 +22,25 @@ const seed = Number(process.env.PROVE_SEED ?? Math.trunc(Math.random() * 2 ** 31
 /** The sum of all campaigns' shares. */
 const parts = 1368;
 
-/** An input takes milliseconds; whatever takes this long does not end. */
+/** An input takes milliseconds. A longer run than this is endless. */
 const longestInputMs = 120_000;
 
-/** Every made-up secret begins with this, so that one is known wherever it turns up. */
+/** The beginning of every generated secret, by which it is recognised in any output. */
 export const secretMark = "hunter2-";
 
 export interface Campaign<Input> {
-  /** What is read, for the table. */
+  /** The reader, for the table. */
   readonly what: string;
-  /** Its part of all inputs, in `parts`. */
+  /** Its share of all inputs, in `parts`. */
   readonly share: number;
   readonly inputs: fc.Arbitrary<Input>;
-  /** How many inputs one value of `inputs` is, where it is a list. */
+  /** The number of inputs in a value of `inputs`, if it is a list. */
   readonly each?: number;
-  /** Throws if the reader did something else than it may. */
+  /** Throws if the reader violates its contract. */
   holds(input: Input): void | Promise<void>;
 }
 
-/** A test that tries a campaign's share of the inputs. */
+/** Defines a test that runs a campaign's share of the inputs. */
 export function campaign<Input>(name: string, it_: Campaign<Input>): void {
   const { what, share, each = 1 } = it_;
   const numRuns = Math.max(1, Math.ceil((inputs * share) / parts / each));
@@ -55,7 +57,7 @@ export function campaign<Input>(name: string, it_: Campaign<Input>): void {
   });
 }
 
-/** What failed and for which input, shrunk to the least that fails; nothing if nothing did. */
+/** Returns the failure with its smallest input, or "" without a failure. */
 function failureOf<Input>(result: fc.RunDetails<[Input]>): string {
   if (!result.failed) return "";
   const error = result.errorInstance instanceof Error ? result.errorInstance.stack : "";
@@ -64,7 +66,7 @@ function failureOf<Input>(result: fc.RunDetails<[Input]>): string {
   return `PROVE_SEED=${seed}, after ${result.numRuns} inputs: ${text.slice(0, 2000)}\n${error}`;
 }
 
-/** Lets pass what a reader may throw. */
+/** Accepts the errors that a reader may throw. */
 export function assertRefusal(error: unknown): asserts error is StoreError {
   if (!(error instanceof StoreError)) throw error;
   assert(Object.hasOwn(exitCodes, error.kind));
@@ -74,7 +76,7 @@ export function assertRefusal(error: unknown): asserts error is StoreError {
   assert(!/: undefined|\[object/.test(said), `it does not say what is wrong: ${said}`);
 }
 
-/** What a reader answered; undefined if it refused. */
+/** Returns the reader's result, or undefined if it refused. */
 export async function answerOf<T>(read: () => T | Promise<T>): Promise<T | undefined> {
   try {
     return await read();
@@ -85,7 +87,7 @@ export async function answerOf<T>(read: () => T | Promise<T>): Promise<T | undef
 }
 
 class Watchdog {
-  /** Which input it is, and whether there is one. */
+  /** The number of the current input, and whether there is one. */
   readonly #state = new Int32Array(new SharedArrayBuffer(8));
   readonly #worker: Worker;
 

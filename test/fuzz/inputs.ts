@@ -1,8 +1,10 @@
-/** Made-up documents: valid ones, and the same with something wrong in their structure, their values or their bytes. */
+/**
+ * Generates documents: valid ones, and the same with errors in their structure, values or bytes.
+ */
 import fc from "fast-check";
 import { secretMark } from "./campaign.js";
 
-/** Text that something has stumbled over before. */
+/** Texts that have caused errors before. */
 const nasty = [
   "",
   " ",
@@ -60,7 +62,7 @@ const deep = fc
 
 const keys = ["a", "b", "__proto__", "constructor", "client_id", "metadata", "1", "0", "é"];
 
-/** Any value in JSON, and some that are none. */
+/** Any JSON value, and some texts that are not JSON. */
 export const wildJson: fc.Arbitrary<string> = fc.letrec<{ value: string }>((tie) => ({
   value: fc.oneof(
     { depthSize: "small", withCrossShrink: true },
@@ -90,10 +92,10 @@ function objectText(members: readonly string[]): string {
   return `{${members.join(", ")}}`;
 }
 
-/** Members of an object by their keys; each value is JSON text. */
+/** The members of an object by their keys. Each value is JSON text. */
 export type Fields = Readonly<Record<string, fc.Arbitrary<string>>>;
 
-/** A value as JSON text. */
+/** Returns a value as JSON text. */
 export function json(value: unknown): fc.Arbitrary<string> {
   return fc.constant(JSON.stringify(value));
 }
@@ -103,8 +105,8 @@ export function jsonOf(values: fc.Arbitrary<unknown>): fc.Arbitrary<string> {
 }
 
 /**
- * The text of an object with these members: all of them as they should be, or with some missing, twice, of another
- * kind, in another order, or with others beside them.
+ * Returns the text of an object with these members: all correct, or some missing, duplicated, of
+ * another kind, in another order, or with additional members.
  */
 export function objectOf(fields: Fields, wildness = 12): fc.Arbitrary<string> {
   const members = Object.entries(fields).map(([key, value]) => {
@@ -140,7 +142,7 @@ export function objectOf(fields: Fields, wildness = 12): fc.Arbitrary<string> {
 
 interface Harm {
   readonly kind: "flip" | "cut" | "drop" | "twice" | "put" | "bom" | "crlf" | "swap";
-  /** Where, from 0 to 1. */
+  /** The position, from 0 to 1. */
   readonly at: number;
   readonly length: number;
   readonly bytes: Uint8Array;
@@ -189,7 +191,10 @@ function harmed(bytes: Buffer, { kind, at, length, bytes: more }: Harm): Buffer 
   }
 }
 
-/** The bytes of documents, half of them as they are, the others harmed in one place or a few. */
+/**
+ * Returns the bytes of documents. Half of them are unchanged, the others are damaged at a few
+ * positions.
+ */
 export function bytesOf(documents: fc.Arbitrary<string | Uint8Array>): fc.Arbitrary<Buffer> {
   const harms = fc.oneof(
     { arbitrary: fc.constant<Harm[]>([]), weight: 3 },
@@ -200,7 +205,7 @@ export function bytesOf(documents: fc.Arbitrary<string | Uint8Array>): fc.Arbitr
     .map(([document, all]) => all.reduce(harmed, Buffer.from(document as Uint8Array)));
 }
 
-/** The fields of a client's record, as HiveMind's plugins write them. */
+/** Returns the fields of a client's record, as HiveMind's plugins write them. */
 export function recordFields(id: fc.Arbitrary<number>): Fields {
   const list = jsonOf(
     fc.array(fc.constantFrom("speak", "a:b", "skill-x", "é", ""), { maxLength: 3 }),

@@ -16,7 +16,7 @@ const top = fileURLToPath(new URL("../..", import.meta.url));
 export const plugin = "hivemind-sqlite-db-plugin";
 export const passphrase = 'a pass\'phrase "for" tests-é';
 
-/** The `hivemind-core` command of one of upstream's two lines, for real. */
+/** Returns the real `hivemind-core` command of HiveMind 4 or 5. */
 export async function hubScript(line: "released" | "development"): Promise<string> {
   const { stdout } = await exec(join(top, "scripts/python-peers"));
   const folder = stdout.split("\n").find((path) => path.endsWith(`/${line}`));
@@ -24,8 +24,8 @@ export async function hubScript(line: "released" | "development"): Promise<strin
 }
 
 /**
- * A home folder with an encrypted store and a `server.json` that names it; its owner is `user` if that is given. The
- * network is loopback, so that a hub that listens is nobody else's.
+ * Creates a home directory with an encrypted store and its `server.json`, owned by `user` if given.
+ * The network is loopback, so that no other host reaches a listening hub.
  */
 export async function makeHome(
   options: { settings?: object; user?: number; parent?: string } = {},
@@ -59,7 +59,9 @@ export async function makeHome(
   return { home, serverJson, storePath, runtime, environment, remove };
 }
 
-/** A home for a hub that listens on loopback, and whose agent connects to the message bus at `busPort`. */
+/**
+ * Creates a home for a hub that listens on loopback and connects to the message bus at `busPort`.
+ */
 export async function makeListeningHome(
   busPort: number,
   options: { user?: number; parent?: string } = {},
@@ -96,10 +98,10 @@ async function giveAway(path: string, user: number): Promise<void> {
   }
 }
 
-/** The command, as the test run has compiled it. */
+/** The compiled command. */
 export const cli = [process.execPath, join(top, "dist/cli/main.js")];
 
-/** A program that calls `runHub` and says what it throws, for a process that a test may kill. */
+/** A program that calls `runHub` and prints its error, in a process that a test may kill. */
 const runner = `
 import { readFileSync, rmSync } from "node:fs";
 import { runHub } from ${JSON.stringify(join(top, "dist/hub/run.js"))};
@@ -121,7 +123,9 @@ export interface Running {
   ended: Promise<number>;
 }
 
-/** Starts `runHub` in a process of its own. The passphrase reaches it by a file that it removes at once. */
+/**
+ * Starts `runHub` in a process. Passes the passphrase in a file, which the process removes at once.
+ */
 export async function startRun(
   home: Home,
   command: readonly string[],
@@ -159,8 +163,8 @@ export async function startRun(
 }
 
 /**
- * Shell lines that let others read the hub, its interpreter and this project also where they are in a folder that is
- * closed to them (as root's home is). For a mount namespace of one's own.
+ * Returns shell lines that make the hub, its interpreter and this project readable to others in a
+ * closed directory, such as root's home. They need a mount namespace.
  */
 export async function opening(hub: string): Promise<string> {
   const python = join(dirname(hub), "python");
@@ -177,7 +181,10 @@ export async function opening(hub: string): Promise<string> {
   return ["hold=$(mktemp -d)", ...needed.map(hold), ...[...closed].flatMap(open)].join("\n");
 }
 
-/** The words before a command that make it an ordinary user's, who may read what it takes to run the hub. */
+/**
+ * Returns the arguments before a command that run it as an ordinary user with read access to the
+ * hub.
+ */
 export async function asOrdinaryUser(user: number, hub: string): Promise<string[]> {
   const become = `exec setpriv --reuid=${user} --regid=${user} --clear-groups -- "$@"`;
   return ["unshare", "--mount", "/bin/sh", "-ec", `${await opening(hub)}\n${become}`, "sh"];
@@ -192,12 +199,12 @@ function isClosed(path: string): boolean {
   return (statSync(path).mode & 0o001) === 0;
 }
 
-/** Waits until something is so; the test's own time limit is the bound. */
+/** Waits until the condition holds, at most until the test's time limit. */
 export async function until(condition: () => boolean): Promise<void> {
   while (!condition()) await delay(20);
 }
 
-/** A message bus for the hub's agent to connect to: enough of one for the hub to become ready. */
+/** Starts a message bus with just enough functions for the hub to become ready. */
 export async function startBus(hub: string, port: number): Promise<ChildProcess> {
   const [program, ...words] = busCommand(hub, port);
   const bus = spawn(program, words, { stdio: ["ignore", "pipe", "inherit"] });
@@ -217,7 +224,7 @@ asyncio.run(main())`;
   return [join(dirname(hub), "python"), "-c", script, `${port}`];
 }
 
-/** Every file below these folders that has the passphrase in it, raw or as JSON. */
+/** Returns every file below these directories with the passphrase in it, raw or as JSON. */
 export function filesWithPassphrase(...folders: string[]): string[] {
   const forms = [passphrase, JSON.stringify(passphrase).slice(1, -1), "a pass'phrase"].map((text) =>
     Buffer.from(text),
@@ -236,7 +243,7 @@ export function filesWithPassphrase(...folders: string[]): string[] {
     });
 }
 
-/** The processes whose arguments or environment hold the passphrase. */
+/** Returns the processes with the passphrase in their arguments or environment. */
 export function processesWithPassphrase(): string[] {
   return readdirSync("/proc").filter((pid) => {
     if (!/^\d+$/.test(pid)) return false;
@@ -251,13 +258,16 @@ export function processesWithPassphrase(): string[] {
   });
 }
 
-/** The children of a process. */
+/** Returns the children of a process. */
 export async function childrenOf(pid: number): Promise<number[]> {
   const text = await readFile(`/proc/${pid}/task/${pid}/children`, "utf8").catch(() => "");
   return text.trim().split(" ").filter(Boolean).map(Number);
 }
 
-/** Whether a process has a handler for SIGTERM by now: the hub says that it is ready before it has. */
+/**
+ * Returns whether a process has a handler for SIGTERM. The hub reports that it is ready before
+ * that.
+ */
 export function catchesTerm(pid: number): boolean {
   const mask = /^SigCgt:\s*([0-9a-f]+)/m.exec(readFileSync(`/proc/${pid}/status`, "utf8"))?.[1];
   return (BigInt(`0x${mask ?? "0"}`) & (1n << 14n)) !== 0n;
@@ -265,7 +275,7 @@ export function catchesTerm(pid: number): boolean {
 
 export function isAlive(pid: number): boolean {
   try {
-    // A zombie has ended; whoever should have waited for it is not this test's concern.
+    // A zombie has ended, even if its parent has not waited for it.
     return !/^State:\s*Z/m.test(readFileSync(`/proc/${pid}/status`, "utf8"));
   } catch {
     return false;

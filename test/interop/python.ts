@@ -1,18 +1,18 @@
-/** The Python programs that this project works beside, in virtual environments of their own. */
+/** The Python programs that this project is compatible with, in virtual environments. */
 import { execFileSync } from "node:child_process";
 import { fileURLToPath } from "node:url";
 
 const prepare = fileURLToPath(new URL("../../scripts/python-peers", import.meta.url));
 
-/** `released` is what hubs run today; `development` knows schema 2 and encryption. */
+/** `released` is HiveMind 4; `development` is HiveMind 5, with schema 2 and encryption. */
 export type Line = "released" | "development";
 
-/** What open_backup.py needs, and the validator of bills of materials. */
+/** The requirements of open_backup.py, and the validator of bills of materials. */
 type Tool = "reader" | "cyclonedx";
 
 let folders: Record<Line | Tool | "sources", string> | undefined;
 
-/** What scripts/python-peers makes; the first time takes a minute. */
+/** Returns the output of scripts/python-peers. The first run takes a minute. */
 function peers() {
   if (folders === undefined) {
     const made = execFileSync(prepare, { encoding: "utf8" }).split("\n");
@@ -22,20 +22,21 @@ function peers() {
   return folders;
 }
 
-/** The interpreter of a line or a tool. */
+/** Returns the interpreter of a line or a tool. */
 export function interpreter(line: Line | Tool): string {
   return `${peers()[line]}/bin/python`;
 }
 
-/** Where the sources of upstream's packages are, each with its own tests; and pytest. */
+/** Returns the directory with the sources and tests of upstream's packages, and with pytest. */
 export function sources(): string {
   return peers().sources;
 }
 
 /**
- * Runs a script that finds `argument` as `given`, and answers what it assigns to `answer`, both by way of JSON.
+ * Runs a script with `argument` as its variable `given`. Returns the value that the script assigns
+ * to `answer`. Both are passed as JSON.
  *
- * @param home the script's XDG_DATA_HOME and XDG_CONFIG_HOME.
+ * @param home - the script's XDG_DATA_HOME and XDG_CONFIG_HOME
  */
 export function runPython<Answer>(
   line: Line,

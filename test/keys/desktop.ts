@@ -1,4 +1,4 @@
-/** A display without a screen, and a user who answers the dialogs on it. */
+/** A display without a screen, and a user that answers the dialogs on it. */
 import { type ChildProcess, execFile, spawn } from "node:child_process";
 import { once } from "node:events";
 import { setTimeout as delay } from "node:timers/promises";
@@ -6,11 +6,11 @@ import { promisify } from "node:util";
 
 const run = promisify(execFile);
 
-/** What the user does with a dialog; keys in the words of xdotool. */
+/** The user's answer to a dialog; keys as in xdotool. */
 export type Answer = "ignore" | { readonly type?: string; readonly key: string };
 
 export class Desktop implements AsyncDisposable {
-  /** The titles of the dialogs that were answered or seen. */
+  /** The titles of the dialogs seen so far. */
   readonly dialogs: string[] = [];
   readonly #processes: ChildProcess[];
   #answer: Answer = "ignore";
@@ -30,7 +30,7 @@ export class Desktop implements AsyncDisposable {
     const server = spawn("Xvfb", options, { stdio: ["ignore", "pipe", "ignore"] });
     const [number] = (await once(server.stdout, "data")) as [Buffer];
     const display = `:${number.toString().trim()}`;
-    // Without a window manager no window gets the keyboard.
+    // Without a window manager, no window gets the keyboard.
     const manager = spawn("openbox", [], {
       env: { ...process.env, DISPLAY: display },
       stdio: "ignore",
@@ -39,15 +39,15 @@ export class Desktop implements AsyncDisposable {
   }
 
   /**
-   * Starts the user, who answers each dialog.
+   * Starts the user, which answers each dialog.
    *
-   * @param titles - of dialogs, as a regular expression of xdotool
+   * @param titles - of the dialogs, as a regular expression of xdotool
    */
   watch(titles: string): void {
     this.#user = this.#watch(titles);
   }
 
-  /** How the user answers from now on, and after which time. */
+  /** Sets the user's answer from now on, and its delay. */
   answer(answer: Answer, delayMs = 300): void {
     this.#answer = answer;
     this.#delayMs = delayMs;

@@ -1,6 +1,7 @@
 /**
- * A session bus, and a real gnome-keyring on it, that belong to one test file: it can lock, stop and end them without
- * anybody else noticing. This process speaks to them from then on; keytar keeps to the first bus that it met.
+ * A session bus with a real gnome-keyring for a single test file, which may lock, stop and end them
+ * without an effect on other tests. After `enter`, this process uses them; keytar keeps using its
+ * first bus.
  */
 import { type ChildProcess, execFile, spawn } from "node:child_process";
 import { once } from "node:events";
@@ -15,7 +16,10 @@ import { inspectKeyring } from "../../src/keys/inspect.js";
 
 const run = promisify(execFile);
 
-/** Starts nothing by its name but the services in the folder: what is on this bus was put there. */
+/**
+ * Returns a configuration that starts only the services in the directory, so that the bus has no
+ * others.
+ */
 function busConfiguration(folder: string): string {
   return `<!DOCTYPE busconfig PUBLIC "-//freedesktop//DTD D-Bus Bus Configuration 1.0//EN"
  "http://www.freedesktop.org/standards/dbus/1.0/busconfig.dtd">
@@ -45,7 +49,7 @@ export class OwnBus implements AsyncDisposable {
     private readonly daemon: ChildProcess,
   ) {}
 
-  /** @param variables - of every program on this bus, such as DISPLAY */
+  /** @param variables - variables of every program on this bus, such as DISPLAY */
   static async start(variables: Record<string, string> = {}): Promise<OwnBus> {
     const folder = await mkdtemp(join(tmpdir(), "bus-"));
     await mkdir(join(folder, "services"));
@@ -67,7 +71,7 @@ export class OwnBus implements AsyncDisposable {
     return new OwnBus(folder, environment, daemon);
   }
 
-  /** From here on this process's keyring is the one on this bus. */
+  /** Makes this bus's keyring the keyring of this process. */
   enter(): void {
     process.env.DBUS_SESSION_BUS_ADDRESS = this.environment.DBUS_SESSION_BUS_ADDRESS;
     process.env.XDG_RUNTIME_DIR = this.folder;
@@ -75,7 +79,10 @@ export class OwnBus implements AsyncDisposable {
     if (this.environment.DISPLAY) process.env.DISPLAY = this.environment.DISPLAY;
   }
 
-  /** Has a program started when its name is needed. Call it before anything asks for the name. */
+  /**
+   * Lets the bus start a program when its name is needed. Must be called before the first use of
+   * the name.
+   */
   async addService(name: string, program: string): Promise<void> {
     const text = `[D-BUS Service]\nName=${name}\nExec=${program}\n`;
     await writeFile(join(this.folder, "services", `${name}.service`), text);
@@ -84,21 +91,27 @@ export class OwnBus implements AsyncDisposable {
     );
   }
 
-  /** With a password the default keyring is made, or opened; without one there is a daemon, and no keyring. */
+  /**
+   * Starts the daemon. With a password, creates or unlocks the default keyring; without, there is
+   * no keyring.
+   */
   async startKeyring(password?: string): Promise<void> {
     const how = password === undefined ? "--start" : "--unlock";
     await this.shell(`gnome-keyring-daemon ${how} --components=secrets`, password);
     await this.keyringIs(password === undefined ? "no collection" : "ready");
   }
 
-  /** gnome-keyring-daemon goes into the background before it is on the bus. */
+  /** Waits for a state. gnome-keyring-daemon forks before it is on the bus. */
   async keyringIs(state: KeyringState): Promise<void> {
     await vi.waitFor(async () => {
       expect(await stateOf(this.environment)).toBe(state);
     });
   }
 
-  /** Runs a line of shell on this bus. What it leaves running would die of a standard error that is gone. */
+  /**
+   * Runs a line of shell on this bus. Discards standard error, because programs that it leaves
+   * running would die without it.
+   */
   async shell(line: string, input = ""): Promise<string> {
     const running = run("bash", ["-c", `{ ${line}\n} 2>/dev/null`], { env: this.environment });
     // A line that ends without reading its input is no failure.
@@ -118,9 +131,7 @@ export class OwnBus implements AsyncDisposable {
     );
   }
 
-  /**
-   * Creates a collection without a dialog, in the way of gnome-keyring's own command-line tools.
-   */
+  /** Creates a collection without a dialog, like gnome-keyring's own command-line tools. */
   async createCollection(label: string, password: string): Promise<void> {
     await using bus = await Bus.session(this.environment);
     const secrets = { destination: "org.freedesktop.secrets", path: "/org/freedesktop/secrets" };
@@ -146,7 +157,7 @@ export class OwnBus implements AsyncDisposable {
     );
   }
 
-  /** Puts an entry of a store into a collection, as another program may. */
+  /** Stores an entry of a store in a collection, as another program may. */
   async putEntry(account: string, secret: string, collection: string): Promise<void> {
     const path = `/org/freedesktop/secrets/collection/${collection}`;
     await this.shell(
@@ -155,7 +166,7 @@ export class OwnBus implements AsyncDisposable {
     );
   }
 
-  /** Sends the keyring's daemon a signal. */
+  /** Sends a signal to the keyring's daemon. */
   async signalKeyring(signal: NodeJS.Signals): Promise<void> {
     const answer = await this.shell(
       "busctl --user call org.freedesktop.DBus /org/freedesktop/DBus org.freedesktop.DBus GetConnectionUnixProcessID s org.freedesktop.secrets",
@@ -166,7 +177,7 @@ export class OwnBus implements AsyncDisposable {
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
-    // The provider may have ended before.
+    // The provider may have ended already.
     await this.signalKeyring("SIGKILL").catch(() => undefined);
     this.daemon.kill();
     await once(this.daemon, "exit");

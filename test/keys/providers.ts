@@ -1,4 +1,4 @@
-/** The programs that serve the Secret Service, each with its dialogs on a display of its own. */
+/** The programs that serve the Secret Service, each with its dialogs on a separate display. */
 import { type ChildProcess, spawn } from "node:child_process";
 import { once } from "node:events";
 import { access, mkdir, writeFile } from "node:fs/promises";
@@ -18,9 +18,9 @@ export interface RunningProvider extends AsyncDisposable {
 }
 
 export interface ProviderUnderTest {
-  /** As the product calls it. */
+  /** The product's own name. */
   readonly name: string;
-  /** Allows what a dialog asks for. */
+  /** Allows the access in a dialog. */
   readonly allow: Answer;
   /** What the advice for a locked keyring contains. */
   readonly advice: string;
@@ -46,8 +46,8 @@ export const gnomeKeyring: ProviderUnderTest = {
 };
 
 /**
- * The settings that a user has after switching the Secret Service on, for whom a confirmation is
- * the default. The database stays open while the screen is locked, which is not the default.
+ * The settings of a user after enabling the Secret Service, with the default confirmation. The
+ * database stays open while the screen is locked, which is not the default.
  */
 const keepassSettings = (confirm: boolean) => `[General]
 ConfigVersion=2
@@ -63,7 +63,7 @@ ShowNotification=false
 LockDatabaseScreenLock=false
 `;
 
-/** A database whose root group is exposed to the Secret Service. */
+/** A database with its root group exposed to the Secret Service. */
 const keepassDatabase = `<?xml version="1.0" encoding="UTF-8"?>
 <KeePassFile><Meta><DatabaseName>Passwords</DatabaseName><CustomData><Item>
 <Key>FDO_SECRETS_EXPOSED_GROUP</Key><Value>{01010101-0101-0101-0101-010101010101}</Value>

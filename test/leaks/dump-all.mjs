@@ -1,4 +1,4 @@
-// Loaded before the command, it undoes at the first step what the command did about core dumps.
+// Loaded before the command. Undoes its protection against core dumps at the first step.
 import { subscribe } from "node:diagnostics_channel";
 import { writeFileSync } from "node:fs";
 

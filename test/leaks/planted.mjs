@@ -1,5 +1,6 @@
-// Loaded before the command (node --import), it does with a secret what the command must never do: PLANTED says what. The
-// secret itself is in a file, PLANTED_FROM, as it would be found in the environment otherwise.
+// Loaded before the command (node --import). Leaks a secret in the way that PLANTED names, which
+// the command must never do. The secret is in the file PLANTED_FROM, because a search would find it
+// in the environment.
 import { execFileSync, spawnSync } from "node:child_process";
 import {
   mkdirSync,

@@ -1,6 +1,6 @@
 /**
- * Looking for secrets in everything that a command and its children execute, write and leave: under strace, with every
- * string whole, and in each encoding that a secret is likely to be met in.
+ * Searches for secrets in everything that a command and its children execute, write and leave. Runs
+ * under strace with whole strings, and searches for each likely encoding of a secret.
  */
 import { readdirSync, readFileSync } from "node:fs";
 import { readFile } from "node:fs/promises";
@@ -8,7 +8,7 @@ import { join } from "node:path";
 import { setTimeout as delay } from "node:timers/promises";
 
 export interface Secret {
-  /** What is said of it when it is found; never itself. */
+  /** The secret's name in a report, never the secret itself. */
   readonly name: string;
   readonly bytes: Buffer;
 }
@@ -20,14 +20,14 @@ export interface Hit {
   readonly where: string;
 }
 
-/** What is searched for: every secret in every encoding. */
+/** The search patterns: every secret in every encoding. */
 export type Needles = readonly {
   readonly secret: string;
   readonly encoding: string;
   readonly bytes: Buffer;
 }[];
 
-/** A secret that is text. */
+/** Returns a secret that is text. */
 export function text(name: string, value: string): Secret {
   return { name, bytes: Buffer.from(value) };
 }
@@ -52,7 +52,7 @@ function encodingsOf(bytes: Buffer): Record<string, Buffer> {
   add("hex", bytes.toString("hex"));
   add("HEX", bytes.toString("hex").toUpperCase());
   for (const offset of [0, 1, 2]) {
-    // As a part of something longer: the digits that are made of its own bits alone.
+    // As a part of a longer text: only the digits made of its own bits.
     const shifted = Buffer.concat([Buffer.alloc(offset), bytes]).toString("base64");
     const own = shifted.slice(
       offset === 0 ? 0 : offset + 1,
@@ -82,14 +82,14 @@ function encodingsOf(bytes: Buffer): Record<string, Buffer> {
   return found;
 }
 
-/** The needles in these bytes. */
+/** Returns the patterns found in these bytes. */
 export function hitsIn(bytes: Buffer, where: string, needles: Needles): Hit[] {
   return needles
     .filter((needle) => bytes.includes(needle.bytes))
     .map(({ secret, encoding }) => ({ secret, encoding, where }));
 }
 
-/** Every file below a folder, but for those named. */
+/** Returns the patterns found in every file below a directory, except the named files. */
 export function hitsInFiles(folder: string, needles: Needles, except: readonly string[]): Hit[] {
   const hits: Hit[] = [];
   for (const entry of readdirSync(folder, { recursive: true, withFileTypes: true })) {
@@ -100,7 +100,7 @@ export function hitsInFiles(folder: string, needles: Needles, except: readonly s
   return hits;
 }
 
-/** What hands bytes on: to a program, a file, a pipe, a socket. */
+/** The system calls that pass bytes to a program, a file, a pipe or a socket. */
 const calls = [
   ...["execve", "execveat", "write", "writev", "pwrite64", "pwritev", "pwritev2"],
   ...["sendto", "sendmsg", "sendmmsg", "vmsplice", "add_key", "setxattr", "fsetxattr"],
@@ -117,13 +117,16 @@ const calls = [
   ],
 ];
 
-/** What stands before a command so that its trace is in `log`: every string whole, in hexadecimal digits. */
+/**
+ * Returns the arguments before a command that write its trace to `log`, with whole strings in
+ * hexadecimal digits.
+ */
 export const strace = (log: string) => [
   ...["strace", "-f", "--seccomp-bpf", "-s", "1048576", "-v", "-xx", "-yy", "-o", log],
   ...["-e", `trace=${calls.join(",")}`, "-e", "signal=none"],
 ];
 
-/** Waits for a trace to be whole: strace writes the last line when the last process has ended. */
+/** Waits until a trace is complete: strace writes the last line when the last process has ended. */
 async function wholeTrace(log: string): Promise<string> {
   for (let looks = 0; looks < 100; looks++) {
     const trace = await readFile(log, "latin1");
@@ -134,7 +137,10 @@ async function wholeTrace(log: string): Promise<string> {
 }
 
 export interface Traced {
-  /** The bytes of each kind of place, put together in the order of the calls: a secret may be written in pieces. */
+  /**
+   * The bytes written to each destination, joined in the order of the calls: a secret may be
+   * written in pieces.
+   */
   readonly places: ReadonlyMap<string, Buffer>;
   readonly calls: number;
 }
@@ -173,7 +179,7 @@ export function hitsInTrace(traced: Traced, needles: Needles): Hit[] {
   return [...traced.places].flatMap(([where, bytes]) => hitsIn(bytes, where, needles));
 }
 
-/** All the quoted strings of a call, as bytes. */
+/** Returns all quoted strings of a call as bytes. */
 function strings(rest: string, separator: string): Buffer {
   const found: Buffer[] = [];
   for (const [, hex] of rest.matchAll(/"((?:\\x[0-9a-f]{2})*)"/g)) {

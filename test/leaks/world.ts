@@ -1,4 +1,4 @@
-/** A store whose every secret is known, so that it can be searched for. */
+/** A store with known secrets, so that tests can search for them. */
 import { existsSync, readdirSync, readFileSync } from "node:fs";
 import { mkdir, writeFile } from "node:fs/promises";
 import { join } from "node:path";
@@ -12,7 +12,10 @@ import { ClientStore } from "../../src/store/client-store.js";
 import { Machine } from "../cli/machine.js";
 import { type Secret, text } from "./search.js";
 
-/** With everything in it that is written differently in JSON, SQL, a shell, a URL, or not in UTF-8. */
+/**
+ * Contains every character that is written differently in JSON, SQL, a shell, a URL, or without
+ * UTF-8.
+ */
 export const passphrase = `Gänse"füß\\chen & 50% 'Ruhe'; --x`;
 
 const plugin = "hivemind-sqlite-db-plugin";
@@ -27,7 +30,10 @@ export class LeakWorld {
     this.recoveryKey = recoveryKey;
   }
 
-  /** A store of three clients, its passphrase in the keyring, its recovery key in a file, settings, `server.json`. */
+  /**
+   * Creates a store of three clients, its passphrase in the keyring, its recovery key in a file,
+   * settings, and a `server.json`.
+   */
   static async make(): Promise<LeakWorld> {
     const world = new LeakWorld(await Machine.make(), await generateRecoveryKey());
     const { machine, recoveryKey } = world;
@@ -69,12 +75,12 @@ export class LeakWorld {
     return this.machine.path("recovery-key.txt");
   }
 
-  /** Of the store that init makes, `new.db`. */
+  /** The recovery key of the store that init creates, `new.db`. */
   get newRecoveryKeyFile(): string {
     return this.machine.path("new-recovery-key.txt");
   }
 
-  /** Where a secret is because it was put there, or was asked for there. */
+  /** The files in which a secret was stored on purpose or on request. */
   get secretFiles(): string[] {
     return [this.recoveryKeyFile, this.newRecoveryKeyFile, this.passphraseFile];
   }
@@ -100,13 +106,15 @@ export class LeakWorld {
     });
   }
 
-  /** The newest of the backups, or of the bundles. */
+  /** Returns the newest backup or bundle. */
   newest(folder: "backups" | "bundles"): string {
     const names = readdirSync(this.machine.path(folder)).filter((name) => /\.(db|age)$/.test(name));
     return join(this.machine.path(folder), names.sort().at(-1) ?? "none");
   }
 
-  /** Every secret there is now: passphrases, derived keys, the recovery key, clients' credentials. */
+  /**
+   * Returns all present secrets: passphrases, derived keys, the recovery key, clients' credentials.
+   */
   async secrets(): Promise<Secret[]> {
     const { store } = this.machine;
     const kept = [

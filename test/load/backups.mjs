@@ -1,5 +1,7 @@
-// One process that makes online backups until it is told to stop, as a program that uses the library might; each on a line of
-// its own, with this process's memory and descriptors after it. Usage: node backups.mjs STORE TO BUNDLE-TO RECIPIENT
+// A process that makes online backups until it is told to stop, as a program with the library
+// might. Prints a line for each, with this process's memory and descriptors.
+//
+// Usage: node backups.mjs STORE TO BUNDLE-TO RECIPIENT
 import { readdirSync } from "node:fs";
 import { backup } from "../../dist/backup/backup.js";
 import { withOperation } from "../../dist/recovery/recover.js";

@@ -1,6 +1,8 @@
-// A hub at full speed: holds the store open and commits one write after the other, as fast as they go. Write s notes s as
-// last_seen of client s % (CLIENTS - 1) + 1, and every 50th is a new client instead, so that of any copy it can be told which
-// writes are in it. PROGRESS holds the number of the last committed one; what it found and how it went is added to RUNS.
+// A hub at full speed: holds the store open and commits writes continuously. Write s sets last_seen
+// of client s % (CLIENTS - 1) + 1 to s, and every 50th write is a new client instead, so that any
+// copy shows which writes it contains. PROGRESS contains the number of the last committed write.
+// The results are appended to RUNS.
+//
 // Usage: node hub.mjs STORE CLIENTS PROGRESS RUNS
 import { spawnSync } from "node:child_process";
 import { appendFileSync, constants, openSync, readdirSync, writeSync } from "node:fs";

@@ -1,4 +1,5 @@
-// Adds a client as another command would, and writes down how that went. Usage: node add-client.mjs STORE FILE
+// Adds a client as another command would, and records the outcome. Usage: node add-client.mjs STORE
+// FILE
 import { writeFileSync } from "node:fs";
 import { newClient } from "../../dist/client/client.js";
 import { unlockStore } from "../../dist/keys/unlock.js";

@@ -1,8 +1,8 @@
-// A command in miniature: takes the lock, settles what was left, and runs one operation of src/lifecycle. It runs from
-// dist/ as a process of its own, which a test may signal or kill.
+// A minimal command: takes the lock, recovers, and runs an operation of src/swap. Runs from dist/ as
+// a separate process, which a test may signal or kill.
 //
 //   OPERATION OPTIONS-AS-JSON   settle STORE   read STORE SOURCE-AS-JSON
-//   keep STORE SLOTS-AS-JSON    look STORE     what a test itself does elsewhere, in a process that meets the keyring anew
+//   keep STORE SLOTS-AS-JSON    look STORE     what tests do, in a process new to the keyring
 import { recoverIfNeeded, withOperation } from "../../dist/recovery/recover.js";
 
 const [, script, operation, argument, more] = process.argv;
@@ -10,7 +10,7 @@ const said = { notices: [], questions: [] };
 const controller = new AbortController();
 for (const signal of ["SIGINT", "SIGTERM"]) process.on(signal, () => controller.abort());
 
-/** The module of each operation, and its function. */
+/** The module and function of each operation. */
 const operations = {
   encrypt: ["swap/encrypt", "encrypt"],
   decrypt: ["swap/decrypt", "decrypt"],
@@ -65,7 +65,7 @@ async function open(storePath, source) {
     : (await unlock(storePath, source, { mode: "readwrite" })).connection;
 }
 
-/** What a reading command does: settle, open, count. */
+/** Recovers, opens and counts, as a reading command does. */
 async function read(storePath, source) {
   said.notices.push(...(await recoverIfNeeded(storePath)));
   const connection = await open(storePath, source);

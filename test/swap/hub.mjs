@@ -1,6 +1,8 @@
-// A hub in miniature, started by a unit: opens the store, with a passphrase out of the keyring if it is encrypted, or with
-// the one in a file; says that it is ready, and holds the store open until it is stopped. With "late" it says so first,
-// and fails only then. Usage: node hub.mjs STORE [PASSPHRASE-FILE [late]]
+// A minimal hub, started by a unit. Opens the store with a passphrase from a file or, if encrypted,
+// from the keyring, reports that it is ready, and holds the store open until it is stopped. With
+// "late" it fails only after it has reported ready.
+//
+// Usage: node hub.mjs STORE [PASSPHRASE-FILE [late]]
 import { spawnSync } from "node:child_process";
 import { unlock } from "../../dist/keys/unlock.js";
 import { identify } from "../../dist/store/cipher.js";

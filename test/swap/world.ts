@@ -1,6 +1,7 @@
 /**
- * A store with clients, its passphrase in the real keyring, folders for backups and bundles, and a unit that has the
- * store open and reads it with whatever passphrase opens it: what the operations of src/lifecycle work on.
+ * A world for the operations of src/swap: a store with clients, its passphrase in the real keyring,
+ * directories for backups and bundles, and a unit that has the store open with any passphrase that
+ * fits.
  */
 import { spawn } from "node:child_process";
 import { once } from "node:events";
@@ -48,14 +49,17 @@ export class World {
     this.recoveryKey = recoveryKey;
   }
 
-  /** A world for one test, around a copy of a fixture; an encrypted one has its passphrase in the keyring. */
+  /**
+   * Creates a world for a test around a copy of a fixture. The passphrase of an encrypted fixture
+   * is in the keyring.
+   */
   static async of(fixture: string): Promise<World> {
     const world = await World.make(fixture);
     onTestFinished(() => world.remove());
     return world;
   }
 
-  /** The same, to be removed by whoever makes it. */
+  /** Creates a world that the caller must remove. */
   static async make(fixture: string, inKeyring = true): Promise<World> {
     const folder = await mkdtemp(join(tmpdir(), "hivemind-world-"));
     const world = new World(folder, await generateRecoveryKey());
@@ -68,7 +72,7 @@ export class World {
     return world;
   }
 
-  /** Another world with the same files, and the same passphrases in the keyring. */
+  /** Creates another world with the same files and the same passphrases in the keyring. */
   async copy(slots: Record<string, string>): Promise<World> {
     const folder = await mkdtemp(join(tmpdir(), "hivemind-world-"));
     await cp(this.folder, folder, { recursive: true });
@@ -80,8 +84,8 @@ export class World {
   }
 
   /**
-   * Starts a unit that has the store open. It opens it anew at every start, with a passphrase from the keyring if it is
-   * encrypted, and fails if it cannot.
+   * Starts a unit that has the store open. At every start it opens an encrypted store with a
+   * passphrase from the keyring, and fails if it cannot.
    */
   async startUnit(more = "", ...hubArguments: string[]): Promise<void> {
     this.#hasUnit = true;
@@ -158,12 +162,12 @@ export class World {
     return this.drive<string[]>(["settle", this.path]);
   }
 
-  /** Every row of the store, whatever opens it. */
+  /** Returns every row of the store, with any passphrase that opens it. */
   async rows(): Promise<string[]> {
     return (await find(this.path)).rows;
   }
 
-  /** What lies about besides the store and the lock. */
+  /** Returns the files other than the store and the lock. */
   async leftovers(): Promise<string[]> {
     const names = [];
     for (const folder of [join(this.folder, "hivemind-core"), this.bundleTo, this.to]) {
@@ -181,7 +185,7 @@ export class World {
     return Object.fromEntries(entries.map(({ slot, secret }) => [slot, secret]));
   }
 
-  /** The bundles' key_ids. */
+  /** Returns the bundles' key_ids. */
   async bundles(): Promise<string[]> {
     return (await readdir(this.bundleTo))
       .map((name) => /^clients\.([0-9a-f]{16})\.bundle\.age$/.exec(name)?.[1])
@@ -198,8 +202,9 @@ export class World {
 }
 
 /**
- * Whether a file of SQLite's beside a store is one that it pays no heed to, and so leaves: an empty log, an index without
- * a log, a journal that was not synced (its first byte is 0). A kill at the wrong moment makes them.
+ * Returns whether SQLite ignores, and therefore leaves, a sidecar: an empty log, an index without a
+ * log, or a journal that was not synced (its first byte is 0). A kill at the wrong moment creates
+ * them.
  */
 async function meansNothing(path: string): Promise<boolean> {
   const bytes = await readFile(path);
@@ -211,14 +216,17 @@ async function meansNothing(path: string): Promise<boolean> {
   );
 }
 
-/** A store as it is found: every row with its types, as text, and which of the keyring's passphrases opened it. */
+/**
+ * The contents of a store: every row with its types as text, and the passphrase from the keyring
+ * that opened it.
+ */
 export interface Found {
   readonly rows: string[];
   /** Undefined for a store that is not encrypted. */
   readonly unlocked?: Pick<UnlockedStore, "keyId" | "passphrase" | "generation">;
 }
 
-/** @param known opens a store whose passphrase is not in the keyring. */
+/** @param known - opens a store whose passphrase is not in the keyring */
 export async function find(path: string, known?: string): Promise<Found> {
   const plain = (await identify(path)).format === "plaintext";
   const unlocked = plain ? undefined : await unlockAnyhow(path, known);
@@ -243,7 +251,7 @@ async function unlockAnyhow(path: string, known: string | undefined): Promise<Un
   }
 }
 
-/** A result's own, or what went wrong. */
+/** Returns the result, or throws with the error. */
 export function resultOf<Result>(ran: Ran<Result>): Result {
   if (ran.result === undefined) throw new Error(JSON.stringify(ran));
   return ran.result;

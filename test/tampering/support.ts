@@ -1,4 +1,6 @@
-/** A small store with two backups of it, made with the project's own parts, for tests that alter them. */
+/**
+ * A small store with two backups, created with the project's own code, for tests that alter them.
+ */
 import { createHash } from "node:crypto";
 import { copyFile, mkdir, readFile, writeFile } from "node:fs/promises";
 import { basename, join } from "node:path";
@@ -31,8 +33,9 @@ export interface TwoBackups {
 }
 
 /**
- * A store in one file, and two backups of it. Between them client 1 lost its admin rights and client 2 was revoked; each
- * row has a page of its own, and both backups have the same number of pages.
+ * Creates a store in a single file and two backups of it. Between them, client 1 lost its admin
+ * rights and client 2 was revoked. Each row has a page of its own, and both backups have the same
+ * number of pages.
  */
 export async function twoBackups(folder: string, clients = 6): Promise<TwoBackups> {
   await mkdir(join(folder, "backups"), { recursive: true });
@@ -58,7 +61,7 @@ export async function twoBackups(folder: string, clients = 6): Promise<TwoBackup
   return { store, key, older, newer };
 }
 
-/** A backup as `backup` makes it, of a store that is not in WAL mode and that nobody writes to. */
+/** Creates a backup like `backup`, of a store that is not in WAL mode and has no writer. */
 export async function backUp(store: ClientStore, folder: string, when: string): Promise<Backup> {
   const path = join(folder, "backups", `clients.${when}.db`);
   await copyFile(store.connection.path, path);
@@ -88,7 +91,7 @@ export function sha256Of(bytes: Buffer): string {
   return createHash("sha256").update(bytes).digest("hex");
 }
 
-/** Puts a backup into a new folder, under its name. */
+/** Copies a backup to a new directory under its name. */
 export async function place(
   folder: string,
   name: string,
@@ -102,7 +105,7 @@ export async function place(
   return path;
 }
 
-/** The checks that did not hold; what `verify` throws counts as one, by its kind. */
+/** Returns the failed checks. An error of `verify` counts as a check, named by its kind. */
 export async function refusals(path: string, secret = passphrase): Promise<string[]> {
   try {
     return failed(await verifyBackup(path, { passphrase: secret }));
@@ -116,7 +119,7 @@ function failed({ checks }: Verification): string[] {
   return checks.filter(({ ok }) => !ok).map(({ name }) => name);
 }
 
-/** Runs as many at a time as there are cores for, in no particular order. */
+/** Runs as many items at a time as there are cores, in any order. */
 export async function inParallel<Item>(
   items: readonly Item[],
   work: (item: Item, index: number) => Promise<void>,
@@ -128,7 +131,7 @@ export async function inParallel<Item>(
   await Promise.all(Array.from({ length: 3 }, worker));
 }
 
-/** Whether the first page's rows say it: opens a copy and reads who is an admin. */
+/** Opens a copy and returns the administrators in it. */
 export async function adminsIn(path: string): Promise<number[]> {
   const { connection } = await openEncrypted(path, passphrase, {
     mode: "readonly",
