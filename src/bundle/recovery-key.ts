@@ -174,7 +174,7 @@ function isKey(text: string, prefix: string): boolean {
   }
 }
 
-/** Kinds of files whose errors in this module need no explanation. */
+/** Kinds of files with self-explanatory errors in this module. */
 const describedKinds: readonly FileKind[] = [
   "identity",
   "recipients",

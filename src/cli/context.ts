@@ -211,7 +211,7 @@ export function programLine(command: Command, { storePath, settingsPath }: Conte
   ].join(" ");
 }
 
-/** Returns the restart timer's command line, which recovers this store. */
+/** Returns the restart timer's command line for recovering this store. */
 export function recoveryCommand(context: Context): string[] {
   return ownCommand(context, "settle", "--quiet");
 }

@@ -1,4 +1,4 @@
-/** Finds the default store, which is named in the hub's server.json. */
+/** Finds the default store in the hub's server.json. */
 import type { StoreLocation } from "../config/paths.js";
 import { isKind, StoreError } from "../errors.js";
 import type { NamedStore } from "../hub/server-json.js";

@@ -77,7 +77,7 @@ export async function hubDatabase(context: Context): Promise<LocatedDatabase | u
   return { name, config, location: await locationOf(name, config) };
 }
 
-/** A database that is not encrypted. */
+/** An unencrypted database. */
 export interface PlainDatabase {
   /** Undefined for the SQLite store at the context's path. */
   readonly database: LocatedDatabase | undefined;

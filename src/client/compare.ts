@@ -2,7 +2,7 @@
 import { blacklistKeys, type Client } from "./client.js";
 import { sameJson } from "./json.js";
 
-/** Returns the client without the differences that some databases cannot express. */
+/** Returns the client without differences that some databases cannot store. */
 export function comparable(client: Client): Client {
   // HiveMind 5 keeps the crypto key in the metadata, also if it is null.
   const { crypto_key, ...rest } = client.metadata;
@@ -21,7 +21,7 @@ export function comparable(client: Client): Client {
   };
 }
 
-/** Returns whether two records are equal, apart from what some databases cannot express. */
+/** Returns whether two records are equal, except for differences that databases cannot store. */
 export function isSame(a: Client, b: Client): boolean {
   return sameJson(a, b) || sameJson(comparable(a), comparable(b));
 }

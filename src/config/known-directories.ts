@@ -70,7 +70,7 @@ export async function prepareDirectories(
 }
 
 /**
- * Returns the directories that are missing, or whose disk is not mounted.
+ * Returns the missing directories, including those on a disk that is not mounted.
  *
  * @param paths - directories in the settings
  * @throws {@link StoreError} io - if a directory or the record cannot be read

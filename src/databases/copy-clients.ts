@@ -1,4 +1,4 @@
-/** Copies the clients of any database, which a hub may be writing to, into a table of SQLite. */
+/** Copies the clients of any database into a table of SQLite, even while a hub writes to it. */
 import { setTimeout as delay } from "node:timers/promises";
 import type { Client } from "../client/client.js";
 import { isSameClient } from "../client/compare.js";
@@ -11,7 +11,7 @@ import { checkSchema, createSchema } from "../store/schema.js";
 import type { DatabaseConfig } from "./plugin.js";
 import { DatabaseFactory } from "./registry.js";
 
-/** A database: its plugin, the settings of the plugin, and where it is. */
+/** A database: its plugin, the plugin's settings, and its location. */
 export interface LocatedDatabase {
   readonly name: string;
   readonly config: DatabaseConfig;
@@ -19,9 +19,9 @@ export interface LocatedDatabase {
   readonly location: string;
 }
 
-/** How often the copy of a database that changes is corrected. */
+/** The maximum of corrections to the copy of a changing database. */
 const maxRounds = 10;
-/** Clients that are read from the copy at a time. */
+/** Clients in a read from the copy. */
 const batchSize = 200;
 /** A JSON store that is being written is read again after this time, in milliseconds. */
 const readAgainMs = 100;

@@ -6,7 +6,7 @@
  *     P:client:<id>            the record, JSON; authoritative
  *     P:name:<name>            sets of ids
  *     P:api_key:<api_key>
- *     P:idx:<id>               a hash for RediSearch, whose index the Python plugin creates
+ *     P:idx:<id>               a hash for RediSearch; the Python plugin creates its index
  *     P:count                  number of records, including revoked records
  *     P:schema_version         written by newer plugins
  *     P:api_key_record:<key>   admission entry, by which the newest plugins admit a client

@@ -485,8 +485,8 @@ function isRecord(text: string | null | undefined): text is string {
 }
 
 /**
- * Returns the client with a name. In Redis, the Python plugin cannot write a client whose name is
- * None, so it could not change or revoke such a client.
+ * Returns the client with a name. The Python plugin cannot write the name None to Redis, so it could
+ * not change or revoke a client without a name.
  */
 function withName(client: Client): Client {
   return client.name === null ? { ...client, name: "" } : client;

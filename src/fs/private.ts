@@ -89,7 +89,7 @@ export function decodeSecret(bytes: Uint8Array, what: string): string {
 }
 
 /**
- * Throws if users other than its reader and root can change a file whose commands will be run.
+ * Throws if users other than its reader and root can change a file with commands to run.
  *
  * @throws {@link StoreError} refused - if another user can change it
  */

@@ -97,7 +97,7 @@ export async function migrate(options: MigrateOptions): Promise<Migration> {
   return migration;
 }
 
-/** Returns the migration and its note, which the caller removes at the end; no note for a dry run. */
+/** Returns the migration and, except for a dry run, its note. The caller removes the note. */
 async function copyAndCompare(
   options: MigrateOptions,
 ): Promise<{ migration: Migration; note: MigrationNote | undefined }> {
@@ -418,7 +418,7 @@ function duplicateIdError(name: string, id: number): StoreError {
   });
 }
 
-/** @param note - the note of a continued migration, whose target was empty at its start */
+/** @param note - the note of a continued migration; its target was empty at the start */
 function conflictError(ids: readonly number[], note: MigrationNote | undefined): StoreError {
   if (note === undefined) {
     return new StoreError(

@@ -1,9 +1,9 @@
 /**
  * Compares copies of an encrypted store with the store page by page, to order the copies by age.
  *
- * SQLCipher gives a page a new random IV each time it writes the page. So a page that is equal in a
- * copy and in the store was not written after the copy was made, and is equal in every later copy.
- * Of two copies of one file, the later one therefore shares at least as many pages with the store.
+ * SQLCipher writes each page with a new random IV. A page with the same IV in a copy and in the
+ * store was therefore not written after the copy was made, and is the same in every later copy. So
+ * the later of two copies shares at least as many pages with the store.
  */
 import { type FileHandle, open } from "node:fs/promises";
 import { hasCode, systemError } from "../errors.js";
@@ -61,7 +61,7 @@ export async function readCopyIvs(path: string, format: Format): Promise<PageIvs
   }
 }
 
-/** Returns the number of pages that two files have in common. */
+/** Returns the number of pages common to both files. */
 export function countSharedPages(a: PageIvs, b: PageIvs): number {
   let shared = 0;
   for (let at = 0; at < Math.min(a.length, b.length); at += ivBytes) {

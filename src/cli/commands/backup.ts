@@ -97,7 +97,7 @@ async function backupStore(
   return withNewKey(context, options, directories, run);
 }
 
-/** Backs up a database that is not encrypted; the first backup generates the recovery key. */
+/** Backs up an unencrypted database. The first backup generates the recovery key. */
 async function backupPlain(
   context: Context,
   options: BackupOptions,
@@ -122,7 +122,7 @@ async function backupPlain(
   );
 }
 
-/** Runs a backup with a recovery key that is generated if there is no recipient. */
+/** Runs a backup. Generates a recovery key if there is no recipient. */
 async function withNewKey(
   context: Context,
   options: BackupOptions,

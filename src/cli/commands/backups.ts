@@ -11,7 +11,7 @@ import {
 import { Table } from "../ui/table.js";
 import { formatAge, formatSize } from "../ui/units.js";
 
-/** Columns of a terminal that the full table needs. */
+/** The terminal columns of the full table. */
 const fullTableColumns = 102;
 
 export function addCommand(program: Command): void {

@@ -36,7 +36,7 @@ export interface CommandEntry {
   readonly options: readonly OptionEntry[];
   readonly arguments: readonly ArgumentEntry[];
   readonly commands: readonly CommandEntry[];
-  /** Details and examples, which follow the options in the help. */
+  /** Details and examples after the options in the help. */
   readonly notes: string;
 }
 

@@ -96,7 +96,7 @@ export async function requiredOpener(
   });
 }
 
-/** Asks for what opens a bundle, which is a recovery key or the passphrase of the bundle. */
+/** Asks for the recovery key or the passphrase of a bundle. */
 async function askOpener(bundle: string): Promise<BundleOpener> {
   const answer = await askSecret(
     `Recovery key (AGE-SECRET-KEY-1…) or passphrase of the bundle ${bundle}`,
@@ -113,7 +113,7 @@ export interface BundleSearch {
   readonly directory: string | undefined;
 }
 
-/** Where passphrases are kept, and for which store. */
+/** The source of passphrases and their store. */
 export interface KeptSecret {
   readonly source: PassphraseSource;
   readonly storePath: string;
@@ -179,10 +179,11 @@ async function withKnownBundle(error: unknown, search: BundleSearch): Promise<un
 }
 
 /**
- * Runs an operation on a backup with the bundle that the options name.
+ * Runs an operation on a backup with the bundle in the options.
  *
- * If they name none and no passphrase that is kept here opens the backup, and its bundle is in the
- * known directory, asks for the recovery key on a terminal and runs the operation again with it.
+ * Without a bundle in the options, runs the operation with the kept passphrases. If none of them
+ * opens the backup and its bundle is in the known directory, asks for the recovery key on a
+ * terminal and runs the operation again with the bundle.
  */
 export async function withBundle<Result>(
   options: BundleKeyOptions,
@@ -201,7 +202,7 @@ export async function withBundle<Result>(
   }
 }
 
-/** Returns whether an operation failed because no passphrase that is kept here opens the backup. */
+/** Returns whether an operation failed because no kept passphrase opens the backup. */
 async function needsBundle(
   error: unknown,
   { backup }: BundleSearch,

@@ -27,7 +27,7 @@ function* fields(client: Client, secrets: boolean): Generator<[string, string]> 
   }
 }
 
-/** Returns the kinds of message that the client may send in addition to ordinary messages. */
+/** Returns the client's message kinds beyond ordinary messages. */
 export function abilities(client: Client): string {
   const may = [
     client.can_escalate && "escalate",

@@ -72,7 +72,7 @@ export async function confirm(question: string, yes: boolean): Promise<void> {
 /**
  * Reads a secret from the terminal without showing it.
  *
- * @param option - the option that gives the secret without a terminal, for the hint
+ * @param option - the option with the secret for use without a terminal, for the hint
  * @throws {@link StoreError} usage - if there is no terminal
  */
 export async function askSecret(question: string, option: string): Promise<string> {
