@@ -139,7 +139,7 @@ export async function checkServerJson({
   return [good("server.json", "the hub uses this store, and there is no password in the file")];
 }
 
-/** Returns how `server.json` names a store. An absolute subfolder takes the place of the data home. */
+/** Returns the settings of a store in `server.json`. An absolute subfolder replaces the data home. */
 function settingsOfStore(storePath: string): string {
   const directory = dirname(storePath);
   const subfolder = dirname(directory) === dataHome() ? basename(directory) : directory;
@@ -147,8 +147,8 @@ function settingsOfStore(storePath: string): string {
 }
 
 /**
- * Returns the command line after which the hub gets the passphrase from `run`, and `server.json` has
- * none. Rotates last: the passphrase has been on the disk, and perhaps is in a backup of it.
+ * Returns the command line that starts the hub through `run` and removes the passphrase from
+ * `server.json`. Rotates last: the passphrase was on the disk, and may be in a backup of it.
  */
 async function removePasswordCommand(bundleFolder: string | undefined): Promise<string> {
   const directory = bundleFolder === undefined ? "DIRECTORY" : shellQuote(bundleFolder);
