@@ -8,7 +8,8 @@
 import { join } from "node:path";
 import { bundleName, describeBundle } from "../bundle/bundle.js";
 import { hasCode, StoreError } from "../errors.js";
-import { listDirectory, statIfExists } from "../fs/read.js";
+import { explain, recogniseFile } from "../fs/file-kind.js";
+import { listDirectory, lstatIfExists, statIfExists } from "../fs/read.js";
 import { type PassphraseSource, readPassphrases } from "../keys/source.js";
 import type { StoreKey } from "../store/cipher.js";
 import {
@@ -218,6 +219,12 @@ async function isFileOfSize(path: string, size: number): Promise<boolean> {
 async function namesInBackupDirectory(path: string): Promise<string[]> {
   const names = await listDirectory(path);
   if (names !== undefined) return names;
+  if (await lstatIfExists(path)) {
+    const error = new StoreError("notFound", `${path} is not a directory`, {
+      hint: "Name the directory of the backups.",
+    });
+    throw explain(error, await recogniseFile(path), []);
+  }
   throw new StoreError("notFound", `no such file or directory: ${path}`, {
     hint: `Mount the disk of ${path} if it has one, or name the directory of the backups.`,
   });

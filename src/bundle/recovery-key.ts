@@ -149,7 +149,7 @@ const identityProblems: readonly (IdentityProblem & { readonly pattern: RegExp }
     hint: identityHint,
   },
   {
-    pattern: /^-----BEGIN |^SSH-/,
+    pattern: /^-----BEGIN (?!AGE )|^SSH-/,
     name: "an SSH key",
     message: "an SSH key is not a recovery key",
     hint: "Bundles are encrypted to age keys only: give AGE-SECRET-KEY-1….",

@@ -9,6 +9,7 @@
 import { dirname, isAbsolute } from "node:path";
 import { hasCode, isKind, StoreError, systemError } from "../errors.js";
 import { makeDirectory, replaceFile } from "../fs/atomic.js";
+import { decodeText } from "../fs/encoding.js";
 import { explain, recogniseFile } from "../fs/file-kind.js";
 import { assertNotWritableByOthers } from "../fs/private.js";
 import { lstatIfExists, readSmallFile } from "../fs/read.js";
@@ -247,7 +248,7 @@ export async function loadSettings(
   try {
     const { bytes, stats } = await readSmallFile(path, settingsLimit);
     assertNotWritableByOthers(path, stats);
-    return parseSettings(bytes.toString("utf8"), path, onProblem);
+    return parseSettings(textOf(bytes), path, onProblem);
   } catch (error) {
     if (hasCode(error, "ENOENT", "ENOTDIR")) return undefined;
     const problem = systemError(error, `cannot read the settings file ${path}`);
@@ -256,6 +257,15 @@ export async function loadSettings(
     }
     onProblem(problem);
     return {};
+  }
+}
+
+/** Bytes that are not text do not parse as JSON, which is the error to report. */
+function textOf(bytes: Buffer): string {
+  try {
+    return decodeText(bytes);
+  } catch {
+    return bytes.toString("utf8");
   }
 }
 

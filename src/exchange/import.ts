@@ -1,8 +1,8 @@
 /** Imports clients from a file into a store: all of them or none. */
-import { createReadStream } from "node:fs";
 import { revokedApiKey } from "../client/client.js";
 import { widenings } from "../client/permissions.js";
 import { StoreError, systemError } from "../errors.js";
+import { openFileOrPipe } from "../fs/pipe.js";
 import { statIfExists } from "../fs/read.js";
 import { findHolders } from "../process/holders.js";
 import { exactInteger } from "../store/client-row.js";
@@ -65,7 +65,7 @@ export interface ReadImport {
 export async function readImport(options: ImportOptions): Promise<ReadImport> {
   const { store, file, update = false, progress = () => {} } = options;
   const total = typeof file === "string" ? await inputSize(file) : 0;
-  const bytes = typeof file === "string" ? createReadStream(file) : file;
+  const bytes = typeof file === "string" ? await openInput(file) : file;
   const lines = linesOf(bytes, (done) => {
     options.signal?.throwIfAborted();
     progress(done, total);
@@ -94,6 +94,15 @@ async function widenedBy({ updated }: Plan, store: ClientTable): Promise<Widened
     if (fields.length > 0) found.push({ client_id: id, name: before.name, fields });
   }
   return found;
+}
+
+/** Opens the file or pipe. The stream closes it. */
+async function openInput(path: string): Promise<AsyncIterable<Uint8Array>> {
+  try {
+    return (await openFileOrPipe(path)).createReadStream();
+  } catch (error) {
+    throw systemError(error, `cannot read ${path}`);
+  }
 }
 
 async function inputSize(path: string): Promise<number> {

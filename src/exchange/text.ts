@@ -1,26 +1,31 @@
 /** Splits text into lines in constant memory. */
 import { StoreError } from "../errors.js";
+import { encodingOf } from "../fs/encoding.js";
 
 /** In characters. A longer line is neither a client nor a document short enough to be parsed. */
 const longestLine = 256_000_000;
 
 /**
- * Yields the lines of UTF-8 text, each with its line end.
+ * Yields the lines of UTF-8 text, or of UTF-16 with a byte order mark, each with its line end.
  *
  * @param seen - called with the number of bytes read so far
- * @throws {@link StoreError} refused - if the text is not UTF-8, or if a line is too long
+ * @throws {@link StoreError} refused - if it is not text, or if a line is too long
  */
 export async function* linesOf(
   bytes: AsyncIterable<Uint8Array>,
   seen: (bytes: number) => void = () => {},
 ): AsyncGenerator<string> {
-  const decoder = new TextDecoder("utf-8", { fatal: true });
+  let decoder: InstanceType<typeof TextDecoder> | undefined;
   const decode = (chunk?: Uint8Array) => {
+    // A file of zeros has no line end for gigabytes.
+    const isText = decoder !== undefined || chunk === undefined || chunk[0] !== 0;
     try {
-      return decoder.decode(chunk, { stream: chunk !== undefined });
+      decoder ??= new TextDecoder(encodingOf(chunk ?? new Uint8Array()), { fatal: true });
+      if (isText) return decoder.decode(chunk, { stream: chunk !== undefined });
     } catch {
-      throw new StoreError("refused", "the file is not UTF-8 text");
+      // Reported below.
     }
+    throw new StoreError("refused", "the file is not text in UTF-8 or UTF-16");
   };
   let begun: string[] = [];
   let length = 0;

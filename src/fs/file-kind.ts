@@ -5,6 +5,7 @@
 import { constants } from "node:fs";
 import { open } from "node:fs/promises";
 import { type StoreError, wrap } from "../errors.js";
+import { decodeText } from "./encoding.js";
 
 export type FileKind = keyof typeof kinds;
 
@@ -162,10 +163,10 @@ function unarmored(text: string): string {
   return Buffer.from(body, "base64").toString("latin1");
 }
 
-/** Returns the text without a byte order mark, or undefined if the bytes are not UTF-8 text. */
+/** Returns the text without a byte order mark, or undefined if the bytes are not text. */
 function decode(bytes: Buffer, isCut: boolean): string | undefined {
   try {
-    const text = new TextDecoder("utf-8", { fatal: true }).decode(bytes, { stream: isCut });
+    const text = decodeText(bytes, { isCut }).replace(/^\ufeff/, "");
     // biome-ignore lint/suspicious/noControlCharactersInRegex: they tell text from other bytes
     return /[\0-\x08\x0e-\x1a]/.test(text) ? undefined : text;
   } catch {

@@ -1,7 +1,9 @@
 /** Reads files with a secret, and refuses files that other users can change. */
-import { constants, type Stats } from "node:fs";
-import { type FileHandle, lstat, open } from "node:fs/promises";
+import type { Stats } from "node:fs";
+import { type FileHandle, lstat } from "node:fs/promises";
 import { type ErrorKind, hasCode, StoreError, systemError } from "../errors.js";
+import { decodeText } from "./encoding.js";
+import { openFileOrPipe } from "./pipe.js";
 
 /**
  * In bytes, longer than any passphrase or key. A database named by mistake is not read as a whole.
@@ -46,10 +48,14 @@ export async function readSecretBytes(
   try {
     const link = await lstat(path);
     if (link.isSymbolicLink()) assertOwned(path, link);
-    await using file = await open(path, constants.O_RDONLY | constants.O_NOCTTY);
+    await using file = await openFileOrPipe(path);
     const stats = await file.stat();
     if (!stats.isFile() && !stats.isFIFO()) {
-      throw new StoreError("refused", `${path} is not a file`);
+      throw new StoreError(
+        "refused",
+        `${path} is ${stats.isDirectory() ? "a directory" : "not a file"}`,
+        { hint: "Name a file." },
+      );
     }
     if (!options.guarded) assertNotShared(path, stats);
     return await readSecret(file, path);
@@ -77,14 +83,13 @@ async function readSecret(file: FileHandle, path: string): Promise<Uint8Array> {
  * Decodes a secret, without the final newline appended by editors and `echo`.
  *
  * @param what - the origin of the secret, for the message
- * @throws {@link StoreError} refused - if it is not UTF-8
+ * @throws {@link StoreError} refused - if it is neither UTF-8 nor UTF-16 with a byte order mark
  */
 export function decodeSecret(bytes: Uint8Array, what: string): string {
   try {
-    const text = new TextDecoder("utf-8", { fatal: true, ignoreBOM: true }).decode(bytes);
-    return text.replace(/\r?\n$/, "");
+    return decodeText(bytes).replace(/\r?\n$/, "");
   } catch {
-    throw new StoreError("refused", `${what}: not UTF-8 text`);
+    throw new StoreError("refused", `${what}: not text in UTF-8 or UTF-16`);
   }
 }
 

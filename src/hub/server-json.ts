@@ -9,8 +9,10 @@ import { readFile, stat } from "node:fs/promises";
 import { isAbsolute, join } from "node:path";
 import { isJsonObject, type JsonObject, type JsonValue, parseJson } from "../client/json.js";
 import { configHome, dataHome, type Environment, realPath } from "../config/paths.js";
-import { hasCode, StoreError, systemError } from "../errors.js";
+import { hasCode, StoreError, systemError, withLine, wrap } from "../errors.js";
+import { encodingOf } from "../fs/encoding.js";
 import { explain, recogniseContent } from "../fs/file-kind.js";
+import { shellQuote } from "../text/escape.js";
 
 /** The module name of HiveMind's SQLite store in `server.json`. */
 export const sqliteModule = "hivemind-sqlite-db-plugin";
@@ -113,7 +115,15 @@ function decode(bytes: Buffer, path: string): string {
     // Keep a byte order mark: Python's json rejects it, and so does the parser here.
     return new TextDecoder("utf-8", { fatal: true, ignoreBOM: true }).decode(bytes);
   } catch (error) {
-    throw notParsed(path, "it is not UTF-8 text", error);
+    if (encodingOf(bytes) === "utf-8") throw notParsed(path, "it is not UTF-8 text", error);
+    const parsed = notParsed(path, "it is UTF-16 text, which the hub cannot read", error);
+    const utf8 = shellQuote(`${path}.utf8`);
+    throw wrap(parsed, {
+      hint: withLine(
+        parsed.hint,
+        `Convert it: iconv -f UTF-16 -t UTF-8 ${shellQuote(path)} > ${utf8} && mv ${utf8} ${shellQuote(path)}`,
+      ),
+    });
   }
 }
 

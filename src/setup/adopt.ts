@@ -12,10 +12,12 @@ import { readSecretFile } from "../fs/private.js";
 import { findPasswordDelivery } from "../hub/password-delivery.js";
 import { namedStore, passwordIn, readServerJson, serverJsonPath } from "../hub/server-json.js";
 import { assertKeyringUsable } from "../keys/keyring.js";
+import { readPassphrasesInFile } from "../keys/passphrase-file.js";
 import { adoptPendingIfEqual, firstPassphrase, planRotation } from "../keys/rotation-plan.js";
-import { describeSource, formatSource, readPassphraseFile } from "../keys/source.js";
+import { describeSource, formatSource } from "../keys/source.js";
 import type { ServiceReport } from "../operation/service.js";
 import { throwIfAborted } from "../process/abort.js";
+import type { Reporter } from "../reporter.js";
 import { selectService } from "../service/select.js";
 import {
   type CipherCompatibility,
@@ -45,7 +47,7 @@ export interface AdoptOptions extends OperationOptions {
   readonly backupDirectory?: string | undefined;
   readonly recipientPlan: RecipientPlan;
   /** Default: the password in `server.json`. */
-  readonly passphrase?: string | undefined;
+  readonly passphrase?: StoreSecret | string | undefined;
   /** Asks for the passphrase if `server.json` has none. */
   readonly askPassphrase?: (() => Promise<string>) | undefined;
   /** Whether to remove the plaintext password from `server.json`. */
@@ -69,9 +71,42 @@ export interface AdoptResult {
 }
 
 /** Reads the passphrase of a store to adopt, or its raw key. No other command accepts a raw key. */
-export async function readStoreSecret(path: string): Promise<string> {
+export async function readStoreSecret(path: string): Promise<StoreSecret> {
   const secret = await readSecretFile(path, { missing: "passphraseUnavailable" });
-  return isRawKey(secret) ? secret : readPassphraseFile(path);
+  if (isRawKey(secret)) return { path, candidates: [secret] };
+  return {
+    path,
+    candidates: await readPassphrasesInFile(path, { missing: "passphraseUnavailable" }),
+  };
+}
+
+/** What a file has for the store: its first line, and perhaps its whole text. */
+export interface StoreSecret {
+  readonly path: string;
+  readonly candidates: readonly [string, ...string[]];
+}
+
+/** Returns the candidate that opens the store; the likeliest if none does. */
+async function openingCandidate(
+  storePath: string,
+  { path, candidates }: StoreSecret,
+  reporter: Reporter,
+): Promise<string> {
+  const [likeliest, ...others] = candidates;
+  if (others.length === 0) return likeliest;
+  for (const candidate of candidates) {
+    try {
+      const { connection } = await openEncrypted(storePath, candidate, { mode: "readwrite" });
+      await connection.close();
+      if (candidate !== likeliest) {
+        reporter.notice(`${path}: the whole text opens the store, not the first line alone`);
+      }
+      return candidate;
+    } catch (error) {
+      if (!isKind(error, "wrongPassphrase")) throw error;
+    }
+  }
+  return likeliest;
 }
 
 /**
@@ -90,8 +125,11 @@ export async function adopt(options: AdoptOptions): Promise<AdoptResult> {
   await assertEncrypted(storePath);
   await assertBundleDirectory(bundleTo);
   const inServerJson = await findPassword(storePath);
-  const passphrase =
-    options.passphrase ?? inServerJson?.password ?? (await options.askPassphrase?.());
+  const given =
+    typeof options.passphrase === "object"
+      ? await openingCandidate(storePath, options.passphrase, reporter)
+      : options.passphrase;
+  const passphrase = given ?? inServerJson?.password ?? (await options.askPassphrase?.());
   if (passphrase === undefined) {
     throw new StoreError(
       "passphraseUnavailable",

@@ -87,7 +87,7 @@ test("what is no file of clients is refused in words, and nothing is left behind
     [["import-clients", machine.folder], 10, /is a directory/],
     [["import-clients", machine.path("text", "below")], 10, /no such file/],
     [["import-clients", machine.path("circle")], 18, /symbolic link/],
-    [["import-clients", machine.path("binary")], 17, /not UTF-8/],
+    [["import-clients", machine.path("binary")], 17, /not text in UTF-8 or UTF-16/],
     [["import-clients", machine.path("empty")], 17, /empty/],
     [["import-clients", machine.path("text")], 17, /not a header[\s\S]*access_key/],
     [["export-clients", "--path", machine.path("no", "folder.csv")], 18, /cannot create/],

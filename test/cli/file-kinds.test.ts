@@ -2,12 +2,25 @@
  * Every kind of file in every place where a file is expected: what fits is used, the rest is named.
  */
 import { execFile } from "node:child_process";
-import { copyFile, mkdir, mkdtemp, readdir, readFile, rm, writeFile } from "node:fs/promises";
+import { once } from "node:events";
+import {
+  copyFile,
+  mkdir,
+  mkdtemp,
+  readdir,
+  readFile,
+  rm,
+  symlink,
+  truncate,
+  writeFile,
+} from "node:fs/promises";
+import { createServer } from "node:net";
 import { tmpdir } from "node:os";
-import { join } from "node:path";
+import { dirname, join } from "node:path";
 import { promisify } from "node:util";
 import { armor, Encrypter } from "age-encryption";
-import { afterAll, beforeAll, expect, test } from "vitest";
+import { afterAll, beforeAll, expect, onTestFinished, test } from "vitest";
+import { ClientStore } from "../../src/store/client-store.js";
 import { fixtures } from "../store/temporary.js";
 import { Machine } from "./machine.js";
 
@@ -184,3 +197,153 @@ test("a passphrase file with a byte order mark, CRLF and further lines opens wha
     expect.stringContaining("the first line is the passphrase"),
   ]);
 });
+
+/** The options that take a file or a directory, each in a command that reads it. */
+const readers: [option: string, args: (path: string) => string[]][] = [
+  ["--identity", (path) => ["bundle", "show", files.bundle, "-i", path]],
+  [
+    "--bundle-passphrase-file",
+    (path) => ["bundle", "show", files.bundle, "--bundle-passphrase-file", path],
+  ],
+  ["bundle show", (path) => ["bundle", "show", path]],
+  ["bundle import", (path) => ["bundle", "import", path, "-i", files.identity]],
+  ["--bundle", (path) => ["verify", files.backup, "--bundle", path, "-i", files.identity]],
+  ["verify", (path) => ["verify", path]],
+  ["restore", (path) => ["restore", path, "--to", machine.path("new.db")]],
+  ["import-clients", (path) => ["import-clients", path, "--dry-run"]],
+  [
+    "--passphrase-file",
+    (path) => [
+      "init",
+      "--db",
+      machine.path("new.db"),
+      "--passphrase-file",
+      path,
+      "--recovery-key-file",
+      machine.path("new-key"),
+    ],
+  ],
+  ["file:", (path) => ["list-clients", "--passphrase-source", `file:${path}`]],
+  ["--config", (path) => ["list-clients", "--config", path]],
+  ["--db", (path) => ["list-clients", "--db", path]],
+  ["backups", (path) => ["backups", path]],
+  ["prune", (path) => ["prune", path, "--keep-last", "1"]],
+];
+const ofDirectories = ["backups", "prune"];
+
+test.each(readers)(
+  "%s: what is not a file of any kind",
+  async (option, args) => {
+    const special = await mkdtemp(machine.path("special-"));
+    await mkdir(join(special, "directory"));
+    await symlink("loop", join(special, "loop"));
+    await run("mkfifo", ["-m", "600", join(special, "fifo")]);
+    const server = createServer().listen(join(special, "socket"));
+    onTestFinished(async () => void server.close());
+    await once(server, "listening");
+    await writeFile(join(special, "empty"), "", { mode: 0o600 });
+    await writeFile(join(special, "zeros"), "", { mode: 0o600 });
+    await truncate(join(special, "zeros"), 2 ** 31);
+    const store = await readFile(machine.store);
+    const names = (await readdir(special)).filter((name) => {
+      // 2 GB of whole pages may be a backup: they are read.
+      if (name === "zeros") return !["verify", "restore"].includes(option);
+      return name !== "directory" || !ofDirectories.includes(option);
+    });
+    for (const name of names) {
+      const { code, stdout, stderr } = await machine.run(args(join(special, name)));
+      const text = stdout + stderr;
+      expect([name, code, text]).toEqual([name, expect.any(Number), expect.stringContaining(name)]);
+      expect([name, code]).not.toEqual([name, 0]);
+      expect(text).not.toMatch(/internal|unexpected error|at .*\.js:/);
+      if (ofDirectories.includes(option) && name !== "loop")
+        expect(text).toMatch(/is not a directory/);
+    }
+    expect(await readFile(machine.store)).toEqual(store);
+    expect(await readdir(machine.folder)).not.toContain("new.db");
+  },
+  120_000,
+);
+
+const utf16 = (text: string) => Buffer.from(`\ufeff${text}`, "utf16le");
+
+test("UTF-16, as PowerShell writes it: text is read; what the hub could not read is refused", async () => {
+  const write = async (name: string, text: string) => {
+    const path = machine.path(name);
+    await writeFile(path, utf16(text), { mode: 0o600 });
+    return path;
+  };
+  const identity = await write("id-16", await readFile(files.identity, "utf8"));
+  const shown = await machine.run(["bundle", "show", files.bundle, "-i", identity]);
+  expect([shown.code, shown.stdout]).toEqual([0, expect.stringContaining("PRAGMA key")]);
+
+  const words = await write("words-16", "correct horse\r\n");
+  const db = machine.path("sixteen", "clients.db");
+  await mkdir(machine.path("sixteen"));
+  const init = await machine.run([
+    ...["init", "--db", db, "--passphrase-file", words],
+    ...["--recovery-key-file", machine.path("key-16")],
+  ]);
+  expect([init.code, init.stderr]).toEqual([0, expect.any(String)]);
+  const source = ["--db", db, "--passphrase-source", `file:${files.passphrase}`];
+  expect((await machine.run(["list-clients", ...source])).code).toBe(0);
+
+  for (const [name, text] of [
+    [
+      "csv-16",
+      "client_id,name,is_admin,access_key,password,crypto_key\r\n7,kitchen,False,key,,\r\n",
+    ],
+    ["json-16", '[{"client_id": 7, "api_key": "key", "name": "kitchen"}]'],
+  ] as const) {
+    const args = ["import-clients", await write(name, text), "--dry-run"];
+    const imported = await machine.run(args);
+    expect([imported.code, imported.stdout]).toEqual([0, expect.stringContaining("1 added")]);
+  }
+  const settings = await write("settings-16", await readFile(files.settings, "utf8"));
+  expect((await machine.run(["list-clients", "--config", settings])).code).toBe(0);
+
+  const server = machine.path("config", "hivemind-core", "server.json");
+  await mkdir(machine.path("config", "hivemind-core"), { recursive: true });
+  onTestFinished(() => rm(server));
+  await writeFile(server, utf16('{"database": {}}'));
+  const refused = await machine.run(["list-clients"]);
+  expect([refused.code, refused.stderr]).toEqual([
+    17,
+    expect.stringMatching(/UTF-16 text, which the hub cannot read[\s\S]*iconv -f UTF-16 -t UTF-8/),
+  ]);
+}, 60_000);
+
+test("a file of SSH keys only: the error says what a recovery key is", async () => {
+  const ssh = machine.path("ssh-only");
+  await writeFile(
+    ssh,
+    "-----BEGIN OPENSSH PRIVATE KEY-----\nYWJj\n-----END OPENSSH PRIVATE KEY-----\n",
+  );
+  const { code, stderr } = await machine.run(["bundle", "show", files.bundle, "-i", ssh]);
+  expect([code, stderr]).toEqual([
+    2,
+    expect.stringMatching(/an SSH key is not a recovery key[\s\S]*AGE-SECRET-KEY-1/),
+  ]);
+});
+
+test.each([
+  ["first line", "two words\nof a verse\n", "two words"],
+  ["whole text", "two words\nof a verse\n", "two words\nof a verse"],
+])(
+  "init --adopt takes the %s of a file, whichever opens the store",
+  async (part, text, passphrase) => {
+    const own = await Machine.make();
+    await mkdir(dirname(own.store), { recursive: true });
+    await (await ClientStore.create(own.store, passphrase)).close();
+    const file = own.path("words");
+    await writeFile(file, text, { mode: 0o600 });
+    await mkdir(own.path("bundles"), { mode: 0o700 });
+    const adopted = await own.run([
+      ...["init", "--adopt", "--passphrase-file", file, "--bundle-to", own.path("bundles")],
+      ...["--recovery-key-file", own.path("key")],
+    ]);
+    expect([adopted.code, adopted.stderr]).toEqual([0, expect.any(String)]);
+    expect(adopted.stderr.includes("the whole text opens the store")).toBe(part === "whole text");
+    expect((await own.run(["list-clients"])).code).toBe(0);
+  },
+);

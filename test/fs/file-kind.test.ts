@@ -8,6 +8,12 @@ import { StoreError } from "../../src/errors.js";
 import { explain, recogniseContent } from "../../src/fs/file-kind.js";
 
 const identity = await generateX25519Identity();
+/** Node.js has no encoder for UTF-16 in big-endian order. */
+function utf16(text: string, encoding: string): Buffer {
+  const bytes = Buffer.from(text, "utf16le");
+  return encoding === "utf-16be" ? bytes.swap16() : bytes;
+}
+
 const recipient = await identityToRecipient(identity);
 
 test.each([
@@ -39,6 +45,14 @@ test.each([
 ] as const)("%s", (kind, contents) => {
   const isBinary = !contents.startsWith("\ufeff");
   expect(recogniseContent(Buffer.from(contents, isBinary ? "latin1" : "utf8"))).toBe(kind);
+});
+
+test.each(["utf-16le", "utf-16be"])("%s with a byte order mark is read as text", (encoding) => {
+  const bytes = (text: string) => utf16(`\ufeff${text}`, encoding);
+  expect(recogniseContent(bytes(`# created\r\n${identity}\r\n`))).toBe("identity");
+  expect(recogniseContent(bytes("correct horse\r\n"))).toBe("passphrase");
+  expect(recogniseContent(bytes("client_id,name,access_key\r\n"))).toBe("clients");
+  expect(recogniseContent(bytes('{"database": {}}'))).toBe("server.json");
 });
 
 test("bytes in whole pages may be an encrypted database; others and long texts are unknown", () => {

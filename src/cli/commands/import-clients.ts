@@ -1,6 +1,6 @@
 import type { Command } from "commander";
 import { expandPath } from "../../config/paths.js";
-import { exitCodes, StoreError } from "../../errors.js";
+import { exitCodes, isKind, StoreError, wrap } from "../../errors.js";
 import type { ReadImport, Widened } from "../../exchange/import.js";
 import type { Plan } from "../../exchange/plan.js";
 import { abortOnSignal } from "../../process/signals.js";
@@ -67,7 +67,11 @@ async function importClients(
       update,
       signal,
       progress: (done, total) => progress.show("reading", done, total),
-    }).finally(() => progress.end());
+    })
+      .catch(async (error: unknown) => {
+        throw path === null ? error : await describeFile(error, path);
+      })
+      .finally(() => progress.end());
     const { plan } = read;
     const isRefused = plan.refusedRows > 0;
     if (!isRefused && !dryRun) {
@@ -81,6 +85,14 @@ async function importClients(
     printImport(context, { path, dryRun, ...read });
     if (isRefused) process.exitCode = exitCodes.refused;
   });
+}
+
+/** Adds the path to an error about the file's text, and what the file is. */
+async function describeFile(error: unknown, path: string): Promise<unknown> {
+  if (!isKind(error, "refused") || error.message.includes(path)) return error;
+  const { explain, recogniseFile } = await import("../../fs/file-kind.js");
+  const named = wrap(error, { message: `${path}: ${error.message}` });
+  return explain(named, await recogniseFile(path), ["clients", "passphrase", "empty"]);
 }
 
 /**

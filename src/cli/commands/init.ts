@@ -163,7 +163,8 @@ async function runAdopt(context: Context, options: InitOptions): Promise<void> {
   const { planRecipients } = await import("../../bundle/recipients.js");
   const recipientPlan = await planRecipients(recipientOptions(context, options));
   const { passphraseFile } = options;
-  const passphrase = passphraseFile && (await readStoreSecret(expandPath(passphraseFile)));
+  const passphrase =
+    passphraseFile === undefined ? undefined : await readStoreSecret(expandPath(passphraseFile));
   const result = await operate(context, (lock, signal) =>
     adopt({
       ...operationOptions(context, options, lock, signal),

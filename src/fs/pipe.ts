@@ -1,0 +1,44 @@
+/** Opens files that may be pipes, such as the shell's `<(command)`. */
+import { closeSync, constants, openSync } from "node:fs";
+import { type FileHandle, open, stat } from "node:fs/promises";
+import { StoreError } from "../errors.js";
+
+/** A shell starts the writer of `<(command)` at once. */
+const writerTimeoutMs = 5_000;
+
+/**
+ * Opens a file or a pipe for reading.
+ *
+ * The system opens a named pipe only when a program writes to it, which may be never.
+ *
+ * @throws {@link StoreError} io - if no program writes to the pipe
+ * @throws the system's own error if it cannot be opened
+ */
+export async function openFileOrPipe(path: string): Promise<FileHandle> {
+  const flags = constants.O_RDONLY | constants.O_NOCTTY;
+  if (!(await stat(path)).isFIFO()) return await open(path, flags);
+  let isLate = false;
+  const timer = setTimeout(() => {
+    isLate = true;
+    unblock(path);
+  }, writerTimeoutMs);
+  try {
+    const file = await open(path, flags);
+    if (!isLate) return file;
+    await file.close();
+    throw new StoreError("io", `no program writes to the pipe ${path}`, {
+      hint: "Name a file, or start the program that writes to the pipe.",
+    });
+  } finally {
+    clearTimeout(timer);
+  }
+}
+
+/** Ends the wait for a writer: a thread that waits in the system would also keep Node.js from ending. */
+function unblock(path: string): void {
+  try {
+    closeSync(openSync(path, constants.O_WRONLY | constants.O_NONBLOCK));
+  } catch {
+    // A pipe without a reader any more.
+  }
+}
