@@ -1,10 +1,11 @@
 #!/usr/bin/env node
 // age-fixture.mjs COMMIT [PART...]
 //
-// Builds the program as it was at COMMIT and lets it write what it writes, from the sample clients and with the test
-// secrets of test/fixtures/age, into test/fixtures/age/COMMIT (shortened). Without PARTs, everything that the commit
-// can write: do that at each release, so that a later version is tried with it (test/age). Works for every commit from
-// c2eeaee on; needs what scripts/setup --tests installs, and root for the private session.
+// Builds the program as it was at COMMIT and lets it write what it writes, from the sample clients
+// and with the test secrets of test/fixtures/age, into test/fixtures/age/COMMIT (shortened).
+// Without PARTs, everything that the commit can write: do that at each release, so that a later
+// version is tried with it (test/age). Works for every commit from c2eeaee on; needs what
+// scripts/setup --tests installs, and root for the private session.
 import { execFileSync } from "node:child_process";
 import { subscribe } from "node:diagnostics_channel";
 import {
@@ -25,7 +26,9 @@ import { fileURLToPath, pathToFileURL } from "node:url";
 const script = fileURLToPath(import.meta.url);
 const root = resolve(script, "../..");
 const fixtures = join(root, "test/fixtures/age");
-/** Stands in the texts for the folder that things were written in, whose name is another each time. */
+/**
+ * Stands in the texts for the folder that things were written in, whose name is another each time.
+ */
 const placeholder = "@FOLDER@";
 
 const { AGE_FIXTURE_BUILD: build, AGE_FIXTURE_OUT: out } = process.env;
@@ -302,7 +305,9 @@ function keyringEntries(folder) {
   return `${JSON.stringify(found, undefined, 2)}\n`.replaceAll(folder, placeholder);
 }
 
-/** Keeps a copy of a folder, and of the keyring, as they are at each of these steps of an operation. */
+/**
+ * Keeps a copy of a folder, and of the keyring, as they are at each of these steps of an operation.
+ */
 function snapshotAtSteps(folders) {
   subscribe("hivemind-sqlcipher:step", (step) => {
     const folder = folders[step];

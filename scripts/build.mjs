@@ -1,14 +1,15 @@
 /**
  * build.mjs
  *
- * Builds dist/: the library, module by module with its types, by tsc; and dist/cli/, the command, by rolldown, as a few
- * CommonJS files, which Node.js loads in a fraction of the time that a few hundred modules take. With it go the licences of
- * the packages that are in it.
+ * Builds dist/: the library, module by module with its types, by tsc; and dist/cli/, the command,
+ * by rolldown, as a few CommonJS files, which Node.js loads in a fraction of the time that a few
+ * hundred modules take. With it go the licences of the packages that are in it.
  *
  *   build.mjs [DIRECTORY]     (default: dist/)
  *
- * Only what changed is put in place, and each file by a rename: a run beside this one may be starting a process from
- * dist/. Files of earlier builds stay for the same reason; `npm pack` begins without any.
+ * Only what changed is put in place, and each file by a rename: a run beside this one may be
+ * starting a process from dist/. Files of earlier builds stay for the same reason; `npm pack`
+ * begins without any.
  */
 import { spawnSync } from "node:child_process";
 import {
@@ -28,7 +29,9 @@ import { rolldown } from "rolldown";
 const top = fileURLToPath(new URL("..", import.meta.url));
 const target = resolve(process.argv[2] ?? join(top, "dist"));
 
-/** What short commands load, in one file: each further one would take as long to find as to read. */
+/**
+ * What short commands load, in one file: each further one would take as long to find as to read.
+ */
 const base = new RegExp(
   [
     "src/(?:errors|reporter|schema)\\.ts",
@@ -70,8 +73,8 @@ async function buildCommand(folder) {
       reference: "src/cli/docs/reference.ts",
     },
     platform: "node",
-    // Large, and has no licence in its package that could be shipped. (What is native is none of the bundler's business:
-    // it is loaded by createRequire.)
+    // Large, and has no licence in its package that could be shipped. (What is native is none of
+    // the bundler's business: it is loaded by createRequire.)
     external: ["@redis/client"],
     resolve: { mainFields: ["module", "main"] },
     transform: { target: "node22" },

@@ -1,4 +1,7 @@
-/** The library's reference in Markdown: every export of src/index.ts with its signature and docstring. */
+/**
+ * The library's reference in Markdown: every export of src/index.ts with its signature and
+ * docstring.
+ */
 import { fileURLToPath } from "node:url";
 import { Node, Project } from "ts-morph";
 

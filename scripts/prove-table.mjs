@@ -1,7 +1,8 @@
 // prove-table.mjs FOLDER PART ...
 //
-// Prints what scripts/prove tried and how much of it failed: of each part the lines that its suites reported
-// (FOLDER/PART.jsonl, see test/prove-report.ts), and the tests themselves (FOLDER/PART.json, vitest's report).
+// Prints what scripts/prove tried and how much of it failed: of each part the lines that its suites
+// reported (FOLDER/PART.jsonl, see test/prove-report.ts), and the tests themselves
+// (FOLDER/PART.json, vitest's report).
 import { existsSync, readFileSync } from "node:fs";
 import { join } from "node:path";
 

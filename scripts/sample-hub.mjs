@@ -1,5 +1,5 @@
-// A stand-in for a hub, for quickstart: holds the store open, fills it once, then notes a client's last_seen again and
-// again, as a hub does on every message. Usage: node sample-hub.mjs STORE
+// A stand-in for a hub, for quickstart: holds the store open, fills it once, then notes a client's
+// last_seen again and again, as a hub does on every message. Usage: node sample-hub.mjs STORE
 import { execFile } from "node:child_process";
 import { randomBytes } from "node:crypto";
 import { promisify } from "node:util";

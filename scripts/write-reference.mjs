@@ -1,4 +1,6 @@
-/** Writes docs/reference/commands.md from the built command and docs/reference/library.md from src. */
+/**
+ * Writes docs/reference/commands.md from the built command and docs/reference/library.md from src.
+ */
 import { writeFileSync } from "node:fs";
 import { commandReference } from "../dist/cli/reference.js";
 import { libraryReference } from "./library-reference.mjs";

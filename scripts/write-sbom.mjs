@@ -1,6 +1,7 @@
 /**
- * Writes sbom.cdx.json, the package's bill of materials (CycloneDX 1.5): what `npm sbom` makes of the lock file, and the
- * C code that is compiled into one of the dependencies and that npm does not know of. A part of `npm pack`.
+ * Writes sbom.cdx.json, the package's bill of materials (CycloneDX 1.5): what `npm sbom` makes of
+ * the lock file, and the C code that is compiled into one of the dependencies and that npm does not
+ * know of. A part of `npm pack`.
  *
  *   write-sbom.mjs [FILE]
  */

@@ -1,4 +1,7 @@
-/** The top level of the repository holds what CONTRIBUTING.md and ARCHITECTURE.md describe, and nothing else. */
+/**
+ * The top level of the repository holds what CONTRIBUTING.md and ARCHITECTURE.md describe, and
+ * nothing else.
+ */
 import { execFileSync } from "node:child_process";
 import { expect, test } from "vitest";
 import { root } from "./built.js";

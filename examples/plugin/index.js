@@ -1,6 +1,6 @@
 /**
- * A database plugin that keeps its clients in one JSON file. It shows the contract, not how to build a
- * fast store: every change rewrites the file.
+ * A database plugin that keeps its clients in one JSON file. It shows the contract, not how to
+ * build a fast store: every change rewrites the file.
  */
 import { readFile, rename, writeFile } from "node:fs/promises";
 import { BaseDatabase, deserializeClient, StoreError, serializeClient } from "hivemind-sqlcipher";

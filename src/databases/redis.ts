@@ -485,8 +485,8 @@ function isRecord(text: string | null | undefined): text is string {
 }
 
 /**
- * Returns the client with a name. The Python plugin cannot write the name None to Redis, so it could
- * not change or revoke a client without a name.
+ * Returns the client with a name. The Python plugin cannot write the name None to Redis, so it
+ * could not change or revoke a client without a name.
  */
 function withName(client: Client): Client {
   return client.name === null ? { ...client, name: "" } : client;

@@ -139,7 +139,9 @@ export async function checkServerJson({
   return [good("server.json", "the hub uses this store, and there is no password in the file")];
 }
 
-/** Returns the settings of a store in `server.json`. An absolute subfolder replaces the data home. */
+/**
+ * Returns the settings of a store in `server.json`. An absolute subfolder replaces the data home.
+ */
 function settingsOfStore(storePath: string): string {
   const directory = dirname(storePath);
   const subfolder = dirname(directory) === dataHome() ? basename(directory) : directory;

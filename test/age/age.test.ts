@@ -1,6 +1,6 @@
 /**
- * What earlier versions wrote: each folder in test/fixtures/age is named after the commit whose program wrote it
- * (scripts/age-fixture.mjs), and holds some of the parts that are tried here.
+ * What earlier versions wrote: each folder in test/fixtures/age is named after the commit whose
+ * program wrote it (scripts/age-fixture.mjs), and holds some of the parts that are tried here.
  */
 import { execFileSync } from "node:child_process";
 import { readdirSync, readFileSync, statSync } from "node:fs";
@@ -260,7 +260,8 @@ const settlings: Record<string, [string, (commit: string, step: string) => Promi
       expect(said).toEqual([expect.stringMatching(/^undid the interrupted rotate/)]);
       await expectToOpen(store, passphrase);
       expect(await listEntries(store)).toEqual([{ slot: "current", secret: passphrase }]);
-      // Later ones see that the store which stays has a bundle; none has one left of the file that goes.
+      // Later ones see that the store which stays has a bundle; none has one left of the file that
+      // goes.
       const keyId = (await readFile(store)).toString("hex", 0, 8);
       const bundles = (await readdir(join(folder, "bundles"))).filter((name) =>
         name.endsWith(".age"),
@@ -295,7 +296,10 @@ async function unknownStep(): Promise<void> {
   expect.unreachable();
 }
 
-/** Sets up what an interrupted operation left, as if it had been here, and lets today's code settle it. */
+/**
+ * Sets up what an interrupted operation left, as if it had been here, and lets today's code settle
+ * it.
+ */
 async function settled(commit: string, step: string) {
   const folder = await copyOf(commit, "interrupted", step);
   const store = join(folder, "clients.db");

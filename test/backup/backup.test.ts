@@ -41,8 +41,8 @@ test("a unit that writes all the time is backed up: every commit before its stop
   const known = await committed(hub);
   const copied = await idsIn(backup.path);
   expect(copied.size).toBe(backup.clients.active);
-  // The writer notes what it has committed after its commit and stops at a turn's end: all it noted before the window is
-  // there, and the copy has no hole.
+  // The writer notes what it has committed after its commit and stops at a turn's end: all it noted
+  // before the window is there, and the copy has no hole.
   const top = Math.max(...copied);
   expect(known.filter((id) => id <= top && !copied.has(id))).toEqual([]);
   expect(copied.size).toBe(top);
@@ -337,7 +337,8 @@ test("a hub with commands of its own that the watcher starts while the job is st
   const job = startJob(hub, { service, at: { step: "backup.copied", signal: "SIGSTOP" } });
   await stopped(job.child);
   expect(await started()).toHaveLength(1);
-  // Its time is not waited for: its clock is what ends early. The job goes on before the hub has its store open.
+  // Its time is not waited for: its clock is what ends early. The job goes on before the hub has
+  // its store open.
   const clock = descendants(job.child.pid).find(({ name }) => name === "sleep");
   expect(clock).toBeDefined();
   process.kill(clock?.pid ?? 0, "SIGKILL");
@@ -529,7 +530,8 @@ test("a disk that gets full in mid-copy: an error in words, nothing left, and th
 test("a disk that gets full while the unit is stopped: it runs again, and nothing is left", async () => {
   const hub = await hubStore(100);
   await mountSmall(hub.to, "size=12m,mode=700");
-  // What the unit writes at its stop comes to the copy in the window, where there is no room for it any more.
+  // What the unit writes at its stop comes to the copy in the window, where there is no room for it
+  // any more.
   const fill = `dd if=/dev/zero of=${hub.to}/other bs=4k count=4000`;
   await startWriter(hub, `ExecStop=/bin/sh -c '${fill} || true'`, 0);
   const ran = await runJob(hub);
@@ -567,7 +569,8 @@ test("so it does for a store that is copied only while its unit is stopped", asy
 test("the store's disk gets read-only when all is done: the backup stays, the error says so, and settling finds it complete", async () => {
   const hub = await hubStore();
   await startWriter(hub);
-  // An immutable file cannot be removed, as nothing can from a disk that the system has made read-only.
+  // An immutable file cannot be removed, as nothing can from a disk that the system has made
+  // read-only.
   const journal = `${hub.path}.journal.json`;
   const ran = await runJob(hub, {
     at: { step: "backup.committed" },

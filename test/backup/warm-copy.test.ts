@@ -57,7 +57,9 @@ async function addRow({ user }: TestStore, description = "new"): Promise<void> {
   );
 }
 
-/** The bytes that `cp` gives once everybody has let go of the store and its log is in its main file. */
+/**
+ * The bytes that `cp` gives once everybody has let go of the store and its log is in its main file.
+ */
 async function plainCopy({ path, user }: TestStore): Promise<Buffer> {
   const [row] = await user.all<{ busy: number }>("PRAGMA wal_checkpoint(TRUNCATE)");
   expect(row?.busy).toBe(0);
@@ -190,8 +192,9 @@ test("a stale content that was taken from a log before it began anew is taken ba
   await store.user.all("PRAGMA wal_autocheckpoint = 0");
   for (let turn = 0; turn < 30; turn++) await addRow(store, `${turn}`.repeat(500));
   await store.user.all("PRAGMA wal_checkpoint(PASSIVE)");
-  // As the copier may read a log that is being written over: its beginning only, so that pages with older content are
-  // the last it sees of them. The store's own log is whole again before anybody else reads it.
+  // As the copier may read a log that is being written over: its beginning only, so that pages with
+  // older content are the last it sees of them. The store's own log is whole again before anybody
+  // else reads it.
   const whole = `${store.path}.whole`;
   const copy = warmCopyOf(store);
   await copy.warm();
@@ -247,7 +250,8 @@ test("a log that is gone, or a store that was replaced, has the whole copied ane
   const gone = warmCopyOf(store, `${store.path}.gone`);
   await gone.warm();
   await addRow(store);
-  // An older SQLite that lost its locks deletes a log under its readers; here it is emptied first, as that one does.
+  // An older SQLite that lost its locks deletes a log under its readers; here it is emptied first,
+  // as that one does.
   await gone.unpin();
   await plainCopy(store);
   await rm(`${store.path}-wal`);

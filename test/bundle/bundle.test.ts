@@ -180,7 +180,10 @@ test.each<[string, Spoil]>([
   expect((await writeBundle(request)).reused).toBe(true);
 });
 
-/** Locked to the right key, with a proof whose sum and recipients are right: only the seal cannot be made. */
+/**
+ * Locked to the right key, with a proof whose sum and recipients are right: only the seal cannot be
+ * made.
+ */
 async function exchange(path: string): Promise<void> {
   const forged = await forge({ ...(await contentsOf(path)), passphrase: "the attacker's" });
   await copyFile(forged, path);

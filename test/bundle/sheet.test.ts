@@ -1,4 +1,7 @@
-/** The recovery sheet as a printer has it: drawn by a real browser, read back by a real scanner, opened by real age. */
+/**
+ * The recovery sheet as a printer has it: drawn by a real browser, read back by a real scanner,
+ * opened by real age.
+ */
 import { createHash } from "node:crypto";
 import { mkdtemp, readFile, rm, writeFile } from "node:fs/promises";
 import { hostname, tmpdir } from "node:os";
@@ -61,7 +64,8 @@ test("the codes on the page, scanned from a picture of it, are a bundle that age
   const { stdout } = await exec("zbarimg", ["--quiet", "--xml", join(folder, "sheet.png")]);
   const codes = [...stdout.matchAll(/<!\[CDATA\[([\s\S]*?)\]\]>/g)].map(([, text = ""]) => text);
   expect(codes).toHaveLength(3);
-  // The scanner has its own order of things on a picture; a person goes by the numbers below the codes.
+  // The scanner has its own order of things on a picture; a person goes by the numbers below the
+  // codes.
   let opened: { passphrase: string } | undefined;
   for (const order of orders(codes)) {
     const scanned = join(folder, "bundle.age");

@@ -1,4 +1,7 @@
-/** What `init`, and what makes up for it later, refuses before anything is made, and what it remembers. */
+/**
+ * What `init`, and what makes up for it later, refuses before anything is made, and what it
+ * remembers.
+ */
 import { cp, mkdir, readFile, rm, stat, writeFile } from "node:fs/promises";
 import { dirname, join } from "node:path";
 import { expect, test } from "vitest";

@@ -1,7 +1,8 @@
 /**
- * The passphrase is in no argument, no environment, and no file that is not encrypted: looked for in everything that
- * `init` and `backup` and their children execute and write, and in everything that they leave on the disk. The search is
- * proven by planting the passphrase where it must be found.
+ * The passphrase is in no argument, no environment, and no file that is not encrypted: looked for
+ * in everything that `init` and `backup` and their children execute and write, and in everything
+ * that they leave on the disk. The search is proven by planting the passphrase where it must be
+ * found.
  */
 import { execFileSync } from "node:child_process";
 import { readFile } from "node:fs/promises";

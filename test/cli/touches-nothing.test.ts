@@ -8,7 +8,10 @@ import { Machine } from "./machine.js";
 const calls =
   "trace=open,openat,creat,connect,socket,execve,unlink,unlinkat,rename,renameat,renameat2,mkdir,mkdirat,link,linkat,symlink,symlinkat,chmod,fchmodat,chown,fchownat,truncate";
 
-/** What `args` opens, makes, changes, runs and connects to, but for what Node.js itself does when it starts. */
+/**
+ * What `args` opens, makes, changes, runs and connects to, but for what Node.js itself does when it
+ * starts.
+ */
 async function touched(machine: Machine, args: string[]): Promise<string[]> {
   const log = machine.path("trace");
   const { code } = await machine.run(args, {

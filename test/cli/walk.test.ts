@@ -1,6 +1,7 @@
 /**
- * A walk through the commands in a real terminal. What the screen showed is kept in walk.txt, for people to read and for
- * this test to compare; what differs from run to run is replaced by what it is.
+ * A walk through the commands in a real terminal. What the screen showed is kept in walk.txt, for
+ * people to read and for this test to compare; what differs from run to run is replaced by what it
+ * is.
  */
 import { execFile } from "node:child_process";
 import { mkdir, writeFile } from "node:fs/promises";

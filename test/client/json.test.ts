@@ -24,7 +24,10 @@ for text in json.load(sys.stdin): print(json.dumps(json.dumps(json.loads(text)${
     .map((line) => JSON.parse(line));
 }
 
-/** JSON texts of every kind: Python normalises them, so that what comes back is what `json.dumps` writes. */
+/**
+ * JSON texts of every kind: Python normalises them, so that what comes back is what `json.dumps`
+ * writes.
+ */
 const numberText = fc.oneof(
   fc.double({ noDefaultInfinity: true, noNaN: true }).map((value) => String(value)),
   fc.bigInt().map(String),
@@ -70,7 +73,8 @@ describe("JSON as Python writes it", () => {
   });
 
   test("sorted keys and kept non-ASCII characters are Python's, at every level", () => {
-    // Half a surrogate pair has no UTF-8 form: here it stays escaped, so those samples are left out.
+    // Half a surrogate pair has no UTF-8 form: here it stays escaped, so those samples are left
+    // out.
     const texts = samples.filter((text) => !/\\u[dD][89a-fA-F]|\p{Surrogate}/u.test(text));
     const written = throughPython(texts, ", sort_keys=True, ensure_ascii=False");
     const indented = throughPython(texts, ", indent=4, ensure_ascii=False");

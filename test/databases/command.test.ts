@@ -394,7 +394,10 @@ test("server.json names the store where nothing else does, comments or not; anot
   expect((await machine.run(["list-clients", "--db", path])).code).toBe(0);
 });
 
-/** A plugin in a package of its own, as another would write it: packed, and installed beside other packages. */
+/**
+ * A plugin in a package of its own, as another would write it: packed, and installed beside other
+ * packages.
+ */
 async function installedPlugin(): Promise<{ machine: Machine; project: string }> {
   const machine = await Machine.make();
   const [source, project] = [machine.path("my-plugin"), machine.path("project")];

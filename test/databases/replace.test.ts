@@ -13,7 +13,10 @@ const [first, second] = [1, 2].map((id) =>
   newClient({ client_id: id, api_key: `key-${id}`, name: "hall" }),
 ) as [ReturnType<typeof newClient>, ReturnType<typeof newClient>];
 
-/** Starts a process that replaces one client by the other all the time, and kills it after so many milliseconds. */
+/**
+ * Starts a process that replaces one client by the other all the time, and kills it after so many
+ * milliseconds.
+ */
 async function replaceUntilKilled(config: JsonObject, after: number): Promise<void> {
   const script = `${root}test/databases/replace-in-a-loop.mjs`;
   const child = spawn(process.execPath, [script, redis, JSON.stringify(config)]);

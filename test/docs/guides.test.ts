@@ -1,7 +1,7 @@
 /**
- * Runs the command blocks of README.md and docs/guide in a machine of their own: a system manager, a
- * user manager, a keyring, a network, and a real hub. A block that this test cannot run says above it
- * what does: `<!-- executed by FILE -->`.
+ * Runs the command blocks of README.md and docs/guide in a machine of their own: a system manager,
+ * a user manager, a keyring, a network, and a real hub. A block that this test cannot run says
+ * above it what does: `<!-- executed by FILE -->`.
  */
 import { execFile } from "node:child_process";
 import { existsSync, readdirSync, readFileSync } from "node:fs";

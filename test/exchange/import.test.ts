@@ -109,7 +109,8 @@ describe("an import", () => {
     await store.sync();
     const released = await readImport({ store, file: bytes(text), update: true });
     expect(released.plan.emptyLists).toBe(1);
-    // A hub of the other line may open the store as well, and reads an empty list as the default one.
+    // A hub of the other line may open the store as well, and reads an empty list as the default
+    // one.
     await store.updateClient(1, { allowed_types: ["speak"] });
     const emptied = json([{ client_id: 1, api_key: "k1", allowed_types: [] }]);
     for (const version of [0, 2]) {

@@ -1,6 +1,7 @@
 /**
- * The job is killed, without a chance to react, at each of its steps. What must hold then: the store opens and has every
- * commit; the unit runs, by the timer at the latest; and after the next command nothing is left but finished backups.
+ * The job is killed, without a chance to react, at each of its steps. What must hold then: the
+ * store opens and has every commit; the unit runs, by the timer at the latest; and after the next
+ * command nothing is left but finished backups.
  */
 import { execFileSync } from "node:child_process";
 import { readFile, stat, writeFile } from "node:fs/promises";

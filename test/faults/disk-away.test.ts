@@ -1,6 +1,7 @@
 /**
- * The disk of the bundles or of the backups is taken out while an operation that was killed has something on it. The store
- * and its hub do not wait for it; it is said, and the rest is done when it is back.
+ * The disk of the bundles or of the backups is taken out while an operation that was killed has
+ * something on it. The store and its hub do not wait for it; it is said, and the rest is done when
+ * it is back.
  */
 import { mkdir, readdir, rename, writeFile } from "node:fs/promises";
 import { expect, test } from "vitest";
@@ -72,7 +73,8 @@ test.each([
     expect(after.code).toBe(0);
     const names = await readdir(place);
     expect(names.filter((name) => name.endsWith(".partial"))).toEqual([]);
-    // Of the rotation that was undone there is none; a backup that was verified is completed, any other removed.
+    // Of the rotation that was undone there is none; a backup that was verified is completed, any
+    // other removed.
     const endings = command === rotate ? [".age"] : [".db", ".manifest.json"];
     for (const ending of endings) {
       const expected = step === "backup.claimed" ? 2 : 1;

@@ -1,11 +1,11 @@
 /**
- * What a power cut would leave, seen by the kernel: each command runs under strace, and one rule is held against every
- * name that it gives and takes in the trace.
+ * What a power cut would leave, seen by the kernel: each command runs under strace, and one rule is
+ * held against every name that it gives and takes in the trace.
  *
- *   A file that is renamed or linked was synced since it was last written to.
- *   What is named in one folder was synced before anything is named in another.
- *   When the journal moves on or goes, and when the command ends, nothing is unsynced: no file that was written to, and
- *   no folder in which a file or a folder was made, renamed, linked or removed.
+ * A file that is renamed or linked was synced since it was last written to. What is named in one
+ * folder was synced before anything is named in another. When the journal moves on or goes, and
+ * when the command ends, nothing is unsynced: no file that was written to, and no folder in which a
+ * file or a folder was made, renamed, linked or removed.
  */
 import { spawn } from "node:child_process";
 import { cp, mkdir, mkdtemp, readFile, rm, writeFile } from "node:fs/promises";
@@ -69,7 +69,8 @@ function breachesIn(trace: string, folder: string): string[] {
   };
   for (const { name, paths, text } of callsIn(trace)) {
     const [path = "", target = ""] = paths;
-    // What lies beside a database is SQLite's own affair; the lock is made anew where there is none.
+    // What lies beside a database is SQLite's own affair; the lock is made anew where there is
+    // none.
     if ([...sidecars, ".lock"].some((suffix) => path.endsWith(suffix))) continue;
     if (!`${path}/`.startsWith(`${folder}/`)) continue;
     if (writing.includes(name)) contents.add(path);
@@ -140,7 +141,9 @@ async function traced(args: string[], exitCode = 0): Promise<string> {
   return await readFile(log, "utf8");
 }
 
-/** Holds the rule against a trace, and sees that it would be broken if none of these were synced. */
+/**
+ * Holds the rule against a trace, and sees that it would be broken if none of these were synced.
+ */
 function expectDurable(trace: string, ...needed: (keyof typeof syncs)[]): void {
   expect(breachesIn(trace, machine.folder)).toEqual([]);
   for (const what of needed) {

@@ -1,6 +1,7 @@
 /**
- * Journals of version 0.1.0, recovered by this version. The files on disk come from today's operation, killed at the same
- * step; its journal is then replaced by the recorded journal, with the paths and inodes of these files.
+ * Journals of version 0.1.0, recovered by this version. The files on disk come from today's
+ * operation, killed at the same step; its journal is then replaced by the recorded journal, with
+ * the paths and inodes of these files.
  */
 import { mkdir, readdir, readFile, writeFile } from "node:fs/promises";
 import { join } from "node:path";
@@ -81,7 +82,10 @@ function entryOf(name: string): JournalEntry {
   return entry;
 }
 
-/** A store as the operation finds it, with a running unit where the operation stops it, and the options. */
+/**
+ * A store as the operation finds it, with a running unit where the operation stops it, and the
+ * options.
+ */
 async function worldFor(operation: string): Promise<{ world: World; more: object }> {
   const isPlain = operation === "encrypt" || operation === "upgrade-schema";
   const world = await World.of(isPlain ? "plain-schema1.db" : encrypted);

@@ -1,6 +1,7 @@
 /**
- * An operation is killed while the hub's unit is stopped, and the unit cannot start any more. Its store is in order: what
- * only opens it goes on, to find out what is wrong, and the unit is started as soon as it can be.
+ * An operation is killed while the hub's unit is stopped, and the unit cannot start any more. Its
+ * store is in order: what only opens it goes on, to find out what is wrong, and the unit is started
+ * as soon as it can be.
  */
 import { existsSync } from "node:fs";
 import { mkdir, readdir, readFile, rm, writeFile } from "node:fs/promises";
@@ -124,7 +125,10 @@ test.each([
   120_000,
 );
 
-/** A store with a client that the one backup has not, and the unit down, of which nothing is left but that. */
+/**
+ * A store with a client that the one backup has not, and the unit down, of which nothing is left
+ * but that.
+ */
 async function withBackup(): Promise<Broken & { restore: readonly string[] }> {
   const broken = await killedAndBroken("rotate.filled", rotate, backup);
   const { machine, service } = broken;

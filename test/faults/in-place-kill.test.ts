@@ -1,6 +1,7 @@
 /**
- * What leaves the store's file in its place, killed at each of its steps: the schema's upgrade, and taking a passphrase
- * into the keyring. (test/faults/matrix.ts does the same, and more, to what replaces the file.)
+ * What leaves the store's file in its place, killed at each of its steps: the schema's upgrade, and
+ * taking a passphrase into the keyring. (test/faults/matrix.ts does the same, and more, to what
+ * replaces the file.)
  */
 import { expect, test } from "vitest";
 import type { BackupResult } from "../../src/backup/backup.js";

@@ -1,6 +1,7 @@
 /**
- * The keyring is locked, ends, or keeps something else than it is given, in the middle of an operation: the operation
- * fails, or was done already; and when the keyring is back, the next command puts the rest right.
+ * The keyring is locked, ends, or keeps something else than it is given, in the middle of an
+ * operation: the operation fails, or was done already; and when the keyring is back, the next
+ * command puts the rest right.
  */
 import { rm } from "node:fs/promises";
 import { afterAll, beforeAll, expect, onTestFinished, test } from "vitest";
@@ -54,7 +55,10 @@ async function worldOf(fixture: string): Promise<World> {
   return world;
 }
 
-/** All of them with scripts/prove; otherwise each fault where it hurts most, and one of them everywhere. */
+/**
+ * All of them with scripts/prove; otherwise each fault where it hurts most, and one of them
+ * everywhere.
+ */
 const all = proving;
 const worst = ["bundled", "renamed"];
 

@@ -1,4 +1,7 @@
-/** A file system without hard links: a final name is claimed by an empty file, which the staged one then replaces. */
+/**
+ * A file system without hard links: a final name is claimed by an empty file, which the staged one
+ * then replaces.
+ */
 import { readdir } from "node:fs/promises";
 import { join } from "node:path";
 import { expect, test } from "vitest";

@@ -1,6 +1,6 @@
 /**
- * Symbolic and hard links at every path that is written: what they lead to is left as it is. And somebody who swaps
- * them in all the time, in folders that they may write to.
+ * Symbolic and hard links at every path that is written: what they lead to is left as it is. And
+ * somebody who swaps them in all the time, in folders that they may write to.
  */
 import { execFileSync } from "node:child_process";
 import {
@@ -116,9 +116,15 @@ interface Place {
   readonly path: (machine: Machine) => string;
   /** The command that would write there. */
   readonly args: (machine: Machine) => string[];
-  /** Operators move a store elsewhere by a symbolic link: it is followed, and what is made there is for its owner alone. */
+  /**
+   * Operators move a store elsewhere by a symbolic link: it is followed, and what is made there is
+   * for its owner alone.
+   */
   readonly isRelocatable?: boolean;
-  /** SQLite writes to its log by this name whatever else the file is called; it keeps to what is no symbolic link. */
+  /**
+   * SQLite writes to its log by this name whatever else the file is called; it keeps to what is no
+   * symbolic link.
+   */
   readonly isSqlites?: boolean;
 }
 

@@ -1,4 +1,7 @@
-/** Who may read and write what this project makes: its user alone, whatever umask it was started with. */
+/**
+ * Who may read and write what this project makes: its user alone, whatever umask it was started
+ * with.
+ */
 import { execFileSync } from "node:child_process";
 import { chmodSync, chownSync, lstatSync, readdirSync, readFileSync, writeFileSync } from "node:fs";
 import { chmod, chown, mkdir, writeFile } from "node:fs/promises";
@@ -66,7 +69,8 @@ test.runIf(isRoot)(
     execFileSync("mkdir", ["-m", "700", machine.path("safe")]);
     await machine.run(init(machine));
     const passphrase = (await getEntry(machine.store, "current")) ?? "none";
-    // As wide as a hub makes its folders, or a careless owner: what is in them has to protect itself.
+    // As wide as a hub makes its folders, or a careless owner: what is in them has to protect
+    // itself.
     execFileSync("find", [machine.folder, "-type", "d", "-exec", "chmod", "755", "{}", ";"]);
     const seen = machine.path("seen");
     writeFileSync(seen, "");

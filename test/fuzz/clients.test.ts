@@ -1,4 +1,7 @@
-/** What clients are read from: records, rows of the store, files to import; and what is said about them. */
+/**
+ * What clients are read from: records, rows of the store, files to import; and what is said about
+ * them.
+ */
 import assert from "node:assert/strict";
 import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
@@ -405,7 +408,8 @@ campaign("a verb changes a client as asked or refuses, and twice is the same as 
     const widened = permissions.widenings(client, after);
     if (/blacklist|no/.test(name)) assert.deepEqual(widened, []);
     if (name === "deny") {
-      // A list that is written out is more than an empty one to the hub of the other line, so this one is asked alone.
+      // A list that is written out is more than an empty one to the hub of the other line, so this
+      // one is asked alone.
       const allowed = permissions.effectiveTypes(client, schemaVersion);
       const left = permissions.effectiveTypes(after, schemaVersion);
       assert.deepEqual(

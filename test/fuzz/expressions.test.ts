@@ -1,4 +1,7 @@
-/** Every regular expression of src/ on long text that it nearly matches: none may take more than its length. */
+/**
+ * Every regular expression of src/ on long text that it nearly matches: none may take more than its
+ * length.
+ */
 import { once } from "node:events";
 import { readdirSync, readFileSync } from "node:fs";
 import { join } from "node:path";
@@ -7,7 +10,10 @@ import { expect, it } from "vitest";
 import { root } from "../built.js";
 import { report } from "../prove-report.js";
 
-/** For one expression and all texts, in milliseconds: what takes the square of a text's length takes minutes. */
+/**
+ * For one expression and all texts, in milliseconds: what takes the square of a text's length takes
+ * minutes.
+ */
 const limitMs = 40_000;
 
 const literal =
@@ -43,7 +49,10 @@ function isExpression(source: string, flags: string): boolean {
   }
 }
 
-/** Tries an expression on text that goes on for long in what it could repeat, and then ends as it does not. */
+/**
+ * Tries an expression on text that goes on for long in what it could repeat, and then ends as it
+ * does not.
+ */
 const attack = `
   const { parentPort } = require("node:worker_threads");
   const length = 200_000;

@@ -42,7 +42,9 @@ beforeEach(async () => {
 });
 afterEach(() => home.remove());
 
-/** A hub that tells what it sees and does what it is told, to be asked about signals and streams. */
+/**
+ * A hub that tells what it sees and does what it is told, to be asked about signals and streams.
+ */
 const shell = (script: string) => ["/bin/sh", "-c", script];
 
 /** The home of a hub that listens, instead of the one that was made for the test. */

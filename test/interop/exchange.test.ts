@@ -7,7 +7,10 @@ import { ClientStore } from "../../src/store/client-store.js";
 import { temporaryFolder } from "../store/temporary.js";
 import { type Line, runPython } from "./python.js";
 
-/** The hub's own commands: three clients, one with a comma in its name, one revoked, and its export of them. */
+/**
+ * The hub's own commands: three clients, one with a comma in its name, one revoked, and its export
+ * of them.
+ */
 const exportAll = `
 from hivemind_core.scripts import hmcore_cmds
 def hub(*args):

@@ -1,6 +1,7 @@
 /**
- * The formats as docs/reference/formats.md has them: a second implementation, open_backup.py, opens what this one writes, and
- * refuses what was tampered with. It was written from that page, and has none of this project's code.
+ * The formats as docs/reference/formats.md has them: a second implementation, open_backup.py, opens
+ * what this one writes, and refuses what was tampered with. It was written from that page, and has
+ * none of this project's code.
  */
 import { spawnSync } from "node:child_process";
 import { createHash, createHmac, hkdfSync, pbkdf2Sync } from "node:crypto";
@@ -151,7 +152,8 @@ test("a bundle changed in any of its parts, or cut off, is refused", async () =>
   const { bundle, identity } = of(4);
   const text = await readFile(bundle, "latin1");
   const path = join(await temporaryFolder(), "bundle.age");
-  // In the armor's lines, at every place where something else begins: version, stanzas, MAC, nonce, text, tag.
+  // In the armor's lines, at every place where something else begins: version, stanzas, MAC, nonce,
+  // text, tag.
   const lines = text.split("\n").length;
   for (let line = 1; line < lines - 2; line += 4) {
     const at = text.split("\n").slice(0, line).join("\n").length + 20;

@@ -1,4 +1,6 @@
-/** What the hub's verbs mean to the hubs themselves: the plugin of each line reads what they wrote. */
+/**
+ * What the hub's verbs mean to the hubs themselves: the plugin of each line reads what they wrote.
+ */
 import { mkdir } from "node:fs/promises";
 import { join } from "node:path";
 import { describe, expect, test } from "vitest";

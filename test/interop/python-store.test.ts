@@ -58,7 +58,9 @@ async function pluginsPath(home: string): Promise<string> {
   return path;
 }
 
-/** Each column of each row as a literal, with its type: equal if and only if the stored values are. */
+/**
+ * Each column of each row as a literal, with its type: equal if and only if the stored values are.
+ */
 async function storedIn(connection: Connection, columns: readonly string[]): Promise<unknown[]> {
   const each = columns.map((name) => `quote(${name}) || ' ' || typeof(${name}) AS ${name}`);
   return connection.all(`SELECT ${each.join(", ")} FROM clients ORDER BY client_id`);

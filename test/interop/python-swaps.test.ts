@@ -1,4 +1,7 @@
-/** The hub's own plugin, given the passphrase, after each of the operations that replace the store's file. */
+/**
+ * The hub's own plugin, given the passphrase, after each of the operations that replace the store's
+ * file.
+ */
 import { expect, test } from "vitest";
 import type { BackupResult } from "../../src/backup/backup.js";
 import type { RestoreResult } from "../../src/restore/restore.js";

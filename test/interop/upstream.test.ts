@@ -1,6 +1,6 @@
 /**
- * Upstream's own tests of its stores, fetched with their sources (scripts/python-peers) and run on stores that this
- * project made. What cannot be run that way is named here, with the reason.
+ * Upstream's own tests of its stores, fetched with their sources (scripts/python-peers) and run on
+ * stores that this project made. What cannot be run that way is named here, with the reason.
  */
 import { execFile } from "node:child_process";
 import { join } from "node:path";
@@ -54,7 +54,10 @@ function expectPassed({ outcomes }: Outcomes, count: number, except: readonly st
   expect(Object.keys(outcomes)).toHaveLength(count);
 }
 
-/** They close the connection and expect an error of Python's own sqlite3, which an encrypted one does not raise. */
+/**
+ * They close the connection and expect an error of Python's own sqlite3, which an encrypted one
+ * does not raise.
+ */
 const ofSqlite3Alone = [
   "TestSQLiteDBLen::test_len_returns_zero_on_error",
   "TestSQLiteDBAddItem::test_add_returns_false_on_error",
@@ -104,7 +107,8 @@ test.each([
     line: "released",
     file: "hivemind_json_db_plugin-0.0.2/tests/test_jsondb.py",
     count: 17,
-    // They expect one record; this plugin makes a second one beside a record that it read from a file.
+    // They expect one record; this plugin makes a second one beside a record that it read from a
+    // file.
     except: [
       "test_hivemind_client_metadata_survives_iteration",
       "test_nested_and_non_ascii_metadata_round_trip",
@@ -116,7 +120,8 @@ test.each([
     line: "development",
     file: "hivemind_json_db_plugin-0.0.6a1/tests/test_jsondb.py",
     count: 20,
-    // They expect metadata without the crypto key that this plugin puts there from a record of the released line.
+    // They expect metadata without the crypto key that this plugin puts there from a record of the
+    // released line.
     except: [
       "test_metadata_survives_commit_and_reload",
       "test_client_id_lookup_survives_reload",
@@ -153,7 +158,8 @@ async function fillServer(config: JsonObject): Promise<void> {
   await database.addItems([revoked(1), revoked(2)]);
 }
 
-// The other tests of that package are on a server of Python objects in memory, which nothing can fill.
+// The other tests of that package are on a server of Python objects in memory, which nothing can
+// fill.
 test.each([
   { line: "released", version: "0.0.3" },
   { line: "development", version: "0.1.1a8" },

@@ -1,7 +1,7 @@
 /**
- * No command shows a secret to anybody: not in an argument, an environment, a name, a file, a pipe or a socket, and not in
- * what it prints, with --verbose and with --json. Which commands there are is the grammar's to say, so that none can be
- * forgotten.
+ * No command shows a secret to anybody: not in an argument, an environment, a name, a file, a pipe
+ * or a socket, and not in what it prints, with --verbose and with --json. Which commands there are
+ * is the grammar's to say, so that none can be forgotten.
  *
  * All of them, in both forms, with PROVE=1; some otherwise.
  */
@@ -110,7 +110,8 @@ const scenarios: Record<string, Scenario> = {
   "schedule remove": { code: 10 },
   completion: { args: () => ["bash"] },
   settle: {},
-  // The hub is shown its passphrase in memory: through a pipe, by a shell that has the right to mount.
+  // The hub is shown its passphrase in memory: through a pipe, by a shell that has the right to
+  // mount.
   run: {
     args: () => [
       "--",

@@ -8,7 +8,10 @@ import { report } from "../prove-report.js";
 import { hitsIn, needlesOf, text } from "./search.js";
 import { LeakWorld, passphrase } from "./world.js";
 
-/** Where the kernel writes core dumps into the crashing process's folder; elsewhere a program gets them, by the same filter. */
+/**
+ * Where the kernel writes core dumps into the crashing process's folder; elsewhere a program gets
+ * them, by the same filter.
+ */
 const dumpsHere = /^core/.test(readFileSync("/proc/sys/kernel/core_pattern", "utf8"));
 
 const crashing = (step: string, signal: string) => ({

@@ -1,6 +1,6 @@
 /**
- * What a command says of a file that it does not understand never quotes from it: a password stands in `server.json`, and
- * clients' credentials in what is imported. Node's own errors do quote.
+ * What a command says of a file that it does not understand never quotes from it: a password stands
+ * in `server.json`, and clients' credentials in what is imported. Node's own errors do quote.
  */
 import { chmod, writeFile } from "node:fs/promises";
 import { expect, test } from "vitest";

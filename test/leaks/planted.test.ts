@@ -1,4 +1,7 @@
-/** The search finds what is there: a command that was changed to give its passphrase away, in one way after the other. */
+/**
+ * The search finds what is there: a command that was changed to give its passphrase away, in one
+ * way after the other.
+ */
 import { execFileSync } from "node:child_process";
 import { createServer } from "node:net";
 import { expect, onTestFinished, test } from "vitest";

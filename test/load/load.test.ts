@@ -1,7 +1,8 @@
 /**
- * A hub that writes as fast as it can, ten people at the command line, backups one after the other and a rotation in
- * between. What the hub was told is committed is all there, in the store and in each backup up to its stop; nobody is
- * told that the store is busy; and what runs for long grows neither in memory nor in descriptors.
+ * A hub that writes as fast as it can, ten people at the command line, backups one after the other
+ * and a rotation in between. What the hub was told is committed is all there, in the store and in
+ * each backup up to its stop; nobody is told that the store is busy; and what runs for long grows
+ * neither in memory nor in descriptors.
  *
  * Twenty seconds here; ten minutes by scripts/prove. LOAD_SECONDS is another time.
  */
@@ -136,7 +137,10 @@ async function people(load: Load, isOver: () => boolean): Promise<{ edits: numbe
     ["show-client", "1"],
     ["show-client", "12"],
   ];
-  /** Ten programs that start without a pause would leave two cores for nothing else: each rests four times as long. */
+  /**
+   * Ten programs that start without a pause would leave two cores for nothing else: each rests four
+   * times as long.
+   */
   const one = async (args: string[]) => {
     const began = performance.now();
     const answer = await load.command(args);
@@ -192,7 +196,10 @@ async function lastWriteOf(load: Load, path: string): Promise<number | string> {
   return await lastWrite(backup);
 }
 
-/** Whether numbers that were taken one after the other rise, beyond what comes and goes: the last third against the first. */
+/**
+ * Whether numbers that were taken one after the other rise, beyond what comes and goes: the last
+ * third against the first.
+ */
 function rises(values: readonly number[], by: number): boolean {
   const third = Math.floor(values.length / 3);
   if (third === 0) return false;

@@ -1,6 +1,6 @@
 /**
- * A migration that hands over to the hub asks the hub: with the real packages of HiveMind 4 and 5, in a
- * home of its own and in the session's user manager.
+ * A migration that hands over to the hub asks the hub: with the real packages of HiveMind 4 and 5,
+ * in a home of its own and in the session's user manager.
  */
 import { execFile } from "node:child_process";
 import { mkdir, readFile, symlink, writeFile } from "node:fs/promises";
@@ -28,7 +28,9 @@ interface Hub {
   readonly files: () => Promise<string[]>;
 }
 
-/** A default hub: two clients in the JSON database, and an encrypted store beside it that is ready. */
+/**
+ * A default hub: two clients in the JSON database, and an encrypted store beside it that is ready.
+ */
 async function jsonHub(): Promise<Hub> {
   const machine = await Machine.make();
   const server = machine.path("config", "hivemind-core", "server.json");

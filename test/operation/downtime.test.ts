@@ -41,7 +41,9 @@ test.skipIf(process.geteuid?.() !== 0)(
   },
 );
 
-/** A hub with commands of its own, which runs, and the file that has a line for each of its starts. */
+/**
+ * A hub with commands of its own, which runs, and the file that has a line for each of its starts.
+ */
 async function hub() {
   const folder = mkdtempSync(join(tmpdir(), "hivemind-downtime-"));
   const storePath = join(folder, "clients.db");

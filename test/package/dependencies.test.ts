@@ -1,4 +1,7 @@
-/** What the package depends on: described, licensed, quiet at install, and listed in its bill of materials. */
+/**
+ * What the package depends on: described, licensed, quiet at install, and listed in its bill of
+ * materials.
+ */
 import { execFileSync } from "node:child_process";
 import { readFile } from "node:fs/promises";
 import { join } from "node:path";
@@ -32,7 +35,10 @@ async function json<Contents>(path: string): Promise<Contents> {
   return JSON.parse(await readFile(join(root, path), "utf8")) as Contents;
 }
 
-/** Everything in the lock file but the project itself: its place in node_modules, and what is said of it. */
+/**
+ * Everything in the lock file but the project itself: its place in node_modules, and what is said
+ * of it.
+ */
 async function locked(): Promise<[string, Package][]> {
   const { packages } = await json<{ packages: Record<string, Package> }>("package-lock.json");
   return Object.entries(packages).filter(([place]) => place !== "");

@@ -1,4 +1,7 @@
-/** What `npm pack` makes is installed elsewhere and used: as a command, as a library, and by a compiler. */
+/**
+ * What `npm pack` makes is installed elsewhere and used: as a command, as a library, and by a
+ * compiler.
+ */
 import { execFile } from "node:child_process";
 import { existsSync } from "node:fs";
 import { cp, mkdir, readdir, readFile, symlink, writeFile } from "node:fs/promises";
@@ -24,7 +27,10 @@ await store.close();
 /** Of the tests this alone is for those who have the package: it opens backups without it. */
 const reader = "tools/open_backup.py";
 
-/** The project as it is here, in a place of its own: packing builds, and the tests beside this one use dist/. */
+/**
+ * The project as it is here, in a place of its own: packing builds, and the tests beside this one
+ * use dist/.
+ */
 async function copyOfProject(folder: string): Promise<string> {
   const list = ["ls-files", "-z", "--cached", "--others", "--exclude-standard"];
   const { stdout } = await exec("git", list, { cwd: root, maxBuffer: 1 << 24 });
@@ -79,7 +85,8 @@ test("the packed package holds what it needs and no more, installs, runs, and ha
   expect(files).not.toContain("dist/gone.js");
 
   await writeFile(join(folder, "package.json"), '{"type": "module"}');
-  // Compiling SQLCipher once more would take a minute and test nothing of ours: what was compiled here is copied.
+  // Compiling SQLCipher once more would take a minute and test nothing of ours: what was compiled
+  // here is copied.
   await exec(
     "npm",
     ["install", "--ignore-scripts", "--no-audit", "--no-fund", `./${packed?.filename}`],

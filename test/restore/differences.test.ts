@@ -1,4 +1,6 @@
-/** What restore asks about: what an older store would let its clients do that they may not do now. */
+/**
+ * What restore asks about: what an older store would let its clients do that they may not do now.
+ */
 import { join } from "node:path";
 import { expect, onTestFinished, test } from "vitest";
 import { type Client, defaultAllowedTypes, newClient } from "../../src/client/client.js";

@@ -93,7 +93,8 @@ describe("the timer in the unit's manager", () => {
     );
     expect(await property(unit, "ActiveState")).toBe("inactive");
     stopped.process.kill("SIGKILL");
-    await systemctl("daemon-reload"); // as any package's installation does; systemd 252 garbles arguments then
+    // The installation of any package does the same. systemd 252 garbles arguments then.
+    await systemctl("daemon-reload");
     await until(async () => (await property(`${unit}-bound.service`, "ActiveState")) === "active");
     expect(await property(unit, "ActiveState")).toBe("active");
     expect(existsSync(witness)).toBe(true);

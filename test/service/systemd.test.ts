@@ -43,7 +43,10 @@ async function running(text: string, beside: Record<string, string> = {}): Promi
   return service;
 }
 
-/** Returns whether a process runs its own program: at first it is a fork of the manager, "(program)". */
+/**
+ * Returns whether a process runs its own program: at first it is a fork of the manager,
+ * "(program)".
+ */
 function hasBegun(pid: number | undefined): boolean {
   if (pid === undefined) return true;
   const program = readFileSync(`/proc/${pid}/comm`, "utf8");

@@ -1,4 +1,7 @@
-/** What a comparison of two databases sees: each case is one difference that an export must never leave. */
+/**
+ * What a comparison of two databases sees: each case is one difference that an export must never
+ * leave.
+ */
 import { join } from "node:path";
 import { expect, onTestFinished, test } from "vitest";
 import { compareDatabases } from "../../src/store/compare.js";
@@ -21,7 +24,10 @@ const tables = `
   DELETE FROM backwards WHERE text = 'gone';
 `;
 
-/** A database and what an export makes of it: rows whose row id is no column's get new ones. Changed by `difference`. */
+/**
+ * A database and what an export makes of it: rows whose row id is no column's get new ones. Changed
+ * by `difference`.
+ */
 async function compared(difference: string): Promise<unknown> {
   const folder = await temporaryFolder();
   const connection = await Connection.open(join(folder, "one.db"), { mode: "create" });

@@ -8,9 +8,9 @@ import { findIntegrityErrors } from "../../src/store/integrity.js";
 import { temporaryFolder } from "./temporary.js";
 
 /**
- * The POSIX locks that this process holds on a store and on its `-shm`, by the kernel's own list. Closing any
- * descriptor of one of these files drops them all, whoever opened it: then another process may checkpoint, or delete
- * the `-wal`, under an open read.
+ * The POSIX locks that this process holds on a store and on its `-shm`, by the kernel's own list.
+ * Closing any descriptor of one of these files drops them all, whoever opened it: then another
+ * process may checkpoint, or delete the `-wal`, under an open read.
  */
 async function locksOn(path: string): Promise<string[]> {
   const inodes = await Promise.all(

@@ -38,7 +38,8 @@ test("pages are looked for where they are, also beyond 4 GiB, and the one that S
   const beyond = 2 ** 32 / pageBytes;
   await using file = await open(path, "r+");
   const { size } = await file.stat();
-  // Holes between them, in which no page is sealed: only what is at the bounds of the counting is looked at.
+  // Holes between them, in which no page is sealed: only what is at the bounds of the counting is
+  // looked at.
   const numbers = [beyond, beyond + 1, beyond + 2];
   for (const number of numbers) {
     await file.write(sealed(number), 0, pageBytes, (number - 1) * pageBytes);

@@ -9,7 +9,9 @@ import { temporaryFolder } from "./temporary.js";
 const headerSize = 32;
 const frameSize = 24 + 4096;
 
-/** A database in WAL mode, not encrypted: pages and log have the same shape, and can be looked into. */
+/**
+ * A database in WAL mode, not encrypted: pages and log have the same shape, and can be looked into.
+ */
 async function database() {
   const path = join(await temporaryFolder(), "test.db");
   const connection = await Connection.open(path, { mode: "create" });

@@ -7,7 +7,8 @@ import { ClientStore } from "../../src/store/client-store.js";
 import { Connection } from "../../src/store/connection.js";
 import { copyOfFixture, temporaryFolder } from "./temporary.js";
 
-// A library built without SQLCipher knows none of its pragmas: it ignores them, and writes plain text.
+// A library built without SQLCipher knows none of its pragmas: it ignores them, and writes plain
+// text.
 const { all } = sqlite3.Database.prototype;
 vi.spyOn(sqlite3.Database.prototype, "all").mockImplementation(function (
   this: sqlite3.Database,

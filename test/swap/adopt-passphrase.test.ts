@@ -1,4 +1,7 @@
-/** Adopting a store that upstream's `password` encrypted, and importing a passphrase out of a bundle. */
+/**
+ * Adopting a store that upstream's `password` encrypted, and importing a passphrase out of a
+ * bundle.
+ */
 import { mkdir, readFile, truncate, writeFile } from "node:fs/promises";
 import { dirname, join } from "node:path";
 import { expect, test } from "vitest";
@@ -13,7 +16,9 @@ import { resultOf, World } from "./world.js";
 const fixture = "sqlcipher4-schema2.db";
 const password = fixturePassphrases[fixture];
 
-/** A store that upstream encrypted, with its password in server.json, and nothing in the keyring. */
+/**
+ * A store that upstream encrypted, with its password in server.json, and nothing in the keyring.
+ */
 async function upstream(password: string): Promise<{ world: World; serverJson: string }> {
   const world = await World.of(fixture);
   await deleteEntry(world.path, "current");

@@ -1,5 +1,5 @@
-// A minimal command: takes the lock, recovers, and runs an operation of src/swap. Runs from dist/ as
-// a separate process, which a test may signal or kill.
+// A minimal command: takes the lock, recovers, and runs an operation of src/swap. Runs from dist/
+// as a separate process, which a test may signal or kill.
 //
 //   OPERATION OPTIONS-AS-JSON   settle STORE   read STORE SOURCE-AS-JSON
 //   keep STORE SLOTS-AS-JSON    look STORE     what tests do, in a process new to the keyring

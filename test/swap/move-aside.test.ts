@@ -1,4 +1,7 @@
-/** What comes between: something else at the store's name while the store is set aside, or while none is there. */
+/**
+ * What comes between: something else at the store's name while the store is set aside, or while
+ * none is there.
+ */
 import { spawnSync } from "node:child_process";
 import { copyFile, readFile, rename, rm } from "node:fs/promises";
 import { join } from "node:path";
@@ -22,7 +25,10 @@ async function withBackup(): Promise<{ world: World; file: string }> {
   return { world, file: backup.path };
 }
 
-/** In the store's place, one of somebody else's passphrase, whose last commit is in its log: its process was killed. */
+/**
+ * In the store's place, one of somebody else's passphrase, whose last commit is in its log: its
+ * process was killed.
+ */
 async function putStrange(world: World): Promise<void> {
   await rm(world.path);
   const script = `

@@ -1,4 +1,6 @@
-/** A hub with commands of its own, and others that have its store open in the middle of the work. */
+/**
+ * A hub with commands of its own, and others that have its store open in the middle of the work.
+ */
 import { execFileSync } from "node:child_process";
 import { chown, readdir, readFile, writeFile } from "node:fs/promises";
 import { join } from "node:path";

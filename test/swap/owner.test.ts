@@ -29,7 +29,10 @@ test.skipIf(process.geteuid?.() !== 0)(
   },
 );
 
-/** Lets user 1 read and write, and the owner's group nothing: the mode, which shows the most that anybody but the owner may, is 0660. */
+/**
+ * Lets user 1 read and write, and the owner's group nothing: the mode, which shows the most that
+ * anybody but the owner may, is 0660.
+ */
 const letOneUserIn = (attribute: string) => `
 import os, struct, sys
 entries = [(1, 6, 0xffffffff), (2, 6, 1), (4, 0, 0xffffffff), (16, 6, 0xffffffff), (32, 0, 0xffffffff)]

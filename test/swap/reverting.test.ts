@@ -1,4 +1,7 @@
-/** A swap whose service did not come up, killed while the old file was being put back, and its timer lost: a power cut. */
+/**
+ * A swap whose service did not come up, killed while the old file was being put back, and its timer
+ * lost: a power cut.
+ */
 import { readFile, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { expect, test } from "vitest";

@@ -1,4 +1,7 @@
-/** What a swap changes besides the store: tried before the service is stopped, and as it was if the swap is undone. */
+/**
+ * What a swap changes besides the store: tried before the service is stopped, and as it was if the
+ * swap is undone.
+ */
 import { mkdir, readFile, rename, rm, symlink, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { expect, onTestFinished, test } from "vitest";
@@ -105,7 +108,10 @@ test("settled where the new passphrase cannot be had, as by the timer of a crede
   expect(await world.leftovers()).toEqual([]);
 });
 
-/** A store whose passphrase is in server.json and nowhere else, and a backup of an earlier one with its bundle. */
+/**
+ * A store whose passphrase is in server.json and nowhere else, and a backup of an earlier one with
+ * its bundle.
+ */
 async function keptInServerJson() {
   const world = await World.of("sqlcipher4-schema2.db");
   const { backup, bundle } = resultOf(

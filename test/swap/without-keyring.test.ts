@@ -1,4 +1,6 @@
-/** A keyring that does not answer while something is settled: what needs none is done all the same. */
+/**
+ * A keyring that does not answer while something is settled: what needs none is done all the same.
+ */
 import { readdir } from "node:fs/promises";
 import { dirname } from "node:path";
 import { expect, test } from "vitest";

@@ -1,7 +1,8 @@
 /**
- * What somebody can do to a backup who may write to its folder and does not know the passphrase. Every alteration must be
- * refused; and it is kept which check refuses it, as they are not the same: SQLCipher's HMAC is over one page and its
- * number, and cannot see that a page was replaced by its own older state.
+ * What somebody can do to a backup who may write to its folder and does not know the passphrase.
+ * Every alteration must be refused; and it is kept which check refuses it, as they are not the
+ * same: SQLCipher's HMAC is over one page and its number, and cannot see that a page was replaced
+ * by its own older state.
  *
  * All of them with PROVE=1; a sample of each kind otherwise.
  */
@@ -22,14 +23,19 @@ import {
   twoBackups,
 } from "./support.js";
 
-/** Of SQLCipher 4: the last 80 bytes of a page are 16 of IV and 64 of HMAC; the file's first 16 its salt. */
+/**
+ * Of SQLCipher 4: the last 80 bytes of a page are 16 of IV and 64 of HMAC; the file's first 16 its
+ * salt.
+ */
 const ivAt = pageSize - 80;
 const hmacAt = pageSize - 64;
 
 interface Alteration {
   readonly what: string;
   readonly bytes: Buffer;
-  /** By what it must be refused even where the manifest is made to fit the file, but for its mac. */
+  /**
+   * By what it must be refused even where the manifest is made to fit the file, but for its mac.
+   */
   readonly alsoBy?: RegExp;
 }
 
@@ -146,7 +152,8 @@ test("a backup's file that was altered in any way is refused, also with a manife
 test("one page in its older state is seen by the manifest alone: page for page, all is authentic", async () => {
   const folder = await temporaryFolder();
   const { older, newer } = await twoBackups(folder);
-  // The row of client 1, an admin in the older one, and nothing else that differs between pages that fit together.
+  // The row of client 1, an admin in the older one, and nothing else that differs between pages
+  // that fit together.
   const pages = newer.bytes.length / pageSize;
   const found: number[] = [];
   for (let number = 2; number <= pages; number++) {
@@ -163,7 +170,8 @@ test("one page in its older state is seen by the manifest alone: page for page, 
     expect(checks).not.toContain("pages");
     found.push(number);
     if ((await adminsIn(path)).length === 0) continue;
-    // So this is what would be restored if nobody looked at the manifest: a client with the rights it had lost.
+    // So this is what would be restored if nobody looked at the manifest: a client with the rights
+    // it had lost.
     expect(await adminsIn(path)).toEqual([1]);
     return;
   }

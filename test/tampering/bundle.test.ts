@@ -1,4 +1,7 @@
-/** A bundle of which a byte was changed, or that was cut, is refused or still says the very same: never something else. */
+/**
+ * A bundle of which a byte was changed, or that was cut, is refused or still says the very same:
+ * never something else.
+ */
 import { chmod, readFile, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { armor } from "age-encryption";
@@ -81,8 +84,8 @@ test("bytes of a passphrase bundle flipped", async () => {
   const plain = await readBundle(path, opener);
   const binary = Buffer.from(armor.decode(bytes.toString("latin1")));
   const wrong: string[] = [];
-  // Each try derives a key by scrypt, for most of a second: in the short form one in the header, one in the nonce, one in
-  // the payload.
+  // Each try derives a key by scrypt, for most of a second: in the short form one in the header,
+  // one in the nonce, one in the payload.
   const payload = binary.indexOf("\n--- ") + 50;
   const tried = proving
     ? Array.from({ length: Math.ceil(binary.length / 40) }, (_, nth) => nth * 40)
@@ -113,7 +116,8 @@ test("a bundle that was changed or exchanged is not taken for the proven one: a 
   const proof = `${path}.proof.json`;
   const [bundle, record] = [await readFile(path), await readFile(proof, "utf8")];
 
-  // Somebody who knows the recipient, from any bundle's settings or from a sheet, and a passphrase of their own.
+  // Somebody who knows the recipient, from any bundle's settings or from a sheet, and a passphrase
+  // of their own.
   const other = await temporaryFolder();
   const theirs = await twoBackups(other);
   const forged = await writeBundle({

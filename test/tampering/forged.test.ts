@@ -1,7 +1,8 @@
 /**
- * What somebody can make who knows the public recipient, the store's name and a backup's key_id, and no passphrase: a
- * whole set of store, manifest and bundle, which fit together. That cannot be told from a real one by a machine that
- * knows nothing; so it is shown and asked about, and a machine that knows the passphrase is not taken in.
+ * What somebody can make who knows the public recipient, the store's name and a backup's key_id,
+ * and no passphrase: a whole set of store, manifest and bundle, which fit together. That cannot be
+ * told from a real one by a machine that knows nothing; so it is shown and asked about, and a
+ * machine that knows the passphrase is not taken in.
  */
 import { copyFile, mkdir, readFile, writeFile } from "node:fs/promises";
 import { basename, join } from "node:path";
@@ -127,7 +128,8 @@ test("nor does the key_id of the real store, which is public, make it pass for t
   expect(imported.code).toBe(12);
   expect(await readFile(machine.store)).toEqual(before);
 
-  // In the place of the real bundle it lasts until the next backup, which does not take it for the proven one.
+  // In the place of the real bundle it lasts until the next backup, which does not take it for the
+  // proven one.
   const backup = ["backup", "--service", "none", "--json"];
   const first = JSON.parse((await machine.run(backup)).stdout).bundle.path as string;
   expect(first).toContain(set.keyId);
@@ -144,7 +146,8 @@ test("nor does the key_id of the real store, which is public, make it pass for t
   // And of the forged backup among the real ones nothing is listed as if it were known.
   expect(await findings(machine)).not.toContain("bundle");
   expect(await findings(machine)).not.toContain("last-backup");
-  // Later than any real one, in its name too: two of one second would have one name, and the real one would be lost.
+  // Later than any real one, in its name too: two of one second would have one name, and the real
+  // one would be lost.
   const later = new Date(Date.now() + 60_000).toISOString();
   const second = `${later.slice(0, 19).replaceAll(":", "-")}Z`;
   const forged = machine.path(

@@ -1,6 +1,7 @@
 /**
- * Restoring from a folder that another may write to, at any moment: what is put in place is what was verified and asked
- * about, or nothing is. The moment chosen here is the question, at which a person takes their time.
+ * Restoring from a folder that another may write to, at any moment: what is put in place is what
+ * was verified and asked about, or nothing is. The moment chosen here is the question, at which a
+ * person takes their time.
  */
 import { execFileSync } from "node:child_process";
 import { copyFile, rm, writeFile } from "node:fs/promises";
