@@ -38,7 +38,7 @@ export async function readSecretFile(
  *
  * @throws {@link StoreError} refused - if others can read or change it, or if it is reached through
  *   another user's symbolic link
- * @throws {@link StoreError} notFound, or `missing` - if it does not exist
+ * @throws {@link StoreError} notFound or `missing` - if it does not exist
  * @throws {@link StoreError} io - if the system fails
  */
 export async function readSecretBytes(

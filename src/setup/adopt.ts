@@ -112,12 +112,12 @@ async function openingCandidate(
 /**
  * Adopts the store. Generates a recovery key only after the passphrase has opened the store.
  *
- * @throws {@link StoreError} `notFound` - without a store
- * @throws {@link StoreError} `refused` - for a plaintext store, for other SQLCipher parameters than
+ * @throws {@link StoreError} notFound - without a store
+ * @throws {@link StoreError} refused - for a plaintext store, for other SQLCipher parameters than
  *   the defaults, and if the hub could not open the store without the removed password
- * @throws {@link StoreError} `passphraseUnavailable` - without a passphrase
- * @throws {@link StoreError} `wrongPassphrase` - if it does not open the store
- * @throws {@link StoreError} `io` - if the bundle directory is missing
+ * @throws {@link StoreError} passphraseUnavailable - without a passphrase
+ * @throws {@link StoreError} wrongPassphrase - if it does not open the store
+ * @throws {@link StoreError} io - if the bundle directory is missing
  */
 export async function adopt(options: AdoptOptions): Promise<AdoptResult> {
   const { lock, source, reporter, bundleTo, backupDirectory, removePassword = false } = options;

@@ -63,10 +63,10 @@ export interface InitResult {
 /**
  * Creates the store.
  *
- * @throws {@link StoreError} `refused` - if there is a store, or its path has another passphrase
- * @throws {@link StoreError} `usage` - for a malformed recipient
- * @throws {@link StoreError} `passphraseUnavailable` - if the passphrase cannot be stored or read
- * @throws {@link StoreError} `io` - if a file cannot be written
+ * @throws {@link StoreError} refused - if there is a store, or its path has another passphrase
+ * @throws {@link StoreError} usage - for a malformed recipient
+ * @throws {@link StoreError} passphraseUnavailable - if the passphrase cannot be stored or read
+ * @throws {@link StoreError} io - if a file cannot be written
  */
 export async function initStore(options: InitOptions): Promise<InitResult> {
   const { storePath, source } = options;

@@ -80,7 +80,7 @@ test("a database that does not do what it has to fails, each test by its name", 
     return async () => new Forgetful(clients);
   };
   await expect(runConformance(forgetful)).rejects.toThrow(
-    /^failed: a deleted client leaves its id taken [^;]*; a replaced client is revoked[^;]*$/,
+    /^failed: a deleted client keeps its id, [^;]*; replacing a client revokes it[^;]*$/,
   );
 });
 

@@ -236,7 +236,7 @@ test.each([4, 3])(
     zeroed.fill(0, page, 2 * page);
     await refused(zeroed, {}, /page 2 was altered/, true);
     await refused(whole.subarray(0, whole.length - page), {}, /pages are missing/, true);
-    await refused(whole.subarray(0, whole.length - 1), {}, /not whole/, true);
+    await refused(whole.subarray(0, whole.length - 1), {}, /last page is incomplete/, true);
   },
 );
 
