@@ -1,5 +1,6 @@
 /** Copies the clients of any database into a table of SQLite, even while a hub writes to it. */
 import { setTimeout as delay } from "node:timers/promises";
+import { batchesOf } from "../client/batches.js";
 import type { Client } from "../client/client.js";
 import { isSameClient } from "../client/compare.js";
 import type { Database } from "../client/database.js";
@@ -85,7 +86,7 @@ export async function copyClients(
   for (let round = 1; round <= maxRounds; round++) {
     let total = 0;
     let changed = 0;
-    for await (const batch of batchesOf(origin)) {
+    for await (const batch of batchesOf(origin, batchSize)) {
       throwIfAborted(signal);
       const different = await differentFrom(copy, batch);
       await copy.addItems(different);
@@ -106,14 +107,4 @@ async function differentFrom(copy: ClientTable, batch: readonly Client[]): Promi
     const other = copied[index];
     return other === undefined || !isSameClient(client, other);
   });
-}
-
-async function* batchesOf(database: Database): AsyncGenerator<Client[]> {
-  let batch: Client[] = [];
-  for await (const client of database) {
-    if (batch.push(client) < batchSize) continue;
-    yield batch;
-    batch = [];
-  }
-  if (batch.length > 0) yield batch;
 }

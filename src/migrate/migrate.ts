@@ -12,6 +12,7 @@
  * revoked.
  */
 
+import { batchesOf } from "../client/batches.js";
 import { type Client, isRevoked, revoked, revokedApiKey } from "../client/client.js";
 import { isSame, isSameClient } from "../client/compare.js";
 import type { Database } from "../client/database.js";
@@ -177,7 +178,7 @@ async function check(
     const total = await origin.size();
     const conflicts: number[] = [];
     let done = 0;
-    for await (const batch of batchesOf(origin)) {
+    for await (const batch of batchesOf(origin, batchSize)) {
       signal?.throwIfAborted();
       const present = await existing(batch, checked.targetIds.size > 0 ? target : undefined);
       for (const [index, client] of batch.entries()) {
@@ -269,7 +270,7 @@ class Copy {
     let missing: Client[] = [];
     let looked = 0;
     let done = 0;
-    for await (const batch of batchesOf(this.origin)) {
+    for await (const batch of batchesOf(this.origin, batchSize)) {
       this.options.signal?.throwIfAborted();
       const present = await existing(batch, this.mayHold ? this.destination : undefined);
       for (const [index, client] of batch.entries()) {
@@ -349,7 +350,7 @@ async function compare(
   // Compare a batch while the next is read.
   let comparing = Promise.resolve();
   try {
-    for await (const batch of batchesOf(origin)) {
+    for await (const batch of batchesOf(origin, batchSize)) {
       signal?.throwIfAborted();
       await comparing;
       onProgress?.({ phase: "comparing", done, total });
@@ -393,17 +394,6 @@ async function existing(
 ): Promise<(Client | undefined)[]> {
   if (database === undefined) return [];
   return database.getClientsById(batch.map(({ client_id }) => client_id));
-}
-
-async function* batchesOf(database: Database): AsyncGenerator<Client[]> {
-  let batch: Client[] = [];
-  for await (const client of database) {
-    batch.push(client);
-    if (batch.length < batchSize) continue;
-    yield batch;
-    batch = [];
-  }
-  if (batch.length > 0) yield batch;
 }
 
 function notEmptyError(name: string): StoreError {

@@ -14,6 +14,7 @@ import { adoptionOperations, recoverAdoption } from "../swap/adopt-passphrase.js
 import { recoverSwap } from "../swap/recover.js";
 import { SwapState, swapOperations } from "../swap/state.js";
 import { recoverSchemaUpgrade } from "../swap/upgrade-schema.js";
+import { recoverRestoreInto, restoreIntoOperation } from "../swap/write-into.js";
 
 /**
  * How long an operation waits for the lock if no journal names its holder: another command may
@@ -154,6 +155,7 @@ async function recoverOperation(journal: Journal, storePath: string): Promise<Re
   if (step === downStep) return recoverServiceDown(journal, storePath);
   if (operation === "backup") return recoverBackup(journal, storePath);
   if (operation === "upgrade-schema") return recoverSchemaUpgrade(journal, storePath);
+  if (operation === restoreIntoOperation) return recoverRestoreInto(journal, storePath);
   if (isOneOf(adoptionOperations, operation)) return recoverAdoption(journal, storePath);
   if (isOneOf(swapOperations, operation)) return recoverSwap(SwapState.of(storePath, journal));
   throw new StoreError("newerVersion", `${journal.path} is about an operation "${operation}"`, {

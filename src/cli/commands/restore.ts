@@ -1,19 +1,18 @@
 import type { Command } from "commander";
 import { expandPath } from "../../config/paths.js";
 import { StoreError } from "../../errors.js";
+import type { RestoreIntoOptions, RestoreIntoResult } from "../../restore/into.js";
 import type { RestoreResult } from "../../restore/restore.js";
-import type { BackupChoice } from "../../restore/verified-backup.js";
+import type { BackupChoice, BackupToVerify } from "../../restore/verified-backup.js";
 import { addGlobalOptions, type Context, contextOf } from "../context.js";
 import { addHelp } from "../help.js";
-import {
-  addBundleOptions,
-  type BundleKeyOptions,
-  type NamedBundle,
-  withBundle,
-} from "../options/bundle.js";
+import { hubDatabase } from "../open.js";
+import { addBundleOptions, type BundleKeyOptions, withBundle } from "../options/bundle.js";
+import { endpointOf, repeatedSetting, type Setting } from "../options/endpoint.js";
 import {
   addSwapOptions,
   downtimeLines,
+  knownDirectories,
   operate,
   operationOptions,
   type SwapOptions,
@@ -21,6 +20,8 @@ import {
 
 interface RestoreOptions extends SwapOptions, BundleKeyOptions {
   to?: string;
+  into?: string;
+  intoSetting?: Setting[];
   fromTime?: string;
   manifest: boolean;
   discardReplaced?: boolean;
@@ -32,6 +33,8 @@ export function addCommand(program: Command): void {
     .command("restore [file]")
     .description("Restore a backup, here or on a new machine")
     .option("--to <path>", "Restore to this file and leave the store unchanged")
+    .option("--into <plugin>", "Restore the clients into this database of the hub")
+    .option("--into-setting <key=value>", "Set a setting of --into (repeatable)", repeatedSetting)
     .option("--from-time <time>", "Restore the newest backup made before this time")
     .option("--no-manifest", "Accept a file without a manifest if its pages are intact")
     .option("--discard-replaced", "Delete the replaced store instead of keeping it")
@@ -42,11 +45,13 @@ export function addCommand(program: Command): void {
   addHelp(command, {
     details: [
       "A time is a date or 2026-11-24T18:50Z, and takes the place of FILE. Clients that were revoked after the backup stay revoked. A restore that lets a client do more than now, on HiveMind 4 or 5, asks for confirmation.",
+      "--into is for a hub that does not encrypt its clients: the name of its plugin in server.json, with the settings there. The present clients are backed up first, unless --discard-replaced is given.",
     ],
     examples: [
       "hivemind-sqlcipher restore /srv/backup/hivemind/clients.2026-11-24T18-50-00Z.db",
       "hivemind-sqlcipher restore FILE --bundle clients.….bundle.age -i recovery-key.txt",
       "hivemind-sqlcipher restore --from-time 2026-11-20",
+      "hivemind-sqlcipher restore FILE --into hivemind-json-db-plugin",
     ],
   });
   command.action(async (file: string | undefined, options: RestoreOptions) =>
@@ -59,43 +64,117 @@ async function runRestore(
   file: string | undefined,
   options: RestoreOptions,
 ): Promise<void> {
-  const { restore } = await import("../../restore/restore.js");
   const { chooseBackup } = await import("../../restore/verified-backup.js");
   const { recordRestoreTest } = await import("../../backup/restore-test.js");
   const choice = backupChoice(context, file, options);
   const backup = { file: await chooseBackup(choice, context.storePath) };
-  const { settings } = context;
-  const search = { backup: backup.file, directory: settings.backup?.bundle_to };
-  const operation = (bundle: NamedBundle | undefined) =>
-    operate(
-      context,
-      (lock, signal) =>
-        restore({
-          ...operationOptions(context, options, lock, signal),
-          backup,
-          bundle,
-          noManifest: !options.manifest,
-          to: options.to && expandPath(options.to),
-          discardReplaced: options.discardReplaced,
-          readmitRevoked: options.readmitRevoked,
-          ...(settings.backup?.bundle_to !== undefined && {
-            bundles: {
-              bundleTo: settings.backup.bundle_to,
-              backupFolder: settings.backup.to,
-              recipients: settings.recipients ?? [],
-            },
-          }),
-        }),
-      // The lock is in the store's directory, which does not exist yet on a new machine.
-      { makeDirectory: true, whileServiceDown: "restart" },
-    );
-  const result = await withBundle(options, { search, kept: context }, operation);
+  const search = { backup: backup.file, directory: context.settings.backup?.bundle_to };
+  const run = options.into === undefined ? restoreStore : restoreDatabase;
+  const result = await withBundle<RestoreResult | RestoreIntoResult>(
+    options,
+    { search, kept: context },
+    (bundle) => run(context, options, { backup, bundle, noManifest: !options.manifest }),
+  );
   const { backup: from, key_id } = result.restored;
   await recordRestoreTest(context.storePath, { how: "restore", backup: from, key_id });
   context.output.result(result, () => restoreLines(result));
 }
 
-function restoreLines({ restored, service }: RestoreResult): string[] {
+type ChosenBackup = Pick<BackupToVerify, "backup" | "bundle" | "noManifest">;
+
+async function restoreStore(
+  context: Context,
+  options: RestoreOptions,
+  chosen: ChosenBackup,
+): Promise<RestoreResult> {
+  const { restore } = await import("../../restore/restore.js");
+  const { settings, output } = context;
+  if (options.intoSetting) {
+    throw new StoreError("usage", "--into-setting needs --into", { hint: "Add --into PLUGIN." });
+  }
+  const other = options.to === undefined ? await hubDatabase(context) : undefined;
+  const result = await operate(
+    context,
+    (lock, signal) =>
+      restore({
+        ...operationOptions(context, options, lock, signal),
+        ...chosen,
+        to: options.to && expandPath(options.to),
+        discardReplaced: options.discardReplaced,
+        readmitRevoked: options.readmitRevoked,
+        ...(settings.backup?.bundle_to !== undefined && {
+          bundles: {
+            bundleTo: settings.backup.bundle_to,
+            backupFolder: settings.backup.to,
+            recipients: settings.recipients ?? [],
+          },
+        }),
+      }),
+    // The lock is in the store's directory, which does not exist yet on a new machine.
+    { makeDirectory: true, whileServiceDown: "restart" },
+  );
+  if (other) {
+    output.warning(
+      `the hub does not use the restored store: its server.json names ${other.name}, ${other.location}`,
+    );
+  }
+  return result;
+}
+
+async function restoreDatabase(
+  context: Context,
+  options: RestoreOptions,
+  chosen: ChosenBackup,
+): Promise<RestoreIntoResult> {
+  const { restoreInto } = await import("../../restore/into.js");
+  const { locationOf } = await import("../../databases/registry.js");
+  const { sqlcipherPluginName } = await import("../../databases/sqlite.js");
+  const { into = "", intoSetting, to, readmitRevoked = false } = options;
+  if (to !== undefined) {
+    throw new StoreError("usage", "--to and --into cannot be combined", {
+      hint: "--to names a file, --into the plugin of a database.",
+    });
+  }
+  if (into === sqlcipherPluginName) {
+    throw new StoreError("usage", `--into ${into} is the encrypted store`, {
+      hint: "Leave --into out: restore replaces the store.",
+    });
+  }
+  const { name, config } = await endpointOf(context, into, intoSetting);
+  const database = { name, config, location: await locationOf(name, config) };
+  const backupFirst = options.discardReplaced ? undefined : backupOf(context);
+  return operate(
+    context,
+    (lock, signal) =>
+      restoreInto({
+        ...operationOptions(context, options, lock, signal),
+        ...{ ...chosen, database, backupFirst, readmitRevoked },
+      }),
+    { makeDirectory: true, whileServiceDown: "restart" },
+  );
+}
+
+/**
+ * Returns the directories and recipients of the backup that is made first.
+ *
+ * @throws {@link StoreError} usage - if the settings lack one of them
+ */
+function backupOf(context: Context): NonNullable<RestoreIntoOptions["backupFirst"]> {
+  const { backup, recipients } = context.settings;
+  if (backup?.to !== undefined && backup.bundle_to !== undefined && recipients !== undefined) {
+    return {
+      to: backup.to,
+      bundleTo: backup.bundle_to,
+      knownDirectories: knownDirectories(context),
+      recipients,
+    };
+  }
+  throw new StoreError("usage", "the directories for a backup of the present clients are unknown", {
+    hint: "Make a backup now, which saves them: hivemind-sqlcipher backup --to DIRECTORY --bundle-to OTHER-DIRECTORY. Or give --discard-replaced.",
+  });
+}
+
+function restoreLines({ restored, service }: RestoreResult | RestoreIntoResult): string[] {
   const { active, revoked } = restored.clients;
   const stayedRevoked = restored.stayed_revoked.join(", ");
   return [
