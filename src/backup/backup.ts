@@ -15,7 +15,7 @@ import { Journal } from "../operation/journal.js";
 import { type OperationFailure, orRecover, withRecovery } from "../operation/recovery.js";
 import { assertNoHolders, type ServiceReport } from "../operation/service.js";
 import { emitStep } from "../operation/step.js";
-import { withServiceStopped } from "../operation/window.js";
+import { reportService, withServiceStopped } from "../operation/window.js";
 import { orAbort, throwIfAborted } from "../process/abort.js";
 import { openEncrypted } from "../store/cipher.js";
 import { type Manifest, signManifest } from "./manifest.js";
@@ -66,7 +66,7 @@ interface Job {
 /** A complete copy, as of `at` or later. */
 interface Copied {
   readonly at: Date;
-  readonly stoppedMs: number | null;
+  readonly restart: Restart | undefined;
 }
 
 /**
@@ -94,9 +94,10 @@ export async function backup(options: BackupOptions): Promise<BackupResult> {
     else await copy[Symbol.asyncDispose]();
     return await recoverFailed(journal, storePath, failed);
   };
-  const result = await run({ options, prepared, journal, files, copy, recover });
+  const { restart, ...result } = await run({ options, prepared, journal, files, copy, recover });
   await endJournal(journal, result.backup.path);
-  return result;
+  const service = await reportService(prepared.service, restart, options.reporter);
+  return { ...result, service, verified: true };
 }
 
 async function recoverFailed(
@@ -124,9 +125,11 @@ async function endJournal(journal: Journal, made: string): Promise<void> {
   }
 }
 
-async function run(job: Job): Promise<BackupResult> {
+async function run(
+  job: Job,
+): Promise<Pick<BackupResult, "backup" | "bundle"> & Pick<Copied, "restart">> {
   const { options, prepared, recover } = job;
-  const { service, wasActive } = prepared.service;
+  const { wasActive } = prepared.service;
   const method = options.online ? "online" : "stopped";
   const bundle = await orRecover(() => copyWarm(job), recover);
   const copied =
@@ -137,13 +140,7 @@ async function run(job: Job): Promise<BackupResult> {
   return {
     backup: { ...made, method },
     bundle: { path: bundle.path, key_id: bundle.keyId, recipients: bundle.recipients },
-    service: {
-      unit: service.name,
-      was_active: wasActive,
-      active: wasActive,
-      stopped_ms: copied.stoppedMs,
-    },
-    verified: true,
+    restart: copied.restart,
   };
 }
 
@@ -187,7 +184,7 @@ async function copyNow({ options: { signal }, copy }: Job): Promise<Copied> {
   await orAbort(copy.complete(), signal);
   await copy.unpin();
   step("backup.copied");
-  return { at, stoppedMs: null };
+  return { at, restart: undefined };
 }
 
 async function copyWhileStopped({
@@ -239,11 +236,10 @@ async function copyWhileStopped({
     await journal.write("backup.finishing" satisfies BackupStep, files);
     step("backup.finishing");
     await copy.unpin();
-    const stoppedMs = restart?.downtimeMs ?? null;
     reporter.detail(
-      `${name} was stopped for ${stoppedMs} ms, in which ${copy.written - writtenBefore} bytes were copied`,
+      `${name} was stopped for ${restart?.downtimeMs} ms, in which ${copy.written - writtenBefore} bytes were copied`,
     );
-    return { at, stoppedMs };
+    return { at, restart };
   }, recover);
 }
 

@@ -33,8 +33,10 @@ import { Journal } from "../operation/journal.js";
 import type { OperationLock } from "../operation/lock.js";
 import { orRecover, withRecovery } from "../operation/recovery.js";
 import { emitStep } from "../operation/step.js";
+import { reportService } from "../operation/window.js";
 import { throwIfAborted } from "../process/abort.js";
 import type { Reporter } from "../reporter.js";
+import { NoService } from "../service/none.js";
 import {
   createEncrypted,
   deriveNewKey,
@@ -201,7 +203,7 @@ async function keyFor(directory: string, storePath: string, passphrase: string):
 async function copyAndName(job: Job): Promise<BackupResult> {
   const { options, prepared, journal, files } = job;
   const { passphrase, key, storePath, isNew } = prepared;
-  const { signal } = options;
+  const { signal, reporter } = options;
   const at = new Date();
   await createCopy(options, files.staged.copy, key);
   throwIfAborted(signal);
@@ -251,7 +253,11 @@ async function copyAndName(job: Job): Promise<BackupResult> {
   return {
     backup: { path: final.copy, manifest: final.manifest, ...created, method: "online" },
     bundle: { path: bundle.path, key_id: bundle.keyId, recipients: bundle.recipients },
-    service: { unit: null, was_active: false, active: false, stopped_ms: null },
+    service: await reportService(
+      { service: new NoService(), wasActive: false },
+      undefined,
+      reporter,
+    ),
     verified: true,
   };
 }

@@ -1,7 +1,8 @@
 /** The downtime of the store's service during an operation. */
 import { setTimeout as delay } from "node:timers/promises";
 import { type StoreError, systemError } from "../errors.js";
-import { findHolders } from "../process/holders.js";
+import { findHolders, listProcesses } from "../process/holders.js";
+import { portsOf, waitUntilListening } from "../process/ports.js";
 import { selectService } from "../service/select.js";
 import {
   defaultUnit,
@@ -15,6 +16,8 @@ import { assertNoHolders, choiceOf, type ResolvedService, type Stopped } from ".
 /** On a small board a hub opens its store seconds after its start: 300 looks, 100 ms apart. */
 const openingLooks = 300;
 const openingPauseMs = 100;
+/** How long a hub may take until it listens again: 30 s. */
+const listeningLimitMs = 30_000;
 
 /** How a downtime ended. */
 export interface Restart {
@@ -26,6 +29,13 @@ export interface Restart {
   readonly timerFired: boolean;
   /** Milliseconds from the request to stop until the service was up again. */
   readonly downtimeMs: number;
+  /** The TCP ports on which the service listened before it was stopped. */
+  readonly ports: readonly number[];
+  /**
+   * Resolves with the milliseconds from the request to stop until something listened on all of
+   * these ports again; with undefined if nothing does after 30 s, or if there are no ports.
+   */
+  readonly listeningMs: Promise<number | undefined>;
 }
 
 /**
@@ -45,6 +55,7 @@ export class Downtime {
   readonly #hasForeignTimer: boolean;
   /** The run of the service before the stop; undefined if its kind does not identify runs. */
   readonly #invocation: string | undefined;
+  #ports: readonly number[] = [];
   #stoppedAt = performance.now();
   #startFailure: StoreError | undefined;
 
@@ -82,7 +93,9 @@ export class Downtime {
     };
     if (pendingRestart) return new Downtime(service, choice.storePath, stopped, "unknown");
     const { invocation } = await service.state();
-    return new Downtime(service, choice.storePath, stopped, "running", invocation);
+    const downtime = new Downtime(service, choice.storePath, stopped, "running", invocation);
+    downtime.#ports = await portsOfService(service);
+    return downtime;
   }
 
   /**
@@ -195,7 +208,11 @@ export class Downtime {
       this.#state === "running" || (this.#state === "unknown" && (await this.isServiceUp()));
     if (isUp) {
       await this.#cancelTimer();
-      return { isStarted: false, wasUp: false, timerFired: false, downtimeMs: 0 };
+      const listeningMs = Promise.resolve(undefined);
+      return {
+        ...{ isStarted: false, wasUp: false, timerFired: false, downtimeMs: 0 },
+        ...{ ports: [], listeningMs },
+      };
     }
     const { dependents } = this.stopped;
     // Cancelled first: both start commands together would start two hubs.
@@ -209,7 +226,15 @@ export class Downtime {
     }
     const timerFired = (await this.#cancelTimer()) || hasFired;
     const downtimeMs = Math.round(started.upAt - this.#stoppedAt);
-    return { isStarted: !wasUp, wasUp, timerFired, downtimeMs };
+    const ports = this.#ports;
+    const listeningMs = this.#waitUntilListening();
+    return { isStarted: !wasUp, wasUp, timerFired, downtimeMs, ports, listeningMs };
+  }
+
+  async #waitUntilListening(): Promise<number | undefined> {
+    if (this.#ports.length === 0) return undefined;
+    const listeningAt = await waitUntilListening(this.#ports, listeningLimitMs);
+    return listeningAt && Math.round(listeningAt - this.#stoppedAt);
   }
 
   /** Waits until the hub started by the timer has opened the store; undefined if it does not. */
@@ -242,4 +267,12 @@ export class Downtime {
     }
     return (await this.#service.state()).active;
   }
+}
+
+async function portsOfService(service: Service): Promise<number[]> {
+  const ports = new Set<number>();
+  for (const pid of listProcesses()) {
+    if (await service.owns(pid)) for (const port of portsOf(pid)) ports.add(port);
+  }
+  return [...ports];
 }

@@ -3,7 +3,7 @@ import { throwIfAborted } from "../process/abort.js";
 import type { Reporter } from "../reporter.js";
 import { Downtime, type Restart } from "./downtime.js";
 import type { OperationFailure } from "./recovery.js";
-import type { ResolvedService, Stopped } from "./service.js";
+import type { ResolvedService, ServiceReport, Stopped } from "./service.js";
 
 export interface ServiceWindow {
   readonly service: ResolvedService;
@@ -58,4 +58,29 @@ export async function withServiceStopped<Result>(
   } catch (failure) {
     throw await window.recover({ failure, downtime });
   }
+}
+
+/**
+ * Returns what an operation reports about its service, after it listens on its ports again.
+ *
+ * Call it when the operation is complete: a hub takes seconds until it listens.
+ */
+export async function reportService(
+  { service, wasActive, pendingRestart }: Omit<ResolvedService, "choice">,
+  restart: Restart | undefined,
+  reporter: Pick<Reporter, "notice">,
+): Promise<ServiceReport> {
+  const listeningMs = await restart?.listeningMs;
+  if (restart && restart.ports.length > 0 && listeningMs === undefined) {
+    reporter.notice(
+      `${service.name ?? "the service"} runs, but does not listen on ${restart.ports.map((port) => `port ${port}`).join(" and ")} as before`,
+    );
+  }
+  return {
+    unit: service.name,
+    was_active: wasActive,
+    active: wasActive || pendingRestart !== undefined,
+    stopped_ms: restart?.downtimeMs ?? null,
+    listening_ms: listeningMs ?? null,
+  };
 }

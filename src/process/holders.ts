@@ -122,7 +122,7 @@ function holdsOneOf(
 }
 
 /** Returns the ids of all processes, or none on a system without /proc. */
-function listProcesses(): number[] {
+export function listProcesses(): number[] {
   try {
     return readdirSync("/proc").map(Number).filter(Number.isInteger);
   } catch {

@@ -104,7 +104,7 @@ export async function restoreInto(options: RestoreIntoOptions): Promise<RestoreI
   const pendingRestart = await findPendingRestart(storePath);
   const service = await resolveService(options.service, reporter, pendingRestart);
   const saved = differences && (await backUpFirst(options));
-  const { result: written, downtimeMs } = await writeWhileStopped({
+  const { result: written, report } = await writeWhileStopped({
     ...{ lock, service, reporter, signal },
     database: database.location,
     recoveryCommand: options.recoveryCommand,
@@ -127,12 +127,7 @@ export async function restoreInto(options: RestoreIntoOptions): Promise<RestoreI
       widened: differences?.widened ?? [],
     },
     bundle: null,
-    service: {
-      unit: service.service.name,
-      was_active: service.wasActive,
-      active: service.wasActive,
-      stopped_ms: downtimeMs,
-    },
+    service: report,
   };
 }
 

@@ -22,7 +22,7 @@ import { resolvePasswordSlot } from "../keys/rotation-plan.js";
 import { formatSource } from "../keys/source.js";
 import { Journal } from "../operation/journal.js";
 import { type OperationFailure, orRecover } from "../operation/recovery.js";
-import { withServiceStopped } from "../operation/window.js";
+import { reportService, withServiceStopped } from "../operation/window.js";
 import { keyIdOf, type Secret } from "../store/cipher.js";
 import { fillAndCommit } from "./commit.js";
 import { recoverSwap } from "./recover.js";
@@ -72,23 +72,13 @@ export async function swap<Key extends Secret, Filled>(
       return result;
     },
   );
-  const { name } = service.service;
   if (restart) state.emitStep("started");
   if (restart?.wasUp) {
+    const { name } = service.service;
     reporter.notice(`something had started ${name ?? "the service"}, so it was restarted`);
   }
   await state.clean();
-  return {
-    key,
-    filled,
-    bundle,
-    service: {
-      unit: name,
-      was_active: service.wasActive,
-      active: service.wasActive || service.pendingRestart !== undefined,
-      stopped_ms: restart?.downtimeMs ?? null,
-    },
-  };
+  return { key, filled, bundle, service: await reportService(service, restart, reporter) };
 }
 
 /** @returns the size of the store in bytes, and so of the new file, roughly */

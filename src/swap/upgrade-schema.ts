@@ -8,6 +8,7 @@
 import { StoreError } from "../errors.js";
 import { hubSchema } from "../hub/schema.js";
 import { unlock } from "../keys/unlock.js";
+import type { Restart } from "../operation/downtime.js";
 import { Journal } from "../operation/journal.js";
 import {
   cleanUp,
@@ -25,7 +26,7 @@ import {
   stoppedSchema,
 } from "../operation/service.js";
 import { emitStep } from "../operation/step.js";
-import { withServiceStopped } from "../operation/window.js";
+import { reportService, withServiceStopped } from "../operation/window.js";
 import { throwIfAborted } from "../process/abort.js";
 import * as z from "../schema.js";
 import { identify, openDatabase, type Secret } from "../store/cipher.js";
@@ -85,15 +86,10 @@ export async function upgradeSchema(options: UpgradeSchemaOptions): Promise<Upgr
   const secret = await secretOf(options);
   const { from, dropped } = await inspectStore(storePath, secret);
   const service = await resolveService(options.service, reporter);
-  const report = {
-    unit: service.service.name,
-    was_active: service.wasActive,
-    active: service.wasActive,
-  };
   if (from >= newestSchema) {
     return {
       upgraded: { path: storePath, from, to: from, dropped: [], hub: null },
-      service: { ...report, stopped_ms: null },
+      service: await reportService(service, undefined, reporter),
     };
   }
   const hub = await askHubSchema(service, options.hubPython);
@@ -103,10 +99,10 @@ export async function upgradeSchema(options: UpgradeSchemaOptions): Promise<Upgr
     );
   }
   if (dropped.length > 0) await reporter.confirm(question(dropped));
-  const stoppedMs = await migrate(options, service, secret);
+  const restart = await migrate(options, service, secret);
   return {
     upgraded: { path: storePath, from, to: newestSchema, dropped, hub },
-    service: { ...report, stopped_ms: stoppedMs },
+    service: await reportService(service, restart, reporter),
   };
 }
 
@@ -186,12 +182,12 @@ async function askHubSchema(
   return { plugin_manager: pluginManager, schema_version: schemaVersion };
 }
 
-/** @returns the downtime in milliseconds; null if the service was not stopped */
+/** @returns how the service was started again; undefined if it was not stopped */
 async function migrate(
   { lock, recoveryCommand, signal, reporter }: UpgradeSchemaOptions,
   service: ResolvedService,
   secret: Secret,
-): Promise<number | null> {
+): Promise<Restart | undefined> {
   const { storePath } = lock;
   throwIfAborted(signal);
   const journal = await Journal.begin(storePath, "upgrade-schema", "stopping", {});
@@ -223,7 +219,7 @@ async function migrate(
   );
   emitStep("upgrade-schema.started");
   await journal.remove();
-  return restart?.downtimeMs ?? null;
+  return restart;
 }
 
 /** Starts the service. The transaction is complete or absent by itself. */

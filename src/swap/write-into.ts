@@ -9,9 +9,9 @@ import {
   type Recovery,
   withRecovery,
 } from "../operation/recovery.js";
-import { type ResolvedService, stoppedSchema } from "../operation/service.js";
+import { type ResolvedService, type ServiceReport, stoppedSchema } from "../operation/service.js";
 import { emitStep } from "../operation/step.js";
-import { withServiceStopped } from "../operation/window.js";
+import { reportService, withServiceStopped } from "../operation/window.js";
 import type { Reporter } from "../reporter.js";
 import * as z from "../schema.js";
 
@@ -34,7 +34,7 @@ type IntoStep = "restore-into.stopping" | "restore-into.writing";
  *
  * @param options.database - its path or URL, without secrets, for messages
  * @param options.work - calls its argument before it writes
- * @returns the result of `work`, and the downtime in milliseconds; null if there was none
+ * @returns the result of `work`, and what to report about the service
  */
 export async function writeWhileStopped<Result>(options: {
   readonly lock: OperationLock;
@@ -44,7 +44,7 @@ export async function writeWhileStopped<Result>(options: {
   readonly reporter: Reporter;
   readonly signal: AbortSignal;
   readonly work: (onWrite: () => Promise<void>) => Promise<Result>;
-}): Promise<{ result: Result; downtimeMs: number | null }> {
+}): Promise<{ result: Result; report: ServiceReport }> {
   const { database, service, recoveryCommand, reporter, signal, work } = options;
   const { storePath } = options.lock;
   let data: z.infer<typeof journalSchema> = { database };
@@ -72,7 +72,7 @@ export async function writeWhileStopped<Result>(options: {
     () => work(() => enter("restore-into.writing")),
   );
   await journal.remove();
-  return { result, downtimeMs: restart?.downtimeMs ?? null };
+  return { result, report: await reportService(service, restart, reporter) };
 }
 
 /** Starts the service of an interrupted restore, and names the restore that completes it. */

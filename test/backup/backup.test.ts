@@ -6,8 +6,10 @@ import { readManifest } from "../../src/backup/manifest.js";
 import { verifyBackup } from "../../src/backup/verify.js";
 import { readBundle } from "../../src/bundle/bundle.js";
 import { setEntry } from "../../src/keys/keyring.js";
+import { waitUntilListening } from "../../src/process/ports.js";
 import { openEncrypted } from "../../src/store/cipher.js";
 import { root } from "../built.js";
+import { freePort } from "../databases/redis-server.js";
 import { holding, property, systemctl, until } from "../service/units.js";
 import { copyOfFixture, fixturePassphrases } from "../store/temporary.js";
 import {
@@ -110,11 +112,32 @@ test("a unit that is not running is not started", async () => {
     was_active: false,
     active: false,
     stopped_ms: null,
+    listening_ms: null,
   });
   expect(await isActive(hub)).toBe(false);
   const copied = await idsIn(backup.path);
   expect((await committed(hub)).filter((id) => !copied.has(id))).toEqual([]);
   expect(copied).toEqual(await idsIn(hub.path));
+});
+
+/** A hub listens only some time after its start. Its satellites are cut off until then. */
+const startMs = 700;
+
+test("a unit with a port is waited for until it listens again, and that is reported", async () => {
+  const hub = await hubStore();
+  const server = "const s = require('net').createServer().listen(process.argv[2], '127.0.0.1')";
+  const file = join(hub.folder, "hub.cjs");
+  await writeFile(
+    file,
+    `const store = require('fs').openSync(${JSON.stringify(hub.path)});
+setTimeout(() => { ${server} }, ${startMs});`,
+  );
+  const port = await freePort();
+  await startUnit(hub, `Type=exec\nExecStart=${process.execPath} ${file} ${port}`);
+  expect(await waitUntilListening([port], 10_000)).toBeDefined();
+  const { service } = resultOf(await runJob(hub));
+  expect(service.listening_ms).toBeGreaterThan(startMs);
+  expect(await waitUntilListening([port], 100)).toBeDefined();
 });
 
 test("online, the unit is not stopped, and what was committed before is in the copy", async () => {

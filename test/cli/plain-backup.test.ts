@@ -8,6 +8,7 @@ import { type Client, newClient, revoked, serializeClient } from "../../src/clie
 import { comparable } from "../../src/client/compare.js";
 import { DatabaseFactory } from "../../src/databases/registry.js";
 import { sqlcipherPluginName, sqlitePluginName } from "../../src/databases/sqlite.js";
+import { root } from "../built.js";
 import { RedisServer } from "../databases/redis-server.js";
 import { Machine } from "./machine.js";
 
@@ -141,4 +142,80 @@ describe.each(hubs)("a hub on $name", (hub) => {
     await using database = await openHub(hub.name, "readonly");
     expect(await database.size()).toBe(3);
   });
+
+  test("gets the clients of its backup again, and what was added since is revoked", async () => {
+    const made = await machine.json(
+      ...["backup", ...directories(), "--recovery-key-file", keyFile()],
+    );
+    const { backup } = made.document as { backup: { path: string } };
+    {
+      await using database = await openHub(hub.name, "create");
+      await database.updateItem({ ...(clients[0] as Client), name: "renamed" });
+      await database.deleteItem(3);
+      await database.addItem(newClient({ client_id: 4, api_key: "of a guest", name: "guest" }));
+    }
+    const { code, document } = await machine.json("restore", backup.path, "--into", hub.name);
+    expect(code).toBe(0);
+    expect(document).toMatchObject({
+      restored: { module: hub.name, clients: { active: 1, revoked: 3 }, stayed_revoked: [3] },
+    });
+    const { restored } = document as { restored: { replaced: string } };
+    expect((await machine.run(["verify", restored.replaced])).code).toBe(0);
+    const records: string[] = [];
+    await using database = await openHub(hub.name, "readonly");
+    for await (const client of database) records.push(serializeClient(comparable(client)));
+    const wanted = [clients[0] as Client, revoked(2), revoked(3), revoked(4)];
+    expect(records).toEqual(wanted.map((client) => serializeClient(comparable(client))));
+  });
+});
+
+test("a restore into the encrypted store by --into, and one with --to, are refused", async () => {
+  await setUp(hubs[1] as Hub);
+  await writeFile(machine.path("file"), "");
+  for (const [options, message] of [
+    [["--into", sqlcipherPluginName], /is the encrypted store/],
+    [["--into", "hivemind-json-db-plugin", "--to", machine.path("x.db")], /cannot be combined/],
+    [["--into-setting", "name=x"], /needs --into/],
+  ] as const) {
+    const { code, stderr } = await machine.run(["restore", machine.path("file"), ...options]);
+    expect([code, stderr]).toEqual([2, expect.stringMatching(message)]);
+  }
+});
+
+const killedAt = (step: string) => ({
+  NODE_OPTIONS: `--import=${root}test/faults/at-step.mjs`,
+  HIVEMIND_TEST_AT_STEP: JSON.stringify({ [step]: "kill" }),
+});
+
+test.each(["beginning", "finished", "verified", "bundled", "claiming", "claimed", "committed"])(
+  "a backup killed at %s leaves nothing after the next backup but backups that verify",
+  async (step) => {
+    await setUp(hubs[1] as Hub);
+    const args = ["backup", ...directories(), "--recovery-key-file", keyFile()];
+    const killed = await machine.run(args, { env: killedAt(`backup.${step}`) });
+    expect(killed.code).toBeNull();
+    expect((await machine.run(["backup", ...directories()])).code).toBe(0);
+    const names = readdirSync(machine.path("backups"));
+    const backups = names.filter((name) => name.endsWith(".db"));
+    expect(backups).toHaveLength(["claiming", "claimed", "committed"].includes(step) ? 2 : 1);
+    expect(names).toHaveLength(2 * backups.length);
+    for (const name of backups) {
+      expect((await machine.run(["verify", machine.path("backups", name)])).code).toBe(0);
+    }
+    expect(readdirSync(machine.path("bundles")).filter((name) => /partial|tmp/.test(name))).toEqual(
+      [],
+    );
+  },
+);
+
+test("a restore killed before it has written is recovered, and run again", async () => {
+  await setUp(hubs[1] as Hub);
+  const made = await machine.json("backup", ...directories(), "--recovery-key-file", keyFile());
+  const { backup } = made.document as { backup: { path: string } };
+  const args = ["restore", backup.path, "--into", "hivemind-json-db-plugin"];
+  const killed = await machine.run(args, { env: killedAt("restore-into.writing") });
+  expect(killed.code).toBeNull();
+  const { code, stderr } = await machine.run(args);
+  expect([code, stderr]).toEqual([0, expect.stringMatching(/was interrupted: run it again/)]);
+  expect((await machine.json("status")).document).toMatchObject({ pending: null });
 });

@@ -92,6 +92,10 @@ unencrypted_hub_before_1() {
   hivemind-core add-client --name kitchen > /dev/null
 }
 
+unencrypted_hub_before_3() {
+  BACKUP=$(basename /srv/backup/hivemind/clients.*.db)
+}
+
 other_databases_before_1() {
   new_store
   use_module hivemind-json-db-plugin

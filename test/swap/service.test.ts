@@ -155,7 +155,13 @@ test("a unit that was not running is not started", async () => {
   await world.startUnit();
   await systemctl("stop", world.unit);
   const { service } = resultOf(await world.run<RotateResult>("rotate"));
-  expect(service).toEqual({ unit: world.unit, was_active: false, active: false, stopped_ms: null });
+  expect(service).toEqual({
+    unit: world.unit,
+    was_active: false,
+    active: false,
+    stopped_ms: null,
+    listening_ms: null,
+  });
   expect(await world.isActive).toBe(false);
 });
 

@@ -9,6 +9,7 @@ import {
 } from "../../config/settings.js";
 import { StoreError } from "../../errors.js";
 import type { OperationLock } from "../../operation/lock.js";
+import type { ServiceReport } from "../../operation/service.js";
 import { abortOnSignal } from "../../process/signals.js";
 import type { OperationRequirements } from "../../recovery/recover.js";
 import type { ServiceChoice } from "../../service/select.js";
@@ -311,11 +312,12 @@ export function bundleLines(bundle: { path: string } | null): string[] {
   return bundle ? [`  bundle      ${bundle.path}`] : [];
 }
 
-export function downtimeLines(service: {
-  unit: string | null;
-  stopped_ms: number | null;
-}): string[] {
-  if (service.stopped_ms === null) return [];
-  const name = service.unit ?? "the service";
-  return [`  service     ${name} was stopped for ${service.stopped_ms} ms`];
+export function downtimeLines({
+  unit,
+  stopped_ms: stopped,
+  listening_ms: listening,
+}: Pick<ServiceReport, "unit" | "stopped_ms" | "listening_ms">): string[] {
+  if (stopped === null) return [];
+  const again = listening === null ? "" : `; it listened again after ${listening} ms`;
+  return [`  service     ${unit ?? "the service"} was stopped for ${stopped} ms${again}`];
 }

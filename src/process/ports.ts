@@ -1,0 +1,70 @@
+/** The TCP ports on which processes of this machine listen, as `/proc` reports them. */
+import { readdirSync, readFileSync, readlinkSync } from "node:fs";
+import { setTimeout as delay } from "node:timers/promises";
+
+/** The state of a listening socket in `/proc/net/tcp`. */
+const listening = "0A";
+const pauseMs = 50;
+
+/**
+ * Returns the ports on which a process listens. Returns none for a process that this user may not
+ * inspect, and for one with a network of its own, as in a container.
+ */
+export function portsOf(pid: number): number[] {
+  try {
+    if (readlinkSync(`/proc/${pid}/ns/net`) !== readlinkSync("/proc/self/ns/net")) return [];
+    const sockets = new Set(
+      readdirSync(`/proc/${pid}/fd`).map((fd) => socketInode(`/proc/${pid}/fd/${fd}`)),
+    );
+    return listeningSockets()
+      .filter(({ inode }) => sockets.has(inode))
+      .map(({ port }) => port);
+  } catch {
+    return []; // ended, or of another user
+  }
+}
+
+/**
+ * Waits until something listens on each of the ports.
+ *
+ * @param limitMs - how long to wait at most, in milliseconds
+ * @returns the time on the clock of `performance.now()`; undefined if the limit has passed
+ */
+export async function waitUntilListening(
+  ports: readonly number[],
+  limitMs: number,
+): Promise<number | undefined> {
+  const deadline = performance.now() + limitMs;
+  while (performance.now() < deadline) {
+    const open = new Set(listeningSockets().map(({ port }) => port));
+    if (ports.every((port) => open.has(port))) return performance.now();
+    await delay(pauseMs);
+  }
+  return undefined;
+}
+
+function socketInode(link: string): string | undefined {
+  try {
+    return /^socket:\[(\d+)\]$/.exec(readlinkSync(link))?.[1];
+  } catch {
+    return undefined; // closed since the directory was read
+  }
+}
+
+function listeningSockets(): { port: number; inode: string }[] {
+  return ["tcp", "tcp6"].flatMap((protocol) => {
+    let table: string;
+    try {
+      table = readFileSync(`/proc/net/${protocol}`, "latin1");
+    } catch {
+      return []; // a kernel without this protocol
+    }
+    const rows = table.split("\n").map((row) => row.trim().split(/\s+/));
+    return rows
+      .filter((row) => row[3] === listening)
+      .map((row) => ({
+        port: Number.parseInt(row[1]?.split(":")[1] ?? "", 16),
+        inode: row[9] ?? "",
+      }));
+  });
+}
