@@ -1,4 +1,4 @@
-/** Keeps bundles apart from backups: a copy of a directory with both opens the backups. */
+/** Keeps bundles apart from backups: a copied directory with both would open the backups. */
 import { stat } from "node:fs/promises";
 import { dirname } from "node:path";
 import { realPath } from "../config/paths.js";

@@ -98,7 +98,7 @@ function fillTemplate(template: string, values: Readonly<Record<string, string>>
     );
 }
 
-/** Splits the text at line ends. The parts joined by line ends are the text again. */
+/** Splits the text at line ends. Joining the parts with line ends restores the text. */
 function splitForCodes(text: string): string[] {
   const lines = text.split("\n");
   const count = Math.ceil(text.length / maxCodeBytes);

@@ -3,7 +3,9 @@ import type { StoreLocation } from "../config/paths.js";
 import { isKind, StoreError } from "../errors.js";
 import type { NamedStore } from "../hub/server-json.js";
 
-/** Commands that report a broken server.json themselves, or do not open the store. */
+/**
+ * Commands that ignore a broken server.json: they report it themselves, or do not open the store.
+ */
 const tolerantCommands = new Set(["status", "doctor", "completion", "plugins"]);
 
 /**

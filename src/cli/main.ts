@@ -11,8 +11,8 @@ import { buildProgram } from "./program.js";
 import { asStoreError, Output } from "./ui/output.js";
 
 /**
- * Commands that stop the hub or run as long as it does. An upgrade of this package must not stop
- * them.
+ * Commands that stop the hub or run as long as it does. They load every file of this program first,
+ * because an upgrade of the package removes the files.
  */
 const lasting = new Set([
   ...["backup", "restore", "rotate", "encrypt", "decrypt", "init", "upgrade-schema", "migrate"],
@@ -104,7 +104,7 @@ function isHelp(error: unknown): boolean {
 function usageError(error: CommanderError): StoreError {
   const [message = "", suggestion] = error.message.replace(/^error: /, "").split("\n");
   return new StoreError("usage", isHelp(error) ? "no command given" : message, {
-    // "(Did you mean status?)"
+    // Commander's suggestion has the form "(Did you mean status?)".
     hint:
       suggestion?.replace(/^\((.*)\)$/, "$1") ??
       "Run hivemind-sqlcipher --help, or COMMAND --help.",

@@ -63,8 +63,8 @@ export async function openStoreToRead(context: Context): Promise<ClientTable> {
 }
 
 /**
- * Returns the database that the hub uses instead of a `clients.db`, as its server.json names it;
- * undefined if a store is named, if there is a file at its path, or if server.json names none.
+ * Returns the hub's database if it is not a `clients.db`. Returns undefined if the user named a
+ * store, if a file exists at the store's path, or if server.json names no database.
  */
 export async function hubDatabase(context: Context): Promise<LocatedDatabase | undefined> {
   const { settings, storePath } = context;
@@ -84,8 +84,8 @@ export interface PlainDatabase {
 }
 
 /**
- * Returns the database that a backup copies, if it is not the encrypted store. Recovers from an
- * interrupted operation first, which may change what the store is.
+ * Returns the unencrypted database to back up, or undefined for the encrypted store. First recovers
+ * from an interrupted operation, because recovery may replace the store.
  */
 export async function findPlainDatabase(context: Context): Promise<PlainDatabase | undefined> {
   await recoverFirst(context);

@@ -21,7 +21,7 @@ export function comparable(client: Client): Client {
   };
 }
 
-/** Returns whether two records are equal, except for differences that databases cannot store. */
+/** Returns whether two records are equal. Ignores differences that some databases cannot store. */
 export function isSame(a: Client, b: Client): boolean {
   return sameJson(a, b) || sameJson(comparable(a), comparable(b));
 }

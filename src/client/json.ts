@@ -400,8 +400,8 @@ function formatString(text: string, ascii: boolean): string {
 }
 
 /**
- * Formats a number as Python does: a safe integer as an int, any other as the `repr` of a float,
- * with an exponent of at least two digits below 1e-4 and from 1e16.
+ * Formats a number as Python does. A safe integer is an int; any other number is the `repr` of a
+ * float. Below 1e-4 and from 1e16, it has an exponent of at least two digits.
  */
 function formatNumber(value: number): string {
   if (Number.isSafeInteger(value) && !Object.is(value, -0)) return String(value);

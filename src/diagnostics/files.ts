@@ -13,7 +13,7 @@ import { shellQuote } from "../text/escape.js";
 import { type Check, finding, good } from "./check.js";
 
 /**
- * File systems without an effect of `chmod`, by statfs(2) type. All their files have the
+ * The statfs(2) types of file systems on which `chmod` has no effect, because all files have the
  * permissions of the mount: FAT, exFAT, NTFS (two drivers), FUSE (further drivers for NTFS and
  * exFAT), SMB (two versions).
  */

@@ -18,7 +18,7 @@ export interface StatusOptions {
   readonly source: PassphraseSource;
   readonly service: ServiceChoice;
   readonly backupFolder: string | undefined;
-  /** The hub's database, if it uses another than the store at `storePath`. */
+  /** The hub's database, if the hub does not use the store at `storePath`. */
   readonly hubDatabase: LocatedDatabase | undefined;
   /** Ignored errors in the settings. */
   readonly settingsProblems?: readonly StoreError[];

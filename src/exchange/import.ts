@@ -17,8 +17,8 @@ import { linesOf } from "./text.js";
 export type Format = "csv" | "json";
 
 /**
- * Rows in a transaction while another process has the store open. They take less than half a
- * second; a hub waits five seconds for the lock.
+ * The maximal number of rows in a transaction while another process has the store open. They take
+ * less than half a second; a hub waits five seconds for the lock.
  */
 const sharedLimits = { added: 10_000, changed: 1_000 };
 

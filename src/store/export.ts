@@ -51,8 +51,9 @@ export async function exportStore(
 }
 
 /**
- * Copies a plaintext database, which a hub may be writing to, into an encrypted file, and compares
- * the two. The copy is of one moment: both steps are in one read transaction.
+ * Copies a plaintext database into an encrypted file and compares the two, even while a hub writes
+ * to the database. Both steps share a read transaction, so the copy has the state of a single
+ * moment.
  *
  * @param staged - encrypted under `key`, empty or with only its first page
  * @throws {@link StoreError} refused - if an export would lose something

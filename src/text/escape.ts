@@ -4,7 +4,7 @@ const unprintable = /[\p{Cc}\u200e\u200f\u2028-\u202e\u2066-\u2069]/gu;
 /** The maximal length of a client's name in a sentence. */
 const nameLimit = 60;
 
-/** Replaces each character able to move the cursor or reorder the line by its `\uXXXX`. */
+/** Replaces each character that can move the cursor or reorder the line by its `\uXXXX` escape. */
 export function escapeControlCharacters(text: string): string {
   return text.replace(
     unprintable,

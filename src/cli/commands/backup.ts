@@ -116,7 +116,7 @@ async function backupPlain(
           ...{ ...common, lock, signal, recipients },
           knownDirectories: knownDirectories(context),
         }),
-      // A database on a server has no directory here for the lock.
+      // Create the lock's directory: a database on a server has none on this machine.
       { makeDirectory: true },
     ),
   );
@@ -133,9 +133,7 @@ async function withNewKey(
   return withBundleTarget(context, { ...options, bundleTo }, ({ recipients }) => run(recipients));
 }
 
-/**
- * Adds how to back up while the service cannot be stopped or started, for example in a crash loop.
- */
+/** Adds a hint on backing up without stopping the service, for example in a crash loop. */
 function withoutStopping(error: StoreError): StoreError {
   const line =
     "To back up without stopping it, add --online, or --service none if nothing has the store open.";

@@ -58,7 +58,9 @@ async function findClients(
   if (found.length === 0) context.output.notice("no matching clients");
 }
 
-/** Returns the value in the type of its column: SQLite does not find 1 by the text "true". */
+/**
+ * Converts the value to its column's type, because SQLite does not match the text "true" with 1.
+ */
 function searchValue(column: string, text: string): string | number | boolean {
   if (/^(is_|can_)/.test(column)) {
     try {
