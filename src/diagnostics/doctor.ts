@@ -6,7 +6,7 @@ import { StoreError } from "../errors.js";
 import { noCoreDumpsCommand } from "../hub/existing-unit.js";
 import type { PassphraseSource } from "../keys/source.js";
 import { unlock, unlockStore } from "../keys/unlock.js";
-import { Journal } from "../operation/journal.js";
+import { Journal, journalPath } from "../operation/journal.js";
 import { withInteraction } from "../process/interaction.js";
 import { waitForOperation } from "../recovery/wait.js";
 import { type ServiceChoice, selectService } from "../service/select.js";
@@ -165,8 +165,8 @@ async function checkJournal(storePath: string): Promise<Check[]> {
     finding(
       "interrupted",
       "error",
-      `${operation}, started ${since}, is running or was interrupted`,
-      "hivemind-sqlcipher list-clients",
+      `${operation}, started ${since}, is running or was interrupted; its journal is ${journalPath(storePath)}`,
+      "Keep the journal until a command names it as unneeded: no other record says which file and which passphrase belong together. Finish or undo the operation: hivemind-sqlcipher list-clients",
     ),
   ];
 }

@@ -526,6 +526,26 @@ async function hubUnit(
 
 const run = `${process.execPath} ${root}dist/cli/main.js run`;
 
+test("an interrupted backup whose directories are gone: commands work and name the way out", async () => {
+  const site = await Site.make();
+  const { machine } = site;
+  const staged = { copy: machine.path("backups", "c"), manifest: machine.path("backups", "m") };
+  const bundle = { folder: machine.path("bundles"), key_id: "0123456789abcdef" };
+  await Journal.begin(machine.store, "backup", "backup.beginning", { staged, bundle });
+  await rm(machine.path("backups"), { recursive: true });
+  await rm(machine.path("bundles"), { recursive: true });
+  const journal = `${machine.store}.journal.json`;
+  const [found] = await site.findings("interrupted");
+  expect(found?.detail).toContain(`its journal is ${journal}`);
+  expect(found?.fix).toMatch(/^Keep the journal until a command names it as unneeded: /);
+  const listed = await site.run("list-clients");
+  expect([listed.code, listed.stderr]).toEqual([0, expect.stringContaining("Mount its disk")]);
+  expect(listed.stderr).toContain(`If the files are gone for good: rm '${journal}'`);
+  await mkdir(machine.path("backups"), { mode: 0o700 });
+  await site.type(found?.fix ?? "");
+  expect(await site.findings("interrupted")).toEqual([]);
+}, 60_000);
+
 test("a password in server.json: the fix lets run pass it, removes it from the file and replaces it", async () => {
   const site = await Site.make();
   await writeServerJson(site, { password: await site.passphrase() });
