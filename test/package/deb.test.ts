@@ -61,6 +61,10 @@ const expectedWithKeyring = [
   "without libsecret the keyring's error names the package",
   "purge leaves the keyring's entry",
 ];
+const expectedWithSystemd = [
+  "a timer that the old version installed starts the new one",
+  "a dead-man timer that the old version armed runs the new one and starts the hub",
+];
 const expectedAtEnd = ["remove and purge leave stores, settings, bundles and backups"];
 
 /** xz would take longer than the tests. */
@@ -315,7 +319,11 @@ test.each(systems)(
     }).catch((error) => error as { stdout: string; stderr: string });
     const lines = stdout.split("\n");
     const done = lines.filter((line) => line.startsWith("ok ")).map((line) => line.slice(3));
-    const wanted = [...expected, ...(arch === native ? expectedWithKeyring : []), ...expectedAtEnd];
+    const wanted = [
+      ...expected,
+      ...(arch === native ? [...expectedWithKeyring, ...expectedWithSystemd] : []),
+      ...expectedAtEnd,
+    ];
     for (const note of lines.filter((line) => line.startsWith("note: "))) {
       console.log(`${suite} on ${arch}: ${note.slice(6)}`);
     }
