@@ -15,7 +15,8 @@ import { proving } from "../prove-report.js";
 import { temporaryFolder } from "../store/temporary.js";
 
 const exec = promisify(execFile);
-const timeoutMs = 900_000;
+// Compiling the addons, which the other test file of the packages may be doing.
+const timeoutMs = proving ? 7_200_000 : 1_200_000;
 const native = execFileSync("dpkg", ["--print-architecture"], { encoding: "utf8" }).trim();
 
 /** The versions of Node.js that packaging/node.json pins: one of each line that is supported. */
