@@ -90,7 +90,7 @@ report({
   // About 105 ms of CPU time by --cpu-prof: Node itself 50, compiling the command's 310 kB of
   // JavaScript 11, Node's own modules 10, top levels and the grammar 12, SQLCipher 8, the keyring
   // 12.
-  note: "the rest is Node compiling: minified it takes the same, in one file 6 ms less; a cache of the compiled would be a file to guard",
+  note: "the rest is Node compiling: minified it takes the same, in one file 6 ms less; bench/start.mjs measures a cache",
 });
 report({
   work: "open an existing store in the library, passphrase in the keyring",

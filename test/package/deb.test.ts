@@ -44,6 +44,7 @@ const expected = [
   "a package of another architecture is refused, and nothing is installed",
   "a read-only /usr is refused, and nothing is installed",
   "apt names a missing libsecret, and nothing is installed",
+  "apt names a libc that is too old, and nothing is installed",
   "the commands of the installation guide",
   "installs, and dpkg --verify is content",
   "man page, completions, documents",
@@ -148,15 +149,18 @@ function guideBlocks(heading: string): string[] {
 }
 
 /**
- * What a system is given: the package, an older version of it, one of another architecture, and the
- * first version.
+ * What a system is given: the package, an older version of it, one of another architecture, one for
+ * another libc, and the first version.
  */
 async function fillSharedDirectory(shared: string, arch: string): Promise<void> {
   await mkdir(shared);
   const deb = join(packages, await packageOf(arch));
   await copyFile(deb, join(shared, "new.deb"));
   await copyFile(await script("older-version", deb, "0.1.0", directory), join(shared, "old.deb"));
-  await copyFile(await otherArchitecture(deb, arch, shared), join(shared, "other.deb"));
+  const other = arch === "amd64" ? "arm64" : "amd64";
+  await withControl(deb, `s/^Architecture: .*/Architecture: ${other}/`, join(shared, "other.deb"));
+  const libc = "s/libc6 (>= [^)]*)/libc6 (>= 99)/";
+  await withControl(deb, libc, join(shared, "newer-libc.deb"));
   await copyFile(join(root, "packaging/try-package"), join(shared, "try-package"));
   if (proving && arch === native) {
     await copyFile(await script("first-version", arch), join(shared, "0.1.0.tar"));
@@ -175,20 +179,15 @@ async function packageOf(arch: string): Promise<string> {
   return name;
 }
 
-/** dpkg refuses by the control file, before it looks at anything else. */
-async function otherArchitecture(deb: string, arch: string, shared: string): Promise<string> {
-  const other = arch === "amd64" ? "arm64" : "amd64";
-  const tree = join(shared, "other");
-  await mkdir(tree);
+/**
+ * Makes a package with a changed control file and nothing in it: dpkg and apt refuse by that file,
+ * before they look at anything else.
+ */
+async function withControl(deb: string, change: string, to: string): Promise<void> {
+  const tree = await temporaryFolder();
   await exec("dpkg-deb", ["--control", deb, join(tree, "DEBIAN")]);
-  await exec("sed", [
-    "-i",
-    `s/^Architecture: .*/Architecture: ${other}/`,
-    `${tree}/DEBIAN/control`,
-  ]);
-  const built = join(directory, `other-${arch}.deb`);
-  await exec("dpkg-deb", ["--build", tree, built]);
-  return built;
+  await exec("sed", ["-i", change, join(tree, "DEBIAN/control")]);
+  await exec("dpkg-deb", ["--build", tree, to]);
 }
 
 beforeAll(async () => {
