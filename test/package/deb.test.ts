@@ -278,28 +278,29 @@ test("the package names what it needs, and is not larger than it has to be", asy
   }
 });
 
+/** Runs a program as a user with another umask, time zone and language does. */
+function runElsewhere(program: string, args: string[], env: NodeJS.ProcessEnv = {}) {
+  return exec("sh", ["-c", 'umask 077; exec "$0" "$@"', program, ...args], {
+    env: { ...process.env, PACKAGE_COMPRESSION: "gzip", TZ: "Asia/Tokyo", LC_ALL: "C", ...env },
+    maxBuffer: 1 << 24,
+  });
+}
+
 test(
-  "a second build of the commit, in another directory, is equal byte for byte",
+  "a second build of the commit, in another directory and by another user, is equal byte for byte",
   async () => {
     const again = join(directory, "a second build");
-    await exec("git", ["clone", "--quiet", project, again]);
+    await runElsewhere("git", ["clone", "--quiet", project, again]);
     // Compiling the addon again takes minutes.
     await addInstalled(again, ...(proving ? ["node"] : ["node", "package"]));
     const built = join(directory, "built");
     await mkdir(built);
-    const commit = ["log", "-1", "--format=%ct"];
-    const time = (await exec("git", commit, { cwd: again })).stdout.trim();
-    const options = {
-      env: { ...env, SOURCE_DATE_EPOCH: time },
-      maxBuffer: 1 << 24,
-    };
-    await exec(join(again, "packaging/build"), [join(again, "build")], options);
-    for (const arch of architectures) {
-      const args = [arch, join(again, "build"), built];
-      await exec(join(again, "packaging/build-deb"), args, options);
-    }
-    const args = [join(again, "build"), built, ...architectures];
-    await exec(join(again, "packaging/build-npm"), args, options);
+    const { stdout } = await exec("git", ["log", "-1", "--format=%ct"], { cwd: again });
+    const build = (name: string, ...args: string[]) =>
+      runElsewhere(join(again, "packaging", name), args, { SOURCE_DATE_EPOCH: stdout.trim() });
+    await build("build", join(again, "build"));
+    for (const arch of architectures) await build("build-deb", arch, join(again, "build"), built);
+    await build("build-npm", join(again, "build"), built, ...architectures);
     const names = await readdir(built);
     expect(names.length).toBe(architectures.length + 1);
     for (const name of names) {
