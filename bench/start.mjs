@@ -1,6 +1,6 @@
-// CPU time of a short command, in milliseconds, in turns: as it is, and with Node's compile cache filled. The clock
-// would measure what else runs on the machine. See scripts/bench, and docs/design/performance.md on why the command
-// has no such cache.
+// CPU time of a short command, in milliseconds, in turns: as it is, and with Node's compile cache
+// filled. The clock would measure what else runs on the machine. See scripts/bench, and
+// docs/design/performance.md on why the command has no such cache.
 //
 // Usage: bench/start.mjs [RUNS]
 import { spawnSync } from "node:child_process";
