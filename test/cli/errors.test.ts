@@ -66,7 +66,7 @@ const cases: Case[] = [
     machine: () => Machine.make(),
     args: (machine) => ["restore", machine.path("none.db"), "--hub", "none"],
     code: 10,
-    says: /no backup .*none\.db[\s\S]*backups/,
+    says: /no such backup: .*none\.db[\s\S]*backups/,
   },
   {
     what: "a change of a store that is not encrypted",
