@@ -1,4 +1,4 @@
-/** Decodes text files, which editors and shells of Windows write as UTF-16 with a byte order mark. */
+/** Decodes text files. Windows editors and shells write UTF-16 with a byte order mark. */
 
 type Encoding = "utf-8" | "utf-16le" | "utf-16be";
 

@@ -34,7 +34,7 @@ export async function openFileOrPipe(path: string): Promise<FileHandle> {
   }
 }
 
-/** Ends the wait for a writer: a thread that waits in the system would also keep Node.js from ending. */
+/** Ends the wait for a writer: a thread blocked in the system would keep Node.js from ending. */
 function unblock(path: string): void {
   try {
     closeSync(openSync(path, constants.O_WRONLY | constants.O_NONBLOCK));
