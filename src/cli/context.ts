@@ -108,6 +108,11 @@ export function repeated(value: string, values: string[] = []): string[] {
  */
 const toleratingCommands: ReadonlySet<string> = new Set(["run", "status", "doctor"]);
 
+/** Returns whether the command may create the store and its settings file. */
+function makesStore(command: Command): boolean {
+  return command.name() === "init" || command.name() === "setup";
+}
+
 /**
  * Resolves a command's context from its options, the environment and the settings file.
  *
@@ -131,11 +136,11 @@ export async function contextOf(command: Command): Promise<Context> {
     {
       config: options.config,
       defaultStore: () => hubStore(command.name()),
-      isNewStore: command.name() === "init",
+      isNewStore: makesStore(command),
       ...(toleratesBroken && { onProblem: (problem) => settingsProblems.push(problem) }),
     },
   );
-  if (missing && command.name() !== "init") {
+  if (missing && !makesStore(command)) {
     const problem = new StoreError(
       "notFound",
       `cannot read the settings file ${path}: no such file or directory`,

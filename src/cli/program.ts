@@ -41,6 +41,7 @@ const actions = ["escalate", "propagate", "broadcast", "msg", "skill", "intent"]
 /** The modules of the commands by name, under their headings in the help. */
 const commandGroups: Record<string, Record<string, Load>> = {
   "The store:": {
+    setup: () => import("./commands/setup.js"),
     init: () => import("./commands/init.js"),
     status: () => import("./commands/status.js"),
     doctor: () => import("./commands/doctor.js"),

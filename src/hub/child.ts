@@ -2,10 +2,11 @@
  * Runs the hub as a child process. The hub inherits the standard streams and receives this
  * process's signals. It is killed if this process ends.
  */
-import type { ChildProcess } from "node:child_process";
+import { type ChildProcess, spawn } from "node:child_process";
 import { readFileSync } from "node:fs";
 import { constants } from "node:os";
 import type { Readable } from "node:stream";
+import type { Environment } from "../config/paths.js";
 
 /** Signals from service managers, terminals and operators. */
 const passedOn = ["SIGHUP", "SIGINT", "SIGQUIT", "SIGTERM", "SIGUSR1", "SIGUSR2"] as const;
@@ -26,7 +27,22 @@ exec setpriv --pdeathsig KILL $confine -- /bin/sh -c '[ "$PPID" = "$0" ] && exec
 `;
 
 /**
- * Waits until the hub ends and forwards signals to it. Must be called as soon as the child exists.
+ * Runs the hub as it is, without a passphrase, until it ends.
+ *
+ * @returns the hub's exit code, 128 + n if signal n ended it
+ */
+export function runUnchanged(
+  command: readonly string[],
+  environment: Environment = process.env,
+): Promise<number> {
+  const args = ["-c", `confine=\n${superviseHub}`, "hivemind-sqlcipher", `${process.pid}`];
+  return exitCodeOf(
+    spawn("/bin/sh", [...args, ...command], { env: environment, stdio: "inherit" }),
+  );
+}
+
+/**
+ * Waits for the hub to end and forwards signals to it. Call it as soon as the child exists.
  *
  * @returns the exit code, or 128 + the number of the signal, as in a shell
  */

@@ -31,11 +31,13 @@ const packageMetadata = /^(?:hivemind|sqlcipher3|ovos|json_database).*\.(?:dist-
  * Returns the result of `askHub`, cached if the interpreter and the packages are unchanged. Caches
  * only a success, so repaired packages are tested again.
  *
- * @throws {@link StoreError} failed - if the interpreter fails
+ * @param options.remember - false to write nothing
+ * @throws {@link StoreError} failed - the interpreter does not answer
  */
 export async function askHubOnce(
   python: HubPython,
   environment: Environment,
+  { remember = true } = {},
 ): Promise<HubPackages> {
   const path = recordPath(python, environment);
   const known = await readRecord(path);
@@ -44,7 +46,7 @@ export async function askHubOnce(
   }
   const packages = await askHub(python, environment);
   const { paths } = packages;
-  if (paths !== undefined && packages.takesPassword && packages.problem === null) {
+  if (remember && paths !== undefined && packages.takesPassword && packages.problem === null) {
     const found = await fingerprint(python, paths, environment);
     const record = { format, version: 1, paths, fingerprint: found, packages } as const;
     await writeRecord(path, record);

@@ -1,6 +1,13 @@
 /** Edits `server.json` and leaves the rest of the file unchanged, byte for byte. */
 import { type Node, parseTree } from "jsonc-parser";
-import { formatJson, type JsonObject, type JsonValue } from "../client/json.js";
+import {
+  formatJson,
+  isJsonObject,
+  type JsonObject,
+  type JsonValue,
+  parseJson,
+  sameJson,
+} from "../client/json.js";
 import { StoreError } from "../errors.js";
 import { replaceFile } from "../fs/atomic.js";
 import {
@@ -49,9 +56,53 @@ export async function switchModule(
   await replaceFile(file.file, setAt(withSettings, ["database", "module"], module).text);
 }
 
-/** Sets a value and creates missing objects on the way. */
+/** What `database` named before `switchModule`: null for what was absent. */
+export interface FormerDatabase {
+  readonly module: string | null;
+  /** The settings of the SQLite plugin, as JSON. */
+  readonly sqlite_block: string | null;
+  /** Whether there was a block `database`. */
+  readonly had_block: boolean;
+}
+
+/** Returns what `database` names, without a password, for `restoreDatabase`. */
+export function formerDatabase({ settings }: ServerJson): FormerDatabase {
+  const database = isJsonObject(settings.database) ? settings.database : undefined;
+  const { password: _, ...block } = isJsonObject(database?.[sqliteModule])
+    ? database[sqliteModule]
+    : {};
+  const { module } = database ?? {};
+  return {
+    module: typeof module === "string" ? module : null,
+    sqlite_block: isJsonObject(database?.[sqliteModule]) ? formatJson(block) : null,
+    had_block: database !== undefined,
+  };
+}
+
+/** Takes back what `switchModule` did for the SQLite plugin. */
+export async function restoreDatabase(path: string, former: FormerDatabase): Promise<void> {
+  const file = await readServerJson(path);
+  const text = former.had_block ? withFormer(file, former).text : removeAt(file, ["database"]);
+  if (text !== file.text) await replaceFile(file.file, text);
+}
+
+function withFormer(file: ServerJson, { module, sqlite_block: block }: FormerDatabase): ServerJson {
+  const settings = ["database", sqliteModule];
+  const withBlock =
+    block === null
+      ? edited(file, removeAt(file, settings))
+      : setAt(file, settings, parseJson(block));
+  const name = ["database", "module"];
+  return module === null
+    ? edited(withBlock, removeAt(withBlock, name))
+    : setAt(withBlock, name, module);
+}
+
+/** Sets a value; missing objects on the way are created. An equal value keeps its spelling. */
 function setAt(file: ServerJson, keys: readonly string[], value: JsonValue): ServerJson {
   const { path, text } = file;
+  const present = valueAt(file.settings, keys);
+  if (present !== undefined && sameJson(present, value)) return file;
   let object = rootOf(text);
   for (const [depth, key] of keys.entries()) {
     const rest = keys.slice(depth + 1);
@@ -68,6 +119,15 @@ function setAt(file: ServerJson, keys: readonly string[], value: JsonValue): Ser
     object = objectNode(member.value, key, path);
   }
   return file;
+}
+
+function valueAt(settings: JsonObject, keys: readonly string[]): JsonValue | undefined {
+  let value: JsonValue | undefined = settings;
+  for (const key of keys) {
+    if (!isJsonObject(value) || !Object.hasOwn(value, key)) return undefined;
+    value = value[key];
+  }
+  return value;
 }
 
 function edited(file: ServerJson, text: string): ServerJson {

@@ -23,6 +23,9 @@ const journalVersion = 1;
  */
 export const downStep = "down";
 
+/** The operation in which `setup` stops the service. */
+export const setupOperation = "setup";
+
 const checkThenRemove = "Check that the store opens and the service runs, then remove that file.";
 
 const versionSchema = z.looseObject({ format: z.literal(journalFormat), version: z.int() });

@@ -1,9 +1,10 @@
 /** The result of a recovery, and the parts shared by all recoveries. */
 import { StoreError, systemError, withLine } from "../errors.js";
+import * as z from "../schema.js";
 import { shellQuote } from "../text/escape.js";
 import { Downtime } from "./downtime.js";
 import { downStep, type Journal } from "./journal.js";
-import type { Stopped } from "./service.js";
+import { type Stopped, stoppedSchema } from "./service.js";
 
 /** The result of a recovery. Without an error in it, nothing of the operation is left. */
 export interface Recovery {
@@ -74,6 +75,23 @@ export async function endDowntime(
   } catch {
     return [];
   }
+}
+
+const stopOnlySchema = z.strictObject({ stopped: z.optional(stoppedSchema) });
+
+/** Recovers an operation that leaves nothing but a stopped service: starts the service. */
+export async function recoverStop(
+  journal: Journal,
+  storePath: string,
+  failed?: OperationFailure,
+): Promise<Recovery> {
+  const { stopped } = journal.dataAs(stopOnlySchema);
+  const downtime = await findDowntime(storePath, stopped, failed);
+  const messages = await endDowntime(downtime, journal.entry.operation);
+  const serviceDown = downtime?.startFailure;
+  const isDown = serviceDown !== undefined;
+  const cleanupPending = await cleanUp(journal, async () => undefined, { isDown });
+  return { messages, serviceDown, cleanupPending };
 }
 
 /**

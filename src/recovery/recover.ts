@@ -5,9 +5,20 @@ import { recoverBackup } from "../backup/recover.js";
 import { isKind, StoreError, withLine, wrap } from "../errors.js";
 import { makeDirectory, removePartials } from "../fs/atomic.js";
 import { Downtime } from "../operation/downtime.js";
-import { downStep, Journal, journalExists, journalPath } from "../operation/journal.js";
+import {
+  downStep,
+  Journal,
+  journalExists,
+  journalPath,
+  setupOperation,
+} from "../operation/journal.js";
 import { acquireLock, type OperationLock } from "../operation/lock.js";
-import { endDowntime, type Recovery, serviceDownError } from "../operation/recovery.js";
+import {
+  endDowntime,
+  type Recovery,
+  recoverStop,
+  serviceDownError,
+} from "../operation/recovery.js";
 import { findPendingRestart } from "../operation/service.js";
 import type { Reporter } from "../reporter.js";
 import { adoptionOperations, recoverAdoption } from "../swap/adopt-passphrase.js";
@@ -153,6 +164,8 @@ export async function recover(lock: OperationLock): Promise<Recovery> {
 async function recoverOperation(journal: Journal, storePath: string): Promise<Recovery> {
   const { operation, step } = journal.entry;
   if (step === downStep) return recoverServiceDown(journal, storePath);
+  // Setup stops the service only while the hub could start on either database.
+  if (operation === setupOperation) return recoverStop(journal, storePath);
   if (operation === "backup") return recoverBackup(journal, storePath);
   if (operation === "upgrade-schema") return recoverSchemaUpgrade(journal, storePath);
   if (operation === restoreIntoOperation) return recoverRestoreInto(journal, storePath);

@@ -47,7 +47,7 @@ describe.each(pages)("%s", (page) => {
   test("its command blocks run as they are written", async () => {
     const { output, failed } = await runBlocks(page, own);
     expect(failed, output).toBeUndefined();
-  }, 180_000);
+  }, 420_000);
 });
 
 /**

@@ -27,24 +27,29 @@ use_module() {
   sed -i "s/\"module\": \"hivemind-[a-z]*-db-plugin\"/\"module\": \"$1\"/" ~/.config/hivemind-core/server.json
 }
 
-readme_before_1() { mkdir -m 700 ~/bundles; }
-
-existing_hub_before_1() {
-  mkdir -p ~/.venvs
-  ln -s "$HUB_ENVIRONMENT" ~/.venvs/ovos
-  hub_unit hivemind-listener %h/.venvs/ovos/bin/hivemind-core listen
-  use_module hivemind-json-db-plugin
-  hivemind-core add-client --name kitchen > /dev/null
-  systemctl --user start hivemind-listener
+# A hub as ovos-installer leaves it, with a client in the JSON database.
+installed_hub() {
+  SCOPE=user
+  . "$PROJECT/test/setup/installed.sh"
+  install_units
+  start_hub kitchen
 }
 
+readme_before_1() { installed_hub; }
+
+existing_hub_before_1() { installed_hub; }
+
 existing_hub_before_3() {
+  rm -r ~/.config/hivemind-sqlcipher ~/hivemind-b* /media/usb/*.txt
+}
+
+existing_hub_before_5() {
   systemctl --user stop hivemind-listener
   rm -r ~/.local/share/hivemind-core ~/.config/hivemind-sqlcipher /media/usb/bundles/* /media/usb/*.txt
   hivemind-core add-client --name hall > /dev/null
 }
 
-existing_hub_before_4() {
+existing_hub_before_6() {
   rm -r ~/.local/share/hivemind-core ~/.config/hivemind-sqlcipher /media/usb/bundles/* /media/usb/*.txt
   python3 - ~/.config/hivemind-core/server.json <<'PYTHON'
 import json, sys

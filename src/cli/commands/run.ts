@@ -68,6 +68,17 @@ async function runHubCommand(context: Context, args: string[], options: RunOptio
       hint: "Name the hub's command: hivemind-sqlcipher run -- hivemind-core listen.",
     });
   }
+  const { startsUnchanged } = await import("../../setup/record.js");
+  if (
+    options.prepare === undefined &&
+    (await startsUnchanged(context.settingsPath, context.storePath))
+  ) {
+    const { runUnchanged } = await import("../../hub/child.js");
+    context.output.notice("setup is in progress: the hub starts on the database in server.json");
+    restoreUmask();
+    process.exitCode = await runUnchanged(args);
+    return;
+  }
   const { prepareServerJson, runHub } = await import("../../hub/run.js");
   const request: HubOptions = {
     command: args,

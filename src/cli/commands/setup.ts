@@ -1,0 +1,348 @@
+import { type Command, Option } from "commander";
+import { expandPath } from "../../config/paths.js";
+import { exitCodes, StoreError } from "../../errors.js";
+import { formatSource } from "../../keys/source.js";
+import type { Manager } from "../../service/systemctl.js";
+import type { Obstacle, Plan, PlanStep } from "../../setup/plan.js";
+import type { SetupRequest, SetupResult } from "../../setup/set-up.js";
+import type { Survey } from "../../setup/survey.js";
+import type { UndoResult } from "../../setup/undo.js";
+import { counted } from "../../text/count.js";
+import {
+  addGlobalOptions,
+  type Context,
+  contextOf,
+  ownCommand,
+  recoveryCommand,
+} from "../context.js";
+import { addHelp } from "../help.js";
+import { recoverFirst } from "../open.js";
+import { serviceChoice } from "../options/operation.js";
+import {
+  addRecipientOptions,
+  type RecipientCommandOptions,
+  recipientOptions,
+} from "../options/recovery-key.js";
+
+interface SetupOptions extends RecipientCommandOptions {
+  dryRun?: boolean;
+  undo?: boolean;
+  to?: string;
+  bundleTo?: string;
+  onlineBackups?: boolean;
+  installHubPackages?: boolean;
+  unit?: string;
+  service?: "auto" | Manager;
+  hubPython?: string;
+}
+
+export function addCommand(program: Command): void {
+  const command = program
+    .command("setup")
+    .description("Set up an encrypted store with backups for a hub")
+    .option("--dry-run", "Show the plan, change nothing")
+    .option("--undo", "Restore the hub's former database, with its clients")
+    .option("--to <directory>", "Write backups here (default: on another disk)")
+    .option("--bundle-to <directory>", "Write bundles here, apart from the backups")
+    .option("--online-backups", "Back up without stopping the hub")
+    .option("--install-hub-packages", "Install the hub's SQLite plugin with its pip")
+    .option("--unit <name>", "Set up this systemd unit (default: the hub's)")
+    .addOption(
+      new Option("--service <kind>", "Look for the unit in this manager (default: both)").choices([
+        "auto",
+        "systemd-user",
+        "systemd",
+      ]),
+    )
+    .option("--hub-python <path>", "Use this Python of the hub (default: by its unit)");
+  addRecipientOptions(command);
+  addGlobalOptions(command);
+  addHelp(command, {
+    details: [
+      "Looks at the hub's unit, packages, database and server.json, prints a plan, and asks once. Then it creates or converts the store, switches server.json, starts the hub through run by a drop-in, makes and verifies the first backup and its bundle, and installs a daily timer. If it is interrupted, the hub runs, and the same command goes on.",
+      "With --yes it needs --recovery-key-file, or --recipient. --undo keeps the clients that were added since, and the encrypted store.",
+    ],
+    examples: [
+      "hivemind-sqlcipher setup --dry-run",
+      "hivemind-sqlcipher setup --yes --recovery-key-file /media/usb/recovery-key.txt",
+      "hivemind-sqlcipher setup --undo",
+    ],
+  });
+  command.action(async (options: SetupOptions) => {
+    const context = await contextOf(command);
+    await (options.undo ? runUndo : runSetup)(command, context, options);
+  });
+}
+
+async function runSetup(command: Command, context: Context, options: SetupOptions): Promise<void> {
+  const { abortOnSignal } = await import("../../process/signals.js");
+  const { survey } = await import("../../setup/survey.js");
+  const { isFinished, planSetup } = await import("../../setup/plan.js");
+  const { output } = context;
+  // A killed setup may have left the hub stopped.
+  if (!options.dryRun) await recoverFirst(context);
+  const found = await survey(choiceOf(context, options));
+  const key = await recoveryKeyOf(found, options);
+  const plan = planSetup(found, {
+    installHubPackages: options.installHubPackages ?? false,
+    onlineBackups: options.onlineBackups ?? false,
+    recoveryKeyFile: options.recoveryKeyFile && expandPath(options.recoveryKeyFile),
+    isRecoveryKeyFileTaken: key.isTaken,
+  });
+  if (options.dryRun) return showPlan(context, found, plan);
+  if (plan.obstacles.length > 0) throw obstacleError(plan.obstacles);
+  const request = (signal: AbortSignal) => requestOf(context, options, signal, key.options);
+  if (isFinished(plan, found)) {
+    const document = { changed: false, unit: found.hubs[0]?.name, store: found.storePath };
+    output.result({ setup: document }, () => [
+      `Nothing to do: ${document.unit} runs on the encrypted store ${document.store}, with backups`,
+    ]);
+    return;
+  }
+  await assertKeyDelivery(context, found, request(new AbortController().signal));
+  if (!output.json) output.line(planLines(found, plan).join("\n"));
+  await context.reporter.confirm("Do this?");
+  const { setUp } = await import("../../setup/set-up.js");
+  const result = await abortOnSignal((signal) => setUp(request(signal), found, plan));
+  const findings = await diagnose(await contextOf(command), options);
+  output.result({ setup: { ...result, findings } }, () =>
+    summary(context, found, result, findings, options),
+  );
+}
+
+function choiceOf(context: Context, options: SetupOptions) {
+  const { storePath, settings, settingsPath, settingsSection, source } = context;
+  const { service, unit } = serviceChoice(context, options);
+  if (service === "command" || service === "none") {
+    throw new StoreError(
+      "usage",
+      `setup works with systemd units, and the settings choose ${service}`,
+      {
+        hint: "Name the hub's unit with --unit NAME.",
+      },
+    );
+  }
+  return {
+    ...{ storePath, settings, settingsPath, section: settingsSection, source, unit },
+    manager: service === "auto" ? undefined : service,
+    ...{ hubPython: options.hubPython, to: options.to, bundleTo: options.bundleTo },
+  };
+}
+
+/** @param key - how the recovery key is handed out */
+function requestOf(
+  context: Context,
+  options: SetupOptions,
+  signal: AbortSignal,
+  key: RecipientCommandOptions = options,
+): SetupRequest {
+  const { source, reporter, settingsInFile } = context;
+  const { recipients, recoveryKey } = recipientOptions(context, key);
+  const file = options.recoveryKeyFile && expandPath(options.recoveryKeyFile);
+  // The unit and the timer read the settings that setup saves first.
+  const passphrase_source = formatSource(source);
+  const saved = { ...context, settingsInFile: { ...settingsInFile, passphrase_source } };
+  return {
+    ...choiceOf(context, options),
+    ...{ onlineBackups: options.onlineBackups ?? false, recipients, recoveryKey },
+    recoveryKeyFile: file,
+    readRecoveryKey: () => readRecoveryKey(file),
+    ownCommand: (...args) => ownCommand(saved, ...args),
+    recoveryCommand: recoveryCommand(saved),
+    ...{ reporter, signal },
+  };
+}
+
+/** How the recovery key of this run is made, or taken over from a run that was killed. */
+interface KeyState {
+  /** Whether the named file belongs to something else. */
+  readonly isTaken: boolean;
+  readonly options: RecipientCommandOptions;
+}
+
+/**
+ * Finds out whether the named recovery key file was made by a setup that was interrupted: then its
+ * key is used, instead of a new one.
+ */
+async function recoveryKeyOf(
+  { record, recipients }: Survey,
+  { recoveryKeyFile, recipient = [], dryRun }: SetupOptions,
+): Promise<KeyState> {
+  const { lstatIfExists } = await import("../../fs/read.js");
+  const file = recoveryKeyFile && expandPath(recoveryKeyFile);
+  if (!file || !(await lstatIfExists(file))) {
+    return { isTaken: false, options: { recipient, ...(file && { recoveryKeyFile: file }) } };
+  }
+  if (record?.recovery_key_file !== file) return { isTaken: true, options: { recipient } };
+  const identity = await readRecoveryKey(file);
+  if (identity !== undefined) {
+    const { identityToRecipient } = await import("age-encryption");
+    const own = await identityToRecipient(identity);
+    return { isTaken: false, options: { recipient: [...recipient, own] } };
+  }
+  // Cut off while it was written: nothing is encrypted to it yet.
+  if (recipients.length > 0) return { isTaken: false, options: { recipient } };
+  const { removeFile } = await import("../../fs/atomic.js");
+  if (!dryRun) await removeFile(file);
+  return { isTaken: false, options: { recipient, recoveryKeyFile: file } };
+}
+
+/** Reads the recovery key that this program wrote; undefined if there is none in the file. */
+async function readRecoveryKey(file: string | undefined): Promise<string | undefined> {
+  if (!file) return undefined;
+  const { readIdentityFile } = await import("../../bundle/recovery-key.js");
+  return readIdentityFile(file).catch(() => undefined);
+}
+
+/** @throws {@link StoreError} usage - if a new recovery key is needed and could not be handed out */
+async function assertKeyDelivery(
+  { yes }: Context,
+  found: Survey,
+  { recipients, recoveryKey }: SetupRequest,
+): Promise<void> {
+  const { needsKeys } = await import("../../setup/plan.js");
+  const isKnown = found.recipients.length + recipients.length > 0;
+  if (!needsKeys(found) || isKnown) return;
+  if (yes && !recoveryKey.isRequested) {
+    throw new StoreError("usage", "--yes needs a place for the recovery key", {
+      hint: "Add --recovery-key-file PATH, or --recipient with a key that you already have.",
+    });
+  }
+  await recoveryKey.assertPossible();
+}
+
+/** Returns what doctor finds after a setup, each with its fix. */
+async function diagnose(context: Context, options: SetupOptions) {
+  const { doctor } = await import("../../diagnostics/doctor.js");
+  const { storePath, settingsPath, settingsProblems, settings, source } = context;
+  const { checks } = await doctor({
+    ...{ storePath, settingsPath, settingsProblems, source, program: "hivemind-sqlcipher" },
+    ...{ backupFolder: settings.backup?.to, bundleFolder: settings.backup?.bundle_to },
+    service: serviceChoice(context, options),
+    ...{ hubPython: options.hubPython, fillGaps: false },
+  });
+  return checks.filter(({ ok }) => !ok);
+}
+
+function showPlan({ output }: Context, found: Survey, plan: Plan): void {
+  const { steps, obstacles, notices } = plan;
+  const document = { unit: found.hubs[0]?.name ?? null, store: found.storePath };
+  output.result({ plan: { ...document, steps, obstacles, notices } }, () => [
+    ...planLines(found, plan),
+    ...obstacles.flatMap(obstacleLines),
+  ]);
+  const [first] = obstacles;
+  if (first !== undefined) process.exitCode = exitCodes[first.kind];
+}
+
+function planLines({ hubs, storePath }: Survey, { steps, notices }: Plan): string[] {
+  const [hub] = hubs;
+  if (hub === undefined || steps.length === 0) return [`No plan for ${storePath} yet:`];
+  return [
+    `Plan for ${hub.name} (${hub.manager}):`,
+    ...stepLines(steps),
+    "",
+    ...notices.map((notice) => `note: ${notice}`),
+  ];
+}
+
+function stepLines(steps: readonly PlanStep[]): string[] {
+  return steps.flatMap(({ changes, undo, state }, index) =>
+    state === "done"
+      ? [`  ${index + 1}. done: ${changes}`]
+      : [`  ${index + 1}. ${changes}`, `     undo: ${undo}`],
+  );
+}
+
+function obstacleLines({ problem, fix }: Obstacle): string[] {
+  return [`obstacle: ${problem}`, ...fix.split("\n").map((line) => `  ${line}`)];
+}
+
+function obstacleError(obstacles: readonly Obstacle[]): StoreError {
+  const [first] = obstacles;
+  const problems = obstacles.map(({ problem }) => problem).join("; ");
+  return new StoreError(first?.kind ?? "refused", `setup cannot begin: ${problems}`, {
+    hint: obstacles.map(({ fix }) => fix).join("\n"),
+  });
+}
+
+/** What is where, and what belongs into a safe: at most 15 lines. */
+function summary(
+  { source }: Context,
+  found: Survey,
+  result: SetupResult,
+  findings: readonly { name: string }[],
+  { recoveryKeyFile, onlineBackups }: SetupOptions,
+): string[] {
+  const { outage, backup } = result;
+  const { backups, bundles } = found.directories;
+  const names = findings.map(({ name }) => name).join(", ");
+  return [
+    `${result.unit} runs on the encrypted store ${result.store}`,
+    `  passphrase  in ${source.kind === "keyring" ? "the keyring" : formatSource(source)}`,
+    ...(outage === null
+      ? []
+      : [
+          `  outage      stopped for ${outage.stopped_ms} ms; served again after ${(outage.serving_ms / 1000).toFixed(1)} s; satellites reconnect some seconds later`,
+        ]),
+    `  backups     ${backups}${result.schedule === null ? "" : `, daily${onlineBackups ? ", without stopping the hub" : ""}`}`,
+    ...(backup === null
+      ? []
+      : [
+          `  verified    ${backup.path}${backup.tested ? ", with its bundle and the recovery key" : ""}`,
+        ]),
+    `  bundles     ${bundles}`,
+    `  undo        hivemind-sqlcipher setup --undo`,
+    ...(result.plain_copy === null
+      ? []
+      : [`  plain text  ${result.plain_copy} was kept: it has changed`]),
+    "Put into a safe, in different places:",
+    `  the recovery key${recoveryKeyFile ? `, ${expandPath(recoveryKeyFile)}: move it off this machine` : " that you have written down"}`,
+    `  a copy of the bundle${backup === null ? "" : ` ${backup.bundle}`}`,
+    findings.length === 0
+      ? "doctor found no problems."
+      : `doctor: ${counted(findings.length, "finding")} (${names}); hivemind-sqlcipher doctor has the fixes.`,
+  ];
+}
+
+async function runUndo(_: Command, context: Context, options: SetupOptions): Promise<void> {
+  const { abortOnSignal } = await import("../../process/signals.js");
+  const { planUndo, undoSetup } = await import("../../setup/undo.js");
+  const { output, storePath } = context;
+  const request = (signal: AbortSignal) => requestOf(context, options, signal);
+  const { steps, record } = await planUndo(request(new AbortController().signal));
+  if (options.dryRun) {
+    const plan = {
+      unit: record?.unit.name ?? null,
+      store: storePath,
+      ...{ steps, obstacles: [], notices: [] },
+    };
+    output.result({ plan }, () => [`Plan to undo the setup of ${storePath}:`, ...stepLines(steps)]);
+    return;
+  }
+  if (record === undefined) {
+    const undone = { changed: false, unit: null, database: null, kept: null, outage: null };
+    output.result({ undone }, () => [
+      `Nothing to undo: setup has not changed the hub of ${storePath}`,
+    ]);
+    return;
+  }
+  if (!output.json) {
+    output.line([`Undo the setup of ${record.unit.name}:`, ...stepLines(steps)].join("\n"));
+  }
+  await context.reporter.confirm("The clients' keys will be in plain text again. Do this?");
+  const undone = await abortOnSignal((signal) => undoSetup(request(signal), record));
+  output.result({ undone }, () => undoLines(undone));
+}
+
+function undoLines({ unit, database, kept, outage }: UndoResult): string[] {
+  return [
+    outage === null
+      ? `${unit}, which does not run, uses ${database} again`
+      : `${unit} runs on ${database} again`,
+    ...(outage === null ? [] : [`  outage      stopped for ${outage.stopped_ms} ms`]),
+    ...(kept.backup === null ? [] : [`  backup      ${kept.backup}`]),
+    ...(kept.store === null ? [] : [`  encrypted   ${kept.store}`]),
+    "The settings, the passphrase, backups and bundles stay.",
+  ];
+}

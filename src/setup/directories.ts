@@ -1,0 +1,99 @@
+/** Chooses where backups and bundles go: on other disks than the store's where there are some. */
+import { readFile, stat } from "node:fs/promises";
+import { homedir } from "node:os";
+import { join } from "node:path";
+import { assertPlacement } from "../bundle/placement.js";
+import { expandPath } from "../config/paths.js";
+import type { Settings } from "../config/settings.js";
+import { StoreError } from "../errors.js";
+import { existingAncestor, isWritable } from "./files.js";
+
+export interface Directories {
+  readonly backups: string;
+  readonly bundles: string;
+  /** Whether the settings or the user named both. */
+  readonly areNamed: boolean;
+  /** Why backups and bundles may not be there. */
+  readonly problem: { readonly message: string; readonly hint: string | undefined } | undefined;
+  /** What should be better, for the user. */
+  readonly notices: readonly string[];
+}
+
+/** File systems on disks and on the network, as opposed to memory and the kernel's own. */
+const ofDisks = /^(?:ext[234]|xfs|btrfs|f2fs|zfs|jfs|vfat|exfat|ntfs3?|fuseblk|nfs4?|cifs|9p)$/;
+const whereDisksAre = /^\/(?:media|mnt|run\/media|srv)(?:\/|$)/;
+
+/**
+ * Returns the directories of the settings or the options, or chooses some: two other disks, one for
+ * backups and one for bundles; both on the only other disk, as a bundle beside the store would be
+ * lost with it; or in the home directory.
+ */
+export async function chooseDirectories({
+  storePath,
+  settings,
+  to = settings.backup?.to,
+  bundleTo = settings.backup?.bundle_to,
+}: {
+  storePath: string;
+  settings: Settings;
+  to?: string | undefined;
+  bundleTo?: string | undefined;
+}): Promise<Directories> {
+  const named = { to: to && expandPath(to), bundleTo: bundleTo && expandPath(bundleTo) };
+  const disks = named.to && named.bundleTo ? [] : await findOtherDisks(storePath);
+  const [first = homedir(), second = first] = disks;
+  const backups = named.to ?? join(first, "hivemind-backups");
+  const bundles = named.bundleTo ?? join(second, "hivemind-bundles");
+  const areNamed = named.to !== undefined && named.bundleTo !== undefined;
+  const notices =
+    areNamed || disks.length > 1
+      ? []
+      : [
+          disks.length === 0
+            ? "no other disk was found: backups and bundles would be lost with this one; name directories on others with --to and --bundle-to, or copy them"
+            : "only one other disk was found, which holds backups and bundles: copy the bundles to a third",
+        ];
+  try {
+    return {
+      backups,
+      bundles,
+      areNamed,
+      problem: undefined,
+      notices: [...notices, ...(await assertPlacement(backups, bundles))],
+    };
+  } catch (error) {
+    if (!(error instanceof StoreError)) throw error;
+    const { message, hint } = error;
+    return { backups, bundles, areNamed, problem: { message, hint }, notices };
+  }
+}
+
+async function findOtherDisks(storePath: string): Promise<string[]> {
+  const table = await readFile("/proc/self/mountinfo", "utf8").catch(() => "");
+  const own = await deviceOf(storePath);
+  const found: string[] = [];
+  const devices = new Set([own]);
+  for (const path of mountedDisks(table)) {
+    const device = await deviceOf(path);
+    if (devices.has(device) || !(await isWritable(path))) continue;
+    devices.add(device);
+    found.push(path);
+  }
+  return found;
+}
+
+/** Returns where disks are mounted that a user may have attached, from `/proc/self/mountinfo`. */
+export function mountedDisks(table: string): string[] {
+  const paths = table.split("\n").flatMap((line) => {
+    const [before = "", after = ""] = line.split(" - ");
+    const path = (before.split(" ")[4] ?? "").replace(/\\(\d{3})/g, (_, octal) =>
+      String.fromCharCode(Number.parseInt(octal, 8)),
+    );
+    return ofDisks.test(after.split(" ")[0] ?? "") && whereDisksAre.test(path) ? [path] : [];
+  });
+  return [...new Set(paths)].sort();
+}
+
+async function deviceOf(path: string): Promise<number | undefined> {
+  return (await stat(await existingAncestor(path))).dev;
+}

@@ -1,0 +1,179 @@
+/** Looks at the units that may be the hub. */
+import { readFileSync } from "node:fs";
+import { readFile } from "node:fs/promises";
+import { userInfo } from "node:os";
+import { dirname } from "node:path";
+import { dropInPath, hubCommandOf } from "../hub/existing-unit.js";
+import { findHubUnits } from "../hub/find-hubs.js";
+import { startsByRun } from "../hub/password-delivery.js";
+import { serverJsonPath } from "../hub/server-json.js";
+import { isInGroup } from "../process/cgroup.js";
+import { findHolders } from "../process/holders.js";
+import { type Properties, parseList } from "../service/properties.js";
+import { type Manager, show, systemctl, type UnitName } from "../service/systemctl.js";
+import { isRestarting } from "../service/unit-state.js";
+import { existingAncestor, isWritable } from "./files.js";
+
+export type HubState = "running" | "stopped" | "failed" | "restarting" | "masked";
+
+/** A unit that may be the hub. */
+export interface HubSurvey extends UnitName {
+  readonly state: HubState;
+  /** The account of the hub, if it is not this user. */
+  readonly otherUser: string | undefined;
+  /** How the unit starts the hub, without `run`. */
+  readonly command: readonly string[];
+  readonly startsByRun: boolean;
+  /** Whether the running hub was started by `run` and has the store open. */
+  readonly isServing: boolean;
+  readonly dropIn: string;
+  readonly isDropInWritable: boolean;
+  /** A drop-in of another author that sets the unit's command. */
+  readonly otherDropIn: string | undefined;
+}
+
+interface Wanted {
+  readonly storePath: string;
+  readonly unit: string | undefined;
+  readonly manager: Manager | undefined;
+}
+
+const properties = [
+  ...["Id", "LoadState", "UnitFileState", "ActiveState", "SubState", "MainPID", "ControlGroup"],
+  ...["User", "DropInPaths", "NRestarts", "ActiveEnterTimestampMonotonic"],
+];
+
+/** A hub that has been up for less, and was restarted before, is in a crash loop: 20 s. */
+const crashLoopMicroseconds = 20_000_000;
+
+/**
+ * Returns the units that may be the hub of this user's `server.json`. If one of several runs, the
+ * others are left out, as they may be remains of earlier installations.
+ *
+ * @param known - the unit of a setup in progress
+ */
+export async function surveyHubs(wanted: Wanted, known?: UnitName): Promise<HubSurvey[]> {
+  const names = await findNames(wanted, known);
+  const found = await Promise.all(names.map((name) => surveyHub(name, wanted.storePath)));
+  const hubs = found.filter((hub) => hub !== undefined);
+  const running = hubs.filter(({ state }) => state === "running" || state === "restarting");
+  return running.length > 0 ? running : hubs;
+}
+
+async function findNames({ unit, manager }: Wanted, known?: UnitName): Promise<UnitName[]> {
+  const isWanted = (each: Manager) => manager === undefined || manager === each;
+  if (unit !== undefined) {
+    const name = unit.includes(".") ? unit : `${unit}.service`;
+    return (["systemd-user", "systemd"] as const)
+      .filter(isWanted)
+      .map((each) => ({ manager: each, name }));
+  }
+  if (known !== undefined) return [known];
+  const units = (await findHubUnits(serverJsonPath())).filter(
+    (each) => !each.isTemplate && isWanted(each.manager),
+  );
+  return units.length > 0 ? units : findMasked(isWanted);
+}
+
+/** A masked unit has no command, so it is found by its name. */
+async function findMasked(isWanted: (manager: Manager) => boolean): Promise<UnitName[]> {
+  const found: UnitName[] = [];
+  for (const manager of (["systemd-user", "systemd"] as const).filter(isWanted)) {
+    const { stdout } = await systemctl(manager, [
+      ...["list-unit-files", "--state=masked", "--type=service", "--no-legend", "--plain"],
+    ]);
+    const names = stdout.match(/^hivemind\S*\.service(?= )/gm) ?? [];
+    found.push(...names.map((name) => ({ manager, name })));
+  }
+  return found;
+}
+
+async function surveyHub(unit: UnitName, storePath: string): Promise<HubSurvey | undefined> {
+  const { manager, name } = unit;
+  const [found] = await show(manager, properties, [name]).catch(() => []);
+  if (found === undefined || found.LoadState === "not-found") return undefined;
+  const isMasked = found.LoadState === "masked" || /^masked/.test(found.UnitFileState ?? "");
+  const common = { manager, name: found.Id ?? name };
+  if (isMasked) {
+    const none = { otherUser: undefined, command: [], startsByRun: false, isServing: false };
+    const noDropIn = { dropIn: "", isDropInWritable: false, otherDropIn: undefined };
+    return { ...common, state: "masked", ...none, ...noDropIn };
+  }
+  const command = await hubCommandOf(common);
+  const dropIn = await dropInPath(common);
+  const byRun = startsByRun((await commandLine(common)).join(" "));
+  return {
+    ...common,
+    state: stateOf(found),
+    otherUser: otherUser(manager, found),
+    command,
+    startsByRun: byRun,
+    isServing: await isHubServing(common, storePath),
+    dropIn,
+    isDropInWritable: await isWritable(await existingAncestor(dirname(dropIn))),
+    otherDropIn: byRun ? undefined : await findOtherDropIn(found, dropIn),
+  };
+}
+
+/** Returns whether the running hub was started by `run` and has the store open. */
+export async function isHubServing(
+  { manager, name }: UnitName,
+  storePath: string,
+): Promise<boolean> {
+  const [found = {}] = await show(manager, ["MainPID", "ControlGroup"], [name]);
+  return startsByRun(argsOf(found.MainPID)) && (await holdsStore(found, storePath));
+}
+
+/** Returns whether the hub below `run` has the store open: `run` itself opens it for a moment. */
+async function holdsStore(
+  { ControlGroup, MainPID }: Properties,
+  storePath: string,
+): Promise<boolean> {
+  const { holders } = await findHolders(storePath);
+  return holders.some(({ pid }) => `${pid}` !== MainPID && isInGroup(pid, ControlGroup ?? ""));
+}
+
+async function commandLine({ manager, name }: UnitName): Promise<string[]> {
+  const { readCommands } = await import("../service/unit-commands.js");
+  return (await readCommands({ manager, name })).flatMap(({ args }) => args);
+}
+
+function stateOf(unit: Properties): HubState {
+  if (unit.ActiveState === "failed") return "failed";
+  if (unit.ActiveState === "inactive") return "stopped";
+  return isRestarting(unit) || isLooping(unit) ? "restarting" : "running";
+}
+
+/** A unit in a crash loop is up for some seconds each time. */
+function isLooping({ NRestarts, ActiveEnterTimestampMonotonic }: Properties): boolean {
+  const now = Number(process.hrtime.bigint() / 1000n);
+  const upFor = now - Number(ActiveEnterTimestampMonotonic ?? 0);
+  return Number(NRestarts ?? 0) >= 2 && upFor < crashLoopMicroseconds;
+}
+
+function otherUser(manager: Manager, { User }: Properties): string | undefined {
+  if (manager === "systemd-user") return undefined;
+  const own = userInfo();
+  const user = User || "root";
+  return user === own.username || user === `${own.uid}` ? undefined : user;
+}
+
+async function findOtherDropIn(
+  { DropInPaths }: Properties,
+  own: string,
+): Promise<string | undefined> {
+  for (const path of parseList(DropInPaths)) {
+    if (path === own) continue;
+    const text = await readFile(path, "utf8").catch(() => "");
+    if (/^\s*ExecStart\s*=/m.test(text)) return path;
+  }
+  return undefined;
+}
+
+function argsOf(pid: string | undefined): string {
+  try {
+    return readFileSync(`/proc/${pid}/cmdline`, "utf8").replaceAll("\0", " ");
+  } catch {
+    return ""; // the process has ended
+  }
+}

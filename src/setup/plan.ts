@@ -1,0 +1,457 @@
+/** Decides from a survey what a setup has to do, and what is in its way. Pure. */
+import type { ErrorKind } from "../errors.js";
+import { systemctlLine } from "../service/systemctl.js";
+import { counted } from "../text/count.js";
+import { shellQuote } from "../text/escape.js";
+import type { HubSurvey } from "./hub-survey.js";
+import type { DatabaseSurvey, Survey } from "./survey.js";
+
+export const stepIds = [
+  "packages",
+  "keys",
+  "drop-in",
+  "store",
+  "server.json",
+  "restart",
+  "backup",
+  "plain-copy",
+  "schedule",
+] as const;
+
+export type StepId = (typeof stepIds)[number];
+
+export interface PlanStep {
+  readonly id: StepId;
+  readonly state: "needed" | "done";
+  /** What the step changes, as a sentence without a full stop. */
+  readonly changes: string;
+  /** What `setup --undo` does about it. */
+  readonly undo: string;
+}
+
+/** What keeps a setup from beginning. */
+export interface Obstacle {
+  readonly id: string;
+  readonly kind: ErrorKind;
+  readonly problem: string;
+  readonly fix: string;
+}
+
+export interface Plan {
+  readonly steps: readonly PlanStep[];
+  readonly obstacles: readonly Obstacle[];
+  /** What the user should know before confirming. */
+  readonly notices: readonly string[];
+}
+
+export interface PlanOptions {
+  readonly installHubPackages: boolean;
+  readonly onlineBackups: boolean;
+  /** Where a new recovery key is written to; undefined if it is shown on the terminal. */
+  readonly recoveryKeyFile: string | undefined;
+  /** Whether that file exists, and no setup in progress made it. */
+  readonly isRecoveryKeyFileTaken: boolean;
+}
+
+/** The first release that honours a password is a pre-release; 0.2.1 ignores it. */
+const requirements = ["hivemind-sqlite-database>=0.3.0a3", "sqlcipher3>=0.6.2"];
+
+/** Returns the arguments that install the hub's packages with its own pip. */
+export function pipArguments(python: string): string[] {
+  return [python, "-m", "pip", "install", "--pre", "--upgrade", ...requirements];
+}
+
+/** Returns the same as a user types it. */
+export function pipLine(python: string): string {
+  const quoted = requirements.map((each) => shellQuote(each)).join(" ");
+  const program = /^[\w@%+=,./-]+$/.test(python) ? python : shellQuote(python);
+  return `${program} -m pip install --pre --upgrade ${quoted}`;
+}
+
+export function planSetup(survey: Survey, options: PlanOptions): Plan {
+  const obstacles = findObstacles(survey, options);
+  const [hub, ...others] = survey.hubs;
+  const isKnown = hub !== undefined && others.length === 0 && survey.database !== undefined;
+  return {
+    steps: isKnown ? planSteps(survey, survey.database, hub, options) : [],
+    obstacles,
+    notices: findNotices(survey, options),
+  };
+}
+
+/** Returns whether nothing is left to do, not even to note that all is done. */
+export function isFinished({ steps }: Plan, { record }: Survey): boolean {
+  return record?.phase !== "setting-up" && steps.every(({ state }) => state === "done");
+}
+
+/** Returns whether setup still has to make keys, and a bundle with them. */
+export function needsKeys({ store, hasBundle, recipients }: Survey): boolean {
+  return store !== "sqlcipher" || !hasBundle || recipients.length === 0;
+}
+
+/** Returns what the hub used before setup: from its record, or what it uses now. */
+export function formerKind({ record, database }: Survey): DatabaseSurvey["kind"] {
+  return record?.database.kind ?? database?.kind ?? "absent";
+}
+
+function planSteps(
+  survey: Survey,
+  database: DatabaseSurvey,
+  hub: HubSurvey,
+  options: PlanOptions,
+): PlanStep[] {
+  const { storePath, isHandedOver, packages } = survey;
+  const kind = formerKind(survey);
+  const isStored = survey.store === "sqlcipher" && survey.hasBundle;
+  const keyPlace = options.recoveryKeyFile ?? "the terminal, to be written down";
+  const copy = survey.record?.database.place ?? database.place;
+  const isCopied = kind === "json" && survey.hasPlainCopy;
+  const step = (id: StepId, isDone: boolean, changes: string, undo: string): PlanStep => ({
+    ...{ id, state: isDone ? "done" : "needed", changes, undo },
+  });
+  return [
+    step(
+      "packages",
+      packages?.canEncrypt === true,
+      `install a SQLite plugin that encrypts into the hub's Python (${packages?.python ?? "?"})`,
+      "stays: the hub works with it on every database",
+    ),
+    step(
+      "keys",
+      !needsKeys(survey),
+      `make a recovery key (${keyPlace}), keep a passphrase in ${survey.usesKeyring ? "the keyring" : "its source"}, and remember the directories in ${survey.settingsPath}`,
+      "stays: the backups need both",
+    ),
+    step(
+      "drop-in",
+      hub.startsByRun,
+      `write ${hub.dropIn}, which starts the hub through run`,
+      "removes it",
+    ),
+    step(
+      "store",
+      isHandedOver || (kind === "json" && isStored),
+      storeChange(kind, survey),
+      storeUndo(kind),
+    ),
+    step("server.json", isHandedOver, serverChange(kind, survey), serverUndo(kind)),
+    step(
+      "restart",
+      isHandedOver && hub.isServing,
+      `restart ${hub.name} and wait until it has the encrypted store open`,
+      `restarts ${hub.name}`,
+    ),
+    step(
+      "backup",
+      survey.lastBackup !== undefined &&
+        (survey.isRestoreTested || survey.record?.phase !== "setting-up"),
+      `back up to ${survey.directories.backups}, with a passphrase bundle in ${survey.directories.bundles}, and verify both${options.onlineBackups ? "" : `; ${hub.name} is stopped for a moment`}`,
+      "stays",
+    ),
+    ...(kind === "json"
+      ? [
+          step(
+            "plain-copy",
+            isHandedOver && !isCopied,
+            `remove ${copy}, which has the clients' keys in plain text`,
+            "writes it again, with the clients as they are then",
+          ),
+        ]
+      : []),
+    ...(survey.scheduleProblem === undefined
+      ? [
+          step(
+            "schedule",
+            survey.schedule?.active === true,
+            `install a timer that backs up daily${options.onlineBackups ? " without stopping the hub" : ""}`,
+            "removes it",
+          ),
+        ]
+      : []),
+  ];
+
+  function storeChange(from: DatabaseSurvey["kind"], { database: now }: Survey): string {
+    const clients = now?.clients === undefined ? "every client" : counted(now.clients, "client");
+    if (from === "json") return `create ${storePath}, encrypted, and copy ${clients} from ${copy}`;
+    if (from === "sqlite") return `encrypt ${storePath} in place`;
+    return `take over ${storePath} with its password`;
+  }
+}
+
+function storeUndo(kind: DatabaseSurvey["kind"]): string {
+  if (kind === "json") return "moves it aside, after a last backup";
+  if (kind === "sqlite") return "converts it back to plain SQLite, after a last backup";
+  return "leaves it encrypted, with the same passphrase";
+}
+
+function serverChange(kind: DatabaseSurvey["kind"], { server }: Survey): string {
+  if (kind === "json") return `let ${server.path} name the encrypted store`;
+  if (kind === "sqlite") return `leave ${server.path} as it is`;
+  return `remove the password in plain text from ${server.path}`;
+}
+
+function serverUndo(kind: DatabaseSurvey["kind"]): string {
+  if (kind === "json") return "names the former database again";
+  return kind === "sqlite" ? "leaves it as it is" : "writes the password into it again";
+}
+
+function findNotices(survey: Survey, options: PlanOptions): string[] {
+  return [
+    ...survey.directories.notices,
+    ...(survey.boot === undefined
+      ? []
+      : [`after a reboot without a login the hub waits for its passphrase: ${survey.boot}`]),
+    ...(survey.scheduleProblem === undefined
+      ? []
+      : [`no timer is installed: ${survey.scheduleProblem}`]),
+    options.onlineBackups
+      ? "Backups do not stop the hub."
+      : "Each backup stops the hub: it is away for about two seconds, and a satellite reconnects after about seven; --online-backups does not stop it.",
+  ];
+}
+
+type Finding = Obstacle | undefined;
+
+function findObstacles(survey: Survey, options: PlanOptions): Obstacle[] {
+  const [hub, ...others] = survey.hubs;
+  const only = others.length === 0 ? hub : undefined;
+  const findings: Finding[] = [
+    interrupted(survey),
+    ...(only === undefined ? [whichHub(survey)] : hubObstacles(only)),
+    ...serverObstacles(survey),
+    ...databaseObstacles(survey, only),
+    ...packageObstacles(survey, options),
+    keysObstacle(survey),
+    recoveryKeyObstacle(survey, options),
+    survey.directories.problem && {
+      ...{ id: "directories", kind: "refused", problem: survey.directories.problem.message },
+      fix: survey.directories.problem.hint ?? "Name others with --to and --bundle-to.",
+    },
+    survey.room && {
+      ...{ id: "room", kind: "io", problem: survey.room.message },
+      fix: survey.room.hint ?? "Free some space.",
+    },
+  ];
+  return findings.filter((finding) => finding !== undefined);
+}
+
+/** What setup itself has begun is finished by the next setup, and is no obstacle. */
+function interrupted({ operation, record }: Survey): Finding {
+  if (record?.phase === "undoing") {
+    return {
+      ...{ id: "undo", kind: "refused", problem: "an undo of the setup was interrupted" },
+      fix: "Finish it first: hivemind-sqlcipher setup --undo",
+    };
+  }
+  if (operation === undefined || record !== undefined) return undefined;
+  return {
+    ...{ id: "operation", kind: "refused" },
+    problem: `${operation} of this store is in progress or was interrupted`,
+    fix: "Let it end, or run hivemind-sqlcipher settle, which finishes or undoes it.",
+  };
+}
+
+function whichHub({ hubs, otherHub, server, wantedUnit }: Survey): Obstacle {
+  if (hubs.length > 0) {
+    const names = hubs.map(({ name }) => name);
+    return {
+      ...{
+        id: "two-hubs",
+        kind: "refused",
+        problem: `several units start a hub: ${names.join(", ")}`,
+      },
+      fix: `Name the unit: ${hubs.map(({ manager, name }) => `--service ${manager} --unit ${name.replace(/\.service$/, "")}`).join(", or ")}.`,
+    };
+  }
+  if (wantedUnit !== undefined) {
+    return {
+      ...{ id: "no-hub", kind: "notFound", problem: `there is no unit ${wantedUnit}` },
+      fix: "List the units: systemctl --user list-units --type=service, and without --user.",
+    };
+  }
+  return {
+    ...{ id: "no-hub", kind: "notFound" },
+    problem: otherHub ?? `no unit starts hivemind-core listen with ${server.path}`,
+    fix: "Run this as the user of the hub, and name its unit with --unit NAME; for a hub without a unit see docs/guide/first-deployment.md.",
+  };
+}
+
+function hubObstacles(hub: HubSurvey): Finding[] {
+  const { manager, name, state } = hub;
+  const log = `journalctl${manager === "systemd-user" ? " --user" : ""} --unit ${name}`;
+  const refused = (id: string, problem: string, fix: string): Obstacle => ({
+    ...{ id, kind: "refused", problem, fix },
+  });
+  if (state === "masked") {
+    const fix = `Unmask and start it: ${systemctlLine(manager, `unmask ${name}`)} && ${systemctlLine(manager, `start ${name}`)}`;
+    return [refused("masked", `${name} is masked and cannot be started`, fix)];
+  }
+  return [
+    hub.otherUser === undefined
+      ? undefined
+      : refused(
+          "user",
+          `${name} runs as user ${hub.otherUser}`,
+          `Run setup as user ${hub.otherUser}, whose keyring and files the hub uses.`,
+        ),
+    state === "restarting"
+      ? refused("crash-loop", `${name} ends again and again`, `Remove the cause first: ${log}`)
+      : undefined,
+    state === "failed"
+      ? refused("failed", `${name} has failed`, `Remove the cause first: ${log}`)
+      : undefined,
+    state === "stopped"
+      ? refused(
+          "stopped",
+          `${name} does not run, so it could not be seen to serve`,
+          `Start it first: ${systemctlLine(manager, `start ${name}`)}`,
+        )
+      : undefined,
+    hub.startsByRun || hub.otherDropIn === undefined
+      ? undefined
+      : refused(
+          "drop-in",
+          `${hub.otherDropIn} sets the command of ${name}`,
+          `Move it away (${systemctlLine(manager, "daemon-reload")}), or put the run command into it: hivemind-sqlcipher run --print-unit dropin`,
+        ),
+    hub.startsByRun || hub.isDropInWritable
+      ? undefined
+      : refused(
+          "drop-in-directory",
+          `${hub.dropIn} cannot be written by this user`,
+          "Write the drop-in as root, as docs/guide/headless.md shows.",
+        ),
+  ];
+}
+
+function serverObstacles({ server, isHandedOver, record }: Survey): Finding[] {
+  if (server.problem !== undefined) {
+    const fix = server.problem.hint ?? "Correct it.";
+    return [{ id: "server.json", kind: "refused", problem: server.problem.message, fix }];
+  }
+  if (server.isIncomplete) {
+    return [
+      {
+        ...{ id: "server.json", kind: "refused" },
+        problem: `${server.path} has no "network_protocol", which the hub would fill in`,
+        fix: "Let the hub do so once: hivemind-core print-config",
+      },
+    ];
+  }
+  const isChanged = !isHandedOver && (record?.database.kind ?? "json") !== "sqlite";
+  if (server.isWritable || !isChanged) return [];
+  return [
+    {
+      ...{ id: "server.json-read-only", kind: "refused" },
+      problem: `${server.path} cannot be changed: it is read-only, as a file that a tool such as Ansible or Nix manages`,
+      fix: 'Let that tool write it: "database": {"module": "hivemind-sqlite-db-plugin", "hivemind-sqlite-db-plugin": {"subfolder": "hivemind-core", "name": "clients"}}, after hivemind-sqlcipher migrate (docs/guide/existing-hub.md).',
+    },
+  ];
+}
+
+function databaseObstacles(
+  { database, store, storePath, record, hasOwnStore, isHandedOver }: Survey,
+  hub: HubSurvey | undefined,
+): Finding[] {
+  if (database === undefined) return [];
+  const refused = (id: string, problem: string, fix: string): Finding[] => [
+    { id, kind: "refused", problem, fix },
+  ];
+  if (database.problem !== undefined) {
+    return refused("database", database.problem.message, database.problem.hint ?? "Correct it.");
+  }
+  if (database.kind === "other") {
+    return refused(
+      "database",
+      `the hub uses ${database.module}, which setup does not move`,
+      "Move its clients as docs/guide/other-databases.md shows.",
+    );
+  }
+  if (database.kind === "absent") {
+    return refused(
+      "database",
+      `the hub's database ${database.place} does not exist`,
+      "Start the hub once, or see docs/guide/first-deployment.md for a new store.",
+    );
+  }
+  if (database.kind === "json" && store !== "absent" && !hasOwnStore) {
+    return refused(
+      "store",
+      `there is a file at ${storePath} already, which the hub does not use`,
+      `Move it away: mv ${shellQuote(storePath)} ${shellQuote(`${storePath}.old`)}`,
+    );
+  }
+  if (database.kind === "sqlite" && database.hasPassword) {
+    return refused(
+      "password",
+      "server.json has a password for the store, but the store is not encrypted: the hub's plugin ignores it",
+      'Remove "password" from server.json first: a plugin that uses it could not open the store.',
+    );
+  }
+  const isLocked = database.kind === "sqlcipher" && !database.hasPassword && record === undefined;
+  if (isLocked && !(isHandedOver && hub?.startsByRun)) {
+    return refused(
+      "password",
+      `${storePath} is encrypted, and server.json has no password for it`,
+      "Start the hub through run: hivemind-sqlcipher run --print-unit dropin",
+    );
+  }
+  return [];
+}
+
+function packageObstacles(
+  { packages, hubs }: Survey,
+  { installHubPackages }: PlanOptions,
+): Finding[] {
+  if (packages === undefined) {
+    if (hubs.length !== 1 || hubs[0]?.state === "masked") return [];
+    return [
+      {
+        ...{ id: "python", kind: "notFound" },
+        problem: "the Python of the hub was not found",
+        fix: "Name it: --hub-python PATH",
+      },
+    ];
+  }
+  if (packages.canEncrypt) return [];
+  const pip = pipLine(packages.python);
+  const why = packages.problem ?? "its SQLite plugin ignores a password and writes plain text";
+  if (!installHubPackages) {
+    return [
+      {
+        ...{ id: "packages", kind: "refused" },
+        problem: `the hub in ${packages.python} cannot open an encrypted store: ${why}`,
+        fix: `Add --install-hub-packages, or install them: ${pip}`,
+      },
+    ];
+  }
+  if (packages.isWritable) return [];
+  return [
+    {
+      ...{ id: "packages-directory", kind: "io" },
+      problem: `the hub's packages in ${packages.directory ?? packages.python} cannot be written by this user`,
+      fix: `Let the owner of that directory install them: ${pip}`,
+    },
+  ];
+}
+
+function keysObstacle({ keysProblem, usesKeyring }: Survey): Finding {
+  if (keysProblem === undefined) return undefined;
+  const other = "Or keep the passphrase in a file: --passphrase-source file:PATH";
+  return {
+    ...{ id: "keys", kind: "passphraseUnavailable", problem: keysProblem.message },
+    fix: [keysProblem.hint, usesKeyring ? other : undefined].filter(Boolean).join("\n"),
+  };
+}
+
+function recoveryKeyObstacle(survey: Survey, options: PlanOptions): Finding {
+  const { recoveryKeyFile, isRecoveryKeyFileTaken } = options;
+  if (recoveryKeyFile === undefined || !isRecoveryKeyFileTaken || !needsKeys(survey)) {
+    return undefined;
+  }
+  return {
+    ...{ id: "recovery-key-file", kind: "refused" },
+    problem: `the recovery key file ${recoveryKeyFile} exists already`,
+    fix: "Move it away, or name another file with --recovery-key-file PATH.",
+  };
+}

@@ -1,0 +1,385 @@
+/** Looks at everything that a setup depends on, and changes nothing. */
+import { statfs } from "node:fs/promises";
+import { dirname } from "node:path";
+import { listBackups } from "../backup/listing.js";
+import { findLastRestoreTest } from "../backup/restore-test.js";
+import { bundleFiles } from "../bundle/bundle.js";
+import { isRevoked } from "../client/client.js";
+import { isJsonObject } from "../client/json.js";
+import type { Settings, SettingsSection } from "../config/settings.js";
+import { jsonFiles, jsonPluginName } from "../databases/json.js";
+import { DatabaseFactory } from "../databases/registry.js";
+import { isKind, StoreError, systemError } from "../errors.js";
+import { lstatIfExists } from "../fs/read.js";
+import { findHubProcesses } from "../hub/find-hubs.js";
+import {
+  cipherFormat,
+  completesServerJson,
+  findHubPython,
+  type HubPackages,
+  type HubPython,
+} from "../hub/interpreter.js";
+import { askHubOnce } from "../hub/packages-cache.js";
+import {
+  databaseIn,
+  namedStore,
+  passwordIn,
+  readServerJson,
+  type ServerJson,
+  serverJsonPath,
+  sqliteModule,
+} from "../hub/server-json.js";
+import { inspectKeyring } from "../keys/inspect.js";
+import { firstPassphrase } from "../keys/rotation-plan.js";
+import type { PassphraseSource } from "../keys/source.js";
+import { Journal } from "../operation/journal.js";
+import { findOrigin } from "../service/origin.js";
+import { assertSchedulable, lingers, type Schedule, scheduleOf } from "../service/schedule.js";
+import { type Manager, systemctl } from "../service/systemctl.js";
+import { keyringUnit } from "../service/unit-file.js";
+import { type CipherCompatibility, identify } from "../store/cipher.js";
+import { chooseDirectories, type Directories } from "./directories.js";
+import { existingAncestor, isReplaceable, isWritable, sizeOf } from "./files.js";
+import { type HubSurvey, surveyHubs } from "./hub-survey.js";
+import { isHandedOver, readSetupRecord, type SetupRecord } from "./record.js";
+
+/** What the command line, the environment and the settings say. */
+export interface SetupChoice {
+  readonly storePath: string;
+  readonly settings: Settings;
+  readonly settingsPath: string;
+  readonly section: SettingsSection;
+  readonly source: PassphraseSource;
+  readonly unit: string | undefined;
+  readonly manager: Manager | undefined;
+  readonly hubPython: string | undefined;
+  readonly to: string | undefined;
+  readonly bundleTo: string | undefined;
+}
+
+export interface Problem {
+  readonly message: string;
+  readonly hint: string | undefined;
+}
+
+/** The database that the hub uses now. */
+export interface DatabaseSurvey {
+  /** `sqlite` is not encrypted, `sqlcipher` is. */
+  readonly kind: "json" | "sqlite" | "sqlcipher" | "other" | "absent";
+  readonly module: string;
+  readonly place: string;
+  /** The clients that are not revoked; undefined where counting could change a file. */
+  readonly clients: number | undefined;
+  /** Bytes. */
+  readonly size: number;
+  /** Whether `server.json` has a password for it. */
+  readonly hasPassword: boolean;
+  readonly problem: Problem | undefined;
+}
+
+export interface PackagesSurvey {
+  readonly python: string;
+  /** Whether the hub would encrypt a store that it opens with a password. */
+  readonly canEncrypt: boolean;
+  readonly problem: string | null;
+  readonly format: CipherCompatibility;
+  readonly schemaVersion: 0 | 2;
+  /** Whether pip could install there. */
+  readonly isWritable: boolean;
+  readonly directory: string | undefined;
+}
+
+export interface ServerJsonSurvey {
+  readonly path: string;
+  readonly problem: Problem | undefined;
+  /** Whether it can be replaced. */
+  readonly isWritable: boolean;
+  /** Whether the hub would complete the file when it starts, which it must not do under `run`. */
+  readonly isIncomplete: boolean;
+}
+
+/** What a setup found. It holds no secret. */
+export interface Survey {
+  readonly storePath: string;
+  readonly settingsPath: string;
+  readonly record: SetupRecord | undefined;
+  /** The units that may be the hub: none, one or several. */
+  readonly hubs: readonly HubSurvey[];
+  /** The unit that the user or the settings name. */
+  readonly wantedUnit: string | undefined;
+  /** A hub that no unit of this user starts, in words. */
+  readonly otherHub: string | undefined;
+  readonly packages: PackagesSurvey | undefined;
+  readonly server: ServerJsonSurvey;
+  readonly database: DatabaseSurvey | undefined;
+  /** What is at the store's path. */
+  readonly store: "absent" | "plaintext" | "sqlcipher" | "unknown";
+  /** Whether the store was made by a setup, and no hub has used it. */
+  readonly hasOwnStore: boolean;
+  /** Whether the JSON database that setup copied still exists. */
+  readonly hasPlainCopy: boolean;
+  /** Whether a bundle for the encrypted store exists. */
+  readonly hasBundle: boolean;
+  readonly isHandedOver: boolean;
+  /** Why the source of the passphrase cannot be used. */
+  readonly keysProblem: Problem | undefined;
+  readonly usesKeyring: boolean;
+  /** Why the hub could not read its passphrase after a reboot. */
+  readonly boot: string | undefined;
+  readonly recipients: readonly string[];
+  readonly directories: Directories;
+  /** Why there is no room, or none can be determined. */
+  readonly room: Problem | undefined;
+  /** The operation that was interrupted or is in progress. */
+  readonly operation: string | undefined;
+  readonly schedule: Schedule | undefined;
+  /** Why no timer can be installed. */
+  readonly scheduleProblem: string | undefined;
+  /** The newest backup of the store as it is encrypted now, with its bundle. */
+  readonly lastBackup: { readonly path: string; readonly bundle: string } | undefined;
+  /** Whether a backup under this key was opened with its bundle. */
+  readonly isRestoreTested: boolean;
+}
+
+/** Looks at everything. What is wrong is in the result; only what is not known here is thrown. */
+export async function survey(choice: SetupChoice): Promise<Survey> {
+  const { storePath, settingsPath, source, settings } = choice;
+  const record = await readSetupRecord(settingsPath, storePath);
+  const hubs = await surveyHubs(choice, record?.unit);
+  const [hub, ...others] = hubs;
+  const only = others.length === 0 ? hub : undefined;
+  const python = await pythonOf(choice, only);
+  const { file, problem } = await tryServerJson();
+  const identity = await identify(storePath);
+  const database = file && (await surveyDatabase(file, storePath));
+  const directories = await chooseDirectories(choice);
+  const bundles = identity.keyId
+    ? await bundleFiles(directories.bundles, identity.keyId).catch(() => [])
+    : [];
+  return {
+    storePath,
+    settingsPath,
+    record,
+    hubs,
+    wantedUnit: choice.unit,
+    otherHub: hub === undefined ? await findOtherHub() : undefined,
+    packages: python && (await surveyPackages(python)),
+    server: {
+      path: serverJsonPath(),
+      problem,
+      isWritable: file !== undefined && (await isReplaceable(file.file)),
+      isIncomplete:
+        file !== undefined &&
+        python !== undefined &&
+        !isJsonObject(file.settings.network_protocol) &&
+        (await completesServerJson(python).catch(() => false)),
+    },
+    database,
+    store: identity.format,
+    hasOwnStore: record?.database.kind === "json" && record.phase === "setting-up",
+    hasPlainCopy:
+      record?.database.kind === "json" &&
+      (await lstatIfExists(record.database.place)) !== undefined,
+    hasBundle: bundles.length > 0,
+    isHandedOver: file !== undefined && (await isHandedOver(storePath)),
+    keysProblem: await findKeysProblem(source, storePath),
+    usesKeyring: source.kind === "keyring",
+    boot: source.kind === "keyring" ? await findBootProblem() : undefined,
+    recipients: settings.recipients ?? [],
+    directories,
+    room: await findRoomProblem(storePath, directories, database?.size ?? 0),
+    operation: (await Journal.read(storePath).catch(() => undefined))?.entry.operation,
+    schedule: await scheduleOf(storePath).catch(() => undefined),
+    scheduleProblem: await findScheduleProblem(storePath),
+    lastBackup: await findLastBackup(identity.keyId, directories, choice),
+    isRestoreTested: (await findLastRestoreTest(storePath))?.key_id === identity.keyId,
+  };
+}
+
+async function pythonOf(
+  { hubPython }: SetupChoice,
+  hub: HubSurvey | undefined,
+): Promise<HubPython | undefined> {
+  if (hub === undefined && hubPython === undefined) return undefined;
+  return findHubPython({ hubPython, args: hub?.command });
+}
+
+/** @param options.remember - lets `run` start the hub without asking its packages again */
+export async function surveyPackages(
+  python: HubPython,
+  options = { remember: false },
+): Promise<PackagesSurvey> {
+  const packages = await askHubOnce(python, process.env, options).catch(
+    (error: unknown): HubPackages => {
+      const problem = systemError(error, "the interpreter does not answer", "failed").message;
+      const unknown = { pluginManager: null, sqlitePlugin: null, schemaVersion: null };
+      return { ...unknown, cipherVersion: null, takesPassword: false, problem };
+    },
+  );
+  const directory = packages.paths?.find((path) => /\/(?:site|dist)-packages$/.test(path));
+  return {
+    python: python[0],
+    canEncrypt: packages.takesPassword && packages.problem === null,
+    problem: packages.problem,
+    format: cipherFormat(packages),
+    schemaVersion: (packages.schemaVersion ?? 0) >= 2 ? 2 : 0,
+    isWritable: directory !== undefined && (await isWritable(directory)),
+    directory,
+  };
+}
+
+async function tryServerJson(): Promise<{
+  file: ServerJson | undefined;
+  problem: Problem | undefined;
+}> {
+  try {
+    return { file: await readServerJson(serverJsonPath()), problem: undefined };
+  } catch (error) {
+    if (!(error instanceof StoreError)) throw error;
+    return { file: undefined, problem: toProblem(error) };
+  }
+}
+
+async function surveyDatabase(file: ServerJson, storePath: string): Promise<DatabaseSurvey> {
+  const { module = jsonPluginName, settings } = databaseIn(file);
+  const none = { module, clients: undefined, size: 0, hasPassword: false, problem: undefined };
+  try {
+    const hasPassword = passwordIn(file, module) !== undefined;
+    if (module === jsonPluginName) {
+      const place = (await jsonFiles(settings)).store;
+      const clients = await countClients(module, settings);
+      return { ...none, kind: "json", place, clients, size: await sizeOf(place), hasPassword };
+    }
+    if (module === sqliteModule) {
+      const { storePath: named } = await namedStore(file);
+      if (named !== storePath) {
+        const message = `the hub uses ${named ?? "no file"}, not ${storePath}`;
+        const hint = "Leave out --db, or correct name and subfolder in server.json.";
+        return { ...none, kind: "other", place: module, problem: { message, hint } };
+      }
+      const { format } = await identify(storePath);
+      const kind = format === "plaintext" ? "sqlite" : format === "sqlcipher" ? format : "absent";
+      return { ...none, kind, place: storePath, size: await sizeOf(storePath), hasPassword };
+    }
+    return { ...none, kind: "other", place: module };
+  } catch (error) {
+    if (!(error instanceof StoreError)) throw error;
+    return { ...none, kind: "other", place: module, problem: toProblem(error) };
+  }
+}
+
+async function countClients(name: string, config: ReturnType<typeof databaseIn>["settings"]) {
+  try {
+    await using database = await DatabaseFactory.create(name, config, { mode: "readonly" });
+    let active = 0;
+    for await (const client of database) if (!isRevoked(client)) active += 1;
+    return active;
+  } catch (error) {
+    // A hub without clients has not written the file yet.
+    if (isKind(error, "notFound")) return 0;
+    throw error;
+  }
+}
+
+async function findKeysProblem(
+  source: PassphraseSource,
+  storePath: string,
+): Promise<Problem | undefined> {
+  if (source.kind === "keyring") {
+    const { problem } = await inspectKeyring(storePath);
+    return problem && toProblem(problem);
+  }
+  try {
+    await firstPassphrase(source, storePath);
+    return undefined;
+  } catch (error) {
+    if (!(error instanceof StoreError)) throw error;
+    return toProblem(error);
+  }
+}
+
+async function findBootProblem(): Promise<string | undefined> {
+  const { XDG_CURRENT_DESKTOP, WAYLAND_DISPLAY, DISPLAY } = process.env;
+  if (XDG_CURRENT_DESKTOP || WAYLAND_DISPLAY || DISPLAY) return undefined;
+  const problems: string[] = [];
+  if (!lingers()) problems.push("your systemd does not start at boot (loginctl enable-linger)");
+  const enabled = await Promise.all(
+    (["systemd-user", "systemd"] as const).map((manager) =>
+      systemctl(manager, ["is-enabled", keyringUnit]),
+    ),
+  );
+  if (!enabled.some(({ stdout }) => stdout.startsWith("enabled"))) {
+    problems.push("no unit unlocks the keyring (docs/guide/headless.md)");
+  }
+  return problems.length === 0 ? undefined : problems.join(", and ");
+}
+
+/** When the timer runs: as schedule install has it by default. */
+export const scheduleTimes = { onCalendar: "daily", randomDelay: "15min" };
+
+/** Room for the store beside what it is made from, and for the SQLite log; 8 MiB for small stores. */
+const spareBytes = 8 << 20;
+
+async function findRoomProblem(
+  storePath: string,
+  { backups, bundles }: Directories,
+  size: number,
+): Promise<Problem | undefined> {
+  for (const [path, needed] of [
+    [dirname(storePath), 2 * size + spareBytes],
+    [backups, size + spareBytes],
+    [bundles, 1 << 20],
+  ] as const) {
+    const directory = await existingAncestor(path);
+    const { bavail, bsize } = await statfs(directory);
+    if (bavail * bsize >= needed) continue;
+    const message = `no space left on device: ${path} needs ${needed} bytes, and ${bavail * bsize} are free`;
+    return {
+      message,
+      hint: "Free some space, or name other directories with --to and --bundle-to.",
+    };
+  }
+  return undefined;
+}
+
+async function findScheduleProblem(storePath: string): Promise<string | undefined> {
+  try {
+    await assertSchedulable({ storePath, command: [], ...scheduleTimes });
+    return undefined;
+  } catch (error) {
+    if (!(error instanceof StoreError)) throw error;
+    return error.message;
+  }
+}
+
+async function findLastBackup(
+  keyId: string | undefined,
+  { backups, bundles }: Directories,
+  { storePath, source }: SetupChoice,
+): Promise<Survey["lastBackup"]> {
+  if (keyId === undefined) return undefined;
+  try {
+    const options = { folder: backups, storePath, source, bundleFolder: bundles };
+    const { backups: found } = await listBackups(options);
+    const newest = found.find((each) => each.key_id === keyId && each.present && each.bundle);
+    return newest?.bundle ? { path: newest.path, bundle: newest.bundle } : undefined;
+  } catch (error) {
+    if (error instanceof StoreError) return undefined;
+    throw error;
+  }
+}
+
+async function findOtherHub(): Promise<string | undefined> {
+  for (const { pid } of await findHubProcesses(serverJsonPath())) {
+    const origin = findOrigin(pid);
+    if (origin?.kind === "podman" || origin?.kind === "docker" || origin?.kind === "container") {
+      return `process ${pid} is a hub in a container`;
+    }
+    return `process ${pid} is a hub that no unit of yours starts`;
+  }
+  return undefined;
+}
+
+function toProblem({ message, hint }: StoreError): Problem {
+  return { message, hint };
+}

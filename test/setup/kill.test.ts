@@ -1,0 +1,91 @@
+/**
+ * Setup and its undo, killed after each step: the unit starts at once, on the database that it had or on
+ * the encrypted store, with every client; and the same command goes on.
+ */
+import { expect, test } from "vitest";
+import { newClient } from "../../src/client/client.js";
+import { DatabaseFactory } from "../../src/databases/registry.js";
+import { root } from "../built.js";
+import { type InstalledHub, installHub, jsonModule, restarted } from "./hub.js";
+
+const store = "hivemind-sqlite-db-plugin with password";
+
+/** Without the steps right behind one that lasts: the next setup finds that done. */
+const setupSteps = [
+  ...["setup.settings", "setup.recorded", "init.passphrase-kept", "recipients.kept"],
+  ...["init.store-made", "init.settings-saved", "setup.drop-in"],
+  ...["setup.stopping", "setup.armed", "setup.stopped", "migrate.copied", "migrate.compared"],
+  ...["setup.copied", "setup.switched", "setup.handed-over"],
+  ...["backup.stopped", "backup.verified", "setup.backed-up", "setup.tested"],
+  ...["setup.plain-removed", "setup.complete"],
+];
+
+const undoSteps = [
+  ...["undo.backed-up", "undo.recorded", "setup.stopped", "migrate.compared", "undo.copied"],
+  ...["undo.switched", "undo.moved", "undo.drop-in", "setup.started", "undo.schedule"],
+];
+
+async function kill(hub: InstalledHub, step: string, args: string[]): Promise<void> {
+  const { code, stderr } = await hub.machine.run(args, {
+    env: {
+      NODE_OPTIONS: `--import=${root}test/faults/at-step.mjs`,
+      HIVEMIND_TEST_AT_STEP: JSON.stringify({ [step]: "kill" }),
+    },
+  });
+  expect(code, `${step} was not reached: ${stderr}`).toBeNull();
+}
+
+test("killed after one step after the other, each time with a start of the unit in between", async () => {
+  const hub = await installHub();
+  const setup = ["setup", ...hub.options];
+  for (const step of setupSteps) {
+    await kill(hub, step, setup);
+    const status = await restarted(hub);
+    expect([`${jsonModule} 5`, `${store} 5`], step).toContain(status);
+  }
+  const done = await hub.machine.run(setup);
+  expect([done.code, done.stdout]).toEqual([0, expect.stringContaining("Nothing to do")]);
+  expect(await restarted(hub)).toBe(`${store} 5`);
+  const undo = ["setup", "--undo", "--yes"];
+  for (const step of undoSteps) {
+    await kill(hub, step, undo);
+    expect([`${jsonModule} 5`, `${store} 5`], step).toContain(await restarted(hub));
+  }
+  const undone = await hub.machine.run(undo);
+  expect([undone.code, undone.stderr]).toEqual([0, ""]);
+  expect(await restarted(hub)).toBe(`${jsonModule} 5`);
+}, 600_000);
+
+test("killed while the hub is stopped: the same command starts it and goes on", async () => {
+  const hub = await installHub();
+  const setup = ["setup", ...hub.options];
+  for (const step of ["setup.stopped", "setup.copied", "setup.switched"]) {
+    await kill(hub, step, setup);
+  }
+  const done = await hub.machine.run(setup);
+  expect([done.code, done.stderr]).toEqual([0, expect.any(String)]);
+  expect(await restarted(hub)).toBe(`${store} 5`);
+}, 240_000);
+
+test.each(["setup.copied", "setup.started"])(
+  "killed at %s: settle starts the hub, and a client that is added then is kept",
+  async (step) => {
+    const hub = await installHub();
+    const { machine } = hub;
+    await kill(hub, step, ["setup", ...hub.options]);
+    expect((await machine.run(["settle"])).code).toBe(0);
+    const isSwitched = step === "setup.started";
+    if (isSwitched) {
+      expect((await machine.run(["add-client", "--name", "late"])).code).toBe(0);
+    } else {
+      await using json = await DatabaseFactory.create(jsonModule, {
+        subfolder: machine.path("data", "hivemind-core"),
+      });
+      await json.addItems([newClient({ client_id: 6, api_key: "late" })]);
+    }
+    const { code, stderr } = await machine.run(["setup", ...hub.options]);
+    expect([code, stderr]).toEqual([0, expect.any(String)]);
+    expect(await restarted(hub)).toBe(`${store} 6`);
+  },
+  240_000,
+);

@@ -1,0 +1,93 @@
+/**
+ * A machine as ovos-installer leaves it, in a session of its own: its unit, its Python, and clients in
+ * the JSON database. One command moves it to the encrypted store, another one brings it back.
+ */
+import { execFile } from "node:child_process";
+import { mkdir, writeFile } from "node:fs/promises";
+import { dirname, join } from "node:path";
+import { promisify } from "node:util";
+import { expect, test } from "vitest";
+import { root } from "../built.js";
+import { hubScript } from "../hub/support.js";
+import { temporaryFolder } from "../store/temporary.js";
+
+const exec = promisify(execFile);
+
+async function onMachine(scope: "user" | "system", script: string): Promise<string> {
+  const home = join(await temporaryFolder(), "home");
+  await mkdir(join(home, "bin"), { recursive: true });
+  const program = `#!/bin/sh\nexec ${process.execPath} ${root}dist/cli/main.js "$@"\n`;
+  await writeFile(join(home, "bin", "hivemind-sqlcipher"), program, { mode: 0o755 });
+  const file = join(home, "script.log");
+  const lines = [
+    "set -euo pipefail",
+    "ulimit -c 0",
+    `export SCOPE=${scope} HUB_ENVIRONMENT=${dirname(dirname(await hubScript("development")))}`,
+    'export PATH="$HOME/bin:$PATH"',
+    `. ${root}test/setup/installed.sh`,
+    script,
+  ];
+  await writeFile(file, lines.join("\n"));
+  const session = join(root, "scripts/private-session");
+  try {
+    const { stdout } = await exec(session, ["--system", home, "bash", file]);
+    return stdout;
+  } catch (error) {
+    const { stdout, stderr } = error as { stdout: string; stderr: string };
+    throw new Error(`${stdout}\n${stderr}`);
+  }
+}
+
+const wholeLife = `
+install_units
+prepare_boot
+start_hub kitchen hall bath attic cellar
+mkdir -p ~/safe; mkdir -p -m 700 /dev/shm/bundles
+cp "$config/server.json" "$units/$unit" ~/
+before=$(digest)
+hivemind-sqlcipher setup --dry-run --to ~/backups --bundle-to /dev/shm/bundles >~/dry.log
+equal "$(digest)" "$before"
+grep -q "copy 5 clients from $data/clients.json" ~/dry.log
+
+hivemind-sqlcipher setup --yes --recovery-key-file ~/safe/key.txt --to ~/backups --bundle-to /dev/shm/bundles >~/done.log
+[[ $(sed '1,/^note: Each/d' ~/done.log | wc -l) -le 15 ]]
+[[ ! -e $data/clients.json ]]
+equal "$(hivemind-sqlcipher list-clients --json | python3 -c 'import json,sys; print(*sorted(c["name"] for c in json.load(sys.stdin)["clients"]))')" "attic bath cellar hall kitchen"
+wait_for_port
+sed '1,/^note: Each/d' ~/done.log
+hivemind-sqlcipher doctor --json >~/doctor.log || true
+python3 -c 'import json,sys; print("findings:", *[c["name"] for c in json.load(open(sys.argv[1]))["checks"] if not c["ok"] and c["name"] != "swap"])' ~/doctor.log
+
+done=$(digest)
+hivemind-sqlcipher setup --yes --recovery-key-file ~/safe/key.txt
+equal "$(digest)" "$done"
+
+hivemind-sqlcipher add-client --name garage >/dev/null
+hivemind-sqlcipher delete-client 2
+hivemind-sqlcipher setup --undo --yes
+equal "$(names "$data/clients.json")" "attic bath cellar garage kitchen"
+wait_for_port
+cmp "$config/server.json" ~/server.json
+cmp "$units/$unit" ~/$unit
+[[ ! -e $units/$unit.d ]]
+[[ $("\${manager[@]}" show --property=ExecStart $unit) != *hivemind-sqlcipher* ]]
+ls "$data" ~/.config/systemd/user
+hivemind-sqlcipher setup --undo --yes
+hivemind-sqlcipher setup --yes --recovery-key-file ~/safe/key2.txt >/dev/null
+equal "$(hivemind-sqlcipher list-clients --json | python3 -c 'import json,sys; print(*sorted(c["name"] for c in json.load(sys.stdin)["clients"]))')" "attic bath cellar garage kitchen"
+`;
+
+test.each(["user", "system"] as const)(
+  "ovos-installer's hub in %s scope: set up, again, undone, set up again",
+  async (scope) => {
+    const output = await onMachine(scope, wholeLife);
+    expect(output).toContain("findings:\n");
+    expect(output).toMatch(
+      /^Nothing to do: hivemind-listener\.service runs on the encrypted store/m,
+    );
+    expect(output).toMatch(/^hivemind-listener\.service runs on .*clients\.json again$/m);
+    expect(output).toMatch(/^Nothing to undo/m);
+    console.log(output);
+  },
+  300_000,
+);

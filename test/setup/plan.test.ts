@@ -1,0 +1,278 @@
+import { describe, expect, test } from "vitest";
+import { mountedDisks } from "../../src/setup/directories.js";
+import type { HubSurvey } from "../../src/setup/hub-survey.js";
+import { isFinished, type PlanOptions, pipLine, planSetup } from "../../src/setup/plan.js";
+import type { Survey } from "../../src/setup/survey.js";
+
+const hub: HubSurvey = {
+  manager: "systemd-user",
+  name: "hivemind-listener.service",
+  state: "running",
+  otherUser: undefined,
+  command: ["/home/a/.venvs/ovos/bin/hivemind-core", "listen"],
+  startsByRun: false,
+  isServing: false,
+  dropIn: "/home/a/.config/systemd/user/hivemind-listener.service.d/hivemind-sqlcipher.conf",
+  isDropInWritable: true,
+  otherDropIn: undefined,
+};
+
+const packages: NonNullable<Survey["packages"]> = {
+  python: "/home/a/.venvs/ovos/bin/python",
+  canEncrypt: true,
+  problem: null,
+  format: 4,
+  schemaVersion: 2,
+  isWritable: true,
+  directory: "/home/a/.venvs/ovos/lib/python3.11/site-packages",
+};
+
+const database: NonNullable<Survey["database"]> = {
+  kind: "json",
+  module: "hivemind-json-db-plugin",
+  place: "/home/a/.local/share/hivemind-core/clients.json",
+  clients: 5,
+  size: 4096,
+  hasPassword: false,
+  problem: undefined,
+};
+
+/** ovos-installer's machine before a setup. */
+const before: Survey = {
+  storePath: "/home/a/.local/share/hivemind-core/clients.db",
+  settingsPath: "/home/a/.config/hivemind-sqlcipher/config.json",
+  record: undefined,
+  hubs: [hub],
+  wantedUnit: undefined,
+  otherHub: undefined,
+  packages,
+  server: {
+    path: "/home/a/.config/hivemind-core/server.json",
+    problem: undefined,
+    isWritable: true,
+    isIncomplete: false,
+  },
+  database,
+  store: "absent",
+  hasOwnStore: false,
+  hasPlainCopy: false,
+  hasBundle: false,
+  isHandedOver: false,
+  keysProblem: undefined,
+  usesKeyring: true,
+  boot: undefined,
+  recipients: [],
+  directories: {
+    backups: "/media/a/one/hivemind-backups",
+    bundles: "/media/a/two/hivemind-bundles",
+    areNamed: false,
+    problem: undefined,
+    notices: [],
+  },
+  room: undefined,
+  operation: undefined,
+  schedule: undefined,
+  scheduleProblem: undefined,
+  lastBackup: undefined,
+  isRestoreTested: false,
+};
+
+const options: PlanOptions = {
+  installHubPackages: false,
+  onlineBackups: false,
+  recoveryKeyFile: "/media/a/two/key.txt",
+  isRecoveryKeyFileTaken: false,
+};
+
+const plan = (changes: Partial<Survey>, chosen: Partial<PlanOptions> = {}) =>
+  planSetup({ ...before, ...changes }, { ...options, ...chosen });
+
+const needed = (changes: Partial<Survey>) =>
+  plan(changes)
+    .steps.filter(({ state }) => state === "needed")
+    .map(({ id }) => id);
+
+test("a JSON hub needs every step but the packages that it has", () => {
+  const { obstacles } = plan({});
+  expect(obstacles).toEqual([]);
+  expect(needed({})).toEqual([
+    ...["keys", "drop-in", "store", "server.json", "restart", "backup", "plain-copy", "schedule"],
+  ]);
+  for (const { changes, undo } of plan({}).steps) {
+    expect(changes).toMatch(/^[a-z].*[^.]$/);
+    expect(undo).not.toBe("");
+  }
+});
+
+test("a plain SQLite store has no copy to remove", () => {
+  const sqlite = { ...database, kind: "sqlite", place: before.storePath } as const;
+  expect(needed({ database: sqlite, store: "plaintext" })).not.toContain("plain-copy");
+});
+
+test("a store that a hub uses is never made again, also without a bundle", () => {
+  const record = { phase: "setting-up", database: { kind: "json", place: database.place } };
+  const found: Partial<Survey> = {
+    ...{ record: record as never, store: "sqlcipher", hasOwnStore: true, isHandedOver: true },
+    ...{ hubs: [{ ...hub, startsByRun: true, isServing: true }] },
+  };
+  expect(needed(found)).not.toContain("store");
+});
+
+test("what a killed setup has done is not done again", () => {
+  const record = { phase: "setting-up", database: { kind: "json", place: database.place } };
+  const found: Partial<Survey> = {
+    ...{ record: record as never, store: "sqlcipher", hasOwnStore: true, hasBundle: true },
+    ...{ recipients: ["age1"], hubs: [{ ...hub, startsByRun: true }] },
+  };
+  expect(needed(found)).toEqual(["server.json", "restart", "backup", "plain-copy", "schedule"]);
+  expect(plan(found).obstacles).toEqual([]);
+});
+
+test("a finished machine has nothing to do, and an unfinished record is not finished", () => {
+  const record = { phase: "complete", database: { kind: "json", place: database.place } };
+  const found: Partial<Survey> = {
+    ...{ record: record as never, store: "sqlcipher", hasBundle: true, recipients: ["age1"] },
+    ...{ hubs: [{ ...hub, startsByRun: true, isServing: true }], isHandedOver: true },
+    ...{ lastBackup: { path: "x", bundle: "y" }, schedule: { active: true } as never },
+  };
+  expect(needed(found)).toEqual([]);
+  expect(isFinished(plan(found), { ...before, ...found })).toBe(true);
+  const unfinished = { ...found, record: { ...record, phase: "setting-up" } as never };
+  expect(isFinished(plan(unfinished), { ...before, ...unfinished })).toBe(false);
+});
+
+describe("what is in the way is named with its fix", () => {
+  const oneHub = (changes: Partial<HubSurvey>) => ({ hubs: [{ ...hub, ...changes }] });
+  const cannot = { ...packages, canEncrypt: false, problem: null };
+  const other = { ...hub, name: "hivemind-hub.service" };
+  test.each<[string, Partial<Survey>, string, string]>([
+    ["no hub", { hubs: [] }, "no unit starts hivemind-core listen", "--unit NAME"],
+    ["no such unit", { hubs: [], wantedUnit: "x" }, "there is no unit x", "list-units"],
+    [
+      "a hub in a container",
+      { hubs: [], otherHub: "process 7 is a hub in a container" },
+      "container",
+      "--unit",
+    ],
+    ["two hubs", { hubs: [hub, other] }, "several units", "--unit hivemind-hub"],
+    ["a crash loop", oneHub({ state: "restarting" }), "ends again and again", "journalctl --user"],
+    ["a failed hub", oneHub({ state: "failed" }), "has failed", "journalctl --user"],
+    ["a stopped hub", oneHub({ state: "stopped" }), "does not run", "systemctl --user start"],
+    ["a masked unit", oneHub({ state: "masked" }), "is masked", "systemctl --user unmask"],
+    ["another user's hub", oneHub({ otherUser: "ovos" }), "runs as user ovos", "as user ovos"],
+    [
+      "another drop-in",
+      oneHub({ otherDropIn: "/x/y.conf" }),
+      "/x/y.conf sets the command",
+      "Move it away",
+    ],
+    [
+      "no right to write the drop-in",
+      oneHub({ isDropInWritable: false }),
+      "cannot be written",
+      "headless",
+    ],
+    [
+      "a read-only server.json",
+      { server: { ...before.server, isWritable: false } },
+      "read-only",
+      "hivemind-sqlite-db-plugin",
+    ],
+    [
+      "a broken server.json",
+      { server: { ...before.server, problem: { message: "m", hint: "h" } } },
+      "m",
+      "h",
+    ],
+    [
+      "an incomplete server.json",
+      { server: { ...before.server, isIncomplete: true } },
+      "network_protocol",
+      "print-config",
+    ],
+    [
+      "Redis",
+      { database: { ...database, kind: "other", module: "hivemind-redis-db-plugin" } },
+      "redis",
+      "other-databases",
+    ],
+    [
+      "no database",
+      { database: { ...database, kind: "absent" } },
+      "does not exist",
+      "Start the hub",
+    ],
+    ["another store in its place", { store: "sqlcipher" }, "already", "mv "],
+    [
+      "a password without effect",
+      { database: { ...database, kind: "sqlite", hasPassword: true } },
+      "ignores it",
+      "Remove",
+    ],
+    [
+      "an encrypted store without a password",
+      { database: { ...database, kind: "sqlcipher" }, store: "sqlcipher" },
+      "no password",
+      "run --print-unit",
+    ],
+    ["an unknown Python", { packages: undefined }, "Python", "--hub-python"],
+    [
+      "a plugin that ignores the password",
+      { packages: cannot },
+      "ignores a password",
+      "--install-hub-packages",
+    ],
+    [
+      "a locked keyring",
+      { keysProblem: { message: "locked", hint: "Unlock it." } },
+      "locked",
+      "--passphrase-source file:PATH",
+    ],
+    ["no room", { room: { message: "no space left", hint: undefined } }, "no space", "Free"],
+    ["an operation", { operation: "rotate" }, "rotate", "settle"],
+    [
+      "an undo",
+      { record: { phase: "undoing", database: { kind: "json" } } as never },
+      "undo",
+      "setup --undo",
+    ],
+  ])("%s", (_, changes, problem, fix) => {
+    const { obstacles } = plan(changes);
+    expect(obstacles.map((each) => each.problem).join("\n")).toContain(problem);
+    expect(obstacles.map((each) => each.fix).join("\n")).toContain(fix);
+    expect(obstacles).toHaveLength(1);
+  });
+
+  test("packages that may not be written, although they may be installed", () => {
+    const found = { packages: { ...cannot, isWritable: false } };
+    const { obstacles } = plan(found, { installHubPackages: true });
+    expect(obstacles.map(({ id }) => id)).toEqual(["packages-directory"]);
+    expect(obstacles[0]?.fix).toContain(pipLine(packages.python));
+    expect(plan({ packages: cannot }, { installHubPackages: true }).obstacles).toEqual([]);
+  });
+
+  test("a file in the place of the recovery key, unless no key is needed", () => {
+    const taken = { isRecoveryKeyFileTaken: true };
+    expect(plan({}, taken).obstacles.map(({ id }) => id)).toEqual(["recovery-key-file"]);
+    const kept = {
+      store: "sqlcipher",
+      hasBundle: true,
+      hasOwnStore: true,
+      recipients: ["age1"],
+    } as const;
+    expect(plan(kept, taken).obstacles).toEqual([]);
+  });
+});
+
+test("disks that a user attached are found, and no memory or kernel file systems", () => {
+  const table = [
+    "22 1 8:1 / / rw,relatime shared:1 - ext4 /dev/sda1 rw",
+    "30 22 8:17 / /media/a/stick\\040one rw shared:9 - vfat /dev/sdb1 rw",
+    "31 22 8:33 / /mnt/disk rw - btrfs /dev/sdc1 rw",
+    "32 22 0:40 / /media/memory rw - tmpfs tmpfs rw",
+    "33 22 0:41 / /srv/nas rw master:1 - nfs4 nas:/x rw",
+    "34 22 8:49 / /boot rw - ext4 /dev/sdd1 rw",
+    "",
+  ].join("\n");
+  expect(mountedDisks(table)).toEqual(["/media/a/stick one", "/mnt/disk", "/srv/nas"]);
+});

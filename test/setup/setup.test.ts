@@ -1,0 +1,165 @@
+/** Setup from each database, and what it refuses, with units of the session. */
+import { execFile } from "node:child_process";
+import { createHash } from "node:crypto";
+import { chmod, mkdir, readdir, readFile, stat, writeFile } from "node:fs/promises";
+import { dirname, join } from "node:path";
+import { promisify } from "node:util";
+import { expect, test } from "vitest";
+import { identify } from "../../src/store/cipher.js";
+import { property, systemctl } from "../service/units.js";
+import { formerPassword, type InstalledHub, installHub, restarted } from "./hub.js";
+
+const exec = promisify(execFile);
+const sqlite = "hivemind-sqlite-db-plugin";
+
+/** A digest of every file of the machine, and of the unit with its drop-ins. */
+async function digest({ machine, unit }: InstalledHub): Promise<string> {
+  const hash = createHash("sha256");
+  const own = (await readdir(machine.folder, { recursive: true })).sort();
+  const ignored = /-shm$|^status|^recovery/;
+  for (const name of own) {
+    const path = machine.path(name);
+    const stats = await stat(path);
+    if (ignored.test(name)) continue;
+    hash.update(`${name} ${stats.mode}`);
+    if (stats.isFile()) hash.update(await readFile(path));
+  }
+  hash.update((await systemctl("cat", unit)).replaceAll(/^#.*$/gm, ""));
+  return hash.digest("hex");
+}
+
+test("a plain SQLite store is encrypted in place, and back", async () => {
+  const hub = await installHub({ layout: "sqlite" });
+  const { machine, options, server } = hub;
+  const before = await digest(hub);
+  const dry = await machine.run(["setup", "--dry-run", ...options]);
+  expect([dry.code, dry.stdout]).toEqual([0, expect.stringContaining("encrypt /")]);
+  expect(await digest(hub)).toBe(before);
+  const text = await readFile(server, "utf8");
+
+  const done = await machine.run(["setup", ...options, "--json"]);
+  expect([done.code, done.stderr]).toEqual([0, expect.any(String)]);
+  const { setup } = JSON.parse(done.stdout);
+  expect(setup).toMatchObject({ changed: true, unit: hub.unit, backup: { tested: true } });
+  expect(setup.outage.serving_ms).toBeGreaterThanOrEqual(setup.outage.stopped_ms);
+  expect((await identify(machine.store)).format).toBe("sqlcipher");
+  expect((await stat(machine.store)).mode & 0o777).toBe(0o600);
+  expect(await restarted(hub)).toBe(`${sqlite} with password 5`);
+  expect(await readFile(server, "utf8")).toBe(text);
+
+  await machine.run(["add-client", "--name", "late"]);
+  const undone = await machine.run(["setup", "--undo", "--yes", "--json"]);
+  expect([undone.code, undone.stderr]).toEqual([0, expect.any(String)]);
+  expect((await identify(machine.store)).format).toBe("plaintext");
+  expect(await restarted(hub)).toBe(`${sqlite} 6`);
+  expect(await property(hub.unit, "DropInPaths")).toBe("");
+}, 240_000);
+
+test("a store with its password in server.json is adopted, and back", async () => {
+  const hub = await installHub({ layout: "sqlcipher" });
+  const { machine, options, server } = hub;
+  const done = await machine.run(["setup", ...options]);
+  expect([done.code, done.stderr]).toEqual([0, expect.any(String)]);
+  expect(await readFile(server, "utf8")).not.toContain("plain");
+  expect(await restarted(hub)).toBe(`${sqlite} with password 5`);
+  expect(await property(hub.unit, "DropInPaths")).toContain("hivemind-sqlcipher.conf");
+
+  const undone = await machine.run(["setup", "--undo", "--yes"]);
+  expect([undone.code, undone.stderr]).toEqual([0, expect.any(String)]);
+  expect(await readFile(server, "utf8")).toContain(formerPassword);
+  expect(await property(hub.unit, "DropInPaths")).toBe("");
+  expect(await restarted(hub)).toBe(`${sqlite} with password 5`);
+}, 240_000);
+
+test("a passphrase in a file, with a locked keyring as without one", async () => {
+  const hub = await installHub();
+  const { machine, options } = hub;
+  const env = { DBUS_SESSION_BUS_ADDRESS: "unix:path=/nowhere" };
+  const before = await digest(hub);
+  const refused = await machine.run(["setup", ...options], { env });
+  expect([refused.code, refused.stderr]).toEqual([
+    13,
+    expect.stringContaining("--passphrase-source file:PATH"),
+  ]);
+  expect(await digest(hub)).toBe(before);
+  const file = machine.path("safe", "passphrase");
+  await writeFile(file, "correct horse battery staple, in a file\n", { mode: 0o600 });
+  const args = ["setup", ...options, "--passphrase-source", `file:${file}`];
+  const done = await machine.run(args);
+  expect([done.code, done.stderr]).toEqual([0, expect.any(String)]);
+  expect(await restarted(hub)).toBe(`${sqlite} with password 5`);
+}, 240_000);
+
+test("what is in the way is named, and nothing has changed", async () => {
+  const hub = await installHub();
+  const { machine, options, unit, server } = hub;
+  const refuse = async (code: number, ...texts: string[]) => {
+    const before = await digest(hub);
+    for (const more of [["--dry-run"], []]) {
+      const result = await machine.run(["setup", ...options, ...more]);
+      for (const text of texts) expect(result.stdout + result.stderr).toContain(text);
+      expect(result.code).toBe(code);
+    }
+    expect(await digest(hub)).toBe(before);
+  };
+  await systemctl("stop", unit);
+  await refuse(17, "does not run", `systemctl --user start ${unit}`);
+  await systemctl("start", unit);
+
+  await chmod(server, 0o444);
+  await refuse(17, "server.json cannot be changed", "Ansible or Nix");
+  await chmod(server, 0o644);
+
+  const dropIn = join(process.env.HOME ?? "", ".config/systemd/user", `${unit}.d/other.conf`);
+  await mkdir(dirname(dropIn), { recursive: true });
+  const command = `${hub.script} listen`;
+  await writeFile(dropIn, `[Service]\nExecStart=\nExecStart=${command}\n`);
+  await systemctl("daemon-reload");
+  await refuse(17, `${dropIn} sets the command of ${unit}`);
+  await exec("rm", ["-r", dirname(dropIn)]);
+  await systemctl("daemon-reload");
+
+  await writeFile(machine.store, "not a store");
+  await refuse(17, `there is a file at ${machine.store} already`, "mv ");
+  await exec("rm", [machine.store]);
+
+  const other = await machine.run(["setup", "--dry-run", "--unit", "hivemind-no-such"]);
+  expect([other.code, other.stdout]).toEqual([
+    10,
+    expect.stringContaining("no unit hivemind-no-such"),
+  ]);
+}, 240_000);
+
+test("a crash loop and a masked unit", async () => {
+  const looping = await installHub({ isStarted: false });
+  await writeFile(looping.server, "{}");
+  await systemctl("start", looping.unit);
+  while ((await property(looping.unit, "NRestarts")) === "0") {
+    await new Promise((resolve) => setTimeout(resolve, 100));
+  }
+  const args = ["setup", "--dry-run", ...looping.options];
+  const loop = await looping.machine.run(args);
+  expect(loop.stdout).toContain(`${looping.unit} ends again and again`);
+  await systemctl("stop", looping.unit);
+  // A unit in this directory cannot be masked, but one that the package manager installed can.
+  const path = join(process.env.HOME ?? "", ".config/systemd/user", looping.unit);
+  await exec("ln", ["-sf", "/dev/null", path]);
+  await systemctl("daemon-reload");
+  const masked = await looping.machine.run(args);
+  expect(masked.stdout).toContain(`${looping.unit} is masked`);
+  expect(masked.stdout).toContain(`systemctl --user unmask ${looping.unit}`);
+}, 120_000);
+
+test("without --yes and a terminal, and without a place for the recovery key, nothing changes", async () => {
+  const hub = await installHub();
+  const before = await digest(hub);
+  const args = hub.options.filter((option) => option !== "--yes");
+  const unconfirmed = await hub.machine.run(["setup", ...args]);
+  expect([unconfirmed.code, unconfirmed.stderr]).toEqual([2, expect.stringContaining("--yes")]);
+  const keyless = await hub.machine.run(["setup", "--yes", ...hub.options.slice(3)]);
+  expect([keyless.code, keyless.stderr]).toEqual([
+    2,
+    expect.stringContaining("--recovery-key-file"),
+  ]);
+  expect(await digest(hub)).toBe(before);
+}, 120_000);
