@@ -123,7 +123,7 @@ const walk: [line: string, ...answers: string[]][] = [
   ["hivemind-sqlcipher bundle show bundles/*.age"],
   ["hivemind-sqlcipher bundle export"],
   ["hivemind-sqlcipher bundle print bundles/*.age -o sheet.html"],
-  ["hivemind-sqlcipher bundle import bundles/*.age"],
+  ["hivemind-sqlcipher bundle import bundles/*.age", "not the key"],
   ["hivemind-sqlcipher delete-client 1"],
   ["hivemind-sqlcipher rotate --hub none --service none --keep-previous"],
   ["hivemind-sqlcipher restore backups/clients.*.db --hub none --service none"],
