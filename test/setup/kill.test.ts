@@ -54,7 +54,7 @@ test("killed after one step after the other, each time with a start of the unit 
   const undone = await hub.machine.run(undo);
   expect([undone.code, undone.stderr]).toEqual([0, ""]);
   expect(await restarted(hub)).toBe(`${jsonModule} 5`);
-}, 600_000);
+}, 1_200_000);
 
 test("killed while the hub is stopped: the same command starts it and goes on", async () => {
   const hub = await installHub();
@@ -65,7 +65,7 @@ test("killed while the hub is stopped: the same command starts it and goes on", 
   const done = await hub.machine.run(setup);
   expect([done.code, done.stderr]).toEqual([0, expect.any(String)]);
   expect(await restarted(hub)).toBe(`${store} 5`);
-}, 240_000);
+}, 480_000);
 
 test.each(["setup.copied", "setup.started"])(
   "killed at %s: settle starts the hub, and a client that is added then is kept",
@@ -87,5 +87,5 @@ test.each(["setup.copied", "setup.started"])(
     expect([code, stderr]).toEqual([0, expect.any(String)]);
     expect(await restarted(hub)).toBe(`${store} 6`);
   },
-  240_000,
+  480_000,
 );

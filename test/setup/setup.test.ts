@@ -53,7 +53,7 @@ test("a plain SQLite store is encrypted in place, and back", async () => {
   expect((await identify(machine.store)).format).toBe("plaintext");
   expect(await restarted(hub)).toBe(`${sqlite} 6`);
   expect(await property(hub.unit, "DropInPaths")).toBe("");
-}, 240_000);
+}, 480_000);
 
 test("a store with its password in server.json is adopted, and back", async () => {
   const hub = await installHub({ layout: "sqlcipher" });
@@ -69,7 +69,7 @@ test("a store with its password in server.json is adopted, and back", async () =
   expect(await readFile(server, "utf8")).toContain(formerPassword);
   expect(await property(hub.unit, "DropInPaths")).toBe("");
   expect(await restarted(hub)).toBe(`${sqlite} with password 5`);
-}, 240_000);
+}, 480_000);
 
 test("a passphrase in a file, with a locked keyring as without one", async () => {
   const hub = await installHub();
@@ -88,7 +88,7 @@ test("a passphrase in a file, with a locked keyring as without one", async () =>
   const done = await machine.run(args);
   expect([done.code, done.stderr]).toEqual([0, expect.any(String)]);
   expect(await restarted(hub)).toBe(`${sqlite} with password 5`);
-}, 240_000);
+}, 480_000);
 
 test("what is in the way is named, and nothing has changed", async () => {
   const hub = await installHub();
@@ -128,7 +128,7 @@ test("what is in the way is named, and nothing has changed", async () => {
     10,
     expect.stringContaining("no unit hivemind-no-such"),
   ]);
-}, 240_000);
+}, 480_000);
 
 test("a crash loop and a masked unit", async () => {
   const looping = await installHub({ isStarted: false });
@@ -148,7 +148,7 @@ test("a crash loop and a masked unit", async () => {
   const masked = await looping.machine.run(args);
   expect(masked.stdout).toContain(`${looping.unit} is masked`);
   expect(masked.stdout).toContain(`systemctl --user unmask ${looping.unit}`);
-}, 120_000);
+}, 240_000);
 
 test("without --yes and a terminal, and without a place for the recovery key, nothing changes", async () => {
   const hub = await installHub();
@@ -162,4 +162,4 @@ test("without --yes and a terminal, and without a place for the recovery key, no
     expect.stringContaining("--recovery-key-file"),
   ]);
   expect(await digest(hub)).toBe(before);
-}, 120_000);
+}, 240_000);
