@@ -12,7 +12,7 @@ import { command, makeStore, report, say } from "./tools.mjs";
 const runs = Number(process.argv[2] ?? 15);
 const timed = 'TIMEFORMAT="%3U %3S"; time "$0" "$@"';
 
-/** User and system time together: bash reads both from getrusage(2), which Node has for itself only. */
+/** User and system time together: Node has getrusage(2) for itself only, so bash reads both. */
 function cpuMilliseconds(args, env) {
   const { status, stderr } = spawnSync("bash", ["-c", timed, process.execPath, command, ...args], {
     env: { ...process.env, ...env },
