@@ -22,9 +22,12 @@ const otherSources =
 /** D-Bus errors without a program that serves the Secret Service. */
 const noProviderErrors =
   /^org\.freedesktop\.DBus\.Error\.(?:ServiceUnknown|NameHasNoOwner|Spawn\..*)$/;
-/** libsecret keeps its first session, which ends with the provider's process. */
-const endedSession =
-  /The name :\d+\.\d+ was not provided|session wrapping the secret does not exist/;
+/**
+ * libsecret keeps its first session, which ends with the provider's process. KWallet refuses one
+ * session in 128: a public key of libsecret's that begins with a zero is a byte shorter.
+ */
+const brokenSession =
+  /The name :\d+\.\d+ was not provided|session wrapping the secret does not exist|public key size is invalid/;
 
 export type KeyringProblem =
   | "no-bus"
@@ -63,10 +66,11 @@ export function keyringFailure(error: unknown, provider: Provider): StoreError {
 }
 
 /**
- * Returns whether keytar's session with the provider has ended. A new process gets a new session.
+ * Returns whether keytar has no session with the provider, or no longer one. A new process gets a new
+ * session.
  */
-export function isEndedSession(error: unknown): boolean {
-  return error instanceof Error && endedSession.test(error.message);
+export function isBrokenSession(error: unknown): boolean {
+  return error instanceof Error && brokenSession.test(error.message);
 }
 
 function problemOf(error: unknown): KeyringProblem {

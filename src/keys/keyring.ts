@@ -6,7 +6,7 @@
  * software: `secret-tool lookup service hivemind-sqlcipher account PATH`.
  */
 import { StoreError } from "../errors.js";
-import { isEndedSession, keyringError, keyringFailure } from "./keyring-error.js";
+import { isBrokenSession, keyringError, keyringFailure } from "./keyring-error.js";
 import {
   callInNewWorker,
   callInProcess,
@@ -43,6 +43,9 @@ export interface MatchingEntry {
 
 /** Matches the text after `#`, for every slot but the current passphrase. */
 const slotPattern = /^(?:pending|(?:previous|derived):[0-9a-f]+)$/;
+
+/** How often a new session with the provider is tried. */
+const sessionTries = 3;
 
 const usesSecretService = process.platform === "linux";
 
@@ -341,7 +344,7 @@ class Keyring implements AsyncDisposable {
     if (left.unlocked.length + left.locked.length === 0) return undefined;
     // KWallet and libsecret sometimes fail to agree on a session key. keytar then returns no entry.
     const provider = await this.#provider();
-    const second = await callInNewWorker(call, provider.name);
+    const second = await this.#callWithNewSession(call, provider.name);
     if (typeof second === "string") return second;
     throw keyringError("no-secret", { provider, detail: account });
   }
@@ -404,12 +407,23 @@ class Keyring implements AsyncDisposable {
     call: KeytarCall,
     { mayPrompt }: { readonly mayPrompt: boolean },
   ): Promise<KeytarResult> {
-    if (mayPrompt) return await callInWorker(call, (await service.provider()).name);
+    const name = async () => (await service.provider()).name;
     try {
-      return await callInProcess(call);
+      return mayPrompt ? await callInWorker(call, await name()) : await callInProcess(call);
     } catch (error) {
-      if (!isEndedSession(error)) throw error;
-      return await callInNewWorker(call, (await service.provider()).name);
+      if (!isBrokenSession(error)) throw error;
+      return await this.#callWithNewSession(call, await name());
+    }
+  }
+
+  /** Calls keytar in a new process. KWallet may refuse the new session as well. */
+  async #callWithNewSession(call: KeytarCall, provider: string): Promise<KeytarResult> {
+    for (let count = 1; ; count++) {
+      try {
+        return await callInNewWorker(call, provider);
+      } catch (error) {
+        if (!isBrokenSession(error) || count === sessionTries) throw error;
+      }
     }
   }
 
