@@ -365,14 +365,14 @@ test("a server.json that does not parse is an error before anything is copied", 
 
 test("server.json names the store where nothing else does, comments or not; another kind of database is said in words", async () => {
   const { machine, server } = await jsonHub();
-  const lost = await machine.run(["list-clients"]);
+  const lost = await machine.run(["add-client", "--name", "bath"]);
   expect(lost.code).toBe(10);
   expect(lost.stderr).toContain(`names the database ${json}`);
   expect(lost.stderr).toContain(`migrate --from ${json}`);
   // Also beside a store that the keyring knows.
   const other = await Machine.make();
   await other.init();
-  const beside = await machine.run(["list-clients"]);
+  const beside = await machine.run(["add-client", "--name", "bath"]);
   expect(beside.stderr).toContain(other.store);
   expect(beside.stderr).toContain(`migrate --from ${json}`);
 
