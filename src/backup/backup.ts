@@ -129,8 +129,8 @@ async function run(
   job: Job,
 ): Promise<Pick<BackupResult, "backup" | "bundle"> & Pick<Copied, "restart">> {
   const { options, prepared, recover } = job;
+  const { method } = prepared;
   const { wasActive } = prepared.service;
-  const method = options.online ? "online" : "stopped";
   const bundle = await orRecover(() => copyWarm(job), recover);
   const copied =
     wasActive && !options.online

@@ -12,6 +12,7 @@ import type { OperationLock } from "../operation/lock.js";
 import { type ResolvedService, resolveService } from "../operation/service.js";
 import type { Reporter } from "../reporter.js";
 import { NoService } from "../service/none.js";
+import { isSidecar } from "../service/origin.js";
 import type { ServiceChoice } from "../service/select.js";
 import type { StoreKey } from "../store/cipher.js";
 import { ClientStore } from "../store/client-store.js";
@@ -59,6 +60,7 @@ export interface Prepared {
   /** In bytes, including the log. */
   readonly size: number;
   readonly service: ResolvedService;
+  readonly method: "stopped" | "online";
 }
 
 /** Tries everything that can fail, and creates nothing but the two directories. */
@@ -84,6 +86,7 @@ export async function prepare(options: BackupOptions): Promise<Prepared> {
   const service: ResolvedService = online
     ? { service: new NoService(), choice: options.service, wasActive: false }
     : await resolveService(options.service, reporter);
+  const method = online || mayBeInUse(service, wal, reporter) ? "online" : "stopped";
   if (!wal && service.wasActive) {
     const name = service.service.name ?? "the service";
     reporter.notice(`${storePath} is not in WAL mode: ${name} is stopped for the whole copy`);
@@ -112,7 +115,34 @@ export async function prepare(options: BackupOptions): Promise<Prepared> {
     isWal: wal,
     size,
     service,
+    method,
   };
+}
+
+/**
+ * Returns whether a program outside of this container may use the store during the backup. Such a
+ * program is neither seen nor stopped, so the manifest must not call the backup "stopped".
+ *
+ * @throws {@link StoreError} refused - outside of WAL mode, unless the operator has ruled it out
+ */
+function mayBeInUse(
+  { service, choice }: ResolvedService,
+  wal: boolean,
+  reporter: Reporter,
+): boolean {
+  if (service.kind !== "none" || !isSidecar()) return false;
+  if (wal) {
+    reporter.notice(
+      "this runs in a container, where a hub outside of it is neither seen nor stopped: the backup is made online",
+    );
+    return true;
+  }
+  if (choice.service === "none") return false;
+  throw new StoreError(
+    "refused",
+    `${choice.storePath} is not in WAL mode, and a hub outside of this container may be using it`,
+    { hint: "Run this outside of the container, or use --service none if nothing uses the store." },
+  );
 }
 
 /** Returns the size of the main file and its log, without opening them. */

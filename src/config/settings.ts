@@ -36,7 +36,15 @@ const count = z.int().check(z.minimum(0));
 /** In bytes. */
 const settingsLimit = 1024 * 1024;
 
-export const serviceKinds = ["auto", "systemd-user", "systemd", "command", "none"] as const;
+export const serviceKinds = [
+  "auto",
+  "systemd-user",
+  "systemd",
+  "podman",
+  "docker",
+  "command",
+  "none",
+] as const;
 
 const sections = {
   store: z.strictObject({
@@ -442,10 +450,18 @@ export function serviceOver(upper: ServiceSettings, lower: ServiceSettings): Ser
       return { ...none, ...commands };
     case "systemd":
     case "systemd-user":
-      return { ...none, unit: lower.unit };
+      return { ...none, unit: isContainerKind(lower.service) ? undefined : lower.unit };
+    case "podman":
+    case "docker":
+      return { ...none, unit: isContainerKind(lower.service) ? lower.unit : undefined };
     default:
       return none;
   }
+}
+
+/** The setting `unit` is then the name of a container. */
+function isContainerKind(kind: ServiceSettings["service"]): boolean {
+  return kind === "podman" || kind === "docker";
 }
 
 function withAbsolutePaths(settings: Settings, environment: Environment): Settings {

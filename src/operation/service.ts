@@ -47,7 +47,7 @@ export interface ServiceReport {
 
 /** The service in a journal, from before it is stopped until it was seen to run again. */
 export const stoppedSchema = z.strictObject({
-  service: z.enum(["systemd-user", "systemd", "command", "none"]),
+  service: z.enum(["systemd-user", "systemd", "podman", "docker", "command", "none"]),
   unit: z.string(),
   stop_command: z.optional(z.string()),
   start_command: z.optional(z.string()),
@@ -110,7 +110,8 @@ export async function resolveService(
     );
   }
   if (service.isDiscovered) {
-    reporter.notice(`the hub of ${storePath} is the unit ${service.name} (${service.kind})`);
+    const what = service.kind === "podman" || service.kind === "docker" ? "container" : "unit";
+    reporter.notice(`the hub of ${storePath} is the ${what} ${service.name} (${service.kind})`);
     await choice.remember?.(service);
   }
   return { service, choice, wasActive: active, pendingRestart };

@@ -1,4 +1,4 @@
-/** Processes of a control group, and their stores. */
+/** Processes of a control group, their arguments and their stores. */
 import { readdirSync, readFileSync, readlinkSync } from "node:fs";
 import { basename, dirname, join } from "node:path";
 import { hasCode } from "../errors.js";
@@ -33,6 +33,15 @@ export function readGroups(pid: number): string {
     return readFileSync(`/proc/${pid}/cgroup`, "utf8");
   } catch {
     return "";
+  }
+}
+
+/** Returns the arguments of a process; none if it has ended. They may be secret. */
+export function argsOf(pid: number): string[] {
+  try {
+    return readFileSync(`/proc/${pid}/cmdline`, "utf8").split("\0");
+  } catch {
+    return [];
   }
 }
 

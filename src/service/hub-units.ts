@@ -2,7 +2,7 @@
 import { closeSync, openSync, readFileSync, readSync, statSync } from "node:fs";
 import { basename, isAbsolute, join } from "node:path";
 import { dataHome, type Environment } from "../config/paths.js";
-import { hasCode } from "../errors.js";
+import { hasCode, isKind } from "../errors.js";
 import { realPathIfExists } from "../fs/read.js";
 import { findOpenStore, listProcesses } from "../process/cgroup.js";
 import { run } from "../process/run.js";
@@ -35,8 +35,16 @@ const sampleInstance = "@hivemind-sqlcipher-sample.";
  * once. A manager that does not respond has none.
  */
 export async function findHubUnits(among: readonly Manager[] = managers): Promise<HubUnit[]> {
-  const found = await Promise.all(among.map(hubUnitsOf));
+  const found = await Promise.all(
+    among.map((manager) => hubUnitsOf(manager).catch(ignoreAbsentManager)),
+  );
   return found.flat();
+}
+
+/** Where systemd does not run, `systemctl` lists the files of units, but not their properties. */
+function ignoreAbsentManager(error: unknown): HubUnit[] {
+  if (isKind(error, "service")) return [];
+  throw error;
 }
 
 async function hubUnitsOf(manager: Manager): Promise<HubUnit[]> {

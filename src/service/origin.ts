@@ -1,4 +1,5 @@
 /** Finds the service or container of a process by its control groups. */
+import { existsSync } from "node:fs";
 import { isInGroup, parseGroups, readGroups } from "../process/cgroup.js";
 import type { UnitName } from "./systemctl.js";
 import { show } from "./systemctl.js";
@@ -69,6 +70,15 @@ export function findOrigin(pid: number): Origin | undefined {
 export function isInContainer(pid: number): boolean {
   const kind = findOrigin(pid)?.kind;
   return kind === "podman" || kind === "docker" || kind === "container";
+}
+
+/**
+ * Returns whether this process runs in a container without a service manager, such as a sidecar of
+ * the hub's container. Processes outside of such a container cannot be found.
+ */
+export function isSidecar(): boolean {
+  if (existsSync("/run/systemd/system")) return false;
+  return existsSync("/run/.containerenv") || existsSync("/.dockerenv") || isInContainer(1);
 }
 
 /**

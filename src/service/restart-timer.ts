@@ -1,4 +1,4 @@
-/** A dead-man's switch in systemd: a transient timer that starts a unit again. */
+/** A dead-man's switch in systemd: a transient timer that starts a service again. */
 import { run } from "../process/run.js";
 import { shellQuote } from "../text/escape.js";
 import { newRestartName, type RestartTimer, recoveryLimitSeconds } from "./service.js";
@@ -13,9 +13,9 @@ import {
 } from "./systemctl.js";
 
 export interface TimerOptions {
-  /** The stopped unit. */
-  readonly unit: string;
-  /** The units to start, in this order. */
+  /** The unit or container that was stopped. */
+  readonly subject: string;
+  /** The command that starts it. */
   readonly start: readonly string[];
   readonly afterMs: number;
   /** The recovery command, which runs first. */
@@ -29,7 +29,7 @@ export interface TimerOptions {
  * @throws {@link StoreError} service - if the manager does not accept it
  */
 export async function armTimer(manager: Manager, options: TimerOptions): Promise<RestartTimer> {
-  const { unit, afterMs, name = newRestartName() } = options;
+  const { subject, afterMs, name = newRestartName() } = options;
   const outcome = await run(
     "systemd-run",
     [
@@ -38,25 +38,25 @@ export async function armTimer(manager: Manager, options: TimerOptions): Promise
       "--no-ask-password",
       "--collect",
       `--unit=${name}`,
-      `--description=Start ${unit} again if the program that stopped it was killed`,
+      `--description=Start ${subject} again if the program that stopped it was killed`,
       `--on-active=${Math.ceil(afterMs)}ms`,
       "--timer-property=AccuracySec=1s",
       "/bin/sh",
       "-c",
       // Base64, because systemd 252 garbles "$" and ";" in the arguments of a transient unit when
       // the manager reloads, and the recovery command would fail.
-      `echo ${Buffer.from(restartScript(manager, options)).toString("base64")} | base64 -d | sh`,
+      `echo ${Buffer.from(restartScript(options)).toString("base64")} | base64 -d | sh`,
     ],
     { timeoutMs: queryLimitMs },
   );
   if (outcome.code !== 0) {
     throw unitError(
       manager,
-      `cannot arrange a restart of ${unit} for the case that this program is killed${formatFailure(outcome)}`,
-      unit,
+      `cannot arrange a restart of ${subject} for the case that this program is killed${formatFailure(outcome)}`,
+      name,
     );
   }
-  return { name, disarm: () => disarmTimer(manager, unit, name) };
+  return { name, disarm: () => disarmTimer(manager, name) };
 }
 
 /**
@@ -64,15 +64,11 @@ export async function armTimer(manager: Manager, options: TimerOptions): Promise
  *
  * @throws {@link StoreError} service - if the manager does not respond
  */
-export async function disarmTimer(
-  manager: Manager,
-  unit: string,
-  name: string,
-): Promise<{ fired: boolean }> {
+export async function disarmTimer(manager: Manager, name: string): Promise<{ fired: boolean }> {
   const stopped = await systemctl(manager, ["stop", "--", `${name}.timer`]);
   const gone = /not loaded/.test(stopped.stderr);
   if (stopped.code !== 0 && !gone) {
-    throw unitError(manager, `cannot cancel the timer ${name}${formatFailure(stopped)}`, unit);
+    throw unitError(manager, `cannot cancel the timer ${name}${formatFailure(stopped)}`, name);
   }
   const [action = {}] = await show(manager, ["InvocationID"], [`${name}.service`]);
   // The timer's action may be running. The manager completes a start after its request.
@@ -82,26 +78,26 @@ export async function disarmTimer(
   return { fired: gone || Boolean(action.InvocationID) };
 }
 
-function restartScript(manager: Manager, { command, start }: TimerOptions): string {
+function restartScript({ command, start }: TimerOptions): string {
   const recover = ["timeout", "--kill-after=5", `${recoveryLimitSeconds}`, ...command];
-  const startUnits = ["systemctl", ...scopeOf(manager), "start", "--", ...start];
   // The shell reads this script from standard input, so its commands must not.
   return [
     ...inheritedVariables().map((variable) => `export ${shellQuote(variable)}`),
     `${recover.map(shellQuote).join(" ")} </dev/null`,
-    `exec ${startUnits.map(shellQuote).join(" ")} </dev/null`,
+    `exec ${start.map(shellQuote).join(" ")} </dev/null`,
     "",
   ].join("\n");
 }
 
+const pathVariables =
+  /^(HOME|PATH|XDG_\w+|DBUS_SESSION_BUS_ADDRESS|HIVEMIND_SQLCIPHER_\w+|CONTAINERS_(CONF|STORAGE_CONF)|CONTAINER_HOST|DOCKER_(HOST|CONTEXT|CONFIG))$/;
+
 /**
- * Returns the variables, as NAME=VALUE, that give the recovery command the same paths and keyring.
- * None of them contains a secret.
+ * Returns the variables, as NAME=VALUE, through which the commands find the same paths, keyring
+ * and engine. None of them holds a secret.
  */
 function inheritedVariables(): string[] {
   return Object.entries(process.env).flatMap(([name, value]) =>
-    /^(HOME|PATH|XDG_\w+|DBUS_SESSION_BUS_ADDRESS|HIVEMIND_SQLCIPHER_\w+)$/.test(name)
-      ? [`${name}=${value}`]
-      : [],
+    pathVariables.test(name) ? [`${name}=${value}`] : [],
   );
 }

@@ -1,8 +1,17 @@
 /** Selects the service of a store. */
-import { readFileSync } from "node:fs";
 import { StoreError } from "../errors.js";
+import { argsOf } from "../process/cgroup.js";
 import { findHolders, findLastingHolders, formatHolders, type Holder } from "../process/holders.js";
 import { CommandService } from "./command.js";
+import { ContainerService } from "./container.js";
+import { type ContainerName, type Engine, engines } from "./engine.js";
+import {
+  findContainerOf,
+  findNamedContainers,
+  findStoppedContainers,
+  findUnitOfContainer,
+  isHubOfContainer,
+} from "./find-container.js";
 import { findHubUnits, mayUseStore, runsHub, usesOtherStore } from "./hub-units.js";
 import { NoService } from "./none.js";
 import { findOrigin, findUnitOf } from "./origin.js";
@@ -12,28 +21,34 @@ import { SystemdUnit } from "./systemd.js";
 
 export interface ServiceChoice {
   readonly service: "auto" | ServiceKind;
-  /** The name of the systemd unit. Without a name, the unit is found by the store. */
+  /**
+   * The name of the systemd unit or of the container. Without a name, the service is found by the
+   * store.
+   */
   readonly unit?: string | undefined;
   /** Shell commands. With `auto`, they take precedence over a unit. */
   readonly stopCommand?: string | undefined;
   readonly startCommand?: string | undefined;
   /** The store's resolved path. */
   readonly storePath: string;
-  /** Saves a discovered unit after its checks, for the next command. */
+  /** Saves a discovered service after its checks, for the next command. */
   readonly remember?: ((found: Service) => Promise<void>) | undefined;
 }
 
 const managers = ["systemd-user", "systemd"] as const;
 
+/** A unit or a container, as found by a store. */
+type FoundService = UnitName | ContainerName;
+
 /**
  * Returns the service of a store. `auto` selects, in this order: the operator's commands; the named
- * unit; the unit of the hub that has the store open; the unit that would start such a hub; no
- * service.
+ * unit or container; the unit or container of the hub that has the store open; the unit or
+ * container that would start such a hub; no service.
  *
  * @throws {@link StoreError} usage - if a command is missing, or the name cannot be a unit's
  * @throws {@link StoreError} inUse - if no service was found and a process has the store open
- * @throws {@link StoreError} refused - if several units qualify
- * @throws {@link StoreError} service - if the chosen manager does not respond
+ * @throws {@link StoreError} refused - if several services qualify
+ * @throws {@link StoreError} service - if the chosen manager or engine does not respond
  */
 export async function selectService(choice: ServiceChoice): Promise<Service> {
   const { service, unit } = choice;
@@ -48,15 +63,20 @@ export async function selectService(choice: ServiceChoice): Promise<Service> {
     case "systemd-user":
     case "systemd": {
       if (unit !== undefined) return SystemdUnit.find(service, unit);
-      const found = await findUnit(choice.storePath, [service]);
+      const found = await findService(choice.storePath, [service]);
       return found ?? SystemdUnit.find(service, defaultUnit);
+    }
+    case "podman":
+    case "docker": {
+      if (unit !== undefined) return ContainerService.find(service, unit);
+      return (await findService(choice.storePath, [service])) ?? (await noContainer(choice));
     }
     case "auto":
       return (
         commandService(choice) ??
         (unit === undefined
-          ? await findUnit(choice.storePath, managers)
-          : await findNamedUnit(unit, choice.storePath)) ??
+          ? await findService(choice.storePath, [...managers, ...engines])
+          : ((await findNamedUnit(unit, choice.storePath)) ?? (await findNamedContainer(unit)))) ??
         (await noService(choice))
       );
   }
@@ -91,35 +111,75 @@ async function findNamedUnit(name: string, storePath: string): Promise<SystemdUn
   return found[0];
 }
 
-/** Finds the hub's unit for the store: by its processes or, if it is stopped, by its unit file. */
-async function findUnit(
+/** Finds a container by the name that no unit has. */
+async function findNamedContainer(name: string): Promise<ContainerService | undefined> {
+  const [found, other] = await findNamedContainers(name);
+  if (found === undefined) return undefined;
+  if (other === undefined) return ContainerService.find(found.engine, found.name);
+  throw new StoreError("refused", `both engines have a container ${name}`, {
+    hint: `Name the engine: ${serviceOptions(found)}, or ${serviceOptions(other)}.`,
+  });
+}
+
+/**
+ * Finds the unit or container of the hub that uses the store, by its processes or, if it is
+ * stopped, by the unit's file or the container's mounts.
+ */
+async function findService(
   storePath: string,
-  among: readonly Manager[],
-): Promise<SystemdUnit | undefined> {
-  const running = await findUnitsOfHolders(storePath, among);
-  const unit = onlyOne(running, storePath) ?? (await findStoppedUnit(storePath, among));
-  if (unit !== undefined) {
-    return SystemdUnit.find(unit.manager, shortName(unit.name), { isDiscovered: true });
-  }
-  for (const manager of among) {
+  among: readonly (Manager | Engine)[],
+): Promise<Service | undefined> {
+  const ofKind = among.filter((kind) => kind === "systemd" || kind === "systemd-user");
+  const found =
+    onlyOne(await findServicesOfHolders(storePath, among), storePath) ??
+    (await findStoppedUnit(storePath, ofKind)) ??
+    (await findStoppedContainer(storePath, among));
+  if (found !== undefined) return openService(found);
+  for (const manager of ofKind) {
     const usual = await SystemdUnit.find(manager, defaultUnit).catch(ignoreAbsentManager);
     if (usual?.isUsable) return usual;
   }
   return undefined;
 }
 
-async function findUnitsOfHolders(
+function openService(found: FoundService): Promise<Service> {
+  const options = { isDiscovered: true };
+  return "manager" in found
+    ? SystemdUnit.find(found.manager, shortName(found.name), options)
+    : ContainerService.find(found.engine, found.name, options);
+}
+
+async function findServicesOfHolders(
   storePath: string,
-  among: readonly Manager[],
-): Promise<UnitName[]> {
-  const units = new Map<string, UnitName>();
+  among: readonly (Manager | Engine)[],
+): Promise<FoundService[]> {
+  const services = new Map<string, FoundService>();
+  let failure: unknown;
   for (const holder of (await findHolders(storePath)).holders) {
-    const unit = await findUnitOf(holder.pid);
-    if (unit && among.includes(unit.manager) && (await isHubOf(unit, holder))) {
-      units.set(`${unit.manager} ${unit.name}`, unit);
-    }
+    const service = await findServiceOf(holder).catch((error: unknown) => {
+      failure = error;
+      return undefined;
+    });
+    if (service && among.includes(kindOf(service))) services.set(serviceOptions(service), service);
   }
-  return [...units.values()];
+  // Throws only if no hub was found: the process may be a stranger's.
+  if (services.size === 0 && failure !== undefined) throw failure;
+  return [...services.values()];
+}
+
+/** Returns the unit or container of which a holder of the store is the hub. */
+async function findServiceOf(holder: Holder): Promise<FoundService | undefined> {
+  const container = await findContainerOf(holder.pid);
+  if (container !== undefined) {
+    if (!isHubOfContainer(holder, container)) return undefined;
+    return (await findUnitOfContainer(container)) ?? container;
+  }
+  const unit = await findUnitOf(holder.pid);
+  return unit && (await isHubOf(unit, holder)) ? unit : undefined;
+}
+
+function kindOf(service: FoundService): Manager | Engine {
+  return "manager" in service ? service.manager : service.engine;
 }
 
 /**
@@ -130,14 +190,6 @@ async function isHubOf({ manager, name }: UnitName, { pid }: Holder): Promise<bo
   if (runsHub(argsOf(pid))) return true;
   const [unit = {}] = await show(manager, ["MainPID", "Type"], [name]);
   return unit.MainPID === `${pid}` && unit.Type !== "oneshot";
-}
-
-function argsOf(pid: number): string[] {
-  try {
-    return readFileSync(`/proc/${pid}/cmdline`, "utf8").split("\0");
-  } catch {
-    return []; // the process has ended
-  }
 }
 
 async function findStoppedUnit(
@@ -153,14 +205,44 @@ async function findStoppedUnit(
   return onlyOne(units, storePath);
 }
 
+async function findStoppedContainer(
+  storePath: string,
+  among: readonly (Manager | Engine)[],
+): Promise<FoundService | undefined> {
+  const asked = engines.filter((engine) => among.includes(engine));
+  const containers = await findStoppedContainers(storePath, asked);
+  const found = await Promise.all(
+    containers.map(async (container) => (await findUnitOfContainer(container)) ?? container),
+  );
+  return onlyOne(found, storePath);
+}
+
 const isActive = (unit: { isActive: boolean }) => unit.isActive;
 const isEnabled = (unit: { isEnabled: boolean }) => unit.isEnabled;
 
-function onlyOne(units: readonly UnitName[], storePath: string): UnitName | undefined {
-  if (units.length < 2) return units[0];
-  const names = units.map(({ manager, name }) => `${name} ${inManager(manager)}`).join(" and ");
-  throw new StoreError("refused", `several units may be the hub of ${storePath}: ${names}`, {
-    hint: `Name the unit: ${units.map(unitOptions).join(", or ")}.`,
+function onlyOne<Found extends FoundService>(
+  found: readonly Found[],
+  storePath: string,
+): Found | undefined {
+  if (found.length < 2) return found[0];
+  const names = found.map((service) => `${service.name} ${describePlace(service)}`);
+  const what = found.every((service) => "manager" in service) ? "units" : "services";
+  throw new StoreError(
+    "refused",
+    `several ${what} may be the hub of ${storePath}: ${names.join(" and ")}`,
+    {
+      hint: `Name the ${what.slice(0, -1)}: ${found.map(serviceOptions).join(", or ")}.`,
+    },
+  );
+}
+
+function describePlace(service: FoundService): string {
+  return "manager" in service ? inManager(service.manager) : `of ${service.engine}`;
+}
+
+async function noContainer({ service, storePath }: ServiceChoice): Promise<never> {
+  throw new StoreError("notFound", `no ${service} container uses ${storePath}`, {
+    hint: `Name the container with --unit (${service} ps --all lists them), or leave --service out: a unit may start it.`,
   });
 }
 
@@ -187,12 +269,16 @@ export async function hintForHolders(holders: readonly Holder[]): Promise<string
   for (const { pid } of holders) {
     const unit = await findUnitOf(pid);
     if (unit)
-      return `Process ${pid} belongs to a unit: if that is the hub, use ${unitOptions(unit)}.`;
+      return `Process ${pid} belongs to a unit: if that is the hub, use ${serviceOptions(unit)}.`;
     const origin = findOrigin(pid);
     switch (origin?.kind) {
       case "podman":
-      case "docker":
-        return `Process ${pid} runs in the ${origin.kind} container ${origin.id.slice(0, 12)}: use --stop-command '${origin.kind} stop NAME' and --start-command '${origin.kind} start NAME'.`;
+      case "docker": {
+        const { kind: engine, id } = origin;
+        const known = await findContainerOf(pid).catch(() => undefined);
+        const container = { engine, name: known?.name ?? id.slice(0, 12) };
+        return `Process ${pid} runs in the ${engine} container ${container.name}: if that is the hub, use ${serviceOptions(container)}.`;
+      }
       case "container":
         return `Process ${pid} runs in a container (${origin.engine}): give --stop-command and --start-command.`;
       case "systemd-user":
@@ -202,8 +288,9 @@ export async function hintForHolders(holders: readonly Holder[]): Promise<string
   return "Stop that program first, or give --stop-command and --start-command.";
 }
 
-function unitOptions({ manager, name }: UnitName): string {
-  return `--service ${manager} --unit ${shortName(name)}`;
+function serviceOptions(service: FoundService): string {
+  const name = "manager" in service ? shortName(service.name) : service.name;
+  return `--service ${kindOf(service)} --unit ${name}`;
 }
 
 /** Returns a unit's name as an operator writes it: without ".service", unless this is ambiguous. */

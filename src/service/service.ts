@@ -1,12 +1,13 @@
 /**
- * The service with the store open: a systemd unit, the operator's commands, or none.
+ * The program with the store open, as a service: a systemd unit, a container, commands of the
+ * operator, or none.
  *
  * Every kind is used in the same order: `check` while the service runs, `activeDependents`,
  * `armRestart`, `stop`, the work, `start`, `disarm`.
  */
 import { randomBytes } from "node:crypto";
 
-export type ServiceKind = "systemd-user" | "systemd" | "command" | "none";
+export type ServiceKind = "systemd-user" | "systemd" | "podman" | "docker" | "command" | "none";
 
 /** The default name of the unit, as in HiveMind's own instructions. */
 export const defaultUnit = "hivemind-core";
@@ -49,7 +50,7 @@ export interface Started {
 
 export interface Service {
   readonly kind: ServiceKind;
-  /** The unit's name as the operator wrote it; null for other kinds. */
+  /** The unit's or container's name as the operator wrote it; null where there is none. */
   readonly name: string | null;
   /** Whether the service was found by the store instead of its name. Absent means no. */
   readonly isDiscovered?: boolean;
@@ -80,7 +81,8 @@ export interface Service {
 
   /**
    * Returns the active units to be stopped with the service, in the order for `start`: its
-   * dependents, and the sockets, timers and paths that could start it again.
+   * dependents, and the sockets, timers and paths by which it could be started again. For a
+   * container, those to be restarted after it.
    */
   activeDependents(): Promise<string[]>;
 

@@ -39,7 +39,11 @@ export async function show(
   return parseProperties(outcome.stdout);
 }
 
-/** Returns the error for a manager that does not respond. */
+export async function isManagerRunning(manager: Manager): Promise<boolean> {
+  return (await systemctl(manager, ["show", "--property=Version"])).code === 0;
+}
+
+/** Returns the error for a manager without response. */
 export function managerError(manager: Manager, outcome: Outcome): StoreError {
   return new StoreError(
     "service",

@@ -15,12 +15,14 @@ import type { RestartTimer, Service, ServiceState, Started } from "./service.js"
 import {
   formatFailure,
   type Manager,
+  scopeOf,
   show,
   systemctl,
   type UnitName,
   unitError,
 } from "./systemctl.js";
 import { checkUnit, unitProperties } from "./unit-checks.js";
+import { findContainersOf, isInContainers } from "./unit-containers.js";
 import {
   findStopGroup,
   isActive,
@@ -60,9 +62,11 @@ export class SystemdUnit implements Service {
   /** Whether the unit only starts and stops containers or a daemon outside of its control group. */
   readonly #isLauncher: boolean;
   readonly #startTimeoutMs: number;
-  /** The control group of the last run. After a stop, it must have no process. */
-  #controlGroup: string;
-  /** Active sockets, timers and paths of the unit, to be stopped with it. */
+  /** The control group of the last run, in which no process may be left after a stop. */
+  #controlGroup = "";
+  /** The containers of the last run, outside of its control group. */
+  #containers: readonly string[] = [];
+  /** Active sockets, timers and paths of the unit, which are stopped with it. */
   #starters: readonly string[] = [];
   /** Active units to be started again with the unit. */
   #dependents: readonly string[] = [];
@@ -79,7 +83,7 @@ export class SystemdUnit implements Service {
     this.#isLauncher = isLauncher(unit);
     this.isUsable =
       unit.LoadState !== "not-found" && (unit.LoadState !== "masked" || isActive(unit));
-    this.#controlGroup = unit.ControlGroup ?? "";
+    this.#see(unit);
     // The limits add up: a unit may wait for another, and a start waits for a stop in progress.
     const members = group.filter((member, index) => index === 0 || isActive(member));
     this.stopTimeoutMs = managerSlackMs + sum(members.map(stopLimitMs));
@@ -116,7 +120,7 @@ export class SystemdUnit implements Service {
         ["ActiveState", "SubState", "InvocationID", "MainPID", "ControlGroup", "Job"],
         [this.name],
       );
-      if (unit.ControlGroup) this.#controlGroup = unit.ControlGroup;
+      this.#see(unit);
       if (unit.ActiveState !== "deactivating") return toServiceState(unit);
       if (performance.now() > deadline) {
         throw this.#error(`${this.name} has been stopping for too long`);
@@ -132,7 +136,7 @@ export class SystemdUnit implements Service {
   async owns(pid: number): Promise<boolean> {
     if (this.#isLauncher && isInContainer(pid)) return true;
     if (!this.#controlGroup) await this.state();
-    return isInGroup(pid, this.#controlGroup);
+    return isInGroup(pid, this.#controlGroup) || isInContainers(pid, this.#containers);
   }
 
   async activeDependents(): Promise<string[]> {
@@ -200,12 +204,13 @@ export class SystemdUnit implements Service {
     command: readonly string[];
     name?: string;
   }): Promise<RestartTimer> {
-    const start = this.#startOrder(this.#dependents);
-    return armTimer(this.kind, { ...options, unit: this.name, start });
+    const units = this.#startOrder(this.#dependents);
+    const start = ["systemctl", ...scopeOf(this.kind), "start", "--", ...units];
+    return armTimer(this.kind, { ...options, subject: this.name, start });
   }
 
   disarmRestart(name: string): Promise<{ fired: boolean }> {
-    return disarmTimer(this.kind, this.name, name);
+    return disarmTimer(this.kind, name);
   }
 
   /**
@@ -243,6 +248,12 @@ export class SystemdUnit implements Service {
       this.name,
       ...dependents.filter((name) => !starters.test(name)),
     ];
+  }
+
+  #see(unit: Properties): void {
+    if (!unit.ControlGroup) return;
+    this.#controlGroup = unit.ControlGroup;
+    this.#containers = findContainersOf(unit);
   }
 
   #show(properties: readonly string[], units: readonly string[]): Promise<Properties[]> {

@@ -16,6 +16,7 @@ import {
   systemctlLine,
   type UnitName,
 } from "./systemctl.js";
+import { findContainersOf, isInContainers, startsContainers } from "./unit-containers.js";
 import { isActive, isLauncher } from "./unit-state.js";
 
 export const unitProperties = [
@@ -35,6 +36,7 @@ export const unitProperties = [
   "DynamicUser",
   "Type",
   "RemainAfterExit",
+  "ExecStart",
   "ExecStop",
 ];
 
@@ -52,7 +54,9 @@ export async function checkUnit(unit: UnitName, storePath: string): Promise<stri
   await assertNotUpheld(unit, properties);
   await assertPermitted(unit, properties);
   const isHolder = await holdsStore(properties, storePath);
-  if (!isHolder && !isLauncher(properties)) await assertSameUser(unit, properties, storePath);
+  if (!isHolder && !isLauncher(properties) && !startsContainers(properties)) {
+    await assertSameUser(unit, properties, storePath);
+  }
   return [
     ...(properties.NeedDaemonReload === "yes"
       ? [
@@ -158,6 +162,10 @@ async function assertPermitted(
   );
 }
 
+/**
+ * Compares the unit's user with the owner of a store that no process of the unit has open. The user
+ * of a container's hub is not known: a user namespace may map it to any owner.
+ */
 async function assertSameUser(
   unit: UnitName,
   properties: Properties,
@@ -189,9 +197,12 @@ async function findUser(unit: UnitName, properties: Properties): Promise<number 
   return code === 0 ? Number(stdout) : undefined;
 }
 
-async function holdsStore({ ControlGroup }: Properties, storePath: string): Promise<boolean> {
+async function holdsStore(properties: Properties, storePath: string): Promise<boolean> {
   const { holders } = await findHolders(storePath);
-  return holders.some(({ pid }) => isInGroup(pid, ControlGroup ?? ""));
+  const containers = findContainersOf(properties);
+  return holders.some(
+    ({ pid }) => isInGroup(pid, properties.ControlGroup ?? "") || isInContainers(pid, containers),
+  );
 }
 
 /** Checks whether a container has the store open, for a unit that starts containers. */
@@ -214,8 +225,10 @@ async function checkStore(
   const names = [basename(storePath), "clients.db"];
   const other =
     findOpenStore(pids, names) ??
-    findOtherDataHome(Number(properties.MainPID) || pids[0], storePath, names);
-  // The unit may have started a moment ago and opened the store after the first check.
+    (startsContainers(properties)
+      ? undefined
+      : findOtherDataHome(Number(properties.MainPID) || pids[0], storePath, names));
+  // The unit may have started just now, and opened the store since the first look.
   if (other === storePath && (await holdsStore(properties, storePath))) return [];
   const { name } = unit;
   if (other === undefined) {

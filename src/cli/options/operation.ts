@@ -33,7 +33,7 @@ export interface ServiceOptions {
 /** Adds the options for stopping and starting the service that has the store open. */
 export function addServiceOptions(command: Command): Command {
   command
-    .option("--unit <name>", "Stop and start this systemd unit (default: the hub's)")
+    .option("--unit <name>", "Stop and start this unit or container (default: the hub's)")
     .addOption(
       new Option("--service <kind>", "Choose how the service is managed (default: auto)").choices(
         serviceKinds,
@@ -43,7 +43,7 @@ export function addServiceOptions(command: Command): Command {
     .option("--start-command <command>", "Start the service with this shell command");
   return addParagraph(
     command,
-    "Kinds of service: auto finds the unit of the hub that has the store open; systemd-user and systemd choose the user's or the system's manager; command runs --stop-command and --start-command; none stops nothing.",
+    "Kinds of service: auto finds the unit or container of the hub that has the store open; systemd-user and systemd choose the user's or the system's manager; podman and docker choose a container, which --unit names; command runs --stop-command and --start-command; none stops nothing.",
   );
 }
 

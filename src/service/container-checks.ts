@@ -1,0 +1,130 @@
+/** Checks in advance whether a container can be stopped and started again, and uses the store. */
+import { readFileSync } from "node:fs";
+import { basename } from "node:path";
+import { StoreError } from "../errors.js";
+import { findOpenStore, listProcesses, parseGroups, readGroups } from "../process/cgroup.js";
+import { findHolders } from "../process/holders.js";
+import { shellQuote } from "../text/escape.js";
+import { type Container, type ContainerName, isActive, mountsStore } from "./engine.js";
+import { findUnitOfContainer } from "./find-container.js";
+import { findOrigin } from "./origin.js";
+
+/**
+ * Checks a container for {@link Service.check}.
+ *
+ * @returns notices for the operator
+ * @throws {@link StoreError} notFound or refused - as `Service.check` does
+ */
+export async function checkContainer(
+  container: Container | undefined,
+  { engine, name }: ContainerName,
+  storePath: string,
+): Promise<string[]> {
+  if (container === undefined) {
+    throw new StoreError("notFound", `${engine} has no container ${name}`, {
+      hint: `Name another container with --unit (${engine} ps --all lists this user's), or run this as the user who created it.`,
+    });
+  }
+  await assertWithoutUnit(container);
+  assertRestartable(container);
+  assertDirectoryMounted(container, storePath);
+  const { holders } = await findHolders(storePath);
+  const isHolder = holders.some(({ pid }) => isInside(pid, container));
+  return [
+    ...(isHolder ? [] : checkStore(container, storePath)),
+    ...(isActive(container) ? checkStopSignal(container) : []),
+  ];
+}
+
+function assertRestartable(container: Container): void {
+  const { engine, name, swarmService } = container;
+  if (swarmService !== undefined) {
+    const scale = (count: number) => shellQuote(`docker service scale ${swarmService}=${count}`);
+    throw new StoreError(
+      "refused",
+      `the container ${name} is a task of the swarm service ${swarmService}, which replaces it as soon as it stops`,
+      { hint: `Use --stop-command ${scale(0)} --start-command ${scale(1)}.` },
+    );
+  }
+  if (container.isRemovedOnStop) {
+    throw new StoreError(
+      "refused",
+      `${engine} removes the container ${name} when it stops (--rm), so it could not be started again`,
+      { hint: "Create the container without --rm, or let a systemd unit start it." },
+    );
+  }
+  if (container.status === "paused") {
+    throw new StoreError("refused", `the container ${name} is paused and cannot be stopped`, {
+      hint: `Run ${engine} unpause ${name} first.`,
+    });
+  }
+}
+
+async function assertWithoutUnit(container: Container): Promise<void> {
+  const unit = await findUnitOfContainer(container);
+  if (unit === undefined) return;
+  throw new StoreError(
+    "refused",
+    `the container ${container.name} belongs to the unit ${unit.name}, which would start it again`,
+    { hint: `Use --service ${unit.manager} --unit ${unit.name.replace(/\.service$/, "")}.` },
+  );
+}
+
+/** SQLite keeps newer rows in files beside the store, which such a container has to itself. */
+function assertDirectoryMounted({ name, mounts }: Container, storePath: string): void {
+  const mount = mounts.find(({ source }) => source === storePath);
+  if (mount === undefined) return;
+  throw new StoreError(
+    "refused",
+    `the container ${name} mounts the file ${storePath} alone, so its write-ahead log stays inside the container`,
+    { hint: `Mount the directory of the store instead of ${mount.destination}.` },
+  );
+}
+
+function isInside(pid: number, { engine, id }: Container): boolean {
+  const origin = findOrigin(pid);
+  return origin?.kind === engine && origin.id === id;
+}
+
+/** Throws `refused` if the container uses another store. */
+function checkStore(container: Container, storePath: string): string[] {
+  const { engine, name, pid } = container;
+  const groups = pid > 0 ? parseGroups(readGroups(pid)) : [];
+  const pids = groups.filter((group) => group.includes(container.id)).flatMap(listProcesses);
+  const other = findOpenStore(pids, [basename(storePath), "clients.db"]);
+  if (other !== undefined || !mountsStore(container, storePath)) {
+    const fault =
+      other === undefined
+        ? `does not mount the directory of ${storePath}`
+        : `uses another store than ${storePath}, at ${other} inside of it`;
+    throw new StoreError("refused", `the container ${name} ${fault}`, {
+      hint: `Name another container with --unit (${engine} ps --all lists them), or use --service none if nothing uses this store.`,
+    });
+  }
+  if (!isActive(container)) return [];
+  return [`the container ${name} runs, but does not have ${storePath} open at the moment`];
+}
+
+/**
+ * The kernel does not deliver a signal without a handler to process 1 of a PID namespace, so the
+ * engine waits for its time limit and then kills the container.
+ */
+function checkStopSignal(container: Container): string[] {
+  const { name, pid, stopSignal, stopTimeoutMs } = container;
+  if (!container.hasOwnPids || isSignalHandled(pid, stopSignal)) return [];
+  return [
+    `the main process of the container ${name} ignores the signal to stop: stopping takes ${stopTimeoutMs / 1000} s and kills the hub; start the hub with exec in the container's script, or create the container with --init`,
+  ];
+}
+
+/** Returns whether a process catches a signal, or takes blocked signals as an init program does. */
+function isSignalHandled(pid: number, signal: number): boolean {
+  try {
+    const status = readFileSync(`/proc/${pid}/status`, "utf8");
+    return [...status.matchAll(/^Sig(?:Cgt|Blk):\s*([\da-f]+)$/gm)].some(
+      ([, mask = "0"]) => (BigInt(`0x${mask}`) >> BigInt(signal - 1)) & 1n,
+    );
+  } catch {
+    return true; // the process has ended, or is in another PID namespace
+  }
+}

@@ -1,0 +1,274 @@
+/**
+ * Containers of Podman and Docker.
+ *
+ * A container is remembered by its name: an update replaces the container by another one of the
+ * same name. Each call of an engine adds 50 to 150 ms of downtime, so all queries are made before:
+ * `stop` and `start` are a single call each.
+ */
+import { setTimeout as delay } from "node:timers/promises";
+import { StoreError } from "../errors.js";
+import { listProcesses, parseGroups, readGroups } from "../process/cgroup.js";
+import { withInheritedUmask } from "../process/privacy.js";
+import { type Outcome, run } from "../process/run.js";
+import { checkContainer } from "./container-checks.js";
+import {
+  type Container,
+  type ContainerName,
+  type Engine,
+  engineLine,
+  inspectContainer,
+  isActive,
+  listContainers,
+  runEngine,
+} from "./engine.js";
+import { findOrigin } from "./origin.js";
+import { armTimer, disarmTimer } from "./restart-timer.js";
+import type { RestartTimer, Service, ServiceState, Started } from "./service.js";
+import { formatFailure, isManagerRunning, type Manager, scopeOf } from "./systemctl.js";
+import { armWatcher } from "./watcher.js";
+
+/** Time for the engine itself, on top of the time limit of a container's stop. */
+const engineSlackMs = 20_000;
+
+/** An engine may have to set up a network and mounts. */
+const startLimitMs = 60_000;
+
+/** As long as a started unit is watched (systemd.ts). */
+const watchMs = 1_000;
+
+const pollMs = 50;
+
+const containerName = /^[a-zA-Z0-9][\w.-]*$/;
+
+export class ContainerService implements Service {
+  readonly kind: Engine;
+  readonly name: string;
+  readonly isDiscovered: boolean;
+  readonly stopTimeoutMs: number;
+  /** As last inspected; undefined if the engine does not have the container. */
+  #container: Container | undefined;
+  /** The control groups of the last run, in which no process may be left after a stop. */
+  #groups: readonly string[] = [];
+  #dependents: readonly string[] = [];
+  #manager: Promise<Manager | undefined> | undefined;
+
+  private constructor(
+    { engine, name }: ContainerName,
+    container: Container | undefined,
+    isDiscovered: boolean,
+  ) {
+    this.kind = engine;
+    this.name = name;
+    this.isDiscovered = isDiscovered;
+    this.stopTimeoutMs = engineSlackMs + (container?.stopTimeoutMs ?? 0);
+    this.#see(container);
+  }
+
+  /**
+   * Queries a container. It need not exist.
+   *
+   * @param options.isDiscovered - see {@link Service.isDiscovered}
+   *
+   * @throws {@link StoreError} usage - if this cannot be the name of a container
+   * @throws {@link StoreError} service - if the engine does not respond to this user
+   */
+  static async find(
+    engine: Engine,
+    name: string,
+    { isDiscovered = false } = {},
+  ): Promise<ContainerService> {
+    if (!containerName.test(name)) {
+      throw new StoreError("usage", `${name} is not the name of a container`, {
+        hint: `Name a container, as in --service ${engine} --unit hivemind_listener.`,
+      });
+    }
+    const container = await inspectContainer(engine, name);
+    return new ContainerService({ engine, name: container?.name ?? name }, container, isDiscovered);
+  }
+
+  /** Whether the engine has the container. */
+  get exists(): boolean {
+    return this.#container !== undefined;
+  }
+
+  async state(): Promise<ServiceState> {
+    const deadline = performance.now() + this.stopTimeoutMs;
+    for (;;) {
+      const container = await this.#inspect();
+      if (container?.status !== "stopping") return toServiceState(container);
+      if (performance.now() > deadline) {
+        throw this.#error(`the container ${this.name} has been stopping for too long`);
+      }
+      await delay(pollMs);
+    }
+  }
+
+  async check(storePath: string): Promise<string[]> {
+    return checkContainer(this.#container, { engine: this.kind, name: this.name }, storePath);
+  }
+
+  async owns(pid: number): Promise<boolean> {
+    const origin = findOrigin(pid);
+    return origin?.kind === this.kind && origin.id === this.#container?.id;
+  }
+
+  /**
+   * Returns the running containers that use this container's namespaces, such as its network. They
+   * keep running while it is stopped, and must be restarted to join the new namespaces.
+   */
+  async activeDependents(): Promise<string[]> {
+    const { id } = this.#container ?? {};
+    const running = await listContainers(this.kind);
+    this.#dependents = running
+      .filter(({ sharesNamespacesOf: shared }) =>
+        shared.some((other) => other === id || other === this.name),
+      )
+      .map(({ name }) => name);
+    return [...this.#dependents];
+  }
+
+  async stop(): Promise<void> {
+    const outcome = await runEngine(this.kind, ["stop", "--", this.name], {
+      timeoutMs: this.stopTimeoutMs,
+    });
+    if (outcome.code !== 0) {
+      throw this.#error(`the container ${this.name} did not stop${formatFailure(outcome)}`);
+    }
+    const deadline = performance.now() + engineSlackMs;
+    for (;;) {
+      const left = this.#groups.flatMap(listProcesses);
+      if (left.length === 0) return;
+      if (performance.now() > deadline) {
+        const pids = [...new Set(left)].join(", ");
+        throw this.#error(`the container ${this.name} stopped, but left processes behind: ${pids}`);
+      }
+      await delay(pollMs);
+    }
+  }
+
+  async start(dependents: readonly string[]): Promise<Started> {
+    const calledAt = Date.now();
+    const outcome = await this.#start(["start", "--", this.name]);
+    const upAt = performance.now();
+    if (outcome.code !== 0) {
+      throw this.#error(`the container ${this.name} could not be started${formatFailure(outcome)}`);
+    }
+    const wasUp = await this.#watch(upAt + watchMs, calledAt);
+    if (dependents.length > 0) {
+      const restart = await this.#start(["restart", "--", ...dependents]);
+      if (restart.code !== 0) {
+        throw this.#error(
+          `the container ${this.name} is up, but ${dependents.join(", ")} could not be restarted with it${formatFailure(restart)}`,
+        );
+      }
+    }
+    return { upAt, wasUp };
+  }
+
+  /**
+   * Watches a started container until `until`.
+   *
+   * @returns whether it was started before `calledAt`
+   */
+  async #watch(until: number, calledAt: number): Promise<boolean> {
+    const started = await this.#inspect();
+    await delay(Math.max(0, until - performance.now()));
+    const later = await this.#inspect();
+    if (later?.status === "running" && later.startedAt === started?.startedAt) {
+      return later.startedAt < calledAt;
+    }
+    const how =
+      later === undefined
+        ? "it is gone"
+        : later.status === "running"
+          ? "it was restarted at once"
+          : `it is ${later.status}, exit code ${later.exitCode}`;
+    throw this.#error(`the container ${this.name} started but did not stay up: ${how}`);
+  }
+
+  async armRestart(options: {
+    afterMs: number;
+    command: readonly string[];
+    name?: string;
+  }): Promise<RestartTimer> {
+    const manager = await this.#findManager();
+    const lines = [
+      this.#startLine(["start", "--", this.name], manager),
+      ...(this.#dependents.length > 0
+        ? [this.#startLine(["restart", "--", ...this.#dependents], manager)]
+        : []),
+    ];
+    const start = ["/bin/sh", "-c", lines.join(" && ")];
+    if (manager === undefined) return armWatcher({ ...options, start });
+    return armTimer(manager, { ...options, subject: this.name, start });
+  }
+
+  /** A watcher acts as soon as its process is killed; a timer has to be cancelled. */
+  async disarmRestart(name: string): Promise<{ fired: boolean }> {
+    const manager = await this.#findManager();
+    return manager === undefined ? { fired: true } : disarmTimer(manager, name);
+  }
+
+  /** Runs the engine to start containers. */
+  async #start(args: readonly string[]): Promise<Outcome> {
+    const origin = findOrigin(process.pid);
+    const isInUnit = origin !== undefined && "unit" in origin;
+    const line = this.#startLine(args, isInUnit ? await this.#findManager() : undefined);
+    return run("/bin/sh", ["-c", withInheritedUmask(line)], { timeoutMs: startLimitMs });
+  }
+
+  /**
+   * Returns the command line that starts containers, from within a service of `manager` if given.
+   *
+   * Podman's monitor and its network programs are children of the command. They would be killed
+   * when the service ends, such as a scheduled backup, so they get a scope of their own.
+   */
+  #startLine(args: readonly string[], manager: Manager | undefined): string {
+    const line = engineLine(this.kind, args);
+    if (this.kind !== "podman" || manager === undefined) return line;
+    const scope = ["systemd-run", ...scopeOf(manager), "--scope", "--quiet", "--collect", "--"];
+    return `${scope.join(" ")} ${line}`;
+  }
+
+  /** Asks before the stop, so that the downtime does not contain the answer. */
+  #findManager(): Promise<Manager | undefined> {
+    this.#manager ??= findManager();
+    return this.#manager;
+  }
+
+  async #inspect(): Promise<Container | undefined> {
+    const container = await inspectContainer(this.kind, this.name);
+    this.#see(container);
+    return container;
+  }
+
+  #see(container: Container | undefined): void {
+    this.#container = container;
+    if (!container || container.pid === 0) return;
+    const groups = parseGroups(readGroups(container.pid));
+    this.#groups = groups.filter((group) => group.includes(container.id));
+  }
+
+  #error(message: string): StoreError {
+    return new StoreError("service", message, {
+      hint: `Run ${this.kind} logs ${this.name} to see its log.`,
+    });
+  }
+}
+
+function toServiceState(container: Container | undefined): ServiceState {
+  if (container === undefined || !isActive(container)) return { active: false };
+  const { id, status, pid, startedAt } = container;
+  return {
+    active: true,
+    ...(status === "restarting" && { restarting: true }),
+    invocation: `${id} ${startedAt}`,
+    ...(pid > 0 && { mainPid: pid }),
+  };
+}
+
+/** Returns the systemd manager that can hold this user's restart timer; undefined without one. */
+async function findManager(): Promise<Manager | undefined> {
+  const manager = process.geteuid?.() === 0 ? "systemd" : "systemd-user";
+  return (await isManagerRunning(manager)) ? manager : undefined;
+}

@@ -1,0 +1,251 @@
+/** Calls `podman` and `docker`, and reads what they report of containers. */
+import { existsSync } from "node:fs";
+import { constants } from "node:os";
+import { join } from "node:path";
+import { dataHome } from "../config/paths.js";
+import { StoreError } from "../errors.js";
+import { realPathIfExists } from "../fs/read.js";
+import { type Outcome, run } from "../process/run.js";
+import * as z from "../schema.js";
+import { shellQuote } from "../text/escape.js";
+import { formatFailure } from "./systemctl.js";
+
+export const engines = ["podman", "docker"] as const;
+
+export type Engine = (typeof engines)[number];
+
+export interface ContainerName {
+  readonly engine: Engine;
+  readonly name: string;
+}
+
+/** What `inspect` reports of a container. */
+export interface Container extends ContainerName {
+  readonly id: string;
+  /** The engine's word, such as "running", "paused", "stopping" or "exited". */
+  readonly status: string;
+  /** The process that ends the container when it ends; 0 unless the container runs. */
+  readonly pid: number;
+  /** Podman's monitor of the container, the main process of a unit that starts it; else 0. */
+  readonly monitorPid: number;
+  readonly exitCode: number;
+  /** When the container was last started, in milliseconds since 1970. */
+  readonly startedAt: number;
+  /** The command line of the container's main process. */
+  readonly args: readonly string[];
+  readonly mounts: readonly Mount[];
+  /** The containers whose namespaces this container uses, by name or id. */
+  readonly sharesNamespacesOf: readonly string[];
+  readonly hasOwnPids: boolean;
+  readonly stopSignal: number;
+  readonly stopTimeoutMs: number;
+  /** Whether the engine removes the container when it stops (`--rm`). */
+  readonly isRemovedOnStop: boolean;
+  /** The systemd unit in the container's label: of a quadlet, or of `podman generate systemd`. */
+  readonly unit: string | undefined;
+  /** The swarm service of which the container is a task. */
+  readonly swarmService: string | undefined;
+}
+
+export interface Mount {
+  /** The path on this machine, with symbolic links resolved. */
+  readonly source: string;
+  readonly destination: string;
+}
+
+const queryLimitMs = 30_000;
+
+/** The engines' own limit, after which they kill a container. */
+const defaultStopTimeoutSeconds = 10;
+
+/** The fields that both engines report by the same names. */
+const inspectedSchema = z.array(
+  z.object({
+    Id: z.string(),
+    Name: z.string(),
+    Path: z.optional(z.string()),
+    Args: z.nullish(z.array(z.string())),
+    State: z.object({
+      Status: z.string(),
+      Pid: z.number(),
+      ConmonPid: z.optional(z.number()),
+      ExitCode: z.optional(z.number()),
+      StartedAt: z.string(),
+    }),
+    Mounts: z.nullish(
+      z.array(z.object({ Source: z.optional(z.string()), Destination: z.string() })),
+    ),
+    Config: z.object({
+      Labels: z.nullish(z.record(z.string(), z.string())),
+      StopSignal: z.nullish(z.union([z.string(), z.number()])),
+      StopTimeout: z.nullish(z.number()),
+    }),
+    HostConfig: z.object({
+      AutoRemove: z.optional(z.boolean()),
+      NetworkMode: z.optional(z.string()),
+      IpcMode: z.optional(z.string()),
+      PidMode: z.optional(z.string()),
+    }),
+  }),
+);
+
+type Inspected = z.infer<typeof inspectedSchema>[number];
+
+/** Runs an engine. No argument may be a secret. */
+export function runEngine(
+  engine: Engine,
+  args: readonly string[],
+  { timeoutMs = queryLimitMs } = {},
+): Promise<Outcome> {
+  return run(engine, args, { timeoutMs });
+}
+
+/** Returns a shell command that runs an engine. */
+export function engineLine(engine: Engine, args: readonly string[]): string {
+  return [engine, ...args].map(shellQuote).join(" ");
+}
+
+/**
+ * Returns a container by its name, its id or the beginning of its id; undefined if the engine does
+ * not have it.
+ *
+ * @throws {@link StoreError} service - if the engine is not installed, not running, or may not be
+ *   used by this user
+ */
+export async function inspectContainer(
+  engine: Engine,
+  name: string,
+): Promise<Container | undefined> {
+  const outcome = await runEngine(engine, ["inspect", "--type=container", "--", name]);
+  if (outcome.code === 0) return parseContainers(engine, outcome.stdout)[0];
+  if (/no such (?:container|object)/i.test(outcome.stderr)) return undefined;
+  throw engineError(engine, outcome);
+}
+
+/**
+ * Returns the containers of an engine.
+ *
+ * @param options.all - includes those that do not run
+ * @throws {@link StoreError} service - as {@link inspectContainer} does
+ */
+export async function listContainers(engine: Engine, { all = false } = {}): Promise<Container[]> {
+  const list = await runEngine(engine, ["ps", "--quiet", "--no-trunc", ...(all ? ["--all"] : [])]);
+  if (list.code !== 0) throw engineError(engine, list);
+  const ids = list.stdout.split("\n").filter(Boolean);
+  if (ids.length === 0) return [];
+  // A container that was removed since the list was made fails the call: the others are printed.
+  const outcome = await runEngine(engine, ["inspect", "--type=container", "--", ...ids]);
+  return parseContainers(engine, outcome.stdout);
+}
+
+/**
+ * Parses the output of `podman inspect` or `docker inspect`.
+ *
+ * @throws {@link StoreError} service - if it has another form
+ */
+export function parseContainers(engine: Engine, text: string): Container[] {
+  let json: unknown;
+  try {
+    json = JSON.parse(text);
+  } catch {
+    json = undefined;
+  }
+  const parsed = inspectedSchema.safeParse(json);
+  if (parsed.success) return parsed.data.map((each) => toContainer(engine, each));
+  const [issue] = parsed.error.issues;
+  throw new StoreError(
+    "service",
+    `${engine} inspect printed something unexpected at "${issue?.path.join(".")}"`,
+    { hint: "Use --stop-command and --start-command." },
+  );
+}
+
+function toContainer(engine: Engine, inspected: Inspected): Container {
+  const { State: state, Config: config, HostConfig: host } = inspected;
+  const labels = config.Labels ?? {};
+  return {
+    engine,
+    id: inspected.Id,
+    name: inspected.Name.replace(/^\//, ""),
+    status: state.Status,
+    pid: state.Pid,
+    monitorPid: state.ConmonPid ?? 0,
+    exitCode: state.ExitCode ?? 0,
+    startedAt: Date.parse(state.StartedAt),
+    args: [...(inspected.Path ? [inspected.Path] : []), ...(inspected.Args ?? [])],
+    mounts: (inspected.Mounts ?? []).flatMap(({ Source: source, Destination: destination }) =>
+      source ? [{ source: realPathIfExists(source), destination }] : [],
+    ),
+    sharesNamespacesOf: [host.NetworkMode, host.IpcMode, host.PidMode].flatMap((mode) =>
+      mode?.startsWith("container:") ? [mode.slice("container:".length)] : [],
+    ),
+    hasOwnPids: !host.PidMode || host.PidMode === "private",
+    stopSignal: signalNumber(config.StopSignal),
+    stopTimeoutMs: (config.StopTimeout ?? defaultStopTimeoutSeconds) * 1000,
+    isRemovedOnStop: host.AutoRemove ?? false,
+    unit: labels.PODMAN_SYSTEMD_UNIT,
+    swarmService: labels["com.docker.swarm.service.name"],
+  };
+}
+
+/** Podman 4 reports a number, later versions and Docker report a name. */
+function signalNumber(signal: string | number | null | undefined): number {
+  const terminate = constants.signals.SIGTERM;
+  if (signal === null || signal === undefined || signal === "") return terminate;
+  if (Number.isInteger(Number(signal))) return Number(signal);
+  const name = `SIG${`${signal}`.toUpperCase().replace(/^SIG/, "")}`;
+  return constants.signals[name as NodeJS.Signals] ?? terminate;
+}
+
+/** Returns whether the engine must stop the container before it does not run. */
+export function isActive({ status }: Container): boolean {
+  return ["running", "restarting", "paused", "stopping"].includes(status);
+}
+
+/** Returns whether the container sees the store's directory or one above it. */
+export function mountsStore({ mounts }: Container, storePath: string): boolean {
+  return mounts.some(
+    ({ source }) => storePath === source || storePath.startsWith(`${source.replace(/\/$/, "")}/`),
+  );
+}
+
+/**
+ * Returns whether an engine may have containers. Asking Podman for its containers creates its
+ * directories, and a program that is not installed need not be asked.
+ */
+export function mayHaveContainers(engine: Engine, environment = process.env): boolean {
+  if (engine === "docker") {
+    const isElsewhere = Boolean(environment.DOCKER_HOST ?? environment.DOCKER_CONTEXT);
+    const sockets = [
+      "/run/docker.sock",
+      join(environment.XDG_RUNTIME_DIR ?? "/run", "docker.sock"),
+    ];
+    return isElsewhere || sockets.some((path) => existsSync(path));
+  }
+  if (environment.CONTAINERS_STORAGE_CONF ?? environment.CONTAINER_HOST) return true;
+  const isRoot = process.geteuid?.() === 0;
+  return existsSync(
+    isRoot ? "/var/lib/containers/storage" : join(dataHome(environment), "containers", "storage"),
+  );
+}
+
+/** Returns the error for an engine that did not do what it was asked. */
+export function engineError(engine: Engine, outcome: Outcome): StoreError {
+  const { failure, stderr } = outcome;
+  if (failure === "missing") {
+    return new StoreError("service", `${engine} is not installed, or not in the search path`, {
+      hint: "Add its directory to PATH, or use --stop-command and --start-command.",
+    });
+  }
+  if (/permission denied/i.test(stderr)) {
+    return new StoreError("service", `this user may not use ${engine}${formatFailure(outcome)}`, {
+      hint:
+        engine === "docker"
+          ? "Run this as root or as a member of the group docker."
+          : "Run this as the user who started the container.",
+    });
+  }
+  return new StoreError("service", `${engine} does not respond${formatFailure(outcome)}`, {
+    hint: `Run ${engine} info to see why, or use --stop-command and --start-command.`,
+  });
+}

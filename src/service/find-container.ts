@@ -1,0 +1,120 @@
+/** Finds the container of the hub that uses a store, or the systemd unit that starts it. */
+import { readFileSync } from "node:fs";
+import { basename } from "node:path";
+import { isKind, StoreError } from "../errors.js";
+import { argsOf, readGroups } from "../process/cgroup.js";
+import type { Holder } from "../process/holders.js";
+import {
+  type Container,
+  type ContainerName,
+  type Engine,
+  engines,
+  inspectContainer,
+  isActive,
+  listContainers,
+  mayHaveContainers,
+  mountsStore,
+} from "./engine.js";
+import { runsHub } from "./hub-units.js";
+import { findOrigin } from "./origin.js";
+import { show, type UnitName } from "./systemctl.js";
+import { isActive as isUnitActive } from "./unit-state.js";
+
+/**
+ * Returns the container of a process; undefined if it runs in none.
+ *
+ * @throws {@link StoreError} service - if this user may not use the engine, or another user started
+ *   the container
+ */
+export async function findContainerOf(pid: number): Promise<Container | undefined> {
+  const origin = findOrigin(pid);
+  if (origin?.kind !== "podman" && origin?.kind !== "docker") return undefined;
+  const { kind: engine, id } = origin;
+  const container = await inspectContainer(engine, id);
+  if (container !== undefined) return container;
+  const [, uid = "0"] = /\/user(?:@|-)(\d+)\.s(?:ervice|lice)/.exec(readGroups(pid)) ?? [];
+  throw new StoreError(
+    "service",
+    `process ${pid} runs in the ${engine} container ${id.slice(0, 12)}, which ${engine} does not show to this user`,
+    { hint: uid === "0" ? "Run this as root." : `Run this as user ${uid}, who started it.` },
+  );
+}
+
+/**
+ * Returns whether a holder of the store is the container's hub, and not a program that was started
+ * in it by `podman exec` or `docker exec`: the engine starts those beside the main process.
+ */
+export function isHubOfContainer({ pid }: Holder, container: Container): boolean {
+  if (runsHub(argsOf(pid))) return true;
+  for (let ancestor = pid; ancestor > 1; ancestor = parentOf(ancestor)) {
+    if (ancestor === container.pid) return true;
+  }
+  return false;
+}
+
+function parentOf(pid: number): number {
+  try {
+    return Number(/^PPid:\s*(\d+)$/m.exec(readFileSync(`/proc/${pid}/status`, "utf8"))?.[1] ?? 0);
+  } catch {
+    return 0; // the process has ended
+  }
+}
+
+/**
+ * Returns the containers that do not run, mount the store, and may be its hub. A container whose
+ * command runs a hub is preferred; one that only sleeps is there for `exec`.
+ */
+export async function findStoppedContainers(
+  storePath: string,
+  among: readonly Engine[] = engines,
+): Promise<Container[]> {
+  const found: Container[] = [];
+  for (const engine of among.filter((each) => mayHaveContainers(each))) {
+    const containers = await listContainers(engine, { all: true }).catch(ignoreUnusable);
+    found.push(...containers.filter((each) => !isActive(each) && mountsStore(each, storePath)));
+  }
+  const hubs = found.filter(({ args }) => runsHub(args));
+  return hubs.length > 0 ? hubs : found.filter(({ args }) => basename(args[0] ?? "") !== "sleep");
+}
+
+function ignoreUnusable(error: unknown): Container[] {
+  if (isKind(error, "service")) return [];
+  throw error;
+}
+
+/** Returns the containers of this name, of every engine that this user can use. */
+export async function findNamedContainers(name: string): Promise<ContainerName[]> {
+  const found: ContainerName[] = [];
+  for (const engine of engines.filter((each) => mayHaveContainers(each))) {
+    const container = await inspectContainer(engine, name).catch((error: unknown) => {
+      if (isKind(error, "service")) return undefined;
+      throw error;
+    });
+    if (container !== undefined) found.push({ engine, name: container.name });
+  }
+  return found;
+}
+
+/**
+ * Returns the unit that starts a Podman container: the unit in its label, or the unit whose main
+ * process is the container's monitor. A unit that is down does not count while the container runs:
+ * the container was started without it.
+ */
+export async function findUnitOfContainer(container: Container): Promise<UnitName | undefined> {
+  if (container.engine !== "podman") return undefined;
+  const named = container.unit === undefined ? [] : [container.unit];
+  for (const manager of ["systemd-user", "systemd"] as const) {
+    const properties = ["Id", "LoadState", "ActiveState", "MainPID"];
+    // The pattern matches the units that the manager has loaded.
+    const units = await show(manager, properties, [...named, "*.service"]).catch(() => []);
+    const unit = units.find(
+      ({ Id, LoadState, MainPID }, index) =>
+        (index < named.length && LoadState === "loaded") ||
+        (Id !== undefined && container.monitorPid > 0 && MainPID === `${container.monitorPid}`),
+    );
+    if (unit?.Id && (isUnitActive(unit) || !isActive(container))) {
+      return { manager, name: unit.Id };
+    }
+  }
+  return undefined;
+}

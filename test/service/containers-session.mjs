@@ -1,0 +1,385 @@
+// Runs in a session with a system manager of its own: a container engine, containers of busybox that have a store open,
+// and the command. Usage: node containers-session.mjs ENGINE HOME. Prints what it saw as JSON.
+import { execFileSync, spawn, spawnSync } from "node:child_process";
+import { cpSync, existsSync, mkdirSync, readFileSync, symlinkSync, writeFileSync } from "node:fs";
+import { dirname } from "node:path";
+import { setTimeout as delay } from "node:timers/promises";
+
+const [, script, engine, home] = process.argv;
+const root = dirname(dirname(dirname(script)));
+const share = `${home}/.local/share/hivemind-core`;
+const store = `${share}/clients.db`;
+const settings = `${home}/.config/hivemind-sqlcipher/config.json`;
+// The distribution's own programs, wherever a machine has others of the same name.
+process.env.PATH = `/usr/sbin:/usr/bin:/sbin:/bin:${process.env.PATH}`;
+
+const call = (program, ...args) =>
+  execFileSync(program, args, { encoding: "utf8", stdio: ["ignore", "pipe", "inherit"] }).trim();
+const containers = (...args) => call(engine, ...args);
+const state = (name) => JSON.parse(containers("inspect", "--type=container", name))[0].State;
+const isRunning = (name) => state(name).Running;
+const startedAt = (name) => state(name).StartedAt;
+
+async function until(condition) {
+  for (let looks = 0; looks < 300; looks++) {
+    if (await condition()) return;
+    await delay(100);
+  }
+  throw new Error(`waited too long for ${condition}`);
+}
+
+const startEngine = {
+  podman() {
+    writeFileSync(
+      `${home}/containers.conf`,
+      `[containers]
+default_ulimits = ["nofile=1024:4096", "nproc=4096:8192"]
+pids_limit = 0
+log_driver = "k8s-file"
+[engine]
+cgroup_manager = "cgroupfs"
+runtime = "runc"
+events_logger = "file"
+`,
+    );
+    writeFileSync(
+      `${home}/storage.conf`,
+      `[storage]\ndriver = "vfs"\nrunroot = "/run/containers/storage"\ngraphroot = "${home}/storage"\n`,
+    );
+    process.env.CONTAINERS_CONF = `${home}/containers.conf`;
+    process.env.CONTAINERS_STORAGE_CONF = `${home}/storage.conf`;
+  },
+  async docker() {
+    const options = [
+      "--iptables=false",
+      "--ip6tables=false",
+      "--bridge=none",
+      "--ip-forward=false",
+    ];
+    const paths = ["--data-root", `${home}/docker`, "--exec-root", "/run/docker"];
+    const daemon = spawn("dockerd", [...options, ...paths, "--storage-driver", "vfs"], {
+      stdio: "ignore",
+    });
+    daemon.unref();
+    await until(() => spawnSync("docker", ["version"], { stdio: "ignore" }).status === 0);
+  },
+};
+
+function makeImage() {
+  const files = `${home}/files`;
+  mkdirSync(`${files}/bin`, { recursive: true });
+  cpSync("/bin/busybox", `${files}/bin/busybox`);
+  for (const name of ["sh", "sleep", "cat"]) symlinkSync("busybox", `${files}/bin/${name}`);
+  const archive = `${home}/image.tar`;
+  call("tar", "-C", files, "-cf", archive, ".");
+  containers("import", archive, "hub");
+}
+
+const holding = "exec 3</data/clients.db; while :; do sleep 0.1; done";
+
+const waiting = "trap 'exit 0' TERM; while :; do sleep 0.1; done";
+
+/** Creates a container that runs a shell program with the store's directory at /data. */
+const create = (name, program, ...options) =>
+  containers(
+    ...["run", "--detach", "--name", name, "--volume", `${share}:/data`],
+    ...[...(options.some(isNetwork) ? [] : ["--network=host"]), ...options],
+    ...["hub", "sh", "-c", program],
+  );
+
+const isNetwork = (option) => option.startsWith("--network=");
+
+const hub = (name, ...options) => create(name, `trap 'exit 0' TERM; ${holding}`, ...options);
+
+/** Runs the command with a store of its own settings, and returns its outcome. */
+function command(args, { environment = {}, options = ["--db", store] } = {}) {
+  const { status, signal, stdout, stderr } = spawnSync(
+    process.execPath,
+    [`${root}/dist/cli/main.js`, ...args, ...options],
+    { encoding: "utf8", env: { ...process.env, ...environment } },
+  );
+  return { code: status, signal, stdout, stderr };
+}
+
+const service = (name) => ["--service", engine, "--unit", name];
+const backup = ["backup", "--to", `${home}/backups`, "--bundle-to", `${home}/bundles`];
+const refusal = (name) => {
+  const { code, stderr } = command([...backup, ...service(name)]);
+  return { code, stderr };
+};
+const timers = () =>
+  call(
+    ...["systemctl", "list-units", "--all", "--plain", "--no-legend"],
+    "hivemind-sqlcipher-restart-*",
+  );
+const remove = (...names) => containers("rm", "--force", ...names);
+
+/** Removes the remembered container from the settings. */
+function forget() {
+  const { backup: known, ...others } = JSON.parse(readFileSync(settings, "utf8"));
+  const directories = { to: known.to, bundle_to: known.bundle_to };
+  writeFileSync(settings, JSON.stringify({ ...others, backup: directories }));
+}
+
+const seen = {};
+
+const parts = {
+  makeStore() {
+    for (const name of ["backups", "bundles"]) mkdirSync(`${home}/${name}`);
+    mkdirSync(`${home}/.config/hivemind-core`, { recursive: true });
+    const plugin = "hivemind-sqlite-db-plugin";
+    writeFileSync(
+      `${home}/.config/hivemind-core/server.json`,
+      JSON.stringify({ network_protocol: {}, database: { module: plugin, [plugin]: {} } }),
+    );
+    const key = ["--recovery-key-file", `${home}/key`];
+    const made = command(["init", ...key, "--bundle-to", `${home}/bundles`]);
+    if (made.code !== 0) throw new Error(made.stderr);
+  },
+
+  auto() {
+    hub("hub");
+    const before = startedAt("hub");
+    const made = command([...backup, "--json"]);
+    seen.auto = {
+      code: made.code,
+      stderr: made.stderr,
+      result: made.code === 0 ? JSON.parse(made.stdout) : null,
+      isRunning: isRunning("hub"),
+      isRestarted: startedAt("hub") !== before,
+      settings: readFileSync(settings, "utf8"),
+    };
+  },
+
+  dependents() {
+    create("satellite", waiting, "--network=container:hub");
+    const before = startedAt("satellite");
+    const { code, stderr } = command(backup);
+    seen.dependents = {
+      code,
+      stderr,
+      isRunning: isRunning("satellite"),
+      isRestarted: startedAt("satellite") !== before,
+    };
+    remove("satellite");
+  },
+
+  rotate() {
+    const before = startedAt("hub");
+    const { code, stderr } = command(["rotate", "--hub", "none"]);
+    seen.rotate = {
+      code,
+      stderr,
+      isRunning: isRunning("hub"),
+      isRestarted: startedAt("hub") !== before,
+    };
+  },
+
+  async killed() {
+    const at = { NODE_OPTIONS: `--import=${root}/test/faults/at-step.mjs` };
+    const environment = { ...at, HIVEMIND_TEST_AT_STEP: '{"backup.stopped":"kill"}' };
+    const { signal } = command(backup, { environment });
+    const wasRunning = isRunning("hub");
+    const next = command(["settle"]);
+    seen.killed = { signal, wasRunning, next, isRunning: isRunning("hub"), timers: timers() };
+  },
+
+  async timer() {
+    const job = `
+      import { selectService } from "${root}/dist/service/select.js";
+      const service = await selectService({ service: "${engine}", unit: "hub", storePath: "${store}" });
+      await service.activeDependents();
+      await service.armRestart({ afterMs: 1000, command: ["touch", "${home}/recovered"] });
+      await service.stop();
+      process.kill(process.pid, "SIGKILL");`;
+    const { signal } = spawnSync(process.execPath, ["--input-type=module", "-e", job]);
+    const wasRunning = isRunning("hub");
+    await until(() => isRunning("hub") && timers() === "");
+    // Podman's monitor of the container, a child of the timer's command, must outlive it.
+    await delay(500);
+    const isRecovered = existsSync(`${home}/recovered`);
+    seen.timer = { signal, wasRunning, isRecovered, isRunning: isRunning("hub") };
+  },
+
+  async schedule() {
+    const environment = Object.entries(process.env).flatMap(([name, value]) =>
+      /^(PATH|HOME|XDG_|DBUS_|CONTAINERS_)/.test(name) ? [`Environment=${name}=${value}\n`] : [],
+    );
+    const own = [process.execPath, `${root}/dist/cli/main.js`, ...backup, "--db", store];
+    writeFileSync(
+      "/etc/systemd/system/job.service",
+      `[Service]\nType=oneshot\n${environment.join("")}ExecStart=${own.join(" ")}\n`,
+    );
+    call("systemctl", "daemon-reload");
+    const before = startedAt("hub");
+    const { status } = spawnSync("systemctl", ["start", "job"]);
+    await delay(500);
+    seen.schedule = {
+      code: status,
+      isRunning: isRunning("hub"),
+      isRestarted: startedAt("hub") !== before,
+    };
+  },
+
+  stranger() {
+    create("cli", waiting);
+    containers("exec", "--detach", "cli", "sh", "-c", holding);
+    const before = startedAt("hub");
+    const { code, stderr } = command(backup);
+    seen.stranger = { code, stderr, isUntouched: startedAt("hub") === before };
+    remove("cli");
+  },
+
+  stopped() {
+    containers("stop", "hub");
+    forget();
+    const { code, stderr } = command(backup);
+    seen.stopped = { code, stderr, isRunning: isRunning("hub") };
+    remove("hub");
+  },
+
+  refusals() {
+    hub("volatile", "--rm");
+    hub("paused");
+    containers("pause", "paused");
+    hub("swarm", "--label", "com.docker.swarm.service.name=stack_hub");
+    containers("run", "--detach", "--name", "foreign", "--network=host", "hub", "sleep", "1000");
+    seen.refusals = {
+      volatile: refusal("volatile"),
+      paused: refusal("paused"),
+      swarm: refusal("swarm"),
+      absent: refusal("absent"),
+      foreign: refusal("foreign"),
+      invalid: refusal("-x"),
+      isRunning: isRunning("volatile"),
+    };
+    const denied = `
+      import { selectService } from "${root}/dist/service/select.js";
+      process.setuid(65534);
+      const choice = { service: "${engine}", unit: "swarm", storePath: "${store}" };
+      const error = await selectService(choice).then((service) => service.check("${store}")).catch((error) => error);
+      console.log(JSON.stringify({ kind: error.kind, message: error.message, hint: error.hint }));`;
+    seen.denied = JSON.parse(call(process.execPath, "--input-type=module", "-e", denied));
+    containers("unpause", "paused");
+    remove("volatile", "paused", "swarm", "foreign");
+  },
+
+  /** Units as Podman's generators write them; the second has no label that names the unit. */
+  units() {
+    if (engine !== "podman") return;
+    const variables = [
+      "HOME",
+      "DBUS_SESSION_BUS_ADDRESS",
+      "CONTAINERS_CONF",
+      "CONTAINERS_STORAGE_CONF",
+    ];
+    const unit = (...lines) =>
+      [
+        ...["[Service]", "Environment=PODMAN_SYSTEMD_UNIT=%n"],
+        ...variables.map((name) => `Environment=${name}=${process.env[name]}`),
+        ...[...lines, ""],
+      ].join("\n");
+    writeFileSync(`${home}/hub.sh`, `trap 'exit 0' TERM; ${holding}`);
+    const own = `${process.execPath} ${root}/dist/cli/main.js`;
+    writeFileSync(
+      "/etc/systemd/system/quadlet.service",
+      unit(
+        ...["Type=notify", "NotifyAccess=all", "Restart=always"],
+        ...["RuntimeDirectory=hivemind", "RuntimeDirectoryMode=0700"],
+        `ExecStartPre=${own} run --prepare %t/hivemind/server.json --db ${store} -- podman`,
+        [
+          "ExecStart=/usr/bin/podman run --detach --rm --replace --name in-quadlet",
+          "--sdnotify=conmon --cgroups=no-conmon --network=host",
+          `--volume ${share}:/data --volume ${home}/hub.sh:/hub.sh`,
+          "--volume %t/hivemind/server.json:/server.json:ro hub sh /hub.sh",
+        ].join(" "),
+        "ExecStop=/usr/bin/podman stop in-quadlet",
+      ),
+    );
+    writeFileSync(
+      "/etc/systemd/system/generated.service",
+      unit(
+        ...["Type=forking", "PIDFile=/run/generated.pid", "Restart=on-failure"],
+        "ExecStart=/usr/bin/podman start in-generated",
+        "ExecStop=/usr/bin/podman stop in-generated",
+      ),
+    );
+    containers(
+      ...["create", "--name", "in-generated", "--conmon-pidfile=/run/generated.pid"],
+      ...["--user=1000:1000", "--network=host", "--volume", `${share}:/data`],
+      ...["hub", "sh", "-c", `trap 'exit 0' TERM; ${holding}`],
+    );
+    call("chown", "-R", "1000:1000", share);
+    call("systemctl", "daemon-reload");
+    for (const name of ["quadlet", "generated"]) {
+      call("systemctl", "start", name);
+      const before = startedAt(`in-${name}`);
+      const { code, stdout, stderr } = command([...backup, "--service", "auto", "--json"]);
+      seen[name] = {
+        code,
+        stderr,
+        service: code === 0 ? JSON.parse(stdout).service : null,
+        isActive: call("systemctl", "is-active", name) === "active",
+        isRestarted: startedAt(`in-${name}`) !== before,
+        engine: refusal(`in-${name}`),
+      };
+      if (name === "quadlet") {
+        const password = () => containers("exec", "in-quadlet", "cat", "/server.json");
+        const first = password();
+        const rotated = command(["rotate", "--service", "systemd", "--unit", "quadlet"]);
+        seen.rotatedUnit = {
+          code: rotated.code,
+          stderr: rotated.stderr,
+          isDelivered: password() !== first && password().includes('"password":'),
+        };
+      }
+      call("systemctl", "stop", name);
+    }
+    const stopped = command([...backup, "--service", "systemd", "--unit", "quadlet"]);
+    seen.stoppedUnit = { code: stopped.code, stderr: stopped.stderr };
+    remove("in-generated");
+    call("chown", "-R", "0:0", share);
+  },
+
+  /** Runs the command blocks of the guide, with a shell in the place of the hub's image. */
+  guide() {
+    if (engine !== "podman") return;
+    forget();
+    const page = readFileSync(`${root}/docs/guide/containers.md`, "utf8");
+    const blocks = [...page.matchAll(/```sh\n([\s\S]*?)```/g)].map(([, block]) => block);
+    const image = "docker.io/smartgic/hivemind-listener:alpha";
+    const open = "exec 3</home/hivemind/.local/share/hivemind-core/clients.db";
+    const program = `trap 'exit 0' TERM; ${open}; while :; do sleep 0.1; done`;
+    const own = `hivemind-sqlcipher() { ${process.execPath} ${root}/dist/cli/main.js "$@"; }`;
+    const lines = ["set -eu", own, ...blocks].join("\n");
+    const { status, stdout, stderr } = spawnSync(
+      "bash",
+      ["-c", lines.replaceAll(image, `hub sh -c ${JSON.stringify(program)}`)],
+      { encoding: "utf8", cwd: home },
+    );
+    const file = "/home/hivemind/.config/hivemind-core/server.json";
+    seen.guide = {
+      code: status,
+      output: stdout + stderr,
+      hasPassword: containers("exec", "hivemind_listener", "cat", file).includes('"password":'),
+      isOnDisk: readFileSync(`${home}/.config/hivemind-core/server.json`, "utf8").includes(
+        "password",
+      ),
+      isRunning: isRunning("hivemind_listener"),
+    };
+    remove("hivemind_listener");
+  },
+
+  deaf() {
+    create("deaf", holding, "--stop-timeout=2");
+    const { code, stderr } = command([...backup, ...service("deaf")]);
+    seen.deaf = { code, stderr, isRunning: isRunning("deaf") };
+    remove("deaf");
+  },
+};
+
+await startEngine[engine]();
+makeImage();
+for (const part of Object.values(parts)) await part();
+if (existsSync("/run/docker.pid")) process.kill(Number(readFileSync("/run/docker.pid", "utf8")));
+console.log(JSON.stringify(seen));

@@ -1,0 +1,209 @@
+/**
+ * Hubs in containers of real engines, which run in a session with a system manager of its own. The hub is a shell that
+ * has the store open; all else is as a user has it.
+ */
+import { execFile } from "node:child_process";
+import { rmSync } from "node:fs";
+import { fileURLToPath } from "node:url";
+import { promisify } from "node:util";
+import { afterAll, beforeAll, describe, expect, test } from "vitest";
+import { parseContainers } from "../../src/service/engine.js";
+import { root } from "../built.js";
+import { temporaryFolder } from "./units.js";
+
+const script = fileURLToPath(new URL("containers-session.mjs", import.meta.url));
+
+interface Ran {
+  code: number;
+  stderr: string;
+  isRunning: boolean;
+  isRestarted: boolean;
+}
+
+interface UnitRan extends Ran {
+  service: unknown;
+  isActive: boolean;
+  engine: Ran;
+}
+
+interface Seen {
+  auto: Ran & { result: { backup: { method: string }; service: object }; settings: string };
+  dependents: Ran;
+  rotate: Ran;
+  killed: { signal: string; wasRunning: boolean; next: { stdout: string }; isRunning: boolean };
+  timer: object;
+  schedule: object;
+  stranger: Ran & { isUntouched: boolean };
+  stopped: Ran;
+  refusals: Record<string, Ran>;
+  denied: object;
+  quadlet: UnitRan;
+  generated: UnitRan;
+  stoppedUnit: Ran;
+  rotatedUnit: object;
+  guide: object;
+  deaf: Ran;
+}
+
+describe.each(["podman", "docker"] as const)("%s", (engine) => {
+  let home: string;
+  let seen: Seen;
+
+  beforeAll(async () => {
+    home = temporaryFolder();
+    const args = ["--system", home, process.execPath, script, engine, home];
+    const { stdout } = await promisify(execFile)(`${root}scripts/private-session`, args);
+    seen = JSON.parse(stdout);
+  }, 400_000);
+
+  afterAll(() => rmSync(home, { recursive: true, force: true }));
+
+  test("auto finds the container by the store, and a backup stops and starts it", () => {
+    const { code, stderr, result, isRunning, isRestarted, settings } = seen.auto;
+    expect([code, isRunning, isRestarted]).toEqual([0, true, true]);
+    expect(stderr).toContain(`clients.db is the container hub (${engine})`);
+    expect(JSON.parse(settings).backup).toMatchObject({ service: engine, unit: "hub" });
+    expect(result.backup.method).toBe("stopped");
+    expect(result.service).toEqual({
+      ...{ unit: "hub", was_active: true, active: true },
+      stopped_ms: expect.any(Number),
+    });
+  });
+
+  test("a container in the hub's network is restarted to join the new one", () => {
+    expect(seen.dependents).toMatchObject({ code: 0, isRunning: true, isRestarted: true });
+  });
+
+  test("rotate stops and starts it", () => {
+    expect(seen.rotate).toMatchObject({ code: 0, isRunning: true, isRestarted: true });
+  });
+
+  test("killed while it is stopped: the next command starts it, and no timer is left", () => {
+    expect(seen.killed).toMatchObject({
+      ...{ signal: "SIGKILL", wasRunning: false, isRunning: true, timers: "" },
+      next: { code: 0, stdout: expect.stringContaining("started hub") },
+    });
+  });
+
+  test("killed while it is stopped, and no further command: a timer starts it for good", () => {
+    const { wasRunning: _, ...timer } = seen.timer as { wasRunning: boolean };
+    expect(timer).toEqual({ signal: "SIGKILL", isRecovered: true, isRunning: true });
+  });
+
+  test("a backup in a systemd service leaves it running when the service ends", () => {
+    expect(seen.schedule).toEqual({ code: 0, isRunning: true, isRestarted: true });
+  });
+
+  test("a program in another container is named before anything is stopped", () => {
+    expect(seen.stranger).toMatchObject({ code: 11, isUntouched: true });
+    expect(seen.stranger.stderr).toMatch(/clients\.db is open in \d+ \(sh\)/);
+    expect(seen.stranger.stderr).toContain(`runs in the ${engine} container cli`);
+    expect(seen.stranger.stderr).toContain("Nothing was stopped.");
+  });
+
+  test("a stopped container is found by its mounts and stays stopped", () => {
+    expect(seen.stopped).toMatchObject({ code: 0, isRunning: false });
+    expect(seen.stopped.stderr).toContain(`is the container hub (${engine})`);
+  });
+
+  test.each([
+    ["volatile", 17, "removes the container volatile when it stops (--rm)"],
+    ["paused", 17, "the container paused is paused and cannot be stopped"],
+    ["swarm", 17, "is a task of the swarm service stack_hub"],
+    ["absent", 10, `${engine} has no container absent`],
+    ["foreign", 17, "the container foreign does not mount the directory of"],
+    ["invalid", 2, "-x is not the name of a container"],
+  ])("refuses a container: %s", (name, code, message) => {
+    expect(seen.refusals[name]).toEqual({ code, stderr: expect.stringContaining(message) });
+    expect(seen.refusals.isRunning).toBe(true);
+  });
+
+  test("a user who may not use the engine learns that", () => {
+    expect(seen.denied).toMatchObject({ kind: "service", hint: expect.stringMatching(/^Run /) });
+  });
+
+  test("a main process that does not catch the signal to stop is reported before the stop", () => {
+    expect(seen.deaf).toMatchObject({ code: 0, isRunning: true });
+    expect(seen.deaf.stderr).toContain(
+      "the main process of the container deaf ignores the signal to stop: stopping takes 2 s",
+    );
+  });
+
+  test.runIf(engine === "podman")("the unit of a container is stopped and started instead", () => {
+    for (const name of ["quadlet", "generated"] as const) {
+      expect(seen[name]).toMatchObject({
+        ...{ code: 0, isActive: true, isRestarted: true },
+        service: { unit: name, was_active: true, stopped_ms: expect.any(Number) },
+        engine: { code: 17 },
+      });
+      expect(seen[name].engine.stderr).toContain(`belongs to the unit ${name}.service`);
+    }
+    expect(seen.stoppedUnit.code).toBe(0);
+  });
+
+  test.runIf(engine === "podman")(
+    "rotate: a unit that prepares server.json mounts it again",
+    () => {
+      expect(seen.rotatedUnit).toMatchObject({ code: 0, isDelivered: true });
+    },
+  );
+
+  test.runIf(engine === "podman")("the command blocks of docs/guide/containers.md run", () => {
+    expect(seen.guide).toMatchObject({
+      ...{ code: 0, hasPassword: true, isOnDisk: false, isRunning: true },
+    });
+  });
+});
+
+/** What both engines report, with the fields in which they differ. */
+function inspected(fields: { State?: object; Config?: object; HostConfig?: object } = {}): string {
+  return JSON.stringify([
+    {
+      ...{ Id: "a".repeat(64), Name: "/hub", Path: "hivemind-core", Args: ["listen"] },
+      State: {
+        ...{ Status: "running", Pid: 42, ExitCode: 0, StartedAt: "2026-11-29T10:38:15.1415417Z" },
+        ...fields.State,
+      },
+      Mounts: [{ Type: "tmpfs", Source: "", Destination: "/tmp" }],
+      Config: { Labels: null, StopSignal: "SIGTERM", ...fields.Config },
+      HostConfig: { AutoRemove: false, NetworkMode: "host", PidMode: "", ...fields.HostConfig },
+    },
+  ]);
+}
+
+test("inspect: the name without docker's slash, no labels, and mounts without a source", () => {
+  expect(parseContainers("docker", inspected())).toMatchObject([
+    {
+      ...{ name: "hub", args: ["hivemind-core", "listen"], mounts: [], hasOwnPids: true },
+      ...{ stopSignal: 15, stopTimeoutMs: 10_000, unit: undefined, swarmService: undefined },
+      startedAt: Date.parse("2026-11-29T10:38:15.141Z"),
+    },
+  ]);
+});
+
+test.each([
+  [2, 2],
+  ["SIGINT", 2],
+  ["INT", 2],
+  ["2", 2],
+  ["", 15],
+  ["SIGRTMIN+3", 15],
+  [null, 15],
+])("inspect: the signal to stop %j is %d", (StopSignal, signal) => {
+  const [container] = parseContainers("podman", inspected({ Config: { StopSignal } }));
+  expect(container?.stopSignal).toBe(signal);
+});
+
+test("inspect: the container whose network is used", () => {
+  const text = inspected({ HostConfig: { NetworkMode: "container:abc", PidMode: "host" } });
+  const [container] = parseContainers("docker", text);
+  expect(container).toMatchObject({ sharesNamespacesOf: ["abc"], hasOwnPids: false });
+});
+
+test("inspect: another form is an error", () => {
+  for (const text of ["", "{}", "null", '[{"Id":"a"}]', inspected({ State: { Pid: "1" } })]) {
+    expect(() => parseContainers("docker", text)).toThrow(
+      expect.objectContaining({ kind: "service" }),
+    );
+  }
+});
