@@ -1,7 +1,7 @@
 /** Real units with unique names in the private session's user manager. */
 import { execFile } from "node:child_process";
 import { randomBytes } from "node:crypto";
-import { mkdirSync, mkdtempSync, writeFileSync } from "node:fs";
+import { mkdirSync, mkdtempSync, symlinkSync, writeFileSync } from "node:fs";
 import { rm } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
@@ -73,5 +73,6 @@ export async function compileService(folder: string): Promise<string> {
     { cwd: root },
   );
   writeFileSync(join(folder, "package.json"), '{"type":"module"}');
+  symlinkSync(join(root, "node_modules"), join(folder, "node_modules"));
   return join(folder, "service/select.js");
 }
