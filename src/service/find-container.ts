@@ -35,7 +35,7 @@ export async function findContainerOf(pid: number): Promise<Container | undefine
   const [, uid = "0"] = /\/user(?:@|-)(\d+)\.s(?:ervice|lice)/.exec(readGroups(pid)) ?? [];
   throw new StoreError(
     "service",
-    `process ${pid} runs in the ${engine} container ${id.slice(0, 12)}, which ${engine} does not show to this user`,
+    `${engine} does not show the container ${id.slice(0, 12)} to this user`,
     { hint: uid === "0" ? "Run this as root." : `Run this as user ${uid}, who started it.` },
   );
 }

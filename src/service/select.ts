@@ -1,5 +1,5 @@
 /** Selects the service of a store. */
-import { StoreError } from "../errors.js";
+import { isKind, StoreError } from "../errors.js";
 import { argsOf } from "../process/cgroup.js";
 import { findHolders, findLastingHolders, formatHolders, type Holder } from "../process/holders.js";
 import { CommandService } from "./command.js";
@@ -154,16 +154,11 @@ async function findServicesOfHolders(
   among: readonly (Manager | Engine)[],
 ): Promise<FoundService[]> {
   const services = new Map<string, FoundService>();
-  let failure: unknown;
   for (const holder of (await findHolders(storePath)).holders) {
-    const service = await findServiceOf(holder).catch((error: unknown) => {
-      failure = error;
-      return undefined;
-    });
+    // Where an engine does not respond, `hintForHolders` says so.
+    const service = await findServiceOf(holder).catch(ignoreAbsentManager);
     if (service && among.includes(kindOf(service))) services.set(serviceOptions(service), service);
   }
-  // Throws only if no hub was found: the process may be a stranger's.
-  if (services.size === 0 && failure !== undefined) throw failure;
   return [...services.values()];
 }
 
@@ -273,12 +268,8 @@ export async function hintForHolders(holders: readonly Holder[]): Promise<string
     const origin = findOrigin(pid);
     switch (origin?.kind) {
       case "podman":
-      case "docker": {
-        const { kind: engine, id } = origin;
-        const known = await findContainerOf(pid).catch(() => undefined);
-        const container = { engine, name: known?.name ?? id.slice(0, 12) };
-        return `Process ${pid} runs in the ${engine} container ${container.name}: if that is the hub, use ${serviceOptions(container)}.`;
-      }
+      case "docker":
+        return hintForContainer(pid, origin);
       case "container":
         return `Process ${pid} runs in a container (${origin.engine}): give --stop-command and --start-command.`;
       case "systemd-user":
@@ -286,6 +277,19 @@ export async function hintForHolders(holders: readonly Holder[]): Promise<string
     }
   }
   return "Stop that program first, or give --stop-command and --start-command.";
+}
+
+async function hintForContainer(
+  pid: number,
+  { kind: engine, id }: { kind: Engine; id: string },
+): Promise<string> {
+  try {
+    const name = (await findContainerOf(pid))?.name ?? id;
+    return `Process ${pid} runs in the ${engine} container ${name}: if that is the hub, use ${serviceOptions({ engine, name })}.`;
+  } catch (error) {
+    if (!isKind(error, "service")) throw error;
+    return `Process ${pid} runs in the ${engine} container ${id.slice(0, 12)}, but ${error.message}. ${error.hint}`;
+  }
 }
 
 function serviceOptions(service: FoundService): string {
