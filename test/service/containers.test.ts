@@ -66,7 +66,7 @@ describe.each(["podman", "docker"] as const)("%s", (engine) => {
     expect(result.backup.method).toBe("stopped");
     expect(result.service).toEqual({
       ...{ unit: "hub", was_active: true, active: true },
-      stopped_ms: expect.any(Number),
+      ...{ stopped_ms: expect.any(Number), listening_ms: null },
     });
   });
 
