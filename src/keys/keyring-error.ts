@@ -66,8 +66,8 @@ export function keyringFailure(error: unknown, provider: Provider): StoreError {
 }
 
 /**
- * Returns whether keytar has no session with the provider, or no longer one. A new process gets a new
- * session.
+ * Returns whether keytar has no session with the provider, or no longer one. A new process gets a
+ * new session.
  */
 export function isBrokenSession(error: unknown): boolean {
   return error instanceof Error && brokenSession.test(error.message);

@@ -70,7 +70,7 @@ async function assertWithoutUnit(container: Container): Promise<void> {
   );
 }
 
-/** SQLite keeps newer rows in files beside the store, which such a container has to itself. */
+/** SQLite keeps newer rows in files next to the store, and such a container has its own. */
 function assertDirectoryMounted({ name, mounts }: Container, storePath: string): void {
   const mount = mounts.find(({ source }) => source === storePath);
   if (mount === undefined) return;

@@ -42,7 +42,7 @@ export async function findContainerOf(pid: number): Promise<Container | undefine
 
 /**
  * Returns whether a holder of the store is the container's hub, and not a program that was started
- * in it by `podman exec` or `docker exec`: the engine starts those beside the main process.
+ * in it by `podman exec` or `docker exec`: those are not children of the main process.
  */
 export function isHubOfContainer({ pid }: Holder, container: Container): boolean {
   if (runsHub(argsOf(pid))) return true;

@@ -25,8 +25,8 @@ const whereDisksAre = /^\/(?:media|mnt|run\/media|srv)(?:\/|$)/;
 
 /**
  * Returns the directories of the settings or the options, or chooses some: two other disks, one for
- * backups and one for bundles; both on the only other disk, as a bundle beside the store would be
- * lost with it; or in the home directory.
+ * backups and one for bundles; both on the only other disk, as a bundle on the disk of the
+ * store would be lost with it; or in the home directory.
  */
 export async function chooseDirectories({
   storePath,

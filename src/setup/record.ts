@@ -1,7 +1,7 @@
 /**
  * The record of a setup: what `setup` changed, with enough to undo it.
  *
- * It is kept beside the settings file, one for each store, and holds no secret. Until it says
+ * It is kept next to the settings file, one for each store, and holds no secret. Until it says
  * `complete`, the unit's drop-in starts the hub on whichever database `server.json` names, so the
  * hub starts at every instant of a setup, also after a power failure.
  */
@@ -31,7 +31,7 @@ const recordSchema = z.strictObject({
     kind: z.enum(["json", "sqlite", "sqlcipher"]),
     /** The file of the database. */
     place: z.string(),
-    /** `database` in `server.json` without secrets: its module, and the SQLite plugin's block as JSON. */
+    /** `database` in `server.json` without secrets: its module, and the SQLite block as JSON. */
     module: z.nullable(z.string()),
     sqlite_block: z.nullable(z.string()),
     /** Whether `server.json` had a block `database` at all. */
@@ -109,7 +109,7 @@ export async function startsUnchanged(settingsPath: string, storePath: string): 
   return !(await isHandedOver(storePath));
 }
 
-/** Returns whether `server.json` makes the hub open this store, encrypted and without a password. */
+/** Returns whether by `server.json` the hub opens this store, encrypted and without a password. */
 export async function isHandedOver(storePath: string): Promise<boolean> {
   const named = await namedStore(await readServerJson(serverJsonPath()));
   if (named.storePath !== storePath || named.passwordSet) return false;

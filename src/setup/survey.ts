@@ -317,7 +317,7 @@ async function findBootProblem(): Promise<string | undefined> {
 /** When the timer runs: as schedule install has it by default. */
 export const scheduleTimes = { onCalendar: "daily", randomDelay: "15min" };
 
-/** Room for the store beside what it is made from, and for the SQLite log; 8 MiB for small stores. */
+/** For the store in addition to its source, and for the SQLite log of a small store: 8 MiB. */
 const spareBytes = 8 << 20;
 
 async function findRoomProblem(

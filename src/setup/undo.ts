@@ -179,7 +179,7 @@ async function undoJson(request: SetupRequest, record: SetupRecord): Promise<Wor
   };
 }
 
-/** Writes the JSON database beside its place, and renames it when it is complete. */
+/** Writes the JSON database under another name, and renames it when it is complete. */
 async function writeJson(
   { storePath, source, signal }: SetupRequest,
   place: string,

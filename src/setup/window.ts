@@ -2,7 +2,7 @@
  * The moment in which setup has stopped the hub.
  *
  * A kill in it needs no undoing: while the record says that setup is in progress, the hub's unit
- * starts on whichever database `server.json` names. So its journal holds the stopped service alone.
+ * starts on whichever database `server.json` names. So its journal holds only the stopped service.
  */
 import { setTimeout as delay } from "node:timers/promises";
 import { isKind, StoreError, systemError } from "../errors.js";

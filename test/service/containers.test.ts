@@ -1,6 +1,6 @@
 /**
- * Hubs in containers of real engines, which run in a session with a system manager of its own. The hub is a shell that
- * has the store open; all else is as a user has it.
+ * Hubs in containers of real engines, which run in a session with a system manager of its own. The
+ * hub is a shell that has the store open; all else is as a user has it.
  */
 import { execFile } from "node:child_process";
 import { rmSync } from "node:fs";
@@ -129,7 +129,10 @@ describe.each(["podman", "docker"] as const)("%s", (engine) => {
     );
   });
 
-  test.runIf(engine === "podman")("the unit of a container is stopped and started instead", () => {
+  // Only Podman has units of containers, and the guide's command blocks are for it.
+  if (engine !== "podman") return;
+
+  test("the unit of a container is stopped and started instead", () => {
     for (const name of ["quadlet", "generated"] as const) {
       expect(seen[name]).toMatchObject({
         ...{ code: 0, isActive: true, isRestarted: true },
@@ -141,14 +144,11 @@ describe.each(["podman", "docker"] as const)("%s", (engine) => {
     expect(seen.stoppedUnit.code).toBe(0);
   });
 
-  test.runIf(engine === "podman")(
-    "rotate: a unit that prepares server.json mounts it again",
-    () => {
-      expect(seen.rotatedUnit).toMatchObject({ code: 0, isDelivered: true });
-    },
-  );
+  test("rotate: a unit that prepares server.json mounts it again", () => {
+    expect(seen.rotatedUnit).toMatchObject({ code: 0, isDelivered: true });
+  });
 
-  test.runIf(engine === "podman")("the command blocks of docs/guide/containers.md run", () => {
+  test("the command blocks of docs/guide/containers.md run", () => {
     expect(seen.guide).toMatchObject({
       ...{ code: 0, hasPassword: true, isOnDisk: false, isRunning: true },
     });

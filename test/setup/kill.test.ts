@@ -1,6 +1,6 @@
 /**
- * Setup and its undo, killed after each step: the unit starts at once, on the database that it had or on
- * the encrypted store, with every client; and the same command goes on.
+ * Setup and its undo, killed after each step: the unit starts at once, on the database that it had
+ * or on the encrypted store, with every client; and the same command goes on.
  */
 import { expect, test } from "vitest";
 import { newClient } from "../../src/client/client.js";

@@ -1,6 +1,6 @@
 /**
- * A machine as ovos-installer leaves it, in a session of its own: its unit, its Python, and clients in
- * the JSON database. One command moves it to the encrypted store, another one brings it back.
+ * A machine as ovos-installer leaves it, in a session of its own: its unit, its Python, and clients
+ * in the JSON database. One command moves it to the encrypted store, another one brings it back.
  */
 import { execFile } from "node:child_process";
 import { mkdir, writeFile } from "node:fs/promises";

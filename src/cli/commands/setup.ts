@@ -113,14 +113,10 @@ async function runSetup(command: Command, context: Context, options: SetupOption
 function choiceOf(context: Context, options: SetupOptions) {
   const { storePath, settings, settingsPath, settingsSection, source } = context;
   const { service, unit } = serviceChoice(context, options);
-  if (service === "command" || service === "none") {
-    throw new StoreError(
-      "usage",
-      `setup works with systemd units, and the settings choose ${service}`,
-      {
-        hint: "Name the hub's unit with --unit NAME.",
-      },
-    );
+  if (service !== "auto" && service !== "systemd" && service !== "systemd-user") {
+    throw new StoreError("usage", `setup works with systemd units, not with ${service}`, {
+      hint: "Name the hub's unit with --unit NAME; docs/guide/containers.md has the steps for a container.",
+    });
   }
   return {
     ...{ storePath, settings, settingsPath, section: settingsSection, source, unit },
@@ -194,7 +190,7 @@ async function readRecoveryKey(file: string | undefined): Promise<string | undef
   return readIdentityFile(file).catch(() => undefined);
 }
 
-/** @throws {@link StoreError} usage - if a new recovery key is needed and could not be handed out */
+/** @throws {@link StoreError} usage - if a new recovery key is needed and cannot be handed out */
 async function assertKeyDelivery(
   { yes }: Context,
   found: Survey,
