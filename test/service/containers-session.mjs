@@ -1,6 +1,6 @@
-// Runs in a session with a system manager of its own: a container engine, containers of busybox that
-// have a store open, and the command. Usage: node containers-session.mjs ENGINE HOME. Prints what it
-// saw as JSON.
+// Runs in a session with a system manager of its own: a container engine, containers of busybox
+// that have a store open, and the command. Prints what it saw as JSON.
+// Usage: node containers-session.mjs ENGINE HOME
 import { execFileSync, spawn, spawnSync } from "node:child_process";
 import { cpSync, existsSync, mkdirSync, readFileSync, symlinkSync, writeFileSync } from "node:fs";
 import { dirname } from "node:path";
