@@ -1,7 +1,7 @@
 /** The downtime of the store's service during an operation. */
 import { setTimeout as delay } from "node:timers/promises";
 import { type StoreError, systemError } from "../errors.js";
-import { findHolders, listProcesses } from "../process/holders.js";
+import { findHolders, listAllProcesses } from "../process/holders.js";
 import { portsOf, waitUntilListening } from "../process/ports.js";
 import { selectService } from "../service/select.js";
 import {
@@ -94,7 +94,7 @@ export class Downtime {
     if (pendingRestart) return new Downtime(service, choice.storePath, stopped, "unknown");
     const { invocation } = await service.state();
     const downtime = new Downtime(service, choice.storePath, stopped, "running", invocation);
-    downtime.#ports = await portsOfService(service);
+    downtime.#ports = await portsOfService(service, choice.storePath);
     return downtime;
   }
 
@@ -269,9 +269,17 @@ export class Downtime {
   }
 }
 
-async function portsOfService(service: Service): Promise<number[]> {
+/**
+ * Returns the ports on which the service listens. Every process may belong to a `command` service,
+ * so only those that have the store open count.
+ */
+async function portsOfService(service: Service, storePath: string): Promise<number[]> {
+  const pids =
+    service.kind === "command"
+      ? (await findHolders(storePath)).holders.map(({ pid }) => pid)
+      : listAllProcesses();
   const ports = new Set<number>();
-  for (const pid of listProcesses()) {
+  for (const pid of pids) {
     if (await service.owns(pid)) for (const port of portsOf(pid)) ports.add(port);
   }
   return [...ports];

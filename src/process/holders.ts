@@ -39,7 +39,7 @@ export async function findHolders(
   const paths = ["", ...sidecars].map((suffix) => storePath + suffix);
   const inodes = inodesOf(paths);
   const pids = new Set<number>();
-  const running = listProcesses();
+  const running = listAllProcesses();
   let complete = running.length > 0;
   for (const pid of running) {
     if (skip.has(pid)) continue;
@@ -122,7 +122,7 @@ function holdsOneOf(
 }
 
 /** Returns the ids of all processes, or none on a system without /proc. */
-export function listProcesses(): number[] {
+export function listAllProcesses(): number[] {
   try {
     return readdirSync("/proc").map(Number).filter(Number.isInteger);
   } catch {

@@ -1,6 +1,8 @@
 import { execFileSync } from "node:child_process";
+import { once } from "node:events";
 import { chmodSync, chownSync, existsSync, mkdtempSync, writeFileSync } from "node:fs";
 import { readFile, rm } from "node:fs/promises";
+import { createServer } from "node:net";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { setTimeout as delay } from "node:timers/promises";
@@ -87,6 +89,15 @@ test("nor does its timer start it, once it was started here", async () => {
   expect(downtimeMs).toBeGreaterThan(0);
   await delay(soonMs + 500);
   expect(await startsOf()).toBe(2);
+});
+
+test("the ports of other programs are not waited for", async () => {
+  const server = createServer().listen(0, "127.0.0.1");
+  await once(server, "listening");
+  const { downtime } = await hub();
+  server.close();
+  await downtime.stop();
+  expect(await downtime.end()).toMatchObject({ isStarted: true, ports: [] });
 });
 
 test("a journal that names a service of an earlier version, launchd, is refused by name", async () => {
