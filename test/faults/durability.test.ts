@@ -133,7 +133,7 @@ async function traced(args: string[], exitCode = 0): Promise<string> {
   const calls = [...writing, ...syncing, ...naming].map((call) => `?${call}`);
   const { code, stderr } = await machine.run(args, {
     before: [
-      ...["strace", "-f", "-y", "-z", "--seccomp-bpf", "-s", "0", "-o", log],
+      ...["strace", "-f", "-y", "--seccomp-bpf", "-s", "0", "-o", log],
       ...["-e", `trace=${calls.join()}`],
     ],
   });

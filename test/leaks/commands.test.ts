@@ -83,6 +83,8 @@ const scenarios: Record<string, Scenario> = {
     args: ({ machine }) => [machine.path("import.json"), "--yes"],
     short: true,
   },
+  // There is no such unit, so setup ends after its survey.
+  setup: { args: () => ["--unit", "no-such-hub", "--yes"], code: 10, short: true },
   sql: { args: () => ["SELECT client_id, name FROM clients"], short: true },
   plugins: {},
   backup: { short: true },
