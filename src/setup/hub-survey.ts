@@ -165,7 +165,7 @@ async function findOtherDropIn(
   for (const path of parseList(DropInPaths)) {
     if (path === own) continue;
     const text = await readFile(path, "utf8").catch(() => "");
-    if (/^\s*ExecStart\s*=/m.test(text)) return path;
+    if (/^[ \t]*ExecStart[ \t]*=/m.test(text)) return path;
   }
   return undefined;
 }

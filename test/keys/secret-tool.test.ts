@@ -13,6 +13,7 @@ test("what the hint says to type when the keyring has no password puts one where
   expect(error.kind).toBe("passphraseUnavailable");
   const [, account = ""] = /account '([^']+)'/.exec(error.hint ?? "") ?? [];
   onTestFinished(() => deleteEntry(account, "current").then(() => undefined));
-  execFileSync("/bin/sh", ["-c", error.hint ?? ""], { input: "a password" });
+  const command = /^Store it: (.*)$/.exec(error.hint ?? "")?.[1] ?? "";
+  execFileSync("/bin/sh", ["-c", command], { input: "a password" });
   expect(await getEntry(account, "current")).toBe("a password");
 });

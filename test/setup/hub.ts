@@ -106,6 +106,8 @@ function unitText(machine: Machine, script: string, more = ""): string {
   const variables = ["XDG_DATA_HOME", "XDG_CONFIG_HOME", "XDG_STATE_HOME"];
   return `[Unit]
 Description=HiveMind Listener
+# Tests start it more often than five times in ten seconds.
+StartLimitIntervalSec=0
 
 [Service]
 ${variables.map((name) => `Environment=${name}=${environment[name]}`).join("\n")}
