@@ -2,6 +2,7 @@
 // synchronous binding. Run by scripts/bench.
 //
 // Usage: bulk.mjs CLIENTS ADDED RUNS PYTHON BETTER_SQLITE3_DIRECTORY
+import { execFileSync } from "node:child_process";
 import { createHash } from "node:crypto";
 import { mkdtempSync, rmSync } from "node:fs";
 import { createRequire } from "node:module";

@@ -7,8 +7,11 @@
 //
 // Figures are the durations of the runs, in turns; less is better. `at_most` is the aim: the
 // largest ratio of the medians, ours to the peer's. `aim` is an aim as text instead. Other lines go
-// to stderr unchanged. ort { readFileSync } from "node:fs"; ort { cpus, release, totalmem } from
-// "node:os"; ort { createInterface } from "node:readline"; ort { median } from "./tools.mjs";
+// to stderr unchanged.
+import { readFileSync } from "node:fs";
+import { cpus, release, totalmem } from "node:os";
+import { createInterface } from "node:readline";
+import { median } from "./tools.mjs";
 
 const headings = ["work", "this project", "peer", "its figure", "ratio", "aim"];
 
