@@ -1,7 +1,8 @@
 /** Finds the default store in the hub's server.json. */
 import type { StoreLocation } from "../config/paths.js";
 import { isKind, StoreError } from "../errors.js";
-import type { NamedStore } from "../hub/server-json.js";
+import type { NamedStore, ServerJson } from "../hub/server-json.js";
+import type { Endpoint } from "../migrate/migrate.js";
 
 /**
  * Commands that ignore a broken server.json: they report it themselves, or do not open the store.
@@ -26,18 +27,29 @@ export async function hubStore(command: string): Promise<StoreLocation> {
 }
 
 /**
- * Returns the hub's database module, or undefined if the hub keeps its clients in a `clients.db`.
+ * Returns the hub's database with its settings in server.json, or undefined if the hub keeps its
+ * clients in a `clients.db`.
+ *
+ * @throws {@link StoreError} refused - if server.json is not JSON
  */
-export async function otherModule(): Promise<string | undefined> {
-  const { sqliteModule } = await import("../hub/server-json.js");
-  const module = (await storeOfHub())?.module;
-  return module === sqliteModule ? undefined : module;
+export async function otherDatabase(): Promise<Endpoint | undefined> {
+  const { databaseIn, sqliteModule } = await import("../hub/server-json.js");
+  const file = await serverJsonIfExists();
+  const { module, settings } = file ? databaseIn(file) : {};
+  if (module === undefined || module === sqliteModule) return undefined;
+  return { name: module, config: settings ?? {} };
 }
 
 async function storeOfHub(): Promise<NamedStore | undefined> {
-  const { namedStore, readServerJson, serverJsonPath } = await import("../hub/server-json.js");
+  const { namedStore } = await import("../hub/server-json.js");
+  const file = await serverJsonIfExists();
+  return file && namedStore(file);
+}
+
+async function serverJsonIfExists(): Promise<ServerJson | undefined> {
+  const { readServerJson, serverJsonPath } = await import("../hub/server-json.js");
   try {
-    return await namedStore(await readServerJson(serverJsonPath()));
+    return await readServerJson(serverJsonPath());
   } catch (error) {
     if (isKind(error, "notFound")) return undefined;
     throw error;

@@ -16,7 +16,7 @@ import { asStoreError, Output } from "./ui/output.js";
  */
 const lasting = new Set([
   ...["backup", "restore", "rotate", "encrypt", "decrypt", "init", "upgrade-schema", "migrate"],
-  ...["bundle", "settle", "run"],
+  ...["bundle", "settle", "run", "setup"],
 ]);
 
 /** Returns the output for errors that occur before the options are parsed. */

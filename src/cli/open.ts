@@ -1,4 +1,5 @@
 /** Recovers from an interrupted operation, then opens the store for a command. */
+import { resolveStorePath } from "../config/paths.js";
 import { isStoreNamed } from "../config/settings.js";
 import type { LocatedDatabase } from "../databases/copy-clients.js";
 import { isKind, type StoreError, withLine, wrap } from "../errors.js";
@@ -9,7 +10,7 @@ import { waitForOperation } from "../recovery/wait.js";
 import type { ClientStore } from "../store/client-store.js";
 import type { ClientTable } from "../store/client-table.js";
 import type { Context } from "./context.js";
-import { otherModule } from "./hub-store.js";
+import { otherDatabase } from "./hub-store.js";
 
 /**
  * Opens the store for reading and writing.
@@ -63,18 +64,21 @@ export async function openStoreToRead(context: Context): Promise<ClientTable> {
 }
 
 /**
- * Returns the hub's database if it is not a `clients.db`. Returns undefined if the user named a
- * store, if a file exists at the store's path, or if server.json names no database.
+ * Returns the hub's database if it is not a `clients.db`. Returns undefined if the user named
+ * another store, if a file exists at the store's path, or if server.json names no database.
  */
 export async function hubDatabase(context: Context): Promise<LocatedDatabase | undefined> {
-  const { settings, storePath } = context;
-  if (isStoreNamed(settings.store) || (await lstatIfExists(storePath))) return undefined;
-  const module = await otherModule();
-  if (module === undefined) return undefined;
-  const { endpointOf } = await import("./options/endpoint.js");
+  if (!(await isDefaultStore(context)) || (await lstatIfExists(context.storePath)))
+    return undefined;
+  const database = await otherDatabase();
+  if (database === undefined) return undefined;
   const { locationOf } = await import("../databases/registry.js");
-  const { name, config } = await endpointOf(context, module);
-  return { name, config, location: await locationOf(name, config) };
+  return { ...database, location: await locationOf(database.name, database.config) };
+}
+
+/** Returns whether no store is named, or only by its default path, as the backup timer names it. */
+export async function isDefaultStore({ settings, storePath }: Context): Promise<boolean> {
+  return !isStoreNamed(settings.store) || storePath === (await resolveStorePath({}));
 }
 
 /** An unencrypted database. */
@@ -109,8 +113,8 @@ export async function recoverFirst({ storePath, output }: Context): Promise<void
 /**
  * Adds the hub's database to the error if there is no store because the hub uses another database.
  */
-async function withModule(error: StoreError, { settings }: Context): Promise<StoreError> {
-  const module = isStoreNamed(settings.store) ? undefined : await otherModule();
+async function withModule(error: StoreError, context: Context): Promise<StoreError> {
+  const module = (await isDefaultStore(context)) ? (await otherDatabase())?.name : undefined;
   if (module === undefined) return error;
   return wrap(error, {
     message: `${error.message}; the hub's server.json names the database ${module}`,

@@ -19,7 +19,7 @@ export interface StatusOptions {
   readonly service: ServiceChoice;
   readonly backupFolder: string | undefined;
   /** The hub's database, if the hub does not use the store at `storePath`. */
-  readonly hubDatabase: LocatedDatabase | undefined;
+  readonly findHubDatabase: () => Promise<LocatedDatabase | undefined>;
   /** Ignored errors in the settings. */
   readonly settingsProblems?: readonly StoreError[];
 }
@@ -70,7 +70,7 @@ export async function storeStatus(options: StatusOptions): Promise<StoreStatus> 
     identity.format === "sqlcipher" || identity.format === "plaintext"
       ? await attempt(() => inspectStore(storePath, options.source, identity.format))
       : null;
-  const { hubDatabase } = options;
+  const hubDatabase = await attempt(options.findHubDatabase);
   const counted = hubDatabase && (await attempt(() => countClients(hubDatabase)));
   const service = await attempt(async () => {
     const found = await selectService(options.service);

@@ -91,8 +91,8 @@ function inodesOf(paths: readonly string[]): Set<string> {
 }
 
 /**
- * Returns whether the process has any of the files open, or undefined without permission to inspect
- * it.
+ * Returns whether the process has one of the files open. Returns undefined if this user may not
+ * inspect the process.
  */
 function holdsOneOf(
   pid: number,

@@ -214,12 +214,12 @@ export class SystemdUnit implements Service {
   }
 
   /**
-   * Watches started units until `until`, and throws as soon as any of them is down.
+   * Watches the started units up to the time `deadline`, and throws as soon as one is down.
    *
    * @returns when the unit's start began, in microseconds of the manager's monotonic clock; 0 if
    *   unknown
    */
-  async #watch(units: readonly string[], until: number): Promise<number> {
+  async #watch(units: readonly string[], deadline: number): Promise<number> {
     let invocation: string | undefined;
     for (;;) {
       const states = await this.#show(watchedProperties, units);
@@ -235,7 +235,7 @@ export class SystemdUnit implements Service {
       if (down) {
         throw this.#error(`${this.name} is up, but ${down.Id} did not stay up with it`, down.Id);
       }
-      const left = until - performance.now();
+      const left = deadline - performance.now();
       if (left <= 0) return Number(own.InactiveExitTimestampMonotonic ?? 0);
       await delay(Math.min(pollMs, left));
     }

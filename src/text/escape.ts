@@ -1,10 +1,10 @@
 /** Control characters, line separators and bidirectional marks, which could rewrite the screen. */
-const unprintable = /[\p{Cc}\u200e\u200f\u2028-\u202e\u2066-\u2069]/gu;
+const unprintable = /[\p{Cc}\p{Bidi_Control}\u2028\u2029]/gu;
 
 /** The maximal length of a client's name in a sentence. */
 const nameLimit = 60;
 
-/** Replaces each character that can move the cursor or reorder the line by its `\uXXXX` escape. */
+/** Replaces each character that could rewrite the screen with its escape, such as `\u202e`. */
 export function escapeControlCharacters(text: string): string {
   return text.replace(
     unprintable,
@@ -15,7 +15,9 @@ export function escapeControlCharacters(text: string): string {
 /** Returns a client's id and shortened name, for a sentence. */
 export function describeClient(id: number, name: string | null): string {
   if (!name) return `${id}`;
-  const shown = name.length > nameLimit ? `${name.slice(0, nameLimit)}…` : name;
+  const characters = [...name];
+  const shown =
+    characters.length > nameLimit ? `${characters.slice(0, nameLimit).join("")}…` : name;
   return `${id} (${escapeControlCharacters(shown)})`;
 }
 

@@ -63,7 +63,7 @@ async function runBackup(context: Context, options: BackupOptions): Promise<void
     ? await backupPlain(context, options, directories, plain)
     : await backupStore(context, options, directories);
   await rememberDirectories(context, options);
-  await rememberNamedService(context, options);
+  if (!plain) await rememberNamedService(context, options);
   output.result(result, () => backupLines(result));
 }
 
@@ -106,15 +106,18 @@ async function backupPlain(
 ): Promise<BackupResult> {
   const { backupDatabase } = await import("../../backup/database-backup.js");
   const { output, reporter, source, storePath, yes } = context;
-  output.notice(`${database?.location ?? storePath} is not encrypted; its backup is`);
-  const common = { ...directories, database, source, reporter, ignoreClock: yes };
+  output.notice(
+    `${database?.location ?? storePath} is not encrypted; its backup is, and is made without stopping the hub`,
+  );
   return withNewKey(context, options, directories, (recipients) =>
     operate(
       context,
       (lock, signal) =>
         backupDatabase({
-          ...{ ...common, lock, signal, recipients },
+          ...directories,
+          ...{ lock, database, source, recipients, signal, reporter },
           knownDirectories: knownDirectories(context),
+          ignoreClock: yes,
         }),
       // Create the lock's directory: a database on a server has none on this machine.
       { makeDirectory: true },

@@ -80,7 +80,7 @@ async function exportClients(
     }
     await exportToFile(path, text).finally(() => progress.end());
     context.output.result({ export: { path, format, clients: count, secrets } }, () => [
-      `Exported ${counted(count, "client")} to ${path}, ${secrets ? "not encrypted: the file lets its reader connect as any of them" : "without secrets"}`,
+      `Exported ${counted(count, "client")} to ${path}, ${secrets ? "with secrets in plain text: anyone who reads the file can connect as these clients" : "without secrets"}`,
     ]);
   });
 }

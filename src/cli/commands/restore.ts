@@ -6,7 +6,8 @@ import type { RestoreResult } from "../../restore/restore.js";
 import type { BackupChoice, BackupToVerify } from "../../restore/verified-backup.js";
 import { addGlobalOptions, type Context, contextOf } from "../context.js";
 import { addHelp } from "../help.js";
-import { hubDatabase } from "../open.js";
+import { otherDatabase } from "../hub-store.js";
+import { isDefaultStore } from "../open.js";
 import { addBundleOptions, type BundleKeyOptions, withBundle } from "../options/bundle.js";
 import { endpointOf, repeatedSetting, type Setting } from "../options/endpoint.js";
 import {
@@ -92,7 +93,6 @@ async function restoreStore(
   if (options.intoSetting) {
     throw new StoreError("usage", "--into-setting needs --into", { hint: "Add --into PLUGIN." });
   }
-  const other = options.to === undefined ? await hubDatabase(context) : undefined;
   const result = await operate(
     context,
     (lock, signal) =>
@@ -113,9 +113,10 @@ async function restoreStore(
     // The lock is in the store's directory, which does not exist yet on a new machine.
     { makeDirectory: true, whileServiceDown: "restart" },
   );
-  if (other) {
+  const other = options.to === undefined ? await otherDatabase().catch(() => undefined) : undefined;
+  if (other && (await isDefaultStore(context))) {
     output.warning(
-      `the hub does not use the restored store: its server.json names ${other.name}, ${other.location}`,
+      `the hub does not use the restored store: its server.json names ${other.name}. Restore with --into ${other.name}, or let server.json name the store`,
     );
   }
   return result;

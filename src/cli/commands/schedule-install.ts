@@ -94,9 +94,12 @@ async function checkScheduledBackup(context: Context, options: InstallOptions): 
     bundleTo,
     recipients: settings.recipients ?? [],
   };
-  await operate(context, (lock, signal) =>
-    plain
-      ? checkDatabaseBackup({ ...common, ...plain, lock, source, signal, reporter })
-      : checkBackup({ ...operationOptions(scheduled, options, lock, signal), ...common }),
+  await operate(
+    context,
+    (lock, signal) =>
+      plain
+        ? checkDatabaseBackup({ ...common, ...plain, lock, source, signal, reporter })
+        : checkBackup({ ...operationOptions(scheduled, options, lock, signal), ...common }),
+    { makeDirectory: plain !== undefined },
   );
 }

@@ -27,7 +27,7 @@ async function printStatus(context: Context): Promise<void> {
     source: context.source,
     service: serviceChoice(context, {}),
     backupFolder: context.settings.backup?.to,
-    hubDatabase: await hubDatabase(context).catch(() => undefined),
+    findHubDatabase: () => hubDatabase(context),
     settingsProblems: context.settingsProblems,
   });
   context.output.result(status, () => statusLines(status, context));
