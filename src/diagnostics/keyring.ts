@@ -10,7 +10,7 @@ import { keyringUnit } from "../service/unit-file.js";
 import { shellQuote } from "../text/escape.js";
 import { type Check, finding, good } from "./check.js";
 
-/** The provider that `run --print-unit keyring` unlocks, and one whose process is not visible. */
+/** Providers for which the unit of `run --print-unit keyring` is advised; one may be unknown. */
 const unlockedByUnit = ["gnome-keyring", unknownProvider.name];
 
 export async function checkKeyring(storePath: string, source: PassphraseSource): Promise<Check[]> {

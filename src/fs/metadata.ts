@@ -103,7 +103,7 @@ export async function copyOwner(path: string, uid: number, gid: number): Promise
  * Opens a file created by this process, to change its owner through the descriptor.
  *
  * By name, chown would follow a link that the directory's owner put in the file's place. Refuses a
- * second hard link, because chown would hand the file to the user who created the link.
+ * file with a second hard link: chown would give that file to the user who created the link.
  */
 async function openOwn(path: string): Promise<FileHandle> {
   const file = await open(path, constants.O_RDONLY | constants.O_NOFOLLOW);

@@ -1,4 +1,4 @@
-/** The settings that make a provider lock itself while nobody is at the machine. */
+/** Finds settings with which a keyring locks itself: after a time without use, or with the screen. */
 import { readFile } from "node:fs/promises";
 import { join } from "node:path";
 import type { Provider } from "./provider.js";
@@ -12,7 +12,7 @@ export interface AutoLock {
 
 interface Setting {
   readonly key: string;
-  /** Of a file without the key. */
+  /** The value if the file does not contain the key. */
   readonly isDefault: boolean;
   /** @param value - returns the value of another key */
   readonly behaviour: (value: (key: string) => string | undefined) => string;
@@ -20,7 +20,7 @@ interface Setting {
 }
 
 interface Settings {
-  /** Below the directory of the user's settings. */
+  /** The path below `$XDG_CONFIG_HOME`. */
   readonly file: string;
   readonly section: string;
   readonly dialog: string;

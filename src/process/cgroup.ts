@@ -8,7 +8,7 @@ import { realPathIfExists } from "../fs/read.js";
 const groupRoots = ["/sys/fs/cgroup", "/sys/fs/cgroup/unified", "/sys/fs/cgroup/systemd"];
 
 /** Returns the processes of a control group and of the groups below it. */
-export function listProcesses(group: string): number[] {
+export function listGroupProcesses(group: string): number[] {
   if (!group) return [];
   const pids = new Set<number>();
   const visit = (directory: string): void => {

@@ -2,7 +2,7 @@
 import { readFileSync } from "node:fs";
 import { basename } from "node:path";
 import { StoreError } from "../errors.js";
-import { findOpenStore, listProcesses, parseGroups, readGroups } from "../process/cgroup.js";
+import { findOpenStore, listGroupProcesses, parseGroups, readGroups } from "../process/cgroup.js";
 import { findHolders } from "../process/holders.js";
 import { shellQuote } from "../text/escape.js";
 import { type Container, type ContainerName, isActive, mountsStore } from "./engine.js";
@@ -90,7 +90,7 @@ function isInside(pid: number, { engine, id }: Container): boolean {
 function checkStore(container: Container, storePath: string): string[] {
   const { engine, name, pid } = container;
   const groups = pid > 0 ? parseGroups(readGroups(pid)) : [];
-  const pids = groups.filter((group) => group.includes(container.id)).flatMap(listProcesses);
+  const pids = groups.filter((group) => group.includes(container.id)).flatMap(listGroupProcesses);
   const other = findOpenStore(pids, [basename(storePath), "clients.db"]);
   if (other !== undefined || !mountsStore(container, storePath)) {
     const fault =

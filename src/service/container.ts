@@ -7,7 +7,7 @@
  */
 import { setTimeout as delay } from "node:timers/promises";
 import { StoreError } from "../errors.js";
-import { listProcesses, parseGroups, readGroups } from "../process/cgroup.js";
+import { listGroupProcesses, parseGroups, readGroups } from "../process/cgroup.js";
 import { withInheritedUmask } from "../process/privacy.js";
 import { type Outcome, run } from "../process/run.js";
 import { checkContainer } from "./container-checks.js";
@@ -30,7 +30,7 @@ import { armWatcher } from "./watcher.js";
 /** Time for the engine itself, on top of the time limit of a container's stop. */
 const engineSlackMs = 20_000;
 
-/** An engine may have to set up a network and mounts. */
+/** For a container: its engine may have to stop it first, and to set up a network and mounts. */
 const startLimitMs = 60_000;
 
 /** As long as a started unit is watched (systemd.ts). */
@@ -86,11 +86,6 @@ export class ContainerService implements Service {
     return new ContainerService({ engine, name: container?.name ?? name }, container, isDiscovered);
   }
 
-  /** Whether the engine has the container. */
-  get exists(): boolean {
-    return this.#container !== undefined;
-  }
-
   async state(): Promise<ServiceState> {
     const deadline = performance.now() + this.stopTimeoutMs;
     for (;;) {
@@ -136,7 +131,7 @@ export class ContainerService implements Service {
     }
     const deadline = performance.now() + engineSlackMs;
     for (;;) {
-      const left = this.#groups.flatMap(listProcesses);
+      const left = this.#groups.flatMap(listGroupProcesses);
       if (left.length === 0) return;
       if (performance.now() > deadline) {
         const pids = [...new Set(left)].join(", ");
@@ -148,14 +143,15 @@ export class ContainerService implements Service {
 
   async start(dependents: readonly string[]): Promise<Started> {
     const calledAt = Date.now();
-    const outcome = await this.#start(["start", "--", this.name]);
+    const outcome = await this.#start(["start", "--", this.name], startLimitMs);
     const upAt = performance.now();
     if (outcome.code !== 0) {
       throw this.#error(`the container ${this.name} could not be started${formatFailure(outcome)}`);
     }
     const wasUp = await this.#watch(upAt + watchMs, calledAt);
     if (dependents.length > 0) {
-      const restart = await this.#start(["restart", "--", ...dependents]);
+      const limitMs = startLimitMs * dependents.length;
+      const restart = await this.#start(["restart", "--", ...dependents], limitMs);
       if (restart.code !== 0) {
         throw this.#error(
           `the container ${this.name} is up, but ${dependents.join(", ")} could not be restarted with it${formatFailure(restart)}`,
@@ -210,11 +206,11 @@ export class ContainerService implements Service {
   }
 
   /** Runs the engine to start containers. */
-  async #start(args: readonly string[]): Promise<Outcome> {
+  async #start(args: readonly string[], timeoutMs: number): Promise<Outcome> {
     const origin = findOrigin(process.pid);
     const isInUnit = origin !== undefined && "unit" in origin;
     const line = this.#startLine(args, isInUnit ? await this.#findManager() : undefined);
-    return run("/bin/sh", ["-c", withInheritedUmask(line)], { timeoutMs: startLimitMs });
+    return run("/bin/sh", ["-c", withInheritedUmask(line)], { timeoutMs });
   }
 
   /**
@@ -230,7 +226,7 @@ export class ContainerService implements Service {
     return `${scope.join(" ")} ${line}`;
   }
 
-  /** Asks before the stop, so that the downtime does not contain the answer. */
+  /** Queries the manager once, before the stop, because a query would lengthen the downtime. */
   #findManager(): Promise<Manager | undefined> {
     this.#manager ??= findManager();
     return this.#manager;

@@ -34,7 +34,9 @@ export interface Container extends ContainerName {
   /** The command line of the container's main process. */
   readonly args: readonly string[];
   readonly mounts: readonly Mount[];
-  /** The containers whose namespaces this container uses, by name or id. */
+  /**
+   * Names or ids of other containers. This container runs in their network, IPC or PID namespace.
+   */
   readonly sharesNamespacesOf: readonly string[];
   readonly hasOwnPids: boolean;
   readonly stopSignal: number;
@@ -135,6 +137,7 @@ export async function listContainers(engine: Engine, { all = false } = {}): Prom
   if (ids.length === 0) return [];
   // A container that was removed since the list was made fails the call: the others are printed.
   const outcome = await runEngine(engine, ["inspect", "--type=container", "--", ...ids]);
+  if (outcome.code === null) throw engineError(engine, outcome);
   return parseContainers(engine, outcome.stdout);
 }
 
@@ -155,7 +158,7 @@ export function parseContainers(engine: Engine, text: string): Container[] {
   const [issue] = parsed.error.issues;
   throw new StoreError(
     "service",
-    `${engine} inspect printed something unexpected at "${issue?.path.join(".")}"`,
+    `${engine} inspect printed something unexpected${issue?.path.length ? ` at "${issue.path.join(".")}"` : ""}`,
     { hint: "Use --stop-command and --start-command." },
   );
 }
@@ -197,7 +200,7 @@ function signalNumber(signal: string | number | null | undefined): number {
   return constants.signals[name as NodeJS.Signals] ?? terminate;
 }
 
-/** Returns whether the engine must stop the container before it does not run. */
+/** Returns whether a container runs or may run again by itself, so that it must be stopped. */
 export function isActive({ status }: Container): boolean {
   return ["running", "restarting", "paused", "stopping"].includes(status);
 }
@@ -210,27 +213,27 @@ export function mountsStore({ mounts }: Container, storePath: string): boolean {
 }
 
 /**
- * Returns whether an engine may have containers. Asking Podman for its containers creates its
- * directories, and a program that is not installed need not be asked.
+ * Returns whether an engine has been used on this machine. Checks only files, because `podman ps`
+ * creates directories.
  */
 export function mayHaveContainers(engine: Engine, environment = process.env): boolean {
   if (engine === "docker") {
-    const isElsewhere = Boolean(environment.DOCKER_HOST ?? environment.DOCKER_CONTEXT);
+    const isElsewhere = Boolean(environment.DOCKER_HOST || environment.DOCKER_CONTEXT);
     const sockets = [
       "/run/docker.sock",
-      join(environment.XDG_RUNTIME_DIR ?? "/run", "docker.sock"),
+      join(environment.XDG_RUNTIME_DIR || "/run", "docker.sock"),
     ];
     return isElsewhere || sockets.some((path) => existsSync(path));
   }
-  if (environment.CONTAINERS_STORAGE_CONF ?? environment.CONTAINER_HOST) return true;
+  if (environment.CONTAINERS_STORAGE_CONF || environment.CONTAINER_HOST) return true;
   const isRoot = process.geteuid?.() === 0;
   return existsSync(
     isRoot ? "/var/lib/containers/storage" : join(dataHome(environment), "containers", "storage"),
   );
 }
 
-/** Returns the error for an engine that did not do what it was asked. */
-export function engineError(engine: Engine, outcome: Outcome): StoreError {
+/** Returns the error for a failed call of an engine. */
+function engineError(engine: Engine, outcome: Outcome): StoreError {
   const { failure, stderr } = outcome;
   if (failure === "missing") {
     return new StoreError("service", `${engine} is not installed, or not in the search path`, {

@@ -61,21 +61,24 @@ function parentOf(pid: number): number {
 }
 
 /**
- * Returns the containers that do not run, mount the store, and may be its hub. A container whose
- * command runs a hub is preferred; one that only sleeps is there for `exec`.
+ * Returns the containers that mount the store's directory and do not run, or are about to be
+ * restarted by their engine. Prefers containers whose command runs a hub. Omits containers that run
+ * `sleep`: they exist for `exec`.
  */
 export async function findStoppedContainers(
   storePath: string,
-  among: readonly Engine[] = engines,
+  among: readonly Engine[],
 ): Promise<Container[]> {
   const found: Container[] = [];
   for (const engine of among.filter((each) => mayHaveContainers(each))) {
     const containers = await listContainers(engine, { all: true }).catch(ignoreUnusable);
-    found.push(...containers.filter((each) => !isActive(each) && mountsStore(each, storePath)));
+    found.push(...containers.filter((each) => !isRunning(each) && mountsStore(each, storePath)));
   }
   const hubs = found.filter(({ args }) => runsHub(args));
   return hubs.length > 0 ? hubs : found.filter(({ args }) => basename(args[0] ?? "") !== "sleep");
 }
+
+const isRunning = ({ status }: Container) => status === "running" || status === "paused";
 
 function ignoreUnusable(error: unknown): Container[] {
   if (isKind(error, "service")) return [];
@@ -96,9 +99,9 @@ export async function findNamedContainers(name: string): Promise<ContainerName[]
 }
 
 /**
- * Returns the unit that starts a Podman container: the unit in its label, or the unit whose main
- * process is the container's monitor. A unit that is down does not count while the container runs:
- * the container was started without it.
+ * Returns the systemd unit of a Podman container. The container's label names the unit, or the
+ * unit's main process is the container's monitor. Ignores a stopped unit while the container runs:
+ * the container was then started without the unit.
  */
 export async function findUnitOfContainer(container: Container): Promise<UnitName | undefined> {
   if (container.engine !== "podman") return undefined;

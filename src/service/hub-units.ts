@@ -4,7 +4,7 @@ import { basename, isAbsolute, join } from "node:path";
 import { dataHome, type Environment } from "../config/paths.js";
 import { hasCode, isKind } from "../errors.js";
 import { realPathIfExists } from "../fs/read.js";
-import { findOpenStore, listProcesses } from "../process/cgroup.js";
+import { findOpenStore, listGroupProcesses } from "../process/cgroup.js";
 import { run } from "../process/run.js";
 import { type Properties, parseCommands, parseList, type UnitCommand } from "./properties.js";
 import { type Manager, queryLimitMs, show, systemctl, type UnitName } from "./systemctl.js";
@@ -154,7 +154,7 @@ export function mayUseStore({ environment }: HubUnit, storePath: string): boolea
 /** Returns whether the unit runs and has another store open. */
 export function usesOtherStore({ controlGroup }: HubUnit, storePath: string): boolean {
   const names = [basename(storePath), "clients.db"];
-  const other = findOpenStore(listProcesses(controlGroup), names);
+  const other = findOpenStore(listGroupProcesses(controlGroup), names);
   return other !== undefined && other !== storePath;
 }
 

@@ -155,7 +155,7 @@ async function findServicesOfHolders(
 ): Promise<FoundService[]> {
   const services = new Map<string, FoundService>();
   for (const holder of (await findHolders(storePath)).holders) {
-    // Where an engine does not respond, `hintForHolders` says so.
+    // Ignore an engine that does not respond. `hintForHolders` reports it.
     const service = await findServiceOf(holder).catch(ignoreAbsentManager);
     if (service && among.includes(kindOf(service))) services.set(serviceOptions(service), service);
   }
@@ -209,7 +209,8 @@ async function findStoppedContainer(
   const found = await Promise.all(
     containers.map(async (container) => (await findUnitOfContainer(container)) ?? container),
   );
-  return onlyOne(found, storePath);
+  const distinct = new Map(found.map((service) => [serviceOptions(service), service]));
+  return onlyOne([...distinct.values()], storePath);
 }
 
 const isActive = (unit: { isActive: boolean }) => unit.isActive;
@@ -284,14 +285,17 @@ async function hintForContainer(
   { kind: engine, id }: { kind: Engine; id: string },
 ): Promise<string> {
   try {
-    const name = (await findContainerOf(pid))?.name ?? id;
-    return `Process ${pid} runs in the ${engine} container ${name}: if that is the hub, use ${serviceOptions({ engine, name })}.`;
+    const container = await findContainerOf(pid);
+    const name = container?.name ?? id;
+    const unit = container && (await findUnitOfContainer(container));
+    return `Process ${pid} runs in the ${engine} container ${name}: if that is the hub, use ${serviceOptions(unit ?? { engine, name })}.`;
   } catch (error) {
     if (!isKind(error, "service")) throw error;
     return `Process ${pid} runs in the ${engine} container ${id.slice(0, 12)}, but ${error.message}. ${error.hint}`;
   }
 }
 
+/** Returns the options that name a service. */
 function serviceOptions(service: FoundService): string {
   const name = "manager" in service ? shortName(service.name) : service.name;
   return `--service ${kindOf(service)} --unit ${name}`;

@@ -6,7 +6,7 @@
  */
 import { setTimeout as delay } from "node:timers/promises";
 import { StoreError } from "../errors.js";
-import { isInGroup, listProcesses } from "../process/cgroup.js";
+import { isInGroup, listGroupProcesses } from "../process/cgroup.js";
 import type { Outcome } from "../process/run.js";
 import { isInContainer } from "./origin.js";
 import type { Properties } from "./properties.js";
@@ -135,7 +135,8 @@ export class SystemdUnit implements Service {
 
   async owns(pid: number): Promise<boolean> {
     if (this.#isLauncher && isInContainer(pid)) return true;
-    if (!this.#controlGroup) await this.state();
+    // A launcher has no processes of its own, so its group stays unknown.
+    if (!this.#controlGroup && !this.#isLauncher) await this.state();
     return isInGroup(pid, this.#controlGroup) || isInContainers(pid, this.#containers);
   }
 
@@ -156,7 +157,7 @@ export class SystemdUnit implements Service {
     );
     // The manager removes the control group of a stopped unit. After exit code 0 without a
     // remaining process, no further query is needed.
-    const left = listProcesses(this.#controlGroup);
+    const left = listGroupProcesses(this.#controlGroup);
     if (outcome.code === 0 && left.length === 0) return;
     const [unit = {}] = await this.#show(["ActiveState", "SubState"], [this.name]);
     const isDown = unit.ActiveState === "inactive" || unit.ActiveState === "failed";

@@ -2,7 +2,12 @@
 import { statSync } from "node:fs";
 import { basename } from "node:path";
 import { StoreError } from "../errors.js";
-import { findOpenStore, findOtherDataHome, isInGroup, listProcesses } from "../process/cgroup.js";
+import {
+  findOpenStore,
+  findOtherDataHome,
+  isInGroup,
+  listGroupProcesses,
+} from "../process/cgroup.js";
 import { findHolders, formatHolders } from "../process/holders.js";
 import { run } from "../process/run.js";
 import { isInContainer } from "./origin.js";
@@ -221,7 +226,7 @@ async function checkStore(
   storePath: string,
 ): Promise<string[]> {
   if (isLauncher(properties)) return checkLauncher(unit, storePath);
-  const pids = listProcesses(properties.ControlGroup ?? "");
+  const pids = listGroupProcesses(properties.ControlGroup ?? "");
   const names = [basename(storePath), "clients.db"];
   const other =
     findOpenStore(pids, names) ??

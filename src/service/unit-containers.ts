@@ -1,17 +1,17 @@
 /**
  * The Podman containers of a systemd unit: of a quadlet, or of `podman generate systemd`.
  *
- * Their processes may be outside the unit's control group, in a scope of Podman's own. What belongs
- * to the unit is Podman's monitor of each container, whose arguments name the container.
+ * Podman may put a container's processes into a scope outside the unit's control group. Only conmon,
+ * Podman's monitor, stays in the unit. Its argument `-c` is the container's id.
  */
 import { basename } from "node:path";
-import { argsOf, listProcesses } from "../process/cgroup.js";
+import { argsOf, listGroupProcesses } from "../process/cgroup.js";
 import { findOrigin } from "./origin.js";
 import { type Properties, parseCommands } from "./properties.js";
 
 /** Returns the ids of the containers that a running unit has started. */
 export function findContainersOf({ MainPID, ControlGroup }: Properties): string[] {
-  const pids = new Set([Number(MainPID ?? 0), ...listProcesses(ControlGroup ?? "")]);
+  const pids = new Set([Number(MainPID ?? 0), ...listGroupProcesses(ControlGroup ?? "")]);
   return [...pids].flatMap((pid) => {
     const args = pid > 0 ? argsOf(pid) : [];
     const id = basename(args[0] ?? "") === "conmon" ? args[args.indexOf("-c") + 1] : undefined;

@@ -4,7 +4,7 @@ import type { Connection } from "./connection.js";
 /**
  * Checks a database's structure, and each index against its table (`PRAGMA integrity_check`).
  *
- * A damaged store may open. For example, after a file was copied over a store whose log stayed
+ * Opening a store does not detect all damage. If a file was copied over a store whose log stayed
  * behind, the index has pages of the other file, and a lookup by api_key misses clients.
  *
  * @returns a message for each problem; empty if there is none
