@@ -8,9 +8,9 @@
 import { hostname } from "node:os";
 import { join } from "node:path";
 import { type Bundle, writeBundle } from "../bundle/bundle.js";
-import { StoreError, systemError } from "../errors.js";
+import { StoreError } from "../errors.js";
 import { stagedName } from "../fs/atomic.js";
-import type { Restart } from "../operation/downtime.js";
+import type { Downtime, Restart } from "../operation/downtime.js";
 import { Journal } from "../operation/journal.js";
 import { type OperationFailure, orRecover, withRecovery } from "../operation/recovery.js";
 import { assertNoHolders, type ServiceReport } from "../operation/service.js";
@@ -95,7 +95,7 @@ export async function backup(options: BackupOptions): Promise<BackupResult> {
     return await recoverFailed(journal, storePath, failed);
   };
   const { restart, ...result } = await run({ options, prepared, journal, files, copy, recover });
-  await endJournal(journal, result.backup.path);
+  await journal.end(`the backup ${result.backup.path} is complete and verified`);
   const service = await reportService(prepared.service, restart, options.reporter);
   return { ...result, service, verified: true };
 }
@@ -109,20 +109,6 @@ async function recoverFailed(
   const outcome =
     "the service is not running again, the store is unchanged, and no backup was made";
   return withRecovery(failed.failure, recovery, recovery.serviceDown && outcome);
-}
-
-/** @throws {@link StoreError} io - saying that the backup exists, for a recovery to complete */
-async function endJournal(journal: Journal, made: string): Promise<void> {
-  try {
-    await journal.remove();
-  } catch (error) {
-    const { kind, message } = systemError(error, `cannot remove ${journal.path}`);
-    throw new StoreError(
-      kind,
-      `the backup ${made} is complete and verified, but its journal is left: ${message}`,
-      { hint: "The next command of this store removes the journal.", cause: error },
-    );
-  }
 }
 
 async function run(
@@ -198,6 +184,7 @@ async function copyWhileStopped({
   const { storePath, size, isWal, service } = prepared;
   const { recoveryCommand, signal, reporter } = options;
   const writtenBefore = copy.written;
+  let ended: Downtime | undefined;
   const { result: at, restart } = await withServiceStopped(
     {
       service,
@@ -213,7 +200,8 @@ async function copyWhileStopped({
       onArmed: () => step("backup.armed"),
       recover,
     },
-    async () => {
+    async (downtime) => {
+      ended = downtime;
       step("backup.stopped");
       throwIfAborted(signal);
       const stoppedAt = new Date();
@@ -231,16 +219,20 @@ async function copyWhileStopped({
   );
   step("backup.started");
   const name = service.service.name ?? "the service";
-  return await orRecover(async () => {
-    assertUndisturbed(name, restart);
-    await journal.write("backup.finishing" satisfies BackupStep, files);
-    step("backup.finishing");
-    await copy.unpin();
-    reporter.detail(
-      `${name} was stopped for ${restart?.downtimeMs} ms, in which ${copy.written - writtenBefore} bytes were copied`,
-    );
-    return { at, restart };
-  }, recover);
+  return await orRecover(
+    async () => {
+      assertUndisturbed(name, restart);
+      await journal.write("backup.finishing" satisfies BackupStep, files);
+      step("backup.finishing");
+      await copy.unpin();
+      reporter.detail(
+        `${name} was stopped for ${restart?.downtimeMs} ms, in which ${copy.written - writtenBefore} bytes were copied`,
+      );
+      return { at, restart };
+      // With the downtime, a service that was started is not started again.
+    },
+    ({ failure }) => recover({ failure, downtime: ended }),
+  );
 }
 
 /** @throws {@link StoreError} service - if the service was started before the copy was complete */

@@ -161,6 +161,24 @@ export class Journal {
     );
   }
 
+  /**
+   * Removes the journal of a complete operation.
+   *
+   * @param done - what is complete, for the error
+   * @throws {@link StoreError} io - saying so, if the journal is left for a recovery
+   */
+  async end(done: string): Promise<void> {
+    try {
+      await this.remove();
+    } catch (error) {
+      const { kind, message } = systemError(error, `cannot remove ${this.path}`);
+      throw new StoreError(kind, `${done}, but its journal is left: ${message}`, {
+        hint: "The next command of this store removes the journal.",
+        cause: error,
+      });
+    }
+  }
+
   /** Journals that `step` may begin, with all the data for a recovery from then on. */
   async write(step: string, data: Record<string, unknown>): Promise<void> {
     await this.#save({ ...this.#entry, step, data });

@@ -77,7 +77,7 @@ export async function endDowntime(
   }
 }
 
-const stopOnlySchema = z.strictObject({ stopped: z.optional(stoppedSchema) });
+const stopOnlySchema = z.looseObject({ stopped: z.optional(stoppedSchema) });
 
 /** Recovers an operation that leaves nothing but a stopped service: starts the service. */
 export async function recoverStop(

@@ -70,7 +70,10 @@ export async function reportService(
   restart: Restart | undefined,
   reporter: Pick<Reporter, "notice">,
 ): Promise<ServiceReport> {
+  // The poll itself does not keep the process alive.
+  const keptAlive = setInterval(() => undefined, 60_000);
   const listeningMs = await restart?.listeningMs;
+  clearInterval(keptAlive);
   if (restart && restart.ports.length > 0 && listeningMs === undefined) {
     reporter.notice(
       `${service.name ?? "the service"} runs, but does not listen on ${restart.ports.map((port) => `port ${port}`).join(" and ")} as before`,

@@ -38,7 +38,8 @@ export async function waitUntilListening(
   while (performance.now() < deadline) {
     const open = new Set(listeningSockets().map(({ port }) => port));
     if (ports.every((port) => open.has(port))) return performance.now();
-    await delay(pauseMs);
+    // A failed command ends without waiting.
+    await delay(pauseMs, undefined, { ref: false });
   }
   return undefined;
 }

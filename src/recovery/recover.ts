@@ -24,7 +24,6 @@ import type { Reporter } from "../reporter.js";
 import { adoptionOperations, recoverAdoption } from "../swap/adopt-passphrase.js";
 import { recoverSwap } from "../swap/recover.js";
 import { SwapState, swapOperations } from "../swap/state.js";
-import { recoverSchemaUpgrade } from "../swap/upgrade-schema.js";
 import { recoverRestoreInto, restoreIntoOperation } from "../swap/write-into.js";
 
 /**
@@ -161,13 +160,15 @@ export async function recover(lock: OperationLock): Promise<Recovery> {
   return { ...done, ...(serviceDown && { serviceDown: serviceDownError(journal, serviceDown) }) };
 }
 
+/** Operations that leave nothing but a stopped service. */
+const stopOnlyOperations = ["upgrade-schema", setupOperation];
+
 async function recoverOperation(journal: Journal, storePath: string): Promise<Recovery> {
   const { operation, step } = journal.entry;
   if (step === downStep) return recoverServiceDown(journal, storePath);
   // Setup stops the service only while the hub could start on either database.
-  if (operation === setupOperation) return recoverStop(journal, storePath);
   if (operation === "backup") return recoverBackup(journal, storePath);
-  if (operation === "upgrade-schema") return recoverSchemaUpgrade(journal, storePath);
+  if (isOneOf(stopOnlyOperations, operation)) return recoverStop(journal, storePath);
   if (operation === restoreIntoOperation) return recoverRestoreInto(journal, storePath);
   if (isOneOf(adoptionOperations, operation)) return recoverAdoption(journal, storePath);
   if (isOneOf(swapOperations, operation)) return recoverSwap(SwapState.of(storePath, journal));

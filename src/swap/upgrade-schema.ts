@@ -10,25 +10,16 @@ import { hubSchema } from "../hub/schema.js";
 import { unlock } from "../keys/unlock.js";
 import type { Restart } from "../operation/downtime.js";
 import { Journal } from "../operation/journal.js";
-import {
-  cleanUp,
-  endDowntime,
-  findDowntime,
-  type OperationFailure,
-  type Recovery,
-  withRecovery,
-} from "../operation/recovery.js";
+import { recoverStop, withRecovery } from "../operation/recovery.js";
 import {
   assertNoHolders,
   type ResolvedService,
   resolveService,
   type ServiceReport,
-  stoppedSchema,
 } from "../operation/service.js";
 import { emitStep } from "../operation/step.js";
 import { reportService, withServiceStopped } from "../operation/window.js";
 import { throwIfAborted } from "../process/abort.js";
-import * as z from "../schema.js";
 import { identify, openDatabase, type Secret } from "../store/cipher.js";
 import {
   checkSchema,
@@ -71,8 +62,6 @@ export interface UpgradeSchemaResult {
 const namedLosses = 10;
 /** Time limit of the transaction: 60 s. */
 const windowBudgetMs = 60_000;
-
-const journalSchema = z.strictObject({ stopped: z.optional(stoppedSchema) });
 
 /**
  * Migrates the store, after a question about the lost values.
@@ -203,7 +192,7 @@ async function migrate(
         emitStep("upgrade-schema.stopping");
       },
       recover: async (failed) => {
-        const recovery = await recoverSchemaUpgrade(journal, storePath, failed);
+        const recovery = await recoverStop(journal, storePath, failed);
         const isMigrated = failed.downtime?.startFailure === failed.failure;
         const outcome = isMigrated ? `has schema ${newestSchema} now` : "was not upgraded";
         return withRecovery(failed.failure, recovery, `${storePath} ${outcome}`);
@@ -220,19 +209,4 @@ async function migrate(
   emitStep("upgrade-schema.started");
   await journal.remove();
   return restart;
-}
-
-/** Starts the service. The transaction is complete or absent by itself. */
-export async function recoverSchemaUpgrade(
-  journal: Journal,
-  storePath: string,
-  failed?: OperationFailure,
-): Promise<Recovery> {
-  const { stopped } = journal.dataAs(journalSchema);
-  const downtime = await findDowntime(storePath, stopped, failed);
-  const messages = await endDowntime(downtime, "upgrade");
-  const serviceDown = downtime?.startFailure;
-  const isDown = serviceDown !== undefined;
-  const cleanupPending = await cleanUp(journal, async () => undefined, { isDown });
-  return { messages, serviceDown, cleanupPending };
 }

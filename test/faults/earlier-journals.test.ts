@@ -40,7 +40,7 @@ const reports: Record<string, RegExp> = {
   adopt: /^undid the interrupted adopt/,
   "import-passphrase.taking": /^finished the interrupted import-passphrase/,
   "import-passphrase": /^undid the interrupted import-passphrase/,
-  "upgrade-schema": /^started .* which an interrupted upgrade had stopped/,
+  "upgrade-schema": /^started .* which an interrupted upgrade-schema had stopped/,
 };
 
 test.each(Object.entries(recorded))(
