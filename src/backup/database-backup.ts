@@ -3,11 +3,11 @@
  * plugin, such as JSON or Redis.
  *
  * The backup is an encrypted store like any other, with a manifest and a bundle. It is made while
- * the hub runs: SQLite has read transactions, the JSON store is read at once, and from any other
- * database the copy is compared and corrected until it has not changed during a whole comparison.
+ * the hub runs: plain SQLite in one read transaction; any other database is copied, and the copy is
+ * compared and corrected until the database has not changed during a whole comparison.
  *
- * The passphrase is the one that the source has for the store's path, or a new one that the keyring
- * gets. The backups share one key, so one bundle opens them all.
+ * Uses the passphrase in the source for the store's path. If the keyring has none, generates a
+ * passphrase and stores it there. The backups share one key, so one bundle opens them all.
  */
 import { realpath } from "node:fs/promises";
 import { hostname } from "node:os";
@@ -40,6 +40,7 @@ import { NoService } from "../service/none.js";
 import {
   createEncrypted,
   deriveNewKey,
+  identify,
   keyIdOf,
   openDatabase,
   openEncrypted,
@@ -76,6 +77,7 @@ export interface DatabaseBackupOptions {
 
 /** For the manifest, and for a copy that is a little larger than its source: 4 MiB. */
 const spareBytes = 4 << 20;
+
 /** What is known before the backup begins. */
 interface Prepared {
   readonly storePath: string;
@@ -116,7 +118,7 @@ export async function backupDatabase(options: DatabaseBackupOptions): Promise<Ba
     async ({ failure }) =>
       withRecovery(failure, await recoverBackup(journal, prepared.storePath, { failure })),
   );
-  await journal.remove();
+  await journal.end(`the backup ${result.backup.path} is complete and verified`);
   return result;
 }
 
@@ -134,6 +136,7 @@ async function prepare(options: DatabaseBackupOptions): Promise<Prepared> {
   const { reporter, source } = options;
   const { storePath } = options.lock;
   bundleRecipients(options);
+  if (options.database !== undefined) await assertNoStore(storePath);
   for (const notice of await assertPlacement(options.to, options.bundleTo)) reporter.notice(notice);
   const size = await assertReadable(options);
   await prepareDirectories([options.to, options.bundleTo], {
@@ -154,6 +157,22 @@ async function prepare(options: DatabaseBackupOptions): Promise<Prepared> {
     isNew,
     key: await keyFor(directory, storePath, passphrase),
   };
+}
+
+/**
+ * The backups of the store have the same names and passphrase: they could not be told apart.
+ *
+ * @throws {@link StoreError} refused - if there is a store
+ */
+async function assertNoStore(storePath: string): Promise<void> {
+  if ((await identify(storePath)).format === "absent") return;
+  throw new StoreError(
+    "refused",
+    `there is a store at ${storePath}, which has backups of its own`,
+    {
+      hint: "Move the store away if no hub uses it. restore --into needs no backup with --discard-replaced.",
+    },
+  );
 }
 
 /**
@@ -184,6 +203,16 @@ async function passphraseFor(
   return { passphrase: kept ?? generatePassphrase(), isNew: kept === undefined };
 }
 
+/** @throws {@link StoreError} inUse - if another program has stored a passphrase for this path */
+async function keepPassphrase(storePath: string, passphrase: string): Promise<void> {
+  if ((await getEntry(storePath, "current")) !== undefined) {
+    throw new StoreError("inUse", `the keyring has got another passphrase for ${storePath}`, {
+      hint: "Another command is at work on this path. Run the backup again.",
+    });
+  }
+  await setEntry(storePath, "current", passphrase);
+}
+
 /** Returns the key of the newest backup if this passphrase opens it, or a new key. */
 async function keyFor(directory: string, storePath: string, passphrase: string): Promise<StoreKey> {
   const newest = await newestBackup(directory, storePath);
@@ -193,7 +222,7 @@ async function keyFor(directory: string, storePath: string, passphrase: string):
       await connection.close();
       if (key.cipherCompatibility === 4) return key;
     } catch (error) {
-      // Under another passphrase, or damaged.
+      // The newest backup has another passphrase or is damaged: use a new key.
       if (!(error instanceof StoreError)) throw error;
     }
   }
@@ -217,7 +246,7 @@ async function copyAndName(job: Job): Promise<BackupResult> {
   );
   step("backup.verified");
   throwIfAborted(signal);
-  if (isNew) await setEntry(storePath, "current", passphrase);
+  if (isNew) await keepPassphrase(storePath, passphrase);
   const bundle = await writeBundle({
     directory: prepared.bundleDirectory,
     storePath: files.staged.copy,

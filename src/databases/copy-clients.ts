@@ -42,10 +42,15 @@ export async function createTable(connection: Connection): Promise<ClientTable> 
  * @throws {@link StoreError} notFound - if there is no such database
  */
 export async function readIntoMemory(database: LocatedDatabase): Promise<ClientTable> {
+  await using origin = await openToRead(database);
+  return await copyIntoMemory(origin);
+}
+
+/** Returns the clients of an open database as a table in memory, for reading only. */
+export async function copyIntoMemory(origin: Database): Promise<ClientTable> {
   const connection = await Connection.open(":memory:", { mode: "create" });
   try {
     const table = await createTable(connection);
-    await using origin = await openToRead(database);
     await table.addItems(origin);
     await connection.exec("PRAGMA query_only = ON");
     return table;
@@ -61,10 +66,14 @@ export async function readIntoMemory(database: LocatedDatabase): Promise<ClientT
  *
  * @throws {@link StoreError} notFound - if there is no such database
  */
-export async function openToRead({ name, config }: LocatedDatabase): Promise<Database> {
+export function openToRead({ name, config }: LocatedDatabase): Promise<Database> {
+  return retryIncomplete(() => DatabaseFactory.create(name, config, { mode: "readonly" }));
+}
+
+async function retryIncomplete<Result>(read: () => Promise<Result>): Promise<Result> {
   for (let attempt = 1; ; attempt++) {
     try {
-      return await DatabaseFactory.create(name, config, { mode: "readonly" });
+      return await read();
     } catch (error) {
       if (!isKind(error, "corrupted") || attempt === readAttempts) throw error;
       await delay(readAgainMs);
@@ -93,8 +102,11 @@ export async function copyClients(
       total += batch.length;
       changed += different.length;
     }
-    if (changed === 0 && total === (await copy.size())) return;
-    await origin.sync();
+    const isComplete = total === (await copy.size());
+    if (changed === 0 && isComplete) return;
+    // A record that the database has lost is in the copy only.
+    if (changed === 0) await copy.connection.run("DELETE FROM clients");
+    await retryIncomplete(() => origin.sync());
   }
   throw new StoreError("inUse", "the database changes faster than it can be copied", {
     hint: "Stop the hub for the backup, or try again when fewer clients connect.",

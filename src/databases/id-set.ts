@@ -1,3 +1,5 @@
+import { StoreError } from "../errors.js";
+
 /** A set of ids with a bit for each id: a million consecutive ids take an eighth of a megabyte. */
 const idsABlock = 2 ** 15;
 
@@ -45,4 +47,28 @@ function positionOf(id: number): { block: number; byte: number; bit: number } {
   const block = Math.floor(id / idsABlock);
   const within = id - block * idsABlock;
   return { block, byte: within >> 3, bit: 1 << (within & 7) };
+}
+
+/** More unused ids than this are a mistake in a database. */
+const mostGaps = 1_000_000;
+
+/**
+ * Returns the ids from 1 to the highest that no set has, in ascending order. Hubs count records to
+ * find the next id, so a gap would make them overwrite a client.
+ *
+ * @throws {@link StoreError} refused - if there are too many
+ */
+export function gapsIn(sets: readonly IdSet[], highest: number): IdSet {
+  const gaps = new IdSet();
+  for (let id = 1; id < highest; id++) {
+    if (sets.some((ids) => ids.has(id))) continue;
+    gaps.add(id);
+    if (gaps.size <= mostGaps) continue;
+    throw new StoreError(
+      "refused",
+      `the ids go up to ${highest}, and more than ${mostGaps} below it are unused, for example ${id}`,
+      { hint: "Give the highest clients lower ids first: each unused id would get a revoked row." },
+    );
+  }
+  return gaps;
 }

@@ -1,4 +1,4 @@
-/** Finds settings with which a keyring locks itself: after a time without use, or with the screen. */
+/** Finds settings by which a keyring locks itself: after a time without use, or with the screen. */
 import { readFile } from "node:fs/promises";
 import { join } from "node:path";
 import type { Provider } from "./provider.js";

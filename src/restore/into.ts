@@ -2,23 +2,28 @@
  * `restore --into`: writes the clients of a backup into a database that is not encrypted, such as
  * the JSON store of the hub that the backup was made of.
  *
- * The clients are written into the database as it is, because not every database is a file that
- * could be replaced: those of the backup, and a revoked client for each id that the backup lacks. A
- * plain SQLite store gets them in one transaction, a JSON store in one write. A Redis server gets
- * them in batches; after a kill in between, the same restore completes them.
+ * Not every database is a file that could be replaced, so the clients are written into the
+ * database: the clients of the backup, and a revoked client for each other id. A plain SQLite store gets them
+ * in one transaction, a JSON store in one write. A Redis server gets them in batches; after a kill
+ * in between, the same restore completes them.
+ *
+ * The backup is read once, before the hub is stopped: its directory may be another user's, or on a
+ * slow disk.
  */
 import { backupDatabase } from "../backup/database-backup.js";
 import { batchesOf } from "../client/batches.js";
 import { type Client, isRevoked, revoked } from "../client/client.js";
 import { isSame } from "../client/compare.js";
 import type { Database } from "../client/database.js";
-import { type LocatedDatabase, readIntoMemory } from "../databases/copy-clients.js";
+import { copyIntoMemory, type LocatedDatabase, readIntoMemory } from "../databases/copy-clients.js";
+import { gapsIn, IdSet } from "../databases/id-set.js";
 import { DatabaseFactory } from "../databases/registry.js";
 import { sqlitePluginName } from "../databases/sqlite.js";
 import { isKind, StoreError } from "../errors.js";
+import { sha256File } from "../fs/read.js";
 import {
   assertNoHolders,
-  findPendingRestart,
+  type ResolvedService,
   resolveService,
   type ServiceReport,
 } from "../operation/service.js";
@@ -37,15 +42,19 @@ export interface RestoreIntoOptions
     Omit<BackupToVerify, "storePath"> {
   readonly database: LocatedDatabase;
   readonly readmitRevoked: boolean;
-  /** The directories and recipients of a backup that is made first; undefined for none. */
-  readonly backupFirst:
-    | {
-        readonly to: string;
-        readonly bundleTo: string;
-        readonly knownDirectories: readonly string[];
-        readonly recipients: readonly string[];
-      }
-    | undefined;
+  /**
+   * Returns where the present clients are backed up to, if there are any. Undefined for no backup.
+   *
+   * @throws {@link StoreError} usage - if no directories are known
+   */
+  readonly backupFirst: (() => BackupTarget) | undefined;
+}
+
+export interface BackupTarget {
+  readonly to: string;
+  readonly bundleTo: string;
+  readonly knownDirectories: readonly string[];
+  readonly recipients: readonly string[];
 }
 
 export interface RestoreIntoResult {
@@ -70,6 +79,8 @@ export interface RestoreIntoResult {
 
 /** Clients that are compared at a time. */
 const batchSize = 200;
+/** Time that writing and reading back a client may take while the service is stopped. */
+const clientBudgetMs = 5;
 
 /** What the database holds after the restore. */
 interface Written {
@@ -77,42 +88,52 @@ interface Written {
   readonly stayedRevoked: readonly number[];
 }
 
+/** What is known before the service is stopped. */
+interface Plan {
+  readonly database: LocatedDatabase;
+  /** The clients of the verified backup, in memory. */
+  readonly older: ClientTable;
+  /** The clients that the user was asked about, in memory; undefined without a database. */
+  readonly present: ClientTable | undefined;
+  readonly differences: Differences | undefined;
+  readonly readmitRevoked: boolean;
+}
+
 /**
  * Writes the clients of a backup into a database.
  *
  * @throws {@link StoreError} - what `verifyChosen` and `confirmRestore` throw, before anything
  *   changes
+ * @throws {@link StoreError} refused - if the database has changed since the question
  * @throws {@link StoreError} corrupted - if the database does not hold what was written
  * @throws {@link StoreError} - what `backupDatabase` and `resolveService` throw
  */
 export async function restoreInto(options: RestoreIntoOptions): Promise<RestoreIntoResult> {
-  const { lock, database, reporter, signal } = options;
-  const { storePath } = lock;
+  const { lock, database, readmitRevoked, reporter, signal } = options;
   const backup = await verifyChosen({
-    storePath,
+    storePath: lock.storePath,
     backup: options.backup,
     source: options.source,
     bundle: options.bundle,
     noManifest: options.noManifest,
   });
   throwIfAborted(signal);
-  const differences = await findDifferences(database, backup);
-  const replaced = differences
+  await using older = await readVerified(backup);
+  await using present = await readIfExists(database);
+  const differences = present && (await compareClients(present, older));
+  const replaced = present
     ? ({ state: "open", secret: undefined } as const)
     : ({ state: "absent" } as const);
   await confirmRestore(options, database.location, backup, { replaced, differences }, undefined);
-  const pendingRestart = await findPendingRestart(storePath);
-  const service = await resolveService(options.service, reporter, pendingRestart);
-  const saved = differences && (await backUpFirst(options));
+  const service = await resolveService(options.service, reporter);
+  await confirmStopped(service, database, reporter);
+  const saved = present && (await backUpFirst(options));
   const { result: written, report } = await writeWhileStopped({
     ...{ lock, service, reporter, signal },
     database: database.location,
     recoveryCommand: options.recoveryCommand,
-    work: async (onWrite) => {
-      if (database.name === sqlitePluginName) await assertNoHolders(database.location);
-      throwIfAborted(signal);
-      return await write(options, backup, differences, onWrite);
-    },
+    budgetMs: clientBudgetMs * ((await older.size()) + ((await present?.size()) ?? 0)),
+    work: (onWrite) => write({ database, older, present, differences, readmitRevoked }, onWrite),
   });
   return {
     restored: {
@@ -131,23 +152,40 @@ export async function restoreInto(options: RestoreIntoOptions): Promise<RestoreI
   };
 }
 
-/** Compares the database with the backup; undefined if there is no database. */
-async function findDifferences(
-  database: LocatedDatabase,
-  backup: VerifiedBackup,
-): Promise<Differences | undefined> {
+/** @throws {@link StoreError} corrupted - if the file is not the verified one any more */
+async function readVerified({ path, key, sha256 }: VerifiedBackup): Promise<ClientTable> {
+  const opened = await openEncrypted(path, key, { mode: "readonly", immutable: true });
+  await using store = await ClientStore.from(opened);
+  const clients = await copyIntoMemory(store);
+  if ((await sha256File(path)) === sha256) return clients;
+  await clients.close();
+  throw new StoreError("corrupted", `${path} has changed since it was verified`, {
+    hint: "Another program writes to that directory. Copy the backup elsewhere, and restore the copy.",
+  });
+}
+
+async function readIfExists(database: LocatedDatabase): Promise<ClientTable | undefined> {
   try {
-    await using present = await readIntoMemory(database);
-    await using older = await openVerified(backup);
-    return await compareClients(present, older);
+    return await readIntoMemory(database);
   } catch (error) {
     if (isKind(error, "notFound")) return undefined;
     throw error;
   }
 }
 
-async function openVerified({ path, key }: VerifiedBackup): Promise<ClientStore> {
-  return ClientStore.from(await openEncrypted(path, key, { mode: "readonly", immutable: true }));
+/**
+ * Asks whether the hub is stopped where that cannot be seen: only a hub on SQLite has its database
+ * open. A running hub may overwrite the restored clients with those in its memory.
+ */
+async function confirmStopped(
+  { wasActive }: ResolvedService,
+  { name, location }: LocatedDatabase,
+  reporter: RestoreIntoOptions["reporter"],
+): Promise<void> {
+  if (wasActive || name === sqlitePluginName) return;
+  await reporter.confirm(
+    `No running hub was found. If one uses ${location}, it may overwrite the restored clients. Is it stopped?`,
+  );
 }
 
 /** @returns the path of the backup; undefined if none is wanted */
@@ -156,53 +194,86 @@ async function backUpFirst(options: RestoreIntoOptions): Promise<string | undefi
   if (backupFirst === undefined) return undefined;
   const isStore = database.name === sqlitePluginName && database.location === lock.storePath;
   const { backup } = await backupDatabase({
-    ...backupFirst,
+    ...backupFirst(),
     database: isStore ? undefined : database,
     ...{ lock, source, reporter, signal },
   });
   return backup.path;
 }
 
-async function write(
-  { database, readmitRevoked }: RestoreIntoOptions,
-  backup: VerifiedBackup,
-  confirmed: Differences | undefined,
-  onWrite: () => Promise<void>,
-): Promise<Written> {
-  const { name, config } = database;
-  await using older = await openVerified(backup);
-  await using target = await DatabaseFactory.create(name, config, { mode: "create" });
-  await using present = await readIntoMemory(database);
-  const found = await compareClients(present, older);
-  assertConfirmed(found, confirmed, readmitRevoked);
-  const stayedRevoked = readmitRevoked ? [] : found.revoked;
-  const wanted = () => clientsToWrite(older, present, new Set(stayedRevoked));
-  await onWrite();
-  await inOneTransaction(target, async () => {
-    await target.addItems(wanted());
+async function write(plan: Plan, onWrite: () => Promise<void>): Promise<Written> {
+  const { database, older, readmitRevoked } = plan;
+  await using target = await DatabaseFactory.create(database.name, database.config, {
+    mode: "create",
   });
-  await target.commit();
-  return { clients: await verifyWritten(database, wanted()), stayedRevoked };
+  await using now = await copyIntoMemory(target);
+  const stayedRevoked = await assertAsConfirmed(plan, now);
+  const wanted = () => clientsToWrite(older, now, new Set(readmitRevoked ? [] : stayedRevoked));
+  if (database.name === sqlitePluginName) await assertNoHolders(database.location);
+  await onWrite();
+  const clients = await inOneTransaction(target, async () => {
+    await target.addItems(wanted());
+    await target.commit();
+    await target.sync();
+    return await verifyWritten(database, target, wanted());
+  });
+  return { clients, stayedRevoked };
 }
 
-/** Yields the clients of the backup, and a revoked client for each other id of the database. */
+/**
+ * Compares the database with what the user was asked about: the hub was running then.
+ *
+ * @returns the ids of the backup that stay revoked
+ * @throws {@link StoreError} refused - if the restore would revoke or admit other clients
+ */
+async function assertAsConfirmed(
+  { database, older, present, differences, readmitRevoked }: Plan,
+  now: ClientTable,
+): Promise<readonly number[]> {
+  for await (const batch of batchesOf(now, batchSize)) {
+    const known = await present?.getClientsById(batch.map(({ client_id }) => client_id));
+    const added = batch.find((client, index) => !isRevoked(client) && !known?.[index]);
+    if (added === undefined) continue;
+    throw new StoreError(
+      "refused",
+      `client ${added.client_id} was added to ${database.location} since the question`,
+      { hint: "Nothing was changed. Run the restore again." },
+    );
+  }
+  if (present === undefined) return [];
+  const found = await compareClients(now, older);
+  assertConfirmed(found, differences, readmitRevoked);
+  return readmitRevoked ? [] : found.revoked;
+}
+
+/**
+ * Yields the clients of the backup, and a revoked client for each other id of the database and for
+ * each gap.
+ */
 async function* clientsToWrite(
   backup: ClientTable,
-  present: ClientTable,
+  now: ClientTable,
   stayedRevoked: ReadonlySet<number>,
 ): AsyncGenerator<Client> {
+  const ids = new IdSet();
+  let highest = 0;
   for await (const client of backup) {
+    ids.add(client.client_id);
+    highest = Math.max(highest, client.client_id);
     yield stayedRevoked.has(client.client_id) ? revoked(client.client_id) : client;
   }
-  for await (const batch of batchesOf(present, batchSize)) {
-    const inBackup = await backup.getClientsById(batch.map(({ client_id }) => client_id));
-    for (const [index, { client_id: id }] of batch.entries()) {
-      if (inBackup[index] === undefined) yield revoked(id);
-    }
+  for await (const { client_id: id } of now) {
+    highest = Math.max(highest, id);
+    if (ids.add(id)) yield revoked(id);
   }
+  for (const id of gapsIn([ids], highest)) yield revoked(id);
 }
 
-function inOneTransaction(database: Database, work: () => Promise<void>): Promise<void> {
+/** SQLite takes back what `work` wrote if it fails. */
+function inOneTransaction<Result>(
+  database: Database,
+  work: () => Promise<Result>,
+): Promise<Result> {
   return database instanceof ClientTable ? database.transaction(work) : work();
 }
 
@@ -213,10 +284,11 @@ function inOneTransaction(database: Database, work: () => Promise<void>): Promis
  * @throws {@link StoreError} corrupted - if a client differs from what was written
  */
 async function verifyWritten(
-  database: LocatedDatabase,
+  { location }: LocatedDatabase,
+  target: Database,
   wanted: AsyncGenerator<Client>,
 ): Promise<Written["clients"]> {
-  await using written = await readIntoMemory(database);
+  await using written = await copyIntoMemory(target);
   const counts = { active: 0, revoked: 0 };
   for await (const batch of batchesOf(wanted, batchSize)) {
     const found = await written.getClientsById(batch.map(({ client_id }) => client_id));
@@ -225,7 +297,7 @@ async function verifyWritten(
       if (other === undefined || !isSame(client, other)) {
         throw new StoreError(
           "corrupted",
-          `${database.location} does not hold client ${client.client_id} as it was written`,
+          `${location} does not hold client ${client.client_id} as it was written`,
           { hint: "Stop the programs that write to it, then run the restore again." },
         );
       }

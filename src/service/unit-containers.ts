@@ -1,8 +1,8 @@
 /**
  * The Podman containers of a systemd unit: of a quadlet, or of `podman generate systemd`.
  *
- * Podman may put a container's processes into a scope outside the unit's control group. Only conmon,
- * Podman's monitor, stays in the unit. Its argument `-c` is the container's id.
+ * Podman may put a container's processes into a scope outside the unit's control group. Only its
+ * monitor, conmon, stays in the unit. The argument `-c` of the monitor is the container's id.
  */
 import { basename } from "node:path";
 import { argsOf, listGroupProcesses } from "../process/cgroup.js";

@@ -49,7 +49,7 @@ export async function fillAndCommit<Key extends Secret, Filled>(
   }
 }
 
-async function assertStillStopped(
+export async function assertStillStopped(
   storePath: string,
   downtime: Downtime | undefined,
 ): Promise<void> {

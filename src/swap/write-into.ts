@@ -1,12 +1,12 @@
 /** Writes into a database that is not the encrypted store while its service is stopped. */
+
+import { StoreError } from "../errors.js";
 import { Journal } from "../operation/journal.js";
 import type { OperationLock } from "../operation/lock.js";
 import {
-  cleanUp,
-  endDowntime,
-  findDowntime,
   type OperationFailure,
   type Recovery,
+  recoverStop,
   withRecovery,
 } from "../operation/recovery.js";
 import { type ResolvedService, type ServiceReport, stoppedSchema } from "../operation/service.js";
@@ -14,11 +14,12 @@ import { emitStep } from "../operation/step.js";
 import { reportService, withServiceStopped } from "../operation/window.js";
 import type { Reporter } from "../reporter.js";
 import * as z from "../schema.js";
+import { assertStillStopped } from "./commit.js";
 
 export const restoreIntoOperation = "restore-into";
 
-/** Time limit of the work while the service is stopped: 60 s. */
-const windowBudgetMs = 60_000;
+/** Time limit of the work while the service is stopped, in addition to `budgetMs`: 60 s. */
+const leastBudgetMs = 60_000;
 
 const journalSchema = z.strictObject({
   /** The path or URL of the database. */
@@ -41,11 +42,13 @@ export async function writeWhileStopped<Result>(options: {
   readonly database: string;
   readonly service: ResolvedService;
   readonly recoveryCommand: readonly string[];
+  /** How long `work` may take, in milliseconds. */
+  readonly budgetMs: number;
   readonly reporter: Reporter;
   readonly signal: AbortSignal;
   readonly work: (onWrite: () => Promise<void>) => Promise<Result>;
 }): Promise<{ result: Result; report: ServiceReport }> {
-  const { database, service, recoveryCommand, reporter, signal, work } = options;
+  const { database, service, recoveryCommand, budgetMs, reporter, signal, work } = options;
   const { storePath } = options.lock;
   let data: z.infer<typeof journalSchema> = { database };
   const beginning: IntoStep = "restore-into.stopping";
@@ -56,22 +59,34 @@ export async function writeWhileStopped<Result>(options: {
   };
   const { result, restart } = await withServiceStopped(
     {
-      ...{ service, recoveryCommand, reporter, signal, budgetMs: windowBudgetMs },
+      ...{ service, recoveryCommand, reporter, signal, restartIfUp: true },
+      budgetMs: leastBudgetMs + budgetMs,
       journalStop: async (stopped) => {
         data = { database, ...(stopped && { stopped }) };
         await enter("restore-into.stopping");
       },
       recover: async (failed) => {
         const outcome = hasWritten(journal)
-          ? "run the restore again to complete it"
+          ? "the database may be incomplete: run the restore again"
           : "nothing was changed";
         const recovery = await recoverRestoreInto(journal, storePath, failed);
         return withRecovery(failed.failure, recovery, outcome);
       },
     },
-    () => work(() => enter("restore-into.writing")),
+    async (downtime) =>
+      work(async () => {
+        await assertStillStopped(storePath, downtime);
+        await enter("restore-into.writing");
+      }),
   );
-  await journal.remove();
+  await journal.end(`the restore into ${database} is complete`);
+  if (restart?.wasUp || restart?.timerFired) {
+    throw new StoreError(
+      "service",
+      `${service.service.name ?? "the service"} was started during the restore and may have overwritten it`,
+      { hint: "Find out what starts it, then run the restore again." },
+    );
+  }
   return { result, report: await reportService(service, restart, reporter) };
 }
 
@@ -81,17 +96,12 @@ export async function recoverRestoreInto(
   storePath: string,
   failed?: OperationFailure,
 ): Promise<Recovery> {
-  const { stopped, database } = journal.dataAs(journalSchema);
+  const { database } = journal.dataAs(journalSchema);
   const isPartial = hasWritten(journal) && !failed;
-  const downtime = await findDowntime(storePath, stopped, failed);
-  const messages = await endDowntime(downtime, "restore");
-  if (isPartial) {
-    messages.push(`a restore into ${database} was interrupted: run it again to complete it`);
-  }
-  const serviceDown = downtime?.startFailure;
-  const isDown = serviceDown !== undefined;
-  const cleanupPending = await cleanUp(journal, async () => undefined, { isDown });
-  return { messages, serviceDown, cleanupPending };
+  const recovery = await recoverStop(journal, storePath, failed);
+  if (!isPartial) return recovery;
+  const message = `a restore into ${database} was interrupted: run it again to complete it`;
+  return { ...recovery, messages: [...recovery.messages, message] };
 }
 
 function hasWritten(journal: Journal): boolean {

@@ -1,10 +1,16 @@
 /** Backups of a hub that does not encrypt its clients: plain SQLite, JSON and Redis. */
 import { readdirSync, readFileSync } from "node:fs";
-import { mkdir, readFile, stat, writeFile } from "node:fs/promises";
-import { dirname } from "node:path";
+import { mkdir, readFile, rm, stat, writeFile } from "node:fs/promises";
+import { dirname, join } from "node:path";
 import { beforeEach, describe, expect, test } from "vitest";
 import { readBundle } from "../../src/bundle/bundle.js";
-import { type Client, newClient, revoked, serializeClient } from "../../src/client/client.js";
+import {
+  type Client,
+  isRevoked,
+  newClient,
+  revoked,
+  serializeClient,
+} from "../../src/client/client.js";
 import { comparable } from "../../src/client/compare.js";
 import { DatabaseFactory } from "../../src/databases/registry.js";
 import { sqlcipherPluginName, sqlitePluginName } from "../../src/databases/sqlite.js";
@@ -161,7 +167,13 @@ describe.each(hubs)("a hub on $name", (hub) => {
       await database.deleteItem(3);
       await database.addItem(newClient({ client_id: 4, api_key: "of a guest", name: "guest" }));
     }
-    const { code, document } = await machine.json("restore", backup.path, "--into", hub.name);
+    const { code, document } = await machine.json(
+      "restore",
+      backup.path,
+      "--into",
+      hub.name,
+      "--yes",
+    );
     expect(code).toBe(0);
     expect(document).toMatchObject({
       restored: { module: hub.name, clients: { active: 1, revoked: 3 }, stayed_revoked: [3] },
@@ -225,10 +237,49 @@ test("a restore killed before it has written is recovered, and run again", async
   await setUp(hubs[1] as Hub);
   const made = await machine.json("backup", ...directories(), "--recovery-key-file", keyFile());
   const { backup } = made.document as { backup: { path: string } };
-  const args = ["restore", backup.path, "--into", "hivemind-json-db-plugin"];
+  {
+    await using database = await openHub("hivemind-json-db-plugin", "create");
+    await database.updateItem({ ...(clients[0] as Client), name: "renamed" });
+  }
+  const args = ["restore", backup.path, "--into", "hivemind-json-db-plugin", "--yes"];
   const killed = await machine.run(args, { env: killedAt("restore-into.writing") });
   expect(killed.code).toBeNull();
   const { code, stderr } = await machine.run(args);
   expect([code, stderr]).toEqual([0, expect.stringMatching(/was interrupted: run it again/)]);
   expect((await machine.json("status")).document).toMatchObject({ pending: null });
+  await using database = await openHub("hivemind-json-db-plugin", "readonly");
+  expect((await database.getClientById(1))?.name).toBe("kitchen");
+});
+
+describe.each(hubs.slice(0, 2))("a hub on $name", (hub) => {
+  test("that has lost its database gets the clients of its backup, and revoked ids for gaps", async () => {
+    await setUp(hub);
+    {
+      await using database = await openHub(hub.name, "create");
+      await database.addItem(newClient({ client_id: 6, api_key: "of the attic", name: "attic" }));
+    }
+    const made = await machine.json("backup", ...directories(), "--recovery-key-file", keyFile());
+    const { backup } = made.document as { backup: { path: string } };
+    for (const name of ["clients.db", "clients.json"]) {
+      await rm(join(dirname(machine.store), name), { force: true });
+    }
+    const args = ["restore", backup.path, "--into", hub.name];
+    const asked = await machine.run(args);
+    if (hub.name.includes("json")) {
+      expect([asked.code, asked.stderr]).toEqual([2, expect.stringMatching(/may overwrite/)]);
+    }
+    const { code, document } = await machine.json(...args, "--yes");
+    expect([code, document]).toEqual([
+      0,
+      expect.objectContaining({
+        restored: expect.objectContaining({ clients: { active: 3, revoked: 3 } }),
+      }),
+    ]);
+    await using database = await openHub(hub.name, "readonly");
+    const ids = [1, 2, 3, 4, 5, 6];
+    const found = await database.getClientsById(ids);
+    expect(found.map((client) => client && !isRevoked(client))).toEqual([
+      ...[true, false, true, false, false, true],
+    ]);
+  });
 });

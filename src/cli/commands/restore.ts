@@ -1,7 +1,7 @@
 import type { Command } from "commander";
 import { expandPath } from "../../config/paths.js";
 import { StoreError } from "../../errors.js";
-import type { RestoreIntoOptions, RestoreIntoResult } from "../../restore/into.js";
+import type { BackupTarget, RestoreIntoResult } from "../../restore/into.js";
 import type { RestoreResult } from "../../restore/restore.js";
 import type { BackupChoice, BackupToVerify } from "../../restore/verified-backup.js";
 import { addGlobalOptions, type Context, contextOf } from "../context.js";
@@ -143,7 +143,7 @@ async function restoreDatabase(
   }
   const { name, config } = await endpointOf(context, into, intoSetting);
   const database = { name, config, location: await locationOf(name, config) };
-  const backupFirst = options.discardReplaced ? undefined : backupOf(context);
+  const backupFirst = options.discardReplaced ? undefined : () => backupTargetOf(context);
   return operate(
     context,
     (lock, signal) =>
@@ -151,7 +151,7 @@ async function restoreDatabase(
         ...operationOptions(context, options, lock, signal),
         ...{ ...chosen, database, backupFirst, readmitRevoked },
       }),
-    { makeDirectory: true, whileServiceDown: "restart" },
+    { makeDirectory: true },
   );
 }
 
@@ -160,7 +160,7 @@ async function restoreDatabase(
  *
  * @throws {@link StoreError} usage - if the settings lack one of them
  */
-function backupOf(context: Context): NonNullable<RestoreIntoOptions["backupFirst"]> {
+function backupTargetOf(context: Context): BackupTarget {
   const { backup, recipients } = context.settings;
   if (backup?.to !== undefined && backup.bundle_to !== undefined && recipients !== undefined) {
     return {
