@@ -45,7 +45,7 @@ export function addCommand(program: Command): void {
   addGlobalOptions(command);
   addHelp(command, {
     details: [
-      "A time is a date or 2026-11-24T18:50Z, and takes the place of FILE. Clients that were revoked after the backup stay revoked. A restore that lets a client do more than now, on HiveMind 4 or 5, asks for confirmation.",
+      "A time is a date or 2026-11-24T18:50Z, and replaces FILE. Clients that were revoked after the backup stay revoked. A restore that lets a client do more than now, on HiveMind 4 or 5, asks for confirmation.",
       "--into is for a hub that does not encrypt its clients: the name of its plugin in server.json, with the settings there. The present clients are backed up first, unless --discard-replaced is given.",
     ],
     examples: [
