@@ -93,11 +93,11 @@ const ageArmor = "-----BEGIN AGE ENCRYPTED FILE-----";
 const maxPassphraseLines = 5;
 
 /** The values of `format` in this project's JSON files. */
-const jsonFormats: Readonly<Record<string, FileKind>> = {
-  "hivemind-sqlcipher backup": "manifest",
-  "hivemind-sqlcipher-bundle-proof": "verification record",
-  "hivemind-sqlcipher-bundle": "decrypted bundle",
-};
+const jsonFormats: ReadonlyMap<string, FileKind> = new Map([
+  ["hivemind-sqlcipher backup", "manifest"],
+  ["hivemind-sqlcipher-bundle-proof", "verification record"],
+  ["hivemind-sqlcipher-bundle", "decrypted bundle"],
+]);
 const settingsKeys = ["store", "stores", "passphrase_source", "recipients", "backup", "keep"];
 const serverKeys = ["database", "network_protocol", "agent_protocol", "binary_protocol"];
 
@@ -207,7 +207,7 @@ function kindOfJson(text: string, isCut: boolean): FileKind | undefined {
   if (Array.isArray(json)) return isClient(json[0]) ? "clients" : undefined;
   if (typeof json !== "object" || json === null) return undefined;
   const fields = json as Record<string, unknown>;
-  const format = jsonFormats[String(fields.format)];
+  const format = jsonFormats.get(String(fields.format));
   if (format !== undefined) return format;
   if (isClient(Object.values(fields)[0])) return "clients";
   const keys = Object.keys(fields);

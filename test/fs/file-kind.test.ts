@@ -73,3 +73,10 @@ test("an error says what the file is and where it belongs, but not that it is wh
   expect(explain(error, "identity", ["identity"])).toBe(error);
   expect(explain(error, undefined, [])).toBe(error);
 });
+
+test.each(["toString", "constructor", "__proto__"])(
+  "a JSON file of the format %s has no kind",
+  (format) => {
+    expect(recogniseContent(Buffer.from(JSON.stringify({ format })))).toBeUndefined();
+  },
+);
