@@ -3,9 +3,9 @@
  * the JSON store of the hub that the backup was made of.
  *
  * Not every database is a file that could be replaced, so the clients are written into the
- * database: the clients of the backup, and a revoked client for each other id. A plain SQLite store gets them
- * in one transaction, a JSON store in one write. A Redis server gets them in batches; after a kill
- * in between, the same restore completes them.
+ * database: the clients of the backup, and a revoked client for each other id. A plain SQLite
+ * store gets them in one transaction, a JSON store in one write. A Redis server gets them in
+ * batches; after a kill in between, the same restore completes them.
  *
  * The backup is read once, before the hub is stopped: its directory may be another user's, or on a
  * slow disk.
