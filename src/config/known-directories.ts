@@ -6,15 +6,16 @@
  * `$XDG_STATE_HOME/hivemind-sqlcipher` records the directories that the store has used, and the
  * mount points of their file systems.
  */
-import { readFile, stat } from "node:fs/promises";
-import { dirname, join } from "node:path";
-import { hasCode, isKind, StoreError, systemError } from "../errors.js";
-import { makeDirectory, replaceFile } from "../fs/atomic.js";
-import { sha256Hex, statIfExists } from "../fs/read.js";
+import { stat } from "node:fs/promises";
+import { dirname } from "node:path";
+import { isKind, StoreError, systemError } from "../errors.js";
+import { makeDirectory } from "../fs/atomic.js";
+import { statIfExists } from "../fs/read.js";
 import type { Reporter } from "../reporter.js";
 import * as z from "../schema.js";
 import { shellQuote } from "../text/escape.js";
-import { realPath, stateHome } from "./paths.js";
+import { realPath } from "./paths.js";
+import { readStoreRecord, writeStoreRecord } from "./store-record.js";
 
 const recordSchema = z.object({
   /** The store's resolved path. */
@@ -150,32 +151,10 @@ function isBelow(path: string, ancestor: string): boolean {
 }
 
 async function readRecord(storePath: string): Promise<MountPoints> {
-  const path = recordPath(storePath);
-  try {
-    const { data } = recordSchema.safeParse(JSON.parse(await readFile(path, "utf8")));
-    return data?.store === storePath ? data.directories : {};
-  } catch (error) {
-    if (hasCode(error, "ENOENT", "ENOTDIR") || error instanceof SyntaxError) return {};
-    throw systemError(error, `cannot read ${path}`);
-  }
+  return (await readStoreRecord(storePath, "directories", recordSchema))?.directories ?? {};
 }
 
-/**
- * Writes the record if it changed. Ignores an unwritable state directory, which must not stop a
- * backup.
- */
 async function writeRecord(storePath: string, directories: MountPoints): Promise<void> {
-  const path = recordPath(storePath);
   if (JSON.stringify(await readRecord(storePath)) === JSON.stringify(directories)) return;
-  try {
-    await makeDirectory(dirname(path));
-    await replaceFile(path, `${JSON.stringify({ store: storePath, directories })}\n`);
-  } catch (error) {
-    if (!(error instanceof StoreError)) throw error;
-  }
-}
-
-function recordPath(storePath: string): string {
-  const name = sha256Hex(storePath).slice(0, 16);
-  return join(stateHome(), "hivemind-sqlcipher", `directories-${name}.json`);
+  await writeStoreRecord(storePath, "directories", { directories });
 }
