@@ -89,9 +89,19 @@ export function needsKeys({ store, hasBundle, recipients }: Survey): boolean {
   return store !== "sqlcipher" || !hasBundle || recipients.length === 0;
 }
 
-/** Returns what the hub used before setup: from its record, or what it uses now. */
-export function formerKind({ record, database }: Survey): DatabaseSurvey["kind"] {
-  return record?.database.kind ?? database?.kind ?? "absent";
+/**
+ * Returns what the hub uses now or, on the encrypted store, what it used before setup.
+ *
+ * The record counts only for a hub that was handed over: after a setup the user may have decrypted
+ * the store, or written a password into `server.json`.
+ */
+export function formerKind({
+  record,
+  database,
+  isHandedOver,
+}: Pick<Survey, "record" | "database" | "isHandedOver">): DatabaseSurvey["kind"] {
+  const former = isHandedOver ? record?.database.kind : undefined;
+  return former ?? database?.kind ?? "absent";
 }
 
 function planSteps(
@@ -104,7 +114,7 @@ function planSteps(
   const kind = formerKind(survey);
   const isStored = survey.store === "sqlcipher" && survey.hasBundle;
   const keyPlace = options.recoveryKeyFile ?? "the terminal, to be written down";
-  const copy = survey.record?.database.place ?? database.place;
+  const copy = (isHandedOver ? survey.record?.database.place : undefined) ?? database.place;
   const isCopied = kind === "json" && survey.hasPlainCopy;
   const step = (id: StepId, isDone: boolean, changes: string, undo: string): PlanStep => ({
     ...{ id, state: isDone ? "done" : "needed", changes, undo },
@@ -324,7 +334,8 @@ function hubObstacles(hub: HubSurvey): Finding[] {
   ];
 }
 
-function serverObstacles({ server, isHandedOver, record }: Survey): Finding[] {
+function serverObstacles(survey: Survey): Finding[] {
+  const { server, isHandedOver } = survey;
   if (server.problem !== undefined) {
     const fix = server.problem.hint ?? "Correct it.";
     return [{ id: "server.json", kind: "refused", problem: server.problem.message, fix }];
@@ -338,7 +349,7 @@ function serverObstacles({ server, isHandedOver, record }: Survey): Finding[] {
       },
     ];
   }
-  const isChanged = !isHandedOver && (record?.database.kind ?? "json") !== "sqlite";
+  const isChanged = !isHandedOver && formerKind(survey) !== "sqlite";
   if (server.isWritable || !isChanged) return [];
   return [
     {

@@ -109,6 +109,19 @@ export async function startsUnchanged(settingsPath: string, storePath: string): 
   return !(await isHandedOver(storePath));
 }
 
+/**
+ * Checks that no hub opens the store by `server.json`, before its clients or its file are removed.
+ *
+ * @throws {@link StoreError} refused - if `server.json` names the store, with or without a password
+ */
+export async function assertNotNamed(storePath: string): Promise<void> {
+  const path = serverJsonPath();
+  if ((await namedStore(await readServerJson(path))).storePath !== storePath) return;
+  throw new StoreError("refused", `${path} names ${storePath}, so a hub may use the store`, {
+    hint: "Nothing was removed. Run setup again, which looks at the hub again.",
+  });
+}
+
 /** Returns whether by `server.json` the hub opens this store, encrypted and without a password. */
 export async function isHandedOver(storePath: string): Promise<boolean> {
   const named = await namedStore(await readServerJson(serverJsonPath()));

@@ -48,7 +48,13 @@ import { installDropIn } from "./drop-in.js";
 import { type HubSurvey, isHubServing } from "./hub-survey.js";
 import { initStore } from "./init.js";
 import { formerKind, type Plan, pipArguments, pipLine, type StepId } from "./plan.js";
-import { isHandedOver, type SetupRecord, setupRecordPath, writeSetupRecord } from "./record.js";
+import {
+  assertNotNamed,
+  isHandedOver,
+  type SetupRecord,
+  setupRecordPath,
+  writeSetupRecord,
+} from "./record.js";
 import {
   type DatabaseSurvey,
   type SetupChoice,
@@ -256,11 +262,15 @@ class Setup {
 
   /** Writes the record: from now on the drop-in may start the hub on either database. */
   async #begin(): Promise<void> {
-    if (this.#record?.phase === "setting-up") return;
-    const file = await readServerJson(this.found.server.path);
-    const kind = this.#kind;
-    if (kind !== "json" && kind !== "sqlite" && kind !== "sqlcipher") throw new Error(kind);
-    await assertReplaceable(file.file);
+    const { record, isHandedOver, server } = this.found;
+    const database = await this.#formerDatabase();
+    const isSame =
+      database.kind === record?.database.kind && database.place === record.database.place;
+    if (record?.phase === "setting-up" && isSame) return;
+    // Setup changes no server.json of a plain SQLite store.
+    if (!isHandedOver && database.kind !== "sqlite") {
+      await assertReplaceable((await readServerJson(server.path)).file);
+    }
     const { manager, name, dropIn } = this.hub;
     this.#record = await writeSetupRecord(this.request.settingsPath, {
       store: this.request.storePath,
@@ -268,13 +278,22 @@ class Setup {
       started_at: new Date().toISOString(),
       unit: { manager, name },
       drop_in: dropIn,
-      database: this.#record?.database ?? {
-        ...{ kind, place: this.database.place },
-        ...formerDatabase(file),
-      },
+      database,
       recovery_key_file: this.request.recoveryKeyFile ?? null,
     });
     emitStep("setup.recorded");
+  }
+
+  /** Returns what undo brings back: what the hub uses now, or used before it was handed over. */
+  async #formerDatabase(): Promise<SetupRecord["database"]> {
+    const { record, isHandedOver, server } = this.found;
+    if (isHandedOver && record !== undefined) return record.database;
+    const kind = this.#kind;
+    if (kind !== "json" && kind !== "sqlite" && kind !== "sqlcipher") throw new Error(kind);
+    return {
+      ...{ kind, place: this.database.place },
+      ...formerDatabase(await readServerJson(server.path)),
+    };
   }
 
   /** The recovery key goes to the user, and is used once more to try the first backup. */
@@ -295,9 +314,9 @@ class Setup {
   async #createStore(): Promise<void> {
     const { request, found } = this;
     const { storePath, section, source, reporter, recipients } = request;
-    if (await isHandedOver(storePath)) throw new Error("a hub uses the store");
     // Left by a killed setup, without a bundle: no hub has used it.
     if (found.store !== "absent") {
+      await assertNotNamed(storePath);
       for (const suffix of ["", ...sidecars]) await removeFile(storePath + suffix);
     }
     await initStore({
@@ -393,6 +412,8 @@ class Setup {
     if (this.#kind !== "json" || (await isHandedOver(this.request.storePath))) {
       return async () => undefined;
     }
+    // The store is emptied below.
+    await assertNotNamed(this.request.storePath);
     const { signal } = this.request;
     const { path } = this.found.server;
     const file = await readServerJson(path);

@@ -2,9 +2,11 @@
  * Setup and its undo, killed after each step: the unit starts at once, on the database that it had
  * or on the encrypted store, with every client; and the same command goes on.
  */
+import { readFile, writeFile } from "node:fs/promises";
 import { expect, test } from "vitest";
 import { newClient } from "../../src/client/client.js";
 import { DatabaseFactory } from "../../src/databases/registry.js";
+import { sqliteModule } from "../../src/hub/server-json.js";
 import { root } from "../built.js";
 import { type InstalledHub, installHub, jsonModule, restarted } from "./hub.js";
 
@@ -25,12 +27,16 @@ const undoSteps = [
   ...["undo.switched", "undo.moved", "undo.drop-in", "setup.started", "undo.schedule"],
 ];
 
+function atStep(step: string, command: string) {
+  return {
+    NODE_OPTIONS: `--import=${root}test/faults/at-step.mjs`,
+    HIVEMIND_TEST_AT_STEP: JSON.stringify({ [step]: command }),
+  };
+}
+
 async function kill(hub: InstalledHub, step: string, args: string[]): Promise<void> {
   const { code, stderr } = await hub.machine.run(args, {
-    env: {
-      NODE_OPTIONS: `--import=${root}test/faults/at-step.mjs`,
-      HIVEMIND_TEST_AT_STEP: JSON.stringify({ [step]: "kill" }),
-    },
+    env: atStep(step, "kill"),
   });
   expect(code, `${step} was not reached: ${stderr}`).toBeNull();
 }
@@ -88,4 +94,25 @@ test.each(["setup.copied", "setup.started"])(
     expect(await restarted(hub)).toBe(`${store} 6`);
   },
   480_000,
+);
+
+test.each(["init.store-made", "setup.drop-in"])(
+  "killed at %s: a store that server.json names since then is not emptied",
+  async (step) => {
+    const hub = await installHub();
+    const { machine, server } = hub;
+    const setup = ["setup", ...hub.options];
+    await kill(hub, step, setup);
+    const before = await readFile(machine.store);
+    const named = machine.path("named.json");
+    const block = { name: "clients", subfolder: "hivemind-core", password: "another" };
+    const settings = JSON.parse((await readFile(server, "utf8")).replace(/^.*\n/, ""));
+    settings.database = { module: sqliteModule, [sqliteModule]: block };
+    await writeFile(named, JSON.stringify(settings));
+    const env = atStep("setup.settings", `cp '${named}' '${server}'`);
+    const { code, stderr } = await machine.run(setup, { env });
+    expect([code, stderr]).toEqual([17, expect.stringContaining(`names ${machine.store}`)]);
+    expect(await readFile(machine.store)).toEqual(before);
+  },
+  240_000,
 );

@@ -1,7 +1,13 @@
 import { describe, expect, test } from "vitest";
 import { mountedDisks } from "../../src/setup/directories.js";
 import type { HubSurvey } from "../../src/setup/hub-survey.js";
-import { isFinished, type PlanOptions, pipLine, planSetup } from "../../src/setup/plan.js";
+import {
+  formerKind,
+  isFinished,
+  type PlanOptions,
+  pipLine,
+  planSetup,
+} from "../../src/setup/plan.js";
 import type { Survey } from "../../src/setup/survey.js";
 
 const hub: HubSurvey = {
@@ -116,6 +122,39 @@ test("a store that a hub uses is never made again, also without a bundle", () =>
     ...{ hubs: [{ ...hub, startsByRun: true, isServing: true }] },
   };
   expect(needed(found)).not.toContain("store");
+});
+
+describe("a hub that uses its store otherwise since a setup from JSON", () => {
+  const former = { kind: "json", place: database.place };
+  const record = { phase: "complete", database: former } as never;
+  const now = { ...database, place: before.storePath };
+  const steps = (found: Partial<Survey>) =>
+    plan({ record, hasBundle: true, recipients: ["age1"], ...found }).steps;
+  const changes = (found: Partial<Survey>) =>
+    steps(found).find(({ id }) => id === "store")?.changes;
+
+  test("decrypted: the store is encrypted in place", () => {
+    const found = { database: { ...now, kind: "sqlite" }, store: "plaintext" } as const;
+    expect(formerKind({ record, database: found.database, isHandedOver: false })).toBe("sqlite");
+    expect(changes(found)).toBe(`encrypt ${before.storePath} in place`);
+    expect(steps(found).map(({ id }) => id)).not.toContain("plain-copy");
+  });
+
+  test("with a password in server.json: the store is taken over", () => {
+    const found = {
+      database: { ...now, kind: "sqlcipher", hasPassword: true },
+      store: "sqlcipher",
+    } as const;
+    expect(formerKind({ record, database: found.database, isHandedOver: false })).toBe("sqlcipher");
+    expect(changes(found)).toBe(`take over ${before.storePath} with its password`);
+    const killed = { ...found, record: { phase: "setting-up", database: former } as never };
+    expect(changes(killed)).toBe(`take over ${before.storePath} with its password`);
+  });
+
+  test("handed over: the record says what it used before", () => {
+    const encrypted = { ...now, kind: "sqlcipher" } as const;
+    expect(formerKind({ record, database: encrypted, isHandedOver: true })).toBe("json");
+  });
 });
 
 test("what a killed setup has done is not done again", () => {
