@@ -17,9 +17,8 @@ import { planRecipients, type RecoveryKeyDelivery } from "../bundle/recipients.j
 import { prepareDirectories } from "../config/known-directories.js";
 import { loadSection, type Settings, saveSection } from "../config/settings.js";
 import { sqlcipherPluginName } from "../databases/sqlite.js";
-import { StoreError } from "../errors.js";
+import { isKind, StoreError, wrap } from "../errors.js";
 import { assertReplaceable, makeDirectory, removeFile, syncDirectory } from "../fs/atomic.js";
-import { statIfExists } from "../fs/read.js";
 import { sidecars } from "../fs/sidecars.js";
 import { databaseIn, readServerJson } from "../hub/server-json.js";
 import { formerDatabase, restoreDatabase, switchModule } from "../hub/server-json-edit.js";
@@ -133,6 +132,31 @@ async function narrowAccess(storePath: string): Promise<void> {
   for (const path of ["", ...sidecars].map((suffix) => storePath + suffix)) {
     await chmod(path, 0o600).catch(() => undefined);
   }
+}
+
+/**
+ * Copies every client.
+ *
+ * @returns the checksum of the source; undefined if it has no file, because the hub has no clients
+ * @throws {@link StoreError} refused - if a client was added or changed during the copy
+ */
+async function copyUnchanged(
+  from: Endpoint,
+  to: Endpoint,
+  signal: AbortSignal,
+): Promise<string | undefined> {
+  const checksum = await checksumSource(from);
+  const check = async () => {
+    try {
+      await assertUnchanged(from, checksum);
+    } catch (error) {
+      if (!isKind(error, "refused")) throw error;
+      throw wrap(error, { hint: "Stop the program that writes to it, then run setup again." });
+    }
+  };
+  if (checksum === undefined) await check();
+  else await migrate({ from, to, signal, beforeEnd: check });
+  return checksum;
 }
 
 /** Each operation reports the same about the directories and the unit. */
@@ -424,12 +448,10 @@ class Setup {
     await assertNoOtherPassword(file, hub, to);
     await assertReplaceable(file.file);
     await this.#emptyStore();
-    const isEmpty = this.database.clients === 0 && !(await statIfExists(this.database.place));
-    if (!isEmpty) await migrate({ from, to, dryRun: true, signal });
+    if ((await checksumSource(from)) !== undefined)
+      await migrate({ from, to, dryRun: true, signal });
     return async () => {
-      if (!isEmpty || (await statIfExists(this.database.place)))
-        await migrate({ from, to, signal });
-      const checksum = await checksumSource(from);
+      const checksum = await copyUnchanged(from, to, signal);
       const record = this.#record as SetupRecord;
       await this.#write({
         ...record,

@@ -116,3 +116,21 @@ test.each(["init.store-made", "setup.drop-in"])(
   },
   240_000,
 );
+
+test("a client that is added during the copy is not lost", async () => {
+  const hub = await installHub();
+  const { machine } = hub;
+  const json = machine.path("data", "hivemind-core", "clients.json");
+  const clients = JSON.parse(await readFile(json, "utf8"));
+  const added = machine.path("added.json");
+  const late = { ...clients["5"], client_id: 6, api_key: "late", name: "late" };
+  await writeFile(added, JSON.stringify({ ...clients, "6": late }));
+  const setup = ["setup", ...hub.options];
+  const env = atStep("migrate.compared", `cp '${added}' '${json}'`);
+  const { code, stderr } = await machine.run(setup, { env });
+  expect([code, stderr]).toEqual([17, expect.stringContaining("has changed since it was read")]);
+  expect(stderr).toContain("run setup again");
+  expect(await restarted(hub)).toBe(`${jsonModule} 6`);
+  expect((await machine.run(setup)).code).toBe(0);
+  expect(await restarted(hub)).toBe(`${store} 6`);
+}, 480_000);
