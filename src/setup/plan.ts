@@ -4,6 +4,7 @@ import { systemctlLine } from "../service/systemctl.js";
 import { counted } from "../text/count.js";
 import { shellQuote } from "../text/escape.js";
 import type { HubSurvey } from "./hub-survey.js";
+import { logLine } from "./serving.js";
 import type { DatabaseSurvey, Survey } from "./survey.js";
 
 export const stepIds = [
@@ -288,7 +289,7 @@ function whichHub({ hubs, otherHub, server, wantedUnit }: Survey): Obstacle {
 
 function hubObstacles(hub: HubSurvey): Finding[] {
   const { manager, name, state } = hub;
-  const log = `journalctl${manager === "systemd-user" ? " --user" : ""} --unit ${name}`;
+  const log = logLine(manager, name);
   const refused = (id: string, problem: string, fix: string): Obstacle => ({
     ...{ id, kind: "refused", problem, fix },
   });

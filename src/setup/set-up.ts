@@ -38,8 +38,7 @@ import { run } from "../process/run.js";
 import { withOperation } from "../recovery/recover.js";
 import type { Reporter } from "../reporter.js";
 import { installSchedule, type Schedule } from "../service/schedule.js";
-import type { ServiceChoice } from "../service/select.js";
-import { show } from "../service/systemctl.js";
+import { type ServiceChoice, selectService } from "../service/select.js";
 import { encrypt } from "../swap/encrypt.js";
 import type { BundleOptions } from "../swap/options.js";
 import { adopt } from "./adopt.js";
@@ -54,6 +53,7 @@ import {
   setupRecordPath,
   writeSetupRecord,
 } from "./record.js";
+import { type Outage, outageOf, waitUntilServing } from "./serving.js";
 import {
   type DatabaseSurvey,
   type SetupChoice,
@@ -61,7 +61,7 @@ import {
   scheduleTimes,
   surveyPackages,
 } from "./survey.js";
-import { type Outage, whileStopped } from "./window.js";
+import { whileStopped } from "./window.js";
 
 export interface SetupRequest extends SetupChoice {
   readonly onlineBackups: boolean;
@@ -118,13 +118,6 @@ export async function setUp(
   await using _ = await acquireLock(setupRecordPath(settingsPath, storePath));
   const once = { ...request, reporter: withoutRepetition(request.reporter, plan.notices) };
   return new Setup(once, found, hub, database, needed).run();
-}
-
-/** Returns how long the unit has been running, in milliseconds. */
-async function runsForMs({ manager, name }: HubSurvey): Promise<number> {
-  const property = "InactiveExitTimestampMonotonic";
-  const [unit = {}] = await show(manager, [property], [name]);
-  return Number(process.hrtime.bigint() / 1_000_000n) - Math.round(Number(unit[property]) / 1000);
 }
 
 /** A plain store is readable for other users on most machines; the encrypted one need not be. */
@@ -379,7 +372,7 @@ class Setup {
     return { settings: section, recipients, recoveryKey: this.#delivery };
   }
 
-  async #encrypt(): Promise<Outage> {
+  async #encrypt(): Promise<Outage | null> {
     const { storePath, reporter } = this.request;
     const cipherCompatibility = this.found.packages?.format;
     const { service } = await this.#bundleTarget((target) =>
@@ -390,8 +383,7 @@ class Setup {
     emitStep("setup.stored");
     await narrowAccess(storePath);
     await this.#waitUntilServing();
-    const stoppedMs = service.stopped_ms ?? 0;
-    return { stopped_ms: stoppedMs, serving_ms: stoppedMs + (await runsForMs(this.hub)) };
+    return outageOf(service);
   }
 
   async #adopt(): Promise<void> {
@@ -412,7 +404,7 @@ class Setup {
     const { request } = this;
     const { path } = this.found.server;
     const handOver = await this.#planHandover();
-    const outage = await withOperation(request.storePath, request.reporter, (lock) =>
+    return withOperation(request.storePath, request.reporter, (lock) =>
       whileStopped({
         lock,
         service: this.#service,
@@ -428,7 +420,6 @@ class Setup {
         mayBeStopped: false,
       }),
     );
-    return outage ?? null;
   }
 
   /** Tries the copy, and returns what makes it and lets `server.json` name the store. */
@@ -483,16 +474,7 @@ class Setup {
   }
 
   async #waitUntilServing(): Promise<void> {
-    const { setTimeout: delay } = await import("node:timers/promises");
-    const deadline = performance.now() + 120_000;
-    while (!(await this.#isServing())) {
-      if (performance.now() > deadline) {
-        throw new StoreError("service", `${this.hub.name} did not open the encrypted store`, {
-          hint: "See its log with journalctl; hivemind-sqlcipher setup --undo brings the former database back.",
-        });
-      }
-      await delay(100);
-    }
+    await waitUntilServing(await selectService(this.#service), () => this.#isServing());
   }
 
   async #backUp(): Promise<NonNullable<SetupResult["backup"]>> {

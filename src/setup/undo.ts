@@ -36,8 +36,9 @@ import {
   setupRecordPath,
   writeSetupRecord,
 } from "./record.js";
+import type { Outage } from "./serving.js";
 import type { SetupRequest } from "./set-up.js";
-import { type Outage, whileStopped } from "./window.js";
+import { whileStopped } from "./window.js";
 
 export interface UndoResult {
   readonly changed: boolean;
@@ -114,7 +115,7 @@ export async function undoSetup(request: SetupRequest, found: SetupRecord): Prom
       isServing: async () => true,
       mayBeStopped: true,
     });
-    return { kept: store, outage: away ?? null };
+    return { kept: store, outage: away };
   });
   await removeTimer(storePath);
   emitStep("undo.schedule");

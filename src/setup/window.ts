@@ -1,27 +1,24 @@
 /**
- * The moment in which setup has stopped the hub.
+ * Stops the hub for a part of setup.
  *
- * A kill in it needs no undoing: while the record says that setup is in progress, the hub's unit
- * starts on whichever database `server.json` names. So its journal holds only the stopped service.
+ * After a kill nothing has to be undone: while the record says that setup is in progress, the hub's
+ * unit starts on whichever database `server.json` names. So the journal holds only the stopped
+ * service.
  */
-import { setTimeout as delay } from "node:timers/promises";
 import { isKind, StoreError, systemError } from "../errors.js";
 import type { Downtime } from "../operation/downtime.js";
 import { Journal, setupOperation } from "../operation/journal.js";
 import type { OperationLock } from "../operation/lock.js";
 import { type OperationFailure, recoverStop, withRecovery } from "../operation/recovery.js";
-import { type ResolvedService, resolveService } from "../operation/service.js";
+import { resolveService } from "../operation/service.js";
 import { emitStep } from "../operation/step.js";
-import { withServiceStopped } from "../operation/window.js";
+import { reportService, withServiceStopped } from "../operation/window.js";
 import type { Reporter } from "../reporter.js";
 import type { ServiceChoice } from "../service/select.js";
+import { type Outage, outageOf, waitUntilServing } from "./serving.js";
 
 /** The restart timer allows this much for the work, beyond the stop itself. */
 const budgetMs = 60_000;
-
-/** A hub opens its database after Python's imports, which take seconds on a small board. */
-const servingLimitMs = 120_000;
-const servingPauseMs = 100;
 
 export interface Window {
   readonly lock: OperationLock;
@@ -39,23 +36,15 @@ export interface Window {
   readonly mayBeStopped: boolean;
 }
 
-/** How long the hub was away, in milliseconds. */
-export interface Outage {
-  /** From the request to stop until the unit was started again. */
-  readonly stopped_ms: number;
-  /** From the request to stop until the hub had opened its database. */
-  readonly serving_ms: number;
-}
-
 /**
  * Stops the hub, works, and starts it again, whatever failed. If the hub does not serve then, takes
  * back the work and starts it as it was.
  *
- * @returns undefined if the hub did not run
+ * @returns null if the hub did not run
  * @throws {@link StoreError} service - if the hub did not serve, or did not start
  * @throws what `work` throws
  */
-export async function whileStopped(window: Window): Promise<Outage | undefined> {
+export async function whileStopped(window: Window): Promise<Outage | null> {
   const { lock, reporter, recoveryCommand, signal } = window;
   const { storePath } = lock;
   // The hub does not use the store yet, which `check` would report.
@@ -84,34 +73,14 @@ export async function whileStopped(window: Window): Promise<Outage | undefined> 
       return stopped;
     },
   );
-  const begun = performance.now();
   emitStep("setup.started");
   try {
-    if (restart) await assertServing(window, service);
+    if (restart) await waitUntilServing(service.service, window.isServing);
   } catch (failure) {
     throw await startAsBefore(window, journal, { failure, downtime }, true);
   }
   await journal.remove();
-  if (!restart) return undefined;
-  const { downtimeMs } = restart;
-  return { stopped_ms: downtimeMs, serving_ms: downtimeMs + Math.round(performance.now() - begun) };
-}
-
-/** @throws {@link StoreError} service - if the hub ends, or has not opened its database in time */
-async function assertServing({ isServing }: Window, { service }: ResolvedService): Promise<void> {
-  const name = service.name ?? "the hub";
-  const deadline = performance.now() + servingLimitMs;
-  while (!(await isServing())) {
-    const { active, restarting } = await service.state();
-    if (!active || restarting) throw new StoreError("service", `${name} started and ended again`);
-    if (performance.now() > deadline) {
-      throw new StoreError(
-        "service",
-        `${name} runs, but did not open the encrypted store in ${servingLimitMs / 1000} s`,
-      );
-    }
-    await delay(servingPauseMs);
-  }
+  return outageOf(await reportService(service, restart, reporter));
 }
 
 /**

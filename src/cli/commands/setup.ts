@@ -4,6 +4,7 @@ import { exitCodes, StoreError } from "../../errors.js";
 import { formatSource } from "../../keys/source.js";
 import type { Manager } from "../../service/systemctl.js";
 import type { Obstacle, Plan, PlanStep } from "../../setup/plan.js";
+import type { Outage } from "../../setup/serving.js";
 import type { SetupRequest, SetupResult } from "../../setup/set-up.js";
 import type { Survey } from "../../setup/survey.js";
 import type { UndoResult } from "../../setup/undo.js";
@@ -276,11 +277,7 @@ function summary(
   return [
     `${result.unit} runs on the encrypted store ${result.store}`,
     `  passphrase  in ${source.kind === "keyring" ? "the keyring" : formatSource(source)}`,
-    ...(outage === null
-      ? []
-      : [
-          `  outage      stopped for ${outage.stopped_ms} ms; served again after ${(outage.serving_ms / 1000).toFixed(1)} s; satellites reconnect some seconds later`,
-        ]),
+    ...outageLines(outage),
     `  backups     ${backups}${result.schedule === null ? "" : `, daily${onlineBackups ? ", without stopping the hub" : ""}`}`,
     ...(backup === null
       ? []
@@ -298,6 +295,16 @@ function summary(
     findings.length === 0
       ? "doctor found no problems."
       : `doctor: ${counted(findings.length, "finding")} (${names}); hivemind-sqlcipher doctor has the fixes.`,
+  ];
+}
+
+function outageLines(outage: Outage | null): string[] {
+  if (outage === null) return [];
+  const { stopped_ms: stopped, listening_ms: listening } = outage;
+  const again =
+    listening === null ? "" : `; listened again after ${(listening / 1000).toFixed(1)} s`;
+  return [
+    `  outage      stopped for ${stopped} ms${again}; satellites reconnect some seconds later`,
   ];
 }
 
@@ -336,7 +343,7 @@ function undoLines({ unit, database, kept, outage }: UndoResult): string[] {
     outage === null
       ? `${unit}, which does not run, uses ${database} again`
       : `${unit} runs on ${database} again`,
-    ...(outage === null ? [] : [`  outage      stopped for ${outage.stopped_ms} ms`]),
+    ...outageLines(outage),
     ...(kept.backup === null ? [] : [`  backup      ${kept.backup}`]),
     ...(kept.store === null ? [] : [`  encrypted   ${kept.store}`]),
     "The settings, the passphrase, backups and bundles stay.",

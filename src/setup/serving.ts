@@ -1,0 +1,61 @@
+/** How setup sees that the hub works after its restart, and how long it was away. */
+import { setTimeout as delay } from "node:timers/promises";
+import { StoreError } from "../errors.js";
+import type { ServiceReport } from "../operation/service.js";
+import type { Service } from "../service/service.js";
+
+/** A hub opens its database after Python's imports, which take seconds on a small board. */
+const limitMs = 120_000;
+const pauseMs = 500;
+
+/** How long the hub was away, in milliseconds from the request to stop. */
+export interface Outage {
+  /** Until the unit was up again. */
+  readonly stopped_ms: number;
+  /** Until it listened on its ports again; null if it has none, or not within 30 s. */
+  readonly listening_ms: number | null;
+}
+
+/** Returns the outage of an operation; null if the hub was not stopped. */
+export function outageOf({ stopped_ms, listening_ms }: ServiceReport): Outage | null {
+  return stopped_ms === null ? null : { stopped_ms, listening_ms };
+}
+
+/**
+ * Waits until the hub has opened the encrypted store.
+ *
+ * @throws {@link StoreError} service - if the hub ends, or has not opened the store in time
+ */
+export async function waitUntilServing(
+  service: Service,
+  isServing: () => Promise<boolean>,
+): Promise<void> {
+  const deadline = performance.now() + limitMs;
+  while (!(await isServing())) {
+    await assertUp(service);
+    if (performance.now() > deadline) {
+      throw notServing(
+        service,
+        `runs, but did not open the encrypted store in ${limitMs / 1000} s`,
+      );
+    }
+    await delay(pauseMs);
+  }
+}
+
+/** @throws {@link StoreError} service - if the service has ended since it was started */
+export async function assertUp(service: Service): Promise<void> {
+  const { active, restarting } = await service.state();
+  if (!active || restarting) throw notServing(service, "started and ended again");
+}
+
+function notServing({ kind, name }: Service, what: string): StoreError {
+  const hint =
+    name === null ? undefined : `Run ${logLine(kind, name)} to see why, then run setup again.`;
+  return new StoreError("service", `${name ?? "the hub"} ${what}`, { hint });
+}
+
+/** Returns the command that shows the log of a unit. */
+export function logLine(manager: string, unit: string): string {
+  return `journalctl${manager === "systemd-user" ? " --user" : ""} --unit ${unit}`;
+}
