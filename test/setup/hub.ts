@@ -93,6 +93,15 @@ export async function statusOf(machine: Machine): Promise<string> {
   return "not started";
 }
 
+/** Lets the stand-in exit on the encrypted store, open it late, or work. */
+export async function onEncrypted(
+  { machine }: InstalledHub,
+  what: "exit" | "wait" | "work",
+): Promise<void> {
+  const path = machine.path("encrypted");
+  await (what === "work" ? rm(path) : writeFile(path, what));
+}
+
 /** Starts the unit again, as after a power failure, and returns what its hub has opened. */
 export async function restarted({ machine, unit }: InstalledHub): Promise<string> {
   await rm(machine.path("status"), { force: true });
@@ -112,6 +121,7 @@ StartLimitIntervalSec=0
 [Service]
 ${variables.map((name) => `Environment=${name}=${environment[name]}`).join("\n")}
 Environment=HUB_STATUS=${machine.path("status")}
+Environment=HUB_ENCRYPTED=${machine.path("encrypted")}
 ExecStart=${script} listen
 ExecReload=/bin/kill -s HUP $MAINPID
 Restart=on-failure

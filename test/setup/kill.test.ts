@@ -8,7 +8,8 @@ import { newClient } from "../../src/client/client.js";
 import { DatabaseFactory } from "../../src/databases/registry.js";
 import { sqliteModule } from "../../src/hub/server-json.js";
 import { root } from "../built.js";
-import { type InstalledHub, installHub, jsonModule, restarted } from "./hub.js";
+import { systemctl } from "../service/units.js";
+import { type InstalledHub, installHub, jsonModule, onEncrypted, restarted } from "./hub.js";
 
 const store = "hivemind-sqlite-db-plugin with password";
 
@@ -132,5 +133,30 @@ test("a client that is added during the copy is not lost", async () => {
   expect(stderr).toContain("run setup again");
   expect(await restarted(hub)).toBe(`${jsonModule} 6`);
   expect((await machine.run(setup)).code).toBe(0);
+  expect(await restarted(hub)).toBe(`${store} 6`);
+}, 480_000);
+
+test("a hub that a killed setup handed over is not restarted, and its store not emptied", async () => {
+  const hub = await installHub();
+  const { machine, server } = hub;
+  const before = await readFile(server, "utf8");
+  const setup = ["setup", ...hub.options];
+  await kill(hub, "setup.switched", setup);
+  const after = await readFile(server, "utf8");
+  expect((await machine.run(["settle"])).code).toBe(0);
+  expect((await machine.run(["add-client", "--name", "late"])).code).toBe(0);
+
+  // As a user may do it.
+  await writeFile(server, before);
+  expect(await restarted(hub)).toBe(`${jsonModule} 5`);
+  const refused = await machine.run(setup);
+  expect([refused.code, refused.stderr]).toEqual([17, expect.stringContaining("lacks: 6")]);
+
+  await writeFile(server, after);
+  await onEncrypted(hub, "wait");
+  await systemctl("restart", hub.unit);
+  const done = await machine.run([...setup, "--json"]);
+  expect(done.code).toBe(0);
+  expect(JSON.parse(done.stdout).setup.outage).toBeNull();
   expect(await restarted(hub)).toBe(`${store} 6`);
 }, 480_000);

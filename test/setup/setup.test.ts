@@ -7,7 +7,7 @@ import { promisify } from "node:util";
 import { expect, test } from "vitest";
 import { identify } from "../../src/store/cipher.js";
 import { property, systemctl } from "../service/units.js";
-import { formerPassword, type InstalledHub, installHub, restarted } from "./hub.js";
+import { formerPassword, type InstalledHub, installHub, onEncrypted, restarted } from "./hub.js";
 
 const exec = promisify(execFile);
 const sqlite = "hivemind-sqlite-db-plugin";
@@ -70,6 +70,28 @@ test("a store with its password in server.json is adopted, and back", async () =
   expect(await property(hub.unit, "DropInPaths")).toBe("");
   expect(await restarted(hub)).toBe(`${sqlite} with password 5`);
 }, 480_000);
+
+test.each(["json", "sqlcipher"] as const)(
+  "%s: a hub that exits on the encrypted store runs on its former database again",
+  async (layout) => {
+    const hub = await installHub({ layout });
+    const { machine, options, server } = hub;
+    const former = await restarted(hub);
+    const text = await readFile(server, "utf8");
+    await onEncrypted(hub, "exit");
+    const failed = await machine.run(["setup", ...options]);
+    const outcome =
+      layout === "json" ? "the hub uses its former database" : `${server} has the password again`;
+    expect([failed.code, failed.stderr]).toEqual([15, expect.stringContaining(outcome)]);
+    expect(await readFile(server, "utf8")).toBe(text);
+    expect(await restarted(hub)).toBe(former);
+    await onEncrypted(hub, "work");
+    const done = await machine.run(["setup", ...options]);
+    expect([done.code, done.stderr]).toEqual([0, expect.any(String)]);
+    expect(await restarted(hub)).toBe(`${sqlite} with password 5`);
+  },
+  480_000,
+);
 
 test("a passphrase in a file, with a locked keyring as without one", async () => {
   const hub = await installHub();
