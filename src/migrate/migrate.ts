@@ -363,7 +363,7 @@ async function compare(
   throw new StoreError(
     "failed",
     different.length > 0
-      ? `clients ${list(different)} differ from the source after reading them back`
+      ? `clients ${listIds(different)} differ from the source after reading them back`
       : `after reading back, the target has ${counted} records; ${expected} were expected`,
     {
       hint: "Stop the hub that writes to either side, then run the command again.",
@@ -396,7 +396,7 @@ function conflictError(ids: readonly number[], note: MigrationNote | undefined):
   if (note === undefined) {
     return new StoreError(
       "refused",
-      `source and target differ in clients ${list(ids)}, which have the same id or api_key`,
+      `source and target differ in clients ${listIds(ids)}, which have the same id or api_key`,
       {
         hint: "Make them equal on both sides, or free their ids on one side; nothing was changed.",
       },
@@ -404,7 +404,7 @@ function conflictError(ids: readonly number[], note: MigrationNote | undefined):
   }
   return new StoreError(
     "refused",
-    `source and target differ in clients ${list(ids)}: one side has changed since the migration started`,
+    `source and target differ in clients ${listIds(ids)}: one side has changed since the migration started`,
     {
       hint: `Remove ${note.path} if a hub uses the target already: the migration is complete. Otherwise make them equal or empty the target, and run the command again. Nothing was changed.`,
     },
@@ -414,12 +414,12 @@ function conflictError(ids: readonly number[], note: MigrationNote | undefined):
 function unknownClientsError(name: string, ids: readonly number[]): StoreError {
   return new StoreError(
     "refused",
-    `the target, ${name}, holds clients that the source lacks: ${list(ids)}`,
+    `the target, ${name}, holds clients that the source lacks: ${listIds(ids)}`,
     { hint: "Give --merge to keep them and continue; nothing was changed." },
   );
 }
 
-function list(ids: readonly number[]): string {
+export function listIds(ids: readonly number[]): string {
   const named = ids.slice(0, namedIds).join(", ");
   return ids.length > namedIds ? `${named} and more` : named;
 }

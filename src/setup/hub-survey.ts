@@ -124,6 +124,12 @@ export async function isHubServing(
   return startsByRun(argsOf(found.MainPID)) && (await holdsStore(found, storePath));
 }
 
+/** Returns whether the running hub was started by `run`. */
+export async function isStartedByRun({ manager, name }: UnitName): Promise<boolean> {
+  const [found = {}] = await show(manager, ["MainPID"], [name]);
+  return startsByRun(argsOf(found.MainPID));
+}
+
 /** Returns whether the hub below `run` has the store open: `run` itself opens it for a moment. */
 async function holdsStore(
   { ControlGroup, MainPID }: Properties,

@@ -14,17 +14,24 @@ import { recordRestoreTest } from "../backup/restore-test.js";
 import { verifyBackup } from "../backup/verify.js";
 import { readBundle } from "../bundle/bundle.js";
 import { planRecipients, type RecoveryKeyDelivery } from "../bundle/recipients.js";
+import { isRevoked } from "../client/client.js";
 import { prepareDirectories } from "../config/known-directories.js";
 import { loadSection, type Settings, saveSection } from "../config/settings.js";
+import { DatabaseFactory } from "../databases/registry.js";
 import { sqlcipherPluginName } from "../databases/sqlite.js";
 import { isKind, StoreError, wrap } from "../errors.js";
 import { assertReplaceable, makeDirectory, removeFile, syncDirectory } from "../fs/atomic.js";
 import { sidecars } from "../fs/sidecars.js";
 import { databaseIn, readServerJson } from "../hub/server-json.js";
-import { formerDatabase, restoreDatabase, switchModule } from "../hub/server-json-edit.js";
+import {
+  formerDatabase,
+  restoreDatabase,
+  setPassword,
+  switchModule,
+} from "../hub/server-json-edit.js";
 import { formatSource } from "../keys/source.js";
-import { unlockStore } from "../keys/unlock.js";
-import { type Endpoint, migrate } from "../migrate/migrate.js";
+import { unlock, unlockStore } from "../keys/unlock.js";
+import { type Endpoint, listIds, migrate } from "../migrate/migrate.js";
 import {
   assertNoOtherPassword,
   assertUnchanged,
@@ -32,6 +39,7 @@ import {
   hubDatabase,
 } from "../migrate/switch.js";
 import { acquireLock, type OperationLock } from "../operation/lock.js";
+import { withRecovery } from "../operation/recovery.js";
 import { emitStep } from "../operation/step.js";
 import { throwIfAborted } from "../process/abort.js";
 import { run } from "../process/run.js";
@@ -39,12 +47,15 @@ import { withOperation } from "../recovery/recover.js";
 import type { Reporter } from "../reporter.js";
 import { installSchedule, type Schedule } from "../service/schedule.js";
 import { type ServiceChoice, selectService } from "../service/select.js";
+import type { ClientStore } from "../store/client-store.js";
 import { encrypt } from "../swap/encrypt.js";
 import type { BundleOptions } from "../swap/options.js";
+import { shellQuote } from "../text/escape.js";
 import { adopt } from "./adopt.js";
 import { installDropIn } from "./drop-in.js";
-import { type HubSurvey, isHubServing } from "./hub-survey.js";
+import { type HubSurvey, isHubServing, isStartedByRun } from "./hub-survey.js";
 import { initStore } from "./init.js";
+import { decryptForFailedHub } from "./plain-store.js";
 import { formerKind, type Plan, pipArguments, pipLine, type StepId } from "./plan.js";
 import {
   assertNotNamed,
@@ -152,6 +163,25 @@ async function copyUnchanged(
   return checksum;
 }
 
+/** Returns the ids of the clients that are not revoked: a copy fills gaps with revoked rows. */
+async function activeIds(store: ClientStore): Promise<Set<number>> {
+  const ids = new Set<number>();
+  for await (const client of store) if (!isRevoked(client)) ids.add(client.client_id);
+  return ids;
+}
+
+/** Returns the ids that are not in a database, which the hub may not have written yet. */
+async function idsNotIn({ name, config }: Endpoint, ids: Set<number>): Promise<number[]> {
+  const lacking = new Set(ids);
+  try {
+    await using database = await DatabaseFactory.create(name, config, { mode: "readonly" });
+    for await (const { client_id } of database) lacking.delete(client_id);
+  } catch (error) {
+    if (!isKind(error, "notFound")) throw error;
+  }
+  return [...lacking];
+}
+
 /** Each operation reports the same about the directories and the unit. */
 function withoutRepetition(reporter: Reporter, known: readonly string[]): Reporter {
   const seen = new Set(known);
@@ -169,6 +199,8 @@ class Setup {
   #record: SetupRecord | undefined;
   /** The recovery key, to try the first backup with; never stored here. */
   #identity: string | undefined;
+  /** What this run did to `server.json`, which a hub that fails to start makes it take back. */
+  #changedServerJson: "named the store" | "removed the password" | undefined;
 
   constructor(
     readonly request: SetupRequest,
@@ -382,7 +414,12 @@ class Setup {
     );
     emitStep("setup.stored");
     await narrowAccess(storePath);
-    await this.#waitUntilServing();
+    try {
+      await this.#waitUntilServing();
+    } catch (error) {
+      const outcome = await decryptForFailedHub(this.request, this.#service);
+      throw withRecovery(error, { messages: [] }, outcome);
+    }
     return outageOf(service);
   }
 
@@ -396,13 +433,14 @@ class Setup {
         ...{ bundleTo: bundles, backupDirectory: backups, recipientPlan, removePassword: true },
       }),
     );
+    this.#changedServerJson = "removed the password";
     emitStep("setup.stored");
   }
 
   /** Restarts the hub through `run`; a JSON hub's clients are copied while it is stopped. */
   async #restart(): Promise<Outage | null> {
     const { request } = this;
-    const { path } = this.found.server;
+    if (this.found.isHandedOver && (await this.#isStartedOnStore())) return null;
     const handOver = await this.#planHandover();
     return withOperation(request.storePath, request.reporter, (lock) =>
       whileStopped({
@@ -412,14 +450,47 @@ class Setup {
         reporter: request.reporter,
         signal: request.signal,
         work: handOver,
-        putBack: async () => {
-          const database = this.#record?.database;
-          if (database?.kind === "json") await restoreDatabase(path, database);
-        },
+        putBack: () => this.#putBack(),
         isServing: () => this.#isServing(),
         mayBeStopped: false,
       }),
     );
+  }
+
+  /**
+   * Waits for a hub that was started on the encrypted store after a setup was killed: it may still
+   * be opening it. Returns false if it has to be restarted.
+   */
+  async #isStartedOnStore(): Promise<boolean> {
+    if (!(await isStartedByRun(this.hub))) return false;
+    try {
+      await this.#waitUntilServing();
+      return true;
+    } catch (error) {
+      if (isKind(error, "service")) return false;
+      throw error;
+    }
+  }
+
+  /**
+   * Lets `server.json` name the former database again, if this run changed that: an earlier run may
+   * have done so long ago, and the store may have new clients since.
+   */
+  async #putBack(): Promise<string | undefined> {
+    const { path } = this.found.server;
+    const database = this.#record?.database;
+    if (this.#changedServerJson === "named the store" && database) {
+      await restoreDatabase(path, database);
+      return "the hub uses its former database";
+    }
+    if (this.#changedServerJson === "removed the password") {
+      const { storePath, source } = this.request;
+      const { connection, passphrase } = await unlock(storePath, source, { mode: "readwrite" });
+      await connection.close();
+      await setPassword(path, passphrase);
+      return `${path} has the password again`;
+    }
+    return undefined;
   }
 
   /** Tries the copy, and returns what makes it and lets `server.json` name the store. */
@@ -438,7 +509,7 @@ class Setup {
     const hub = hubDatabase(to);
     await assertNoOtherPassword(file, hub, to);
     await assertReplaceable(file.file);
-    await this.#emptyStore();
+    await this.#emptyStore(from);
     if ((await checksumSource(from)) !== undefined)
       await migrate({ from, to, dryRun: true, signal });
     return async () => {
@@ -449,6 +520,7 @@ class Setup {
         database: { ...record.database, ...(checksum && { checksum }) },
       });
       emitStep("setup.copied");
+      this.#changedServerJson = "named the store";
       await switchModule(path, hub.module, hub.settings);
       emitStep("setup.switched");
     };
@@ -461,10 +533,25 @@ class Setup {
     return { name: sqlcipherPluginName, config };
   }
 
-  /** Removes what a killed setup has copied: the hub may have changed its clients since. */
-  async #emptyStore(): Promise<void> {
+  /**
+   * Removes what a killed setup has copied: the hub may have changed its clients since.
+   *
+   * @throws {@link StoreError} refused - if the store has clients that the hub's database lacks: a
+   *   hub has used the store
+   */
+  async #emptyStore(from: Endpoint): Promise<void> {
     const { storePath, source } = this.request;
     await using store = await unlockStore(storePath, source, { mode: "readwrite" });
+    const lacking = await idsNotIn(from, await activeIds(store));
+    if (lacking.length > 0) {
+      throw new StoreError(
+        "refused",
+        `${storePath} has clients that ${this.database.place} lacks: ${listIds(lacking)}`,
+        {
+          hint: `Nothing was removed. If they are needed, let ${this.found.server.path} name the store again, or add them to the hub's database.\nIf not, move the store away: mv ${shellQuote(storePath)} ${shellQuote(`${storePath}.old`)}`,
+        },
+      );
+    }
     await store.connection.run("DELETE FROM clients");
   }
 

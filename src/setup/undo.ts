@@ -24,9 +24,9 @@ import { withOperation } from "../recovery/recover.js";
 import { removeSchedule } from "../service/schedule.js";
 import type { ServiceChoice } from "../service/select.js";
 import { identify } from "../store/cipher.js";
-import { decrypt } from "../swap/decrypt.js";
 import { installDropIn, removeDropIn } from "./drop-in.js";
 import { surveyHubs } from "./hub-survey.js";
+import { decryptStore } from "./plain-store.js";
 import type { PlanStep } from "./plan.js";
 import {
   isHandedOver,
@@ -208,16 +208,8 @@ async function writeJson(
 
 /** Converts the store before the window: the operation stops and starts the hub itself. */
 async function undoSqlite(request: SetupRequest, record: SetupRecord): Promise<Work> {
-  const { storePath, source, recoveryCommand, signal } = request;
-  // Setup has asked already.
-  const reporter = { ...request.reporter, confirm: async () => undefined };
-  if ((await identify(storePath)).format === "sqlcipher") {
-    await withOperation(storePath, reporter, (lock) =>
-      decrypt({
-        ...{ lock, source, service: serviceOf(request, record), hub: "none" },
-        ...{ recoveryCommand, reporter, signal },
-      }),
-    );
+  if ((await identify(request.storePath)).format === "sqlcipher") {
+    await decryptStore(request, serviceOf(request, record));
     emitStep("undo.decrypted");
   }
   return async () => null;
@@ -234,12 +226,13 @@ async function undoSqlcipher({ storePath, source }: SetupRequest): Promise<Work>
 }
 
 /** Lets the unit start through `run` again, on whichever database `server.json` names. */
-async function putBack(request: SetupRequest, record: SetupRecord): Promise<void> {
+async function putBack(request: SetupRequest, record: SetupRecord): Promise<undefined> {
   const { manager } = record.unit;
   const [hub] = await surveyHubs({ ...request, unit: record.unit.name, manager }, record.unit);
-  if (hub === undefined || hub.startsByRun) return;
+  if (hub === undefined || hub.startsByRun) return undefined;
   const run = request.ownCommand("run");
   await installDropIn(manager, record.drop_in, { run, hub: hub.command });
+  return undefined;
 }
 
 async function removeTimer(storePath: string): Promise<void> {

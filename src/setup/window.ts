@@ -28,8 +28,12 @@ export interface Window {
   readonly signal: AbortSignal;
   /** What is done while the hub is stopped. The last thing it does lets the hub use the result. */
   readonly work: () => Promise<void>;
-  /** Takes back what `work` did, so that the hub starts as before. */
-  readonly putBack: () => Promise<void>;
+  /**
+   * Takes back what `work` did, so that the hub starts as before.
+   *
+   * @returns the state, for the error message; undefined if nothing had to be taken back
+   */
+  readonly putBack: () => Promise<string | undefined>;
   /** Returns whether the hub serves; always true where that cannot be seen. */
   readonly isServing: () => Promise<boolean>;
   /** Whether to work although the hub does not run; it is not started then. */
@@ -96,18 +100,14 @@ async function startAsBefore(
   wasStarted: boolean,
 ): Promise<unknown> {
   const { failure, downtime } = failed;
-  let problem: unknown;
+  let outcome: string | undefined;
   try {
     if (wasStarted && downtime) await stopAgain(downtime);
-    await putBack();
+    outcome = await putBack();
   } catch (error) {
-    problem = error;
+    outcome = systemError(error, "the former database could not be restored").message;
   }
   const recovery = await recoverStop(journal, lock.storePath, failed);
-  const outcome =
-    problem === undefined
-      ? "the hub uses its former database"
-      : systemError(problem, "the former database could not be restored").message;
   return withRecovery(failure, recovery, outcome);
 }
 

@@ -71,7 +71,7 @@ test("a store with its password in server.json is adopted, and back", async () =
   expect(await restarted(hub)).toBe(`${sqlite} with password 5`);
 }, 480_000);
 
-test.each(["json", "sqlcipher"] as const)(
+test.each(["json", "sqlite", "sqlcipher"] as const)(
   "%s: a hub that exits on the encrypted store runs on its former database again",
   async (layout) => {
     const hub = await installHub({ layout });
@@ -80,8 +80,11 @@ test.each(["json", "sqlcipher"] as const)(
     const text = await readFile(server, "utf8");
     await onEncrypted(hub, "exit");
     const failed = await machine.run(["setup", ...options]);
-    const outcome =
-      layout === "json" ? "the hub uses its former database" : `${server} has the password again`;
+    const outcome = {
+      json: "the hub uses its former database",
+      sqlite: "is not encrypted again, and the hub uses it",
+      sqlcipher: `${server} has the password again`,
+    }[layout];
     expect([failed.code, failed.stderr]).toEqual([15, expect.stringContaining(outcome)]);
     expect(await readFile(server, "utf8")).toBe(text);
     expect(await restarted(hub)).toBe(former);
