@@ -39,7 +39,7 @@ const base = new RegExp(
     "src/keys/(?!rotation-plan)",
     "src/store/(?!compare|export)",
     "src/(?:operation/journal|process/(?:privacy|umask))\\.ts",
-    "src/cli/(?:program|context|open|hub-store|help|commands/(?:add|list|show|find|delete)-clients?|options/client|ui/(?:client-list|client-text|output|table|choose-client|prompt))\\.ts",
+    "src/cli/(?:program|context|open|hub-store|help|commands/(?:add|list|show|find|delete)-clients?|options/client|ui/(?:client-list|client-text|output|json|table|choose-client|prompt))\\.ts",
     "node_modules/(?:commander|zod|@scure)/",
   ].join("|"),
 );

@@ -7,7 +7,7 @@
  */
 import { hostname } from "node:os";
 import { join } from "node:path";
-import { type Bundle, writeBundle } from "../bundle/bundle.js";
+import { type Bundle, type BundleReport, bundleReport, writeBundle } from "../bundle/bundle.js";
 import { StoreError } from "../errors.js";
 import { stagedName } from "../fs/atomic.js";
 import type { Downtime, Restart } from "../operation/downtime.js";
@@ -18,8 +18,8 @@ import { emitStep } from "../operation/step.js";
 import { reportService, withServiceStopped } from "../operation/window.js";
 import { orAbort, throwIfAborted } from "../process/abort.js";
 import { openEncrypted } from "../store/cipher.js";
-import { type Manifest, signManifest } from "./manifest.js";
-import { nameBackup } from "./name.js";
+import { signManifest } from "./manifest.js";
+import { type NamedBackup, nameBackup } from "./name.js";
 import { type BackupOptions, type Prepared, prepare } from "./prepare.js";
 import { type BackupJournal, type BackupStep, recoverBackup } from "./recover.js";
 import { inspectSound } from "./verify.js";
@@ -27,24 +27,9 @@ import { WarmCopy } from "./warm-copy.js";
 
 export type { BackupOptions } from "./prepare.js";
 
-/** The result as `backup --json` prints it. */
 export interface BackupResult {
-  readonly backup: {
-    readonly path: string;
-    readonly manifest: string;
-    readonly size: number;
-    readonly sha256: string;
-    readonly key_id: string;
-    readonly schema_version: number;
-    readonly clients: { readonly active: number; readonly revoked: number };
-    readonly created_at: string;
-    readonly method: "stopped" | "online";
-  };
-  readonly bundle: {
-    readonly path: string;
-    readonly key_id: string;
-    readonly recipients: readonly string[];
-  };
+  readonly backup: NamedBackup;
+  readonly bundle: BundleReport;
   readonly service: ServiceReport;
   readonly verified: true;
 }
@@ -115,19 +100,14 @@ async function run(
   job: Job,
 ): Promise<Pick<BackupResult, "backup" | "bundle"> & Pick<Copied, "restart">> {
   const { options, prepared, recover } = job;
-  const { method } = prepared;
   const { wasActive } = prepared.service;
   const bundle = await orRecover(() => copyWarm(job), recover);
   const copied =
     wasActive && !options.online
       ? await copyWhileStopped(job)
       : await orRecover(() => copyNow(job), recover);
-  const made = await orRecover(() => verifyAndName(job, copied, method), recover);
-  return {
-    backup: { ...made, method },
-    bundle: { path: bundle.path, key_id: bundle.keyId, recipients: bundle.recipients },
-    restart: copied.restart,
-  };
+  const named = await orRecover(() => verifyAndName(job, copied), recover);
+  return { backup: named, bundle: bundleReport(bundle), restart: copied.restart };
 }
 
 /**
@@ -252,11 +232,7 @@ function assertUndisturbed(name: string, restart: Restart | undefined): void {
 }
 
 /** Verifies the copy, and gives it and its manifest their final names. */
-async function verifyAndName(
-  job: Job,
-  { at }: Copied,
-  method: Manifest["method"],
-): Promise<Omit<BackupResult["backup"], "method">> {
+async function verifyAndName(job: Job, { at }: Copied): Promise<NamedBackup> {
   const { options, prepared, files, copy } = job;
   const { signal } = options;
   throwIfAborted(signal);
@@ -273,28 +249,25 @@ async function verifyAndName(
   step("backup.finished");
   const contents = await orAbort(inspected, signal);
   step("backup.verified");
-  const created = {
-    created_at: at.toISOString(),
-    size: finished.size,
-    sha256: finished.sha256,
-    key_id: prepared.keyId,
-    schema_version: contents.schemaVersion,
-    clients: contents.clients,
-  };
   const manifestFor = (file: string) =>
     signManifest(
       {
-        ...created,
+        created_at: at.toISOString(),
         file,
+        size: finished.size,
+        sha256: finished.sha256,
+        key_id: prepared.keyId,
         cipher_compatibility: prepared.key.cipherCompatibility,
+        schema_version: contents.schemaVersion,
+        clients: contents.clients,
         page_size: contents.pageSize,
         hostname: hostname(),
         unit: prepared.service.service.name,
-        method,
+        method: prepared.method,
       },
       prepared.key,
     );
-  const final = await nameBackup({
+  return await nameBackup({
     directory: prepared.directory,
     storePath: prepared.storePath,
     at,
@@ -302,7 +275,6 @@ async function verifyAndName(
     files,
     manifestFor,
   });
-  return { path: final.copy, manifest: final.manifest, ...created };
 }
 
 function step(name: BackupStep): void {

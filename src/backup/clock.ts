@@ -20,9 +20,9 @@ export const clockHint =
   "Set the clock (date shows it). If it is right, move that backup and its manifest away, or add --yes to go on.";
 
 /** Returns whether a backup was made later than the clock says it is now. */
-export function isFromFuture(backup: { created_at: string; hostname: string }): boolean {
+export function isFromFuture(backup: { createdAt: string; hostname: string }): boolean {
   const tolerance = backup.hostname === hostname() ? ownToleranceMs : othersToleranceMs;
-  return Date.parse(backup.created_at) - Date.now() > tolerance;
+  return Date.parse(backup.createdAt) - Date.now() > tolerance;
 }
 
 /**
@@ -35,18 +35,18 @@ export function isFromFuture(backup: { created_at: string; hostname: string }): 
 export async function assertClockNotBehind(options: ListingOptions): Promise<void> {
   const newest = await newestBackup(options.folder, options.storePath);
   // Checking a MAC takes a key, which takes long to derive, so it is done only on suspicion.
-  if (newest === undefined || Date.parse(newest.created_at) < Date.now()) return;
+  if (newest === undefined || Date.parse(newest.createdAt) < Date.now()) return;
   const { backups } = await listBackups(options);
   const ahead = backups.find((backup) => backup.mac === true && isFromFuture(backup));
   if (ahead !== undefined) throw clockError(ahead);
 }
 
 /** Returns the error for a clock behind a backup. */
-export function clockError({ path, created_at }: ListedBackup): StoreError {
+export function clockError({ path, createdAt }: ListedBackup): StoreError {
   const now = new Date().toISOString();
   return new StoreError(
     "refused",
-    `the clock says ${now}, but ${path} was made at ${created_at}, which is in the future: the clock is or was wrong; nothing was changed`,
+    `the clock says ${now}, but ${path} was made at ${createdAt}, which is in the future: the clock is or was wrong; nothing was changed`,
     { hint: clockHint },
   );
 }

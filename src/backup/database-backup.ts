@@ -12,7 +12,7 @@
 import { realpath } from "node:fs/promises";
 import { hostname } from "node:os";
 import { join } from "node:path";
-import { bundleRecipients, writeBundle } from "../bundle/bundle.js";
+import { bundleRecipients, bundleReport, writeBundle } from "../bundle/bundle.js";
 import { assertPlacement } from "../bundle/placement.js";
 import { prepareDirectories } from "../config/known-directories.js";
 import {
@@ -256,20 +256,17 @@ async function copyAndName(job: Job): Promise<BackupResult> {
     recipients: options.recipients,
   });
   step("backup.bundled");
-  const created = {
-    created_at: at.toISOString(),
-    size,
-    sha256,
-    key_id: keyIdOf(key.salt),
-    schema_version: contents.schemaVersion,
-    clients: contents.clients,
-  };
   const manifestFor = (file: string) =>
     signManifest(
       {
-        ...created,
+        created_at: at.toISOString(),
         file,
+        size,
+        sha256,
+        key_id: keyIdOf(key.salt),
         cipher_compatibility: key.cipherCompatibility,
+        schema_version: contents.schemaVersion,
+        clients: contents.clients,
         page_size: contents.pageSize,
         hostname: hostname(),
         unit: null,
@@ -278,10 +275,9 @@ async function copyAndName(job: Job): Promise<BackupResult> {
       key,
     );
   const { directory } = prepared;
-  const final = await nameBackup({ directory, storePath, at, journal, files, manifestFor });
   return {
-    backup: { path: final.copy, manifest: final.manifest, ...created, method: "online" },
-    bundle: { path: bundle.path, key_id: bundle.keyId, recipients: bundle.recipients },
+    backup: await nameBackup({ directory, storePath, at, journal, files, manifestFor }),
+    bundle: bundleReport(bundle),
     service: await reportService(
       { service: new NoService(), wasActive: false },
       undefined,

@@ -34,13 +34,13 @@ export interface ListingOptions {
 export interface ListedBackup {
   readonly path: string;
   readonly manifest: string;
-  readonly created_at: string;
-  readonly age_seconds: number;
+  readonly createdAt: string;
+  readonly ageSeconds: number;
   /** Bytes. */
   readonly size: number;
   readonly clients: { readonly active: number; readonly revoked: number };
-  readonly key_id: string;
-  readonly schema_version: number;
+  readonly keyId: string;
+  readonly schemaVersion: number;
   readonly method: Manifest["method"];
   /** The machine of the backup. */
   readonly hostname: string;
@@ -109,25 +109,25 @@ export async function listBackups(options: ListingOptions): Promise<Listing> {
   // The manifest of a missing file can be checked with the key of another backup.
   found.sort((a, b) => Number(b.present) - Number(a.present));
   for (const { manifest, path, present } of found) {
-    const { created_at, size, clients, key_id, schema_version, method, hostname } = manifest;
-    if (!bundles.has(key_id)) bundles.set(key_id, await findBundle(key_id, bundleFolder));
+    const { created_at: createdAt, key_id: keyId, size, clients, method, hostname } = manifest;
+    if (!bundles.has(keyId)) bundles.set(keyId, await findBundle(keyId, bundleFolder));
     backups.push({
       path,
       manifest: manifestPath(path),
-      created_at,
-      age_seconds: Math.round((Date.now() - Date.parse(created_at)) / 1000),
+      createdAt,
+      ageSeconds: Math.round((Date.now() - Date.parse(createdAt)) / 1000),
       size,
       clients,
-      key_id,
-      schema_version,
+      keyId,
+      schemaVersion: manifest.schema_version,
       method,
       hostname,
       present,
       mac: await keys.checkMac(manifest, present ? path : undefined),
-      bundle: bundles.get(key_id) ?? null,
+      bundle: bundles.get(keyId) ?? null,
     });
   }
-  backups.sort((a, b) => Date.parse(b.created_at) - Date.parse(a.created_at));
+  backups.sort((a, b) => Date.parse(b.createdAt) - Date.parse(a.createdAt));
   return { folder, backups, others, unchecked: keys.unavailable };
 }
 

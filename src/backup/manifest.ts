@@ -124,16 +124,16 @@ export async function newestBackup(
   directory: string,
   storePath: string,
   before?: Date,
-): Promise<{ path: string; created_at: string } | undefined> {
+): Promise<{ path: string; createdAt: string } | undefined> {
   const names = (await listDirectory(directory)) ?? [];
-  let newest: { path: string; created_at: string } | undefined;
+  let newest: { path: string; createdAt: string } | undefined;
   for (const name of names) {
     if (!isNameOfBackup(name, storePath) || !name.endsWith(".manifest.json")) continue;
     const manifest = await readManifest(join(directory, name)).catch(() => undefined);
     if (!manifest || !names.includes(manifest.file)) continue;
     if (before && Date.parse(manifest.created_at) > before.getTime()) continue;
-    if (newest && newest.created_at >= manifest.created_at) continue;
-    newest = { path: join(directory, manifest.file), created_at: manifest.created_at };
+    if (newest && newest.createdAt >= manifest.created_at) continue;
+    newest = { path: join(directory, manifest.file), createdAt: manifest.created_at };
   }
   return newest;
 }

@@ -48,17 +48,17 @@ export interface PruneOptions extends ListingOptions {
 
 export interface PruneResult {
   readonly folder: string;
-  readonly dry_run: boolean;
+  readonly dryRun: boolean;
   /**
    * Newest first. `rules` is empty for a backup that stays because no newer backup verifies, or
    * because it has the newest contents, whatever its date.
    */
-  readonly kept: { path: string; created_at: string; rules: readonly KeepRule[] }[];
+  readonly kept: { path: string; createdAt: string; rules: readonly KeepRule[] }[];
   /** A manifest with size 0 is a manifest without its backup. */
-  readonly removed: { path: string; created_at: string; size: number }[];
+  readonly removed: { path: string; createdAt: string; size: number }[];
   /** Bytes. */
   readonly freed: number;
-  readonly removed_bundles: string[];
+  readonly removedBundles: string[];
   /** The newest remaining backup that verifies; null if there was nothing to remove. */
   readonly verified: string | null;
   /** The files that were ignored, and why. */
@@ -97,14 +97,14 @@ export async function prune(options: PruneOptions): Promise<PruneResult> {
   const left = backups.filter(({ path }) => !isListed(path, [...counted, ...stale]));
   return {
     folder,
-    dry_run: dryRun,
-    kept: kept.map(({ backup: { path, created_at }, rules }) => ({ path, created_at, rules })),
+    dryRun,
+    kept: kept.map(({ backup: { path, createdAt }, rules }) => ({ path, createdAt, rules })),
     removed: [
-      ...removable.map(({ path, created_at, size }) => ({ path, created_at, size })),
-      ...stale.map(({ manifest, created_at }) => ({ path: manifest, created_at, size: 0 })),
+      ...removable.map(({ path, createdAt, size }) => ({ path, createdAt, size })),
+      ...stale.map(({ manifest, createdAt }) => ({ path: manifest, createdAt, size: 0 })),
     ],
     freed: removable.reduce((sum, { size }) => sum + size, 0),
-    removed_bundles: removedBundles,
+    removedBundles,
     verified,
     left: [
       ...left.map((backup) => ({ path: backup.path, problem: reasonNotCounted(backup) })),
@@ -173,13 +173,13 @@ async function keepNewestContents(
 ): Promise<Retention<ListedBackup>> {
   const { keyId } = await identify(storePath);
   const all = [...kept.map(({ backup }) => backup), ...removable];
-  const comparable = all.filter(({ key_id }) => key_id === keyId);
+  const comparable = all.filter((backup) => backup.keyId === keyId);
   const key = await anyKey(comparable, { source, storePath });
   const furthest = await mostProgressed(comparable, key);
   const saved = await newestAmong(furthest, removable, { storePath, key });
   if (saved === undefined) return { kept, removable };
   reporter.notice(
-    `${saved.path} stays: it has the newest contents, although its date is ${saved.created_at}; the clock was wrong when a backup was made, or an older backup was restored`,
+    `${saved.path} stays: it has the newest contents, although its date is ${saved.createdAt}; the clock was wrong when a backup was made, or an older backup was restored`,
   );
   return {
     kept: [...kept, { backup: saved, rules: [] }],
@@ -345,7 +345,7 @@ async function unneededBundles(
   bundleDirectory: string,
   removable: readonly ListedBackup[],
 ): Promise<string[]> {
-  const own = new Set(removable.map(({ key_id }) => key_id));
+  const own = new Set(removable.map(({ keyId }) => keyId));
   if (options.source.kind === "keyring") {
     for (const { slot } of await listEntries(options.storePath)) {
       if (slot.startsWith("previous:")) own.add(slot.slice("previous:".length));

@@ -49,22 +49,22 @@ export function keepsSomething(policy: KeepPolicy): boolean {
 /**
  * Divides backups into kept and removable ones by a policy, both newest first.
  *
- * @param backups - in any order; `Date.parse` reads `created_at`
+ * @param backups - in any order; `Date.parse` reads `createdAt`
  * @param utc - whether days begin at midnight UTC
  */
-export function applyRetention<Backup extends { readonly created_at: string }>(
+export function applyRetention<Backup extends { readonly createdAt: string }>(
   backups: readonly Backup[],
   policy: KeepPolicy,
   utc = false,
 ): Retention<Backup> {
   const newestFirst = [...backups].sort(
-    (a, b) => Date.parse(b.created_at) - Date.parse(a.created_at),
+    (a, b) => Date.parse(b.createdAt) - Date.parse(a.createdAt),
   );
   const seen = new Map<KeepRule, Set<string>>(rules.map((rule) => [rule, new Set()]));
   const kept: Kept<Backup>[] = [];
   const removable: Backup[] = [];
   for (const [index, backup] of newestFirst.entries()) {
-    const day = calendarDay(new Date(backup.created_at), utc);
+    const day = calendarDay(new Date(backup.createdAt), utc);
     const keeping = rules.filter((rule) => {
       const periodsSeen = seen.get(rule) ?? new Set();
       const period = periods[rule](day, index);

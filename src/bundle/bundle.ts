@@ -67,6 +67,9 @@ export interface Bundle {
   readonly reused: boolean;
 }
 
+/** A bundle in the result of an operation. */
+export type BundleReport = Omit<Bundle, "reused">;
+
 export interface BundleRequest {
   /** The directory for the bundle, which must exist. */
   readonly directory: string;
@@ -174,6 +177,11 @@ export async function writeBundle(request: BundleRequest): Promise<Bundle> {
     throw error;
   }
   return { path, keyId, recipients, reused: false };
+}
+
+/** Returns the bundle as the result of an operation contains it. */
+export function bundleReport({ path, keyId, recipients }: Bundle): BundleReport {
+  return { path, keyId, recipients };
 }
 
 /** Removes the staged files of a killed `writeBundle` for this key. */

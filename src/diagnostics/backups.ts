@@ -64,7 +64,7 @@ export async function checkLastBackup(
     const why =
       doubtful.mac === false ? "its manifest was altered" : "no known passphrase opens it";
     const detail = `the newest backup does not count, because ${why}: ${doubtful.path}`;
-    const counted = newest === undefined ? "none" : `${newest.path}, made ${newest.created_at}`;
+    const counted = newest === undefined ? "none" : `${newest.path}, made ${newest.createdAt}`;
     return [
       finding(
         "last-backup",
@@ -79,10 +79,10 @@ export async function checkLastBackup(
     const detail = `there is no backup in ${backupFolder}`;
     return [finding("last-backup", "error", detail, "hivemind-sqlcipher backup")];
   }
-  const age = Date.now() - Date.parse(newest.created_at);
+  const age = Date.now() - Date.parse(newest.createdAt);
   const elsewhere =
     newest.hostname === hostname() ? "" : ` on ${escapeControlCharacters(newest.hostname)}`;
-  const detail = `${newest.path}, made ${newest.created_at}${elsewhere}`;
+  const detail = `${newest.path}, made ${newest.createdAt}${elsewhere}`;
   if (isFromFuture(newest)) {
     return [
       finding(

@@ -39,7 +39,7 @@ export interface StoreStatus {
     readonly active: boolean;
   } | null;
   /** The newest backup by its unverified manifest. */
-  readonly last_backup: { readonly path: string; readonly created_at: string } | null;
+  readonly last_backup: { readonly path: string; readonly createdAt: string } | null;
   /** The schedule and its last run; null if no backups are scheduled. */
   readonly schedule: Schedule | null;
   /** A running or interrupted operation. */

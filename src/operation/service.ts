@@ -31,18 +31,18 @@ export interface PendingRestart {
   readonly stopped: Stopped;
 }
 
-/** The service in the result of an operation, as `--json` prints it. */
+/** The service in the result of an operation. */
 export interface ServiceReport {
   readonly unit: string | null;
-  readonly was_active: boolean;
+  readonly wasActive: boolean;
   readonly active: boolean;
   /** Milliseconds from the request to stop until it was up again; null if it was not stopped. */
-  readonly stopped_ms: number | null;
+  readonly stoppedMs: number | null;
   /**
    * Milliseconds from the request to stop until it listened on its TCP ports again; null if it was
    * not stopped, if it has no ports that are known, or if it does not listen after 30 s.
    */
-  readonly listening_ms: number | null;
+  readonly listeningMs: number | null;
 }
 
 /** The service in a journal, from before it is stopped until it was seen to run again. */

@@ -81,9 +81,9 @@ export async function reportService(
   }
   return {
     unit: service.name,
-    was_active: wasActive,
+    wasActive,
     active: wasActive || pendingRestart !== undefined,
-    stopped_ms: restart?.downtimeMs ?? null,
-    listening_ms: listeningMs ?? null,
+    stoppedMs: restart?.downtimeMs ?? null,
+    listeningMs: listeningMs ?? null,
   };
 }

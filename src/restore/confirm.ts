@@ -87,7 +87,7 @@ function describeWidened(widened: readonly Widened[]): string[] {
     ...widened
       .slice(0, namedClients)
       .map(
-        ({ client_id: id, name, what }) =>
+        ({ clientId: id, name, what }) =>
           `  ${describeClient(id, name)} ${escapeControlCharacters(what.join("; "))}`,
       ),
     ...(more > 0 ? [`  and ${more} more`] : []),
@@ -110,7 +110,7 @@ export function assertConfirmed(
     ? found.revoked.filter((id) => !confirmed?.revoked.includes(id))
     : [];
   const widened = found.widened.filter((change) => !known.has(JSON.stringify(change)));
-  const ids = [...admitted, ...widened.map(({ client_id: id }) => id)];
+  const ids = [...admitted, ...widened.map(({ clientId }) => clientId)];
   if (ids.length === 0) return;
   throw new StoreError(
     "refused",

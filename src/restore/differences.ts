@@ -10,7 +10,7 @@ import type { ClientTable } from "../store/client-table.js";
 
 /** A client with wider permissions in the older store than now. */
 export interface Widened {
-  readonly client_id: number;
+  readonly clientId: number;
   readonly name: string | null;
   readonly what: string[];
 }
@@ -88,8 +88,8 @@ async function* rowsOf(table: ClientTable): AsyncGenerator<Read, undefined> {
   }
 }
 
-function changed({ client_id, name }: Client, what: string[]): Widened {
-  return { client_id, name, what };
+function changed({ client_id: clientId, name }: Client, what: string[]): Widened {
+  return { clientId, name, what };
 }
 
 function gains(now: Read, then: Read): string[] {

@@ -64,13 +64,13 @@ export interface RestoreIntoResult {
     readonly module: string;
     readonly backup: string;
     /** When the backup was made; null without a valid manifest. */
-    readonly created_at: string | null;
-    readonly key_id: string;
+    readonly createdAt: string | null;
+    readonly keyId: string;
     readonly clients: { readonly active: number; readonly revoked: number };
     /** The backup of the replaced clients; null if there were none or they were discarded. */
     readonly replaced: string | null;
     /** The clients revoked after the backup, which stay revoked. */
-    readonly stayed_revoked: readonly number[];
+    readonly stayedRevoked: readonly number[];
     readonly widened: readonly Widened[];
   };
   readonly bundle: null;
@@ -140,11 +140,11 @@ export async function restoreInto(options: RestoreIntoOptions): Promise<RestoreI
       path: database.location,
       module: database.name,
       backup: backup.path,
-      created_at: backup.createdAt,
-      key_id: keyIdOf(backup.key.salt),
+      createdAt: backup.createdAt,
+      keyId: keyIdOf(backup.key.salt),
       clients: written.clients,
       replaced: saved ?? null,
-      stayed_revoked: written.stayedRevoked,
+      stayedRevoked: written.stayedRevoked,
       widened: differences?.widened ?? [],
     },
     bundle: null,

@@ -1,5 +1,6 @@
 /** `restore`: replaces the store with a backup, or restores to another path. */
 import { dirname } from "node:path";
+import { type BundleReport, bundleReport } from "../bundle/bundle.js";
 import { revoked } from "../client/client.js";
 import { realPath } from "../config/paths.js";
 import { StoreError } from "../errors.js";
@@ -31,8 +32,8 @@ import type { ServiceChoice } from "../service/select.js";
 import { keyIdOf, type StoreKey } from "../store/cipher.js";
 import { type LockedStore, setJournalMode } from "../store/locked-store.js";
 import { newestSchema } from "../store/schema.js";
-import type { BundleOptions, BundleReport, OperationOptions } from "../swap/options.js";
-import { type BundlePlan, bundleReport, checkBundleDirectory } from "../swap/prepare.js";
+import type { BundleOptions, OperationOptions } from "../swap/options.js";
+import { type BundlePlan, checkBundleDirectory } from "../swap/prepare.js";
 import { swap } from "../swap/swap.js";
 import { shellQuote } from "../text/escape.js";
 import { assertConfirmed, confirmRestore } from "./confirm.js";
@@ -61,16 +62,16 @@ export interface RestoreResult {
     readonly path: string;
     readonly backup: string;
     /** When the backup was made; null without a valid manifest. */
-    readonly created_at: string | null;
-    readonly key_id: string;
-    readonly schema_version: number;
+    readonly createdAt: string | null;
+    readonly keyId: string;
+    readonly schemaVersion: number;
     readonly clients: { readonly active: number; readonly revoked: number };
     /** The path of the replaced store; null if there was none or it was discarded. */
     readonly replaced: string | null;
     /** The clients revoked after the backup, which stay revoked. */
-    readonly stayed_revoked: number[];
+    readonly stayedRevoked: number[];
     readonly widened: Widened[];
-    readonly passphrase_source: string;
+    readonly passphraseSource: string;
     readonly hub: PasswordDelivery["how"];
   };
   readonly bundle: BundleReport | null;
@@ -201,17 +202,17 @@ async function putInPlace(
     restored: {
       path: storePath,
       backup: backup.path,
-      created_at: backup.createdAt,
-      key_id: keyIdOf(backup.key.salt),
-      schema_version: backup.schemaVersion,
+      createdAt: backup.createdAt,
+      keyId: keyIdOf(backup.key.salt),
+      schemaVersion: backup.schemaVersion,
       clients: filled.clients,
       replaced: keepReplacedAs ?? null,
-      stayed_revoked: filled.stayedRevoked,
+      stayedRevoked: filled.stayedRevoked,
       widened: differences?.widened ?? [],
-      passphrase_source: formatSource(source),
+      passphraseSource: formatSource(source),
       hub: delivery.how,
     },
-    bundle: bundleReport(outcome),
+    bundle: outcome.bundle ? bundleReport(outcome.bundle) : null,
     service: report,
   };
 }

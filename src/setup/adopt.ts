@@ -5,6 +5,7 @@
  * request. The store's file and the service are not touched: a running hub keeps its connection.
  * A store with other SQLCipher parameters is encrypted again under the defaults.
  */
+import { type BundleReport, bundleReport } from "../bundle/bundle.js";
 import { assertPlacement } from "../bundle/placement.js";
 import type { RecipientPlan } from "../bundle/recipients.js";
 import { isKind, StoreError } from "../errors.js";
@@ -37,8 +38,8 @@ import { openForeign, probeParameters } from "../store/foreign-cipher.js";
 import { checkSchema } from "../store/schema.js";
 import { adoptPassphrase } from "../swap/adopt-passphrase.js";
 import { encrypt } from "../swap/encrypt.js";
-import type { BundleReport, OperationOptions } from "../swap/options.js";
-import { assertBundleDirectory, bundleReport } from "../swap/prepare.js";
+import type { OperationOptions } from "../swap/options.js";
+import { assertBundleDirectory } from "../swap/prepare.js";
 
 export interface AdoptOptions extends OperationOptions {
   /** The directory for the bundle. It must exist. */
@@ -181,7 +182,7 @@ export async function adopt(options: AdoptOptions): Promise<AdoptResult> {
       password_from: passwordFrom,
       password_removed: passwordFile !== undefined,
     },
-    bundle: bundleReport({ bundle }),
+    bundle: bundle ? bundleReport(bundle) : null,
   };
 }
 

@@ -8,7 +8,13 @@
  */
 import { stat } from "node:fs/promises";
 import { dirname } from "node:path";
-import { type Bundle, removeBundle, writeBundle } from "../bundle/bundle.js";
+import {
+  type Bundle,
+  type BundleReport,
+  bundleReport,
+  removeBundle,
+  writeBundle,
+} from "../bundle/bundle.js";
 import { assertPlacement } from "../bundle/placement.js";
 import { planRecipients, type RecipientOptions } from "../bundle/recipients.js";
 import { loadSection, type Settings, saveSection } from "../config/settings.js";
@@ -31,8 +37,6 @@ import { withOperation } from "../recovery/recover.js";
 import type { Reporter } from "../reporter.js";
 import { type CipherCompatibility, identify } from "../store/cipher.js";
 import { ClientStore } from "../store/client-store.js";
-import type { BundleReport } from "../swap/options.js";
-import { bundleReport } from "../swap/prepare.js";
 
 export interface InitOptions extends RecipientOptions {
   readonly storePath: string;
@@ -168,7 +172,7 @@ async function createStore(
     passphrase_source: formatSource(source),
     recipients,
     settings: options.settings.path,
-    bundle: bundleReport({ bundle }),
+    bundle: bundle ? bundleReport(bundle) : null,
   };
 }
 

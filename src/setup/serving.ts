@@ -11,14 +11,14 @@ const pauseMs = 500;
 /** How long the hub was away, in milliseconds from the request to stop. */
 export interface Outage {
   /** Until the unit was up again. */
-  readonly stopped_ms: number;
+  readonly stoppedMs: number;
   /** Until it listened on its ports again; null if it has none, or not within 30 s. */
-  readonly listening_ms: number | null;
+  readonly listeningMs: number | null;
 }
 
 /** Returns the outage of an operation; null if the hub was not stopped. */
-export function outageOf({ stopped_ms, listening_ms }: ServiceReport): Outage | null {
-  return stopped_ms === null ? null : { stopped_ms, listening_ms };
+export function outageOf({ stoppedMs, listeningMs }: ServiceReport): Outage | null {
+  return stoppedMs === null ? null : { stoppedMs, listeningMs };
 }
 
 /**

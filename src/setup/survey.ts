@@ -361,7 +361,7 @@ async function findLastBackup(
   try {
     const options = { folder: backups, storePath, source, bundleFolder: bundles };
     const { backups: found } = await listBackups(options);
-    const newest = found.find((each) => each.key_id === keyId && each.present && each.bundle);
+    const newest = found.find((each) => each.keyId === keyId && each.present && each.bundle);
     return newest?.bundle ? { path: newest.path, bundle: newest.bundle } : undefined;
   } catch (error) {
     if (error instanceof StoreError) return undefined;

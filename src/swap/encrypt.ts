@@ -1,4 +1,5 @@
 /** `encrypt`: converts a plaintext store, or a store of format 3 to format 4. */
+import { type BundleReport, bundleReport } from "../bundle/bundle.js";
 import { StoreError } from "../errors.js";
 import {
   findPasswordDelivery,
@@ -28,14 +29,8 @@ import {
 import { Connection } from "../store/connection.js";
 import { assertExportable } from "../store/export.js";
 import { checkSchema } from "../store/schema.js";
-import type { BundleOptions, BundleReport, OperationOptions } from "./options.js";
-import {
-  bundleReport,
-  checkBundleDirectory,
-  convert,
-  newPassphrase,
-  stageEncrypted,
-} from "./prepare.js";
+import type { BundleOptions, OperationOptions } from "./options.js";
+import { checkBundleDirectory, convert, newPassphrase, stageEncrypted } from "./prepare.js";
 import { swap } from "./swap.js";
 
 export interface EncryptOptions extends OperationOptions, BundleOptions {
@@ -137,7 +132,7 @@ export async function encrypt(options: EncryptOptions): Promise<EncryptResult> {
       hub: delivery.how,
       caution: found.secret ? null : deletionCaution,
     },
-    bundle: bundleReport(outcome),
+    bundle: outcome.bundle ? bundleReport(outcome.bundle) : null,
     service: outcome.service,
   };
 }

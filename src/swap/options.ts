@@ -28,10 +28,3 @@ export interface BundleOptions {
   /** The age recipients of the bundle. */
   readonly recipients: readonly string[];
 }
-
-/** A bundle as `--json` prints it. */
-export interface BundleReport {
-  readonly path: string;
-  readonly key_id: string;
-  readonly recipients: readonly string[];
-}

@@ -1,7 +1,6 @@
 /** Checks before a swap, and the staged files of swaps. */
 import { constants } from "node:fs";
 import { access, stat } from "node:fs/promises";
-import type { Bundle } from "../bundle/bundle.js";
 import { assertPlacement } from "../bundle/placement.js";
 import { parseRecipient } from "../bundle/recovery-key.js";
 import { StoreError, systemError } from "../errors.js";
@@ -18,7 +17,7 @@ import {
 import { exportStore, verifyExport } from "../store/export.js";
 import type { LockedStore } from "../store/locked-store.js";
 import { shellQuote } from "../text/escape.js";
-import type { BundleOptions, BundleReport } from "./options.js";
+import type { BundleOptions } from "./options.js";
 
 /** A bundle to be written. */
 export interface BundlePlan {
@@ -124,9 +123,4 @@ export async function convert(
   if (!store) throw new Error("a conversion requires a store");
   await exportStore(store, staged, key);
   await verifyExport(store, staged, key, signal);
-}
-
-/** Returns the bundle of a swap as `--json` prints it. */
-export function bundleReport({ bundle }: { bundle: Bundle | undefined }): BundleReport | null {
-  return bundle ? { path: bundle.path, key_id: bundle.keyId, recipients: bundle.recipients } : null;
 }

@@ -5,6 +5,7 @@
  * source changes to the file with the new passphrase, and the settings with it. This program writes
  * no passphrase to a disk.
  */
+
 import { constants } from "node:fs";
 import { access } from "node:fs/promises";
 import {
@@ -12,6 +13,7 @@ import {
   type ReencryptOptions,
   reencryptBackups,
 } from "../backup/reencrypt.js";
+import { type BundleReport, bundleReport } from "../bundle/bundle.js";
 import { loadSection, type SettingsSection } from "../config/settings.js";
 import { StoreError, systemError, withLine } from "../errors.js";
 import { passwordToReplace, resolvePasswordDelivery } from "../hub/password-delivery.js";
@@ -21,14 +23,8 @@ import { unlock } from "../keys/unlock.js";
 import { resolveService, type ServiceReport } from "../operation/service.js";
 import { keyIdOf } from "../store/cipher.js";
 import { assertExportable } from "../store/export.js";
-import type { BundleOptions, BundleReport, OperationOptions } from "./options.js";
-import {
-  bundleReport,
-  checkBundleDirectory,
-  convert,
-  newPassphrase,
-  stageEncrypted,
-} from "./prepare.js";
+import type { BundleOptions, OperationOptions } from "./options.js";
+import { checkBundleDirectory, convert, newPassphrase, stageEncrypted } from "./prepare.js";
 import { swap } from "./swap.js";
 
 export interface RotateOptions extends OperationOptions, BundleOptions {
@@ -133,7 +129,7 @@ export async function rotate(options: RotateOptions): Promise<RotateResult> {
       previous_kept: keyring?.keep_previous ?? false,
       hub: delivery.how,
     },
-    bundle: bundleReport(outcome),
+    bundle: outcome.bundle ? bundleReport(outcome.bundle) : null,
     service: outcome.service,
     backups,
   };

@@ -51,18 +51,18 @@ test("a unit that writes all the time is backed up: every commit before its stop
   expect(known.some((id) => id > top)).toBe(true);
 
   expect(verified).toBe(true);
-  expect(service).toMatchObject({ unit: hub.unit, was_active: true, active: true });
-  expect(service.stopped_ms).toBeGreaterThan(0);
+  expect(service).toMatchObject({ unit: hub.unit, wasActive: true, active: true });
+  expect(service.stoppedMs).toBeGreaterThan(0);
   expect(backup.path).toMatch(/backups\/clients\.\d{4}-\d\d-\d\dT\d\d-\d\d-\d\dZ\.db$/);
   expect(backup.manifest).toBe(backup.path.replace(/db$/, "manifest.json"));
-  expect(bundle.path).toBe(join(hub.bundleTo, `clients.${backup.key_id}.bundle.age`));
+  expect(bundle.path).toBe(join(hub.bundleTo, `clients.${backup.keyId}.bundle.age`));
   expect(bundle.recipients).toEqual([hub.recoveryKey.recipient]);
   expect(await readManifest(backup.manifest)).toMatchObject({
-    created_at: backup.created_at,
+    created_at: backup.createdAt,
     file: basename(backup.path),
     size: backup.size,
     sha256: backup.sha256,
-    key_id: backup.key_id,
+    key_id: backup.keyId,
     clients: backup.clients,
     unit: hub.unit,
     method: "stopped",
@@ -109,10 +109,10 @@ test("a unit that is not running is not started", async () => {
   const { backup, service } = resultOf(await runJob(hub));
   expect(service).toEqual({
     unit: hub.unit,
-    was_active: false,
+    wasActive: false,
     active: false,
-    stopped_ms: null,
-    listening_ms: null,
+    stoppedMs: null,
+    listeningMs: null,
   });
   expect(await isActive(hub)).toBe(false);
   const copied = await idsIn(backup.path);
@@ -136,7 +136,7 @@ setTimeout(() => { ${server} }, ${startMs});`,
   await startUnit(hub, `Type=exec\nExecStart=${process.execPath} ${file} ${port}`);
   expect(await waitUntilListening([port], 10_000)).toBeDefined();
   const { service } = resultOf(await runJob(hub));
-  expect(service.listening_ms).toBeGreaterThan(startMs);
+  expect(service.listeningMs).toBeGreaterThan(startMs);
   expect(await waitUntilListening([port], 100)).toBeDefined();
 });
 
@@ -148,7 +148,7 @@ test("online, the unit is not stopped, and what was committed before is in the c
   const { backup, service } = resultOf(await runJob(hub, { online: true }));
   expect(await property(hub.unit, "InvocationID")).toBe(invocation);
   expect(backup.method).toBe("online");
-  expect(service.stopped_ms).toBeNull();
+  expect(service.stoppedMs).toBeNull();
   const copied = await idsIn(backup.path);
   expect(known.filter((id) => !copied.has(id))).toEqual([]);
   expect(await verifyBackup(backup.path, { passphrase: testPassphrase })).toMatchObject({
@@ -229,7 +229,7 @@ test("a second backup in the same second gets the next free name, and reuses the
   const hub = await hubStore();
   const first = resultOf(await runJob(hub, { service: { service: "none" } }));
   const bundle = await readFile(first.bundle.path);
-  const made = Date.parse(first.backup.created_at);
+  const made = Date.parse(first.backup.createdAt);
   for (let second = 0; second < 30; second++) {
     const name = new Date(made + second * 1000).toISOString().slice(0, 19).replaceAll(":", "-");
     await writeFile(join(hub.to, `clients.${name}Z.manifest.json`), "", { flag: "wx" }).catch(
@@ -399,7 +399,7 @@ test("a hub that is stopped and started by commands is backed up, also when the 
   const { service, pid } = await commandHub(hub);
   const first = await pid();
   const { backup, service: report } = resultOf(await runJob(hub, { service }));
-  expect(report).toMatchObject({ unit: null, was_active: true, active: true });
+  expect(report).toMatchObject({ unit: null, wasActive: true, active: true });
   expect(await pid()).not.toBe(first);
   const copied = await idsIn(backup.path);
   expect(copied.size).toBe(Math.max(...copied));

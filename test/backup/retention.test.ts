@@ -3,11 +3,11 @@ import { expect, test } from "vitest";
 import { applyRetention, type KeepPolicy, type KeepRule } from "../../src/backup/retention.js";
 
 interface Backup {
-  created_at: string;
+  createdAt: string;
 }
 
-const backup = (created_at: string): Backup => ({ created_at });
-const times = (backups: readonly Backup[]) => backups.map(({ created_at }) => created_at);
+const backup = (createdAt: string): Backup => ({ createdAt });
+const times = (backups: readonly Backup[]) => backups.map(({ createdAt }) => createdAt);
 
 /** Seconds over some years, dense enough that days, weeks and months have several backups each. */
 const someBackups = fc
@@ -86,7 +86,7 @@ test("every backup is either kept or removable, whatever their order", () => {
       const both = [...times(kept.map((each) => each.backup)), ...times(removable)];
       expect(both.sort()).toEqual(times(backups).sort());
       const shuffled = [...backups].sort((a, b) =>
-        hash(a.created_at, seed) < hash(b.created_at, seed) ? -1 : 1,
+        hash(a.createdAt, seed) < hash(b.createdAt, seed) ? -1 : 1,
       );
       expect(applyRetention(shuffled, policy)).toEqual({ kept, removable });
     }),
@@ -105,7 +105,7 @@ test("the newest backup stays under every policy that keeps anything", () => {
       if (!keeps) expect(kept).toEqual([]);
       else if (backups.length > 0) {
         const newest = times(backups).sort().at(-1);
-        expect(kept[0]?.backup.created_at).toBe(newest);
+        expect(kept[0]?.backup.createdAt).toBe(newest);
       }
       for (const { rules } of kept) expect(rules.length).toBeGreaterThan(0);
       expect(times(removable)).toEqual(times(removable).sort().reverse());

@@ -80,9 +80,9 @@ test("a passphrase that is another's is that, and no damage", async () => {
 });
 
 test("a backup that nothing kept opens is said to need its bundle, by name, whether others are kept or none", async () => {
-  const { path, hub, key_id } = await backupOf();
+  const { path, hub, keyId } = await backupOf();
   const kept = { source: { kind: "keyring" }, storePath: hub.path } as const;
-  const hint = expect.stringContaining(`--bundle clients.${key_id}.bundle.age --identity `);
+  const hint = expect.stringContaining(`--bundle clients.${keyId}.bundle.age --identity `);
   await expect(verifyBackup(path, kept)).rejects.toMatchObject({
     kind: "passphraseUnavailable",
     hint,
@@ -286,17 +286,17 @@ test("the newest backup of a store is the one whose manifest says so, and other 
   }
   expect(await newestBackup(folder, "/a/clients.db")).toEqual({
     path: backupPath(folder, "clients.db", new Date(3000)),
-    created_at: new Date(3000).toISOString(),
+    createdAt: new Date(3000).toISOString(),
   });
-  expect((await newestBackup(folder, "/a/clients.db", new Date(2500)))?.created_at).toBe(
+  expect((await newestBackup(folder, "/a/clients.db", new Date(2500)))?.createdAt).toBe(
     new Date(2000).toISOString(),
   );
-  expect((await newestBackup(folder, "/a/clients.db", new Date(2000)))?.created_at).toBe(
+  expect((await newestBackup(folder, "/a/clients.db", new Date(2000)))?.createdAt).toBe(
     new Date(2000).toISOString(),
   );
   expect(await newestBackup(folder, "/a/clients.db", new Date(500))).toBeUndefined();
   await rm(backupPath(folder, "clients.db", new Date(3000)));
-  expect((await newestBackup(folder, "/a/clients.db"))?.created_at).toBe(
+  expect((await newestBackup(folder, "/a/clients.db"))?.createdAt).toBe(
     new Date(2000).toISOString(),
   );
   expect(

@@ -44,7 +44,7 @@ test("killed when the name of the bundle was claimed there: the next backup has 
   expect((await world.settle()).error).toBeUndefined();
   const { bundle } = resultOf(await backUp(world));
   expect(bundle.recipients).toEqual([world.recoveryKey.recipient]);
-  expect(await readdir(world.bundleTo)).toContain(`clients.${bundle.key_id}.bundle.age.proof.json`);
+  expect(await readdir(world.bundleTo)).toContain(`clients.${bundle.keyId}.bundle.age.proof.json`);
 });
 
 test("a rotation there, and one that is killed while the store is set aside", async () => {

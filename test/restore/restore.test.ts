@@ -123,7 +123,7 @@ test("a client that is revoked now stays revoked, also one that the backup never
     await store.deleteItem(9);
   });
   const ran = await restore(world, backup);
-  expect(resultOf(ran).restored.stayed_revoked.toSorted()).toEqual([2, 8, 9]);
+  expect(resultOf(ran).restored.stayedRevoked.toSorted()).toEqual([2, 8, 9]);
   expect(ran.questions).toEqual([]);
   for (const id of [2, 8, 9]) expect((await clientIn(world, id))?.api_key).toBe(revokedApiKey);
   expect(await clientIn(world, 1)).toMatchObject({ name: "kitchen-satellite" });
@@ -191,7 +191,7 @@ test("a backup of the previous passphrase, whose rows the store has, comes back 
   );
   const { current } = await world.slots();
   const { restored } = resultOf(await restore(world, backup));
-  expect(restored.key_id).toBe(rotated.previous_key_id);
+  expect(restored.keyId).toBe(rotated.previous_key_id);
   expect(await world.rows()).toEqual(rows);
   const slots = await world.slots();
   expect(slots.current).toBe(old);
@@ -366,7 +366,7 @@ test("a manifest that is missing or does not hold is refused; --no-manifest open
   expect(bare.code).toBe(14);
   expect(bare.error?.hint).toMatch(/--no-manifest/);
   const { restored } = resultOf(await restore(world, backup, { noManifest: true }));
-  expect(restored.created_at).toBeNull();
+  expect(restored.createdAt).toBeNull();
   expect(await world.rows()).toEqual(rows);
 });
 

@@ -60,8 +60,8 @@ test("a running unit is stopped for it, and runs again on the encrypted store", 
   const world = await World.of("plain-schema1.db");
   await world.startUnit();
   const { service } = resultOf(await world.run<EncryptResult>("encrypt"));
-  expect(service).toMatchObject({ unit: world.unit, was_active: true, active: true });
-  expect(service.stopped_ms).toBeGreaterThan(0);
+  expect(service).toMatchObject({ unit: world.unit, wasActive: true, active: true });
+  expect(service.stoppedMs).toBeGreaterThan(0);
   expect(await world.isActive).toBe(true);
   expect((await identify(world.path)).format).toBe("sqlcipher");
 });

@@ -20,7 +20,7 @@ test.skipIf(process.geteuid?.() !== 0)(
     expect([rotated.uid, rotated.gid, rotated.mode & 0o777]).toEqual([65534, 65534, 0o640]);
     await rm(world.path);
     const opener = { identity: world.recoveryKey.identity };
-    const [bundle] = (await world.bundles()).filter((keyId) => keyId === backup.key_id);
+    const [bundle] = (await world.bundles()).filter((keyId) => keyId === backup.keyId);
     const path = `${world.bundleTo}/clients.${bundle}.bundle.age`;
     const more = { backup: { file: backup.path }, bundle: { path, opener } };
     resultOf(await world.run("restore", { ...world.withoutService, ...more }));

@@ -25,8 +25,8 @@ test("a rotated store has a new key_id, a new bundle, the same rows, and its uni
   const { rotated, bundle, service } = resultOf(await world.run<RotateResult>("rotate"));
   expect(await world.rows()).toEqual(before);
   expect(rotated.key_id).not.toBe(rotated.previous_key_id);
-  expect(bundle?.key_id).toBe(rotated.key_id);
-  expect(service).toMatchObject({ was_active: true, active: true });
+  expect(bundle?.keyId).toBe(rotated.key_id);
+  expect(service).toMatchObject({ wasActive: true, active: true });
   expect(await world.isActive).toBe(true);
   const slots = await world.slots();
   expect(Object.keys(slots)).toEqual(["current"]);
@@ -119,7 +119,7 @@ test("backups are brought under the new passphrase, each verified; one that does
   const verified = await verifyBackup(renewed, { passphrase: current });
   expect(verified.checks.filter(({ ok }) => !ok)).toEqual([]);
   const manifest = JSON.parse(await readFile(renewed.replace(/db$/, "manifest.json"), "utf8"));
-  expect(manifest).toMatchObject({ created_at: first.created_at, key_id: rotated.key_id });
+  expect(manifest).toMatchObject({ created_at: first.createdAt, key_id: rotated.key_id });
   expect(await world.leftovers()).toEqual([]);
 });
 
@@ -182,7 +182,7 @@ test("a manifest that is altered once it is verified is not sealed: the new one 
   expect(backups?.left).toEqual([]);
   const [first = ""] = backups?.reencrypted ?? [];
   expect(await readManifest(manifestPath(first))).toMatchObject({
-    created_at: older.created_at,
+    created_at: older.createdAt,
     clients: older.clients,
   });
   expect(await world.leftovers()).toEqual([]);

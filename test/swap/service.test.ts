@@ -157,10 +157,10 @@ test("a unit that was not running is not started", async () => {
   const { service } = resultOf(await world.run<RotateResult>("rotate"));
   expect(service).toEqual({
     unit: world.unit,
-    was_active: false,
+    wasActive: false,
     active: false,
-    stopped_ms: null,
-    listening_ms: null,
+    stoppedMs: null,
+    listeningMs: null,
   });
   expect(await world.isActive).toBe(false);
 });

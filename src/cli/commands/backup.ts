@@ -18,6 +18,7 @@ import {
   withBundleTarget,
 } from "../options/operation.js";
 import { addRecipientOptions, type RecipientCommandOptions } from "../options/recovery-key.js";
+import { toJson } from "../ui/json.js";
 import { formatSize } from "../ui/units.js";
 
 interface BackupOptions extends ServiceOptions, RecipientCommandOptions {
@@ -64,7 +65,7 @@ async function runBackup(context: Context, options: BackupOptions): Promise<void
     : await backupStore(context, options, directories);
   await rememberDirectories(context, options);
   if (!plain) await rememberNamedService(context, options);
-  output.result(result, () => backupLines(result));
+  output.result(toJson(result), () => backupLines(result));
 }
 
 interface Directories {
@@ -157,7 +158,7 @@ function backupLines({ backup, bundle, service }: BackupResult): string[] {
     `  size        ${formatSize(backup.size)}`,
     `  sha256      ${backup.sha256}`,
     ...downtimeLines(service),
-    ...(service.stopped_ms === null
+    ...(service.stoppedMs === null
       ? []
       : [
           "              satellites reconnect some seconds later; with --online they notice nothing",

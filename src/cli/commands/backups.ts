@@ -8,6 +8,7 @@ import {
   type BundleDirectoryOption,
   listingOptions,
 } from "../options/backup-directories.js";
+import { toJson } from "../ui/json.js";
 import { Table } from "../ui/table.js";
 import { formatAge, formatSize } from "../ui/units.js";
 
@@ -44,10 +45,10 @@ async function printBackups(
   const isNarrow = (output.columns ?? Number.POSITIVE_INFINITY) < fullTableColumns;
   const rows = listing.backups.map((backup) => [
     backup.path.slice(listing.folder.length + 1),
-    formatAge(backup.age_seconds),
+    formatAge(backup.ageSeconds),
     formatSize(backup.size),
     `${backup.clients.active}${backup.clients.revoked > 0 ? ` +${backup.clients.revoked}` : ""}`,
-    isNarrow ? backup.key_id.slice(0, 8) : backup.key_id,
+    isNarrow ? backup.keyId.slice(0, 8) : backup.keyId,
     ...(isNarrow ? [] : [backup.method]),
     manifestState(backup),
     backup.bundle === null ? "none" : "found",
@@ -74,7 +75,7 @@ async function printBackups(
       output.style("yellow", escapeControlCharacters(`not listed: ${path}: ${problem}`)),
     ),
   ];
-  output.result(listing, () => lines);
+  output.result(toJson(listing), () => lines);
 }
 
 function manifestState({ present, mac }: ListedBackup): string {

@@ -14,6 +14,7 @@ import {
   type RecipientCommandOptions,
   recipientOptions,
 } from "../options/recovery-key.js";
+import { toJson } from "../ui/json.js";
 
 interface ExportOptions extends RecipientCommandOptions {
   bundleTo?: string;
@@ -42,7 +43,6 @@ export function addExport(group: Command): void {
 
 async function exportBundle(context: Context, options: ExportOptions): Promise<void> {
   const { exportPassphrase } = await import("../../bundle/export.js");
-  const { bundleReport } = await import("../../swap/prepare.js");
   const directory = bundleDirectory(context, options);
   const opener = await bundleOpener(context, options);
   const { bundle, notices } = await operate(
@@ -61,8 +61,7 @@ async function exportBundle(context: Context, options: ExportOptions): Promise<v
   );
   await rememberDirectories(context, options);
   for (const notice of notices) context.output.notice(notice);
-  const document = { bundle: { ...bundleReport({ bundle }), reused: bundle.reused } };
-  context.output.result(document, () => [
+  context.output.result(toJson({ bundle }), () => [
     `${bundle.reused ? "Bundle exists and is valid" : "Bundle written and verified"}: ${bundle.path}`,
     `  key_id      ${bundle.keyId}`,
     ...bundle.recipients.map((recipient) => `  opens with  ${recipient}`),

@@ -8,6 +8,7 @@ import {
   operationOptions,
   type SwapOptions,
 } from "../options/operation.js";
+import { toJson } from "../ui/json.js";
 
 export function addCommand(program: Command): void {
   const command = program
@@ -27,7 +28,7 @@ async function runDecrypt(context: Context, options: SwapOptions): Promise<void>
   const result = await operate(context, (lock, signal) =>
     decrypt(operationOptions(context, options, lock, signal)),
   );
-  context.output.result(result, () => [
+  context.output.result(toJson(result), () => [
     `Decrypted: ${result.decrypted.path}, readable without a passphrase`,
     ...downtimeLines(result.service),
   ]);

@@ -16,6 +16,7 @@ import {
   type SwapOptions,
   withBundleTarget,
 } from "../options/operation.js";
+import { toJson } from "../ui/json.js";
 
 interface EncryptOptions extends SwapOptions, BundleTargetOptions {
   to?: string;
@@ -60,7 +61,7 @@ async function runEncrypt(context: Context, options: EncryptOptions): Promise<vo
     ),
   );
   await rememberDirectories(context, options);
-  context.output.result(result, () => encryptLines(result));
+  context.output.result(toJson(result), () => encryptLines(result));
 }
 
 function encryptLines({ encrypted, bundle, service }: EncryptResult): string[] {

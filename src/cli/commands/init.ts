@@ -23,6 +23,7 @@ import {
   type RecipientCommandOptions,
   recipientOptions,
 } from "../options/recovery-key.js";
+import { toJson } from "../ui/json.js";
 import { askSecret } from "../ui/prompt.js";
 
 interface InitOptions extends RecipientCommandOptions, SwapOptions {
@@ -127,7 +128,7 @@ async function runInit(context: Context, options: InitOptions): Promise<void> {
   });
   await makeNamed(context, [options.to, options.bundleTo]);
   noteSection(context);
-  context.output.result(result, () => initLines(result));
+  context.output.result(toJson(result), () => initLines(result));
 }
 
 function initLines(result: InitResult): string[] {
@@ -184,7 +185,7 @@ async function runAdopt(context: Context, options: InitOptions): Promise<void> {
   });
   await makeNamed(context, [options.to]);
   noteSection(context);
-  context.output.result(result, () => adoptLines(result));
+  context.output.result(toJson(result), () => adoptLines(result));
 }
 
 function adoptLines({ adopted, bundle }: AdoptResult): string[] {

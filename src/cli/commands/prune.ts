@@ -9,6 +9,7 @@ import {
   listingOptions,
 } from "../options/backup-directories.js";
 import { operate } from "../options/operation.js";
+import { toJson } from "../ui/json.js";
 import { formatSize } from "../ui/units.js";
 
 interface PruneOptions extends BundleDirectoryOption {
@@ -81,7 +82,7 @@ async function runPrune(
       signal,
     }),
   );
-  output.result({ prune: result }, () => pruneLines(result, context));
+  output.result(toJson({ prune: result }), () => pruneLines(result, context));
   if (result.left.some(({ problem }) => problem === ofUnknownPassphrase)) {
     output.notice(
       "backups of an earlier passphrase are neither counted nor removed: rotate with --keep-previous or --reencrypt-backups DIRECTORY, or remove them manually once later backups suffice",
@@ -91,15 +92,15 @@ async function runPrune(
 
 function pruneLines(result: PruneResult, { output }: Context): string[] {
   const { kept, removed, left, verified } = result;
-  const isRemoved = result.dry_run ? "would be removed" : "removed";
-  const removing = (result.dry_run ? "would remove" : "removed").padEnd(12);
+  const isRemoved = result.dryRun ? "would be removed" : "removed";
+  const removing = (result.dryRun ? "would remove" : "removed").padEnd(12);
   return [
     ...kept.map(
       ({ path, rules }) =>
         `keep          ${path}  (${rules.join(", ") || (path === verified ? "newest that verifies" : "newest contents")})`,
     ),
     ...removed.map(({ path }) => `${removing}  ${path}`),
-    ...result.removed_bundles.map((path) => `${removing}  ${path}`),
+    ...result.removedBundles.map((path) => `${removing}  ${path}`),
     ...left.map(({ path, problem }) =>
       output.style("yellow", escapeControlCharacters(`unchanged     ${path}: ${problem}`)),
     ),

@@ -18,6 +18,7 @@ import {
   operationOptions,
   type SwapOptions,
 } from "../options/operation.js";
+import { toJson } from "../ui/json.js";
 
 interface RestoreOptions extends SwapOptions, BundleKeyOptions {
   to?: string;
@@ -76,9 +77,9 @@ async function runRestore(
     { search, kept: context },
     (bundle) => run(context, options, { backup, bundle, noManifest: !options.manifest }),
   );
-  const { backup: from, key_id } = result.restored;
-  await recordRestoreTest(context.storePath, { how: "restore", backup: from, key_id });
-  context.output.result(result, () => restoreLines(result));
+  const { backup: from, keyId } = result.restored;
+  await recordRestoreTest(context.storePath, { how: "restore", backup: from, key_id: keyId });
+  context.output.result(toJson(result), () => restoreLines(result));
 }
 
 type ChosenBackup = Pick<BackupToVerify, "backup" | "bundle" | "noManifest">;
@@ -177,11 +178,11 @@ function backupTargetOf(context: Context): BackupTarget {
 
 function restoreLines({ restored, service }: RestoreResult | RestoreIntoResult): string[] {
   const { active, revoked } = restored.clients;
-  const stayedRevoked = restored.stayed_revoked.join(", ");
+  const stayedRevoked = restored.stayedRevoked.join(", ");
   return [
     `Restored: ${restored.path}, from ${restored.backup}`,
-    ...(restored.created_at === null ? [] : [`  made        ${restored.created_at}`]),
-    `  key_id      ${restored.key_id}`,
+    ...(restored.createdAt === null ? [] : [`  made        ${restored.createdAt}`]),
+    `  key_id      ${restored.keyId}`,
     `  clients     ${active} active, ${revoked} revoked`,
     ...(stayedRevoked === ""
       ? []

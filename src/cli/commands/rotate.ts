@@ -15,6 +15,7 @@ import {
   type SwapOptions,
   withBundleTarget,
 } from "../options/operation.js";
+import { toJson } from "../ui/json.js";
 
 interface RotateOptions extends SwapOptions, BundleTargetOptions {
   passphraseFile?: string;
@@ -58,7 +59,7 @@ async function runRotate(context: Context, options: RotateOptions): Promise<void
       }),
     ),
   );
-  context.output.result(result, () => rotateLines(result));
+  context.output.result(toJson(result), () => rotateLines(result));
   if (result.backups === null) context.output.notice(backupAdvice(result, context));
 }
 

@@ -24,6 +24,7 @@ import {
   type RecipientCommandOptions,
   recipientOptions,
 } from "../options/recovery-key.js";
+import { toJson } from "../ui/json.js";
 
 interface SetupOptions extends RecipientCommandOptions {
   dryRun?: boolean;
@@ -106,7 +107,7 @@ async function runSetup(command: Command, context: Context, options: SetupOption
   const { setUp } = await import("../../setup/set-up.js");
   const result = await abortOnSignal((signal) => setUp(request(signal), found, plan));
   const findings = await diagnose(await contextOf(command), options);
-  output.result({ setup: { ...result, findings } }, () =>
+  output.result(toJson({ setup: { ...result, findings } }), () =>
     summary(context, found, result, findings, options),
   );
 }
@@ -300,7 +301,7 @@ function summary(
 
 function outageLines(outage: Outage | null): string[] {
   if (outage === null) return [];
-  const { stopped_ms: stopped, listening_ms: listening } = outage;
+  const { stoppedMs: stopped, listeningMs: listening } = outage;
   const again =
     listening === null ? "" : `; listened again after ${(listening / 1000).toFixed(1)} s`;
   return [
@@ -335,7 +336,7 @@ async function runUndo(_: Command, context: Context, options: SetupOptions): Pro
   }
   await context.reporter.confirm("The clients' keys will be in plain text again. Do this?");
   const undone = await abortOnSignal((signal) => undoSetup(request(signal), record));
-  output.result({ undone }, () => undoLines(undone));
+  output.result(toJson({ undone }), () => undoLines(undone));
 }
 
 function undoLines({ unit, database, kept, outage }: UndoResult): string[] {

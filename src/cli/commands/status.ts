@@ -4,6 +4,7 @@ import { addGlobalOptions, type Context, contextOf } from "../context.js";
 import { addHelp } from "../help.js";
 import { hubDatabase } from "../open.js";
 import { serviceChoice } from "../options/operation.js";
+import { toJson } from "../ui/json.js";
 import { formatLastRun } from "../ui/schedule-text.js";
 
 export function addCommand(program: Command): void {
@@ -30,7 +31,7 @@ async function printStatus(context: Context): Promise<void> {
     findHubDatabase: () => hubDatabase(context),
     settingsProblems: context.settingsProblems,
   });
-  context.output.result(status, () => statusLines(status, context));
+  context.output.result(toJson(status), () => statusLines(status, context));
 }
 
 function statusLines(status: StoreStatus, { output }: Context): string[] {
@@ -52,7 +53,7 @@ function statusLines(status: StoreStatus, { output }: Context): string[] {
       () => `clients        ${clients?.active} active, ${clients?.revoked} revoked`,
     ),
     ...optional(status.service, () => `service        ${serviceText(status.service)}`),
-    `last backup    ${backup ? `${backup.path}, ${backup.created_at}` : "none known"}`,
+    `last backup    ${backup ? `${backup.path}, ${backup.createdAt}` : "none known"}`,
     ...(schedule
       ? [
           `schedule       ${schedule.on_calendar ?? schedule.unit}, next run ${schedule.next_run ?? "never: the timer is not active"}`,

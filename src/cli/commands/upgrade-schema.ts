@@ -9,6 +9,7 @@ import {
   operationOptions,
   type ServiceOptions,
 } from "../options/operation.js";
+import { toJson } from "../ui/json.js";
 
 interface UpgradeOptions extends ServiceOptions {
   hubPython?: string;
@@ -39,7 +40,7 @@ async function runUpgrade(context: Context, options: UpgradeOptions): Promise<vo
       hubPython: options.hubPython,
     }),
   );
-  context.output.result(result, () => upgradeLines(result));
+  context.output.result(toJson(result), () => upgradeLines(result));
 }
 
 function upgradeLines({ upgraded, service }: UpgradeSchemaResult): string[] {

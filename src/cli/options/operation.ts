@@ -314,10 +314,10 @@ export function bundleLines(bundle: { path: string } | null): string[] {
 
 export function downtimeLines({
   unit,
-  stopped_ms: stopped,
-  listening_ms: listening,
-}: Pick<ServiceReport, "unit" | "stopped_ms" | "listening_ms">): string[] {
-  if (stopped === null) return [];
-  const again = listening === null ? "" : `; it listened again after ${listening} ms`;
-  return [`  service     ${unit ?? "the service"} was stopped for ${stopped} ms${again}`];
+  stoppedMs,
+  listeningMs,
+}: Pick<ServiceReport, "unit" | "stoppedMs" | "listeningMs">): string[] {
+  if (stoppedMs === null) return [];
+  const again = listeningMs === null ? "" : `; it listened again after ${listeningMs} ms`;
+  return [`  service     ${unit ?? "the service"} was stopped for ${stoppedMs} ms${again}`];
 }

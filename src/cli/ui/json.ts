@@ -1,0 +1,34 @@
+/** The one place where results get the names of `docs/reference/json-output.md`. */
+
+type SnakeCase<Name> = Name extends `${infer First}${infer Rest}`
+  ? `${First extends Lowercase<First> ? First : `_${Lowercase<First>}`}${SnakeCase<Rest>}`
+  : Name;
+
+/** A result as `--json` prints it: `createdAt` is named `created_at`. */
+export type Json<Value> = Value extends readonly (infer Item)[]
+  ? Json<Item>[]
+  : Value extends object
+    ? { -readonly [Key in keyof Value as SnakeCase<Key>]: Json<Value[Key]> }
+    : Value;
+
+/**
+ * Converts the keys of a result from camelCase to snake_case, at every depth.
+ *
+ * Not for client records: their keys have the names of columns already, and the keys in their
+ * metadata are the user's own.
+ */
+export function toJson<Result>(result: Result): Json<Result> {
+  return convert(result) as Json<Result>;
+}
+
+function convert(value: unknown): unknown {
+  if (Array.isArray(value)) return value.map(convert);
+  if (typeof value !== "object" || value === null) return value;
+  return Object.fromEntries(
+    Object.entries(value).map(([key, item]) => [snakeCase(key), convert(item)]),
+  );
+}
+
+function snakeCase(key: string): string {
+  return key.replace(/[A-Z]/g, (letter) => `_${letter.toLowerCase()}`);
+}
