@@ -33,6 +33,10 @@ const path = z.string().check(
 const text = z.string().check(z.minLength(1));
 const count = z.int().check(z.minimum(0));
 
+/** A program and its arguments. The path is absolute, because a timer has another PATH. */
+const program = z.tuple([path], text);
+const webAddress = z.url({ protocol: /^https?$/, message: "must be an http or https URL" });
+
 /** In bytes. */
 const settingsLimit = 1024 * 1024;
 
@@ -66,6 +70,13 @@ const sections = {
     weekly: z.optional(count),
     monthly: z.optional(count),
   }),
+  hooks: z.strictObject({
+    before: z.optional(program),
+    success: z.optional(program),
+    failure: z.optional(program),
+    ping: z.optional(webAddress),
+  }),
+  metrics: z.strictObject({ file: z.optional(path) }),
 };
 
 const ofOneStore = {
@@ -73,6 +84,8 @@ const ofOneStore = {
   recipients: z.optional(z.array(text)),
   backup: z.optional(sections.backup),
   keep: z.optional(sections.keep),
+  hooks: z.optional(sections.hooks),
+  metrics: z.optional(sections.metrics),
 };
 
 export const settingsSchema = z.strictObject({
@@ -477,7 +490,24 @@ function withAbsolutePaths(settings: Settings, environment: Environment): Settin
         bundle_to: absolute(settings.backup?.bundle_to),
       }),
     },
+    ...(settings.hooks && { hooks: withAbsolutePrograms(settings.hooks, environment) }),
+    ...(settings.metrics?.file !== undefined && {
+      metrics: { file: absolute(settings.metrics.file) },
+    }),
   };
+}
+
+function withAbsolutePrograms(
+  hooks: NonNullable<Settings["hooks"]>,
+  environment: Environment,
+): NonNullable<Settings["hooks"]> {
+  const absolute = (hook: z.infer<typeof program> | undefined): typeof hook =>
+    hook && [expandPath(hook[0], environment), ...hook.slice(1)];
+  const { before, success, failure, ping } = hooks;
+  return defined({
+    ...{ before: absolute(before), success: absolute(success), failure: absolute(failure) },
+    ping,
+  });
 }
 
 function invalidSettings(path: string, issue: z.core.$ZodIssue | undefined): StoreError {

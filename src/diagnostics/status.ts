@@ -1,11 +1,13 @@
 /** The state of a store for `status`. Only reads; an error becomes an entry of `problems`. */
 import { newestBackup } from "../backup/manifest.js";
+import { findLastRestoreTest } from "../backup/restore-test.js";
 import { isRevoked } from "../client/client.js";
 import { type LocatedDatabase, openToRead } from "../databases/copy-clients.js";
 import { StoreError } from "../errors.js";
 import type { PassphraseSource } from "../keys/source.js";
 import { unlockStore } from "../keys/unlock.js";
 import { Journal } from "../operation/journal.js";
+import { type Runs, readRuns } from "../operation/run-record.js";
 import { waitForOperation } from "../recovery/wait.js";
 import { type Schedule, scheduleOf } from "../service/schedule.js";
 import { type ServiceChoice, selectService } from "../service/select.js";
@@ -42,6 +44,10 @@ export interface StoreStatus {
   readonly last_backup: { readonly path: string; readonly createdAt: string } | null;
   /** The schedule and its last run; null if no backups are scheduled. */
   readonly schedule: Schedule | null;
+  /** The last run of each operation. */
+  readonly runs: Runs;
+  /** The last restore test of a backup. */
+  readonly lastRestoreTest: { readonly at: string; readonly backup: string } | null;
   /** A running or interrupted operation. */
   readonly pending: {
     readonly operation: string;
@@ -82,6 +88,8 @@ export async function storeStatus(options: StatusOptions): Promise<StoreStatus> 
   const lastBackup = backupFolder && (await attempt(() => newestBackup(backupFolder, storePath)));
   const schedule = await attempt(() => scheduleOf(storePath));
   const journal = await attempt(() => Journal.read(storePath));
+  const runs = await attempt(() => readRuns(storePath));
+  const restoreTest = await attempt(() => findLastRestoreTest(storePath));
   return {
     path: storePath,
     format: identity.format,
@@ -93,6 +101,8 @@ export async function storeStatus(options: StatusOptions): Promise<StoreStatus> 
     service,
     last_backup: lastBackup || null,
     schedule: schedule ?? null,
+    runs: runs ?? {},
+    lastRestoreTest: restoreTest ? { at: restoreTest.at, backup: restoreTest.backup } : null,
     pending: journal
       ? {
           operation: journal.entry.operation,

@@ -15,10 +15,15 @@ export interface Outcome {
 export interface RunOptions {
   readonly timeoutMs: number;
   /**
-   * Whether to collect the output. False also returns at exit instead of end of file, for a
-   * program with children that may keep the output open.
+   * Whether to collect the output. False discards it, and `stderr` passes it to standard error.
+   * Both return at exit instead of end of file, for a program with children that may keep the
+   * output open.
    */
-  readonly output?: boolean;
+  readonly output?: boolean | "stderr";
+  /** The program's standard input; nothing by default. */
+  readonly input?: string;
+  /** Kills the program. */
+  readonly signal?: AbortSignal;
 }
 
 /** Environment variables for parsable output. */
@@ -31,22 +36,26 @@ const plain = {
 };
 
 /**
- * Runs a program without a shell and without standard input. Never rejects.
+ * Runs a program without a shell. Never rejects.
  *
  * The program gets its own process group, because Ctrl-C at a terminal must not end the `systemctl`
- * that starts the service. At the time limit the whole group is killed.
+ * that starts the service. At the time limit, or when the signal is aborted, the whole group is
+ * killed.
  */
 export function run(
   program: string,
   args: readonly string[],
-  { timeoutMs, output = true }: RunOptions,
+  { timeoutMs, output = true, input, signal }: RunOptions,
 ): Promise<Outcome> {
   return new Promise((resolve) => {
+    const target = output === "stderr" ? 2 : output ? "pipe" : "ignore";
     const child = spawn(program, args, {
       detached: true,
-      stdio: ["ignore", output ? "pipe" : "ignore", output ? "pipe" : "ignore"],
-      env: output ? { ...process.env, ...plain } : process.env,
+      stdio: [input === undefined ? "ignore" : "pipe", target, target],
+      env: output === true ? { ...process.env, ...plain } : process.env,
     });
+    // A program that does not read its input closes the pipe.
+    child.stdin?.on("error", () => undefined).end(input);
     const text = { stdout: "", stderr: "" };
     child.stdout?.setEncoding("utf8").on("data", (chunk: string) => {
       text.stdout += chunk;
@@ -59,13 +68,19 @@ export function run(
       timedOut = true;
       killGroup(child.pid);
     }, timeoutMs);
-    child.once("error", (error) => {
+    const abort = () => killGroup(child.pid);
+    signal?.addEventListener("abort", abort);
+    const stopWatching = () => {
       clearTimeout(limit);
+      signal?.removeEventListener("abort", abort);
+    };
+    child.once("error", (error) => {
+      stopWatching();
       const failure = hasCode(error, "ENOENT") ? "missing" : "signal";
       resolve({ code: null, failure, stdout: "", stderr: error.message });
     });
-    child.once(output ? "close" : "exit", (code: number | null) => {
-      clearTimeout(limit);
+    child.once(output === true ? "close" : "exit", (code: number | null) => {
+      stopWatching();
       const texts = { stdout: text.stdout, stderr: text.stderr.trim() };
       if (timedOut) resolve({ code: null, failure: "timeout", ...texts });
       else if (code === null) resolve({ code, failure: "signal", ...texts });

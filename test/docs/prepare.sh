@@ -88,6 +88,7 @@ rotate_before_1() {
 
 automate_and_monitor_before_1() {
   new_store
+  mkdir ~/collector
   running_hub
 }
 

@@ -79,8 +79,10 @@ const written = [
   "state/hivemind-sqlcipher",
   "state/hivemind-sqlcipher/.directories-HEX.json.HEX.partial",
   "state/hivemind-sqlcipher/.rehearsal-HEX.json.HEX.partial",
+  "state/hivemind-sqlcipher/.runs-HEX.json.HEX.partial",
   "state/hivemind-sqlcipher/directories-HEX.json",
   "state/hivemind-sqlcipher/rehearsal-HEX.json",
+  "state/hivemind-sqlcipher/runs-HEX.json",
 ];
 
 test("the paths that are written are those that the tests below know", async () => {

@@ -110,6 +110,8 @@ const scenarios: Record<string, Scenario> = {
   "schedule install": { code: 17 },
   "schedule status": {},
   "schedule remove": { code: 10 },
+  "metrics install": { args: ({ machine }) => [machine.path("metrics.prom")] },
+  "metrics remove": { once: true },
   completion: { args: () => ["bash"] },
   settle: {},
   // The hub is shown its passphrase in memory: through a pipe, by a shell that has the right to

@@ -4,6 +4,7 @@ import { expandPath } from "../../config/paths.js";
 import { isKind, StoreError, withLine, wrap } from "../../errors.js";
 import { addGlobalOptions, type Context, contextOf } from "../context.js";
 import { addHelp } from "../help.js";
+import { monitored } from "../monitored.js";
 import { findPlainDatabase, type PlainDatabase } from "../open.js";
 import {
   addServiceOptions,
@@ -49,10 +50,13 @@ export function addCommand(program: Command): void {
       "hivemind-sqlcipher backup --stop-command 'sv down hub' --start-command 'sv up hub'",
     ],
   });
-  command.action(async (options: BackupOptions) => runBackup(await contextOf(command), options));
+  command.action(async (options: BackupOptions) => {
+    const context = await contextOf(command);
+    await monitored(context, "backup", () => runBackup(context, options));
+  });
 }
 
-async function runBackup(context: Context, options: BackupOptions): Promise<void> {
+async function runBackup(context: Context, options: BackupOptions): Promise<BackupResult> {
   const { settings, output } = context;
   const to = options.to ?? settings.backup?.to;
   const bundleTo = options.bundleTo ?? settings.backup?.bundle_to;
@@ -66,6 +70,7 @@ async function runBackup(context: Context, options: BackupOptions): Promise<void
   await rememberDirectories(context, options);
   if (!plain) await rememberNamedService(context, options);
   output.result(toJson(result), () => backupLines(result));
+  return result;
 }
 
 interface Directories {

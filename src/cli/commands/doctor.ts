@@ -4,7 +4,8 @@ import { counted } from "../../text/count.js";
 import { escapeControlCharacters } from "../../text/escape.js";
 import { addGlobalOptions, type Context, contextOf, programLine } from "../context.js";
 import { addHelp } from "../help.js";
-import { addServiceOptions, type ServiceOptions, serviceChoice } from "../options/operation.js";
+import { doctorOptions } from "../inspect.js";
+import { addServiceOptions, type ServiceOptions } from "../options/operation.js";
 
 interface DoctorOptions extends ServiceOptions {
   fillGaps?: boolean;
@@ -38,19 +39,8 @@ export function addCommand(program: Command): void {
 
 async function runDoctor(context: Context, options: DoctorOptions, program: string): Promise<void> {
   const { doctor } = await import("../../diagnostics/doctor.js");
-  const { output, settings } = context;
-  const diagnosis = await doctor({
-    storePath: context.storePath,
-    settingsPath: context.settingsPath,
-    settingsProblems: context.settingsProblems,
-    program,
-    backupFolder: settings.backup?.to,
-    bundleFolder: settings.backup?.bundle_to,
-    source: context.source,
-    service: serviceChoice(context, options),
-    hubPython: options.hubPython,
-    fillGaps: options.fillGaps ?? false,
-  });
+  const { output } = context;
+  const diagnosis = await doctor({ ...doctorOptions(context, options), program });
   output.result(diagnosis, () => diagnosisLines(diagnosis, context));
   if (!diagnosis.ok) process.exitCode = 1;
 }

@@ -3,6 +3,7 @@ import type { PruneResult } from "../../backup/prune.js";
 import { escapeControlCharacters } from "../../text/escape.js";
 import { addGlobalOptions, type Context, contextOf } from "../context.js";
 import { addHelp } from "../help.js";
+import { monitored } from "../monitored.js";
 import {
   addBundleDirectoryOption,
   type BundleDirectoryOption,
@@ -46,9 +47,11 @@ export function addCommand(program: Command): void {
       "hivemind-sqlcipher prune /media/usb/backups --keep-last 3",
     ],
   });
-  command.action(async (directory: string | undefined, options: PruneOptions) =>
-    runPrune(await contextOf(command), directory, options),
-  );
+  command.action(async (directory: string | undefined, options: PruneOptions) => {
+    const context = await contextOf(command);
+    const work = () => runPrune(context, directory, options);
+    await (options.dryRun ? work() : monitored(context, "prune", work));
+  });
 }
 
 function parseCount(text: string): number {
@@ -60,7 +63,7 @@ async function runPrune(
   context: Context,
   directory: string | undefined,
   options: PruneOptions,
-): Promise<void> {
+): Promise<{ readonly prune: PruneResult }> {
   const { ofUnknownPassphrase, prune } = await import("../../backup/prune.js");
   const { output } = context;
   const keep = context.settings.keep ?? {};
@@ -88,6 +91,7 @@ async function runPrune(
       "backups of an earlier passphrase are neither counted nor removed: rotate with --keep-previous or --reencrypt-backups DIRECTORY, or remove them manually once later backups suffice",
     );
   }
+  return { prune: result };
 }
 
 function pruneLines(result: PruneResult, { output }: Context): string[] {

@@ -3,6 +3,7 @@ import { expandPath } from "../../config/paths.js";
 import type { RotateResult } from "../../swap/rotate.js";
 import { addGlobalOptions, type Context, contextOf } from "../context.js";
 import { addHelp } from "../help.js";
+import { monitored } from "../monitored.js";
 import {
   addBundleTarget,
   addSwapOptions,
@@ -42,10 +43,13 @@ export function addCommand(program: Command): void {
       "hivemind-sqlcipher rotate --keep-previous --reencrypt-backups /srv/backup/hivemind",
     ],
   });
-  command.action(async (options: RotateOptions) => runRotate(await contextOf(command), options));
+  command.action(async (options: RotateOptions) => {
+    const context = await contextOf(command);
+    await monitored(context, "rotate", () => runRotate(context, options));
+  });
 }
 
-async function runRotate(context: Context, options: RotateOptions): Promise<void> {
+async function runRotate(context: Context, options: RotateOptions): Promise<RotateResult> {
   const { rotate } = await import("../../swap/rotate.js");
   const result = await withBundleTarget(context, options, (bundleTarget) =>
     operate(context, (lock, signal) =>
@@ -61,6 +65,7 @@ async function runRotate(context: Context, options: RotateOptions): Promise<void
   );
   context.output.result(toJson(result), () => rotateLines(result));
   if (result.backups === null) context.output.notice(backupAdvice(result, context));
+  return result;
 }
 
 /** Returns advice on the backups made with the previous passphrase. */

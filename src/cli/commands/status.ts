@@ -1,16 +1,21 @@
-import type { Command } from "commander";
+import { type Command, Option } from "commander";
 import type { StoreStatus } from "../../diagnostics/status.js";
 import { addGlobalOptions, type Context, contextOf } from "../context.js";
 import { addHelp } from "../help.js";
-import { hubDatabase } from "../open.js";
-import { serviceChoice } from "../options/operation.js";
+import { collectMetrics, statusOptions } from "../inspect.js";
 import { toJson } from "../ui/json.js";
 import { formatLastRun } from "../ui/schedule-text.js";
 
 export function addCommand(program: Command): void {
   const command = program
     .command("status")
-    .description("Show the store, its service, backups and schedule");
+    .description("Show the store, its service, backups and schedule")
+    .addOption(
+      new Option("--format <text|prometheus>", "Print text or metrics (default: text)").choices([
+        "text",
+        "prometheus",
+      ]),
+    );
   addGlobalOptions(command);
   addHelp(command, {
     details: [
@@ -18,19 +23,16 @@ export function addCommand(program: Command): void {
     ],
     examples: ["hivemind-sqlcipher status", "hivemind-sqlcipher status --json"],
   });
-  command.action(async () => printStatus(await contextOf(command)));
+  command.action(async ({ format }: { format?: "text" | "prometheus" }) => {
+    const context = await contextOf(command);
+    if (format === "prometheus") process.stdout.write(await collectMetrics(context));
+    else await printStatus(context);
+  });
 }
 
 async function printStatus(context: Context): Promise<void> {
   const { storeStatus } = await import("../../diagnostics/status.js");
-  const status = await storeStatus({
-    storePath: context.storePath,
-    source: context.source,
-    service: serviceChoice(context, {}),
-    backupFolder: context.settings.backup?.to,
-    findHubDatabase: () => hubDatabase(context),
-    settingsProblems: context.settingsProblems,
-  });
+  const status = await storeStatus(statusOptions(context));
   context.output.result(toJson(status), () => statusLines(status, context));
 }
 
@@ -54,6 +56,11 @@ function statusLines(status: StoreStatus, { output }: Context): string[] {
     ),
     ...optional(status.service, () => `service        ${serviceText(status.service)}`),
     `last backup    ${backup ? `${backup.path}, ${backup.createdAt}` : "none known"}`,
+    ...Object.entries(status.runs)
+      .filter(([, run]) => run.exit_code !== 0)
+      .map(([operation, run]) =>
+        warning(`failed         ${operation}, ${run.at}, exit code ${run.exit_code}`),
+      ),
     ...(schedule
       ? [
           `schedule       ${schedule.on_calendar ?? schedule.unit}, next run ${schedule.next_run ?? "never: the timer is not active"}`,

@@ -1,0 +1,69 @@
+import type { Command } from "commander";
+import { expandPath } from "../../config/paths.js";
+import type { Settings } from "../../config/settings.js";
+import { StoreError } from "../../errors.js";
+import { addCommandGroup, addGlobalOptions, type Context, contextOf } from "../context.js";
+import { addHelp } from "../help.js";
+import { collectMetrics } from "../inspect.js";
+
+export function addCommand(program: Command): void {
+  const group = addCommandGroup(program, "metrics", "Write metrics for Prometheus's node_exporter");
+  addInstall(group);
+  addRemove(group);
+}
+
+function addInstall(group: Command): void {
+  const command = group
+    .command("install <file>")
+    .description("Write the metrics to this file now and after each operation");
+  addGlobalOptions(command);
+  addHelp(command, {
+    details: [
+      "The file must be in the directory of node_exporter's textfile collector, its name must end in .prom, and this user must be able to write the directory. backup, prune and rotate then replace the file when they end, also when they fail. The metrics contain no secret; status --format prometheus prints them.",
+    ],
+    examples: [
+      "hivemind-sqlcipher metrics install /var/lib/prometheus/node-exporter/hivemind.prom",
+    ],
+  });
+  command.action(async (file: string) => runInstall(await contextOf(command), expandPath(file)));
+}
+
+async function runInstall(context: Context, file: string): Promise<void> {
+  const { writeMetrics } = await import("../../diagnostics/metrics.js");
+  if (!file.endsWith(".prom")) {
+    throw new StoreError("usage", `the name of ${file} does not end in .prom`, {
+      hint: "node_exporter's textfile collector reads only *.prom files.",
+    });
+  }
+  await writeMetrics(file, await collectMetrics(context));
+  await changeSettings(context, (settings) => ({ ...settings, metrics: { file } }));
+  context.output.result({ metrics: { file } }, () => [`Metrics are written to ${file}`]);
+}
+
+function addRemove(group: Command): void {
+  const command = group.command("remove").description("Remove the file, and write no metrics");
+  addGlobalOptions(command);
+  addHelp(command, { examples: ["hivemind-sqlcipher metrics remove"] });
+  command.action(async () => runRemove(await contextOf(command)));
+}
+
+async function runRemove(context: Context): Promise<void> {
+  const { removeFile } = await import("../../fs/atomic.js");
+  const { file } = context.settings.metrics ?? {};
+  if (file === undefined) {
+    throw new StoreError("notFound", `no metrics of ${context.storePath} are written`, {
+      hint: "Run hivemind-sqlcipher metrics install FILE.",
+    });
+  }
+  await changeSettings(context, ({ metrics: _, ...others }) => others);
+  await removeFile(file);
+  context.output.result({ removed: { file } }, () => [`Removed ${file}`]);
+}
+
+async function changeSettings(
+  { settingsSection }: Context,
+  change: (settings: Settings) => Settings,
+): Promise<void> {
+  const { loadSection, saveSection } = await import("../../config/settings.js");
+  await saveSection(settingsSection, change((await loadSection(settingsSection)) ?? {}));
+}

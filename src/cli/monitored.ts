@@ -1,0 +1,86 @@
+/** Runs an operation with the operator's hooks, and records it for `status` and the metrics. */
+import type { StoreError } from "../errors.js";
+import type { HookEvent } from "../operation/hooks.js";
+import { abortOnSignal } from "../process/signals.js";
+import type { Context } from "./context.js";
+import { collectMetrics } from "./inspect.js";
+import { toJson } from "./ui/json.js";
+import { asStoreError } from "./ui/output.js";
+
+/** The result of a monitored operation. `service` and `backup` are recorded. */
+interface MonitoredResult {
+  readonly prune?: unknown;
+  readonly service?: { readonly stoppedMs: number | null };
+  readonly backup?: { readonly size: number };
+}
+
+/**
+ * Runs an operation. Tells the hooks before and after it, records the run, and rewrites the metrics
+ * file. Problems with these become notices.
+ *
+ * @param work - runs the operation and prints its result
+ * @throws what `work` throws
+ */
+export async function monitored(
+  context: Context,
+  operation: string,
+  work: () => Promise<MonitoredResult>,
+): Promise<void> {
+  const at = new Date().toISOString();
+  const start = performance.now();
+  await runHooks(context, operation, { event: "before" });
+  const outcome = await work().then(
+    (result) => ({ result, thrown: undefined, error: undefined }),
+    (thrown: unknown) => ({ result: undefined, thrown, error: asStoreError(thrown) }),
+  );
+  const { result, error } = outcome;
+  await orNotice(context, "the run was not recorded", async () => {
+    const { recordRun } = await import("../operation/run-record.js");
+    await recordRun(context.storePath, operation, {
+      at,
+      duration_ms: Math.round(performance.now() - start),
+      exit_code: error?.exitCode ?? 0,
+      stopped_ms: result?.service?.stoppedMs ?? null,
+      size: result?.backup?.size ?? null,
+    });
+  });
+  await updateMetrics(context);
+  await runHooks(
+    context,
+    operation,
+    error ? failure(error) : { event: "success", result: toJson(result) },
+  );
+  if (error) throw outcome.thrown;
+}
+
+function failure(error: StoreError): HookEvent {
+  return { event: "failure", error };
+}
+
+async function runHooks(context: Context, operation: string, event: HookEvent): Promise<void> {
+  const { hooks = {} } = context.settings;
+  if (hooks[event.event] === undefined && hooks.ping === undefined) return;
+  const { runHooks } = await import("../operation/hooks.js");
+  const { storePath, reporter } = context;
+  await abortOnSignal((signal) =>
+    runHooks(hooks, event, { operation, storePath, reporter, signal }),
+  );
+}
+
+/** Rewrites the metrics file, if the settings name one. */
+async function updateMetrics(context: Context): Promise<void> {
+  const { file } = context.settings.metrics ?? {};
+  if (file === undefined) return;
+  await orNotice(context, "the metrics were not written", async () => {
+    const { writeMetrics } = await import("../diagnostics/metrics.js");
+    await writeMetrics(file, await collectMetrics(context));
+  });
+}
+
+async function orNotice(
+  { output }: Context,
+  what: string,
+  work: () => Promise<void>,
+): Promise<void> {
+  await work().catch((error: unknown) => output.notice(`${what}: ${asStoreError(error).message}`));
+}

@@ -1,0 +1,164 @@
+/**
+ * The state of a store as metrics in Prometheus's text format, for node_exporter's textfile
+ * collector.
+ *
+ * Times are absolute, so that a file that is no longer written looks as old as it is. See
+ * https://prometheus.io/docs/instrumenting/exposition_formats/.
+ */
+import { createFile, replaceFile } from "../fs/atomic.js";
+import { lstatIfExists } from "../fs/read.js";
+import type { Check, Severity } from "./check.js";
+import type { StoreStatus } from "./status.js";
+
+/** node_exporter runs as another user. The file contains paths and numbers only. */
+const metricsMode = 0o644;
+
+type Labels = Readonly<Record<string, string>>;
+
+/** The samples of a metric. Null stands for an unknown value, which has no sample. */
+interface Metric {
+  readonly name: string;
+  readonly help: string;
+  readonly samples: readonly (readonly [Labels, number | null])[];
+}
+
+/**
+ * Returns the metrics of a store as text.
+ *
+ * @param checks - the checks of `doctor`; without them, findings have no metric
+ */
+export function formatMetrics(status: StoreStatus, checks?: readonly Check[]): string {
+  const metrics = [...storeMetrics(status), ...runMetrics(status), ...findingMetrics(checks)];
+  return metrics
+    .map((metric) => formatMetric(metric, { store: status.path }))
+    .filter((text) => text !== "")
+    .join("");
+}
+
+/**
+ * Replaces the file for the textfile collector in one step. Creates it readable for all users.
+ *
+ * @throws {@link StoreError} refused or io - as `replaceFile`
+ */
+export async function writeMetrics(path: string, text: string): Promise<void> {
+  if (await lstatIfExists(path)) await replaceFile(path, text);
+  else await createFile(path, text, metricsMode);
+}
+
+function storeMetrics(status: StoreStatus): Metric[] {
+  const { clients, service, schedule, pending } = status;
+  return [
+    {
+      name: "encrypted",
+      help: "Whether the hub's database is encrypted.",
+      samples: [[{}, Number(status.format === "sqlcipher")]],
+    },
+    {
+      name: "clients",
+      help: "Number of clients in the store.",
+      samples: [
+        [{ state: "active" }, clients?.active ?? null],
+        [{ state: "revoked" }, clients?.revoked ?? null],
+      ],
+    },
+    {
+      name: "service_active",
+      help: "Whether the service that has the store open runs.",
+      samples: service?.unit ? [[{ unit: service.unit }, Number(service.active)]] : [],
+    },
+    {
+      name: "operation_interrupted",
+      help: "Whether an operation is running or was interrupted.",
+      samples: [[{}, Number(pending !== null)]],
+    },
+    {
+      name: "backup_newest_timestamp_seconds",
+      help: "Time of the newest backup by its manifest.",
+      samples: [[{}, secondsOf(status.last_backup?.createdAt)]],
+    },
+    {
+      name: "restore_test_timestamp_seconds",
+      help: "Time of the last restore test of a backup.",
+      samples: [[{}, secondsOf(status.lastRestoreTest?.at)]],
+    },
+    {
+      name: "schedule_next_timestamp_seconds",
+      help: "Time of the next scheduled backup.",
+      samples: [[{}, secondsOf(schedule?.next_run)]],
+    },
+  ];
+}
+
+function runMetrics({ runs }: StoreStatus): Metric[] {
+  const of = (value: (run: StoreStatus["runs"][string]) => number | null) =>
+    Object.entries(runs).map(([operation, run]) => [{ operation }, value(run)] as const);
+  return [
+    {
+      name: "run_timestamp_seconds",
+      help: "Time of the last run.",
+      samples: of(({ at }) => secondsOf(at)),
+    },
+    {
+      name: "run_success_timestamp_seconds",
+      help: "Time of the last run that succeeded.",
+      samples: of(({ succeeded_at: at }) => secondsOf(at)),
+    },
+    {
+      name: "run_exit_code",
+      help: "Exit code of the last run.",
+      samples: of(({ exit_code: code }) => code),
+    },
+    {
+      name: "run_duration_seconds",
+      help: "Duration of the last run.",
+      samples: of(({ duration_ms: duration }) => duration / 1000),
+    },
+    {
+      name: "run_service_stopped_seconds",
+      help: "How long the last run stopped the service.",
+      samples: of(({ stopped_ms: stopped }) => (stopped === null ? null : stopped / 1000)),
+    },
+    {
+      name: "run_bytes",
+      help: "Size of the backup that the last run wrote.",
+      samples: of(({ size }) => size),
+    },
+  ];
+}
+
+function findingMetrics(checks: readonly Check[] | undefined): Metric[] {
+  if (checks === undefined) return [];
+  const count = (severity: Severity) =>
+    checks.filter((check) => !check.ok && check.severity === severity).length;
+  return [
+    {
+      name: "findings",
+      help: "Number of findings of doctor.",
+      samples: (["error", "warning"] as const).map((severity) => [{ severity }, count(severity)]),
+    },
+  ];
+}
+
+function secondsOf(time: string | null | undefined): number | null {
+  return time ? Date.parse(time) / 1000 : null;
+}
+
+function formatMetric({ name, help, samples }: Metric, common: Labels): string {
+  const full = `hivemind_sqlcipher_${name}`;
+  const lines = samples.flatMap(([labels, value]) =>
+    value === null ? [] : [`${full}${formatLabels({ ...common, ...labels })} ${value}\n`],
+  );
+  if (lines.length === 0) return "";
+  return `# HELP ${full} ${help}\n# TYPE ${full} gauge\n${lines.join("")}`;
+}
+
+function formatLabels(labels: Labels): string {
+  const pairs = Object.entries(labels).map(([name, value]) => `${name}="${escapeLabel(value)}"`);
+  return `{${pairs.join(",")}}`;
+}
+
+const labelEscapes: Readonly<Record<string, string>> = { "\\": "\\\\", '"': '\\"', "\n": "\\n" };
+
+function escapeLabel(value: string): string {
+  return value.replace(/[\\"\n]/g, (character) => labelEscapes[character] ?? character);
+}

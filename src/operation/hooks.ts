@@ -1,0 +1,139 @@
+/**
+ * Tells the operator's hooks when an operation begins, succeeds or fails: programs of the operator,
+ * and a monitoring service with the URLs of healthchecks.io.
+ *
+ * A hook is told what happened and cannot change it. A hook that fails is reported as a notice.
+ */
+import { setTimeout as delay } from "node:timers/promises";
+import { hasCode, type StoreError } from "../errors.js";
+import { orAbort } from "../process/abort.js";
+import { type Outcome, run } from "../process/run.js";
+import type { Reporter } from "../reporter.js";
+
+/** The section `hooks` of the settings. */
+export interface Hooks {
+  /** A program and its arguments, started without a shell before the operation. */
+  readonly before?: readonly string[] | undefined;
+  readonly success?: readonly string[] | undefined;
+  readonly failure?: readonly string[] | undefined;
+  /** Receives a POST at `/start`, at the URL itself, and at `/fail`. Often contains a secret. */
+  readonly ping?: string | undefined;
+}
+
+/** What happened. Contains no secret. */
+export type HookEvent =
+  | { readonly event: "before" }
+  | { readonly event: "success"; readonly result: unknown }
+  | { readonly event: "failure"; readonly error: StoreError };
+
+export interface HookContext {
+  /** The command's name. */
+  readonly operation: string;
+  readonly storePath: string;
+  readonly reporter: Reporter;
+  /** Stops the hooks. */
+  readonly signal: AbortSignal;
+}
+
+/** A hook may copy a large file or wait for a disk. */
+const programLimitMs = 300_000;
+
+const pingLimitMs = 10_000;
+const pingAttempts = 3;
+
+/** The path that a monitoring service expects after the URL. */
+const pingPaths = { before: "/start", success: "", failure: "/fail" } as const;
+
+/** Runs the program for an event and pings the URL, both at once. */
+export async function runHooks(
+  hooks: Hooks,
+  event: HookEvent,
+  context: HookContext,
+): Promise<void> {
+  const program = hooks[event.event];
+  await Promise.all([
+    program && runProgram(program, event, context),
+    hooks.ping !== undefined && ping(hooks.ping, event, context),
+  ]);
+}
+
+/** The event's document is the program's standard input, and its output goes to standard error. */
+async function runProgram(
+  [program = "", ...args]: readonly string[],
+  event: HookEvent,
+  { operation, storePath, reporter, signal }: HookContext,
+): Promise<void> {
+  const document = { operation, store: storePath, ...event, ...errorOf(event) };
+  const outcome = await run(program, args, {
+    timeoutMs: programLimitMs,
+    output: "stderr",
+    input: `${JSON.stringify(document)}\n`,
+    signal,
+  });
+  if (outcome.code === 0) return;
+  reporter.notice(
+    `the hook hooks.${event.event} failed: ${program} ${describeFailure(outcome)}; ${operation} is not affected`,
+  );
+}
+
+function errorOf(event: HookEvent) {
+  if (event.event !== "failure") return {};
+  const { kind, exitCode: code, message, hint = null } = event.error;
+  return { error: { kind, code, message, hint } };
+}
+
+function describeFailure({ code, failure, stderr }: Outcome): string {
+  if (code !== null) return `exited with code ${code}`;
+  if (failure === "timeout") return `was killed after ${programLimitMs / 60_000} minutes`;
+  return failure === "missing" ? "does not exist" : `could not run: ${stderr || "it was killed"}`;
+}
+
+/**
+ * Sends the event to a monitoring service, whose machine learns neither paths nor clients: only the
+ * operation and its exit code.
+ */
+async function ping(url: string, event: HookEvent, context: HookContext): Promise<void> {
+  const { operation, reporter, signal } = context;
+  const target = new URL(url);
+  target.pathname = target.pathname.replace(/\/$/, "") + pingPaths[event.event];
+  const code = event.event === "failure" ? event.error.exitCode : 0;
+  const body = event.event === "before" ? { operation } : { operation, exit_code: code };
+  let problem = "";
+  for (let attempt = 1; attempt <= pingAttempts && !signal.aborted; attempt += 1) {
+    if (attempt > 1) await orAbort(delay(attempt * 1000), signal).catch(() => undefined);
+    const answer = await post(target, JSON.stringify(body), signal);
+    if (answer.ok) return;
+    problem = answer.problem;
+    if (answer.final) break;
+  }
+  // Not the whole URL, because whoever has it can report success.
+  reporter.notice(`${target.origin} was not told of the ${operation}: ${problem}`);
+}
+
+type Answer = { ok: true } | { ok: false; problem: string; final: boolean };
+
+async function post(url: URL, body: string, signal: AbortSignal): Promise<Answer> {
+  try {
+    const response = await fetch(url, {
+      method: "POST",
+      body,
+      headers: { "content-type": "application/json", "user-agent": "hivemind-sqlcipher" },
+      signal: AbortSignal.any([signal, AbortSignal.timeout(pingLimitMs)]),
+    });
+    await response.body?.cancel();
+    if (response.ok) return { ok: true };
+    const isRetried = response.status >= 500 || response.status === 429;
+    return { ok: false, problem: `HTTP status ${response.status}`, final: !isRetried };
+  } catch (error) {
+    return { ok: false, problem: describeNetworkError(error), final: false };
+  }
+}
+
+/** `fetch` hides the reason in the cause of its own error. */
+function describeNetworkError(error: unknown): string {
+  if ((error as Error).name === "TimeoutError") return `no answer within ${pingLimitMs / 1000} s`;
+  const cause = (error as Error).cause ?? error;
+  if (hasCode(cause, "ENOTFOUND", "EAI_AGAIN")) return "its name cannot be resolved";
+  if (hasCode(cause, "ECONNREFUSED")) return "connection refused";
+  return cause instanceof Error ? cause.message : String(cause);
+}

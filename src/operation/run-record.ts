@@ -1,0 +1,55 @@
+/** Records the last run of each operation of a store, for `status` and its metrics. */
+import { readStoreRecord, writeStoreRecord } from "../config/store-record.js";
+import * as z from "../schema.js";
+
+const runSchema = z.object({
+  /** When the run began, UTC. */
+  at: z.iso.datetime(),
+  duration_ms: z.int(),
+  /** 0 for success. */
+  exit_code: z.int(),
+  /** When the newest successful run began; null if none did. */
+  succeeded_at: z.nullable(z.iso.datetime()),
+  /** How long this run stopped the service; null if it did not. */
+  stopped_ms: z.nullable(z.number()),
+  /** Bytes of the backup that this run wrote; null if it wrote none. */
+  size: z.nullable(z.int()),
+});
+
+/** The first part of the file's name. */
+const subject = "runs";
+
+const recordSchema = z.object({
+  /** The store's resolved path. */
+  store: z.string(),
+  /** By operation. */
+  runs: z.record(z.string(), runSchema),
+});
+
+/** The last run of an operation. */
+export type Run = z.infer<typeof runSchema>;
+
+/** The last runs of a store's operations, by operation. */
+export type Runs = Readonly<Record<string, Run>>;
+
+/** Records a run. Keeps the time of the last success if this run failed. */
+export async function recordRun(
+  store: string,
+  operation: string,
+  run: Omit<Run, "succeeded_at">,
+): Promise<void> {
+  const runs = await readRuns(store);
+  const succeededAt = run.exit_code === 0 ? run.at : (runs[operation]?.succeeded_at ?? null);
+  await writeStoreRecord(store, subject, {
+    runs: { ...runs, [operation]: { ...run, succeeded_at: succeededAt } },
+  });
+}
+
+/**
+ * Returns the last runs of a store's operations.
+ *
+ * @throws {@link StoreError} io - if the record cannot be read
+ */
+export async function readRuns(store: string): Promise<Runs> {
+  return (await readStoreRecord(store, subject, recordSchema))?.runs ?? {};
+}
