@@ -5,8 +5,8 @@ import { dataHome } from "../config/paths.js";
 import { isKind, StoreError } from "../errors.js";
 import { dropInCommand, findHubUnit } from "../hub/existing-unit.js";
 import { askHub, cipherFormat, findHubPython } from "../hub/interpreter.js";
-import { unitCommand } from "../hub/password-delivery.js";
 import { namedStore, readServerJson, serverJsonPath, sqliteModule } from "../hub/server-json.js";
+import { findServicePython, readServiceHub } from "../hub/service-hub.js";
 import type { ServiceChoice } from "../service/select.js";
 import type { Service } from "../service/service.js";
 import type { CipherCompatibility } from "../store/cipher.js";
@@ -41,12 +41,14 @@ export async function checkHub(options: {
   store: StoreFacts | undefined;
 }): Promise<Check[]> {
   const { service, choice, hubPython, store } = options;
-  const args = service ? await unitCommand({ service, choice, wasActive: false }) : [];
-  const python = await findHubPython({ hubPython, ...(args.length > 0 && { args }) });
+  const inUnit = service && (await readServiceHub({ service, choice }));
+  const python = await (inUnit
+    ? findServicePython(inUnit, hubPython)
+    : findHubPython({ hubPython }));
   if (python === undefined) {
     return [good("hub", "no hivemind-core was found (name its Python with --hub-python)")];
   }
-  const hub = await askHub(python);
+  const hub = await askHub(python, inUnit?.environment);
   const newerPlugin = pipInstall(python[0], plugin, "sqlcipher3>=0.6.2");
   const named = `hivemind-sqlite-database ${hub.sqlitePlugin ?? "is not installed"} in ${python[0]}`;
   if (!hub.takesPassword) {

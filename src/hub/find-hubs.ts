@@ -19,6 +19,8 @@ import { serverJsonPath } from "./server-json.js";
 export interface HubProcess {
   readonly pid: number;
   readonly unit: UnitName | undefined;
+  /** Empty if it cannot be read. */
+  readonly environment: Environment;
 }
 
 /**
@@ -28,12 +30,23 @@ export interface HubProcess {
  * Open files do not suffice, because a hub with a JSON database does not keep its file open.
  */
 export async function findHubProcesses(serverJson: string): Promise<HubProcess[]> {
+  const hubs = await findAllHubProcesses();
+  return hubs.filter(({ environment }) => mayUse(serverJson, environment));
+}
+
+/** Returns the running hubs of every `server.json`. */
+export async function findAllHubProcesses(): Promise<HubProcess[]> {
   const pids = readdirSync("/proc")
     .filter((entry) => /^\d+$/.test(entry))
     .map(Number)
-    .filter((pid) => pid !== process.pid && runsHub(readProc(pid, "cmdline").split("\0")))
-    .filter((pid) => mayUse(serverJson, parseEnvironment(readProc(pid, "environ").split("\0"))));
-  return Promise.all(pids.map(async (pid) => ({ pid, unit: await findUnitOf(pid) })));
+    .filter((pid) => pid !== process.pid && runsHub(readProc(pid, "cmdline").split("\0")));
+  return Promise.all(
+    pids.map(async (pid) => ({
+      pid,
+      unit: await findUnitOf(pid),
+      environment: parseEnvironment(readProc(pid, "environ").split("\0")),
+    })),
+  );
 }
 
 /**
@@ -64,7 +77,7 @@ function readProc(pid: number, name: string): string {
 }
 
 /** Returns whether a program with this environment may use a `server.json`. */
-function mayUse(serverJson: string, environment: Environment): boolean {
+export function mayUse(serverJson: string, environment: Environment): boolean {
   if (!environment.XDG_CONFIG_HOME && !environment.HOME) return true;
   return realPathIfExists(serverJsonPath(environment)) === realPathIfExists(serverJson);
 }

@@ -8,7 +8,7 @@
 import { execFile } from "node:child_process";
 import { access, constants, mkdtemp, open, rm } from "node:fs/promises";
 import { tmpdir } from "node:os";
-import { basename, delimiter, join, resolve } from "node:path";
+import { basename, delimiter, dirname, isAbsolute, join, resolve } from "node:path";
 import { formatJson, type JsonObject } from "../client/json.js";
 import type { Environment } from "../config/paths.js";
 import { StoreError } from "../errors.js";
@@ -63,10 +63,41 @@ export async function findHubPython({
       hint: "Name the Python that has hivemind-core installed: --hub-python PATH",
     });
   }
-  const name = args.find((each) => /^(?:hivemind-core|python[\d.]*)$/.test(basename(each)));
-  const script = name === undefined ? undefined : await findProgram(name, environment);
-  if (name === undefined || script === undefined) return undefined;
-  return basename(name).startsWith("python") ? [script] : shebang(script, environment);
+  const program = hubProgram(args);
+  const path = program === undefined ? undefined : await findProgram(program, environment);
+  if (program === undefined || path === undefined) return undefined;
+  return isPython(program) ? [path] : shebang(path, environment);
+}
+
+/**
+ * Returns the word of a command line that decides on the hub's Python: an interpreter before the
+ * hub's script, or the script. A `--hub-python` of `run` comes first.
+ *
+ * A shell command is one argument, so its words are searched, too. If it activates a virtual
+ * environment, the script is in there and not on PATH.
+ */
+function hubProgram(args: readonly string[]): string | undefined {
+  const named = args.indexOf("--hub-python");
+  if (named >= 0) return args[named + 1];
+  const words = args.flatMap((arg) =>
+    arg.includes(" ") && !isAbsolute(arg) ? arg.split(/[\s"';&|()]+/) : [arg],
+  );
+  const hub = words.findIndex(
+    (word, index) =>
+      basename(word) === "hivemind-core" || (word === "hivemind_core" && words[index - 1] === "-m"),
+  );
+  if (hub < 0) return words.find(isPython);
+  const before = words.slice(0, hub);
+  const last = before.findLast((word) => !word.startsWith("-"));
+  if (last !== undefined && isPython(last)) return last;
+  const activated = before.findLast((word) => word.endsWith("/bin/activate"));
+  const script = words[hub] ?? "";
+  const isOnPath = activated !== undefined && !script.includes("/");
+  return isOnPath ? join(dirname(activated), script) : script;
+}
+
+function isPython(program: string): boolean {
+  return /^python[\d.]*$/.test(basename(program));
 }
 
 /** Resolves a program: returns a path unchanged and looks up a name on PATH. */
@@ -177,9 +208,26 @@ export async function askClients(
   database: JsonObject,
   apiKey: string | undefined,
   home: string,
+  environment: Environment = process.env,
 ): Promise<{ active: number; found: boolean }> {
   const input = formatJson({ database, apiKey: apiKey ?? null, home });
-  return servedSchema.parse(await ask(python, clientsScript, process.env, { input }));
+  return servedSchema.parse(await ask(python, clientsScript, environment, { input }));
+}
+
+/**
+ * Tests whether the hub could open a database on a server.
+ *
+ * @param database - as for `askClients`
+ * @returns Python's error, or null on success
+ * @throws {@link StoreError} failed - if the interpreter fails
+ */
+export async function askConnection(
+  python: HubPython,
+  database: JsonObject,
+  environment: Environment = process.env,
+): Promise<string | null> {
+  const answer = await ask(python, connectScript, environment, { input: formatJson(database) });
+  return z.nullable(z.string()).parse(answer);
 }
 
 async function ask(
@@ -303,6 +351,16 @@ const loadScript = `
 try:
     from hivemind_plugin_manager import DatabaseFactory
     DatabaseFactory.get_class(json.load(sys.stdin))
+    answer(None)
+except BaseException as error:
+    answer(type(error).__name__ + ": " + str(error))
+`;
+
+const connectScript = `
+database = json.load(sys.stdin)
+try:
+    from hivemind_core.database import ClientDatabase
+    len(ClientDatabase(database).db)
     answer(None)
 except BaseException as error:
     answer(type(error).__name__ + ": " + str(error))

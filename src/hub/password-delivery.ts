@@ -1,11 +1,12 @@
 /** Determines how the hub receives the store's passphrase, before the passphrase changes. */
+
+import type { Environment } from "../config/paths.js";
 import { StoreError } from "../errors.js";
+import { lstatIfExists } from "../fs/read.js";
 import type { ResolvedService } from "../operation/service.js";
 import type { Reporter } from "../reporter.js";
-import { expandScripts } from "../service/hub-units.js";
-import { defaultUnit } from "../service/service.js";
-import { readCommands } from "../service/unit-commands.js";
 import { namedStore, readServerJson, serverJsonPath } from "./server-json.js";
+import { readServiceHub } from "./service-hub.js";
 
 /** `auto` detects it; `none` is the operator's statement: no hub needs the passphrase. */
 export type HubChoice = "auto" | "none";
@@ -18,7 +19,8 @@ export type PasswordDelivery =
   | { readonly how: "none" };
 
 /**
- * Determines how the hub receives its passphrase now.
+ * Determines how the hub receives its passphrase now. Reads the `server.json` that the unit's hub
+ * reads, which `Environment=` may move.
  *
  * @returns `none` if no hub is known here, or if the hub opens the store without a passphrase
  * @throws {@link StoreError} refused - if `server.json` cannot be parsed
@@ -29,15 +31,28 @@ export async function findPasswordDelivery(
   hub: HubChoice,
 ): Promise<PasswordDelivery> {
   if (hub === "none") return { how: "none" };
-  if (startsByRun((await unitCommand(known)).join(" "))) return { how: "run" };
-  const path = serverJsonPath();
+  const service = await readServiceHub(known);
+  if (startsByRun(service.args.join(" "))) return { how: "run" };
+  const { path, environment } = await serverJsonOf(service.environment);
   try {
-    const { storePath, passwordSet } = await namedStore(await readServerJson(path));
+    const { storePath, passwordSet } = await namedStore(await readServerJson(path), environment);
     if (storePath === known.choice.storePath && passwordSet) return { how: "server.json", path };
   } catch (error) {
     if (!(error instanceof StoreError && error.kind === "notFound")) throw error;
   }
   return { how: "none" };
+}
+
+/**
+ * Returns the `server.json` in a hub's environment; if this process finds none there, the
+ * `server.json` of its own environment.
+ */
+async function serverJsonOf(
+  environment: Environment,
+): Promise<{ path: string; environment: Environment }> {
+  const path = serverJsonPath(environment);
+  const found = await lstatIfExists(path).catch(() => undefined);
+  return found ? { path, environment } : { path: serverJsonPath(), environment: process.env };
 }
 
 /**
@@ -78,16 +93,4 @@ export function startsByRun(commandLine: string): boolean {
   return /(?:^|[\s/=])(?:hivemind-sqlcipher(?:\.[cm]?js)?|cli\/main\.js)["']?(?:\s+\S+)*?\s+run(?:\s|$)/.test(
     commandLine,
   );
-}
-
-/**
- * Returns the arguments of a unit's commands, including its preparations and wrapper scripts; none
- * for a service that is not a unit.
- *
- * @throws {@link StoreError} service - if the service manager does not respond
- */
-export async function unitCommand({ service, choice }: ResolvedService): Promise<string[]> {
-  if (service.kind !== "systemd" && service.kind !== "systemd-user") return [];
-  const name = service.name ?? choice.unit ?? defaultUnit;
-  return expandScripts(await readCommands({ manager: service.kind, name }));
 }

@@ -5,8 +5,8 @@
 
 import type { ResolvedService } from "../operation/service.js";
 import { newestSchema } from "../store/schema.js";
-import { askHub, findHubPython } from "./interpreter.js";
-import { unitCommand } from "./password-delivery.js";
+import { askHub } from "./interpreter.js";
+import { findServicePython, readServiceHub } from "./service-hub.js";
 
 export interface HubSchema {
   /** The version of hivemind-plugin-manager; null if it is not installed. */
@@ -28,10 +28,10 @@ export async function hubSchema(
   service: ResolvedService,
   hubPython?: string,
 ): Promise<HubSchema | undefined> {
-  const args = await unitCommand(service);
-  const python = await findHubPython({ hubPython, ...(args.length > 0 && { args }) });
+  const hub = await readServiceHub(service);
+  const python = await findServicePython(hub, hubPython);
   if (python === undefined) return undefined;
-  const { pluginManager, schemaVersion } = await askHub(python);
+  const { pluginManager, schemaVersion } = await askHub(python, hub.environment);
   const known = schemaVersion ?? 0;
   const objection =
     known >= newestSchema

@@ -5,11 +5,17 @@
  * clients would be out of reach. So `--switch` tests the hub's packages first, and
  * `--remove-source` removes nothing before they have read the clients from the target.
  */
-import { mkdtemp, rm } from "node:fs/promises";
+import { mkdtemp, readdir, rm } from "node:fs/promises";
 import { basename, extname, join } from "node:path";
 import { isRevoked } from "../client/client.js";
 import type { JsonObject } from "../client/json.js";
-import { stateHome } from "../config/paths.js";
+import {
+  configHome,
+  dataHome,
+  defaultSettingsPath,
+  type Environment,
+  stateHome,
+} from "../config/paths.js";
 import { jsonFiles, jsonPluginName } from "../databases/json.js";
 import { redisPluginName } from "../databases/redis-settings.js";
 import { DatabaseFactory, databasePassword, locationOf } from "../databases/registry.js";
@@ -17,10 +23,17 @@ import { sqlcipherPluginName, sqlitePluginName } from "../databases/sqlite.js";
 import { StoreError, systemError } from "../errors.js";
 import { makeDirectory, replaceFile } from "../fs/atomic.js";
 import { copyFile } from "../fs/copy.js";
-import { lstatIfExists } from "../fs/read.js";
-import { findHubProcesses, findHubUnits, stopCommandOf } from "../hub/find-hubs.js";
+import { lstatIfExists, realPathIfExists } from "../fs/read.js";
+import {
+  findAllHubProcesses,
+  findHubProcesses,
+  findHubUnits,
+  mayUse,
+  stopCommandOf,
+} from "../hub/find-hubs.js";
 import {
   askClients,
+  askConnection,
   askHub,
   askModule,
   findHubPython,
@@ -28,22 +41,31 @@ import {
 } from "../hub/interpreter.js";
 import { startsByRun } from "../hub/password-delivery.js";
 import { checkPackages } from "../hub/run.js";
-import { type ServerJson, serverJsonPath } from "../hub/server-json.js";
+import { databaseIn, readServerJson, type ServerJson, serverJsonPath } from "../hub/server-json.js";
 import { parseSource } from "../keys/source.js";
 import { unlock } from "../keys/unlock.js";
-import type { HubUnit } from "../service/hub-units.js";
+import { isAlive } from "../process/alive.js";
+import { findHubUnits as findAllHubUnits, type HubUnit } from "../service/hub-units.js";
 import { systemctlLine } from "../service/systemctl.js";
 import { identify } from "../store/cipher.js";
 import { counted } from "../text/count.js";
+import { shellQuote } from "../text/escape.js";
 import type { Endpoint } from "./migrate.js";
 import type { HubDatabase } from "./switch.js";
 
 export interface HubCheckOptions {
+  readonly from: Endpoint;
   readonly to: Endpoint;
   readonly database: HubDatabase;
   readonly hubPython?: string | undefined;
   /** Whether the source will be removed. */
   readonly removeSource: boolean;
+}
+
+/** A hub's interpreter, and the environment in which its unit runs it. */
+export interface TestedHub {
+  readonly python: HubPython;
+  readonly environment: Environment;
 }
 
 /** The pip requirement for each plugin of the hub. */
@@ -58,23 +80,127 @@ const requirements: Readonly<Record<string, string>> = {
  *
  * @returns the hub's interpreter
  * @throws {@link StoreError} refused - if no hub is found, if the hub could not open the target or
- *   would not receive its passphrase, or if a hub runs on a source that will be removed
+ *   would not receive its passphrase, if it reads another `server.json` or data directory than this
+ *   process, or if a hub runs on a source that will be removed
  * @throws {@link StoreError} failed - if the interpreter fails
  */
-export async function assertHubCanSwitch(options: HubCheckOptions): Promise<HubPython> {
+export async function assertHubCanSwitch(options: HubCheckOptions): Promise<TestedHub> {
+  const { from, to, database } = options;
   if (options.removeSource) await assertNoHubRuns();
+  await assertNoOtherServerJson(from);
   const units = await findHubUnits(serverJsonPath());
-  const { hubPython } = options;
-  const args = units.find(({ isActive }) => isActive)?.args ?? units[0]?.args;
-  const python = await findHubPython({ hubPython, args });
-  if (python === undefined) {
+  const [hub, ...others] = await findHubs(units, options.hubPython);
+  if (hub === undefined) {
     throw new StoreError("refused", "no hub found to test the target with", {
       hint: "Name the Python that has hivemind-core installed: --hub-python PATH; or add --hub none if no hub uses this server.json.",
     });
   }
-  await assertLoads(python, options);
-  if (options.to.name === sqlcipherPluginName) assertUnitsUseRun(units);
-  return python;
+  for (const each of [hub, ...others]) await assertLoads(each, options);
+  if (to.name === sqlcipherPluginName || needsRedisPassword(to, database)) assertUnitsUseRun(units);
+  if ([from, to].some(isFile)) assertSameData(units);
+  return hub;
+}
+
+/**
+ * Returns the interpreters of the units that may start the hub, that of an active unit first; of
+ * the hub on PATH if there is no unit. A unit that is neither active nor enabled counts only if
+ * every unit is such a unit.
+ */
+async function findHubs(
+  units: readonly HubUnit[],
+  hubPython: string | undefined,
+): Promise<TestedHub[]> {
+  const used = units.filter(({ isActive, isEnabled }) => isActive || isEnabled);
+  const asked = (used.length > 0 ? used : units).toSorted(
+    (one, other) => Number(other.isActive) - Number(one.isActive),
+  );
+  const starts: { args?: readonly string[]; environment: Environment }[] =
+    asked.length === 0
+      ? [{ environment: process.env }]
+      : asked.map(({ command, environment }) => ({ args: command, environment }));
+  const hubs = new Map<string, TestedHub>();
+  for (const { args, environment } of starts) {
+    const python = await findHubPython({ hubPython, args, environment });
+    if (python !== undefined) hubs.set(JSON.stringify(python), { python, environment });
+  }
+  return [...hubs.values()];
+}
+
+/**
+ * Checks that no hub with another `server.json` uses the source: the switch would not reach it.
+ *
+ * @throws {@link StoreError} refused - if there is such a hub
+ */
+async function assertNoOtherServerJson(from: Endpoint): Promise<void> {
+  const processes = (await findAllHubProcesses()).map((hub) => ({
+    name: hub.unit?.name ?? `process ${hub.pid}`,
+    environment: hub.environment,
+  }));
+  for (const { name, environment } of [...(await findAllHubUnits()), ...processes]) {
+    if (mayUse(serverJsonPath(), environment)) continue;
+    if (!(await usesSource(from, environment))) continue;
+    const path = serverJsonPath(environment);
+    throw new StoreError(
+      "refused",
+      `${name} uses the source, but reads ${path} and not ${serverJsonPath()}`,
+      {
+        hint: `Switch the file that it reads: XDG_CONFIG_HOME=${shellQuote(configHome(environment))} hivemind-sqlcipher migrate … --config ${shellQuote(defaultSettingsPath())}`,
+      },
+    );
+  }
+}
+
+/** Returns whether a hub with another `server.json` uses the source. */
+async function usesSource(from: Endpoint, environment: Environment): Promise<boolean> {
+  const { module = jsonPluginName, settings } = await databaseOf(environment);
+  const name = from.name === sqlcipherPluginName ? sqlitePluginName : from.name;
+  if (module !== name || (isFile(from) && !isDataHome(environment))) return false;
+  return (await locationOf(name, settings)) === (await locationOf(from.name, from.config));
+}
+
+/** Returns the database of a hub; its default if it cannot read its `server.json`. */
+async function databaseOf(environment: Environment): Promise<ReturnType<typeof databaseIn>> {
+  try {
+    return databaseIn(await readServerJson(serverJsonPath(environment)));
+  } catch (error) {
+    if (!(error instanceof StoreError)) throw error;
+    return { module: undefined, settings: {} };
+  }
+}
+
+/**
+ * Checks that the units' hubs find the files of source and target where this process finds them.
+ *
+ * @throws {@link StoreError} refused - if a unit has another data directory
+ */
+function assertSameData(units: readonly HubUnit[]): void {
+  const other = units.find(
+    ({ environment, isEnvironmentKnown }) => isEnvironmentKnown && !isDataHome(environment),
+  );
+  if (other === undefined) return;
+  const directory = dataHome(other.environment);
+  throw new StoreError(
+    "refused",
+    `the hub of ${other.name} keeps its data in ${directory}, not in ${dataHome()}`,
+    {
+      hint: `Migrate in its environment: XDG_DATA_HOME=${shellQuote(directory)} hivemind-sqlcipher migrate …\nOr give --hub none if that hub does not use this server.json.`,
+    },
+  );
+}
+
+function isDataHome(environment: Environment): boolean {
+  return realPathIfExists(dataHome(environment)) === realPathIfExists(dataHome());
+}
+
+/** Returns whether a database is a file, whose place depends on the data directory. */
+function isFile({ name }: Endpoint): boolean {
+  return [jsonPluginName, sqlitePluginName, sqlcipherPluginName].includes(name);
+}
+
+/** Returns whether the hub gets the password of its Redis server only through `run`. */
+function needsRedisPassword({ name, config }: Endpoint, { settings }: HubDatabase): boolean {
+  const isElsewhere = config.password_source !== undefined && settings.password === undefined;
+  return name === redisPluginName && isElsewhere;
 }
 
 /**
@@ -115,14 +241,14 @@ async function assertNoUnitRestarts(): Promise<void> {
  *   the source stays
  */
 export async function assertServedOrSwitchBack(
-  python: HubPython,
+  hub: TestedHub,
   to: Endpoint,
   database: HubDatabase,
   before: ServerJson,
   assertSourceUnchanged: () => Promise<void>,
 ): Promise<void> {
   try {
-    await assertHubServes(python, to, database);
+    await assertHubServes(hub, to, database);
     await assertNoHubRuns();
     await assertSourceUnchanged();
   } catch (error) {
@@ -144,7 +270,7 @@ export async function assertServedOrSwitchBack(
  *   clients
  */
 async function assertHubServes(
-  python: HubPython,
+  { python, environment }: TestedHub,
   to: Endpoint,
   { module, settings }: HubDatabase,
 ): Promise<void> {
@@ -154,7 +280,7 @@ async function assertHubServes(
   try {
     const block = await blockFor(to, settings, home);
     const database: JsonObject = { module, [module]: block };
-    served = await askClients(python, database, expected.apiKey, home);
+    served = await askClients(python, database, expected.apiKey, home, environment);
   } finally {
     await rm(home, { recursive: true, force: true });
   }
@@ -166,19 +292,46 @@ async function assertHubServes(
   );
 }
 
-async function assertLoads(python: HubPython, { to, database }: HubCheckOptions): Promise<void> {
+async function assertLoads(hub: TestedHub, { to, database }: HubCheckOptions): Promise<void> {
+  const { python, environment } = hub;
   const [interpreter] = python;
   if (to.name === sqlcipherPluginName) {
     const { cipherCompatibility } = await identifyTarget(to);
-    checkPackages(await askHub(python), interpreter, cipherCompatibility);
+    checkPackages(await askHub(python, environment), interpreter, cipherCompatibility);
     return;
   }
-  const problem = await askModule(python, database.module);
+  const problem = await askModule(python, database.module, environment);
+  if (problem !== null) {
+    throw new StoreError(
+      "refused",
+      `the hub in ${interpreter} cannot load ${database.module}: ${problem}`,
+      { hint: `Install it with the hub's own pip: pip install ${requirements[database.module]}` },
+    );
+  }
+  if (to.name === redisPluginName) await assertConnects(hub, to, database);
+}
+
+/**
+ * Checks that the hub's plugin connects to the Redis server with these settings. Its options and
+ * those of this program are not the same.
+ *
+ * @throws {@link StoreError} refused - if it does not connect
+ */
+async function assertConnects(
+  { python, environment }: TestedHub,
+  to: Endpoint,
+  { module, settings }: HubDatabase,
+): Promise<void> {
+  const password = await passwordOf(to);
+  const block = { ...settings, ...(password !== undefined && { password }) };
+  const problem = await askConnection(python, { module, [module]: block }, environment);
   if (problem === null) return;
   throw new StoreError(
     "refused",
-    `the hub in ${interpreter} cannot load ${database.module}: ${problem}`,
-    { hint: `Install it with the hub's own pip: pip install ${requirements[database.module]}` },
+    `the hub in ${python[0]} cannot open ${await locationOf(to.name, to.config)}: ${problem}`,
+    {
+      hint: `Correct the settings (--to-setting), or upgrade the plugin with the hub's own pip: pip install --upgrade ${requirements[module]}`,
+    },
   );
 }
 
@@ -222,12 +375,25 @@ async function countActive(to: Endpoint): Promise<{ active: number; apiKey: stri
 
 /**
  * Creates a directory below the state directory: memory may be too small for a copy of the
- * database.
+ * database. Its name has the number of this process, so that a later check can tell whether it is
+ * left over from a killed one.
  */
 async function privateDirectory(): Promise<string> {
   const parent = join(stateHome(), "hivemind-sqlcipher");
   await makeDirectory(parent);
-  return mkdtemp(join(parent, "hub-check-"));
+  await removeLeftovers(parent);
+  return mkdtemp(join(parent, `hub-check-${process.pid}-`));
+}
+
+/** Removes the copies of killed checks: they may have the clients' keys in plain text. */
+async function removeLeftovers(parent: string): Promise<void> {
+  for (const name of await readdir(parent)) {
+    if (!name.startsWith("hub-check-")) continue;
+    // Earlier versions did not put the number into the name.
+    const [, pid] = /^hub-check-(\d+)-/.exec(name) ?? [];
+    if (pid !== undefined && isAlive(Number(pid))) continue;
+    await rm(join(parent, name), { recursive: true, force: true });
+  }
 }
 
 /** Returns the hub's settings for the target, or for a copy of the target's file below `home`. */

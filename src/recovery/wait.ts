@@ -9,8 +9,9 @@
 import { readFile } from "node:fs/promises";
 import { setTimeout as delay } from "node:timers/promises";
 import type { BackupStep } from "../backup/recover.js";
-import { hasCode, StoreError } from "../errors.js";
+import { StoreError } from "../errors.js";
 import { Journal, type JournalEntry } from "../operation/journal.js";
+import { isAlive } from "../process/alive.js";
 import * as z from "../schema.js";
 import type { SwapStep } from "../swap/state.js";
 
@@ -75,6 +76,7 @@ async function findBlockingOperation(storePath: string): Promise<JournalEntry | 
   const journal = await Journal.read(storePath).catch(() => undefined);
   if (!journal) return undefined;
   const { step, pid, data } = journal.entry;
+  // A killed operation is not waited for: the next command recovers it.
   const isExclusive = exclusiveSteps.includes(step) && pid !== process.pid && isAlive(pid);
   return isExclusive && !(await mayBelongToService(data.stopped)) ? journal.entry : undefined;
 }
@@ -93,13 +95,4 @@ async function mayBelongToService(stopped: unknown): Promise<boolean> {
   const name = unit.endsWith(".service") ? unit : `${unit}.service`;
   const groups = await readFile("/proc/self/cgroup", "utf8").catch(() => "");
   return groups.split(/[/\n]/).includes(name);
-}
-
-/** A killed operation is not waited for: the next command recovers it. */
-function isAlive(pid: number): boolean {
-  try {
-    return process.kill(pid, 0);
-  } catch (error) {
-    return hasCode(error, "EPERM");
-  }
 }

@@ -8,6 +8,7 @@ import { moveFile, syncDirectory } from "../fs/atomic.js";
 import { copyFile } from "../fs/copy.js";
 import { lstatIfExists } from "../fs/read.js";
 import { sidecars } from "../fs/sidecars.js";
+import { assertHubOpens } from "../hub/assert-opens.js";
 import {
   findPasswordDelivery,
   type HubChoice,
@@ -168,6 +169,7 @@ async function putInPlace(
     changes && replaced.state !== "absent"
       ? await resolvePasswordDelivery(service, target.hub)
       : await findPasswordDelivery(service, target.hub);
+  await assertHubOpens(service, delivery, backup.key.cipherCompatibility, reporter);
   await assertSourceFits(source, storePath, backup);
   await adoptPending(storePath, present.generation, reporter);
   const keyring = await planRotation(storePath, source, backup.passphrase, present, true);

@@ -23,6 +23,8 @@ export interface HubUnit extends UnitName {
   readonly isEnvironmentKnown: boolean;
   /** The arguments of its commands, followed by the words of wrapper scripts among them. */
   readonly args: readonly string[];
+  /** Those of `args` that belong to `ExecStart=`, without preparations. */
+  readonly command: readonly string[];
 }
 
 const managers = ["systemd-user", "systemd"] as const;
@@ -72,9 +74,23 @@ async function hubUnitsOf(manager: Manager): Promise<HubUnit[]> {
       environment: { ...inherited, ...(await unitEnvironment(manager, unit)), ...fromFiles },
       isEnvironmentKnown: fromFiles !== undefined,
       args: [...expandScripts(parseCommands("ExecStartPre", unit.ExecStartPre)), ...start],
+      command: start,
     });
   }
   return [...units.values()];
+}
+
+/**
+ * Returns the environment of a unit's processes: the manager's variables, `Environment=` and
+ * `EnvironmentFile=`. Omits the variables of an unreadable file.
+ *
+ * @throws {@link StoreError} service - if the manager does not respond
+ */
+export async function readEnvironment({ manager, name }: UnitName): Promise<Environment> {
+  const inherited = await managerEnvironment(manager);
+  const [unit = {}] = await show(manager, ["Environment", "EnvironmentFiles", "User"], [name]);
+  const own = await unitEnvironment(manager, unit);
+  return { ...inherited, ...own, ...environmentFiles(unit.EnvironmentFiles) };
 }
 
 /**

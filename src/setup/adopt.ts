@@ -10,6 +10,7 @@ import { assertPlacement } from "../bundle/placement.js";
 import type { RecipientPlan } from "../bundle/recipients.js";
 import { isKind, StoreError } from "../errors.js";
 import { readSecretFile } from "../fs/private.js";
+import { assertHubOpens } from "../hub/assert-opens.js";
 import { findPasswordDelivery } from "../hub/password-delivery.js";
 import { namedStore, passwordIn, readServerJson, serverJsonPath } from "../hub/server-json.js";
 import { assertKeyringUsable } from "../keys/keyring.js";
@@ -152,7 +153,7 @@ export async function adopt(options: AdoptOptions): Promise<AdoptResult> {
   );
   await assertSourceKeeps(options, passphrase);
   const passwordFile = removePassword ? inServerJson?.path : undefined;
-  if (passwordFile !== undefined) await assertHubKeepsAccess(options, passwordFile);
+  if (passwordFile !== undefined) await assertHubKeepsAccess(options, passwordFile, key);
   else if (inServerJson) {
     reporter.notice(
       `the password is still in ${inServerJson.path}, in plain text; a hub that is started by run needs none there`,
@@ -357,12 +358,16 @@ async function findPassword(
 }
 
 async function assertHubKeepsAccess(
-  { service: choice, hub }: AdoptOptions,
+  { service: choice, hub, reporter }: AdoptOptions,
   passwordFile: string,
+  { cipherCompatibility }: StoreKey,
 ): Promise<void> {
   const service = await selectService(choice);
   const delivery = await findPasswordDelivery({ service, choice, wasActive: false }, hub);
-  if (delivery.how === "run" || hub === "none") return;
+  if (hub === "none") return;
+  if (delivery.how === "run") {
+    return assertHubOpens({ service, choice }, delivery, cipherCompatibility, reporter);
+  }
   throw new StoreError(
     "refused",
     `without the password in ${passwordFile}, ${service.name ?? "the hub"} could not open its store`,

@@ -1,6 +1,7 @@
 /** `encrypt`: converts a plaintext store, or a store of format 3 to format 4. */
 import { type BundleReport, bundleReport } from "../bundle/bundle.js";
 import { StoreError } from "../errors.js";
+import { assertHubOpens } from "../hub/assert-opens.js";
 import {
   findPasswordDelivery,
   type PasswordDelivery,
@@ -77,7 +78,8 @@ const deletionCaution =
  * Encrypts the store. Its schema stays the same.
  *
  * @throws {@link StoreError} notFound - if there is no store
- * @throws {@link StoreError} refused - if it is encrypted already
+ * @throws {@link StoreError} refused - if it is encrypted already, or if the hub could not open an
+ *   encrypted store
  * @throws {@link StoreError} newerVersion - if its schema is unknown
  * @throws {@link StoreError} corrupted - if it is not a database
  * @throws {@link StoreError} - what `resolveService`, `checkBundleDirectory` and `swap` throw
@@ -98,6 +100,7 @@ export async function encrypt(options: EncryptOptions): Promise<EncryptResult> {
   const delivery = upgrade
     ? await findPasswordDelivery(service, options.hub)
     : await resolvePasswordDelivery(service, options.hub);
+  await assertHubOpens(service, delivery, to, reporter);
   const { passphrase: replaced } = found;
   const keyring = await planRotation(storePath, source, passphrase, { passphrase: replaced }, true);
   const outcome = await swap({

@@ -16,6 +16,7 @@ import {
 import { type BundleReport, bundleReport } from "../bundle/bundle.js";
 import { loadSection, type SettingsSection } from "../config/settings.js";
 import { StoreError, systemError, withLine } from "../errors.js";
+import { assertHubOpens } from "../hub/assert-opens.js";
 import { passwordToReplace, resolvePasswordDelivery } from "../hub/password-delivery.js";
 import { adoptPending, planRotation } from "../keys/rotation-plan.js";
 import { formatSource, type PassphraseSource } from "../keys/source.js";
@@ -60,8 +61,8 @@ export interface RotateResult {
 /**
  * Changes the passphrase of the store.
  *
- * @throws {@link StoreError} refused - if the hub would not get the new passphrase, or the source
- *   cannot be written
+ * @throws {@link StoreError} refused - if the hub would not get the new passphrase or could not
+ *   open the store, or the source cannot be written
  * @throws {@link StoreError} - what `unlock`, `resolveService`, `checkBundleDirectory` and `swap`
  *   throw
  */
@@ -87,6 +88,7 @@ export async function rotate(options: RotateOptions): Promise<RotateResult> {
   }
   const service = await resolveService(options.service, reporter);
   const delivery = await resolvePasswordDelivery(service, options.hub);
+  await assertHubOpens(service, delivery, oldKey.cipherCompatibility, reporter);
   const keyring = await planRotation(storePath, source, passphrase, opened, keepPrevious);
   const outcome = await swap({
     operation: "rotate",

@@ -57,6 +57,25 @@ describe("the hub's Python", () => {
     });
   });
 
+  test("is that of the hub's script in a shell command, a wrapper and an activated environment", async () => {
+    const python = await program("venv/bin/python3", "");
+    const other = await program("other/bin/python3", "");
+    const script = await program("venv/bin/hivemind-core", `#!${python}\n`);
+    await program("other/bin/hivemind-core", `#!${other}\n`);
+    const environment = { PATH: `${folder}/other/bin` };
+    const shell = (command: string) => ["/bin/sh", "-c", command];
+    for (const args of [
+      shell(`sleep 5; exec ${script} listen`),
+      shell(`. ${folder}/venv/bin/activate && exec hivemind-core listen`),
+      ["/usr/local/bin/hub.sh", "source", `${folder}/venv/bin/activate`, "hivemind-core", "listen"],
+      [python, "-u", "-m", "hivemind_core", "listen"],
+      [python, "-u", `${folder}/other/bin/hivemind-core`, "listen"],
+      ["hivemind-sqlcipher", "run", "--hub-python", python, "--", "hivemind-core", "listen"],
+    ]) {
+      expect([args, await findHubPython({ args, environment })]).toEqual([args, [python]]);
+    }
+  });
+
   test("is not known where there is no such script, or it is something else", async () => {
     const script = await program("hivemind-core", "#!/bin/sh\nexec docker run hub\n");
     expect(await findHubPython({ args: [script] })).toBeUndefined();

@@ -3,8 +3,8 @@
  * in a home of its own and in the session's user manager.
  */
 import { execFile } from "node:child_process";
-import { mkdir, readFile, symlink, writeFile } from "node:fs/promises";
-import { dirname, join } from "node:path";
+import { mkdir, readdir, readFile, symlink, writeFile } from "node:fs/promises";
+import { basename, dirname, join } from "node:path";
 import { setTimeout as delay } from "node:timers/promises";
 import { promisify } from "node:util";
 import { expect, onTestFinished, test } from "vitest";
@@ -12,6 +12,7 @@ import { newClient } from "../../src/client/client.js";
 import { DatabaseFactory } from "../../src/databases/registry.js";
 import { findHubProcesses } from "../../src/hub/find-hubs.js";
 import { Machine } from "../cli/machine.js";
+import { RedisServer } from "../databases/redis-server.js";
 import { hubScript } from "../hub/support.js";
 import { removeUnits, systemctl, uniqueName, writeUnits } from "../service/units.js";
 
@@ -19,6 +20,7 @@ const exec = promisify(execFile);
 const json = "hivemind-json-db-plugin";
 const sqlcipher = "hivemind-sqlcipher-db-plugin";
 const sqlite = "hivemind-sqlite-db-plugin";
+const redis = "hivemind-redis-db-plugin";
 
 interface Hub {
   readonly machine: Machine;
@@ -258,3 +260,128 @@ test("if the source changes after the switch, server.json is put back and the so
   expect(serverAfter).toBe(server);
   expect(clientsAfter).toContain('"api_key": "a"');
 });
+
+/** The environment of a hub that uses this home, as lines of a unit. */
+function environmentLines(machine: Machine, more: Record<string, string> = {}): string {
+  const environment = {
+    XDG_CONFIG_HOME: machine.path("config"),
+    XDG_DATA_HOME: machine.path("data"),
+    ...more,
+  };
+  return Object.entries(environment)
+    .map(([name, value]) => `Environment=${name}=${value}`)
+    .join("\n");
+}
+
+test("a unit with another data directory is not switched to a database that it does not find", async () => {
+  const hub = await jsonHub();
+  const before = await hub.files();
+  const unit = `${uniqueName()}.service`;
+  const data = hub.machine.path("disk");
+  await mkdir(data);
+  await writeHubUnit(
+    unit,
+    environmentLines(hub.machine, { XDG_DATA_HOME: data }),
+    `/bin/sh -c 'exit 1' hivemind-sqlcipher run -- ${await hubScript("development")} listen`,
+  );
+  for (const args of [switching, removing]) {
+    const { code, stderr } = await hub.machine.run(args);
+    expect(stderr).toContain(`the hub of ${unit} keeps its data in ${data}`);
+    expect(stderr).toContain(`XDG_DATA_HOME='${data}' hivemind-sqlcipher migrate`);
+    expect(code).toBe(17);
+  }
+  expect(await hub.files()).toEqual(before);
+  const elsewhere = { XDG_DATA_HOME: data };
+  const init = ["init", "--recovery-key-file", hub.machine.path("safe", "key-of-disk.txt")];
+  const config = ["--config", hub.machine.path("disk.json")];
+  const made = await hub.machine.run([...init, ...config], { env: elsewhere });
+  expect([made.code, made.stderr]).toEqual([0, expect.any(String)]);
+  const { code, stderr } = await hub.machine.run([...switching, ...config], { env: elsewhere });
+  expect([code, stderr]).toEqual([10, expect.stringContaining(data)]);
+});
+
+test("a hub that reads another server.json keeps the database that it shares, and its file is named", async () => {
+  const hub = await jsonHub();
+  const before = await hub.files();
+  const elsewhere = hub.machine.path("elsewhere");
+  const unit = `${uniqueName()}.service`;
+  await writeHubUnit(
+    unit,
+    environmentLines(hub.machine, { XDG_CONFIG_HOME: elsewhere }),
+    `${await hubScript("development")} listen`,
+  );
+  const args = [...removing, "--hub-python", await python("development")];
+  const { code, stderr } = await hub.machine.run(args);
+  expect(stderr).toContain(`${unit} uses the source, but reads ${elsewhere}/hivemind-core/server`);
+  expect(stderr).toContain(`XDG_CONFIG_HOME='${elsewhere}' hivemind-sqlcipher migrate`);
+  expect(code).toBe(17);
+  expect(await hub.files()).toEqual(before);
+});
+
+test("each unit's Python is asked, and a copy that a killed check left is removed", async () => {
+  const hub = await jsonHub();
+  const before = await hub.files();
+  const lines = environmentLines(hub.machine);
+  const byRun = (script: string) => `/bin/true hivemind-sqlcipher run -- ${script} listen`;
+  const [newer, older] = [`${uniqueName()}.service`, `${uniqueName()}.service`];
+  await writeHubUnit(newer, lines, byRun(await hubScript("development")));
+  await writeHubUnit(older, lines, byRun(await hubScript("released")));
+  const refused = await hub.machine.run(removing);
+  expect([refused.code, refused.stderr]).toEqual([
+    17,
+    expect.stringContaining("released/bin/python3 ignores the password"),
+  ]);
+  expect(await hub.files()).toEqual(before);
+
+  await removeUnits(older);
+  const state = hub.machine.path("state", "hivemind-sqlcipher");
+  const left = ["hub-check-aBc123", "hub-check-4194305-aBc123"];
+  for (const name of left) {
+    await mkdir(join(state, name), { recursive: true });
+    await writeFile(join(state, name, "copy.json"), "the key of a client");
+  }
+  const used = join(state, `hub-check-${process.pid}-aBc123`);
+  await mkdir(used);
+  const { code, stderr } = await hub.machine.run(removing);
+  expect([code, stderr]).toEqual([0, expect.any(String)]);
+  const names = await readdir(state);
+  expect(names.filter((name) => name.startsWith("hub-check-"))).toEqual([basename(used)]);
+});
+
+test.for(["released", "development"] as const)(
+  "a hub is switched to a Redis server that its own plugin reaches, %s",
+  async (line) => {
+    const hub = await jsonHub();
+    const before = await hub.files();
+    const server = await RedisServer.start(["--requirepass", "for Redis only"]);
+    const file = hub.machine.path("redis-password");
+    await writeFile(file, "for Redis only\n", { mode: 0o600 });
+    const to = ["--to", redis, "--to-setting", `port=${server.port}`];
+    const source = ["--to-password-source", `file:${file}`];
+    const args = ["migrate", "--from", json, ...to, "--switch"];
+    const python = join(dirname(await hubScript(line)), "python");
+    const named = [...source, "--hub-python", python];
+
+    // A stand-in for a plugin of the hub that cannot use what this program can.
+    const interpreter = hub.machine.path("python");
+    const proxy = `#!/bin/sh\ncase "$*" in *ClientDatabase\\(database*) exec ${python} -c 'print("\\"TypeError: no ssl\\"")';; *) exec ${python} "$@";; esac\n`;
+    await writeFile(interpreter, proxy, { mode: 0o755 });
+    const refused = await hub.machine.run([...args, ...source, "--hub-python", interpreter]);
+    expect(refused.stderr).toContain(`the hub in ${interpreter} cannot open redis://`);
+    expect(refused.stderr).toContain("TypeError: no ssl");
+    expect(refused.code).toBe(17);
+
+    const unit = `${uniqueName()}.service`;
+    await writeHubUnit(unit, environmentLines(hub.machine), `${await hubScript(line)} listen`);
+    const without = await hub.machine.run([...args, ...named]);
+    expect([without.code, without.stderr]).toEqual([
+      17,
+      expect.stringContaining(`${unit} starts the hub without its passphrase`),
+    ]);
+    expect(await hub.files()).toEqual(before);
+    await removeUnits(unit);
+    const { code, stderr } = await hub.machine.run([...args, ...named]);
+    expect([code, stderr]).toEqual([0, expect.any(String)]);
+    expect(JSON.parse(await readFile(hub.server, "utf8")).database.module).toBe(redis);
+  },
+);

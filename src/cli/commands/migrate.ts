@@ -112,9 +112,11 @@ async function runMigrate(context: Context, options: MigrateOptions): Promise<vo
     if (!options.dryRun) await assertReplaceable(serverJson.file);
   }
   const removeSource = options.removeSource ?? false;
-  const python =
+  const testedHub =
     hub && options.hub !== "none"
-      ? await assertHubCanSwitch({ to, database: hub, removeSource, hubPython: options.hubPython })
+      ? await assertHubCanSwitch({
+          ...{ from, to, database: hub, removeSource, hubPython: options.hubPython },
+        })
       : undefined;
   const sum = hub && !options.dryRun ? await checksumSource(from) : undefined;
   // Batched records reach V8's old generation. By default it grows to 200 MB before a collection.
@@ -127,8 +129,9 @@ async function runMigrate(context: Context, options: MigrateOptions): Promise<vo
     await assertUnchanged(from, sum);
     switched = serverJsonPath();
     await switchModule(switched, hub.module, hub.settings);
-    if (!removeSource || python === undefined) return;
-    await assertServedOrSwitchBack(python, to, hub, serverJson, () => assertUnchanged(from, sum));
+    if (!removeSource || testedHub === undefined) return;
+    const assertSourceUnchanged = () => assertUnchanged(from, sum);
+    await assertServedOrSwitchBack(testedHub, to, hub, serverJson, assertSourceUnchanged);
     removed = await removeSourceFiles(from, sum);
   };
   const progress = new Progress(context.output);

@@ -1,0 +1,52 @@
+/**
+ * Checks that a hub could start on an encrypted store, before an operation hands the store over.
+ *
+ * A plugin that ignores passwords, or an environment without SQLCipher, would leave a hub that does
+ * not start on the new file. The operation has stopped the hub by then.
+ */
+import { StoreError, withLine, wrap } from "../errors.js";
+import type { ResolvedService } from "../operation/service.js";
+import type { Reporter } from "../reporter.js";
+import { runsHub } from "../service/hub-units.js";
+import type { CipherCompatibility } from "../store/cipher.js";
+import { askHubOnce } from "./packages-cache.js";
+import type { PasswordDelivery } from "./password-delivery.js";
+import { checkPackages } from "./run.js";
+import { findServicePython, readServiceHub } from "./service-hub.js";
+
+/**
+ * Checks the packages of the service's hub. Does nothing if no hub receives the passphrase.
+ *
+ * @param cipherCompatibility - the format of the store that the hub will open
+ * @throws {@link StoreError} refused - if the hub could not open the store
+ * @throws {@link StoreError} failed - if the hub's interpreter fails
+ */
+export async function assertHubOpens(
+  known: Pick<ResolvedService, "service" | "choice">,
+  delivery: PasswordDelivery,
+  cipherCompatibility: CipherCompatibility,
+  reporter: Pick<Reporter, "notice">,
+): Promise<void> {
+  if (delivery.how === "none") return;
+  const hub = await readServiceHub(known);
+  const python = await findServicePython(hub);
+  if (python !== undefined) {
+    const packages = await askHubOnce(python, hub.environment);
+    return assertPackages(packages, python[0], cipherCompatibility);
+  }
+  if (!runsHub(hub.command)) return;
+  reporter.notice(
+    `cannot determine which Python runs the hub of ${known.service.name}: its SQLite plugin is not checked for encryption`,
+  );
+}
+
+function assertPackages(...args: Parameters<typeof checkPackages>): void {
+  try {
+    checkPackages(...args);
+  } catch (error) {
+    if (!(error instanceof StoreError)) throw error;
+    throw wrap(error, {
+      hint: withLine(error.hint, "Or add --hub none if no hub uses this store."),
+    });
+  }
+}
