@@ -11,7 +11,7 @@ test("what SECURITY.md says is shown by tests, and each of them is there", () =>
 });
 
 test("every attacker of the threat model has a test that shows what they cannot do, or is said not to be stopped", () => {
-  const table = text.slice(text.indexOf("| who | can |")).split("\n\n")[0] ?? "";
+  const table = text.slice(text.indexOf("| attacker | can |")).split("\n\n")[0] ?? "";
   const rows = table.split("\n").slice(2);
   expect(rows.length).toBeGreaterThan(10);
   const without = rows.filter((row) => !/test\/[\w./-]+\.test\.ts`|not prevented/.test(row));
