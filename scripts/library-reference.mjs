@@ -20,7 +20,8 @@ export function libraryReference() {
     "",
     "Generated from the docstrings by `npm run reference`; do not edit. Every name is exported by",
     "`hivemind-sqlcipher`; the conformance tests by `hivemind-sqlcipher/testing`. Programs that run:",
-    "[examples](../../examples/README.md).",
+    "[examples](../../examples/README.md). The fields of results are in camelCase since 0.2.0; only client",
+    "records, manifests and bundles keep the names of their columns and keys. `--json` prints snake_case.",
     ...exports.flatMap(([name, [declaration]]) => section(name, declaration)),
     "",
   ].join("\n");

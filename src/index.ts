@@ -1,8 +1,14 @@
 /** The exports of the library. */
 
 export { type BackupOptions, type BackupResult, backup } from "./backup/backup.js";
+export type { NamedBackup } from "./backup/name.js";
 export { type Verification, verifyBackup } from "./backup/verify.js";
-export { type BundleContents, readBundle, writeBundle } from "./bundle/bundle.js";
+export {
+  type BundleContents,
+  type BundleReport,
+  readBundle,
+  writeBundle,
+} from "./bundle/bundle.js";
 export { generateRecoveryKey } from "./bundle/recovery-key.js";
 export {
   type Client,
@@ -31,6 +37,7 @@ export { type PassphraseSource, parseSource } from "./keys/source.js";
 export { unlockStore } from "./keys/unlock.js";
 export { type Endpoint, type MigrateOptions, type Migration, migrate } from "./migrate/migrate.js";
 export type { Recovery } from "./operation/recovery.js";
+export type { ServiceReport } from "./operation/service.js";
 export { recover, withOperation } from "./recovery/recover.js";
 export type { Reporter } from "./reporter.js";
 export { deriveKey, identify, StoreKey } from "./store/cipher.js";

@@ -98,8 +98,8 @@ export type BundleOpener =
 export interface BundleDescription {
   readonly path: string;
   /** From the file name; null for any other name. */
-  readonly key_id: string | null;
-  readonly opens_with: "recovery key" | "bundle passphrase";
+  readonly keyId: string | null;
+  readonly opensWith: "recovery key" | "bundle passphrase";
   /** Bytes. */
   readonly size: number;
   readonly sha256: string;
@@ -314,8 +314,8 @@ export async function readBundleFile(
   const record = await readVerificationRecord(path);
   const description: BundleDescription = {
     path,
-    key_id: /^clients\.([0-9a-f]{16})\.bundle\./.exec(basename(path))?.[1] ?? null,
-    opens_with: opensWith,
+    keyId: /^clients\.([0-9a-f]{16})\.bundle\./.exec(basename(path))?.[1] ?? null,
+    opensWith,
     size: file.length,
     sha256,
     proof: record ? { recipients: record.recipients, matches: record.sha256 === sha256 } : null,
@@ -411,7 +411,7 @@ interface EncryptedBundle {
   readonly file: Buffer;
   /** The bytes without armor. */
   readonly bytes: Uint8Array;
-  readonly opensWith: BundleDescription["opens_with"];
+  readonly opensWith: BundleDescription["opensWith"];
 }
 
 async function readEncrypted(path: string): Promise<EncryptedBundle> {

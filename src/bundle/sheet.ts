@@ -46,8 +46,8 @@ export async function recoverySheet(request: SheetRequest): Promise<string> {
   const text = armor.encode(bytes).trim().replace(/\r\n/g, "\n");
   const codes = splitForCodes(text);
   const [left, right] = splitIntoColumns(text);
-  const isOpenedByKey = description.opens_with === "recovery key";
-  const keyId = contents?.key_id ?? description.key_id;
+  const isOpenedByKey = description.opensWith === "recovery key";
+  const keyId = contents?.key_id ?? description.keyId;
   const written = contents?.created_at ?? (await modifiedAt(bundle));
   const unknown = "unknown: recorded inside the bundle";
   return fillTemplate(await readFile(templatePath(), "utf8"), {
@@ -108,13 +108,13 @@ function splitForCodes(text: string): string[] {
   ).filter((part) => part !== "");
 }
 
-function openerName({ opens_with }: BundleDescription): string {
-  return opens_with === "recovery key" ? "the recovery key" : "the bundle's own passphrase";
+function openerName({ opensWith }: BundleDescription): string {
+  return opensWith === "recovery key" ? "the recovery key" : "the bundle's own passphrase";
 }
 
 function describeOpener(description: BundleDescription): string {
   const recipients = description.proof?.recipients ?? [];
-  if (description.opens_with === "bundle passphrase" || recipients.length === 0) {
+  if (description.opensWith === "bundle passphrase" || recipients.length === 0) {
     return openerName(description);
   }
   return `the recovery key of ${recipients.join(" or ")}`;

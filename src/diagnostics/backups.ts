@@ -269,7 +269,7 @@ export async function checkRestoreTest(
 export async function checkSchedule(storePath: string): Promise<Check[]> {
   const schedule = await scheduleOf(storePath);
   if (schedule === undefined) return [good("schedule", "this program schedules no backups")];
-  const { unit, service, active, enabled, lingers, last_run: last } = schedule;
+  const { unit, service, active, enabled, lingers, lastRun: last } = schedule;
   const found: Check[] = [];
   const install = "hivemind-sqlcipher schedule install";
   const gone = await missingPrograms(storePath);
@@ -278,8 +278,8 @@ export async function checkSchedule(storePath: string): Promise<Check[]> {
     found.push(finding("schedule", "error", detail, `${install}${timeOption(schedule)}`));
   }
   if (neverElapses(schedule)) {
-    const detail = `${unit} never elapses, because its time is past: ${schedule.on_calendar}`;
-    const dropIn = schedule.drop_ins.find((path) => path.includes(`/${unit}.d/`));
+    const detail = `${unit} never elapses, because its time is past: ${schedule.onCalendar}`;
+    const dropIn = schedule.dropIns.find((path) => path.includes(`/${unit}.d/`));
     const fix =
       dropIn === undefined ? `${install} --on-calendar daily` : `Correct the time in ${dropIn}`;
     found.push(finding("schedule", "error", detail, fix));
@@ -289,7 +289,7 @@ export async function checkSchedule(storePath: string): Promise<Check[]> {
     found.push(finding("schedule", "error", detail, `${install}${timeOption(schedule)}`));
   }
   if (last && last.result !== null && last.result !== "success" && last.result !== "running") {
-    const code = last.exit_code === null ? last.result : `exit code ${last.exit_code}`;
+    const code = last.exitCode === null ? last.result : `exit code ${last.exitCode}`;
     found.push(
       finding(
         "schedule",
@@ -310,12 +310,12 @@ export async function checkSchedule(storePath: string): Promise<Check[]> {
     );
   }
   if (found.length > 0) return found;
-  return [good("schedule", `next backup ${schedule.next_run ?? "unknown"}`)];
+  return [good("schedule", `next backup ${schedule.nextRun ?? "unknown"}`)];
 }
 
 /** Returns the option to keep a schedule's time when the schedule is installed again. */
 function timeOption(schedule: Schedule): string {
-  const { on_calendar: time } = schedule;
+  const { onCalendar: time } = schedule;
   return time === null || neverElapses(schedule) ? "" : ` --on-calendar ${shellQuote(time)}`;
 }
 

@@ -74,7 +74,7 @@ function storeMetrics(status: StoreStatus): Metric[] {
     {
       name: "backup_newest_timestamp_seconds",
       help: "Time of the newest backup by its manifest.",
-      samples: [[{}, secondsOf(status.last_backup?.createdAt)]],
+      samples: [[{}, secondsOf(status.lastBackup?.createdAt)]],
     },
     {
       name: "restore_test_timestamp_seconds",
@@ -84,7 +84,7 @@ function storeMetrics(status: StoreStatus): Metric[] {
     {
       name: "schedule_next_timestamp_seconds",
       help: "Time of the next scheduled backup.",
-      samples: [[{}, secondsOf(schedule?.next_run)]],
+      samples: [[{}, secondsOf(schedule?.nextRun)]],
     },
   ];
 }

@@ -29,9 +29,9 @@ export interface StatusOptions {
 export interface StoreStatus {
   readonly path: string;
   readonly format: Identity["format"];
-  readonly cipher_compatibility: CipherCompatibility | null;
-  readonly key_id: string | null;
-  readonly schema_version: number | null;
+  readonly cipherCompatibility: CipherCompatibility | null;
+  readonly keyId: string | null;
+  readonly schemaVersion: number | null;
   readonly clients: { readonly active: number; readonly revoked: number } | null;
   /** The hub's database, if there is no store and the hub uses another database. */
   readonly database: { readonly module: string; readonly location: string } | null;
@@ -41,7 +41,7 @@ export interface StoreStatus {
     readonly active: boolean;
   } | null;
   /** The newest backup by its unverified manifest. */
-  readonly last_backup: { readonly path: string; readonly createdAt: string } | null;
+  readonly lastBackup: { readonly path: string; readonly createdAt: string } | null;
   /** The schedule and its last run; null if no backups are scheduled. */
   readonly schedule: Schedule | null;
   /** The last run of each operation. */
@@ -51,7 +51,7 @@ export interface StoreStatus {
   /** A running or interrupted operation. */
   readonly pending: {
     readonly operation: string;
-    readonly started_at: string;
+    readonly startedAt: string;
     readonly step: string;
   } | null;
   /** The errors of the parts that could not be read. */
@@ -93,20 +93,20 @@ export async function storeStatus(options: StatusOptions): Promise<StoreStatus> 
   return {
     path: storePath,
     format: identity.format,
-    cipher_compatibility: inside?.cipherCompatibility ?? null,
-    key_id: "keyId" in identity ? (identity.keyId ?? null) : null,
-    schema_version: inside?.schemaVersion ?? null,
+    cipherCompatibility: inside?.cipherCompatibility ?? null,
+    keyId: "keyId" in identity ? (identity.keyId ?? null) : null,
+    schemaVersion: inside?.schemaVersion ?? null,
     clients: inside?.clients ?? counted ?? null,
     database: hubDatabase ? { module: hubDatabase.name, location: hubDatabase.location } : null,
     service,
-    last_backup: lastBackup || null,
+    lastBackup: lastBackup || null,
     schedule: schedule ?? null,
     runs: runs ?? {},
     lastRestoreTest: restoreTest ? { at: restoreTest.at, backup: restoreTest.backup } : null,
     pending: journal
       ? {
           operation: journal.entry.operation,
-          started_at: journal.entry.started_at,
+          startedAt: journal.entry.started_at,
           step: journal.entry.step,
         }
       : null,

@@ -43,7 +43,7 @@ export interface ImportOptions {
 
 /** A client with more permissions after an import than before. */
 export interface Widened {
-  readonly client_id: number;
+  readonly clientId: number;
   readonly name: string | null;
   /** The fields that extend its permissions. */
   readonly fields: readonly string[];
@@ -91,7 +91,7 @@ async function widenedBy({ updated }: Plan, store: ClientTable): Promise<Widened
     const before = await store.getClientById(id);
     if (before === undefined) continue;
     const fields = widenings(before, { ...before, ...changes }).map(({ field }) => field);
-    if (fields.length > 0) found.push({ client_id: id, name: before.name, fields });
+    if (fields.length > 0) found.push({ clientId: id, name: before.name, fields });
   }
   return found;
 }

@@ -63,12 +63,12 @@ export interface Migration {
   readonly copied: number;
   readonly unchanged: number;
   /** Unused ids filled with revoked rows. */
-  readonly filled_gaps: number;
+  readonly filledGaps: number;
   /** Ids active in the source, but revoked in the target. They stay revoked. */
-  readonly kept_revoked: readonly number[];
+  readonly keptRevoked: readonly number[];
   /** Whether an interrupted migration was continued. */
   readonly resumed: boolean;
-  readonly dry_run: boolean;
+  readonly dryRun: boolean;
   /** Whether every record was read back and compared. */
   readonly verified: boolean;
 }
@@ -114,13 +114,8 @@ async function copyAndCompare(
     const { wouldCopy, unchanged, keptRevoked } = checked;
     const migration = {
       ...begun,
-      ...{
-        copied: wouldCopy,
-        unchanged,
-        filled_gaps: checked.gaps.size,
-        kept_revoked: keptRevoked,
-      },
-      ...{ resumed: note !== undefined, dry_run: true, verified: false },
+      ...{ copied: wouldCopy, unchanged, filledGaps: checked.gaps.size, keptRevoked },
+      ...{ resumed: note !== undefined, dryRun: true, verified: false },
     };
     return { migration, note: undefined };
   }
@@ -134,9 +129,9 @@ async function copyAndCompare(
   emitStep("migrate.compared");
   const migration = {
     ...begun,
-    ...{ copied: copying.copied, unchanged: copying.unchanged, filled_gaps: filled },
-    ...{ kept_revoked: copying.keptRevoked, resumed: note !== undefined },
-    ...{ dry_run: false, verified: true },
+    ...{ copied: copying.copied, unchanged: copying.unchanged, filledGaps: filled },
+    ...{ keptRevoked: copying.keptRevoked, resumed: note !== undefined },
+    ...{ dryRun: false, verified: true },
   };
   return { migration, note: journal };
 }

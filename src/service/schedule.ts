@@ -41,7 +41,7 @@ export interface LastRun {
    */
   readonly result: string | null;
   /** Null if the run did not exit. */
-  readonly exit_code: number | null;
+  readonly exitCode: number | null;
 }
 
 export interface Schedule {
@@ -49,16 +49,16 @@ export interface Schedule {
   readonly unit: string;
   /** The name of the timer's service. */
   readonly service: string;
-  readonly on_calendar: string | null;
+  readonly onCalendar: string | null;
   readonly enabled: boolean;
   /** Whether the timer runs. */
   readonly active: boolean;
-  readonly next_run: string | null;
-  readonly last_run: LastRun | null;
+  readonly nextRun: string | null;
+  readonly lastRun: LastRun | null;
   /** Whether the user's manager starts at boot, without a login. */
   readonly lingers: boolean;
   /** Drop-ins of the two units. */
-  readonly drop_ins: string[];
+  readonly dropIns: string[];
 }
 
 function unitNames(storePath: string) {
@@ -123,7 +123,7 @@ export async function installSchedule(request: ScheduleRequest): Promise<Schedul
  */
 export async function removeSchedule(
   storePath: string,
-): Promise<{ unit: string; drop_ins: string[] }> {
+): Promise<{ unit: string; dropIns: string[] }> {
   const { directory, timer, service } = unitNames(storePath);
   const present = [];
   for (const name of [timer, service]) {
@@ -142,7 +142,7 @@ export async function removeSchedule(
   await systemctl("systemd-user", ["reset-failed", service]);
   const names = await readdir(directory);
   const dropIns = [`${timer}.d`, `${service}.d`].filter((name) => names.includes(name));
-  return { unit: timer, drop_ins: dropIns.map((name) => join(directory, name)) };
+  return { unit: timer, dropIns: dropIns.map((name) => join(directory, name)) };
 }
 
 /**
@@ -166,13 +166,13 @@ export async function scheduleOf(storePath: string): Promise<Schedule | undefine
   return {
     unit: timer,
     service,
-    on_calendar: /OnCalendar=(.*?) ;/.exec(clock.TimersCalendar ?? "")?.[1] ?? null,
+    onCalendar: /OnCalendar=(.*?) ;/.exec(clock.TimersCalendar ?? "")?.[1] ?? null,
     enabled: clock.UnitFileState === "enabled",
     active: clock.ActiveState === "active",
-    next_run: timeOf(clock.NextElapseUSecRealtime),
-    last_run: lastRun(clock, job),
+    nextRun: timeOf(clock.NextElapseUSecRealtime),
+    lastRun: lastRun(clock, job),
     lingers: lingers(),
-    drop_ins: [...parseList(clock.DropInPaths), ...parseList(job.DropInPaths)],
+    dropIns: [...parseList(clock.DropInPaths), ...parseList(job.DropInPaths)],
   };
 }
 
@@ -180,8 +180,8 @@ export async function scheduleOf(storePath: string): Promise<Schedule | undefine
  * Returns whether a running timer will never start a backup, because all its times are past. While
  * a backup runs, the next time is not known yet.
  */
-export function neverElapses({ active, next_run, last_run }: Schedule): boolean {
-  return active && next_run === null && last_run?.result !== "running";
+export function neverElapses({ active, nextRun, lastRun }: Schedule): boolean {
+  return active && nextRun === null && lastRun?.result !== "running";
 }
 
 /** Returns the service for a store's scheduled backups, which may not exist. */
@@ -207,14 +207,14 @@ function lastRun(clock: Properties, job: Properties): LastRun | null {
   if (began === null) {
     // The timer's time stamp is on disk. The result of the run was in the manager's memory.
     const triggered = timeOf(clock.LastTriggerUSec);
-    return triggered === null ? null : { at: triggered, result: null, exit_code: null };
+    return triggered === null ? null : { at: triggered, result: null, exitCode: null };
   }
-  if (job.ActiveState === "activating") return { at: began, result: "running", exit_code: null };
+  if (job.ActiveState === "activating") return { at: began, result: "running", exitCode: null };
   const exited = job.Result === "success" || job.Result === "exit-code";
   return {
     at: began,
     result: job.Result ?? null,
-    exit_code: exited ? Number(job.ExecMainStatus) : null,
+    exitCode: exited ? Number(job.ExecMainStatus) : null,
   };
 }
 

@@ -61,11 +61,11 @@ export interface AdoptOptions extends OperationOptions {
 export interface AdoptResult {
   readonly adopted: {
     readonly path: string;
-    readonly key_id: string;
-    readonly cipher_compatibility: CipherCompatibility;
-    readonly passphrase_source: string;
-    readonly password_from: "server.json" | "given";
-    readonly password_removed: boolean;
+    readonly keyId: string;
+    readonly cipherCompatibility: CipherCompatibility;
+    readonly passphraseSource: string;
+    readonly passwordFrom: "server.json" | "given";
+    readonly passwordRemoved: boolean;
   };
   readonly bundle: BundleReport | null;
   /** Only for a store that was encrypted again: this stops the service. */
@@ -177,11 +177,11 @@ export async function adopt(options: AdoptOptions): Promise<AdoptResult> {
   return {
     adopted: {
       path: storePath,
-      key_id: keyId,
-      cipher_compatibility: key.cipherCompatibility,
-      passphrase_source: formatSource(source),
-      password_from: passwordFrom,
-      password_removed: passwordFile !== undefined,
+      keyId,
+      cipherCompatibility: key.cipherCompatibility,
+      passphraseSource: formatSource(source),
+      passwordFrom,
+      passwordRemoved: passwordFile !== undefined,
     },
     bundle: bundle ? bundleReport(bundle) : null,
   };
@@ -195,7 +195,7 @@ async function adoptForeign(
   options: AdoptOptions,
   secret: string,
   parameters: CipherParameters,
-  passwordFrom: AdoptResult["adopted"]["password_from"],
+  passwordFrom: AdoptResult["adopted"]["passwordFrom"],
 ): Promise<AdoptResult> {
   const { lock, bundleTo, backupDirectory, recipientPlan, reporter } = options;
   const { storePath } = lock;
@@ -227,11 +227,11 @@ async function adoptForeign(
   return {
     adopted: {
       path: storePath,
-      key_id: encrypted.key_id,
-      cipher_compatibility: encrypted.cipher_compatibility,
-      passphrase_source: encrypted.passphrase_source,
-      password_from: passwordFrom,
-      password_removed: false,
+      keyId: encrypted.keyId,
+      cipherCompatibility: encrypted.cipherCompatibility,
+      passphraseSource: encrypted.passphraseSource,
+      passwordFrom,
+      passwordRemoved: false,
     },
     bundle,
     service,

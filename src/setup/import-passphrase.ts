@@ -17,7 +17,7 @@ export interface ImportOptions {
 export interface ImportResult {
   readonly imported: {
     readonly path: string;
-    readonly key_id: string;
+    readonly keyId: string;
     readonly bundle: string;
     /** Whether the keyring already had the passphrase. */
     readonly known: boolean;
@@ -72,6 +72,6 @@ export async function importPassphrase(options: ImportOptions): Promise<ImportRe
     });
   }
   return {
-    imported: { path: storePath, key_id: opened.keyId, bundle, known: keyring === undefined },
+    imported: { path: storePath, keyId: opened.keyId, bundle, known: keyring === undefined },
   };
 }

@@ -55,10 +55,10 @@ export interface InitOptions extends RecipientOptions {
 
 export interface InitResult {
   readonly path: string;
-  readonly key_id: string;
-  readonly schema_version: number;
-  readonly cipher_compatibility: CipherCompatibility;
-  readonly passphrase_source: string;
+  readonly keyId: string;
+  readonly schemaVersion: number;
+  readonly cipherCompatibility: CipherCompatibility;
+  readonly passphraseSource: string;
   readonly recipients: readonly string[];
   readonly settings: string;
   readonly bundle: BundleReport | null;
@@ -166,10 +166,10 @@ async function createStore(
   emitStep("init.settings-saved");
   return {
     path: storePath,
-    key_id: keyId,
-    schema_version: schemaVersion,
-    cipher_compatibility: key.cipherCompatibility,
-    passphrase_source: formatSource(source),
+    keyId,
+    schemaVersion,
+    cipherCompatibility: key.cipherCompatibility,
+    passphraseSource: formatSource(source),
     recipients,
     settings: options.settings.path,
     bundle: bundle ? bundleReport(bundle) : null,

@@ -93,7 +93,7 @@ export interface SetupResult {
   readonly changed: boolean;
   readonly unit: string;
   readonly store: string;
-  readonly former_database: string;
+  readonly formerDatabase: string;
   readonly settings: string;
   readonly backup: {
     readonly path: string;
@@ -104,7 +104,7 @@ export interface SetupResult {
   readonly outage: Outage | null;
   readonly schedule: string | null;
   /** The plain copy that was kept, because it changed since it was copied. */
-  readonly plain_copy: string | null;
+  readonly plainCopy: string | null;
 }
 
 /** How long pip may take to download and build the hub's packages on a small board. */
@@ -243,12 +243,12 @@ class Setup {
       changed: true,
       unit: this.hub.name,
       store: request.storePath,
-      former_database: this.#record?.database.place ?? this.database.place,
+      formerDatabase: this.#record?.database.place ?? this.database.place,
       settings: request.settingsPath,
       backup: made,
       outage,
       schedule: schedule?.unit ?? this.found.schedule?.unit ?? null,
-      plain_copy: kept,
+      plainCopy: kept,
     };
   }
 

@@ -14,7 +14,7 @@ export type DecryptOptions = OperationOptions;
 export interface DecryptResult {
   readonly decrypted: {
     readonly path: string;
-    readonly previous_key_id: string;
+    readonly previousKeyId: string;
     /** How the hub got the passphrase. It is removed from `server.json`. */
     readonly hub: PasswordDelivery["how"];
   };
@@ -78,7 +78,7 @@ export async function decrypt(options: DecryptOptions): Promise<DecryptResult> {
     fill: (staged, _key, locked) => convert(locked, staged, undefined, signal),
   });
   return {
-    decrypted: { path: storePath, previous_key_id: opened.keyId, hub: delivery.how },
+    decrypted: { path: storePath, previousKeyId: opened.keyId, hub: delivery.how },
     service: outcome.service,
   };
 }

@@ -58,11 +58,11 @@ export interface ForeignStore {
 export interface EncryptResult {
   readonly encrypted: {
     readonly path: string;
-    readonly key_id: string;
-    readonly cipher_compatibility: CipherCompatibility;
+    readonly keyId: string;
+    readonly cipherCompatibility: CipherCompatibility;
     /** The earlier format: "plaintext", "SQLCipher 3" or "SQLCipher with kdf_iter=64000". */
     readonly from: string;
-    readonly passphrase_source: string;
+    readonly passphraseSource: string;
     readonly hub: PasswordDelivery["how"];
     /** The warning that deletion does not erase the old file; null if it was encrypted. */
     readonly caution: string | null;
@@ -124,14 +124,14 @@ export async function encrypt(options: EncryptOptions): Promise<EncryptResult> {
   return {
     encrypted: {
       path: storePath,
-      key_id: keyIdOf(key.salt),
-      cipher_compatibility: key.cipherCompatibility,
+      keyId: keyIdOf(key.salt),
+      cipherCompatibility: key.cipherCompatibility,
       from: foreign
         ? `SQLCipher with ${foreign.settings}`
         : upgrade
           ? `SQLCipher ${found.secret?.cipherCompatibility}`
           : "plaintext",
-      passphrase_source: formatSource(source),
+      passphraseSource: formatSource(source),
       hub: delivery.how,
       caution: found.secret ? null : deletionCaution,
     },

@@ -45,11 +45,11 @@ export interface RotateOptions extends OperationOptions, BundleOptions {
 export interface RotateResult {
   readonly rotated: {
     readonly path: string;
-    readonly key_id: string;
-    readonly previous_key_id: string;
-    readonly passphrase_source: string;
+    readonly keyId: string;
+    readonly previousKeyId: string;
+    readonly passphraseSource: string;
     /** Whether the keyring still has the old passphrase. */
-    readonly previous_kept: boolean;
+    readonly previousKept: boolean;
     /** How the hub gets the new passphrase. */
     readonly hub: "run" | "server.json" | "none";
   };
@@ -125,10 +125,10 @@ export async function rotate(options: RotateOptions): Promise<RotateResult> {
   return {
     rotated: {
       path: storePath,
-      key_id: keyIdOf(newKey.salt),
-      previous_key_id: opened.keyId,
-      passphrase_source: formatSource(next.source),
-      previous_kept: keyring?.keep_previous ?? false,
+      keyId: keyIdOf(newKey.salt),
+      previousKeyId: opened.keyId,
+      passphraseSource: formatSource(next.source),
+      previousKept: keyring?.keep_previous ?? false,
       hub: delivery.how,
     },
     bundle: outcome.bundle ? bundleReport(outcome.bundle) : null,

@@ -38,7 +38,7 @@ export interface UpgradeSchemaOptions extends Omit<OperationOptions, "hub"> {
 
 /** A value of a client without a representation in schema 2. */
 export interface Dropped {
-  readonly client_id: string;
+  readonly clientId: string;
   readonly name: string | null;
   readonly what: string;
 }
@@ -51,8 +51,8 @@ export interface UpgradeSchemaResult {
     readonly dropped: Dropped[];
     /** The answer of the hub's interpreter; null if no hub was found. */
     readonly hub: {
-      readonly plugin_manager: string | null;
-      readonly schema_version: number;
+      readonly pluginManager: string | null;
+      readonly schemaVersion: number;
     } | null;
   };
   readonly service: ServiceReport;
@@ -119,7 +119,7 @@ async function inspectStore(
   for await (const page of pagesOfRows<Row>(connection, sources)) {
     for (const row of page) {
       for (const what of lossesOf(row)) {
-        dropped.push({ client_id: row.exact_id, name: row.name, what });
+        dropped.push({ clientId: row.exact_id, name: row.name, what });
       }
     }
   }
@@ -145,7 +145,7 @@ function lossesOf(row: Readonly<Record<string, unknown>>): string[] {
 function question(dropped: readonly Dropped[]): string {
   const lines = dropped
     .slice(0, namedLosses)
-    .map(({ client_id: id, name, what }) => `  ${id}${name ? ` (${name})` : ""}: ${what}`);
+    .map(({ clientId, name, what }) => `  ${clientId}${name ? ` (${name})` : ""}: ${what}`);
   const more = dropped.length > namedLosses ? [`  and ${dropped.length - namedLosses} more`] : [];
   return [
     `Schema ${newestSchema} cannot represent these values, which would be lost:`,
@@ -168,7 +168,7 @@ async function askHubSchema(
       hint: "Update the hub first, or name its Python with --hub-python PATH.",
     });
   }
-  return { plugin_manager: pluginManager, schema_version: schemaVersion };
+  return { pluginManager, schemaVersion };
 }
 
 /** @returns how the service was started again; undefined if it was not stopped */

@@ -124,7 +124,7 @@ test("a passphrase bundle opens with its passphrase, by age's own hand too, and 
   const bundlePassphrase = "on a sheet of paper";
   const { path, recipients } = await writeBundle({ ...request, bundlePassphrase });
   expect(recipients).toEqual([]);
-  expect((await describeBundle(path)).opens_with).toBe("bundle passphrase");
+  expect((await describeBundle(path)).opensWith).toBe("bundle passphrase");
   await expect(readBundle(path, { passphrase: "another sheet" })).rejects.toMatchObject({
     kind: "wrongPassphrase",
   });
@@ -302,8 +302,8 @@ test("a bundle is described without opening it", async () => {
   const { size } = await stat(path);
   expect(await describeBundle(path)).toEqual({
     path,
-    key_id: keyId,
-    opens_with: "recovery key",
+    keyId,
+    opensWith: "recovery key",
     size,
     sha256: createHash("sha256")
       .update(await readFile(path))
@@ -321,7 +321,7 @@ test("a bundle that age re-encrypted without armor is read as well", async () =>
   const binary = join(folder, "copy.age");
   await run("age", ["-e", "-r", recovery.recipient, "-o", binary, plain]);
   expect((await contentsOf(binary)).passphrase).toBe(passphrase);
-  expect((await describeBundle(binary)).key_id).toBeNull();
+  expect((await describeBundle(binary)).keyId).toBeNull();
 });
 
 test("a bundle cut off anywhere, or with any byte changed, is never read as whole", async () => {

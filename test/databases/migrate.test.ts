@@ -95,7 +95,7 @@ test("clients go round through every database and come back as they were, the ga
     expect(migration).toMatchObject({
       clients: { active: 5, revoked: index === 1 ? 1 : 5 },
       copied: index === 1 ? 6 : 10,
-      filled_gaps: index === 1 ? 4 : 0,
+      filledGaps: index === 1 ? 4 : 0,
       verified: true,
       resumed: false,
     });
@@ -133,11 +133,11 @@ describe("a target that is not empty", () => {
     ];
     const { from, to } = await ends(inTarget);
     const plan = await migrate({ from, to, merge: true, dryRun: true });
-    expect(plan).toMatchObject({ kept_revoked: [2], filled_gaps: 13, dry_run: true });
+    expect(plan).toMatchObject({ keptRevoked: [2], filledGaps: 13, dryRun: true });
     expect(await contents(to)).toHaveLength(3);
     const migration = await migrate({ from, to, merge: true });
     expect(migration).toMatchObject({
-      ...{ copied: 4, unchanged: 1, kept_revoked: [2], filled_gaps: 13, verified: true },
+      ...{ copied: 4, unchanged: 1, keptRevoked: [2], filledGaps: 13, verified: true },
     });
     const after = await contents(to);
     expect(after.map((client) => client.client_id)).toEqual(
@@ -183,7 +183,7 @@ test("a migration that ends midway is gone on with by the next, which keeps whom
   }
   const migration = await migrate({ from, to });
   expect(migration).toMatchObject({
-    ...{ resumed: true, copied: 700, unchanged: 999, kept_revoked: [7], verified: true },
+    ...{ resumed: true, copied: 700, unchanged: 999, keptRevoked: [7], verified: true },
   });
   expect(await contents(to)).toHaveLength(1_700);
   expect(await notes(home)).toEqual([]);
@@ -222,7 +222,7 @@ describe("a migration that ended before all was compared is gone on with, and th
     const { home, from, to } = await begun();
     const migration = await migrate({ from, to });
     expect(migration).toMatchObject({
-      ...{ resumed: true, copied: 0, unchanged: 6, filled_gaps: 0, verified: true },
+      ...{ resumed: true, copied: 0, unchanged: 6, filledGaps: 0, verified: true },
     });
     expect(await notes(home)).toEqual([]);
   });
@@ -267,7 +267,7 @@ describe("a migration that ended before all was compared is gone on with, and th
     });
     expect(await contents(to)).toHaveLength(11);
     expect(await migrate({ from, to, merge: true })).toMatchObject({
-      ...{ copied: 0, unchanged: 6, filled_gaps: 1, verified: true },
+      ...{ copied: 0, unchanged: 6, filledGaps: 1, verified: true },
     });
   });
 });

@@ -103,7 +103,7 @@ describe("an import", () => {
     ]);
     await using store = await storeWith([kitchen, hall]);
     const newer = await readImport({ store, file: bytes(text), update: true });
-    expect(newer.widened).toEqual([{ client_id: 1, name: "kitchen", fields: ["can_escalate"] }]);
+    expect(newer.widened).toEqual([{ clientId: 1, name: "kitchen", fields: ["can_escalate"] }]);
     expect([newer.plan.defaulted, newer.plan.emptyLists]).toEqual([1, 0]);
     await store.connection.exec("PRAGMA user_version = 0");
     await store.sync();
@@ -117,7 +117,7 @@ describe("an import", () => {
       await store.connection.exec(`PRAGMA user_version = ${version}`);
       await store.sync();
       const { widened } = await readImport({ store, file: bytes(emptied), update: true });
-      expect(widened).toEqual([{ client_id: 1, name: "kitchen", fields: ["allowed_types"] }]);
+      expect(widened).toEqual([{ clientId: 1, name: "kitchen", fields: ["allowed_types"] }]);
     }
   });
 

@@ -79,7 +79,7 @@ test("a schema is upgraded for a hub that knows it, after saying what would be l
   );
 
   const { upgraded, service } = resultOf(await upgrade(world, options));
-  expect(upgraded).toMatchObject({ from: 1, to: 2, hub: { schema_version: 2 } });
+  expect(upgraded).toMatchObject({ from: 1, to: 2, hub: { schemaVersion: 2 } });
   expect(service).toMatchObject({ wasActive: true, active: true });
   expect(await world.isActive).toBe(true);
   expect((await world.rows()).join()).not.toContain('"message_blacklist":"[');

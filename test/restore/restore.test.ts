@@ -191,11 +191,11 @@ test("a backup of the previous passphrase, whose rows the store has, comes back 
   );
   const { current } = await world.slots();
   const { restored } = resultOf(await restore(world, backup));
-  expect(restored.keyId).toBe(rotated.previous_key_id);
+  expect(restored.keyId).toBe(rotated.previousKeyId);
   expect(await world.rows()).toEqual(rows);
   const slots = await world.slots();
   expect(slots.current).toBe(old);
-  expect(slots[`previous:${rotated.key_id}`]).toBe(current);
+  expect(slots[`previous:${rotated.keyId}`]).toBe(current);
 });
 
 test("without the previous generation in the keyring, the bundle opens it", async () => {

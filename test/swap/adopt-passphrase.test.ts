@@ -37,7 +37,7 @@ test("the password in server.json is proven, kept in the keyring and a bundle, a
   const store = await readFile(world.path);
   const ran = await world.run<AdoptResult>("adopt", world.withoutService);
   const { adopted, bundle } = resultOf(ran);
-  expect(adopted).toMatchObject({ password_from: "server.json", password_removed: false });
+  expect(adopted).toMatchObject({ passwordFrom: "server.json", passwordRemoved: false });
   expect(ran.notices.join()).toMatch(/is still in .*server\.json, in plain text/);
   expect(await world.slots()).toEqual({ current: password });
   const { identity } = world.recoveryKey;
@@ -52,7 +52,7 @@ test("asked to, it takes the password out of server.json, and leaves everything 
   const { adopted } = resultOf(
     await world.run<AdoptResult>("adopt", { ...world.withoutService, removePassword: true }),
   );
-  expect(adopted.password_removed).toBe(true);
+  expect(adopted.passwordRemoved).toBe(true);
   const after = await readFile(serverJson, "utf8");
   expect(after).not.toContain("battery");
   expect(after).toContain("// by hand");
@@ -81,7 +81,7 @@ test("a password that does not open the store is not taken; one that is given is
   expect(await world.slots()).toEqual({});
   const given = { ...world.withoutService, passphrase: password };
   const { adopted } = resultOf(await world.run<AdoptResult>("adopt", given));
-  expect(adopted.password_from).toBe("given");
+  expect(adopted.passwordFrom).toBe("given");
   expect(await world.slots()).toEqual({ current: password });
 });
 
@@ -108,7 +108,7 @@ test("a bundle's passphrase comes into the keyring once it opens the store", asy
   const { imported } = resultOf(
     await world.run<ImportResult>("import-passphrase", { bundle: bundle?.path, opener }),
   );
-  expect(imported).toMatchObject({ key_id: rotated.key_id, known: false });
+  expect(imported).toMatchObject({ keyId: rotated.keyId, known: false });
   expect(await world.slots()).toEqual({ current });
   const again = await world.run<ImportResult>("import-passphrase", {
     bundle: bundle?.path,

@@ -34,7 +34,7 @@ test.each([0, 1, 2])(
     const { encrypted, bundle } = resultOf(
       await world.run<EncryptResult>("encrypt", world.withoutService),
     );
-    expect(encrypted).toMatchObject({ from: "plaintext", cipher_compatibility: 4, hub: "none" });
+    expect(encrypted).toMatchObject({ from: "plaintext", cipherCompatibility: 4, hub: "none" });
     expect(encrypted.caution).toMatch(/deleted, but not erased/);
     expect(await world.rows()).toEqual(before);
     const { passphrase } = await readBundle(bundle?.path ?? "", {
@@ -70,10 +70,10 @@ test("a store of format 3 becomes one of format 4, under the same passphrase", a
   const world = await World.of("sqlcipher3-schema2.db");
   const before = await world.rows();
   const { encrypted } = resultOf(await world.run<EncryptResult>("encrypt", world.withoutService));
-  expect(encrypted).toMatchObject({ from: "SQLCipher 3", cipher_compatibility: 4, caution: null });
+  expect(encrypted).toMatchObject({ from: "SQLCipher 3", cipherCompatibility: 4, caution: null });
   expect(await world.rows()).toEqual(before);
   expect(await world.slots()).toEqual({ current: fixturePassphrases["sqlcipher3-schema2.db"] });
-  expect(await world.bundles()).toEqual([encrypted.key_id]);
+  expect(await world.bundles()).toEqual([encrypted.keyId]);
 });
 
 test("a pending passphrase that opens a store of format 3 is still kept after such a conversion was undone", async () => {
@@ -99,7 +99,7 @@ test("format 3 is kept where the hub's library reads nothing newer", async () =>
   const { encrypted } = resultOf(
     await world.run<EncryptResult>("encrypt", { ...world.withoutService, cipherCompatibility: 3 }),
   );
-  expect(encrypted.cipher_compatibility).toBe(3);
+  expect(encrypted.cipherCompatibility).toBe(3);
   expect(await world.rows()).toEqual(before);
   const again = await world.run("encrypt", { ...world.withoutService, cipherCompatibility: 3 });
   expect(again.code).toBe(17);
@@ -115,7 +115,7 @@ test("decrypting is the way back, asked twice; the passphrase stays for the back
   expect((await identify(world.path)).format).toBe("plaintext");
   expect(await world.rows()).toEqual(before);
   expect(await world.slots()).toEqual({
-    [`previous:${decrypted.previous_key_id}`]: fixturePassphrases["sqlcipher4-schema2.db"],
+    [`previous:${decrypted.previousKeyId}`]: fixturePassphrases["sqlcipher4-schema2.db"],
   });
   expect(await world.leftovers()).toEqual([]);
 });

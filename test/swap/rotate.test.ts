@@ -24,8 +24,8 @@ test("a rotated store has a new key_id, a new bundle, the same rows, and its uni
   const before = await world.rows();
   const { rotated, bundle, service } = resultOf(await world.run<RotateResult>("rotate"));
   expect(await world.rows()).toEqual(before);
-  expect(rotated.key_id).not.toBe(rotated.previous_key_id);
-  expect(bundle?.keyId).toBe(rotated.key_id);
+  expect(rotated.keyId).not.toBe(rotated.previousKeyId);
+  expect(bundle?.keyId).toBe(rotated.keyId);
   expect(service).toMatchObject({ wasActive: true, active: true });
   expect(await world.isActive).toBe(true);
   const slots = await world.slots();
@@ -61,7 +61,7 @@ test("a passphrase of one's own is taken from a file; --keep-previous keeps the 
   );
   expect(await world.slots()).toEqual({
     current: "a phrase of my own",
-    [`previous:${rotated.previous_key_id}`]: oldPassphrase,
+    [`previous:${rotated.previousKeyId}`]: oldPassphrase,
   });
   const same = await world.run("rotate", { ...world.withoutService, passphraseFile: file });
   expect(same.code).toBe(17);
@@ -82,7 +82,7 @@ test("a store whose old file was put back by hand is rotated to the passphrase t
   const passphrase = "a phrase of my own";
   const opened = await openEncrypted(world.path, passphrase, { mode: "readonly" });
   await opened.connection.close();
-  expect(opened.keyId).toBe(rotated.key_id);
+  expect(opened.keyId).toBe(rotated.keyId);
 });
 
 test("format 3 stays format 3", async () => {
@@ -110,7 +110,7 @@ test("backups are brought under the new passphrase, each verified; one that does
   const { rotated, backups } = resultOf(
     await world.run<RotateResult>("rotate", { ...world.withoutService, reencrypt: world.to }),
   );
-  const renewed = first.path.replace(/\.db$/, `.${rotated.key_id}.db`);
+  const renewed = first.path.replace(/\.db$/, `.${rotated.keyId}.db`);
   expect(backups?.reencrypted).toEqual([renewed]);
   expect(backups?.left).toEqual([{ path: damaged.path, reason: expect.any(String) }]);
   await expect(stat(first.path)).rejects.toThrow("ENOENT");
@@ -119,7 +119,7 @@ test("backups are brought under the new passphrase, each verified; one that does
   const verified = await verifyBackup(renewed, { passphrase: current });
   expect(verified.checks.filter(({ ok }) => !ok)).toEqual([]);
   const manifest = JSON.parse(await readFile(renewed.replace(/db$/, "manifest.json"), "utf8"));
-  expect(manifest).toMatchObject({ created_at: first.createdAt, key_id: rotated.key_id });
+  expect(manifest).toMatchObject({ created_at: first.createdAt, key_id: rotated.keyId });
   expect(await world.leftovers()).toEqual([]);
 });
 
@@ -237,7 +237,7 @@ test("a file source changes to the file with the new passphrase, in the settings
       passphraseFile: next,
     }),
   );
-  expect(rotated.passphrase_source).toBe(`file:${next}`);
+  expect(rotated.passphraseSource).toBe(`file:${next}`);
   expect(JSON.parse(await readFile(settings, "utf8"))).toEqual({
     passphrase_source: `file:${next}`,
     keep: { last: 3 },

@@ -4,6 +4,7 @@ import { addGlobalOptions, type Context, contextOf } from "../context.js";
 import { addHelp } from "../help.js";
 import { addOpenerOptions, type BundleKeyOptions, requiredOpener } from "../options/bundle.js";
 import { operate } from "../options/operation.js";
+import { toJson } from "../ui/json.js";
 
 export function addImport(group: Command): void {
   const command = addOpenerOptions(group.command("import <file>")).description(
@@ -32,10 +33,10 @@ async function importBundle(
   const result = await operate(context, (lock) =>
     importPassphrase({ lock, source: context.source, bundle, opener }),
   );
-  const { path, key_id, known } = result.imported;
-  context.output.result(result, () => [
+  const { path, keyId, known } = result.imported;
+  context.output.result(toJson(result), () => [
     known
-      ? `The keyring already has the passphrase of ${path} (key_id ${key_id})`
-      : `Imported the passphrase of ${path} (key_id ${key_id}) into the keyring; it opens the store`,
+      ? `The keyring already has the passphrase of ${path} (key_id ${keyId})`
+      : `Imported the passphrase of ${path} (key_id ${keyId}) into the keyring; it opens the store`,
   ]);
 }

@@ -68,7 +68,7 @@ async function sheetOf(
   const opener = await (options.withPassphrase
     ? requiredOpener(options, bundle)
     : openerOf(options));
-  const { key_id: keyId } = await describeBundle(bundle);
+  const { keyId } = await describeBundle(bundle);
   const isOfStore = keyId !== null && (await identify(storePath)).keyId === keyId;
   return recoverySheet({
     bundle,

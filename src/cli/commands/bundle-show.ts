@@ -9,6 +9,7 @@ import {
   openerOf,
   requiredOpener,
 } from "../options/bundle.js";
+import { toJson } from "../ui/json.js";
 
 interface ShowOptions extends BundleKeyOptions {
   showPassphrase?: boolean;
@@ -32,7 +33,7 @@ export function addShow(group: Command): void {
 async function showBundle(context: Context, file: string, options: ShowOptions): Promise<void> {
   const { describeBundle, readBundle } = await import("../../bundle/bundle.js");
   const path = expandPath(file);
-  const description = await describeBundle(path);
+  const description = toJson(await describeBundle(path));
   const opener = await (options.showPassphrase ? requiredOpener(options, path) : openerOf(options));
   const contents = opener && (await readBundle(path, opener));
   const { passphrase, ...rest } = contents ?? {};

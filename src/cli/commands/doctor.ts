@@ -6,6 +6,7 @@ import { addGlobalOptions, type Context, contextOf, programLine } from "../conte
 import { addHelp } from "../help.js";
 import { doctorOptions } from "../inspect.js";
 import { addServiceOptions, type ServiceOptions } from "../options/operation.js";
+import { toJson } from "../ui/json.js";
 
 interface DoctorOptions extends ServiceOptions {
   fillGaps?: boolean;
@@ -41,7 +42,7 @@ async function runDoctor(context: Context, options: DoctorOptions, program: stri
   const { doctor } = await import("../../diagnostics/doctor.js");
   const { output } = context;
   const diagnosis = await doctor({ ...doctorOptions(context, options), program });
-  output.result(diagnosis, () => diagnosisLines(diagnosis, context));
+  output.result(toJson(diagnosis), () => diagnosisLines(diagnosis, context));
   if (!diagnosis.ok) process.exitCode = 1;
 }
 

@@ -67,9 +67,9 @@ async function runEncrypt(context: Context, options: EncryptOptions): Promise<vo
 function encryptLines({ encrypted, bundle, service }: EncryptResult): string[] {
   const { path, from, caution } = encrypted;
   return [
-    `Encrypted: ${path}, from ${from} to SQLCipher ${encrypted.cipher_compatibility}`,
-    `  key_id      ${encrypted.key_id}`,
-    passphraseLine(encrypted.passphrase_source),
+    `Encrypted: ${path}, from ${from} to SQLCipher ${encrypted.cipherCompatibility}`,
+    `  key_id      ${encrypted.keyId}`,
+    passphraseLine(encrypted.passphraseSource),
     ...bundleLines(bundle),
     ...downtimeLines(service),
     ...(caution === null ? [] : ["", caution]),

@@ -10,6 +10,7 @@ import { addGlobalOptions, type Context, contextOf } from "../context.js";
 import { addHelp } from "../help.js";
 import { openStore } from "../open.js";
 import { addFileOption, type FileOption, namedFile } from "../options/client-file.js";
+import { toJson } from "../ui/json.js";
 import { Progress } from "../ui/progress.js";
 
 interface ImportOptions extends FileOption {
@@ -118,8 +119,8 @@ function accessLines({ defaulted, emptyLists }: Plan, widened: readonly Widened[
   }
   if (widened.length === 0) return lines;
   lines.push(`${counted(widened.length, "client")} could do more than now:`);
-  for (const { client_id, name, fields } of widened.slice(0, shownRows)) {
-    lines.push(`  client ${describeClient(client_id, name)}: ${fields.join(", ")}`);
+  for (const { clientId, name, fields } of widened.slice(0, shownRows)) {
+    lines.push(`  client ${describeClient(clientId, name)}: ${fields.join(", ")}`);
   }
   return [...lines, ...moreLine(widened.length)];
 }
@@ -134,23 +135,23 @@ interface ImportReport extends ReadImport {
 }
 
 function printImport(context: Context, report: ImportReport): void {
-  context.output.result({ import: importToJson(report) }, () => importLines(report));
+  context.output.result(toJson({ import: documentOf(report) }), () => importLines(report));
 }
 
-function importToJson({ path, format, dryRun, plan, widened }: ImportReport) {
+function documentOf({ path, format, dryRun, plan, widened }: ImportReport) {
   return {
     path,
     format,
-    dry_run: dryRun,
+    dryRun,
     added: plan.added.length - plan.filled,
     updated: plan.updated.length,
     revoked: plan.revocations.length,
     unchanged: plan.unchanged,
     filled: plan.filled,
-    default_permissions: plan.defaulted,
-    empty_lists: plan.emptyLists,
+    defaultPermissions: plan.defaulted,
+    emptyLists: plan.emptyLists,
     widened,
-    refused_rows: plan.refusedRows,
+    refusedRows: plan.refusedRows,
     refused: plan.refused,
   };
 }

@@ -134,8 +134,8 @@ async function runInit(context: Context, options: InitOptions): Promise<void> {
 function initLines(result: InitResult): string[] {
   return [
     `Created an encrypted store: ${result.path}`,
-    `  key_id      ${result.key_id}`,
-    passphraseLine(result.passphrase_source),
+    `  key_id      ${result.keyId}`,
+    passphraseLine(result.passphraseSource),
     `  settings    ${result.settings}`,
     ...result.recipients.map((recipient) => `  bundles     open with the key of ${recipient}`),
     ...bundleLines(result.bundle),
@@ -181,7 +181,7 @@ async function runAdopt(context: Context, options: InitOptions): Promise<void> {
   await saveSection(settingsSection, {
     ...(await loadSection(settingsSection)),
     ...settingsToSave(context, options),
-    passphrase_source: result.adopted.passphrase_source,
+    passphrase_source: result.adopted.passphraseSource,
   });
   await makeNamed(context, [options.to]);
   noteSection(context);
@@ -190,12 +190,12 @@ async function runAdopt(context: Context, options: InitOptions): Promise<void> {
 
 function adoptLines({ adopted, bundle }: AdoptResult): string[] {
   return [
-    `Adopted: ${adopted.path}, SQLCipher ${adopted.cipher_compatibility}`,
-    `  key_id      ${adopted.key_id}`,
-    passphraseLine(adopted.passphrase_source),
+    `Adopted: ${adopted.path}, SQLCipher ${adopted.cipherCompatibility}`,
+    `  key_id      ${adopted.keyId}`,
+    passphraseLine(adopted.passphraseSource),
     ...bundleLines(bundle),
     ...(bundle?.recipients ?? []).map((recipient) => `  opens with  ${recipient}`),
-    ...(adopted.password_removed
+    ...(adopted.passwordRemoved
       ? ["", "Removed the password from server.json: start the hub with hivemind-sqlcipher run."]
       : []),
   ];

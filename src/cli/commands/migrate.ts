@@ -9,6 +9,7 @@ import { addGlobalOptions, type Context, contextOf } from "../context.js";
 import { addHelp } from "../help.js";
 import { recoverFirst } from "../open.js";
 import { endpointOf, repeatedSetting, type Setting } from "../options/endpoint.js";
+import { toJson } from "../ui/json.js";
 import { Progress } from "../ui/progress.js";
 
 interface MigrateOptions {
@@ -143,13 +144,12 @@ async function runMigrate(context: Context, options: MigrateOptions): Promise<vo
     }),
   ).finally(() => progress.end());
 
-  if (hub !== undefined && !migration.dry_run) {
+  if (hub !== undefined && !migration.dryRun) {
     context.output.notice(hub.notice);
     const { unit = defaultUnit } = context.settings.backup ?? {};
     for (const warning of await findRemainingUsers(from, unit)) context.output.warning(warning);
   }
-  const document = { ...migration, switched, removed };
-  context.output.result({ migrated: document }, () => [
+  context.output.result(toJson({ migrated: { ...migration, switched, removed } }), () => [
     ...migrationLines(migration),
     ...(switched === null ? [] : [`  server.json ${switched} names ${hub?.module}`]),
     ...removed.map((path) => `  removed     ${path}`),
@@ -160,10 +160,10 @@ async function runMigrate(context: Context, options: MigrateOptions): Promise<vo
 }
 
 function migrationLines(migration: Migration): string[] {
-  const { from, to, clients, kept_revoked: kept, filled_gaps: filled, dry_run } = migration;
-  const verb = dry_run ? "would be copied" : "copied";
+  const { from, to, clients, keptRevoked: kept, filledGaps: filled, dryRun } = migration;
+  const verb = dryRun ? "would be copied" : "copied";
   return [
-    `${dry_run ? "Nothing changed; would migrate" : "Migrated"} from ${from.place}`,
+    `${dryRun ? "Nothing changed; would migrate" : "Migrated"} from ${from.place}`,
     `  to          ${to.place}`,
     `  clients     ${clients.active} active, ${clients.revoked} revoked`,
     `  copied      ${migration.copied} ${verb}, ${migration.unchanged} already there`,

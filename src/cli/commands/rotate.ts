@@ -70,7 +70,7 @@ async function runRotate(context: Context, options: RotateOptions): Promise<Rota
 
 /** Returns advice on the backups made with the previous passphrase. */
 function backupAdvice({ rotated }: RotateResult, { settings }: Context): string {
-  const keep = rotated.previous_kept
+  const keep = rotated.previousKept
     ? "Older backups still open with the previous passphrase in the keyring"
     : "Older backups open only with the bundle of the previous passphrase, and prune leaves them (--keep-previous or --reencrypt-backups at the next rotate)";
   const directory = settings.backup?.to;
@@ -81,9 +81,9 @@ function backupAdvice({ rotated }: RotateResult, { settings }: Context): string 
 function rotateLines({ rotated, bundle, service, backups }: RotateResult): string[] {
   return [
     `Rotated: ${rotated.path} has a new passphrase`,
-    passphraseLine(rotated.passphrase_source),
-    `  key_id      ${rotated.key_id} (was ${rotated.previous_key_id})`,
-    `  previous    ${rotated.previous_kept ? "kept in the keyring" : "only in its bundle"}, opens older backups`,
+    passphraseLine(rotated.passphraseSource),
+    `  key_id      ${rotated.keyId} (was ${rotated.previousKeyId})`,
+    `  previous    ${rotated.previousKept ? "kept in the keyring" : "only in its bundle"}, opens older backups`,
     ...bundleLines(bundle),
     ...downtimeLines(service),
     ...(backups

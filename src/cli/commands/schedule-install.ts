@@ -11,6 +11,7 @@ import {
   type ServiceOptions,
   saveService,
 } from "../options/operation.js";
+import { toJson } from "../ui/json.js";
 import { lingerWarning, scheduleLines } from "../ui/schedule-text.js";
 
 interface InstallOptions extends ServiceOptions {
@@ -50,7 +51,10 @@ async function runInstall(context: Context, options: InstallOptions): Promise<vo
   await checkScheduledBackup(context, options);
   await saveService(context, options);
   const schedule = await installSchedule(request);
-  context.output.result({ schedule }, () => ["Scheduled backups", ...scheduleLines(schedule)]);
+  context.output.result(toJson({ schedule }), () => [
+    "Scheduled backups",
+    ...scheduleLines(schedule),
+  ]);
   if (!schedule.lingers) context.output.warning(lingerWarning(lingerCommand()));
 }
 

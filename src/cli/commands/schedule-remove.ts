@@ -1,6 +1,7 @@
 import type { Command } from "commander";
 import { addGlobalOptions, type Context, contextOf } from "../context.js";
 import { addHelp } from "../help.js";
+import { toJson } from "../ui/json.js";
 
 export function addRemove(group: Command): void {
   const command = group.command("remove").description("Stop and remove the timer");
@@ -15,8 +16,8 @@ export function addRemove(group: Command): void {
 async function runRemove(context: Context): Promise<void> {
   const { removeSchedule } = await import("../../service/schedule.js");
   const removed = await removeSchedule(context.storePath);
-  context.output.result({ removed }, () => [
+  context.output.result(toJson({ removed }), () => [
     `Removed ${removed.unit}; backups are no longer scheduled`,
-    ...removed.drop_ins.map((path) => `Your drop-in was kept: ${path}`),
+    ...removed.dropIns.map((path) => `Your drop-in was kept: ${path}`),
   ]);
 }

@@ -1,6 +1,7 @@
 import type { Command } from "commander";
 import { addGlobalOptions, type Context, contextOf } from "../context.js";
 import { addHelp } from "../help.js";
+import { toJson } from "../ui/json.js";
 import { lingerWarning, scheduleLines } from "../ui/schedule-text.js";
 
 export function addStatus(group: Command): void {
@@ -17,7 +18,7 @@ export function addStatus(group: Command): void {
 async function printSchedule({ storePath, output }: Context): Promise<void> {
   const { lingerCommand, scheduleOf } = await import("../../service/schedule.js");
   const schedule = await scheduleOf(storePath);
-  output.result({ schedule: schedule ?? null }, () =>
+  output.result(toJson({ schedule: schedule ?? null }), () =>
     schedule
       ? scheduleLines(schedule)
       : [`No backups of ${storePath} are scheduled: hivemind-sqlcipher schedule install`],

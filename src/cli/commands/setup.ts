@@ -287,9 +287,9 @@ function summary(
         ]),
     `  bundles     ${bundles}`,
     `  undo        hivemind-sqlcipher setup --undo`,
-    ...(result.plain_copy === null
+    ...(result.plainCopy === null
       ? []
-      : [`  plain text  ${result.plain_copy} was kept: it has changed`]),
+      : [`  plain text  ${result.plainCopy} was kept: it has changed`]),
     "Put into a safe, in different places:",
     `  the recovery key${recoveryKeyFile ? `, ${expandPath(recoveryKeyFile)}: move it off this machine` : " that you have written down"}`,
     `  a copy of the bundle${backup === null ? "" : ` ${backup.bundle}`}`,

@@ -37,7 +37,7 @@ async function printStatus(context: Context): Promise<void> {
 }
 
 function statusLines(status: StoreStatus, { output }: Context): string[] {
-  const { clients, last_backup: backup, schedule, pending } = status;
+  const { clients, lastBackup: backup, schedule, pending } = status;
   const optional = (value: unknown, line: () => string) => (value === null ? [] : [line()]);
   const warning = (line: string) => output.style("yellow", line);
   return [
@@ -48,8 +48,8 @@ function statusLines(status: StoreStatus, { output }: Context): string[] {
       () =>
         `hub's database ${status.database?.location} (${status.database?.module}), not encrypted`,
     ),
-    ...optional(status.key_id, () => `key_id         ${status.key_id}`),
-    ...optional(status.schema_version, () => `schema         ${status.schema_version}`),
+    ...optional(status.keyId, () => `key_id         ${status.keyId}`),
+    ...optional(status.schemaVersion, () => `schema         ${status.schemaVersion}`),
     ...optional(
       clients,
       () => `clients        ${clients?.active} active, ${clients?.revoked} revoked`,
@@ -63,14 +63,14 @@ function statusLines(status: StoreStatus, { output }: Context): string[] {
       ),
     ...(schedule
       ? [
-          `schedule       ${schedule.on_calendar ?? schedule.unit}, next run ${schedule.next_run ?? "never: the timer is not active"}`,
-          `  last run     ${formatLastRun(schedule.last_run)}`,
+          `schedule       ${schedule.onCalendar ?? schedule.unit}, next run ${schedule.nextRun ?? "never: the timer is not active"}`,
+          `  last run     ${formatLastRun(schedule.lastRun)}`,
         ]
       : []),
     ...(pending
       ? [
           warning(
-            `interrupted    ${pending.operation}, since ${pending.started_at}; the next command recovers it`,
+            `interrupted    ${pending.operation}, since ${pending.startedAt}; the next command recovers it`,
           ),
         ]
       : []),
@@ -83,7 +83,7 @@ function serviceText(service: StoreStatus["service"]): string {
   return `${service.unit ?? service.kind}, ${service.active ? "running" : "not running"}`;
 }
 
-function formatName({ format, cipher_compatibility: version }: StoreStatus): string {
+function formatName({ format, cipherCompatibility: version }: StoreStatus): string {
   if (format === "sqlcipher") return version === null ? "encrypted" : `SQLCipher ${version}`;
   if (format === "plaintext") return "not encrypted";
   return format === "absent" ? "no store yet" : "not a database";

@@ -48,7 +48,7 @@ function upgradeLines({ upgraded, service }: UpgradeSchemaResult): string[] {
   if (from === to) return [`${path} has schema ${to} already; nothing changed`];
   return [
     `Upgraded: ${path}, from schema ${from} to ${to}`,
-    ...dropped.map(({ client_id, what }) => `  dropped     client ${client_id}: ${what}`),
+    ...dropped.map(({ clientId, what }) => `  dropped     client ${clientId}: ${what}`),
     ...downtimeLines(service),
   ];
 }

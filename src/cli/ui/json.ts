@@ -5,10 +5,13 @@ type SnakeCase<Name> = Name extends `${infer First}${infer Rest}`
   : Name;
 
 /** A result as `--json` prints it: `createdAt` is named `created_at`. */
-export type Json<Value> = Value extends readonly (infer Item)[]
-  ? Json<Item>[]
+export type Json<Value> = Value extends readonly unknown[]
+  ? { [Index in keyof Value]: Json<Value[Index]> }
   : Value extends object
-    ? { -readonly [Key in keyof Value as SnakeCase<Key>]: Json<Value[Key]> }
+    ? // The keys are data.
+      string extends keyof Value
+      ? Value
+      : { [Key in keyof Value as SnakeCase<Key>]: Json<Value[Key]> }
     : Value;
 
 /**

@@ -5,6 +5,7 @@
 import { once } from "node:events";
 import { StoreError } from "../../errors.js";
 import { escapeControlCharacters } from "../../text/escape.js";
+import type { Json } from "./json.js";
 
 export interface OutputOptions {
   json: boolean;
@@ -47,8 +48,12 @@ export class Output {
     endNotices.push(notice);
   }
 
-  /** Prints the command's result: the document with --json, else the lines. */
-  result(document: unknown, lines: () => string[]): void {
+  /**
+   * Prints the command's result: the document with --json, else the lines.
+   *
+   * @param document - its keys are in snake_case: the result of `toJson`, or client records
+   */
+  result<Document>(document: Document & Json<Document>, lines: () => string[]): void {
     for (const { result } of endNotices.splice(0)) if (result) this.notice(result);
     const text = this.json ? JSON.stringify(document) : lines().map(escapeLines).join("\n");
     if (text !== "") process.stdout.write(`${text}\n`);

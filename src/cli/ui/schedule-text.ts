@@ -3,10 +3,10 @@ import type { LastRun, Schedule } from "../../service/schedule.js";
 export function scheduleLines(schedule: Schedule): string[] {
   return [
     `timer         ${schedule.unit}, ${schedule.enabled ? "enabled" : "not enabled"}, ${schedule.active ? "active" : "not active"}`,
-    `when          ${schedule.on_calendar ?? "see its unit file"}`,
-    `next run      ${schedule.next_run ?? "none"}`,
-    `last run      ${formatLastRun(schedule.last_run)}`,
-    ...schedule.drop_ins.map((path) => `drop-in       ${path}`),
+    `when          ${schedule.onCalendar ?? "see its unit file"}`,
+    `next run      ${schedule.nextRun ?? "none"}`,
+    `last run      ${formatLastRun(schedule.lastRun)}`,
+    ...schedule.dropIns.map((path) => `drop-in       ${path}`),
     `log           journalctl --user --unit ${schedule.service}`,
   ];
 }
@@ -15,7 +15,7 @@ export function scheduleLines(schedule: Schedule): string[] {
 export function formatLastRun(run: LastRun | null): string {
   if (run === null) return "none yet";
   if (run.result === null) return `${run.at}, before this session; its log has the result`;
-  if (run.result === "exit-code") return `${run.at}, failed with exit code ${run.exit_code}`;
+  if (run.result === "exit-code") return `${run.at}, failed with exit code ${run.exitCode}`;
   return `${run.at}, ${run.result}`;
 }
 
