@@ -1,6 +1,6 @@
 /**
- * Records the last restore test of a store: `verify` with a bundle and its recovery key, or a
- * `restore`. `doctor` warns if there was none.
+ * Records the last restore test of a store: `verify` or `drill` with a bundle and its recovery key,
+ * or a `restore`. `doctor` warns if there was none.
  */
 import { readStoreRecord, writeStoreRecord } from "../config/store-record.js";
 import * as z from "../schema.js";
@@ -12,7 +12,7 @@ const restoreTestSchema = z.object({
   /** The store's resolved path. */
   store: z.string(),
   at: z.iso.datetime(),
-  how: z.enum(["verify", "restore"]),
+  how: z.enum(["verify", "restore", "drill"]),
   backup: z.string(),
   key_id: z.string(),
 });

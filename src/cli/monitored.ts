@@ -10,6 +10,7 @@ import { asStoreError } from "./ui/output.js";
 /** The result of a monitored operation. `service` and `backup` are recorded. */
 interface MonitoredResult {
   readonly prune?: unknown;
+  readonly drill?: unknown;
   readonly service?: { readonly stoppedMs: number | null };
   readonly backup?: { readonly size: number };
 }

@@ -75,6 +75,7 @@ const commandGroups: Record<string, Record<string, Load>> = {
     verify: () => import("./commands/verify.js"),
     backups: () => import("./commands/backups.js"),
     prune: () => import("./commands/prune.js"),
+    drill: () => import("./commands/drill.js"),
     restore: () => import("./commands/restore.js"),
     schedule: () => import("./commands/schedule.js"),
     metrics: () => import("./commands/metrics.js"),

@@ -91,6 +91,7 @@ const scenarios: Record<string, Scenario> = {
   verify: { args: (world) => [world.newest("backups")] },
   backups: {},
   prune: { args: () => ["--keep-last", "1"] },
+  drill: { args: (world) => ["-i", world.recoveryKeyFile] },
   "bundle export": { args: () => [] },
   "bundle import": {
     args: (world) => [world.newest("bundles"), "-i", world.recoveryKeyFile],

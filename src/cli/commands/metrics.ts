@@ -19,7 +19,7 @@ function addInstall(group: Command): void {
   addGlobalOptions(command);
   addHelp(command, {
     details: [
-      "The file must be in the directory of node_exporter's textfile collector, its name must end in .prom, and this user must be able to write the directory. backup, prune and rotate then replace the file when they end, also when they fail. The metrics contain no secret; status --format prometheus prints them.",
+      "The file must be in the directory of node_exporter's textfile collector, its name must end in .prom, and this user must be able to write the directory. backup, prune, rotate and drill then replace the file when they end, also when they fail. The metrics contain no secret; status --format prometheus prints them.",
     ],
     examples: [
       "hivemind-sqlcipher metrics install /var/lib/prometheus/node-exporter/hivemind.prom",

@@ -1,0 +1,110 @@
+/**
+ * `drill`: restores the newest backup into a temporary directory and reads every client. The store,
+ * its service and the keyring stay unchanged.
+ *
+ * `verify` reads the backup where it is. A drill copies it like a restore, opens the copy for
+ * writing like a hub, and decodes each client.
+ */
+import { mkdtemp, rm } from "node:fs/promises";
+import { tmpdir } from "node:os";
+import { basename, join } from "node:path";
+import { manifestPath } from "../backup/manifest.js";
+import { type BackupPassphrase, openBackup, verifyBackup } from "../backup/verify.js";
+import { isRevoked } from "../client/client.js";
+import { StoreError, systemError } from "../errors.js";
+import { assertFreeSpace, copyFile } from "../fs/copy.js";
+import { statIfExists } from "../fs/read.js";
+import { throwIfAborted } from "../process/abort.js";
+import { ClientStore } from "../store/client-store.js";
+
+export interface DrillOptions {
+  /** The path of the backup. */
+  readonly backup: string;
+  /** The passphrase from the bundle, or the passphrases kept for the store. */
+  readonly secret: BackupPassphrase;
+  readonly signal: AbortSignal;
+}
+
+export interface DrillResult {
+  readonly backup: string;
+  readonly createdAt: string;
+  readonly keyId: string;
+  /** Bytes. */
+  readonly size: number;
+  readonly schemaVersion: number;
+  /** The clients that were read from the restored copy. */
+  readonly clients: { readonly active: number; readonly revoked: number };
+}
+
+/**
+ * Restores a backup into a temporary directory, compares it with its manifest, reads every client,
+ * and removes the copy.
+ *
+ * @throws {@link StoreError} corrupted - if the copy differs from its manifest, or a client cannot
+ *   be read
+ * @throws {@link StoreError} io - if there is no space for the copy
+ * @throws {@link StoreError} interrupted - if the signal is aborted
+ * @throws {@link StoreError} what `verifyBackup` throws
+ */
+export async function drill({ backup, secret, signal }: DrillOptions): Promise<DrillResult> {
+  const { size = 0 } = (await statIfExists(backup)) ?? {};
+  const directory = await makeTemporaryDirectory();
+  try {
+    await assertFreeSpace(
+      directory,
+      size,
+      "the restored copy",
+      "Free some space, or set TMPDIR to a directory with more.",
+    );
+    const copy = join(directory, basename(backup));
+    await copyFile(backup, copy);
+    await copyFile(manifestPath(backup), manifestPath(copy));
+    throwIfAborted(signal);
+    const { ok, checks, manifest } = await verifyBackup(copy, secret);
+    if (!ok || manifest === undefined) {
+      const failed = checks.filter((check) => !check.ok);
+      const [first] = failed.map(({ name, detail }) => `${name}: ${detail}`);
+      throw failure(backup, first ?? "it has no manifest");
+    }
+    throwIfAborted(signal);
+    const clients = await readClients(copy, secret);
+    if (
+      clients.active !== manifest.clients.active ||
+      clients.revoked !== manifest.clients.revoked
+    ) {
+      throw failure(backup, `${clients.active + clients.revoked} clients could be read`);
+    }
+    return {
+      ...{ backup, size, clients },
+      createdAt: manifest.created_at,
+      keyId: manifest.key_id,
+      schemaVersion: manifest.schema_version,
+    };
+  } finally {
+    await rm(directory, { recursive: true, force: true });
+  }
+}
+
+async function makeTemporaryDirectory(): Promise<string> {
+  try {
+    return await mkdtemp(join(tmpdir(), "hivemind-sqlcipher-drill-"));
+  } catch (error) {
+    throw systemError(error, `cannot create a directory in ${tmpdir()}`);
+  }
+}
+
+function failure(backup: string, problem: string): StoreError {
+  return new StoreError("corrupted", `${backup} cannot be restored: ${problem}`, {
+    hint: `Make a new backup now: hivemind-sqlcipher backup. hivemind-sqlcipher verify ${backup} prints every check.`,
+  });
+}
+
+/** Opens the copy for writing, as a hub does, and decodes every client. */
+async function readClients(copy: string, secret: BackupPassphrase) {
+  const { passphrase, ...opened } = await openBackup(copy, secret);
+  await opened.connection.close();
+  await using store = await ClientStore.open(copy, passphrase, { migrate: false });
+  const counts = { active: 0, revoked: 0 };
+  for await (const client of store) counts[isRevoked(client) ? "revoked" : "active"] += 1;
+  return counts;
+}
