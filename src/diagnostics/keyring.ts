@@ -4,8 +4,9 @@ import { userInfo } from "node:os";
 import { inspectKeyring, type Unattended } from "../keys/inspect.js";
 import { unknownProvider } from "../keys/provider.js";
 import { formatSource, type PassphraseSource } from "../keys/source.js";
-import { lingerCommand, lingers } from "../service/schedule.js";
-import { type Manager, show, systemctl, systemctlLine } from "../service/systemctl.js";
+import { inspectBoot } from "../service/boot.js";
+import { lingerCommand } from "../service/schedule.js";
+import { show, systemctlLine } from "../service/systemctl.js";
 import { keyringUnit } from "../service/unit-file.js";
 import { shellQuote } from "../text/escape.js";
 import { type Check, finding, good } from "./check.js";
@@ -41,8 +42,8 @@ function describeAccess(provider: string, unattended: Unattended): Check[] {
 
 /** Checks whether the keyring is unlocked after a reboot. Without it, the hub cannot start. */
 async function checkBoot(provider: string): Promise<Check> {
-  const { XDG_CURRENT_DESKTOP, WAYLAND_DISPLAY, DISPLAY } = process.env;
-  if (XDG_CURRENT_DESKTOP || WAYLAND_DISPLAY || DISPLAY) {
+  const { hasDesktop, lingers, hasKeyringUnit } = await inspectBoot();
+  if (hasDesktop) {
     return good("boot", "a login at the desktop unlocks the keyring; the hub waits for it");
   }
   if (!unlockedByUnit.includes(provider)) {
@@ -55,11 +56,11 @@ async function checkBoot(provider: string): Promise<Check> {
   }
   const missing: string[] = [];
   const fixes: string[] = [];
-  if (!lingers()) {
+  if (!lingers) {
     missing.push("your systemd does not start at boot");
     fixes.push(lingerCommand());
   }
-  if (!(await isEnabled("systemd-user")) && !(await isEnabled("systemd"))) {
+  if (!hasKeyringUnit) {
     missing.push("no unit unlocks the keyring");
     fixes.push(...keyringUnitFixes());
   }
@@ -103,9 +104,4 @@ async function unlockByUnit(provider: string): Promise<string | undefined> {
     if (unit?.LoadState === "loaded") return systemctlLine(manager, `restart ${keyringUnit}`);
   }
   return undefined;
-}
-
-async function isEnabled(manager: Manager): Promise<boolean> {
-  const { stdout } = await systemctl(manager, ["is-enabled", keyringUnit]);
-  return stdout.startsWith("enabled");
 }

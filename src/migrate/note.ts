@@ -3,11 +3,9 @@
  * not empty.
  */
 import { createHash } from "node:crypto";
-import { readFile } from "node:fs/promises";
-import { dirname, join } from "node:path";
+import { join } from "node:path";
 import { dataHome } from "../config/paths.js";
-import { hasCode, StoreError, systemError } from "../errors.js";
-import { makeDirectory, removeFile, replaceFile, syncDirectory } from "../fs/atomic.js";
+import { readRecord, removeRecord, writeRecord } from "../fs/record-file.js";
 import * as z from "../schema.js";
 
 interface EndpointLocation {
@@ -39,35 +37,25 @@ export class MigrationNote {
     to: EndpointLocation,
   ): Promise<MigrationNote | undefined> {
     const path = notePath(from, to);
-    let text: string;
-    try {
-      text = await readFile(path, "utf8");
-    } catch (error) {
-      if (hasCode(error, "ENOENT", "ENOTDIR")) return undefined;
-      throw systemError(error, `cannot read ${path}`);
-    }
-    try {
-      noteSchema.parse(JSON.parse(text));
-    } catch {
-      throw new StoreError("corrupted", `${path} is not a migration note`, {
-        hint: "Remove it, and empty the target before the next migration.",
-      });
-    }
-    return new MigrationNote(path);
+    const note = await readRecord(
+      path,
+      (json) => noteSchema.parse(json),
+      "a migration note",
+      "Remove it, and empty the target before the next migration.",
+    );
+    return note && new MigrationNote(path);
   }
 
   /** Writes and syncs the note. */
   static async begin(from: EndpointLocation, to: EndpointLocation): Promise<MigrationNote> {
     const path = notePath(from, to);
     const note = { format, version: 1, from, to, started_at: new Date().toISOString() };
-    await makeDirectory(dirname(path));
-    await replaceFile(path, `${JSON.stringify(note, undefined, 2)}\n`);
+    await writeRecord(path, note);
     return new MigrationNote(path);
   }
 
   async remove(): Promise<void> {
-    await removeFile(this.path);
-    await syncDirectory(dirname(this.path));
+    await removeRecord(this.path);
   }
 }
 

@@ -1,4 +1,4 @@
-/** Decides from a survey what a setup has to do, and what is in its way. Pure. */
+/** Decides from a survey which steps a setup needs, and which obstacles it has. Pure. */
 import type { ErrorKind } from "../errors.js";
 import { systemctlLine } from "../service/systemctl.js";
 import { counted } from "../text/count.js";
@@ -116,7 +116,6 @@ function planSteps(
   const isStored = survey.store === "sqlcipher" && survey.hasBundle;
   const keyPlace = options.recoveryKeyFile ?? "the terminal, to be written down";
   const copy = (isHandedOver ? survey.record?.database.place : undefined) ?? database.place;
-  const isCopied = kind === "json" && survey.hasPlainCopy;
   const step = (id: StepId, isDone: boolean, changes: string, undo: string): PlanStep => ({
     ...{ id, state: isDone ? "done" : "needed", changes, undo },
   });
@@ -159,11 +158,11 @@ function planSteps(
       `back up to ${survey.directories.backups}, with a passphrase bundle in ${survey.directories.bundles}, and verify both${options.onlineBackups ? "" : `; ${hub.name} is stopped for a moment`}`,
       "stays",
     ),
-    ...(kind === "json"
+    ...(kind === "json" && !isCopyKept(survey)
       ? [
           step(
             "plain-copy",
-            isHandedOver && !isCopied,
+            isHandedOver && !survey.hasPlainCopy,
             `remove ${copy}, which has the clients' keys in plain text`,
             "writes it again, with the clients as they are then",
           ),
@@ -206,8 +205,18 @@ function serverUndo(kind: DatabaseSurvey["kind"]): string {
   return kind === "sqlite" ? "leaves it as it is" : "writes the password into it again";
 }
 
+/** Returns whether an earlier setup kept the JSON database, which was changed after its copy. */
+function isCopyKept({ record, hasPlainCopy, isHandedOver }: Survey): boolean {
+  return isHandedOver && hasPlainCopy && record?.plain_copy_kept === true;
+}
+
 function findNotices(survey: Survey, options: PlanOptions): string[] {
   return [
+    ...(isCopyKept(survey)
+      ? [
+          `${survey.record?.database.place} was changed after it was copied; it has clients' keys in plain text, so remove it if it is not needed`,
+        ]
+      : []),
     ...survey.directories.notices,
     ...(survey.boot === undefined
       ? []

@@ -5,11 +5,10 @@
  * `complete`, the unit's drop-in starts the hub on whichever database `server.json` names, so the
  * hub starts at every instant of a setup, also after a power failure.
  */
-import { readFile } from "node:fs/promises";
 import { dirname, join } from "node:path";
-import { hasCode, StoreError, systemError } from "../errors.js";
-import { makeDirectory, removeFile, replaceFile, syncDirectory } from "../fs/atomic.js";
+import { StoreError } from "../errors.js";
 import { sha256Hex } from "../fs/read.js";
+import { readRecord, removeRecord, writeRecord } from "../fs/record-file.js";
 import { namedStore, readServerJson, serverJsonPath } from "../hub/server-json.js";
 import * as z from "../schema.js";
 import { identify } from "../store/cipher.js";
@@ -41,6 +40,8 @@ const recordSchema = z.strictObject({
   }),
   /** The file that the recovery key was or is being written to. */
   recovery_key_file: z.nullable(z.string()),
+  /** Whether the JSON database was kept, because it is not the file that was copied. */
+  plain_copy_kept: z.optional(z.boolean()),
 });
 
 export type SetupRecord = z.infer<typeof recordSchema>;
@@ -62,22 +63,12 @@ export async function readSetupRecord(
   settingsPath: string,
   storePath: string,
 ): Promise<SetupRecord | undefined> {
-  const path = setupRecordPath(settingsPath, storePath);
-  let text: string;
-  try {
-    text = await readFile(path, "utf8");
-  } catch (error) {
-    if (hasCode(error, "ENOENT", "ENOTDIR")) return undefined;
-    throw systemError(error, `cannot read ${path}`);
-  }
-  try {
-    return recordSchema.parse(JSON.parse(text));
-  } catch (error) {
-    throw new StoreError("corrupted", `${path} is not a record of a setup`, {
-      hint: "Move it away; setup --undo is not possible then.",
-      cause: error,
-    });
-  }
+  return readRecord(
+    setupRecordPath(settingsPath, storePath),
+    (json) => recordSchema.parse(json),
+    "a record of a setup",
+    "Move it away; setup --undo is not possible then.",
+  );
 }
 
 /** Writes and syncs the record. */
@@ -85,23 +76,39 @@ export async function writeSetupRecord(
   settingsPath: string,
   record: NewSetupRecord,
 ): Promise<SetupRecord> {
-  const path = setupRecordPath(settingsPath, record.store);
   const whole = recordSchema.parse({ format, version: 1, ...record });
-  await makeDirectory(dirname(path));
-  await replaceFile(path, `${JSON.stringify(whole, undefined, 2)}\n`);
+  await writeRecord(setupRecordPath(settingsPath, record.store), whole);
   return whole;
 }
 
+/**
+ * Changes fields of the record.
+ *
+ * @throws {@link StoreError} notFound - if it was removed during the setup
+ */
+export async function updateSetupRecord(
+  settingsPath: string,
+  storePath: string,
+  change: (record: SetupRecord) => Partial<NewSetupRecord>,
+): Promise<SetupRecord> {
+  const record = await readSetupRecord(settingsPath, storePath);
+  if (record === undefined) {
+    const path = setupRecordPath(settingsPath, storePath);
+    throw new StoreError("notFound", `no such file: the record of the setup, ${path}`);
+  }
+  const { format: _, version: __, ...fields } = record;
+  return writeSetupRecord(settingsPath, { ...fields, ...change(record) });
+}
+
 export async function removeSetupRecord(settingsPath: string, storePath: string): Promise<void> {
-  const path = setupRecordPath(settingsPath, storePath);
-  await removeFile(path);
-  await syncDirectory(dirname(path));
+  await removeRecord(setupRecordPath(settingsPath, storePath));
 }
 
 /**
- * Returns whether a hub that `run` starts is to be started as its unit did before, without a
- * passphrase: setup or its undo is in progress, and `server.json` still names the other database,
- * or the store still has its password there, or is not encrypted.
+ * Returns whether `run` starts the hub as its unit did before, without a passphrase.
+ *
+ * That is so while setup or its undo is in progress and the hub is not handed over: `server.json`
+ * names the former database or has the password, or the store is not encrypted.
  */
 export async function startsUnchanged(settingsPath: string, storePath: string): Promise<boolean> {
   const record = await readSetupRecord(settingsPath, storePath).catch(() => undefined);
@@ -119,6 +126,36 @@ export async function assertNotNamed(storePath: string): Promise<void> {
   if ((await namedStore(await readServerJson(path))).storePath !== storePath) return;
   throw new StoreError("refused", `${path} names ${storePath}, so a hub may use the store`, {
     hint: "Nothing was removed. Run setup again, which looks at the hub again.",
+  });
+}
+
+/**
+ * Checks that the hub uses the store as setup left it, or as a killed undo did.
+ *
+ * @throws {@link StoreError} refused - if undo would take the store away from the hub, or convert a
+ *   store that the hub does not use
+ */
+export async function assertUndoable({ store, database }: SetupRecord): Promise<void> {
+  const path = serverJsonPath();
+  const named = await namedStore(await readServerJson(path));
+  const isNamed = named.storePath === store;
+  const isEncrypted = (await identify(store)).format === "sqlcipher";
+  const problem = {
+    json: isNamed && (named.passwordSet || !isEncrypted),
+    sqlite: !isNamed || named.passwordSet,
+    sqlcipher: !isNamed || !isEncrypted,
+  }[database.kind];
+  if (!problem) return;
+  const how = named.passwordSet
+    ? ", with a password"
+    : isEncrypted
+      ? ""
+      : ", which is plain SQLite";
+  const what = isNamed ? `names ${store}${how}` : `does not name ${store}`;
+  throw new StoreError("refused", `${path} ${what}: the hub was changed since its setup`, {
+    hint: isNamed
+      ? "Run hivemind-sqlcipher setup, which takes the store over as it is; setup --undo is possible then."
+      : "Let server.json name the store again, then run setup --undo.",
   });
 }
 

@@ -1,8 +1,12 @@
 /** How setup sees that the hub works after its restart, and how long it was away. */
 import { setTimeout as delay } from "node:timers/promises";
 import { StoreError } from "../errors.js";
+import type { Restart } from "../operation/downtime.js";
 import type { ServiceReport } from "../operation/service.js";
 import type { Service } from "../service/service.js";
+import type { UnitName } from "../service/systemctl.js";
+import { isHubServing } from "./hub-survey.js";
+import { isHandedOver } from "./record.js";
 
 /** A hub opens its database after Python's imports, which take seconds on a small board. */
 const limitMs = 120_000;
@@ -19,6 +23,11 @@ export interface Outage {
 /** Returns the outage of an operation; null if the hub was not stopped. */
 export function outageOf({ stoppedMs, listeningMs }: ServiceReport): Outage | null {
   return stoppedMs === null ? null : { stoppedMs, listeningMs };
+}
+
+/** Returns whether the hub has the encrypted store open, with the passphrase from `run`. */
+export async function isServing(storePath: string, hub: UnitName): Promise<boolean> {
+  return (await isHandedOver(storePath)) && (await isHubServing(hub, storePath));
 }
 
 /**
@@ -43,8 +52,26 @@ export async function waitUntilServing(
   }
 }
 
+/**
+ * Waits until the hub listens on its ports again, for at most 30 s.
+ *
+ * A hub on a JSON database reads the file and closes it, so its port is all that shows its work.
+ *
+ * @throws {@link StoreError} service - if the hub ends
+ */
+export async function waitUntilListening(service: Service, restart: Restart): Promise<void> {
+  let isOver = false;
+  const over = restart.listeningMs.finally(() => {
+    isOver = true;
+  });
+  while (!isOver) {
+    await Promise.race([over, delay(pauseMs)]);
+    await assertUp(service);
+  }
+}
+
 /** @throws {@link StoreError} service - if the service has ended since it was started */
-export async function assertUp(service: Service): Promise<void> {
+async function assertUp(service: Service): Promise<void> {
   const { active, restarting } = await service.state();
   if (!active || restarting) throw notServing(service, "started and ended again");
 }

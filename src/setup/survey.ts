@@ -1,5 +1,4 @@
 /** Looks at everything that a setup depends on, and changes nothing. */
-import { statfs } from "node:fs/promises";
 import { dirname } from "node:path";
 import { listBackups } from "../backup/listing.js";
 import { findLastRestoreTest } from "../backup/restore-test.js";
@@ -10,6 +9,7 @@ import type { Settings, SettingsSection } from "../config/settings.js";
 import { jsonFiles, jsonPluginName } from "../databases/json.js";
 import { DatabaseFactory } from "../databases/registry.js";
 import { isKind, StoreError, systemError } from "../errors.js";
+import { assertFreeSpace } from "../fs/copy.js";
 import { lstatIfExists } from "../fs/read.js";
 import { findHubProcesses } from "../hub/find-hubs.js";
 import {
@@ -33,10 +33,15 @@ import { inspectKeyring } from "../keys/inspect.js";
 import { firstPassphrase } from "../keys/rotation-plan.js";
 import type { PassphraseSource } from "../keys/source.js";
 import { Journal } from "../operation/journal.js";
+import { inspectBoot } from "../service/boot.js";
 import { findOrigin } from "../service/origin.js";
-import { assertSchedulable, lingers, type Schedule, scheduleOf } from "../service/schedule.js";
-import { type Manager, systemctl } from "../service/systemctl.js";
-import { keyringUnit } from "../service/unit-file.js";
+import {
+  assertSchedulable,
+  lingerCommand,
+  type Schedule,
+  scheduleOf,
+} from "../service/schedule.js";
+import type { Manager } from "../service/systemctl.js";
 import { type CipherCompatibility, identify } from "../store/cipher.js";
 import { chooseDirectories, type Directories } from "./directories.js";
 import { existingAncestor, isReplaceable, isWritable, sizeOf } from "./files.js";
@@ -141,7 +146,7 @@ export interface Survey {
   readonly isRestoreTested: boolean;
 }
 
-/** Looks at everything. What is wrong is in the result; only what is not known here is thrown. */
+/** Inspects everything. Problems are in the result; only an unexpected error is thrown. */
 export async function survey(choice: SetupChoice): Promise<Survey> {
   const { storePath, settingsPath, source, settings } = choice;
   const record = await readSetupRecord(settingsPath, storePath);
@@ -299,18 +304,12 @@ async function findKeysProblem(
 }
 
 async function findBootProblem(): Promise<string | undefined> {
-  const { XDG_CURRENT_DESKTOP, WAYLAND_DISPLAY, DISPLAY } = process.env;
-  if (XDG_CURRENT_DESKTOP || WAYLAND_DISPLAY || DISPLAY) return undefined;
-  const problems: string[] = [];
-  if (!lingers()) problems.push("your systemd does not start at boot (loginctl enable-linger)");
-  const enabled = await Promise.all(
-    (["systemd-user", "systemd"] as const).map((manager) =>
-      systemctl(manager, ["is-enabled", keyringUnit]),
-    ),
-  );
-  if (!enabled.some(({ stdout }) => stdout.startsWith("enabled"))) {
-    problems.push("no unit unlocks the keyring (docs/guide/headless.md)");
-  }
+  const { hasDesktop, lingers, hasKeyringUnit } = await inspectBoot();
+  if (hasDesktop) return undefined;
+  const problems = [
+    ...(lingers ? [] : [`your systemd does not start at boot (${lingerCommand()})`]),
+    ...(hasKeyringUnit ? [] : ["no unit unlocks the keyring (docs/guide/headless.md)"]),
+  ];
   return problems.length === 0 ? undefined : problems.join(", and ");
 }
 
@@ -320,26 +319,26 @@ export const scheduleTimes = { onCalendar: "daily", randomDelay: "15min" };
 /** For the store in addition to its source, and for the SQLite log of a small store: 8 MiB. */
 const spareBytes = 8 << 20;
 
+const roomHint = "Free some space, or name other directories with --to and --bundle-to.";
+
 async function findRoomProblem(
   storePath: string,
   { backups, bundles }: Directories,
   size: number,
 ): Promise<Problem | undefined> {
-  for (const [path, needed] of [
-    [dirname(storePath), 2 * size + spareBytes],
-    [backups, size + spareBytes],
-    [bundles, 1 << 20],
-  ] as const) {
-    const directory = await existingAncestor(path);
-    const { bavail, bsize } = await statfs(directory);
-    if (bavail * bsize >= needed) continue;
-    const message = `no space left on device: ${path} needs ${needed} bytes, and ${bavail * bsize} are free`;
-    return {
-      message,
-      hint: "Free some space, or name other directories with --to and --bundle-to.",
-    };
+  try {
+    for (const [path, needed, what] of [
+      [dirname(storePath), 2 * size + spareBytes, "the store"],
+      [backups, size + spareBytes, "the first backup"],
+      [bundles, 1 << 20, "the bundle"],
+    ] as const) {
+      await assertFreeSpace(await existingAncestor(path), needed, what, roomHint);
+    }
+    return undefined;
+  } catch (error) {
+    if (!(error instanceof StoreError)) throw error;
+    return toProblem(error);
   }
-  return undefined;
 }
 
 async function findScheduleProblem(storePath: string): Promise<string | undefined> {

@@ -1,34 +1,23 @@
 /**
  * `setup --undo`: brings the hub back to the database that it had, with the clients of now.
  *
- * The encrypted store is kept: in a last backup, and aside where the hub does not use its file.
+ * The encrypted store is kept: in a last backup, and under another name where the hub does not use
+ * its file.
  */
-import { rm } from "node:fs/promises";
-import { basename, dirname, join } from "node:path";
 import { backup } from "../backup/backup.js";
 import { loadSection } from "../config/settings.js";
-import { jsonFiles } from "../databases/json.js";
-import { sqlcipherPluginName } from "../databases/sqlite.js";
 import { isKind, StoreError } from "../errors.js";
-import { makeDirectory, moveFile, syncDirectory } from "../fs/atomic.js";
-import { copyFile } from "../fs/copy.js";
-import { lstatIfExists } from "../fs/read.js";
-import { readServerJson, serverJsonPath } from "../hub/server-json.js";
-import { restoreDatabase, setPassword } from "../hub/server-json-edit.js";
-import { formatSource } from "../keys/source.js";
-import { unlock, unlockStore } from "../keys/unlock.js";
-import { type Endpoint, migrate } from "../migrate/migrate.js";
+import { serverJsonPath } from "../hub/server-json.js";
 import { acquireLock } from "../operation/lock.js";
 import { emitStep } from "../operation/step.js";
 import { withOperation } from "../recovery/recover.js";
 import { removeSchedule } from "../service/schedule.js";
-import type { ServiceChoice } from "../service/select.js";
-import { identify } from "../store/cipher.js";
 import { installDropIn, removeDropIn } from "./drop-in.js";
-import { surveyHubs } from "./hub-survey.js";
-import { decryptStore } from "./plain-store.js";
+import { type Former, formerOf } from "./former.js";
+import { isStartedByRun, surveyHubs } from "./hub-survey.js";
 import type { PlanStep } from "./plan.js";
 import {
+  assertUndoable,
   isHandedOver,
   readSetupRecord,
   removeSetupRecord,
@@ -36,8 +25,8 @@ import {
   setupRecordPath,
   writeSetupRecord,
 } from "./record.js";
+import { type SetupRequest, serviceOf } from "./request.js";
 import type { Outage } from "./serving.js";
-import type { SetupRequest } from "./set-up.js";
 import { whileStopped } from "./window.js";
 
 export interface UndoResult {
@@ -55,10 +44,15 @@ export interface UndoPlan {
   readonly record: SetupRecord | undefined;
 }
 
-/** Returns what an undo would do. Changes nothing. */
+/**
+ * Returns what an undo would do. Changes nothing.
+ *
+ * @throws {@link StoreError} refused - if the hub uses the store in another way than setup left it
+ */
 export async function planUndo(request: SetupRequest): Promise<UndoPlan> {
   const record = await readSetupRecord(request.settingsPath, request.storePath);
   if (record === undefined) return { steps: [], record };
+  await assertUndoable(record);
   const { unit, database, drop_in: dropIn } = record;
   const step = (id: PlanStep["id"], changes: string): PlanStep => ({
     ...{ id, state: "needed", changes, undo: "run setup again" },
@@ -86,37 +80,23 @@ export async function planUndo(request: SetupRequest): Promise<UndoPlan> {
 /**
  * Undoes a setup. Killed anywhere, the hub runs, and the same command goes on.
  *
- * @throws {@link StoreError} of every kind
+ * @throws {@link StoreError} service - if the hub does not work on its former database; it is
+ *   started on the encrypted store then, where that is possible
+ * @throws {@link StoreError} of every other kind; the hub then runs as before
  */
 export async function undoSetup(request: SetupRequest, found: SetupRecord): Promise<UndoResult> {
-  const { storePath, settingsPath, reporter } = request;
+  const { storePath, settingsPath } = request;
   await using _ = await acquireLock(setupRecordPath(settingsPath, storePath));
-  const { format: __, version: ___, ...rest } = found;
-  const wasHandedOver = await isHandedOver(storePath);
-  const last = wasHandedOver ? await backUp(request, found) : null;
-  const record = await writeSetupRecord(settingsPath, { ...rest, phase: "undoing" });
+  await assertUndoable(found);
+  const former = formerOf(request, found);
+  await former.check();
+  const last = (await isHandedOver(storePath)) ? await backUp(request, found) : null;
+  const { format: __, version: ___, ...fields } = found;
+  const record = await writeSetupRecord(settingsPath, { ...fields, phase: "undoing" });
   emitStep("undo.recorded");
-  const former = { json: undoJson, sqlite: undoSqlite, sqlcipher: undoSqlcipher };
-  const work = await former[record.database.kind](request, record);
-  const { kept, outage } = await withOperation(storePath, reporter, async (lock) => {
-    let store: string | null = null;
-    const away = await whileStopped({
-      lock,
-      service: serviceOf(request, record),
-      recoveryCommand: request.recoveryCommand,
-      reporter,
-      signal: request.signal,
-      work: async () => {
-        store = await work();
-        await removeDropIn(record.unit.manager, record.drop_in);
-        emitStep("undo.drop-in");
-      },
-      putBack: () => putBack(request, record),
-      isServing: async () => true,
-      mayBeStopped: true,
-    });
-    return { kept: store, outage: away };
-  });
+  await former.beforeStop();
+  const outage = await returnHub(request, record, former);
+  const kept = await former.afterStart();
   await removeTimer(storePath);
   emitStep("undo.schedule");
   await removeSetupRecord(settingsPath, storePath);
@@ -127,11 +107,7 @@ export async function undoSetup(request: SetupRequest, found: SetupRecord): Prom
   };
 }
 
-function serviceOf({ storePath }: SetupRequest, { unit }: SetupRecord): ServiceChoice {
-  return { service: unit.manager, unit: unit.name.replace(/\.service$/, ""), storePath };
-}
-
-async function backUp(request: SetupRequest, record: SetupRecord): Promise<string | null> {
+async function backUp(request: SetupRequest, { unit }: SetupRecord): Promise<string | null> {
   const { storePath, source, section, recoveryCommand, signal, reporter } = request;
   const { backup: directories, recipients = [] } = (await loadSection(section)) ?? {};
   const { to, bundle_to: bundleTo } = directories ?? {};
@@ -144,7 +120,7 @@ async function backUp(request: SetupRequest, record: SetupRecord): Promise<strin
     backup({
       ...{ lock, source, to, bundleTo, knownDirectories: [to, bundleTo], recipients },
       // The hub is restarted once, when it is handed back.
-      ...{ service: serviceOf(request, record), online: true },
+      ...{ service: serviceOf(storePath, unit), online: true },
       ...{ recoveryCommand, signal, reporter },
     }),
   );
@@ -152,87 +128,44 @@ async function backUp(request: SetupRequest, record: SetupRecord): Promise<strin
   return made.backup.path;
 }
 
-/** Work while the hub is stopped. @returns where the encrypted store is kept, or null */
-type Work = () => Promise<string | null>;
-
-async function undoJson(request: SetupRequest, record: SetupRecord): Promise<Work> {
-  const { storePath, source } = request;
-  const { database } = record;
-  return async () => {
-    if (await isHandedOver(storePath)) {
-      await writeJson(request, database.place, database.module ?? "hivemind-json-db-plugin");
-      emitStep("undo.copied");
-      await restoreDatabase(serverJsonPath(), database);
-      emitStep("undo.switched");
-    }
-    if ((await identify(storePath)).format !== "sqlcipher") return null;
-    // The last connection that closes writes the log into the file.
-    await (await unlockStore(storePath, source, { mode: "readwrite" })).close();
-    const time = new Date()
-      .toISOString()
-      .replace(/\.\d+Z$/, "Z")
-      .replaceAll(":", "-");
-    const aside = `${storePath}.undone.${time}`;
-    await moveFile(storePath, aside);
-    await syncDirectory(dirname(storePath));
-    emitStep("undo.moved");
-    return aside;
-  };
-}
-
-/** Writes the JSON database under another name, and renames it when it is complete. */
-async function writeJson(
-  { storePath, source, signal }: SetupRequest,
-  place: string,
-  module: string,
-): Promise<void> {
-  const { settings } = await readServerJson(serverJsonPath());
-  const block = (settings.database as Record<string, unknown> | undefined)?.[module];
-  const config = (block ?? {}) as Endpoint["config"];
-  const former = await jsonFiles(config);
-  const directory = join(dirname(place), ".hivemind-sqlcipher-undo");
-  await rm(directory, { recursive: true, force: true });
-  await makeDirectory(directory);
-  const staged = { ...config, subfolder: directory };
-  const files = await jsonFiles(staged);
-  if (await lstatIfExists(former.version)) await copyFile(former.version, files.version);
-  const from = {
-    name: sqlcipherPluginName,
-    config: { db_path: storePath, password_source: formatSource(source) },
-  };
-  await migrate({ from, to: { name: module, config: staged }, signal });
-  await moveFile(files.store, join(dirname(place), basename(former.store)));
-  await syncDirectory(dirname(place));
-  await rm(directory, { recursive: true, force: true });
-}
-
-/** Converts the store before the window: the operation stops and starts the hub itself. */
-async function undoSqlite(request: SetupRequest, record: SetupRecord): Promise<Work> {
-  if ((await identify(request.storePath)).format === "sqlcipher") {
-    await decryptStore(request, serviceOf(request, record));
-    emitStep("undo.decrypted");
-  }
-  return async () => null;
-}
-
-async function undoSqlcipher({ storePath, source }: SetupRequest): Promise<Work> {
-  const { connection, passphrase } = await unlock(storePath, source, { mode: "readwrite" });
-  await connection.close();
-  return async () => {
-    await setPassword(serverJsonPath(), passphrase);
-    emitStep("undo.switched");
+/** Restarts the hub on its former database, without the drop-in. */
+async function returnHub(
+  request: SetupRequest,
+  record: SetupRecord,
+  former: Former,
+): Promise<Outage | null> {
+  const { storePath, recoveryCommand, reporter, signal } = request;
+  const { unit, drop_in: dropIn } = record;
+  if (!(await former.isPending()) && !(await isStartedByRun(unit))) {
+    await removeDropIn(unit.manager, dropIn);
     return null;
-  };
+  }
+  return withOperation(storePath, reporter, (lock) =>
+    whileStopped({
+      ...{ lock, service: serviceOf(storePath, unit), recoveryCommand, reporter, signal },
+      work: async () => {
+        await former.work();
+        await removeDropIn(unit.manager, dropIn);
+        emitStep("undo.drop-in");
+      },
+      putBack: async () => {
+        await restoreDropIn(request, record);
+        return former.putBack();
+      },
+      waitUntilServing: former.waitUntilServing,
+      // A hub that fails on the encrypted store is a reason to undo.
+      mayBeStopped: true,
+    }),
+  );
 }
 
 /** Lets the unit start through `run` again, on whichever database `server.json` names. */
-async function putBack(request: SetupRequest, record: SetupRecord): Promise<undefined> {
-  const { manager } = record.unit;
-  const [hub] = await surveyHubs({ ...request, unit: record.unit.name, manager }, record.unit);
-  if (hub === undefined || hub.startsByRun) return undefined;
+async function restoreDropIn(request: SetupRequest, record: SetupRecord): Promise<void> {
+  const { manager, name } = record.unit;
+  const [hub] = await surveyHubs({ ...request, unit: name, manager }, record.unit);
+  if (hub === undefined || hub.startsByRun) return;
   const run = request.ownCommand("run");
   await installDropIn(manager, record.drop_in, { run, hub: hub.command });
-  return undefined;
 }
 
 async function removeTimer(storePath: string): Promise<void> {

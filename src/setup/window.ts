@@ -1,12 +1,11 @@
 /**
  * Stops the hub for a part of setup.
  *
- * After a kill nothing has to be undone: while the record says that setup is in progress, the hub's
- * unit starts on whichever database `server.json` names. So the journal holds only the stopped
- * service.
+ * A kill leaves nothing but the stopped service, which the journal names: while the record says
+ * that setup is in progress, the hub's unit starts on the database that `server.json` names.
  */
 import { isKind, StoreError, systemError } from "../errors.js";
-import type { Downtime } from "../operation/downtime.js";
+import type { Downtime, Restart } from "../operation/downtime.js";
 import { Journal, setupOperation } from "../operation/journal.js";
 import type { OperationLock } from "../operation/lock.js";
 import { type OperationFailure, recoverStop, withRecovery } from "../operation/recovery.js";
@@ -15,7 +14,8 @@ import { emitStep } from "../operation/step.js";
 import { reportService, withServiceStopped } from "../operation/window.js";
 import type { Reporter } from "../reporter.js";
 import type { ServiceChoice } from "../service/select.js";
-import { type Outage, outageOf, waitUntilServing } from "./serving.js";
+import type { Service } from "../service/service.js";
+import { type Outage, outageOf } from "./serving.js";
 
 /** The restart timer allows this much for the work, beyond the stop itself. */
 const budgetMs = 60_000;
@@ -34,8 +34,12 @@ export interface Window {
    * @returns the state, for the error message; undefined if nothing had to be taken back
    */
   readonly putBack: () => Promise<string | undefined>;
-  /** Returns whether the hub serves; always true where that cannot be seen. */
-  readonly isServing: () => Promise<boolean>;
+  /**
+   * Waits until the started hub works.
+   *
+   * @throws {@link StoreError} service - if it does not
+   */
+  readonly waitUntilServing: (service: Service, restart: Restart) => Promise<void>;
   /** Whether to work although the hub does not run; it is not started then. */
   readonly mayBeStopped: boolean;
 }
@@ -62,6 +66,8 @@ export async function whileStopped(window: Window): Promise<Outage | null> {
   const { result: downtime, restart } = await withServiceStopped(
     {
       ...{ service, budgetMs, recoveryCommand, reporter, signal },
+      // A hub that something else started during the work may use its former database.
+      restartIfUp: true,
       journalStop: async (stopped) => {
         if (stopped) await journal.write("stopping", { stopped });
         emitStep("setup.stopping");
@@ -79,7 +85,7 @@ export async function whileStopped(window: Window): Promise<Outage | null> {
   );
   emitStep("setup.started");
   try {
-    if (restart) await waitUntilServing(service.service, window.isServing);
+    if (restart) await window.waitUntilServing(service.service, restart);
   } catch (failure) {
     throw await startAsBefore(window, journal, { failure, downtime }, true);
   }

@@ -2,10 +2,11 @@
 import { mkdir, readFile, rm, writeFile } from "node:fs/promises";
 import { dirname, join } from "node:path";
 import { setTimeout as delay } from "node:timers/promises";
-import { onTestFinished } from "vitest";
+import { expect, onTestFinished } from "vitest";
 import { newClient } from "../../src/client/client.js";
 import { DatabaseFactory } from "../../src/databases/registry.js";
-import { Machine } from "../cli/machine.js";
+import { root } from "../built.js";
+import { type Answer, Machine } from "../cli/machine.js";
 import { freePort, hubScript, plugin, startBus } from "../hub/support.js";
 import { removeUnits, systemctl, uniqueName, writeUnits } from "../service/units.js";
 
@@ -93,13 +94,16 @@ export async function statusOf(machine: Machine): Promise<string> {
   return "not started";
 }
 
-/** Lets the stand-in exit on the encrypted store, open it late, or work. */
-export async function onEncrypted(
+/** Lets the stand-in exit on a database, or open it late. */
+export async function breakHub(
   { machine }: InstalledHub,
-  what: "exit" | "wait" | "work",
+  fault: "encrypted exit" | "encrypted wait" | "former exit",
 ): Promise<void> {
-  const path = machine.path("encrypted");
-  await (what === "work" ? rm(path) : writeFile(path, what));
+  await writeFile(machine.path("fault"), fault);
+}
+
+export async function repairHub({ machine }: InstalledHub): Promise<void> {
+  await rm(machine.path("fault"));
 }
 
 /** Starts the unit again, as after a power failure, and returns what its hub has opened. */
@@ -121,7 +125,7 @@ StartLimitIntervalSec=0
 [Service]
 ${variables.map((name) => `Environment=${name}=${environment[name]}`).join("\n")}
 Environment=HUB_STATUS=${machine.path("status")}
-Environment=HUB_ENCRYPTED=${machine.path("encrypted")}
+Environment=HUB_FAULT=${machine.path("fault")}
 ExecStart=${script} listen
 ExecReload=/bin/kill -s HUP $MAINPID
 Restart=on-failure
@@ -167,4 +171,38 @@ async function addClients(machine: Machine, layout: Layout, count: number): Prom
       newClient({ client_id: index + 1, api_key: `key-${index + 1}`, name: `room ${index + 1}` }),
     ),
   );
+}
+
+/** Returns the environment in which a command runs shell commands, or is killed, at steps. */
+export function atSteps(commands: Record<string, string>) {
+  return {
+    NODE_OPTIONS: `--import=${root}test/faults/at-step.mjs`,
+    HIVEMIND_TEST_AT_STEP: JSON.stringify(commands),
+  };
+}
+
+export async function killAt(
+  { machine }: InstalledHub,
+  step: string,
+  args: string[],
+): Promise<void> {
+  const { code, stderr } = await machine.run(args, { env: atSteps({ [step]: "kill" }) });
+  expect(code, `${step} was not reached: ${stderr}`).toBeNull();
+}
+
+/** What setup and its operations report if nothing is wrong, also after a kill. */
+const expectedNotices = [
+  /^creating the directory \//,
+  /^Recovery key: \/\S+\. Move it off this machine/,
+  /^the hub of \/\S+ is the unit /,
+  /^backups \(\S+\) and bundles \(\S+\) are on the same file system/,
+  /^started \S+, which an interrupted setup had stopped$/,
+];
+
+/** Checks that a command has done its work, without a warning or an unexpected notice. */
+export function expectDone({ code, stderr }: Answer): void {
+  const unexpected = stderr
+    .split("\n")
+    .filter((line) => line !== "" && !expectedNotices.some((notice) => notice.test(line)));
+  expect([code, unexpected]).toEqual([0, []]);
 }

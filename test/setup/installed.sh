@@ -10,22 +10,11 @@ case $SCOPE in
   system) units=/etc/systemd/system manager=(systemctl) ;;
 esac
 
-# Enough of the assistant's message bus for a hub to become ready.
-message_bus='
-import asyncio, tornado.web, tornado.websocket
-async def main():
-    tornado.web.Application([("/core", tornado.websocket.WebSocketHandler)]).listen(8181, "127.0.0.1")
-    await asyncio.Event().wait()
-tornado.websocket.WebSocketHandler.on_message = lambda self, message: None
-asyncio.run(main())
-'
-
 # The unit as the installer's template has it; ovos.service stands for the assistant.
 install_units() {
   mkdir -p "$units" ~/.venvs
   [[ -e ~/.venvs/ovos ]] || ln -s "$HUB_ENVIRONMENT" ~/.venvs/ovos
-  printf %s "$message_bus" >~/bus.py
-  printf '[Service]\nExecStart=%s/.venvs/ovos/bin/python %s/bus.py\n' "$HOME" "$HOME" >"$units/ovos.service"
+  printf '[Service]\nExecStart=%s/.venvs/ovos/bin/python %s/assistant.py\n' "$HOME" "$TOOLS" >"$units/ovos.service"
   {
     printf '[Unit]\nDescription=HiveMind Listener\nAfter=ovos.service\nRequires=ovos.service\n\n[Service]\n'
     if [[ $SCOPE == system ]]; then
@@ -41,8 +30,10 @@ install_units() {
 
 # What doctor wants of a machine without a desktop: a manager and a keyring at boot.
 prepare_boot() {
-  mkdir -p /var/lib/systemd/linger
-  touch "/var/lib/systemd/linger/$(id -un)"
+  if [[ $(id -u) == 0 ]]; then
+    mkdir -p /var/lib/systemd/linger
+    touch "/var/lib/systemd/linger/$(id -un)"
+  fi
   printf '[Service]\nType=oneshot\nExecStart=/bin/true\n\n[Install]\nWantedBy=default.target\n' \
     >~/.config/systemd/user/hivemind-sqlcipher-keyring.service
   systemctl --user daemon-reload
@@ -68,6 +59,36 @@ wait_for_port() {
   done
   echo "the hub does not listen" >&2
   return 1
+}
+
+# Starts a satellite as the client of a name in the JSON database. Its replies are counted in ~/replies.
+start_satellite() {
+  local key password
+  read -r key password < <(python3 -c 'import json, sys
+print(*[(c["api_key"], c["password"]) for c in json.load(open(sys.argv[1])).values() if c["name"] == sys.argv[2]][0])' \
+    "$data/clients.json" "$1")
+  ~/.venvs/ovos/bin/python "$TOOLS/satellite.py" "$key" "$password" ~/replies >~/satellite.log 2>&1 &
+  wait_for_replies
+}
+
+# The satellite needs seconds to start, and waits five before it connects again.
+wait_for_replies() {
+  local tries before
+  before=$(cat ~/replies 2>/dev/null | wc -l)
+  for tries in {1..600}; do
+    (($(cat ~/replies 2>/dev/null | wc -l) > before + 4)) && return
+    sleep 0.1
+  done
+  tail -20 ~/satellite.log >&2
+  echo "the satellite gets no replies" >&2
+  return 1
+}
+
+# Prints the longest time without a reply so far, in seconds.
+longest_pause() {
+  python3 -c 'import sys
+times = [float(line) for line in open(sys.argv[1])]
+print(round(max(b - a for a, b in zip(times, times[1:])), 1))' ~/replies
 }
 
 # names FILE: the names of the clients in a JSON database, as the hub's own plugin wrote them

@@ -1,6 +1,7 @@
 /**
- * A machine as ovos-installer leaves it, in a session of its own: its unit, its Python, and clients
- * in the JSON database. One command moves it to the encrypted store, another one brings it back.
+ * A machine as ovos-installer leaves it, in a session of its own: its unit, its Python, clients in
+ * the JSON database, and a satellite. One command moves the hub to the encrypted store, another
+ * command returns it, and the satellite reconnects by itself each time.
  */
 import { execFile } from "node:child_process";
 import { mkdir, writeFile } from "node:fs/promises";
@@ -8,29 +9,48 @@ import { dirname, join } from "node:path";
 import { promisify } from "node:util";
 import { expect, test } from "vitest";
 import { root } from "../built.js";
-import { hubScript } from "../hub/support.js";
+import { hubScript, opening } from "../hub/support.js";
 import { temporaryFolder } from "../store/temporary.js";
 
 const exec = promisify(execFile);
 
+const tools = `${root}test/setup`;
+
+/** Runs a script on a machine: as an ordinary user in the user scope, as root in the other. */
 async function onMachine(scope: "user" | "system", script: string): Promise<string> {
   const home = join(await temporaryFolder(), "home");
   await mkdir(join(home, "bin"), { recursive: true });
   const program = `#!/bin/sh\nexec ${process.execPath} ${root}dist/cli/main.js "$@"\n`;
   await writeFile(join(home, "bin", "hivemind-sqlcipher"), program, { mode: 0o755 });
+  const hub = await hubScript("development");
+  const variables = `SCOPE=${scope} TOOLS=${tools} HUB_ENVIRONMENT=${dirname(dirname(hub))}`;
   const file = join(home, "script.log");
   const lines = [
     "set -euo pipefail",
     "ulimit -c 0",
-    `export SCOPE=${scope} HUB_ENVIRONMENT=${dirname(dirname(await hubScript("development")))}`,
+    `export ${variables}`,
     'export PATH="$HOME/bin:$PATH"',
-    `. ${root}test/setup/installed.sh`,
+    `. ${tools}/installed.sh`,
     script,
   ];
   await writeFile(file, lines.join("\n"));
+  const asResident = [
+    "set -euo pipefail",
+    "ulimit -c 0",
+    await opening(hub),
+    `. ${tools}/ordinary-user.sh`,
+    "make_user",
+    "start_manager",
+    "unlock_keyring",
+    `cp -r ${home}/bin ${file} $user_home/`,
+    "mkdir -m 700 /dev/shm/bundles && chown $uid:$uid /dev/shm/bundles",
+    "as_user bash $user_home/script.log",
+  ];
+  await writeFile(join(home, "user.log"), asResident.join("\n"));
   const session = join(root, "scripts/private-session");
+  const main = scope === "user" ? join(home, "user.log") : file;
   try {
-    const { stdout } = await exec(session, ["--system", home, "bash", file]);
+    const { stdout } = await exec(session, ["--system", home, "bash", main]);
     return stdout;
   } catch (error) {
     const { stdout, stderr } = error as { stdout: string; stderr: string };
@@ -42,6 +62,7 @@ const wholeLife = `
 install_units
 prepare_boot
 start_hub kitchen hall bath attic cellar
+start_satellite kitchen
 mkdir -p ~/safe; mkdir -p -m 700 /dev/shm/bundles
 cp "$config/server.json" "$units/$unit" ~/
 before=$(digest)
@@ -50,6 +71,8 @@ equal "$(digest)" "$before"
 grep -q "copy 5 clients from $data/clients.json" ~/dry.log
 
 hivemind-sqlcipher setup --yes --recovery-key-file ~/safe/key.txt --to ~/backups --bundle-to /dev/shm/bundles >~/done.log
+wait_for_replies
+echo "the satellite had no reply for $(longest_pause) s"
 [[ $(sed '1,/^note: Each/d' ~/done.log | wc -l) -le 15 ]]
 [[ ! -e $data/clients.json ]]
 equal "$(hivemind-sqlcipher list-clients --json | python3 -c 'import json,sys; print(*sorted(c["name"] for c in json.load(sys.stdin)["clients"]))')" "attic bath cellar hall kitchen"
@@ -66,7 +89,7 @@ hivemind-sqlcipher add-client --name garage >/dev/null
 hivemind-sqlcipher delete-client 2
 hivemind-sqlcipher setup --undo --yes
 equal "$(names "$data/clients.json")" "attic bath cellar garage kitchen"
-wait_for_port
+wait_for_replies
 cmp "$config/server.json" ~/server.json
 cmp "$units/$unit" ~/$unit
 [[ ! -e $units/$unit.d ]]
@@ -82,6 +105,7 @@ test.each(["user", "system"] as const)(
   async (scope) => {
     const output = await onMachine(scope, wholeLife);
     expect(output).toContain("findings:\n");
+    expect(output).toMatch(/^the satellite had no reply for [\d.]+ s$/m);
     expect(output).toMatch(
       /^Nothing to do: hivemind-listener\.service runs on the encrypted store/m,
     );

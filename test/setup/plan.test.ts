@@ -157,6 +157,19 @@ describe("a hub that uses its store otherwise since a setup from JSON", () => {
   });
 });
 
+test("a JSON database that an earlier setup kept is not removed, but named", () => {
+  const record = {
+    ...{ phase: "complete", plain_copy_kept: true },
+    database: { kind: "json", place: database.place },
+  } as never;
+  const kept = { record, isHandedOver: true, hasPlainCopy: true };
+  expect(plan(kept).steps.map(({ id }) => id)).not.toContain("plain-copy");
+  expect(plan(kept).notices.join()).toContain(`${database.place} was changed after it was copied`);
+  expect(
+    needed({ ...kept, record: { ...(record as object), plain_copy_kept: false } as never }),
+  ).toContain("plain-copy");
+});
+
 test("what a killed setup has done is not done again", () => {
   const record = { phase: "setting-up", database: { kind: "json", place: database.place } };
   const found: Partial<Survey> = {

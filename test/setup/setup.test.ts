@@ -7,7 +7,15 @@ import { promisify } from "node:util";
 import { expect, test } from "vitest";
 import { identify } from "../../src/store/cipher.js";
 import { property, systemctl } from "../service/units.js";
-import { formerPassword, type InstalledHub, installHub, onEncrypted, restarted } from "./hub.js";
+import {
+  breakHub,
+  expectDone,
+  formerPassword,
+  type InstalledHub,
+  installHub,
+  repairHub,
+  restarted,
+} from "./hub.js";
 
 const exec = promisify(execFile);
 const sqlite = "hivemind-sqlite-db-plugin";
@@ -38,7 +46,7 @@ test("a plain SQLite store is encrypted in place, and back", async () => {
   const text = await readFile(server, "utf8");
 
   const done = await machine.run(["setup", ...options, "--json"]);
-  expect([done.code, done.stderr]).toEqual([0, expect.any(String)]);
+  expectDone(done);
   const { setup } = JSON.parse(done.stdout);
   expect(setup).toMatchObject({ changed: true, unit: hub.unit, backup: { tested: true } });
   expect(setup.outage).toEqual({ stopped_ms: expect.any(Number), listening_ms: null });
@@ -49,7 +57,7 @@ test("a plain SQLite store is encrypted in place, and back", async () => {
 
   await machine.run(["add-client", "--name", "late"]);
   const undone = await machine.run(["setup", "--undo", "--yes", "--json"]);
-  expect([undone.code, undone.stderr]).toEqual([0, expect.any(String)]);
+  expectDone(undone);
   expect((await identify(machine.store)).format).toBe("plaintext");
   expect(await restarted(hub)).toBe(`${sqlite} 6`);
   expect(await property(hub.unit, "DropInPaths")).toBe("");
@@ -59,13 +67,13 @@ test("a store with its password in server.json is adopted, and back", async () =
   const hub = await installHub({ layout: "sqlcipher" });
   const { machine, options, server } = hub;
   const done = await machine.run(["setup", ...options]);
-  expect([done.code, done.stderr]).toEqual([0, expect.any(String)]);
+  expectDone(done);
   expect(await readFile(server, "utf8")).not.toContain("plain");
   expect(await restarted(hub)).toBe(`${sqlite} with password 5`);
   expect(await property(hub.unit, "DropInPaths")).toContain("hivemind-sqlcipher.conf");
 
   const undone = await machine.run(["setup", "--undo", "--yes"]);
-  expect([undone.code, undone.stderr]).toEqual([0, expect.any(String)]);
+  expectDone(undone);
   expect(await readFile(server, "utf8")).toContain(formerPassword);
   expect(await property(hub.unit, "DropInPaths")).toBe("");
   expect(await restarted(hub)).toBe(`${sqlite} with password 5`);
@@ -78,7 +86,7 @@ test.each(["json", "sqlite", "sqlcipher"] as const)(
     const { machine, options, server } = hub;
     const former = await restarted(hub);
     const text = await readFile(server, "utf8");
-    await onEncrypted(hub, "exit");
+    await breakHub(hub, "encrypted exit");
     const failed = await machine.run(["setup", ...options]);
     const outcome = {
       json: "the hub uses its former database",
@@ -88,9 +96,9 @@ test.each(["json", "sqlite", "sqlcipher"] as const)(
     expect([failed.code, failed.stderr]).toEqual([15, expect.stringContaining(outcome)]);
     expect(await readFile(server, "utf8")).toBe(text);
     expect(await restarted(hub)).toBe(former);
-    await onEncrypted(hub, "work");
+    await repairHub(hub);
     const done = await machine.run(["setup", ...options]);
-    expect([done.code, done.stderr]).toEqual([0, expect.any(String)]);
+    expectDone(done);
     expect(await restarted(hub)).toBe(`${sqlite} with password 5`);
   },
   480_000,
@@ -111,7 +119,7 @@ test("a passphrase in a file, with a locked keyring as without one", async () =>
   await writeFile(file, "correct horse battery staple, in a file\n", { mode: 0o600 });
   const args = ["setup", ...options, "--passphrase-source", `file:${file}`];
   const done = await machine.run(args);
-  expect([done.code, done.stderr]).toEqual([0, expect.any(String)]);
+  expectDone(done);
   expect(await restarted(hub)).toBe(`${sqlite} with password 5`);
 }, 480_000);
 

@@ -1,8 +1,8 @@
 """Opens the database that server.json names, as the hub does, and keeps it open.
 
 It stands for the hub where a test starts one many times: the real one needs seconds for its imports. What it
-opened is written to the file in HUB_STATUS as "MODULE CLIENTS". If run gave it the passphrase, and there is a file
-HUB_ENCRYPTED, it exits or waits as the file says.
+opened is written to the file in HUB_STATUS as "MODULE CLIENTS". A file in HUB_FAULT, if it exists, says on which
+database it does not work and how: "encrypted exit", "encrypted wait", "former exit".
 """
 import json
 import os
@@ -15,12 +15,14 @@ if sys.argv[1:] != ["listen"]:
     sys.exit(f"usage: {sys.argv[0]} listen")
 config = os.path.join(os.environ["XDG_CONFIG_HOME"], "hivemind-core", "server.json")
 with open("/proc/self/mountinfo") as file:
-    is_given_passphrase = "hivemind-core" in file.read()
-if is_given_passphrase and os.path.exists(os.environ["HUB_ENCRYPTED"]):
-    with open(os.environ["HUB_ENCRYPTED"]) as file:
-        if file.read() == "exit":
-            sys.exit("the encrypted store cannot be opened")
-    time.sleep(8)
+    used = "encrypted" if "hivemind-core" in file.read() else "former"
+if os.path.exists(os.environ["HUB_FAULT"]):
+    with open(os.environ["HUB_FAULT"]) as file:
+        database, fault = file.read().split()
+    if (database, fault) == (used, "exit"):
+        sys.exit(f"the {used} database cannot be opened")
+    if database == used:
+        time.sleep(8)
 with open(config) as file:
     text = "".join(line for line in file if not line.lstrip().startswith("//"))
 database = json.loads(text)["database"]

@@ -1,11 +1,11 @@
 import { type Command, Option } from "commander";
 import { expandPath } from "../../config/paths.js";
 import { exitCodes, StoreError } from "../../errors.js";
-import { formatSource } from "../../keys/source.js";
+import { describeSource, formatSource } from "../../keys/source.js";
 import type { Manager } from "../../service/systemctl.js";
 import type { Obstacle, Plan, PlanStep } from "../../setup/plan.js";
+import type { SetupRequest, SetupResult } from "../../setup/request.js";
 import type { Outage } from "../../setup/serving.js";
-import type { SetupRequest, SetupResult } from "../../setup/set-up.js";
 import type { Survey } from "../../setup/survey.js";
 import type { UndoResult } from "../../setup/undo.js";
 import { counted } from "../../text/count.js";
@@ -14,11 +14,12 @@ import {
   type Context,
   contextOf,
   ownCommand,
+  programLine,
   recoveryCommand,
 } from "../context.js";
 import { addHelp } from "../help.js";
 import { recoverFirst } from "../open.js";
-import { serviceChoice } from "../options/operation.js";
+import { passphraseLine, serviceChoice } from "../options/operation.js";
 import {
   addRecipientOptions,
   type RecipientCommandOptions,
@@ -70,9 +71,13 @@ export function addCommand(program: Command): void {
       "hivemind-sqlcipher setup --undo",
     ],
   });
-  command.action(async (options: SetupOptions) => {
+  command.action(async ({ recoveryKeyFile, ...given }: SetupOptions) => {
     const context = await contextOf(command);
-    await (options.undo ? runUndo : runSetup)(command, context, options);
+    const options: SetupOptions = {
+      ...given,
+      ...(recoveryKeyFile && { recoveryKeyFile: expandPath(recoveryKeyFile) }),
+    };
+    await (options.undo ? runUndo(context, options) : runSetup(command, context, options));
   });
 }
 
@@ -88,7 +93,7 @@ async function runSetup(command: Command, context: Context, options: SetupOption
   const plan = planSetup(found, {
     installHubPackages: options.installHubPackages ?? false,
     onlineBackups: options.onlineBackups ?? false,
-    recoveryKeyFile: options.recoveryKeyFile && expandPath(options.recoveryKeyFile),
+    recoveryKeyFile: options.recoveryKeyFile,
     isRecoveryKeyFileTaken: key.isTaken,
   });
   if (options.dryRun) return showPlan(context, found, plan);
@@ -101,14 +106,16 @@ async function runSetup(command: Command, context: Context, options: SetupOption
     ]);
     return;
   }
-  await assertKeyDelivery(context, found, request(new AbortController().signal));
+  await assertKeyDelivery(context, found, key, request(new AbortController().signal));
   if (!output.json) output.line(planLines(found, plan).join("\n"));
   await context.reporter.confirm("Do this?");
+  await key.removeIncomplete();
   const { setUp } = await import("../../setup/set-up.js");
   const result = await abortOnSignal((signal) => setUp(request(signal), found, plan));
-  const findings = await diagnose(await contextOf(command), options);
+  const program = programLine(command, context);
+  const findings = await diagnose(await contextOf(command), options, program);
   output.result(toJson({ setup: { ...result, findings } }), () =>
-    summary(context, found, result, findings, options),
+    summary(context, found, result, findings, options, program),
   );
 }
 
@@ -136,26 +143,29 @@ function requestOf(
 ): SetupRequest {
   const { source, reporter, settingsInFile } = context;
   const { recipients, recoveryKey } = recipientOptions(context, key);
-  const file = options.recoveryKeyFile && expandPath(options.recoveryKeyFile);
   // The unit and the timer read the settings that setup saves first.
   const passphrase_source = formatSource(source);
   const saved = { ...context, settingsInFile: { ...settingsInFile, passphrase_source } };
   return {
     ...choiceOf(context, options),
     ...{ onlineBackups: options.onlineBackups ?? false, recipients, recoveryKey },
-    recoveryKeyFile: file,
-    readRecoveryKey: () => readRecoveryKey(file),
+    recoveryKeyFile: options.recoveryKeyFile,
+    readRecoveryKey: () => readRecoveryKey(options.recoveryKeyFile),
     ownCommand: (...args) => ownCommand(saved, ...args),
     recoveryCommand: recoveryCommand(saved),
     ...{ reporter, signal },
   };
 }
 
-/** How the recovery key of this run is made, or taken over from a run that was killed. */
+/** Whether the recovery key is new, or from a setup that was killed. */
 interface KeyState {
   /** Whether the named file belongs to something else. */
   readonly isTaken: boolean;
+  /** Whether a killed setup left the named file before it had written the key. */
+  readonly isIncomplete: boolean;
   readonly options: RecipientCommandOptions;
+  /** Removes the incomplete file. Nothing is encrypted to its key. */
+  readonly removeIncomplete: () => Promise<void>;
 }
 
 /**
@@ -163,26 +173,40 @@ interface KeyState {
  * key is used, instead of a new one.
  */
 async function recoveryKeyOf(
-  { record, recipients }: Survey,
-  { recoveryKeyFile, recipient = [], dryRun }: SetupOptions,
+  { record, recipients, storePath }: Survey,
+  { recoveryKeyFile: file, recipient = [] }: SetupOptions,
 ): Promise<KeyState> {
   const { lstatIfExists } = await import("../../fs/read.js");
-  const file = recoveryKeyFile && expandPath(recoveryKeyFile);
-  if (!file || !(await lstatIfExists(file))) {
-    return { isTaken: false, options: { recipient, ...(file && { recoveryKeyFile: file }) } };
-  }
-  if (record?.recovery_key_file !== file) return { isTaken: true, options: { recipient } };
+  const none = { isTaken: false, isIncomplete: false, removeIncomplete: async () => undefined };
+  if (!file) return { ...none, options: { recipient } };
+  const isNew = !(await lstatIfExists(file));
+  if (isNew) return { ...none, options: { recipient, recoveryKeyFile: file } };
+  if (record?.recovery_key_file !== file) return { ...none, isTaken: true, options: { recipient } };
   const identity = await readRecoveryKey(file);
   if (identity !== undefined) {
     const { identityToRecipient } = await import("age-encryption");
     const own = await identityToRecipient(identity);
-    return { isTaken: false, options: { recipient: [...recipient, own] } };
+    return { ...none, options: { recipient: [...recipient, own] } };
   }
-  // Cut off while it was written: nothing is encrypted to it yet.
-  if (recipients.length > 0) return { isTaken: false, options: { recipient } };
+  if (recipients.length > 0) return { ...none, options: { recipient } };
+  if (!(await isCutOff(file, storePath))) return { ...none, isTaken: true, options: { recipient } };
   const { removeFile } = await import("../../fs/atomic.js");
-  if (!dryRun) await removeFile(file);
-  return { isTaken: false, options: { recipient, recoveryKeyFile: file } };
+  return {
+    isTaken: false,
+    isIncomplete: true,
+    options: { recipient, recoveryKeyFile: file },
+    removeIncomplete: () => removeFile(file),
+  };
+}
+
+/** Returns whether a recovery key file of this program ends before its key does. */
+async function isCutOff(file: string, storePath: string): Promise<boolean> {
+  const { readFile } = await import("node:fs/promises");
+  const { recoveryKeyHeading } = await import("../options/recovery-key.js");
+  const heading = recoveryKeyHeading(storePath);
+  const text = await readFile(file, "utf8");
+  const isPartOfKey = /^(?:age1[a-z0-9]*(?:\n[A-Z0-9-]*)?)?$/.test(text.slice(heading.length));
+  return heading.startsWith(text.slice(0, heading.length)) && isPartOfKey;
 }
 
 /** Reads the recovery key that this program wrote; undefined if there is none in the file. */
@@ -196,6 +220,7 @@ async function readRecoveryKey(file: string | undefined): Promise<string | undef
 async function assertKeyDelivery(
   { yes }: Context,
   found: Survey,
+  { isIncomplete }: KeyState,
   { recipients, recoveryKey }: SetupRequest,
 ): Promise<void> {
   const { needsKeys } = await import("../../setup/plan.js");
@@ -206,15 +231,15 @@ async function assertKeyDelivery(
       hint: "Add --recovery-key-file PATH, or --recipient with a key that you already have.",
     });
   }
-  await recoveryKey.assertPossible();
+  if (!isIncomplete) await recoveryKey.assertPossible();
 }
 
 /** Returns what doctor finds after a setup, each with its fix. */
-async function diagnose(context: Context, options: SetupOptions) {
+async function diagnose(context: Context, options: SetupOptions, program: string) {
   const { doctor } = await import("../../diagnostics/doctor.js");
   const { storePath, settingsPath, settingsProblems, settings, source } = context;
   const { checks } = await doctor({
-    ...{ storePath, settingsPath, settingsProblems, source, program: "hivemind-sqlcipher" },
+    ...{ storePath, settingsPath, settingsProblems, source, program },
     ...{ backupFolder: settings.backup?.to, bundleFolder: settings.backup?.bundle_to },
     service: serviceChoice(context, options),
     ...{ hubPython: options.hubPython, fillGaps: false },
@@ -271,13 +296,14 @@ function summary(
   result: SetupResult,
   findings: readonly { name: string }[],
   { recoveryKeyFile, onlineBackups }: SetupOptions,
+  program: string,
 ): string[] {
   const { outage, backup } = result;
   const { backups, bundles } = found.directories;
   const names = findings.map(({ name }) => name).join(", ");
   return [
     `${result.unit} runs on the encrypted store ${result.store}`,
-    `  passphrase  in ${source.kind === "keyring" ? "the keyring" : formatSource(source)}`,
+    passphraseLine(describeSource(source)),
     ...outageLines(outage),
     `  backups     ${backups}${result.schedule === null ? "" : `, daily${onlineBackups ? ", without stopping the hub" : ""}`}`,
     ...(backup === null
@@ -286,16 +312,16 @@ function summary(
           `  verified    ${backup.path}${backup.tested ? ", with its bundle and the recovery key" : ""}`,
         ]),
     `  bundles     ${bundles}`,
-    `  undo        hivemind-sqlcipher setup --undo`,
+    `  undo        ${program} setup --undo`,
     ...(result.plainCopy === null
       ? []
       : [`  plain text  ${result.plainCopy} was kept: it has changed`]),
     "Put into a safe, in different places:",
-    `  the recovery key${recoveryKeyFile ? `, ${expandPath(recoveryKeyFile)}: move it off this machine` : " that you have written down"}`,
+    `  the recovery key${recoveryKeyFile ? `, ${recoveryKeyFile}: move it off this machine` : " that you have written down"}`,
     `  a copy of the bundle${backup === null ? "" : ` ${backup.bundle}`}`,
     findings.length === 0
       ? "doctor found no problems."
-      : `doctor: ${counted(findings.length, "finding")} (${names}); hivemind-sqlcipher doctor has the fixes.`,
+      : `doctor: ${counted(findings.length, "finding")} (${names}); ${program} doctor has the fixes.`,
   ];
 }
 
@@ -309,10 +335,12 @@ function outageLines(outage: Outage | null): string[] {
   ];
 }
 
-async function runUndo(_: Command, context: Context, options: SetupOptions): Promise<void> {
+async function runUndo(context: Context, options: SetupOptions): Promise<void> {
   const { abortOnSignal } = await import("../../process/signals.js");
   const { planUndo, undoSetup } = await import("../../setup/undo.js");
   const { output, storePath } = context;
+  // A killed undo may have left the hub stopped.
+  if (!options.dryRun) await recoverFirst(context);
   const request = (signal: AbortSignal) => requestOf(context, options, signal);
   const { steps, record } = await planUndo(request(new AbortController().signal));
   if (options.dryRun) {

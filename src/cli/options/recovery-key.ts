@@ -31,6 +31,11 @@ export function recipientOptions(
   };
 }
 
+/** Returns the text of a recovery key file up to its recipient. */
+export function recoveryKeyHeading(storePath: string): string {
+  return `# Recovery key of the HiveMind store ${storePath}\n# Opens its passphrase bundles: age -d -i THIS-FILE clients.….bundle.age\n# public key: `;
+}
+
 function deliverByFile({ output, storePath }: Context, path: string): RecoveryKeyDelivery {
   let isCreated = false;
   return {
@@ -43,10 +48,7 @@ function deliverByFile({ output, storePath }: Context, path: string): RecoveryKe
     },
     deliver: async (identity, recipient) => {
       const { createFile } = await import("../../fs/atomic.js");
-      await createFile(
-        path,
-        `# Recovery key of the HiveMind store ${storePath}\n# Opens its passphrase bundles: age -d -i THIS-FILE clients.….bundle.age\n# public key: ${recipient}\n${identity}\n`,
-      );
+      await createFile(path, `${recoveryKeyHeading(storePath)}${recipient}\n${identity}\n`);
       isCreated = true;
     },
     report: () =>

@@ -1,0 +1,46 @@
+/** Reads, writes and removes small JSON files in which an operation notes its state. */
+import { readFile } from "node:fs/promises";
+import { dirname } from "node:path";
+import { hasCode, StoreError, systemError } from "../errors.js";
+import { makeDirectory, removeFile, replaceFile, syncDirectory } from "./atomic.js";
+
+/**
+ * Reads a record; returns undefined if the file does not exist.
+ *
+ * @param parse - throws for JSON of another shape
+ * @param what - the content, for the error: `a migration note`
+ * @param hint - the hint of the error
+ * @throws {@link StoreError} corrupted - if the file is not such a record
+ * @throws {@link StoreError} io - if it cannot be read
+ */
+export async function readRecord<Content>(
+  path: string,
+  parse: (json: unknown) => Content,
+  what: string,
+  hint: string,
+): Promise<Content | undefined> {
+  let text: string;
+  try {
+    text = await readFile(path, "utf8");
+  } catch (error) {
+    if (hasCode(error, "ENOENT", "ENOTDIR")) return undefined;
+    throw systemError(error, `cannot read ${path}`);
+  }
+  try {
+    return parse(JSON.parse(text));
+  } catch (cause) {
+    throw new StoreError("corrupted", `${path} is not ${what}`, { hint, cause });
+  }
+}
+
+/** Writes and syncs a record, and makes its directory. */
+export async function writeRecord(path: string, content: object): Promise<void> {
+  await makeDirectory(dirname(path));
+  await replaceFile(path, `${JSON.stringify(content, undefined, 2)}\n`);
+}
+
+/** Removes a record, if it exists, and syncs its directory. */
+export async function removeRecord(path: string): Promise<void> {
+  await removeFile(path);
+  await syncDirectory(dirname(path));
+}

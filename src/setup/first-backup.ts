@@ -1,0 +1,95 @@
+/** The first backup of a setup, and the removal of the plain copy that it replaces. */
+import { dirname } from "node:path";
+import { backup } from "../backup/backup.js";
+import { recordRestoreTest } from "../backup/restore-test.js";
+import { verifyBackup } from "../backup/verify.js";
+import { readBundle } from "../bundle/bundle.js";
+import { loadSection } from "../config/settings.js";
+import { StoreError } from "../errors.js";
+import { removeFile, syncDirectory } from "../fs/atomic.js";
+import { lstatIfExists, sha256File } from "../fs/read.js";
+import { unlock } from "../keys/unlock.js";
+import { emitStep } from "../operation/step.js";
+import { withOperation } from "../recovery/recover.js";
+import { readSetupRecord, updateSetupRecord } from "./record.js";
+import type { FirstBackup, SetupScope } from "./request.js";
+import { operationOptions } from "./store.js";
+
+/**
+ * Makes a backup, unless there is one, and verifies it.
+ *
+ * @throws {@link StoreError} corrupted - if the backup is damaged
+ */
+export async function makeFirstBackup(scope: SetupScope): Promise<FirstBackup> {
+  const { path, bundle } = scope.found.lastBackup ?? (await makeBackup(scope));
+  return { path, bundle, tested: await verify(scope, path, bundle) };
+}
+
+async function makeBackup(scope: SetupScope): Promise<{ path: string; bundle: string }> {
+  const { request, found } = scope;
+  const { storePath, section, reporter, onlineBackups: online } = request;
+  const { backups: to, bundles: bundleTo } = found.directories;
+  const { recipients = [] } = (await loadSection(section)) ?? {};
+  const { backup: made, bundle } = await withOperation(storePath, reporter, (lock) =>
+    backup({
+      ...operationOptions(scope, lock),
+      ...{ to, bundleTo, knownDirectories: [to, bundleTo], recipients, online },
+    }),
+  );
+  emitStep("setup.backed-up");
+  return { path: made.path, bundle: bundle.path };
+}
+
+/**
+ * Opens the backup with the passphrase from its bundle. If the recovery key is not available, as
+ * with `--recipient` or after a kill, opens it with the passphrase that the store has.
+ *
+ * @returns whether the bundle was opened
+ */
+async function verify(
+  { request, recoveryKey }: SetupScope,
+  path: string,
+  bundle: string,
+): Promise<boolean> {
+  const { storePath, source } = request;
+  const identity = recoveryKey.identity() ?? (await request.readRecoveryKey());
+  if (identity === undefined) {
+    const { connection, passphrase } = await unlock(storePath, source, { mode: "readwrite" });
+    await connection.close();
+    await assertIntact(path, passphrase);
+    return false;
+  }
+  const { passphrase, key_id } = await readBundle(bundle, { identity });
+  await assertIntact(path, passphrase);
+  await recordRestoreTest(storePath, { how: "verify", backup: path, key_id });
+  emitStep("setup.tested");
+  return true;
+}
+
+async function assertIntact(path: string, passphrase: string): Promise<void> {
+  if ((await verifyBackup(path, { passphrase })).ok) return;
+  throw new StoreError("corrupted", `the first backup ${path} is damaged`, {
+    hint: "Check the disk of the backups, then run setup again.",
+  });
+}
+
+/**
+ * Removes the JSON database that was copied. The file with its schema version stays: it has no
+ * secret, and undo needs it.
+ *
+ * @returns the file if it was kept, because it is not the file that was copied
+ */
+export async function removePlainCopy({ request }: SetupScope): Promise<string | null> {
+  const { settingsPath, storePath, reporter } = request;
+  const { database } = (await readSetupRecord(settingsPath, storePath)) ?? {};
+  if (database?.kind !== "json" || !(await lstatIfExists(database.place))) return null;
+  if ((await sha256File(database.place)) !== database.checksum) {
+    await updateSetupRecord(settingsPath, storePath, () => ({ plain_copy_kept: true }));
+    reporter.notice(`${database.place} was changed after it was copied, so it was not removed`);
+    return database.place;
+  }
+  await removeFile(database.place);
+  await syncDirectory(dirname(database.place));
+  emitStep("setup.plain-removed");
+  return null;
+}

@@ -1,0 +1,239 @@
+/** How `setup --undo` returns the hub to each kind of database. */
+import { rm } from "node:fs/promises";
+import { basename, dirname, join } from "node:path";
+import { jsonFiles, jsonPluginName } from "../databases/json.js";
+import { sqlcipherPluginName } from "../databases/sqlite.js";
+import { StoreError } from "../errors.js";
+import {
+  assertReplaceable,
+  makeDirectory,
+  moveFile,
+  removeFile,
+  syncDirectory,
+} from "../fs/atomic.js";
+import { copyFile } from "../fs/copy.js";
+import { lstatIfExists, sha256File, statIfExists } from "../fs/read.js";
+import { readServerJson, serverJsonPath } from "../hub/server-json.js";
+import {
+  removePassword,
+  restoreDatabase,
+  setPassword,
+  switchModule,
+} from "../hub/server-json-edit.js";
+import { formatSource } from "../keys/source.js";
+import { unlock, unlockStore } from "../keys/unlock.js";
+import { type Endpoint, migrate } from "../migrate/migrate.js";
+import { hubDatabase } from "../migrate/switch.js";
+import type { Restart } from "../operation/downtime.js";
+import { assertNoHolders } from "../operation/service.js";
+import { emitStep } from "../operation/step.js";
+import { withOperation } from "../recovery/recover.js";
+import type { Service } from "../service/service.js";
+import { identify } from "../store/cipher.js";
+import { isHandedOver, type SetupRecord, updateSetupRecord } from "./record.js";
+import { type SetupRequest, serviceOf } from "./request.js";
+import { waitUntilListening } from "./serving.js";
+import { decryptStore } from "./store.js";
+
+/** The parts of an undo that depend on the former database. */
+export interface Former {
+  /** Tries what could fail, before anything changes. */
+  check(): Promise<void>;
+  /** Does what the hub works through. */
+  beforeStop(): Promise<void>;
+  /** Returns whether the hub still uses the encrypted store. */
+  isPending(): Promise<boolean>;
+  /** Returns the hub to its former database while it is stopped. */
+  work(): Promise<void>;
+  waitUntilServing(service: Service, restart: Restart): Promise<void>;
+  /**
+   * Lets a hub that does not work on its former database use the encrypted store again.
+   *
+   * @returns the state, for the error message
+   */
+  putBack(): Promise<string | undefined>;
+  /** @returns where the encrypted store is kept, or null */
+  afterStart(): Promise<string | null>;
+}
+
+export function formerOf(request: SetupRequest, record: SetupRecord): Former {
+  const kinds = { json: formerJson, sqlite: formerSqlite, sqlcipher: formerSqlcipher };
+  return kinds[record.database.kind](request, record);
+}
+
+/** The store is converted in place, by an operation that stops and starts the hub itself. */
+function formerSqlite(request: SetupRequest, { unit }: SetupRecord): Former {
+  const { storePath } = request;
+  const isEncrypted = async () => (await identify(storePath)).format === "sqlcipher";
+  return {
+    check: async () => undefined,
+    beforeStop: async () => {
+      if (!(await isEncrypted())) return;
+      await decryptStore(request, serviceOf(storePath, unit));
+      emitStep("undo.decrypted");
+    },
+    isPending: isEncrypted,
+    work: async () => undefined,
+    waitUntilServing: waitUntilListening,
+    putBack: async () => undefined,
+    afterStart: async () => null,
+  };
+}
+
+/** The password returns into `server.json`. */
+function formerSqlcipher({ storePath, source }: SetupRequest): Former {
+  const path = serverJsonPath();
+  let isWritten = false;
+  return {
+    check: async () => assertReplaceable((await readServerJson(path)).file),
+    beforeStop: async () => undefined,
+    isPending: () => isHandedOver(storePath),
+    work: async () => {
+      const { connection, passphrase } = await unlock(storePath, source, { mode: "readwrite" });
+      await connection.close();
+      isWritten = true;
+      await setPassword(path, passphrase);
+      emitStep("undo.switched");
+    },
+    waitUntilServing: waitUntilListening,
+    putBack: async () => {
+      if (!isWritten) return undefined;
+      await removePassword(path);
+      return "the hub gets its passphrase from run again";
+    },
+    afterStart: async () => null,
+  };
+}
+
+/** The JSON database is written again, and `server.json` names it. */
+function formerJson(request: SetupRequest, record: SetupRecord): Former {
+  const { storePath, signal } = request;
+  const { database } = record;
+  const path = serverJsonPath();
+  let isSwitched = false;
+  return {
+    check: async () => {
+      await rm(stagingDirectory(database.place), { recursive: true, force: true });
+      if (!(await isHandedOver(storePath))) return;
+      await assertReplaceable((await readServerJson(path)).file);
+      const to = { name: moduleOf(record), config: await stagedConfig(record) };
+      await migrate({ from: encryptedStore(request), to, dryRun: true, signal });
+    },
+    beforeStop: async () => undefined,
+    isPending: () => isHandedOver(storePath),
+    work: async () => {
+      if (!(await isHandedOver(storePath))) return;
+      await moveChangedAside(request, record);
+      await writeJson(request, record);
+      emitStep("undo.copied");
+      isSwitched = true;
+      await restoreDatabase(path, database);
+      emitStep("undo.switched");
+    },
+    waitUntilServing: waitUntilListening,
+    putBack: async () => {
+      if (!isSwitched) return undefined;
+      const { module, settings } = hubDatabase(encryptedStore(request));
+      await switchModule(path, module, settings);
+      await removeFile(database.place);
+      return "the hub uses the encrypted store again";
+    },
+    afterStart: () => moveStoreAside(request),
+  };
+}
+
+const moduleOf = ({ database }: SetupRecord) => database.module ?? jsonPluginName;
+
+function encryptedStore({ storePath, source }: SetupRequest): Endpoint {
+  const config = { db_path: storePath, password_source: formatSource(source) };
+  return { name: sqlcipherPluginName, config };
+}
+
+/** Where the JSON database is written: on its disk, so that a rename puts it into its place. */
+const stagingDirectory = (place: string) => join(dirname(place), ".hivemind-sqlcipher-undo");
+
+/** Returns the settings of the JSON database in `server.json`. */
+async function jsonConfig(record: SetupRecord): Promise<Endpoint["config"]> {
+  const { settings } = await readServerJson(serverJsonPath());
+  const block = (settings.database as Record<string, unknown> | undefined)?.[moduleOf(record)];
+  return (block ?? {}) as Endpoint["config"];
+}
+
+async function stagedConfig(record: SetupRecord): Promise<Endpoint["config"]> {
+  return { ...(await jsonConfig(record)), subfolder: stagingDirectory(record.database.place) };
+}
+
+/**
+ * Keeps a JSON database that was changed after setup had copied it: the store lacks the change.
+ */
+async function moveChangedAside(
+  { reporter }: SetupRequest,
+  { database: { place, checksum } }: SetupRecord,
+): Promise<void> {
+  if (!(await lstatIfExists(place)) || (await sha256File(place)) === checksum) return;
+  const kept = `${place}.changed.${timeStamp()}`;
+  await moveFile(place, kept);
+  await syncDirectory(dirname(place));
+  reporter.notice(
+    `${place} was changed after setup had copied it; it is now ${kept}, with its keys in plain text`,
+  );
+}
+
+/** Writes the JSON database under another name, and renames it when it is complete. */
+async function writeJson(request: SetupRequest, record: SetupRecord): Promise<void> {
+  const { settingsPath, storePath, signal } = request;
+  const { place } = record.database;
+  const directory = stagingDirectory(place);
+  const config = await stagedConfig(record);
+  const former = await jsonFiles(await jsonConfig(record));
+  const staged = await jsonFiles(config);
+  try {
+    await makeDirectory(directory);
+    if (await lstatIfExists(former.version)) await copyFile(former.version, staged.version);
+    await migrate({
+      ...{ from: encryptedStore(request), to: { name: moduleOf(record), config }, signal },
+    });
+    // The next undo knows the file by this checksum, and overwrites it.
+    const checksum = await sha256File(staged.store);
+    await updateSetupRecord(settingsPath, storePath, ({ database }) => ({
+      database: { ...database, checksum },
+    }));
+    await moveFile(staged.store, join(dirname(place), basename(former.store)));
+    await syncDirectory(dirname(place));
+  } finally {
+    // It has the clients' keys in plain text.
+    await rm(directory, { recursive: true, force: true });
+  }
+}
+
+/** @returns the new name of the encrypted store, which no hub uses any more */
+async function moveStoreAside({
+  storePath,
+  source,
+  reporter,
+}: SetupRequest): Promise<string | null> {
+  return withOperation(storePath, reporter, async () => {
+    if ((await identify(storePath)).format !== "sqlcipher") return null;
+    // The last connection that closes writes the log into the file.
+    await (await unlockStore(storePath, source, { mode: "readwrite" })).close();
+    await assertNoHolders(storePath);
+    if (((await statIfExists(`${storePath}-wal`))?.size ?? 0) > 0) {
+      throw new StoreError("inUse", `${storePath}-wal is not empty: the store is in use`, {
+        hint: "End the program that uses the store, then run setup --undo again.",
+      });
+    }
+    const kept = `${storePath}.undone.${timeStamp()}`;
+    await moveFile(storePath, kept);
+    await syncDirectory(dirname(storePath));
+    emitStep("undo.moved");
+    return kept;
+  });
+}
+
+/** Returns the time in seconds, as a part of a file's name. */
+function timeStamp(): string {
+  return new Date()
+    .toISOString()
+    .replace(/\.\d+Z$/, "Z")
+    .replaceAll(":", "-");
+}

@@ -1,0 +1,110 @@
+/** What a setup works on, and what it returns. */
+import type { RecoveryKeyDelivery } from "../bundle/recipients.js";
+import type { Reporter } from "../reporter.js";
+import type { ServiceChoice } from "../service/select.js";
+import type { UnitName } from "../service/systemctl.js";
+import type { HubSurvey } from "./hub-survey.js";
+import { formerKind, type Plan } from "./plan.js";
+import type { Outage } from "./serving.js";
+import type { DatabaseSurvey, SetupChoice, Survey } from "./survey.js";
+
+export interface SetupRequest extends SetupChoice {
+  readonly onlineBackups: boolean;
+  /** age recipients that the user named. */
+  readonly recipients: readonly string[];
+  readonly recoveryKey: RecoveryKeyDelivery;
+  readonly recoveryKeyFile: string | undefined;
+  /** Reads the recovery key of this setup from its file, if it has one. */
+  readonly readRecoveryKey: () => Promise<string | undefined>;
+  /** Returns the command line of this program for the store, with the settings file. */
+  readonly ownCommand: (...args: string[]) => string[];
+  readonly recoveryCommand: readonly string[];
+  readonly reporter: Reporter;
+  readonly signal: AbortSignal;
+}
+
+export interface FirstBackup {
+  readonly path: string;
+  readonly bundle: string;
+  /** Whether its bundle was opened with the recovery key. */
+  readonly tested: boolean;
+}
+
+export interface SetupResult {
+  readonly changed: boolean;
+  readonly unit: string;
+  readonly store: string;
+  readonly formerDatabase: string;
+  readonly settings: string;
+  readonly backup: FirstBackup | null;
+  /** How long the hub was away; null if it was not restarted. */
+  readonly outage: Outage | null;
+  readonly schedule: string | null;
+  /** The plain copy that was kept, because it changed since it was copied. */
+  readonly plainCopy: string | null;
+}
+
+/** The request, with what the survey found. */
+export interface SetupScope {
+  readonly request: SetupRequest;
+  readonly found: Survey;
+  readonly hub: HubSurvey;
+  readonly database: DatabaseSurvey;
+  /** What the hub uses now, or used before it was handed over. */
+  readonly former: DatabaseSurvey["kind"];
+  readonly recoveryKey: RememberedKey;
+}
+
+/** A delivery that remembers the recovery key, to try the first backup with it. */
+export interface RememberedKey {
+  readonly delivery: RecoveryKeyDelivery;
+  /** The key that was delivered in this process. It is never stored. */
+  readonly identity: () => string | undefined;
+}
+
+/** Returns the scope of a setup whose plan has no obstacle. */
+export function scopeOf(request: SetupRequest, found: Survey, plan: Plan): SetupScope {
+  const [hub] = found.hubs;
+  const { database } = found;
+  if (hub === undefined || database === undefined) throw new Error("the plan has no obstacle");
+  return {
+    ...{ found, hub, database },
+    former: formerKind(found),
+    request: { ...request, reporter: withoutRepetition(request.reporter, plan.notices) },
+    recoveryKey: remember(request.recoveryKey),
+  };
+}
+
+/** Returns a unit as the service of the store. */
+export function serviceOf(storePath: string, { manager, name }: UnitName): ServiceChoice {
+  return { service: manager, unit: name.replace(/\.service$/, ""), storePath };
+}
+
+/** The operations of a setup repeat notices about the directories and the unit. */
+function withoutRepetition(reporter: Reporter, known: readonly string[]): Reporter {
+  const seen = new Set(known);
+  return {
+    ...reporter,
+    notice: (text) => {
+      if (!seen.has(text)) reporter.notice(text);
+      seen.add(text);
+    },
+  };
+}
+
+function remember(recoveryKey: RecoveryKeyDelivery): RememberedKey {
+  let delivered: string | undefined;
+  return {
+    identity: () => delivered,
+    delivery: {
+      isRequested: recoveryKey.isRequested,
+      assertPossible: () => recoveryKey.assertPossible(),
+      deliver: async (identity, recipient) => {
+        await recoveryKey.deliver(identity, recipient);
+        delivered = identity;
+      },
+      report: () => recoveryKey.report(),
+      revoke: () => recoveryKey.revoke(),
+    },
+  };
+}

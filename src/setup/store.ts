@@ -1,0 +1,134 @@
+/** Makes the encrypted store of a setup: new, from a plain store, or by taking over its password. */
+import { chmod } from "node:fs/promises";
+import { planRecipients } from "../bundle/recipients.js";
+import type { Settings } from "../config/settings.js";
+import { systemError } from "../errors.js";
+import { removeFile } from "../fs/atomic.js";
+import { sidecars } from "../fs/sidecars.js";
+import type { OperationLock } from "../operation/lock.js";
+import { withRecovery } from "../operation/recovery.js";
+import { emitStep } from "../operation/step.js";
+import { withOperation } from "../recovery/recover.js";
+import { type ServiceChoice, selectService } from "../service/select.js";
+import { decrypt } from "../swap/decrypt.js";
+import { encrypt } from "../swap/encrypt.js";
+import type { OperationOptions } from "../swap/options.js";
+import { adopt } from "./adopt.js";
+import { initStore } from "./init.js";
+import { assertNotNamed } from "./record.js";
+import { type SetupRequest, type SetupScope, serviceOf } from "./request.js";
+import { isServing, type Outage, outageOf, waitUntilServing } from "./serving.js";
+
+/** Creates an empty encrypted store for the clients of a JSON database. */
+export async function createStore(scope: SetupScope, settings: Settings): Promise<void> {
+  const { request, found } = scope;
+  const { storePath, section, source, reporter, recipients } = request;
+  // Left by a killed setup, without a bundle: no hub has used it.
+  if (found.store !== "absent") {
+    await assertNotNamed(storePath);
+    for (const suffix of ["", ...sidecars]) await removeFile(storePath + suffix);
+  }
+  await initStore({
+    ...{ storePath, source, reporter, recipients, settings: section },
+    recoveryKey: scope.recoveryKey.delivery,
+    remember: settings,
+    schemaVersion: found.packages?.schemaVersion ?? 0,
+    cipherCompatibility: found.packages?.format,
+    bundleDirectory: found.directories.bundles,
+  });
+  emitStep("setup.stored");
+}
+
+/**
+ * Encrypts a plain store in place, which restarts the hub through `run`.
+ *
+ * @throws {@link StoreError} service - if the hub does not work on the encrypted store; the store
+ *   is not encrypted then
+ */
+export async function encryptStore(scope: SetupScope): Promise<Outage | null> {
+  const { request, found, hub } = scope;
+  const { storePath, reporter } = request;
+  const { backups: backupFolder, bundles: bundleTo } = found.directories;
+  const cipherCompatibility = found.packages?.format;
+  const plan = await planRecipients(recipientOptions(scope));
+  const { service } = await plan.use(bundleTo, (recipients) =>
+    withOperation(storePath, reporter, (lock) =>
+      encrypt({
+        ...operationOptions(scope, lock),
+        ...{ bundleTo, backupFolder, recipients, cipherCompatibility },
+      }),
+    ),
+  );
+  emitStep("setup.stored");
+  await narrowAccess(storePath);
+  const choice = serviceOf(storePath, hub);
+  try {
+    await waitUntilServing(await selectService(choice), () => isServing(storePath, hub));
+  } catch (error) {
+    throw withRecovery(error, { messages: [] }, await returnToPlainStore(request, choice));
+  }
+  return outageOf(service);
+}
+
+/** A plain store is readable for other users on most machines; the encrypted one need not be. */
+async function narrowAccess(storePath: string): Promise<void> {
+  for (const path of ["", ...sidecars].map((suffix) => storePath + suffix)) {
+    await chmod(path, 0o600).catch(() => undefined);
+  }
+}
+
+/** Takes over an encrypted store with the password in `server.json`, which is removed there. */
+export async function adoptStore(scope: SetupScope): Promise<void> {
+  const { storePath, reporter } = scope.request;
+  const { backups: backupDirectory, bundles: bundleTo } = scope.found.directories;
+  const recipientPlan = await planRecipients(recipientOptions(scope));
+  await withOperation(storePath, reporter, (lock) =>
+    adopt({
+      ...operationOptions(scope, lock),
+      ...{ bundleTo, backupDirectory, recipientPlan, removePassword: true },
+    }),
+  );
+  emitStep("setup.stored");
+}
+
+/** Returns the options that all operations of a setup share. */
+export function operationOptions({ request, hub }: SetupScope, lock: OperationLock) {
+  const { storePath, source, recoveryCommand, reporter, signal } = request;
+  const service = serviceOf(storePath, hub);
+  return { lock, source, service, hub: "auto", recoveryCommand, reporter, signal } satisfies Omit<
+    OperationOptions,
+    "bundleTo"
+  >;
+}
+
+function recipientOptions({ request, recoveryKey }: SetupScope) {
+  const { section: settings, recipients } = request;
+  return { settings, recipients, recoveryKey: recoveryKey.delivery };
+}
+
+/**
+ * Converts the store to plain SQLite. The operation stops and starts the hub itself. The drop-in
+ * stays: while the record says that setup or its undo is in progress, `run` starts the hub of a
+ * plain store without a passphrase.
+ */
+export async function decryptStore(request: SetupRequest, service: ServiceChoice): Promise<void> {
+  const { storePath, source, recoveryCommand, signal } = request;
+  // Setup has asked already.
+  const reporter = { ...request.reporter, confirm: async () => undefined };
+  await withOperation(storePath, reporter, (lock) =>
+    decrypt({ lock, source, service, hub: "none", recoveryCommand, reporter, signal }),
+  );
+}
+
+/** @returns the state, for the error message */
+async function returnToPlainStore(request: SetupRequest, choice: ServiceChoice): Promise<string> {
+  try {
+    await decryptStore(request, choice);
+    // A unit that systemd gave up to restart did not run, so the operation has not started it.
+    const service = await selectService(choice);
+    if (!(await service.state()).active) await service.start([]);
+    return `${request.storePath} is not encrypted again, and the hub uses it`;
+  } catch (error) {
+    return systemError(error, `${request.storePath} could not be decrypted again`).message;
+  }
+}
