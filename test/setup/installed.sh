@@ -45,7 +45,7 @@ start_hub() {
   # The default of released hubs.
   sed -i "s/\"module\": \"hivemind-[a-z]*-db-plugin\"/\"module\": \"${MODULE:-hivemind-json-db-plugin}\"/" "$config/server.json"
   local name
-  for name in "$@"; do ~/.venvs/ovos/bin/hivemind-core add-client --name "$name" >/dev/null; done
+  for name in "$@"; do ~/.venvs/ovos/bin/hivemind-core add-client --name "$name" --allow recognizer_loop:utterance >/dev/null; done
   "${manager[@]}" start "$unit"
   wait_for_port
 }
@@ -61,22 +61,33 @@ wait_for_port() {
   return 1
 }
 
-# Starts a satellite as the client of a name in the JSON database. Its replies are counted in ~/replies.
-start_satellite() {
-  local key password
-  read -r key password < <(python3 -c 'import json, sys
+# Makes a client of the JSON database the satellite.
+choose_satellite() {
+  read -r satellite_key satellite_password < <(python3 -c 'import json, sys
 print(*[(c["api_key"], c["password"]) for c in json.load(open(sys.argv[1])).values() if c["name"] == sys.argv[2]][0])' \
     "$data/clients.json" "$1")
-  ~/.venvs/ovos/bin/python "$TOOLS/satellite.py" "$key" "$password" ~/replies >~/satellite.log 2>&1 &
+}
+
+# Starts the satellite, and waits until the assistant has answered it.
+start_satellite() {
+  : >~/replies.log
+  ~/.venvs/ovos/bin/python "$TOOLS/satellite.py" "$satellite_key" "$satellite_password" ~/replies.log \
+    >~/satellite.log 2>&1 &
+  satellite=$!
   wait_for_replies
+}
+
+stop_satellite() {
+  kill -KILL $satellite
+  wait $satellite 2>/dev/null || true
 }
 
 # The satellite needs seconds to start, and waits five before it connects again.
 wait_for_replies() {
   local tries before
-  before=$(cat ~/replies 2>/dev/null | wc -l)
+  before=$(wc -l <~/replies.log)
   for tries in {1..600}; do
-    (($(cat ~/replies 2>/dev/null | wc -l) > before + 4)) && return
+    (($(wc -l <~/replies.log) > before + 4)) && return
     sleep 0.1
   done
   tail -20 ~/satellite.log >&2
@@ -88,7 +99,7 @@ wait_for_replies() {
 longest_pause() {
   python3 -c 'import sys
 times = [float(line) for line in open(sys.argv[1])]
-print(round(max(b - a for a, b in zip(times, times[1:])), 1))' ~/replies
+print(round(max(b - a for a, b in zip(times, times[1:])), 1))' ~/replies.log
 }
 
 # names FILE: the names of the clients in a JSON database, as the hub's own plugin wrote them

@@ -62,7 +62,7 @@ const wholeLife = `
 install_units
 prepare_boot
 start_hub kitchen hall bath attic cellar
-start_satellite kitchen
+choose_satellite kitchen
 mkdir -p ~/safe; mkdir -p -m 700 /dev/shm/bundles
 cp "$config/server.json" "$units/$unit" ~/
 before=$(digest)
@@ -70,9 +70,11 @@ hivemind-sqlcipher setup --dry-run --to ~/backups --bundle-to /dev/shm/bundles >
 equal "$(digest)" "$before"
 grep -q "copy 5 clients from $data/clients.json" ~/dry.log
 
+start_satellite
 hivemind-sqlcipher setup --yes --recovery-key-file ~/safe/key.txt --to ~/backups --bundle-to /dev/shm/bundles >~/done.log
 wait_for_replies
 echo "the satellite had no reply for $(longest_pause) s"
+stop_satellite
 [[ $(sed '1,/^note: Each/d' ~/done.log | wc -l) -le 15 ]]
 [[ ! -e $data/clients.json ]]
 equal "$(hivemind-sqlcipher list-clients --json | python3 -c 'import json,sys; print(*sorted(c["name"] for c in json.load(sys.stdin)["clients"]))')" "attic bath cellar hall kitchen"
@@ -87,9 +89,11 @@ equal "$(digest)" "$done"
 
 hivemind-sqlcipher add-client --name garage >/dev/null
 hivemind-sqlcipher delete-client 2
+start_satellite
 hivemind-sqlcipher setup --undo --yes
 equal "$(names "$data/clients.json")" "attic bath cellar garage kitchen"
 wait_for_replies
+stop_satellite
 cmp "$config/server.json" ~/server.json
 cmp "$units/$unit" ~/$unit
 [[ ! -e $units/$unit.d ]]
