@@ -1,4 +1,4 @@
-/** Makes the encrypted store of a setup: new, from a plain store, or by taking over its password. */
+/** Makes the encrypted store: new, from a plain store, or by taking over its password. */
 import { chmod } from "node:fs/promises";
 import { planRecipients } from "../bundle/recipients.js";
 import type { Settings } from "../config/settings.js";
