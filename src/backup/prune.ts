@@ -8,7 +8,7 @@
  */
 import { basename, dirname, join } from "node:path";
 import { bundleFiles } from "../bundle/bundle.js";
-import { StoreError } from "../errors.js";
+import { isKind, StoreError } from "../errors.js";
 import { removeFile, syncDirectory } from "../fs/atomic.js";
 import { listDirectory, lstatIfExists } from "../fs/read.js";
 import { listEntries } from "../keys/keyring.js";
@@ -46,6 +46,12 @@ export interface PruneOptions extends ListingOptions {
   readonly signal?: AbortSignal | undefined;
 }
 
+export interface RemovedBackup {
+  readonly path: string;
+  readonly createdAt: string;
+  readonly size: number;
+}
+
 export interface PruneResult {
   readonly folder: string;
   readonly dryRun: boolean;
@@ -55,7 +61,9 @@ export interface PruneResult {
    */
   readonly kept: { path: string; createdAt: string; rules: readonly KeepRule[] }[];
   /** A manifest with size 0 is a manifest without its backup. */
-  readonly removed: { path: string; createdAt: string; size: number }[];
+  readonly removed: RemovedBackup[];
+  /** The backups that the rules do not keep, but that could not be removed, and why. */
+  readonly notRemoved: Unlisted[];
   /** Bytes. */
   readonly freed: number;
   readonly removedBundles: string[];
@@ -74,7 +82,8 @@ export interface PruneResult {
  * @throws {@link StoreError} notFound - if the directory does not exist
  * @throws {@link StoreError} passphraseUnavailable - if no manifest can be checked
  * @throws {@link StoreError} corrupted - if no backup verifies; nothing was removed
- * @throws {@link StoreError} io - if a file cannot be read or removed
+ * @throws {@link StoreError} io - if a file cannot be read, or a bundle cannot be removed. Backups
+ *   that cannot be removed are in the result.
  * @throws {@link StoreError} interrupted - if the signal is aborted
  */
 export async function prune(options: PruneOptions): Promise<PruneResult> {
@@ -89,8 +98,13 @@ export async function prune(options: PruneOptions): Promise<PruneResult> {
     bundles && bundleFolder !== undefined
       ? await unneededBundles(options, bundleFolder, removable)
       : [];
+  const unneeded = [
+    ...removable.map(({ path, createdAt, size }) => ({ path, createdAt, size })),
+    ...stale.map(({ manifest, createdAt }) => ({ path: manifest, createdAt, size: 0 })),
+  ];
+  const notRemoved = dryRun ? [] : await removeAll([...removable, ...stale], signal);
+  const removed = unneeded.filter(({ path }) => !notRemoved.some((file) => file.path === path));
   if (!dryRun) {
-    await removeAll([...removable, ...stale], signal);
     for (const path of removedBundles) await removeFile(path);
     if (removedBundles.length > 0 && bundleFolder !== undefined) await syncDirectory(bundleFolder);
   }
@@ -99,11 +113,9 @@ export async function prune(options: PruneOptions): Promise<PruneResult> {
     folder,
     dryRun,
     kept: kept.map(({ backup: { path, createdAt }, rules }) => ({ path, createdAt, rules })),
-    removed: [
-      ...removable.map(({ path, createdAt, size }) => ({ path, createdAt, size })),
-      ...stale.map(({ manifest, createdAt }) => ({ path: manifest, createdAt, size: 0 })),
-    ],
-    freed: removable.reduce((sum, { size }) => sum + size, 0),
+    removed,
+    notRemoved,
+    freed: removed.reduce((sum, { size }) => sum + size, 0),
     removedBundles,
     verified,
     left: [
@@ -273,18 +285,21 @@ async function confirmSeveralMachines(
 }
 
 /**
- * Removes backups in turn.
+ * Removes backups in turn. Continues after a backup that cannot be removed: a disk or a remote may
+ * refuse deletion.
  *
+ * @returns the files that could not be removed
  * @throws {@link StoreError} interrupted - between two backups, with the number removed
- * @throws {@link StoreError} io - if a file cannot be removed
  */
 async function removeAll(
   backups: readonly ListedBackup[],
   signal: AbortSignal | undefined,
-): Promise<void> {
-  for (const [removed, { path }] of backups.entries()) {
+): Promise<Unlisted[]> {
+  const notRemoved: Unlisted[] = [];
+  for (const [done, { path, manifest, present }] of backups.entries()) {
     if (signal?.aborted) {
       const { kind, message } = abortReason(signal);
+      const removed = done - notRemoved.length;
       throw new StoreError(
         kind,
         `${message}: ${removed} of ${backups.length} backups were removed`,
@@ -293,8 +308,14 @@ async function removeAll(
         },
       );
     }
-    await removeBackup(path);
+    try {
+      await removeBackup(path);
+    } catch (error) {
+      if (!isKind(error, "io")) throw error;
+      notRemoved.push({ path: present ? path : manifest, problem: error.message });
+    }
   }
+  return notRemoved;
 }
 
 function isListed(path: string, backups: readonly ListedBackup[]): boolean {

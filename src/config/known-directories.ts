@@ -73,15 +73,18 @@ export async function prepareDirectories(
 /**
  * Returns the missing directories, including those on a disk that is not mounted.
  *
- * @param paths - directories in the settings
+ * @param known - directories in the settings; others are missing only if they were used before
  * @throws {@link StoreError} io - if a directory or the record cannot be read
  */
 export async function findMissingDirectories(
   paths: readonly string[],
   storePath: string,
+  known = paths,
 ): Promise<MissingDirectory[]> {
   const mountPoints = await readRecord(storePath);
-  const missing = await Promise.all(paths.map((path) => findMissing(path, mountPoints, true)));
+  const missing = await Promise.all(
+    paths.map((path) => findMissing(path, mountPoints, known.includes(path))),
+  );
   return missing.filter((directory) => directory !== undefined);
 }
 

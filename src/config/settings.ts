@@ -31,6 +31,8 @@ const path = z.string().check(
   }),
 );
 const text = z.string().check(z.minLength(1));
+/** A directory for copies of backups or bundles. */
+const target = path;
 const count = z.int().check(z.minimum(0));
 
 /** A program and its arguments. The path is absolute, because a timer has another PATH. */
@@ -59,11 +61,13 @@ const sections = {
   backup: z.strictObject({
     to: z.optional(path),
     bundle_to: z.optional(path),
+    copies: z.optional(z.array(target)),
     unit: z.optional(text),
     service: z.optional(z.enum(serviceKinds)),
     stop_command: z.optional(text),
     start_command: z.optional(text),
   }),
+  bundle: z.strictObject({ copies: z.optional(z.array(target)) }),
   keep: z.strictObject({
     last: z.optional(count),
     daily: z.optional(count),
@@ -83,6 +87,7 @@ const ofOneStore = {
   passphrase_source: z.optional(text),
   recipients: z.optional(z.array(text)),
   backup: z.optional(sections.backup),
+  bundle: z.optional(sections.bundle),
   keep: z.optional(sections.keep),
   hooks: z.optional(sections.hooks),
   metrics: z.optional(sections.metrics),
@@ -431,6 +436,7 @@ function over(upper: Settings, lower: Settings): Settings {
       ...defined(upper.backup ?? {}),
       ...serviceOver(upper.backup ?? {}, lower.backup ?? {}),
     }),
+    bundle: { ...lower.bundle, ...defined(upper.bundle ?? {}) },
     keep: { ...lower.keep, ...defined(upper.keep ?? {}) },
   };
 }
@@ -480,6 +486,8 @@ function isContainerKind(kind: ServiceSettings["service"]): boolean {
 function withAbsolutePaths(settings: Settings, environment: Environment): Settings {
   const absolute = (path: string | undefined) =>
     path === undefined ? undefined : expandPath(path, environment);
+  const absoluteTargets = (targets: readonly string[] | undefined) =>
+    targets?.map((target) => expandPath(target, environment));
   return {
     ...settings,
     store: { ...settings.store, ...defined({ path: absolute(settings.store?.path) }) },
@@ -488,8 +496,10 @@ function withAbsolutePaths(settings: Settings, environment: Environment): Settin
       ...defined({
         to: absolute(settings.backup?.to),
         bundle_to: absolute(settings.backup?.bundle_to),
+        copies: absoluteTargets(settings.backup?.copies),
       }),
     },
+    bundle: defined({ copies: absoluteTargets(settings.bundle?.copies) }),
     ...(settings.hooks && { hooks: withAbsolutePrograms(settings.hooks, environment) }),
     ...(settings.metrics?.file !== undefined && {
       metrics: { file: absolute(settings.metrics.file) },

@@ -1,8 +1,11 @@
+import { dirname } from "node:path";
 import type { Command } from "commander";
 import type { BackupResult } from "../../backup/backup.js";
 import { expandPath } from "../../config/paths.js";
+import type { CopyReport } from "../../copies/copy.js";
+import type { CopyTargets } from "../../copies/plan.js";
 import { isKind, StoreError, withLine, wrap } from "../../errors.js";
-import { addGlobalOptions, type Context, contextOf } from "../context.js";
+import { addGlobalOptions, type Context, contextOf, repeated } from "../context.js";
 import { addHelp } from "../help.js";
 import { monitored } from "../monitored.js";
 import { findPlainDatabase, type PlainDatabase } from "../open.js";
@@ -20,12 +23,19 @@ import {
 } from "../options/operation.js";
 import { addRecipientOptions, type RecipientCommandOptions } from "../options/recovery-key.js";
 import { toJson } from "../ui/json.js";
+import { errorToJson } from "../ui/output.js";
 import { formatSize } from "../ui/units.js";
 
 interface BackupOptions extends ServiceOptions, RecipientCommandOptions {
   to?: string;
   bundleTo?: string;
+  copyTo?: string[];
+  copyBundleTo?: string[];
   online?: boolean;
+}
+
+interface BackupWithCopies extends BackupResult {
+  readonly copies: readonly CopyReport[];
 }
 
 export function addCommand(program: Command): void {
@@ -34,6 +44,8 @@ export function addCommand(program: Command): void {
     .description("Back up the store and its passphrase bundle")
     .option("--to <directory>", "Write the backup here (default: backup.to setting)")
     .option("--bundle-to <directory>", "Write the bundle here, apart from the backups")
+    .option("--copy-to <target>", "Copy the backups here, too (repeatable)", repeated)
+    .option("--copy-bundle-to <target>", "Copy the bundle here, too (repeatable)", repeated)
     .option("--online", "Keep the service running (only for stores in WAL mode)");
   addRecipientOptions(command);
   addServiceOptions(command);
@@ -42,10 +54,12 @@ export function addCommand(program: Command): void {
     details: [
       "Stops the service, copies the store and starts the service again. Satellites reconnect some seconds later; with --online they notice nothing. The first --to and --bundle-to are remembered in the settings.",
       "Refuses to run while the clock is behind the newest backup, because the new backup would look older; --yes overrides this.",
+      "A target of --copy-to is a directory, such as one on another disk. It gets the backups that it misses, after the service runs again; it is skipped while its disk is not mounted. If a copy fails, the backup is kept, and the exit code is that of the failure. Bundles go only to targets of --copy-bundle-to.",
       "Backs up a plain SQLite, JSON or Redis database of the hub without stopping the hub. The backup is encrypted.",
     ],
     examples: [
       "hivemind-sqlcipher backup --to /srv/backup/hivemind --bundle-to /media/usb/bundles",
+      "hivemind-sqlcipher backup --copy-to /media/usb/hivemind",
       "hivemind-sqlcipher backup --unit hivemind-hub --json",
       "hivemind-sqlcipher backup --stop-command 'sv down hub' --start-command 'sv up hub'",
     ],
@@ -56,21 +70,28 @@ export function addCommand(program: Command): void {
   });
 }
 
-async function runBackup(context: Context, options: BackupOptions): Promise<BackupResult> {
+async function runBackup(
+  context: Context,
+  options: BackupOptions,
+): Promise<BackupResult & { readonly failure: StoreError | undefined }> {
   const { settings, output } = context;
   const to = options.to ?? settings.backup?.to;
   const bundleTo = options.bundleTo ?? settings.backup?.bundle_to;
   if (to === undefined) throw noDirectory(context, "backup", "--to");
   if (bundleTo === undefined) throw noDirectory(context, "bundle", "--bundle-to");
-  const directories = { to: expandPath(to), bundleTo: expandPath(bundleTo) };
+  const destinations = await planDestinations(context, options, {
+    to: expandPath(to),
+    bundleTo: expandPath(bundleTo),
+  });
   const plain = await findPlainDatabase(context);
   const result = plain
-    ? await backupPlain(context, options, directories, plain)
-    : await backupStore(context, options, directories);
+    ? await backupPlain(context, options, destinations, plain)
+    : await backupStore(context, options, destinations);
   await rememberDirectories(context, options);
   if (!plain) await rememberNamedService(context, options);
-  output.result(toJson(result), () => backupLines(result));
-  return result;
+  const copies = result.copies.map(copyToJson);
+  output.result({ ...toJson(result), copies }, () => backupLines(result));
+  return { ...result, failure: reportFailedCopies(context, result) };
 }
 
 interface Directories {
@@ -78,57 +99,96 @@ interface Directories {
   readonly bundleTo: string;
 }
 
+interface Destinations extends Directories, CopyTargets {}
+
+async function planDestinations(
+  { settings }: Context,
+  { copyTo, copyBundleTo }: BackupOptions,
+  directories: Directories,
+): Promise<Destinations> {
+  const { planCopies } = await import("../../copies/plan.js");
+  const targets = await planCopies({
+    ...directories,
+    copies: copyTo ?? settings.backup?.copies ?? [],
+    bundleCopies: copyBundleTo ?? settings.bundle?.copies ?? [],
+  });
+  return { ...directories, ...targets };
+}
+
 async function backupStore(
   context: Context,
   options: BackupOptions,
-  directories: Directories,
-): Promise<BackupResult> {
+  destinations: Destinations,
+): Promise<BackupWithCopies> {
   const { backup } = await import("../../backup/backup.js");
+  const { to, bundleTo } = destinations;
   const run = (recipients: readonly string[]) =>
-    operate(context, (lock, signal) =>
-      backup({
+    operate(context, async (lock, signal) => {
+      const result = await backup({
         ...operationOptions(context, options, lock, signal),
-        ...directories,
+        ...{ to, bundleTo },
         knownDirectories: knownDirectories(context),
         recipients,
         online: options.online ?? false,
         ignoreClock: context.yes,
-      }),
-    ).catch((error: unknown) => {
+      });
+      return await withCopies(context, destinations, result, signal);
+    }).catch((error: unknown) => {
       throw isKind(error, "service") ? withoutStopping(error) : error;
     });
   if (options.recoveryKeyFile === undefined) {
     return run([...(context.settings.recipients ?? []), ...(options.recipient ?? [])]);
   }
-  return withNewKey(context, options, directories, run);
+  return withNewKey(context, options, destinations, run);
 }
 
 /** Backs up an unencrypted database. The first backup generates the recovery key. */
 async function backupPlain(
   context: Context,
   options: BackupOptions,
-  directories: Directories,
+  destinations: Destinations,
   { database }: PlainDatabase,
-): Promise<BackupResult> {
+): Promise<BackupWithCopies> {
   const { backupDatabase } = await import("../../backup/database-backup.js");
   const { output, reporter, source, storePath, yes } = context;
+  const { to, bundleTo } = destinations;
   output.notice(
     `${database?.location ?? storePath} is not encrypted; its backup is, and is made without stopping the hub`,
   );
-  return withNewKey(context, options, directories, (recipients) =>
+  return withNewKey(context, options, destinations, (recipients) =>
     operate(
       context,
-      (lock, signal) =>
-        backupDatabase({
-          ...directories,
-          ...{ lock, database, source, recipients, signal, reporter },
+      async (lock, signal) => {
+        const result = await backupDatabase({
+          ...{ to, bundleTo, lock, database, source, recipients, signal, reporter },
           knownDirectories: knownDirectories(context),
           ignoreClock: yes,
-        }),
+        });
+        return await withCopies(context, destinations, result, signal);
+      },
       // Create the lock's directory: a database on a server has none on this machine.
       { makeDirectory: true },
     ),
   );
+}
+
+/** Copies a finished backup and its bundle. */
+async function withCopies(
+  context: Context,
+  { backupTargets, bundleTargets }: Destinations,
+  result: BackupResult,
+  signal: AbortSignal,
+): Promise<BackupWithCopies> {
+  const { copyBackups } = await import("../../copies/copy.js");
+  const { storePath, source, reporter } = context;
+  const copies = await copyBackups({
+    ...{ storePath, source, signal, reporter, backupTargets, bundleTargets },
+    folder: dirname(result.backup.path),
+    backup: result.backup.path,
+    bundle: result.bundle,
+    knownDirectories: knownDirectories(context),
+  });
+  return { ...result, copies };
 }
 
 /** Runs a backup. Generates a recovery key if there is no recipient. */
@@ -136,8 +196,8 @@ async function withNewKey(
   context: Context,
   options: BackupOptions,
   { bundleTo }: Directories,
-  run: (recipients: readonly string[]) => Promise<BackupResult>,
-): Promise<BackupResult> {
+  run: (recipients: readonly string[]) => Promise<BackupWithCopies>,
+): Promise<BackupWithCopies> {
   await makeNamed(context, [options.to, options.bundleTo]);
   return withBundleTarget(context, { ...options, bundleTo }, ({ recipients }) => run(recipients));
 }
@@ -155,7 +215,54 @@ function noDirectory({ settingsPath }: Context, what: string, option: string): S
   });
 }
 
-function backupLines({ backup, bundle, service }: BackupResult): string[] {
+function copyToJson({ errors, ...report }: CopyReport) {
+  return { ...toJson(report), errors: errors.map(errorToJson) };
+}
+
+/**
+ * Prints the errors of failed copies.
+ *
+ * @returns the first of them; undefined if there is none
+ */
+function reportFailedCopies(
+  { output }: Context,
+  { copies }: BackupWithCopies,
+): StoreError | undefined {
+  const failures = copies.flatMap(({ target, contents, errors }) => {
+    const what = contents === "backups" ? "a copy" : "a copy of its bundle";
+    return errors.map((error) =>
+      wrap(error, {
+        message: `the backup is complete, but ${what} in ${target} failed: ${error.message}`,
+      }),
+    );
+  });
+  for (const { message, hint } of failures) {
+    output.warning(message);
+    if (hint !== undefined) output.notice(`  ${hint}`);
+  }
+  return failures[0];
+}
+
+function copyLines(copies: readonly CopyReport[]): string[] {
+  return copies.map(({ target, contents, copied, skipped, errors }) => {
+    const name = contents === "backups" ? `Copies in ${target}` : `Bundle in ${target}`;
+    if (skipped !== null) return `${name}: skipped, ${skipped}`;
+    const failed = errors.length > 0 ? ["FAILED"] : [];
+    const upToDate = errors.length === 0 && copied.length === 0 ? ["up to date"] : [];
+    return `${name}: ${[...failed, ...upToDate, ...checkedCounts(copied)].join(", ")}`;
+  });
+}
+
+const checkTexts = { read_back: "read back and hashed", remote_hash: "compared by its hash" };
+
+function checkedCounts(copied: CopyReport["copied"]): string[] {
+  return (["read_back", "remote_hash"] as const).flatMap((check) => {
+    const count = copied.filter(({ checkedBy }) => checkedBy === check).length;
+    return count === 0 ? [] : [`${count} copied, ${checkTexts[check]}`];
+  });
+}
+
+function backupLines({ backup, bundle, service, copies }: BackupWithCopies): string[] {
   const { active, revoked } = backup.clients;
   return [
     `Backed up and verified: ${backup.path}`,
@@ -170,6 +277,7 @@ function backupLines({ backup, bundle, service }: BackupResult): string[] {
         ]),
     `Passphrase bundle: ${bundle.path}`,
     ...bundle.recipients.map((recipient) => `  opens with  ${recipient}`),
+    ...copyLines(copies),
     "",
     "Keep the backup, the bundle and the recovery key in three separate places.",
   ];

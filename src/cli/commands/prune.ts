@@ -1,5 +1,6 @@
 import { type Command, InvalidArgumentError } from "commander";
 import type { PruneResult } from "../../backup/prune.js";
+import { exitCodes } from "../../errors.js";
 import { escapeControlCharacters } from "../../text/escape.js";
 import { addGlobalOptions, type Context, contextOf } from "../context.js";
 import { addHelp } from "../help.js";
@@ -86,12 +87,22 @@ async function runPrune(
     }),
   );
   output.result(toJson({ prune: result }), () => pruneLines(result, context));
+  reportNotRemoved(result, context);
   if (result.left.some(({ problem }) => problem === ofUnknownPassphrase)) {
     output.notice(
       "backups of an earlier passphrase are neither counted nor removed: rotate with --keep-previous or --reencrypt-backups DIRECTORY, or remove them manually once later backups suffice",
     );
   }
   return { prune: result };
+}
+
+/** Reports the backups that stay against the rules. */
+function reportNotRemoved({ notRemoved }: PruneResult, { output }: Context): void {
+  if (notRemoved.length === 0) return;
+  output.warning(
+    `${notRemoved.length} backups could not be removed; the directory may refuse deletion on purpose`,
+  );
+  process.exitCode = exitCodes.io;
 }
 
 function pruneLines(result: PruneResult, { output }: Context): string[] {
@@ -105,6 +116,9 @@ function pruneLines(result: PruneResult, { output }: Context): string[] {
     ),
     ...removed.map(({ path }) => `${removing}  ${path}`),
     ...result.removedBundles.map((path) => `${removing}  ${path}`),
+    ...result.notRemoved.map(({ path, problem }) =>
+      output.style("red", escapeControlCharacters(`not removed   ${path}: ${problem}`)),
+    ),
     ...left.map(({ path, problem }) =>
       output.style("yellow", escapeControlCharacters(`unchanged     ${path}: ${problem}`)),
     ),

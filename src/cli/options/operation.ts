@@ -152,9 +152,13 @@ export async function withBundleTarget<Result>(
   );
 }
 
-/** Returns the directories of backups and bundles in the settings or the environment. */
-export function knownDirectories({ settings }: Context): string[] {
-  return [settings.backup?.to, settings.backup?.bundle_to].filter((path) => path !== undefined);
+/** Returns the directories in the settings or the environment. */
+export function knownDirectories({ settings: { backup, bundle } }: Context): string[] {
+  return [
+    ...[backup?.to, backup?.bundle_to].filter((path) => path !== undefined),
+    ...(backup?.copies ?? []),
+    ...(bundle?.copies ?? []),
+  ];
 }
 
 /**
@@ -170,13 +174,21 @@ export function bundleDirectory({ settings }: Context, options: { bundleTo?: str
   });
 }
 
+export interface RememberedOptions {
+  to?: string;
+  bundleTo?: string;
+  copyTo?: string[];
+  copyBundleTo?: string[];
+  recipient?: string[];
+}
+
 /**
  * Saves this command's directories and recipients in the store's settings, unless the settings have
  * some. Reports a write error without failing, because the operation has finished.
  */
 export async function rememberDirectories(
   context: Context,
-  { to, bundleTo, recipient }: { to?: string; bundleTo?: string; recipient?: string[] },
+  { to, bundleTo, copyTo, copyBundleTo, recipient }: RememberedOptions,
 ): Promise<void> {
   await remember(context, "these options", (settings) => ({
     ...settings,
@@ -185,7 +197,11 @@ export async function rememberDirectories(
       ...(settings.backup?.to === undefined && to !== undefined && { to: expandPath(to) }),
       ...(settings.backup?.bundle_to === undefined &&
         bundleTo !== undefined && { bundle_to: expandPath(bundleTo) }),
+      ...(settings.backup?.copies === undefined &&
+        copyTo && { copies: copyTo.map((target) => expandPath(target)) }),
     },
+    ...(settings.bundle?.copies === undefined &&
+      copyBundleTo && { bundle: { copies: copyBundleTo.map((target) => expandPath(target)) } }),
     ...(settings.recipients === undefined && recipient && { recipients: recipient }),
   }));
 }

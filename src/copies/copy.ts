@@ -1,0 +1,282 @@
+/**
+ * Copies backups and bundles to other disks and remotes.
+ *
+ * Runs after a backup, when the service runs again. A backup is copied before its manifest, because
+ * the manifest is the commit point: a kill at any step leaves no copy that a listing takes for a
+ * backup. No failure here changes the backup; each is reported with its target.
+ */
+import { basename } from "node:path";
+import { type ListedBackup, type Listing, listBackups } from "../backup/listing.js";
+import { isNameOfBackup, readManifest } from "../backup/manifest.js";
+import type { BundleReport } from "../bundle/bundle.js";
+import { verificationRecordPath } from "../bundle/verification-record.js";
+import { findMissingDirectories, prepareDirectories } from "../config/known-directories.js";
+import { isKind, StoreError, wrap } from "../errors.js";
+import { listDirectory, lstatIfExists, sha256File } from "../fs/read.js";
+import type { PassphraseSource } from "../keys/source.js";
+import { emitStep } from "../operation/step.js";
+import { orAbort } from "../process/abort.js";
+import type { Reporter } from "../reporter.js";
+import { DirectoryTarget } from "./directory.js";
+import type { CopyCheck, Target, TargetFiles } from "./target.js";
+
+/** How many missing backups a run copies to a target: the newest of them, oldest first. */
+export const maxCaughtUp = 50;
+
+export interface CopyOptions {
+  readonly storePath: string;
+  readonly source: PassphraseSource;
+  /** The directory of the backups. */
+  readonly folder: string;
+  /** The path of the backup that was just made. It is copied whatever its date. */
+  readonly backup: string;
+  readonly bundle: Pick<BundleReport, "path">;
+  readonly backupTargets: readonly Target[];
+  readonly bundleTargets: readonly Target[];
+  /** Directories named in the settings. They are not created if they are missing. */
+  readonly knownDirectories: readonly string[];
+  readonly signal?: AbortSignal | undefined;
+  readonly reporter: Reporter;
+}
+
+export interface Copied {
+  /** The path of the copy. */
+  readonly path: string;
+  readonly checkedBy: CopyCheck;
+}
+
+export interface CopyReport {
+  readonly target: string;
+  readonly contents: "backups" | "bundle";
+  /** The files copied by this run, without manifests, in their order. */
+  readonly copied: readonly Copied[];
+  /** Why nothing was tried: the directory is missing, or its disk is not mounted. */
+  readonly skipped: string | null;
+  readonly errors: readonly StoreError[];
+}
+
+/**
+ * Copies the backups that each target misses, and the bundle.
+ *
+ * @throws {@link StoreError} interrupted - if the signal is aborted. Every other error is in the
+ *   report of its target.
+ */
+export async function copyBackups(options: CopyOptions): Promise<CopyReport[]> {
+  const { backupTargets, bundleTargets, backup, signal } = options;
+  const reports: CopyReport[] = [];
+  // Checking the manifests takes deriving a key, so it is done once for all targets.
+  let listed: Promise<Listing> | undefined;
+  const list = () => {
+    listed ??= listBackups(options);
+    return listed;
+  };
+  try {
+    for (const target of backupTargets) {
+      const copy = async () => copyMissing(target, await list(), options);
+      reports.push(await report(target, "backups", options, copy));
+    }
+    for (const target of bundleTargets) {
+      reports.push(await report(target, "bundle", options, () => copyBundle(target, options)));
+    }
+  } catch (error) {
+    if (!signal?.aborted || !isKind(error, "interrupted")) throw error;
+    throw wrap(error, {
+      message: `${error.message}: the backup ${backup} is complete, but not every copy of it`,
+      hint: "Run the backup again: it copies what the targets miss.",
+    });
+  }
+  return reports;
+}
+
+type Progress = Pick<CopyReport, "copied" | "errors">;
+
+async function report(
+  target: Target,
+  contents: CopyReport["contents"],
+  options: CopyOptions,
+  copy: () => Promise<Progress>,
+): Promise<CopyReport> {
+  const head = { target: target.name, contents };
+  try {
+    const skipped = await whyMissing(target, options);
+    if (skipped !== undefined) {
+      options.reporter.notice(`not copied to ${target.name}, and caught up later: ${skipped}`);
+      return { ...head, copied: [], skipped, errors: [] };
+    }
+    return { ...head, ...(await copy()), skipped: null };
+  } catch (error) {
+    if (!(error instanceof StoreError) || options.signal?.aborted) throw error;
+    return { ...head, copied: [], skipped: null, errors: [error] };
+  }
+}
+
+/**
+ * Returns why a directory is missing: its disk may not be mounted. Creates a directory that is
+ * named for the first time.
+ */
+async function whyMissing(
+  target: Target,
+  { storePath, knownDirectories: known, reporter }: CopyOptions,
+): Promise<string | undefined> {
+  if (!(target instanceof DirectoryTarget)) return undefined;
+  const [missing] = await findMissingDirectories([target.path], storePath, known);
+  if (missing !== undefined) return missing.message;
+  await prepareDirectories([target.path], { storePath, known, reporter });
+  return undefined;
+}
+
+/** Copies the backups that are newer than the newest in the target, and the backup of this run. */
+async function copyMissing(
+  target: Target,
+  { folder, backups }: Listing,
+  options: CopyOptions,
+): Promise<Progress> {
+  const { signal } = options;
+  const there = await orAbort(target.list(), signal);
+  await removeUnfinished(target, there, (await listDirectory(folder)) ?? []);
+  const newest = newestCopy(there, options.storePath) ?? "";
+  const isWanted = ({ path }: ListedBackup) => basename(path) > newest || path === options.backup;
+  const missing = backups
+    .filter(({ present, mac }) => present && mac !== false)
+    .filter((backup) => isWanted(backup) && !isComplete(there, basename(backup.path)))
+    .slice(0, maxCaughtUp)
+    .reverse();
+  const copied: Copied[] = [];
+  const errors: StoreError[] = [];
+  for (const backup of missing) {
+    try {
+      copied.push(await orAbort(copyBackup(target, there, backup), signal));
+      options.reporter.detail(`copied ${backup.path} to ${target.name}`);
+    } catch (error) {
+      if (!(error instanceof StoreError) || signal?.aborted) throw error;
+      errors.push(error);
+      // The target fails for every backup. Stop, so that the next run continues with this one.
+      if (!isKind(error, "corrupted", "refused")) break;
+    }
+  }
+  return { copied, errors };
+}
+
+/** Copies a backup, then its manifest. */
+async function copyBackup(
+  target: Target,
+  there: TargetFiles,
+  { path, manifest }: ListedBackup,
+): Promise<Copied> {
+  const file = basename(path);
+  const { sha256 } = await readManifest(manifest);
+  const checkedBy =
+    (await existingCopy(target, there, file, sha256)) ?? (await writeIntact(target, path, sha256));
+  emitStep("copy.backup");
+  const manifestFile = basename(manifest);
+  const manifestSha256 = await sha256File(manifest);
+  if (!(await existingCopy(target, there, manifestFile, manifestSha256))) {
+    await target.write(manifest, manifestFile, manifestSha256);
+  }
+  emitStep("copy.manifest");
+  return { path: target.pathOf(file), checkedBy };
+}
+
+/**
+ * Checks a file that exists already: an earlier run was interrupted before the manifest was there.
+ *
+ * @returns undefined if the name is free
+ * @throws {@link StoreError} refused - if another file has the name
+ */
+async function existingCopy(
+  target: Target,
+  there: TargetFiles,
+  file: string,
+  sha256: string,
+): Promise<CopyCheck | undefined> {
+  const size = there.get(file);
+  if (size === undefined) return undefined;
+  if (size === 0) {
+    // On a file system without hard links, an empty file reserves the name.
+    await target.remove(file);
+    return undefined;
+  }
+  const checkedBy = await target.check(file, sha256);
+  if (checkedBy !== undefined) return checkedBy;
+  throw new StoreError("refused", `${target.pathOf(file)} exists with other contents`, {
+    hint: "Remove it if it is no backup of yours, and give each hub a target of its own.",
+  });
+}
+
+/** @throws {@link StoreError} corrupted - if the backup does not match its manifest any more */
+async function writeIntact(target: Target, path: string, sha256: string): Promise<CopyCheck> {
+  try {
+    return await target.write(path, basename(path), sha256);
+  } catch (error) {
+    if (!isKind(error, "corrupted") || (await sha256File(path)) === sha256) throw error;
+    throw new StoreError("corrupted", `${path} does not match its manifest, so it is not copied`, {
+      hint: `Look at it with hivemind-sqlcipher verify, and keep the copies of other backups.`,
+      cause: error,
+    });
+  }
+}
+
+/** Copies the bundle and its verification record. An earlier bundle of the key stays. */
+async function copyBundle(target: Target, { bundle, signal }: CopyOptions): Promise<Progress> {
+  const file = basename(bundle.path);
+  const there = await orAbort(target.list(), signal);
+  const record = verificationRecordPath(bundle.path);
+  await removeUnfinished(target, there, [file, basename(record)]);
+  const checkedBy = await orAbort(updateFile(target, there, bundle.path), signal);
+  if (await lstatIfExists(record)) await orAbort(updateFile(target, there, record), signal);
+  return { copied: checkedBy ? [{ path: target.pathOf(file), checkedBy }] : [], errors: [] };
+}
+
+/** Writes a file unless the target has it. Moves another file of the name aside. */
+async function updateFile(
+  target: Target,
+  there: TargetFiles,
+  path: string,
+): Promise<CopyCheck | undefined> {
+  const file = basename(path);
+  const sha256 = await sha256File(path);
+  if (there.has(file)) {
+    if (await target.check(file, sha256)) return undefined;
+    const now = new Date().toISOString().replaceAll(":", "-").replace(".", "-");
+    await target.rename(file, file.replace(/\.bundle\./, `.bundle.superseded-${now}.`));
+  }
+  const checkedBy = await target.write(path, file, sha256);
+  emitStep("copy.bundle");
+  return checkedBy;
+}
+
+/** Matches the temporary names that `write` uses. */
+const unfinishedName = /^\.(.+)\.[0-9a-f]{12}\.partial$/;
+
+/**
+ * Removes what interrupted runs left. Only of these files: another machine may be writing to the
+ * target.
+ */
+async function removeUnfinished(
+  target: Target,
+  there: TargetFiles,
+  files: readonly string[],
+): Promise<void> {
+  for (const name of there.keys()) {
+    const of = unfinishedName.exec(name)?.[1];
+    // A target that refuses it keeps the file. That is no reason not to copy.
+    if (of !== undefined && files.includes(of)) await target.remove(name).catch(ignoreRefusal);
+  }
+}
+
+function ignoreRefusal(error: unknown): void {
+  if (!(error instanceof StoreError)) throw error;
+}
+
+/** Returns the name of the newest complete backup in a target; names contain the time. */
+function newestCopy(there: TargetFiles, storePath: string): string | undefined {
+  return [...there.keys()]
+    .filter((name) => isNameOfBackup(name, storePath) && isComplete(there, name))
+    .sort()
+    .at(-1);
+}
+
+function isComplete(there: TargetFiles, file: string): boolean {
+  const manifest = file.replace(/\.db$/, ".manifest.json");
+  return file !== manifest && (there.get(file) ?? 0) > 0 && (there.get(manifest) ?? 0) > 0;
+}

@@ -1,0 +1,72 @@
+/** A directory as a target of copies, such as a directory on another disk. */
+import { readdir } from "node:fs/promises";
+import { join } from "node:path";
+import { hasCode, StoreError, systemError } from "../errors.js";
+import { claimName, removeFile, stagedName, syncDirectory } from "../fs/atomic.js";
+import { assertFreeSpace, copyFile } from "../fs/copy.js";
+import { sha256File, statIfExists } from "../fs/read.js";
+import { emitStep } from "../operation/step.js";
+import type { CopyCheck, Target, TargetFiles } from "./target.js";
+
+export class DirectoryTarget implements Target {
+  readonly name: string;
+
+  /** @param path - absolute; need not exist before the first copy */
+  constructor(readonly path: string) {
+    this.name = path;
+  }
+
+  pathOf(file: string): string {
+    return join(this.path, file);
+  }
+
+  async list(): Promise<TargetFiles> {
+    try {
+      const entries = await readdir(this.path, { withFileTypes: true });
+      const files = new Map<string, number>();
+      for (const { name } of entries.filter((entry) => entry.isFile())) {
+        const stats = await statIfExists(join(this.path, name));
+        if (stats !== undefined) files.set(name, stats.size);
+      }
+      return files;
+    } catch (error) {
+      if (hasCode(error, "ENOENT")) return new Map();
+      throw systemError(error, `cannot read the directory ${this.path}`);
+    }
+  }
+
+  async write(from: string, file: string, sha256: string): Promise<CopyCheck> {
+    const size = (await statIfExists(from))?.size ?? 0;
+    await assertFreeSpace(this.path, size, `the copy of ${file}`, "Free some space there.");
+    const staged = stagedName(this.pathOf(file));
+    try {
+      await copyFile(from, staged);
+      emitStep("copy.staged");
+      if ((await sha256File(staged)) !== sha256) {
+        throw new StoreError("corrupted", `${this.path} returns other bytes than were written`, {
+          hint: "Its disk is faulty, or another program writes there. Check the disk, then run the backup again.",
+        });
+      }
+      emitStep("copy.checked");
+      await claimName(staged, this.pathOf(file));
+    } catch (error) {
+      await removeFile(staged).catch(() => undefined);
+      throw error;
+    }
+    emitStep("copy.named");
+    return "read_back";
+  }
+
+  async check(file: string, sha256: string): Promise<CopyCheck | undefined> {
+    return (await sha256File(this.pathOf(file))) === sha256 ? "read_back" : undefined;
+  }
+
+  async rename(file: string, to: string): Promise<void> {
+    await claimName(this.pathOf(file), this.pathOf(to));
+  }
+
+  async remove(file: string): Promise<void> {
+    await removeFile(this.pathOf(file));
+    await syncDirectory(this.path);
+  }
+}

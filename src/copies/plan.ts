@@ -1,0 +1,73 @@
+/** Reads the targets of copies, and refuses a bundle next to backups. */
+import { assertPlacement } from "../bundle/placement.js";
+import { expandPath } from "../config/paths.js";
+import { StoreError } from "../errors.js";
+import { DirectoryTarget } from "./directory.js";
+import type { Target } from "./target.js";
+
+export interface CopyDestinations {
+  /** The directory of the backups. */
+  readonly to: string;
+  /** The directory of the bundles. */
+  readonly bundleTo: string;
+  /** Targets of backups, as in the settings. */
+  readonly copies: readonly string[];
+  /** Targets of bundles. */
+  readonly bundleCopies: readonly string[];
+}
+
+export interface CopyTargets {
+  readonly backupTargets: readonly Target[];
+  readonly bundleTargets: readonly Target[];
+}
+
+/**
+ * Returns the targets of copies. Contacts no remote.
+ *
+ * @throws {@link StoreError} usage - for a malformed target
+ * @throws {@link StoreError} refused - if a target of bundles is, contains or is inside a target of
+ *   backups
+ */
+export async function planCopies(destinations: CopyDestinations): Promise<CopyTargets> {
+  const { to, bundleTo, copies, bundleCopies } = destinations;
+  const backupTargets = unique(copies).map(parseTarget);
+  const bundleTargets = unique(bundleCopies).map(parseTarget);
+  await assertApart(
+    [new DirectoryTarget(to), ...backupTargets],
+    [new DirectoryTarget(bundleTo), ...bundleTargets],
+  );
+  assertElsewhere(backupTargets, to, "backups");
+  assertElsewhere(bundleTargets, bundleTo, "bundles");
+  return { backupTargets, bundleTargets };
+}
+
+/** @throws {@link StoreError} usage - for an empty text */
+export function parseTarget(text: string): Target {
+  if (text === "") throw new StoreError("usage", "the target of a copy is empty");
+  return new DirectoryTarget(expandPath(text));
+}
+
+function unique(texts: readonly string[]): string[] {
+  return [...new Set(texts)];
+}
+
+async function assertApart(
+  backupTargets: readonly Target[],
+  bundleTargets: readonly Target[],
+): Promise<void> {
+  for (const backups of backupTargets) {
+    for (const bundles of bundleTargets) {
+      if (backups instanceof DirectoryTarget && bundles instanceof DirectoryTarget) {
+        await assertPlacement(backups.path, bundles.path);
+      }
+    }
+  }
+}
+
+/** @throws {@link StoreError} usage - if a copy would go to the directory of the original */
+function assertElsewhere(targets: readonly Target[], directory: string, what: string): void {
+  if (!targets.some(({ name }) => name === directory)) return;
+  throw new StoreError("usage", `the copies of ${what} would go to ${directory} itself`, {
+    hint: "Name another disk or a remote.",
+  });
+}

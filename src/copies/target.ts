@@ -1,0 +1,57 @@
+/** Where copies of backups and bundles go: a directory, or a remote of rclone. */
+
+/** How the bytes of a copy were compared with the original's SHA-256. */
+export type CopyCheck = "read_back" | "remote_hash";
+
+/** Names and sizes in bytes of the files in a target. */
+export type TargetFiles = ReadonlyMap<string, number>;
+
+/** A place for copies. Holds plain files with one level of names. */
+export interface Target {
+  /** As the user writes it: `/media/usb/hivemind` or `rclone:nas:hivemind`. */
+  readonly name: string;
+
+  /** Returns a file's name for the user. */
+  pathOf(file: string): string;
+
+  /**
+   * Returns the files. A target that does not exist yet has none.
+   *
+   * @throws {@link StoreError} io - if it cannot be read
+   */
+  list(): Promise<TargetFiles>;
+
+  /**
+   * Copies a file. The final name appears only when the copy is complete and has been checked.
+   *
+   * @param from - path of the file on this machine
+   * @param file - the final name, which must be free
+   * @param sha256 - of the contents, in hex
+   * @throws {@link StoreError} corrupted - if the target returns other bytes than were written
+   * @throws {@link StoreError} refused - if the name is taken
+   * @throws {@link StoreError} io - if the target cannot be written or read
+   */
+  write(from: string, file: string, sha256: string): Promise<CopyCheck>;
+
+  /**
+   * Compares the bytes of an existing file.
+   *
+   * @returns undefined if they have another SHA-256
+   * @throws {@link StoreError} io - if the file cannot be read
+   */
+  check(file: string, sha256: string): Promise<CopyCheck | undefined>;
+
+  /**
+   * Gives a file another name, which must be free.
+   *
+   * @throws {@link StoreError} io - if the target refuses it
+   */
+  rename(file: string, to: string): Promise<void>;
+
+  /**
+   * Removes a file.
+   *
+   * @throws {@link StoreError} io - if the target refuses it
+   */
+  remove(file: string): Promise<void>;
+}
