@@ -13,6 +13,8 @@ interface MonitoredResult {
   readonly drill?: unknown;
   readonly service?: { readonly stoppedMs: number | null };
   readonly backup?: { readonly size: number };
+  /** Why the operation counts as failed although it printed its result. */
+  readonly failure?: StoreError | undefined;
 }
 
 /**
@@ -34,15 +36,16 @@ export async function monitored(
     (result) => ({ result, thrown: undefined, error: undefined }),
     (thrown: unknown) => ({ result: undefined, thrown, error: asStoreError(thrown) }),
   );
-  const { result, error } = outcome;
+  const { failure: partly, ...result } = outcome.result ?? {};
+  const error = outcome.error ?? partly;
   await orNotice(context, "the run was not recorded", async () => {
     const { recordRun } = await import("../operation/run-record.js");
     await recordRun(context.storePath, operation, {
       at,
       duration_ms: Math.round(performance.now() - start),
       exit_code: error?.exitCode ?? 0,
-      stopped_ms: result?.service?.stoppedMs ?? null,
-      size: result?.backup?.size ?? null,
+      stopped_ms: result.service?.stoppedMs ?? null,
+      size: result.backup?.size ?? null,
     });
   });
   await updateMetrics(context);
@@ -51,7 +54,8 @@ export async function monitored(
     operation,
     error ? failure(error) : { event: "success", result: toJson(result) },
   );
-  if (error) throw outcome.thrown;
+  if (outcome.error) throw outcome.thrown;
+  if (partly) process.exitCode = partly.exitCode;
 }
 
 function failure(error: StoreError): HookEvent {

@@ -429,14 +429,17 @@ function over(upper: Settings, lower: Settings): Settings {
   const keptStore = store.path !== undefined ? {} : isStoreNamed(store) ? lowerNames : lowerStore;
   return {
     ...lower,
-    ...defined({ passphrase_source: upper.passphrase_source, recipients: upper.recipients }),
+    ...defined({
+      passphrase_source: upper.passphrase_source,
+      recipients: upper.recipients,
+      bundle: upper.bundle,
+    }),
     store: { ...keptStore, ...store },
     backup: defined({
       ...lower.backup,
       ...defined(upper.backup ?? {}),
       ...serviceOver(upper.backup ?? {}, lower.backup ?? {}),
     }),
-    bundle: { ...lower.bundle, ...defined(upper.bundle ?? {}) },
     keep: { ...lower.keep, ...defined(upper.keep ?? {}) },
   };
 }
@@ -499,7 +502,9 @@ function withAbsolutePaths(settings: Settings, environment: Environment): Settin
         copies: absoluteTargets(settings.backup?.copies),
       }),
     },
-    bundle: defined({ copies: absoluteTargets(settings.bundle?.copies) }),
+    ...(settings.bundle?.copies && {
+      bundle: { copies: absoluteTargets(settings.bundle.copies) },
+    }),
     ...(settings.hooks && { hooks: withAbsolutePrograms(settings.hooks, environment) }),
     ...(settings.metrics?.file !== undefined && {
       metrics: { file: absolute(settings.metrics.file) },

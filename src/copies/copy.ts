@@ -21,7 +21,7 @@ import { DirectoryTarget } from "./directory.js";
 import type { CopyCheck, Target, TargetFiles } from "./target.js";
 
 /** How many missing backups a run copies to a target: the newest of them, oldest first. */
-export const maxCaughtUp = 50;
+const maxCaughtUp = 50;
 
 export interface CopyOptions {
   readonly storePath: string;

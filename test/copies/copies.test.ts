@@ -1,13 +1,15 @@
 /**
  * Copies of backups in other directories: what each target gets, and what is left when a target is
- * missing, full, broken, or the process is killed.
+ * missing, full or broken, or the process is killed.
  */
 import { execFileSync } from "node:child_process";
-import { copyFile, mkdir, readdir, readFile, rename, rm, writeFile } from "node:fs/promises";
+import { copyFile, mkdir, readdir, readFile, rename, writeFile } from "node:fs/promises";
 import { basename, join } from "node:path";
-import { expect, onTestFinished, test } from "vitest";
-import { root } from "../built.js";
-import { Machine } from "../cli/machine.js";
+import { afterAll, beforeAll, expect, onTestFinished, test } from "vitest";
+import { manifestPath } from "../../src/backup/manifest.js";
+import { prune } from "../../src/backup/prune.js";
+import { planCopies } from "../../src/copies/plan.js";
+import { backupsIn, flipByte, Original, unfinishedIn, unsoundIn } from "./backups.js";
 
 interface Copy {
   target: string;
@@ -17,215 +19,227 @@ interface Copy {
   errors: { code: number; message: string; hint?: string }[];
 }
 
-const backup = ["backup", "--service", "none"];
+let original: Original;
 
-async function machineWithStore(): Promise<Machine> {
-  const machine = await Machine.make();
-  await machine.init("--to", machine.path("backups"), "--bundle-to", machine.path("bundles"));
-  return machine;
+beforeAll(async () => {
+  original = await Original.make();
+});
+
+afterAll(() => original.remove());
+
+async function smallDisk(size: string): Promise<string> {
+  const path = original.newPath();
+  await mkdir(path);
+  execFileSync("mount", ["-t", "tmpfs", "-o", `size=${size},mode=700`, "tmpfs", path]);
+  onTestFinished(() => void execFileSync("umount", ["-l", path]));
+  return path;
 }
 
-/** Makes a backup, and returns its path and the reports of its copies. */
-async function backUp(machine: Machine, ...args: string[]) {
-  const { code, document } = await machine.json(...backup, ...args);
-  const made = document as unknown as { backup: { path: string }; copies: Copy[] };
-  return { code, path: made.backup?.path ?? "", copies: made.copies, document };
-}
-
-const backupsIn = async (folder: string) =>
-  (await readdir(folder)).filter((name) => name.endsWith(".db")).sort();
-
-const unfinishedIn = async (folder: string) =>
-  (await readdir(folder)).filter((name) => name.endsWith(".partial"));
-
-/** Backups are named by the second. */
-const nextSecond = () => new Promise((resolve) => setTimeout(resolve, 1000));
-
-test("a backup is copied to each target, its bundle only to targets of bundles, and both are remembered", async () => {
-  const machine = await machineWithStore();
-  const [usb, nas, safe] = [machine.path("usb"), machine.path("nas"), machine.path("safe-copies")];
-  const first = await backUp(
-    machine,
-    ...["--copy-to", usb, "--copy-to", nas, "--copy-bundle-to", safe],
+test("backup copies to each target, the bundle only to targets of bundles, and remembers both; a full disk fails only its copy", async () => {
+  const { machine } = original;
+  const [usb, full, safe] = [original.newPath(), await smallDisk("4k"), original.newPath()];
+  const { code, document } = await machine.json(
+    ...["backup", "--service", "none", "--copy-bundle-to", safe],
+    ...["--copy-to", usb, "--copy-to", full],
   );
-  expect(first.code).toBe(0);
-  const name = basename(first.path);
-  expect(first.copies).toEqual([
-    ...[usb, nas].map((target) => ({
-      ...{ target, contents: "backups", skipped: null, errors: [] },
-      copied: [{ path: join(target, name), checked_by: "read_back" }],
-    })),
+  expect(code).toBe(18);
+  const { path } = document.backup as { path: string };
+  const all = await backupsIn(machine.path("backups"));
+  expect(document.copies as Copy[]).toEqual([
+    {
+      ...{ target: usb, contents: "backups", skipped: null, errors: [] },
+      copied: all.map((name) => ({ path: join(usb, name), checked_by: "read_back" })),
+    },
+    {
+      ...{ target: full, contents: "backups", skipped: null, copied: [] },
+      errors: [
+        {
+          code: 18,
+          message: expect.stringContaining("no space left on device"),
+          hint: "Free some space there.",
+        },
+      ],
+    },
     {
       ...{ target: safe, contents: "bundle", skipped: null, errors: [] },
-      copied: [{ path: expect.stringMatching(/bundle\.age$/), checked_by: "read_back" }],
+      copied: [{ path: join(safe, basename(original.bundle)), checked_by: "read_back" }],
     },
   ]);
-  for (const target of [usb, nas]) {
-    expect(await readdir(target)).toEqual([name, name.replace(/db$/, "manifest.json")]);
-    expect(await readFile(join(target, name))).toEqual(await readFile(first.path));
-    expect((await machine.run(["verify", join(target, name)])).code).toBe(0);
-  }
+  expect(await readFile(join(usb, basename(path)))).toEqual(await readFile(path));
+  expect(await readdir(full)).toEqual([]);
   expect(await readdir(safe)).toEqual(await readdir(machine.path("bundles")));
-  const { document } = await machine.json("backups", usb);
-  expect(document.backups).toMatchObject([{ path: join(usb, name), mac: true, present: true }]);
-
-  await nextSecond();
-  const text = await machine.run(backup);
-  expect(text.code).toBe(0);
+  const text = await machine.run(["backup", "--service", "none", "--quiet"]);
+  expect(text.code).toBe(18);
+  expect(text.stderr).toContain(`the backup is complete, but a copy in ${full} failed: no space`);
   expect(text.stdout).toContain(`Copies in ${usb}: 1 copied, read back and hashed`);
+  expect(text.stdout).toContain(`Copies in ${full}: FAILED`);
   expect(text.stdout).toContain(`Bundle in ${safe}: up to date`);
-  expect(await backupsIn(nas)).toEqual(await backupsIn(machine.path("backups")));
+  expect(await unsoundIn(usb)).toEqual([]);
+  const listed = await machine.json("backups", usb);
+  expect(listed.document.backups).toHaveLength(all.length + 1);
 });
 
 test("a target that is not mounted is skipped with a notice, and the next run catches up, oldest first", async () => {
-  const machine = await machineWithStore();
-  const usb = machine.path("usb");
-  expect((await backUp(machine, "--copy-to", usb)).code).toBe(0);
-  await rename(usb, machine.path("out"));
-  for (let run = 0; run < 2; run++) {
-    await nextSecond();
-    const { code, stdout, stderr } = await machine.run(backup);
-    expect(code).toBe(0);
-    expect(stderr).toContain(`not copied to ${usb}, and caught up later: ${usb}: no such file`);
-    expect(stdout).toContain(`Copies in ${usb}: skipped`);
-  }
+  const local = await original.backups(1);
+  const usb = original.newPath();
+  await local.copy({ to: [usb] });
+  await rename(usb, `${usb}-out`);
+  await local.add(2);
+  await local.add(3);
+  const { reports, notices } = await local.copy({ to: [usb] });
+  expect(reports).toMatchObject([{ copied: [], skipped: `${usb}: no such file or directory` }]);
+  expect(notices).toEqual([
+    `not copied to ${usb}, and caught up later: ${usb}: no such file or directory`,
+  ]);
   await expect(readdir(usb)).rejects.toThrow("ENOENT");
-  await rename(machine.path("out"), usb);
-  await nextSecond();
-  const { copies } = await backUp(machine);
-  const all = await backupsIn(machine.path("backups"));
-  expect(all).toHaveLength(4);
-  expect(copies[0]?.copied.map(({ path }) => basename(path))).toEqual(all.slice(1));
-  expect(await backupsIn(usb)).toEqual(all);
+  await rename(`${usb}-out`, usb);
+  const later = await local.copy({ to: [usb] });
+  expect(later.reports[0]?.copied.map(({ path }) => basename(path))).toEqual([
+    ...[local.name(2), local.name(3)],
+  ]);
+  expect(await backupsIn(usb)).toEqual(await backupsIn(local.folder));
 });
 
-test("backups that were pruned from a target are not copied there again", async () => {
-  const machine = await machineWithStore();
-  const usb = machine.path("usb");
-  for (let run = 0; run < 2; run++) {
-    expect((await backUp(machine, "--copy-to", usb)).code).toBe(0);
-    await nextSecond();
-  }
-  expect((await machine.run(["prune", usb, "--keep-last", "1"])).code).toBe(0);
-  expect(await backupsIn(usb)).toHaveLength(1);
-  expect((await backUp(machine)).copies[0]?.copied).toHaveLength(1);
-  expect(await backupsIn(usb)).toHaveLength(2);
-  expect(await backupsIn(machine.path("backups"))).toHaveLength(3);
+test("a directory that only the settings name is not created, and that is no failure", async () => {
+  const local = await original.backups(1);
+  const usb = original.newPath();
+  const { reports } = await local.copy({ to: [usb], known: [usb] });
+  expect(reports).toMatchObject([{ skipped: `${usb}: no such file or directory`, errors: [] }]);
+  await expect(readdir(usb)).rejects.toThrow("ENOENT");
+});
+
+test("prune applies its rules to a target alone, and what it removed is not copied again", async () => {
+  const local = await original.backups(1, 2, 3);
+  const usb = original.newPath();
+  await local.copy({ to: [usb] });
+  const { removed } = await prune({
+    ...{ ...original.secret, folder: usb, keep: { last: 1 }, bundles: false, dryRun: false },
+    reporter: { notice: () => {}, detail: () => {}, confirm: async () => {} },
+  });
+  expect(removed).toHaveLength(2);
+  await local.add(4);
+  await local.copy({ to: [usb] });
+  expect(await backupsIn(usb)).toEqual([local.name(3), local.name(4)]);
+  expect(await backupsIn(local.folder)).toHaveLength(4);
+});
+
+test("a run copies at most the newest 50 backups that a target misses", async () => {
+  const local = await original.backups(...Array.from({ length: 52 }, (_, day) => day + 1));
+  const usb = original.newPath();
+  const { reports } = await local.copy({ to: [usb] });
+  expect(reports[0]?.copied).toHaveLength(50);
+  expect(await backupsIn(usb)).toEqual((await backupsIn(local.folder)).slice(2));
+});
+
+test("a bundle of the same key with other contents is superseded in its target, not overwritten", async () => {
+  const local = await original.backups(1);
+  const safe = original.newPath();
+  await local.copy({ bundlesTo: [safe] });
+  await writeFile(join(safe, basename(original.bundle)), "an earlier bundle");
+  const { reports } = await local.copy({ bundlesTo: [safe] });
+  expect(reports).toMatchObject([{ contents: "bundle", errors: [] }]);
+  expect(await readFile(join(safe, basename(original.bundle)))).toEqual(
+    await readFile(original.bundle),
+  );
+  const superseded = (await readdir(safe)).find((name) => name.includes(".superseded-")) ?? "";
+  expect(await readFile(join(safe, superseded), "utf8")).toBe("an earlier bundle");
 });
 
 test.each([
   { copy: "copies", bundle: "copies", relation: "is the backup directory" },
   { copy: "copies", bundle: "copies/bundles", relation: "is inside the backup directory" },
   { copy: "copies/backups", bundle: "copies", relation: "contains the backup directory" },
-  { copy: "bundles/copies", bundle: undefined, relation: "contains the backup directory" },
-])("a bundle's target that $relation is refused", async ({ copy, bundle, relation }) => {
-  const machine = await machineWithStore();
-  const { code, stderr } = await machine.run([
-    ...[...backup, "--copy-to", machine.path(copy)],
-    ...(bundle === undefined ? [] : ["--copy-bundle-to", machine.path(bundle)]),
-  ]);
-  expect(code).toBe(17);
-  expect(stderr).toContain(relation);
-  await expect(readdir(machine.path("copies"))).rejects.toThrow("ENOENT");
-  expect(await readdir(machine.path("backups"))).toEqual([]);
-});
+  { copy: "bundles/copies", bundle: "safe", relation: "contains the backup directory" },
+  { copy: "copies", bundle: "backups/safe", relation: "is inside the backup directory" },
+])(
+  "a target of bundles that $relation is refused: $bundle, $copy",
+  async ({ copy, bundle, relation }) => {
+    const folder = original.newPath();
+    await expect(
+      planCopies({
+        ...{ to: join(folder, "backups"), bundleTo: join(folder, "bundles") },
+        ...{ copies: [join(folder, copy)], bundleCopies: [join(folder, bundle)] },
+      }),
+    ).rejects.toMatchObject({ kind: "refused", message: expect.stringContaining(relation) });
+  },
+);
 
-test("a copy that fails does not fail the backup: the exit code and the message name the target", async () => {
-  const machine = await machineWithStore();
-  const [full, good] = [machine.path("full"), machine.path("good")];
-  await mkdir(full);
-  execFileSync("mount", ["-t", "tmpfs", "-o", "size=16k,mode=700", "tmpfs", full]);
-  onTestFinished(() => void execFileSync("umount", ["-l", full]));
-  const targets = ["--copy-to", full, "--copy-to", good];
-  const { code, path, copies } = await backUp(machine, ...targets);
-  expect(code).toBe(18);
-  expect(copies[0]?.errors).toMatchObject(
-    [{ code: 18, message: /no space left on device/ }].map((error) => ({
-      ...error,
-      message: expect.stringMatching(error.message),
-    })),
-  );
-  expect(copies[1]?.copied).toHaveLength(1);
-  expect(await readdir(full)).toEqual([]);
-  expect((await machine.run(["verify", path])).code).toBe(0);
-  await nextSecond();
-  const text = await machine.run([...backup, "--quiet"]);
-  expect(text.code).toBe(18);
-  expect(text.stderr).toContain(`the backup is complete, but a copy in ${full} failed: no space`);
-  expect(text.stdout).toContain(`Copies in ${full}: FAILED`);
-  expect(await backupsIn(good)).toHaveLength(2);
+test("the directory of the backups is not a target of their copies", async () => {
+  const { machine } = original;
+  const { code, stderr } = await machine.run(["backup", "--copy-to", machine.path("backups")]);
+  expect(code).toBe(2);
+  expect(stderr).toContain(`would go to ${machine.path("backups")} itself`);
 });
 
 test("a file of the same name with other contents stays, and the other backups are copied", async () => {
-  const machine = await machineWithStore();
-  const usb = machine.path("usb");
+  const local = await original.backups(1, 2);
+  const usb = original.newPath();
   await mkdir(usb);
-  const first = await backUp(machine);
-  await writeFile(join(usb, basename(first.path)), "something else");
-  await nextSecond();
-  const { code, copies, path } = await backUp(machine, "--copy-to", usb);
-  expect(code).toBe(17);
-  expect(copies[0]?.errors[0]?.message).toContain("exists with other contents");
-  expect(copies[0]?.copied.map((copy) => basename(copy.path))).toEqual([basename(path)]);
-  expect(await readFile(join(usb, basename(first.path)), "utf8")).toBe("something else");
+  await writeFile(join(usb, local.name(1)), "something else");
+  const { reports } = await local.copy({ to: [usb] });
+  expect(reports[0]?.errors).toMatchObject([
+    { kind: "refused", message: `${join(usb, local.name(1))} exists with other contents` },
+  ]);
+  expect(reports[0]?.copied).toMatchObject([{ path: join(usb, local.name(2)) }]);
+  expect(await readFile(join(usb, local.name(1)), "utf8")).toBe("something else");
 });
 
-test("a backup that is damaged on this machine is not copied", async () => {
-  const machine = await machineWithStore();
-  const { path } = await backUp(machine);
-  const bytes = await readFile(path);
-  bytes[bytes.length - 100] = (bytes.at(-100) ?? 0) ^ 1;
-  await writeFile(path, bytes);
-  await nextSecond();
-  const usb = machine.path("usb");
-  const { code, copies } = await backUp(machine, "--copy-to", usb);
-  expect(code).toBe(14);
-  expect(copies[0]?.errors[0]?.message).toContain(`${path} does not match its manifest`);
-  expect(await backupsIn(usb)).toHaveLength(1);
+test("a backup that is damaged on this machine is not copied, the others are", async () => {
+  const local = await original.backups(1, 2);
+  await flipByte(local.path(1));
+  const usb = original.newPath();
+  const { reports } = await local.copy({ to: [usb] });
+  expect(reports[0]?.errors).toMatchObject([
+    { kind: "corrupted", message: expect.stringContaining(`${local.path(1)} does not match`) },
+  ]);
+  expect(await backupsIn(usb)).toEqual([local.name(2)]);
   expect(await unfinishedIn(usb)).toEqual([]);
 });
 
-test("a flipped byte and an older file that was put back are found in a copy", async () => {
-  const machine = await machineWithStore();
-  const usb = machine.path("usb");
-  const older = await backUp(machine, "--copy-to", usb);
-  await machine.run(["add-client"]);
-  await nextSecond();
-  const newer = await backUp(machine);
-  const copy = join(usb, basename(newer.path));
-  await copyFile(join(usb, basename(older.path)), copy);
-  expect((await machine.run(["verify", copy])).code).toBe(14);
-  expect((await machine.run(["restore", copy, "--service", "none", "--yes"])).code).toBe(14);
-  const bytes = await readFile(newer.path);
-  bytes[5000] = (bytes[5000] ?? 0) ^ 1;
-  await writeFile(copy, bytes);
-  expect((await machine.run(["verify", copy])).code).toBe(14);
+test("a manifest that was altered is not copied", async () => {
+  const local = await original.backups(1, 2);
+  const manifest = manifestPath(local.path(1));
+  const text = await readFile(manifest, "utf8");
+  await writeFile(manifest, text.replace('"active": 1', '"active": 2'));
+  const usb = original.newPath();
+  await local.copy({ to: [usb] });
+  expect(await backupsIn(usb)).toEqual([local.name(2)]);
 });
 
-const steps = ["copy.staged", "copy.checked", "copy.named", "copy.backup", "copy.manifest"];
+test("a flipped byte and another backup's file that was put back are found in a copy", async () => {
+  const { machine } = original;
+  const local = await original.backups(1);
+  const usb = original.newPath();
+  await local.copy({ to: [usb] });
+  await flipByte(join(usb, local.name(1)));
+  expect((await machine.run(["verify", join(usb, local.name(1))])).code).toBe(14);
+  await machine.run(["add-client"]);
+  const { document } = await machine.json("backup", "--service", "none", "--copy-to", usb);
+  const { path } = document.backup as { path: string };
+  await copyFile(local.path(1), join(usb, basename(path)));
+  const restore = ["restore", join(usb, basename(path)), "--service", "none", "--yes"];
+  expect((await machine.run(restore)).code).toBe(14);
+});
+
+const steps = [
+  ...["copy.staged", "copy.checked", "copy.named", "copy.backup", "copy.manifest"],
+  ...["copy.bundle"],
+];
 
 test("killed at any step of a copy: nothing counts that is not complete, and the next run completes it", async () => {
-  const machine = await machineWithStore();
-  const usb = machine.path("usb");
-  await backUp(machine, "--copy-to", usb);
   for (const step of steps) {
-    await nextSecond();
-    const { code } = await machine.run(backup, {
-      env: {
-        NODE_OPTIONS: `--import=${root}test/faults/kill-at-step.mjs`,
-        HIVEMIND_TEST_STEP: step,
-      },
-    });
-    expect([step, code]).toEqual([step, null]);
-    const { document } = await machine.json("backups", usb);
-    for (const { path } of document.backups as { path: string }[]) {
-      expect([step, (await machine.run(["verify", path])).code]).toEqual([step, 0]);
-    }
-    await nextSecond();
-    const { code: next, copies } = await backUp(machine);
-    expect([step, next, copies[0]?.errors]).toEqual([step, 0, []]);
-    expect(await backupsIn(usb)).toEqual(await backupsIn(machine.path("backups")));
+    const local = await original.backups(1, 2);
+    const [usb, safe] = [original.newPath(), original.newPath()];
+    const run = { to: [usb], bundlesTo: [safe] };
+    expect([step, await local.copyKilledAt(step, run)]).toEqual([step, "SIGKILL"]);
+    expect([step, await unsoundIn(usb)]).toEqual([step, []]);
+    const { reports } = await local.copy(run);
+    expect([step, reports.flatMap(({ errors }) => errors)]).toEqual([step, []]);
+    expect(await backupsIn(usb)).toEqual(await backupsIn(local.folder));
+    expect(await unsoundIn(usb)).toEqual([]);
     expect(await unfinishedIn(usb)).toEqual([]);
+    expect((await readdir(safe)).sort()).toEqual(
+      (await readdir(original.machine.path("bundles"))).sort(),
+    );
   }
-  await rm(usb, { recursive: true });
 });

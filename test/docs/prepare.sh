@@ -114,3 +114,5 @@ other_databases_before_2() {
   # secret-tool asks for the password on a terminal.
   secret-tool() { printf x | command secret-tool "$@"; }
 }
+
+copies_before_1() { new_store; }

@@ -1,6 +1,6 @@
 import { type Command, InvalidArgumentError } from "commander";
 import type { PruneResult } from "../../backup/prune.js";
-import { exitCodes } from "../../errors.js";
+import { StoreError } from "../../errors.js";
 import { escapeControlCharacters } from "../../text/escape.js";
 import { addGlobalOptions, type Context, contextOf } from "../context.js";
 import { addHelp } from "../help.js";
@@ -64,7 +64,7 @@ async function runPrune(
   context: Context,
   directory: string | undefined,
   options: PruneOptions,
-): Promise<{ readonly prune: PruneResult }> {
+): Promise<{ readonly prune: PruneResult; readonly failure: StoreError | undefined }> {
   const { ofUnknownPassphrase, prune } = await import("../../backup/prune.js");
   const { output } = context;
   const keep = context.settings.keep ?? {};
@@ -87,22 +87,23 @@ async function runPrune(
     }),
   );
   output.result(toJson({ prune: result }), () => pruneLines(result, context));
-  reportNotRemoved(result, context);
+  const failure = notRemovedError(result);
+  if (failure) output.warning(failure.message);
   if (result.left.some(({ problem }) => problem === ofUnknownPassphrase)) {
     output.notice(
       "backups of an earlier passphrase are neither counted nor removed: rotate with --keep-previous or --reencrypt-backups DIRECTORY, or remove them manually once later backups suffice",
     );
   }
-  return { prune: result };
+  return { prune: result, failure };
 }
 
-/** Reports the backups that stay against the rules. */
-function reportNotRemoved({ notRemoved }: PruneResult, { output }: Context): void {
-  if (notRemoved.length === 0) return;
-  output.warning(
-    `${notRemoved.length} backups could not be removed; the directory may refuse deletion on purpose`,
+/** Returns the error for backups that the rules do not keep and that could not be removed. */
+function notRemovedError({ folder, notRemoved }: PruneResult): StoreError | undefined {
+  if (notRemoved.length === 0) return undefined;
+  return new StoreError(
+    "io",
+    `${notRemoved.length} backups in ${folder} could not be removed: the file system, or the server, refuses it`,
   );
-  process.exitCode = exitCodes.io;
 }
 
 function pruneLines(result: PruneResult, { output }: Context): string[] {
