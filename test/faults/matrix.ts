@@ -24,9 +24,13 @@ export const operations = ["encrypt", "decrypt", "adopt", "rotate", "restore", "
 export type Operation = (typeof operations)[number];
 
 /** The fault: at a step, or at the n-th call of a thread. */
-export type Fault =
-  | { readonly step: string }
-  | { readonly call: string; readonly nth: number; readonly error?: string };
+export type Fault = { readonly step: string } | CallFault;
+
+export interface CallFault {
+  readonly call: string;
+  readonly nth: number;
+  readonly error?: string;
+}
 
 export interface Case {
   readonly operation: Operation;
@@ -198,7 +202,7 @@ async function record(
       const request = world.options({ ...world.withoutService, ...options });
       resultOf(await world.drive([start.operation, JSON.stringify(request)], env, trace));
     }
-    const calls = callsIn(await readFile(log, "utf8"), world.folder);
+    const calls = callsIn(await readFile(log, "utf8"), [world.folder]);
     const reachedSteps = (await readFile(steps, "utf8").catch(() => ""))
       .split("\n")
       .filter(Boolean);
@@ -214,18 +218,19 @@ async function record(
 }
 
 /**
- * Returns the recorded calls that change a file of the world or send to the bus, with their count
- * in the thread.
+ * Returns the recorded calls that change a file in the directories or send to the bus, with their
+ * count in the thread.
  */
-function callsIn(log: string, folder: string): Fault[] {
+export function callsIn(log: string, directories: readonly string[]): CallFault[] {
   const counts = new Map<string, number>();
-  const found = new Map<string, Fault>();
+  const found = new Map<string, CallFault>();
   for (const line of log.split("\n")) {
     const [, thread, call = "", rest = ""] = /^(\d+) +(\w+)\((.*)/.exec(line) ?? [];
     if (call === "") continue;
     const nth = (counts.get(`${thread} ${call}`) ?? 0) + 1;
     counts.set(`${thread} ${call}`, nth);
-    const isWrite = rest.includes(folder) && !(call === "openat" && !/O_WRONLY|O_RDWR/.test(rest));
+    const isInside = directories.some((directory) => rest.includes(directory));
+    const isWrite = isInside && !(call === "openat" && !/O_WRONLY|O_RDWR/.test(rest));
     if (!isWrite && call !== busCall) continue;
     const name = call.replace(/^(rename|link|unlink|mkdir)at2?$/, "$1");
     for (const error of [undefined, ...(errorsOf[name] ?? [])]) {
@@ -237,9 +242,9 @@ function callsIn(log: string, folder: string): Fault[] {
 }
 
 /** A single file operation at a time, so that calls occur in the same order each time. */
-const quiet = { UV_THREADPOOL_SIZE: "1" };
+export const quiet = { UV_THREADPOOL_SIZE: "1" };
 
-const tracedCalls = [
+export const tracedCalls = [
   ...fileCalls,
   ...["renameat2", "linkat", "unlinkat", "mkdirat"],
   busCall,
@@ -271,7 +276,7 @@ const readOf = (world: World) => ["read", world.path, JSON.stringify(keyring)];
 /** A run takes seconds, and about ten times as long if everything is traced on a slow machine. */
 const longestRunSeconds = 120;
 
-function injected({ call, nth, error }: Exclude<Fault, { step: string }>, log: string): string[] {
+export function injected({ call, nth, error }: CallFault, log: string): string[] {
   const what = error === undefined ? "signal=SIGKILL" : `error=${error}`;
   // --seccomp-bpf lets all other calls bypass strace, but then no signal is sent.
   const fast = error === undefined ? [] : ["--seccomp-bpf"];
