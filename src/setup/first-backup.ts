@@ -27,13 +27,15 @@ export async function makeFirstBackup(scope: SetupScope): Promise<FirstBackup> {
 
 async function makeBackup(scope: SetupScope): Promise<{ path: string; bundle: string }> {
   const { request, found } = scope;
-  const { storePath, section, reporter, onlineBackups: online } = request;
+  const { storePath, section, reporter } = request;
   const { backups: to, bundles: bundleTo } = found.directories;
   const { recipients = [] } = (await loadSection(section)) ?? {};
   const { backup: made, bundle } = await withOperation(storePath, reporter, (lock) =>
     backup({
       ...operationOptions(scope, lock),
-      ...{ to, bundleTo, knownDirectories: [to, bundleTo], recipients, online },
+      ...{ to, bundleTo, knownDirectories: [to, bundleTo], recipients },
+      // Satellites have just reconnected after the restart, and would be cut off again.
+      online: true,
     }),
   );
   emitStep("setup.backed-up");

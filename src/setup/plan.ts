@@ -155,7 +155,7 @@ function planSteps(
       "backup",
       survey.lastBackup !== undefined &&
         (survey.isRestoreTested || survey.record?.phase !== "setting-up"),
-      `back up to ${survey.directories.backups}, with a passphrase bundle in ${survey.directories.bundles}, and verify both${options.onlineBackups ? "" : `; ${hub.name} is stopped for a moment`}`,
+      `back up to ${survey.directories.backups}, with a passphrase bundle in ${survey.directories.bundles}, and verify both`,
       "stays",
     ),
     ...(kind === "json" && !isCopyKept(survey)

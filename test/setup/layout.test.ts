@@ -68,7 +68,7 @@ cp "$config/server.json" "$units/$unit" ~/
 before=$(digest)
 hivemind-sqlcipher setup --dry-run --to ~/backups --bundle-to /dev/shm/bundles >~/dry.log
 equal "$(digest)" "$before"
-grep -q "copy 5 clients from $data/clients.json" ~/dry.log
+grep -q "copy 5 clients from ~/.local/share/hivemind-core/clients.json" ~/dry.log
 
 start_satellite
 hivemind-sqlcipher setup --yes --recovery-key-file ~/safe/key.txt --to ~/backups --bundle-to /dev/shm/bundles >~/done.log

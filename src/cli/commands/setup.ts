@@ -1,3 +1,4 @@
+import { homedir } from "node:os";
 import { type Command, Option } from "commander";
 import { expandPath } from "../../config/paths.js";
 import { exitCodes, StoreError } from "../../errors.js";
@@ -265,16 +266,25 @@ function planLines({ hubs, storePath }: Survey, { steps, notices }: Plan): strin
     `Plan for ${hub.name} (${hub.manager}):`,
     ...stepLines(steps),
     "",
-    ...notices.map((notice) => `note: ${notice}`),
+    ...notices.map((notice) => `note: ${abbreviateHome(notice)}`),
   ];
 }
 
 function stepLines(steps: readonly PlanStep[]): string[] {
-  return steps.flatMap(({ changes, undo, state }, index) =>
-    state === "done"
-      ? [`  ${index + 1}. done: ${changes}`]
-      : [`  ${index + 1}. ${changes}`, `     undo: ${undo}`],
-  );
+  return steps.flatMap(({ changes, undo, state }, index) => {
+    const text = `${index + 1}. ${state === "done" ? "done: " : ""}${abbreviateHome(changes)}`;
+    return state === "done" ? [`  ${text}`] : [`  ${text}`, `     undo: ${undo}`];
+  });
+}
+
+/** Returns the steps of an undo, which setup itself would undo. */
+function undoStepLines(steps: readonly PlanStep[]): string[] {
+  return steps.map(({ changes }, index) => `  ${index + 1}. ${abbreviateHome(changes)}`);
+}
+
+/** Shortens paths for a terminal: a plan names a dozen in the home directory. */
+function abbreviateHome(text: string): string {
+  return text.replaceAll(`${homedir()}/`, "~/");
 }
 
 function obstacleLines({ problem, fix }: Obstacle): string[] {
@@ -349,7 +359,10 @@ async function runUndo(context: Context, options: SetupOptions): Promise<void> {
       store: storePath,
       ...{ steps, obstacles: [], notices: [] },
     };
-    output.result({ plan }, () => [`Plan to undo the setup of ${storePath}:`, ...stepLines(steps)]);
+    output.result({ plan }, () => [
+      `Plan to undo the setup of ${storePath}:`,
+      ...undoStepLines(steps),
+    ]);
     return;
   }
   if (record === undefined) {
@@ -360,7 +373,7 @@ async function runUndo(context: Context, options: SetupOptions): Promise<void> {
     return;
   }
   if (!output.json) {
-    output.line([`Undo the setup of ${record.unit.name}:`, ...stepLines(steps)].join("\n"));
+    output.line([`Undo the setup of ${record.unit.name}:`, ...undoStepLines(steps)].join("\n"));
   }
   await context.reporter.confirm("The clients' keys will be in plain text again. Do this?");
   const undone = await abortOnSignal((signal) => undoSetup(request(signal), record));
