@@ -15,6 +15,7 @@ import {
   lingerCommand,
   neverElapses,
   type Schedule,
+  type ScheduledJob,
   scheduledService,
   scheduleOf,
 } from "../service/schedule.js";
@@ -267,9 +268,9 @@ export async function checkRestoreTest(
 }
 
 export async function checkSchedule(storePath: string): Promise<Check[]> {
-  const schedule = await scheduleOf(storePath);
+  const schedule = await scheduleOf(storePath, "backup");
   if (schedule === undefined) return [good("schedule", "this program schedules no backups")];
-  const { unit, service, active, enabled, lingers, lastRun: last } = schedule;
+  const { unit, service, active, enabled, lingers } = schedule;
   const found: Check[] = [];
   const install = "hivemind-sqlcipher schedule install";
   const gone = await missingPrograms(storePath);
@@ -288,17 +289,9 @@ export async function checkSchedule(storePath: string): Promise<Check[]> {
     const detail = `${unit} is ${active ? "not enabled" : "not running"}`;
     found.push(finding("schedule", "error", detail, `${install}${timeOption(schedule)}`));
   }
-  if (last && last.result !== null && last.result !== "success" && last.result !== "running") {
-    const code = last.exitCode === null ? last.result : `exit code ${last.exitCode}`;
-    found.push(
-      finding(
-        "schedule",
-        "error",
-        `the last scheduled backup failed on ${last.at}: ${code}`,
-        `Remove the cause, which journalctl --user --unit ${service} shows; then: systemctl --user start ${service}`,
-      ),
-    );
-  }
+  found.push(...checkLastRun("backup", schedule));
+  const drill = await scheduleOf(storePath, "drill");
+  if (drill) found.push(...checkLastRun("drill", drill));
   if (!lingers) {
     found.push(
       finding(
@@ -313,6 +306,20 @@ export async function checkSchedule(storePath: string): Promise<Check[]> {
   return [good("schedule", `next backup ${schedule.nextRun ?? "unknown"}`)];
 }
 
+function checkLastRun(job: ScheduledJob, { service, lastRun: last }: Schedule): Check[] {
+  if (last === null || last.result === null) return [];
+  if (last.result === "success" || last.result === "running") return [];
+  const code = last.exitCode === null ? last.result : `exit code ${last.exitCode}`;
+  return [
+    finding(
+      "schedule",
+      "error",
+      `the last scheduled ${job} failed on ${last.at}: ${code}`,
+      `Remove the cause, which journalctl --user --unit ${service} shows; then: systemctl --user start ${service}`,
+    ),
+  ];
+}
+
 /** Returns the option to keep a schedule's time when the schedule is installed again. */
 function timeOption(schedule: Schedule): string {
   const { onCalendar: time } = schedule;
@@ -320,7 +327,10 @@ function timeOption(schedule: Schedule): string {
 }
 
 async function missingPrograms(storePath: string): Promise<string[]> {
-  const programs = await programsOfUnits([scheduledService(storePath)]);
+  const programs = await programsOfUnits([
+    scheduledService(storePath, "backup"),
+    scheduledService(storePath, "drill"),
+  ]);
   return programs.filter(({ isPresent }) => !isPresent).map(({ path }) => path);
 }
 

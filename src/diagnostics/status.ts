@@ -86,7 +86,7 @@ export async function storeStatus(options: StatusOptions): Promise<StoreStatus> 
   });
   const { backupFolder } = options;
   const lastBackup = backupFolder && (await attempt(() => newestBackup(backupFolder, storePath)));
-  const schedule = await attempt(() => scheduleOf(storePath));
+  const schedule = await attempt(() => scheduleOf(storePath, "backup"));
   const journal = await attempt(() => Journal.read(storePath));
   const runs = await attempt(() => readRuns(storePath));
   const restoreTest = await attempt(() => findLastRestoreTest(storePath));

@@ -1,8 +1,9 @@
 /**
- * Scheduled backups: a systemd user timer and its service, which runs `backup`.
+ * Scheduled backups and drills: for each, a systemd user timer and its service, which runs the
+ * command.
  *
  * Writes two files in `$XDG_CONFIG_HOME/systemd/user`, named after a hash of the store's path, so
- * each store has its own schedule. They contain only the paths of the store and the settings file.
+ * each store has its own schedules. They contain only the paths of the store and the settings file.
  * The operator's changes, such as `OnFailure=`, belong in drop-ins, which are never changed. See
  * systemd.timer(5) and systemd.unit(5).
  */
@@ -23,9 +24,17 @@ import { execLine, keyringUnit, settingValue } from "./unit-file.js";
 const mark = "# Made by hivemind-sqlcipher schedule install";
 const header = `${mark}, which replaces this file each time.`;
 
+/** What a timer runs. */
+export type ScheduledJob = "backup" | "drill";
+
+const jobs: readonly ScheduledJob[] = ["backup", "drill"];
+
+const jobDescriptions = { backup: "Backup", drill: "Restore drill" } as const;
+
 export interface ScheduleRequest {
   readonly storePath: string;
-  /** The command that runs `backup` for this store. It must contain no secret. */
+  readonly job: ScheduledJob;
+  /** The command that runs the job for this store. It must contain no secret. */
   readonly command: readonly string[];
   /** The value of OnCalendar=. */
   readonly onCalendar: string;
@@ -61,9 +70,9 @@ export interface Schedule {
   readonly dropIns: string[];
 }
 
-function unitNames(storePath: string) {
+function unitNames(storePath: string, job: ScheduledJob) {
   const store = createHash("sha256").update(storePath).digest("hex").slice(0, 8);
-  const stem = `hivemind-sqlcipher-backup-${store}`;
+  const stem = `hivemind-sqlcipher-${job}-${store}`;
   return {
     directory: join(configHome(), "systemd", "user"),
     timer: `${stem}.timer`,
@@ -81,8 +90,8 @@ function unitNames(storePath: string) {
  * @throws {@link StoreError} service - if there is no user manager
  */
 export async function assertSchedulable(request: ScheduleRequest): Promise<void> {
-  const { storePath, onCalendar, randomDelay } = request;
-  const { directory, timer, service } = unitNames(storePath);
+  const { storePath, job, onCalendar, randomDelay } = request;
+  const { directory, timer, service } = unitNames(storePath, job);
   await assertUnitDirectory(directory);
   const example = "--on-calendar daily, or 'Mon *-*-* 03:30'";
   assertElapses(onCalendar, await analyze("calendar", onCalendar, example));
@@ -99,7 +108,7 @@ export async function assertSchedulable(request: ScheduleRequest): Promise<void>
  */
 export async function installSchedule(request: ScheduleRequest): Promise<Schedule> {
   await assertSchedulable(request);
-  const { directory, timer, service } = unitNames(request.storePath);
+  const { directory, timer, service } = unitNames(request.storePath, request.job);
   await makeDirectory(directory);
   await replaceFile(join(directory, service), serviceText(request));
   await replaceFile(join(directory, timer), timerText(request));
@@ -107,7 +116,7 @@ export async function installSchedule(request: ScheduleRequest): Promise<Schedul
   await manage(["enable", timer]);
   // A restart, because a running timer would keep its old times.
   await manage(["restart", timer]);
-  const installed = await scheduleOf(request.storePath);
+  const installed = await scheduleOf(request.storePath, request.job);
   if (installed?.active) return installed;
   throw new StoreError("service", `${timer} was installed, but does not run`, {
     hint: `Run systemctl --user status ${timer} to see why.`,
@@ -115,18 +124,20 @@ export async function installSchedule(request: ScheduleRequest): Promise<Schedul
 }
 
 /**
- * Stops the timer and removes both units. A running backup continues. Drop-ins stay.
+ * Stops the timers of a store and removes their units. A running backup or drill continues.
+ * Drop-ins stay.
  *
- * @returns the timer's name, and the directories of the remaining drop-ins
+ * @returns the removed timers, and the directories of the remaining drop-ins
  * @throws {@link StoreError} notFound - if this store has no schedule
  * @throws {@link StoreError} refused, service or io - as {@link installSchedule}
  */
-export async function removeSchedule(
+export async function removeSchedules(
   storePath: string,
-): Promise<{ unit: string; dropIns: string[] }> {
-  const { directory, timer, service } = unitNames(storePath);
-  const present = [];
-  for (const name of [timer, service]) {
+): Promise<{ units: string[]; dropIns: string[] }> {
+  const { directory } = unitNames(storePath, "backup");
+  const pairs = jobs.map((job) => unitNames(storePath, job));
+  const present: string[] = [];
+  for (const name of pairs.flatMap(({ timer, service }) => [timer, service])) {
     if (await assertOwnUnit(join(directory, name))) present.push(name);
   }
   if (present.length === 0) {
@@ -134,27 +145,33 @@ export async function removeSchedule(
       hint: "Run hivemind-sqlcipher schedule install.",
     });
   }
-  if (present.includes(timer)) await manage(["disable", "--now", timer]);
+  const timers = present.filter((name) => name.endsWith(".timer"));
+  if (timers.length > 0) await manage(["disable", "--now", ...timers]);
   for (const name of present) await removeFile(join(directory, name));
   await syncDirectory(directory);
   await manage(["daemon-reload"]);
   // A failed last run would keep the unit in the manager's list. Fails if there was none.
-  await systemctl("systemd-user", ["reset-failed", service]);
+  await systemctl("systemd-user", ["reset-failed", ...pairs.map(({ service }) => service)]);
   const names = await readdir(directory);
-  const dropIns = [`${timer}.d`, `${service}.d`].filter((name) => names.includes(name));
-  return { unit: timer, dropIns: dropIns.map((name) => join(directory, name)) };
+  const dropIns = pairs
+    .flatMap(({ timer, service }) => [`${timer}.d`, `${service}.d`])
+    .filter((name) => names.includes(name));
+  return { units: timers, dropIns: dropIns.map((name) => join(directory, name)) };
 }
 
 /**
- * Returns the schedule of a store's backups, or undefined if there is none.
+ * Returns a schedule of a store, or undefined if there is none.
  *
  * @throws {@link StoreError} service - if there is a schedule and the manager does not respond
  * @throws {@link StoreError} io - if the timer's file cannot be read
  */
-export async function scheduleOf(storePath: string): Promise<Schedule | undefined> {
-  const { directory, timer, service } = unitNames(storePath);
+export async function scheduleOf(
+  storePath: string,
+  job: ScheduledJob,
+): Promise<Schedule | undefined> {
+  const { directory, timer, service } = unitNames(storePath, job);
   if (!(await isOwnUnit(join(directory, timer)))) return undefined;
-  const [clock = {}, job = {}] = await show(
+  const [clock = {}, main = {}] = await show(
     "systemd-user",
     [
       ...["ActiveState", "UnitFileState", "DropInPaths", "TimersCalendar"],
@@ -170,9 +187,9 @@ export async function scheduleOf(storePath: string): Promise<Schedule | undefine
     enabled: clock.UnitFileState === "enabled",
     active: clock.ActiveState === "active",
     nextRun: timeOf(clock.NextElapseUSecRealtime),
-    lastRun: lastRun(clock, job),
+    lastRun: lastRun(clock, main),
     lingers: lingers(),
-    dropIns: [...parseList(clock.DropInPaths), ...parseList(job.DropInPaths)],
+    dropIns: [...parseList(clock.DropInPaths), ...parseList(main.DropInPaths)],
   };
 }
 
@@ -184,9 +201,9 @@ export function neverElapses({ active, nextRun, lastRun }: Schedule): boolean {
   return active && nextRun === null && lastRun?.result !== "running";
 }
 
-/** Returns the service for a store's scheduled backups, which may not exist. */
-export function scheduledService(storePath: string): UnitName {
-  return { manager: "systemd-user", name: unitNames(storePath).service };
+/** Returns the service of a store's scheduled job, which may not exist. */
+export function scheduledService(storePath: string, job: ScheduledJob): UnitName {
+  return { manager: "systemd-user", name: unitNames(storePath, job).service };
 }
 
 /**
@@ -218,11 +235,11 @@ function lastRun(clock: Properties, job: Properties): LastRun | null {
   };
 }
 
-function serviceText({ storePath, command }: ScheduleRequest): string {
+function serviceText({ storePath, job, command }: ScheduleRequest): string {
   return `${header}
-# Put your own changes, such as OnFailure=, into a drop-in: systemctl --user edit ${unitNames(storePath).service}
+# Put your own changes, such as OnFailure=, into a drop-in: systemctl --user edit ${unitNames(storePath, job).service}
 [Unit]
-Description=Backup of the HiveMind client store ${settingValue(storePath)}
+Description=${jobDescriptions[job]} of the HiveMind client store ${settingValue(storePath)}
 After=${keyringUnit}
 
 [Service]
@@ -233,11 +250,11 @@ LimitCORE=0
 `;
 }
 
-function timerText({ storePath, onCalendar, randomDelay }: ScheduleRequest): string {
+function timerText({ storePath, job, onCalendar, randomDelay }: ScheduleRequest): string {
   return `${header}
-# Put your own changes into a drop-in: systemctl --user edit ${unitNames(storePath).timer}
+# Put your own changes into a drop-in: systemctl --user edit ${unitNames(storePath, job).timer}
 [Unit]
-Description=Backups of the HiveMind client store ${settingValue(storePath)}
+Description=${jobDescriptions[job]}s of the HiveMind client store ${settingValue(storePath)}
 
 [Timer]
 OnCalendar=${settingValue(onCalendar)}

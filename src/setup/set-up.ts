@@ -193,7 +193,10 @@ async function writeDropIn({ hub, request }: SetupScope): Promise<void> {
 async function installTimer({ request }: SetupScope): Promise<Schedule> {
   const { storePath, ownCommand, onlineBackups } = request;
   const command = ownCommand("backup", ...(onlineBackups ? ["--online"] : []));
-  const installed = await installSchedule({ storePath, command, ...scheduleTimes });
+  const installed = await installSchedule({
+    ...{ storePath, job: "backup", command },
+    ...scheduleTimes,
+  });
   emitStep("setup.scheduled");
   return installed;
 }

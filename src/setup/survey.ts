@@ -194,7 +194,7 @@ export async function survey(choice: SetupChoice): Promise<Survey> {
     directories,
     room: await findRoomProblem(storePath, directories, database?.size ?? 0),
     operation: (await Journal.read(storePath).catch(() => undefined))?.entry.operation,
-    schedule: await scheduleOf(storePath).catch(() => undefined),
+    schedule: await scheduleOf(storePath, "backup").catch(() => undefined),
     scheduleProblem: await findScheduleProblem(storePath),
     lastBackup: await findLastBackup(identity.keyId, directories, choice),
     isRestoreTested: (await findLastRestoreTest(storePath))?.key_id === identity.keyId,
@@ -343,7 +343,7 @@ async function findRoomProblem(
 
 async function findScheduleProblem(storePath: string): Promise<string | undefined> {
   try {
-    await assertSchedulable({ storePath, command: [], ...scheduleTimes });
+    await assertSchedulable({ storePath, job: "backup", command: [], ...scheduleTimes });
     return undefined;
   } catch (error) {
     if (!(error instanceof StoreError)) throw error;

@@ -11,7 +11,7 @@ import { serverJsonPath } from "../hub/server-json.js";
 import { acquireLock } from "../operation/lock.js";
 import { emitStep } from "../operation/step.js";
 import { withOperation } from "../recovery/recover.js";
-import { removeSchedule } from "../service/schedule.js";
+import { removeSchedules } from "../service/schedule.js";
 import { installDropIn, removeDropIn } from "./drop-in.js";
 import { type Former, formerOf } from "./former.js";
 import { isStartedByRun, surveyHubs } from "./hub-survey.js";
@@ -170,7 +170,7 @@ async function restoreDropIn(request: SetupRequest, record: SetupRecord): Promis
 
 async function removeTimer(storePath: string): Promise<void> {
   try {
-    await removeSchedule(storePath);
+    await removeSchedules(storePath);
   } catch (error) {
     if (!isKind(error, "notFound")) throw error;
   }

@@ -237,7 +237,7 @@ async function scheduleNeverElapses(storePath: string): Promise<boolean> {
   const { XDG_CONFIG_HOME } = process.env;
   delete process.env.XDG_CONFIG_HOME;
   try {
-    const schedule = await scheduleOf(storePath);
+    const schedule = await scheduleOf(storePath, "backup");
     if (schedule === undefined) throw new Error("there is no schedule");
     return neverElapses(schedule);
   } finally {
@@ -268,7 +268,10 @@ test("what the scheduled backup needs is tried before it is scheduled, and the u
   const failed = await machine.run(install, usual);
   expect(failed.code).toBe(11);
   expect(failed.stderr).toContain(`--unit ${unit}`);
-  expect(await ask(machine, "schedule", "status", ...here)).toEqual({ schedule: null });
+  expect(await ask(machine, "schedule", "status", ...here)).toEqual({
+    schedule: null,
+    drill: null,
+  });
   expect(await backup()).toEqual(directories);
 
   expect(await machine.run([...install, "--unit", unit], usual)).toMatchObject({ code: 0 });
@@ -287,7 +290,7 @@ test("the programs that the scheduled backup needs are known, with those that ar
   const { schedule } = await ask<{ schedule: Schedule }>(machine, "schedule", "install", ...here);
   const main = `${root}dist/cli/main.js`;
   const unit = { manager: "systemd-user", name: schedule.service } as const;
-  expect(scheduledService(machine.store)).toEqual(unit);
+  expect(scheduledService(machine.store, "backup")).toEqual(unit);
   expect(await programsOfUnits([unit])).toEqual([
     { ...unit, path: process.execPath, isPresent: true, isHub: false },
     { ...unit, path: main, isPresent: true, isHub: false },
@@ -322,4 +325,40 @@ test("a home directory with a blank in its name has scheduled backups too", asyn
   expect(schedule.drop_ins).toEqual([expect.stringContaining("a home/.config/systemd/user/")]);
   const made = await readdir(machine.path("a home", "backups"));
   expect(made.filter((name) => name.endsWith(".db"))).toHaveLength(1);
+});
+
+test("a drill is scheduled beside the backups, keeps its time, runs, and is removed with them", async () => {
+  const { machine, here } = await withSchedule();
+  const wrong = await machine.run(["schedule", "install", "--drill", "sometimes", ...here], usual);
+  expect([wrong.code, wrong.stderr]).toEqual([2, expect.stringContaining("sometimes")]);
+  expect(await ask(machine, "schedule", "status", ...here)).toEqual({
+    schedule: null,
+    drill: null,
+  });
+
+  const install = ["schedule", "install", ...here];
+  expect(await machine.run([...install, "--drill", "monthly"], usual)).toMatchObject({ code: 0 });
+  const again = await ask<{ drill: Schedule }>(machine, ...install);
+  expect(again.drill).toMatchObject({ on_calendar: "*-*-01 00:00:00", active: true });
+  const { service } = again.drill;
+  expect(scheduledService(machine.store, "drill").name).toBe(service);
+
+  // Without a backup, the drill fails, and doctor reports it.
+  await systemctl("start", service).catch(() => undefined);
+  const failed = await ask<{ drill: Schedule }>(machine, "schedule", "status", ...here);
+  expect(failed.drill.last_run).toMatchObject({ result: "exit-code", exit_code: 10 });
+  const diagnosis = await machine.run(["doctor", ...here], usual);
+  expect(diagnosis.stdout).toMatch(/the last scheduled drill failed on .*: exit code 10/);
+
+  expect(await machine.run(["backup", ...here], usual)).toMatchObject({ code: 0 });
+  await systemctl("start", service);
+  const drilled = await ask<{ drill: Schedule }>(machine, "schedule", "status", ...here);
+  expect(drilled.drill.last_run).toMatchObject({ result: "success", exit_code: 0 });
+
+  const removed = await machine.run(["schedule", "remove", ...here], usual);
+  expect(removed.stdout).toContain(again.drill.unit);
+  expect(await ask(machine, "schedule", "status", ...here)).toEqual({
+    schedule: null,
+    drill: null,
+  });
 });

@@ -15,6 +15,7 @@ import { toJson } from "../ui/json.js";
 import { lingerWarning, scheduleLines } from "../ui/schedule-text.js";
 
 interface InstallOptions extends ServiceOptions {
+  drill?: string;
   onCalendar: string;
   randomDelay: string;
 }
@@ -25,35 +26,46 @@ export function addInstall(group: Command): void {
       .command("install")
       .description("Install a timer that backs up this store")
       .option("--on-calendar <time>", "Run at this time, as in systemd.time(7)", "daily")
-      .option("--random-delay <span>", "Delay each run by up to this long", "15min"),
+      .option("--random-delay <span>", "Delay each run by up to this long", "15min")
+      .option("--drill <time>", "Run a restore drill at this time, too, such as monthly"),
   );
   addGlobalOptions(command);
   addHelp(command, {
     details: [
       "Each run reads the directories, the service and the passphrase's source from the settings file; options of the service are saved there. The backup's requirements are checked before the timer is installed. For a notification of failures, add OnFailure= in a drop-in with systemctl --user edit UNIT; drop-ins are never changed.",
+      "A drill that is scheduled already stays scheduled without --drill.",
     ],
     examples: [
       "hivemind-sqlcipher schedule install",
-      "hivemind-sqlcipher schedule install --on-calendar 'Mon..Fri 03:30' --random-delay 5min",
+      "hivemind-sqlcipher schedule install --on-calendar 'Mon..Fri 03:30' --drill monthly",
     ],
   });
   command.action(async (options: InstallOptions) => runInstall(await contextOf(command), options));
 }
 
 async function runInstall(context: Context, options: InstallOptions): Promise<void> {
-  const { assertSchedulable, installSchedule, lingerCommand } = await import(
+  const { assertSchedulable, installSchedule, lingerCommand, scheduleOf } = await import(
     "../../service/schedule.js"
   );
-  const { storePath } = context;
+  const { storePath, output } = context;
   const { onCalendar, randomDelay } = options;
-  const request = { storePath, command: backupCommand(context), onCalendar, randomDelay };
+  const command = backupCommand(context);
+  const request = { storePath, job: "backup", command, onCalendar, randomDelay } as const;
+  const drillTime = options.drill ?? (await scheduleOf(storePath, "drill"))?.onCalendar;
+  const drillRequest = drillTime && {
+    ...{ ...request, job: "drill" as const, onCalendar: drillTime },
+    command: ownCommand(context, "drill"),
+  };
   await assertSchedulable(request);
+  if (drillRequest) await assertSchedulable(drillRequest);
   await checkScheduledBackup(context, options);
   await saveService(context, options);
   const schedule = await installSchedule(request);
-  context.output.result(toJson({ schedule }), () => [
+  const drill = drillRequest ? await installSchedule(drillRequest) : null;
+  output.result(toJson({ schedule, drill }), () => [
     "Scheduled backups",
     ...scheduleLines(schedule),
+    ...(drill ? ["Scheduled drills", ...scheduleLines(drill)] : []),
   ]);
   if (!schedule.lingers) context.output.warning(lingerWarning(lingerCommand()));
 }

@@ -14,10 +14,11 @@ export function addRemove(group: Command): void {
 }
 
 async function runRemove(context: Context): Promise<void> {
-  const { removeSchedule } = await import("../../service/schedule.js");
-  const removed = await removeSchedule(context.storePath);
-  context.output.result(toJson({ removed }), () => [
-    `Removed ${removed.unit}; backups are no longer scheduled`,
-    ...removed.dropIns.map((path) => `Your drop-in was kept: ${path}`),
+  const { removeSchedules } = await import("../../service/schedule.js");
+  const { units, dropIns } = await removeSchedules(context.storePath);
+  const [unit = null] = units;
+  context.output.result(toJson({ removed: { unit, units, dropIns } }), () => [
+    `Removed ${units.join(" and ")}; backups are no longer scheduled`,
+    ...dropIns.map((path) => `Your drop-in was kept: ${path}`),
   ]);
 }

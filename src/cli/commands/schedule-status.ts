@@ -17,11 +17,13 @@ export function addStatus(group: Command): void {
 
 async function printSchedule({ storePath, output }: Context): Promise<void> {
   const { lingerCommand, scheduleOf } = await import("../../service/schedule.js");
-  const schedule = await scheduleOf(storePath);
-  output.result(toJson({ schedule: schedule ?? null }), () =>
-    schedule
+  const schedule = await scheduleOf(storePath, "backup");
+  const drill = await scheduleOf(storePath, "drill");
+  output.result(toJson({ schedule: schedule ?? null, drill: drill ?? null }), () => [
+    ...(schedule
       ? scheduleLines(schedule)
-      : [`No backups of ${storePath} are scheduled: hivemind-sqlcipher schedule install`],
-  );
+      : [`No backups of ${storePath} are scheduled: hivemind-sqlcipher schedule install`]),
+    ...(drill ? ["Drills:", ...scheduleLines(drill)] : []),
+  ]);
   if (schedule && !schedule.lingers) output.warning(lingerWarning(lingerCommand()));
 }
