@@ -40,7 +40,8 @@ const base = new RegExp(
     "src/store/(?!compare|export)",
     "src/(?:operation/journal|process/(?:privacy|umask))\\.ts",
     "src/cli/(?:program|context|open|hub-store|help|commands/(?:add|list|show|find|delete)-clients?|options/client|ui/(?:client-list|client-text|output|json|table|choose-client|prompt))\\.ts",
-    "node_modules/(?:commander|zod|@scure)/",
+    // zod's converter to JSON Schema is only for the reference.
+    "node_modules/(?:commander|zod(?!/v4/core/(?:json-schema|to-json-schema))|@scure)/",
   ].join("|"),
 );
 

@@ -5,6 +5,7 @@ import { mkdir } from "node:fs/promises";
 import { join } from "node:path";
 import { root } from "../built.js";
 import { temporaryFolder } from "../store/temporary.js";
+import { assertDocument } from "./documents.js";
 
 export interface Answer {
   code: number | null;
@@ -46,6 +47,7 @@ export class Machine {
     return join(this.folder, ...names);
   }
 
+  /** Runs the command. Every document that it prints with --json is compared with its schema. */
   async run(
     args: string[],
     options: { input?: string; env?: NodeJS.ProcessEnv; before?: string[] } = {},
@@ -67,6 +69,7 @@ export class Machine {
     });
     child.stdin.end(options.input ?? "");
     const [code] = (await once(child, "close")) as [number | null];
+    assertDocument(args, stdout);
     return { code, stdout, stderr };
   }
 

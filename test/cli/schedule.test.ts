@@ -110,7 +110,8 @@ test("a schedule is installed, makes backups, is seen in status, and is removed 
   const failed = await machine.run(["schedule", "status", "--db", machine.store], usual);
   expect(failed.stdout).toMatch(/^last run .* failed with exit code 2$/m);
 
-  const removed = await machine.run(["schedule", "remove", "--db", machine.store], usual);
+  const args = ["schedule", "remove", "--db", machine.store, "--json"];
+  const removed = await machine.run(args, usual);
   expect(removed).toMatchObject({ code: 0, stderr: "" });
   expect(removed.stdout).toContain(dropIn);
   expect(await readdir(unitFolder)).not.toEqual(expect.arrayContaining([unit]));

@@ -8,6 +8,8 @@ import { root } from "../built.js";
 test.each([
   ["commands.md", "../dist/cli/reference.js", "commandReference"],
   ["library.md", "./library-reference.mjs", "libraryReference"],
+  ["json-output.md", "../dist/cli/reference.js", "jsonOutputReference"],
+  ["json-output.schema.json", "../dist/cli/reference.js", "jsonOutputSchema"],
 ])("docs/reference/%s is what npm run reference writes", (page, module, name) => {
   const script = `import { ${name} } from ${JSON.stringify(module)}; process.stdout.write(await ${name}());`;
   const generated = execFileSync(process.execPath, ["--input-type=module", "-e", script], {

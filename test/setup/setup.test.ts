@@ -55,6 +55,9 @@ test("a plain SQLite store is encrypted in place, and back", async () => {
   expect(await restarted(hub)).toBe(`${sqlite} with password 5`);
   expect(await readFile(server, "utf8")).toBe(text);
 
+  const again = JSON.parse((await machine.run(["setup", ...options, "--json"])).stdout);
+  expect(again).toEqual({ setup: { changed: false, unit: hub.unit, store: machine.store } });
+
   await machine.run(["add-client", "--name", "late"]);
   const undone = await machine.run(["setup", "--undo", "--yes", "--json"]);
   expectDone(undone);

@@ -66,7 +66,7 @@ async function runDrill(
     await recordRestoreTest(storePath, { how: "drill", backup, key_id });
   }
   const opener = isWithBundle ? "its bundle" : "a kept passphrase";
-  output.result({ drill: { ...toJson(result), with_bundle: isWithBundle } }, () =>
+  output.result(toJson({ drill: { ...result, withBundle: isWithBundle } }), () =>
     drillLines(result, opener),
   );
   return { drill: result };

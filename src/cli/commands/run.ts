@@ -134,7 +134,8 @@ async function redisSettings() {
 async function printUnit(context: Context, args: string[], options: RunOptions): Promise<void> {
   const print = { user: userUnit, system: systemUnit, keyring: keyringUnit, dropin: dropIn };
   const unit = await print[options.printUnit ?? "user"](context, args, options);
-  context.output.line(unit.trimEnd());
+  if (context.output.json) context.output.result({ unit }, () => []);
+  else context.output.line(unit.trimEnd());
 }
 
 async function userUnit(context: Context, args: string[], options: RunOptions): Promise<string> {

@@ -3,6 +3,8 @@ import { buildProgram } from "../program.js";
 import { Output } from "../ui/output.js";
 import { type CommandEntry, everyCommand, grammarOf, type OptionEntry } from "./grammar.js";
 
+export { jsonOutputReference, jsonOutputSchema } from "./json-reference.js";
+
 const name = "hivemind-sqlcipher";
 
 /** Returns the page `docs/reference/commands.md`. */

@@ -1,0 +1,272 @@
+/** The documents of the commands for backups and bundles. */
+
+import type { BackupResult } from "../../../backup/backup.js";
+import type { ListedBackup, Unlisted } from "../../../backup/listing.js";
+import type { PruneResult } from "../../../backup/prune.js";
+import type { Verification } from "../../../backup/verify.js";
+import type { Bundle, BundleDescription } from "../../../bundle/bundle.js";
+import type { CopyReport } from "../../../copies/copy.js";
+import type { DrillResult } from "../../../restore/drill.js";
+import type { RestoreIntoResult } from "../../../restore/into.js";
+import type { RestoreResult } from "../../../restore/restore.js";
+import * as z from "../../../schema.js";
+import type { ImportResult } from "../../../setup/import-passphrase.js";
+import {
+  bundle,
+  bundleFields,
+  choice,
+  cipherCompatibility,
+  counts,
+  documentOf,
+  errorSchema,
+  flag,
+  hub,
+  integer,
+  integers,
+  keyId,
+  passphraseSource,
+  path,
+  schemaVersion,
+  service,
+  sha256,
+  text,
+  texts,
+  time,
+} from "./parts.js";
+
+const copy = documentOf<Omit<CopyReport, "errors">>()(
+  z.strictObject({
+    target: text("A target of `--copy-to` or `--copy-bundle-to`"),
+    contents: choice(["backups", "bundle"], "What is copied there"),
+    copied: z.array(
+      z.strictObject({
+        path: text("A file that this run copied; manifests are not listed"),
+        checked_by: choice(["read_back", "remote_hash"], "How the copy was compared"),
+      }),
+    ),
+    skipped: z.nullable(
+      text("Why nothing was tried: no such directory, or its disk is not mounted"),
+    ),
+  }),
+);
+
+const copies = z.array(
+  z.strictObject({
+    ...copy.shape,
+    errors: z.array(errorSchema).check(z.describe("The exit code is that of the first")),
+  }),
+);
+
+const completed = documentOf<BackupResult>()(
+  z.strictObject({
+    backup: z.strictObject({
+      path: text("The backup"),
+      manifest: text("Its manifest"),
+      created_at: time("When the copy was complete; it has every earlier change"),
+      size: integer("Its size in bytes"),
+      sha256,
+      key_id: keyId,
+      schema_version: schemaVersion,
+      clients: counts,
+      method: choice(["stopped", "online"], "Whether the service was stopped for it"),
+    }),
+    bundle,
+    service,
+    verified: z.literal(true).check(z.describe("A backup that does not verify is an error")),
+  }),
+);
+
+export const backedUp = z.strictObject({ ...completed.shape, copies });
+
+const unlisted = documentOf<Unlisted>()(
+  z.strictObject({ path: text("A file that is not counted"), problem: text("Why") }),
+);
+
+export const listed = documentOf<{ folder: string; backups: ListedBackup[]; others: Unlisted[] }>()(
+  z.strictObject({
+    folder: text("The directory"),
+    backups: z.array(
+      z.strictObject({
+        path: text("A backup, the newest first"),
+        manifest: text("Its manifest"),
+        created_at: time("When the copy was complete"),
+        age_seconds: integer("Its age in seconds"),
+        size: integer("Its size in bytes"),
+        clients: counts,
+        key_id: keyId,
+        schema_version: schemaVersion,
+        method: choice(["stopped", "online"], "Whether the service was stopped for it"),
+        hostname: text("The machine on which it was made"),
+        present: flag("Whether the file exists and has this size"),
+        mac: z.nullable(flag("Whether the manifest is authentic; null if no known key can tell")),
+        bundle: z.nullable(text("Its bundle; null if there is none in the known directory")),
+      }),
+    ),
+    others: z.array(unlisted),
+  }),
+);
+
+export const pruned = documentOf<{ prune: PruneResult }>()(
+  z.strictObject({
+    prune: z.strictObject({
+      folder: text("The directory"),
+      dry_run: flag("Whether nothing was removed because of `--dry-run`"),
+      kept: z.array(
+        z.strictObject({
+          path: text("A backup that stays"),
+          created_at: time("When it was made"),
+          rules: z
+            .array(z.enum(["last", "daily", "weekly", "monthly"]))
+            .check(z.describe("The rules that keep it; empty for the newest that verifies")),
+        }),
+      ),
+      removed: z.array(
+        z.strictObject({
+          path: text("A backup that is removed"),
+          created_at: time("When it was made"),
+          size: integer("Its size in bytes; 0 for a manifest without its backup"),
+        }),
+      ),
+      not_removed: z.array(
+        z.strictObject({
+          path: text("A backup that no rule keeps and that could not be removed"),
+          problem: text("Why"),
+        }),
+      ),
+      freed: integer("The bytes of the removed backups"),
+      removed_bundles: texts("The bundles that are removed, with `--bundles`"),
+      verified: z.nullable(
+        text("The newest remaining backup that verifies; null if nothing was to be removed"),
+      ),
+      left: z.array(unlisted),
+    }),
+  }),
+);
+
+export const verified = documentOf<Pick<Verification, "path" | "ok" | "checks">>()(
+  z.strictObject({
+    path: text("The backup"),
+    ok: flag("Whether every check passed; the exit code is 14 otherwise"),
+    checks: z.array(
+      z.strictObject({
+        name: text("What was checked"),
+        ok: flag("Whether it passed"),
+        detail: text("What was found"),
+      }),
+    ),
+  }),
+);
+
+export const widened = z.array(
+  z.strictObject({
+    client_id: integer("A client that can do more than before the restore"),
+    name: z.nullable(text("Its name")),
+    what: texts("What it can do again"),
+  }),
+);
+
+const restoredFields = {
+  backup: text("The backup that was restored"),
+  created_at: z.nullable(time("When it was made; null without a valid manifest")),
+  key_id: keyId,
+  clients: counts,
+  replaced: z.nullable(
+    text("Where the replaced store or a backup of the replaced clients is; null without one"),
+  ),
+  stayed_revoked: integers("Clients that were revoked after the backup and stay revoked"),
+  widened,
+};
+
+export const restored = documentOf<RestoreResult>()(
+  z.strictObject({
+    restored: z.strictObject({
+      path,
+      ...restoredFields,
+      schema_version: schemaVersion,
+      passphrase_source: passphraseSource,
+      hub,
+    }),
+    bundle: z.nullable(bundle),
+    service,
+  }),
+);
+
+export const restoredInto = documentOf<RestoreIntoResult>()(
+  z.strictObject({
+    restored: z.strictObject({
+      path: text("The path or URL of the database"),
+      module: text("Its plugin"),
+      ...restoredFields,
+    }),
+    bundle: z.null(),
+    service,
+  }),
+);
+
+export const drilled = documentOf<{ drill: DrillResult & { withBundle: boolean } }>()(
+  z.strictObject({
+    drill: z.strictObject({
+      backup: text("The newest backup, which was restored to a copy"),
+      created_at: time("When it was made"),
+      key_id: keyId,
+      size: integer("Its size in bytes"),
+      schema_version: schemaVersion,
+      clients: counts,
+      with_bundle: flag("Whether its bundle was opened with the recovery key"),
+    }),
+  }),
+);
+
+export const bundleExported = documentOf<{ bundle: Bundle }>()(
+  z.strictObject({
+    bundle: z.strictObject({
+      ...bundleFields,
+      reused: flag("Whether it existed already and is valid"),
+    }),
+  }),
+);
+
+export const bundleImported = documentOf<ImportResult>()(
+  z.strictObject({
+    imported: z.strictObject({
+      path,
+      key_id: keyId,
+      bundle: text("The bundle's path"),
+      known: flag("Whether the keyring had the passphrase already"),
+    }),
+  }),
+);
+
+const bundleDescription = documentOf<BundleDescription>()(
+  z.strictObject({
+    path: text("The bundle's path"),
+    key_id: z.nullable(text("The `key_id` in its name; null for another name")),
+    opens_with: choice(["recovery key", "bundle passphrase"], "What opens it"),
+    size: integer("Its size in bytes"),
+    sha256,
+    proof: z.nullable(
+      z.strictObject({
+        recipients: texts("The recipients in its verification record"),
+        matches: flag("Whether the record is of this bundle"),
+      }),
+    ),
+  }),
+);
+
+const bundleContents = z.strictObject({
+  format: text("The name of the format"),
+  version: integer("The version of the format"),
+  key_id: keyId,
+  passphrase: z.optional(text("The store's passphrase, with `--show-passphrase`")),
+  cipher_compatibility: cipherCompatibility,
+  database: text("The path of the store when the bundle was written"),
+  created_at: time("When the bundle was written"),
+  how_to_open: texts("Instructions for opening a backup without this program"),
+});
+
+export const bundleShown = z.strictObject({
+  bundle: z.strictObject({
+    ...bundleDescription.shape,
+    contents: z.optional(bundleContents),
+  }),
+});

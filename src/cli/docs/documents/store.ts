@@ -1,0 +1,298 @@
+/** The documents of the commands for the store. */
+
+import type { Diagnosis } from "../../../diagnostics/doctor.js";
+import type { StoreStatus } from "../../../diagnostics/status.js";
+import { type ErrorKind, exitCodes } from "../../../errors.js";
+import * as z from "../../../schema.js";
+import type { AdoptResult } from "../../../setup/adopt.js";
+import type { InitResult } from "../../../setup/init.js";
+import type { Plan } from "../../../setup/plan.js";
+import type { SetupResult } from "../../../setup/request.js";
+import type { UndoResult } from "../../../setup/undo.js";
+import type { DecryptResult } from "../../../swap/decrypt.js";
+import type { EncryptResult } from "../../../swap/encrypt.js";
+import type { RotateResult } from "../../../swap/rotate.js";
+import type { UpgradeSchemaResult } from "../../../swap/upgrade-schema.js";
+import {
+  bundle,
+  checks,
+  choice,
+  cipherCompatibility,
+  counts,
+  documentOf,
+  flag,
+  hub,
+  integer,
+  keyId,
+  outage,
+  passphraseSource,
+  path,
+  schedule,
+  schemaVersion,
+  service,
+  text,
+  texts,
+  time,
+} from "./parts.js";
+
+const planSteps = z.array(
+  z.strictObject({
+    id: choice(
+      [
+        ...["packages", "keys", "drop-in", "store", "server.json"],
+        ...["restart", "backup", "plain-copy", "schedule"],
+      ] as const,
+      "The step",
+    ),
+    state: choice(["needed", "done"], "Whether the step is still needed"),
+    changes: text("What the step changes"),
+    undo: text("What `setup --undo` does about it"),
+  }),
+);
+
+export const setupPlan = documentOf<{ plan: Plan & { unit: string | null; store: string } }>()(
+  z.strictObject({
+    plan: z.strictObject({
+      unit: z.nullable(text("The hub's unit; null if none was found")),
+      store: path,
+      steps: planSteps,
+      obstacles: z.array(
+        z.strictObject({
+          id: text("What keeps setup from beginning"),
+          kind: choice(
+            Object.keys(exitCodes) as ErrorKind[],
+            "The kind of the error; the exit code is that of the first obstacle",
+          ),
+          problem: text("What is wrong"),
+          fix: text("How to fix it, a command or action on each line"),
+        }),
+      ),
+      notices: texts("What to know before confirming"),
+    }),
+  }),
+);
+
+export const setupDone = documentOf<{ setup: SetupResult & { findings: Diagnosis["checks"] } }>()(
+  z.strictObject({
+    setup: z.strictObject({
+      changed: flag("True"),
+      unit: text("The hub's unit"),
+      store: path,
+      former_database: text("The path of the database that the hub used before"),
+      settings: text("The path of the settings file"),
+      backup: z.nullable(
+        z.strictObject({
+          path: text("The first backup"),
+          bundle: text("Its bundle"),
+          tested: flag("Whether the recovery key opened both"),
+        }),
+      ),
+      outage: z.nullable(outage),
+      schedule: z.nullable(text("The timer; null if backups are not scheduled")),
+      plain_copy: z.nullable(
+        text("The plaintext database that was kept because it had changed; null if it is gone"),
+      ),
+      findings: checks,
+    }),
+  }),
+);
+
+export const setupUnchanged = z.strictObject({
+  setup: z.strictObject({
+    changed: flag("False"),
+    unit: text("The hub's unit"),
+    store: path,
+  }),
+});
+
+export const setupUndone = documentOf<{
+  undone: Omit<UndoResult, "kept"> & { kept: UndoResult["kept"] | null };
+}>()(
+  z.strictObject({
+    undone: z.strictObject({
+      changed: flag("False if setup had changed nothing; the other values are null then"),
+      unit: z.nullable(text("The hub's unit")),
+      database: z.nullable(text("The path of the database that the hub uses now")),
+      kept: z.nullable(
+        z.strictObject({
+          backup: z.nullable(text("The backup that was made first")),
+          store: z.nullable(text("The encrypted store")),
+        }),
+      ),
+      outage: z.nullable(outage),
+    }),
+  }),
+);
+
+export const initialized = documentOf<InitResult>()(
+  z.strictObject({
+    path,
+    key_id: keyId,
+    schema_version: schemaVersion,
+    cipher_compatibility: cipherCompatibility,
+    passphrase_source: passphraseSource,
+    recipients: texts("The age recipients of later bundles"),
+    settings: text("The path of the settings file"),
+    bundle: z.nullable(bundle),
+  }),
+);
+
+export const adopted = documentOf<AdoptResult>()(
+  z.strictObject({
+    adopted: z.strictObject({
+      path,
+      key_id: keyId,
+      cipher_compatibility: cipherCompatibility,
+      passphrase_source: passphraseSource,
+      password_from: choice(["server.json", "given"], "Where the store's password was"),
+      password_removed: flag("Whether it was removed from server.json"),
+    }),
+    bundle: z.nullable(bundle),
+    service: z.exactOptional(service),
+  }),
+);
+
+export const status = documentOf<StoreStatus>()(
+  z.strictObject({
+    path,
+    format: choice(
+      ["absent", "plaintext", "sqlcipher", "unknown"],
+      "What the file is; `sqlcipher` for any that may be encrypted",
+    ),
+    cipher_compatibility: z.nullable(cipherCompatibility),
+    key_id: z.nullable(keyId),
+    schema_version: z.nullable(schemaVersion),
+    clients: z.nullable(counts),
+    database: z.nullable(
+      z.strictObject({
+        module: text("The plugin of the hub's database, if the hub uses another one"),
+        location: text("Its path or URL"),
+      }),
+    ),
+    service: z.nullable(
+      z.strictObject({
+        kind: choice(
+          ["systemd-user", "systemd", "podman", "docker", "command", "none"],
+          "What runs the hub",
+        ),
+        unit: z.nullable(text("The unit or container")),
+        active: flag("Whether it runs"),
+      }),
+    ),
+    last_backup: z.nullable(
+      z.strictObject({
+        path: text("The newest backup"),
+        created_at: time("When it was made, by its manifest, which is not verified"),
+      }),
+    ),
+    schedule: z.nullable(schedule),
+    runs: z
+      .record(
+        z.string(),
+        z.strictObject({
+          at: time("When the last run of this operation began"),
+          duration_ms: integer("How long it took"),
+          exit_code: integer("Its exit code"),
+          succeeded_at: z.nullable(time("When the last successful run began; null if none did")),
+          stopped_ms: z.nullable(z.number().check(z.describe("How long it stopped the service"))),
+          size: z.nullable(integer("The bytes of the backup that it wrote")),
+        }),
+      )
+      .check(z.describe("The last run of each operation, by the operation's name")),
+    last_restore_test: z.nullable(
+      z.strictObject({
+        at: time("When a backup was last opened with its bundle or restored"),
+        backup: text("The backup"),
+      }),
+    ),
+    pending: z.nullable(
+      z.strictObject({
+        operation: text("The operation that runs or was interrupted"),
+        started_at: time("When it began"),
+        step: text("Its last step in the journal"),
+      }),
+    ),
+    problems: texts("Errors of what could not be read"),
+  }),
+);
+
+export const diagnosis = documentOf<Diagnosis>()(
+  z.strictObject({
+    ok: flag("Whether there is no finding; the exit code is 1 otherwise"),
+    filled: z.nullable(integer("Revoked rows inserted; null without `--fill-gaps`")),
+    checks,
+  }),
+);
+
+export const encrypted = documentOf<EncryptResult>()(
+  z.strictObject({
+    encrypted: z.strictObject({
+      path,
+      key_id: keyId,
+      cipher_compatibility: cipherCompatibility,
+      from: text("The earlier format: `plaintext`, `SQLCipher 3`, or other parameters"),
+      passphrase_source: passphraseSource,
+      hub,
+      caution: z.nullable(text("That the old file is not erased; null if it was encrypted")),
+    }),
+    bundle: z.nullable(bundle),
+    service,
+  }),
+);
+
+export const decrypted = documentOf<DecryptResult>()(
+  z.strictObject({
+    decrypted: z.strictObject({ path, previous_key_id: keyId, hub }),
+    service,
+  }),
+);
+
+export const rotated = documentOf<RotateResult>()(
+  z.strictObject({
+    rotated: z.strictObject({
+      path,
+      key_id: keyId,
+      previous_key_id: text("The `key_id` before, which names the bundle of earlier backups"),
+      passphrase_source: passphraseSource,
+      previous_kept: flag("Whether the keyring still has the previous passphrase"),
+      hub,
+    }),
+    bundle: z.nullable(bundle),
+    service,
+    backups: z.nullable(
+      z.strictObject({
+        reencrypted: texts("The new files, with `--reencrypt-backups`"),
+        left: z.array(
+          z.strictObject({
+            path: text("A backup that keeps its passphrase"),
+            reason: text("Why"),
+          }),
+        ),
+      }),
+    ),
+  }),
+);
+
+export const upgraded = documentOf<UpgradeSchemaResult>()(
+  z.strictObject({
+    upgraded: z.strictObject({
+      path,
+      from: integer("The schema before"),
+      to: integer("The schema now; equal if nothing changed"),
+      dropped: z.array(
+        z.strictObject({
+          client_id: text("The client's number, as text"),
+          name: z.nullable(text("Its name")),
+          what: text("The value that was lost"),
+        }),
+      ),
+      hub: z.nullable(
+        z.strictObject({
+          plugin_manager: z.nullable(text("The version of hivemind-plugin-manager")),
+          schema_version: integer("The newest schema that the hub supports"),
+        }),
+      ),
+    }),
+    service,
+  }),
+);

@@ -1,0 +1,147 @@
+/** A run of every command, for the searches and for the schemas of its JSON document. */
+import { rm, writeFile } from "node:fs/promises";
+import type { Hit } from "./search.js";
+import type { LeakWorld } from "./world.js";
+
+export interface Scenario {
+  /** What stands behind the command's words. */
+  readonly args?: (world: LeakWorld) => string[];
+  readonly before?: (world: LeakWorld) => Promise<void>;
+  readonly input?: string;
+  /** The exit code of the first run. Default: 0. */
+  readonly code?: number;
+  /** What is shown because it was asked for, or is the command's work. */
+  readonly asked?: (hit: Hit) => boolean;
+  /** Whether it is in the short form as well. */
+  readonly short?: boolean;
+  readonly after?: (world: LeakWorld) => Promise<void>;
+  /** Whether a second run would not be of the same thing. */
+  readonly once?: boolean;
+}
+
+const alone = ["--service", "none", "--hub", "none"];
+const isClients = ({ secret }: Hit) => /of client/.test(secret);
+const onStdout = ({ where }: Hit) => /^stdout|^write to (pipe|UNIX|socket)/.test(where);
+const toggle: Scenario = { args: () => ["2"] };
+
+/** In this order: what is read first, then what changes, at last what replaces the store. */
+export const scenarios: Record<string, Scenario> = {
+  status: { short: true },
+  doctor: { code: 1 },
+  "list-clients": { short: true },
+  "show-client": { args: () => ["1"] },
+  "find-client": { args: () => ["--by", "name", "hall"] },
+  // A new client's credentials are printed once.
+  "add-client": {
+    args: () => ["--name", "cellar"],
+    asked: (hit) => isClients(hit) && /client [4-9]/.test(hit.secret) && onStdout(hit),
+    short: true,
+  },
+  "rename-client": { args: () => ["2", "--name", "hall, upstairs"] },
+  "make-admin": toggle,
+  "revoke-admin": toggle,
+  "allow-escalate": toggle,
+  "blacklist-escalate": toggle,
+  "allow-propagate": toggle,
+  "blacklist-propagate": toggle,
+  "allow-broadcast": toggle,
+  "blacklist-broadcast": toggle,
+  "allow-msg": { args: () => ["speak", "2"] },
+  "blacklist-msg": { args: () => ["speak", "2"] },
+  "allow-skill": { args: () => ["skill-a", "2"] },
+  "blacklist-skill": { args: () => ["skill-a", "2"] },
+  "allow-intent": { args: () => ["skill-a:b", "2"] },
+  "blacklist-intent": { args: () => ["skill-a:b", "2"] },
+  "export-clients": { args: ({ machine }) => ["--path", machine.path("list.csv")], once: true },
+  "import-clients": {
+    before: async ({ machine }) => {
+      const client = {
+        ...{ client_id: 9, name: "new", api_key: "imported-access-key-0001" },
+        ...{ password: "imported-password-0001", crypto_key: "imported-crypto1" },
+      };
+      await writeFile(machine.path("import.json"), JSON.stringify({ clients: [client] }));
+    },
+    args: ({ machine }) => [machine.path("import.json"), "--yes"],
+    short: true,
+  },
+  // There is no such unit, so setup ends after its survey.
+  setup: { args: () => ["--unit", "no-such-hub", "--yes"], code: 10, short: true },
+  sql: { args: () => ["SELECT client_id, name FROM clients"], short: true },
+  plugins: {},
+  backup: { short: true },
+  verify: { args: (world) => [world.newest("backups")] },
+  backups: {},
+  prune: { args: () => ["--keep-last", "1"] },
+  drill: { args: (world) => ["-i", world.recoveryKeyFile] },
+  "bundle export": { args: () => [] },
+  "bundle import": {
+    args: (world) => [world.newest("bundles"), "-i", world.recoveryKeyFile],
+    short: true,
+  },
+  "bundle show": {
+    args: (world) => [world.newest("bundles"), "-i", world.recoveryKeyFile],
+    short: true,
+  },
+  "bundle print": {
+    args: (world) => [
+      ...[world.newest("bundles"), "-i", world.recoveryKeyFile],
+      ...["-o", world.machine.path("sheet.html")],
+    ],
+    once: true,
+  },
+  "schedule install": { code: 17 },
+  "schedule status": {},
+  "schedule remove": { code: 10 },
+  "metrics install": { args: ({ machine }) => [machine.path("metrics.prom")] },
+  "metrics remove": { once: true },
+  completion: { args: () => ["bash"] },
+  settle: {},
+  // The hub is shown its passphrase in memory: through a pipe, by a shell that has the right to
+  // mount.
+  run: {
+    args: () => [
+      "--",
+      "/bin/sh",
+      "-c",
+      'grep -c password "$XDG_CONFIG_HOME/hivemind-core/server.json"',
+    ],
+    asked: ({ where }) =>
+      /^write to (pipe|UNIX|socket|\/(dev\/shm|tmp|mnt)\/server\.json)/.test(where),
+    short: true,
+  },
+  "upgrade-schema": { args: () => ["--service", "none", "--yes"] },
+  migrate: {
+    args: ({ machine }) => [
+      ...["--from", "hivemind-sqlcipher-db-plugin", "--to", "hivemind-json-db-plugin"],
+      ...["--to-setting", `name=copy`, "--yes"],
+      ...["--db", machine.store],
+    ],
+    // The other database is one in plain text.
+    asked: (hit) => isClients(hit) && /hivemind-core\/.*copy/.test(hit.where),
+    after: ({ machine }) => rm(machine.path("data/hivemind-core/copy.json")),
+    once: true,
+  },
+  restore: { args: (world) => [world.newest("backups"), ...alone, "--yes"], short: true },
+  rotate: { args: () => [...alone, "--keep-previous"], short: true },
+  "delete-client": { args: () => ["3"] },
+  decrypt: {
+    args: () => [...alone, "--yes"],
+    // That is what it is for: the clients, but not the passphrase, in plain text.
+    asked: (hit) => isClients(hit) && /hivemind-core\//.test(hit.where),
+    short: true,
+    once: true,
+  },
+  encrypt: { args: () => alone, asked: () => false, once: true, short: true },
+  init: {
+    args: ({ machine, newRecoveryKeyFile }) => [
+      ...["--db", machine.path("new.db"), "--config", machine.path("new.json")],
+      ...["--recovery-key-file", newRecoveryKeyFile],
+      ...["--to", machine.path("backups"), "--bundle-to", machine.path("bundles")],
+    ],
+    // The new recovery key, in the file that was named for it.
+    asked: ({ secret, where }) =>
+      /recovery key/.test(secret) && /new-recovery-key\.txt/.test(where),
+    short: true,
+    once: true,
+  },
+};
