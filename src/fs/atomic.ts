@@ -149,6 +149,9 @@ export function stagedName(path: string): string {
   return join(dirname(path), `.${basename(path)}.${randomBytes(6).toString("hex")}.partial`);
 }
 
+/** The end of a staged file's name. A staged database may have a sidecar file of SQLite. */
+const stagedEnding = /^[0-9a-f]{12}\.partial(?:-journal|-wal|-shm)?$/;
+
 /**
  * Removes staged files of `path` left by killed processes. No process may be writing `path`.
  *
@@ -160,7 +163,7 @@ export async function removePartials(path: string): Promise<boolean> {
   let found = false;
   try {
     for (const name of await readdir(directory)) {
-      if (!name.startsWith(prefix) || !/^[0-9a-f]{12}\.partial$/.test(name.slice(prefix.length))) {
+      if (!name.startsWith(prefix) || !stagedEnding.test(name.slice(prefix.length))) {
         continue;
       }
       await rm(join(directory, name), { force: true });

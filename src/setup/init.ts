@@ -19,7 +19,7 @@ import { assertPlacement } from "../bundle/placement.js";
 import { planRecipients, type RecipientOptions } from "../bundle/recipients.js";
 import { loadSection, type Settings, saveSection } from "../config/settings.js";
 import { hasCode, StoreError, systemError } from "../errors.js";
-import { makeDirectory, removeFile } from "../fs/atomic.js";
+import { makeDirectory, removeFile, removePartials } from "../fs/atomic.js";
 import { assertNoStraySidecars, sidecars } from "../fs/sidecars.js";
 import {
   assertKeyringUsable,
@@ -139,6 +139,7 @@ async function createStore(
   recipients: readonly string[],
 ): Promise<InitResult> {
   const { source, schemaVersion, bundleDirectory } = options;
+  await removePartials(storePath);
   const store = await ClientStore.create(storePath, passphrase, {
     schemaVersion,
     cipherCompatibility: options.cipherCompatibility ?? 4,

@@ -2,7 +2,7 @@
  * What `init`, and what makes up for it later, refuses before anything is made, and what it
  * remembers.
  */
-import { cp, mkdir, readFile, rm, stat, writeFile } from "node:fs/promises";
+import { cp, mkdir, readdir, readFile, rm, stat, writeFile } from "node:fs/promises";
 import { dirname, join } from "node:path";
 import { expect, test } from "vitest";
 import { generateRecoveryKey } from "../../src/bundle/recovery-key.js";
@@ -37,6 +37,21 @@ test.each(["-wal", "-journal", "-shm"])(
     await machine.init();
   },
 );
+
+test("unfinished stores of a killed init are removed, and no other file", async () => {
+  const machine = await Machine.make();
+  const directory = dirname(machine.store);
+  await mkdir(directory, { recursive: true });
+  const unfinished = [
+    ".clients.db.0123456789ab.partial",
+    ".clients.db.0123456789ab.partial-journal",
+  ];
+  const others = [".clients.db.partial", ".other.db.0123456789ab.partial"];
+  for (const name of [...unfinished, ...others]) await writeFile(join(directory, name), "");
+  await machine.init();
+  expect(await readdir(directory)).toEqual(expect.arrayContaining(others));
+  for (const name of unfinished) expect(await readdir(directory)).not.toContain(name);
+});
 
 test("a generated passphrase that was mistyped opens no store: it makes none either", async () => {
   const machine = await Machine.make();
