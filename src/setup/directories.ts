@@ -1,4 +1,4 @@
-/** Chooses where backups and bundles go: on other disks than the store's where there are some. */
+/** Chooses where backups and bundles go: on other disks than the store's if there are any. */
 import { readFile, stat } from "node:fs/promises";
 import { homedir } from "node:os";
 import { join } from "node:path";
@@ -50,8 +50,8 @@ export async function chooseDirectories({
       ? []
       : [
           disks.length === 0
-            ? "no other disk was found: backups and bundles would be lost with this one; name directories on others with --to and --bundle-to, or copy them"
-            : "only one other disk was found, which holds backups and bundles: copy the bundles to a third",
+            ? "no other disk was found, so a failed disk would lose all: name directories on others with --to and --bundle-to"
+            : "only one other disk was found, for backups and bundles: name another with --bundle-to",
         ];
   try {
     return {

@@ -53,6 +53,14 @@ test("a JSON database that was changed after its copy is kept, by setup and by u
   await exec("umount", [server]);
   expect(await property(unit, "InvocationID")).toBe(invocation);
 
+  const staging = join(data, ".hivemind-sqlcipher-undo");
+  const failedCopy = await machine.run(undo, {
+    env: atSteps({ "migrate.compared": `rm '${staging}/clients.json'` }),
+  });
+  expect(failedCopy.code).toBe(18);
+  expect(await readdir(data)).not.toContain(".hivemind-sqlcipher-undo");
+  expect(await restarted(hub)).toBe(`${store} 5`);
+
   await breakHub(hub, "former exit");
   const failed = await machine.run(undo);
   expect([failed.code, failed.stderr]).toEqual([
