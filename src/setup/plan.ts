@@ -52,6 +52,8 @@ export interface PlanOptions {
   readonly recoveryKeyFile: string | undefined;
   /** Whether that file exists, and no setup in progress made it. */
   readonly isRecoveryKeyFileTaken: boolean;
+  /** Whether the user named a recipient, instead of a new recovery key. */
+  readonly hasRecipient: boolean;
 }
 
 /** The first release that honours a password is a pre-release; 0.2.1 ignores it. */
@@ -114,7 +116,6 @@ function planSteps(
   const { storePath, isHandedOver, packages } = survey;
   const kind = formerKind(survey);
   const isStored = survey.store === "sqlcipher" && survey.hasBundle;
-  const keyPlace = options.recoveryKeyFile ?? "the terminal, to be written down";
   const copy = (isHandedOver ? survey.record?.database.place : undefined) ?? database.place;
   const step = (id: StepId, isDone: boolean, changes: string, undo: string): PlanStep => ({
     ...{ id, state: isDone ? "done" : "needed", changes, undo },
@@ -129,7 +130,7 @@ function planSteps(
     step(
       "keys",
       !needsKeys(survey),
-      `make a recovery key (${keyPlace}), keep a passphrase in ${survey.usesKeyring ? "the keyring" : "its source"}, and remember the directories in ${survey.settingsPath}`,
+      `${recoveryKeyChange(survey, options)}, keep a passphrase in ${survey.usesKeyring ? "the keyring" : "its source"}, and remember the directories in ${survey.settingsPath}`,
       "stays: the backups need both",
     ),
     step(
@@ -186,6 +187,15 @@ function planSteps(
     if (from === "sqlite") return `encrypt ${storePath} in place`;
     return `take over ${storePath} with its password`;
   }
+}
+
+function recoveryKeyChange(
+  { recipients }: Survey,
+  { recoveryKeyFile, hasRecipient }: PlanOptions,
+): string {
+  if (recoveryKeyFile !== undefined) return `make a recovery key (${recoveryKeyFile})`;
+  if (hasRecipient || recipients.length > 0) return "encrypt bundles to the recovery key in use";
+  return "make a recovery key (the terminal, to be written down)";
 }
 
 function storeUndo(kind: DatabaseSurvey["kind"]): string {

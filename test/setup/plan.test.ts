@@ -88,6 +88,7 @@ const options: PlanOptions = {
   onlineBackups: false,
   recoveryKeyFile: "/media/a/two/key.txt",
   isRecoveryKeyFileTaken: false,
+  hasRecipient: false,
 };
 
 const plan = (changes: Partial<Survey>, chosen: Partial<PlanOptions> = {}) =>
@@ -108,6 +109,16 @@ test("a JSON hub needs every step but the packages that it has", () => {
     expect(changes).toMatch(/^[a-z].*[^.]$/);
     expect(undo).not.toBe("");
   }
+});
+
+test.each([
+  [{}, {}, "make a recovery key (/media/a/two/key.txt), keep"],
+  [{}, { recoveryKeyFile: undefined }, "make a recovery key (the terminal"],
+  [{}, { recoveryKeyFile: undefined, hasRecipient: true }, "to the recovery key in use, keep"],
+  [{ recipients: ["age1"] }, { recoveryKeyFile: undefined }, "to the recovery key in use, keep"],
+])("the recovery key of %j with %j", (found, chosen, expected) => {
+  const { steps } = plan(found, chosen);
+  expect(steps.find(({ id }) => id === "keys")?.changes).toContain(expected);
 });
 
 test("a plain SQLite store has no copy to remove", () => {

@@ -94,8 +94,9 @@ async function runSetup(command: Command, context: Context, options: SetupOption
   const plan = planSetup(found, {
     installHubPackages: options.installHubPackages ?? false,
     onlineBackups: options.onlineBackups ?? false,
-    recoveryKeyFile: options.recoveryKeyFile,
+    recoveryKeyFile: key.isTaken ? options.recoveryKeyFile : key.options.recoveryKeyFile,
     isRecoveryKeyFileTaken: key.isTaken,
+    hasRecipient: key.options.recipient !== undefined && key.options.recipient.length > 0,
   });
   if (options.dryRun) return showPlan(context, found, plan);
   if (plan.obstacles.length > 0) throw obstacleError(plan.obstacles);
