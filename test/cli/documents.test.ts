@@ -86,13 +86,13 @@ test("every command prints its document, and an error the document of errors", a
 }, 600_000);
 
 test("a document with another key is refused, and one that lacks a key", () => {
-  const removed = { removed: { unit: "a.timer", drop_ins: [] } };
-  const args = ["schedule", "remove", "--json"];
+  const removed = { removed: { file: "a.prom" } };
+  const args = ["metrics", "remove", "--json"];
   assertDocument(args, JSON.stringify(removed));
   for (const wrong of [
     { ...removed, more: 1 },
-    { removed: { unit: "a.timer", dropIns: [] } },
-    { removed: { unit: "a.timer" } },
+    { removed: { path: "a.prom" } },
+    { removed: {} },
     { error: { code: 1, message: "no hint", kind: "failed" } },
   ]) {
     expect(() => assertDocument(args, JSON.stringify(wrong))).toThrow("undocumented");

@@ -4,8 +4,14 @@ import * as z from "../../src/schema.js";
 
 /** Returns the name of the command in an argument list: `backup`, `bundle show`. */
 function commandIn(args: readonly string[]): string | undefined {
-  const pairs = args.map((arg, index) => `${arg} ${args[index + 1]}`);
-  return [...pairs, ...args].find((name) => Object.hasOwn(documents, name));
+  const isIn = (name: string) => {
+    const places = name.split(" ").map((word) => args.indexOf(word));
+    return places.every((place, index) => place > (places[index - 1] ?? -1));
+  };
+  const names = Object.keys(documents).filter(isIn);
+  const first = (name: string) => args.indexOf(name.split(" ")[0] ?? "");
+  // Options may stand between the words of a name, and `status` is a command, too.
+  return names.sort((a, b) => first(a) - first(b) || b.length - a.length)[0];
 }
 
 /** Returns the names of the documents that standard output is, such as `bundle print: With …`. */

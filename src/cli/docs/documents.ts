@@ -141,13 +141,16 @@ export const documents: Readonly<Record<string, readonly JsonDocument[]>> = {
   prune: only(pruned),
   restore: [{ schema: restored }, { when: "With `--into`", schema: restoredInto }],
   drill: only(drilled),
-  "schedule install": only(z.strictObject({ schedule })),
-  "schedule status": only(z.strictObject({ schedule: z.nullable(schedule) })),
+  "schedule install": only(z.strictObject({ schedule, drill: z.nullable(schedule) })),
+  "schedule status": only(
+    z.strictObject({ schedule: z.nullable(schedule), drill: z.nullable(schedule) }),
+  ),
   "schedule remove": only(
     z.strictObject({
       removed: z.strictObject({
-        unit: text("The timer that was removed"),
-        drop_ins: texts("Drop-ins of both units, which stay"),
+        unit: z.nullable(text("The first of `units`; null if only a service was left")),
+        units: texts("The timers that were removed"),
+        drop_ins: texts("Drop-ins of the units, which stay"),
       }),
     }),
   ),

@@ -126,16 +126,16 @@ export const schedule = documentOf<Schedule>()(
     on_calendar: z.nullable(text("The time, as in systemd.time(7)")),
     enabled: flag("Whether the timer starts with the user's manager"),
     active: flag("Whether the timer runs"),
-    next_run: z.nullable(time("The next backup; null if it is not known")),
+    next_run: z.nullable(time("The next run; null if it is not known")),
     last_run: z.nullable(
       z.strictObject({
-        at: time("When the last backup began"),
+        at: time("When the last run began"),
         result: z.nullable(
           text(
             "`running`, `success`, or systemd's term for the failure; null before this boot or login",
           ),
         ),
-        exit_code: z.nullable(integer("The exit code; null if the backup did not exit")),
+        exit_code: z.nullable(integer("The exit code; null if the run did not exit")),
       }),
     ),
     lingers: flag("Whether the user's manager starts at boot, without a login"),
