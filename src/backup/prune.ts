@@ -30,6 +30,25 @@ import {
 } from "./retention.js";
 import { openBackup, verifyBackup } from "./verify.js";
 
+/** Reads and removes listed backups, which may be on a remote. */
+export interface BackupFiles {
+  /**
+   * Makes the whole backup readable at its path. A listing reads only its first page.
+   *
+   * @throws {@link StoreError} io - if it cannot be read
+   */
+  complete(path: string): Promise<void>;
+  /**
+   * Removes a backup and its manifest, either of which may be gone already.
+   *
+   * @throws {@link StoreError} io - if a file cannot be removed
+   */
+  remove(path: string): Promise<void>;
+}
+
+/** The backups in a directory of this machine. */
+export const localFiles: BackupFiles = { complete: async () => undefined, remove: removeBackup };
+
 export interface PruneOptions extends ListingOptions {
   readonly keep: KeepPolicy;
   /** Also removes bundles without a backup or store here. */
@@ -38,6 +57,8 @@ export interface PruneOptions extends ListingOptions {
   readonly utc?: boolean;
   /** Continues although the clock is behind a backup. */
   readonly ignoreClock?: boolean;
+  /** Default: the backups are in a directory of this machine. */
+  readonly files?: BackupFiles;
   /** Only reports the removals, and removes nothing. */
   readonly dryRun: boolean;
   /** Asks for confirmation before backups of several machines are counted together. */
@@ -102,7 +123,7 @@ export async function prune(options: PruneOptions): Promise<PruneResult> {
     ...removable.map(({ path, createdAt, size }) => ({ path, createdAt, size })),
     ...stale.map(({ manifest, createdAt }) => ({ path: manifest, createdAt, size: 0 })),
   ];
-  const notRemoved = dryRun ? [] : await removeAll([...removable, ...stale], signal);
+  const notRemoved = dryRun ? [] : await removeAll([...removable, ...stale], options);
   const removed = unneeded.filter(({ path }) => !notRemoved.some((file) => file.path === path));
   if (!dryRun) {
     for (const path of removedBundles) await removeFile(path);
@@ -181,14 +202,14 @@ async function divide(counted: readonly ListedBackup[], options: PruneOptions): 
  */
 async function keepNewestContents(
   { kept, removable }: Retention<ListedBackup>,
-  { storePath, source, reporter }: PruneOptions,
+  { storePath, source, files = localFiles, reporter }: PruneOptions,
 ): Promise<Retention<ListedBackup>> {
   const { keyId } = await identify(storePath);
   const all = [...kept.map(({ backup }) => backup), ...removable];
   const comparable = all.filter((backup) => backup.keyId === keyId);
   const key = await anyKey(comparable, { source, storePath });
   const furthest = await mostProgressed(comparable, key);
-  const saved = await newestAmong(furthest, removable, { storePath, key });
+  const saved = await newestAmong(furthest, removable, { storePath, key, files });
   if (saved === undefined) return { kept, removable };
   reporter.notice(
     `${saved.path} stays: it has the newest contents, although its date is ${saved.createdAt}; the clock was wrong when a backup was made, or an older backup was restored`,
@@ -232,7 +253,7 @@ function compareProgress(a: readonly number[], b: readonly number[]): number {
 async function newestAmong(
   backups: readonly ListedBackup[],
   removable: readonly ListedBackup[],
-  { storePath, key }: { storePath: string; key: StoreKey | undefined },
+  { storePath, key, files }: { storePath: string; key: StoreKey | undefined; files: BackupFiles },
 ): Promise<ListedBackup | undefined> {
   const [first, ...more] = backups.filter((backup) => removable.includes(backup));
   const staying = backups.filter((backup) => !removable.includes(backup));
@@ -240,8 +261,10 @@ async function newestAmong(
     return staying.length === 0 ? first : undefined;
   }
   const store = await readStoreIvs(storePath, key.cipherCompatibility);
-  const share = async ({ path }: ListedBackup) =>
-    countSharedPages(store, await readCopyIvs(path, key.cipherCompatibility));
+  const share = async ({ path }: ListedBackup) => {
+    await files.complete(path);
+    return countSharedPages(store, await readCopyIvs(path, key.cipherCompatibility));
+  };
   let newest = { backup: first, shared: await share(first) };
   for (const backup of more) {
     const shared = await share(backup);
@@ -293,7 +316,7 @@ async function confirmSeveralMachines(
  */
 async function removeAll(
   backups: readonly ListedBackup[],
-  signal: AbortSignal | undefined,
+  { files = localFiles, signal }: PruneOptions,
 ): Promise<Unlisted[]> {
   const notRemoved: Unlisted[] = [];
   for (const [done, { path, manifest, present }] of backups.entries()) {
@@ -309,7 +332,7 @@ async function removeAll(
       );
     }
     try {
-      await removeBackup(path);
+      await files.remove(path);
     } catch (error) {
       if (!isKind(error, "io")) throw error;
       notRemoved.push({ path: present ? path : manifest, problem: error.message });
@@ -339,10 +362,11 @@ function reasonNotCounted({ mac, present }: ListedBackup): string {
  */
 async function newestSound(
   backups: readonly ListedBackup[],
-  { source, storePath, signal }: PruneOptions,
+  { source, storePath, files = localFiles, signal }: PruneOptions,
 ): Promise<ListedBackup> {
   for (const backup of backups) {
     try {
+      await files.complete(backup.path);
       const verifying = verifyBackup(backup.path, { source, storePath });
       if ((await orAbort(verifying, signal)).ok) return backup;
     } catch (error) {

@@ -99,6 +99,19 @@ export function storePath(
   return join(dataHome(environment), subfolder, `${name}.db`);
 }
 
+/** What the text of a remote of rclone begins with: `rclone:nas:hivemind`. */
+export const remotePrefix = "rclone:";
+
+/** Returns whether a target of copies is a remote of rclone, and not a directory. */
+export function isRemote(target: string): boolean {
+  return target.startsWith(remotePrefix);
+}
+
+/** Makes the path of a directory absolute. Leaves a remote as it is. */
+export function expandTarget(target: string, environment?: Environment): string {
+  return isRemote(target) ? target : expandPath(target, environment);
+}
+
 /**
  * Resolves symbolic links as `realpath` does, also in a path to a missing file.
  *

@@ -18,6 +18,8 @@ import {
   defaultSettingsPath,
   type Environment,
   expandPath,
+  expandTarget,
+  isRemote,
   resolveStorePath,
   type StoreLocation,
   storePath as unresolvedStorePath,
@@ -31,8 +33,12 @@ const path = z.string().check(
   }),
 );
 const text = z.string().check(z.minLength(1));
-/** A directory for copies of backups or bundles. */
-const target = path;
+/** A directory or remote for copies of backups or bundles. */
+const target = z.string().check(
+  z.refine((target) => isRemote(target) || path.safeParse(target).success, {
+    message: "must be an absolute path, or begin with ~/ or rclone:",
+  }),
+);
 const count = z.int().check(z.minimum(0));
 
 /** A program and its arguments. The path is absolute, because a timer has another PATH. */
@@ -490,7 +496,7 @@ function withAbsolutePaths(settings: Settings, environment: Environment): Settin
   const absolute = (path: string | undefined) =>
     path === undefined ? undefined : expandPath(path, environment);
   const absoluteTargets = (targets: readonly string[] | undefined) =>
-    targets?.map((target) => expandPath(target, environment));
+    targets?.map((target) => expandTarget(target, environment));
   return {
     ...settings,
     store: { ...settings.store, ...defined({ path: absolute(settings.store?.path) }) },

@@ -5,19 +5,20 @@
  * the manifest is the commit point: a kill at any step leaves no copy that a listing takes for a
  * backup. No failure here changes the backup; each is reported with its target.
  */
-import { basename } from "node:path";
+import { basename, dirname } from "node:path";
 import { type ListedBackup, type Listing, listBackups } from "../backup/listing.js";
 import { isNameOfBackup, readManifest } from "../backup/manifest.js";
 import type { BundleReport } from "../bundle/bundle.js";
 import { verificationRecordPath } from "../bundle/verification-record.js";
 import { findMissingDirectories, prepareDirectories } from "../config/known-directories.js";
 import { isKind, StoreError, wrap } from "../errors.js";
-import { listDirectory, lstatIfExists, sha256File } from "../fs/read.js";
+import { listDirectory, lstatIfExists, sha256File, statIfExists } from "../fs/read.js";
 import type { PassphraseSource } from "../keys/source.js";
 import { emitStep } from "../operation/step.js";
 import { orAbort } from "../process/abort.js";
 import type { Reporter } from "../reporter.js";
 import { DirectoryTarget } from "./directory.js";
+import { assertLocations } from "./plan.js";
 import type { CopyCheck, Target, TargetFiles } from "./target.js";
 
 /** How many missing backups a run copies to a target: the newest of them, oldest first. */
@@ -131,19 +132,20 @@ async function copyMissing(
   { folder, backups }: Listing,
   options: CopyOptions,
 ): Promise<Progress> {
-  const { signal } = options;
-  const there = await orAbort(target.list(), signal);
+  const { signal, bundle, bundleTargets } = options;
+  await assertApart([target], [new DirectoryTarget(dirname(bundle.path)), ...bundleTargets]);
+  const there = await orAbort(filesOf(target), signal);
   await removeUnfinished(target, there, (await listDirectory(folder)) ?? []);
   const newest = newestCopy(there, options.storePath) ?? "";
-  const isWanted = ({ path }: ListedBackup) => basename(path) > newest || path === options.backup;
-  const missing = backups
-    .filter(({ present, mac }) => present && mac !== false)
-    .filter((backup) => isWanted(backup) && !isComplete(there, basename(backup.path)))
-    .slice(0, maxCaughtUp)
-    .reverse();
+  const missing: ListedBackup[] = [];
+  for (const backup of backups) {
+    const isWanted = basename(backup.path) >= newest || backup.path === options.backup;
+    if (!isWanted || !backup.present || backup.mac === false) continue;
+    if (!(await isCopied(there, backup))) missing.push(backup);
+  }
   const copied: Copied[] = [];
   const errors: StoreError[] = [];
-  for (const backup of missing) {
+  for (const backup of missing.slice(0, maxCaughtUp).reverse()) {
     try {
       copied.push(await orAbort(copyBackup(target, there, backup), signal));
       options.reporter.detail(`copied ${backup.path} to ${target.name}`);
@@ -157,6 +159,16 @@ async function copyMissing(
   return { copied, errors };
 }
 
+/** Returns the files of a target. A remote directory need not exist before the first copy. */
+async function filesOf(target: Target): Promise<TargetFiles> {
+  try {
+    return await target.list();
+  } catch (error) {
+    if (!isKind(error, "notFound")) throw error;
+    return new Map();
+  }
+}
+
 /** Copies a backup, then its manifest. */
 async function copyBackup(
   target: Target,
@@ -165,41 +177,62 @@ async function copyBackup(
 ): Promise<Copied> {
   const file = basename(path);
   const { sha256 } = await readManifest(manifest);
-  const checkedBy =
-    (await existingCopy(target, there, file, sha256)) ?? (await writeIntact(target, path, sha256));
-  emitStep("copy.backup");
   const manifestFile = basename(manifest);
+  // A backup with another manifest is of another hub. Without a manifest it is incomplete.
+  const checkedBy = await ensureCopy(target, there, {
+    ...{ file, sha256, mayReplace: !there.has(manifestFile) },
+    write: () => writeIntact(target, path, sha256),
+  });
+  emitStep("copy.backup");
   const manifestSha256 = await sha256File(manifest);
-  if (!(await existingCopy(target, there, manifestFile, manifestSha256))) {
-    await target.write(manifest, manifestFile, manifestSha256);
-  }
+  await ensureCopy(target, there, {
+    ...{ file: manifestFile, sha256: manifestSha256, mayReplace: true },
+    write: () => target.write(manifest, manifestFile, manifestSha256),
+  });
   emitStep("copy.manifest");
   return { path: target.pathOf(file), checkedBy };
 }
 
+interface WantedFile {
+  readonly file: string;
+  readonly sha256: string;
+  /** Whether a file with other contents is what an interrupted run has left. */
+  readonly mayReplace: boolean;
+  readonly write: () => Promise<CopyCheck>;
+}
+
 /**
- * Checks a file that exists already: an earlier run was interrupted before the manifest was there.
+ * Writes a file unless the target has it: an earlier run may have been interrupted before the
+ * manifest.
  *
- * @returns undefined if the name is free
  * @throws {@link StoreError} refused - if another file has the name
  */
-async function existingCopy(
+async function ensureCopy(
   target: Target,
   there: TargetFiles,
-  file: string,
-  sha256: string,
-): Promise<CopyCheck | undefined> {
+  { file, sha256, mayReplace, write }: WantedFile,
+): Promise<CopyCheck> {
   const size = there.get(file);
-  if (size === undefined) return undefined;
-  if (size === 0) {
+  if (size === undefined) return await write();
+  if (size === 0 && !target.mayLeaveIncomplete) {
     // On a file system without hard links, an empty file reserves the name.
     await target.remove(file);
-    return undefined;
+    return await write();
   }
   const checkedBy = await target.check(file, sha256);
   if (checkedBy !== undefined) return checkedBy;
-  throw new StoreError("refused", `${target.pathOf(file)} exists with other contents`, {
-    hint: "Remove it if it is no backup of yours, and give each hub a target of its own.",
+  const path = target.pathOf(file);
+  if (!target.mayLeaveIncomplete || !mayReplace) {
+    throw new StoreError("refused", `${path} exists with other contents`, {
+      hint: "Remove it if it is no backup of yours, and give each hub a target of its own.",
+    });
+  }
+  return await write().catch((error: unknown) => {
+    if (!isKind(error, "io")) throw error;
+    throw new StoreError("refused", `${path} is incomplete and cannot be replaced`, {
+      hint: "If the server refuses to overwrite files, remove it there. Other backups are copied.",
+      cause: error,
+    });
   });
 }
 
@@ -217,14 +250,36 @@ async function writeIntact(target: Target, path: string, sha256: string): Promis
 }
 
 /** Copies the bundle and its verification record. An earlier bundle of the key stays. */
-async function copyBundle(target: Target, { bundle, signal }: CopyOptions): Promise<Progress> {
+async function copyBundle(target: Target, options: CopyOptions): Promise<Progress> {
+  const { bundle, signal, folder, backupTargets } = options;
+  await assertApart([new DirectoryTarget(folder), ...backupTargets], [target]);
   const file = basename(bundle.path);
-  const there = await orAbort(target.list(), signal);
+  const there = await orAbort(filesOf(target), signal);
   const record = verificationRecordPath(bundle.path);
   await removeUnfinished(target, there, [file, basename(record)]);
   const checkedBy = await orAbort(updateFile(target, there, bundle.path), signal);
   if (await lstatIfExists(record)) await orAbort(updateFile(target, there, record), signal);
   return { copied: checkedBy ? [{ path: target.pathOf(file), checkedBy }] : [], errors: [] };
+}
+
+/**
+ * Repeats the check of `planCopies` with the locations that the remotes resolve to: an alias may
+ * name the directory of the backups.
+ *
+ * @throws {@link StoreError} refused - if a target of bundles is, contains or is inside one of
+ *   backups
+ */
+async function assertApart(
+  backupTargets: readonly Target[],
+  bundleTargets: readonly Target[],
+): Promise<void> {
+  // A target that cannot be reached gets nothing, and reports that itself.
+  const resolve = (target: Target) => target.location().catch(() => target.planned);
+  for (const backups of backupTargets) {
+    for (const bundles of bundleTargets) {
+      await assertLocations(await resolve(backups), await resolve(bundles));
+    }
+  }
 }
 
 /** Writes a file unless the target has it. Moves another file of the name aside. */
@@ -274,6 +329,15 @@ function newestCopy(there: TargetFiles, storePath: string): string | undefined {
     .filter((name) => isNameOfBackup(name, storePath) && isComplete(there, name))
     .sort()
     .at(-1);
+}
+
+/** Returns whether a target has a file of each name and size. */
+async function isCopied(there: TargetFiles, backup: ListedBackup): Promise<boolean> {
+  const manifest = await statIfExists(backup.manifest);
+  return (
+    there.get(basename(backup.path)) === backup.size &&
+    there.get(basename(backup.manifest)) === manifest?.size
+  );
 }
 
 function isComplete(there: TargetFiles, file: string): boolean {

@@ -1,19 +1,28 @@
 /** A directory as a target of copies, such as a directory on another disk. */
 import { readdir } from "node:fs/promises";
 import { join } from "node:path";
-import { hasCode, StoreError, systemError } from "../errors.js";
+import { StoreError, systemError } from "../errors.js";
 import { claimName, removeFile, stagedName, syncDirectory } from "../fs/atomic.js";
 import { assertFreeSpace, copyFile } from "../fs/copy.js";
 import { sha256File, statIfExists } from "../fs/read.js";
 import { emitStep } from "../operation/step.js";
-import type { CopyCheck, Target, TargetFiles } from "./target.js";
+import type { CopyCheck, Location, Target, TargetFiles } from "./target.js";
 
 export class DirectoryTarget implements Target {
   readonly name: string;
+  readonly mayLeaveIncomplete = false;
 
   /** @param path - absolute; need not exist before the first copy */
   constructor(readonly path: string) {
     this.name = path;
+  }
+
+  get planned(): Location {
+    return { remote: null, path: this.path };
+  }
+
+  async location(): Promise<Location> {
+    return this.planned;
   }
 
   pathOf(file: string): string {
@@ -30,7 +39,6 @@ export class DirectoryTarget implements Target {
       }
       return files;
     } catch (error) {
-      if (hasCode(error, "ENOENT")) return new Map();
       throw systemError(error, `cannot read the directory ${this.path}`);
     }
   }

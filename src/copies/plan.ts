@@ -1,9 +1,10 @@
 /** Reads the targets of copies, and refuses a bundle next to backups. */
 import { assertPlacement } from "../bundle/placement.js";
-import { expandPath } from "../config/paths.js";
+import { expandPath, isRemote } from "../config/paths.js";
 import { StoreError } from "../errors.js";
 import { DirectoryTarget } from "./directory.js";
-import type { Target } from "./target.js";
+import { RemoteTarget } from "./remote.js";
+import type { Location, Target } from "./target.js";
 
 export interface CopyDestinations {
   /** The directory of the backups. */
@@ -41,8 +42,9 @@ export async function planCopies(destinations: CopyDestinations): Promise<CopyTa
   return { backupTargets, bundleTargets };
 }
 
-/** @throws {@link StoreError} usage - for an empty text */
+/** @throws {@link StoreError} usage - for an empty or malformed text */
 export function parseTarget(text: string): Target {
+  if (isRemote(text)) return new RemoteTarget(text);
   if (text === "") throw new StoreError("usage", "the target of a copy is empty");
   return new DirectoryTarget(expandPath(text));
 }
@@ -56,12 +58,29 @@ async function assertApart(
   bundleTargets: readonly Target[],
 ): Promise<void> {
   for (const backups of backupTargets) {
-    for (const bundles of bundleTargets) {
-      if (backups instanceof DirectoryTarget && bundles instanceof DirectoryTarget) {
-        await assertPlacement(backups.path, bundles.path);
-      }
-    }
+    for (const bundles of bundleTargets) await assertLocations(backups.planned, bundles.planned);
   }
+}
+
+/**
+ * Refuses a location of bundles that is, contains or is inside a location of backups.
+ *
+ * @throws {@link StoreError} refused - for such a location
+ */
+export async function assertLocations(backups: Location, bundles: Location): Promise<void> {
+  if (backups.remote === null && bundles.remote === null) {
+    await assertPlacement(backups.path, bundles.path);
+    return;
+  }
+  if (backups.remote !== bundles.remote) return;
+  const [inner, outer] = [bundles.path, backups.path].map((path) => path.replace(/\/?$/, "/"));
+  const isApart = !inner?.startsWith(outer ?? "") && !outer?.startsWith(inner ?? "");
+  if (isApart && bundles.path !== "" && backups.path !== "") return;
+  throw new StoreError(
+    "refused",
+    `the target of bundles rclone:${bundles.remote}:${bundles.path} is, contains or is inside the target of backups rclone:${backups.remote}:${backups.path}`,
+    { hint: "A bundle helps to open the backups. Keep it elsewhere: --copy-bundle-to TARGET" },
+  );
 }
 
 /** @throws {@link StoreError} usage - if a copy would go to the directory of the original */

@@ -6,17 +6,42 @@ export type CopyCheck = "read_back" | "remote_hash";
 /** Names and sizes in bytes of the files in a target. */
 export type TargetFiles = ReadonlyMap<string, number>;
 
+/** Where a target's files are. Two targets with one location hold the same files. */
+export interface Location {
+  /** The name of a remote; null for a directory of this machine. */
+  readonly remote: string | null;
+  readonly path: string;
+}
+
 /** A place for copies. Holds plain files with one level of names. */
 export interface Target {
   /** As the user writes it: `/media/usb/hivemind` or `rclone:nas:hivemind`. */
   readonly name: string;
 
+  /**
+   * Whether an interrupted run may leave an incomplete file under a final name, so that `write`
+   * replaces it.
+   */
+  readonly mayLeaveIncomplete: boolean;
+
+  /** The location by the target's text. */
+  readonly planned: Location;
+
+  /**
+   * Returns the location after rclone has resolved an alias. Remotes that encrypt or combine other
+   * remotes have a location of their own.
+   *
+   * @throws {@link StoreError} io - if the remote cannot be reached
+   */
+  location(): Promise<Location>;
+
   /** Returns a file's name for the user. */
   pathOf(file: string): string;
 
   /**
-   * Returns the files. A target that does not exist yet has none.
+   * Returns the files.
    *
+   * @throws {@link StoreError} notFound - if the target does not exist yet
    * @throws {@link StoreError} io - if it cannot be read
    */
   list(): Promise<TargetFiles>;
@@ -25,7 +50,7 @@ export interface Target {
    * Copies a file. The final name appears only when the copy is complete and has been checked.
    *
    * @param from - path of the file on this machine
-   * @param file - the final name, which must be free
+   * @param file - the final name, which must be free, or hold an incomplete file
    * @param sha256 - of the contents, in hex
    * @throws {@link StoreError} corrupted - if the target returns other bytes than were written
    * @throws {@link StoreError} refused - if the name is taken

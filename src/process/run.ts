@@ -22,8 +22,10 @@ export interface RunOptions {
   readonly output?: boolean | "stderr";
   /** The program's standard input; nothing by default. */
   readonly input?: string;
+  /** The file descriptor that gets the program's standard output, which is then not collected. */
+  readonly stdout?: number | undefined;
   /** Kills the program. */
-  readonly signal?: AbortSignal;
+  readonly signal?: AbortSignal | undefined;
 }
 
 /** Environment variables for parsable output. */
@@ -45,13 +47,13 @@ const plain = {
 export function run(
   program: string,
   args: readonly string[],
-  { timeoutMs, output = true, input, signal }: RunOptions,
+  { timeoutMs, output = true, input, stdout, signal }: RunOptions,
 ): Promise<Outcome> {
   return new Promise((resolve) => {
     const target = output === "stderr" ? 2 : output ? "pipe" : "ignore";
     const child = spawn(program, args, {
       detached: true,
-      stdio: [input === undefined ? "ignore" : "pipe", target, target],
+      stdio: [input === undefined ? "ignore" : "pipe", stdout ?? target, target],
       env: output === true ? { ...process.env, ...plain } : process.env,
     });
     // A program that does not read its input closes the pipe.

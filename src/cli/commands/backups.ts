@@ -1,5 +1,7 @@
+import { basename } from "node:path";
 import type { Command } from "commander";
 import type { ListedBackup } from "../../backup/listing.js";
+import { abortOnSignal } from "../../process/signals.js";
 import { escapeControlCharacters } from "../../text/escape.js";
 import { addGlobalOptions, type Context, contextOf } from "../context.js";
 import { addHelp } from "../help.js";
@@ -17,34 +19,44 @@ const fullTableColumns = 102;
 
 export function addCommand(program: Command): void {
   const command = program
-    .command("backups [directory]")
+    .command("backups [target]")
     .description("List the backups and whether their bundles exist");
   addBundleDirectoryOption(command);
   addGlobalOptions(command);
   addHelp(command, {
+    details: [
+      "A target is a directory, or rclone:REMOTE:PATH. Of a remote, the manifests are read.",
+    ],
     examples: [
       "hivemind-sqlcipher backups",
       "hivemind-sqlcipher backups /media/usb/backups --json",
+      "hivemind-sqlcipher backups rclone:nas:hivemind",
     ],
   });
-  command.action(async (directory: string | undefined, options: BundleDirectoryOption) =>
-    printBackups(await contextOf(command), directory, options),
+  command.action(async (target: string | undefined, options: BundleDirectoryOption) =>
+    printBackups(await contextOf(command), target, options),
   );
 }
 
 async function printBackups(
   context: Context,
-  directory: string | undefined,
+  target: string | undefined,
   options: BundleDirectoryOption,
 ): Promise<void> {
   const { listBackups } = await import("../../backup/listing.js");
-  const { output } = context;
-  const { unchecked, ...listing } = await listBackups(listingOptions(context, directory, options));
+  const { withView } = await import("../../copies/view.js");
+  const { output, storePath } = context;
+  const listed = listingOptions(context, target, options);
+  const { unchecked, ...listing } = await abortOnSignal(() =>
+    withView(listed.folder, { storePath, heads: "of each key" }, async ({ folder, named }) =>
+      named(await listBackups({ ...listed, folder })),
+    ),
+  );
   if (unchecked) output.warning(`no manifest could be checked: ${unchecked.message}`);
   // On a narrow terminal other columns give way, so that the file names stay complete.
   const isNarrow = (output.columns ?? Number.POSITIVE_INFINITY) < fullTableColumns;
   const rows = listing.backups.map((backup) => [
-    backup.path.slice(listing.folder.length + 1),
+    basename(backup.path),
     formatAge(backup.ageSeconds),
     formatSize(backup.size),
     `${backup.clients.active}${backup.clients.revoked > 0 ? ` +${backup.clients.revoked}` : ""}`,

@@ -12,7 +12,7 @@ import { formatSize } from "../ui/units.js";
 
 export function addCommand(program: Command): void {
   const command = program
-    .command("drill [directory]")
+    .command("drill [target]")
     .description("Restore the newest backup to a temporary copy and read it");
   addBundleOptions(command);
   addGlobalOptions(command);
@@ -24,6 +24,7 @@ export function addCommand(program: Command): void {
     examples: [
       "hivemind-sqlcipher drill",
       "hivemind-sqlcipher drill /media/usb/backups --identity recovery-key.txt",
+      "hivemind-sqlcipher drill rclone:nas:hivemind --identity recovery-key.txt",
     ],
   });
   command.action(async (directory: string | undefined, options: BundleKeyOptions) => {
@@ -42,23 +43,27 @@ async function runDrill(
   const { readBundle } = await import("../../bundle/bundle.js");
   const { drill } = await import("../../restore/drill.js");
   const { output, storePath } = context;
-  const { folder, bundleFolder } = listingOptions(context, directory, {});
-  const newest = await newestBackup(folder, storePath);
-  if (newest === undefined) {
-    throw new StoreError("notFound", `there is no backup of ${storePath} in ${folder}`, {
-      hint: "Make one with hivemind-sqlcipher backup, or name another directory.",
-    });
-  }
-  const search = { backup: newest.path, directory: bundleFolder };
-  const { result, isWithBundle } = await withBundle(
-    options,
-    { search, kept: context },
-    async (named) => {
-      const bundle = named && (await readBundle(named.path, named.opener));
-      const result = await abortOnSignal((signal) =>
-        drill({ backup: newest.path, secret: bundle ?? context, signal }),
-      );
-      return { result, isWithBundle: bundle !== undefined };
+  const { withView } = await import("../../copies/view.js");
+  const { folder: target, bundleFolder } = listingOptions(context, directory, {});
+  const { result, isWithBundle } = await withView(
+    target,
+    { storePath, heads: "of each key" },
+    async ({ folder, files, named }) => {
+      const newest = await newestBackup(folder, storePath);
+      if (newest === undefined) {
+        throw new StoreError("notFound", `there is no backup of ${storePath} in ${folder}`, {
+          hint: "Make one with hivemind-sqlcipher backup, or name another directory.",
+        });
+      }
+      await files.complete(newest.path);
+      const search = { backup: newest.path, directory: bundleFolder };
+      return await withBundle(options, { search, kept: context }, async (given) => {
+        const bundle = given && (await readBundle(given.path, given.opener));
+        const result = await abortOnSignal((signal) =>
+          drill({ backup: newest.path, secret: bundle ?? context, signal }),
+        );
+        return { result: named(result), isWithBundle: bundle !== undefined };
+      });
     },
   );
   if (isWithBundle) {

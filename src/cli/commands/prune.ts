@@ -1,5 +1,6 @@
 import { type Command, InvalidArgumentError } from "commander";
 import type { PruneResult } from "../../backup/prune.js";
+import type { View } from "../../copies/view.js";
 import { StoreError } from "../../errors.js";
 import { escapeControlCharacters } from "../../text/escape.js";
 import { addGlobalOptions, type Context, contextOf } from "../context.js";
@@ -26,7 +27,7 @@ interface PruneOptions extends BundleDirectoryOption {
 
 export function addCommand(program: Command): void {
   const command = program
-    .command("prune [directory]")
+    .command("prune [target]")
     .description("Remove backups that no --keep rule keeps")
     .option("--keep-last <n>", "Keep the newest n backups", parseCount)
     .option("--keep-daily <n>", "Keep the newest backup of each of the last n days", parseCount)
@@ -41,11 +42,13 @@ export function addCommand(program: Command): void {
     details: [
       'A rule that is not given is taken from "keep" in the settings. Days, weeks and months begin at midnight of the local time zone; those without a backup do not count. The newest backup that verifies is always kept, and files without a valid manifest are neither counted nor removed.',
       "Keeps a backup with the newest contents whatever its date. Refuses to run if a backup is from the future, because a clock may have been wrong; --yes overrides this.",
+      "A target is a directory, or rclone:REMOTE:PATH. Exits with 18 if it refuses to remove a backup.",
       "With --bundles, consider copies of the removed backups elsewhere: they need their bundle.",
     ],
     examples: [
       "hivemind-sqlcipher prune --keep-daily 7 --keep-weekly 5 --keep-monthly 12 --dry-run",
       "hivemind-sqlcipher prune /media/usb/backups --keep-last 3",
+      "hivemind-sqlcipher prune rclone:nas:hivemind --keep-monthly 24",
     ],
   });
   command.action(async (directory: string | undefined, options: PruneOptions) => {
@@ -66,12 +69,14 @@ async function runPrune(
   options: PruneOptions,
 ): Promise<{ readonly prune: PruneResult; readonly failure: StoreError | undefined }> {
   const { ofUnknownPassphrase, prune } = await import("../../backup/prune.js");
+  const { namedReporter, withView } = await import("../../copies/view.js");
   const { output } = context;
   const keep = context.settings.keep ?? {};
   const listing = listingOptions(context, directory, options);
-  const result = await operate(context, (_lock, signal) =>
+  const { storePath, reporter } = context;
+  const prunedView = (view: View, signal: AbortSignal) =>
     prune({
-      ...listing,
+      ...{ ...listing, folder: view.folder, files: view.files },
       keep: {
         last: options.keepLast ?? keep.last,
         daily: options.keepDaily ?? keep.daily,
@@ -82,9 +87,13 @@ async function runPrune(
       ignoreClock: context.yes,
       bundles: options.bundles ?? false,
       dryRun: options.dryRun ?? false,
-      reporter: context.reporter,
+      reporter: namedReporter(reporter, view),
       signal,
-    }),
+    });
+  const result = await operate(context, (_lock, signal) =>
+    withView(listing.folder, { storePath, heads: "all" }, async (view) =>
+      view.named(await prunedView(view, signal)),
+    ),
   );
   output.result(toJson({ prune: result }), () => pruneLines(result, context));
   const failure = notRemovedError(result);

@@ -1,5 +1,5 @@
 import type { Command } from "commander";
-import { expandPath } from "../../config/paths.js";
+import { expandPath, expandTarget, isRemote } from "../../config/paths.js";
 import { StoreError } from "../../errors.js";
 import type { BackupTarget, RestoreIntoResult } from "../../restore/into.js";
 import type { RestoreResult } from "../../restore/restore.js";
@@ -52,6 +52,7 @@ export function addCommand(program: Command): void {
     examples: [
       "hivemind-sqlcipher restore /srv/backup/hivemind/clients.2026-11-24T18-50-00Z.db",
       "hivemind-sqlcipher restore FILE --bundle clients.….bundle.age -i recovery-key.txt",
+      "hivemind-sqlcipher restore rclone:nas:hivemind/clients.2026-11-24T18-50-00Z.db",
       "hivemind-sqlcipher restore --from-time 2026-11-20",
       "hivemind-sqlcipher restore FILE --into hivemind-json-db-plugin",
     ],
@@ -67,15 +68,25 @@ async function runRestore(
   options: RestoreOptions,
 ): Promise<void> {
   const { chooseBackup } = await import("../../restore/verified-backup.js");
+  const { namedReporter, withLocalFile } = await import("../../copies/view.js");
   const { recordRestoreTest } = await import("../../backup/restore-test.js");
   const choice = backupChoice(context, file, options);
-  const backup = { file: await chooseBackup(choice, context.storePath) };
-  const search = { backup: backup.file, directory: context.settings.backup?.bundle_to };
   const run = options.into === undefined ? restoreStore : restoreDatabase;
-  const result = await withBundle<RestoreResult | RestoreIntoResult>(
-    options,
-    { search, kept: context },
-    (bundle) => run(context, options, { backup, bundle, noManifest: !options.manifest }),
+  const isOnRemote = "file" in choice && isRemote(choice.file);
+  const result = await withLocalFile(
+    isOnRemote ? choice.file : await chooseBackup(choice, context.storePath),
+    async (local, named) => {
+      const backup = { file: local };
+      const search = { backup: local, directory: context.settings.backup?.bundle_to };
+      const reporter = namedReporter(context.reporter, { named });
+      const result = await withBundle<RestoreResult | RestoreIntoResult>(
+        options,
+        { search, kept: context },
+        (bundle) =>
+          run({ ...context, reporter }, options, { backup, bundle, noManifest: !options.manifest }),
+      );
+      return named(result);
+    },
   );
   const { backup: from, keyId } = result.restored;
   await recordRestoreTest(context.storePath, { how: "restore", backup: from, key_id: keyId });
@@ -202,7 +213,7 @@ function backupChoice(
       hint: "Name the backup's file, or a time with --from-time.",
     });
   }
-  if (file !== undefined) return { file: expandPath(file) };
+  if (file !== undefined) return { file: expandTarget(file) };
   if (fromTime === undefined) {
     throw new StoreError("usage", "no backup to restore", {
       hint: "Name the backup's file, or a time with --from-time.",

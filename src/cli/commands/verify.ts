@@ -1,5 +1,6 @@
 import type { Command } from "commander";
-import { expandPath } from "../../config/paths.js";
+import { expandTarget } from "../../config/paths.js";
+import type { View } from "../../copies/view.js";
 import { exitCodes } from "../../errors.js";
 import { escapeControlCharacters } from "../../text/escape.js";
 import { addGlobalOptions, type Context, contextOf } from "../context.js";
@@ -16,6 +17,7 @@ export function addCommand(program: Command): void {
     details: ["Makes the same checks as restore. Exits with 14 if one fails."],
     examples: [
       "hivemind-sqlcipher verify /srv/backup/hivemind/clients.2026-11-24T18-50-00Z.db",
+      "hivemind-sqlcipher verify rclone:nas:hivemind/clients.2026-11-24T18-50-00Z.db",
       "hivemind-sqlcipher verify FILE --bundle clients.….bundle.age -i recovery-key.txt",
     ],
   });
@@ -27,18 +29,18 @@ export function addCommand(program: Command): void {
 async function runVerify(context: Context, file: string, options: BundleKeyOptions): Promise<void> {
   const { verifyBackup } = await import("../../backup/verify.js");
   const { recordRestoreTest } = await import("../../backup/restore-test.js");
+  const { withLocalFile } = await import("../../copies/view.js");
   const { isKept } = await import("../../keys/source.js");
   const { readBundle } = await import("../../bundle/bundle.js");
   const { output, settings, source, storePath } = context;
-  const search = { backup: expandPath(file), directory: settings.backup?.bundle_to };
-  const { bundle, path, ok, checks } = await withBundle(
-    options,
-    { search, kept: context },
-    async (named) => {
-      const bundle = named && (await readBundle(named.path, named.opener));
-      return { bundle, ...(await verifyBackup(search.backup, bundle ?? context)) };
-    },
-  );
+  const verify = async (backup: string, named: View["named"]) => {
+    const search = { backup, directory: settings.backup?.bundle_to };
+    return await withBundle(options, { search, kept: context }, async (given) => {
+      const bundle = given && (await readBundle(given.path, given.opener));
+      return { bundle, ...named(await verifyBackup(backup, bundle ?? context)) };
+    });
+  };
+  const { bundle, path, ok, checks } = await withLocalFile(expandTarget(file), verify);
   if (bundle && ok) {
     const { key_id, passphrase } = bundle;
     if (!(await isKept(source, storePath, passphrase))) {

@@ -1,5 +1,5 @@
 import type { Command } from "commander";
-import { expandPath } from "../../config/paths.js";
+import { expandPath, expandTarget } from "../../config/paths.js";
 import { StoreError } from "../../errors.js";
 import type { Context } from "../context.js";
 
@@ -14,7 +14,7 @@ export function addBundleDirectoryOption(command: Command): Command {
   );
 }
 
-/** Returns the directories of backups and bundles, the store, and the passphrase's source. */
+/** Returns the directory or remote of the backups, the directory of the bundles, the store, and the passphrase's source. */
 export function listingOptions(
   context: Context,
   directory: string | undefined,
@@ -29,7 +29,7 @@ export function listingOptions(
   }
   const bundles = bundleTo ?? settings.bundle_to;
   return {
-    folder: expandPath(backups),
+    folder: expandTarget(backups),
     storePath: context.storePath,
     source: context.source,
     bundleFolder: bundles === undefined ? undefined : expandPath(bundles),

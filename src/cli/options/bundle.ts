@@ -2,7 +2,7 @@
 import { join } from "node:path";
 import type { Command } from "commander";
 import type { BundleOpener } from "../../bundle/bundle.js";
-import { expandPath } from "../../config/paths.js";
+import { expandPath, isRemote } from "../../config/paths.js";
 import { isKind, StoreError, withLine, wrap } from "../../errors.js";
 import type { PassphraseSource } from "../../keys/source.js";
 import { askSecret, onTerminal } from "../ui/prompt.js";
@@ -190,6 +190,12 @@ export async function withBundle<Result>(
   { search, kept }: { search: BundleSearch; kept: KeptSecret },
   operation: (bundle: NamedBundle | undefined) => Promise<Result>,
 ): Promise<Result> {
+  if (options.bundle !== undefined && isRemote(options.bundle)) {
+    const { withLocalFile } = await import("../../copies/view.js");
+    return await withLocalFile(options.bundle, (path) =>
+      withBundle({ ...options, bundle: path }, { search, kept }, operation),
+    );
+  }
   const bundle = await bundleOf(options, search);
   if (bundle !== undefined) return await operation(bundle);
   try {

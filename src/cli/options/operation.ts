@@ -1,6 +1,6 @@
 /** Options, lock and output lines of commands that run an operation on the store. */
 import { type Command, Option } from "commander";
-import { expandPath } from "../../config/paths.js";
+import { expandPath, expandTarget, isRemote } from "../../config/paths.js";
 import {
   type ServiceSettings,
   type Settings,
@@ -156,8 +156,7 @@ export async function withBundleTarget<Result>(
 export function knownDirectories({ settings: { backup, bundle } }: Context): string[] {
   return [
     ...[backup?.to, backup?.bundle_to].filter((path) => path !== undefined),
-    ...(backup?.copies ?? []),
-    ...(bundle?.copies ?? []),
+    ...[...(backup?.copies ?? []), ...(bundle?.copies ?? [])].filter((text) => !isRemote(text)),
   ];
 }
 
@@ -198,10 +197,10 @@ export async function rememberDirectories(
       ...(settings.backup?.bundle_to === undefined &&
         bundleTo !== undefined && { bundle_to: expandPath(bundleTo) }),
       ...(settings.backup?.copies === undefined &&
-        copyTo && { copies: copyTo.map((target) => expandPath(target)) }),
+        copyTo && { copies: copyTo.map((target) => expandTarget(target)) }),
     },
     ...(settings.bundle?.copies === undefined &&
-      copyBundleTo && { bundle: { copies: copyBundleTo.map((target) => expandPath(target)) } }),
+      copyBundleTo && { bundle: { copies: copyBundleTo.map((target) => expandTarget(target)) } }),
     ...(settings.recipients === undefined && recipient && { recipients: recipient }),
   }));
 }

@@ -1,0 +1,122 @@
+/**
+ * Runs the program `rclone`, with the user's own configuration of remotes.
+ *
+ * The configuration holds the credentials. No credential is ever an argument here: remotes are
+ * named, and a remote that is described in place (`:sftp,host=…:`) is refused.
+ */
+import { stripVTControlCharacters } from "node:util";
+import { type ErrorKind, StoreError } from "../errors.js";
+import { throwIfAborted } from "../process/abort.js";
+import { currentInteraction } from "../process/interaction.js";
+import { type Outcome, run } from "../process/run.js";
+import { escapeControlCharacters } from "../text/escape.js";
+
+/** Ends rclone soon when the server stalls; a transfer may last as long as it makes progress. */
+const flags = [
+  ...["--contimeout", "15s", "--timeout", "60s", "--retries", "2", "--low-level-retries", "3"],
+  ...["--log-level", "ERROR", "--ask-password=false"],
+];
+
+/** A large backup on a slow line: 24 hours. */
+const timeoutMs = 86_400_000;
+
+/** Of rclone's last line in a message: more is of no use, and a server may send anything. */
+const maxQuoted = 300;
+
+/** rclone's exit codes for a missing directory and a missing file. */
+const missingCodes: readonly (number | null)[] = [3, 4];
+
+interface Problem {
+  readonly pattern: RegExp;
+  readonly kind: ErrorKind;
+  readonly hint: string;
+}
+
+/** What rclone's messages mean; the first that fits counts. */
+const problems: readonly Problem[] = [
+  {
+    pattern: /didn't find section in config file/,
+    kind: "usage",
+    hint: "List the remotes with rclone listremotes, or add this one with rclone config.",
+  },
+  {
+    pattern: /x509|certificate|knownhosts|host key/i,
+    kind: "io",
+    hint: "The server could not be identified. Check its address and certificate or host key, then the remote with rclone config.",
+  },
+  {
+    pattern:
+      /\b40[13]\b|unauthorized|forbidden|permission denied|access.?denied|unable to authenticate|SignatureDoesNotMatch|InvalidAccessKeyId/i,
+    kind: "io",
+    hint: "Check the remote's credentials and their rights with rclone config.",
+  },
+  {
+    pattern: /\b507\b|insufficient storage|no space left|quota|disk full/i,
+    kind: "io",
+    hint: "Free some space there: prune removes old backups from a target.",
+  },
+];
+
+interface RcloneCall {
+  /** For the message: "read the directory". */
+  readonly doing: string;
+  /** The target or file, as the user writes it. */
+  readonly where: string;
+  /** The descriptor of a file that gets the output. */
+  readonly stdout?: number;
+  readonly input?: string;
+}
+
+/**
+ * Runs a command of rclone.
+ *
+ * @returns the output
+ * @throws {@link StoreError} failed - if rclone is not installed
+ * @throws {@link StoreError} usage - if rclone does not know the remote
+ * @throws {@link StoreError} notFound - if the directory or file does not exist
+ * @throws {@link StoreError} interrupted - if the operation is interrupted
+ * @throws {@link StoreError} io - if rclone fails for another reason
+ */
+export async function rclone(
+  args: readonly string[],
+  { doing, where, stdout, input }: RcloneCall,
+): Promise<string> {
+  const { signal } = currentInteraction();
+  throwIfAborted(signal);
+  const outcome = await run("rclone", [...args.slice(0, 1), ...flags, ...args.slice(1)], {
+    timeoutMs,
+    stdout,
+    ...(input !== undefined && { input }),
+    signal,
+  });
+  throwIfAborted(signal);
+  if (outcome.code === 0) return outcome.stdout;
+  throw rcloneError(outcome, `cannot ${doing} ${where}`);
+}
+
+function rcloneError({ code, failure, stderr }: Outcome, message: string): StoreError {
+  if (failure === "missing") {
+    return new StoreError("failed", `${message}: rclone is not installed`, {
+      hint: "Install it: sudo apt install rclone, or see https://rclone.org/install/",
+    });
+  }
+  const text = `${message}: ${lastLine(stderr) || failure || `rclone exits with ${code}`}`;
+  if (missingCodes.includes(code)) return new StoreError("notFound", text);
+  const problem = problems.find(({ pattern }) => pattern.test(stderr));
+  return new StoreError(problem?.kind ?? "io", text, {
+    hint: problem?.hint ?? "Check that the server is reachable: rclone lsf REMOTE:",
+  });
+}
+
+/**
+ * Returns the last line of rclone's messages, without its time, terminal sequences and passwords
+ * in URLs.
+ */
+function lastLine(stderr: string): string {
+  const line = stderr.trim().split("\n").at(-1) ?? "";
+  const text = stripVTControlCharacters(line)
+    .replace(/^\d{4}\/\d\d\/\d\d \d\d:\d\d:\d\d /, "")
+    .replaceAll(/\/\/[^/\s"@]*@/g, "//…@");
+  const short = text.length > maxQuoted ? `${text.slice(0, maxQuoted)}…` : text;
+  return escapeControlCharacters(short);
+}

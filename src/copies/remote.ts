@@ -1,0 +1,211 @@
+/** A remote of rclone as a target of copies. */
+import { open } from "node:fs/promises";
+import { basename } from "node:path";
+import { remotePrefix } from "../config/paths.js";
+import { isKind, StoreError, systemError } from "../errors.js";
+import { stagedName } from "../fs/atomic.js";
+import { emitStep } from "../operation/step.js";
+import * as z from "../schema.js";
+import { rclone } from "./rclone.js";
+import type { CopyCheck, Location, Target, TargetFiles } from "./target.js";
+
+const listSchema = z.array(z.object({ Name: z.string(), Size: z.number() }));
+
+const featuresSchema = z.object({
+  Name: z.string(),
+  Root: z.string(),
+  Hashes: z.nullable(z.array(z.string())),
+  Features: z.object({ BucketBased: z.boolean(), Move: z.boolean(), IsLocal: z.boolean() }),
+});
+
+type Features = z.infer<typeof featuresSchema>;
+
+/**
+ * Marks a directory whose server refuses to rename and to remove files. Without it, each run would
+ * upload a temporary file that stays.
+ */
+const refusalMarker = ".renames-are-refused.partial";
+
+/** A name in rclone's configuration, as rclone allows it, without a description in place. */
+const remoteName = /^[\p{L}\p{N}_.+@][\p{L}\p{N}_.+@ -]*$/u;
+
+export class RemoteTarget implements Target {
+  readonly name: string;
+  readonly mayLeaveIncomplete = true;
+  readonly #remote: string;
+  readonly #path: string;
+  #known: Promise<Features> | undefined;
+  /** Undefined until the first file is written. */
+  #refusesRename: boolean | undefined;
+
+  /**
+   * @param text - `rclone:REMOTE:PATH`
+   * @throws {@link StoreError} usage - if it has another form
+   */
+  constructor(text: string) {
+    const [remote = "", ...rest] = text.slice(remotePrefix.length).split(":");
+    const path = rest
+      .join(":")
+      .replaceAll(/\/+/g, "/")
+      .replace(/(?<=.)\/$/, "");
+    if (!remoteName.test(remote) || rest.length === 0 || path.split("/").includes("..")) {
+      throw new StoreError("usage", `"${text}" is not a remote of rclone's configuration`, {
+        hint: "Write it as rclone:REMOTE:PATH, with a name that rclone listremotes prints.",
+      });
+    }
+    this.#remote = remote;
+    this.#path = path;
+    this.name = `${remotePrefix}${remote}:${path}`;
+  }
+
+  get planned(): Location {
+    return { remote: this.#remote, path: this.#path };
+  }
+
+  async location(): Promise<Location> {
+    const { Name, Root, Features: features } = await this.#features();
+    return { remote: features.IsLocal ? null : Name, path: Root };
+  }
+
+  pathOf(file: string): string {
+    return `${remotePrefix}${this.#spec(file)}`;
+  }
+
+  async list(): Promise<TargetFiles> {
+    const where = { doing: "read the directory", where: this.name };
+    const options = ["--files-only", "--no-modtime", "--no-mimetype", "--", this.#directory];
+    const listed = listSchema.safeParse(JSON.parse(await rclone(["lsjson", ...options], where)));
+    if (!listed.success) throw new StoreError("io", `rclone lists ${this.name} in an unknown form`);
+    return new Map(listed.data.map(({ Name, Size }) => [Name, Size]));
+  }
+
+  /**
+   * Uploads under a temporary name, checks the bytes, and lets the server rename the file.
+   *
+   * In an object store, and where the server cannot rename or refuses it, uploads under the final
+   * name: an object appears only when it is complete, and elsewhere an incomplete backup does not
+   * count, because its manifest is uploaded last.
+   */
+  async write(from: string, file: string, sha256: string): Promise<CopyCheck> {
+    const { BucketBased, Move } = (await this.#features()).Features;
+    this.#refusesRename ??= BucketBased || !Move || (await this.#isMarked());
+    if (this.#refusesRename) return await this.#upload(from, file, sha256);
+    const staged = basename(stagedName(file));
+    const checkedBy = await this.#upload(from, staged, sha256);
+    try {
+      await this.rename(staged, file);
+    } catch (error) {
+      if (!isKind(error, "io")) throw error;
+      await this.remove(staged).catch(() => undefined);
+      await this.#mark().catch(() => undefined);
+      this.#refusesRename = true;
+      return await this.#upload(from, file, sha256);
+    }
+    emitStep("copy.named");
+    return checkedBy;
+  }
+
+  async #upload(from: string, file: string, sha256: string): Promise<CopyCheck> {
+    try {
+      await rclone(["copyto", "--ignore-times", "--", from, this.#spec(file)], {
+        ...{ doing: "copy to", where: this.pathOf(file) },
+      });
+      emitStep("copy.staged");
+      const checkedBy = await this.check(file, sha256);
+      if (checkedBy === undefined) {
+        throw new StoreError("corrupted", `${this.name} returns other bytes than were written`, {
+          hint: "Its server is faulty, or another program writes there. Run the backup again.",
+        });
+      }
+      emitStep("copy.checked");
+      return checkedBy;
+    } catch (error) {
+      await this.remove(file).catch(() => undefined);
+      throw error;
+    }
+  }
+
+  /** Returns whether the marker exists and the server still refuses to remove it. */
+  async #isMarked(): Promise<boolean> {
+    const files = await this.list().catch(() => new Map<string, number>());
+    if (!files.has(refusalMarker)) return false;
+    return await this.remove(refusalMarker).then(
+      () => false,
+      () => true,
+    );
+  }
+
+  async #mark(): Promise<void> {
+    await rclone(["rcat", "--", this.#spec(refusalMarker)], {
+      ...{ doing: "copy to", where: this.name, input: "renames are refused here\n" },
+    });
+  }
+
+  async check(file: string, sha256: string): Promise<CopyCheck | undefined> {
+    const hasHash = (await this.#features()).Hashes?.includes("sha256") ?? false;
+    const hashsum = ["hashsum", "sha256", ...(hasHash ? [] : ["--download"])];
+    const output = await rclone([...hashsum, "--", this.#spec(file)], {
+      ...{ doing: "read back", where: this.pathOf(file) },
+    });
+    if (output.trim().split(/\s/)[0] !== sha256) return undefined;
+    return hasHash ? "remote_hash" : "read_back";
+  }
+
+  async rename(file: string, to: string): Promise<void> {
+    await rclone(["moveto", "--", this.#spec(file), this.#spec(to)], {
+      ...{ doing: "rename", where: this.pathOf(file) },
+    });
+  }
+
+  async remove(file: string): Promise<void> {
+    await rclone(["deletefile", "--", this.#spec(file)], {
+      ...{ doing: "remove", where: this.pathOf(file) },
+    });
+  }
+
+  /**
+   * Downloads a file, or its beginning, to a new file with mode 0600.
+   *
+   * @throws {@link StoreError} notFound - if it does not exist
+   * @throws {@link StoreError} io - if the download or the disk fails
+   */
+  async download(file: string, to: string, bytes?: number): Promise<void> {
+    const count = bytes === undefined ? [] : ["--count", String(bytes)];
+    let local: Awaited<ReturnType<typeof open>>;
+    try {
+      local = await open(to, "wx", 0o600);
+    } catch (error) {
+      throw systemError(error, `cannot create ${to}`);
+    }
+    await using opened = local;
+    await rclone(["cat", ...count, "--", this.#spec(file)], {
+      ...{ doing: "download", where: this.pathOf(file), stdout: opened.fd },
+    });
+  }
+
+  /** Downloads all files whose names begin with `prefix` and end with `suffix`, if they are small. */
+  async downloadSmall(prefix: string, suffix: string, directory: string): Promise<void> {
+    const pattern = `/${prefix.replaceAll(/[\\*?[\]{}]/g, "\\$&")}*${suffix}`;
+    const filters = ["--max-depth", "1", "--max-size", "64Ki", "--include", pattern];
+    await rclone(["copy", ...filters, "--", this.#directory, directory], {
+      ...{ doing: "read the manifests of", where: this.name },
+    });
+  }
+
+  get #directory(): string {
+    return `${this.#remote}:${this.#path}`;
+  }
+
+  #spec(file: string): string {
+    const separator = this.#path === "" || this.#path.endsWith("/") ? "" : "/";
+    return `${this.#directory}${separator}${file}`;
+  }
+
+  /** Returns what the remote can do. For most remotes, rclone asks no server for that. */
+  #features(): Promise<Features> {
+    this.#known ??= rclone(["backend", "features", "--", this.#directory], {
+      ...{ doing: "reach", where: this.name },
+    }).then((text) => featuresSchema.parse(JSON.parse(text)));
+    return this.#known;
+  }
+}

@@ -1,0 +1,217 @@
+/**
+ * Shows a remote as a private directory, for the code that lists, verifies and restores backups in
+ * directories.
+ *
+ * The directory has the manifests, and for each backup a file of its size. Only the beginning of a
+ * file is downloaded, where it is needed: the first page has the salt, and is enough to derive the
+ * key that checks a manifest. Results and errors name the remote, not the directory.
+ */
+import { mkdtemp, open, rename, rm, truncate } from "node:fs/promises";
+import { tmpdir } from "node:os";
+import { basename, extname, join } from "node:path";
+import { isNameOfBackup, type Manifest, manifestPath, readManifest } from "../backup/manifest.js";
+import { type BackupFiles, localFiles } from "../backup/prune.js";
+import { isRemote } from "../config/paths.js";
+import { isKind, StoreError, systemError, wrap } from "../errors.js";
+import { assertFreeSpace } from "../fs/copy.js";
+import type { Reporter } from "../reporter.js";
+import { RemoteTarget } from "./remote.js";
+import type { TargetFiles } from "./target.js";
+
+/** Enough for the first page of every page size that SQLite knows. */
+const headBytes = 65_536;
+
+/** How many backups of a key are tried to derive it. The listing tries as many. */
+const headsPerKey = 2;
+
+/** How many programs run at a time. */
+const downloadsAtOnce = 4;
+
+export interface View {
+  /** The directory. */
+  readonly folder: string;
+  /** Reads and removes the backups in the directory. */
+  readonly files: BackupFiles;
+  /** Replaces the directory's path with the target's, in every text of a value. */
+  readonly named: <Value>(value: Value) => Value;
+}
+
+/**
+ * Shows a directory or a remote as a directory of a store's backups.
+ *
+ * @param target - a directory, or `rclone:REMOTE:PATH`
+ * @param heads - which backups get their first page: some of each key, or all
+ * @throws {@link StoreError} notFound, io - if the remote does not exist or cannot be read
+ */
+export async function withView<Result>(
+  target: string,
+  { storePath, heads }: { storePath: string; heads: "of each key" | "all" },
+  use: (view: View) => Promise<Result>,
+): Promise<Result> {
+  if (!isRemote(target)) {
+    return await use({ folder: target, files: localFiles, named: (value) => value });
+  }
+  const remote = new RemoteTarget(target);
+  return await inPrivateDirectory(remote.name, async (folder, named) => {
+    const stem = basename(storePath, extname(storePath));
+    await remote.downloadSmall(`${stem}.`, ".manifest.json", folder);
+    const there = await remote.list();
+    const backups = [...there.keys()]
+      .filter((name) => isNameOfBackup(name, storePath) && name.endsWith(".db"))
+      .sort();
+    for (const name of backups) await makeSparse(join(folder, name), there.get(name) ?? 0);
+    const wanted = heads === "all" ? backups : await someOfEachKey(folder, backups, there);
+    for (let at = 0; at < wanted.length; at += downloadsAtOnce) {
+      const group = wanted.slice(at, at + downloadsAtOnce);
+      await Promise.all(group.map((name) => downloadHead(remote, folder, name, there)));
+    }
+    return await use({ folder, files: remoteFiles(remote, there), named });
+  });
+}
+
+/**
+ * Gives a backup or bundle of a remote a private path on this machine, together with its manifest.
+ * The path of a local file stays.
+ */
+export async function withLocalFile<Result>(
+  path: string,
+  use: (path: string, named: View["named"]) => Promise<Result>,
+): Promise<Result> {
+  if (!isRemote(path)) return await use(path, (value) => value);
+  const slash = Math.max(path.lastIndexOf("/"), path.lastIndexOf(":"));
+  const remote = new RemoteTarget(path.slice(0, slash + 1));
+  const name = path.slice(slash + 1);
+  return await inPrivateDirectory(remote.name, async (folder, named) => {
+    const there = await remote.list();
+    if (!there.has(name)) {
+      throw new StoreError("notFound", `no such file: ${path}`, {
+        hint: `List the backups with hivemind-sqlcipher backups '${remote.name}'.`,
+      });
+    }
+    const local = join(folder, name);
+    await downloadWhole(remote, local, there.get(name) ?? 0);
+    const manifest = basename(manifestPath(name));
+    if (name.endsWith(".db") && there.has(manifest)) {
+      await remote.download(manifest, join(folder, manifest));
+    }
+    return await use(local, named);
+  });
+}
+
+/** Returns a reporter whose notices and questions name the remote. */
+export function namedReporter(reporter: Reporter, { named }: Pick<View, "named">): Reporter {
+  return {
+    notice: (text) => reporter.notice(named(text)),
+    detail: (text) => reporter.detail(named(text)),
+    confirm: (question) => reporter.confirm(named(question)),
+  };
+}
+
+/** Runs `use` in a new directory with mode 0700 in `$TMPDIR`, and removes the directory. */
+async function inPrivateDirectory<Result>(
+  name: string,
+  use: (folder: string, named: View["named"]) => Promise<Result>,
+): Promise<Result> {
+  let folder: string;
+  try {
+    folder = await mkdtemp(join(tmpdir(), "hivemind-sqlcipher-"));
+  } catch (error) {
+    throw systemError(error, `cannot create a directory in ${tmpdir()}`);
+  }
+  const named: View["named"] = (value) => renamed(value, folder, name);
+  try {
+    return await use(folder, named);
+  } catch (error) {
+    if (!(error instanceof StoreError)) throw error;
+    throw wrap(error, { message: named(error.message), hint: named(error.hint) });
+  } finally {
+    await rm(folder, { recursive: true, force: true });
+  }
+}
+
+function renamed<Value>(value: Value, folder: string, name: string): Value {
+  const convert = (each: unknown): unknown => {
+    if (typeof each === "string") {
+      // A remote's root has no slash of its own: rclone:nas:clients.db.
+      const prefix = /[:/]$/.test(name) ? name : `${name}/`;
+      return each.replaceAll(`${folder}/`, prefix).replaceAll(folder, name);
+    }
+    if (Array.isArray(each)) return each.map(convert);
+    if (typeof each !== "object" || each === null || each instanceof Error) return each;
+    return Object.fromEntries(Object.entries(each).map(([key, item]) => [key, convert(item)]));
+  };
+  return convert(value) as Value;
+}
+
+async function makeSparse(path: string, size: number): Promise<void> {
+  try {
+    await (await open(path, "wx", 0o600)).close();
+    await truncate(path, Math.max(size, 0));
+  } catch (error) {
+    throw systemError(error, `cannot create ${path}`);
+  }
+}
+
+/** Returns the first backups of each key_id that have the size in their manifests. */
+async function someOfEachKey(
+  folder: string,
+  backups: readonly string[],
+  there: TargetFiles,
+): Promise<string[]> {
+  const counts = new Map<string, number>();
+  const chosen: string[] = [];
+  for (const name of backups) {
+    const manifest = await manifestOf(join(folder, name));
+    if (manifest === undefined || manifest.size !== there.get(name)) continue;
+    const count = counts.get(manifest.key_id) ?? 0;
+    if (count < headsPerKey) chosen.push(name);
+    counts.set(manifest.key_id, count + 1);
+  }
+  return chosen;
+}
+
+async function manifestOf(path: string): Promise<Manifest | undefined> {
+  try {
+    return await readManifest(manifestPath(path));
+  } catch (error) {
+    if (isKind(error, "notFound", "corrupted", "newerVersion")) return undefined;
+    throw error;
+  }
+}
+
+async function downloadHead(
+  remote: RemoteTarget,
+  folder: string,
+  name: string,
+  there: TargetFiles,
+): Promise<void> {
+  const path = join(folder, name);
+  const head = `${path}.head`;
+  await remote.download(name, head, headBytes);
+  await truncate(head, Math.max(there.get(name) ?? 0, 0));
+  await rename(head, path);
+}
+
+async function downloadWhole(remote: RemoteTarget, path: string, size: number): Promise<void> {
+  const file = basename(path);
+  const hint = "Free some space there, or name another directory: TMPDIR=DIRECTORY";
+  await assertFreeSpace(join(path, ".."), size, file, hint);
+  await remote.download(file, `${path}.whole`);
+  await rename(`${path}.whole`, path);
+}
+
+function remoteFiles(remote: RemoteTarget, there: TargetFiles): BackupFiles {
+  const complete = new Set<string>();
+  return {
+    complete: async (path) => {
+      if (complete.has(path)) return;
+      await downloadWhole(remote, path, there.get(basename(path)) ?? 0);
+      complete.add(path);
+    },
+    remove: async (path) => {
+      for (const file of [basename(path), basename(manifestPath(path))]) {
+        if (there.has(file)) await remote.remove(file);
+      }
+    },
+  };
+}

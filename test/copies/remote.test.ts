@@ -1,0 +1,340 @@
+/**
+ * Copies on remotes of rclone, with rclone's own WebDAV and SFTP servers on loopback: backup, list,
+ * verify, prune and restore; servers that refuse, fail and lose connections; and kills.
+ */
+import { copyFile, mkdir, readdir, readFile, writeFile } from "node:fs/promises";
+import { join } from "node:path";
+import { afterAll, beforeAll, expect, onTestFinished, test } from "vitest";
+import { type Listing, listBackups } from "../../src/backup/listing.js";
+import { manifestPath } from "../../src/backup/manifest.js";
+import { type PruneResult, prune } from "../../src/backup/prune.js";
+import { verifyBackup } from "../../src/backup/verify.js";
+import { planCopies } from "../../src/copies/plan.js";
+import { withLocalFile, withView } from "../../src/copies/view.js";
+import { Machine } from "../cli/machine.js";
+import { backupsIn, flipByte, Original, passphrase, unfinishedIn, unsoundIn } from "./backups.js";
+import { Servers, serverPassword } from "./servers.js";
+
+let original: Original;
+let servers: Servers;
+let folders = 0;
+
+beforeAll(async () => {
+  [servers, original] = await Promise.all([Servers.start(), Original.make()]);
+});
+
+afterAll(async () => {
+  await original.remove();
+  await servers.stop();
+});
+
+/** Returns a new directory on the servers: its name, and its path on this machine. */
+function newFolder(): { name: string; path: string } {
+  folders += 1;
+  const name = `hubs/${folders}`;
+  return { name, path: join(servers.files, name) };
+}
+
+const silent = { notice: () => {}, detail: () => {}, confirm: async () => {} };
+
+async function list(target: string): Promise<Listing> {
+  const options = { storePath: original.machine.store, heads: "of each key" } as const;
+  return await withView(target, options, async ({ folder, named }) =>
+    named(await listBackups({ ...original.secret, folder })),
+  );
+}
+
+async function pruneTarget(target: string, keep: number): Promise<PruneResult> {
+  const options = { storePath: original.machine.store, heads: "all" } as const;
+  return await withView(target, options, async ({ folder, files, named }) =>
+    named(
+      await prune({
+        ...{ ...original.secret, folder, files, keep: { last: keep } },
+        ...{ bundles: false, dryRun: false, reporter: silent },
+      }),
+    ),
+  );
+}
+
+async function verify(path: string): Promise<boolean> {
+  return await withLocalFile(path, async (local) => (await verifyBackup(local, { passphrase })).ok);
+}
+
+test.each(["webdav", "sftp"])(
+  "copies on %s are listed, verified and pruned there",
+  async (remote) => {
+    const local = await original.backups(1, 2, 3);
+    const [backups, bundles] = [newFolder(), newFolder()];
+    const target = `rclone:${remote}:${backups.name}`;
+    const run = { to: [target], bundlesTo: [`rclone:${remote}:${bundles.name}`] };
+    const { reports } = await local.copy(run);
+    expect(reports).toEqual([
+      {
+        ...{ target, contents: "backups", skipped: null, errors: [] },
+        copied: [1, 2, 3].map((day) => ({
+          ...{ path: `${target}/${local.name(day)}`, checkedBy: "read_back" },
+        })),
+      },
+      expect.objectContaining({ contents: "bundle", errors: [], copied: [expect.anything()] }),
+    ]);
+    expect((await readdir(backups.path)).sort()).toEqual((await readdir(local.folder)).sort());
+    expect((await local.copy(run)).reports).toMatchObject([{ copied: [] }, { copied: [] }]);
+
+    const { folder, backups: listed, others } = await list(target);
+    expect([folder, others]).toEqual([target, []]);
+    expect(listed).toMatchObject(
+      [3, 2, 1].map((day) => ({
+        ...{ path: `${target}/${local.name(day)}`, present: true, mac: true },
+      })),
+    );
+    expect(await verify(`${target}/${local.name(2)}`)).toBe(true);
+    const pruned = await pruneTarget(target, 1);
+    expect(pruned.removed.map(({ path }) => path)).toEqual(
+      [2, 1].map((day) => `${target}/${local.name(day)}`),
+    );
+    expect(pruned).toMatchObject({ notRemoved: [], verified: `${target}/${local.name(3)}` });
+    expect(await backupsIn(backups.path)).toEqual([local.name(3)]);
+    await expect(list(`${target}-mistyped`)).rejects.toMatchObject({
+      ...{ kind: "notFound", message: expect.stringContaining(`${target}-mistyped`) },
+    });
+  },
+);
+
+test("a remote with SHA-256 of its own is not read back; an alias of the backups gets no bundle", async () => {
+  const local = await original.backups(1);
+  const folder = original.newPath();
+  await servers.addRemote("disk", { type: "alias", remote: folder });
+  const { reports } = await local.copy({ to: ["rclone:disk:a"], bundlesTo: ["rclone:disk:b"] });
+  expect(reports).toMatchObject([
+    { copied: [{ checkedBy: "remote_hash" }] },
+    { copied: [{ checkedBy: "remote_hash" }] },
+  ]);
+  const refused = await local.copy({ to: [join(folder, "a")], bundlesTo: ["rclone:disk:a/b"] });
+  expect(refused.reports[1]?.errors).toMatchObject([
+    { kind: "refused", message: expect.stringContaining("is inside the backup directory") },
+  ]);
+  const planned = { to: "/b", bundleTo: "/k", copies: ["rclone:nas:x"] };
+  for (const bundle of ["rclone:nas:x", "rclone:nas:x/y", "rclone:nas:"]) {
+    const refusal = planCopies({ ...planned, bundleCopies: [bundle] });
+    await expect(refusal).rejects.toMatchObject({ kind: "refused" });
+  }
+  await planCopies({ ...planned, bundleCopies: ["rclone:nas:xy", "rclone:usb:x"] });
+});
+
+test("a remote that is described in place, with credentials perhaps, is refused", async () => {
+  for (const text of [
+    "rclone::sftp,host=h,pass=x:p",
+    "rclone:nas,pass=x:p",
+    "rclone:nas",
+    "rclone:-v:p",
+    "rclone:nas:a/../b",
+  ]) {
+    const destinations = { to: "/b", bundleTo: "/k", copies: [text], bundleCopies: [] };
+    await expect(planCopies(destinations)).rejects.toMatchObject({ kind: "usage" });
+  }
+});
+
+test("an empty machine is restored from the remote and the recovery key alone", async () => {
+  const { machine } = original;
+  const [backups, bundles] = [newFolder(), newFolder()];
+  const target = `rclone:webdav:${backups.name}`;
+  const strace = [
+    "strace",
+    "-f",
+    "-s",
+    "100000",
+    "-e",
+    "trace=execve",
+    "-o",
+    machine.path("trace"),
+  ];
+  const copyTo = ["--copy-to", target, "--copy-bundle-to", `rclone:webdav:${bundles.name}`];
+  const backup = await machine.run(["backup", "--service", "none", ...copyTo], { before: strace });
+  expect([backup.code, backup.stderr]).toEqual([0, expect.stringContaining("saved")]);
+  const trace = await readFile(machine.path("trace"), "utf8");
+  expect(trace).toContain("copyto");
+  const config = await readFile(process.env.RCLONE_CONFIG ?? "", "utf8");
+  const obscured = /pass = (\S+)/.exec(config)?.[1] ?? "";
+  for (const secret of [passphrase, serverPassword, obscured]) expect(trace).not.toContain(secret);
+
+  const empty = await Machine.make();
+  const listed = await empty.json("backups", target);
+  const [newest] = listed.document.backups as { path: string; key_id: string; mac: null }[];
+  expect(newest).toMatchObject({ mac: null, path: expect.stringContaining(`${target}/clients.`) });
+  const bundle = `rclone:webdav:${bundles.name}/clients.${newest?.key_id}.bundle.age`;
+  const key = ["--bundle", bundle, "--identity", machine.path("safe", "recovery-key.txt")];
+  const from = newest?.path ?? "";
+  expect((await empty.run(["verify", from, ...key])).code).toBe(0);
+  const args = ["restore", from, ...key, "--service", "none", "--hub", "none", "--yes"];
+  const { code, document } = await empty.json(...args);
+  expect([code, document]).toEqual([0, expect.objectContaining({ restored: expect.anything() })]);
+  expect(document.restored).toMatchObject({ path: empty.store, backup: from });
+  const { document: clients } = await empty.json("list-clients");
+  expect(clients.clients).toHaveLength(1);
+  expect((await empty.run(["drill", target])).code).toBe(0);
+}, 120_000);
+
+test("a flipped byte, an older file that was put back and a cut file are found on a remote", async () => {
+  const local = await original.backups(1, 2, 3);
+  const { name, path } = newFolder();
+  const target = `rclone:webdav:${name}`;
+  await local.copy({ to: [target] });
+  await flipByte(join(path, local.name(1)));
+  await copyFile(join(path, local.name(3)), join(path, local.name(2)));
+  await writeFile(join(path, local.name(3)), (await readFile(local.path(3))).subarray(0, 8192));
+  for (const day of [1, 2, 3]) expect(await verify(`${target}/${local.name(day)}`)).toBe(false);
+  expect((await list(target)).backups[0]).toMatchObject({ present: false });
+  const { code } = await original.machine.run([
+    ...["restore", `${target}/${local.name(1)}`, "--service", "none", "--hub", "none", "--yes"],
+  ]);
+  expect(code).toBe(14);
+  await expect(pruneTarget(target, 1)).rejects.toMatchObject({ kind: "corrupted" });
+  expect(await backupsIn(path)).toHaveLength(3);
+});
+
+test("a server that refuses to remove, rename and overwrite keeps every copy, and prune reports it", async () => {
+  const existing = (path: string) => join(servers.files, decodeURIComponent(path));
+  const { existsSync } = await import("node:fs");
+  await servers.addRefusing("worm", (method, path) => {
+    const overwrites = method === "PUT" && existsSync(existing(path));
+    return ["DELETE", "MOVE"].includes(method) || overwrites ? 403 : undefined;
+  });
+  const local = await original.backups(1, 2);
+  const { name, path } = newFolder();
+  const target = `rclone:worm:${name}`;
+  expect((await local.copy({ to: [target] })).reports).toMatchObject([
+    { errors: [], copied: [{ checkedBy: "read_back" }, { checkedBy: "read_back" }] },
+  ]);
+  const left = await unfinishedIn(path);
+  await local.add(3);
+  expect((await local.copy({ to: [target] })).reports[0]?.errors).toEqual([]);
+  expect(await unfinishedIn(path)).toEqual(left);
+  expect(left).toHaveLength(2);
+
+  const pruned = await pruneTarget(target, 1);
+  expect(pruned.removed).toEqual([]);
+  expect(pruned.notRemoved.map((file) => file.path)).toEqual(
+    [2, 1].map((day) => `${target}/${local.name(day)}`),
+  );
+  const { machine } = original;
+  const { code, stderr } = await machine.run(["prune", target, "--keep-last", "1"]);
+  expect([code, stderr]).toEqual([18, expect.stringContaining("2 backups")]);
+  expect(await backupsIn(path)).toHaveLength(3);
+  expect(await unsoundIn(path)).toEqual([]);
+});
+
+test("a read-only server is enough to list and verify", async () => {
+  await servers.addRefusing("reader", (method) =>
+    ["GET", "HEAD", "PROPFIND", "OPTIONS"].includes(method) ? undefined : 403,
+  );
+  const local = await original.backups(1);
+  const { name } = newFolder();
+  await local.copy({ to: [`rclone:webdav:${name}`] });
+  expect((await list(`rclone:reader:${name}`)).backups).toMatchObject([{ mac: true }]);
+  expect(await verify(`rclone:reader:${name}/${local.name(1)}`)).toBe(true);
+  await local.add(2);
+  expect((await local.copy({ to: [`rclone:reader:${name}`] })).reports[0]?.errors).toMatchObject([
+    { kind: "io", hint: expect.stringContaining("credentials and their rights") },
+  ]);
+});
+
+test("each failure of a server has its code, and the next run catches up", async () => {
+  await servers.addWebdav("wrong", servers.ports.webdav, "another password");
+  await servers.addWebdav("down", 9);
+  await servers.addRefusing("full", (method) => (method === "PUT" ? 507 : undefined));
+  await servers.addCut("cut-up", 20_000, 1e9);
+  await servers.addCut("cut-down", 1e9, 9_000);
+  const failures = [
+    {
+      remote: "no-such-remote",
+      kind: "usage",
+      message: /didn't find section/,
+      hint: /listremotes/,
+    },
+    { remote: "wrong", kind: "io", message: /401/, hint: /credentials/ },
+    { remote: "down", kind: "io", message: /connection refused/, hint: /reachable/ },
+    { remote: "full", kind: "io", message: /507/, hint: /Free some space/ },
+    { remote: "cut-up", kind: "io", message: /EOF|reset|broken pipe/, hint: /reachable/ },
+    { remote: "cut-down", kind: "io", message: /EOF|reset|broken pipe/, hint: /reachable/ },
+  ];
+  for (const { remote, kind, message, hint } of failures) {
+    const local = await original.backups(1, 2);
+    const { name, path } = newFolder();
+    await mkdir(path, { recursive: true });
+    const { reports } = await local.copy({ to: [`rclone:${remote}:${name}`] });
+    const error = reports[0]?.errors[0];
+    expect([remote, reports[0]?.errors.length, error?.kind]).toEqual([remote, 1, kind]);
+    expect(error?.message).toMatch(message);
+    expect(error?.message).not.toMatch(/\u001b/);
+    expect(error?.hint).toMatch(hint);
+    expect([remote, await unsoundIn(path), await backupsIn(path)]).toEqual([remote, [], []]);
+    const { reports: later } = await local.copy({ to: [`rclone:webdav:${name}`] });
+    expect(later[0]?.errors).toEqual([]);
+    expect(await backupsIn(path)).toHaveLength(2);
+    expect(await unfinishedIn(path)).toEqual([]);
+  }
+});
+
+test("a download whose connection is cut is an error, not a damaged backup", async () => {
+  await servers.addCut("cut", 1e9, 9_000);
+  const local = await original.backups(1);
+  const { name } = newFolder();
+  await local.copy({ to: [`rclone:webdav:${name}`] });
+  await expect(verify(`rclone:cut:${name}/${local.name(1)}`)).rejects.toMatchObject({ kind: "io" });
+});
+
+test("without rclone, the error says what to install", async () => {
+  const { PATH } = process.env;
+  process.env.PATH = original.newPath();
+  onTestFinished(() => void (process.env.PATH = PATH));
+  await expect(list("rclone:webdav:hubs")).rejects.toMatchObject({
+    ...{ kind: "failed", message: expect.stringContaining("rclone is not installed") },
+    hint: expect.stringContaining("apt install rclone"),
+  });
+});
+
+const steps = ["copy.staged", "copy.checked", "copy.named", "copy.backup", "copy.manifest"];
+const killedRemotes = process.env.PROVE === "1" ? ["webdav", "sftp"] : ["webdav"];
+
+test.each(killedRemotes)(
+  "killed at any step of a copy to %s: nothing counts that is not complete, and the next run completes it",
+  async (remote) => {
+    for (const step of steps) {
+      const local = await original.backups(1, 2);
+      const { name, path } = newFolder();
+      const run = { to: [`rclone:${remote}:${name}`] };
+      expect([step, await local.copyKilledAt(step, run)]).toEqual([step, "SIGKILL"]);
+      expect([step, await unsoundIn(path)]).toEqual([step, []]);
+      expect([step, (await local.copy(run)).reports[0]?.errors]).toEqual([step, []]);
+      expect(await backupsIn(path)).toEqual(await backupsIn(local.folder));
+      expect(await unsoundIn(path)).toEqual([]);
+      expect(await unfinishedIn(path)).toEqual([]);
+    }
+  },
+);
+
+test("two runs to one target at once leave every backup complete", async () => {
+  const local = await original.backups(1, 2);
+  const { name, path } = newFolder();
+  const run = { to: [`rclone:webdav:${name}`] };
+  await Promise.all([local.copy(run), local.copy(run)]);
+  expect((await local.copy(run)).reports[0]?.errors).toEqual([]);
+  expect(await backupsIn(path)).toEqual(await backupsIn(local.folder));
+  expect(await unsoundIn(path)).toEqual([]);
+  expect(await unfinishedIn(path)).toEqual([]);
+});
+
+test("an upload that was interrupted under its final name is replaced where renames are refused", async () => {
+  await servers.addRefusing("fixed", (method) =>
+    ["DELETE", "MOVE"].includes(method) ? 403 : undefined,
+  );
+  const local = await original.backups(1);
+  const { name, path } = newFolder();
+  await mkdir(path, { recursive: true });
+  await writeFile(join(path, local.name(1)), (await readFile(local.path(1))).subarray(0, 5000));
+  expect((await local.copy({ to: [`rclone:fixed:${name}`] })).reports[0]?.errors).toEqual([]);
+  expect(await unsoundIn(path)).toEqual([]);
+  await writeFile(manifestPath(join(path, local.name(1))), "{");
+  expect((await local.copy({ to: [`rclone:fixed:${name}`] })).reports[0]?.errors).toEqual([]);
+  expect((await list(`rclone:fixed:${name}`)).backups).toMatchObject([{ mac: true }]);
+});
