@@ -228,7 +228,7 @@ const steps = [
 
 test("killed at any step of a copy: nothing counts that is not complete, and the next run completes it", async () => {
   for (const step of steps) {
-    const local = await original.backups(1, 2);
+    const local = await original.backups(1);
     const [usb, safe] = [original.newPath(), original.newPath()];
     const run = { to: [usb], bundlesTo: [safe] };
     expect([step, await local.copyKilledAt(step, run)]).toEqual([step, "SIGKILL"]);

@@ -118,7 +118,8 @@ export class Servers {
   }
 
   async #serve(protocol: "webdav" | "sftp"): Promise<void> {
-    const child = spawn("rclone", ["serve", protocol, this.files], {
+    const cache = ["--dir-cache-time", "1ms"];
+    const child = spawn("rclone", ["serve", protocol, ...cache, this.files], {
       stdio: "ignore",
       env: {
         ...process.env,
