@@ -183,7 +183,7 @@ export class RemoteTarget implements Target {
     });
   }
 
-  /** Downloads all files whose names begin with `prefix` and end with `suffix`, if they are small. */
+  /** Downloads the small files with names from `prefix` to `suffix`. */
   async downloadSmall(prefix: string, suffix: string, directory: string): Promise<void> {
     const pattern = `/${prefix.replaceAll(/[\\*?[\]{}]/g, "\\$&")}*${suffix}`;
     const filters = ["--max-depth", "1", "--max-size", "64Ki", "--include", pattern];

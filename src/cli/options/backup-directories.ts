@@ -14,7 +14,7 @@ export function addBundleDirectoryOption(command: Command): Command {
   );
 }
 
-/** Returns the directory or remote of the backups, the directory of the bundles, the store, and the passphrase's source. */
+/** Returns where backups and bundles are, the store, and the passphrase's source. */
 export function listingOptions(
   context: Context,
   directory: string | undefined,
