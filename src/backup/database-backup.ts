@@ -9,6 +9,7 @@
  * Uses the passphrase in the source for the store's path. If the keyring has none, generates a
  * passphrase and stores it there. The backups share one key, so one bundle opens them all.
  */
+
 import { realpath } from "node:fs/promises";
 import { hostname } from "node:os";
 import { join } from "node:path";
@@ -52,6 +53,7 @@ import type { BackupResult } from "./backup.js";
 import { assertClockNotBehind } from "./clock.js";
 import { newestBackup, signManifest } from "./manifest.js";
 import { nameBackup } from "./name.js";
+import { assertWritable } from "./prepare.js";
 import { type BackupJournal, type BackupStep, recoverBackup } from "./recover.js";
 import { inspectSound, openBackup } from "./verify.js";
 
@@ -147,6 +149,8 @@ async function prepare(options: DatabaseBackupOptions): Promise<Prepared> {
   const directory = await realpath(options.to);
   if (!options.ignoreClock) await assertClockNotBehind({ folder: directory, storePath, source });
   const hint = "Free some space, or name another directory with --to.";
+  await assertWritable(directory, "backup");
+  await assertWritable(options.bundleTo, "bundle");
   await assertFreeSpace(directory, size + spareBytes, "the copy", hint);
   const { passphrase, isNew } = await passphraseFor(storePath, source);
   return {

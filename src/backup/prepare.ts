@@ -102,7 +102,8 @@ export async function prepare(options: BackupOptions): Promise<Prepared> {
   if (!options.ignoreClock) {
     await assertClockNotBehind({ folder: directory, storePath, source: options.source });
   }
-  await assertWritable(directory);
+  await assertWritable(directory, "backup");
+  await assertWritable(options.bundleTo, "bundle");
   const hint = "Free some space there, or name another directory with --to.";
   await assertFreeSpace(directory, size + spareBytes, "the copy", hint);
   return {
@@ -158,11 +159,21 @@ async function sizeOnDisk(storePath: string): Promise<number> {
   return (await Promise.all(sizes)).reduce((sum, size) => sum + size, 0);
 }
 
-/** Checked in advance: outside of WAL mode, the copy begins after the service was stopped. */
-async function assertWritable(directory: string): Promise<void> {
+/**
+ * Checked in advance: outside of WAL mode, the copy begins after the service was stopped.
+ *
+ * @throws {@link StoreError} io - if it is not a directory, or cannot be written
+ */
+export async function assertWritable(
+  directory: string,
+  purpose: "backup" | "bundle",
+): Promise<void> {
+  const what = `the ${purpose} directory ${directory}`;
   try {
+    if (!(await stat(directory)).isDirectory())
+      throw new StoreError("io", `${what} is not a directory`);
     await access(directory, constants.W_OK | constants.X_OK);
   } catch (error) {
-    throw systemError(error, `cannot write to the backup directory ${directory}`);
+    throw systemError(error, `cannot write to ${what}`);
   }
 }

@@ -192,6 +192,7 @@ export async function removeStagedBundles(directory: string, keyId: string): Pro
       if (name.startsWith(prefix) && name.endsWith(".partial")) await rm(join(directory, name));
     }
   } catch (error) {
+    if (hasCode(error, "ENOTDIR")) return; // a file, in which there are no bundles
     if (hasCode(error, "ENOENT")) {
       throw new StoreError("io", `the bundle directory ${directory} does not exist`, {
         hint: `Mount its disk, or create a new directory: mkdir -m 700 '${directory}'`,

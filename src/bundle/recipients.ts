@@ -8,7 +8,9 @@
 import { readdir } from "node:fs/promises";
 import { join } from "node:path";
 import {
+  hasSection,
   loadSection,
+  removeSection,
   type Settings,
   type SettingsSection,
   saveSection,
@@ -66,6 +68,8 @@ export interface RecipientPlan {
 export async function planRecipients(options: RecipientOptions): Promise<RecipientPlan> {
   const named = options.recipients.map((recipient) => parseRecipient(recipient));
   const settings = await loadSection(options.settings);
+  const isNewSection =
+    options.settings.store !== undefined && !(await hasSection(options.settings));
   const known = settings?.recipients ?? [];
   const recipients = [...new Set([...known, ...named])];
   const needsKey = recipients.length === 0 || options.recoveryKey.isRequested;
@@ -86,7 +90,7 @@ export async function planRecipients(options: RecipientOptions): Promise<Recipie
         if (key !== undefined && (await isUsed(bundleDirectory, key.recipient))) {
           options.recoveryKey.report();
         } else {
-          await restoreRecipients(options.settings, settings);
+          await restoreRecipients(options.settings, settings, isNewSection);
           if (key !== undefined) await options.recoveryKey.revoke();
         }
         throw error;
@@ -109,10 +113,13 @@ async function saveRecipients(
 async function restoreRecipients(
   section: SettingsSection,
   before: Settings | undefined,
+  isNewSection: boolean,
 ): Promise<void> {
   const { recipients: _, ...others } = (await loadSection(section)) ?? {};
   const restored = { ...others, ...(before?.recipients && { recipients: before.recipients }) };
-  if (before === undefined && Object.keys(restored).length === 0) await removeFile(section.path);
+  const isEmpty = Object.keys(restored).length === 0;
+  if (before === undefined && isEmpty) await removeFile(section.path);
+  else if (isNewSection && isEmpty) await removeSection(section);
   else await saveSection(section, restored);
 }
 

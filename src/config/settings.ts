@@ -368,6 +368,20 @@ export async function saveSection(
   await saveSettings(path, { ...file, stores: { ...file?.stores, [key]: section } });
 }
 
+/** Returns whether a store has a section of its own in the file. */
+export async function hasSection({ path, store: key }: SettingsSection): Promise<boolean> {
+  const stores = (await loadSettings(path))?.stores ?? {};
+  return key !== undefined && Object.hasOwn(stores, key);
+}
+
+/** Removes a store's own section from the file. */
+export async function removeSection({ path, store: key }: SettingsSection): Promise<void> {
+  const { stores = {}, ...file } = (await loadSettings(path)) ?? {};
+  const others = Object.entries(stores).filter(([name]) => name !== key);
+  const isLast = others.length === 0;
+  await saveSettings(path, { ...file, ...(!isLast && { stores: Object.fromEntries(others) }) });
+}
+
 /** Returns the section of a store in an existing file: its own section, or else the top level. */
 export async function findSection(path: string, storePath: string): Promise<SettingsSection> {
   const file = await loadSettings(path);

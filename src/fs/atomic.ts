@@ -24,7 +24,7 @@ export async function makeDirectory(path: string): Promise<void> {
   try {
     await mkdir(path, 0o700);
   } catch (error) {
-    if (hasCode(error, "EEXIST") && (await isDirectory(path))) return;
+    if (hasCode(error, "EEXIST")) return await assertDirectory(path);
     if (!hasCode(error, "ENOENT") || (await isDirectory(dirname(path)))) {
       throw systemError(error, `cannot create the directory ${path}`);
     }
@@ -33,6 +33,14 @@ export async function makeDirectory(path: string): Promise<void> {
     return await makeDirectory(path);
   }
   await syncDirectory(dirname(path));
+}
+
+/** @throws {@link StoreError} io - if the path is another kind of file, or a link to nothing */
+async function assertDirectory(path: string): Promise<void> {
+  if (await isDirectory(path)) return;
+  const isDangling = (await statIfExists(path).catch(() => null)) === undefined;
+  const why = isDangling ? "is a link to a missing directory" : "is not a directory";
+  throw new StoreError("io", `${path} ${why}`);
 }
 
 async function isDirectory(path: string): Promise<boolean> {

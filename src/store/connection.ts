@@ -5,9 +5,10 @@
  * so a statement must be awaited before another depends on it.
  */
 import { AsyncLocalStorage } from "node:async_hooks";
+import { accessSync, constants } from "node:fs";
 import { resolve } from "node:path";
 import type sqlite3 from "@journeyapps/sqlcipher";
-import { type ErrorKind, isKind, StoreError } from "../errors.js";
+import { type ErrorKind, isKind, StoreError, systemError } from "../errors.js";
 import { loadSqlite } from "./addon.js";
 
 /**
@@ -306,7 +307,19 @@ function sqliteError(error: Error, path: string, unlocked = false, damaged = fal
       },
     );
   }
+  const denied = code === "SQLITE_CANTOPEN" ? accessError(path) : undefined;
+  if (denied) return systemError(denied, `${path} cannot be opened`);
   const [kind, text] = errorKinds[code] ?? (["failed", error.message] as const);
   const message = kind === "failed" ? `${path}: ${text}` : `${path} ${text}`;
   return new StoreError(kind, message, { cause: error });
+}
+
+/** Returns the system's error for a file that SQLite cannot open. Opens no file. */
+function accessError(path: string): unknown {
+  try {
+    accessSync(path, constants.R_OK);
+    return undefined;
+  } catch (error) {
+    return error;
+  }
 }

@@ -7,7 +7,7 @@
  */
 
 import { constants } from "node:fs";
-import { access } from "node:fs/promises";
+import { access, stat } from "node:fs/promises";
 import {
   type ReencryptedBackups,
   type ReencryptOptions,
@@ -139,6 +139,11 @@ export async function rotate(options: RotateOptions): Promise<RotateResult> {
 
 async function assertWritable(directory: string): Promise<void> {
   try {
+    if (!(await stat(directory)).isDirectory()) {
+      throw new StoreError("io", `${directory} is not a directory`, {
+        hint: "Name the backups' directory with --reencrypt-backups.",
+      });
+    }
     await access(directory, constants.R_OK | constants.W_OK | constants.X_OK);
   } catch (error) {
     throw systemError(error, `cannot use the backup directory ${directory}`);

@@ -6,6 +6,7 @@ import { addHelp } from "../help.js";
 import {
   addBundleTarget,
   addSwapOptions,
+  assertUsableDirectory,
   type BundleTargetOptions,
   bundleLines,
   downtimeLines,
@@ -50,6 +51,7 @@ export function addCommand(program: Command): void {
 
 async function runEncrypt(context: Context, options: EncryptOptions): Promise<void> {
   const { encrypt } = await import("../../swap/encrypt.js");
+  await assertUsableDirectory("--to", options.to);
   const result = await withBundleTarget(context, options, (bundleTarget) =>
     operate(context, (lock, signal) =>
       encrypt({

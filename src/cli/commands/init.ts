@@ -1,4 +1,4 @@
-import { rmdir, stat } from "node:fs/promises";
+import { rm, rmdir, stat } from "node:fs/promises";
 import { dirname, join } from "node:path";
 import { type Command, Option } from "commander";
 import { expandPath } from "../../config/paths.js";
@@ -10,6 +10,7 @@ import { addGlobalOptions, type Context, contextOf } from "../context.js";
 import { addHelp } from "../help.js";
 import {
   addSwapOptions,
+  assertUsableDirectory,
   bundleDirectory,
   bundleLines,
   makeNamed,
@@ -82,14 +83,23 @@ export function addCommand(program: Command): void {
     if (options.cipherSettings && !options.adopt) {
       throw new StoreError("usage", "--cipher-settings is only for --adopt");
     }
+    await assertUsableDirectory("--to", options.to);
+    await assertUsableDirectory("--bundle-to", options.bundleTo);
     const directories = await missingDirectories(context, options);
     try {
       await (options.adopt ? runAdopt(context, options) : runInit(context, options));
     } catch (error) {
-      for (const directory of directories) await rmdir(directory).catch(() => undefined);
+      await removeDirectories(directories, context.storePath);
       throw error;
     }
   });
+}
+
+/** Removes the directories of a failed init, unless they have files. The store's lock is none. */
+async function removeDirectories(directories: readonly string[], storePath: string): Promise<void> {
+  const { lockPath } = await import("../../operation/lock.js");
+  if (directories.includes(dirname(storePath))) await rm(lockPath(storePath), { force: true });
+  for (const directory of directories) await rmdir(directory).catch(() => undefined);
 }
 
 /** Returns the missing directories, innermost first, so that a failed init can remove them. */

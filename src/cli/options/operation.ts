@@ -7,7 +7,7 @@ import {
   serviceKinds,
   serviceOver,
 } from "../../config/settings.js";
-import { StoreError } from "../../errors.js";
+import { StoreError, systemError } from "../../errors.js";
 import type { OperationLock } from "../../operation/lock.js";
 import type { ServiceReport } from "../../operation/service.js";
 import { abortOnSignal } from "../../process/signals.js";
@@ -203,6 +203,31 @@ export async function rememberDirectories(
       copyBundleTo && { bundle: { copies: copyBundleTo.map((target) => expandTarget(target)) } }),
     ...(settings.recipients === undefined && recipient && { recipients: recipient }),
   }));
+}
+
+/**
+ * Checks a directory that an option names, before it is remembered. It may be missing.
+ *
+ * @throws {@link StoreError} io - if it is another kind of file, a link to nothing, or not writable
+ */
+export async function assertUsableDirectory(
+  option: "--to" | "--bundle-to",
+  path: string | undefined,
+): Promise<void> {
+  if (path === undefined) return;
+  const { access, constants, stat } = await import("node:fs/promises");
+  const { lstatIfExists } = await import("../../fs/read.js");
+  const directory = expandPath(path);
+  if (!(await lstatIfExists(directory))) return;
+  const hint = `Name a directory with ${option}.`;
+  try {
+    if (!(await stat(directory)).isDirectory()) {
+      throw new StoreError("io", `${directory} is not a directory`, { hint });
+    }
+    await access(directory, constants.W_OK | constants.X_OK);
+  } catch (error) {
+    throw systemError(error, `cannot write to the directory ${directory}`);
+  }
 }
 
 /**
