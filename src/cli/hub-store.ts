@@ -1,6 +1,6 @@
 /** Finds the default store in the hub's server.json. */
 import type { StoreLocation } from "../config/paths.js";
-import { isKind, StoreError } from "../errors.js";
+import { isKind, StoreError, withLine, wrap } from "../errors.js";
 import type { NamedStore, ServerJson } from "../hub/server-json.js";
 import type { Endpoint } from "../migrate/migrate.js";
 
@@ -21,8 +21,11 @@ export async function hubStore(command: string): Promise<StoreLocation> {
     const path = (await storeOfHub())?.storePath;
     return path === undefined ? {} : { path };
   } catch (error) {
-    if (error instanceof StoreError && tolerantCommands.has(command)) return {};
-    throw error;
+    if (!(error instanceof StoreError)) throw error;
+    if (tolerantCommands.has(command)) return {};
+    throw wrap(error, {
+      hint: withLine(error.hint, "Or name the store, to do without that file: --db PATH"),
+    });
   }
 }
 

@@ -14,6 +14,7 @@ import { identify, type StoreKey } from "../store/cipher.js";
 import { ClientStore } from "../store/client-store.js";
 import { findIntegrityErrors } from "../store/integrity.js";
 import { counted } from "../text/count.js";
+import { shellQuote } from "../text/escape.js";
 import {
   checkBundle,
   checkDirectories,
@@ -161,12 +162,14 @@ async function checkJournal(storePath: string): Promise<Check[]> {
   const journal = await Journal.read(storePath);
   if (journal === undefined) return [good("interrupted", "no operation was interrupted")];
   const { operation, started_at: since } = journal.entry;
+  const path = shellQuote(journal.path);
+  const wayOut = `If a part that it needs is gone for good, mv ${path} ${shellQuote(`${journal.path}.left`)} ends it without that record.`;
   return [
     finding(
       "interrupted",
       "error",
       `${operation}, started ${since}, is running or was interrupted; its journal is ${journalPath(storePath)}`,
-      "Keep the journal until a command names it as unneeded: no other record says which file and which passphrase belong together. Finish or undo the operation: hivemind-sqlcipher list-clients",
+      `Keep the journal until a command names it as unneeded: no other record says which file and which passphrase belong together. ${wayOut} Finish or undo the operation: hivemind-sqlcipher list-clients`,
     ),
   ];
 }

@@ -119,7 +119,7 @@ export async function cleanUp(
       {
         hint: withLine(
           hint,
-          `The next command tries again. If the files are gone for good: rm ${shellQuote(journal.path)}`,
+          `The next command tries again. If the files are gone for good: rm ${shellQuote(journal.path)}\nWhat is left of them then stays, because only that file names it.`,
         ),
         cause: error,
       },

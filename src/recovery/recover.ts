@@ -2,8 +2,10 @@
 import { dirname } from "node:path";
 import { setTimeout as delay } from "node:timers/promises";
 import { recoverBackup } from "../backup/recover.js";
-import { isKind, StoreError, withLine, wrap } from "../errors.js";
+import { isKind, StoreError, systemError, withLine, wrap } from "../errors.js";
 import { makeDirectory, removePartials } from "../fs/atomic.js";
+import { lstatIfExists } from "../fs/read.js";
+import { sidecars } from "../fs/sidecars.js";
 import { Downtime } from "../operation/downtime.js";
 import {
   downStep,
@@ -25,6 +27,7 @@ import { adoptionOperations, recoverAdoption } from "../swap/adopt-passphrase.js
 import { recoverSwap } from "../swap/recover.js";
 import { SwapState, swapOperations } from "../swap/state.js";
 import { recoverRestoreInto, restoreIntoOperation } from "../swap/write-into.js";
+import { shellQuote } from "../text/escape.js";
 
 /**
  * How long an operation waits for the lock if no journal names its holder: another command may
@@ -113,11 +116,13 @@ export async function recoverOnly(storePath: string): Promise<string[]> {
 }
 
 /**
- * Recovers for a command without a lock, if there is a journal. A running operation is not
- * interrupted.
+ * Recovers for a command that only opens the store, if there is a journal. A running operation is
+ * not interrupted. A recovery that fails does not block the command, because it may not need what
+ * the recovery needs, such as a keyring.
  *
  * @returns what was done, and what could not be completed
- * @throws {@link StoreError} - what the recovery throws
+ * @throws {@link StoreError} - if the store has no file, or must not be opened before the recovery
+ * @throws {@link StoreError} corrupted, newerVersion - if this version cannot read the journal
  */
 export async function recoverIfNeeded(storePath: string): Promise<string[]> {
   if (!(await journalExists(storePath))) return [];
@@ -129,7 +134,27 @@ export async function recoverIfNeeded(storePath: string): Promise<string[]> {
     throw error;
   }
   await using _lock = lock;
-  return formatRecovery(await recover(lock));
+  try {
+    return formatRecovery(await recover(lock));
+  } catch (error) {
+    if (!(error instanceof StoreError) || !(await mayOpen(storePath))) throw error;
+    return [withLine(error.message, error.hint ?? "").trimEnd()];
+  }
+}
+
+/**
+ * Returns whether the store may be opened although its recovery failed. Not if its log is apart
+ * from it: a new log would take the place of the old one.
+ */
+async function mayOpen(storePath: string): Promise<boolean> {
+  const journal = await Journal.read(storePath).catch(() => undefined);
+  if (journal === undefined) return false;
+  if (!isOneOf(swapOperations, journal.entry.operation)) return true;
+  const { aside } = SwapState.of(storePath, journal).data;
+  for (const suffix of aside === null ? [] : sidecars) {
+    if (await lstatIfExists(aside + suffix)) return false;
+  }
+  return (await lstatIfExists(storePath)) !== undefined;
 }
 
 function formatRecovery({ messages, cleanupPending, serviceDown }: Recovery): string[] {
@@ -155,9 +180,17 @@ export async function recover(lock: OperationLock): Promise<Recovery> {
   await removePartials(journalPath(storePath));
   const journal = await Journal.read(storePath);
   if (!journal) return { messages: [] };
-  const { error, serviceDown, ...done } = await recoverOperation(journal, storePath);
-  if (error) throw withWayOut(error, journal.path);
+  const { error, serviceDown, ...done } = await attempt(journal, storePath);
+  if (error) throw withWayOut(error, journal);
   return { ...done, ...(serviceDown && { serviceDown: serviceDownError(journal, serviceDown) }) };
+}
+
+async function attempt(journal: Journal, storePath: string): Promise<Recovery> {
+  try {
+    return await recoverOperation(journal, storePath);
+  } catch (error) {
+    return { messages: [], error: systemError(error, "the recovery failed") };
+  }
 }
 
 /** Operations that leave nothing but a stopped service. */
@@ -191,9 +224,16 @@ async function recoverServiceDown(journal: Journal, storePath: string): Promise<
   return { messages, serviceDown };
 }
 
-/** Adds the way out for a lost keyring. */
-function withWayOut(error: StoreError, journal: string): StoreError {
-  if (error.kind !== "passphraseUnavailable") return error;
-  const line = `If that is gone for good, move ${journal} away. It names the files that are left ("staged", "aside").`;
-  return wrap(error, { hint: withLine(error.hint, line) });
+/**
+ * Adds the way out for a part that the recovery needs and that does not come back. An unreadable
+ * journal has a way out of its own.
+ */
+function withWayOut(error: StoreError, { path, entry }: Journal): StoreError {
+  if (error.kind === "corrupted" || error.kind === "newerVersion") return error;
+  const left = `${path}.left`;
+  const lines = [
+    `If what it needs is gone for good, move the journal away: mv ${shellQuote(path)} ${shellQuote(left)}`,
+    `The ${entry.operation} is then neither finished nor undone: only that file names the files that are left, and which passphrase opens which.`,
+  ];
+  return wrap(error, { hint: lines.reduce(withLine, error.hint ?? "") });
 }

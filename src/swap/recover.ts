@@ -82,6 +82,7 @@ class SwapRecovery {
   }
 
   async #undo(): Promise<Recovery> {
+    await this.#state.assertNotLost();
     await this.#state.undoMoveAside();
     await this.#start();
     await this.#state.discardStaged();

@@ -29,6 +29,7 @@ import { cleanUp } from "../operation/recovery.js";
 import { assertNoHolders, stoppedSchema } from "../operation/service.js";
 import { emitStep } from "../operation/step.js";
 import * as z from "../schema.js";
+import { shellQuote } from "../text/escape.js";
 
 /** The operations on this engine: names of commands, and of operations in journals. */
 export const swapOperations = ["encrypt", "decrypt", "rotate", "restore"] as const;
@@ -156,6 +157,26 @@ export class SwapState {
     const { committed } = this.#data;
     const store = await lstatIfExists(this.storePath);
     return committed !== undefined && String(store?.ino) === committed.inode;
+  }
+
+  /**
+   * Checks that the new file has not vanished after the commit: undoing the swap would remove its
+   * passphrase and its bundle, although the file may come back. Without a replaced store, the new
+   * file is a backup that exists elsewhere.
+   *
+   * @throws {@link StoreError} io - if it has
+   */
+  async assertNotLost(): Promise<void> {
+    const { committed, staged, aside } = this.#data;
+    if (committed === undefined || aside === null) return;
+    for (const path of [this.storePath, staged]) if (await lstatIfExists(path)) return;
+    throw new StoreError(
+      "io",
+      `${this.storePath} is gone, the new file of this ${this.operation}`,
+      {
+        hint: `Put it back. If it is gone for good, take the store from before: mv ${shellQuote(aside)} ${shellQuote(this.storePath)}`,
+      },
+    );
   }
 
   /**
