@@ -3,7 +3,9 @@
 //
 //   OPERATION OPTIONS-AS-JSON   settle STORE   read STORE SOURCE-AS-JSON
 //   keep STORE SLOTS-AS-JSON    look STORE     what tests do, in a process new to the keyring
-import { recoverIfNeeded, withOperation } from "../../dist/recovery/recover.js";
+import { journalExists } from "../../dist/operation/journal.js";
+import { acquireLock } from "../../dist/operation/lock.js";
+import { recover, recoverIfNeeded, withOperation } from "../../dist/recovery/recover.js";
 
 const [, script, operation, argument, more] = process.argv;
 const said = { notices: [], questions: [] };
@@ -22,7 +24,7 @@ const operations = {
 };
 
 async function run() {
-  if (operation === "settle") return recoverIfNeeded(argument);
+  if (operation === "settle") return settle(argument);
   if (operation === "read") return read(argument, JSON.parse(more));
   if (operation === "keep") return keep(argument, JSON.parse(more));
   if (operation === "look") return look(argument);
@@ -66,6 +68,19 @@ async function open(storePath, source) {
 }
 
 /** Recovers, opens and counts, as a reading command does. */
+/** Recovers, and fails if the recovery does: commands that only open the store go on. */
+async function settle(storePath) {
+  if (!(await journalExists(storePath))) return [];
+  const lock = await acquireLock(storePath);
+  try {
+    const { messages, serviceDown, cleanupPending } = await recover(lock);
+    const left = [serviceDown, cleanupPending].filter((error) => error !== undefined);
+    return [...messages, ...left.map(({ message, hint }) => `${message}\n${hint ?? ""}`.trimEnd())];
+  } finally {
+    await lock[Symbol.asyncDispose]();
+  }
+}
+
 async function read(storePath, source) {
   said.notices.push(...(await recoverIfNeeded(storePath)));
   const connection = await open(storePath, source);

@@ -22,7 +22,7 @@ test("the plaintext file does not wait for the keyring, and it is said how to do
   // The new passphrase becomes the current one first; once it is, only forgetting is left.
   expect((await settle(nowhere)).error).toMatchObject({
     kind: "passphraseUnavailable",
-    hint: expect.stringContaining(`move ${world.path}.journal.json away`),
+    hint: expect.stringContaining(`move the journal away: mv '${world.path}.journal.json'`),
   });
   const steps = {
     NODE_OPTIONS: `--import=${root}test/faults/at-step.mjs`,
