@@ -388,7 +388,7 @@ export class Ward {
     return this.#machine.run([...args, ...store], { env: this.#environment(part) });
   }
 
-  /** Lists the clients, without the keyring if it is missing or an undone adoption leaves it empty. */
+  /** Lists the clients; without the keyring if it is missing, or has nothing of this store. */
   async #list({ base }: Kind, part: Part | undefined): Promise<Answer> {
     const isWithout = base === "foreign" || part?.startsWith("keyring");
     if (!isWithout) return this.#run(["list-clients"], part);
