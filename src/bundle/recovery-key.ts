@@ -1,8 +1,9 @@
 /**
  * The recovery key: an age identity that opens the passphrase bundles.
  *
- * `init` generates the key and does not store it. The settings contain only its recipient, which
- * can encrypt but not decrypt. See https://age-encryption.org/v1, "The X25519 recipient type".
+ * `planRecipients` generates the key if none exists or the user requests one. The key is shown once
+ * or written to --recovery-key-file; the settings keep only its recipient, which can encrypt but
+ * not decrypt. See https://age-encryption.org/v1, "The X25519 recipient type".
  *
  * Only X25519 keys are accepted (`age1…`, `AGE-SECRET-KEY-1…`), because every version of age opens
  * bundles for them. Keys of plugins and post-quantum keys need more than `age` on the day of the
@@ -38,7 +39,7 @@ export function parseRecipient(text: string): string {
   const recipient = text.trim();
   if (/^AGE-SECRET-KEY-/i.test(recipient)) {
     throw new StoreError("usage", "a recovery key was given instead of its recipient", {
-      hint: "Generate another key, as this one may be in the shell's history, and give its age1… text: age-keygen -y FILE",
+      hint: "Generate a new key, because this one may be in the shell's history, and give the age1… text that age-keygen -y FILE prints.",
     });
   }
   const shown = recipient.length > 80 ? `${recipient.slice(0, 80)}…` : recipient;
@@ -128,7 +129,7 @@ const unknownLine: IdentityProblem = {
   hint: identityHint,
 };
 
-/** Problems with patterns for the line in capitals. The first match applies. */
+/** `pattern` is matched against the line in upper case. The first match applies. */
 const identityProblems: readonly (IdentityProblem & { readonly pattern: RegExp })[] = [
   {
     pattern: /^AGE1/,
@@ -162,7 +163,10 @@ const identityProblems: readonly (IdentityProblem & { readonly pattern: RegExp }
   },
 ];
 
-/** Returns whether the Bech32 checksum matches. It detects up to four wrong characters. */
+/**
+ * Returns whether the text is Bech32 with this prefix, a valid checksum and 32 bytes. The checksum
+ * detects up to four wrong characters.
+ */
 function isKey(text: string, prefix: string): boolean {
   try {
     const decoded = bech32.decodeToBytes(text);
@@ -174,7 +178,7 @@ function isKey(text: string, prefix: string): boolean {
   }
 }
 
-/** Kinds of files with self-explanatory errors in this module. */
+/** For these kinds, the errors of this module already describe the file. */
 const describedKinds: readonly FileKind[] = [
   "identity",
   "recipients",
@@ -184,11 +188,13 @@ const describedKinds: readonly FileKind[] = [
 ];
 
 /**
- * Returns the usable identities of a file, a line for each. Ignores the file's mode: on the day of
- * the restore the file comes from a USB stick or CD, without modes.
+ * Returns the usable identities of a file, a line for each. Ignores the file's mode and owner: on
+ * the day of the restore the file comes from a USB stick or CD, without modes.
  *
  * @param askPassphrase - for a file that age encrypted with a passphrase, binary or armored
  * @throws {@link StoreError} notFound - if there is no such file
+ * @throws {@link StoreError} refused - if it is not a file, is too long, or is reached through
+ *   another user's link
  * @throws {@link StoreError} usage - if it contains no usable recovery key
  * @throws {@link StoreError} wrongPassphrase - if the passphrase does not decrypt it
  * @throws {@link StoreError} corrupted - if it is truncated or altered
@@ -198,7 +204,7 @@ export async function readIdentityFile(
   path: string,
   askPassphrase?: () => Promise<string>,
 ): Promise<string> {
-  const bytes = await readSecretBytes(path, { guarded: true });
+  const bytes = await readSecretBytes(path, { skipPermissionCheck: true });
   const kind = recogniseContent(bytes);
   const isEncrypted = kind === "encrypted with a passphrase";
   try {

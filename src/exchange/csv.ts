@@ -20,7 +20,7 @@ const hubHeaders = [columns, columns.slice(0, 5)].map((header) => header.join(",
 
 const separators = [",", ";", "\t", "|"] as const;
 
-/** The maximal number of lines of a quoted value; a longer value is an error in the file. */
+/** The maximal number of lines of a record; a longer record has an unclosed quote. */
 const mostLines = 1_000;
 
 type Value = string | null;
@@ -44,7 +44,8 @@ export function csvLine(values: readonly (string | null)[]): string {
 /**
  * Reads clients from CSV, line by line.
  *
- * @throws {@link StoreError} refused - if the header has other columns, or no access keys
+ * @throws {@link StoreError} refused - if the header has other or duplicate columns, or no access
+ *   keys
  */
 export async function* readCsv(
   lines: AsyncIterator<string>,
@@ -77,12 +78,13 @@ async function* readHubRows(
 function readHubRow(line: string, width: number): Value[] | string {
   const parts = line.split(",");
   const quoted = quotedReading(line, width, ",");
-  // The hub writes True or False. Without them, a spreadsheet has saved the row by RFC 4180.
+  // The hub writes True or False. A spreadsheet saved a row without either: read it by RFC 4180.
   const ways = waysToRead(parts, width);
   if (ways === 0) return quoted ?? "not a row with these columns";
   const plain = ways === 1 ? plainReading(parts, width) : undefined;
-  const isSame = !line.includes('"') || !quoted?.some((value, index) => value !== plain?.[index]);
-  if (plain !== undefined && isSame) return plain;
+  const contradicts =
+    line.includes('"') && quoted?.some((value, index) => value !== plain?.[index]) === true;
+  if (plain !== undefined && !contradicts) return plain;
   return (
     "the row is ambiguous, because the hub writes no quotes. " +
     "Quote its values and write true or false in lower case"
@@ -96,7 +98,7 @@ function readHubRow(line: string, width: number): Value[] | string {
 function waysToRead(parts: readonly string[], width: number): number {
   const after = width - 3;
   let ways = 0;
-  for (const at of admins(parts)) {
+  for (const at of adminPositions(parts)) {
     const left = parts.length - 1 - at;
     // Choose the separators of the remaining columns among the remaining commas.
     if (after === 2) ways += Math.max(0, left - 1);
@@ -105,7 +107,7 @@ function waysToRead(parts: readonly string[], width: number): number {
   return ways;
 }
 
-function admins(parts: readonly string[]): number[] {
+function adminPositions(parts: readonly string[]): number[] {
   const found: number[] = [];
   for (let at = 2; at < parts.length; at += 1) {
     if (parts[at] === "True" || parts[at] === "False") found.push(at);
@@ -154,7 +156,7 @@ async function* readQuotedRows(
     const where = `line ${line}`;
     if (header === undefined) {
       separator = separatorOf(text);
-      header = checkedHeader(quotedValues(text, separator) ?? []);
+      header = parseHeader(quotedValues(text, separator) ?? []);
       continue;
     }
     const values = quotedValues(text, separator);
@@ -207,11 +209,11 @@ function isBlank(values: readonly Value[]): boolean {
   return values.every((value) => value === null || value.trim() === "");
 }
 
-function checkedHeader(record: readonly Value[]): readonly string[] {
+function parseHeader(record: readonly Value[]): readonly string[] {
   const header = record.map((name) => name?.trim() ?? "");
   const unknown = header.find((name) => !isColumn(name));
   if (unknown !== undefined) {
-    throw new StoreError("refused", "the first line is not a header", {
+    throw new StoreError("refused", "the first line is not a header, or has an unknown column", {
       hint: `The columns are ${columns.join(", ")}.`,
     });
   }

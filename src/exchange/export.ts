@@ -48,7 +48,7 @@ function record(client: Client, secrets: boolean): string {
   return formatJson(shown, { sortKeys: true, ascii: false });
 }
 
-/** Returns the path of an export: in a directory, the hub's file name. */
+/** Returns `path`, or `path/hivemind_clients.FORMAT` if `path` is a directory. */
 export async function exportPath(path: string, format: Format): Promise<string> {
   try {
     return (await stat(path)).isDirectory() ? join(path, `hivemind_clients.${format}`) : path;

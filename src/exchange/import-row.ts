@@ -26,9 +26,10 @@ const permissionFields = [
 ] as const;
 
 /**
- * Returns whether the row has every permission. A new client gets defaults for missing permissions.
+ * Returns whether the file states every permission field. A new client gets defaults for missing
+ * fields.
  */
-export function hasPermissions(incoming: ImportRow): boolean {
+export function statesAllPermissions(incoming: ImportRow): boolean {
   return permissionFields.every((field) => incoming.given.includes(field));
 }
 

@@ -25,7 +25,7 @@ const sharedLimits = { added: 10_000, changed: 1_000 };
 /** New rows between two checks of the abort signal. */
 const rowsAStep = 500;
 
-/** Reports bytes of the file, then rows written. */
+/** `readImport` passes bytes read and the file's size, `applyImport` rows written and planned. */
 export type Progress = (done: number, total: number) => void;
 
 export interface ImportOptions {
@@ -125,7 +125,8 @@ async function knownClients(store: ClientTable): Promise<Known> {
 }
 
 /**
- * Applies a plan without rejected rows, in a single transaction.
+ * Applies a plan in a single transaction. The caller must not pass a plan with rejected rows, which
+ * are not checked here.
  *
  * @throws {@link StoreError} refused - if too many rows are to be written while another process has
  *   the store open

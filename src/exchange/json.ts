@@ -1,5 +1,5 @@
 /**
- * Reads clients from JSON: a document of `list-clients`, a record per line, or the file of
+ * Reads clients from JSON: the output of `list-clients --json`, a record per line, or the file of
  * HiveMind's JSON plugin.
  */
 import { blacklistKeys, type Client, clientSchema, deserializeClient } from "../client/client.js";
@@ -7,7 +7,7 @@ import { isJsonObject, type JsonObject, type JsonValue, parseJson } from "../cli
 import { StoreError } from "../errors.js";
 import { type ImportRow, type RejectedRow, toImportRow } from "./import-row.js";
 
-/** A document is parsed as a whole. A longer file must have a record per line. */
+/** In characters. A document is parsed as a whole; a longer file must have a record per line. */
 const longestDocument = 256_000_000;
 
 /** @throws {@link StoreError} refused - if the text is not JSON, or not JSON of clients */
@@ -46,7 +46,7 @@ async function* readDocument(
     length += next.value.length;
     if (length > longestDocument) {
       throw new StoreError("refused", "the JSON document is too long", {
-        hint: "Write a record per line: list-clients --jsonl --show-secrets.",
+        hint: "Write a record per line: list-clients --jsonl --revoked --show-secrets.",
       });
     }
   }
@@ -111,8 +111,8 @@ function fromRecord(where: string, record: JsonValue): ImportRow | RejectedRow {
 }
 
 /**
- * Returns the record's fields. `metadata` is included if the record has a blacklist or unknown
- * fields.
+ * Returns the client fields that the record sets. Blacklists and unknown fields count as
+ * `metadata`.
  */
 function givenFields(record: JsonObject): (keyof Client)[] {
   const fields = Object.keys(clientSchema.shape) as (keyof Client)[];

@@ -8,7 +8,12 @@
  */
 import { type Client, isRevoked, revoked, revokedApiKey } from "../client/client.js";
 import { initialTypes } from "../client/permissions.js";
-import { hasPermissions, type ImportRow, isRejectedRow, type RejectedRow } from "./import-row.js";
+import {
+  type ImportRow,
+  isRejectedRow,
+  type RejectedRow,
+  statesAllPermissions,
+} from "./import-row.js";
 
 /** A larger gap is a mistake in the file. */
 const longestFill = 100_000;
@@ -109,7 +114,7 @@ class Planner {
     if (key === revokedApiKey) return `client ${id} is revoked in the store and stays revoked`;
     if (key !== undefined)
       return `client ${id} is a different client in the store; without its id it gets the next free id`;
-    if (!hasPermissions(row)) this.#defaulted += 1;
+    if (!statesAllPermissions(row)) this.#defaulted += 1;
     if (this.#isHiveMind4 && client.allowed_types.length === 0) this.#emptyLists += 1;
     const added = row.given.includes("allowed_types")
       ? client

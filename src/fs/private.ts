@@ -17,7 +17,7 @@ export interface SecretFileOptions {
    * Skips the check of mode and owner. systemd's credentials are readable through an access control
    * list, and the file system of a USB stick has no modes.
    */
-  readonly guarded?: boolean;
+  readonly skipPermissionCheck?: boolean;
 }
 
 /**
@@ -57,7 +57,7 @@ export async function readSecretBytes(
         { hint: "Name a file." },
       );
     }
-    if (!options.guarded) assertNotShared(path, stats);
+    if (!options.skipPermissionCheck) assertNotShared(path, stats);
     return await readSecret(file, path);
   } catch (error) {
     if (hasCode(error, "ENOENT", "ENOTDIR")) {

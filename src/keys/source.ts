@@ -197,7 +197,7 @@ async function readCredential(name: string): Promise<readonly string[]> {
       },
     );
   }
-  const options = { missing: "passphraseUnavailable", guarded: true } as const;
+  const options = { missing: "passphraseUnavailable", skipPermissionCheck: true } as const;
   const secret = await readSecretFile(join(directory, name), options);
   return passphrasesIn(secret, `the credential ${name}`);
 }

@@ -1,6 +1,6 @@
 /**
- * The note of a migration in progress, with which the same command continues in a target that is
- * not empty.
+ * Marks a migration as begun, so that repeating the command continues it although the target is not
+ * empty.
  */
 import { createHash } from "node:crypto";
 import { join } from "node:path";

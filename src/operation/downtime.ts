@@ -13,19 +13,22 @@ import {
 } from "../service/service.js";
 import { assertNoHolders, choiceOf, type ResolvedService, type Stopped } from "./service.js";
 
-/** On a small board a hub opens its store seconds after its start: 300 looks, 100 ms apart. */
-const openingLooks = 300;
+/**
+ * How long to wait until a hub that the timer started opens the store: 300 attempts, 100 ms apart,
+ * because a hub on a small board needs seconds.
+ */
+const openingAttempts = 300;
 const openingPauseMs = 100;
 /** How long a hub may take until it listens again: 30 s. */
 const listeningLimitMs = 30_000;
 
 /** How a downtime ended. */
 export interface Restart {
-  /** Whether this process started the service. It may have been running already. */
+  /** Whether the service was down when {@link Downtime.end} was called, and is started now. */
   readonly isStarted: boolean;
-  /** Whether something else had started the service during the downtime. */
+  /** Whether something else started the service during a downtime that this process began. */
   readonly wasUp: boolean;
-  /** Whether the restart timer had started the service. */
+  /** Whether the restart timer of this process started the service. */
   readonly timerFired: boolean;
   /** Milliseconds from the request to stop until the service was up again. */
   readonly downtimeMs: number;
@@ -39,8 +42,8 @@ export interface Restart {
 }
 
 /**
- * What is known of the service: `running` until it is stopped, `unknown` if another process was to
- * stop it, `stopped` once a stop was requested, even if it failed.
+ * `running`: not stopped, the stop was denied, or started again. `unknown`: taken from the journal of
+ * another process. `stopped`: a stop was requested, and may have failed.
  */
 type State = "running" | "unknown" | "stopped";
 
@@ -118,7 +121,7 @@ export class Downtime {
     return this.#startFailure;
   }
 
-  /** Whether no attempt was made yet to start the service since it was stopped. */
+  /** Whether the service may be stopped, and no start has failed. */
   get isPending(): boolean {
     return this.#state !== "running" && this.#startFailure === undefined;
   }
@@ -155,7 +158,7 @@ export class Downtime {
   async stop(): Promise<void> {
     this.#startFailure = undefined;
     const wasRunning = this.#state === "running";
-    // `run` recovers during the start of its own unit: its hub does not run yet.
+    // `run` recovers in its own unit before it starts the hub. A stop would kill this process.
     if (!wasRunning && this.#service.kind !== "command" && (await this.#service.owns(process.pid)))
       return await assertNoHolders(this.#storePath);
     // Finds the sockets and timers that could start the service again, for `stop` to include them.
@@ -174,9 +177,9 @@ export class Downtime {
   }
 
   /**
-   * Returns whether the stop was denied: the same run continues, and no stop is queued to end it
-   * later. If the manager denies the stop to this user, it also denies the start, so no start is
-   * required. With dependents, some may be stopped already.
+   * Returns whether the same run of the service continues and no job is queued. A manager that
+   * denies the stop also denies the start, so none is needed then. Returns false with dependents,
+   * because some of them may be stopped.
    */
   async #isUntouched(): Promise<boolean> {
     if (this.#invocation === undefined || this.stopped.dependents.length > 0) return false;
@@ -187,8 +190,8 @@ export class Downtime {
   /**
    * Starts the service unless it runs, and cancels the timer. Safe at any time.
    *
-   * @param options.restartIfUp - restarts a service started by something else during the downtime:
-   *   it may have opened the replaced file
+   * @param options.restartIfUp - restarts a service that something else started after this process
+   *   stopped it: the service may have opened the replaced file
    * @throws {@link StoreError} service - if the service does not start
    */
   async end(options: { restartIfUp?: boolean } = {}): Promise<Restart> {
@@ -215,7 +218,7 @@ export class Downtime {
       };
     }
     const { dependents } = this.stopped;
-    // Cancelled first: both start commands together would start two hubs.
+    // Cancelled first: the timer's start command and ours would start two hubs.
     const hasFired = this.#service.kind === "command" && (await this.#cancelTimer());
     const found = hasFired ? await this.#waitUntilUp() : undefined;
     let started = found ?? (await this.#service.start(dependents));
@@ -239,14 +242,17 @@ export class Downtime {
 
   /** Waits until the hub started by the timer has opened the store; undefined if it does not. */
   async #waitUntilUp(): Promise<Started | undefined> {
-    for (let looks = 0; looks < openingLooks; looks++) {
+    for (let attempt = 0; attempt < openingAttempts; attempt++) {
       if (await this.isServiceUp()) return { upAt: performance.now(), wasUp: true };
       await delay(openingPauseMs);
     }
     return undefined;
   }
 
-  /** Cancels the timer: left armed, it would start the service during the next operation. */
+  /**
+   * Cancels the timer, which would otherwise start the service during the next operation. Returns
+   * whether it had fired.
+   */
   async #cancelTimer(): Promise<boolean> {
     const timer = this.#timer;
     this.#timer = undefined;
@@ -270,8 +276,8 @@ export class Downtime {
 }
 
 /**
- * Returns the ports on which the service listens. Every process may belong to a `command` service,
- * so only those that have the store open count.
+ * Returns the ports on which the service listens. A `command` service claims every process, so only
+ * the ports of processes that have the store open count.
  */
 async function portsOfService(service: Service, storePath: string): Promise<number[]> {
   const pids =

@@ -57,7 +57,7 @@ export function isInGroup(pid: number, group: string): boolean {
   );
 }
 
-/** Returns the path of an open file of the processes with a name in `names`. */
+/** Returns the first file with a base name in `names` that any of the processes has open. */
 export function findOpenStore(
   pids: readonly number[],
   names: readonly string[],
@@ -77,8 +77,8 @@ export function findOpenStore(
 }
 
 /**
- * Returns the store below a process's XDG_DATA_HOME. Returns undefined without that variable, or if
- * it leads to `storePath`.
+ * Returns the default store path below a process's XDG_DATA_HOME. Returns undefined if the variable
+ * is not set or cannot be read, or if `storePath` is below it or linked from it.
  */
 export function findOtherDataHome(
   pid: number | undefined,

@@ -1,9 +1,9 @@
 /**
  * Finds the processes with a store open.
  *
- * `/proc` must be read in two ways. The open files of a process show a process without a lock, but
- * only to root and to the same user. The kernel's list of locks is readable by every user, and a
- * connection to a store in WAL mode always has a lock.
+ * Two sources are needed. `/proc/PID/fd` also shows processes without a lock, but only to root and
+ * to the same user. `/proc/locks` is readable by every user, and a connection to a store in WAL
+ * mode always holds a lock.
  */
 import { type BigIntStats, readdirSync, readFileSync, readlinkSync, statSync } from "node:fs";
 import { basename } from "node:path";
@@ -26,7 +26,7 @@ export interface Holders {
 /**
  * Returns the processes with the store or a sidecar of it open, except this process.
  *
- * A file deleted while open counts if its path is the store's. `/proc` is read synchronously: a
+ * Also counts a deleted file that is still open, if its former path is the store's. `/proc` is read synchronously: a
  * promise for each file takes several times longer, and the service is down during this search.
  *
  * @throws {@link StoreError} io - if the store's files cannot be examined
@@ -52,8 +52,8 @@ export async function findHolders(
 }
 
 /**
- * A client lookup opens the store for milliseconds, or for seconds on a busy machine. 50 attempts,
- * 100 ms apart.
+ * 50 attempts, 100 ms apart. Short commands open the store for milliseconds, or for seconds on a
+ * busy machine, and must not count.
  */
 const attempts = 50;
 const pauseMs = 100;
@@ -134,7 +134,7 @@ function readKernelLocks(): string {
   try {
     return readFileSync("/proc/locks", "utf8");
   } catch {
-    return ""; // hidden by a hardened system; the open files remain
+    return ""; // hidden by a hardened system; /proc/PID/fd is still searched
   }
 }
 

@@ -30,14 +30,15 @@ import { recoverRestoreInto, restoreIntoOperation } from "../swap/write-into.js"
 import { shellQuote } from "../text/escape.js";
 
 /**
- * How long an operation waits for the lock if no journal names its holder: another command may
- * hold it for a moment, to check whether an operation has left something.
+ * How long to retry a held lock while the store has no journal. The holder is then a recovery that
+ * has finished, or an operation that has not begun its journal or needs none.
  */
 const briefWaitMs = 2_000;
 
 /**
- * What an operation may do while the service is down after an interrupted operation, with nothing
- * else to recover: nothing, only open the store, or start the service again.
+ * What an operation does if the service is down after an interrupted operation, with nothing else
+ * to recover. `refuse` throws. `open-only` continues, for operations that only open the store.
+ * `restart` continues, for operations that start the service at their end.
  */
 export type WhileServiceDown = "refuse" | "open-only" | "restart";
 
@@ -67,7 +68,8 @@ export async function withOperation<Result>(
 }
 
 /**
- * Recovers before an operation with a journal of its own.
+ * Recovers an interrupted operation, reports what was done, and throws what blocks the next
+ * operation.
  *
  * @throws {@link StoreError} - what the recovery throws, and what it could not complete
  */
@@ -105,7 +107,7 @@ async function acquireLockSoon(storePath: string): Promise<OperationLock> {
  *
  * @returns what was done, and what could not be removed
  * @throws {@link StoreError} inUse - if an operation is running
- * @throws {@link StoreError} service - if the service does not run
+ * @throws {@link StoreError} service - if the service is still down after the recovery
  * @throws {@link StoreError} - what the recovery throws
  */
 export async function recoverOnly(storePath: string): Promise<string[]> {
@@ -173,6 +175,7 @@ function formatRecovery({ messages, cleanupPending, serviceDown }: Recovery): st
  * @throws {@link StoreError} passphraseUnavailable - if the keyring is required and not available.
  *   The journal stays for the next attempt.
  * @throws {@link StoreError} io - if files cannot be changed. The journal stays.
+ * @throws {@link StoreError} refused - if the journal belongs to another user
  * @throws {@link StoreError} corrupted, newerVersion - if this version cannot read the journal
  */
 export async function recover(lock: OperationLock): Promise<Recovery> {
@@ -199,8 +202,8 @@ const stopOnlyOperations = ["upgrade-schema", setupOperation];
 async function recoverOperation(journal: Journal, storePath: string): Promise<Recovery> {
   const { operation, step } = journal.entry;
   if (step === downStep) return recoverServiceDown(journal, storePath);
-  // Setup stops the service only while the hub could start on either database.
   if (operation === "backup") return recoverBackup(journal, storePath);
+  // After an interrupted setup, `run` starts the hub on the database that server.json names.
   if (isOneOf(stopOnlyOperations, operation)) return recoverStop(journal, storePath);
   if (operation === restoreIntoOperation) return recoverRestoreInto(journal, storePath);
   if (isOneOf(adoptionOperations, operation)) return recoverAdoption(journal, storePath);

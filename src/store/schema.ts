@@ -1,9 +1,10 @@
 /**
  * The table of clients in its versions.
  *
- * `PRAGMA user_version` is the schema version. 0 and 1 have three blacklists in separate columns, 2
- * has two of them in `metadata`. HiveMind 4's table has no `metadata` column and the newest
- * plugin's no `crypto_key`, so the columns are read from the table itself.
+ * `PRAGMA user_version` is the schema version. Schemas 0 and 1 store three blacklists in columns.
+ * Schema 2 stores the blacklists of intents and skills in `metadata` and has no blacklist of
+ * messages. HiveMind 4's table lacks `metadata` and the newest plugin's lacks `crypto_key`, so the
+ * columns are read from the table itself.
  */
 import { blacklistKeys } from "../client/client.js";
 import {
@@ -47,7 +48,7 @@ export interface Schema {
 }
 
 /**
- * Creates the table and its index in an empty database, as HiveMind's plugin does.
+ * Creates the table with all known columns, and its index, in an empty database.
  *
  * @param version - 2, or 0 for HiveMind 4, which enforces only blacklists in columns
  */
@@ -132,8 +133,8 @@ export async function addMetadataColumn(connection: Connection): Promise<void> {
 }
 
 /**
- * Rows in a page: some hundred kilobytes. In a larger page the rows outlive the heap's young
- * generation, which costs more than the page saves.
+ * Rows in a page, a few hundred kilobytes. Larger pages are slower: V8 moves their rows to the old
+ * generation.
  */
 export const pageRows = 200;
 
@@ -141,7 +142,8 @@ export const pageRows = 200;
  * Yields all rows in the order of their ids, a page at a time, in constant memory. No read stays
  * open between two pages, so writers are not blocked.
  *
- * @param columns - SQL of the columns, with `exact_id`, the id as text; a number would be rounded
+ * @param columns - a list of columns in SQL with `CAST(client_id AS TEXT) AS exact_id`, because
+ *   large ids lose precision as numbers
  */
 export async function* pagesOfRows<Row extends { exact_id: string }>(
   connection: Connection,
@@ -166,7 +168,7 @@ interface LegacyRow {
 
 /**
  * Migrates a store of schema 0 or 1 to 2 in a transaction. Intent and skill blacklists move from
- * their columns to `metadata` unless the key exists, and `message_blacklist` is removed from both.
+ * their columns to `metadata` unless it has that key, and `message_blacklist` is removed from both.
  *
  * HiveMind 4 enforces only the columns: with it, a migrated store has **no blacklists**. So no
  * command migrates as a side effect.
@@ -216,13 +218,13 @@ function readJson(text: unknown): JsonValue | undefined {
   }
 }
 
-/** Parses a column of an object. Any other value counts as an empty object, as in HiveMind. */
+/** Parses a JSON column as an object. Any other value counts as an empty object, as in HiveMind. */
 export function readObject(text: unknown): JsonObject {
   const value = readJson(text);
   return isJsonObject(value) ? value : {};
 }
 
-/** Parses a column of a list. Any other value counts as an empty list. */
+/** Parses a JSON column as a list. Any other value counts as an empty list. */
 export function readList(text: unknown): readonly JsonValue[] {
   const value = readJson(text);
   return Array.isArray(value) ? value : [];
