@@ -42,8 +42,8 @@ export interface Restart {
 }
 
 /**
- * `running`: not stopped, the stop was denied, or started again. `unknown`: taken from the journal of
- * another process. `stopped`: a stop was requested, and may have failed.
+ * `running`: not stopped, the stop was denied, or started again. `unknown`: taken from the journal
+ * of another process. `stopped`: a stop was requested, and may have failed.
  */
 type State = "running" | "unknown" | "stopped";
 

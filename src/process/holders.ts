@@ -26,8 +26,9 @@ export interface Holders {
 /**
  * Returns the processes with the store or a sidecar of it open, except this process.
  *
- * Also counts a deleted file that is still open, if its former path is the store's. `/proc` is read synchronously: a
- * promise for each file takes several times longer, and the service is down during this search.
+ * Also counts a deleted file that is still open, if its former path is the store's. `/proc` is read
+ * synchronously: a promise for each file takes several times longer, and the service is down during
+ * this search.
  *
  * @throws {@link StoreError} io - if the store's files cannot be examined
  */
