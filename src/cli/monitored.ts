@@ -4,15 +4,16 @@ import type { HookEvent } from "../operation/hooks.js";
 import { abortOnSignal } from "../process/signals.js";
 import type { Context } from "./context.js";
 import { collectMetrics } from "./inspect.js";
-import { toJson } from "./ui/json.js";
 import { asStoreError } from "./ui/output.js";
 
-/** The result of a monitored operation. `service` and `backup` are recorded. */
-interface MonitoredResult {
-  readonly prune?: unknown;
-  readonly drill?: unknown;
-  readonly service?: { readonly stoppedMs: number | null };
-  readonly backup?: { readonly size: number };
+/** The result of a monitored operation. */
+export interface MonitoredResult {
+  /** The document that `--json` prints. */
+  readonly document: unknown;
+  /** Milliseconds during which the service was stopped. */
+  readonly stoppedMs?: number | null;
+  /** Bytes of the backup. */
+  readonly size?: number;
   /** Why the operation counts as failed although it printed its result. */
   readonly failure?: StoreError | undefined;
 }
@@ -36,30 +37,25 @@ export async function monitored(
     (result) => ({ result, thrown: undefined, error: undefined }),
     (thrown: unknown) => ({ result: undefined, thrown, error: asStoreError(thrown) }),
   );
-  const { failure: partly, ...result } = outcome.result ?? {};
-  const error = outcome.error ?? partly;
+  const { result } = outcome;
+  const error = outcome.error ?? result?.failure;
   await orNotice(context, "the run was not recorded", async () => {
     const { recordRun } = await import("../operation/run-record.js");
     await recordRun(context.storePath, operation, {
       at,
       duration_ms: Math.round(performance.now() - start),
       exit_code: error?.exitCode ?? 0,
-      stopped_ms: result.service?.stoppedMs ?? null,
-      size: result.backup?.size ?? null,
+      stopped_ms: result?.stoppedMs ?? null,
+      size: result?.size ?? null,
     });
   });
   await updateMetrics(context);
-  await runHooks(
-    context,
-    operation,
-    error ? failure(error) : { event: "success", result: toJson(result) },
-  );
+  const event = error
+    ? ({ event: "failure", error } as const)
+    : ({ event: "success", result: result?.document } as const);
+  await runHooks(context, operation, event);
   if (outcome.error) throw outcome.thrown;
-  if (partly) process.exitCode = partly.exitCode;
-}
-
-function failure(error: StoreError): HookEvent {
-  return { event: "failure", error };
+  if (error) process.exitCode = error.exitCode;
 }
 
 async function runHooks(context: Context, operation: string, event: HookEvent): Promise<void> {

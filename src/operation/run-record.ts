@@ -32,13 +32,19 @@ export type Run = z.infer<typeof runSchema>;
 /** The last runs of a store's operations, by operation. */
 export type Runs = Readonly<Record<string, Run>>;
 
-/** Records a run. Keeps the time of the last success if this run failed. */
+/**
+ * Records a run. Keeps the time of the last success if this run failed.
+ *
+ * A failure is only recorded after a success, because a first command with a wrong option must not
+ * write files.
+ */
 export async function recordRun(
   store: string,
   operation: string,
   run: Omit<Run, "succeeded_at">,
 ): Promise<void> {
   const runs = await readRuns(store);
+  if (run.exit_code !== 0 && Object.keys(runs).length === 0) return;
   const succeededAt = run.exit_code === 0 ? run.at : (runs[operation]?.succeeded_at ?? null);
   await writeStoreRecord(store, subject, {
     runs: { ...runs, [operation]: { ...run, succeeded_at: succeededAt } },

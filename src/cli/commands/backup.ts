@@ -7,7 +7,7 @@ import type { CopyTargets } from "../../copies/plan.js";
 import { isKind, StoreError, withLine, wrap } from "../../errors.js";
 import { addGlobalOptions, type Context, contextOf, repeated } from "../context.js";
 import { addHelp } from "../help.js";
-import { monitored } from "../monitored.js";
+import { type MonitoredResult, monitored } from "../monitored.js";
 import { findPlainDatabase, type PlainDatabase } from "../open.js";
 import {
   addServiceOptions,
@@ -70,10 +70,7 @@ export function addCommand(program: Command): void {
   });
 }
 
-async function runBackup(
-  context: Context,
-  options: BackupOptions,
-): Promise<BackupResult & { readonly failure: StoreError | undefined }> {
+async function runBackup(context: Context, options: BackupOptions): Promise<MonitoredResult> {
   const { settings, output } = context;
   const to = options.to ?? settings.backup?.to;
   const bundleTo = options.bundleTo ?? settings.backup?.bundle_to;
@@ -90,8 +87,14 @@ async function runBackup(
   await rememberDirectories(context, options);
   if (!plain) await rememberNamedService(context, options);
   const copies = result.copies.map(copyToJson);
-  output.result({ ...toJson(result), copies }, () => backupLines(result));
-  return { ...result, failure: reportFailedCopies(context, result) };
+  const document = { ...toJson(result), copies };
+  output.result(document, () => backupLines(result));
+  return {
+    document,
+    stoppedMs: result.service.stoppedMs,
+    size: result.backup.size,
+    failure: reportFailedCopies(context, result),
+  };
 }
 
 interface Directories {

@@ -4,7 +4,7 @@ import { abortOnSignal } from "../../process/signals.js";
 import type { DrillResult } from "../../restore/drill.js";
 import { addGlobalOptions, type Context, contextOf } from "../context.js";
 import { addHelp } from "../help.js";
-import { monitored } from "../monitored.js";
+import { type MonitoredResult, monitored } from "../monitored.js";
 import { listingOptions } from "../options/backup-directories.js";
 import { addBundleOptions, type BundleKeyOptions, withBundle } from "../options/bundle.js";
 import { toJson } from "../ui/json.js";
@@ -37,7 +37,7 @@ async function runDrill(
   context: Context,
   directory: string | undefined,
   options: BundleKeyOptions,
-): Promise<{ readonly drill: DrillResult }> {
+): Promise<MonitoredResult> {
   const { newestBackup } = await import("../../backup/manifest.js");
   const { recordRestoreTest } = await import("../../backup/restore-test.js");
   const { readBundle } = await import("../../bundle/bundle.js");
@@ -71,10 +71,9 @@ async function runDrill(
     await recordRestoreTest(storePath, { how: "drill", backup, key_id });
   }
   const opener = isWithBundle ? "its bundle" : "a kept passphrase";
-  output.result(toJson({ drill: { ...result, withBundle: isWithBundle } }), () =>
-    drillLines(result, opener),
-  );
-  return { drill: result };
+  const document = toJson({ drill: { ...result, withBundle: isWithBundle } });
+  output.result(document, () => drillLines(result, opener));
+  return { document };
 }
 
 function drillLines({ backup, createdAt, size, clients }: DrillResult, opener: string): string[] {

@@ -5,7 +5,7 @@ import { StoreError } from "../../errors.js";
 import { escapeControlCharacters } from "../../text/escape.js";
 import { addGlobalOptions, type Context, contextOf } from "../context.js";
 import { addHelp } from "../help.js";
-import { monitored } from "../monitored.js";
+import { type MonitoredResult, monitored } from "../monitored.js";
 import {
   addBundleDirectoryOption,
   type BundleDirectoryOption,
@@ -67,7 +67,7 @@ async function runPrune(
   context: Context,
   directory: string | undefined,
   options: PruneOptions,
-): Promise<{ readonly prune: PruneResult; readonly failure: StoreError | undefined }> {
+): Promise<MonitoredResult> {
   const { ofUnknownPassphrase, prune } = await import("../../backup/prune.js");
   const { namedReporter, withView } = await import("../../copies/view.js");
   const { output } = context;
@@ -95,7 +95,8 @@ async function runPrune(
       view.named(await prunedView(view, signal)),
     ),
   );
-  output.result(toJson({ prune: result }), () => pruneLines(result, context));
+  const document = toJson({ prune: result });
+  output.result(document, () => pruneLines(result, context));
   const failure = notRemovedError(result);
   if (failure) output.warning(failure.message);
   if (result.left.some(({ problem }) => problem === ofUnknownPassphrase)) {
@@ -103,7 +104,7 @@ async function runPrune(
       "backups of an earlier passphrase are neither counted nor removed: rotate with --keep-previous or --reencrypt-backups DIRECTORY, or remove them manually once later backups suffice",
     );
   }
-  return { prune: result, failure };
+  return { document, failure };
 }
 
 /** Returns the error for backups that the rules do not keep and that could not be removed. */

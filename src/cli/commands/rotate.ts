@@ -3,7 +3,7 @@ import { expandPath } from "../../config/paths.js";
 import type { RotateResult } from "../../swap/rotate.js";
 import { addGlobalOptions, type Context, contextOf } from "../context.js";
 import { addHelp } from "../help.js";
-import { monitored } from "../monitored.js";
+import { type MonitoredResult, monitored } from "../monitored.js";
 import {
   addBundleTarget,
   addSwapOptions,
@@ -49,7 +49,7 @@ export function addCommand(program: Command): void {
   });
 }
 
-async function runRotate(context: Context, options: RotateOptions): Promise<RotateResult> {
+async function runRotate(context: Context, options: RotateOptions): Promise<MonitoredResult> {
   const { rotate } = await import("../../swap/rotate.js");
   const result = await withBundleTarget(context, options, (bundleTarget) =>
     operate(context, (lock, signal) =>
@@ -63,9 +63,10 @@ async function runRotate(context: Context, options: RotateOptions): Promise<Rota
       }),
     ),
   );
-  context.output.result(toJson(result), () => rotateLines(result));
+  const document = toJson(result);
+  context.output.result(document, () => rotateLines(result));
   if (result.backups === null) context.output.notice(backupAdvice(result, context));
-  return result;
+  return { document, stoppedMs: result.service.stoppedMs };
 }
 
 /** Returns advice on the backups made with the previous passphrase. */

@@ -1,5 +1,6 @@
 import { type Command, Option } from "commander";
 import type { StoreStatus } from "../../diagnostics/status.js";
+import { StoreError } from "../../errors.js";
 import { addGlobalOptions, type Context, contextOf } from "../context.js";
 import { addHelp } from "../help.js";
 import { collectMetrics, statusOptions } from "../inspect.js";
@@ -25,8 +26,13 @@ export function addCommand(program: Command): void {
   });
   command.action(async ({ format }: { format?: "text" | "prometheus" }) => {
     const context = await contextOf(command);
-    if (format === "prometheus") process.stdout.write(await collectMetrics(context));
-    else await printStatus(context);
+    if (format !== "prometheus") return await printStatus(context);
+    if (context.output.json) {
+      throw new StoreError("usage", "--format prometheus and --json exclude each other", {
+        hint: "Give only the option that applies.",
+      });
+    }
+    process.stdout.write(await collectMetrics(context));
   });
 }
 
