@@ -4,10 +4,10 @@
  * to.
  */
 import { execFile, execFileSync } from "node:child_process";
-import { readFileSync } from "node:fs";
+import { readFileSync, realpathSync } from "node:fs";
 import { cp, mkdir, mkdtemp, readdir, readFile, rm, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
-import { basename, join } from "node:path";
+import { basename, dirname, join } from "node:path";
 import { promisify } from "node:util";
 import { afterAll, beforeAll, expect, test } from "vitest";
 import { root } from "../built.js";
@@ -176,7 +176,8 @@ test(
     const run = (block: string) =>
       exec("sh", ["-ec", block.replace("hivemind-sqlcipher-VERSION.tgz", basename(archive))], {
         cwd: directory,
-        env: { ...process.env, npm_config_prefix: prefix },
+        // node-gyp downloads Node's headers unless it knows where they are.
+        env: { ...process.env, npm_config_prefix: prefix, npm_config_nodedir: nodeDirectory() },
       });
     const program = join(prefix, "bin/hivemind-sqlcipher");
     await run(blocks[0] ?? "");
@@ -190,6 +191,11 @@ test(
   },
   timeoutMs,
 );
+
+/** The directory of Node.js, which contains its headers. */
+function nodeDirectory(): string {
+  return dirname(dirname(realpathSync(process.execPath)));
+}
 
 test("it has the addon ready-made, and no binding that would be compiled", async () => {
   const { stdout } = await exec("tar", ["--list", "--gzip", "--file", archive]);
