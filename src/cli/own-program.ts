@@ -32,7 +32,9 @@ export function loadWholeProgram(): void {
     parts: string[];
   };
   const require = createRequire(import.meta.url);
-  for (const name of manifest.parts) require(join(directory, name));
+  // With the path that `import()` uses in the build: Node.js remembers how it resolved this path,
+  // and looks for the removed file otherwise.
+  for (const name of manifest.parts) require(`./${name}`);
 }
 
 function isSameFile(path: string, main: string): boolean {
