@@ -92,11 +92,12 @@ test.each(["json", "sqlite", "sqlcipher"] as const)(
     await breakHub(hub, "encrypted exit");
     const failed = await machine.run(["setup", ...options]);
     const outcome = {
-      json: "the hub uses its former database",
-      sqlite: "is not encrypted again, and the hub uses it",
-      sqlcipher: `${server} has the password again`,
+      json: /the hub uses its former database/,
+      // If the hub exits at once, encrypt notices it; else, setup does.
+      sqlite: /the replaced store was put back|is not encrypted again, and the hub uses it/,
+      sqlcipher: /server\.json has the password again/,
     }[layout];
-    expect([failed.code, failed.stderr]).toEqual([15, expect.stringContaining(outcome)]);
+    expect([failed.code, failed.stderr]).toEqual([15, expect.stringMatching(outcome)]);
     expect(await readFile(server, "utf8")).toBe(text);
     expect(await restarted(hub)).toBe(former);
     await repairHub(hub);
