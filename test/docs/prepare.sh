@@ -29,7 +29,7 @@ use_module() {
 
 # A hub as ovos-installer leaves it, with a client in the JSON database.
 installed_hub() {
-  SCOPE=user
+  SCOPE=user TOOLS=$PROJECT/test/setup
   . "$PROJECT/test/setup/installed.sh"
   install_units
   start_hub kitchen
@@ -90,6 +90,7 @@ automate_and_monitor_before_1() {
   new_store
   mkdir ~/collector
   running_hub
+  hivemind-sqlcipher backup > /dev/null
 }
 
 unencrypted_hub_before_1() {
