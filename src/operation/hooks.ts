@@ -2,7 +2,7 @@
  * Tells the operator's hooks when an operation begins, succeeds or fails: programs of the operator,
  * and a monitoring service with the URLs of healthchecks.io.
  *
- * A hook is told what happened and cannot change it. A hook that fails is reported as a notice.
+ * A hook cannot change the operation. The failure of a hook is reported as a notice.
  */
 import { setTimeout as delay } from "node:timers/promises";
 import { hasCode, type StoreError } from "../errors.js";
@@ -57,7 +57,7 @@ export async function runHooks(
   ]);
 }
 
-/** The event's document is the program's standard input, and its output goes to standard error. */
+/** Passes the event to the program as JSON, and the program's output to standard error. */
 async function runProgram(
   [program = "", ...args]: readonly string[],
   event: HookEvent,
@@ -89,8 +89,8 @@ function describeFailure({ code, failure, stderr }: Outcome): string {
 }
 
 /**
- * Sends the event to a monitoring service, whose machine learns neither paths nor clients: only the
- * operation and its exit code.
+ * Sends the event to a monitoring service. The body contains only the operation and its exit code,
+ * because the service runs on another machine.
  */
 async function ping(url: string, event: HookEvent, context: HookContext): Promise<void> {
   const { operation, reporter, signal } = context;
@@ -106,7 +106,7 @@ async function ping(url: string, event: HookEvent, context: HookContext): Promis
     problem = answer.problem;
     if (answer.final) break;
   }
-  // Not the whole URL, because whoever has it can report success.
+  // Only the origin: the path usually contains a secret that is enough to report a success.
   reporter.notice(`${target.origin} was not told of the ${operation}: ${problem}`);
 }
 

@@ -71,7 +71,8 @@ export function run(
       killGroup(child.pid);
     }, timeoutMs);
     const abort = () => killGroup(child.pid);
-    signal?.addEventListener("abort", abort);
+    if (signal?.aborted) abort();
+    else signal?.addEventListener("abort", abort);
     const stopWatching = () => {
       clearTimeout(limit);
       signal?.removeEventListener("abort", abort);

@@ -16,6 +16,7 @@ import { assertFreeSpace, copyFile } from "../fs/copy.js";
 import { statIfExists } from "../fs/read.js";
 import { throwIfAborted } from "../process/abort.js";
 import { ClientStore } from "../store/client-store.js";
+import { shellQuote } from "../text/escape.js";
 
 export interface DrillOptions {
   /** The path of the backup. */
@@ -95,15 +96,15 @@ async function makeTemporaryDirectory(): Promise<string> {
 
 function failure(backup: string, problem: string): StoreError {
   return new StoreError("corrupted", `${backup} cannot be restored: ${problem}`, {
-    hint: `Make a new backup now: hivemind-sqlcipher backup. hivemind-sqlcipher verify ${backup} prints every check.`,
+    hint: `Make a new backup with hivemind-sqlcipher backup. To see every check: hivemind-sqlcipher verify ${shellQuote(backup)}`,
   });
 }
 
 /** Opens the copy for writing, as a hub does, and decodes every client. */
 async function readClients(copy: string, secret: BackupPassphrase) {
-  const { passphrase, ...opened } = await openBackup(copy, secret);
-  await opened.connection.close();
-  await using store = await ClientStore.open(copy, passphrase, { migrate: false });
+  const { connection, key } = await openBackup(copy, secret);
+  await connection.close();
+  await using store = await ClientStore.open(copy, key, { migrate: false });
   const counts = { active: 0, revoked: 0 };
   for await (const client of store) counts[isRevoked(client) ? "revoked" : "active"] += 1;
   return counts;

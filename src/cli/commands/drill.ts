@@ -42,8 +42,8 @@ async function runDrill(
   const { recordRestoreTest } = await import("../../backup/restore-test.js");
   const { readBundle } = await import("../../bundle/bundle.js");
   const { drill } = await import("../../restore/drill.js");
-  const { output, storePath } = context;
   const { withView } = await import("../../copies/view.js");
+  const { output, storePath } = context;
   const { folder: target, bundleFolder } = listingOptions(context, directory, {});
   const { result, isWithBundle } = await withView(
     target,
