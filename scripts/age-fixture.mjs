@@ -166,9 +166,9 @@ async function write(wanted) {
       },
     ],
     settings: [
-      "config/settings.js",
+      "config/settings-file.js",
       async () => {
-        const { saveSettings } = await load("config/settings.js");
+        const { saveSettings } = await load("config/settings-file.js");
         await saveSettings(path("config.json"), settings);
         keepText(folder, "config.json", "settings");
       },
@@ -209,7 +209,7 @@ async function write(wanted) {
       "swap/rotate.js",
       async () => {
         mkdirSync(path("rotated", "bundles"), { recursive: true });
-        const { saveSettings } = await load("config/settings.js");
+        const { saveSettings } = await load("config/settings-file.js");
         const { setEntry } = await load("keys/keyring.js");
         await store("rotated/clients.db", {});
         await setEntry(path("rotated", "clients.db"), "current", passphrase);

@@ -14,7 +14,8 @@ import {
   type Settings,
   type SettingsSection,
   saveSection,
-} from "../config/settings.js";
+  updateSection,
+} from "../config/settings-file.js";
 import { hasCode } from "../errors.js";
 import { removeFile } from "../fs/atomic.js";
 import { emitStep } from "../operation/step.js";
@@ -103,10 +104,9 @@ async function saveRecipients(
   section: SettingsSection,
   recipients: readonly string[],
 ): Promise<void> {
-  const settings = await loadSection(section);
-  if (settings?.recipients?.join() === recipients.join()) return;
-  await saveSection(section, { ...settings, recipients: [...recipients] });
-  emitStep("recipients.kept");
+  const change = (settings: Settings) => ({ ...settings, recipients: [...recipients] });
+  const { isChanged } = await updateSection(section, change);
+  if (isChanged) emitStep("recipients.kept");
 }
 
 /** Restores only the recipients, because the operation may have saved other settings. */

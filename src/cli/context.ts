@@ -1,11 +1,7 @@
 /** Resolves the store, the settings and the passphrase's source of a command. */
 import type { Command } from "commander";
-import {
-  isKeyCacheOff,
-  resolveSettings,
-  type Settings,
-  type SettingsSection,
-} from "../config/settings.js";
+import { isKeyCacheOff, resolveSettings } from "../config/settings.js";
+import type { Settings, SettingsSection } from "../config/settings-file.js";
 import { StoreError } from "../errors.js";
 import {
   formatSource,

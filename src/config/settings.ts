@@ -1,131 +1,25 @@
-/**
- * Settings of a store, from the command line, else the environment, else the settings file.
- *
- * The file is `$XDG_CONFIG_HOME/hivemind-sqlcipher/config.json`. It contains paths and choices, but
- * no secret. Its top level belongs to the default store. Any other store has a section below
- * `stores`, so a command for a store neither reads nor changes the backup directories, unit and
- * recipients of another.
- */
-import { dirname, isAbsolute } from "node:path";
-import { hasCode, isKind, StoreError, systemError } from "../errors.js";
-import { makeDirectory, replaceFile } from "../fs/atomic.js";
-import { decodeText } from "../fs/encoding.js";
-import { explain, recogniseFile } from "../fs/file-kind.js";
-import { assertNotWritableByOthers } from "../fs/private.js";
-import { lstatIfExists, readSmallFile } from "../fs/read.js";
-import * as z from "../schema.js";
+/** Settings of a store, from the command line, else the environment, else the settings file. */
+import { isKind, StoreError } from "../errors.js";
+import { lstatIfExists } from "../fs/read.js";
 import {
   defaultSettingsPath,
   type Environment,
   expandPath,
   expandTarget,
-  isRemote,
   resolveStorePath,
   type StoreLocation,
   storePath as unresolvedStorePath,
 } from "./paths.js";
-
-/** Refuses a relative path, which would depend on the working directory. */
-const path = z.string().check(
-  z.minLength(1),
-  z.refine((path) => isAbsolute(path) || path === "~" || path.startsWith("~/"), {
-    message: "must be an absolute path, or begin with ~/",
-  }),
-);
-const text = z.string().check(z.minLength(1));
-/** A directory or remote for copies of backups or bundles. */
-const target = z.string().check(
-  z.refine((target) => isRemote(target) || path.safeParse(target).success, {
-    message: "must be an absolute path, or begin with ~/ or rclone:",
-  }),
-);
-const count = z.int().check(z.minimum(0));
-
-/** A program and its arguments. The path is absolute, because a timer has another PATH. */
-const program = z.tuple([path], text);
-const webAddress = z.url({ protocol: /^https?$/, message: "must be an http or https URL" });
-
-/** In bytes. */
-const settingsLimit = 1024 * 1024;
-
-export const serviceKinds = [
-  "auto",
-  "systemd-user",
-  "systemd",
-  "podman",
-  "docker",
-  "command",
-  "none",
-] as const;
-
-const sections = {
-  store: z.strictObject({
-    path: z.optional(path),
-    name: z.optional(text),
-    subfolder: z.optional(text),
-  }),
-  backup: z.strictObject({
-    to: z.optional(path),
-    bundle_to: z.optional(path),
-    copies: z.optional(z.array(target)),
-    unit: z.optional(text),
-    service: z.optional(z.enum(serviceKinds)),
-    stop_command: z.optional(text),
-    start_command: z.optional(text),
-  }),
-  bundle: z.strictObject({ copies: z.optional(z.array(target)) }),
-  keep: z.strictObject({
-    last: z.optional(count),
-    daily: z.optional(count),
-    weekly: z.optional(count),
-    monthly: z.optional(count),
-  }),
-  hooks: z.strictObject({
-    before: z.optional(program),
-    success: z.optional(program),
-    failure: z.optional(program),
-    ping: z.optional(webAddress),
-  }),
-  metrics: z.strictObject({ file: z.optional(path) }),
-};
-
-const ofOneStore = {
-  passphrase_source: z.optional(text),
-  recipients: z.optional(z.array(text)),
-  backup: z.optional(sections.backup),
-  bundle: z.optional(sections.bundle),
-  keep: z.optional(sections.keep),
-  hooks: z.optional(sections.hooks),
-  metrics: z.optional(sections.metrics),
-};
-
-export const settingsSchema = z.strictObject({
-  store: z.optional(
-    sections.store.check(
-      z.refine((store) => store.path === undefined || (!store.name && !store.subfolder), {
-        message: "has either a path, or a name and a subfolder",
-      }),
-    ),
-  ),
-  ...ofOneStore,
-  stores: z.optional(z.record(path, z.strictObject(ofOneStore))),
-});
-
-/** The contents of a settings file. */
-export type SettingsFile = z.infer<typeof settingsSchema>;
-
-/**
- * The settings of a store. `store` exists only at the top level and names the store of the file.
- */
-export type Settings = Omit<SettingsFile, "stores">;
-
-/** The part of a settings file for a store. */
-export interface SettingsSection {
-  /** Path of the file. */
-  readonly path: string;
-  /** Key below `stores`; undefined for the top level. */
-  readonly store: string | undefined;
-}
+import {
+  findSectionKey,
+  loadSettings,
+  type OnProblem,
+  type Settings,
+  type SettingsFile,
+  type SettingsSection,
+  serviceKinds,
+  settingsIn,
+} from "./settings-file.js";
 
 /** The settings of a command, and where they are stored. */
 export interface ResolvedSettings {
@@ -157,9 +51,6 @@ export const environmentKeys = {
   HIVEMIND_SQLCIPHER_SERVICE: "backup.service",
   HIVEMIND_SQLCIPHER_KEY_CACHE: "off does what --no-key-cache does",
 } as const;
-
-/** Receives a problem in the settings instead of an exception. */
-export type OnProblem = (problem: StoreError) => void;
 
 export interface SettingsSources {
   /** The option `--config`. */
@@ -248,144 +139,6 @@ async function sectionKey(
   if (storePath === defaultPath) return undefined;
   if (!isUnused && !file?.store && !(await lstatIfExists(defaultPath))) return undefined;
   return context.newKey;
-}
-
-/**
- * Finds a store's section by resolved paths, so that a section stays a store's when its directory
- * moves behind a link.
- */
-async function findSectionKey(file: SettingsFile, storePath: string): Promise<string | undefined> {
-  for (const key of Object.keys(file.stores ?? {})) {
-    if ((await resolveStorePath({ path: key })) === storePath) return key;
-  }
-  return undefined;
-}
-
-function settingsIn({ stores, ...topLevel }: SettingsFile, key: string | undefined): Settings {
-  return key === undefined ? topLevel : (stores?.[key] ?? {});
-}
-
-/**
- * Reads a settings file. Returns undefined if it does not exist.
- *
- * @throws {@link StoreError} usage - for broken JSON, an unknown key or an invalid value: a
- *   misspelt `bundle_to` would otherwise be noticed when the bundle is needed
- * @throws {@link StoreError} refused - if other users can change it, because it contains commands
- * @throws {@link StoreError} io - if it cannot be read
- */
-export async function loadSettings(
-  path: string,
-  onProblem?: OnProblem,
-): Promise<SettingsFile | undefined> {
-  try {
-    const { bytes, stats } = await readSmallFile(path, settingsLimit);
-    assertNotWritableByOthers(path, stats);
-    return parseSettings(textOf(bytes), path, onProblem);
-  } catch (error) {
-    if (hasCode(error, "ENOENT", "ENOTDIR")) return undefined;
-    const problem = systemError(error, `cannot read the settings file ${path}`);
-    if (!onProblem) {
-      throw explain(problem, await recogniseFile(path), ["settings", "passphrase", "empty"]);
-    }
-    onProblem(problem);
-    return {};
-  }
-}
-
-/** Bytes that are not text do not parse as JSON, which is the error to report. */
-function textOf(bytes: Buffer): string {
-  try {
-    return decodeText(bytes);
-  } catch {
-    return bytes.toString("utf8");
-  }
-}
-
-function parseSettings(text: string, path: string, onProblem?: OnProblem): SettingsFile {
-  let json: unknown;
-  try {
-    json = JSON.parse(text.replace(/^\uFEFF/, ""));
-  } catch (error) {
-    throw new StoreError("usage", `${path} is not JSON: ${whereJsonBreaks(text, error)}`, {
-      hint: `Correct it there, or write new settings: mv '${path}' '${path}.broken' && hivemind-sqlcipher backup --to DIRECTORY --bundle-to DIRECTORY --recipient RECIPIENT`,
-    });
-  }
-  const parsed = settingsSchema.safeParse(json);
-  if (parsed.success) return parsed.data;
-  if (!onProblem) throw invalidSettings(path, parsed.error.issues[0]);
-  for (const issue of parsed.error.issues) onProblem(invalidSettings(path, issue));
-  const valid = settingsSchema.safeParse(withoutInvalid(json, parsed.error.issues));
-  return valid.success ? valid.data : {};
-}
-
-/** Removes invalid keys and values. */
-function withoutInvalid(json: unknown, issues: readonly z.core.$ZodIssue[]): unknown {
-  const copy = structuredClone(json);
-  for (const issue of issues) {
-    const paths =
-      issue.code === "unrecognized_keys"
-        ? issue.keys.map((key) => [...issue.path, key])
-        : [issue.path];
-    for (const path of paths) removeAt(copy, path);
-  }
-  return copy;
-}
-
-function removeAt(json: unknown, path: readonly PropertyKey[]): void {
-  const parent = path
-    .slice(0, -1)
-    .reduce<unknown>((value, key) => (value as Record<PropertyKey, unknown>)?.[key], json);
-  const key = path.at(-1);
-  if (typeof parent === "object" && parent !== null && key !== undefined) {
-    delete (parent as Record<PropertyKey, unknown>)[key];
-  }
-}
-
-/** Writes a settings file atomically. Creates its directory if necessary. */
-export async function saveSettings(path: string, settings: SettingsFile): Promise<void> {
-  const checked = settingsSchema.parse(settings);
-  await makeDirectory(dirname(path));
-  await replaceFile(path, `${JSON.stringify(checked, null, 2)}\n`);
-}
-
-/** Reads the settings of a store. Returns undefined if the file does not exist. */
-export async function loadSection({ path, store }: SettingsSection): Promise<Settings | undefined> {
-  const file = await loadSettings(path);
-  return file && settingsIn(file, store);
-}
-
-/** Writes the settings of a store. Does not change the settings of other stores in the file. */
-export async function saveSection(
-  { path, store: key }: SettingsSection,
-  settings: Settings,
-): Promise<void> {
-  const file = await loadSettings(path);
-  if (key === undefined) {
-    const stores = file?.stores;
-    return saveSettings(path, { ...settings, ...(stores && { stores }) });
-  }
-  const { store: _, ...section } = settings;
-  await saveSettings(path, { ...file, stores: { ...file?.stores, [key]: section } });
-}
-
-/** Returns whether a store has a section of its own in the file. */
-export async function hasSection({ path, store: key }: SettingsSection): Promise<boolean> {
-  const stores = (await loadSettings(path))?.stores ?? {};
-  return key !== undefined && Object.hasOwn(stores, key);
-}
-
-/** Removes a store's own section from the file. */
-export async function removeSection({ path, store: key }: SettingsSection): Promise<void> {
-  const { stores = {}, ...file } = (await loadSettings(path)) ?? {};
-  const others = Object.entries(stores).filter(([name]) => name !== key);
-  const isLast = others.length === 0;
-  await saveSettings(path, { ...file, ...(!isLast && { stores: Object.fromEntries(others) }) });
-}
-
-/** Returns the section of a store in an existing file: its own section, or else the top level. */
-export async function findSection(path: string, storePath: string): Promise<SettingsSection> {
-  const file = await loadSettings(path);
-  return { path, store: file && (await findSectionKey(file, storePath)) };
 }
 
 function fromEnvironment(environment: Environment, onProblem?: OnProblem): Settings {
@@ -532,52 +285,17 @@ function withAbsolutePaths(settings: Settings, environment: Environment): Settin
   };
 }
 
+type Program = NonNullable<NonNullable<Settings["hooks"]>["before"]>;
+
 function withAbsolutePrograms(
   hooks: NonNullable<Settings["hooks"]>,
   environment: Environment,
 ): NonNullable<Settings["hooks"]> {
-  const absolute = (hook: z.infer<typeof program> | undefined): typeof hook =>
+  const absolute = (hook: Program | undefined): Program | undefined =>
     hook && [expandPath(hook[0], environment), ...hook.slice(1)];
   const { before, success, failure, ping } = hooks;
   return defined({
     ...{ before: absolute(before), success: absolute(success), failure: absolute(failure) },
     ping,
   });
-}
-
-function invalidSettings(path: string, issue: z.core.$ZodIssue | undefined): StoreError {
-  const key = issue?.path.join(".") ?? "";
-  if (issue?.code === "unrecognized_keys") {
-    const unknown = issue.keys.map((name) => (key === "" ? name : `${key}.${name}`)).join(", ");
-    return new StoreError("usage", `${path}: unknown key ${unknown}`, {
-      hint: `Use one of: ${knownKeys(issue.path).join(", ")}.`,
-    });
-  }
-  const message = issue?.message ?? "not understood";
-  return new StoreError("usage", `${path}: ${key === "" ? "the settings" : key}: ${message}`, {
-    hint: "Correct it there; docs/reference/settings.md describes each setting.",
-  });
-}
-
-/** Returns the known keys of the settings, or of a section. */
-function knownKeys(path: readonly PropertyKey[]): string[] {
-  const [section] = path[0] === "stores" ? path.slice(2) : path;
-  if (section !== undefined) return Object.keys(sections[section as keyof typeof sections].shape);
-  return Object.keys(path[0] === "stores" ? ofOneStore : settingsSchema.shape);
-}
-
-/**
- * Locates a syntax error. By its version, V8 reports an offset, or nothing for the end of the text.
- */
-function whereJsonBreaks(text: string, error: unknown): string {
-  const message = error instanceof Error ? error.message : String(error);
-  const offset = /at position (\d+)/.exec(message)?.[1];
-  const before = text.slice(0, offset === undefined ? text.length : Number(offset));
-  const line = before.split("\n").length;
-  const column = before.length - before.lastIndexOf("\n");
-  const beforeExcerpt = message.endsWith("is not valid JSON")
-    ? message.slice(0, message.search(/,? ?(?:"|\.\.\.)/))
-    : message;
-  const what = beforeExcerpt.replace(/ (in JSON )?at position.*/s, "");
-  return `line ${line}, column ${column}: ${what}`;
 }

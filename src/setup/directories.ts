@@ -4,7 +4,7 @@ import { homedir } from "node:os";
 import { join } from "node:path";
 import { assertPlacement } from "../bundle/placement.js";
 import { expandPath } from "../config/paths.js";
-import type { Settings } from "../config/settings.js";
+import type { Settings } from "../config/settings-file.js";
 import { StoreError } from "../errors.js";
 import { existingAncestor, isWritable } from "./files.js";
 

@@ -4,7 +4,7 @@ import { backup } from "../backup/backup.js";
 import { recordRestoreTest } from "../backup/restore-test.js";
 import { verifyBackup } from "../backup/verify.js";
 import { readBundle } from "../bundle/bundle.js";
-import { loadSection } from "../config/settings.js";
+import { loadSection } from "../config/settings-file.js";
 import { StoreError } from "../errors.js";
 import { removeFile, syncDirectory } from "../fs/atomic.js";
 import { lstatIfExists, sha256File } from "../fs/read.js";

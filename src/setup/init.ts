@@ -17,7 +17,7 @@ import {
 } from "../bundle/bundle.js";
 import { assertPlacement } from "../bundle/placement.js";
 import { planRecipients, type RecipientOptions } from "../bundle/recipients.js";
-import { loadSection, type Settings, saveSection } from "../config/settings.js";
+import { type Settings, updateSection } from "../config/settings-file.js";
 import { hasCode, StoreError, systemError } from "../errors.js";
 import { makeDirectory, removeFile, removePartials } from "../fs/atomic.js";
 import { assertNoStraySidecars, sidecars } from "../fs/sidecars.js";
@@ -153,11 +153,11 @@ async function createStore(
       const directory = bundleDirectory;
       bundle = await writeBundle({ directory, storePath, passphrase, key, recipients });
     }
-    await saveSection(options.settings, {
-      ...(await loadSection(options.settings)),
+    await updateSection(options.settings, (settings) => ({
+      ...settings,
       ...options.remember,
       passphrase_source: formatSource(source),
-    });
+    }));
   } catch (error) {
     if (bundle?.reused === false) await removeBundle(dirname(bundle.path), keyId);
     // No other program has the passphrase yet, so the store is empty.

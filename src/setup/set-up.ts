@@ -9,7 +9,7 @@
  */
 import { dirname } from "node:path";
 import { prepareDirectories } from "../config/known-directories.js";
-import { loadSection, type Settings, saveSection } from "../config/settings.js";
+import { loadSection, type Settings, updateSection } from "../config/settings-file.js";
 import { StoreError } from "../errors.js";
 import { assertReplaceable, makeDirectory } from "../fs/atomic.js";
 import { readServerJson } from "../hub/server-json.js";
@@ -92,9 +92,7 @@ async function prepare(scope: SetupScope, needed: ReadonlySet<StepId>): Promise<
     (path) => path !== undefined,
   );
   await prepareDirectories([backups, bundles], { storePath, known, reporter });
-  const saved = await loadSection(section);
-  const wanted = { ...saved, ...settingsOf(scope, saved) };
-  if (JSON.stringify(wanted) !== JSON.stringify(saved)) await saveSection(section, wanted);
+  await updateSection(section, (saved) => ({ ...saved, ...settingsOf(scope, saved) }));
   emitStep("setup.settings");
 }
 

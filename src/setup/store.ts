@@ -1,7 +1,7 @@
 /** Makes the encrypted store: new, from a plain store, or by taking over its password. */
 import { chmod } from "node:fs/promises";
 import { planRecipients } from "../bundle/recipients.js";
-import type { Settings } from "../config/settings.js";
+import type { Settings } from "../config/settings-file.js";
 import { systemError } from "../errors.js";
 import { removeFile } from "../fs/atomic.js";
 import { sidecars } from "../fs/sidecars.js";

@@ -5,7 +5,7 @@ import { findLastRestoreTest } from "../backup/restore-test.js";
 import { bundleFiles } from "../bundle/bundle.js";
 import { isRevoked } from "../client/client.js";
 import { isJsonObject } from "../client/json.js";
-import type { Settings, SettingsSection } from "../config/settings.js";
+import type { Settings, SettingsSection } from "../config/settings-file.js";
 import { jsonFiles, jsonPluginName } from "../databases/json.js";
 import { DatabaseFactory } from "../databases/registry.js";
 import { isKind, StoreError, systemError } from "../errors.js";

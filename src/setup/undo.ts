@@ -5,7 +5,7 @@
  * its file.
  */
 import { backup } from "../backup/backup.js";
-import { loadSection } from "../config/settings.js";
+import { loadSection } from "../config/settings-file.js";
 import { isKind, StoreError } from "../errors.js";
 import { serverJsonPath } from "../hub/server-json.js";
 import { acquireLock } from "../operation/lock.js";

@@ -14,7 +14,7 @@ import {
   reencryptBackups,
 } from "../backup/reencrypt.js";
 import { type BundleReport, bundleReport } from "../bundle/bundle.js";
-import { loadSection, type SettingsSection } from "../config/settings.js";
+import { loadSection, type SettingsSection } from "../config/settings-file.js";
 import { StoreError, systemError, withLine } from "../errors.js";
 import { assertHubOpens } from "../hub/assert-opens.js";
 import { passwordToReplace, resolvePasswordDelivery } from "../hub/password-delivery.js";

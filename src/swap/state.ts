@@ -8,7 +8,7 @@
 import { dirname } from "node:path";
 import { removeBundle, removeStagedBundles } from "../bundle/bundle.js";
 import { realPath } from "../config/paths.js";
-import { findSection, loadSection, saveSection } from "../config/settings.js";
+import { findSection, updateSection } from "../config/settings-file.js";
 import { StoreError, systemError, withLine } from "../errors.js";
 import { moveFile, removeFile, removePartials, syncDirectory } from "../fs/atomic.js";
 import { lstatIfExists } from "../fs/read.js";
@@ -381,9 +381,7 @@ export class SwapState {
 async function changeSource(path: string, storePath: string, source: string): Promise<void> {
   await removePartials(await realPath(path));
   const section = await findSection(path, storePath);
-  const settings = await loadSection(section);
-  if (settings?.passphrase_source === source) return;
-  await saveSection(section, { ...settings, passphrase_source: source });
+  await updateSection(section, (settings) => ({ ...settings, passphrase_source: source }));
 }
 
 /** Removes a database and its sidecars. */

@@ -13,7 +13,7 @@ import { verifyBackup } from "../../src/backup/verify.js";
 import { bundleName, readBundle, writeBundle } from "../../src/bundle/bundle.js";
 import { type Client, deserializeClient, serializeClient } from "../../src/client/client.js";
 import { isJsonObject, parseJson } from "../../src/client/json.js";
-import { loadSettings } from "../../src/config/settings.js";
+import { loadSettings } from "../../src/config/settings-file.js";
 import { getEntry, listEntries } from "../../src/keys/keyring.js";
 import { MigrationNote } from "../../src/migrate/note.js";
 import { journalPath } from "../../src/operation/journal.js";

@@ -1,17 +1,15 @@
 import { chmod, mkdir, readFile, rename, stat, symlink, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { beforeEach, describe, expect, test } from "vitest";
+import { resolveSettings, type ServiceSettings, serviceOver } from "../../src/config/settings.js";
 import {
   findSection,
   loadSection,
   loadSettings,
-  resolveSettings,
-  type ServiceSettings,
   type Settings,
   saveSection,
   saveSettings,
-  serviceOver,
-} from "../../src/config/settings.js";
+} from "../../src/config/settings-file.js";
 import { temporaryFolder } from "../store/temporary.js";
 
 let folder: string;

@@ -20,7 +20,7 @@ import {
   type RecoveryKey,
 } from "../../src/bundle/recovery-key.js";
 import { formatJson, type JsonValue, parseJson, sameJson } from "../../src/client/json.js";
-import { loadSettings, saveSettings } from "../../src/config/settings.js";
+import { loadSettings, saveSettings } from "../../src/config/settings-file.js";
 import { journalPath } from "../../src/operation/journal.js";
 import type { OperationLock } from "../../src/operation/lock.js";
 import { recover } from "../../src/recovery/recover.js";

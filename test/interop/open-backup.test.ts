@@ -13,7 +13,7 @@ import { afterAll, beforeAll, expect, test } from "vitest";
 import { manifestSchema } from "../../src/backup/manifest.js";
 import { generateRecoveryKey } from "../../src/bundle/recovery-key.js";
 import { newClient } from "../../src/client/client.js";
-import { settingsSchema } from "../../src/config/settings.js";
+import { settingsSchema } from "../../src/config/settings-file.js";
 import { generatePassphrase } from "../../src/keys/passphrase.js";
 import { journalEntrySchema } from "../../src/operation/journal.js";
 import { ClientStore } from "../../src/store/client-store.js";

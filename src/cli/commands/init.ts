@@ -169,7 +169,7 @@ function noteSection({ settingsSection, storePath, output }: Context): void {
 
 async function runAdopt(context: Context, options: InitOptions): Promise<void> {
   const { adopt, readStoreSecret } = await import("../../setup/adopt.js");
-  const { loadSection, saveSection } = await import("../../config/settings.js");
+  const { updateSection } = await import("../../config/settings-file.js");
   const { settingsSection } = context;
   const { planRecipients } = await import("../../bundle/recipients.js");
   const recipientPlan = await planRecipients(recipientOptions(context, options));
@@ -188,11 +188,11 @@ async function runAdopt(context: Context, options: InitOptions): Promise<void> {
       cipherSettings: options.cipherSettings,
     }),
   );
-  await saveSection(settingsSection, {
-    ...(await loadSection(settingsSection)),
+  await updateSection(settingsSection, (settings) => ({
+    ...settings,
     ...settingsToSave(context, options),
     passphrase_source: result.adopted.passphraseSource,
-  });
+  }));
   await makeNamed(context, [options.to]);
   noteSection(context);
   context.output.result(toJson(result), () => adoptLines(result));

@@ -1,6 +1,5 @@
 import type { Command } from "commander";
 import { expandPath } from "../../config/paths.js";
-import type { Settings } from "../../config/settings.js";
 import { StoreError } from "../../errors.js";
 import { addCommandGroup, addGlobalOptions, type Context, contextOf } from "../context.js";
 import { addHelp } from "../help.js";
@@ -29,6 +28,7 @@ function addInstall(group: Command): void {
 }
 
 async function runInstall(context: Context, file: string): Promise<void> {
+  const { updateSection } = await import("../../config/settings-file.js");
   const { writeMetrics } = await import("../../diagnostics/metrics.js");
   if (!file.endsWith(".prom")) {
     throw new StoreError("usage", `the name of ${file} does not end in .prom`, {
@@ -36,7 +36,7 @@ async function runInstall(context: Context, file: string): Promise<void> {
     });
   }
   await writeMetrics(file, await collectMetrics(context));
-  await changeSettings(context, (settings) => ({ ...settings, metrics: { file } }));
+  await updateSection(context.settingsSection, (settings) => ({ ...settings, metrics: { file } }));
   context.output.result({ metrics: { file } }, () => [`Metrics are written to ${file}`]);
 }
 
@@ -48,6 +48,7 @@ function addRemove(group: Command): void {
 }
 
 async function runRemove(context: Context): Promise<void> {
+  const { updateSection } = await import("../../config/settings-file.js");
   const { removeFile } = await import("../../fs/atomic.js");
   const { file } = context.settings.metrics ?? {};
   if (file === undefined) {
@@ -55,15 +56,7 @@ async function runRemove(context: Context): Promise<void> {
       hint: "Run hivemind-sqlcipher metrics install FILE.",
     });
   }
-  await changeSettings(context, ({ metrics: _, ...others }) => others);
+  await updateSection(context.settingsSection, ({ metrics: _, ...others }) => others);
   await removeFile(file);
   context.output.result({ removed: { file } }, () => [`Removed ${file}`]);
-}
-
-async function changeSettings(
-  { settingsSection }: Context,
-  change: (settings: Settings) => Settings,
-): Promise<void> {
-  const { loadSection, saveSection } = await import("../../config/settings.js");
-  await saveSection(settingsSection, change((await loadSection(settingsSection)) ?? {}));
 }

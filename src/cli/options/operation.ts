@@ -1,12 +1,8 @@
 /** Options, lock and output lines of commands that run an operation on the store. */
 import { type Command, Option } from "commander";
 import { expandPath, expandTarget, isRemote } from "../../config/paths.js";
-import {
-  type ServiceSettings,
-  type Settings,
-  serviceKinds,
-  serviceOver,
-} from "../../config/settings.js";
+import { type ServiceSettings, serviceOver } from "../../config/settings.js";
+import { type Settings, serviceKinds } from "../../config/settings-file.js";
 import { StoreError, systemError } from "../../errors.js";
 import type { OperationLock } from "../../operation/lock.js";
 import type { ServiceReport } from "../../operation/service.js";
@@ -237,13 +233,11 @@ export async function assertUsableDirectory(
  */
 export async function saveService(context: Context, options: ServiceOptions): Promise<void> {
   if (!namesService(options)) return;
-  const { loadSection, saveSection } = await import("../../config/settings.js");
-  const settings = await loadSection(context.settingsSection);
-  const others = Object.entries(settings?.backup ?? {}).filter(([key]) => !isServiceKey(key));
+  const { updateSection } = await import("../../config/settings-file.js");
   const service = toSettings(serviceChoice(context, options));
-  await saveSection(context.settingsSection, {
-    ...settings,
-    backup: { ...Object.fromEntries(others), ...service },
+  await updateSection(context.settingsSection, (settings) => {
+    const others = Object.entries(settings.backup ?? {}).filter(([key]) => !isServiceKey(key));
+    return { ...settings, backup: { ...Object.fromEntries(others), ...service } };
   });
 }
 
@@ -297,7 +291,7 @@ async function remember(
   what: string,
   change: (settings: Settings) => Settings,
 ): Promise<void> {
-  const { loadSection, saveSection } = await import("../../config/settings.js");
+  const { loadSection, saveSection } = await import("../../config/settings-file.js");
   try {
     const settings = { backup: {}, ...(await loadSection(settingsSection)) };
     const changed = change(settings);
