@@ -2,7 +2,7 @@
  * The state of a store as metrics in Prometheus's text format, for node_exporter's textfile
  * collector.
  *
- * Times are absolute, so that a file that is no longer written looks as old as it is. See
+ * Times are absolute, so that a file that nothing updates does not look recent. See
  * https://prometheus.io/docs/instrumenting/exposition_formats/.
  */
 import { createFile, replaceFile } from "../fs/atomic.js";
@@ -22,12 +22,8 @@ interface Metric {
   readonly samples: readonly (readonly [Labels, number | null])[];
 }
 
-/**
- * Returns the metrics of a store as text.
- *
- * @param checks - the checks of `doctor`; without them, findings have no metric
- */
-export function formatMetrics(status: StoreStatus, checks?: readonly Check[]): string {
+/** Returns the metrics of a store, with the number of findings in the checks of `doctor`. */
+export function formatMetrics(status: StoreStatus, checks: readonly Check[]): string {
   const metrics = [...storeMetrics(status), ...runMetrics(status), ...findingMetrics(checks)];
   return metrics
     .map((metric) => formatMetric(metric, { store: status.path }))
@@ -126,8 +122,7 @@ function runMetrics({ runs }: StoreStatus): Metric[] {
   ];
 }
 
-function findingMetrics(checks: readonly Check[] | undefined): Metric[] {
-  if (checks === undefined) return [];
+function findingMetrics(checks: readonly Check[]): Metric[] {
   const count = (severity: Severity) =>
     checks.filter((check) => !check.ok && check.severity === severity).length;
   return [
