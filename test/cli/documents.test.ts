@@ -2,6 +2,7 @@
 import { expect, test } from "vitest";
 import { documents } from "../../src/cli/docs/documents.js";
 import { everyCommand, grammarOf } from "../../src/cli/docs/grammar.js";
+import { jsonOutputReference, jsonOutputSchema } from "../../src/cli/docs/json-reference.js";
 import { buildProgram } from "../../src/cli/program.js";
 import { toJson } from "../../src/cli/ui/json.js";
 import { Output } from "../../src/cli/ui/output.js";
@@ -97,6 +98,17 @@ test("a document with another key is refused, and one that lacks a key", () => {
   ]) {
     expect(() => assertDocument(args, JSON.stringify(wrong))).toThrow("undocumented");
   }
+});
+
+test("every row of the page has one type and a description, and the schema accepts later keys", () => {
+  const rows = jsonOutputReference().match(/^\| `.*$/gm) ?? [];
+  expect(rows.length).toBeGreaterThan(400);
+  for (const row of rows) {
+    const [, type, description] = row.split(/ \|(?: |$)/);
+    expect(type, row).not.toMatch(/,\S/);
+    expect(description, row).toMatch(/\S/);
+  }
+  expect(jsonOutputSchema()).not.toContain('"additionalProperties": false');
 });
 
 test("keys are converted at every depth, and nothing else", () => {

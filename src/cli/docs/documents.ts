@@ -28,11 +28,13 @@ import {
 import {
   choice,
   counts,
+  drillOrNull,
   errorSchema,
   flag,
   integer,
   type JsonDocument,
   schedule,
+  scheduleOrNull,
   text,
   texts,
 } from "./documents/parts.js";
@@ -51,14 +53,12 @@ import {
   upgraded,
 } from "./documents/store.js";
 
-/** A document in the form that a command has only one of. */
+/** The documents of a command that prints the same form each time. */
 const only = (schema: z.ZodMiniType): readonly JsonDocument[] => [{ schema }];
 
-export const messages = texts("What was recovered or undone");
+const messages = texts("What was recovered or undone");
 const clients = only(clientList);
-
 const edited = only(changedClient);
-
 const shown = only(z.strictObject({ client }));
 
 /** The document of every error, with the exit code of its kind. */
@@ -141,10 +141,8 @@ export const documents: Readonly<Record<string, readonly JsonDocument[]>> = {
   prune: only(pruned),
   restore: [{ schema: restored }, { when: "With `--into`", schema: restoredInto }],
   drill: only(drilled),
-  "schedule install": only(z.strictObject({ schedule, drill: z.nullable(schedule) })),
-  "schedule status": only(
-    z.strictObject({ schedule: z.nullable(schedule), drill: z.nullable(schedule) }),
-  ),
+  "schedule install": only(z.strictObject({ schedule, drill: drillOrNull })),
+  "schedule status": only(z.strictObject({ schedule: scheduleOrNull, drill: drillOrNull })),
   "schedule remove": only(
     z.strictObject({
       removed: z.strictObject({

@@ -33,8 +33,8 @@ export function jsonOutputReference(): string {
     "apply is `null`. Times are UTC, sizes are bytes, durations are milliseconds. Keys may be added in later",
     "versions; keys are not renamed or removed within a major version.",
     "",
-    "In the tables, `a.b` is the key `b` of the object `a`, and `a[]` each element of the array `a`. A key",
-    "marked with ? may be absent.",
+    "In the tables, `a.b` is the key `b` of the object `a`, `a[]` each element of the array `a`, and `a.*` each",
+    "value of an object `a` whose keys are data. A key marked with ? may be absent.",
     "",
     "## Errors",
     "",
@@ -82,6 +82,8 @@ function convert(schema: z.ZodMiniType): JsonSchema {
       delete jsonSchema.minimum;
       delete jsonSchema.maximum;
       if (jsonSchema.format === "date-time") delete jsonSchema.pattern;
+      // A user's check must accept the keys of later versions. The tests accept no other keys.
+      if (jsonSchema.additionalProperties === false) delete jsonSchema.additionalProperties;
     },
   });
   return converted;
@@ -119,7 +121,7 @@ function describe(schema: JsonSchema): Description {
     const parts = schema.anyOf.map((part) => describe(part as JsonSchema));
     const [described] = parts.filter((part) => part.description !== "" || part.inner);
     const type = parts.map((part) => part.type).join(" or ");
-    return { description, ...described, type };
+    return { ...described, description: description || (described?.description ?? ""), type };
   }
   if (schema.enum)
     return { description, type: schema.enum.map((each) => `\`${each}\``).join(", ") };
@@ -138,5 +140,5 @@ function describe(schema: JsonSchema): Description {
       ...(inner && { inner: { ...inner, suffix: `.*${inner.suffix}` } }),
     };
   }
-  return { description, type: String(schema.type ?? "any") };
+  return { description, type: [schema.type ?? "any"].flat().join(" or ") };
 }

@@ -14,6 +14,7 @@ import type { ImportResult } from "../../../setup/import-passphrase.js";
 import {
   bundle,
   bundleFields,
+  bundleOrNull,
   choice,
   cipherCompatibility,
   counts,
@@ -24,6 +25,7 @@ import {
   integer,
   integers,
   keyId,
+  orNull,
   passphraseSource,
   path,
   schemaVersion,
@@ -186,7 +188,7 @@ export const restored = documentOf<RestoreResult>()(
       passphrase_source: passphraseSource,
       hub,
     }),
-    bundle: z.nullable(bundle),
+    bundle: bundleOrNull,
     service,
   }),
 );
@@ -198,7 +200,7 @@ export const restoredInto = documentOf<RestoreIntoResult>()(
       module: text("Its plugin"),
       ...restoredFields,
     }),
-    bundle: z.null(),
+    bundle: z.null().check(z.describe("No bundle is written for this database")),
     service,
   }),
 );
@@ -244,11 +246,12 @@ const bundleDescription = documentOf<BundleDescription>()(
     opens_with: choice(["recovery key", "bundle passphrase"], "What opens it"),
     size: integer("Its size in bytes"),
     sha256,
-    proof: z.nullable(
+    proof: orNull(
       z.strictObject({
         recipients: texts("The recipients in its verification record"),
         matches: flag("Whether the record is of this bundle"),
       }),
+      "Its verification record; null without one",
     ),
   }),
 );
@@ -267,6 +270,8 @@ const bundleContents = z.strictObject({
 export const bundleShown = z.strictObject({
   bundle: z.strictObject({
     ...bundleDescription.shape,
-    contents: z.optional(bundleContents),
+    contents: z
+      .optional(bundleContents)
+      .check(z.describe("Its decrypted contents, if a key to open it was given")),
   }),
 });

@@ -35,7 +35,9 @@ export const client = z.strictObject({
 
 export const clientList = z.strictObject({
   clients: z.array(client),
-  error: z.optional(errorSchema),
+  error: z
+    .optional(errorSchema)
+    .check(z.describe("Why the list is incomplete; absent if it is complete")),
 });
 
 export const changedClient = z.strictObject({

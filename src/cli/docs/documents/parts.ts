@@ -45,6 +45,10 @@ export const choice = <const Choices extends readonly string[]>(
   description: string,
 ) => z.enum(choices).check(z.describe(description));
 
+/** An object or null, and what null means. */
+export const orNull = <Schema extends z.ZodMiniType>(schema: Schema, description: string) =>
+  z.nullable(schema).check(z.describe(description));
+
 export const path = text("The path of the store");
 
 export const sha256 = text("The file's SHA-256, in hex");
@@ -97,12 +101,20 @@ export const bundleFields = {
 
 export const bundle = documentOf<BundleReport>()(z.strictObject(bundleFields));
 
-export const outage = z.strictObject({
-  stopped_ms: integer("From the request to stop until the unit was up again"),
-  listening_ms: z.nullable(
-    integer("Until it listened on its ports again; null if it has none, or not within 30 s"),
-  ),
-});
+export const bundleOrNull = orNull(
+  bundle,
+  "The store's bundle; null if none was written or reused",
+);
+
+export const outage = orNull(
+  z.strictObject({
+    stopped_ms: integer("From the request to stop until the unit was up again"),
+    listening_ms: z.nullable(
+      integer("Until it listened on its ports again; null if it has none, or not within 30 s"),
+    ),
+  }),
+  "How long the hub was down; null if it was not stopped",
+);
 
 export const checks = z
   .array(
@@ -127,7 +139,7 @@ export const schedule = documentOf<Schedule>()(
     enabled: flag("Whether the timer starts with the user's manager"),
     active: flag("Whether the timer runs"),
     next_run: z.nullable(time("The next run; null if it is not known")),
-    last_run: z.nullable(
+    last_run: orNull(
       z.strictObject({
         at: time("When the last run began"),
         result: z.nullable(
@@ -137,11 +149,16 @@ export const schedule = documentOf<Schedule>()(
         ),
         exit_code: z.nullable(integer("The exit code; null if the run did not exit")),
       }),
+      "The last run; null if there was none",
     ),
     lingers: flag("Whether the user's manager starts at boot, without a login"),
     drop_ins: texts("The drop-ins of both units"),
   }),
 );
+
+export const scheduleOrNull = orNull(schedule, "The timer of backups; null if none is installed");
+
+export const drillOrNull = orNull(schedule, "The timer of drills; null if none is installed");
 
 export const errorSchema = z.strictObject({
   code: integer("The exit code of the error's kind"),

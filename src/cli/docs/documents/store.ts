@@ -14,7 +14,7 @@ import type { EncryptResult } from "../../../swap/encrypt.js";
 import type { RotateResult } from "../../../swap/rotate.js";
 import type { UpgradeSchemaResult } from "../../../swap/upgrade-schema.js";
 import {
-  bundle,
+  bundleOrNull,
   checks,
   choice,
   cipherCompatibility,
@@ -24,10 +24,11 @@ import {
   hub,
   integer,
   keyId,
+  orNull,
   outage,
   passphraseSource,
   path,
-  schedule,
+  scheduleOrNull,
   schemaVersion,
   service,
   text,
@@ -80,14 +81,15 @@ export const setupDone = documentOf<{ setup: SetupResult & { findings: Diagnosis
       store: path,
       former_database: text("The path of the database that the hub used before"),
       settings: text("The path of the settings file"),
-      backup: z.nullable(
+      backup: orNull(
         z.strictObject({
           path: text("The first backup"),
           bundle: text("Its bundle"),
           tested: flag("Whether the recovery key opened both"),
         }),
+        "The first backup; null if it was made by an earlier setup",
       ),
-      outage: z.nullable(outage),
+      outage,
       schedule: z.nullable(text("The timer; null if backups are not scheduled")),
       plain_copy: z.nullable(
         text("The plaintext database that was kept because it had changed; null if it is gone"),
@@ -113,13 +115,14 @@ export const setupUndone = documentOf<{
       changed: flag("False if setup had changed nothing; the other values are null then"),
       unit: z.nullable(text("The hub's unit")),
       database: z.nullable(text("The path of the database that the hub uses now")),
-      kept: z.nullable(
+      kept: orNull(
         z.strictObject({
           backup: z.nullable(text("The backup that was made first")),
           store: z.nullable(text("The encrypted store")),
         }),
+        "Where the encrypted clients are kept",
       ),
-      outage: z.nullable(outage),
+      outage,
     }),
   }),
 );
@@ -133,7 +136,7 @@ export const initialized = documentOf<InitResult>()(
     passphrase_source: passphraseSource,
     recipients: texts("The age recipients of later bundles"),
     settings: text("The path of the settings file"),
-    bundle: z.nullable(bundle),
+    bundle: bundleOrNull,
   }),
 );
 
@@ -147,8 +150,10 @@ export const adopted = documentOf<AdoptResult>()(
       password_from: choice(["server.json", "given"], "Where the store's password was"),
       password_removed: flag("Whether it was removed from server.json"),
     }),
-    bundle: z.nullable(bundle),
-    service: z.exactOptional(service),
+    bundle: bundleOrNull,
+    service: z
+      .exactOptional(service)
+      .check(z.describe("Only if the store was encrypted again with SQLCipher's defaults")),
   }),
 );
 
@@ -162,14 +167,15 @@ export const status = documentOf<StoreStatus>()(
     cipher_compatibility: z.nullable(cipherCompatibility),
     key_id: z.nullable(keyId),
     schema_version: z.nullable(schemaVersion),
-    clients: z.nullable(counts),
-    database: z.nullable(
+    clients: orNull(counts, "The numbers of clients; null if they cannot be read"),
+    database: orNull(
       z.strictObject({
-        module: text("The plugin of the hub's database, if the hub uses another one"),
+        module: text("Its plugin"),
         location: text("Its path or URL"),
       }),
+      "The hub's database; null if it is the store",
     ),
-    service: z.nullable(
+    service: orNull(
       z.strictObject({
         kind: choice(
           ["systemd-user", "systemd", "podman", "docker", "command", "none"],
@@ -178,14 +184,16 @@ export const status = documentOf<StoreStatus>()(
         unit: z.nullable(text("The unit or container")),
         active: flag("Whether it runs"),
       }),
+      "The service that has the store open; null if it cannot be determined",
     ),
-    last_backup: z.nullable(
+    last_backup: orNull(
       z.strictObject({
         path: text("The newest backup"),
         created_at: time("When it was made, by its manifest, which is not verified"),
       }),
+      "The newest backup; null if none is known",
     ),
-    schedule: z.nullable(schedule),
+    schedule: scheduleOrNull,
     runs: z
       .record(
         z.string(),
@@ -199,18 +207,20 @@ export const status = documentOf<StoreStatus>()(
         }),
       )
       .check(z.describe("The last run of each operation, by the operation's name")),
-    last_restore_test: z.nullable(
+    last_restore_test: orNull(
       z.strictObject({
         at: time("When a backup was last opened with its bundle or restored"),
         backup: text("The backup"),
       }),
+      "The last restore test; null if none is known",
     ),
-    pending: z.nullable(
+    pending: orNull(
       z.strictObject({
         operation: text("The operation that runs or was interrupted"),
         started_at: time("When it began"),
         step: text("Its last step in the journal"),
       }),
+      "The operation in the journal; null without one",
     ),
     problems: texts("Errors of what could not be read"),
   }),
@@ -235,7 +245,7 @@ export const encrypted = documentOf<EncryptResult>()(
       hub,
       caution: z.nullable(text("That the old file is not erased; null if it was encrypted")),
     }),
-    bundle: z.nullable(bundle),
+    bundle: bundleOrNull,
     service,
   }),
 );
@@ -257,11 +267,11 @@ export const rotated = documentOf<RotateResult>()(
       previous_kept: flag("Whether the keyring still has the previous passphrase"),
       hub,
     }),
-    bundle: z.nullable(bundle),
+    bundle: bundleOrNull,
     service,
-    backups: z.nullable(
+    backups: orNull(
       z.strictObject({
-        reencrypted: texts("The new files, with `--reencrypt-backups`"),
+        reencrypted: texts("The new files"),
         left: z.array(
           z.strictObject({
             path: text("A backup that keeps its passphrase"),
@@ -269,6 +279,7 @@ export const rotated = documentOf<RotateResult>()(
           }),
         ),
       }),
+      "The backups under earlier passphrases; null without `--reencrypt-backups`",
     ),
   }),
 );
@@ -286,11 +297,12 @@ export const upgraded = documentOf<UpgradeSchemaResult>()(
           what: text("The value that was lost"),
         }),
       ),
-      hub: z.nullable(
+      hub: orNull(
         z.strictObject({
           plugin_manager: z.nullable(text("The version of hivemind-plugin-manager")),
           schema_version: integer("The newest schema that the hub supports"),
         }),
+        "The hub's packages; null if no hub was found or nothing changed",
       ),
     }),
     service,
