@@ -7,6 +7,7 @@
  */
 import { createFile, replaceFile } from "../fs/atomic.js";
 import { lstatIfExists } from "../fs/read.js";
+import type { Run } from "../operation/run-record.js";
 import type { Check, Severity } from "./check.js";
 import type { StoreStatus } from "./status.js";
 
@@ -86,8 +87,8 @@ function storeMetrics(status: StoreStatus): Metric[] {
 }
 
 function runMetrics({ runs }: StoreStatus): Metric[] {
-  const of = (value: (run: StoreStatus["runs"][string]) => number | null) =>
-    Object.entries(runs).map(([operation, run]) => [{ operation }, value(run)] as const);
+  const of = (value: (run: Run) => number | null) =>
+    [...runs].map(([operation, run]) => [{ operation }, value(run)] as const);
   return [
     {
       name: "run_timestamp_seconds",

@@ -7,7 +7,7 @@ import { StoreError } from "../errors.js";
 import type { PassphraseSource } from "../keys/source.js";
 import { unlockStore } from "../keys/unlock.js";
 import { Journal } from "../operation/journal.js";
-import { type Runs, readRuns } from "../operation/run-record.js";
+import { type Run, readRuns } from "../operation/run-record.js";
 import { waitForOperation } from "../recovery/wait.js";
 import { type Schedule, scheduleOf } from "../service/schedule.js";
 import { type ServiceChoice, selectService } from "../service/select.js";
@@ -44,8 +44,8 @@ export interface StoreStatus {
   readonly lastBackup: { readonly path: string; readonly createdAt: string } | null;
   /** The schedule and its last run; null if no backups are scheduled. */
   readonly schedule: Schedule | null;
-  /** The last run of each operation. */
-  readonly runs: Runs;
+  /** The last run of each operation, by its name. */
+  readonly runs: ReadonlyMap<string, Run>;
   /** The last restore test of a backup. */
   readonly lastRestoreTest: { readonly at: string; readonly backup: string } | null;
   /** A running or interrupted operation. */
@@ -101,7 +101,7 @@ export async function storeStatus(options: StatusOptions): Promise<StoreStatus> 
     service,
     lastBackup: lastBackup || null,
     schedule: schedule ?? null,
-    runs: runs ?? {},
+    runs: new Map(Object.entries(runs ?? {})),
     lastRestoreTest: restoreTest ? { at: restoreTest.at, backup: restoreTest.backup } : null,
     pending: journal
       ? {

@@ -29,9 +29,6 @@ const recordSchema = z.object({
 /** The last run of an operation. */
 export type Run = z.infer<typeof runSchema>;
 
-/** The last runs of a store's operations, by operation. */
-export type Runs = Readonly<Record<string, Run>>;
-
 /**
  * Records a run. Keeps the time of the last success if this run failed.
  *
@@ -56,6 +53,6 @@ export async function recordRun(
  *
  * @throws {@link StoreError} io - if the record cannot be read
  */
-export async function readRuns(store: string): Promise<Runs> {
+export async function readRuns(store: string): Promise<Readonly<Record<string, Run>>> {
   return (await readStoreRecord(store, subject, recordSchema))?.runs ?? {};
 }

@@ -117,11 +117,13 @@ test("keys are converted at every depth, and nothing else", () => {
     sha256: "x",
     already_snake: null,
     lists: [{ createdAt: "a/fileName" }, [1, "noChange"]],
+    runs: new Map([["restoreInto", { endedAt: "b" }]]),
   });
   expect(converted).toEqual({
     key_id: "keyId",
     sha256: "x",
     already_snake: null,
     lists: [{ created_at: "a/fileName" }, [1, "noChange"]],
+    runs: { restoreInto: { ended_at: "b" } },
   });
 });

@@ -62,7 +62,7 @@ function statusLines(status: StoreStatus, { output }: Context): string[] {
     ),
     ...optional(status.service, () => `service        ${serviceText(status.service)}`),
     `last backup    ${backup ? `${backup.path}, ${backup.createdAt}` : "none known"}`,
-    ...Object.entries(status.runs)
+    ...[...status.runs]
       .filter(([, run]) => run.exit_code !== 0)
       .map(([operation, run]) =>
         warning(`failed         ${operation}, ${run.at}, exit code ${run.exit_code}`),

@@ -7,18 +7,20 @@ type SnakeCase<Name> = Name extends `${infer First}${infer Rest}`
 /** A result as `--json` prints it: `createdAt` is named `created_at`. */
 export type Json<Value> = Value extends readonly unknown[]
   ? { [Index in keyof Value]: Json<Value[Index]> }
-  : Value extends object
-    ? // The keys are data.
-      string extends keyof Value
-      ? Value
-      : { [Key in keyof Value as SnakeCase<Key>]: Json<Value[Key]> }
-    : Value;
+  : Value extends ReadonlyMap<string, infer Item>
+    ? Readonly<Record<string, Json<Item>>>
+    : Value extends object
+      ? // The metadata of a client record: its keys are the user's own.
+        string extends keyof Value
+        ? Value
+        : { [Key in keyof Value as SnakeCase<Key>]: Json<Value[Key]> }
+      : Value;
 
 /**
  * Converts the keys of a result from camelCase to snake_case, at every depth.
  *
- * Not for client records: their keys have the names of columns already, and the keys in their
- * metadata are the user's own.
+ * Keys that are data, such as names of operations, are the keys of a Map, which becomes an object
+ * with the same keys. Not for client records: their keys have the names of columns already.
  */
 export function toJson<Result>(result: Result): Json<Result> {
   return convert(result) as Json<Result>;
@@ -27,6 +29,9 @@ export function toJson<Result>(result: Result): Json<Result> {
 function convert(value: unknown): unknown {
   if (Array.isArray(value)) return value.map(convert);
   if (typeof value !== "object" || value === null) return value;
+  if (value instanceof Map) {
+    return Object.fromEntries([...value].map(([key, item]) => [key, convert(item)]));
+  }
   return Object.fromEntries(
     Object.entries(value).map(([key, item]) => [snakeCase(key), convert(item)]),
   );
