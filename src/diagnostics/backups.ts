@@ -270,29 +270,14 @@ export async function checkRestoreTest(
 export async function checkSchedule(storePath: string): Promise<Check[]> {
   const schedule = await scheduleOf(storePath, "backup");
   if (schedule === undefined) return [good("schedule", "this program schedules no backups")];
-  const { unit, service, active, enabled, lingers } = schedule;
-  const found: Check[] = [];
-  const install = "hivemind-sqlcipher schedule install";
-  const gone = await missingPrograms(storePath);
-  if (gone.length > 0) {
-    const detail = `${service} names a program that is gone or cannot be executed: ${gone.join(", ")}`;
-    found.push(finding("schedule", "error", detail, `${install}${timeOption(schedule)}`));
-  }
-  if (neverElapses(schedule)) {
-    const detail = `${unit} never elapses, because its time is past: ${schedule.onCalendar}`;
-    const dropIn = schedule.dropIns.find((path) => path.includes(`/${unit}.d/`));
-    const fix =
-      dropIn === undefined ? `${install} --on-calendar daily` : `Correct the time in ${dropIn}`;
-    found.push(finding("schedule", "error", detail, fix));
-  }
-  if (!active || !enabled) {
-    const detail = `${unit} is ${active ? "not enabled" : "not running"}`;
-    found.push(finding("schedule", "error", detail, `${install}${timeOption(schedule)}`));
-  }
-  found.push(...checkLastRun("backup", schedule));
   const drill = await scheduleOf(storePath, "drill");
-  if (drill) found.push(...checkLastRun("drill", drill));
-  if (!lingers) {
+  // Also installs the drill again, at its present time.
+  const install = `hivemind-sqlcipher schedule install${timeOption(schedule)}`;
+  const found = [
+    ...(await checkTimer(storePath, "backup", schedule, install)),
+    ...(drill ? await checkTimer(storePath, "drill", drill, install) : []),
+  ];
+  if (!schedule.lingers) {
     found.push(
       finding(
         "schedule",
@@ -306,18 +291,41 @@ export async function checkSchedule(storePath: string): Promise<Check[]> {
   return [good("schedule", `next backup ${schedule.nextRun ?? "unknown"}`)];
 }
 
-function checkLastRun(job: ScheduledJob, { service, lastRun: last }: Schedule): Check[] {
-  if (last === null || last.result === null) return [];
-  if (last.result === "success" || last.result === "running") return [];
-  const code = last.exitCode === null ? last.result : `exit code ${last.exitCode}`;
-  return [
-    finding(
-      "schedule",
-      "error",
+/** @param install - the command that installs the timer again */
+async function checkTimer(
+  storePath: string,
+  job: ScheduledJob,
+  schedule: Schedule,
+  install: string,
+): Promise<Check[]> {
+  const { unit, service, active, enabled, lastRun: last } = schedule;
+  const found: Check[] = [];
+  const add = (detail: string, fix: string) =>
+    found.push(finding("schedule", "error", detail, fix));
+  const gone = await missingPrograms(storePath, job);
+  if (gone.length > 0) {
+    add(
+      `${service} names a program that is gone or cannot be executed: ${gone.join(", ")}`,
+      install,
+    );
+  }
+  if (neverElapses(schedule)) {
+    const dropIn = schedule.dropIns.find((path) => path.includes(`/${unit}.d/`));
+    const time = job === "backup" ? "--on-calendar daily" : "--drill monthly";
+    add(
+      `${unit} never elapses, because its time is past: ${schedule.onCalendar}`,
+      dropIn === undefined ? `${install} ${time}` : `Correct the time in ${dropIn}`,
+    );
+  }
+  if (!active || !enabled) add(`${unit} is ${active ? "not enabled" : "not running"}`, install);
+  if (last && last.result !== null && last.result !== "success" && last.result !== "running") {
+    const code = last.exitCode === null ? last.result : `exit code ${last.exitCode}`;
+    add(
       `the last scheduled ${job} failed on ${last.at}: ${code}`,
       `Remove the cause, which journalctl --user --unit ${service} shows; then: systemctl --user start ${service}`,
-    ),
-  ];
+    );
+  }
+  return found;
 }
 
 /** Returns the option to keep a schedule's time when the schedule is installed again. */
@@ -326,11 +334,8 @@ function timeOption(schedule: Schedule): string {
   return time === null || neverElapses(schedule) ? "" : ` --on-calendar ${shellQuote(time)}`;
 }
 
-async function missingPrograms(storePath: string): Promise<string[]> {
-  const programs = await programsOfUnits([
-    scheduledService(storePath, "backup"),
-    scheduledService(storePath, "drill"),
-  ]);
+async function missingPrograms(storePath: string, job: ScheduledJob): Promise<string[]> {
+  const programs = await programsOfUnits([scheduledService(storePath, job)]);
   return programs.filter(({ isPresent }) => !isPresent).map(({ path }) => path);
 }
 

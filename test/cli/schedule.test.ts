@@ -351,6 +351,15 @@ test("a drill is scheduled beside the backups, keeps its time, runs, and is remo
   const diagnosis = await machine.run(["doctor", ...here], usual);
   expect(diagnosis.stdout).toMatch(/the last scheduled drill failed on .*: exit code 10/);
 
+  expect(diagnosis.stdout).not.toContain("is not running");
+
+  await systemctl("stop", again.drill.unit);
+  const stopped = await machine.run(["doctor", ...here], usual);
+  expect(stopped.stdout).toContain(`${again.drill.unit} is not running`);
+  expect(await ask<{ drill: Schedule }>(machine, ...install)).toMatchObject({
+    drill: { on_calendar: "*-*-01 00:00:00", active: true },
+  });
+
   expect(await machine.run(["backup", ...here], usual)).toMatchObject({ code: 0 });
   await systemctl("start", service);
   const drilled = await ask<{ drill: Schedule }>(machine, "schedule", "status", ...here);
