@@ -78,7 +78,7 @@ export class Downtime {
   }
 
   /** Prepares the downtime of a service; undefined if the service is down and stays down. */
-  static async of({
+  static async prepare({
     service,
     choice,
     wasActive,
@@ -91,7 +91,7 @@ export class Downtime {
       unit: service.name ?? choice.unit ?? defaultUnit,
       stop_command: choice.stopCommand,
       start_command: choice.startCommand,
-      dependents: [...new Set([...earlier, ...(await service.activeDependents())])],
+      dependents: [...new Set([...earlier, ...(await service.prepareStop())])],
       timer: newRestartName(),
     };
     if (pendingRestart) return new Downtime(service, choice.storePath, stopped, "unknown");
@@ -106,7 +106,7 @@ export class Downtime {
    *
    * @throws {@link StoreError} service - if the service manager does not respond
    */
-  static async left(stopped: Stopped, storePath: string): Promise<Downtime> {
+  static async fromJournal(stopped: Stopped, storePath: string): Promise<Downtime> {
     const service = await selectService(choiceOf(stopped, storePath));
     return new Downtime(service, storePath, stopped, "unknown");
   }
@@ -161,8 +161,8 @@ export class Downtime {
     // `run` recovers in its own unit before it starts the hub. A stop would kill this process.
     if (!wasRunning && this.#service.kind !== "command" && (await this.#service.owns(process.pid)))
       return await assertNoHolders(this.#storePath);
-    // Finds the sockets and timers that could start the service again, for `stop` to include them.
-    if (this.#state === "unknown") await this.#service.activeDependents();
+    // Another process prepared the stop, and other sockets and timers may be active now.
+    if (this.#state === "unknown") await this.#service.prepareStop();
     this.#state = "stopped";
     this.#stoppedAt = performance.now();
     try {

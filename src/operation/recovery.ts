@@ -54,7 +54,7 @@ export async function findDowntime(
   stopped: Stopped | undefined,
   failed: OperationFailure | undefined,
 ): Promise<Downtime | undefined> {
-  return failed?.downtime ?? (stopped && (await Downtime.left(stopped, storePath)));
+  return failed?.downtime ?? (stopped && (await Downtime.fromJournal(stopped, storePath)));
 }
 
 /**

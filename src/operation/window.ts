@@ -43,7 +43,7 @@ export async function withServiceStopped<Result>(
   let downtime: Downtime | undefined;
   try {
     throwIfAborted(signal);
-    downtime = await Downtime.of(service);
+    downtime = await Downtime.prepare(service);
     await window.journalStop(downtime?.stopped);
     if (downtime) {
       await downtime.arm(budgetMs, recoveryCommand);

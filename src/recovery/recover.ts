@@ -220,7 +220,7 @@ function isOneOf(operations: readonly string[], operation: string): boolean {
 async function recoverServiceDown(journal: Journal, storePath: string): Promise<Recovery> {
   const pending = await findPendingRestart(storePath);
   if (!pending) return { messages: [] };
-  const downtime = await Downtime.left(pending.stopped, storePath);
+  const downtime = await Downtime.fromJournal(pending.stopped, storePath);
   const messages = await endDowntime(downtime, journal.entry.operation);
   const serviceDown = downtime.startFailure;
   if (!serviceDown) await journal.remove();

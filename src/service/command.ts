@@ -53,7 +53,7 @@ export class CommandService implements Service {
     return true;
   }
 
-  async activeDependents(): Promise<string[]> {
+  async prepareStop(): Promise<string[]> {
     return [];
   }
 

@@ -111,7 +111,7 @@ export class ContainerService implements Service {
    * Returns the running containers that use this container's namespaces, such as its network. They
    * keep running while it is stopped, and must be restarted to join the new namespaces.
    */
-  async activeDependents(): Promise<string[]> {
+  async prepareStop(): Promise<string[]> {
     const { id } = this.#container ?? {};
     const running = await listContainers(this.kind);
     this.#dependents = running

@@ -24,7 +24,7 @@ export class NoService implements Service {
     return false;
   }
 
-  async activeDependents(): Promise<string[]> {
+  async prepareStop(): Promise<string[]> {
     return [];
   }
 

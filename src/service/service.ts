@@ -2,7 +2,7 @@
  * The program with the store open, as a service: a systemd unit, a container, commands of the
  * operator, or none.
  *
- * Every kind is used in the same order: `check` while the service runs, `activeDependents`,
+ * Every kind is used in the same order: `check` while the service runs, `prepareStop`,
  * `armRestart`, `stop`, the work, `start`, `disarm`.
  */
 import { randomBytes } from "node:crypto";
@@ -80,11 +80,13 @@ export interface Service {
   owns(pid: number): Promise<boolean>;
 
   /**
-   * Returns the active units to be stopped with the service, in the order for `start`: its
-   * dependents, and the sockets, timers and paths by which it could be started again. For a
-   * container, those to be restarted after it.
+   * Finds the active units to be stopped with the service: its dependents, and the sockets, timers
+   * and paths by which it could be started again. For a container, those to be restarted after it.
+   * `stop` and `armRestart` include what the last call has found.
+   *
+   * @returns the units in the order for `start`
    */
-  activeDependents(): Promise<string[]>;
+  prepareStop(): Promise<string[]>;
 
   /**
    * Stops the service and its sockets, timers and paths. Returns when all its processes have ended.
@@ -102,7 +104,7 @@ export interface Service {
   start(dependents: readonly string[]): Promise<Started>;
 
   /**
-   * Arms a restart of the service in case this process is killed. Call it after `activeDependents`
+   * Arms a restart of the service in case this process is killed. Call it after `prepareStop`
    * and before `stop`. Disarm it after `start`, also after an error.
    *
    * After `afterMs` milliseconds the restart runs `command`, for {@link recoveryLimitSeconds} at

@@ -140,7 +140,7 @@ export class SystemdUnit implements Service {
     return isInGroup(pid, this.#controlGroup) || isInContainers(pid, this.#containers);
   }
 
-  async activeDependents(): Promise<string[]> {
+  async prepareStop(): Promise<string[]> {
     const [unit = {}, ...others] = await findStopGroup(this.kind, this.name);
     if (unit.ControlGroup) this.#controlGroup = unit.ControlGroup;
     const names = others.filter(isActive).map(({ Id = "" }) => Id);

@@ -33,7 +33,7 @@ test.skipIf(process.geteuid?.() !== 0)(
         stop_command: "true",
         start_command: `touch '${started}'`,
       } as const;
-      const downtime = await Downtime.left({ ...stopped, dependents: [] }, store);
+      const downtime = await Downtime.fromJournal({ ...stopped, dependents: [] }, store);
       expect(downtime.name).toBe("the service");
       expect(await downtime.end()).toMatchObject({ isStarted: true });
     } finally {
@@ -64,7 +64,7 @@ async function hub() {
     await rm(folder, { recursive: true });
   });
   const startsOf = async () => (await readFile(starts, "utf8")).trim().split("\n").length;
-  const downtime = await Downtime.of({ service, choice, wasActive: true });
+  const downtime = await Downtime.prepare({ service, choice, wasActive: true });
   if (!downtime) throw new Error("the hub runs");
   return { downtime, service, startsOf };
 }
@@ -127,7 +127,7 @@ function deniedService(): Service {
     state: async () => ({ active: true, invocation: "0123", mainPid: 1 }),
     check: async () => [],
     owns: async () => true,
-    activeDependents: async () => [],
+    prepareStop: async () => [],
     stop: denied,
     start: denied,
     armRestart: denied,
@@ -137,7 +137,7 @@ function deniedService(): Service {
 
 async function downtimeOf(service: Service): Promise<Downtime> {
   const choice = { service: "systemd", unit: "hub", storePath: "/nonexistent/clients.db" } as const;
-  const downtime = await Downtime.of({ service, choice, wasActive: true });
+  const downtime = await Downtime.prepare({ service, choice, wasActive: true });
   if (!downtime) throw new Error("the service runs");
   return downtime;
 }
@@ -153,7 +153,7 @@ test("a service whose stop was refused needs no start", async () => {
 
 test("a service whose stop is queued, or whose dependents may be stopped, needs a start", async () => {
   const queued = { state: async () => ({ active: true, invocation: "0123", hasJob: true }) };
-  for (const change of [queued, { activeDependents: async () => ["satellite.service"] }]) {
+  for (const change of [queued, { prepareStop: async () => ["satellite.service"] }]) {
     const service = Object.assign(deniedService(), change);
     const downtime = await downtimeOf(service);
     await expect(downtime.stop()).rejects.toMatchObject({ message: "Access denied" });

@@ -189,7 +189,7 @@ const parts = {
     const job = `
       import { selectService } from "${root}/dist/service/select.js";
       const service = await selectService({ service: "${engine}", unit: "hub", storePath: "${store}" });
-      await service.activeDependents();
+      await service.prepareStop();
       await service.armRestart({ afterMs: 1000, command: ["touch", "${home}/recovered"] });
       await service.stop();
       process.kill(process.pid, "SIGKILL");`;

@@ -65,7 +65,7 @@ async function stopper(
   const program = `
     import { selectService } from ${JSON.stringify(module)};
     const service = await selectService(${JSON.stringify(choice)});
-    await service.activeDependents();
+    await service.prepareStop();
     const timer = await service.armRestart(${JSON.stringify(restart)});
     await service.stop();
     console.log(timer.name);
@@ -184,7 +184,7 @@ describe("the timer in the unit's manager", () => {
   test("an operation that succeeds leaves the unit running and no timer", async () => {
     await runningUnit();
     const service = await selectService({ service: "auto", unit, storePath: store });
-    const dependents = await service.activeDependents();
+    const dependents = await service.prepareStop();
     const timer = await service.armRestart({ afterMs: later, command: ["true"] });
     await service.stop();
     const { upAt } = await service.start(dependents);

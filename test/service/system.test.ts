@@ -54,7 +54,7 @@ test("a system unit is found by auto, stopped, started with its dependents, and 
     const notices = await service.check(storePath);
     const before = await service.state();
     const owned = await service.owns(before.mainPid);
-    const dependents = await service.activeDependents();
+    const dependents = await service.prepareStop();
     const timer = await service.armRestart({ afterMs: 3_600_000, command: ["true"] });
     await service.stop();
     const stopped = activeState("hub");

@@ -75,7 +75,7 @@ describe("stopping and starting", () => {
     expect(await holders()).toEqual([{ pid: before.mainPid, command: "sleep" }]);
     expect(await service.owns(before.mainPid ?? 0)).toBe(true);
     expect(await service.owns(process.pid)).toBe(false);
-    expect(await service.activeDependents()).toEqual([]);
+    expect(await service.prepareStop()).toEqual([]);
 
     await service.stop();
     expect((await service.state()).active).toBe(false);
@@ -93,7 +93,7 @@ describe("stopping and starting", () => {
     const service = await running(
       "[Service]\nExecStart=/bin/sh -c 'trap : TERM; while :; do sleep 1; done'\nTimeoutStopSec=1\n",
     );
-    await service.activeDependents();
+    await service.prepareStop();
     await service.stop();
     expect(await property(unit, "Result")).toBe("timeout");
     expect((await service.state()).active).toBe(false);
@@ -222,7 +222,7 @@ describe("dependents", () => {
     written.push(idle);
     await writeUnits({ [idle]: `[Unit]\nPartOf=${unit}.service\n${sleep}` });
 
-    const dependents = await service.activeDependents();
+    const dependents = await service.prepareStop();
     expect([...dependents].sort()).toEqual([bound, part, further].sort());
     await service.stop();
     for (const name of dependents) {
@@ -238,7 +238,7 @@ describe("dependents", () => {
     const service = await running(holding(store), {
       [bound]: `[Unit]\nBindsTo=${unit}.service\nAfter=${unit}.service\n[Service]\nExecStart=/bin/sh -c 'test -e ${store} && exec sleep infinity'\n`,
     });
-    const dependents = await service.activeDependents();
+    const dependents = await service.prepareStop();
     await service.stop();
     writeFileSync(`${store}.kept`, "");
     rmSync(store);
@@ -256,7 +256,7 @@ describe("dependents", () => {
     await knock(path);
     await until(async () => (await service.state()).active);
 
-    const dependents = await service.activeDependents();
+    const dependents = await service.prepareStop();
     expect(dependents).toEqual([socket]);
     await service.stop();
     await expect(knock(path)).rejects.toThrow();
@@ -272,7 +272,7 @@ describe("dependents", () => {
     const service = await running(holding(store), {
       [timer]: "[Timer]\nOnUnitInactiveSec=1ms\nAccuracySec=1ms\n",
     });
-    const dependents = await service.activeDependents();
+    const dependents = await service.prepareStop();
     expect(dependents).toEqual([timer]);
     await service.stop();
     expect(await property(timer, "ActiveState")).toBe("inactive");
