@@ -95,7 +95,7 @@ export async function resolveService(
   const service = await selectService(choice);
   for (const notice of await service.check(storePath)) reporter.notice(notice);
   const { active } = await service.state();
-  const { holders: others, complete } = await findLastingHolders(
+  const { holders: others, isComplete } = await findLastingHolders(
     storePath,
     async ({ pid }) => !(await service.owns(pid)),
   );
@@ -104,7 +104,7 @@ export async function resolveService(
       hint: `${await hintForHolders(others)} Nothing was stopped.`,
     });
   }
-  if (!complete && !active && (await mayOthersOpen(storePath))) {
+  if (!isComplete && !active && (await mayOthersOpen(storePath))) {
     reporter.notice(
       `processes of other users cannot be inspected: if one of them has ${storePath} open, it is not stopped`,
     );

@@ -20,7 +20,7 @@ export interface Holder {
 export interface Holders {
   readonly holders: Holder[];
   /** False if processes of other users could not be inspected. They may have the store open too. */
-  readonly complete: boolean;
+  readonly isComplete: boolean;
 }
 
 /**
@@ -41,15 +41,15 @@ export async function findHolders(
   const inodes = inodesOf(paths);
   const pids = new Set<number>();
   const running = listAllProcesses();
-  let complete = running.length > 0;
+  let isComplete = running.length > 0;
   for (const pid of running) {
     if (skip.has(pid)) continue;
     const holds = holdsOneOf(pid, new Set(paths), inodes);
-    if (holds === undefined) complete = false;
+    if (holds === undefined) isComplete = false;
     else if (holds) pids.add(pid);
   }
   for (const pid of parseLocks(readKernelLocks(), inodes)) if (!skip.has(pid)) pids.add(pid);
-  return { holders: [...pids].map((pid) => ({ pid, command: commandName(pid) })), complete };
+  return { holders: [...pids].map((pid) => ({ pid, command: commandName(pid) })), isComplete };
 }
 
 /**
@@ -67,7 +67,7 @@ export async function findLastingHolders(
   storePath: string,
   isOther: (holder: Holder) => Promise<boolean> = async () => true,
 ): Promise<Holders> {
-  const { holders, complete } = await findHolders(storePath);
+  const { holders, isComplete } = await findHolders(storePath);
   let lasting: Holder[] = [];
   for (const holder of holders) if (await isOther(holder)) lasting.push(holder);
   for (let attempt = 1; lasting.length > 0 && attempt < attempts; attempt++) {
@@ -75,7 +75,7 @@ export async function findLastingHolders(
     const now = new Set((await findHolders(storePath)).holders.map(({ pid }) => pid));
     lasting = lasting.filter(({ pid }) => now.has(pid));
   }
-  return { holders: lasting, complete };
+  return { holders: lasting, isComplete };
 }
 
 function inodesOf(paths: readonly string[]): Set<string> {

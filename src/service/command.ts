@@ -40,8 +40,8 @@ export class CommandService implements Service {
    * unnecessary stop does less harm than work on a store in use.
    */
   async state(): Promise<ServiceState> {
-    const { holders, complete } = await findHolders(this.#storePath);
-    return { active: holders.length > 0 || !complete };
+    const { holders, isComplete } = await findHolders(this.#storePath);
+    return { active: holders.length > 0 || !isComplete };
   }
 
   async check(): Promise<string[]> {

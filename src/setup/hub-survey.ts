@@ -1,5 +1,4 @@
 /** Looks at the units that may be the hub. */
-import { readFileSync } from "node:fs";
 import { readFile } from "node:fs/promises";
 import { userInfo } from "node:os";
 import { dirname } from "node:path";
@@ -7,7 +6,7 @@ import { dropInPath, hubCommandOf } from "../hub/existing-unit.js";
 import { findHubUnits } from "../hub/find-hubs.js";
 import { startsByRun } from "../hub/password-delivery.js";
 import { serverJsonPath } from "../hub/server-json.js";
-import { isInGroup } from "../process/cgroup.js";
+import { argsOf, isInGroup } from "../process/cgroup.js";
 import { findHolders } from "../process/holders.js";
 import { type Properties, parseList } from "../service/properties.js";
 import { type Manager, show, systemctl, type UnitName } from "../service/systemctl.js";
@@ -121,13 +120,13 @@ export async function isHubServing(
   storePath: string,
 ): Promise<boolean> {
   const [found = {}] = await show(manager, ["MainPID", "ControlGroup"], [name]);
-  return startsByRun(argsOf(found.MainPID)) && (await holdsStore(found, storePath));
+  return startsByRun(argsOf(Number(found.MainPID)).join(" ")) && (await holdsStore(found, storePath));
 }
 
 /** Returns whether the running hub was started by `run`. */
 export async function isStartedByRun({ manager, name }: UnitName): Promise<boolean> {
   const [found = {}] = await show(manager, ["MainPID"], [name]);
-  return startsByRun(argsOf(found.MainPID));
+  return startsByRun(argsOf(Number(found.MainPID)).join(" "));
 }
 
 /** Returns whether the hub below `run` has the store open: `run` itself opens it for a moment. */
@@ -174,12 +173,4 @@ async function findOtherDropIn(
     if (/^[ \t]*ExecStart[ \t]*=/m.test(text)) return path;
   }
   return undefined;
-}
-
-function argsOf(pid: string | undefined): string {
-  try {
-    return readFileSync(`/proc/${pid}/cmdline`, "utf8").replaceAll("\0", " ");
-  } catch {
-    return ""; // the process has ended
-  }
 }

@@ -26,7 +26,7 @@ test.skipIf(process.geteuid?.() !== 0)(
     chownSync(folder, 65534, 65534);
     process.seteuid?.(65534);
     try {
-      expect(await findHolders(store)).toEqual({ holders: [], complete: false });
+      expect(await findHolders(store)).toEqual({ holders: [], isComplete: false });
       const stopped = {
         service: "command",
         unit: "hivemind-core",

@@ -43,9 +43,9 @@ const pids = async (options = {}) =>
   (await findHolders(store, options)).holders.map(({ pid }) => pid).sort((a, b) => a - b);
 
 test("a store that no process has open has no holders, nor has a store that does not exist", async () => {
-  expect(await findHolders(store)).toEqual({ holders: [], complete: true });
+  expect(await findHolders(store)).toEqual({ holders: [], isComplete: true });
   writeFileSync(store, "");
-  expect(await findHolders(store)).toEqual({ holders: [], complete: true });
+  expect(await findHolders(store)).toEqual({ holders: [], isComplete: true });
 });
 
 test("the store and each of its sidecars count", async () => {
@@ -100,7 +100,7 @@ test("without permission to inspect a process, its connection in WAL mode is fou
   process.seteuid?.(65534);
   try {
     const seen = await findHolders(store);
-    expect(seen.complete).toBe(false);
+    expect(seen.isComplete).toBe(false);
     expect(seen.holders).toEqual([{ pid: connected, command: "node" }]);
   } finally {
     process.seteuid?.(0);
