@@ -17,7 +17,8 @@ export interface ExportOptions {
   /** Directories in the settings. They are not created if they are missing. */
   readonly knownDirectories: readonly string[];
   readonly reporter: Pick<Reporter, "notice" | "confirm">;
-  readonly opener: { readonly recipientPlan: RecipientPlan } | { readonly passphrase: string };
+  /** What the bundle is encrypted with. */
+  readonly encryption: { readonly recipientPlan: RecipientPlan } | { readonly passphrase: string };
 }
 
 /**
@@ -33,7 +34,7 @@ export interface ExportOptions {
 export async function exportPassphrase(
   options: ExportOptions,
 ): Promise<{ bundle: Bundle; notices: string[] }> {
-  const { storePath, directory, backupDirectory, opener } = options;
+  const { storePath, directory, backupDirectory, encryption } = options;
   const notices =
     backupDirectory === undefined ? [] : await assertPlacement(backupDirectory, directory);
   const { connection, key, passphrase } = await unlock(storePath, options.source, {
@@ -47,9 +48,9 @@ export async function exportPassphrase(
   });
   const request = { directory, storePath, passphrase, key };
   const bundle =
-    "passphrase" in opener
-      ? await writeBundle({ ...request, recipients: [], bundlePassphrase: opener.passphrase })
-      : await opener.recipientPlan.use(directory, (recipients) =>
+    "passphrase" in encryption
+      ? await writeBundle({ ...request, recipients: [], bundlePassphrase: encryption.passphrase })
+      : await encryption.recipientPlan.use(directory, (recipients) =>
           writeBundle({ ...request, recipients }),
         );
   return { bundle, notices };

@@ -19,7 +19,7 @@ import {
 const longestFill = 100_000;
 
 /** Rejected rows kept for display; the others are only counted. */
-const shownRefusals = 1_000;
+const shownRejections = 1_000;
 
 /** The store's ids with their access keys; `revoked` for revoked rows. */
 export type Known = ReadonlyMap<number, string>;
@@ -46,8 +46,9 @@ export interface Plan {
    * list.
    */
   readonly emptyLists: number;
-  readonly refused: readonly RejectedRow[];
-  readonly refusedRows: number;
+  /** The first rejected rows. */
+  readonly rejected: readonly RejectedRow[];
+  readonly rejectedCount: number;
 }
 
 export interface PlanOptions {
@@ -78,11 +79,11 @@ class Planner {
   readonly #unnumbered: Client[] = [];
   readonly #updated: Update[] = [];
   readonly #revocations: number[] = [];
-  readonly #refused: RejectedRow[] = [];
+  readonly #rejected: RejectedRow[] = [];
   #unchanged = 0;
   #defaulted = 0;
   #emptyLists = 0;
-  #refusedRows = 0;
+  #rejectedCount = 0;
   #highest: { id: number; where: string } = { id: 0, where: "" };
 
   constructor(known: Known, { update = false, schemaVersion }: PlanOptions) {
@@ -95,7 +96,7 @@ class Planner {
 
   take(row: ImportRow | RejectedRow): void {
     const why = isRejectedRow(row) ? row.why : this.#take(row);
-    if (why !== undefined) this.#refuse(row.where, why);
+    if (why !== undefined) this.#reject(row.where, why);
   }
 
   /** Returns the reason if the row is rejected. */
@@ -151,9 +152,9 @@ class Planner {
     if (client.client_id > this.#highest.id) this.#highest = { id: client.client_id, where };
   }
 
-  #refuse(where: string, why: string): void {
-    this.#refusedRows += 1;
-    if (this.#refused.length < shownRefusals) this.#refused.push({ where, why });
+  #reject(where: string, why: string): void {
+    this.#rejectedCount += 1;
+    if (this.#rejected.length < shownRejections) this.#rejected.push({ where, why });
   }
 
   finish(): Plan {
@@ -171,8 +172,8 @@ class Planner {
       filled,
       defaulted: this.#defaulted,
       emptyLists: this.#emptyLists,
-      refused: this.#refused,
-      refusedRows: this.#refusedRows,
+      rejected: this.#rejected,
+      rejectedCount: this.#rejectedCount,
     };
   }
 
@@ -183,7 +184,7 @@ class Planner {
     const taken = this.#added.size + [...this.#known.keys()].filter((id) => id > 0).length;
     if (highest - taken > longestFill) {
       const gaps = highest - taken;
-      this.#refuse(
+      this.#reject(
         where,
         `client ${highest} would leave ${gaps} ids unused; without its id it gets the next free id`,
       );

@@ -120,7 +120,9 @@ export async function isHubServing(
   storePath: string,
 ): Promise<boolean> {
   const [found = {}] = await show(manager, ["MainPID", "ControlGroup"], [name]);
-  return startsByRun(argsOf(Number(found.MainPID)).join(" ")) && (await holdsStore(found, storePath));
+  return (
+    startsByRun(argsOf(Number(found.MainPID)).join(" ")) && (await holdsStore(found, storePath))
+  );
 }
 
 /** Returns whether the running hub was started by `run`. */

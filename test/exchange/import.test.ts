@@ -33,7 +33,7 @@ async function importInto(
   options: { update?: boolean } = {},
 ): Promise<Plan> {
   const { plan } = await readImport({ store, file: bytes(text), ...options });
-  if (plan.refusedRows === 0) await applyImport(plan, { store });
+  if (plan.rejectedCount === 0) await applyImport(plan, { store });
   return plan;
 }
 
@@ -174,7 +174,7 @@ describe("an import", () => {
       const good = { client_id: 4, api_key: "k4" };
       const text = json([good, bad]).replace("9007199254740992", "9007199254740993");
       const plan = await importInto(store, text, { update });
-      expect(plan.refused).toEqual([{ where: "record 2", why: expect.stringMatching(says) }]);
+      expect(plan.rejected).toEqual([{ where: "record 2", why: expect.stringMatching(says) }]);
       expect(await all(store)).toEqual(before);
     },
   );
@@ -191,7 +191,7 @@ describe("an import", () => {
         { client_id: 4, api_key: "revoked" },
       ]),
     );
-    expect(plan.refused.map(({ where }) => where)).toEqual(["record 2", "record 3"]);
+    expect(plan.rejected.map(({ where }) => where)).toEqual(["record 2", "record 3"]);
   });
 
   test("with --update revokes who is revoked in the file, and never the other way round", async () => {
@@ -201,7 +201,7 @@ describe("an import", () => {
     });
     expect([plan.revocations, (await all(store))[1]]).toEqual([[2], revoked(2)]);
     const again = await importInto(store, json([{ client_id: 2, api_key: "revoked" }]));
-    expect([again.unchanged, again.refusedRows]).toEqual([1, 0]);
+    expect([again.unchanged, again.rejectedCount]).toEqual([1, 0]);
   });
 
   test("is not made if the store changed since it was prepared", async () => {
@@ -264,11 +264,11 @@ test("the forms of JSON: a document, a list, a record a line, the JSON plugin's 
   for (const text of texts) {
     await using store = await storeWith();
     const plan = await importInto(store, text);
-    expect([plan.added.length, plan.refused]).toEqual([2, []]);
+    expect([plan.added.length, plan.rejected]).toEqual([2, []]);
   }
   await using store = await storeWith();
   const plan = await importInto(store, plugin);
-  expect(plan.refused).toEqual([]);
+  expect(plan.rejected).toEqual([]);
   expect(plan.added.length).toBeGreaterThan(1);
 });
 
@@ -328,7 +328,7 @@ test("no text crashes an import or is taken by half", async () => {
         expect(await all(store)).toEqual(before);
         return;
       }
-      if (plan.refusedRows > 0) return;
+      if (plan.rejectedCount > 0) return;
       const undo = new Error("undo");
       await store
         .transaction(async () => {

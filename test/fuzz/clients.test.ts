@@ -344,8 +344,8 @@ campaign("a file is imported as a whole or not at all, and brings nobody back", 
     const read = await answerOf(() => readImport({ store: target, file: chunks(), update }));
     assert.deepEqual(await rowsOf(target.connection), before);
     if (read === undefined) return;
-    for (const { why } of read.plan.refused) assert(!why.includes(secretMark), why);
-    if (read.plan.refusedRows > 0) return;
+    for (const { why } of read.plan.rejected) assert(!why.includes(secretMark), why);
+    if (read.plan.rejectedCount > 0) return;
     const applied = await answerOf(() =>
       applyImport(read.plan, { store: target }).then(() => true),
     );

@@ -42,7 +42,7 @@ describe.each<Line>(["released", "development"])("the %s hub's export-clients", 
 
     await using store = await ClientStore.create(join(home, "ours.db"), "passphrase");
     const { format, plan } = await readImport({ store, file: join(home, "hivemind_clients.csv") });
-    expect([format, plan.refused]).toEqual(["csv", []]);
+    expect([format, plan.rejected]).toEqual(["csv", []]);
     await applyImport(plan, { store });
     const clients = [];
     for await (const client of store) clients.push(client);

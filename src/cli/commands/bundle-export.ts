@@ -44,7 +44,7 @@ export function addExport(group: Command): void {
 async function exportBundle(context: Context, options: ExportOptions): Promise<void> {
   const { exportPassphrase } = await import("../../bundle/export.js");
   const directory = bundleDirectory(context, options);
-  const opener = await bundleOpener(context, options);
+  const encryption = await bundleEncryption(context, options);
   const { bundle, notices } = await operate(
     context,
     async () =>
@@ -55,7 +55,7 @@ async function exportBundle(context: Context, options: ExportOptions): Promise<v
         backupDirectory: context.settings.backup?.to,
         knownDirectories: knownDirectories(context),
         reporter: context.reporter,
-        opener,
+        encryption,
       }),
     { whileServiceDown: "open-only" },
   );
@@ -68,7 +68,7 @@ async function exportBundle(context: Context, options: ExportOptions): Promise<v
   ]);
 }
 
-async function bundleOpener(context: Context, options: ExportOptions) {
+async function bundleEncryption(context: Context, options: ExportOptions) {
   const { bundlePassphraseFile, recipient, recoveryKeyFile } = options;
   if (bundlePassphraseFile === undefined) {
     const { planRecipients } = await import("../../bundle/recipients.js");

@@ -74,8 +74,8 @@ async function importClients(
       })
       .finally(() => progress.end());
     const { plan } = read;
-    const isRefused = plan.refusedRows > 0;
-    if (!isRefused && !dryRun) {
+    const isRejected = plan.rejectedCount > 0;
+    if (!isRejected && !dryRun) {
       await confirmAccess(context, read);
       await applyImport(plan, {
         store,
@@ -84,7 +84,7 @@ async function importClients(
       }).finally(() => progress.end());
     }
     printImport(context, { path, dryRun, ...read });
-    if (isRefused) process.exitCode = exitCodes.refused;
+    if (isRejected) process.exitCode = exitCodes.refused;
   });
 }
 
@@ -151,24 +151,24 @@ function documentOf({ path, format, dryRun, plan, widened }: ImportReport) {
     defaultPermissions: plan.defaulted,
     emptyLists: plan.emptyLists,
     widened,
-    refusedRows: plan.refusedRows,
-    refused: plan.refused,
+    refusedRows: plan.rejectedCount,
+    refused: plan.rejected,
   };
 }
 
 function importLines({ dryRun, plan, widened }: ImportReport): string[] {
-  const { refused, refusedRows } = plan;
+  const { rejected, rejectedCount } = plan;
   const outcome = dryRun ? "Would import" : "Imported";
   return [
-    refusedRows > 0
-      ? `Nothing imported: ${counted(refusedRows, "row")} refused`
+    rejectedCount > 0
+      ? `Nothing imported: ${counted(rejectedCount, "row")} refused`
       : `${outcome}: ${countsText(plan)}`,
-    ...refused
+    ...rejected
       .slice(0, shownRows)
       .map(({ where, why }) => `  ${where}: ${escapeControlCharacters(why)}`),
-    ...moreLine(refusedRows),
+    ...moreLine(rejectedCount),
     ...(dryRun ? accessLines(plan, widened) : []),
-    ...(refusedRows > 0 && dryRun ? [`Without them: ${countsText(plan)}`] : []),
+    ...(rejectedCount > 0 && dryRun ? [`Without them: ${countsText(plan)}`] : []),
   ];
 }
 
