@@ -48,7 +48,7 @@ import {
   type StoreKey,
 } from "../store/cipher.js";
 import { copyPlaintext } from "../store/export.js";
-import { checkSchema } from "../store/schema.js";
+import { readSchema } from "../store/schema.js";
 import type { BackupResult } from "./backup.js";
 import { assertClockNotBehind } from "./clock.js";
 import { newestBackup, signManifest } from "./manifest.js";
@@ -187,7 +187,7 @@ async function assertNoStore(storePath: string): Promise<void> {
 async function assertReadable({ database, lock }: DatabaseBackupOptions): Promise<number> {
   if (database === undefined) {
     await using connection = await openDatabase(lock.storePath, undefined);
-    await checkSchema(connection);
+    await readSchema(connection);
     return (await statIfExists(lock.storePath))?.size ?? 0;
   }
   await using opened = await openToRead(database);

@@ -8,7 +8,7 @@ import { isKind, StoreError } from "../errors.js";
 import { throwIfAborted } from "../process/abort.js";
 import { ClientTable } from "../store/client-table.js";
 import { Connection } from "../store/connection.js";
-import { checkSchema, createSchema } from "../store/schema.js";
+import { createSchema, readSchema } from "../store/schema.js";
 import type { DatabaseConfig } from "./plugin.js";
 import { DatabaseFactory } from "./registry.js";
 
@@ -33,7 +33,7 @@ const copiedSchema = 0;
 /** Creates the table of clients in an empty SQLite database. */
 export async function createTable(connection: Connection): Promise<ClientTable> {
   await createSchema(connection, copiedSchema);
-  return new ClientTable(connection, await checkSchema(connection));
+  return new ClientTable(connection, await readSchema(connection));
 }
 
 /**

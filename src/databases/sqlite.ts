@@ -14,7 +14,7 @@ import { identify } from "../store/cipher.js";
 import { ClientStore } from "../store/client-store.js";
 import { ClientTable } from "../store/client-table.js";
 import { Connection } from "../store/connection.js";
-import { checkSchema, createSchema } from "../store/schema.js";
+import { createSchema, readSchema } from "../store/schema.js";
 import { type DatabaseConfig, type DatabasePlugin, fileLocation, readConfig } from "./plugin.js";
 
 export const sqlcipherPluginName = "hivemind-sqlcipher-db-plugin";
@@ -87,7 +87,7 @@ export const sqlitePlugin: DatabasePlugin = {
     }
     const connection = await Connection.open(path, { mode: "readwrite" });
     try {
-      return new ClientTable(connection, await checkSchema(connection));
+      return new ClientTable(connection, await readSchema(connection));
     } catch (error) {
       await connection.close();
       throw error;

@@ -12,7 +12,7 @@ import {
 } from "../store/cipher.js";
 import { ClientStore } from "../store/client-store.js";
 import { ClientTable } from "../store/client-table.js";
-import { checkSchema } from "../store/schema.js";
+import { readSchema } from "../store/schema.js";
 import type { Replaced } from "../swap/request.js";
 import { compareClients, type Differences } from "./differences.js";
 
@@ -123,7 +123,7 @@ async function compare(
 export async function openTable(path: string, secret: Secret): Promise<ClientTable> {
   const connection = await openDatabase(path, secret);
   try {
-    return new ClientTable(connection, await checkSchema(connection));
+    return new ClientTable(connection, await readSchema(connection));
   } catch (error) {
     await connection.close();
     throw error;

@@ -36,7 +36,7 @@ import {
 } from "../store/cipher-settings.js";
 import { assertExportable } from "../store/export.js";
 import { openForeign, probeParameters } from "../store/foreign-cipher.js";
-import { checkSchema } from "../store/schema.js";
+import { readSchema } from "../store/schema.js";
 import { adoptPassphrase } from "../swap/adopt-passphrase.js";
 import { encrypt } from "../swap/encrypt.js";
 import type { OperationOptions } from "../swap/options.js";
@@ -246,7 +246,7 @@ async function tryParameters(
 ): Promise<StoreKey> {
   const { connection, key } = await openForeign(storePath, secret, parameters);
   await using opened = connection;
-  await checkSchema(opened);
+  await readSchema(opened);
   await assertExportable(opened);
   return key;
 }
@@ -267,7 +267,7 @@ async function tryPassphrase(
       mode: "readwrite",
     });
     await using opened = connection;
-    await checkSchema(opened);
+    await readSchema(opened);
     return { key, keyId };
   } catch (error) {
     if (!isKind(error, "wrongPassphrase")) throw error;

@@ -7,7 +7,7 @@ import { isKind, StoreError, wrap } from "../errors.js";
 import { findHolders } from "../process/holders.js";
 import type { ClientTable } from "../store/client-table.js";
 import type { Connection } from "../store/connection.js";
-import { checkSchema } from "../store/schema.js";
+import { readSchema } from "../store/schema.js";
 import type { Statement } from "./statements.js";
 
 /** A value of a row. Numbers keep SQLite's digits: JavaScript would round integers beyond 2^53. */
@@ -168,7 +168,7 @@ export class SqlSession {
   /** Throws if a hub could no longer use the table. */
   async #assertTable(): Promise<void> {
     try {
-      await checkSchema(this.#connection);
+      await readSchema(this.#connection);
     } catch (error) {
       throw new StoreError(
         "refused",

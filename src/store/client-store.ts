@@ -13,7 +13,7 @@ import {
 } from "./cipher.js";
 import { ClientTable } from "./client-table.js";
 import type { ConnectionOptions } from "./connection.js";
-import { checkSchema, createSchema, newestSchema, type Schema } from "./schema.js";
+import { createSchema, newestSchema, readSchema, type Schema } from "./schema.js";
 
 export interface OpenOptions extends Partial<ConnectionOptions> {
   /**
@@ -55,7 +55,7 @@ export class ClientStore extends ClientTable {
    * Mode `create` creates a store at the newest schema if there is none; `secret` is then a
    * passphrase.
    *
-   * @throws {@link StoreError} as `openEncrypted` and `checkSchema`, before anything is written
+   * @throws {@link StoreError} as `openEncrypted` and `readSchema`, before anything is written
    */
   static async open(
     path: string,
@@ -118,11 +118,11 @@ export class ClientStore extends ClientTable {
   /**
    * Takes over an open connection without migration. Closes it if the store is refused.
    *
-   * @throws {@link StoreError} as `checkSchema`
+   * @throws {@link StoreError} as `readSchema`
    */
   static async from(opened: OpenedStore): Promise<ClientStore> {
     try {
-      return new ClientStore(opened, await checkSchema(opened.connection));
+      return new ClientStore(opened, await readSchema(opened.connection));
     } catch (error) {
       await opened.connection.close();
       throw error;

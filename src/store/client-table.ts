@@ -24,10 +24,10 @@ import type { Connection } from "./connection.js";
 import { lookupCacheBytes, RowReader, writeCacheBytes } from "./row-reader.js";
 import {
   addMetadataColumn,
-  checkSchema,
   migrateSchema,
   newestSchema,
   pageRows,
+  readSchema,
   type Schema,
 } from "./schema.js";
 
@@ -44,7 +44,7 @@ export class ClientTable implements Database {
     decodeRow,
   );
 
-  /** @param schema - the result of `checkSchema` on this connection */
+  /** @param schema - the result of `readSchema` on this connection */
   constructor(connection: Connection, schema: Schema) {
     this.connection = connection;
     this.#schema = schema;
@@ -199,7 +199,7 @@ export class ClientTable implements Database {
 
   /** Reads the table's columns again, because another program may have changed them. */
   async sync(): Promise<void> {
-    this.#schema = await checkSchema(this.connection);
+    this.#schema = await readSchema(this.connection);
   }
 
   /** Calls `migrateSchema`, which describes the effect on HiveMind 4. */

@@ -107,7 +107,7 @@ export async function knownSchemaVersion(connection: Connection): Promise<number
  * @throws {@link StoreError} notFound - if the database has no table of clients
  * @throws {@link StoreError} refused - if the table is not HiveMind's
  */
-export async function checkSchema(connection: Connection): Promise<Schema> {
+export async function readSchema(connection: Connection): Promise<Schema> {
   const version = await knownSchemaVersion(connection);
   const found = await connection.all<{ name: string }>("PRAGMA table_info(clients)");
   if (found.length === 0) {
@@ -173,11 +173,11 @@ interface LegacyRow {
  * HiveMind 4 enforces only the columns: with it, a migrated store has **no blacklists**. So no
  * command migrates as a side effect.
  *
- * @throws {@link StoreError} as `checkSchema`
+ * @throws {@link StoreError} as `readSchema`
  */
 export async function migrateSchema(connection: Connection): Promise<void> {
   await connection.transaction(async () => {
-    const { version, columns } = await checkSchema(connection);
+    const { version, columns } = await readSchema(connection);
     if (version >= newestSchema) return;
     if (!columns.has("metadata")) await addMetadataColumn(connection);
     const legacy = blacklistKeys.filter((key) => columns.has(key));

@@ -29,7 +29,7 @@ import {
 } from "../store/cipher.js";
 import { Connection } from "../store/connection.js";
 import { assertExportable } from "../store/export.js";
-import { checkSchema } from "../store/schema.js";
+import { readSchema } from "../store/schema.js";
 import type { BundleOptions, OperationOptions } from "./options.js";
 import { checkBundleDirectory, convert, newPassphrase, stageEncrypted } from "./prepare.js";
 import { swap } from "./swap.js";
@@ -179,7 +179,7 @@ async function inspectPlaintext(
 
 async function check(connection: Connection): Promise<void> {
   try {
-    await checkSchema(connection);
+    await readSchema(connection);
     await assertExportable(connection);
   } finally {
     await connection.close();

@@ -22,12 +22,12 @@ import { reportService, withServiceStopped } from "../operation/window.js";
 import { throwIfAborted } from "../process/abort.js";
 import { identify, openDatabase, type Secret } from "../store/cipher.js";
 import {
-  checkSchema,
   migrateSchema,
   newestSchema,
   pagesOfRows,
   readList,
   readObject,
+  readSchema,
 } from "../store/schema.js";
 import type { OperationOptions } from "./options.js";
 
@@ -109,7 +109,7 @@ async function inspectStore(
   secret: Secret,
 ): Promise<{ from: number; dropped: Dropped[] }> {
   await using connection = await openDatabase(path, secret);
-  const { version, columns } = await checkSchema(connection);
+  const { version, columns } = await readSchema(connection);
   const dropped: Dropped[] = [];
   if (version >= newestSchema) return { from: version, dropped };
   const wanted = ["intent_blacklist", "skill_blacklist", "message_blacklist", "metadata"] as const;

@@ -12,13 +12,13 @@ import type { Plan } from "../../src/exchange/plan.js";
 import { ClientStore } from "../../src/store/client-store.js";
 import { ClientTable } from "../../src/store/client-table.js";
 import { Connection } from "../../src/store/connection.js";
-import { checkSchema, createSchema } from "../../src/store/schema.js";
+import { createSchema, readSchema } from "../../src/store/schema.js";
 import { temporaryFolder } from "../store/temporary.js";
 
 async function storeWith(clients: Client[] = []): Promise<ClientTable> {
   const connection = await Connection.open(":memory:", { mode: "create" });
   await createSchema(connection, 2);
-  const store = new ClientTable(connection, await checkSchema(connection));
+  const store = new ClientTable(connection, await readSchema(connection));
   await store.addItems(clients);
   return store;
 }

@@ -36,7 +36,7 @@ import { isComplete, parseStatements, type Statement } from "../../src/sql/state
 import { ClientStore } from "../../src/store/client-store.js";
 import { ClientTable } from "../../src/store/client-table.js";
 import { Connection } from "../../src/store/connection.js";
-import { checkSchema, createSchema, migrateSchema } from "../../src/store/schema.js";
+import { createSchema, migrateSchema, readSchema } from "../../src/store/schema.js";
 import { answerOf, assertRefusal, campaign, secretMark } from "./campaign.js";
 import { bytesOf, objectOf, recordFields, secret, wildJson, wildText } from "./inputs.js";
 
@@ -199,7 +199,7 @@ campaign(
         const values = cells.filter((_, index) => known.includes(columns[index] ?? ""));
         await connection.exec(`INSERT INTO clients VALUES (${[id, ...values].join(", ")})`);
       }
-      const table = new ClientTable(connection, await checkSchema(connection));
+      const table = new ClientTable(connection, await readSchema(connection));
       const before = await rowsOf(connection);
       const clients: Client[] = [];
       for (const { id } of rows) {
@@ -325,7 +325,7 @@ let target: ClientTable;
 beforeAll(async () => {
   const connection = await Connection.open(":memory:", { mode: "create" });
   await createSchema(connection, 2);
-  target = new ClientTable(connection, await checkSchema(connection));
+  target = new ClientTable(connection, await readSchema(connection));
   await target.addItems(present);
 });
 afterAll(() => target.close());

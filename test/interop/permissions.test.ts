@@ -14,7 +14,7 @@ import {
 } from "../../src/client/permissions.js";
 import { ClientTable } from "../../src/store/client-table.js";
 import { Connection } from "../../src/store/connection.js";
-import { checkSchema, createSchema } from "../../src/store/schema.js";
+import { createSchema, readSchema } from "../../src/store/schema.js";
 import { temporaryFolder } from "../store/temporary.js";
 import { type Line, runPython } from "./python.js";
 
@@ -39,7 +39,7 @@ describe.each<[Line, 0 | 2]>([
     {
       await using connection = await Connection.open(path, { mode: "create" });
       await createSchema(connection, version);
-      const table = new ClientTable(connection, await checkSchema(connection));
+      const table = new ClientTable(connection, await readSchema(connection));
       let id = 0;
       for (const allowed_types of lists) {
         for (const verb of verbs) {

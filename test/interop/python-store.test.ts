@@ -12,7 +12,7 @@ import { openEncrypted } from "../../src/store/cipher.js";
 import { ClientStore } from "../../src/store/client-store.js";
 import { ClientTable } from "../../src/store/client-table.js";
 import { Connection } from "../../src/store/connection.js";
-import { checkSchema, createSchema } from "../../src/store/schema.js";
+import { createSchema, readSchema } from "../../src/store/schema.js";
 import { fixtures, temporaryFolder } from "../store/temporary.js";
 import { type Line, runPython } from "./python.js";
 
@@ -207,7 +207,7 @@ answer = [c.client_id for c in db]`;
       );
       await using theirs = await Connection.open(path, { mode: "readwrite" });
       await using connection = await Connection.open(mine, { mode: "readwrite" });
-      const table = new ClientTable(connection, await checkSchema(connection));
+      const table = new ClientTable(connection, await readSchema(connection));
       await table.migrate(table.schemaVersion);
       const columns = await columnsOf(theirs);
       expect(await columnsOf(connection)).toEqual(columns);
@@ -235,7 +235,7 @@ describe("the released line's plugin, which encrypts nothing", () => {
     const written = await storedIn(ours.connection, columns);
     expect(written).toEqual(await storedIn(theirs, columns));
 
-    const table = new ClientTable(theirs, await checkSchema(theirs));
+    const table = new ClientTable(theirs, await readSchema(theirs));
     await table.addItems(clients.map((client) => ({ ...client, name: "over" })));
     await table.addItems(clients);
     expect(await storedIn(theirs, columns)).toEqual(written);
@@ -247,7 +247,7 @@ describe("the released line's plugin, which encrypts nothing", () => {
     {
       await using connection = await Connection.open(path, { mode: "create" });
       await createSchema(connection, 0);
-      await new ClientTable(connection, await checkSchema(connection)).addItems(clients);
+      await new ClientTable(connection, await readSchema(connection)).addItems(clients);
     }
     const keys = clients.map((client) => client.api_key);
     const theirs = runPython<{ clients: string[]; found: number[][] }>("released", home, readAll, {
@@ -269,7 +269,7 @@ describe("the released line's plugin, which encrypts nothing", () => {
     await copyFile(join(fixtures, "plain-schema2.db"), path);
     runPython("released", home, addAll, { records: recordsFor("released") });
     await using connection = await Connection.open(path, { mode: "readonly" });
-    const table = new ClientTable(connection, await checkSchema(connection));
+    const table = new ClientTable(connection, await readSchema(connection));
     expect(table.schemaVersion).toBe(2);
     expect((await table.getClientById(3))?.metadata).toEqual({
       skill_blacklist: ["s-é"],

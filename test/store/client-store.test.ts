@@ -8,14 +8,14 @@ import { openEncrypted } from "../../src/store/cipher.js";
 import { ClientStore } from "../../src/store/client-store.js";
 import { ClientTable } from "../../src/store/client-table.js";
 import { Connection } from "../../src/store/connection.js";
-import { checkSchema, createSchema } from "../../src/store/schema.js";
+import { createSchema, readSchema } from "../../src/store/schema.js";
 import { copyOfFixture, temporaryFolder } from "./temporary.js";
 
 /** A table in an unencrypted file, for the fixtures of every schema. */
 async function openPlain(path: string): Promise<ClientTable> {
   const connection = await Connection.open(path, { mode: "create" });
   onTestFinished(() => connection.close());
-  return new ClientTable(connection, await checkSchema(connection));
+  return new ClientTable(connection, await readSchema(connection));
 }
 
 /** An empty table in memory. */
@@ -23,7 +23,7 @@ async function tableOf(version: 0 | 2): Promise<ClientTable> {
   const connection = await Connection.open(":memory:", { mode: "create" });
   onTestFinished(() => connection.close());
   await createSchema(connection, version);
-  return new ClientTable(connection, await checkSchema(connection));
+  return new ClientTable(connection, await readSchema(connection));
 }
 
 async function listOf(table: AsyncIterable<Client>): Promise<Client[]> {
@@ -639,7 +639,7 @@ describe("ids that JavaScript would round", () => {
       ALTER TABLE clients DROP COLUMN last_seen;
       ALTER TABLE clients ADD COLUMN last_seen INTEGER;
       INSERT INTO clients (client_id, api_key, last_seen) VALUES (1, 'k', ${beyond})`);
-    const table = new ClientTable(connection, await checkSchema(connection));
+    const table = new ClientTable(connection, await readSchema(connection));
     await expect(table.getClientById(1)).rejects.toMatchObject({
       kind: "refused",
       message: expect.stringContaining(beyond),

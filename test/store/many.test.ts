@@ -6,14 +6,14 @@ import { newClient, revoked } from "../../src/client/client.js";
 import { ClientStore } from "../../src/store/client-store.js";
 import { ClientTable } from "../../src/store/client-table.js";
 import { Connection, Statement } from "../../src/store/connection.js";
-import { checkSchema, createSchema } from "../../src/store/schema.js";
+import { createSchema, readSchema } from "../../src/store/schema.js";
 import { temporaryFolder } from "./temporary.js";
 
 async function emptyTable(): Promise<ClientTable> {
   const connection = await Connection.open(":memory:", { mode: "create" });
   onTestFinished(() => connection.close());
   await createSchema(connection, 2);
-  return new ClientTable(connection, await checkSchema(connection));
+  return new ClientTable(connection, await readSchema(connection));
 }
 
 function* clients(count: number, first = 1) {

@@ -4,7 +4,7 @@ import { type Row, rowColumns } from "../../src/store/client-row.js";
 import { ClientTable } from "../../src/store/client-table.js";
 import { Connection, type SqlValue } from "../../src/store/connection.js";
 import { type PackedRows, packedRows, unpackRows } from "../../src/store/packed-rows.js";
-import { checkSchema, createSchema, knownColumns } from "../../src/store/schema.js";
+import { createSchema, knownColumns, readSchema } from "../../src/store/schema.js";
 
 const columns = knownColumns.filter((column) => column !== "client_id");
 
@@ -87,7 +87,7 @@ test.each<[string, Record<string, SqlValue>, unknown]>([
   await insert(connection, { client_id: 2, ...values });
   expect(await packed(connection).catch(() => undefined)).toBeUndefined();
   const clients = [];
-  for await (const client of new ClientTable(connection, await checkSchema(connection))) {
+  for await (const client of new ClientTable(connection, await readSchema(connection))) {
     clients.push(client);
   }
   expect(clients).toMatchObject([
@@ -99,7 +99,7 @@ test.each<[string, Record<string, SqlValue>, unknown]>([
 test("a column that another program adds meanwhile is read at once", async () => {
   const connection = await emptyTable();
   await connection.exec("ALTER TABLE clients DROP COLUMN metadata");
-  const table = new ClientTable(connection, await checkSchema(connection));
+  const table = new ClientTable(connection, await readSchema(connection));
   await insert(connection, { client_id: 1 });
   for await (const client of table) expect(client.metadata).toEqual({});
   await connection.exec("ALTER TABLE clients ADD COLUMN metadata TEXT");
@@ -109,7 +109,7 @@ test("a column that another program adds meanwhile is read at once", async () =>
 
 test("administrators are those whom a hub takes for such, whatever is in the column", async () => {
   const connection = await emptyTable();
-  const table = new ClientTable(connection, await checkSchema(connection));
+  const table = new ClientTable(connection, await readSchema(connection));
   await fc.assert(
     fc.asyncProperty(
       fc.array(fc.oneof(truth, fc.uint8Array({ maxLength: 2 })), { minLength: 1, maxLength: 9 }),

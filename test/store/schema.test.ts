@@ -1,6 +1,6 @@
 import { describe, expect, onTestFinished, test } from "vitest";
 import { Connection } from "../../src/store/connection.js";
-import { checkSchema, createSchema, migrateSchema, schemaVersion } from "../../src/store/schema.js";
+import { createSchema, migrateSchema, readSchema, schemaVersion } from "../../src/store/schema.js";
 import { copyOfFixture } from "./temporary.js";
 
 async function open(path: string): Promise<Connection> {
@@ -34,7 +34,7 @@ describe("the migration to schema 2", () => {
       { id: 5, ...emptied, metadata: '{"skill_blacklist": ["skill-a"]}' },
     ]);
     expect(await schemaVersion(connection)).toBe(2);
-    const { columns } = await checkSchema(connection);
+    const { columns } = await readSchema(connection);
     expect(columns.has("metadata")).toBe(true);
     expect(await connection.all("PRAGMA index_list(clients)")).toHaveLength(1);
   });
@@ -122,7 +122,7 @@ describe("the migration to schema 2", () => {
 
 describe("the shape of the table", () => {
   test("is asked of the table", async () => {
-    const released = await checkSchema(await open(await copyOfFixture("plain-schema0.db")));
+    const released = await readSchema(await open(await copyOfFixture("plain-schema0.db")));
     expect(released.version).toBe(0);
     expect(released.columns.has("metadata")).toBe(false);
     expect(released.columns.has("crypto_key")).toBe(true);
@@ -130,9 +130,9 @@ describe("the shape of the table", () => {
 
   test("must be HiveMind's", async () => {
     const connection = await open(":memory:");
-    await expect(checkSchema(connection)).rejects.toMatchObject({ kind: "notFound" });
+    await expect(readSchema(connection)).rejects.toMatchObject({ kind: "notFound" });
     await connection.run("CREATE TABLE clients (client_id INTEGER PRIMARY KEY, api_key)");
-    await expect(checkSchema(connection)).rejects.toMatchObject({
+    await expect(readSchema(connection)).rejects.toMatchObject({
       kind: "refused",
       message: expect.stringContaining("allowed_types"),
     });
