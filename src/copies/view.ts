@@ -14,6 +14,7 @@ import { type BackupFiles, localFiles } from "../backup/prune.js";
 import { isRemote } from "../config/paths.js";
 import { isKind, StoreError, systemError, wrap } from "../errors.js";
 import { assertFreeSpace } from "../fs/copy.js";
+import { abortOnSignal } from "../process/signals.js";
 import type { Reporter } from "../reporter.js";
 import { RemoteTarget } from "./remote.js";
 import type { TargetFiles } from "./target.js";
@@ -90,7 +91,7 @@ export async function withLocalFile<Result>(
     }
     const local = join(folder, name);
     await downloadWhole(remote, local, there.get(name) ?? 0);
-    const manifest = basename(manifestPath(name));
+    const manifest = manifestPath(name);
     if (name.endsWith(".db") && there.has(manifest)) {
       await remote.download(manifest, join(folder, manifest));
     }
@@ -98,7 +99,7 @@ export async function withLocalFile<Result>(
   });
 }
 
-/** Returns a reporter whose notices and questions name the remote. */
+/** Returns a reporter that replaces the directory's path with the remote in every text. */
 export function namedReporter(reporter: Reporter, { named }: Pick<View, "named">): Reporter {
   return {
     notice: (text) => reporter.notice(named(text)),
@@ -107,7 +108,10 @@ export function namedReporter(reporter: Reporter, { named }: Pick<View, "named">
   };
 }
 
-/** Runs `use` in a new directory with mode 0700 in `$TMPDIR`, and removes the directory. */
+/**
+ * Runs `use` with a new directory in `$TMPDIR`, mode 0700, and removes the directory, also after
+ * SIGINT, SIGTERM or SIGHUP: these end a download of rclone.
+ */
 async function inPrivateDirectory<Result>(
   name: string,
   use: (folder: string, named: View["named"]) => Promise<Result>,
@@ -120,7 +124,7 @@ async function inPrivateDirectory<Result>(
   }
   const named: View["named"] = (value) => renamed(value, folder, name);
   try {
-    return await use(folder, named);
+    return await abortOnSignal(() => use(folder, named));
   } catch (error) {
     if (!(error instanceof StoreError)) throw error;
     throw wrap(error, { message: named(error.message), hint: named(error.hint) });

@@ -1,18 +1,21 @@
 /** SIGINT, SIGTERM and SIGHUP as an AbortSignal. */
 import { constants } from "node:os";
 import { StoreError } from "../errors.js";
-import { withInteraction } from "./interaction.js";
+import { currentInteraction, withInteraction } from "./interaction.js";
 
 const signals = ["SIGINT", "SIGTERM", "SIGHUP"] as const;
 
 /**
  * Runs `work` with an AbortSignal, aborted by the first SIGINT, SIGTERM or SIGHUP.
  *
- * Ignores later signals, because the work is undoing itself and starting the service again.
+ * Ignores later signals, because the work is undoing itself and starting the service again. Inside
+ * another `abortOnSignal`, the work gets the signal of the outer one.
  */
 export async function abortOnSignal<Result>(
   work: (signal: AbortSignal) => Promise<Result>,
 ): Promise<Result> {
+  const { signal } = currentInteraction();
+  if (signal) return await work(signal);
   const controller = new AbortController();
   const abort = (name: NodeJS.Signals) => {
     if (controller.signal.aborted) return;

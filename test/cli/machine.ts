@@ -1,5 +1,5 @@
 /** The compiled command, run as a separate process in a temporary home. */
-import { spawn } from "node:child_process";
+import { type ChildProcess, spawn } from "node:child_process";
 import { once } from "node:events";
 import { mkdir } from "node:fs/promises";
 import { join } from "node:path";
@@ -50,7 +50,13 @@ export class Machine {
   /** Runs the command. Every document that it prints with --json is compared with its schema. */
   async run(
     args: string[],
-    options: { input?: string; env?: NodeJS.ProcessEnv; before?: string[] } = {},
+    options: {
+      input?: string;
+      env?: NodeJS.ProcessEnv;
+      before?: string[];
+      /** Gets the process. */
+      onSpawn?: (child: ChildProcess) => void;
+    } = {},
   ): Promise<Answer> {
     const [program = "", ...rest] = [
       ...(options.before ?? []),
@@ -59,6 +65,7 @@ export class Machine {
       ...args,
     ];
     const child = spawn(program, rest, { env: { ...this.environment, ...options.env } });
+    options.onSpawn?.(child);
     let stdout = "";
     let stderr = "";
     child.stdout.setEncoding("utf8").on("data", (text) => {

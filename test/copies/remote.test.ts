@@ -287,6 +287,24 @@ test("a download whose connection is cut is an error, not a damaged backup", asy
   await expect(verify(`rclone:cut:${name}/${local.name(1)}`)).rejects.toMatchObject({ kind: "io" });
 });
 
+test.each(["verify", "restore", "drill"])(
+  "an interrupted %s of a remote ends rclone and removes its private directory",
+  async (command) => {
+    const { connected, isOpen } = await servers.addSilent(`silent-${command}`);
+    const TMPDIR = original.newPath();
+    await mkdir(TMPDIR);
+    const target = `rclone:silent-${command}:hubs`;
+    const file = command === "drill" ? target : `${target}/${basename(original.backup)}`;
+    const { code, stderr } = await original.machine.run([command, file, "--yes"], {
+      env: { TMPDIR },
+      onSpawn: (child) => void connected.then(() => child.kill("SIGINT")),
+    });
+    expect([code, stderr]).toEqual([130, expect.stringContaining("interrupted by SIGINT")]);
+    await expect.poll(isOpen).toBe(false);
+    expect(await readdir(TMPDIR)).toEqual([]);
+  },
+);
+
 test("without rclone, the error says what to install", async () => {
   const { PATH } = process.env;
   process.env.PATH = original.newPath();

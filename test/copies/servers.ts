@@ -3,7 +3,7 @@ import { execFileSync, spawn } from "node:child_process";
 import { once } from "node:events";
 import { appendFile, mkdir, mkdtemp, rm, writeFile } from "node:fs/promises";
 import { createServer, request, type Server } from "node:http";
-import { type AddressInfo, connect, createServer as createTcpServer } from "node:net";
+import { type AddressInfo, connect, createServer as createTcpServer, type Socket } from "node:net";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 
@@ -105,6 +105,23 @@ export class Servers {
       for (const socket of [client, server]) socket.on("error", cut).on("close", cut);
     });
     await this.addWebdav(name, await this.#listen(proxy as unknown as Server));
+  }
+
+  /**
+   * Adds a remote whose server accepts connections and never answers.
+   *
+   * @returns a promise of the first connection, and whether connections are open
+   */
+  async addSilent(name: string): Promise<{ connected: Promise<unknown>; isOpen: () => boolean }> {
+    const sockets = new Set<Socket>();
+    const server = createTcpServer((socket) => {
+      sockets.add(socket);
+      const end = () => sockets.delete(socket);
+      socket.on("error", end).on("close", end).resume();
+    });
+    const connected = once(server, "connection");
+    await this.addWebdav(name, await this.#listen(server as unknown as Server));
+    return { connected, isOpen: () => sockets.size > 0 };
   }
 
   async #listen(server: Server): Promise<number> {

@@ -1,7 +1,6 @@
 import { basename } from "node:path";
 import type { Command } from "commander";
 import type { ListedBackup } from "../../backup/listing.js";
-import { abortOnSignal } from "../../process/signals.js";
 import { escapeControlCharacters } from "../../text/escape.js";
 import { addGlobalOptions, type Context, contextOf } from "../context.js";
 import { addHelp } from "../help.js";
@@ -47,10 +46,10 @@ async function printBackups(
   const { withView } = await import("../../copies/view.js");
   const { output, storePath } = context;
   const listed = listingOptions(context, target, options);
-  const { unchecked, ...listing } = await abortOnSignal(() =>
-    withView(listed.folder, { storePath, heads: "of each key" }, async ({ folder, named }) =>
-      named(await listBackups({ ...listed, folder })),
-    ),
+  const { unchecked, ...listing } = await withView(
+    listed.folder,
+    { storePath, heads: "of each key" },
+    async ({ folder, named }) => named(await listBackups({ ...listed, folder })),
   );
   if (unchecked) output.warning(`no manifest could be checked: ${unchecked.message}`);
   // On a narrow terminal other columns give way, so that the file names stay complete.

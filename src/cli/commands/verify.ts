@@ -2,6 +2,8 @@ import type { Command } from "commander";
 import { expandTarget } from "../../config/paths.js";
 import type { View } from "../../copies/view.js";
 import { exitCodes } from "../../errors.js";
+import { orAbort } from "../../process/abort.js";
+import { currentInteraction } from "../../process/interaction.js";
 import { escapeControlCharacters } from "../../text/escape.js";
 import { addGlobalOptions, type Context, contextOf } from "../context.js";
 import { addHelp } from "../help.js";
@@ -37,7 +39,8 @@ async function runVerify(context: Context, file: string, options: BundleKeyOptio
     const search = { backup, directory: settings.backup?.bundle_to };
     return await withBundle(options, { search, kept: context }, async (given) => {
       const bundle = given && (await readBundle(given.path, given.opener));
-      return { bundle, ...named(await verifyBackup(backup, bundle ?? context)) };
+      const verifying = verifyBackup(backup, bundle ?? context);
+      return { bundle, ...named(await orAbort(verifying, currentInteraction().signal)) };
     });
   };
   const { bundle, path, ok, checks } = await withLocalFile(expandTarget(file), verify);
