@@ -11,6 +11,7 @@ import { lstat, open, stat } from "node:fs/promises";
 import { dirname } from "node:path";
 import { hasCode, StoreError, systemError } from "../errors.js";
 import { missingStoreError } from "../keys/moved-store.js";
+import { findHolders, formatHolders } from "../process/holders.js";
 import { Connection } from "../store/connection.js";
 import { Journal } from "./journal.js";
 
@@ -107,10 +108,17 @@ async function ensureLockFile(path: string, storePath: string): Promise<void> {
 
 async function heldByAnother(storePath: string): Promise<StoreError> {
   const journal = await Journal.read(storePath).catch(() => undefined);
-  const which = journal
-    ? `${journal.entry.operation}, process ${journal.entry.pid}, since ${journal.entry.started_at}`
-    : "not in the journal yet";
-  return new StoreError("inUse", `another operation is running on ${storePath} (${which})`, {
-    hint: "Try again when it has finished.",
+  const message = `another operation is running on ${storePath}`;
+  const hint = "Try again when it has finished.";
+  if (journal) {
+    const { operation, pid, started_at: since } = journal.entry;
+    const which = `${operation}, process ${pid}, since ${since}`;
+    return new StoreError("inUse", `${message} (${which})`, { hint });
+  }
+  // A backup that copies to its targets has removed its journal. An upload may last hours.
+  const { holders } = await findHolders(lockPath(storePath));
+  const which = holders.length > 0 ? ` (${formatHolders(holders)})` : "";
+  return new StoreError("inUse", `${message}${which}`, {
+    hint: `${hint} If it copies a backup to its targets, end it with kill: the backup is kept, and the next run copies it.`,
   });
 }

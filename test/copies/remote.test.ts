@@ -305,6 +305,27 @@ test.each(["verify", "restore", "drill"])(
   },
 );
 
+test("while copies are uploaded, another operation is refused with the process to end", async () => {
+  const { machine } = original;
+  const { connected } = await servers.addSilent("silent-copy");
+  let pid: number | undefined;
+  const backup = machine.run(["backup", "--service", "none", "--copy-to", "rclone:silent-copy:a"], {
+    onSpawn: (child) => {
+      pid = child.pid;
+    },
+  });
+  await connected;
+  const prune = await machine.run(["prune", "--keep-last", "100"]);
+  expect(prune.code).toBe(11);
+  expect(prune.stderr).toContain(
+    `another operation is running on ${machine.store} (${pid} (node))`,
+  );
+  expect(prune.stderr).toContain("the backup is kept");
+  process.kill(pid ?? 0, "SIGTERM");
+  const { code, stderr } = await backup;
+  expect([code, stderr]).toEqual([130, expect.stringContaining("is complete, but not every copy")]);
+});
+
 test("without rclone, the error says what to install", async () => {
   const { PATH } = process.env;
   process.env.PATH = original.newPath();
