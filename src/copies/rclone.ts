@@ -108,15 +108,21 @@ function rcloneError({ code, failure, stderr }: Outcome, message: string): Store
   });
 }
 
-/**
- * Returns the last line of rclone's messages, without its time, terminal sequences and passwords
- * in URLs.
- */
+/** Returns the last line of rclone's messages, without its time and terminal sequences. */
 function lastLine(stderr: string): string {
   const line = stderr.trim().split("\n").at(-1) ?? "";
   const text = stripVTControlCharacters(line)
     .replace(/^\d{4}\/\d\d\/\d\d \d\d:\d\d:\d\d /, "")
-    .replaceAll(/\/\/[^/\s"@]*@/g, "//…@");
+    .replaceAll(/(\w:\/\/)([^\s"]*)/g, (_, scheme, rest) => scheme + withoutCredentials(rest));
   const short = text.length > maxQuoted ? `${text.slice(0, maxQuoted)}…` : text;
   return escapeControlCharacters(short);
+}
+
+/**
+ * Returns only the host of a URL: its path or query may be a token, as in a signed or shared link.
+ *
+ * @param rest - the URL after `//`
+ */
+function withoutCredentials(rest: string): string {
+  return rest.includes("@") ? "…" : rest.replace(/[/?#].*$/, "/…");
 }

@@ -326,6 +326,32 @@ test("while copies are uploaded, another operation is refused with the process t
   expect([code, stderr]).toEqual([130, expect.stringContaining("is complete, but not every copy")]);
 });
 
+/** Replaces rclone for a test. */
+async function replaceRclone(script: string): Promise<void> {
+  const { PATH } = process.env;
+  const folder = original.newPath();
+  await mkdir(folder);
+  await writeFile(join(folder, "rclone"), `#!/bin/sh\n${script}\n`, { mode: 0o700 });
+  process.env.PATH = `${folder}:${PATH}`;
+  onTestFinished(() => {
+    process.env.PATH = PATH;
+  });
+}
+
+test.each([
+  "https://hub:s3cret@nas.example/hubs/x",
+  "https://hub:s3@cret/s3cret@nas.example/hubs/x",
+  "https://nas.example/hubs/x?sig=s3cret&mail=a@b",
+  "https://nas.example/public.php/webdav/s3cret/x#s3cret",
+])("an error shows no credentials in a URL: %s", async (url) => {
+  await replaceRclone(
+    `echo 'Failed to lsjson: Get "${url}": dial tcp: no route to host' >&2; exit 1`,
+  );
+  const error = await list("rclone:webdav:hubs").catch((thrown: Error) => thrown);
+  expect(error).toMatchObject({ kind: "io", message: expect.stringContaining("no route to host") });
+  expect(JSON.stringify(error) + (error as Error).message).not.toMatch(/s3|cret/);
+});
+
 test("without rclone, the error says what to install", async () => {
   const { PATH } = process.env;
   process.env.PATH = original.newPath();
