@@ -72,11 +72,12 @@ export class RemoteTarget implements Target {
   }
 
   async list(): Promise<TargetFiles> {
-    const where = { doing: "read the directory", where: this.name };
     const options = ["--files-only", "--no-modtime", "--no-mimetype", "--", this.#directory];
-    const listed = listSchema.safeParse(JSON.parse(await rclone(["lsjson", ...options], where)));
-    if (!listed.success) throw new StoreError("io", `rclone lists ${this.name} in an unknown form`);
-    return new Map(listed.data.map(({ Name, Size }) => [Name, Size]));
+    const text = await rclone(["lsjson", ...options], {
+      ...{ doing: "read the directory", where: this.name },
+    });
+    const files = this.#parse(text, (json) => listSchema.parse(json));
+    return new Map(files.map(({ Name, Size }) => [Name, Size]));
   }
 
   /**
@@ -205,7 +206,19 @@ export class RemoteTarget implements Target {
   #features(): Promise<Features> {
     this.#known ??= rclone(["backend", "features", "--", this.#directory], {
       ...{ doing: "reach", where: this.name },
-    }).then((text) => featuresSchema.parse(JSON.parse(text)));
+    }).then((text) => this.#parse(text, (json) => featuresSchema.parse(json)));
     return this.#known;
+  }
+
+  /** @throws {@link StoreError} io - if rclone's output has another form */
+  #parse<Parsed>(text: string, parse: (json: unknown) => Parsed): Parsed {
+    try {
+      return parse(JSON.parse(text));
+    } catch (cause) {
+      throw new StoreError("io", `rclone describes ${this.name} in an unknown form`, {
+        hint: "Check that rclone is version 1.60 or later: rclone version",
+        cause,
+      });
+    }
   }
 }

@@ -352,6 +352,17 @@ test.each([
   expect(JSON.stringify(error) + (error as Error).message).not.toMatch(/s3|cret/);
 });
 
+test("unknown output of rclone fails only the copies to its remote", async () => {
+  await replaceRclone("echo 'a notice of a newer version'");
+  const local = await original.backups(1);
+  const usb = original.newPath();
+  const { reports } = await local.copy({ to: ["rclone:webdav:hubs", usb] });
+  expect(reports).toMatchObject([
+    { errors: [{ kind: "io", message: expect.stringContaining("rclone:webdav:hubs") }] },
+    { errors: [], copied: [expect.anything()] },
+  ]);
+});
+
 test("without rclone, the error says what to install", async () => {
   const { PATH } = process.env;
   process.env.PATH = original.newPath();
