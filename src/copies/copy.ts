@@ -17,6 +17,7 @@ import type { PassphraseSource } from "../keys/source.js";
 import { emitStep } from "../operation/step.js";
 import { orAbort } from "../process/abort.js";
 import type { Reporter } from "../reporter.js";
+import { shellQuote } from "../text/escape.js";
 import { DirectoryTarget } from "./directory.js";
 import { assertLocations } from "./plan.js";
 import type { CopyCheck, Target, TargetFiles } from "./target.js";
@@ -29,7 +30,7 @@ export interface CopyOptions {
   readonly source: PassphraseSource;
   /** The directory of the backups. */
   readonly folder: string;
-  /** The path of the backup that was just made. It is copied whatever its date. */
+  /** The path of the backup that was just made. It is copied even if a later backup exists there. */
   readonly backup: string;
   readonly bundle: Pick<BundleReport, "path">;
   readonly backupTargets: readonly Target[];
@@ -65,7 +66,7 @@ export interface CopyReport {
 export async function copyBackups(options: CopyOptions): Promise<CopyReport[]> {
   const { backupTargets, bundleTargets, backup, signal } = options;
   const reports: CopyReport[] = [];
-  // Checking the manifests takes deriving a key, so it is done once for all targets.
+  // Lists once for all targets: checking the manifests takes a key, which is slow to derive.
   let listed: Promise<Listing> | undefined;
   const list = () => {
     listed ??= listBackups(options);
@@ -152,7 +153,8 @@ async function copyMissing(
     } catch (error) {
       if (!(error instanceof StoreError) || signal?.aborted) throw error;
       errors.push(error);
-      // The target fails for every backup. Stop, so that the next run continues with this one.
+      // Such a target fails for every backup. Later backups wait, because the next run copies only
+      // those that are newer than the newest in the target.
       if (!isKind(error, "corrupted", "refused")) break;
     }
   }
@@ -243,7 +245,7 @@ async function writeIntact(target: Target, path: string, sha256: string): Promis
   } catch (error) {
     if (!isKind(error, "corrupted") || (await sha256File(path)) === sha256) throw error;
     throw new StoreError("corrupted", `${path} does not match its manifest, so it is not copied`, {
-      hint: `Look at it with hivemind-sqlcipher verify, and keep the copies of other backups.`,
+      hint: `See what is wrong: hivemind-sqlcipher verify ${shellQuote(path)}`,
       cause: error,
     });
   }
@@ -273,7 +275,7 @@ async function assertApart(
   backupTargets: readonly Target[],
   bundleTargets: readonly Target[],
 ): Promise<void> {
-  // A target that cannot be reached gets nothing, and reports that itself.
+  // For an unreachable target, copying fails later with its own error.
   const resolve = (target: Target) => target.location().catch(() => target.planned);
   for (const backups of backupTargets) {
     for (const bundles of bundleTargets) {
@@ -304,8 +306,8 @@ async function updateFile(
 const unfinishedName = /^\.(.+)\.[0-9a-f]{12}\.partial$/;
 
 /**
- * Removes what interrupted runs left. Only of these files: another machine may be writing to the
- * target.
+ * Removes the temporary files that interrupted runs left for these files, and no others: another
+ * machine may be writing to the target.
  */
 async function removeUnfinished(
   target: Target,
@@ -314,7 +316,7 @@ async function removeUnfinished(
 ): Promise<void> {
   for (const name of there.keys()) {
     const of = unfinishedName.exec(name)?.[1];
-    // A target that refuses it keeps the file. That is no reason not to copy.
+    // If the target refuses, the temporary file stays, which does not prevent the copy.
     if (of !== undefined && files.includes(of)) await target.remove(name).catch(ignoreRefusal);
   }
 }

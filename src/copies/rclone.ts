@@ -17,10 +17,10 @@ const flags = [
   ...["--log-level", "ERROR", "--ask-password=false"],
 ];
 
-/** A large backup on a slow line: 24 hours. */
+/** Time limit of a command: 24 hours, for a large backup on a slow line. */
 const timeoutMs = 86_400_000;
 
-/** Of rclone's last line in a message: more is of no use, and a server may send anything. */
+/** Characters of rclone's output in an error. A server may send a text of any length. */
 const maxQuoted = 300;
 
 /** rclone's exit codes for a missing directory and a missing file. */
@@ -32,7 +32,7 @@ interface Problem {
   readonly hint: string;
 }
 
-/** What rclone's messages mean; the first that fits counts. */
+/** Error kinds and hints for rclone's messages. The first pattern that matches applies. */
 const problems: readonly Problem[] = [
   {
     pattern: /didn't find section in config file/,

@@ -21,8 +21,8 @@ const featuresSchema = z.object({
 type Features = z.infer<typeof featuresSchema>;
 
 /**
- * Marks a directory whose server refuses to rename and to remove files. Without it, each run would
- * upload a temporary file that stays.
+ * The name of a file that a refused rename creates. While the server refuses to remove it, `write`
+ * uploads under the final name: each refused rename would leave another temporary file there.
  */
 const refusalMarker = ".renames-are-refused.partial";
 

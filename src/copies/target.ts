@@ -13,7 +13,7 @@ export interface Location {
   readonly path: string;
 }
 
-/** A place for copies. Holds plain files with one level of names. */
+/** A location for copies: a flat list of files. */
 export interface Target {
   /** As the user writes it: `/media/usb/hivemind` or `rclone:nas:hivemind`. */
   readonly name: string;
@@ -35,7 +35,7 @@ export interface Target {
    */
   location(): Promise<Location>;
 
-  /** Returns a file's name for the user. */
+  /** Returns a file's path as the user writes it. */
   pathOf(file: string): string;
 
   /**
@@ -67,7 +67,7 @@ export interface Target {
   check(file: string, sha256: string): Promise<CopyCheck | undefined>;
 
   /**
-   * Gives a file another name, which must be free.
+   * Renames a file. The new name must be free.
    *
    * @throws {@link StoreError} io - if the target refuses it
    */
