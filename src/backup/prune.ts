@@ -108,23 +108,25 @@ export interface PruneResult {
  * @throws {@link StoreError} interrupted - if the signal is aborted
  */
 export async function prune(options: PruneOptions): Promise<PruneResult> {
-  const { bundles, bundleFolder, dryRun, signal } = options;
+  const { bundleFolder, dryRun, signal } = options;
   assertPolicy(options);
   const { folder, backups, others, unchecked } = await orAbort(listBackups(options), signal);
   if (unchecked) throw unchecked;
   const counted = backups.filter(({ mac, present }) => mac === true && present);
   const stale = await staleManifests(backups);
   const { kept, removable, verified } = await divide(counted, options);
-  const removedBundles =
-    bundles && bundleFolder !== undefined
-      ? await unneededBundles(options, bundleFolder, removable)
-      : [];
+  const unneededAfterAll = await unneededBundles(options, removable);
   const unneeded = [
     ...removable.map(({ path, createdAt, size }) => ({ path, createdAt, size })),
     ...stale.map(({ manifest, createdAt }) => ({ path: manifest, createdAt, size: 0 })),
   ];
   const notRemoved = dryRun ? [] : await removeAll([...removable, ...stale], options);
-  const removed = unneeded.filter(({ path }) => !notRemoved.some((file) => file.path === path));
+  const isRemoved = ({ path }: { path: string }) => !notRemoved.some((file) => file.path === path);
+  const removed = unneeded.filter(isRemoved);
+  const removedBundles =
+    notRemoved.length === 0
+      ? unneededAfterAll
+      : await unneededBundles(options, removable.filter(isRemoved));
   if (!dryRun) {
     for (const path of removedBundles) await removeFile(path);
     if (removedBundles.length > 0 && bundleFolder !== undefined) await syncDirectory(bundleFolder);
@@ -380,16 +382,18 @@ async function newestSound(
 }
 
 /**
- * Returns the files of this store's bundles without a remaining backup or store here.
+ * Returns the files of this store's bundles without a remaining backup or store here; none unless
+ * `options.bundles` is set.
  *
  * A bundle directory may serve several stores. So a bundle counts as this store's only if a removed
  * backup has its key, or if the keyring has its passphrase as a previous passphrase of this store.
  */
 async function unneededBundles(
   options: PruneOptions,
-  bundleDirectory: string,
   removable: readonly ListedBackup[],
 ): Promise<string[]> {
+  const { bundles, bundleFolder } = options;
+  if (!bundles || bundleFolder === undefined) return [];
   const own = new Set(removable.map(({ keyId }) => keyId));
   if (options.source.kind === "keyring") {
     for (const { slot } of await listEntries(options.storePath)) {
@@ -399,7 +403,7 @@ async function unneededBundles(
   const needed = await neededKeys(options, removable);
   const found: string[] = [];
   for (const keyId of own) {
-    if (!needed.has(keyId)) found.push(...(await bundleFiles(bundleDirectory, keyId)));
+    if (!needed.has(keyId)) found.push(...(await bundleFiles(bundleFolder, keyId)));
   }
   return found;
 }

@@ -454,6 +454,18 @@ test("prune --bundles removes a bundle only if no backup and no store needs it",
   const names = await readdir(bundles);
   const withoutAsking = await machine.json("prune", folder, "--keep-last", "1", "--dry-run");
   expect((withoutAsking.document as unknown as Pruned).prune.removed_bundles).toEqual([]);
+  // The disk, or the server, refuses to remove the old backup.
+  const refused = await prune({
+    ...{ folder, storePath: machine.store, source: { kind: "keyring" }, keep: { last: 1 } },
+    ...{ bundles: true, bundleFolder: bundles, dryRun: false },
+    files: {
+      complete: async () => undefined,
+      remove: () => Promise.reject(new StoreError("io", "refused")),
+    },
+    reporter: { notice: () => {}, detail: () => {}, confirm: async () => {} },
+  });
+  expect(refused).toMatchObject({ removedBundles: [], notRemoved: [{ path: old }] });
+  expect(await readdir(bundles)).toEqual(names);
   // Next to the store is a copy that only the old bundle opens.
   const replaced = `${machine.store}.replaced.2026-03-01T01-00-00Z`;
   await copyFile(old, replaced);
@@ -465,9 +477,9 @@ test("prune --bundles removes a bundle only if no backup and no store needs it",
   });
   await rm(replaced);
   // The last backup with that key is gone, but the keyring still has its passphrase.
-  const { prune } = (await machine.json("prune", folder, "--keep-last", "1", "--bundles"))
-    .document as unknown as Pruned;
-  expect(prune.removed_bundles.map((path) => basename(path))).toEqual(
+  const last = await machine.json("prune", folder, "--keep-last", "1", "--bundles");
+  const { removed_bundles: removed } = (last.document as unknown as Pruned).prune;
+  expect(removed.map((path) => basename(path))).toEqual(
     names.filter((name) => name.includes(oldKey)).sort(),
   );
   expect((await readdir(bundles)).sort()).toEqual(
