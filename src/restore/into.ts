@@ -174,8 +174,8 @@ async function readIfExists(database: LocatedDatabase): Promise<ClientTable | un
 }
 
 /**
- * Asks whether the hub is stopped where that cannot be seen: only a hub on SQLite has its database
- * open. A running hub may overwrite the restored clients with those in its memory.
+ * Asks whether the hub is stopped, if no service was found: only a hub on SQLite keeps its database
+ * open, so any other hub goes unnoticed. A running hub may overwrite the restored clients.
  */
 async function confirmStopped(
   { wasActive }: ResolvedService,
@@ -202,13 +202,13 @@ async function backUpFirst(options: RestoreIntoOptions): Promise<string | undefi
 }
 
 async function write(plan: Plan, onWrite: () => Promise<void>): Promise<Written> {
-  const { database, older, readmitRevoked } = plan;
+  const { database, older } = plan;
   await using target = await DatabaseFactory.create(database.name, database.config, {
     mode: "create",
   });
   await using now = await copyIntoMemory(target);
   const stayedRevoked = await assertAsConfirmed(plan, now);
-  const wanted = () => clientsToWrite(older, now, new Set(readmitRevoked ? [] : stayedRevoked));
+  const wanted = () => clientsToWrite(older, now, new Set(stayedRevoked));
   if (database.name === sqlitePluginName) await assertNoHolders(database.location);
   await onWrite();
   const clients = await inOneTransaction(target, async () => {
@@ -269,7 +269,7 @@ async function* clientsToWrite(
   for (const id of gapsIn([ids], highest)) yield revoked(id);
 }
 
-/** SQLite takes back what `work` wrote if it fails. */
+/** Runs `work`; SQLite rolls its writes back if it fails. */
 function inOneTransaction<Result>(
   database: Database,
   work: () => Promise<Result>,
