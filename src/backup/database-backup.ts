@@ -174,7 +174,7 @@ async function assertNoStore(storePath: string): Promise<void> {
     "refused",
     `there is a store at ${storePath}, which has backups of its own`,
     {
-      hint: "Move the store away if no hub uses it. restore --into needs no backup with --discard-replaced.",
+      hint: "Move the store away if no hub uses it, or let restore --into make no backup: --discard-replaced",
     },
   );
 }
@@ -210,8 +210,9 @@ async function passphraseFor(
 /** @throws {@link StoreError} inUse - if another program has stored a passphrase for this path */
 async function keepPassphrase(storePath: string, passphrase: string): Promise<void> {
   if ((await getEntry(storePath, "current")) !== undefined) {
-    throw new StoreError("inUse", `the keyring has got another passphrase for ${storePath}`, {
-      hint: "Another command is at work on this path. Run the backup again.",
+    const message = `another program has stored a passphrase for ${storePath} during the backup`;
+    throw new StoreError("inUse", message, {
+      hint: "Run the backup again.",
     });
   }
   await setEntry(storePath, "current", passphrase);
