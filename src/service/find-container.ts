@@ -61,9 +61,9 @@ function parentOf(pid: number): number {
 }
 
 /**
- * Returns the containers that mount the store's directory and do not run, or are about to be
- * restarted by their engine. Prefers containers whose command runs a hub. Omits containers that run
- * `sleep`: they exist for `exec`.
+ * Returns the stopped containers that mount the store's directory. A container that its engine is
+ * about to restart counts as stopped. If any of them runs a hub, returns only those. Otherwise omits
+ * containers that run `sleep`, because they only serve `exec`.
  */
 export async function findStoppedContainers(
   storePath: string,
