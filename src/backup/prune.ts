@@ -53,6 +53,8 @@ export interface PruneOptions extends ListingOptions {
   readonly keep: KeepPolicy;
   /** Also removes bundles without a backup or store here. */
   readonly bundles: boolean;
+  /** Other directories of the store's backups, which need their bundles, too. */
+  readonly otherFolders?: readonly string[];
   /** Whether days, weeks and months are those of UTC, not of the local time zone. */
   readonly utc?: boolean;
   /** Continues although the clock is behind a backup. */
@@ -410,18 +412,21 @@ async function unneededBundles(
 
 /**
  * Returns the key_ids of the store, of the replaced stores next to it, and of the remaining
- * backups.
+ * backups, also in other directories.
  */
 async function neededKeys(
-  { folder, storePath }: PruneOptions,
+  { folder, otherFolders = [], storePath }: PruneOptions,
   removable: readonly ListedBackup[],
 ): Promise<Set<string>> {
   const replaced = ((await listDirectory(dirname(storePath))) ?? [])
     .filter((name) => name.startsWith(`${basename(storePath)}.`))
     .map((name) => join(dirname(storePath), name));
-  const staying = ((await listDirectory(folder)) ?? [])
-    .map((name) => join(folder, name))
-    .filter((path) => !path.endsWith(".json") && !isListed(path, removable));
+  const backups: string[] = [];
+  for (const directory of new Set([folder, ...otherFolders])) {
+    const names = (await listDirectory(directory)) ?? [];
+    backups.push(...names.map((name) => join(directory, name)));
+  }
+  const staying = backups.filter((path) => !path.endsWith(".json") && !isListed(path, removable));
   const needed = new Set<string>();
   for (const path of [storePath, ...replaced, ...staying]) {
     const { keyId } = await identify(path);

@@ -476,6 +476,10 @@ test("prune --bundles removes a bundle only if no backup and no store needs it",
     removed_bundles: [],
   });
   await rm(replaced);
+  // The settings name another directory, with a backup of that key.
+  const elsewhere = await machine.json("prune", folder, "--keep-last", "1", "--bundles");
+  expect((elsewhere.document as unknown as Pruned).prune.removed_bundles).toEqual([]);
+  await rm(original);
   // The last backup with that key is gone, but the keyring still has its passphrase.
   const last = await machine.json("prune", folder, "--keep-last", "1", "--bundles");
   const { removed_bundles: removed } = (last.document as unknown as Pruned).prune;

@@ -11,7 +11,7 @@ import {
   type BundleDirectoryOption,
   listingOptions,
 } from "../options/backup-directories.js";
-import { operate } from "../options/operation.js";
+import { knownDirectories, operate } from "../options/operation.js";
 import { toJson } from "../ui/json.js";
 import { formatSize } from "../ui/units.js";
 
@@ -43,7 +43,7 @@ export function addCommand(program: Command): void {
       'A rule that is not given is taken from "keep" in the settings. Days, weeks and months begin at midnight of the local time zone; those without a backup do not count. The newest backup that verifies is always kept, and files without a valid manifest are neither counted nor removed.',
       "Keeps a backup with the newest contents whatever its date. Refuses to run if a backup is from the future, because a clock may have been wrong; --yes overrides this.",
       "A target is a directory, or rclone:REMOTE:PATH. Exits with 18 if it refuses to remove a backup.",
-      "With --bundles, consider copies of the removed backups elsewhere: they need their bundle.",
+      "With --bundles, a bundle stays while a backup in a directory of the settings needs it. Consider other copies of the removed backups, such as on a remote: they need their bundle, too.",
     ],
     examples: [
       "hivemind-sqlcipher prune --keep-daily 7 --keep-weekly 5 --keep-monthly 12 --dry-run",
@@ -86,6 +86,7 @@ async function runPrune(
       utc: options.utc ?? false,
       ignoreClock: context.yes,
       bundles: options.bundles ?? false,
+      otherFolders: knownDirectories(context),
       dryRun: options.dryRun ?? false,
       reporter: namedReporter(reporter, view),
       signal,
