@@ -30,7 +30,7 @@ export interface CopyOptions {
   readonly source: PassphraseSource;
   /** The directory of the backups. */
   readonly folder: string;
-  /** The path of the backup that was just made. It is copied even if a later backup exists there. */
+  /** The path of the backup that was just made. It is copied even if it is not the newest. */
   readonly backup: string;
   readonly bundle: Pick<BundleReport, "path">;
   readonly backupTargets: readonly Target[];
