@@ -62,8 +62,8 @@ function parentOf(pid: number): number {
 
 /**
  * Returns the stopped containers that mount the store's directory. A container that its engine is
- * about to restart counts as stopped. If any of them runs a hub, returns only those. Otherwise omits
- * containers that run `sleep`, because they only serve `exec`.
+ * about to restart counts as stopped. If any of them runs a hub, returns only those. Otherwise
+ * omits containers that run `sleep`, because they only serve `exec`.
  */
 export async function findStoppedContainers(
   storePath: string,
