@@ -33,7 +33,7 @@ export async function findPasswordDelivery(
   if (hub === "none") return { how: "none" };
   const service = await readServiceHub(known);
   if (startsByRun(service.args.join(" "))) return { how: "run" };
-  const { path, environment } = await serverJsonOf(service.environment);
+  const { path, environment } = await findServerJson(service.environment);
   try {
     const { storePath, passwordSet } = await namedStore(await readServerJson(path), environment);
     if (storePath === known.choice.storePath && passwordSet) return { how: "server.json", path };
@@ -47,7 +47,7 @@ export async function findPasswordDelivery(
  * Returns the `server.json` in a hub's environment; if this process finds none there, the
  * `server.json` of its own environment.
  */
-async function serverJsonOf(
+export async function findServerJson(
   environment: Environment,
 ): Promise<{ path: string; environment: Environment }> {
   const path = serverJsonPath(environment);

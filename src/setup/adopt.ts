@@ -8,11 +8,13 @@
 import { type BundleReport, bundleReport } from "../bundle/bundle.js";
 import { assertPlacement } from "../bundle/placement.js";
 import type { RecipientPlan } from "../bundle/recipients.js";
+import type { Environment } from "../config/paths.js";
 import { isKind, StoreError } from "../errors.js";
 import { readSecretFile } from "../fs/private.js";
 import { assertHubOpens } from "../hub/assert-opens.js";
-import { findPasswordDelivery } from "../hub/password-delivery.js";
-import { namedStore, passwordIn, readServerJson, serverJsonPath } from "../hub/server-json.js";
+import { findPasswordDelivery, findServerJson } from "../hub/password-delivery.js";
+import { namedStore, passwordIn, readServerJson } from "../hub/server-json.js";
+import { readServiceHub } from "../hub/service-hub.js";
 import { assertKeyringUsable } from "../keys/keyring.js";
 import { readPassphrasesInFile } from "../keys/passphrase-file.js";
 import { adoptPendingIfEqual, firstPassphrase, planRotation } from "../keys/rotation-plan.js";
@@ -48,7 +50,7 @@ export interface AdoptOptions extends OperationOptions {
   /** The backup directory, if known: bundles are kept apart from it. */
   readonly backupDirectory?: string | undefined;
   readonly recipientPlan: RecipientPlan;
-  /** Default: the password in `server.json`. */
+  /** Default: the password in the `server.json` of the service's hub. */
   readonly passphrase?: StoreSecret | string | undefined;
   /** Asks for the passphrase if `server.json` has none. */
   readonly askPassphrase?: (() => Promise<string>) | undefined;
@@ -126,7 +128,8 @@ export async function adopt(options: AdoptOptions): Promise<AdoptResult> {
   const { storePath } = lock;
   await assertEncrypted(storePath);
   await assertBundleDirectory(bundleTo);
-  const inServerJson = await findPassword(storePath);
+  const server = await findServerJson(await hubEnvironment(options));
+  const inServerJson = await findPassword(server, storePath);
   const given =
     typeof options.passphrase === "object"
       ? await openingCandidate(storePath, options.passphrase, reporter)
@@ -135,7 +138,7 @@ export async function adopt(options: AdoptOptions): Promise<AdoptResult> {
   if (passphrase === undefined) {
     throw new StoreError(
       "passphraseUnavailable",
-      `${serverJsonPath()} has no password for ${storePath}`,
+      `${server.path} has no password for ${storePath}`,
       { hint: "Give the passphrase with --passphrase-file FILE, or on a terminal." },
     );
   }
@@ -340,17 +343,31 @@ async function assertEncrypted(storePath: string): Promise<void> {
   });
 }
 
-/** Returns the password in `server.json`, if the file names this store and has a password. */
+/**
+ * Returns the environment of the service's hub, which decides on its `server.json`. Adopting does
+ * not stop the service, so it works without a service, too.
+ */
+async function hubEnvironment({ service: choice, hub }: AdoptOptions): Promise<Environment> {
+  if (hub === "none") return process.env;
+  try {
+    const service = await selectService(choice);
+    return (await readServiceHub({ service, choice })).environment;
+  } catch (error) {
+    if (isKind(error, "inUse", "refused", "service")) return process.env;
+    throw error;
+  }
+}
+
+/** Returns the password in a `server.json`, if the file names this store and has a password. */
 async function findPassword(
+  { path, environment }: Awaited<ReturnType<typeof findServerJson>>,
   storePath: string,
 ): Promise<{ path: string; password: string } | undefined> {
-  const path = serverJsonPath();
   try {
     const file = await readServerJson(path);
     const password = passwordIn(file);
-    if (password === undefined || (await namedStore(file)).storePath !== storePath)
-      return undefined;
-    return { path, password };
+    const named = await namedStore(file, environment);
+    return password !== undefined && named.storePath === storePath ? { path, password } : undefined;
   } catch (error) {
     if (isKind(error, "notFound")) return undefined;
     throw error;

@@ -164,3 +164,24 @@ test("the password is replaced in the server.json that the unit's hub reads", as
   expect(current).not.toBe(passphrase);
   expect(await readFile(ofHub, "utf8")).toContain(current);
 });
+
+test("init --adopt takes the password from the server.json that the unit's hub reads", async () => {
+  const machine = await machineWith(encrypted);
+  const own = machine.path("config", "hivemind-core", "server.json");
+  const ofHub = await writeServerJson(machine.path("elsewhere"), passphrase);
+  const before = await readFile(own, "utf8");
+  const command = `hivemind-sqlcipher run -- ${await hubScript("development")}`;
+  const hub = await startHub(machine, command, [
+    `Environment=XDG_CONFIG_HOME=${machine.path("elsewhere")}`,
+  ]);
+  const args = ["init", "--adopt", "--remove-password", ...bundleOptions(machine), ...hub.options];
+  const { code, stdout, stderr } = await machine.run([...args, "--json"]);
+  expect([code, stderr]).toEqual([0, expect.any(String)]);
+  expect(JSON.parse(stdout).adopted).toMatchObject({
+    password_from: "server.json",
+    password_removed: true,
+  });
+  expect(await readFile(ofHub, "utf8")).not.toContain(passphrase);
+  expect(await readFile(own, "utf8")).toBe(before);
+  expect(await getEntry(machine.store, "current")).toBe(passphrase);
+}, 60_000);
