@@ -6,6 +6,7 @@ import { dirname, join } from "node:path";
 import { promisify } from "node:util";
 import { expect, test } from "vitest";
 import { identify } from "../../src/store/cipher.js";
+import { onTerminal } from "../cli/terminal.js";
 import { property, systemctl } from "../service/units.js";
 import {
   breakHub,
@@ -200,3 +201,20 @@ test("without --yes and a terminal, and without a place for the recovery key, no
   ]);
   expect(await digest(hub)).toBe(before);
 }, 240_000);
+
+test("a recovery key that was not written down is not used, and what setup did stays", async () => {
+  const { machine, unit } = await installHub({ layout: "sqlite" });
+  const args = [
+    ...["setup", "--unit", unit],
+    ...["--to", machine.path("backups"), "--bundle-to", machine.path("bundles")],
+  ];
+  const { code, screen } = await onTerminal(machine, args, [
+    ["Do this?", "y\r"],
+    ["written it down?", "n\r"],
+  ]);
+  expect(screen).toContain("not confirmed: the recovery key was not written down");
+  expect(screen).toContain("discard it");
+  expect(screen).not.toContain("nothing changed");
+  expect(code).toBe(17);
+  expect((await identify(machine.store)).format).toBe("plaintext");
+}, 120_000);

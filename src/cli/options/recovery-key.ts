@@ -2,7 +2,7 @@
 import type { Command } from "commander";
 import type { RecipientOptions, RecoveryKeyDelivery } from "../../bundle/recipients.js";
 import { expandPath } from "../../config/paths.js";
-import { StoreError } from "../../errors.js";
+import { isKind, StoreError, wrap } from "../../errors.js";
 import { lstatIfExists } from "../../fs/read.js";
 import { type Context, repeated } from "../context.js";
 import { confirm } from "../ui/prompt.js";
@@ -85,7 +85,7 @@ function deliverByTerminal({ output, yes }: Context): RecoveryKeyDelivery {
           "",
         ].join("\n"),
       );
-      await confirm("Have you written it down?", yes);
+      await confirmWritten(yes);
     },
     report: () =>
       output.onEnd({ error: "keep the recovery key that was shown: a bundle is encrypted to it" }),
@@ -94,4 +94,17 @@ function deliverByTerminal({ output, yes }: Context): RecoveryKeyDelivery {
         "the recovery key above is not in use: discard it. The next try shows another.",
       ),
   };
+}
+
+/** The command may have changed something before it shows the key, as `setup` has. */
+async function confirmWritten(yes: boolean): Promise<void> {
+  try {
+    await confirm("Have you written it down?", yes);
+  } catch (error) {
+    if (!isKind(error, "refused", "interrupted")) throw error;
+    throw wrap(error, {
+      message: "not confirmed: the recovery key was not written down",
+      hint: "Run the same command again, and write down the key that it shows.",
+    });
+  }
 }
