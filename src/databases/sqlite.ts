@@ -7,7 +7,12 @@ import { StoreError } from "../errors.js";
 import { claimName, createFile, makeDirectory, stagedName } from "../fs/atomic.js";
 import { assertNoStraySidecars } from "../fs/sidecars.js";
 import { missingStoreError } from "../keys/moved-store.js";
-import { parseSource, withoutKeyCache } from "../keys/source.js";
+import {
+  formatSource,
+  type PassphraseSource,
+  parseSource,
+  withoutKeyCache,
+} from "../keys/source.js";
 import { unlockStore } from "../keys/unlock.js";
 import * as z from "../schema.js";
 import { identify } from "../store/cipher.js";
@@ -37,6 +42,15 @@ const encryptedSchema = z.extend(plainSchema, {
   /** False to keep no derived key in the keyring. */
   key_cache: z.optional(z.boolean()),
 });
+
+/** Returns the settings of the encrypted database for a source of its passphrase. */
+export function sourceConfig(source: PassphraseSource): {
+  password_source: string;
+  key_cache?: false;
+} {
+  const isUncached = source.kind === "keyring" && source.withoutKeyCache;
+  return { password_source: formatSource(source), ...(isUncached && { key_cache: false }) };
+}
 
 /** Returns the resolved path of the store. */
 function pathOf(settings: z.infer<typeof plainSchema>): Promise<string> {

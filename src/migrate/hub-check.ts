@@ -192,7 +192,7 @@ function isDataHome(environment: Environment): boolean {
   return realPathIfExists(dataHome(environment)) === realPathIfExists(dataHome());
 }
 
-/** Returns whether a database is a file, whose place depends on the data directory. */
+/** Returns whether a database is a file. The path of a file depends on the data directory. */
 function isFile({ name }: Endpoint): boolean {
   return [jsonPluginName, sqlitePluginName, sqlcipherPluginName].includes(name);
 }

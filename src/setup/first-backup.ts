@@ -8,12 +8,11 @@ import { loadSection } from "../config/settings-file.js";
 import { StoreError } from "../errors.js";
 import { removeFile, syncDirectory } from "../fs/atomic.js";
 import { lstatIfExists, sha256File } from "../fs/read.js";
-import { unlock } from "../keys/unlock.js";
 import { emitStep } from "../operation/step.js";
 import { withOperation } from "../recovery/recover.js";
 import { readSetupRecord, updateSetupRecord } from "./record.js";
 import type { FirstBackup, SetupScope } from "./request.js";
-import { operationOptions } from "./store.js";
+import { operationOptions, readPassphrase } from "./store.js";
 
 /**
  * Makes a backup, unless there is one, and verifies it.
@@ -53,17 +52,14 @@ async function verify(
   path: string,
   bundle: string,
 ): Promise<boolean> {
-  const { storePath, source } = request;
   const identity = recoveryKey.identity() ?? (await request.readRecoveryKey());
   if (identity === undefined) {
-    const { connection, passphrase } = await unlock(storePath, source, { mode: "readwrite" });
-    await connection.close();
-    await assertIntact(path, passphrase);
+    await assertIntact(path, await readPassphrase(request));
     return false;
   }
   const { passphrase, key_id } = await readBundle(bundle, { identity });
   await assertIntact(path, passphrase);
-  await recordRestoreTest(storePath, { how: "verify", backup: path, key_id });
+  await recordRestoreTest(request.storePath, { how: "verify", backup: path, key_id });
   emitStep("setup.tested");
   return true;
 }

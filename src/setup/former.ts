@@ -2,7 +2,6 @@
 import { rm } from "node:fs/promises";
 import { basename, dirname, join } from "node:path";
 import { jsonFiles, jsonPluginName } from "../databases/json.js";
-import { sqlcipherPluginName } from "../databases/sqlite.js";
 import { StoreError } from "../errors.js";
 import {
   assertReplaceable,
@@ -20,8 +19,7 @@ import {
   setPassword,
   switchModule,
 } from "../hub/server-json-edit.js";
-import { formatSource } from "../keys/source.js";
-import { unlock, unlockStore } from "../keys/unlock.js";
+import { unlockStore } from "../keys/unlock.js";
 import { type Endpoint, migrate } from "../migrate/migrate.js";
 import { hubDatabase } from "../migrate/switch.js";
 import type { Restart } from "../operation/downtime.js";
@@ -33,7 +31,7 @@ import { identify } from "../store/cipher.js";
 import { isHandedOver, type SetupRecord, updateSetupRecord } from "./record.js";
 import { type SetupRequest, serviceOf } from "./request.js";
 import { waitUntilListening } from "./serving.js";
-import { decryptStore } from "./store.js";
+import { decryptStore, encryptedStore, readPassphrase } from "./store.js";
 
 /** The parts of an undo that depend on the former database. */
 export interface Former {
@@ -81,7 +79,8 @@ function formerSqlite(request: SetupRequest, { unit }: SetupRecord): Former {
 }
 
 /** The password returns into `server.json`. */
-function formerSqlcipher({ storePath, source }: SetupRequest): Former {
+function formerSqlcipher(request: SetupRequest): Former {
+  const { storePath } = request;
   const path = serverJsonPath();
   let isWritten = false;
   return {
@@ -89,8 +88,7 @@ function formerSqlcipher({ storePath, source }: SetupRequest): Former {
     beforeStop: async () => undefined,
     isPending: () => isHandedOver(storePath),
     work: async () => {
-      const { connection, passphrase } = await unlock(storePath, source, { mode: "readwrite" });
-      await connection.close();
+      const passphrase = await readPassphrase(request);
       isWritten = true;
       await setPassword(path, passphrase);
       emitStep("undo.switched");
@@ -143,11 +141,6 @@ function formerJson(request: SetupRequest, record: SetupRecord): Former {
 }
 
 const moduleOf = ({ database }: SetupRecord) => database.module ?? jsonPluginName;
-
-function encryptedStore({ storePath, source }: SetupRequest): Endpoint {
-  const config = { db_path: storePath, password_source: formatSource(source) };
-  return { name: sqlcipherPluginName, config };
-}
 
 /** Where the JSON database is written: on its disk, so that a rename puts it into its place. */
 const stagingDirectory = (place: string) => join(dirname(place), ".hivemind-sqlcipher-undo");

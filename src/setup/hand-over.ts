@@ -1,7 +1,6 @@
 /** Restarts the hub on the encrypted store, and returns it to its former database if it fails. */
 import { isRevoked } from "../client/client.js";
 import { DatabaseFactory } from "../databases/registry.js";
-import { sqlcipherPluginName } from "../databases/sqlite.js";
 import { isKind, StoreError, wrap } from "../errors.js";
 import { assertReplaceable } from "../fs/atomic.js";
 import { databaseIn, readServerJson } from "../hub/server-json.js";
@@ -11,8 +10,7 @@ import {
   setPassword,
   switchModule,
 } from "../hub/server-json-edit.js";
-import { formatSource } from "../keys/source.js";
-import { unlock, unlockStore } from "../keys/unlock.js";
+import { unlockStore } from "../keys/unlock.js";
 import { type Endpoint, listIds, migrate } from "../migrate/migrate.js";
 import {
   assertNoOtherPassword,
@@ -29,6 +27,7 @@ import { isStartedByRun } from "./hub-survey.js";
 import { assertNotNamed, isHandedOver, updateSetupRecord } from "./record.js";
 import { type SetupScope, serviceOf } from "./request.js";
 import { isServing, type Outage, waitUntilServing } from "./serving.js";
+import { encryptedStore, readPassphrase } from "./store.js";
 import { whileStopped } from "./window.js";
 
 /** What lets the hub use the store, and what takes it back. */
@@ -91,11 +90,8 @@ async function planChange(scope: SetupScope, tookPassword: boolean): Promise<Cha
 }
 
 async function writePassword({ request, found }: SetupScope): Promise<string> {
-  const { storePath, source } = request;
   const { path } = found.server;
-  const { connection, passphrase } = await unlock(storePath, source, { mode: "readwrite" });
-  await connection.close();
-  await setPassword(path, passphrase);
+  await setPassword(path, await readPassphrase(request));
   return `${path} has the password again`;
 }
 
@@ -109,7 +105,7 @@ async function planCopy(scope: SetupScope): Promise<Change> {
   const file = await readServerJson(path);
   const { module = database.module, settings } = databaseIn(file);
   const from: Endpoint = { name: module, config: settings };
-  const to = encryptedStore(scope);
+  const to = encryptedStore(request);
   const hub = hubDatabase(to);
   await assertNoOtherPassword(file, hub, to);
   await assertReplaceable(file.file);
@@ -133,12 +129,6 @@ async function planCopy(scope: SetupScope): Promise<Change> {
       return "the hub uses its former database";
     },
   };
-}
-
-function encryptedStore({ request: { storePath, source } }: SetupScope): Endpoint {
-  const noCache = source.kind === "keyring" && source.withoutKeyCache && { key_cache: false };
-  const config = { db_path: storePath, password_source: formatSource(source), ...noCache };
-  return { name: sqlcipherPluginName, config };
 }
 
 /**

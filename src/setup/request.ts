@@ -62,7 +62,7 @@ export interface RememberedKey {
   readonly identity: () => string | undefined;
 }
 
-/** Returns the scope of a setup whose plan has no obstacle. */
+/** Combines the request with the hub and the database, which a plan without obstacles has. */
 export function scopeOf(request: SetupRequest, found: Survey, plan: Plan): SetupScope {
   const [hub] = found.hubs;
   const { database } = found;

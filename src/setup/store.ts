@@ -2,9 +2,12 @@
 import { chmod } from "node:fs/promises";
 import { planRecipients } from "../bundle/recipients.js";
 import type { Settings } from "../config/settings-file.js";
+import { sourceConfig, sqlcipherPluginName } from "../databases/sqlite.js";
 import { systemError } from "../errors.js";
 import { removeFile } from "../fs/atomic.js";
 import { sidecars } from "../fs/sidecars.js";
+import { unlock } from "../keys/unlock.js";
+import type { Endpoint } from "../migrate/migrate.js";
 import type { OperationLock } from "../operation/lock.js";
 import { withRecovery } from "../operation/recovery.js";
 import { emitStep } from "../operation/step.js";
@@ -99,6 +102,19 @@ export function operationOptions({ request, hub }: SetupScope, lock: OperationLo
     OperationOptions,
     "bundleTo"
   >;
+}
+
+/** Returns the encrypted store as a database that clients are copied to or from. */
+export function encryptedStore({ storePath, source }: SetupRequest): Endpoint {
+  const config = { db_path: storePath, ...sourceConfig(source) };
+  return { name: sqlcipherPluginName, config };
+}
+
+/** Returns the passphrase that opens the store. */
+export async function readPassphrase({ storePath, source }: SetupRequest): Promise<string> {
+  const { connection, passphrase } = await unlock(storePath, source, { mode: "readwrite" });
+  await connection.close();
+  return passphrase;
 }
 
 function recipientOptions({ request, recoveryKey }: SetupScope) {

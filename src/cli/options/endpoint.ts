@@ -5,7 +5,6 @@ import type { JsonObject } from "../../client/json.js";
 import { isStoreNamed } from "../../config/settings.js";
 import type { DatabaseConfig } from "../../databases/plugin.js";
 import { isKind, StoreError } from "../../errors.js";
-import { formatSource } from "../../keys/source.js";
 import type { Endpoint } from "../../migrate/migrate.js";
 import type { Context } from "../context.js";
 import { hubStore } from "../hub-store.js";
@@ -44,6 +43,7 @@ async function storeConfig(
   { settings, source }: Context,
   given: DatabaseConfig,
 ): Promise<DatabaseConfig> {
+  const { sourceConfig } = await import("../../databases/sqlite.js");
   const { store } = settings;
   const { path, name, subfolder } =
     store && isStoreNamed(store) ? store : await hubStore("migrate");
@@ -51,8 +51,7 @@ async function storeConfig(
   const location = isNamed ? {} : { db_path: path, name, subfolder };
   return {
     ...Object.fromEntries(Object.entries(location).filter(([, value]) => value !== undefined)),
-    password_source: formatSource(source),
-    ...(source.kind === "keyring" && source.withoutKeyCache && { key_cache: false }),
+    ...sourceConfig(source),
     ...given,
   };
 }
