@@ -26,6 +26,7 @@ import { explain, recogniseContent } from "../fs/file-kind.js";
 import { lstatIfExists, readSmallFile, sha256Hex } from "../fs/read.js";
 import * as z from "../schema.js";
 import { keyIdOf, openEncrypted, type StoreKey } from "../store/cipher.js";
+import { shellQuote } from "../text/escape.js";
 import { howToOpen } from "./instructions.js";
 import { parseIdentities, parseRecipient } from "./recovery-key.js";
 import {
@@ -195,7 +196,7 @@ export async function removeStagedBundles(directory: string, keyId: string): Pro
     if (hasCode(error, "ENOTDIR")) return; // a file, in which there are no bundles
     if (hasCode(error, "ENOENT")) {
       throw new StoreError("io", `the bundle directory ${directory} does not exist`, {
-        hint: `Mount its disk, or create a new directory: mkdir -m 700 '${directory}'`,
+        hint: `Mount its disk, or create a new directory: mkdir -m 700 ${shellQuote(directory)}`,
       });
     }
     throw systemError(error, `cannot read the directory ${directory}`);

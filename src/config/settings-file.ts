@@ -14,6 +14,7 @@ import { explain, recogniseFile } from "../fs/file-kind.js";
 import { assertNotWritableByOthers } from "../fs/private.js";
 import { readSmallFile } from "../fs/read.js";
 import * as z from "../schema.js";
+import { shellQuote } from "../text/escape.js";
 import { isRemote, resolveStorePath } from "./paths.js";
 
 /** Refuses a relative path, which would depend on the working directory. */
@@ -163,7 +164,7 @@ function parseSettings(text: string, path: string, onProblem?: OnProblem): Setti
     json = JSON.parse(text.replace(/^\uFEFF/, ""));
   } catch (error) {
     throw new StoreError("usage", `${path} is not JSON: ${whereJsonBreaks(text, error)}`, {
-      hint: `Correct it there, or write new settings: mv '${path}' '${path}.broken' && hivemind-sqlcipher backup --to DIRECTORY --bundle-to DIRECTORY --recipient RECIPIENT`,
+      hint: `Correct it there, or write new settings: mv ${shellQuote(path)} ${shellQuote(`${path}.broken`)} && hivemind-sqlcipher backup --to DIRECTORY --bundle-to DIRECTORY --recipient RECIPIENT`,
     });
   }
   const parsed = settingsSchema.safeParse(json);

@@ -2,6 +2,7 @@
 import type { Database } from "../client/database.js";
 import { StoreError } from "../errors.js";
 import { type PassphraseSource, parseSource, readPassphrases } from "../keys/source.js";
+import { shellQuote } from "../text/escape.js";
 import { type FoundPlugin, findPlugins, loadPlugin } from "./discover.js";
 import { jsonPlugin, jsonPluginName } from "./json.js";
 import type { DatabaseConfig, DatabasePlugin, OpenOptions } from "./plugin.js";
@@ -123,7 +124,7 @@ async function readPassword(
     throw new StoreError("passphraseUnavailable", error.message, {
       cause: error,
       // Without its last two arguments, secret-tool creates an entry that keytar does not find.
-      hint: `Store it: secret-tool store --label=HiveMind service hivemind-sqlcipher account '${account}' xdg:schema org.freedesktop.Secret.Generic`,
+      hint: `Store it: secret-tool store --label=HiveMind service hivemind-sqlcipher account ${shellQuote(account)} xdg:schema org.freedesktop.Secret.Generic`,
     });
   }
   throw new StoreError("passphraseUnavailable", `no password is stored for ${account}`);

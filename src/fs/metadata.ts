@@ -4,6 +4,7 @@ import { type BigIntStats, constants, type Stats } from "node:fs";
 import { type FileHandle, open } from "node:fs/promises";
 import { dirname } from "node:path";
 import { hasCode, StoreError, systemError } from "../errors.js";
+import { shellQuote } from "../text/escape.js";
 import { lstatIfExists } from "./read.js";
 
 /**
@@ -35,7 +36,7 @@ export async function assertMetadataCopyable(path: string, before: BigIntStats):
       "refused",
       `${path} has another name (a hard link), which would keep the old file`,
       {
-        hint: `Find its other names with: find DIRECTORY -samefile '${path}'; remove them, or use a symbolic link.`,
+        hint: `Find its other names with: find DIRECTORY -samefile ${shellQuote(path)}; remove them, or use a symbolic link.`,
       },
     );
   }
@@ -48,7 +49,7 @@ export async function assertNoAccessList(path: string, stats: Stats | BigIntStat
     "refused",
     `${path} has an access control list, which the file that replaces it would not have`,
     {
-      hint: `See it with: getfacl '${path}'; remove it with: setfacl -b '${path}'; check the mode, and set the list again on the new file.`,
+      hint: `See it with: getfacl ${shellQuote(path)}; remove it with: setfacl -b ${shellQuote(path)}; check the mode, and set the list again on the new file.`,
     },
   );
 }
@@ -87,7 +88,9 @@ export async function copyMetadata(storePath: string, staged: string): Promise<v
     throw new StoreError(
       "refused",
       `${dirname(storePath)} gives each new file an access control list, and the store has none`,
-      { hint: `Remove that default from the directory: setfacl -k '${dirname(storePath)}'.` },
+      {
+        hint: `Remove that default from the directory: setfacl -k ${shellQuote(dirname(storePath))}.`,
+      },
     );
   }
 }

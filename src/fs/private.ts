@@ -2,6 +2,7 @@
 import type { Stats } from "node:fs";
 import { type FileHandle, lstat } from "node:fs/promises";
 import { type ErrorKind, hasCode, StoreError, systemError } from "../errors.js";
+import { shellQuote } from "../text/escape.js";
 import { decodeText } from "./encoding.js";
 import { openFileOrPipe } from "./pipe.js";
 
@@ -102,7 +103,7 @@ export function assertNotWritableByOthers(path: string, stats: Stats): void {
   assertOwned(path, stats);
   if ((stats.mode & 0o022) !== 0) {
     throw new StoreError("refused", `${path} can be changed by users other than its owner`, {
-      hint: `Check its contents, then run: chmod go-w '${path}'`,
+      hint: `Check its contents, then run: chmod go-w ${shellQuote(path)}`,
     });
   }
 }
@@ -111,7 +112,7 @@ function assertNotShared(path: string, stats: Stats): void {
   assertOwned(path, stats);
   if (stats.isFile() && (stats.mode & 0o077) !== 0) {
     throw new StoreError("refused", `${path} contains a secret, and other users can access it`, {
-      hint: `Restrict it to its owner: chmod 600 '${path}'`,
+      hint: `Restrict it to its owner: chmod 600 ${shellQuote(path)}`,
     });
   }
 }

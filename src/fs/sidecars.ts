@@ -1,4 +1,5 @@
 import { StoreError } from "../errors.js";
+import { shellQuote } from "../text/escape.js";
 import { lstatIfExists } from "./read.js";
 
 /** Suffixes of the files that SQLite keeps next to a database. */
@@ -18,7 +19,9 @@ export async function assertNoStraySidecars(path: string): Promise<void> {
     throw new StoreError(
       "refused",
       `${stray} is left from a store that no longer exists, and would damage a new one`,
-      { hint: `Stop the hub if it runs, then move the file away: mv '${stray}' '${stray}.old'` },
+      {
+        hint: `Stop the hub if it runs, then move the file away: mv ${shellQuote(stray)} ${shellQuote(`${stray}.old`)}`,
+      },
     );
   }
 }

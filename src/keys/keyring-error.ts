@@ -144,7 +144,7 @@ function describe(
     case "not-kept":
       return {
         message: `${name} does not return the secret that was just stored as ${detail}`,
-        hint: `Compare it: secret-tool lookup service hivemind-sqlcipher account '${detail}'`,
+        hint: `Compare it: secret-tool lookup service hivemind-sqlcipher account ${shellQuote(detail)}`,
       };
     case "no-keytar":
       return {

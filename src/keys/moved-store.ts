@@ -8,6 +8,7 @@ import { isKind, StoreError, withLine, wrap } from "../errors.js";
 import { currentInteraction, withInteraction } from "../process/interaction.js";
 import { identify, type OpenedStore, openEncrypted } from "../store/cipher.js";
 import type { ConnectionOptions } from "../store/connection.js";
+import { shellQuote } from "../text/escape.js";
 import { getEntry, listStores, readEntries, type StoreInKeyring, setEntry } from "./keyring.js";
 import { keepCurrent, keepPending, planRotation, promotePending } from "./rotation-plan.js";
 
@@ -159,5 +160,5 @@ async function missingStoreHint(path: string): Promise<string> {
   if (first === undefined) {
     return "Create a store: hivemind-sqlcipher init; or name another: --db PATH";
   }
-  return `The keyring has the passphrase of ${others.join(" and of ")}. Name the store: --db '${first}'. To create another store: hivemind-sqlcipher init`;
+  return `The keyring has the passphrase of ${others.join(" and of ")}. Name the store: --db ${shellQuote(first)}. To create another store: hivemind-sqlcipher init`;
 }

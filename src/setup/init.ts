@@ -37,6 +37,7 @@ import { withOperation } from "../recovery/recover.js";
 import type { Reporter } from "../reporter.js";
 import { type CipherCompatibility, identify } from "../store/cipher.js";
 import { ClientStore } from "../store/client-store.js";
+import { shellQuote } from "../text/escape.js";
 
 export interface InitOptions extends RecipientOptions {
   readonly storePath: string;
@@ -116,7 +117,7 @@ async function keepPassphrase(
   const kept = source.kind === "keyring" ? await getEntry(storePath, "current") : undefined;
   if (kept !== undefined && options.passphrase !== undefined && options.passphrase !== kept) {
     throw new StoreError("refused", `the keyring has another passphrase for ${storePath}`, {
-      hint: `Delete it if nothing needs it any more: secret-tool clear service ${keyringService} account '${storePath}'`,
+      hint: `Delete it if nothing needs it any more: secret-tool clear service ${keyringService} account ${shellQuote(storePath)}`,
     });
   }
   const passphrase = kept ?? (await newPassphrase(options));
@@ -186,7 +187,7 @@ async function assertAbsent(storePath: string): Promise<void> {
 }
 
 function presentStoreHint(storePath: string, format: string, size: number): string {
-  if (size === 0) return `Remove the empty file: rm '${storePath}'`;
+  if (size === 0) return `Remove the empty file: rm ${shellQuote(storePath)}`;
   if (format === "plaintext") return "Encrypt the store in place: hivemind-sqlcipher encrypt";
   if (format === "unknown") return "It is not a database. Name the store's path: --db PATH";
   return "If HiveMind's password setting encrypted it, take it over: hivemind-sqlcipher init --adopt";
@@ -211,7 +212,7 @@ async function assertPassphraseFile(path: string): Promise<void> {
   } catch (error) {
     if (!hasCode(error, "ENOENT", "ENOTDIR")) throw systemError(error, `cannot inspect ${path}`);
     throw new StoreError("passphraseUnavailable", `no such file: the passphrase file ${path}`, {
-      hint: `Create it: (umask 077; openssl rand -base64 33 > '${path}'). Only for the keyring is a passphrase generated.`,
+      hint: `Create it: (umask 077; openssl rand -base64 33 > ${shellQuote(path)}). Only for the keyring is a passphrase generated.`,
     });
   }
 }

@@ -1,4 +1,4 @@
-import { execFile } from "node:child_process";
+import { execFile, execFileSync } from "node:child_process";
 import { once } from "node:events";
 import { chmod, chown, lchown, mkdir, symlink, writeFile } from "node:fs/promises";
 import { join } from "node:path";
@@ -125,6 +125,15 @@ test.each([0o604, 0o640, 0o620, 0o666])(
     });
   },
 );
+
+test("the hint's command works on a path with an apostrophe", async () => {
+  file = join(folder, "the owner's passphrase");
+  await put("secret words");
+  await chmod(file, 0o644);
+  const { hint } = await errorOf(`file:${file}`);
+  execFileSync("/bin/sh", ["-c", /chmod .*$/.exec(hint ?? "")?.[0] ?? "false"]);
+  expect(await read(`file:${file}`)).toBe("secret words");
+});
 
 test("a file or a link of another user's is refused, root's are not", async () => {
   await put("secret words");

@@ -6,6 +6,7 @@ import { hasCode, StoreError, wrap } from "../../errors.js";
 import type { AdoptResult } from "../../setup/adopt.js";
 import type { InitResult } from "../../setup/init.js";
 import { type CipherParameters, parseCipherSettings } from "../../store/cipher-settings.js";
+import { shellQuote } from "../../text/escape.js";
 import { addGlobalOptions, type Context, contextOf } from "../context.js";
 import { addHelp } from "../help.js";
 import {
@@ -163,7 +164,7 @@ function initLines(result: InitResult): string[] {
 function noteSection({ settingsSection, storePath, output }: Context): void {
   if (settingsSection.store === undefined) return;
   output.notice(
-    `${settingsSection.path} belongs to another store; this store's settings are in a separate section: add --db '${storePath}' to each command`,
+    `${settingsSection.path} belongs to another store; this store's settings are in a separate section: add --db ${shellQuote(storePath)} to each command`,
   );
 }
 

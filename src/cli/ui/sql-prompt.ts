@@ -4,7 +4,7 @@ import { createInterface, type Interface } from "node:readline";
 import { hasCode, StoreError, systemError } from "../../errors.js";
 import { replaceFile } from "../../fs/atomic.js";
 import { isComplete, parseStatements } from "../../sql/statements.js";
-import { escapeControlCharacters } from "../../text/escape.js";
+import { escapeControlCharacters, shellQuote } from "../../text/escape.js";
 import { asStoreError } from "./output.js";
 import { modes, type SqlRunner } from "./sql-runner.js";
 
@@ -160,7 +160,7 @@ async function readHistory(path: string): Promise<string[]> {
         "refused",
         `${path} is readable by other users, and a history can contain secrets`,
         {
-          hint: `Run chmod 600 '${path}'.`,
+          hint: `Run chmod 600 ${shellQuote(path)}.`,
         },
       );
     }
