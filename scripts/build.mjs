@@ -104,6 +104,10 @@ function copyUncompiled(to) {
     copyFileSync(join(top, "src", file), join(to, file));
     copyFileSync(join(top, "src", file), join(to, "cli", basename(file)));
   }
+  // `export` writes these next to a backup.
+  for (const file of ["tools/open_backup.py", "docs/reference/formats.md"]) {
+    copyFileSync(join(top, file), join(to, "cli", basename(file)));
+  }
 }
 
 /** The licence of every package that one of these files is of. */

@@ -77,6 +77,7 @@ const commandGroups: Record<string, Record<string, Load>> = {
     prune: () => import("./commands/prune.js"),
     drill: () => import("./commands/drill.js"),
     restore: () => import("./commands/restore.js"),
+    export: () => import("./commands/export.js"),
     schedule: () => import("./commands/schedule.js"),
     metrics: () => import("./commands/metrics.js"),
     bundle: () => import("./commands/bundle.js"),

@@ -8,12 +8,14 @@
  */
 import { mkdtemp, open, rename, rm, truncate } from "node:fs/promises";
 import { tmpdir } from "node:os";
-import { basename, extname, join } from "node:path";
+import { basename, dirname, extname, join } from "node:path";
 import { isNameOfBackup, type Manifest, manifestPath, readManifest } from "../backup/manifest.js";
+import { findParts, joinParts } from "../backup/parts.js";
 import { type BackupFiles, localFiles } from "../backup/prune.js";
 import { isRemote } from "../config/paths.js";
 import { isKind, StoreError, systemError, wrap } from "../errors.js";
-import { assertFreeSpace } from "../fs/copy.js";
+import { assertFreeSpace, copyFile } from "../fs/copy.js";
+import { lstatIfExists, statIfExists } from "../fs/read.js";
 import { abortOnSignal } from "../process/signals.js";
 import type { Reporter } from "../reporter.js";
 import { RemoteTarget } from "./remote.js";
@@ -27,6 +29,8 @@ const headsPerKey = 2;
 
 /** How many programs run at a time. */
 const downloadsAtOnce = 4;
+
+const spaceHint = "Free some space there, or name another directory: TMPDIR=DIRECTORY";
 
 export interface View {
   /** The directory. */
@@ -72,13 +76,18 @@ export async function withView<Result>(
 
 /**
  * Gives a backup or bundle of a remote a private path on this machine, together with its manifest.
- * The path of a local file stays.
+ * So gets a backup that `export --split` wrote in parts. The path of any other local file stays.
  */
 export async function withLocalFile<Result>(
   path: string,
   use: (path: string, named: View["named"]) => Promise<Result>,
 ): Promise<Result> {
-  if (!isRemote(path)) return await use(path, (value) => value);
+  if (!isRemote(path)) {
+    const parts = await findParts(path);
+    return parts.length > 0
+      ? await withJoinedParts(path, parts, use)
+      : await use(path, (value) => value);
+  }
   const slash = Math.max(path.lastIndexOf("/"), path.lastIndexOf(":"));
   const remote = new RemoteTarget(path.slice(0, slash + 1));
   const name = path.slice(slash + 1);
@@ -95,6 +104,24 @@ export async function withLocalFile<Result>(
     if (name.endsWith(".db") && there.has(manifest)) {
       await remote.download(manifest, join(folder, manifest));
     }
+    return await use(local, named);
+  });
+}
+
+/** Joins the parts of a backup in a private directory. */
+async function withJoinedParts<Result>(
+  path: string,
+  parts: readonly string[],
+  use: (path: string, named: View["named"]) => Promise<Result>,
+): Promise<Result> {
+  return await inPrivateDirectory(dirname(path), async (folder, named) => {
+    const local = join(folder, basename(path));
+    const sizes = await Promise.all(parts.map(async (part) => (await statIfExists(part))?.size));
+    const size = sizes.reduce<number>((sum, each = 0) => sum + each, 0);
+    await assertFreeSpace(folder, size, basename(path), spaceHint);
+    await joinParts(parts, local);
+    const manifest = manifestPath(path);
+    if (await lstatIfExists(manifest)) await copyFile(manifest, manifestPath(local));
     return await use(local, named);
   });
 }
@@ -198,8 +225,7 @@ async function downloadHead(
 
 async function downloadWhole(remote: RemoteTarget, path: string, size: number): Promise<void> {
   const file = basename(path);
-  const hint = "Free some space there, or name another directory: TMPDIR=DIRECTORY";
-  await assertFreeSpace(join(path, ".."), size, file, hint);
+  await assertFreeSpace(join(path, ".."), size, file, spaceHint);
   await remote.download(file, `${path}.whole`);
   await rename(`${path}.whole`, path);
 }

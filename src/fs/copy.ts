@@ -8,21 +8,34 @@ import { createFile, syncDirectory } from "./atomic.js";
 
 const copyChunkBytes = 1 << 20;
 
+/** The part of a file to copy, and what interrupts the copying. */
+interface CopyOptions {
+  /** The first and the last byte; the end may be beyond the file's. */
+  readonly range?: { readonly start: number; readonly end: number } | undefined;
+  readonly signal?: AbortSignal;
+}
+
 /**
  * Copies a file to a new file with mode 0600 and syncs it. The caller verifies the copy, not the
  * original, because other users may be able to write to the original.
  *
  * @throws {@link StoreError} refused - if the new name is taken
  * @throws {@link StoreError} io - if the system fails
+ * @throws the signal's reason if it is aborted
  */
-export async function copyFile(from: string, to: string): Promise<void> {
+export async function copyFile(
+  from: string,
+  to: string,
+  { range, signal }: CopyOptions = {},
+): Promise<void> {
   await createFile(to, "");
   try {
     // O_NOFOLLOW: the file just created could have been replaced by a link.
     await using copy = await open(to, constants.O_WRONLY | constants.O_NOFOLLOW);
-    const contents = createReadStream(from, { highWaterMark: copyChunkBytes });
-    await pipeline(contents, copy.createWriteStream());
+    const contents = createReadStream(from, { highWaterMark: copyChunkBytes, ...range });
+    await pipeline(contents, copy.createWriteStream(), { ...(signal && { signal }) });
   } catch (error) {
+    if (signal?.aborted) throw signal.reason;
     throw systemError(error, `cannot copy ${from}`);
   }
   await syncFile(to);

@@ -1,6 +1,7 @@
-/** Finds files that are mount points. */
+/** Finds mount points and the devices that are mounted there. */
 import { readFile, realpath } from "node:fs/promises";
-import { StoreError } from "../errors.js";
+import { StoreError, systemError } from "../errors.js";
+import { statIfExists } from "./read.js";
 
 /**
  * Checks that another file can be renamed to this path. A bind-mounted file, as in a container,
@@ -15,14 +16,82 @@ export async function assertNotMountPoint(path: string): Promise<void> {
   });
 }
 
-/** Returns the mount points of this process, or none on a system without /proc. */
+/** A mounted file system. */
+interface Mount {
+  readonly point: string;
+  /** The device, such as `/dev/sdb1`, or another text, such as `tmpfs`. */
+  readonly source: string;
+}
+
 async function mountPoints(): Promise<Set<string>> {
+  return new Set((await mounts()).map(({ point }) => point));
+}
+
+/** Returns the mounts of this process in their order, or none on a system without /proc. */
+async function mounts(): Promise<Mount[]> {
   const text = await readFile("/proc/self/mountinfo", "utf8").catch(() => "");
-  const paths = text.split("\n").map((line) => line.split(" ")[4] ?? "");
-  // Blanks, tabs, line breaks and backslashes are written in octal.
-  return new Set(
-    paths.map((path) =>
-      path.replace(/\\(\d{3})/g, (_, octal) => String.fromCharCode(Number.parseInt(octal, 8))),
-    ),
+  return text.split("\n").map((line) => {
+    // Optional fields, then a dash, come before the type and the source.
+    const [mount = "", device = ""] = line.split(" - ");
+    return { point: decode(mount.split(" ")[4]), source: decode(device.split(" ")[1]) };
+  });
+}
+
+/** Blanks, tabs, line breaks and backslashes are written in octal. */
+function decode(field = ""): string {
+  return field.replace(/\\(\d{3})/g, (_, octal) => String.fromCharCode(Number.parseInt(octal, 8)));
+}
+
+/** udev's links from the labels of file systems to their devices. */
+const labelDirectory = "/dev/disk/by-label";
+
+/**
+ * Checks that a directory is on the file system with this label.
+ *
+ * @throws {@link StoreError} refused - if it is on another one, or no device has the label
+ * @throws {@link StoreError} io - if the directory or a device cannot be inspected
+ */
+export async function assertDeviceLabel(directory: string, label: string): Promise<void> {
+  const labelled = await statIfExists(`${labelDirectory}/${encodeLabel(label)}`);
+  if (labelled === undefined) {
+    throw new StoreError("refused", `no connected device has the label "${label}"`, {
+      hint: "Connect the device. List the labels with: lsblk -o NAME,LABEL,MOUNTPOINTS",
+    });
+  }
+  const { point, source } = await mountOf(directory);
+  const mounted = source.startsWith("/") ? await statIfExists(source) : undefined;
+  if (mounted?.isBlockDevice() && mounted.rdev === labelled.rdev) return;
+  throw new StoreError(
+    "refused",
+    `${directory} is not on the device with the label "${label}", but on ${source}, mounted at ${point}`,
+    { hint: "Mount the device, and name a directory on it." },
+  );
+}
+
+/** Returns the mount that a path is on: the last one at the longest mount point above the path. */
+async function mountOf(path: string): Promise<Mount> {
+  let real: string;
+  try {
+    real = await realpath(path);
+  } catch (error) {
+    throw systemError(error, `cannot inspect ${path}`);
+  }
+  let found: Mount = { point: "/", source: "an unknown device" };
+  for (const mount of await mounts()) {
+    const isAbove = mount.point === "/" || `${real}/`.startsWith(`${mount.point}/`);
+    if (mount.point !== "" && isAbove && mount.point.length >= found.point.length) found = mount;
+  }
+  return found;
+}
+
+/** Encodes a label as udev does in the names of its links. */
+function encodeLabel(label: string): string {
+  return label.replace(
+    // biome-ignore lint/suspicious/noControlCharactersInRegex: the range is all of ASCII
+    /[\x00-\x7f]/g,
+    (character) =>
+      /[A-Za-z0-9#+\-.:=@_]/.test(character)
+        ? character
+        : `\\x${character.charCodeAt(0).toString(16).padStart(2, "0")}`,
   );
 }

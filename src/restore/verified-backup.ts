@@ -1,6 +1,7 @@
 /** Chooses and verifies the backup of a restore, before anything changes. */
 import { isDeepStrictEqual } from "node:util";
 import { newestBackup } from "../backup/manifest.js";
+import { findParts } from "../backup/parts.js";
 import { type BackupPassphrase, inspectSound, openBackup, verifyBackup } from "../backup/verify.js";
 import { type BundleOpener, readBundle } from "../bundle/bundle.js";
 import { StoreError } from "../errors.js";
@@ -109,6 +110,7 @@ export async function isWhatWasVerified(copy: string, backup: VerifiedBackup): P
 export async function chooseBackup(choice: BackupChoice, storePath: string): Promise<string> {
   if ("file" in choice) {
     if (await lstatIfExists(choice.file)) return choice.file;
+    if ((await findParts(choice.file)).length > 0) return choice.file;
     throw new StoreError("notFound", `no such backup: ${choice.file}`, {
       hint: "Name the .db file. List the backups with hivemind-sqlcipher backups.",
     });

@@ -113,6 +113,10 @@ export const readers: readonly Reader[] = [
     args: (path) => ["restore", path, "--to", machine.path("new.db")],
   },
   {
+    ...{ option: "export", file: () => files.backup },
+    args: (path) => ["export", path, "--to", machine.path("safe")],
+  },
+  {
     ...{ option: "restore in place", file: () => files.backup },
     args: (path) => ["restore", path, "--yes", ...alone],
   },

@@ -117,3 +117,17 @@ other_databases_before_2() {
 }
 
 copies_before_1() { new_store; }
+
+offline_media_before_1() {
+  mkdir -p -m 700 /srv/backup/hivemind ~/safe
+  hivemind-sqlcipher init --to /srv/backup/hivemind --bundle-to ~/safe/bundles \
+    --recovery-key-file ~/safe/recovery-key.txt --hub none
+  hivemind-sqlcipher add-client --name kitchen
+  hivemind-sqlcipher backup --service none
+  BACKUP=$(basename /srv/backup/hivemind/clients.*.db)
+  KEY_ID=$(basename ~/safe/bundles/clients.*.bundle.age | cut -d. -f2)
+}
+
+offline_media_before_2() { mkdir /media/usb/small; }
+
+offline_media_before_3() { cp ~/safe/bundles/*.age ~/safe/recovery-key.txt /dev/shm; }

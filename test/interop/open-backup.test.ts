@@ -66,10 +66,21 @@ async function makeBackup(format: 3 | 4): Promise<Made> {
 }
 
 function python(...args: string[]) {
+  return pythonWith(["-I"], ...args);
+}
+
+/** Runs the script without the packages of the environment, so with its own ciphers. */
+function barePython(...args: string[]) {
+  return pythonWith(["-I", "-S"], ...args);
+}
+
+function pythonWith(options: readonly string[], ...args: string[]) {
   const script = join(root, "tools/open_backup.py");
-  const { status, stdout, stderr } = spawnSync(interpreter("reader"), ["-I", script, ...args], {
-    encoding: "utf8",
-  });
+  const { status, stdout, stderr } = spawnSync(
+    interpreter("reader"),
+    [...options, script, ...args],
+    { encoding: "utf8" },
+  );
   return { status, stdout, stderr };
 }
 
@@ -98,6 +109,23 @@ test.each([4, 3])("a new backup of format %i and its bundle open", async (format
   expect(found.slice(0, -1).map(([, name]) => name)).toEqual(names.slice(0, -1));
   expect(found.at(-1)).toEqual([clients, "", "revoked"]);
 });
+
+test.each([4, 3])(
+  "format %i opens to the same bytes with Python's standard library alone",
+  async (format) => {
+    const { backup, bundle, identity } = of(format);
+    const key = ["--bundle", bundle, "--identity", identity];
+    const shown = python("show", bundle, "--identity", identity);
+    expect(barePython("show", bundle, "--identity", identity)).toEqual(shown);
+    const folder = await temporaryFolder();
+    const [fast, bare] = [join(folder, "fast.db"), join(folder, "bare.db")];
+    expect(python("open", backup, fast, ...key).status).toBe(0);
+    expect(barePython("open", backup, bare, ...key).status).toBe(0);
+    expect(await readFile(bare)).toEqual(await readFile(fast));
+    const own = "import cryptography";
+    expect(spawnSync(interpreter("reader"), ["-I", "-S", "-c", own]).status).toBe(1);
+  },
+);
 
 test("a bundle under a passphrase opens with it, and with no other", async () => {
   const place = join(age, "0a15a11", "bundles", "bundles-passphrase");

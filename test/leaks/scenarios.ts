@@ -1,5 +1,5 @@
 /** A run of every command, for the searches and for the schemas of its JSON document. */
-import { rm, writeFile } from "node:fs/promises";
+import { mkdir, rm, writeFile } from "node:fs/promises";
 import type { Hit } from "./search.js";
 import type { LeakWorld } from "./world.js";
 
@@ -72,6 +72,14 @@ export const scenarios: Record<string, Scenario> = {
   verify: { args: (world) => [world.newest("backups")] },
   backups: {},
   prune: { args: () => ["--keep-last", "1"] },
+  export: {
+    before: async ({ machine }) => {
+      await mkdir(machine.path("medium"));
+    },
+    args: ({ machine }) => ["--to", machine.path("medium"), "--split", "8K"],
+    short: true,
+    once: true,
+  },
   drill: { args: (world) => ["-i", world.recoveryKeyFile] },
   "bundle export": { args: () => [] },
   "bundle import": {

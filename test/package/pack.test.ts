@@ -77,7 +77,9 @@ test("the packed package holds what it needs and no more, installs, runs, and ha
   expect(files.filter((path) => /^dist\/(?!.*\.(?:js|d\.ts)$)/.test(path)).sort()).toEqual([
     "dist/bundle/sheet.html",
     "dist/cli/THIRD-PARTY-NOTICES.txt",
+    "dist/cli/formats.md",
     "dist/cli/keytar-worker.cjs",
+    "dist/cli/open_backup.py",
     "dist/cli/package.json",
     "dist/cli/sheet.html",
     "dist/keys/keytar-worker.cjs",

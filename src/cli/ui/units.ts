@@ -1,4 +1,5 @@
-/** Formats quantities as text. */
+/** Formats and parses quantities. */
+import { StoreError } from "../../errors.js";
 
 /** Returns a duration in the largest unit with a value of at least two: "3d", "119min". */
 export function formatAge(seconds: number): string {
@@ -23,4 +24,19 @@ export function formatSize(bytes: number): string {
     unit += 1;
   }
   return `${unit === 0 ? value : value.toFixed(1)}${units[unit]}`;
+}
+
+/**
+ * Parses a size in powers of 1024, such as "100M".
+ *
+ * @param option - the option of the size, for the error
+ * @throws {@link StoreError} usage - for any other text, and for 0
+ */
+export function parseSize(text: string, option: string): number {
+  const [, digits, unit = ""] = /^(\d{1,12})([KMG]?)$/i.exec(text) ?? [];
+  const size = Number(digits) * 1024 ** ["", "K", "M", "G"].indexOf(unit.toUpperCase());
+  if (size > 0 && Number.isSafeInteger(size)) return size;
+  throw new StoreError("usage", `${option}: "${text}" is not a size`, {
+    hint: "Write it as 100M, 4G or a number of bytes.",
+  });
 }

@@ -6,6 +6,7 @@ import type { PruneResult } from "../../../backup/prune.js";
 import type { Verification } from "../../../backup/verify.js";
 import type { Bundle, BundleDescription } from "../../../bundle/bundle.js";
 import type { CopyReport } from "../../../copies/copy.js";
+import type { MediaExport } from "../../../copies/media.js";
 import type { DrillResult } from "../../../restore/drill.js";
 import type { RestoreIntoResult } from "../../../restore/into.js";
 import type { RestoreResult } from "../../../restore/restore.js";
@@ -215,6 +216,27 @@ export const drilled = documentOf<{ drill: DrillResult & { withBundle: boolean }
       schema_version: schemaVersion,
       clients: counts,
       with_bundle: flag("Whether its bundle was opened with the recovery key"),
+    }),
+  }),
+);
+
+export const exported = documentOf<{ export: MediaExport }>()(
+  z.strictObject({
+    export: z.strictObject({
+      path: text("The new directory"),
+      backup: text("The backup that was exported"),
+      created_at: time("When it was made"),
+      key_id: keyId,
+      size: integer("Its size in bytes"),
+      parts: integer("The number of files that it is in"),
+      device_label: z.nullable(text("The label of `--device-label`; null without it")),
+      files: z.array(
+        z.strictObject({
+          name: text("A file in the new directory"),
+          size: integer("Its size in bytes"),
+          sha256,
+        }),
+      ),
     }),
   }),
 );

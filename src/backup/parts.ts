@@ -1,0 +1,114 @@
+/** A backup in numbered parts, `clients.….db.001` and so on, for media smaller than the backup. */
+import { createHash } from "node:crypto";
+import { createReadStream } from "node:fs";
+import { appendFile } from "node:fs/promises";
+import { StoreError, systemError } from "../errors.js";
+import { createFile } from "../fs/atomic.js";
+import { copyFile } from "../fs/copy.js";
+import { lstatIfExists } from "../fs/read.js";
+
+/** The numbers have three digits. */
+const maxParts = 999;
+
+const chunkBytes = 1 << 20;
+
+/** Returns the path of a part of a file. Parts are numbered from 1. */
+function partPath(path: string, number: number): string {
+  return `${path}.${String(number).padStart(3, "0")}`;
+}
+
+/**
+ * Returns the paths of a backup's parts.
+ *
+ * @param size - bytes of the backup
+ * @param partBytes - bytes of each part except the last; undefined for a backup in one file, which
+ *   keeps its name
+ * @throws {@link StoreError} usage - if there would be too many parts
+ */
+export function planParts(path: string, size: number, partBytes: number | undefined): string[] {
+  if (partBytes === undefined) return [path];
+  const count = Math.max(1, Math.ceil(size / partBytes));
+  if (count > maxParts) {
+    throw new StoreError(
+      "usage",
+      `parts of ${partBytes} bytes would be ${count}, more than ${maxParts}`,
+      { hint: "Name a larger size with --split." },
+    );
+  }
+  return Array.from({ length: count }, (_, index) => partPath(path, index + 1));
+}
+
+/**
+ * Copies a file to new, synced files.
+ *
+ * @throws {@link StoreError} io - if the system fails
+ * @throws {@link StoreError} interrupted - if the signal is aborted
+ */
+export async function copyToParts(
+  from: string,
+  parts: readonly string[],
+  { partBytes, signal }: { partBytes: number | undefined; signal: AbortSignal },
+): Promise<void> {
+  for (const [index, part] of parts.entries()) {
+    const range =
+      partBytes === undefined
+        ? undefined
+        : { start: index * partBytes, end: (index + 1) * partBytes - 1 };
+    await copyFile(from, part, { range, signal });
+  }
+}
+
+/** Returns the existing parts of a file that does not exist itself; none if there are no parts. */
+export async function findParts(path: string): Promise<string[]> {
+  if (await lstatIfExists(path)) return [];
+  const parts: string[] = [];
+  for (let number = 1; number <= maxParts; number++) {
+    const part = partPath(path, number);
+    if (!(await lstatIfExists(part))) break;
+    parts.push(part);
+  }
+  return parts;
+}
+
+/**
+ * Joins parts to a new file.
+ *
+ * @throws {@link StoreError} io - if a part cannot be read or the file cannot be written
+ */
+export async function joinParts(parts: readonly string[], to: string): Promise<void> {
+  await createFile(to, "");
+  for (const part of parts) {
+    try {
+      await appendFile(to, createReadStream(part, { highWaterMark: chunkBytes }));
+    } catch (error) {
+      throw systemError(error, `cannot copy ${part}`);
+    }
+  }
+}
+
+/**
+ * Reads parts and returns the SHA-256 of each, and of all of them joined, in hex.
+ *
+ * @throws {@link StoreError} io - if a part cannot be read
+ */
+export async function hashParts(
+  parts: readonly string[],
+): Promise<{ joined: string; each: { path: string; size: number; sha256: string }[] }> {
+  const joined = createHash("sha256");
+  const each: { path: string; size: number; sha256: string }[] = [];
+  for (const path of parts) {
+    const hash = createHash("sha256");
+    let size = 0;
+    try {
+      for await (const chunk of createReadStream(path, { highWaterMark: chunkBytes })) {
+        hash.update(chunk);
+        joined.update(chunk);
+        size += chunk.length;
+      }
+    } catch (error) {
+      throw systemError(error, `cannot read ${path}`);
+    }
+    each.push({ path, size, sha256: hash.digest("hex") });
+  }
+  return { joined: joined.digest("hex"), each };
+}

@@ -1,0 +1,118 @@
+import { basename } from "node:path";
+import type { Command } from "commander";
+import { expandPath, expandTarget, isRemote } from "../../config/paths.js";
+import type { MediaExport } from "../../copies/media.js";
+import { StoreError } from "../../errors.js";
+import { abortOnSignal } from "../../process/signals.js";
+import { counted } from "../../text/count.js";
+import { addGlobalOptions, type Context, contextOf } from "../context.js";
+import { addHelp } from "../help.js";
+import { addBundleOptions, type BundleKeyOptions, withBundle } from "../options/bundle.js";
+import { toJson } from "../ui/json.js";
+import { formatSize, parseSize } from "../ui/units.js";
+
+interface ExportOptions extends BundleKeyOptions {
+  to?: string;
+  deviceLabel?: string;
+  split?: string;
+}
+
+export function addCommand(program: Command): void {
+  const command = program
+    .command("export [backup]")
+    .description("Export a backup to offline media, readable with only Python")
+    .option("--to <directory>", "Write a new directory here, on the medium")
+    .option("--device-label <label>", "Refuse a medium without this file system label")
+    .option("--split <size>", "Split the backup into parts of this size, such as 100M");
+  addBundleOptions(command);
+  addGlobalOptions(command);
+  addHelp(command, {
+    details: [
+      "Exports the newest backup if none is named. The backup is verified first. The new directory has the backup, its manifest, a Python program that opens it, the description of the formats, a README.txt with the steps, and SHA256SUMS.",
+      "Neither the bundle nor the recovery key is exported. A directory that is, contains or is inside a directory of bundles is refused.",
+    ],
+    examples: [
+      "hivemind-sqlcipher export --to /media/usb --device-label HUB-BACKUP",
+      "hivemind-sqlcipher export --to /media/usb --split 100M",
+      "hivemind-sqlcipher export /srv/backup/hivemind/clients.2026-11-24T18-50-00Z.db --to /media/usb",
+    ],
+  });
+  command.action(async (backup: string | undefined, options: ExportOptions) =>
+    runExport(await contextOf(command), backup, options),
+  );
+}
+
+async function runExport(
+  context: Context,
+  backup: string | undefined,
+  options: ExportOptions,
+): Promise<void> {
+  const { exportToMedia } = await import("../../copies/media.js");
+  const { readBundle } = await import("../../bundle/bundle.js");
+  const { withLocalFile } = await import("../../copies/view.js");
+  const { settings, output, reporter } = context;
+  if (options.to === undefined) {
+    throw new StoreError("usage", "no directory for the export is named", {
+      hint: "Name a directory on the medium with --to DIRECTORY.",
+    });
+  }
+  const directory = expandPath(options.to);
+  const partBytes = options.split === undefined ? undefined : parseSize(options.split, "--split");
+  const chosen = await chosenBackup(context, backup);
+  const result = await abortOnSignal((signal) =>
+    withLocalFile(chosen, (local, named) => {
+      const search = { backup: local, directory: settings.backup?.bundle_to };
+      return withBundle(options, { search, kept: context }, async (given) => {
+        const bundle = given && (await readBundle(given.path, given.opener));
+        const exported = await exportToMedia({
+          ...{ backup: local, directory, partBytes, signal, reporter },
+          secret: bundle ?? context,
+          bundleDirectories: bundleDirectories(context),
+          deviceLabel: options.deviceLabel,
+          exportedAt: new Date(),
+        });
+        return named(exported);
+      });
+    }),
+  );
+  output.result(toJson({ export: result }), () => exportLines(result));
+}
+
+/**
+ * Returns the named backup, or the newest one.
+ *
+ * @throws {@link StoreError} usage - without a directory of backups
+ * @throws {@link StoreError} notFound - if there is no backup
+ */
+async function chosenBackup(context: Context, backup: string | undefined): Promise<string> {
+  const { newestBackup } = await import("../../backup/manifest.js");
+  const { settings, settingsPath, storePath } = context;
+  if (backup !== undefined) return expandTarget(backup);
+  const directory = settings.backup?.to;
+  if (directory === undefined) {
+    throw new StoreError("usage", "no backup to export", {
+      hint: `Name the backup's file, or set backup.to in ${settingsPath}.`,
+    });
+  }
+  const newest = await newestBackup(expandPath(directory), storePath);
+  if (newest !== undefined) return newest.path;
+  throw new StoreError("notFound", `no backup in ${directory}`, {
+    hint: "Make a backup: hivemind-sqlcipher backup",
+  });
+}
+
+function bundleDirectories({ settings }: Context): string[] {
+  const named = [settings.backup?.bundle_to, ...(settings.bundle?.copies ?? [])];
+  return named.flatMap((path) => (path === undefined || isRemote(path) ? [] : [expandPath(path)]));
+}
+
+function exportLines({ path, backup, size, parts, keyId, deviceLabel }: MediaExport): string[] {
+  const split = parts > 1 ? `, in ${counted(parts, "part")}` : "";
+  return [
+    `Exported and compared: ${path}`,
+    `  backup      ${basename(backup)}, ${formatSize(size)}${split}`,
+    ...(deviceLabel === null ? [] : [`  device      ${deviceLabel}`]),
+    `  key_id      ${keyId}`,
+    "  README.txt has the steps. The bundle and the recovery key are not there: keep them elsewhere.",
+  ];
+}

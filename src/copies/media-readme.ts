@@ -1,0 +1,96 @@
+/** The README.txt of an export to offline media. */
+import { type Manifest, manifestPath } from "../backup/manifest.js";
+import { bundleName } from "../bundle/bundle.js";
+import { shellQuote } from "../text/escape.js";
+
+export interface ReadmeFacts {
+  readonly manifest: Manifest;
+  /** The names of the files that the backup is in. */
+  readonly parts: readonly string[];
+  readonly deviceLabel: string | undefined;
+  readonly exportedAt: Date;
+}
+
+/**
+ * Returns the instructions. Every indented line is a command, which a test runs as it is written.
+ */
+export function mediaReadme({ manifest, parts, deviceLabel, exportedAt }: ReadmeFacts): string {
+  const { file, created_at, hostname, key_id, clients, size } = manifest;
+  const bundle = bundleName(key_id);
+  const key = `--bundle /dev/shm/${bundle} --identity /dev/shm/recovery-key.txt`;
+  const name = argument(file);
+  const isSplit = parts.length > 1 || parts[0] !== file;
+  return `Backup of the client store of a HiveMind hub
+
+Backup:    ${file}${isSplit ? `, in ${parts.length} parts` : ""}
+Made:      ${created_at}, on ${JSON.stringify(hostname)}
+Clients:   ${clients.active} active, ${clients.revoked} revoked
+Size:      ${size} bytes
+key_id:    ${key_id}
+Exported:  ${exportedAt.toISOString()}
+${deviceLabel === undefined ? "" : `Medium:    ${JSON.stringify(deviceLabel)}\n`}
+The backup is encrypted. This directory has everything that opens it, except two things, which are
+kept elsewhere:
+
+- the bundle ${bundle}, a file or a printed recovery sheet;
+- the recovery key, a file with a line AGE-SECRET-KEY-1... (or the bundle's own passphrase).
+
+Keep both away from this medium. The steps need Python 3.9 or later and no other software. They use
+/dev/shm, which is memory on Linux, because the results are not encrypted.
+
+1. Open a terminal in this directory, and check that its files are unchanged:
+
+    sha256sum -c SHA256SUMS
+
+2. Copy the bundle to /dev/shm/${bundle}, and the recovery key to
+   /dev/shm/recovery-key.txt. The sheet's codes or letters are the text of the bundle.
+
+3. Decrypt the backup. This verifies every byte of it, and writes an ordinary SQLite database:
+
+    python3 open_backup.py open ${name} /dev/shm/clients.db ${key}
+
+   With only the store's passphrase, leave out --bundle and --identity, and type it when you are
+   asked. The passphrase is in the bundle, which also opens with age:
+
+    age -d -i /dev/shm/recovery-key.txt /dev/shm/${bundle}
+
+   For a bundle with a passphrase of its own, leave out --identity: the script asks for it.
+
+4. Read the clients with their access keys:
+
+    python3 -c "import sqlite3; print(*sqlite3.connect('/dev/shm/clients.db').execute('SELECT client_id, name, api_key FROM clients'), sep='\\n')"
+
+5. Remove what is not encrypted when you are done:
+
+    rm /dev/shm/clients.db /dev/shm/recovery-key.txt
+
+To restore the hub, install hivemind-sqlcipher on its machine, and instead of steps 3 to 5 run:
+
+    hivemind-sqlcipher restore ${name} ${key}
+
+A hub without hivemind-sqlcipher can use the database of step 3: while it is stopped, copy the
+database to ~/.local/share/hivemind-core/clients.db, and let server.json name
+hivemind-sqlite-db-plugin. The clients are not encrypted then.
+${isSplit ? joinText(name, parts) : ""}
+Files:
+
+- ${file}${isSplit ? ".001 and so on" : ""}: the backup, encrypted by SQLCipher
+- ${manifestPath(file)}: its manifest, with an authenticated checksum
+- open_backup.py: the program of step 3
+- formats.md: the description of every format, byte by byte, from which such a program can be written
+- SHA256SUMS: the checksums of the files
+`;
+}
+
+function joinText(name: string, parts: readonly string[]): string {
+  return `
+Both programs read the parts. Other programs need them joined:
+
+    cat ${parts.map(argument).join(" ")} > /dev/shm/${name}
+`;
+}
+
+/** Quotes a name only if a shell would change it. */
+function argument(name: string): string {
+  return /^[\w.-]+$/.test(name) && !name.startsWith("-") ? name : shellQuote(name);
+}
