@@ -22,8 +22,8 @@ export function addCommand(program: Command): void {
     .command("export [backup]")
     .description("Export a backup to offline media, readable with only Python")
     .option("--to <directory>", "Write a new directory here, on the medium")
-    .option("--device-label <label>", "Refuse a medium without this file system label")
-    .option("--split <size>", "Split the backup into parts of this size, such as 100M");
+    .option("--device-label <label>", "Write only to the medium with this file system label")
+    .option("--split <size>", "Write the backup in parts of this size, such as 100M");
   addBundleOptions(command);
   addGlobalOptions(command);
   addHelp(command, {
