@@ -11,10 +11,13 @@ import { currentInteraction } from "../process/interaction.js";
 import { type Outcome, run } from "../process/run.js";
 import { escapeControlCharacters } from "../text/escape.js";
 
-/** Ends rclone soon when the server stalls; a transfer may last as long as it makes progress. */
+/**
+ * Ends rclone soon when the server stalls; a transfer may last as long as it makes progress. Never
+ * creates a bucket: a key that may only write and read is refused that, and so would be each copy.
+ */
 const flags = [
   ...["--contimeout", "15s", "--timeout", "60s", "--retries", "2", "--low-level-retries", "3"],
-  ...["--log-level", "ERROR", "--ask-password=false"],
+  ...["--log-level", "ERROR", "--ask-password=false", "--s3-no-check-bucket"],
 ];
 
 /** Time limit of a command: 24 hours, for a large backup on a slow line. */
@@ -38,6 +41,11 @@ const problems: readonly Problem[] = [
     pattern: /didn't find section in config file/,
     kind: "usage",
     hint: "List the remotes with rclone listremotes, or add this one with rclone config.",
+  },
+  {
+    pattern: /NoSuchBucket/,
+    kind: "notFound",
+    hint: "Create the bucket first: rclone mkdir REMOTE:BUCKET",
   },
   {
     pattern: /x509|certificate|knownhosts|host key/i,
@@ -100,7 +108,7 @@ function rcloneError({ code, failure, stderr }: Outcome, message: string): Store
       hint: "Install it: sudo apt install rclone, or see https://rclone.org/install/",
     });
   }
-  const text = `${message}: ${lastLine(stderr) || failure || `rclone exits with ${code}`}`;
+  const text = `${message}: ${lastMessage(stderr) || failure || `rclone exits with ${code}`}`;
   if (missingCodes.includes(code)) return new StoreError("notFound", text);
   const problem = problems.find(({ pattern }) => pattern.test(stderr));
   return new StoreError(problem?.kind ?? "io", text, {
@@ -108,11 +116,22 @@ function rcloneError({ code, failure, stderr }: Outcome, message: string): Store
   });
 }
 
-/** Returns the last line of rclone's messages, without its time and terminal sequences. */
-function lastLine(stderr: string): string {
-  const line = stderr.trim().split("\n").at(-1) ?? "";
-  const text = stripVTControlCharacters(line)
-    .replace(/^\d{4}\/\d\d\/\d\d \d\d:\d\d:\d\d /, "")
+/** The time before each of rclone's messages, and the number of the attempt. */
+const messageStart =
+  /^\d{4}\/\d\d\/\d\d \d\d:\d\d:\d\d (ERROR : Attempt \d+\/\d+ failed with \d+ errors and: )?/;
+
+/**
+ * Returns rclone's last message without its time, terminal sequences and request ids. A message of
+ * S3 has further lines.
+ */
+function lastMessage(stderr: string): string {
+  const lines = stripVTControlCharacters(stderr).trim().split("\n");
+  const start = lines.findLastIndex((line) => messageStart.test(line));
+  const text = lines
+    .slice(start)
+    .map((line) => line.trim().replace(messageStart, ""))
+    .filter((line) => !line.startsWith("status code: "))
+    .join(", ")
     .replaceAll(/(\w:\/\/)([^\s"]*)/g, (_, scheme, rest) => scheme + withoutCredentials(rest));
   const short = text.length > maxQuoted ? `${text.slice(0, maxQuoted)}…` : text;
   return escapeControlCharacters(short);

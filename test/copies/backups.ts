@@ -1,5 +1,5 @@
 /** Backups of one store for the tests of copies, made without running the command each time. */
-import { spawn } from "node:child_process";
+import { type ChildProcess, spawn } from "node:child_process";
 import { once } from "node:events";
 import { copyFile, mkdir, mkdtemp, readdir, readFile, rm, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
@@ -144,7 +144,14 @@ export class Local {
 
   /** Copies in another process, which is killed at a step. Returns its signal. */
   async copyKilledAt(step: string, run: CopyRun): Promise<string | null> {
-    const child = spawn(
+    const child = this.startCopy(run, step);
+    const [, signal] = (await once(child, "close")) as [number | null, string | null];
+    return signal;
+  }
+
+  /** Copies in another process. */
+  startCopy(run: CopyRun, step = ""): ChildProcess {
+    return spawn(
       process.execPath,
       [
         `--import=${root}test/faults/kill-at-step.mjs`,
@@ -153,8 +160,6 @@ export class Local {
       ],
       { env: { ...process.env, HIVEMIND_TEST_STEP: step }, stdio: ["ignore", "ignore", "inherit"] },
     );
-    const [, signal] = (await once(child, "close")) as [number | null, string | null];
-    return signal;
   }
 }
 

@@ -2,8 +2,11 @@
  * Copies on remotes of rclone, with rclone's own WebDAV and SFTP servers on loopback: backup, list,
  * verify, prune and restore; servers that refuse, fail and lose connections; and kills.
  */
+import { execFile } from "node:child_process";
 import { copyFile, mkdir, readdir, readFile, writeFile } from "node:fs/promises";
 import { basename, join } from "node:path";
+import { setTimeout as sleep } from "node:timers/promises";
+import { promisify } from "node:util";
 import { afterAll, beforeAll, expect, onTestFinished, test } from "vitest";
 import { type Listing, listBackups } from "../../src/backup/listing.js";
 import { manifestPath } from "../../src/backup/manifest.js";
@@ -14,11 +17,13 @@ import { withLocalFile, withView } from "../../src/copies/view.js";
 import { Machine } from "../cli/machine.js";
 import { proving } from "../prove-report.js";
 import { backupsIn, flipByte, Original, passphrase, unfinishedIn, unsoundIn } from "./backups.js";
-import { Servers, serverPassword } from "./servers.js";
+import { bucket, protocols, Servers, serverPassword } from "./servers.js";
 
 let original: Original;
 let servers: Servers;
 let folders = 0;
+
+const exec = promisify(execFile);
 
 beforeAll(async () => {
   [servers, original] = await Promise.all([Servers.start(), Original.make()]);
@@ -32,7 +37,7 @@ afterAll(async () => {
 /** Returns a new directory on the servers: its name, and its path on this machine. */
 function newFolder(): { name: string; path: string } {
   folders += 1;
-  const name = `hubs/${folders}`;
+  const name = `${bucket}/${folders}`;
   return { name, path: join(servers.files, name) };
 }
 
@@ -57,46 +62,50 @@ async function pruneTarget(target: string, keep: number): Promise<PruneResult> {
   );
 }
 
+/** Runs rclone as its user would. Returns its output. */
+async function rclone(...args: string[]): Promise<string> {
+  return (await exec("rclone", ["--retries", "1", ...args])).stdout;
+}
+
 async function verify(path: string): Promise<boolean> {
   return await withLocalFile(path, async (local) => (await verifyBackup(local, { passphrase })).ok);
 }
 
-test.each(["webdav", "sftp"])(
-  "copies on %s are listed, verified and pruned there",
-  async (remote) => {
-    const local = await original.backups(1, 2);
-    const [backups, bundles] = [newFolder(), newFolder()];
-    const target = `rclone:${remote}:${backups.name}`;
-    const run = { to: [target], bundlesTo: [`rclone:${remote}:${bundles.name}`] };
-    const { reports } = await local.copy(run);
-    expect(reports).toEqual([
-      {
-        ...{ target, contents: "backups", skipped: null, errors: [] },
-        copied: [1, 2].map((day) => ({
-          ...{ path: `${target}/${local.name(day)}`, checkedBy: "read_back" },
-        })),
-      },
-      expect.objectContaining({ contents: "bundle", errors: [], copied: [expect.anything()] }),
-    ]);
-    expect((await readdir(backups.path)).sort()).toEqual((await readdir(local.folder)).sort());
-    expect((await local.copy(run)).reports).toMatchObject([{ copied: [] }, { copied: [] }]);
-
-    const { folder, backups: listed, others } = await list(target);
-    expect([folder, others]).toEqual([target, []]);
-    expect(listed).toMatchObject(
-      [2, 1].map((day) => ({
-        ...{ path: `${target}/${local.name(day)}`, present: true, mac: true },
+test.each(protocols)("copies on %s are listed, verified and pruned there", async (remote) => {
+  const local = await original.backups(1, 2);
+  const [backups, bundles] = [newFolder(), newFolder()];
+  const target = `rclone:${remote}:${backups.name}`;
+  const run = { to: [target], bundlesTo: [`rclone:${remote}:${bundles.name}`] };
+  const { reports } = await local.copy(run);
+  expect(reports).toEqual([
+    {
+      ...{ target, contents: "backups", skipped: null, errors: [] },
+      copied: [1, 2].map((day) => ({
+        ...{ path: `${target}/${local.name(day)}`, checkedBy: "read_back" },
       })),
-    );
-    const pruned = await pruneTarget(target, 1);
-    expect(pruned.removed.map(({ path }) => path)).toEqual([`${target}/${local.name(1)}`]);
-    expect(pruned).toMatchObject({ notRemoved: [], verified: `${target}/${local.name(2)}` });
-    expect(await backupsIn(backups.path)).toEqual([local.name(2)]);
-    await expect(list(`${target}-mistyped`)).rejects.toMatchObject({
-      ...{ kind: "notFound", message: expect.stringContaining(`${target}-mistyped`) },
-    });
-  },
-);
+    },
+    expect.objectContaining({ contents: "bundle", errors: [], copied: [expect.anything()] }),
+  ]);
+  expect((await readdir(backups.path)).sort()).toEqual((await readdir(local.folder)).sort());
+  expect((await local.copy(run)).reports).toMatchObject([{ copied: [] }, { copied: [] }]);
+
+  const { folder, backups: listed, others } = await list(target);
+  expect([folder, others]).toEqual([target, []]);
+  expect(listed).toMatchObject(
+    [2, 1].map((day) => ({
+      ...{ path: `${target}/${local.name(day)}`, present: true, mac: true },
+    })),
+  );
+  const pruned = await pruneTarget(target, 1);
+  expect(pruned.removed.map(({ path }) => path)).toEqual([`${target}/${local.name(1)}`]);
+  expect(pruned).toMatchObject({ notRemoved: [], verified: `${target}/${local.name(2)}` });
+  expect(await backupsIn(backups.path)).toEqual([local.name(2)]);
+  // A bucket has no directories, so that each name in it is that of an empty one.
+  const mistyped = remote === "s3" ? "rclone:s3:mistyped/1" : `${target}-mistyped`;
+  await expect(list(mistyped)).rejects.toMatchObject({
+    ...{ kind: "notFound", message: expect.stringContaining(mistyped) },
+  });
+});
 
 test("a remote with SHA-256 of its own is not read back; an alias of the backups gets no bundle", async () => {
   const local = await original.backups(1);
@@ -223,6 +232,55 @@ test("a server that refuses to remove, rename and overwrite keeps every copy, an
   expect(await unsoundIn(path)).toEqual([]);
 });
 
+test("OpenSSH's server that refuses to remove and rename keeps every copy", async () => {
+  await servers.addRefusingOpenssh("append", "remove,rmdir,rename,posix-rename");
+  const local = await original.backups(1, 2);
+  const { name, path } = newFolder();
+  const target = `rclone:append:${name}`;
+  expect((await local.copy({ to: [target] })).reports).toMatchObject([
+    { errors: [], copied: [{ checkedBy: "read_back" }, { checkedBy: "read_back" }] },
+  ]);
+  const pruned = await pruneTarget(target, 1);
+  expect([pruned.removed, pruned.notRemoved]).toEqual([[], [expect.anything()]]);
+  expect(await backupsIn(path)).toEqual([1, 2].map((day) => local.name(day)));
+  expect(await unsoundIn(path)).toEqual([]);
+});
+
+test("a bucket with an object lock returns copies that an attacker removed and replaced", async () => {
+  await servers.addObjectLock();
+  const { machine } = original;
+  const target = "rclone:writer:locked/hub";
+  const local = await original.backups(1, 2);
+  expect((await local.copy({ to: [target] })).reports).toMatchObject([
+    { errors: [], copied: [{ checkedBy: "read_back" }, { checkedBy: "read_back" }] },
+  ]);
+  expect((await list(target)).backups).toMatchObject([{ mac: true }, { mac: true }]);
+  const { code, stderr } = await machine.run(["prune", target, "--keep-last", "1"]);
+  expect([code, stderr]).toEqual([18, expect.stringContaining("1 backup")]);
+  const absent = await local.copy({ to: ["rclone:writer:absent/hub"] });
+  expect(absent.reports[0]?.errors).toMatchObject([
+    { kind: "notFound", hint: expect.stringContaining("rclone mkdir") },
+  ]);
+
+  const newest = `locked/hub/${local.name(2)}`;
+  await sleep(1_100);
+  const before = new Date().toISOString();
+  await sleep(1_100);
+  await writeFile(machine.path("other"), "other");
+  await rclone("copyto", machine.path("other"), `writer:${newest}`);
+  expect(await verify(`rclone:writer:${newest}`)).toBe(false);
+  await rclone("delete", "owner:locked/hub");
+  expect((await list("rclone:owner:locked/hub")).backups).toEqual([]);
+  await expect(rclone("backend", "cleanup-hidden", "owner:locked/hub")).rejects.toThrow(
+    "AccessDenied",
+  );
+
+  const returned = original.newPath();
+  await rclone("copy", "--s3-version-at", before, "owner:locked/hub", returned);
+  expect(await backupsIn(returned)).toEqual([1, 2].map((day) => local.name(day)));
+  expect(await unsoundIn(returned)).toEqual([]);
+});
+
 test("a read-only server is enough to list and verify", async () => {
   await servers.addRefusing("reader", (method) =>
     ["GET", "HEAD", "PROPFIND", "OPTIONS"].includes(method) ? undefined : 403,
@@ -239,14 +297,20 @@ test("a read-only server is enough to list and verify", async () => {
 });
 
 /** What Go calls a cut connection depends on which side of it is noticed first. */
-const cutConnection = /EOF|connection reset|broken pipe|closed network connection/;
+const cutConnection =
+  /EOF|connection (reset|lost)|broken pipe|closed network connection|unexpected packet/;
 
 test("each failure of a server has its code, and the next run catches up", async () => {
-  await servers.addWebdav("wrong", servers.ports.webdav, "another password");
-  await servers.addWebdav("down", 9);
+  await servers.addUntrusted("untrusted");
   await servers.addRefusing("full", (method) => (method === "PUT" ? 507 : undefined));
-  await servers.addCut("cut-up", 6_000, 1e9);
-  await servers.addCut("cut-down", 1e9, 9_000);
+  await servers.addForeignHost("foreign");
+  for (const protocol of ["webdav", "s3", "openssh"] as const) {
+    await servers.add(protocol, `${protocol}-wrong`, { password: "another password" });
+    await servers.add(protocol, `${protocol}-down`, { port: 9 });
+    await servers.addCut(protocol, `${protocol}-up`, { bytesTo: 7_000 });
+    await servers.addCut(protocol, `${protocol}-down-cut`, { bytesFrom: 9_000 });
+  }
+  const io = { kind: "io" } as const;
   const failures = [
     {
       remote: "no-such-remote",
@@ -254,11 +318,17 @@ test("each failure of a server has its code, and the next run catches up", async
       message: /didn't find section/,
       hint: /listremotes/,
     },
-    { remote: "wrong", kind: "io", message: /401/, hint: /credentials/ },
-    { remote: "down", kind: "io", message: /connection refused/, hint: /reachable/ },
-    { remote: "full", kind: "io", message: /507/, hint: /Free some space/ },
-    { remote: "cut-up", kind: "io", message: cutConnection, hint: /reachable/ },
-    { remote: "cut-down", kind: "io", message: cutConnection, hint: /reachable/ },
+    { remote: "webdav-wrong", ...io, message: /401/, hint: /credentials/ },
+    { remote: "s3-wrong", ...io, message: /403|SignatureDoesNotMatch/, hint: /credentials/ },
+    { remote: "openssh-wrong", ...io, message: /unable to authenticate/, hint: /credentials/ },
+    { remote: "untrusted", ...io, message: /certificate/, hint: /identified/ },
+    { remote: "foreign", ...io, message: /knownhosts/, hint: /identified/ },
+    { remote: "full", ...io, message: /507/, hint: /Free some space/ },
+    ...["webdav", "s3", "openssh"].flatMap((protocol) => [
+      { remote: `${protocol}-down`, ...io, message: /connection refused/, hint: /reachable/ },
+      { remote: `${protocol}-up`, ...io, message: cutConnection, hint: /reachable/ },
+      { remote: `${protocol}-down-cut`, ...io, message: cutConnection, hint: /reachable/ },
+    ]),
   ];
   for (const { remote, kind, message, hint } of failures) {
     const local = await original.backups(1);
@@ -266,12 +336,14 @@ test("each failure of a server has its code, and the next run catches up", async
     await mkdir(path, { recursive: true });
     const { reports } = await local.copy({ to: [`rclone:${remote}:${name}`] });
     const error = reports[0]?.errors[0];
+    // The server of S3 removes a directory that is empty.
+    await mkdir(path, { recursive: true });
     expect([remote, reports[0]?.errors.length, error?.kind]).toEqual([remote, 1, kind]);
     expect(error?.message).toMatch(message);
     expect(error?.message).not.toContain("\u001b");
     expect(error?.hint).toMatch(hint);
     expect([remote, await unsoundIn(path), await backupsIn(path)]).toEqual([remote, [], []]);
-    if (!["full", "cut-up"].includes(remote)) continue;
+    if (!["full", "webdav-up", "openssh-up"].includes(remote)) continue;
     const { reports: later } = await local.copy({ to: [`rclone:webdav:${name}`] });
     expect(later[0]?.errors).toEqual([]);
     expect(await backupsIn(path)).toHaveLength(1);
@@ -280,7 +352,7 @@ test("each failure of a server has its code, and the next run catches up", async
 });
 
 test("a download whose connection is cut is an error, not a damaged backup", async () => {
-  await servers.addCut("cut", 1e9, 9_000);
+  await servers.addCut("webdav", "cut", { bytesFrom: 9_000 });
   const local = await original.backups(1);
   const { name } = newFolder();
   await local.copy({ to: [`rclone:webdav:${name}`] });

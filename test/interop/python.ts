@@ -7,8 +7,8 @@ const prepare = fileURLToPath(new URL("../../scripts/python-peers", import.meta.
 /** `released` is HiveMind 4; `development` is HiveMind 5, with schema 2 and encryption. */
 export type Line = "released" | "development";
 
-/** The requirements of open_backup.py, and the validator of bills of materials. */
-type Tool = "reader" | "cyclonedx";
+/** The requirements of open_backup.py, the validator of bills of materials, and servers. */
+type Tool = "reader" | "cyclonedx" | "services";
 
 let folders: Record<Line | Tool | "sources", string> | undefined;
 
@@ -16,8 +16,9 @@ let folders: Record<Line | Tool | "sources", string> | undefined;
 function peers() {
   if (folders === undefined) {
     const made = execFileSync(prepare, { encoding: "utf8" }).split("\n");
-    const [released = "", development = "", reader = "", cyclonedx = "", sources = ""] = made;
-    folders = { released, development, reader, cyclonedx, sources };
+    const [released = "", development = "", reader = "", ...rest] = made;
+    const [cyclonedx = "", services = "", sources = ""] = rest;
+    folders = { released, development, reader, cyclonedx, services, sources };
   }
   return folders;
 }
@@ -25,6 +26,11 @@ function peers() {
 /** Returns the interpreter of a line or a tool. */
 export function interpreter(line: Line | Tool): string {
   return `${peers()[line]}/bin/python`;
+}
+
+/** Returns the current rclone. Unlike Debian's, it can serve S3. */
+export function currentRclone(): string {
+  return `${peers().services}/bin/rclone`;
 }
 
 /** Returns the directory with the sources and tests of upstream's packages, and with pytest. */
