@@ -19,6 +19,7 @@ import {
   recoveryCommand,
 } from "../context.js";
 import { addHelp } from "../help.js";
+import { doctorOptions } from "../inspect.js";
 import { recoverFirst } from "../open.js";
 import { passphraseLine, serviceChoice } from "../options/operation.js";
 import {
@@ -239,13 +240,7 @@ async function assertKeyDelivery(
 /** Returns what doctor finds after a setup, each with its fix. */
 async function diagnose(context: Context, options: SetupOptions, program: string) {
   const { doctor } = await import("../../diagnostics/doctor.js");
-  const { storePath, settingsPath, settingsProblems, settings, source } = context;
-  const { checks } = await doctor({
-    ...{ storePath, settingsPath, settingsProblems, source, program },
-    ...{ backupFolder: settings.backup?.to, bundleFolder: settings.backup?.bundle_to },
-    service: serviceChoice(context, options),
-    ...{ hubPython: options.hubPython, fillGaps: false },
-  });
+  const { checks } = await doctor({ ...doctorOptions(context, options), program });
   return checks.filter(({ ok }) => !ok);
 }
 
