@@ -1,4 +1,6 @@
 /** What `status`, `doctor` and the metrics look at: the store, its hub and its directories. */
+import type { Settings } from "../config/settings-file.js";
+import type { ConfiguredTarget } from "../copies/copy-record.js";
 import type { DoctorOptions } from "../diagnostics/doctor.js";
 import type { StatusOptions } from "../diagnostics/status.js";
 import type { Context } from "./context.js";
@@ -11,6 +13,7 @@ export function statusOptions(context: Context): StatusOptions {
     ...{ storePath, source, settingsProblems },
     service: serviceChoice(context, {}),
     backupFolder: settings.backup?.to,
+    copyTargets: copyTargets(settings),
     findHubDatabase: () => hubDatabase(context),
   };
 }
@@ -24,10 +27,18 @@ export function doctorOptions(
     ...{ storePath, settingsPath, settingsProblems, source },
     backupFolder: settings.backup?.to,
     bundleFolder: settings.backup?.bundle_to,
+    copyTargets: copyTargets(settings),
     service: serviceChoice(context, options),
     hubPython: options.hubPython,
     fillGaps: options.fillGaps ?? false,
   };
+}
+
+function copyTargets({ backup, bundle }: Settings): ConfiguredTarget[] {
+  return [
+    ...(backup?.copies ?? []).map((target) => ({ target, contents: "backups" as const })),
+    ...(bundle?.copies ?? []).map((target) => ({ target, contents: "bundle" as const })),
+  ];
 }
 
 /** Returns the metrics of the store, with the number of doctor's findings. */

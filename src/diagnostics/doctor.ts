@@ -2,6 +2,8 @@
  * `doctor`: checks for everything that could lose the store or expose its secrets, with a fix for
  * each finding. Changes nothing, except that `--fill-gaps` fills gaps between client ids.
  */
+
+import type { ConfiguredTarget } from "../copies/copy-record.js";
 import { StoreError } from "../errors.js";
 import { noCoreDumpsCommand } from "../hub/existing-unit.js";
 import type { PassphraseSource } from "../keys/source.js";
@@ -24,6 +26,7 @@ import {
   restoreFix,
 } from "./backups.js";
 import { attempt, type Check, finding, good } from "./check.js";
+import { checkCopyTargets } from "./copies.js";
 import { checkCopies, checkPermissions, type StoreLocations } from "./files.js";
 import { checkHub, checkServerJson, type StoreFacts } from "./hub.js";
 import { checkHubUnits } from "./hub-unit.js";
@@ -36,6 +39,8 @@ export type { Check, Severity } from "./check.js";
 export interface DoctorOptions extends StoreLocations {
   readonly source: PassphraseSource;
   readonly service: ServiceChoice;
+  /** The targets of copies in the settings. */
+  readonly copyTargets?: readonly ConfiguredTarget[];
   /** Ignored errors in the settings. */
   readonly settingsProblems?: readonly StoreError[];
   /** The program's name and options in the commands of fixes. Default: `hivemind-sqlcipher`. */
@@ -117,6 +122,7 @@ async function diagnose(options: DoctorOptions): Promise<Diagnosis> {
     ["core-dumps", () => checkCoreDumps({ pid, fix: coreLimitFix })],
     ["directories", () => checkDirectories(options)],
     ["last-backup", () => checkLastBackup(options)],
+    ["copy-targets", () => checkCopyTargets(storePath, options.copyTargets)],
     ["schedule", () => checkSchedule(storePath)],
     ["bundle", () => checkBundle(options, keyId, storeKey)],
     ["restore-tried", () => checkRestoreTest(options, keyId)],

@@ -5,6 +5,7 @@
  * Times are absolute, so that a file that nothing updates does not look recent. See
  * https://prometheus.io/docs/instrumenting/exposition_formats/.
  */
+import type { CopyState } from "../copies/copy-record.js";
 import { createFile, replaceFile } from "../fs/atomic.js";
 import { lstatIfExists } from "../fs/read.js";
 import type { Run } from "../operation/run-record.js";
@@ -25,7 +26,12 @@ interface Metric {
 
 /** Returns the metrics of a store, with the number of findings in the checks of `doctor`. */
 export function formatMetrics(status: StoreStatus, checks: readonly Check[]): string {
-  const metrics = [...storeMetrics(status), ...runMetrics(status), ...findingMetrics(checks)];
+  const metrics = [
+    ...storeMetrics(status),
+    ...runMetrics(status),
+    ...copyMetrics(status),
+    ...findingMetrics(checks),
+  ];
   return metrics
     .map((metric) => formatMetric(metric, { store: status.path }))
     .filter((text) => text !== "")
@@ -119,6 +125,31 @@ function runMetrics({ runs }: StoreStatus): Metric[] {
       name: "run_bytes",
       help: "Size of the backup that the last run wrote.",
       samples: of(({ size }) => size),
+    },
+  ];
+}
+
+function copyMetrics({ copies }: StoreStatus): Metric[] {
+  const of = (value: (copy: CopyState) => number | null) =>
+    copies.map((copy) => {
+      const { target, contents } = copy;
+      return [{ target, contents }, value(copy)] as const;
+    });
+  return [
+    {
+      name: "copy_timestamp_seconds",
+      help: "Time of the last run that copied to a target or tried to.",
+      samples: of(({ at }) => secondsOf(at)),
+    },
+    {
+      name: "copy_success_timestamp_seconds",
+      help: "Time of the last run that left a target complete.",
+      samples: of(({ succeededAt }) => secondsOf(succeededAt)),
+    },
+    {
+      name: "copy_failed",
+      help: "Whether the last run failed to copy to a target. A missing disk is no failure.",
+      samples: of(({ at, error }) => (at === null ? null : Number(error !== null))),
     },
   ];
 }

@@ -2,6 +2,7 @@
 import { newestBackup } from "../backup/manifest.js";
 import { findLastRestoreTest } from "../backup/restore-test.js";
 import { isRevoked } from "../client/client.js";
+import { type ConfiguredTarget, type CopyState, readCopyStates } from "../copies/copy-record.js";
 import { type LocatedDatabase, openToRead } from "../databases/copy-clients.js";
 import { StoreError } from "../errors.js";
 import type { PassphraseSource } from "../keys/source.js";
@@ -20,6 +21,8 @@ export interface StatusOptions {
   readonly source: PassphraseSource;
   readonly service: ServiceChoice;
   readonly backupFolder: string | undefined;
+  /** The targets of copies in the settings. */
+  readonly copyTargets?: readonly ConfiguredTarget[];
   /** The hub's database, if the hub does not use the store at `storePath`. */
   readonly findHubDatabase: () => Promise<LocatedDatabase | undefined>;
   /** Ignored errors in the settings. */
@@ -46,6 +49,8 @@ export interface StoreStatus {
   readonly schedule: Schedule | null;
   /** The last run of each operation, by its name. */
   readonly runs: ReadonlyMap<string, Run>;
+  /** The last copy to each target in the settings. */
+  readonly copies: readonly CopyState[];
   /** The last restore test of a backup. */
   readonly lastRestoreTest: { readonly at: string; readonly backup: string } | null;
   /** A running or interrupted operation. */
@@ -89,6 +94,7 @@ export async function storeStatus(options: StatusOptions): Promise<StoreStatus> 
   const schedule = await attempt(() => scheduleOf(storePath, "backup"));
   const journal = await attempt(() => Journal.read(storePath));
   const runs = await attempt(() => readRuns(storePath));
+  const copies = await attempt(() => readCopyStates(storePath, options.copyTargets ?? []));
   const restoreTest = await attempt(() => findLastRestoreTest(storePath));
   return {
     path: storePath,
@@ -102,6 +108,7 @@ export async function storeStatus(options: StatusOptions): Promise<StoreStatus> 
     lastBackup: lastBackup || null,
     schedule: schedule ?? null,
     runs: new Map(Object.entries(runs ?? {})),
+    copies: copies ?? [],
     lastRestoreTest: restoreTest ? { at: restoreTest.at, backup: restoreTest.backup } : null,
     pending: journal
       ? {

@@ -9,6 +9,7 @@ import { afterAll, beforeAll, expect, onTestFinished, test } from "vitest";
 import { manifestPath } from "../../src/backup/manifest.js";
 import { prune } from "../../src/backup/prune.js";
 import { planCopies } from "../../src/copies/plan.js";
+import type { Machine } from "../cli/machine.js";
 import { backupsIn, flipByte, Original, unfinishedIn, unsoundIn } from "./backups.js";
 
 interface Copy {
@@ -243,3 +244,65 @@ test("killed at any step of a copy: nothing counts that is not complete, and the
     );
   }
 });
+
+test("status, metrics and doctor tell when each target was last complete", async () => {
+  const local = await Original.make();
+  onTestFinished(() => local.remove());
+  const { machine } = local;
+  const [usb, full] = [local.newPath(), await smallDisk("4k")];
+  const copyTo = ["--copy-to", usb, "--copy-to", full];
+  expect((await machine.run(["backup", "--service", "none", ...copyTo])).code).toBe(18);
+  const { document } = await machine.json("status");
+  expect(document.copies).toEqual([
+    {
+      ...{ target: usb, contents: "backups", skipped: null, error: null },
+      ...{ at: expect.any(String), succeeded_at: expect.any(String) },
+    },
+    {
+      ...{ target: full, contents: "backups", skipped: null, succeeded_at: null },
+      ...{ at: expect.any(String), error: expect.stringContaining("no space left") },
+    },
+  ]);
+  const { stdout: status } = await machine.run(["status"]);
+  expect(status).toMatch(new RegExp(`^copied +backups to ${usb}, 20`, "m"));
+  expect(status).toMatch(new RegExp(`^copied +backups to ${full}, never; the last run: `, "m"));
+  const { stdout: metrics } = await machine.run(["status", "--format", "prometheus"]);
+  expect(metrics).toMatch(
+    new RegExp(`^hivemind_sqlcipher_copy_success_timestamp_seconds.*${usb}.* \\d+`, "m"),
+  );
+  expect(metrics).toMatch(new RegExp(`^hivemind_sqlcipher_copy_failed.*${full}.* 1$`, "m"));
+  expect(await targetFindings(machine)).toEqual([
+    `the backups were never completely copied to ${full}`,
+  ]);
+
+  // Eight days later, the disk is with somebody, who brings it back within a month.
+  await rename(usb, `${usb}-away`);
+  await machine.run(["backup", "--service", "none"]);
+  await age(machine, 20);
+  expect(await targetFindings(machine)).toHaveLength(1);
+  await age(machine, 20);
+  expect(await targetFindings(machine)).toEqual([
+    expect.stringMatching(`the backups were last copied to ${usb} at 20`),
+    expect.stringContaining(full),
+  ]);
+});
+
+/** Returns the beginnings of doctor's findings on the targets of copies. */
+async function targetFindings(machine: Machine): Promise<string[]> {
+  const { document } = await machine.json("doctor");
+  const checks = document.checks as { name: string; ok: boolean; detail: string }[];
+  return checks
+    .filter(({ name, ok }) => name === "copy-targets" && !ok)
+    .map(({ detail }) => detail.split(": ")[0] ?? "");
+}
+
+/** Moves the times in the record of copies back by some days. */
+async function age(machine: Machine, days: number): Promise<void> {
+  const folder = join(machine.environment.XDG_STATE_HOME ?? "", "hivemind-sqlcipher");
+  const [name = ""] = (await readdir(folder)).filter((each) => each.startsWith("copies-"));
+  const text = await readFile(join(folder, name), "utf8");
+  const earlier = text.replaceAll(/"(20[^"]+Z)"/g, (_, time) =>
+    JSON.stringify(new Date(Date.parse(time) - days * 86_400_000).toISOString()),
+  );
+  await writeFile(join(folder, name), earlier);
+}

@@ -183,7 +183,9 @@ async function withCopies(
   signal: AbortSignal,
 ): Promise<BackupWithCopies> {
   const { copyBackups } = await import("../../copies/copy.js");
+  const { recordCopies } = await import("../../copies/copy-record.js");
   const { storePath, source, reporter } = context;
+  const started = new Date();
   const copies = await copyBackups({
     ...{ storePath, source, signal, reporter, backupTargets, bundleTargets },
     folder: dirname(result.backup.path),
@@ -191,6 +193,7 @@ async function withCopies(
     bundle: result.bundle,
     knownDirectories: knownDirectories(context),
   });
+  await recordCopies(storePath, copies, started);
   return { ...result, copies };
 }
 

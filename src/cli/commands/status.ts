@@ -67,6 +67,11 @@ function statusLines(status: StoreStatus, { output }: Context): string[] {
       .map(([operation, run]) =>
         warning(`failed         ${operation}, ${run.at}, exit code ${run.exit_code}`),
       ),
+    ...status.copies.map((copy) => {
+      const line = `copied         ${copy.contents} to ${copy.target}, ${copy.succeededAt ?? "never"}`;
+      const problem = copy.skipped ?? copy.error;
+      return problem === null ? line : warning(`${line}; the last run: ${problem}`);
+    }),
     ...(schedule
       ? [
           `schedule       ${schedule.onCalendar ?? schedule.unit}, next run ${schedule.nextRun ?? "never: the timer is not active"}`,

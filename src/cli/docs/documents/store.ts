@@ -207,6 +207,18 @@ export const status = documentOf<StoreStatus>()(
         }),
       )
       .check(z.describe("The last run of each operation, by the operation's name")),
+    copies: z
+      .array(
+        z.strictObject({
+          target: text("The directory or remote"),
+          contents: choice(["backups", "bundle"], "What it gets"),
+          at: z.nullable(time("When a run last copied to it or tried to; null if none did")),
+          succeeded_at: z.nullable(time("When a run last left it complete; null if none did")),
+          skipped: z.nullable(text("Why the last run did not try: its disk is missing")),
+          error: z.nullable(text("The first error of the last run")),
+        }),
+      )
+      .check(z.describe("The last copy to each target in the settings")),
     last_restore_test: orNull(
       z.strictObject({
         at: time("When a backup was last opened with its bundle or restored"),

@@ -1,0 +1,100 @@
+/** Records the last copy to each target of a store, for `status`, `doctor` and the metrics. */
+import { readStoreRecord, writeStoreRecord } from "../config/store-record.js";
+import * as z from "../schema.js";
+import type { CopyReport } from "./copy.js";
+import { parseTarget } from "./plan.js";
+
+const contentsSchema = z.enum(["backups", "bundle"]);
+
+const attemptSchema = z.object({
+  target: z.string(),
+  contents: contentsSchema,
+  /** When the run began, UTC. */
+  at: z.iso.datetime(),
+  /** When the newest run began after which the target had everything; null if none did. */
+  succeeded_at: z.nullable(z.iso.datetime()),
+  /** Why nothing was tried: the directory was missing, or its disk was not mounted. */
+  skipped: z.nullable(z.string()),
+  /** The first error; null if there was none. */
+  error: z.nullable(z.string()),
+});
+
+/** The first part of the file's name. */
+const subject = "copies";
+
+const recordSchema = z.object({
+  /** The store's resolved path. */
+  store: z.string(),
+  copies: z.array(attemptSchema),
+});
+
+type Attempt = z.infer<typeof attemptSchema>;
+
+/** A target in the settings. */
+export interface ConfiguredTarget {
+  /** As in the settings. */
+  readonly target: string;
+  readonly contents: CopyReport["contents"];
+}
+
+/** A target in the settings and the last copy to it. */
+export interface CopyState extends ConfiguredTarget {
+  /** When a run last tried to copy to it; null if none did. */
+  readonly at: string | null;
+  readonly succeededAt: string | null;
+  readonly skipped: string | null;
+  readonly error: string | null;
+}
+
+/**
+ * Records a run's copies.
+ *
+ * @param at - when the run began
+ */
+export async function recordCopies(
+  storePath: string,
+  reports: readonly CopyReport[],
+  at: Date,
+): Promise<void> {
+  if (reports.length === 0) return;
+  const earlier = await readAttempts(storePath);
+  const time = at.toISOString();
+  const attempts = reports.map(({ target, contents, skipped, errors: [error] }) => {
+    const last = earlier.find((each) => each.target === target && each.contents === contents);
+    const isComplete = skipped === null && error === undefined;
+    return {
+      ...{ target, contents, skipped, at: time, error: error?.message ?? null },
+      succeeded_at: isComplete ? time : (last?.succeeded_at ?? null),
+    };
+  });
+  const others = earlier.filter(
+    ({ target, contents }) =>
+      !attempts.some((each) => each.target === target && each.contents === contents),
+  );
+  await writeStoreRecord(storePath, subject, { copies: [...others, ...attempts] });
+}
+
+/**
+ * Returns the last copy to each of the targets.
+ *
+ * @throws {@link StoreError} io - if the record cannot be read
+ * @throws {@link StoreError} usage - for a malformed target
+ */
+export async function readCopyStates(
+  storePath: string,
+  targets: readonly ConfiguredTarget[],
+): Promise<CopyState[]> {
+  const attempts = targets.length === 0 ? [] : await readAttempts(storePath);
+  return targets.map(({ target, contents }) => {
+    const { name } = parseTarget(target);
+    const last = attempts.find((each) => each.target === name && each.contents === contents);
+    return {
+      ...{ target: name, contents, at: last?.at ?? null, succeededAt: last?.succeeded_at ?? null },
+      ...{ skipped: last?.skipped ?? null, error: last?.error ?? null },
+    };
+  });
+}
+
+async function readAttempts(storePath: string): Promise<readonly Attempt[]> {
+  return (await readStoreRecord(storePath, subject, recordSchema))?.copies ?? [];
+}
