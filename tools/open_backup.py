@@ -9,24 +9,20 @@
 writes the database to PLAIN.db. PLAIN.db is NOT encrypted: write it to memory, such as /dev/shm. Without a bundle,
 `open` asks for the store's passphrase. A backup in parts (BACKUP.db.001, BACKUP.db.002, ...) is opened as BACKUP.db.
 
-Written from docs/reference/formats.md; section numbers refer to it. Needs Python 3.9 or later and nothing else. The
-package `cryptography` is used if it is installed: it decrypts a hundred times faster, which matters from 100 MB on.
-Exit code 1: refused, nothing was written.
+Written from docs/reference/formats.md; section numbers refer to it. Needs Python 3.9 or later and nothing else: the
+ciphers are those of OpenSSL 1.1.1 or later, with which Python is linked. Exit code 1: refused, nothing was written.
 """
+import _ssl
 import argparse
 import base64
+import ctypes
+import ctypes.util
 import getpass
 import hashlib
 import hmac
 import json
 import os
-import struct
 import sys
-
-try:
-    from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
-except ImportError:
-    Cipher = None
 
 
 class Refused(Exception):
@@ -39,174 +35,81 @@ def hkdf_sha256(key: bytes, salt: bytes, info: bytes) -> bytes:
     return hmac.digest(extracted, info + b"\x01", "sha256")
 
 
-# Ciphers that Python's standard library does not have
-
-PRIME_25519 = 2**255 - 19
+# Ciphers: those of the OpenSSL that Python itself is linked with
 
 
-def x25519(private: bytes, public: bytes) -> bytes:
-    """Multiply a point of Curve25519 (RFC 7748)."""
-    scalar = int.from_bytes(private, "little") & ~7 & ~(1 << 255) | 1 << 254
-    u = int.from_bytes(public, "little") & ~(1 << 255)
-    x2, z2, x3, z3 = 1, 0, u, 1
-    swapped = 0
-    for bit in range(254, -1, -1):
-        current = scalar >> bit & 1
-        if swapped != current:
-            x2, z2, x3, z3 = x3, z3, x2, z2
-        swapped = current
-        sum2, difference2, sum3, difference3 = x2 + z2, x2 - z2, x3 + z3, x3 - z3
-        square_sum, square_difference = sum2 * sum2 % PRIME_25519, difference2 * difference2 % PRIME_25519
-        cross, other_cross = difference3 * sum2 % PRIME_25519, sum3 * difference2 % PRIME_25519
-        x3 = (cross + other_cross) ** 2 % PRIME_25519
-        z3 = u * (cross - other_cross) ** 2 % PRIME_25519
-        x2 = square_sum * square_difference % PRIME_25519
-        delta = square_sum - square_difference
-        z2 = delta * (square_sum + 121665 * delta) % PRIME_25519
-    if swapped:
-        x2, z2 = x3, z3
-    return (x2 * pow(z2, PRIME_25519 - 2, PRIME_25519) % PRIME_25519).to_bytes(32, "little")
+def load_libcrypto() -> ctypes.CDLL:
+    """Return OpenSSL's libcrypto: a handle on the module `_ssl` finds the functions of its libraries."""
+    for name in (getattr(_ssl, "__file__", None), ctypes.util.find_library("crypto"), "libcrypto.so.3"):
+        try:
+            library = ctypes.CDLL(name) if name else None
+            if library is not None and library.EVP_CIPHER_CTX_new:
+                return library
+        except (OSError, AttributeError):
+            continue
+    sys.exit("refused: this Python has no OpenSSL that can be called; install Debian's python3 and libssl3")
 
 
-CURVE_BASE = (9).to_bytes(32, "little")
-QUARTER_ROUNDS = (
-    (0, 4, 8, 12), (1, 5, 9, 13), (2, 6, 10, 14), (3, 7, 11, 15),
-    (0, 5, 10, 15), (1, 6, 11, 12), (2, 7, 8, 13), (3, 4, 9, 14),
-)
+libcrypto = load_libcrypto()
+for function in (
+    "EVP_CIPHER_CTX_new EVP_aes_256_cbc EVP_chacha20_poly1305 EVP_PKEY_new_raw_private_key"
+    " EVP_PKEY_new_raw_public_key EVP_PKEY_CTX_new"
+).split():
+    getattr(libcrypto, function).restype = ctypes.c_void_p
+libcrypto.EVP_PKEY_derive_set_peer.argtypes = [ctypes.c_void_p] * 2
+
+SET_TAG = 0x11
+X25519 = 1034
 
 
-def rotated(word: int, bits: int) -> int:
-    return (word << bits | word >> 32 - bits) & 0xFFFFFFFF
+class Decryptor:
+    """A cipher without padding and its key, for any number of texts."""
+
+    def __init__(self, cipher: int, key: bytes):
+        self.context = ctypes.c_void_p(libcrypto.EVP_CIPHER_CTX_new())
+        libcrypto.EVP_DecryptInit_ex(self.context, ctypes.c_void_p(cipher), None, key, None)
+
+    def decrypt(self, iv: bytes, text: bytes, tag: bytes = b"") -> "bytes | None":
+        """Return the plain text; None if the tag is wrong or the cipher is not available."""
+        plain = ctypes.create_string_buffer(len(text) + 32)
+        length = ctypes.c_int()
+        done = libcrypto.EVP_DecryptInit_ex(self.context, None, None, None, iv) == 1
+        libcrypto.EVP_CIPHER_CTX_set_padding(self.context, 0)
+        if tag:
+            done = libcrypto.EVP_CIPHER_CTX_ctrl(self.context, SET_TAG, len(tag), tag) == 1 and done
+        done = libcrypto.EVP_DecryptUpdate(self.context, plain, ctypes.byref(length), text, len(text)) == 1 and done
+        if not done or libcrypto.EVP_DecryptFinal_ex(self.context, plain, ctypes.byref(length)) != 1:
+            return None
+        return plain.raw[: len(text)]
 
 
-def chacha20_block(key: bytes, counter: int, nonce: bytes) -> bytes:
-    """Return 64 bytes of the key stream (RFC 8439)."""
-    start = struct.unpack("<16I", b"expand 32-byte k" + key + struct.pack("<I", counter) + nonce)
-    state = list(start)
-    for _ in range(10):
-        for a, b, c, d in QUARTER_ROUNDS:
-            for x, y, z, bits in ((a, b, d, 16), (c, d, b, 12), (a, b, d, 8), (c, d, b, 7)):
-                state[x] = state[x] + state[y] & 0xFFFFFFFF
-                state[z] = rotated(state[z] ^ state[x], bits)
-    return struct.pack("<16I", *(word + first & 0xFFFFFFFF for word, first in zip(state, start)))
+def x25519(private: bytes, public: "bytes | None" = None) -> "bytes | None":
+    """Return the secret that a private key shares with a public key (RFC 7748), or its own public key.
 
-
-def poly1305(key: bytes, data: bytes) -> bytes:
-    r = int.from_bytes(key[:16], "little") & 0x0FFFFFFC0FFFFFFC0FFFFFFC0FFFFFFF
-    total = 0
-    for at in range(0, len(data), 16):
-        total = (total + int.from_bytes(data[at : at + 16] + b"\1", "little")) * r % (2**130 - 5)
-    return ((total + int.from_bytes(key[16:], "little")) % 2**128).to_bytes(16, "little")
+    None if a key is malformed, or the shared secret would be zero.
+    """
+    output = ctypes.create_string_buffer(32)
+    length = ctypes.c_size_t(32)
+    own = ctypes.c_void_p(libcrypto.EVP_PKEY_new_raw_private_key(X25519, None, private, ctypes.c_size_t(32)))
+    if public is None:
+        done = libcrypto.EVP_PKEY_get_raw_public_key(own, output, ctypes.byref(length)) == 1
+        return output.raw if done else None
+    peer = ctypes.c_void_p(
+        libcrypto.EVP_PKEY_new_raw_public_key(X25519, None, public, ctypes.c_size_t(len(public)))
+    )
+    context = ctypes.c_void_p(libcrypto.EVP_PKEY_CTX_new(own, None))
+    if not peer or libcrypto.EVP_PKEY_derive_init(context) != 1:
+        return None
+    if libcrypto.EVP_PKEY_derive_set_peer(context, peer) != 1:
+        return None
+    return output.raw if libcrypto.EVP_PKEY_derive(context, output, ctypes.byref(length)) == 1 else None
 
 
 def chacha20_poly1305(key: bytes, nonce: bytes, sealed: bytes) -> "bytes | None":
     """Decrypt a text without additional data (RFC 8439); None if its tag is wrong."""
-    text, tag = sealed[:-16], sealed[-16:]
-    padded = text + bytes(-len(text) % 16) + struct.pack("<QQ", 0, len(text))
-    if len(sealed) < 16 or not hmac.compare_digest(tag, poly1305(chacha20_block(key, 0, nonce)[:32], padded)):
+    if len(sealed) < 16:
         return None
-    blocks = range(1, 1 + -(-len(text) // 64))
-    stream = b"".join(chacha20_block(key, number, nonce) for number in blocks)
-    return bytes(a ^ b for a, b in zip(text, stream))
-
-
-def multiply_table() -> "tuple[list[int], list[int]]":
-    """Return the powers of 3 in AES's field of 256 elements, twice in a row, and their logarithms."""
-    powers, logarithms = [], [0] * 256
-    value = 1
-    for exponent in range(255):
-        powers.append(value)
-        logarithms[value] = exponent
-        value ^= value << 1
-        if value & 0x100:
-            value ^= 0x11B
-    return powers * 2, logarithms
-
-
-def aes_tables() -> "tuple[list[int], list[int], list[list[int]]]":
-    """Return the S-box, its inverse, and the tables of InvMixColumns after the inverse S-box (FIPS 197)."""
-    powers, logarithms = multiply_table()
-    box, inverse = [0] * 256, [0] * 256
-    for value in range(256):
-        reciprocal = powers[255 - logarithms[value]] if value else 0
-        spread = reciprocal * 0x101
-        box[value] = (reciprocal ^ spread >> 7 ^ spread >> 6 ^ spread >> 5 ^ spread >> 4) & 0xFF ^ 0x63
-        inverse[box[value]] = value
-
-    def times_factor(value: int, factor: int) -> int:
-        return powers[logarithms[value] + logarithms[factor]] if value else 0
-
-    tables: "list[list[int]]" = [[], [], [], []]
-    for value in inverse:
-        word = int.from_bytes(bytes(times_factor(value, factor) for factor in (14, 9, 13, 11)), "big")
-        for column, table in enumerate(tables):
-            table.append((word >> 8 * column | word << 32 - 8 * column) & 0xFFFFFFFF)
-    return box, inverse, tables
-
-
-AES_BOX, AES_INVERSE_BOX, AES_TABLES = aes_tables()
-
-
-class AesCbcDecryptor:
-    """AES-256-CBC without padding, for any number of texts under one key."""
-
-    def __init__(self, key: bytes):
-        self.key = key
-        self.rounds = None if Cipher else decryption_keys(key)
-
-    def decrypt(self, iv: bytes, text: bytes) -> bytes:
-        if self.rounds is None:
-            cipher = Cipher(algorithms.AES(self.key), modes.CBC(iv)).decryptor()
-            return cipher.update(text) + cipher.finalize()
-        plain = decrypt_blocks(self.rounds, text)
-        before = iv + text[:-16]
-        return (int.from_bytes(plain, "big") ^ int.from_bytes(before, "big")).to_bytes(len(text), "big")
-
-
-def decryption_keys(key: bytes) -> "list[tuple[int, ...]]":
-    """Return the round keys of the equivalent inverse cipher for a key of 32 bytes."""
-    def substituted(word: int) -> int:
-        return int.from_bytes(bytes(AES_BOX[byte] for byte in word.to_bytes(4, "big")), "big")
-
-    def unmixed(word: int) -> int:
-        parts = zip(AES_TABLES, word.to_bytes(4, "big"))
-        first, second, third, fourth = (table[AES_BOX[byte]] for table, byte in parts)
-        return first ^ second ^ third ^ fourth
-
-    words = list(struct.unpack(">8I", key))
-    constant = 1
-    for at in range(8, 60):
-        word = words[-1]
-        if at % 8 == 0:
-            word = substituted(rotated(word, 8)) ^ constant << 24
-            constant <<= 1
-        elif at % 8 == 4:
-            word = substituted(word)
-        words.append(words[at - 8] ^ word)
-    keys = [tuple(words[at : at + 4]) for at in range(56, -1, -4)]
-    return keys[:1] + [tuple(map(unmixed, each)) for each in keys[1:-1]] + keys[-1:]
-
-
-def decrypt_blocks(rounds: "list[tuple[int, ...]]", text: bytes) -> bytes:
-    t0, t1, t2, t3 = AES_TABLES
-    box = AES_INVERSE_BOX
-    (k0, k1, k2, k3), *middle, (l0, l1, l2, l3) = rounds
-    words = struct.unpack(f">{len(text) // 4}I", text)
-    plain = []
-    for at in range(0, len(words), 4):
-        a, b, c, d = words[at] ^ k0, words[at + 1] ^ k1, words[at + 2] ^ k2, words[at + 3] ^ k3
-        for m0, m1, m2, m3 in middle:
-            a, b, c, d = (
-                t0[a >> 24] ^ t1[d >> 16 & 255] ^ t2[c >> 8 & 255] ^ t3[b & 255] ^ m0,
-                t0[b >> 24] ^ t1[a >> 16 & 255] ^ t2[d >> 8 & 255] ^ t3[c & 255] ^ m1,
-                t0[c >> 24] ^ t1[b >> 16 & 255] ^ t2[a >> 8 & 255] ^ t3[d & 255] ^ m2,
-                t0[d >> 24] ^ t1[c >> 16 & 255] ^ t2[b >> 8 & 255] ^ t3[a & 255] ^ m3,
-            )
-        plain.append((box[a >> 24] << 24 | box[d >> 16 & 255] << 16 | box[c >> 8 & 255] << 8 | box[b & 255]) ^ l0)
-        plain.append((box[b >> 24] << 24 | box[a >> 16 & 255] << 16 | box[d >> 8 & 255] << 8 | box[c & 255]) ^ l1)
-        plain.append((box[c >> 24] << 24 | box[b >> 16 & 255] << 16 | box[a >> 8 & 255] << 8 | box[d & 255]) ^ l2)
-        plain.append((box[d >> 24] << 24 | box[c >> 16 & 255] << 16 | box[b >> 8 & 255] << 8 | box[a & 255]) ^ l3)
-    return struct.pack(f">{len(plain)}I", *plain)
+    return Decryptor(libcrypto.EVP_chacha20_poly1305(), key).decrypt(nonce, sealed[:-16], sealed[-16:])
 
 
 # The recovery key (section 4)
@@ -304,9 +207,8 @@ def file_key_by_identity(stanzas, identities: "list[bytes]") -> "bytes | None":
             continue
         share = unpadded(arguments[1])
         for identity in identities:
-            recipient = x25519(identity, CURVE_BASE)
-            shared = x25519(identity, share)
-            if len(share) != 32 or not any(shared):
+            recipient, shared = x25519(identity), x25519(identity, share)
+            if recipient is None or shared is None:
                 raise Refused("the bundle was altered")
             wrapping = hkdf_sha256(shared, share + recipient, b"age-encryption.org/v1/X25519")
             found = unwrap(wrapping, body)
@@ -379,7 +281,7 @@ def derive_key(passphrase: str, salt: bytes, cipher_format: int) -> bytes:
     return hashlib.pbkdf2_hmac(digest, passphrase.encode(), salt, iterations, 32)
 
 
-def decrypt_page(page: bytes, number: int, cipher: AesCbcDecryptor, hmac_key: bytes, cipher_format: int) -> bytes:
+def decrypt_page(page: bytes, number: int, cipher: Decryptor, hmac_key: bytes, cipher_format: int) -> bytes:
     """Return a page as SQLite stores it, with zeros in its reserve."""
     size, digest, _, hmac_bytes, reserve = FORMATS[cipher_format]
     if (number - 1) * size == LOCK_PAGE_AT and not any(page):
@@ -391,6 +293,8 @@ def decrypt_page(page: bytes, number: int, cipher: AesCbcDecryptor, hmac_key: by
     if not hmac.compare_digest(found, page[end + 16 : end + 16 + hmac_bytes]):
         raise Refused(f"page {number} was altered, or the passphrase is wrong")
     plain = cipher.decrypt(page[end : end + 16], page[start:end])
+    if plain is None:
+        raise Refused("this machine's OpenSSL does not decrypt AES-256-CBC")
     return (PLAINTEXT_HEADER if number == 1 else b"") + plain + bytes(reserve)
 
 
@@ -400,7 +304,7 @@ def decrypt_database(data: bytes, key: bytes, cipher_format: int) -> bytes:
         raise Refused("the database is truncated: its last page is incomplete")
     hmac_salt = bytes(byte ^ 0x3A for byte in data[:16])
     hmac_key = hashlib.pbkdf2_hmac(digest, key, hmac_salt, 2, 32)
-    cipher = AesCbcDecryptor(key)
+    cipher = Decryptor(libcrypto.EVP_aes_256_cbc(), key)
     pages = [
         decrypt_page(data[at : at + size], at // size + 1, cipher, hmac_key, cipher_format)
         for at in range(0, len(data), size)

@@ -7,8 +7,8 @@ const prepare = fileURLToPath(new URL("../../scripts/python-peers", import.meta.
 /** `released` is HiveMind 4; `development` is HiveMind 5, with schema 2 and encryption. */
 export type Line = "released" | "development";
 
-/** The requirements of open_backup.py, the validator of bills of materials, and servers. */
-type Tool = "reader" | "cyclonedx" | "services";
+/** The validator of bills of materials, and servers. */
+type Tool = "cyclonedx" | "services";
 
 let folders: Record<Line | Tool | "sources", string> | undefined;
 
@@ -16,9 +16,8 @@ let folders: Record<Line | Tool | "sources", string> | undefined;
 function peers() {
   if (folders === undefined) {
     const made = execFileSync(prepare, { encoding: "utf8" }).split("\n");
-    const [released = "", development = "", reader = "", ...rest] = made;
-    const [cyclonedx = "", services = "", sources = ""] = rest;
-    folders = { released, development, reader, cyclonedx, services, sources };
+    const [released = "", development = "", cyclonedx = "", services = "", sources = ""] = made;
+    folders = { released, development, cyclonedx, services, sources };
   }
   return folders;
 }
