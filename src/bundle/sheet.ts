@@ -1,6 +1,6 @@
 /**
  * The recovery sheet: a printed page that outlives every disk. It shows the encrypted bundle as QR
- * codes and as letters, and how to use it without this project.
+ * codes and as numbered lines of letters, and how to use it without this project.
  *
  * The page is a single HTML file (sheet.html) without scripts and references, so the printout shows
  * the whole file.
@@ -14,6 +14,7 @@ import { systemError } from "../errors.js";
 import { sha256Hex } from "../fs/read.js";
 import type { CipherCompatibility } from "../store/cipher.js";
 import { type BundleContents, type BundleDescription, readBundleFile } from "./bundle.js";
+import { lettersOf, type PaperLine, paperLines } from "./paper.js";
 
 /**
  * The maximum of bytes in a QR code. At correction level M its squares print 0.4 mm wide, which a
@@ -45,7 +46,7 @@ export async function recoverySheet(request: SheetRequest): Promise<string> {
   const { bytes, description } = await readBundleFile(bundle);
   const text = armor.encode(bytes).trim().replace(/\r\n/g, "\n");
   const codes = splitForCodes(text);
-  const [left, right] = splitIntoColumns(text);
+  const letters = layOutLetters(lettersOf(bytes), withPassphrase);
   const isOpenedByKey = description.opensWith === "recovery key";
   const keyId = contents?.key_id ?? description.keyId;
   const written = contents?.created_at ?? (await modifiedAt(bundle));
@@ -68,10 +69,11 @@ export async function recoverySheet(request: SheetRequest): Promise<string> {
     compatibility: compatibilityCondition(contents?.cipher_compatibility),
     keyOption: isOpenedByKey ? "-i recovery-key.txt" : "--bundle-passphrase-file FILE",
     codeCount: codes.length === 1 ? "one code" : `${codes.length} codes`,
-    codeWidth: codes.length > 3 ? "44" : "51",
+    codeWidth: codes.length > 3 ? "44" : "47",
     codes: codes.map((code, index) => codeFigure(code, index + 1, codes.length)).join(""),
-    left,
-    right,
+    left: letters.left,
+    right: letters.right,
+    letterSize: letters.fontMm.toFixed(2),
     sha256: sha256Hex(`${text}\n`),
   });
 }
@@ -158,10 +160,44 @@ function codeFigure(text: string, number: number, count: number): string {
   return `<figure><svg viewBox="0 0 ${size} ${size}" shape-rendering="crispEdges" role="img" aria-label="QR code ${number}"><path d="${path}"/></svg><figcaption>${number} of ${count}</figcaption></figure>`;
 }
 
-function splitIntoColumns(text: string): [left: string, right: string] {
-  const lines = text.split("\n");
-  const half = Math.ceil(lines.length / 2);
-  return [lines.slice(0, half).join("\n"), lines.slice(half).join("\n")];
+/** The room for the letters on the page in millimetres, of A4 and of Letter. */
+const columnMm = 94;
+const lettersMm = { alone: 103, withPassphrase: 80 };
+/** The shortest line. Shorter lines have larger letters, but there are more of them. */
+const minLineLength = 40;
+const lengthStep = 2;
+const maxLineLength = 64;
+const maxFontMm = 3.2;
+/** Width of a character and height of a line, relative to the size of the font. */
+const characterWidth = 0.605;
+const lineHeight = 1.2;
+const groupLength = 8;
+/** Width of the space between groups, relative to a character. */
+const groupSpace = 0.4;
+
+/** Chooses the largest letters with which the lines fit on the page. */
+function layOutLetters(letters: string, withPassphrase: boolean) {
+  const room = withPassphrase ? lettersMm.withPassphrase : lettersMm.alone;
+  for (let length = minLineLength; ; length += lengthStep) {
+    const lines = paperLines(letters, length);
+    const half = Math.ceil(lines.length / 2);
+    const [first] = lines;
+    const width =
+      `${first?.label}  ${first?.check}`.length +
+      length +
+      (Math.ceil(length / groupLength) - 1) * groupSpace;
+    const fontMm = Math.min(maxFontMm, columnMm / (characterWidth * width));
+    if (half * lineHeight * fontMm > room && length < maxLineLength) continue;
+    const [left, right] = [lines.slice(0, half), lines.slice(half)].map((column) =>
+      column.map(lineHtml).join("\n"),
+    );
+    return { left: left ?? "", right: right ?? "", fontMm };
+  }
+}
+
+function lineHtml({ label, letters, check }: PaperLine): string {
+  const groups = letters.match(new RegExp(`.{1,${groupLength}}`, "g")) ?? [];
+  return `${label} ${groups.map((group) => `<span>${escapeHtml(group)}</span>`).join("")} ${check}`;
 }
 
 async function modifiedAt(path: string): Promise<string> {

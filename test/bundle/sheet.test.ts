@@ -3,17 +3,19 @@
  * opened by real age.
  */
 import { createHash } from "node:crypto";
-import { mkdtemp, readFile, rm, writeFile } from "node:fs/promises";
+import { mkdtemp, readdir, readFile, rm, writeFile } from "node:fs/promises";
 import { hostname, tmpdir } from "node:os";
 import { join } from "node:path";
-import { afterAll, beforeAll, expect, test } from "vitest";
+import { afterAll, beforeAll, expect, onTestFinished, test } from "vitest";
 import { type Bundle, writeBundle } from "../../src/bundle/bundle.js";
+import { readPaper } from "../../src/bundle/paper.js";
 import { generateRecoveryKey, type RecoveryKey } from "../../src/bundle/recovery-key.js";
 import { recoverySheet } from "../../src/bundle/sheet.js";
-import { getEntry } from "../../src/keys/keyring.js";
+import { deleteEntry, getEntry, setEntry } from "../../src/keys/keyring.js";
 import { openEncrypted } from "../../src/store/cipher.js";
 import { ClientStore } from "../../src/store/client-store.js";
 import { Machine } from "../cli/machine.js";
+import { onTerminal } from "../cli/terminal.js";
 import { exec } from "../service/units.js";
 import { temporaryFolder } from "../store/temporary.js";
 
@@ -82,12 +84,138 @@ test("the codes on the page, scanned from a picture of it, are a bundle that age
   void connection;
 }, 120_000);
 
-test("the letters on the page are the bundle, and the sum below is theirs", async () => {
-  const page = await print();
-  const [left, right] = [...page.matchAll(/<pre>([\s\S]*?)<\/pre>/g)].map(([, text]) => text);
-  const text = `${left}\n${right}\n`;
-  expect(text).toBe(await readFile(bundle, "utf8"));
-  expect(page).toContain(createHash("sha256").update(text).digest("hex"));
+/** Returns the numbered lines on the page as they are read from paper. */
+async function linesOnPaper(): Promise<string[]> {
+  const columns = [...(await print()).matchAll(/<pre>([\s\S]*?)<\/pre>/g)];
+  return columns.flatMap(([, text = ""]) => text.replace(/<[^>]+>/g, "").split("\n"));
+}
+
+/** A store whose keyring entry was lost. */
+async function withoutKeyring(): Promise<void> {
+  await deleteEntry(machine.store, "current");
+  onTestFinished(() => setEntry(machine.store, "current", passphrase));
+}
+
+test("the letters on the page are the bundle, and the sum below is that of its file", async () => {
+  const lines = await linesOnPaper();
+  const folder = await temporaryFolder();
+  const letters = lines.slice(0, -1).map((line) => line.split(" ")[1]);
+  await writeFile(join(folder, "letters"), `${letters.join("\n")}\n`);
+  const { stdout } = await exec("sh", [
+    "-c",
+    `base64 -d ${folder}/letters > ${folder}/bundle.age && age -d -i ${identity} ${folder}/bundle.age`,
+  ]);
+  expect(JSON.parse(stdout)).toMatchObject({ passphrase });
+  expect(readPaper(lines.join("\n"))).toBe(await readFile(bundle, "utf8"));
+  const sum = createHash("sha256").update(await readFile(bundle));
+  expect(await print()).toContain(sum.digest("hex"));
+});
+
+test("lines and checks are as docs/reference/formats.md has them", async () => {
+  const lines = await linesOnPaper();
+  const sha256 = (text: string) => createHash("sha256").update(text).digest("hex");
+  const last = lines.at(-1)?.split(" ");
+  const letters: string[] = [];
+  for (const [index, line] of lines.slice(0, -1).entries()) {
+    const [number, text = "", check] = line.split(" ");
+    expect(number).toBe(String(index + 1).padStart(2, "0"));
+    expect(check).toBe(sha256(`${index + 1} ${text}`).slice(0, 3));
+    letters.push(text);
+  }
+  expect(last).toEqual(["all", `${letters.length}`, sha256(letters.join("")).slice(0, 6)]);
+});
+
+test("a mistake in any line of the sheet is found, and its line is named", async () => {
+  const lines = await linesOnPaper();
+  const read = (changed: readonly string[]) => readPaper(changed.join("\n"));
+  for (const [index, line] of lines.slice(0, -1).entries()) {
+    const [number, text = "", check] = line.split(" ");
+    const at = (index * 7) % text.length;
+    const other = text[at] === "x" ? "X" : "x";
+    const mistyped = `${number} ${text.slice(0, at)}${other}${text.slice(at + 1)} ${check}`;
+    expect(() => read(lines.with(index, mistyped))).toThrow(
+      new RegExp(`^line ${index + 1} has a typing mistake`),
+    );
+  }
+  const swapped = lines.with(3, lines[4] ?? "").with(4, lines[3] ?? "");
+  expect(() => read(swapped)).toThrow(/^line 4 is expected, but line 5 was typed/);
+  expect(() => read(lines.toSpliced(9, 1))).toThrow(/^line 10 is expected/);
+  expect(() => read(lines.toSpliced(-2, 1))).toThrow(/is expected, but the last line was typed/);
+  expect(() => read(["a secret phrase"])).toThrow(
+    /^line 1 is expected, but a line without its number was typed$/,
+  );
+  expect(() => read(lines.slice(0, 5))).toThrow(/^line 6 is missing/);
+  expect(() => read(lines.with(-1, "all 58 000000"))).toThrow(/last line|is expected/);
+  expect(() => read(lines.with(2, "03"))).toThrow(/^line 3 needs its number/);
+  // Blanks, empty lines and the case of a check do not matter.
+  const spaced = lines.map((line) => {
+    const [number, text = "", check = ""] = line.split(" ");
+    return `  ${number}  ${text.replace(/.{8}/g, "$& ")} ${check.toUpperCase()}\r\n`;
+  });
+  expect(read(spaced)).toBe(await readFile(bundle, "utf8"));
+});
+
+test("typed on a terminal: a mistyped line is named and typed again, and the passphrase is imported", async () => {
+  await withoutKeyring();
+  const lines = await linesOnPaper();
+  const to = join(await temporaryFolder(), "bundle.age");
+  const wrong = (lines[6] ?? "").replace(/ (.)/, (_, letter) => (letter === "x" ? " y" : " x"));
+  const type = (line: string) => `${line}\r`;
+  const { code, screen } = await onTerminal(
+    machine,
+    ["bundle", "import", "--from-paper", "-o", to, "-i", identity],
+    [
+      // Several lines at once, as they are pasted.
+      ["line 1: ", lines.slice(0, 6).map(type).join("")],
+      ["line 7: ", type(wrong)],
+      ["line 7 has a typing mistake", type(lines[6] ?? "")],
+      ["line 8: ", lines.slice(7).map(type).join("")],
+    ],
+  );
+  expect({ code, screen }).toMatchObject({ code: 0 });
+  expect(screen).toContain("Imported the passphrase");
+  expect(await getEntry(machine.store, "current")).toBe(passphrase);
+  expect(await readFile(to, "utf8")).toBe(await readFile(bundle, "utf8"));
+}, 60_000);
+
+test("typed into a file or standard input: the line is named, and nothing is written", async () => {
+  await withoutKeyring();
+  const lines = await linesOnPaper();
+  const folder = await temporaryFolder();
+  const [to, typed] = [join(folder, "bundle.age"), join(folder, "typed.txt")];
+  const args = ["bundle", "import", "--from-paper", "-o", to, "-i", identity];
+  const input = lines.with(11, (lines[11] ?? "").replace(" ", " x")).join("\n");
+  const mistyped = await machine.run(args, { input });
+  expect(mistyped).toMatchObject({ code: 2, stdout: "" });
+  expect(mistyped.stderr).toContain("line 12 has a typing mistake");
+  expect(await readdir(folder)).toEqual([]);
+  await writeFile(typed, `${lines.join("\n")}\n`);
+  const imported = await machine.run([...args.toSpliced(2, 0, typed), "--json"]);
+  expect(imported).toMatchObject({ code: 0 });
+  expect(JSON.parse(imported.stdout).imported).toMatchObject({ bundle: to, known: false });
+  expect(await getEntry(machine.store, "current")).toBe(passphrase);
+  // The file of an earlier import is not replaced.
+  expect((await machine.run(args, { input: lines.join("\n") })).code).toBe(17);
+});
+
+test("a wrong recovery key costs no typing: the typed bundle is kept", async () => {
+  const folder = await temporaryFolder();
+  const [to, other] = [join(folder, "bundle.age"), join(folder, "other.txt")];
+  await writeFile(other, (await generateRecoveryKey()).identity);
+  const args = ["bundle", "import", "--from-paper", "-o", to, "-i", other];
+  const answer = await machine.run(args, { input: (await linesOnPaper()).join("\n") });
+  expect(answer.code).toBe(12);
+  expect(answer.stderr).toContain(`the typed bundle is ${to}`);
+  expect((await machine.run(["bundle", "import", to, "-i", identity])).code).toBe(0);
+  expect((await machine.run(["bundle", "import"])).code).toBe(2);
+  expect((await machine.run(["bundle", "import", to, "-o", other])).code).toBe(2);
+});
+
+test("the letters are larger than 6.8 points", async () => {
+  for (const options of [[], ["--identity", identity, "--with-passphrase"]]) {
+    const [, size] = /--letter-size: ([\d.]+)mm/.exec(await print(...options)) ?? [];
+    expect(Number(size) / 0.3528).toBeGreaterThan(6.8);
+  }
 });
 
 test("the page is whole in itself, runs nothing, and gives nothing away unless asked", async () => {

@@ -1,9 +1,11 @@
 /** A machine with a store and a valid file of each kind, and the options that read such files. */
+import { randomUUID } from "node:crypto";
 import { copyFile, mkdir, mkdtemp, readdir, readFile, rm, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { dirname, join } from "node:path";
-import { Encrypter } from "age-encryption";
+import { armor, Encrypter } from "age-encryption";
 import { afterAll, beforeAll } from "vitest";
+import { lettersOf, paperLines } from "../../src/bundle/paper.js";
 import { fixtures } from "../store/temporary.js";
 import { Machine } from "./machine.js";
 
@@ -18,6 +20,7 @@ export const files = {} as Record<
   | "identity"
   | "encryptedIdentity"
   | "bundle"
+  | "paper"
   | "record"
   | "backup"
   | "manifest"
@@ -37,6 +40,10 @@ beforeAll(async () => {
   files.manifest = files.backup.replace(/\.db$/, ".manifest.json");
   const names = await readdir(machine.path("bundles"));
   files.bundle = machine.path("bundles", names.find((name) => name.endsWith(".age")) ?? "none");
+  const letters = lettersOf(armor.decode(await readFile(files.bundle, "utf8")));
+  const lines = paperLines(letters, 48).map((line) => Object.values(line).join(" "));
+  files.paper = machine.path("typed.txt");
+  await writeFile(files.paper, `${lines.join("\n")}\n`, { mode: 0o600 });
   files.record = `${files.bundle}.proof.json`;
   files.identity = machine.path("safe", "recovery-key.txt");
   const encrypter = new Encrypter();
@@ -98,6 +105,13 @@ export const readers: readonly Reader[] = [
   {
     ...{ option: "bundle import", file: () => files.bundle },
     args: (path) => ["bundle", "import", path, "-i", files.identity],
+  },
+  {
+    ...{ option: "bundle import --from-paper", file: () => files.paper },
+    args: (path) => [
+      ...["bundle", "import", path, "--from-paper", "-i", files.identity],
+      ...["-o", machine.path(`typed-${randomUUID()}.age`)],
+    ],
   },
   {
     ...{ option: "bundle print", file: () => files.bundle },

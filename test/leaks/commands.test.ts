@@ -21,7 +21,8 @@ const grammar = grammarOf(
 test("every command of the grammar is among those that are searched", () => {
   const leaves = everyCommand(grammar).filter(({ commands }) => commands.length === 0);
   const names = leaves.map((leaf) => leaf.names.join(" "));
-  expect(Object.keys(scenarios).toSorted()).toEqual([...names, "settle"].toSorted());
+  const searched = new Set(Object.keys(scenarios).map((name) => name.replace(/ --.*/, "")));
+  expect([...searched].toSorted()).toEqual([...names, "settle"].toSorted());
 });
 
 test("no command shows a secret where it was not asked to", async () => {

@@ -1,5 +1,7 @@
 /** A run of every command, for the searches and for the schemas of its JSON document. */
-import { mkdir, rm, writeFile } from "node:fs/promises";
+import { mkdir, readFile, rm, writeFile } from "node:fs/promises";
+import { armor } from "age-encryption";
+import { lettersOf, paperLines } from "../../src/bundle/paper.js";
 import type { Hit } from "./search.js";
 import type { LeakWorld } from "./world.js";
 
@@ -24,7 +26,11 @@ const isClients = ({ secret }: Hit) => /of client/.test(secret);
 const onStdout = ({ where }: Hit) => /^stdout|^write to (pipe|UNIX|socket)/.test(where);
 const toggle: Scenario = { args: () => ["2"] };
 
-/** In this order: what is read first, then what changes, at last what replaces the store. */
+/**
+ * By the command, which an option may follow: a further run of it.
+ *
+ * In this order: what is read first, then what changes, at last what replaces the store.
+ */
 export const scenarios: Record<string, Scenario> = {
   status: { short: true },
   doctor: { code: 1 },
@@ -85,6 +91,20 @@ export const scenarios: Record<string, Scenario> = {
   "bundle import": {
     args: (world) => [world.newest("bundles"), "-i", world.recoveryKeyFile],
     short: true,
+  },
+  // The lines of a recovery sheet, as they are typed into a file.
+  "bundle import --from-paper": {
+    before: async (world) => {
+      const bundle = armor.decode(await readFile(world.newest("bundles"), "utf8"));
+      const lines = paperLines(lettersOf(bundle), 48);
+      const typed = lines.map(({ label, letters, check }) => `${label} ${letters} ${check}\n`);
+      await writeFile(world.machine.path("typed.txt"), typed.join(""));
+    },
+    args: ({ machine, recoveryKeyFile }) => [
+      ...[machine.path("typed.txt"), "-o", machine.path("typed.age"), "-i", recoveryKeyFile],
+    ],
+    short: true,
+    once: true,
   },
   "bundle show": {
     args: (world) => [world.newest("bundles"), "-i", world.recoveryKeyFile],

@@ -1,35 +1,58 @@
 import type { Command } from "commander";
 import { expandPath } from "../../config/paths.js";
+import { isKind, StoreError, systemError } from "../../errors.js";
+import { shellQuote } from "../../text/escape.js";
 import { addGlobalOptions, type Context, contextOf } from "../context.js";
 import { addHelp } from "../help.js";
 import { addOpenerOptions, type BundleKeyOptions, requiredOpener } from "../options/bundle.js";
 import { operate } from "../options/operation.js";
 import { toJson } from "../ui/json.js";
+import type { Output } from "../ui/output.js";
+import { askLines, onTerminal, standardInput } from "../ui/prompt.js";
+
+interface ImportOptions extends BundleKeyOptions {
+  fromPaper?: boolean;
+  output?: string;
+}
+
+/** In bytes. The lines of a bundle have a few kilobytes. */
+const maxPaperBytes = 1024 * 1024;
 
 export function addImport(group: Command): void {
-  const command = addOpenerOptions(group.command("import <file>")).description(
-    "Import a bundle's passphrase into the keyring",
+  const command = addOpenerOptions(
+    group
+      .command("import [file]")
+      .description("Import a bundle's passphrase into the keyring")
+      .option("--from-paper", "Read the typed lines of a recovery sheet")
+      .option("-o, --output <file>", "Write the typed bundle here (default: bundle.age)"),
   );
   addGlobalOptions(command);
   addHelp(command, {
-    details: ["The passphrase is imported only if it opens the store."],
+    details: [
+      "The passphrase is imported only if it opens the store.",
+      "With --from-paper, type each line of the sheet on the terminal as it is printed, with its number and its check; a line with a mistake is named and typed again. FILE is a text file with the lines, and without a terminal they are read from standard input. The typed bundle stays as a file, also for restore --bundle.",
+    ],
     examples: [
       "hivemind-sqlcipher bundle import clients.0123456789abcdef.bundle.age -i recovery-key.txt",
+      "hivemind-sqlcipher bundle import --from-paper -i recovery-key.txt",
+      "hivemind-sqlcipher bundle import typed.txt --from-paper -o bundle.age -i recovery-key.txt",
     ],
   });
-  command.action(async (file: string, options: BundleKeyOptions) =>
+  command.action(async (file: string | undefined, options: ImportOptions) =>
     importBundle(await contextOf(command), file, options),
   );
 }
 
 async function importBundle(
   context: Context,
-  file: string,
-  options: BundleKeyOptions,
+  file: string | undefined,
+  options: ImportOptions,
 ): Promise<void> {
   const { importPassphrase } = await import("../../setup/import-passphrase.js");
-  const bundle = expandPath(file);
+  const bundle = bundlePath(file, options);
+  if (options.fromPaper) await assertUnused(bundle);
   const opener = await requiredOpener(options, bundle);
+  if (options.fromPaper) await writeTypedBundle(context, file, bundle);
   const result = await operate(context, (lock) =>
     importPassphrase({ lock, source: context.source, bundle, opener }),
   );
@@ -39,4 +62,72 @@ async function importBundle(
       ? `The keyring already has the passphrase of ${path} (key_id ${keyId})`
       : `Imported the passphrase of ${path} (key_id ${keyId}) into the keyring; it opens the store`,
   ]);
+}
+
+/** Returns the path of the bundle: the argument, or the file for the typed bundle. */
+function bundlePath(file: string | undefined, { fromPaper, output }: ImportOptions): string {
+  if (fromPaper) return expandPath(output ?? "bundle.age");
+  if (output !== undefined) {
+    throw new StoreError("usage", "--output needs --from-paper", {
+      hint: "Leave --output out: the bundle is a file already.",
+    });
+  }
+  if (file !== undefined) return expandPath(file);
+  throw new StoreError("usage", "no bundle to import", {
+    hint: "Name the bundle's file, or type the lines of a recovery sheet with --from-paper.",
+  });
+}
+
+/** Refuses an existing file before the lines are typed. */
+async function assertUnused(path: string): Promise<void> {
+  const { lstatIfExists } = await import("../../fs/read.js");
+  if (!(await lstatIfExists(path))) return;
+  throw new StoreError("refused", `file exists: ${path}`, {
+    hint: `Name another file with --output, or import that bundle: hivemind-sqlcipher bundle import ${shellQuote(path)}`,
+  });
+}
+
+/** Writes the bundle before it is opened, so that a wrong recovery key costs no typing. */
+async function writeTypedBundle(
+  { output }: Context,
+  file: string | undefined,
+  path: string,
+): Promise<void> {
+  const { createFile } = await import("../../fs/atomic.js");
+  const { readPaper } = await import("../../bundle/paper.js");
+  const bundle =
+    file === undefined && onTerminal() && !output.json
+      ? await typedOnTerminal(output)
+      : readPaper(file === undefined ? await standardInput() : await textOf(expandPath(file)));
+  await createFile(path, bundle);
+  output.notice(`the typed bundle is ${path}`);
+}
+
+/** The letters are shown while they are typed: the bundle is encrypted. */
+async function typedOnTerminal(output: Output): Promise<string> {
+  const { PaperReader } = await import("../../bundle/paper.js");
+  const reader = new PaperReader();
+  output.notice('type the lines of the sheet as they are printed; the last one begins with "all"');
+  await askLines(
+    () => `line ${reader.next}: `,
+    (line) => {
+      try {
+        return reader.accept(line);
+      } catch (error) {
+        if (!isKind(error, "usage")) throw error;
+        output.warning(`${error.message}; type it again`);
+        return false;
+      }
+    },
+  );
+  return reader.bundle();
+}
+
+async function textOf(path: string): Promise<string> {
+  const { readSmallFile } = await import("../../fs/read.js");
+  try {
+    return (await readSmallFile(path, maxPaperBytes)).bytes.toString("utf8");
+  } catch (error) {
+    throw systemError(error, `cannot read ${path}`);
+  }
 }

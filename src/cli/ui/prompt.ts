@@ -45,6 +45,45 @@ async function ask(
 }
 
 /**
+ * Reads lines from the terminal, which shows them, until one is the last. Several lines can be
+ * pasted at once.
+ *
+ * @param question - returns the text before the next line
+ * @param accept - returns whether the line is the last
+ * @throws {@link StoreError} interrupted - at Ctrl-C and at the end of input
+ */
+export async function askLines(
+  question: () => string,
+  accept: (line: string) => boolean,
+): Promise<void> {
+  const { createInterface } = await import("node:readline");
+  const output = process.stderr;
+  const prompt = createInterface({ input: process.stdin, output, terminal: true, historySize: 0 });
+  try {
+    await new Promise<void>((resolve, reject) => {
+      const askNext = () => {
+        prompt.setPrompt(escapeLines(question()));
+        prompt.prompt();
+      };
+      prompt.on("line", (line) => {
+        if (accept(line)) resolve();
+        else askNext();
+      });
+      prompt.once("close", () =>
+        reject(new StoreError("interrupted", "interrupted; nothing changed")),
+      );
+      prompt.once("SIGINT", () => {
+        output.write("\n");
+        prompt.close();
+      });
+      askNext();
+    });
+  } finally {
+    prompt.close();
+  }
+}
+
+/**
  * Asks a yes-or-no question; the default is no.
  *
  * @param yes - whether --yes answers the question

@@ -1,0 +1,133 @@
+/**
+ * The letters of a bundle on paper: numbered lines, each with a check, so that a mistyped line is
+ * found while it is typed.
+ *
+ * The letters are the bundle's base64 without its armor. A line is its number, its letters and the
+ * first hexadecimal digits of the SHA-256 of number and letters. The last line has the number of
+ * the lines and a check of all letters.
+ */
+import { base64 } from "@scure/base";
+import { armor } from "age-encryption";
+import { StoreError } from "../errors.js";
+import { sha256Hex } from "../fs/read.js";
+
+/** One mistyped line in 4096 has the right check; the last line's check finds it. */
+const lineCheckDigits = 3;
+const totalCheckDigits = 6;
+const totalWord = "all";
+
+export interface PaperLine {
+  /** The number with two digits or more, or the word of the last line. */
+  readonly label: string;
+  readonly letters: string;
+  readonly check: string;
+}
+
+/** Returns the letters of a bundle. */
+export function lettersOf(bundle: Uint8Array): string {
+  return base64.encode(bundle);
+}
+
+/** Splits letters into lines to print, with the line of the total check. */
+export function paperLines(letters: string, lineLength: number): PaperLine[] {
+  const texts = letters.match(new RegExp(`.{1,${lineLength}}`, "g")) ?? [];
+  return [
+    ...texts.map((text, index) => ({
+      label: String(index + 1).padStart(2, "0"),
+      letters: text,
+      check: lineCheck(index + 1, text),
+    })),
+    { label: totalWord, letters: String(texts.length), check: totalCheck(letters) },
+  ];
+}
+
+function lineCheck(number: number, letters: string): string {
+  return sha256Hex(`${number} ${letters}`).slice(0, lineCheckDigits);
+}
+
+function totalCheck(letters: string): string {
+  return sha256Hex(letters).slice(0, totalCheckDigits);
+}
+
+/** Reads the lines in their order. A rejected line can be typed again. */
+export class PaperReader {
+  readonly #lines: string[] = [];
+
+  /** The number of the next line. */
+  get next(): number {
+    return this.#lines.length + 1;
+  }
+
+  /**
+   * Reads a line as it is printed. Blanks between the letters do not matter.
+   *
+   * @returns whether it is the last line
+   * @throws {@link StoreError} usage - with the line's number, if it has a mistake
+   */
+  accept(line: string): boolean {
+    const [label = "", ...rest] = line.trim().split(/\s+/);
+    const check = rest.pop()?.toLowerCase();
+    const letters = rest.join("");
+    if (check === undefined || letters === "") {
+      throw mistake(`line ${this.next} needs its number, its letters and its check`);
+    }
+    if (label.toLowerCase() === totalWord) {
+      this.#checkTotal(letters, check);
+      return true;
+    }
+    if (Number(label) !== this.next) {
+      // Quote nothing else: a file with a secret may be named by mistake.
+      const found = /^\d{1,3}$/.test(label) ? `line ${Number(label)}` : "a line without its number";
+      throw mistake(`line ${this.next} is expected, but ${found} was typed`);
+    }
+    if (check !== lineCheck(this.next, letters)) {
+      throw mistake(`line ${this.next} has a typing mistake: its letters do not match its check`);
+    }
+    this.#lines.push(letters);
+    return false;
+  }
+
+  #checkTotal(count: string, check: string): void {
+    if (Number(count) !== this.#lines.length) {
+      throw mistake(`line ${this.next} is expected, but the last line was typed`);
+    }
+    if (check !== totalCheck(this.#lines.join(""))) {
+      throw mistake("the last line has a typing mistake, or its check does not match all lines");
+    }
+  }
+
+  /**
+   * Returns the bundle as a file has it.
+   *
+   * @throws {@link StoreError} usage - if the letters are not base64
+   */
+  bundle(): string {
+    try {
+      return armor.encode(base64.decode(this.#lines.join("")));
+    } catch (error) {
+      throw new StoreError("usage", "the lines are not the letters of a bundle", { cause: error });
+    }
+  }
+}
+
+/**
+ * Reads all lines of a text.
+ *
+ * @returns the bundle as a file has it
+ * @throws {@link StoreError} usage - for the first line with a mistake, or a missing line
+ */
+export function readPaper(text: string): string {
+  const reader = new PaperReader();
+  for (const line of text.split("\n")) {
+    if (line.trim() !== "" && reader.accept(line)) return reader.bundle();
+  }
+  throw mistake(
+    `line ${reader.next} is missing, or the last line, which begins with "${totalWord}"`,
+  );
+}
+
+function mistake(message: string): StoreError {
+  return new StoreError("usage", message, {
+    hint: "Type each line as it is printed: number, letters and check. Capitals and small letters differ.",
+  });
+}
