@@ -117,6 +117,7 @@ export class PaperReader {
  * @throws {@link StoreError} usage - for the first line with a mistake, or a missing line
  */
 export function readPaper(text: string): string {
+  if (text.trim() === "") throw mistake("the text with the lines is empty");
   const reader = new PaperReader();
   for (const line of text.split("\n")) {
     if (line.trim() !== "" && reader.accept(line)) return reader.bundle();

@@ -43,7 +43,9 @@ Keep both away from this medium. The steps need Python 3.9 or later and no other
     sha256sum -c SHA256SUMS
 
 2. Copy the bundle to /dev/shm/${bundle}, and the recovery key to
-   /dev/shm/recovery-key.txt. The sheet's codes or letters are the text of the bundle.
+   /dev/shm/recovery-key.txt. From a printed sheet, scan its codes in their order into the bundle's
+   file, each on a new line. Or type its lines into a file, only the letters without number and
+   check, and decode them: python3 -m base64 -d TYPED > /dev/shm/${bundle}
 
 3. Decrypt the backup. This verifies every byte of it, and writes an ordinary SQLite database:
 

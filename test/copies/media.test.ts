@@ -3,11 +3,13 @@
  * nothing but Python, and what is left when the medium is full, faulty or the wrong one.
  */
 import { execFile, execFileSync } from "node:child_process";
-import { chmod, cp, mkdir, readdir, readFile, symlink, writeFile } from "node:fs/promises";
+import { chmod, cp, mkdir, readdir, readFile, rm, symlink, writeFile } from "node:fs/promises";
 import { basename, dirname, join } from "node:path";
 import { promisify } from "node:util";
+import { armor } from "age-encryption";
 import { afterAll, beforeAll, describe, expect, onTestFinished, test } from "vitest";
 import { manifestPath } from "../../src/backup/manifest.js";
+import { lettersOf, paperLines } from "../../src/bundle/paper.js";
 import { root } from "../built.js";
 import { temporaryFolder } from "../store/temporary.js";
 import { flipByte, Original, passphrase } from "./backups.js";
@@ -151,6 +153,20 @@ describe.each([
     );
     await bare.run(await bare.command("rm "));
     expect(await readdir(bare.memory)).toEqual([basename(original.bundle)]);
+  });
+
+  test("they open it with a bundle that was typed from a sheet", async () => {
+    const bare = await withSecrets(exported.path);
+    const bundle = join(bare.memory, basename(original.bundle));
+    const lines = paperLines(lettersOf(armor.decode(await readFile(bundle, "utf8"))), 48);
+    const letters = lines.slice(0, -1).map((line) => `${line.letters}\n`);
+    await writeFile(join(bare.memory, "typed"), letters.join(""));
+    await rm(bundle);
+    const readme = await readFile(join(exported.path, "README.txt"), "utf8");
+    const [decode = ""] = /python3 -m base64 -d TYPED > \S+/.exec(readme) ?? [];
+    await bare.run(decode.replace("TYPED", "/dev/shm/typed"));
+    await bare.run(await bare.command("python3 open_backup.py"));
+    expect(await bare.run(await bare.command("python3 -c"))).toMatch(/^\(1, /);
   });
 
   test("they open it with the passphrase that age shows, typed", async () => {
