@@ -22,6 +22,7 @@ import { signManifest } from "./manifest.js";
 import { type NamedBackup, nameBackup } from "./name.js";
 import { type BackupOptions, type Prepared, prepare } from "./prepare.js";
 import { type BackupJournal, type BackupStep, recoverBackup } from "./recover.js";
+import { chooseStoreId } from "./store-id.js";
 import { inspectSound } from "./verify.js";
 import { WarmCopy } from "./warm-copy.js";
 
@@ -45,6 +46,7 @@ interface Job {
   readonly journal: Journal;
   readonly files: BackupJournal;
   readonly copy: WarmCopy;
+  readonly storeId: string | undefined;
   readonly recover: (failed: OperationFailure) => Promise<unknown>;
 }
 
@@ -70,6 +72,7 @@ export async function backup(options: BackupOptions): Promise<BackupResult> {
     staged: { copy: stagedName(`${named}.db`), manifest: stagedName(`${named}.manifest.json`) },
     bundle: { folder: prepared.bundleDirectory, key_id: prepared.keyId },
   };
+  const storeId = await chooseStoreId(prepared);
   await using copy = new WarmCopy(storePath, key, files.staged.copy);
   const journal = await Journal.begin(storePath, "backup", "backup.beginning", files);
   step("backup.beginning");
@@ -79,7 +82,9 @@ export async function backup(options: BackupOptions): Promise<BackupResult> {
     else await copy[Symbol.asyncDispose]();
     return await recoverFailed(journal, storePath, failed);
   };
-  const { restart, ...result } = await run({ options, prepared, journal, files, copy, recover });
+  const { restart, ...result } = await run({
+    ...{ options, prepared, journal, files, copy, storeId, recover },
+  });
   await journal.end(`the backup ${result.backup.path} is complete and verified`);
   const service = await reportService(prepared.service, restart, options.reporter);
   return { ...result, service, verified: true };
@@ -121,11 +126,12 @@ export async function checkBackup(options: BackupOptions): Promise<void> {
 }
 
 /** Writes the bundle, and copies a store in WAL mode while it is in use. */
-async function copyWarm({ options, prepared, copy }: Job): Promise<Bundle> {
+async function copyWarm({ options, prepared, copy, storeId }: Job): Promise<Bundle> {
   const { signal, reporter } = options;
   const bundle = await writeBundle({
     directory: prepared.bundleDirectory,
     storePath: prepared.storePath,
+    storeId,
     passphrase: prepared.passphrase,
     key: prepared.key,
     recipients: options.recipients,
@@ -233,7 +239,7 @@ function assertUndisturbed(name: string, restart: Restart | undefined): void {
 
 /** Verifies the copy, and gives it and its manifest their final names. */
 async function verifyAndName(job: Job, { at }: Copied): Promise<NamedBackup> {
-  const { options, prepared, files, copy } = job;
+  const { options, prepared, files, copy, storeId } = job;
   const { signal } = options;
   throwIfAborted(signal);
   await copy.cut();
@@ -264,6 +270,7 @@ async function verifyAndName(job: Job, { at }: Copied): Promise<NamedBackup> {
         hostname: hostname(),
         unit: prepared.service.service.name,
         method: prepared.method,
+        ...(storeId !== undefined && { store_id: storeId }),
       },
       prepared.key,
     );

@@ -55,6 +55,7 @@ import { newestBackup, signManifest } from "./manifest.js";
 import { nameBackup } from "./name.js";
 import { assertWritable } from "./prepare.js";
 import { type BackupJournal, type BackupStep, recoverBackup } from "./recover.js";
+import { chooseStoreId } from "./store-id.js";
 import { inspectSound, openBackup } from "./verify.js";
 
 export interface DatabaseBackupOptions {
@@ -252,9 +253,12 @@ async function copyAndName(job: Job): Promise<BackupResult> {
   step("backup.verified");
   throwIfAborted(signal);
   if (isNew) await keepPassphrase(storePath, passphrase);
+  const { directory } = prepared;
+  const storeId = await chooseStoreId({ storePath, directory, key });
   const bundle = await writeBundle({
     directory: prepared.bundleDirectory,
     storePath: files.staged.copy,
+    storeId,
     database: options.database?.location ?? storePath,
     passphrase,
     key,
@@ -276,10 +280,10 @@ async function copyAndName(job: Job): Promise<BackupResult> {
         hostname: hostname(),
         unit: null,
         method: "online",
+        ...(storeId !== undefined && { store_id: storeId }),
       },
       key,
     );
-  const { directory } = prepared;
   return {
     backup: await nameBackup({ directory, storePath, at, journal, files, manifestFor }),
     bundle: bundleReport(bundle),

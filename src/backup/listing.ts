@@ -7,15 +7,19 @@
  */
 import { join } from "node:path";
 import { bundleName, describeBundle } from "../bundle/bundle.js";
+import { readStoreId } from "../config/store-id.js";
 import { hasCode, StoreError } from "../errors.js";
 import { explain, recogniseFile } from "../fs/file-kind.js";
 import { listDirectory, lstatIfExists, statIfExists } from "../fs/read.js";
 import { type PassphraseSource, readPassphrases } from "../keys/source.js";
-import type { StoreKey } from "../store/cipher.js";
+import { identify, type StoreKey } from "../store/cipher.js";
 import {
+  backupOf,
+  isNamedBy,
   isNameOfBackup,
   type Manifest,
   manifestPath,
+  mayBelongTo,
   readManifest,
   verifyManifestMac,
 } from "./manifest.js";
@@ -44,6 +48,8 @@ export interface ListedBackup {
   readonly method: Manifest["method"];
   /** The machine of the backup. */
   readonly hostname: string;
+  /** The id of its store; null for a backup of an earlier version. */
+  readonly storeId: string | null;
   /** Whether the file exists and has the size in the manifest. */
   readonly present: boolean;
   /** Whether the manifest's MAC is right; null if no known key can check it. */
@@ -63,6 +69,8 @@ export interface Listing {
   /** Newest first. */
   readonly backups: ListedBackup[];
   readonly others: Unlisted[];
+  /** How many backups are left out because they have the id of another store. */
+  readonly ofOtherStores: number;
   /** Why there is no passphrase to check any manifest with; null if there is. */
   readonly unchecked: StoreError | null;
 }
@@ -78,20 +86,30 @@ export async function listBackups(options: ListingOptions): Promise<Listing> {
   const names = (await namesInBackupDirectory(folder)).filter((name) =>
     isNameOfBackup(name, storePath),
   );
-  const manifests: Manifest[] = [];
+  const own = await readStoreId(storePath);
+  const { keyId: ownKeyId } = await identify(storePath);
+  const manifests: FoundManifest[] = [];
   const others: Unlisted[] = [];
+  const described = new Set<string>();
+  let ofOtherStores = 0;
   for (const name of names.filter((name) => name.endsWith(".manifest.json"))) {
     const path = join(folder, name);
     try {
       const manifest = await readManifest(path);
-      if (manifestPath(join(folder, manifest.file)) === path) manifests.push(manifest);
-      else others.push({ path, problem: `the manifest belongs to ${manifest.file}` });
+      const file = backupOf(name);
+      if (!isNamedBy(file, manifest)) {
+        others.push({ path, problem: `the manifest belongs to ${manifest.file}` });
+        continue;
+      }
+      described.add(file);
+      const isOfAnother = !mayBelongTo(manifest, own?.id);
+      if (isOfAnother && manifest.key_id !== ownKeyId) ofOtherStores += 1;
+      else manifests.push({ manifest, path: join(folder, file), isOfAnother });
     } catch (error) {
       if (!(error instanceof StoreError)) throw error;
       others.push({ path, problem: error.message });
     }
   }
-  const described = new Set(manifests.map(({ file }) => file));
   for (const name of names) {
     if (!name.endsWith(".db") || described.has(name)) continue;
     others.push({ path: join(folder, name), problem: "the backup has no manifest" });
@@ -101,14 +119,20 @@ export async function listBackups(options: ListingOptions): Promise<Listing> {
   const bundles = new Map<string, string | null>();
   const backups: ListedBackup[] = [];
   const found = await Promise.all(
-    manifests.map(async (manifest) => {
-      const path = join(folder, manifest.file);
-      return { manifest, path, present: await isFileOfSize(path, manifest.size) };
-    }),
+    manifests.map(async (each) => ({
+      ...each,
+      present: await isFileOfSize(each.path, each.manifest.size),
+    })),
   );
   // The manifest of a missing file can be checked with the key of another backup.
   found.sort((a, b) => Number(b.present) - Number(a.present));
-  for (const { manifest, path, present } of found) {
+  for (const { manifest, path, present, isOfAnother } of found) {
+    const mac = await keys.checkMac(manifest, present ? path : undefined);
+    // With this store's key and an altered manifest, it is a backup whose id was exchanged.
+    if (isOfAnother && mac !== false) {
+      ofOtherStores += 1;
+      continue;
+    }
     const { created_at: createdAt, key_id: keyId, size, clients, method, hostname } = manifest;
     if (!bundles.has(keyId)) bundles.set(keyId, await findBundle(keyId, bundleFolder));
     backups.push({
@@ -122,13 +146,22 @@ export async function listBackups(options: ListingOptions): Promise<Listing> {
       schemaVersion: manifest.schema_version,
       method,
       hostname,
+      storeId: manifest.store_id ?? null,
       present,
-      mac: await keys.checkMac(manifest, present ? path : undefined),
+      mac,
       bundle: bundles.get(keyId) ?? null,
     });
   }
   backups.sort((a, b) => Date.parse(b.createdAt) - Date.parse(a.createdAt));
-  return { folder, backups, others, unchecked: keys.unavailable };
+  return { folder, backups, others, ofOtherStores, unchecked: keys.unavailable };
+}
+
+interface FoundManifest {
+  readonly manifest: Manifest;
+  /** The path of its backup. */
+  readonly path: string;
+  /** Whether it has another store's id and this store's key_id: a copy of the store, or altered. */
+  readonly isOfAnother: boolean;
 }
 
 /**

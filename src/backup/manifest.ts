@@ -8,6 +8,7 @@
  */
 import { createHmac, timingSafeEqual } from "node:crypto";
 import { basename, dirname, extname, join } from "node:path";
+import { readStoreId, storeIdSchema } from "../config/store-id.js";
 import { hasCode, StoreError, systemError } from "../errors.js";
 import { removeFile, syncDirectory } from "../fs/atomic.js";
 import { explain, recogniseContent } from "../fs/file-kind.js";
@@ -44,6 +45,8 @@ export const manifestSchema = z.strictObject({
   hostname: z.string(),
   unit: z.nullable(z.string()),
   method: z.enum(["stopped", "online"]),
+  /** The id of the store. Absent in backups of earlier versions. */
+  store_id: z.optional(storeIdSchema),
   mac: z.string().check(z.regex(/^[0-9a-f]{64}$/)),
 });
 
@@ -59,6 +62,11 @@ export function manifestPath(backupPath: string): string {
   return `${stem}.manifest.json`;
 }
 
+/** Returns the path of a manifest's backup: `clients.….db` for `clients.….manifest.json`. */
+export function backupOf(manifest: string): string {
+  return manifest.replace(/\.manifest\.json$/, ".db");
+}
+
 /** Returns the path of a backup: `clients.2026-11-24T18-50-00Z.db` for a store `clients.db`. */
 export function backupPath(directory: string, storePath: string, at: Date): string {
   const name = basename(storePath, extname(storePath));
@@ -67,14 +75,51 @@ export function backupPath(directory: string, storePath: string, at: Date): stri
 }
 
 /**
- * Returns whether a name belongs to a backup of this store, or to its manifest. The backups of
- * another store may begin with the same text: `clients.test.db` and `clients.db`.
+ * Matches a name after the store's. A re-encrypted backup has the key_id of its new passphrase after
+ * the time, and a copy in a target has the store's id at the end.
+ */
+const nameEnd = /\.\d{4}-\d\d-\d\dT\d\d-\d\d-\d\dZ(?:\.[0-9a-f]{16}){0,2}\.(?:db|manifest\.json)$/;
+
+/**
+ * Returns the name of the store in the name of a backup or manifest: `clients` for
+ * `clients.2026-11-24T18-50-00Z.db`; undefined for any other name.
+ */
+export function storeNameIn(name: string): string | undefined {
+  const end = nameEnd.exec(name);
+  return end && end.index > 0 ? name.slice(0, end.index) : undefined;
+}
+
+/**
+ * Returns whether a name belongs to a backup of a store of this name, or to its manifest. The
+ * backups of another store may begin with the same text: `clients.test.db` and `clients.db`.
  */
 export function isNameOfBackup(name: string, storePath: string): boolean {
-  const stem = `${basename(storePath, extname(storePath))}.`;
-  // A re-encrypted backup has the key_id of its new passphrase after the time.
-  const rest = /^\d{4}-\d\d-\d\dT\d\d-\d\d-\d\dZ(?:\.[0-9a-f]{16})?\.(?:db|manifest\.json)$/;
-  return name.startsWith(stem) && rest.test(name.slice(stem.length));
+  return storeNameIn(name) === basename(storePath, extname(storePath));
+}
+
+/**
+ * Returns the name of a backup's copy in a target: `clients.2026-11-24T18-50-00Z.<store_id>.db`.
+ * Hubs that share a target may make backups in the same second. A backup without an id keeps its
+ * name.
+ */
+export function copyName({ file, store_id: id }: Pick<Manifest, "file" | "store_id">): string {
+  if (id === undefined || file.endsWith(`.${id}.db`)) return file;
+  return file.replace(/\.db$/, `.${id}.db`);
+}
+
+/** Returns whether a file with this name may be the backup of the manifest. */
+export function isNamedBy(name: string, manifest: Manifest): boolean {
+  return name === manifest.file || name === copyName(manifest);
+}
+
+/**
+ * Returns whether a backup may belong to a store. If either of them has no id, the name and the keys
+ * decide, as for the backups of earlier versions.
+ *
+ * @param id - of the store; undefined if it has none
+ */
+export function mayBelongTo(manifest: Pick<Manifest, "store_id">, id: string | undefined): boolean {
+  return manifest.store_id === undefined || id === undefined || manifest.store_id === id;
 }
 
 /** Adds the `mac`, under the key of the backup's file. */
@@ -115,7 +160,8 @@ export async function readManifest(path: string): Promise<Manifest> {
 
 /**
  * Returns the newest backup of a store in a directory by its manifest, which is not verified here;
- * undefined if there is no backup, or no such directory.
+ * undefined if there is no backup, or no such directory. Leaves out backups with another store's
+ * id.
  *
  * @param before - leaves out later backups
  * @throws {@link StoreError} io - if the directory cannot be read
@@ -125,15 +171,18 @@ export async function newestBackup(
   storePath: string,
   before?: Date,
 ): Promise<{ path: string; createdAt: string } | undefined> {
-  const names = (await listDirectory(directory)) ?? [];
+  const names = new Set((await listDirectory(directory)) ?? []);
+  const own = await readStoreId(storePath);
   let newest: { path: string; createdAt: string } | undefined;
   for (const name of names) {
     if (!isNameOfBackup(name, storePath) || !name.endsWith(".manifest.json")) continue;
     const manifest = await readManifest(join(directory, name)).catch(() => undefined);
-    if (!manifest || !names.includes(manifest.file)) continue;
+    const file = backupOf(name);
+    if (!manifest || !isNamedBy(file, manifest) || !names.has(file)) continue;
+    if (!mayBelongTo(manifest, own?.id)) continue;
     if (before && Date.parse(manifest.created_at) > before.getTime()) continue;
     if (newest && newest.createdAt >= manifest.created_at) continue;
-    newest = { path: join(directory, manifest.file), createdAt: manifest.created_at };
+    newest = { path: join(directory, file), createdAt: manifest.created_at };
   }
   return newest;
 }

@@ -6,8 +6,10 @@
  * has been verified, including every page. The caller holds the store's operation lock, because a
  * running backup writes into the same directory.
  */
+import { hostname } from "node:os";
 import { basename, dirname, join } from "node:path";
 import { bundleFiles } from "../bundle/bundle.js";
+import { readStoreId, type StoreId } from "../config/store-id.js";
 import { isKind, StoreError } from "../errors.js";
 import { removeFile, syncDirectory } from "../fs/atomic.js";
 import { listDirectory, lstatIfExists } from "../fs/read.js";
@@ -302,13 +304,24 @@ async function anyKey(
  */
 async function confirmSeveralMachines(
   backups: readonly ListedBackup[],
-  { dryRun, reporter }: PruneOptions,
+  { storePath, dryRun, reporter }: PruneOptions,
 ): Promise<void> {
   const machines = [...new Set(backups.map(({ hostname }) => hostname))];
-  if (machines.length < 2) return;
+  if (machines.length < 2 || !backups.some(ambiguousFor(await readStoreId(storePath)))) return;
   const notice = `These backups were made on ${machines.length} machines and are counted together: ${escapeControlCharacters(machines.join(", "))}.`;
   if (dryRun) reporter.notice(notice);
   else await reporter.confirm(`${notice}\nDo all of them belong to one store?`);
+}
+
+/**
+ * Returns whether a backup may be of a copy of the store: another machine made it, and it has no id
+ * or was made after this machine had the id. A restored store has its id since the restore, and the
+ * machine that had it before makes no more backups.
+ */
+function ambiguousFor(own: StoreId | undefined): (backup: ListedBackup) => boolean {
+  const since = own === undefined ? 0 : Date.parse(own.since);
+  return ({ hostname: machine, storeId, createdAt }) =>
+    machine !== hostname() && (storeId === null || Date.parse(createdAt) >= since);
 }
 
 /**

@@ -16,6 +16,7 @@
  */
 import { stat } from "node:fs/promises";
 import { basename, join } from "node:path";
+import { readStoreId } from "../config/store-id.js";
 import { isKind, StoreError } from "../errors.js";
 import { createFile, removeFile, stagedName } from "../fs/atomic.js";
 import { copyFile } from "../fs/copy.js";
@@ -34,6 +35,7 @@ import {
   isNameOfBackup,
   type Manifest,
   manifestPath,
+  mayBelongTo,
   readManifest,
   removeBackup,
   signManifest,
@@ -81,10 +83,12 @@ export interface ReencryptedBackups {
 export async function reencryptBackups(options: ReencryptOptions): Promise<ReencryptedBackups> {
   const { folder, key, signal, reporter } = options;
   const result: ReencryptedBackups = { reencrypted: [], left: [] };
+  const own = await readStoreId(options.lock.storePath);
   for (const path of await listWithManifest(folder, options.lock.storePath)) {
     throwIfAborted(signal);
     const manifest = await readManifest(manifestPath(path)).catch(() => undefined);
     if (manifest?.key_id === keyIdOf(key.salt)) continue;
+    if (manifest && !mayBelongTo(manifest, own?.id)) continue;
     const reason = await reencryptOne(path, options);
     if (reason === undefined) {
       result.reencrypted.push(newName(path, key));
@@ -108,7 +112,7 @@ async function listWithManifest(directory: string, storePath: string): Promise<s
 }
 
 function newName(path: string, key: StoreKey): string {
-  const stem = path.replace(/\.db$/, "").replace(/\.[0-9a-f]{16}$/, "");
+  const stem = path.replace(/(?:\.[0-9a-f]{16})*\.db$/, "");
   return `${stem}.${keyIdOf(key.salt)}.db`;
 }
 

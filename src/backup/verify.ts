@@ -21,7 +21,13 @@ import {
 import { ClientStore } from "../store/client-store.js";
 import { findIntegrityErrors } from "../store/integrity.js";
 import { pageErrors } from "../store/page-integrity.js";
-import { type Manifest, manifestPath, readManifest, verifyManifestMac } from "./manifest.js";
+import {
+  isNamedBy,
+  type Manifest,
+  manifestPath,
+  readManifest,
+  verifyManifestMac,
+} from "./manifest.js";
 
 /**
  * The passphrase of a backup: the passphrases kept for its store, or a given one, as from a bundle.
@@ -88,7 +94,8 @@ export async function verifyBackup(path: string, secret: BackupPassphrase): Prom
   const sha256 = await hashing;
   const verified = () => ({ path, ok: checks.every(({ ok }) => ok), checks, sha256, manifest });
   if (manifest) {
-    compare("file", basename(path), manifest.file);
+    const file = basename(path);
+    compare("file", isNamedBy(file, manifest) ? manifest.file : file, manifest.file);
     compare("size", size, manifest.size);
     compare("sha256", sha256, manifest.sha256);
   }

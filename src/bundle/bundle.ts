@@ -20,6 +20,7 @@ import {
   generateX25519Identity,
   identityToRecipient,
 } from "age-encryption";
+import { readStoreId, storeIdSchema } from "../config/store-id.js";
 import { hasCode, StoreError, systemError } from "../errors.js";
 import { claimName, createFile, removeFile, replaceFile, stagedName } from "../fs/atomic.js";
 import { explain, recogniseContent } from "../fs/file-kind.js";
@@ -51,6 +52,8 @@ const contentsSchema = z.object({
   /** The store's path when the bundle was created. */
   database: z.string(),
   created_at: z.iso.datetime(),
+  /** The id of the store, if it has one. */
+  store_id: z.optional(storeIdSchema),
   /** Instructions for a reader of the decrypted text, line by line. */
   how_to_open: z.array(z.string()),
 });
@@ -78,6 +81,8 @@ export interface BundleRequest {
   readonly storePath: string;
   /** The store's path to record in the bundle, if `storePath` is a staged file. */
   readonly database?: string | undefined;
+  /** Default: the id in this machine's record of the store. */
+  readonly storeId?: string | undefined;
   readonly passphrase: string;
   readonly key: StoreKey;
   /** `age1…`; ignored with `bundlePassphrase`. */
@@ -153,7 +158,7 @@ export async function writeBundle(request: BundleRequest): Promise<Bundle> {
   }
   const staged = stagedName(path);
   const verifier = await generateX25519Identity();
-  const encrypted = await encrypt(contentsOf(request, keyId), request.bundlePassphrase, [
+  const encrypted = await encrypt(await contentsOf(request, keyId), request.bundlePassphrase, [
     ...recipients,
     await identityToRecipient(verifier),
   ]);
@@ -325,8 +330,9 @@ export async function readBundleFile(
   return { bytes, description };
 }
 
-function contentsOf(request: BundleRequest, keyId: string): BundleContents {
+async function contentsOf(request: BundleRequest, keyId: string): Promise<BundleContents> {
   const { passphrase, key, storePath, database } = request;
+  const storeId = request.storeId ?? (await readStoreId(database ?? storePath))?.id;
   return {
     format,
     version,
@@ -335,6 +341,7 @@ function contentsOf(request: BundleRequest, keyId: string): BundleContents {
     cipher_compatibility: key.cipherCompatibility,
     database: database ?? storePath,
     created_at: new Date().toISOString(),
+    ...(storeId !== undefined && { store_id: storeId }),
     how_to_open: howToOpen(key.cipherCompatibility),
   };
 }

@@ -7,10 +7,11 @@
  */
 import { basename, dirname } from "node:path";
 import { type ListedBackup, type Listing, listBackups } from "../backup/listing.js";
-import { isNameOfBackup, readManifest } from "../backup/manifest.js";
+import { copyName, manifestPath, readManifest } from "../backup/manifest.js";
 import type { BundleReport } from "../bundle/bundle.js";
 import { verificationRecordPath } from "../bundle/verification-record.js";
 import { findMissingDirectories, prepareDirectories } from "../config/known-directories.js";
+import { readStoreId } from "../config/store-id.js";
 import { isKind, StoreError, wrap } from "../errors.js";
 import { listDirectory, lstatIfExists, sha256File, statIfExists } from "../fs/read.js";
 import type { PassphraseSource } from "../keys/source.js";
@@ -136,8 +137,10 @@ async function copyMissing(
   const { signal, bundle, bundleTargets } = options;
   await assertApart([target], [new DirectoryTarget(dirname(bundle.path)), ...bundleTargets]);
   const there = await orAbort(filesOf(target), signal);
-  await removeUnfinished(target, there, (await listDirectory(folder)) ?? []);
-  const newest = newestCopy(there, options.storePath) ?? "";
+  const names = backups.map(nameInTarget).flatMap((name) => [name, manifestPath(name)]);
+  await removeUnfinished(target, there, [...names, ...((await listDirectory(folder)) ?? [])]);
+  const own = await readStoreId(options.storePath);
+  const newest = newestCopy(there, backups, own?.id) ?? "";
   const missing: ListedBackup[] = [];
   for (const backup of backups) {
     const isWanted = basename(backup.path) >= newest || backup.path === options.backup;
@@ -175,15 +178,16 @@ async function filesOf(target: Target): Promise<TargetFiles> {
 async function copyBackup(
   target: Target,
   there: TargetFiles,
-  { path, manifest }: ListedBackup,
+  backup: ListedBackup,
 ): Promise<Copied> {
-  const file = basename(path);
+  const { path, manifest } = backup;
+  const file = nameInTarget(backup);
   const { sha256 } = await readManifest(manifest);
-  const manifestFile = basename(manifest);
-  // A backup with another manifest is of another hub. Without a manifest it is incomplete.
+  const manifestFile = manifestPath(file);
+  // A backup with another manifest is of another store. Without a manifest it is incomplete.
   const checkedBy = await ensureCopy(target, there, {
     ...{ file, sha256, mayReplace: !there.has(manifestFile) },
-    write: () => writeIntact(target, path, sha256),
+    write: () => writeIntact(target, { path, file, sha256 }),
   });
   emitStep("copy.backup");
   const manifestSha256 = await sha256File(manifest);
@@ -226,7 +230,7 @@ async function ensureCopy(
   const path = target.pathOf(file);
   if (!target.mayLeaveIncomplete || !mayReplace) {
     throw new StoreError("refused", `${path} exists with other contents`, {
-      hint: "Remove it if it is no backup of yours, and give each hub a target of its own.",
+      hint: "Remove it if it is no backup of yours. The backups of two hubs have names of their own from their first backup with this version.",
     });
   }
   return await write().catch((error: unknown) => {
@@ -239,9 +243,12 @@ async function ensureCopy(
 }
 
 /** @throws {@link StoreError} corrupted - if the backup does not match its manifest any more */
-async function writeIntact(target: Target, path: string, sha256: string): Promise<CopyCheck> {
+async function writeIntact(
+  target: Target,
+  { path, file, sha256 }: { path: string; file: string; sha256: string },
+): Promise<CopyCheck> {
   try {
-    return await target.write(path, basename(path), sha256);
+    return await target.write(path, file, sha256);
   } catch (error) {
     if (!isKind(error, "corrupted") || (await sha256File(path)) === sha256) throw error;
     throw new StoreError("corrupted", `${path} does not match its manifest, so it is not copied`, {
@@ -325,10 +332,25 @@ function ignoreRefusal(error: unknown): void {
   if (!(error instanceof StoreError)) throw error;
 }
 
-/** Returns the name of the newest complete backup in a target; names contain the time. */
-function newestCopy(there: TargetFiles, storePath: string): string | undefined {
+function nameInTarget({ path, storeId }: ListedBackup): string {
+  return copyName({ file: basename(path), store_id: storeId ?? undefined });
+}
+
+/**
+ * Returns the name, as on this machine, of the store's newest complete backup in a target; names
+ * contain the time. A target may have backups of other hubs under the same names. So a name counts
+ * only if it has the store's id, or if this machine has the backup.
+ */
+function newestCopy(
+  there: TargetFiles,
+  backups: readonly ListedBackup[],
+  id: string | undefined,
+): string | undefined {
+  const local = new Set(backups.map(nameInTarget));
   return [...there.keys()]
-    .filter((name) => isNameOfBackup(name, storePath) && isComplete(there, name))
+    .filter((name) => local.has(name) || (id !== undefined && name.endsWith(`.${id}.db`)))
+    .filter((name) => isComplete(there, name))
+    .map((name) => (id === undefined ? name : name.replace(`.${id}.db`, ".db")))
     .sort()
     .at(-1);
 }
@@ -337,8 +359,8 @@ function newestCopy(there: TargetFiles, storePath: string): string | undefined {
 async function isCopied(there: TargetFiles, backup: ListedBackup): Promise<boolean> {
   const manifest = await statIfExists(backup.manifest);
   return (
-    there.get(basename(backup.path)) === backup.size &&
-    there.get(basename(backup.manifest)) === manifest?.size
+    there.get(nameInTarget(backup)) === backup.size &&
+    there.get(manifestPath(nameInTarget(backup))) === manifest?.size
   );
 }
 

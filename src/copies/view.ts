@@ -9,10 +9,17 @@
 import { mkdtemp, open, rename, rm, truncate } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { basename, dirname, extname, join } from "node:path";
-import { isNameOfBackup, type Manifest, manifestPath, readManifest } from "../backup/manifest.js";
+import {
+  isNameOfBackup,
+  type Manifest,
+  manifestPath,
+  mayBelongTo,
+  readManifest,
+} from "../backup/manifest.js";
 import { findParts, joinParts } from "../backup/parts.js";
 import { type BackupFiles, localFiles } from "../backup/prune.js";
 import { isRemote } from "../config/paths.js";
+import { readStoreId } from "../config/store-id.js";
 import { isKind, StoreError, systemError, wrap } from "../errors.js";
 import { assertFreeSpace, copyFile } from "../fs/copy.js";
 import { lstatIfExists, statIfExists } from "../fs/read.js";
@@ -61,9 +68,7 @@ export async function withView<Result>(
     const stem = basename(storePath, extname(storePath));
     await remote.downloadSmall(`${stem}.`, ".manifest.json", folder);
     const there = await remote.list();
-    const backups = [...there.keys()]
-      .filter((name) => isNameOfBackup(name, storePath) && name.endsWith(".db"))
-      .sort();
+    const backups = await ownBackups(folder, there, storePath);
     for (const name of backups) await makeSparse(join(folder, name), there.get(name) ?? 0);
     const wanted = heads === "all" ? backups : await someOfEachKey(folder, backups, there);
     for (let at = 0; at < wanted.length; at += downloadsAtOnce) {
@@ -172,6 +177,25 @@ function renamed<Value>(value: Value, folder: string, name: string): Value {
     return Object.fromEntries(Object.entries(each).map(([key, item]) => [key, convert(item)]));
   };
   return convert(value) as Value;
+}
+
+/**
+ * Returns the sorted names of the backups that may belong to the store. The others keep their
+ * manifests, by which the listing counts them, but no file: a remote may have thousands.
+ */
+async function ownBackups(
+  folder: string,
+  there: TargetFiles,
+  storePath: string,
+): Promise<string[]> {
+  const id = (await readStoreId(storePath))?.id;
+  const own: string[] = [];
+  for (const name of [...there.keys()].sort()) {
+    if (!isNameOfBackup(name, storePath) || !name.endsWith(".db")) continue;
+    const manifest = await manifestOf(join(folder, name));
+    if (manifest === undefined || mayBelongTo(manifest, id)) own.push(name);
+  }
+  return own;
 }
 
 async function makeSparse(path: string, size: number): Promise<void> {

@@ -35,7 +35,12 @@ import type { OperationOptions } from "../swap/options.js";
 import { writeWhileStopped } from "../swap/write-into.js";
 import { assertConfirmed, confirmRestore } from "./confirm.js";
 import { compareClients, type Differences, type Widened } from "./differences.js";
-import { type BackupToVerify, type VerifiedBackup, verifyChosen } from "./verified-backup.js";
+import {
+  type BackupToVerify,
+  keepStoreId,
+  type VerifiedBackup,
+  verifyChosen,
+} from "./verified-backup.js";
 
 export interface RestoreIntoOptions
   extends Omit<OperationOptions, "hub">,
@@ -135,6 +140,7 @@ export async function restoreInto(options: RestoreIntoOptions): Promise<RestoreI
     budgetMs: clientBudgetMs * ((await older.size()) + ((await present?.size()) ?? 0)),
     work: (onWrite) => write({ database, older, present, differences, readmitRevoked }, onWrite),
   });
+  await keepStoreId(lock.storePath, backup);
   return {
     restored: {
       path: database.location,

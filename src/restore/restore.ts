@@ -43,6 +43,7 @@ import { inspectPresentStore, openTable } from "./present-store.js";
 import {
   type BackupToVerify,
   isWhatWasVerified,
+  keepStoreId,
   type VerifiedBackup,
   verifyChosen,
 } from "./verified-backup.js";
@@ -179,6 +180,8 @@ async function putInPlace(
     reporter.notice(`the replaced store ${keepReplacedAs} is not encrypted`);
   }
 
+  // The bundle of the restored store contains the id.
+  if (!target.isElsewhere && replaced.state === "absent") await keepStoreId(storePath, backup);
   const outcome = await swap({
     operation: "restore",
     lock,
@@ -199,6 +202,7 @@ async function putInPlace(
       return await complete(staged, key, locked, { readmitRevoked, confirmed: differences });
     },
   });
+  if (!target.isElsewhere) await keepStoreId(storePath, backup);
   const { filled, service: report } = outcome;
   return {
     restored: {

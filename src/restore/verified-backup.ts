@@ -2,8 +2,9 @@
 import { isDeepStrictEqual } from "node:util";
 import { newestBackup } from "../backup/manifest.js";
 import { findParts } from "../backup/parts.js";
-import { type BackupPassphrase, inspectSound, openBackup, verifyBackup } from "../backup/verify.js";
+import { inspectSound, openBackup, verifyBackup } from "../backup/verify.js";
 import { type BundleOpener, readBundle } from "../bundle/bundle.js";
+import { readStoreId, recordStoreId } from "../config/store-id.js";
 import { StoreError } from "../errors.js";
 import { lstatIfExists, sha256File, statIfExists } from "../fs/read.js";
 import type { PassphraseSource } from "../keys/source.js";
@@ -30,6 +31,8 @@ export interface VerifiedBackup {
   readonly admins: string[];
   /** Of the verified file, in hex: another user of its directory may exchange it later. */
   readonly sha256: string;
+  /** The id of its store, from the manifest, or else from the bundle. */
+  readonly storeId: string | undefined;
 }
 
 export interface BackupToVerify {
@@ -52,7 +55,8 @@ export interface BackupToVerify {
  */
 export async function verifyChosen(options: BackupToVerify): Promise<VerifiedBackup> {
   const path = await chooseBackup(options.backup, options.storePath);
-  const secret = await passphraseFor(path, options);
+  const bundle = await readBundleOf(path, options);
+  const secret = bundle ?? { source: options.source, storePath: options.storePath };
   const { ok, checks, sha256, manifest } = await verifyBackup(path, secret);
   const failed = checks.filter((check) => !check.ok);
   const essential = new Set(["encrypted", "opens", "pages", "structure"]);
@@ -80,6 +84,7 @@ export async function verifyChosen(options: BackupToVerify): Promise<VerifiedBac
       clients: await store.counts(),
       admins: await adminsOf(store),
       sha256,
+      storeId: (ok ? manifest?.store_id : undefined) ?? bundle?.storeId,
     };
   } finally {
     await store.close();
@@ -134,12 +139,17 @@ export async function chooseBackup(choice: BackupChoice, storePath: string): Pro
   );
 }
 
-async function passphraseFor(
+/** @returns undefined without a bundle in the options */
+async function readBundleOf(
   path: string,
-  { bundle, source, storePath }: BackupToVerify,
-): Promise<BackupPassphrase> {
-  if (!bundle) return { source, storePath };
-  const { passphrase, key_id: keyId } = await readBundle(bundle.path, bundle.opener);
+  { bundle }: BackupToVerify,
+): Promise<{ passphrase: string; storeId: string | undefined } | undefined> {
+  if (!bundle) return undefined;
+  const {
+    passphrase,
+    key_id: keyId,
+    store_id: storeId,
+  } = await readBundle(bundle.path, bundle.opener);
   const identity = await identify(path);
   if (identity.keyId !== undefined && identity.keyId !== keyId) {
     throw new StoreError(
@@ -148,7 +158,16 @@ async function passphraseFor(
       { hint: `Use the bundle clients.${identity.keyId}.bundle.age.` },
     );
   }
-  return { passphrase };
+  return { passphrase, storeId };
+}
+
+/**
+ * Lets a restored store have the id that it had when it was backed up, so that its next backups
+ * continue with the earlier ones.
+ */
+export async function keepStoreId(storePath: string, { storeId }: VerifiedBackup): Promise<void> {
+  if (storeId === undefined || (await readStoreId(storePath))?.id === storeId) return;
+  await recordStoreId(storePath, storeId);
 }
 
 async function adminsOf(store: ClientTable): Promise<string[]> {

@@ -1,7 +1,7 @@
 /** The documents of the commands for backups and bundles. */
 
 import type { BackupResult } from "../../../backup/backup.js";
-import type { ListedBackup, Unlisted } from "../../../backup/listing.js";
+import type { Listing, Unlisted } from "../../../backup/listing.js";
 import type { PruneResult } from "../../../backup/prune.js";
 import type { Verification } from "../../../backup/verify.js";
 import type { Bundle, BundleDescription } from "../../../bundle/bundle.js";
@@ -85,7 +85,7 @@ const unlisted = documentOf<Unlisted>()(
   z.strictObject({ path: text("A file that is not counted"), problem: text("Why") }),
 );
 
-export const listed = documentOf<{ folder: string; backups: ListedBackup[]; others: Unlisted[] }>()(
+export const listed = documentOf<Omit<Listing, "unchecked">>()(
   z.strictObject({
     folder: text("The directory"),
     backups: z.array(
@@ -100,12 +100,14 @@ export const listed = documentOf<{ folder: string; backups: ListedBackup[]; othe
         schema_version: schemaVersion,
         method: choice(["stopped", "online"], "Whether the service was stopped for it"),
         hostname: text("The machine on which it was made"),
+        store_id: z.nullable(text("The id of its store; null in backups of earlier versions")),
         present: flag("Whether the file exists and has this size"),
         mac: z.nullable(flag("Whether the manifest is authentic; null if no known key can tell")),
         bundle: z.nullable(text("Its bundle; null if there is none in the known directory")),
       }),
     ),
     others: z.array(unlisted),
+    of_other_stores: integer("How many backups are left out because another store made them"),
   }),
 );
 
@@ -286,6 +288,7 @@ const bundleContents = z.strictObject({
   cipher_compatibility: cipherCompatibility,
   database: text("The path of the store when the bundle was written"),
   created_at: time("When the bundle was written"),
+  store_id: z.optional(text("The id of the store; absent in bundles of earlier versions")),
   how_to_open: texts("Instructions for opening a backup without this program"),
 });
 

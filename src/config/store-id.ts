@@ -1,0 +1,55 @@
+/**
+ * The id of a store, which its manifests and bundles contain. Backups of several hubs in one target
+ * have the same names if the stores have, and the id keeps them apart.
+ *
+ * The id is in a record in the state directory and not in the settings: settings are often copied
+ * from one hub to the next, and may be read-only. A lost record is restored from the backups
+ * (backup/store-id.ts).
+ */
+import { randomBytes } from "node:crypto";
+import * as z from "../schema.js";
+import { readStoreRecord, writeStoreRecord } from "./store-record.js";
+
+/** 16 hex digits. */
+export const storeIdSchema = z.string().check(z.regex(/^[0-9a-f]{16}$/));
+
+const recordSchema = z.object({
+  /** The store's resolved path. */
+  store: z.string(),
+  id: storeIdSchema,
+  since: z.iso.datetime(),
+});
+
+export interface StoreId {
+  readonly id: string;
+  /** When this machine made the id or took it over from a backup, UTC. */
+  readonly since: string;
+}
+
+/**
+ * Returns a store's id, or undefined if this machine has none for it.
+ *
+ * @param storePath - with every symbolic link resolved
+ * @throws {@link StoreError} io - if the record cannot be read
+ */
+export async function readStoreId(storePath: string): Promise<StoreId | undefined> {
+  const record = await readStoreRecord(storePath, "store-id", recordSchema);
+  return record && { id: record.id, since: record.since };
+}
+
+/**
+ * Records a store's id.
+ *
+ * @param id - default: a new random one
+ * @returns undefined if the state directory cannot be written. An id that is not recorded must not
+ *   be used: the next backup would get another.
+ * @throws {@link StoreError} io - if the record cannot be read back
+ */
+export async function recordStoreId(
+  storePath: string,
+  id = randomBytes(8).toString("hex"),
+): Promise<StoreId | undefined> {
+  await writeStoreRecord(storePath, "store-id", { id, since: new Date().toISOString() });
+  const recorded = await readStoreId(storePath);
+  return recorded?.id === id ? recorded : undefined;
+}
