@@ -22,6 +22,7 @@ import hashlib
 import hmac
 import json
 import os
+import re
 import sys
 
 
@@ -327,8 +328,10 @@ def check_manifest(manifest: dict, name: str, data: bytes, key: bytes) -> None:
     mac = hmac.digest(mac_key, canonical.encode(), "sha256").hex()
     if not hmac.compare_digest(mac, str(manifest.get("mac"))):
         raise Refused("the manifest was altered, or the passphrase is wrong")
+    # A copy in a target has the store's id in its name.
+    copy = re.sub(r"\.db$", f".{manifest.get('store_id')}.db", manifest["file"])
     facts = {
-        "file": name,
+        "file": manifest["file"] if name == copy else name,
         "size": len(data),
         "sha256": hashlib.sha256(data).hexdigest(),
         "key_id": data[:8].hex(),

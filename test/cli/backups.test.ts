@@ -84,16 +84,17 @@ async function madeAt(
   newest: string,
   store: string,
   at: string,
-  other: { hostname?: string } = {},
+  { hostname, hasId = true }: { hostname?: string; hasId?: boolean } = {},
 ): Promise<string> {
   const path = backupPath(join(newest, ".."), store, new Date(at));
   await copyFile(newest, path);
-  const { format, version, mac, ...contents } = await readManifest(manifestPath(newest));
+  const { format, version, mac, store_id, ...contents } = await readManifest(manifestPath(newest));
   const { connection, key } = await openEncrypted(path, passphrase, {
     mode: "readonly",
     immutable: true,
   });
   await connection.close();
+  const other = { ...(hostname && { hostname }), ...(hasId && { store_id }) };
   const sealed = signManifest({ ...contents, created_at: at, file: basename(path), ...other }, key);
   await writeFile(manifestPath(path), formatManifest(sealed));
   return path;
@@ -346,9 +347,21 @@ test("a kill between a backup and its manifest is finished by the next prune", a
   );
 });
 
-test("prune counts backups of several machines together only after a confirmation", async () => {
+test("prune asks nothing about the backups that another machine made before this one took over the store's id", async () => {
   const { folder, newest } = await withBackup();
   await madeAt(newest, machine.store, "2026-03-01T01:00:00.000Z", { hostname: "attic" });
+  expect((await machine.run(["prune", folder, "--keep-last", "1"])).code).toBe(0);
+  expect(await readdir(folder)).toHaveLength(2);
+  // The other machine goes on: its store may be a copy of this one.
+  await madeAt(newest, machine.store, new Date().toISOString(), { hostname: "attic" });
+  const { code, stderr } = await machine.run(["prune", folder, "--keep-last", "1"]);
+  expect([code, stderr]).toEqual([2, expect.stringContaining("2 machines and are counted")]);
+});
+
+test("prune counts backups of several machines together only after a confirmation", async () => {
+  const { folder, newest } = await withBackup();
+  const attic = { hostname: "attic", hasId: false };
+  await madeAt(newest, machine.store, "2026-03-01T01:00:00.000Z", attic);
   const before = await readdir(folder);
   const keep = ["prune", folder, "--keep-last", "1"];
   const asked = await machine.run(keep);

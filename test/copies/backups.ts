@@ -84,6 +84,15 @@ export class Original {
     return local;
   }
 
+  /** Returns the name of a backup's copy in a target. */
+  copyName(path: string): string {
+    return basename(path).replace(/\.db$/, `.${this.storeId}.db`);
+  }
+
+  get storeId(): string {
+    return `${this.manifest.store_id}`;
+  }
+
   sign(file: string, createdAt: string): Manifest {
     const { format, version, mac, ...contents } = this.manifest;
     return signManifest({ ...contents, created_at: createdAt, file }, this.key);
@@ -103,6 +112,16 @@ export class Local {
 
   name(day: number): string {
     return basename(this.path(day));
+  }
+
+  /** Returns the name of the backup's copy in a target. */
+  copyName(day: number): string {
+    return this.original.copyName(this.path(day));
+  }
+
+  /** Returns the names that the copies of all backups have in a target. */
+  async copyNames(): Promise<string[]> {
+    return (await backupsIn(this.folder)).map((name) => this.original.copyName(name));
   }
 
   async add(day: number): Promise<string> {

@@ -49,7 +49,10 @@ test("backup copies to each target, the bundle only to targets of bundles, and r
   expect(document.copies as Copy[]).toEqual([
     {
       ...{ target: usb, contents: "backups", skipped: null, errors: [] },
-      copied: all.map((name) => ({ path: join(usb, name), checked_by: "read_back" })),
+      copied: all.map((name) => ({
+        path: join(usb, original.copyName(name)),
+        checked_by: "read_back",
+      })),
     },
     {
       ...{ target: full, contents: "backups", skipped: null, copied: [] },
@@ -66,7 +69,7 @@ test("backup copies to each target, the bundle only to targets of bundles, and r
       copied: [{ path: join(safe, basename(original.bundle)), checked_by: "read_back" }],
     },
   ]);
-  expect(await readFile(join(usb, basename(path)))).toEqual(await readFile(path));
+  expect(await readFile(join(usb, original.copyName(path)))).toEqual(await readFile(path));
   expect(await readdir(full)).toEqual([]);
   expect(await readdir(safe)).toEqual(await readdir(machine.path("bundles")));
   const text = await machine.run(["backup", "--service", "none", "--quiet"]);
@@ -96,9 +99,9 @@ test("a target that is not mounted is skipped with a notice, and the next run ca
   await rename(`${usb}-out`, usb);
   const later = await local.copy({ to: [usb] });
   expect(later.reports[0]?.copied.map(({ path }) => basename(path))).toEqual([
-    ...[local.name(2), local.name(3)],
+    ...[local.copyName(2), local.copyName(3)],
   ]);
-  expect(await backupsIn(usb)).toEqual(await backupsIn(local.folder));
+  expect(await backupsIn(usb)).toEqual(await local.copyNames());
 });
 
 test("a directory that only the settings name is not created, and that is no failure", async () => {
@@ -120,7 +123,7 @@ test("prune applies its rules to a target alone, and what it removed is not copi
   expect(removed).toHaveLength(2);
   await local.add(4);
   await local.copy({ to: [usb] });
-  expect(await backupsIn(usb)).toEqual([local.name(3), local.name(4)]);
+  expect(await backupsIn(usb)).toEqual([local.copyName(3), local.copyName(4)]);
   expect(await backupsIn(local.folder)).toHaveLength(4);
 });
 
@@ -129,7 +132,7 @@ test("a run copies at most the newest 50 backups that a target misses", async ()
   const usb = original.newPath();
   const { reports } = await local.copy({ to: [usb] });
   expect(reports[0]?.copied).toHaveLength(50);
-  expect(await backupsIn(usb)).toEqual((await backupsIn(local.folder)).slice(2));
+  expect(await backupsIn(usb)).toEqual((await local.copyNames()).slice(2));
 });
 
 test("a bundle of the same key with other contents is superseded in its target, not overwritten", async () => {
@@ -176,13 +179,13 @@ test("a file of the same name with other contents stays, and the other backups a
   const local = await original.backups(1, 2);
   const usb = original.newPath();
   await mkdir(usb);
-  await writeFile(join(usb, local.name(1)), "something else");
+  await writeFile(join(usb, local.copyName(1)), "something else");
   const { reports } = await local.copy({ to: [usb] });
   expect(reports[0]?.errors).toMatchObject([
-    { kind: "refused", message: `${join(usb, local.name(1))} exists with other contents` },
+    { kind: "refused", message: `${join(usb, local.copyName(1))} exists with other contents` },
   ]);
-  expect(reports[0]?.copied).toMatchObject([{ path: join(usb, local.name(2)) }]);
-  expect(await readFile(join(usb, local.name(1)), "utf8")).toBe("something else");
+  expect(reports[0]?.copied).toMatchObject([{ path: join(usb, local.copyName(2)) }]);
+  expect(await readFile(join(usb, local.copyName(1)), "utf8")).toBe("something else");
 });
 
 test("a backup that is damaged on this machine is not copied, the others are", async () => {
@@ -193,7 +196,7 @@ test("a backup that is damaged on this machine is not copied, the others are", a
   expect(reports[0]?.errors).toMatchObject([
     { kind: "corrupted", message: expect.stringContaining(`${local.path(1)} does not match`) },
   ]);
-  expect(await backupsIn(usb)).toEqual([local.name(2)]);
+  expect(await backupsIn(usb)).toEqual([local.copyName(2)]);
   expect(await unfinishedIn(usb)).toEqual([]);
 });
 
@@ -204,7 +207,7 @@ test("a manifest that was altered is not copied", async () => {
   await writeFile(manifest, text.replace('"active": 1', '"active": 2'));
   const usb = original.newPath();
   await local.copy({ to: [usb] });
-  expect(await backupsIn(usb)).toEqual([local.name(2)]);
+  expect(await backupsIn(usb)).toEqual([local.copyName(2)]);
 });
 
 test("a flipped byte and another backup's file that was put back are found in a copy", async () => {
@@ -212,13 +215,13 @@ test("a flipped byte and another backup's file that was put back are found in a 
   const local = await original.backups(1);
   const usb = original.newPath();
   await local.copy({ to: [usb] });
-  await flipByte(join(usb, local.name(1)));
-  expect((await machine.run(["verify", join(usb, local.name(1))])).code).toBe(14);
+  await flipByte(join(usb, local.copyName(1)));
+  expect((await machine.run(["verify", join(usb, local.copyName(1))])).code).toBe(14);
   await machine.run(["add-client"]);
   const { document } = await machine.json("backup", "--service", "none", "--copy-to", usb);
   const { path } = document.backup as { path: string };
-  await copyFile(local.path(1), join(usb, basename(path)));
-  const restore = ["restore", join(usb, basename(path)), "--service", "none", "--yes"];
+  await copyFile(local.path(1), join(usb, original.copyName(path)));
+  const restore = ["restore", join(usb, original.copyName(path)), "--service", "none", "--yes"];
   expect((await machine.run(restore)).code).toBe(14);
 });
 
@@ -236,7 +239,7 @@ test("killed at any step of a copy: nothing counts that is not complete, and the
     expect([step, await unsoundIn(usb)]).toEqual([step, []]);
     const { reports } = await local.copy(run);
     expect([step, reports.flatMap(({ errors }) => errors)]).toEqual([step, []]);
-    expect(await backupsIn(usb)).toEqual(await backupsIn(local.folder));
+    expect(await backupsIn(usb)).toEqual(await local.copyNames());
     expect(await unsoundIn(usb)).toEqual([]);
     expect(await unfinishedIn(usb)).toEqual([]);
     expect((await readdir(safe)).sort()).toEqual(

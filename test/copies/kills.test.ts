@@ -113,7 +113,7 @@ async function runKilled(operation: Operation, scene: Scene, kill?: Kill): Promi
 async function faultsAfter(operation: Operation, scene: Scene, kill: Kill): Promise<string[]> {
   const { local, path } = scene;
   const faults: string[] = [];
-  const nameOf = (day: number) => local.name(day);
+  const nameOf = (day: number) => local.copyName(day);
   await runKilled(operation, scene, kill);
   faults.push(...(await unsoundIn(path)).map((name) => `${name} is damaged after the kill`));
   const kept = operation.before.filter((day) => operation.after.includes(day)).map(nameOf);

@@ -81,25 +81,26 @@ test.each(protocols)("copies on %s are listed, verified and pruned there", async
     {
       ...{ target, contents: "backups", skipped: null, errors: [] },
       copied: [1, 2].map((day) => ({
-        ...{ path: `${target}/${local.name(day)}`, checkedBy: "read_back" },
+        ...{ path: `${target}/${local.copyName(day)}`, checkedBy: "read_back" },
       })),
     },
     expect.objectContaining({ contents: "bundle", errors: [], copied: [expect.anything()] }),
   ]);
-  expect((await readdir(backups.path)).sort()).toEqual((await readdir(local.folder)).sort());
+  const copies = (await local.copyNames()).flatMap((name) => [name, manifestPath(name)]);
+  expect((await readdir(backups.path)).sort()).toEqual(copies.sort());
   expect((await local.copy(run)).reports).toMatchObject([{ copied: [] }, { copied: [] }]);
 
   const { folder, backups: listed, others } = await list(target);
   expect([folder, others]).toEqual([target, []]);
   expect(listed).toMatchObject(
     [2, 1].map((day) => ({
-      ...{ path: `${target}/${local.name(day)}`, present: true, mac: true },
+      ...{ path: `${target}/${local.copyName(day)}`, present: true, mac: true },
     })),
   );
   const pruned = await pruneTarget(target, 1);
-  expect(pruned.removed.map(({ path }) => path)).toEqual([`${target}/${local.name(1)}`]);
-  expect(pruned).toMatchObject({ notRemoved: [], verified: `${target}/${local.name(2)}` });
-  expect(await backupsIn(backups.path)).toEqual([local.name(2)]);
+  expect(pruned.removed.map(({ path }) => path)).toEqual([`${target}/${local.copyName(1)}`]);
+  expect(pruned).toMatchObject({ notRemoved: [], verified: `${target}/${local.copyName(2)}` });
+  expect(await backupsIn(backups.path)).toEqual([local.copyName(2)]);
   // A bucket has no directories, so that each name in it is that of an empty one.
   const mistyped = remote === "s3" ? "rclone:s3:mistyped/1" : `${target}-mistyped`;
   await expect(list(mistyped)).rejects.toMatchObject({
@@ -182,7 +183,10 @@ test("an empty machine is restored from the remote and the recovery key alone", 
   expect((await empty.run(["drill", target])).code).toBe(0);
 
   // An older file under the newest name.
-  await copyFile(join(backups.path, basename(original.backup)), join(backups.path, basename(from)));
+  await copyFile(
+    join(backups.path, original.copyName(original.backup)),
+    join(backups.path, basename(from)),
+  );
   expect((await machine.run(["verify", from])).code).toBe(14);
 }, 120_000);
 
@@ -191,12 +195,12 @@ test("a flipped byte and a cut file are found on a remote", async () => {
   const { name, path } = newFolder();
   const target = `rclone:webdav:${name}`;
   await local.copy({ to: [target] });
-  await flipByte(join(path, local.name(1)));
-  await writeFile(join(path, local.name(2)), (await readFile(local.path(2))).subarray(0, 8192));
-  for (const day of [1, 2]) expect(await verify(`${target}/${local.name(day)}`)).toBe(false);
+  await flipByte(join(path, local.copyName(1)));
+  await writeFile(join(path, local.copyName(2)), (await readFile(local.path(2))).subarray(0, 8192));
+  for (const day of [1, 2]) expect(await verify(`${target}/${local.copyName(day)}`)).toBe(false);
   expect((await list(target)).backups[0]).toMatchObject({ present: false });
   const { code } = await original.machine.run([
-    ...["restore", `${target}/${local.name(1)}`, "--service", "none", "--hub", "none", "--yes"],
+    ...["restore", `${target}/${local.copyName(1)}`, "--service", "none", "--hub", "none", "--yes"],
   ]);
   expect(code).toBe(14);
 });
@@ -223,7 +227,7 @@ test("a server that refuses to remove, rename and overwrite keeps every copy, an
   const pruned = await pruneTarget(target, 1);
   expect(pruned.removed).toEqual([]);
   expect(pruned.notRemoved.map((file) => file.path)).toEqual(
-    [2, 1].map((day) => `${target}/${local.name(day)}`),
+    [2, 1].map((day) => `${target}/${local.copyName(day)}`),
   );
   const { machine } = original;
   const { code, stderr } = await machine.run(["prune", target, "--keep-last", "1"]);
@@ -262,7 +266,7 @@ test("a bucket with an object lock returns copies that an attacker removed and r
     { kind: "notFound", hint: expect.stringContaining("rclone mkdir") },
   ]);
 
-  const newest = `locked/hub/${local.name(2)}`;
+  const newest = `locked/hub/${local.copyName(2)}`;
   await sleep(1_100);
   const before = new Date().toISOString();
   await sleep(1_100);
@@ -289,7 +293,7 @@ test("a read-only server is enough to list and verify", async () => {
   const { name } = newFolder();
   await local.copy({ to: [`rclone:webdav:${name}`] });
   expect((await list(`rclone:reader:${name}`)).backups).toMatchObject([{ mac: true }]);
-  expect(await verify(`rclone:reader:${name}/${local.name(1)}`)).toBe(true);
+  expect(await verify(`rclone:reader:${name}/${local.copyName(1)}`)).toBe(true);
   await local.add(2);
   expect((await local.copy({ to: [`rclone:reader:${name}`] })).reports[0]?.errors).toMatchObject([
     { kind: "io", hint: expect.stringContaining("credentials and their rights") },
@@ -357,7 +361,9 @@ test("a download whose connection is cut is an error, not a damaged backup", asy
   const local = await original.backups(1);
   const { name } = newFolder();
   await local.copy({ to: [`rclone:webdav:${name}`] });
-  await expect(verify(`rclone:cut:${name}/${local.name(1)}`)).rejects.toMatchObject({ kind: "io" });
+  await expect(verify(`rclone:cut:${name}/${local.copyName(1)}`)).rejects.toMatchObject({
+    kind: "io",
+  });
 });
 
 test.each(["verify", "restore", "drill"])(
@@ -367,7 +373,7 @@ test.each(["verify", "restore", "drill"])(
     const TMPDIR = original.newPath();
     await mkdir(TMPDIR);
     const target = `rclone:silent-${command}:hubs`;
-    const file = command === "drill" ? target : `${target}/${basename(original.backup)}`;
+    const file = command === "drill" ? target : `${target}/${original.copyName(original.backup)}`;
     const { code, stderr } = await original.machine.run([command, file, "--yes"], {
       env: { TMPDIR },
       onSpawn: (child) => void connected.then(() => child.kill("SIGINT")),
@@ -462,7 +468,7 @@ test.each(killedRemotes)(
       expect([step, await local.copyKilledAt(step, run)]).toEqual([step, "SIGKILL"]);
       expect([step, await unsoundIn(path)]).toEqual([step, []]);
       expect([step, (await local.copy(run)).reports[0]?.errors]).toEqual([step, []]);
-      expect(await backupsIn(path)).toEqual(await backupsIn(local.folder));
+      expect(await backupsIn(path)).toEqual(await local.copyNames());
       expect(await unsoundIn(path)).toEqual([]);
       expect(await unfinishedIn(path)).toEqual([]);
     }
@@ -475,7 +481,7 @@ test("two runs to one target at once leave every backup complete", async () => {
   const run = { to: [`rclone:webdav:${name}`] };
   await Promise.all([local.copy(run), local.copy(run)]);
   expect((await local.copy(run)).reports[0]?.errors).toEqual([]);
-  expect(await backupsIn(path)).toEqual(await backupsIn(local.folder));
+  expect(await backupsIn(path)).toEqual(await local.copyNames());
   expect(await unsoundIn(path)).toEqual([]);
   expect(await unfinishedIn(path)).toEqual([]);
 });
@@ -487,10 +493,10 @@ test("an upload that was interrupted under its final name is replaced where rena
   const local = await original.backups(1);
   const { name, path } = newFolder();
   await mkdir(path, { recursive: true });
-  await writeFile(join(path, local.name(1)), (await readFile(local.path(1))).subarray(0, 5000));
+  await writeFile(join(path, local.copyName(1)), (await readFile(local.path(1))).subarray(0, 5000));
   expect((await local.copy({ to: [`rclone:fixed:${name}`] })).reports[0]?.errors).toEqual([]);
   expect(await unsoundIn(path)).toEqual([]);
-  await writeFile(manifestPath(join(path, local.name(1))), "{");
+  await writeFile(manifestPath(join(path, local.copyName(1))), "{");
   expect((await local.copy({ to: [`rclone:fixed:${name}`] })).reports[0]?.errors).toEqual([]);
   expect((await list(`rclone:fixed:${name}`)).backups).toMatchObject([{ mac: true }]);
 });

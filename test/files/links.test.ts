@@ -80,9 +80,11 @@ const written = [
   "state/hivemind-sqlcipher/.directories-HEX.json.HEX.partial",
   "state/hivemind-sqlcipher/.rehearsal-HEX.json.HEX.partial",
   "state/hivemind-sqlcipher/.runs-HEX.json.HEX.partial",
+  "state/hivemind-sqlcipher/.store-id-HEX.json.HEX.partial",
   "state/hivemind-sqlcipher/directories-HEX.json",
   "state/hivemind-sqlcipher/rehearsal-HEX.json",
   "state/hivemind-sqlcipher/runs-HEX.json",
+  "state/hivemind-sqlcipher/store-id-HEX.json",
 ];
 
 test("the paths that are written are those that the tests below know", async () => {

@@ -1,0 +1,183 @@
+/** Several hubs with one target: their stores have one name and one passphrase, but different ids. */
+import { readdir, readFile, rm, writeFile } from "node:fs/promises";
+import { basename, dirname, join } from "node:path";
+import { afterAll, beforeAll, expect, test } from "vitest";
+import {
+  formatManifest,
+  manifestPath,
+  readManifest,
+  signManifest,
+} from "../../src/backup/manifest.js";
+import { Machine } from "../cli/machine.js";
+import { backupsIn, Original, unsoundIn } from "./backups.js";
+import { Servers } from "./servers.js";
+
+let servers: Servers;
+let attic: Original;
+let cellar: Original;
+
+beforeAll(async () => {
+  [servers, attic, cellar] = await Promise.all([Servers.start(), Original.make(), Original.make()]);
+}, 60_000);
+
+afterAll(async () => {
+  await Promise.all([attic.remove(), cellar.remove()]);
+  await servers.stop();
+});
+
+interface Listed {
+  readonly backups: { path: string; store_id: string | null; mac: boolean | null }[];
+  readonly of_other_stores: number;
+}
+
+async function list({ machine }: Original, target: string): Promise<Listed> {
+  const { code, document } = await machine.json("backups", target);
+  expect([code, document]).toEqual([0, expect.objectContaining({ backups: expect.anything() })]);
+  return document as unknown as Listed;
+}
+
+/** Copies backups of the same seconds to the target from both hubs at once. */
+async function copyBoth(target: string) {
+  const locals = await Promise.all([attic.backups(1, 2, 3), cellar.backups(1, 2, 3)]);
+  const copied = await Promise.all(locals.map((local) => local.copy({ to: [target] })));
+  expect(copied.flatMap(({ reports }) => reports.flatMap(({ errors }) => errors))).toEqual([]);
+  const [ofAttic = [], ofCellar = []] = await Promise.all(locals.map((each) => each.copyNames()));
+  return { locals, ofAttic, ofCellar };
+}
+
+test.each([
+  ["a directory", () => attic.newPath()],
+  ["a WebDAV server", () => "rclone:webdav:fleet"],
+])(
+  "two hubs that back up in the same second share %s without mixing",
+  async (_, targetOf) => {
+    const target = targetOf();
+    const folder = target.startsWith("/") ? target : join(servers.files, "fleet");
+    const { locals, ofAttic, ofCellar } = await copyBoth(target);
+    expect(await backupsIn(folder)).toEqual([...ofAttic, ...ofCellar].sort());
+    expect(await unsoundIn(folder)).toEqual([]);
+
+    const listed = await list(attic, target);
+    expect(listed.backups.map(({ path }) => basename(path)).reverse()).toEqual(ofAttic);
+    expect(listed.backups.every(({ mac, store_id }) => mac && store_id === attic.storeId)).toBe(
+      true,
+    );
+    expect(listed.of_other_stores).toBe(3);
+
+    const { code, stderr } = await attic.machine.run(["prune", target, "--keep-last", "1"]);
+    expect([code, stderr]).toEqual([0, ""]);
+    expect(await backupsIn(folder)).toEqual([...ofAttic.slice(2), ...ofCellar].sort());
+    // The newest of the other hub does not keep a hub's own from being caught up.
+    const [local] = locals;
+    await local?.add(4);
+    await cellar.backups(9).then((other) => other.copy({ to: [target] }));
+    const { reports } = (await local?.copy({ to: [target] })) ?? {};
+    expect(reports?.[0]?.copied.map(({ path }) => basename(path))).toEqual([local?.copyName(4)]);
+    const verify = await cellar.machine.run(["verify", `${target}/${ofCellar[0]}`]);
+    expect(verify.code).toBe(0);
+  },
+  60_000,
+);
+
+test("backups and clients of another store in one local directory stay apart", async () => {
+  const { machine } = cellar;
+  const folder = attic.newPath();
+  const args = ["--service", "none", "--to", folder];
+  const first = await attic.machine.json("backup", ...args);
+  expect((await machine.json("backup", ...args)).code).toBe(0);
+  expect((await machine.json("backup", ...args)).code).toBe(0);
+  const { path } = first.document.backup as { path: string };
+  expect((await machine.run(["prune", folder, "--keep-last", "1"])).code).toBe(0);
+  expect(await backupsIn(folder)).toHaveLength(2);
+  expect(await backupsIn(folder)).toContain(basename(path));
+  const { document } = await attic.machine.json(
+    ...["restore", "--from-time", "2100-01-01", "--service", "none", "--hub", "none", "--yes"],
+  );
+  // The other hub's newest backup has the same passphrase, but is not this store's.
+  expect(document).toMatchObject({ restored: { backup: expect.not.stringContaining(folder) } });
+}, 60_000);
+
+test("a store that is restored on an empty machine keeps its id, also in its bundle", async () => {
+  const empty = await Machine.make();
+  const key = ["--identity", attic.machine.path("safe", "recovery-key.txt")];
+  const restore = ["restore", attic.backup, "--bundle", attic.bundle, ...key];
+  expect((await empty.run([...restore, "--service", "none", "--hub", "none", "--yes"])).code).toBe(
+    0,
+  );
+  const { document } = await empty.json(
+    ...["backup", "--service", "none", "--to", empty.path("backups")],
+    ...["--bundle-to", empty.path("bundles"), "--recovery-key-file", empty.path("key.txt")],
+  );
+  const { path } = document.backup as { path: string };
+  expect((await readManifest(manifestPath(path))).store_id).toBe(attic.storeId);
+  const bundle = (document.bundle as { path: string }).path;
+  for (const [file, identity] of [
+    [attic.bundle, attic.machine.path("safe", "recovery-key.txt")],
+    [bundle, empty.path("key.txt")],
+  ]) {
+    const shown = await empty.json("bundle", "show", `${file}`, "--identity", `${identity}`);
+    expect(shown.document).toMatchObject({ bundle: { contents: { store_id: attic.storeId } } });
+  }
+}, 60_000);
+
+/** Signs a backup's manifest again, with another machine or without an id. */
+async function resign(path: string, by: Original, { hostname = "", hasId = true }): Promise<void> {
+  const { format, version, mac, store_id, ...contents } = await readManifest(manifestPath(path));
+  const changed = { ...contents, ...(hostname && { hostname }), ...(hasId && { store_id }) };
+  await writeFile(manifestPath(path), formatManifest(signManifest(changed, by.key)));
+}
+
+test("backups of earlier versions, without an id, are counted by their key as before", async () => {
+  const local = await attic.backups(1, 2, 3);
+  await resign(local.path(1), attic, { hasId: false });
+  await resign(local.path(2), attic, { hasId: false });
+  const { backups } = await list(attic, local.folder);
+  expect(backups.map(({ store_id: id, mac }) => [id, mac])).toEqual([
+    ...[[attic.storeId, true]],
+    ...[[null, true]],
+    ...[[null, true]],
+  ]);
+  const usb = attic.newPath();
+  await local.copy({ to: [usb] });
+  expect(await backupsIn(usb)).toEqual([local.name(1), local.name(2), local.copyName(3)]);
+  const pruned = await attic.machine.run(["prune", usb, "--keep-last", "1"]);
+  expect([pruned.code, pruned.stderr]).toEqual([0, ""]);
+  expect(await backupsIn(usb)).toEqual([local.copyName(3)]);
+});
+
+test("an id that was exchanged in a manifest is found, as any other change", async () => {
+  const local = await attic.backups(1, 2);
+  const path = manifestPath(local.path(1));
+  await writeFile(path, (await readFile(path, "utf8")).replace(attic.storeId, cellar.storeId));
+  const { backups, of_other_stores: others } = await list(attic, local.folder);
+  expect([backups.map(({ mac }) => mac), others]).toEqual([[true, false], 0]);
+  expect((await attic.machine.run(["prune", local.folder, "--keep-last", "1"])).code).toBe(0);
+  expect(await backupsIn(local.folder)).toHaveLength(2);
+  expect((await attic.machine.run(["verify", local.path(1)])).code).toBe(14);
+});
+
+test("a lost record of the id is restored from the backups of this machine, but of no other", async () => {
+  const local = await Original.make();
+  const { machine } = local;
+  const state = machine.path("state", "hivemind-sqlcipher");
+  const forget = async () => {
+    const [record] = (await readdir(state)).filter((name) => name.startsWith("store-id-"));
+    await rm(join(state, `${record}`));
+  };
+  const backUp = async () => {
+    const { document } = await machine.json("backup", "--service", "none");
+    const { path } = document.backup as { path: string };
+    return { path, id: (await readManifest(manifestPath(path))).store_id };
+  };
+  await forget();
+  const second = await backUp();
+  expect(second.id).toBe(local.storeId);
+  // The newest with an id is another machine's: is this a copy of its store?
+  await resign(second.path, local, { hostname: "attic" });
+  await forget();
+  expect((await backUp()).id).toBeUndefined();
+  expect((await machine.run(["prune", dirname(second.path), "--keep-last", "1"])).stderr).toContain(
+    "2 machines and are counted together",
+  );
+  await local.remove();
+}, 60_000);
