@@ -9,6 +9,7 @@
 import { mkdtemp, open, rename, rm, truncate } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { basename, dirname, extname, join } from "node:path";
+import { directoryFiles, type FleetFiles } from "../backup/fleet.js";
 import {
   isNameOfBackup,
   type Manifest,
@@ -77,6 +78,44 @@ export async function withView<Result>(
     }
     return await use({ folder, files: remoteFiles(remote, there), named });
   });
+}
+
+/**
+ * Shows a directory or a remote as the files of a fleet. Of a remote, all manifests are downloaded
+ * first, and a backup only while it is used.
+ *
+ * @param target - a directory, or `rclone:REMOTE:PATH`
+ * @throws {@link StoreError} notFound, io - if the remote does not exist or cannot be read
+ */
+export async function withFleet<Result>(
+  target: string,
+  use: (files: FleetFiles, named: View["named"]) => Promise<Result>,
+): Promise<Result> {
+  if (!isRemote(target)) return await use(directoryFiles(target), (value) => value);
+  const remote = new RemoteTarget(target);
+  return await inPrivateDirectory(remote.name, async (folder, named) => {
+    await remote.downloadSmall("", ".manifest.json", folder);
+    return await use(remoteFleet(remote, folder, await remote.list()), named);
+  });
+}
+
+function remoteFleet(remote: RemoteTarget, folder: string, there: TargetFiles): FleetFiles {
+  return {
+    folder,
+    async *names() {
+      yield* there.keys();
+    },
+    sizeOf: async (name) => there.get(name),
+    withFile: async (name, use) => {
+      const path = join(folder, name);
+      await downloadWhole(remote, path, there.get(name) ?? 0);
+      try {
+        return await use(path);
+      } finally {
+        await rm(path, { force: true });
+      }
+    },
+  };
 }
 
 /**

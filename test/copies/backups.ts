@@ -42,9 +42,9 @@ export class Original {
     private readonly manifest: Manifest,
   ) {}
 
-  static async make(): Promise<Original> {
+  static async make(secret = passphrase): Promise<Original> {
     const machine = Machine.in(await mkdtemp(join(tmpdir(), "hivemind-copies-")));
-    await writeFile(machine.path("passphrase"), passphrase, { mode: 0o600 });
+    await writeFile(machine.path("passphrase"), secret, { mode: 0o600 });
     await machine.init(
       ...["--passphrase-file", machine.path("passphrase")],
       ...["--to", machine.path("backups"), "--bundle-to", machine.path("bundles")],
@@ -52,7 +52,7 @@ export class Original {
     await machine.run(["add-client"]);
     const { document } = await machine.json("backup", "--service", "none");
     const { path } = document.backup as { path: string };
-    const { connection, key } = await openEncrypted(path, passphrase, {
+    const { connection, key } = await openEncrypted(path, secret, {
       mode: "readonly",
       immutable: true,
     });

@@ -1,6 +1,6 @@
 import { basename } from "node:path";
 import type { Command } from "commander";
-import type { ListedBackup } from "../../backup/listing.js";
+import type { ListedBackup, Unlisted } from "../../backup/listing.js";
 import { escapeControlCharacters } from "../../text/escape.js";
 import { addGlobalOptions, type Context, contextOf } from "../context.js";
 import { addHelp } from "../help.js";
@@ -19,21 +19,80 @@ const fullTableColumns = 102;
 export function addCommand(program: Command): void {
   const command = program
     .command("backups [target]")
-    .description("List the backups and whether their bundles exist");
+    .description("List the backups and whether their bundles exist")
+    .option("--all", "List every store that has backups in the target");
   addBundleDirectoryOption(command);
   addGlobalOptions(command);
   addHelp(command, {
     details: [
-      "A target is a directory, or rclone:REMOTE:PATH. Of a remote, the manifests are read.",
+      "A target is a directory, or rclone:REMOTE:PATH. Of a remote, the manifests are read. Backups with the id of another store are only counted; --all lists every store of a target that several hubs share, with its newest backup.",
     ],
     examples: [
       "hivemind-sqlcipher backups",
       "hivemind-sqlcipher backups /media/usb/backups --json",
       "hivemind-sqlcipher backups rclone:nas:hivemind",
+      "hivemind-sqlcipher backups /srv/backup/hivemind --all",
     ],
   });
-  command.action(async (target: string | undefined, options: BundleDirectoryOption) =>
-    printBackups(await contextOf(command), target, options),
+  command.action(async (target: string | undefined, options: BackupsOptions) => {
+    const context = await contextOf(command);
+    await (options.all ? printStores : printBackups)(context, target, options);
+  });
+}
+
+interface BackupsOptions extends BundleDirectoryOption {
+  all?: boolean;
+}
+
+async function printStores(
+  context: Context,
+  target: string | undefined,
+  options: BackupsOptions,
+): Promise<void> {
+  const { listStores } = await import("../../backup/fleet.js");
+  const { withFleet } = await import("../../copies/view.js");
+  const { output, storePath } = context;
+  const { folder } = listingOptions(context, target, options);
+  const listing = await withFleet(folder, async (files, named) =>
+    named(await listStores(files, storePath)),
+  );
+  const rows = listing.stores.map((store) => [
+    store.storeId ?? "no id",
+    store.own ? `${store.name} (own)` : store.name,
+    store.hostnames.join(", "),
+    `${store.backups}${store.incomplete > 0 ? `, ${store.incomplete} incomplete` : ""}`,
+    formatSize(store.size),
+    formatAge(store.newest.ageSeconds),
+    `${store.newest.clients.active}`,
+  ]);
+  const table = await Table.of(
+    [
+      { title: "STORE_ID" },
+      { title: "NAME" },
+      { title: "MACHINE" },
+      { title: "BACKUPS", align: "right" },
+      { title: "SIZE", align: "right" },
+      { title: "NEWEST", align: "right" },
+      { title: "CLIENTS", align: "right" },
+    ],
+    rows,
+    output.columns,
+  );
+  const lines = [
+    ...(rows.length > 0
+      ? [output.style("bold", table.heading()), ...(await table.rows(rows))]
+      : [`No backups in ${listing.folder}`]),
+    ...unlistedLines(context, listing.others),
+    ...(listing.othersCount > listing.others.length
+      ? [`${listing.othersCount - listing.others.length} more files are not listed`]
+      : []),
+  ];
+  output.result(toJson(listing), () => lines);
+}
+
+function unlistedLines({ output }: Context, others: readonly Unlisted[]): string[] {
+  return others.map(({ path, problem }) =>
+    output.style("yellow", escapeControlCharacters(`not listed: ${path}: ${problem}`)),
   );
 }
 
@@ -82,9 +141,10 @@ async function printBackups(
     ...(rows.length > 0
       ? [output.style("bold", table.heading()), ...(await table.rows(rows))]
       : [`No backups in ${listing.folder}`]),
-    ...listing.others.map(({ path, problem }) =>
-      output.style("yellow", escapeControlCharacters(`not listed: ${path}: ${problem}`)),
-    ),
+    ...unlistedLines(context, listing.others),
+    ...(listing.ofOtherStores > 0
+      ? [`${listing.ofOtherStores} backups of other stores: --all lists them by store`]
+      : []),
   ];
   output.result(toJson(listing), () => lines);
 }

@@ -1,34 +1,55 @@
 import type { Command } from "commander";
 import { expandTarget } from "../../config/paths.js";
 import type { View } from "../../copies/view.js";
-import { exitCodes } from "../../errors.js";
+import { exitCodes, StoreError } from "../../errors.js";
 import { orAbort } from "../../process/abort.js";
 import { currentInteraction } from "../../process/interaction.js";
 import { escapeControlCharacters } from "../../text/escape.js";
 import { addGlobalOptions, type Context, contextOf } from "../context.js";
 import { addHelp } from "../help.js";
-import { addBundleOptions, type BundleKeyOptions, withBundle } from "../options/bundle.js";
+import {
+  addBundleDirectoryOption,
+  type BundleDirectoryOption,
+  listingOptions,
+} from "../options/backup-directories.js";
+import {
+  addBundleOptions,
+  type BundleKeyOptions,
+  openerOf,
+  withBundle,
+} from "../options/bundle.js";
 
 export function addCommand(program: Command): void {
   const command = program
     .command("verify <file>")
-    .description("Verify a backup: its pages, its clients and its manifest");
+    .description("Verify a backup: its pages, its clients and its manifest")
+    .option("--all", "Verify the backups of every store in the target FILE");
   addBundleOptions(command);
+  addBundleDirectoryOption(command);
   addGlobalOptions(command);
   addHelp(command, {
-    details: ["Makes the same checks as restore. Exits with 14 if one fails."],
+    details: [
+      "Makes the same checks as restore. Exits with 14 if one fails.",
+      "With --all, FILE is a directory or rclone:REMOTE:PATH, which several hubs may share. A backup is opened with the passphrases kept here, or with --identity and the bundle of its key in the directory of bundles. Exits with 14 if a backup fails, and with 12 if none could be opened; the others are reported by store. A backup without a manifest is not complete and is left out.",
+    ],
     examples: [
       "hivemind-sqlcipher verify /srv/backup/hivemind/clients.2026-11-24T18-50-00Z.db",
       "hivemind-sqlcipher verify rclone:nas:hivemind/clients.2026-11-24T18-50-00Z.db",
       "hivemind-sqlcipher verify FILE --bundle clients.….bundle.age -i recovery-key.txt",
+      "hivemind-sqlcipher verify --all rclone:nas:hivemind -i recovery-key.txt",
     ],
   });
-  command.action(async (file: string, options: BundleKeyOptions) =>
-    runVerify(await contextOf(command), file, options),
-  );
+  command.action(async (file: string, options: VerifyOptions) => {
+    const context = await contextOf(command);
+    await (options.all ? verifyAll : runVerify)(context, file, options);
+  });
 }
 
-async function runVerify(context: Context, file: string, options: BundleKeyOptions): Promise<void> {
+interface VerifyOptions extends BundleKeyOptions, BundleDirectoryOption {
+  all?: boolean;
+}
+
+async function runVerify(context: Context, file: string, options: VerifyOptions): Promise<void> {
   const { verifyBackup } = await import("../../backup/verify.js");
   const { recordRestoreTest } = await import("../../backup/restore-test.js");
   const { withLocalFile } = await import("../../copies/view.js");
@@ -36,7 +57,7 @@ async function runVerify(context: Context, file: string, options: BundleKeyOptio
   const { readBundle } = await import("../../bundle/bundle.js");
   const { output, settings, source, storePath } = context;
   const verify = async (backup: string, named: View["named"]) => {
-    const search = { backup, directory: settings.backup?.bundle_to };
+    const search = { backup, directory: options.bundleTo ?? settings.backup?.bundle_to };
     return await withBundle(options, { search, kept: context }, async (given) => {
       const bundle = given && (await readBundle(given.path, given.opener));
       const verifying = verifyBackup(backup, bundle ?? context);
@@ -61,4 +82,30 @@ async function runVerify(context: Context, file: string, options: BundleKeyOptio
     ),
   ]);
   if (!ok) process.exitCode = exitCodes.corrupted;
+}
+
+/** Verifies every backup in a target. */
+async function verifyAll(context: Context, target: string, options: VerifyOptions): Promise<void> {
+  if (options.bundle !== undefined) {
+    throw new StoreError("usage", "--all and --bundle exclude each other", {
+      hint: "Name the directory of the bundles: --bundle-to DIRECTORY",
+    });
+  }
+  const { verifyStores } = await import("../../backup/fleet.js");
+  const { withFleet } = await import("../../copies/view.js");
+  const { printVerifications } = await import("../ui/verifications.js");
+  const { folder, ...secrets } = listingOptions(context, target, options);
+  const opener = await openerOf(options);
+  const verdicts = await withFleet(folder, (files, named) => {
+    const { signal } = currentInteraction();
+    return printVerifications(context, {
+      folder: named(files.folder),
+      verifications: verifyStores(files, { ...secrets, opener }, signal),
+      named,
+    });
+  });
+  if (verdicts.sum("damaged") > 0) process.exitCode = exitCodes.corrupted;
+  else if (verdicts.sum("intact") === 0 && verdicts.sum("notOpened") > 0) {
+    process.exitCode = exitCodes.wrongPassphrase;
+  }
 }

@@ -1,6 +1,7 @@
 /** The documents of the commands for backups and bundles. */
 
 import type { BackupResult } from "../../../backup/backup.js";
+import type { FleetListing, FleetVerification, StoreVerdict } from "../../../backup/fleet.js";
 import type { Listing, Unlisted } from "../../../backup/listing.js";
 import type { PruneResult } from "../../../backup/prune.js";
 import type { Verification } from "../../../backup/verify.js";
@@ -110,6 +111,61 @@ export const listed = documentOf<Omit<Listing, "unchecked">>()(
     of_other_stores: integer("How many backups are left out because another store made them"),
   }),
 );
+
+export const fleetListed = documentOf<FleetListing>()(
+  z.strictObject({
+    folder: text("The directory"),
+    stores: z.array(
+      z.strictObject({
+        store_id: z.nullable(text("The id of a store; null for backups of earlier versions")),
+        name: text("The name of its file without `.db`"),
+        key_ids: texts("The `key_id` of each of its keys"),
+        hostnames: texts("The machines that made its backups"),
+        backups: integer("How many backups it has"),
+        incomplete: integer("How many of them lack their file, or have one of another size"),
+        size: integer("Bytes of all backups"),
+        oldest: time("When the oldest was made"),
+        newest: z.strictObject({
+          path: text("The newest backup by its manifest, which is not verified"),
+          created_at: time("When it was made"),
+          age_seconds: integer("Its age in seconds"),
+          clients: counts,
+        }),
+        own: flag("Whether it is the store of this command"),
+      }),
+    ),
+    others: z.array(unlisted).check(z.describe("The first 100 files that are not counted")),
+    others_count: integer("How many files are not counted"),
+  }),
+);
+
+export const fleetVerified = z.strictObject({
+  folder: text("The directory"),
+  backups: z.array(
+    documentOf<FleetVerification>()(
+      z.strictObject({
+        path: text("A backup"),
+        store_id: z.nullable(text("The id of its store; null if it has none or is unreadable")),
+        key_id: z.nullable(text("The `key_id` in its manifest; null if that is unreadable")),
+        ok: z.nullable(flag("Whether every check passed; null if no key at hand opens it")),
+        problem: z.nullable(text("The first failed check, or why it was not opened")),
+      }),
+    ),
+  ),
+  stores: z.array(
+    documentOf<StoreVerdict>()(
+      z.strictObject({
+        store_id: z.nullable(text("The id of a store; null if its backups have none")),
+        name: text("The name of its file without `.db`"),
+        intact: integer("How many backups are intact"),
+        damaged: integer("How many are not; the exit code is 14 then"),
+        not_opened: integer("How many no key at hand opens"),
+        reason: z.nullable(text("Why the first of these was not opened")),
+      }),
+    ),
+  ),
+  error: z.optional(errorSchema).check(z.describe("Why not every backup was verified")),
+});
 
 export const pruned = documentOf<{ prune: PruneResult }>()(
   z.strictObject({

@@ -1,0 +1,424 @@
+/**
+ * Lists and verifies the backups of all stores in a target that several hubs share.
+ *
+ * A target may have tens of thousands of backups. So the directory is read entry by entry, and what
+ * stays in memory is a summary of each store.
+ */
+import { opendir } from "node:fs/promises";
+import { basename, join } from "node:path";
+import { type BundleOpener, bundleName, readBundle } from "../bundle/bundle.js";
+import { readStoreId } from "../config/store-id.js";
+import { hasCode, isKind, StoreError, systemError } from "../errors.js";
+import { lstatIfExists, statIfExists } from "../fs/read.js";
+import type { PassphraseSource } from "../keys/source.js";
+import { orAbort, throwIfAborted } from "../process/abort.js";
+import type { Unlisted } from "./listing.js";
+import {
+  backupOf,
+  isNamedBy,
+  type Manifest,
+  manifestPath,
+  readManifest,
+  storeNameIn,
+} from "./manifest.js";
+import { type BackupPassphrase, verifyBackup } from "./verify.js";
+
+/** The files of a target. The manifests of a remote are in a directory on this machine. */
+export interface FleetFiles {
+  /** The directory with the manifests. */
+  readonly folder: string;
+  names(): AsyncIterable<string>;
+  /** Returns a file's size in bytes, or undefined if there is no such file. */
+  sizeOf(name: string): Promise<number | undefined>;
+  /** Makes a whole file readable for the duration of `use`. */
+  withFile<Result>(name: string, use: (path: string) => Promise<Result>): Promise<Result>;
+}
+
+/** The backups of one store in a target. */
+export interface FleetStore {
+  /** Null for backups of earlier versions. Each key_id counts as a store then. */
+  readonly storeId: string | null;
+  /** The name of the store's file without `.db`. */
+  readonly name: string;
+  /** Sorted. */
+  readonly keyIds: readonly string[];
+  /** The machines that made the backups, sorted. */
+  readonly hostnames: readonly string[];
+  readonly backups: number;
+  /** How many of them lack their file, or have one of another size. */
+  readonly incomplete: number;
+  /** Bytes of all backups. */
+  readonly size: number;
+  readonly oldest: string;
+  /** The newest by its manifest, whose MAC is not checked. */
+  readonly newest: {
+    readonly path: string;
+    readonly createdAt: string;
+    readonly ageSeconds: number;
+    readonly clients: { readonly active: number; readonly revoked: number };
+  };
+  /** Whether it is the store of this command. */
+  readonly own: boolean;
+}
+
+export interface FleetListing {
+  readonly folder: string;
+  /** By name, then the newest backup first. */
+  readonly stores: FleetStore[];
+  /** The first of the files that have a backup's name, but not its contents. */
+  readonly others: Unlisted[];
+  /** How many such files there are. */
+  readonly othersCount: number;
+}
+
+/** How many unlisted files are reported with their paths. */
+const maxOthers = 100;
+/** Files that are read at a time. */
+const readsAtOnce = 32;
+/** How many files `opendir` reads ahead. */
+const readAhead = 256;
+
+/**
+ * Returns the files of a directory on this machine.
+ *
+ * @throws {@link StoreError} notFound - from `names`, if the directory does not exist
+ */
+export function directoryFiles(folder: string): FleetFiles {
+  return {
+    folder,
+    names: () => namesIn(folder),
+    sizeOf: async (name) => {
+      const stats = await statIfExists(join(folder, name));
+      return stats?.isFile() ? stats.size : undefined;
+    },
+    withFile: (name, use) => use(join(folder, name)),
+  };
+}
+
+async function* namesIn(folder: string): AsyncGenerator<string> {
+  try {
+    for await (const { name } of await opendir(folder, { bufferSize: readAhead })) yield name;
+  } catch (error) {
+    if (!hasCode(error, "ENOENT", "ENOTDIR")) {
+      throw systemError(error, `cannot read the directory ${folder}`);
+    }
+    throw new StoreError("notFound", `no such directory: ${folder}`, {
+      hint: "Mount its disk, or name the directory of the backups.",
+    });
+  }
+}
+
+/** A manifest of a target. */
+interface FleetEntry {
+  /** The backup's name in the target. */
+  readonly file: string;
+  readonly manifest: Manifest;
+}
+
+type Entry = FleetEntry | Unlisted | undefined;
+
+/**
+ * Lists the stores with backups in a target by their manifests, whose MACs are not checked. Reads no
+ * backup.
+ *
+ * @param storePath - the command's own store
+ * @throws {@link StoreError} notFound, io - if the target does not exist or cannot be read
+ */
+export async function listStores(files: FleetFiles, storePath: string): Promise<FleetListing> {
+  const { folder } = files;
+  const own = await readStoreId(storePath);
+  const summaries = new Map<string, Summary>();
+  const others: Unlisted[] = [];
+  let othersCount = 0;
+  const add = async (name: string) => {
+    const entry = await entryOf(name, files);
+    if (entry === undefined) return;
+    if ("problem" in entry) {
+      othersCount += 1;
+      if (others.length < maxOthers) others.push(entry);
+      return;
+    }
+    const isComplete = (await files.sizeOf(entry.file)) === entry.manifest.size;
+    addTo(summaries, entry, isComplete);
+  };
+  await inGroups(files.names(), add);
+  const stores = [...summaries.values()].map((summary) => toStore(summary, folder, own?.id));
+  stores.sort(
+    (a, b) => compareTexts(a.name, b.name) || compareTexts(b.newest.createdAt, a.newest.createdAt),
+  );
+  others.sort((a, b) => compareTexts(a.path, b.path));
+  return { folder, stores, others, othersCount };
+}
+
+async function inGroups(
+  names: AsyncIterable<string>,
+  work: (name: string) => Promise<void>,
+): Promise<void> {
+  let group: Promise<void>[] = [];
+  for await (const name of names) {
+    group.push(work(name));
+    if (group.length < readsAtOnce) continue;
+    await Promise.all(group);
+    group = [];
+  }
+  await Promise.all(group);
+}
+
+/** @returns undefined for a file that is neither a manifest nor a backup without one */
+async function entryOf(name: string, files: FleetFiles): Promise<Entry> {
+  if (storeNameIn(name) === undefined) return undefined;
+  const path = join(files.folder, name);
+  if (name.endsWith(".db")) {
+    if ((await files.sizeOf(manifestPath(name))) !== undefined) return undefined;
+    return { path, problem: "the backup has no manifest" };
+  }
+  try {
+    const manifest = await readManifest(path);
+    const file = backupOf(name);
+    if (isNamedBy(file, manifest)) return { file, manifest };
+    return { path, problem: `the manifest belongs to ${manifest.file}` };
+  } catch (error) {
+    // Another hub may have pruned it.
+    if (isKind(error, "notFound")) return undefined;
+    if (!(error instanceof StoreError)) throw error;
+    return { path, problem: error.message };
+  }
+}
+
+interface Summary {
+  readonly storeId: string | null;
+  readonly name: string;
+  readonly keyIds: Set<string>;
+  readonly hostnames: Set<string>;
+  backups: number;
+  incomplete: number;
+  size: number;
+  oldest: string;
+  newest: FleetEntry;
+}
+
+/** Returns the key under which a backup's store is counted. */
+function storeKeyOf({ file, manifest }: FleetEntry): string {
+  const { store_id: id, key_id: keyId } = manifest;
+  return id ?? `${keyId} ${storeNameIn(file)}`;
+}
+
+function addTo(summaries: Map<string, Summary>, entry: FleetEntry, isComplete: boolean): void {
+  const { file, manifest } = entry;
+  const key = storeKeyOf(entry);
+  const summary = summaries.get(key) ?? {
+    storeId: manifest.store_id ?? null,
+    name: storeNameIn(file) ?? "",
+    keyIds: new Set<string>(),
+    hostnames: new Set<string>(),
+    ...{ backups: 0, incomplete: 0, size: 0 },
+    oldest: manifest.created_at,
+    newest: entry,
+  };
+  summaries.set(key, summary);
+  summary.keyIds.add(manifest.key_id);
+  summary.hostnames.add(manifest.hostname);
+  summary.backups += 1;
+  if (isComplete) summary.size += manifest.size;
+  else summary.incomplete += 1;
+  if (manifest.created_at < summary.oldest) summary.oldest = manifest.created_at;
+  if (manifest.created_at > summary.newest.manifest.created_at) summary.newest = entry;
+}
+
+function toStore(summary: Summary, folder: string, ownId: string | undefined): FleetStore {
+  const { storeId, newest, keyIds, hostnames, ...others } = summary;
+  const { created_at: createdAt, clients } = newest.manifest;
+  return {
+    ...{ storeId, ...others, keyIds: [...keyIds].sort(), hostnames: [...hostnames].sort() },
+    newest: {
+      path: join(folder, newest.file),
+      createdAt,
+      ageSeconds: Math.round((Date.now() - Date.parse(createdAt)) / 1000),
+      clients,
+    },
+    own: storeId !== null && storeId === ownId,
+  };
+}
+
+function compareTexts(a: string, b: string): number {
+  return a < b ? -1 : a > b ? 1 : 0;
+}
+
+export interface FleetSecrets {
+  /** The passphrases of the command's own store. */
+  readonly source: PassphraseSource;
+  readonly storePath: string;
+  /** The directory of the bundles; undefined if unknown. */
+  readonly bundleFolder: string | undefined;
+  /** Opens the bundles; undefined if no key was given. */
+  readonly opener: BundleOpener | undefined;
+}
+
+/** The result for one backup of a target. */
+export interface FleetVerification {
+  readonly path: string;
+  /** Null for a backup of an earlier version, and if the manifest cannot be read. */
+  readonly storeId: string | null;
+  /** Null if the manifest cannot be read. */
+  readonly keyId: string | null;
+  /** Null if no key at hand opens it. */
+  readonly ok: boolean | null;
+  /** The first check that failed, or why it was not opened; null if it is intact. */
+  readonly problem: string | null;
+}
+
+/**
+ * Verifies the backups of all stores in a target, as `verifyBackup` does. A backup without a
+ * manifest is not a backup yet: another hub may be copying it.
+ *
+ * @throws {@link StoreError} notFound, io - if the target does not exist or cannot be read
+ * @throws {@link StoreError} interrupted - if the signal is aborted
+ */
+export async function* verifyStores(
+  files: FleetFiles,
+  secrets: FleetSecrets,
+  signal?: AbortSignal,
+): AsyncGenerator<FleetVerification> {
+  const keys = new FleetKeys(secrets);
+  for await (const name of files.names()) {
+    throwIfAborted(signal);
+    if (!name.endsWith(".manifest.json")) continue;
+    const entry = await entryOf(name, files);
+    if (entry === undefined) continue;
+    if ("problem" in entry) {
+      const path = join(files.folder, backupOf(name));
+      yield { path, storeId: null, keyId: null, ok: false, problem: entry.problem };
+      continue;
+    }
+    const { file, manifest } = entry;
+    const { store_id: storeId = null, key_id: keyId } = manifest;
+    const outcome = await verifyEntry(entry, files, keys, signal);
+    if (outcome) yield { path: join(files.folder, file), storeId, keyId, ...outcome };
+  }
+}
+
+type Outcome = Pick<FleetVerification, "ok" | "problem">;
+
+/** @returns undefined if another hub has removed the backup */
+async function verifyEntry(
+  { file, manifest }: FleetEntry,
+  files: FleetFiles,
+  keys: FleetKeys,
+  signal: AbortSignal | undefined,
+): Promise<Outcome | undefined> {
+  const keyId = manifest.key_id;
+  if ((await files.sizeOf(file)) === undefined) {
+    const isGone = (await files.sizeOf(manifestPath(file))) === undefined;
+    return isGone ? undefined : { ok: false, problem: "its file is missing" };
+  }
+  const known = await keys.secretFor(keyId);
+  if ("reason" in known) return { ok: null, problem: known.reason };
+  try {
+    const verify = (path: string) => verifyBackup(path, known.secret);
+    const { ok, checks } = await orAbort(files.withFile(file, verify), signal);
+    const failed = checks.find((check) => !check.ok);
+    return { ok, problem: failed ? `${failed.name}: ${failed.detail}` : null };
+  } catch (error) {
+    throwIfAborted(signal);
+    if (!(error instanceof StoreError)) throw error;
+    if (isKind(error, "wrongPassphrase", "passphraseUnavailable")) {
+      return { ok: null, problem: await keys.giveUp(keyId, error) };
+    }
+    return { ok: false, problem: (error as StoreError).message };
+  }
+}
+
+/** The passphrase of a key_id, or why there is none. */
+type FleetSecret = { readonly secret: BackupPassphrase } | { readonly reason: string };
+
+/**
+ * The passphrases of a fleet, from bundles or the store's own source. A key_id that did not open is
+ * not tried again: each attempt derives a key, which takes 200 ms or more.
+ */
+class FleetKeys {
+  readonly #known = new Map<string, FleetSecret>();
+  readonly #secrets: FleetSecrets;
+
+  constructor(secrets: FleetSecrets) {
+    this.#secrets = secrets;
+  }
+
+  async secretFor(keyId: string): Promise<FleetSecret> {
+    const secret = this.#known.get(keyId) ?? (await this.#find(keyId));
+    this.#known.set(keyId, secret);
+    return secret;
+  }
+
+  /** Does not try a key_id again. Returns why. */
+  async giveUp(keyId: string, error: StoreError): Promise<string> {
+    const bundle = this.#secrets.opener ? undefined : await this.#bundleOf(keyId);
+    const reason = bundle ? `its bundle ${bundle} needs --identity FILE` : error.message;
+    this.#known.set(keyId, { reason });
+    return reason;
+  }
+
+  async #find(keyId: string): Promise<FleetSecret> {
+    const { opener, source, storePath } = this.#secrets;
+    const bundle = opener && (await this.#bundleOf(keyId));
+    if (opener === undefined || bundle === undefined) return { secret: { source, storePath } };
+    try {
+      const { passphrase } = await readBundle(bundle, opener);
+      return { secret: { passphrase } };
+    } catch (error) {
+      if (!(error instanceof StoreError)) throw error;
+      return { reason: error.message };
+    }
+  }
+
+  async #bundleOf(keyId: string): Promise<string | undefined> {
+    const { bundleFolder } = this.#secrets;
+    if (bundleFolder === undefined) return undefined;
+    const path = join(bundleFolder, bundleName(keyId));
+    return (await lstatIfExists(path)) ? path : undefined;
+  }
+}
+
+/** How many backups of a store were verified. */
+export interface StoreVerdict {
+  /** Null for backups of earlier versions, and for manifests that cannot be read. */
+  readonly storeId: string | null;
+  /** The name of the store's file without `.db`. */
+  readonly name: string;
+  readonly intact: number;
+  readonly damaged: number;
+  readonly notOpened: number;
+  /** Why the first of those was not opened; null if all were. */
+  readonly reason: string | null;
+}
+
+/** Counts the results of a fleet by store. */
+export class FleetVerdicts {
+  readonly #stores = new Map<
+    string,
+    { -readonly [Key in keyof StoreVerdict]: StoreVerdict[Key] }
+  >();
+
+  add({ path, storeId, keyId, ok, problem }: FleetVerification): void {
+    const name = storeNameIn(basename(path)) ?? "";
+    const key = storeId ?? `${keyId} ${name}`;
+    const counts = { intact: 0, damaged: 0, notOpened: 0, reason: null };
+    const verdict = this.#stores.get(key) ?? { storeId, name, ...counts };
+    this.#stores.set(key, verdict);
+    if (ok === null) {
+      verdict.notOpened += 1;
+      verdict.reason ??= problem;
+    } else if (ok) verdict.intact += 1;
+    else verdict.damaged += 1;
+  }
+
+  /** Returns the stores, by name and id. */
+  get stores(): StoreVerdict[] {
+    return [...this.#stores.values()].sort(
+      (a, b) => compareTexts(a.name, b.name) || compareTexts(a.storeId ?? "", b.storeId ?? ""),
+    );
+  }
+
+  sum(count: "intact" | "damaged" | "notOpened"): number {
+    return [...this.#stores.values()].reduce((sum, store) => sum + store[count], 0);
+  }
+}
