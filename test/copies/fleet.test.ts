@@ -9,19 +9,24 @@ import {
   signManifest,
 } from "../../src/backup/manifest.js";
 import { Machine } from "../cli/machine.js";
-import { backupsIn, Original, unsoundIn } from "./backups.js";
+import { backupsIn, flipByte, Original, unsoundIn } from "./backups.js";
 import { Servers } from "./servers.js";
 
 let servers: Servers;
 let attic: Original;
 let cellar: Original;
+/** Its passphrase is another. */
+let loft: Original;
 
 beforeAll(async () => {
-  [servers, attic, cellar] = await Promise.all([Servers.start(), Original.make(), Original.make()]);
+  [servers, attic, cellar, loft] = await Promise.all([
+    ...([Servers.start(), Original.make(), Original.make()] as const),
+    Original.make("battery staple"),
+  ]);
 }, 60_000);
 
 afterAll(async () => {
-  await Promise.all([attic.remove(), cellar.remove()]);
+  await Promise.all([attic.remove(), cellar.remove(), loft.remove()]);
   await servers.stop();
 });
 
@@ -77,6 +82,81 @@ test.each([
     expect(verify.code).toBe(0);
   },
   60_000,
+);
+
+test.each([
+  ["a directory", () => attic.newPath()],
+  ["a WebDAV server", () => "rclone:webdav:all"],
+])(
+  "--all lists and verifies every store of %s",
+  async (_, targetOf) => {
+    const target = targetOf();
+    const folder = target.startsWith("/") ? target : join(servers.files, "all");
+    const locals = await Promise.all([attic, cellar, loft].map((hub) => hub.backups(1, 2)));
+    for (const local of locals) await local.copy({ to: [target] });
+    const [ofAttic, , ofLoft] = locals;
+    await writeFile(join(folder, "clients.2026-01-09T00-00-00Z.db"), "not yet complete");
+    await writeFile(join(folder, "notes.txt"), "no backup");
+
+    const { document } = await attic.machine.json("backups", target, "--all");
+    const stores = document.stores as { store_id: string; own: boolean }[];
+    expect(stores.map(({ store_id }) => store_id).sort()).toEqual(
+      [attic, cellar, loft].map(({ storeId }) => storeId).sort(),
+    );
+    const [own, ...none] = stores.filter((store) => store.own);
+    expect(none).toEqual([]);
+    expect(own).toMatchObject({
+      ...{ store_id: attic.storeId, name: "clients", backups: 2, incomplete: 0 },
+      oldest: "2026-01-01T00:00:00.000Z",
+      newest: { path: `${target}/${ofAttic?.copyName(2)}`, created_at: "2026-01-02T00:00:00.000Z" },
+    });
+    const problem = "the backup has no manifest";
+    const incomplete = { path: `${target}/clients.2026-01-09T00-00-00Z.db`, problem };
+    expect(document).toMatchObject({ folder: target, others: [incomplete], others_count: 1 });
+    const { stdout } = await attic.machine.run(["backups", target, "--all"]);
+    expect(stdout).toContain("clients (own)");
+    for (const { storeId } of [attic, cellar, loft]) expect(stdout).toContain(storeId);
+
+    // One passphrase opens the backups of two stores, but not those of the third.
+    const verified = await attic.machine.json("verify", "--all", target);
+    expect([verified.code, verified.document.backups]).toEqual([0, expect.anything()]);
+    const verdicts = verified.document.stores as { store_id: string; reason: string | null }[];
+    expect(verdicts).toHaveLength(3);
+    for (const verdict of verdicts) {
+      const isLoft = verdict.store_id === loft.storeId;
+      expect(verdict).toMatchObject({ intact: isLoft ? 0 : 2, not_opened: isLoft ? 2 : 0 });
+      expect(verdict.reason === null).toBe(!isLoft);
+    }
+    const bundles = ["--bundle-to", dirname(loft.bundle)];
+    const locked = await attic.machine.run(["verify", "--all", target, ...bundles]);
+    expect([locked.code, locked.stdout]).toEqual([0, expect.stringContaining("--identity FILE")]);
+    const key = ["--identity", loft.machine.path("safe", "recovery-key.txt")];
+    const { code, stdout: text } = await attic.machine.run([
+      ...["verify", "--all", target, ...bundles, ...key],
+    ]);
+    expect([code, text]).toEqual([
+      0,
+      expect.stringContaining("6 intact, 0 not intact, 0 not opened, of 3 stores"),
+    ]);
+
+    const [missing, flipped] = [`${ofAttic?.copyName(1)}`, `${ofLoft?.copyName(1)}`];
+    await rm(join(folder, missing));
+    await flipByte(join(folder, flipped));
+    const bad = await attic.machine.json("verify", "--all", target, ...bundles, ...key);
+    const results = bad.document.backups as { path: string; ok: boolean; problem: string }[];
+    expect([
+      bad.code,
+      results
+        .filter(({ ok }) => !ok)
+        .map(({ path }) => basename(path))
+        .sort(),
+    ]).toEqual([14, [missing, flipped].sort()]);
+    const empty = await Machine.make();
+    await rm(join(folder, missing.replace(/\.db$/, ".manifest.json")));
+    const unopened = await empty.run(["verify", "--all", target]);
+    expect([unopened.code, unopened.stdout]).toEqual([12, expect.stringContaining("5 not opened")]);
+  },
+  120_000,
 );
 
 test("backups and clients of another store in one local directory stay apart", async () => {
