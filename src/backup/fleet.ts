@@ -118,8 +118,8 @@ interface FleetEntry {
 type Entry = FleetEntry | Unlisted | undefined;
 
 /**
- * Lists the stores with backups in a target by their manifests, whose MACs are not checked. Reads no
- * backup.
+ * Lists the stores with backups in a target by their manifests, whose MACs are not checked. Reads
+ * no backup.
  *
  * @param storePath - the command's own store
  * @throws {@link StoreError} notFound, io - if the target does not exist or cannot be read

@@ -75,8 +75,8 @@ export function backupPath(directory: string, storePath: string, at: Date): stri
 }
 
 /**
- * Matches a name after the store's. A re-encrypted backup has the key_id of its new passphrase after
- * the time, and a copy in a target has the store's id at the end.
+ * Matches a name after the store's. A re-encrypted backup has the key_id of its new passphrase
+ * after the time, and a copy in a target has the store's id at the end.
  */
 const nameEnd = /\.\d{4}-\d\d-\d\dT\d\d-\d\d-\d\dZ(?:\.[0-9a-f]{16}){0,2}\.(?:db|manifest\.json)$/;
 
@@ -113,8 +113,8 @@ export function isNamedBy(name: string, manifest: Manifest): boolean {
 }
 
 /**
- * Returns whether a backup may belong to a store. If either of them has no id, the name and the keys
- * decide, as for the backups of earlier versions.
+ * Returns whether a backup may belong to a store. If either of them has no id, the name and the
+ * keys decide, as for the backups of earlier versions.
  *
  * @param id - of the store; undefined if it has none
  */

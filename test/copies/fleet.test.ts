@@ -1,4 +1,4 @@
-/** Several hubs with one target: their stores have one name and one passphrase, but different ids. */
+/** Several hubs with one target: their stores have one name and one passphrase, but several ids. */
 import { readdir, readFile, rm, writeFile } from "node:fs/promises";
 import { basename, dirname, join } from "node:path";
 import { afterAll, beforeAll, expect, test } from "vitest";
