@@ -5,7 +5,7 @@
  * derived only once, from the first backup of its `key_id` that opens. The backups themselves are
  * not read: `verify` does that.
  */
-import { join } from "node:path";
+import { basename, join } from "node:path";
 import { bundleName, describeBundle } from "../bundle/bundle.js";
 import { readStoreId } from "../config/store-id.js";
 import { hasCode, StoreError } from "../errors.js";
@@ -86,47 +86,21 @@ export async function listBackups(options: ListingOptions): Promise<Listing> {
   const names = (await namesInBackupDirectory(folder)).filter((name) =>
     isNameOfBackup(name, storePath),
   );
-  const own = await readStoreId(storePath);
-  const { keyId: ownKeyId } = await identify(storePath);
-  const manifests: FoundManifest[] = [];
-  const others: Unlisted[] = [];
-  const described = new Set<string>();
-  let ofOtherStores = 0;
-  for (const name of names.filter((name) => name.endsWith(".manifest.json"))) {
-    const path = join(folder, name);
-    try {
-      const manifest = await readManifest(path);
-      const file = backupOf(name);
-      if (!isNamedBy(file, manifest)) {
-        others.push({ path, problem: `the manifest belongs to ${manifest.file}` });
-        continue;
-      }
-      described.add(file);
-      const isOfAnother = !mayBelongTo(manifest, own?.id);
-      if (isOfAnother && manifest.key_id !== ownKeyId) ofOtherStores += 1;
-      else manifests.push({ manifest, path: join(folder, file), isOfAnother });
-    } catch (error) {
-      if (!(error instanceof StoreError)) throw error;
-      others.push({ path, problem: error.message });
-    }
-  }
-  for (const name of names) {
-    if (!name.endsWith(".db") || described.has(name)) continue;
-    others.push({ path: join(folder, name), problem: "the backup has no manifest" });
-  }
+  const { manifests, others, ...found } = await findManifests(folder, names, storePath);
+  let { ofOtherStores } = found;
 
   const keys = await BackupKeys.of(options);
   const bundles = new Map<string, string | null>();
   const backups: ListedBackup[] = [];
-  const found = await Promise.all(
+  const inspected = await Promise.all(
     manifests.map(async (each) => ({
       ...each,
       present: await isFileOfSize(each.path, each.manifest.size),
     })),
   );
   // The manifest of a missing file can be checked with the key of another backup.
-  found.sort((a, b) => Number(b.present) - Number(a.present));
-  for (const { manifest, path, present, isOfAnother } of found) {
+  inspected.sort((a, b) => Number(b.present) - Number(a.present));
+  for (const { manifest, path, present, isOfAnother } of inspected) {
     const mac = await keys.checkMac(manifest, present ? path : undefined);
     // With this store's key and an altered manifest, it is a backup whose id was exchanged.
     if (isOfAnother && mac !== false) {
@@ -162,6 +136,63 @@ interface FoundManifest {
   readonly path: string;
   /** Whether it has another store's id and this store's key_id: a copy of the store, or altered. */
   readonly isOfAnother: boolean;
+}
+
+interface FoundManifests {
+  readonly manifests: FoundManifest[];
+  readonly others: Unlisted[];
+  readonly ofOtherStores: number;
+}
+
+/** Manifests that are read at a time. A target may have those of a thousand stores. */
+const readsAtOnce = 32;
+
+async function findManifests(
+  folder: string,
+  names: readonly string[],
+  storePath: string,
+): Promise<FoundManifests> {
+  const own = await readStoreId(storePath);
+  const { keyId: ownKeyId } = await identify(storePath);
+  const manifests: FoundManifest[] = [];
+  const others: Unlisted[] = [];
+  const described = new Set<string>();
+  let ofOtherStores = 0;
+  const manifestNames = names.filter((name) => name.endsWith(".manifest.json"));
+  for (let at = 0; at < manifestNames.length; at += readsAtOnce) {
+    const group = manifestNames.slice(at, at + readsAtOnce);
+    for (const found of await Promise.all(group.map((name) => readNamed(folder, name)))) {
+      if ("problem" in found) {
+        others.push(found);
+        continue;
+      }
+      described.add(basename(found.path));
+      const isOfAnother = !mayBelongTo(found.manifest, own?.id);
+      if (isOfAnother && found.manifest.key_id !== ownKeyId) ofOtherStores += 1;
+      else manifests.push({ ...found, isOfAnother });
+    }
+  }
+  for (const name of names) {
+    if (!name.endsWith(".db") || described.has(name)) continue;
+    others.push({ path: join(folder, name), problem: "the backup has no manifest" });
+  }
+  return { manifests, others, ofOtherStores };
+}
+
+/** Reads a manifest, which must be named after its backup. */
+async function readNamed(
+  folder: string,
+  name: string,
+): Promise<Pick<FoundManifest, "manifest" | "path"> | Unlisted> {
+  const path = join(folder, name);
+  try {
+    const manifest = await readManifest(path);
+    if (isNamedBy(backupOf(name), manifest)) return { manifest, path: backupOf(path) };
+    return { path, problem: `the manifest belongs to ${manifest.file}` };
+  } catch (error) {
+    if (!(error instanceof StoreError)) throw error;
+    return { path, problem: error.message };
+  }
 }
 
 /**
