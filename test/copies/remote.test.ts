@@ -246,7 +246,7 @@ test("OpenSSH's server that refuses to remove and rename keeps every copy", asyn
   ]);
   const pruned = await pruneTarget(target, 1);
   expect([pruned.removed, pruned.notRemoved]).toEqual([[], [expect.anything()]]);
-  expect(await backupsIn(path)).toEqual([1, 2].map((day) => local.name(day)));
+  expect(await backupsIn(path)).toEqual([1, 2].map((day) => local.copyName(day)));
   expect(await unsoundIn(path)).toEqual([]);
 });
 
@@ -281,7 +281,7 @@ test("a bucket with an object lock returns copies that an attacker removed and r
 
   const returned = original.newPath();
   await rclone("copy", "--s3-version-at", before, "owner:locked/hub", returned);
-  expect(await backupsIn(returned)).toEqual([1, 2].map((day) => local.name(day)));
+  expect(await backupsIn(returned)).toEqual([1, 2].map((day) => local.copyName(day)));
   expect(await unsoundIn(returned)).toEqual([]);
 });
 
