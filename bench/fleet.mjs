@@ -21,13 +21,13 @@ const { global } = await makeStore(folder, 0);
 const places = ["--to", target, "--bundle-to", join(folder, "bundles"), "--service", "none"];
 for (let count = 0; count < backups; count++) ours("backup", ...global, ...places);
 say(`fleet: made ${backups} backups of one store`);
+const [example] = readdirSync(target).filter((name) => name.endsWith(".manifest.json"));
+const manifest = JSON.parse(readFileSync(join(target, example), "utf8"));
 for (let store = 1; store < stores; store++) addStore();
 say(`fleet: made ${backups} backups of each of ${stores - 1} further stores`);
 
 /** Adds the backups of another store, with its id in their names, as copies in a target have it. */
 function addStore() {
-  const [example] = readdirSync(target).filter((name) => name.endsWith(".manifest.json"));
-  const manifest = JSON.parse(readFileSync(join(target, example), "utf8"));
   const id = randomBytes(8).toString("hex");
   const key_id = randomBytes(8).toString("hex");
   for (let age = 0; age < backups; age++) {
