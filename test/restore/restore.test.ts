@@ -241,7 +241,7 @@ test("killed while such a store is moved: it is all back after the next command,
   const { world, backup, rows } = await backedUp();
   const outcomes = new Set<string>();
   const slots = await world.slots();
-  for (let nth = 2; nth <= 10; nth++) {
+  for (let nth = 2; nth <= 13; nth++) {
     const copy = await world.copy(slots);
     onTestFinished(() => copy.remove());
     await writeFile(copy.path, "x".repeat(8192));
@@ -262,7 +262,7 @@ test("killed while such a store is moved: it is all back after the next command,
     outcomes.add(`${killed.result ? "ended" : "killed"}, ${aside ? "aside" : "back"}`);
   }
   expect([...outcomes].toSorted()).toEqual(["ended, aside", "killed, aside", "killed, back"]);
-});
+}, 180_000);
 
 const replacedName = (restored: RestoreResult["restored"]) => restored.replaced?.split("/").at(-1);
 
