@@ -2,7 +2,7 @@
  * Copies on remotes of rclone, with rclone's own WebDAV and SFTP servers on loopback: backup, list,
  * verify, prune and restore; servers that refuse, fail and lose connections; and kills.
  */
-import { execFile } from "node:child_process";
+import { execFile, execFileSync } from "node:child_process";
 import { copyFile, mkdir, readdir, readFile, writeFile } from "node:fs/promises";
 import { basename, join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
@@ -40,6 +40,9 @@ function newFolder(): { name: string; path: string } {
   const name = `${bucket}/${folders}`;
   return { name, path: join(servers.files, name) };
 }
+
+/** The remotes that a test is repeated with. */
+const remotes = proving ? protocols : (["webdav"] as const);
 
 const silent = { notice: () => {}, detail: () => {}, confirm: async () => {} };
 
@@ -142,58 +145,71 @@ test("a remote that is described in place, with credentials perhaps, is refused"
   }
 });
 
-test("an empty machine is restored from the remote and the recovery key alone", async () => {
-  const { machine } = original;
-  const [backups, bundles] = [newFolder(), newFolder()];
-  const target = `rclone:webdav:${backups.name}`;
-  const strace = [
-    "strace",
-    "-f",
-    "-s",
-    "100000",
-    "-e",
-    "trace=execve",
-    "-o",
-    machine.path("trace"),
-  ];
-  const copyTo = ["--copy-to", target, "--copy-bundle-to", `rclone:webdav:${bundles.name}`];
-  await machine.run(["add-client"]);
-  const backup = await machine.run(["backup", "--service", "none", ...copyTo], { before: strace });
-  expect([backup.code, backup.stderr]).toEqual([0, expect.stringContaining("saved")]);
-  const trace = await readFile(machine.path("trace"), "utf8");
-  expect(trace).toContain("copyto");
-  const config = await readFile(process.env.RCLONE_CONFIG ?? "", "utf8");
-  const obscured = /pass = (\S+)/.exec(config)?.[1] ?? "";
-  for (const secret of [passphrase, serverPassword, obscured]) expect(trace).not.toContain(secret);
+test.each(remotes)(
+  "an empty machine is restored from %s and the recovery key alone",
+  async (remote) => {
+    const { machine } = original;
+    const [backups, bundles] = [newFolder(), newFolder()];
+    const target = `rclone:${remote}:${backups.name}`;
+    const strace = [
+      "strace",
+      "-f",
+      "-s",
+      "100000",
+      "-e",
+      "trace=execve",
+      "-o",
+      machine.path("trace"),
+    ];
+    const copyTo = ["--copy-to", target, "--copy-bundle-to", `rclone:${remote}:${bundles.name}`];
+    await machine.run(["add-client"]);
+    const backup = await machine.run(["backup", "--service", "none", ...copyTo], {
+      before: strace,
+    });
+    expect(backup.code).toBe(0);
+    // A target is saved only if none is.
+    if (remote === remotes[0]) expect(backup.stderr).toContain("saved");
+    const trace = await readFile(machine.path("trace"), "utf8");
+    expect(trace).toContain("copyto");
+    const config = await readFile(process.env.RCLONE_CONFIG ?? "", "utf8");
+    const obscured = /pass = (\S+)/.exec(config)?.[1] ?? "";
+    for (const secret of [passphrase, serverPassword, obscured])
+      expect(trace).not.toContain(secret);
 
-  const empty = await Machine.make();
-  const listed = await empty.json("backups", target);
-  const [newest] = listed.document.backups as { path: string; key_id: string; mac: null }[];
-  expect(newest).toMatchObject({ mac: null, path: expect.stringContaining(`${target}/clients.`) });
-  const bundle = `rclone:webdav:${bundles.name}/clients.${newest?.key_id}.bundle.age`;
-  const key = ["--bundle", bundle, "--identity", machine.path("safe", "recovery-key.txt")];
-  const from = newest?.path ?? "";
-  expect((await empty.run(["verify", from, ...key])).code).toBe(0);
-  const args = ["restore", from, ...key, "--service", "none", "--hub", "none", "--yes"];
-  const { code, document } = await empty.json(...args);
-  expect([code, document]).toEqual([0, expect.objectContaining({ restored: expect.anything() })]);
-  expect(document.restored).toMatchObject({ path: empty.store, backup: from });
-  const { document: clients } = await empty.json("list-clients");
-  expect(clients.clients).toHaveLength(2);
-  expect((await empty.run(["drill", target])).code).toBe(0);
+    const empty = await Machine.make();
+    const listed = await empty.json("backups", target);
+    const [newest] = listed.document.backups as { path: string; key_id: string; mac: null }[];
+    expect(newest).toMatchObject({
+      mac: null,
+      path: expect.stringContaining(`${target}/clients.`),
+    });
+    const bundle = `rclone:${remote}:${bundles.name}/clients.${newest?.key_id}.bundle.age`;
+    const key = ["--bundle", bundle, "--identity", machine.path("safe", "recovery-key.txt")];
+    const from = newest?.path ?? "";
+    expect((await empty.run(["verify", from, ...key])).code).toBe(0);
+    const args = ["restore", from, ...key, "--service", "none", "--hub", "none", "--yes"];
+    const { code, document } = await empty.json(...args);
+    expect([code, document]).toEqual([0, expect.objectContaining({ restored: expect.anything() })]);
+    expect(document.restored).toMatchObject({ path: empty.store, backup: from });
+    const { document: clients } = await empty.json("list-clients");
+    const { document: own } = await machine.json("list-clients");
+    expect(clients.clients).toEqual(own.clients);
+    expect((await empty.run(["drill", target])).code).toBe(0);
 
-  // An older file under the newest name.
-  await copyFile(
-    join(backups.path, original.copyName(original.backup)),
-    join(backups.path, basename(from)),
-  );
-  expect((await machine.run(["verify", from])).code).toBe(14);
-}, 120_000);
+    // An older file under the newest name.
+    await copyFile(
+      join(backups.path, original.copyName(original.backup)),
+      join(backups.path, basename(from)),
+    );
+    expect((await machine.run(["verify", from])).code).toBe(14);
+  },
+  120_000,
+);
 
-test("a flipped byte and a cut file are found on a remote", async () => {
+test.each(remotes)("a flipped byte and a cut file are found on %s", async (remote) => {
   const local = await original.backups(1, 2);
   const { name, path } = newFolder();
-  const target = `rclone:webdav:${name}`;
+  const target = `rclone:${remote}:${name}`;
   await local.copy({ to: [target] });
   await flipByte(join(path, local.copyName(1)));
   await writeFile(join(path, local.copyName(2)), (await readFile(local.path(2))).subarray(0, 8192));
@@ -356,6 +372,28 @@ test("each failure of a server has its code, and the next run catches up", async
   }
 });
 
+test.each(proving ? protocols : (["openssh"] as const))(
+  "a server of %s whose disk is full gets no copy, and gets it later",
+  async (remote) => {
+    const local = await original.backups(1);
+    const { name, path } = newFolder();
+    await mkdir(path, { recursive: true });
+    execFileSync("mount", ["-t", "tmpfs", "-o", "size=8k,mode=700", "tmpfs", path]);
+    try {
+      const { reports } = await local.copy({ to: [`rclone:${remote}:${name}`] });
+      expect(reports).toMatchObject([{ copied: [], errors: [{ kind: "io" }] }]);
+      expect(await unsoundIn(path)).toEqual([]);
+    } finally {
+      execFileSync("umount", ["-l", path]);
+    }
+    await mkdir(path, { recursive: true });
+    const { reports } = await local.copy({ to: [`rclone:${remote}:${name}`] });
+    expect(reports[0]?.errors).toEqual([]);
+    expect(await unsoundIn(path)).toEqual([]);
+    expect(await unfinishedIn(path)).toEqual([]);
+  },
+);
+
 test("a download whose connection is cut is an error, not a damaged backup", async () => {
   await servers.addCut("webdav", "cut", { bytesFrom: 9_000 });
   const local = await original.backups(1);
@@ -475,16 +513,19 @@ test.each(killedRemotes)(
   },
 );
 
-test("two runs to one target at once leave every backup complete", async () => {
-  const local = await original.backups(1);
-  const { name, path } = newFolder();
-  const run = { to: [`rclone:webdav:${name}`] };
-  await Promise.all([local.copy(run), local.copy(run)]);
-  expect((await local.copy(run)).reports[0]?.errors).toEqual([]);
-  expect(await backupsIn(path)).toEqual(await local.copyNames());
-  expect(await unsoundIn(path)).toEqual([]);
-  expect(await unfinishedIn(path)).toEqual([]);
-});
+test.each(remotes)(
+  "two runs to one target on %s at once leave every backup complete",
+  async (remote) => {
+    const local = await original.backups(1);
+    const { name, path } = newFolder();
+    const run = { to: [`rclone:${remote}:${name}`] };
+    await Promise.all([local.copy(run), local.copy(run)]);
+    expect((await local.copy(run)).reports[0]?.errors).toEqual([]);
+    expect(await backupsIn(path)).toEqual(await local.copyNames());
+    expect(await unsoundIn(path)).toEqual([]);
+    expect(await unfinishedIn(path)).toEqual([]);
+  },
+);
 
 test("an upload that was interrupted under its final name is replaced where renames are refused", async () => {
   await servers.addRefusing("fixed", (method) =>
