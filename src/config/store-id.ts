@@ -3,8 +3,9 @@
  * have the same names if the stores have, and the id keeps them apart.
  *
  * The id is in a record in the state directory and not in the settings: settings are often copied
- * from one hub to the next, and may be read-only. A lost record is restored from the backups
- * (backup/store-id.ts).
+ * from one hub to the next, and may be read-only. The first backup makes the id. A timer may run
+ * with another state directory than a shell: each takes the id over from the backups, as it does
+ * when the record is lost (backup/store-id.ts).
  */
 import { randomBytes } from "node:crypto";
 import * as z from "../schema.js";

@@ -18,7 +18,7 @@ import {
 import { assertPlacement } from "../bundle/placement.js";
 import { planRecipients, type RecipientOptions } from "../bundle/recipients.js";
 import { type Settings, updateSection } from "../config/settings-file.js";
-import { recordStoreId } from "../config/store-id.js";
+import { readStoreId, recordStoreId } from "../config/store-id.js";
 import { hasCode, StoreError, systemError } from "../errors.js";
 import { makeDirectory, removeFile, removePartials } from "../fs/atomic.js";
 import { assertNoStraySidecars, sidecars } from "../fs/sidecars.js";
@@ -149,13 +149,13 @@ async function createStore(
   await store.close();
   emitStep("init.store-made");
   const { key, keyId } = store;
-  // A record of an earlier store at this path is not this store's.
-  const storeId = (await recordStoreId(storePath))?.id;
+  // The id of an earlier store at this path is not this store's. The first backup makes one.
+  if (await readStoreId(storePath)) await recordStoreId(storePath);
   let bundle: Bundle | undefined;
   try {
     if (bundleDirectory !== undefined) {
       const directory = bundleDirectory;
-      bundle = await writeBundle({ directory, storePath, storeId, passphrase, key, recipients });
+      bundle = await writeBundle({ directory, storePath, passphrase, key, recipients });
     }
     await updateSection(options.settings, (settings) => ({
       ...settings,

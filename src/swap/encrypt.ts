@@ -1,6 +1,5 @@
 /** `encrypt`: converts a plaintext store, or a store of format 3 to format 4. */
 import { type BundleReport, bundleReport } from "../bundle/bundle.js";
-import { readStoreId, recordStoreId } from "../config/store-id.js";
 import { StoreError } from "../errors.js";
 import { assertHubOpens } from "../hub/assert-opens.js";
 import {
@@ -104,8 +103,6 @@ export async function encrypt(options: EncryptOptions): Promise<EncryptResult> {
   await assertHubOpens(service, delivery, to, reporter);
   const { passphrase: replaced } = found;
   const keyring = await planRotation(storePath, source, passphrase, { passphrase: replaced }, true);
-  // Before the swap, whose bundle contains it.
-  if (!(await readStoreId(storePath))) await recordStoreId(storePath);
   const outcome = await swap({
     operation: "encrypt",
     lock,

@@ -191,13 +191,8 @@ test("a store that is restored on an empty machine keeps its id, also in its bun
   const { path } = document.backup as { path: string };
   expect((await readManifest(manifestPath(path))).store_id).toBe(attic.storeId);
   const bundle = (document.bundle as { path: string }).path;
-  for (const [file, identity] of [
-    [attic.bundle, attic.machine.path("safe", "recovery-key.txt")],
-    [bundle, empty.path("key.txt")],
-  ]) {
-    const shown = await empty.json("bundle", "show", `${file}`, "--identity", `${identity}`);
-    expect(shown.document).toMatchObject({ bundle: { contents: { store_id: attic.storeId } } });
-  }
+  const shown = await empty.json("bundle", "show", bundle, "--identity", empty.path("key.txt"));
+  expect(shown.document).toMatchObject({ bundle: { contents: { store_id: attic.storeId } } });
 }, 60_000);
 
 /** Signs a backup's manifest again, with another machine or without an id. */

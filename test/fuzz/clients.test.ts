@@ -562,7 +562,7 @@ beforeAll(async () => {
 });
 
 const tags =
-  /<(?!\/?(?:!doctype|html|head|meta|title|style|body|header|h1|h2|p|dl|dt|dd|section|ol|li|code|div|figure|svg|path|figcaption|pre|strong)\b)/;
+  /<(?!\/?(?:!doctype|html|head|meta|title|style|body|header|h1|h2|p|dl|dt|dd|section|ol|li|code|div|figure|svg|path|figcaption|pre|span|strong)\b)/;
 
 campaign("a recovery sheet shows a passphrase so that it can be typed from it", {
   what: "recovery sheet",
