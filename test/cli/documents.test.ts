@@ -1,4 +1,5 @@
 /** Every command prints the document that docs/reference/json-output.md describes. */
+import { dirname } from "node:path";
 import { expect, test } from "vitest";
 import { documents } from "../../src/cli/docs/documents.js";
 import { everyCommand, grammarOf } from "../../src/cli/docs/grammar.js";
@@ -29,6 +30,8 @@ const variants: ((world: LeakWorld) => string[])[] = [
   () => ["setup", "--unit", "no-such-hub", "--dry-run"],
   () => ["setup", "--undo", "--service", "systemd-user"],
   () => ["backup"],
+  (world) => ["backups", dirname(world.newest("backups")), "--all"],
+  (world) => ["verify", "--all", dirname(world.newest("backups"))],
   () => ["run", "--print-unit", "user"],
   () => ["export-clients"],
   () => ["export-clients", "--show-secrets"],
