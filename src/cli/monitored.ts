@@ -78,7 +78,8 @@ async function updateMetrics(context: Context): Promise<void> {
   });
 }
 
-async function orNotice(
+/** Makes a notice of an error: the operation itself is complete. */
+export async function orNotice(
   { output }: Context,
   what: string,
   work: () => Promise<void>,

@@ -3,7 +3,7 @@
  * missing, full or broken, or the process is killed.
  */
 import { execFileSync } from "node:child_process";
-import { copyFile, mkdir, readdir, readFile, rename, writeFile } from "node:fs/promises";
+import { copyFile, mkdir, readdir, readFile, rename, rm, writeFile } from "node:fs/promises";
 import { basename, join } from "node:path";
 import { afterAll, beforeAll, expect, onTestFinished, test } from "vitest";
 import { manifestPath } from "../../src/backup/manifest.js";
@@ -288,6 +288,20 @@ test("status, metrics and doctor tell when each target was last complete", async
     expect.stringMatching(`the backups were last copied to ${usb} at 20`),
     expect.stringContaining(full),
   ]);
+});
+
+test("a record of copies that cannot be read does not fail a backup", async () => {
+  const local = await Original.make();
+  onTestFinished(() => local.remove());
+  const { machine } = local;
+  const backup = ["backup", "--service", "none", "--copy-to", local.newPath()];
+  expect((await machine.run(backup)).code).toBe(0);
+  const folder = join(machine.environment.XDG_STATE_HOME ?? "", "hivemind-sqlcipher");
+  const [name = ""] = (await readdir(folder)).filter((each) => each.startsWith("copies-"));
+  await rm(join(folder, name));
+  await mkdir(join(folder, name));
+  const { code, stderr } = await machine.run(backup);
+  expect([code, stderr]).toEqual([0, expect.stringContaining("the copies were not recorded: ")]);
 });
 
 /** Returns the beginnings of doctor's findings on the targets of copies. */

@@ -7,7 +7,7 @@ import type { CopyTargets } from "../../copies/plan.js";
 import { isKind, StoreError, withLine, wrap } from "../../errors.js";
 import { addGlobalOptions, type Context, contextOf, repeated } from "../context.js";
 import { addHelp } from "../help.js";
-import { type MonitoredResult, monitored } from "../monitored.js";
+import { type MonitoredResult, monitored, orNotice } from "../monitored.js";
 import { findPlainDatabase, type PlainDatabase } from "../open.js";
 import {
   addServiceOptions,
@@ -193,7 +193,9 @@ async function withCopies(
     bundle: result.bundle,
     knownDirectories: knownDirectories(context),
   });
-  await recordCopies(storePath, copies, started);
+  await orNotice(context, "the copies were not recorded", () =>
+    recordCopies(storePath, copies, started),
+  );
   return { ...result, copies };
 }
 
