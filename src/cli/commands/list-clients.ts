@@ -5,7 +5,8 @@ import { addGlobalOptions, type Context, contextOf } from "../context.js";
 import { addHelp } from "../help.js";
 import { openStoreToRead } from "../open.js";
 import { addSecretOption, type SecretOption } from "../options/client.js";
-import { printDocument, printTable } from "../ui/client-list.js";
+import { printTable } from "../ui/client-list.js";
+import { printJsonList } from "../ui/json-list.js";
 import { print } from "../ui/output.js";
 
 interface ListOptions extends SecretOption {
@@ -35,7 +36,7 @@ async function listClients(context: Context, options: ListOptions): Promise<void
   if (options.jsonl) {
     for await (const client of clients) await print(`${JSON.stringify(record(client))}\n`);
   } else if (context.output.json) {
-    await printDocument(clients, record);
+    await printJsonList({ head: '{"clients":[', items: clients, record });
   } else {
     const count = await printTable(context, clients, options.showSecrets ?? false);
     if (count === 0) context.output.notice("no clients");

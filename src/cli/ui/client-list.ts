@@ -2,37 +2,11 @@
 import { type Client, isRevoked } from "../../client/client.js";
 import type { Context } from "../context.js";
 import { abilities, lastSeen } from "./client-text.js";
-import { asStoreError, errorToJson, print } from "./output.js";
+import { print } from "./output.js";
 import { type Column, Table } from "./table.js";
 
 /** Rows that determine the column widths. Later rows are printed as they are read. */
 const firstRows = 500;
-
-/**
- * Prints a JSON document while the clients are read. If reading fails halfway, the document ends
- * with the error next to the clients read so far.
- *
- * @throws the error of reading if it occurs before the first client
- */
-export async function printDocument(
-  clients: AsyncIterable<Client>,
-  record: (client: Client) => unknown,
-): Promise<void> {
-  let separator = '{"clients":[';
-  try {
-    for await (const client of clients) {
-      await print(separator + JSON.stringify(record(client)));
-      separator = ",";
-    }
-  } catch (error) {
-    if (separator !== ",") throw error;
-    const failure = asStoreError(error);
-    process.stdout.write(`],"error":${JSON.stringify(errorToJson(failure))}}\n`);
-    process.exitCode = failure.exitCode;
-    return;
-  }
-  process.stdout.write(separator === "," ? "]}\n" : '{"clients":[]}\n');
-}
 
 /** Prints a table and returns the number of clients; prints nothing if there are none. */
 export async function printTable(

@@ -3,7 +3,8 @@ import { FleetVerdicts, type FleetVerification, type StoreVerdict } from "../../
 import type { View } from "../../copies/view.js";
 import type { Context } from "../context.js";
 import { toJson } from "./json.js";
-import { asStoreError, errorToJson, escapeLines, print } from "./output.js";
+import { printJsonList } from "./json-list.js";
+import { escapeLines, print } from "./output.js";
 
 export interface Verifications {
   readonly folder: string;
@@ -13,10 +14,8 @@ export interface Verifications {
 
 /**
  * Prints a line, or an element of the JSON document, for each backup, and then the counts by store.
- * If an error ends the verification, the JSON document ends with the error next to the results so
- * far.
  *
- * @throws the error, if nothing was printed or the output is text
+ * @throws what the verification throws; but {@link printJsonList} prints an error after a result
  */
 export async function printVerifications(
   context: Context,
@@ -24,28 +23,31 @@ export async function printVerifications(
 ): Promise<FleetVerdicts> {
   const { output } = context;
   const verdicts = new FleetVerdicts();
-  let separator = `{"folder":${JSON.stringify(folder)},"backups":[`;
-  try {
-    for await (const verification of verifications) {
-      const result = named(verification);
-      verdicts.add(result);
-      if (output.json) await print(separator + JSON.stringify(toJson(result)));
-      else await print(`${escapeLines(resultLine(context, result))}\n`);
-      separator = ",";
-    }
-  } catch (error) {
-    if (!output.json || separator !== ",") throw error;
-    const failure = asStoreError(error);
-    const end = { stores: toJson(verdicts.stores), error: errorToJson(failure) };
-    process.stdout.write(`],${JSON.stringify(end).slice(1)}\n`);
-    process.exitCode = failure.exitCode;
+  const results = counted(verifications, named, verdicts);
+  if (output.json) {
+    await printJsonList({
+      head: `{"folder":${JSON.stringify(folder)},"backups":[`,
+      items: results,
+      record: toJson,
+      rest: () => ({ stores: toJson(verdicts.stores) }),
+    });
     return verdicts;
   }
-  if (output.json) {
-    const start = separator === "," ? "" : separator;
-    process.stdout.write(`${start}],"stores":${JSON.stringify(toJson(verdicts.stores))}}\n`);
-  } else for (const line of verdictLines(verdicts)) output.line(escapeLines(line));
+  for await (const result of results) await print(`${escapeLines(resultLine(context, result))}\n`);
+  for (const line of verdictLines(verdicts)) output.line(escapeLines(line));
   return verdicts;
+}
+
+async function* counted(
+  verifications: AsyncIterable<FleetVerification>,
+  named: View["named"],
+  verdicts: FleetVerdicts,
+): AsyncGenerator<FleetVerification> {
+  for await (const verification of verifications) {
+    const result = named(verification);
+    verdicts.add(result);
+    yield result;
+  }
 }
 
 function resultLine({ output }: Context, { path, ok, problem }: FleetVerification): string {
