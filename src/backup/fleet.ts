@@ -12,15 +12,8 @@ import { hasCode, isKind, StoreError, systemError } from "../errors.js";
 import { lstatIfExists, statIfExists } from "../fs/read.js";
 import type { PassphraseSource } from "../keys/source.js";
 import { orAbort, throwIfAborted } from "../process/abort.js";
-import type { Unlisted } from "./listing.js";
-import {
-  backupOf,
-  isNamedBy,
-  type Manifest,
-  manifestPath,
-  readManifest,
-  storeNameIn,
-} from "./manifest.js";
+import { readNamed, type Unlisted } from "./listing.js";
+import { backupOf, type Manifest, manifestPath, storeNameIn } from "./manifest.js";
 import { type BackupPassphrase, verifyBackup } from "./verify.js";
 
 /** The files of a target. The manifests of a remote are in a directory on this machine. */
@@ -50,7 +43,7 @@ export interface FleetStore {
   /** Bytes of all backups. */
   readonly size: number;
   readonly oldest: string;
-  /** The newest by its manifest, whose MAC is not checked. */
+  /** The newest backup. Its manifest is not authenticated. */
   readonly newest: {
     readonly path: string;
     readonly createdAt: string;
@@ -118,8 +111,8 @@ interface FleetEntry {
 type Entry = FleetEntry | Unlisted | undefined;
 
 /**
- * Lists the stores with backups in a target by their manifests, whose MACs are not checked. Reads
- * no backup.
+ * Lists the stores that have backups in a target. Reads only manifests and does not authenticate
+ * them.
  *
  * @param storePath - the command's own store
  * @throws {@link StoreError} notFound, io - if the target does not exist or cannot be read
@@ -172,17 +165,9 @@ async function entryOf(name: string, files: FleetFiles): Promise<Entry> {
     if ((await files.sizeOf(manifestPath(name))) !== undefined) return undefined;
     return { path, problem: "the backup has no manifest" };
   }
-  try {
-    const manifest = await readManifest(path);
-    const file = backupOf(name);
-    if (isNamedBy(file, manifest)) return { file, manifest };
-    return { path, problem: `the manifest belongs to ${manifest.file}` };
-  } catch (error) {
-    // Another hub may have pruned it.
-    if (isKind(error, "notFound")) return undefined;
-    if (!(error instanceof StoreError)) throw error;
-    return { path, problem: error.message };
-  }
+  const found = await readNamed(files.folder, name);
+  if (found === undefined || "problem" in found) return found;
+  return { file: backupOf(name), manifest: found.manifest };
 }
 
 interface Summary {
@@ -198,17 +183,17 @@ interface Summary {
 }
 
 /** Returns the key under which a backup's store is counted. */
-function storeKeyOf({ file, manifest }: FleetEntry): string {
-  const { store_id: id, key_id: keyId } = manifest;
-  return id ?? `${keyId} ${storeNameIn(file)}`;
+function storeKeyOf(storeId: string | null, keyId: string | null, name: string): string {
+  return storeId ?? `${keyId} ${name}`;
 }
 
 function addTo(summaries: Map<string, Summary>, entry: FleetEntry, isComplete: boolean): void {
   const { file, manifest } = entry;
-  const key = storeKeyOf(entry);
+  const { store_id: storeId = null } = manifest;
+  const name = storeNameIn(file) ?? "";
+  const key = storeKeyOf(storeId, manifest.key_id, name);
   const summary = summaries.get(key) ?? {
-    storeId: manifest.store_id ?? null,
-    name: storeNameIn(file) ?? "",
+    ...{ storeId, name },
     keyIds: new Set<string>(),
     hostnames: new Set<string>(),
     ...{ backups: 0, incomplete: 0, size: 0 },
@@ -321,10 +306,11 @@ async function verifyEntry(
   } catch (error) {
     throwIfAborted(signal);
     if (!(error instanceof StoreError)) throw error;
+    const { message } = error;
     if (isKind(error, "wrongPassphrase", "passphraseUnavailable")) {
       return { ok: null, problem: await keys.giveUp(keyId, error) };
     }
-    return { ok: false, problem: (error as StoreError).message };
+    return { ok: false, problem: message };
   }
 }
 
@@ -400,7 +386,7 @@ export class FleetVerdicts {
 
   add({ path, storeId, keyId, ok, problem }: FleetVerification): void {
     const name = storeNameIn(basename(path)) ?? "";
-    const key = storeId ?? `${keyId} ${name}`;
+    const key = storeKeyOf(storeId, keyId, name);
     const counts = { intact: 0, damaged: 0, notOpened: 0, reason: null };
     const verdict = this.#stores.get(key) ?? { storeId, name, ...counts };
     this.#stores.set(key, verdict);

@@ -8,7 +8,7 @@
 import { basename, join } from "node:path";
 import { bundleName, describeBundle } from "../bundle/bundle.js";
 import { readStoreId } from "../config/store-id.js";
-import { hasCode, StoreError } from "../errors.js";
+import { hasCode, isKind, StoreError } from "../errors.js";
 import { explain, recogniseFile } from "../fs/file-kind.js";
 import { listDirectory, lstatIfExists, statIfExists } from "../fs/read.js";
 import { type PassphraseSource, readPassphrases } from "../keys/source.js";
@@ -102,7 +102,7 @@ export async function listBackups(options: ListingOptions): Promise<Listing> {
   inspected.sort((a, b) => Number(b.present) - Number(a.present));
   for (const { manifest, path, present, isOfAnother } of inspected) {
     const mac = await keys.checkMac(manifest, present ? path : undefined);
-    // With this store's key and an altered manifest, it is a backup whose id was exchanged.
+    // A wrong MAC under this store's own key: somebody replaced the id in the manifest.
     if (isOfAnother && mac !== false) {
       ofOtherStores += 1;
       continue;
@@ -162,6 +162,7 @@ async function findManifests(
   for (let at = 0; at < manifestNames.length; at += readsAtOnce) {
     const group = manifestNames.slice(at, at + readsAtOnce);
     for (const found of await Promise.all(group.map((name) => readNamed(folder, name)))) {
+      if (found === undefined) continue;
       if ("problem" in found) {
         others.push(found);
         continue;
@@ -179,17 +180,22 @@ async function findManifests(
   return { manifests, others, ofOtherStores };
 }
 
-/** Reads a manifest, which must be named after its backup. */
-async function readNamed(
+/**
+ * Reads a manifest, which must be named after its backup.
+ *
+ * @returns its backup; undefined if there is no such manifest, because another hub may prune it
+ */
+export async function readNamed(
   folder: string,
   name: string,
-): Promise<Pick<FoundManifest, "manifest" | "path"> | Unlisted> {
+): Promise<Pick<FoundManifest, "manifest" | "path"> | Unlisted | undefined> {
   const path = join(folder, name);
   try {
     const manifest = await readManifest(path);
     if (isNamedBy(backupOf(name), manifest)) return { manifest, path: backupOf(path) };
     return { path, problem: `the manifest belongs to ${manifest.file}` };
   } catch (error) {
+    if (isKind(error, "notFound")) return undefined;
     if (!(error instanceof StoreError)) throw error;
     return { path, problem: error.message };
   }

@@ -79,10 +79,7 @@ async function printStores(
     output.columns,
   );
   const lines = [
-    ...(rows.length > 0
-      ? [output.style("bold", table.heading()), ...(await table.rows(rows))]
-      : [`No backups in ${listing.folder}`]),
-    ...unlistedLines(context, listing.others),
+    ...(await tableLines(context, table, rows, listing)),
     ...(listing.othersCount > listing.others.length
       ? [`${listing.othersCount - listing.others.length} more files are not listed`]
       : []),
@@ -90,10 +87,21 @@ async function printStores(
   output.result(toJson(listing), () => lines);
 }
 
-function unlistedLines({ output }: Context, others: readonly Unlisted[]): string[] {
-  return others.map(({ path, problem }) =>
-    output.style("yellow", escapeControlCharacters(`not listed: ${path}: ${problem}`)),
-  );
+/** Returns the table, or that there is no backup, and the files that are not listed. */
+async function tableLines(
+  { output }: Context,
+  table: Table,
+  rows: readonly string[][],
+  { folder, others }: { readonly folder: string; readonly others: readonly Unlisted[] },
+): Promise<string[]> {
+  return [
+    ...(rows.length > 0
+      ? [output.style("bold", table.heading()), ...(await table.rows(rows))]
+      : [`No backups in ${folder}`]),
+    ...others.map(({ path, problem }) =>
+      output.style("yellow", escapeControlCharacters(`not listed: ${path}: ${problem}`)),
+    ),
+  ];
 }
 
 async function printBackups(
@@ -138,10 +146,7 @@ async function printBackups(
     output.columns,
   );
   const lines = [
-    ...(rows.length > 0
-      ? [output.style("bold", table.heading()), ...(await table.rows(rows))]
-      : [`No backups in ${listing.folder}`]),
-    ...unlistedLines(context, listing.others),
+    ...(await tableLines(context, table, rows, listing)),
     ...(listing.ofOtherStores > 0
       ? [`${listing.ofOtherStores} backups of other stores: --all lists them by store`]
       : []),
