@@ -1,4 +1,4 @@
-/** A backup in numbered parts, `clients.….db.001` and so on, for media smaller than the backup. */
+/** A backup in numbered parts, such as `clients.….db.001`, for media that are smaller. */
 import { createHash } from "node:crypto";
 import { createReadStream } from "node:fs";
 import { appendFile } from "node:fs/promises";

@@ -230,7 +230,7 @@ async function ensureCopy(
   const path = target.pathOf(file);
   if (!target.mayLeaveIncomplete || !mayReplace) {
     throw new StoreError("refused", `${path} exists with other contents`, {
-      hint: "Remove it if it is no backup of yours. The backups of two hubs have names of their own from their first backup with this version.",
+      hint: "If it is not a backup of yours, remove it. Copies of new backups have their store's id in the name, so that those of two hubs differ.",
     });
   }
   return await write().catch((error: unknown) => {

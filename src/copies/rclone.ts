@@ -126,6 +126,7 @@ const messageStart =
  */
 function lastMessage(stderr: string): string {
   const lines = stripVTControlCharacters(stderr).trim().split("\n");
+  // -1, if no line has a time, selects the last line.
   const start = lines.findLastIndex((line) => messageStart.test(line));
   const text = lines
     .slice(start)

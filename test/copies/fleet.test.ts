@@ -220,7 +220,7 @@ test("backups of earlier versions, without an id, are counted by their key as be
   expect(await backupsIn(usb)).toEqual([local.copyName(3)]);
 });
 
-test("an id that was exchanged in a manifest is found, as any other change", async () => {
+test("a manifest whose store id was replaced is listed as altered", async () => {
   const local = await attic.backups(1, 2);
   const path = manifestPath(local.path(1));
   await writeFile(path, (await readFile(path, "utf8")).replace(attic.storeId, cellar.storeId));
