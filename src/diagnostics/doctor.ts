@@ -2,7 +2,6 @@
  * `doctor`: checks for everything that could lose the store or expose its secrets, with a fix for
  * each finding. Changes nothing, except that `--fill-gaps` fills gaps between client ids.
  */
-
 import type { ConfiguredTarget } from "../copies/copy-record.js";
 import { StoreError } from "../errors.js";
 import { noCoreDumpsCommand } from "../hub/existing-unit.js";

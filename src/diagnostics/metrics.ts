@@ -131,10 +131,7 @@ function runMetrics({ runs }: StoreStatus): Metric[] {
 
 function copyMetrics({ copies }: StoreStatus): Metric[] {
   const of = (value: (copy: CopyState) => number | null) =>
-    copies.map((copy) => {
-      const { target, contents } = copy;
-      return [{ target, contents }, value(copy)] as const;
-    });
+    copies.map((copy) => [{ target: copy.target, contents: copy.contents }, value(copy)] as const);
   return [
     {
       name: "copy_timestamp_seconds",

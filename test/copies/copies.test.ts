@@ -278,7 +278,7 @@ test("status, metrics and doctor tell when each target was last complete", async
     `the backups were never completely copied to ${full}`,
   ]);
 
-  // Eight days later, the disk is with somebody, who brings it back within a month.
+  // The disk is elsewhere, and may be for a month.
   await rename(usb, `${usb}-away`);
   await machine.run(["backup", "--service", "none"]);
   await age(machine, 20);
@@ -288,6 +288,11 @@ test("status, metrics and doctor tell when each target was last complete", async
     expect.stringMatching(`the backups were last copied to ${usb} at 20`),
     expect.stringContaining(full),
   ]);
+
+  // As the fix says: mount its disk, then run a backup.
+  await rename(`${usb}-away`, usb);
+  await machine.run(["backup", "--service", "none"]);
+  expect(await targetFindings(machine)).toEqual([expect.stringContaining(full)]);
 });
 
 test("a record of copies that cannot be read does not fail a backup", async () => {

@@ -23,7 +23,7 @@ export async function printVerifications(
 ): Promise<FleetVerdicts> {
   const { output } = context;
   const verdicts = new FleetVerdicts();
-  const results = counted(verifications, named, verdicts);
+  const results = countEach(verifications, named, verdicts);
   if (output.json) {
     await printJsonList({
       head: `{"folder":${JSON.stringify(folder)},"backups":[`,
@@ -38,7 +38,8 @@ export async function printVerifications(
   return verdicts;
 }
 
-async function* counted(
+/** Renames the paths of a remote's results, and counts the results. */
+async function* countEach(
   verifications: AsyncIterable<FleetVerification>,
   named: View["named"],
   verdicts: FleetVerdicts,
