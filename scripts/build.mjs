@@ -13,6 +13,7 @@
  */
 import { spawnSync } from "node:child_process";
 import {
+  chmodSync,
   copyFileSync,
   mkdirSync,
   mkdtempSync,
@@ -104,9 +105,11 @@ function copyUncompiled(to) {
     copyFileSync(join(top, "src", file), join(to, file));
     copyFileSync(join(top, "src", file), join(to, "cli", basename(file)));
   }
-  // `export` writes these next to a backup.
+  // `export` writes these next to a backup. Here they are data, and no program is run.
   for (const file of ["tools/open_backup.py", "docs/reference/formats.md"]) {
-    copyFileSync(join(top, file), join(to, "cli", basename(file)));
+    const copy = join(to, "cli", basename(file));
+    copyFileSync(join(top, file), copy);
+    chmodSync(copy, 0o644);
   }
 }
 
