@@ -90,7 +90,7 @@ async function makeScene(remote: string, { before, after }: Operation): Promise<
   return { local, target: `rclone:watched-${remote}:${name}`, path: join(servers.files, name) };
 }
 
-/** Runs an operation and kills its process. Returns the number of requests, and whether it struck. */
+/** Runs an operation, and kills its process. Returns its requests, and whether the kill struck. */
 async function runKilled(
   operation: Operation,
   scene: Scene,
