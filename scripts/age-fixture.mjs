@@ -268,7 +268,7 @@ async function write(wanted) {
         process.env.XDG_STATE_HOME = path("state");
         const backup = "/srv/backup/clients.2026-01-02T03-04-05Z.db";
         const tried = { how: "verify", backup, key_id: "0123456789abcdef" };
-        await recordRestoreTest("/srv/hive/clients.db", tried);
+        await recordRestoreTest("/srv/hive/clients.db", tried, { withBundle: true });
         const [name] = readdirSync(path("state", "hivemind-sqlcipher"));
         keep(path("state", "hivemind-sqlcipher", name), "rehearsal", name);
       },

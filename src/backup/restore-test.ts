@@ -1,6 +1,10 @@
 /**
- * Records the last restore test of a store: `verify` or `drill` with a bundle and its recovery key,
- * or a `restore`. `doctor` warns if there was none.
+ * Records the last restore tests of a store: `drill`, `restore`, and `verify` with a bundle.
+ * `doctor` warns if there was none.
+ *
+ * A drill with the keyring proves that a backup can be restored, but nothing about the bundle and
+ * the recovery key, which are all that is left on the worst day. So the last test with them is
+ * recorded apart.
  */
 import { readStoreRecord, writeStoreRecord } from "../config/store-record.js";
 import * as z from "../schema.js";
@@ -9,29 +13,51 @@ import * as z from "../schema.js";
 const subject = "rehearsal";
 
 const restoreTestSchema = z.object({
-  /** The store's resolved path. */
-  store: z.string(),
   at: z.iso.datetime(),
   how: z.enum(["verify", "restore", "drill"]),
   backup: z.string(),
   key_id: z.string(),
 });
 
+const recordSchema = z.extend(restoreTestSchema, {
+  /** The store's resolved path. */
+  store: z.string(),
+  /**
+   * The last test with a bundle and its key, or null. Absent in records of version 0.1.0, which
+   * recorded `verify` only with a bundle, but `restore` also without.
+   */
+  with_bundle: z.optional(z.nullable(restoreTestSchema)),
+});
+
 export type RestoreTest = z.infer<typeof restoreTestSchema>;
+
+export interface RestoreTests {
+  readonly last: RestoreTest | undefined;
+  /** The last test in which a bundle was opened with its key. */
+  readonly withBundle: RestoreTest | undefined;
+}
 
 /** Records the trial of a backup of a store, with the current time. */
 export async function recordRestoreTest(
   store: string,
-  tried: Omit<RestoreTest, "store" | "at">,
+  tried: Omit<RestoreTest, "at">,
+  { withBundle }: { readonly withBundle: boolean },
 ): Promise<void> {
-  await writeStoreRecord(store, subject, { at: new Date().toISOString(), ...tried });
+  const test = { at: new Date().toISOString(), ...tried };
+  const earlier = await findLastRestoreTests(store);
+  const with_bundle = withBundle ? test : (earlier.withBundle ?? null);
+  await writeStoreRecord(store, subject, { ...test, with_bundle });
 }
 
 /**
- * Returns the record of a store's last restore test; undefined if there is none.
+ * Returns a store's last restore tests.
  *
  * @throws {@link StoreError} io - if the record cannot be read
  */
-export function findLastRestoreTest(store: string): Promise<RestoreTest | undefined> {
-  return readStoreRecord(store, subject, restoreTestSchema);
+export async function findLastRestoreTests(store: string): Promise<RestoreTests> {
+  const record = await readStoreRecord(store, subject, recordSchema);
+  if (record === undefined) return { last: undefined, withBundle: undefined };
+  const { store: _, with_bundle: recorded, ...last } = record;
+  const withBundle = recorded === undefined && last.how === "verify" ? last : recorded;
+  return { last, withBundle: withBundle ?? undefined };
 }

@@ -17,6 +17,10 @@ const attemptSchema = z.object({
   skipped: z.nullable(z.string()),
   /** The first error; null if there was none. */
   error: z.nullable(z.string()),
+  /** How long that run took for the target; absent in records of versions before 0.2.0. */
+  duration_ms: z._default(z.nullable(z.int()), null),
+  /** Bytes of the newest file that a run copied, likewise. */
+  size: z._default(z.nullable(z.int()), null),
 });
 
 /** The first part of the file's name. */
@@ -44,6 +48,10 @@ export interface CopyState extends ConfiguredTarget {
   readonly succeededAt: string | null;
   readonly skipped: string | null;
   readonly error: string | null;
+  /** How long the last run took for it; null if that run did not try, or is not known. */
+  readonly durationMs: number | null;
+  /** Bytes of the newest backup or bundle that a run copied to it; null if none is known. */
+  readonly size: number | null;
 }
 
 /**
@@ -59,12 +67,14 @@ export async function recordCopies(
   if (reports.length === 0) return;
   const earlier = await readAttempts(storePath);
   const time = at.toISOString();
-  const attempts = reports.map(({ target, contents, skipped, errors: [error] }) => {
+  const attempts = reports.map(({ target, contents, skipped, errors: [error], ...report }) => {
     const last = earlier.find((each) => each.target === target && each.contents === contents);
     const isComplete = skipped === null && error === undefined;
     return {
       ...{ target, contents, skipped, at: time, error: error?.message ?? null },
       succeeded_at: isComplete ? time : (last?.succeeded_at ?? null),
+      duration_ms: report.durationMs,
+      size: report.copied.at(-1)?.size ?? last?.size ?? null,
     };
   });
   const others = earlier.filter(
@@ -91,6 +101,7 @@ export async function readCopyStates(
     return {
       ...{ target: name, contents, at: last?.at ?? null, succeededAt: last?.succeeded_at ?? null },
       ...{ skipped: last?.skipped ?? null, error: last?.error ?? null },
+      ...{ durationMs: last?.duration_ms ?? null, size: last?.size ?? null },
     };
   });
 }

@@ -45,6 +45,8 @@ export interface CopyOptions {
 export interface Copied {
   /** The path of the copy. */
   readonly path: string;
+  /** Bytes. */
+  readonly size: number;
   readonly checkedBy: CopyCheck;
 }
 
@@ -55,6 +57,8 @@ export interface CopyReport {
   readonly copied: readonly Copied[];
   /** Why nothing was tried: the directory is missing, or its disk is not mounted. */
   readonly skipped: string | null;
+  /** How long this run took for the target; null if nothing was tried. */
+  readonly durationMs: number | null;
   readonly errors: readonly StoreError[];
 }
 
@@ -100,16 +104,18 @@ async function report(
   copy: () => Promise<Progress>,
 ): Promise<CopyReport> {
   const head = { target: target.name, contents };
+  const start = performance.now();
+  const elapsed = () => Math.round(performance.now() - start);
   try {
     const skipped = await whyMissing(target, options);
     if (skipped !== undefined) {
       options.reporter.notice(`not copied to ${target.name}, and caught up later: ${skipped}`);
-      return { ...head, copied: [], skipped, errors: [] };
+      return { ...head, copied: [], skipped, durationMs: null, errors: [] };
     }
-    return { ...head, ...(await copy()), skipped: null };
+    return { ...head, ...(await copy()), skipped: null, durationMs: elapsed() };
   } catch (error) {
     if (!(error instanceof StoreError) || options.signal?.aborted) throw error;
-    return { ...head, copied: [], skipped: null, errors: [error] };
+    return { ...head, copied: [], skipped: null, durationMs: elapsed(), errors: [error] };
   }
 }
 
@@ -180,7 +186,7 @@ async function copyBackup(
   there: TargetFiles,
   backup: ListedBackup,
 ): Promise<Copied> {
-  const { path, manifest } = backup;
+  const { path, manifest, size } = backup;
   const file = nameInTarget(backup);
   const { sha256 } = await readManifest(manifest);
   const manifestFile = manifestPath(file);
@@ -196,7 +202,7 @@ async function copyBackup(
     write: () => target.write(manifest, manifestFile, manifestSha256),
   });
   emitStep("copy.manifest");
-  return { path: target.pathOf(file), checkedBy };
+  return { path: target.pathOf(file), size, checkedBy };
 }
 
 interface WantedFile {
@@ -268,7 +274,8 @@ async function copyBundle(target: Target, options: CopyOptions): Promise<Progres
   await removeUnfinished(target, there, [file, basename(record)]);
   const checkedBy = await orAbort(updateFile(target, there, bundle.path), signal);
   if (await lstatIfExists(record)) await orAbort(updateFile(target, there, record), signal);
-  return { copied: checkedBy ? [{ path: target.pathOf(file), checkedBy }] : [], errors: [] };
+  const size = (await statIfExists(bundle.path))?.size ?? 0;
+  return { copied: checkedBy ? [{ path: target.pathOf(file), size, checkedBy }] : [], errors: [] };
 }
 
 /**

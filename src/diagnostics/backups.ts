@@ -5,7 +5,7 @@ import { dirname, join } from "node:path";
 import { isFromFuture } from "../backup/clock.js";
 import { type ListedBackup, listBackups } from "../backup/listing.js";
 import { manifestPath, newestBackup, readManifest } from "../backup/manifest.js";
-import { findLastRestoreTest } from "../backup/restore-test.js";
+import { findLastRestoreTests, type RestoreTest } from "../backup/restore-test.js";
 import { bundleName, describeBundle, isVerified } from "../bundle/bundle.js";
 import { findMissingDirectories, usedDirectories } from "../config/known-directories.js";
 import { hasCode, isKind, StoreError, systemError } from "../errors.js";
@@ -238,33 +238,52 @@ async function newestKnown({ backupFolder, bundleFolder, storePath }: StoreLocat
   }
 }
 
+/**
+ * Checks when a backup was last restored, and when last with its bundle. Before the first restore
+ * test there is one finding: a test with the bundle does for both.
+ */
 export async function checkRestoreTest(
   locations: StoreLocations,
   keyId: string | undefined,
 ): Promise<Check[]> {
-  const last = await findLastRestoreTest(locations.storePath);
+  const { last, withBundle } = await findLastRestoreTests(locations.storePath);
   const { path, bundle } = (await newestKnown(locations)) ?? { path: "BACKUP", bundle: "BUNDLE" };
-  const fix = `hivemind-sqlcipher verify ${shellQuote(path)} --bundle ${shellQuote(bundle)} --identity RECOVERY-KEY`;
-  const name = "restore-tried";
+  const withKey = `hivemind-sqlcipher verify ${shellQuote(path)} --bundle ${shellQuote(bundle)} --identity RECOVERY-KEY`;
   if (last === undefined) {
-    const detail = "no backup was ever verified with its bundle, or restored";
-    return [finding(name, "warning", detail, fix)];
+    const detail = "no backup was ever restored, or verified with its bundle";
+    return [finding("restore-tried", "warning", detail, withKey)];
   }
-  const when = `${last.backup}, by ${last.how}, on ${last.at.slice(0, 10)}`;
-  if (keyId !== undefined && last.key_id !== keyId) {
-    return [
-      finding(
-        name,
-        "warning",
-        `no restore test since the passphrase changed; the last before that: ${when}`,
-        fix,
-      ),
-    ];
+  return [
+    checkTest("restore-tried", {
+      ...{ test: last, keyId, what: "restore test", fix: "hivemind-sqlcipher drill" },
+    }),
+    checkTest("bundle-tried", {
+      ...{ test: withBundle, keyId, what: "test with the bundle and its recovery key" },
+      fix: withKey,
+    }),
+  ];
+}
+
+interface TestToCheck {
+  readonly test: RestoreTest | undefined;
+  /** Of the store. */
+  readonly keyId: string | undefined;
+  /** What the test is called. */
+  readonly what: string;
+  readonly fix: string;
+}
+
+function checkTest(name: string, { test, keyId, what, fix }: TestToCheck): Check {
+  if (test === undefined) return finding(name, "warning", `no ${what} is recorded`, fix);
+  const when = `${test.backup}, by ${test.how}, on ${test.at.slice(0, 10)}`;
+  if (keyId !== undefined && test.key_id !== keyId) {
+    const detail = `no ${what} since the passphrase changed; the last before that: ${when}`;
+    return finding(name, "warning", detail, fix);
   }
-  if (Date.now() - Date.parse(last.at) > oldRestoreTestMs) {
-    return [finding(name, "warning", `the last restore test was long ago: ${when}`, fix)];
+  if (Date.now() - Date.parse(test.at) > oldRestoreTestMs) {
+    return finding(name, "warning", `the last ${what} was long ago: ${when}`, fix);
   }
-  return [good(name, when)];
+  return good(name, when);
 }
 
 export async function checkSchedule(storePath: string): Promise<Check[]> {

@@ -5,6 +5,7 @@
  * Times are absolute, so that a file that nothing updates does not look recent. See
  * https://prometheus.io/docs/instrumenting/exposition_formats/.
  */
+import type { Drill } from "../backup/drill-record.js";
 import type { CopyState } from "../copies/copy-record.js";
 import { createFile, replaceFile } from "../fs/atomic.js";
 import { lstatIfExists } from "../fs/read.js";
@@ -30,6 +31,7 @@ export function formatMetrics(status: StoreStatus, checks: readonly Check[]): st
     ...storeMetrics(status),
     ...runMetrics(status),
     ...copyMetrics(status),
+    ...drillMetrics(status),
     ...findingMetrics(checks),
   ];
   return metrics
@@ -85,6 +87,11 @@ function storeMetrics(status: StoreStatus): Metric[] {
       samples: [[{}, secondsOf(status.lastRestoreTest?.at)]],
     },
     {
+      name: "bundle_test_timestamp_seconds",
+      help: "Time of the last restore test with a bundle and its key.",
+      samples: [[{}, secondsOf(status.lastBundleTest?.at)]],
+    },
+    {
       name: "schedule_next_timestamp_seconds",
       help: "Time of the next scheduled backup.",
       samples: [[{}, secondsOf(schedule?.nextRun)]],
@@ -123,7 +130,7 @@ function runMetrics({ runs }: StoreStatus): Metric[] {
     },
     {
       name: "run_bytes",
-      help: "Size of the backup that the last run wrote.",
+      help: "Size of the backup that the last run wrote or restored.",
       samples: of(({ size }) => size),
     },
   ];
@@ -147,6 +154,48 @@ function copyMetrics({ copies }: StoreStatus): Metric[] {
       name: "copy_failed",
       help: "Whether the last run failed to copy to a target. A missing disk is no failure.",
       samples: of(({ at, error }) => (at === null ? null : Number(error !== null))),
+    },
+    {
+      name: "copy_duration_seconds",
+      help: "How long the last run took to copy to a target.",
+      samples: of(({ durationMs }) => (durationMs === null ? null : durationMs / 1000)),
+    },
+    {
+      name: "copy_bytes",
+      help: "Size of the newest backup or bundle that was copied to a target.",
+      samples: of(({ size }) => size),
+    },
+  ];
+}
+
+function drillMetrics({ drills }: StoreStatus): Metric[] {
+  const of = (value: (drill: Drill) => number | null) =>
+    drills.map((drill) => [{ target: drill.target }, value(drill)] as const);
+  return [
+    {
+      name: "drill_timestamp_seconds",
+      help: "Time of the last drill of a target.",
+      samples: of(({ at }) => secondsOf(at)),
+    },
+    {
+      name: "drill_success_timestamp_seconds",
+      help: "Time of the last drill of a target that succeeded.",
+      samples: of(({ succeeded_at: at }) => secondsOf(at)),
+    },
+    {
+      name: "drill_exit_code",
+      help: "Exit code of the last drill of a target.",
+      samples: of(({ exit_code: code }) => code),
+    },
+    {
+      name: "drill_duration_seconds",
+      help: "Duration of the last drill of a target.",
+      samples: of(({ duration_ms: duration }) => duration / 1000),
+    },
+    {
+      name: "drill_bytes",
+      help: "Size of the backup that a drill of a target last restored.",
+      samples: of(({ size }) => size),
     },
   ];
 }

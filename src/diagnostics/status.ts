@@ -1,6 +1,8 @@
 /** The state of a store for `status`. Only reads; an error becomes an entry of `problems`. */
+
+import { type Drill, readDrills } from "../backup/drill-record.js";
 import { newestBackup } from "../backup/manifest.js";
-import { findLastRestoreTest } from "../backup/restore-test.js";
+import { findLastRestoreTests, type RestoreTest } from "../backup/restore-test.js";
 import { isRevoked } from "../client/client.js";
 import { type ConfiguredTarget, type CopyState, readCopyStates } from "../copies/copy-record.js";
 import { type LocatedDatabase, openToRead } from "../databases/copy-clients.js";
@@ -51,8 +53,12 @@ export interface StoreStatus {
   readonly runs: ReadonlyMap<string, Run>;
   /** The last copy to each target in the settings. */
   readonly copies: readonly CopyState[];
+  /** The last drill of each target. */
+  readonly drills: readonly Drill[];
   /** The last restore test of a backup. */
-  readonly lastRestoreTest: { readonly at: string; readonly backup: string } | null;
+  readonly lastRestoreTest: BackupTest | null;
+  /** The last restore test with a bundle and its key. */
+  readonly lastBundleTest: BackupTest | null;
   /** A running or interrupted operation. */
   readonly pending: {
     readonly operation: string;
@@ -61,6 +67,11 @@ export interface StoreStatus {
   } | null;
   /** The errors of the parts that could not be read. */
   readonly problems: string[];
+}
+
+interface BackupTest {
+  readonly at: string;
+  readonly backup: string;
 }
 
 export async function storeStatus(options: StatusOptions): Promise<StoreStatus> {
@@ -95,7 +106,8 @@ export async function storeStatus(options: StatusOptions): Promise<StoreStatus> 
   const journal = await attempt(() => Journal.read(storePath));
   const runs = await attempt(() => readRuns(storePath));
   const copies = await attempt(() => readCopyStates(storePath, options.copyTargets ?? []));
-  const restoreTest = await attempt(() => findLastRestoreTest(storePath));
+  const drills = await attempt(() => readDrills(storePath));
+  const tests = await attempt(() => findLastRestoreTests(storePath));
   return {
     path: storePath,
     format: identity.format,
@@ -109,7 +121,9 @@ export async function storeStatus(options: StatusOptions): Promise<StoreStatus> 
     schedule: schedule ?? null,
     runs: new Map(Object.entries(runs ?? {})),
     copies: copies ?? [],
-    lastRestoreTest: restoreTest ? { at: restoreTest.at, backup: restoreTest.backup } : null,
+    drills: drills ?? [],
+    lastRestoreTest: toBackupTest(tests?.last),
+    lastBundleTest: toBackupTest(tests?.withBundle),
     pending: journal
       ? {
           operation: journal.entry.operation,
@@ -119,6 +133,10 @@ export async function storeStatus(options: StatusOptions): Promise<StoreStatus> 
       : null,
     problems,
   };
+}
+
+function toBackupTest(test: RestoreTest | undefined): BackupTest | null {
+  return test ? { at: test.at, backup: test.backup } : null;
 }
 
 async function countClients(database: LocatedDatabase) {

@@ -59,7 +59,8 @@ async function verify(
   }
   const { passphrase, key_id } = await readBundle(bundle, { identity });
   await assertIntact(path, passphrase);
-  await recordRestoreTest(request.storePath, { how: "verify", backup: path, key_id });
+  const tried = { how: "verify", backup: path, key_id } as const;
+  await recordRestoreTest(request.storePath, tried, { withBundle: true });
   emitStep("setup.tested");
   return true;
 }

@@ -1,7 +1,7 @@
 /** Looks at everything that a setup depends on, and changes nothing. */
 import { dirname } from "node:path";
 import { listBackups } from "../backup/listing.js";
-import { findLastRestoreTest } from "../backup/restore-test.js";
+import { findLastRestoreTests } from "../backup/restore-test.js";
 import { bundleFiles } from "../bundle/bundle.js";
 import { isRevoked } from "../client/client.js";
 import { isJsonObject } from "../client/json.js";
@@ -197,7 +197,7 @@ export async function survey(choice: SetupChoice): Promise<Survey> {
     schedule: await scheduleOf(storePath, "backup").catch(() => undefined),
     scheduleProblem: await findScheduleProblem(storePath),
     lastBackup: await findLastBackup(identity.keyId, directories, choice),
-    isRestoreTested: (await findLastRestoreTest(storePath))?.key_id === identity.keyId,
+    isRestoreTested: (await findLastRestoreTests(storePath)).withBundle?.key_id === identity.keyId,
   };
 }
 

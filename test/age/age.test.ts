@@ -8,7 +8,7 @@ import { chmod, cp, mkdir, readdir, readFile, rm, stat, writeFile } from "node:f
 import { basename, join } from "node:path";
 import { describe, expect, test, vi } from "vitest";
 import { manifestPath } from "../../src/backup/manifest.js";
-import { findLastRestoreTest } from "../../src/backup/restore-test.js";
+import { findLastRestoreTests } from "../../src/backup/restore-test.js";
 import { verifyBackup } from "../../src/backup/verify.js";
 import { bundleName, readBundle, writeBundle } from "../../src/bundle/bundle.js";
 import { type Client, deserializeClient, serializeClient } from "../../src/client/client.js";
@@ -226,9 +226,10 @@ test.each(withPart("rehearsal"))("a trial noted by %s is remembered", async (com
   const folder = await temporaryFolder();
   await cp(join(age, commit, "rehearsal"), join(folder, "hivemind-sqlcipher"), { recursive: true });
   vi.stubEnv("XDG_STATE_HOME", folder);
-  const tried = await findLastRestoreTest("/srv/hive/clients.db");
+  const { last, withBundle } = await findLastRestoreTests("/srv/hive/clients.db");
   vi.unstubAllEnvs();
-  expect(tried).toMatchObject({ how: "verify", key_id: "0123456789abcdef" });
+  expect(last).toMatchObject({ how: "verify", key_id: "0123456789abcdef" });
+  expect(withBundle).toEqual(last);
 });
 
 /** What becomes of an operation that was cut off at a step. */

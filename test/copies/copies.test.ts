@@ -3,7 +3,7 @@
  * missing, full or broken, or the process is killed.
  */
 import { execFileSync } from "node:child_process";
-import { copyFile, mkdir, readdir, readFile, rename, rm, writeFile } from "node:fs/promises";
+import { copyFile, mkdir, readdir, readFile, rename, rm, stat, writeFile } from "node:fs/promises";
 import { basename, join } from "node:path";
 import { afterAll, beforeAll, expect, onTestFinished, test } from "vitest";
 import { manifestPath } from "../../src/backup/manifest.js";
@@ -15,8 +15,9 @@ import { backupsIn, flipByte, Original, unfinishedIn, unsoundIn } from "./backup
 interface Copy {
   target: string;
   contents: "backups" | "bundle";
-  copied: { path: string; checked_by: string }[];
+  copied: { path: string; size: number; checked_by: string }[];
   skipped: string | null;
+  duration_ms: number | null;
   errors: { code: number; message: string; hint?: string }[];
 }
 
@@ -46,16 +47,19 @@ test("backup copies to each target, the bundle only to targets of bundles, and r
   expect(code).toBe(18);
   const { path } = document.backup as { path: string };
   const all = await backupsIn(machine.path("backups"));
+  const sizeOf = async (file: string) => (await stat(file)).size;
+  const sizes = await Promise.all(all.map((name) => sizeOf(machine.path("backups", name))));
+  const duration_ms = expect.any(Number);
   expect(document.copies as Copy[]).toEqual([
     {
-      ...{ target: usb, contents: "backups", skipped: null, errors: [] },
-      copied: all.map((name) => ({
-        path: join(usb, original.copyName(name)),
+      ...{ target: usb, contents: "backups", skipped: null, duration_ms, errors: [] },
+      copied: all.map((name, at) => ({
+        ...{ path: join(usb, original.copyName(name)), size: sizes[at] },
         checked_by: "read_back",
       })),
     },
     {
-      ...{ target: full, contents: "backups", skipped: null, copied: [] },
+      ...{ target: full, contents: "backups", skipped: null, duration_ms, copied: [] },
       errors: [
         {
           code: 18,
@@ -65,8 +69,13 @@ test("backup copies to each target, the bundle only to targets of bundles, and r
       ],
     },
     {
-      ...{ target: safe, contents: "bundle", skipped: null, errors: [] },
-      copied: [{ path: join(safe, basename(original.bundle)), checked_by: "read_back" }],
+      ...{ target: safe, contents: "bundle", skipped: null, duration_ms, errors: [] },
+      copied: [
+        {
+          ...{ path: join(safe, basename(original.bundle)), checked_by: "read_back" },
+          size: await sizeOf(original.bundle),
+        },
+      ],
     },
   ]);
   expect(await readFile(join(usb, original.copyName(path)))).toEqual(await readFile(path));
@@ -254,16 +263,20 @@ test("status, metrics and doctor tell when each target was last complete", async
   const { machine } = local;
   const [usb, full] = [local.newPath(), await smallDisk("4k")];
   const copyTo = ["--copy-to", usb, "--copy-to", full];
-  expect((await machine.run(["backup", "--service", "none", ...copyTo])).code).toBe(18);
+  const { code, document: made } = await machine.json("backup", "--service", "none", ...copyTo);
+  expect(code).toBe(18);
+  const { size } = made.backup as { size: number };
   const { document } = await machine.json("status");
   expect(document.copies).toEqual([
     {
       ...{ target: usb, contents: "backups", skipped: null, error: null },
       ...{ at: expect.any(String), succeeded_at: expect.any(String) },
+      ...{ duration_ms: expect.any(Number), size },
     },
     {
       ...{ target: full, contents: "backups", skipped: null, succeeded_at: null },
       ...{ at: expect.any(String), error: expect.stringContaining("no space left") },
+      ...{ duration_ms: expect.any(Number), size: null },
     },
   ]);
   const { stdout: status } = await machine.run(["status"]);
@@ -274,6 +287,10 @@ test("status, metrics and doctor tell when each target was last complete", async
     new RegExp(`^hivemind_sqlcipher_copy_success_timestamp_seconds.*${usb}.* \\d+`, "m"),
   );
   expect(metrics).toMatch(new RegExp(`^hivemind_sqlcipher_copy_failed.*${full}.* 1$`, "m"));
+  expect(metrics).toMatch(new RegExp(`^hivemind_sqlcipher_copy_bytes.*${usb}.* ${size}$`, "m"));
+  expect(metrics).toMatch(
+    new RegExp(`^hivemind_sqlcipher_copy_duration_seconds.*${usb}.* [.\\d]+$`, "m"),
+  );
   expect(await targetFindings(machine)).toEqual([
     `the backups were never completely copied to ${full}`,
   ]);
@@ -281,6 +298,8 @@ test("status, metrics and doctor tell when each target was last complete", async
   // The disk is elsewhere, and may be for a month.
   await rename(usb, `${usb}-away`);
   await machine.run(["backup", "--service", "none"]);
+  const skipped = { skipped: expect.any(String), duration_ms: null, size };
+  expect((await machine.json("status")).document.copies).toMatchObject([skipped, {}]);
   await age(machine, 20);
   expect(await targetFindings(machine)).toHaveLength(1);
   await age(machine, 20);

@@ -83,8 +83,10 @@ test.each(protocols)("copies on %s are listed, verified and pruned there", async
   expect(reports).toEqual([
     {
       ...{ target, contents: "backups", skipped: null, errors: [] },
+      durationMs: expect.any(Number),
       copied: [1, 2].map((day) => ({
         ...{ path: `${target}/${local.copyName(day)}`, checkedBy: "read_back" },
+        size: expect.any(Number),
       })),
     },
     expect.objectContaining({ contents: "bundle", errors: [], copied: [expect.anything()] }),

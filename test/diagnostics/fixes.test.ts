@@ -287,8 +287,18 @@ const rows: Row[] = [
   {
     problem: "no restore test yet",
     finding: "restore-tried",
-    detail: /no backup was ever verified/,
+    detail: /no backup was ever restored/,
     arrange: (site) => site.backup(),
+    known: ({ machine }) => ({ "RECOVERY-KEY": machine.path("safe", "recovery-key.txt") }),
+  },
+  {
+    problem: "drills with the keyring only",
+    finding: "bundle-tried",
+    detail: /no test with the bundle and its recovery key is recorded/,
+    arrange: async (site) => {
+      await site.backup();
+      expect((await site.machine.run(["drill"])).code).toBe(0);
+    },
     known: ({ machine }) => ({ "RECOVERY-KEY": machine.path("safe", "recovery-key.txt") }),
   },
   {

@@ -1,6 +1,7 @@
 /** `drill`: a restore of the newest backup that changes nothing. */
+import { spawnSync } from "node:child_process";
 import { createHash } from "node:crypto";
-import { mkdir, open, readdir, readFile } from "node:fs/promises";
+import { cp, mkdir, open, readdir, readFile, rm, stat } from "node:fs/promises";
 import { basename } from "node:path";
 import { expect, test } from "vitest";
 import { Machine } from "../cli/machine.js";
@@ -48,16 +49,20 @@ async function drill(machine: Machine, ...args: string[]) {
   return { code: answer.code, document: JSON.parse(answer.stdout), stderr: answer.stderr };
 }
 
-async function restoreTestFinding(machine: Machine) {
+/** Returns doctor's checks of restore tests, by name. */
+async function testChecks(machine: Machine) {
   const { document } = await machine.json("doctor");
   const checks = document.checks as { name: string; ok: boolean; detail: string }[];
-  return checks.find(({ name }) => name === "restore-tried");
+  const ofTests = checks.filter(({ name }) => name.endsWith("-tried"));
+  return Object.fromEntries(ofTests.map(({ name, ok, detail }) => [name, { ok, detail }]));
 }
 
-test("with the keyring it reads every client; with the recovery key it is the restore test of doctor", async () => {
+test("with the keyring it is a restore test, with the recovery key also a test of the bundle", async () => {
   const machine = await machineWithBackup();
   const before = await checksum(machine.store);
   const backup = await newestBackup(machine);
+  const never = { ok: false, detail: "no backup was ever restored, or verified with its bundle" };
+  expect(await testChecks(machine)).toEqual({ "restore-tried": never });
   const withKeyring = await drill(machine);
   expect(withKeyring).toMatchObject({
     code: 0,
@@ -65,20 +70,69 @@ test("with the keyring it reads every client; with the recovery key it is the re
       drill: { backup, clients: { active: 1, revoked: 1 }, with_bundle: false },
     },
   });
-  expect(await restoreTestFinding(machine)).toMatchObject({ ok: false });
+  const byDrill = { ok: true, detail: expect.stringContaining(`${backup}, by drill`) };
+  const noBundle = "no test with the bundle and its recovery key is recorded";
+  expect(await testChecks(machine)).toEqual({
+    "restore-tried": byDrill,
+    "bundle-tried": { ok: false, detail: noBundle },
+  });
+  expect((await machine.json("status")).document).toMatchObject({
+    ...{ last_restore_test: { backup }, last_bundle_test: null },
+  });
 
   const withKey = await drill(machine, "--identity", recoveryKey(machine));
   expect(withKey).toMatchObject({ code: 0, document: { drill: { backup, with_bundle: true } } });
-  expect(await restoreTestFinding(machine)).toMatchObject({
-    ok: true,
-    detail: expect.stringContaining(`${backup}, by drill`),
-  });
+  expect(await testChecks(machine)).toEqual({ "restore-tried": byDrill, "bundle-tried": byDrill });
   expect(await checksum(machine.store)).toBe(before);
   const { document } = await machine.json("status");
   expect(document).toMatchObject({
     runs: { drill: { exit_code: 0 } },
-    last_restore_test: { backup },
+    ...{ last_restore_test: { backup }, last_bundle_test: { backup } },
   });
+
+  // A later drill with the keyring does not displace the test with the key.
+  await drill(machine);
+  const bundleTest = { last_bundle_test: document.last_bundle_test };
+  expect((await machine.json("status")).document).toMatchObject(bundleTest);
+});
+
+test("status and the metrics have the last drill of each target, but no mistyped target", async () => {
+  const machine = await machineWithBackup();
+  const [backups, elsewhere] = [machine.path("backups"), machine.path("elsewhere")];
+  await cp(backups, elsewhere, { recursive: true });
+  const backup = await newestBackup(machine);
+  const { size } = await stat(backup);
+  await drill(machine, elsewhere);
+  expect((await drill(machine, machine.path("absent"))).code).toBe(10);
+  await rm(backup);
+  expect((await drill(machine)).code).not.toBe(0);
+  await rm(elsewhere, { recursive: true });
+  expect((await drill(machine, `${elsewhere}/`)).code).toBe(10);
+  const { drills } = (await machine.json("status")).document as { drills: { target: string }[] };
+  const byTarget = Object.fromEntries(drills.map(({ target, ...others }) => [target, others]));
+  expect(byTarget).toEqual({
+    [elsewhere]: {
+      ...{ at: expect.any(String), duration_ms: expect.any(Number), exit_code: 10, size },
+      succeeded_at: expect.any(String),
+    },
+    [backups]: {
+      ...{ at: expect.any(String), duration_ms: expect.any(Number), size: null },
+      ...{ exit_code: expect.any(Number), succeeded_at: null },
+    },
+  });
+  const { stdout: text } = await machine.run(["status", "--format", "prometheus"]);
+  const labels = `{store="${machine.store}",target="${elsewhere}"}`;
+  for (const sample of [`bytes${labels} ${size}`, `exit_code${labels} 10`]) {
+    expect(text).toContain(`hivemind_sqlcipher_drill_${sample}\n`);
+  }
+  for (const name of ["timestamp_seconds", "success_timestamp_seconds", "duration_seconds"]) {
+    expect(text).toContain(`hivemind_sqlcipher_drill_${name}${labels} `);
+  }
+  const { status, stdout, stderr } = spawnSync("promtool", ["check", "metrics"], {
+    input: text,
+    encoding: "utf8",
+  });
+  expect([status, stdout, stderr]).toEqual([0, "", ""]);
 });
 
 test("on an empty machine it needs the backup, its bundle and the recovery key", async () => {

@@ -4,10 +4,11 @@ import { abortOnSignal } from "../../process/signals.js";
 import type { DrillResult } from "../../restore/drill.js";
 import { addGlobalOptions, type Context, contextOf } from "../context.js";
 import { addHelp } from "../help.js";
-import { type MonitoredResult, monitored } from "../monitored.js";
+import { type MonitoredResult, monitored, orNotice } from "../monitored.js";
 import { listingOptions } from "../options/backup-directories.js";
 import { addBundleOptions, type BundleKeyOptions, withBundle } from "../options/bundle.js";
 import { toJson } from "../ui/json.js";
+import { asStoreError } from "../ui/output.js";
 import { formatSize } from "../ui/units.js";
 
 export function addCommand(program: Command): void {
@@ -19,7 +20,7 @@ export function addCommand(program: Command): void {
   addHelp(command, {
     details: [
       "Copies the newest backup to a temporary directory ($TMPDIR), makes the checks of restore, opens the copy as a hub does, reads every client, and removes the copy. The store, its service and the keyring stay unchanged. The copy is encrypted.",
-      "With --identity, the backup's bundle is opened with the recovery key: this is the restore test that doctor asks for twice a year. Without it, the drill takes the passphrase from the keyring, and can run unattended.",
+      "With --identity, the backup's bundle is opened with the recovery key, which doctor asks for twice a year. Without it, the drill takes the passphrase from the keyring, and can run unattended; it proves nothing about the bundle and the recovery key.",
     ],
     examples: [
       "hivemind-sqlcipher drill",
@@ -38,14 +39,36 @@ async function runDrill(
   directory: string | undefined,
   options: BundleKeyOptions,
 ): Promise<MonitoredResult> {
-  const { newestBackup } = await import("../../backup/manifest.js");
   const { recordRestoreTest } = await import("../../backup/restore-test.js");
+  const { output, storePath } = context;
+  const { result, withBundle } = await recorded(context, directory, () =>
+    drillNewest(context, directory, options),
+  );
+  const { backup, keyId: key_id } = result;
+  await recordRestoreTest(storePath, { how: "drill", backup, key_id }, { withBundle });
+  const opener = withBundle ? "its bundle" : "a kept passphrase";
+  const document = toJson({ drill: { ...result, withBundle } });
+  output.result(document, () => drillLines(result, opener));
+  return { document, size: result.size };
+}
+
+interface FinishedDrill {
+  readonly result: DrillResult;
+  readonly withBundle: boolean;
+}
+
+async function drillNewest(
+  context: Context,
+  directory: string | undefined,
+  options: BundleKeyOptions,
+): Promise<FinishedDrill> {
+  const { newestBackup } = await import("../../backup/manifest.js");
   const { readBundle } = await import("../../bundle/bundle.js");
   const { drill } = await import("../../restore/drill.js");
   const { withView } = await import("../../copies/view.js");
-  const { output, storePath } = context;
+  const { storePath } = context;
   const { folder: target, bundleFolder } = listingOptions(context, directory, {});
-  const { result, isWithBundle } = await withView(
+  return await withView(
     target,
     { storePath, heads: "of each key" },
     async ({ folder, files, named }) => {
@@ -62,18 +85,41 @@ async function runDrill(
         const result = await abortOnSignal((signal) =>
           drill({ backup: newest.path, secret: bundle ?? context, signal }),
         );
-        return { result: named(result), isWithBundle: bundle !== undefined };
+        return { result: named(result), withBundle: bundle !== undefined };
       });
     },
   );
-  if (isWithBundle) {
-    const { backup, keyId: key_id } = result;
-    await recordRestoreTest(storePath, { how: "drill", backup, key_id });
+}
+
+/** Runs a drill, and records it for its target. */
+async function recorded(
+  context: Context,
+  directory: string | undefined,
+  run: () => Promise<FinishedDrill>,
+): Promise<FinishedDrill> {
+  const { recordDrill } = await import("../../backup/drill-record.js");
+  const { parseTarget } = await import("../../copies/plan.js");
+  const { settings, storePath } = context;
+  const nameOf = (text: string) => parseTarget(text).name;
+  const target = nameOf(listingOptions(context, directory, {}).folder);
+  const { to, copies = [] } = settings.backup ?? {};
+  const isConfigured = [...(to === undefined ? [] : [to]), ...copies].map(nameOf).includes(target);
+  const at = new Date().toISOString();
+  const start = performance.now();
+  const record = (exitCode: number, size?: number) => {
+    const durationMs = Math.round(performance.now() - start);
+    return orNotice(context, "the drill was not recorded", () =>
+      recordDrill(storePath, { target, at, durationMs, exitCode, size, isConfigured }),
+    );
+  };
+  try {
+    const finished = await run();
+    await record(0, finished.result.size);
+    return finished;
+  } catch (error) {
+    await record(asStoreError(error).exitCode);
+    throw error;
   }
-  const opener = isWithBundle ? "its bundle" : "a kept passphrase";
-  const document = toJson({ drill: { ...result, withBundle: isWithBundle } });
-  output.result(document, () => drillLines(result, opener));
-  return { document };
 }
 
 function drillLines({ backup, createdAt, size, clients }: DrillResult, opener: string): string[] {

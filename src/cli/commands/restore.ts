@@ -62,6 +62,11 @@ export function addCommand(program: Command): void {
   );
 }
 
+interface FinishedRestore {
+  readonly result: RestoreResult | RestoreIntoResult;
+  readonly withBundle: boolean;
+}
+
 async function runRestore(
   context: Context,
   file: string | undefined,
@@ -73,23 +78,26 @@ async function runRestore(
   const choice = backupChoice(context, file, options);
   const run = options.into === undefined ? restoreStore : restoreDatabase;
   const isOnRemote = "file" in choice && isRemote(choice.file);
-  const result = await withLocalFile(
+  const { result, withBundle: isWithBundle } = await withLocalFile(
     isOnRemote ? choice.file : await chooseBackup(choice, context.storePath),
     async (local, named) => {
       const backup = { file: local };
       const search = { backup: local, directory: context.settings.backup?.bundle_to };
       const reporter = namedReporter(context.reporter, { named });
-      const result = await withBundle<RestoreResult | RestoreIntoResult>(
+      return await withBundle<FinishedRestore>(
         options,
         { search, kept: context },
-        (bundle) =>
-          run({ ...context, reporter }, options, { backup, bundle, noManifest: !options.manifest }),
+        async (bundle) => {
+          const chosen = { backup, bundle, noManifest: !options.manifest };
+          const result = await run({ ...context, reporter }, options, chosen);
+          return { result: named(result), withBundle: bundle !== undefined };
+        },
       );
-      return named(result);
     },
   );
   const { backup: from, keyId } = result.restored;
-  await recordRestoreTest(context.storePath, { how: "restore", backup: from, key_id: keyId });
+  const tried = { how: "restore", backup: from, key_id: keyId } as const;
+  await recordRestoreTest(context.storePath, tried, { withBundle: isWithBundle });
   context.output.result(toJson(result), () => restoreLines(result));
 }
 

@@ -72,7 +72,11 @@ async function runVerify(context: Context, file: string, options: VerifyOptions)
         "backup and bundle match, but no passphrase kept here confirms that they are yours: everyone who knows the recipient can create such a pair",
       );
     }
-    await recordRestoreTest(storePath, { how: "verify", backup: path, key_id });
+    await recordRestoreTest(
+      storePath,
+      { how: "verify", backup: path, key_id },
+      { withBundle: true },
+    );
   }
   output.result({ path, ok, checks }, () => [
     `${path}: ${ok ? output.style("green", "intact") : output.style("red", "NOT INTACT")}`,

@@ -45,12 +45,14 @@ const copy = documentOf<Omit<CopyReport, "errors">>()(
     copied: z.array(
       z.strictObject({
         path: text("A file that this run copied; manifests are not listed"),
+        size: integer("Its size in bytes"),
         checked_by: choice(["read_back", "remote_hash"], "How the copy was compared"),
       }),
     ),
     skipped: z.nullable(
       text("Why nothing was tried: no such directory, or its disk is not mounted"),
     ),
+    duration_ms: z.nullable(integer("How long this target took; null if nothing was tried")),
   }),
 );
 

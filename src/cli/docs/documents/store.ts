@@ -216,15 +216,40 @@ export const status = documentOf<StoreStatus>()(
           succeeded_at: z.nullable(time("When a run last left it complete; null if none did")),
           skipped: z.nullable(text("Why the last run did not try: its disk is missing")),
           error: z.nullable(text("The first error of the last run")),
+          duration_ms: z.nullable(
+            integer("How long the last run took for it; null if that run did not try"),
+          ),
+          size: z.nullable(
+            integer("Bytes of the newest file that was copied to it; null if none is known"),
+          ),
         }),
       )
       .check(z.describe("The last copy to each target in the settings")),
+    drills: z
+      .array(
+        z.strictObject({
+          target: text("The directory or remote"),
+          at: time("When the last drill began"),
+          duration_ms: integer("How long it took"),
+          exit_code: integer("Its exit code"),
+          succeeded_at: z.nullable(time("When the last successful one began; null if none did")),
+          size: z.nullable(integer("Bytes of the backup that it restored; null if none did")),
+        }),
+      )
+      .check(z.describe("The last drill of each target")),
     last_restore_test: orNull(
       z.strictObject({
-        at: time("When a backup was last opened with its bundle or restored"),
+        at: time("When a backup was last restored, drilled, or verified with its bundle"),
         backup: text("The backup"),
       }),
       "The last restore test; null if none is known",
+    ),
+    last_bundle_test: orNull(
+      z.strictObject({
+        at: time("When a backup was last tested with its bundle and the key of that"),
+        backup: text("The backup"),
+      }),
+      "The last restore test with a bundle; null if none is known",
     ),
     pending: orNull(
       z.strictObject({

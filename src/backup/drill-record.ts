@@ -1,0 +1,74 @@
+/** Records the last drill of each target of a store, for `status` and the metrics. */
+import { readStoreRecord, writeStoreRecord } from "../config/store-record.js";
+import * as z from "../schema.js";
+
+const drillSchema = z.object({
+  /** A directory, or `rclone:REMOTE:PATH`. */
+  target: z.string(),
+  /** When the drill began, UTC. */
+  at: z.iso.datetime(),
+  duration_ms: z.int(),
+  /** 0 for success. */
+  exit_code: z.int(),
+  /** When the newest successful drill began; null if none did. */
+  succeeded_at: z.nullable(z.iso.datetime()),
+  /** Bytes of the backup that the newest successful drill restored; null if none did. */
+  size: z.nullable(z.int()),
+});
+
+/** The first part of the file's name. */
+const subject = "drills";
+
+/** How many targets are kept. A target of a single drill, such as a USB stick, is never removed. */
+const maxTargets = 20;
+
+const recordSchema = z.object({
+  /** The store's resolved path. */
+  store: z.string(),
+  drills: z.array(drillSchema),
+});
+
+/** The last drill of a target. */
+export type Drill = z.infer<typeof drillSchema>;
+
+export interface DrillOutcome {
+  readonly target: string;
+  /** When the drill began, UTC. */
+  readonly at: string;
+  readonly durationMs: number;
+  /** 0 for success. */
+  readonly exitCode: number;
+  /** Bytes of the restored backup; undefined if the drill failed. */
+  readonly size?: number | undefined;
+  /** Whether the settings name the target. */
+  readonly isConfigured: boolean;
+}
+
+/**
+ * Records a drill. Keeps the time and size of the last success if it failed.
+ *
+ * A failure is only recorded for a target in the settings or of an earlier drill. Any other may be
+ * a mistyped path, which would count as failed for ever.
+ */
+export async function recordDrill(store: string, outcome: DrillOutcome): Promise<void> {
+  const { target, at, durationMs, exitCode, size, isConfigured } = outcome;
+  const drills = await readDrills(store);
+  const last = drills.find((drill) => drill.target === target);
+  if (exitCode !== 0 && !isConfigured && last === undefined) return;
+  const drill: Drill = {
+    ...{ target, at, duration_ms: durationMs, exit_code: exitCode },
+    succeeded_at: exitCode === 0 ? at : (last?.succeeded_at ?? null),
+    size: size ?? last?.size ?? null,
+  };
+  const others = drills.filter((each) => each.target !== target);
+  await writeStoreRecord(store, subject, { drills: [...others, drill].slice(-maxTargets) });
+}
+
+/**
+ * Returns the last drill of each target.
+ *
+ * @throws {@link StoreError} io - if the record cannot be read
+ */
+export async function readDrills(store: string): Promise<readonly Drill[]> {
+  return (await readStoreRecord(store, subject, recordSchema))?.drills ?? [];
+}
