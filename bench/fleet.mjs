@@ -44,6 +44,7 @@ function addStore() {
 const size = `${stores} stores × ${backups} backups`;
 const commands = {
   "list every store (backups --all)": ["backups", target, "--all"],
+  "judge every store (status --all)": ["status", target, "--all"],
   "list one store's backups": ["backups", target],
   "decide what to prune of one store": ["prune", target, "--keep-last", "7", "--dry-run"],
   "prune one store to 7 backups": ["prune", target, "--keep-last", "7"],

@@ -50,6 +50,8 @@ export interface FleetStore {
     readonly ageSeconds: number;
     readonly clients: { readonly active: number; readonly revoked: number };
   };
+  /** When the newest of the complete backups was made; null if none is complete. */
+  readonly newestCompleteAt: string | null;
   /** Whether it is the store of this command. */
   readonly own: boolean;
 }
@@ -62,6 +64,8 @@ export interface FleetListing {
   readonly others: Unlisted[];
   /** How many such files there are. */
   readonly othersCount: number;
+  /** How many of them are manifests. The others are backups without one, such as unfinished copies. */
+  readonly unreadableManifests: number;
 }
 
 /** How many unlisted files are reported with their paths. */
@@ -123,11 +127,13 @@ export async function listStores(files: FleetFiles, storePath: string): Promise<
   const summaries = new Map<string, Summary>();
   const others: Unlisted[] = [];
   let othersCount = 0;
+  let unreadableManifests = 0;
   const add = async (name: string) => {
     const entry = await entryOf(name, files);
     if (entry === undefined) return;
     if ("problem" in entry) {
       othersCount += 1;
+      if (name.endsWith(".manifest.json")) unreadableManifests += 1;
       if (others.length < maxOthers) others.push(entry);
       return;
     }
@@ -140,7 +146,7 @@ export async function listStores(files: FleetFiles, storePath: string): Promise<
     (a, b) => compareTexts(a.name, b.name) || compareTexts(b.newest.createdAt, a.newest.createdAt),
   );
   others.sort((a, b) => compareTexts(a.path, b.path));
-  return { folder, stores, others, othersCount };
+  return { folder, stores, others, othersCount, unreadableManifests };
 }
 
 async function inGroups(
@@ -180,6 +186,7 @@ interface Summary {
   size: number;
   oldest: string;
   newest: FleetEntry;
+  newestCompleteAt: string | null;
 }
 
 /** Returns the key under which a backup's store is counted. */
@@ -199,13 +206,19 @@ function addTo(summaries: Map<string, Summary>, entry: FleetEntry, isComplete: b
     ...{ backups: 0, incomplete: 0, size: 0 },
     oldest: manifest.created_at,
     newest: entry,
+    newestCompleteAt: null,
   };
   summaries.set(key, summary);
   summary.keyIds.add(manifest.key_id);
   summary.hostnames.add(manifest.hostname);
   summary.backups += 1;
-  if (isComplete) summary.size += manifest.size;
-  else summary.incomplete += 1;
+  if (isComplete) {
+    summary.size += manifest.size;
+    const newest = summary.newestCompleteAt;
+    if (newest === null || manifest.created_at > newest) {
+      summary.newestCompleteAt = manifest.created_at;
+    }
+  } else summary.incomplete += 1;
   if (manifest.created_at < summary.oldest) summary.oldest = manifest.created_at;
   if (manifest.created_at > summary.newest.manifest.created_at) summary.newest = entry;
 }

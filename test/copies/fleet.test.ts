@@ -1,5 +1,5 @@
 /** Several hubs with one target: their stores have one name and one passphrase, but several ids. */
-import { readdir, readFile, rm, writeFile } from "node:fs/promises";
+import { mkdir, readdir, readFile, rm, truncate, writeFile } from "node:fs/promises";
 import { basename, dirname, join } from "node:path";
 import { afterAll, beforeAll, expect, test } from "vitest";
 import {
@@ -158,6 +158,70 @@ test.each([
   },
   120_000,
 );
+
+test("status --all finds the stores whose newest backup is old, incomplete or from the future", async () => {
+  const [target, empty] = [attic.newPath(), attic.newPath()];
+  await mkdir(empty);
+  const locals = await Promise.all([attic, cellar, loft].map((hub) => hub.backups(1, 2)));
+  for (const local of locals) await local.copy({ to: [target] });
+  const status = (...args: string[]) => attic.machine.json("status", "--all", target, ...args);
+  const problemsOf = ({ document }: Awaited<ReturnType<typeof status>>) =>
+    Object.fromEntries(
+      (document.stores as { store_id: string; problem: string | null }[]).map(
+        ({ store_id, problem }) => [store_id, problem],
+      ),
+    );
+  const all = (problem: string | null) => ({
+    ...{ [attic.storeId]: problem, [cellar.storeId]: problem, [loft.storeId]: problem },
+  });
+  const late = await status();
+  expect([late.code, problemsOf(late)]).toEqual([1, all("overdue")]);
+  expect(late.document).toMatchObject({ max_age_seconds: 8 * 86_400, problems: 3, ok: false });
+  const current = await status("--max-age", "99999d");
+  expect([current.code, problemsOf(current)]).toEqual([0, all(null)]);
+
+  // A copy that was truncated, a hub with a wrong clock, and an unfinished copy.
+  const [, ofCellar, ofLoft] = locals;
+  await truncate(join(target, `${ofCellar?.copyName(2)}`), 4096);
+  const future = manifestPath(join(target, `${ofLoft?.copyName(2)}`));
+  const text = await readFile(future, "utf8");
+  await writeFile(
+    future,
+    text.replace(/"created_at": "[^"]+"/, '"created_at": "2999-01-01T00:00:00.000Z"'),
+  );
+  await writeFile(join(target, "clients.2026-01-09T00-00-00Z.db"), "not yet complete");
+  const bad = await status("--max-age", "99999d");
+  expect([bad.code, problemsOf(bad)]).toEqual([
+    1,
+    {
+      [attic.storeId]: null,
+      [cellar.storeId]: "newest incomplete",
+      [loft.storeId]: "newest from the future",
+    },
+  ]);
+  expect(bad.document).toMatchObject({ problems: 2, others_count: 1, unreadable_manifests: 0 });
+  const quiet = await attic.machine.run(["status", "--all", target, "--max-age", "99999d", "-q"]);
+  expect(quiet.stdout).not.toContain(attic.storeId);
+  expect(quiet.stdout).toMatch(new RegExp(`^${cellar.storeId} .* NEWEST INCOMPLETE$`, "m"));
+
+  // A manifest that cannot be read may be that of the newest backup.
+  await writeFile(future, text.slice(0, 100));
+  const unreadable = await status("--max-age", "99999d");
+  expect([unreadable.code, problemsOf(unreadable)[loft.storeId]]).toEqual([1, null]);
+  expect(unreadable.document).toMatchObject({ problems: 1, unreadable_manifests: 1, ok: false });
+
+  const run = async (...args: string[]) => {
+    const { code, stdout, stderr } = await attic.machine.run(["status", ...args]);
+    return [code, stdout + stderr];
+  };
+  expect(await run("--all", empty)).toEqual([1, `No backups in ${empty}\n`]);
+  expect(await run("--all", `${empty}/absent`)).toEqual([10, expect.anything()]);
+  expect(await run("--all", target, "--max-age", "1w")).toEqual([
+    2,
+    expect.stringContaining('"1w" is not an age'),
+  ]);
+  expect(await run(target)).toEqual([2, expect.stringContaining("only with --all")]);
+}, 60_000);
 
 test("backups and clients of another store in one local directory stay apart", async () => {
   const { machine } = cellar;

@@ -1,16 +1,20 @@
 import { type Command, Option } from "commander";
 import type { StoreStatus } from "../../diagnostics/status.js";
-import { StoreError } from "../../errors.js";
+import { exitCodes, StoreError } from "../../errors.js";
 import { addGlobalOptions, type Context, contextOf } from "../context.js";
 import { addHelp } from "../help.js";
 import { collectMetrics, statusOptions } from "../inspect.js";
+import { listingOptions } from "../options/backup-directories.js";
 import { toJson } from "../ui/json.js";
 import { formatLastRun } from "../ui/schedule-text.js";
+import { parseAge } from "../ui/units.js";
 
 export function addCommand(program: Command): void {
   const command = program
-    .command("status")
+    .command("status [target]")
     .description("Show the store, its service, backups and schedule")
+    .option("--all", "Show every store that has backups in the target")
+    .option("--max-age <age>", "With --all, report older backups (default: 8d)")
     .addOption(
       new Option("--format <text|prometheus>", "Print text or metrics (default: text)").choices([
         "text",
@@ -21,19 +25,67 @@ export function addCommand(program: Command): void {
   addHelp(command, {
     details: [
       "Changes nothing. Exits with 0 whatever the state of the store and the settings, and with 2 only if the options are invalid. doctor exits with 1 if it finds a problem.",
+      "With --all, prints a line for each store that has backups in the target, which is a directory or rclone:REMOTE:PATH (default: backup.to setting). Exits with 1 if the newest backup of a store is too old or incomplete, if a manifest cannot be read, or if there is no backup; with --quiet, prints only these. Manifests are read, but not authenticated: verify --all does that.",
     ],
-    examples: ["hivemind-sqlcipher status", "hivemind-sqlcipher status --json"],
+    examples: [
+      "hivemind-sqlcipher status",
+      "hivemind-sqlcipher status --json",
+      "hivemind-sqlcipher status --all /srv/backup/hivemind --max-age 36h",
+    ],
   });
-  command.action(async ({ format }: { format?: "text" | "prometheus" }) => {
+  command.action(async (target: string | undefined, options: StatusCommandOptions) => {
     const context = await contextOf(command);
-    if (format !== "prometheus") return await printStatus(context);
-    if (context.output.json) {
-      throw new StoreError("usage", "--format prometheus and --json exclude each other", {
-        hint: "Give only the option that applies.",
-      });
-    }
-    process.stdout.write(await collectMetrics(context));
+    assertOptions(context, target, options);
+    if (options.all) await printFleet(context, target, options);
+    else if (options.format === "prometheus") process.stdout.write(await collectMetrics(context));
+    else await printStatus(context);
   });
+}
+
+interface StatusCommandOptions {
+  readonly format?: "text" | "prometheus";
+  readonly all?: boolean;
+  readonly maxAge?: string;
+}
+
+function assertOptions(
+  { output }: Context,
+  target: string | undefined,
+  { format, all, maxAge }: StatusCommandOptions,
+): void {
+  const hint = "Give only the option that applies.";
+  if (format === "prometheus" && output.json) {
+    throw new StoreError("usage", "--format prometheus and --json exclude each other", { hint });
+  }
+  if (format === "prometheus" && all) {
+    throw new StoreError("usage", "--format prometheus and --all exclude each other", { hint });
+  }
+  if (!all && (target !== undefined || maxAge !== undefined)) {
+    throw new StoreError("usage", "a target and --max-age apply only with --all", {
+      hint: "Add --all to see every store in the target.",
+    });
+  }
+}
+
+/** A weekly backup may be late by a day, as for `doctor`. */
+const defaultMaxAge = "8d";
+
+async function printFleet(
+  context: Context,
+  target: string | undefined,
+  { maxAge = defaultMaxAge }: StatusCommandOptions,
+): Promise<void> {
+  const { listStores } = await import("../../backup/fleet.js");
+  const { withFleet } = await import("../../copies/view.js");
+  const { judgeFleet } = await import("../../diagnostics/fleet.js");
+  const { printFleetStatus } = await import("../ui/fleet-status.js");
+  const { folder, storePath } = listingOptions(context, target, {});
+  const maxAgeSeconds = parseAge(maxAge, "--max-age");
+  const status = await withFleet(folder, async (files, named) =>
+    named(judgeFleet(await listStores(files, storePath), maxAgeSeconds)),
+  );
+  await printFleetStatus(context, status);
+  if (!status.ok) process.exitCode = exitCodes.failed;
 }
 
 async function printStatus(context: Context): Promise<void> {

@@ -14,6 +14,22 @@ export function formatAge(seconds: number): string {
   return `${Math.max(0, seconds)}s`;
 }
 
+/**
+ * Parses an age, such as "36h" or "8d".
+ *
+ * @param option - the option of the age, for the error
+ * @returns seconds
+ * @throws {@link StoreError} usage - for any other text, and for 0
+ */
+export function parseAge(text: string, option: string): number {
+  const [, digits, unit = ""] = /^(\d{1,6})(min|h|d)$/.exec(text) ?? [];
+  const seconds = Number(digits) * ({ min: 60, h: 3600, d: 86_400 }[unit] ?? 0);
+  if (seconds > 0) return seconds;
+  throw new StoreError("usage", `${option}: "${text}" is not an age`, {
+    hint: "Write it as 90min, 36h or 8d.",
+  });
+}
+
 /** Returns bytes in powers of 1024, as `ls -h` prints them: "1.4M". */
 export function formatSize(bytes: number): string {
   const units = ["B", "K", "M", "G", "T"];

@@ -8,6 +8,7 @@ import type { Verification } from "../../../backup/verify.js";
 import type { Bundle, BundleDescription } from "../../../bundle/bundle.js";
 import type { CopyReport } from "../../../copies/copy.js";
 import type { MediaExport } from "../../../copies/media.js";
+import type { FleetStatus } from "../../../diagnostics/fleet.js";
 import type { DrillResult } from "../../../restore/drill.js";
 import type { RestoreIntoResult } from "../../../restore/into.js";
 import type { RestoreResult } from "../../../restore/restore.js";
@@ -114,30 +115,58 @@ export const listed = documentOf<Omit<Listing, "unchecked">>()(
   }),
 );
 
+const fleetStore = {
+  store_id: z.nullable(text("The id of a store; null for backups of earlier versions")),
+  name: text("The name of its file without `.db`"),
+  key_ids: texts("The `key_id` of each of its keys"),
+  hostnames: texts("The machines that made its backups"),
+  backups: integer("How many backups it has"),
+  incomplete: integer("How many of them lack their file, or have one of another size"),
+  size: integer("Bytes of all backups"),
+  oldest: time("When the oldest was made"),
+  newest: z.strictObject({
+    path: text("The newest backup by its manifest, which is not verified"),
+    created_at: time("When it was made"),
+    age_seconds: integer("Its age in seconds"),
+    clients: counts,
+  }),
+  newest_complete_at: z.nullable(
+    time("When the newest was made that has its file in its size; null if none has"),
+  ),
+  own: flag("Whether it is the store of this command"),
+};
+
+const fleetOthers = {
+  others: z.array(unlisted).check(z.describe("The first 100 files that are not counted")),
+  others_count: integer("How many files are not counted"),
+  unreadable_manifests: integer("How many of them are manifests"),
+};
+
 export const fleetListed = documentOf<FleetListing>()(
   z.strictObject({
     folder: text("The directory"),
+    stores: z.array(z.strictObject(fleetStore)),
+    ...fleetOthers,
+  }),
+);
+
+export const fleetStatus = documentOf<FleetStatus>()(
+  z.strictObject({
+    folder: text("The directory"),
+    max_age_seconds: integer("How old the newest backup of a store may be"),
     stores: z.array(
       z.strictObject({
-        store_id: z.nullable(text("The id of a store; null for backups of earlier versions")),
-        name: text("The name of its file without `.db`"),
-        key_ids: texts("The `key_id` of each of its keys"),
-        hostnames: texts("The machines that made its backups"),
-        backups: integer("How many backups it has"),
-        incomplete: integer("How many of them lack their file, or have one of another size"),
-        size: integer("Bytes of all backups"),
-        oldest: time("When the oldest was made"),
-        newest: z.strictObject({
-          path: text("The newest backup by its manifest, which is not verified"),
-          created_at: time("When it was made"),
-          age_seconds: integer("Its age in seconds"),
-          clients: counts,
-        }),
-        own: flag("Whether it is the store of this command"),
+        ...fleetStore,
+        problem: z.nullable(
+          text(
+            "`overdue`, `newest incomplete`, `newest from the future` or `no complete backup`; null without one",
+          ),
+        ),
       }),
     ),
-    others: z.array(unlisted).check(z.describe("The first 100 files that are not counted")),
-    others_count: integer("How many files are not counted"),
+    problems: integer("How many stores have a problem"),
+    ...fleetOthers,
+    ok: flag("False if a store has a problem, a manifest cannot be read, or there is no store"),
   }),
 );
 

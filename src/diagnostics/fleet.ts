@@ -1,0 +1,50 @@
+/** Judges the backups of the stores in a target that several hubs share, for `status --all`. */
+import { isFromFuture } from "../backup/clock.js";
+import type { FleetListing, FleetStore } from "../backup/fleet.js";
+
+export interface StoreBackups extends FleetStore {
+  /** Why the store is a finding; null if its backups are recent and complete. */
+  readonly problem: string | null;
+}
+
+export interface FleetStatus {
+  readonly folder: string;
+  readonly maxAgeSeconds: number;
+  /** In the order of the listing. */
+  readonly stores: StoreBackups[];
+  /** How many stores have a problem. */
+  readonly problems: number;
+  readonly others: FleetListing["others"];
+  readonly othersCount: number;
+  readonly unreadableManifests: number;
+  /** Whether there is a store, none has a problem, and every manifest can be read. */
+  readonly ok: boolean;
+}
+
+/**
+ * Judges a listing, which is not authenticated: a hub that fails to back up is found, but not an
+ * attacker who forges a recent manifest. `verifyStores` finds that.
+ *
+ * @param maxAgeSeconds - how old the newest complete backup of a store may be
+ */
+export function judgeFleet(listing: FleetListing, maxAgeSeconds: number): FleetStatus {
+  const stores = listing.stores.map((store) => ({
+    ...store,
+    problem: problemOf(store, maxAgeSeconds),
+  }));
+  const problems = stores.filter(({ problem }) => problem !== null).length;
+  const { folder, others, othersCount, unreadableManifests } = listing;
+  return {
+    ...{ folder, maxAgeSeconds, stores, problems, others, othersCount, unreadableManifests },
+    ok: stores.length > 0 && problems === 0 && unreadableManifests === 0,
+  };
+}
+
+function problemOf(store: FleetStore, maxAgeSeconds: number): string | null {
+  const { newest, newestCompleteAt, hostnames } = store;
+  if (newestCompleteAt === null) return "no complete backup";
+  const { createdAt } = newest;
+  if (isFromFuture({ createdAt, hostname: hostnames.join() })) return "newest from the future";
+  if (newestCompleteAt !== createdAt) return "newest incomplete";
+  return newest.ageSeconds > maxAgeSeconds ? "overdue" : null;
+}
