@@ -32,6 +32,7 @@ const variants: ((world: LeakWorld) => string[])[] = [
   () => ["backup"],
   (world) => ["backups", dirname(world.newest("backups")), "--all"],
   (world) => ["verify", "--all", dirname(world.newest("backups"))],
+  (world) => ["status", "--all", dirname(world.newest("backups"))],
   () => ["run", "--print-unit", "user"],
   () => ["export-clients"],
   () => ["export-clients", "--show-secrets"],

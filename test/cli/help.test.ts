@@ -76,7 +76,7 @@ test("only the command that is named is loaded", async () => {
 const imperatives = new Set(
   `Accept Add Allow Assume Back Check Choose Compare Convert Copy Create Delay Delete Encrypt Export
   Find Forbid Import Include Insert Install Keep List Look Make Manage Name Open Print Read Readmit
-  Re-encrypt Remember Remove Rename Replace Restore Revoke Rotate Run Schedule Set Show Start Stop Take
+  Re-encrypt Remember Remove Rename Replace Report Restore Revoke Rotate Run Schedule Set Show Start Stop Take
   Encrypt, Update Upgrade Use Verify Write Recover`.split(/\s+/),
 );
 

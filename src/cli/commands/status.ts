@@ -14,7 +14,7 @@ export function addCommand(program: Command): void {
     .command("status [target]")
     .description("Show the store, its service, backups and schedule")
     .option("--all", "Show every store that has backups in the target")
-    .option("--max-age <age>", "With --all, report older backups (default: 8d)")
+    .option("--max-age <age>", "Report backups older than this, with --all (default: 8d)")
     .addOption(
       new Option("--format <text|prometheus>", "Print text or metrics (default: text)").choices([
         "text",
