@@ -64,7 +64,7 @@ export interface FleetListing {
   readonly others: Unlisted[];
   /** How many such files there are. */
   readonly othersCount: number;
-  /** How many of them are manifests. The others are backups without one, such as unfinished copies. */
+  /** How many of them are manifests. The others are backups without one: unfinished copies. */
   readonly unreadableManifests: number;
 }
 
