@@ -98,6 +98,7 @@ export async function exportToMedia(options: MediaOptions): Promise<MediaExport>
     emitStep("export.written");
     throwIfAborted(signal);
     await nameDirectory(staged, path);
+    await assertComplete(path, files);
     await syncDirectory(directory);
     return {
       ...{ path, backup, files, parts: names.length, deviceLabel: deviceLabel ?? null },
@@ -208,6 +209,22 @@ async function nameDirectory(staged: string, path: string): Promise<void> {
     await rename(staged, path);
   } catch (error) {
     throw systemError(error, `cannot rename ${staged} to ${path}`);
+  }
+}
+
+/**
+ * Checks the files under their final name. A driver of the medium may lose the contents of a
+ * renamed directory, as fusefat 0.1 does with FAT.
+ *
+ * @throws {@link StoreError} corrupted - if a file is missing; the directory is removed
+ */
+async function assertComplete(path: string, files: readonly MediaFile[]): Promise<void> {
+  for (const { name, size } of files) {
+    if ((await statIfExists(join(path, name)))?.size === size) continue;
+    await rm(path, { recursive: true, force: true }).catch(() => undefined);
+    throw new StoreError("corrupted", `${path} lost ${name} when it got its name`, {
+      hint: "The driver of the medium is faulty. Mount it with another driver, or use another file system.",
+    });
   }
 }
 

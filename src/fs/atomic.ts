@@ -82,7 +82,7 @@ export async function createFile(
   }
   try {
     await file.writeFile(contents);
-    await file.chmod(mode);
+    await setMode(file, mode);
     await file.sync();
   } catch (error) {
     await discard(path);
@@ -91,6 +91,21 @@ export async function createFile(
     await file.close();
   }
   await syncDirectory(dirname(path));
+}
+
+/**
+ * Gives a new file its whole mode, from which the umask has removed bits.
+ *
+ * On a file system without modes (FAT, exFAT, NTFS), every file has the permissions of the mount.
+ * Some drivers ignore the call there, others fail.
+ */
+async function setMode(file: FileHandle, mode: number): Promise<void> {
+  try {
+    await file.chmod(mode);
+  } catch (error) {
+    if (!hasCode(error, "EPERM", "ENOTSUP", "ENOSYS")) throw error;
+    if (((await file.stat()).mode & mode) !== mode) throw error;
+  }
 }
 
 /**

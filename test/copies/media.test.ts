@@ -254,6 +254,35 @@ test("an older backup is exported with its bundle, and the newest by default", a
   expect(stdout).toContain("keep them elsewhere");
 });
 
+/** Exports with a preloaded script, in which `promises` are the functions of files. */
+async function exportWith(script: string, medium: string) {
+  const path = join(await temporaryFolder(), "preload.cjs");
+  const text = `const promises = require("node:fs/promises");\n${script}\n`;
+  await writeFile(path, `${text}require("node:module").syncBuiltinESMExports();\n`);
+  const env = { NODE_OPTIONS: `--require ${path}` };
+  return await original.machine.run(["export", "--to", medium], { env });
+}
+
+test.each(["ENOSYS", "EPERM", "ENOTSUP"])(
+  "on a medium without modes, where chmod fails with %s, the files have those of the mount",
+  async (code) => {
+    const medium = await newDirectory();
+    const failing = `const { open } = promises;
+    promises.open = async (path, ...args) => {
+      const file = await open(path, ...args);
+      if (!String(path).startsWith(${JSON.stringify(medium)})) return file;
+      if (args[0] !== "r") await file.chmod(MODE);
+      file.chmod = async () => { throw Object.assign(new Error("chmod"), { code: "${code}" }); };
+      return file;
+    };`;
+    const tooNarrow = await exportWith(failing.replace("MODE", "0o400"), medium);
+    expect([tooNarrow.code, await readdir(medium)]).toEqual([18, []]);
+    expect((await exportWith(failing.replace("MODE", "0o700"), medium)).code).toBe(0);
+    const [name = ""] = await readdir(medium);
+    execFileSync("sha256sum", ["-c", "SHA256SUMS"], { cwd: join(medium, name) });
+  },
+);
+
 describe("a refused or failed export leaves nothing", () => {
   async function refused(directory: string, expected: number, ...args: string[]) {
     const before = await readdir(directory);
@@ -284,6 +313,19 @@ describe("a refused or failed export leaves nothing", () => {
     expect(await refused(await mountTmpfs("size=4m,nr_inodes=4"), 18)).toContain(
       "no space left on device",
     );
+  });
+
+  test("on a medium whose driver loses the contents of a renamed directory", async () => {
+    const medium = await newDirectory();
+    const { code, stderr } = await exportWith(
+      `promises.rename = async (from, to) => {
+        await promises.rm(from, { recursive: true });
+        await promises.mkdir(to);
+      };`,
+      medium,
+    );
+    expect([code, stderr]).toEqual([14, expect.stringMatching(/lost clients\..*\.db when it got/)]);
+    expect(await readdir(medium)).toEqual([]);
   });
 
   test("on a read-only medium", async () => {
