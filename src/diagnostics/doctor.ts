@@ -11,7 +11,7 @@ import { Journal, journalPath } from "../operation/journal.js";
 import { withInteraction } from "../process/interaction.js";
 import { waitForOperation } from "../recovery/wait.js";
 import { type ServiceChoice, selectService } from "../service/select.js";
-import { identify, type StoreKey } from "../store/cipher.js";
+import { identify, type StoreKey, withDerivedKeys } from "../store/cipher.js";
 import { ClientStore } from "../store/client-store.js";
 import { findIntegrityErrors } from "../store/integrity.js";
 import { counted } from "../text/count.js";
@@ -65,7 +65,9 @@ export interface Diagnosis {
  */
 export async function doctor(options: DoctorOptions): Promise<Diagnosis> {
   // A diagnosis asks no questions. A missing confirmation is a finding.
-  return await withInteraction({ confirm: undefined }, () => diagnose(options));
+  return await withInteraction({ confirm: undefined }, () =>
+    withDerivedKeys(() => diagnose(options)),
+  );
 }
 
 async function diagnose(options: DoctorOptions): Promise<Diagnosis> {

@@ -23,6 +23,7 @@ import {
 } from "../operation/recovery.js";
 import { findPendingRestart } from "../operation/service.js";
 import type { Reporter } from "../reporter.js";
+import { withDerivedKeys } from "../store/cipher.js";
 import { adoptionOperations, recoverAdoption } from "../swap/adopt-passphrase.js";
 import { recoverSwap } from "../swap/recover.js";
 import { SwapState, swapOperations } from "../swap/state.js";
@@ -63,8 +64,10 @@ export async function withOperation<Result>(
 ): Promise<Result> {
   if (requirements.makeDirectory) await makeDirectory(dirname(storePath));
   await using lock = await acquireLockSoon(storePath);
-  await recoverBefore(lock, reporter, requirements.whileServiceDown);
-  return await body(lock);
+  return await withDerivedKeys(async () => {
+    await recoverBefore(lock, reporter, requirements.whileServiceDown);
+    return await body(lock);
+  });
 }
 
 /**

@@ -8,6 +8,7 @@
  * as well, a raw key opens a store ten times as fast, and no passphrase becomes part of an SQL
  * statement.
  */
+import { AsyncLocalStorage } from "node:async_hooks";
 import { hkdfSync, pbkdf2, randomBytes } from "node:crypto";
 import { channel } from "node:diagnostics_channel";
 import { realpath, rm } from "node:fs/promises";
@@ -117,8 +118,22 @@ export const derivationChannelName = "hivemind-sqlcipher:derivation";
 
 const derivations = channel(derivationChannelName);
 
+/** The keys that `work` has derived, by format, salt and passphrase. */
+const derivedKeys = new AsyncLocalStorage<Map<string, Promise<Buffer>>>();
+
 /**
- * Derives a store's key as SQLCipher does. Takes about 200 ms for format 4.
+ * Runs `work`, and derives a key in it only once.
+ *
+ * A backup and its bundle are verified with the passphrase that opened the store, and have its
+ * salt. The keys are released with `work`.
+ */
+export function withDerivedKeys<Result>(work: () => Result): Result {
+  return derivedKeys.getStore() ? work() : derivedKeys.run(new Map(), work);
+}
+
+/**
+ * Derives a store's key as SQLCipher does. Takes about 200 ms for format 4, unless the running
+ * operation has derived it before.
  *
  * @throws {@link StoreError} refused - for a passphrase that SQLCipher would not use unchanged: an
  *   empty passphrase, a passphrase with a NUL, or the form of a raw key, `x'…'`
@@ -143,10 +158,17 @@ export async function deriveKey(
   if (rawKeyPattern.test(passphrase)) {
     throw new StoreError("refused", "the passphrase has the form of a raw key, x'…'");
   }
-  const { kdfIterations, kdfDigest } = formatParameters[cipherCompatibility];
-  derivations.publish(cipherCompatibility);
-  const key = await pbkdf2Async(passphrase, salt, kdfIterations, keyBytes, kdfDigest);
-  return new StoreKey(salt, key, cipherCompatibility);
+  const known = derivedKeys.getStore();
+  const name = `${cipherCompatibility} ${salt.toString("hex")} ${passphrase}`;
+  const key = known?.get(name) ?? derive(passphrase, salt, cipherCompatibility);
+  known?.set(name, key);
+  return new StoreKey(salt, await key, cipherCompatibility);
+}
+
+function derive(passphrase: string, salt: Buffer, format: CipherCompatibility): Promise<Buffer> {
+  const { kdfIterations, kdfDigest } = formatParameters[format];
+  derivations.publish(format);
+  return pbkdf2Async(passphrase, salt, kdfIterations, keyBytes, kdfDigest);
 }
 
 /** Derives the key of a file that does not exist yet, with a new salt. @throws as `deriveKey` */
