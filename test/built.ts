@@ -7,3 +7,8 @@ export const root = new URL("..", import.meta.url).pathname;
 export async function built<Module>(path: string): Promise<Module> {
   return (await import(`${root}dist/${path}`)) as Module;
 }
+
+/** Returns the path of a bundled program of the tests: "swap/driver". */
+export function testProgram(name: string): string {
+  return `${root}dist/test/${name.replace("/", "-")}.js`;
+}

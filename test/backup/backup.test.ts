@@ -8,7 +8,7 @@ import { readBundle } from "../../src/bundle/bundle.js";
 import { setEntry } from "../../src/keys/keyring.js";
 import { waitUntilListening } from "../../src/process/ports.js";
 import { openEncrypted } from "../../src/store/cipher.js";
-import { root } from "../built.js";
+import { testProgram } from "../built.js";
 import { freePort } from "../databases/redis-server.js";
 import { holding, property, systemctl, until } from "../service/units.js";
 import { copyOfFixture, fixturePassphrases } from "../store/temporary.js";
@@ -323,7 +323,7 @@ const openedBy = (hub: Hub, pidFile: string) =>
 async function commandHub(hub: Hub) {
   const pidFile = join(hub.folder, "pid");
   const starts = join(hub.folder, "starts");
-  const writer = `${process.execPath} ${root}test/backup/writer.mjs ${hub.path} ${hub.passphraseFile} ${logOf(hub)}`;
+  const writer = `${process.execPath} ${testProgram("backup/writer")} ${hub.path} ${hub.passphraseFile} ${logOf(hub)}`;
   const service = {
     service: "command",
     startCommand: `setsid ${writer} </dev/null >/dev/null 2>&1 & echo $! | tee -a ${starts} > ${pidFile}`,
@@ -411,7 +411,9 @@ test("a hub that is stopped and started by commands is backed up, also when the 
     const before = await pid();
     expect((await runJob(hub, { service, at: { step } })).signal).toBe("SIGKILL");
     await until(() => processes(`trap.*${hub.folder}`).length === 0);
-    expect(processes(`^${process.execPath}.*writer.mjs ${hub.path}`)).toEqual([`${await pid()}`]);
+    expect(processes(`^${process.execPath}.*backup-writer.js ${hub.path}`)).toEqual([
+      `${await pid()}`,
+    ]);
     expect((await pid()) === before).toBe(step === "backup.armed");
     expect(leftovers(hub)).toEqual([]);
   }

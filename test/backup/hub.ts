@@ -13,7 +13,7 @@ import { generateRecoveryKey, type RecoveryKey } from "../../src/bundle/recovery
 import { newClient } from "../../src/client/client.js";
 import { openEncrypted } from "../../src/store/cipher.js";
 import { ClientStore } from "../../src/store/client-store.js";
-import { root } from "../built.js";
+import { root, testProgram } from "../built.js";
 import {
   property,
   removeUnits,
@@ -48,18 +48,36 @@ export interface Hub {
 
 /**
  * Creates a store of some clients, and directories for its backups. The unit does not exist yet.
+ * Stores with the same number of clients are copies of one store: they have the same salt.
  */
 export async function hubStore(clients = 100): Promise<Hub> {
   const folder = await temporaryFolder();
   const path = join(folder, "hivemind-core", "clients.db");
   execFileSync("mkdir", ["-m", "700", dirname(path)]);
-  await using store = await ClientStore.create(path, testPassphrase);
-  await store.addItems(
-    Array.from({ length: clients }, (_, index) =>
-      newClient({ client_id: index + 1, api_key: `key ${index}`, description: "d".repeat(1000) }),
-    ),
-  );
+  await writeFile(path, await storeOf(clients), { mode: 0o600 });
   return hubOf(folder, path, testPassphrase);
+}
+
+/** The stores of `hubStore` by their number of clients: each is created once for a test file. */
+const stores = new Map<number, Promise<Buffer>>();
+
+function storeOf(clients: number): Promise<Buffer> {
+  const store = stores.get(clients) ?? createStore(clients);
+  stores.set(clients, store);
+  return store;
+}
+
+async function createStore(clients: number): Promise<Buffer> {
+  const path = join(await temporaryFolder(), "clients.db");
+  {
+    await using store = await ClientStore.create(path, testPassphrase);
+    await store.addItems(
+      Array.from({ length: clients }, (_, index) =>
+        newClient({ client_id: index + 1, api_key: `key ${index}`, description: "d".repeat(1000) }),
+      ),
+    );
+  }
+  return readFile(path);
 }
 
 export async function hubOf(folder: string, path: string, passphrase: string): Promise<Hub> {
@@ -80,7 +98,7 @@ export async function hubOf(folder: string, path: string, passphrase: string): P
 export async function startWriter(hub: Hub, more = "", pauseMs = 1): Promise<void> {
   const command = [
     process.execPath,
-    `${root}test/backup/writer.mjs`,
+    testProgram("backup/writer"),
     ...[hub.path, hub.passphraseFile, logOf(hub), String(pauseMs)],
   ];
   await startUnit(hub, `Type=notify\nNotifyAccess=all\nExecStart=${command.join(" ")}\n${more}`);
@@ -150,7 +168,7 @@ export const runJob = (hub: Hub, options: JobOptions = {}) => startJob(hub, opti
 export const settle = (hub: Hub) => run(["settle", hub.path], {}).ran;
 
 function run(args: string[], env: Record<string, string>) {
-  const child = spawn(process.execPath, [`${root}test/backup/driver.mjs`, ...args], {
+  const child = spawn(process.execPath, [testProgram("backup/driver"), ...args], {
     env: { ...process.env, ...env },
     stdio: ["ignore", "pipe", "pipe"],
   });

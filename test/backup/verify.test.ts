@@ -125,7 +125,7 @@ test("a file that was cut off, at a page or within one, or replaced, is not ok",
 });
 
 test("a backup of another store in its place is not ok, also with the passphrase in common", async () => {
-  const [one, other] = [await backupOf(), await backupOf()];
+  const [one, other] = [await backupOf(50), await backupOf(51)];
   await copyFile(other.path, one.path);
   const found = failed(await verifyBackup(one.path, secret));
   expect(found).toEqual(expect.arrayContaining(["sha256", "key_id", "mac"]));

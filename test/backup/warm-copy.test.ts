@@ -7,7 +7,7 @@ import { newClient } from "../../src/client/client.js";
 import { openEncrypted, type StoreKey } from "../../src/store/cipher.js";
 import { ClientStore } from "../../src/store/client-store.js";
 import type { Connection } from "../../src/store/connection.js";
-import { built, root } from "../built.js";
+import { built, root, testProgram } from "../built.js";
 import { copyOfFixture, fixturePassphrases, temporaryFolder } from "../store/temporary.js";
 
 const { WarmCopy } =
@@ -114,7 +114,7 @@ test("beside a writer that never pauses, no commit before the end is missing", a
   await writeFile(`${store.path}.pass`, passphrase, { mode: 0o600 });
   const log = `${store.path}.log`;
   const writer = execFile(process.execPath, [
-    `${root}test/backup/writer.mjs`,
+    testProgram("backup/writer"),
     ...[store.path, `${store.path}.pass`, log, "0"],
   ]);
   const committed = async () => (await readFile(log, "utf8").catch(() => "")).split("\n").length;
@@ -140,7 +140,7 @@ test("an online copy is the store as of one moment, with every commit noted befo
   await writeFile(`${store.path}.pass`, passphrase, { mode: 0o600 });
   const log = `${store.path}.log`;
   const writer = execFile(process.execPath, [
-    `${root}test/backup/writer.mjs`,
+    testProgram("backup/writer"),
     ...[store.path, `${store.path}.pass`, log, "0"],
   ]);
   onTestFinished(() => void writer.kill("SIGKILL"));

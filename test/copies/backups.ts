@@ -16,7 +16,7 @@ import { verifyBackup } from "../../src/backup/verify.js";
 import { type CopyOptions, type CopyReport, copyBackups } from "../../src/copies/copy.js";
 import { parseTarget } from "../../src/copies/plan.js";
 import { openEncrypted, type StoreKey } from "../../src/store/cipher.js";
-import { root } from "../built.js";
+import { root, testProgram } from "../built.js";
 import { Machine } from "../cli/machine.js";
 
 export const passphrase = "correct horse";
@@ -174,7 +174,7 @@ export class Local {
       process.execPath,
       [
         `--import=${root}test/faults/kill-at-step.mjs`,
-        `${root}test/copies/driver.mjs`,
+        testProgram("copies/driver"),
         JSON.stringify(this.options(run)),
       ],
       { env: { ...process.env, HIVEMIND_TEST_STEP: step }, stdio: ["ignore", "ignore", "inherit"] },

@@ -12,15 +12,16 @@ const said = { notices: [], questions: [] };
 const controller = new AbortController();
 for (const signal of ["SIGINT", "SIGTERM"]) process.on(signal, () => controller.abort());
 
-/** The module and function of each operation. */
+/** The function of each operation. The paths are literals, so that they can be bundled. */
 const operations = {
-  encrypt: ["swap/encrypt", "encrypt"],
-  decrypt: ["swap/decrypt", "decrypt"],
-  adopt: ["setup/adopt", "adopt"],
-  rotate: ["swap/rotate", "rotate"],
-  restore: ["restore/restore", "restore"],
-  "upgrade-schema": ["swap/upgrade-schema", "upgradeSchema"],
-  "import-passphrase": ["setup/import-passphrase", "importPassphrase"],
+  encrypt: async () => (await import("../../dist/swap/encrypt.js")).encrypt,
+  decrypt: async () => (await import("../../dist/swap/decrypt.js")).decrypt,
+  adopt: async () => (await import("../../dist/setup/adopt.js")).adopt,
+  rotate: async () => (await import("../../dist/swap/rotate.js")).rotate,
+  restore: async () => (await import("../../dist/restore/restore.js")).restore,
+  "upgrade-schema": async () => (await import("../../dist/swap/upgrade-schema.js")).upgradeSchema,
+  "import-passphrase": async () =>
+    (await import("../../dist/setup/import-passphrase.js")).importPassphrase,
 };
 
 async function run() {
@@ -53,8 +54,7 @@ async function run() {
     const { backup } = await import("../../dist/backup/backup.js");
     return withOperation(storePath, reporter, (lock) => backup({ lock, ...common, ...options }));
   }
-  const [file, name] = operations[operation];
-  const work = (await import(`../../dist/${file}.js`))[name];
+  const work = await operations[operation]();
   return withOperation(storePath, reporter, (lock) => work({ lock, ...common, ...options }));
 }
 

@@ -8,7 +8,7 @@ import { expect, test } from "vitest";
 import { newClient } from "../../src/client/client.js";
 import { unlockStore } from "../../src/keys/unlock.js";
 import { identify } from "../../src/store/cipher.js";
-import { root } from "../built.js";
+import { root, testProgram } from "../built.js";
 import { property, systemctl } from "../service/units.js";
 import { World } from "./world.js";
 
@@ -75,7 +75,7 @@ test("if something is written to the new file while the service is stopped again
 });
 
 test("the unit itself may settle as it starts, as run does: it is not stopped by that", async () => {
-  const settle = [process.execPath, `${root}test/swap/driver.mjs`, "settle"];
+  const settle = [process.execPath, testProgram("swap/driver"), "settle"];
   const world = await cutOff(settle);
   await systemctl("start", world.unit);
   expect(await world.isActive).toBe(true);

@@ -11,7 +11,7 @@ import { deleteEntry, setEntry } from "../../src/keys/keyring.js";
 import { openEncrypted } from "../../src/store/cipher.js";
 import { ClientStore } from "../../src/store/client-store.js";
 import type { RotateResult } from "../../src/swap/rotate.js";
-import { root } from "../built.js";
+import { root, testProgram } from "../built.js";
 import { fixturePassphrases } from "../store/temporary.js";
 import { passphraseFile, resultOf, World } from "./world.js";
 
@@ -287,7 +287,7 @@ test("a store that somebody else has open is refused before anything changes", a
 
 test("a client that is added while the service is stopped is either in the new store, or was refused", async () => {
   const world = await World.of(fixture);
-  const add = `node ${new URL("./add-client.mjs", import.meta.url).pathname} '${world.path}' '${world.folder}/added'`;
+  const add = `node ${testProgram("swap/add-client")} '${world.path}' '${world.folder}/added'`;
   const ran = await world.run<RotateResult>("rotate", world.withoutService, {
     NODE_OPTIONS: `--import=${new URL("../faults/kill-at-step.mjs", import.meta.url).pathname}`,
     HIVEMIND_TEST_STEP: "rotate.filled",

@@ -16,7 +16,7 @@ import type { PassphraseSource } from "../../src/keys/source.js";
 import { type UnlockedStore, unlock } from "../../src/keys/unlock.js";
 import { identify, openEncrypted } from "../../src/store/cipher.js";
 import { Connection } from "../../src/store/connection.js";
-import { root } from "../built.js";
+import { testProgram } from "../built.js";
 import { property, removeUnits, systemctl, uniqueName, writeUnits } from "../service/units.js";
 import { fixturePassphrases, fixtures } from "../store/temporary.js";
 
@@ -89,7 +89,7 @@ export class World {
    */
   async startUnit(more = "", ...hubArguments: string[]): Promise<void> {
     this.#hasUnit = true;
-    const script = `${root}test/swap/hub.mjs`;
+    const script = testProgram("swap/hub");
     const hub = [process.execPath, script, this.path, ...hubArguments];
     const environment = ["XDG_RUNTIME_DIR", "DBUS_SESSION_BUS_ADDRESS", "HOME"]
       .map((name) => `Environment=${name}=${process.env[name]}`)
@@ -133,7 +133,7 @@ export class World {
     const [program = "", ...rest] = [
       ...before,
       process.execPath,
-      `${root}test/swap/driver.mjs`,
+      testProgram("swap/driver"),
       ...args,
     ];
     const child = spawn(program, rest, {
