@@ -2,7 +2,7 @@
  * What is left when an operation was killed and a part that it needs is missing: which commands
  * still work, what the others print, and whether that works.
  */
-import { execFile } from "node:child_process";
+import { execFile, spawnSync } from "node:child_process";
 import { existsSync } from "node:fs";
 import { cp, mkdir, readdir, readFile, rename, rm, writeFile } from "node:fs/promises";
 import { dirname, join } from "node:path";
@@ -297,6 +297,7 @@ export class Ward {
       await systemctl("stop", unit ?? "");
       const stopped = { service: "systemd-user", unit, dependents: [] };
       await Journal.begin(this.#machine.store, "setup", "stopping", { stopped });
+      await this.#endProcessOfJournal();
       return undefined;
     }
     if (name === "migrate") {
@@ -321,6 +322,13 @@ export class Ward {
     );
     if (unit) await this.#cancelTimer();
     return code === null ? undefined : `it was not killed: ${code} ${stderr}`;
+  }
+
+  /** Names an ended process in the journal: commands would wait a minute for this process. */
+  async #endProcessOfJournal(): Promise<void> {
+    const entry = JSON.parse(await readFile(this.#path.journal, "utf8"));
+    const { pid } = spawnSync("true");
+    await writeFile(this.#path.journal, JSON.stringify({ ...entry, pid }));
   }
 
   /** The restart timer would start the unit in a minute or so. */
