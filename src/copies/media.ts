@@ -12,7 +12,7 @@ import { formatManifest, type Manifest, manifestPath } from "../backup/manifest.
 import { copyToParts, hashParts, planParts } from "../backup/parts.js";
 import { type BackupPassphrase, verifyBackup } from "../backup/verify.js";
 import { assertPlacement } from "../bundle/placement.js";
-import { isKind, StoreError, systemError, wrap } from "../errors.js";
+import { hasCode, isKind, StoreError, systemError, wrap } from "../errors.js";
 import { createFile, stagedName, syncDirectory } from "../fs/atomic.js";
 import { assertFreeSpace } from "../fs/copy.js";
 import { assertDeviceLabel } from "../fs/mount.js";
@@ -156,7 +156,12 @@ async function writeFiles(
 ): Promise<MediaFile[]> {
   const { backup, manifest, partBytes, signal, deviceLabel, exportedAt, reporter } = options;
   const paths = parts.map((part) => join(staged, part));
-  await copyToParts(backup, paths, { partBytes, signal });
+  await copyToParts(backup, paths, { partBytes, signal }).catch((error: unknown) => {
+    if (!(error instanceof StoreError) || !hasCode(error.cause, "EFBIG")) throw error;
+    throw wrap(error, {
+      hint: "The file system of the medium holds no file of this size: FAT less than 4G. Export in smaller parts: --split 2G",
+    });
+  });
   const { joined, each } = await hashParts(paths);
   if (joined !== manifest.sha256) throw otherBytesError(staged);
   emitStep("export.copied");

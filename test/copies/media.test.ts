@@ -328,6 +328,25 @@ describe("a refused or failed export leaves nothing", () => {
     expect(await readdir(medium)).toEqual([]);
   });
 
+  test("on a medium that holds no file of this size, which --split helps", async () => {
+    const medium = await newDirectory();
+    const { code, stderr } = await exportWith(
+      `const { Writable } = require("node:stream");
+      const { open } = promises;
+      promises.open = async (path, ...args) => {
+        const file = await open(path, ...args);
+        if (!String(path).startsWith(${JSON.stringify(medium)})) return file;
+        const write = (chunk, encoding, done) =>
+          done(Object.assign(new Error("EFBIG"), { code: "EFBIG" }));
+        file.createWriteStream = () => new Writable({ write });
+        return file;
+      };`,
+      medium,
+    );
+    expect([code, stderr]).toEqual([18, expect.stringContaining("--split 2G")]);
+    expect(await readdir(medium)).toEqual([]);
+  });
+
   test("on a read-only medium", async () => {
     expect(await refused(await mountTmpfs("ro"), 18)).toContain("read-only file system");
   });

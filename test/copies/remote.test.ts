@@ -208,15 +208,23 @@ test.each(remotes)(
   120_000,
 );
 
-test.each(remotes)("a flipped byte and a cut file are found on %s", async (remote) => {
-  const local = await original.backups(1, 2);
+test.each(remotes)("a flipped byte, a cut and an older file are found on %s", async (remote) => {
+  const local = await original.backups(1, 2, 3, 4);
   const { name, path } = newFolder();
   const target = `rclone:${remote}:${name}`;
   await local.copy({ to: [target] });
   await flipByte(join(path, local.copyName(1)));
   await writeFile(join(path, local.copyName(2)), (await readFile(local.path(2))).subarray(0, 8192));
-  for (const day of [1, 2]) expect(await verify(`${target}/${local.copyName(day)}`)).toBe(false);
-  expect((await list(target)).backups[0]).toMatchObject({ present: false });
+  const [older, newer] = [3, 4].map((day) => join(path, local.copyName(day)));
+  await copyFile(`${older}`, `${newer}`);
+  await copyFile(manifestPath(`${older}`), manifestPath(`${newer}`));
+  for (const day of [1, 2, 4]) {
+    expect(await verify(`${target}/${local.copyName(day)}`)).toBe(false);
+  }
+  const { backups, others } = await list(target);
+  expect(backups).toMatchObject([{ present: true }, { present: false }, { present: true }]);
+  const problem = `the manifest belongs to ${local.name(3)}`;
+  expect(others).toContainEqual(expect.objectContaining({ problem }));
   const { code } = await original.machine.run([
     ...["restore", `${target}/${local.copyName(1)}`, "--service", "none", "--hub", "none", "--yes"],
   ]);

@@ -53,6 +53,6 @@ export function parseSize(text: string, option: string): number {
   const size = Number(digits) * 1024 ** ["", "K", "M", "G"].indexOf(unit.toUpperCase());
   if (size > 0 && Number.isSafeInteger(size)) return size;
   throw new StoreError("usage", `${option}: "${text}" is not a size`, {
-    hint: "Write it as 100M, 4G or a number of bytes.",
+    hint: "Write it as 100M, 2G or a number of bytes.",
   });
 }

@@ -1,6 +1,7 @@
 /** Prints the results of `verify --all` while the backups are verified. */
 import { FleetVerdicts, type FleetVerification, type StoreVerdict } from "../../backup/fleet.js";
 import type { View } from "../../copies/view.js";
+import { counted } from "../../text/count.js";
 import type { Context } from "../context.js";
 import { toJson } from "./json.js";
 import { printJsonList } from "./json-list.js";
@@ -63,7 +64,7 @@ function verdictLines(verdicts: FleetVerdicts): string[] {
   );
   return [
     ...verdicts.stores.filter(({ notOpened }) => notOpened > 0).map(unopenedLine),
-    `${intact} intact, ${damaged} not intact, ${notOpened} not opened, of ${verdicts.stores.length} stores`,
+    `${intact} intact, ${damaged} not intact, ${notOpened} not opened, of ${counted(verdicts.stores.length, "store")}`,
   ];
 }
 
