@@ -20,8 +20,11 @@ export function ownProgram(): string[] {
   return [process.execPath, main];
 }
 
+/** Parts that take long to load, and without which a running operation continues. */
+const dispensable = /^string-width-/;
+
 /**
- * Loads every file of the built command.
+ * Loads every file of the built command that an operation cannot do without.
  *
  * By default a file is loaded at its first use. An upgrade of the package removes the files of the
  * running version, so an operation that has stopped the hub would fail at the next file.
@@ -34,7 +37,7 @@ export function loadWholeProgram(): void {
   const require = createRequire(import.meta.url);
   // With the path that `import()` uses in the build: Node.js remembers how it resolved this path,
   // and looks for the removed file otherwise.
-  for (const name of manifest.parts) require(`./${name}`);
+  for (const name of manifest.parts) if (!dispensable.test(name)) require(`./${name}`);
 }
 
 function isSameFile(path: string, main: string): boolean {

@@ -1,6 +1,6 @@
 import fc from "fast-check";
 import stringWidth from "string-width";
-import { expect, test } from "vitest";
+import { expect, onTestFinished, test, vi } from "vitest";
 import { escapeLines } from "../../src/cli/ui/output.js";
 import { Table } from "../../src/cli/ui/table.js";
 import { escapeControlCharacters } from "../../src/text/escape.js";
@@ -41,4 +41,16 @@ test("a cell cannot move the cursor, ring the bell or turn the line around", () 
 test("of what others wrote, a line that is printed keeps this program's own colours and no other control", () => {
   expect(escapeLines("\x1b[32msound\x1b[0m\nand more")).toBe("\x1b[32msound\x1b[0m\nand more");
   expect(escapeLines("\x1b[2J\x1b]0;title\x07\r")).toBe("\\u001b[2J\\u001b]0;title\\u0007\\u000d");
+});
+
+test("a table is printed although an upgrade has removed what measures other text than ASCII", async () => {
+  vi.resetModules();
+  vi.doMock("string-width", () => {
+    throw new Error("no such file or directory");
+  });
+  onTestFinished(() => void vi.doUnmock("string-width"));
+  const { Table: Measured } = await import("../../src/cli/ui/table.js");
+  const rows = [["1", "Zé", "escalate"]];
+  const table = await Measured.of(columns, rows, 80);
+  expect(await table.row(rows[0] as string[])).toBe(" 1  Zé    escalate");
 });

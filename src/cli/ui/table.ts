@@ -16,7 +16,9 @@ let stringWidth: ((text: string) => number) | undefined;
 
 async function loadStringWidth(cells: readonly string[]): Promise<void> {
   if (stringWidth === undefined && !cells.every((cell) => ascii.test(cell))) {
-    stringWidth = (await import("string-width")).default;
+    // An upgrade during an operation may have removed it: columns are then less straight.
+    const loaded = import("string-width").then((module) => module.default);
+    stringWidth = await loaded.catch(() => (text: string) => text.length);
   }
 }
 
