@@ -75,9 +75,25 @@ export const scenarios: Record<string, Scenario> = {
   sql: { args: () => ["SELECT client_id, name FROM clients"], short: true },
   plugins: {},
   backup: { short: true },
+  // rclone's own calls are searched, too.
+  "backup --copy-to": {
+    before: async ({ machine }) => {
+      const settings = `[here]\ntype = alias\nremote = ${machine.path("remote")}\n`;
+      await mkdir(machine.path("config", "rclone"), { recursive: true });
+      await writeFile(machine.path("config", "rclone", "rclone.conf"), settings);
+    },
+    args: ({ machine }) => [
+      ...["rclone:here:copies", "--copy-to", machine.path("disk")],
+      ...["--copy-bundle-to", "rclone:here:bundles"],
+    ],
+  },
   verify: { args: (world) => [world.newest("backups")] },
+  "verify --all": { args: () => ["rclone:here:copies"] },
   backups: {},
+  "backups --all": { args: () => ["rclone:here:copies"] },
+  "status --all": { args: () => ["rclone:here:copies"] },
   prune: { args: () => ["--keep-last", "1"] },
+  "prune --keep-last": { args: () => ["1", "rclone:here:copies"] },
   export: {
     before: async ({ machine }) => {
       await mkdir(machine.path("medium"));
@@ -87,6 +103,7 @@ export const scenarios: Record<string, Scenario> = {
     once: true,
   },
   drill: { args: (world) => ["-i", world.recoveryKeyFile] },
+  "drill --identity": { args: (world) => [world.recoveryKeyFile, "rclone:here:copies"] },
   "bundle export": { args: () => [] },
   "bundle import": {
     args: (world) => [world.newest("bundles"), "-i", world.recoveryKeyFile],
