@@ -1,5 +1,6 @@
-import { fileURLToPath } from "node:url";
+import { availableParallelism } from "node:os";
 import { defineConfig } from "vitest/config";
+import { compileCache } from "./test/build.js";
 import { LongestFirst } from "./test/longest-first.js";
 
 export default defineConfig({
@@ -8,11 +9,10 @@ export default defineConfig({
     globalSetup: ["test/build.ts"],
     setupFiles: ["test/derived-keys.ts"],
     pool: "forks",
-    // Tests wait for units, dialogs, disks and child processes: two workers leave a third of two
-    // cores idle.
-    maxWorkers: 4,
+    // Tests wait for units, dialogs, disks and child processes: a worker uses 0.7 of a core.
+    maxWorkers: Math.min(availableParallelism() + 1, 6),
     // The commands that tests run compile the same files again and again: a tenth of their CPU time.
-    env: { NODE_COMPILE_CACHE: fileURLToPath(new URL(".cache/compile", import.meta.url)) },
+    env: { NODE_COMPILE_CACHE: compileCache },
     sequence: { sequencer: LongestFirst },
     testTimeout: 120_000,
     hookTimeout: 120_000,

@@ -13,6 +13,9 @@ import { rolldown } from "rolldown";
 
 const root = fileURLToPath(new URL("..", import.meta.url));
 
+/** Where Node.js keeps the compiled code of the commands that tests run. */
+export const compileCache = join(root, ".cache/compile");
+
 /** tsc's exit code for errors despite which it has compiled. */
 const compiledWithErrors = 2;
 
@@ -31,6 +34,9 @@ export default async function build(): Promise<void> {
   if (error) throw error;
   if (status !== 0 && status !== compiledWithErrors) throw new Error(`no build: ${stderr}`);
   await bundlePrograms(join(root, "dist/test"));
+  // Node.js creates the cache now: a test may run the next command with another umask.
+  const env = { ...process.env, NODE_COMPILE_CACHE: compileCache };
+  spawnSync(process.execPath, ["dist/cli/main.js", "--version"], { cwd: root, env });
 }
 
 /** Puts each file in place by a rename: another run may be starting a program. */
