@@ -68,8 +68,9 @@ async function buildCommand(folder) {
     cwd: top,
     input: {
       main: "src/cli/main.ts",
-      // Started by its name, beside the file that starts it.
+      // Started by their names, beside the file that starts them.
       copier: "src/backup/copier.ts",
+      "page-worker": "src/backup/page-worker.ts",
       // Of use to the build alone: the manual is made of the command's own help.
       man: "src/cli/docs/man.ts",
       reference: "src/cli/docs/reference.ts",

@@ -3,42 +3,29 @@
  *
  * A separate process is required because closing a file drops every POSIX lock of its process on
  * that file: the parent has the store open through SQLite, so it must never open and close the
- * store's files by other means. This process has no connection and no secret; what it copies is
- * encrypted. It serves one copy, step by step over the IPC channel, and ends with its parent.
+ * store's files by other means. This process has no connection, and no key unless it re-encrypts
+ * the pages. It serves one copy, step by step over the IPC channel, and ends with its parent.
  */
 import { createHash } from "node:crypto";
 import { constants } from "node:fs";
 import { type FileHandle, open } from "node:fs/promises";
+import { StoreError } from "../errors.js";
 import { openIfExists, readUpTo } from "../fs/read.js";
 import { isCurrent, readWal, type WalPosition } from "../store/wal.js";
+import {
+  type CopierReply,
+  type CopierRequest,
+  type CopyProgress,
+  type FinishedCopy,
+  failureOf,
+  type PlainKeys,
+} from "./copier-message.js";
+import { type PageTransfer, PlainTransfer, ReencryptingTransfer } from "./page-transfer.js";
 
-/** Bytes copied or hashed at a time: 4 MiB. */
+/** Bytes hashed at a time: 4 MiB. */
 const chunkSize = 4 << 20;
 
-export type CopierRequest =
-  | { do: "copy"; store: string; staged: string }
-  | { do: "catchUp" }
-  | { do: "sync" }
-  | { do: "cut" }
-  | { do: "finish" };
-
-export interface CopyProgress {
-  /** Bytes written to the copy by this step. */
-  written: number;
-  /** Pages taken from the log by this step; 0 if nothing was committed since the last. */
-  pages: number;
-  /** Whether the log cannot update the copy, so that the whole file must be copied again. */
-  lost: boolean;
-}
-
-export interface FinishedCopy {
-  size: number;
-  sha256: string;
-}
-
-export type CopierReply =
-  | { ok: true; result: CopyProgress | FinishedCopy }
-  | { ok: false; error: { code: string | undefined; message: string } };
+const nothingNew: CopyProgress = { written: 0, pages: 0, lost: false, restarted: false };
 
 /**
  * The copy of a store's main file and log. Between two steps neither is open, so that this process
@@ -47,6 +34,7 @@ export type CopierReply =
 class StagedCopy {
   readonly #store: string;
   readonly #staged: FileHandle;
+  readonly #transfer: PageTransfer;
   #mainId: string | undefined;
   #walId: string | undefined;
   #position: WalPosition | undefined;
@@ -58,14 +46,17 @@ class StagedCopy {
   /** The size of the truncated copy in bytes. */
   #size = 0;
 
-  private constructor(store: string, staged: FileHandle) {
+  private constructor(store: string, staged: FileHandle, transfer: PageTransfer) {
     this.#store = store;
     this.#staged = staged;
+    this.#transfer = transfer;
   }
 
-  static async create(store: string, staged: string): Promise<StagedCopy> {
-    const newFile = constants.O_RDWR | constants.O_CREAT | constants.O_EXCL | constants.O_NOFOLLOW;
-    return new StagedCopy(store, await open(staged, newFile, 0o600));
+  static async open(store: string, staged: string, keys?: PlainKeys): Promise<StagedCopy> {
+    const { O_RDWR, O_NOFOLLOW, O_CREAT, O_EXCL } = constants;
+    const flags = O_RDWR | O_NOFOLLOW | (keys ? 0 : O_CREAT | O_EXCL);
+    const transfer = keys ? new ReencryptingTransfer(keys) : new PlainTransfer();
+    return new StagedCopy(store, await open(staged, flags, 0o600), transfer);
   }
 
   /** Copies the whole main file. It may change during the copy. */
@@ -77,14 +68,8 @@ class StagedCopy {
       this.#position = undefined;
       this.#logPages = new Set();
       await this.#staged.truncate(0);
-      const buffer = Buffer.allocUnsafe(chunkSize);
-      for (let at = 0; ; at += buffer.byteLength) {
-        const bytes = await readUpTo(main, buffer, at);
-        await writeAll(this.#staged, buffer.subarray(0, bytes), at);
-        if (bytes === buffer.byteLength) continue;
-        this.#mainSize = at + bytes;
-        return { written: this.#mainSize, pages: 0, lost: false };
-      }
+      this.#mainSize = await this.#transfer.copyFile(main, this.#staged);
+      return { ...nothingNew, written: this.#mainSize };
     } finally {
       await main.close();
     }
@@ -95,14 +80,16 @@ class StagedCopy {
     const main = await openIfExists(this.#store);
     const wal = await openIfExists(`${this.#store}-wal`);
     try {
-      const lost = { written: 0, pages: 0, lost: true };
+      const lost = { ...nothingNew, lost: true };
       if (!main || (await fileIdOf(main)) !== this.#mainId) return lost;
       // A log that appears after the copy of the main file has just started. With a log that is
       // gone, pages may be lost.
       const identity = wal && (await fileIdOf(wal));
       if (this.#walId !== undefined && identity !== this.#walId) return lost;
       this.#walId = identity;
-      return wal ? await this.#copyLog(wal, main) : { written: 0, pages: 0, lost: false };
+      const progress = wal ? await this.#copyLog(wal, main) : nothingNew;
+      this.#assertUndamaged();
+      return progress;
     } finally {
       await main?.close();
       await wal?.close();
@@ -110,7 +97,7 @@ class StagedCopy {
   }
 
   async #copyLog(wal: FileHandle, main: FileHandle): Promise<CopyProgress> {
-    const progress: CopyProgress = { written: 0, pages: 0, lost: false };
+    const progress = { ...nothingNew };
     for (;;) {
       const update = await readWal(wal, this.#position);
       if (update === "empty") return progress;
@@ -120,6 +107,7 @@ class StagedCopy {
         }
         this.#logPages = new Set();
         this.#position = undefined;
+        progress.restarted = true;
         continue;
       }
       this.#pageSize = update.position.pageSize;
@@ -138,7 +126,7 @@ class StagedCopy {
   /** Syncs what was copied so far. */
   async sync(): Promise<CopyProgress> {
     await this.#staged.datasync();
-    return { written: 0, pages: 0, lost: false };
+    return nothingNew;
   }
 
   /** Truncates the copy to the database's size: it is complete then. */
@@ -146,7 +134,7 @@ class StagedCopy {
     const pages = this.#position?.databasePages;
     this.#size = pages === undefined ? this.#mainSize : pages * this.#pageSize;
     await this.#staged.truncate(this.#size);
-    return { written: 0, pages: 0, lost: false };
+    return nothingNew;
   }
 
   /** Syncs and hashes the truncated copy, both at the same time. */
@@ -169,11 +157,17 @@ class StagedCopy {
     return hash.digest("hex");
   }
 
-  async #copyPage(from: FileHandle, offset: number, page: number): Promise<number> {
-    const buffer = Buffer.allocUnsafe(this.#pageSize);
-    const bytes = await readUpTo(from, buffer, offset);
-    await writeAll(this.#staged, buffer.subarray(0, bytes), (page - 1) * this.#pageSize);
-    return bytes;
+  #copyPage(file: FileHandle, offset: number, page: number): Promise<number> {
+    return this.#transfer.copyPage({ file, offset, page, pageSize: this.#pageSize }, this.#staged);
+  }
+
+  /** Half a page of the main file, copied during a checkpoint, is replaced from the log by now. */
+  #assertUndamaged(): void {
+    const [page] = this.#transfer.damaged;
+    if (page === undefined) return;
+    throw new StoreError("corrupted", `page ${page} of ${this.#store} is damaged`, {
+      hint: "Restore the newest backup that verifies: hivemind-sqlcipher restore FILE",
+    });
   }
 }
 
@@ -186,17 +180,11 @@ async function fileIdOf(file: FileHandle): Promise<string> {
   return `${dev}:${ino}`;
 }
 
-async function writeAll(file: FileHandle, bytes: Buffer, offset: number): Promise<void> {
-  for (let done = 0; done < bytes.byteLength; ) {
-    done += (await file.write(bytes, done, bytes.byteLength - done, offset + done)).bytesWritten;
-  }
-}
-
 let copy: StagedCopy | undefined;
 
 async function serve(request: CopierRequest): Promise<CopyProgress | FinishedCopy> {
   if (request.do === "copy") {
-    copy ??= await StagedCopy.create(request.store, request.staged);
+    copy ??= await StagedCopy.open(request.store, request.staged, request.keys);
     return copy.copyMain();
   }
   if (!copy) throw new Error(`request "${request.do}" before the copy`);
@@ -210,8 +198,7 @@ process.on("message", async (request: CopierRequest) => {
   try {
     reply = { ok: true, result: await serve(request) };
   } catch (error) {
-    const { code, message } = error as NodeJS.ErrnoException;
-    reply = { ok: false, error: { code, message } };
+    reply = { ok: false, error: failureOf(error) };
   }
   process.send?.(reply);
 });

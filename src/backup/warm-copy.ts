@@ -36,10 +36,18 @@
 import { type ChildProcess, fork } from "node:child_process";
 import { once } from "node:events";
 import { fileURLToPath } from "node:url";
-import { StoreError, systemError } from "../errors.js";
+import { StoreError } from "../errors.js";
 import { openEncrypted, type StoreKey } from "../store/cipher.js";
 import type { Connection } from "../store/connection.js";
-import type { CopierReply, CopierRequest, CopyProgress, FinishedCopy } from "./copier.js";
+import { LockedStore } from "../store/locked-store.js";
+import {
+  type CopierReply,
+  type CopierRequest,
+  type CopyProgress,
+  errorOf,
+  type FinishedCopy,
+  plainKeys,
+} from "./copier-message.js";
 
 /** A copy is warm if at most this many pages are new: writing them takes under a millisecond. */
 const fewPages = 64;
@@ -52,6 +60,7 @@ export class WarmCopy implements AsyncDisposable {
   readonly storePath: string;
   readonly stagedPath: string;
   readonly #key: StoreKey;
+  readonly #newKey: StoreKey | undefined;
   readonly #copier: ChildProcess;
   #connection: Connection | undefined;
   #isCopied = false;
@@ -62,14 +71,19 @@ export class WarmCopy implements AsyncDisposable {
    * Starts the copier process, which reads and creates nothing yet. Disposing of the `WarmCopy`
    * ends the process and the pin, and leaves the staged file to the caller.
    *
-   * @param stagedPath - the path of the copy, which must not exist
+   * @param stagedPath - the path of the copy. It must not exist, or with `newKey` be a file whose
+   *   contents are replaced.
+   * @param newKey - re-encrypts the copy, page by page, under this key of the same format
    */
-  constructor(storePath: string, key: StoreKey, stagedPath: string) {
+  constructor(storePath: string, key: StoreKey, stagedPath: string, newKey?: StoreKey) {
     this.storePath = storePath;
     this.stagedPath = stagedPath;
     this.#key = key;
+    this.#newKey = newKey;
     this.#copier = fork(fileURLToPath(new URL("./copier.js", import.meta.url)), [], {
       execArgv: [],
+      // Sends keys as bytes.
+      serialization: "advanced",
       stdio: ["ignore", "ignore", "inherit", "ipc"],
       // In its own process group: Ctrl-C at a terminal reaches only the parent, which ends the
       // copier.
@@ -92,20 +106,25 @@ export class WarmCopy implements AsyncDisposable {
   /**
    * Copies the store while it is in use, and keeps it pinned. Requires WAL mode.
    *
+   * @returns 0 if the copy has caught up. Otherwise writers commit faster than it does, and this is
+   *   how long the last attempt took, in milliseconds.
    * @throws {@link StoreError} io - if the copy cannot be written
    * @throws {@link StoreError} - what opening a store throws
    */
-  async warm(signal?: AbortSignal): Promise<void> {
+  async warm(signal?: AbortSignal): Promise<number> {
     await this.#copyWhole();
     // A sync of the service during its stop or start would wait for the whole copy to reach the
     // disk.
     await this.#ask({ do: "sync" });
+    let began = 0;
     for (let round = 0; round < maxRounds; round++) {
       signal?.throwIfAborted();
+      began = performance.now();
       const { pages, lost } = await this.#ask({ do: "catchUp" });
       if (lost) await this.#copyWhole();
-      else if (pages <= fewPages) return;
+      else if (pages <= fewPages) return 0;
     }
+    return performance.now() - began;
   }
 
   /**
@@ -122,9 +141,37 @@ export class WarmCopy implements AsyncDisposable {
       if (!lost) return pages;
       this.#isCopied = false;
     }
-    throw new StoreError("inUse", `${this.storePath} was replaced repeatedly during the copy`, {
-      hint: "Find the program that replaces it, and stop it.",
-    });
+    throw replacedError(this.storePath);
+  }
+
+  /**
+   * Completes the copy of a pinned store, and locks the store.
+   *
+   * @returns the locked store, which is equal to the copy, as a single file
+   * @throws {@link StoreError} inUse - if another connection uses the store
+   */
+  async lock(): Promise<LockedStore> {
+    await this.complete();
+    const connection = this.#connection;
+    if (!connection) throw new Error("the store is not pinned");
+    this.#connection = undefined;
+    return LockedStore.lockPinned(connection, this.#key, () => this.completeLocked());
+  }
+
+  /**
+   * Completes the copy of a store that the caller has locked, or copies it completely.
+   *
+   * @throws {@link StoreError} inUse - if the store was replaced
+   */
+  async completeLocked(): Promise<void> {
+    if (this.#isCopied) {
+      const { lost, restarted } = await this.#ask({ do: "catchUp" });
+      // A writer may have restarted the log more than once before the lock.
+      if (!lost && !restarted) return;
+    }
+    await this.#copyMain();
+    const { lost } = await this.#ask({ do: "catchUp" });
+    if (lost) throw replacedError(this.storePath);
   }
 
   /** Ends the pin. After this only `cut` and `finish` are possible. */
@@ -167,7 +214,12 @@ export class WarmCopy implements AsyncDisposable {
     const connection = await pin(this.storePath, this.#key);
     if (this.#isDisposed) return connection.close();
     this.#connection = connection;
-    await this.#ask({ do: "copy", store: this.storePath, staged: this.stagedPath });
+    await this.#copyMain();
+  }
+
+  async #copyMain(): Promise<void> {
+    const keys = this.#newKey && plainKeys(this.#key, this.#newKey);
+    await this.#ask({ do: "copy", store: this.storePath, staged: this.stagedPath, keys });
     this.#isCopied = true;
   }
 
@@ -176,8 +228,7 @@ export class WarmCopy implements AsyncDisposable {
   async #ask(request: CopierRequest): Promise<CopyProgress | FinishedCopy> {
     const reply = await this.#exchange(request);
     if (!reply.ok) {
-      const doing = `cannot copy ${this.storePath} to ${this.stagedPath}`;
-      throw systemError(Object.assign(new Error(reply.error.message), reply.error), doing);
+      throw errorOf(reply.error, `cannot copy ${this.storePath} to ${this.stagedPath}`);
     }
     if ("written" in reply.result) this.#written += reply.result.written;
     return reply.result;
@@ -198,6 +249,12 @@ export class WarmCopy implements AsyncDisposable {
       else onExit();
     });
   }
+}
+
+function replacedError(storePath: string): StoreError {
+  return new StoreError("inUse", `${storePath} was replaced repeatedly during the copy`, {
+    hint: "Find the program that replaces it, and stop it.",
+  });
 }
 
 /** Returns whether a store is in WAL mode. */

@@ -1,10 +1,9 @@
 /** Reads SQLite's file change counter from an encrypted file without opening it as a database. */
-import { createDecipheriv } from "node:crypto";
 import { open } from "node:fs/promises";
 import { systemError } from "../errors.js";
 import { readUpTo } from "../fs/read.js";
 import type { StoreKey } from "./cipher.js";
-import { ivBytes, pageLayouts, saltBytes } from "./page-integrity.js";
+import { PageCipher, saltBytes } from "./page-cipher.js";
 
 /** The offset of the counter in SQLite's header. */
 const counterOffset = 24;
@@ -19,17 +18,13 @@ const counterOffset = 24;
  * @throws {@link StoreError} io - if the file cannot be read
  */
 export async function readChangeCounter(path: string, key: StoreKey): Promise<number | undefined> {
-  const { pageBytes, reserveBytes } = pageLayouts[key.cipherCompatibility];
-  const page = Buffer.alloc(pageBytes);
+  const cipher = new PageCipher(key);
+  const page = Buffer.alloc(cipher.layout.pageBytes);
   try {
     await using file = await open(path);
-    if ((await readUpTo(file, page, 0)) < pageBytes) return undefined;
+    if ((await readUpTo(file, page, 0)) < page.length) return undefined;
   } catch (error) {
     throw systemError(error, `cannot read ${path}`);
   }
-  const ivOffset = pageBytes - reserveBytes;
-  const iv = page.subarray(ivOffset, ivOffset + ivBytes);
-  const decipher = createDecipheriv("aes-256-cbc", key.key, iv).setAutoPadding(false);
-  const header = decipher.update(page.subarray(saltBytes, ivOffset));
-  return header.readUInt32BE(counterOffset - saltBytes);
+  return cipher.decrypt(page, 1).readUInt32BE(counterOffset - saltBytes);
 }

@@ -150,6 +150,24 @@ export async function verifyExport(
 }
 
 /**
+ * Compares a locked store with a file under another key that nothing changes. The connection with
+ * the lock reads both, because no other connection can read the store.
+ *
+ * @throws {@link StoreError} corrupted - if anything differs
+ * @throws {@link StoreError} interrupted - if the signal is aborted
+ */
+export async function compareWithLocked(
+  { connection }: LockedStore,
+  staged: string,
+  key: StoreKey,
+  signal: AbortSignal,
+): Promise<void> {
+  // The file stays attached, since the lock is a transaction. An immutable file has no sidecars.
+  await attach(connection, `${pathToFileURL(staged)}?immutable=1`, "staged", key);
+  await compareDatabases([connection], "staged", signal);
+}
+
+/**
  * Attaches a database under its raw key.
  *
  * SQLCipher reads the parameters of an attached file from defaults of the process. For a file with

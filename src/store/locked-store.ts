@@ -19,13 +19,14 @@ export class LockedStore {
    * The journal mode before the lock, mostly "wal" or "delete". The replacement gets the same mode.
    */
   readonly journalMode: string;
-  readonly #connection: Connection;
+  /** Holds the lock in its open transaction. */
+  readonly connection: Connection;
 
   private constructor(path: string, secret: Secret, journalMode: string, connection: Connection) {
     this.path = path;
     this.secret = secret;
     this.journalMode = journalMode;
-    this.#connection = connection;
+    this.connection = connection;
   }
 
   /**
@@ -66,16 +67,51 @@ export class LockedStore {
     }
   }
 
+  /**
+   * Locks a store in WAL mode through a connection with a read transaction. Blocks readers, too.
+   *
+   * From the first lock on, no other connection can write, not even between two statements: in
+   * SQLite's exclusive locking mode a lock outlasts its transaction. Closes the connection if it
+   * fails.
+   *
+   * @param whileLogged - called under the lock, before the log is written into the file
+   * @throws {@link StoreError} inUse - if another connection uses the store
+   */
+  static async lockPinned(
+    connection: Connection,
+    secret: Secret,
+    whileLogged: () => Promise<void>,
+  ): Promise<LockedStore> {
+    try {
+      await connection.run("COMMIT");
+      await connection.all("PRAGMA main.locking_mode = EXCLUSIVE");
+      await connection.run("BEGIN IMMEDIATE");
+      await whileLogged();
+      await connection.run("ROLLBACK");
+      // In this locking mode, DELETE would leave a journal: TRUNCATE empties it, and the change to
+      // DELETE removes it. The lock is released only after the next access in the mode NORMAL.
+      await setJournalMode(connection, "truncate");
+      await connection.all("PRAGMA main.locking_mode = NORMAL");
+      await setJournalMode(connection, "delete");
+      await connection.run("BEGIN IMMEDIATE");
+      await assertNoSidecars(connection.path);
+      return new LockedStore(connection.path, secret, "wal", connection);
+    } catch (error) {
+      await connection.close();
+      throw error;
+    }
+  }
+
   /** Releases a replaced store. */
   async release(): Promise<void> {
-    await this.#connection.close();
+    await this.connection.close();
   }
 
   /** Releases a store that was not replaced, and restores its journal mode. */
   async unlock(): Promise<void> {
     try {
-      await this.#connection.run("ROLLBACK");
-      await setJournalMode(this.#connection, this.journalMode);
+      await this.connection.run("ROLLBACK");
+      await setJournalMode(this.connection, this.journalMode);
     } finally {
       await this.release();
     }

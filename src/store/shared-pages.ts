@@ -9,7 +9,7 @@ import { type FileHandle, open } from "node:fs/promises";
 import { hasCode, systemError } from "../errors.js";
 import { readUpTo } from "../fs/read.js";
 import type { StoreKey } from "./cipher.js";
-import { ivBytes, pageLayouts } from "./page-integrity.js";
+import { ivBytes, pageLayouts } from "./page-cipher.js";
 import { readWal } from "./wal.js";
 
 /** The IV of each page of a file, one after the other. */

@@ -11,7 +11,7 @@ import { assertNoHolders } from "../operation/service.js";
 import { throwIfAborted } from "../process/abort.js";
 import type { Secret } from "../store/cipher.js";
 import { assertNoSidecars, LockedStore } from "../store/locked-store.js";
-import type { SwapRequest } from "./request.js";
+import type { Replaced, SwapRequest } from "./request.js";
 import type { SwapState } from "./state.js";
 
 /** The errors of `link` on a file system without hard links. */
@@ -29,8 +29,8 @@ export async function fillAndCommit<Key extends Secret, Filled>(
   await assertNoHolders(storePath);
   state.emitStep("stopped");
   throwIfAborted(signal);
-  const locked =
-    replaced.state === "open" ? await LockedStore.lock(storePath, replaced.secret) : undefined;
+  const lockStore = request.lockStore ?? (() => lockReplaced(storePath, replaced));
+  const locked = await lockStore();
   try {
     state.emitStep("held");
     const filled = await fill(data.staged, key, locked);
@@ -47,6 +47,13 @@ export async function fillAndCommit<Key extends Secret, Filled>(
     if (await state.isCommitted()) await locked?.release();
     else await locked?.unlock().catch(() => undefined);
   }
+}
+
+async function lockReplaced(
+  storePath: string,
+  replaced: Replaced,
+): Promise<LockedStore | undefined> {
+  return replaced.state === "open" ? await LockedStore.lock(storePath, replaced.secret) : undefined;
 }
 
 export async function assertStillStopped(

@@ -50,6 +50,10 @@ export interface SwapPlan {
 export interface SwapRequest<Key extends Secret, Filled> extends SwapPlan {
   /** Creates the staged file, mode 0600, while the service still runs. */
   readonly stage: (staged: string) => Promise<Key>;
+  /** Fills the staged file as far as possible while the service still runs. */
+  readonly prefill?: ((staged: string, key: Key) => Promise<void>) | undefined;
+  /** Locks the replaced store; by default `LockedStore.lock` does. */
+  readonly lockStore?: (() => Promise<LockedStore>) | undefined;
   /** Fills and verifies the staged file while the service is stopped. */
   readonly fill: (staged: string, key: Key, replaced: LockedStore | undefined) => Promise<Filled>;
 }

@@ -13,6 +13,7 @@ import {
   type ReencryptOptions,
   reencryptBackups,
 } from "../backup/reencrypt.js";
+import { isWal } from "../backup/warm-copy.js";
 import { type BundleReport, bundleReport } from "../bundle/bundle.js";
 import { loadSection, type SettingsSection } from "../config/settings-file.js";
 import { StoreError, systemError, withLine } from "../errors.js";
@@ -23,9 +24,9 @@ import { formatSource, type PassphraseSource } from "../keys/source.js";
 import { unlock } from "../keys/unlock.js";
 import { resolveService, type ServiceReport } from "../operation/service.js";
 import { keyIdOf } from "../store/cipher.js";
-import { assertExportable } from "../store/export.js";
 import type { BundleOptions, OperationOptions } from "./options.js";
-import { checkBundleDirectory, convert, newPassphrase, stageEncrypted } from "./prepare.js";
+import { checkBundleDirectory, newPassphrase, stageEncrypted } from "./prepare.js";
+import { Reencryption } from "./reencryption.js";
 import { swap } from "./swap.js";
 
 export interface RotateOptions extends OperationOptions, BundleOptions {
@@ -38,6 +39,8 @@ export interface RotateOptions extends OperationOptions, BundleOptions {
   readonly settingsSection: SettingsSection;
   /** Keeps the old passphrase in the keyring, for the backups under it. */
   readonly keepPrevious?: boolean | undefined;
+  /** Compares every row of the new file with the old file, too, while the service is stopped. */
+  readonly compareRows?: boolean | undefined;
   /** A directory of backups to be re-encrypted under the new passphrase. */
   readonly reencrypt?: string | undefined;
 }
@@ -73,11 +76,7 @@ export async function rotate(options: RotateOptions): Promise<RotateResult> {
   if (options.reencrypt !== undefined) await assertWritable(options.reencrypt);
   const next = await nextSource(options);
   const opened = await unlock(storePath, source, { mode: "readwrite" });
-  try {
-    await assertExportable(opened.connection);
-  } finally {
-    await opened.connection.close();
-  }
+  const isLogged = await isWal(opened.connection).finally(() => opened.connection.close());
   const { key: oldKey, passphrase: old } = opened;
   await adoptPending(storePath, opened.generation, reporter);
   const passphrase = await newPassphrase(options.passphraseFile);
@@ -90,6 +89,11 @@ export async function rotate(options: RotateOptions): Promise<RotateResult> {
   const delivery = await resolvePasswordDelivery(service, options.hub);
   await assertHubOpens(service, delivery, oldKey.cipherCompatibility, reporter);
   const keyring = await planRotation(storePath, source, passphrase, opened, keepPrevious);
+  await using reencryption = new Reencryption({
+    ...{ storePath, passphrase, isWal: isLogged, reporter, signal },
+    oldKey,
+    compareRows: options.compareRows ?? false,
+  });
   const outcome = await swap({
     operation: "rotate",
     lock,
@@ -106,7 +110,9 @@ export async function rotate(options: RotateOptions): Promise<RotateResult> {
     reporter,
     signal,
     stage: (staged) => stageEncrypted(staged, passphrase, oldKey.cipherCompatibility),
-    fill: (staged, key, locked) => convert(locked, staged, key, signal),
+    prefill: (staged, key) => reencryption.begin(staged, key),
+    lockStore: () => reencryption.lock(),
+    fill: (_staged, _key, locked) => reencryption.complete(locked),
   });
   const newKey = outcome.key;
   const backups =

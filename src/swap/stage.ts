@@ -65,6 +65,8 @@ export async function stage<Key extends Secret>(
     await assertPassphraseKept(storePath, sources.to, keyring, passphrase);
   if (keyring) await keepCurrent(storePath, keyring);
   state.emitStep("current-kept");
+  await request.prefill?.(data.staged, key);
+  state.emitStep("prefilled");
   return { key, bundle };
 }
 

@@ -47,6 +47,7 @@ const swapSteps = [
   "bundling", // journaled
   "bundled",
   "current-kept",
+  "prefilled",
   "stopping", // journaled
   "armed",
   "stopped",

@@ -124,7 +124,7 @@ function passphraseBefore(operation: Operation): string | undefined {
 const scenery: Record<Operation, () => Promise<World>> = {
   encrypt: () => World.make("plain-schema1.db"),
   decrypt: () => withBundle(),
-  rotate: () => withBundle(),
+  rotate: async () => inWalMode(await withBundle()),
   backup: () => withBundle(),
   adopt: async () => {
     const world = await World.make("sqlcipher4-schema2.db");
@@ -165,6 +165,14 @@ async function withBundle(): Promise<World> {
     key,
     recipients: [world.recoveryKey.recipient],
   });
+  return world;
+}
+
+/** Brings a store to the mode in which hubs keep it, and in which a rotation re-encrypts it. */
+async function inWalMode(world: World): Promise<World> {
+  const { connection } = await unlock(world.path, keyring, { mode: "readwrite" });
+  await connection.all("PRAGMA journal_mode = WAL");
+  await connection.close();
   return world;
 }
 

@@ -21,6 +21,7 @@ import { toJson } from "../ui/json.js";
 interface RotateOptions extends SwapOptions, BundleTargetOptions {
   passphraseFile?: string;
   keepPrevious?: boolean;
+  compareRows?: boolean;
   reencryptBackups?: string;
 }
 
@@ -30,12 +31,14 @@ export function addCommand(program: Command): void {
     .description("Replace the passphrase, re-encrypt the store, write a bundle")
     .option("--passphrase-file <path>", "Use the passphrase in this file, not a generated one")
     .option("--keep-previous", "Keep the previous passphrase in the keyring")
+    .option("--compare-rows", "Compare every row, too, while the service is stopped")
     .option("--reencrypt-backups <directory>", "Re-encrypt the backups in this directory, too");
   addSwapOptions(command);
   addBundleTarget(command);
   addGlobalOptions(command);
   addHelp(command, {
     details: [
+      "The store is re-encrypted page by page while the service runs, and each page is read back and compared; the service is stopped only for the pages that changed meanwhile. A store that is not in WAL mode is re-encrypted while the service is stopped.",
       "Older backups stay encrypted with the previous passphrase, which is in its own bundle. --keep-previous lets restore and verify open them without that bundle.",
     ],
     examples: [
@@ -59,6 +62,7 @@ async function runRotate(context: Context, options: RotateOptions): Promise<Moni
         passphraseFile: options.passphraseFile && expandPath(options.passphraseFile),
         settingsSection: context.settingsSection,
         keepPrevious: options.keepPrevious,
+        compareRows: options.compareRows,
         reencrypt: options.reencryptBackups && expandPath(options.reencryptBackups),
       }),
     ),

@@ -1,0 +1,136 @@
+/** How the copier writes the pages of a store to its copy: as they are, or re-encrypted. */
+import { once } from "node:events";
+import type { FileHandle } from "node:fs/promises";
+import { availableParallelism } from "node:os";
+import { fileURLToPath } from "node:url";
+import { Worker } from "node:worker_threads";
+import { readUpTo } from "../fs/read.js";
+import { type PageRange, PageReencryption } from "../store/reencrypt-pages.js";
+import { errorOf, type PlainKeys, storeKeys } from "./copier-message.js";
+import type { WorkerReply } from "./page-worker.js";
+
+/** Bytes copied at a time as they are: 4 MiB. */
+const chunkSize = 4 << 20;
+/** Pages that a thread re-encrypts at a time: 256 KiB in format 4. */
+const pagesAtOnce = 64;
+/** More threads would wait for the disk, and each needs some 10 MB of memory. */
+const maxThreads = 4;
+
+export interface PageTransfer {
+  /**
+   * Copies a store's main file, which may change during the copy.
+   *
+   * @returns the size of the copy in bytes
+   */
+  copyFile(from: FileHandle, to: FileHandle): Promise<number>;
+  /** @returns bytes written */
+  copyPage(page: LoggedPage, to: FileHandle): Promise<number>;
+  /** Pages that were damaged, or half written, when they were last read. */
+  readonly damaged: ReadonlySet<number>;
+}
+
+/** A page in a log, or in the main file. */
+export interface LoggedPage {
+  readonly file: FileHandle;
+  readonly offset: number;
+  readonly page: number;
+  readonly pageSize: number;
+}
+
+/** Copies pages as they are, and so needs no key. */
+export class PlainTransfer implements PageTransfer {
+  readonly damaged: ReadonlySet<number> = new Set();
+
+  async copyFile(from: FileHandle, to: FileHandle): Promise<number> {
+    const buffer = Buffer.allocUnsafe(chunkSize);
+    for (let at = 0; ; at += buffer.byteLength) {
+      const bytes = await readUpTo(from, buffer, at);
+      await writeAll(to, buffer.subarray(0, bytes), at);
+      if (bytes < buffer.byteLength) return at + bytes;
+    }
+  }
+
+  async copyPage({ file, offset, page, pageSize }: LoggedPage, to: FileHandle): Promise<number> {
+    const buffer = Buffer.allocUnsafe(pageSize);
+    const bytes = await readUpTo(file, buffer, offset);
+    await writeAll(to, buffer.subarray(0, bytes), (page - 1) * pageSize);
+    return bytes;
+  }
+}
+
+/** Re-encrypts pages: a whole file in several threads, a page of the log in this thread. */
+export class ReencryptingTransfer implements PageTransfer {
+  readonly #keys: PlainKeys;
+  readonly #reencryption: PageReencryption;
+  readonly #damaged = new Set<number>();
+
+  constructor(keys: PlainKeys) {
+    const { from, to } = storeKeys(keys);
+    this.#keys = keys;
+    this.#reencryption = new PageReencryption(from, to);
+  }
+
+  get damaged(): ReadonlySet<number> {
+    return this.#damaged;
+  }
+
+  async copyFile(from: FileHandle, to: FileHandle): Promise<number> {
+    const { pageBytes } = this.#reencryption;
+    // Pages that a checkpoint appends from now on are in the log, too.
+    const { size } = await from.stat();
+    const total = Math.ceil(size / pageBytes);
+    this.#damaged.clear();
+    let firstPage = 1;
+    const nextRange = (): PageRange | undefined => {
+      const pages = Math.min(pagesAtOnce, total - firstPage + 1);
+      if (pages <= 0) return undefined;
+      const sourceOffset = (firstPage - 1) * pageBytes;
+      const range = { source: from.fd, sourceOffset, target: to.fd, firstPage, pages };
+      firstPage += pages;
+      return range;
+    };
+    const threads = Math.min(maxThreads, availableParallelism(), Math.ceil(total / pagesAtOnce));
+    await Promise.all(Array.from({ length: threads }, () => this.#runThread(nextRange)));
+    return total * pageBytes;
+  }
+
+  async copyPage({ file, offset, page }: LoggedPage, to: FileHandle): Promise<number> {
+    const range = {
+      source: file.fd,
+      sourceOffset: offset,
+      target: to.fd,
+      firstPage: page,
+      pages: 1,
+    };
+    this.#note(range, this.#reencryption.copy(range));
+    return this.#reencryption.pageBytes;
+  }
+
+  async #runThread(nextRange: () => PageRange | undefined): Promise<void> {
+    const worker = new Worker(fileURLToPath(new URL("./page-worker.js", import.meta.url)), {
+      workerData: this.#keys,
+    });
+    try {
+      for (let range = nextRange(); range; range = nextRange()) {
+        worker.postMessage(range);
+        // Rejects with the error that ends the thread.
+        const [reply] = (await once(worker, "message")) as [WorkerReply];
+        if (!reply.ok) throw errorOf(reply.error, "cannot re-encrypt the store");
+        this.#note(range, reply.damaged);
+      }
+    } finally {
+      await worker.terminate();
+    }
+  }
+
+  #note({ firstPage, pages }: PageRange, damaged: readonly number[]): void {
+    for (let page = firstPage; page < firstPage + pages; page++) this.#damaged.delete(page);
+    for (const page of damaged) this.#damaged.add(page);
+  }
+}
+
+async function writeAll(file: FileHandle, bytes: Buffer, offset: number): Promise<void> {
+  for (let done = 0; done < bytes.byteLength; ) {
+    done += (await file.write(bytes, done, bytes.byteLength - done, offset + done)).bytesWritten;
+  }
+}

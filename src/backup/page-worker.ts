@@ -1,0 +1,20 @@
+/** A thread of the copier that re-encrypts pages. */
+import { parentPort, workerData } from "node:worker_threads";
+import { type PageRange, PageReencryption } from "../store/reencrypt-pages.js";
+import { type CopierFailure, failureOf, type PlainKeys, storeKeys } from "./copier-message.js";
+
+/** The answer to a `PageRange`: the numbers of its damaged pages. */
+export type WorkerReply = { ok: true; damaged: number[] } | { ok: false; error: CopierFailure };
+
+const { from, to } = storeKeys(workerData as PlainKeys);
+const reencryption = new PageReencryption(from, to);
+
+parentPort?.on("message", (range: PageRange) => {
+  let reply: WorkerReply;
+  try {
+    reply = { ok: true, damaged: reencryption.copy(range) };
+  } catch (error) {
+    reply = { ok: false, error: failureOf(error) };
+  }
+  parentPort?.postMessage(reply);
+});

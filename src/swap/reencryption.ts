@@ -1,0 +1,129 @@
+/**
+ * Re-encrypts the store for a rotation: page by page, and in WAL mode while the service runs.
+ *
+ * Every page of the new file is read back and has the content of the old page, so the new file is
+ * the same database. docs/design/swap-and-recovery.md explains why this implies equal rows.
+ */
+import { WarmCopy } from "../backup/warm-copy.js";
+import { orAbort, throwIfAborted } from "../process/abort.js";
+import type { Reporter } from "../reporter.js";
+import { openEncrypted, type StoreKey } from "../store/cipher.js";
+import { compareWithLocked } from "../store/export.js";
+import { findIntegrityErrors } from "../store/integrity.js";
+import { LockedStore, setJournalMode } from "../store/locked-store.js";
+
+export interface ReencryptionOptions {
+  readonly storePath: string;
+  /** Whether the store is in WAL mode. In another mode, a reader would block the service. */
+  readonly isWal: boolean;
+  readonly oldKey: StoreKey;
+  /** The new passphrase. */
+  readonly passphrase: string;
+  /** Also compares every row under the lock. */
+  readonly compareRows: boolean;
+  readonly reporter: Reporter;
+  readonly signal: AbortSignal;
+}
+
+export class Reencryption implements AsyncDisposable {
+  readonly #options: ReencryptionOptions;
+  #copy: WarmCopy | undefined;
+  #key: StoreKey | undefined;
+
+  constructor(options: ReencryptionOptions) {
+    this.#options = options;
+  }
+
+  /**
+   * Copies a store in WAL mode into the staged file, and reads the copy as a database with its new
+   * passphrase.
+   *
+   * @param key - of the staged file
+   * @throws {@link StoreError} corrupted - if a page of the store is damaged
+   * @throws {@link StoreError} io, interrupted
+   */
+  async begin(staged: string, key: StoreKey): Promise<void> {
+    const { storePath, isWal, oldKey, signal, reporter } = this.#options;
+    this.#key = key;
+    this.#copy = new WarmCopy(storePath, oldKey, staged, key);
+    if (!isWal) return;
+    const behindMs = await orAbort(this.#copy.warm(signal), signal);
+    if (behindMs > 0) {
+      reporter.notice(
+        `${storePath} changes faster than it is copied: the service will be stopped for about ${Math.ceil(behindMs / 1000)} s`,
+      );
+    }
+    await this.#copy.cut();
+    await orAbort(this.#inspect(staged), signal);
+    reporter.detail(`re-encrypted ${this.#copy.written} bytes while the store was in use`);
+  }
+
+  /**
+   * Completes the copy of a store in WAL mode, and locks the store. If the signal is aborted, waits
+   * until no lock is left, because the service is about to start.
+   */
+  async lock(): Promise<LockedStore> {
+    const { storePath, isWal, oldKey, signal } = this.#options;
+    if (!isWal) return LockedStore.lock(storePath, oldKey);
+    const copy = this.#copied;
+    const release = () => void copy.release();
+    signal.addEventListener("abort", release, { once: true });
+    try {
+      return await copy.lock();
+    } catch (error) {
+      throwIfAborted(signal);
+      throw error;
+    } finally {
+      signal.removeEventListener("abort", release);
+    }
+  }
+
+  /**
+   * Completes the copy of a locked store, and opens it with its new key.
+   *
+   * @throws {@link StoreError} corrupted - if a page of the store is damaged, or a row differs
+   * @throws {@link StoreError} io, interrupted
+   */
+  async complete(locked: LockedStore | undefined): Promise<void> {
+    const { isWal, compareRows, signal } = this.#options;
+    if (!locked) throw new Error("a rotation requires a store");
+    const copy = this.#copied;
+    if (!isWal) await orAbort(copy.completeLocked(), signal);
+    await copy.cut();
+    if (!this.#key) throw new Error("the re-encryption has not begun");
+    if (compareRows) await compareWithLocked(locked, copy.stagedPath, this.#key, signal);
+    const { connection } = await openEncrypted(copy.stagedPath, this.#key, { mode: "readwrite" });
+    try {
+      await setJournalMode(connection, locked.journalMode);
+    } finally {
+      await connection.close();
+    }
+  }
+
+  /** Reads the copy as a database. Damage that the store has itself does not prevent a rotation. */
+  async #inspect(staged: string): Promise<void> {
+    const { storePath, passphrase, reporter } = this.#options;
+    const { connection } = await openEncrypted(staged, passphrase, {
+      mode: "readonly",
+      immutable: true,
+    });
+    try {
+      const [fault] = await findIntegrityErrors(connection);
+      if (fault === undefined) return;
+      reporter.notice(
+        `the structure of ${storePath} is damaged, and stays as it is: ${fault}; see hivemind-sqlcipher doctor`,
+      );
+    } finally {
+      await connection.close();
+    }
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    await this.#copy?.[Symbol.asyncDispose]();
+  }
+
+  get #copied(): WarmCopy {
+    if (!this.#copy) throw new Error("the re-encryption has not begun");
+    return this.#copy;
+  }
+}
