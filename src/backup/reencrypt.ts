@@ -1,11 +1,12 @@
 /**
  * Re-encrypts backups under the store's present key.
  *
- * Each backup is verified, exported under the new key, compared row for row, signed with a new
- * manifest and given its final name. Only then is the old backup removed.
+ * Each backup is verified, re-encrypted page by page, signed with a new manifest and given its final
+ * name. Only then is the old backup removed. A backup of another format than the store's is exported
+ * under the new key and compared row for row.
  *
  * A program that can write to the backup directory could exchange a backup after the verification,
- * for example for last year's, and have it signed as today's. So the export reads a copy next to
+ * for example for last year's, and have it signed as today's. So the pages are read from a copy next to
  * the store with the checksum of the verified file, and the new manifest contains only verified
  * values.
  *
@@ -26,7 +27,7 @@ import { Journal } from "../operation/journal.js";
 import type { OperationLock } from "../operation/lock.js";
 import { orRecover, withRecovery } from "../operation/recovery.js";
 import { emitStep } from "../operation/step.js";
-import { throwIfAborted } from "../process/abort.js";
+import { orAbort, throwIfAborted } from "../process/abort.js";
 import type { Reporter } from "../reporter.js";
 import { keyIdOf, openEncrypted, type StoreKey } from "../store/cipher.js";
 import { copyUnder } from "../store/export.js";
@@ -48,6 +49,7 @@ import {
   type Verification,
   verifyBackup,
 } from "./verify.js";
+import { WarmCopy } from "./warm-copy.js";
 
 export interface ReencryptOptions {
   readonly lock: OperationLock;
@@ -162,7 +164,7 @@ async function writeReencrypted(job: Reencryption, options: ReencryptOptions): P
     async () => {
       await copyVerified(job.sha256, job.path, original);
       emitStep("reencrypt.staged");
-      await exportBackup(original, job.secret, renewed, options);
+      await reencryptFile(original, job.secret, renewed, options);
       const signed = await newManifest(job.old, copy, renewed, options.key);
       emitStep("reencrypt.exported");
       await copyVerified(signed.sha256, renewed, staged.copy);
@@ -206,7 +208,7 @@ async function passphraseOf(path: string, options: ReencryptOptions): Promise<Ba
   return { source, storePath: lock.storePath };
 }
 
-async function exportBackup(
+async function reencryptFile(
   from: string,
   secret: BackupPassphrase,
   to: string,
@@ -215,7 +217,12 @@ async function exportBackup(
   const { connection, key: oldKey } = await openBackup(from, secret);
   await connection.close();
   await createFile(to, "");
-  await copyUnder({ from, secret: oldKey, to, key, signal });
+  if (oldKey.cipherCompatibility !== key.cipherCompatibility) {
+    return copyUnder({ from, secret: oldKey, to, key, signal });
+  }
+  await using copy = new WarmCopy(from, oldKey, to, key);
+  await orAbort(copy.completeLocked(), signal);
+  await copy.cut();
 }
 
 async function newManifest(

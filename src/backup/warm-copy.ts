@@ -28,6 +28,13 @@
  * Nothing here depends on SQLite's shared memory, and the same steps give a correct copy without
  * any downtime, as of the last commit seen (`--online`).
  *
+ * With a new key, each page is re-encrypted on its way into the copy, read back, and compared
+ * (store/reencrypt-pages). A page does not depend on the others, so nothing above changes. Half a
+ * page that was copied is not authentic, and must have been overwritten when the log is copied.
+ *
+ * A swap needs more than a correct copy: from the copy's last page until the rename, nothing may
+ * write to the store. `lock` takes a lock that lasts from the last look at the log until then.
+ *
  * If the store's path or its log refers to another file than before, the store was replaced, and
  * the copy starts again. A store that is not in WAL mode cannot be copied warm: a reader blocks
  * writers, and writers change the main file. Such a store is copied completely, under a read

@@ -90,6 +90,8 @@ export class Reencryption implements AsyncDisposable {
     const copy = this.#copied;
     if (!isWal) await orAbort(copy.completeLocked(), signal);
     await copy.cut();
+    // The copier has the file open that is about to be the store's.
+    await copy[Symbol.asyncDispose]();
     if (!this.#key) throw new Error("the re-encryption has not begun");
     if (compareRows) await compareWithLocked(locked, copy.stagedPath, this.#key, signal);
     const { connection } = await openEncrypted(copy.stagedPath, this.#key, { mode: "readwrite" });

@@ -1,7 +1,8 @@
 /**
  * Puts another file in the store's place: the engine of encrypt, decrypt, rotate and restore.
  *
- *   stage    the new file is created, its passphrase kept, its bundle verified (stage.ts)
+ *   stage    the new file is created, its passphrase kept, its bundle verified; a rotation fills it
+ *            while the service runs (stage.ts)
  *   verify   the service stops, the store is locked; the new file is filled, compared, synced
  *   commit   the store gets a second name, and the new file its first (commit.ts)
  *   apply    server.json, settings and keyring follow; the service starts; the old file goes
