@@ -1,5 +1,5 @@
 /** What the parent, the copier process and its threads send to each other. */
-import { type ErrorKind, StoreError, systemError } from "../errors.js";
+import { type ErrorKind, StoreError } from "../errors.js";
 import { StoreKey } from "../store/cipher.js";
 
 export type CopierRequest =
@@ -49,10 +49,10 @@ export function failureOf(error: unknown): CopierFailure {
   return { code, message, kind, hint };
 }
 
-/** @param doing - the failed action with the path, for an error of the system */
-export function errorOf({ code, message, kind, hint }: CopierFailure, doing: string): StoreError {
+/** Returns the error that the other side had. */
+export function errorFrom({ code, message, kind, hint }: CopierFailure): Error {
   if (kind) return new StoreError(kind, message, { hint });
-  return systemError(Object.assign(new Error(message), { code }), doing);
+  return Object.assign(new Error(message), { code });
 }
 
 interface PlainKey {

@@ -6,7 +6,7 @@ import { fileURLToPath } from "node:url";
 import { Worker } from "node:worker_threads";
 import { readUpTo } from "../fs/read.js";
 import { type PageRange, PageReencryption } from "../store/reencrypt-pages.js";
-import { errorOf, type PlainKeys, storeKeys } from "./copier-message.js";
+import { errorFrom, type PlainKeys, storeKeys } from "./copier-message.js";
 import type { WorkerReply } from "./page-worker.js";
 
 /** Bytes copied at a time as they are: 4 MiB. */
@@ -115,7 +115,7 @@ export class ReencryptingTransfer implements PageTransfer {
         worker.postMessage(range);
         // Rejects with the error that ends the thread.
         const [reply] = (await once(worker, "message")) as [WorkerReply];
-        if (!reply.ok) throw errorOf(reply.error, "cannot re-encrypt the store");
+        if (!reply.ok) throw errorFrom(reply.error);
         this.#note(range, reply.damaged);
       }
     } finally {

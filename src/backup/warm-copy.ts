@@ -43,7 +43,7 @@
 import { type ChildProcess, fork } from "node:child_process";
 import { once } from "node:events";
 import { fileURLToPath } from "node:url";
-import { StoreError } from "../errors.js";
+import { StoreError, systemError } from "../errors.js";
 import { openEncrypted, type StoreKey } from "../store/cipher.js";
 import type { Connection } from "../store/connection.js";
 import { LockedStore } from "../store/locked-store.js";
@@ -51,7 +51,7 @@ import {
   type CopierReply,
   type CopierRequest,
   type CopyProgress,
-  errorOf,
+  errorFrom,
   type FinishedCopy,
   plainKeys,
 } from "./copier-message.js";
@@ -235,7 +235,8 @@ export class WarmCopy implements AsyncDisposable {
   async #ask(request: CopierRequest): Promise<CopyProgress | FinishedCopy> {
     const reply = await this.#exchange(request);
     if (!reply.ok) {
-      throw errorOf(reply.error, `cannot copy ${this.storePath} to ${this.stagedPath}`);
+      const doing = `cannot copy ${this.storePath} to ${this.stagedPath}`;
+      throw systemError(errorFrom(reply.error), doing);
     }
     if ("written" in reply.result) this.#written += reply.result.written;
     return reply.result;

@@ -28,7 +28,6 @@ export interface ReencryptionOptions {
 export class Reencryption implements AsyncDisposable {
   readonly #options: ReencryptionOptions;
   #copy: WarmCopy | undefined;
-  #key: StoreKey | undefined;
 
   constructor(options: ReencryptionOptions) {
     this.#options = options;
@@ -44,7 +43,6 @@ export class Reencryption implements AsyncDisposable {
    */
   async begin(staged: string, key: StoreKey): Promise<void> {
     const { storePath, isWal, oldKey, signal, reporter } = this.#options;
-    this.#key = key;
     this.#copy = new WarmCopy(storePath, oldKey, staged, key);
     if (!isWal) return;
     const behindMs = await orAbort(this.#copy.warm(signal), signal);
@@ -81,10 +79,11 @@ export class Reencryption implements AsyncDisposable {
   /**
    * Completes the copy of a locked store, and opens it with its new key.
    *
+   * @param key - of the staged file
    * @throws {@link StoreError} corrupted - if a page of the store is damaged, or a row differs
    * @throws {@link StoreError} io, interrupted
    */
-  async complete(locked: LockedStore | undefined): Promise<void> {
+  async complete(key: StoreKey, locked: LockedStore | undefined): Promise<void> {
     const { isWal, compareRows, signal } = this.#options;
     if (!locked) throw new Error("a rotation requires a store");
     const copy = this.#copied;
@@ -92,9 +91,8 @@ export class Reencryption implements AsyncDisposable {
     await copy.cut();
     // The copier has the file open that is about to be the store's.
     await copy[Symbol.asyncDispose]();
-    if (!this.#key) throw new Error("the re-encryption has not begun");
-    if (compareRows) await compareWithLocked(locked, copy.stagedPath, this.#key, signal);
-    const { connection } = await openEncrypted(copy.stagedPath, this.#key, { mode: "readwrite" });
+    if (compareRows) await compareWithLocked(locked, copy.stagedPath, key, signal);
+    const { connection } = await openEncrypted(copy.stagedPath, key, { mode: "readwrite" });
     try {
       await setJournalMode(connection, locked.journalMode);
     } finally {

@@ -112,7 +112,7 @@ export async function rotate(options: RotateOptions): Promise<RotateResult> {
     stage: (staged) => stageEncrypted(staged, passphrase, oldKey.cipherCompatibility),
     prefill: (staged, key) => reencryption.begin(staged, key),
     lockStore: () => reencryption.lock(),
-    fill: (_staged, _key, locked) => reencryption.complete(locked),
+    fill: (_staged, key, locked) => reencryption.complete(key, locked),
   });
   const newKey = outcome.key;
   const backups =
