@@ -45,8 +45,9 @@ async function bundlePrograms(target: string): Promise<void> {
     cwd: root,
     input: Object.fromEntries([
       ...programs.map((name) => [name.replace("/", "-"), `test/${name}.mjs`]),
-      // Started by its name, from next to the file that starts it.
+      // Started by their names, from next to the file that starts them.
       ["copier", "dist/backup/copier.js"],
+      ["page-worker", "dist/backup/page-worker.js"],
     ]),
     platform: "node",
     external: ["@redis/client"],
