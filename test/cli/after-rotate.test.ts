@@ -35,7 +35,7 @@ test("after rotate, older backups open with the recovery key alone, and prune sa
   await rm(bundle.path);
   const without = await machine.run(["verify", backup.path, ...key]);
   expect([without.code, without.stderr]).toEqual([2, expect.stringContaining("Add --bundle FILE")]);
-}, 60_000);
+});
 
 test("on a terminal, the recovery key is asked for where nothing else opens a backup or a bundle", async () => {
   const machine = await Machine.make();
@@ -66,4 +66,4 @@ test("on a terminal, the recovery key is asked for where nothing else opens a ba
     const { code, screen } = await onTerminal(machine, show, [[question, `${answer}\r`]]);
     expect([code === 0, screen]).toEqual([false, expect.stringContaining(problem ?? "")]);
   }
-}, 60_000);
+});
