@@ -7,7 +7,7 @@ export type CopierRequest =
       do: "copy";
       store: string;
       staged: string;
-      /** Re-encrypts the pages into an existing file; without it they are copied into a new file. */
+      /** Re-encrypts the pages into an existing file. Without it, a new file gets the pages. */
       keys?: PlainKeys | undefined;
     }
   | { do: "catchUp" }

@@ -1,14 +1,14 @@
 /**
  * Re-encrypts backups under the store's present key.
  *
- * Each backup is verified, re-encrypted page by page, signed with a new manifest and given its final
- * name. Only then is the old backup removed. A backup of another format than the store's is exported
- * under the new key and compared row for row.
+ * Each backup is verified, re-encrypted page by page, signed with a new manifest and given its
+ * final name. Only then is the old backup removed. A backup of another format than the store's is
+ * exported under the new key and compared row for row.
  *
  * A program that can write to the backup directory could exchange a backup after the verification,
- * for example for last year's, and have it signed as today's. So the pages are read from a copy next to
- * the store with the checksum of the verified file, and the new manifest contains only verified
- * values.
+ * for example for last year's, and have it signed as today's. So the pages are read from a copy
+ * next to the store with the checksum of the verified file, and the new manifest contains only
+ * verified values.
  *
  * The new backups have the store's own key and salt, and therefore its key_id: its bundle opens
  * them. `clients.<UTC>.db` becomes `clients.<UTC>.<key_id>.db`, so both can exist at once. The

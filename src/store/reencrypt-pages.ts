@@ -1,8 +1,8 @@
 /**
  * Re-encrypts pages from one file into another file, and verifies what was written.
  *
- * The content of each page stays the same, and so its number: the new file is the old database, page
- * for page.
+ * The content of each page stays the same, and so does its number: the new file is the old database,
+ * page for page.
  */
 import { randomBytes } from "node:crypto";
 import { readSync, writeSync } from "node:fs";
