@@ -1,8 +1,8 @@
 /**
  * Re-encrypts pages from one file into another file, and verifies what was written.
  *
- * The content of each page stays the same, and so does its number: the new file is the old database,
- * page for page.
+ * The content of each page stays the same, and so does its number: the new file is the old
+ * database, page for page.
  */
 import { randomBytes } from "node:crypto";
 import { readSync, writeSync } from "node:fs";
@@ -38,7 +38,7 @@ export class PageReencryption {
   /**
    * Re-encrypts pages, reads them back from the target, and compares their content with the source.
    *
-   * @returns the numbers of the source's pages that are not authentic. They are zeros in the target.
+   * @returns the numbers of pages that are not authentic in the source. They are zeros in the target
    * @throws {@link StoreError} corrupted - if the target does not contain what was written
    * @throws NodeJS.ErrnoException if the system fails
    */
