@@ -38,7 +38,7 @@ export class PageReencryption {
   /**
    * Re-encrypts pages, reads them back from the target, and compares their content with the source.
    *
-   * @returns the numbers of pages that are not authentic in the source. They are zeros in the target
+   * @returns the numbers of the source's pages that are not authentic. The target has zeros there.
    * @throws {@link StoreError} corrupted - if the target does not contain what was written
    * @throws NodeJS.ErrnoException if the system fails
    */
