@@ -549,5 +549,7 @@ test("an upload that was interrupted under its final name is replaced where rena
   expect(await unsoundIn(path)).toEqual([]);
   await writeFile(manifestPath(join(path, local.copyName(1))), "{");
   expect((await local.copy({ to: [`rclone:fixed:${name}`] })).reports[0]?.errors).toEqual([]);
-  expect((await list(`rclone:fixed:${name}`)).backups).toMatchObject([{ mac: true }]);
+  // In the moment after the upload, the listing lacked the backup in some runs.
+  const listed = async () => (await list(`rclone:fixed:${name}`)).backups;
+  await expect.poll(listed, { timeout: 10_000 }).toMatchObject([{ mac: true }]);
 });
