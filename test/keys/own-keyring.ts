@@ -125,9 +125,12 @@ export class OwnBus implements AsyncDisposable {
     );
   }
 
+  /** Tries again, because gnome-keyring once refused the call on a busy machine. */
   async setDefaultCollection(collection: string): Promise<void> {
-    await this.shell(
-      `busctl --user call org.freedesktop.secrets /org/freedesktop/secrets org.freedesktop.Secret.Service SetAlias so default /org/freedesktop/secrets/collection/${collection}`,
+    await vi.waitFor(() =>
+      this.shell(
+        `busctl --user call org.freedesktop.secrets /org/freedesktop/secrets org.freedesktop.Secret.Service SetAlias so default /org/freedesktop/secrets/collection/${collection}`,
+      ),
     );
   }
 
