@@ -103,26 +103,7 @@ function runMetrics({ runs }: StoreStatus): Metric[] {
   const of = (value: (run: Run) => number | null) =>
     [...runs].map(([operation, run]) => [{ operation }, value(run)] as const);
   return [
-    {
-      name: "run_timestamp_seconds",
-      help: "Time of the last run.",
-      samples: of(({ at }) => secondsOf(at)),
-    },
-    {
-      name: "run_success_timestamp_seconds",
-      help: "Time of the last run that succeeded.",
-      samples: of(({ succeeded_at: at }) => secondsOf(at)),
-    },
-    {
-      name: "run_exit_code",
-      help: "Exit code of the last run.",
-      samples: of(({ exit_code: code }) => code),
-    },
-    {
-      name: "run_duration_seconds",
-      help: "Duration of the last run.",
-      samples: of(({ duration_ms: duration }) => duration / 1000),
-    },
+    ...attemptMetrics("run", "run", of),
     {
       name: "run_service_stopped_seconds",
       help: "How long the last run stopped the service.",
@@ -132,6 +113,42 @@ function runMetrics({ runs }: StoreStatus): Metric[] {
       name: "run_bytes",
       help: "Size of the backup that the last run wrote or restored.",
       samples: of(({ size }) => size),
+    },
+  ];
+}
+
+/**
+ * Returns what is measured of runs and drills alike.
+ *
+ * @param prefix - the first part of the names
+ * @param subject - for the help texts
+ * @param of - returns the samples of a value
+ */
+function attemptMetrics(
+  prefix: string,
+  subject: string,
+  of: (value: (attempt: Run | Drill) => number | null) => Metric["samples"],
+): Metric[] {
+  return [
+    {
+      name: `${prefix}_timestamp_seconds`,
+      help: `Time of the last ${subject}.`,
+      samples: of(({ at }) => secondsOf(at)),
+    },
+    {
+      name: `${prefix}_success_timestamp_seconds`,
+      help: `Time of the last ${subject} that succeeded.`,
+      samples: of(({ succeeded_at: at }) => secondsOf(at)),
+    },
+    {
+      name: `${prefix}_exit_code`,
+      help: `Exit code of the last ${subject}.`,
+      samples: of(({ exit_code: code }) => code),
+    },
+    {
+      name: `${prefix}_duration_seconds`,
+      help: `Duration of the last ${subject}.`,
+      samples: of(({ duration_ms: duration }) => duration / 1000),
     },
   ];
 }
@@ -172,26 +189,7 @@ function drillMetrics({ drills }: StoreStatus): Metric[] {
   const of = (value: (drill: Drill) => number | null) =>
     drills.map((drill) => [{ target: drill.target }, value(drill)] as const);
   return [
-    {
-      name: "drill_timestamp_seconds",
-      help: "Time of the last drill of a target.",
-      samples: of(({ at }) => secondsOf(at)),
-    },
-    {
-      name: "drill_success_timestamp_seconds",
-      help: "Time of the last drill of a target that succeeded.",
-      samples: of(({ succeeded_at: at }) => secondsOf(at)),
-    },
-    {
-      name: "drill_exit_code",
-      help: "Exit code of the last drill of a target.",
-      samples: of(({ exit_code: code }) => code),
-    },
-    {
-      name: "drill_duration_seconds",
-      help: "Duration of the last drill of a target.",
-      samples: of(({ duration_ms: duration }) => duration / 1000),
-    },
+    ...attemptMetrics("drill", "drill of a target", of),
     {
       name: "drill_bytes",
       help: "Size of the backup that a drill of a target last restored.",
