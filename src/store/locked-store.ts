@@ -97,6 +97,8 @@ export class LockedStore {
       await assertNoSidecars(connection.path);
       return new LockedStore(connection.path, secret, "wal", connection);
     } catch (error) {
+      await connection.run("ROLLBACK").catch(() => undefined);
+      await setJournalMode(connection, "wal").catch(() => undefined);
       await connection.close();
       throw error;
     }

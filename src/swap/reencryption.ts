@@ -86,6 +86,8 @@ export class Reencryption implements AsyncDisposable {
   async complete(key: StoreKey, locked: LockedStore | undefined): Promise<void> {
     const { isWal, compareRows, signal } = this.#options;
     if (!locked) throw new Error("a rotation requires a store");
+    // An abort ends the copier, and is the reason that the user is told.
+    throwIfAborted(signal);
     const copy = this.#copied;
     if (!isWal) await orAbort(copy.completeLocked(), signal);
     await copy.cut();

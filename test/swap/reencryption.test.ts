@@ -1,6 +1,7 @@
 /** A rotation of a store in WAL mode, as hubs keep it: re-encrypted while the service runs. */
 import { execFileSync } from "node:child_process";
 import { readFile, writeFile } from "node:fs/promises";
+import { dirname, join } from "node:path";
 import { expect, test } from "vitest";
 import { unlock } from "../../src/keys/unlock.js";
 import type { RotateResult } from "../../src/swap/rotate.js";
@@ -51,12 +52,51 @@ test.each([fixture, "sqlcipher3-schema2.db"])(
   },
 );
 
-test("--compare-rows compares under the lock, in WAL mode and without", async () => {
+test("--compare-rows accepts equal rows, in WAL mode and without", async () => {
   for (const world of [await inWalMode(), await World.of(fixture)]) {
     const before = await world.rows();
     const options = { ...world.withoutService, compareRows: true };
     resultOf(await world.run<RotateResult>("rotate", options));
     expect(await world.rows()).toEqual(before);
+    expect(await leftovers(world)).toEqual([]);
+  }
+});
+
+test("--compare-rows finds a row that differs although every page is authentic", async () => {
+  const world = await inWalMode();
+  const before = await world.rows();
+  // Another program with the new key changes the new file after its pages were compared.
+  const script = `
+    import { readdirSync } from "node:fs";
+    import { getEntry } from "${root}dist/keys/keyring.js";
+    import { openEncrypted } from "${root}dist/store/cipher.js";
+    const folder = ${JSON.stringify(dirname(world.path))};
+    const [staged] = readdirSync(folder).filter((name) => name.endsWith(".partial"));
+    const passphrase = await getEntry(${JSON.stringify(world.path)}, "pending");
+    const options = { mode: "readwrite" };
+    const { connection } = await openEncrypted(folder + "/" + staged, passphrase, options);
+    await connection.run("UPDATE clients SET name = 'changed' WHERE client_id = 2");
+    await connection.close();`;
+  const program = join(world.folder, "change.mjs");
+  await writeFile(program, script);
+  const steps = atStep({ "rotate.held": `${process.execPath} '${program}'` });
+  const ran = await world.run("rotate", { ...world.withoutService, compareRows: true }, steps);
+  expect(ran.error).toMatchObject({ kind: "corrupted" });
+  expect(ran.error?.message).toContain("the table clients was not copied completely");
+  expect(await world.rows()).toEqual(before);
+  expect(await journalMode(world)).toBe("wal");
+  expect(await leftovers(world)).toEqual([]);
+});
+
+test("Ctrl-C under the lock is an interruption, and the store is as before", async () => {
+  const world = await inWalMode();
+  const before = await world.rows();
+  for (const step of ["stopped", "held"]) {
+    const steps = atStep({ [`rotate.${step}`]: "kill -INT $PPID" });
+    const ran = await world.run("rotate", world.withoutService, steps);
+    expect(ran.error).toMatchObject({ kind: "interrupted" });
+    expect(await world.rows()).toEqual(before);
+    expect(await journalMode(world)).toBe("wal");
     expect(await leftovers(world)).toEqual([]);
   }
 });
