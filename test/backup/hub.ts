@@ -10,7 +10,7 @@ import { dirname, join } from "node:path";
 import { onTestFinished } from "vitest";
 import type { BackupResult } from "../../src/backup/backup.js";
 import { generateRecoveryKey, type RecoveryKey } from "../../src/bundle/recovery-key.js";
-import { newClient } from "../../src/client/client.js";
+import { type Client, newClient } from "../../src/client/client.js";
 import { openEncrypted } from "../../src/store/cipher.js";
 import { ClientStore } from "../../src/store/client-store.js";
 import { root, testProgram } from "../built.js";
@@ -67,15 +67,18 @@ function storeOf(clients: number): Promise<Buffer> {
   return store;
 }
 
+/** Returns clients of about 1 KiB each. */
+export function largeClients(count: number): Client[] {
+  return Array.from({ length: count }, (_, index) =>
+    newClient({ client_id: index + 1, api_key: `key ${index}`, description: "d".repeat(1000) }),
+  );
+}
+
 async function createStore(clients: number): Promise<Buffer> {
   const path = join(await temporaryFolder(), "clients.db");
   {
     await using store = await ClientStore.create(path, testPassphrase);
-    await store.addItems(
-      Array.from({ length: clients }, (_, index) =>
-        newClient({ client_id: index + 1, api_key: `key ${index}`, description: "d".repeat(1000) }),
-      ),
-    );
+    await store.addItems(largeClients(clients));
   }
   return readFile(path);
 }

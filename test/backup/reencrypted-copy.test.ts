@@ -4,13 +4,13 @@ import { once } from "node:events";
 import { readdir, readFile, writeFile } from "node:fs/promises";
 import { basename, dirname, join } from "node:path";
 import { expect, onTestFinished, test } from "vitest";
-import { newClient } from "../../src/client/client.js";
 import { openEncrypted, type StoreKey } from "../../src/store/cipher.js";
 import { ClientStore } from "../../src/store/client-store.js";
 import type { Connection } from "../../src/store/connection.js";
 import { pageErrors } from "../../src/store/page-integrity.js";
 import { built, root } from "../built.js";
 import { temporaryFolder } from "../store/temporary.js";
+import { largeClients } from "./hub.js";
 
 const { WarmCopy } =
   await built<typeof import("../../src/backup/warm-copy.js")>("backup/warm-copy.js");
@@ -30,11 +30,7 @@ interface Scene {
 async function sceneWith(clients: number): Promise<Scene> {
   const path = join(await temporaryFolder(), "clients.db");
   await using store = await ClientStore.create(path, passphrase);
-  await store.addItems(
-    Array.from({ length: clients }, (_, index) =>
-      newClient({ client_id: index + 1, api_key: `key ${index}`, description: "d".repeat(1000) }),
-    ),
-  );
+  await store.addItems(largeClients(clients));
   const old = await openBuilt(path, passphrase, { mode: "readwrite" });
   await old.connection.close();
   const staged = `${path}.staged`;
@@ -177,8 +173,7 @@ test("a damaged page whose new content is in the log is no damage", async () => 
   bytes.fill(0, 5 * 4096 + 2000, 6 * 4096);
   await writeFile(scene.path, bytes, { flag: "r+" });
   expect(await scene.copy.warm()).toBe(0);
-  const locking = scene.copy.complete();
-  await locking;
+  await scene.copy.complete();
   await scene.copy.cut();
   expect(await pageErrors(scene.staged, scene.key)).toEqual([]);
 });

@@ -3,12 +3,12 @@ import { once } from "node:events";
 import { readdir, readFile, rename, rm, stat, truncate, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { expect, onTestFinished, test } from "vitest";
-import { newClient } from "../../src/client/client.js";
 import { openEncrypted, type StoreKey } from "../../src/store/cipher.js";
 import { ClientStore } from "../../src/store/client-store.js";
 import type { Connection } from "../../src/store/connection.js";
 import { built, root, testProgram } from "../built.js";
 import { copyOfFixture, fixturePassphrases, temporaryFolder } from "../store/temporary.js";
+import { largeClients } from "./hub.js";
 
 const { WarmCopy } =
   await built<typeof import("../../src/backup/warm-copy.js")>("backup/warm-copy.js");
@@ -28,11 +28,7 @@ interface TestStore {
 async function storeWith(clients: number): Promise<TestStore> {
   const path = join(await temporaryFolder(), "clients.db");
   await using store = await ClientStore.create(path, passphrase);
-  await store.addItems(
-    Array.from({ length: clients }, (_, index) =>
-      newClient({ client_id: index + 1, api_key: `key ${index}`, description: "d".repeat(1000) }),
-    ),
-  );
+  await store.addItems(largeClients(clients));
   return opened(path, passphrase);
 }
 
