@@ -24,13 +24,13 @@ export interface PageTransfer {
    */
   copyFile(from: FileHandle, to: FileHandle): Promise<number>;
   /** @returns bytes written */
-  copyPage(page: LoggedPage, to: FileHandle): Promise<number>;
+  copyPage(page: SourcePage, to: FileHandle): Promise<number>;
   /** Pages that were damaged, or half written, when they were last read. */
   readonly damaged: ReadonlySet<number>;
 }
 
-/** A page in a log, or in the main file. */
-export interface LoggedPage {
+/** A page of the store, in its log or in its main file. */
+export interface SourcePage {
   readonly file: FileHandle;
   readonly offset: number;
   readonly page: number;
@@ -50,7 +50,7 @@ export class PlainTransfer implements PageTransfer {
     }
   }
 
-  async copyPage({ file, offset, page, pageSize }: LoggedPage, to: FileHandle): Promise<number> {
+  async copyPage({ file, offset, page, pageSize }: SourcePage, to: FileHandle): Promise<number> {
     const buffer = Buffer.allocUnsafe(pageSize);
     const bytes = await readUpTo(file, buffer, offset);
     await writeAll(to, buffer.subarray(0, bytes), (page - 1) * pageSize);
@@ -94,7 +94,7 @@ export class ReencryptingTransfer implements PageTransfer {
     return total * pageBytes;
   }
 
-  async copyPage({ file, offset, page }: LoggedPage, to: FileHandle): Promise<number> {
+  async copyPage({ file, offset, page }: SourcePage, to: FileHandle): Promise<number> {
     const range = {
       source: file.fd,
       sourceOffset: offset,

@@ -56,7 +56,10 @@ import {
   plainKeys,
 } from "./copier-message.js";
 
-/** A copy is warm if at most this many pages are new: writing them takes under a millisecond. */
+/**
+ * A copy is warm if at most this many pages are new: writing them takes under a millisecond, and
+ * re-encrypting them some.
+ */
 const fewPages = 64;
 /** If a writer commits faster than this process copies, the copy never catches up. */
 const maxRounds = 50;
@@ -78,9 +81,10 @@ export class WarmCopy implements AsyncDisposable {
    * Starts the copier process, which reads and creates nothing yet. Disposing of the `WarmCopy`
    * ends the process and the pin, and leaves the staged file to the caller.
    *
-   * @param stagedPath - the path of the copy. It must not exist, or with `newKey` be a file whose
-   *   contents are replaced.
-   * @param newKey - re-encrypts the copy, page by page, under this key of the same format
+   * @param stagedPath - the path of the copy: a new file, or with `newKey` an existing file, which
+   *   is overwritten
+   * @param newKey - the key of the copy, of the same format. Without it, pages are copied as they
+   *   are.
    */
   constructor(storePath: string, key: StoreKey, stagedPath: string, newKey?: StoreKey) {
     this.storePath = storePath;
@@ -260,7 +264,7 @@ export class WarmCopy implements AsyncDisposable {
 }
 
 function replacedError(storePath: string): StoreError {
-  return new StoreError("inUse", `${storePath} was replaced repeatedly during the copy`, {
+  return new StoreError("inUse", `${storePath} was replaced during the copy`, {
     hint: "Find the program that replaces it, and stop it.",
   });
 }

@@ -22,8 +22,8 @@ export interface FleetStatus {
 }
 
 /**
- * Judges a listing, which is not authenticated: a hub that fails to back up is found, but not an
- * attacker who forges a recent manifest. `verifyStores` finds that.
+ * Judges a listing. Detects a hub that no longer backs up, but not a forged manifest, because a
+ * listing is not authenticated; `verifyStores` authenticates.
  *
  * @param maxAgeSeconds - how old the newest complete backup of a store may be
  */
