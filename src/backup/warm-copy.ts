@@ -165,8 +165,9 @@ export class WarmCopy implements AsyncDisposable {
     await this.complete();
     const connection = this.#connection;
     if (!connection) throw new Error("the store is not pinned");
+    await connection.run("COMMIT");
     this.#connection = undefined;
-    return LockedStore.lockPinned(connection, this.#key, () => this.completeLocked());
+    return LockedStore.lockOpened(connection, this.#key, () => this.completeLocked());
   }
 
   /**

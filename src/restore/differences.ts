@@ -5,6 +5,7 @@
 import { type Client, isRevoked } from "../client/client.js";
 import { formatJson } from "../client/json.js";
 import { type Widening, widenings } from "../client/permissions.js";
+import { throwIfAborted } from "../process/abort.js";
 import { decodeRow, type Row, unreadableLists } from "../store/client-row.js";
 import type { ClientTable } from "../store/client-table.js";
 
@@ -26,16 +27,22 @@ export interface Differences {
   readonly missing: number;
 }
 
-/** Compares in the order of ids. Memory grows with the number of differences only. */
+/**
+ * Compares in the order of ids. Memory grows with the number of differences only.
+ *
+ * @throws {@link StoreError} interrupted - if the signal is aborted
+ */
 export async function compareClients(
   present: ClientTable,
   older: ClientTable,
+  signal?: AbortSignal,
 ): Promise<Differences> {
   const revoked: number[] = [];
   const widened: Widened[] = [];
   const missing: Client[] = [];
   let lastRevoked = -1;
   for await (const [now, then] of sideBySide(present, older)) {
+    throwIfAborted(signal);
     if (!now) {
       if (then && !isRevoked(then.client)) {
         widened.push(changed(then.client, ["is not in the present store"]));

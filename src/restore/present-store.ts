@@ -12,6 +12,7 @@ import {
 } from "../store/cipher.js";
 import { ClientStore } from "../store/client-store.js";
 import { ClientTable } from "../store/client-table.js";
+import type { Connection } from "../store/connection.js";
 import { readSchema } from "../store/schema.js";
 import type { Replaced } from "../swap/request.js";
 import { compareClients, type Differences } from "./differences.js";
@@ -123,9 +124,14 @@ async function compare(
 export async function openTable(path: string, secret: Secret): Promise<ClientTable> {
   const connection = await openDatabase(path, secret);
   try {
-    return new ClientTable(connection, await readSchema(connection));
+    return await tableOf(connection);
   } catch (error) {
     await connection.close();
     throw error;
   }
+}
+
+/** Returns the clients of an open database. */
+export async function tableOf(connection: Connection): Promise<ClientTable> {
+  return new ClientTable(connection, await readSchema(connection));
 }

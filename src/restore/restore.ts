@@ -1,7 +1,6 @@
 /** `restore`: replaces the store with a backup, or restores to another path. */
 import { dirname } from "node:path";
 import { type BundleReport, bundleReport } from "../bundle/bundle.js";
-import { revoked } from "../client/client.js";
 import { realPath } from "../config/paths.js";
 import { StoreError } from "../errors.js";
 import { moveFile, syncDirectory } from "../fs/atomic.js";
@@ -31,15 +30,15 @@ import { recoverBefore } from "../recovery/recover.js";
 import type { Reporter } from "../reporter.js";
 import type { ServiceChoice } from "../service/select.js";
 import { keyIdOf, type StoreKey } from "../store/cipher.js";
-import { type LockedStore, setJournalMode } from "../store/locked-store.js";
 import { newestSchema } from "../store/schema.js";
 import type { BundleOptions, OperationOptions } from "../swap/options.js";
 import { type BundlePlan, checkBundleDirectory } from "../swap/prepare.js";
 import { swap } from "../swap/swap.js";
 import { shellQuote } from "../text/escape.js";
-import { assertConfirmed, confirmRestore } from "./confirm.js";
-import { compareClients, type Differences, type Widened } from "./differences.js";
-import { inspectPresentStore, openTable } from "./present-store.js";
+import { confirmRestore } from "./confirm.js";
+import type { Widened } from "./differences.js";
+import { inspectPresentStore } from "./present-store.js";
+import { StagedCopy } from "./staged-copy.js";
 import {
   type BackupToVerify,
   isWhatWasVerified,
@@ -78,12 +77,6 @@ export interface RestoreResult {
   };
   readonly bundle: BundleReport | null;
   readonly service: ServiceReport;
-}
-
-/** The contents of the restored store. */
-interface Completed {
-  readonly clients: VerifiedBackup["clients"];
-  readonly stayedRevoked: number[];
 }
 
 /** Where a backup is restored to. */
@@ -153,7 +146,7 @@ async function putInPlace(
   backup: VerifiedBackup,
   target: Target,
 ): Promise<RestoreResult> {
-  const { source, reporter, readmitRevoked = false } = options;
+  const { source, reporter, signal, readmitRevoked = false } = options;
   const { lock } = target;
   const { storePath } = lock;
   const present = await inspectPresentStore(storePath, source, backup);
@@ -182,6 +175,10 @@ async function putInPlace(
 
   // The bundle of the restored store contains the id.
   if (!target.isElsewhere && replaced.state === "absent") await keepStoreId(storePath, backup);
+  await using copy = new StagedCopy({
+    ...{ storePath, replaced, readmitRevoked, signal },
+    confirmed: differences,
+  });
   const outcome = await swap({
     operation: "restore",
     lock,
@@ -195,11 +192,13 @@ async function putInPlace(
     service,
     recoveryCommand: options.recoveryCommand,
     reporter,
-    signal: options.signal,
+    signal,
     stage: (staged) => stageBackup(backup, staged),
+    prefill: (staged, key) => copy.prefill(staged, key),
+    lockStore: replaced.state === "open" ? () => copy.lock() : undefined,
     fill: async (staged, key, locked) => {
       if (replaced.state === "absent") await moveStraySidecars(storePath, reporter);
-      return await complete(staged, key, locked, { readmitRevoked, confirmed: differences });
+      return await copy.complete(staged, key, locked);
     },
   });
   if (!target.isElsewhere) await keepStoreId(storePath, backup);
@@ -301,27 +300,4 @@ async function stageBackup(backup: VerifiedBackup, staged: string): Promise<Stor
     });
   }
   return backup.key;
-}
-
-/**
- * Completes the staged copy: clients that are revoked in the locked store stay revoked, and the
- * copy gets the store's journal mode.
- */
-async function complete(
-  staged: string,
-  key: StoreKey,
-  locked: LockedStore | undefined,
-  options: { readmitRevoked: boolean; confirmed: Differences | undefined },
-): Promise<Completed> {
-  const { readmitRevoked, confirmed } = options;
-  await using store = await openTable(staged, key);
-  if (!locked) return { clients: await store.counts(), stayedRevoked: [] };
-  await using present = await openTable(locked.path, locked.secret);
-  const found = await compareClients(present, store);
-  assertConfirmed(found, confirmed, readmitRevoked);
-  const stayedRevoked = readmitRevoked ? [] : found.revoked;
-  await store.addItems(stayedRevoked.map(revoked));
-  const clients = await store.counts();
-  await setJournalMode(store.connection, locked.journalMode);
-  return { clients, stayedRevoked };
 }

@@ -68,37 +68,32 @@ export class LockedStore {
   }
 
   /**
-   * Locks a store in WAL mode through a connection with a read transaction. Blocks readers, too.
+   * Locks a store through an open connection without a transaction. Blocks readers of a store in
+   * WAL mode, too, until its log is in the file.
    *
-   * From the first lock on, no other connection can write, not even between two statements: in
-   * SQLite's exclusive locking mode a lock outlasts its transaction. Closes the connection if it
-   * fails.
+   * From `underLock` on, no other connection can write, not even between two statements. Closes the
+   * connection if it fails.
    *
-   * @param whileLogged - called under the lock, before the log is written into the file
+   * @param underLock - called under the lock, before the log is written into the file
    * @throws {@link StoreError} inUse - if another connection uses the store
    */
-  static async lockPinned(
+  static async lockOpened(
     connection: Connection,
     secret: Secret,
-    whileLogged: () => Promise<void>,
+    underLock: () => Promise<void>,
   ): Promise<LockedStore> {
+    let mode = "";
     try {
-      await connection.run("COMMIT");
-      await connection.all("PRAGMA main.locking_mode = EXCLUSIVE");
+      mode = await journalModeOf(connection);
+      if (mode === "wal") await mergeLogLocked(connection, underLock);
       await connection.run("BEGIN IMMEDIATE");
-      await whileLogged();
-      await connection.run("ROLLBACK");
-      // In this locking mode, DELETE would leave a journal: TRUNCATE empties it, and the change to
-      // DELETE removes it. The lock is released only after the next access in the mode NORMAL.
-      await setJournalMode(connection, "truncate");
-      await connection.all("PRAGMA main.locking_mode = NORMAL");
-      await setJournalMode(connection, "delete");
-      await connection.run("BEGIN IMMEDIATE");
+      if (mode !== "wal") await underLock();
+      if ((await journalModeOf(connection)) !== "delete") throw inUseError(connection.path);
       await assertNoSidecars(connection.path);
-      return new LockedStore(connection.path, secret, "wal", connection);
+      return new LockedStore(connection.path, secret, mode, connection);
     } catch (error) {
       await connection.run("ROLLBACK").catch(() => undefined);
-      await setJournalMode(connection, "wal").catch(() => undefined);
+      if (mode === "wal") await setJournalMode(connection, mode).catch(() => undefined);
       await connection.close();
       throw error;
     }
@@ -140,6 +135,26 @@ async function mergeSidecars(connection: Connection): Promise<void> {
     const checkpoint = await connection.get<{ busy: number }>("PRAGMA wal_checkpoint(TRUNCATE)");
     if (checkpoint?.busy !== 0) throw inUseError(connection.path);
   }
+  await setJournalMode(connection, "delete");
+}
+
+/**
+ * Writes the log of a store in WAL mode into the file without a gap in the lock: in SQLite's
+ * exclusive locking mode a lock outlasts its transaction.
+ *
+ * In this locking mode, DELETE would leave a journal: TRUNCATE empties it, and the change to DELETE
+ * removes it. The lock is released only after the next access in the mode NORMAL.
+ */
+async function mergeLogLocked(
+  connection: Connection,
+  underLock: () => Promise<void>,
+): Promise<void> {
+  await connection.all("PRAGMA main.locking_mode = EXCLUSIVE");
+  await connection.run("BEGIN IMMEDIATE");
+  await underLock();
+  await connection.run("ROLLBACK");
+  await setJournalMode(connection, "truncate");
+  await connection.all("PRAGMA main.locking_mode = NORMAL");
   await setJournalMode(connection, "delete");
 }
 
