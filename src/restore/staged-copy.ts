@@ -4,8 +4,8 @@
  *
  * The clients are compared while the service runs, through a connection that later locks the store.
  * SQLite's `data_version` of that connection tells whether another connection has changed the store
- * since. Only then are the clients compared again while the service is stopped. So the downtime does
- * not depend on the size of the store or of the backup.
+ * since. Only then are the clients compared again, while the service is stopped. Otherwise the
+ * downtime does not depend on the size of the store or of the backup.
  */
 import { revoked } from "../client/client.js";
 import { isKind } from "../errors.js";
