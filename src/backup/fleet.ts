@@ -12,7 +12,7 @@ import { hasCode, isKind, StoreError, systemError } from "../errors.js";
 import { lstatIfExists, statIfExists } from "../fs/read.js";
 import type { PassphraseSource } from "../keys/source.js";
 import { orAbort, throwIfAborted } from "../process/abort.js";
-import { readNamed, type Unlisted } from "./listing.js";
+import { type FileProblem, readNamed } from "./listing.js";
 import { backupOf, type Manifest, manifestPath, storeNameIn } from "./manifest.js";
 import { type BackupPassphrase, verifyBackup } from "./verify.js";
 
@@ -61,7 +61,7 @@ export interface FleetListing {
   /** By name, then the newest backup first. */
   readonly stores: FleetStore[];
   /** The first of the files that have a backup's name, but not its contents. */
-  readonly others: Unlisted[];
+  readonly others: FileProblem[];
   /** How many such files there are. */
   readonly othersCount: number;
   /** How many of them are manifests. The others are backups without one: unfinished copies. */
@@ -112,7 +112,7 @@ interface FleetEntry {
   readonly manifest: Manifest;
 }
 
-type Entry = FleetEntry | Unlisted | undefined;
+type Entry = FleetEntry | FileProblem | undefined;
 
 /**
  * Lists the stores that have backups in a target. Reads only manifests and does not authenticate
@@ -125,7 +125,7 @@ export async function listStores(files: FleetFiles, storePath: string): Promise<
   const { folder } = files;
   const own = await readStoreId(storePath);
   const summaries = new Map<string, Summary>();
-  const others: Unlisted[] = [];
+  const others: FileProblem[] = [];
   let othersCount = 0;
   let unreadableManifests = 0;
   const add = async (name: string) => {

@@ -59,7 +59,7 @@ export interface ListedBackup {
 }
 
 /** A file with the name of a backup or manifest, but without valid contents. */
-export interface Unlisted {
+export interface FileProblem {
   readonly path: string;
   readonly problem: string;
 }
@@ -68,7 +68,7 @@ export interface Listing {
   readonly folder: string;
   /** Newest first. */
   readonly backups: ListedBackup[];
-  readonly others: Unlisted[];
+  readonly others: FileProblem[];
   /** How many backups are left out because they have the id of another store. */
   readonly ofOtherStores: number;
   /** Why there is no passphrase to check any manifest with; null if there is. */
@@ -140,7 +140,7 @@ interface FoundManifest {
 
 interface FoundManifests {
   readonly manifests: FoundManifest[];
-  readonly others: Unlisted[];
+  readonly others: FileProblem[];
   readonly ofOtherStores: number;
 }
 
@@ -155,7 +155,7 @@ async function findManifests(
   const own = await readStoreId(storePath);
   const { keyId: ownKeyId } = await identify(storePath);
   const manifests: FoundManifest[] = [];
-  const others: Unlisted[] = [];
+  const others: FileProblem[] = [];
   const described = new Set<string>();
   let ofOtherStores = 0;
   const manifestNames = names.filter((name) => name.endsWith(".manifest.json"));
@@ -188,7 +188,7 @@ async function findManifests(
 export async function readNamed(
   folder: string,
   name: string,
-): Promise<Pick<FoundManifest, "manifest" | "path"> | Unlisted | undefined> {
+): Promise<Pick<FoundManifest, "manifest" | "path"> | FileProblem | undefined> {
   const path = join(folder, name);
   try {
     const manifest = await readManifest(path);

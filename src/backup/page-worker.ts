@@ -1,9 +1,9 @@
-/** A thread of the copier that re-encrypts pages. */
+/** A worker thread of the copier: re-encrypts one range of pages for each message. */
 import { parentPort, workerData } from "node:worker_threads";
 import { type PageRange, PageReencryption } from "../store/reencrypt-pages.js";
 import { type CopierFailure, failureOf, type PlainKeys, storeKeys } from "./copier-message.js";
 
-/** The answer to a `PageRange`: the numbers of its damaged pages. */
+/** The reply to a page range: the pages that are not authentic, or why the copy failed. */
 export type WorkerReply = { ok: true; damaged: number[] } | { ok: false; error: CopierFailure };
 
 const { from, to } = storeKeys(workerData as PlainKeys);

@@ -1,4 +1,4 @@
-/** A backup in numbered parts, such as `clients.….db.001`, for media that are smaller. */
+/** Splits a backup into numbered parts, such as `clients.….db.001`, for smaller media. */
 import { createHash } from "node:crypto";
 import { createReadStream } from "node:fs";
 import { appendFile } from "node:fs/promises";
@@ -7,7 +7,7 @@ import { createFile } from "../fs/atomic.js";
 import { copyFile } from "../fs/copy.js";
 import { lstatIfExists } from "../fs/read.js";
 
-/** The numbers have three digits. */
+/** Part numbers have three digits. */
 const maxParts = 999;
 
 const chunkBytes = 1 << 20;
@@ -31,7 +31,7 @@ export function planParts(path: string, size: number, partBytes: number | undefi
   if (count > maxParts) {
     throw new StoreError(
       "usage",
-      `parts of ${partBytes} bytes would be ${count}, more than ${maxParts}`,
+      `cannot split ${size} bytes into parts of ${partBytes} bytes: ${count} parts, at most ${maxParts} are allowed`,
       { hint: "Name a larger size with --split." },
     );
   }
@@ -39,9 +39,10 @@ export function planParts(path: string, size: number, partBytes: number | undefi
 }
 
 /**
- * Copies a file to new, synced files.
+ * Splits a file into new, synced files.
  *
- * @throws {@link StoreError} io - if the system fails
+ * @throws {@link StoreError} refused - if a part exists already
+ * @throws {@link StoreError} io - if a file cannot be read or written
  * @throws {@link StoreError} interrupted - if the signal is aborted
  */
 export async function copyToParts(
@@ -58,11 +59,14 @@ export async function copyToParts(
   }
 }
 
-/** Returns the existing parts of a file that does not exist itself; none if there are no parts. */
+/**
+ * Returns the parts of a split backup, up to the first missing number. Returns none if the file
+ * exists as a whole.
+ */
 export async function findParts(path: string): Promise<string[]> {
   if (await lstatIfExists(path)) return [];
   const parts: string[] = [];
-  for (let number = 1; number <= maxParts; number++) {
+  for (let number = 1; number <= maxParts; number += 1) {
     const part = partPath(path, number);
     if (!(await lstatIfExists(part))) break;
     parts.push(part);
@@ -71,8 +75,9 @@ export async function findParts(path: string): Promise<string[]> {
 }
 
 /**
- * Joins parts to a new file.
+ * Joins parts into a new file, without syncing it.
  *
+ * @throws {@link StoreError} refused - if the file exists already
  * @throws {@link StoreError} io - if a part cannot be read or the file cannot be written
  */
 export async function joinParts(parts: readonly string[], to: string): Promise<void> {
@@ -81,7 +86,7 @@ export async function joinParts(parts: readonly string[], to: string): Promise<v
     try {
       await appendFile(to, createReadStream(part, { highWaterMark: chunkBytes }));
     } catch (error) {
-      throw systemError(error, `cannot copy ${part}`);
+      throw systemError(error, `cannot copy ${part} to ${to}`);
     }
   }
 }

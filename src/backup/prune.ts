@@ -1,14 +1,15 @@
 /**
  * Removes backups by a retention policy.
  *
- * Counts and removes only backups with an authentic manifest. Damaged and altered backups stay, and
- * so do backups of an unknown passphrase. Before the first removal, one of the remaining backups
- * has been verified, including every page. The caller holds the store's operation lock, because a
- * running backup writes into the same directory.
+ * Counts and removes only backups with an authentic manifest and the size in it, without checking
+ * their pages. Other files stay, and so do backups of an unknown passphrase. Before a backup is
+ * removed, a remaining backup has been verified, including every page. The caller holds the store's
+ * operation lock, because a running backup writes into the same directory.
  */
-import { hostname } from "node:os";
+import os from "node:os";
 import { basename, dirname, join } from "node:path";
 import { bundleFiles } from "../bundle/bundle.js";
+import { findMissingDirectories } from "../config/known-directories.js";
 import { readStoreId, type StoreId } from "../config/store-id.js";
 import { isKind, StoreError } from "../errors.js";
 import { removeFile, syncDirectory } from "../fs/atomic.js";
@@ -21,7 +22,12 @@ import { identify, type StoreKey } from "../store/cipher.js";
 import { countSharedPages, readCopyIvs, readStoreIvs } from "../store/shared-pages.js";
 import { escapeControlCharacters } from "../text/escape.js";
 import { clockError, isFromFuture } from "./clock.js";
-import { type ListedBackup, type ListingOptions, listBackups, type Unlisted } from "./listing.js";
+import {
+  type FileProblem,
+  type ListedBackup,
+  type ListingOptions,
+  listBackups,
+} from "./listing.js";
 import { removeBackup } from "./manifest.js";
 import {
   applyRetention,
@@ -53,10 +59,12 @@ export const localFiles: BackupFiles = { complete: async () => undefined, remove
 
 export interface PruneOptions extends ListingOptions {
   readonly keep: KeepPolicy;
-  /** Also removes bundles without a backup or store here. */
+  /** Also removes bundles whose key no remaining backup or store uses. */
   readonly bundles: boolean;
-  /** Other directories of the store's backups, which need their bundles, too. */
+  /** Other directories with backups of the store. The bundles of these backups stay. */
   readonly otherFolders?: readonly string[];
+  /** The key_ids of backups elsewhere. Their bundles stay. */
+  readonly otherKeyIds?: readonly string[];
   /** Whether days, weeks and months are those of UTC, not of the local time zone. */
   readonly utc?: boolean;
   /** Continues although the clock is behind a backup. */
@@ -81,55 +89,57 @@ export interface PruneResult {
   readonly folder: string;
   readonly dryRun: boolean;
   /**
-   * Newest first. `rules` is empty for a backup that stays because no newer backup verifies, or
-   * because it has the newest contents, whatever its date.
+   * Newest first. `rules` is empty for a backup that stays because no backup kept by the rules
+   * verifies, or because it has the newest contents, whatever its date.
    */
   readonly kept: { path: string; createdAt: string; rules: readonly KeepRule[] }[];
-  /** A manifest with size 0 is a manifest without its backup. */
+  /** An entry with size 0 is a leftover manifest, whose backup was removed earlier. */
   readonly removed: RemovedBackup[];
   /** The backups that the rules do not keep, but that could not be removed, and why. */
-  readonly notRemoved: Unlisted[];
+  readonly notRemoved: FileProblem[];
   /** Bytes. */
   readonly freed: number;
   readonly removedBundles: string[];
-  /** The newest remaining backup that verifies; null if there was nothing to remove. */
+  /** A remaining backup that was verified; null if no backup was to be removed. */
   readonly verified: string | null;
   /** The files that were ignored, and why. */
-  readonly left: Unlisted[];
+  readonly left: FileProblem[];
 }
 
 /**
  * Applies a policy to the backups of a store. Changes nothing before all checks have passed.
  *
- * @throws {@link StoreError} usage - for a policy that keeps nothing, without a bundle directory,
- *   or without a terminal to ask on
+ * @throws {@link StoreError} usage - if the policy keeps nothing, if the bundle directory is
+ *   unknown, or if confirmation is needed without a terminal
  * @throws {@link StoreError} refused - if a backup is from the future, or the answer is no
  * @throws {@link StoreError} notFound - if the directory does not exist
  * @throws {@link StoreError} passphraseUnavailable - if no manifest can be checked
  * @throws {@link StoreError} corrupted - if no backup verifies; nothing was removed
- * @throws {@link StoreError} io - if a file cannot be read, or a bundle cannot be removed. Backups
- *   that cannot be removed are in the result.
+ * @throws {@link StoreError} io - if a file cannot be read, another directory of backups is
+ *   missing, or a bundle cannot be removed. Backups that cannot be removed are in the result.
  * @throws {@link StoreError} interrupted - if the signal is aborted
  */
 export async function prune(options: PruneOptions): Promise<PruneResult> {
   const { bundleFolder, dryRun, signal } = options;
   assertPolicy(options);
+  await assertBundlesKnown(options);
   const { folder, backups, others, unchecked } = await orAbort(listBackups(options), signal);
   if (unchecked) throw unchecked;
   const counted = backups.filter(({ mac, present }) => mac === true && present);
-  const stale = await staleManifests(backups);
-  const { kept, removable, verified } = await divide(counted, options);
-  const unneededAfterAll = await unneededBundles(options, removable);
-  const unneeded = [
+  const stale = await leftoverManifests(backups);
+  const { kept, removable, verified } = await selectRemovable(counted, options);
+  // Whatever prevents this must be known before a backup is removed.
+  const bundlesIfAllRemoved = await unneededBundles(options, removable);
+  const candidates = [
     ...removable.map(({ path, createdAt, size }) => ({ path, createdAt, size })),
     ...stale.map(({ manifest, createdAt }) => ({ path: manifest, createdAt, size: 0 })),
   ];
   const notRemoved = dryRun ? [] : await removeAll([...removable, ...stale], options);
   const isRemoved = ({ path }: { path: string }) => !notRemoved.some((file) => file.path === path);
-  const removed = unneeded.filter(isRemoved);
+  const removed = candidates.filter(isRemoved);
   const removedBundles =
     notRemoved.length === 0
-      ? unneededAfterAll
+      ? bundlesIfAllRemoved
       : await unneededBundles(options, removable.filter(isRemoved));
   if (!dryRun) {
     for (const path of removedBundles) await removeFile(path);
@@ -155,18 +165,31 @@ export async function prune(options: PruneOptions): Promise<PruneResult> {
 function assertPolicy({ keep, bundles, bundleFolder }: PruneOptions): void {
   if (!keepsSomething(keep)) {
     throw new StoreError("usage", "the policy keeps no backup", {
-      hint: 'Give --keep-last, --keep-daily, --keep-weekly or --keep-monthly, or "keep" in the settings.',
+      hint: 'Add --keep-last, --keep-daily, --keep-weekly or --keep-monthly, or "keep" in the settings.',
     });
   }
   if (bundles && bundleFolder === undefined) {
     throw new StoreError("usage", "the directory of the bundles is unknown", {
-      hint: "Name it: --bundle-to DIRECTORY",
+      hint: "Add --bundle-to DIRECTORY.",
     });
   }
 }
 
-/** Returns the manifests without a backup: an earlier run was killed between the two removals. */
-async function staleManifests(backups: readonly ListedBackup[]): Promise<ListedBackup[]> {
+/** An empty mount point has no backups, but the disk may have some that need a bundle. */
+async function assertBundlesKnown({ bundles, otherFolders = [], storePath }: PruneOptions) {
+  if (!bundles) return;
+  const [missing] = await findMissingDirectories(otherFolders, storePath);
+  if (!missing) return;
+  throw new StoreError("io", `cannot tell which bundles are needed: ${missing.message}`, {
+    hint: "Mount its disk, or run prune without --bundles. Nothing was removed.",
+  });
+}
+
+/**
+ * Returns the listed backups whose file is gone and whose manifest remains: a kill between the two
+ * removals of `removeBackup` leaves it.
+ */
+async function leftoverManifests(backups: readonly ListedBackup[]): Promise<ListedBackup[]> {
   const stale: ListedBackup[] = [];
   for (const backup of backups) {
     if (backup.mac !== true || backup.present) continue;
@@ -175,25 +198,38 @@ async function staleManifests(backups: readonly ListedBackup[]): Promise<ListedB
   return stale;
 }
 
-interface Division extends Retention<ListedBackup> {
-  /** The newest remaining backup that verifies; null if there is nothing to remove. */
+interface Selection extends Retention<ListedBackup> {
+  /** A backup that stays and was verified; null if there is nothing to remove. */
   readonly verified: string | null;
 }
 
-/** Decides which backups stay. At least one verified backup stays, whatever the policy. */
-async function divide(counted: readonly ListedBackup[], options: PruneOptions): Promise<Division> {
+/** Selects the backups to remove. If it selects any, at least one verified backup stays. */
+async function selectRemovable(
+  counted: readonly ListedBackup[],
+  options: PruneOptions,
+): Promise<Selection> {
   const byPolicy = applyRetention(counted, options.keep, options.utc);
   if (byPolicy.removable.length === 0) return { ...byPolicy, verified: null };
   const ahead = counted.find(isFromFuture);
   if (ahead && !options.ignoreClock) throw clockError(ahead);
   const { kept, removable } = await keepNewestContents(byPolicy, options);
+  if (removable.length === 0) return { kept, removable, verified: null };
   await confirmSeveralMachines(counted, options);
-  const sound = await newestSound([...kept.map(({ backup }) => backup), ...removable], options);
-  if (!removable.includes(sound)) return { kept, removable, verified: sound.path };
+  const verified = await findVerified([...kept.map(({ backup }) => backup), ...removable], options);
+  const { path } = verified;
+  if (!removable.includes(verified)) return { kept, removable, verified: path };
+  return { ...keepAlso(verified, { kept, removable }), verified: path };
+}
+
+/** Keeps a removable backup, too. */
+function keepAlso(
+  backup: ListedBackup,
+  { kept, removable }: Retention<ListedBackup>,
+): Retention<ListedBackup> {
+  const time = (each: { backup: ListedBackup }) => Date.parse(each.backup.createdAt);
   return {
-    kept: [...kept, { backup: sound, rules: [] }],
-    removable: removable.filter((backup) => backup !== sound),
-    verified: sound.path,
+    kept: [...kept, { backup, rules: [] }].sort((a, b) => time(b) - time(a)),
+    removable: removable.filter((other) => other !== backup),
   };
 }
 
@@ -201,10 +237,10 @@ async function divide(counted: readonly ListedBackup[], options: PruneOptions): 
  * Keeps the backup with the newest contents. A clock in the past may have dated it before older
  * backups.
  *
- * SQLite's change counter of one file never decreases, nor do its numbers of rows and of revoked
- * rows, because a revoked client keeps its row. A mere change of a row shows in none of them: the
- * pages that a backup shares with the store tell then. A backup with another key than the store's
- * is of another file, before a rotation.
+ * Backups of one file can be ordered: its change counter, its number of rows and its number of
+ * revoked rows never decrease, because a revoked client keeps its row. In WAL mode, an update of a
+ * row may change none of them, so equal backups are ordered by the number of pages shared with the
+ * store. A backup with another key is from before a rotation, and is not compared.
  */
 async function keepNewestContents(
   { kept, removable }: Retention<ListedBackup>,
@@ -215,15 +251,12 @@ async function keepNewestContents(
   const comparable = all.filter((backup) => backup.keyId === keyId);
   const key = await anyKey(comparable, { source, storePath });
   const furthest = await mostProgressed(comparable, key);
-  const saved = await newestAmong(furthest, removable, { storePath, key, files });
-  if (saved === undefined) return { kept, removable };
+  const newest = await findNewestRemovable(furthest, removable, { storePath, key, files });
+  if (newest === undefined) return { kept, removable };
   reporter.notice(
-    `${saved.path} stays: it has the newest contents, although its date is ${saved.createdAt}; the clock was wrong when a backup was made, or an older backup was restored`,
+    `${newest.path} stays: it has the newest contents, although its date is ${newest.createdAt}; the clock was wrong when a backup was made, or an older backup was restored`,
   );
-  return {
-    kept: [...kept, { backup: saved, rules: [] }],
-    removable: removable.filter((backup) => backup !== saved),
-  };
+  return keepAlso(newest, { kept, removable });
 }
 
 /** Returns the backups with the highest numbers among those that never decrease in one store. */
@@ -253,31 +286,36 @@ function compareProgress(a: readonly number[], b: readonly number[]): number {
 }
 
 /**
- * Returns the backup that shares the most pages with the store, if it is to be removed and no
- * backup that stays shares as many. Without a key, any that stays is taken for the newest.
+ * Returns the removable backup that shares the most pages with the store, unless a backup that
+ * stays shares as many. Without a key, assumes that a backup that stays is the newest.
  */
-async function newestAmong(
+async function findNewestRemovable(
   backups: readonly ListedBackup[],
   removable: readonly ListedBackup[],
   { storePath, key, files }: { storePath: string; key: StoreKey | undefined; files: BackupFiles },
 ): Promise<ListedBackup | undefined> {
-  const [first, ...more] = backups.filter((backup) => removable.includes(backup));
+  const candidates = backups.filter((backup) => removable.includes(backup));
   const staying = backups.filter((backup) => !removable.includes(backup));
-  if (first === undefined || key === undefined || staying.length + more.length === 0) {
-    return staying.length === 0 ? first : undefined;
-  }
+  if (candidates.length === 0) return undefined;
+  if (key === undefined) return staying.length === 0 ? candidates[0] : undefined;
   const store = await readStoreIvs(storePath, key.cipherCompatibility);
-  const share = async ({ path }: ListedBackup) => {
+  const all = countSharedPages(store, store);
+  const countShared = async ({ path }: ListedBackup) => {
     await files.complete(path);
     return countSharedPages(store, await readCopyIvs(path, key.cipherCompatibility));
   };
-  let newest = { backup: first, shared: await share(first) };
-  for (const backup of more) {
-    const shared = await share(backup);
-    if (shared > newest.shared) newest = { backup, shared };
+  let most = -1;
+  for (const backup of staying) {
+    most = Math.max(most, await countShared(backup));
+    // On a remote, each backup to be compared has to be downloaded.
+    if (most === all) return undefined;
   }
-  for (const backup of staying) if ((await share(backup)) >= newest.shared) return undefined;
-  return newest.backup;
+  let newest: ListedBackup | undefined;
+  for (const backup of candidates) {
+    const shared = await countShared(backup);
+    if (shared > most) [newest, most] = [backup, shared];
+  }
+  return newest;
 }
 
 /** Returns the key of the backups; undefined if no known passphrase opens any of them. */
@@ -307,21 +345,25 @@ async function confirmSeveralMachines(
   { storePath, dryRun, reporter }: PruneOptions,
 ): Promise<void> {
   const machines = [...new Set(backups.map(({ hostname }) => hostname))];
-  if (machines.length < 2 || !backups.some(ambiguousFor(await readStoreId(storePath)))) return;
+  const own = await readStoreId(storePath);
+  if (machines.length < 2 || !backups.some((backup) => mayBeOfCopy(backup, own))) return;
   const notice = `These backups were made on ${machines.length} machines and are counted together: ${escapeControlCharacters(machines.join(", "))}.`;
   if (dryRun) reporter.notice(notice);
   else await reporter.confirm(`${notice}\nDo all of them belong to one store?`);
 }
 
 /**
- * Returns whether a backup may be of a copy of the store: another machine made it, and it has no id
- * or was made after this machine had the id. A restored store has its id since the restore, and the
- * machine that had it before makes no more backups.
+ * Returns whether a backup may be of a copy of the store: another machine made it, and it has no
+ * store id, or was made after this machine got the id. After a restore, the former machine makes no
+ * more backups.
  */
-function ambiguousFor(own: StoreId | undefined): (backup: ListedBackup) => boolean {
+function mayBeOfCopy(
+  { hostname, storeId, createdAt }: ListedBackup,
+  own: StoreId | undefined,
+): boolean {
+  if (hostname === os.hostname()) return false;
   const since = own === undefined ? 0 : Date.parse(own.since);
-  return ({ hostname: machine, storeId, createdAt }) =>
-    machine !== hostname() && (storeId === null || Date.parse(createdAt) >= since);
+  return storeId === null || Date.parse(createdAt) >= since;
 }
 
 /**
@@ -334,8 +376,8 @@ function ambiguousFor(own: StoreId | undefined): (backup: ListedBackup) => boole
 async function removeAll(
   backups: readonly ListedBackup[],
   { files = localFiles, signal }: PruneOptions,
-): Promise<Unlisted[]> {
-  const notRemoved: Unlisted[] = [];
+): Promise<FileProblem[]> {
+  const notRemoved: FileProblem[] = [];
   for (const [done, { path, manifest, present }] of backups.entries()) {
     if (signal?.aborted) {
       const { kind, message } = abortReason(signal);
@@ -362,7 +404,7 @@ function isListed(path: string, backups: readonly ListedBackup[]): boolean {
   return backups.some((backup) => backup.path === path);
 }
 
-/** The reason to leave a backup of an earlier passphrase. */
+/** The problem of a backup whose manifest cannot be checked. */
 export const ofUnknownPassphrase = "no known passphrase opens it";
 
 function reasonNotCounted({ mac, present }: ListedBackup): string {
@@ -372,12 +414,12 @@ function reasonNotCounted({ mac, present }: ListedBackup): string {
 }
 
 /**
- * Returns the first backup without a fault.
+ * Returns the first backup that verifies.
  *
  * @param backups - the backups to be kept, then the others, each newest first
- * @throws {@link StoreError} corrupted - if all have faults
+ * @throws {@link StoreError} corrupted - if no backup verifies
  */
-async function newestSound(
+async function findVerified(
   backups: readonly ListedBackup[],
   { source, storePath, files = localFiles, signal }: PruneOptions,
 ): Promise<ListedBackup> {
@@ -392,13 +434,13 @@ async function newestSound(
     }
   }
   throw new StoreError("corrupted", "no backup verifies; nothing was removed", {
-    hint: "Make a backup now: hivemind-sqlcipher backup; hivemind-sqlcipher verify FILE shows what is wrong with an old one.",
+    hint: "Make a backup with hivemind-sqlcipher backup, then check the others with hivemind-sqlcipher verify FILE.",
   });
 }
 
 /**
- * Returns the files of this store's bundles without a remaining backup or store here; none unless
- * `options.bundles` is set.
+ * Returns the files of this store's bundles that no remaining backup or store needs. Returns none
+ * unless `options.bundles` is set.
  *
  * A bundle directory may serve several stores. So a bundle counts as this store's only if a removed
  * backup has its key, or if the keyring has its passphrase as a previous passphrase of this store.
@@ -425,10 +467,10 @@ async function unneededBundles(
 
 /**
  * Returns the key_ids of the store, of the replaced stores next to it, and of the remaining
- * backups, also in other directories.
+ * backups, also in other directories and elsewhere.
  */
 async function neededKeys(
-  { folder, otherFolders = [], storePath }: PruneOptions,
+  { folder, otherFolders = [], otherKeyIds = [], storePath }: PruneOptions,
   removable: readonly ListedBackup[],
 ): Promise<Set<string>> {
   const replaced = ((await listDirectory(dirname(storePath))) ?? [])
@@ -440,7 +482,7 @@ async function neededKeys(
     backups.push(...names.map((name) => join(directory, name)));
   }
   const staying = backups.filter((path) => !path.endsWith(".json") && !isListed(path, removable));
-  const needed = new Set<string>();
+  const needed = new Set(otherKeyIds);
   for (const path of [storePath, ...replaced, ...staying]) {
     const { keyId } = await identify(path);
     if (keyId !== undefined) needed.add(keyId);

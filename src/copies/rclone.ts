@@ -65,7 +65,7 @@ const problems: readonly Problem[] = [
   },
 ];
 
-interface RcloneCall {
+export interface RcloneCall {
   /** For the message: "read the directory". */
   readonly doing: string;
   /** The target or file, as the user writes it. */

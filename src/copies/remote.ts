@@ -6,7 +6,7 @@ import { isKind, StoreError, systemError } from "../errors.js";
 import { stagedName } from "../fs/atomic.js";
 import { emitStep } from "../operation/step.js";
 import * as z from "../schema.js";
-import { rclone } from "./rclone.js";
+import { type RcloneCall, rclone } from "./rclone.js";
 import type { CopyCheck, Location, Target, TargetFiles } from "./target.js";
 
 const listSchema = z.array(z.object({ Name: z.string(), Size: z.number() }));
@@ -21,12 +21,15 @@ const featuresSchema = z.object({
 type Features = z.infer<typeof featuresSchema>;
 
 /**
- * The name of a file that a refused rename creates. While the server refuses to remove it, `write`
- * uploads under the final name: each refused rename would leave another temporary file there.
+ * A marker that `write` creates after a failed rename. While the server also refuses to remove the
+ * marker, later runs upload under the final name: each failed rename would leave a temporary file.
  */
 const refusalMarker = ".renames-are-refused.partial";
 
-/** A name in rclone's configuration, as rclone allows it, without a description in place. */
+/**
+ * A remote's name in rclone's configuration. Excludes connection strings such as `nas,host=…`,
+ * which may contain credentials.
+ */
 const remoteName = /^[\p{L}\p{N}_.+@][\p{L}\p{N}_.+@ -]*$/u;
 
 export class RemoteTarget implements Target {
@@ -34,7 +37,7 @@ export class RemoteTarget implements Target {
   readonly mayLeaveIncomplete = true;
   readonly #remote: string;
   readonly #path: string;
-  #known: Promise<Features> | undefined;
+  #cachedFeatures: Features | undefined;
   /** Undefined until the first file is written. */
   #refusesRename: boolean | undefined;
 
@@ -48,7 +51,12 @@ export class RemoteTarget implements Target {
       .join(":")
       .replaceAll(/\/+/g, "/")
       .replace(/(?<=.)\/$/, "");
-    if (!remoteName.test(remote) || rest.length === 0 || path.split("/").includes("..")) {
+    if (path.split("/").includes("..")) {
+      throw new StoreError("usage", `the path of "${text}" contains ".."`, {
+        hint: "Write the path from the root of the remote.",
+      });
+    }
+    if (!remoteName.test(remote) || rest.length === 0) {
       throw new StoreError("usage", `"${text}" is not a remote of rclone's configuration`, {
         hint: "Write it as rclone:REMOTE:PATH, with a name that rclone listremotes prints.",
       });
@@ -73,23 +81,21 @@ export class RemoteTarget implements Target {
 
   async list(): Promise<TargetFiles> {
     const options = ["--files-only", "--no-modtime", "--no-mimetype", "--", this.#directory];
-    const text = await rclone(["lsjson", ...options], {
-      ...{ doing: "read the directory", where: this.name },
-    });
-    const files = this.#parse(text, (json) => listSchema.parse(json));
+    const text = await this.#run(["lsjson", ...options], { doing: "read the directory" });
+    const files = this.#parse(text, listSchema);
     return new Map(files.map(({ Name, Size }) => [Name, Size]));
   }
 
   /**
    * Uploads under a temporary name, checks the bytes, and lets the server rename the file.
    *
-   * In an object store, and where the server cannot rename or refuses it, uploads under the final
-   * name: an object appears only when it is complete, and elsewhere an incomplete backup does not
-   * count, because its manifest is uploaded last.
+   * Uploads under the final name if the remote is an object store, where an object appears only
+   * when it is complete, or if renames fail. An incomplete backup is then not counted, because its
+   * manifest is uploaded last.
    */
   async write(from: string, file: string, sha256: string): Promise<CopyCheck> {
     const { BucketBased, Move } = (await this.#features()).Features;
-    this.#refusesRename ??= BucketBased || !Move || (await this.#isMarked());
+    this.#refusesRename ??= BucketBased || !Move || !(await this.#removeMarker());
     if (this.#refusesRename) return await this.#upload(from, file, sha256);
     const staged = basename(stagedName(file));
     const checkedBy = await this.#upload(from, staged, sha256);
@@ -108,8 +114,9 @@ export class RemoteTarget implements Target {
 
   async #upload(from: string, file: string, sha256: string): Promise<CopyCheck> {
     try {
-      await rclone(["copyto", "--ignore-times", "--", from, this.#spec(file)], {
-        ...{ doing: "copy to", where: this.pathOf(file) },
+      await this.#run(["copyto", "--ignore-times", "--", from, this.#spec(file)], {
+        doing: "copy to",
+        where: this.pathOf(file),
       });
       emitStep("copy.staged");
       const checkedBy = await this.check(file, sha256);
@@ -121,46 +128,51 @@ export class RemoteTarget implements Target {
       emitStep("copy.checked");
       return checkedBy;
     } catch (error) {
+      // After an interruption rclone is not run again, and the next backup replaces the file.
       await this.remove(file).catch(() => undefined);
       throw error;
     }
   }
 
-  /** Returns whether the marker exists and the server still refuses to remove it. */
-  async #isMarked(): Promise<boolean> {
+  /** Removes the marker. Returns whether it is gone. */
+  async #removeMarker(): Promise<boolean> {
     const files = await this.list().catch(() => new Map<string, number>());
-    if (!files.has(refusalMarker)) return false;
+    if (!files.has(refusalMarker)) return true;
     return await this.remove(refusalMarker).then(
-      () => false,
       () => true,
+      () => false,
     );
   }
 
   async #mark(): Promise<void> {
-    await rclone(["rcat", "--", this.#spec(refusalMarker)], {
-      ...{ doing: "copy to", where: this.name, input: "renames are refused here\n" },
+    await this.#run(["rcat", "--", this.#spec(refusalMarker)], {
+      doing: "copy to",
+      input: "renames are refused here\n",
     });
   }
 
   async check(file: string, sha256: string): Promise<CopyCheck | undefined> {
     const hasHash = (await this.#features()).Hashes?.includes("sha256") ?? false;
     const hashsum = ["hashsum", "sha256", ...(hasHash ? [] : ["--download"])];
-    const output = await rclone([...hashsum, "--", this.#spec(file)], {
-      ...{ doing: "read back", where: this.pathOf(file) },
+    const output = await this.#run([...hashsum, "--", this.#spec(file)], {
+      doing: "read back",
+      where: this.pathOf(file),
     });
     if (output.trim().split(/\s/)[0] !== sha256) return undefined;
     return hasHash ? "remote_hash" : "read_back";
   }
 
-  async rename(file: string, to: string): Promise<void> {
-    await rclone(["moveto", "--", this.#spec(file), this.#spec(to)], {
-      ...{ doing: "rename", where: this.pathOf(file) },
+  async rename(from: string, to: string): Promise<void> {
+    await this.#run(["moveto", "--", this.#spec(from), this.#spec(to)], {
+      doing: "rename",
+      where: this.pathOf(from),
     });
   }
 
   async remove(file: string): Promise<void> {
-    await rclone(["deletefile", "--", this.#spec(file)], {
-      ...{ doing: "remove", where: this.pathOf(file) },
+    await this.#run(["deletefile", "--", this.#spec(file)], {
+      doing: "remove",
+      where: this.pathOf(file),
     });
   }
 
@@ -179,17 +191,19 @@ export class RemoteTarget implements Target {
       throw systemError(error, `cannot create ${to}`);
     }
     await using opened = local;
-    await rclone(["cat", ...count, "--", this.#spec(file)], {
-      ...{ doing: "download", where: this.pathOf(file), stdout: opened.fd },
+    await this.#run(["cat", ...count, "--", this.#spec(file)], {
+      doing: "download",
+      where: this.pathOf(file),
+      stdout: opened.fd,
     });
   }
 
-  /** Downloads the small files with names from `prefix` to `suffix`. */
+  /** Downloads files of at most 64 KiB whose names start with `prefix` and end with `suffix`. */
   async downloadSmall(prefix: string, suffix: string, directory: string): Promise<void> {
     const pattern = `/${prefix.replaceAll(/[\\*?[\]{}]/g, "\\$&")}*${suffix}`;
     const filters = ["--max-depth", "1", "--max-size", "64Ki", "--include", pattern];
-    await rclone(["copy", ...filters, "--", this.#directory, directory], {
-      ...{ doing: "read the manifests of", where: this.name },
+    await this.#run(["copy", ...filters, "--", this.#directory, directory], {
+      doing: "read the manifests of",
     });
   }
 
@@ -202,21 +216,29 @@ export class RemoteTarget implements Target {
     return `${this.#directory}${separator}${file}`;
   }
 
-  /** Returns what the remote can do. For most remotes, rclone asks no server for that. */
-  #features(): Promise<Features> {
-    this.#known ??= rclone(["backend", "features", "--", this.#directory], {
-      ...{ doing: "reach", where: this.name },
-    }).then((text) => this.#parse(text, (json) => featuresSchema.parse(json)));
-    return this.#known;
+  /** Returns the remote's features. Most backends report them without a request to the server. */
+  async #features(): Promise<Features> {
+    this.#cachedFeatures ??= this.#parse(
+      await this.#run(["backend", "features", "--", this.#directory], { doing: "reach" }),
+      featuresSchema,
+    );
+    return this.#cachedFeatures;
+  }
+
+  #run(
+    args: readonly string[],
+    call: Omit<RcloneCall, "where"> & Partial<Pick<RcloneCall, "where">>,
+  ): Promise<string> {
+    return rclone(args, { where: this.name, ...call });
   }
 
   /** @throws {@link StoreError} io - if rclone's output has another form */
-  #parse<Parsed>(text: string, parse: (json: unknown) => Parsed): Parsed {
+  #parse<Parsed>(text: string, schema: z.ZodMiniType<Parsed>): Parsed {
     try {
-      return parse(JSON.parse(text));
+      return schema.parse(JSON.parse(text));
     } catch (cause) {
-      throw new StoreError("io", `rclone describes ${this.name} in an unknown form`, {
-        hint: "Check that rclone is version 1.60 or later: rclone version",
+      throw new StoreError("io", `cannot read what rclone prints about ${this.name}`, {
+        hint: "Update rclone to version 1.60 or later; rclone version prints its version.",
         cause,
       });
     }

@@ -11,6 +11,7 @@ import { tmpdir } from "node:os";
 import { basename, dirname, extname, join } from "node:path";
 import { directoryFiles, type FleetFiles } from "../backup/fleet.js";
 import {
+  backupOf,
   isNameOfBackup,
   type Manifest,
   manifestPath,
@@ -23,7 +24,7 @@ import { isRemote } from "../config/paths.js";
 import { readStoreId } from "../config/store-id.js";
 import { isKind, StoreError, systemError, wrap } from "../errors.js";
 import { assertFreeSpace, copyFile } from "../fs/copy.js";
-import { lstatIfExists, statIfExists } from "../fs/read.js";
+import { listDirectory, lstatIfExists, statIfExists } from "../fs/read.js";
 import { abortOnSignal } from "../process/signals.js";
 import type { Reporter } from "../reporter.js";
 import { RemoteTarget } from "./remote.js";
@@ -97,6 +98,25 @@ export async function withFleet<Result>(
     await remote.downloadSmall("", ".manifest.json", folder);
     return await use(remoteFleet(remote, folder, await remote.list()), named);
   });
+}
+
+/**
+ * Returns the key_ids of the backups on remotes, as their manifests tell.
+ *
+ * @throws {@link StoreError} notFound, io - if a remote does not exist or cannot be read
+ */
+export async function keyIdsOn(targets: readonly string[]): Promise<string[]> {
+  const keyIds = targets.map(async (target) => {
+    const remote = new RemoteTarget(target);
+    return await inPrivateDirectory(remote.name, async (folder) => {
+      await remote.downloadSmall("", ".manifest.json", folder);
+      const names = (await listDirectory(folder)) ?? [];
+      const backups = names.map((name) => backupOf(join(folder, name)));
+      const manifests = await Promise.all(backups.map(manifestOf));
+      return manifests.flatMap((manifest) => manifest?.key_id ?? []);
+    });
+  });
+  return (await Promise.all(keyIds)).flat();
 }
 
 function remoteFleet(remote: RemoteTarget, folder: string, there: TargetFiles): FleetFiles {
@@ -293,6 +313,15 @@ async function downloadWhole(remote: RemoteTarget, path: string, size: number): 
   await rename(`${path}.whole`, path);
 }
 
+/** Removes a file of a remote. Another program may have removed it since the listing. */
+async function removeIfThere(remote: RemoteTarget, file: string): Promise<void> {
+  try {
+    await remote.remove(file);
+  } catch (error) {
+    if ((await remote.list()).has(file)) throw error;
+  }
+}
+
 function remoteFiles(remote: RemoteTarget, there: TargetFiles): BackupFiles {
   const complete = new Set<string>();
   return {
@@ -303,7 +332,7 @@ function remoteFiles(remote: RemoteTarget, there: TargetFiles): BackupFiles {
     },
     remove: async (path) => {
       for (const file of [basename(path), basename(manifestPath(path))]) {
-        if (there.has(file)) await remote.remove(file);
+        if (there.has(file)) await removeIfThere(remote, file);
       }
     },
   };

@@ -22,8 +22,8 @@ import { SystemdUnit } from "./systemd.js";
 export interface ServiceChoice {
   readonly service: "auto" | ServiceKind;
   /**
-   * The name of the systemd unit or of the container. Without a name, the service is found by the
-   * store.
+   * The name of the systemd unit or of the container. Without a name, the service is searched for
+   * by the processes that have the store open, then by unit files and the mounts of containers.
    */
   readonly unit?: string | undefined;
   /** Shell commands. With `auto`, they take precedence over a unit. */
@@ -31,22 +31,24 @@ export interface ServiceChoice {
   readonly startCommand?: string | undefined;
   /** The store's resolved path. */
   readonly storePath: string;
-  /** Saves a discovered service after its checks, for the next command. */
+  /** Called with a discovered service that passed its checks, to save it in the settings. */
   readonly remember?: ((found: Service) => Promise<void>) | undefined;
 }
 
 const managers = ["systemd-user", "systemd"] as const;
 
-/** A unit or a container, as found by a store. */
+/** A unit or a container, found by the path of a store. */
 type FoundService = UnitName | ContainerName;
 
 /**
  * Returns the service of a store. `auto` selects, in this order: the operator's commands; the named
- * unit or container; the unit or container of the hub that has the store open; the unit or
- * container that would start such a hub; no service.
+ * unit or container; the unit or container of the process that has the store open; the stopped unit
+ * or container that is configured for the store; the default unit; no service.
  *
  * @throws {@link StoreError} usage - if a command is missing, or the name cannot be a unit's
- * @throws {@link StoreError} inUse - if no service was found and a process has the store open
+ * @throws {@link StoreError} notFound - if no container of the chosen engine uses the store
+ * @throws {@link StoreError} inUse - with `auto`, if no service was found and a process has the
+ *   store open
  * @throws {@link StoreError} refused - if several services qualify
  * @throws {@link StoreError} service - if the chosen manager or engine does not respond
  */
@@ -69,7 +71,7 @@ export async function selectService(choice: ServiceChoice): Promise<Service> {
     case "podman":
     case "docker": {
       if (unit !== undefined) return ContainerService.find(service, unit);
-      return (await findService(choice.storePath, [service])) ?? (await noContainer(choice));
+      return (await findService(choice.storePath, [service])) ?? throwNoContainer(choice);
     }
     case "auto":
       return (
@@ -77,7 +79,7 @@ export async function selectService(choice: ServiceChoice): Promise<Service> {
         (unit === undefined
           ? await findService(choice.storePath, [...managers, ...engines])
           : ((await findNamedUnit(unit, choice.storePath)) ?? (await findNamedContainer(unit)))) ??
-        (await noService(choice))
+        (await resolveNoService(choice))
       );
   }
 }
@@ -87,7 +89,7 @@ function commandService(choice: ServiceChoice): CommandService | undefined {
   if (!stopCommand && !startCommand) return undefined;
   if (!stopCommand || !startCommand) {
     throw new StoreError("usage", "--stop-command and --start-command belong together", {
-      hint: "Give both.",
+      hint: "Add both --stop-command and --start-command.",
     });
   }
   return new CommandService({ stopCommand, startCommand, storePath });
@@ -100,7 +102,7 @@ function commandService(choice: ServiceChoice): CommandService | undefined {
 async function findNamedUnit(name: string, storePath: string): Promise<SystemdUnit | undefined> {
   const found: SystemdUnit[] = [];
   for (const manager of managers) {
-    const unit = await SystemdUnit.find(manager, name).catch(ignoreAbsentManager);
+    const unit = await SystemdUnit.find(manager, name).catch(ignoreUnresponsive);
     if (unit?.isUsable) found.push(unit);
   }
   if (found.length < 2) return found[0];
@@ -111,7 +113,7 @@ async function findNamedUnit(name: string, storePath: string): Promise<SystemdUn
   return found[0];
 }
 
-/** Finds a container by the name that no unit has. */
+/** Finds a container by name in all engines. */
 async function findNamedContainer(name: string): Promise<ContainerService | undefined> {
   const [found, other] = await findNamedContainers(name);
   if (found === undefined) return undefined;
@@ -123,26 +125,27 @@ async function findNamedContainer(name: string): Promise<ContainerService | unde
 
 /**
  * Finds the unit or container of the hub that uses the store, by its processes or, if it is
- * stopped, by the unit's file or the container's mounts.
+ * stopped, by the unit's file or the container's mounts. Falls back to the default unit if that is
+ * installed.
  */
 async function findService(
   storePath: string,
   among: readonly (Manager | Engine)[],
 ): Promise<Service | undefined> {
-  const ofKind = among.filter((kind) => kind === "systemd" || kind === "systemd-user");
+  const searched = among.filter((kind) => kind === "systemd" || kind === "systemd-user");
   const found =
-    onlyOne(await findServicesOfHolders(storePath, among), storePath) ??
-    (await findStoppedUnit(storePath, ofKind)) ??
-    (await findStoppedContainer(storePath, among));
-  if (found !== undefined) return openService(found);
-  for (const manager of ofKind) {
-    const usual = await SystemdUnit.find(manager, defaultUnit).catch(ignoreAbsentManager);
-    if (usual?.isUsable) return usual;
+    assertAtMostOne(await findServicesOfHolders(storePath, among), storePath) ??
+    (await findConfiguredUnit(storePath, searched)) ??
+    (await findConfiguredContainer(storePath, among));
+  if (found !== undefined) return toService(found);
+  for (const manager of searched) {
+    const unit = await SystemdUnit.find(manager, defaultUnit).catch(ignoreUnresponsive);
+    if (unit?.isUsable) return unit;
   }
   return undefined;
 }
 
-function openService(found: FoundService): Promise<Service> {
+function toService(found: FoundService): Promise<Service> {
   const options = { isDiscovered: true };
   return "manager" in found
     ? SystemdUnit.find(found.manager, shortName(found.name), options)
@@ -155,14 +158,17 @@ async function findServicesOfHolders(
 ): Promise<FoundService[]> {
   const services = new Map<string, FoundService>();
   for (const holder of (await findHolders(storePath)).holders) {
-    // Ignore an engine that does not respond. `hintForHolders` reports it.
-    const service = await findServiceOf(holder).catch(ignoreAbsentManager);
+    // `hintForHolders` reports an engine that does not respond, if no service is found.
+    const service = await findServiceOf(holder).catch(ignoreUnresponsive);
     if (service && among.includes(kindOf(service))) services.set(serviceOptions(service), service);
   }
   return [...services.values()];
 }
 
-/** Returns the unit or container of which a holder of the store is the hub. */
+/**
+ * Returns the unit or container whose hub this process is; undefined for other programs in it, such
+ * as jobs of cron.
+ */
 async function findServiceOf(holder: Holder): Promise<FoundService | undefined> {
   const container = await findContainerOf(holder.pid);
   if (container !== undefined) {
@@ -187,7 +193,8 @@ async function isHubOf({ manager, name }: UnitName, { pid }: Holder): Promise<bo
   return unit.MainPID === `${pid}` && unit.Type !== "oneshot";
 }
 
-async function findStoppedUnit(
+/** Finds the hub's unit that is configured for the store. Prefers active, then enabled units. */
+async function findConfiguredUnit(
   storePath: string,
   among: readonly Manager[],
 ): Promise<UnitName | undefined> {
@@ -197,52 +204,55 @@ async function findStoppedUnit(
   for (const preferred of [units, units.filter(isActive), units.filter(isEnabled)]) {
     if (preferred.length === 1) return preferred[0];
   }
-  return onlyOne(units, storePath);
+  return assertAtMostOne(units, storePath);
 }
 
-async function findStoppedContainer(
+/** Finds the stopped container that mounts the store, or the unit that runs it. */
+async function findConfiguredContainer(
   storePath: string,
   among: readonly (Manager | Engine)[],
 ): Promise<FoundService | undefined> {
-  const asked = engines.filter((engine) => among.includes(engine));
-  const containers = await findStoppedContainers(storePath, asked);
+  const searched = engines.filter((engine) => among.includes(engine));
+  const containers = await findStoppedContainers(storePath, searched);
   const found = await Promise.all(
     containers.map(async (container) => (await findUnitOfContainer(container)) ?? container),
   );
-  const distinct = new Map(found.map((service) => [serviceOptions(service), service]));
-  return onlyOne([...distinct.values()], storePath);
+  const usable = found.filter((service) => among.includes(kindOf(service)));
+  const distinct = new Map(usable.map((service) => [serviceOptions(service), service]));
+  return assertAtMostOne([...distinct.values()], storePath);
 }
 
 const isActive = (unit: { isActive: boolean }) => unit.isActive;
 const isEnabled = (unit: { isEnabled: boolean }) => unit.isEnabled;
 
-function onlyOne<Found extends FoundService>(
+/** @throws {@link StoreError} refused - if there are several */
+function assertAtMostOne<Found extends FoundService>(
   found: readonly Found[],
   storePath: string,
 ): Found | undefined {
   if (found.length < 2) return found[0];
-  const names = found.map((service) => `${service.name} ${describePlace(service)}`);
-  const what = found.every((service) => "manager" in service) ? "units" : "services";
+  const names = found.map((service) => `${service.name} ${describeManager(service)}`);
+  const noun = found.every((service) => "manager" in service) ? "unit" : "service";
   throw new StoreError(
     "refused",
-    `several ${what} may be the hub of ${storePath}: ${names.join(" and ")}`,
+    `several ${noun}s may be the hub of ${storePath}: ${names.join(" and ")}`,
     {
-      hint: `Name the ${what.slice(0, -1)}: ${found.map(serviceOptions).join(", or ")}.`,
+      hint: `Name the ${noun}: ${found.map(serviceOptions).join(", or ")}.`,
     },
   );
 }
 
-function describePlace(service: FoundService): string {
+function describeManager(service: FoundService): string {
   return "manager" in service ? inManager(service.manager) : `of ${service.engine}`;
 }
 
-async function noContainer({ service, storePath }: ServiceChoice): Promise<never> {
+function throwNoContainer({ service, storePath }: ServiceChoice): never {
   throw new StoreError("notFound", `no ${service} container uses ${storePath}`, {
-    hint: `Name the container with --unit (${service} ps --all lists them), or leave --service out: a unit may start it.`,
+    hint: `Name the container with --unit (${service} ps --all lists them), or omit --service to search for systemd units, too.`,
   });
 }
 
-async function noService({ unit, storePath }: ServiceChoice): Promise<NoService> {
+async function resolveNoService({ unit, storePath }: ServiceChoice): Promise<NoService> {
   const { holders } = await findLastingHolders(storePath);
   if (holders.length > 0) {
     const missing = unit === undefined ? "no service was found" : `no service ${unit} was found`;
@@ -256,28 +266,30 @@ async function noService({ unit, storePath }: ServiceChoice): Promise<NoService>
   return new NoService(
     unit === undefined
       ? []
-      : [`no service ${unit} was found and no process has ${storePath} open: nothing is stopped`],
+      : [
+          `no service ${unit} was found and no process has ${storePath} open: no service will be stopped`,
+        ],
   );
 }
 
-/** Returns a hint for stopping these processes, which depends on their units or containers. */
+/** Returns a hint for the first of these processes that belongs to a unit or a container. */
 export async function hintForHolders(holders: readonly Holder[]): Promise<string> {
   for (const { pid } of holders) {
     const unit = await findUnitOf(pid);
     if (unit)
-      return `Process ${pid} belongs to a unit: if that is the hub, use ${serviceOptions(unit)}.`;
+      return `Process ${pid} belongs to a unit. If it is the hub, add ${serviceOptions(unit)}.`;
     const origin = findOrigin(pid);
     switch (origin?.kind) {
       case "podman":
       case "docker":
         return hintForContainer(pid, origin);
       case "container":
-        return `Process ${pid} runs in a container (${origin.engine}): give --stop-command and --start-command.`;
+        return `Process ${pid} runs in a container (${origin.engine}): add --stop-command and --start-command.`;
       case "systemd-user":
         return `Process ${pid} belongs to ${origin.unit} of user ${origin.uid}: run this as that user.`;
     }
   }
-  return "Stop that program first, or give --stop-command and --start-command.";
+  return "Stop that program first, or add --stop-command and --start-command.";
 }
 
 async function hintForContainer(
@@ -288,7 +300,7 @@ async function hintForContainer(
     const container = await findContainerOf(pid);
     const name = container?.name ?? id;
     const unit = container && (await findUnitOfContainer(container));
-    return `Process ${pid} runs in the ${engine} container ${name}: if that is the hub, use ${serviceOptions(unit ?? { engine, name })}.`;
+    return `Process ${pid} runs in the ${engine} container ${name}. If it is the hub, add ${serviceOptions(unit ?? { engine, name })}.`;
   } catch (error) {
     if (!isKind(error, "service")) throw error;
     return `Process ${pid} runs in the ${engine} container ${id.slice(0, 12)}, but ${error.message}. ${error.hint}`;
@@ -301,12 +313,15 @@ function serviceOptions(service: FoundService): string {
   return `--service ${kindOf(service)} --unit ${name}`;
 }
 
-/** Returns a unit's name as an operator writes it: without ".service", unless this is ambiguous. */
+/**
+ * Returns a unit's name as an operator writes it, without ".service". Keeps the suffix if the rest
+ * has a dot, which systemctl would take for the type of another unit.
+ */
 function shortName(name: string): string {
   return name.replace(/^([^.]+)\.service$/, "$1");
 }
 
-function ignoreAbsentManager(error: unknown): undefined {
-  if (error instanceof StoreError && error.kind === "service") return undefined;
-  throw error;
+function ignoreUnresponsive(error: unknown): undefined {
+  if (!isKind(error, "service")) throw error;
+  return undefined;
 }

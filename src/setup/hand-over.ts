@@ -1,4 +1,7 @@
-/** Restarts the hub on the encrypted store, and returns it to its former database if it fails. */
+/**
+ * Restarts the hub on the encrypted store. Restores the former database if the hub does not open
+ * the store.
+ */
 import { isRevoked } from "../client/client.js";
 import { DatabaseFactory } from "../databases/registry.js";
 import { isKind, StoreError, wrap } from "../errors.js";
@@ -30,28 +33,29 @@ import { isServing, type Outage, waitUntilServing } from "./serving.js";
 import { encryptedStore, readPassphrase } from "./store.js";
 import { whileStopped } from "./window.js";
 
-/** What lets the hub use the store, and what takes it back. */
+/** Switches the hub to the store, and back. */
 interface Change {
   readonly work: () => Promise<void>;
   readonly putBack: () => Promise<string | undefined>;
 }
 
 /**
- * Restarts the hub through `run`. The clients of a JSON hub are copied while it is stopped.
+ * Restarts the hub through `run`. Copies the clients of a JSON hub while the hub is stopped.
  *
- * @param tookPassword - whether this run removed the password from `server.json`
+ * @param isPasswordRemoved - whether this run removed the password from `server.json`
  * @returns null if the hub had been started on the store already
- * @throws {@link StoreError} service - if the hub does not open the store; it is started on its
- *   former database then
+ * @throws {@link StoreError} service - if the hub does not open the store; the hub then runs on its
+ *   former database
+ * @throws {@link StoreError} refused - if the clients cannot be copied
  */
 export async function restartOnStore(
   scope: SetupScope,
-  { tookPassword }: { tookPassword: boolean },
+  { isPasswordRemoved }: { isPasswordRemoved: boolean },
 ): Promise<Outage | null> {
   const { request, found, hub } = scope;
   const { storePath, recoveryCommand, reporter, signal } = request;
-  if (found.isHandedOver && (await opensStore(scope))) return null;
-  const change = await planChange(scope, tookPassword);
+  if (found.isHandedOver && (await waitForEarlierStart(scope))) return null;
+  const change = await planChange(scope, isPasswordRemoved);
   return withOperation(storePath, reporter, (lock) =>
     whileStopped({
       ...{ lock, service: serviceOf(storePath, hub), recoveryCommand, reporter, signal },
@@ -63,10 +67,10 @@ export async function restartOnStore(
 }
 
 /**
- * Waits for a hub that was started on the store after an earlier setup was killed: it may still be
- * opening the store. Returns false if it has to be restarted.
+ * Waits until a hub that an earlier, killed setup has started opens the store. Returns false if the
+ * hub has to be restarted.
  */
-async function opensStore({ request: { storePath }, hub }: SetupScope): Promise<boolean> {
+async function waitForEarlierStart({ request: { storePath }, hub }: SetupScope): Promise<boolean> {
   if (!(await isStartedByRun(hub))) return false;
   try {
     const service = await selectService(serviceOf(storePath, hub));
@@ -79,28 +83,28 @@ async function opensStore({ request: { storePath }, hub }: SetupScope): Promise<
 }
 
 /**
- * Returns the change of this run. What an earlier run changed is not taken back: the store may have
- * new clients since.
+ * Returns the change that this run has to make. Changes of an earlier run are not reverted, because
+ * the store may have new clients since.
  */
-async function planChange(scope: SetupScope, tookPassword: boolean): Promise<Change> {
+async function planChange(scope: SetupScope, isPasswordRemoved: boolean): Promise<Change> {
   const { former, request } = scope;
-  if (former === "json" && !(await isHandedOver(request.storePath))) return planCopy(scope);
+  if (former === "json" && !(await isHandedOver(request.storePath))) return prepareCopy(scope);
   const none = async () => undefined;
-  return { work: none, putBack: tookPassword ? () => writePassword(scope) : none };
+  return { work: none, putBack: isPasswordRemoved ? () => writePassword(scope) : none };
 }
 
 async function writePassword({ request, found }: SetupScope): Promise<string> {
   const { path } = found.server;
   await setPassword(path, await readPassphrase(request));
-  return `${path} has the password again`;
+  return `the password was written back to ${path}`;
 }
 
-/** Tries the copy, and returns what makes it and lets `server.json` name the store. */
-async function planCopy(scope: SetupScope): Promise<Change> {
+/** Empties the store and tries the copy. Returns the copy and the change of `server.json`. */
+async function prepareCopy(scope: SetupScope): Promise<Change> {
   const { request, found, database } = scope;
   const { storePath, settingsPath, signal } = request;
   const { path } = found.server;
-  // The store is emptied below.
+  // `emptyStore` deletes clients, so no hub may use the store.
   await assertNotNamed(storePath);
   const file = await readServerJson(path);
   const { module = database.module, settings } = databaseIn(file);
@@ -134,7 +138,8 @@ async function planCopy(scope: SetupScope): Promise<Change> {
 /**
  * Copies every client.
  *
- * @returns the checksum of the source; undefined if it has no file, because the hub has no clients
+ * @returns the checksum of the source; undefined if its file does not exist: a hub without clients
+ *   has none
  * @throws {@link StoreError} refused - if a client was added or changed during the copy
  */
 async function copyUnchanged(
@@ -157,7 +162,8 @@ async function copyUnchanged(
 }
 
 /**
- * Removes what a killed setup has copied: the hub may have changed its clients since.
+ * Deletes all clients of the store. A killed setup may have copied clients that the hub has changed
+ * since.
  *
  * @throws {@link StoreError} refused - if the store has clients that the hub's database lacks: a
  *   hub has used the store
@@ -171,21 +177,24 @@ async function emptyStore({ request, found, database }: SetupScope, from: Endpoi
       "refused",
       `${storePath} has clients that ${database.place} lacks: ${listIds(lacking)}`,
       {
-        hint: `Nothing was removed. If they are needed, let ${found.server.path} name the store again, or add them to the hub's database.\nIf not, move the store away: mv ${shellQuote(storePath)} ${shellQuote(`${storePath}.old`)}`,
+        hint: `Nothing was removed. To keep these clients, let the database in ${found.server.path} be the store again, or add them to the hub's database.\nTo discard them, move the store away: mv ${shellQuote(storePath)} ${shellQuote(`${storePath}.old`)}`,
       },
     );
   }
   await store.connection.run("DELETE FROM clients");
 }
 
-/** Returns the ids of the clients that are not revoked: a copy fills gaps with revoked rows. */
+/**
+ * Returns the ids of the clients that are not revoked. A copy creates revoked rows for unused ids,
+ * which the source does not have.
+ */
 async function activeIds(store: ClientStore): Promise<Set<number>> {
   const ids = new Set<number>();
   for await (const client of store) if (!isRevoked(client)) ids.add(client.client_id);
   return ids;
 }
 
-/** Returns the ids that are not in a database, which the hub may not have written yet. */
+/** Returns the ids that a database lacks: all of them if its file does not exist yet. */
 async function idsNotIn({ name, config }: Endpoint, ids: Set<number>): Promise<number[]> {
   const lacking = new Set(ids);
   try {

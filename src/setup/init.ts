@@ -43,8 +43,10 @@ import { shellQuote } from "../text/escape.js";
 export interface InitOptions extends RecipientOptions {
   readonly storePath: string;
   readonly source: PassphraseSource;
-  /** Saved to the settings file, with the recipients and the source. */
-  readonly remember: Settings;
+  /** Changes the settings of the store, which also get the recipients and the source. */
+  readonly changeSettings: (settings: Settings) => Settings;
+  /** The directory for backups, if known: bundles are kept apart from it. */
+  readonly backupDirectory?: string | undefined;
   /** Used instead of a generated passphrase; only for the keyring. */
   readonly passphrase?: string | undefined;
   /** The schema of the new store, which the hub on this machine must read. */
@@ -82,7 +84,7 @@ export async function initStore(options: InitOptions): Promise<InitResult> {
   const recipientPlan = await planRecipients(options);
   if (recipientPlan.notice !== undefined) options.reporter.notice(recipientPlan.notice);
   if (options.bundleDirectory !== undefined) {
-    const backups = options.remember.backup?.to ?? dirname(storePath);
+    const backups = options.backupDirectory ?? dirname(storePath);
     for (const notice of await assertPlacement(backups, options.bundleDirectory)) {
       options.reporter.notice(notice);
     }
@@ -158,8 +160,7 @@ async function createStore(
       bundle = await writeBundle({ directory, storePath, passphrase, key, recipients });
     }
     await updateSection(options.settings, (settings) => ({
-      ...settings,
-      ...options.remember,
+      ...options.changeSettings(settings),
       passphrase_source: formatSource(source),
     }));
   } catch (error) {

@@ -143,9 +143,9 @@ async function moveHub(scope: SetupScope, needed: ReadonlySet<StepId>): Promise<
   }
   if (needed.has("drop-in")) await writeDropIn(scope);
   if (former === "sqlite" && needed.has("store")) return encryptStore(scope);
-  const tookPassword = former === "sqlcipher" && needed.has("server.json");
-  if (tookPassword) await adoptStore(scope);
-  return needed.has("restart") ? restartOnStore(scope, { tookPassword }) : null;
+  const isPasswordRemoved = former === "sqlcipher" && needed.has("server.json");
+  if (isPasswordRemoved) await adoptStore(scope);
+  return needed.has("restart") ? restartOnStore(scope, { isPasswordRemoved }) : null;
 }
 
 /** Writes the record: from now on the drop-in may start the hub on either database. */

@@ -34,7 +34,8 @@ export async function createStore(scope: SetupScope, settings: Settings): Promis
   await initStore({
     ...{ storePath, source, reporter, recipients, settings: section },
     recoveryKey: scope.recoveryKey.delivery,
-    remember: settings,
+    changeSettings: (present) => ({ ...present, ...settings }),
+    backupDirectory: settings.backup?.to,
     schemaVersion: found.packages?.schemaVersion ?? 0,
     cipherCompatibility: found.packages?.format,
     bundleDirectory: found.directories.bundles,

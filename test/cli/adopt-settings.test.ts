@@ -107,7 +107,12 @@ test.each([
   expect([code, stderr]).toEqual([2, expect.stringMatching(message)]);
 });
 
-test("settings without --adopt are refused, not ignored", async () => {
-  const { code, stderr } = await machine.run(["init", "--cipher-settings", "kdf_iter=1"]);
-  expect([code, stderr]).toEqual([2, expect.stringMatching(/only for --adopt/)]);
+test.each([
+  ["--cipher-settings", ["kdf_iter=1"]],
+  ["--remove-password", []],
+  ["--schema-version", ["0", "--adopt"]],
+  ["--cipher-compatibility", ["3", "--adopt"]],
+])("%s is refused where it would have no effect", async (flag, more) => {
+  const { code, stderr } = await machine.run(["init", flag, ...more]);
+  expect([code, stderr]).toEqual([2, expect.stringMatching(`${flag} (applies only to|cannot)`)]);
 });

@@ -1,6 +1,16 @@
-import { copyFile, mkdir, mkdtemp, open, readdir, readFile, rm, writeFile } from "node:fs/promises";
+import {
+  copyFile,
+  mkdir,
+  mkdtemp,
+  open,
+  readdir,
+  readFile,
+  rename,
+  rm,
+  writeFile,
+} from "node:fs/promises";
 import { hostname, tmpdir } from "node:os";
-import { basename, join } from "node:path";
+import { basename, dirname, join } from "node:path";
 import { afterAll, beforeAll, expect, test } from "vitest";
 import {
   backupPath,
@@ -304,6 +314,9 @@ test.each([
     const { code, stdout, stderr } = await own.run(prune);
     expect([code, stderr]).toEqual([0, expect.stringContaining(`${dated} stays`)]);
     expect(stdout).toContain(`${dated}  (newest contents)`);
+    // Newest first, as they are dated.
+    const kept = stdout.split("\n").filter((line) => line.startsWith("keep "));
+    expect(kept.at(-1)).toContain(dated);
     expect(
       (await readdir(own.path("backups"))).filter((name) => name.endsWith(".db")).sort(),
     ).toEqual([basename(dated), basename(old)].sort());
@@ -492,7 +505,30 @@ test("prune --bundles removes a bundle only if no backup and no store needs it",
   // The settings name another directory, with a backup of that key.
   const elsewhere = await machine.json("prune", folder, "--keep-last", "1", "--bundles");
   expect((elsewhere.document as unknown as Pruned).prune.removed_bundles).toEqual([]);
-  await rm(original);
+  // The disk of that directory is not mounted.
+  await rename(dirname(original), `${dirname(original)}.away`);
+  const away = await machine.run(["prune", folder, "--keep-last", "1", "--bundles"]);
+  expect([away.code, away.stderr]).toEqual([
+    18,
+    expect.stringContaining("cannot tell which bundles are needed"),
+  ]);
+  await rename(`${dirname(original)}.away`, dirname(original));
+  // Only a remote in the settings has a backup of that key.
+  const remote = machine.path("remote");
+  await rename(dirname(original), remote);
+  await mkdir(dirname(original));
+  await mkdir(machine.path("config", "rclone"));
+  await writeFile(machine.path("config", "rclone", "rclone.conf"), "[offsite]\ntype = local\n");
+  const settingsPath = machine.path("config", "hivemind-sqlcipher", "config.json");
+  const settings = JSON.parse(await readFile(settingsPath, "utf8"));
+  settings.backup.copies = [`rclone:offsite:${remote}`];
+  await writeFile(settingsPath, JSON.stringify(settings));
+  const copied = await machine.json("prune", folder, "--keep-last", "1", "--bundles");
+  expect((copied.document as unknown as Pruned).prune.removed_bundles).toEqual([]);
+  await rm(remote, { recursive: true });
+  const unreachable = await machine.run(["prune", folder, "--keep-last", "1", "--bundles"]);
+  expect([unreachable.code, unreachable.stderr]).toEqual([10, expect.stringContaining(remote)]);
+  await mkdir(remote);
   // The last backup with that key is gone, but the keyring still has its passphrase.
   const last = await machine.json("prune", folder, "--keep-last", "1", "--bundles");
   const { removed_bundles: removed } = (last.document as unknown as Pruned).prune;

@@ -74,7 +74,7 @@ test("only the command that is named is loaded", async () => {
 
 /** How descriptions may begin. Add a verb when a new description needs one. */
 const imperatives = new Set(
-  `Accept Add Allow Assume Back Check Choose Compare Convert Copy Create Delay Delete Encrypt Export
+  `Accept Add Adopt Allow Assume Back Check Choose Compare Convert Copy Create Delay Delete Encrypt Export
   Find Forbid Import Include Insert Install Keep List Look Make Manage Name Open Print Read Readmit
   Re-encrypt Remember Remove Rename Replace Report Restore Revoke Rotate Run Schedule Set Show Start Stop Take
   Encrypt, Update Upgrade Use Verify Write Recover`.split(/\s+/),

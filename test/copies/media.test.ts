@@ -362,7 +362,7 @@ describe("a refused or failed export leaves nothing", () => {
     const medium = await newDirectory();
     expect(await refused(medium, 2, "--split", "much")).toContain('"much" is not a size');
     expect(await refused(medium, 2, "--split", "0")).toContain('"0" is not a size');
-    expect(await refused(medium, 2, "--split", "10")).toContain("more than 999");
+    expect(await refused(medium, 2, "--split", "10")).toContain("at most 999");
     expect(await refused(medium, 10, `${original.backup}.none`)).toContain("no such file");
     expect((await original.machine.run(["export"])).code).toBe(2);
     const missing = original.newPath();

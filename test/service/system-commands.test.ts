@@ -127,7 +127,7 @@ for check in json.load(sys.stdin)["checks"]:
       line=$(fix fix)
       case $line in *"--credential-file FILE"*) echo "names the credential" ;; esac
       env $data sh -ec "$(echo "$line" | sed "s|FILE|$home/sealed|")"
-      for _ in $(seq 100); do [ "$(cat $home/seen)" = 0 ] || break; sleep 0.1; done
+      for _ in $(seq 100); do [ "$(cat $home/seen)" != 1 ] || break; sleep 0.1; done
       cat $home/seen
       grep -c correct $home/config/hivemind-core/server.json || true
       ls /etc/systemd/system/*.service | grep -c hub

@@ -96,7 +96,7 @@ test.each(["json", "sqlite", "sqlcipher"] as const)(
       json: /the hub uses its former database/,
       // If the hub exits at once, encrypt notices it; else, setup does.
       sqlite: /the replaced store was put back|is not encrypted again, and the hub uses it/,
-      sqlcipher: /server\.json has the password again/,
+      sqlcipher: /the password was written back to .*server\.json/,
     }[layout];
     expect([failed.code, failed.stderr]).toEqual([15, expect.stringMatching(outcome)]);
     expect(await readFile(server, "utf8")).toBe(text);

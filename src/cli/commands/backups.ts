@@ -1,6 +1,6 @@
 import { basename } from "node:path";
 import type { Command } from "commander";
-import type { ListedBackup, Unlisted } from "../../backup/listing.js";
+import type { FileProblem, ListedBackup } from "../../backup/listing.js";
 import { escapeControlCharacters } from "../../text/escape.js";
 import { addGlobalOptions, type Context, contextOf } from "../context.js";
 import { addHelp } from "../help.js";
@@ -92,7 +92,7 @@ async function tableLines(
   { output }: Context,
   table: Table,
   rows: readonly string[][],
-  { folder, others }: { readonly folder: string; readonly others: readonly Unlisted[] },
+  { folder, others }: { readonly folder: string; readonly others: readonly FileProblem[] },
 ): Promise<string[]> {
   return [
     ...(rows.length > 0

@@ -6,11 +6,7 @@ import { addPrint } from "./bundle-print.js";
 import { addShow } from "./bundle-show.js";
 
 export function addCommand(program: Command): void {
-  const group = addCommandGroup(
-    program,
-    "bundle",
-    "Manage the passphrase bundles, which open the backups",
-  );
+  const group = addCommandGroup(program, "bundle", "Manage the passphrase bundles of the store");
   addExport(group);
   addImport(group);
   addShow(group);

@@ -9,10 +9,6 @@ import { parseId } from "../ui/choose-client.js";
 import { printTable } from "../ui/client-list.js";
 import { standardInput } from "../ui/prompt.js";
 
-/** Maps each field to its column. The hub also calls the access key `access_key`. */
-const columns = new Map(Object.keys(clientSchema.shape).map((key) => [key, key]));
-columns.set("access_key", "api_key");
-
 interface FindOptions extends SecretOption {
   by: string;
 }
@@ -23,11 +19,13 @@ export function addCommand(program: Command): void {
     .option("--by <field>", "Compare this field", "api_key");
   addGlobalOptions(command);
   addHelp(command, {
-    details: ["With - as the value, it is read from standard input."],
+    details: [
+      "Use - to read the value from standard input, which keeps an access key out of the argument list.",
+    ],
     examples: [
       "hivemind-sqlcipher find-client --by name kitchen",
       "hivemind-sqlcipher find-client --by is_admin true",
-      "secret-tool lookup … | hivemind-sqlcipher find-client -",
+      "secret-tool lookup satellite kitchen | hivemind-sqlcipher find-client -",
     ],
   });
   command.action(async (value: string, options: FindOptions) =>
@@ -40,10 +38,11 @@ async function findClients(
   value: string,
   { by, showSecrets = false }: FindOptions,
 ): Promise<void> {
-  const column = columns.get(by);
-  if (column === undefined) {
+  // HiveMind's own command calls this field access_key.
+  const column = by === "access_key" ? "api_key" : by;
+  if (!Object.hasOwn(clientSchema.shape, column)) {
     throw new StoreError("usage", `no such field: ${by}`, {
-      hint: `Use one of: ${[...columns.keys()].join(", ")}.`,
+      hint: `Use one of: ${Object.keys(clientSchema.shape).join(", ")}.`,
     });
   }
   const text = value === "-" ? (await standardInput()).replace(/\r?\n$/, "") : value;
@@ -59,14 +58,17 @@ async function findClients(
 }
 
 /**
- * Converts the value to its column's type, because SQLite does not match the text "true" with 1.
+ * Converts the text to the type that the column stores: SQLite matches neither "true" with 1 nor a
+ * text with a number.
  */
 function searchValue(column: string, text: string): string | number | boolean {
   if (/^(is_|can_)/.test(column)) {
     try {
       return parseBoolean(text);
     } catch {
-      throw new StoreError("usage", `${column} is true or false, not "${text}"`);
+      throw new StoreError("usage", `invalid value for ${column}: "${text}"`, {
+        hint: "Use true or false.",
+      });
     }
   }
   if (column === "client_id") return parseId(text);

@@ -1,7 +1,8 @@
 import { rm, rmdir, stat } from "node:fs/promises";
-import { dirname, join } from "node:path";
+import { dirname } from "node:path";
 import { type Command, Option } from "commander";
 import { expandPath } from "../../config/paths.js";
+import type { Settings } from "../../config/settings-file.js";
 import { hasCode, StoreError, wrap } from "../../errors.js";
 import type { AdoptResult } from "../../setup/adopt.js";
 import type { InitResult } from "../../setup/init.js";
@@ -19,6 +20,7 @@ import {
   operationOptions,
   passphraseLine,
   type SwapOptions,
+  withNamedService,
 } from "../options/operation.js";
 import {
   addRecipientOptions,
@@ -47,18 +49,18 @@ export function addCommand(program: Command): void {
     .option("--to <directory>", "Remember this directory for backups")
     .option("--bundle-to <directory>", "Write the first bundle here and remember the directory")
     .addOption(
-      new Option(
-        "--schema-version <0|2>",
-        "Create this schema (default: the one that the hub reads)",
-      ).choices(["0", "2"]),
+      new Option("--schema-version <0|2>", "Use this schema version (default: the hub's)").choices([
+        "0",
+        "2",
+      ]),
     )
     .addOption(
-      new Option(
-        "--cipher-compatibility <3|4>",
-        "Write this SQLCipher format (default: 4)",
-      ).choices(["3", "4"]),
+      new Option("--cipher-compatibility <3|4>", "Use this SQLCipher format (default: 4)").choices([
+        "3",
+        "4",
+      ]),
     )
-    .option("--adopt", "Take over a store that HiveMind's password encrypted")
+    .option("--adopt", "Adopt a store that HiveMind has encrypted")
     .option(
       "--cipher-settings <key=value,…>",
       "Use these SQLCipher parameters to open the adopted store",
@@ -71,7 +73,7 @@ export function addCommand(program: Command): void {
   addHelp(command, {
     details: [
       "HiveMind 4 uses schema 0; HiveMind 5 uses schema 2 and upgrades a store of schema 0.",
-      "With --cipher-settings, --adopt encrypts the store again under SQLCipher's defaults. The keys: compatibility, page_size, kdf_iter, kdf_algorithm, hmac_algorithm, use_hmac, plaintext_header_size and salt. A raw key, x'…', may stand in the passphrase file.",
+      "--cipher-settings has the parameters of the existing store, which --adopt re-encrypts with SQLCipher's defaults. Parameters: compatibility, page_size, kdf_iter, kdf_algorithm, hmac_algorithm, use_hmac, plaintext_header_size and salt. The passphrase file may contain a raw key (x'…') instead of a passphrase.",
     ],
     examples: [
       "hivemind-sqlcipher init",
@@ -81,9 +83,7 @@ export function addCommand(program: Command): void {
   });
   command.action(async (options: InitOptions) => {
     const context = await contextOf(command);
-    if (options.cipherSettings && !options.adopt) {
-      throw new StoreError("usage", "--cipher-settings is only for --adopt");
-    }
+    assertOptionsFit(options);
     await assertUsableDirectory("--to", options.to);
     await assertUsableDirectory("--bundle-to", options.bundleTo);
     const directories = await missingDirectories(context, options);
@@ -96,29 +96,45 @@ export function addCommand(program: Command): void {
   });
 }
 
-/** Removes the directories of a failed init, unless they have files. The store's lock is none. */
+/** @throws {@link StoreError} usage - if an option would have no effect, with --adopt or without */
+function assertOptionsFit({ adopt, ...options }: InitOptions): void {
+  const [keys, hint] = adopt
+    ? [["schemaVersion", "cipherCompatibility"] as const, "Omit it: --adopt keeps the store's own."]
+    : [["cipherSettings", "removePassword"] as const, "Add --adopt."];
+  const unused = keys.find((key) => options[key] !== undefined);
+  if (unused === undefined) return;
+  const flag = `--${unused.replaceAll(/[A-Z]/g, (letter) => `-${letter.toLowerCase()}`)}`;
+  const problem = adopt ? "cannot be combined with --adopt" : "applies only to --adopt";
+  throw new StoreError("usage", `${flag} ${problem}`, { hint });
+}
+
+/**
+ * Removes the empty directories that a failed init created. First removes the lock file, which is
+ * no reason to keep a directory.
+ */
 async function removeDirectories(directories: readonly string[], storePath: string): Promise<void> {
   const { lockPath } = await import("../../operation/lock.js");
   if (directories.includes(dirname(storePath))) await rm(lockPath(storePath), { force: true });
   for (const directory of directories) await rmdir(directory).catch(() => undefined);
 }
 
-/** Returns the missing directories, innermost first, so that a failed init can remove them. */
+/** Returns the directories that init has to create, children before parents. */
 async function missingDirectories(
   { settingsPath, storePath }: Context,
   { bundleTo }: InitOptions,
 ): Promise<string[]> {
   const missing: string[] = [];
-  for (const path of [settingsPath, storePath, bundleTo && join(expandPath(bundleTo), "bundle")]) {
-    for (let at = dirname(path || "/"); !(await exists(at)); at = dirname(at)) missing.push(at);
+  const bundles = bundleTo === undefined ? [] : [expandPath(bundleTo)];
+  for (const directory of [dirname(settingsPath), dirname(storePath), ...bundles]) {
+    for (let at = directory; await isMissing(at); at = dirname(at)) missing.push(at);
   }
   return missing;
 }
 
-async function exists(path: string): Promise<boolean> {
+async function isMissing(path: string): Promise<boolean> {
   return stat(path).then(
-    () => true,
-    (error: unknown) => !hasCode(error, "ENOENT"),
+    () => false,
+    (error: unknown) => hasCode(error, "ENOENT"),
   );
 }
 
@@ -130,15 +146,16 @@ async function runInit(context: Context, options: InitOptions): Promise<void> {
     ...recipientOptions(context, options),
     storePath: context.storePath,
     source: context.source,
-    remember: settingsToSave(context, options),
+    changeSettings: (settings) => withOptions(settings, context, options),
+    backupDirectory: options.to ? expandPath(options.to) : context.settings.backup?.to,
     passphrase: passphraseFile && (await newPassphrase(expandPath(passphraseFile))),
-    schemaVersion: await schemaFor(options),
+    schemaVersion: await resolveSchemaVersion(options),
     cipherCompatibility: options.cipherCompatibility === "3" ? 3 : 4,
     bundleDirectory: options.bundleTo && expandPath(options.bundleTo),
     reporter: context.reporter,
   });
   await makeNamed(context, [options.to, options.bundleTo]);
-  noteSection(context);
+  noticeOtherDefault(context);
   context.output.result(toJson(result), () => initLines(result));
 }
 
@@ -148,23 +165,27 @@ function initLines(result: InitResult): string[] {
     `  key_id      ${result.keyId}`,
     passphraseLine(result.passphraseSource),
     `  settings    ${result.settings}`,
-    ...result.recipients.map((recipient) => `  bundles     open with the key of ${recipient}`),
+    ...recipientLines(result.recipients),
     ...bundleLines(result.bundle),
     ...(result.bundle
       ? []
       : [
           "",
-          "The passphrase has no copy yet. Write a bundle with it to another disk now:",
+          "The passphrase has no copy yet. Export a passphrase bundle to another disk now:",
           "  hivemind-sqlcipher bundle export --bundle-to DIRECTORY",
         ]),
   ];
 }
 
+function recipientLines(recipients: readonly string[]): string[] {
+  return recipients.map((recipient) => `  bundles     open with the key of ${recipient}`);
+}
+
 /** Prints a notice if commands without --db use another store. */
-function noteSection({ settingsSection, storePath, output }: Context): void {
+function noticeOtherDefault({ settingsSection, storePath, output }: Context): void {
   if (settingsSection.store === undefined) return;
   output.notice(
-    `${settingsSection.path} belongs to another store; this store's settings are in a separate section: add --db ${shellQuote(storePath)} to each command`,
+    `commands without --db use another store: add --db ${shellQuote(storePath)} to each command for this store, whose settings are a section of ${settingsSection.path}`,
   );
 }
 
@@ -190,12 +211,11 @@ async function runAdopt(context: Context, options: InitOptions): Promise<void> {
     }),
   );
   await updateSection(settingsSection, (settings) => ({
-    ...settings,
-    ...settingsToSave(context, options),
+    ...withOptions(settings, context, options),
     passphrase_source: result.adopted.passphraseSource,
   }));
   await makeNamed(context, [options.to]);
-  noteSection(context);
+  noticeOtherDefault(context);
   context.output.result(toJson(result), () => adoptLines(result));
 }
 
@@ -205,38 +225,33 @@ function adoptLines({ adopted, bundle }: AdoptResult): string[] {
     `  key_id      ${adopted.keyId}`,
     passphraseLine(adopted.passphraseSource),
     ...bundleLines(bundle),
-    ...(bundle?.recipients ?? []).map((recipient) => `  opens with  ${recipient}`),
+    ...recipientLines(bundle?.recipients ?? []),
     ...(adopted.passwordRemoved
       ? ["", "Removed the password from server.json: start the hub with hivemind-sqlcipher run."]
       : []),
   ];
 }
 
-/**
- * Returns the settings with this command's options, so that later commands need not repeat them.
- */
-function settingsToSave({ settings }: Context, options: InitOptions) {
-  const { store, backup } = settings;
+/** Returns the settings with the options of this command, for later commands. */
+function withOptions(settings: Settings, context: Context, options: InitOptions): Settings {
+  const { store } = context.settings;
   return {
+    ...settings,
     ...(store && Object.keys(store).length > 0 && { store }),
     backup: {
-      ...backup,
+      ...withNamedService(context, options, settings.backup),
       ...(options.to !== undefined && { to: expandPath(options.to) }),
       ...(options.bundleTo !== undefined && { bundle_to: expandPath(options.bundleTo) }),
-      ...(options.unit !== undefined && { unit: options.unit }),
-      ...(options.service !== undefined && { service: options.service }),
-      ...(options.stopCommand !== undefined && { stop_command: options.stopCommand }),
-      ...(options.startCommand !== undefined && { start_command: options.startCommand }),
     },
   };
 }
 
 /**
- * Returns the schema version for a new store: the version of the hub on this machine, or 0 without
- * a hub. Every hub reads schema 0. HiveMind 4 enforces blacklists only in schema 0, and HiveMind 5
- * upgrades it.
+ * Returns the schema version for a new store: that of the options, or that of the hub on this
+ * machine, or 0 without a hub. Every hub reads schema 0. HiveMind 4 enforces blacklists only in
+ * schema 0, and HiveMind 5 upgrades it.
  */
-async function schemaFor({ schemaVersion: wanted }: InitOptions): Promise<0 | 2> {
+async function resolveSchemaVersion({ schemaVersion: wanted }: InitOptions): Promise<0 | 2> {
   if (wanted !== undefined) return wanted === "2" ? 2 : 0;
   const { askHub, findHubPython } = await import("../../hub/interpreter.js");
   const python = await findHubPython({});

@@ -1,5 +1,6 @@
 import { type Command, InvalidArgumentError } from "commander";
 import type { PruneResult } from "../../backup/prune.js";
+import { isRemote } from "../../config/paths.js";
 import type { View } from "../../copies/view.js";
 import { StoreError } from "../../errors.js";
 import { escapeControlCharacters } from "../../text/escape.js";
@@ -11,7 +12,7 @@ import {
   type BundleDirectoryOption,
   listingOptions,
 } from "../options/backup-directories.js";
-import { knownDirectories, operate } from "../options/operation.js";
+import { operate } from "../options/operation.js";
 import { toJson } from "../ui/json.js";
 import { formatSize } from "../ui/units.js";
 
@@ -43,7 +44,7 @@ export function addCommand(program: Command): void {
       'A rule that is not given is taken from "keep" in the settings. Days, weeks and months begin at midnight of the local time zone; those without a backup do not count. The newest backup that verifies is always kept, and files without a valid manifest are neither counted nor removed.',
       "Keeps a backup with the newest contents whatever its date. Refuses to run if a backup is from the future, because a clock may have been wrong; --yes overrides this.",
       "A target is a directory, or rclone:REMOTE:PATH. Exits with 18 if it refuses to remove a backup.",
-      "With --bundles, a bundle stays while a backup in a directory of the settings needs it. Consider other copies of the removed backups, such as on a remote: they need their bundle, too.",
+      "With --bundles, a bundle stays while a backup in a directory or remote of the settings needs it, and all of them must be reachable. Other copies of the removed backups need their bundle, too.",
     ],
     examples: [
       "hivemind-sqlcipher prune --keep-daily 7 --keep-weekly 5 --keep-monthly 12 --dry-run",
@@ -69,12 +70,13 @@ async function runPrune(
   options: PruneOptions,
 ): Promise<MonitoredResult> {
   const { ofUnknownPassphrase, prune } = await import("../../backup/prune.js");
-  const { namedReporter, withView } = await import("../../copies/view.js");
+  const { keyIdsOn, namedReporter, withView } = await import("../../copies/view.js");
   const { output } = context;
   const keep = context.settings.keep ?? {};
   const listing = listingOptions(context, directory, options);
   const { storePath, reporter } = context;
-  const prunedView = (view: View, signal: AbortSignal) =>
+  const others = otherTargets(context, listing.folder);
+  const pruneView = async (view: View, signal: AbortSignal) =>
     prune({
       ...{ ...listing, folder: view.folder, files: view.files },
       keep: {
@@ -86,14 +88,15 @@ async function runPrune(
       utc: options.utc ?? false,
       ignoreClock: context.yes,
       bundles: options.bundles ?? false,
-      otherFolders: knownDirectories(context),
+      otherFolders: others.filter((target) => !isRemote(target)),
+      otherKeyIds: options.bundles ? await keyIdsOn(others.filter(isRemote)) : [],
       dryRun: options.dryRun ?? false,
       reporter: namedReporter(reporter, view),
       signal,
     });
   const result = await operate(context, (_lock, signal) =>
     withView(listing.folder, { storePath, heads: "all" }, async (view) =>
-      view.named(await prunedView(view, signal)),
+      view.named(await pruneView(view, signal)),
     ),
   );
   const document = toJson({ prune: result });
@@ -106,6 +109,12 @@ async function runPrune(
     );
   }
   return { document, failure };
+}
+
+/** Returns the directories and remotes in the settings that have backups, except the pruned one. */
+function otherTargets({ settings: { backup } }: Context, pruned: string): string[] {
+  const targets = [backup?.to, ...(backup?.copies ?? [])];
+  return targets.filter((target) => target !== undefined).filter((target) => target !== pruned);
 }
 
 /** Returns the error for backups that the rules do not keep and that could not be removed. */

@@ -234,11 +234,21 @@ export async function assertUsableDirectory(
 export async function saveService(context: Context, options: ServiceOptions): Promise<void> {
   if (!namesService(options)) return;
   const { updateSection } = await import("../../config/settings-file.js");
-  const service = toSettings(serviceChoice(context, options));
-  await updateSection(context.settingsSection, (settings) => {
-    const others = Object.entries(settings.backup ?? {}).filter(([key]) => !isServiceKey(key));
-    return { ...settings, backup: { ...Object.fromEntries(others), ...service } };
-  });
+  await updateSection(context.settingsSection, (settings) => ({
+    ...settings,
+    backup: withNamedService(context, options, settings.backup),
+  }));
+}
+
+/** Returns backup settings in which the service of the options replaces the present service. */
+export function withNamedService(
+  context: Context,
+  options: ServiceOptions,
+  backup: Settings["backup"],
+): Settings["backup"] {
+  if (!namesService(options)) return backup;
+  const others = Object.entries(backup ?? {}).filter(([key]) => !isServiceKey(key));
+  return { ...Object.fromEntries(others), ...toSettings(serviceChoice(context, options)) };
 }
 
 /**

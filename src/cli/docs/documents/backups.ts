@@ -2,7 +2,7 @@
 
 import type { BackupResult } from "../../../backup/backup.js";
 import type { FleetListing, FleetVerification, StoreVerdict } from "../../../backup/fleet.js";
-import type { Listing, Unlisted } from "../../../backup/listing.js";
+import type { FileProblem, Listing } from "../../../backup/listing.js";
 import type { PruneResult } from "../../../backup/prune.js";
 import type { Verification } from "../../../backup/verify.js";
 import type { Bundle, BundleDescription } from "../../../bundle/bundle.js";
@@ -85,7 +85,7 @@ const completed = documentOf<BackupResult>()(
 
 export const backedUp = z.strictObject({ ...completed.shape, copies });
 
-const unlisted = documentOf<Unlisted>()(
+const unlisted = documentOf<FileProblem>()(
   z.strictObject({ path: text("A file that is not counted"), problem: text("Why") }),
 );
 
