@@ -13,6 +13,7 @@ import { type KeptPassphrase, type PassphraseSource, readPassphrases } from "../
 import { noneOpens } from "../keys/unlock.js";
 import {
   identify,
+  noKeyError,
   type OpenedStore,
   openEncrypted,
   type StoreKey,
@@ -162,7 +163,8 @@ export async function openBackup(
   });
   if ("passphrase" in secret) return open(secret.passphrase);
   const { source, storePath } = secret;
-  const { keyId } = await identify(path);
+  const { format, keyId } = await identify(path);
+  if (format === "sqlcipher" && keyId === undefined) throw await noKeyError(path);
   const withBundle = `Open it with its bundle and the recovery key: --bundle clients.${keyId}.bundle.age --identity FILE`;
   const tried: KeptPassphrase[] = [];
   try {

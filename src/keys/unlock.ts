@@ -1,7 +1,13 @@
 /** Opens a store with the first passphrase of its source that fits. */
 import { isKind, StoreError } from "../errors.js";
 import { currentInteraction, withInteraction } from "../process/interaction.js";
-import { identify, type OpenedStore, openEncrypted, unknownFormatError } from "../store/cipher.js";
+import {
+  identify,
+  noKeyError,
+  type OpenedStore,
+  openEncrypted,
+  unknownFormatError,
+} from "../store/cipher.js";
 import { ClientStore } from "../store/client-store.js";
 import { Connection, type ConnectionOptions } from "../store/connection.js";
 import { knownSchemaVersion } from "../store/schema.js";
@@ -132,7 +138,7 @@ interface Tried extends KeptPassphrase {
  *
  * @throws {@link StoreError} if the file is missing or not encrypted
  */
-async function encryptedKeyId(path: string): Promise<string | undefined> {
+async function encryptedKeyId(path: string): Promise<string> {
   const { format, keyId } = await identify(path);
   if (format === "absent") throw await missingStoreError(path);
   if (format === "plaintext") {
@@ -144,6 +150,8 @@ async function encryptedKeyId(path: string): Promise<string | undefined> {
     });
   }
   if (format === "unknown") throw await unknownFormatError(path);
+  // A plaintext header has no salt, and without it no passphrase opens the file.
+  if (keyId === undefined) throw await noKeyError(path);
   return keyId;
 }
 

@@ -306,7 +306,7 @@ export async function openEncrypted(
 }
 
 /** Returns the error for a key with a database that begins as plaintext. */
-async function noKeyError(path: string): Promise<StoreError> {
+export async function noKeyError(path: string): Promise<StoreError> {
   if (await isPlaintext(path)) {
     return new StoreError("refused", `${path} is not encrypted`, {
       hint: "Encrypt it in place: hivemind-sqlcipher encrypt",

@@ -62,8 +62,28 @@ test.each([
   },
 );
 
-test("a plaintext header is named, and adopted with its salt", async () => {
+test("a plaintext header is named by every command, and adopted with its salt", async () => {
   await write(["cipher_plaintext_header_size = 32", `cipher_salt = "x'${salt}'"`]);
+  for (const args of [
+    ["list-clients"],
+    [
+      ...["encrypt", "--service", "none", "--hub", "none"],
+      ...["--bundle-to", machine.path("bundles")],
+      ...["--recovery-key-file", machine.path("key.txt")],
+    ],
+    ["verify", machine.store],
+  ]) {
+    const { code, stderr } = await machine.run(args);
+    expect([args[0], code, stderr]).toEqual([
+      args[0],
+      17,
+      expect.stringMatching(
+        /plaintext header[\s\S]*--adopt --cipher-settings[\s\S]*sqlcipher_export/,
+      ),
+    ]);
+  }
+  const { stdout } = await machine.run(["doctor"]);
+  expect(stdout).toMatch(/ERROR +store .*plaintext header.*\n +fix: Adopt it with the salt/);
   const refused = await adopt();
   expect([refused.code, refused.stderr]).toEqual([
     17,
