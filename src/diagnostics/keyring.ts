@@ -22,10 +22,7 @@ export async function checkKeyring(storePath: string, source: PassphraseSource):
   if (process.platform !== "linux") return [good("keyring", "the keychain of macOS")];
   const { provider, problem, isLocked, unattended } = await inspectKeyring(storePath);
   if (problem !== undefined) {
-    const fix =
-      (isLocked ? await unlockByUnit(provider) : undefined) ??
-      problem.hint?.replaceAll("\n", " ") ??
-      "";
+    const fix = (isLocked ? await unlockByUnit(provider) : undefined) ?? problem.hint ?? "";
     return [finding("keyring", "error", problem.message, fix)];
   }
   return [...describeAccess(provider, unattended), await checkBoot(provider)];

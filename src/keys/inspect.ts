@@ -14,7 +14,7 @@ export interface KeyringReport {
   readonly hasEntry: boolean | undefined;
   /** Why the passphrase cannot be read now, with advice. */
   readonly problem: StoreError | undefined;
-  /** Whether the problem is that the keyring, or the collection with the passphrase, is locked. */
+  /** Whether the problem is that the default collection is locked. */
   readonly isLocked: boolean;
   /** Whether a timer's backup can read the passphrase with this provider and its settings. */
   readonly unattended: Unattended;
@@ -52,9 +52,10 @@ async function inspect(service: SecretService, storePath: string): Promise<Keyri
   const provider = await service.provider();
   const hasEntry = items.unlocked.length + items.locked.length > 0;
   const problem = async (name: KeyringProblem, collection: string) => {
+    const isOther = collection !== (await service.defaultCollection());
     const label = await service.label(collection);
-    const error = keyringError(name, { provider, collection: label });
-    return { ...unusable(error, provider, hasEntry), isLocked: name === "locked" };
+    const error = keyringError(name, { provider, collection: label, isOther });
+    return { ...unusable(error, provider, hasEntry), isLocked: name === "locked" && !isOther };
   };
   if (items.unlocked.length > 0) return await usable(provider, hasEntry);
   const [lockedItem] = items.locked;

@@ -49,6 +49,8 @@ export interface ProblemDetails {
   readonly detail?: string;
   /** The label of the locked collection. */
   readonly collection?: string;
+  /** Whether it is not the default collection, which a login unlocks. */
+  readonly isOther?: boolean;
   readonly cause?: unknown;
 }
 
@@ -89,7 +91,7 @@ function problemOf(error: unknown): KeyringProblem {
 
 function describe(
   problem: KeyringProblem,
-  { provider = unknownProvider, detail = "", collection }: ProblemDetails,
+  { provider = unknownProvider, detail = "", collection, isOther = false }: ProblemDetails,
 ): { message: string; hint: string } {
   const { name } = provider;
   switch (problem) {
@@ -119,7 +121,7 @@ function describe(
           collection === undefined
             ? `${name} is locked and was not unlocked`
             : `the collection "${collection}" of ${name} is locked and was not unlocked`,
-        hint: `${lockedAdvice(provider)}\n${otherSources}`,
+        hint: `${lockedAdvice(provider, isOther)}\n${otherSources}`,
       };
     case "no-prompt":
       return {
@@ -172,10 +174,11 @@ function silentAdvice({ kind, name }: Provider): string {
   }
 }
 
-function lockedAdvice(provider: Provider): string {
+function lockedAdvice(provider: Provider, isOther = false): string {
   const { kind, name } = provider;
   switch (kind) {
     case "gnome-keyring":
+      if (isOther) return "At a desktop, run this again and type the collection's password.";
       return `At a desktop, run this again and type the keyring's password; on a server:\n${unlockLine}`;
     case "keepassxc":
       return "Unlock the database in KeePassXC, run this again, and allow the access in its dialog.";

@@ -367,7 +367,7 @@ class Keyring implements AsyncDisposable {
     for (const item of [...unlocked].sort(byRank).concat([...locked].sort(byRank))) {
       const collection = await this.#try(() => service.label(collectionOf(item)));
       if (locked.includes(item) && !(await this.#try(() => service.unlock(item)))) {
-        refused ??= keyringError("locked", { provider: await this.#provider(), collection });
+        refused ??= await this.#try(() => this.#lockedError(service, collectionOf(item)));
         continue;
       }
       count++;
@@ -379,9 +379,14 @@ class Keyring implements AsyncDisposable {
   async #unlockCollection(service: SecretService, collection: string): Promise<void> {
     if (!(await service.isLocked(collection))) return;
     if ((await service.unlock(collection)) && !(await service.isLocked(collection))) return;
-    throw keyringError("locked", {
+    throw await this.#lockedError(service, collection);
+  }
+
+  async #lockedError(service: SecretService, collection: string): Promise<StoreError> {
+    return keyringError("locked", {
       provider: await this.#provider(),
       collection: await service.label(collection),
+      isOther: collection !== (await service.defaultCollection()),
     });
   }
 

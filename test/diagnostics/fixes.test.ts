@@ -775,6 +775,10 @@ test("a locked keyring on a machine with a unit that unlocks it: the fix restart
       ...[machine.path("home"), "/bin/sh", "-ec", script],
     ]);
   await inSession(`${command} init --recovery-key-file $HOME/key.txt`);
+  const { stdout: withoutUnit } = await inSession(`${command} doctor || true`, "--keyring=locked");
+  expect(withoutUnit).toMatch(
+    / keyring .*\n +fix: .*:\n +read -rsp .*unset P\n +Or use no keyring/,
+  );
   const units = machine.path("home", ".config", "systemd", "user");
   await writeFile(
     join(units, "hivemind-sqlcipher-keyring.service"),
