@@ -22,12 +22,13 @@ import {
   type UnitName,
 } from "./systemctl.js";
 import { findContainersOf, isInContainers, startsContainers } from "./unit-containers.js";
-import { isActive, isLauncher } from "./unit-state.js";
+import { isActive, isLauncher, isRestarting } from "./unit-state.js";
 
 export const unitProperties = [
   "LoadState",
   "LoadError",
   "ActiveState",
+  "SubState",
   "MainPID",
   "ControlGroup",
   "UnitFileState",
@@ -237,6 +238,7 @@ async function checkStore(
   if (other === storePath && (await holdsStore(properties, storePath))) return [];
   const { name } = unit;
   if (other === undefined) {
+    if (isRestarting(properties)) return [`${name} is in a restart loop`];
     return [`${name} runs, but does not have ${storePath} open at the moment`];
   }
   throw new StoreError("refused", `the unit ${name} uses ${other}, not ${storePath}`, {

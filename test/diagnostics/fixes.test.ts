@@ -750,7 +750,7 @@ test("a hub with a JSON database: the fixes move its clients and delete what is 
   expect(await store.counts()).toEqual({ active: 1, revoked: 0 });
 }, 120_000);
 
-test("a hub in a restart loop: backup names the ways that stop nothing", async () => {
+test("a hub in a restart loop: backup and rotate name the ways that stop nothing", async () => {
   const site = await Site.make();
   const name = `${uniqueName()}.service`;
   onTestFinished(() => removeUnits(name));
@@ -759,12 +759,29 @@ test("a hub in a restart loop: backup names the ways that stop nothing", async (
   const unit = ["--service", "systemd-user", "--unit", name];
   const { code, stderr } = await site.run("backup", ...unit);
   expect(code).toBe(15);
+  expect(stderr).toContain(`${name} is in a restart loop\n`);
   expect(stderr).toMatch(/no backup was made[\s\S]*--online, or --service none/);
   expect(
     (await site.run("backup", "--service", "systemd-user", "--unit", name, "--online")).code,
   ).toBe(0);
+  const rotated = await site.run("rotate", ...unit, "--hub", "none");
+  expect([rotated.code, rotated.stderr]).toEqual([
+    15,
+    expect.stringMatching(/the replaced store was put back[\s\S]*add --service none if nothing/),
+  ]);
+  expect((await site.run("rotate", "--service", "none", "--hub", "none")).code).toBe(0);
   expect(await site.findings("interrupted")).toEqual([]);
 }, 60_000);
+
+test("a unit for a hub that another unit starts is printed with a warning", async () => {
+  const site = await Site.make();
+  const print = () => site.run("run", "--print-unit", "user", "--", "/opt/hivemind-core", "listen");
+  expect((await print()).stderr).not.toContain("already");
+  const { name } = await hubUnit(site);
+  const { code, stdout, stderr } = await print();
+  expect([code, stdout]).toEqual([0, expect.stringContaining("ExecStart=")]);
+  expect(stderr).toMatch(new RegExp(`${name} starts the hub already.*--print-unit dropin`));
+});
 
 test("a locked keyring on a machine with a unit that unlocks it: the fix restarts the unit", async () => {
   const machine = await Machine.make();
@@ -787,6 +804,13 @@ Type=forking
 ExecStart=/bin/sh -c 'printf private-session | gnome-keyring-daemon --replace --unlock --components=secrets'
 ExecStartPost=/bin/sh -c 'until busctl --user status org.freedesktop.secrets >/dev/null 2>&1; do sleep 0.1; done'
 `,
+  );
+  const { stdout: refused } = await inSession(
+    `${command} list-clients --no-key-cache 2>&1 || true`,
+    "--keyring=locked",
+  );
+  expect(refused).toMatch(
+    /is locked .*\n.*: systemctl --user restart hivemind-sqlcipher-keyring.service\n/,
   );
   const finding = `${command} doctor --json | grep -o '"name":"keyring","ok":[a-z]*,[^}]*' || true`;
   const { stdout } = await inSession(

@@ -4,7 +4,7 @@ import { addHelp } from "../help.js";
 import {
   addSwapOptions,
   downtimeLines,
-  operate,
+  operateWithService,
   operationOptions,
   type SwapOptions,
 } from "../options/operation.js";
@@ -25,7 +25,7 @@ export function addCommand(program: Command): void {
 
 async function runDecrypt(context: Context, options: SwapOptions): Promise<void> {
   const { decrypt } = await import("../../swap/decrypt.js");
-  const result = await operate(context, (lock, signal) =>
+  const result = await operateWithService(context, (lock, signal) =>
     decrypt(operationOptions(context, options, lock, signal)),
   );
   context.output.result(toJson(result), () => [

@@ -10,7 +10,7 @@ import {
   type BundleTargetOptions,
   bundleLines,
   downtimeLines,
-  operate,
+  operateWithService,
   operationOptions,
   passphraseLine,
   rememberDirectories,
@@ -53,7 +53,7 @@ async function runEncrypt(context: Context, options: EncryptOptions): Promise<vo
   const { encrypt } = await import("../../swap/encrypt.js");
   await assertUsableDirectory("--to", options.to);
   const result = await withBundleTarget(context, options, (bundleTarget) =>
-    operate(context, (lock, signal) =>
+    operateWithService(context, (lock, signal) =>
       encrypt({
         ...operationOptions(context, options, lock, signal),
         ...bundleTarget,

@@ -14,7 +14,7 @@ import {
   addSwapOptions,
   downtimeLines,
   knownDirectories,
-  operate,
+  operateWithService,
   operationOptions,
   type SwapOptions,
 } from "../options/operation.js";
@@ -113,7 +113,7 @@ async function restoreStore(
   if (options.intoSetting) {
     throw new StoreError("usage", "--into-setting needs --into", { hint: "Add --into PLUGIN." });
   }
-  const result = await operate(
+  const result = await operateWithService(
     context,
     (lock, signal) =>
       restore({
@@ -164,7 +164,7 @@ async function restoreDatabase(
   const { name, config } = await endpointOf(context, into, intoSetting);
   const database = { name, config, location: await locationOf(name, config) };
   const backupFirst = options.discardReplaced ? undefined : () => backupTargetOf(context);
-  return operate(
+  return operateWithService(
     context,
     (lock, signal) =>
       restoreInto({

@@ -10,7 +10,7 @@ import {
   type BundleTargetOptions,
   bundleLines,
   downtimeLines,
-  operate,
+  operateWithService,
   operationOptions,
   passphraseLine,
   type SwapOptions,
@@ -55,7 +55,7 @@ export function addCommand(program: Command): void {
 async function runRotate(context: Context, options: RotateOptions): Promise<MonitoredResult> {
   const { rotate } = await import("../../swap/rotate.js");
   const result = await withBundleTarget(context, options, (bundleTarget) =>
-    operate(context, (lock, signal) =>
+    operateWithService(context, (lock, signal) =>
       rotate({
         ...operationOptions(context, options, lock, signal),
         ...bundleTarget,

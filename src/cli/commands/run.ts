@@ -133,9 +133,23 @@ async function redisSettings() {
 
 async function printUnit(context: Context, args: string[], options: RunOptions): Promise<void> {
   const print = { user: userUnit, system: systemUnit, keyring: keyringUnit, dropin: dropIn };
-  const unit = await print[options.printUnit ?? "user"](context, args, options);
+  const kind = options.printUnit ?? "user";
+  const unit = await print[kind](context, args, options);
+  if (kind === "user" || kind === "system") await warnOfSecondUnit(context);
   if (context.output.json) context.output.result({ unit }, () => []);
   else context.output.line(unit.trimEnd());
+}
+
+/** Prints a notice if a unit starts the hub already: two hubs on one store lose data. */
+async function warnOfSecondUnit({ output }: Context): Promise<void> {
+  const { findHubUnits } = await import("../../hub/find-hubs.js");
+  const { serverJsonPath } = await import("../../hub/server-json.js");
+  const units = (await findHubUnits(serverJsonPath())).filter(({ isTemplate }) => !isTemplate);
+  const [unit] = units;
+  if (unit === undefined) return;
+  output.notice(
+    `${unit.name} starts the hub already, and another unit would start a second hub on its store; change that unit with --print-unit dropin, or replace its file with this unit`,
+  );
 }
 
 async function userUnit(context: Context, args: string[], options: RunOptions): Promise<string> {

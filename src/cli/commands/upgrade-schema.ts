@@ -5,7 +5,7 @@ import { addHelp } from "../help.js";
 import {
   addServiceOptions,
   downtimeLines,
-  operate,
+  operateWithService,
   operationOptions,
   type ServiceOptions,
 } from "../options/operation.js";
@@ -34,7 +34,7 @@ export function addCommand(program: Command): void {
 
 async function runUpgrade(context: Context, options: UpgradeOptions): Promise<void> {
   const { upgradeSchema } = await import("../../swap/upgrade-schema.js");
-  const result = await operate(context, (lock, signal) =>
+  const result = await operateWithService(context, (lock, signal) =>
     upgradeSchema({
       ...operationOptions(context, options, lock, signal),
       hubPython: options.hubPython,

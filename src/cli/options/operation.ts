@@ -3,7 +3,7 @@ import { type Command, Option } from "commander";
 import { expandPath, expandTarget, isRemote } from "../../config/paths.js";
 import { type ServiceSettings, serviceOver } from "../../config/settings.js";
 import { type Settings, serviceKinds } from "../../config/settings-file.js";
-import { StoreError, systemError } from "../../errors.js";
+import { isKind, StoreError, systemError, withLine, wrap } from "../../errors.js";
 import type { OperationLock } from "../../operation/lock.js";
 import type { ServiceReport } from "../../operation/service.js";
 import { abortOnSignal } from "../../process/signals.js";
@@ -346,6 +346,24 @@ export async function operate<Result>(
       requirements,
     ),
   );
+}
+
+/**
+ * Runs an operation that stops the service, like `operate`. If the service does not stop or start,
+ * for example because its hub is in a restart loop, the hint has the way without it.
+ */
+export async function operateWithService<Result>(
+  context: Context,
+  operation: (lock: OperationLock, signal: AbortSignal) => Promise<Result>,
+  requirements: OperationRequirements = {},
+): Promise<Result> {
+  try {
+    return await operate(context, operation, requirements);
+  } catch (error) {
+    if (!isKind(error, "service")) throw error;
+    const line = "To leave the service alone, add --service none if nothing has the store open.";
+    throw wrap(error, { hint: withLine(error.hint, line) });
+  }
 }
 
 export function passphraseLine(source: string): string {
