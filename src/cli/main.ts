@@ -61,13 +61,21 @@ async function main(argv: string[]): Promise<void> {
       process.exitCode = exitCodes.usage;
       return;
     }
-    const failure = error instanceof CommanderError ? usageError(error) : asStoreError(error);
+    const failure = await failureOf(error);
     output.error(failure);
     if (failure.kind === "failed" && argv.includes("--verbose") && failure.cause) {
       output.detail(String((failure.cause as Error).stack));
     }
     process.exitCode = failure.exitCode;
   }
+}
+
+/** Converts any thrown value to the error that is printed. */
+async function failureOf(error: unknown): Promise<StoreError> {
+  if (error instanceof CommanderError) return usageError(error);
+  const failure = asStoreError(error);
+  if (failure.kind !== "passphraseUnavailable") return failure;
+  return (await import("../diagnostics/keyring.js")).withUnlockCommand(failure);
 }
 
 /**

@@ -1,7 +1,9 @@
 /** Checks whether the passphrase is available now, and after a reboot without a login. */
 
 import { userInfo } from "node:os";
+import { type StoreError, wrap } from "../errors.js";
 import { inspectKeyring, type Unattended } from "../keys/inspect.js";
+import { lockedProviderOf } from "../keys/keyring-error.js";
 import { unknownProvider } from "../keys/provider.js";
 import { formatSource, type PassphraseSource } from "../keys/source.js";
 import { inspectBoot } from "../service/boot.js";
@@ -78,7 +80,7 @@ const sealedDirectory = "/etc/credstore.encrypted";
  * system, because a user's manager of systemd 252 cannot open a credential sealed to the machine.
  */
 function keyringUnitFixes(): string[] {
-  const sudo = process.geteuid?.() === 0 ? "" : "sudo ";
+  const sudo = sudoPrefix();
   const sealed = `${sealedDirectory}/hivemind-keyring`;
   const print = `hivemind-sqlcipher run --print-unit keyring --user ${shellQuote(userInfo().username)} --credential-file ${sealed}`;
   return [
@@ -90,6 +92,23 @@ function keyringUnitFixes(): string[] {
   ];
 }
 
+/** Returns what comes before a command that only root may run. */
+function sudoPrefix(): string {
+  return process.geteuid?.() === 0 ? "" : "sudo ";
+}
+
+/**
+ * Adds the command that unlocks the keyring to the hint of an error of a locked keyring, if this
+ * machine has the unit for it.
+ */
+export async function withUnlockCommand(error: StoreError): Promise<StoreError> {
+  const provider = lockedProviderOf(error);
+  const command = provider && (await unlockByUnit(provider.name));
+  if (command === undefined) return error;
+  const line = `This machine has a unit that unlocks it: ${command}`;
+  return wrap(error, { hint: error.hint === undefined ? line : `${line}\n${error.hint}` });
+}
+
 /**
  * Returns the command to unlock the keyring with this machine's unit, or undefined without such a
  * unit.
@@ -98,7 +117,9 @@ async function unlockByUnit(provider: string): Promise<string | undefined> {
   if (!unlockedByUnit.includes(provider)) return undefined;
   for (const manager of ["systemd-user", "systemd"] as const) {
     const [unit] = await show(manager, ["LoadState"], [keyringUnit]).catch(() => []);
-    if (unit?.LoadState === "loaded") return systemctlLine(manager, `restart ${keyringUnit}`);
+    if (unit?.LoadState !== "loaded") continue;
+    const line = systemctlLine(manager, `restart ${keyringUnit}`);
+    return manager === "systemd" ? sudoPrefix() + line : line;
   }
   return undefined;
 }

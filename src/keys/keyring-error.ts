@@ -54,10 +54,21 @@ export interface ProblemDetails {
   readonly cause?: unknown;
 }
 
+const lockedProviders = new WeakMap<StoreError, Provider>();
+
 /** Returns the error for a problem, with advice for the provider. */
 export function keyringError(problem: KeyringProblem, details: ProblemDetails = {}): StoreError {
   const { message, hint } = describe(problem, details);
-  return new StoreError("passphraseUnavailable", message, { hint, cause: details.cause });
+  const error = new StoreError("passphraseUnavailable", message, { hint, cause: details.cause });
+  const isLocked = problem === "locked" || problem === "no-prompt";
+  if (isLocked && !details.isOther) lockedProviders.set(error, details.provider ?? unknownProvider);
+  return error;
+}
+
+/** Returns the provider whose locked default collection caused an error; undefined if none did. */
+export function lockedProviderOf(error: unknown): Provider | undefined {
+  if (!(error instanceof StoreError)) return undefined;
+  return lockedProviders.get(error) ?? lockedProviderOf(error.cause);
 }
 
 /** Converts an error of the bus, the Secret Service or keytar. */

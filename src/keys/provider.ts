@@ -1,5 +1,6 @@
 /** The programs that serve the Secret Service. */
 import { readFile, readlink } from "node:fs/promises";
+import { isAbsolute } from "node:path";
 
 export interface Provider {
   readonly kind: "gnome-keyring" | "keepassxc" | "kwallet" | "oo7" | "other";
@@ -26,6 +27,14 @@ export async function providerOfProcess(pid: number): Promise<Provider> {
   const name = await readFile(`/proc/${pid}/comm`, "utf8").catch(() => "");
   const known = knownProcesses.find(([pattern]) => pattern.test(name));
   if (known === undefined) return unknownProvider;
-  const program = await readlink(`/proc/${pid}/exe`).catch(() => undefined);
-  return { ...known[1], pid, program };
+  return { ...known[1], pid, program: await programOf(pid) };
+}
+
+/** Returns the path of a process's program; undefined if it is unknown. */
+async function programOf(pid: number): Promise<string | undefined> {
+  // Not readable if the program has a capability, such as oo7 the one to lock memory.
+  const path = await readlink(`/proc/${pid}/exe`).catch(() => undefined);
+  if (path !== undefined && !path.endsWith(" (deleted)")) return path;
+  const [name = ""] = (await readFile(`/proc/${pid}/cmdline`, "utf8").catch(() => "")).split("\0");
+  return isAbsolute(name) ? name : undefined;
 }

@@ -5,7 +5,7 @@
  * keytar returns nothing for a locked entry and for a missing entry alike. While a dialog is open,
  * keytar blocks a thread and so the end of the process.
  */
-import { setTimeout as delay } from "node:timers/promises";
+import { setTimeout as delay, setInterval } from "node:timers/promises";
 import type { Environment } from "../config/paths.js";
 import { Bus, BusError, busName } from "../dbus/client.js";
 import { Variant } from "../dbus/message.js";
@@ -16,6 +16,13 @@ import { type Provider, providerOfProcess, unknownProvider } from "./provider.js
 export const promptTimeoutMs = 60_000;
 /** Without a desktop, a provider closes a dialog at once. Such a dialog needs no notice. */
 const noticeDelayMs = 1_000;
+/** How often an open dialog's collection is looked at. */
+const pollMs = 1_000;
+/**
+ * Providers whose open dialog must not be dismissed: gnome-keyring 42 aborts, and oo7 0.7 only
+ * ignores the answer to the dialog, which stays on the screen.
+ */
+const undismissable: readonly Provider["kind"][] = ["gnome-keyring", "oo7"];
 const tries = 4;
 const retryDelayMs = 150;
 
@@ -133,7 +140,16 @@ export class SecretService implements AsyncDisposable {
     if (prompt === noPath) return true;
     // oo7 0.7 shows no dialog to a client without a session: it does not know the client's display.
     await this.#openSession();
-    return await this.#prompt(String(prompt));
+    return await this.#prompt(String(prompt), () => this.#isUnlocked(path));
+  }
+
+  /** Returns whether a collection is unlocked; false for an item. */
+  async #isUnlocked(path: string): Promise<boolean> {
+    try {
+      return !(await this.isLocked(path));
+    } catch {
+      return false;
+    }
   }
 
   /**
@@ -159,18 +175,38 @@ export class SecretService implements AsyncDisposable {
     return session;
   }
 
-  /** Shows a dialog and waits until it is completed. Returns false if the user dismissed it. */
-  async #prompt(path: string): Promise<boolean> {
+  /**
+   * Shows a dialog and waits until it is completed. Returns false if the user dismissed it.
+   *
+   * Also returns once `isDone` does: oo7 0.7 keeps the dialogs of ended commands, so a user answers
+   * an earlier dialog first.
+   */
+  async #prompt(path: string, isDone: () => Promise<boolean>): Promise<boolean> {
     const bus = this.#bus;
     const [owner] = await bus.callBus("GetNameOwner", serviceName, "s");
-    const stopNotice = await this.#announceDialog();
+    const { kind, name } = await this.provider();
+    const stopNotice = announceDialog(name, currentInteraction().notice);
+    const ended = new AbortController();
     try {
       return await new Promise<boolean>((resolve, reject) => {
-        const timer = setTimeout(() => {
+        const dismiss = () => {
+          if (undismissable.includes(kind)) return;
           this.#promptCall(path, "Dismiss", "", []).catch(() => undefined);
+        };
+        const timer = setTimeout(() => {
+          dismiss();
           reject(new PromptTimeoutError(`no answer within ${promptTimeoutMs / 1000} seconds`));
         }, promptTimeoutMs);
         timer.unref();
+        const pollUntilDone = async () => {
+          const options = { ref: false, signal: ended.signal };
+          for await (const _ of setInterval(pollMs, undefined, options)) {
+            if (!(await isDone())) continue;
+            dismiss();
+            resolve(true);
+          }
+        };
+        pollUntilDone().catch(() => undefined);
         bus.onFailure(reject);
         const start = async () => {
           // Subscribe before Prompt(), because a fast completion would be missed.
@@ -195,14 +231,9 @@ export class SecretService implements AsyncDisposable {
         start().catch(reject);
       });
     } finally {
+      ended.abort();
       stopNotice();
     }
-  }
-
-  async #announceDialog(): Promise<() => void> {
-    const { notice } = currentInteraction();
-    const { name } = await this.provider();
-    return announceDialog(name, notice);
   }
 
   async #promptCall(

@@ -16,6 +16,7 @@ export class Desktop implements AsyncDisposable {
   #answer: Answer = "ignore";
   #delayMs = 0;
   #isEnded = false;
+  #titles = "";
   #user: Promise<void> | undefined;
 
   private constructor(
@@ -44,13 +45,25 @@ export class Desktop implements AsyncDisposable {
    * @param titles - of the dialogs, as a regular expression of xdotool
    */
   watch(titles: string): void {
-    this.#user = this.#watch(titles);
+    this.#titles = titles;
+    this.#user = this.#watch();
   }
 
   /** Sets the user's answer from now on, and its delay. */
   answer(answer: Answer, delayMs = 300): void {
     this.#answer = answer;
     this.#delayMs = delayMs;
+  }
+
+  /** Answers one dialog, and ignores the dialogs after it. */
+  async answerOnce(answer: Exclude<Answer, "ignore">): Promise<void> {
+    this.#answer = "ignore";
+    let window: string | undefined;
+    while (window === undefined) {
+      await delay(50);
+      [window] = await this.#windows();
+    }
+    await this.#answerTo(window, answer);
   }
 
   /** Waits until a dialog is shown, whatever its answer. */
@@ -73,12 +86,16 @@ export class Desktop implements AsyncDisposable {
     for (const child of this.#processes) child.kill("SIGKILL");
   }
 
-  async #watch(titles: string): Promise<void> {
+  async #windows(): Promise<string[]> {
+    const found = await this.xdotool("search", "--onlyvisible", "--name", this.#titles);
+    return found.split("\n").filter((id) => id !== "");
+  }
+
+  async #watch(): Promise<void> {
     const seen = new Set<string>();
     while (!this.#isEnded) {
       await delay(100);
-      const found = await this.xdotool("search", "--onlyvisible", "--name", titles);
-      for (const window of found.split("\n").filter((id) => id !== "")) {
+      for (const window of await this.#windows()) {
         if (!seen.has(window)) {
           seen.add(window);
           this.dialogs.push((await this.xdotool("getwindowname", window)).trim());
