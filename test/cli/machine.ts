@@ -14,14 +14,19 @@ export interface Answer {
 }
 
 export class Machine {
-  private constructor(readonly folder: string) {}
+  private constructor(
+    readonly folder: string,
+    private readonly before: readonly string[] = [],
+  ) {}
 
   /**
    * Creates a machine with its own data, settings and files, removed after the test, and with the
    * session's keyring and user manager.
+   *
+   * @param before - a program and its arguments that start each command
    */
-  static async make(): Promise<Machine> {
-    return new Machine(await temporaryFolder());
+  static async make(before: readonly string[] = []): Promise<Machine> {
+    return new Machine(await temporaryFolder(), before);
   }
 
   /** Returns a machine in a directory that several tests share. */
@@ -47,6 +52,12 @@ export class Machine {
     return join(this.folder, ...names);
   }
 
+  /** Returns the arguments that start the command, beginning with a program. */
+  line(args: readonly string[], before: readonly string[] = []): [string, ...string[]] {
+    const main = `${root}dist/cli/main.js`;
+    return [...this.before, ...before, process.execPath, main, ...args] as [string, ...string[]];
+  }
+
   /** Runs the command. Every document that it prints with --json is compared with its schema. */
   async run(
     args: string[],
@@ -58,12 +69,7 @@ export class Machine {
       onSpawn?: (child: ChildProcess) => void;
     } = {},
   ): Promise<Answer> {
-    const [program = "", ...rest] = [
-      ...(options.before ?? []),
-      process.execPath,
-      `${root}dist/cli/main.js`,
-      ...args,
-    ];
+    const [program, ...rest] = this.line(args, options.before);
     const child = spawn(program, rest, { env: { ...this.environment, ...options.env } });
     options.onSpawn?.(child);
     let stdout = "";

@@ -4,11 +4,14 @@ import { once } from "node:events";
 import { access, mkdir, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { vi } from "vitest";
+import { root } from "../built.js";
 import { type Answer, Desktop } from "./desktop.js";
 import { OwnBus } from "./own-keyring.js";
 
-const password = "open sesame";
+/** Of every keyring. */
+export const password = "open sesame";
 const gcrTitles = "Unlock|Authentication|gcr-prompter|Keyring";
+const oo7Program = `${root}.cache/oo7/bin/oo7-daemon`;
 
 export interface RunningProvider extends AsyncDisposable {
   readonly bus: OwnBus;
@@ -26,6 +29,8 @@ export interface ProviderUnderTest {
   readonly advice: string;
   /** When an access shows a dialog. */
   readonly asks: "each process" | "when locked" | "never";
+  /** A program that starts each command, with its arguments. */
+  readonly before?: readonly string[];
   start(): Promise<RunningProvider>;
 }
 
@@ -38,8 +43,7 @@ export const gnomeKeyring: ProviderUnderTest = {
   asks: "when locked",
   start: () =>
     startOnDesktop(gcrTitles, [], async (bus) => {
-      await bus.addService("org.gnome.keyring.SystemPrompter", "/usr/libexec/gcr-prompter");
-      await bus.addService("org.gnome.keyring.PrivatePrompter", "/usr/libexec/gcr-prompter");
+      await addPrompter(bus);
       await bus.startKeyring(password);
       return { lock: () => bus.lock() };
     }),
@@ -156,13 +160,52 @@ export function kwallet(options: { isVisible: boolean } = { isVisible: true }): 
   };
 }
 
+/**
+ * The crate oo7-daemon, as `scripts/setup --keyrings` builds it.
+ *
+ * oo7 shows its dialog only to a program of a graphical session. It asks logind, then reads
+ * `DISPLAY` from the program's environment, then from the user's systemd manager (`session.rs`,
+ * `SessionType::detect`). On this bus there is only the environment. oo7 drops its capabilities in
+ * some of its threads, and the kernel shows such a thread the environment of no program with more
+ * of them. So the command runs without capabilities, as every command of an ordinary user does.
+ */
+export const oo7: ProviderUnderTest = {
+  name: "oo7",
+  advice: "oo7-daemon' --replace --login",
+  allow: { type: password, key: "Return" },
+  asks: "when locked",
+  before: ["setpriv", "--bounding-set=-all", "--inh-caps=-all"],
+  start: () => {
+    const processes: ChildProcess[] = [];
+    return startOnDesktop(gcrTitles, processes, async (bus) => {
+      await addPrompter(bus);
+      const child = spawn(oo7Program, ["--login"], {
+        env: bus.environment,
+        stdio: ["pipe", "ignore", "ignore"],
+      });
+      child.stdin?.end(password);
+      processes.push(child);
+      await collectionIs(bus);
+      return { lock: () => bus.lock() };
+    });
+  },
+};
+
+async function addPrompter(bus: OwnBus): Promise<void> {
+  for (const name of ["SystemPrompter", "PrivatePrompter"]) {
+    await bus.addService(`org.gnome.keyring.${name}`, "/usr/libexec/gcr-prompter");
+  }
+}
+
 async function startOnDesktop(
   titles: string,
   processes: ChildProcess[],
   begin: (bus: OwnBus) => Promise<{ lock(): Promise<void> }>,
 ): Promise<RunningProvider> {
   const desktop = await Desktop.start();
-  const bus = await OwnBus.start({ DISPLAY: desktop.display });
+  // Without GCR_PERSIST, gcr-prompter ends after 10 seconds without a dialog. oo7 ignores the error
+  // of a call to a prompter that is just ending, and then shows no dialog.
+  const bus = await OwnBus.start({ DISPLAY: desktop.display, GCR_PERSIST: "1" });
   desktop.watch(titles);
   const { lock } = await begin(bus);
   return {
