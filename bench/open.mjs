@@ -9,7 +9,7 @@ import { mkdtempSync, rmSync } from "node:fs";
 import { homedir } from "node:os";
 import { join } from "node:path";
 import { ClientStore, newClient, unlockStore } from "../dist/index.js";
-import { command, makeStore, report, run, say } from "./tools.mjs";
+import { command, inTurns, makeStore, report, run, say } from "./tools.mjs";
 
 const runs = Number(process.argv[2] ?? 15);
 const clients = 1_000;
@@ -57,7 +57,7 @@ for (const found of [
 
 const whole = { ours: [], python: [], keyring: [] };
 const opened = { ours: [], deriving: [] };
-for (let turn = 0; turn < runs; turn++) {
+await inTurns(runs, [...Object.values(whole), ...Object.values(opened)], async () => {
   whole.ours.push(milliseconds(process.execPath, find));
   whole.python.push(milliseconds(python, peer, passphrase));
   whole.keyring.push(milliseconds(process.execPath, ["-e", oneCall, store]));
@@ -65,9 +65,9 @@ for (let turn = 0; turn < runs; turn++) {
     await opening(() => unlockStore(store, { kind: "keyring" }, { mode: "readwrite" })),
   );
   opened.deriving.push(await opening(() => ClientStore.open(store, passphrase)));
-}
+});
 rmSync(directory, { recursive: true });
-say(`opening: done, ${runs} turns`);
+say(`opening: done, ${whole.ours.length} turns`);
 
 const version = run(
   ...[

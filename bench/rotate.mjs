@@ -1,87 +1,40 @@
-// Measures a rotation with its verification and its downtime, against a bare sqlcipher_export of
-// the same store. Run by scripts/bench.
+// Measures a whole rotation with its verification, without a service, against a bare
+// sqlcipher_export of the same store. Run by scripts/bench.
 //
 // Usage: rotate.mjs SIZE_MIB:RUNS...
-import { mkdirSync, mkdtempSync, rmSync, writeFileSync } from "node:fs";
+import { mkdirSync, mkdtempSync, rmSync } from "node:fs";
 import { homedir } from "node:os";
 import { join } from "node:path";
-import { unlockStore } from "../dist/index.js";
-import {
-  command,
-  makeStore,
-  measured,
-  report,
-  runHub,
-  say,
-  sizeName,
-  systemctl,
-} from "./tools.mjs";
+import { command, inTurns, makeStore, measured, report, say, sizeName } from "./tools.mjs";
 
-if (process.argv[2] === "export") {
-  // The peer runs in a process of its own, like the rotation: `node rotate.mjs export STORE COPY`.
-  const [, , , from, to] = process.argv;
-  writeFileSync(to, "");
-  const store = await unlockStore(from, { kind: "keyring" }, { mode: "readwrite" });
-  await store.connection.all("ATTACH ? AS copy KEY 'another passphrase'", [to]);
-  await store.connection.all("SELECT sqlcipher_export('copy')");
-  await store.close();
-  process.exit();
-}
+const exporter = new URL("export.mjs", import.meta.url).pathname;
 
-const secondsOf = (results) => results.map(({ seconds }) => seconds);
-
-/** Rotates a store of this size with and without a hub, and exports it. */
-async function measure(mebibytes, runs) {
-  const directory = mkdtempSync(join(homedir(), "bench-"));
-  const { store, global } = await makeStore(directory, mebibytes);
-  mkdirSync(join(directory, "bundles"));
-  runHub(store);
-  const rotate = (...service) =>
-    measured(
-      ...[process.execPath, command, "rotate", ...global, "--json", "--quiet", "--hub", "none"],
-      ...["--bundle-to", join(directory, "bundles"), ...service],
-    );
-  const figures = { rotations: [], exports: [], away: [], plain: [] };
-  const copy = join(directory, "copy.db");
-  for (let turn = 0; turn < runs; turn++) {
-    const stopped = performance.now();
-    systemctl("stop", "bench-hub");
-    figures.exports.push(await measured(process.execPath, process.argv[1], "export", store, copy));
-    systemctl("start", "bench-hub");
-    figures.plain.push(performance.now() - stopped);
-    rmSync(copy);
-    const besideHub = await rotate("--unit", "bench-hub");
-    figures.away.push(JSON.parse(besideHub.output).service.stopped_ms);
-    // Measure without a service, because watching a hub for a second is not part of the compared
-    // work.
-    systemctl("stop", "bench-hub");
-    figures.rotations.push(await rotate("--service", "none"));
-    systemctl("start", "bench-hub");
-  }
-  systemctl("stop", "bench-hub");
-  rmSync(directory, { recursive: true });
-  return figures;
-}
-
-let smallest;
 for (const argument of process.argv.slice(2)) {
   const [mebibytes, runs] = argument.split(":").map(Number);
-  say(`rotate ${sizeName(mebibytes)}`);
-  const { rotations, exports, away, plain } = await measure(mebibytes, runs);
-  report({
-    work: `rotate ${sizeName(mebibytes)}, every page compared`,
-    unit: "s",
-    ours: secondsOf(rotations),
-    peers: [{ name: "bare sqlcipher_export", values: secondsOf(exports), at_most: 2 }],
+  const work = `rotate ${sizeName(mebibytes)}, every page compared`;
+  say(work);
+  const directory = mkdtempSync(join(homedir(), "bench-"));
+  const { store, global } = await makeStore(directory, mebibytes);
+  const bundles = join(directory, "bundles");
+  const copy = join(directory, "copy.db");
+  mkdirSync(bundles);
+  const rotations = [];
+  const exports = [];
+  const peaks = [];
+  // Watching a service for a second is not part of the compared work.
+  const options = ["--json", "--quiet", "--hub", "none", "--service", "none"];
+  await inTurns(runs, [rotations, exports], async () => {
+    exports.push((await measured(process.execPath, exporter, store, copy)).seconds);
+    rmSync(copy);
+    const args = ["rotate", ...global, ...options, "--bundle-to", bundles];
+    const rotation = await measured(process.execPath, command, ...args);
+    rotations.push(rotation.seconds);
+    peaks.push(rotation.mebibytes);
   });
-  const peers = [{ name: "stop, bare export, start", values: plain, at_most: 1 }];
-  if (smallest === undefined)
-    smallest = { name: `the same at ${sizeName(mebibytes)}`, values: away };
-  else peers.push({ ...smallest, at_most: 1.5 });
+  rmSync(directory, { recursive: true });
   report({
-    work: `service away, rotation of ${sizeName(mebibytes)}`,
-    unit: "ms",
-    ours: away,
-    peers,
+    ...{ work, unit: "s", ours: rotations },
+    peers: [{ name: "bare sqlcipher_export", values: exports, at_most: 2 }],
+    note: `peak memory of the command: ${Math.round(Math.max(...peaks))} MiB`,
   });
 }

@@ -7,7 +7,7 @@ import { spawnSync } from "node:child_process";
 import { mkdtempSync, rmSync } from "node:fs";
 import { homedir } from "node:os";
 import { join } from "node:path";
-import { command, makeStore, report, say } from "./tools.mjs";
+import { command, inTurns, makeStore, report, say } from "./tools.mjs";
 
 const runs = Number(process.argv[2] ?? 15);
 const timed = 'TIMEFORMAT="%3U %3S"; time "$0" "$@"';
@@ -35,10 +35,10 @@ for (const [name, args] of Object.entries(works)) {
   cpuMilliseconds(args, cached);
   const ours = [];
   const values = [];
-  for (let turn = 0; turn < runs; turn++) {
+  await inTurns(runs, [ours, values], async () => {
     ours.push(cpuMilliseconds(args));
     values.push(cpuMilliseconds(args, cached));
-  }
+  });
   report({
     work: `${name}: CPU time`,
     unit: "ms",

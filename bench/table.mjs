@@ -6,14 +6,16 @@
 //   {"work": "rotate 10 GiB", "skipped": "no space left on device"}
 //
 // Figures are the durations of the runs, in turns; less is better. `at_most` is the aim: the
-// largest ratio of the medians, ours to the peer's. `aim` is an aim as text instead. Other lines go
-// to stderr unchanged.
-import { readFileSync } from "node:fs";
+// largest ratio of the medians, ours to the peer's. `aim` is an aim as text instead. `load` is the
+// machine's after the work. Other lines go to stderr unchanged.
+//
+// Usage: table.mjs [JSON]      writes the rows to this file, too
+import { readFileSync, writeFileSync } from "node:fs";
 import { cpus, release, totalmem } from "node:os";
 import { createInterface } from "node:readline";
 import { median } from "./tools.mjs";
 
-const headings = ["work", "this project", "peer", "its figure", "ratio", "aim"];
+const headings = ["work", "this project", "peer", "its figure", "ratio", "aim", "load"];
 
 /** Returns median, smallest and largest. */
 function span(values, unit) {
@@ -25,16 +27,17 @@ function span(values, unit) {
   return `${figure(middle)}${range} ${unit}`;
 }
 
-function linesOf({ work, unit, ours, peers = [], skipped, note }) {
-  if (skipped !== undefined) return [[work, "not run", skipped, "", "", ""]];
+function linesOf({ work, unit, ours, peers = [], skipped, note, load }) {
+  if (skipped !== undefined) return [[work, "not run", skipped, "", "", "", ""]];
   const lines = peers.map(({ name, values, at_most, aim }) => {
     const ratio = median(ours) / median(values);
     const held = ratio <= at_most ? "" : " MISSED";
     const limit = at_most === undefined ? (aim ?? "") : `≤ ${at_most}${held}`;
-    return ["", "", name, span(values, unit), ratio.toFixed(ratio < 0.1 ? 3 : 2), limit];
+    return ["", "", name, span(values, unit), ratio.toFixed(ratio < 0.1 ? 3 : 2), limit, ""];
   });
-  if (lines.length === 0) lines.push(["", "", "", "", "", ""]);
+  if (lines.length === 0) lines.push(["", "", "", "", "", "", ""]);
   lines[0].splice(0, 2, work, span(ours, unit));
+  lines[0].splice(-1, 1, load?.toFixed(1) ?? "");
   if (note !== undefined) lines.push([`  ${note}`]);
   return lines;
 }
@@ -77,6 +80,8 @@ for (const [number, line] of lines.entries()) {
       .trimEnd(),
   );
 }
-const missed = lines.filter((line) => line.at(-1).endsWith("MISSED")).length;
-const aims = lines.filter((line) => line.at(-1).startsWith("≤")).length;
+const missed = lines.filter((line) => line[5]?.endsWith("MISSED")).length;
+const aims = lines.filter((line) => line[5]?.startsWith("≤")).length;
 console.log(`\n${aims - missed} of ${aims} aims reached`);
+const [, , file] = process.argv;
+if (file) writeFileSync(file, `${JSON.stringify({ date: new Date(), versions, rows }, null, 2)}\n`);

@@ -3,7 +3,7 @@ import { execFileSync, spawn } from "node:child_process";
 import { randomBytes } from "node:crypto";
 import { once } from "node:events";
 import { mkdirSync, readFileSync, writeFileSync } from "node:fs";
-import { homedir } from "node:os";
+import { homedir, loadavg } from "node:os";
 import { join } from "node:path";
 import { newClient, unlockStore } from "../dist/index.js";
 
@@ -17,11 +17,27 @@ export const ours = (...args) =>
 
 export const median = (values) => values.toSorted((a, b) => a - b)[values.length >> 1];
 
-/** Prints a row of the table or the versions of the measured programs; see table.mjs. */
-export const report = (row) => console.log(JSON.stringify(row));
+/** Prints a row of the table, with the machine's load; see table.mjs. */
+export const report = (row) => console.log(JSON.stringify({ ...row, load: loadavg()[0] }));
 
 /** Prints progress, because the table itself comes at the end. */
 export const say = (text) => console.error(`bench: ${text}`);
+
+/** Figures that scatter by more than this part of their median are measured again. */
+const maxScatter = 1 / 3;
+
+/**
+ * Calls `turn`, which adds a figure to each of the series, `runs` times, and again as often at most
+ * while the figures of a series scatter.
+ */
+export async function inTurns(runs, series, turn) {
+  const scatters = (values) =>
+    Math.max(...values) - Math.min(...values) > maxScatter * median(values);
+  for (let count = 0; count < 2 * runs; count++) {
+    if (count >= runs && !series.some(scatters)) return;
+    await turn(count);
+  }
+}
 
 /**
  * Returns the duration of `work` in seconds. Syncs earlier writes first, so that they do not count.
@@ -57,19 +73,25 @@ export async function makeStore(directory, mebibytes) {
   return { store, global };
 }
 
+/** Exports a store without a check, in a process of its own, as a script would. */
+export const bareExport = (from, to) =>
+  run(process.execPath, new URL("export.mjs", import.meta.url).pathname, from, to);
+
 /**
- * Starts `bench-hub`, a service that has the store open and writes to it. The unit counts as up
- * when its program runs: a hub's start-up time is the same after any downtime, and would hide a
- * difference.
+ * Starts `bench-hub`, a service that has the store open. The unit counts as up when its program
+ * runs: a hub's start-up time is the same after any downtime, and would hide a difference.
+ *
+ * @param kind - "writer" writes to the encrypted store; "holder" only has the file open
  */
-export function runHub(store) {
+export function runHub(store, kind = "writer") {
   const units = join(homedir(), ".config/systemd/user");
   const hub = new URL("../scripts/sample-hub.mjs", import.meta.url).pathname;
+  const program =
+    kind === "writer"
+      ? `${process.execPath} ${hub} ${store}`
+      : `/bin/sh -c 'exec 3<${store}; exec sleep infinity'`;
   mkdirSync(units, { recursive: true });
-  writeFileSync(
-    join(units, "bench-hub.service"),
-    `[Service]\nType=exec\nExecStart=${process.execPath} ${hub} ${store}\n`,
-  );
+  writeFileSync(join(units, "bench-hub.service"), `[Service]\nType=exec\nExecStart=${program}\n`);
   systemctl("daemon-reload");
   systemctl("restart", "bench-hub");
 }

@@ -5,7 +5,7 @@
 import { mkdirSync, mkdtempSync, rmSync } from "node:fs";
 import { homedir } from "node:os";
 import { join } from "node:path";
-import { makeStore, ours, report, run, say, seconds, sizeName } from "./tools.mjs";
+import { inTurns, makeStore, ours, report, run, say, seconds, sizeName } from "./tools.mjs";
 
 const [mebibytes = 1024, runs = 3] = process.argv.slice(2).map(Number);
 const directory = mkdtempSync(join(homedir(), "bench-"));
@@ -22,7 +22,7 @@ const bareCopy = (from) =>
 
 const backup = { ours: [], restic: [], bare: [] };
 const restore = { ours: [], restic: [], bare: [] };
-for (let turn = 0; turn < runs; turn++) {
+await inTurns(runs, [backup.ours, backup.restic, restore.ours, restore.restic], async (turn) => {
   say(`backup and restore of ${sizeName(mebibytes)}, turn ${turn + 1}`);
   let made;
   backup.ours.push(
@@ -56,7 +56,7 @@ for (let turn = 0; turn < runs; turn++) {
   rmSync(restored, { recursive: true });
   restore.bare.push(await bareCopy(made.backup.path));
   for (const path of [copy, backups, repository]) rmSync(path, { recursive: true });
-}
+});
 const compared = (work, figures, peer) =>
   report({
     work: `${work} of ${sizeName(mebibytes)}, every page authenticated`,
