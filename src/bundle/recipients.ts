@@ -16,7 +16,7 @@ import {
   saveSection,
   updateSection,
 } from "../config/settings-file.js";
-import { hasCode } from "../errors.js";
+import { hasCode, StoreError } from "../errors.js";
 import { removeFile } from "../fs/atomic.js";
 import { emitStep } from "../operation/step.js";
 import { generateRecoveryKey, parseRecipient } from "./recovery-key.js";
@@ -91,8 +91,12 @@ export async function planRecipients(options: RecipientOptions): Promise<Recipie
         if (key !== undefined && (await isUsed(bundleDirectory, key.recipient))) {
           options.recoveryKey.report();
         } else {
-          await restoreRecipients(options.settings, settings, isNewSection);
-          if (key !== undefined) await options.recoveryKey.revoke();
+          const isRestored = await isDone(
+            restoreRecipients(options.settings, settings, isNewSection),
+          );
+          // Settings that still name the key would encrypt the next bundle to it.
+          if (key !== undefined && !isRestored) options.recoveryKey.report();
+          else if (key !== undefined) await isDone(options.recoveryKey.revoke());
         }
         throw error;
       }
@@ -115,12 +119,25 @@ async function restoreRecipients(
   before: Settings | undefined,
   isNewSection: boolean,
 ): Promise<void> {
-  const { recipients: _, ...others } = (await loadSection(section)) ?? {};
+  const { recipients, ...others } = (await loadSection(section)) ?? {};
+  // If the settings cannot be written, the operation has failed at that and saved nothing.
+  if (JSON.stringify(recipients) === JSON.stringify(before?.recipients)) return;
   const restored = { ...others, ...(before?.recipients && { recipients: before.recipients }) };
   const isEmpty = Object.keys(restored).length === 0;
   if (before === undefined && isEmpty) await removeFile(section.path);
   else if (isNewSection && isEmpty) await removeSection(section);
   else await saveSection(section, restored);
+}
+
+/** Returns whether work succeeds. Its error must not replace the error that it follows. */
+async function isDone(work: Promise<void>): Promise<boolean> {
+  try {
+    await work;
+    return true;
+  } catch (error) {
+    if (!(error instanceof StoreError)) throw error;
+    return false;
+  }
 }
 
 /** Returns whether a bundle in the directory is encrypted to a recipient, or may be. */

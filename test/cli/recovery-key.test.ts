@@ -120,6 +120,19 @@ test.each([
   },
 );
 
+test("a new key is taken back if the settings cannot be written, and their error is reported", async () => {
+  const machine = await Machine.make();
+  await machine.init("--bundle-to", machine.path("bundles"));
+  const before = await recipientsOf(machine);
+  const key = ["--recovery-key-file", machine.path("key")];
+  const env = await failingRename(machine, "config.json");
+  const { code, stderr } = await machine.run(["bundle", "export", ...key], { env });
+  expect([code, stderr]).toEqual([18, expect.stringContaining("config.json")]);
+  expect(stderr).not.toContain("keep it");
+  expect(await exists(machine.path("key"))).toBe(false);
+  expect(await recipientsOf(machine)).toEqual(before);
+});
+
 test("an init that fails before it wrote its key leaves a file that has appeared there", async () => {
   const machine = await Machine.make();
   const key = machine.path("key");
