@@ -8,10 +8,11 @@ import { opendir } from "node:fs/promises";
 import { basename, join } from "node:path";
 import { type BundleOpener, bundleName, readBundle } from "../bundle/bundle.js";
 import { readStoreId } from "../config/store-id.js";
-import { hasCode, isKind, StoreError, systemError } from "../errors.js";
+import { hasCode, isKind, StoreError, systemError, wrap } from "../errors.js";
 import { lstatIfExists, statIfExists } from "../fs/read.js";
 import type { PassphraseSource } from "../keys/source.js";
 import { orAbort, throwIfAborted } from "../process/abort.js";
+import { counted } from "../text/count.js";
 import { type FileProblem, readNamed } from "./listing.js";
 import { backupOf, type Manifest, manifestPath, storeNameIn } from "./manifest.js";
 import { type BackupPassphrase, verifyBackup } from "./verify.js";
@@ -259,7 +260,7 @@ export interface FleetVerification {
   readonly storeId: string | null;
   /** Null if the manifest cannot be read. */
   readonly keyId: string | null;
-  /** Null if no key at hand opens it. */
+  /** Null if no key at hand opens it, or if it cannot be read. */
   readonly ok: boolean | null;
   /** The first check that failed, or why it was not opened; null if it is intact. */
   readonly problem: string | null;
@@ -270,6 +271,8 @@ export interface FleetVerification {
  * manifest is not a backup yet: another hub may be copying it.
  *
  * @throws {@link StoreError} notFound, io - if the target does not exist or cannot be read
+ * @throws {@link StoreError} io - after the last result, if backups cannot be read
+ * @throws {@link StoreError} failed, usage - if rclone is not installed or does not know the remote
  * @throws {@link StoreError} interrupted - if the signal is aborted
  */
 export async function* verifyStores(
@@ -278,6 +281,7 @@ export async function* verifyStores(
   signal?: AbortSignal,
 ): AsyncGenerator<FleetVerification> {
   const keys = new FleetKeys(secrets);
+  const unread: StoreError[] = [];
   for await (const name of files.names()) {
     throwIfAborted(signal);
     if (!name.endsWith(".manifest.json")) continue;
@@ -291,11 +295,21 @@ export async function* verifyStores(
     const { file, manifest } = entry;
     const { store_id: storeId = null, key_id: keyId } = manifest;
     const outcome = await verifyEntry(entry, files, keys, signal);
-    if (outcome) yield { path: join(files.folder, file), storeId, keyId, ...outcome };
+    if (outcome === undefined) continue;
+    const { ok, problem, error } = outcome;
+    if (error) unread.push(error);
+    yield { path: join(files.folder, file), storeId, keyId, ok, problem };
   }
+  const [first] = unread;
+  if (first === undefined) return;
+  const message = `${counted(unread.length, "backup")} could not be read: ${first.message}`;
+  throw wrap(first, { message });
 }
 
-type Outcome = Pick<FleetVerification, "ok" | "problem">;
+interface Outcome extends Pick<FleetVerification, "ok" | "problem"> {
+  /** Why the backup cannot be read, which does not make it a damaged backup. */
+  readonly error?: StoreError;
+}
 
 /** @returns undefined if another hub has removed the backup */
 async function verifyEntry(
@@ -311,19 +325,29 @@ async function verifyEntry(
   }
   const known = await keys.secretFor(keyId);
   if ("reason" in known) return { ok: null, problem: known.reason };
+  const verify = async (path: string): Promise<Outcome> => {
+    try {
+      const { ok, checks } = await verifyBackup(path, known.secret);
+      const failed = checks.find((check) => !check.ok);
+      return { ok, problem: failed ? `${failed.name}: ${failed.detail}` : null };
+    } catch (error) {
+      if (!(error instanceof StoreError)) throw error;
+      const { message } = error;
+      if (isKind(error, "wrongPassphrase", "passphraseUnavailable")) {
+        return { ok: null, problem: await keys.giveUp(keyId, error) };
+      }
+      return isKind(error, "io")
+        ? { ok: null, problem: message, error }
+        : { ok: false, problem: message };
+    }
+  };
   try {
-    const verify = (path: string) => verifyBackup(path, known.secret);
-    const { ok, checks } = await orAbort(files.withFile(file, verify), signal);
-    const failed = checks.find((check) => !check.ok);
-    return { ok, problem: failed ? `${failed.name}: ${failed.detail}` : null };
+    return await orAbort(files.withFile(file, verify), signal);
   } catch (error) {
     throwIfAborted(signal);
-    if (!(error instanceof StoreError)) throw error;
-    const { message } = error;
-    if (isKind(error, "wrongPassphrase", "passphraseUnavailable")) {
-      return { ok: null, problem: await keys.giveUp(keyId, error) };
-    }
-    return { ok: false, problem: message };
+    // The remote cannot be read, so neither can the next backup.
+    if (!isKind(error, "notFound")) throw error;
+    return { ok: false, problem: error.message };
   }
 }
 

@@ -412,6 +412,9 @@ test("a download whose connection is cut is an error, not a damaged backup", asy
   await expect(verify(`rclone:cut:${name}/${local.copyName(1)}`)).rejects.toMatchObject({
     kind: "io",
   });
+  const all = await original.machine.run(["verify", "--all", `rclone:cut:${name}`]);
+  expect([all.code, all.stdout]).toEqual([18, expect.not.stringContaining("NOT INTACT")]);
+  expect(all.stderr).toContain("rclone:cut:");
 });
 
 test.each(["verify", "restore", "drill"])(

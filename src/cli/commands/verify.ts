@@ -30,7 +30,7 @@ export function addCommand(program: Command): void {
   addHelp(command, {
     details: [
       "Makes the same checks as restore. Exits with 14 if one fails.",
-      "With --all, FILE is a directory or rclone:REMOTE:PATH, which several hubs may share. A backup is opened with the passphrases kept here, or with --identity and the bundle of its key in the directory of bundles. Exits with 14 if a backup fails, and with 12 if none could be opened; the others are reported by store. A backup without a manifest is not complete and is left out.",
+      "With --all, FILE is a directory or rclone:REMOTE:PATH, which several hubs may share. A backup is opened with the passphrases kept here, or with --identity and the bundle of its key in the directory of bundles. Exits with 14 if a backup fails, with 18 if one cannot be read, and with 12 if none could be opened; the others are reported by store. A backup without a manifest is not complete and is left out.",
     ],
     examples: [
       "hivemind-sqlcipher verify /srv/backup/hivemind/clients.2026-11-24T18-50-00Z.db",

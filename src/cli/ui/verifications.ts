@@ -34,8 +34,18 @@ export async function printVerifications(
     });
     return verdicts;
   }
-  for await (const result of results) await print(`${escapeLines(resultLine(context, result))}\n`);
-  for (const line of verdictLines(verdicts)) output.line(escapeLines(line));
+  const printCounts = () => {
+    for (const line of verdictLines(verdicts)) output.line(escapeLines(line));
+  };
+  try {
+    for await (const result of results) {
+      await print(`${escapeLines(resultLine(context, result))}\n`);
+    }
+  } catch (error) {
+    if (verdicts.stores.length > 0) printCounts();
+    throw error;
+  }
+  printCounts();
   return verdicts;
 }
 
