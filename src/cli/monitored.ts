@@ -1,6 +1,7 @@
 /** Runs an operation with the operator's hooks, and records it for `status` and the metrics. */
 import type { StoreError } from "../errors.js";
 import type { HookEvent } from "../operation/hooks.js";
+import { throwIfAborted } from "../process/abort.js";
 import { abortOnSignal } from "../process/signals.js";
 import type { Context } from "./context.js";
 import { collectMetrics } from "./inspect.js";
@@ -20,7 +21,8 @@ export interface MonitoredResult {
 
 /**
  * Runs an operation. Tells the hooks before and after it, records the run, and rewrites the metrics
- * file. Problems with these become notices.
+ * file. Problems with these become notices. Does not begin the operation after a signal during the
+ * hook.
  *
  * @param work - runs the operation and prints its result
  * @throws what `work` throws
@@ -32,8 +34,13 @@ export async function monitored(
 ): Promise<void> {
   const at = new Date().toISOString();
   const start = performance.now();
-  await runHooks(context, operation, { event: "before" });
-  const outcome = await work().then(
+  // One signal for both: an interruption during the hook must also prevent the operation.
+  const begun = abortOnSignal(async (signal) => {
+    await runHooks(context, operation, { event: "before" });
+    throwIfAborted(signal);
+    return await work();
+  });
+  const outcome = await begun.then(
     (result) => ({ result, thrown: undefined, error: undefined }),
     (thrown: unknown) => ({ result: undefined, thrown, error: asStoreError(thrown) }),
   );

@@ -1,7 +1,7 @@
 /** Hooks, the record of runs and the metrics, around the real commands. */
 import { spawnSync } from "node:child_process";
 import { once } from "node:events";
-import { chmod, mkdir, readFile, stat, writeFile } from "node:fs/promises";
+import { chmod, mkdir, readdir, readFile, stat, writeFile } from "node:fs/promises";
 import { createServer } from "node:http";
 import type { AddressInfo } from "node:net";
 import { expect, onTestFinished, test } from "vitest";
@@ -111,6 +111,23 @@ test("a hook that fails is reported and changes neither the backup nor the exit 
   expect(stderr).toContain("failing.sh exited with code 3; backup is not affected");
   expect(stderr).toContain("was not told of the backup: HTTP status 404");
   expect(stderr).not.toContain("secret-part");
+});
+
+test("a signal during the hook before an operation prevents the operation", async () => {
+  const machine = await machineWithBackup();
+  for (let count = 0; count < 2; count += 1) await machine.run(["backup"]);
+  const backups = await readdir(machine.path("backups"));
+  const [before, failure] = [
+    await hook(machine, "before", `kill -TERM $PPID; exec sleep 30`),
+    await hook(machine, "failure"),
+  ];
+  await set(machine, { hooks: { before: before.command, failure: failure.command } });
+  const { code } = await machine.run(["prune", "--keep-last", "1"]);
+  expect(code).toBe(130);
+  expect(await readdir(machine.path("backups"))).toEqual(backups);
+  expect(await failure.documents()).toEqual([
+    expect.objectContaining({ error: expect.objectContaining({ kind: "interrupted" }) }),
+  ]);
 });
 
 test("a program that is not executable, and hooks that are not understood, are named", async () => {

@@ -6,6 +6,7 @@ import { type Settings, serviceKinds } from "../../config/settings-file.js";
 import { isKind, StoreError, systemError, withLine, wrap } from "../../errors.js";
 import type { OperationLock } from "../../operation/lock.js";
 import type { ServiceReport } from "../../operation/service.js";
+import { throwIfAborted } from "../../process/abort.js";
 import { abortOnSignal } from "../../process/signals.js";
 import type { OperationRequirements } from "../../recovery/recover.js";
 import type { ServiceChoice } from "../../service/select.js";
@@ -338,14 +339,15 @@ export async function operate<Result>(
   requirements: OperationRequirements = {},
 ): Promise<Result> {
   const { withOperation } = await import("../../recovery/recover.js");
-  return abortOnSignal((signal) =>
-    withOperation(
+  return abortOnSignal(async (signal) => {
+    throwIfAborted(signal);
+    return await withOperation(
       context.storePath,
       context.reporter,
       (lock) => operation(lock, signal),
       requirements,
-    ),
-  );
+    );
+  });
 }
 
 /**

@@ -1,6 +1,8 @@
 /** Asks questions on a terminal. Without a terminal, the error names the option to use instead. */
 import { Writable } from "node:stream";
 import { StoreError } from "../../errors.js";
+import { orAbort } from "../../process/abort.js";
+import { currentInteraction } from "../../process/interaction.js";
 import { escapeLines } from "./output.js";
 
 /** Returns whether questions can be asked. */
@@ -16,7 +18,8 @@ export async function standardInput(): Promise<string> {
 }
 
 /**
- * Reads a line from the terminal. Rejects at Ctrl-C and at the end of input.
+ * Reads a line from the terminal. Rejects at Ctrl-C, at the end of input, and when the operation is
+ * interrupted.
  *
  * @param onReady - called when the terminal no longer shows what is typed by itself
  */
@@ -29,7 +32,7 @@ async function ask(
   const prompt = createInterface({ input: process.stdin, output, terminal: true });
   onReady();
   try {
-    return await new Promise<string>((resolve, reject) => {
+    const answer = new Promise<string>((resolve, reject) => {
       prompt.once("close", () =>
         reject(new StoreError("interrupted", "interrupted; nothing changed")),
       );
@@ -39,6 +42,7 @@ async function ask(
       });
       prompt.question(question).then(resolve, reject);
     });
+    return await orAbort(answer, currentInteraction().signal);
   } finally {
     prompt.close();
   }
