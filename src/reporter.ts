@@ -9,8 +9,10 @@ export interface Reporter {
   /**
    * Asks a yes-or-no question. Returns if the answer is yes.
    *
+   * @param options.alwaysAsk - whether to ask even if all questions were confirmed in advance, as
+   *   with --yes
    * @throws {@link StoreError} refused - if the answer is no
    * @throws {@link StoreError} usage - if there is no terminal to ask on
    */
-  confirm(question: string): Promise<void>;
+  confirm(question: string, options?: { readonly alwaysAsk?: boolean }): Promise<void>;
 }

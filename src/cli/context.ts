@@ -164,7 +164,7 @@ export async function contextOf(command: Command): Promise<Context> {
     reporter: {
       notice: (text) => output.notice(text),
       detail: (text) => output.detail(text),
-      confirm: (question) => confirm(question, yes),
+      confirm: (question, { alwaysAsk = false } = {}) => confirm(question, yes && !alwaysAsk),
     },
   };
 }

@@ -39,35 +39,65 @@ export interface MissingDirectory {
   readonly message: string;
   /** The former mount point of its file system; undefined if unknown. */
   readonly mountPoint: string | undefined;
+  /** Whether the directory exists, on another file system. */
+  readonly exists: boolean;
 }
 
 /**
  * Checks that directories exist on the same file systems as before, then records them. Creates a
  * directory only if neither the settings nor an earlier operation knows it.
  *
- * @throws {@link StoreError} io - if a known directory is missing, or its disk is not mounted
+ * @throws {@link StoreError} io - if a known directory is missing, its disk is not mounted, or the
+ *   user cannot be asked whether it has moved
  * @throws {@link StoreError} refused - if the user does not confirm the move to another file system
  */
 export async function prepareDirectories(
   paths: readonly string[],
+  options: DirectoryOptions,
+): Promise<void> {
+  await createDirectories(paths, options);
+  await recordDirectories(paths, options.storePath);
+}
+
+/** Checks and creates directories like `prepareDirectories`, and does not record them. */
+export async function createDirectories(
+  paths: readonly string[],
   { storePath, known, reporter }: DirectoryOptions,
 ): Promise<void> {
-  const mountPoints = await readRecord(storePath);
-  for (const path of paths) {
-    const missing = await findMissing(path, mountPoints, known.includes(path));
-    if (missing === undefined) continue;
-    if (await statIfExists(path)) await confirmMove(missing, reporter);
+  for (const missing of await findMissingDirectories(paths, storePath, known)) {
+    if (missing.exists) await confirmMove(missing, reporter);
     else throw missingError(missing);
   }
-  const current: Record<string, string> = {};
   for (const path of paths) {
-    if (!(await statIfExists(path))) {
-      reporter.notice(`creating the directory ${path}`);
-      await makeDirectory(path);
-    }
-    current[path] = await mountPointOf(path);
+    if (await statIfExists(path)) continue;
+    reporter.notice(`creating the directory ${path}`);
+    await makeDirectory(path);
   }
-  await writeRecord(storePath, { ...mountPoints, ...current });
+}
+
+/** Records existing directories as used by a store. */
+export async function recordDirectories(
+  paths: readonly string[],
+  storePath: string,
+): Promise<void> {
+  const current: Record<string, string> = {};
+  for (const path of paths) current[path] = await mountPointOf(path);
+  await writeRecord(storePath, { ...(await readRecord(storePath)), ...current });
+}
+
+/**
+ * Checks that directories are not missing.
+ *
+ * @param known - as for `findMissingDirectories`
+ * @throws {@link StoreError} io - if one is
+ */
+export async function assertNotMissing(
+  paths: readonly string[],
+  storePath: string,
+  known?: readonly string[],
+): Promise<void> {
+  const [missing] = await findMissingDirectories(paths, storePath, known);
+  if (missing) throw missingError(missing);
 }
 
 /**
@@ -101,37 +131,41 @@ async function findMissing(
   const mountPoint = mountPoints[path];
   if (!(await statIfExists(path))) {
     if (!isInSettings && mountPoint === undefined) return undefined;
-    return { path, message: `${path}: no such file or directory`, mountPoint };
+    return { path, message: `${path}: no such file or directory`, mountPoint, exists: false };
   }
   if (mountPoint === undefined || !isBelow(mountPoint, await mountPointOf(path))) return undefined;
   const message = `${path} is not on the file system that was mounted at ${mountPoint}`;
-  return { path, message, mountPoint };
+  return { path, message, mountPoint, exists: true };
 }
 
-function missingError({ path, message, mountPoint }: MissingDirectory): StoreError {
+function missingError({ path, message, mountPoint, exists }: MissingDirectory): StoreError {
   const disk =
     mountPoint === undefined || mountPoint === "/"
       ? "Mount its disk"
       : `Mount its disk, which was at ${mountPoint}`;
-  return new StoreError("io", message, {
-    hint: `${disk}; or, if there is none, create the directory: mkdir -p -m 700 ${shellQuote(path)}`,
-  });
+  const otherwise = exists
+    ? "if the directory has moved to this file system, run backup on a terminal, which asks, also with --yes."
+    : `if there is none, create the directory: mkdir -p -m 700 ${shellQuote(path)}`;
+  return new StoreError("io", message, { hint: `${disk}; or, ${otherwise}` });
 }
 
-/** Continues if the user confirms that the directory has moved to another file system. */
+/**
+ * Continues if the user confirms that the directory has moved to another file system. A script
+ * passes --yes for other questions, and would confirm this one on the day a disk is not mounted.
+ */
 async function confirmMove(
-  { message, mountPoint }: MissingDirectory,
-  reporter: Pick<Reporter, "confirm">,
+  missing: MissingDirectory,
+  reporter: DirectoryOptions["reporter"],
 ): Promise<void> {
+  const { path, message } = missing;
   try {
-    await reporter.confirm(`${message}.\nHas the directory moved to this file system?`);
-  } catch (error) {
-    if (!isKind(error, "usage")) throw error;
-    throw new StoreError("io", message, {
-      hint: `Mount its disk at ${mountPoint}; add --yes if the directory has moved to this file system.`,
-      cause: error,
+    await reporter.confirm(`${message}.\nHas the directory moved to this file system?`, {
+      alwaysAsk: true,
     });
+  } catch (error) {
+    throw isKind(error, "usage") ? missingError(missing) : error;
   }
+  reporter.notice(`${path} has moved to this file system, which is remembered`);
 }
 
 /** Returns the mount point of the path's file system. */

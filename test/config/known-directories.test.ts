@@ -2,6 +2,7 @@ import { execFileSync } from "node:child_process";
 import { mkdir, readdir, rename, rm } from "node:fs/promises";
 import { expect, onTestFinished, test } from "vitest";
 import { Machine } from "../cli/machine.js";
+import { onTerminal } from "../cli/terminal.js";
 
 const backup = ["backup", "--service", "none"];
 
@@ -82,7 +83,12 @@ test("the mount point of an unmounted disk is not taken for the backup directory
   mount();
   expect((await machine.run(backup)).code).toBe(0);
   unmount();
+  // A script passes --yes for another question.
+  const unasked = await machine.run([...backup, "--yes"]);
+  expect([unasked.code, unasked.stderr]).toEqual([18, expect.stringContaining("on a terminal")]);
+  expect(await readdir(disk)).toEqual([]);
   // The directory has moved to this file system, which is remembered.
-  expect((await machine.run([...backup, "--yes"])).code).toBe(0);
+  const asked = await onTerminal(machine, [...backup, "--yes"], [["Has the directory", "y\r"]]);
+  expect([asked.code, asked.screen]).toEqual([0, expect.stringContaining("is remembered")]);
   expect((await machine.run(backup)).code).toBe(0);
 }, 180_000);

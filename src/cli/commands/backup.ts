@@ -54,6 +54,7 @@ export function addCommand(program: Command): void {
     details: [
       "Stops the service, copies the store and starts the service again. Satellites reconnect some seconds later; with --online they notice nothing. The first --to and --bundle-to are remembered in the settings.",
       "Refuses to run while the clock is behind the newest backup, because the new backup would look older; --yes overrides this.",
+      "Refuses to write to a directory whose disk is not mounted, that is, one which was on another file system before. On a terminal it asks whether the directory has moved, also with --yes; without a terminal it fails.",
       "A target of --copy-to is a directory, such as one on another disk, or rclone:REMOTE:PATH, a remote of rclone's configuration. It gets the backups that it misses, after the service runs again; a directory is skipped while its disk is not mounted. If a copy fails, the backup is kept, and the exit code is that of the failure. Bundles go only to targets of --copy-bundle-to.",
       "Backs up a plain SQLite, JSON or Redis database of the hub without stopping the hub. The backup is encrypted.",
     ],
