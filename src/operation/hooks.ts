@@ -4,8 +4,9 @@
  *
  * A hook cannot change the operation. The failure of a hook is reported as a notice.
  */
+import { unescape as decodePercent } from "node:querystring";
 import { setTimeout as delay } from "node:timers/promises";
-import { hasCode, type StoreError } from "../errors.js";
+import { hasCode, StoreError } from "../errors.js";
 import { orAbort } from "../process/abort.js";
 import { type Outcome, run } from "../process/run.js";
 import type { Reporter } from "../reporter.js";
@@ -84,7 +85,7 @@ function errorOf(event: HookEvent) {
 
 function describeFailure({ code, failure, stderr }: Outcome): string {
   if (code !== null) return `exited with code ${code}`;
-  if (failure === "timeout") return `was killed after ${programLimitMs / 60_000} minutes`;
+  if (failure === "timeout") return `timed out after ${programLimitMs / 60_000} minutes`;
   return failure === "missing" ? "does not exist" : `could not run: ${stderr || "it was killed"}`;
 }
 
@@ -94,14 +95,14 @@ function describeFailure({ code, failure, stderr }: Outcome): string {
  */
 async function ping(url: string, event: HookEvent, context: HookContext): Promise<void> {
   const { operation, reporter, signal } = context;
-  const target = new URL(url);
+  const { target, headers } = endpointOf(url);
   target.pathname = target.pathname.replace(/\/$/, "") + pingPaths[event.event];
   const code = event.event === "failure" ? event.error.exitCode : 0;
   const body = event.event === "before" ? { operation } : { operation, exit_code: code };
   let problem = "";
   for (let attempt = 1; attempt <= pingAttempts && !signal.aborted; attempt += 1) {
     if (attempt > 1) await orAbort(delay(attempt * 1000), signal).catch(() => undefined);
-    const answer = await post(target, JSON.stringify(body), signal);
+    const answer = await post(target, headers, JSON.stringify(body), signal);
     if (answer.ok) return;
     problem = answer.problem;
     if (answer.final) break;
@@ -110,14 +111,34 @@ async function ping(url: string, event: HookEvent, context: HookContext): Promis
   reporter.notice(`${target.origin} was not told of the ${operation}: ${problem}`);
 }
 
+/** Moves the user and the password of a URL into a header, because `fetch` rejects such a URL. */
+function endpointOf(url: string): { target: URL; headers: Record<string, string> } {
+  const target = new URL(url);
+  const { username, password } = target;
+  if (username === "" && password === "") return { target, headers: {} };
+  target.username = "";
+  target.password = "";
+  const credentials = Buffer.from(`${decodePercent(username)}:${decodePercent(password)}`);
+  return { target, headers: { authorization: `Basic ${credentials.toString("base64")}` } };
+}
+
 type Answer = { ok: true } | { ok: false; problem: string; final: boolean };
 
-async function post(url: URL, body: string, signal: AbortSignal): Promise<Answer> {
+async function post(
+  url: URL,
+  headers: Record<string, string>,
+  body: string,
+  signal: AbortSignal,
+): Promise<Answer> {
   try {
     const response = await fetch(url, {
       method: "POST",
       body,
-      headers: { "content-type": "application/json", "user-agent": "hivemind-sqlcipher" },
+      headers: {
+        ...headers,
+        "content-type": "application/json",
+        "user-agent": "hivemind-sqlcipher",
+      },
       signal: AbortSignal.any([signal, AbortSignal.timeout(pingLimitMs)]),
     });
     await response.body?.cancel();
@@ -129,11 +150,16 @@ async function post(url: URL, body: string, signal: AbortSignal): Promise<Answer
   }
 }
 
-/** `fetch` hides the reason in the cause of its own error. */
+/**
+ * Describes an error of `fetch`, which has the reason in its cause. The text of an unknown error is
+ * omitted, because it may contain the URL.
+ */
 function describeNetworkError(error: unknown): string {
-  if ((error as Error).name === "TimeoutError") return `no answer within ${pingLimitMs / 1000} s`;
-  const cause = (error as Error).cause ?? error;
+  if (error instanceof StoreError) return error.message;
+  const { name, cause = error } = error as Error;
+  if (name === "TimeoutError") return `no answer within ${pingLimitMs / 1000} s`;
   if (hasCode(cause, "ENOTFOUND", "EAI_AGAIN")) return "its name cannot be resolved";
   if (hasCode(cause, "ECONNREFUSED")) return "connection refused";
-  return cause instanceof Error ? cause.message : String(cause);
+  const { code } = cause as NodeJS.ErrnoException;
+  return typeof code === "string" ? `${name} (${code})` : name;
 }

@@ -10,6 +10,7 @@ import { Machine } from "./machine.js";
 interface Ping {
   readonly path: string;
   readonly body: unknown;
+  readonly authorization?: string;
 }
 
 /** A monitoring service. `answers` has the statuses of its first answers; the others are 200. */
@@ -17,7 +18,12 @@ async function monitor(answers: number[] = []) {
   const pings: Ping[] = [];
   const server = createServer(async (request, response) => {
     const chunks = await request.toArray();
-    pings.push({ path: request.url ?? "", body: JSON.parse(Buffer.concat(chunks).toString()) });
+    const { authorization } = request.headers;
+    pings.push({
+      path: request.url ?? "",
+      body: JSON.parse(Buffer.concat(chunks).toString()),
+      ...(authorization !== undefined && { authorization }),
+    });
     response.writeHead(answers.shift() ?? 200).end("OK");
   }).listen(0, "127.0.0.1");
   await once(server, "listening");
@@ -128,6 +134,25 @@ test("a signal during the hook before an operation prevents the operation", asyn
   expect(await failure.documents()).toEqual([
     expect.objectContaining({ error: expect.objectContaining({ kind: "interrupted" }) }),
   ]);
+});
+
+test("the user and password in the URL of a ping are sent as a header, and never printed", async () => {
+  const machine = await machineWithBackup();
+  const { url, pings } = await monitor([200, 404]);
+  const ping = url.replace("//", "//hub%40home:p%C3%A4ss%3A1@");
+  await set(machine, { hooks: { ping } });
+  const { code, stderr } = await machine.run(["backup"]);
+  expect(code).toBe(0);
+  const authorization = `Basic ${Buffer.from("hub@home:päss:1").toString("base64")}`;
+  expect(pings).toEqual([
+    { path: "/ping/secret-part/start", body: { operation: "backup" }, authorization },
+    {
+      ...{ path: "/ping/secret-part", body: { operation: "backup", exit_code: 0 } },
+      authorization,
+    },
+  ]);
+  expect(stderr).toContain("was not told of the backup: HTTP status 404");
+  expect(stderr).not.toMatch(/secret-part|hub@|hub%40|p%C3|päss/);
 });
 
 test("a program that is not executable, and hooks that are not understood, are named", async () => {
