@@ -239,3 +239,10 @@ export function holdsList(text: unknown): boolean {
   const value = readJson(text);
   return value === null || Array.isArray(value);
 }
+
+/** Returns whether a column contains an object, or a value that counts as no metadata. */
+export function holdsObject(text: unknown): boolean {
+  if (text === undefined || text === null || text === "") return true;
+  const value = readJson(text);
+  return value === null || isJsonObject(value);
+}

@@ -21,7 +21,10 @@ import { emitStep } from "../operation/step.js";
 import { reportService, withServiceStopped } from "../operation/window.js";
 import { throwIfAborted } from "../process/abort.js";
 import { identify, openDatabase, type Secret } from "../store/cipher.js";
+import type { Connection } from "../store/connection.js";
 import {
+  holdsList,
+  holdsObject,
   migrateSchema,
   newestSchema,
   pagesOfRows,
@@ -66,14 +69,15 @@ const windowBudgetMs = 60_000;
 /**
  * Migrates the store, after a question about the lost values.
  *
- * @throws {@link StoreError} refused - if the hub does not know schema 2, or the user declines
+ * @throws {@link StoreError} refused - if the hub does not know schema 2, the user declines, or the
+ *   question did not cover a lost value
  * @throws {@link StoreError} - what `unlock` and `resolveService` throw
  */
 export async function upgradeSchema(options: UpgradeSchemaOptions): Promise<UpgradeSchemaResult> {
   const { lock, reporter } = options;
   const { storePath } = lock;
   const secret = await secretOf(options);
-  const { from, dropped } = await inspectStore(storePath, secret);
+  const { from, dropped: confirmed } = await inspectStore(storePath, secret);
   const service = await resolveService(options.service, reporter);
   if (from >= newestSchema) {
     return {
@@ -87,8 +91,8 @@ export async function upgradeSchema(options: UpgradeSchemaOptions): Promise<Upgr
       `No hub was found on this machine. A hub that does not know schema ${newestSchema} would ignore all blacklists. Upgrade the store?`,
     );
   }
-  if (dropped.length > 0) await reporter.confirm(question(dropped));
-  const restart = await migrate(options, service, secret);
+  if (confirmed.length > 0) await reporter.confirm(question(confirmed));
+  const { dropped, restart } = await migrate(options, service, secret, confirmed);
   return {
     upgraded: { path: storePath, from, to: newestSchema, dropped, hub },
     service: await reportService(service, restart, reporter),
@@ -104,11 +108,17 @@ async function secretOf({ lock, source }: UpgradeSchemaOptions): Promise<Secret>
   return key;
 }
 
-async function inspectStore(
-  path: string,
-  secret: Secret,
-): Promise<{ from: number; dropped: Dropped[] }> {
+interface Inspected {
+  readonly from: number;
+  readonly dropped: Dropped[];
+}
+
+async function inspectStore(path: string, secret: Secret): Promise<Inspected> {
   await using connection = await openDatabase(path, secret);
+  return await inspect(connection);
+}
+
+async function inspect(connection: Connection): Promise<Inspected> {
   const { version, columns } = await readSchema(connection);
   const dropped: Dropped[] = [];
   if (version >= newestSchema) return { from: version, dropped };
@@ -126,20 +136,30 @@ async function inspectStore(
   return { from: version, dropped };
 }
 
-/** Returns the values of a row without a representation in schema 2. */
+/**
+ * Returns the values of a row without a representation in schema 2. The migration reads a column
+ * with another value than a list as empty, but HiveMind 4 enforces some of these values.
+ */
 function lossesOf(row: Readonly<Record<string, unknown>>): string[] {
   const metadata = readObject(row.metadata);
   const losses: string[] = [];
-  const messages = readList(row.message_blacklist).length > 0;
-  if (messages || Object.hasOwn(metadata, "message_blacklist"))
+  if (!isEmptyList(row.message_blacklist) || Object.hasOwn(metadata, "message_blacklist"))
     losses.push("its message blacklist");
   for (const kind of ["intent", "skill"]) {
     const key = `${kind}_blacklist`;
-    if (readList(row[key]).length > 0 && Object.hasOwn(metadata, key)) {
+    if (!holdsList(row[key])) {
+      losses.push(`the ${kind} blacklist in its column: it is not a list`);
+    } else if (!isEmptyList(row[key]) && Object.hasOwn(metadata, key)) {
       losses.push(`the ${kind} blacklist in its column: metadata has another`);
     }
   }
+  if (!holdsObject(row.metadata)) losses.push("its metadata: it is not an object");
   return losses;
+}
+
+/** Returns whether a column contains an empty list, or what every hub reads as one. */
+function isEmptyList(column: unknown): boolean {
+  return holdsList(column) && readList(column).length === 0;
 }
 
 function question(dropped: readonly Dropped[]): string {
@@ -171,16 +191,39 @@ async function askHubSchema(
   return { pluginManager, schemaVersion };
 }
 
-/** @returns how the service was started again; undefined if it was not stopped */
+/**
+ * The hub was running while the user was asked, so the losses are determined again.
+ *
+ * @throws {@link StoreError} refused - if the question did not cover one of the losses
+ */
+function assertConfirmed(found: readonly Dropped[], confirmed: readonly Dropped[]): void {
+  const textOf = ({ clientId, what }: Dropped) => `${clientId}: ${what}`;
+  const known = new Set(confirmed.map(textOf));
+  const added = found.filter((loss) => !known.has(textOf(loss)));
+  if (added.length === 0) return;
+  throw new StoreError(
+    "refused",
+    `the store has changed since the question, which did not cover these losses: ${added.slice(0, namedLosses).map(textOf).join(", ")}`,
+    { hint: "Nothing was changed. Run upgrade-schema again, and read the question once more." },
+  );
+}
+
+interface Migrated {
+  readonly dropped: Dropped[];
+  /** How the service was started again; undefined if it was not stopped. */
+  readonly restart: Restart | undefined;
+}
+
 async function migrate(
   { lock, recoveryCommand, signal, reporter }: UpgradeSchemaOptions,
   service: ResolvedService,
   secret: Secret,
-): Promise<Restart | undefined> {
+  confirmed: readonly Dropped[],
+): Promise<Migrated> {
   const { storePath } = lock;
   throwIfAborted(signal);
   const journal = await Journal.begin(storePath, "upgrade-schema", "stopping", {});
-  const { restart } = await withServiceStopped(
+  const { result: dropped, restart } = await withServiceStopped(
     {
       service,
       budgetMs: windowBudgetMs,
@@ -202,11 +245,14 @@ async function migrate(
       await assertNoHolders(storePath);
       emitStep("upgrade-schema.stopped");
       await using connection = await openDatabase(storePath, secret);
+      const { dropped: found } = await inspect(connection);
+      assertConfirmed(found, confirmed);
       await migrateSchema(connection);
       emitStep("upgrade-schema.migrated");
+      return found;
     },
   );
   emitStep("upgrade-schema.started");
   await journal.remove();
-  return restart;
+  return { dropped, restart };
 }

@@ -1,6 +1,8 @@
 import { readdir, readFile, readlink, writeFile } from "node:fs/promises";
 import { expect, test } from "vitest";
 import { keyringService } from "../../src/keys/keyring.js";
+import { Connection } from "../../src/store/connection.js";
+import type { UpgradeSchemaResult } from "../../src/swap/upgrade-schema.js";
 import { root } from "../built.js";
 import { property } from "../service/units.js";
 import { passphraseFile, type Ran, resultOf, World } from "./world.js";
@@ -124,3 +126,46 @@ test.each(["keyring", "file"] as const)(
     expect(await world.leftovers()).toEqual([]);
   },
 );
+
+test("upgrade-schema asks about every value that is lost, and refuses one that appears after the question", async () => {
+  const world = await World.of("plain-schema1.db");
+  const connection = await Connection.open(world.path, { mode: "readwrite" });
+  await connection.run(
+    "UPDATE clients SET intent_blacklist = ?, skill_blacklist = ?, message_blacklist = ? WHERE client_id = 3",
+    ['{"skill-a":1}', '"ab"', '{"m":1}'],
+  );
+  await connection.close();
+  await world.startUnit();
+  const declined = await world.run("upgrade-schema", { yes: false });
+  expect(declined.code).toBe(17);
+  const agreed = async (command: string) =>
+    world.run<UpgradeSchemaResult>(
+      "upgrade-schema",
+      {},
+      {
+        NODE_OPTIONS: `--import=${root}test/faults/at-step.mjs`,
+        HIVEMIND_TEST_AT_STEP: JSON.stringify({ "upgrade-schema.stopping": command }),
+      },
+    );
+  const added = `sqlite3.connect("${world.path}", isolation_level=None).execute("UPDATE clients SET message_blacklist = '[1]' WHERE client_id = 1")`;
+  const refused = await agreed(`python3 -c 'import sqlite3; ${added.replaceAll("'", `'"'"'`)}'`);
+  expect(refused.questions.join()).toContain(
+    [
+      "3: its message blacklist",
+      "  3: the intent blacklist in its column: it is not a list",
+      "  3: the skill blacklist in its column: it is not a list",
+      "  4: its metadata: it is not an object",
+    ].join("\n"),
+  );
+  expect(refused.error).toMatchObject({
+    kind: "refused",
+    message: expect.stringContaining("did not cover these losses: 1: its message blacklist"),
+  });
+  expect(await world.isActive).toBe(true);
+  expect((await world.rows()).join()).toContain('"skill_blacklist":"\\"ab\\""');
+  const { upgraded } = resultOf(await agreed("true"));
+  expect(upgraded).toMatchObject({ from: 1, to: 2 });
+  expect(upgraded.dropped).toContainEqual(
+    expect.objectContaining({ clientId: "1", what: "its message blacklist" }),
+  );
+});
