@@ -28,6 +28,9 @@ export interface RunOptions {
   readonly signal?: AbortSignal | undefined;
 }
 
+/** How long a killed program may take to exit: one that waits for a disk does not exit. */
+const exitGraceMs = 5000;
+
 /** Environment variables for parsable output. */
 const plain = {
   LC_ALL: "C",
@@ -42,7 +45,7 @@ const plain = {
  *
  * The program gets its own process group, because Ctrl-C at a terminal must not end the `systemctl`
  * that starts the service. At the time limit, or when the signal is aborted, the whole group is
- * killed.
+ * killed. A program that this user may not kill, such as a setuid program, is left running.
  */
 export function run(
   program: string,
@@ -65,16 +68,26 @@ export function run(
     child.stderr?.setEncoding("utf8").on("data", (chunk: string) => {
       text.stderr += chunk;
     });
-    let timedOut = false;
-    const limit = setTimeout(() => {
-      timedOut = true;
-      killGroup(child.pid);
-    }, timeoutMs);
-    const abort = () => killGroup(child.pid);
+    const texts = () => ({ stdout: text.stdout, stderr: text.stderr.trim() });
+    let killed: "timeout" | "signal" | undefined;
+    let grace: NodeJS.Timeout | undefined;
+    const kill = (reason: "timeout" | "signal") => {
+      killed ??= reason;
+      grace ??= setTimeout(abandon, killGroup(child.pid) ? exitGraceMs : 0);
+    };
+    const abandon = () => {
+      stopWatching();
+      child.unref();
+      for (const stream of [child.stdin, child.stdout, child.stderr]) stream?.destroy();
+      resolve({ code: null, failure: killed ?? "signal", ...texts() });
+    };
+    const limit = setTimeout(() => kill("timeout"), timeoutMs);
+    const abort = () => kill("signal");
     if (signal?.aborted) abort();
     else signal?.addEventListener("abort", abort);
     const stopWatching = () => {
       clearTimeout(limit);
+      clearTimeout(grace);
       signal?.removeEventListener("abort", abort);
     };
     child.once("error", (error) => {
@@ -84,18 +97,21 @@ export function run(
     });
     child.once(output === true ? "close" : "exit", (code: number | null) => {
       stopWatching();
-      const texts = { stdout: text.stdout, stderr: text.stderr.trim() };
-      if (timedOut) resolve({ code: null, failure: "timeout", ...texts });
-      else if (code === null) resolve({ code, failure: "signal", ...texts });
-      else resolve({ code, ...texts });
+      if (killed === "timeout") resolve({ code: null, failure: killed, ...texts() });
+      else if (code === null) resolve({ code, failure: "signal", ...texts() });
+      else resolve({ code, ...texts() });
     });
   });
 }
 
-function killGroup(pid: number | undefined): void {
+/** @returns false if no process of the group may be killed by this user */
+function killGroup(pid: number | undefined): boolean {
   try {
     if (pid !== undefined) process.kill(-pid, "SIGKILL");
+    return true;
   } catch (error) {
-    if (!hasCode(error, "ESRCH")) throw error;
+    if (hasCode(error, "ESRCH")) return true;
+    if (hasCode(error, "EPERM")) return false;
+    throw error;
   }
 }

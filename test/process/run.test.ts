@@ -1,0 +1,36 @@
+import { execFile } from "node:child_process";
+import { chmod, copyFile } from "node:fs/promises";
+import { join } from "node:path";
+import { promisify } from "node:util";
+import { expect, test } from "vitest";
+import { root } from "../built.js";
+import { asNobody, isRoot, spawnOutcome } from "../files/others.js";
+import { temporaryFolder } from "../store/temporary.js";
+
+test.runIf(isRoot)(
+  "a setuid program that may not be killed ends neither the process nor the wait",
+  async () => {
+    const folder = await temporaryFolder();
+    const setuid = join(folder, "setpriv");
+    await copyFile(spawnOutcome("which", ["setpriv"]).stdout.trim(), setuid);
+    await chmod(setuid, 0o4755);
+    await chmod(folder, 0o755);
+    const program = `
+      import { run } from "${root}dist/process/run.js";
+      const args = ["--reuid=0", "sh", "-c", "echo $$; exec sleep 60"];
+      const start = (options) => run("${setuid}", args, options);
+      const limited = await start({ timeoutMs: 500 });
+      const aborted = await start({ timeoutMs: 60_000, signal: AbortSignal.timeout(500) });
+      console.log(JSON.stringify([limited, aborted]));`;
+    const [nobody = "", ...args] = [...asNobody, process.execPath, "--input-type=module", "-e"];
+    const begun = performance.now();
+    const { stdout } = await promisify(execFile)(nobody, [...args, program], { cwd: "/" });
+    expect(performance.now() - begun).toBeLessThan(30_000);
+    const outcomes = JSON.parse(stdout) as { stdout: string }[];
+    for (const outcome of outcomes) process.kill(Number(outcome.stdout), "SIGKILL");
+    expect(outcomes).toMatchObject([
+      { code: null, failure: "timeout" },
+      { code: null, failure: "signal" },
+    ]);
+  },
+);
