@@ -37,7 +37,7 @@ import { swap } from "./swap.js";
 export interface EncryptOptions extends OperationOptions, BundleOptions {
   /**
    * The absolute path of a file with the passphrase; without it a passphrase is generated. Only for
-   * the keyring.
+   * the keyring, and for a plaintext store.
    */
   readonly passphraseFile?: string | undefined;
   /** 3 if the hub's library cannot read a newer format. Default: 4. */
@@ -80,6 +80,8 @@ const deletionCaution =
  * @throws {@link StoreError} notFound - if there is no store
  * @throws {@link StoreError} refused - if it is encrypted already, or if the hub could not open an
  *   encrypted store
+ * @throws {@link StoreError} usage - if a passphrase file is named for a store of format 3, which
+ *   keeps its passphrase
  * @throws {@link StoreError} newerVersion - if its schema is unknown
  * @throws {@link StoreError} corrupted - if it is not a database
  * @throws {@link StoreError} - what `resolveService`, `checkBundleDirectory` and `swap` throw
@@ -93,6 +95,11 @@ export async function encrypt(options: EncryptOptions): Promise<EncryptResult> {
   const found: Found = foreign
     ? { secret: foreign.key, ...(foreign.passphrase && { passphrase: foreign.passphrase }) }
     : await inspectPlaintext(storePath, source, to);
+  if (found.passphrase !== undefined && options.passphraseFile !== undefined) {
+    throw new StoreError("usage", `the upgrade of ${storePath} to format 4 keeps its passphrase`, {
+      hint: "Omit --passphrase-file, and then run hivemind-sqlcipher rotate --passphrase-file FILE.",
+    });
+  }
   await adoptPending(storePath, found.generation, reporter);
   const passphrase = found.passphrase ?? (await passphraseFor(options));
   const service = await resolveService(options.service, reporter);

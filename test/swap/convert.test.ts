@@ -68,6 +68,10 @@ test("a running unit is stopped for it, and runs again on the encrypted store", 
 
 test("a store of format 3 becomes one of format 4, under the same passphrase", async () => {
   const world = await World.of("sqlcipher3-schema2.db");
+  const file = await passphraseFile(world, "another");
+  const refused = await world.run("encrypt", { ...world.withoutService, passphraseFile: file });
+  expect(refused.error).toMatchObject({ kind: "usage", hint: expect.stringContaining("rotate") });
+  expect((await identify(world.path)).format).not.toBe("plaintext");
   const before = await world.rows();
   const { encrypted } = resultOf(await world.run<EncryptResult>("encrypt", world.withoutService));
   expect(encrypted).toMatchObject({ from: "SQLCipher 3", cipherCompatibility: 4, caution: null });
