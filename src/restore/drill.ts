@@ -5,7 +5,7 @@
  * `verify` reads the backup where it is. A drill copies it like a restore, opens the copy for
  * writing like a hub, and decodes each client.
  */
-import { mkdtemp, rm } from "node:fs/promises";
+import { lstat, mkdtemp, readdir, rm } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { basename, join } from "node:path";
 import { manifestPath } from "../backup/manifest.js";
@@ -15,6 +15,7 @@ import { StoreError, systemError } from "../errors.js";
 import { assertFreeSpace, copyFile } from "../fs/copy.js";
 import { statIfExists } from "../fs/read.js";
 import { throwIfAborted } from "../process/abort.js";
+import { isAlive } from "../process/alive.js";
 import { ClientStore } from "../store/client-store.js";
 import { shellQuote } from "../text/escape.js";
 
@@ -58,8 +59,8 @@ export async function drill({ backup, secret, signal }: DrillOptions): Promise<D
       "Free some space, or set TMPDIR to a directory with more.",
     );
     const copy = join(directory, basename(backup));
-    await copyFile(backup, copy);
-    await copyFile(manifestPath(backup), manifestPath(copy));
+    await copyFile(backup, copy, { signal });
+    await copyFile(manifestPath(backup), manifestPath(copy), { signal });
     throwIfAborted(signal);
     const { ok, checks, manifest } = await verifyBackup(copy, secret);
     if (!ok || manifest === undefined) {
@@ -86,11 +87,31 @@ export async function drill({ backup, secret, signal }: DrillOptions): Promise<D
   }
 }
 
+/**
+ * Creates the directory of the copy. Its name has the number of this process, so that a later drill
+ * can tell whether it is left over from a killed one.
+ */
 async function makeTemporaryDirectory(): Promise<string> {
+  await removeLeftovers(tmpdir());
   try {
-    return await mkdtemp(join(tmpdir(), "hivemind-sqlcipher-drill-"));
+    return await mkdtemp(join(tmpdir(), `hivemind-sqlcipher-drill-${process.pid}-`));
   } catch (error) {
     throw systemError(error, `cannot create a directory in ${tmpdir()}`);
+  }
+}
+
+/**
+ * Removes this user's copies of killed drills. Ignores errors: what cannot be removed does not
+ * prevent the drill.
+ */
+async function removeLeftovers(parent: string): Promise<void> {
+  for (const name of await readdir(parent).catch(() => [])) {
+    const [, pid] = /^hivemind-sqlcipher-drill-(\d+)-[^-]+$/.exec(name) ?? [];
+    if (pid === undefined || isAlive(Number(pid))) continue;
+    const path = join(parent, name);
+    const found = await lstat(path).catch(() => undefined);
+    if (!found?.isDirectory() || found.uid !== process.geteuid?.()) continue;
+    await rm(path, { recursive: true, force: true }).catch(() => undefined);
   }
 }
 

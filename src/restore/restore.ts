@@ -193,7 +193,7 @@ async function putInPlace(
     recoveryCommand: options.recoveryCommand,
     reporter,
     signal,
-    stage: (staged) => stageBackup(backup, staged),
+    stage: (staged) => stageBackup(backup, staged, signal),
     prefill: (staged, key) => copy.prefill(staged, key),
     lockStore: replaced.state === "open" ? () => copy.lock() : undefined,
     fill: async (staged, key, locked) => {
@@ -292,8 +292,12 @@ async function moveStraySidecars(storePath: string, reporter: Reporter): Promise
 }
 
 /** Copies the verified backup, and checks that the copy is what was verified. */
-async function stageBackup(backup: VerifiedBackup, staged: string): Promise<StoreKey> {
-  await copyFile(backup.path, staged);
+async function stageBackup(
+  backup: VerifiedBackup,
+  staged: string,
+  signal: AbortSignal,
+): Promise<StoreKey> {
+  await copyFile(backup.path, staged, { signal });
   if (!(await isWhatWasVerified(staged, backup))) {
     throw new StoreError("corrupted", `the copy of ${backup.path} is not what was verified`, {
       hint: "Another program writes to that directory, or the disk or memory of this machine is faulty.",

@@ -1,10 +1,26 @@
 /** `drill`: a restore of the newest backup that changes nothing. */
 import { spawnSync } from "node:child_process";
 import { createHash } from "node:crypto";
-import { cp, mkdir, open, readdir, readFile, rm, stat } from "node:fs/promises";
-import { basename } from "node:path";
+import {
+  cp,
+  mkdir,
+  open,
+  readdir,
+  readFile,
+  rm,
+  stat,
+  truncate,
+  writeFile,
+} from "node:fs/promises";
+import { tmpdir } from "node:os";
+import { basename, join } from "node:path";
+import { setTimeout as delay } from "node:timers/promises";
 import { expect, test } from "vitest";
+import { manifestPath } from "../../src/backup/manifest.js";
+import { StoreError } from "../../src/errors.js";
+import { drill as drillInProcess } from "../../src/restore/drill.js";
 import { Machine } from "../cli/machine.js";
+import { temporaryFolder } from "../store/temporary.js";
 
 async function machineWithBackup(): Promise<Machine> {
   const machine = await Machine.make();
@@ -173,4 +189,50 @@ test("a backup that cannot be restored fails it: damage, no backup, no room for 
     18,
     expect.stringContaining(`cannot create a directory in ${machine.path("absent")}`),
   ]);
+});
+
+test("the copies of killed drills are removed, those of running drills are not", async () => {
+  const machine = await machineWithBackup();
+  const { pid: gone } = spawnSync("true");
+  for (const pid of [gone, process.pid]) {
+    const directory = machine.path("tmp", `hivemind-sqlcipher-drill-${pid}-abcdef`);
+    await mkdir(directory);
+    await writeFile(join(directory, "clients.db"), "");
+  }
+  const { code } = await machine.run(["drill"], { env: { TMPDIR: machine.path("tmp") } });
+  expect(code).toBe(0);
+  const running = `hivemind-sqlcipher-drill-${process.pid}-abcdef`;
+  expect(await readdir(machine.path("tmp"))).toEqual([running]);
+});
+
+test("an interrupted drill stops copying", async () => {
+  const backup = join(await temporaryFolder(), "clients.2026-11-24T18-50-00Z.db");
+  const size = 256 << 20;
+  await writeFile(backup, "");
+  await truncate(backup, size);
+  await writeFile(manifestPath(backup), "{}");
+  const controller = new AbortController();
+  let isOver = false;
+  const drilled = drillInProcess({
+    backup,
+    secret: { passphrase: "none" },
+    signal: controller.signal,
+  })
+    .catch((error: unknown) => error)
+    .finally(() => {
+      isOver = true;
+    });
+  let copied = 0;
+  while (!isOver) {
+    for (const name of await readdir(tmpdir())) {
+      if (!name.startsWith(`hivemind-sqlcipher-drill-${process.pid}-`)) continue;
+      const copy = await stat(join(tmpdir(), name, basename(backup))).catch(() => undefined);
+      copied = Math.max(copied, copy?.size ?? 0);
+    }
+    if (copied > 0) controller.abort(new StoreError("interrupted", "interrupted by the test"));
+    await delay(1);
+  }
+  expect(await drilled).toMatchObject({ kind: "interrupted" });
+  expect(copied).toBeGreaterThan(0);
+  expect(copied).toBeLessThan(size / 2);
 });
