@@ -1,6 +1,7 @@
 /** The question before a restore, and the check that it still covers the restored clients. */
 import { StoreError } from "../errors.js";
 import { isKept, type PassphraseSource } from "../keys/source.js";
+import type { OperationLock } from "../operation/lock.js";
 import type { Reporter } from "../reporter.js";
 import { keyIdOf } from "../store/cipher.js";
 import { counted } from "../text/count.js";
@@ -15,21 +16,27 @@ const namedClients = 20;
 const namedAdmins = 10;
 
 interface ConfirmOptions {
+  /** The lock of the store, which has the passphrase in the keyring. */
+  readonly lock: Pick<OperationLock, "storePath">;
   readonly source: PassphraseSource;
   readonly bundle?: BackupToVerify["bundle"];
   readonly readmitRevoked?: boolean | undefined;
   readonly reporter: Reporter;
 }
 
-/** Asks a single question about all objections to the restore. */
+/**
+ * Asks a single question about all objections to the restore.
+ *
+ * @param location - the path or URL that is restored to
+ */
 export async function confirmRestore(
-  { source, bundle, readmitRevoked, reporter }: ConfirmOptions,
-  storePath: string,
+  { lock, source, bundle, readmitRevoked, reporter }: ConfirmOptions,
+  location: string,
   backup: VerifiedBackup,
   { replaced, differences }: PresentStore,
   objection: string | undefined,
 ): Promise<void> {
-  const isKnown = !bundle || (await isKept(source, storePath, backup.passphrase));
+  const isKnown = !bundle || (await isKept(source, lock.storePath, backup.passphrase));
   const doubts = [
     ...describeOrigin(backup, isKnown),
     ...(objection === undefined
@@ -37,7 +44,7 @@ export async function confirmRestore(
       : [`The backup has schema ${backup.schemaVersion}, and ${objection}.`]),
     ...(replaced.state === "unopenable"
       ? [
-          `No kept passphrase opens ${storePath}, so clients that were revoked there could be admitted again.`,
+          `No kept passphrase opens ${location}, so clients that were revoked there could be admitted again.`,
         ]
       : []),
     ...describeWidened(differences?.widened ?? []),

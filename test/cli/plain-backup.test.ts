@@ -195,6 +195,22 @@ test("a restore into the encrypted store by --into, and one with --to, are refus
     [["--into", sqlcipherPluginName], /is the encrypted store/],
     [["--into", "hivemind-json-db-plugin", "--to", machine.path("x.db")], /cannot be combined/],
     [["--into-setting", "name=x"], /needs --into/],
+    [["--into", "hivemind-json-db-plugin", "--hub", "none"], /--hub cannot be combined/],
+    ...[
+      ["--unit", "hub"],
+      ["--service", "none"],
+      ["--stop-command", "true"],
+      ["--start-command", "true"],
+      ["--hub", "none"],
+      ["--discard-replaced"],
+      ["--readmit-revoked"],
+    ].map(
+      (option) =>
+        [
+          ["--to", machine.path("x.db"), ...option],
+          RegExp(`${option[0]} cannot be combined with --to`),
+        ] as const,
+    ),
   ] as const) {
     const { code, stderr } = await machine.run(["restore", machine.path("file"), ...options]);
     expect([code, stderr]).toEqual([2, expect.stringMatching(message)]);
@@ -267,6 +283,9 @@ describe.each(hubs.slice(0, 2))("a hub on $name", (hub) => {
     const asked = await machine.run(args);
     if (hub.name.includes("json")) {
       expect([asked.code, asked.stderr]).toEqual([2, expect.stringMatching(/may overwrite/)]);
+      // The bundle's passphrase is in the keyring, so the origin of the backup is no question.
+      const opened = await machine.run([...args, "--identity", keyFile()]);
+      expect([opened.code, opened.stderr]).toEqual([2, expect.stringMatching(/may overwrite/)]);
     }
     const { code, document } = await machine.json(...args, "--yes");
     expect([code, document]).toEqual([

@@ -27,6 +27,7 @@ import {
   type RecipientCommandOptions,
   recipientOptions,
 } from "../options/recovery-key.js";
+import { assertUnused } from "../options/unused.js";
 import { toJson } from "../ui/json.js";
 import { askSecret } from "../ui/prompt.js";
 
@@ -97,15 +98,18 @@ export function addCommand(program: Command): void {
 }
 
 /** @throws {@link StoreError} usage - if an option would have no effect, with --adopt or without */
-function assertOptionsFit({ adopt, ...options }: InitOptions): void {
-  const [keys, hint] = adopt
-    ? [["schemaVersion", "cipherCompatibility"] as const, "Omit it: --adopt keeps the store's own."]
-    : [["cipherSettings", "removePassword"] as const, "Add --adopt."];
-  const unused = keys.find((key) => options[key] !== undefined);
-  if (unused === undefined) return;
-  const flag = `--${unused.replaceAll(/[A-Z]/g, (letter) => `-${letter.toLowerCase()}`)}`;
-  const problem = adopt ? "cannot be combined with --adopt" : "applies only to --adopt";
-  throw new StoreError("usage", `${flag} ${problem}`, { hint });
+function assertOptionsFit(options: InitOptions): void {
+  if (options.adopt) {
+    assertUnused(
+      options,
+      ["schemaVersion", "cipherCompatibility"],
+      "cannot be combined with --adopt",
+      "Omit it: --adopt keeps the store's own.",
+    );
+  } else {
+    const keys = ["cipherSettings", "removePassword"] as const;
+    assertUnused(options, keys, "applies only to --adopt", "Add --adopt.");
+  }
 }
 
 /**

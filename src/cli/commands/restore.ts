@@ -1,5 +1,5 @@
 import type { Command } from "commander";
-import { expandPath, expandTarget, isRemote } from "../../config/paths.js";
+import { expandPath, expandTarget, isRemote, realPath } from "../../config/paths.js";
 import { StoreError } from "../../errors.js";
 import type { BackupTarget, RestoreIntoResult } from "../../restore/into.js";
 import type { RestoreResult } from "../../restore/restore.js";
@@ -18,6 +18,7 @@ import {
   operationOptions,
   type SwapOptions,
 } from "../options/operation.js";
+import { assertUnused } from "../options/unused.js";
 import { toJson } from "../ui/json.js";
 
 interface RestoreOptions extends SwapOptions, BundleKeyOptions {
@@ -62,6 +63,40 @@ export function addCommand(program: Command): void {
   );
 }
 
+/**
+ * Throws before the backup is read or a recovery key is asked for.
+ *
+ * @throws {@link StoreError} usage - for contradictory options, and options without effect
+ */
+async function assertOptionsFit({ storePath }: Context, options: RestoreOptions): Promise<void> {
+  const { to, into } = options;
+  if (into === undefined) {
+    assertUnused(options, ["intoSetting"], "needs --into", "Add --into PLUGIN.");
+  } else {
+    if (to !== undefined) {
+      throw new StoreError("usage", "--to and --into cannot be combined", {
+        hint: "--to names a file, --into the plugin of a database.",
+      });
+    }
+    assertUnused(
+      options,
+      ["hub"],
+      "cannot be combined with --into",
+      "Omit it: --into leaves the hub's password unchanged.",
+    );
+  }
+  if (to === undefined || (await realPath(expandPath(to))) === storePath) return;
+  assertUnused(
+    options,
+    [
+      ...(["unit", "service", "stopCommand", "startCommand", "hub"] as const),
+      ...(["discardReplaced", "readmitRevoked"] as const),
+    ],
+    "cannot be combined with --to",
+    "Omit it: --to creates a new file, and leaves the store and its service unchanged.",
+  );
+}
+
 interface FinishedRestore {
   readonly result: RestoreResult | RestoreIntoResult;
   readonly withBundle: boolean;
@@ -75,6 +110,7 @@ async function runRestore(
   const { chooseBackup } = await import("../../restore/verified-backup.js");
   const { namedReporter, withLocalFile } = await import("../../copies/view.js");
   const { recordRestoreTest } = await import("../../backup/restore-test.js");
+  await assertOptionsFit(context, options);
   const choice = backupChoice(context, file, options);
   const run = options.into === undefined ? restoreStore : restoreDatabase;
   const isOnRemote = "file" in choice && isRemote(choice.file);
@@ -110,9 +146,6 @@ async function restoreStore(
 ): Promise<RestoreResult> {
   const { restore } = await import("../../restore/restore.js");
   const { settings, output } = context;
-  if (options.intoSetting) {
-    throw new StoreError("usage", "--into-setting needs --into", { hint: "Add --into PLUGIN." });
-  }
   const result = await operateWithService(
     context,
     (lock, signal) =>
@@ -150,12 +183,7 @@ async function restoreDatabase(
   const { restoreInto } = await import("../../restore/into.js");
   const { locationOf } = await import("../../databases/registry.js");
   const { sqlcipherPluginName } = await import("../../databases/sqlite.js");
-  const { into = "", intoSetting, to, readmitRevoked = false } = options;
-  if (to !== undefined) {
-    throw new StoreError("usage", "--to and --into cannot be combined", {
-      hint: "--to names a file, --into the plugin of a database.",
-    });
-  }
+  const { into = "", intoSetting, readmitRevoked = false } = options;
   if (into === sqlcipherPluginName) {
     throw new StoreError("usage", `--into ${into} is the encrypted store`, {
       hint: "Leave --into out: restore replaces the store.",
