@@ -6,8 +6,9 @@
  * backup. No failure here changes the backup; each is reported with its target.
  */
 import { basename, dirname } from "node:path";
+import { isFromFuture } from "../backup/clock.js";
 import { type ListedBackup, type Listing, listBackups } from "../backup/listing.js";
-import { copyName, manifestPath, readManifest } from "../backup/manifest.js";
+import { copyName, isNameOfBackup, manifestPath, readManifest } from "../backup/manifest.js";
 import type { BundleReport } from "../bundle/bundle.js";
 import { verificationRecordPath } from "../bundle/verification-record.js";
 import { findMissingDirectories, prepareDirectories } from "../config/known-directories.js";
@@ -146,7 +147,7 @@ async function copyMissing(
   const names = backups.map(nameInTarget).flatMap((name) => [name, manifestPath(name)]);
   await removeUnfinished(target, there, [...names, ...((await listDirectory(folder)) ?? [])]);
   const own = await readStoreId(options.storePath);
-  const newest = newestCopy(there, backups, own?.id) ?? "";
+  const newest = newestCopy(there, backups, { id: own?.id, storePath: options.storePath }) ?? "";
   const missing: ListedBackup[] = [];
   for (const backup of backups) {
     const isWanted = basename(backup.path) >= newest || backup.path === options.backup;
@@ -347,17 +348,26 @@ function nameInTarget({ path, storeId }: ListedBackup): string {
  * Returns the name, as on this machine, of the store's newest complete backup in a target; names
  * contain the time. A target may have backups of other hubs under the same names. So a name counts
  * only if it has the store's id, or if this machine has the backup.
+ *
+ * Names that are later than the newest backup of this machine do not count. A wrong clock or
+ * another program made them, and no backup would be caught up until then.
  */
 function newestCopy(
   there: TargetFiles,
   backups: readonly ListedBackup[],
-  id: string | undefined,
+  { id, storePath }: { id: string | undefined; storePath: string },
 ): string | undefined {
   const local = new Set(backups.map(nameInTarget));
+  const [newestHere = ""] = backups
+    .filter((backup) => backup.mac !== false && !isFromFuture(backup))
+    .map(({ path }) => basename(path))
+    .sort()
+    .reverse();
   return [...there.keys()]
     .filter((name) => local.has(name) || (id !== undefined && name.endsWith(`.${id}.db`)))
-    .filter((name) => isComplete(there, name))
+    .filter((name) => isNameOfBackup(name, storePath) && isComplete(there, name))
     .map((name) => (id === undefined ? name : name.replace(`.${id}.db`, ".db")))
+    .filter((name) => name <= newestHere)
     .sort()
     .at(-1);
 }

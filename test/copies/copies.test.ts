@@ -113,6 +113,22 @@ test("a target that is not mounted is skipped with a notice, and the next run ca
   expect(await backupsIn(usb)).toEqual(await local.copyNames());
 });
 
+test("a name from the future or of another file in a target does not end catching up", async () => {
+  const local = await original.backups(1);
+  const usb = original.newPath();
+  await local.copy({ to: [usb] });
+  for (const name of ["clients.2999-01-01T00-00-00Z", "hub.2026-01-01T00-00-00Z"]) {
+    await writeFile(join(usb, `${name}.${original.storeId}.db`), "something else");
+    await writeFile(join(usb, `${name}.${original.storeId}.manifest.json`), "{}");
+  }
+  await local.add(2);
+  const { document } = await original.machine.json(
+    ...["backup", "--service", "none", "--to", local.folder, "--copy-to", usb],
+  );
+  const [{ copied } = { copied: [] }] = document.copies as Copy[];
+  expect(copied.map(({ path }) => basename(path))).toEqual((await local.copyNames()).slice(1));
+});
+
 test("a directory that only the settings name is not created, and that is no failure", async () => {
   const local = await original.backups(1);
   const usb = original.newPath();
