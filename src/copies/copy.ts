@@ -163,12 +163,25 @@ async function copyMissing(
     } catch (error) {
       if (!(error instanceof StoreError) || signal?.aborted) throw error;
       errors.push(error);
-      // Such a target fails for every backup. Later backups wait, because the next run copies only
-      // those that are newer than the newest in the target.
-      if (!isKind(error, "corrupted", "refused")) break;
+      // If the backup itself can be read, the target fails for every backup. Later backups wait,
+      // because the next run copies only those that are newer than the newest in the target.
+      if (isKind(error, "corrupted", "refused")) continue;
+      if (await orAbort(isReadable(backup), signal)) break;
     }
   }
   return { copied, errors };
+}
+
+/** Returns whether a backup and its manifest on this machine can be read as a whole. */
+async function isReadable({ path, manifest }: ListedBackup): Promise<boolean> {
+  try {
+    await readManifest(manifest);
+    await sha256File(path);
+    return true;
+  } catch (error) {
+    if (!(error instanceof StoreError)) throw error;
+    return false;
+  }
 }
 
 /** Returns the files of a target. A remote directory need not exist before the first copy. */
