@@ -158,7 +158,7 @@ async function copyMissing(
   const errors: StoreError[] = [];
   for (const backup of missing.slice(0, maxCaughtUp).reverse()) {
     try {
-      copied.push(await orAbort(copyBackup(target, there, backup), signal));
+      copied.push(await copyBackup(target, there, backup, signal));
       options.reporter.detail(`copied ${backup.path} to ${target.name}`);
     } catch (error) {
       if (!(error instanceof StoreError) || signal?.aborted) throw error;
@@ -199,6 +199,7 @@ async function copyBackup(
   target: Target,
   there: TargetFiles,
   backup: ListedBackup,
+  signal: AbortSignal | undefined,
 ): Promise<Copied> {
   const { path, manifest, size } = backup;
   const file = nameInTarget(backup);
@@ -206,14 +207,14 @@ async function copyBackup(
   const manifestFile = manifestPath(file);
   // A backup with another manifest is of another store. Without a manifest it is incomplete.
   const checkedBy = await ensureCopy(target, there, {
-    ...{ file, sha256, mayReplace: !there.has(manifestFile) },
-    write: () => writeIntact(target, { path, file, sha256 }),
+    ...{ file, sha256, mayReplace: !there.has(manifestFile), signal },
+    write: () => writeIntact(target, { path, file, sha256, signal }),
   });
   emitStep("copy.backup");
   const manifestSha256 = await sha256File(manifest);
   await ensureCopy(target, there, {
-    ...{ file: manifestFile, sha256: manifestSha256, mayReplace: true },
-    write: () => target.write(manifest, manifestFile, manifestSha256),
+    ...{ file: manifestFile, sha256: manifestSha256, mayReplace: true, signal },
+    write: () => target.write(manifest, manifestFile, manifestSha256, signal),
   });
   emitStep("copy.manifest");
   return { path: target.pathOf(file), size, checkedBy };
@@ -224,6 +225,7 @@ interface WantedFile {
   readonly sha256: string;
   /** Whether a file with other contents is what an interrupted run has left. */
   readonly mayReplace: boolean;
+  readonly signal: AbortSignal | undefined;
   readonly write: () => Promise<CopyCheck>;
 }
 
@@ -236,7 +238,7 @@ interface WantedFile {
 async function ensureCopy(
   target: Target,
   there: TargetFiles,
-  { file, sha256, mayReplace, write }: WantedFile,
+  { file, sha256, mayReplace, signal, write }: WantedFile,
 ): Promise<CopyCheck> {
   const size = there.get(file);
   if (size === undefined) return await write();
@@ -245,7 +247,7 @@ async function ensureCopy(
     await target.remove(file);
     return await write();
   }
-  const checkedBy = await target.check(file, sha256);
+  const checkedBy = await orAbort(target.check(file, sha256), signal);
   if (checkedBy !== undefined) return checkedBy;
   const path = target.pathOf(file);
   if (!target.mayLeaveIncomplete || !mayReplace) {
@@ -265,10 +267,10 @@ async function ensureCopy(
 /** @throws {@link StoreError} corrupted - if the backup does not match its manifest any more */
 async function writeIntact(
   target: Target,
-  { path, file, sha256 }: { path: string; file: string; sha256: string },
+  { path, file, sha256, signal }: Omit<WantedFile, "mayReplace" | "write"> & { path: string },
 ): Promise<CopyCheck> {
   try {
-    return await target.write(path, file, sha256);
+    return await target.write(path, file, sha256, signal);
   } catch (error) {
     if (!isKind(error, "corrupted") || (await sha256File(path)) === sha256) throw error;
     throw new StoreError("corrupted", `${path} does not match its manifest, so it is not copied`, {
@@ -286,8 +288,8 @@ async function copyBundle(target: Target, options: CopyOptions): Promise<Progres
   const there = await orAbort(filesOf(target), signal);
   const record = verificationRecordPath(bundle.path);
   await removeUnfinished(target, there, [file, basename(record)]);
-  const checkedBy = await orAbort(updateFile(target, there, bundle.path), signal);
-  if (await lstatIfExists(record)) await orAbort(updateFile(target, there, record), signal);
+  const checkedBy = await updateFile(target, there, bundle.path, signal);
+  if (await lstatIfExists(record)) await updateFile(target, there, record, signal);
   const size = (await statIfExists(bundle.path))?.size ?? 0;
   return { copied: checkedBy ? [{ path: target.pathOf(file), size, checkedBy }] : [], errors: [] };
 }
@@ -317,15 +319,16 @@ async function updateFile(
   target: Target,
   there: TargetFiles,
   path: string,
+  signal: AbortSignal | undefined,
 ): Promise<CopyCheck | undefined> {
   const file = basename(path);
   const sha256 = await sha256File(path);
   if (there.has(file)) {
-    if (await target.check(file, sha256)) return undefined;
+    if (await orAbort(target.check(file, sha256), signal)) return undefined;
     const now = new Date().toISOString().replaceAll(":", "-").replace(".", "-");
     await target.rename(file, file.replace(/\.bundle\./, `.bundle.superseded-${now}.`));
   }
-  const checkedBy = await target.write(path, file, sha256);
+  const checkedBy = await target.write(path, file, sha256, signal);
   emitStep("copy.bundle");
   return checkedBy;
 }

@@ -6,6 +6,7 @@ import { claimName, removeFile, stagedName, syncDirectory } from "../fs/atomic.j
 import { assertFreeSpace, copyFile } from "../fs/copy.js";
 import { sha256File, statIfExists } from "../fs/read.js";
 import { emitStep } from "../operation/step.js";
+import { orAbort, throwIfAborted } from "../process/abort.js";
 import type { CopyCheck, Location, Target, TargetFiles } from "./target.js";
 
 export class DirectoryTarget implements Target {
@@ -43,22 +44,30 @@ export class DirectoryTarget implements Target {
     }
   }
 
-  async write(from: string, file: string, sha256: string): Promise<CopyCheck> {
+  async write(
+    from: string,
+    file: string,
+    sha256: string,
+    signal?: AbortSignal,
+  ): Promise<CopyCheck> {
     const size = (await statIfExists(from))?.size ?? 0;
     await assertFreeSpace(this.path, size, `the copy of ${file}`, "Free some space there.");
     const staged = stagedName(this.pathOf(file));
     try {
-      await copyFile(from, staged);
+      await copyFile(from, staged, { ...(signal && { signal }) });
       emitStep("copy.staged");
-      if ((await sha256File(staged)) !== sha256) {
+      // Reading may go on after an interruption: it changes nothing.
+      if ((await orAbort(sha256File(staged), signal)) !== sha256) {
         throw new StoreError("corrupted", `${this.path} returns other bytes than were written`, {
           hint: "Its disk is faulty, or another program writes there. Check the disk, then run the backup again.",
         });
       }
       emitStep("copy.checked");
+      throwIfAborted(signal);
       await claimName(staged, this.pathOf(file));
     } catch (error) {
       await removeFile(staged).catch(() => undefined);
+      throwIfAborted(signal);
       throw error;
     }
     emitStep("copy.named");

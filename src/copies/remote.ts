@@ -5,6 +5,7 @@ import { remotePrefix } from "../config/paths.js";
 import { isKind, StoreError, systemError } from "../errors.js";
 import { stagedName } from "../fs/atomic.js";
 import { emitStep } from "../operation/step.js";
+import { withInteraction } from "../process/interaction.js";
 import * as z from "../schema.js";
 import { type RcloneCall, rclone } from "./rclone.js";
 import type { CopyCheck, Location, Target, TargetFiles } from "./target.js";
@@ -93,7 +94,18 @@ export class RemoteTarget implements Target {
    * when it is complete, or if renames fail. An incomplete backup is then not counted, because its
    * manifest is uploaded last.
    */
-  async write(from: string, file: string, sha256: string): Promise<CopyCheck> {
+  async write(
+    from: string,
+    file: string,
+    sha256: string,
+    signal?: AbortSignal,
+  ): Promise<CopyCheck> {
+    return await withInteraction({ ...(signal && { signal }) }, () =>
+      this.#write(from, file, sha256),
+    );
+  }
+
+  async #write(from: string, file: string, sha256: string): Promise<CopyCheck> {
     const { BucketBased, Move } = (await this.#features()).Features;
     this.#refusesRename ??= BucketBased || !Move || !(await this.#removeMarker());
     if (this.#refusesRename) return await this.#upload(from, file, sha256);

@@ -52,11 +52,13 @@ export interface Target {
    * @param from - path of the file on this machine
    * @param file - the final name, which must be free, or hold an incomplete file
    * @param sha256 - of the contents, in hex
+   * @param signal - ends the copying. When the promise rejects, nothing is written any more.
+   * @throws {@link StoreError} interrupted - if the signal is aborted
    * @throws {@link StoreError} corrupted - if the target returns other bytes than were written
    * @throws {@link StoreError} refused - if the name is taken
    * @throws {@link StoreError} io - if the target cannot be written or read
    */
-  write(from: string, file: string, sha256: string): Promise<CopyCheck>;
+  write(from: string, file: string, sha256: string, signal?: AbortSignal): Promise<CopyCheck>;
 
   /**
    * Compares the bytes of an existing file.

@@ -3,12 +3,16 @@
  * missing, full or broken, or the process is killed.
  */
 import { execFileSync } from "node:child_process";
+import { subscribe, unsubscribe } from "node:diagnostics_channel";
 import { copyFile, mkdir, readdir, readFile, rename, rm, stat, writeFile } from "node:fs/promises";
 import { basename, join } from "node:path";
+import { setTimeout } from "node:timers/promises";
 import { afterAll, beforeAll, expect, onTestFinished, test } from "vitest";
 import { manifestPath } from "../../src/backup/manifest.js";
 import { prune } from "../../src/backup/prune.js";
 import { planCopies } from "../../src/copies/plan.js";
+import { StoreError } from "../../src/errors.js";
+import { stepChannelName } from "../../src/operation/step.js";
 import type { Machine } from "../cli/machine.js";
 import { backupsIn, flipByte, Original, unfinishedIn, unsoundIn } from "./backups.js";
 
@@ -289,6 +293,30 @@ test("killed at any step of a copy: nothing counts that is not complete, and the
     );
   }
 });
+
+test.each(["copy.staged", "copy.checked"])(
+  "interrupted at %s, nothing appears in the target after the interruption",
+  async (step) => {
+    const local = await original.backups(1);
+    const usb = original.newPath();
+    const interruption = new AbortController();
+    const abort = (reached: unknown) => {
+      if (reached === step) interruption.abort(new StoreError("interrupted", "by a test"));
+    };
+    subscribe(stepChannelName, abort);
+    onTestFinished(() => void unsubscribe(stepChannelName, abort));
+    await expect(local.copy({ to: [usb], signal: interruption.signal })).rejects.toMatchObject({
+      ...{
+        kind: "interrupted",
+        message: expect.stringContaining("is complete, but not every copy"),
+      },
+    });
+    expect(await readdir(usb)).toEqual([]);
+    await setTimeout(300);
+    expect(await readdir(usb)).toEqual([]);
+    expect((await local.copy({ to: [usb] })).reports[0]?.copied).toHaveLength(1);
+  },
+);
 
 test("status, metrics and doctor tell when each target was last complete", async () => {
   const local = await Original.make();
