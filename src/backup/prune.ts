@@ -9,7 +9,7 @@
 import os from "node:os";
 import { basename, dirname, join } from "node:path";
 import { bundleFiles } from "../bundle/bundle.js";
-import { findMissingDirectories } from "../config/known-directories.js";
+import { assertNotMissing, findMissingDirectories } from "../config/known-directories.js";
 import { readStoreId, type StoreId } from "../config/store-id.js";
 import { isKind, StoreError } from "../errors.js";
 import { removeFile, syncDirectory } from "../fs/atomic.js";
@@ -115,14 +115,15 @@ export interface PruneResult {
  * @throws {@link StoreError} notFound - if the directory does not exist
  * @throws {@link StoreError} passphraseUnavailable - if no manifest can be checked
  * @throws {@link StoreError} corrupted - if no backup verifies; nothing was removed
- * @throws {@link StoreError} io - if a file cannot be read, another directory of backups is
- *   missing, or a bundle cannot be removed. Backups that cannot be removed are in the result.
+ * @throws {@link StoreError} io - if a file cannot be read, the disk of the directory is not
+ *   mounted, another directory of backups is missing, or a bundle cannot be removed. Backups that
+ *   cannot be removed are in the result.
  * @throws {@link StoreError} interrupted - if the signal is aborted
  */
 export async function prune(options: PruneOptions): Promise<PruneResult> {
   const { bundleFolder, dryRun, signal } = options;
   assertPolicy(options);
-  await assertBundlesKnown(options);
+  await assertMounted(options);
   const { folder, backups, others, unchecked } = await orAbort(listBackups(options), signal);
   if (unchecked) throw unchecked;
   const counted = backups.filter(({ mac, present }) => mac === true && present);
@@ -175,8 +176,18 @@ function assertPolicy({ keep, bundles, bundleFolder }: PruneOptions): void {
   }
 }
 
-/** An empty mount point has no backups, but the disk may have some that need a bundle. */
-async function assertBundlesKnown({ bundles, otherFolders = [], storePath }: PruneOptions) {
+/**
+ * Makes sure that the disks of the backups are mounted. An empty mount point has no backups, but
+ * the disk may have some that need a bundle.
+ */
+async function assertMounted({
+  folder,
+  files = localFiles,
+  bundles,
+  otherFolders = [],
+  storePath,
+}: PruneOptions): Promise<void> {
+  if (files === localFiles) await assertNotMissing([folder], storePath, []);
   if (!bundles) return;
   const [missing] = await findMissingDirectories(otherFolders, storePath);
   if (!missing) return;

@@ -76,6 +76,10 @@ test("the mount point of an unmounted disk is not taken for the backup directory
   expect(refused.code).toBe(18);
   expect(refused.stderr).toContain(`not on the file system that was mounted at ${disk}`);
   expect(await readdir(disk)).toEqual([]);
+  for (const args of [[], ["--bundles"]]) {
+    const prune = await machine.run(["prune", "--keep-last", "1", ...args]);
+    expect([prune.code, prune.stderr]).toEqual([18, expect.stringContaining("Mount its disk")]);
+  }
   const { document } = await machine.json("doctor");
   expect(document.checks).toContainEqual(
     expect.objectContaining({ name: "directories", ok: false, severity: "error" }),
