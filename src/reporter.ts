@@ -9,10 +9,16 @@ export interface Reporter {
   /**
    * Asks a yes-or-no question. Returns if the answer is yes.
    *
-   * @param options.alwaysAsk - whether to ask even if all questions were confirmed in advance, as
-   *   with --yes
    * @throws {@link StoreError} refused - if the answer is no
    * @throws {@link StoreError} usage - if there is no terminal to ask on
    */
-  confirm(question: string, options?: { readonly alwaysAsk?: boolean }): Promise<void>;
+  confirm(question: string): Promise<void>;
+  /**
+   * Asks like `confirm` a question that must not be confirmed in advance, as with --yes. Without
+   * this function such a question counts as not confirmed.
+   *
+   * @throws {@link StoreError} refused - if the answer is no
+   * @throws {@link StoreError} usage - if there is no terminal to ask on
+   */
+  confirmOnTerminal?(question: string): Promise<void>;
 }

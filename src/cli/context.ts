@@ -164,7 +164,8 @@ export async function contextOf(command: Command): Promise<Context> {
     reporter: {
       notice: (text) => output.notice(text),
       detail: (text) => output.detail(text),
-      confirm: (question, { alwaysAsk = false } = {}) => confirm(question, yes && !alwaysAsk),
+      confirm: (question) => confirm(question, yes),
+      confirmOnTerminal: (question) => confirm(question, false),
     },
   };
 }

@@ -30,7 +30,7 @@ export interface DirectoryOptions {
   readonly storePath: string;
   /** Directories in the settings. They are never created. */
   readonly known: readonly string[];
-  readonly reporter: Pick<Reporter, "notice" | "confirm">;
+  readonly reporter: Pick<Reporter, "notice" | "confirmOnTerminal">;
 }
 
 /** A directory that is missing, or is not on its former file system. */
@@ -158,10 +158,9 @@ async function confirmMove(
   reporter: DirectoryOptions["reporter"],
 ): Promise<void> {
   const { path, message } = missing;
+  if (!reporter.confirmOnTerminal) throw missingError(missing);
   try {
-    await reporter.confirm(`${message}.\nHas the directory moved to this file system?`, {
-      alwaysAsk: true,
-    });
+    await reporter.confirmOnTerminal(`${message}.\nHas the directory moved to this file system?`);
   } catch (error) {
     throw isKind(error, "usage") ? missingError(missing) : error;
   }
