@@ -25,6 +25,8 @@ export interface BundleOptions {
   readonly bundleTo: string;
   /** The directory for backups, if known: bundles must lie apart from them. */
   readonly backupFolder?: string | undefined;
+  /** The store that uses the directory. With it, a disk that is not mounted is noticed. */
+  readonly storePath?: string | undefined;
   /** The age recipients of the bundle. */
   readonly recipients: readonly string[];
 }

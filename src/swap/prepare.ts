@@ -3,6 +3,7 @@ import { constants } from "node:fs";
 import { access, stat } from "node:fs/promises";
 import { assertPlacement } from "../bundle/placement.js";
 import { parseRecipient } from "../bundle/recovery-key.js";
+import { type DirectoryOptions, prepareDirectories } from "../config/known-directories.js";
 import { StoreError, systemError } from "../errors.js";
 import { createFile } from "../fs/atomic.js";
 import { checkPassphrase, generatePassphrase } from "../keys/passphrase.js";
@@ -30,13 +31,14 @@ export interface BundlePlan {
  *
  * @throws {@link StoreError} usage - without a recipient, or if a recipient does not parse
  * @throws {@link StoreError} refused - if backups and bundles would lie in the same directory
- * @throws {@link StoreError} io - if the directory does not exist or cannot be written
+ * @throws {@link StoreError} io - if the directory does not exist, its disk is not mounted, or it
+ *   cannot be written
  */
 export async function checkBundleDirectory(
   options: BundleOptions,
   reporter: Reporter,
 ): Promise<BundlePlan> {
-  const { bundleTo, backupFolder, recipients } = options;
+  const { bundleTo, backupFolder, storePath, recipients } = options;
   for (const recipient of recipients) parseRecipient(recipient);
   if (recipients.length === 0) {
     throw new StoreError("usage", "the bundle has no recipient", {
@@ -46,8 +48,25 @@ export async function checkBundleDirectory(
   if (backupFolder !== undefined) {
     for (const notice of await assertPlacement(backupFolder, bundleTo)) reporter.notice(notice);
   }
-  await assertBundleDirectory(bundleTo);
+  if (storePath === undefined) await assertBundleDirectory(bundleTo);
+  else await prepareBundleDirectory(bundleTo, storePath, reporter);
   return { directory: bundleTo, recipients };
+}
+
+/**
+ * Checks that a bundle can be written, and records the directory.
+ *
+ * @throws {@link StoreError} io - if the directory does not exist, its disk is not mounted, or it
+ *   cannot be written
+ * @throws {@link StoreError} refused - if the user does not confirm the move to another file system
+ */
+export async function prepareBundleDirectory(
+  bundleTo: string,
+  storePath: string,
+  reporter: DirectoryOptions["reporter"],
+): Promise<void> {
+  await assertBundleDirectory(bundleTo);
+  await prepareDirectories([bundleTo], { storePath, known: [bundleTo], reporter });
 }
 
 /** @throws {@link StoreError} io - if the directory does not exist or cannot be written */

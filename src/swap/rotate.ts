@@ -15,6 +15,7 @@ import {
 } from "../backup/reencrypt.js";
 import { isWal } from "../backup/warm-copy.js";
 import { type BundleReport, bundleReport } from "../bundle/bundle.js";
+import { assertNotMissing } from "../config/known-directories.js";
 import { loadSection, type SettingsSection } from "../config/settings-file.js";
 import { StoreError, systemError, withLine } from "../errors.js";
 import { assertHubOpens } from "../hub/assert-opens.js";
@@ -73,7 +74,10 @@ export async function rotate(options: RotateOptions): Promise<RotateResult> {
   const { lock, source, reporter, signal, keepPrevious = false } = options;
   const { storePath } = lock;
   const bundle = await checkBundleDirectory(options, reporter);
-  if (options.reencrypt !== undefined) await assertWritable(options.reencrypt);
+  if (options.reencrypt !== undefined) {
+    await assertWritable(options.reencrypt);
+    await assertNotMissing([options.reencrypt], storePath);
+  }
   const next = await nextSource(options);
   const opened = await unlock(storePath, source, { mode: "readwrite" });
   const isLogged = await isWal(opened.connection).finally(() => opened.connection.close());

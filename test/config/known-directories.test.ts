@@ -1,5 +1,5 @@
 import { execFileSync } from "node:child_process";
-import { mkdir, readdir, rename, rm } from "node:fs/promises";
+import { mkdir, readdir, rename, rm, writeFile } from "node:fs/promises";
 import { expect, onTestFinished, test } from "vitest";
 import { Machine } from "../cli/machine.js";
 import { onTerminal } from "../cli/terminal.js";
@@ -11,6 +11,23 @@ async function machineWithDirectories(): Promise<Machine> {
   const machine = await Machine.make();
   await machine.init("--to", machine.path("disk/backups"), "--bundle-to", machine.path("usb/b"));
   return machine;
+}
+
+/** A mounted disk. */
+async function makeDisk(machine: Machine) {
+  const disk = machine.path("disk");
+  await mkdir(disk);
+  const mount = () => execFileSync("mount", ["-t", "tmpfs", "none", disk]);
+  const unmount = () => execFileSync("umount", [disk], { stdio: "ignore" });
+  mount();
+  onTestFinished(() => {
+    try {
+      unmount();
+    } catch {
+      // It is unmounted.
+    }
+  });
+  return { disk, mount, unmount };
 }
 
 test.each(["disk/backups", "usb/b"])(
@@ -57,18 +74,7 @@ test("a directory is made when the command line names it first, and never again"
 
 test("the mount point of an unmounted disk is not taken for the backup directory", async () => {
   const machine = await Machine.make();
-  const disk = machine.path("disk");
-  await mkdir(disk);
-  const mount = () => execFileSync("mount", ["-t", "tmpfs", "none", disk]);
-  const unmount = () => execFileSync("umount", [disk], { stdio: "ignore" });
-  mount();
-  onTestFinished(() => {
-    try {
-      unmount();
-    } catch {
-      // It is unmounted.
-    }
-  });
+  const { disk, mount, unmount } = await makeDisk(machine);
   await machine.init("--to", disk, "--bundle-to", machine.path("bundles"));
   expect((await machine.run(backup)).code).toBe(0);
   unmount();
@@ -95,4 +101,30 @@ test("the mount point of an unmounted disk is not taken for the backup directory
   const asked = await onTerminal(machine, [...backup, "--yes"], [["Has the directory", "y\r"]]);
   expect([asked.code, asked.screen]).toEqual([0, expect.stringContaining("is remembered")]);
   expect((await machine.run(backup)).code).toBe(0);
+}, 180_000);
+
+test("no operation writes a bundle into the mount point of an unmounted disk", async () => {
+  const machine = await Machine.make();
+  const { disk, unmount } = await makeDisk(machine);
+  const none = ["--service", "none", "--hub", "none"];
+  await machine.init("--to", machine.path("backups"), "--bundle-to", disk);
+  const { document } = await machine.json(...backup);
+  const { path } = document.backup as { path: string };
+  unmount();
+  const assertRefused = async (...args: string[]) => {
+    const { code, stderr } = await machine.run([...args, ...none]);
+    expect([code, stderr]).toEqual([18, expect.stringContaining("not on the file system")]);
+  };
+  await assertRefused("rotate", "--yes");
+  const passphrase = machine.path("passphrase");
+  await writeFile(passphrase, "any", { mode: 0o600 });
+  await assertRefused("init", "--adopt", "--bundle-to", disk, "--passphrase-file", passphrase);
+  const restored = await machine.run(["restore", path, "--yes", ...none]);
+  expect([restored.code, restored.stderr]).toEqual([
+    0,
+    expect.stringMatching(/no bundle was written.*not on the file system/),
+  ]);
+  expect((await machine.run(["decrypt", "--yes", ...none])).code).toBe(0);
+  await assertRefused("encrypt", "--yes");
+  expect(await readdir(disk)).toEqual([]);
 }, 180_000);

@@ -196,24 +196,27 @@ function noticeOtherDefault({ settingsSection, storePath, output }: Context): vo
 async function runAdopt(context: Context, options: InitOptions): Promise<void> {
   const { adopt, readStoreSecret } = await import("../../setup/adopt.js");
   const { updateSection } = await import("../../config/settings-file.js");
-  const { settingsSection } = context;
+  const { prepareBundleDirectory } = await import("../../swap/prepare.js");
+  const { settingsSection, storePath, reporter } = context;
   const { planRecipients } = await import("../../bundle/recipients.js");
   const recipientPlan = await planRecipients(recipientOptions(context, options));
   const { passphraseFile } = options;
   const passphrase =
     passphraseFile === undefined ? undefined : await readStoreSecret(expandPath(passphraseFile));
-  const result = await operate(context, (lock, signal) =>
-    adopt({
+  const result = await operate(context, async (lock, signal) => {
+    const bundleTo = bundleDirectory(context, options);
+    await prepareBundleDirectory(bundleTo, storePath, reporter);
+    return await adopt({
       ...operationOptions(context, options, lock, signal),
-      bundleTo: bundleDirectory(context, options),
+      bundleTo,
       backupDirectory: context.settings.backup?.to,
       recipientPlan,
       passphrase,
       askPassphrase: () => askSecret("Passphrase of the store", "--passphrase-file FILE"),
       removePassword: options.removePassword,
       cipherSettings: options.cipherSettings,
-    }),
-  );
+    });
+  });
   await updateSection(settingsSection, (settings) => ({
     ...withOptions(settings, context, options),
     passphrase_source: result.adopted.passphraseSource,

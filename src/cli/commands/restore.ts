@@ -159,6 +159,7 @@ async function restoreStore(
           bundles: {
             bundleTo: settings.backup.bundle_to,
             backupFolder: settings.backup.to,
+            storePath: context.storePath,
             recipients: settings.recipients ?? [],
           },
         }),

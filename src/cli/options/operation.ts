@@ -129,6 +129,7 @@ export function operationOptions(
  * Generates a recovery key if there is no recipient. Revokes the key if the operation fails.
  *
  * @throws {@link StoreError} usage - if no directory for the bundle is named
+ * @throws {@link StoreError} io - if the directory is missing, or its disk is not mounted
  */
 export async function withBundleTarget<Result>(
   context: Context,
@@ -136,16 +137,17 @@ export async function withBundleTarget<Result>(
   operation: (target: BundleOptions) => Promise<Result>,
 ): Promise<Result> {
   const { planRecipients } = await import("../../bundle/recipients.js");
-  const { assertBundleDirectory } = await import("../../swap/prepare.js");
+  const { prepareBundleDirectory } = await import("../../swap/prepare.js");
   const bundleTo = bundleDirectory(context, options);
-  await assertBundleDirectory(bundleTo);
+  const { storePath, reporter } = context;
+  await prepareBundleDirectory(bundleTo, storePath, reporter);
   if (context.source.kind === "keyring") {
     const { assertKeyringUsable } = await import("../../keys/keyring.js");
     await assertKeyringUsable();
   }
   const plan = await planRecipients(recipientOptions(context, options));
   return await plan.use(bundleTo, (recipients) =>
-    operation({ bundleTo, backupFolder: context.settings.backup?.to, recipients }),
+    operation({ bundleTo, backupFolder: context.settings.backup?.to, storePath, recipients }),
   );
 }
 
