@@ -7,7 +7,7 @@
  * recipients of another.
  */
 import { dirname, isAbsolute } from "node:path";
-import { hasCode, StoreError, systemError } from "../errors.js";
+import { hasCode, isKind, StoreError, systemError } from "../errors.js";
 import { makeDirectory, replaceFile } from "../fs/atomic.js";
 import { decodeText } from "../fs/encoding.js";
 import { explain, recogniseFile } from "../fs/file-kind.js";
@@ -15,7 +15,7 @@ import { assertNotWritableByOthers } from "../fs/private.js";
 import { readSmallFile } from "../fs/read.js";
 import * as z from "../schema.js";
 import { shellQuote } from "../text/escape.js";
-import { isRemote, resolveStorePath } from "./paths.js";
+import { expandPath, isRemote, resolveStorePath } from "./paths.js";
 
 /** Refuses a relative path, which would depend on the working directory. */
 const path = z.string().check(
@@ -259,14 +259,19 @@ export async function findSection(path: string, storePath: string): Promise<Sett
 
 /**
  * Finds a store's section by resolved paths, so that a section stays a store's when its directory
- * moves behind a link.
+ * moves behind a link. The path of another store's section may be unreachable, for example on a
+ * network share, and is then compared as it is.
  */
 export async function findSectionKey(
   file: SettingsFile,
   storePath: string,
 ): Promise<string | undefined> {
   for (const key of Object.keys(file.stores ?? {})) {
-    if ((await resolveStorePath({ path: key })) === storePath) return key;
+    const resolved = await resolveStorePath({ path: key }).catch((error: unknown) => {
+      if (!isKind(error, "io", "refused")) throw error;
+      return expandPath(key);
+    });
+    if (resolved === storePath) return key;
   }
   return undefined;
 }

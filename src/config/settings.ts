@@ -90,9 +90,12 @@ export async function resolveSettings(
   const storePath = await resolve(location);
   const key = await sectionKey(file, storePath, {
     newKey: unresolvedStorePath(location, environment),
-    // A command that names its store does not depend on the hub's server.json.
     defaultPath: () =>
       resolve(file?.store ?? {}).catch((error: unknown) => {
+        if (file?.store && isStoreNamed(file.store) && isKind(error, "io", "refused")) {
+          return unresolvedStorePath(file.store, environment);
+        }
+        // A command that names its store does not depend on the hub's server.json.
         if (!isKind(error, "refused")) throw error;
         return resolveStorePath({}, environment);
       }),

@@ -262,6 +262,16 @@ describe("several stores in one file", () => {
     expect(await loadSection(section)).toEqual(ofOther);
   });
 
+  test("an unreachable path of another store stops no command", async () => {
+    await symlink("circle", join(folder, "circle"));
+    const unreachable = join(folder, "circle", "clients.db");
+    const stores = { [unreachable]: ofOther, [other]: ofOther };
+    await write({ store: { path: unreachable }, stores });
+    expect((await of(other)).section.store).toBe(other);
+    await write({ store: { path: unreachable } });
+    expect((await of(other)).section.store).toBe(other);
+  });
+
   test("the first store of a file gets the top level, a new one beside it a section", async () => {
     const section = async (db: string) =>
       (
