@@ -85,6 +85,14 @@ test("the service that it is told of is remembered, and a unit that is named lat
   expect([code, stderr]).toEqual([0, expect.stringContaining("no service nobodys was found")]);
 });
 
+test("a service in the environment is not saved with one that an option names", async () => {
+  const machine = await Machine.make();
+  const init = ["init", "--recovery-key-file", machine.path("key"), "--service", "systemd"];
+  const { code } = await machine.run(init, { env: { HIVEMIND_SQLCIPHER_UNIT: "of-environment" } });
+  expect(code).toBe(0);
+  expect((await settingsOf(machine)).backup).toEqual({ service: "systemd" });
+});
+
 test("the source of an adopted store's passphrase is remembered", async () => {
   const machine = await Machine.make();
   await mkdir(dirname(machine.store), { recursive: true });

@@ -246,7 +246,7 @@ function withOptions(settings: Settings, context: Context, options: InitOptions)
     ...settings,
     ...(store && Object.keys(store).length > 0 && { store }),
     backup: {
-      ...withNamedService(context, options, settings.backup),
+      ...withNamedService(options, settings.backup),
       ...(options.to !== undefined && { to: expandPath(options.to) }),
       ...(options.bundleTo !== undefined && { bundle_to: expandPath(options.bundleTo) }),
     },

@@ -50,19 +50,7 @@ export function addServiceOptions(command: Command): Command {
  * @throws {@link StoreError} usage - for contradictory options
  */
 export function serviceChoice(context: Context, options: ServiceOptions): ServiceChoice {
-  const { unit, service: kind, stopCommand, startCommand } = options;
-  const hasCommands = stopCommand !== undefined || startCommand !== undefined;
-  if (hasCommands && unit !== undefined) throw contradiction("--unit", "--stop-command");
-  if (hasCommands && kind !== undefined && kind !== "auto" && kind !== "command") {
-    throw contradiction(`--service ${kind}`, "--stop-command");
-  }
-  if (unit !== undefined && (kind === "none" || kind === "command")) {
-    throw contradiction("--unit", `--service ${kind}`);
-  }
-  const chosen = serviceOver(
-    { unit, service: kind, stop_command: stopCommand, start_command: startCommand },
-    context.settings.backup ?? {},
-  );
+  const chosen = serviceSettings(options, context.settings.backup);
   return {
     service: chosen.service ?? "auto",
     unit: chosen.unit,
@@ -72,6 +60,27 @@ export function serviceChoice(context: Context, options: ServiceOptions): Servic
     remember: ({ name, kind }) =>
       rememberService(context, { service: kind, ...(name !== null && { unit: name }) }),
   };
+}
+
+/**
+ * Merges the options of the service over the settings.
+ *
+ * @throws {@link StoreError} usage - for contradictory options
+ */
+function serviceSettings(options: ServiceOptions, backup: Settings["backup"]): ServiceSettings {
+  const { unit, service: kind, stopCommand, startCommand } = options;
+  const hasCommands = stopCommand !== undefined || startCommand !== undefined;
+  if (hasCommands && unit !== undefined) throw contradiction("--unit", "--stop-command");
+  if (hasCommands && kind !== undefined && kind !== "auto" && kind !== "command") {
+    throw contradiction(`--service ${kind}`, "--stop-command");
+  }
+  if (unit !== undefined && (kind === "none" || kind === "command")) {
+    throw contradiction("--unit", `--service ${kind}`);
+  }
+  return serviceOver(
+    { unit, service: kind, stop_command: stopCommand, start_command: startCommand },
+    backup ?? {},
+  );
 }
 
 function contradiction(option: string, other: string): StoreError {
@@ -239,19 +248,22 @@ export async function saveService(context: Context, options: ServiceOptions): Pr
   const { updateSection } = await import("../../config/settings-file.js");
   await updateSection(context.settingsSection, (settings) => ({
     ...settings,
-    backup: withNamedService(context, options, settings.backup),
+    backup: withNamedService(options, settings.backup),
   }));
 }
 
-/** Returns backup settings in which the service of the options replaces the present service. */
+/**
+ * Returns backup settings in which the service of the options replaces the present service.
+ *
+ * @param backup - the settings in the file: a value of the environment must not be saved
+ */
 export function withNamedService(
-  context: Context,
   options: ServiceOptions,
   backup: Settings["backup"],
 ): Settings["backup"] {
   if (!namesService(options)) return backup;
   const others = Object.entries(backup ?? {}).filter(([key]) => !isServiceKey(key));
-  return { ...Object.fromEntries(others), ...toSettings(serviceChoice(context, options)) };
+  return { ...Object.fromEntries(others), ...savedService(options, backup) };
 }
 
 /**
@@ -266,7 +278,7 @@ export async function rememberNamedService(
   options: ServiceOptions,
 ): Promise<void> {
   if (!namesService(options) || options.service === "none") return;
-  await rememberService(context, toSettings(serviceChoice(context, options)));
+  await rememberService(context, savedService(options, context.settingsInFile?.backup));
 }
 
 /** Saves a service in the store's settings, unless the settings name a service. */
@@ -286,13 +298,11 @@ function isServiceKey(key: string): boolean {
   return ["unit", "service", "stop_command", "start_command"].includes(key);
 }
 
-function toSettings({ service, unit, stopCommand, startCommand }: ServiceChoice): ServiceSettings {
-  return {
-    ...(unit !== undefined && { unit }),
-    ...(service !== "auto" && { service }),
-    ...(stopCommand !== undefined && { stop_command: stopCommand }),
-    ...(startCommand !== undefined && { start_command: startCommand }),
-  };
+/** Returns the service to be saved, without undefined members and without the default. */
+function savedService(options: ServiceOptions, backup: Settings["backup"]): ServiceSettings {
+  const { service, ...others } = serviceSettings(options, backup);
+  const saved = { ...others, ...(service !== "auto" && { service }) };
+  return Object.fromEntries(Object.entries(saved).filter(([, value]) => value !== undefined));
 }
 
 /**
