@@ -9,7 +9,7 @@ import { sidecars } from "../fs/sidecars.js";
 import type { Downtime } from "../operation/downtime.js";
 import { assertNoHolders } from "../operation/service.js";
 import { throwIfAborted } from "../process/abort.js";
-import type { Secret } from "../store/cipher.js";
+import { identify, type Secret } from "../store/cipher.js";
 import { assertNoSidecars, LockedStore } from "../store/locked-store.js";
 import type { Replaced, SwapRequest } from "./request.js";
 import type { SwapState } from "./state.js";
@@ -75,12 +75,14 @@ export async function assertStillStopped(
  */
 async function commit(state: SwapState, canLink: boolean): Promise<void> {
   const { storePath, data } = state;
+  const { keyId } = await identify(data.staged);
   const staged = await lstatIfExists(data.staged);
   await state.write("committing", {
     committed: {
       inode: String(staged?.ino),
       size: String(staged?.size),
       mtime_ns: String(staged?.mtimeNs),
+      key_id: keyId ?? null,
     },
   });
   try {

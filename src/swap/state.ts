@@ -2,9 +2,10 @@
  * The state of a swap, in its journal and on disk, and the steps to finish or undo it.
  *
  * Whether the new file has the store's name is read from the disk: a rename keeps the inode, and
- * the journal has the inode of the new file. Every step is idempotent, because a kill can follow
- * it.
+ * the journal has the inode of the new file. Where inodes have changed since, the names and the
+ * key_id tell. Every step is idempotent, because a kill can follow it.
  */
+import type { BigIntStats } from "node:fs";
 import { dirname } from "node:path";
 import { removeBundle, removeStagedBundles } from "../bundle/bundle.js";
 import { realPath } from "../config/paths.js";
@@ -29,6 +30,7 @@ import { cleanUp } from "../operation/recovery.js";
 import { assertNoHolders, stoppedSchema } from "../operation/service.js";
 import { emitStep } from "../operation/step.js";
 import * as z from "../schema.js";
+import { identify } from "../store/cipher.js";
 import { shellQuote } from "../text/escape.js";
 
 /** The operations on this engine: names of commands, and of operations in journals. */
@@ -111,7 +113,13 @@ const swapJournalSchema = z.strictObject({
   stopped: z.optional(stoppedSchema),
   /** The new file at the commit. As long as it is unchanged, nothing has written to it. */
   committed: z.optional(
-    z.strictObject({ inode: z.string(), size: z.string(), mtime_ns: z.string() }),
+    z.strictObject({
+      inode: z.string(),
+      size: z.string(),
+      mtime_ns: z.string(),
+      /** Null if the new file is not encrypted. Version 0.1.0 did not write it. */
+      key_id: z.optional(z.nullable(z.string())),
+    }),
   ),
 });
 
@@ -153,11 +161,33 @@ export class SwapState {
     this.emitStep(step);
   }
 
-  /** Returns whether the new file has the store's name. */
+  /**
+   * Returns whether the new file has the store's name.
+   *
+   * Inodes change if the directory is copied to another disk, or if a file system without inodes of
+   * its own (FAT, some network shares) is mounted again. Then the new file is known by its key, and
+   * by what a rename leaves: the staged file is gone, and the old file has its second name.
+   */
   async isCommitted(): Promise<boolean> {
-    const { committed } = this.#data;
+    const { committed, staged, aside } = this.#data;
     const store = await lstatIfExists(this.storePath);
-    return committed !== undefined && String(store?.ino) === committed.inode;
+    if (committed === undefined || !store) return false;
+    if (String(store.ino) === committed.inode) return true;
+    if ((await lstatIfExists(staged)) || !(await this.#hasNewKey())) return false;
+    const isUnchanged =
+      String(store.size) === committed.size && String(store.mtimeNs) === committed.mtime_ns;
+    if (isUnchanged || committed.key_id === null) return isUnchanged;
+    // The old file goes last, and a restore may have had none.
+    const isPast = ["starting", "cleaning"].includes(this.journal.entry.step);
+    return isPast || (aside !== null && (await lstatIfExists(aside)) !== undefined);
+  }
+
+  /** Returns whether the store has the key of the new file. */
+  async #hasNewKey(): Promise<boolean> {
+    const { committed, bundle } = this.#data;
+    const expected = committed?.key_id === undefined ? bundle?.key_id : committed.key_id;
+    const { format, keyId } = await identify(this.storePath);
+    return expected === null ? format === "plaintext" : keyId !== undefined && keyId === expected;
   }
 
   /**
@@ -232,7 +262,8 @@ export class SwapState {
   async clean(): Promise<void> {
     const { staged, aside, keep_aside: keep, keyring, source } = this.#data;
     try {
-      await this.write("cleaning", { stopped: undefined });
+      // The file that is removed next may be the one that fills the disk.
+      await this.write("cleaning", { stopped: undefined }).catch(() => undefined);
       // A kill during the claim of the store's name leaves the new file under both names.
       await removeDatabase(staged);
       // Before the keyring, which may not respond: this file may be in plain text.
@@ -257,8 +288,8 @@ export class SwapState {
     const { aside } = this.#data;
     if (aside === null) return;
     const second = await lstatIfExists(aside);
-    if (second && second.ino === (await lstatIfExists(this.storePath))?.ino)
-      await removeFile(aside);
+    const store = await lstatIfExists(this.storePath);
+    if (second && store && isSameFile(second, store)) await removeFile(aside);
     await this.#moveBack(aside);
   }
 
@@ -317,7 +348,8 @@ export class SwapState {
   cleanUp(isDown: boolean): Promise<StoreError | undefined> {
     const work = async () => {
       const { bundle, replaced_bundle: replacedBundle } = this.#data;
-      if (bundle) await undoBundle(bundle);
+      // A store with this key needs the bundle, whatever the journal says.
+      if (bundle && !(await this.#hasNewKey())) await undoBundle(bundle);
       if (replacedBundle) await undoBundle(replacedBundle);
       await this.#removeTrials();
     };
@@ -383,6 +415,11 @@ async function changeSource(path: string, storePath: string, source: string): Pr
   await removePartials(await realPath(path));
   const section = await findSection(path, storePath);
   await updateSection(section, (settings) => ({ ...settings, passphrase_source: source }));
+}
+
+/** Returns whether two names are of one file, or of its copies: a copy has no hard links. */
+function isSameFile(a: BigIntStats, b: BigIntStats): boolean {
+  return a.ino === b.ino || (a.size === b.size && a.mtimeNs === b.mtimeNs);
 }
 
 /** Removes a database and its sidecars. */
