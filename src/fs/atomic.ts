@@ -10,7 +10,7 @@ import { constants } from "node:fs";
 import { type FileHandle, link, mkdir, open, readdir, rename, rm } from "node:fs/promises";
 import { basename, dirname, join } from "node:path";
 import { hasCode, StoreError, systemError } from "../errors.js";
-import { assertNoAccessList, copyOwner } from "./metadata.js";
+import { assertNoAccessList, copyMetadata } from "./metadata.js";
 import { assertNotMountPoint } from "./mount.js";
 import { lstatIfExists, statIfExists } from "./read.js";
 
@@ -236,15 +236,22 @@ export async function assertReplaceable(path: string): Promise<void> {
   await syncDirectory(dirname(path));
 }
 
-/** Writes the new contents to a staged file with the owner and mode of the existing file. */
+/**
+ * Writes the new contents to a staged file with the owner, group and mode of the existing file. The
+ * file gets them before the contents: a directory may give new files another group, or an access
+ * control list.
+ */
 async function stageReplacement(path: string, contents: string | Uint8Array): Promise<string> {
   const staged = stagedName(path);
   const before = await lstatIfExists(path);
   if (before && !before.isFile()) throw new StoreError("refused", `${path} is not a regular file`);
   if (before) await assertNoAccessList(path, before);
-  await createFile(staged, contents, before ? Number(before.mode) & 0o777 : 0o600);
+  await createFile(staged, "");
   try {
-    if (before) await copyOwner(staged, Number(before.uid), Number(before.gid));
+    if (before) await copyMetadata(path, staged);
+    await using file = await open(staged, constants.O_WRONLY | constants.O_NOFOLLOW);
+    await file.writeFile(contents);
+    await file.sync();
   } catch (error) {
     await discard(staged);
     throw systemError(error, `cannot replace ${path}`);

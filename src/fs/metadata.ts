@@ -55,51 +55,45 @@ export async function assertNoAccessList(path: string, stats: Stats | BigIntStat
 }
 
 /**
- * Copies owner, group and mode from the store to its replacement.
+ * Copies owner, group and mode from a file to its replacement.
  *
- * If there is no store yet and root creates it in another user's directory, the directory's owner
- * becomes the store's owner.
+ * If there is no such file yet and root creates it in another user's directory, the directory's
+ * owner becomes the file's owner.
  *
  * @throws {@link StoreError} refused - if this user lacks permission, or if the directory's default
  *   access control list would open the new file to others
  * @throws {@link StoreError} io - if the system fails
  */
-export async function copyMetadata(storePath: string, staged: string): Promise<void> {
-  const before = await lstatIfExists(storePath);
+export async function copyMetadata(path: string, staged: string): Promise<void> {
+  const before = await lstatIfExists(path);
   const isRoot = process.geteuid?.() === 0;
-  const owner = before ?? (isRoot ? await lstatIfExists(dirname(storePath)) : undefined);
+  const owner = before ?? (isRoot ? await lstatIfExists(dirname(path)) : undefined);
   if (!owner) return;
   try {
     await using file = await openOwn(staged);
-    const { uid, gid } = await file.stat({ bigint: true });
+    const { uid, gid, mode } = await file.stat({ bigint: true });
     if (owner.uid !== uid || (before && owner.gid !== gid)) {
       await file.chown(Number(owner.uid), Number(owner.gid));
     }
-    if (before) await file.chmod(Number(before.mode & 0o7777n));
+    // A file system without modes may refuse every change.
+    if (before && before.mode !== mode) await file.chmod(Number(before.mode & 0o7777n));
   } catch (error) {
     if (!hasCode(error, "EPERM")) throw systemError(error, `cannot prepare ${staged}`);
     throw new StoreError(
       "refused",
-      `${storePath} belongs to user ${owner.uid} and group ${owner.gid}, and this user cannot create such a file`,
+      `${path} belongs to user ${owner.uid} and group ${owner.gid}, and this user cannot create such a file`,
       { hint: "Run this as that user, as a member of that group, or as root.", cause: error },
     );
   }
   if (before && (await hasAccessList(staged, before))) {
     throw new StoreError(
       "refused",
-      `${dirname(storePath)} gives each new file an access control list, and the store has none`,
+      `${dirname(path)} gives each new file an access control list, and ${path} has none`,
       {
-        hint: `Remove that default from the directory: setfacl -k ${shellQuote(dirname(storePath))}.`,
+        hint: `Remove that default from the directory: setfacl -k ${shellQuote(dirname(path))}.`,
       },
     );
   }
-}
-
-/** Changes the owner of a file created by this process, if necessary. */
-export async function copyOwner(path: string, uid: number, gid: number): Promise<void> {
-  if (process.geteuid?.() === uid && process.getegid?.() === gid) return;
-  await using file = await openOwn(path);
-  await file.chown(uid, gid);
 }
 
 /**
