@@ -47,7 +47,10 @@ export interface Context {
   readonly settingsInFile: Settings | undefined;
   /** Errors in the settings, for commands that continue despite them. */
   readonly settingsProblems: readonly StoreError[];
+  /** Of the present settings: a recovery may change them. */
   readonly source: PassphraseSource;
+  /** Reads the passphrase source again, after a recovery. */
+  readonly refreshSource: () => Promise<void>;
   readonly output: Output;
   /** The value of --yes. */
   readonly yes: boolean;
@@ -120,22 +123,24 @@ export async function contextOf(command: Command): Promise<Context> {
   const output = outputOf(command);
   const settingsProblems: StoreError[] = [];
   const toleratesBroken = toleratingCommands.has(command.name());
-  const { settings, storePath, path, section, inFile, missing } = await resolveSettings(
-    {
-      store: {
-        ...(options.db !== undefined && { path: options.db }),
-        ...(options.name !== undefined && { name: options.name }),
-        ...(options.subfolder !== undefined && { subfolder: options.subfolder }),
+  const resolve = () =>
+    resolveSettings(
+      {
+        store: {
+          ...(options.db !== undefined && { path: options.db }),
+          ...(options.name !== undefined && { name: options.name }),
+          ...(options.subfolder !== undefined && { subfolder: options.subfolder }),
+        },
+        ...(options.passphraseSource && { passphrase_source: options.passphraseSource }),
       },
-      ...(options.passphraseSource && { passphrase_source: options.passphraseSource }),
-    },
-    {
-      config: options.config,
-      defaultStore: () => hubStore(command.name()),
-      isNewStore: makesStore(command),
-      ...(toleratesBroken && { onProblem: (problem) => settingsProblems.push(problem) }),
-    },
-  );
+      {
+        config: options.config,
+        defaultStore: () => hubStore(command.name()),
+        isNewStore: makesStore(command),
+        ...(toleratesBroken && { onProblem: (problem) => settingsProblems.push(problem) }),
+      },
+    );
+  const { settings, storePath, path, section, inFile, missing } = await resolve();
   if (missing && !makesStore(command)) {
     const problem = new StoreError(
       "notFound",
@@ -148,8 +153,10 @@ export async function contextOf(command: Command): Promise<Context> {
   if (command.name() === "run") {
     for (const { message } of settingsProblems) output.warning(message);
   }
-  const source = parseSource(settings.passphrase_source ?? "keyring");
   const keyCache = options.keyCache ?? !isKeyCacheOff();
+  const sourceOf = ({ passphrase_source: text = "keyring" }: Settings) =>
+    keyCache ? parseSource(text) : withoutKeyCache(parseSource(text));
+  let source = sourceOf(settings);
   const yes = options.yes ?? false;
   return {
     storePath,
@@ -158,7 +165,12 @@ export async function contextOf(command: Command): Promise<Context> {
     settingsSection: section,
     settingsInFile: inFile,
     settingsProblems,
-    source: keyCache ? source : withoutKeyCache(source),
+    get source() {
+      return source;
+    },
+    refreshSource: async () => {
+      source = sourceOf((await resolve()).settings);
+    },
     output,
     yes,
     reporter: {

@@ -24,11 +24,11 @@ import { otherDatabase } from "./hub-store.js";
  * @throws {@link StoreError} newerVersion - if this version does not know the schema
  */
 export async function openStore(context: Context): Promise<ClientStore> {
-  const { storePath, source } = context;
+  const { storePath } = context;
   await recoverFirst(context);
   try {
     return await waitForOperation(storePath, () =>
-      unlockStore(storePath, source, { mode: "readwrite" }),
+      unlockStore(storePath, context.source, { mode: "readwrite" }),
     );
   } catch (error) {
     throw isKind(error, "notFound") ? await withModule(error, context) : error;
@@ -104,10 +104,11 @@ export async function findPlainDatabase(context: Context): Promise<PlainDatabase
  * Recovers from an interrupted operation and prints each step. Loads the recovery code only if
  * needed.
  */
-export async function recoverFirst({ storePath, output }: Context): Promise<void> {
+export async function recoverFirst({ storePath, output, refreshSource }: Context): Promise<void> {
   if (!(await journalExists(storePath))) return;
   const { recoverIfNeeded } = await import("../recovery/recover.js");
   for (const message of await recoverIfNeeded(storePath)) output.notice(message);
+  await refreshSource();
 }
 
 /**

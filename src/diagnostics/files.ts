@@ -104,7 +104,7 @@ export async function checkCopies({ storePath, backupFolder }: StoreLocations): 
   for (const name of (await listDirectory(directory)) ?? []) {
     if (own.includes(name)) continue;
     const byName = plainNames.includes(name);
-    if (byName || name.includes(basename(storePath))) await classify(join(directory, name), byName);
+    if (byName || isCopyName(name, storePath)) await classify(join(directory, name), byName);
   }
   for (const name of (await listDirectory(homedir())) ?? []) {
     if (plainNames.includes(name)) await classify(join(homedir(), name), true);
@@ -145,9 +145,18 @@ export async function checkCopies({ storePath, backupFolder }: StoreLocations): 
           "copies",
           "warning",
           `older copies of the store, with the clients of that time: ${encrypted.join(", ")}`,
-          `rm ${quoted(encrypted)}`,
+          `If no hub uses them: rm ${quoted(encrypted)}`,
         ),
   ];
+}
+
+/**
+ * Returns whether a file may be a copy of the store: `clients.db.bak`, but not `guest-clients.db`,
+ * the store of another hub.
+ */
+function isCopyName(name: string, storePath: string): boolean {
+  const store = basename(storePath);
+  return name.startsWith(store) && /^[^a-z0-9]/i.test(name.slice(store.length));
 }
 
 async function isFile(path: string): Promise<boolean> {

@@ -1,7 +1,7 @@
 /** Checks whether the hub's units can start it: their programs, their password, their state. */
 
 import { isKind } from "../errors.js";
-import { dropInCommand } from "../hub/existing-unit.js";
+import { dropInCommands } from "../hub/existing-unit.js";
 import { findHubUnits } from "../hub/find-hubs.js";
 import { startsByRun } from "../hub/password-delivery.js";
 import {
@@ -45,13 +45,19 @@ export async function checkHubUnits(storePath: string, secret: StoreSecret): Pro
   ];
 }
 
+/** Returns the command line that starts the unit's hub through `run`. */
+async function dropInLine(unit: HubUnit): Promise<string> {
+  const { install, restart } = await dropInCommands(unit);
+  return [...install, restart].join(" && ");
+}
+
 async function checkUnit(unit: HubUnit, storePath: string, secret: StoreSecret): Promise<Check[]> {
   const missing = await missingPrograms(unit);
   if (missing.length > 0) return missing;
   const problem = await passwordProblem(unit, storePath, secret);
   if (problem !== undefined) {
     const detail = `${unit.name} ${problem}: its hub cannot open the encrypted store`;
-    return [finding("hub-unit", "error", detail, await dropInCommand(unit))];
+    return [finding("hub-unit", "error", detail, await dropInLine(unit))];
   }
   return checkState(unit);
 }
@@ -68,7 +74,7 @@ async function missingPrograms(unit: HubUnit): Promise<Check[]> {
   const isHubGone = missing.some(({ isHub }) => isHub);
   const fix = isHubGone
     ? `Install hivemind-core again at that path, or correct the unit: ${systemctlLine(unit.manager, `edit --full ${unit.name}`)}`
-    : await dropInCommand(unit);
+    : await dropInLine(unit);
   return [finding("hub-unit", "error", detail, fix)];
 }
 

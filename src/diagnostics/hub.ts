@@ -3,7 +3,7 @@ import { stat } from "node:fs/promises";
 import { basename, dirname } from "node:path";
 import { dataHome } from "../config/paths.js";
 import { isKind, StoreError } from "../errors.js";
-import { dropInCommand, findHubUnit } from "../hub/existing-unit.js";
+import { dropInCommands, findHubUnit } from "../hub/existing-unit.js";
 import { askHub, cipherFormat, findHubPython } from "../hub/interpreter.js";
 import { namedStore, readServerJson, serverJsonPath, sqliteModule } from "../hub/server-json.js";
 import { findServicePython, readServiceHub } from "../hub/service-hub.js";
@@ -75,7 +75,7 @@ export async function checkHub(options: {
         "hub",
         "error",
         `the store has schema ${store.schemaVersion}, which this hub (hivemind-plugin-manager ${hub.pluginManager}) does not know: it enforces no blacklist`,
-        pipInstall(python[0], "hivemind-plugin-manager", plugin),
+        pipInstall(python[0], "hivemind-core", "hivemind-plugin-manager", plugin),
       ),
     );
   }
@@ -151,16 +151,19 @@ function settingsOfStore(storePath: string): string {
 }
 
 /**
- * Returns the command line that starts the hub through `run` and removes the passphrase from
- * `server.json`. Rotates last: the passphrase was on the disk, and may be in a backup of it.
+ * Returns the command line that removes the passphrase from `server.json` and starts the hub through
+ * `run`. The hub is restarted when its passphrase is in the keyring. Rotates last: the passphrase
+ * was on the disk, and may be in a backup of it.
  */
 async function removePasswordCommand(bundleFolder: string | undefined): Promise<string> {
   const directory = bundleFolder === undefined ? "DIRECTORY" : shellQuote(bundleFolder);
-  const remove = `hivemind-sqlcipher init --adopt --remove-password --bundle-to ${directory} && hivemind-sqlcipher rotate`;
+  const adopt = `hivemind-sqlcipher init --adopt --remove-password --bundle-to ${directory}`;
+  const rotate = "hivemind-sqlcipher rotate";
   try {
-    return `${await dropInCommand(await findHubUnit())} && ${remove}`;
+    const { install, restart } = await dropInCommands(await findHubUnit());
+    return [...install, adopt, restart, rotate].join(" && ");
   } catch (error) {
     if (!isKind(error, "notFound", "refused")) throw error;
-    return `Start the hub through run (hivemind-sqlcipher run -- hivemind-core listen), then: ${remove}`;
+    return `Start the hub through run (hivemind-sqlcipher run -- hivemind-core listen), then: ${adopt} && ${rotate}`;
   }
 }

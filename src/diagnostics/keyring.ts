@@ -8,7 +8,7 @@ import { unknownProvider } from "../keys/provider.js";
 import { formatSource, type PassphraseSource } from "../keys/source.js";
 import { inspectBoot } from "../service/boot.js";
 import { lingerCommand } from "../service/schedule.js";
-import { show, systemctlLine } from "../service/systemctl.js";
+import { show, sudoPrefix, systemctlLine } from "../service/systemctl.js";
 import { keyringUnit } from "../service/unit-file.js";
 import { shellQuote } from "../text/escape.js";
 import { type Check, finding, good } from "./check.js";
@@ -90,11 +90,6 @@ function keyringUnitFixes(): string[] {
     `${sudo}systemctl daemon-reload`,
     `${sudo}systemctl enable --now ${keyringUnit}`,
   ];
-}
-
-/** Returns what comes before a command that only root may run. */
-function sudoPrefix(): string {
-  return process.geteuid?.() === 0 ? "" : "sudo ";
 }
 
 /**

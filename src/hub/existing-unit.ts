@@ -3,10 +3,12 @@ import { dirname, join } from "node:path";
 import { configHome } from "../config/paths.js";
 import { StoreError } from "../errors.js";
 import type { Service } from "../service/service.js";
-import { show, systemctlLine, type UnitName } from "../service/systemctl.js";
+import { show, sudoPrefix, systemctlLine, type UnitName } from "../service/systemctl.js";
 import { readCommands } from "../service/unit-commands.js";
+import { withoutVariables } from "../service/unit-file.js";
 import { shellQuote } from "../text/escape.js";
 import { findHubUnits } from "./find-hubs.js";
+import { startsByRun } from "./password-delivery.js";
 import { serverJsonPath } from "./server-json.js";
 
 /**
@@ -44,7 +46,8 @@ async function findNamed(name: string): Promise<UnitName> {
 }
 
 /**
- * Returns the unit's command for the hub, without a preceding `run`.
+ * Returns the unit's command for the hub, without a preceding `run` of this program. In its
+ * arguments `$` begins a variable, as in the unit.
  *
  * @throws {@link StoreError} notFound - if the unit has no command
  */
@@ -53,9 +56,10 @@ export async function hubCommandOf(unit: UnitName): Promise<string[]> {
   const start = commands.findLast(({ property }) => property === "ExecStart");
   if (start === undefined) throw new StoreError("notFound", `${unit.name} starts no program`);
   const [, ...args] = start.args;
-  const command = [start.path, ...args];
+  const isLiteral = start.flags.includes("no-env-expand");
+  const command = [start.path, ...(isLiteral ? args.map(withoutVariables) : args)];
   const separator = command.indexOf("--");
-  const isRun = separator > 0 && command.slice(0, separator).includes("run");
+  const isRun = separator > 0 && startsByRun(command.slice(0, separator).join(" "));
   return isRun ? command.slice(separator + 1) : command;
 }
 
@@ -77,23 +81,30 @@ export async function dropInPath({ manager, name }: UnitName): Promise<string> {
 export async function noCoreDumpsCommand({ kind, name }: Service): Promise<string | undefined> {
   if ((kind !== "systemd-user" && kind !== "systemd") || name === null) return undefined;
   const unit = { manager: kind, name: name.includes(".") ? name : `${name}.service` };
-  const directory = dirname(await dropInPath(unit));
-  return [
-    `mkdir -p ${shellQuote(directory)}`,
-    `printf '[Service]\\nLimitCORE=0\\n' > ${shellQuote(join(directory, "core-dumps.conf"))}`,
-    systemctlLine(kind, "daemon-reload"),
-    systemctlLine(kind, `restart ${shellQuote(unit.name)}`),
-  ].join(" && ");
+  const path = join(dirname(await dropInPath(unit)), "core-dumps.conf");
+  const { install, restart } = installCommands(unit, path, "printf '[Service]\\nLimitCORE=0\\n'");
+  return [...install, restart].join(" && ");
 }
 
-/** Returns the command line that installs the drop-in and restarts the unit. */
-export async function dropInCommand(unit: UnitName): Promise<string> {
-  const path = await dropInPath(unit);
+/** Returns the command lines that install the drop-in, and the one that restarts the unit. */
+export async function dropInCommands(
+  unit: UnitName,
+): Promise<{ readonly install: string[]; readonly restart: string }> {
   const sealed = unit.manager === "systemd" ? " --credential-file FILE" : "";
-  return [
-    `mkdir -p ${shellQuote(dirname(path))}`,
-    `hivemind-sqlcipher run --print-unit dropin --unit ${shellQuote(unit.name)}${sealed} > ${shellQuote(path)}`,
-    systemctlLine(unit.manager, "daemon-reload"),
-    systemctlLine(unit.manager, `restart ${shellQuote(unit.name)}`),
-  ].join(" && ");
+  const print = `hivemind-sqlcipher run --print-unit dropin --unit ${shellQuote(unit.name)}${sealed}`;
+  return installCommands(unit, await dropInPath(unit), print);
+}
+
+/** Only root may write the files of a system unit, and only the user knows what is in them. */
+function installCommands({ manager, name }: UnitName, path: string, print: string) {
+  const sudo = manager === "systemd" ? sudoPrefix() : "";
+  const file = shellQuote(path);
+  return {
+    install: [
+      `${sudo}mkdir -p ${shellQuote(dirname(path))}`,
+      sudo === "" ? `${print} > ${file}` : `${print} | ${sudo}tee ${file} >/dev/null`,
+      sudo + systemctlLine(manager, "daemon-reload"),
+    ],
+    restart: sudo + systemctlLine(manager, `restart ${shellQuote(name)}`),
+  };
 }

@@ -5,7 +5,13 @@
  * A user's manager may not mount, so `run` covers `server.json` in a user namespace. The system's
  * manager binds the file itself: no process stays next to the hub, and no user namespace is needed.
  */
-import { execLine, keyringUnit, quoteArg, settingValue } from "../service/unit-file.js";
+import {
+  execLine,
+  expandedLine,
+  keyringUnit,
+  quoteArg,
+  settingValue,
+} from "../service/unit-file.js";
 
 /** The name of the credential with the keyring's password. */
 const keyringCredential = "hivemind-keyring";
@@ -20,7 +26,7 @@ export interface UserUnit {
   readonly kind: "user";
   /** The command line of `hivemind-sqlcipher run`, with its options. */
   readonly run: CommandArgs;
-  /** The command line of the hub. */
+  /** The command line of the hub, as in a unit: `$` begins a variable. */
   readonly hub: CommandArgs;
 }
 
@@ -62,7 +68,7 @@ ${systemPreparation(unit)}${preventions}`;
 
 function userService({ run, hub }: Omit<UserUnit, "kind">): string {
   return `Type=exec
-ExecStart=${execLine(...run, "--", ...hub)}
+ExecStart=${execLine(...run, "--")} ${expandedLine(...hub)}
 # run forwards SIGTERM to the hub; systemd kills what is left after the time-out
 KillMode=mixed
 # 128 + SIGTERM: the hub was stopped before it installed its signal handler
@@ -90,7 +96,7 @@ LoadCredentialEncrypted=hivemind-sqlcipher:${settingValue(unit.credential)}
 RuntimeDirectory=hivemind-sqlcipher
 RuntimeDirectoryMode=0700
 BindReadOnlyPaths=-${prepared}:${quoteArg(unit.serverJson)}
-ExecStartPre=${execLine(...run, "--prepare")} ${prepared} ${execLine("--", ...hub)}
+ExecStartPre=${execLine(...run, "--prepare")} ${prepared} -- ${expandedLine(...hub)}
 `;
 }
 
@@ -103,7 +109,7 @@ After=network-online.target
 [Service]
 Type=exec
 ${unit.user === undefined ? "" : `User=${settingValue(unit.user)}\n`}\
-${systemPreparation(unit)}ExecStart=${execLine(...unit.hub)}
+${systemPreparation(unit)}ExecStart=${expandedLine(...unit.hub)}
 ${common}
 [Install]
 WantedBy=multi-user.target

@@ -119,8 +119,8 @@ async function copyAndCompare(
     };
     return { migration, note: undefined };
   }
-  const journal = note ?? (await MigrationNote.begin(source, target));
   await using destination = await DatabaseFactory.create(to.name, to.config, { mode: "create" });
+  const journal = note ?? (await MigrationNote.begin(source, target));
   const copying = new Copy(options, origin, destination, checked.targetIds.size > 0);
   await copying.run(checked.clients.active + checked.clients.revoked);
   const filled = await fillGaps(destination, checked);

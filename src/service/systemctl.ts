@@ -82,6 +82,11 @@ export function systemctlLine(manager: Manager, rest: string): string {
   return ["systemctl", ...scopeOf(manager), rest].join(" ");
 }
 
+/** Returns what precedes a command that only root may run. */
+export function sudoPrefix(): string {
+  return process.geteuid?.() === 0 ? "" : "sudo ";
+}
+
 export function inManager(manager: Manager): string {
   return manager === "systemd-user" ? "in the user's manager" : "in the system's manager";
 }

@@ -4,9 +4,19 @@ import { StoreError } from "../errors.js";
 /** The unit that unlocks the keyring. The hub's unit starts after it if it exists. */
 export const keyringUnit = "hivemind-sqlcipher-keyring.service";
 
-/** Quotes a command for `ExecStart=` and similar settings, in which systemd also expands `$`. */
+/** Quotes a command for `ExecStart=` and similar settings, without expansion of variables. */
 export function execLine(...args: string[]): string {
-  return args.map((arg) => quoteArg(arg).replaceAll("$", "$$$$")).join(" ");
+  return expandedLine(...args.map(withoutVariables));
+}
+
+/** Quotes a command in which systemd expands `$NAME` and `${NAME}`. */
+export function expandedLine(...args: string[]): string {
+  return args.map(quoteArg).join(" ");
+}
+
+/** Doubles `$`, which begins a variable in a command of a unit. */
+export function withoutVariables(arg: string): string {
+  return arg.replaceAll("$", "$$$$");
 }
 
 /** Quotes an argument, where needed, for a setting with several arguments. */

@@ -1,6 +1,7 @@
 /** What becomes of older backups after a rotation, and that each command names the way out. */
-import { readFile, rm } from "node:fs/promises";
+import { readFile, rm, writeFile } from "node:fs/promises";
 import { expect, test } from "vitest";
+import { root } from "../built.js";
 import { Machine } from "./machine.js";
 import { onTerminal } from "./terminal.js";
 
@@ -67,3 +68,25 @@ test("on a terminal, the recovery key is asked for where nothing else opens a ba
     expect([code === 0, screen]).toEqual([false, expect.stringContaining(problem ?? "")]);
   }
 });
+
+test.each([["list-clients"], ["backup", "--service", "none"]])(
+  "%s finishes a killed rotation, and uses the passphrase file that the rotation named",
+  async (...command) => {
+    const machine = await Machine.make();
+    for (const name of ["old", "new"]) {
+      await writeFile(machine.path(name), `correct horse of ${name}`, { mode: 0o600 });
+    }
+    await machine.init(
+      ...["--passphrase-source", `file:${machine.path("old")}`],
+      ...["--to", machine.path("backups"), "--bundle-to", machine.path("bundles")],
+    );
+    const env = {
+      NODE_OPTIONS: `--import=${root}test/faults/at-step.mjs`,
+      HIVEMIND_TEST_AT_STEP: JSON.stringify({ "rotate.renamed": "kill" }),
+    };
+    const rotation = ["rotate", ...idle, "--passphrase-file", machine.path("new")];
+    expect((await machine.run(rotation, { env })).code).toBeNull();
+    const { code, stderr } = await machine.run([...command]);
+    expect([code, stderr]).toEqual([0, expect.stringContaining("finished the interrupted rotate")]);
+  },
+);

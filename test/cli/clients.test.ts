@@ -46,6 +46,16 @@ test("a client is added, found, shown and revoked, and its secrets are shown onl
   expect(next).toMatchObject({ client_id: 2, name: "HiveMind-Node-1" });
 });
 
+test("--update adds no client", async () => {
+  const machine = await Machine.make();
+  await machine.init();
+  const unnamed = await machine.run(["add-client", "--update", "--name", "kitchen"]);
+  expect([unnamed.code, unnamed.stderr]).toEqual([2, expect.stringContaining("--access-key KEY")]);
+  const wrong = await machine.run(["add-client", "--update", "--access-key", "none"]);
+  expect([wrong.code, wrong.stderr]).toEqual([10, expect.stringContaining("no client has this")]);
+  expect((await machine.json("list-clients")).document.clients).toEqual([]);
+});
+
 test("an access key that is taken changes that client only with --update", async () => {
   const machine = await Machine.make();
   await machine.init();

@@ -96,6 +96,19 @@ test("a hub on the JSON store is led to the encrypted one: server.json names it,
   ]);
 });
 
+test("a migration that finds no store has not begun: after init, the same command copies", async () => {
+  const { machine } = await jsonHub();
+  const args = ["migrate", "--from", json, "--to", sqlcipher];
+  expect((await machine.run(args)).code).toBe(10);
+  await machine.init();
+  await machine.run(["add-client", "--name", "kitchen"]);
+  const refused = await machine.run(args);
+  expect([refused.code, refused.stderr]).toEqual([
+    17,
+    expect.stringContaining("already holds clients"),
+  ]);
+});
+
 test("a migration that is killed is gone on with by the same command, but not over what was changed since", async () => {
   const machine = await Machine.make();
   await machine.init();

@@ -183,8 +183,11 @@ const rows: Row[] = [
     problem: "an old copy of the store",
     finding: "copies",
     detail: /older copies/,
-    arrange: ({ machine }) =>
-      copyFile(machine.store, `${machine.store}.replaced.2026-01-01T00-00-00Z`),
+    arrange: async ({ machine }) => {
+      await copyFile(machine.store, `${machine.store}.replaced.2026-01-01T00-00-00Z`);
+      // The store of another hub is no copy.
+      await copyFile(machine.store, join(dirname(machine.store), "guest-clients.db"));
+    },
   },
   {
     problem: "credentials in plain text that no hub uses",
@@ -468,7 +471,7 @@ const hubRows: { problem: string; detail: RegExp; start: string; server?: object
   {
     problem: "a unit whose Node.js is gone",
     detail: /starts a program that is gone.*\/no\/node/,
-    start: "/no/node /opt/main.js run --db STORE -- HUB listen",
+    start: "/no/node /opt/dist/cli/main.js run --db STORE -- HUB listen",
   },
 ];
 

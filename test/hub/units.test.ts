@@ -6,7 +6,9 @@ import { join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { promisify } from "node:util";
 import { afterEach, beforeAll, beforeEach, describe, expect, test } from "vitest";
+import { hubCommandOf } from "../../src/hub/existing-unit.js";
 import { renderKeyringUnit, renderUnit } from "../../src/hub/units.js";
+import { withoutVariables } from "../../src/service/unit-file.js";
 import {
   property,
   removeUnits,
@@ -92,11 +94,34 @@ describe("the text of a unit", () => {
     // Under its name when it is whole: it is read as soon as it is there.
     const script = `const fs = require("fs"); fs.writeFileSync("${folder}/new", JSON.stringify(process.argv.slice(1))); fs.renameSync("${folder}/new", "${folder}/words")`;
     const run = [process.execPath, "-e", script];
-    await writeUnits({ [name]: renderUnit({ kind: "user", run, hub: words }) });
+    const hub = words.map(withoutVariables);
+    await writeUnits({ [name]: renderUnit({ kind: "user", run, hub }) });
     await systemctl("start", name);
     await until(() => existsSync(join(folder, "words")));
     const seen: string[] = JSON.parse(await readFile(join(folder, "words"), "utf8"));
     expect(seen).toEqual(words);
+    // The launcher of this test is not this program.
+    const command = await hubCommandOf({ manager: "systemd-user", name });
+    expect(command.slice(-hub.length)).toEqual(hub);
+    await removeUnits(name);
+  });
+
+  test.each([
+    [
+      "variables, which the drop-in expands",
+      "$HUB_OPTS ${HUB_OPTS} $$X",
+      "$HUB_OPTS ${HUB_OPTS} $$X",
+    ],
+    ["variables that are not expanded", ":$HUB_OPTS", "$$HUB_OPTS"],
+    ["another launcher with run", "/usr/bin/uv run -- hub", "/usr/bin/uv run -- hub"],
+  ])("takes a unit's command as it is: %s", async (_, line, expected) => {
+    const name = `${uniqueName()}.service`;
+    const prefix = line.startsWith(":") ? ":" : "";
+    const args = line.slice(prefix.length);
+    const program = args.startsWith("/") ? "" : "/usr/bin/env ";
+    await writeUnits({ [name]: `[Service]\nExecStart=${prefix}${program}${args}\n` });
+    const command = await hubCommandOf({ manager: "systemd-user", name });
+    expect(command.join(" ")).toBe(`${program}${expected}`);
     await removeUnits(name);
   });
 

@@ -58,12 +58,22 @@ async function addClient(context: Context, options: AddOptions): Promise<void> {
   if (options.accessKey === "" || options.accessKey === "revoked") {
     throw new StoreError("usage", `"${options.accessKey}" cannot be an access key`);
   }
+  if (options.update && options.accessKey === undefined) {
+    throw new StoreError("usage", "--update needs the access key of the client", {
+      hint: "Add --access-key KEY, or leave out --update to add a client.",
+    });
+  }
   if (options.password !== undefined && !options.allowWeakPassword) {
     assertStrongPassword(options.password);
   }
   await using store = await openStore(context);
   const { client, isNew } = await store.transaction(async () => {
     const existing = options.accessKey && (await store.getClientByApiKey(options.accessKey));
+    if (!existing && options.update) {
+      throw new StoreError("notFound", "no client has this access key", {
+        hint: "Leave out --update to add a client with it.",
+      });
+    }
     if (!existing) return { client: await insertClient(store, options), isNew: true };
     if (!options.update) {
       const owner = describeClient(existing.client_id, existing.name);

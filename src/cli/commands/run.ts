@@ -96,9 +96,10 @@ async function runHubCommand(context: Context, args: string[], options: RunOptio
 
 async function storeSecret(context: Context) {
   const { unlock } = await import("../../keys/unlock.js");
-  const { storePath, source } = context;
+  const { storePath } = context;
   await recoverFirst(context);
-  const { connection, passphrase, key } = await unlock(storePath, source, { mode: "readwrite" });
+  const opened = await unlock(storePath, context.source, { mode: "readwrite" });
+  const { connection, passphrase, key } = opened;
   await connection.close();
   return { storePath, passphrase, cipherCompatibility: key.cipherCompatibility };
 }
@@ -220,15 +221,16 @@ async function keyringUnit(_: Context, _args: string[], options: RunOptions): Pr
   return renderKeyringUnit({ kind: "system", credential, owner });
 }
 
-/** Returns the hub's command with the absolute path of its program, as systemd requires. */
+/** Returns the hub's command for a unit, with the absolute path of its program. */
 async function hubCommand(context: Context, args: string[]): Promise<string[]> {
   const { findProgram } = await import("../../hub/interpreter.js");
+  const { withoutVariables } = await import("../../service/unit-file.js");
   const [name = "", ...rest] = args.length > 0 ? args : ["hivemind-core", "listen"];
   const found = await findProgram(name);
   if (found === undefined) {
     context.output.notice(`${name} is not on PATH; correct its path in the unit`);
   }
-  return [found ?? `/usr/local/bin/${name}`, ...rest];
+  return [found ?? `/usr/local/bin/${name}`, ...rest].map(withoutVariables);
 }
 
 async function hubPythonOption({ hubPython }: RunOptions): Promise<string[]> {

@@ -351,12 +351,18 @@ export async function operate<Result>(
   requirements: OperationRequirements = {},
 ): Promise<Result> {
   const { withOperation } = await import("../../recovery/recover.js");
+  const { journalExists } = await import("../../operation/journal.js");
+  const { storePath, reporter, refreshSource } = context;
+  const isRecovered = await journalExists(storePath);
   return abortOnSignal(async (signal) => {
     throwIfAborted(signal);
     return await withOperation(
-      context.storePath,
-      context.reporter,
-      (lock) => operation(lock, signal),
+      storePath,
+      reporter,
+      async (lock) => {
+        if (isRecovered) await refreshSource();
+        return await operation(lock, signal);
+      },
       requirements,
     );
   });
