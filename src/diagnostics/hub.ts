@@ -151,9 +151,9 @@ function settingsOfStore(storePath: string): string {
 }
 
 /**
- * Returns the command line that removes the passphrase from `server.json` and starts the hub through
- * `run`. The hub is restarted when its passphrase is in the keyring. Rotates last: the passphrase
- * was on the disk, and may be in a backup of it.
+ * Returns the command line that removes the passphrase from `server.json` and starts the hub
+ * through `run`. The hub is restarted when its passphrase is in the keyring. Rotates last: the
+ * passphrase was on the disk, and may be in a backup of it.
  */
 async function removePasswordCommand(bundleFolder: string | undefined): Promise<string> {
   const directory = bundleFolder === undefined ? "DIRECTORY" : shellQuote(bundleFolder);

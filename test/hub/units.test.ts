@@ -109,8 +109,8 @@ describe("the text of a unit", () => {
   test.each([
     [
       "variables, which the drop-in expands",
-      "$HUB_OPTS ${HUB_OPTS} $$X",
-      "$HUB_OPTS ${HUB_OPTS} $$X",
+      "$HUB_OPTS $" + "{HUB_OPTS} $$X",
+      "$HUB_OPTS $" + "{HUB_OPTS} $$X",
     ],
     ["variables that are not expanded", ":$HUB_OPTS", "$$HUB_OPTS"],
     ["another launcher with run", "/usr/bin/uv run -- hub", "/usr/bin/uv run -- hub"],
