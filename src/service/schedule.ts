@@ -194,6 +194,21 @@ export async function scheduleOf(
 }
 
 /**
+ * Returns the command line in the service of a scheduled job, as `execLine` writes it; undefined if
+ * there is none. A drop-in is not read, because installing a schedule does not change it.
+ *
+ * @throws {@link StoreError} io - if the file cannot be read
+ */
+export async function scheduledCommand(
+  storePath: string,
+  job: ScheduledJob,
+): Promise<string | undefined> {
+  const { directory, service } = unitNames(storePath, job);
+  const text = await readUnit(join(directory, service));
+  return text?.startsWith(mark) ? /^ExecStart=(.*)$/m.exec(text)?.[1] : undefined;
+}
+
+/**
  * Returns whether a running timer will never start a backup, because all its times are past. While
  * a backup runs, the next time is not known yet.
  */
@@ -317,8 +332,12 @@ async function assertOwnUnit(path: string): Promise<boolean> {
 
 /** Returns whether this program wrote the file, or undefined if there is none. */
 async function isOwnUnit(path: string): Promise<boolean | undefined> {
+  return (await readUnit(path))?.startsWith(mark);
+}
+
+async function readUnit(path: string): Promise<string | undefined> {
   try {
-    return (await readFile(path, "utf8")).startsWith(mark);
+    return await readFile(path, "utf8");
   } catch (error) {
     if (hasCode(error, "ENOENT", "ENOTDIR")) return undefined;
     throw systemError(error, `cannot read ${path}`);

@@ -4,6 +4,7 @@ import { backup } from "../backup/backup.js";
 import { recordRestoreTest } from "../backup/restore-test.js";
 import { verifyBackup } from "../backup/verify.js";
 import { readBundle } from "../bundle/bundle.js";
+import { planRecipients } from "../bundle/recipients.js";
 import { loadSection } from "../config/settings-file.js";
 import { StoreError } from "../errors.js";
 import { removeFile, syncDirectory } from "../fs/atomic.js";
@@ -12,23 +13,50 @@ import { emitStep } from "../operation/step.js";
 import { withOperation } from "../recovery/recover.js";
 import { readSetupRecord, updateSetupRecord } from "./record.js";
 import type { FirstBackup, SetupScope } from "./request.js";
-import { operationOptions, readPassphrase } from "./store.js";
+import { operationOptions, readPassphrase, recipientOptions } from "./store.js";
+
+interface BackupFiles {
+  readonly path: string;
+  readonly bundle: string;
+}
 
 /**
  * Makes a backup, unless there is one, and verifies it.
  *
+ * @param makesKeys - whether the backup's bundle is the first that is encrypted to the recovery
+ *   key, which is made now if one is needed
  * @throws {@link StoreError} corrupted - if the backup is damaged
+ * @throws {@link StoreError} usage - if a recovery key is needed and cannot be delivered
  */
-export async function makeFirstBackup(scope: SetupScope): Promise<FirstBackup> {
-  const { path, bundle } = scope.found.lastBackup ?? (await makeBackup(scope));
+export async function makeFirstBackup(
+  scope: SetupScope,
+  { makesKeys }: { makesKeys: boolean },
+): Promise<FirstBackup> {
+  const { path, bundle } = makesKeys
+    ? await makeBackupWithKeys(scope)
+    : (scope.found.lastBackup ?? (await makeBackup(scope)));
   return { path, bundle, tested: await verify(scope, path, bundle) };
 }
 
-async function makeBackup(scope: SetupScope): Promise<{ path: string; bundle: string }> {
+async function makeBackupWithKeys(scope: SetupScope): Promise<BackupFiles> {
+  const { settingsPath, storePath, recoveryKeyFile } = scope.request;
+  const plan = await planRecipients(recipientOptions(scope));
+  // After a kill, the next setup knows the file by the record.
+  if ((await readSetupRecord(settingsPath, storePath)) && recoveryKeyFile !== undefined) {
+    const change = () => ({ recovery_key_file: recoveryKeyFile });
+    await updateSetupRecord(settingsPath, storePath, change);
+  }
+  return plan.use(scope.found.directories.bundles, (recipients) => makeBackup(scope, recipients));
+}
+
+async function makeBackup(
+  scope: SetupScope,
+  keyRecipients?: readonly string[],
+): Promise<BackupFiles> {
   const { request, found } = scope;
   const { storePath, section, reporter } = request;
   const { backups: to, bundles: bundleTo } = found.directories;
-  const { recipients = [] } = (await loadSection(section)) ?? {};
+  const recipients = keyRecipients ?? (await loadSection(section))?.recipients ?? [];
   const { backup: made, bundle } = await withOperation(storePath, reporter, (lock) =>
     backup({
       ...operationOptions(scope, lock),

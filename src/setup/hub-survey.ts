@@ -20,6 +20,8 @@ export interface HubSurvey extends UnitName {
   readonly state: HubState;
   /** The account of the hub, if it is not this user. */
   readonly otherUser: string | undefined;
+  /** The account in `User=` of a unit of the system, unless it is root. */
+  readonly systemUser: string | undefined;
   /** How the unit starts the hub, without `run`. */
   readonly command: readonly string[];
   readonly startsByRun: boolean;
@@ -94,9 +96,10 @@ async function surveyHub(unit: UnitName, storePath: string): Promise<HubSurvey |
   const isMasked = found.LoadState === "masked" || /^masked/.test(found.UnitFileState ?? "");
   const common = { manager, name: found.Id ?? name };
   if (isMasked) {
-    const none = { otherUser: undefined, command: [], startsByRun: false, isServing: false };
+    const none = { command: [], startsByRun: false, isServing: false };
+    const ownUser = { otherUser: undefined, systemUser: undefined };
     const noDropIn = { dropIn: "", isDropInWritable: false, otherDropIn: undefined };
-    return { ...common, state: "masked", ...none, ...noDropIn };
+    return { ...common, state: "masked", ...none, ...ownUser, ...noDropIn };
   }
   const command = await hubCommandOf(common);
   const dropIn = await dropInPath(common);
@@ -105,6 +108,7 @@ async function surveyHub(unit: UnitName, storePath: string): Promise<HubSurvey |
     ...common,
     state: stateOf(found),
     otherUser: otherUser(manager, found),
+    systemUser: systemUser(manager, found),
     command,
     startsByRun: byRun,
     isServing: await isHubServing(common, storePath),
@@ -163,6 +167,33 @@ function otherUser(manager: Manager, { User }: Properties): string | undefined {
   const own = userInfo();
   const user = User || "root";
   return user === own.username || user === `${own.uid}` ? undefined : user;
+}
+
+/**
+ * Returns the file that would start a unit through `run` without the drop-in at `dropIn`; undefined
+ * if none does. systemd applies the files in this order. An empty value clears earlier ones.
+ */
+export async function findOtherRun(
+  { manager, name }: UnitName,
+  dropIn: string,
+): Promise<string | undefined> {
+  const [unit = {}] = await show(manager, ["FragmentPath", "DropInPaths"], [name]);
+  const found = new Map<string, string>();
+  for (const path of [unit.FragmentPath ?? "", ...parseList(unit.DropInPaths)]) {
+    if (path === "" || path === dropIn) continue;
+    const text = (await readFile(path, "utf8").catch(() => "")).replaceAll("\\\n", " ");
+    for (const [, key = "", value = ""] of text.matchAll(
+      /^[ \t]*(ExecStart(?:Pre)?)[ \t]*=(.*)$/gm,
+    )) {
+      if (value.trim() === "") found.delete(key);
+      else if (startsByRun(value.replaceAll(/["']/g, ""))) found.set(key, path);
+    }
+  }
+  return [...found.values()][0];
+}
+
+function systemUser(manager: Manager, { User = "" }: Properties): string | undefined {
+  return manager === "systemd-user" || /^(?:|0|root)$/.test(User) ? undefined : User;
 }
 
 async function findOtherDropIn(

@@ -47,7 +47,10 @@ export interface Plan {
 
 export interface PlanOptions {
   readonly installHubPackages: boolean;
+  /** Whether the timer's backups are to leave the hub running: see `keepsHubRunning`. */
   readonly onlineBackups: boolean;
+  /** The timer's command line, as in its unit. */
+  readonly scheduledCommand: string;
   /** Where a new recovery key is written to; undefined if it is shown on the terminal. */
   readonly recoveryKeyFile: string | undefined;
   /** Whether that file exists, and no setup in progress made it. */
@@ -88,8 +91,26 @@ export function isFinished({ steps }: Plan, { record }: Survey): boolean {
 }
 
 /** Returns whether setup still has to make keys, and a bundle with them. */
-export function needsKeys({ store, hasBundle, recipients }: Survey): boolean {
-  return store !== "sqlcipher" || !hasBundle || recipients.length === 0;
+export function needsKeys(survey: Survey): boolean {
+  return !isStored(survey) || survey.recipients.length === 0;
+}
+
+/**
+ * Returns whether there is an encrypted store with its bundle, which the hub can open. Packages
+ * that are not installed yet may read another format than the store of an earlier setup.
+ */
+function isStored({ store, hasBundle, ownStoreFormat, packages }: Survey): boolean {
+  const format = packages?.canEncrypt ? packages.format : undefined;
+  const isReadable = ownStoreFormat === undefined || ownStoreFormat === format;
+  return store === "sqlcipher" && hasBundle && isReadable;
+}
+
+/**
+ * Returns whether the timer's backups leave the hub running: if the user wants it, or if the timer
+ * was installed so.
+ */
+export function keepsHubRunning({ installedCommand }: Survey, isWanted: boolean): boolean {
+  return isWanted || (installedCommand !== undefined && / --online(?: |$)/.test(installedCommand));
 }
 
 /**
@@ -115,7 +136,6 @@ function planSteps(
 ): PlanStep[] {
   const { storePath, isHandedOver, packages } = survey;
   const kind = formerKind(survey);
-  const isStored = survey.store === "sqlcipher" && survey.hasBundle;
   const copy = (isHandedOver ? survey.record?.database.place : undefined) ?? database.place;
   const step = (id: StepId, isDone: boolean, changes: string, undo: string): PlanStep => ({
     ...{ id, state: isDone ? "done" : "needed", changes, undo },
@@ -141,7 +161,7 @@ function planSteps(
     ),
     step(
       "store",
-      isHandedOver || (kind === "json" && isStored),
+      isHandedOver || (kind === "json" && isStored(survey)),
       storeChange(kind, survey),
       storeUndo(kind),
     ),
@@ -154,7 +174,8 @@ function planSteps(
     ),
     step(
       "backup",
-      survey.lastBackup !== undefined &&
+      !needsKeys(survey) &&
+        survey.lastBackup !== undefined &&
         (survey.isRestoreTested || survey.record?.phase !== "setting-up"),
       `back up to ${survey.directories.backups}, with a passphrase bundle in ${survey.directories.bundles}, and verify both`,
       "stays",
@@ -173,8 +194,9 @@ function planSteps(
       ? [
           step(
             "schedule",
-            survey.schedule?.active === true,
-            `install a timer that backs up daily${options.onlineBackups ? " without stopping the hub" : ""}`,
+            survey.schedule?.active === true &&
+              survey.installedCommand === options.scheduledCommand,
+            scheduleChange(survey, options),
             "removes it",
           ),
         ]
@@ -187,6 +209,12 @@ function planSteps(
     if (from === "sqlite") return `encrypt ${storePath} in place`;
     return `take over ${storePath} with its password`;
   }
+}
+
+function scheduleChange({ schedule }: Survey, { onlineBackups }: PlanOptions): string {
+  const how = onlineBackups ? " without stopping the hub" : "";
+  if (!schedule?.active) return `install a timer that backs up daily${how}`;
+  return `let ${schedule.unit}, at its times, run this program's backup${how}`;
 }
 
 function recoveryKeyChange(
@@ -234,6 +262,11 @@ function findNotices(survey: Survey, options: PlanOptions): string[] {
     ...(survey.scheduleProblem === undefined
       ? []
       : [`no timer is installed: ${survey.scheduleProblem}`]),
+    ...(options.recoveryKeyFile === undefined || needsKeys(survey)
+      ? []
+      : [
+          `no recovery key is made in ${options.recoveryKeyFile}: bundles are encrypted to the recovery key in use`,
+        ]),
     options.onlineBackups
       ? "Backups do not stop the hub."
       : "Each backup stops the hub: it is away for about two seconds, and a satellite reconnects after about seven; --online-backups does not stop it.",
@@ -317,13 +350,7 @@ function hubObstacles(hub: HubSurvey): Finding[] {
     return [refused("masked", `${name} is masked and cannot be started`, fix)];
   }
   return [
-    hub.otherUser === undefined
-      ? undefined
-      : refused(
-          "user",
-          `${name} runs as user ${hub.otherUser}`,
-          `Run setup as user ${hub.otherUser}, whose keyring and files the hub uses.`,
-        ),
+    userObstacle(hub),
     state === "restarting"
       ? refused("crash-loop", `${name} ends again and again`, `Remove the cause first: ${log}`)
       : undefined,
@@ -344,14 +371,33 @@ function hubObstacles(hub: HubSurvey): Finding[] {
           `${hub.otherDropIn} sets the command of ${name}`,
           `Move it away (${systemctlLine(manager, "daemon-reload")}), or put the run command into it: hivemind-sqlcipher run --print-unit dropin`,
         ),
-    hub.startsByRun || hub.isDropInWritable
+    hub.startsByRun || hub.isDropInWritable || userObstacle(hub) !== undefined
       ? undefined
       : refused(
           "drop-in-directory",
           `${hub.dropIn} cannot be written by this user`,
-          "Write the drop-in as root, as docs/guide/headless.md shows.",
+          `Make it writable, or write it as root: hivemind-sqlcipher run --print-unit dropin --unit ${name}`,
         ),
   ];
+}
+
+/**
+ * Setup restarts the unit and uses the keyring and the files of the hub's user. An ordinary user
+ * may not restart a unit of the system, and root has another keyring.
+ */
+function userObstacle({ name, otherUser, systemUser, startsByRun }: HubSurvey): Finding {
+  if (systemUser !== undefined && (otherUser !== undefined || !startsByRun)) {
+    return {
+      ...{ id: "user", kind: "refused" },
+      problem: `${name} is a unit of the system with User=${systemUser}; setup supports units of a user's systemd, and units of the system that run as root`,
+      fix: `Follow the steps for such a unit in docs/guide/existing-hub.md, which end with the unit of docs/guide/headless.md: hivemind-sqlcipher run --print-unit system --user ${systemUser} --credential-file FILE`,
+    };
+  }
+  if (otherUser === undefined) return undefined;
+  return {
+    ...{ id: "user", kind: "refused", problem: `${name} runs as user ${otherUser}` },
+    fix: `Run setup as user ${otherUser}, whose keyring and files the hub uses.`,
+  };
 }
 
 function serverObstacles(survey: Survey): Finding[] {

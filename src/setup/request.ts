@@ -9,7 +9,8 @@ import type { Outage } from "./serving.js";
 import type { DatabaseSurvey, SetupChoice, Survey } from "./survey.js";
 
 export interface SetupRequest extends SetupChoice {
-  readonly onlineBackups: boolean;
+  /** The command of the timer. */
+  readonly backupCommand: readonly string[];
   /** age recipients that the user named. */
   readonly recipients: readonly string[];
   readonly recoveryKey: RecoveryKeyDelivery;
@@ -36,6 +37,8 @@ export interface SetupResult {
   readonly store: string;
   readonly formerDatabase: string;
   readonly settings: string;
+  /** Whether this setup handed out a new recovery key. */
+  readonly recoveryKey: "new" | "kept";
   readonly backup: FirstBackup | null;
   /** How long the hub was away; null if it was not restarted. */
   readonly outage: Outage | null;

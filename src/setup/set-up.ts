@@ -40,7 +40,7 @@ import {
 } from "./request.js";
 import type { Outage } from "./serving.js";
 import { adoptStore, createStore, encryptStore } from "./store.js";
-import { type Survey, scheduleTimes, surveyPackages } from "./survey.js";
+import { type PackagesSurvey, type Survey, scheduleTimes, surveyPackages } from "./survey.js";
 
 /** How long pip may take to download and build the hub's packages on a small board. */
 const pipLimitMs = 30 * 60_000;
@@ -56,17 +56,18 @@ export async function setUp(
   plan: Plan,
 ): Promise<SetupResult> {
   const { storePath, settingsPath } = request;
-  const scope = scopeOf(request, found, plan);
+  const planned = scopeOf(request, found, plan);
   const needed = new Set(plan.steps.filter(({ state }) => state === "needed").map(({ id }) => id));
   await makeDirectory(dirname(settingsPath));
   await using _ = await acquireLock(setupRecordPath(settingsPath, storePath));
-  await prepare(scope, needed);
+  const scope = await prepare(planned, needed);
   const outage = await moveHub(scope, needed);
   emitStep("setup.handed-over");
   throwIfAborted(request.signal);
   // The plain copy is removed only if a backup of its clients opens.
   const isBackupVerified = needed.has("backup") || needed.has("plain-copy");
-  const backup = isBackupVerified ? await makeFirstBackup(scope) : null;
+  const makesKeys = needed.has("keys") && !isStoreMade(scope, needed);
+  const backup = isBackupVerified ? await makeFirstBackup(scope, { makesKeys }) : null;
   const kept = needed.has("plain-copy") ? await removePlainCopy(scope) : null;
   const schedule = needed.has("schedule") ? await installTimer(scope) : found.schedule;
   const record = await complete(request);
@@ -77,33 +78,44 @@ export async function setUp(
     store: storePath,
     formerDatabase: record?.database.place ?? scope.database.place,
     settings: settingsPath,
+    recoveryKey: scope.recoveryKey.identity() === undefined ? "kept" : "new",
     ...{ backup, outage, schedule: schedule?.unit ?? null, plainCopy: kept },
   };
 }
 
-/** Does what the hub does not notice: its packages, the directories and the settings. */
-async function prepare(scope: SetupScope, needed: ReadonlySet<StepId>): Promise<void> {
+/**
+ * Does what the hub does not notice: its packages, the directories and the settings.
+ *
+ * @returns the scope, with the packages that the hub has now
+ */
+async function prepare(scope: SetupScope, needed: ReadonlySet<StepId>): Promise<SetupScope> {
   const { request, found } = scope;
   const { section, storePath, reporter, settings } = request;
   const { backups, bundles } = found.directories;
-  if (needed.has("packages")) await installPackages(scope);
-  else if (found.packages) await surveyPackages([found.packages.python], { remember: true });
+  const isMissing = needed.has("packages");
+  const packages = isMissing ? await installPackages(scope) : found.packages;
+  if (packages && !isMissing) await surveyPackages([packages.python], { remember: true });
   const known = [settings.backup?.to, settings.backup?.bundle_to].filter(
     (path) => path !== undefined,
   );
   await prepareDirectories([backups, bundles], { storePath, known, reporter });
   await updateSection(section, (saved) => ({ ...saved, ...settingsOf(scope, saved) }));
   emitStep("setup.settings");
+  return { ...scope, found: { ...found, packages } };
 }
 
-async function installPackages({ request, found }: SetupScope): Promise<void> {
+/** Returns the packages after their installation: the store gets the format that they read. */
+async function installPackages({ request, found }: SetupScope): Promise<PackagesSurvey> {
   const { python } = found.packages ?? {};
   if (python === undefined) throw new Error("the plan has no obstacle");
   const [program = "", ...args] = pipArguments(python);
   request.reporter.notice(`installing packages into ${python}`);
   const outcome = await run(program, args, { timeoutMs: pipLimitMs });
   const after = await surveyPackages([python], { remember: true });
-  if (after.canEncrypt) return emitStep("setup.packages");
+  if (after.canEncrypt) {
+    emitStep("setup.packages");
+    return after;
+  }
   const line = outcome.stderr.trim().split("\n").at(-1) || after.problem || "pip failed";
   throw new StoreError("failed", `the hub's packages in ${python} were not installed: ${line}`, {
     hint: `Run it to see why: ${pipLine(python)}`,
@@ -124,6 +136,14 @@ function settingsOf({ request, found, hub }: SetupScope, saved: Settings | undef
       ...{ to: backups, bundle_to: bundles, service, unit },
     },
   };
+}
+
+/**
+ * Returns whether this setup creates the store, encrypts it or takes it over, each with its keys.
+ * Otherwise the first backup makes the keys that are needed.
+ */
+function isStoreMade({ former }: SetupScope, needed: ReadonlySet<StepId>): boolean {
+  return needed.has(former === "sqlcipher" ? "server.json" : "store");
 }
 
 /**
@@ -188,12 +208,13 @@ async function writeDropIn({ hub, request }: SetupScope): Promise<void> {
   emitStep("setup.drop-in");
 }
 
-async function installTimer({ request }: SetupScope): Promise<Schedule> {
-  const { storePath, ownCommand, onlineBackups } = request;
-  const command = ownCommand("backup", ...(onlineBackups ? ["--online"] : []));
+async function installTimer({ request, found }: SetupScope): Promise<Schedule> {
+  const { storePath, backupCommand: command } = request;
+  const { active, onCalendar } = found.schedule ?? {};
   const installed = await installSchedule({
     ...{ storePath, job: "backup", command },
     ...scheduleTimes,
+    ...(active && onCalendar && { onCalendar }),
   });
   emitStep("setup.scheduled");
   return installed;

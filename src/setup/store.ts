@@ -1,12 +1,16 @@
 /** Makes the encrypted store: new, from a plain store, or by taking over its password. */
 import { chmod } from "node:fs/promises";
+import { dirname } from "node:path";
 import { planRecipients } from "../bundle/recipients.js";
+import { isRevoked } from "../client/client.js";
 import type { Settings } from "../config/settings-file.js";
 import { sourceConfig, sqlcipherPluginName } from "../databases/sqlite.js";
-import { systemError } from "../errors.js";
-import { removeFile } from "../fs/atomic.js";
+import { StoreError, systemError } from "../errors.js";
+import { moveFile, removeFile, syncDirectory } from "../fs/atomic.js";
+import { lstatIfExists } from "../fs/read.js";
 import { sidecars } from "../fs/sidecars.js";
-import { unlock } from "../keys/unlock.js";
+import type { PassphraseSource } from "../keys/source.js";
+import { unlock, unlockStore } from "../keys/unlock.js";
 import type { Endpoint } from "../migrate/migrate.js";
 import type { OperationLock } from "../operation/lock.js";
 import { withRecovery } from "../operation/recovery.js";
@@ -26,11 +30,8 @@ import { isServing, type Outage, outageOf, waitUntilServing } from "./serving.js
 export async function createStore(scope: SetupScope, settings: Settings): Promise<void> {
   const { request, found } = scope;
   const { storePath, section, source, reporter, recipients } = request;
-  // Left by a killed setup, without a bundle: no hub has used it.
-  if (found.store !== "absent") {
-    await assertNotNamed(storePath);
-    for (const suffix of ["", ...sidecars]) await removeFile(storePath + suffix);
-  }
+  // Left by a killed setup, without a bundle or in a format that the hub cannot read.
+  if (found.store !== "absent") await removeOwnStore(request);
   await initStore({
     ...{ storePath, source, reporter, recipients, settings: section },
     recoveryKey: scope.recoveryKey.delivery,
@@ -41,6 +42,32 @@ export async function createStore(scope: SetupScope, settings: Settings): Promis
     bundleDirectory: found.directories.bundles,
   });
   emitStep("setup.stored");
+}
+
+/** Removes a store that no hub uses. A store with clients is moved aside. */
+async function removeOwnStore({ storePath, source, reporter }: SetupRequest): Promise<void> {
+  await assertNotNamed(storePath);
+  if (await isEmpty(storePath, source)) {
+    for (const suffix of ["", ...sidecars]) await removeFile(storePath + suffix);
+    return;
+  }
+  const kept = `${storePath}.replaced.${new Date().toISOString().replaceAll(/[:.]/g, "-")}`;
+  for (const suffix of ["", ...sidecars]) {
+    if (await lstatIfExists(storePath + suffix)) await moveFile(storePath + suffix, kept + suffix);
+  }
+  await syncDirectory(dirname(storePath));
+  reporter.notice(`${storePath}, which has clients or cannot be opened, is now ${kept}`);
+}
+
+async function isEmpty(storePath: string, source: PassphraseSource): Promise<boolean> {
+  try {
+    await using store = await unlockStore(storePath, source, { mode: "readwrite" });
+    for await (const client of store) if (!isRevoked(client)) return false;
+    return true;
+  } catch (error) {
+    if (!(error instanceof StoreError)) throw error;
+    return false;
+  }
 }
 
 /**
@@ -118,7 +145,8 @@ export async function readPassphrase({ storePath, source }: SetupRequest): Promi
   return passphrase;
 }
 
-function recipientOptions({ request, recoveryKey }: SetupScope) {
+/** Returns how an operation of a setup gets the recipients of its bundle. */
+export function recipientOptions({ request, recoveryKey }: SetupScope) {
   const { section: settings, recipients } = request;
   return { settings, recipients, recoveryKey: recoveryKey.delivery };
 }

@@ -31,7 +31,7 @@ import {
 } from "../hub/server-json.js";
 import { inspectKeyring } from "../keys/inspect.js";
 import { firstPassphrase } from "../keys/rotation-plan.js";
-import type { PassphraseSource } from "../keys/source.js";
+import { type PassphraseSource, readPassphrases } from "../keys/source.js";
 import { Journal } from "../operation/journal.js";
 import { inspectBoot } from "../service/boot.js";
 import { findOrigin } from "../service/origin.js";
@@ -39,10 +39,11 @@ import {
   assertSchedulable,
   lingerCommand,
   type Schedule,
+  scheduledCommand,
   scheduleOf,
 } from "../service/schedule.js";
 import type { Manager } from "../service/systemctl.js";
-import { type CipherCompatibility, identify } from "../store/cipher.js";
+import { type CipherCompatibility, identify, openEncrypted } from "../store/cipher.js";
 import { chooseDirectories, type Directories } from "./directories.js";
 import { existingAncestor, isReplaceable, isWritable, sizeOf } from "./files.js";
 import { type HubSurvey, surveyHubs } from "./hub-survey.js";
@@ -121,6 +122,8 @@ export interface Survey {
   readonly store: "absent" | "plaintext" | "sqlcipher" | "unknown";
   /** Whether the store was made by a setup, and no hub has used it. */
   readonly hasOwnStore: boolean;
+  /** The SQLCipher format of such a store; undefined if it is not known. */
+  readonly ownStoreFormat: CipherCompatibility | undefined;
   /** Whether the JSON database that setup copied still exists. */
   readonly hasPlainCopy: boolean;
   /** Whether a bundle for the encrypted store exists. */
@@ -138,6 +141,8 @@ export interface Survey {
   /** The operation that was interrupted or is in progress. */
   readonly operation: string | undefined;
   readonly schedule: Schedule | undefined;
+  /** The command line in the service of the timer. */
+  readonly installedCommand: string | undefined;
   /** Why no timer can be installed. */
   readonly scheduleProblem: string | undefined;
   /** The newest backup of the store as it is encrypted now, with its bundle. */
@@ -158,6 +163,8 @@ export async function survey(choice: SetupChoice): Promise<Survey> {
   const identity = await identify(storePath);
   const database = file && (await surveyDatabase(file, storePath));
   const directories = await chooseDirectories(choice);
+  const hasOwnStore = record?.database.kind === "json" && record.phase === "setting-up";
+  const isUsed = file !== undefined && (await isHandedOver(storePath));
   const bundles = identity.keyId
     ? await bundleFiles(directories.bundles, identity.keyId).catch(() => [])
     : [];
@@ -181,12 +188,13 @@ export async function survey(choice: SetupChoice): Promise<Survey> {
     },
     database,
     store: identity.format,
-    hasOwnStore: record?.database.kind === "json" && record.phase === "setting-up",
+    hasOwnStore,
+    ownStoreFormat: hasOwnStore && !isUsed ? await findStoreFormat(choice) : undefined,
     hasPlainCopy:
       record?.database.kind === "json" &&
       (await lstatIfExists(record.database.place)) !== undefined,
     hasBundle: bundles.length > 0,
-    isHandedOver: file !== undefined && (await isHandedOver(storePath)),
+    isHandedOver: isUsed,
     keysProblem: await findKeysProblem(source, storePath),
     usesKeyring: source.kind === "keyring",
     boot: source.kind === "keyring" ? await findBootProblem() : undefined,
@@ -195,6 +203,7 @@ export async function survey(choice: SetupChoice): Promise<Survey> {
     room: await findRoomProblem(storePath, directories, database?.size ?? 0),
     operation: (await Journal.read(storePath).catch(() => undefined))?.entry.operation,
     schedule: await scheduleOf(storePath, "backup").catch(() => undefined),
+    installedCommand: await scheduledCommand(storePath, "backup").catch(() => undefined),
     scheduleProblem: await findScheduleProblem(storePath),
     lastBackup: await findLastBackup(identity.keyId, directories, choice),
     isRestoreTested: (await findLastRestoreTests(storePath)).withBundle?.key_id === identity.keyId,
@@ -301,6 +310,29 @@ async function findKeysProblem(
     if (!(error instanceof StoreError)) throw error;
     return toProblem(error);
   }
+}
+
+/** Returns the SQLCipher format of a store; undefined if its source does not open it. */
+async function findStoreFormat({
+  storePath,
+  source,
+}: SetupChoice): Promise<CipherCompatibility | undefined> {
+  try {
+    for await (const { passphrase } of readPassphrases(source, storePath)) {
+      const opened = await openEncrypted(storePath, passphrase, { mode: "readonly" }).catch(
+        (error: unknown) => {
+          if (!isKind(error, "wrongPassphrase")) throw error;
+        },
+      );
+      if (opened === undefined) continue;
+      await opened.connection.close();
+      return opened.key.cipherCompatibility;
+    }
+  } catch (error) {
+    // The survey reports it in another way: the source as `keysProblem`, the file as `store`.
+    if (!(error instanceof StoreError)) throw error;
+  }
+  return undefined;
 }
 
 async function findBootProblem(): Promise<string | undefined> {

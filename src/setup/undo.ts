@@ -7,14 +7,17 @@
 import { backup } from "../backup/backup.js";
 import { loadSection } from "../config/settings-file.js";
 import { isKind, StoreError } from "../errors.js";
+import { hubCommandOf } from "../hub/existing-unit.js";
 import { serverJsonPath } from "../hub/server-json.js";
 import { acquireLock } from "../operation/lock.js";
 import { emitStep } from "../operation/step.js";
 import { withOperation } from "../recovery/recover.js";
 import { removeSchedules } from "../service/schedule.js";
+import { systemctlLine } from "../service/systemctl.js";
+import { execLine } from "../service/unit-file.js";
 import { installDropIn, removeDropIn } from "./drop-in.js";
 import { type Former, formerOf } from "./former.js";
-import { isStartedByRun, surveyHubs } from "./hub-survey.js";
+import { findOtherRun, isStartedByRun, surveyHubs } from "./hub-survey.js";
 import type { PlanStep } from "./plan.js";
 import {
   assertUndoable,
@@ -47,12 +50,14 @@ export interface UndoPlan {
 /**
  * Returns what an undo would do. Changes nothing.
  *
- * @throws {@link StoreError} refused - if the hub uses the store in another way than setup left it
+ * @throws {@link StoreError} refused - if the hub uses the store in another way than setup left it,
+ *   or if its unit starts it through `run` without the drop-in
  */
 export async function planUndo(request: SetupRequest): Promise<UndoPlan> {
   const record = await readSetupRecord(request.settingsPath, request.storePath);
   if (record === undefined) return { steps: [], record };
   await assertUndoable(record);
+  await assertNoOtherRun(record);
   const { unit, database, drop_in: dropIn } = record;
   const step = (id: PlanStep["id"], changes: string): PlanStep => ({
     ...{ id, state: "needed", changes, undo: "run setup again" },
@@ -105,6 +110,23 @@ export async function undoSetup(request: SetupRequest, found: SetupRecord): Prom
     ...{ changed: true, unit: unit.name, database: database.place, outage },
     kept: { backup: last, store: kept },
   };
+}
+
+/**
+ * Checks that the unit starts the hub without `run` once the drop-in is removed. When the record is
+ * gone, `run` refuses the former database.
+ *
+ * @throws {@link StoreError} refused - if the unit itself, or another drop-in, uses `run`
+ */
+async function assertNoOtherRun({ unit, drop_in: dropIn }: SetupRecord): Promise<void> {
+  const path = await findOtherRun(unit, dropIn);
+  if (path === undefined) return;
+  const { manager, name } = unit;
+  const command = execLine(...(await hubCommandOf(unit)));
+  const problem = `${path} itself starts ${name} through run, which refuses the former database`;
+  throw new StoreError("refused", problem, {
+    hint: `Set ExecStart=${command} in ${path}, run ${systemctlLine(manager, "daemon-reload")}, and run setup --undo at once: a restart before it would start the hub without its passphrase.`,
+  });
 }
 
 async function backUp(request: SetupRequest, { unit }: SetupRecord): Promise<string | null> {

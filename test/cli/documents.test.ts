@@ -28,7 +28,7 @@ const alone = ["--service", "none", "--hub", "none"];
 /** Runs with other documents than those of the scenarios, before the store is replaced. */
 const variants: ((world: LeakWorld) => string[])[] = [
   () => ["setup", "--unit", "no-such-hub", "--dry-run"],
-  () => ["setup", "--undo", "--service", "systemd-user"],
+  () => ["setup", "--undo"],
   () => ["backup"],
   (world) => ["backups", dirname(world.newest("backups")), "--all"],
   (world) => ["verify", "--all", dirname(world.newest("backups"))],

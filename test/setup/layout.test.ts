@@ -88,6 +88,12 @@ done=$(digest)
 hivemind-sqlcipher setup --yes --recovery-key-file ~/safe/key.txt
 equal "$(digest)" "$done"
 
+hivemind-sqlcipher setup --yes --online-backups >~/online.log
+grep -q "at its times, run this program's backup without stopping the hub" ~/online.log
+grep -q "backups .*, daily, without stopping the hub" ~/online.log
+grep -q "backup --online" ~/.config/systemd/user/hivemind-sqlcipher-backup-*.service
+hivemind-sqlcipher setup --yes | grep -q "^Nothing to do"
+
 hivemind-sqlcipher add-client --name garage >/dev/null
 hivemind-sqlcipher delete-client 2
 [[ $SCOPE == system ]] || start_satellite

@@ -4,6 +4,7 @@ import type { HubSurvey } from "../../src/setup/hub-survey.js";
 import {
   formerKind,
   isFinished,
+  keepsHubRunning,
   type PlanOptions,
   pipLine,
   planSetup,
@@ -15,6 +16,7 @@ const hub: HubSurvey = {
   name: "hivemind-listener.service",
   state: "running",
   otherUser: undefined,
+  systemUser: undefined,
   command: ["/home/a/.venvs/ovos/bin/hivemind-core", "listen"],
   startsByRun: false,
   isServing: false,
@@ -61,6 +63,7 @@ const before: Survey = {
   database,
   store: "absent",
   hasOwnStore: false,
+  ownStoreFormat: undefined,
   hasPlainCopy: false,
   hasBundle: false,
   isHandedOver: false,
@@ -78,6 +81,7 @@ const before: Survey = {
   room: undefined,
   operation: undefined,
   schedule: undefined,
+  installedCommand: undefined,
   scheduleProblem: undefined,
   lastBackup: undefined,
   isRestoreTested: false,
@@ -86,6 +90,7 @@ const before: Survey = {
 const options: PlanOptions = {
   installHubPackages: false,
   onlineBackups: false,
+  scheduledCommand: "hivemind-sqlcipher backup",
   recoveryKeyFile: "/media/a/two/key.txt",
   isRecoveryKeyFileTaken: false,
   hasRecipient: false,
@@ -197,11 +202,46 @@ test("a finished machine has nothing to do, and an unfinished record is not fini
     ...{ record: record as never, store: "sqlcipher", hasBundle: true, recipients: ["age1"] },
     ...{ hubs: [{ ...hub, startsByRun: true, isServing: true }], isHandedOver: true },
     ...{ lastBackup: { path: "x", bundle: "y" }, schedule: { active: true } as never },
+    installedCommand: options.scheduledCommand,
   };
   expect(needed(found)).toEqual([]);
   expect(isFinished(plan(found), { ...before, ...found })).toBe(true);
   const unfinished = { ...found, record: { ...record, phase: "setting-up" } as never };
   expect(isFinished(plan(unfinished), { ...before, ...unfinished })).toBe(false);
+
+  // Without a recovery key the backup's bundle is made again, with the key.
+  expect(needed({ ...found, recipients: [] })).toEqual(["keys", "backup"]);
+  const unused = `no recovery key is made in ${options.recoveryKeyFile}`;
+  expect(plan(found).notices.join()).toContain(unused);
+  expect(plan({ ...found, recipients: [] }).notices.join()).not.toContain(unused);
+});
+
+test("a timer with another command is changed, and one that leaves the hub running stays so", () => {
+  const schedule = { active: true, unit: "backup.timer" } as never;
+  const online = "hivemind-sqlcipher backup --online";
+  const chosen = { onlineBackups: true, scheduledCommand: online };
+  const changed = plan({ schedule, installedCommand: options.scheduledCommand }, chosen);
+  expect(changed.steps.at(-1)).toMatchObject({
+    ...{ id: "schedule", state: "needed" },
+    changes: expect.stringMatching(/^let backup\.timer, .* without stopping the hub$/),
+  });
+  expect(plan({ schedule, installedCommand: online }, chosen).steps.at(-1)?.state).toBe("done");
+  expect(keepsHubRunning({ ...before, installedCommand: online }, false)).toBe(true);
+  const stops = `${options.scheduledCommand} --db /x--online`;
+  expect(keepsHubRunning({ ...before, installedCommand: stops }, false)).toBe(false);
+});
+
+test("a store that a setup made in a format that the hub cannot read is made again", () => {
+  const record = { phase: "setting-up", database: { kind: "json", place: database.place } };
+  const found: Partial<Survey> = {
+    ...{ record: record as never, store: "sqlcipher", hasOwnStore: true, hasBundle: true },
+    ...{ recipients: ["age1"], ownStoreFormat: 4 },
+  };
+  expect(needed(found)).not.toContain("store");
+  expect(needed({ ...found, ownStoreFormat: 3 })).toEqual(
+    expect.arrayContaining(["keys", "store", "backup"]),
+  );
+  expect(needed({ ...found, packages: { ...packages, canEncrypt: false } })).toContain("store");
 });
 
 describe("what is in the way is named with its fix", () => {
@@ -222,7 +262,19 @@ describe("what is in the way is named with its fix", () => {
     ["a failed hub", oneHub({ state: "failed" }), "has failed", "journalctl --user"],
     ["a stopped hub", oneHub({ state: "stopped" }), "does not run", "systemctl --user start"],
     ["a masked unit", oneHub({ state: "masked" }), "is masked", "systemctl --user unmask"],
-    ["another user's hub", oneHub({ otherUser: "ovos" }), "runs as user ovos", "as user ovos"],
+    ["root's hub", oneHub({ otherUser: "root" }), "runs as user root", "as user root"],
+    [
+      "a hub of the system with User=, for root",
+      oneHub({ systemUser: "ovos", otherUser: "ovos" }),
+      "with User=ovos; setup supports units of a user's systemd",
+      "run --print-unit system --user ovos",
+    ],
+    [
+      "the same, for that user",
+      oneHub({ systemUser: "ovos", isDropInWritable: false }),
+      "with User=ovos; setup supports units of a user's systemd",
+      "docs/guide/existing-hub.md",
+    ],
     [
       "another drop-in",
       oneHub({ otherDropIn: "/x/y.conf" }),
@@ -233,7 +285,7 @@ describe("what is in the way is named with its fix", () => {
       "no right to write the drop-in",
       oneHub({ isDropInWritable: false }),
       "cannot be written",
-      "headless",
+      "run --print-unit dropin --unit hivemind-listener.service",
     ],
     [
       "a read-only server.json",

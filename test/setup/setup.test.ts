@@ -14,6 +14,7 @@ import {
   formerPassword,
   type InstalledHub,
   installHub,
+  killAt,
   repairHub,
   restarted,
 } from "./hub.js";
@@ -58,6 +59,51 @@ test("a plain SQLite store is encrypted in place, and back", async () => {
 
   const again = JSON.parse((await machine.run(["setup", ...options, "--json"])).stdout);
   expect(again).toEqual({ setup: { changed: false, unit: hub.unit, store: machine.store } });
+
+  // A key is made only if one is needed.
+  const [, , , ...others] = options;
+  const key = machine.path("safe", "other-key.txt");
+  const repeat = ["setup", "--yes", "--recovery-key-file", key, ...others];
+  await exec("sh", ["-c", `rm '${machine.path("backups")}'/*`]);
+  const backedUp = await machine.run(repeat);
+  expectDone(backedUp);
+  expect(backedUp.stdout).toContain("note: no recovery key is made in");
+  expect(backedUp.stdout).toMatch(/^ {2}the recovery key in use$/m);
+
+  const settings = machine.path("config", "hivemind-sqlcipher", "config.json");
+  const { recipients: _, ...withoutKey } = JSON.parse(await readFile(settings, "utf8"));
+  await writeFile(settings, JSON.stringify(withoutKey));
+  const rekeyed = await machine.run([...repeat, "--json"]);
+  expectDone(rekeyed);
+  expect(JSON.parse(rekeyed.stdout).setup).toMatchObject({
+    ...{ recovery_key: "new", backup: { tested: true }, outage: null },
+  });
+  expect(await readFile(key, "utf8")).toContain("AGE-SECRET-KEY-1");
+
+  for (const option of [
+    ["--recovery-key-file", key],
+    ["--unit", "another"],
+    ["--online-backups"],
+  ]) {
+    const contradicted = await machine.run(["setup", "--undo", "--yes", ...option]);
+    expect([contradicted.code, contradicted.stderr]).toEqual([
+      2,
+      expect.stringContaining(option.join(" ").replace(key, "").trim()),
+    ]);
+  }
+  const unitFile = join(process.env.HOME ?? "", ".config/systemd/user", hub.unit);
+  const unitText = await readFile(unitFile, "utf8");
+  const ownRun = `ExecStart="/usr/bin/hivemind-sqlcipher" run -- ${hub.script} listen`;
+  await writeFile(unitFile, unitText.replace(/^ExecStart=.*$/m, ownRun));
+  await systemctl("daemon-reload");
+  const looped = await machine.run(["setup", "--undo", "--yes"]);
+  expect([looped.code, looped.stderr]).toEqual([
+    17,
+    expect.stringContaining(`${unitFile} itself starts ${hub.unit} through run`),
+  ]);
+  expect(looped.stderr).toContain(`Set ExecStart=${hub.script} listen in ${unitFile}`);
+  await writeFile(unitFile, unitText);
+  await systemctl("daemon-reload");
 
   await machine.run(["add-client", "--name", "late"]);
   const undone = await machine.run(["setup", "--undo", "--yes", "--json"]);
@@ -125,6 +171,29 @@ test("a passphrase in a file, with a locked keyring as without one", async () =>
   const args = ["setup", ...options, "--passphrase-source", `file:${file}`];
   const done = await machine.run(args);
   expectDone(done);
+  expect(await restarted(hub)).toBe(`${sqlite} with password 5`);
+}, 480_000);
+
+test("the store has the format of the packages that setup installs, also after a kill", async () => {
+  const hub = await installHub();
+  const { machine } = hub;
+  const [, real = ""] = /^#!(.*)$/m.exec(await readFile(hub.script, "utf8")) ?? [];
+  const python = machine.path("python");
+  // The hub's Python, with the answers of older packages until pip has replaced them.
+  const answer = async (edits: string) => {
+    const text = `#!/bin/sh
+[ "$1" != -m ] || { touch "$0.new"; exit; }
+${real} "$@" | if [ -e "$0.new" ]; then cat; else sed '${edits}'; fi
+`;
+    await writeFile(python, text, { mode: 0o755 });
+  };
+  const version3 = 's/"cipherVersion": "[^"]*"/"cipherVersion": "3.4.2"/';
+  const setup = ["setup", ...hub.options, "--hub-python", python, "--install-hub-packages"];
+  await answer(version3);
+  await killAt(hub, "setup.stored", setup);
+  await answer(`${version3}; s/"takesPassword": true/"takesPassword": false/`);
+  const done = await machine.run(setup);
+  expect([done.code, done.stderr]).toEqual([0, expect.stringContaining("installing packages")]);
   expect(await restarted(hub)).toBe(`${sqlite} with password 5`);
 }, 480_000);
 

@@ -83,25 +83,29 @@ export function addCommand(program: Command): void {
   });
 }
 
-async function runSetup(command: Command, context: Context, options: SetupOptions): Promise<void> {
+async function runSetup(command: Command, context: Context, given: SetupOptions): Promise<void> {
   const { abortOnSignal } = await import("../../process/signals.js");
   const { survey } = await import("../../setup/survey.js");
-  const { isFinished, planSetup } = await import("../../setup/plan.js");
+  const { isFinished, keepsHubRunning, planSetup } = await import("../../setup/plan.js");
+  const { execLine } = await import("../../service/unit-file.js");
   const { output } = context;
   // A killed setup may have left the hub stopped.
-  if (!options.dryRun) await recoverFirst(context);
-  const found = await survey(choiceOf(context, options));
+  if (!given.dryRun) await recoverFirst(context);
+  const found = await survey(choiceOf(context, given));
+  const onlineBackups = keepsHubRunning(found, given.onlineBackups ?? false);
+  const options = { ...given, onlineBackups };
   const key = await recoveryKeyOf(found, options);
+  const request = (signal: AbortSignal) => requestOf(context, options, signal, key.options);
   const plan = planSetup(found, {
     installHubPackages: options.installHubPackages ?? false,
-    onlineBackups: options.onlineBackups ?? false,
+    onlineBackups,
+    scheduledCommand: execLine(...request(new AbortController().signal).backupCommand),
     recoveryKeyFile: key.isTaken ? options.recoveryKeyFile : key.options.recoveryKeyFile,
     isRecoveryKeyFileTaken: key.isTaken,
     hasRecipient: key.options.recipient !== undefined && key.options.recipient.length > 0,
   });
   if (options.dryRun) return showPlan(context, found, plan);
   if (plan.obstacles.length > 0) throw obstacleError(plan.obstacles);
-  const request = (signal: AbortSignal) => requestOf(context, options, signal, key.options);
   if (isFinished(plan, found)) {
     const document = { changed: false, unit: found.hubs[0]?.name, store: found.storePath };
     output.result({ setup: document }, () => [
@@ -117,8 +121,12 @@ async function runSetup(command: Command, context: Context, options: SetupOption
   const result = await abortOnSignal((signal) => setUp(request(signal), found, plan));
   const program = programLine(command, context);
   const findings = await diagnose(await contextOf(command), options, program);
+  const { recoveryKeyFile: file } = options;
+  // The file of this setup, or of an earlier one; not another key, nor a file that was not needed.
+  const isFileInUse = !key.isTaken && (await readRecoveryKey(file)) !== undefined;
+  const known = { onlineBackups, recoveryKeyFile: isFileInUse ? file : undefined };
   output.result(toJson({ setup: { ...result, findings } }), () =>
-    summary(context, found, result, findings, options, program),
+    summary(context, found, result, findings, known, program),
   );
 }
 
@@ -151,7 +159,8 @@ function requestOf(
   const saved = { ...context, settingsInFile: { ...settingsInFile, passphrase_source } };
   return {
     ...choiceOf(context, options),
-    ...{ onlineBackups: options.onlineBackups ?? false, recipients, recoveryKey },
+    backupCommand: ownCommand(saved, "backup", ...(options.onlineBackups ? ["--online"] : [])),
+    ...{ recipients, recoveryKey },
     recoveryKeyFile: options.recoveryKeyFile,
     readRecoveryKey: () => readRecoveryKey(options.recoveryKeyFile),
     ownCommand: (...args) => ownCommand(saved, ...args),
@@ -301,7 +310,7 @@ function summary(
   found: Survey,
   result: SetupResult,
   findings: readonly { name: string }[],
-  { recoveryKeyFile, onlineBackups }: SetupOptions,
+  known: { onlineBackups: boolean; recoveryKeyFile: string | undefined },
   program: string,
 ): string[] {
   const { outage, backup } = result;
@@ -311,7 +320,7 @@ function summary(
     `${result.unit} runs on the encrypted store ${result.store}`,
     passphraseLine(describeSource(source)),
     ...outageLines(outage),
-    `  backups     ${backups}${result.schedule === null ? "" : `, daily${onlineBackups ? ", without stopping the hub" : ""}`}`,
+    `  backups     ${backups}${result.schedule === null ? "" : `, ${timesOf(found)}${known.onlineBackups ? ", without stopping the hub" : ""}`}`,
     ...(backup === null
       ? []
       : [
@@ -323,12 +332,23 @@ function summary(
       ? []
       : [`  plain text  ${result.plainCopy} was kept: it has changed`]),
     "Put into a safe, in different places:",
-    `  the recovery key${recoveryKeyFile ? `, ${recoveryKeyFile}: move it off this machine` : " that you have written down"}`,
+    `  the recovery key${recoveryKeyLine(result, known.recoveryKeyFile)}`,
     `  a copy of the bundle${backup === null ? "" : ` ${backup.bundle}`}`,
     findings.length === 0
       ? "doctor found no problems."
       : `doctor: ${counted(findings.length, "finding")} (${names}); ${program} doctor has the fixes.`,
   ];
+}
+
+function recoveryKeyLine({ recoveryKey }: SetupResult, file: string | undefined): string {
+  if (file !== undefined) return `, ${file}: move it off this machine`;
+  return recoveryKey === "new" ? " that you have written down" : " in use";
+}
+
+/** Returns when the timer runs: a running timer keeps its times. */
+function timesOf({ schedule }: Survey): string {
+  const { active, onCalendar } = schedule ?? {};
+  return !active || !onCalendar || onCalendar === "*-*-* 00:00:00" ? "daily" : `at ${onCalendar}`;
 }
 
 function outageLines(outage: Outage | null): string[] {
@@ -341,13 +361,44 @@ function outageLines(outage: Outage | null): string[] {
   ];
 }
 
+/** Options of a setup that an undo does not read. */
+const optionsOfSetup = [
+  ...(["service", "to", "bundleTo", "onlineBackups"] as const),
+  ...(["installHubPackages", "recoveryKeyFile", "recipient"] as const),
+];
+
+/** @throws {@link StoreError} usage - if an option contradicts an undo */
+async function assertUndoOptions(
+  { settingsPath, storePath }: Context,
+  options: SetupOptions,
+): Promise<void> {
+  const unused = optionsOfSetup.find((key) => options[key] !== undefined);
+  if (unused !== undefined) {
+    const flag = `--${unused.replaceAll(/[A-Z]/g, (letter) => `-${letter.toLowerCase()}`)}`;
+    throw new StoreError("usage", `${flag} cannot be combined with --undo`, {
+      hint: "Omit it: --undo returns the unit of the setup to its former database.",
+    });
+  }
+  const { readSetupRecord } = await import("../../setup/record.js");
+  const name = (await readSetupRecord(settingsPath, storePath))?.unit.name;
+  const stem = (unit: string) => unit.replace(/\.service$/, "");
+  if (options.unit === undefined || name === undefined) return;
+  if (stem(options.unit) === stem(name)) return;
+  throw new StoreError("usage", `--unit ${options.unit}: setup has changed the unit ${name}`, {
+    hint: `Omit it, or name that unit: --unit ${stem(name)}`,
+  });
+}
+
 async function runUndo(context: Context, options: SetupOptions): Promise<void> {
+  await assertUndoOptions(context, options);
   const { abortOnSignal } = await import("../../process/signals.js");
   const { planUndo, undoSetup } = await import("../../setup/undo.js");
   const { output, storePath } = context;
   // A killed undo may have left the hub stopped.
   if (!options.dryRun) await recoverFirst(context);
-  const request = (signal: AbortSignal) => requestOf(context, options, signal);
+  // The record names the unit, so the service of the settings may be another one by now.
+  const ofRecord: SetupOptions = { ...options, service: "auto" };
+  const request = (signal: AbortSignal) => requestOf(context, ofRecord, signal);
   const { steps, record } = await planUndo(request(new AbortController().signal));
   if (options.dryRun) {
     const plan = {

@@ -81,6 +81,10 @@ export const setupDone = documentOf<{ setup: SetupResult & { findings: Diagnosis
       store: path,
       former_database: text("The path of the database that the hub used before"),
       settings: text("The path of the settings file"),
+      recovery_key: choice(
+        ["new", "kept"],
+        "Whether a new recovery key was handed out, or bundles are encrypted to the one in use",
+      ),
       backup: orNull(
         z.strictObject({
           path: text("The first backup"),
