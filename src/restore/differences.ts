@@ -75,17 +75,23 @@ async function* sideBySide(
 ): AsyncGenerator<[now: Read | undefined, then: Read | undefined]> {
   const presents = rowsOf(present);
   const pasts = rowsOf(older);
-  let now = await presents.next();
-  let then = await pasts.next();
-  while (!now.done || !then.done) {
-    const here: number = now.done ? Number.POSITIVE_INFINITY : now.value.client.client_id;
-    const there: number = then.done ? Number.POSITIVE_INFINITY : then.value.client.client_id;
-    yield [
-      here <= there && !now.done ? now.value : undefined,
-      there <= here && !then.done ? then.value : undefined,
-    ];
-    if (here <= there) now = await presents.next();
-    if (there <= here) then = await pasts.next();
+  try {
+    let now = await presents.next();
+    let then = await pasts.next();
+    while (!now.done || !then.done) {
+      const here: number = now.done ? Number.POSITIVE_INFINITY : now.value.client.client_id;
+      const there: number = then.done ? Number.POSITIVE_INFINITY : then.value.client.client_id;
+      yield [
+        here <= there && !now.done ? now.value : undefined,
+        there <= here && !then.done ? then.value : undefined,
+      ];
+      if (here <= there) now = await presents.next();
+      if (there <= here) then = await pasts.next();
+    }
+  } finally {
+    // A statement that is not finalized would prevent the connection from closing.
+    await presents.return(undefined);
+    await pasts.return(undefined);
   }
 }
 

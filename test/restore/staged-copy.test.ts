@@ -2,14 +2,19 @@
  * The clients of a restore are compared before its downtime, and again within it only if something
  * changed the store in between.
  */
-import { cp } from "node:fs/promises";
-import { join } from "node:path";
+import { cp, readdir, readFile, stat, writeFile } from "node:fs/promises";
+import { dirname, join } from "node:path";
+import { setTimeout as delay } from "node:timers/promises";
 import { describe, expect, onTestFinished, test } from "vitest";
 import { newClient } from "../../src/client/client.js";
+import { StoreError } from "../../src/errors.js";
+import { withOperation } from "../../src/recovery/recover.js";
+import { restore } from "../../src/restore/restore.js";
 import { StagedCopy } from "../../src/restore/staged-copy.js";
 import { ClientStore } from "../../src/store/client-store.js";
 import { setJournalMode } from "../../src/store/locked-store.js";
 import { temporaryFolder } from "../store/temporary.js";
+import { backUp, passphrase, twoBackups } from "../tampering/support.js";
 
 /** A store with two clients in a journal mode, and a copy of it for a restore. */
 async function restoring(mode: "wal" | "delete", readmitRevoked = false) {
@@ -55,6 +60,12 @@ describe.each(["wal", "delete"] as const)("journal mode %s", (mode) => {
     expect(row?.mode).toBe(mode);
   });
 
+  test("an interrupted comparison is reported as interrupted", async () => {
+    const { staged, key, copy, abort } = await restoring(mode);
+    abort.abort();
+    await expect(copy.prefill(staged, key)).rejects.toMatchObject({ kind: "interrupted" });
+  });
+
   test("a client that is revoked after the comparison stays revoked", async () => {
     const { staged, key, present, copy } = await restoring(mode);
     await present.deleteItem(1);
@@ -91,4 +102,48 @@ describe.each(["wal", "delete"] as const)("journal mode %s", (mode) => {
     await using again = await ClientStore.open(storePath, key);
     await again.addItem(newClient({ client_id: 3, api_key: "key 3" }));
   });
+});
+
+test("an interrupted restore stops copying the backup, and leaves nothing", async () => {
+  const { store } = await twoBackups(await temporaryFolder());
+  const directory = dirname(store);
+  const opened = await ClientStore.open(store, passphrase, { migrate: false });
+  await opened.updateClient(3, { description: "d".repeat(24 << 20) });
+  const { path, bytes } = await backUp(opened, directory, "2026-11-26T18-50-00Z");
+  await opened.updateClient(3, { description: "" });
+  await opened.close();
+  const source = { kind: "file", path: join(directory, "passphrase") } as const;
+  await writeFile(source.path, passphrase, { mode: 0o600 });
+  const before = await readFile(store);
+  const known = new Set(await readdir(directory));
+  const controller = new AbortController();
+  const reporter = { notice: () => {}, detail: () => {}, confirm: async () => {} };
+  let isOver = false;
+  const restored = withOperation(store, reporter, (lock) =>
+    restore({
+      ...{ lock, source, reporter, recoveryCommand: ["false"], signal: controller.signal },
+      ...{ hub: "none", backup: { file: path } },
+      service: { service: "none", unit: "none", storePath: store },
+    }),
+  )
+    .catch((error: unknown) => error)
+    .finally(() => {
+      isOver = true;
+    });
+  let copied = 0;
+  while (!isOver) {
+    for (const name of await readdir(directory)) {
+      if (known.has(name)) continue;
+      const file = await stat(join(directory, name)).catch(() => undefined);
+      copied = Math.max(copied, file?.size ?? 0);
+    }
+    // Larger than the journal and the lock.
+    if (copied > 1 << 20) controller.abort(new StoreError("interrupted", "by the test"));
+    await delay(1);
+  }
+  expect(await restored).toMatchObject({ kind: "interrupted" });
+  expect(copied).toBeLessThan(bytes.length / 2);
+  expect((await readFile(store)).equals(before)).toBe(true);
+  const left = (await readdir(directory)).filter((name) => !known.has(name));
+  expect(left.filter((name) => !name.endsWith(".lock"))).toEqual([]);
 });
