@@ -24,6 +24,7 @@ import json
 import os
 import re
 import sys
+from collections.abc import Iterable
 
 
 class Refused(Exception):
@@ -141,7 +142,7 @@ def bech32_payload(text: str, prefix: str) -> bytes:
 
 
 def read_identities(text: str) -> "list[bytes]":
-    lines = [line.strip() for line in text.splitlines()]
+    lines = [line.strip() for line in text.removeprefix("\ufeff").splitlines()]
     keys = [line for line in lines if line and not line.startswith("#")]
     if not keys:
         raise Refused("no recovery key in the file")
@@ -252,13 +253,12 @@ def decrypt_payload(file_key: bytes, payload: bytes) -> bytes:
     return text
 
 
-def open_bundle(path: str, identities: "list[bytes]", passphrase: "str | None") -> dict:
+def open_bundle(path: str, identities: "list[bytes]", passphrases: "list[str]") -> dict:
     with open(path, "rb") as file:
         header, stanzas, mac, payload = split_age(unarmor(file.read()))
-    if passphrase is not None:
-        file_key = file_key_by_passphrase(stanzas, passphrase)
-    else:
-        file_key = file_key_by_identity(stanzas, identities)
+    file_key = file_key_by_identity(stanzas, identities) if identities else None
+    for passphrase in passphrases:
+        file_key = file_key or file_key_by_passphrase(stanzas, passphrase)
     if file_key is None:
         raise Refused("this key does not open the bundle")
     if not hmac.compare_digest(mac, hmac.digest(hkdf_sha256(file_key, b"", b"header"), header, "sha256")):
@@ -319,14 +319,20 @@ def decrypt_database(data: bytes, key: bytes, cipher_format: int) -> bytes:
 # The manifest (section 2)
 
 
-def check_manifest(manifest: dict, name: str, data: bytes, key: bytes) -> None:
+def check_manifest(manifest: dict, name: str, data: bytes, keys: "Iterable[bytes]") -> bytes:
+    """Return the first key under which the manifest is signed."""
     if manifest.get("format") != "hivemind-sqlcipher backup" or manifest.get("version") != 1:
         raise Refused("not a manifest of version 1")
     sealed = {field: value for field, value in manifest.items() if field != "mac"}
     canonical = json.dumps(sealed, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
-    mac_key = hkdf_sha256(key, data[:16], b"hivemind-sqlcipher manifest")
-    mac = hmac.digest(mac_key, canonical.encode(), "sha256").hex()
-    if not hmac.compare_digest(mac, str(manifest.get("mac"))):
+
+    def is_signed_with(key: bytes) -> bool:
+        mac_key = hkdf_sha256(key, data[:16], b"hivemind-sqlcipher manifest")
+        mac = hmac.digest(mac_key, canonical.encode(), "sha256").hex()
+        return hmac.compare_digest(mac, str(manifest.get("mac")))
+
+    key = next(filter(is_signed_with, keys), None)
+    if key is None:
         raise Refused("the manifest was altered, or the passphrase is wrong")
     # A copy in a target has the store's id in its name.
     copy = re.sub(r"\.db$", f".{manifest.get('store_id')}.db", manifest["file"])
@@ -339,6 +345,7 @@ def check_manifest(manifest: dict, name: str, data: bytes, key: bytes) -> None:
     for field, fact in facts.items():
         if manifest[field] != fact:
             raise Refused(f"the backup's {field} is {fact}, but the manifest has {manifest[field]}")
+    return key
 
 
 def read_whole(path: str) -> bytes:
@@ -355,8 +362,8 @@ def read_whole(path: str) -> bytes:
     return data
 
 
-def open_backup(path: str, passphrase: str, cipher_format: "int | None") -> "tuple[bytes, dict]":
-    """Return the plain database and its verified manifest."""
+def open_backup(path: str, passphrases: "list[str]", cipher_format: "int | None") -> "tuple[bytes, dict]":
+    """Return the plain database and its verified manifest. Try the passphrases in turn."""
     data = read_whole(path)
     with open(os.path.splitext(path)[0] + ".manifest.json", encoding="utf-8") as file:
         manifest = json.load(file)
@@ -364,8 +371,8 @@ def open_backup(path: str, passphrase: str, cipher_format: "int | None") -> "tup
         cipher_format = manifest.get("cipher_compatibility")
     if cipher_format not in FORMATS:
         raise Refused("unknown cipher_compatibility in the manifest")
-    key = derive_key(passphrase, data[:16], cipher_format)
-    check_manifest(manifest, os.path.basename(path), data, key)
+    keys = (derive_key(passphrase, data[:16], cipher_format) for passphrase in passphrases)
+    key = check_manifest(manifest, os.path.basename(path), data, keys)
     return decrypt_database(data, key, cipher_format), manifest
 
 
@@ -386,7 +393,7 @@ def times(a: int, b: int) -> int:
 
 def canonical(passphrase: str) -> str:
     """Return a generated passphrase as SQLCipher receives it, and any other text unchanged."""
-    typed = passphrase.strip().upper().replace("O", "0").replace("I", "1").replace("L", "1")
+    typed = passphrase.removeprefix("\ufeff").strip().upper().replace("O", "0").replace("I", "1").replace("L", "1")
     groups = typed.replace("-", " ").split()
     if len(groups) != 13 or any(len(group) != 5 or set(group) - set(CROCKFORD) for group in groups):
         return passphrase
@@ -406,18 +413,32 @@ def canonical(passphrase: str) -> str:
 
 
 def secret_in(path: str) -> str:
-    """Return a file's text without its final newline."""
-    with open(path, encoding="utf-8", newline="") as file:
-        text = file.read()
-    return text[: -2 if text.endswith("\r\n") else -1] if text.endswith("\n") else text
+    """Return a file's text without its final newline. UTF-16 has a byte order mark, which is no part of it."""
+    with open(path, "rb") as file:
+        data = file.read()
+    try:
+        text = data.decode("utf-16" if data[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8")
+    except UnicodeDecodeError:
+        raise Refused(f"{path} is not text in UTF-8 or UTF-16") from None
+    return re.sub(r"\r?\n\Z", "", text)
+
+
+def passphrases_in(path: str) -> "list[str]":
+    """Return the passphrases that a file may hold, in the order to try them (section 5)."""
+    text = secret_in(path)
+    whole = canonical(text)
+    if whole != text:
+        return [whole]
+    first = re.split(r"\r\n|[\r\n]", text.removeprefix("\ufeff"))[0]
+    return [whole] if first in ("", text) else [canonical(first), whole]
 
 
 def contents_of(bundle: str, arguments: argparse.Namespace) -> dict:
     if arguments.identity is not None:
-        return open_bundle(bundle, read_identities(secret_in(arguments.identity)), None)
+        return open_bundle(bundle, read_identities(secret_in(arguments.identity)), [])
     if arguments.bundle_passphrase_file is not None:
-        return open_bundle(bundle, [], secret_in(arguments.bundle_passphrase_file))
-    return open_bundle(bundle, [], getpass.getpass("Passphrase of the bundle: "))
+        return open_bundle(bundle, [], passphrases_in(arguments.bundle_passphrase_file))
+    return open_bundle(bundle, [], [getpass.getpass("Passphrase of the bundle: ")])
 
 
 def write_private(path: str, data: bytes) -> None:
@@ -447,12 +468,12 @@ def main() -> None:
         return
     if arguments.bundle is not None:
         contents = contents_of(arguments.bundle, arguments)
-        passphrase, cipher_format = contents["passphrase"], contents["cipher_compatibility"]
+        passphrases, cipher_format = [contents["passphrase"]], contents["cipher_compatibility"]
     elif arguments.passphrase_file is not None:
-        passphrase, cipher_format = canonical(secret_in(arguments.passphrase_file)), None
+        passphrases, cipher_format = passphrases_in(arguments.passphrase_file), None
     else:
-        passphrase, cipher_format = canonical(getpass.getpass("Passphrase of the store: ")), None
-    plain, manifest = open_backup(arguments.backup, passphrase, cipher_format)
+        passphrases, cipher_format = [canonical(getpass.getpass("Passphrase of the store: "))], None
+    plain, manifest = open_backup(arguments.backup, passphrases, cipher_format)
     write_private(arguments.plain, plain)
     print(f"{arguments.plain}: {manifest['clients']['active']} clients, NOT encrypted", file=sys.stderr)
 

@@ -5,7 +5,7 @@
  */
 import { spawnSync } from "node:child_process";
 import { createHash, createHmac, hkdfSync, pbkdf2Sync } from "node:crypto";
-import { cp, mkdir, mkdtemp, readdir, readFile, rm, writeFile } from "node:fs/promises";
+import { cp, mkdtemp, readdir, readFile, rm, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { basename, join } from "node:path";
 import { armor } from "age-encryption";
@@ -15,6 +15,7 @@ import { generateRecoveryKey } from "../../src/bundle/recovery-key.js";
 import { newClient } from "../../src/client/client.js";
 import { settingsSchema } from "../../src/config/settings-file.js";
 import { generatePassphrase } from "../../src/keys/passphrase.js";
+import { readPassphrasesInFile } from "../../src/keys/passphrase-file.js";
 import { journalEntrySchema } from "../../src/operation/journal.js";
 import { ClientStore } from "../../src/store/client-store.js";
 import { adoptionOperations } from "../../src/swap/adopt-passphrase.js";
@@ -44,10 +45,11 @@ beforeAll(async () => {
 });
 afterAll(() => rm(folder, { recursive: true }));
 
-async function makeBackup(format: 3 | 4): Promise<Made> {
-  const place = join(folder, `format-${format}`);
-  await mkdir(place);
-  const passphrase = format === 4 ? generatePassphrase() : "own passphrase, it's “quoted”";
+async function makeBackup(
+  format: 3 | 4,
+  passphrase = format === 4 ? generatePassphrase() : "own passphrase, it's “quoted”",
+): Promise<Made> {
+  const place = await mkdtemp(join(folder, `format-${format}-`));
   const store = join(place, "clients.db");
   const opened = await ClientStore.create(store, passphrase, { cipherCompatibility: format });
   await opened.addItems(
@@ -107,7 +109,7 @@ test("a bundle under a passphrase opens with it, and with no other", async () =>
   const passphrase = (await readFile(join(age, "passphrase.txt"), "utf8")).trim();
   expect(JSON.parse(shown.stdout)).toMatchObject({ passphrase });
   const wrong = join(await temporaryFolder(), "wrong");
-  await writeFile(wrong, `${await readFile(right, "utf8")} `);
+  await writeFile(wrong, `${(await readFile(right, "utf8")).trimEnd()} `);
   expect(python("show", join(place, name), "--bundle-passphrase-file", wrong)).toMatchObject({
     status: 1,
     stderr: expect.stringContaining("does not open"),
@@ -128,6 +130,26 @@ test("a passphrase typed from paper opens the backup; a mistyped one is told by 
     status: 1,
     stderr: expect.stringContaining("group 7"),
   });
+});
+
+test("a passphrase file is read as the program reads it: first line or whole text, in UTF-8 or UTF-16", async () => {
+  const { backup, passphrase } = of(3);
+  const file = join(await temporaryFolder(), "passphrase");
+  const utf16 = Buffer.from(`\ufeff${passphrase}\r\nof the hub\r\n`, "utf16le");
+  for (const contents of [
+    `\ufeff${passphrase}\nof the hub\n`,
+    utf16,
+    Buffer.from(utf16).swap16(),
+  ]) {
+    await writeFile(file, contents, { mode: 0o600 });
+    expect((await readPassphrasesInFile(file))[0]).toBe(passphrase);
+    expect(await plainClients(backup, "--passphrase-file", file)).toHaveLength(clients);
+  }
+  const lines = `${passphrase}\nand a second line`;
+  const whole = await makeBackup(3, lines);
+  await writeFile(file, `${lines}\n`);
+  expect(await readPassphrasesInFile(file)).toEqual([passphrase, lines]);
+  expect(await plainClients(whole.backup, "--passphrase-file", file)).toHaveLength(clients);
 });
 
 test.each(["backups", "backups-3"].map((name) => [name]))(
