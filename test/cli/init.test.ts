@@ -85,6 +85,23 @@ test("the service that it is told of is remembered, and a unit that is named lat
   expect([code, stderr]).toEqual([0, expect.stringContaining("no service nobodys was found")]);
 });
 
+test("init makes nothing if the directory for backups cannot be made", async () => {
+  const machine = await Machine.make();
+  const before = await readdir(machine.folder);
+  const init = ["init", "--recovery-key-file", machine.path("key")];
+  const to = ["--to", "/proc/backups", "--bundle-to", machine.path("bundles")];
+  const { code, stderr } = await machine.run([...init, ...to]);
+  expect([code, stderr]).toEqual([18, expect.stringContaining("cannot create the directory")]);
+  expect(await readdir(machine.folder)).toEqual(before);
+  // A failed init leaves none, and does not count as the first use of the directory.
+  const elsewhere = ["--to", machine.path("disk", "backups")];
+  const absent = ["--passphrase-file", machine.path("absent")];
+  expect((await machine.run([...init, ...elsewhere, ...absent])).code).not.toBe(0);
+  expect(await readdir(machine.folder)).toEqual(before);
+  expect((await machine.run([...init, ...elsewhere])).code).toBe(0);
+  expect(await readdir(machine.path("disk"))).toEqual(["backups"]);
+});
+
 test("a service in the environment is not saved with one that an option names", async () => {
   const machine = await Machine.make();
   const init = ["init", "--recovery-key-file", machine.path("key"), "--service", "systemd"];

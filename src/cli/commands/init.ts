@@ -15,7 +15,7 @@ import {
   assertUsableDirectory,
   bundleDirectory,
   bundleLines,
-  makeNamed,
+  createNamed,
   operate,
   operationOptions,
   passphraseLine,
@@ -125,11 +125,11 @@ async function removeDirectories(directories: readonly string[], storePath: stri
 /** Returns the directories that init has to create, children before parents. */
 async function missingDirectories(
   { settingsPath, storePath }: Context,
-  { bundleTo }: InitOptions,
+  { to, bundleTo }: InitOptions,
 ): Promise<string[]> {
   const missing: string[] = [];
-  const bundles = bundleTo === undefined ? [] : [expandPath(bundleTo)];
-  for (const directory of [dirname(settingsPath), dirname(storePath), ...bundles]) {
+  const named = [to, bundleTo].filter((path) => path !== undefined).map((path) => expandPath(path));
+  for (const directory of [dirname(settingsPath), dirname(storePath), ...named]) {
     for (let at = directory; await isMissing(at); at = dirname(at)) missing.push(at);
   }
   return missing;
@@ -145,7 +145,11 @@ async function isMissing(path: string): Promise<boolean> {
 async function runInit(context: Context, options: InitOptions): Promise<void> {
   const { initStore } = await import("../../setup/init.js");
   const { newPassphrase } = await import("../../swap/prepare.js");
+  const { recordDirectories } = await import("../../config/known-directories.js");
   const { passphraseFile } = options;
+  // A directory that cannot be created must fail before the store exists. A failed init removes
+  // the directories, so they are recorded at the end.
+  const named = await createNamed(context, [options.to, options.bundleTo]);
   const result = await initStore({
     ...recipientOptions(context, options),
     storePath: context.storePath,
@@ -158,7 +162,7 @@ async function runInit(context: Context, options: InitOptions): Promise<void> {
     bundleDirectory: options.bundleTo && expandPath(options.bundleTo),
     reporter: context.reporter,
   });
-  await makeNamed(context, [options.to, options.bundleTo]);
+  await recordDirectories(named, context.storePath);
   noticeOtherDefault(context);
   context.output.result(toJson(result), () => initLines(result));
 }
@@ -200,7 +204,9 @@ async function runAdopt(context: Context, options: InitOptions): Promise<void> {
   const { settingsSection, storePath, reporter } = context;
   const { planRecipients } = await import("../../bundle/recipients.js");
   const recipientPlan = await planRecipients(recipientOptions(context, options));
+  const { recordDirectories } = await import("../../config/known-directories.js");
   const { passphraseFile } = options;
+  const named = await createNamed(context, [options.to]);
   const passphrase =
     passphraseFile === undefined ? undefined : await readStoreSecret(expandPath(passphraseFile));
   const result = await operate(context, async (lock, signal) => {
@@ -221,7 +227,7 @@ async function runAdopt(context: Context, options: InitOptions): Promise<void> {
     ...withOptions(settings, context, options),
     passphrase_source: result.adopted.passphraseSource,
   }));
-  await makeNamed(context, [options.to]);
+  await recordDirectories(named, storePath);
   noticeOtherDefault(context);
   context.output.result(toJson(result), () => adoptLines(result));
 }

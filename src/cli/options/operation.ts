@@ -327,17 +327,26 @@ async function remember(
 }
 
 /**
- * Creates the directories named on the command line. Directories in the settings are never created:
- * a missing directory there can be a disk that is not mounted.
+ * Creates and records the directories named on the command line. Directories in the settings are
+ * never created: a missing directory there can be a disk that is not mounted.
  */
 export async function makeNamed(
   context: Context,
   paths: readonly (string | undefined)[],
 ): Promise<void> {
-  const { prepareDirectories } = await import("../../config/known-directories.js");
+  const { recordDirectories } = await import("../../config/known-directories.js");
+  await recordDirectories(await createNamed(context, paths), context.storePath);
+}
+
+/** Creates the directories like `makeNamed`, and returns them to be recorded later. */
+export async function createNamed(
+  { storePath, reporter }: Context,
+  paths: readonly (string | undefined)[],
+): Promise<string[]> {
+  const { createDirectories } = await import("../../config/known-directories.js");
   const named = paths.filter((path) => path !== undefined).map((path) => expandPath(path));
-  const { storePath, reporter } = context;
-  await prepareDirectories(named, { storePath, known: [], reporter });
+  await createDirectories(named, { storePath, known: [], reporter });
+  return named;
 }
 
 /**
