@@ -6,7 +6,7 @@
  */
 import { dirname } from "node:path";
 import { removeStagedBundles } from "../bundle/bundle.js";
-import { StoreError } from "../errors.js";
+import { assertNotMissing } from "../config/known-directories.js";
 import { claimName, removeFile, syncDirectory } from "../fs/atomic.js";
 import { lstatIfExists } from "../fs/read.js";
 import type { Journal } from "../operation/journal.js";
@@ -97,18 +97,19 @@ export async function recoverBackup(
     const data = { ...files, ...(serviceDown && { stopped }) };
     await journal.write("backup.started" satisfies BackupStep, data).catch(() => undefined);
   }
-  const work = async () => messages.push(...(await recoverFiles(files, failed === undefined)));
+  const work = async () =>
+    messages.push(...(await recoverFiles(files, storePath, failed === undefined)));
   const cleanupPending = await cleanUp(journal, work, { isDown: serviceDown !== undefined });
   return { messages, serviceDown, cleanupPending };
 }
 
-async function recoverFiles(files: BackupJournal, canComplete: boolean): Promise<string[]> {
-  const backups = dirname(files.staged.copy);
-  if (!(await lstatIfExists(backups))) {
-    throw new StoreError("io", `the backup directory ${backups} does not exist`, {
-      hint: "Mount its disk.",
-    });
-  }
+async function recoverFiles(
+  files: BackupJournal,
+  storePath: string,
+  canComplete: boolean,
+): Promise<string[]> {
+  // On the mount point of an unmounted disk the files seem to be gone.
+  await assertNotMissing([dirname(files.staged.copy)], storePath);
   if (files.final) await removeEmptyClaims(files.final);
   if (canComplete && files.final && (await isComplete(files))) {
     await completeBackup(files);

@@ -128,7 +128,7 @@ async function findMissing(
   mountPoints: MountPoints,
   isInSettings: boolean,
 ): Promise<MissingDirectory | undefined> {
-  const mountPoint = mountPoints[path];
+  const mountPoint = await recordedMountPoint(path, mountPoints);
   if (!(await statIfExists(path))) {
     if (!isInSettings && mountPoint === undefined) return undefined;
     return { path, message: `${path}: no such file or directory`, mountPoint, exists: false };
@@ -136,6 +136,20 @@ async function findMissing(
   if (mountPoint === undefined || !isBelow(mountPoint, await mountPointOf(path))) return undefined;
   const message = `${path} is not on the file system that was mounted at ${mountPoint}`;
   return { path, message, mountPoint, exists: true };
+}
+
+/** Returns the recorded mount point of a directory, which may be recorded under a link to it. */
+async function recordedMountPoint(
+  path: string,
+  mountPoints: MountPoints,
+): Promise<string | undefined> {
+  if (mountPoints[path] !== undefined) return mountPoints[path];
+  const resolve = (each: string) => realPath(each).catch(() => each);
+  const resolved = await resolve(path);
+  for (const [recorded, mountPoint] of Object.entries(mountPoints)) {
+    if ((await resolve(recorded)) === resolved) return mountPoint;
+  }
+  return undefined;
 }
 
 function missingError({ path, message, mountPoint, exists }: MissingDirectory): StoreError {

@@ -1,6 +1,8 @@
 import { execFileSync } from "node:child_process";
-import { mkdir, readdir, rename, rm, writeFile } from "node:fs/promises";
+import { mkdir, readdir, rename, rm, symlink, writeFile } from "node:fs/promises";
+import { join } from "node:path";
 import { expect, onTestFinished, test } from "vitest";
+import { root } from "../built.js";
 import { Machine } from "../cli/machine.js";
 import { onTerminal } from "../cli/terminal.js";
 
@@ -13,12 +15,14 @@ async function machineWithDirectories(): Promise<Machine> {
   return machine;
 }
 
-/** A mounted disk. */
+/** A mounted disk, which keeps its files while it is not mounted. */
 async function makeDisk(machine: Machine) {
-  const disk = machine.path("disk");
+  const [device, disk] = [machine.path("device"), machine.path("disk")];
+  await mkdir(device);
   await mkdir(disk);
-  const mount = () => execFileSync("mount", ["-t", "tmpfs", "none", disk]);
-  const unmount = () => execFileSync("umount", [disk], { stdio: "ignore" });
+  const mount = () => execFileSync("mount", ["--bind", device, disk]);
+  const unmount = (path = disk) => execFileSync("umount", [path], { stdio: "ignore" });
+  execFileSync("mount", ["-t", "tmpfs", "none", device]);
   mount();
   onTestFinished(() => {
     try {
@@ -26,6 +30,7 @@ async function makeDisk(machine: Machine) {
     } catch {
       // It is unmounted.
     }
+    unmount(device);
   });
   return { disk, mount, unmount };
 }
@@ -127,4 +132,25 @@ test("no operation writes a bundle into the mount point of an unmounted disk", a
   expect((await machine.run(["decrypt", "--yes", ...none])).code).toBe(0);
   await assertRefused("encrypt", "--yes");
   expect(await readdir(disk)).toEqual([]);
+}, 180_000);
+
+test("the recovery of a backup waits for a disk that is not mounted", async () => {
+  const machine = await Machine.make();
+  const { disk, mount, unmount } = await makeDisk(machine);
+  const link = machine.path("link");
+  await symlink(join(disk, "backups"), link);
+  await mkdir(join(disk, "backups"), { mode: 0o700 });
+  await machine.init("--to", link, "--bundle-to", machine.path("bundles"));
+  const env = {
+    NODE_OPTIONS: `--import=${root}test/faults/at-step.mjs`,
+    HIVEMIND_TEST_AT_STEP: JSON.stringify({ "backup.warm": "kill" }),
+  };
+  expect((await machine.run(backup, { env })).code).toBe(null);
+  unmount();
+  await mkdir(join(disk, "backups"));
+  const { code, stderr } = await machine.run(["list-clients"]);
+  expect([code, stderr]).toEqual([0, expect.stringMatching(/are left: .*not on the file system/)]);
+  mount();
+  expect((await machine.run(["list-clients"])).stderr).toContain("left by an interrupted backup");
+  expect(await readdir(join(disk, "backups"))).toEqual([]);
 }, 180_000);
