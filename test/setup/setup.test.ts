@@ -80,6 +80,15 @@ test("a plain SQLite store is encrypted in place, and back", async () => {
   });
   expect(await readFile(key, "utf8")).toContain("AGE-SECRET-KEY-1");
 
+  await writeFile(settings, JSON.stringify(withoutKey));
+  const named = "age1ql3z7hjy54pw3hyww5ayyfg7zqgvc7w3j2elw8zmrj2kg5sfn9aqmcac8p";
+  const given = await machine.run(["setup", "--yes", "--recipient", named, ...others, "--json"]);
+  expectDone(given);
+  expect(JSON.parse(given.stdout).setup).toMatchObject({
+    ...{ recovery_key: "kept", backup: { tested: false } },
+  });
+  expect(JSON.parse(await readFile(settings, "utf8")).recipients).toEqual([named]);
+
   for (const option of [
     ["--recovery-key-file", key],
     ["--unit", "another"],
