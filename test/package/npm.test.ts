@@ -182,6 +182,8 @@ test(
     const program = join(prefix, "bin/hivemind-sqlcipher");
     await run(blocks[0] ?? "");
     expect((await exec(program, ["--version"])).stdout).toMatch(/^\d+\.\d+\.\d+\n$/);
+    const page = await readFile(join(prefix, "share/man/man1/hivemind-sqlcipher.1"), "utf8");
+    expect(page).toContain(".TH HIVEMIND-SQLCIPHER 1");
     // Compiling takes minutes: only scripts/prove runs the command that does.
     if (!proving) return;
     await run(blocks[1] ?? "");
