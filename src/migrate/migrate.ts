@@ -19,7 +19,7 @@ import type { Database } from "../client/database.js";
 import { gapsIn, IdSet } from "../databases/id-set.js";
 import type { DatabaseConfig } from "../databases/plugin.js";
 import { DatabaseFactory, locationOf } from "../databases/registry.js";
-import { isKind, StoreError } from "../errors.js";
+import { isKind, StoreError, withLine, wrap } from "../errors.js";
 import { emitStep } from "../operation/step.js";
 import { MigrationNote } from "./note.js";
 
@@ -91,7 +91,13 @@ export async function migrate(options: MigrateOptions): Promise<Migration> {
   const { migration, note } = await copyAndCompare(options);
   if (note === undefined) return migration;
   // Until the note is removed, the same command continues in the target, which is not empty now.
-  await options.beforeEnd?.();
+  try {
+    await options.beforeEnd?.();
+  } catch (error) {
+    if (!isKind(error, "io")) throw error;
+    const line = "Every client is copied: remove the cause, then run the same command again.";
+    throw wrap(error, { hint: withLine(error.hint, line) });
+  }
   await note.remove();
   return migration;
 }
