@@ -2,7 +2,7 @@
 
 import { userInfo } from "node:os";
 import { type StoreError, wrap } from "../errors.js";
-import { inspectKeyring, type Unattended } from "../keys/inspect.js";
+import { inspectKeyring, type KeyringReport, type Unattended } from "../keys/inspect.js";
 import { lockedProviderOf } from "../keys/keyring-error.js";
 import { unknownProvider } from "../keys/provider.js";
 import { formatSource, type PassphraseSource } from "../keys/source.js";
@@ -22,12 +22,13 @@ export async function checkKeyring(storePath: string, source: PassphraseSource):
     return [good("keyring", `not used: the passphrase comes from ${where}`)];
   }
   if (process.platform !== "linux") return [good("keyring", "the keychain of macOS")];
-  const { provider, problem, isLocked, unattended } = await inspectKeyring(storePath);
+  const report = await inspectKeyring(storePath);
+  const { provider, problem, isLocked, unattended } = report;
   if (problem !== undefined) {
     const fix = (isLocked ? await unlockByUnit(provider) : undefined) ?? problem.hint ?? "";
     return [finding("keyring", "error", problem.message, fix)];
   }
-  return [...describeAccess(provider, unattended), await checkBoot(provider)];
+  return [...describeAccess(provider, unattended), await checkBoot(report)];
 }
 
 function describeAccess(provider: string, unattended: Unattended): Check[] {
@@ -40,12 +41,12 @@ function describeAccess(provider: string, unattended: Unattended): Check[] {
 }
 
 /** Checks whether the keyring is unlocked after a reboot. Without it, the hub cannot start. */
-async function checkBoot(provider: string): Promise<Check> {
+async function checkBoot({ provider, unlocksItself }: KeyringReport): Promise<Check> {
   const { hasDesktop, lingers, hasKeyringUnit } = await inspectBoot();
   if (hasDesktop) {
     return good("boot", "a login at the desktop unlocks the keyring; the hub waits for it");
   }
-  if (!unlockedByUnit.includes(provider)) {
+  if (!unlocksItself && !unlockedByUnit.includes(provider)) {
     return finding(
       "boot",
       "warning",
@@ -59,11 +60,14 @@ async function checkBoot(provider: string): Promise<Check> {
     missing.push("your systemd does not start at boot");
     fixes.push(lingerCommand());
   }
-  if (!hasKeyringUnit) {
+  if (!unlocksItself && !hasKeyringUnit) {
     missing.push("no unit unlocks the keyring");
     fixes.push(...keyringUnitFixes());
   }
-  if (missing.length === 0) return good("boot", `${keyringUnit} unlocks the keyring at boot`);
+  if (missing.length === 0) {
+    const how = unlocksItself ? `${provider} with a credential` : keyringUnit;
+    return good("boot", `${how} unlocks the keyring at boot`);
+  }
   return finding(
     "boot",
     "warning",

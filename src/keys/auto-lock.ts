@@ -1,7 +1,7 @@
 /** Finds settings by which a keyring locks itself: after a time without use, or with the screen. */
 import { readFile } from "node:fs/promises";
 import { join } from "node:path";
-import type { Provider } from "./provider.js";
+import { environmentOf, type Provider } from "./provider.js";
 
 export interface AutoLock {
   /** What the provider does, as the rest of a sentence that begins with its name. */
@@ -86,13 +86,8 @@ export async function findAutoLock(provider: Provider): Promise<AutoLock | undef
  * Returns the text of a file of settings, empty if there is none, undefined if the provider's
  * environment, which names the directory, cannot be read.
  */
-async function readSettings({ pid }: Provider, file: string): Promise<string | undefined> {
-  const environment = await readFile(`/proc/${pid}/environ`, "utf8").catch(() => "");
-  const valueOfVariable = (name: string) =>
-    environment
-      .split("\0")
-      .find((line) => line.startsWith(`${name}=`))
-      ?.slice(name.length + 1);
+async function readSettings(provider: Provider, file: string): Promise<string | undefined> {
+  const valueOfVariable = await environmentOf(provider);
   const home = valueOfVariable("HOME");
   const directory = valueOfVariable("XDG_CONFIG_HOME") || (home && join(home, ".config"));
   if (!directory) return undefined;

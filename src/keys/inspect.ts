@@ -4,7 +4,7 @@ import type { StoreError } from "../errors.js";
 import { type AutoLock, findAutoLock } from "./auto-lock.js";
 import { keyringService } from "./keyring.js";
 import { type KeyringProblem, keyringError, keyringFailure } from "./keyring-error.js";
-import { type Provider, unknownProvider } from "./provider.js";
+import { type Provider, unknownProvider, unlocksItself } from "./provider.js";
 import { collectionOf, isSessionCollection, SecretService } from "./secret-service.js";
 
 export interface KeyringReport {
@@ -16,6 +16,8 @@ export interface KeyringReport {
   readonly problem: StoreError | undefined;
   /** Whether the problem is that the default collection is locked. */
   readonly isLocked: boolean;
+  /** Whether a reboot leaves the keyring unlocked, without its user. */
+  readonly unlocksItself: boolean;
   /** Whether a timer's backup can read the passphrase with this provider and its settings. */
   readonly unattended: Unattended;
 }
@@ -78,7 +80,10 @@ async function usable(provider: Provider, hasEntry: boolean): Promise<KeyringRep
   const unattended: Unattended = autoLock
     ? lockedBySetting(provider, autoLock)
     : { isPossible: true, condition: conditionOf(provider) };
-  return { provider: provider.name, hasEntry, problem: undefined, isLocked: false, unattended };
+  return {
+    ...{ provider: provider.name, hasEntry, problem: undefined, isLocked: false, unattended },
+    unlocksItself: await unlocksItself(provider),
+  };
 }
 
 function conditionOf({ kind, name }: Provider): string {
@@ -100,7 +105,8 @@ function confirmed({ kind, name }: Provider): KeyringReport {
       ? "In KeePassXC, turn off Tools > Settings > Secret Service Integration > Confirm when passwords are retrieved by clients"
       : `Turn off the confirmation of each access in ${name}`;
   return {
-    ...{ provider: name, hasEntry: true, problem: undefined, isLocked: false },
+    ...{ provider: name, hasEntry: true, problem: undefined },
+    ...{ isLocked: false, unlocksItself: false },
     unattended: {
       isPossible: false,
       reason: `${name} asks its user before each process reads a passphrase`,
@@ -115,7 +121,7 @@ function unusable(
   hasEntry: boolean | undefined = undefined,
 ): KeyringReport {
   return {
-    ...{ provider: name, hasEntry, problem, isLocked: false },
+    ...{ provider: name, hasEntry, problem, isLocked: false, unlocksItself: false },
     unattended: { isPossible: false, reason: problem.message, fix: problem.hint ?? "" },
   };
 }

@@ -1,6 +1,6 @@
 /** The programs that serve the Secret Service. */
-import { readFile, readlink } from "node:fs/promises";
-import { isAbsolute } from "node:path";
+import { access, readFile, readlink } from "node:fs/promises";
+import { isAbsolute, join } from "node:path";
 
 export interface Provider {
   readonly kind: "gnome-keyring" | "keepassxc" | "kwallet" | "oo7" | "other";
@@ -37,4 +37,28 @@ async function programOf(pid: number): Promise<string | undefined> {
   if (path !== undefined && !path.endsWith(" (deleted)")) return path;
   const [name = ""] = (await readFile(`/proc/${pid}/cmdline`, "utf8").catch(() => "")).split("\0");
   return isAbsolute(name) ? name : undefined;
+}
+
+/** Returns a function for the variables in a provider's environment; they may be unreadable. */
+export async function environmentOf({
+  pid,
+}: Provider): Promise<(name: string) => string | undefined> {
+  const text = await readFile(`/proc/${pid}/environ`, "utf8").catch(() => "");
+  const lines = text.split("\0");
+  return (name) => lines.find((line) => line.startsWith(`${name}=`))?.slice(name.length + 1);
+}
+
+/**
+ * Returns whether a provider is unlocked without its user when it starts. oo7 reads its password
+ * from a systemd credential, if its unit has one.
+ */
+export async function unlocksItself(provider: Provider): Promise<boolean> {
+  if (provider.kind !== "oo7") return false;
+  const directory = (await environmentOf(provider))("CREDENTIALS_DIRECTORY");
+  if (!directory) return false;
+  const credential = join(directory, "oo7.keyring-encryption-password");
+  return await access(credential).then(
+    () => true,
+    () => false,
+  );
 }

@@ -179,7 +179,9 @@ export class SecretService implements AsyncDisposable {
    * Shows a dialog and waits until it is completed. Returns false if the user dismissed it.
    *
    * Also returns once `isDone` does: oo7 0.7 keeps the dialogs of ended commands, so a user answers
-   * an earlier dialog first.
+   * an earlier dialog first. And oo7 may lose a dismissal: gcr-prompter sends PromptReady and then
+   * PromptDone, oo7 handles both at once, and if PromptDone wins, the prompt object is removed
+   * without `Completed` (`prompt_ready` and `prompt_done` in its gnome/prompter.rs).
    */
   async #prompt(path: string, isDone: () => Promise<boolean>): Promise<boolean> {
     const bus = this.#bus;
@@ -201,9 +203,11 @@ export class SecretService implements AsyncDisposable {
         const pollUntilDone = async () => {
           const options = { ref: false, signal: ended.signal };
           for await (const _ of setInterval(pollMs, undefined, options)) {
-            if (!(await isDone())) continue;
-            dismiss();
-            resolve(true);
+            const isGone = kind === "oo7" && !(await this.#isPrompt(path));
+            if (await isDone()) {
+              dismiss();
+              resolve(true);
+            } else if (isGone) resolve(false);
           }
         };
         pollUntilDone().catch(() => undefined);
@@ -233,6 +237,22 @@ export class SecretService implements AsyncDisposable {
     } finally {
       ended.abort();
       stopNotice();
+    }
+  }
+
+  /** Returns whether a prompt object exists. */
+  async #isPrompt(path: string): Promise<boolean> {
+    try {
+      await this.#bus.call(
+        {
+          ...{ destination: serviceName, path, interface: "org.freedesktop.DBus.Properties" },
+          ...{ member: "GetAll", signature: "s", args: [promptInterface] },
+        },
+        "a{sv}",
+      );
+      return true;
+    } catch (error) {
+      return !(error instanceof BusError && /\.Unknown\w+$/.test(error.errorName));
     }
   }
 

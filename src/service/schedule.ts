@@ -311,10 +311,11 @@ async function analyze(
   });
 }
 
-/** Throws `usage` for a time in the past. systemd accepts it, but never elapses. */
+/** Throws `usage` for a time in the past, or never. systemd accepts it, but never elapses. */
 function assertElapses(onCalendar: string, analysis: string): void {
   if (!/Next elapse: never/.test(analysis)) return;
-  throw new StoreError("usage", `the time ${onCalendar} is past: the timer would never elapse`, {
+  const message = `no time from now on matches ${onCalendar}: the timer would never elapse`;
+  throw new StoreError("usage", message, {
     hint: "Give a time that recurs, as in --on-calendar daily; see systemd.time(7).",
   });
 }

@@ -5,7 +5,7 @@ import { mkdir, writeFile } from "node:fs/promises";
 import { dirname, join } from "node:path";
 import { expect, onTestFinished, test } from "vitest";
 import { findAutoLock } from "../../src/keys/auto-lock.js";
-import type { Provider } from "../../src/keys/provider.js";
+import { type Provider, unlocksItself } from "../../src/keys/provider.js";
 import { temporaryFolder } from "../store/temporary.js";
 
 /** Starts a process with the environment of a provider. */
@@ -69,4 +69,14 @@ test("the settings are those of the provider's own home; of no other provider an
   expect(await findAutoLock({ kind: "kwallet", name: "KWallet", pid })).toBeDefined();
   expect(await findAutoLock({ kind: "oo7", name: "oo7", pid })).toBeUndefined();
   expect(await findAutoLock({ kind: "keepassxc", name: "KeePassXC" })).toBeUndefined();
+});
+
+test("oo7 unlocks itself when it starts if its unit has the credential", async () => {
+  const folder = await temporaryFolder();
+  const pid = await processWith({ CREDENTIALS_DIRECTORY: folder });
+  const provider = { kind: "oo7", name: "oo7", pid } as const;
+  expect(await unlocksItself(provider)).toBe(false);
+  await writeFile(join(folder, "oo7.keyring-encryption-password"), "open sesame");
+  expect(await unlocksItself(provider)).toBe(true);
+  expect(await unlocksItself({ ...provider, kind: "kwallet" })).toBe(false);
 });

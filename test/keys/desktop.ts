@@ -66,6 +66,11 @@ export class Desktop implements AsyncDisposable {
     await this.#answerTo(window, answer);
   }
 
+  /** Waits until no dialog is open. */
+  async closed(): Promise<void> {
+    while ((await this.#windows()).length > 0) await delay(100);
+  }
+
   /** Waits until a dialog is shown, whatever its answer. */
   async shown(): Promise<void> {
     const before = this.dialogs.length;

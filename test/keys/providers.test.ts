@@ -5,6 +5,7 @@
 import { spawn } from "node:child_process";
 import { once } from "node:events";
 import { mkdir, readdir, readFile, writeFile } from "node:fs/promises";
+import { join } from "node:path";
 import { setTimeout as delay } from "node:timers/promises";
 import { afterAll, beforeAll, beforeEach, describe, expect, test, vi } from "vitest";
 import { type Answer, Machine } from "../cli/machine.js";
@@ -16,6 +17,7 @@ import {
   keepassXC,
   kwallet,
   oo7,
+  oo7Program,
   type ProviderUnderTest,
   password,
   type RunningProvider,
@@ -48,6 +50,9 @@ describe.each(providers)("%s", (_name, provider) => {
   afterAll(() => running?.[Symbol.asyncDispose]());
 
   beforeEach(async () => {
+    // A dialog of the test before would be in front of the next dialog.
+    running.desktop.answer(dismiss);
+    await running.desktop.closed();
     running.desktop.answer(provider.allow);
     machine = await Machine.make(provider.before);
   });
@@ -238,14 +243,14 @@ if (proving)
   }, 120_000);
 
 if (proving)
-  test("oo7 outside a graphical session: the advice unlocks it", async () => {
+  test("oo7 outside a graphical session: the advice unlocks it, and so does a credential", async () => {
     await using running = await oo7.start();
     running.bus.enter();
     const machine = await Machine.make();
     await machine.init();
     await running.lock();
-    const list = () =>
-      machine.run(["list-clients", "--no-key-cache"], { env: { DISPLAY: undefined } });
+    const withoutDisplay = { env: { DISPLAY: undefined } };
+    const list = () => machine.run(["list-clients", "--no-key-cache"], withoutDisplay);
     const { code, stderr } = await list();
     expect([code, stderr]).toEqual([
       13,
@@ -255,6 +260,15 @@ if (proving)
     await running.bus.shell(line, `${password}\n`);
     await vi.waitFor(async () => expect((await list()).code).toBe(0));
     expect(running.desktop.dialogs).toEqual([]);
+    const boot = async () => (await machine.run(["doctor"], withoutDisplay)).stdout;
+    expect(await boot()).toMatch(/WARNING +boot +after a reboot, oo7 stays locked/);
+    await writeFile(join(running.bus.folder, "oo7.keyring-encryption-password"), password);
+    const credentials = `CREDENTIALS_DIRECTORY='${running.bus.folder}'`;
+    await running.bus.shell(
+      `${credentials} setsid --fork '${oo7Program}' --replace >/dev/null 2>&1`,
+    );
+    await vi.waitFor(async () => expect(await boot()).not.toContain("oo7 stays locked"));
+    expect((await list()).code).toBe(0);
   }, 120_000);
 
 test("a provider that ends while its dialog is open ends the command at once", async () => {

@@ -11,7 +11,7 @@ import { OwnBus } from "./own-keyring.js";
 /** Of every keyring. */
 export const password = "open sesame";
 const gcrTitles = "Unlock|Authentication|gcr-prompter|Keyring";
-const oo7Program = `${root}.cache/oo7/bin/oo7-daemon`;
+export const oo7Program = `${root}.cache/oo7/bin/oo7-daemon`;
 
 export interface RunningProvider extends AsyncDisposable {
   readonly bus: OwnBus;
@@ -171,7 +171,7 @@ export function kwallet(options: { isVisible: boolean } = { isVisible: true }): 
  */
 export const oo7: ProviderUnderTest = {
   name: "oo7",
-  advice: "oo7-daemon' --replace --login",
+  advice: `'${oo7Program}' --replace --login`,
   allow: { type: password, key: "Return" },
   asks: "when locked",
   before: ["setpriv", "--bounding-set=-all", "--inh-caps=-all"],
@@ -203,9 +203,7 @@ async function startOnDesktop(
   begin: (bus: OwnBus) => Promise<{ lock(): Promise<void> }>,
 ): Promise<RunningProvider> {
   const desktop = await Desktop.start();
-  // Without GCR_PERSIST, gcr-prompter ends after 10 seconds without a dialog. oo7 ignores the error
-  // of a call to a prompter that is just ending, and then shows no dialog.
-  const bus = await OwnBus.start({ DISPLAY: desktop.display, GCR_PERSIST: "1" });
+  const bus = await OwnBus.start({ DISPLAY: desktop.display });
   desktop.watch(titles);
   const { lock } = await begin(bus);
   return {
