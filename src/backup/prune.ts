@@ -63,7 +63,9 @@ export interface PruneOptions extends ListingOptions {
   readonly bundles: boolean;
   /** Other directories with backups of the store. The bundles of these backups stay. */
   readonly otherFolders?: readonly string[];
-  /** The key_ids of backups elsewhere. Their bundles stay. */
+  /** Paths of other stores. The bundles of these stores stay. */
+  readonly otherStores?: readonly string[];
+  /** The key_ids of backups and stores elsewhere. Their bundles stay. */
   readonly otherKeyIds?: readonly string[];
   /** Whether days, weeks and months are those of UTC, not of the local time zone. */
   readonly utc?: boolean;
@@ -477,16 +479,15 @@ async function unneededBundles(
 }
 
 /**
- * Returns the key_ids of the store, of the replaced stores next to it, and of the remaining
- * backups, also in other directories and elsewhere.
+ * Returns the key_ids of the store and of other stores, of the replaced stores next to them, and of
+ * the remaining backups, also in other directories and elsewhere.
  */
 async function neededKeys(
-  { folder, otherFolders = [], otherKeyIds = [], storePath }: PruneOptions,
+  { folder, otherFolders = [], otherStores = [], otherKeyIds = [], storePath }: PruneOptions,
   removable: readonly ListedBackup[],
 ): Promise<Set<string>> {
-  const replaced = ((await listDirectory(dirname(storePath))) ?? [])
-    .filter((name) => name.startsWith(`${basename(storePath)}.`))
-    .map((name) => join(dirname(storePath), name));
+  const stores: string[] = [];
+  for (const path of [storePath, ...otherStores]) stores.push(...(await withReplaced(path)));
   const backups: string[] = [];
   for (const directory of new Set([folder, ...otherFolders])) {
     const names = (await listDirectory(directory)) ?? [];
@@ -494,9 +495,16 @@ async function neededKeys(
   }
   const staying = backups.filter((path) => !path.endsWith(".json") && !isListed(path, removable));
   const needed = new Set(otherKeyIds);
-  for (const path of [storePath, ...replaced, ...staying]) {
+  for (const path of [...stores, ...staying]) {
     const { keyId } = await identify(path);
     if (keyId !== undefined) needed.add(keyId);
   }
   return needed;
+}
+
+/** Returns a store's path and those of the replaced stores next to it. */
+async function withReplaced(storePath: string): Promise<string[]> {
+  const names = (await listDirectory(dirname(storePath))) ?? [];
+  const replaced = names.filter((name) => name.startsWith(`${basename(storePath)}.`));
+  return [storePath, ...replaced.map((name) => join(dirname(storePath), name))];
 }

@@ -6,7 +6,7 @@
  * file is downloaded, where it is needed: the first page has the salt, and is enough to derive the
  * key that checks a manifest. Results and errors name the remote, not the directory.
  */
-import { mkdtemp, open, rename, rm, truncate } from "node:fs/promises";
+import { mkdtemp, open, readFile, rename, rm, truncate } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { basename, dirname, extname, join } from "node:path";
 import { directoryFiles, type FleetFiles } from "../backup/fleet.js";
@@ -27,11 +27,15 @@ import { assertFreeSpace, copyFile } from "../fs/copy.js";
 import { listDirectory, lstatIfExists, statIfExists } from "../fs/read.js";
 import { abortOnSignal } from "../process/signals.js";
 import type { Reporter } from "../reporter.js";
+import { keyIdOf } from "../store/cipher.js";
 import { RemoteTarget } from "./remote.js";
 import type { TargetFiles } from "./target.js";
 
 /** Enough for the first page of every page size that SQLite knows. */
 const headBytes = 65_536;
+
+/** The beginning of a file that has the key_id. */
+const saltBytes = 16;
 
 /** How many backups of a key are tried to derive it. The listing tries as many. */
 const headsPerKey = 2;
@@ -101,7 +105,8 @@ export async function withFleet<Result>(
 }
 
 /**
- * Returns the key_ids of the backups on remotes, as their manifests tell.
+ * Returns the key_ids of the backups on remotes, as their manifests tell. If the manifest of a
+ * backup is missing or cannot be read, downloads its salt.
  *
  * @throws {@link StoreError} notFound, io - if a remote does not exist or cannot be read
  */
@@ -111,12 +116,29 @@ export async function keyIdsOn(targets: readonly string[]): Promise<string[]> {
     return await inPrivateDirectory(remote.name, async (folder) => {
       await remote.downloadSmall("", ".manifest.json", folder);
       const names = (await listDirectory(folder)) ?? [];
-      const backups = names.map((name) => backupOf(join(folder, name)));
-      const manifests = await Promise.all(backups.map(manifestOf));
-      return manifests.flatMap((manifest) => manifest?.key_id ?? []);
+      const found = new Map<string, string>();
+      for (const file of names.map(backupOf)) {
+        const manifest = await manifestOf(join(folder, file));
+        if (manifest) found.set(file, manifest.key_id);
+      }
+      const there = await remote.list();
+      const others = [...there.keys()].filter((name) => name.endsWith(".db") && !found.has(name));
+      for (let at = 0; at < others.length; at += downloadsAtOnce) {
+        const group = others.slice(at, at + downloadsAtOnce);
+        const salts = await Promise.all(group.map((name) => keyIdIn(remote, folder, name)));
+        for (const [index, keyId] of salts.entries()) found.set(group[index] ?? "", keyId);
+      }
+      return [...found.values()];
     });
   });
   return (await Promise.all(keyIds)).flat();
+}
+
+/** Returns the key_id in the first bytes of a backup. */
+async function keyIdIn(remote: RemoteTarget, folder: string, name: string): Promise<string> {
+  const path = join(folder, name);
+  await remote.download(name, path, saltBytes);
+  return keyIdOf(await readFile(path));
 }
 
 function remoteFleet(remote: RemoteTarget, folder: string, there: TargetFiles): FleetFiles {

@@ -525,6 +525,16 @@ test("prune --bundles removes a bundle only if no backup and no store needs it",
   await writeFile(settingsPath, JSON.stringify(settings));
   const copied = await machine.json("prune", folder, "--keep-last", "1", "--bundles");
   expect((copied.document as unknown as Pruned).prune.removed_bundles).toEqual([]);
+  // Its manifest cannot be read, or is missing.
+  const [manifest = ""] = (await readdir(remote)).filter((name) => name.endsWith(".json"));
+  for (const damage of [
+    () => writeFile(join(remote, manifest), "{"),
+    () => rm(join(remote, manifest)),
+  ]) {
+    await damage();
+    const damaged = await machine.json("prune", folder, "--keep-last", "1", "--bundles");
+    expect((damaged.document as unknown as Pruned).prune.removed_bundles).toEqual([]);
+  }
   await rm(remote, { recursive: true });
   const unreachable = await machine.run(["prune", folder, "--keep-last", "1", "--bundles"]);
   expect([unreachable.code, unreachable.stderr]).toEqual([10, expect.stringContaining(remote)]);

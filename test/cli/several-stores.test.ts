@@ -1,5 +1,5 @@
 /** Two stores on one machine, with one settings file: each keeps its own settings. */
-import { mkdir, readFile, rename, writeFile } from "node:fs/promises";
+import { mkdir, readFile, rename, rm, writeFile } from "node:fs/promises";
 import { beforeEach, expect, test } from "vitest";
 import { Machine } from "./machine.js";
 
@@ -115,4 +115,35 @@ test("the hint for a file that is not JSON writes settings that later commands n
     recipients,
   });
   await run("backup", "--service", "none");
+});
+
+test("prune --bundles of one store keeps the bundle that another store or its backups need", async () => {
+  const none = ["--service", "none", "--hub", "none"];
+  const { backup, bundle } = await run("backup", "--service", "none");
+  const key = ["--identity", machine.path("safe", "recovery-key.txt")];
+  await run(
+    "restore",
+    backup.path,
+    "--db",
+    second,
+    "--bundle",
+    bundle.path,
+    ...key,
+    ...none,
+    "--yes",
+  );
+  await run(
+    ...["backup", "--db", second, "--service", "none", "--to", machine.path("by")],
+    ...["--bundle-to", machine.path("bundles"), "--recipient", bundle.recipients[0]],
+  );
+  await run("rotate", "--keep-previous", ...none);
+  await run("backup", "--service", "none");
+  const prune = async () => (await run("prune", "--keep-last", "1", "--bundles")).prune;
+  expect(await prune()).toMatchObject({ removed: [{ path: backup.path }], removed_bundles: [] });
+  // The second store has another key now, but its backup has the former.
+  await run("rotate", "--db", second, ...none);
+  expect((await prune()).removed_bundles).toEqual([]);
+  await rm(machine.path("by"), { recursive: true });
+  await mkdir(machine.path("by"));
+  expect((await prune()).removed_bundles).toContain(bundle.path);
 });

@@ -44,7 +44,7 @@ export function addCommand(program: Command): void {
       'A rule that is not given is taken from "keep" in the settings. Days, weeks and months begin at midnight of the local time zone; those without a backup do not count. The newest backup that verifies is always kept, and files without a valid manifest are neither counted nor removed.',
       "Keeps a backup with the newest contents whatever its date. Refuses to run if a backup is from the future, because a clock may have been wrong; --yes overrides this.",
       "A target is a directory, or rclone:REMOTE:PATH. Exits with 18 if it refuses to remove a backup.",
-      "With --bundles, a bundle stays while a backup in a directory or remote of the settings needs it, and all of them must be reachable. Other copies of the removed backups need their bundle, too.",
+      "With --bundles, a bundle stays while a store of this machine or a backup in a directory or remote of the settings needs it, and all of these must be reachable. Other copies of the removed backups need their bundle, too.",
     ],
     examples: [
       "hivemind-sqlcipher prune --keep-daily 7 --keep-weekly 5 --keep-monthly 12 --dry-run",
@@ -70,12 +70,17 @@ async function runPrune(
   options: PruneOptions,
 ): Promise<MonitoredResult> {
   const { ofUnknownPassphrase, prune } = await import("../../backup/prune.js");
+  const { findOtherStores } = await import("../../backup/other-stores.js");
   const { keyIdsOn, namedReporter, withView } = await import("../../copies/view.js");
   const { output } = context;
   const keep = context.settings.keep ?? {};
   const listing = listingOptions(context, directory, options);
   const { storePath, reporter } = context;
-  const others = otherTargets(context, listing.folder);
+  const { bundles = false } = options;
+  const otherStores = bundles
+    ? await findOtherStores({ ...context, bundleFolder: listing.bundleFolder })
+    : { paths: [], keyIds: [], targets: [] };
+  const others = otherTargets(context, listing.folder, otherStores.targets);
   const pruneView = async (view: View, signal: AbortSignal) =>
     prune({
       ...{ ...listing, folder: view.folder, files: view.files },
@@ -87,9 +92,12 @@ async function runPrune(
       },
       utc: options.utc ?? false,
       ignoreClock: context.yes,
-      bundles: options.bundles ?? false,
+      bundles,
       otherFolders: others.filter((target) => !isRemote(target)),
-      otherKeyIds: options.bundles ? await keyIdsOn(others.filter(isRemote)) : [],
+      otherStores: otherStores.paths,
+      otherKeyIds: bundles
+        ? [...otherStores.keyIds, ...(await keyIdsOn(others.filter(isRemote)))]
+        : [],
       dryRun: options.dryRun ?? false,
       reporter: namedReporter(reporter, view),
       signal,
@@ -112,9 +120,14 @@ async function runPrune(
 }
 
 /** Returns the directories and remotes in the settings that have backups, except the pruned one. */
-function otherTargets({ settings: { backup } }: Context, pruned: string): string[] {
-  const targets = [backup?.to, ...(backup?.copies ?? [])];
-  return targets.filter((target) => target !== undefined).filter((target) => target !== pruned);
+function otherTargets(
+  { settings: { backup } }: Context,
+  pruned: string,
+  ofOtherStores: readonly string[],
+): string[] {
+  const targets = [backup?.to, ...(backup?.copies ?? []), ...ofOtherStores];
+  const named = targets.filter((target) => target !== undefined);
+  return [...new Set(named)].filter((target) => target !== pruned);
 }
 
 /** Returns the error for backups that the rules do not keep and that could not be removed. */

@@ -1,0 +1,76 @@
+/**
+ * The other stores of this machine, which may need the bundles in the directory of a store.
+ *
+ * A store that was restored from a backup of another has the key_id of that backup, so both stores
+ * open with one bundle.
+ */
+import { isAbsolute } from "node:path";
+import { expandPath, expandTarget, resolveStorePath } from "../config/paths.js";
+import { loadSettings, type Settings } from "../config/settings-file.js";
+import { listStores } from "../keys/keyring.js";
+import type { PassphraseSource } from "../keys/source.js";
+import { identify } from "../store/cipher.js";
+
+export interface OtherStores {
+  /** Their paths; the files may be missing. */
+  readonly paths: string[];
+  /** The key_ids of those whose files are missing, from the keyring. */
+  readonly keyIds: string[];
+  /** The directories and remotes of their backups, if their bundles may be in the directory. */
+  readonly targets: string[];
+}
+
+export interface OwnStore {
+  readonly storePath: string;
+  readonly settingsPath: string;
+  readonly source: PassphraseSource;
+  /** The directory of the bundles; undefined if unknown. */
+  readonly bundleFolder: string | undefined;
+}
+
+/**
+ * Finds the other stores in the settings file, and in the keyring if the store uses it.
+ *
+ * @throws {@link StoreError} passphraseUnavailable - if the keyring cannot be read
+ * @throws {@link StoreError} usage or io - if the settings or a store cannot be read
+ */
+export async function findOtherStores(own: OwnStore): Promise<OtherStores> {
+  const { stores = {}, ...topLevel } = (await loadSettings(own.settingsPath)) ?? {};
+  const sections: (readonly [string, Settings])[] = [
+    [await resolveStorePath(topLevel.store), topLevel],
+  ];
+  for (const [path, section] of Object.entries(stores)) {
+    sections.push([await resolveStorePath({ path }), section]);
+  }
+  const inSettings = sections.filter(([path]) => path !== own.storePath);
+  const targets = inSettings.flatMap(([, { backup }]) =>
+    sharesBundles(backup?.bundle_to, own) ? [backup?.to, ...(backup?.copies ?? [])] : [],
+  );
+  const inKeyring = await otherStoresInKeyring(own);
+  return {
+    paths: [...new Set([...inSettings, ...inKeyring].map(([path]) => path))],
+    keyIds: inKeyring.flatMap(([, keyIds]) => keyIds),
+    targets: targets.filter((target) => target !== undefined).map((target) => expandTarget(target)),
+  };
+}
+
+function sharesBundles(bundleTo: string | undefined, { bundleFolder }: OwnStore): boolean {
+  return bundleTo === undefined || expandPath(bundleTo) === bundleFolder;
+}
+
+/** Returns paths of stores, each with the key_ids of its derived keys if the file is missing. */
+async function otherStoresInKeyring({
+  storePath: own,
+  source,
+}: OwnStore): Promise<(readonly [string, string[]])[]> {
+  if (source.kind !== "keyring") return [];
+  const found: (readonly [string, string[]])[] = [];
+  for (const { storePath, slots } of await listStores({ unlock: true })) {
+    // Redis servers have entries, too.
+    if (storePath === own || !isAbsolute(storePath)) continue;
+    const isMissing = (await identify(storePath)).format === "absent";
+    const derived = slots.filter((slot) => slot.startsWith("derived:"));
+    found.push([storePath, isMissing ? derived.map((slot) => slot.slice("derived:".length)) : []]);
+  }
+  return found;
+}
