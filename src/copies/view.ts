@@ -108,9 +108,13 @@ export async function withFleet<Result>(
  * Returns the key_ids of the backups on remotes, as their manifests tell. If the manifest of a
  * backup is missing or cannot be read, downloads its salt.
  *
+ * @param except - path of a store whose backups are left out, because {@link withView} shows them
  * @throws {@link StoreError} notFound, io - if a remote does not exist or cannot be read
  */
-export async function keyIdsOn(targets: readonly string[]): Promise<string[]> {
+export async function keyIdsOn(
+  targets: readonly string[],
+  { except }: { except?: string } = {},
+): Promise<string[]> {
   const keyIds = targets.map(async (target) => {
     const remote = new RemoteTarget(target);
     return await inPrivateDirectory(remote.name, async (folder) => {
@@ -122,7 +126,11 @@ export async function keyIdsOn(targets: readonly string[]): Promise<string[]> {
         if (manifest) found.set(file, manifest.key_id);
       }
       const there = await remote.list();
-      const others = [...there.keys()].filter((name) => name.endsWith(".db") && !found.has(name));
+      const own = except === undefined ? [] : await ownBackups(folder, there, except);
+      for (const name of own) found.delete(name);
+      const others = [...there.keys()].filter(
+        (name) => name.endsWith(".db") && !found.has(name) && !own.includes(name),
+      );
       for (let at = 0; at < others.length; at += downloadsAtOnce) {
         const group = others.slice(at, at + downloadsAtOnce);
         const salts = await Promise.all(group.map((name) => keyIdIn(remote, folder, name)));

@@ -535,6 +535,14 @@ test("prune --bundles removes a bundle only if no backup and no store needs it",
     const damaged = await machine.json("prune", folder, "--keep-last", "1", "--bundles");
     expect((damaged.document as unknown as Pruned).prune.removed_bundles).toEqual([]);
   }
+  // The pruned remote has a backup of another store with that key.
+  const shared = machine.path("shared");
+  await mkdir(shared);
+  const [own = ""] = await readdir(remote);
+  await rename(join(remote, own), join(shared, own.replace("clients.", "hub.")));
+  const remoteTarget = `rclone:offsite:${shared}`;
+  const ofAnother = await machine.json("prune", remoteTarget, "--keep-last", "1", "--bundles");
+  expect((ofAnother.document as unknown as Pruned).prune.removed_bundles).toEqual([]);
   await rm(remote, { recursive: true });
   const unreachable = await machine.run(["prune", folder, "--keep-last", "1", "--bundles"]);
   expect([unreachable.code, unreachable.stderr]).toEqual([10, expect.stringContaining(remote)]);

@@ -96,7 +96,11 @@ async function runPrune(
       otherFolders: others.filter((target) => !isRemote(target)),
       otherStores: otherStores.paths,
       otherKeyIds: bundles
-        ? [...otherStores.keyIds, ...(await keyIdsOn(others.filter(isRemote)))]
+        ? [
+            ...otherStores.keyIds,
+            ...(await keyIdsOn(others.filter(isRemote))),
+            ...(await keyIdsOn([listing.folder].filter(isRemote), { except: storePath })),
+          ]
         : [],
       dryRun: options.dryRun ?? false,
       reporter: namedReporter(reporter, view),
