@@ -5,6 +5,7 @@ import { dataHome } from "../config/paths.js";
 import { isKind, StoreError } from "../errors.js";
 import { dropInCommands, findHubUnit } from "../hub/existing-unit.js";
 import { askHub, cipherFormat, findHubPython } from "../hub/interpreter.js";
+import { blacklistProblem, upgradeLine } from "../hub/schema.js";
 import { namedStore, readServerJson, serverJsonPath, sqliteModule } from "../hub/server-json.js";
 import { findServicePython, readServiceHub } from "../hub/service-hub.js";
 import type { ServiceChoice } from "../service/select.js";
@@ -49,7 +50,10 @@ export async function checkHub(options: {
     return [good("hub", "no hivemind-core was found (name its Python with --hub-python)")];
   }
   const hub = await askHub(python, inUnit?.environment);
-  const newerPlugin = pipInstall(python[0], plugin, "sqlcipher3>=0.6.2");
+  // HiveMind 4 enforces no blacklist in a store that the newer plugin has opened.
+  const isOldHub = hub.schemaVersion === null && hub.pluginManager !== null;
+  const newerHub = isOldHub ? ["hivemind-core", "hivemind-plugin-manager"] : [];
+  const newerPlugin = pipInstall(python[0], ...newerHub, plugin, "sqlcipher3>=0.6.2");
   const named = `hivemind-sqlite-database ${hub.sqlitePlugin ?? "is not installed"} in ${python[0]}`;
   if (!hub.takesPassword) {
     const why = hub.problem ?? "it accepts a password, ignores it and writes plain text";
@@ -78,6 +82,11 @@ export async function checkHub(options: {
         pipInstall(python[0], "hivemind-core", "hivemind-plugin-manager", plugin),
       ),
     );
+  }
+  const problem = blacklistProblem(hub);
+  if (problem !== undefined) {
+    const detail = `the hub enforces no blacklist: ${problem}`;
+    found.push(finding("hub", "error", detail, upgradeLine(python[0])));
   }
   if (found.length > 0) return found;
   return [good("hub", `${named} opens encrypted stores, with SQLCipher ${hub.cipherVersion}`)];

@@ -4,6 +4,7 @@
  * A plugin that ignores passwords, or an environment without SQLCipher, would leave a hub that does
  * not start on the new file. The operation has stopped the hub by then.
  */
+import type { Client } from "../client/client.js";
 import { StoreError, withLine, wrap } from "../errors.js";
 import type { ResolvedService } from "../operation/service.js";
 import type { Reporter } from "../reporter.js";
@@ -12,12 +13,14 @@ import type { CipherCompatibility } from "../store/cipher.js";
 import { askHubOnce } from "./packages-cache.js";
 import type { PasswordDelivery } from "./password-delivery.js";
 import { checkPackages } from "./run.js";
+import { assertBlacklistsKept } from "./schema.js";
 import { findServicePython, readServiceHub } from "./service-hub.js";
 
 /**
  * Checks the packages of the service's hub. Does nothing if no hub receives the passphrase.
  *
  * @param cipherCompatibility - the format of the store that the hub will open
+ * @param clients - those that the hub gets in a database of another kind than before
  * @throws {@link StoreError} refused - if the hub could not open the store
  * @throws {@link StoreError} failed - if the hub's interpreter fails
  */
@@ -26,13 +29,16 @@ export async function assertHubOpens(
   delivery: PasswordDelivery,
   cipherCompatibility: CipherCompatibility,
   reporter: Pick<Reporter, "notice">,
+  clients?: AsyncIterable<Client>,
 ): Promise<void> {
   if (delivery.how === "none") return;
   const hub = await readServiceHub(known);
   const python = await findServicePython(hub);
   if (python !== undefined) {
     const packages = await askHubOnce(python, hub.environment);
-    return assertPackages(packages, python[0], cipherCompatibility);
+    assertPackages(packages, python[0], cipherCompatibility);
+    if (clients) await assertBlacklistsKept(packages, python[0], clients);
+    return;
   }
   if (!runsHub(hub.command)) return;
   reporter.notice(

@@ -23,8 +23,10 @@ export const packagesSchema = z.object({
   /** Installed versions; null if the package is missing. */
   pluginManager: z.nullable(z.string()),
   sqlitePlugin: z.nullable(z.string()),
-  /** `AbstractDB.SCHEMA_VERSION`; null in releases without it, which write schema 0. */
+  /** `AbstractDB.SCHEMA_VERSION`; null in releases without it, which read schema 0. */
   schemaVersion: z.nullable(z.int()),
+  /** The schema of a store that the SQLite plugin has opened; null if that is unknown. */
+  writtenSchema: z._default(z.nullable(z.int()), null),
   /** `PRAGMA cipher_version` of the hub's `sqlcipher3`; null without it. */
   cipherVersion: z.nullable(z.string()),
   /** Whether the hub encrypts a store when it has a password. */
@@ -311,6 +313,7 @@ found = {
     "pluginManager": version("hivemind-plugin-manager"),
     "sqlitePlugin": version("hivemind-sqlite-database"),
     "schemaVersion": None,
+    "writtenSchema": None,
     "cipherVersion": None,
     "takesPassword": False,
     "problem": None,
@@ -330,8 +333,13 @@ try:
     write_server_json({"network_protocol": {}, "database": database})
     with ClientDatabase(get_server_config()["database"]) as opened:
         len(opened.db)
-    with open(os.path.join(home, "hivemind-core", "probe.db"), "rb") as file:
+    path = os.path.join(home, "hivemind-core", "probe.db")
+    with open(path, "rb") as file:
         found["takesPassword"] = not file.read(16).startswith(b"SQLite format 3")
+    if found["takesPassword"] and found["cipherVersion"] is not None:
+        store = sqlcipher3.connect(path)
+        store.execute("PRAGMA key = 'probe'")
+        found["writtenSchema"] = store.execute("PRAGMA user_version").fetchone()[0]
 except BaseException as error:
     found["problem"] = type(error).__name__ + ": " + str(error)
 answer(found)

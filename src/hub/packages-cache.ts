@@ -17,7 +17,8 @@ const format = "hivemind-sqlcipher hub packages";
 
 const recordSchema = z.object({
   format: z.literal(format),
-  version: z.literal(1),
+  /** Since version 2 with `writtenSchema`. */
+  version: z.literal(2),
   /** Python's `sys.path`, the directories of the packages. */
   paths: z.array(z.string()),
   fingerprint: z.string(),
@@ -48,7 +49,7 @@ export async function askHubOnce(
   const { paths } = packages;
   if (remember && paths !== undefined && packages.takesPassword && packages.problem === null) {
     const found = await fingerprint(python, paths, environment);
-    const record = { format, version: 1, paths, fingerprint: found, packages } as const;
+    const record = { format, version: 2, paths, fingerprint: found, packages } as const;
     await writeRecord(path, record);
   }
   return packages;

@@ -22,6 +22,7 @@ import { assertPrivateMemory } from "./memory.js";
 import { startInNamespace } from "./namespace.js";
 import { askHubOnce } from "./packages-cache.js";
 import { runWithPrivateConfig } from "./private-config.js";
+import { blacklistProblem } from "./schema.js";
 import {
   databaseIn,
   namedStore,
@@ -141,6 +142,9 @@ async function checkHub(options: HubOptions): Promise<ServerJson> {
   if ("storePath" in options) {
     const packages = await askHubOnce(python, environment);
     checkPackages(packages, python[0], options.cipherCompatibility);
+    const problem = blacklistProblem(packages);
+    if (problem)
+      onNotice(`the hub enforces no blacklist: ${problem}; see hivemind-sqlcipher doctor`);
   }
   if (
     !isJsonObject(serverJson.settings.network_protocol) &&

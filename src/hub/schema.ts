@@ -2,10 +2,12 @@
  * Determines whether the hub supports the newest schema. An older hub would ignore every blacklist
  * in a store with that schema.
  */
-
+import { blacklistKeys, type Client, isRevoked } from "../client/client.js";
+import { StoreError } from "../errors.js";
 import type { ResolvedService } from "../operation/service.js";
 import { newestSchema } from "../store/schema.js";
-import { askHub } from "./interpreter.js";
+import { describeClient, shellQuote } from "../text/escape.js";
+import { askHub, type HubPackages } from "./interpreter.js";
 import { findServicePython, readServiceHub } from "./service-hub.js";
 
 export interface HubSchema {
@@ -38,4 +40,53 @@ export async function hubSchema(
       ? undefined
       : `the hub here (hivemind-plugin-manager ${pluginManager ?? "absent"}, in ${python[0]}) knows no schema ${newestSchema}: under it, every blacklist would be switched off`;
   return { pluginManager, schemaVersion: known, objection };
+}
+
+/**
+ * Returns why the hub enforces no blacklist in an SQLite store; undefined if it does. The plugin
+ * that encrypts can be installed with the plugin manager of HiveMind 4. It then moves the blacklists
+ * of a store to a place where HiveMind 4 does not read them.
+ */
+export function blacklistProblem({
+  pluginManager,
+  sqlitePlugin,
+  schemaVersion,
+  writtenSchema,
+}: HubPackages): string | undefined {
+  if ((writtenSchema ?? 0) <= (schemaVersion ?? 0)) return undefined;
+  return `hivemind-sqlite-database ${sqlitePlugin} stores blacklists where hivemind-plugin-manager ${pluginManager} does not read them`;
+}
+
+/**
+ * Checks that a hub that gets an SQLite store would enforce the blacklists of these clients.
+ *
+ * @throws {@link StoreError} refused - if it would not
+ */
+export async function assertBlacklistsKept(
+  packages: HubPackages,
+  python: string,
+  clients: AsyncIterable<Client>,
+): Promise<void> {
+  const problem = blacklistProblem(packages);
+  if (problem === undefined) return;
+  for await (const client of clients) {
+    if (isRevoked(client) || !hasBlacklist(client)) continue;
+    throw new StoreError(
+      "refused",
+      `the hub in ${python} would not enforce the blacklists of client ${describeClient(client.client_id, client.name)}: ${problem}`,
+      { hint: `Upgrade the hub to HiveMind 5 first: ${upgradeLine(python)}` },
+    );
+  }
+}
+
+/** Returns the command line that upgrades the hub to the release that the plugin belongs to. */
+export function upgradeLine(python: string): string {
+  return `${shellQuote(python)} -m pip install --pre --upgrade hivemind-core hivemind-plugin-manager hivemind-sqlite-database`;
+}
+
+function hasBlacklist({ metadata }: Client): boolean {
+  return blacklistKeys.some((key) => {
+    const list = metadata[key];
+    return Array.isArray(list) && list.length > 0;
+  });
 }

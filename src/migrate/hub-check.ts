@@ -41,6 +41,7 @@ import {
 } from "../hub/interpreter.js";
 import { startsByRun } from "../hub/password-delivery.js";
 import { checkPackages } from "../hub/run.js";
+import { assertBlacklistsKept } from "../hub/schema.js";
 import { databaseIn, readServerJson, type ServerJson, serverJsonPath } from "../hub/server-json.js";
 import { parseSource } from "../keys/source.js";
 import { unlock } from "../keys/unlock.js";
@@ -292,12 +293,16 @@ async function assertHubServes(
   );
 }
 
-async function assertLoads(hub: TestedHub, { to, database }: HubCheckOptions): Promise<void> {
+async function assertLoads(hub: TestedHub, options: HubCheckOptions): Promise<void> {
+  const { from, to, database } = options;
   const { python, environment } = hub;
   const [interpreter] = python;
   if (to.name === sqlcipherPluginName) {
     const { cipherCompatibility } = await identifyTarget(to);
-    checkPackages(await askHub(python, environment), interpreter, cipherCompatibility);
+    const packages = await askHub(python, environment);
+    checkPackages(packages, interpreter, cipherCompatibility);
+    await using source = await DatabaseFactory.create(from.name, from.config, { mode: "readonly" });
+    await assertBlacklistsKept(packages, interpreter, source);
     return;
   }
   const problem = await askModule(python, database.module, environment);

@@ -226,8 +226,11 @@ export async function surveyPackages(
   const packages = await askHubOnce(python, process.env, options).catch(
     (error: unknown): HubPackages => {
       const problem = systemError(error, "the interpreter does not answer", "failed").message;
-      const unknown = { pluginManager: null, sqlitePlugin: null, schemaVersion: null };
-      return { ...unknown, cipherVersion: null, takesPassword: false, problem };
+      const unknown = {
+        ...{ pluginManager: null, sqlitePlugin: null, schemaVersion: null },
+        ...{ writtenSchema: null, cipherVersion: null },
+      };
+      return { ...unknown, takesPassword: false, problem };
     },
   );
   const directory = packages.paths?.find((path) => /\/(?:site|dist)-packages$/.test(path));

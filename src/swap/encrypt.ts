@@ -1,5 +1,6 @@
 /** `encrypt`: converts a plaintext store, or a store of format 3 to format 4. */
 import { type BundleReport, bundleReport } from "../bundle/bundle.js";
+import type { Client } from "../client/client.js";
 import { StoreError } from "../errors.js";
 import { assertHubOpens } from "../hub/assert-opens.js";
 import {
@@ -29,6 +30,7 @@ import {
 } from "../store/cipher.js";
 import { Connection } from "../store/connection.js";
 import { assertExportable } from "../store/export.js";
+import { openPlaintext } from "../store/plain-store.js";
 import { readSchema } from "../store/schema.js";
 import type { BundleOptions, OperationOptions } from "./options.js";
 import { checkBundleDirectory, convert, newPassphrase, stageEncrypted } from "./prepare.js";
@@ -107,7 +109,8 @@ export async function encrypt(options: EncryptOptions): Promise<EncryptResult> {
   const delivery = upgrade
     ? await findPasswordDelivery(service, options.hub)
     : await resolvePasswordDelivery(service, options.hub);
-  await assertHubOpens(service, delivery, to, reporter);
+  const clients = upgrade || foreign ? undefined : plaintextClients(storePath);
+  await assertHubOpens(service, delivery, to, reporter, clients);
   const { passphrase: replaced } = found;
   const keyring = await planRotation(storePath, source, passphrase, { passphrase: replaced }, true);
   const outcome = await swap({
@@ -214,4 +217,9 @@ async function passphraseFor({
     return kept;
   }
   return newPassphrase(passphraseFile);
+}
+
+async function* plaintextClients(storePath: string): AsyncGenerator<Client> {
+  await using store = await openPlaintext(storePath);
+  yield* store;
 }

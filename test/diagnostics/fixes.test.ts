@@ -352,8 +352,11 @@ function serverJsonOf({ machine }: Site): string {
   return machine.path("config", "hivemind-core", "server.json");
 }
 
-async function writeServerJson(site: Site, settings: object = {}): Promise<void> {
-  const plugin = "hivemind-sqlite-db-plugin";
+async function writeServerJson(
+  site: Site,
+  settings: object = {},
+  plugin = "hivemind-sqlite-db-plugin",
+): Promise<void> {
   await mkdir(dirname(serverJsonOf(site)), { recursive: true });
   const database = { module: plugin, [plugin]: settings };
   await writeFile(serverJsonOf(site), JSON.stringify({ network_protocol: {}, database }), {
@@ -694,6 +697,37 @@ test.each([
   },
   180_000,
 );
+
+test("HiveMind 4 beside a plugin that encrypts: no client with a blacklist is moved there, and the fix upgrades the hub", async () => {
+  const site = await Site.make();
+  const { machine } = site;
+  const python = await pythonOf(site, "released");
+  await exec(python, ["-m", "pip", "install", "--no-deps", "hivemind-sqlite-database==0.4.3a9"]);
+  const directory = dirname(machine.store);
+  const json = "hivemind-json-db-plugin";
+  await writeServerJson(site, {}, json);
+  const client = newClient({ client_id: 1, api_key: "k", name: "kitchen" });
+  {
+    await using database = await DatabaseFactory.create(json, { subfolder: directory });
+    await database.addItem(client);
+  }
+  const move = ["migrate", "--from", json, "--to", "hivemind-sqlcipher-db-plugin", "--switch"];
+  const migrate = () => machine.run([...move, "--dry-run", "--hub-python", python]);
+  expect((await migrate()).stderr).not.toContain("blacklist");
+  {
+    await using database = await DatabaseFactory.create(json, { subfolder: directory });
+    await database.updateItem({ ...client, metadata: { skill_blacklist: ["skill-lock"] } });
+  }
+  const refused = await migrate();
+  expect([refused.code, refused.stderr]).toEqual([
+    17,
+    expect.stringMatching(/would not enforce the blacklists of client 1 .*kitchen/),
+  ]);
+  const [found] = await site.findings("hub", "--hub-python", python);
+  expect(found?.detail).toMatch(/enforces no blacklist/);
+  await site.type(found?.fix ?? "");
+  expect(await site.findings("hub", "--hub-python", python)).toEqual([]);
+}, 300_000);
 
 test("a store whose schema the hub does not know: the fix updates the hub's packages", async () => {
   const site = await Site.make({ init: ["--schema-version", "2"] });

@@ -91,6 +91,7 @@ describe("what the hub can do", () => {
       pluginManager: expect.stringMatching(/^0\.10\./),
       sqlitePlugin: expect.stringMatching(/^0\.4\./),
       schemaVersion: 2,
+      writtenSchema: 2,
       cipherVersion: expect.stringMatching(/^4\./),
       takesPassword: true,
       problem: null,
