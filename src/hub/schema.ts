@@ -44,8 +44,8 @@ export async function hubSchema(
 
 /**
  * Returns why the hub enforces no blacklist in an SQLite store; undefined if it does. The plugin
- * that encrypts can be installed with the plugin manager of HiveMind 4. It then moves the blacklists
- * of a store to a place where HiveMind 4 does not read them.
+ * that encrypts can be installed with the plugin manager of HiveMind 4. It then moves the
+ * blacklists of a store to a place where HiveMind 4 does not read them.
  */
 export function blacklistProblem({
   pluginManager,
@@ -84,7 +84,8 @@ export function upgradeLine(python: string): string {
   return `${shellQuote(python)} -m pip install --pre --upgrade hivemind-core hivemind-plugin-manager hivemind-sqlite-database`;
 }
 
-function hasBlacklist({ metadata }: Client): boolean {
+/** Returns whether a client has an entry on any blacklist. */
+export function hasBlacklist({ metadata }: Client): boolean {
   return blacklistKeys.some((key) => {
     const list = metadata[key];
     return Array.isArray(list) && list.length > 0;

@@ -5,7 +5,7 @@ import { realPath } from "../config/paths.js";
 import { StoreError } from "../errors.js";
 import { moveFile, syncDirectory } from "../fs/atomic.js";
 import { copyFile } from "../fs/copy.js";
-import { lstatIfExists } from "../fs/read.js";
+import { lstatIfExists, statIfExists } from "../fs/read.js";
 import { sidecars } from "../fs/sidecars.js";
 import { assertHubOpens } from "../hub/assert-opens.js";
 import {
@@ -31,6 +31,7 @@ import type { Reporter } from "../reporter.js";
 import type { ServiceChoice } from "../service/select.js";
 import { keyIdOf, type StoreKey } from "../store/cipher.js";
 import { newestSchema } from "../store/schema.js";
+import { assertAbsent } from "../swap/commit.js";
 import type { BundleOptions, OperationOptions } from "../swap/options.js";
 import { type BundlePlan, checkBundleDirectory } from "../swap/prepare.js";
 import { swap } from "../swap/swap.js";
@@ -184,6 +185,7 @@ async function putInPlace(
     lock,
     replaced,
     keepReplacedAs,
+    newBytes: (await statIfExists(backup.path))?.size,
     passphrase: backup.passphrase,
     sources: { from: source, to: source },
     keyring,
@@ -197,7 +199,10 @@ async function putInPlace(
     prefill: (staged, key) => copy.prefill(staged, key),
     lockStore: replaced.state === "open" ? () => copy.lock() : undefined,
     fill: async (staged, key, locked) => {
-      if (replaced.state === "absent") await moveStraySidecars(storePath, reporter);
+      if (replaced.state === "absent") {
+        await assertAbsent(storePath);
+        await moveStraySidecars(storePath, reporter);
+      }
       return await copy.complete(staged, key, locked);
     },
   });

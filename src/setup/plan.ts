@@ -1,5 +1,6 @@
 /** Decides from a survey which steps a setup needs, and which obstacles it has. Pure. */
 import type { ErrorKind } from "../errors.js";
+import { upgradeLine } from "../hub/schema.js";
 import { systemctlLine } from "../service/systemctl.js";
 import { counted } from "../text/count.js";
 import { shellQuote } from "../text/escape.js";
@@ -284,6 +285,7 @@ function findObstacles(survey: Survey, options: PlanOptions): Obstacle[] {
     ...serverObstacles(survey),
     ...databaseObstacles(survey, only),
     ...packageObstacles(survey, options),
+    blacklistObstacle(survey),
     keysObstacle(survey),
     recoveryKeyObstacle(survey, options),
     survey.directories.problem && {
@@ -510,6 +512,23 @@ function packageObstacles(
       fix: `Let the owner of that directory install them: ${pip}`,
     },
   ];
+}
+
+/**
+ * HiveMind 4 enforces no blacklist in a store that the plugin that encrypts has opened. The hub of
+ * a plain SQLite store would open it with that plugin as soon as it is installed.
+ */
+function blacklistObstacle({ packages, database, isHandedOver }: Survey): Finding {
+  if (packages === undefined || database === undefined || isHandedOver) return undefined;
+  const isInstalled = packages.canEncrypt;
+  const isOld = isInstalled ? packages.blacklistProblem !== undefined : packages.schemaVersion < 2;
+  const mayHave = database.hasBlacklists ?? (database.kind === "sqlite" && !isInstalled);
+  if (!isOld || !mayHave) return undefined;
+  return {
+    ...{ id: "blacklists", kind: "refused" },
+    problem: `the hub in ${packages.python} is HiveMind 4, which would not enforce the blacklists of its clients in an encrypted store`,
+    fix: `Upgrade the hub to HiveMind 5 first: ${upgradeLine(packages.python)}`,
+  };
 }
 
 function keysObstacle({ keysProblem, usesKeyring }: Survey): Finding {

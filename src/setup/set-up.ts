@@ -10,7 +10,7 @@
 import { dirname } from "node:path";
 import { prepareDirectories } from "../config/known-directories.js";
 import { loadSection, type Settings, updateSection } from "../config/settings-file.js";
-import { StoreError } from "../errors.js";
+import { isKind, StoreError, wrap } from "../errors.js";
 import { assertReplaceable, makeDirectory } from "../fs/atomic.js";
 import { readServerJson } from "../hub/server-json.js";
 import { formerDatabase } from "../hub/server-json-edit.js";
@@ -19,8 +19,10 @@ import { acquireLock } from "../operation/lock.js";
 import { emitStep } from "../operation/step.js";
 import { throwIfAborted } from "../process/abort.js";
 import { run } from "../process/run.js";
+import { recoverOnly } from "../recovery/recover.js";
 import { installSchedule, type Schedule } from "../service/schedule.js";
-import { installDropIn } from "./drop-in.js";
+import { selectService } from "../service/select.js";
+import { installDropIn, removeDropIn } from "./drop-in.js";
 import { makeFirstBackup, removePlainCopy } from "./first-backup.js";
 import { restartOnStore } from "./hand-over.js";
 import { type Plan, pipArguments, pipLine, type StepId } from "./plan.js";
@@ -61,7 +63,9 @@ export async function setUp(
   await makeDirectory(dirname(settingsPath));
   await using _ = await acquireLock(setupRecordPath(settingsPath, storePath));
   const scope = await prepare(planned, needed);
-  const outage = await moveHub(scope, needed);
+  const outage = await moveHub(scope, needed).catch((error: unknown) =>
+    withoutBrokenDropIn(error, scope, needed),
+  );
   emitStep("setup.handed-over");
   throwIfAborted(request.signal);
   // The plain copy is removed only if a backup of its clients opens.
@@ -166,6 +170,30 @@ async function moveHub(scope: SetupScope, needed: ReadonlySet<StepId>): Promise<
   const isPasswordRemoved = former === "sqlcipher" && needed.has("server.json");
   if (isPasswordRemoved) await adoptStore(scope);
   return needed.has("restart") ? restartOnStore(scope, { isPasswordRemoved }) : null;
+}
+
+/**
+ * Removes the drop-in of this run if the hub does not start with it on any database, as where the
+ * unit's other settings keep Node.js from working. The hub then starts as before.
+ *
+ * @throws the error of the move
+ */
+async function withoutBrokenDropIn(
+  error: unknown,
+  { hub, request: { storePath } }: SetupScope,
+  needed: ReadonlySet<StepId>,
+): Promise<never> {
+  if (!needed.has("drop-in") || !isKind(error, "service")) throw error;
+  const service = await selectService(serviceOf(storePath, hub));
+  const { active, restarting = false } = await service.state();
+  if (active && !restarting) throw error;
+  await removeDropIn(hub.manager, hub.dropIn);
+  // Ends a restart loop. The journal says that the hub is down, and the recovery starts it.
+  await service.stop();
+  await recoverOnly(storePath);
+  throw wrap(error, {
+    message: `${error.message}; the drop-in was removed, and ${hub.name} runs as before`,
+  });
 }
 
 /** Writes the record: from now on the drop-in may start the hub on either database. */

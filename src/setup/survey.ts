@@ -20,6 +20,7 @@ import {
   type HubPython,
 } from "../hub/interpreter.js";
 import { askHubOnce } from "../hub/packages-cache.js";
+import { blacklistProblem, hasBlacklist } from "../hub/schema.js";
 import {
   databaseIn,
   namedStore,
@@ -76,6 +77,8 @@ export interface DatabaseSurvey {
   readonly place: string;
   /** The clients that are not revoked; undefined where counting could change a file. */
   readonly clients: number | undefined;
+  /** Whether a client has a blacklist; undefined where `clients` is. */
+  readonly hasBlacklists: boolean | undefined;
   /** Bytes. */
   readonly size: number;
   /** Whether `server.json` has a password for it. */
@@ -90,6 +93,8 @@ export interface PackagesSurvey {
   readonly problem: string | null;
   readonly format: CipherCompatibility;
   readonly schemaVersion: 0 | 2;
+  /** Why the hub enforces no blacklist in an SQLite store; undefined if it does. */
+  readonly blacklistProblem: string | undefined;
   /** Whether pip could install there. */
   readonly isWritable: boolean;
   readonly directory: string | undefined;
@@ -240,6 +245,7 @@ export async function surveyPackages(
     problem: packages.problem,
     format: cipherFormat(packages),
     schemaVersion: (packages.schemaVersion ?? 0) >= 2 ? 2 : 0,
+    blacklistProblem: blacklistProblem(packages),
     isWritable: directory !== undefined && (await isWritable(directory)),
     directory,
   };
@@ -259,13 +265,16 @@ async function tryServerJson(): Promise<{
 
 async function surveyDatabase(file: ServerJson, storePath: string): Promise<DatabaseSurvey> {
   const { module = jsonPluginName, settings } = databaseIn(file);
-  const none = { module, clients: undefined, size: 0, hasPassword: false, problem: undefined };
+  const none = {
+    ...{ module, clients: undefined, hasBlacklists: undefined },
+    ...{ size: 0, hasPassword: false, problem: undefined },
+  };
   try {
     const hasPassword = passwordIn(file, module) !== undefined;
     if (module === jsonPluginName) {
       const place = (await jsonFiles(settings)).store;
-      const clients = await countClients(module, settings);
-      return { ...none, kind: "json", place, clients, size: await sizeOf(place), hasPassword };
+      const counted = await countClients(module, settings);
+      return { ...none, ...counted, kind: "json", place, size: await sizeOf(place), hasPassword };
     }
     if (module === sqliteModule) {
       const { storePath: named } = await namedStore(file);
@@ -288,12 +297,17 @@ async function surveyDatabase(file: ServerJson, storePath: string): Promise<Data
 async function countClients(name: string, config: ReturnType<typeof databaseIn>["settings"]) {
   try {
     await using database = await DatabaseFactory.create(name, config, { mode: "readonly" });
-    let active = 0;
-    for await (const client of database) if (!isRevoked(client)) active += 1;
-    return active;
+    let clients = 0;
+    let hasBlacklists = false;
+    for await (const client of database) {
+      if (isRevoked(client)) continue;
+      clients += 1;
+      hasBlacklists ||= hasBlacklist(client);
+    }
+    return { clients, hasBlacklists };
   } catch (error) {
     // A hub without clients has not written the file yet.
-    if (isKind(error, "notFound")) return 0;
+    if (isKind(error, "notFound")) return { clients: 0, hasBlacklists: false };
     throw error;
   }
 }

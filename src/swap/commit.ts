@@ -122,17 +122,24 @@ async function moveAside(storePath: string, aside: string, canLink: boolean): Pr
  * @throws {@link StoreError} refused - if a file of this name has appeared since
  */
 async function claim(staged: string, storePath: string): Promise<void> {
-  const exists = () =>
-    new StoreError("refused", `another program created ${storePath} during the work`, {
-      hint: "Find out what that file is. Nothing was changed.",
-    });
   try {
     await link(staged, storePath);
   } catch (error) {
-    if (hasCode(error, "EEXIST")) throw exists();
+    if (hasCode(error, "EEXIST")) throw createdError(storePath);
     if (!hasCode(error, ...withoutHardLinks)) throw error;
-    if (await lstatIfExists(storePath)) throw exists();
+    await assertAbsent(storePath);
     return await rename(staged, storePath);
   }
   await rm(staged);
+}
+
+/** @throws {@link StoreError} refused - if a store has appeared that did not exist before */
+export async function assertAbsent(storePath: string): Promise<void> {
+  if (await lstatIfExists(storePath)) throw createdError(storePath);
+}
+
+function createdError(storePath: string): StoreError {
+  return new StoreError("refused", `another program created ${storePath} during the work`, {
+    hint: "Find out what that file is. Nothing was changed.",
+  });
 }

@@ -22,6 +22,8 @@ export interface SwapPlan {
   readonly operation: SwapOperation;
   readonly lock: OperationLock;
   readonly replaced: Replaced;
+  /** The size of the new file in bytes, if it may differ from the replaced file's. */
+  readonly newBytes?: number | undefined;
   /** The path where the replaced file stays; without it the file is removed. */
   readonly keepReplacedAs?: string | undefined;
   /** The passphrase of the new file; undefined if it is not encrypted. */

@@ -82,15 +82,15 @@ export async function swap<Key extends Secret, Filled>(
   return { key, filled, bundle, service: await reportService(service, restart, reporter) };
 }
 
-/** @returns the size of the store in bytes, and so of the new file, roughly */
-async function assertSwappable({ lock: { storePath } }: SwapPlan): Promise<number> {
+/** @returns the size of the larger of the two files in bytes, roughly */
+async function assertSwappable({ lock: { storePath }, newBytes = 0 }: SwapPlan): Promise<number> {
   const before = await lstatIfExists(storePath);
   if (before && !before.isFile()) {
     throw new StoreError("refused", `${storePath} is not a regular file`);
   }
   if (before) await assertMetadataCopyable(storePath, before);
   await assertNotMountPoint(storePath);
-  const size = Number(before?.size ?? 0n);
+  const size = Math.max(Number(before?.size ?? 0n), newBytes);
   const hint = "Free some space there. Nothing was changed.";
   await assertFreeSpace(dirname(storePath), size + spareBytes, "the new file", hint);
   return size;

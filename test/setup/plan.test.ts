@@ -31,6 +31,7 @@ const packages: NonNullable<Survey["packages"]> = {
   problem: null,
   format: 4,
   schemaVersion: 2,
+  blacklistProblem: undefined,
   isWritable: true,
   directory: "/home/a/.venvs/ovos/lib/python3.11/site-packages",
 };
@@ -40,6 +41,7 @@ const database: NonNullable<Survey["database"]> = {
   module: "hivemind-json-db-plugin",
   place: "/home/a/.local/share/hivemind-core/clients.json",
   clients: 5,
+  hasBlacklists: false,
   size: 4096,
   hasPassword: false,
   problem: undefined,
@@ -364,6 +366,25 @@ describe("what is in the way is named with its fix", () => {
     expect(obstacles.map(({ id }) => id)).toEqual(["packages-directory"]);
     expect(obstacles[0]?.fix).toContain(pipLine(packages.python));
     expect(plan({ packages: cannot }, { installHubPackages: true }).obstacles).toEqual([]);
+  });
+
+  test("a hub of HiveMind 4 whose clients have blacklists", () => {
+    const old = {
+      ...packages,
+      schemaVersion: 0,
+      blacklistProblem: "stores them elsewhere",
+    } as const;
+    const blacklisted = { ...database, hasBlacklists: true };
+    const { obstacles } = plan({ packages: old, database: blacklisted });
+    expect(obstacles.map(({ id }) => id)).toEqual(["blacklists"]);
+    expect(obstacles[0]?.fix).toContain("-m pip install --pre --upgrade hivemind-core");
+    expect(plan({ packages: old }).obstacles).toEqual([]);
+    // pip would install the plugin that moves them.
+    const without = { ...cannot, schemaVersion: 0 } as const;
+    const install = { installHubPackages: true };
+    const ids = plan({ packages: without, database: blacklisted }, install).obstacles;
+    expect(ids.map(({ id }) => id)).toEqual(["blacklists"]);
+    expect(plan({ packages: without }, install).obstacles).toEqual([]);
   });
 
   test("a file in the place of the recovery key, unless no key is needed", () => {

@@ -164,6 +164,21 @@ test.each(["json", "sqlite", "sqlcipher"] as const)(
   480_000,
 );
 
+test("a hub whose unit cannot start run at all starts as before, without the drop-in", async () => {
+  const unitLines = "MemoryDenyWriteExecute=yes\n";
+  const hub = await installHub({ unitLines });
+  const { machine, options } = hub;
+  const former = await restarted(hub);
+  const failed = await machine.run(["setup", ...options]);
+  expect([failed.code, failed.stderr]).toEqual([
+    15,
+    expect.stringContaining("the drop-in was removed"),
+  ]);
+  expect(await property(hub.unit, "DropInPaths")).toBe("");
+  expect(await property(hub.unit, "ActiveState")).toBe("active");
+  expect(await restarted(hub)).toBe(former);
+}, 480_000);
+
 test("a passphrase in a file, with a locked keyring as without one", async () => {
   const hub = await installHub();
   const { machine, options } = hub;

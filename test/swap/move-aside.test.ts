@@ -91,3 +91,13 @@ test("a restore to where there was no store does not replace one that has appear
   expect(await readFile(world.path)).toEqual(await readFile(fixture));
   expect(await world.leftovers()).toEqual([]);
 });
+
+test("nor does it move the log of that store away", async () => {
+  const { world, file } = await withBackup();
+  await rename(world.path, join(world.folder, "moved-away.db"));
+  const more = { ...world.withoutService, backup: { file } };
+  const log = `${world.path}-wal`;
+  const appears = atStep({ "restore.stopped": `echo store >'${world.path}'; echo log >'${log}'` });
+  expect((await world.run("restore", more, appears)).error?.kind).toBe("refused");
+  expect(await readFile(log, "utf8")).toBe("log\n");
+});
