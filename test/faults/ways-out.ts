@@ -172,7 +172,7 @@ export class Ward {
       const killed = await this.#kill(kind, step, base, unit);
       if (killed !== undefined) return [killed];
       await this.#keepPassphrases();
-      const back = await this.#takeAway(part, unit);
+      const back = await this.#takeAway(kind, part, unit);
       const wrong = await this.#checkOthers(tried, base);
       const said = await this.#settle(part);
       if (existsSync(path.journal)) {
@@ -183,7 +183,8 @@ export class Ward {
         if (after.code !== 0) wrong.push(`the way does not end it: ${after.stderr}`);
       } else await back();
       if (existsSync(path.journal)) wrong.push("the journal is still there");
-      if (part === "store gone" && end === "it is gone for good") return wrong;
+      const isGone = end === "it is gone for good";
+      if (isGone && (part === "store gone" || needsServerJson(kind, part))) return wrong;
       const listed = await this.#list(kind, end === "it comes back" ? undefined : part);
       if (listed.code !== 0) wrong.push(`the store does not open: ${listed.stderr}`);
       return wrong;
@@ -279,10 +280,13 @@ export class Ward {
     if (code !== 0) throw new Error(`${args.join(" ")}: ${stderr}`);
   }
 
-  async #startUnit({ base }: Kind, unit: string): Promise<void> {
-    const file = base === "json" ? this.#path.clients : this.#machine.store;
-    await writeUnits({ [`${unit}.service`]: holding(file) });
+  async #startUnit(kind: Kind, unit: string): Promise<void> {
+    await writeUnits({ [`${unit}.service`]: holding(this.#databaseOf(kind)) });
     await systemctl("start", unit);
+  }
+
+  #databaseOf({ base }: Kind): string {
+    return base === "json" ? this.#path.clients : this.#machine.store;
   }
 
   /** @returns what went wrong; undefined once it is killed */
@@ -350,7 +354,7 @@ export class Ward {
   }
 
   /** @returns a function that brings the part back */
-  async #takeAway(part: Part, unit: string | undefined): Promise<() => Promise<void>> {
+  async #takeAway(kind: Kind, part: Part, unit: string | undefined): Promise<() => Promise<void>> {
     const path = this.#path;
     const { away } = path;
     const moved = {
@@ -373,7 +377,7 @@ export class Ward {
     }
     if (part === "unit gone" && unit) {
       await removeUnits(`${unit}.service`);
-      return () => writeUnits({ [`${unit}.service`]: holding(this.#machine.store) });
+      return () => writeUnits({ [`${unit}.service`]: holding(this.#databaseOf(kind)) });
     }
     if (part === "temporary file gone") {
       const text = await readFile(path.journal, "utf8").catch(() => "{}");
@@ -433,7 +437,7 @@ export class Ward {
       const hasBundle = part !== "bundles gone" && kind.base !== "foreign";
       if (hasBundle) await run(["verify", backup, "--identity", path.key], [0]);
     }
-    if (part === "store gone") return wrong;
+    if (part === "store gone" || needsServerJson(kind, part)) return wrong;
     const listed = await this.#list(kind, part);
     if (listed.code !== 0) wrong.push(`list-clients ended with ${listed.code}: ${listed.stderr}`);
     return wrong;
@@ -465,6 +469,11 @@ export class Ward {
     }
     return [];
   }
+}
+
+/** Returns whether only server.json names the database with the clients. */
+function needsServerJson({ name }: Kind, part: Part): boolean {
+  return name === "restore-into" && part.startsWith("server.json");
 }
 
 /** Checks that doctor names the journal, the command and the risk. */
