@@ -128,6 +128,6 @@ test("an unusable keyring is a finding with the command to type", async () => {
   expect(checks.find(({ name }) => name === "keyring")).toMatchObject({
     severity: "error",
     detail: expect.stringMatching(/no session bus/),
-    fix: expect.stringMatching(/export XDG_RUNTIME_DIR=.*--passphrase-source/),
+    fix: expect.stringMatching(/export XDG_RUNTIME_DIR=.*--passphrase-source/s),
   });
 });

@@ -195,13 +195,13 @@ test("a restore into the encrypted store by --into, and one with --to, are refus
     [["--into", sqlcipherPluginName], /is the encrypted store/],
     [["--into", "hivemind-json-db-plugin", "--to", machine.path("x.db")], /cannot be combined/],
     [["--into-setting", "name=x"], /needs --into/],
-    [["--into", "hivemind-json-db-plugin", "--hub", "none"], /--hub cannot be combined/],
+    [["--into", "hivemind-json-db-plugin", "--hub", "auto"], /--hub cannot be combined/],
     ...[
       ["--unit", "hub"],
-      ["--service", "none"],
+      ["--service", "systemd"],
       ["--stop-command", "true"],
       ["--start-command", "true"],
-      ["--hub", "none"],
+      ["--hub", "auto"],
       ["--discard-replaced"],
       ["--readmit-revoked"],
     ].map(

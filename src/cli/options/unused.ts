@@ -3,7 +3,8 @@ import { StoreError } from "../../errors.js";
 
 /**
  * Throws if one of these options was given on the command line. Values of the settings and of the
- * environment are not in `options`.
+ * environment are not in `options`. The value "none" is accepted: such an option has no effect, and
+ * asks for none.
  *
  * @param keys - the options, as commander names them: `stopCommand`
  * @param problem - follows the option in the message: "applies only to --adopt"
@@ -15,7 +16,7 @@ export function assertUnused<Key extends string>(
   problem: string,
   hint: string,
 ): void {
-  const given = keys.find((key) => options[key] !== undefined);
+  const given = keys.find((key) => options[key] !== undefined && options[key] !== "none");
   if (given === undefined) return;
   const flag = given.replaceAll(/[A-Z]/g, (letter) => `-${letter.toLowerCase()}`);
   throw new StoreError("usage", `--${flag} ${problem}`, { hint });
