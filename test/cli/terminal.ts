@@ -19,7 +19,7 @@ export function onTerminal(
     execFile(
       "python3",
       [driver, JSON.stringify(steps), process.execPath, `${root}dist/cli/main.js`, ...args],
-      { env: { ...machine.environment, TERM: "xterm" }, encoding: "utf8" },
+      { env: { ...machine.environment, TERM: "xterm", LC_ALL: "C.UTF-8" }, encoding: "utf8" },
       (error, stdout, stderr) => {
         const code = error === null ? 0 : Number(error.code);
         done({ code, screen: stdout + stderr });

@@ -29,7 +29,7 @@ class Terminal {
     );
     await terminal.#tmux(
       ...["-f", "/dev/null", "new-session", "-d", "-x", String(columns), "-y", "50"],
-      ...["env", "-u", "NO_COLOR", "bash", "--noprofile", "--rcfile", shell],
+      ...["env", "-u", "NO_COLOR", "LC_ALL=C.UTF-8", "bash", "--noprofile", "--rcfile", shell],
     );
     return terminal;
   }

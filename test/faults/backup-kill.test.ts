@@ -157,7 +157,9 @@ test("a backup on a disk that has another device number after the power cut is c
   const none = { service: { service: "none" } };
   expect((await runJob(hub, { ...none, at: { step: "backup.claimed" } })).signal).toBe("SIGKILL");
   // Another one was plugged in first.
-  sh('umount "$1"; truncate -s 1M "$2"; losetup -f "$2"; mount -o loop "$0" "$1"');
+  // The kernel frees the device some time after the unmount.
+  const freed = 'umount "$1"; while losetup -j "$0" | grep -q .; do sleep 0.05; done';
+  sh(`${freed}; truncate -s 1M "$2"; losetup -f "$2"; mount -o loop "$0" "$1"`);
   expect((await stat(hub.to)).dev).not.toBe(before.dev);
   expect((await settle(hub)).error).toBeUndefined();
   await expectTidy(hub, 1);

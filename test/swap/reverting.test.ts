@@ -35,7 +35,7 @@ async function cutOff(before: readonly string[] = []): Promise<World> {
   const journal = await readFile(`${world.path}.journal.json`, "utf8");
   const [timer = ""] = /hivemind-sqlcipher-restart-\w+/.exec(journal) ?? [];
   await systemctl("stop", `${timer}.timer`);
-  await systemctl("reset-failed");
+  await systemctl("reset-failed", world.unit).catch(() => undefined);
   await writeFile(ok, "");
   return world;
 }
