@@ -14,7 +14,7 @@ import { identify } from "../store/cipher.js";
 export interface OtherStores {
   /** Their paths; the files may be missing. */
   readonly paths: string[];
-  /** The key_ids of those whose files are missing, from the keyring. */
+  /** The key_ids, from the keyring, of stores with a missing file. */
   readonly keyIds: string[];
   /** The directories and remotes of their backups, if their bundles may be in the directory. */
   readonly targets: string[];

@@ -59,7 +59,7 @@ export const localFiles: BackupFiles = { complete: async () => undefined, remove
 
 export interface PruneOptions extends ListingOptions {
   readonly keep: KeepPolicy;
-  /** Also removes bundles whose key no remaining backup or store uses. */
+  /** Also removes bundles that no remaining backup or store needs. */
   readonly bundles: boolean;
   /** Other directories with backups of the store. The bundles of these backups stay. */
   readonly otherFolders?: readonly string[];
@@ -95,7 +95,7 @@ export interface PruneResult {
    * verifies, or because it has the newest contents, whatever its date.
    */
   readonly kept: { path: string; createdAt: string; rules: readonly KeepRule[] }[];
-  /** An entry with size 0 is a leftover manifest, whose backup was removed earlier. */
+  /** Size 0: a leftover manifest. An earlier run removed its backup. */
   readonly removed: RemovedBackup[];
   /** The backups that the rules do not keep, but that could not be removed, and why. */
   readonly notRemoved: FileProblem[];
@@ -199,8 +199,8 @@ async function assertMounted({
 }
 
 /**
- * Returns the listed backups whose file is gone and whose manifest remains: a kill between the two
- * removals of `removeBackup` leaves it.
+ * Returns the manifests without a backup. A kill during `removeBackup`, which removes the backup
+ * first, leaves one.
  */
 async function leftoverManifests(backups: readonly ListedBackup[]): Promise<ListedBackup[]> {
   const stale: ListedBackup[] = [];
@@ -417,7 +417,7 @@ function isListed(path: string, backups: readonly ListedBackup[]): boolean {
   return backups.some((backup) => backup.path === path);
 }
 
-/** The problem of a backup whose manifest cannot be checked. */
+/** Why the manifest of a backup cannot be checked. */
 export const ofUnknownPassphrase = "no known passphrase opens it";
 
 function reasonNotCounted({ mac, present }: ListedBackup): string {

@@ -257,7 +257,7 @@ function numberOf(literal: string): number | JsonNumber {
 
 /** Arguments of `json.dumps`; the defaults are Python's. */
 export interface JsonStyle {
-  /** `ensure_ascii`: writes non-ASCII characters as `\uXXXX`. Default: true. */
+  /** `ensure_ascii`: whether to write non-ASCII characters as `\uXXXX`. Default: true. */
   ascii?: boolean;
   /** `sort_keys`: sorts keys by code point at every level. Default: false. */
   sortKeys?: boolean;

@@ -210,7 +210,7 @@ export class RemoteTarget implements Target {
     });
   }
 
-  /** Downloads files of at most 64 KiB whose names start with `prefix` and end with `suffix`. */
+  /** Downloads the files named `prefix…suffix` of at most 64 KiB. */
   async downloadSmall(prefix: string, suffix: string, directory: string): Promise<void> {
     const pattern = `/${prefix.replaceAll(/[\\*?[\]{}]/g, "\\$&")}*${suffix}`;
     const filters = ["--max-depth", "1", "--max-size", "64Ki", "--include", pattern];

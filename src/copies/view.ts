@@ -108,7 +108,7 @@ export async function withFleet<Result>(
  * Returns the key_ids of the backups on remotes, as their manifests tell. If the manifest of a
  * backup is missing or cannot be read, downloads its salt.
  *
- * @param except - path of a store whose backups are left out, because {@link withView} shows them
+ * @param except - path of a store: its own backups are left out, because {@link withView} has them
  * @throws {@link StoreError} notFound, io - if a remote does not exist or cannot be read
  */
 export async function keyIdsOn(

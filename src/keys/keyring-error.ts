@@ -65,7 +65,7 @@ export function keyringError(problem: KeyringProblem, details: ProblemDetails = 
   return error;
 }
 
-/** Returns the provider whose locked default collection caused an error; undefined if none did. */
+/** Returns the provider if its locked default collection caused the error; otherwise undefined. */
 export function lockedProviderOf(error: unknown): Provider | undefined {
   if (!(error instanceof StoreError)) return undefined;
   return lockedProviders.get(error) ?? lockedProviderOf(error.cause);
