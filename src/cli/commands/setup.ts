@@ -27,6 +27,7 @@ import {
   type RecipientCommandOptions,
   recipientOptions,
 } from "../options/recovery-key.js";
+import { assertUnused } from "../options/unused.js";
 import { toJson } from "../ui/json.js";
 
 interface SetupOptions extends RecipientCommandOptions {
@@ -372,13 +373,12 @@ async function assertUndoOptions(
   { settingsPath, storePath }: Context,
   options: SetupOptions,
 ): Promise<void> {
-  const unused = optionsOfSetup.find((key) => options[key] !== undefined);
-  if (unused !== undefined) {
-    const flag = `--${unused.replaceAll(/[A-Z]/g, (letter) => `-${letter.toLowerCase()}`)}`;
-    throw new StoreError("usage", `${flag} cannot be combined with --undo`, {
-      hint: "Omit it: --undo returns the unit of the setup to its former database.",
-    });
-  }
+  assertUnused(
+    options,
+    optionsOfSetup,
+    "cannot be combined with --undo",
+    "Omit it: --undo returns the unit of the setup to its former database.",
+  );
   const { readSetupRecord } = await import("../../setup/record.js");
   const name = (await readSetupRecord(settingsPath, storePath))?.unit.name;
   const stem = (unit: string) => unit.replace(/\.service$/, "");
