@@ -9,7 +9,7 @@ import { sidecars } from "../fs/sidecars.js";
 import type { Downtime } from "../operation/downtime.js";
 import { assertNoHolders } from "../operation/service.js";
 import { throwIfAborted } from "../process/abort.js";
-import { identify, type Secret } from "../store/cipher.js";
+import { keyIdOf, type Secret } from "../store/cipher.js";
 import { assertNoSidecars, LockedStore } from "../store/locked-store.js";
 import type { Replaced, SwapRequest } from "./request.js";
 import type { SwapState } from "./state.js";
@@ -40,7 +40,7 @@ export async function fillAndCommit<Key extends Secret, Filled>(
     state.emitStep("synced");
     await assertStillStopped(storePath, downtime);
     throwIfAborted(signal);
-    await commit(state, locked !== undefined);
+    await commit(state, key, locked !== undefined);
     return filled;
   } finally {
     // If the store stays, its journal mode is not worth a longer downtime.
@@ -71,18 +71,18 @@ export async function assertStillStopped(
 /**
  * Renames the staged file to the store's name.
  *
+ * @param key - of the staged file
  * @param canLink - whether the store may keep its name, under which it is locked, until the rename
  */
-async function commit(state: SwapState, canLink: boolean): Promise<void> {
+async function commit(state: SwapState, key: Secret, canLink: boolean): Promise<void> {
   const { storePath, data } = state;
-  const { keyId } = await identify(data.staged);
   const staged = await lstatIfExists(data.staged);
   await state.write("committing", {
     committed: {
       inode: String(staged?.ino),
       size: String(staged?.size),
       mtime_ns: String(staged?.mtimeNs),
-      key_id: keyId ?? null,
+      key_id: key ? keyIdOf(key.salt) : null,
     },
   });
   try {
