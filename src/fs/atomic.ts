@@ -172,6 +172,15 @@ export function stagedName(path: string): string {
   return join(dirname(path), `.${basename(path)}.${randomBytes(6).toString("hex")}.partial`);
 }
 
+/** Returns a free path for a store that another file replaces, with the time in it. */
+export async function replacedName(storePath: string): Promise<string> {
+  for (let second = Date.now(); ; second += 1000) {
+    const when = new Date(second).toISOString().slice(0, 19).replaceAll(":", "-");
+    const path = `${storePath}.replaced.${when}Z`;
+    if (!(await lstatIfExists(path))) return path;
+  }
+}
+
 /** The end of a staged file's name. A staged database may have a sidecar file of SQLite. */
 const stagedEnding = /^[0-9a-f]{12}\.partial(?:-journal|-wal|-shm)?$/;
 

@@ -3,7 +3,7 @@ import { dirname } from "node:path";
 import { type BundleReport, bundleReport } from "../bundle/bundle.js";
 import { realPath } from "../config/paths.js";
 import { StoreError } from "../errors.js";
-import { moveFile, syncDirectory } from "../fs/atomic.js";
+import { moveFile, replacedName, syncDirectory } from "../fs/atomic.js";
 import { copyFile } from "../fs/copy.js";
 import { lstatIfExists, statIfExists } from "../fs/read.js";
 import { sidecars } from "../fs/sidecars.js";
@@ -169,7 +169,7 @@ async function putInPlace(
   await adoptPending(storePath, present.generation, reporter);
   const keyring = await planRotation(storePath, source, backup.passphrase, present, true);
   const keeps = replaced.state !== "absent" && !options.discardReplaced;
-  const keepReplacedAs = keeps ? await freeName(storePath) : undefined;
+  const keepReplacedAs = keeps ? await replacedName(storePath) : undefined;
   if (keepReplacedAs && replaced.state === "open" && !replaced.secret) {
     reporter.notice(`the replaced store ${keepReplacedAs} is not encrypted`);
   }
@@ -271,21 +271,12 @@ async function bundlePlan({ bundles, reporter }: RestoreOptions): Promise<Bundle
   }
 }
 
-/** Returns a free path for the replaced store, with the time in it. */
-async function freeName(storePath: string): Promise<string> {
-  for (let second = Date.now(); ; second += 1000) {
-    const when = new Date(second).toISOString().slice(0, 19).replaceAll(":", "-");
-    const path = `${storePath}.replaced.${when}Z`;
-    if (!(await lstatIfExists(path))) return path;
-  }
-}
-
 /**
  * Moves away the sidecars of a missing store. SQLite would write the pages of a `-wal`
  * or `-journal` into the restored store.
  */
 async function moveStraySidecars(storePath: string, reporter: Reporter): Promise<void> {
-  const name = await freeName(storePath);
+  const name = await replacedName(storePath);
   for (const suffix of sidecars) {
     if (!(await lstatIfExists(storePath + suffix))) continue;
     await moveFile(storePath + suffix, name + suffix);

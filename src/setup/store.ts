@@ -6,7 +6,7 @@ import { isRevoked } from "../client/client.js";
 import type { Settings } from "../config/settings-file.js";
 import { sourceConfig, sqlcipherPluginName } from "../databases/sqlite.js";
 import { StoreError, systemError } from "../errors.js";
-import { moveFile, removeFile, syncDirectory } from "../fs/atomic.js";
+import { moveFile, removeFile, replacedName, syncDirectory } from "../fs/atomic.js";
 import { lstatIfExists } from "../fs/read.js";
 import { sidecars } from "../fs/sidecars.js";
 import type { PassphraseSource } from "../keys/source.js";
@@ -51,7 +51,7 @@ async function removeOwnStore({ storePath, source, reporter }: SetupRequest): Pr
     for (const suffix of ["", ...sidecars]) await removeFile(storePath + suffix);
     return;
   }
-  const kept = `${storePath}.replaced.${new Date().toISOString().replaceAll(/[:.]/g, "-")}`;
+  const kept = await replacedName(storePath);
   for (const suffix of ["", ...sidecars]) {
     if (await lstatIfExists(storePath + suffix)) await moveFile(storePath + suffix, kept + suffix);
   }
