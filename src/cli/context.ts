@@ -79,7 +79,7 @@ export function addGlobalOptions(command: Command, redefined: readonly string[] 
   add("--name <name>", "Use the store of this name, without .db");
   add("--subfolder <name>", "Use the store in this directory below $XDG_DATA_HOME");
   add("--config <path>", "Use this settings file");
-  add("--passphrase-source <source>", "Use keyring, file:PATH, command:CMD or credential[:NAME]");
+  add("--passphrase-source <source>", "Use keyring, file:PATH, command:CMD, credential or sealed");
   add("--no-key-cache", "Keep no derived key in the keyring");
   add("--json", "Print one JSON document to standard output");
   add("-q, --quiet", "Print no notices");

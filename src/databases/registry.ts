@@ -63,8 +63,8 @@ export class DatabaseFactory {
    *
    * @param name - the plugin's name
    * @param config - `database.<name>` of `server.json`. Instead of `password`, `password_source`
-   *   (`keyring`, `file:PATH`, `command:CMD`, `credential[:NAME]`) names its source; the keyring
-   *   account is the database's location
+   *   (`keyring`, `file:PATH`, `command:CMD`, `credential[:NAME]`, `sealed[:PATH]`) names its
+   *   source; the keyring account is the database's location
    * @throws {@link StoreError} usage - if there is no plugin of this name, or a setting is invalid
    * @example
    *     await using redis = await DatabaseFactory.create("hivemind-redis-db-plugin", { host });

@@ -36,7 +36,7 @@ const encryptedSchema = z.extend(plainSchema, {
   password: z.optional(z.string().check(z.minLength(1))),
   /**
    * Without `password`, the source of the passphrase: `keyring` (default), `file:PATH`,
-   * `command:CMD`, `credential[:NAME]`.
+   * `command:CMD`, `credential[:NAME]`, `sealed[:PATH]`.
    */
   password_source: z.optional(z.string()),
   /** False to keep no derived key in the keyring. */

@@ -51,6 +51,23 @@ export function passphrasesIn(text: string, what: string): [string, ...string[]]
 }
 
 /**
+ * Returns the passphrases in a sealed text, the likeliest first: a line each. It has several while
+ * the store's passphrase changes.
+ *
+ * @param what - the origin of the text, for messages
+ */
+export function passphraseLines(text: string, what: string): [string, ...string[]] {
+  const whole = canonical(text, what);
+  const lines = text
+    .replace(/^\ufeff/, "")
+    .split(/\r\n|[\r\n]/)
+    .filter((line) => line !== "");
+  const [first, ...others] = lines.map((line) => canonical(line, what));
+  if (checkPassphrase(whole).kind === "generated" || first === undefined) return [whole];
+  return [first, ...others];
+}
+
+/**
  * Returns the passphrase as SQLCipher receives it: a generated passphrase in its canonical form.
  */
 function canonical(text: string, what: string): string {

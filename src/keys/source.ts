@@ -1,6 +1,6 @@
 /**
- * The sources of a store's passphrase: the keyring (the default), a file, a command's output, or a
- * systemd credential.
+ * The sources of a store's passphrase: the keyring (the default), a file, a command's output, a
+ * systemd credential, or a file that is sealed to this machine.
  */
 import { spawn } from "node:child_process";
 import { join } from "node:path";
@@ -8,7 +8,8 @@ import { expandPath } from "../config/paths.js";
 import { StoreError, systemError } from "../errors.js";
 import { decodeSecret, readSecretFile } from "../fs/private.js";
 import { listEntries, readEntries } from "./keyring.js";
-import { passphrasesIn, readPassphrasesInFile } from "./passphrase-file.js";
+import { passphraseLines, passphrasesIn, readPassphrasesInFile } from "./passphrase-file.js";
+import { defaultSealedPath, readSealed, sealedName } from "./sealed.js";
 
 export type PassphraseSource =
   | {
@@ -18,7 +19,9 @@ export type PassphraseSource =
     }
   | { readonly kind: "file"; readonly path: string }
   | { readonly kind: "command"; readonly command: string }
-  | { readonly kind: "credential"; readonly name: string };
+  | { readonly kind: "credential"; readonly name: string }
+  /** The file that systemd passes to a unit as a credential. */
+  | { readonly kind: "sealed"; readonly path: string };
 
 /** The role of a passphrase. Sources other than the keyring have only the current one. */
 export type Generation = "current" | "pending" | `previous:${string}`;
@@ -30,11 +33,11 @@ export interface KeptPassphrase {
   readonly collection?: string;
 }
 
-/** The systemd credential's default name: `LoadCredentialEncrypted=hivemind-sqlcipher:…`. */
-const defaultCredential = "hivemind-sqlcipher";
+/** Every form of a source, for messages. */
+const sourceForms = "keyring, file:PATH, command:CMD, credential[:NAME] or sealed[:PATH]";
 
 /**
- * Parses `keyring`, `file:PATH`, `command:CMD`, `credential` or `credential:NAME`.
+ * Parses `keyring`, `file:PATH`, `command:CMD`, `credential[:NAME]` or `sealed[:PATH]`.
  *
  * @throws {@link StoreError} usage - for any other text, which the message does not repeat
  */
@@ -45,12 +48,14 @@ export function parseSource(text: string): PassphraseSource {
   if (text === "keyring") return { kind: "keyring" };
   if (kind === "file" && rest !== "") return { kind, path: expandPath(rest) };
   if (kind === "command" && rest.trim() !== "") return { kind, command: rest };
-  if (text === "credential") return { kind: "credential", name: defaultCredential };
+  if (text === "credential") return { kind: "credential", name: sealedName };
+  if (text === "sealed") return { kind: "sealed", path: defaultSealedPath() };
+  if (kind === "sealed" && rest !== "") return { kind, path: expandPath(rest) };
   if (kind === "credential" && /^[^/\0]+$/.test(rest) && rest !== "." && rest !== "..") {
     return { kind, name: rest };
   }
   throw new StoreError("usage", "unknown kind of passphrase source", {
-    hint: "Use keyring, file:PATH, command:CMD, credential or credential:NAME.",
+    hint: `Use ${sourceForms}.`,
   });
 }
 
@@ -66,6 +71,7 @@ export function formatSource(source: PassphraseSource): string {
   if (source.kind === "file") return `file:${source.path}`;
   if (source.kind === "command") return `command:${source.command}`;
   if (source.kind === "credential") return `credential:${source.name}`;
+  if (source.kind === "sealed") return `sealed:${source.path}`;
   return "keyring";
 }
 
@@ -101,6 +107,9 @@ export async function* readPassphrases(
       return;
     case "credential":
       yield* asCurrent(await readCredential(source.name));
+      return;
+    case "sealed":
+      yield* asCurrent(await readSealed(source.path));
       return;
   }
 }
@@ -199,7 +208,10 @@ async function readCredential(name: string): Promise<readonly string[]> {
   }
   const options = { missing: "passphraseUnavailable", skipPermissionCheck: true } as const;
   const secret = await readSecretFile(join(directory, name), options);
-  return passphrasesIn(secret, `the credential ${name}`);
+  const what = `the credential ${name}`;
+  // Versions up to 0.1.0 used the whole text.
+  const lines = passphraseLines(secret, what);
+  return lines.includes(secret) ? lines : [...lines, secret];
 }
 
 /**

@@ -260,6 +260,6 @@ export function noneOpens(
   return new StoreError(
     "wrongPassphrase",
     `the passphrase from ${describeSource(source)} does not open ${path}, or it is not a database`,
-    { hint: hints.elsewhere },
+    { hint: source.kind === "sealed" ? hints.keyring : hints.elsewhere },
   );
 }

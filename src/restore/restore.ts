@@ -16,6 +16,7 @@ import {
   resolvePasswordDelivery,
 } from "../hub/password-delivery.js";
 import { hubSchema } from "../hub/schema.js";
+import { withSealed } from "../keys/reseal.js";
 import { adoptPending, firstPassphrase, planRotation } from "../keys/rotation-plan.js";
 import { describeSource, formatSource, type PassphraseSource } from "../keys/source.js";
 import { acquireLock, type OperationLock } from "../operation/lock.js";
@@ -180,32 +181,36 @@ async function putInPlace(
     ...{ storePath, replaced, readmitRevoked, signal },
     confirmed: differences,
   });
-  const outcome = await swap({
-    operation: "restore",
-    lock,
-    replaced,
-    keepReplacedAs,
-    newBytes: (await statIfExists(backup.path))?.size,
-    passphrase: backup.passphrase,
-    sources: { from: source, to: source },
-    keyring,
-    serverJson: changes ? passwordToReplace(delivery, reporter) : undefined,
-    bundle: await bundlePlan(options),
-    service,
-    recoveryCommand: options.recoveryCommand,
-    reporter,
-    signal,
-    stage: (staged) => stageBackup(backup, staged, signal),
-    prefill: (staged, key) => copy.prefill(staged, key),
-    lockStore: replaced.state === "open" ? () => copy.lock() : undefined,
-    fill: async (staged, key, locked) => {
-      if (replaced.state === "absent") {
-        await assertAbsent(storePath);
-        await moveStraySidecars(storePath, reporter);
-      }
-      return await copy.complete(staged, key, locked);
-    },
-  });
+  const newBytes = (await statIfExists(backup.path))?.size;
+  const bundle = await bundlePlan(options);
+  const replace = () =>
+    swap({
+      operation: "restore",
+      lock,
+      replaced,
+      keepReplacedAs,
+      newBytes,
+      passphrase: backup.passphrase,
+      sources: { from: source, to: source },
+      keyring,
+      serverJson: changes ? passwordToReplace(delivery, reporter) : undefined,
+      bundle,
+      service,
+      recoveryCommand: options.recoveryCommand,
+      reporter,
+      signal,
+      stage: (staged) => stageBackup(backup, staged, signal),
+      prefill: (staged, key) => copy.prefill(staged, key),
+      lockStore: replaced.state === "open" ? () => copy.lock() : undefined,
+      fill: async (staged, key, locked) => {
+        if (replaced.state === "absent") {
+          await assertAbsent(storePath);
+          await moveStraySidecars(storePath, reporter);
+        }
+        return await copy.complete(staged, key, locked);
+      },
+    });
+  const outcome = await withSealed(source, storePath, backup.passphrase, replace);
   if (!target.isElsewhere) await keepStoreId(storePath, backup);
   const { filled, service: report } = outcome;
   return {
@@ -251,7 +256,7 @@ async function assertSourceFits(
   storePath: string,
   backup: VerifiedBackup,
 ): Promise<void> {
-  if (source.kind === "keyring") return;
+  if (source.kind === "keyring" || source.kind === "sealed") return;
   if ((await firstPassphrase(source, storePath)) === backup.passphrase) return;
   throw new StoreError(
     "refused",

@@ -17,6 +17,7 @@ import { namedStore, passwordIn, readServerJson } from "../hub/server-json.js";
 import { readServiceHub } from "../hub/service-hub.js";
 import { assertKeyringUsable } from "../keys/keyring.js";
 import { readPassphrasesInFile } from "../keys/passphrase-file.js";
+import { withSealed } from "../keys/reseal.js";
 import { adoptPendingIfEqual, firstPassphrase, planRotation } from "../keys/rotation-plan.js";
 import { describeSource, formatSource } from "../keys/source.js";
 import type { ServiceReport } from "../operation/service.js";
@@ -167,15 +168,17 @@ export async function adopt(options: AdoptOptions): Promise<AdoptResult> {
   const bundle = await options.recipientPlan.use(bundleTo, async (recipients) => {
     if (source.kind === "keyring") await adoptPendingIfEqual(storePath, passphrase);
     const keyring = await planRotation(storePath, source, passphrase, { keyId }, true);
-    return await adoptPassphrase({
-      operation: "adopt",
-      storePath,
-      passphrase,
-      key,
-      keyring,
-      bundle: { directory: bundleTo, recipients },
-      serverJson: passwordFile,
-    });
+    return await withSealed(source, storePath, passphrase, () =>
+      adoptPassphrase({
+        operation: "adopt",
+        storePath,
+        passphrase,
+        key,
+        keyring,
+        bundle: { directory: bundleTo, recipients },
+        serverJson: passwordFile,
+      }),
+    );
   });
   return {
     adopted: {
@@ -288,6 +291,7 @@ async function assertSourceKeeps(
   passphrase: string | undefined,
 ): Promise<void> {
   if (source.kind === "keyring") return await assertKeyringUsable();
+  if (source.kind === "sealed" && passphrase !== undefined) return;
   const kept = await firstPassphrase(source, lock.storePath);
   if (passphrase === undefined || kept === passphrase) return;
   throw new StoreError(

@@ -2,7 +2,8 @@
 import { type BundleOpener, readBundle } from "../bundle/bundle.js";
 import { isKind, StoreError } from "../errors.js";
 import { adoptPendingIfEqual, planRotation } from "../keys/rotation-plan.js";
-import { describeSource, type PassphraseSource } from "../keys/source.js";
+import { seal } from "../keys/sealed.js";
+import { describeSource, isKept, type PassphraseSource } from "../keys/source.js";
 import type { OperationLock } from "../operation/lock.js";
 import { identify, openEncrypted } from "../store/cipher.js";
 import { adoptPassphrase } from "../swap/adopt-passphrase.js";
@@ -25,9 +26,9 @@ export interface ImportResult {
 }
 
 /**
- * Puts the passphrase of a bundle into the keyring, after it has opened the store.
+ * Puts the passphrase of a bundle into the keyring, or seals it, after it has opened the store.
  *
- * @throws {@link StoreError} refused - if the source is not the keyring, or the bundle is another
+ * @throws {@link StoreError} refused - if the source has neither, or the bundle is another
  *   store's
  * @throws {@link StoreError} notFound - if the store does not exist
  * @throws {@link StoreError} wrongPassphrase - if the bundle is this store's and does not open it
@@ -36,7 +37,7 @@ export interface ImportResult {
 export async function importPassphrase(options: ImportOptions): Promise<ImportResult> {
   const { lock, source, bundle, opener } = options;
   const { storePath } = lock;
-  if (source.kind !== "keyring") {
+  if (source.kind !== "keyring" && source.kind !== "sealed") {
     throw new StoreError("refused", `the passphrase comes from ${describeSource(source)}`, {
       hint: "Print the passphrase with bundle show --show-passphrase and put it there, or give --passphrase-source keyring.",
     });
@@ -60,6 +61,11 @@ export async function importPassphrase(options: ImportOptions): Promise<ImportRe
     },
   );
   await opened.connection.close();
+  if (source.kind === "sealed") {
+    const known = await isKept(source, storePath, passphrase);
+    if (!known) await seal(source.path, [passphrase]);
+    return { imported: { path: storePath, keyId: opened.keyId, bundle, known } };
+  }
   await adoptPendingIfEqual(storePath, passphrase);
   const keyring = await planRotation(storePath, source, passphrase, { keyId: opened.keyId }, true);
   if (keyring) {

@@ -31,6 +31,7 @@ import {
 } from "../keys/keyring.js";
 import { generatePassphrase } from "../keys/passphrase.js";
 import { firstPassphrase } from "../keys/rotation-plan.js";
+import { findSealingScope, sealedOrNew } from "../keys/sealed.js";
 import { describeSource, formatSource, type PassphraseSource } from "../keys/source.js";
 import type { OperationLock } from "../operation/lock.js";
 import { emitStep } from "../operation/step.js";
@@ -47,7 +48,7 @@ export interface InitOptions extends RecipientOptions {
   readonly changeSettings: (settings: Settings) => Settings;
   /** The directory for backups, if known: bundles are kept apart from it. */
   readonly backupDirectory?: string | undefined;
-  /** Used instead of a generated passphrase; only for the keyring. */
+  /** Used instead of a generated passphrase; only for the keyring and a sealed passphrase. */
   readonly passphrase?: string | undefined;
   /** The schema of the new store, which the hub on this machine must read. */
   readonly schemaVersion: 0 | 2;
@@ -81,6 +82,7 @@ export async function initStore(options: InitOptions): Promise<InitResult> {
   await assertAbsent(storePath);
   if (source.kind === "file") await assertPassphraseFile(source.path);
   if (source.kind === "keyring") await assertKeyringUsable();
+  if (source.kind === "sealed") await findSealingScope();
   const recipientPlan = await planRecipients(options);
   if (recipientPlan.notice !== undefined) options.reporter.notice(recipientPlan.notice);
   if (options.bundleDirectory !== undefined) {
@@ -197,10 +199,11 @@ function presentStoreHint(storePath: string, format: string, size: number): stri
   return "If HiveMind's password setting encrypted it, take it over: hivemind-sqlcipher init --adopt";
 }
 
-/** Returns the passphrase for the keyring, or that of any other source. */
+/** Returns the passphrase for the keyring, or that of any other source, which may be sealed now. */
 async function newPassphrase(options: InitOptions): Promise<string> {
   const { source, storePath } = options;
   if (source.kind === "keyring") return options.passphrase ?? generatePassphrase();
+  if (source.kind === "sealed") return sealedOrNew(source.path, options.passphrase);
   if (options.passphrase !== undefined) {
     throw new StoreError("usage", `a passphrase cannot be stored in ${describeSource(source)}`, {
       hint: "Leave out --passphrase-file: the source has its own passphrase.",

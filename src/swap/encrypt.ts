@@ -12,6 +12,7 @@ import {
 import { getEntry } from "../keys/keyring.js";
 import { missingStoreError } from "../keys/moved-store.js";
 import { adoptPending, firstPassphrase, planRotation } from "../keys/rotation-plan.js";
+import { sealedOrNew } from "../keys/sealed.js";
 import {
   describeSource,
   formatSource,
@@ -209,7 +210,9 @@ async function passphraseFor({
         hint: "Omit --passphrase-file.",
       });
     }
-    return firstPassphrase(source, lock.storePath);
+    return source.kind === "sealed"
+      ? sealedOrNew(source.path)
+      : firstPassphrase(source, lock.storePath);
   }
   const kept = await getEntry(lock.storePath, "current");
   if (passphraseFile === undefined && kept !== undefined) {

@@ -3,7 +3,7 @@
  *
  * A command or a systemd credential cannot be written, so it cannot be rotated. A `file:`
  * source changes to the file with the new passphrase, and the settings with it. This program writes
- * no passphrase to a disk.
+ * no passphrase to a disk, unless it is sealed.
  */
 
 import { constants } from "node:fs";
@@ -19,7 +19,12 @@ import { assertNotMissing } from "../config/known-directories.js";
 import { loadSection, type SettingsSection } from "../config/settings-file.js";
 import { StoreError, systemError, withLine } from "../errors.js";
 import { assertHubOpens } from "../hub/assert-opens.js";
-import { passwordToReplace, resolvePasswordDelivery } from "../hub/password-delivery.js";
+import {
+  type PasswordDelivery,
+  passwordToReplace,
+  resolvePasswordDelivery,
+} from "../hub/password-delivery.js";
+import { withSealed } from "../keys/reseal.js";
 import { adoptPending, planRotation } from "../keys/rotation-plan.js";
 import { formatSource, type PassphraseSource } from "../keys/source.js";
 import { unlock } from "../keys/unlock.js";
@@ -91,6 +96,7 @@ export async function rotate(options: RotateOptions): Promise<RotateResult> {
   }
   const service = await resolveService(options.service, reporter);
   const delivery = await resolvePasswordDelivery(service, options.hub);
+  if (source.kind === "sealed") assertNotInServerJson(delivery);
   await assertHubOpens(service, delivery, oldKey.cipherCompatibility, reporter);
   const keyring = await planRotation(storePath, source, passphrase, opened, keepPrevious);
   await using reencryption = new Reencryption({
@@ -98,26 +104,28 @@ export async function rotate(options: RotateOptions): Promise<RotateResult> {
     oldKey,
     compareRows: options.compareRows ?? false,
   });
-  const outcome = await swap({
-    operation: "rotate",
-    lock,
-    replaced: { state: "open", secret: oldKey },
-    passphrase,
-    sources: { from: source, to: next.source },
-    keyring,
-    settings: next.settings,
-    serverJson: passwordToReplace(delivery, reporter),
-    bundle,
-    replacedBundle: { passphrase: old, key: oldKey },
-    service,
-    recoveryCommand: options.recoveryCommand,
-    reporter,
-    signal,
-    stage: (staged) => stageEncrypted(staged, passphrase, oldKey.cipherCompatibility),
-    prefill: (staged, key) => reencryption.begin(staged, key),
-    lockStore: () => reencryption.lock(),
-    fill: (_staged, key, locked) => reencryption.complete(key, locked),
-  });
+  const replace = () =>
+    swap({
+      operation: "rotate",
+      lock,
+      replaced: { state: "open", secret: oldKey },
+      passphrase,
+      sources: { from: source, to: next.source },
+      keyring,
+      settings: next.settings,
+      serverJson: passwordToReplace(delivery, reporter),
+      bundle,
+      replacedBundle: { passphrase: old, key: oldKey },
+      service,
+      recoveryCommand: options.recoveryCommand,
+      reporter,
+      signal,
+      stage: (staged) => stageEncrypted(staged, passphrase, oldKey.cipherCompatibility),
+      prefill: (staged, key) => reencryption.begin(staged, key),
+      lockStore: () => reencryption.lock(),
+      fill: (_staged, key, locked) => reencryption.complete(key, locked),
+    });
+  const outcome = await withSealed(source, storePath, passphrase, replace);
   const newKey = outcome.key;
   const backups =
     options.reencrypt === undefined
@@ -177,6 +185,23 @@ async function reencrypted(options: ReencryptOptions): Promise<ReencryptedBackup
   }
 }
 
+/**
+ * A sealed file is not part of the journal, by which a recovery finds the former password of
+ * `server.json`.
+ *
+ * @throws {@link StoreError} refused - if the hub reads its passphrase from `server.json`
+ */
+function assertNotInServerJson(delivery: PasswordDelivery): void {
+  if (delivery.how !== "server.json") return;
+  throw new StoreError(
+    "refused",
+    `the hub reads its passphrase in plain text from ${delivery.path}`,
+    {
+      hint: "Let the hub start through run first: hivemind-sqlcipher setup",
+    },
+  );
+}
+
 /** Returns the passphrase source after the rotation, and the settings file if it changes. */
 async function nextSource(
   options: RotateOptions,
@@ -184,6 +209,7 @@ async function nextSource(
   const { source, passphraseFile, settingsSection, reporter } = options;
   switch (source.kind) {
     case "keyring":
+    case "sealed":
       return { source };
     case "file": {
       if (passphraseFile === undefined || passphraseFile === source.path) {

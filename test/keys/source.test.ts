@@ -42,12 +42,16 @@ test.each([
   "file:/etc/hub/passphrase",
   "command:pass show hub | head -1",
   "credential:hub",
+  "sealed:/etc/credstore.encrypted/hub",
 ])("a source is written as it is read: %s", (text) => {
   expect(formatSource(parseSource(text))).toBe(text);
 });
 
 test("a credential without a name has ours, and a file is found from wherever the command runs", () => {
   expect(formatSource(parseSource("credential"))).toBe("credential:hivemind-sqlcipher");
+  expect(formatSource(parseSource("sealed"))).toMatch(
+    /^sealed:\/\S+\/credstore\.encrypted\/hivemind-sqlcipher$/,
+  );
   expect(parseSource("file:here")).toEqual({ kind: "file", path: join(process.cwd(), "here") });
 });
 

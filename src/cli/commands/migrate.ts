@@ -52,7 +52,7 @@ export function addCommand(program: Command): void {
   addHelp(command, {
     details: [
       "Stop the hub first. Every record is read back and compared. The same command continues an interrupted migration.",
-      "Settings are those of the hub's server.json; an option wins over the file. A source is keyring, file:PATH, command:CMD or credential[:NAME].",
+      "Settings are those of the hub's server.json; an option wins over the file. A source is keyring, file:PATH, command:CMD, credential[:NAME] or sealed[:PATH].",
       "--switch asks the hub's Python packages whether they can open the target, unless --hub is none. --remove-source removes nothing before they have read the clients from the target.",
     ],
     examples: [

@@ -46,7 +46,7 @@ export function addCommand(program: Command): void {
   addHelp(command, {
     details: [
       "The hub reads the store's passphrase, or the password of its Redis server, from a server.json that exists only in memory. Without mount namespaces, use --private-config. The exit code is the hub's.",
-      "A unit of kind user or system starts the hub; a unit of kind keyring unlocks the keyring at boot. A drop-in adds the passphrase to the unit that already starts the hub; its first line is its path. The credential of system and keyring units is sealed with systemd-creds. A source is keyring, file:PATH, command:CMD or credential[:NAME].",
+      "A unit of kind user or system starts the hub; a unit of kind keyring unlocks the keyring at boot. A drop-in adds the passphrase to the unit that already starts the hub; its first line is its path. The credential of system and keyring units is sealed with systemd-creds. A source is keyring, file:PATH, command:CMD, credential[:NAME] or sealed[:PATH].",
     ],
     examples: [
       "hivemind-sqlcipher run -- hivemind-core listen",

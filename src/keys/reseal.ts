@@ -1,0 +1,57 @@
+/** Changes a sealed passphrase together with its store. */
+import { isKind, StoreError } from "../errors.js";
+import { currentInteraction } from "../process/interaction.js";
+import { readSealed, seal } from "./sealed.js";
+import { describeSource, type PassphraseSource } from "./source.js";
+import { unlock } from "./unlock.js";
+
+/**
+ * Seals the next passphrase of a store in front of the present ones while `work` gives it to the
+ * store. Afterwards only the passphrase that opens the store stays. Other sources are not changed.
+ *
+ * @throws {@link StoreError} as `seal`, before `work`
+ * @throws what `work` throws
+ */
+export async function withSealed<Result>(
+  source: PassphraseSource,
+  storePath: string,
+  next: string,
+  work: () => Promise<Result>,
+): Promise<Result> {
+  if (source.kind !== "sealed") return work();
+  const present = await presentPassphrases(source.path);
+  if (present.length === 1 && present[0] === next) return work();
+  await seal(source.path, [next, ...present.filter((each) => each !== next)]);
+  try {
+    return await work();
+  } finally {
+    await keepOpening(source, storePath);
+  }
+}
+
+/** A file that this machine cannot unseal any more, as after the loss of its TPM, is replaced. */
+async function presentPassphrases(path: string): Promise<string[]> {
+  try {
+    return await readSealed(path);
+  } catch (error) {
+    if (isKind(error, "passphraseUnavailable")) return [];
+    throw error;
+  }
+}
+
+/** Never throws: with several passphrases the file opens the store as well. */
+async function keepOpening(
+  source: PassphraseSource & { kind: "sealed" },
+  storePath: string,
+): Promise<void> {
+  try {
+    const { connection, passphrase } = await unlock(storePath, source, { mode: "readwrite" });
+    await connection.close();
+    await seal(source.path, [passphrase]);
+  } catch (error) {
+    if (!(error instanceof StoreError)) throw error;
+    currentInteraction().notice?.(
+      `${describeSource(source)} has the former passphrase, too: ${error.message}`,
+    );
+  }
+}

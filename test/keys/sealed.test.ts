@@ -1,0 +1,136 @@
+/** Passphrases sealed by a real systemd-creds, in a system of its own. */
+import { execFile } from "node:child_process";
+import { mkdir } from "node:fs/promises";
+import { join } from "node:path";
+import { promisify } from "node:util";
+import { describe, expect, test } from "vitest";
+import { passphraseLines } from "../../src/keys/passphrase-file.js";
+import { sealingScope } from "../../src/keys/sealed.js";
+import { root } from "../built.js";
+import { temporaryFolder } from "../store/temporary.js";
+
+describe("which systemd seals for whom", () => {
+  test.each([
+    [250, true, []],
+    [252, true, []],
+    [256, false, ["--user"]],
+    [259, false, ["--user"]],
+  ])("systemd %i, root: %s", (version, ofRoot, scope) => {
+    expect(sealingScope(version, ofRoot)).toEqual(scope);
+  });
+
+  test.each([
+    [undefined, true, /^systemd-creds is not installed: .* by systemd 250 or later$/, /file:PATH/],
+    [247, true, /^systemd is 247: .* by systemd 250 or later$/, /file:PATH/],
+    [252, false, /^systemd is 252: .* for an ordinary user by systemd 256/, /^Run this as root/],
+    [247, false, /^systemd is 247: /, /file:PATH/],
+  ])("systemd %s cannot, root: %s", (version, ofRoot, message, hint) => {
+    expect(() => sealingScope(version, ofRoot)).toThrow(
+      expect.objectContaining({
+        kind: "passphraseUnavailable",
+        message: expect.stringMatching(message),
+        hint: expect.stringMatching(hint),
+      }),
+    );
+  });
+});
+
+test("each line of a sealed text is a passphrase", () => {
+  expect(passphraseLines("one", "x")).toEqual(["one"]);
+  expect(passphraseLines("new\nold", "x")).toEqual(["new", "old"]);
+});
+
+/** Runs shell lines as root next to a system manager of its own; returns what they print. */
+async function inSystem(lines: string): Promise<string> {
+  const home = join(await temporaryFolder(), "home");
+  await mkdir(home);
+  const script = `
+    set -o pipefail
+    ulimit -c 0
+    # systemd-creds keeps no key of the machine in memory.
+    mkdir $HOME/lib; mount --bind $HOME/lib /var/lib/systemd
+    store=$HOME/clients.db
+    sealed=/run/credstore/sealed
+    program() { ${process.execPath} ${root}dist/cli/main.js "$@"; }
+    hub() { program "$@" --db $store --config $HOME/config.json --passphrase-source sealed:$sealed --yes; }
+    unsealed() { systemd-creds decrypt --name=hivemind-sqlcipher $sealed -; }
+    opens() { hub list-clients --quiet | grep -c kitchen; }
+    killed_at() {
+      local step=$1; shift
+      if NODE_OPTIONS=--import=${root}test/faults/at-step.mjs HIVEMIND_TEST_AT_STEP="{\\"$step\\":\\"kill\\"}" \\
+        hub "$@" >$HOME/killed.log 2>&1; then cat $HOME/killed.log >&2; return 1; fi
+    }
+    bundles=/dev/shm/bundles; mkdir -m 700 $bundles
+    hub init --to $HOME/backups --bundle-to $bundles --recovery-key-file $HOME/key.txt >/dev/null
+    hub add-client --name kitchen >/dev/null
+    ${lines}`;
+  const session = join(root, "scripts/private-session");
+  try {
+    const words = ["--system", home, "/bin/bash", "-euc", script];
+    return (await promisify(execFile)(session, words)).stdout;
+  } catch (error) {
+    const { stdout, stderr } = error as { stdout: string; stderr: string };
+    throw new Error(`${stdout}\n${stderr}`);
+  }
+}
+
+test("init seals a passphrase, and every rotation one, whatever kills it", async () => {
+  const output = await inSystem(`
+    stat -c %a $sealed
+    unsealed | wc -l
+    first=$(unsealed)
+    ! grep -rqaF "$first" $HOME /etc/systemd /var/lib/systemd || echo leaked
+    hub rotate --bundle-to $bundles --service none --hub none >/dev/null
+    second=$(unsealed)
+    [[ $first != "$second" && $second != *$'\\n'* ]] && echo rotated
+    opens
+    for step in staging staged filled renamed removed; do
+      killed_at rotate.$step rotate --bundle-to $bundles --service none --hub none
+      unsealed | grep -c .
+      opens 2>/dev/null
+    done
+    hub rotate --bundle-to $bundles --service none --hub none >/dev/null
+    unsealed | grep -c .
+    opens`);
+  const lines = output.trim().split("\n");
+  expect(lines.slice(0, 4)).toEqual(["600", "0", "rotated", "1"]);
+  const opened = lines.slice(4).filter((_, index) => index % 2 === 1);
+  expect(opened).toEqual(["1", "1", "1", "1", "1", "1"]);
+  expect(lines.at(-2)).toBe("1");
+});
+
+test("a backup under an earlier passphrase is restored, and a bundle replaces a lost seal", async () => {
+  const output = await inSystem(`
+    hub backup --to $HOME/backups --bundle-to $bundles --service none >/dev/null
+    first=$(unsealed)
+    hub rotate --bundle-to $bundles --service none --hub none >/dev/null
+    backup=$(ls $HOME/backups/*.db)
+    keyid=$(head -c 8 $backup | od -An -tx1 | tr -d ' \\n')
+    hub restore $backup --bundle $bundles/clients.$keyid.bundle.age --identity $HOME/key.txt \\
+      --service none --hub none >/dev/null 2>$HOME/restore.log || cat $HOME/restore.log
+    [[ $(unsealed) == "$first" ]] && echo restored
+    opens
+    rm /var/lib/systemd/credential.secret
+    hub list-clients 2>&1 >/dev/null | head -2 || true
+    hub bundle import $bundles/clients.$keyid.bundle.age --identity $HOME/key.txt >/dev/null
+    opens
+    program list-clients --db $store --passphrase-source credential 2>&1 | head -1 || true
+    cat >/etc/systemd/system/reader.service <<UNIT
+[Service]
+Type=oneshot
+LoadCredentialEncrypted=hivemind-sqlcipher:$sealed
+Environment=HOME=$HOME
+StandardOutput=append:$HOME/reader.log
+ExecStart=${process.execPath} ${root}dist/cli/main.js list-clients --db $store --passphrase-source credential
+UNIT
+    systemctl daemon-reload
+    systemctl start reader
+    grep -c kitchen $HOME/reader.log`);
+  const lines = output.trim().split("\n");
+  expect(lines.slice(0, 2)).toEqual(["restored", "1"]);
+  expect(lines[2]).toMatch(/^error: cannot unseal \S+: /);
+  expect(lines[3]).toMatch(/^ {2}Only the machine that sealed it/);
+  expect(lines[4]).toBe("1");
+  expect(lines[5]).toMatch(/^error: systemd passed no credentials/);
+  expect(lines[6]).toBe("1");
+});
