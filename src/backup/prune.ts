@@ -7,20 +7,15 @@
  * operation lock, because a running backup writes into the same directory.
  */
 import os from "node:os";
-import { basename, dirname, join } from "node:path";
-import { bundleFiles } from "../bundle/bundle.js";
 import { assertNotMissing, findMissingDirectories } from "../config/known-directories.js";
 import { readStoreId, type StoreId } from "../config/store-id.js";
 import { isKind, StoreError } from "../errors.js";
 import { removeFile, syncDirectory } from "../fs/atomic.js";
-import { listDirectory, lstatIfExists } from "../fs/read.js";
-import { listEntries } from "../keys/keyring.js";
+import { lstatIfExists } from "../fs/read.js";
 import { abortReason, orAbort, throwIfAborted } from "../process/abort.js";
 import type { Reporter } from "../reporter.js";
-import { readChangeCounter } from "../store/change-counter.js";
-import { identify, type StoreKey } from "../store/cipher.js";
-import { countSharedPages, readCopyIvs, readStoreIvs } from "../store/shared-pages.js";
 import { escapeControlCharacters } from "../text/escape.js";
+import { type BackupFiles, localFiles } from "./backup-files.js";
 import { clockError, isFromFuture } from "./clock.js";
 import {
   type FileProblem,
@@ -28,7 +23,7 @@ import {
   type ListingOptions,
   listBackups,
 } from "./listing.js";
-import { removeBackup } from "./manifest.js";
+import { removableWithNewestContents } from "./newest-contents.js";
 import {
   applyRetention,
   type KeepPolicy,
@@ -36,26 +31,8 @@ import {
   keepsSomething,
   type Retention,
 } from "./retention.js";
-import { openBackup, verifyBackup } from "./verify.js";
-
-/** Reads and removes listed backups, which may be on a remote. */
-export interface BackupFiles {
-  /**
-   * Makes the whole backup readable at its path. A listing reads only its first page.
-   *
-   * @throws {@link StoreError} io - if it cannot be read
-   */
-  complete(path: string): Promise<void>;
-  /**
-   * Removes a backup and its manifest, either of which may be gone already.
-   *
-   * @throws {@link StoreError} io - if a file cannot be removed
-   */
-  remove(path: string): Promise<void>;
-}
-
-/** The backups in a directory of this machine. */
-export const localFiles: BackupFiles = { complete: async () => undefined, remove: removeBackup };
+import { unneededBundles } from "./unneeded-bundles.js";
+import { verifyBackup } from "./verify.js";
 
 export interface PruneOptions extends ListingOptions {
   readonly keep: KeepPolicy;
@@ -132,7 +109,7 @@ export async function prune(options: PruneOptions): Promise<PruneResult> {
   const stale = await leftoverManifests(backups);
   const { kept, removable, verified } = await selectRemovable(counted, options);
   // Whatever prevents this must be known before a backup is removed.
-  const bundlesIfAllRemoved = await unneededBundles(options, removable);
+  const bundlesIfAllRemoved = await bundlesToRemove(options, removable);
   const candidates = [
     ...removable.map(({ path, createdAt, size }) => ({ path, createdAt, size })),
     ...stale.map(({ manifest, createdAt }) => ({ path: manifest, createdAt, size: 0 })),
@@ -143,7 +120,7 @@ export async function prune(options: PruneOptions): Promise<PruneResult> {
   const removedBundles =
     notRemoved.length === 0
       ? bundlesIfAllRemoved
-      : await unneededBundles(options, removable.filter(isRemoved));
+      : await bundlesToRemove(options, removable.filter(isRemoved));
   if (!dryRun) {
     for (const path of removedBundles) await removeFile(path);
     if (removedBundles.length > 0 && bundleFolder !== undefined) await syncDirectory(bundleFolder);
@@ -176,6 +153,15 @@ function assertPolicy({ keep, bundles, bundleFolder }: PruneOptions): void {
       hint: "Add --bundle-to DIRECTORY.",
     });
   }
+}
+
+/** Returns the files of the bundles to remove, once these backups are removed. */
+async function bundlesToRemove(
+  { bundles, bundleFolder, ...options }: PruneOptions,
+  removable: readonly ListedBackup[],
+): Promise<string[]> {
+  if (!bundles || bundleFolder === undefined) return [];
+  return await unneededBundles({ ...options, bundleFolder }, removable);
 }
 
 /**
@@ -246,106 +232,17 @@ function keepAlso(
   };
 }
 
-/**
- * Keeps the backup with the newest contents. A clock in the past may have dated it before older
- * backups.
- *
- * Backups of one file can be ordered: its change counter, its number of rows and its number of
- * revoked rows never decrease, because a revoked client keeps its row. In WAL mode, an update of a
- * row may change none of them, so equal backups are ordered by the number of pages shared with the
- * store. A backup with another key is from before a rotation, and is not compared.
- */
+/** Keeps the backup with the newest contents, whatever its date. */
 async function keepNewestContents(
-  { kept, removable }: Retention<ListedBackup>,
+  retention: Retention<ListedBackup>,
   { storePath, source, files = localFiles, reporter }: PruneOptions,
 ): Promise<Retention<ListedBackup>> {
-  const { keyId } = await identify(storePath);
-  const all = [...kept.map(({ backup }) => backup), ...removable];
-  const comparable = all.filter((backup) => backup.keyId === keyId);
-  const key = await anyKey(comparable, { source, storePath });
-  const furthest = await mostProgressed(comparable, key);
-  const newest = await findNewestRemovable(furthest, removable, { storePath, key, files });
-  if (newest === undefined) return { kept, removable };
+  const newest = await removableWithNewestContents(retention, { storePath, source, files });
+  if (newest === undefined) return retention;
   reporter.notice(
     `${newest.path} stays: it has the newest contents, although its date is ${newest.createdAt}; the clock was wrong when a backup was made, or an older backup was restored`,
   );
-  return keepAlso(newest, { kept, removable });
-}
-
-/** Returns the backups with the highest numbers among those that never decrease in one store. */
-async function mostProgressed(
-  backups: readonly ListedBackup[],
-  key: StoreKey | undefined,
-): Promise<ListedBackup[]> {
-  const measured: { backup: ListedBackup; progress: readonly number[] }[] = [];
-  for (const backup of backups) {
-    const counter = key && (await readChangeCounter(backup.path, key));
-    measured.push({ backup, progress: progressOf(backup, counter ?? 0) });
-  }
-  measured.sort((a, b) => compareProgress(b.progress, a.progress));
-  return measured
-    .filter(({ progress }) => compareProgress(progress, measured[0]?.progress ?? []) === 0)
-    .map(({ backup }) => backup);
-}
-
-/** Returns numbers that never decrease in a store, the most precise first. */
-function progressOf({ clients }: ListedBackup, counter: number): readonly number[] {
-  return [counter, clients.active + clients.revoked, clients.revoked];
-}
-
-function compareProgress(a: readonly number[], b: readonly number[]): number {
-  const differing = a.findIndex((number, index) => number !== b[index]);
-  return differing < 0 ? 0 : (a[differing] ?? 0) - (b[differing] ?? 0);
-}
-
-/**
- * Returns the removable backup that shares the most pages with the store, unless a backup that
- * stays shares as many. Without a key, assumes that a backup that stays is the newest.
- */
-async function findNewestRemovable(
-  backups: readonly ListedBackup[],
-  removable: readonly ListedBackup[],
-  { storePath, key, files }: { storePath: string; key: StoreKey | undefined; files: BackupFiles },
-): Promise<ListedBackup | undefined> {
-  const candidates = backups.filter((backup) => removable.includes(backup));
-  const staying = backups.filter((backup) => !removable.includes(backup));
-  if (candidates.length === 0) return undefined;
-  if (key === undefined) return staying.length === 0 ? candidates[0] : undefined;
-  const store = await readStoreIvs(storePath, key.cipherCompatibility);
-  const all = countSharedPages(store, store);
-  const countShared = async ({ path }: ListedBackup) => {
-    await files.complete(path);
-    return countSharedPages(store, await readCopyIvs(path, key.cipherCompatibility));
-  };
-  let most = -1;
-  for (const backup of staying) {
-    most = Math.max(most, await countShared(backup));
-    // On a remote, each backup to be compared has to be downloaded.
-    if (most === all) return undefined;
-  }
-  let newest: ListedBackup | undefined;
-  for (const backup of candidates) {
-    const shared = await countShared(backup);
-    if (shared > most) [newest, most] = [backup, shared];
-  }
-  return newest;
-}
-
-/** Returns the key of the backups; undefined if no known passphrase opens any of them. */
-async function anyKey(
-  backups: readonly ListedBackup[],
-  secret: { source: PruneOptions["source"]; storePath: string },
-): Promise<StoreKey | undefined> {
-  for (const { path } of backups) {
-    try {
-      const { connection, key } = await openBackup(path, secret);
-      await connection.close();
-      return key;
-    } catch (error) {
-      if (!(error instanceof StoreError) || error.kind === "io") throw error;
-    }
-  }
-  return undefined;
+  return keepAlso(newest, retention);
 }
 
 /**
@@ -449,62 +346,4 @@ async function findVerified(
   throw new StoreError("corrupted", "no backup verifies; nothing was removed", {
     hint: "Make a backup with hivemind-sqlcipher backup, then check the others with hivemind-sqlcipher verify FILE.",
   });
-}
-
-/**
- * Returns the files of this store's bundles that no remaining backup or store needs. Returns none
- * unless `options.bundles` is set.
- *
- * A bundle directory may serve several stores. So a bundle counts as this store's only if a removed
- * backup has its key, or if the keyring has its passphrase as a previous passphrase of this store.
- */
-async function unneededBundles(
-  options: PruneOptions,
-  removable: readonly ListedBackup[],
-): Promise<string[]> {
-  const { bundles, bundleFolder } = options;
-  if (!bundles || bundleFolder === undefined) return [];
-  const own = new Set(removable.map(({ keyId }) => keyId));
-  if (options.source.kind === "keyring") {
-    for (const { slot } of await listEntries(options.storePath)) {
-      if (slot.startsWith("previous:")) own.add(slot.slice("previous:".length));
-    }
-  }
-  const needed = await neededKeys(options, removable);
-  const found: string[] = [];
-  for (const keyId of own) {
-    if (!needed.has(keyId)) found.push(...(await bundleFiles(bundleFolder, keyId)));
-  }
-  return found;
-}
-
-/**
- * Returns the key_ids of the store and of other stores, of the replaced stores next to them, and of
- * the remaining backups, also in other directories and elsewhere.
- */
-async function neededKeys(
-  { folder, otherFolders = [], otherStores = [], otherKeyIds = [], storePath }: PruneOptions,
-  removable: readonly ListedBackup[],
-): Promise<Set<string>> {
-  const stores: string[] = [];
-  for (const path of [storePath, ...otherStores]) stores.push(...(await withReplaced(path)));
-  const backups: string[] = [];
-  for (const directory of new Set([folder, ...otherFolders])) {
-    const names = (await listDirectory(directory)) ?? [];
-    backups.push(...names.map((name) => join(directory, name)));
-  }
-  const staying = backups.filter((path) => !path.endsWith(".json") && !isListed(path, removable));
-  const needed = new Set(otherKeyIds);
-  for (const path of [...stores, ...staying]) {
-    const { keyId } = await identify(path);
-    if (keyId !== undefined) needed.add(keyId);
-  }
-  return needed;
-}
-
-/** Returns a store's path and those of the replaced stores next to it. */
-async function withReplaced(storePath: string): Promise<string[]> {
-  const names = (await listDirectory(dirname(storePath))) ?? [];
-  const replaced = names.filter((name) => name.startsWith(`${basename(storePath)}.`));
-  return [storePath, ...replaced.map((name) => join(dirname(storePath), name))];
 }

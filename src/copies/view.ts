@@ -9,6 +9,7 @@
 import { mkdtemp, open, readFile, rename, rm, truncate } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { basename, dirname, extname, join } from "node:path";
+import { type BackupFiles, localFiles } from "../backup/backup-files.js";
 import { directoryFiles, type FleetFiles } from "../backup/fleet.js";
 import {
   backupOf,
@@ -19,7 +20,6 @@ import {
   readManifest,
 } from "../backup/manifest.js";
 import { findParts, joinParts } from "../backup/parts.js";
-import { type BackupFiles, localFiles } from "../backup/prune.js";
 import { isRemote } from "../config/paths.js";
 import { readStoreId } from "../config/store-id.js";
 import { isKind, StoreError, systemError, wrap } from "../errors.js";

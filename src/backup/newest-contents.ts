@@ -1,0 +1,113 @@
+/**
+ * Finds the backup with the newest contents. A clock in the past may have dated it before older
+ * backups.
+ *
+ * Backups of one file can be ordered: its change counter, its number of rows and its number of
+ * revoked rows never decrease, because a revoked client keeps its row. In WAL mode, an update of a
+ * row may change none of them, so equal backups are ordered by the number of pages shared with the
+ * store. A backup with another key is from before a rotation, and is not compared.
+ */
+import { StoreError } from "../errors.js";
+import type { PassphraseSource } from "../keys/source.js";
+import { readChangeCounter } from "../store/change-counter.js";
+import { identify, type StoreKey } from "../store/cipher.js";
+import { countSharedPages, readCopyIvs, readStoreIvs } from "../store/shared-pages.js";
+import type { BackupFiles } from "./backup-files.js";
+import type { ListedBackup } from "./listing.js";
+import type { Retention } from "./retention.js";
+import { openBackup } from "./verify.js";
+
+export interface ContentsOptions {
+  readonly storePath: string;
+  readonly source: PassphraseSource;
+  readonly files: BackupFiles;
+}
+
+/** @returns the removable backup with newer contents than all others; undefined if there is none */
+export async function removableWithNewestContents(
+  { kept, removable }: Retention<ListedBackup>,
+  { storePath, source, files }: ContentsOptions,
+): Promise<ListedBackup | undefined> {
+  const { keyId } = await identify(storePath);
+  const all = [...kept.map(({ backup }) => backup), ...removable];
+  const comparable = all.filter((backup) => backup.keyId === keyId);
+  const key = await anyKey(comparable, { source, storePath });
+  const furthest = await mostProgressed(comparable, key);
+  return await findNewestRemovable(furthest, removable, { storePath, key, files });
+}
+
+/** Returns the backups with the highest numbers among those that never decrease in one store. */
+async function mostProgressed(
+  backups: readonly ListedBackup[],
+  key: StoreKey | undefined,
+): Promise<ListedBackup[]> {
+  const measured: { backup: ListedBackup; progress: readonly number[] }[] = [];
+  for (const backup of backups) {
+    const counter = key && (await readChangeCounter(backup.path, key));
+    measured.push({ backup, progress: progressOf(backup, counter ?? 0) });
+  }
+  measured.sort((a, b) => compareProgress(b.progress, a.progress));
+  return measured
+    .filter(({ progress }) => compareProgress(progress, measured[0]?.progress ?? []) === 0)
+    .map(({ backup }) => backup);
+}
+
+/** Returns numbers that never decrease in a store, the most precise first. */
+function progressOf({ clients }: ListedBackup, counter: number): readonly number[] {
+  return [counter, clients.active + clients.revoked, clients.revoked];
+}
+
+function compareProgress(a: readonly number[], b: readonly number[]): number {
+  const differing = a.findIndex((number, index) => number !== b[index]);
+  return differing < 0 ? 0 : (a[differing] ?? 0) - (b[differing] ?? 0);
+}
+
+/**
+ * Returns the removable backup that shares the most pages with the store, unless a backup that
+ * stays shares as many. Without a key, assumes that a backup that stays is the newest.
+ */
+async function findNewestRemovable(
+  backups: readonly ListedBackup[],
+  removable: readonly ListedBackup[],
+  { storePath, key, files }: { storePath: string; key: StoreKey | undefined; files: BackupFiles },
+): Promise<ListedBackup | undefined> {
+  const candidates = backups.filter((backup) => removable.includes(backup));
+  const staying = backups.filter((backup) => !removable.includes(backup));
+  if (candidates.length === 0) return undefined;
+  if (key === undefined) return staying.length === 0 ? candidates[0] : undefined;
+  const store = await readStoreIvs(storePath, key.cipherCompatibility);
+  const all = countSharedPages(store, store);
+  const countShared = async ({ path }: ListedBackup) => {
+    await files.complete(path);
+    return countSharedPages(store, await readCopyIvs(path, key.cipherCompatibility));
+  };
+  let most = -1;
+  for (const backup of staying) {
+    most = Math.max(most, await countShared(backup));
+    // On a remote, each backup to be compared has to be downloaded.
+    if (most === all) return undefined;
+  }
+  let newest: ListedBackup | undefined;
+  for (const backup of candidates) {
+    const shared = await countShared(backup);
+    if (shared > most) [newest, most] = [backup, shared];
+  }
+  return newest;
+}
+
+/** Returns the key of the backups; undefined if no known passphrase opens any of them. */
+async function anyKey(
+  backups: readonly ListedBackup[],
+  secret: { readonly source: PassphraseSource; readonly storePath: string },
+): Promise<StoreKey | undefined> {
+  for (const { path } of backups) {
+    try {
+      const { connection, key } = await openBackup(path, secret);
+      await connection.close();
+      return key;
+    } catch (error) {
+      if (!(error instanceof StoreError) || error.kind === "io") throw error;
+    }
+  }
+  return undefined;
+}

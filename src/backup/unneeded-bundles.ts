@@ -1,0 +1,80 @@
+/**
+ * Finds the files of a store's bundles that no remaining backup or store needs.
+ *
+ * A bundle directory may serve several stores. So a bundle counts as this store's only if a removed
+ * backup has its key, or if the keyring has its passphrase as a previous passphrase of this store.
+ */
+import { basename, dirname, join } from "node:path";
+import { bundleFiles } from "../bundle/bundle.js";
+import { listDirectory } from "../fs/read.js";
+import { listEntries } from "../keys/keyring.js";
+import type { PassphraseSource } from "../keys/source.js";
+import { identify } from "../store/cipher.js";
+import type { ListedBackup } from "./listing.js";
+
+export interface BundleSearch {
+  /** The directory of the bundles. */
+  readonly bundleFolder: string;
+  /** The directory of the backups. */
+  readonly folder: string;
+  /** Other directories with backups of the store. */
+  readonly otherFolders?: readonly string[];
+  /** Paths of other stores. */
+  readonly otherStores?: readonly string[];
+  /** The key_ids of backups and stores elsewhere. */
+  readonly otherKeyIds?: readonly string[];
+  readonly storePath: string;
+  readonly source: PassphraseSource;
+}
+
+/** @param removable - the backups that are to be removed */
+export async function unneededBundles(
+  options: BundleSearch,
+  removable: readonly ListedBackup[],
+): Promise<string[]> {
+  const { bundleFolder } = options;
+  const own = new Set(removable.map(({ keyId }) => keyId));
+  if (options.source.kind === "keyring") {
+    for (const { slot } of await listEntries(options.storePath)) {
+      if (slot.startsWith("previous:")) own.add(slot.slice("previous:".length));
+    }
+  }
+  const needed = await neededKeys(options, removable);
+  const found: string[] = [];
+  for (const keyId of own) {
+    if (!needed.has(keyId)) found.push(...(await bundleFiles(bundleFolder, keyId)));
+  }
+  return found;
+}
+
+/**
+ * Returns the key_ids of the store and of other stores, of the replaced stores next to them, and of
+ * the remaining backups, also in other directories and elsewhere.
+ */
+async function neededKeys(
+  { folder, otherFolders = [], otherStores = [], otherKeyIds = [], storePath }: BundleSearch,
+  removable: readonly ListedBackup[],
+): Promise<Set<string>> {
+  const stores: string[] = [];
+  for (const path of [storePath, ...otherStores]) stores.push(...(await withReplaced(path)));
+  const backups: string[] = [];
+  for (const directory of new Set([folder, ...otherFolders])) {
+    const names = (await listDirectory(directory)) ?? [];
+    backups.push(...names.map((name) => join(directory, name)));
+  }
+  const removed = new Set(removable.map(({ path }) => path));
+  const staying = backups.filter((path) => !path.endsWith(".json") && !removed.has(path));
+  const needed = new Set(otherKeyIds);
+  for (const path of [...stores, ...staying]) {
+    const { keyId } = await identify(path);
+    if (keyId !== undefined) needed.add(keyId);
+  }
+  return needed;
+}
+
+/** Returns a store's path and those of the replaced stores next to it. */
+async function withReplaced(storePath: string): Promise<string[]> {
+  const names = (await listDirectory(dirname(storePath))) ?? [];
+  const replaced = names.filter((name) => name.startsWith(`${basename(storePath)}.`));
+  return [storePath, ...replaced.map((name) => join(dirname(storePath), name))];
+}
