@@ -10,7 +10,8 @@ import type { ResolvedService } from "../operation/service.js";
 import type { Reporter } from "../reporter.js";
 import { runsHub } from "../service/hub-units.js";
 import type { CipherCompatibility } from "../store/cipher.js";
-import { askHubOnce } from "./packages-cache.js";
+import { describePython } from "./interpreter.js";
+import { askContainer, askHubOnce, uncheckedContainer } from "./packages-cache.js";
 import type { PasswordDelivery } from "./password-delivery.js";
 import { checkPackages } from "./run.js";
 import { assertBlacklistsKept } from "./schema.js";
@@ -33,16 +34,23 @@ export async function assertHubOpens(
 ): Promise<void> {
   if (delivery.how === "none") return;
   const hub = await readServiceHub(known);
+  const { name } = known.service;
   const python = await findServicePython(hub);
-  if (python !== undefined) {
-    const packages = await askHubOnce(python, hub.environment);
-    assertPackages(packages, python[0], cipherCompatibility);
-    if (clients) await assertBlacklistsKept(packages, python[0], clients);
+  const packages =
+    hub.container && python
+      ? await askContainer(python, name, reporter)
+      : python && (await askHubOnce(python, hub.environment));
+  if (python !== undefined && packages !== undefined) {
+    const where = describePython(python);
+    assertPackages(packages, where, cipherCompatibility);
+    if (clients) await assertBlacklistsKept(packages, where, clients);
     return;
   }
+  if (python !== undefined) return;
+  if (hub.container) reporter.notice(uncheckedContainer(name));
   if (!runsHub(hub.command)) return;
   reporter.notice(
-    `cannot determine which Python runs the hub of ${known.service.name}: its SQLite plugin is not checked for encryption`,
+    `cannot determine which Python runs the hub of ${name}: its SQLite plugin is not checked for encryption`,
   );
 }
 

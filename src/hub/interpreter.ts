@@ -13,11 +13,24 @@ import { formatJson, type JsonObject } from "../client/json.js";
 import type { Environment } from "../config/paths.js";
 import { StoreError } from "../errors.js";
 import * as z from "../schema.js";
+import { engines } from "../service/engine.js";
 import type { CipherCompatibility } from "../store/cipher.js";
 import { sqliteModule } from "./server-json.js";
 
-/** The interpreter, and the options in the first line of its script. */
+/**
+ * The interpreter, and the options in the first line of its script; or an engine that runs the
+ * interpreter in a container.
+ */
 export type HubPython = readonly [program: string, ...options: string[]];
+
+export function isInContainer([program]: HubPython): boolean {
+  return (engines as readonly string[]).includes(program);
+}
+
+/** Returns an interpreter for messages. */
+export function describePython(python: HubPython): string {
+  return isInContainer(python) ? `the container of ${python[0]}` : python[0];
+}
 
 export const packagesSchema = z.object({
   /** Installed versions; null if the package is missing. */
@@ -98,7 +111,7 @@ function hubProgram(args: readonly string[]): string | undefined {
   return isOnPath ? join(dirname(activated), script) : script;
 }
 
-function isPython(program: string): boolean {
+export function isPython(program: string): boolean {
   return /^python[\d.]*$/.test(basename(program));
 }
 

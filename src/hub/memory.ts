@@ -1,6 +1,7 @@
 /** Checks directories for the plaintext passphrase while the hub runs: they must be in memory. */
 import { stat, statfs } from "node:fs/promises";
-import { StoreError, systemError } from "../errors.js";
+import { dirname } from "node:path";
+import { hasCode, StoreError, systemError } from "../errors.js";
 
 /** statfs(2) types of file systems in memory: tmpfs and ramfs. */
 const memoryTypes = [0x01021994, 0x858458f6];
@@ -19,13 +20,26 @@ export async function assertPrivateMemory(directory: string): Promise<void> {
         hint: `Run chmod 700 ${directory} as its owner, because it will contain the passphrase.`,
       });
     }
-    if (process.platform !== "linux" || memoryTypes.includes((await statfs(directory)).type)) {
-      return;
-    }
+    if (process.platform !== "linux" || (await isInMemory(directory))) return;
   } catch (error) {
     throw systemError(error, `cannot access ${directory}`);
   }
   throw new StoreError("refused", `${directory} is on a disk, not in memory`, {
     hint: "Name a directory on a tmpfs: the passphrase will be there in plain text.",
   });
+}
+
+/**
+ * Returns whether a path is on a file system in memory. For a path that does not exist, the nearest
+ * existing directory above it decides: a tmpfs is empty after a reboot.
+ *
+ * @throws the system's error - if the path cannot be accessed
+ */
+export async function isInMemory(path: string): Promise<boolean> {
+  try {
+    return memoryTypes.includes((await statfs(path)).type);
+  } catch (error) {
+    if (!hasCode(error, "ENOENT", "ENOTDIR") || dirname(path) === path) throw error;
+    return isInMemory(dirname(path));
+  }
 }

@@ -7,11 +7,18 @@
 import { readdir, readFile, realpath, stat } from "node:fs/promises";
 import { dirname, join } from "node:path";
 import { type Environment, stateHome } from "../config/paths.js";
-import { StoreError } from "../errors.js";
+import { isKind, StoreError } from "../errors.js";
 import { makeDirectory, replaceFile } from "../fs/atomic.js";
 import { sha256Hex } from "../fs/read.js";
+import type { Reporter } from "../reporter.js";
 import * as z from "../schema.js";
-import { askHub, type HubPackages, type HubPython, packagesSchema } from "./interpreter.js";
+import {
+  askHub,
+  type HubPackages,
+  type HubPython,
+  isInContainer,
+  packagesSchema,
+} from "./interpreter.js";
 
 const format = "hivemind-sqlcipher hub packages";
 
@@ -40,6 +47,8 @@ export async function askHubOnce(
   environment: Environment,
   { remember = true } = {},
 ): Promise<HubPackages> {
+  // The packages of a container are not in directories of this machine.
+  if (isInContainer(python)) return askHub(python, environment);
   const path = recordPath(python, environment);
   const known = await readRecord(path);
   if (known && known.fingerprint === (await fingerprint(python, known.paths, environment))) {
@@ -53,6 +62,26 @@ export async function askHubOnce(
     await writeRecord(path, record);
   }
   return packages;
+}
+
+/** Asks the packages in a container; prints a notice if that is impossible, as without a shell. */
+export async function askContainer(
+  python: HubPython,
+  name: string | null,
+  reporter: Pick<Reporter, "notice">,
+): Promise<HubPackages | undefined> {
+  try {
+    return await askHub(python);
+  } catch (error) {
+    if (!isKind(error, "failed")) throw error;
+    reporter.notice(uncheckedContainer(name, error.message));
+    return undefined;
+  }
+}
+
+/** Returns the notice about a container whose packages are unknown. */
+export function uncheckedContainer(name: string | null, why = "its hub does not run"): string {
+  return `the SQLite plugin in the container ${name} is not checked for encryption: ${why}`;
 }
 
 function recordPath(python: HubPython, environment: Environment): string {

@@ -1,19 +1,26 @@
 /** Determines how the hub receives the store's passphrase, before the passphrase changes. */
 
+import { join } from "node:path";
 import type { Environment } from "../config/paths.js";
 import { StoreError } from "../errors.js";
 import { lstatIfExists } from "../fs/read.js";
 import type { ResolvedService } from "../operation/service.js";
 import type { Reporter } from "../reporter.js";
-import { namedStore, readServerJson, serverJsonPath } from "./server-json.js";
-import { readServiceHub } from "./service-hub.js";
+import type { Container } from "../service/engine.js";
+import { type ContainerHub, toHost } from "./container-hub.js";
+import { type NamedStore, namedStore, readServerJson, serverJsonPath } from "./server-json.js";
+import type { ServerJsonCopy } from "./server-json-copy.js";
+import { readServiceHub, type ServiceHub } from "./service-hub.js";
 
 /** `auto` detects it; `none` is the operator's statement: no hub needs the passphrase. */
 export type HubChoice = "auto" | "none";
 
 export type PasswordDelivery =
-  /** The unit starts the hub through `run`, which reads the passphrase itself. */
-  | { readonly how: "run" }
+  /**
+   * `run` reads the passphrase when the service starts. With `copy`, it was `run --prepare`, and the
+   * container mounts what it has written: the copy has to change with the passphrase.
+   */
+  | { readonly how: "run"; readonly copy?: ServerJsonCopy }
   /** The hub reads the passphrase from `server.json`, where it is in plain text. */
   | { readonly how: "server.json"; readonly path: string }
   | { readonly how: "none" };
@@ -33,9 +40,11 @@ export async function findPasswordDelivery(
   if (hub === "none") return { how: "none" };
   const service = await readServiceHub(known);
   if (startsByRun(service.args.join(" "))) return { how: "run" };
-  const { path, environment } = await findServerJson(service.environment);
+  if (service.container?.copy !== undefined) return deliveryByCopy(service.container);
+  const hubFile = await findServerJson(service);
+  const { path } = hubFile;
   try {
-    const { storePath, passwordSet } = await namedStore(await readServerJson(path), environment);
+    const { storePath, passwordSet } = await storeOf(hubFile);
     if (storePath === known.choice.storePath && passwordSet) return { how: "server.json", path };
   } catch (error) {
     if (!(error instanceof StoreError && error.kind === "notFound")) throw error;
@@ -43,16 +52,50 @@ export async function findPasswordDelivery(
   return { how: "none" };
 }
 
+/** Returns the delivery by a copy of `server.json` that the container mounts. */
+async function deliveryByCopy({ copy: path, serverJson }: ContainerHub): Promise<PasswordDelivery> {
+  const stats = path === undefined ? undefined : await lstatIfExists(path);
+  // The next `run --prepare` writes the copy of a container that is down since a reboot.
+  if (path === undefined || stats === undefined) return { how: "run" };
+  const owner = { uid: Number(stats.uid), gid: Number(stats.gid) };
+  const original = serverJson === undefined ? undefined : { path: serverJson, ...owner };
+  return { how: "run", copy: { path, ...(original && { original }) } };
+}
+
+/** A hub's `server.json` on this machine, and the environment in which the hub reads it. */
+export type HubFile = Awaited<ReturnType<typeof findServerJson>>;
+
 /**
- * Returns the `server.json` in a hub's environment; if this process finds none there, the
- * `server.json` of its own environment.
+ * Returns the `server.json` of a hub; if this process finds none there, the `server.json` of its
+ * own environment.
  */
-export async function findServerJson(
-  environment: Environment,
-): Promise<{ path: string; environment: Environment }> {
-  const path = serverJsonPath(environment);
-  const found = await lstatIfExists(path).catch(() => undefined);
-  return found ? { path, environment } : { path: serverJsonPath(), environment: process.env };
+export async function findServerJson({
+  environment,
+  container: hub,
+}: Pick<ServiceHub, "environment" | "container">): Promise<{
+  path: string;
+  environment: Environment;
+  container?: Container;
+}> {
+  const path = hub === undefined ? serverJsonPath(environment) : hub.serverJson;
+  const found = path === undefined ? undefined : await lstatIfExists(path).catch(() => undefined);
+  if (path === undefined || found === undefined) {
+    return { path: serverJsonPath(), environment: process.env };
+  }
+  if (hub === undefined) return { path, environment };
+  return { path, environment: { XDG_DATA_HOME: hub.dataHome }, container: hub.container };
+}
+
+/**
+ * Returns the store that a hub's `server.json` names, as a path of this machine.
+ *
+ * @throws {@link StoreError} - what `readServerJson` and `namedStore` throw
+ */
+export async function storeOf({ path, environment, container }: HubFile): Promise<NamedStore> {
+  const file = await readServerJson(path);
+  return namedStore(file, environment, (named) =>
+    container === undefined ? named : toHost(container, named),
+  );
 }
 
 /**
@@ -67,22 +110,42 @@ export async function resolvePasswordDelivery(
 ): Promise<PasswordDelivery> {
   const delivery = await findPasswordDelivery(known, hub);
   if (delivery.how !== "none" || hub === "none") return delivery;
-  const name = known.service.name ?? "the hub";
-  throw new StoreError("refused", `cannot determine how ${name} would get the new passphrase`, {
+  const { service } = known;
+  const name = service.name ?? "the hub";
+  const refusal = `cannot determine how ${name} would get the new passphrase`;
+  if (service.kind === "podman" || service.kind === "docker") {
+    throw new StoreError("refused", refusal, { hint: mountCopyHint(service.name ?? "") });
+  }
+  throw new StoreError("refused", refusal, {
     hint:
       "Set ExecStart=hivemind-sqlcipher run -- hivemind-core listen in its unit, then run systemctl daemon-reload.\n" +
       "Or add --hub none if no hub uses this store, or if you will update its passphrase manually.",
   });
 }
 
+/** Returns how a container's hub gets its password, for the operator to set up. */
+function mountCopyHint(container: string): string {
+  return [
+    `Write a copy of server.json into memory: hivemind-sqlcipher run --prepare ${copyPath()} --container ${container}`,
+    "Create the container again with this copy mounted over the hub's server.json: hivemind-sqlcipher run --print-unit compose (or quadlet) prints the lines.",
+    "Or add --hub none if no hub uses this store, or if you will update its passphrase manually.",
+  ].join("\n");
+}
+
+/** Returns where the copy of a container's `server.json` lies by default. */
+export function copyPath(environment: Environment = process.env): string {
+  return join(environment.XDG_RUNTIME_DIR || "/run", "hivemind-sqlcipher", "server.json");
+}
+
 /**
- * Returns the password in `server.json` that a swap replaces, if the hub reads it there. Prints a
- * notice about it.
+ * Returns the password that a swap replaces, in `server.json` or in a copy in memory. Prints a
+ * notice about a password on the disk.
  */
 export function passwordToReplace(
   delivery: PasswordDelivery,
   reporter: Pick<Reporter, "notice">,
-): { path: string; remove: false } | undefined {
+): (ServerJsonCopy & { remove: false }) | undefined {
+  if (delivery.how === "run" && delivery.copy) return { ...delivery.copy, remove: false };
   if (delivery.how !== "server.json") return undefined;
   reporter.notice(`the plaintext password in ${delivery.path} is replaced as well`);
   return { path: delivery.path, remove: false };

@@ -7,20 +7,23 @@
  */
 import { basename, dirname } from "node:path";
 import { isJsonObject } from "../client/json.js";
-import { type Environment, realPath } from "../config/paths.js";
+import { dataHome, type Environment, realPath } from "../config/paths.js";
 import { StoreError } from "../errors.js";
 import { replaceFile } from "../fs/atomic.js";
 import type { CipherCompatibility } from "../store/cipher.js";
+import { type ContainerHub, findContainerPython, toHost } from "./container-hub.js";
 import {
   cipherFormat,
   completesServerJson,
+  describePython,
   findHubPython,
   findProgram,
   type HubPackages,
+  type HubPython,
 } from "./interpreter.js";
 import { assertPrivateMemory } from "./memory.js";
 import { startInNamespace } from "./namespace.js";
-import { askHubOnce } from "./packages-cache.js";
+import { askContainer, askHubOnce, uncheckedContainer } from "./packages-cache.js";
 import { runWithPrivateConfig } from "./private-config.js";
 import { blacklistProblem } from "./schema.js";
 import {
@@ -32,6 +35,7 @@ import {
   serverJsonPath,
   sqliteModule,
 } from "./server-json.js";
+import { giveTo, makeCopyDirectory } from "./server-json-copy.js";
 import { withPassword } from "./server-json-edit.js";
 
 /** Installs the first SQLite plugin that uses its `password`. */
@@ -66,6 +70,16 @@ export interface RedisHub extends HubCommand {
 
 export type HubOptions = StoreHub | RedisHub;
 
+/** What `run --prepare` writes, and for whom. */
+export type PrepareOptions = HubOptions & {
+  /** The container of the hub. */
+  readonly container?: ContainerHub | undefined;
+  /** Whether the hub of `serverJson` runs in a container that may not exist yet. */
+  readonly isContainer?: boolean | undefined;
+  /** The owner of the copy. */
+  readonly owner?: { readonly uid: number; readonly gid: number } | undefined;
+};
+
 /**
  * Runs the hub until it ends.
  *
@@ -91,16 +105,21 @@ export async function runHub(options: HubOptions & { privateConfig?: boolean }):
 }
 
 /**
- * Writes the `server.json` that a system unit binds over the real file (`BindReadOnlyPaths=`),
- * after the checks of `runHub`. The caller removes the file. With the generated unit, systemd
- * removes it together with the unit's runtime directory.
+ * Writes the `server.json` that a system unit binds over the real file (`BindReadOnlyPaths=`), or
+ * that a container mounts there, after the checks of `runHub`. The caller removes the file. With
+ * the generated unit, systemd removes it together with the unit's runtime directory.
  *
  * @throws {@link StoreError} as `runHub`
  * @throws {@link StoreError} refused - if the directory is not in memory or not private
  */
-export async function prepareServerJson(options: HubOptions, target: string): Promise<void> {
+export async function prepareServerJson(options: PrepareOptions, target: string): Promise<void> {
+  const { container, isContainer, owner } = options;
+  await makeCopyDirectory(dirname(target));
   await assertPrivateMemory(dirname(target));
-  await replaceFile(target, withSecret(await checkHub(options), options));
+  const serverJson =
+    container || isContainer ? await checkContainerHub(options) : await checkHub(options);
+  await replaceFile(target, withSecret(serverJson, options));
+  if (owner) await giveTo(target, owner);
 }
 
 function withSecret(serverJson: ServerJson, options: HubOptions): string {
@@ -140,12 +159,66 @@ async function checkHub(options: HubOptions): Promise<ServerJson> {
     return serverJson;
   }
   if ("storePath" in options) {
-    const packages = await askHubOnce(python, environment);
-    checkPackages(packages, python[0], options.cipherCompatibility);
-    const problem = blacklistProblem(packages);
-    if (problem)
-      onNotice(`the hub enforces no blacklist: ${problem}; see hivemind-sqlcipher doctor`);
+    checkStorePackages(await askHubOnce(python, environment), python, options);
   }
+  await assertComplete(serverJson, python, environment);
+  return serverJson;
+}
+
+/**
+ * Checks the hub of a container as far as the container tells: its packages if the hub runs, and
+ * the path of its store if there is a container.
+ */
+async function checkContainerHub(options: PrepareOptions): Promise<ServerJson> {
+  const { container: hub, onNotice = () => undefined } = options;
+  const path = options.serverJson ?? hub?.serverJson;
+  if (path === undefined) {
+    const name = hub?.container.name;
+    throw new StoreError("refused", `the container ${name} has no volume with its server.json`, {
+      hint: "Mount the directory .config/hivemind-core of the hub, or name the file with --server-json.",
+    });
+  }
+  const serverJson = await findServerJson(path);
+  if ("redisPassword" in options) checkRedis(serverJson);
+  else {
+    const { storePath } = options;
+    const locate = (named: string) =>
+      hub === undefined && basename(named) === basename(storePath)
+        ? storePath
+        : hub && toHost(hub.container, named);
+    const home = hub?.dataHome ?? dataHome();
+    await checkStore(serverJson, storePath, { XDG_DATA_HOME: home }, locate);
+  }
+  const python = hub && findContainerPython(hub.container);
+  if (hub === undefined || !("storePath" in options)) return serverJson;
+  const { name } = hub.container;
+  if (python === undefined) {
+    onNotice(uncheckedContainer(name));
+    return serverJson;
+  }
+  const packages = await askContainer(python, name, { notice: onNotice });
+  if (packages === undefined) return serverJson;
+  checkStorePackages(packages, python, options);
+  await assertComplete(serverJson, python);
+  return serverJson;
+}
+
+function checkStorePackages(
+  packages: HubPackages,
+  python: HubPython,
+  { cipherCompatibility, onNotice = () => undefined }: StoreHub,
+): void {
+  checkPackages(packages, describePython(python), cipherCompatibility);
+  const problem = blacklistProblem(packages);
+  if (problem) onNotice(`the hub enforces no blacklist: ${problem}; see hivemind-sqlcipher doctor`);
+}
+
+/** @throws {@link StoreError} refused - if the hub would write to its `server.json` */
+async function assertComplete(
+  serverJson: ServerJson,
+  python: HubPython,
+  environment?: Environment,
+): Promise<void> {
   if (
     !isJsonObject(serverJson.settings.network_protocol) &&
     (await completesServerJson(python, environment))
@@ -156,7 +229,6 @@ async function checkHub(options: HubOptions): Promise<ServerJson> {
       { hint: "Add it by running once, without run: hivemind-core print-config" },
     );
   }
-  return serverJson;
 }
 
 async function findServerJson(path: string): Promise<ServerJson> {
@@ -176,9 +248,10 @@ async function checkStore(
   serverJson: ServerJson,
   storePath: string,
   environment: Environment,
+  locate?: (path: string) => string | undefined,
 ): Promise<void> {
   const { path } = serverJson;
-  const { module, storePath: named } = await namedStore(serverJson, environment);
+  const { module, storePath: named } = await namedStore(serverJson, environment, locate);
   if (module !== sqliteModule) {
     throw new StoreError(
       "refused",
@@ -189,7 +262,7 @@ async function checkStore(
   if (named !== (await realPath(storePath))) {
     throw new StoreError(
       "refused",
-      `${path} names the store ${named ?? "in memory"}, but the passphrase is for ${storePath}`,
+      `${path} names the store ${named ?? (locate ? "on no volume" : "in memory")}, but the passphrase is for ${storePath}`,
       { hint: "Name the hub's store with --db, or correct name and subfolder in server.json." },
     );
   }

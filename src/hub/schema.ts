@@ -7,7 +7,7 @@ import { StoreError } from "../errors.js";
 import type { ResolvedService } from "../operation/service.js";
 import { newestSchema } from "../store/schema.js";
 import { describeClient, shellQuote } from "../text/escape.js";
-import { askHub, type HubPackages } from "./interpreter.js";
+import { askHub, describePython, type HubPackages } from "./interpreter.js";
 import { findServicePython, readServiceHub } from "./service-hub.js";
 
 export interface HubSchema {
@@ -38,7 +38,7 @@ export async function hubSchema(
   const objection =
     known >= newestSchema
       ? undefined
-      : `the hub here (hivemind-plugin-manager ${pluginManager ?? "absent"}, in ${python[0]}) knows no schema ${newestSchema}: under it, every blacklist would be switched off`;
+      : `the hub here (hivemind-plugin-manager ${pluginManager ?? "absent"}, in ${describePython(python)}) knows no schema ${newestSchema}: under it, every blacklist would be switched off`;
   return { pluginManager, schemaVersion: known, objection };
 }
 

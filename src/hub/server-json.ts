@@ -72,18 +72,21 @@ export async function readServerJson(path: string): Promise<ServerJson> {
 /**
  * Returns the hub's store according to this `server.json` in this environment.
  *
+ * @param locate - returns the hub's path as a path of this machine
  * @throws {@link StoreError} refused - if no hub can read the object `database`
  */
 export async function namedStore(
   { path, settings }: ServerJson,
   environment: Environment = process.env,
+  locate: (path: string) => string | undefined = (named) => named,
 ): Promise<NamedStore> {
   const database = blockAt(settings, "database", path);
   const module = textAt(database, "module", path);
   // A hub on another module ignores the SQLite plugin's settings.
   const isRead = module === sqliteModule || isJsonObject(database[sqliteModule]);
   const plugin = isRead ? blockAt(database, sqliteModule, path) : {};
-  const named = module === sqliteModule ? storeFile(plugin, path, environment) : undefined;
+  const inside = module === sqliteModule ? storeFile(plugin, path, environment) : undefined;
+  const named = inside === undefined ? undefined : locate(inside);
   return {
     module,
     storePath: named === undefined ? undefined : await realPath(named),

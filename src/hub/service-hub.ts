@@ -1,9 +1,16 @@
 /** Reads from a service how it starts its hub. */
 import type { Environment } from "../config/paths.js";
 import type { ResolvedService } from "../operation/service.js";
+import { inspectContainer } from "../service/engine.js";
 import { expandScripts, readEnvironment } from "../service/hub-units.js";
 import { defaultUnit } from "../service/service.js";
 import { readCommands } from "../service/unit-commands.js";
+import {
+  type ContainerHub,
+  findContainerOfUnit,
+  findContainerPython,
+  readContainerHub,
+} from "./container-hub.js";
 import { findHubPython, type HubPython } from "./interpreter.js";
 
 /** How a service starts its hub. */
@@ -14,42 +21,56 @@ export interface ServiceHub {
   readonly command: readonly string[];
   /** The hub's environment, which decides on its `server.json` and its data directory. */
   readonly environment: Environment;
+  /** The container in which the hub runs. */
+  readonly container?: ContainerHub;
 }
 
 /**
  * Reads a unit's commands and environment. A service that is not a unit has no commands, and is
  * assumed to have the environment of this process.
  *
- * @throws {@link StoreError} service - if the service manager does not respond
+ * @throws {@link StoreError} service - if the service manager or the engine does not respond
  */
 export async function readServiceHub({
   service,
   choice,
 }: Pick<ResolvedService, "service" | "choice">): Promise<ServiceHub> {
+  if (service.kind === "podman" || service.kind === "docker") {
+    const container = await inspectContainer(service.kind, service.name ?? choice.unit ?? "");
+    return {
+      ...{ args: [], command: [], environment: process.env },
+      ...(container && { container: await readContainerHub(container) }),
+    };
+  }
   if (service.kind !== "systemd" && service.kind !== "systemd-user") {
     return { args: [], command: [], environment: process.env };
   }
   const unit = { manager: service.kind, name: service.name ?? choice.unit ?? defaultUnit };
   const commands = await readCommands(unit);
   const starts = commands.filter(({ property }) => property === "ExecStart");
+  const container = await findContainerOfUnit(unit);
   return {
     args: expandScripts(commands),
     command: expandScripts(starts),
     environment: commands.length === 0 ? process.env : await readEnvironment(unit),
+    ...(container && { container: await readContainerHub(container) }),
   };
 }
 
 /**
- * Finds the Python of a service's hub, as its unit would find it; of the hub on PATH if the service
- * has no commands.
+ * Finds the Python of a service's hub: in its container, if it runs; as its unit would find it; of
+ * the hub on PATH if the service has no commands.
  *
  * @param hubPython - the hub's Python, if the operator named it
  * @throws {@link StoreError} usage - if `hubPython` cannot be executed
  */
 export function findServicePython(
-  { command, environment }: Omit<ServiceHub, "args">,
+  { command, environment, container: hub }: Omit<ServiceHub, "args">,
   hubPython?: string,
 ): Promise<HubPython | undefined> {
+  if (hub !== undefined && hubPython === undefined) {
+    return Promise.resolve(findContainerPython(hub.container));
+  }
   const args = command.length > 0 ? command : undefined;
   return findHubPython({ hubPython, args, environment });
 }

@@ -2,6 +2,7 @@
 import { readFileSync } from "node:fs";
 import { basename } from "node:path";
 import { StoreError } from "../errors.js";
+import { lstatIfExists } from "../fs/read.js";
 import { findOpenStore, listGroupProcesses, parseGroups, readGroups } from "../process/cgroup.js";
 import { findHolders } from "../process/holders.js";
 import { shellQuote } from "../text/escape.js";
@@ -28,6 +29,7 @@ export async function checkContainer(
   await assertWithoutUnit(container);
   assertRestartable(container);
   assertDirectoryMounted(container, storePath);
+  if (isActive(container)) await assertCopyExists(container);
   const { holders } = await findHolders(storePath);
   const isHolder = holders.some(({ pid }) => isInside(pid, container));
   return [
@@ -78,6 +80,19 @@ function assertDirectoryMounted({ name, mounts }: Container, storePath: string):
     "refused",
     `the container ${name} mounts the file ${storePath} alone, so its write-ahead log stays inside the container`,
     { hint: `Mount the directory of the store instead of ${mount.destination}.` },
+  );
+}
+
+/** The copy of `server.json` in memory may have been removed while the container runs. */
+async function assertCopyExists({ name, mounts }: Container): Promise<void> {
+  const copy = mounts.find(({ destination }) => destination.endsWith("/server.json"))?.source;
+  if (copy === undefined || (await lstatIfExists(copy).catch(() => true))) return;
+  throw new StoreError(
+    "refused",
+    `the container ${name} mounts ${copy}, which does not exist: it could not be started again`,
+    {
+      hint: `Write it again: hivemind-sqlcipher run --prepare ${shellQuote(copy)} --container ${name}`,
+    },
   );
 }
 

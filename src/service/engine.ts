@@ -34,6 +34,8 @@ export interface Container extends ContainerName {
   /** The command line of the container's main process. */
   readonly args: readonly string[];
   readonly mounts: readonly Mount[];
+  /** The container's `HOME` and `XDG_*` variables, as far as its configuration sets them. */
+  readonly environment: Readonly<Record<string, string>>;
   /**
    * Names or ids of other containers. This container runs in their network, IPC or PID namespace.
    */
@@ -79,6 +81,7 @@ const inspectedSchema = z.array(
     ),
     Config: z.object({
       Labels: z.nullish(z.record(z.string(), z.string())),
+      Env: z.nullish(z.array(z.string())),
       StopSignal: z.nullish(z.union([z.string(), z.number()])),
       StopTimeout: z.nullish(z.number()),
     }),
@@ -178,6 +181,12 @@ function toContainer(engine: Engine, inspected: Inspected): Container {
     args: [...(inspected.Path ? [inspected.Path] : []), ...(inspected.Args ?? [])],
     mounts: (inspected.Mounts ?? []).flatMap(({ Source: source, Destination: destination }) =>
       source ? [{ source: realPathIfExists(source), destination }] : [],
+    ),
+    environment: Object.fromEntries(
+      (config.Env ?? []).flatMap((line) => {
+        const [, name, value] = /^(HOME|XDG_\w+)=(.*)$/s.exec(line) ?? [];
+        return name === undefined || value === undefined ? [] : [[name, value]];
+      }),
     ),
     sharesNamespacesOf: [host.NetworkMode, host.IpcMode, host.PidMode].flatMap((mode) =>
       mode?.startsWith("container:") ? [mode.slice("container:".length)] : [],

@@ -6,7 +6,6 @@ import { argsOf, readGroups } from "../process/cgroup.js";
 import type { Holder } from "../process/holders.js";
 import {
   type Container,
-  type ContainerName,
   type Engine,
   engines,
   inspectContainer,
@@ -86,14 +85,14 @@ function ignoreUnusable(error: unknown): Container[] {
 }
 
 /** Returns the containers of this name, of every engine that this user can use. */
-export async function findNamedContainers(name: string): Promise<ContainerName[]> {
-  const found: ContainerName[] = [];
+export async function findNamedContainers(name: string): Promise<Container[]> {
+  const found: Container[] = [];
   for (const engine of engines.filter((each) => mayHaveContainers(each))) {
     const container = await inspectContainer(engine, name).catch((error: unknown) => {
       if (isKind(error, "service")) return undefined;
       throw error;
     });
-    if (container !== undefined) found.push({ engine, name: container.name });
+    if (container !== undefined) found.push(container);
   }
   return found;
 }

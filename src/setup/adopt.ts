@@ -8,13 +8,17 @@
 import { type BundleReport, bundleReport } from "../bundle/bundle.js";
 import { assertPlacement } from "../bundle/placement.js";
 import type { RecipientPlan } from "../bundle/recipients.js";
-import type { Environment } from "../config/paths.js";
 import { isKind, StoreError } from "../errors.js";
 import { readSecretFile } from "../fs/private.js";
 import { assertHubOpens } from "../hub/assert-opens.js";
-import { findPasswordDelivery, findServerJson } from "../hub/password-delivery.js";
-import { namedStore, passwordIn, readServerJson } from "../hub/server-json.js";
-import { readServiceHub } from "../hub/service-hub.js";
+import {
+  findPasswordDelivery,
+  findServerJson,
+  type HubFile,
+  storeOf,
+} from "../hub/password-delivery.js";
+import { passwordIn, readServerJson } from "../hub/server-json.js";
+import { readServiceHub, type ServiceHub } from "../hub/service-hub.js";
 import { assertKeyringUsable } from "../keys/keyring.js";
 import { readPassphrasesInFile } from "../keys/passphrase-file.js";
 import { withSealed } from "../keys/reseal.js";
@@ -129,7 +133,7 @@ export async function adopt(options: AdoptOptions): Promise<AdoptResult> {
   const { storePath } = lock;
   await assertEncrypted(storePath);
   await assertBundleDirectory(bundleTo);
-  const server = await findServerJson(await hubEnvironment(options));
+  const server = await findServerJson(await findHub(options));
   const inServerJson = await findPassword(server, storePath);
   const given =
     typeof options.passphrase === "object"
@@ -351,26 +355,30 @@ async function assertEncrypted(storePath: string): Promise<void> {
  * Returns the environment of the service's hub, which decides on its `server.json`. Adopting does
  * not stop the service, so it works without a service, too.
  */
-async function hubEnvironment({ service: choice, hub }: AdoptOptions): Promise<Environment> {
-  if (hub === "none") return process.env;
+async function findHub({
+  service: choice,
+  hub,
+}: AdoptOptions): Promise<Pick<ServiceHub, "environment" | "container">> {
+  const own = { environment: process.env };
+  if (hub === "none") return own;
   try {
     const service = await selectService(choice);
-    return (await readServiceHub({ service, choice })).environment;
+    return await readServiceHub({ service, choice });
   } catch (error) {
-    if (isKind(error, "inUse", "refused", "service")) return process.env;
+    if (isKind(error, "inUse", "refused", "service")) return own;
     throw error;
   }
 }
 
 /** Returns the password in a `server.json`, if the file names this store and has a password. */
 async function findPassword(
-  { path, environment }: Awaited<ReturnType<typeof findServerJson>>,
+  server: HubFile,
   storePath: string,
 ): Promise<{ path: string; password: string } | undefined> {
   try {
-    const file = await readServerJson(path);
-    const password = passwordIn(file);
-    const named = await namedStore(file, environment);
+    const { path } = server;
+    const password = passwordIn(await readServerJson(path));
+    const named = await storeOf(server);
     return password !== undefined && named.storePath === storePath ? { path, password } : undefined;
   } catch (error) {
     if (isKind(error, "notFound")) return undefined;

@@ -47,7 +47,9 @@ export async function decrypt(options: DecryptOptions): Promise<DecryptResult> {
       "refused",
       `${name} is started by run, which requires an encrypted store`,
       {
-        hint: "Let its unit start the hub directly (ExecStart=hivemind-core listen), then run systemctl daemon-reload.",
+        hint: delivery.copy
+          ? `Create the container again without the mount of ${delivery.copy.path}.`
+          : "Let its unit start the hub directly (ExecStart=hivemind-core listen), then run systemctl daemon-reload.",
       },
     );
   }

@@ -84,6 +84,8 @@ class SwapRecovery {
   async #undo(): Promise<Recovery> {
     await this.#state.assertNotLost();
     await this.#state.undoMoveAside();
+    // Without the copy the start fails, and the next `run --prepare` writes it.
+    await this.#state.restoreLostCopy().catch(() => undefined);
     await this.#start();
     await this.#state.discardStaged();
     await this.#state.writeUndone(this.#isDown);

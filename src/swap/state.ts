@@ -15,6 +15,7 @@ import { moveFile, removeFile, removePartials, syncDirectory } from "../fs/atomi
 import { lstatIfExists } from "../fs/read.js";
 import { sidecars } from "../fs/sidecars.js";
 import { readServerJson } from "../hub/server-json.js";
+import { restoreLostCopy } from "../hub/server-json-copy.js";
 import { removePassword, setPassword } from "../hub/server-json-edit.js";
 import { deleteDerivedKeys, getEntry } from "../keys/keyring.js";
 import {
@@ -101,10 +102,16 @@ const swapJournalSchema = z.strictObject({
   /**
    * `server.json`, if the hub reads the passphrase there. `remove`: whether the password is removed
    * instead of replaced. `previous`: where the keyring keeps the replaced password, after
-   * `#previous:`, unless it is the current passphrase.
+   * `#previous:`, unless it is the current passphrase. `original`: the hub's own file, if `path` is
+   * a copy in memory that a container mounts, and the owner of the copy.
    */
   server_json: z.optional(
-    z.strictObject({ path: z.string(), remove: z.boolean(), previous: z.optional(z.string()) }),
+    z.strictObject({
+      path: z.string(),
+      remove: z.boolean(),
+      previous: z.optional(z.string()),
+      original: z.optional(z.strictObject({ path: z.string(), uid: z.int(), gid: z.int() })),
+    }),
   ),
   bundle: z.optional(bundleJournalSchema),
   /** The bundle of the replaced file. It stays, but a kill may leave a part of it. */
@@ -283,6 +290,13 @@ export class SwapState {
     }
   }
 
+  /** Writes a copy of `server.json` that a reboot has removed, for the store before the swap. */
+  async restoreLostCopy(): Promise<void> {
+    const copy = this.#data.server_json;
+    if (copy?.original === undefined || (await lstatIfExists(copy.path))) return;
+    await this.#changeServerJson(await this.#oldPassphrase());
+  }
+
   /** Gives an uncommitted store its name back, as its only name. */
   async undoMoveAside(): Promise<void> {
     const { aside } = this.#data;
@@ -389,8 +403,10 @@ export class SwapState {
   }
 
   async #changeServerJson(password: string | undefined): Promise<void> {
-    const path = this.#data.server_json?.path;
-    if (path === undefined) return;
+    const serverJson = this.#data.server_json;
+    if (serverJson === undefined) return;
+    const { path } = serverJson;
+    await restoreLostCopy(serverJson);
     await removePartials((await readServerJson(path)).file);
     if (password === undefined) await removePassword(path);
     else await setPassword(path, password);

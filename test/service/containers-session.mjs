@@ -176,6 +176,76 @@ const parts = {
     };
   },
 
+  /** A hub whose container mounts a copy of server.json in memory. */
+  delivered() {
+    remove("hub");
+    forget();
+    const inside = "/home/hivemind/.config/hivemind-core";
+    const config = `${home}/.config/hivemind-core`;
+    const copy = `${process.env.XDG_RUNTIME_DIR}/hivemind-sqlcipher/boxed.json`;
+    const prepare = (...args) => command(["run", "--prepare", ...args]);
+    const first = prepare(copy, "--server-json", `${config}/server.json`);
+    const open = "exec 3</home/hivemind/.local/share/hivemind-core/clients.db";
+    const program = `trap 'exit 0' TERM; [ ! -e ${inside}/fail ] || exit 1; ${open}; while :; do sleep 0.1; done`;
+    containers(
+      ...["run", "--detach", "--name", "boxed", "--network=host"],
+      ...["--volume", `${share}:/home/hivemind/.local/share/hivemind-core`],
+      ...["--volume", `${config}:${inside}`, "--volume", `${copy}:${inside}/server.json:ro`],
+      ...["hub", "sh", "-c", program],
+    );
+    // What the container sees, and what a copy for the passphrase that opens the store contains.
+    const view = () => containers("exec", "boxed", "cat", `${inside}/server.json`);
+    const expected = () => {
+      const other = `${copy}.expected`;
+      const { code, stderr } = prepare(other, "--container", "boxed");
+      return code === 0 ? readFileSync(other, "utf8").trim() : stderr;
+    };
+    const notice = prepare(`${copy}.expected`, "--container", "boxed").stderr;
+    const password = view();
+    const outcome = ({ code, stderr, stdout, signal }, before) => ({
+      ...{ code, signal, stderr, stdout, isRunning: isRunning("boxed") },
+      isChanged: view() !== before,
+      isCurrent: view() === expected(),
+    });
+    const atStep = (steps) => ({
+      environment: {
+        NODE_OPTIONS: `--import=${root}/test/faults/at-step.mjs`,
+        HIVEMIND_TEST_AT_STEP: JSON.stringify(steps),
+      },
+    });
+    seen.delivered = { first: { ...first, hasPassword: password.includes('"password":') }, notice };
+    seen.delivered.rotated = outcome(command(["rotate", "--json"]), password);
+
+    let before = view();
+    const failing = {
+      "rotate.promoted": `touch ${config}/fail`,
+      "rotate.put-back": `rm ${config}/fail`,
+    };
+    seen.delivered.failed = outcome(command(["rotate"], atStep(failing)), before);
+
+    for (const [name, step, work] of [
+      ["undone", "rotate.held", ""],
+      ["finished", "rotate.renamed", ""],
+      // As after a reboot, which empties the file system in memory.
+      ["undoneWithoutCopy", "rotate.held", `rm ${copy};`],
+      ["finishedWithoutCopy", "rotate.renamed", `rm ${copy};`],
+    ]) {
+      before = view();
+      const { signal } = command(["rotate"], atStep({ [step]: `${work} kill -9 $PPID` }));
+      seen.delivered[name] = { killed: signal, ...outcome(command(["settle"]), before) };
+    }
+    seen.delivered.isOnDisk = readFileSync(`${config}/server.json`, "utf8").includes("password");
+
+    writeFileSync(`${copy}.kept`, readFileSync(copy));
+    call("rm", copy);
+    const { code, stderr } = command([...backup, ...service("boxed")]);
+    seen.delivered.withoutCopy = { code, stderr, isRunning: isRunning("boxed") };
+    remove("boxed");
+    forget();
+    hub("hub");
+    seen.engine = command(["run", "--", engine, "run", "hub"]);
+  },
+
   async killed() {
     const at = { NODE_OPTIONS: `--import=${root}/test/faults/at-step.mjs` };
     const environment = { ...at, HIVEMIND_TEST_AT_STEP: '{"backup.stopped":"kill"}' };

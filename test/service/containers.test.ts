@@ -30,6 +30,8 @@ interface Seen {
   auto: Ran & { result: { backup: { method: string }; service: object }; settings: string };
   dependents: Ran;
   rotate: Ran;
+  delivered: Record<string, object> & { isOnDisk: boolean };
+  engine: Ran;
   killed: { signal: string; wasRunning: boolean; next: { stdout: string }; isRunning: boolean };
   timer: object;
   schedule: object;
@@ -76,6 +78,51 @@ describe.each(["podman", "docker"] as const)("%s", (engine) => {
 
   test("rotate stops and starts it", () => {
     expect(seen.rotate).toMatchObject({ code: 0, isRunning: true, isRestarted: true });
+  });
+
+  test("run --prepare writes a copy with the password for a container that does not exist yet", () => {
+    expect(seen.delivered.first).toMatchObject({ code: 0, stderr: "", hasPassword: true });
+    expect(seen.delivered.isOnDisk).toBe(false);
+    expect(seen.delivered.notice).toContain(
+      "the SQLite plugin in the container boxed is not checked for encryption: its hub does not run",
+    );
+  });
+
+  test("rotate gives the new password to the copy that a container mounts", () => {
+    const { rotated } = seen.delivered as { rotated?: { stdout: string } };
+    expect(rotated).toMatchObject({ code: 0, isRunning: true, isChanged: true, isCurrent: true });
+    expect(JSON.parse(rotated?.stdout ?? "").rotated.hub).toBe("run");
+  });
+
+  test("a container that does not start on the new file gets the old password again", () => {
+    expect(seen.delivered.failed).toMatchObject({
+      ...{ code: 15, isRunning: true, isChanged: false, isCurrent: true },
+      stderr: expect.stringContaining("the replaced store was put back"),
+    });
+  });
+
+  test.each([
+    ["undone", false],
+    ["finished", true],
+    ["undoneWithoutCopy", false],
+    ["finishedWithoutCopy", true],
+  ])("a kill during rotate: the recovery leaves the password that fits: %s", (name, isChanged) => {
+    expect(seen.delivered[name]).toMatchObject({
+      ...{ killed: "SIGKILL", code: 0, isRunning: true, isCurrent: true, isChanged },
+    });
+  });
+
+  test("a container whose copy is gone is not stopped, because it could not be started", () => {
+    expect(seen.delivered.withoutCopy).toMatchObject({
+      ...{ code: 17, isRunning: true },
+      stderr: expect.stringMatching(/boxed\.json, which does not exist.*\n.*run --prepare/s),
+    });
+  });
+
+  test("run refuses to start an engine, whose containers would not get the passphrase", () => {
+    expect(seen.engine).toMatchObject({
+      ...{ code: 17, stderr: expect.stringContaining("--print-unit compose") },
+    });
   });
 
   test("killed while it is stopped: the next command starts it, and no timer is left", () => {

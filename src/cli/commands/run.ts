@@ -1,9 +1,11 @@
+import { basename } from "node:path";
 import { type Command, Option } from "commander";
 import { expandPath } from "../../config/paths.js";
 import { isKind, StoreError } from "../../errors.js";
 import type { HubOptions } from "../../hub/run.js";
 import { formatSource, parseSource } from "../../keys/source.js";
 import { restoreUmask } from "../../process/privacy.js";
+import type { Container } from "../../service/engine.js";
 import { addGlobalOptions, type Context, contextOf, ownCommand } from "../context.js";
 import { addHelp } from "../help.js";
 import { recoverFirst } from "../open.js";
@@ -15,6 +17,9 @@ interface RunOptions {
   printUnit?: "user" | "system" | "keyring" | "dropin";
   unit?: string;
   prepare?: string;
+  container?: string;
+  serverJson?: string;
+  owner?: string;
   credentialFile?: string;
   user?: string;
 }
@@ -41,7 +46,10 @@ export function addCommand(program: Command): void {
     .option("--unit <name>", "Print the drop-in for this unit (default: the hub's)")
     .option("--credential-file <path>", "Name the sealed credential in the printed unit")
     .option("--user <name>", "Name the hub's account in the printed unit")
-    .option("--prepare <path>", "Write only the server.json that a system unit mounts");
+    .option("--prepare <path>", "Write only the server.json that a unit or container mounts")
+    .option("--container <name>", "Prepare it for the hub of this container")
+    .option("--server-json <path>", "Prepare a container's hub with this file of its own")
+    .option("--owner <uid:gid>", "Give the prepared file to this user (default: the store's)");
   addGlobalOptions(command);
   addHelp(command, {
     details: [
@@ -63,11 +71,21 @@ export function addCommand(program: Command): void {
 }
 
 async function runHubCommand(context: Context, args: string[], options: RunOptions): Promise<void> {
+  const isContainer = options.container !== undefined || options.serverJson !== undefined;
+  if ((isContainer || options.owner !== undefined) && options.prepare === undefined) {
+    throw new StoreError("usage", "--container, --server-json and --owner belong to --prepare", {
+      hint: "Name the file to write: --prepare PATH.",
+    });
+  }
+  if (options.prepare !== undefined && isContainer) {
+    return prepareForContainer(context, options, options.prepare);
+  }
   if (args.length === 0) {
     throw new StoreError("usage", "no command to run", {
       hint: "Name the hub's command: hivemind-sqlcipher run -- hivemind-core listen.",
     });
   }
+  if (options.prepare === undefined) assertNoEngine(args);
   const { startsUnchanged } = await import("../../setup/record.js");
   if (
     options.prepare === undefined &&
@@ -94,6 +112,69 @@ async function runHubCommand(context: Context, args: string[], options: RunOptio
   });
 }
 
+/** Writes the copy of `server.json` that a container mounts over its hub's own file. */
+async function prepareForContainer(
+  context: Context,
+  options: RunOptions,
+  target: string,
+): Promise<void> {
+  const { prepareServerJson } = await import("../../hub/run.js");
+  const { readContainerHub } = await import("../../hub/container-hub.js");
+  const { statIfExists } = await import("../../fs/read.js");
+  const named = options.owner === undefined ? undefined : parseOwner(options.owner);
+  const container =
+    options.container === undefined
+      ? undefined
+      : await readContainerHub(await namedContainer(options.container));
+  const serverJson =
+    options.serverJson === undefined ? container?.serverJson : expandPath(options.serverJson);
+  const secret = (await redisSecret(options, serverJson)) ?? (await storeSecret(context));
+  // The hub of a container writes its store as the user that has to read the copy.
+  const isRoot = process.geteuid?.() === 0;
+  const owner = named ?? (isRoot ? await statIfExists(context.storePath) : undefined);
+  await prepareServerJson(
+    {
+      ...{ command: [], serverJson, container, isContainer: true, ...secret },
+      ...(owner && { owner: { uid: owner.uid, gid: owner.gid } }),
+      onNotice: (text: string) => context.output.notice(text),
+    },
+    expandPath(target),
+  );
+}
+
+async function namedContainer(name: string): Promise<Container> {
+  const { findNamedContainers } = await import("../../service/find-container.js");
+  const [found, other] = await findNamedContainers(name);
+  if (found !== undefined && other === undefined) return found;
+  throw other === undefined
+    ? new StoreError("notFound", `no engine has a container ${name}`, {
+        hint: "Before it exists, name the hub's own file instead: --server-json PATH.",
+      })
+    : new StoreError("refused", `both engines have a container ${name}`, {
+        hint: "Name the hub's own file instead: --server-json PATH.",
+      });
+}
+
+function parseOwner(text: string): { uid: number; gid: number } {
+  const [, uid, gid] = /^(\d+):(\d+)$/.exec(text) ?? [];
+  if (uid !== undefined && gid !== undefined) return { uid: Number(uid), gid: Number(gid) };
+  throw new StoreError("usage", `${text} is not a user and a group`, {
+    hint: "Give both as numbers: --owner 1000:1000",
+  });
+}
+
+/** @throws {@link StoreError} refused - for a container engine, whose containers have other mounts */
+function assertNoEngine([program = ""]: readonly string[]): void {
+  if (!/^(?:podman|docker|nerdctl)(?:-compose)?$/.test(basename(program))) return;
+  throw new StoreError(
+    "refused",
+    `a container that ${program} starts would not get the passphrase from run`,
+    {
+      hint: "Let the container mount a copy of server.json: hivemind-sqlcipher run --print-unit compose (or quadlet) prints the lines for it.",
+    },
+  );
+}
+
 async function storeSecret(context: Context) {
   const { unlock } = await import("../../keys/unlock.js");
   const { storePath } = context;
@@ -109,8 +190,8 @@ async function storeSecret(context: Context) {
  *
  * The password has a source of its own: the store's passphrase must never be sent to a server.
  */
-async function redisSecret({ redisPasswordSource }: RunOptions) {
-  const settings = await redisSettings();
+async function redisSecret({ redisPasswordSource }: RunOptions, path?: string) {
+  const settings = await redisSettings(path);
   if (settings === undefined) return undefined;
   const { databasePassword } = await import("../../databases/registry.js");
   const { redisModule } = await import("../../hub/server-json.js");
@@ -119,12 +200,12 @@ async function redisSecret({ redisPasswordSource }: RunOptions) {
 }
 
 /** Returns the Redis settings in server.json, or undefined if the hub uses another database. */
-async function redisSettings() {
+async function redisSettings(path?: string) {
   const { databaseIn, readServerJson, redisModule, serverJsonPath } = await import(
     "../../hub/server-json.js"
   );
   try {
-    const { module, settings } = databaseIn(await readServerJson(serverJsonPath()));
+    const { module, settings } = databaseIn(await readServerJson(path ?? serverJsonPath()));
     return module === redisModule ? settings : undefined;
   } catch (error) {
     if (isKind(error, "notFound")) return undefined;

@@ -1,0 +1,90 @@
+/**
+ * The hub of a container: its files as paths of this machine, and its Python.
+ *
+ * Such a hub gets its password from a copy of `server.json` in memory, which the container mounts
+ * over the hub's own file. `run --prepare` writes the copy, and so does an operation that changes
+ * the passphrase, before it starts the container.
+ */
+import { dirname, join } from "node:path";
+import { argsOf, listGroupProcesses, parseGroups, readGroups } from "../process/cgroup.js";
+import { type Container, inspectContainer } from "../service/engine.js";
+import { runsHub } from "../service/hub-units.js";
+import { show, type UnitName } from "../service/systemctl.js";
+import { findContainersOf } from "../service/unit-containers.js";
+import { shellQuote } from "../text/escape.js";
+import { type HubPython, isPython } from "./interpreter.js";
+import { isInMemory } from "./memory.js";
+
+export interface ContainerHub {
+  readonly container: Container;
+  /** The hub's own `server.json` on this machine; undefined if it is on no volume. */
+  readonly serverJson: string | undefined;
+  /** The copy in memory that is mounted over the hub's own file. It may not exist. */
+  readonly copy: string | undefined;
+  /** The container's path of the hub's data. */
+  readonly dataHome: string;
+}
+
+/** Reads from the mounts of a container where its hub has its files. */
+export async function readContainerHub(container: Container): Promise<ContainerHub> {
+  const { mounts, environment } = container;
+  const configHome = configHomeOf(container);
+  const path = join(configHome, "hivemind-core", "server.json");
+  const mounted = mounts.find(({ destination }) => destination === path)?.source;
+  const isCopy = mounted !== undefined && (await isInMemory(mounted).catch(() => false));
+  const directory = toHost(container, dirname(path));
+  return {
+    container,
+    serverJson:
+      mounted === undefined || isCopy ? directory && join(directory, "server.json") : mounted,
+    copy: isCopy ? mounted : undefined,
+    dataHome: environment.XDG_DATA_HOME ?? join(dirname(configHome), ".local", "share"),
+  };
+}
+
+/** A mount shows more of the hub's directories than the variables, which an image may omit. */
+function configHomeOf({ mounts, environment }: Container): string {
+  const destinations = mounts.map(({ destination }) => destination);
+  const file = destinations.find((path) => path.endsWith("/hivemind-core/server.json"));
+  if (file !== undefined) return dirname(dirname(file));
+  const directory = destinations.find((path) => path.endsWith("/.config/hivemind-core"));
+  if (directory !== undefined) return dirname(directory);
+  const config = destinations.find((path) => path.endsWith("/.config"));
+  return config ?? environment.XDG_CONFIG_HOME ?? join(environment.HOME ?? "/root", ".config");
+}
+
+/**
+ * Returns a path of the container as a path of this machine; undefined if it is on no volume.
+ */
+export function toHost({ mounts }: Container, path: string): string | undefined {
+  const [mount] = mounts
+    .filter(({ destination }) => `${path}/`.startsWith(`${destination.replace(/\/$/, "")}/`))
+    .sort((a, b) => b.destination.length - a.destination.length);
+  return mount && join(mount.source, path.slice(mount.destination.length));
+}
+
+/** Returns the running container that a unit has started; undefined if it starts none. */
+export async function findContainerOfUnit({
+  manager,
+  name,
+}: UnitName): Promise<Container | undefined> {
+  const [unit = {}] = await show(manager, ["MainPID", "ControlGroup"], [name]);
+  const [id] = findContainersOf(unit);
+  return id === undefined ? undefined : inspectContainer("podman", id);
+}
+
+/**
+ * Returns a command that runs the Python of a container's hub in the container; undefined unless
+ * the hub runs.
+ */
+export function findContainerPython({ engine, id, pid, status }: Container): HubPython | undefined {
+  if (status !== "running") return undefined;
+  const groups = parseGroups(readGroups(pid)).filter((group) => group.includes(id));
+  const hub = groups.flatMap(listGroupProcesses).map(argsOf).find(runsHub);
+  const [program = ""] = hub ?? [];
+  if (!isPython(program)) return undefined;
+  const python = shellQuote(program);
+  // The last argument is a temporary directory of this machine, which the container does not have.
+  const script = `home=$(mktemp -d) || exit; ${python} "$1" "$2" "$home"; code=$?; rm -rf "$home"; exit $code`;
+  return [engine, "exec", "--interactive", id, "sh", "-c", script, "sh"];
+}

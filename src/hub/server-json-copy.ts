@@ -1,0 +1,44 @@
+/** Copies of `server.json` with the password, in memory, for hubs that `run` does not start. */
+import { chown } from "node:fs/promises";
+import { dirname } from "node:path";
+import { systemError } from "../errors.js";
+import { createFile, makeDirectory } from "../fs/atomic.js";
+import { lstatIfExists } from "../fs/read.js";
+import { assertPrivateMemory, isInMemory } from "./memory.js";
+import { readServerJson } from "./server-json.js";
+
+/** A copy of `server.json` in memory that a container mounts. */
+export interface ServerJsonCopy {
+  readonly path: string;
+  /** What is needed to write the copy again after a reboot; absent if that is impossible. */
+  readonly original?:
+    | { readonly path: string; readonly uid: number; readonly gid: number }
+    | undefined;
+}
+
+/** Creates the directory of a copy with mode 0700, if it is in memory. */
+export async function makeCopyDirectory(directory: string): Promise<void> {
+  if (await isInMemory(directory).catch(() => false)) await makeDirectory(directory);
+}
+
+/** Creates a copy that has vanished with a reboot, without its password. */
+export async function restoreLostCopy({ path, original }: ServerJsonCopy): Promise<void> {
+  if (original === undefined || (await lstatIfExists(path))) return;
+  const { text } = await readServerJson(original.path);
+  await makeCopyDirectory(dirname(path));
+  await assertPrivateMemory(dirname(path));
+  await createFile(path, text);
+  await giveTo(path, original);
+}
+
+/** Gives a copy to the user as whom the hub runs. */
+export async function giveTo(
+  path: string,
+  { uid, gid }: { uid: number; gid: number },
+): Promise<void> {
+  try {
+    await chown(path, uid, gid);
+  } catch (error) {
+    throw systemError(error, `cannot give ${path} to user ${uid}`);
+  }
+}
