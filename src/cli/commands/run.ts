@@ -47,9 +47,9 @@ export function addCommand(program: Command): void {
     .option("--credential-file <path>", "Name the sealed credential in the printed unit")
     .option("--user <name>", "Name the hub's account in the printed unit")
     .option("--prepare <path>", "Write only the server.json that a unit or container mounts")
-    .option("--container <name>", "Prepare it for the hub of this container")
-    .option("--server-json <path>", "Prepare a container's hub with this file of its own")
-    .option("--owner <uid:gid>", "Give the prepared file to this user (default: the store's)");
+    .option("--container <name>", "Write it for the hub of this container")
+    .option("--server-json <path>", "Read this file of a container's hub, before it exists")
+    .option("--owner <uid:gid>", "Write it for this user (default: the owner of the store)");
   addGlobalOptions(command);
   addHelp(command, {
     details: [
