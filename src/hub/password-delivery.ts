@@ -17,8 +17,8 @@ export type HubChoice = "auto" | "none";
 
 export type PasswordDelivery =
   /**
-   * `run` reads the passphrase when the service starts. With `copy`, it was `run --prepare`, and the
-   * container mounts what it has written: the copy has to change with the passphrase.
+   * `run` reads the passphrase when the service starts. With `copy`, `run --prepare` did, and the
+   * container mounts what that has written: the copy has to change with the passphrase.
    */
   | { readonly how: "run"; readonly copy?: ServerJsonCopy }
   /** The hub reads the passphrase from `server.json`, where it is in plain text. */

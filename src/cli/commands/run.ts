@@ -163,7 +163,7 @@ function parseOwner(text: string): { uid: number; gid: number } {
   });
 }
 
-/** @throws {@link StoreError} refused - for a container engine, whose containers have other mounts */
+/** @throws {@link StoreError} refused - for an engine: its containers have mounts of their own */
 function assertNoEngine([program = ""]: readonly string[]): void {
   if (!/^(?:podman|docker|nerdctl)(?:-compose)?$/.test(basename(program))) return;
   throw new StoreError(
