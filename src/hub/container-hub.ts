@@ -1,9 +1,9 @@
 /**
  * The hub of a container: its files as paths of this machine, and its Python.
  *
- * Such a hub gets its password from a copy of `server.json` in memory, which the container mounts
- * over the hub's own file. `run --prepare` writes the copy, and so does an operation that changes
- * the passphrase, before it starts the container.
+ * Such a hub gets its password from a copy of `server.json` in memory: the container mounts the copy
+ * over the hub's own file. `run --prepare` writes the copy. `rotate` and other changes of the
+ * passphrase write it, too, before they start the container.
  */
 import { dirname, join } from "node:path";
 import { argsOf, listGroupProcesses, parseGroups, readGroups } from "../process/cgroup.js";
@@ -19,7 +19,7 @@ export interface ContainerHub {
   readonly container: Container;
   /** The hub's own `server.json` on this machine; undefined if it is on no volume. */
   readonly serverJson: string | undefined;
-  /** The copy in memory that is mounted over the hub's own file. It may not exist. */
+  /** The copy in memory, mounted over the hub's own file. It may not exist. */
   readonly copy: string | undefined;
   /** The container's path of the hub's data. */
   readonly dataHome: string;
@@ -42,7 +42,7 @@ export async function readContainerHub(container: Container): Promise<ContainerH
   };
 }
 
-/** A mount shows more of the hub's directories than the variables, which an image may omit. */
+/** Prefers the mounts: an image may omit the variables. */
 function configHomeOf({ mounts, environment }: Container): string {
   const destinations = mounts.map(({ destination }) => destination);
   const file = destinations.find((path) => path.endsWith("/hivemind-core/server.json"));
@@ -63,7 +63,7 @@ export function toHost({ mounts }: Container, path: string): string | undefined 
   return mount && join(mount.source, path.slice(mount.destination.length));
 }
 
-/** Returns the running container that a unit has started; undefined if it starts none. */
+/** Returns the running container of a unit; undefined if the unit has none. */
 export async function findContainerOfUnit({
   manager,
   name,
@@ -84,7 +84,7 @@ export function findContainerPython({ engine, id, pid, status }: Container): Hub
   const [program = ""] = hub ?? [];
   if (!isPython(program)) return undefined;
   const python = shellQuote(program);
-  // The last argument is a temporary directory of this machine, which the container does not have.
+  // The last argument is a temporary directory of this machine, absent in the container.
   const script = `home=$(mktemp -d) || exit; ${python} "$1" "$2" "$home"; code=$?; rm -rf "$home"; exit $code`;
   return [engine, "exec", "--interactive", id, "sh", "-c", script, "sh"];
 }

@@ -17,8 +17,8 @@ export type HubChoice = "auto" | "none";
 
 export type PasswordDelivery =
   /**
-   * `run` reads the passphrase when the service starts. With `copy`, `run --prepare` did, and the
-   * container mounts what that has written: the copy has to change with the passphrase.
+   * `run` reads the passphrase when the service starts. With `copy`, `run --prepare` has written a
+   * file for a container: the copy has to change with the passphrase.
    */
   | { readonly how: "run"; readonly copy?: ServerJsonCopy }
   /** The hub reads the passphrase from `server.json`, where it is in plain text. */
@@ -52,10 +52,10 @@ export async function findPasswordDelivery(
   return { how: "none" };
 }
 
-/** Returns the delivery by a copy of `server.json` that the container mounts. */
+/** Returns the delivery by a copy of `server.json`. */
 async function deliveryByCopy({ copy: path, serverJson }: ContainerHub): Promise<PasswordDelivery> {
   const stats = path === undefined ? undefined : await lstatIfExists(path);
-  // The next `run --prepare` writes the copy of a container that is down since a reboot.
+  // After a reboot, the next `run --prepare` writes the copy, before the container starts.
   if (path === undefined || stats === undefined) return { how: "run" };
   const owner = { uid: Number(stats.uid), gid: Number(stats.gid) };
   const original = serverJson === undefined ? undefined : { path: serverJson, ...owner };
@@ -87,7 +87,7 @@ export async function findServerJson({
 }
 
 /**
- * Returns the store that a hub's `server.json` names, as a path of this machine.
+ * Returns the store in a hub's `server.json`, as a path of this machine.
  *
  * @throws {@link StoreError} - what `readServerJson` and `namedStore` throw
  */
@@ -138,7 +138,7 @@ export function copyPath(environment: Environment = process.env): string {
 }
 
 /**
- * Returns the password that a swap replaces, in `server.json` or in a copy in memory. Prints a
+ * Returns the file with the replaced password: `server.json`, or a copy of it in memory. Prints a
  * notice about a password on the disk.
  */
 export function passwordToReplace(

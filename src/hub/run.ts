@@ -74,7 +74,7 @@ export type HubOptions = StoreHub | RedisHub;
 export type PrepareOptions = HubOptions & {
   /** The container of the hub. */
   readonly container?: ContainerHub | undefined;
-  /** Whether the hub of `serverJson` runs in a container that may not exist yet. */
+  /** Whether the hub of `serverJson` runs in a container, even if there is none yet. */
   readonly isContainer?: boolean | undefined;
   /** The owner of the copy. */
   readonly owner?: { readonly uid: number; readonly gid: number } | undefined;
@@ -105,9 +105,9 @@ export async function runHub(options: HubOptions & { privateConfig?: boolean }):
 }
 
 /**
- * Writes the `server.json` that a system unit binds over the real file (`BindReadOnlyPaths=`), or
- * that a container mounts there, after the checks of `runHub`. The caller removes the file. With
- * the generated unit, systemd removes it together with the unit's runtime directory.
+ * Writes the `server.json` that a system unit binds over the real file (`BindReadOnlyPaths=`), or a
+ * container mounts there, after the checks of `runHub`. The caller removes the file. With the
+ * generated unit, systemd removes it together with the unit's runtime directory.
  *
  * @throws {@link StoreError} as `runHub`
  * @throws {@link StoreError} refused - if the directory is not in memory or not private

@@ -7,10 +7,10 @@ import { lstatIfExists } from "../fs/read.js";
 import { assertPrivateMemory, isInMemory } from "./memory.js";
 import { readServerJson } from "./server-json.js";
 
-/** A copy of `server.json` in memory that a container mounts. */
+/** A copy of `server.json` in memory, mounted by a container. */
 export interface ServerJsonCopy {
   readonly path: string;
-  /** What is needed to write the copy again after a reboot; absent if that is impossible. */
+  /** The hub's own file and the copy's owner, to write the copy again after a reboot. */
   readonly original?:
     | { readonly path: string; readonly uid: number; readonly gid: number }
     | undefined;
@@ -21,7 +21,7 @@ export async function makeCopyDirectory(directory: string): Promise<void> {
   if (await isInMemory(directory).catch(() => false)) await makeDirectory(directory);
 }
 
-/** Creates a copy that has vanished with a reboot, without its password. */
+/** Creates a copy again after a reboot, without its password. */
 export async function restoreLostCopy({ path, original }: ServerJsonCopy): Promise<void> {
   if (original === undefined || (await lstatIfExists(path))) return;
   const { text } = await readServerJson(original.path);

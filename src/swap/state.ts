@@ -103,7 +103,7 @@ const swapJournalSchema = z.strictObject({
    * `server.json`, if the hub reads the passphrase there. `remove`: whether the password is removed
    * instead of replaced. `previous`: where the keyring keeps the replaced password, after
    * `#previous:`, unless it is the current passphrase. `original`: the hub's own file, if `path` is
-   * a copy in memory that a container mounts, and the owner of the copy.
+   * a copy in memory for a container, and the owner of the copy.
    */
   server_json: z.optional(
     z.strictObject({
@@ -290,7 +290,7 @@ export class SwapState {
     }
   }
 
-  /** Writes a copy of `server.json` that a reboot has removed, for the store before the swap. */
+  /** Writes a lost copy of `server.json` again, for the store before the swap. */
   async restoreLostCopy(): Promise<void> {
     const copy = this.#data.server_json;
     if (copy?.original === undefined || (await lstatIfExists(copy.path))) return;

@@ -112,7 +112,7 @@ async function runHubCommand(context: Context, args: string[], options: RunOptio
   });
 }
 
-/** Writes the copy of `server.json` that a container mounts over its hub's own file. */
+/** Writes the mounted copy of `server.json` for the hub of a container. */
 async function prepareForContainer(
   context: Context,
   options: RunOptions,
@@ -129,7 +129,7 @@ async function prepareForContainer(
   const serverJson =
     options.serverJson === undefined ? container?.serverJson : expandPath(options.serverJson);
   const secret = (await redisSecret(options, serverJson)) ?? (await storeSecret(context));
-  // The hub of a container writes its store as the user that has to read the copy.
+  // The hub writes its store and reads the copy as the same user.
   const isRoot = process.geteuid?.() === 0;
   const owner = named ?? (isRoot ? await statIfExists(context.storePath) : undefined);
   await prepareServerJson(
