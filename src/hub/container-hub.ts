@@ -1,7 +1,7 @@
 /**
  * The hub of a container: its files as paths of this machine, and its Python.
  *
- * Such a hub gets its password from a copy of `server.json` in memory: the container mounts the copy
+ * Such a hub gets its password from a copy of `server.json` in memory: the container mounts it
  * over the hub's own file. `run --prepare` writes the copy. `rotate` and other changes of the
  * passphrase write it, too, before they start the container.
  */
