@@ -29,6 +29,8 @@ export interface HubOptions {
   readonly layout?: Layout;
   readonly clients?: number;
   readonly line?: "released" | "development";
+  /** The real `hivemind-core` to use instead of that of `line`. */
+  readonly script?: string;
   /** Whether the real hub runs; default: a program that opens the same database in its place. */
   readonly isReal?: boolean;
   readonly unitLines?: string;
@@ -42,7 +44,7 @@ export const formerPassword = "in 'plain' text";
 export async function installHub(options: HubOptions = {}): Promise<InstalledHub> {
   const { layout = "json", clients = 5, line = "development", isStarted = true } = options;
   const machine = await Machine.make();
-  const real = await hubScript(line);
+  const real = options.script ?? (await hubScript(line));
   const busPort = await freePort();
   if (options.isReal) {
     const bus = await startBus(real, busPort);
