@@ -70,12 +70,15 @@ export interface RedisHub extends HubCommand {
 
 export type HubOptions = StoreHub | RedisHub;
 
-/** What `run --prepare` writes, and for whom. */
-export type PrepareOptions = HubOptions & {
-  /** The container of the hub. */
+/** A hub on a store that is to be encrypted: its copy of `server.json` gets a password then. */
+export interface PlaintextHub extends HubCommand {
+  readonly storePath: string;
+}
+
+/** What `run --prepare` writes for a container. */
+export type PrepareOptions = (HubOptions | PlaintextHub) & {
+  /** The container of the hub, if it exists. */
   readonly container?: ContainerHub | undefined;
-  /** Whether the hub of `serverJson` runs in a container, even if there is none yet. */
-  readonly isContainer?: boolean | undefined;
   /** The owner of the copy. */
   readonly owner?: { readonly uid: number; readonly gid: number } | undefined;
 };
@@ -105,20 +108,27 @@ export async function runHub(options: HubOptions & { privateConfig?: boolean }):
 }
 
 /**
- * Writes the `server.json` that a system unit binds over the real file (`BindReadOnlyPaths=`), or a
- * container mounts there, after the checks of `runHub`. The caller removes the file. With the
- * generated unit, systemd removes it together with the unit's runtime directory.
+ * Writes the `server.json` that a system unit binds over the real file (`BindReadOnlyPaths=`),
+ * after the checks of `runHub`. The caller removes the file. With the generated unit, systemd
+ * removes it together with the unit's runtime directory.
  *
  * @throws {@link StoreError} as `runHub`
  * @throws {@link StoreError} refused - if the directory is not in memory or not private
  */
-export async function prepareServerJson(options: PrepareOptions, target: string): Promise<void> {
-  const { container, isContainer, owner } = options;
+export async function prepareServerJson(options: HubOptions, target: string): Promise<void> {
   await makeCopyDirectory(dirname(target));
   await assertPrivateMemory(dirname(target));
-  const serverJson =
-    container || isContainer ? await checkContainerHub(options) : await checkHub(options);
-  await replaceFile(target, withSecret(serverJson, options));
+  await replaceFile(target, withSecret(await checkHub(options), options));
+}
+
+/** Writes a copy of `server.json` as `prepareServerJson` does, for the hub of a container. */
+export async function prepareCopy(options: PrepareOptions, target: string): Promise<void> {
+  const { owner } = options;
+  await makeCopyDirectory(dirname(target));
+  await assertPrivateMemory(dirname(target));
+  const serverJson = await checkContainerHub(options);
+  const hasSecret = "redisPassword" in options || "passphrase" in options;
+  await replaceFile(target, hasSecret ? withSecret(serverJson, options) : serverJson.text);
   if (owner) await giveTo(target, owner);
 }
 
@@ -206,7 +216,10 @@ async function checkContainerHub(options: PrepareOptions): Promise<ServerJson> {
 function checkStorePackages(
   packages: HubPackages,
   python: HubPython,
-  { cipherCompatibility, onNotice = () => undefined }: StoreHub,
+  {
+    cipherCompatibility,
+    onNotice = () => undefined,
+  }: Pick<StoreHub, "cipherCompatibility" | "onNotice">,
 ): void {
   checkPackages(packages, describePython(python), cipherCompatibility);
   const problem = blacklistProblem(packages);

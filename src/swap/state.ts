@@ -102,14 +102,16 @@ const swapJournalSchema = z.strictObject({
   /**
    * `server.json`, if the hub reads the passphrase there. `remove`: whether the password is removed
    * instead of replaced. `previous`: where the keyring keeps the replaced password, after
-   * `#previous:`, unless it is the current passphrase. `original`: the hub's own file, if `path` is
-   * a copy in memory for a container, and the owner of the copy.
+   * `#previous:`, unless it is the current passphrase. `had_password`: whether there was a password;
+   * absent means yes. `original`: the hub's own file, if `path` is a copy in memory for a container,
+   * and the owner of the copy.
    */
   server_json: z.optional(
     z.strictObject({
       path: z.string(),
       remove: z.boolean(),
       previous: z.optional(z.string()),
+      had_password: z.optional(z.boolean()),
       original: z.optional(z.strictObject({ path: z.string(), uid: z.int(), gid: z.int() })),
     }),
   ),
@@ -256,7 +258,7 @@ export class SwapState {
   /** Gives the old passphrase back to `server.json`, the settings and the keyring. */
   async restorePassphrase(): Promise<void> {
     const { server_json: serverJson, settings, source, keyring } = this.#data;
-    if (serverJson) await this.#changeServerJson(await this.#oldPassphrase());
+    if (serverJson) await this.#changeServerJson(await this.#oldPassword());
     if (settings) await changeSource(settings, this.storePath, source.from);
     if (keyring) await restoreKeyring(this.storePath, keyring, true);
   }
@@ -294,7 +296,7 @@ export class SwapState {
   async restoreLostCopy(): Promise<void> {
     const copy = this.#data.server_json;
     if (copy?.original === undefined || (await lstatIfExists(copy.path))) return;
-    await this.#changeServerJson(await this.#oldPassphrase());
+    await this.#changeServerJson(await this.#oldPassword());
   }
 
   /** Gives an uncommitted store its name back, as its only name. */
@@ -416,6 +418,11 @@ export class SwapState {
     const { keyring, source } = this.#data;
     const pending = keyring && (await getEntry(this.storePath, "pending"));
     return pending ?? (await firstPassphrase(parseSource(source.to), this.storePath));
+  }
+
+  /** Returns the password that was in `server.json` before the swap. */
+  async #oldPassword(): Promise<string | undefined> {
+    return this.#data.server_json?.had_password === false ? undefined : this.#oldPassphrase();
   }
 
   async #oldPassphrase(): Promise<string> {

@@ -140,11 +140,11 @@ async function resolveServerJson({
   passphrase,
 }: SwapPlan): Promise<SwapJournal["server_json"]> {
   if (!serverJson) return undefined;
-  const previous = await resolvePasswordSlot(
-    lock.storePath,
-    sources.from,
-    passwordIn(await readServerJson(serverJson.path)),
-    passphrase,
-  );
-  return { ...serverJson, ...(previous !== undefined && { previous }) };
+  const password = passwordIn(await readServerJson(serverJson.path));
+  const previous = await resolvePasswordSlot(lock.storePath, sources.from, password, passphrase);
+  return {
+    ...serverJson,
+    ...(previous !== undefined && { previous }),
+    ...(password === undefined && { had_password: false }),
+  };
 }

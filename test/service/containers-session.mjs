@@ -102,6 +102,7 @@ function command(args, { environment = {}, options = ["--db", store] } = {}) {
   return { code: status, signal, stdout, stderr };
 }
 
+const key = ["--recovery-key-file", `${home}/key`];
 const service = (name) => ["--service", engine, "--unit", name];
 const backup = ["backup", "--to", `${home}/backups`, "--bundle-to", `${home}/bundles`];
 const refusal = (name) => {
@@ -122,6 +123,51 @@ function forget() {
   writeFileSync(settings, JSON.stringify({ ...others, backup: directories }));
 }
 
+/** Encrypts the plain store of a container, first with a start that fails. */
+function encryption() {
+  const inside = "/home/hivemind/.config/hivemind-core";
+  const plain = `${home}/plain/hivemind-core/clients.db`;
+  const config = `${home}/plain/config`;
+  const copy = `${process.env.XDG_RUNTIME_DIR}/hivemind-sqlcipher/plain.json`;
+  mkdirSync(config, { recursive: true });
+  cpSync(`${home}/.config/hivemind-core/server.json`, `${config}/server.json`);
+  mkdirSync(dirname(plain));
+  cpSync(`${root}/test/fixtures/plain-schema0.db`, plain);
+  const options = { options: ["--db", plain] };
+  const prepared = command(
+    ["run", "--prepare", copy, "--server-json", `${config}/server.json`],
+    options,
+  );
+  const open = `exec 3</home/hivemind/.local/share/hivemind-core/clients.db`;
+  containers(
+    ...["run", "--detach", "--name", "plain", "--network=host"],
+    ...["--volume", `${dirname(plain)}:/home/hivemind/.local/share/hivemind-core`],
+    ...["--volume", `${config}:${inside}`, "--volume", `${copy}:${inside}/server.json:ro`],
+    ...["hub", "sh", "-c"],
+    `trap 'exit 0' TERM; [ ! -e ${inside}/fail ] || exit 1; ${open}; while :; do sleep 0.1; done`,
+  );
+  const hasPassword = () =>
+    containers("exec", "plain", "cat", `${inside}/server.json`).includes('"password":');
+  const key = ["--recovery-key-file", `${home}/plain/key`];
+  const encrypt = ["encrypt", "--bundle-to", `${home}/bundles`, ...key];
+  const outcome = (steps) => {
+    const environment = {
+      NODE_OPTIONS: `--import=${root}/test/faults/at-step.mjs`,
+      HIVEMIND_TEST_AT_STEP: JSON.stringify(steps),
+    };
+    const { code, stderr } = command(encrypt, { ...options, environment });
+    return { code, stderr, hasPassword: hasPassword(), isRunning: isRunning("plain") };
+  };
+  const before = { ...prepared, hasPassword: hasPassword() };
+  const failed = outcome({
+    "encrypt.promoted": `touch ${config}/fail`,
+    "encrypt.put-back": `rm ${config}/fail`,
+  });
+  const done = outcome({});
+  remove("plain");
+  return { before, failed, done };
+}
+
 const seen = {};
 
 const parts = {
@@ -133,7 +179,6 @@ const parts = {
       `${home}/.config/hivemind-core/server.json`,
       JSON.stringify({ network_protocol: {}, database: { module: plugin, [plugin]: {} } }),
     );
-    const key = ["--recovery-key-file", `${home}/key`];
     const made = command(["init", ...key, "--bundle-to", `${home}/bundles`]);
     if (made.code !== 0) throw new Error(made.stderr);
   },
@@ -236,11 +281,11 @@ const parts = {
     }
     seen.delivered.isOnDisk = readFileSync(`${config}/server.json`, "utf8").includes("password");
 
-    writeFileSync(`${copy}.kept`, readFileSync(copy));
     call("rm", copy);
     const { code, stderr } = command([...backup, ...service("boxed")]);
     seen.delivered.withoutCopy = { code, stderr, isRunning: isRunning("boxed") };
     remove("boxed");
+    seen.delivered.encrypted = encryption();
     forget();
     hub("hub");
     seen.engine = command(["run", "--", engine, "run", "hub"]);

@@ -112,6 +112,15 @@ describe.each(["podman", "docker"] as const)("%s", (engine) => {
     });
   });
 
+  test("encrypt gives the copy of a plain store its password; a start that fails takes it back", () => {
+    const { encrypted } = seen.delivered;
+    expect(encrypted).toMatchObject({
+      before: { code: 0, hasPassword: false, stderr: expect.stringContaining("not encrypted yet") },
+      failed: { code: 15, hasPassword: false, isRunning: true },
+      done: { code: 0, hasPassword: true, isRunning: true },
+    });
+  });
+
   test("a container whose copy is gone is not stopped, because it could not be started", () => {
     expect(seen.delivered.withoutCopy).toMatchObject({
       ...{ code: 17, isRunning: true },

@@ -118,7 +118,7 @@ async function prepareForContainer(
   options: RunOptions,
   target: string,
 ): Promise<void> {
-  const { prepareServerJson } = await import("../../hub/run.js");
+  const { prepareCopy } = await import("../../hub/run.js");
   const { readContainerHub } = await import("../../hub/container-hub.js");
   const { statIfExists } = await import("../../fs/read.js");
   const named = options.owner === undefined ? undefined : parseOwner(options.owner);
@@ -128,13 +128,13 @@ async function prepareForContainer(
       : await readContainerHub(await namedContainer(options.container));
   const serverJson =
     options.serverJson === undefined ? container?.serverJson : expandPath(options.serverJson);
-  const secret = (await redisSecret(options, serverJson)) ?? (await storeSecret(context));
+  const secret = (await redisSecret(options, serverJson)) ?? (await storedSecret(context));
   // The hub writes its store and reads the copy as the same user.
   const isRoot = process.geteuid?.() === 0;
   const owner = named ?? (isRoot ? await statIfExists(context.storePath) : undefined);
-  await prepareServerJson(
+  await prepareCopy(
     {
-      ...{ command: [], serverJson, container, isContainer: true, ...secret },
+      ...{ command: [], serverJson, container, ...secret },
       ...(owner && { owner: { uid: owner.uid, gid: owner.gid } }),
       onNotice: (text: string) => context.output.notice(text),
     },
@@ -173,6 +173,16 @@ function assertNoEngine([program = ""]: readonly string[]): void {
       hint: "Let the container mount a copy of server.json: hivemind-sqlcipher run --print-unit compose (or quadlet) prints the lines for it.",
     },
   );
+}
+
+/** Returns the store's passphrase, or none for a store that is not encrypted yet. */
+async function storedSecret(context: Context) {
+  const { identify } = await import("../../store/cipher.js");
+  const { storePath, output } = context;
+  await recoverFirst(context);
+  if ((await identify(storePath)).format !== "plaintext") return await storeSecret(context);
+  output.notice(`${storePath} is not encrypted yet, so the copy has no password`);
+  return { storePath };
 }
 
 async function storeSecret(context: Context) {
