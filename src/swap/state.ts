@@ -102,9 +102,9 @@ const swapJournalSchema = z.strictObject({
   /**
    * `server.json`, if the hub reads the passphrase there. `remove`: whether the password is removed
    * instead of replaced. `previous`: where the keyring keeps the replaced password, after
-   * `#previous:`, unless it is the current passphrase. `had_password`: whether there was a password;
-   * absent means yes. `original`: the hub's own file, if `path` is a copy in memory for a container,
-   * and the owner of the copy.
+   * `#previous:`, unless it is the current passphrase. `had_password`: whether there was one; absent
+   * means yes. `original`: the hub's own file, if `path` is a copy in memory for a container, and
+   * the owner of the copy.
    */
   server_json: z.optional(
     z.strictObject({
