@@ -102,7 +102,7 @@ const swapJournalSchema = z.strictObject({
   /**
    * `server.json`, if the hub reads the passphrase there. `remove`: whether the password is removed
    * instead of replaced. `previous`: where the keyring keeps the replaced password, after
-   * `#previous:`, unless it is the current passphrase. `had_password`: whether there was one; absent
+   * `#previous:`, unless it is the current passphrase. `had_password`: whether it had one; absent
    * means yes. `original`: the hub's own file, if `path` is a copy in memory for a container, and
    * the owner of the copy.
    */
