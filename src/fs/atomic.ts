@@ -73,13 +73,7 @@ export async function createFile(
   contents: string | Uint8Array,
   mode = 0o600,
 ): Promise<void> {
-  let file: FileHandle;
-  try {
-    file = await open(path, newFile, mode);
-  } catch (error) {
-    if (hasCode(error, "EEXIST")) throw alreadyExistsError(path);
-    throw systemError(error, `cannot create ${path}`);
-  }
+  await using file = await openNew(path, mode);
   try {
     await file.writeFile(contents);
     await setMode(file, mode);
@@ -87,10 +81,17 @@ export async function createFile(
   } catch (error) {
     await discard(path);
     throw systemError(error, `cannot write ${path}`);
-  } finally {
-    await file.close();
   }
   await syncDirectory(dirname(path));
+}
+
+async function openNew(path: string, mode: number): Promise<FileHandle> {
+  try {
+    return await open(path, newFile, mode);
+  } catch (error) {
+    if (hasCode(error, "EEXIST")) throw alreadyExistsError(path);
+    throw systemError(error, `cannot create ${path}`);
+  }
 }
 
 /**
@@ -248,17 +249,17 @@ export async function assertReplaceable(path: string): Promise<void> {
 /**
  * Writes the new contents to a staged file with the owner, group and mode of the existing file. The
  * file gets them before the contents: a directory may give new files another group, or an access
- * control list.
+ * control list. It stays open in between, since the mode may forbid to write to it.
  */
 async function stageReplacement(path: string, contents: string | Uint8Array): Promise<string> {
   const staged = stagedName(path);
   const before = await lstatIfExists(path);
   if (before && !before.isFile()) throw new StoreError("refused", `${path} is not a regular file`);
   if (before) await assertNoAccessList(path, before);
-  await createFile(staged, "");
+  await using file = await openNew(staged, 0o600);
   try {
     if (before) await copyMetadata(path, staged);
-    await using file = await open(staged, constants.O_WRONLY | constants.O_NOFOLLOW);
+    else await setMode(file, 0o600);
     await file.writeFile(contents);
     await file.sync();
   } catch (error) {

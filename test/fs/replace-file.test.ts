@@ -4,6 +4,8 @@ import { chmod, chown, mkdir, readdir, readFile, stat, writeFile } from "node:fs
 import { join } from "node:path";
 import { expect, test } from "vitest";
 import { assertReplaceable, replaceFile } from "../../src/fs/atomic.js";
+import { root } from "../built.js";
+import { asNobody, nobody } from "../files/others.js";
 import { temporaryFolder } from "../store/temporary.js";
 
 const group = 1234;
@@ -42,3 +44,27 @@ os.setxattr(sys.argv[1], "system.posix_acl_default", acl)`;
   expect(await readFile(path, "utf8")).toBe("before");
   expect(await readdir(directory)).toEqual(["server.json"]);
 });
+
+test.each([0o400, 0o444])(
+  "its owner, an ordinary user, can replace a read-only file",
+  async (mode) => {
+    const directory = join(await temporaryFolder(), "own");
+    await mkdir(directory);
+    const path = join(directory, "server.json");
+    await writeFile(path, "before");
+    await chmod(path, mode);
+    for (const each of [directory, path]) await chown(each, nobody, nobody);
+    const script = `const { assertReplaceable, replaceFile } = await import("${root}dist/fs/atomic.js");
+await assertReplaceable("server.json");
+await replaceFile("server.json", "after");`;
+    const [program = "", ...words] = asNobody;
+    // The directories above are closed to this user.
+    execFileSync(program, [...words, process.execPath, "--input-type=module", "-e", script], {
+      cwd: directory,
+    });
+    expect([await readFile(path, "utf8"), (await stat(path)).mode & 0o7777]).toEqual([
+      "after",
+      mode,
+    ]);
+  },
+);
