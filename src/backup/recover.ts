@@ -6,7 +6,7 @@
  */
 import { dirname } from "node:path";
 import { removeStagedBundles } from "../bundle/bundle.js";
-import { assertNotMissing } from "../config/known-directories.js";
+import { assertMounted } from "../config/known-directories.js";
 import { claimName, removeFile, syncDirectory } from "../fs/atomic.js";
 import { lstatIfExists } from "../fs/read.js";
 import type { Journal } from "../operation/journal.js";
@@ -109,7 +109,7 @@ async function recoverFiles(
   canComplete: boolean,
 ): Promise<string[]> {
   // On the mount point of an unmounted disk the files seem to be gone.
-  await assertNotMissing([dirname(files.staged.copy)], storePath);
+  await assertMounted([dirname(files.staged.copy)], storePath);
   if (files.final) await removeEmptyClaims(files.final);
   if (canComplete && files.final && (await isComplete(files))) {
     await completeBackup(files);

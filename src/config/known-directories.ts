@@ -101,6 +101,17 @@ export async function assertNotMissing(
 }
 
 /**
+ * Checks that directories of an interrupted operation are not missing. Recovery cannot ask whether
+ * they have moved.
+ *
+ * @throws {@link StoreError} io - if one is
+ */
+export async function assertMounted(paths: readonly string[], storePath: string): Promise<void> {
+  const [missing] = await findMissingDirectories(paths, storePath);
+  if (missing) throw new StoreError("io", missing.message, { hint: `${mountHint(missing)}.` });
+}
+
+/**
  * Returns the missing directories, including those on a disk that is not mounted.
  *
  * @param known - directories in the settings; others are missing only if they were used before
@@ -152,15 +163,17 @@ async function recordedMountPoint(
   return undefined;
 }
 
-function missingError({ path, message, mountPoint, exists }: MissingDirectory): StoreError {
-  const disk =
-    mountPoint === undefined || mountPoint === "/"
-      ? "Mount its disk"
-      : `Mount its disk, which was at ${mountPoint}`;
+function missingError(missing: MissingDirectory): StoreError {
+  const { path, message, exists } = missing;
   const otherwise = exists
     ? "if the directory has moved to this file system, run backup on a terminal, which asks, also with --yes."
     : `if there is none, create the directory: mkdir -p -m 700 ${shellQuote(path)}`;
-  return new StoreError("io", message, { hint: `${disk}; or, ${otherwise}` });
+  return new StoreError("io", message, { hint: `${mountHint(missing)}; or, ${otherwise}` });
+}
+
+function mountHint({ mountPoint }: MissingDirectory): string {
+  const isKnown = mountPoint !== undefined && mountPoint !== "/";
+  return isKnown ? `Mount its disk, which was at ${mountPoint}` : "Mount its disk";
 }
 
 /**

@@ -122,7 +122,7 @@ async function report(
 
 /**
  * Returns why a directory is missing: its disk may not be mounted. Creates a directory that is
- * named for the first time.
+ * named for the first time, and asks on a terminal whether a directory has moved to another disk.
  */
 async function whyMissing(
   target: Target,
@@ -130,9 +130,15 @@ async function whyMissing(
 ): Promise<string | undefined> {
   if (!(target instanceof DirectoryTarget)) return undefined;
   const [missing] = await findMissingDirectories([target.path], storePath, known);
-  if (missing !== undefined) return missing.message;
-  await prepareDirectories([target.path], { storePath, known, reporter });
-  return undefined;
+  if (missing && !missing.exists) return missing.message;
+  try {
+    await prepareDirectories([target.path], { storePath, known, reporter });
+    return undefined;
+  } catch (error) {
+    // There is no terminal, or the answer was no.
+    if (!missing || !isKind(error, "io", "refused")) throw error;
+    return missing.message;
+  }
 }
 
 /** Copies the backups that are newer than the newest in the target, and the backup of this run. */

@@ -142,7 +142,7 @@ export async function recoverAdoption(journal: Journal, storePath: string): Prom
     return { messages: [], error: systemError(error, "the recovery failed") };
   }
   const cleanupPending = await cleanUp(journal, async () => {
-    if (data.bundle) await undoBundle(data.bundle);
+    if (data.bundle) await undoBundle(storePath, data.bundle);
   });
   const messages = cleanupPending ? [] : [`undid the interrupted ${journal.entry.operation}`];
   return { messages, cleanupPending };

@@ -8,6 +8,7 @@
 import type { BigIntStats } from "node:fs";
 import { dirname } from "node:path";
 import { removeBundle, removeStagedBundles } from "../bundle/bundle.js";
+import { assertMounted } from "../config/known-directories.js";
 import { realPath } from "../config/paths.js";
 import { findSection, updateSection } from "../config/settings-file.js";
 import { StoreError, systemError, withLine } from "../errors.js";
@@ -365,8 +366,9 @@ export class SwapState {
     const work = async () => {
       const { bundle, replaced_bundle: replacedBundle } = this.#data;
       // A store with this key needs the bundle, whatever the journal says.
-      if (bundle && !(await this.#hasNewKey())) await undoBundle(bundle);
-      if (replacedBundle) await undoBundle(replacedBundle);
+      const made = bundle?.made === true && !(await this.#hasNewKey());
+      if (bundle) await undoBundle(this.storePath, { ...bundle, made });
+      if (replacedBundle) await undoBundle(this.storePath, replacedBundle);
       await this.#removeTrials();
     };
     return cleanUp(this.journal, work, { isDown });
@@ -451,9 +453,17 @@ async function removeDatabase(path: string): Promise<void> {
   await syncDirectory(dirname(path));
 }
 
-/** Removes the unfinished parts of a bundle, and the bundle itself if the operation made it. */
-export async function undoBundle(bundle: z.infer<typeof bundleJournalSchema>): Promise<void> {
-  const { folder, key_id: keyId, made } = bundle;
+/**
+ * Removes the unfinished parts of a bundle, and the bundle itself if the operation made it.
+ *
+ * @throws {@link StoreError} io - if its directory is missing: on the mount point of an unmounted
+ *   disk the files seem to be gone
+ */
+export async function undoBundle(
+  storePath: string,
+  { folder, key_id: keyId, made }: z.infer<typeof bundleJournalSchema>,
+): Promise<void> {
+  await assertMounted([folder], storePath);
   await removeStagedBundles(folder, keyId);
   if (made) await removeBundle(folder, keyId);
   await syncDirectory(folder);

@@ -150,7 +150,48 @@ test("the recovery of a backup waits for a disk that is not mounted", async () =
   await mkdir(join(disk, "backups"));
   const { code, stderr } = await machine.run(["list-clients"]);
   expect([code, stderr]).toEqual([0, expect.stringMatching(/are left: .*not on the file system/)]);
+  // The recovery cannot ask whether the directory has moved.
+  const refused = await machine.run(backup);
+  expect([refused.code, refused.stderr]).toEqual([18, expect.stringMatching(/gone for good: rm/)]);
+  expect(refused.stderr).not.toContain("on a terminal");
   mount();
   expect((await machine.run(["list-clients"])).stderr).toContain("left by an interrupted backup");
   expect(await readdir(join(disk, "backups"))).toEqual([]);
+}, 180_000);
+
+test("the recovery of a rotation waits for the disk of its bundle", async () => {
+  const machine = await Machine.make();
+  const { disk, mount, unmount } = await makeDisk(machine);
+  await machine.init("--to", machine.path("backups"), "--bundle-to", disk);
+  const env = {
+    NODE_OPTIONS: `--import=${root}test/faults/at-step.mjs`,
+    HIVEMIND_TEST_AT_STEP: JSON.stringify({ "rotate.bundled": "kill" }),
+  };
+  const rotate = ["rotate", "--service", "none", "--hub", "none"];
+  const bundles = await readdir(disk);
+  expect((await machine.run(rotate, { env })).code).toBe(null);
+  expect(await readdir(disk)).not.toEqual(bundles);
+  unmount();
+  const { code, stderr } = await machine.run(["list-clients"]);
+  expect([code, stderr]).toEqual([0, expect.stringMatching(/are left: .*not on the file system/)]);
+  mount();
+  expect((await machine.run(["list-clients"])).stderr).not.toContain("are left");
+  expect(await readdir(disk)).toEqual(bundles);
+}, 180_000);
+
+test("a directory of copies on another disk than before is skipped until its move is confirmed", async () => {
+  const machine = await Machine.make();
+  const { disk, unmount } = await makeDisk(machine);
+  await machine.init("--to", machine.path("backups"), "--bundle-to", machine.path("bundles"));
+  const copied = [...backup, "--copy-to", disk];
+  expect((await machine.run(copied)).code).toBe(0);
+  unmount();
+  const skipped = await machine.run(copied);
+  expect(skipped.stderr).toMatch(/not copied to .*not on the file system/);
+  expect(await readdir(disk)).toEqual([]);
+  const asked = await onTerminal(machine, copied, [["Has the directory", "y\r"]]);
+  expect([asked.code, asked.screen]).toEqual([0, expect.stringContaining("is remembered")]);
+  expect(await readdir(disk)).not.toEqual([]);
+  const prune = await machine.run(["prune", "--keep-last", "1", "--bundles"]);
+  expect([prune.code, prune.stderr]).toEqual([0, ""]);
 }, 180_000);
