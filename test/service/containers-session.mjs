@@ -2,7 +2,15 @@
 // that have a store open, and the command. Prints what it saw as JSON.
 // Usage: node containers-session.mjs ENGINE HOME
 import { execFileSync, spawn, spawnSync } from "node:child_process";
-import { cpSync, existsSync, mkdirSync, readFileSync, symlinkSync, writeFileSync } from "node:fs";
+import {
+  cpSync,
+  existsSync,
+  mkdirSync,
+  readFileSync,
+  realpathSync,
+  symlinkSync,
+  writeFileSync,
+} from "node:fs";
 import { dirname } from "node:path";
 import { setTimeout as delay } from "node:timers/promises";
 
@@ -289,6 +297,66 @@ const parts = {
     forget();
     hub("hub");
     seen.engine = command(["run", "--", engine, "run", "hub"]);
+  },
+
+  /** A hub with the real packages, which are this machine's, asked inside the container. */
+  async asked() {
+    if (engine !== "podman") return;
+    remove("hub");
+    forget();
+    const python = realpathSync(`${root}/.cache/python/development`);
+    const base = call(`${python}/bin/python`, "-c", "import sys; print(sys.base_prefix)");
+    const script = `${home}/opt/hivemind-core`;
+    mkdirSync(dirname(script));
+    writeFileSync(
+      script,
+      `#!${python}/bin/python
+import os, signal, sys, time
+signal.signal(signal.SIGTERM, lambda *_: sys.exit())
+if "BROKEN" not in os.environ:
+    from hivemind_core.config import get_server_config
+    from hivemind_core.database import ClientDatabase
+    with ClientDatabase(get_server_config()["database"]) as opened:
+        print("opened", len(opened.db), flush=True)
+        while True:
+            time.sleep(1)
+while True:
+    time.sleep(1)
+`,
+      { mode: 0o755 },
+    );
+    mkdirSync(`${home}/broken`);
+    writeFileSync(`${home}/broken/sqlcipher3.py`, "raise ImportError('not built')");
+    const config = `${home}/.config/hivemind-core`;
+    const copy = `${process.env.XDG_RUNTIME_DIR}/hivemind-sqlcipher/real.json`;
+    const prepare = (...args) => command(["run", "--prepare", copy, ...args]);
+    prepare("--server-json", `${config}/server.json`);
+    const readable = ["/usr", "/lib", "/lib64", python, base, dirname(script), `${home}/broken`];
+    const create = (name, ...options) =>
+      containers(
+        ...["run", "--detach", "--name", name, "--network=host", "--tmpfs=/tmp"],
+        ...[...new Set(readable)].flatMap((path) => ["--volume", `${path}:${path}:ro`]),
+        ...["--volume", `${share}:/home/hivemind/.local/share/hivemind-core`],
+        ...["--volume", `${config}:/home/hivemind/.config/hivemind-core`],
+        ...["--volume", `${copy}:/home/hivemind/.config/hivemind-core/server.json:ro`],
+        ...["--env=HOME=/home/hivemind", "--env=XDG_CONFIG_HOME=", ...options],
+        ...["hub", script, "listen"],
+      );
+    const opened = () => (containers("logs", "real").match(/opened 0/g) ?? []).length;
+    create("real");
+    await until(() => opened() === 1);
+    const prepared = prepare("--container", "real");
+    const rotated = command(["rotate"]);
+    await until(() => opened() === 2 || !isRunning("real"));
+    seen.asked = { prepared, rotated, opened: opened(), logs: containers("logs", "real") };
+    remove("real");
+    create("broken", "--env=BROKEN=1", `--env=PYTHONPATH=${home}/broken`);
+    seen.asked.broken = prepare("--container", "broken");
+    const refused = command(["rotate", ...service("broken")]);
+    seen.asked.refused = { ...refused, isRunning: isRunning("broken") };
+    remove("broken");
+    forget();
+    hub("hub");
   },
 
   async killed() {

@@ -32,6 +32,7 @@ interface Seen {
   rotate: Ran;
   delivered: Record<string, object> & { isOnDisk: boolean };
   engine: Ran;
+  asked: object;
   killed: { signal: string; wasRunning: boolean; next: { stdout: string }; isRunning: boolean };
   timer: object;
   schedule: object;
@@ -198,6 +199,19 @@ describe.each(["podman", "docker"] as const)("%s", (engine) => {
       expect(seen[name].engine.stderr).toContain(`belongs to the unit ${name}.service`);
     }
     expect(seen.stoppedUnit.code).toBe(0);
+  });
+
+  test("the hub's packages are asked inside the container, and open the store after a rotation", () => {
+    const problem = expect.stringMatching(
+      /the hub in the container of podman cannot open .*sqlcipher3 is required/,
+    );
+    expect(seen.asked).toMatchObject({
+      prepared: { code: 0, stderr: "" },
+      rotated: { code: 0 },
+      opened: 2,
+      broken: { code: 17, stderr: problem },
+      refused: { code: 17, stderr: problem, isRunning: true },
+    });
   });
 
   test("rotate: a unit that prepares server.json mounts it again", () => {
