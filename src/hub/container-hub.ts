@@ -17,6 +17,8 @@ import { isInMemory } from "./memory.js";
 
 export interface ContainerHub {
   readonly container: Container;
+  /** The path in the container at which the hub reads its `server.json`. */
+  readonly path: string;
   /** The hub's own `server.json` on this machine; undefined if it is on no volume. */
   readonly serverJson: string | undefined;
   /** The copy in memory, mounted over the hub's own file. It may not exist. */
@@ -34,7 +36,7 @@ export async function readContainerHub(container: Container): Promise<ContainerH
   const isCopy = mounted !== undefined && (await isInMemory(mounted).catch(() => false));
   const directory = toHost(container, dirname(path));
   return {
-    container,
+    ...{ container, path },
     serverJson:
       mounted === undefined || isCopy ? directory && join(directory, "server.json") : mounted,
     copy: isCopy ? mounted : undefined,

@@ -464,18 +464,19 @@ while True:
         ...[...lines, ""],
       ].join("\n");
     writeFileSync(`${home}/hub.sh`, `trap 'exit 0' TERM; ${holding}`);
-    const own = `${process.execPath} ${root}/dist/cli/main.js`;
+    const printed = command(["run", "--print-unit", "quadlet"]).stdout;
+    const [, volume] = /^Volume=(.*)$/m.exec(printed);
+    const [, preparation] = /^\[Service\]\n([\s\S]*)$/m.exec(printed);
     writeFileSync(
       "/etc/systemd/system/quadlet.service",
       unit(
         ...["Type=notify", "NotifyAccess=all", "Restart=always"],
-        ...["RuntimeDirectory=hivemind", "RuntimeDirectoryMode=0700"],
-        `ExecStartPre=${own} run --prepare %t/hivemind/server.json --db ${store} -- podman`,
+        preparation,
         [
           "ExecStart=/usr/bin/podman run --detach --rm --replace --name in-quadlet",
           "--sdnotify=conmon --cgroups=no-conmon --network=host",
           `--volume ${share}:/data --volume ${home}/hub.sh:/hub.sh`,
-          "--volume %t/hivemind/server.json:/server.json:ro hub sh /hub.sh",
+          `--volume ${volume} hub sh /hub.sh`,
         ].join(" "),
         "ExecStop=/usr/bin/podman stop in-quadlet",
       ),
@@ -508,7 +509,7 @@ while True:
         engine: refusal(`in-${name}`),
       };
       if (name === "quadlet") {
-        const password = () => containers("exec", "in-quadlet", "cat", "/server.json");
+        const password = () => containers("exec", "in-quadlet", "cat", volume.split(":")[1]);
         const first = password();
         const rotated = command(["rotate", "--service", "systemd", "--unit", "quadlet"]);
         seen.rotatedUnit = {
@@ -523,6 +524,40 @@ while True:
     seen.stoppedUnit = { code: stopped.code, stderr: stopped.stderr };
     remove("in-generated");
     call("chown", "-R", "0:0", share);
+  },
+
+  /** The unit for a compose file, and its lines as options of the engine. */
+  compose() {
+    const printed = command(["run", "--print-unit", "compose"]).stdout;
+    const name = "hivemind-sqlcipher-copy";
+    writeFileSync(`/etc/systemd/system/${name}.service`, printed);
+    mkdirSync(`/etc/systemd/system/${name}.service.d`);
+    const session = ["HOME", "DBUS_SESSION_BUS_ADDRESS"].map(
+      (variable) => `Environment=${variable}=${process.env[variable]}\n`,
+    );
+    writeFileSync(
+      `/etc/systemd/system/${name}.service.d/session.conf`,
+      `[Service]\n${session.join("")}`,
+    );
+    call("systemctl", "daemon-reload");
+    call("systemctl", "enable", "--now", name);
+    const [, source] = /^# +source: (.*)$/m.exec(printed);
+    const [, target] = /^# +target: (.*)$/m.exec(printed);
+    const mount = `type=bind,source=${source},target=${target},readonly`;
+    const open = "exec 3</data/clients.db";
+    const program = `trap 'exit 0' TERM; ${open}; while :; do sleep 0.1; done`;
+    create("composed", program, "--mount", mount);
+    forget();
+    const view = () => containers("exec", "composed", "cat", target);
+    const before = view();
+    const { code, stderr } = command(["rotate", ...service("composed")]);
+    seen.compose = {
+      ...{ code, stderr, hasPassword: before.includes('"password":') },
+      isChanged: view() !== before,
+      notices: call("systemd-analyze", "verify", `/etc/systemd/system/${name}.service`),
+    };
+    remove("composed");
+    call("systemctl", "disable", "--now", name);
   },
 
   /** Runs the command blocks of the guide, with a shell in the place of the hub's image. */

@@ -33,6 +33,7 @@ interface Seen {
   delivered: Record<string, object> & { isOnDisk: boolean };
   engine: Ran;
   asked: object;
+  compose: object;
   killed: { signal: string; wasRunning: boolean; next: { stdout: string }; isRunning: boolean };
   timer: object;
   schedule: object;
@@ -184,6 +185,12 @@ describe.each(["podman", "docker"] as const)("%s", (engine) => {
     expect(seen.deaf.stderr).toContain(
       "the main process of the container deaf ignores the signal to stop: stopping takes 2 s",
     );
+  });
+
+  test("the printed unit for a compose file prepares the copy, and rotate changes it", () => {
+    expect(seen.compose).toMatchObject({
+      ...{ code: 0, hasPassword: true, isChanged: true, notices: "" },
+    });
   });
 
   // Only Podman has units of containers, and the guide's command blocks are for it.

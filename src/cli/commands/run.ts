@@ -1,26 +1,28 @@
-import { basename } from "node:path";
 import { type Command, Option } from "commander";
 import { expandPath } from "../../config/paths.js";
 import { isKind, StoreError } from "../../errors.js";
 import type { HubOptions } from "../../hub/run.js";
 import { formatSource, parseSource } from "../../keys/source.js";
 import { restoreUmask } from "../../process/privacy.js";
-import type { Container } from "../../service/engine.js";
 import { addGlobalOptions, type Context, contextOf, ownCommand } from "../context.js";
 import { addHelp } from "../help.js";
+import {
+  assertNoEngine,
+  type ContainerOptions,
+  composeUnit,
+  isForContainer,
+  prepareForContainer,
+  quadletUnit,
+} from "../hub-container.js";
 import { recoverFirst } from "../open.js";
 
-interface RunOptions {
+interface RunOptions extends ContainerOptions {
   privateConfig?: boolean;
   hubPython?: string;
   redisPasswordSource?: string;
-  printUnit?: "user" | "system" | "keyring" | "dropin";
+  printUnit?: "user" | "system" | "keyring" | "dropin" | "quadlet" | "compose";
   unit?: string;
   prepare?: string;
-  container?: string;
-  serverJson?: string;
-  owner?: string;
-  credentialFile?: string;
   user?: string;
 }
 
@@ -41,6 +43,8 @@ export function addCommand(program: Command): void {
         "system",
         "keyring",
         "dropin",
+        "quadlet",
+        "compose",
       ]),
     )
     .option("--unit <name>", "Print the drop-in for this unit (default: the hub's)")
@@ -54,11 +58,12 @@ export function addCommand(program: Command): void {
   addHelp(command, {
     details: [
       "The hub reads the store's passphrase, or the password of its Redis server, from a server.json that exists only in memory. Without mount namespaces, use --private-config. The exit code is the hub's.",
-      "A unit of kind user or system starts the hub; a unit of kind keyring unlocks the keyring at boot. A drop-in adds the passphrase to the unit that already starts the hub; its first line is its path. The credential of system and keyring units is sealed with systemd-creds. A source is keyring, file:PATH, command:CMD, credential[:NAME] or sealed[:PATH].",
+      "A unit of kind user or system starts the hub; a unit of kind keyring unlocks the keyring at boot. A drop-in adds the passphrase to the unit that already starts the hub; its first line is its path. For a hub in a container, quadlet prints the lines of a Podman quadlet, and compose a unit and the lines of a compose file: both write a copy of server.json into memory, which the container mounts. The credential of system and keyring units is sealed with systemd-creds. A source is keyring, file:PATH, command:CMD, credential[:NAME] or sealed[:PATH].",
     ],
     examples: [
       "hivemind-sqlcipher run -- hivemind-core listen",
       "hivemind-sqlcipher run --print-unit dropin",
+      "hivemind-sqlcipher run --print-unit compose --container hivemind_listener",
       "hivemind-sqlcipher run --print-unit user > ~/.config/systemd/user/hivemind-core.service",
     ],
   });
@@ -71,14 +76,20 @@ export function addCommand(program: Command): void {
 }
 
 async function runHubCommand(context: Context, args: string[], options: RunOptions): Promise<void> {
-  const isContainer = options.container !== undefined || options.serverJson !== undefined;
+  const isContainer = isForContainer(options);
   if ((isContainer || options.owner !== undefined) && options.prepare === undefined) {
     throw new StoreError("usage", "--container, --server-json and --owner belong to --prepare", {
       hint: "Name the file to write: --prepare PATH.",
     });
   }
   if (options.prepare !== undefined && isContainer) {
-    return prepareForContainer(context, options, options.prepare);
+    return prepareForContainer(
+      context,
+      options,
+      options.prepare,
+      async (serverJson) =>
+        (await redisSecret(options, serverJson)) ?? (await storedSecret(context)),
+    );
   }
   if (args.length === 0) {
     throw new StoreError("usage", "no command to run", {
@@ -110,69 +121,6 @@ async function runHubCommand(context: Context, args: string[], options: RunOptio
     ...request,
     ...(options.privateConfig && { privateConfig: true }),
   });
-}
-
-/** Writes the mounted copy of `server.json` for the hub of a container. */
-async function prepareForContainer(
-  context: Context,
-  options: RunOptions,
-  target: string,
-): Promise<void> {
-  const { prepareCopy } = await import("../../hub/run.js");
-  const { readContainerHub } = await import("../../hub/container-hub.js");
-  const { statIfExists } = await import("../../fs/read.js");
-  const named = options.owner === undefined ? undefined : parseOwner(options.owner);
-  const container =
-    options.container === undefined
-      ? undefined
-      : await readContainerHub(await namedContainer(options.container));
-  const serverJson =
-    options.serverJson === undefined ? container?.serverJson : expandPath(options.serverJson);
-  const secret = (await redisSecret(options, serverJson)) ?? (await storedSecret(context));
-  // The hub writes its store and reads the copy as the same user.
-  const isRoot = process.geteuid?.() === 0;
-  const owner = named ?? (isRoot ? await statIfExists(context.storePath) : undefined);
-  await prepareCopy(
-    {
-      ...{ command: [], serverJson, container, ...secret },
-      ...(owner && { owner: { uid: owner.uid, gid: owner.gid } }),
-      onNotice: (text: string) => context.output.notice(text),
-    },
-    expandPath(target),
-  );
-}
-
-async function namedContainer(name: string): Promise<Container> {
-  const { findNamedContainers } = await import("../../service/find-container.js");
-  const [found, other] = await findNamedContainers(name);
-  if (found !== undefined && other === undefined) return found;
-  throw other === undefined
-    ? new StoreError("notFound", `no engine has a container ${name}`, {
-        hint: "Before it exists, name the hub's own file instead: --server-json PATH.",
-      })
-    : new StoreError("refused", `both engines have a container ${name}`, {
-        hint: "Name the hub's own file instead: --server-json PATH.",
-      });
-}
-
-function parseOwner(text: string): { uid: number; gid: number } {
-  const [, uid, gid] = /^(\d+):(\d+)$/.exec(text) ?? [];
-  if (uid !== undefined && gid !== undefined) return { uid: Number(uid), gid: Number(gid) };
-  throw new StoreError("usage", `${text} is not a user and a group`, {
-    hint: "Give both as numbers: --owner 1000:1000",
-  });
-}
-
-/** @throws {@link StoreError} refused - for an engine: its containers have mounts of their own */
-function assertNoEngine([program = ""]: readonly string[]): void {
-  if (!/^(?:podman|docker|nerdctl)(?:-compose)?$/.test(basename(program))) return;
-  throw new StoreError(
-    "refused",
-    `a container that ${program} starts would not get the passphrase from run`,
-    {
-      hint: "Let the container mount a copy of server.json: hivemind-sqlcipher run --print-unit compose (or quadlet) prints the lines for it.",
-    },
-  );
 }
 
 /** Returns the store's passphrase, or none for a store that is not encrypted yet. */
@@ -224,7 +172,10 @@ async function redisSettings(path?: string) {
 }
 
 async function printUnit(context: Context, args: string[], options: RunOptions): Promise<void> {
-  const print = { user: userUnit, system: systemUnit, keyring: keyringUnit, dropin: dropIn };
+  const print = {
+    ...{ user: userUnit, system: systemUnit, keyring: keyringUnit, dropin: dropIn },
+    ...{ quadlet: quadletUnit, compose: composeUnit },
+  };
   const kind = options.printUnit ?? "user";
   const unit = await print[kind](context, args, options);
   if (kind === "user" || kind === "system") await warnOfSecondUnit(context);

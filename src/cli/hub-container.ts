@@ -1,0 +1,134 @@
+/** `run --prepare` and `run --print-unit` for the hub of a container. */
+import { basename } from "node:path";
+import { expandPath } from "../config/paths.js";
+import { StoreError } from "../errors.js";
+import type { ContainerHub } from "../hub/container-hub.js";
+import type { ContainerUnit } from "../hub/container-units.js";
+import type { PrepareOptions } from "../hub/run.js";
+import { parseSource } from "../keys/source.js";
+import { type Context, ownCommand } from "./context.js";
+
+export interface ContainerOptions {
+  container?: string;
+  serverJson?: string;
+  owner?: string;
+  credentialFile?: string;
+}
+
+/** Returns whether the options are about a container. */
+export function isForContainer({ container, serverJson }: ContainerOptions): boolean {
+  return container !== undefined || serverJson !== undefined;
+}
+
+/**
+ * Writes the mounted copy of `server.json`.
+ *
+ * @param secretOf - returns the secret of the hub with this `server.json`
+ */
+export async function prepareForContainer(
+  { storePath, output }: Context,
+  options: ContainerOptions,
+  target: string,
+  secretOf: (serverJson: string | undefined) => Promise<Secret>,
+): Promise<void> {
+  const { prepareCopy } = await import("../hub/run.js");
+  const { statIfExists } = await import("../fs/read.js");
+  const named = options.owner === undefined ? undefined : parseOwner(options.owner);
+  const { container, serverJson } = await findHub(options);
+  const secret = await secretOf(serverJson);
+  // The hub writes its store and reads the copy as the same user.
+  const isRoot = process.geteuid?.() === 0;
+  const owner = named ?? (isRoot ? await statIfExists(storePath) : undefined);
+  await prepareCopy(
+    {
+      ...{ command: [], serverJson, container, ...secret },
+      ...(owner && { owner: { uid: owner.uid, gid: owner.gid } }),
+      onNotice: (text: string) => output.notice(text),
+    },
+    expandPath(target),
+  );
+}
+
+type Secret = { storePath: string; passphrase?: string } | { redisPassword: string };
+
+/** Returns the lines of a quadlet. */
+export async function quadletUnit(
+  context: Context,
+  _args: string[],
+  options: ContainerOptions,
+): Promise<string> {
+  const { renderQuadlet } = await import("../hub/container-units.js");
+  return renderQuadlet(await unitParts(context, options));
+}
+
+/** Returns the unit for a compose file, and its lines. */
+export async function composeUnit(
+  context: Context,
+  _args: string[],
+  options: ContainerOptions,
+): Promise<string> {
+  const { renderCompose } = await import("../hub/container-units.js");
+  return renderCompose(await unitParts(context, options));
+}
+
+async function unitParts(context: Context, options: ContainerOptions): Promise<ContainerUnit> {
+  const { serverJsonPath } = await import("../hub/server-json.js");
+  const { container, serverJson = serverJsonPath() } = await findHub(options);
+  const isRoot = process.geteuid?.() === 0;
+  const credential =
+    options.credentialFile === undefined ? undefined : expandPath(options.credentialFile);
+  const source = credential === undefined ? context.source : parseSource("credential");
+  if (isRoot && source.kind === "keyring") {
+    context.output.notice(
+      "root's keyring is locked at boot: seal the passphrase with systemd-creds encrypt --name=hivemind-sqlcipher - FILE, and add --credential-file FILE",
+    );
+  }
+  if (options.owner !== undefined) parseOwner(options.owner);
+  return {
+    kind: isRoot ? "system" : "user",
+    run: ownCommand({ ...context, source }, "run"),
+    inside: container?.path ?? "/home/hivemind/.config/hivemind-core/server.json",
+    ...{ serverJson, credential, owner: options.owner },
+  };
+}
+
+/** @throws {@link StoreError} refused - for an engine: its containers have mounts of their own */
+export function assertNoEngine([program = ""]: readonly string[]): void {
+  if (!/^(?:podman|docker|nerdctl)(?:-compose)?$/.test(basename(program))) return;
+  throw new StoreError(
+    "refused",
+    `a container that ${program} starts would not get the passphrase from run`,
+    {
+      hint: "Let the container mount a copy of server.json: hivemind-sqlcipher run --print-unit compose (or quadlet) prints the lines for it.",
+    },
+  );
+}
+
+/** Finds the container in the options, and the hub's own file on this machine. */
+async function findHub({ container: name, serverJson }: ContainerOptions): Promise<{
+  container?: ContainerHub;
+  serverJson?: string;
+}> {
+  const given = serverJson === undefined ? {} : { serverJson: expandPath(serverJson) };
+  if (name === undefined) return given;
+  const { readContainerHub } = await import("../hub/container-hub.js");
+  const { findNamedContainers } = await import("../service/find-container.js");
+  const [found, other] = await findNamedContainers(name);
+  if (found === undefined || other !== undefined) {
+    const fault = other === undefined ? "no engine has a" : "both engines have a";
+    throw new StoreError(other ? "refused" : "notFound", `${fault} container ${name}`, {
+      hint: "Name the hub's own file instead: --server-json PATH.",
+    });
+  }
+  const container = await readContainerHub(found);
+  const { serverJson: mounted } = container;
+  return { container, ...(mounted !== undefined && { serverJson: mounted }), ...given };
+}
+
+function parseOwner(text: string): NonNullable<PrepareOptions["owner"]> {
+  const [, uid, gid] = /^(\d+):(\d+)$/.exec(text) ?? [];
+  if (uid !== undefined && gid !== undefined) return { uid: Number(uid), gid: Number(gid) };
+  throw new StoreError("usage", `${text} is not a user and a group`, {
+    hint: "Give both as numbers: --owner 1000:1000",
+  });
+}

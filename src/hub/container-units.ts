@@ -1,0 +1,88 @@
+/**
+ * Generates what gives a hub in a container its password: the lines of a Podman quadlet, or for a
+ * compose file a unit that runs before the engine starts its containers.
+ *
+ * Neither names the container: at that time it may not exist.
+ */
+import { execLine, keyringUnit, settingValue } from "../service/unit-file.js";
+import type { CommandArgs } from "./units.js";
+
+export interface ContainerUnit {
+  /** Whether the unit is for the manager of a user, or for the system's. */
+  readonly kind: "user" | "system";
+  /** The command line of `hivemind-sqlcipher run`, with its options. */
+  readonly run: CommandArgs;
+  /** The hub's own file on this machine. */
+  readonly serverJson: string;
+  /** The path in the container at which the hub reads its file. */
+  readonly inside: string;
+  /** The numbers of the user and the group of the copy; undefined for the owner of the store. */
+  readonly owner: string | undefined;
+  /** The credential of a system unit, sealed as for `SystemUnit`. */
+  readonly credential: string | undefined;
+}
+
+const copy = "hivemind-sqlcipher/server.json";
+
+/** Returns the lines for a quadlet. Its unit writes the copy at each start. */
+export function renderQuadlet(unit: ContainerUnit): string {
+  return `# Add these lines to the hub's file NAME.container.
+${order(unit)}[Container]
+Volume=%t/${copy}:${settingValue(unit.inside)}:ro
+
+[Service]
+${preparation(unit)}ExecStartPre=${prepareLine(unit)}
+`;
+}
+
+/** Returns a unit for the hub of a compose file, and the lines of that file. */
+export function renderCompose(unit: ContainerUnit): string {
+  const { kind, inside } = unit;
+  const [path, runtime, target] =
+    kind === "system"
+      ? ["/etc/systemd/system", "/run", "multi-user.target"]
+      : ["~/.config/systemd/user", "$" + "{XDG_RUNTIME_DIR}", "default.target"];
+  return `# ${path}/hivemind-sqlcipher-copy.service
+[Unit]
+Description=Copy of the HiveMind hub's server.json for its container, in memory
+# the engines start their containers at boot; a missing file would become a directory
+Before=docker.service podman-restart.service
+${kind === "user" ? `After=${keyringUnit}\n` : ""}
+[Service]
+Type=oneshot
+RemainAfterExit=yes
+# the container mounts the copy for as long as it runs
+RuntimeDirectoryPreserve=yes
+${preparation(unit)}ExecStart=${prepareLine(unit)}
+
+[Install]
+WantedBy=${target}
+
+# In the compose file, for the hub's service:
+#
+#     volumes:
+#       - type: bind
+#         source: ${runtime}/${copy}
+#         target: ${inside}
+#         read_only: true
+#         bind:
+#           create_host_path: false
+`;
+}
+
+function order({ kind }: ContainerUnit): string {
+  return kind === "user" ? `[Unit]\nAfter=${keyringUnit}\n\n` : "";
+}
+
+function preparation({ credential }: ContainerUnit): string {
+  const sealed =
+    credential === undefined
+      ? ""
+      : `LoadCredentialEncrypted=hivemind-sqlcipher:${settingValue(credential)}\n`;
+  return `${sealed}RuntimeDirectory=hivemind-sqlcipher\nRuntimeDirectoryMode=0700\n`;
+}
+
+function prepareLine({ run, serverJson, owner }: ContainerUnit): string {
+  const options = ["--server-json", serverJson, ...(owner === undefined ? [] : ["--owner", owner])];
+  return `${execLine(...run, "--prepare")} %t/${copy} ${execLine(...options)}`;
+}
