@@ -131,7 +131,9 @@ export async function contextOf(command: Command): Promise<Context> {
           ...(options.name !== undefined && { name: options.name }),
           ...(options.subfolder !== undefined && { subfolder: options.subfolder }),
         },
-        ...(options.passphraseSource && { passphrase_source: options.passphraseSource }),
+        ...(options.passphraseSource !== undefined && {
+          passphrase_source: options.passphraseSource,
+        }),
       },
       {
         config: options.config,
@@ -180,6 +182,15 @@ export async function contextOf(command: Command): Promise<Context> {
       confirmOnTerminal: (question) => confirm(question, false),
     },
   };
+}
+
+/** Returns a context with other values. Its source stays that of the present settings. */
+export function withValues(context: Context, values: Partial<Context>): Context {
+  const descriptors = Object.getOwnPropertyDescriptors(context);
+  return Object.defineProperties(
+    {},
+    { ...descriptors, ...Object.getOwnPropertyDescriptors(values) },
+  ) as Context;
 }
 
 async function missingSettingsHint(storePath: string): Promise<string> {

@@ -15,16 +15,18 @@ export interface MonitoredResult {
   readonly stoppedMs?: number | null;
   /** Bytes of the backup. */
   readonly size?: number;
-  /** Why the operation counts as failed although it printed its result. */
+  /** Why the operation counts as failed although it has a result. */
   readonly failure?: StoreError | undefined;
+  /** Prints the result. */
+  readonly print: () => void;
 }
 
 /**
  * Runs an operation. Tells the hooks before and after it, records the run, and rewrites the metrics
  * file. Problems with these become notices. Does not begin the operation after a signal during the
- * hook.
+ * hook. Prints the result last: the process ends if standard output is closed.
  *
- * @param work - runs the operation and prints its result
+ * @param work - runs the operation
  * @throws what `work` throws
  */
 export async function monitored(
@@ -63,6 +65,7 @@ export async function monitored(
   await runHooks(context, operation, event);
   if (outcome.error) throw outcome.thrown;
   if (error) process.exitCode = error.exitCode;
+  result?.print();
 }
 
 async function runHooks(context: Context, operation: string, event: HookEvent): Promise<void> {

@@ -19,6 +19,7 @@
  */
 import { createHash } from "node:crypto";
 import type { Client } from "../client/client.js";
+import { StoreError } from "../errors.js";
 
 /** Replaces a record while the Python plugin writes it, for at most 30 seconds. */
 export const creationMarker = "__hivemind_creating__";
@@ -51,10 +52,17 @@ export class RedisLayout {
   /**
    * Returns the id in the key of a record. Returns undefined for other keys, because another prefix
    * may begin with this prefix.
+   *
+   * @throws {@link StoreError} refused - if the id is not an integer that JavaScript can represent
    */
   idOf(key: string): number | undefined {
-    const id = key.slice(this.#records.length);
-    return /^-?\d+$/.test(id) ? Number(id) : undefined;
+    const text = key.slice(this.#records.length);
+    if (!/^-?\d+$/.test(text)) return undefined;
+    const id = Number(text);
+    if (Number.isSafeInteger(id)) return id;
+    throw new StoreError("refused", `the key ${key} has an id beyond 2^53`, {
+      hint: "Give that client another id first.",
+    });
   }
 
   /** Returns the key of the set of ids with this value. */

@@ -19,6 +19,7 @@ import type { Database } from "../client/database.js";
 import { gapsIn, IdSet } from "../databases/id-set.js";
 import type { DatabaseConfig } from "../databases/plugin.js";
 import { DatabaseFactory, locationOf } from "../databases/registry.js";
+import { sqlcipherPluginName } from "../databases/sqlite.js";
 import { isKind, StoreError, withLine, wrap } from "../errors.js";
 import { emitStep } from "../operation/step.js";
 import { MigrationNote } from "./note.js";
@@ -178,6 +179,7 @@ async function check(
         admitted.add(client.client_id);
         if (merge) holders.set(client.api_key, client.client_id);
       }
+      if (!merge) await assertCountsRight(target, checked.targetIds.size, to.name);
     }
     const total = await origin.size();
     const conflicts: number[] = [];
@@ -225,11 +227,29 @@ function isConflict(
 }
 
 /** Opens the target if it exists. */
+/**
+ * Throws if a database does not count its own records: a hub gives the next client the number after
+ * the counted records, and another client may have it. Redis has a counter.
+ */
+async function assertCountsRight(database: Database, records: number, name: string): Promise<void> {
+  const counted = await database.size();
+  if (counted === records) return;
+  throw new StoreError(
+    "refused",
+    `the target, ${name}, counts ${counted} records, but has ${records}`,
+    {
+      hint: `Stop the hub that writes to it. If no hub does, correct its counter: redis-cli SET client:count ${records} (with another index_prefix, that instead of client).`,
+    },
+  );
+}
+
+/** @returns undefined if the database does not exist, but will be created */
 async function openIfExists({ name, config }: Endpoint): Promise<Database | undefined> {
   try {
     return await DatabaseFactory.create(name, config, { mode: "readwrite" });
   } catch (error) {
-    if (isKind(error, "notFound")) return undefined;
+    const isCreated = name !== sqlcipherPluginName || config.password !== undefined;
+    if (isKind(error, "notFound") && isCreated) return undefined;
     throw error;
   }
 }

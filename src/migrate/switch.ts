@@ -2,7 +2,7 @@
 import { createHash } from "node:crypto";
 import { basename, dirname, isAbsolute, relative } from "node:path";
 import { formatJson, type JsonObject, type JsonValue } from "../client/json.js";
-import { dataHome } from "../config/paths.js";
+import { dataHome, expandPath } from "../config/paths.js";
 import { type JsonFiles, jsonFiles, jsonPluginName } from "../databases/json.js";
 import type { DatabaseConfig } from "../databases/plugin.js";
 import { redisPluginName } from "../databases/redis-settings.js";
@@ -72,12 +72,12 @@ function passwordNotice(name: string): string {
  * hub fail.
  */
 function namesOf(config: JsonObject): JsonObject {
-  const path = config.db_path;
-  if (typeof path !== "string") {
+  if (typeof config.db_path !== "string") {
     const names: Record<string, JsonValue> = {};
     for (const key of ["subfolder", "name"]) if (config[key]) names[key] = config[key] ?? null;
     return names;
   }
+  const path = expandPath(config.db_path);
   if (!path.endsWith(".db")) {
     throw new StoreError(
       "refused",
@@ -230,8 +230,12 @@ export async function findRemainingUsers(
 export async function removeSource(from: Endpoint, sum: string | undefined): Promise<string[]> {
   const { store, version } = await filesOf(from.config);
   await assertUnchanged(from, sum);
-  await removeFile(store);
-  await removeFile(version);
+  const removed: string[] = [];
+  for (const path of [store, version]) {
+    if (!(await lstatIfExists(path))) continue;
+    await removeFile(path);
+    removed.push(path);
+  }
   await syncDirectory(dirname(store));
-  return [store];
+  return removed;
 }

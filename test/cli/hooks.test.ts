@@ -102,6 +102,28 @@ test("hooks are told of a success and of a failure, with the document and withou
   ]);
 });
 
+test("hooks and the record of the run do not depend on standard output", async () => {
+  const machine = await machineWithBackup();
+  const success = await hook(machine, "success");
+  await set(machine, { hooks: { success: success.command } });
+  const copied = ["--copy-to", "rclone:missing", "--json"];
+  for (const [output, more, expected] of [
+    ["| true", [], 0],
+    ["| true", copied, 2],
+    [">/dev/full", [], 18],
+  ] as const) {
+    const [program, ...args] = machine.line(["backup", ...more]);
+    const line = `"$@" ${output}; exit "\${PIPESTATUS[0]}"`;
+    const { status } = spawnSync("bash", ["-c", line, "bash", program, ...args], {
+      env: machine.environment,
+    });
+    expect([output, status]).toEqual([output, expected]);
+  }
+  expect(await success.documents()).toHaveLength(2);
+  const { document } = await machine.json("status");
+  expect(document).toMatchObject({ runs: { backup: { exit_code: 0 } } });
+}, 60_000);
+
 test("a hook that fails is reported and changes neither the backup nor the exit code", async () => {
   const machine = await machineWithBackup();
   const failing = await hook(machine, "failing", "exit 3");

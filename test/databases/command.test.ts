@@ -1,12 +1,13 @@
 /** `migrate` and `plugins` as commands, with the session's keyring. */
 import { execFileSync, spawn } from "node:child_process";
 import { once } from "node:events";
-import { chmod, copyFile, mkdir, readFile, stat, symlink, writeFile } from "node:fs/promises";
+import { chmod, copyFile, mkdir, readFile, rm, stat, symlink, writeFile } from "node:fs/promises";
 import { dirname, join } from "node:path";
 import keytar from "keytar";
 import { expect, onTestFinished, test } from "vitest";
 import { newClient } from "../../src/client/client.js";
 import { DatabaseFactory } from "../../src/databases/registry.js";
+import { readServerJson } from "../../src/hub/server-json.js";
 import { getEntry } from "../../src/keys/keyring.js";
 import { root } from "../built.js";
 import { Machine } from "../cli/machine.js";
@@ -17,6 +18,7 @@ import { freePort, RedisServer } from "./redis-server.js";
 
 const json = "hivemind-json-db-plugin";
 const sqlcipher = "hivemind-sqlcipher-db-plugin";
+const sqlite = "hivemind-sqlite-db-plugin";
 const redis = "hivemind-redis-db-plugin";
 
 /** A released hub's machine: its JSON store, and its server.json with comments. */
@@ -96,9 +98,38 @@ test("a hub on the JSON store is led to the encrypted one: server.json names it,
   ]);
 });
 
+test.each(["clients2.db", "~/clients2.db"])(
+  "--switch writes the store that %s names",
+  async (given) => {
+    const { machine, server } = await jsonHub();
+    await mkdir(machine.path("work"));
+    const [expected, folder] = given.startsWith("~")
+      ? [join(machine.environment.HOME ?? "", "clients2.db"), machine.folder]
+      : [machine.path("work", "clients2.db"), machine.path("work")];
+    const text = await readFile(server, "utf8");
+    await writeFile(server, text.replace('{"password": "plain as day"}', "{}"));
+    const before = ["env", "--chdir", folder];
+    const done = await machine.run(
+      [
+        ...["migrate", "--from", json, "--to", sqlite, "--to-setting", `db_path=${given}`],
+        ...["--switch", ...(await hubPython("released"))],
+      ],
+      { before },
+    );
+    expect([done.code, done.stderr]).toEqual([0, expect.any(String)]);
+    const { settings } = await readServerJson(server);
+    const { [sqlite]: names } = settings.database as { [sqlite]: object };
+    expect(names).toMatchObject({ subfolder: dirname(expected), name: "clients2" });
+    await stat(expected);
+    await rm(expected);
+  },
+  120_000,
+);
+
 test("a migration that finds no store has not begun: after init, the same command copies", async () => {
   const { machine } = await jsonHub();
   const args = ["migrate", "--from", json, "--to", sqlcipher];
+  expect((await machine.run([...args, "--dry-run"])).code).toBe(10);
   expect((await machine.run(args)).code).toBe(10);
   await machine.init();
   await machine.run(["add-client", "--name", "kitchen"]);

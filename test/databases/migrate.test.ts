@@ -443,6 +443,20 @@ describe("bad input: said in words, and nothing changed", () => {
     await expectRefused(from, to, "corrupted", /client:client:7 holds the record of another/);
     server.cli("SET", "client:client:7", "{");
     await expectRefused(from, to, "corrupted", /client:client:7 does not parse/);
+    server.cli("DEL", "client:client:7");
+    server.cli("SET", "client:client:9007199254740993", "{}");
+    await expectRefused(from, to, "refused", /client:client:9007199254740993 has an id beyond/);
+  });
+
+  test("a Redis server counts clients that it does not have", async () => {
+    const home = await ownDataHome();
+    const server = await RedisServer.start();
+    const from = end(sqlite, { subfolder: join(home, "from") });
+    await fill(from, many(2));
+    const to = end(redis, { port: server.port });
+    server.cli("SET", "client:count", "5");
+    await expectRefused(from, to, "refused", /counts 5 records, but has 0/);
+    expect(server.cli("KEYS", "*").trim()).toBe("client:count");
   });
 
   test("there is no source, its setting is misspelt, or nobody serves the module", async () => {

@@ -20,6 +20,7 @@ import { chooseBackup } from "../../src/restore/verified-backup.js";
 import { ClientStore } from "../../src/store/client-store.js";
 import type { RotateResult } from "../../src/swap/rotate.js";
 import { root } from "../built.js";
+import { Machine } from "../cli/machine.js";
 import { interpreter } from "../interop/python.js";
 import { systemctl } from "../service/units.js";
 import { find, keyring, passphraseFile, resultOf, World } from "../swap/world.js";
@@ -313,6 +314,39 @@ test("--from-time takes the newest backup that is not newer", async () => {
     backup: { directory: world.to, before: "2001-01-01T00:00:00Z" },
   });
   expect(none.code).toBe(10);
+});
+
+test.each(["11.12.2026", "2026-02-31", "5", "03/04/2026", "2026-11-24T25:00Z", ""])(
+  "--from-time refuses %j",
+  async (time) => {
+    const machine = await Machine.make();
+    const { code, stderr } = await machine.run(["restore", "--from-time", time]);
+    expect([code, stderr]).toEqual([2, expect.stringContaining("is not a time")]);
+  },
+);
+
+test("after the recovery of a rotation, restore uses the new passphrase file", async () => {
+  const machine = await Machine.make();
+  const [old, next] = [machine.path("old"), machine.path("next")];
+  await writeFile(old, "the old passphrase", { mode: 0o600 });
+  await writeFile(next, "the new passphrase", { mode: 0o600 });
+  await machine.init(
+    ...["--passphrase-source", `file:${old}`],
+    ...["--to", machine.path("backups"), "--bundle-to", machine.path("bundles")],
+  );
+  const { document } = await machine.json("backup", "--service", "none");
+  const { path } = document.backup as { path: string };
+  const none = ["--service", "none", "--hub", "none"];
+  const killed = await machine.run(["rotate", "--passphrase-file", next, ...none], {
+    env: {
+      NODE_OPTIONS: `--import=${root}test/faults/at-step.mjs`,
+      HIVEMIND_TEST_AT_STEP: JSON.stringify({ "rotate.renamed": "kill" }),
+    },
+  });
+  expect(killed.code).toBe(null);
+  const { code, stderr } = await machine.run(["restore", path, "--yes", ...none]);
+  expect([code, stderr]).toEqual([12, expect.stringContaining(`file:${next} does not open`)]);
+  expect((await machine.run(["list-clients"])).code).toBe(0);
 });
 
 test("a folder without a backup that is old enough, one that is not there, and one that cannot be read are told apart", async () => {

@@ -89,12 +89,19 @@ async function runBackup(context: Context, options: BackupOptions): Promise<Moni
   if (!plain) await rememberNamedService(context, options);
   const copies = result.copies.map(copyToJson);
   const document = { ...toJson(result), copies };
-  output.result(document, () => backupLines(result));
+  const failures = copyFailures(result);
   return {
     document,
     stoppedMs: result.service.stoppedMs,
     size: result.backup.size,
-    failure: reportFailedCopies(context, result),
+    failure: failures[0],
+    print: () => {
+      output.result(document, () => backupLines(result));
+      for (const { message, hint } of failures) {
+        output.warning(message);
+        if (hint !== undefined) output.notice(`  ${hint}`);
+      }
+    },
   };
 }
 
@@ -154,7 +161,7 @@ async function backupPlain(
   { database }: PlainDatabase,
 ): Promise<BackupWithCopies> {
   const { backupDatabase } = await import("../../backup/database-backup.js");
-  const { output, reporter, source, storePath, yes } = context;
+  const { output, reporter, storePath, yes } = context;
   const { to, bundleTo } = destinations;
   output.notice(
     `${database?.location ?? storePath} is not encrypted; its backup is, and is made without stopping the hub`,
@@ -164,7 +171,8 @@ async function backupPlain(
       context,
       async (lock, signal) => {
         const result = await backupDatabase({
-          ...{ to, bundleTo, lock, database, source, recipients, signal, reporter },
+          ...{ to, bundleTo, lock, database, recipients, signal, reporter },
+          source: context.source,
           knownDirectories: knownDirectories(context),
           ignoreClock: yes,
         });
@@ -233,11 +241,8 @@ function copyToJson({ errors, ...report }: CopyReport) {
  *
  * @returns the first of them; undefined if there is none
  */
-function reportFailedCopies(
-  { output }: Context,
-  { copies }: BackupWithCopies,
-): StoreError | undefined {
-  const failures = copies.flatMap(({ target, contents, errors }) => {
+function copyFailures({ copies }: BackupWithCopies): StoreError[] {
+  return copies.flatMap(({ target, contents, errors }) => {
     const what = contents === "backups" ? "a copy" : "a copy of its bundle";
     return errors.map((error) =>
       wrap(error, {
@@ -245,11 +250,6 @@ function reportFailedCopies(
       }),
     );
   });
-  for (const { message, hint } of failures) {
-    output.warning(message);
-    if (hint !== undefined) output.notice(`  ${hint}`);
-  }
-  return failures[0];
 }
 
 function copyLines(copies: readonly CopyReport[]): string[] {

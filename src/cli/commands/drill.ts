@@ -48,8 +48,8 @@ async function runDrill(
   await recordRestoreTest(storePath, { how: "drill", backup, key_id }, { withBundle });
   const opener = withBundle ? "its bundle" : "a kept passphrase";
   const document = toJson({ drill: { ...result, withBundle } });
-  output.result(document, () => drillLines(result, opener));
-  return { document, size: result.size };
+  const print = () => output.result(document, () => drillLines(result, opener));
+  return { document, size: result.size, print };
 }
 
 interface FinishedDrill {

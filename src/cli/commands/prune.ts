@@ -55,7 +55,8 @@ export function addCommand(program: Command): void {
   command.action(async (directory: string | undefined, options: PruneOptions) => {
     const context = await contextOf(command);
     const work = () => runPrune(context, directory, options);
-    await (options.dryRun ? work() : monitored(context, "prune", work));
+    if (options.dryRun) (await work()).print();
+    else await monitored(context, "prune", work);
   });
 }
 
@@ -112,15 +113,17 @@ async function runPrune(
     ),
   );
   const document = toJson({ prune: result });
-  output.result(document, () => pruneLines(result, context));
   const failure = notRemovedError(result);
-  if (failure) output.warning(failure.message);
-  if (result.left.some(({ problem }) => problem === ofUnknownPassphrase)) {
-    output.notice(
-      "backups of an earlier passphrase are neither counted nor removed: rotate with --keep-previous or --reencrypt-backups DIRECTORY, or remove them manually once later backups suffice",
-    );
-  }
-  return { document, failure };
+  const print = () => {
+    output.result(document, () => pruneLines(result, context));
+    if (failure) output.warning(failure.message);
+    if (result.left.some(({ problem }) => problem === ofUnknownPassphrase)) {
+      output.notice(
+        "backups of an earlier passphrase are neither counted nor removed: rotate with --keep-previous or --reencrypt-backups DIRECTORY, or remove them manually once later backups suffice",
+      );
+    }
+  };
+  return { document, failure, print };
 }
 
 /** Returns the directories and remotes in the settings that have backups, except the pruned one. */

@@ -4,7 +4,8 @@ import { StoreError } from "../../errors.js";
 import type { BackupTarget, RestoreIntoResult } from "../../restore/into.js";
 import type { RestoreResult } from "../../restore/restore.js";
 import type { BackupChoice, BackupToVerify } from "../../restore/verified-backup.js";
-import { addGlobalOptions, type Context, contextOf } from "../context.js";
+import * as z from "../../schema.js";
+import { addGlobalOptions, type Context, contextOf, withValues } from "../context.js";
 import { addHelp } from "../help.js";
 import { otherDatabase } from "../hub-store.js";
 import { isDefaultStore } from "../open.js";
@@ -125,7 +126,7 @@ async function runRestore(
         { search, kept: context },
         async (bundle) => {
           const chosen = { backup, bundle, noManifest: !options.manifest };
-          const result = await run({ ...context, reporter }, options, chosen);
+          const result = await run(withValues(context, { reporter }), options, chosen);
           return { result: named(result), withBundle: bundle !== undefined };
         },
       );
@@ -256,12 +257,7 @@ function backupChoice(
       hint: "Name the backup's file, or a time with --from-time.",
     });
   }
-  const before = new Date(fromTime);
-  if (Number.isNaN(before.getTime())) {
-    throw new StoreError("usage", `"${fromTime}" is not a time`, {
-      hint: "Write it as 2026-11-24 or 2026-11-24T18:50Z.",
-    });
-  }
+  const before = parseTime(fromTime);
   const folder = settings.backup?.to;
   if (folder === undefined) {
     throw new StoreError("usage", "--from-time needs a directory of backups", {
@@ -269,4 +265,14 @@ function backupChoice(
     });
   }
   return { directory: folder, before };
+}
+
+/** ISO 8601 only: `new Date` reads "11.12.2026" as 12 November, and "2026-02-31" as 3 March. */
+const timeSchema = z.union([z.iso.date(), z.iso.datetime({ offset: true, local: true })]);
+
+function parseTime(text: string): Date {
+  if (z.safeParse(timeSchema, text).success) return new Date(text);
+  throw new StoreError("usage", `"${text}" is not a time`, {
+    hint: "Write it as 2026-11-24 or 2026-11-24T18:50Z.",
+  });
 }

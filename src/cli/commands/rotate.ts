@@ -68,9 +68,11 @@ async function runRotate(context: Context, options: RotateOptions): Promise<Moni
     ),
   );
   const document = toJson(result);
-  context.output.result(document, () => rotateLines(result));
-  if (result.backups === null) context.output.notice(backupAdvice(result, context));
-  return { document, stoppedMs: result.service.stoppedMs };
+  const print = () => {
+    context.output.result(document, () => rotateLines(result));
+    if (result.backups === null) context.output.notice(backupAdvice(result, context));
+  };
+  return { document, stoppedMs: result.service.stoppedMs, print };
 }
 
 /** Returns advice on the backups made with the previous passphrase. */

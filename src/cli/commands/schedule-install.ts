@@ -1,6 +1,6 @@
 import type { Command } from "commander";
 import { StoreError } from "../../errors.js";
-import { addGlobalOptions, type Context, contextOf, ownCommand } from "../context.js";
+import { addGlobalOptions, type Context, contextOf, ownCommand, withValues } from "../context.js";
 import { addHelp } from "../help.js";
 import { findPlainDatabase } from "../open.js";
 import {
@@ -101,9 +101,9 @@ async function checkScheduledBackup(context: Context, options: InstallOptions): 
     { config: context.settingsPath, environment: { HOME } },
   );
   const { to = "", bundle_to: bundleTo = "" } = settings.backup ?? {};
-  const scheduled = { ...context, settings };
+  const scheduled = withValues(context, { settings });
   const plain = await findPlainDatabase(context);
-  const { source, reporter } = context;
+  const { reporter } = context;
   const common = {
     knownDirectories: knownDirectories(scheduled),
     to,
@@ -114,7 +114,10 @@ async function checkScheduledBackup(context: Context, options: InstallOptions): 
     context,
     (lock, signal) =>
       plain
-        ? checkDatabaseBackup({ ...common, ...plain, lock, source, signal, reporter })
+        ? checkDatabaseBackup({
+            ...{ ...common, ...plain, lock, signal, reporter },
+            source: context.source,
+          })
         : checkBackup({ ...operationOptions(scheduled, options, lock, signal), ...common }),
     { makeDirectory: plain !== undefined },
   );

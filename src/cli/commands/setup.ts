@@ -17,6 +17,7 @@ import {
   ownCommand,
   programLine,
   recoveryCommand,
+  withValues,
 } from "../context.js";
 import { addHelp } from "../help.js";
 import { doctorOptions } from "../inspect.js";
@@ -157,7 +158,9 @@ function requestOf(
   const { recipients, recoveryKey } = recipientOptions(context, key);
   // The unit and the timer read the settings that setup saves first.
   const passphrase_source = formatSource(source);
-  const saved = { ...context, settingsInFile: { ...settingsInFile, passphrase_source } };
+  const saved = withValues(context, {
+    settingsInFile: { ...settingsInFile, passphrase_source },
+  });
   return {
     ...choiceOf(context, options),
     backupCommand: ownCommand(saved, "backup", ...(options.onlineBackups ? ["--online"] : [])),

@@ -56,7 +56,12 @@ async function storeConfig(
   };
 }
 
-/** Returns the value as JSON if it is valid JSON, else as text. */
+/** Settings whose values are text, although they may look like numbers. */
+const nameSettings: ReadonlySet<string> = new Set([
+  ...["name", "subfolder", "host", "username", "index_prefix", "cluster_hash_tag"],
+]);
+
+/** Returns the value as JSON if it is valid JSON, else as text. Names are always text. */
 function settingValue(key: string, text: string): JsonObject[string] {
   if (key === "password") {
     throw new StoreError("usage", "a password on the command line is visible to other users", {
@@ -64,7 +69,8 @@ function settingValue(key: string, text: string): JsonObject[string] {
     });
   }
   try {
-    return JSON.parse(text) as JsonObject[string];
+    const value = JSON.parse(text) as JsonObject[string];
+    return nameSettings.has(key) && typeof value !== "string" ? text : value;
   } catch {
     return text;
   }
