@@ -7,7 +7,15 @@
  */
 import { StoreError } from "../errors.js";
 import * as z from "../schema.js";
-import { formatJson, isJsonObject, JsonNumber, type JsonObject, parseJson } from "./json.js";
+import {
+  formatJson,
+  isJsonObject,
+  JsonNumber,
+  type JsonObject,
+  type JsonValue,
+  parseJson,
+  sameJson,
+} from "./json.js";
 
 /** Half of a surrogate pair has no UTF-8 form: SQLite would store another character. */
 const text = z
@@ -117,22 +125,57 @@ export function foldBlacklists(metadata: JsonObject, legacy: JsonObject): JsonOb
   return folded;
 }
 
+/** The record that a changed client replaces. */
+export interface StoredBlacklists {
+  /** The lists in the record's own fields, which HiveMind 4 enforces. */
+  readonly fields: JsonObject;
+  /** Its metadata with the lists folded in. */
+  readonly folded: JsonObject;
+}
+
 /**
- * Splits the blacklists from `metadata`, as HiveMind 4 reads them. Also removes an empty list,
- * which would hide a list written later by HiveMind 4.
+ * Splits the blacklists from `metadata` into fields, as HiveMind 4 reads them. Also removes an
+ * empty list, which would hide a list written later by HiveMind 4.
+ *
+ * A stored field can have other entries than metadata. It changes only by the entries that changed
+ * in metadata, because HiveMind 4 would allow what is lost from it. As long as the two differ, the
+ * list also stays in metadata, where it hides the field.
  */
-export function unfoldBlacklists(metadata: JsonObject): {
-  blacklists: JsonObject;
-  metadata: JsonObject;
-} {
+export function unfoldBlacklists(
+  metadata: JsonObject,
+  stored: StoredBlacklists = { fields: {}, folded: {} },
+): { blacklists: JsonObject; metadata: JsonObject } {
   const blacklists: JsonObject = {};
   const rest = { ...metadata };
   for (const key of blacklistKeys) {
-    const list = metadata[key];
-    blacklists[key] = Array.isArray(list) ? list : [];
-    if (Array.isArray(list)) delete rest[key];
+    const list = listOr(metadata[key]);
+    const field = changedField(listOr(stored.fields[key]), listOr(stored.folded[key]), list);
+    blacklists[key] = field;
+    if (sameJson(field, list)) {
+      if (Array.isArray(rest[key])) delete rest[key];
+    } else if (!Object.hasOwn(rest, key)) rest[key] = [];
   }
   return { blacklists, metadata: rest };
+}
+
+/** Returns a field after its list in metadata has changed. */
+function changedField(
+  field: readonly JsonValue[],
+  before: readonly JsonValue[],
+  after: readonly JsonValue[],
+): readonly JsonValue[] {
+  if (sameJson(field, before)) return after;
+  if (sameJson(before, after)) return field;
+  const isIn = (list: readonly JsonValue[], entry: JsonValue) =>
+    list.some((other) => sameJson(other, entry));
+  return [
+    ...field.filter((entry) => isIn(after, entry) || !isIn(before, entry)),
+    ...after.filter((entry) => !isIn(field, entry)),
+  ];
+}
+
+function listOr(value: JsonValue | undefined): readonly JsonValue[] {
+  return Array.isArray(value) ? value : [];
 }
 
 /**

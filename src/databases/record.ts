@@ -10,6 +10,7 @@ import {
   type Client,
   deserializeClient,
   foldBlacklists,
+  type StoredBlacklists,
   unfoldBlacklists,
 } from "../client/client.js";
 import { isJsonObject, type JsonObject, sameJson } from "../client/json.js";
@@ -24,9 +25,17 @@ export function shapeOf(schemaVersion: number): RecordShape {
   return schemaVersion < newestRecordSchema ? "HiveMind 4" : "HiveMind 5";
 }
 
-/** Returns a new record with the fields in the order of Python's class. */
-export function encodeRecord(client: Client, shape: RecordShape): JsonObject {
-  const { blacklists, metadata } = unfoldBlacklists(client.metadata);
+/**
+ * Returns a record with the fields in the order of Python's class.
+ *
+ * @param stored - the lists of the record that the result replaces
+ */
+export function encodeRecord(
+  client: Client,
+  shape: RecordShape,
+  stored?: StoredBlacklists,
+): JsonObject {
+  const { blacklists, metadata } = unfoldBlacklists(client.metadata, stored);
   const isHiveMind4 = shape === "HiveMind 4";
   return {
     client_id: client.client_id,
@@ -73,8 +82,10 @@ const joined = ["crypto_key", ...blacklistKeys, "metadata"];
 export function changeRecord(record: JsonObject, client: Client, shape: RecordShape): JsonObject {
   // HiveMind 4 reads the lists only in their fields, also after HiveMind 5 has migrated the store.
   const own = blacklistKeys.some((key) => Object.hasOwn(record, key)) ? "HiveMind 4" : shape;
-  const before = encodeRecord(decodeRecord(record), own);
-  const after = encodeRecord(client, own);
+  const known = decodeRecord(record);
+  const stored = { fields: record, folded: known.metadata };
+  const before = encodeRecord(known, own, stored);
+  const after = encodeRecord(client, own, stored);
   const differs = (key: string) => !sameJson(before[key] ?? null, after[key] ?? null);
   const changed = Object.keys(after).filter(differs);
   if (changed.length === 0) return record;

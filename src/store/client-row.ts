@@ -4,6 +4,7 @@ import {
   type Client,
   clientSchema,
   foldBlacklists,
+  type StoredBlacklists,
   unfoldBlacklists,
 } from "../client/client.js";
 import { formatJson, type JsonObject, sameJson } from "../client/json.js";
@@ -49,9 +50,7 @@ export const rowColumns = `*, CAST(client_id AS TEXT) AS exact_id,
 export function decodeRow(row: Row): Client {
   const client_id = exactInteger(row.exact_id, "a client_id");
   if (row.exact_last_seen !== null) exactInteger(row.exact_last_seen, "a last_seen");
-  const legacy: JsonObject = {};
-  for (const key of blacklistKeys) legacy[key] = readList(row[key]);
-  const stored = foldBlacklists(readObject(row.metadata), legacy);
+  const { folded: stored } = storedBlacklists(row);
   const { crypto_key, metadata } =
     row.crypto_key === undefined
       ? takeCryptoKey(stored)
@@ -178,19 +177,27 @@ function encodeFields(client: Client): Values {
  * 1, in metadata at 2.
  *
  * HiveMind 4 fills the columns again when it opens a store at 2, and enforces only them. If a row
- * has a filled column, its lists are written to both.
+ * has a filled column, changes to its list are written to both.
  */
 function encodeMetadata(client: Client, schema: Schema, row?: Row): Values {
   const stored = storedMetadata(client, schema);
-  const { blacklists, metadata } = unfoldBlacklists(stored);
+  const { blacklists, metadata } = unfoldBlacklists(stored, row && storedBlacklists(row));
   const inColumns =
     schema.version < newestSchema && blacklistKeys.every((key) => schema.columns.has(key));
-  const values: Values = { metadata: formatJson(inColumns ? metadata : stored) };
+  const values: Values = {
+    metadata: formatJson(inColumns ? metadata : { ...stored, ...metadata }),
+  };
   for (const key of blacklistKeys) {
     const written = inColumns || typeof row?.[key] === "string";
     values[key] = written ? formatJson(blacklists[key] ?? []) : null;
   }
   return values;
+}
+
+function storedBlacklists(row: Row): StoredBlacklists {
+  const fields: JsonObject = {};
+  for (const key of blacklistKeys) fields[key] = readList(row[key]);
+  return { fields, folded: foldBlacklists(readObject(row.metadata), fields) };
 }
 
 /** Returns the metadata with the fields that have no column in this table. */

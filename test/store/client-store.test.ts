@@ -4,6 +4,7 @@ import fc from "fast-check";
 import { describe, expect, onTestFinished, test, vi } from "vitest";
 import { type Client, newClient, revoked } from "../../src/client/client.js";
 import { type JsonObject, parseJson, sameJson } from "../../src/client/json.js";
+import { addToBlacklist, removeFromBlacklist, type Verb } from "../../src/client/permissions.js";
 import { openEncrypted } from "../../src/store/cipher.js";
 import { ClientStore } from "../../src/store/client-store.js";
 import { ClientTable } from "../../src/store/client-table.js";
@@ -255,9 +256,9 @@ describe("what is not changed keeps its bytes", () => {
     await table.updateClient(2, { metadata: { ...metadata, site: "porto" } });
     expect(await bytesOfRow(table, 2)).toMatchObject({
       intent_blacklist: `'["weather:forecast"]'`,
-      skill_blacklist: `'["kept-as-is"]'`,
+      skill_blacklist: `'["skill-ovos-shutdown", "skill-volume"]'`,
       message_blacklist: `'["speak"]'`,
-      metadata: `'{"site": "porto"}'`,
+      metadata: `'{"site": "porto", "skill_blacklist": ["kept-as-is"]}'`,
     });
   });
 
@@ -338,6 +339,36 @@ describe("where things are written", () => {
     expect(await table.getClientById(1)).toEqual(client);
     expect((await bytesOfRow(table, 1)).skill_blacklist).toBe("'[]'");
   });
+
+  test.each([0, 2])(
+    "at schema %i a column with other entries than metadata changes only by what changed",
+    async (version) => {
+      const table = await tableOf(2);
+      await table.connection.exec(
+        `INSERT INTO clients (client_id, api_key, skill_blacklist, intent_blacklist, metadata)
+          VALUES (1, 'k', '["b"]', '[]', '{"skill_blacklist": ["a"]}');
+        PRAGMA user_version = ${version}`,
+      );
+      await table.sync();
+      const edit = async (verb: Verb) => {
+        const { changes } = verb((await table.getClientById(1)) as Client, version);
+        const client = await table.updateClient(1, changes);
+        expect(await table.getClientById(1)).toEqual(client);
+        const { skill_blacklist, intent_blacklist } = await bytesOfRow(table, 1);
+        return [skill_blacklist, intent_blacklist];
+      };
+      expect(await edit(addToBlacklist("intent_blacklist", "i"))).toEqual([`'["b"]'`, `'["i"]'`]);
+      expect((await edit(addToBlacklist("skill_blacklist", "c")))[0]).toBe(`'["b", "a", "c"]'`);
+      expect((await edit(removeFromBlacklist("skill_blacklist", "a")))[0]).toBe(`'["b", "c"]'`);
+      expect((await edit(removeFromBlacklist("skill_blacklist", "c")))[0]).toBe(`'["b"]'`);
+      await table.updateClient(1, { metadata: {} });
+      expect(await bytesOfRow(table, 1)).toMatchObject({
+        skill_blacklist: `'["b"]'`,
+        intent_blacklist: "'[]'",
+        metadata: `'{"skill_blacklist": []}'`,
+      });
+    },
+  );
 
   test("a released hub's table gets its metadata column when there is metadata to write, not before", async () => {
     const table = await openPlain(await copyOfFixture("plain-schema0.db"));
