@@ -265,6 +265,10 @@ export interface JsonStyle {
    * `indent`: spaces per level, with an item in each line. Default: everything in a single line.
    */
   indent?: number;
+  /** `separators=(",", ":")`: whether to omit the spaces. Default: false. */
+  compact?: boolean;
+  /** Whether to write NaN and Infinity as null, because JSON has neither. Default: false. */
+  strict?: boolean;
 }
 
 /**
@@ -277,9 +281,9 @@ export interface JsonStyle {
  * ```
  */
 export function formatJson(value: JsonValue, style: JsonStyle = {}): string {
-  const { ascii = true, sortKeys = false, indent } = style;
+  const { ascii = true, sortKeys = false, indent, compact = false, strict = false } = style;
   const parts: string[] = [];
-  write(value, { ascii, sortKeys, indent, parts }, 0);
+  write(value, { ascii, sortKeys, indent, compact, strict, parts }, 0);
   return parts.join("");
 }
 
@@ -288,16 +292,20 @@ interface Output {
   readonly ascii: boolean;
   readonly sortKeys: boolean;
   readonly indent: number | undefined;
+  readonly compact: boolean;
+  readonly strict: boolean;
   readonly parts: string[];
 }
 
 function write(value: JsonValue, output: Output, level: number): void {
-  const { ascii, parts } = output;
+  const { ascii, strict, parts } = output;
   if (value === null || typeof value === "boolean") parts.push(String(value));
-  else if (typeof value === "number") parts.push(formatNumber(value));
   else if (typeof value === "string") parts.push(formatString(value, ascii));
-  else if (value instanceof JsonNumber) parts.push(value.text);
-  else if (isArray(value)) writeArray(value, output, level);
+  else if (isNumber(value)) {
+    const text = typeof value === "number" ? formatNumber(value) : value.text;
+    // NaN, Infinity and -Infinity.
+    parts.push(strict && /[nN]/.test(text) ? "null" : text);
+  } else if (isArray(value)) writeArray(value, output, level);
   else writeObject(value, output, level);
 }
 
@@ -315,16 +323,21 @@ function writeArray(array: readonly JsonValue[], output: Output, level: number):
 function writeObject(object: JsonObject, output: Output, level: number): void {
   const { parts } = output;
   const keys = keysOf(object, output.sortKeys);
-  let before = `{${lineBreak(output, level + 1)}`;
+  const colon = output.compact ? ":" : ": ";
+  const first = `{${lineBreak(output, level + 1)}`;
+  let before = first;
   for (const key of keys) {
-    parts.push(before, formatString(key, output.ascii), ": ");
-    write(object[key] ?? null, output, level + 1);
+    const value = object[key];
+    if (value === undefined) continue;
+    parts.push(before, formatString(key, output.ascii), colon);
+    write(value, output, level + 1);
     before = separator(output, level + 1);
   }
-  parts.push(keys.length === 0 ? "{}" : `${lineBreak(output, level)}}`);
+  parts.push(before === first ? "{}" : `${lineBreak(output, level)}}`);
 }
 
 function separator(output: Output, level: number): string {
+  if (output.compact) return ",";
   return output.indent === undefined ? ", " : `,${lineBreak(output, level)}`;
 }
 

@@ -1,6 +1,9 @@
 /** Clients to files and back, as a user does it. */
 import { readdir, readFile, stat, symlink, writeFile } from "node:fs/promises";
 import { expect, test } from "vitest";
+import { type Client, serializeClient } from "../../src/client/client.js";
+import { formatJson, type JsonObject, parseJson } from "../../src/client/json.js";
+import { awkwardClients } from "../../src/databases/conformance.js";
 import { Machine } from "./machine.js";
 import { onTerminal } from "./terminal.js";
 
@@ -41,6 +44,42 @@ test("clients go out and come back: CSV or JSON by the path, secrets only when a
   expect((await machine.json("show-client", "1")).document.client).toMatchObject({
     name: "cellar",
   });
+});
+
+test("numbers in metadata keep their digits in JSON and JSON lines, and NaN is null", async () => {
+  const machine = await Machine.make();
+  await machine.init();
+  const clients = awkwardClients();
+  await writeFile(machine.path("clients.json"), clients.map(serializeClient).join("\n"));
+  await machine.run(["import-clients", machine.path("clients.json"), "--yes"]);
+  const digits = '{"f": 1.0, "10": -0.0, "2": [1e+16, 9007199254740993]';
+  const key = ["--access-key", "k", "--metadata", `${digits}, "x": NaN, "y": [-Infinity]}`];
+  const added = await machine.run(["add-client", ...key, "--json"]);
+  const { metadata } = (parseJson(added.stdout) as { client: JsonObject }).client;
+  expect(formatJson(metadata as JsonObject)).toBe(`${digits}, "x": null, "y": [null]}`);
+  expect((await machine.run(["show-client", "10"])).stdout).toContain("9007199254740993");
+
+  const all = ["--revoked", "--show-secrets"];
+  const query = ["sql", "SELECT hex(metadata) AS m FROM clients ORDER BY client_id", "--csv"];
+  const stored = (await machine.run(query)).stdout;
+  const lines = (await machine.run(["list-clients", "--jsonl", ...all])).stdout;
+  const document = parseJson((await machine.run(["list-clients", "--json", ...all])).stdout);
+  const list = (document as { clients: JsonObject[] }).clients;
+  expect(list.map((client) => formatJson(client))).toEqual(
+    lines
+      .trimEnd()
+      .split("\n")
+      .map((line) => formatJson(parseJson(line))),
+  );
+  for (const client of clients) {
+    const listed = list.find(({ client_id }) => client_id === client.client_id);
+    expect(serializeClient(listed as unknown as Client)).toBe(serializeClient(client));
+  }
+  const again = await Machine.make();
+  await again.init();
+  await again.run(["import-clients", "-", "--yes"], { input: lines });
+  const copied = (await again.run(query)).stdout;
+  expect(copied.split("\r\n").slice(0, 10)).toEqual(stored.split("\r\n").slice(0, 10));
 });
 
 test("a hub's CSV: tried dry, refused by line, confirmed, imported", async () => {

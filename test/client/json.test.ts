@@ -101,6 +101,11 @@ describe("JSON as Python writes it", () => {
     const texts = values.map((value) => formatJson(value));
     expect(throughPython(texts)).toEqual(texts);
     expect(texts.map(Number)).toEqual(values);
+    const strict = formatJson(
+      { a: [1, Number.NaN, -1 / 0], b: {} },
+      { compact: true, strict: true },
+    );
+    expect(strict).toBe('{"a":[1,null,null],"b":{}}');
     expect(formatJson([3, -7, 0, -0, Number.NaN, -1 / 0])).toBe("[3, -7, 0, -0.0, NaN, -Infinity]");
   });
 

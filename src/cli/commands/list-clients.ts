@@ -6,6 +6,7 @@ import { addHelp } from "../help.js";
 import { openStoreToRead } from "../open.js";
 import { addSecretOption, type SecretOption } from "../options/client.js";
 import { printTable } from "../ui/client-list.js";
+import { jsonText } from "../ui/json.js";
 import { printJsonList } from "../ui/json-list.js";
 import { print } from "../ui/output.js";
 
@@ -34,7 +35,7 @@ async function listClients(context: Context, options: ListOptions): Promise<void
   const clients = filtered(store, options.revoked ?? false);
   const record = (client: Client) => (options.showSecrets ? client : withoutSecrets(client));
   if (options.jsonl) {
-    for await (const client of clients) await print(`${JSON.stringify(record(client))}\n`);
+    for await (const client of clients) await print(`${jsonText(record(client))}\n`);
   } else if (context.output.json) {
     await printJsonList({ head: '{"clients":[', items: clients, record });
   } else {

@@ -1,5 +1,6 @@
 /** Formats clients as text. */
 import { type Client, isRevoked, withoutSecrets } from "../../client/client.js";
+import { formatJson } from "../../client/json.js";
 import { escapeControlCharacters } from "../../text/escape.js";
 
 /** Returns a line for each field of a client. */
@@ -18,7 +19,8 @@ function* fields(client: Client, secrets: boolean): Generator<[string, string]> 
   yield ["message types", client.allowed_types.join(", ")];
   yield ["last seen", lastSeen(client)];
   if (Object.keys(client.metadata).length > 0) {
-    yield ["metadata", JSON.stringify(secrets ? client.metadata : withoutSecrets(client).metadata)];
+    const { metadata } = secrets ? client : withoutSecrets(client);
+    yield ["metadata", formatJson(metadata, { ascii: false, compact: true })];
   }
   if (secrets) {
     yield ["access key", client.api_key];

@@ -1,11 +1,12 @@
 /** Prints JSON documents with a list of any length in constant memory. */
+import { jsonText } from "./json.js";
 import { asStoreError, errorToJson, print } from "./output.js";
 
 interface JsonList<Item> {
   /** The document up to the first element, such as `{"clients":[`. */
   readonly head: string;
   readonly items: AsyncIterable<Item>;
-  readonly record: (item: Item) => unknown;
+  readonly record: (item: Item) => object;
   /** Returns the members after the list, when every element was read. */
   readonly rest?: () => object;
 }
@@ -21,7 +22,7 @@ export async function printJsonList<Item>(list: JsonList<Item>): Promise<void> {
   let separator = head;
   try {
     for await (const item of items) {
-      await print(separator + JSON.stringify(record(item)));
+      await print(separator + jsonText(record(item)));
       separator = ",";
     }
   } catch (error) {
@@ -35,6 +36,6 @@ export async function printJsonList<Item>(list: JsonList<Item>): Promise<void> {
 }
 
 function ending(members: object): string {
-  const text = JSON.stringify(members).slice(1);
+  const text = jsonText(members).slice(1);
   return text === "}" ? "]}\n" : `],${text}\n`;
 }

@@ -1,4 +1,5 @@
-/** The one place where results get the names of `docs/reference/json-output.md`. */
+/** The one place where results get the names and the text of `docs/reference/json-output.md`. */
+import { formatJson, type JsonValue } from "../../client/json.js";
 
 type SnakeCase<Name> = Name extends `${infer First}${infer Rest}`
   ? `${First extends Lowercase<First> ? First : `_${Lowercase<First>}`}${SnakeCase<Rest>}`
@@ -39,4 +40,12 @@ function convert(value: unknown): unknown {
 
 function snakeCase(key: string): string {
   return key.replace(/[A-Z]/g, (letter) => `_${letter.toLowerCase()}`);
+}
+
+/**
+ * Returns the text of a document. Numbers in a client's metadata keep their digits, which
+ * `JSON.stringify` would round.
+ */
+export function jsonText(document: unknown): string {
+  return formatJson(document as JsonValue, { ascii: false, compact: true, strict: true });
 }
