@@ -125,9 +125,9 @@ export function foldBlacklists(metadata: JsonObject, legacy: JsonObject): JsonOb
   return folded;
 }
 
-/** The record that a changed client replaces. */
+/** The blacklists of a record before a change. */
 export interface StoredBlacklists {
-  /** The lists in the record's own fields, which HiveMind 4 enforces. */
+  /** The lists in the record's own fields, enforced by HiveMind 4. */
   readonly fields: JsonObject;
   /** Its metadata with the lists folded in. */
   readonly folded: JsonObject;
@@ -137,8 +137,8 @@ export interface StoredBlacklists {
  * Splits the blacklists from `metadata` into fields, as HiveMind 4 reads them. Also removes an
  * empty list, which would hide a list written later by HiveMind 4.
  *
- * A stored field can have other entries than metadata. It changes only by the entries that changed
- * in metadata, because HiveMind 4 would allow what is lost from it. As long as the two differ, the
+ * A stored field can have other entries than metadata. Only entries added to or removed from
+ * metadata change it, because HiveMind 4 would allow a lost entry. As long as the two differ, the
  * list also stays in metadata, where it hides the field.
  */
 export function unfoldBlacklists(

@@ -28,7 +28,7 @@ export function shapeOf(schemaVersion: number): RecordShape {
 /**
  * Returns a record with the fields in the order of Python's class.
  *
- * @param stored - the lists of the record that the result replaces
+ * @param stored - the lists of the replaced record
  */
 export function encodeRecord(
   client: Client,

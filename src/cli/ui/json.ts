@@ -43,8 +43,8 @@ function snakeCase(key: string): string {
 }
 
 /**
- * Returns the text of a document. Numbers in a client's metadata keep their digits, which
- * `JSON.stringify` would round.
+ * Returns the text of a document. Numbers in a client's metadata keep their digits;
+ * `JSON.stringify` would round them.
  */
 export function jsonText(document: unknown): string {
   return formatJson(document as JsonValue, { ascii: false, compact: true, strict: true });
