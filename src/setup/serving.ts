@@ -11,6 +11,8 @@ import { isHandedOver } from "./record.js";
 /** A hub opens its database after Python's imports, which take seconds on a small board. */
 const limitMs = 120_000;
 const pauseMs = 500;
+/** How long a hub is observed: in a crash loop, it is up for some seconds each time. */
+const observationMs = 10_000;
 
 /** How long the hub was away, in milliseconds from the request to stop. */
 export interface Outage {
@@ -67,6 +69,18 @@ export async function waitUntilListening(service: Service, restart: Restart): Pr
   while (!isOver) {
     await Promise.race([over, delay(pauseMs)]);
     await assertUp(service);
+  }
+}
+
+/** Returns whether the service runs, and goes on running without a restart for 10 s. */
+export async function staysUp(service: Service): Promise<boolean> {
+  const end = performance.now() + observationMs;
+  const { invocation } = await service.state();
+  for (;;) {
+    const { active, restarting, ...state } = await service.state();
+    if (!active || restarting || state.invocation !== invocation) return false;
+    if (performance.now() > end) return true;
+    await delay(pauseMs);
   }
 }
 

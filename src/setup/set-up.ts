@@ -10,7 +10,7 @@
 import { dirname } from "node:path";
 import { prepareDirectories } from "../config/known-directories.js";
 import { loadSection, type Settings, updateSection } from "../config/settings-file.js";
-import { isKind, StoreError, wrap } from "../errors.js";
+import { isKind, StoreError, systemError, wrap } from "../errors.js";
 import { assertReplaceable, makeDirectory } from "../fs/atomic.js";
 import { readServerJson } from "../hub/server-json.js";
 import { formerDatabase } from "../hub/server-json-edit.js";
@@ -22,11 +22,13 @@ import { run } from "../process/run.js";
 import { recoverOnly } from "../recovery/recover.js";
 import { installSchedule, type Schedule } from "../service/schedule.js";
 import { selectService } from "../service/select.js";
+import type { Service } from "../service/service.js";
 import { installDropIn, removeDropIn } from "./drop-in.js";
 import { makeFirstBackup, removePlainCopy } from "./first-backup.js";
 import { restartOnStore } from "./hand-over.js";
 import { type Plan, pipArguments, pipLine, type StepId } from "./plan.js";
 import {
+  isHandedOver,
   readSetupRecord,
   type SetupRecord,
   setupRecordPath,
@@ -40,7 +42,7 @@ import {
   scopeOf,
   serviceOf,
 } from "./request.js";
-import type { Outage } from "./serving.js";
+import { logLine, type Outage, staysUp } from "./serving.js";
 import { adoptStore, createStore, encryptStore } from "./store.js";
 import { type PackagesSurvey, type Survey, scheduleTimes, surveyPackages } from "./survey.js";
 
@@ -173,8 +175,11 @@ async function moveHub(scope: SetupScope, needed: ReadonlySet<StepId>): Promise<
 }
 
 /**
- * Removes the drop-in of this run if the hub does not start with it on any database, as where the
- * unit's other settings keep Node.js from working. The hub then starts as before.
+ * Removes the drop-in of this run if the hub does not stay up with it, as where the unit's other
+ * settings keep Node.js from working. The hub then starts as before.
+ *
+ * The drop-in stays while the hub is to use the encrypted store, because only `run` passes the
+ * passphrase on.
  *
  * @throws the error of the move
  */
@@ -185,15 +190,29 @@ async function withoutBrokenDropIn(
 ): Promise<never> {
   if (!needed.has("drop-in") || !isKind(error, "service")) throw error;
   const service = await selectService(serviceOf(storePath, hub));
-  const { active, restarting = false } = await service.state();
-  if (active && !restarting) throw error;
+  if ((await staysUp(service)) || (await isHandedOver(storePath))) throw error;
   await removeDropIn(hub.manager, hub.dropIn);
-  // Ends a restart loop. The journal says that the hub is down, and the recovery starts it.
-  await service.stop();
-  await recoverOnly(storePath);
+  const failure = await startAgain(service, storePath);
+  if (failure !== undefined) {
+    throw wrap(error, { message: `${error.message}; the drop-in was removed, but ${failure}` });
+  }
   throw wrap(error, {
     message: `${error.message}; the drop-in was removed, and ${hub.name} runs as before`,
+    hint: `Run ${logLine(hub.manager, hub.name)} to see why it ended with the drop-in, then run setup again.`,
   });
+}
+
+/** Starts a hub after a stop or a restart loop, and returns why it does not stay up. */
+async function startAgain(service: Service, storePath: string): Promise<string | undefined> {
+  try {
+    await service.stop();
+    // Starts the hub if a journal names it as down. There is no journal if it ended later.
+    await recoverOnly(storePath);
+    if (!(await service.state()).active) await service.start([]);
+    return (await staysUp(service)) ? undefined : `${service.name} ends without it, too`;
+  } catch (error) {
+    return systemError(error, `${service.name} does not start`).message;
+  }
 }
 
 /** Writes the record: from now on the drop-in may start the hub on either database. */

@@ -33,7 +33,8 @@ export interface HubOptions {
   readonly script?: string;
   /** Whether the real hub runs; default: a program that opens the same database in its place. */
   readonly isReal?: boolean;
-  readonly unitLines?: string;
+  /** Further lines of the unit, which may name files in the machine's directory. */
+  readonly unitLines?: string | ((folder: string) => string);
   readonly isStarted?: boolean;
 }
 
@@ -57,7 +58,9 @@ export async function installHub(options: HubOptions = {}): Promise<InstalledHub
   await writeFile(server, `// the hub's\n${JSON.stringify(settings, null, 2)}\n`);
   await addClients(machine, layout, clients);
   const unit = `${uniqueName()}.service`;
-  await writeUnits({ [unit]: unitText(machine, script, options.unitLines) });
+  const { unitLines } = options;
+  const more = typeof unitLines === "function" ? unitLines(machine.folder) : unitLines;
+  await writeUnits({ [unit]: unitText(machine, script, more) });
   onTestFinished(async () => {
     await rm(join(process.env.HOME ?? "", ".config/systemd/user", `${unit}.d`), {
       recursive: true,

@@ -1,8 +1,10 @@
 /** Setup from each database, and what it refuses, with units of the session. */
 import { execFile } from "node:child_process";
 import { createHash } from "node:crypto";
+import { writeFileSync } from "node:fs";
 import { chmod, mkdir, readdir, readFile, stat, writeFile } from "node:fs/promises";
 import { dirname, join } from "node:path";
+import { setTimeout as delay } from "node:timers/promises";
 import { promisify } from "node:util";
 import { expect, test } from "vitest";
 import { identify } from "../../src/store/cipher.js";
@@ -164,20 +166,42 @@ test.each(["json", "sqlite", "sqlcipher"] as const)(
   480_000,
 );
 
-test("a hub whose unit cannot start run at all starts as before, without the drop-in", async () => {
-  const unitLines = "MemoryDenyWriteExecute=yes\n";
-  const hub = await installHub({ unitLines });
-  const { machine, options } = hub;
-  const former = await restarted(hub);
-  const failed = await machine.run(["setup", ...options]);
-  expect([failed.code, failed.stderr]).toEqual([
-    15,
-    expect.stringContaining("the drop-in was removed"),
-  ]);
-  expect(await property(hub.unit, "DropInPaths")).toBe("");
-  expect(await property(hub.unit, "ActiveState")).toBe("active");
-  expect(await restarted(hub)).toBe(former);
-}, 480_000);
+/** Lets every Node.js of the unit end after a time: before, at or after the end of the watch. */
+const endsAfter = (ms: number) => (folder: string) => {
+  const script = join(folder, "slow.cjs");
+  const wait = `Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0, ${ms})`;
+  writeFileSync(script, `${wait};\nprocess.exit(1);\n`);
+  return `Environment=NODE_OPTIONS=--require=${script}\n`;
+};
+
+test.each([
+  { layout: "json", how: "at once", unitLines: () => "MemoryDenyWriteExecute=yes\n" },
+  { layout: "sqlite", how: "at once", unitLines: endsAfter(0) },
+  { layout: "json", how: "after 1 s", unitLines: endsAfter(1000) },
+  { layout: "sqlite", how: "after 1 s", unitLines: endsAfter(1000) },
+  { layout: "json", how: "after 1.7 s", unitLines: endsAfter(1700) },
+  { layout: "sqlite", how: "after 1.7 s", unitLines: endsAfter(1700) },
+] as const)(
+  "$layout: a hub whose unit ends run $how runs as before, without the drop-in",
+  async ({ layout, unitLines }) => {
+    const hub = await installHub({ layout, unitLines });
+    const { machine, options } = hub;
+    const former = await restarted(hub);
+    const failed = await machine.run(["setup", ...options]);
+    expect([failed.code, failed.stderr]).toEqual([
+      15,
+      expect.stringContaining(`the drop-in was removed, and ${hub.unit} runs as before`),
+    ]);
+    expect(failed.stderr).not.toContain("The next command of this store tries again.");
+    expect(await property(hub.unit, "DropInPaths")).toBe("");
+    const restarts = await property(hub.unit, "NRestarts");
+    await delay(5_000);
+    expect(await property(hub.unit, "ActiveState")).toBe("active");
+    expect(await property(hub.unit, "NRestarts")).toBe(restarts);
+    expect(await restarted(hub)).toBe(former);
+  },
+  480_000,
+);
 
 test("a passphrase in a file, with a locked keyring as without one", async () => {
   const hub = await installHub();
