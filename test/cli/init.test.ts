@@ -182,6 +182,46 @@ test("no recovery key is made for a bundle that has nowhere to go", async () => 
   });
 });
 
+test.each(["encrypt", "init --adopt"])(
+  "%s creates its --to for the next backup, and refuses one with the bundles or in a file",
+  async (command) => {
+    const machine = await Machine.make();
+    await mkdir(dirname(machine.store), { recursive: true });
+    if (command === "encrypt") await cp(join(fixtures, "plain-schema2.db"), machine.store);
+    else await (await ClientStore.create(machine.store, "from upstream")).close();
+    await writeFile(machine.path("passphrase"), "from upstream", { mode: 0o600 });
+    await mkdir(machine.path("bundles"));
+    const before = await readFile(machine.store);
+    const into = (to: string) =>
+      machine.run([
+        ...command.split(" "),
+        ...["--to", to, "--bundle-to", machine.path("bundles"), "--service", "none"],
+        ...["--recovery-key-file", machine.path("key"), "--hub", "none"],
+        ...["--passphrase-file", machine.path("passphrase")],
+      ]);
+    const together = await into(machine.path("bundles"));
+    expect([together.code, together.stderr]).toEqual([
+      17,
+      expect.stringContaining("is the backup directory"),
+    ]);
+    const inFile = await into(machine.path("passphrase", "backups"));
+    expect([inFile.code, inFile.stderr]).toEqual([
+      18,
+      expect.stringContaining("cannot create the directory"),
+    ]);
+    expect(await readFile(machine.store)).toEqual(before);
+    expect(await isThere(machine.path("key"))).toBe(false);
+
+    const done = await into(machine.path("new", "backups"));
+    expect([done.code, done.stderr]).toEqual([
+      0,
+      expect.stringContaining("creating the directory"),
+    ]);
+    const backup = await machine.run(["backup", "--service", "none"]);
+    expect([backup.code, backup.stderr]).toEqual([0, expect.any(String)]);
+  },
+);
+
 test("a backup is made also where what it was told cannot be remembered, which is said", async () => {
   const machine = await Machine.make();
   await machine.init();

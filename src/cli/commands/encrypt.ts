@@ -9,6 +9,7 @@ import {
   assertUsableDirectory,
   type BundleTargetOptions,
   bundleLines,
+  createNamed,
   downtimeLines,
   operateWithService,
   operationOptions,
@@ -51,7 +52,10 @@ export function addCommand(program: Command): void {
 
 async function runEncrypt(context: Context, options: EncryptOptions): Promise<void> {
   const { encrypt } = await import("../../swap/encrypt.js");
+  const { recordDirectories } = await import("../../config/known-directories.js");
   await assertUsableDirectory("--to", options.to);
+  // Fails before the store is encrypted if a directory cannot be created.
+  const named = await createNamed(context, [options.to]);
   const result = await withBundleTarget(context, options, (bundleTarget) =>
     operateWithService(context, (lock, signal) =>
       encrypt({
@@ -62,6 +66,7 @@ async function runEncrypt(context: Context, options: EncryptOptions): Promise<vo
       }),
     ),
   );
+  await recordDirectories(named, context.storePath);
   await rememberDirectories(context, options);
   context.output.result(toJson(result), () => encryptLines(result));
 }

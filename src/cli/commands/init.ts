@@ -13,6 +13,7 @@ import { addHelp } from "../help.js";
 import {
   addSwapOptions,
   assertUsableDirectory,
+  backupDirectory,
   bundleDirectory,
   bundleLines,
   createNamed,
@@ -155,7 +156,7 @@ async function runInit(context: Context, options: InitOptions): Promise<void> {
     storePath: context.storePath,
     source: context.source,
     changeSettings: (settings) => withOptions(settings, context, options),
-    backupDirectory: options.to ? expandPath(options.to) : context.settings.backup?.to,
+    backupDirectory: backupDirectory(context, options),
     passphrase: passphraseFile && (await newPassphrase(expandPath(passphraseFile))),
     schemaVersion: await resolveSchemaVersion(options),
     cipherCompatibility: options.cipherCompatibility === "3" ? 3 : 4,
@@ -215,7 +216,7 @@ async function runAdopt(context: Context, options: InitOptions): Promise<void> {
     return await adopt({
       ...operationOptions(context, options, lock, signal),
       bundleTo,
-      backupDirectory: context.settings.backup?.to,
+      backupDirectory: backupDirectory(context, options),
       recipientPlan,
       passphrase,
       askPassphrase: () => askSecret("Passphrase of the store", "--passphrase-file FILE"),

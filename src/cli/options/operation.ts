@@ -94,6 +94,8 @@ export interface SwapOptions extends ServiceOptions {
 }
 
 export interface BundleTargetOptions extends RecipientCommandOptions {
+  /** The directory for backups: bundles are kept apart from it. */
+  to?: string;
   bundleTo?: string;
 }
 
@@ -156,7 +158,7 @@ export async function withBundleTarget<Result>(
   }
   const plan = await planRecipients(recipientOptions(context, options));
   return await plan.use(bundleTo, (recipients) =>
-    operation({ bundleTo, backupFolder: context.settings.backup?.to, storePath, recipients }),
+    operation({ bundleTo, backupFolder: backupDirectory(context, options), storePath, recipients }),
   );
 }
 
@@ -166,6 +168,14 @@ export function knownDirectories({ settings: { backup, bundle } }: Context): str
     ...[backup?.to, backup?.bundle_to].filter((path) => path !== undefined),
     ...[...(backup?.copies ?? []), ...(bundle?.copies ?? [])].filter((text) => !isRemote(text)),
   ];
+}
+
+/** Returns the directory for backups, if the options or the settings name one. */
+export function backupDirectory(
+  { settings }: Context,
+  { to }: { to?: string },
+): string | undefined {
+  return to === undefined ? settings.backup?.to : expandPath(to);
 }
 
 /**
