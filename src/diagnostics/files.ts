@@ -99,12 +99,14 @@ export async function checkCopies({ storePath, backupFolder }: StoreLocations): 
     const { format } = await identify(path);
     if (format === "plaintext" || (byName && format !== "sqlcipher" && (await isFile(path)))) {
       plain.push(path);
-    } else if (format === "sqlcipher" && dirname(path) === directory) encrypted.push(path);
+    } else if (format === "sqlcipher" && dirname(path) === directory) {
+      if (isCopyName(basename(path), storePath)) encrypted.push(path);
+    }
   };
   for (const name of (await listDirectory(directory)) ?? []) {
     if (own.includes(name)) continue;
     const byName = plainNames.includes(name);
-    if (byName || isCopyName(name, storePath)) await classify(join(directory, name), byName);
+    if (byName || name.includes(basename(storePath))) await classify(join(directory, name), byName);
   }
   for (const name of (await listDirectory(homedir())) ?? []) {
     if (plainNames.includes(name)) await classify(join(homedir(), name), true);
@@ -151,8 +153,8 @@ export async function checkCopies({ storePath, backupFolder }: StoreLocations): 
 }
 
 /**
- * Returns whether a file may be a copy of the store: `clients.db.bak`, but not `guest-clients.db`,
- * the store of another hub.
+ * Returns whether an encrypted file may be a copy of the store: `clients.db.bak`, but not
+ * `guest-clients.db`, the store of another hub.
  */
 function isCopyName(name: string, storePath: string): boolean {
   const store = basename(storePath);

@@ -25,6 +25,7 @@ import { root } from "../built.js";
 import { Machine } from "../cli/machine.js";
 import { hubScript } from "../hub/support.js";
 import { exec, removeUnits, systemctl, uniqueName, until, writeUnits } from "../service/units.js";
+import { fixtures } from "../store/temporary.js";
 
 interface Check {
   name: string;
@@ -194,6 +195,13 @@ const rows: Row[] = [
     finding: "plaintext",
     detail: /in plain text/,
     arrange: ({ machine }) => writeFile(join(dirname(machine.store), "clients.json"), "{}"),
+  },
+  {
+    problem: "a copy in plain SQLite whose name ends with the store's",
+    finding: "plaintext",
+    detail: /old-clients\.db.*$/,
+    arrange: ({ machine }) =>
+      copyFile(join(fixtures, "plain-schema2.db"), join(dirname(machine.store), "old-clients.db")),
   },
   {
     problem: "a gap between the client ids",
