@@ -8,7 +8,7 @@ import { unknownProvider } from "../keys/provider.js";
 import { formatSource, type PassphraseSource } from "../keys/source.js";
 import { inspectBoot } from "../service/boot.js";
 import { lingerCommand } from "../service/schedule.js";
-import { show, sudoPrefix, systemctlLine } from "../service/systemctl.js";
+import { show, sudoPrefix, systemctlLine, writeLine } from "../service/systemctl.js";
 import { keyringUnit } from "../service/unit-file.js";
 import { shellQuote } from "../text/escape.js";
 import { type Check, finding, good } from "./check.js";
@@ -90,7 +90,7 @@ function keyringUnitFixes(): string[] {
   return [
     `${sudo}mkdir -p -m 700 ${sealedDirectory}`,
     `systemd-ask-password -n "Password of the keyring:" | ${sudo}systemd-creds encrypt --name=hivemind-keyring - ${sealed}`,
-    `${print} | ${sudo}tee /etc/systemd/system/${keyringUnit}`,
+    writeLine(print, `/etc/systemd/system/${keyringUnit}`, sudo),
     `${sudo}systemctl daemon-reload`,
     `${sudo}systemctl enable --now ${keyringUnit}`,
   ];

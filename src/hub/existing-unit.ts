@@ -3,7 +3,7 @@ import { dirname, join } from "node:path";
 import { configHome } from "../config/paths.js";
 import { StoreError } from "../errors.js";
 import type { Service } from "../service/service.js";
-import { show, sudoPrefix, systemctlLine, type UnitName } from "../service/systemctl.js";
+import { show, sudoPrefix, systemctlLine, type UnitName, writeLine } from "../service/systemctl.js";
 import { readCommands } from "../service/unit-commands.js";
 import { withoutVariables } from "../service/unit-file.js";
 import { shellQuote } from "../text/escape.js";
@@ -98,11 +98,10 @@ export async function dropInCommands(
 /** Only root may write the files of a system unit, and only the user knows what is in them. */
 function installCommands({ manager, name }: UnitName, path: string, print: string) {
   const sudo = manager === "systemd" ? sudoPrefix() : "";
-  const file = shellQuote(path);
   return {
     install: [
       `${sudo}mkdir -p ${shellQuote(dirname(path))}`,
-      sudo === "" ? `${print} > ${file}` : `${print} | ${sudo}tee ${file} >/dev/null`,
+      writeLine(print, path, sudo),
       sudo + systemctlLine(manager, "daemon-reload"),
     ],
     restart: sudo + systemctlLine(manager, `restart ${shellQuote(name)}`),

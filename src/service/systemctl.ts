@@ -1,6 +1,7 @@
 /** Calls `systemctl` of the user's and the system's manager. */
 import { StoreError } from "../errors.js";
 import { type Outcome, run } from "../process/run.js";
+import { shellQuote } from "../text/escape.js";
 import { type Properties, parseProperties } from "./properties.js";
 
 export type Manager = "systemd-user" | "systemd";
@@ -85,6 +86,16 @@ export function systemctlLine(manager: Manager, rest: string): string {
 /** Returns what precedes a command that only root may run. */
 export function sudoPrefix(): string {
   return process.geteuid?.() === 0 ? "" : "sudo ";
+}
+
+/**
+ * Returns the command line for writing the output of a command to a file, as root if `sudo` is not
+ * empty. It fails if the command fails: a pipe would end with the status of `tee`.
+ */
+export function writeLine(command: string, path: string, sudo: string): string {
+  const file = shellQuote(path);
+  if (sudo === "") return `${command} > ${file}`;
+  return `text=$(${command}) && printf '%s\\n' "$text" | ${sudo}tee ${file} >/dev/null`;
 }
 
 export function inManager(manager: Manager): string {

@@ -19,6 +19,7 @@ import { DatabaseFactory } from "../../src/databases/registry.js";
 import { checkPermissions } from "../../src/diagnostics/files.js";
 import { getEntry } from "../../src/keys/keyring.js";
 import { Journal } from "../../src/operation/journal.js";
+import { writeLine } from "../../src/service/systemctl.js";
 import { openEncrypted } from "../../src/store/cipher.js";
 import { ClientStore } from "../../src/store/client-store.js";
 import { root } from "../built.js";
@@ -917,4 +918,28 @@ test("a typo in the settings is a finding of doctor and a problem in status", as
   expect(found?.detail).toContain("unknown key backup.bundel_to");
   const { code, document } = await site.machine.json("status");
   expect([code, document.problems]).toEqual([0, [expect.stringContaining("bundel_to")]]);
+});
+
+test("a system unit: nothing follows a drop-in or a unit that could not be printed", async () => {
+  const { machine } = await Site.make();
+  const ran = machine.path("ran");
+  const stub = async (name: string, text: string) =>
+    writeFile(machine.path("bin", name), `#!/bin/sh\n${text}\n`, { mode: 0o755 });
+  await stub("hivemind-sqlcipher", "echo 'no drop-in' >&2; exit 1");
+  // Runs the command, which changes only files of this machine.
+  await stub("sudo", `echo "$*" >>'${ran}'; [ "$1" != systemctl ] || exit 0; exec "$@"`);
+  const path = machine.path("units", "unit");
+  const install = writeLine("hivemind-sqlcipher run --print-unit dropin", path, "sudo ");
+  const line = [`sudo mkdir -p ${dirname(path)}`, install, "sudo systemctl restart hub"].join(
+    " && ",
+  );
+  const env = { ...machine.environment, PATH: `${machine.path("bin")}:/usr/bin:/bin` };
+  await expect(exec("/bin/sh", ["-c", line], { env })).rejects.toMatchObject({ code: 1 });
+  expect(await readFile(ran, "utf8")).toBe(`mkdir -p ${dirname(path)}\n`);
+  await expect(readFile(path)).rejects.toThrow("ENOENT");
+
+  await stub("hivemind-sqlcipher", "printf '# %s\\n[Service]\\n' 100%");
+  await exec("/bin/sh", ["-c", line], { env });
+  expect(await readFile(path, "utf8")).toBe("# 100%\n[Service]\n");
+  expect(await readFile(ran, "utf8")).toContain("systemctl restart hub");
 });
