@@ -164,11 +164,16 @@ async function recordedMountPoint(
 }
 
 function missingError(missing: MissingDirectory): StoreError {
-  const { path, message, exists } = missing;
+  return new StoreError("io", missing.message, { hint: missingHint(missing) });
+}
+
+/** Returns what to do about a missing directory. */
+export function missingHint(missing: MissingDirectory): string {
+  const { path, exists } = missing;
   const otherwise = exists
     ? "if the directory has moved to this file system, run backup on a terminal, which asks, also with --yes."
     : `if there is none, create the directory: mkdir -p -m 700 ${shellQuote(path)}`;
-  return new StoreError("io", message, { hint: `${mountHint(missing)}; or, ${otherwise}` });
+  return `${mountHint(missing)}; or, ${otherwise}`;
 }
 
 function mountHint({ mountPoint }: MissingDirectory): string {

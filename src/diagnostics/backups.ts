@@ -7,7 +7,11 @@ import { type ListedBackup, listBackups } from "../backup/listing.js";
 import { manifestPath, newestBackup, readManifest } from "../backup/manifest.js";
 import { findLastRestoreTests, type RestoreTest } from "../backup/restore-test.js";
 import { bundleName, describeBundle, isVerified } from "../bundle/bundle.js";
-import { findMissingDirectories, usedDirectories } from "../config/known-directories.js";
+import {
+  findMissingDirectories,
+  missingHint,
+  usedDirectories,
+} from "../config/known-directories.js";
 import { hasCode, isKind, StoreError, systemError } from "../errors.js";
 import type { PassphraseSource } from "../keys/source.js";
 import { programsOfUnits } from "../service/programs.js";
@@ -38,13 +42,8 @@ export async function checkDirectories(locations: StoreLocations): Promise<Check
   const directories = [backupFolder, bundleFolder].filter((path) => path !== undefined);
   const missing = await findMissingDirectories(directories, storePath);
   if (missing.length === 0) return [good("directories", "the known directories exist")];
-  return missing.map(({ path, message, mountPoint = "/" }) =>
-    finding(
-      "directories",
-      "error",
-      message,
-      `${mountPoint === "/" ? "Mount its disk" : `Mount its disk at ${mountPoint}`}; if there is none, create the directory: mkdir -p -m 700 ${shellQuote(path)}`,
-    ),
+  return missing.map((directory) =>
+    finding("directories", "error", directory.message, missingHint(directory)),
   );
 }
 

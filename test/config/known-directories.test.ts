@@ -93,7 +93,10 @@ test("the mount point of an unmounted disk is not taken for the backup directory
   }
   const { document } = await machine.json("doctor");
   expect(document.checks).toContainEqual(
-    expect.objectContaining({ name: "directories", ok: false, severity: "error" }),
+    expect.objectContaining({
+      ...{ name: "directories", ok: false, severity: "error" },
+      fix: expect.stringContaining("run backup on a terminal"),
+    }),
   );
   mount();
   expect((await machine.run(backup)).code).toBe(0);
