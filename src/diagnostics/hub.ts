@@ -73,6 +73,7 @@ export async function checkHub(options: {
       ),
     );
   }
+  const problem = blacklistProblem(hub);
   if (store && store.schemaVersion >= 2 && (hub.schemaVersion ?? 0) < store.schemaVersion) {
     found.push(
       finding(
@@ -82,9 +83,7 @@ export async function checkHub(options: {
         pipInstall(python[0], "hivemind-core", "hivemind-plugin-manager", plugin),
       ),
     );
-  }
-  const problem = blacklistProblem(hub);
-  if (problem !== undefined) {
+  } else if (problem !== undefined) {
     const detail = `the hub enforces no blacklist: ${problem}`;
     found.push(finding("hub", "error", detail, upgradeLine(python[0])));
   }
