@@ -104,16 +104,20 @@ test("a plain SQLite store is encrypted in place, and back", async () => {
   }
   const unitFile = join(process.env.HOME ?? "", ".config/systemd/user", hub.unit);
   const unitText = await readFile(unitFile, "utf8");
-  const ownRun = `ExecStart="/usr/bin/hivemind-sqlcipher" run -- ${hub.script} listen`;
+  const dropIn = join(`${unitFile}.d`, "hivemind-sqlcipher.conf");
+  const dropInText = await readFile(dropIn, "utf8");
+  const ownRun = `ExecStart="/usr/bin/hivemind-sqlcipher" run -- ${hub.script} listen $HUB_ARGS`;
   await writeFile(unitFile, unitText.replace(/^ExecStart=.*$/m, ownRun));
+  await writeFile(dropIn, dropInText.replace(/ listen$/m, " listen $HUB_ARGS"));
   await systemctl("daemon-reload");
   const looped = await machine.run(["setup", "--undo", "--yes"]);
   expect([looped.code, looped.stderr]).toEqual([
     17,
     expect.stringContaining(`${unitFile} itself starts ${hub.unit} through run`),
   ]);
-  expect(looped.stderr).toContain(`Set ExecStart=${hub.script} listen in ${unitFile}`);
+  expect(looped.stderr).toContain(`Set ExecStart=${hub.script} listen "$HUB_ARGS" in ${unitFile}`);
   await writeFile(unitFile, unitText);
+  await writeFile(dropIn, dropInText);
   await systemctl("daemon-reload");
 
   await machine.run(["add-client", "--name", "late"]);
