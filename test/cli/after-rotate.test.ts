@@ -69,24 +69,41 @@ test("on a terminal, the recovery key is asked for where nothing else opens a ba
   }
 });
 
+/** Returns a store whose rotation to another passphrase file was killed after the commit. */
+async function killedRotation(): Promise<{ machine: Machine; backup: string }> {
+  const machine = await Machine.make();
+  for (const name of ["old", "new"]) {
+    await writeFile(machine.path(name), `correct horse of ${name}`, { mode: 0o600 });
+  }
+  await machine.init(
+    ...["--passphrase-source", `file:${machine.path("old")}`],
+    ...["--to", machine.path("backups"), "--bundle-to", machine.path("bundles")],
+  );
+  await machine.run(["add-client"]);
+  const { document } = await machine.json("backup", "--service", "none");
+  const env = {
+    NODE_OPTIONS: `--import=${root}test/faults/at-step.mjs`,
+    HIVEMIND_TEST_AT_STEP: JSON.stringify({ "rotate.renamed": "kill" }),
+  };
+  const rotation = ["rotate", ...idle, "--passphrase-file", machine.path("new")];
+  expect((await machine.run(rotation, { env })).code).toBeNull();
+  return { machine, backup: (document as { backup: { path: string } }).backup.path };
+}
+
 test.each([["list-clients"], ["backup", "--service", "none"]])(
   "%s finishes a killed rotation, and uses the passphrase file that the rotation named",
   async (...command) => {
-    const machine = await Machine.make();
-    for (const name of ["old", "new"]) {
-      await writeFile(machine.path(name), `correct horse of ${name}`, { mode: 0o600 });
-    }
-    await machine.init(
-      ...["--passphrase-source", `file:${machine.path("old")}`],
-      ...["--to", machine.path("backups"), "--bundle-to", machine.path("bundles")],
-    );
-    const env = {
-      NODE_OPTIONS: `--import=${root}test/faults/at-step.mjs`,
-      HIVEMIND_TEST_AT_STEP: JSON.stringify({ "rotate.renamed": "kill" }),
-    };
-    const rotation = ["rotate", ...idle, "--passphrase-file", machine.path("new")];
-    expect((await machine.run(rotation, { env })).code).toBeNull();
+    const { machine } = await killedRotation();
     const { code, stderr } = await machine.run([...command]);
     expect([code, stderr]).toEqual([0, expect.stringContaining("finished the interrupted rotate")]);
   },
 );
+
+test("prune that finishes a killed rotation counts the backups like the next prune", async () => {
+  const { machine, backup } = await killedRotation();
+  const prune = ["prune", "--keep-last", "1", "--dry-run"];
+  const first = await machine.run(prune);
+  expect(first.stderr).toContain("finished the interrupted rotate");
+  expect(first.stdout).toContain(`unchanged     ${backup}: no known passphrase opens it`);
+  expect((await machine.run(prune)).stdout).toBe(first.stdout);
+});

@@ -73,17 +73,18 @@ async function runPrune(
   const { ofUnknownPassphrase, prune } = await import("../../backup/prune.js");
   const { findOtherStores } = await import("../../backup/other-stores.js");
   const { keyIdsOn, namedReporter, withView } = await import("../../copies/view.js");
-  const { output } = context;
-  const keep = context.settings.keep ?? {};
-  const listing = listingOptions(context, directory, options);
-  const { storePath, reporter } = context;
+  const { settings, output, storePath, reporter } = context;
+  const keep = settings.keep ?? {};
+  const { folder } = listingOptions(context, directory, options);
   const { bundles = false } = options;
-  const otherStores = bundles
-    ? await findOtherStores({ ...context, bundleFolder: listing.bundleFolder })
-    : { paths: [], keyIds: [], targets: [] };
-  const others = otherTargets(context, listing.folder, otherStores.targets);
-  const pruneView = async (view: View, signal: AbortSignal) =>
-    prune({
+  const pruneView = async (view: View, signal: AbortSignal) => {
+    // A recovery may have changed the source of the passphrase.
+    const listing = listingOptions(context, directory, options);
+    const otherStores = bundles
+      ? await findOtherStores({ ...context, bundleFolder: listing.bundleFolder })
+      : { paths: [], keyIds: [], targets: [] };
+    const others = otherTargets(context, folder, otherStores.targets);
+    return prune({
       ...{ ...listing, folder: view.folder, files: view.files },
       keep: {
         last: options.keepLast ?? keep.last,
@@ -100,15 +101,16 @@ async function runPrune(
         ? [
             ...otherStores.keyIds,
             ...(await keyIdsOn(others.filter(isRemote))),
-            ...(await keyIdsOn([listing.folder].filter(isRemote), { except: storePath })),
+            ...(await keyIdsOn([folder].filter(isRemote), { except: storePath })),
           ]
         : [],
       dryRun: options.dryRun ?? false,
       reporter: namedReporter(reporter, view),
       signal,
     });
+  };
   const result = await operate(context, (_lock, signal) =>
-    withView(listing.folder, { storePath, heads: "all" }, async (view) =>
+    withView(folder, { storePath, heads: "all" }, async (view) =>
       view.named(await pruneView(view, signal)),
     ),
   );
