@@ -69,14 +69,19 @@ export async function assertBlacklistsKept(
 ): Promise<void> {
   const problem = blacklistProblem(packages);
   if (problem === undefined) return;
-  for await (const client of clients) {
-    if (isRevoked(client) || !hasBlacklist(client)) continue;
-    throw new StoreError(
-      "refused",
-      `the hub in ${python} would not enforce the blacklists of client ${describeClient(client.client_id, client.name)}: ${problem}`,
-      { hint: `Upgrade the hub to HiveMind 5 first: ${upgradeLine(python)}` },
-    );
-  }
+  const client = await findBlacklisted(clients);
+  if (client === undefined) return;
+  throw new StoreError(
+    "refused",
+    `the hub in ${python} would not enforce the blacklists of client ${describeClient(client.client_id, client.name)}: ${problem}`,
+    { hint: `Upgrade the hub to HiveMind 5 first: ${upgradeLine(python)}` },
+  );
+}
+
+/** Returns the first client with an entry on any blacklist, unless it is revoked. */
+export async function findBlacklisted(clients: AsyncIterable<Client>): Promise<Client | undefined> {
+  for await (const client of clients) if (!isRevoked(client) && hasBlacklist(client)) return client;
+  return undefined;
 }
 
 /** Returns the command line that upgrades the hub to the release that the plugin belongs to. */

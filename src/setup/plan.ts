@@ -6,7 +6,7 @@ import { counted } from "../text/count.js";
 import { shellQuote } from "../text/escape.js";
 import type { HubSurvey } from "./hub-survey.js";
 import { logLine } from "./serving.js";
-import type { DatabaseSurvey, Survey } from "./survey.js";
+import type { DatabaseSurvey, PackagesSurvey, Survey } from "./survey.js";
 
 export const stepIds = [
   "packages",
@@ -515,19 +515,28 @@ function packageObstacles(
 }
 
 /**
- * HiveMind 4 enforces no blacklist in a store that the plugin that encrypts has opened. The hub of
- * a plain SQLite store would open it with that plugin as soon as it is installed.
+ * The clients of a plain SQLite store are not known yet, because opening it may create files next
+ * to it. Setup reads them before it installs packages.
  */
 function blacklistObstacle({ packages, database, isHandedOver }: Survey): Finding {
-  if (packages === undefined || database === undefined || isHandedOver) return undefined;
-  const isInstalled = packages.canEncrypt;
-  const isOld = isInstalled ? packages.blacklistProblem !== undefined : packages.schemaVersion < 2;
-  const mayHave = database.hasBlacklists ?? (database.kind === "sqlite" && !isInstalled);
-  if (!isOld || !mayHave) return undefined;
+  if (packages === undefined || !database?.hasBlacklists || isHandedOver) return undefined;
+  return blacklistFinding(packages);
+}
+
+/**
+ * Returns the obstacle for clients with blacklists; undefined if the hub would enforce them.
+ * HiveMind 4 enforces none in a store that the plugin that encrypts has opened. The hub of a plain
+ * SQLite store would open it with that plugin as soon as it is installed.
+ */
+export function blacklistFinding(packages: PackagesSurvey): Obstacle | undefined {
+  const { python, canEncrypt, blacklistProblem, schemaVersion } = packages;
+  const isOld = canEncrypt ? blacklistProblem !== undefined : (schemaVersion ?? 0) < 2;
+  if (!isOld) return undefined;
+  const is = schemaVersion === undefined ? "may be" : "is";
   return {
     ...{ id: "blacklists", kind: "refused" },
-    problem: `the hub in ${packages.python} is HiveMind 4, which would not enforce the blacklists of its clients in an encrypted store`,
-    fix: `Upgrade the hub to HiveMind 5 first: ${upgradeLine(packages.python)}`,
+    problem: `the hub in ${python} ${is} HiveMind 4, which would not enforce the blacklists of its clients in an encrypted store`,
+    fix: `Upgrade the hub to HiveMind 5 first: ${upgradeLine(python)}`,
   };
 }
 

@@ -12,6 +12,7 @@ import { prepareDirectories } from "../config/known-directories.js";
 import { loadSection, type Settings, updateSection } from "../config/settings-file.js";
 import { isKind, StoreError, systemError, wrap } from "../errors.js";
 import { assertReplaceable, makeDirectory } from "../fs/atomic.js";
+import { findBlacklisted } from "../hub/schema.js";
 import { readServerJson } from "../hub/server-json.js";
 import { formerDatabase } from "../hub/server-json-edit.js";
 import { formatSource } from "../keys/source.js";
@@ -23,10 +24,11 @@ import { recoverOnly } from "../recovery/recover.js";
 import { installSchedule, type Schedule } from "../service/schedule.js";
 import { selectService } from "../service/select.js";
 import type { Service } from "../service/service.js";
+import { openPlaintext } from "../store/plain-store.js";
 import { installDropIn, removeDropIn } from "./drop-in.js";
 import { makeFirstBackup, removePlainCopy } from "./first-backup.js";
 import { restartOnStore } from "./hand-over.js";
-import { type Plan, pipArguments, pipLine, type StepId } from "./plan.js";
+import { blacklistFinding, type Plan, pipArguments, pipLine, type StepId } from "./plan.js";
 import {
   isHandedOver,
   readSetupRecord,
@@ -99,6 +101,7 @@ async function prepare(scope: SetupScope, needed: ReadonlySet<StepId>): Promise<
   const { section, storePath, reporter, settings } = request;
   const { backups, bundles } = found.directories;
   const isMissing = needed.has("packages");
+  if (isMissing) await assertBlacklistsKept(scope);
   const packages = isMissing ? await installPackages(scope) : found.packages;
   if (packages && !isMissing) await surveyPackages([packages.python], { remember: true });
   const known = [settings.backup?.to, settings.backup?.bundle_to].filter(
@@ -108,6 +111,19 @@ async function prepare(scope: SetupScope, needed: ReadonlySet<StepId>): Promise<
   await updateSection(section, (saved) => ({ ...saved, ...settingsOf(scope, saved) }));
   emitStep("setup.settings");
   return { ...scope, found: { ...found, packages } };
+}
+
+/**
+ * Checks the clients of a plain store. The hub opens it with the new packages at its next start.
+ *
+ * @throws {@link StoreError} refused - if the hub would not enforce their blacklists
+ */
+async function assertBlacklistsKept({ found, database }: SetupScope): Promise<void> {
+  const finding = found.packages && blacklistFinding(found.packages);
+  if (database.kind !== "sqlite" || finding === undefined) return;
+  await using store = await openPlaintext(database.place);
+  if ((await findBlacklisted(store)) === undefined) return;
+  throw new StoreError(finding.kind, finding.problem, { hint: finding.fix });
 }
 
 /** Returns the packages after their installation: the store gets the format that they read. */

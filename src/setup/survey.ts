@@ -92,7 +92,8 @@ export interface PackagesSurvey {
   readonly canEncrypt: boolean;
   readonly problem: string | null;
   readonly format: CipherCompatibility;
-  readonly schemaVersion: 0 | 2;
+  /** The newest schema that the hub reads; undefined if its Python did not say. */
+  readonly schemaVersion: 0 | 2 | undefined;
   /** Why the hub enforces no blacklist in an SQLite store; undefined if it does. */
   readonly blacklistProblem: string | undefined;
   /** Whether pip could install there. */
@@ -244,11 +245,16 @@ export async function surveyPackages(
     canEncrypt: packages.takesPassword && packages.problem === null,
     problem: packages.problem,
     format: cipherFormat(packages),
-    schemaVersion: (packages.schemaVersion ?? 0) >= 2 ? 2 : 0,
+    schemaVersion: newestSchemaOf(packages),
     blacklistProblem: blacklistProblem(packages),
     isWritable: directory !== undefined && (await isWritable(directory)),
     directory,
   };
+}
+
+function newestSchemaOf({ pluginManager, schemaVersion }: HubPackages): 0 | 2 | undefined {
+  if (schemaVersion === null) return pluginManager === null ? undefined : 0;
+  return schemaVersion >= 2 ? 2 : 0;
 }
 
 async function tryServerJson(): Promise<{

@@ -385,6 +385,12 @@ describe("what is in the way is named with its fix", () => {
     const ids = plan({ packages: without, database: blacklisted }, install).obstacles;
     expect(ids.map(({ id }) => id)).toEqual(["blacklists"]);
     expect(plan({ packages: without }, install).obstacles).toEqual([]);
+    // Setup reads the clients of a plain store before it installs the packages.
+    const sqlite = { ...database, kind: "sqlite", hasBlacklists: undefined } as const;
+    expect(plan({ packages: without, database: sqlite }, install).obstacles).toEqual([]);
+    const unknown = { ...cannot, schemaVersion: undefined };
+    const [obstacle] = plan({ packages: unknown, database: blacklisted }, install).obstacles;
+    expect(obstacle?.problem).toContain("may be HiveMind 4");
   });
 
   test("a file in the place of the recovery key, unless no key is needed", () => {

@@ -7,6 +7,8 @@ import { dirname, join } from "node:path";
 import { setTimeout as delay } from "node:timers/promises";
 import { promisify } from "node:util";
 import { expect, test } from "vitest";
+import { newClient } from "../../src/client/client.js";
+import { DatabaseFactory } from "../../src/databases/registry.js";
 import { identify } from "../../src/store/cipher.js";
 import { onTerminal } from "../cli/terminal.js";
 import { property, systemctl } from "../service/units.js";
@@ -226,24 +228,62 @@ test("a passphrase in a file, with a locked keyring as without one", async () =>
   expect(await restarted(hub)).toBe(`${sqlite} with password 5`);
 }, 480_000);
 
-test("the store has the format of the packages that setup installs, also after a kill", async () => {
-  const hub = await installHub();
-  const { machine } = hub;
-  const [, real = ""] = /^#!(.*)$/m.exec(await readFile(hub.script, "utf8")) ?? [];
+/**
+ * Returns the hub's Python with the answers of older packages until pip has replaced them.
+ *
+ * @param edits - of sed, in the answers
+ */
+async function untilPip({ machine, script }: InstalledHub, edits: string): Promise<string> {
+  const [, real = ""] = /^#!(.*)$/m.exec(await readFile(script, "utf8")) ?? [];
   const python = machine.path("python");
-  // The hub's Python, with the answers of older packages until pip has replaced them.
-  const answer = async (edits: string) => {
-    const text = `#!/bin/sh
+  const text = `#!/bin/sh
 [ "$1" != -m ] || { touch "$0.new"; exit; }
 ${real} "$@" | if [ -e "$0.new" ]; then cat; else sed '${edits}'; fi
 `;
-    await writeFile(python, text, { mode: 0o755 });
-  };
+  await writeFile(python, text, { mode: 0o755 });
+  return python;
+}
+
+test("the store has the format of the packages that setup installs, also after a kill", async () => {
+  const hub = await installHub();
+  const { machine } = hub;
   const version3 = 's/"cipherVersion": "[^"]*"/"cipherVersion": "3.4.2"/';
+  const python = await untilPip(hub, version3);
   const setup = ["setup", ...hub.options, "--hub-python", python, "--install-hub-packages"];
-  await answer(version3);
   await killAt(hub, "setup.stored", setup);
-  await answer(`${version3}; s/"takesPassword": true/"takesPassword": false/`);
+  await untilPip(hub, `${version3}; s/"takesPassword": true/"takesPassword": false/`);
+  const done = await machine.run(setup);
+  expect([done.code, done.stderr]).toEqual([0, expect.stringContaining("installing packages")]);
+  expect(await restarted(hub)).toBe(`${sqlite} with password 5`);
+}, 480_000);
+
+test("HiveMind 4 on plain SQLite: clients with blacklists are refused, and others moved", async () => {
+  const hub = await installHub({ layout: "sqlite" });
+  const { machine } = hub;
+  const withBlacklist = async (skills: string[]) => {
+    const subfolder = dirname(machine.store);
+    await using database = await DatabaseFactory.create(sqlite, { subfolder });
+    const names = { client_id: 1, api_key: "key-1", name: "room 1" };
+    await database.updateItem(newClient({ ...names, metadata: { skill_blacklist: skills } }));
+  };
+  const python = await untilPip(
+    hub,
+    's/"takesPassword": true/"takesPassword": false/; s/"schemaVersion": 2/"schemaVersion": null/',
+  );
+  const setup = ["setup", ...hub.options, "--hub-python", python, "--install-hub-packages"];
+  await withBlacklist(["skill-lock"]);
+  const refused = await machine.run(setup);
+  expect([refused.code, refused.stderr]).toEqual([
+    17,
+    expect.stringContaining("is HiveMind 4, which would not enforce the blacklists"),
+  ]);
+  expect(refused.stderr).not.toContain("installing packages");
+  expect((await identify(machine.store)).format).toBe("plaintext");
+  expect(await property(hub.unit, "DropInPaths")).toBe("");
+
+  await withBlacklist([]);
+  const dry = await machine.run([...setup, "--dry-run"]);
+  expect([dry.code, dry.stderr]).toEqual([0, expect.not.stringContaining("HiveMind 4")]);
   const done = await machine.run(setup);
   expect([done.code, done.stderr]).toEqual([0, expect.stringContaining("installing packages")]);
   expect(await restarted(hub)).toBe(`${sqlite} with password 5`);
