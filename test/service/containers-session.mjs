@@ -474,7 +474,7 @@ while True:
         preparation,
         [
           "ExecStart=/usr/bin/podman run --detach --rm --replace --name in-quadlet",
-          "--sdnotify=conmon --cgroups=no-conmon --network=host",
+          "--sdnotify=conmon --cgroups=split --network=host",
           `--volume ${share}:/data --volume ${home}/hub.sh:/hub.sh`,
           `--volume ${volume} hub sh /hub.sh`,
         ].join(" "),
@@ -500,8 +500,10 @@ while True:
       call("systemctl", "start", name);
       const before = startedAt(`in-${name}`);
       const { code, stdout, stderr } = command([...backup, "--service", "auto", "--json"]);
+      const group = readFileSync(`/proc/${state(`in-${name}`).Pid}/cgroup`, "utf8");
       seen[name] = {
         code,
+        isSplit: group.includes(`${name}.service/libpod-payload-`),
         stderr,
         service: code === 0 ? JSON.parse(stdout).service : null,
         isActive: call("systemctl", "is-active", name) === "active",

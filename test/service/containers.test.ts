@@ -23,6 +23,7 @@ interface Ran {
 interface UnitRan extends Ran {
   service: unknown;
   isActive: boolean;
+  isSplit: boolean;
   engine: Ran;
 }
 
@@ -205,6 +206,7 @@ describe.each(["podman", "docker"] as const)("%s", (engine) => {
       });
       expect(seen[name].engine.stderr).toContain(`belongs to the unit ${name}.service`);
     }
+    expect(seen.quadlet.isSplit).toBe(true);
     expect(seen.stoppedUnit.code).toBe(0);
   });
 
