@@ -1,5 +1,6 @@
 /** A row or record of a file, which describes a client. */
 import { type Client, clientSchema, newClient } from "../client/client.js";
+import type { JsonObject } from "../client/json.js";
 
 export interface ImportRow {
   /** The position in the file: `line 7`. */
@@ -10,6 +11,8 @@ export interface ImportRow {
   readonly client: Client;
   /** The fields in the file. An existing client keeps the others. */
   readonly given: readonly (keyof Client)[];
+  /** The keys of metadata in the file, if `given` lacks it. An existing client keeps the others. */
+  readonly givenMetadata?: JsonObject;
 }
 
 /** A row that cannot be imported. The reason contains none of its values. */

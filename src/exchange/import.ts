@@ -1,5 +1,6 @@
 /** Imports clients from a file into a store: all of them or none. */
 import { revokedApiKey } from "../client/client.js";
+import { noSuchClient } from "../client/database.js";
 import { widenings } from "../client/permissions.js";
 import { StoreError, systemError } from "../errors.js";
 import { openFileOrPipe } from "../fs/pipe.js";
@@ -11,7 +12,7 @@ import { pagesOfRows } from "../store/schema.js";
 import { readCsv } from "./csv.js";
 
 import { readJson } from "./json.js";
-import { type Known, type Plan, planImport, type Update } from "./plan.js";
+import { changesTo, type Known, type Plan, planImport, type Update } from "./plan.js";
 import { linesOf } from "./text.js";
 
 export type Format = "csv" | "json";
@@ -87,11 +88,12 @@ export async function readImport(options: ImportOptions): Promise<ReadImport> {
 
 async function widenedBy({ updated }: Plan, store: ClientTable): Promise<Widened[]> {
   const found: Widened[] = [];
-  for (const { id, changes } of updated) {
-    const before = await store.getClientById(id);
+  for (const update of updated) {
+    const before = await store.getClientById(update.id);
     if (before === undefined) continue;
-    const fields = widenings(before, { ...before, ...changes }).map(({ field }) => field);
-    if (fields.length > 0) found.push({ clientId: id, name: before.name, fields });
+    const after = { ...before, ...changesTo(before, update) };
+    const fields = widenings(before, after).map(({ field }) => field);
+    if (fields.length > 0) found.push({ clientId: update.id, name: before.name, fields });
   }
   return found;
 }
@@ -147,9 +149,11 @@ export async function applyImport(
       done += await store.addItems(plan.added.slice(done, done + rowsAStep));
       progress(done, total);
     }
-    for (const { id, changes } of plan.updated) {
+    for (const update of plan.updated) {
       signal?.throwIfAborted();
-      await store.updateClient(id, changes);
+      const before = await store.getClientById(update.id);
+      if (before === undefined) throw noSuchClient(update.id);
+      await store.updateClient(update.id, changesTo(before, update));
       progress(++done, total);
     }
     for (const id of plan.revocations) {

@@ -107,21 +107,16 @@ function fromRecord(where: string, record: JsonValue): ImportRow | RejectedRow {
   const { client_id, ...rest } = client;
   const id = (record.client_id ?? null) === null ? undefined : client_id;
   const row = toImportRow(where, id, rest);
-  return "why" in row ? row : { ...row, given: givenFields(record) };
+  if ("why" in row) return row;
+  const fields = Object.keys(clientSchema.shape) as (keyof Client)[];
+  const given = fields.filter((field) => Object.hasOwn(record, field));
+  return { ...row, given, givenMetadata: { ...emptyLists(record), ...client.metadata } };
 }
 
-/**
- * Returns the client fields that the record sets. Blacklists and unknown fields count as
- * `metadata`.
- */
-function givenFields(record: JsonObject): (keyof Client)[] {
-  const fields = Object.keys(clientSchema.shape) as (keyof Client)[];
-  const unknown = Object.keys(record).some((key) => !(fields as string[]).includes(key));
-  return fields.filter(
-    (field) =>
-      Object.hasOwn(record, field) ||
-      (field === "metadata" && (unknown || hasAny(record, blacklistKeys))),
-  );
+/** Returns an empty list for each blacklist of the record, as metadata has only the others. */
+function emptyLists(record: JsonObject): JsonObject {
+  const given = blacklistKeys.filter((key) => record[key] === null || Array.isArray(record[key]));
+  return Object.fromEntries(given.map((key) => [key, []]));
 }
 
 function hasAny(value: JsonObject, keys: readonly string[]): boolean {

@@ -6,7 +6,8 @@
  * Unused ids get revoked rows: a hub gives a new client the number of rows plus one as its id, and
  * would overwrite the client with this id.
  */
-import { type Client, isRevoked, revoked, revokedApiKey } from "../client/client.js";
+import { blacklistKeys, type Client, isRevoked, revoked, revokedApiKey } from "../client/client.js";
+import type { JsonObject } from "../client/json.js";
 import { initialTypes } from "../client/permissions.js";
 import {
   type ImportRow,
@@ -27,6 +28,19 @@ export type Known = ReadonlyMap<number, string>;
 export interface Update {
   readonly id: number;
   readonly changes: Partial<Client>;
+  /** Keys of metadata to set, if `changes` does not replace it. */
+  readonly metadata: JsonObject;
+}
+
+/** Returns the changes to a client, with the keys of metadata that it keeps. */
+export function changesTo(client: Client, { changes, metadata }: Update): Partial<Client> {
+  if (changes.metadata !== undefined || Object.keys(metadata).length === 0) return changes;
+  const merged = { ...client.metadata, ...metadata };
+  for (const key of blacklistKeys) {
+    const list = metadata[key];
+    if (Array.isArray(list) && list.length === 0) delete merged[key];
+  }
+  return { ...changes, metadata: merged };
 }
 
 export interface Plan {
@@ -143,7 +157,8 @@ class Planner {
     for (const field of row.given) {
       if (field !== "client_id" && field !== "api_key") changes[field] = row.client[field];
     }
-    this.#updated.push({ id: owner, changes: changes as Partial<Client> });
+    const { givenMetadata: metadata = {} } = row;
+    this.#updated.push({ id: owner, changes: changes as Partial<Client>, metadata });
     return undefined;
   }
 

@@ -5,7 +5,7 @@ import { join } from "node:path";
 import fc from "fast-check";
 import { describe, expect, test } from "vitest";
 import { type Client, isRevoked, newClient, revoked } from "../../src/client/client.js";
-import { type JsonObject, parseJson } from "../../src/client/json.js";
+import { formatJson, type JsonObject, parseJson } from "../../src/client/json.js";
 import { exportPath, exportText, exportToFile } from "../../src/exchange/export.js";
 import { applyImport, type Format, readImport } from "../../src/exchange/import.js";
 import type { Plan } from "../../src/exchange/plan.js";
@@ -125,6 +125,28 @@ describe("an import", () => {
     await using store = await storeWith([hall]);
     await importInto(store, json([{ api_key: "k2", can_propagate: false }]), { update: true });
     expect(await all(store)).toEqual([{ ...hall, can_propagate: false }]);
+  });
+
+  test("of a record without metadata keeps the metadata that the record does not name", async () => {
+    await using store = await storeWith([hall]);
+    const n = '"n": 9007199254740993';
+    const update = async (fields: object) => {
+      await importInto(store, json([{ api_key: "k2", ...fields }]), { update: true });
+      return formatJson((await store.getClientById(2))?.metadata ?? null);
+    };
+    expect(await update({ intent_blacklist: ["i"] })).toBe(
+      `{${n}, "skill_blacklist": ["s"], "intent_blacklist": ["i"]}`,
+    );
+    expect(await update({ site: "porto", skill_blacklist: [], message_blacklist: null })).toBe(
+      `{${n}, "intent_blacklist": ["i"], "site": "porto"}`,
+    );
+    expect(await update({ metadata: { site: "faro" }, floor: 1 })).toBe(
+      '{"floor": 1, "site": "faro"}',
+    );
+    const cleared = json([{ api_key: "k2", skill_blacklist: [] }]);
+    await store.updateClient(2, hall);
+    const { widened } = await readImport({ store, file: bytes(cleared), update: true });
+    expect(widened.map(({ fields }) => fields)).toEqual([["skill_blacklist"]]);
   });
 
   const refusals: [string, unknown, boolean, RegExp][] = [
