@@ -1,4 +1,7 @@
 /** Imports clients from a file into a store: all of them or none. */
+import { constants, openSync } from "node:fs";
+import { Socket } from "node:net";
+import { addAbortSignal, Readable } from "node:stream";
 import { revokedApiKey } from "../client/client.js";
 import { noSuchClient } from "../client/database.js";
 import { widenings } from "../client/permissions.js";
@@ -10,7 +13,7 @@ import { exactInteger } from "../store/client-row.js";
 import type { ClientTable } from "../store/client-table.js";
 import { pagesOfRows } from "../store/schema.js";
 import { readCsv } from "./csv.js";
-
+import type { ImportRow, RejectedRow } from "./import-row.js";
 import { readJson } from "./json.js";
 import { changesTo, type Known, type Plan, planImport, type Update } from "./plan.js";
 import { linesOf } from "./text.js";
@@ -29,17 +32,26 @@ const rowsAStep = 500;
 /** `readImport` passes bytes read and the file's size, `applyImport` rows written and planned. */
 export type Progress = (done: number, total: number) => void;
 
-export interface ImportOptions {
-  readonly store: ClientTable;
+export interface ReadOptions {
   /** A path, or the bytes of the file. */
   readonly file: string | AsyncIterable<Uint8Array>;
+  readonly progress?: Progress;
+  readonly signal?: AbortSignal;
+}
+
+/** The contents of a file, read before the store is opened. */
+export interface ImportFile {
+  readonly format: Format;
+  readonly rows: readonly (ImportRow | RejectedRow)[];
+}
+
+export interface ImportOptions {
+  readonly store: ClientTable;
   /**
    * Whether to change clients with a known access key, and to revoke clients that are revoked in
    * the file.
    */
   readonly update?: boolean;
-  readonly progress?: Progress;
-  readonly signal?: AbortSignal;
 }
 
 /** A client with more permissions after an import than before. */
@@ -50,40 +62,54 @@ export interface Widened {
   readonly fields: readonly string[];
 }
 
-export interface ReadImport {
+export interface PreparedImport {
   readonly format: Format;
   readonly plan: Plan;
   readonly widened: readonly Widened[];
 }
 
 /**
- * Reads a file and plans its import. Writes nothing. The plan includes rejected rows.
+ * Reads a file of clients, including rejected rows.
  *
  * @throws {@link StoreError} notFound - if the file does not exist or is a directory
  * @throws {@link StoreError} io - if the file cannot be read
  * @throws {@link StoreError} refused - if the file contains neither CSV nor JSON of clients
+ * @throws {@link StoreError} interrupted - if the signal is aborted, also during a pause in the
+ *   input
  */
-export async function readImport(options: ImportOptions): Promise<ReadImport> {
-  const { store, file, update = false, progress = () => {} } = options;
+export async function readImport(options: ReadOptions): Promise<ImportFile> {
+  const { file, progress = () => {}, signal } = options;
   const total = typeof file === "string" ? await inputSize(file) : 0;
   const bytes = typeof file === "string" ? await openInput(file) : file;
+  if (signal && bytes instanceof Readable) addAbortSignal(signal, bytes);
   const lines = linesOf(bytes, (done) => {
-    options.signal?.throwIfAborted();
+    signal?.throwIfAborted();
     progress(done, total);
   });
   try {
     const { value: first, done } = await lines.next();
     if (done) throw new StoreError("refused", "the file is empty");
     const format = /^\s*[[{]/.test(first) ? "json" : "csv";
-    const rows = format === "json" ? readJson(lines, first) : readCsv(lines, first);
-    const { schemaVersion } = store;
-    const plan = await planImport(rows, await knownClients(store), { update, schemaVersion });
-    return { format, plan, widened: await widenedBy(plan, store) };
+    const rows: (ImportRow | RejectedRow)[] = [];
+    const read = format === "json" ? readJson(lines, first) : readCsv(lines, first);
+    for await (const row of read) rows.push(row);
+    return { format, rows };
   } catch (error) {
+    signal?.throwIfAborted();
     throw systemError(error, `cannot read ${typeof file === "string" ? file : "standard input"}`);
   } finally {
     await lines.return(undefined);
   }
+}
+
+/** Plans the import of a file. Writes nothing. The plan includes rejected rows. */
+export async function prepareImport(
+  { format, rows }: ImportFile,
+  { store, update = false }: ImportOptions,
+): Promise<PreparedImport> {
+  const { schemaVersion } = store;
+  const plan = planImport(rows, await knownClients(store), { update, schemaVersion });
+  return { format, plan, widened: await widenedBy(plan, store) };
 }
 
 async function widenedBy({ updated }: Plan, store: ClientTable): Promise<Widened[]> {
@@ -98,10 +124,18 @@ async function widenedBy({ updated }: Plan, store: ClientTable): Promise<Widened
   return found;
 }
 
-/** Opens the file or pipe. The stream closes it. */
-async function openInput(path: string): Promise<AsyncIterable<Uint8Array>> {
+/**
+ * Opens the file or pipe. The stream closes it.
+ *
+ * A pipe is read as a socket, because a thread blocked in `read` would keep Node.js from ending.
+ */
+async function openInput(path: string): Promise<Readable> {
   try {
-    return (await openFileOrPipe(path)).createReadStream();
+    const file = await openFileOrPipe(path);
+    if (!(await file.stat()).isFIFO()) return file.createReadStream();
+    const fd = openSync(path, constants.O_RDONLY | constants.O_NONBLOCK);
+    await file.close();
+    return new Socket({ fd, writable: false });
   } catch (error) {
     throw systemError(error, `cannot read ${path}`);
   }
@@ -136,7 +170,7 @@ async function knownClients(store: ClientTable): Promise<Known> {
  */
 export async function applyImport(
   plan: Plan,
-  options: Pick<ImportOptions, "store" | "progress" | "signal">,
+  options: Pick<ImportOptions, "store"> & Omit<ReadOptions, "file">,
 ): Promise<void> {
   const { store, progress = () => {}, signal } = options;
   await assertShortEnough(plan, store.connection.path);

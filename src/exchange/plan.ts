@@ -71,13 +71,13 @@ export interface PlanOptions {
   readonly schemaVersion: number;
 }
 
-export async function planImport(
-  rows: AsyncIterable<ImportRow | RejectedRow>,
+export function planImport(
+  rows: Iterable<ImportRow | RejectedRow>,
   known: Known,
   options: PlanOptions,
-): Promise<Plan> {
+): Plan {
   const planner = new Planner(known, options);
-  for await (const row of rows) planner.take(row);
+  for (const row of rows) planner.take(row);
   return planner.finish();
 }
 

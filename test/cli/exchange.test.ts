@@ -1,6 +1,10 @@
 /** Clients to files and back, as a user does it. */
+import { execFile, spawn } from "node:child_process";
+import { once } from "node:events";
+import { createWriteStream } from "node:fs";
 import { readdir, readFile, stat, symlink, writeFile } from "node:fs/promises";
-import { expect, test } from "vitest";
+import { promisify } from "node:util";
+import { expect, onTestFinished, test } from "vitest";
 import { type Client, serializeClient } from "../../src/client/client.js";
 import { formatJson, type JsonObject, parseJson } from "../../src/client/json.js";
 import { awkwardClients } from "../../src/databases/conformance.js";
@@ -44,6 +48,47 @@ test("clients go out and come back: CSV or JSON by the path, secrets only when a
   expect((await machine.json("show-client", "1")).document.client).toMatchObject({
     name: "cellar",
   });
+});
+
+test.each(["standard input", "a pipe"])(
+  "an import waits for %s without the store open, and SIGINT ends the wait",
+  async (source) => {
+    const machine = await Machine.make();
+    await machine.init("--to", machine.path("backups"), "--bundle-to", machine.path("bundles"));
+    const pipe = machine.path("pipe");
+    await promisify(execFile)("mkfifo", [pipe]);
+    const [program, ...args] = machine.line(["import-clients", source === "a pipe" ? pipe : "-"]);
+    const child = spawn(program, args, { env: machine.environment });
+    onTestFinished(() => void child.kill("SIGKILL"));
+    let stderr = "";
+    child.stderr.on("data", (text) => {
+      stderr += text;
+    });
+    const writer = source === "a pipe" ? createWriteStream(pipe) : child.stdin;
+    onTestFinished(() => void writer.destroy());
+    const backup = ["backup", "--service", "none"];
+    await new Promise((resolve) => writer.write("access_key\nkey-1\n", resolve));
+    expect(await machine.run(backup)).toMatchObject({ code: 0 });
+    child.kill("SIGINT");
+    const [code] = await once(child, "exit");
+    expect([code, stderr]).toEqual([130, expect.stringContaining("interrupted by SIGINT")]);
+    expect((await machine.json("list-clients")).document).toEqual({ clients: [] });
+  },
+);
+
+test("SIGINT ends an export that waits for its reader", async () => {
+  const machine = await Machine.make();
+  await machine.init();
+  const records = Array.from({ length: 2_000 }, (_, index) =>
+    JSON.stringify({ api_key: `key-${index}`, name: "n".repeat(1_000) }),
+  );
+  await machine.run(["import-clients", "-", "--yes"], { input: records.join("\n") });
+  const [program, ...args] = machine.line(["export-clients"]);
+  const child = spawn(program, args, { env: machine.environment });
+  onTestFinished(() => void child.kill("SIGKILL"));
+  await once(child.stdout, "readable");
+  child.kill("SIGINT");
+  expect(await once(child, "exit")).toEqual([null, "SIGINT"]);
 });
 
 test("numbers in metadata keep their digits in JSON and JSON lines, and NaN is null", async () => {

@@ -7,13 +7,24 @@ import { describe, expect, test } from "vitest";
 import { type Client, isRevoked, newClient, revoked } from "../../src/client/client.js";
 import { formatJson, type JsonObject, parseJson } from "../../src/client/json.js";
 import { exportPath, exportText, exportToFile } from "../../src/exchange/export.js";
-import { applyImport, type Format, readImport } from "../../src/exchange/import.js";
+import { applyImport, type Format, prepareImport, readImport } from "../../src/exchange/import.js";
 import type { Plan } from "../../src/exchange/plan.js";
 import { ClientStore } from "../../src/store/client-store.js";
 import { ClientTable } from "../../src/store/client-table.js";
 import { Connection } from "../../src/store/connection.js";
 import { createSchema, readSchema } from "../../src/store/schema.js";
 import { temporaryFolder } from "../store/temporary.js";
+
+async function prepare({
+  file,
+  ...options
+}: {
+  store: ClientTable;
+  file: string | AsyncIterable<Uint8Array>;
+  update?: boolean;
+}) {
+  return prepareImport(await readImport({ file }), options);
+}
 
 async function storeWith(clients: Client[] = []): Promise<ClientTable> {
   const connection = await Connection.open(":memory:", { mode: "create" });
@@ -32,7 +43,7 @@ async function importInto(
   text: string,
   options: { update?: boolean } = {},
 ): Promise<Plan> {
-  const { plan } = await readImport({ store, file: bytes(text), ...options });
+  const { plan } = await prepare({ store, file: bytes(text), ...options });
   if (plan.rejectedCount === 0) await applyImport(plan, { store });
   return plan;
 }
@@ -102,12 +113,12 @@ describe("an import", () => {
       { client_id: 3, api_key: "k3", allowed_types: [] },
     ]);
     await using store = await storeWith([kitchen, hall]);
-    const newer = await readImport({ store, file: bytes(text), update: true });
+    const newer = await prepare({ store, file: bytes(text), update: true });
     expect(newer.widened).toEqual([{ clientId: 1, name: "kitchen", fields: ["can_escalate"] }]);
     expect([newer.plan.defaulted, newer.plan.emptyLists]).toEqual([1, 0]);
     await store.connection.exec("PRAGMA user_version = 0");
     await store.sync();
-    const released = await readImport({ store, file: bytes(text), update: true });
+    const released = await prepare({ store, file: bytes(text), update: true });
     expect(released.plan.emptyLists).toBe(1);
     // A hub of the other line may open the store as well, and reads an empty list as the default
     // one.
@@ -116,7 +127,7 @@ describe("an import", () => {
     for (const version of [0, 2]) {
       await store.connection.exec(`PRAGMA user_version = ${version}`);
       await store.sync();
-      const { widened } = await readImport({ store, file: bytes(emptied), update: true });
+      const { widened } = await prepare({ store, file: bytes(emptied), update: true });
       expect(widened).toEqual([{ clientId: 1, name: "kitchen", fields: ["allowed_types"] }]);
     }
   });
@@ -145,7 +156,7 @@ describe("an import", () => {
     );
     const cleared = json([{ api_key: "k2", skill_blacklist: [] }]);
     await store.updateClient(2, hall);
-    const { widened } = await readImport({ store, file: bytes(cleared), update: true });
+    const { widened } = await prepare({ store, file: bytes(cleared), update: true });
     expect(widened.map(({ fields }) => fields)).toEqual([["skill_blacklist"]]);
   });
 
@@ -228,7 +239,7 @@ describe("an import", () => {
 
   test("is not made if the store changed since it was prepared", async () => {
     await using store = await storeWith([kitchen]);
-    const { plan } = await readImport({
+    const { plan } = await prepare({
       store,
       file: bytes(json([{ client_id: 2, api_key: "k2" }])),
     });
@@ -243,7 +254,7 @@ describe("an import", () => {
       client_id: index + 2,
       api_key: `n${index}`,
     }));
-    const { plan } = await readImport({ store, file: bytes(json(records)) });
+    const { plan } = await prepare({ store, file: bytes(json(records)) });
     const controller = new AbortController();
     const progress = (done: number) => done >= 1000 && controller.abort(new Error("stop"));
     await expect(applyImport(plan, { store, progress, signal: controller.signal })).rejects.toThrow(
@@ -256,7 +267,7 @@ describe("an import", () => {
     const path = join(await temporaryFolder(), "clients.db");
     await using store = await ClientStore.create(path, "passphrase");
     const records = Array.from({ length: 10_001 }, (_, index) => `{"api_key": "n${index}"}`);
-    const { plan } = await readImport({ store, file: bytes(records.join("\n")) });
+    const { plan } = await prepare({ store, file: bytes(records.join("\n")) });
     const holder = spawn("sh", ["-c", 'exec 3<"$0"; echo open; read line', store.connection.path]);
     await once(holder.stdout, "data");
     await expect(applyImport(plan, { store })).rejects.toThrow(/has the store open/);
@@ -344,7 +355,7 @@ test("no text crashes an import or is taken by half", async () => {
     fc.asyncProperty(text, fc.boolean(), async (input, update) => {
       let plan: Plan;
       try {
-        ({ plan } = await readImport({ store, file: bytes(input), update }));
+        ({ plan } = await prepare({ store, file: bytes(input), update }));
       } catch (error) {
         expect(error).toMatchObject({ name: "StoreError", kind: "refused" });
         expect(await all(store)).toEqual(before);

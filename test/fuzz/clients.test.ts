@@ -29,7 +29,7 @@ import {
 } from "../../src/databases/record.js";
 import { StoreError } from "../../src/errors.js";
 import { exportText } from "../../src/exchange/export.js";
-import { applyImport, readImport } from "../../src/exchange/import.js";
+import { applyImport, prepareImport, readImport } from "../../src/exchange/import.js";
 import { checkPassphrase, generatePassphrase } from "../../src/keys/passphrase.js";
 import { SqlSession } from "../../src/sql/session.js";
 import { isComplete, parseStatements, type Statement } from "../../src/sql/statements.js";
@@ -341,7 +341,9 @@ campaign("a file is imported as a whole or not at all, and brings nobody back", 
       yield bytes.subarray(0, at);
       yield bytes.subarray(at);
     }
-    const read = await answerOf(() => readImport({ store: target, file: chunks(), update }));
+    const read = await answerOf(() =>
+      readImport({ file: chunks() }).then((file) => prepareImport(file, { store: target, update })),
+    );
     assert.deepEqual(await rowsOf(target.connection), before);
     if (read === undefined) return;
     for (const { why } of read.plan.rejected) assert(!why.includes(secretMark), why);

@@ -2,7 +2,7 @@ import { mkdir, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { describe, expect, test } from "vitest";
 import { isRevoked } from "../../src/client/client.js";
-import { applyImport, readImport } from "../../src/exchange/import.js";
+import { applyImport, prepareImport, readImport } from "../../src/exchange/import.js";
 import { ClientStore } from "../../src/store/client-store.js";
 import { temporaryFolder } from "../store/temporary.js";
 import { type Line, runPython } from "./python.js";
@@ -41,7 +41,10 @@ describe.each<Line>(["released", "development"])("the %s hub's export-clients", 
     expect(csv).toContain("1,kitchen, upstairs,True,key1,");
 
     await using store = await ClientStore.create(join(home, "ours.db"), "passphrase");
-    const { format, plan } = await readImport({ store, file: join(home, "hivemind_clients.csv") });
+    const { format, plan } = await prepareImport(
+      await readImport({ file: join(home, "hivemind_clients.csv") }),
+      { store },
+    );
     expect([format, plan.rejected]).toEqual(["csv", []]);
     await applyImport(plan, { store });
     const clients = [];

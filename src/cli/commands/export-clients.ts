@@ -59,6 +59,12 @@ async function exportClients(
     });
   }
   const path = file === undefined ? undefined : await exportPath(expandPath(file), format);
+  if (path === undefined) {
+    // A signal ends the process, also if it waits for a slow reader: there is nothing to clean up.
+    await using store = await openStore(context);
+    for await (const piece of exportText({ clients: store, format, secrets })) await print(piece);
+    return;
+  }
   const progress = new Progress(context.output);
   await abortOnSignal(async (signal) => {
     await using store = await openStore(context);
@@ -71,13 +77,9 @@ async function exportClients(
       signal,
       progress: (done) => {
         count = done;
-        if (path !== undefined) progress.show("exporting", done, total);
+        progress.show("exporting", done, total);
       },
     });
-    if (path === undefined) {
-      for await (const piece of text) await print(piece);
-      return;
-    }
     await exportToFile(path, text).finally(() => progress.end());
     context.output.result({ export: { path, format, clients: count, secrets } }, () => [
       `Exported ${counted(count, "client")} to ${path}, ${secrets ? "with secrets in plain text: anyone who reads the file can connect as these clients" : "without secrets"}`,

@@ -1,7 +1,7 @@
 import type { Command } from "commander";
 import { expandPath } from "../../config/paths.js";
 import { exitCodes, isKind, StoreError, wrap } from "../../errors.js";
-import type { ReadImport, Widened } from "../../exchange/import.js";
+import type { PreparedImport, Widened } from "../../exchange/import.js";
 import type { Plan } from "../../exchange/plan.js";
 import { abortOnSignal } from "../../process/signals.js";
 import { counted } from "../../text/count.js";
@@ -57,15 +57,13 @@ async function importClients(
   file: string,
   { update = false, dryRun = false }: ImportOptions,
 ): Promise<void> {
-  const { applyImport, readImport } = await import("../../exchange/import.js");
+  const { applyImport, prepareImport, readImport } = await import("../../exchange/import.js");
   const path = file === "-" ? null : expandPath(file);
   const progress = new Progress(context.output);
   await abortOnSignal(async (signal) => {
-    await using store = await openStore(context);
-    const read = await readImport({
-      store,
+    // Before the store is opened: an operation does not wait for input that pauses.
+    const contents = await readImport({
       file: path ?? process.stdin,
-      update,
       signal,
       progress: (done, total) => progress.show("reading", done, total),
     })
@@ -73,17 +71,19 @@ async function importClients(
         throw path === null ? error : await describeFile(error, path);
       })
       .finally(() => progress.end());
-    const { plan } = read;
+    await using store = await openStore(context);
+    const prepared = await prepareImport(contents, { store, update });
+    const { plan } = prepared;
     const isRejected = plan.rejectedCount > 0;
     if (!isRejected && !dryRun) {
-      await confirmAccess(context, read);
+      await confirmAccess(context, prepared);
       await applyImport(plan, {
         store,
         signal,
         progress: (done, total) => progress.show("importing", done, total),
       }).finally(() => progress.end());
     }
-    printImport(context, { path, dryRun, ...read });
+    printImport(context, { path, dryRun, ...prepared });
     if (isRejected) process.exitCode = exitCodes.refused;
   });
 }
@@ -100,7 +100,7 @@ async function describeFile(error: unknown, path: string): Promise<unknown> {
  * Asks for confirmation if a client could do more than now, or more than the file grants
  * explicitly.
  */
-async function confirmAccess(context: Context, { plan, widened }: ReadImport): Promise<void> {
+async function confirmAccess(context: Context, { plan, widened }: PreparedImport): Promise<void> {
   const lines = accessLines(plan, widened);
   if (lines.length > 0) await context.reporter.confirm([...lines, "Import?"].join("\n"));
 }
@@ -129,7 +129,7 @@ function moreLine(total: number): string[] {
   return total > shownRows ? [`  … and ${total - shownRows} more`] : [];
 }
 
-interface ImportReport extends ReadImport {
+interface ImportReport extends PreparedImport {
   path: string | null;
   dryRun: boolean;
 }
