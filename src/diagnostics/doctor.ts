@@ -25,8 +25,9 @@ import {
   restoreFix,
 } from "./backups.js";
 import { attempt, type Check, finding, good } from "./check.js";
+import { checkContainers } from "./containers.js";
 import { checkCopyTargets } from "./copies.js";
-import { checkCopies, checkPermissions, type StoreLocations } from "./files.js";
+import { checkCopies, checkFileSystem, checkPermissions, type StoreLocations } from "./files.js";
 import { checkHub, checkServerJson, type StoreFacts } from "./hub.js";
 import { checkHubUnits } from "./hub-unit.js";
 import { checkIdGaps, fillIdGaps } from "./id-gaps.js";
@@ -117,6 +118,8 @@ async function diagnose(options: DoctorOptions): Promise<Diagnosis> {
     ["copies", () => checkCopies(options)],
     ["server.json", () => checkServerJson(options)],
     ["hub", () => checkHub({ ...options, service, choice: options.service, store: facts })],
+    ["container", () => checkContainers(options, service)],
+    ["file-system", () => checkFileSystem(storePath)],
     ["hub-unit", () => checkHubUnits(storePath, secret)],
     ["keyring", () => checkKeyring(storePath, source)],
     ["swap", () => checkSwap()],

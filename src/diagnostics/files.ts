@@ -21,11 +21,42 @@ const withoutModes: ReadonlySet<number> = new Set([
   0x4d44, 0x2011bab0, 0x5346544e, 0x7366746e, 0x65735546, 0xff534d42, 0xfe534d42,
 ]);
 
+/** The statfs(2) types of file systems of other machines, on which SQLite's locks may not work. */
+const ofOtherMachines: ReadonlyMap<number, string> = new Map([
+  [0x6969, "NFS"],
+  [0x01021997, "9p"],
+  [0x6a656a63, "virtiofs"],
+  [0xff534d42, "SMB"],
+  [0xfe534d42, "SMB"],
+]);
+
 export interface StoreLocations {
   readonly storePath: string;
   readonly settingsPath: string;
   readonly backupFolder: string | undefined;
   readonly bundleFolder: string | undefined;
+}
+
+/**
+ * Checks whether the store is on a disk of this machine. Elsewhere, hubs and commands on two
+ * machines share no memory, which SQLite's write-ahead log needs.
+ *
+ * @param typeOf - replaces statfs(2) in tests
+ */
+export async function checkFileSystem(
+  storePath: string,
+  typeOf = fileSystemType,
+): Promise<Check[]> {
+  const name = ofOtherMachines.get(await typeOf(dirname(storePath)).catch(() => 0));
+  if (name === undefined) return [];
+  return [
+    finding(
+      "file-system",
+      "warning",
+      `${dirname(storePath)} is on ${name}: SQLite's locks and its write-ahead log do not work between machines there`,
+      "Move the store to a disk of the machine that runs the hub, and only back up to the other machine.",
+    ),
+  ];
 }
 
 /** @param typeOf - replaces statfs(2) in tests */

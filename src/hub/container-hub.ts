@@ -65,6 +65,18 @@ export function toHost({ mounts }: Container, path: string): string | undefined 
   return mount && join(mount.source, path.slice(mount.destination.length));
 }
 
+/** Returns whether a container is for a hub, by its command or by a process in it. */
+export function isHubContainer(container: Container): boolean {
+  return runsHub(container.args) || findRunningHub(container) !== undefined;
+}
+
+/** Returns the arguments of the hub's process in a container. */
+function findRunningHub({ id, pid, status }: Container): string[] | undefined {
+  if (status !== "running") return undefined;
+  const groups = parseGroups(readGroups(pid)).filter((group) => group.includes(id));
+  return groups.flatMap(listGroupProcesses).map(argsOf).find(runsHub);
+}
+
 /** Returns the running container of a unit; undefined if the unit has none. */
 export async function findContainerOfUnit({
   manager,
@@ -79,11 +91,9 @@ export async function findContainerOfUnit({
  * Returns a command that runs the Python of a container's hub in the container; undefined unless
  * the hub runs.
  */
-export function findContainerPython({ engine, id, pid, status }: Container): HubPython | undefined {
-  if (status !== "running") return undefined;
-  const groups = parseGroups(readGroups(pid)).filter((group) => group.includes(id));
-  const hub = groups.flatMap(listGroupProcesses).map(argsOf).find(runsHub);
-  const [program = ""] = hub ?? [];
+export function findContainerPython(container: Container): HubPython | undefined {
+  const { engine, id } = container;
+  const [program = ""] = findRunningHub(container) ?? [];
   if (!isPython(program)) return undefined;
   const python = shellQuote(program);
   // The last argument is a temporary directory of this machine, absent in the container.

@@ -6,7 +6,7 @@ import { StoreError } from "../errors.js";
 import { lstatIfExists } from "../fs/read.js";
 import type { ResolvedService } from "../operation/service.js";
 import type { Reporter } from "../reporter.js";
-import type { Container } from "../service/engine.js";
+import { type Container, inspectContainer } from "../service/engine.js";
 import { type ContainerHub, toHost } from "./container-hub.js";
 import { type NamedStore, namedStore, readServerJson, serverJsonPath } from "./server-json.js";
 import type { ServerJsonCopy } from "./server-json-copy.js";
@@ -114,13 +114,24 @@ export async function resolvePasswordDelivery(
   const name = service.name ?? "the hub";
   const refusal = `cannot determine how ${name} would get the new passphrase`;
   if (service.kind === "podman" || service.kind === "docker") {
-    throw new StoreError("refused", refusal, { hint: mountCopyHint(service.name ?? "") });
+    const container = await inspectContainer(service.kind, service.name ?? "");
+    throw new StoreError("refused", refusal, {
+      hint: [...secretsHint(container), mountCopyHint(service.name ?? "")].join("\n"),
+    });
   }
   throw new StoreError("refused", refusal, {
     hint:
       "Set ExecStart=hivemind-sqlcipher run -- hivemind-core listen in its unit, then run systemctl daemon-reload.\n" +
       "Or add --hub none if no hub uses this store, or if you will update its passphrase manually.",
   });
+}
+
+function secretsHint(container: Container | undefined): string[] {
+  if (container === undefined || container.secrets.length === 0) return [];
+  const { engine, name, secrets } = container;
+  return [
+    `If it is from a secret of ${engine} (${name} has ${secrets.join(", ")}): a secret does not change with the passphrase, and lies on the disk unencrypted. Remove it afterwards: ${engine} secret rm NAME`,
+  ];
 }
 
 /** Returns how a container's hub gets its password, for the operator to set up. */

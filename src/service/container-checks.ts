@@ -124,9 +124,13 @@ function checkStore(container: Container, storePath: string): string[] {
  * The kernel does not deliver a signal without a handler to process 1 of a PID namespace, so the
  * engine waits for its time limit and then kills the container.
  */
+export function ignoresStopSignal({ hasOwnPids, pid, stopSignal }: Container): boolean {
+  return hasOwnPids && !isSignalHandled(pid, stopSignal);
+}
+
 function checkStopSignal(container: Container): string[] {
-  const { name, pid, stopSignal, stopTimeoutMs } = container;
-  if (!container.hasOwnPids || isSignalHandled(pid, stopSignal)) return [];
+  const { name, stopTimeoutMs } = container;
+  if (!ignoresStopSignal(container)) return [];
   return [
     `the main process of the container ${name} ignores the signal to stop: stopping takes ${stopTimeoutMs / 1000} s and kills the hub; start the hub with exec in the container's script, or create the container with --init`,
   ];

@@ -47,6 +47,8 @@ export interface Container extends ContainerName {
   readonly isRemovedOnStop: boolean;
   /** The systemd unit in the container's label: of a quadlet, or of `podman generate systemd`. */
   readonly unit: string | undefined;
+  /** The names of the engine's secrets in the container. */
+  readonly secrets: readonly string[];
   /** The swarm service of which the container is a task. */
   readonly swarmService: string | undefined;
 }
@@ -82,6 +84,7 @@ const inspectedSchema = z.array(
     Config: z.object({
       Labels: z.nullish(z.record(z.string(), z.string())),
       Env: z.nullish(z.array(z.string())),
+      Secrets: z.nullish(z.array(z.looseObject({ Name: z.string() }))),
       StopSignal: z.nullish(z.union([z.string(), z.number()])),
       StopTimeout: z.nullish(z.number()),
     }),
@@ -196,6 +199,7 @@ function toContainer(engine: Engine, inspected: Inspected): Container {
     stopTimeoutMs: (config.StopTimeout ?? defaultStopTimeoutSeconds) * 1000,
     isRemovedOnStop: host.AutoRemove ?? false,
     unit: labels.PODMAN_SYSTEMD_UNIT,
+    secrets: (config.Secrets ?? []).map(({ Name }) => Name),
     swarmService: labels["com.docker.swarm.service.name"],
   };
 }

@@ -3,9 +3,12 @@ import { dirname, join } from "node:path";
 import fc from "fast-check";
 import { expect, test } from "vitest";
 import { newClient } from "../../src/client/client.js";
+import { checkContainers } from "../../src/diagnostics/containers.js";
+import { checkFileSystem } from "../../src/diagnostics/files.js";
 import { checkHub, checkServerJson } from "../../src/diagnostics/hub.js";
 import { fillIdGaps, findIdGaps } from "../../src/diagnostics/id-gaps.js";
 import { checkCoreDumps, checkSwap } from "../../src/diagnostics/machine.js";
+import { parseSource } from "../../src/keys/source.js";
 import { ClientStore } from "../../src/store/client-store.js";
 import { interpreter, runPython } from "../interop/python.js";
 import { temporaryFolder } from "../store/temporary.js";
@@ -224,4 +227,28 @@ test("server.json: another store, a password, and a comment that the hub cannot 
   } finally {
     process.env = before;
   }
+});
+
+test("a store on a file system of another machine is a finding", async () => {
+  const on = (type: number) => checkFileSystem("/data/clients.db", async () => type);
+  expect(await on(0xef53)).toEqual([]);
+  for (const [type, name] of [
+    [0x6969, "NFS"],
+    [0x01021997, "9p"],
+    [0x6a656a63, "virtiofs"],
+    [0xff534d42, "SMB"],
+  ] as const) {
+    expect(await on(type)).toMatchObject([
+      { severity: "warning", detail: expect.stringContaining(`/data is on ${name}:`) },
+    ]);
+  }
+});
+
+test("a passphrase source in an engine's secrets is a finding", async () => {
+  const check = (text: string) =>
+    checkContainers({ storePath: "/data/clients.db", source: parseSource(text) }, undefined);
+  const found = [{ severity: "error", fix: expect.stringContaining("bundle import") }];
+  expect(await check("command:podman secret inspect --showsecret hub")).toMatchObject(found);
+  expect(await check("file:/var/lib/containers/storage/secrets/filedriver/x")).toMatchObject(found);
+  expect(await check("keyring")).toEqual([]);
 });

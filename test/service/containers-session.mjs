@@ -124,6 +124,12 @@ const timers = () =>
   );
 const remove = (...names) => containers("rm", "--force", ...names);
 
+/** Returns what `doctor` finds about containers. */
+function diagnose(name) {
+  const { stdout } = command(["doctor", "--json", ...service(name)]);
+  return JSON.parse(stdout).checks.filter((check) => check.name === "container");
+}
+
 /** Removes the remembered container from the settings. */
 function forget() {
   const { backup: known, ...others } = JSON.parse(readFileSync(settings, "utf8"));
@@ -594,8 +600,26 @@ while True:
   deaf() {
     create("deaf", holding, "--stop-timeout=2");
     const { code, stderr } = command([...backup, ...service("deaf")]);
-    seen.deaf = { code, stderr, isRunning: isRunning("deaf") };
+    seen.deaf = { code, stderr, isRunning: isRunning("deaf"), doctor: diagnose("deaf") };
     remove("deaf");
+  },
+
+  /** A hub whose store is on no volume, beside the store's own. */
+  doctor() {
+    const listening = `: hivemind-core listen; ${waiting}`;
+    const args = ["--network=host", "hub", "sh", "-c", listening];
+    containers("run", "--detach", "--name", "lost", ...args);
+    hub("hub");
+    seen.doctor = diagnose("hub");
+    remove("lost");
+    seen.healthy = diagnose("hub");
+    remove("hub");
+    if (engine !== "podman") return;
+    writeFileSync(`${home}/secret`, "{}");
+    containers("secret", "create", "server.json", `${home}/secret`);
+    hub("hub", "--secret=server.json");
+    seen.secret = { doctor: diagnose("hub"), rotated: command(["rotate", ...service("hub")]) };
+    remove("hub");
   },
 };
 

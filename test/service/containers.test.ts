@@ -47,7 +47,10 @@ interface Seen {
   stoppedUnit: Ran;
   rotatedUnit: object;
   guide: object;
-  deaf: Ran;
+  deaf: Ran & { doctor: object };
+  doctor: object;
+  healthy: object;
+  secret: object;
 }
 
 describe.each(["podman", "docker"] as const)("%s", (engine) => {
@@ -194,6 +197,21 @@ describe.each(["podman", "docker"] as const)("%s", (engine) => {
     });
   });
 
+  test("doctor names a store on no volume, and a main process that ignores the signal to stop", () => {
+    const check = (detail: string, fix: string) =>
+      expect.objectContaining({
+        ...{ detail: expect.stringContaining(detail), fix: expect.stringContaining(fix) },
+      });
+    expect(seen.doctor).toEqual([
+      check(
+        "lost keeps its store /root/.local/share/hivemind-core/clients.db on no volume",
+        `${engine} cp lost:/root/.local/share/hivemind-core`,
+      ),
+    ]);
+    expect(seen.healthy).toEqual([expect.objectContaining({ ok: true })]);
+    expect(seen.deaf.doctor).toEqual([check("ignores the signal to stop", "--init")]);
+  });
+
   // Only Podman has units of containers, and the guide's command blocks are for it.
   if (engine !== "podman") return;
 
@@ -220,6 +238,13 @@ describe.each(["podman", "docker"] as const)("%s", (engine) => {
       opened: 2,
       broken: { code: 17, stderr: problem },
       refused: { code: 17, stderr: problem, isRunning: true },
+    });
+  });
+
+  test("a passphrase in a secret of the engine is a finding, and rotate names the way out", () => {
+    expect(seen.secret).toMatchObject({
+      doctor: [{ severity: "error", detail: expect.stringContaining("secrets of podman") }],
+      rotated: { code: 17, stderr: expect.stringMatching(/podman secret rm(.|\n)*run --prepare/) },
     });
   });
 

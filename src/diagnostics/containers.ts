@@ -1,0 +1,127 @@
+/** Checks hubs in containers: their volumes, how they stop, and how they get the passphrase. */
+import { dirname } from "node:path";
+import { isKind } from "../errors.js";
+import { isHubContainer, readContainerHub, toHost } from "../hub/container-hub.js";
+import { namedStore, passwordIn, readServerJson } from "../hub/server-json.js";
+import type { PassphraseSource } from "../keys/source.js";
+import { ignoresStopSignal } from "../service/container-checks.js";
+import {
+  type Container,
+  engines,
+  inspectContainer,
+  isActive,
+  listContainers,
+  mayHaveContainers,
+} from "../service/engine.js";
+import type { Service } from "../service/service.js";
+import { shellQuote } from "../text/escape.js";
+import { type Check, finding, good } from "./check.js";
+
+const name = "container";
+
+/** Checks all hubs in containers, and the container of the store's service. */
+export async function checkContainers(
+  { storePath, source }: { storePath: string; source: PassphraseSource },
+  service: Service | undefined,
+): Promise<Check[]> {
+  const found = [...checkSource(source)];
+  for (const container of await findHubContainers()) {
+    found.push(...(await checkVolume(container)));
+  }
+  const own =
+    service?.kind === "podman" || service?.kind === "docker"
+      ? await inspectContainer(service.kind, service.name ?? "")
+      : undefined;
+  if (own) found.push(...checkStop(own), ...(await checkSecrets(own, storePath)));
+  if (found.length > 0) return found;
+  return own
+    ? [good(name, `${own.name} keeps its store on a volume, and stops when asked to`)]
+    : [];
+}
+
+async function findHubContainers(): Promise<Container[]> {
+  const found: Container[] = [];
+  for (const engine of engines.filter((each) => mayHaveContainers(each))) {
+    const containers = await listContainers(engine, { all: true }).catch((error: unknown) => {
+      if (isKind(error, "service")) return [];
+      throw error;
+    });
+    found.push(...containers.filter(isHubContainer));
+  }
+  return found;
+}
+
+/** Checks that the hub's store outlives its container. */
+async function checkVolume(container: Container): Promise<Check[]> {
+  const { engine, name: box } = container;
+  const hub = await readContainerHub(container);
+  let inside: string | undefined = `${hub.dataHome}/hivemind-core/clients.db`;
+  if (hub.serverJson !== undefined) {
+    try {
+      const file = await readServerJson(hub.serverJson);
+      inside = undefined;
+      await namedStore(file, { XDG_DATA_HOME: hub.dataHome }, (path) => {
+        inside = path;
+        return path;
+      });
+    } catch (error) {
+      if (!isKind(error, "notFound", "io", "refused")) throw error;
+    }
+  }
+  if (inside === undefined || toHost(container, inside) !== undefined) return [];
+  const directory = dirname(inside);
+  return [
+    finding(
+      name,
+      "error",
+      `the container ${box} keeps its store ${inside} on no volume: it is lost when the container is created again`,
+      `Copy it out, then mount the copy at ${directory} when you create the container again: ${engine} stop ${box} && ${engine} cp ${box}:${shellQuote(directory)} ~/.local/share/`,
+    ),
+  ];
+}
+
+function checkStop(container: Container): Check[] {
+  if (!isActive(container) || !ignoresStopSignal(container)) return [];
+  const { name: box, stopTimeoutMs } = container;
+  return [
+    finding(
+      name,
+      "warning",
+      `the main process of the container ${box} ignores the signal to stop: each backup takes ${stopTimeoutMs / 1000} s longer, and the hub is killed`,
+      "Create the container again with --init (compose: init: true), or start the hub with exec in its script. Until then: hivemind-sqlcipher backup --online",
+    ),
+  ];
+}
+
+/** Checks whether the hub can have its passphrase only from a secret of the engine. */
+async function checkSecrets(container: Container, storePath: string): Promise<Check[]> {
+  const { engine, name: box, secrets } = container;
+  const { copy, serverJson } = await readContainerHub(container);
+  if (secrets.length === 0 || copy !== undefined) return [];
+  const file = serverJson && (await readServerJson(serverJson).catch(() => undefined));
+  if (file && passwordIn(file) !== undefined) return [];
+  return [
+    finding(
+      name,
+      "error",
+      `the container ${box} has secrets of ${engine} (${secrets.join(", ")}), which are on the disk unencrypted, and no copy of server.json in memory for ${storePath}`,
+      `Mount a copy instead (hivemind-sqlcipher run --print-unit compose --container ${box} prints how), remove the secret with ${engine} secret rm, then: hivemind-sqlcipher rotate`,
+    ),
+  ];
+}
+
+/** Checks whether the passphrase is read from an engine's store of secrets. */
+function checkSource(source: PassphraseSource): Check[] {
+  const isSecret =
+    (source.kind === "command" && /\b(?:podman|docker)\s+secret\b/.test(source.command)) ||
+    (source.kind === "file" && /\/containers\/storage\/secrets\//.test(source.path));
+  if (!isSecret) return [];
+  return [
+    finding(
+      name,
+      "error",
+      "the passphrase is read from a container engine's secrets, which are on the disk unencrypted",
+      "Move it to the keyring, then remove the secret and rotate: hivemind-sqlcipher bundle import BUNDLE --passphrase-source keyring",
+    ),
+  ];
+}
