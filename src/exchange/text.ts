@@ -30,15 +30,17 @@ export async function* linesOf(
   let begun: string[] = [];
   let length = 0;
   let read = 0;
+  let held = "";
   let lineEnd: string | undefined;
   for await (const chunk of bytes) {
     read += chunk.length;
-    let text = decode(chunk);
-    if (lineEnd === undefined) {
-      text = begun.join("") + text;
-      lineEnd = lineEndOf(text);
-      begun = [];
-      length = 0;
+    let text = held + decode(chunk);
+    held = "";
+    lineEnd ??= lineEndOf(text);
+    // The next chunk decides what a CR at the end means.
+    if (lineEnd === undefined && text.endsWith("\r")) {
+      held = "\r";
+      text = text.slice(0, -1);
     }
     let start = 0;
     for (let end = find(text, lineEnd, 0); end >= 0; end = find(text, lineEnd, start)) {
@@ -54,7 +56,7 @@ export async function* linesOf(
     }
     seen(read);
   }
-  const last = [...begun, decode()].join("");
+  const last = [...begun, held, decode()].join("");
   if (last !== "") yield last;
 }
 

@@ -21,6 +21,28 @@ async function read(text: string): Promise<(ImportRow | RejectedRow)[]> {
   return rows;
 }
 
+test("text is split into the same lines wherever its chunks end", async () => {
+  async function linesIn(text: string, chunkLength: number): Promise<string[]> {
+    async function* chunks() {
+      const all = Buffer.from(text);
+      for (let at = 0; at < all.length; at += chunkLength) yield all.subarray(at, at + chunkLength);
+    }
+    const found: string[] = [];
+    for await (const line of linesOf(chunks())) found.push(line);
+    return found;
+  }
+  for (const end of ["\n", "\r\n", "\r"]) {
+    const lines = [`abc${end}`, end, `d${end}`, "ef"];
+    for (const text of [lines, lines.slice(0, 3), lines.slice(0, 1)]) {
+      for (const length of [1, 2, 3, 4, 5, 100])
+        expect(await linesIn(text.join(""), length)).toEqual(text);
+    }
+  }
+  // Searching the whole text again in each chunk took minutes.
+  const long = "x".repeat(8_000_000);
+  expect((await linesIn(long, 500)).map((line) => line.length)).toEqual([long.length]);
+}, 10_000);
+
 const hubHeader = "client_id,name,is_admin,access_key,password,crypto_key";
 const newerHeader = "client_id,name,is_admin,access_key,password";
 
