@@ -11,6 +11,7 @@ import { parse } from "csv-parse/sync";
 import type { Client } from "../client/client.js";
 import { StoreError } from "../errors.js";
 import { type ImportRow, type RejectedRow, toImportRow } from "./import-row.js";
+import type { FirstLine } from "./text.js";
 
 const columns = ["client_id", "name", "is_admin", "access_key", "password", "crypto_key"] as const;
 type Column = (typeof columns)[number];
@@ -49,18 +50,19 @@ export function csvLine(values: readonly (string | null)[]): string {
  */
 export async function* readCsv(
   lines: AsyncIterator<string>,
-  first: string,
+  first: FirstLine,
 ): AsyncGenerator<ImportRow | RejectedRow> {
-  const header = withoutLineEnd(first);
-  if (hubHeaders.includes(header)) yield* readHubRows(lines, header.split(","));
+  const header = withoutLineEnd(first.text);
+  if (hubHeaders.includes(header)) yield* readHubRows(lines, header.split(","), first.number);
   else yield* readQuotedRows(lines, first);
 }
 
 async function* readHubRows(
   lines: AsyncIterator<string>,
   header: readonly string[],
+  headerNumber: number,
 ): AsyncGenerator<ImportRow | RejectedRow> {
-  let number = 1;
+  let number = headerNumber;
   for (let next = await lines.next(); !next.done; next = await lines.next()) {
     number += 1;
     const line = withoutLineEnd(next.value);
@@ -148,7 +150,7 @@ function nullIfBare(value: string, { quoting }: { quoting: boolean }): Value {
 
 async function* readQuotedRows(
   lines: AsyncIterator<string>,
-  first: string,
+  first: FirstLine,
 ): AsyncGenerator<ImportRow | RejectedRow> {
   let header: readonly string[] | undefined;
   let separator = ",";
@@ -173,13 +175,13 @@ async function* readQuotedRows(
  */
 async function* quotedRecords(
   lines: AsyncIterator<string>,
-  first: string,
+  first: FirstLine,
 ): AsyncGenerator<{ text: string; line: number }> {
   let parts: string[] = [];
   let open = false;
-  let line = 0;
-  let began = 1;
-  for (let next = { value: first, done: false }; !next.done; next = await following(lines)) {
+  let line = first.number - 1;
+  let began = first.number;
+  for (let next = { value: first.text, done: false }; !next.done; next = await following(lines)) {
     line += 1;
     if (!open) began = line;
     parts.push(next.value);

@@ -87,9 +87,12 @@ export async function readImport(options: ReadOptions): Promise<ImportFile> {
     progress(done, total);
   });
   try {
-    const { value: first, done } = await lines.next();
-    if (done) throw new StoreError("refused", "the file is empty");
-    const format = /^\s*[[{]/.test(first) ? "json" : "csv";
+    let number = 1;
+    let next = await lines.next();
+    for (; !next.done && next.value.trim() === ""; next = await lines.next()) number += 1;
+    if (next.done) throw new StoreError("refused", "the file is empty");
+    const first = { text: next.value, number };
+    const format = /^\s*[[{]/.test(first.text) ? "json" : "csv";
     const rows: (ImportRow | RejectedRow)[] = [];
     const read = format === "json" ? readJson(lines, first) : readCsv(lines, first);
     for await (const row of read) rows.push(row);

@@ -6,6 +6,7 @@ import { blacklistKeys, type Client, clientSchema, deserializeClient } from "../
 import { isJsonObject, type JsonObject, type JsonValue, parseJson } from "../client/json.js";
 import { StoreError } from "../errors.js";
 import { type ImportRow, type RejectedRow, toImportRow } from "./import-row.js";
+import type { FirstLine } from "./text.js";
 
 /** In characters. A document is parsed as a whole; a longer file must have a record per line. */
 const longestDocument = 256_000_000;
@@ -13,19 +14,20 @@ const longestDocument = 256_000_000;
 /** @throws {@link StoreError} refused - if the text is not JSON, or not JSON of clients */
 export async function* readJson(
   lines: AsyncIterator<string>,
-  first: string,
+  first: FirstLine,
 ): AsyncGenerator<ImportRow | RejectedRow> {
-  const record = parsedLine(first);
-  if (isRecord(record)) yield* readLines(lines, record);
-  else yield* readDocument(lines, first);
+  const record = parsedLine(first.text);
+  if (isRecord(record)) yield* readLines(lines, record, first.number);
+  else yield* readDocument(lines, first.text);
 }
 
 async function* readLines(
   lines: AsyncIterator<string>,
   first: JsonObject,
+  firstNumber: number,
 ): AsyncGenerator<ImportRow | RejectedRow> {
-  yield fromRecord("line 1", first);
-  let number = 1;
+  yield fromRecord(`line ${firstNumber}`, first);
+  let number = firstNumber;
   for (let next = await lines.next(); !next.done; next = await lines.next()) {
     number += 1;
     if (next.value.trim() === "") continue;

@@ -5,6 +5,12 @@ import { encodingOf } from "../fs/encoding.js";
 /** In characters. A longer line is neither a client nor a document short enough to be parsed. */
 const longestLine = 256_000_000;
 
+/** The first line of a file with content. */
+export interface FirstLine {
+  readonly text: string;
+  readonly number: number;
+}
+
 /**
  * Yields the lines of UTF-8 text, or of UTF-16 with a byte order mark, each with its line end.
  *

@@ -17,7 +17,7 @@ async function read(text: string): Promise<(ImportRow | RejectedRow)[]> {
   const lines = linesOf(bytes(text));
   const first = await lines.next();
   const rows: (ImportRow | RejectedRow)[] = [];
-  for await (const row of readCsv(lines, first.value ?? "")) rows.push(row);
+  for await (const row of readCsv(lines, { text: first.value ?? "", number: 1 })) rows.push(row);
   return rows;
 }
 

@@ -160,6 +160,24 @@ describe("an import", () => {
     expect(widened.map(({ fields }) => fields)).toEqual([["skill_blacklist"]]);
   });
 
+  test("skips empty first lines, and counts them", async () => {
+    await using store = await storeWith();
+    const texts: [string, Format, string][] = [
+      ['{"clients": [{"api_key": "a"}, {}]}', "json", "record 2"],
+      ['{"api_key": "b"}\n{}', "json", "line 4"],
+      ['access_key\n\n"', "csv", "line 5"],
+      ["client_id,name,is_admin,access_key,password\nbad", "csv", "line 4"],
+    ];
+    for (const [text, format, where] of texts) {
+      const prepared = await prepare({ store, file: bytes(`\r\n \t\n${text}`) });
+      expect([prepared.format, prepared.plan.rejected.map((row) => row.where)]).toEqual([
+        format,
+        [where],
+      ]);
+    }
+    await expect(prepare({ store, file: bytes("\n\n") })).rejects.toThrow("the file is empty");
+  });
+
   const refusals: [string, unknown, boolean, RegExp][] = [
     [
       "an access key that is there",
