@@ -152,6 +152,10 @@ class Planner {
   #takeExisting(row: ImportRow, owner: number): string | undefined {
     if (row.id !== undefined && row.id !== owner)
       return `its access key belongs to client ${owner}`;
+    if (row.id === undefined && this.#seenIds.has(owner)) {
+      return `client ${owner} is duplicated in the file`;
+    }
+    this.#seenIds.add(owner);
     if (!this.#update) return `client ${owner} has this access key; --update changes it`;
     const changes: Record<string, unknown> = {};
     for (const field of row.given) {

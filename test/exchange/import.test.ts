@@ -178,6 +178,17 @@ describe("an import", () => {
     await expect(prepare({ store, file: bytes("\n\n") })).rejects.toThrow("the file is empty");
   });
 
+  test("names each client of a file once, also by the access key of a revoked id", async () => {
+    await using store = await storeWith([kitchen, hall]);
+    const rows = [{ client_id: 2, api_key: "revoked" }, { api_key: "k2" }];
+    for (const records of [rows, [...rows].reverse()]) {
+      const plan = await importInto(store, json(records), { update: true });
+      expect(plan.rejected).toEqual([
+        { where: "record 2", why: "client 2 is duplicated in the file" },
+      ]);
+    }
+  });
+
   const refusals: [string, unknown, boolean, RegExp][] = [
     [
       "an access key that is there",
