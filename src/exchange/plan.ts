@@ -98,7 +98,7 @@ class Planner {
   #defaulted = 0;
   #emptyLists = 0;
   #rejectedCount = 0;
-  #highest: { id: number; where: string } = { id: 0, where: "" };
+  #highest = { id: 0, where: "", advice: "" };
 
   constructor(known: Known, { update = false, schemaVersion }: PlanOptions) {
     this.#known = known;
@@ -120,7 +120,7 @@ class Planner {
       if (this.#seenIds.has(id)) return `client ${id} is duplicated in the file`;
       this.#seenIds.add(id);
     }
-    if (isRevoked(client)) return this.#takeRevoked(id);
+    if (isRevoked(client)) return this.#takeRevoked(row);
     if (this.#seenKeys.has(client.api_key)) return "its access key is duplicated in the file";
     this.#seenKeys.add(client.api_key);
     const owner = this.#owners.get(client.api_key);
@@ -139,10 +139,10 @@ class Planner {
     return undefined;
   }
 
-  #takeRevoked(id: number | undefined): string | undefined {
+  #takeRevoked({ id, where }: ImportRow): string | undefined {
     if (id === undefined) return "the client is revoked and has no id";
     const key = this.#known.get(id);
-    if (key === undefined) this.#add("", revoked(id));
+    if (key === undefined) this.#add(where, revoked(id));
     else if (key === revokedApiKey) this.#unchanged += 1;
     else if (this.#update) this.#revocations.push(id);
     else return `client ${id} is active in the store; --update revokes it`;
@@ -168,7 +168,10 @@ class Planner {
 
   #add(where: string, client: Client): void {
     this.#added.set(client.client_id, client);
-    if (client.client_id > this.#highest.id) this.#highest = { id: client.client_id, where };
+    const { client_id: id } = client;
+    if (id <= this.#highest.id) return;
+    const advice = isRevoked(client) ? "" : "; without its id it gets the next free id";
+    this.#highest = { id, where, advice };
   }
 
   #reject(where: string, why: string): void {
@@ -198,15 +201,12 @@ class Planner {
 
   /** Adds a revoked row for every unused id below the highest. Returns the number of rows. */
   #fillGaps(): number {
-    const { id: highest, where } = this.#highest;
+    const { id: highest, where, advice } = this.#highest;
     if (highest <= highestOf(this.#known)) return 0;
     const taken = this.#added.size + [...this.#known.keys()].filter((id) => id > 0).length;
     if (highest - taken > longestFill) {
       const gaps = highest - taken;
-      this.#reject(
-        where,
-        `client ${highest} would leave ${gaps} ids unused; without its id it gets the next free id`,
-      );
+      this.#reject(where, `client ${highest} would leave ${gaps} ids unused${advice}`);
       return 0;
     }
     let filled = 0;

@@ -189,6 +189,14 @@ describe("an import", () => {
     }
   });
 
+  test("names the position of a revoked row that leaves too large a gap", async () => {
+    await using store = await storeWith();
+    const plan = await importInto(store, json([{ client_id: 900_000, api_key: "revoked" }]));
+    expect(plan.rejected).toEqual([
+      { where: "record 1", why: "client 900000 would leave 899999 ids unused" },
+    ]);
+  });
+
   const refusals: [string, unknown, boolean, RegExp][] = [
     [
       "an access key that is there",
