@@ -1,5 +1,6 @@
 /** Resolves the store, the settings and the passphrase's source of a command. */
 import type { Command } from "commander";
+import { hubAccount, workFor } from "../config/hub-account.js";
 import { isKeyCacheOff, resolveSettings } from "../config/settings.js";
 import type { Settings, SettingsSection } from "../config/settings-file.js";
 import { StoreError } from "../errors.js";
@@ -107,6 +108,14 @@ export function repeated(value: string, values: string[] = []): string[] {
  */
 const toleratingCommands: ReadonlySet<string> = new Set(["run", "status", "doctor"]);
 
+/** What a command has found itself. */
+interface Found {
+  /** The path of the store; no option of the command may name another. */
+  readonly store?: string;
+  /** Without an option, this passphrase source. */
+  readonly passphraseSource?: string;
+}
+
 /** Returns whether the command may create the store and its settings file. */
 function makesStore(command: Command): boolean {
   return command.name() === "init" || command.name() === "setup";
@@ -115,25 +124,26 @@ function makesStore(command: Command): boolean {
 /**
  * Resolves a command's context from its options, the environment and the settings file.
  *
+ * @param found - what the command has found, in the place of options
  * @throws {@link StoreError} usage - for an invalid option, variable or settings file
  * @throws {@link StoreError} notFound - if the named settings file does not exist
  */
-export async function contextOf(command: Command): Promise<Context> {
+export async function contextOf(command: Command, found: Found = {}): Promise<Context> {
   const options = globalOptionsOf(command);
   const output = outputOf(command);
   const settingsProblems: StoreError[] = [];
   const toleratesBroken = toleratingCommands.has(command.name());
+  const passphraseSource = options.passphraseSource ?? found.passphraseSource;
   const resolve = () =>
     resolveSettings(
       {
         store: {
+          ...(found.store !== undefined && { path: found.store }),
           ...(options.db !== undefined && { path: options.db }),
           ...(options.name !== undefined && { name: options.name }),
           ...(options.subfolder !== undefined && { subfolder: options.subfolder }),
         },
-        ...(options.passphraseSource !== undefined && {
-          passphrase_source: options.passphraseSource,
-        }),
+        ...(passphraseSource !== undefined && { passphrase_source: passphraseSource }),
       },
       {
         config: options.config,
@@ -159,6 +169,7 @@ export async function contextOf(command: Command): Promise<Context> {
   const sourceOf = ({ passphrase_source: text = "keyring" }: Settings) =>
     keyCache ? parseSource(text) : withoutKeyCache(parseSource(text));
   let source = sourceOf(settings);
+  if (command.name() !== "run") await workForHub(settings, source);
   const yes = options.yes ?? false;
   return {
     storePath,
@@ -191,6 +202,19 @@ export function withValues(context: Context, values: Partial<Context>): Context 
     {},
     { ...descriptors, ...Object.getOwnPropertyDescriptors(values) },
   ) as Context;
+}
+
+/**
+ * Lets root work in the account of a hub of the system's manager, if root reads the passphrase
+ * without a keyring.
+ */
+async function workForHub({ backup }: Settings, { kind }: PassphraseSource): Promise<void> {
+  const isRootsWork = process.geteuid?.() === 0 && backup?.service === "systemd";
+  if (!isRootsWork || backup.unit === undefined || kind === "keyring" || hubAccount()) return;
+  const { accountOfUnit } = await import("../hub/account.js");
+  const name = backup.unit.includes(".") ? backup.unit : `${backup.unit}.service`;
+  const account = await accountOfUnit(name).catch(() => undefined);
+  if (account !== undefined) workFor(account);
 }
 
 async function missingSettingsHint(storePath: string): Promise<string> {

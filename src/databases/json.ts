@@ -6,11 +6,13 @@
  * process. A running hub does not notice the change, and HiveMind 4 overwrites it: stop the hub
  * first.
  */
+
 import { readFile } from "node:fs/promises";
 import { dirname, join, resolve } from "node:path";
 import { type Client, revoked, revokedApiKey } from "../client/client.js";
 import { noSuchClient } from "../client/database.js";
 import { formatJson, isJsonObject, type JsonObject, parseJson } from "../client/json.js";
+import { hubEnvironment } from "../config/hub-account.js";
 import { dataHome, realPath } from "../config/paths.js";
 import { hasCode, StoreError, systemError } from "../errors.js";
 import { makeDirectory, replaceFile } from "../fs/atomic.js";
@@ -42,7 +44,7 @@ export interface JsonFiles {
 /** Resolves the files of a JSON store. The version file may not exist. */
 export async function jsonFiles(config: DatabaseConfig): Promise<JsonFiles> {
   const { password, name = "clients", ...rest } = readConfig(jsonPluginName, schema, config);
-  const folder = resolve(dataHome(), rest.subfolder ?? "hivemind-core");
+  const folder = resolve(dataHome(hubEnvironment()), rest.subfolder ?? "hivemind-core");
   const store = await realPath(join(folder, `${name}.${password ? "ejson" : "json"}`));
   return { store, version: join(folder, `${name}.schema_version`) };
 }

@@ -23,6 +23,7 @@ import {
   scheduledService,
   scheduleOf,
 } from "../service/schedule.js";
+import { scopeOf, systemctlLine } from "../service/systemctl.js";
 import type { StoreKey } from "../store/cipher.js";
 import { escapeControlCharacters, shellQuote } from "../text/escape.js";
 import { type Check, finding, good } from "./check.js";
@@ -317,6 +318,7 @@ async function checkTimer(
   install: string,
 ): Promise<Check[]> {
   const { unit, service, active, enabled, lastRun: last } = schedule;
+  const { manager } = scheduledService(storePath, job);
   const found: Check[] = [];
   const add = (detail: string, fix: string) =>
     found.push(finding("schedule", "error", detail, fix));
@@ -340,7 +342,7 @@ async function checkTimer(
     const code = last.exitCode === null ? last.result : `exit code ${last.exitCode}`;
     add(
       `the last scheduled ${job} failed on ${last.at}: ${code}`,
-      `Remove the cause, which journalctl --user --unit ${service} shows; then: systemctl --user start ${service}`,
+      `Remove the cause, which ${["journalctl", ...scopeOf(manager)].join(" ")} --unit ${service} shows; then: ${systemctlLine(manager, `start ${service}`)}`,
     );
   }
   return found;

@@ -1,6 +1,8 @@
 /** Checks whether the hub can open the store, and whether `server.json` contains a password. */
+
 import { stat } from "node:fs/promises";
 import { basename, dirname } from "node:path";
+import { hubEnvironment } from "../config/hub-account.js";
 import { dataHome } from "../config/paths.js";
 import { isKind, StoreError } from "../errors.js";
 import { dropInCommands, findHubUnit } from "../hub/existing-unit.js";
@@ -154,7 +156,8 @@ export async function checkServerJson({
  */
 function settingsOfStore(storePath: string): string {
   const directory = dirname(storePath);
-  const subfolder = dirname(directory) === dataHome() ? basename(directory) : directory;
+  const subfolder =
+    dirname(directory) === dataHome(hubEnvironment()) ? basename(directory) : directory;
   return `Set "name" to ${JSON.stringify(basename(storePath, ".db"))} and "subfolder" to ${JSON.stringify(subfolder)}`;
 }
 

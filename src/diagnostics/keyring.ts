@@ -1,16 +1,14 @@
 /** Checks whether the passphrase is available now, and after a reboot without a login. */
 
-import { userInfo } from "node:os";
 import { type StoreError, wrap } from "../errors.js";
 import { inspectKeyring, type KeyringReport, type Unattended } from "../keys/inspect.js";
 import { lockedProviderOf } from "../keys/keyring-error.js";
 import { unknownProvider } from "../keys/provider.js";
 import { formatSource, type PassphraseSource } from "../keys/source.js";
-import { inspectBoot } from "../service/boot.js";
+import { inspectBoot, keyringUnitCommands } from "../service/boot.js";
 import { lingerCommand } from "../service/schedule.js";
-import { show, sudoPrefix, systemctlLine, writeLine } from "../service/systemctl.js";
+import { show, sudoPrefix, systemctlLine } from "../service/systemctl.js";
 import { keyringUnit } from "../service/unit-file.js";
-import { shellQuote } from "../text/escape.js";
 import { type Check, finding, good } from "./check.js";
 
 /** Providers for which the unit of `run --print-unit keyring` is advised; one may be unknown. */
@@ -62,7 +60,7 @@ async function checkBoot({ provider, unlocksItself }: KeyringReport): Promise<Ch
   }
   if (!unlocksItself && !hasKeyringUnit) {
     missing.push("no unit unlocks the keyring");
-    fixes.push(...keyringUnitFixes());
+    fixes.push(...keyringUnitCommands());
   }
   if (missing.length === 0) {
     const how = unlocksItself ? `${provider} with a credential` : keyringUnit;
@@ -74,26 +72,6 @@ async function checkBoot({ provider, unlocksItself }: KeyringReport): Promise<Ch
     `after a reboot without a login, ${missing.join(" and ")}`,
     fixes.join(" && "),
   );
-}
-
-/** Where systemd looks for sealed credentials. Debian 12 does not have the directory. */
-const sealedDirectory = "/etc/credstore.encrypted";
-
-/**
- * Returns the commands to install the unit that unlocks the keyring at boot. It is a unit of the
- * system, because a user's manager of systemd 252 cannot open a credential sealed to the machine.
- */
-function keyringUnitFixes(): string[] {
-  const sudo = sudoPrefix();
-  const sealed = `${sealedDirectory}/hivemind-keyring`;
-  const print = `hivemind-sqlcipher run --print-unit keyring --user ${shellQuote(userInfo().username)} --credential-file ${sealed}`;
-  return [
-    `${sudo}mkdir -p -m 700 ${sealedDirectory}`,
-    `systemd-ask-password -n "Password of the keyring:" | ${sudo}systemd-creds encrypt --name=hivemind-keyring - ${sealed}`,
-    writeLine(print, `/etc/systemd/system/${keyringUnit}`, sudo),
-    `${sudo}systemctl daemon-reload`,
-    `${sudo}systemctl enable --now ${keyringUnit}`,
-  ];
 }
 
 /**

@@ -210,15 +210,19 @@ export async function removePartials(path: string): Promise<boolean> {
 }
 
 /**
- * Replaces a file's contents in one step, with the same owner and mode; creates it 0600 if it does
- * not exist. A reader sees either the old contents or the new.
+ * Replaces a file's contents in one step, with the same owner and mode. Creates it with `mode` if
+ * it does not exist. A reader sees either the old contents or the new.
  *
  * @throws {@link StoreError} refused - if it is not a regular file, has an access control list, or
  *   belongs to another user
  * @throws {@link StoreError} io - if the system fails
  */
-export async function replaceFile(path: string, contents: string | Uint8Array): Promise<void> {
-  const staged = await stageReplacement(path, contents);
+export async function replaceFile(
+  path: string,
+  contents: string | Uint8Array,
+  mode = 0o600,
+): Promise<void> {
+  const staged = await stageReplacement(path, contents, mode);
   try {
     await rename(staged, path);
   } catch (error) {
@@ -251,15 +255,19 @@ export async function assertReplaceable(path: string): Promise<void> {
  * file gets them before the contents: a directory may give new files another group, or an access
  * control list. It stays open in between, since the mode may forbid to write to it.
  */
-async function stageReplacement(path: string, contents: string | Uint8Array): Promise<string> {
+async function stageReplacement(
+  path: string,
+  contents: string | Uint8Array,
+  mode = 0o600,
+): Promise<string> {
   const staged = stagedName(path);
   const before = await lstatIfExists(path);
   if (before && !before.isFile()) throw new StoreError("refused", `${path} is not a regular file`);
   if (before) await assertNoAccessList(path, before);
-  await using file = await openNew(staged, 0o600);
+  await using file = await openNew(staged, mode);
   try {
     if (before) await copyMetadata(path, staged);
-    else await setMode(file, 0o600);
+    else await setMode(file, mode);
     await file.writeFile(contents);
     await file.sync();
   } catch (error) {

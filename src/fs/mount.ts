@@ -23,13 +23,14 @@ interface Mount {
   readonly source: string;
 }
 
-async function mountPoints(): Promise<Set<string>> {
-  return new Set((await mounts()).map(({ point }) => point));
+/** Returns where something is mounted for a process, by default for this one. */
+export async function mountPoints(pid?: number): Promise<Set<string>> {
+  return new Set((await mounts(pid)).map(({ point }) => point));
 }
 
-/** Returns the mounts of this process in their order, or none on a system without /proc. */
-async function mounts(): Promise<Mount[]> {
-  const text = await readFile("/proc/self/mountinfo", "utf8").catch(() => "");
+/** Returns the mounts of a process in their order, or none on a system without /proc. */
+async function mounts(pid?: number): Promise<Mount[]> {
+  const text = await readFile(`/proc/${pid ?? "self"}/mountinfo`, "utf8").catch(() => "");
   return text.split("\n").map((line) => {
     // Optional fields, then a dash, come before the type and the source.
     const [mount = "", device = ""] = line.split(" - ");

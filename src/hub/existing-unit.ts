@@ -3,7 +3,14 @@ import { dirname, join } from "node:path";
 import { configHome } from "../config/paths.js";
 import { StoreError } from "../errors.js";
 import type { Service } from "../service/service.js";
-import { show, sudoPrefix, systemctlLine, type UnitName, writeLine } from "../service/systemctl.js";
+import {
+  show,
+  sudoPrefix,
+  systemctlLine,
+  systemUnits,
+  type UnitName,
+  writeLine,
+} from "../service/systemctl.js";
 import { readCommands } from "../service/unit-commands.js";
 import { withoutVariables } from "../service/unit-file.js";
 import { shellQuote } from "../text/escape.js";
@@ -72,8 +79,7 @@ export async function dropInPath({ manager, name }: UnitName): Promise<string> {
   const own = join("systemd", "user");
   const beside = dirname(unit?.FragmentPath ?? "");
   const ofUser = beside.endsWith(own) && !/^\/(?:usr|etc|run)\//.test(beside);
-  const directory =
-    manager === "systemd" ? "/etc/systemd/system" : ofUser ? beside : join(configHome(), own);
+  const directory = manager === "systemd" ? systemUnits : ofUser ? beside : join(configHome(), own);
   return join(directory, `${name}.d`, "hivemind-sqlcipher.conf");
 }
 

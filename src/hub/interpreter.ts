@@ -5,11 +5,13 @@
  * it; a plugin that uses it depends on its `sqlcipher3`. So the interpreter opens a new store with
  * a password in a temporary directory, through a `server.json` as the hub does.
  */
+
 import { execFile } from "node:child_process";
-import { access, constants, mkdtemp, open, rm } from "node:fs/promises";
+import { access, chown, constants, mkdtemp, open, rm } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { basename, delimiter, dirname, isAbsolute, join, resolve } from "node:path";
 import { formatJson, type JsonObject } from "../client/json.js";
+import { hubAccount, hubEnvironment } from "../config/hub-account.js";
 import type { Environment } from "../config/paths.js";
 import { StoreError } from "../errors.js";
 import * as z from "../schema.js";
@@ -65,7 +67,7 @@ const replyTimeoutMs = 60_000;
 export async function findHubPython({
   hubPython,
   args = ["hivemind-core"],
-  environment = process.env,
+  environment = hubEnvironment(),
 }: {
   hubPython?: string | undefined;
   args?: readonly string[] | undefined;
@@ -118,7 +120,7 @@ export function isPython(program: string): boolean {
 /** Resolves a program: returns a path unchanged and looks up a name on PATH. */
 export async function findProgram(
   program: string,
-  environment: Environment = process.env,
+  environment: Environment = hubEnvironment(),
 ): Promise<string | undefined> {
   const candidates = program.includes("/")
     ? [resolve(program)]
@@ -171,7 +173,7 @@ async function firstCharacters(path: string): Promise<string> {
  */
 export async function askHub(
   python: HubPython,
-  environment: Environment = process.env,
+  environment: Environment = hubEnvironment(),
 ): Promise<HubPackages> {
   return packagesSchema.parse(await ask(python, packagesScript, environment));
 }
@@ -187,7 +189,7 @@ export function cipherFormat({ cipherVersion }: HubPackages): CipherCompatibilit
 /** Returns whether the hub rewrites a `server.json` without `network_protocol`. */
 export async function completesServerJson(
   python: HubPython,
-  environment: Environment = process.env,
+  environment: Environment = hubEnvironment(),
 ): Promise<boolean> {
   return z.boolean().parse(await ask(python, completionScript, environment));
 }
@@ -201,7 +203,7 @@ export async function completesServerJson(
 export async function askModule(
   python: HubPython,
   module: string,
-  environment: Environment = process.env,
+  environment: Environment = hubEnvironment(),
 ): Promise<string | null> {
   const answer = await ask(python, loadScript, environment, { input: JSON.stringify(module) });
   return z.nullable(z.string()).parse(answer);
@@ -223,7 +225,7 @@ export async function askClients(
   database: JsonObject,
   apiKey: string | undefined,
   home: string,
-  environment: Environment = process.env,
+  environment: Environment = hubEnvironment(),
 ): Promise<{ active: number; found: boolean }> {
   const input = formatJson({ database, apiKey: apiKey ?? null, home });
   return servedSchema.parse(await ask(python, clientsScript, environment, { input }));
@@ -239,7 +241,7 @@ export async function askClients(
 export async function askConnection(
   python: HubPython,
   database: JsonObject,
-  environment: Environment = process.env,
+  environment: Environment = hubEnvironment(),
 ): Promise<string | null> {
   const answer = await ask(python, connectScript, environment, { input: formatJson(database) });
   return z.nullable(z.string()).parse(answer);
@@ -252,13 +254,16 @@ async function ask(
   { input = "" }: { input?: string } = {},
 ): Promise<unknown> {
   const home = await mkdtemp(join(tmpdir(), "hivemind-sqlcipher-"));
+  // Root must not run the programs of another user.
+  const { uid, gid } = hubAccount() ?? {};
   try {
+    if (uid !== undefined && gid !== undefined) await chown(home, uid, gid);
     const output = await new Promise<string>((done, failed) => {
       const { stdin } = execFile(
         program,
         [...options, "-c", prelude + script, home],
         // Files in the working directory would be importable modules.
-        { cwd: "/", env: environment, timeout: replyTimeoutMs, killSignal: "SIGKILL" },
+        { cwd: "/", env: environment, uid, gid, timeout: replyTimeoutMs, killSignal: "SIGKILL" },
         (error, stdout) => (error === null ? done(stdout) : failed(error)),
       );
       // If the interpreter ends early, the pipe closes before the input is written.

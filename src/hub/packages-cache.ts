@@ -4,8 +4,10 @@
  * `askHub` starts a second Python that imports all packages of the hub. It would add more than a
  * second to each start on a PC, and several seconds on a small board.
  */
+
 import { readdir, readFile, realpath, stat } from "node:fs/promises";
 import { dirname, join } from "node:path";
+import { hubAccount } from "../config/hub-account.js";
 import { type Environment, stateHome } from "../config/paths.js";
 import { isKind, StoreError } from "../errors.js";
 import { makeDirectory, replaceFile } from "../fs/atomic.js";
@@ -56,7 +58,13 @@ export async function askHubOnce(
   }
   const packages = await askHub(python, environment);
   const { paths } = packages;
-  if (remember && paths !== undefined && packages.takesPassword && packages.problem === null) {
+  if (
+    remember &&
+    !isOthers() &&
+    paths !== undefined &&
+    packages.takesPassword &&
+    packages.problem === null
+  ) {
     const found = await fingerprint(python, paths, environment);
     const record = { format, version: 2, paths, fingerprint: found, packages } as const;
     await writeRecord(path, record);
@@ -82,6 +90,12 @@ export async function askContainer(
 /** Returns the notice about a container whose packages are unknown. */
 export function uncheckedContainer(name: string | null, why = "its hub does not run"): string {
   return `the SQLite plugin in the container ${name} is not checked for encryption: ${why}`;
+}
+
+/** Root writes nothing into the home directory of the hub's user. */
+function isOthers(): boolean {
+  const { uid } = hubAccount() ?? {};
+  return uid !== undefined && uid !== process.geteuid?.();
 }
 
 function recordPath(python: HubPython, environment: Environment): string {

@@ -1,6 +1,7 @@
 /** Determines how the hub receives the store's passphrase, before the passphrase changes. */
 
 import { join } from "node:path";
+import { hubEnvironment } from "../config/hub-account.js";
 import type { Environment } from "../config/paths.js";
 import { StoreError } from "../errors.js";
 import { lstatIfExists } from "../fs/read.js";
@@ -80,7 +81,7 @@ export async function findServerJson({
   const path = hub === undefined ? serverJsonPath(environment) : hub.serverJson;
   const found = path === undefined ? undefined : await lstatIfExists(path).catch(() => undefined);
   if (path === undefined || found === undefined) {
-    return { path: serverJsonPath(), environment: process.env };
+    return { path: serverJsonPath(), environment: hubEnvironment() };
   }
   if (hub === undefined) return { path, environment };
   return { path, environment: { XDG_DATA_HOME: hub.dataHome }, container: hub.container };

@@ -5,9 +5,11 @@
  * `#`. A hub that cannot parse the file logs an error and uses its defaults, with another store. So
  * this module refuses a file that any version of the hub cannot parse.
  */
+
 import { readFile, stat } from "node:fs/promises";
 import { isAbsolute, join } from "node:path";
 import { isJsonObject, type JsonObject, type JsonValue, parseJson } from "../client/json.js";
+import { hubEnvironment } from "../config/hub-account.js";
 import { configHome, dataHome, type Environment, realPath } from "../config/paths.js";
 import { hasCode, StoreError, systemError, withLine, wrap } from "../errors.js";
 import { encodingOf } from "../fs/encoding.js";
@@ -39,7 +41,7 @@ export interface NamedStore {
   readonly passwordSet: boolean;
 }
 
-export function serverJsonPath(environment: Environment = process.env): string {
+export function serverJsonPath(environment: Environment = hubEnvironment()): string {
   return join(configHome(environment), "hivemind-core", "server.json");
 }
 
@@ -77,7 +79,7 @@ export async function readServerJson(path: string): Promise<ServerJson> {
  */
 export async function namedStore(
   { path, settings }: ServerJson,
-  environment: Environment = process.env,
+  environment: Environment = hubEnvironment(),
   locate: (path: string) => string | undefined = (named) => named,
 ): Promise<NamedStore> {
   const database = blockAt(settings, "database", path);

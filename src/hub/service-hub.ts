@@ -1,4 +1,5 @@
 /** Reads from a service how it starts its hub. */
+import { hubEnvironment } from "../config/hub-account.js";
 import type { Environment } from "../config/paths.js";
 import type { ResolvedService } from "../operation/service.js";
 import { inspectContainer } from "../service/engine.js";
@@ -43,7 +44,7 @@ export async function readServiceHub({
     };
   }
   if (service.kind !== "systemd" && service.kind !== "systemd-user") {
-    return { args: [], command: [], environment: process.env };
+    return { args: [], command: [], environment: hubEnvironment() };
   }
   const unit = { manager: service.kind, name: service.name ?? choice.unit ?? defaultUnit };
   const commands = await readCommands(unit);
@@ -52,7 +53,7 @@ export async function readServiceHub({
   return {
     args: expandScripts(commands),
     command: expandScripts(starts),
-    environment: commands.length === 0 ? process.env : await readEnvironment(unit),
+    environment: commands.length === 0 ? hubEnvironment() : await readEnvironment(unit),
     ...(container && { container: await readContainerHub(container) }),
   };
 }

@@ -41,6 +41,8 @@ export interface SystemUnit extends Omit<UserUnit, "kind"> {
    * --name=hivemind-sqlcipher - FILE`: the store's passphrase or the password of the Redis server.
    */
   readonly credential: string;
+  /** Starts the hub without the passphrase if it cannot get it: setup is in progress. */
+  readonly mayFail?: boolean;
 }
 
 /** Returns the text of the hub's unit. */
@@ -96,7 +98,7 @@ LoadCredentialEncrypted=hivemind-sqlcipher:${settingValue(unit.credential)}
 RuntimeDirectory=hivemind-sqlcipher
 RuntimeDirectoryMode=0700
 BindReadOnlyPaths=-${prepared}:${quoteArg(unit.serverJson)}
-ExecStartPre=${execLine(...run, "--prepare")} ${prepared} -- ${expandedLine(...hub)}
+ExecStartPre=${unit.mayFail ? "-" : ""}${execLine(...run, "--prepare")} ${prepared} -- ${expandedLine(...hub)}
 `;
 }
 

@@ -7,7 +7,7 @@ import { unlock } from "./unlock.js";
 
 /**
  * Seals the next passphrase of a store in front of the present ones while `work` gives it to the
- * store. Afterwards only the passphrase that opens the store stays. Other sources are not changed.
+ * store. Afterwards only the store's passphrase stays. Other sources are not changed.
  *
  * @throws {@link StoreError} as `seal`, before `work`
  * @throws what `work` throws
@@ -29,7 +29,7 @@ export async function withSealed<Result>(
   }
 }
 
-/** A file that this machine cannot unseal any more, as after the loss of its TPM, is replaced. */
+/** After the loss of the TPM, say, the file cannot be unsealed any more, and is replaced. */
 async function presentPassphrases(path: string): Promise<string[]> {
   try {
     return await readSealed(path);

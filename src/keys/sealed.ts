@@ -1,5 +1,5 @@
 /**
- * Passphrases that are sealed to this machine: a file that only `systemd-creds` opens, with a key
+ * Passphrases sealed to this machine: only `systemd-creds` opens their file, with a key
  * of this machine and, where there is one, of its TPM. systemd passes it to a unit as a credential.
  *
  * The file has one passphrase, or several lines while the store's passphrase changes: the new one,
@@ -9,12 +9,12 @@ import { dirname, join } from "node:path";
 import { configHome } from "../config/paths.js";
 import { StoreError } from "../errors.js";
 import { makeDirectory, replaceFile } from "../fs/atomic.js";
-import { lstatIfExists } from "../fs/read.js";
+import { lstatIfExists, sha256Hex } from "../fs/read.js";
 import { type Outcome, run } from "../process/run.js";
 import { generatePassphrase } from "./passphrase.js";
 import { passphraseLines } from "./passphrase-file.js";
 
-/** The name of the credential, which is sealed with it: a unit must load it under this name. */
+/** The name of the credential, sealed with it: a unit must load it under this name. */
 export const sealedName = "hivemind-sqlcipher";
 
 /** A TPM takes seconds. */
@@ -22,13 +22,19 @@ const limitMs = 60_000;
 
 const isRoot = () => process.geteuid?.() === 0;
 
-/** Returns the directory in which systemd looks for credentials that are sealed for this user. */
+/** Returns the directory where systemd looks for credentials sealed for this user. */
 export function sealedDirectory(): string {
   return isRoot() ? "/etc/credstore.encrypted" : join(configHome(), "credstore.encrypted");
 }
 
 export function defaultSealedPath(): string {
   return join(sealedDirectory(), sealedName);
+}
+
+/** Returns where to seal the passphrase of a new store: not where another is sealed already. */
+export async function freeSealedPath(storePath: string): Promise<string> {
+  const path = defaultSealedPath();
+  return (await lstatIfExists(path)) ? `${path}-${sha256Hex(storePath).slice(0, 8)}` : path;
 }
 
 /**
@@ -117,7 +123,7 @@ export async function seal(path: string, passphrases: readonly string[]): Promis
 }
 
 /**
- * Returns the passphrase for a new store: the sealed one, or a new one, which is sealed first.
+ * Returns the passphrase for a new store: the sealed passphrase, or a new one, sealed before use.
  *
  * @throws {@link StoreError} as `readSealed` and `seal`
  */

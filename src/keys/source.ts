@@ -1,6 +1,6 @@
 /**
  * The sources of a store's passphrase: the keyring (the default), a file, a command's output, a
- * systemd credential, or a file that is sealed to this machine.
+ * systemd credential, or a file sealed to this machine.
  */
 import { spawn } from "node:child_process";
 import { join } from "node:path";
@@ -20,7 +20,7 @@ export type PassphraseSource =
   | { readonly kind: "file"; readonly path: string }
   | { readonly kind: "command"; readonly command: string }
   | { readonly kind: "credential"; readonly name: string }
-  /** The file that systemd passes to a unit as a credential. */
+  /** The file of such a credential. */
   | { readonly kind: "sealed"; readonly path: string };
 
 /** The role of a passphrase. Sources other than the keyring have only the current one. */

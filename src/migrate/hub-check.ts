@@ -5,10 +5,12 @@
  * clients would be out of reach. So `--switch` tests the hub's packages first, and
  * `--remove-source` removes nothing before they have read the clients from the target.
  */
+
 import { mkdtemp, readdir, rm } from "node:fs/promises";
 import { basename, extname, join } from "node:path";
 import { isRevoked } from "../client/client.js";
 import type { JsonObject } from "../client/json.js";
+import { hubEnvironment } from "../config/hub-account.js";
 import {
   configHome,
   dataHome,
@@ -117,7 +119,7 @@ async function findHubs(
   );
   const starts: { args?: readonly string[]; environment: Environment }[] =
     asked.length === 0
-      ? [{ environment: process.env }]
+      ? [{ environment: hubEnvironment() }]
       : asked.map(({ command, environment }) => ({ args: command, environment }));
   const hubs = new Map<string, TestedHub>();
   for (const { args, environment } of starts) {
@@ -182,7 +184,7 @@ function assertSameData(units: readonly HubUnit[]): void {
   const directory = dataHome(other.environment);
   throw new StoreError(
     "refused",
-    `the hub of ${other.name} keeps its data in ${directory}, not in ${dataHome()}`,
+    `the hub of ${other.name} keeps its data in ${directory}, not in ${dataHome(hubEnvironment())}`,
     {
       hint: `Migrate in its environment: XDG_DATA_HOME=${shellQuote(directory)} hivemind-sqlcipher migrate …\nOr give --hub none if that hub does not use this server.json.`,
     },
@@ -190,7 +192,7 @@ function assertSameData(units: readonly HubUnit[]): void {
 }
 
 function isDataHome(environment: Environment): boolean {
-  return realPathIfExists(dataHome(environment)) === realPathIfExists(dataHome());
+  return realPathIfExists(dataHome(environment)) === realPathIfExists(dataHome(hubEnvironment()));
 }
 
 /** Returns whether a database is a file. The path of a file depends on the data directory. */

@@ -1,7 +1,9 @@
 /** Switches the hub to the target after a migration, and removes the plaintext source. */
+
 import { createHash } from "node:crypto";
 import { basename, dirname, isAbsolute, relative } from "node:path";
 import { formatJson, type JsonObject, type JsonValue } from "../client/json.js";
+import { hubEnvironment } from "../config/hub-account.js";
 import { dataHome, expandPath } from "../config/paths.js";
 import { type JsonFiles, jsonFiles, jsonPluginName } from "../databases/json.js";
 import type { DatabaseConfig } from "../databases/plugin.js";
@@ -87,7 +89,7 @@ function namesOf(config: JsonObject): JsonObject {
       },
     );
   }
-  const below = relative(dataHome(), dirname(path));
+  const below = relative(dataHome(hubEnvironment()), dirname(path));
   const subfolder = below === "" || below.startsWith("..") ? dirname(path) : below;
   return { subfolder: isAbsolute(below) ? dirname(path) : subfolder, name: basename(path, ".db") };
 }

@@ -9,7 +9,7 @@
  */
 import { randomUUID } from "node:crypto";
 import { constants } from "node:fs";
-import { open, readdir } from "node:fs/promises";
+import { open, readdir, stat } from "node:fs/promises";
 import { basename, dirname } from "node:path";
 import { hasCode, StoreError, systemError } from "../errors.js";
 import { removeFile, replaceFile, syncDirectory } from "../fs/atomic.js";
@@ -190,9 +190,18 @@ export class Journal {
   }
 
   async #save(entry: JournalEntry): Promise<void> {
-    await replaceFile(this.path, `${JSON.stringify(entry, undefined, 2)}\n`);
+    const mode = (await isInOthersDirectory(this.path)) ? 0o644 : 0o600;
+    await replaceFile(this.path, `${JSON.stringify(entry, undefined, 2)}\n`, mode);
     this.#entry = entry;
   }
+}
+
+/**
+ * Returns whether root works in the directory of the hub's user. The hub reads the journal when it
+ * starts.
+ */
+async function isInOthersDirectory(path: string): Promise<boolean> {
+  return process.geteuid?.() === 0 && (await stat(dirname(path))).uid !== 0;
 }
 
 function parseEntry(path: string, text: string): JournalEntry {

@@ -12,6 +12,12 @@ export interface Outcome {
   readonly failure?: "timeout" | "missing" | "signal";
 }
 
+interface Account {
+  readonly uid: number;
+  readonly gid: number;
+  readonly environment: Readonly<Record<string, string | undefined>>;
+}
+
 export interface RunOptions {
   readonly timeoutMs: number;
   /**
@@ -24,6 +30,8 @@ export interface RunOptions {
   readonly input?: string;
   /** The file descriptor that gets the program's standard output, which is then not collected. */
   readonly stdout?: number | undefined;
+  /** The program's account, instead of the account of this process. */
+  readonly account?: Account | undefined;
   /** Kills the program. */
   readonly signal?: AbortSignal | undefined;
 }
@@ -50,14 +58,16 @@ const plain = {
 export function run(
   program: string,
   args: readonly string[],
-  { timeoutMs, output = true, input, stdout, signal }: RunOptions,
+  { timeoutMs, output = true, input, stdout, account, signal }: RunOptions,
 ): Promise<Outcome> {
   return new Promise((resolve) => {
     const target = output === "stderr" ? 2 : output ? "pipe" : "ignore";
+    const own = account ? { PATH: process.env.PATH, ...account.environment } : process.env;
     const child = spawn(program, args, {
       detached: true,
       stdio: [input === undefined ? "ignore" : "pipe", stdout ?? target, target],
-      env: output === true ? { ...process.env, ...plain } : process.env,
+      env: output === true ? { ...own, ...plain } : own,
+      ...(account && { uid: account.uid, gid: account.gid }),
     });
     // A program that does not read its input closes the pipe.
     child.stdin?.on("error", () => undefined).end(input);

@@ -1,6 +1,8 @@
 /** Determines whether a keyring is unlocked after a reboot without a login. */
+import { userInfo } from "node:os";
+import { shellQuote } from "../text/escape.js";
 import { lingers } from "./schedule.js";
-import { type Manager, systemctl } from "./systemctl.js";
+import { type Manager, sudoPrefix, systemctl, writeLine } from "./systemctl.js";
 import { keyringUnit } from "./unit-file.js";
 
 export interface UnattendedBoot {
@@ -24,4 +26,24 @@ export async function inspectBoot(): Promise<UnattendedBoot> {
 async function isEnabled(manager: Manager): Promise<boolean> {
   const { stdout } = await systemctl(manager, ["is-enabled", keyringUnit]);
   return stdout.startsWith("enabled");
+}
+
+/** Where systemd looks for sealed credentials. Debian 12 does not have the directory. */
+const sealedDirectory = "/etc/credstore.encrypted";
+
+/**
+ * Returns the commands to install the unit that unlocks the keyring at boot. It is a unit of the
+ * system, because a user's manager of systemd 252 cannot open a credential sealed to the machine.
+ */
+export function keyringUnitCommands(): string[] {
+  const sudo = sudoPrefix();
+  const sealed = `${sealedDirectory}/hivemind-keyring`;
+  const print = `hivemind-sqlcipher run --print-unit keyring --user ${shellQuote(userInfo().username)} --credential-file ${sealed}`;
+  return [
+    `${sudo}mkdir -p -m 700 ${sealedDirectory}`,
+    `systemd-ask-password -n "Password of the keyring:" | ${sudo}systemd-creds encrypt --name=hivemind-keyring - ${sealed}`,
+    writeLine(print, `/etc/systemd/system/${keyringUnit}`, sudo),
+    `${sudo}systemctl daemon-reload`,
+    `${sudo}systemctl enable --now ${keyringUnit}`,
+  ];
 }

@@ -16,6 +16,8 @@ export interface HubUnit extends UnitName {
   readonly isEnabled: boolean;
   /** Whether this is a template, which stands for its possible instances. */
   readonly isTemplate: boolean;
+  /** The account in `User=`; undefined for root, and in the user's manager. */
+  readonly user: string | undefined;
   /** The control group of its processes; empty if the unit does not run. */
   readonly controlGroup: string;
   readonly environment: Environment;
@@ -70,6 +72,7 @@ async function hubUnitsOf(manager: Manager): Promise<HubUnit[]> {
       isActive: !["inactive", "failed"].includes(unit.ActiveState ?? ""),
       isEnabled: unit.UnitFileState === "enabled",
       isTemplate: id !== name,
+      user: manager === "systemd" && !isRootName(unit.User) ? unit.User : undefined,
       controlGroup: unit.ControlGroup ?? "",
       environment: { ...inherited, ...(await unitEnvironment(manager, unit)), ...fromFiles },
       isEnvironmentKnown: fromFiles !== undefined,
@@ -78,6 +81,11 @@ async function hubUnitsOf(manager: Manager): Promise<HubUnit[]> {
     });
   }
   return [...units.values()];
+}
+
+/** Returns whether `User=` names root, by default. */
+export function isRootName(user = ""): boolean {
+  return /^(?:|0|root)$/.test(user);
 }
 
 /**

@@ -1,9 +1,9 @@
 /**
- * Scheduled backups and drills: for each, a systemd user timer and its service, which runs the
- * command.
+ * Scheduled backups and drills: for each, a systemd timer and its service, which runs the command.
  *
- * Writes two files in `$XDG_CONFIG_HOME/systemd/user`, named after a hash of the store's path, so
- * each store has its own schedules. They contain only the paths of the store and the settings file.
+ * Writes two files in `$XDG_CONFIG_HOME/systemd/user`, or in `/etc/systemd/system` if root works on
+ * a hub of the system's manager. They are named after a hash of the store's path, so each store has
+ * its own schedules. They contain only the paths of the store and the settings file.
  * The operator's changes, such as `OnFailure=`, belong in drop-ins, which are never changed. See
  * systemd.timer(5) and systemd.unit(5).
  */
@@ -12,12 +12,22 @@ import { existsSync } from "node:fs";
 import { readdir, readFile } from "node:fs/promises";
 import { userInfo } from "node:os";
 import { join } from "node:path";
+import { hubAccount } from "../config/hub-account.js";
 import { configHome, realPath } from "../config/paths.js";
 import { hasCode, StoreError, systemError } from "../errors.js";
 import { makeDirectory, removeFile, replaceFile, syncDirectory } from "../fs/atomic.js";
 import { type Outcome, run } from "../process/run.js";
 import { type Properties, parseList } from "./properties.js";
-import { managerError, queryLimitMs, show, systemctl, type UnitName } from "./systemctl.js";
+import {
+  type Manager,
+  managerError,
+  queryLimitMs,
+  show,
+  systemctl,
+  systemctlLine,
+  systemUnits,
+  type UnitName,
+} from "./systemctl.js";
 import { execLine, keyringUnit, settingValue } from "./unit-file.js";
 
 /** The first line of the files, in every version of this program. */
@@ -70,14 +80,22 @@ export interface Schedule {
   readonly dropIns: string[];
 }
 
-function unitNames(storePath: string, job: ScheduledJob) {
+interface ScheduleUnits {
+  readonly manager: Manager;
+  readonly directory: string;
+  readonly timer: string;
+  readonly service: string;
+}
+
+function unitNames(storePath: string, job: ScheduledJob): ScheduleUnits {
   const store = createHash("sha256").update(storePath).digest("hex").slice(0, 8);
   const stem = `hivemind-sqlcipher-${job}-${store}`;
-  return {
-    directory: join(configHome(), "systemd", "user"),
-    timer: `${stem}.timer`,
-    service: `${stem}.service`,
-  };
+  const units = { timer: `${stem}.timer`, service: `${stem}.service` };
+  const ofUser = join(configHome(), "systemd", "user");
+  // Root may have installed a timer of its own manager before.
+  return hubAccount() === undefined || existsSync(join(ofUser, units.timer))
+    ? { manager: "systemd-user", directory: ofUser, ...units }
+    : { manager: "systemd", directory: systemUnits, ...units };
 }
 
 /**
@@ -91,8 +109,8 @@ function unitNames(storePath: string, job: ScheduledJob) {
  */
 export async function assertSchedulable(request: ScheduleRequest): Promise<void> {
   const { storePath, job, onCalendar, randomDelay } = request;
-  const { directory, timer, service } = unitNames(storePath, job);
-  await assertUnitDirectory(directory);
+  const { manager, directory, timer, service } = unitNames(storePath, job);
+  await assertUnitDirectory(manager, directory);
   const example = "--on-calendar daily, or 'Mon *-*-* 03:30'";
   assertElapses(onCalendar, await analyze("calendar", onCalendar, example));
   await analyze("timespan", randomDelay, "--random-delay 15min");
@@ -108,18 +126,19 @@ export async function assertSchedulable(request: ScheduleRequest): Promise<void>
  */
 export async function installSchedule(request: ScheduleRequest): Promise<Schedule> {
   await assertSchedulable(request);
-  const { directory, timer, service } = unitNames(request.storePath, request.job);
+  const units = unitNames(request.storePath, request.job);
+  const { manager, directory, timer, service } = units;
   await makeDirectory(directory);
-  await replaceFile(join(directory, service), serviceText(request));
-  await replaceFile(join(directory, timer), timerText(request));
-  await manage(["daemon-reload"]);
-  await manage(["enable", timer]);
+  await replaceFile(join(directory, service), serviceText(request, units));
+  await replaceFile(join(directory, timer), timerText(request, units));
+  await manage(manager, ["daemon-reload"]);
+  await manage(manager, ["enable", timer]);
   // A restart, because a running timer would keep its old times.
-  await manage(["restart", timer]);
+  await manage(manager, ["restart", timer]);
   const installed = await scheduleOf(request.storePath, request.job);
   if (installed?.active) return installed;
   throw new StoreError("service", `${timer} was installed, but does not run`, {
-    hint: `Run systemctl --user status ${timer} to see why.`,
+    hint: `Run ${systemctlLine(manager, `status ${timer}`)} to see why.`,
   });
 }
 
@@ -134,7 +153,7 @@ export async function installSchedule(request: ScheduleRequest): Promise<Schedul
 export async function removeSchedules(
   storePath: string,
 ): Promise<{ units: string[]; dropIns: string[] }> {
-  const { directory } = unitNames(storePath, "backup");
+  const { manager, directory } = unitNames(storePath, "backup");
   const pairs = jobs.map((job) => unitNames(storePath, job));
   const present: string[] = [];
   for (const name of pairs.flatMap(({ timer, service }) => [timer, service])) {
@@ -146,12 +165,12 @@ export async function removeSchedules(
     });
   }
   const timers = present.filter((name) => name.endsWith(".timer"));
-  if (timers.length > 0) await manage(["disable", "--now", ...timers]);
+  if (timers.length > 0) await manage(manager, ["disable", "--now", ...timers]);
   for (const name of present) await removeFile(join(directory, name));
   await syncDirectory(directory);
-  await manage(["daemon-reload"]);
+  await manage(manager, ["daemon-reload"]);
   // A failed last run would keep the unit in the manager's list. Fails if there was none.
-  await systemctl("systemd-user", ["reset-failed", ...pairs.map(({ service }) => service)]);
+  await systemctl(manager, ["reset-failed", ...pairs.map(({ service }) => service)]);
   const names = await readdir(directory);
   const dropIns = pairs
     .flatMap(({ timer, service }) => [`${timer}.d`, `${service}.d`])
@@ -169,10 +188,10 @@ export async function scheduleOf(
   storePath: string,
   job: ScheduledJob,
 ): Promise<Schedule | undefined> {
-  const { directory, timer, service } = unitNames(storePath, job);
+  const { manager, directory, timer, service } = unitNames(storePath, job);
   if (!(await isOwnUnit(join(directory, timer)))) return undefined;
   const [clock = {}, main = {}] = await show(
-    "systemd-user",
+    manager,
     [
       ...["ActiveState", "UnitFileState", "DropInPaths", "TimersCalendar"],
       ...["NextElapseUSecRealtime", "LastTriggerUSec"],
@@ -188,7 +207,7 @@ export async function scheduleOf(
     active: clock.ActiveState === "active",
     nextRun: timeOf(clock.NextElapseUSecRealtime),
     lastRun: lastRun(clock, main),
-    lingers: lingers(),
+    lingers: manager === "systemd" || lingers(),
     dropIns: [...parseList(clock.DropInPaths), ...parseList(main.DropInPaths)],
   };
 }
@@ -218,7 +237,8 @@ export function neverElapses({ active, nextRun, lastRun }: Schedule): boolean {
 
 /** Returns the service of a store's scheduled job, which may not exist. */
 export function scheduledService(storePath: string, job: ScheduledJob): UnitName {
-  return { manager: "systemd-user", name: unitNames(storePath, job).service };
+  const { manager, service } = unitNames(storePath, job);
+  return { manager, name: service };
 }
 
 /**
@@ -250,9 +270,12 @@ function lastRun(clock: Properties, job: Properties): LastRun | null {
   };
 }
 
-function serviceText({ storePath, job, command }: ScheduleRequest): string {
+function serviceText(
+  { storePath, job, command }: ScheduleRequest,
+  { manager, service }: ScheduleUnits,
+): string {
   return `${header}
-# Put your own changes, such as OnFailure=, into a drop-in: systemctl --user edit ${unitNames(storePath, job).service}
+# Put your own changes, such as OnFailure=, into a drop-in: ${systemctlLine(manager, `edit ${service}`)}
 [Unit]
 Description=${jobDescriptions[job]} of the HiveMind client store ${settingValue(storePath)}
 After=${keyringUnit}
@@ -265,9 +288,12 @@ LimitCORE=0
 `;
 }
 
-function timerText({ storePath, job, onCalendar, randomDelay }: ScheduleRequest): string {
+function timerText(
+  { storePath, job, onCalendar, randomDelay }: ScheduleRequest,
+  { manager, timer }: ScheduleUnits,
+): string {
   return `${header}
-# Put your own changes into a drop-in: systemctl --user edit ${unitNames(storePath, job).timer}
+# Put your own changes into a drop-in: ${systemctlLine(manager, `edit ${timer}`)}
 [Unit]
 Description=${jobDescriptions[job]}s of the HiveMind client store ${settingValue(storePath)}
 
@@ -282,14 +308,18 @@ WantedBy=timers.target
 `;
 }
 
-/** Throws `refused` if the user's manager does not read units in the directory. */
-async function assertUnitDirectory(directory: string): Promise<void> {
-  const { stdout } = await manage(["show", "--property=UnitPath", "--value"]);
+/** Throws `refused` if the manager does not read units in the directory. */
+async function assertUnitDirectory(manager: Manager, directory: string): Promise<void> {
+  const { stdout } = await manage(manager, ["show", "--property=UnitPath", "--value"]);
   const wanted = await realPath(directory);
   for (const path of parseList(stdout)) if ((await realPath(path)) === wanted) return;
-  throw new StoreError("refused", `the user's systemd does not read units in ${directory}`, {
-    hint: "Unset XDG_CONFIG_HOME, which differs from the manager's, and name the settings file with --config.",
-  });
+  throw new StoreError(
+    "refused",
+    `${manager === "systemd" ? "systemd" : "the user's systemd"} does not read units in ${directory}`,
+    {
+      hint: "Unset XDG_CONFIG_HOME, which differs from the manager's, and name the settings file with --config.",
+    },
+  );
 }
 
 /**
@@ -351,11 +381,11 @@ function timeOf(text: string | undefined): string | null {
   return day === undefined ? null : `${day}T${time}Z`;
 }
 
-/** Calls the user's manager. Throws `service` if the call fails. */
-async function manage(args: readonly string[]): Promise<Outcome> {
-  const outcome = await systemctl("systemd-user", args);
+/** Calls a manager. Throws `service` if the call fails. */
+async function manage(manager: Manager, args: readonly string[]): Promise<Outcome> {
+  const outcome = await systemctl(manager, args);
   if (outcome.code === 0) return outcome;
-  if (outcome.failure !== "missing") throw managerError("systemd-user", outcome);
+  if (outcome.failure !== "missing") throw managerError(manager, outcome);
   throw new StoreError("service", "there is no systemd here to schedule backups with", {
     hint: "Let cron, or another scheduler of this system, run hivemind-sqlcipher backup.",
   });

@@ -6,6 +6,9 @@ import { type Properties, parseProperties } from "./properties.js";
 
 export type Manager = "systemd-user" | "systemd";
 
+/** Where the administrator's units of the system's manager are. */
+export const systemUnits = "/etc/systemd/system";
+
 export interface UnitName {
   readonly manager: Manager;
   readonly name: string;

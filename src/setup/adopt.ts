@@ -8,6 +8,7 @@
 import { type BundleReport, bundleReport } from "../bundle/bundle.js";
 import { assertPlacement } from "../bundle/placement.js";
 import type { RecipientPlan } from "../bundle/recipients.js";
+import { hubEnvironment } from "../config/hub-account.js";
 import { isKind, StoreError } from "../errors.js";
 import { readSecretFile } from "../fs/private.js";
 import { assertHubOpens } from "../hub/assert-opens.js";
@@ -359,7 +360,7 @@ async function findHub({
   service: choice,
   hub,
 }: AdoptOptions): Promise<Pick<ServiceHub, "environment" | "container">> {
-  const own = { environment: process.env };
+  const own = { environment: hubEnvironment() };
   if (hub === "none") return own;
   try {
     const service = await selectService(choice);

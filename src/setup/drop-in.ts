@@ -1,32 +1,59 @@
 /** Installs and removes the drop-in that makes the hub's unit start through `run`. */
 import { rmdir } from "node:fs/promises";
 import { dirname } from "node:path";
+import { realPath } from "../config/paths.js";
 import { StoreError } from "../errors.js";
 import { makeDirectory, removeFile, replaceFile, syncDirectory } from "../fs/atomic.js";
 import { listDirectory } from "../fs/read.js";
-import { renderDropIn } from "../hub/units.js";
+import { serverJsonPath } from "../hub/server-json.js";
+import { renderDropIn, type SystemUnit, type UserUnit } from "../hub/units.js";
+import type { PassphraseSource } from "../keys/source.js";
 import { formatFailure, type Manager, systemctl, systemctlLine } from "../service/systemctl.js";
+import type { HubSurvey } from "./hub-survey.js";
+import type { SetupRequest } from "./request.js";
 
 const header = `# Written by hivemind-sqlcipher setup; setup --undo removes it.
 `;
 
+/** While a setup or its undo is in progress, the hub may use its former database. */
+type Phase = "in-progress" | "complete";
+
+/** Returns whether systemd opens the sealed passphrase for the unit. */
+export function isSealedUnit({ kind }: PassphraseSource, manager: Manager): boolean {
+  return kind === "sealed" && manager === "systemd";
+}
+
 /**
  * Writes the drop-in, and lets the manager read it. The hub that runs is not touched.
  *
- * The unit starts the hub in a mount namespace of its own in both scopes: a system unit of an
- * installer has the session bus of its user in its environment.
+ * With a sealed passphrase, a unit of the system gets it from systemd, and needs no process next to
+ * the hub. Any other unit starts the hub in a mount namespace of its own, in both scopes: a system
+ * unit of an installer has the session bus of its user in its environment.
  *
  * @throws {@link StoreError} io - if it cannot be written
  * @throws {@link StoreError} service - if the manager does not read it
  */
 export async function installDropIn(
-  manager: Manager,
-  path: string,
-  { run, hub }: { run: readonly string[]; hub: readonly string[] },
+  request: Pick<SetupRequest, "source" | "ownCommand" | "preparation">,
+  hub: Pick<HubSurvey, "manager" | "dropIn" | "command">,
+  phase: Phase,
 ): Promise<void> {
-  await makeDirectory(dirname(path));
-  await replaceFile(path, header + renderDropIn({ kind: "user", run, hub }));
-  await reload(manager);
+  await makeDirectory(dirname(hub.dropIn));
+  await replaceFile(hub.dropIn, header + renderDropIn(await unitOf(request, hub, phase)));
+  await reload(hub.manager);
+}
+
+async function unitOf(
+  { source, ownCommand, preparation }: Pick<SetupRequest, "source" | "ownCommand" | "preparation">,
+  { manager, command: hub }: Pick<HubSurvey, "manager" | "command">,
+  phase: Phase,
+): Promise<UserUnit | SystemUnit> {
+  if (source.kind !== "sealed" || !isSealedUnit(source, manager)) {
+    return { kind: "user", run: ownCommand("run"), hub };
+  }
+  const serverJson = await realPath(serverJsonPath());
+  const mayFail = phase === "in-progress";
+  return { kind: "system", run: preparation, hub, serverJson, credential: source.path, mayFail };
 }
 
 /** Removes the drop-in and its directory, if it is empty then. */

@@ -11,6 +11,7 @@ import {
   syncDirectory,
 } from "../fs/atomic.js";
 import { copyFile } from "../fs/copy.js";
+import { copyMetadata } from "../fs/metadata.js";
 import { lstatIfExists, sha256File, statIfExists } from "../fs/read.js";
 import { readServerJson, serverJsonPath } from "../hub/server-json.js";
 import {
@@ -191,6 +192,7 @@ async function writeJson(request: SetupRequest, record: SetupRecord): Promise<vo
     await updateSetupRecord(settingsPath, storePath, ({ database }) => ({
       database: { ...database, checksum },
     }));
+    await copyMetadata(place, staged.store);
     await moveFile(staged.store, join(dirname(place), basename(former.store)));
     await syncDirectory(dirname(place));
   } finally {

@@ -2,12 +2,16 @@
 import { readFile } from "node:fs/promises";
 import { userInfo } from "node:os";
 import { dirname } from "node:path";
+import { hubAccount } from "../config/hub-account.js";
+import { realPath } from "../config/paths.js";
+import { mountPoints } from "../fs/mount.js";
 import { dropInPath, hubCommandOf } from "../hub/existing-unit.js";
 import { findHubUnits } from "../hub/find-hubs.js";
 import { startsByRun } from "../hub/password-delivery.js";
 import { serverJsonPath } from "../hub/server-json.js";
 import { argsOf, isInGroup } from "../process/cgroup.js";
 import { findHolders } from "../process/holders.js";
+import { isRootName } from "../service/hub-units.js";
 import { type Properties, parseList } from "../service/properties.js";
 import { type Manager, show, systemctl, type UnitName } from "../service/systemctl.js";
 import { isRestarting } from "../service/unit-state.js";
@@ -124,24 +128,31 @@ export async function isHubServing(
   storePath: string,
 ): Promise<boolean> {
   const [found = {}] = await show(manager, ["MainPID", "ControlGroup"], [name]);
-  return (
-    startsByRun(argsOf(Number(found.MainPID)).join(" ")) && (await holdsStore(found, storePath))
-  );
+  const pid = Number(found.MainPID);
+  const { holders } = await findHolders(storePath);
+  const inUnit = holders.filter((holder) => isInGroup(holder.pid, found.ControlGroup ?? ""));
+  // `run` itself opens the store for a moment.
+  if (isRun(pid)) return inUnit.some((holder) => holder.pid !== pid);
+  return inUnit.length > 0 && (await hasBoundServerJson(pid));
 }
 
-/** Returns whether the running hub was started by `run`. */
+/** Returns whether `run` gave the running hub its passphrase. */
 export async function isStartedByRun({ manager, name }: UnitName): Promise<boolean> {
   const [found = {}] = await show(manager, ["MainPID"], [name]);
-  return startsByRun(argsOf(Number(found.MainPID)).join(" "));
+  const pid = Number(found.MainPID);
+  return isRun(pid) || (await hasBoundServerJson(pid));
 }
 
-/** Returns whether the hub below `run` has the store open: `run` itself opens it for a moment. */
-async function holdsStore(
-  { ControlGroup, MainPID }: Properties,
-  storePath: string,
-): Promise<boolean> {
-  const { holders } = await findHolders(storePath);
-  return holders.some(({ pid }) => `${pid}` !== MainPID && isInGroup(pid, ControlGroup ?? ""));
+function isRun(pid: number): boolean {
+  return startsByRun(argsOf(pid).join(" "));
+}
+
+/**
+ * Returns whether a process has a file of its own in the place of `server.json`, as the drop-in of
+ * a unit of the system gives it.
+ */
+async function hasBoundServerJson(pid: number): Promise<boolean> {
+  return pid > 0 && (await mountPoints(pid)).has(await realPath(serverJsonPath()));
 }
 
 async function commandLine({ manager, name }: UnitName): Promise<string[]> {
@@ -164,6 +175,8 @@ function isLooping({ NRestarts, ActiveEnterTimestampMonotonic }: Properties): bo
 
 function otherUser(manager: Manager, { User }: Properties): string | undefined {
   if (manager === "systemd-user") return undefined;
+  // Root works in the account of this hub.
+  if (hubAccount() !== undefined) return undefined;
   const own = userInfo();
   const user = User || "root";
   return user === own.username || user === `${own.uid}` ? undefined : user;
@@ -192,8 +205,8 @@ export async function findOtherRun(
   return [...found.values()][0];
 }
 
-function systemUser(manager: Manager, { User = "" }: Properties): string | undefined {
-  return manager === "systemd-user" || /^(?:|0|root)$/.test(User) ? undefined : User;
+function systemUser(manager: Manager, { User }: Properties): string | undefined {
+  return manager === "systemd-user" || isRootName(User) ? undefined : User;
 }
 
 async function findOtherDropIn(

@@ -199,7 +199,7 @@ function presentStoreHint(storePath: string, format: string, size: number): stri
   return "If HiveMind's password setting encrypted it, take it over: hivemind-sqlcipher init --adopt";
 }
 
-/** Returns the passphrase for the keyring, or that of any other source, which may be sealed now. */
+/** Returns the passphrase for the keyring, or of another source. It may be sealed now. */
 async function newPassphrase(options: InitOptions): Promise<string> {
   const { source, storePath } = options;
   if (source.kind === "keyring") return options.passphrase ?? generatePassphrase();

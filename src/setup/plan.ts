@@ -50,6 +50,8 @@ export interface PlanOptions {
   readonly installHubPackages: boolean;
   /** Whether the timer's backups are to leave the hub running: see `keepsHubRunning`. */
   readonly onlineBackups: boolean;
+  /** Whether the hub must start after a reboot without a login. */
+  readonly isHeadless: boolean;
   /** The timer's command line, as in its unit. */
   readonly scheduledCommand: string;
   /** Where a new recovery key is written to; undefined if it is shown on the terminal. */
@@ -151,13 +153,13 @@ function planSteps(
     step(
       "keys",
       !needsKeys(survey),
-      `${recoveryKeyChange(survey, options)}, keep a passphrase in ${survey.usesKeyring ? "the keyring" : "its source"}, and remember the directories in ${survey.settingsPath}`,
+      `${recoveryKeyChange(survey, options)}, ${passphraseChange(survey)}, and remember the directories in ${survey.settingsPath}`,
       "stays: the backups need both",
     ),
     step(
       "drop-in",
       hub.startsByRun,
-      `write ${hub.dropIn}, which starts the hub through run`,
+      `write ${hub.dropIn}, which ${isSealedUnit(survey, hub) ? "lets systemd unseal the passphrase for the hub" : "starts the hub through run"}`,
       "removes it",
     ),
     step(
@@ -227,6 +229,16 @@ function recoveryKeyChange(
   return "make a recovery key (the terminal, to be written down)";
 }
 
+/** Returns whether systemd unseals the passphrase for the unit. */
+function isSealedUnit({ sealedPath }: Survey, { manager }: HubSurvey): boolean {
+  return sealedPath !== undefined && manager === "systemd";
+}
+
+function passphraseChange({ usesKeyring, sealedPath }: Survey): string {
+  if (sealedPath !== undefined) return `seal a passphrase to this machine in ${sealedPath}`;
+  return `keep a passphrase in ${usesKeyring ? "the keyring" : "its source"}`;
+}
+
 function storeUndo(kind: DatabaseSurvey["kind"]): string {
   if (kind === "json") return "moves it aside, after a last backup";
   if (kind === "sqlite") return "converts it back to plain SQLite, after a last backup";
@@ -257,9 +269,11 @@ function findNotices(survey: Survey, options: PlanOptions): string[] {
         ]
       : []),
     ...survey.directories.notices,
-    ...(survey.boot === undefined
+    ...(survey.boot === undefined || options.isHeadless
       ? []
-      : [`after a reboot without a login the hub waits for its passphrase: ${survey.boot}`]),
+      : [
+          `after a reboot without a login the hub waits for its passphrase (setup --headless): ${survey.boot.problem}`,
+        ]),
     ...(survey.scheduleProblem === undefined
       ? []
       : [`no timer is installed: ${survey.scheduleProblem}`]),
@@ -281,12 +295,14 @@ function findObstacles(survey: Survey, options: PlanOptions): Obstacle[] {
   const only = others.length === 0 ? hub : undefined;
   const findings: Finding[] = [
     interrupted(survey),
-    ...(only === undefined ? [whichHub(survey)] : hubObstacles(only)),
+    ...(only === undefined ? [whichHub(survey)] : hubObstacles(only, survey)),
+    ownerObstacle(survey),
     ...serverObstacles(survey),
     ...databaseObstacles(survey, only),
     ...packageObstacles(survey, options),
     blacklistObstacle(survey),
     keysObstacle(survey),
+    bootObstacle(survey, options),
     recoveryKeyObstacle(survey, options),
     survey.directories.problem && {
       ...{ id: "directories", kind: "refused", problem: survey.directories.problem.message },
@@ -341,7 +357,7 @@ function whichHub({ hubs, otherHub, server, wantedUnit }: Survey): Obstacle {
   };
 }
 
-function hubObstacles(hub: HubSurvey): Finding[] {
+function hubObstacles(hub: HubSurvey, survey: Survey): Finding[] {
   const { manager, name, state } = hub;
   const log = logLine(manager, name);
   const refused = (id: string, problem: string, fix: string): Obstacle => ({
@@ -352,7 +368,7 @@ function hubObstacles(hub: HubSurvey): Finding[] {
     return [refused("masked", `${name} is masked and cannot be started`, fix)];
   }
   return [
-    userObstacle(hub),
+    userObstacle(hub, survey),
     state === "restarting"
       ? refused("crash-loop", `${name} ends again and again`, `Remove the cause first: ${log}`)
       : undefined,
@@ -373,7 +389,7 @@ function hubObstacles(hub: HubSurvey): Finding[] {
           `${hub.otherDropIn} sets the command of ${name}`,
           `Move it away (${systemctlLine(manager, "daemon-reload")}), or put the run command into it: hivemind-sqlcipher run --print-unit dropin`,
         ),
-    hub.startsByRun || hub.isDropInWritable || userObstacle(hub) !== undefined
+    hub.startsByRun || hub.isDropInWritable || userObstacle(hub, survey) !== undefined
       ? undefined
       : refused(
           "drop-in-directory",
@@ -384,22 +400,36 @@ function hubObstacles(hub: HubSurvey): Finding[] {
 }
 
 /**
- * Setup restarts the unit and uses the keyring and the files of the hub's user. An ordinary user
- * may not restart a unit of the system, and root has another keyring.
+ * Setup restarts the unit and uses the passphrase and the files of the hub's user. An ordinary user
+ * may not restart a unit of the system; root may, and has another keyring.
  */
-function userObstacle({ name, otherUser, systemUser, startsByRun }: HubSurvey): Finding {
+function userObstacle(hub: HubSurvey, survey: Survey): Finding {
+  const { name, otherUser, systemUser, startsByRun } = hub;
+  const refused = (problem: string, fix: string): Finding => ({
+    ...{ id: "user", kind: "refused", problem, fix },
+  });
   if (systemUser !== undefined && (otherUser !== undefined || !startsByRun)) {
-    return {
-      ...{ id: "user", kind: "refused" },
-      problem: `${name} is a unit of the system with User=${systemUser}; setup supports units of a user's systemd, and units of the system that run as root`,
-      fix: `Follow the steps for such a unit in docs/guide/existing-hub.md, which end with the unit of docs/guide/headless.md: hivemind-sqlcipher run --print-unit system --user ${systemUser} --credential-file FILE`,
-    };
+    if (isSealedUnit(survey, hub) && otherUser === undefined) return undefined;
+    return refused(
+      `${name} is a unit of the system with User=${systemUser}`,
+      survey.isRoot
+        ? "Leave out --passphrase-source: setup seals the passphrase, and systemd unseals it for the unit."
+        : "Run setup as root, which seals the passphrase for the unit: sudo hivemind-sqlcipher setup",
+    );
   }
   if (otherUser === undefined) return undefined;
-  return {
-    ...{ id: "user", kind: "refused", problem: `${name} runs as user ${otherUser}` },
-    fix: `Run setup as user ${otherUser}, whose keyring and files the hub uses.`,
-  };
+  return refused(
+    `${name} runs as user ${otherUser}`,
+    otherUser === "root"
+      ? "Run setup as root: sudo hivemind-sqlcipher setup"
+      : `Run setup as user ${otherUser}, whose keyring and files the hub uses.`,
+  );
+}
+
+function ownerObstacle({ ownerProblem: problem }: Survey): Finding {
+  if (problem === undefined) return undefined;
+  const fix = "Give it to the hub's user with chown, or let the unit run as its owner.";
+  return { id: "owner", kind: "refused", problem, fix };
 }
 
 function serverObstacles(survey: Survey): Finding[] {
@@ -546,6 +576,16 @@ function keysObstacle({ keysProblem, usesKeyring }: Survey): Finding {
   return {
     ...{ id: "keys", kind: "passphraseUnavailable", problem: keysProblem.message },
     fix: [keysProblem.hint, usesKeyring ? other : undefined].filter(Boolean).join("\n"),
+  };
+}
+
+/** What an ordinary user cannot change is left to root. */
+function bootObstacle({ boot }: Survey, { isHeadless }: PlanOptions): Finding {
+  if (boot === undefined || !isHeadless) return undefined;
+  return {
+    ...{ id: "boot", kind: "refused" },
+    problem: `after a reboot without a login the hub would wait for its passphrase: ${boot.problem}`,
+    fix: ["Run these commands once, then setup again:", ...boot.fixes].join("\n"),
   };
 }
 

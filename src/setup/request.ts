@@ -19,6 +19,8 @@ export interface SetupRequest extends SetupChoice {
   readonly readRecoveryKey: () => Promise<string | undefined>;
   /** Returns the command line of this program for the store, with the settings file. */
   readonly ownCommand: (...args: string[]) => string[];
+  /** The command line of `run` with a credential, for a unit of the system. */
+  readonly preparation: readonly string[];
   readonly recoveryCommand: readonly string[];
   readonly reporter: Reporter;
   readonly signal: AbortSignal;

@@ -8,6 +8,7 @@
  * copy is removed after a backup was verified.
  */
 import { dirname } from "node:path";
+import { hubAccount } from "../config/hub-account.js";
 import { prepareDirectories } from "../config/known-directories.js";
 import { loadSection, type Settings, updateSection } from "../config/settings-file.js";
 import { isKind, StoreError, systemError, wrap } from "../errors.js";
@@ -25,7 +26,7 @@ import { installSchedule, type Schedule } from "../service/schedule.js";
 import { selectService } from "../service/select.js";
 import type { Service } from "../service/service.js";
 import { openPlaintext } from "../store/plain-store.js";
-import { installDropIn, removeDropIn } from "./drop-in.js";
+import { installDropIn, isSealedUnit, removeDropIn } from "./drop-in.js";
 import { makeFirstBackup, removePlainCopy } from "./first-backup.js";
 import { restartOnStore } from "./hand-over.js";
 import { blacklistFinding, type Plan, pipArguments, pipLine, type StepId } from "./plan.js";
@@ -45,7 +46,7 @@ import {
   serviceOf,
 } from "./request.js";
 import { logLine, type Outage, staysUp } from "./serving.js";
-import { adoptStore, createStore, encryptStore } from "./store.js";
+import { adoptStore, createStore, encryptStore, sealPassphrase } from "./store.js";
 import { type PackagesSurvey, type Survey, scheduleTimes, surveyPackages } from "./survey.js";
 
 /** How long pip may take to download and build the hub's packages on a small board. */
@@ -78,7 +79,7 @@ export async function setUp(
   const backup = isBackupVerified ? await makeFirstBackup(scope, { makesKeys }) : null;
   const kept = needed.has("plain-copy") ? await removePlainCopy(scope) : null;
   const schedule = needed.has("schedule") ? await installTimer(scope) : found.schedule;
-  const record = await complete(request);
+  const record = await complete(scope);
   emitStep("setup.complete");
   return {
     changed: true,
@@ -132,7 +133,7 @@ async function installPackages({ request, found }: SetupScope): Promise<Packages
   if (python === undefined) throw new Error("the plan has no obstacle");
   const [program = "", ...args] = pipArguments(python);
   request.reporter.notice(`installing packages into ${python}`);
-  const outcome = await run(program, args, { timeoutMs: pipLimitMs });
+  const outcome = await run(program, args, { timeoutMs: pipLimitMs, account: hubAccount() });
   const after = await surveyPackages([python], { remember: true });
   if (after.canEncrypt) {
     emitStep("setup.packages");
@@ -179,11 +180,13 @@ async function moveHub(scope: SetupScope, needed: ReadonlySet<StepId>): Promise<
     needed.has(id),
   );
   if (changesHub) await begin(scope);
+  if (changesHub) await sealPassphrase(scope);
   // A JSON hub does not notice the new store, so the store comes first and may fail.
   if (former === "json" && needed.has("store")) {
     await createStore(scope, settingsOf(scope, await loadSection(request.section)));
   }
-  if (needed.has("drop-in")) await writeDropIn(scope);
+  // The drop-in of a finished setup would not start the hub on its former database.
+  if (needed.has("drop-in") || (changesHub && isSealed(scope))) await writeDropIn(scope);
   if (former === "sqlite" && needed.has("store")) return encryptStore(scope);
   const isPasswordRemoved = former === "sqlcipher" && needed.has("server.json");
   if (isPasswordRemoved) await adoptStore(scope);
@@ -265,9 +268,12 @@ async function formerDatabaseOf(scope: SetupScope): Promise<SetupRecord["databas
   return { kind, place: database.place, ...named };
 }
 
+function isSealed({ request, hub }: SetupScope): boolean {
+  return isSealedUnit(request.source, hub.manager);
+}
+
 async function writeDropIn({ hub, request }: SetupScope): Promise<void> {
-  const { manager, dropIn, command } = hub;
-  await installDropIn(manager, dropIn, { run: request.ownCommand("run"), hub: command });
+  await installDropIn(request, hub, "in-progress");
   emitStep("setup.drop-in");
 }
 
@@ -284,11 +290,10 @@ async function installTimer({ request, found }: SetupScope): Promise<Schedule> {
 }
 
 /** Ends the setup in its record: from now on `run` refuses a store that is not encrypted. */
-async function complete({
-  settingsPath,
-  storePath,
-}: SetupRequest): Promise<SetupRecord | undefined> {
+async function complete(scope: SetupScope): Promise<SetupRecord | undefined> {
+  const { settingsPath, storePath } = scope.request;
   const record = await readSetupRecord(settingsPath, storePath);
   if (record === undefined || record.phase === "complete") return record;
+  if (isSealed(scope)) await installDropIn(scope.request, scope.hub, "complete");
   return updateSetupRecord(settingsPath, storePath, () => ({ phase: "complete" }));
 }

@@ -9,6 +9,8 @@ import { StoreError, systemError } from "../errors.js";
 import { moveFile, removeFile, replacedName, syncDirectory } from "../fs/atomic.js";
 import { lstatIfExists } from "../fs/read.js";
 import { sidecars } from "../fs/sidecars.js";
+import { passwordIn, readServerJson } from "../hub/server-json.js";
+import { sealedOrNew } from "../keys/sealed.js";
 import type { PassphraseSource } from "../keys/source.js";
 import { unlock, unlockStore } from "../keys/unlock.js";
 import type { Endpoint } from "../migrate/migrate.js";
@@ -25,6 +27,18 @@ import { initStore } from "./init.js";
 import { assertNotNamed } from "./record.js";
 import { type SetupRequest, type SetupScope, serviceOf } from "./request.js";
 import { isServing, type Outage, outageOf, waitUntilServing } from "./serving.js";
+
+/**
+ * Seals a passphrase, unless there is one, before a unit loads it: a new one, or the password in
+ * `server.json`.
+ */
+export async function sealPassphrase({ request, found, former }: SetupScope): Promise<void> {
+  const { source } = request;
+  if (source.kind !== "sealed" || (await lstatIfExists(source.path))) return;
+  const server = former === "sqlcipher" ? await readServerJson(found.server.path) : undefined;
+  await sealedOrNew(source.path, server && passwordIn(server));
+  emitStep("setup.sealed");
+}
 
 /** Creates an empty encrypted store for the clients of a JSON database. */
 export async function createStore(scope: SetupScope, settings: Settings): Promise<void> {

@@ -1,16 +1,18 @@
 /** Looks at everything that a setup depends on, and changes nothing. */
+
 import { dirname } from "node:path";
 import { listBackups } from "../backup/listing.js";
 import { findLastRestoreTests } from "../backup/restore-test.js";
 import { bundleFiles } from "../bundle/bundle.js";
 import { isRevoked } from "../client/client.js";
 import { isJsonObject } from "../client/json.js";
+import { hubAccount, hubEnvironment } from "../config/hub-account.js";
 import type { Settings, SettingsSection } from "../config/settings-file.js";
 import { jsonFiles, jsonPluginName } from "../databases/json.js";
 import { DatabaseFactory } from "../databases/registry.js";
 import { isKind, StoreError, systemError } from "../errors.js";
 import { assertFreeSpace } from "../fs/copy.js";
-import { lstatIfExists } from "../fs/read.js";
+import { lstatIfExists, statIfExists } from "../fs/read.js";
 import { findHubProcesses } from "../hub/find-hubs.js";
 import {
   cipherFormat,
@@ -32,9 +34,10 @@ import {
 } from "../hub/server-json.js";
 import { inspectKeyring } from "../keys/inspect.js";
 import { firstPassphrase } from "../keys/rotation-plan.js";
+import { findSealingScope } from "../keys/sealed.js";
 import { type PassphraseSource, readPassphrases } from "../keys/source.js";
 import { Journal } from "../operation/journal.js";
-import { inspectBoot } from "../service/boot.js";
+import { inspectBoot, keyringUnitCommands } from "../service/boot.js";
 import { findOrigin } from "../service/origin.js";
 import {
   assertSchedulable,
@@ -43,7 +46,7 @@ import {
   scheduledCommand,
   scheduleOf,
 } from "../service/schedule.js";
-import type { Manager } from "../service/systemctl.js";
+import { type Manager, sudoPrefix } from "../service/systemctl.js";
 import { type CipherCompatibility, identify, openEncrypted } from "../store/cipher.js";
 import { chooseDirectories, type Directories } from "./directories.js";
 import { existingAncestor, isReplaceable, isWritable, sizeOf } from "./files.js";
@@ -110,6 +113,12 @@ export interface ServerJsonSurvey {
   readonly isIncomplete: boolean;
 }
 
+export interface BootProblem {
+  readonly problem: string;
+  /** The commands of the solution. */
+  readonly fixes: readonly string[];
+}
+
 /** What a setup found. It holds no secret. */
 export interface Survey {
   readonly storePath: string;
@@ -138,8 +147,13 @@ export interface Survey {
   /** Why the source of the passphrase cannot be used. */
   readonly keysProblem: Problem | undefined;
   readonly usesKeyring: boolean;
+  /** Where the passphrase is sealed, or will be; undefined for another source. */
+  readonly sealedPath: string | undefined;
+  readonly isRoot: boolean;
+  /** Why root must not change the files of the hub. */
+  readonly ownerProblem: string | undefined;
   /** Why the hub could not read its passphrase after a reboot. */
-  readonly boot: string | undefined;
+  readonly boot: BootProblem | undefined;
   readonly recipients: readonly string[];
   readonly directories: Directories;
   /** Why there is no room, or none can be determined. */
@@ -203,6 +217,9 @@ export async function survey(choice: SetupChoice): Promise<Survey> {
     isHandedOver: isUsed,
     keysProblem: await findKeysProblem(source, storePath),
     usesKeyring: source.kind === "keyring",
+    sealedPath: source.kind === "sealed" ? source.path : undefined,
+    isRoot: process.geteuid?.() === 0,
+    ownerProblem: await findOwnerProblem([file?.file, dirname(storePath), database?.place]),
     boot: source.kind === "keyring" ? await findBootProblem() : undefined,
     recipients: settings.recipients ?? [],
     directories,
@@ -229,7 +246,7 @@ export async function surveyPackages(
   python: HubPython,
   options = { remember: false },
 ): Promise<PackagesSurvey> {
-  const packages = await askHubOnce(python, process.env, options).catch(
+  const packages = await askHubOnce(python, hubEnvironment(), options).catch(
     (error: unknown): HubPackages => {
       const problem = systemError(error, "the interpreter does not answer", "failed").message;
       const unknown = {
@@ -327,7 +344,9 @@ async function findKeysProblem(
     return problem && toProblem(problem);
   }
   try {
-    await firstPassphrase(source, storePath);
+    const isSealedBySetup = source.kind === "sealed" && !(await lstatIfExists(source.path));
+    if (isSealedBySetup) await findSealingScope();
+    else await firstPassphrase(source, storePath);
     return undefined;
   } catch (error) {
     if (!(error instanceof StoreError)) throw error;
@@ -358,14 +377,37 @@ async function findStoreFormat({
   return undefined;
 }
 
-async function findBootProblem(): Promise<string | undefined> {
+/**
+ * Root changes files for the hub's user. With a link in its place, the file of another user would
+ * be changed.
+ */
+async function findOwnerProblem(
+  paths: readonly (string | undefined)[],
+): Promise<string | undefined> {
+  const { uid } = hubAccount() ?? {};
+  if (uid === undefined) return undefined;
+  for (const path of paths) {
+    const owner = path?.startsWith("/") ? await statIfExists(path) : undefined;
+    if (owner !== undefined && Number(owner.uid) !== uid) {
+      return `${path} belongs to user ${owner.uid}, and the hub runs as user ${uid}`;
+    }
+  }
+  return undefined;
+}
+
+async function findBootProblem(): Promise<BootProblem | undefined> {
   const { hasDesktop, lingers, hasKeyringUnit } = await inspectBoot();
   if (hasDesktop) return undefined;
   const problems = [
     ...(lingers ? [] : [`your systemd does not start at boot (${lingerCommand()})`]),
     ...(hasKeyringUnit ? [] : ["no unit unlocks the keyring (docs/guide/headless.md)"]),
   ];
-  return problems.length === 0 ? undefined : problems.join(", and ");
+  if (problems.length === 0) return undefined;
+  const fixes = [
+    ...(lingers ? [] : [sudoPrefix() + lingerCommand()]),
+    ...(hasKeyringUnit ? [] : keyringUnitCommands()),
+  ];
+  return { problem: problems.join(", and "), fixes };
 }
 
 /** When the timer runs: as schedule install has it by default. */

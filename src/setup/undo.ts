@@ -15,9 +15,9 @@ import { withOperation } from "../recovery/recover.js";
 import { removeSchedules } from "../service/schedule.js";
 import { systemctlLine } from "../service/systemctl.js";
 import { expandedLine } from "../service/unit-file.js";
-import { installDropIn, removeDropIn } from "./drop-in.js";
+import { installDropIn, isSealedUnit, removeDropIn } from "./drop-in.js";
 import { type Former, formerOf } from "./former.js";
-import { findOtherRun, isStartedByRun, surveyHubs } from "./hub-survey.js";
+import { findOtherRun, isStartedByRun } from "./hub-survey.js";
 import type { PlanStep } from "./plan.js";
 import {
   assertUndoable,
@@ -97,6 +97,7 @@ export async function undoSetup(request: SetupRequest, found: SetupRecord): Prom
   await former.check();
   const last = (await isHandedOver(storePath)) ? await backUp(request, found) : null;
   const { format: __, version: ___, ...fields } = found;
+  if (isSealedUnit(request.source, found.unit.manager)) await writeDropIn(request, found);
   const record = await writeSetupRecord(settingsPath, { ...fields, phase: "undoing" });
   emitStep("undo.recorded");
   await former.beforeStop();
@@ -171,7 +172,7 @@ async function returnHub(
         emitStep("undo.drop-in");
       },
       putBack: async () => {
-        await restoreDropIn(request, record);
+        await writeDropIn(request, record);
         return former.putBack();
       },
       waitUntilServing: former.waitUntilServing,
@@ -181,13 +182,10 @@ async function returnHub(
   );
 }
 
-/** Lets the unit start through `run` again, on whichever database `server.json` names. */
-async function restoreDropIn(request: SetupRequest, record: SetupRecord): Promise<void> {
-  const { manager, name } = record.unit;
-  const [hub] = await surveyHubs({ ...request, unit: name, manager }, record.unit);
-  if (hub === undefined || hub.startsByRun) return;
-  const run = request.ownCommand("run");
-  await installDropIn(manager, record.drop_in, { run, hub: hub.command });
+/** Lets the unit start through `run`, on whichever database `server.json` names. */
+async function writeDropIn(request: SetupRequest, { unit, drop_in }: SetupRecord): Promise<void> {
+  const command = await hubCommandOf(unit);
+  await installDropIn(request, { ...unit, dropIn: drop_in, command }, "in-progress");
 }
 
 async function removeTimer(storePath: string): Promise<void> {

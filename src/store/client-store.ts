@@ -2,6 +2,7 @@
 import { rm } from "node:fs/promises";
 import { StoreError } from "../errors.js";
 import { claimName, stagedName } from "../fs/atomic.js";
+import { copyMetadata } from "../fs/metadata.js";
 import { assertNoStraySidecars } from "../fs/sidecars.js";
 import {
   type CipherCompatibility,
@@ -108,6 +109,7 @@ export class ClientStore extends ClientTable {
       } finally {
         await connection.close();
       }
+      await copyMetadata(path, staged);
       await claimName(staged, path);
       return await ClientStore.open(path, key, { migrate: false });
     } finally {

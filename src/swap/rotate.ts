@@ -186,8 +186,8 @@ async function reencrypted(options: ReencryptOptions): Promise<ReencryptedBackup
 }
 
 /**
- * A sealed file is not part of the journal, by which a recovery finds the former password of
- * `server.json`.
+ * A recovery could not find the former password of `server.json`: the journal does not name sealed
+ * passphrases.
  *
  * @throws {@link StoreError} refused - if the hub reads its passphrase from `server.json`
  */

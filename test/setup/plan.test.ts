@@ -71,6 +71,9 @@ const before: Survey = {
   isHandedOver: false,
   keysProblem: undefined,
   usesKeyring: true,
+  sealedPath: undefined,
+  isRoot: false,
+  ownerProblem: undefined,
   boot: undefined,
   recipients: [],
   directories: {
@@ -92,6 +95,7 @@ const before: Survey = {
 const options: PlanOptions = {
   installHubPackages: false,
   onlineBackups: false,
+  isHeadless: false,
   scheduledCommand: "hivemind-sqlcipher backup",
   recoveryKeyFile: "/media/a/two/key.txt",
   isRecoveryKeyFileTaken: false,
@@ -264,18 +268,30 @@ describe("what is in the way is named with its fix", () => {
     ["a failed hub", oneHub({ state: "failed" }), "has failed", "journalctl --user"],
     ["a stopped hub", oneHub({ state: "stopped" }), "does not run", "systemctl --user start"],
     ["a masked unit", oneHub({ state: "masked" }), "is masked", "systemctl --user unmask"],
-    ["root's hub", oneHub({ otherUser: "root" }), "runs as user root", "as user root"],
+    ["root's hub", oneHub({ otherUser: "root" }), "runs as user root", "sudo hivemind-sqlcipher"],
     [
-      "a hub of the system with User=, for root",
-      oneHub({ systemUser: "ovos", otherUser: "ovos" }),
-      "with User=ovos; setup supports units of a user's systemd",
-      "run --print-unit system --user ovos",
+      "a hub of the system with User=, for another user",
+      oneHub({ manager: "systemd", systemUser: "ovos", otherUser: "ovos" }),
+      "is a unit of the system with User=ovos",
+      "sudo hivemind-sqlcipher setup",
     ],
     [
       "the same, for that user",
-      oneHub({ systemUser: "ovos", isDropInWritable: false }),
-      "with User=ovos; setup supports units of a user's systemd",
-      "docs/guide/existing-hub.md",
+      oneHub({ manager: "systemd", systemUser: "ovos", isDropInWritable: false }),
+      "is a unit of the system with User=ovos",
+      "sudo hivemind-sqlcipher setup",
+    ],
+    [
+      "the same, for root with a keyring",
+      { ...oneHub({ manager: "systemd", systemUser: "ovos" }), isRoot: true },
+      "is a unit of the system with User=ovos",
+      "Leave out --passphrase-source",
+    ],
+    [
+      "files of another user than the hub's",
+      { ownerProblem: "/x belongs to user 0, and the hub runs as user 7" },
+      "/x belongs to user 0",
+      "chown",
     ],
     [
       "another drop-in",
@@ -417,4 +433,35 @@ test("disks that a user attached are found, and no memory or kernel file systems
     "",
   ].join("\n");
   expect(mountedDisks(table)).toEqual(["/media/a/stick one", "/mnt/disk", "/srv/nas"]);
+});
+
+describe("a machine without a login", () => {
+  const boot = {
+    problem: "your systemd does not start at boot (loginctl enable-linger a)",
+    fixes: ["sudo loginctl enable-linger a"],
+  };
+
+  test("--headless names the commands of root that a user's unit needs", () => {
+    const { obstacles, notices } = planSetup({ ...before, boot }, { ...options, isHeadless: true });
+    expect(obstacles.map(({ id }) => id)).toEqual(["boot"]);
+    expect(obstacles[0]?.fix).toContain("\nsudo loginctl enable-linger a");
+    expect(notices.join()).not.toContain("after a reboot");
+  });
+
+  test("without it, setup says that the hub waits", () => {
+    const { obstacles, notices } = planSetup({ ...before, boot }, options);
+    expect(obstacles).toEqual([]);
+    expect(notices.join()).toContain("(setup --headless): your systemd does not start at boot");
+  });
+
+  test("a unit of the system with User= gets the sealed passphrase", () => {
+    const systemHub: HubSurvey = { ...hub, manager: "systemd", systemUser: "ovos" };
+    const sealedPath = "/etc/credstore.encrypted/hivemind-sqlcipher";
+    const survey = { ...before, hubs: [systemHub], isRoot: true, usesKeyring: false, sealedPath };
+    const { obstacles, steps } = planSetup(survey, options);
+    expect(obstacles).toEqual([]);
+    const changes = steps.map(({ changes: text }) => text).join("\n");
+    expect(changes).toContain(`seal a passphrase to this machine in ${sealedPath}`);
+    expect(changes).toContain("lets systemd unseal the passphrase for the hub");
+  });
 });

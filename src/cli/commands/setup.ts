@@ -2,7 +2,7 @@ import { homedir } from "node:os";
 import { type Command, Option } from "commander";
 import { expandPath } from "../../config/paths.js";
 import { exitCodes, StoreError } from "../../errors.js";
-import { describeSource, formatSource } from "../../keys/source.js";
+import { describeSource, formatSource, parseSource } from "../../keys/source.js";
 import type { Manager } from "../../service/systemctl.js";
 import type { Obstacle, Plan, PlanStep } from "../../setup/plan.js";
 import type { SetupRequest, SetupResult } from "../../setup/request.js";
@@ -13,7 +13,6 @@ import { counted } from "../../text/count.js";
 import {
   addGlobalOptions,
   type Context,
-  contextOf,
   ownCommand,
   programLine,
   recoveryCommand,
@@ -29,6 +28,7 @@ import {
   recipientOptions,
 } from "../options/recovery-key.js";
 import { assertUnused } from "../options/unused.js";
+import { setupContext } from "../system-hub.js";
 import { toJson } from "../ui/json.js";
 
 interface SetupOptions extends RecipientCommandOptions {
@@ -41,6 +41,7 @@ interface SetupOptions extends RecipientCommandOptions {
   unit?: string;
   service?: "auto" | Manager;
   hubPython?: string;
+  headless?: boolean;
 }
 
 export function addCommand(program: Command): void {
@@ -49,6 +50,7 @@ export function addCommand(program: Command): void {
     .description("Set up an encrypted store with backups for a hub")
     .option("--dry-run", "Show the plan, change nothing")
     .option("--undo", "Restore the hub's former database, with its clients")
+    .option("--headless", "Set up for reboots without a login")
     .option("--to <directory>", "Write backups here (default: on another disk)")
     .option("--bundle-to <directory>", "Write bundles here, apart from the backups")
     .option("--online-backups", "Back up without stopping the hub")
@@ -67,6 +69,7 @@ export function addCommand(program: Command): void {
   addHelp(command, {
     details: [
       "Looks at the hub's unit, packages, database and server.json, prints a plan, and asks once. Then it creates or converts the store, switches server.json, starts the hub through run by a drop-in, makes and verifies the first backup and its bundle, and installs a daily timer. If it is interrupted, the hub runs, and the same command goes on.",
+      "Root sets up a unit of the system that runs as another user: systemd-creds seals the passphrase to this machine, and systemd unseals it for the unit. --headless does so for each unit of the system. For a unit of a user's manager it needs systemd 256, or names the commands that let the keyring be unlocked at boot.",
       "With --yes it needs --recovery-key-file, or --recipient. --undo keeps the clients that were added since, and the encrypted store.",
     ],
     examples: [
@@ -76,7 +79,7 @@ export function addCommand(program: Command): void {
     ],
   });
   command.action(async ({ recoveryKeyFile, ...given }: SetupOptions) => {
-    const context = await contextOf(command);
+    const context = await setupContext(command, given);
     const options: SetupOptions = {
       ...given,
       ...(recoveryKeyFile && { recoveryKeyFile: expandPath(recoveryKeyFile) }),
@@ -101,6 +104,7 @@ async function runSetup(command: Command, context: Context, given: SetupOptions)
   const plan = planSetup(found, {
     installHubPackages: options.installHubPackages ?? false,
     onlineBackups,
+    isHeadless: options.headless ?? false,
     scheduledCommand: execLine(...request(new AbortController().signal).backupCommand),
     recoveryKeyFile: key.isTaken ? options.recoveryKeyFile : key.options.recoveryKeyFile,
     isRecoveryKeyFileTaken: key.isTaken,
@@ -122,7 +126,7 @@ async function runSetup(command: Command, context: Context, given: SetupOptions)
   const { setUp } = await import("../../setup/set-up.js");
   const result = await abortOnSignal((signal) => setUp(request(signal), found, plan));
   const program = programLine(command, context);
-  const findings = await diagnose(await contextOf(command), options, program);
+  const findings = await diagnose(await setupContext(command, options), options, program);
   const { recoveryKeyFile: file } = options;
   // The file of this setup, or of an earlier one; not another key, nor a file that was not needed.
   const isFileInUse = !key.isTaken && (await readRecoveryKey(file)) !== undefined;
@@ -168,6 +172,11 @@ function requestOf(
     recoveryKeyFile: options.recoveryKeyFile,
     readRecoveryKey: () => readRecoveryKey(options.recoveryKeyFile),
     ownCommand: (...args) => ownCommand(saved, ...args),
+    // The hub's user does not read the settings of root.
+    preparation: ownCommand(
+      { ...context, settingsInFile: undefined, source: parseSource("credential") },
+      "run",
+    ),
     recoveryCommand: recoveryCommand(saved),
     ...{ reporter, signal },
   };
@@ -368,7 +377,7 @@ function outageLines(outage: Outage | null): string[] {
 /** Options of a setup that an undo does not read. */
 const optionsOfSetup = [
   ...(["service", "to", "bundleTo", "onlineBackups"] as const),
-  ...(["installHubPackages", "recoveryKeyFile", "recipient"] as const),
+  ...(["installHubPackages", "recoveryKeyFile", "recipient", "headless"] as const),
 ];
 
 /** @throws {@link StoreError} usage - if an option contradicts an undo */

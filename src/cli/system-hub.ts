@@ -1,0 +1,90 @@
+/** Finds the hub for `setup`: for root, also a hub of another user. */
+import type { Command } from "commander";
+import { hubEnvironment, workFor } from "../config/hub-account.js";
+import { resolveStorePath } from "../config/paths.js";
+import { isKind, StoreError } from "../errors.js";
+import type { HubUnit } from "../service/hub-units.js";
+import { type Context, contextOf, globalOptionsOf } from "./context.js";
+import { hubStore } from "./hub-store.js";
+
+export interface HubChoiceOptions {
+  unit?: string;
+  service?: "auto" | "systemd-user" | "systemd";
+  headless?: boolean;
+}
+
+/**
+ * Returns the context of `setup`. For a unit of the system with another user or, with
+ * `--headless`, any unit of the system, root seals the passphrase. For a unit of a user's manager,
+ * `--headless` seals it where systemd can do so for a user.
+ *
+ * @throws {@link StoreError} refused - if several units of the system start a hub
+ */
+export async function setupContext(command: Command, options: HubChoiceOptions): Promise<Context> {
+  const isInSystem = await workForSystemHub(options);
+  const { db, name, subfolder } = globalOptionsOf(command);
+  const isNamed = db !== undefined || name !== undefined || subfolder !== undefined;
+  const found = isInSystem && !isNamed ? { store: await storeOfHub() } : {};
+  const context = await contextOf(command, found);
+  if (context.settings.passphrase_source !== undefined) return context;
+  if (!isInSystem && !(options.headless && (await canSeal()))) return context;
+  const { freeSealedPath } = await import("../keys/sealed.js");
+  const passphraseSource = `sealed:${await freeSealedPath(context.storePath)}`;
+  return contextOf(command, { ...found, passphraseSource });
+}
+
+async function storeOfHub(): Promise<string> {
+  return resolveStorePath(await hubStore("setup"), hubEnvironment());
+}
+
+/** Returns whether this user can seal a passphrase. Root has a manager of its own, too. */
+async function canSeal(): Promise<boolean> {
+  const { findSealingScope } = await import("../keys/sealed.js");
+  return findSealingScope().then(
+    () => true,
+    (error: unknown) => {
+      if (isKind(error, "passphraseUnavailable")) return false;
+      throw error;
+    },
+  );
+}
+
+/** @returns whether this process works in the account of a hub of the system from now on */
+async function workForSystemHub(options: HubChoiceOptions): Promise<boolean> {
+  if (process.geteuid?.() !== 0 || options.service === "systemd-user") return false;
+  const unit = await findSystemHub(options);
+  if (unit === undefined || (unit.user === undefined && !options.headless)) return false;
+  const { accountOfUnit } = await import("../hub/account.js");
+  const account = await accountOfUnit(unit.name);
+  if (account === undefined) {
+    throw new StoreError(
+      "refused",
+      `${unit.name} runs as a user that does not exist: ${unit.user}`,
+    );
+  }
+  workFor(account);
+  return true;
+}
+
+/** Returns the hub's unit of the system; undefined if root itself has a hub. */
+async function findSystemHub({
+  unit: wanted,
+  service,
+}: HubChoiceOptions): Promise<HubUnit | undefined> {
+  const { findHubUnits } = await import("../service/hub-units.js");
+  const isWanted = ({ name, isTemplate }: HubUnit) =>
+    !isTemplate && (wanted === undefined || name === wanted || name === `${wanted}.service`);
+  const all = (await findHubUnits()).filter(isWanted);
+  if (service !== "systemd" && all.some(({ manager }) => manager === "systemd-user"))
+    return undefined;
+  const units = all.filter(({ manager }) => manager === "systemd");
+  const active = units.filter(({ isActive }) => isActive);
+  const [unit, ...others] = active.length > 0 ? active : units;
+  if (others.length === 0) return unit;
+  // The survey finds the hub of root among them.
+  if ([unit, ...others].some((each) => each?.user === undefined)) return undefined;
+  const names = [unit, ...others].map((each) => each?.name.replace(/\.service$/, ""));
+  throw new StoreError("refused", `several units start a hub: ${names.join(", ")}`, {
+    hint: `Name the unit: --unit ${names.join(", or --unit ")}.`,
+  });
+}

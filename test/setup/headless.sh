@@ -1,0 +1,136 @@
+# A machine without a desktop, with a disk that outlives it: sourced as root in a session with a system manager of its
+# own by headless.test.ts. A second session on the same disk is the machine after a reboot.
+
+user=resident
+uid=4711
+unit=hivemind-listener.service
+user_home=/var/tmp/$user
+data=$user_home/.local/share/hivemind-core
+config=$user_home/.config/hivemind-core
+disk=$HOME/disk
+
+# What a machine keeps on its disk: /etc, its key for sealed credentials, and the home of its user.
+attach_disk() {
+  if [[ ! -d $disk ]]; then
+    mkdir -p $disk/{etc,lib,home}
+    cp -a /etc/. $disk/etc/
+    rm -rf $disk/etc/credstore.encrypted
+    echo "$user:x:$uid:$uid::$user_home:/bin/bash" >>$disk/etc/passwd
+    echo "$user:x:$uid:" >>$disk/etc/group
+    chown $uid:$uid $disk/home
+    chmod 700 $disk/home
+  fi
+  mkdir -p $user_home
+  mount --bind $disk/home $user_home
+  mount --bind $disk/lib /var/lib/systemd
+  mount --bind $disk/etc /etc
+  systemctl daemon-reload
+}
+
+# As a boot does: every unit that is enabled.
+start_enabled() {
+  systemctl start multi-user.target timers.target
+}
+
+as_user() {
+  setpriv --reuid $uid --regid $uid --clear-groups env -i PATH="$PATH" LANG=C.UTF-8 HOME=$user_home USER=$user \
+    LOGNAME=$user XDG_RUNTIME_DIR=/run/user/$uid DBUS_SESSION_BUS_ADDRESS=unix:path=/run/user/$uid/bus "$@"
+}
+
+# The unit as the installer's template has it in the system's scope; ovos.service stands for the assistant.
+install_system_units() {
+  as_user mkdir -p $user_home/.venvs
+  as_user ln -s "$HUB_ENVIRONMENT" $user_home/.venvs/ovos
+  cat >/etc/systemd/system/ovos.service <<UNIT
+[Service]
+User=$user
+ExecStart=$user_home/.venvs/ovos/bin/python $TOOLS/assistant.py
+UNIT
+  cat >/etc/systemd/system/$unit <<UNIT
+[Unit]
+Description=HiveMind Listener
+After=ovos.service
+Requires=ovos.service
+
+[Service]
+User=$user
+Environment=HOME=$user_home
+Environment=XDG_RUNTIME_DIR=/run/user/$uid
+Environment=DBUS_SESSION_BUS_ADDRESS=unix:path=/run/user/$uid/bus
+WorkingDirectory=$user_home/.venvs/ovos
+ExecStart=$user_home/.venvs/ovos/bin/hivemind-core listen
+ExecReload=/bin/kill -s HUP \$MAINPID
+Restart=on-failure
+RestartSec=5s
+
+[Install]
+WantedBy=multi-user.target
+UNIT
+  systemctl daemon-reload
+  systemctl --quiet enable $unit
+}
+
+# configure MODULE [SETTING ...]: lets server.json name a database
+configure() {
+  as_user $user_home/.venvs/ovos/bin/hivemind-core print-config >/dev/null
+  python3 - $config/server.json "$@" <<'PY'
+import json
+import sys
+
+path, module, *settings = sys.argv[1:]
+server = json.load(open(path))
+block = {"name": "clients", "subfolder": "hivemind-core", **dict(each.split("=") for each in settings)}
+server["database"] = {"module": module, module: block}
+json.dump(server, open(path, "w"))
+PY
+}
+
+# Adds clients with the hub's own code.
+add_clients() {
+  as_user $user_home/.venvs/ovos/bin/python - "$@" >/dev/null <<'PY'
+import secrets
+import sys
+
+from hivemind_core.database import ClientDatabase
+
+with ClientDatabase() as database:
+    for name in sys.argv[1:]:
+        database.add_client(name, secrets.token_hex(16), password=secrets.token_hex(16))
+PY
+}
+
+# The hub listens seconds after its unit is active.
+wait_for_port() {
+  local tries
+  for tries in {1..600}; do
+    (: <>/dev/tcp/127.0.0.1/5678) 2>/dev/null && return
+    sleep 0.1
+  done
+  echo "the hub does not listen" >&2
+  return 1
+}
+
+# The process of the hub that has the encrypted store open, if it does not start with "SQLite format 3".
+serves() {
+  local tries pid
+  wait_for_port
+  pid=$(systemctl show --value --property=MainPID $unit)
+  [[ $(stat -c %U /proc/$pid) == "$user" ]] || echo "not $user" >&2
+  ! head -c 6 $data/clients.db | grep -q SQLite
+  for tries in {1..100}; do
+    ls -l /proc/$pid/fd 2>/dev/null | grep -q "$data/clients.db" && return
+    sleep 0.1
+  done
+  echo "the hub has not opened the store" >&2
+  return 1
+}
+
+names() {
+  hivemind-sqlcipher list-clients --json --quiet |
+    python3 -c 'import json,sys; print(*sorted(c["name"] for c in json.load(sys.stdin)["clients"]))'
+}
+
+findings() {
+  hivemind-sqlcipher doctor --json >$HOME/doctor.log || true
+  python3 -c 'import json,sys; print("findings:", *[c["name"] for c in json.load(open(sys.argv[1]))["checks"] if not c["ok"] and c["name"] != "swap"])' $HOME/doctor.log
+}

@@ -1,0 +1,207 @@
+/** Machines without a desktop: setup as root and as an ordinary user, and a reboot. */
+import { execFile } from "node:child_process";
+import { mkdir, writeFile } from "node:fs/promises";
+import { dirname, join } from "node:path";
+import { promisify } from "node:util";
+import { expect, test } from "vitest";
+import { root } from "../built.js";
+import { hubScript, opening } from "../hub/support.js";
+import { temporaryFolder } from "../store/temporary.js";
+
+const exec = promisify(execFile);
+const tools = `${root}test/setup`;
+
+/** A machine with a disk; each boot runs a script as root, and ends with it. */
+class HeadlessMachine {
+  readonly #home: string;
+  readonly #hub: string;
+
+  private constructor(home: string, hub: string) {
+    this.#home = home;
+    this.#hub = hub;
+  }
+
+  static async make(): Promise<HeadlessMachine> {
+    const home = join(await temporaryFolder(), "home");
+    await mkdir(join(home, "bin"), { recursive: true });
+    const program = `#!/bin/sh\nexec ${process.execPath} ${root}dist/cli/main.js "$@"\n`;
+    await writeFile(join(home, "bin", "hivemind-sqlcipher"), program, { mode: 0o755 });
+    return new HeadlessMachine(home, await hubScript("development"));
+  }
+
+  async boot(script: string): Promise<string[]> {
+    const lines = [
+      "set -euo pipefail",
+      "ulimit -c 0",
+      await opening(this.#hub),
+      `export TOOLS=${tools} HUB_ENVIRONMENT=${dirname(dirname(this.#hub))}`,
+      'export PATH="$HOME/bin:$PATH"',
+      `. ${tools}/headless.sh`,
+      "attach_disk",
+      script,
+    ];
+    const file = join(this.#home, "script.log");
+    await writeFile(file, lines.join("\n"));
+    const session = join(root, "scripts/private-session");
+    try {
+      const { stdout } = await exec(session, ["--system", this.#home, "bash", file]);
+      return stdout.trim().split("\n");
+    } catch (error) {
+      const { stdout, stderr } = error as { stdout: string; stderr: string };
+      throw new Error(`${stdout}\n${stderr}`);
+    }
+  }
+}
+
+const options =
+  "--to $disk/backups --bundle-to $disk/bundles --recovery-key-file $HOME/key.txt --headless --yes";
+
+test("root sets up a unit of the system with User=: sealed, served after a reboot, undone", async () => {
+  const machine = await HeadlessMachine.make();
+  const installed = await machine.boot(`
+    install_system_units
+    configure hivemind-json-db-plugin
+    add_clients kitchen hall bath
+    start_enabled
+    wait_for_port
+    mkdir -m 700 $disk/bundles
+    cp $config/server.json $HOME/
+    hivemind-sqlcipher setup --dry-run ${options} | grep -c "seal a passphrase to this machine in /etc/credstore"
+    hivemind-sqlcipher setup ${options} >$HOME/setup.log
+    serves
+    names
+    (cd $user_home && find .config .local ! -user $user)
+    stat -c "%U %a" $data/clients.db /etc/credstore.encrypted/hivemind-sqlcipher
+    [[ ! -e $data/clients.json ]]
+    findings
+    hivemind-sqlcipher setup ${options} | grep -o "^Nothing to do"
+    hivemind-sqlcipher add-client --name attic >/dev/null
+    hivemind-sqlcipher backup --quiet | grep -o "stopped for"
+    passphrase=$(systemd-creds decrypt --name=hivemind-sqlcipher /etc/credstore.encrypted/hivemind-sqlcipher -)
+    hivemind-sqlcipher rotate --quiet | grep -o "sealed:.*"
+    serves
+    rotated=$(systemd-creds decrypt --name=hivemind-sqlcipher /etc/credstore.encrypted/hivemind-sqlcipher -)
+    [[ $rotated != $passphrase ]]
+    printf '%s\n' "$passphrase" "$rotated" >/dev/shm/patterns
+    grep -rlaFf /dev/shm/patterns $HOME /etc /proc/[0-9]*/cmdline /proc/[0-9]*/environ 2>/dev/null || echo nowhere
+    hivemind-sqlcipher backup --quiet >/dev/null
+    findings
+    systemctl show --value --property=ActiveState hivemind-sqlcipher-backup-*.timer`);
+  expect(installed).toEqual([
+    "1",
+    "bath hall kitchen",
+    "resident 600",
+    "root 600",
+    "findings: bundle-disk",
+    "Nothing to do",
+    "stopped for",
+    "sealed:/etc/credstore.encrypted/hivemind-sqlcipher",
+    "nowhere",
+    "findings: bundle-disk restore-tried bundle-tried",
+    "active",
+  ]);
+  const rebooted = await machine.boot(`
+    start_enabled
+    serves
+    names
+    findings
+    systemctl show --value --property=ActiveState hivemind-sqlcipher-backup-*.timer
+    timer=$(basename /etc/systemd/system/hivemind-sqlcipher-backup-*.service)
+    systemctl start $timer
+    systemctl show --value --property=Result,ExecMainStatus $timer
+    serves
+    hivemind-sqlcipher setup --undo --yes | tail -1
+    wait_for_port
+    as_user python3 -c 'import json,sys; print(*sorted(c["name"] for c in json.load(open(sys.argv[1])).values() if c["api_key"] != "revoked"))' $data/clients.json
+    cmp $config/server.json $HOME/server.json
+    (cd $user_home && find .config .local ! -user $user)
+    ls -d /etc/systemd/system/$unit.d /etc/systemd/system/hivemind-sqlcipher-* 2>/dev/null || echo gone
+    hivemind-sqlcipher setup --undo --yes
+    hivemind-sqlcipher setup --yes --headless --recovery-key-file $HOME/other.txt | head -1
+    serves
+    names`);
+  expect(rebooted).toEqual([
+    "attic bath hall kitchen",
+    "findings: bundle-disk restore-tried bundle-tried",
+    "active",
+    "success",
+    "0",
+    "The settings, the passphrase, backups and bundles stay.",
+    "attic bath hall kitchen",
+    "gone",
+    expect.stringMatching(/^Nothing to undo/),
+    expect.stringMatching(/^Plan for hivemind-listener/),
+    "attic bath hall kitchen",
+  ]);
+}, 240_000);
+
+test.each(["sqlite", "sqlcipher"])(
+  "a hub of the system on %s: sealed, and back",
+  async (layout) => {
+    const machine = await HeadlessMachine.make();
+    const password = layout === "sqlcipher" ? `"password=in 'plain' text"` : "";
+    const output = await machine.boot(`
+    install_system_units
+    configure hivemind-sqlite-db-plugin ${password}
+    add_clients kitchen hall
+    start_enabled
+    wait_for_port
+    mkdir -m 700 $disk/bundles
+    cp $config/server.json $HOME/
+    hivemind-sqlcipher setup ${options} >$HOME/setup.log
+    serves
+    names
+    grep -c "in 'plain' text" $config/server.json || true
+    systemctl restart $unit
+    serves
+    hivemind-sqlcipher setup ${options} | grep -o "^Nothing to do"
+    hivemind-sqlcipher setup --undo --yes >/dev/null
+    wait_for_port
+    python3 -c 'import json,sys; print(json.load(open(sys.argv[1]))["database"] == json.load(open(sys.argv[2]))["database"])' $config/server.json $HOME/server.json
+    head -c 6 $data/clients.db | grep -c SQLite || true
+    (cd $user_home && find .config .local ! -user $user)
+    [[ ! -e /etc/systemd/system/$unit.d ]] && echo gone`);
+    const isPlain = layout === "sqlite" ? "1" : "0";
+    expect(output).toEqual(["hall kitchen", "0", "Nothing to do", "True", isPlain, "gone"]);
+  },
+  120_000,
+);
+
+const steps = [
+  ...["setup.settings", "setup.recorded", "setup.sealed", "setup.stored", "setup.drop-in"],
+  ...["setup.stopping", "setup.stopped", "setup.copied", "setup.switched", "setup.worked"],
+  ...["setup.started", "setup.handed-over", "setup.backed-up", "setup.plain-removed"],
+  ...["setup.scheduled", "setup.complete"],
+  ...["undo.recorded", "undo.copied", "undo.switched", "undo.drop-in", "undo.moved"],
+];
+
+test("killed at each step of setup and undo, the hub starts, and the same command goes on", async () => {
+  const machine = await HeadlessMachine.make();
+  const output = await machine.boot(`
+    # Tests start it more often than five times in ten seconds.
+    install_system_units
+    sed -i 's/^\\[Unit\\]/[Unit]\\nStartLimitIntervalSec=0/' /etc/systemd/system/$unit
+    systemctl daemon-reload
+    configure hivemind-json-db-plugin
+    add_clients kitchen hall bath
+    start_enabled
+    wait_for_port
+    mkdir -m 700 $disk/bundles
+    for step in ${steps.join(" ")}; do
+      command="${options}"
+      [[ $step != undo.* ]] || command="--undo --yes"
+      if NODE_OPTIONS=--import=${root}test/faults/at-step.mjs HIVEMIND_TEST_AT_STEP="{"$step":"kill"}" \
+        hivemind-sqlcipher setup $command >$HOME/killed.log 2>&1; then
+        echo "$step was not reached"
+        cat $HOME/killed.log >&2
+      fi
+      # As after a power failure: no timer of this boot starts the hub.
+      systemctl stop 'hivemind-sqlcipher-restart-*.timer' 2>/dev/null || true
+      systemctl restart $unit || { echo "$step: the hub does not start"; journalctl -n 20 >&2 || true; }
+      wait_for_port || echo "$step: not listening"
+    done
+    hivemind-sqlcipher setup --undo --yes >$HOME/undo.log 2>&1 || cat $HOME/undo.log
+    wait_for_port
+    as_user python3 -c 'import json,sys; print(*sorted(c["name"] for c in json.load(open(sys.argv[1])).values() if c["api_key"] != "revoked"))' $data/clients.json`);
+  expect(output).toEqual(["bath hall kitchen"]);
+}, 400_000);
