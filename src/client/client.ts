@@ -113,6 +113,16 @@ export function isRevoked(client: Pick<Client, "api_key">): boolean {
   return client.api_key === revokedApiKey;
 }
 
+/** Splits the crypto key from `metadata`, where HiveMind 5 keeps it. */
+export function takeCryptoKey(stored: JsonObject): {
+  crypto_key: string | null;
+  metadata: JsonObject;
+} {
+  const { crypto_key, ...metadata } = stored;
+  if (typeof crypto_key !== "string") return { crypto_key: null, metadata: stored };
+  return { crypto_key, metadata };
+}
+
 /** Adds each non-empty blacklist in `legacy` to `metadata`, unless the key exists. */
 export function foldBlacklists(metadata: JsonObject, legacy: JsonObject): JsonObject {
   let folded = metadata;
@@ -235,7 +245,8 @@ function read<Schema extends z.ZodMiniType, Result>(
 
 /**
  * Parses a record of any HiveMind version. Blacklist fields and unknown fields move to `metadata`
- * unless the key exists; metadata of another type counts as empty.
+ * unless the key exists; metadata of another type counts as empty. The crypto key may be in
+ * `metadata` instead of a field, as in HiveMind 5.
  *
  * @throws {@link StoreError} corrupted - if it is not a client; the message names the field, and no
  *   value but the id
@@ -261,8 +272,10 @@ export function deserializeClient(record: string | JsonObject): Client {
   for (const key of Object.keys(fields)) {
     if (!recordKeys.has(key)) extras[key] = fields[key] ?? null;
   }
-  const metadata = { ...extras, ...(isJsonObject(fields.metadata) ? fields.metadata : {}) };
-  return { ...parsed.data, metadata: foldBlacklists(metadata, fields) };
+  const stored = { ...extras, ...(isJsonObject(fields.metadata) ? fields.metadata : {}) };
+  const metadata = foldBlacklists(stored, fields);
+  const hasField = Object.hasOwn(fields, "crypto_key");
+  return { ...parsed.data, ...(hasField ? { metadata } : takeCryptoKey(metadata)) };
 }
 
 /** The fields of HiveMind's own records. All others belong to metadata. */

@@ -9,7 +9,7 @@
 
 import { readFile } from "node:fs/promises";
 import { dirname, join, resolve } from "node:path";
-import { type Client, revoked, revokedApiKey } from "../client/client.js";
+import { type Client, deserializeClient, revoked, revokedApiKey } from "../client/client.js";
 import { noSuchClient } from "../client/database.js";
 import { formatJson, isJsonObject, type JsonObject, parseJson } from "../client/json.js";
 import { hubEnvironment } from "../config/hub-account.js";
@@ -22,7 +22,6 @@ import { decryptText, encryptText, keyOf } from "./ejson.js";
 import { type DatabaseConfig, type DatabasePlugin, fileLocation, readConfig } from "./plugin.js";
 import {
   changeRecord,
-  decodeRecord,
   encodeRecord,
   migrateRecord,
   newestRecordSchema,
@@ -127,7 +126,7 @@ class JsonDatabase extends BaseDatabase {
   async searchByValue(key: string, value: SearchValue): Promise<Client[]> {
     const found: Client[] = [];
     for (const record of this.#ordered()) {
-      const client = decodeRecord(record);
+      const client = deserializeClient(record);
       if (matches(client, key, value)) found.push(client);
     }
     return found;
@@ -136,13 +135,13 @@ class JsonDatabase extends BaseDatabase {
   override async getClientById(clientId: number): Promise<Client | undefined> {
     const key = this.#keys.get(clientId);
     const record = key === undefined ? undefined : this.#records[key];
-    return isJsonObject(record) ? decodeRecord(record) : undefined;
+    return isJsonObject(record) ? deserializeClient(record) : undefined;
   }
 
   override async getClientByApiKey(apiKey: string): Promise<Client | undefined> {
     if (apiKey === revokedApiKey) return undefined;
     for (const record of this.#ordered()) {
-      if (record.api_key === apiKey) return decodeRecord(record);
+      if (record.api_key === apiKey) return deserializeClient(record);
     }
     return undefined;
   }
@@ -157,7 +156,7 @@ class JsonDatabase extends BaseDatabase {
   }
 
   async *[Symbol.asyncIterator](): AsyncGenerator<Client> {
-    for (const record of this.#ordered()) yield decodeRecord(record);
+    for (const record of this.#ordered()) yield deserializeClient(record);
   }
 
   override async sync(): Promise<void> {
@@ -271,7 +270,7 @@ function indexOf(records: JsonObject, path: string): Index {
 
 function decodeNamed(record: JsonObject, key: string, path: string): Client {
   try {
-    return decodeRecord(record);
+    return deserializeClient(record);
   } catch (error) {
     if (!(error instanceof StoreError)) throw error;
     throw new StoreError(error.kind, `${path}: "${key}": ${error.message}`);

@@ -60,18 +60,6 @@ function withCryptoKey({ crypto_key, metadata }: Client): JsonObject {
   return hasPlace ? metadata : { ...metadata, crypto_key };
 }
 
-/**
- * Returns the client of a record. The crypto key may be in `metadata` instead of a field.
- *
- * @throws {@link StoreError} as `deserializeClient`
- */
-export function decodeRecord(record: JsonObject): Client {
-  const client = deserializeClient(record);
-  const { crypto_key, ...metadata } = client.metadata;
-  if (Object.hasOwn(record, "crypto_key") || typeof crypto_key !== "string") return client;
-  return { ...client, crypto_key, metadata };
-}
-
 /** Fields that are written together: a value without a field is in `metadata`. */
 const joined = ["crypto_key", ...blacklistKeys, "metadata"];
 
@@ -82,7 +70,7 @@ const joined = ["crypto_key", ...blacklistKeys, "metadata"];
 export function changeRecord(record: JsonObject, client: Client, shape: RecordShape): JsonObject {
   // HiveMind 4 reads the lists only in their fields, also after HiveMind 5 has migrated the store.
   const own = blacklistKeys.some((key) => Object.hasOwn(record, key)) ? "HiveMind 4" : shape;
-  const known = decodeRecord(record);
+  const known = deserializeClient(record);
   const stored = { fields: record, folded: known.metadata };
   const before = encodeRecord(known, own, stored);
   const after = encodeRecord(client, own, stored);

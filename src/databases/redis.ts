@@ -5,7 +5,13 @@
  * changed it, the record is read and decided again, never overwritten blindly.
  */
 import { setTimeout as sleep } from "node:timers/promises";
-import { blacklistKeys, type Client, isRevoked, revokedApiKey } from "../client/client.js";
+import {
+  blacklistKeys,
+  type Client,
+  deserializeClient,
+  isRevoked,
+  revokedApiKey,
+} from "../client/client.js";
 import { noSuchClient } from "../client/database.js";
 import { formatJson, isJsonObject, type JsonObject, parseJson, sameJson } from "../client/json.js";
 import { StoreError } from "../errors.js";
@@ -14,7 +20,6 @@ import { IdSet } from "./id-set.js";
 import type { DatabasePlugin } from "./plugin.js";
 import {
   changeRecord,
-  decodeRecord,
   encodeRecord,
   migrateRecord,
   newestRecordSchema,
@@ -304,7 +309,7 @@ class RedisDatabase extends BaseDatabase {
           continue;
         }
         const record = text === null || text === "" ? undefined : this.#parse(id, text);
-        const before = record && decodeRecord(record);
+        const before = record && deserializeClient(record);
         const after = decide(id, before);
         if (after === undefined) continue;
         const client = withName(after.client);
@@ -410,7 +415,7 @@ class RedisDatabase extends BaseDatabase {
   }
 
   #read(id: number, text: string | null | undefined): Client | undefined {
-    return isRecord(text) ? decodeRecord(this.#parse(id, text)) : undefined;
+    return isRecord(text) ? deserializeClient(this.#parse(id, text)) : undefined;
   }
 
   async #raw(ids: readonly number[]): Promise<(string | null)[]> {

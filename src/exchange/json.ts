@@ -111,7 +111,10 @@ function fromRecord(where: string, record: JsonValue): ImportRow | RejectedRow {
   const row = toImportRow(where, id, rest);
   if ("why" in row) return row;
   const fields = Object.keys(clientSchema.shape) as (keyof Client)[];
-  const given = fields.filter((field) => Object.hasOwn(record, field));
+  // The crypto key may be in the metadata.
+  const isGiven = (field: keyof Client) =>
+    Object.hasOwn(record, field) || (field === "crypto_key" && client.crypto_key !== null);
+  const given = fields.filter(isGiven);
   return { ...row, given, givenMetadata: { ...emptyLists(record), ...client.metadata } };
 }
 

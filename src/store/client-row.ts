@@ -5,6 +5,7 @@ import {
   clientSchema,
   foldBlacklists,
   type StoredBlacklists,
+  takeCryptoKey,
   unfoldBlacklists,
 } from "../client/client.js";
 import { formatJson, type JsonObject, sameJson } from "../client/json.js";
@@ -205,12 +206,6 @@ function storedMetadata(client: Client, schema: Schema): JsonObject {
   const hasPlace = schema.columns.has("crypto_key") || client.crypto_key === null;
   if (hasPlace || Object.hasOwn(client.metadata, "crypto_key")) return client.metadata;
   return { ...client.metadata, crypto_key: client.crypto_key };
-}
-
-function takeCryptoKey(stored: JsonObject): { crypto_key: string | null; metadata: JsonObject } {
-  const { crypto_key, ...metadata } = stored;
-  if (typeof crypto_key !== "string") return { crypto_key: null, metadata: stored };
-  return { crypto_key, metadata };
 }
 
 function entriesOf(values: Values): [Column, SqlValue][] {

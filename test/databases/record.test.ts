@@ -1,6 +1,7 @@
 import { expect, test } from "vitest";
+import { deserializeClient } from "../../src/client/client.js";
 import { addToBlacklist } from "../../src/client/permissions.js";
-import { changeRecord, decodeRecord } from "../../src/databases/record.js";
+import { changeRecord } from "../../src/databases/record.js";
 
 test("a blacklist in a field with other entries than metadata changes only by what changed", () => {
   const record = {
@@ -11,7 +12,7 @@ test("a blacklist in a field with other entries than metadata changes only by wh
     metadata: { skill_blacklist: ["a"] },
   };
   const edited = (key: "skill_blacklist" | "intent_blacklist", name: string) => {
-    const client = decodeRecord(record);
+    const client = deserializeClient(record);
     return changeRecord(
       record,
       { ...client, ...addToBlacklist(key, name)(client, 0).changes },
@@ -29,5 +30,5 @@ test("a blacklist in a field with other entries than metadata changes only by wh
     intent_blacklist: [],
     metadata: { skill_blacklist: ["a", "c"] },
   });
-  expect(decodeRecord(both).metadata).toEqual({ skill_blacklist: ["a", "c"] });
+  expect(deserializeClient(both).metadata).toEqual({ skill_blacklist: ["a", "c"] });
 });

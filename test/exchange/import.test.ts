@@ -197,6 +197,21 @@ describe("an import", () => {
     ]);
   });
 
+  test("takes the crypto key out of the metadata of HiveMind 5", async () => {
+    await using store = await storeWith([hall]);
+    const crypto_key = "0123456789abcdef";
+    const metadata = { crypto_key, site: "porto" };
+    const records = [
+      { api_key: "k1", metadata },
+      { api_key: "k2", metadata },
+    ];
+    await importInto(store, json(records), { update: true });
+    for await (const client of store) {
+      expect(client).toMatchObject({ crypto_key });
+      expect(client.metadata).toEqual({ site: "porto" });
+    }
+  });
+
   const refusals: [string, unknown, boolean, RegExp][] = [
     [
       "an access key that is there",

@@ -21,12 +21,7 @@ import {
 } from "../../src/client/client.js";
 import { type JsonObject, parseJson, sameJson } from "../../src/client/json.js";
 import * as permissions from "../../src/client/permissions.js";
-import {
-  changeRecord,
-  decodeRecord,
-  encodeRecord,
-  migrateRecord,
-} from "../../src/databases/record.js";
+import { changeRecord, encodeRecord, migrateRecord } from "../../src/databases/record.js";
 import { StoreError } from "../../src/errors.js";
 import { exportText } from "../../src/exchange/export.js";
 import { applyImport, prepareImport, readImport } from "../../src/exchange/import.js";
@@ -71,19 +66,20 @@ campaign("a record is a client or refused; written and read again it is the same
       const known = Object.hasOwn(clientSchema.shape, key) || key.endsWith("_blacklist");
       assert(known || Object.hasOwn(client.metadata, key), `${key} is lost`);
     }
-    const read = decodeRecord(record);
+    const read = deserializeClient(record);
     assert.equal(changeRecord(record, read, shape), record);
     const renamed = changeRecord(record, { ...read, name }, shape);
-    same(decodeRecord(renamed), { ...read, name });
+    same(deserializeClient(renamed), { ...read, name });
     for (const key of Object.keys(record)) {
       if (key !== "name") assert.equal(renamed[key], record[key]);
     }
-    same(decodeRecord(encodeRecord(read, "HiveMind 4")), read);
+    same(deserializeClient(encodeRecord(read, "HiveMind 4")), read);
     const migrated = migrateRecord(record);
     assert.equal(migrateRecord(migrated), migrated);
     for (const key of ["intent_blacklist", "skill_blacklist"] as const) {
       const list = read.metadata[key];
-      if (Array.isArray(list)) assert(sameJson(decodeRecord(migrated).metadata[key] ?? null, list));
+      if (Array.isArray(list))
+        assert(sameJson(deserializeClient(migrated).metadata[key] ?? null, list));
     }
   },
 });
