@@ -20,6 +20,12 @@ test("clients go out and come back: CSV or JSON by the path, secrets only when a
     0,
     '"client_id","name","is_admin"\r\n"1","kitchen","false"\r\n',
   ]);
+  const before = ["env", "-C", machine.folder];
+  for (const file of [["-"], ["--path", "-"]]) {
+    const piped = await machine.run(["export-clients", ...file], { before });
+    expect([piped.code, piped.stdout]).toEqual([0, shy.stdout]);
+  }
+  expect(await readdir(machine.folder)).not.toContain("-");
   const path = machine.path("clients.json");
   const { code, document } = await machine.json("export-clients", "--path", path, "--show-secrets");
   expect([code, document]).toEqual([

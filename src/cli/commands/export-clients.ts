@@ -27,7 +27,7 @@ export function addCommand(program: Command): void {
         "json",
       ]),
     );
-  addFileOption(command, "Write to this new file, or into this directory");
+  addFileOption(command, "Write to this new file or directory, - for standard output");
   addSecretOption(command);
   addGlobalOptions(command);
   addHelp(command, {
@@ -41,9 +41,10 @@ export function addCommand(program: Command): void {
       "hivemind-sqlcipher export-clients --format json --show-secrets | age -r age1… > clients.json.age",
     ],
   });
-  command.action(async (file: string | undefined, options: ExportOptions) =>
-    exportClients(await contextOf(command), namedFile(file, options), options),
-  );
+  command.action(async (argument: string | undefined, options: ExportOptions) => {
+    const file = namedFile(argument, options);
+    await exportClients(await contextOf(command), file === "-" ? undefined : file, options);
+  });
 }
 
 async function exportClients(
