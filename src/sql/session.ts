@@ -200,10 +200,11 @@ export class SqlSession {
     try {
       const columns = await this.#asView(text);
       const literals = columns.map(
-        (name, index) => `quote("${name.replaceAll('"', '""')}") AS c${index}`,
+        (name, index) => `${literalOf(`"${name.replaceAll('"', '""')}"`)} AS c${index}`,
       );
+      // OFFSET keeps SQLite from computing each value again for each use in `literalOf`.
       const found = await this.#connection.all<Record<string, string>>(
-        `SELECT ${literals.join(", ")} FROM ${view}`,
+        `SELECT ${literals.join(", ")} FROM (SELECT * FROM ${view} LIMIT -1 OFFSET 0)`,
       );
       const rows = found.map((row) =>
         columns.map((_, index) => literal(row[`c${index}`] ?? "NULL")),
@@ -257,9 +258,16 @@ async function withShortMessage<T>(work: () => Promise<T>): Promise<T> {
   }
 }
 
-/** Parses the output of SQLite's `quote`. */
+/** Returns SQL for the literal of a value: `quote`, which ends a text at a NUL, or T and hex. */
+function literalOf(column: string): string {
+  return `CASE WHEN typeof(${column}) = 'text' AND instr(CAST(${column} AS BLOB), x'00') > 0
+    THEN 'T' || hex(${column}) ELSE quote(${column}) END`;
+}
+
+/** Parses the result of `literalOf`. */
 function literal(text: string): Cell {
   if (text === "NULL") return null;
+  if (text.startsWith("T")) return Buffer.from(text.slice(1), "hex").toString();
   if (text.startsWith("'")) return text.slice(1, -1).replaceAll("''", "'");
   if (text.startsWith("X'")) return Buffer.from(text.slice(2, -1), "hex");
   return new JsonNumber(text);

@@ -62,6 +62,23 @@ describe("a query", () => {
     ).toBe(`a,"b,c"\r\n,""\r\n"x\ny",X'0A'\r\n`);
   });
 
+  test("answers text with a NUL whole, and computes each value once", async () => {
+    await using store = await makeStore();
+    const session = await SqlSession.on(store);
+    const text = "'ab' || char(0) || 'é'";
+    expect((await session.read(one(`SELECT ${text}, char(0), 'T41', x'00'`))).rows).toEqual([
+      ["ab\0é", "\0", "T41", Buffer.from([0])],
+    ]);
+    const random = "CASE WHEN random() > 0 THEN char(0, 97) ELSE 1 END";
+    const drawn = `WITH RECURSIVE c(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM c LIMIT 200) SELECT ${random} FROM c`;
+    for (const [value] of (await session.read(one(drawn))).rows)
+      expect(["\0a", n("1")]).toContainEqual(value);
+    const changes = parseStatements(
+      `UPDATE clients SET name = ${text} WHERE client_id = 1 RETURNING name`,
+    );
+    expect((await session.dryRun(changes)).results[0]?.rows).toEqual([["ab\0é"]]);
+  });
+
   test("keeps its order, tells its columns without rows, and may be any form of SELECT", async () => {
     await using store = await makeStore();
     const session = await SqlSession.on(store);
