@@ -83,13 +83,19 @@ export class SqlSession {
    * Runs statements in a transaction and commits it.
    *
    * @param expected - the effect of a dry run, if there was one
+   * @param check - throws to roll the transaction back
    * @throws {@link StoreError} failed - if SQLite rejects a statement
    * @throws {@link StoreError} inUse - if their effect differs from `expected`
    * @throws {@link StoreError} refused - if the table would no longer be HiveMind's, or if another
    *   process with the store open would be blocked for too long
    */
-  apply(statements: readonly Statement[], expected?: Effect): Promise<Effect> {
+  apply(
+    statements: readonly Statement[],
+    expected?: Effect,
+    check: (effect: Effect) => void = () => {},
+  ): Promise<Effect> {
     return this.#transact(statements, (effect) => {
+      check(effect);
       if (expected === undefined || sameCounts(effect, expected)) return;
       throw new StoreError("inUse", "the store changed since the dry run; nothing was committed", {
         hint: "Run the command again.",

@@ -72,6 +72,20 @@ test("what is wrong, or would change something, is refused by its exit code", as
   expect((await machine.json("sql", "SELECT count(*) FROM clients")).document.rows).toEqual([[2]]);
 });
 
+test("with --write, JSON and CSV refuse several results before the commit", async () => {
+  const machine = await withClients();
+  const rename = "UPDATE clients SET name = 'x' WHERE client_id = 1 RETURNING name";
+  for (const mode of ["--json", "--csv"]) {
+    for (const second of ["SELECT 1", rename]) {
+      const args = ["sql", mode, "--write", "--yes", `${rename}; ${second}`];
+      const { code, stdout, stderr } = await machine.run(args);
+      expect([code, stdout + stderr]).toEqual([2, expect.stringContaining("there are 2")]);
+    }
+  }
+  const { stdout } = await machine.run(["sql", "--csv", "SELECT name FROM clients"]);
+  expect(stdout).toBe('name\r\n"kitchen, 1st"\r\nhall\r\n');
+});
+
 test("with --write a change is shown, and kept when it is confirmed", async () => {
   const machine = await withClients();
   const update = ["sql", "--write", "UPDATE clients SET name = 'x' WHERE client_id = 2"];

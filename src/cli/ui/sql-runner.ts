@@ -38,12 +38,7 @@ export class SqlRunner {
    */
   async run(statements: readonly Statement[], confirm: Confirm): Promise<void> {
     const queries = statements.filter(({ kind }) => kind !== "change").length;
-    if (this.mode !== "table" && queries > 1) {
-      throw new StoreError(
-        "usage",
-        `${this.mode} output has one result, and there are ${queries} queries`,
-      );
-    }
+    this.#assertOneResult(queries);
     if (!this.#write || queries === statements.length) {
       for (const statement of statements) await this.#print(await this.session.read(statement));
       return;
@@ -53,18 +48,26 @@ export class SqlRunner {
     else for (const rows of effect.results) await this.#print(rows);
   }
 
+  /** Statements with RETURNING have a result, too, known only after they ran. */
+  #assertOneResult(results: number): void {
+    if (this.mode === "table" || results <= 1) return;
+    throw new StoreError("usage", `${this.mode} output has one result, and there are ${results}`);
+  }
+
   async #change(statements: readonly Statement[], confirm: Confirm): Promise<Effect> {
     const { yes, output } = this.#context;
+    const check = ({ results }: Effect) => this.#assertOneResult(results.length);
     if (yes) {
-      const effect = await this.session.apply(statements);
+      const effect = await this.session.apply(statements, undefined, check);
       for (const line of effectLines(effect)) output.notice(line);
       return effect;
     }
     if (!onTerminal()) await confirm("Change the store?");
     const tried = await this.session.dryRun(statements);
+    check(tried);
     for (const line of effectLines(tried)) process.stderr.write(`${line}\n`);
     await confirm("Nothing is saved yet. Save these changes?");
-    const effect = await this.session.apply(statements, tried);
+    const effect = await this.session.apply(statements, tried, check);
     output.notice("saved");
     return effect;
   }
