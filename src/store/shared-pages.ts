@@ -32,7 +32,8 @@ type Format = StoreKey["cipherCompatibility"];
 export async function readStoreIvs(path: string, format: Format): Promise<PageIvs> {
   const logged = await readLoggedIvs(`${path}-wal`, format);
   const ivs = await readCopyIvs(path, format);
-  const pages = Math.max(ivs.length / ivBytes, ...logged.keys());
+  let pages = ivs.length / ivBytes;
+  for (const page of logged.keys()) pages = Math.max(pages, page);
   const all = Buffer.concat([ivs], pages * ivBytes);
   for (const [page, iv] of logged) iv.copy(all, (page - 1) * ivBytes);
   return all;
@@ -89,10 +90,10 @@ async function ivsAt(
   format: Format,
 ): Promise<Map<number, Buffer>> {
   const ivs = new Map<number, Buffer>();
+  const content = Buffer.alloc(pageLayouts[format].pageBytes);
   for (const [page, at] of pages) {
-    const content = Buffer.alloc(pageLayouts[format].pageBytes);
     await readUpTo(log, content, at);
-    ivs.set(page, ivOf(content, format));
+    ivs.set(page, Buffer.from(ivOf(content, format)));
   }
   return ivs;
 }
