@@ -70,6 +70,67 @@ UNIT
   systemctl --quiet enable $unit
 }
 
+# The system's bus, logind and the users' managers, without PAM.
+install_login() {
+  cp /lib/systemd/system/dbus.service /lib/systemd/system/dbus.socket /etc/systemd/system/
+  printf '[Service]\nType=notify\nExecStart=/lib/systemd/systemd-logind\n' >/etc/systemd/system/systemd-logind.service
+  cat >/etc/systemd/system/user@.service <<UNIT
+[Service]
+User=%i
+Type=notify
+RuntimeDirectory=user/%i
+RuntimeDirectoryMode=0700
+Environment=XDG_RUNTIME_DIR=/run/user/%i
+ExecStart=/lib/systemd/systemd --user
+Delegate=yes
+LimitCORE=0
+UNIT
+  mkdir -p /etc/systemd/system/multi-user.target.wants
+  ln -s ../dbus.socket ../dbus.service ../systemd-logind.service /etc/systemd/system/multi-user.target.wants/
+  systemctl daemon-reload
+}
+
+# The user logs in, and types the password of the keyring.
+log_in() {
+  local tries
+  systemctl start user@$uid.service
+  printf private-session | as_user gnome-keyring-daemon --unlock --components=secrets >/dev/null
+  for tries in {1..200}; do
+    as_user busctl --user call org.freedesktop.secrets /org/freedesktop/secrets org.freedesktop.Secret.Service \
+      ReadAlias s default 2>/dev/null | grep -q collection && return
+    sleep 0.05
+  done
+  echo "the keyring did not start" >&2
+  return 1
+}
+
+# The unit as the installer's template has it in the user's scope.
+install_user_units() {
+  local units=$user_home/.config/systemd/user
+  as_user mkdir -p $units/default.target.wants $user_home/.venvs $user_home/.local/share/keyrings
+  as_user ln -s "$HUB_ENVIRONMENT" $user_home/.venvs/ovos
+  # A second keyring daemon would be locked.
+  as_user ln -s /dev/null $units/gnome-keyring-daemon.service
+  as_user ln -s /dev/null $units/gnome-keyring-daemon.socket
+  printf '[Service]\nExecStart=%s/.venvs/ovos/bin/python %s/assistant.py\n' "$user_home" "$TOOLS" >$units/ovos.service
+  cat >$units/$unit <<UNIT
+[Unit]
+Description=HiveMind Listener
+After=ovos.service
+Requires=ovos.service
+
+[Service]
+ExecStart=$user_home/.venvs/ovos/bin/hivemind-core listen
+Restart=on-failure
+RestartSec=5s
+
+[Install]
+WantedBy=default.target
+UNIT
+  as_user ln -s ../$unit $units/default.target.wants/
+  chown -R $uid:$uid $units
+}
+
 # configure MODULE [SETTING ...]: lets server.json name a database
 configure() {
   as_user $user_home/.venvs/ovos/bin/hivemind-core print-config >/dev/null

@@ -205,3 +205,71 @@ test("killed at each step of setup and undo, the hub starts, and the same comman
     as_user python3 -c 'import json,sys; print(*sorted(c["name"] for c in json.load(open(sys.argv[1])).values() if c["api_key"] != "revoked"))' $data/clients.json`);
   expect(output).toEqual(["bath hall kitchen"]);
 }, 400_000);
+
+test("a unit of a user's systemd: root unlocks the keyring at boot once, and the hub serves after a reboot", async () => {
+  const machine = await HeadlessMachine.make();
+  const installed = await machine.boot(`
+    install_login
+    install_user_units
+    cp -r $HOME/bin $user_home/
+    configure hivemind-json-db-plugin
+    add_clients kitchen hall
+    start_enabled
+    log_in
+    as_user systemctl --user daemon-reload
+    as_user systemctl --user start $unit
+    wait_for_port
+    mkdir -m 700 $disk/bundles $disk/backups && chown $uid $disk/bundles $disk/backups
+    chmod 711 $HOME $disk
+    setup() {
+      as_user $user_home/bin/hivemind-sqlcipher setup --headless --to $user_home/backups \
+        --bundle-to $user_home/bundles --recovery-key-file $user_home/key.txt --yes
+    }
+    setup 2>$HOME/refused.log || echo "code $?"
+    sed -n 's/^ *//; /Run these commands/,$p' $HOME/refused.log | tail -n +2 >$HOME/commands.log
+    cut -d' ' -f1-3 $HOME/commands.log
+    sudo() { "$@"; }
+    systemd-ask-password() { printf private-session; }
+    . $HOME/commands.log >$HOME/commands.out
+    setup >$HOME/setup.log
+    wait_for_port
+    as_user $user_home/bin/hivemind-sqlcipher list-clients --json | python3 -c 'import json,sys; print(*sorted(c["name"] for c in json.load(sys.stdin)["clients"]))'`);
+  expect(installed).toEqual([
+    "code 17",
+    "sudo loginctl enable-linger",
+    "sudo mkdir -p",
+    'systemd-ask-password -n "Password',
+    "text=$(hivemind-sqlcipher run --print-unit",
+    "sudo systemctl daemon-reload",
+    "sudo systemctl enable",
+    "hall kitchen",
+  ]);
+  const rebooted = await machine.boot(`
+    start_enabled
+    wait_for_port
+    as_user $user_home/bin/hivemind-sqlcipher list-clients --json | python3 -c 'import json,sys; print(*sorted(c["name"] for c in json.load(sys.stdin)["clients"]))'
+    as_user systemctl --user is-active $unit hivemind-sqlcipher-backup-*.timer
+    as_user $user_home/bin/hivemind-sqlcipher backup --quiet | grep -o "stopped for"
+    wait_for_port
+    as_user $user_home/bin/hivemind-sqlcipher setup --headless | grep -o "^Nothing to do"`);
+  expect(rebooted).toEqual(["hall kitchen", "active", "active", "stopped for", "Nothing to do"]);
+}, 240_000);
+
+test("an ordinary user learns that root sets up a unit of the system", async () => {
+  const machine = await HeadlessMachine.make();
+  const output = await machine.boot(`
+    install_login
+    install_system_units
+    cp -r $HOME/bin $user_home/
+    configure hivemind-json-db-plugin
+    add_clients kitchen
+    start_enabled
+    systemctl start user@$uid.service
+    wait_for_port
+    as_user $user_home/bin/hivemind-sqlcipher setup --passphrase-source command:false --dry-run >$HOME/dry.log || true
+    grep -A1 "User=" $HOME/dry.log`);
+  expect(output).toEqual([
+    "obstacle: hivemind-listener.service is a unit of the system with User=resident",
+    "  Run setup as root, which seals the passphrase for the unit: sudo hivemind-sqlcipher setup",
+  ]);
+}, 120_000);
