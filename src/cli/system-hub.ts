@@ -28,8 +28,8 @@ export async function setupContext(command: Command, options: HubChoiceOptions):
   const context = await contextOf(command, found);
   if (context.settings.passphrase_source !== undefined) return context;
   if (!isInSystem && !(options.headless && (await canSeal()))) return context;
-  const { freeSealedPath } = await import("../keys/sealed.js");
-  const passphraseSource = `sealed:${await freeSealedPath(context.storePath)}`;
+  const { sealedPathFor } = await import("../keys/reseal.js");
+  const passphraseSource = `sealed:${await sealedPathFor(context.storePath)}`;
   return contextOf(command, { ...found, passphraseSource });
 }
 

@@ -1,9 +1,28 @@
-/** Changes a sealed passphrase together with its store. */
+/** Sealed passphrases and their stores. */
 import { isKind, StoreError } from "../errors.js";
+import { lstatIfExists, sha256Hex } from "../fs/read.js";
 import { currentInteraction } from "../process/interaction.js";
-import { readSealed, seal } from "./sealed.js";
+import { defaultSealedPath, readSealed, seal } from "./sealed.js";
 import { describeSource, type PassphraseSource } from "./source.js";
 import { unlock } from "./unlock.js";
+
+/** Returns where a store's passphrase is sealed, or can be: not where another passphrase is. */
+export async function sealedPathFor(storePath: string): Promise<string> {
+  const path = defaultSealedPath();
+  if (!(await lstatIfExists(path)) || (await opens(storePath, path))) return path;
+  return `${path}-${sha256Hex(storePath).slice(0, 8)}`;
+}
+
+async function opens(storePath: string, path: string): Promise<boolean> {
+  try {
+    const source = { kind: "sealed", path } as const;
+    await (await unlock(storePath, source, { mode: "readwrite" })).connection.close();
+    return true;
+  } catch (error) {
+    if (!(error instanceof StoreError)) throw error;
+    return false;
+  }
+}
 
 /**
  * Seals the next passphrase of a store in front of the present ones while `work` gives it to the

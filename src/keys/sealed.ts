@@ -9,7 +9,7 @@ import { dirname, join } from "node:path";
 import { configHome } from "../config/paths.js";
 import { StoreError } from "../errors.js";
 import { makeDirectory, replaceFile } from "../fs/atomic.js";
-import { lstatIfExists, sha256Hex } from "../fs/read.js";
+import { lstatIfExists } from "../fs/read.js";
 import { type Outcome, run } from "../process/run.js";
 import { generatePassphrase } from "./passphrase.js";
 import { passphraseLines } from "./passphrase-file.js";
@@ -29,12 +29,6 @@ export function sealedDirectory(): string {
 
 export function defaultSealedPath(): string {
   return join(sealedDirectory(), sealedName);
-}
-
-/** Returns where to seal the passphrase of a new store: not where another is sealed already. */
-export async function freeSealedPath(storePath: string): Promise<string> {
-  const path = defaultSealedPath();
-  return (await lstatIfExists(path)) ? `${path}-${sha256Hex(storePath).slice(0, 8)}` : path;
 }
 
 /**

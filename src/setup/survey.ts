@@ -215,7 +215,7 @@ export async function survey(choice: SetupChoice): Promise<Survey> {
       (await lstatIfExists(record.database.place)) !== undefined,
     hasBundle: bundles.length > 0,
     isHandedOver: isUsed,
-    keysProblem: await findKeysProblem(source, storePath),
+    keysProblem: await findKeysProblem(source, storePath, isUsed),
     usesKeyring: source.kind === "keyring",
     sealedPath: source.kind === "sealed" ? source.path : undefined,
     isRoot: process.geteuid?.() === 0,
@@ -338,14 +338,15 @@ async function countClients(name: string, config: ReturnType<typeof databaseIn>[
 async function findKeysProblem(
   source: PassphraseSource,
   storePath: string,
+  isUsed: boolean,
 ): Promise<Problem | undefined> {
   if (source.kind === "keyring") {
     const { problem } = await inspectKeyring(storePath);
     return problem && toProblem(problem);
   }
   try {
-    const isSealedBySetup = source.kind === "sealed" && !(await lstatIfExists(source.path));
-    if (isSealedBySetup) await findSealingScope();
+    const isNew = !isUsed && source.kind === "sealed" && !(await lstatIfExists(source.path));
+    if (isNew) await findSealingScope();
     else await firstPassphrase(source, storePath);
     return undefined;
   } catch (error) {

@@ -38,6 +38,8 @@ class HeadlessMachine {
       'export PATH="$HOME/bin:$PATH"',
       `. ${tools}/headless.sh`,
       "attach_disk",
+      // As with sudo.
+      "unset XDG_RUNTIME_DIR DBUS_SESSION_BUS_ADDRESS",
       script,
     ];
     const file = join(this.#home, "script.log");
@@ -85,6 +87,8 @@ test("root sets up a unit of the system with User=: sealed, served after a reboo
     printf '%s\n' "$passphrase" "$rotated" >/dev/shm/patterns
     grep -rlaFf /dev/shm/patterns $HOME /etc /proc/[0-9]*/cmdline /proc/[0-9]*/environ 2>/dev/null || echo nowhere
     hivemind-sqlcipher backup --quiet >/dev/null
+    hivemind-sqlcipher restore $(ls $disk/backups/*.db | tail -1) --yes --quiet >/dev/null
+    serves
     findings
     systemctl show --value --property=ActiveState hivemind-sqlcipher-backup-*.timer`);
   expect(installed).toEqual([
@@ -97,7 +101,7 @@ test("root sets up a unit of the system with User=: sealed, served after a reboo
     "stopped for",
     "sealed:/etc/credstore.encrypted/hivemind-sqlcipher",
     "nowhere",
-    "findings: bundle-disk restore-tried bundle-tried",
+    "findings: copies bundle-disk bundle-tried",
     "active",
   ]);
   const rebooted = await machine.boot(`
@@ -119,10 +123,17 @@ test("root sets up a unit of the system with User=: sealed, served after a reboo
     hivemind-sqlcipher setup --undo --yes
     hivemind-sqlcipher setup --yes --headless --recovery-key-file $HOME/other.txt | head -1
     serves
+    names
+    # As one that was set up by hand: the settings are gone.
+    rm -r $HOME/.config/hivemind-sqlcipher
+    hivemind-sqlcipher setup ${options.replace("key.txt", "third.txt")} >$HOME/third.log
+    ls /etc/credstore.encrypted
+    hivemind-sqlcipher backup --quiet >/dev/null
+    serves
     names`);
   expect(rebooted).toEqual([
     "attic bath hall kitchen",
-    "findings: bundle-disk restore-tried bundle-tried",
+    "findings: copies bundle-disk bundle-tried",
     "active",
     "success",
     "0",
@@ -131,6 +142,8 @@ test("root sets up a unit of the system with User=: sealed, served after a reboo
     "gone",
     expect.stringMatching(/^Nothing to undo/),
     expect.stringMatching(/^Plan for hivemind-listener/),
+    "attic bath hall kitchen",
+    "hivemind-sqlcipher",
     "attic bath hall kitchen",
   ]);
 }, 240_000);
@@ -273,3 +286,35 @@ test("an ordinary user learns that root sets up a unit of the system", async () 
     "  Run setup as root, which seals the passphrase for the unit: sudo hivemind-sqlcipher setup",
   ]);
 }, 120_000);
+
+test("root's rotation and backup are killed: the hub starts, and root's next command recovers", async () => {
+  const machine = await HeadlessMachine.make();
+  const steps = [
+    ...["rotate.staging", "rotate.bundled", "rotate.stopped", "rotate.filled", "rotate.renamed"],
+    ...["rotate.removed", "backup.stopping", "backup.copied"],
+  ];
+  const output = await machine.boot(`
+    install_system_units
+    sed -i 's/^\\[Unit\\]/[Unit]\\nStartLimitIntervalSec=0/' /etc/systemd/system/$unit
+    systemctl daemon-reload
+    configure hivemind-json-db-plugin
+    add_clients kitchen
+    start_enabled
+    wait_for_port
+    mkdir -m 700 $disk/bundles
+    hivemind-sqlcipher setup ${options} >$HOME/setup.log
+    for step in ${steps.join(" ")}; do
+      if NODE_OPTIONS=--import=${root}test/faults/at-step.mjs HIVEMIND_TEST_AT_STEP="{"$step":"kill"}" \
+        hivemind-sqlcipher \${step%%.*} >$HOME/killed.log 2>&1; then echo "$step was not reached"; fi
+      # As after a power failure: no timer of this boot starts the hub.
+      systemctl stop 'hivemind-sqlcipher-restart-*.timer' 2>/dev/null || true
+      systemctl restart $unit || echo "$step: the hub does not start"
+      serves || echo "$step: the hub does not serve"
+      hivemind-sqlcipher backup --quiet >$HOME/backup.log 2>&1 || { echo "$step: no backup"; cat $HOME/backup.log; }
+      serves
+      ls $data | grep -v "^clients.db\\(-wal\\|-shm\\|.lock\\)\\?$" | grep -v schema_version || true
+    done
+    (cd $user_home && find .config .local ! -user $user)
+    names`);
+  expect(output).toEqual(["kitchen"]);
+}, 240_000);
