@@ -8,6 +8,7 @@ import {
   mkdirSync,
   readFileSync,
   realpathSync,
+  rmSync,
   symlinkSync,
   writeFileSync,
 } from "node:fs";
@@ -18,6 +19,9 @@ const [, script, engine, home] = process.argv;
 const root = dirname(dirname(dirname(script)));
 const share = `${home}/.local/share/hivemind-core`;
 const store = `${share}/clients.db`;
+/** Parts of newer engines than Debian 12 has, from scripts/setup --engines. */
+const generator = `${root}/.cache/engines/quadlet`;
+const composePlugin = `${root}/.cache/engines/docker-compose`;
 const settings = `${home}/.config/hivemind-sqlcipher/config.json`;
 // The distribution's own programs, wherever a machine has others of the same name.
 process.env.PATH = `/usr/sbin:/usr/bin:/sbin:/bin:${process.env.PATH}`;
@@ -135,6 +139,49 @@ function forget() {
   const { backup: known, ...others } = JSON.parse(readFileSync(settings, "utf8"));
   const directories = { to: known.to, bundle_to: known.bundle_to };
   writeFileSync(settings, JSON.stringify({ ...others, backup: directories }));
+}
+
+/** Starts the hub by version 2 of compose, with the printed lines in its file. */
+function composed(printed) {
+  mkdirSync(`${home}/.docker/cli-plugins`, { recursive: true });
+  symlinkSync(composePlugin, `${home}/.docker/cli-plugins/docker-compose`);
+  const lines = printed.split("\n").filter((line) => /^# {5}/.test(line));
+  const file = `${home}/compose.yaml`;
+  writeFileSync(
+    file,
+    `services:
+  hub:
+    image: hub
+    container_name: composed
+    network_mode: host
+    restart: unless-stopped
+    command: ["sh", "-c", ${JSON.stringify(`trap 'exit 0' TERM; ${holding}`)}]
+${lines.map((line) => line.slice(2)).join("\n")}
+      - ${share}:/data
+`,
+  );
+  const compose = (...args) => {
+    const all = ["compose", "--file", file, ...args];
+    const { status, stderr } = spawnSync("docker", all, { encoding: "utf8" });
+    return { code: status, stderr };
+  };
+  const up = compose("up", "--detach");
+  const [, source] = /^# +source: (.*)$/m.exec(printed);
+  const [, target] = /^# +target: (.*)$/m.exec(printed);
+  const view = () => containers("exec", "composed", "cat", target);
+  const before = view();
+  forget();
+  const saved = command([...backup, "--json"]);
+  const rotated = command(["rotate"]);
+  const after = view();
+  rmSync(source);
+  const withoutCopy = compose("up", "--detach", "--force-recreate");
+  compose("down");
+  return {
+    ...{ up, saved, rotated, isChanged: after !== before, withoutCopy },
+    hasPassword: after.includes('"password":'),
+    isDirectory: existsSync(source),
+  };
 }
 
 /** Encrypts the plain store of a container, first with a start that fails. */
@@ -487,6 +534,32 @@ while True:
         "ExecStop=/usr/bin/podman stop in-quadlet",
       ),
     );
+    const real = existsSync(generator);
+    if (real) {
+      const environment = variables.map((name) => `Environment=${name}=${process.env[name]}\n`);
+      mkdirSync(`${home}/quadlets`);
+      writeFileSync(
+        `${home}/quadlets/podman5.container`,
+        `[Container]
+ContainerName=in-podman5
+Image=localhost/hub
+Network=host
+Volume=${share}:/data
+Volume=${home}/hub.sh:/hub.sh
+Volume=${volume}
+Exec=sh /hub.sh
+
+[Service]
+${environment.join("")}${preparation}Restart=always
+`,
+      );
+      const written = execFileSync(generator, ["-dryrun"], {
+        encoding: "utf8",
+        env: { ...process.env, QUADLET_UNIT_DIRS: `${home}/quadlets` },
+      });
+      const [, text] = /^---podman5\.service---\n([\s\S]*)$/m.exec(written);
+      writeFileSync("/etc/systemd/system/podman5.service", text);
+    }
     writeFileSync(
       "/etc/systemd/system/generated.service",
       unit(
@@ -502,7 +575,7 @@ while True:
     );
     call("chown", "-R", "1000:1000", share);
     call("systemctl", "daemon-reload");
-    for (const name of ["quadlet", "generated"]) {
+    for (const name of ["quadlet", "generated", ...(real ? ["podman5"] : [])]) {
       call("systemctl", "start", name);
       const before = startedAt(`in-${name}`);
       const { code, stdout, stderr } = command([...backup, "--service", "auto", "--json"]);
@@ -516,11 +589,11 @@ while True:
         isRestarted: startedAt(`in-${name}`) !== before,
         engine: refusal(`in-${name}`),
       };
-      if (name === "quadlet") {
-        const password = () => containers("exec", "in-quadlet", "cat", volume.split(":")[1]);
+      if (name !== "generated") {
+        const password = () => containers("exec", `in-${name}`, "cat", volume.split(":")[1]);
         const first = password();
-        const rotated = command(["rotate", "--service", "systemd", "--unit", "quadlet"]);
-        seen.rotatedUnit = {
+        const rotated = command(["rotate", "--service", "systemd", "--unit", name]);
+        seen[name].rotated = {
           code: rotated.code,
           stderr: rotated.stderr,
           isDelivered: password() !== first && password().includes('"password":'),
@@ -565,6 +638,7 @@ while True:
       notices: call("systemd-analyze", "verify", `/etc/systemd/system/${name}.service`),
     };
     remove("composed");
+    if (engine === "docker" && existsSync(composePlugin)) seen.compose2 = composed(printed);
     call("systemctl", "disable", "--now", name);
   },
 

@@ -3,7 +3,7 @@
  * hub is a shell that has the store open; all else is as a user has it.
  */
 import { execFile } from "node:child_process";
-import { rmSync } from "node:fs";
+import { existsSync, rmSync } from "node:fs";
 import { fileURLToPath } from "node:url";
 import { promisify } from "node:util";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
@@ -12,6 +12,9 @@ import { root } from "../built.js";
 import { temporaryFolder } from "./units.js";
 
 const script = fileURLToPath(new URL("containers-session.mjs", import.meta.url));
+
+/** Parts of newer engines than Debian 12 has. */
+const engines = `${root}.cache/engines`;
 
 interface Ran {
   code: number;
@@ -24,6 +27,7 @@ interface UnitRan extends Ran {
   service: unknown;
   isActive: boolean;
   isSplit: boolean;
+  rotated: object;
   engine: Ran;
 }
 
@@ -45,7 +49,8 @@ interface Seen {
   quadlet: UnitRan;
   generated: UnitRan;
   stoppedUnit: Ran;
-  rotatedUnit: object;
+  podman5: UnitRan;
+  compose2: object;
   guide: object;
   deaf: Ran & { doctor: object };
   doctor: object;
@@ -212,6 +217,16 @@ describe.each(["podman", "docker"] as const)("%s", (engine) => {
     expect(seen.deaf.doctor).toEqual([check("ignores the signal to stop", "--init")]);
   });
 
+  test("compose version 2 mounts the copy, and fails without it", ({ skip }) => {
+    skip(engine === "podman", "it is for Docker");
+    skip(!existsSync(`${engines}/docker-compose`), "no compose: scripts/setup --engines");
+    expect(seen.compose2).toMatchObject({
+      ...{ up: { code: 0 }, saved: { code: 0 }, rotated: { code: 0 } },
+      ...{ isChanged: true, hasPassword: true, isDirectory: false },
+      withoutCopy: { code: 1, stderr: expect.stringContaining("server.json") },
+    });
+  });
+
   // Only Podman has units of containers, and the guide's command blocks are for it.
   if (engine !== "podman") return;
 
@@ -249,7 +264,16 @@ describe.each(["podman", "docker"] as const)("%s", (engine) => {
   });
 
   test("rotate: a unit that prepares server.json mounts it again", () => {
-    expect(seen.rotatedUnit).toMatchObject({ code: 0, isDelivered: true });
+    expect(seen.quadlet.rotated).toMatchObject({ code: 0, isDelivered: true });
+  });
+
+  test("the unit that Podman 5 generates from a quadlet is stopped and started", ({ skip }) => {
+    skip(!existsSync(`${engines}/quadlet`), "no quadlet generator: scripts/setup --engines");
+    expect(seen.podman5).toMatchObject({
+      ...{ code: 0, isSplit: true, isActive: true, isRestarted: true },
+      service: { unit: "podman5", was_active: true, stopped_ms: expect.any(Number) },
+      rotated: { code: 0, isDelivered: true },
+    });
   });
 
   test("the command blocks of docs/guide/containers.md run", () => {
