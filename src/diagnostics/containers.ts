@@ -1,18 +1,11 @@
 /** Checks hubs in containers: their volumes, how they stop, and how they get the passphrase. */
 import { dirname } from "node:path";
 import { isKind } from "../errors.js";
-import { isHubContainer, readContainerHub, toHost } from "../hub/container-hub.js";
+import { findHubContainers, readContainerHub, toHost } from "../hub/container-hub.js";
 import { namedStore, passwordIn, readServerJson } from "../hub/server-json.js";
 import type { PassphraseSource } from "../keys/source.js";
 import { ignoresStopSignal } from "../service/container-checks.js";
-import {
-  type Container,
-  engines,
-  inspectContainer,
-  isActive,
-  listContainers,
-  mayHaveContainers,
-} from "../service/engine.js";
+import { type Container, inspectContainer, isActive } from "../service/engine.js";
 import type { Service } from "../service/service.js";
 import { shellQuote } from "../text/escape.js";
 import { type Check, finding, good } from "./check.js";
@@ -37,18 +30,6 @@ export async function checkContainers(
   return own
     ? [good(name, `${own.name} keeps its store on a volume, and stops when asked to`)]
     : [];
-}
-
-async function findHubContainers(): Promise<Container[]> {
-  const found: Container[] = [];
-  for (const engine of engines.filter((each) => mayHaveContainers(each))) {
-    const containers = await listContainers(engine, { all: true }).catch((error: unknown) => {
-      if (isKind(error, "service")) return [];
-      throw error;
-    });
-    found.push(...containers.filter(isHubContainer));
-  }
-  return found;
 }
 
 /** Checks that the hub's store outlives its container. */

@@ -6,8 +6,15 @@
  * passphrase write it, too, before they start the container.
  */
 import { dirname, join } from "node:path";
+import { isKind } from "../errors.js";
 import { argsOf, listGroupProcesses, parseGroups, readGroups } from "../process/cgroup.js";
-import { type Container, inspectContainer } from "../service/engine.js";
+import {
+  type Container,
+  engines,
+  inspectContainer,
+  listContainers,
+  mayHaveContainers,
+} from "../service/engine.js";
 import { runsHub } from "../service/hub-units.js";
 import { show, type UnitName } from "../service/systemctl.js";
 import { findContainersOf } from "../service/unit-containers.js";
@@ -65,8 +72,20 @@ export function toHost({ mounts }: Container, path: string): string | undefined 
   return mount && join(mount.source, path.slice(mount.destination.length));
 }
 
-/** Returns whether a container is for a hub, by its command or by a process in it. */
-export function isHubContainer(container: Container): boolean {
+/** Returns the containers of hubs, by their command or a process in them, of all engines. */
+export async function findHubContainers(): Promise<Container[]> {
+  const found: Container[] = [];
+  for (const engine of engines.filter((each) => mayHaveContainers(each))) {
+    const containers = await listContainers(engine, { all: true }).catch((error: unknown) => {
+      if (isKind(error, "service")) return [];
+      throw error;
+    });
+    found.push(...containers.filter(isHub));
+  }
+  return found;
+}
+
+function isHub(container: Container): boolean {
   return runsHub(container.args) || findRunningHub(container) !== undefined;
 }
 

@@ -4,6 +4,7 @@ import { upgradeLine } from "../hub/schema.js";
 import { systemctlLine } from "../service/systemctl.js";
 import { counted } from "../text/count.js";
 import { shellQuote } from "../text/escape.js";
+import { containerSteps } from "./container.js";
 import type { HubSurvey } from "./hub-survey.js";
 import { logLine } from "./serving.js";
 import type { DatabaseSurvey, PackagesSurvey, Survey } from "./survey.js";
@@ -332,7 +333,8 @@ function interrupted({ operation, record }: Survey): Finding {
   };
 }
 
-function whichHub({ hubs, otherHub, server, wantedUnit }: Survey): Obstacle {
+function whichHub(survey: Survey): Obstacle {
+  const { hubs, otherHub, container, server, wantedUnit } = survey;
   if (hubs.length > 0) {
     const names = hubs.map(({ name }) => name);
     return {
@@ -342,6 +344,13 @@ function whichHub({ hubs, otherHub, server, wantedUnit }: Survey): Obstacle {
         problem: `several units start a hub: ${names.join(", ")}`,
       },
       fix: `Name the unit: ${hubs.map(({ manager, name }) => `--service ${manager} --unit ${name.replace(/\.service$/, "")}`).join(", or ")}.`,
+    };
+  }
+  if (container !== undefined && [undefined, container.name].includes(wantedUnit)) {
+    return {
+      ...{ id: "container", kind: "refused" },
+      problem: `the hub runs in the container ${container.name} (${container.engine})`,
+      fix: containerSteps(container, survey.directories),
     };
   }
   if (wantedUnit !== undefined) {

@@ -48,6 +48,7 @@ import {
 } from "../service/schedule.js";
 import { type Manager, sudoPrefix } from "../service/systemctl.js";
 import { type CipherCompatibility, identify, openEncrypted } from "../store/cipher.js";
+import { type ContainerSurvey, surveyContainer } from "./container.js";
 import { chooseDirectories, type Directories } from "./directories.js";
 import { existingAncestor, isReplaceable, isWritable, sizeOf } from "./files.js";
 import { type HubSurvey, surveyHubs } from "./hub-survey.js";
@@ -130,6 +131,8 @@ export interface Survey {
   readonly wantedUnit: string | undefined;
   /** A hub that no unit of this user starts, in words. */
   readonly otherHub: string | undefined;
+  /** A hub in a container, if no unit starts one. */
+  readonly container: ContainerSurvey | undefined;
   readonly packages: PackagesSurvey | undefined;
   readonly server: ServerJsonSurvey;
   readonly database: DatabaseSurvey | undefined;
@@ -195,6 +198,7 @@ export async function survey(choice: SetupChoice): Promise<Survey> {
     hubs,
     wantedUnit: choice.unit,
     otherHub: hub === undefined ? await findOtherHub() : undefined,
+    container: hub === undefined ? await surveyContainer(storePath) : undefined,
     packages: python && (await surveyPackages(python)),
     server: {
       path: serverJsonPath(),

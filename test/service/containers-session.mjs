@@ -189,44 +189,57 @@ function encryption() {
   const inside = "/home/hivemind/.config/hivemind-core";
   const plain = `${home}/plain/hivemind-core/clients.db`;
   const config = `${home}/plain/config`;
-  const copy = `${process.env.XDG_RUNTIME_DIR}/hivemind-sqlcipher/plain.json`;
   mkdirSync(config, { recursive: true });
   cpSync(`${home}/.config/hivemind-core/server.json`, `${config}/server.json`);
   mkdirSync(dirname(plain));
   cpSync(`${root}/test/fixtures/plain-schema0.db`, plain);
-  const options = { options: ["--db", plain] };
-  const prepared = command(
-    ["run", "--prepare", copy, "--server-json", `${config}/server.json`],
-    options,
-  );
-  const open = `exec 3</home/hivemind/.local/share/hivemind-core/clients.db`;
-  containers(
-    ...["run", "--detach", "--name", "plain", "--network=host"],
-    ...["--volume", `${dirname(plain)}:/home/hivemind/.local/share/hivemind-core`],
-    ...["--volume", `${config}:${inside}`, "--volume", `${copy}:${inside}/server.json:ro`],
-    ...["hub", "sh", "-c"],
-    `trap 'exit 0' TERM; [ ! -e ${inside}/fail ] || exit 1; ${open}; while :; do sleep 0.1; done`,
-  );
+  const open = `: hivemind-core listen; exec 3</home/hivemind/.local/share/hivemind-core/clients.db`;
+  const create = (...more) =>
+    containers(
+      ...["run", "--detach", "--name", "plain", "--network=host"],
+      ...["--volume", `${dirname(plain)}:/home/hivemind/.local/share/hivemind-core`],
+      ...["--volume", `${config}:${inside}`, ...more, "hub", "sh", "-c"],
+      `trap 'exit 0' TERM; [ ! -e ${inside}/fail ] || exit 1; ${open}; while :; do sleep 0.1; done`,
+    );
+  create();
+  const dryRun = command(["setup", "--dry-run", "--json"], { options: ["--db", plain] });
+  const { plan } = JSON.parse(dryRun.stdout);
+  const { fix } = plan.obstacles.find(({ id }) => id === "container");
+  // The commands of the fix, as a user types them.
+  const step = (name, { extra = [], environment = {} } = {}) => {
+    const line = fix.split("\n").find((each) => each.includes(` ${name} `));
+    const own = `hivemind-sqlcipher() { ${process.execPath} ${root}/dist/cli/main.js "$@"; }`;
+    const script = `${own}\n${[line, ...extra].join(" ")}`;
+    const { status, stderr } = spawnSync("bash", ["-c", script], {
+      encoding: "utf8",
+      env: { ...process.env, ...environment },
+    });
+    return { code: status, stderr };
+  };
+  const [, copy] = /run --prepare '?([^ ']+)/.exec(fix);
+  const prepared = step("run --prepare");
+  remove("plain");
+  create("--volume", `${copy}:${inside}/server.json:ro`);
   const hasPassword = () =>
     containers("exec", "plain", "cat", `${inside}/server.json`).includes('"password":');
   const key = ["--recovery-key-file", `${home}/plain/key`];
-  const encrypt = ["encrypt", "--bundle-to", `${home}/bundles`, ...key];
   const outcome = (steps) => {
     const environment = {
       NODE_OPTIONS: `--import=${root}/test/faults/at-step.mjs`,
       HIVEMIND_TEST_AT_STEP: JSON.stringify(steps),
     };
-    const { code, stderr } = command(encrypt, { ...options, environment });
+    const { code, stderr } = step("encrypt", { extra: key, environment });
     return { code, stderr, hasPassword: hasPassword(), isRunning: isRunning("plain") };
   };
-  const before = { ...prepared, hasPassword: hasPassword() };
+  const before = { ...prepared, hasPassword: hasPassword(), directories: step("-m") };
   const failed = outcome({
     "encrypt.promoted": `touch ${config}/fail`,
     "encrypt.put-back": `rm ${config}/fail`,
   });
   const done = outcome({});
+  const saved = step("backup");
   remove("plain");
-  return { before, failed, done };
+  return { fix, before, failed, done, saved };
 }
 
 const seen = {};

@@ -123,12 +123,13 @@ describe.each(["podman", "docker"] as const)("%s", (engine) => {
     });
   });
 
-  test("encrypt gives the copy of a plain store its password; a start that fails takes it back", () => {
+  test("the steps that setup names encrypt the store of a container; a failed start takes all back", () => {
     const { encrypted } = seen.delivered;
     expect(encrypted).toMatchObject({
       before: { code: 0, hasPassword: false, stderr: expect.stringContaining("not encrypted yet") },
       failed: { code: 15, hasPassword: false, isRunning: true },
       done: { code: 0, hasPassword: true, isRunning: true },
+      saved: { code: 0 },
     });
   });
 
@@ -210,7 +211,7 @@ describe.each(["podman", "docker"] as const)("%s", (engine) => {
     expect(seen.doctor).toEqual([
       check(
         "lost keeps its store /root/.local/share/hivemind-core/clients.db on no volume",
-        `${engine} cp lost:/root/.local/share/hivemind-core`,
+        `${engine} cp lost:'/root/.local/share/hivemind-core'`,
       ),
     ]);
     expect(seen.healthy).toEqual([expect.objectContaining({ ok: true })]);

@@ -55,6 +55,7 @@ const before: Survey = {
   hubs: [hub],
   wantedUnit: undefined,
   otherHub: undefined,
+  container: undefined,
   packages,
   server: {
     path: "/home/a/.config/hivemind-core/server.json",
@@ -374,6 +375,33 @@ describe("what is in the way is named with its fix", () => {
     expect(obstacles.map((each) => each.problem).join("\n")).toContain(problem);
     expect(obstacles.map((each) => each.fix).join("\n")).toContain(fix);
     expect(obstacles).toHaveLength(1);
+  });
+
+  test("a hub in a container, with the steps that encrypt its store", () => {
+    const box: NonNullable<Survey["container"]> = {
+      ...{ engine: "docker" as const, name: "hub", store: "/volume/clients.db" },
+      ...{ database: "sqlite" as const, hasPassword: false, hasCopy: false },
+    };
+    const fixOf = (container: Survey["container"]) => {
+      const { obstacles } = plan({ hubs: [], container });
+      expect(obstacles).toMatchObject([
+        { id: "container", problem: "the hub runs in the container hub (docker)" },
+      ]);
+      return obstacles[0]?.fix;
+    };
+    const inOrder = (...parts: string[]) => expect.stringMatching(new RegExp(parts.join("[^]*")));
+    expect(fixOf({ ...box, hasCopy: true })).toEqual(
+      inOrder("mkdir -p -m 700 ", "\nhivemind-sqlcipher --db '?/volume/clients.db'? encrypt"),
+    );
+    expect(fixOf({ ...box, database: "sqlcipher", hasPassword: true })).toEqual(
+      inOrder(
+        ...["init --adopt --service docker --unit hub --bundle-to", "run --prepare"],
+        ...["run --print-unit compose --container hub", "--remove-password"],
+        ...["rotate --service docker", "backup --service docker --unit hub", "schedule install"],
+      ),
+    );
+    expect(fixOf({ ...box, store: undefined })).toContain("Put the store onto a volume first");
+    expect(fixOf({ ...box, database: "other" })).toContain("other-databases.md");
   });
 
   test("packages that may not be written, although they may be installed", () => {
