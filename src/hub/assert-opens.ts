@@ -34,7 +34,7 @@ export async function assertHubOpens(
 ): Promise<void> {
   if (delivery.how === "none") return;
   const hub = await readServiceHub(known);
-  const { name } = known.service;
+  const name = hub.container?.container.name ?? known.service.name;
   const python = await findServicePython(hub);
   const packages =
     hub.container && python

@@ -564,6 +564,8 @@ Exec=sh /hub.sh
 
 [Service]
 ${environment.join("")}${preparation}Restart=always
+# Podman 4 leaves this file
+ExecStartPre=-rm -f %t/%N.cid
 `,
       );
       const written = execFileSync(generator, ["-dryrun"], {
