@@ -88,7 +88,10 @@ export async function askContainer(
 }
 
 /** Returns the notice about a container whose packages are unknown. */
-export function uncheckedContainer(name: string | null, why = "its hub does not run"): string {
+export function uncheckedContainer(
+  name: string | null,
+  why = "the Python of its hub was not found",
+): string {
   return `the SQLite plugin in the container ${name} is not checked for encryption: ${why}`;
 }
 

@@ -184,6 +184,64 @@ ${lines.map((line) => line.slice(2)).join("\n")}
   };
 }
 
+/** Returns the steps of setup for the container of a store. */
+function stepsOf(path) {
+  const { stdout } = command(["setup", "--dry-run", "--json"], { options: ["--db", path] });
+  const { obstacles } = JSON.parse(stdout).plan;
+  return obstacles.find(({ id }) => id === "container").fix;
+}
+
+/** Runs the line of setup's steps with these words, as a user types it. */
+function runStep(steps, words, { extra = [], environment = {} } = {}) {
+  const line = steps.split("\n").find((each) => each.includes(` ${words} `));
+  const own = `hivemind-sqlcipher() { ${process.execPath} ${root}/dist/cli/main.js "$@"; }`;
+  const { status, stderr } = spawnSync("bash", ["-c", `${own}\n${[line, ...extra].join(" ")}`], {
+    encoding: "utf8",
+    env: { ...process.env, ...environment },
+  });
+  return { code: status, stderr };
+}
+
+/** Takes over the store of a container whose password is in its server.json on the disk. */
+function adoption() {
+  const inside = "/home/hivemind/.config/hivemind-core";
+  const directory = `${home}/adopted`;
+  const path = `${directory}/hivemind-core/clients.db`;
+  const server = `${directory}/config/server.json`;
+  mkdirSync(dirname(path), { recursive: true });
+  mkdirSync(dirname(server));
+  cpSync(`${root}/test/fixtures/sqlcipher4-schema2.db`, path);
+  const plugin = "hivemind-sqlite-db-plugin";
+  const block = { [plugin]: { password: "correct 'horse' battery" } };
+  const database = { module: plugin, ...block };
+  writeFileSync(server, JSON.stringify({ network_protocol: {}, database }), { mode: 0o600 });
+  const create = (...more) =>
+    containers(
+      ...["run", "--detach", "--name", "adopted", "--network=host"],
+      ...["--volume", `${dirname(path)}:/home/hivemind/.local/share/hivemind-core`],
+      ...["--volume", `${dirname(server)}:${inside}`, ...more, "hub", "sh", "-c"],
+      `trap 'exit 0' TERM; : hivemind-core listen; exec 3</home/hivemind/.local/share/hivemind-core/clients.db; while :; do sleep 0.1; done`,
+    );
+  create();
+  const steps = stepsOf(path);
+  const key = { extra: ["--recovery-key-file", `${directory}/key`] };
+  const ran = [runStep(steps, "-m"), runStep(steps, "init --adopt", key)];
+  ran.push(runStep(steps, "run --prepare"));
+  const [, copy] = /run --prepare '?([^ ']+)/.exec(steps);
+  remove("adopted");
+  create("--volume", `${copy}:${inside}/server.json:ro`);
+  const view = () => containers("exec", "adopted", "cat", `${inside}/server.json`);
+  const before = view();
+  // The second line for the same command removes the password.
+  const last = steps.split("\n").filter((each) => !/init --adopt(?!.*--remove)/.test(each));
+  for (const words of ["init --adopt", "rotate", "backup"]) {
+    ran.push(runStep(last.join("\n"), words));
+  }
+  const isChanged = view() !== before && view().includes('"password":');
+  remove("adopted");
+  return { ran, isChanged, isOnDisk: readFileSync(server, "utf8").includes("password") };
+}
+
 /** Encrypts the plain store of a container, first with a start that fails. */
 function encryption() {
   const inside = "/home/hivemind/.config/hivemind-core";
@@ -202,20 +260,8 @@ function encryption() {
       `trap 'exit 0' TERM; [ ! -e ${inside}/fail ] || exit 1; ${open}; while :; do sleep 0.1; done`,
     );
   create();
-  const dryRun = command(["setup", "--dry-run", "--json"], { options: ["--db", plain] });
-  const { plan } = JSON.parse(dryRun.stdout);
-  const { fix } = plan.obstacles.find(({ id }) => id === "container");
-  // The commands of the fix, as a user types them.
-  const step = (name, { extra = [], environment = {} } = {}) => {
-    const line = fix.split("\n").find((each) => each.includes(` ${name} `));
-    const own = `hivemind-sqlcipher() { ${process.execPath} ${root}/dist/cli/main.js "$@"; }`;
-    const script = `${own}\n${[line, ...extra].join(" ")}`;
-    const { status, stderr } = spawnSync("bash", ["-c", script], {
-      encoding: "utf8",
-      env: { ...process.env, ...environment },
-    });
-    return { code: status, stderr };
-  };
+  const fix = stepsOf(plain);
+  const step = (name, options) => runStep(fix, name, options);
   const [, copy] = /run --prepare '?([^ ']+)/.exec(fix);
   const prepared = step("run --prepare");
   remove("plain");
@@ -360,6 +406,7 @@ const parts = {
     seen.delivered.withoutCopy = { code, stderr, isRunning: isRunning("boxed") };
     remove("boxed");
     seen.delivered.encrypted = encryption();
+    seen.delivered.adopted = adoption();
     forget();
     hub("hub");
     seen.engine = command(["run", "--", engine, "run", "hub"]);

@@ -95,7 +95,7 @@ describe.each(["podman", "docker"] as const)("%s", (engine) => {
     expect(seen.delivered.first).toMatchObject({ code: 0, stderr: "", hasPassword: true });
     expect(seen.delivered.isOnDisk).toBe(false);
     expect(seen.delivered.notice).toContain(
-      "the SQLite plugin in the container boxed is not checked for encryption: its hub does not run",
+      "the SQLite plugin in the container boxed is not checked for encryption: the Python of its hub was not found",
     );
   });
 
@@ -130,6 +130,13 @@ describe.each(["podman", "docker"] as const)("%s", (engine) => {
       failed: { code: 15, hasPassword: false, isRunning: true },
       done: { code: 0, hasPassword: true, isRunning: true },
       saved: { code: 0 },
+    });
+  });
+
+  test("the steps that setup names take over a store whose password is in server.json", () => {
+    expect(seen.delivered.adopted).toMatchObject({
+      ran: Array.from({ length: 6 }, () => ({ code: 0 })),
+      ...{ isChanged: true, isOnDisk: false },
     });
   });
 
