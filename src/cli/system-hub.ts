@@ -53,7 +53,10 @@ async function canSeal(): Promise<boolean> {
 async function workForSystemHub(options: HubChoiceOptions): Promise<boolean> {
   if (process.geteuid?.() !== 0 || options.service === "systemd-user") return false;
   const unit = await findSystemHub(options);
-  if (unit === undefined || (unit.user === undefined && !options.headless)) return false;
+  if (unit === undefined) return false;
+  // An earlier setup has sealed the passphrase, or this setup is to do so.
+  const isSealed = unit.args.includes("--prepare") || options.headless;
+  if (unit.user === undefined && !isSealed) return false;
   const { accountOfUnit } = await import("../hub/account.js");
   const account = await accountOfUnit(unit.name);
   if (account === undefined) {

@@ -91,11 +91,13 @@ WantedBy=default.target
 }
 
 function systemPreparation({ run, hub, ...unit }: SystemUnit): string {
-  const prepared = "%t/hivemind-sqlcipher/server.json";
+  // Units of several hubs have a directory each.
+  const directory = "hivemind-sqlcipher-%N";
+  const prepared = `%t/${directory}/server.json`;
   return `# sealed to this machine by systemd-creds; only this unit's processes can read it
 LoadCredentialEncrypted=hivemind-sqlcipher:${settingValue(unit.credential)}
 # memory, removed when the unit stops
-RuntimeDirectory=hivemind-sqlcipher
+RuntimeDirectory=${directory}
 RuntimeDirectoryMode=0700
 BindReadOnlyPaths=-${prepared}:${quoteArg(unit.serverJson)}
 ExecStartPre=${unit.mayFail ? "-" : ""}${execLine(...run, "--prepare")} ${prepared} -- ${expandedLine(...hub)}

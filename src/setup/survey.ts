@@ -390,7 +390,7 @@ async function findOwnerProblem(
   paths: readonly (string | undefined)[],
 ): Promise<string | undefined> {
   const { uid } = hubAccount() ?? {};
-  if (uid === undefined) return undefined;
+  if (uid === undefined || uid === 0) return undefined;
   for (const path of paths) {
     const owner = path?.startsWith("/") ? await statIfExists(path) : undefined;
     if (owner !== undefined && Number(owner.uid) !== uid) {

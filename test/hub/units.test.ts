@@ -239,7 +239,7 @@ describe("on a machine where nobody logs in, with the system's manager", () => {
       property hub ActiveState
       systemctl stop hub
       property hub Result
-      ls /run/hivemind-sqlcipher 2>/dev/null || echo gone`);
+      ls -d /run/hivemind-sqlcipher* 2>/dev/null || echo gone`);
     const [command, ...rest] = output.trim().split("\n");
     expect(command).toMatch(/hivemind-core listen $/);
     expect(rest).toEqual(["daemon", "1", "nowhere", "active", "success", "gone"]);

@@ -318,3 +318,44 @@ test("root's rotation and backup are killed: the hub starts, and root's next com
     names`);
   expect(output).toEqual(["kitchen"]);
 }, 240_000);
+
+test("two hubs of the system, one of root: each has its own passphrase and timer", async () => {
+  const machine = await HeadlessMachine.make();
+  const output = await machine.boot(`
+    install_system_units
+    configure hivemind-json-db-plugin
+    add_clients kitchen
+    mkdir $disk/guest $disk/bundles
+    cp -r $user_home/.config $user_home/.local $user_home/.venvs $disk/guest/
+    chown -R 0:0 $disk/guest
+    sed -e '/^User=/d' -e "s:HOME=.*:HOME=$disk/guest:" -e "s:$user_home/.venvs/ovos/bin/h:$disk/guest/.venvs/ovos/bin/h:" \
+      -e "s:^WorkingDirectory=.*:WorkingDirectory=/:" /etc/systemd/system/$unit >/etc/systemd/system/guest.service
+    sed -i 's/5678/5680/' $disk/guest/.config/hivemind-core/server.json
+    systemctl daemon-reload
+    start_enabled
+    systemctl start guest
+    wait_for_port
+    hivemind-sqlcipher setup --unit hivemind-listener ${options} >$HOME/first.log
+    hivemind-sqlcipher setup --unit guest ${options.replace("key.txt", "guest.txt")} >$HOME/second.log
+    ls /etc/credstore.encrypted | sed 's/-[0-9a-f]\\{8\\}$/-HASH/'
+    ls /etc/systemd/system | grep -c "^hivemind-sqlcipher-backup-.*timer"
+    systemctl restart $unit guest
+    serves
+    for tries in {1..100}; do
+      ls -l /proc/$(systemctl show --value --property=MainPID guest)/fd | grep -q $disk/guest/.local/share/hivemind-core/clients.db && break
+      sleep 0.1
+    done
+    ls -d /run/hivemind-sqlcipher-*
+    names
+    hivemind-sqlcipher backup --quiet >/dev/null
+    hivemind-sqlcipher backup --quiet --db $disk/guest/.local/share/hivemind-core/clients.db | grep -o "guest was stopped"
+    hivemind-sqlcipher setup --unit guest --undo --yes | tail -1
+    [[ -s $disk/guest/.local/share/hivemind-core/clients.json ]] && echo written
+    serves`);
+  expect(output).toEqual([
+    ...["hivemind-sqlcipher", "hivemind-sqlcipher-HASH", "2"],
+    ...["/run/hivemind-sqlcipher-guest", "/run/hivemind-sqlcipher-hivemind-listener"],
+    ...["kitchen", "guest was stopped"],
+    ...["The settings, the passphrase, backups and bundles stay.", "written"],
+  ]);
+}, 240_000);
