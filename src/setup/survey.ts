@@ -224,7 +224,7 @@ export async function survey(choice: SetupChoice): Promise<Survey> {
     sealedPath: source.kind === "sealed" ? source.path : undefined,
     isRoot: process.geteuid?.() === 0,
     ownerProblem: await findOwnerProblem([file?.file, dirname(storePath), database?.place]),
-    boot: source.kind === "keyring" ? await findBootProblem() : undefined,
+    boot: await findBootProblem(source, only),
     recipients: settings.recipients ?? [],
     directories,
     room: await findRoomProblem(storePath, directories, database?.size ?? 0),
@@ -400,9 +400,16 @@ async function findOwnerProblem(
   return undefined;
 }
 
-async function findBootProblem(): Promise<BootProblem | undefined> {
-  const { hasDesktop, lingers, hasKeyringUnit } = await inspectBoot();
+/** Only a keyring must be unlocked, and only a unit of a user needs the user's manager. */
+async function findBootProblem(
+  { kind }: PassphraseSource,
+  hub: HubSurvey | undefined,
+): Promise<BootProblem | undefined> {
+  const isOfUser = kind === "sealed" && hub?.manager === "systemd-user";
+  if (kind !== "keyring" && !isOfUser) return undefined;
+  const { hasDesktop, lingers, ...boot } = await inspectBoot();
   if (hasDesktop) return undefined;
+  const hasKeyringUnit = boot.hasKeyringUnit || kind !== "keyring";
   const problems = [
     ...(lingers ? [] : [`your systemd does not start at boot (${lingerCommand()})`]),
     ...(hasKeyringUnit ? [] : ["no unit unlocks the keyring (docs/guide/headless.md)"]),
