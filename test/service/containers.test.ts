@@ -105,6 +105,12 @@ describe.each(["podman", "docker"] as const)("%s", (engine) => {
     expect(JSON.parse(rotated?.stdout ?? "").rotated.hub).toBe("run");
   });
 
+  test("restore of a backup under another passphrase gives that to the copy", () => {
+    expect(seen.delivered.restored).toMatchObject({
+      ...{ code: 0, isRunning: true, isChanged: true, isCurrent: true },
+    });
+  });
+
   test("a container that does not start on the new file gets the old password again", () => {
     expect(seen.delivered.failed).toMatchObject({
       ...{ code: 15, isRunning: true, isChanged: false, isCurrent: true },
