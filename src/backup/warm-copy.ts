@@ -91,17 +91,7 @@ export class WarmCopy implements AsyncDisposable {
     this.stagedPath = stagedPath;
     this.#key = key;
     this.#newKey = newKey;
-    this.#copier = fork(fileURLToPath(new URL("./copier.js", import.meta.url)), [], {
-      execArgv: [],
-      // Sends keys as bytes.
-      serialization: "advanced",
-      stdio: ["ignore", "ignore", "inherit", "ipc"],
-      // In its own process group: Ctrl-C at a terminal reaches only the parent, which ends the
-      // copier.
-      detached: true,
-    });
-    // The first request fails if the copier could not be started.
-    this.#copier.on("error", () => {});
+    this.#copier = startCopier();
   }
 
   /** The copier's process, which has the store's files open at times. */
@@ -261,6 +251,28 @@ export class WarmCopy implements AsyncDisposable {
       if (this.#copier.connected) this.#copier.send(request);
       else onExit();
     });
+  }
+}
+
+/**
+ * Starts the copier. Some failures to start it are thrown, the first request reports the others.
+ *
+ * @throws {@link StoreError} io - if the system cannot start a process
+ */
+function startCopier(): ChildProcess {
+  try {
+    const copier = fork(fileURLToPath(new URL("./copier.js", import.meta.url)), [], {
+      execArgv: [],
+      // Sends keys as bytes.
+      serialization: "advanced",
+      stdio: ["ignore", "ignore", "inherit", "ipc"],
+      // In its own process group: Ctrl-C at a terminal reaches only the parent, which ends the
+      // copier.
+      detached: true,
+    });
+    return copier.on("error", () => {});
+  } catch (error) {
+    throw systemError(error, "cannot start the process that copies the store");
   }
 }
 

@@ -1,5 +1,5 @@
 /** Runs programs of the system with a time limit. */
-import { spawn } from "node:child_process";
+import { type ChildProcess, spawn } from "node:child_process";
 import { hasCode } from "../errors.js";
 
 export interface Outcome {
@@ -63,12 +63,22 @@ export function run(
   return new Promise((resolve) => {
     const target = output === "stderr" ? 2 : output ? "pipe" : "ignore";
     const own = account ? { PATH: process.env.PATH, ...account.environment } : process.env;
-    const child = spawn(program, args, {
-      detached: true,
-      stdio: [input === undefined ? "ignore" : "pipe", stdout ?? target, target],
-      env: output === true ? { ...own, ...plain } : own,
-      ...(account && { uid: account.uid, gid: account.gid }),
-    });
+    const notStarted = (error: Error) => {
+      const failure = hasCode(error, "ENOENT") ? "missing" : "signal";
+      resolve({ code: null, failure, stdout: "", stderr: error.message });
+    };
+    let child: ChildProcess;
+    try {
+      child = spawn(program, args, {
+        detached: true,
+        stdio: [input === undefined ? "ignore" : "pipe", stdout ?? target, target],
+        env: output === true ? { ...own, ...plain } : own,
+        ...(account && { uid: account.uid, gid: account.gid }),
+      });
+    } catch (error) {
+      // Some failures are thrown, such as that of a machine without memory.
+      return notStarted(error as Error);
+    }
     // A program that does not read its input closes the pipe.
     child.stdin?.on("error", () => undefined).end(input);
     const text = { stdout: "", stderr: "" };
@@ -102,8 +112,7 @@ export function run(
     };
     child.once("error", (error) => {
       stopWatching();
-      const failure = hasCode(error, "ENOENT") ? "missing" : "signal";
-      resolve({ code: null, failure, stdout: "", stderr: error.message });
+      notStarted(error);
     });
     child.once(output === true ? "close" : "exit", (code: number | null) => {
       stopWatching();

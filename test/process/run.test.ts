@@ -3,6 +3,7 @@ import { chmod, copyFile } from "node:fs/promises";
 import { join } from "node:path";
 import { promisify } from "node:util";
 import { expect, test } from "vitest";
+import { run } from "../../src/process/run.js";
 import { root } from "../built.js";
 import { asNobody, isRoot, spawnOutcome } from "../files/others.js";
 import { temporaryFolder } from "../store/temporary.js";
@@ -34,3 +35,12 @@ test.runIf(isRoot)(
     ]);
   },
 );
+
+test("a program that the system does not start is an outcome, too", async () => {
+  const tooLong = "x".repeat(1 << 20);
+  expect(await run("true", [tooLong], { timeoutMs: 1_000 })).toMatchObject({
+    code: null,
+    failure: "signal",
+    stderr: expect.stringContaining("E2BIG"),
+  });
+});
