@@ -11,6 +11,7 @@ import { newClient } from "../../src/client/client.js";
 import { DatabaseFactory } from "../../src/databases/registry.js";
 import { identify } from "../../src/store/cipher.js";
 import { onTerminal } from "../cli/terminal.js";
+import { proving } from "../prove-report.js";
 import { property, systemctl } from "../service/units.js";
 import {
   breakHub,
@@ -180,14 +181,17 @@ const endsAfter = (ms: number) => (folder: string) => {
   return `Environment=NODE_OPTIONS=--require=${script}\n`;
 };
 
-test.each([
+const ends = [
   { layout: "json", how: "at once", unitLines: () => "MemoryDenyWriteExecute=yes\n" },
   { layout: "sqlite", how: "at once", unitLines: endsAfter(0) },
   { layout: "json", how: "after 1 s", unitLines: endsAfter(1000) },
   { layout: "sqlite", how: "after 1 s", unitLines: endsAfter(1000) },
   { layout: "json", how: "after 1.7 s", unitLines: endsAfter(1700) },
   { layout: "sqlite", how: "after 1.7 s", unitLines: endsAfter(1700) },
-] as const)(
+] as const;
+
+// A third of them in scripts/test: each waits for half a minute.
+test.each(ends.filter((_, index) => proving || index === 2 || index === 5))(
   "$layout: a hub whose unit ends run $how runs as before, without the drop-in",
   async ({ layout, unitLines }) => {
     const hub = await installHub({ layout, unitLines });
