@@ -1,10 +1,12 @@
 /** Sealed passphrases and their stores. */
 import { isKind, StoreError } from "../errors.js";
+import { moveFile } from "../fs/atomic.js";
 import { lstatIfExists, sha256Hex } from "../fs/read.js";
 import { currentInteraction } from "../process/interaction.js";
+import { openEncrypted } from "../store/cipher.js";
 import { defaultSealedPath, readSealed, seal } from "./sealed.js";
 import { describeSource, type PassphraseSource } from "./source.js";
-import { unlock } from "./unlock.js";
+import { openingPassphrase } from "./unlock.js";
 
 /** Returns where a store's passphrase is sealed, or can be: not where another passphrase is. */
 export async function sealedPathFor(storePath: string): Promise<string> {
@@ -16,7 +18,7 @@ export async function sealedPathFor(storePath: string): Promise<string> {
 async function opens(storePath: string, path: string): Promise<boolean> {
   try {
     const source = { kind: "sealed", path } as const;
-    await (await unlock(storePath, source, { mode: "readwrite" })).connection.close();
+    await openingPassphrase(source, storePath);
     return true;
   } catch (error) {
     if (!(error instanceof StoreError)) throw error;
@@ -38,35 +40,77 @@ export async function withSealed<Result>(
   work: () => Promise<Result>,
 ): Promise<Result> {
   if (source.kind !== "sealed") return work();
-  const present = await presentPassphrases(source.path);
-  if (present.length === 1 && present[0] === next) return work();
-  await seal(source.path, [next, ...present.filter((each) => each !== next)]);
+  const { aside } = await sealInFront(source.path, next);
   try {
     return await work();
+  } catch (error) {
+    if (aside !== undefined) await putBack(aside, source.path, storePath, next);
+    throw error;
   } finally {
     await keepOpening(source, storePath);
   }
 }
 
-/** After the loss of the TPM, say, the file cannot be unsealed any more, and is replaced. */
-async function presentPassphrases(path: string): Promise<string[]> {
+interface Present {
+  readonly passphrases: readonly string[];
+  /** Where a file was moved that cannot be unsealed. */
+  readonly aside?: string;
+}
+
+/**
+ * Seals a passphrase in front of those in the file.
+ *
+ * @throws {@link StoreError} as `seal`
+ */
+export async function sealInFront(path: string, next: string): Promise<Present> {
+  const present = await presentPassphrases(path);
+  const { passphrases } = present;
+  if (passphrases[0] !== next) {
+    await seal(path, [next, ...passphrases.filter((each) => each !== next)]);
+  }
+  return present;
+}
+
+/**
+ * Returns the passphrases in a sealed file. Moves a file away that cannot be unsealed, because the
+ * cause may pass: a TPM can be locked for a time, or its machine's state be restored.
+ */
+async function presentPassphrases(path: string): Promise<Present> {
   try {
-    return await readSealed(path);
+    return { passphrases: await readSealed(path) };
   } catch (error) {
-    if (isKind(error, "passphraseUnavailable")) return [];
-    throw error;
+    if (!isKind(error, "passphraseUnavailable")) throw error;
+    if (!(await lstatIfExists(path))) return { passphrases: [] };
+    const when = new Date().toISOString().slice(0, 19).replaceAll(":", "-");
+    const aside = `${path}.unreadable.${when}Z`;
+    await moveFile(path, aside);
+    currentInteraction().notice?.(`${error.message}; it is kept as ${aside}`);
+    return { passphrases: [], aside };
   }
 }
 
-/** Never throws: with several passphrases the file opens the store as well. */
+/** Puts the former sealed file back, unless the store has its next passphrase already. */
+async function putBack(
+  aside: string,
+  path: string,
+  storePath: string,
+  next: string,
+): Promise<void> {
+  try {
+    await (await openEncrypted(storePath, next, { mode: "readwrite" })).connection.close();
+  } catch (error) {
+    if (isKind(error, "wrongPassphrase")) await moveFile(aside, path);
+  }
+}
+
+/** Leaves only the passphrase of the store. Never throws: other passphrases do no harm. */
 async function keepOpening(
   source: PassphraseSource & { kind: "sealed" },
   storePath: string,
 ): Promise<void> {
   try {
-    const { connection, passphrase } = await unlock(storePath, source, { mode: "readwrite" });
-    await connection.close();
-    await seal(source.path, [passphrase]);
+    const passphrase = await openingPassphrase(source, storePath);
+    if ((await readSealed(source.path)).length > 1) await seal(source.path, [passphrase]);
   } catch (error) {
     if (!(error instanceof StoreError)) throw error;
     currentInteraction().notice?.(

@@ -14,6 +14,7 @@ import { deleteEntry, getEntry, listEntries, setEntry } from "./keyring.js";
 import {
   describeSource,
   type Generation,
+  isKept,
   type PassphraseSource,
   readPassphrases,
 } from "./source.js";
@@ -129,7 +130,12 @@ export async function resolvePasswordSlot(
 ): Promise<string | undefined> {
   if (password === undefined || password === next) return undefined;
   if (source.kind !== "keyring") {
-    if ((await firstPassphrase(source, storePath)) === password) return undefined;
+    // A sealed file has the next passphrase first by now.
+    const isKnown =
+      source.kind === "sealed"
+        ? await isKept(source, storePath, password)
+        : (await firstPassphrase(source, storePath)) === password;
+    if (isKnown) return undefined;
     throw new StoreError(
       "refused",
       `server.json has another password than ${describeSource(source)}, and it would be lost`,

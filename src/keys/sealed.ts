@@ -1,9 +1,9 @@
 /**
- * Passphrases sealed to this machine: only `systemd-creds` opens their file, with a key
- * of this machine and, where there is one, of its TPM. systemd passes it to a unit as a credential.
+ * Passphrases encrypted for this machine by `systemd-creds`, with the key of this host and with the
+ * TPM if there is one. systemd decrypts the file for a unit as a credential.
  *
- * The file has one passphrase, or several lines while the store's passphrase changes: the new one,
- * then those before it. So a kill at any point leaves a file with the passphrase of the store.
+ * The file holds one passphrase. During a rotation it holds one a line, the new one first, so that
+ * after a kill at any point it still contains the store's passphrase.
  */
 import { dirname, join } from "node:path";
 import { configHome } from "../config/paths.js";
@@ -14,11 +14,11 @@ import { type Outcome, run } from "../process/run.js";
 import { generatePassphrase } from "./passphrase.js";
 import { passphraseLines } from "./passphrase-file.js";
 
-/** The name of the credential, sealed with it: a unit must load it under this name. */
+/** The credential's name. It is part of the encrypted data, so a unit must load it by this name. */
 export const sealedName = "hivemind-sqlcipher";
 
-/** A TPM takes seconds. */
-const limitMs = 60_000;
+/** A TPM operation can take several seconds. */
+const timeoutMs = 60_000;
 
 const isRoot = () => process.geteuid?.() === 0;
 
@@ -32,7 +32,7 @@ export function defaultSealedPath(): string {
 }
 
 /**
- * Returns the options of `systemd-creds` for this user.
+ * Returns the `systemd-creds` options that seal for root or for an ordinary user.
  *
  * @param version - of systemd; undefined if it is not installed
  * @throws {@link StoreError} passphraseUnavailable - if this systemd cannot seal for this user
@@ -41,13 +41,13 @@ export function sealingScope(version: number | undefined, ofRoot: boolean): stri
   const needed = ofRoot ? 250 : 256;
   if (version !== undefined && version >= needed) return ofRoot ? [] : ["--user"];
   const what = version === undefined ? "systemd-creds is not installed" : `systemd is ${version}`;
-  const isForRoot = !ofRoot && version !== undefined && version >= 250;
+  const canRootSeal = !ofRoot && version !== undefined && version >= 250;
   throw new StoreError(
     "passphraseUnavailable",
     `${what}: a passphrase is sealed ${ofRoot ? "" : "for an ordinary user "}by systemd ${needed} or later`,
     {
-      hint: isForRoot
-        ? "Run this as root, or use the keyring: docs/guide/headless.md shows how it is unlocked at boot."
+      hint: canRootSeal
+        ? "Run this command as root, or use the keyring as in docs/guide/headless.md."
         : "Use another source: --passphrase-source keyring or file:PATH",
     },
   );
@@ -59,34 +59,41 @@ export function sealingScope(version: number | undefined, ofRoot: boolean): stri
  * @throws {@link StoreError} passphraseUnavailable - if the passphrase cannot be sealed here
  */
 export async function findSealingScope(): Promise<string[]> {
-  const { stdout } = await run("systemd-creds", ["--version"], { timeoutMs: limitMs });
+  const { stdout } = await run("systemd-creds", ["--version"], { timeoutMs });
   const version = /^systemd (\d+)/.exec(stdout)?.[1];
   return sealingScope(version === undefined ? undefined : Number(version), isRoot());
 }
 
 /**
- * Returns the passphrases in a sealed file, the likeliest first.
+ * Returns the passphrases in a sealed file, the newest first.
  *
- * @throws {@link StoreError} passphraseUnavailable - if there is none, or it was sealed elsewhere
+ * @throws {@link StoreError} passphraseUnavailable - if the file is missing or cannot be decrypted
+ *   here
  * @throws {@link StoreError} refused - if it has no usable passphrase
  */
 export async function readSealed(path: string): Promise<string[]> {
   const scope = await findSealingScope();
   if (!(await lstatIfExists(path))) {
     throw new StoreError("passphraseUnavailable", `no such file: the sealed passphrase ${path}`, {
-      hint: "Take the passphrase from a bundle: hivemind-sqlcipher bundle import BUNDLE --identity FILE",
+      hint: "Restore it from a bundle: hivemind-sqlcipher bundle import BUNDLE --identity FILE",
     });
   }
-  const args = ["decrypt", ...scope, `--name=${sealedName}`, "--", path, "-"];
-  const outcome = await run("systemd-creds", args, { timeoutMs: limitMs });
+  const outcome = await decrypt(path, scope);
   if (outcome.code === 0) return passphraseLines(outcome.stdout.replace(/\r?\n$/, ""), path);
   throw new StoreError("passphraseUnavailable", `cannot unseal ${path}${reasonOf(outcome)}`, {
-    hint: "Only the machine that sealed it can unseal it, with the same TPM. Elsewhere: hivemind-sqlcipher bundle import BUNDLE --identity FILE",
+    hint: "Only the machine and the TPM that sealed it can unseal it, and with a TPM only while the state of Secure Boot is the same. Restore it from a bundle: hivemind-sqlcipher bundle import BUNDLE --identity FILE",
   });
 }
 
+/** @param input - the sealed text, if `path` is `-` */
+function decrypt(path: string, scope: readonly string[], input?: string): Promise<Outcome> {
+  const args = ["decrypt", ...scope, `--name=${sealedName}`, "--", path, "-"];
+  return run("systemd-creds", args, { timeoutMs, ...(input !== undefined && { input }) });
+}
+
 /**
- * Seals passphrases, and reads them back.
+ * Seals passphrases in a file. Before it replaces an existing file, checks that this machine can
+ * unseal the new one.
  *
  * @throws {@link StoreError} passphraseUnavailable - if the machine cannot seal
  * @throws {@link StoreError} refused - if a passphrase has several lines
@@ -94,26 +101,33 @@ export async function readSealed(path: string): Promise<string[]> {
  */
 export async function seal(path: string, passphrases: readonly string[]): Promise<void> {
   if (passphrases.some((each) => /[\r\n]/.test(each))) {
-    throw new StoreError("refused", "a passphrase with several lines cannot be sealed", {
-      hint: "Change it first: hivemind-sqlcipher rotate",
+    throw new StoreError("refused", "a passphrase that contains a line break cannot be sealed", {
+      hint: "Change it first with hivemind-sqlcipher rotate.",
     });
   }
   const scope = await findSealingScope();
   const args = ["encrypt", ...scope, "--with-key=auto", `--name=${sealedName}`, "-", "-"];
   const input = passphrases.join("\n");
-  const sealed = await run("systemd-creds", args, { timeoutMs: limitMs, input });
+  const sealed = await run("systemd-creds", args, { timeoutMs, input });
   if (sealed.code !== 0) {
     throw new StoreError(
       "passphraseUnavailable",
       `systemd-creds cannot seal a passphrase${reasonOf(sealed)}`,
-      { hint: "See why: systemd-creds setup; systemd-creds has-tpm2" },
+      {
+        hint: "Check the TPM with systemd-creds has-tpm2. As root, systemd-creds setup creates the key of this host.",
+      },
+    );
+  }
+  const unsealed = await decrypt("-", scope, sealed.stdout);
+  if (unsealed.code !== 0 || unsealed.stdout !== input) {
+    throw new StoreError(
+      "passphraseUnavailable",
+      `this machine cannot unseal what it has sealed${reasonOf(unsealed)}`,
+      { hint: "Check the TPM with systemd-creds has-tpm2." },
     );
   }
   await makeDirectory(dirname(path));
   await replaceFile(path, sealed.stdout);
-  const [first] = await readSealed(path);
-  if (first === passphrases[0]) return;
-  throw new StoreError("passphraseUnavailable", `${path} does not yield what was sealed in it`);
 }
 
 /**

@@ -263,3 +263,17 @@ export function noneOpens(
     { hint: source.kind === "sealed" ? hints.keyring : hints.elsewhere },
   );
 }
+
+/**
+ * Returns the passphrase of a source that opens the store.
+ *
+ * @throws {@link StoreError} as {@link unlock}
+ */
+export async function openingPassphrase(
+  source: PassphraseSource,
+  storePath: string,
+): Promise<string> {
+  const { connection, passphrase } = await unlock(storePath, source, { mode: "readwrite" });
+  await connection.close();
+  return passphrase;
+}

@@ -18,6 +18,7 @@ import {
 import { hubSchema } from "../hub/schema.js";
 import { withSealed } from "../keys/reseal.js";
 import { adoptPending, firstPassphrase, planRotation } from "../keys/rotation-plan.js";
+import { sealedOrNew } from "../keys/sealed.js";
 import { describeSource, formatSource, type PassphraseSource } from "../keys/source.js";
 import { acquireLock, type OperationLock } from "../operation/lock.js";
 import {
@@ -166,7 +167,7 @@ async function putInPlace(
       ? await resolvePasswordDelivery(service, target.hub)
       : await findPasswordDelivery(service, target.hub);
   await assertHubOpens(service, delivery, backup.key.cipherCompatibility, reporter);
-  await assertSourceFits(source, storePath, backup);
+  await assertSourceFits(source, storePath, backup, target);
   await adoptPending(storePath, present.generation, reporter);
   const keyring = await planRotation(storePath, source, backup.passphrase, present, true);
   const keeps = replaced.state !== "absent" && !options.discardReplaced;
@@ -210,7 +211,9 @@ async function putInPlace(
         return await copy.complete(staged, key, locked);
       },
     });
-  const outcome = await withSealed(source, storePath, backup.passphrase, replace);
+  const outcome = target.isElsewhere
+    ? await replace()
+    : await withSealed(source, storePath, backup.passphrase, replace);
   if (!target.isElsewhere) await keepStoreId(storePath, backup);
   const { filled, service: report } = outcome;
   return {
@@ -255,8 +258,14 @@ async function assertSourceFits(
   source: PassphraseSource,
   storePath: string,
   backup: VerifiedBackup,
+  { isElsewhere }: Target,
 ): Promise<void> {
-  if (source.kind === "keyring" || source.kind === "sealed") return;
+  if (source.kind === "keyring") return;
+  if (source.kind === "sealed") {
+    // The file of the present store stays as it is.
+    if (isElsewhere) await sealedOrNew(source.path, backup.passphrase);
+    return;
+  }
   if ((await firstPassphrase(source, storePath)) === backup.passphrase) return;
   throw new StoreError(
     "refused",

@@ -89,11 +89,13 @@ interface ScheduleUnits {
 
 function unitNames(storePath: string, job: ScheduledJob): ScheduleUnits {
   const store = createHash("sha256").update(storePath).digest("hex").slice(0, 8);
-  const stem = `hivemind-sqlcipher-${job}-${store}`;
-  const units = { timer: `${stem}.timer`, service: `${stem}.service` };
+  const timerOf = (each: ScheduledJob) => `hivemind-sqlcipher-${each}-${store}.timer`;
+  const timer = timerOf(job);
+  const units = { timer, service: timer.replace(/timer$/, "service") };
   const ofUser = join(configHome(), "systemd", "user");
-  // Root may have installed a timer of its own manager before.
-  return hubAccount() === undefined || existsSync(join(ofUser, units.timer))
+  // Keeps the manager of a timer that root installed earlier.
+  const isInstalled = jobs.some((each) => existsSync(join(ofUser, timerOf(each))));
+  return hubAccount() === undefined || isInstalled
     ? { manager: "systemd-user", directory: ofUser, ...units }
     : { manager: "systemd", directory: systemUnits, ...units };
 }
@@ -160,7 +162,7 @@ export async function removeSchedules(
     if (await assertOwnUnit(join(directory, name))) present.push(name);
   }
   if (present.length === 0) {
-    throw new StoreError("notFound", `no backups of ${storePath} are scheduled`, {
+    throw new StoreError("notFound", `no backups or drills of ${storePath} are scheduled`, {
       hint: "Run hivemind-sqlcipher schedule install.",
     });
   }

@@ -1,8 +1,8 @@
 /** `bundle import`: puts the passphrase of a bundle into the keyring. */
 import { type BundleOpener, readBundle } from "../bundle/bundle.js";
 import { isKind, StoreError } from "../errors.js";
+import { sealInFront } from "../keys/reseal.js";
 import { adoptPendingIfEqual, planRotation } from "../keys/rotation-plan.js";
-import { seal } from "../keys/sealed.js";
 import { describeSource, isKept, type PassphraseSource } from "../keys/source.js";
 import type { OperationLock } from "../operation/lock.js";
 import { identify, openEncrypted } from "../store/cipher.js";
@@ -63,7 +63,7 @@ export async function importPassphrase(options: ImportOptions): Promise<ImportRe
   await opened.connection.close();
   if (source.kind === "sealed") {
     const known = await isKept(source, storePath, passphrase);
-    if (!known) await seal(source.path, [passphrase]);
+    if (!known) await sealInFront(source.path, passphrase);
     return { imported: { path: storePath, keyId: opened.keyId, bundle, known } };
   }
   await adoptPendingIfEqual(storePath, passphrase);

@@ -1,5 +1,6 @@
 /** Makes the encrypted store: new, from a plain store, or by taking over its password. */
-import { chmod } from "node:fs/promises";
+import { constants } from "node:fs";
+import { open } from "node:fs/promises";
 import { dirname } from "node:path";
 import { planRecipients } from "../bundle/recipients.js";
 import { isRevoked } from "../client/client.js";
@@ -115,10 +116,19 @@ export async function encryptStore(scope: SetupScope): Promise<Outage | null> {
   return outageOf(service);
 }
 
-/** A plain store is readable for other users on most machines; the encrypted one need not be. */
+/**
+ * A plain store is readable for other users on most machines; the encrypted one need not be. Follows
+ * no link: root may work in the directory of another user.
+ */
 async function narrowAccess(storePath: string): Promise<void> {
+  const { O_RDONLY, O_NOFOLLOW, O_NONBLOCK } = constants;
   for (const path of ["", ...sidecars].map((suffix) => storePath + suffix)) {
-    await chmod(path, 0o600).catch(() => undefined);
+    try {
+      await using file = await open(path, O_RDONLY | O_NOFOLLOW | O_NONBLOCK);
+      if ((await file.stat()).nlink === 1) await file.chmod(0o600);
+    } catch {
+      // The file is absent, or this user may not change it.
+    }
   }
 }
 

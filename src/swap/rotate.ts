@@ -1,9 +1,8 @@
 /**
- * `rotate`: gives the store a new passphrase in a new file.
+ * `rotate`: re-encrypts the store into a new file under a new passphrase.
  *
- * A command or a systemd credential cannot be written, so it cannot be rotated. A `file:`
- * source changes to the file with the new passphrase, and the settings with it. This program writes
- * no passphrase to a disk, unless it is sealed.
+ * A `command` or `credential` source is read-only and cannot be rotated. For a `file:` source, the
+ * operator writes the new passphrase into another file, and the settings then name that file.
  */
 
 import { constants } from "node:fs";
@@ -126,6 +125,7 @@ export async function rotate(options: RotateOptions): Promise<RotateResult> {
       fill: (_staged, key, locked) => reencryption.complete(key, locked),
     });
   const outcome = await withSealed(source, storePath, passphrase, replace);
+  if (next.notice !== undefined) reporter.notice(next.notice);
   const newKey = outcome.key;
   const backups =
     options.reencrypt === undefined
@@ -202,11 +202,14 @@ function assertNotInServerJson(delivery: PasswordDelivery): void {
   );
 }
 
-/** Returns the passphrase source after the rotation, and the settings file if it changes. */
+/**
+ * Returns the passphrase source after the rotation, the settings file if it changes, and else what
+ * to tell the user after the rotation.
+ */
 async function nextSource(
   options: RotateOptions,
-): Promise<{ source: PassphraseSource; settings?: string }> {
-  const { source, passphraseFile, settingsSection, reporter } = options;
+): Promise<{ source: PassphraseSource; settings?: string; notice?: string }> {
+  const { source, passphraseFile, settingsSection } = options;
   switch (source.kind) {
     case "keyring":
     case "sealed":
@@ -226,8 +229,7 @@ async function nextSource(
       const to = formatSource(next);
       const named = (await loadSection(settingsSection))?.passphrase_source;
       if (named === from) return { source: next, settings: settingsSection.path };
-      reporter.notice(`use --passphrase-source ${to} from now on`);
-      return { source: next };
+      return { source: next, notice: `use --passphrase-source ${to} from now on` };
     }
     default:
       throw new StoreError(

@@ -27,6 +27,7 @@ import {
   restoreKeyring,
 } from "../keys/rotation-plan.js";
 import { parseSource } from "../keys/source.js";
+import { openingPassphrase } from "../keys/unlock.js";
 import type { Journal } from "../operation/journal.js";
 import { cleanUp } from "../operation/recovery.js";
 import { assertNoHolders, stoppedSchema } from "../operation/service.js";
@@ -431,7 +432,11 @@ export class SwapState {
     const { keyring, source, server_json: serverJson } = this.#data;
     const name = serverJson?.previous ?? keyring?.previous;
     const kept = name && (await getEntry(this.storePath, `previous:${name}`));
-    return kept || (await firstPassphrase(parseSource(source.from), this.storePath));
+    if (kept) return kept;
+    const from = parseSource(source.from);
+    // A sealed file may have the new passphrase, too. The old file has the store's name again.
+    if (from.kind === "sealed") return openingPassphrase(from, this.storePath);
+    return firstPassphrase(from, this.storePath);
   }
 }
 

@@ -22,7 +22,12 @@ describe("which systemd seals for whom", () => {
   test.each([
     [undefined, true, /^systemd-creds is not installed: .* by systemd 250 or later$/, /file:PATH/],
     [247, true, /^systemd is 247: .* by systemd 250 or later$/, /file:PATH/],
-    [252, false, /^systemd is 252: .* for an ordinary user by systemd 256/, /^Run this as root/],
+    [
+      252,
+      false,
+      /^systemd is 252: .* for an ordinary user by systemd 256/,
+      /^Run this command as root/,
+    ],
     [247, false, /^systemd is 247: /, /file:PATH/],
   ])("systemd %s cannot, root: %s", (version, ofRoot, message, hint) => {
     expect(() => sealingScope(version, ofRoot)).toThrow(
@@ -129,8 +134,67 @@ UNIT
   const lines = output.trim().split("\n");
   expect(lines.slice(0, 2)).toEqual(["restored", "1"]);
   expect(lines[2]).toMatch(/^error: cannot unseal \S+: /);
-  expect(lines[3]).toMatch(/^ {2}Only the machine that sealed it/);
+  expect(lines[3]).toMatch(/^ {2}Only the machine and the TPM that sealed it/);
   expect(lines[4]).toBe("1");
   expect(lines[5]).toMatch(/^error: systemd passed no credentials/);
   expect(lines[6]).toBe("1");
+});
+
+test("a restore to another path leaves the sealed passphrase of the store", async () => {
+  const output = await inSystem(`
+    hub backup --to $HOME/backups --bundle-to $bundles --service none >/dev/null
+    hub rotate --bundle-to $bundles --service none --hub none >/dev/null
+    backup=$(ls $HOME/backups/*.db)
+    keyid=$(head -c 8 $backup | od -An -tx1 | tr -d ' \\n')
+    restore() { program restore $backup --bundle $bundles/clients.$keyid.bundle.age --identity $HOME/key.txt \\
+      --to $HOME/elsewhere.db --db $store --config $HOME/config.json --yes "$@" --service none --hub none; }
+    before=$(unsealed)
+    restore --passphrase-source sealed:$sealed 2>&1 >/dev/null | head -1 || true
+    [[ $(unsealed) == "$before" ]] && opens
+    restore --passphrase-source sealed:$sealed-elsewhere >/dev/null
+    program list-clients --db $HOME/elsewhere.db --passphrase-source sealed:$sealed-elsewhere --quiet | grep -c kitchen
+    opens`);
+  expect(output.trim().split("\n")).toEqual([
+    expect.stringMatching(/^error: another passphrase is sealed in /),
+    ...["1", "1", "1"],
+  ]);
+});
+
+test("what systemd-creds cannot unseal for a moment, or seals wrongly, is not lost", async () => {
+  const output = await inSystem(`
+    hub backup --to $HOME/backups --bundle-to $bundles --service none >/dev/null
+    first=$(unsealed)
+    hub rotate --bundle-to $bundles --service none --hub none >/dev/null
+    second=$(unsealed)
+    mkdir $HOME/bin
+    creds() { printf '#!/bin/bash\\n%s\\n' "$1" >$HOME/bin/systemd-creds; chmod 755 $HOME/bin/systemd-creds; }
+    real=$(command -v systemd-creds)
+    creds "if [[ \\$1 == encrypt ]]; then $real \\"\\$@\\" | head -c 100; else exec $real \\"\\$@\\"; fi"
+    PATH=$HOME/bin:$PATH hub rotate --bundle-to $bundles --service none --hub none 2>&1 >/dev/null | head -1 || true
+    [[ $(unsealed) == "$second" ]] && opens
+    creds "if [[ \\$1 == decrypt && \\\${!#} == - && \\\${@: -2:1} == $sealed ]]; then exit 1; fi; exec $real \\"\\$@\\""
+    backup=$(ls $HOME/backups/*.db)
+    keyid=$(head -c 8 $backup | od -An -tx1 | tr -d ' \\n')
+    PATH=$HOME/bin:$PATH hub restore $backup --bundle $bundles/clients.$keyid.bundle.age --identity $HOME/key.txt \\
+      --service none --hub none >/dev/null 2>$HOME/restore.log || true
+    grep -c "it is kept as $sealed.unreadable" $HOME/restore.log
+    [[ $(unsealed) == "$second" ]] && opens
+    ls $(dirname $sealed)`);
+  expect(output.trim().split("\n")).toEqual([
+    expect.stringMatching(/^error: this machine cannot unseal what it has sealed/),
+    ...["1", "1", "1", "sealed"],
+  ]);
+});
+
+test("a bundle import keeps the passphrase of another store in the same file", async () => {
+  const output = await inSystem(`
+    second() { program "$@" --db $HOME/second.db --config $HOME/second.json --yes; }
+    second init --passphrase-source sealed:$sealed-second --to $HOME/backups2 --bundle-to $bundles \\
+      --recovery-key-file $HOME/key2.txt >/dev/null
+    keyid=$(head -c 8 $HOME/second.db | od -An -tx1 | tr -d ' \\n')
+    second bundle import $bundles/clients.$keyid.bundle.age --passphrase-source sealed:$sealed \\
+      --identity $HOME/key2.txt 2>&1 >/dev/null || ls $bundles
+    opens
+    second list-clients --passphrase-source sealed:$sealed --quiet >/dev/null && echo opens`);
+  expect(output.trim().split("\n").slice(-2)).toEqual(["1", "opens"]);
 });
