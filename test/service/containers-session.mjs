@@ -362,17 +362,17 @@ const parts = {
     );
     // What the container sees, and what a copy for the passphrase that opens the store contains.
     const view = () => containers("exec", "boxed", "cat", `${inside}/server.json`);
-    const expected = () => {
+    const expected = (source) => {
       const other = `${copy}.expected`;
-      const { code, stderr } = prepare(other, "--container", "boxed");
+      const { code, stderr } = prepare(other, "--container", "boxed", ...source);
       return code === 0 ? readFileSync(other, "utf8").trim() : stderr;
     };
     const notice = prepare(`${copy}.expected`, "--container", "boxed").stderr;
     const password = view();
-    const outcome = ({ code, stderr, stdout, signal }, before) => ({
+    const outcome = ({ code, stderr, stdout, signal }, before, source = []) => ({
       ...{ code, signal, stderr, stdout, isRunning: isRunning("boxed") },
       isChanged: view() !== before,
-      isCurrent: view() === expected(),
+      isCurrent: view() === expected(source),
     });
     const atStep = (steps) => ({
       environment: {
@@ -412,6 +412,23 @@ const parts = {
     const identity = ["--identity", `${home}/key`, "--bundle", oldest("bundles", ".age")];
     seen.delivered.restored = outcome(command([...restore, ...identity]), before);
     seen.delivered.isOnDisk = readFileSync(`${config}/server.json`, "utf8").includes("password");
+
+    // systemd-creds keeps no key of the machine in memory.
+    mkdirSync(`${home}/lib`);
+    call("mount", "--bind", `${home}/lib`, "/var/lib/systemd");
+    const sealed = ["--passphrase-source", `sealed:${home}/sealed`];
+    const importPassphrase = (...source) => {
+      const keyId = readFileSync(store).subarray(0, 8).toString("hex");
+      const bundle = `${home}/bundles/clients.${keyId}.bundle.age`;
+      return command(["bundle", "import", bundle, "--identity", `${home}/key`, ...source]);
+    };
+    importPassphrase(...sealed);
+    before = view();
+    seen.delivered.sealed = outcome(command(["rotate", ...sealed]), before, sealed);
+    before = view();
+    const undone = command(["rotate", ...sealed], atStep(failing));
+    seen.delivered.sealedFailed = outcome(undone, before, sealed);
+    importPassphrase();
 
     call("rm", copy);
     const { code, stderr } = command([...backup, ...service("boxed")]);

@@ -118,6 +118,14 @@ describe.each(["podman", "docker"] as const)("%s", (engine) => {
     });
   });
 
+  test("a sealed passphrase and the copy change together, and return together", () => {
+    const { sealed, sealedFailed } = seen.delivered;
+    expect(sealed).toMatchObject({ code: 0, isRunning: true, isChanged: true, isCurrent: true });
+    expect(sealedFailed).toMatchObject({
+      ...{ code: 15, isRunning: true, isChanged: false, isCurrent: true },
+    });
+  });
+
   test.each([
     ["undone", false],
     ["finished", true],
