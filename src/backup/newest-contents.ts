@@ -1,11 +1,11 @@
 /**
- * Finds the backup with the newest contents. A clock in the past may have dated it before older
- * backups.
+ * Finds the backup with the newest contents, which is not the newest by date if the clock was
+ * wrong.
  *
- * Backups of one file can be ordered: its change counter, its number of rows and its number of
- * revoked rows never decrease, because a revoked client keeps its row. In WAL mode, an update of a
- * row may change none of them, so equal backups are ordered by the number of pages shared with the
- * store. A backup with another key is from before a rotation, and is not compared.
+ * Copies of one file are ordered by its change counter, its rows and its revoked rows. None of
+ * them decreases, except by a restore: then the backup with the highest numbers counts as the
+ * newest. In WAL mode an update may change none of them; then the copy that shares more pages is
+ * newer. Backups with another key_id are from before a rotation and are not compared.
  */
 import { StoreError } from "../errors.js";
 import type { PassphraseSource } from "../keys/source.js";

@@ -117,8 +117,8 @@ export async function encryptStore(scope: SetupScope): Promise<Outage | null> {
 }
 
 /**
- * A plain store is readable for other users on most machines; the encrypted one need not be. Follows
- * no link: root may work in the directory of another user.
+ * A plain store is readable for other users on most machines; the encrypted one need not be.
+ * Follows no link: root may work in the directory of another user.
  */
 async function narrowAccess(storePath: string): Promise<void> {
   const { O_RDONLY, O_NOFOLLOW, O_NONBLOCK } = constants;
