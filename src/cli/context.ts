@@ -213,8 +213,7 @@ async function workForHub({ backup }: Settings, { kind }: PassphraseSource): Pro
   if (!isRootsWork || backup.unit === undefined || kind === "keyring" || hubAccount()) return;
   const { accountOfUnit } = await import("../hub/account.js");
   const name = backup.unit.includes(".") ? backup.unit : `${backup.unit}.service`;
-  const account = await accountOfUnit(name).catch(() => undefined);
-  if (account !== undefined) workFor(account);
+  workFor(await accountOfUnit(name));
 }
 
 async function missingSettingsHint(storePath: string): Promise<string> {

@@ -58,14 +58,7 @@ async function workForSystemHub(options: HubChoiceOptions): Promise<boolean> {
   const isSealed = unit.args.includes("--prepare") || options.headless;
   if (unit.user === undefined && !isSealed) return false;
   const { accountOfUnit } = await import("../hub/account.js");
-  const account = await accountOfUnit(unit.name);
-  if (account === undefined) {
-    throw new StoreError(
-      "refused",
-      `${unit.name} runs as a user that does not exist: ${unit.user}`,
-    );
-  }
-  workFor(account);
+  workFor(await accountOfUnit(unit.name));
   return true;
 }
 

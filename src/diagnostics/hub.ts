@@ -51,7 +51,7 @@ export async function checkHub(options: {
   if (python === undefined) {
     return [good("hub", "no hivemind-core was found (name its Python with --hub-python)")];
   }
-  const hub = await askHub(python, inUnit?.environment);
+  const hub = await askHub(python, inUnit);
   // HiveMind 4 enforces no blacklist in a store that the newer plugin has opened.
   const isOldHub = hub.schemaVersion === null && hub.pluginManager !== null;
   const newerHub = isOldHub ? ["hivemind-core", "hivemind-plugin-manager"] : [];

@@ -39,7 +39,7 @@ export async function assertHubOpens(
   const packages =
     hub.container && python
       ? await askContainer(python, name, reporter)
-      : python && (await askHubOnce(python, hub.environment));
+      : python && (await askHubOnce(python, hub));
   if (python !== undefined && packages !== undefined) {
     const where = describePython(python);
     assertPackages(packages, where, cipherCompatibility);

@@ -6,17 +6,23 @@
  * a password in a temporary directory, through a `server.json` as the hub does.
  */
 
-import { execFile } from "node:child_process";
-import { access, chown, constants, mkdtemp, open, rm } from "node:fs/promises";
-import { tmpdir } from "node:os";
+import { access, constants, open } from "node:fs/promises";
 import { basename, delimiter, dirname, isAbsolute, join, resolve } from "node:path";
 import { formatJson, type JsonObject } from "../client/json.js";
-import { hubAccount, hubEnvironment } from "../config/hub-account.js";
+import { hubEnvironment } from "../config/hub-account.js";
 import type { Environment } from "../config/paths.js";
 import { StoreError } from "../errors.js";
+import { type Outcome, run } from "../process/run.js";
 import * as z from "../schema.js";
 import { engines } from "../service/engine.js";
 import type { CipherCompatibility } from "../store/cipher.js";
+import {
+  currentHub,
+  type HubProcess,
+  hubProcess,
+  makeTemporaryDirectory,
+  removeDirectoryAs,
+} from "./account.js";
 import { sqliteModule } from "./server-json.js";
 
 /**
@@ -173,9 +179,9 @@ async function firstCharacters(path: string): Promise<string> {
  */
 export async function askHub(
   python: HubPython,
-  environment: Environment = hubEnvironment(),
+  hub: HubProcess = currentHub(),
 ): Promise<HubPackages> {
-  return packagesSchema.parse(await ask(python, packagesScript, environment));
+  return packagesSchema.parse(await ask(python, packagesScript, hub));
 }
 
 /**
@@ -189,9 +195,9 @@ export function cipherFormat({ cipherVersion }: HubPackages): CipherCompatibilit
 /** Returns whether the hub rewrites a `server.json` without `network_protocol`. */
 export async function completesServerJson(
   python: HubPython,
-  environment: Environment = hubEnvironment(),
+  hub: HubProcess = currentHub(),
 ): Promise<boolean> {
-  return z.boolean().parse(await ask(python, completionScript, environment));
+  return z.boolean().parse(await ask(python, completionScript, hub));
 }
 
 /**
@@ -203,9 +209,9 @@ export async function completesServerJson(
 export async function askModule(
   python: HubPython,
   module: string,
-  environment: Environment = hubEnvironment(),
+  hub: HubProcess = currentHub(),
 ): Promise<string | null> {
-  const answer = await ask(python, loadScript, environment, { input: JSON.stringify(module) });
+  const answer = await ask(python, loadScript, hub, JSON.stringify(module));
   return z.nullable(z.string()).parse(answer);
 }
 
@@ -225,10 +231,10 @@ export async function askClients(
   database: JsonObject,
   apiKey: string | undefined,
   home: string,
-  environment: Environment = hubEnvironment(),
+  hub: HubProcess = currentHub(),
 ): Promise<{ active: number; found: boolean }> {
   const input = formatJson({ database, apiKey: apiKey ?? null, home });
-  return servedSchema.parse(await ask(python, clientsScript, environment, { input }));
+  return servedSchema.parse(await ask(python, clientsScript, hub, input));
 }
 
 /**
@@ -241,50 +247,51 @@ export async function askClients(
 export async function askConnection(
   python: HubPython,
   database: JsonObject,
-  environment: Environment = hubEnvironment(),
+  hub: HubProcess = currentHub(),
 ): Promise<string | null> {
-  const answer = await ask(python, connectScript, environment, { input: formatJson(database) });
+  const answer = await ask(python, connectScript, hub, formatJson(database));
   return z.nullable(z.string()).parse(answer);
 }
 
 async function ask(
-  [program, ...options]: HubPython,
+  python: HubPython,
   script: string,
-  environment: Environment,
-  { input = "" }: { input?: string } = {},
+  asked: HubProcess,
+  input = "",
 ): Promise<unknown> {
-  const home = await mkdtemp(join(tmpdir(), "hivemind-sqlcipher-"));
-  // Root must not run the programs of another user.
-  const { uid, gid } = hubAccount() ?? {};
+  const [program, ...options] = python;
+  // An engine of containers is a program of the system, and runs the interpreter in isolation.
+  const hub = isInContainer(python)
+    ? { environment: process.env }
+    : await hubProcess(program, asked);
+  const home = await makeTemporaryDirectory(hub);
+  let outcome: Outcome;
   try {
-    if (uid !== undefined && gid !== undefined) await chown(home, uid, gid);
-    const output = await new Promise<string>((done, failed) => {
-      const { stdin } = execFile(
-        program,
-        [...options, "-c", prelude + script, home],
-        // Files in the working directory would be importable modules.
-        { cwd: "/", env: environment, uid, gid, timeout: replyTimeoutMs, killSignal: "SIGKILL" },
-        (error, stdout) => (error === null ? done(stdout) : failed(error)),
-      );
-      // If the interpreter ends early, the pipe closes before the input is written.
-      stdin?.on("error", () => undefined);
-      stdin?.end(input);
-    });
-    return JSON.parse(output);
-  } catch (error) {
-    const { killed, code } = error as { killed?: boolean; code?: unknown };
-    const why = killed
-      ? `no reply within ${replyTimeoutMs / 1000} seconds`
-      : code === undefined
-        ? "its output is not JSON"
-        : `it failed with ${code}`;
-    throw new StoreError("failed", `cannot test the hub's packages with ${program}: ${why}`, {
-      hint: "Name the Python that has hivemind-core installed: --hub-python PATH",
-      cause: error,
+    outcome = await run(program, [...options, "-c", prelude + script, home], {
+      ...{ timeoutMs: replyTimeoutMs, input, account: hub },
     });
   } finally {
-    await rm(home, { recursive: true, force: true });
+    await removeDirectoryAs(hub, home);
   }
+  try {
+    if (outcome.code === 0) return JSON.parse(outcome.stdout);
+  } catch {
+    // Reported below.
+  }
+  throw new StoreError(
+    "failed",
+    `cannot test the hub's packages with ${program}: ${reasonOf(outcome)}`,
+    {
+      hint: "Name the Python that has hivemind-core installed: --hub-python PATH",
+      cause: new Error(outcome.stderr),
+    },
+  );
+}
+
+function reasonOf({ code, failure }: Outcome): string {
+  if (failure === "timeout") return `no reply within ${replyTimeoutMs / 1000} seconds`;
+  if (code === 0) return "its output is not JSON";
+  return failure === "missing" ? "no such file or directory" : `it failed with ${code ?? failure}`;
 }
 
 /**

@@ -7,13 +7,13 @@
 
 import { readdir, readFile, realpath, stat } from "node:fs/promises";
 import { dirname, join } from "node:path";
-import { hubAccount } from "../config/hub-account.js";
 import { type Environment, stateHome } from "../config/paths.js";
 import { isKind, StoreError } from "../errors.js";
 import { makeDirectory, replaceFile } from "../fs/atomic.js";
 import { sha256Hex } from "../fs/read.js";
 import type { Reporter } from "../reporter.js";
 import * as z from "../schema.js";
+import { type HubProcess, hubProcess } from "./account.js";
 import {
   askHub,
   type HubPackages,
@@ -46,21 +46,23 @@ const packageMetadata = /^(?:hivemind|sqlcipher3|ovos|json_database).*\.(?:dist-
  */
 export async function askHubOnce(
   python: HubPython,
-  environment: Environment,
+  asked: HubProcess,
   { remember = true } = {},
 ): Promise<HubPackages> {
   // The packages of a container are not in directories of this machine.
-  if (isInContainer(python)) return askHub(python, environment);
+  if (isInContainer(python)) return askHub(python, asked);
+  const hub = await hubProcess(python[0], asked);
+  const { environment } = hub;
   const path = recordPath(python, environment);
   const known = await readRecord(path);
   if (known && known.fingerprint === (await fingerprint(python, known.paths, environment))) {
     return known.packages;
   }
-  const packages = await askHub(python, environment);
+  const packages = await askHub(python, hub);
   const { paths } = packages;
   if (
     remember &&
-    !isOthers() &&
+    !isOthers(hub) &&
     paths !== undefined &&
     packages.takesPassword &&
     packages.problem === null
@@ -96,8 +98,7 @@ export function uncheckedContainer(
 }
 
 /** Root writes nothing into the home directory of the hub's user. */
-function isOthers(): boolean {
-  const { uid } = hubAccount() ?? {};
+function isOthers({ uid }: HubProcess): boolean {
   return uid !== undefined && uid !== process.geteuid?.();
 }
 

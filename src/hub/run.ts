@@ -169,7 +169,7 @@ async function checkHub(options: HubOptions): Promise<ServerJson> {
     return serverJson;
   }
   if ("storePath" in options) {
-    checkStorePackages(await askHubOnce(python, environment), python, options);
+    checkStorePackages(await askHubOnce(python, { environment }), python, options);
   }
   await assertComplete(serverJson, python, environment);
   return serverJson;
@@ -234,7 +234,7 @@ async function assertComplete(
 ): Promise<void> {
   if (
     !isJsonObject(serverJson.settings.network_protocol) &&
-    (await completesServerJson(python, environment))
+    (await completesServerJson(python, environment && { environment }))
   ) {
     throw new StoreError(
       "refused",

@@ -33,7 +33,7 @@ export async function hubSchema(
   const hub = await readServiceHub(service);
   const python = await findServicePython(hub, hubPython);
   if (python === undefined) return undefined;
-  const { pluginManager, schemaVersion } = await askHub(python, hub.environment);
+  const { pluginManager, schemaVersion } = await askHub(python, hub);
   const known = schemaVersion ?? 0;
   const objection =
     known >= newestSchema

@@ -1,11 +1,10 @@
 /** Reads from a service how it starts its hub. */
-import { hubEnvironment } from "../config/hub-account.js";
-import type { Environment } from "../config/paths.js";
 import type { ResolvedService } from "../operation/service.js";
 import { inspectContainer } from "../service/engine.js";
-import { expandScripts, readEnvironment } from "../service/hub-units.js";
+import { expandScripts } from "../service/hub-units.js";
 import { defaultUnit } from "../service/service.js";
 import { readCommands } from "../service/unit-commands.js";
+import { currentHub, type HubProcess, processOfUnit } from "./account.js";
 import {
   type ContainerHub,
   findContainerOfUnit,
@@ -14,14 +13,15 @@ import {
 } from "./container-hub.js";
 import { findHubPython, type HubPython } from "./interpreter.js";
 
-/** How a service starts its hub. */
-export interface ServiceHub {
+/**
+ * How a service starts its hub. The environment decides on the hub's `server.json` and its data
+ * directory.
+ */
+export interface ServiceHub extends HubProcess {
   /** The arguments of its commands, with preparations and the words of wrapper scripts. */
   readonly args: readonly string[];
   /** Those of `args` that belong to `ExecStart=`. */
   readonly command: readonly string[];
-  /** The hub's environment, which decides on its `server.json` and its data directory. */
-  readonly environment: Environment;
   /** The container in which the hub runs. */
   readonly container?: ContainerHub;
 }
@@ -44,7 +44,7 @@ export async function readServiceHub({
     };
   }
   if (service.kind !== "systemd" && service.kind !== "systemd-user") {
-    return { args: [], command: [], environment: hubEnvironment() };
+    return { args: [], command: [], ...currentHub() };
   }
   const unit = { manager: service.kind, name: service.name ?? choice.unit ?? defaultUnit };
   const commands = await readCommands(unit);
@@ -53,7 +53,7 @@ export async function readServiceHub({
   return {
     args: expandScripts(commands),
     command: expandScripts(starts),
-    environment: commands.length === 0 ? hubEnvironment() : await readEnvironment(unit),
+    ...(commands.length === 0 ? currentHub() : await processOfUnit(unit)),
     ...(container && { container: await readContainerHub(container) }),
   };
 }

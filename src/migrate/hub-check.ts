@@ -26,6 +26,7 @@ import { StoreError, systemError } from "../errors.js";
 import { makeDirectory, replaceFile } from "../fs/atomic.js";
 import { copyFile } from "../fs/copy.js";
 import { lstatIfExists, realPathIfExists } from "../fs/read.js";
+import { currentHub, type HubProcess, processOfUnit } from "../hub/account.js";
 import {
   findAllHubProcesses,
   findHubProcesses,
@@ -65,10 +66,10 @@ export interface HubCheckOptions {
   readonly removeSource: boolean;
 }
 
-/** A hub's interpreter, and the environment in which its unit runs it. */
+/** A hub's interpreter, and the account in which its unit runs it. */
 export interface TestedHub {
   readonly python: HubPython;
-  readonly environment: Environment;
+  readonly account: HubProcess;
 }
 
 /** The pip requirement for each plugin of the hub. */
@@ -117,14 +118,17 @@ async function findHubs(
   const asked = (used.length > 0 ? used : units).toSorted(
     (one, other) => Number(other.isActive) - Number(one.isActive),
   );
-  const starts: { args?: readonly string[]; environment: Environment }[] =
+  const starts: { args?: readonly string[]; account: HubProcess }[] =
     asked.length === 0
-      ? [{ environment: hubEnvironment() }]
-      : asked.map(({ command, environment }) => ({ args: command, environment }));
+      ? [{ account: currentHub() }]
+      : await Promise.all(
+          asked.map(async (unit) => ({ args: unit.command, account: await processOfUnit(unit) })),
+        );
   const hubs = new Map<string, TestedHub>();
-  for (const { args, environment } of starts) {
+  for (const { args, account } of starts) {
+    const { environment } = account;
     const python = await findHubPython({ hubPython, args, environment });
-    if (python !== undefined) hubs.set(JSON.stringify(python), { python, environment });
+    if (python !== undefined) hubs.set(JSON.stringify(python), { python, account });
   }
   return [...hubs.values()];
 }
@@ -273,7 +277,7 @@ export async function assertServedOrSwitchBack(
  *   clients
  */
 async function assertHubServes(
-  { python, environment }: TestedHub,
+  { python, account }: TestedHub,
   to: Endpoint,
   { module, settings }: HubDatabase,
 ): Promise<void> {
@@ -283,7 +287,7 @@ async function assertHubServes(
   try {
     const block = await blockFor(to, settings, home);
     const database: JsonObject = { module, [module]: block };
-    served = await askClients(python, database, expected.apiKey, home, environment);
+    served = await askClients(python, database, expected.apiKey, home, account);
   } finally {
     await rm(home, { recursive: true, force: true });
   }
@@ -297,17 +301,17 @@ async function assertHubServes(
 
 async function assertLoads(hub: TestedHub, options: HubCheckOptions): Promise<void> {
   const { from, to, database } = options;
-  const { python, environment } = hub;
+  const { python, account } = hub;
   const [interpreter] = python;
   if (to.name === sqlcipherPluginName) {
     const { cipherCompatibility } = await identifyTarget(to);
-    const packages = await askHub(python, environment);
+    const packages = await askHub(python, account);
     checkPackages(packages, interpreter, cipherCompatibility);
     await using source = await DatabaseFactory.create(from.name, from.config, { mode: "readonly" });
     await assertBlacklistsKept(packages, interpreter, source);
     return;
   }
-  const problem = await askModule(python, database.module, environment);
+  const problem = await askModule(python, database.module, account);
   if (problem !== null) {
     throw new StoreError(
       "refused",
@@ -325,13 +329,13 @@ async function assertLoads(hub: TestedHub, options: HubCheckOptions): Promise<vo
  * @throws {@link StoreError} refused - if it does not connect
  */
 async function assertConnects(
-  { python, environment }: TestedHub,
+  { python, account }: TestedHub,
   to: Endpoint,
   { module, settings }: HubDatabase,
 ): Promise<void> {
   const password = await passwordOf(to);
   const block = { ...settings, ...(password !== undefined && { password }) };
-  const problem = await askConnection(python, { module, [module]: block }, environment);
+  const problem = await askConnection(python, { module, [module]: block }, account);
   if (problem === null) return;
   throw new StoreError(
     "refused",

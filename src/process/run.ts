@@ -13,8 +13,9 @@ export interface Outcome {
 }
 
 interface Account {
-  readonly uid: number;
-  readonly gid: number;
+  /** The user of this process by default. */
+  readonly uid?: number | undefined;
+  readonly gid?: number | undefined;
   readonly environment: Readonly<Record<string, string | undefined>>;
 }
 
@@ -30,7 +31,7 @@ export interface RunOptions {
   readonly input?: string;
   /** The file descriptor that gets the program's standard output, which is then not collected. */
   readonly stdout?: number | undefined;
-  /** The program's account, instead of the account of this process. */
+  /** The program's account. Its user may not be able to enter this process's directory. */
   readonly account?: Account | undefined;
   /** Kills the program. */
   readonly signal?: AbortSignal | undefined;
@@ -73,7 +74,7 @@ export function run(
         detached: true,
         stdio: [input === undefined ? "ignore" : "pipe", stdout ?? target, target],
         env: output === true ? { ...own, ...plain } : own,
-        ...(account && { uid: account.uid, gid: account.gid }),
+        ...(account && { cwd: "/", uid: account.uid, gid: account.gid }),
       });
     } catch (error) {
       // Some failures are thrown, such as that of a machine without memory.

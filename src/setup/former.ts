@@ -1,18 +1,12 @@
 /** How `setup --undo` returns the hub to each kind of database. */
-import { rm } from "node:fs/promises";
 import { basename, dirname, join } from "node:path";
 import { jsonFiles, jsonPluginName } from "../databases/json.js";
 import { StoreError } from "../errors.js";
-import {
-  assertReplaceable,
-  makeDirectory,
-  moveFile,
-  removeFile,
-  syncDirectory,
-} from "../fs/atomic.js";
+import { assertReplaceable, moveFile, removeFile, syncDirectory } from "../fs/atomic.js";
 import { copyFile } from "../fs/copy.js";
 import { copyMetadata } from "../fs/metadata.js";
 import { lstatIfExists, sha256File, statIfExists } from "../fs/read.js";
+import { currentHub, makeDirectoryAs, removeDirectoryAs } from "../hub/account.js";
 import { readServerJson, serverJsonPath } from "../hub/server-json.js";
 import {
   removePassword,
@@ -112,7 +106,7 @@ function formerJson(request: SetupRequest, record: SetupRecord): Former {
   let isSwitched = false;
   return {
     check: async () => {
-      await rm(stagingDirectory(database.place), { recursive: true, force: true });
+      await removeDirectoryAs(currentHub(), stagingDirectory(database.place));
       if (!(await isHandedOver(storePath))) return;
       await assertReplaceable((await readServerJson(path)).file);
       const to = { name: moduleOf(record), config: await stagedConfig(record) };
@@ -182,7 +176,7 @@ async function writeJson(request: SetupRequest, record: SetupRecord): Promise<vo
   const former = await jsonFiles(await jsonConfig(record));
   const staged = await jsonFiles(config);
   try {
-    await makeDirectory(directory);
+    await makeDirectoryAs(currentHub(), directory);
     if (await lstatIfExists(former.version)) await copyFile(former.version, staged.version);
     await migrate({
       ...{ from: encryptedStore(request), to: { name: moduleOf(record), config }, signal },
@@ -197,7 +191,7 @@ async function writeJson(request: SetupRequest, record: SetupRecord): Promise<vo
     await syncDirectory(dirname(place));
   } finally {
     // It has the clients' keys in plain text.
-    await rm(directory, { recursive: true, force: true });
+    await removeDirectoryAs(currentHub(), directory);
   }
 }
 

@@ -547,7 +547,7 @@ function packageObstacles(
   return [
     {
       ...{ id: "packages-directory", kind: "io" },
-      problem: `the hub's packages in ${packages.directory ?? packages.python} cannot be written by this user`,
+      problem: `the hub's packages in ${packages.directory ?? packages.python} cannot be written by the hub's user`,
       fix: `Let the owner of that directory install them: ${pip}`,
     },
   ];

@@ -8,11 +8,11 @@
  * copy is removed after a backup was verified.
  */
 import { dirname } from "node:path";
-import { hubAccount } from "../config/hub-account.js";
 import { prepareDirectories } from "../config/known-directories.js";
 import { loadSection, type Settings, updateSection } from "../config/settings-file.js";
 import { isKind, StoreError, systemError, wrap } from "../errors.js";
 import { assertReplaceable, makeDirectory } from "../fs/atomic.js";
+import { currentHub, hubProcess } from "../hub/account.js";
 import { findBlacklisted } from "../hub/schema.js";
 import { readServerJson } from "../hub/server-json.js";
 import { formerDatabase } from "../hub/server-json-edit.js";
@@ -104,7 +104,8 @@ async function prepare(scope: SetupScope, needed: ReadonlySet<StepId>): Promise<
   const isMissing = needed.has("packages");
   if (isMissing) await assertBlacklistsKept(scope);
   const packages = isMissing ? await installPackages(scope) : found.packages;
-  if (packages && !isMissing) await surveyPackages([packages.python], { remember: true });
+  if (packages && !isMissing)
+    await surveyPackages([packages.python], currentHub(), { remember: true });
   const known = [settings.backup?.to, settings.backup?.bundle_to].filter(
     (path) => path !== undefined,
   );
@@ -133,8 +134,9 @@ async function installPackages({ request, found }: SetupScope): Promise<Packages
   if (python === undefined) throw new Error("the plan has no obstacle");
   const [program = "", ...args] = pipArguments(python);
   request.reporter.notice(`installing packages into ${python}`);
-  const outcome = await run(program, args, { timeoutMs: pipLimitMs, account: hubAccount() });
-  const after = await surveyPackages([python], { remember: true });
+  const account = await hubProcess(python, currentHub());
+  const outcome = await run(program, args, { timeoutMs: pipLimitMs, account });
+  const after = await surveyPackages([python], account, { remember: true });
   if (after.canEncrypt) {
     emitStep("setup.packages");
     return after;

@@ -6,13 +6,20 @@ import { findLastRestoreTests } from "../backup/restore-test.js";
 import { bundleFiles } from "../bundle/bundle.js";
 import { isRevoked } from "../client/client.js";
 import { isJsonObject } from "../client/json.js";
-import { hubAccount, hubEnvironment } from "../config/hub-account.js";
+import { hubAccount } from "../config/hub-account.js";
 import type { Settings, SettingsSection } from "../config/settings-file.js";
 import { jsonFiles, jsonPluginName } from "../databases/json.js";
 import { DatabaseFactory } from "../databases/registry.js";
 import { isKind, StoreError, systemError } from "../errors.js";
 import { assertFreeSpace } from "../fs/copy.js";
 import { lstatIfExists, statIfExists } from "../fs/read.js";
+import {
+  accountOfUnit,
+  canWriteAs,
+  currentHub,
+  type HubProcess,
+  hubProcess,
+} from "../hub/account.js";
 import { findHubProcesses } from "../hub/find-hubs.js";
 import {
   cipherFormat,
@@ -50,7 +57,7 @@ import { type Manager, sudoPrefix } from "../service/systemctl.js";
 import { type CipherCompatibility, identify, openEncrypted } from "../store/cipher.js";
 import { type ContainerSurvey, surveyContainer } from "./container.js";
 import { chooseDirectories, type Directories } from "./directories.js";
-import { existingAncestor, isReplaceable, isWritable, sizeOf } from "./files.js";
+import { existingAncestor, isReplaceable, sizeOf } from "./files.js";
 import { type HubSurvey, surveyHubs } from "./hub-survey.js";
 import { isHandedOver, readSetupRecord, type SetupRecord } from "./record.js";
 
@@ -182,6 +189,9 @@ export async function survey(choice: SetupChoice): Promise<Survey> {
   const [hub, ...others] = hubs;
   const only = others.length === 0 ? hub : undefined;
   const python = await pythonOf(choice, only);
+  const isRoot = process.geteuid?.() === 0;
+  const isOthers = isRoot && only?.systemUser !== undefined;
+  const account = isOthers ? await accountOfUnit(only.name) : currentHub();
   const { file, problem } = await tryServerJson();
   const identity = await identify(storePath);
   const database = file && (await surveyDatabase(file, storePath));
@@ -199,7 +209,7 @@ export async function survey(choice: SetupChoice): Promise<Survey> {
     wantedUnit: choice.unit,
     otherHub: hub === undefined ? await findOtherHub() : undefined,
     container: hub === undefined ? await surveyContainer(storePath) : undefined,
-    packages: python && (await surveyPackages(python)),
+    packages: python && (await surveyPackages(python, account)),
     server: {
       path: serverJsonPath(),
       problem,
@@ -208,7 +218,7 @@ export async function survey(choice: SetupChoice): Promise<Survey> {
         file !== undefined &&
         python !== undefined &&
         !isJsonObject(file.settings.network_protocol) &&
-        (await completesServerJson(python).catch(() => false)),
+        (await completesServerJson(python, account).catch(() => false)),
     },
     database,
     store: identity.format,
@@ -222,7 +232,7 @@ export async function survey(choice: SetupChoice): Promise<Survey> {
     keysProblem: await findKeysProblem(source, storePath, isUsed),
     usesKeyring: source.kind === "keyring",
     sealedPath: source.kind === "sealed" ? source.path : undefined,
-    isRoot: process.geteuid?.() === 0,
+    isRoot,
     ownerProblem: await findOwnerProblem([file?.file, dirname(storePath), database?.place]),
     boot: await findBootProblem(source, only),
     recipients: settings.recipients ?? [],
@@ -248,9 +258,11 @@ async function pythonOf(
 /** @param options.remember - lets `run` start the hub without asking its packages again */
 export async function surveyPackages(
   python: HubPython,
+  asked: HubProcess,
   options = { remember: false },
 ): Promise<PackagesSurvey> {
-  const packages = await askHubOnce(python, hubEnvironment(), options).catch(
+  const account = await hubProcess(python[0], asked);
+  const packages = await askHubOnce(python, account, options).catch(
     (error: unknown): HubPackages => {
       const problem = systemError(error, "the interpreter does not answer", "failed").message;
       const unknown = {
@@ -268,7 +280,7 @@ export async function surveyPackages(
     format: cipherFormat(packages),
     schemaVersion: newestSchemaOf(packages),
     blacklistProblem: blacklistProblem(packages),
-    isWritable: directory !== undefined && (await isWritable(directory)),
+    isWritable: directory !== undefined && (await canWriteAs(account, directory)),
     directory,
   };
 }

@@ -1,5 +1,5 @@
 import { readdirSync } from "node:fs";
-import { chmod, mkdir, mkdtemp, rm, symlink, writeFile } from "node:fs/promises";
+import { chmod, chown, mkdir, mkdtemp, readFile, rm, symlink, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterEach, beforeEach, describe, expect, test } from "vitest";
@@ -120,7 +120,7 @@ describe("what the hub can do", () => {
     const python = await findHubPython({ args: [await hubScript("development")] });
     await writeFile(join(folder, "sqlcipher3.py"), "raise ImportError('a broken build')");
     const environment = { ...process.env, PYTHONPATH: folder };
-    expect(await askHub(python ?? ["none"], environment)).toMatchObject({
+    expect(await askHub(python ?? ["none"], { environment })).toMatchObject({
       cipherVersion: null,
       takesPassword: false,
       problem: expect.stringMatching(/^ImportError: sqlcipher3 is required/),
@@ -134,7 +134,7 @@ describe("what the hub can do", () => {
   test("is asked without a trace in the user's folders or the temporary one", async () => {
     const python = await findHubPython({ args: [await hubScript("development")] });
     const environment = { ...process.env, HOME: folder, TMPDIR: folder, XDG_CONFIG_HOME: folder };
-    await askHub(python ?? ["none"], environment);
+    await askHub(python ?? ["none"], { environment });
     expect(readdirSync(folder)).toEqual([]);
   });
 
@@ -144,5 +144,77 @@ describe("what the hub can do", () => {
       message: expect.stringContaining("its output is not JSON"),
     });
     await expect(askHub(["/bin/false"])).rejects.toThrow("it failed with 1");
+  });
+});
+
+describe("root and an interpreter that another user can change", () => {
+  const nobody = 65534;
+
+  test("root runs it as that user, and removes no file for it", async () => {
+    const venv = join(folder, "venv");
+    const victims = join(folder, "victims");
+    await chmod(folder, 0o755);
+    await mkdir(join(venv, "bin"), { recursive: true });
+    await mkdir(victims);
+    const names = Array.from({ length: 3000 }, (_, index) => `${index}`);
+    await Promise.all(names.map((name) => writeFile(join(victims, name), "")));
+    const python = join(venv, "bin", "python");
+    await writeFile(
+      python,
+      `#!/usr/bin/python3
+import os, sys, time
+home = sys.argv[-1]
+with open("${venv}/log", "w") as log:
+    print(os.getuid(), os.getgid(), os.getgroups(), os.stat(home).st_uid, os.getcwd(), file=log)
+os.mkdir(home + "/d")
+for name in range(${names.length}):
+    open(f"{home}/d/{name}", "w").close()
+print("true", flush=True)
+if os.fork() == 0:
+    os.setsid()
+    for descriptor in range(3):
+        os.close(descriptor)
+    end = time.time() + 5
+    while time.time() < end and len(os.listdir(home + "/d")) == ${names.length}:
+        pass
+    os.rename(home + "/d", home + "/e")
+    os.symlink("${victims}", home + "/d")
+    time.sleep(1)
+os._exit(0)
+`,
+      { mode: 0o755 },
+    );
+    await chown(venv, nobody, nobody);
+    // The user's files may survive: the link appears while they are removed.
+    await completesServerJson([python]).catch(() => undefined);
+    expect(readdirSync(victims)).toHaveLength(names.length);
+    const ids = `${nobody} ${nobody} [] ${nobody} /\n`;
+    expect(await readFile(join(venv, "log"), "utf8")).toBe(ids);
+  });
+
+  test("a link, the packages or a variable of the user suffices", async () => {
+    await chmod(folder, 0o755);
+    const log = join(folder, "log");
+    await writeFile(log, "");
+    await chmod(log, 0o666);
+    const python = join(folder, "venv/bin/python");
+    const packages = join(folder, "venv/lib/python3.13/site-packages");
+    const home = join(folder, "home");
+    for (const each of [join(python, ".."), packages, home]) await mkdir(each, { recursive: true });
+    await writeFile(python, `#!/bin/sh\nid -u >>${log}\necho true\n`, { mode: 0o755 });
+    const ask = (program = python, more = {}) =>
+      completesServerJson([program], { environment: { ...process.env, ...more } });
+    await ask();
+    await chown(packages, nobody, nobody);
+    await ask();
+    await chown(packages, 0, 0);
+    await symlink(python, join(home, "python"));
+    await chown(home, nobody, nobody);
+    await ask(join(home, "python"));
+    await ask(python, { PYTHONPATH: `/usr/lib:${home}` });
+    await ask(python, { HOME: home });
+    expect(await readFile(log, "utf8")).toBe(`0\n${`${nobody}\n`.repeat(4)}`);
+    await chown(home, 54321, 54321);
+    await expect(ask(python, { HOME: home })).rejects.toMatchObject({ kind: "refused" });
   });
 });

@@ -22,12 +22,12 @@ class HeadlessMachine {
     this.#hub = hub;
   }
 
-  static async make(): Promise<HeadlessMachine> {
+  static async make(line: "development" | "released" = "development"): Promise<HeadlessMachine> {
     const home = join(await temporaryFolder(), "home");
     await mkdir(join(home, "bin"), { recursive: true });
     const program = `#!/bin/sh\nexec ${process.execPath} ${root}dist/cli/main.js "$@"\n`;
     await writeFile(join(home, "bin", "hivemind-sqlcipher"), program, { mode: 0o755 });
-    return new HeadlessMachine(home, await hubScript("development"));
+    return new HeadlessMachine(home, await hubScript(line));
   }
 
   async boot(script: string): Promise<string[]> {
@@ -363,3 +363,59 @@ test("two hubs of the system, one of root: each has its own passphrase and timer
     ...["The settings, the passphrase, backups and bundles stay.", "written"],
   ]);
 }, 240_000);
+
+test("root runs the hub's Python as its user, without root's terminal", async () => {
+  const machine = await HeadlessMachine.make();
+  const output = await machine.boot(`
+    install_system_units
+    bin=$user_home/.venvs/spy/bin
+    log=$user_home/ids.log
+    mkdir -p $bin
+    cat >$bin/python <<PYTHON
+#!/bin/sh
+id -u >>$log
+if (: <>/dev/tty) 2>/dev/null; then echo terminal >>$log; fi
+exec $HUB_ENVIRONMENT/bin/python "\\$@"
+PYTHON
+    sed "1s:.*:#!$bin/python:" $HUB_ENVIRONMENT/bin/hivemind-core >$bin/hivemind-core
+    chmod 755 $bin/*
+    chown -R $uid:$uid $user_home/.venvs/spy
+    sed -i "s:^ExecStart=.*:ExecStart=$bin/hivemind-core listen:" /etc/systemd/system/$unit
+    sed "s:^ExecStart=.*:ExecStart=$bin/python -m other:" /etc/systemd/system/$unit >/etc/systemd/system/other.service
+    systemctl daemon-reload
+    configure hivemind-json-db-plugin
+    add_clients kitchen
+    start_enabled
+    wait_for_port
+    mkdir -m 700 $disk/bundles
+    asks() {
+      rm -f $log
+      script -qec "hivemind-sqlcipher $*" $HOME/asks.log </dev/null >/dev/null || true
+      echo "$1: $(sort -u $log | xargs)"
+    }
+    asks setup --unit other --dry-run
+    asks setup --unit hivemind-listener --dry-run
+    asks setup ${options}
+    serves
+    asks doctor
+    asks rotate
+    rm -r $HOME/.config/hivemind-sqlcipher
+    store="--db $data/clients.db --passphrase-source sealed:/etc/credstore.encrypted/hivemind-sqlcipher"
+    asks doctor $store
+    asks rotate $store --unit hivemind-listener --bundle-to $disk/bundles --recovery-key-file $HOME/rotated.txt
+    [[ -s $HOME/rotated.txt ]] || cat $HOME/asks.log
+    serves`);
+  const commands = ["setup", "setup", "setup", "doctor", "rotate", "doctor", "rotate"];
+  expect(output).toEqual(commands.map((command) => `${command}: 4711`));
+}, 120_000);
+
+test("root does not let pip install where the hub's user cannot write", async () => {
+  const machine = await HeadlessMachine.make("released");
+  const output = await machine.boot(`
+    install_system_units
+    configure hivemind-json-db-plugin
+    add_clients kitchen
+    hivemind-sqlcipher setup ${options} --install-hub-packages --dry-run >$HOME/dry.log 2>&1 || true
+    grep -o "site-packages cannot be written by the hub's user" $HOME/dry.log`);
+  expect(output).toEqual(["site-packages cannot be written by the hub's user"]);
+}, 60_000);
