@@ -7,7 +7,7 @@ import type { Environment } from "../config/paths.js";
 import { StoreError } from "../errors.js";
 import { lstatIfExists } from "../fs/read.js";
 import { run } from "../process/run.js";
-import { isRootName, readEnvironment } from "../service/hub-units.js";
+import { type HubUnit, isRootName, readEnvironment } from "../service/hub-units.js";
 import { queryLimitMs, show, type UnitName } from "../service/systemctl.js";
 
 /** The environment of a hub's program, and its user if that is not the user of this process. */
@@ -38,6 +38,12 @@ export async function accountOfUnit(name: string): Promise<HubAccount> {
 export async function processOfUnit(unit: UnitName): Promise<HubProcess> {
   if (unit.manager === "systemd" && process.geteuid?.() === 0) return accountOfUnit(unit.name);
   return { environment: await readEnvironment(unit) };
+}
+
+/** Returns the same for a unit that was found, which can be a template. */
+export async function processOfHub({ name, user, environment }: HubUnit): Promise<HubProcess> {
+  const isOthers = user !== undefined && process.geteuid?.() === 0;
+  return isOthers ? { ...(await findUser(user, name)), environment } : { environment };
 }
 
 async function findUser(user: string, of: string): Promise<{ uid: number; gid: number }> {

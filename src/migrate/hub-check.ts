@@ -26,7 +26,7 @@ import { StoreError, systemError } from "../errors.js";
 import { makeDirectory, replaceFile } from "../fs/atomic.js";
 import { copyFile } from "../fs/copy.js";
 import { lstatIfExists, realPathIfExists } from "../fs/read.js";
-import { currentHub, type HubProcess, processOfUnit } from "../hub/account.js";
+import { currentHub, type HubProcess, processOfHub } from "../hub/account.js";
 import {
   findAllHubProcesses,
   findHubProcesses,
@@ -122,7 +122,7 @@ async function findHubs(
     asked.length === 0
       ? [{ account: currentHub() }]
       : await Promise.all(
-          asked.map(async (unit) => ({ args: unit.command, account: await processOfUnit(unit) })),
+          asked.map(async (unit) => ({ args: unit.command, account: await processOfHub(unit) })),
         );
   const hubs = new Map<string, TestedHub>();
   for (const { args, account } of starts) {
