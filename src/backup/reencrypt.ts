@@ -16,10 +16,10 @@
  * old one stays.
  */
 import { stat } from "node:fs/promises";
-import { basename, join } from "node:path";
+import { basename, dirname, join } from "node:path";
 import { readStoreId } from "../config/store-id.js";
 import { isKind, StoreError } from "../errors.js";
-import { createFile, removeFile, stagedName } from "../fs/atomic.js";
+import { createFile, removeFile, stagedName, syncDirectory } from "../fs/atomic.js";
 import { copyFile } from "../fs/copy.js";
 import { listDirectory, lstatIfExists, sha256File } from "../fs/read.js";
 import type { PassphraseSource } from "../keys/source.js";
@@ -168,8 +168,8 @@ async function writeReencrypted(job: Reencryption, options: ReencryptOptions): P
       const signed = await newManifest(job.old, copy, renewed, options.key);
       emitStep("reencrypt.exported");
       await copyVerified(signed.sha256, renewed, staged.copy);
-      await removeFile(original);
-      await removeFile(renewed);
+      for (const path of [original, renewed]) await removeFile(path);
+      await syncDirectory(dirname(storePath));
       emitStep("reencrypt.copied");
       await createFile(staged.manifest, formatManifest(signed));
       await commitBackup(journal, { staged, bundle }, { copy, manifest });
