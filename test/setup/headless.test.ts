@@ -149,7 +149,7 @@ test("root sets up a unit of the system with User=: sealed, served after a reboo
   ]);
 }, 240_000);
 
-test.each(["sqlite", "sqlcipher"])(
+test.each(proving ? ["sqlite", "sqlcipher"] : ["sqlite"])(
   "a hub of the system on %s: sealed, and back",
   async (layout) => {
     const machine = await HeadlessMachine.make();
