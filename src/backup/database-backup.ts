@@ -9,7 +9,6 @@
  * Uses the passphrase in the source for the store's path. If the keyring has none, generates a
  * passphrase and stores it there. The backups share one key, so one bundle opens them all.
  */
-
 import { realpath } from "node:fs/promises";
 import { hostname } from "node:os";
 import { join } from "node:path";

@@ -1,5 +1,4 @@
 /** Writes the passphrase bundle of a store for `bundle export`. */
-
 import { prepareDirectories } from "../config/known-directories.js";
 import type { PassphraseSource } from "../keys/source.js";
 import { unlock } from "../keys/unlock.js";

@@ -51,25 +51,20 @@ export async function prepareForContainer(
 
 type Secret = { storePath: string; passphrase?: string } | { redisPassword: string };
 
+/** Prints what gives the hub of a container its password. */
+type PrintUnit = (context: Context, args: string[], options: ContainerOptions) => Promise<string>;
+
 /** Returns the lines of a quadlet. */
-export async function quadletUnit(
-  context: Context,
-  _args: string[],
-  options: ContainerOptions,
-): Promise<string> {
+export const quadletUnit: PrintUnit = async (context, _args, options) => {
   const { renderQuadlet } = await import("../hub/container-units.js");
   return renderQuadlet(await unitParts(context, options));
-}
+};
 
 /** Returns the unit for a compose file, and its lines. */
-export async function composeUnit(
-  context: Context,
-  _args: string[],
-  options: ContainerOptions,
-): Promise<string> {
+export const composeUnit: PrintUnit = async (context, _args, options) => {
   const { renderCompose } = await import("../hub/container-units.js");
   return renderCompose(await unitParts(context, options));
-}
+};
 
 async function unitParts(context: Context, options: ContainerOptions): Promise<ContainerUnit> {
   const { serverJsonPath } = await import("../hub/server-json.js");

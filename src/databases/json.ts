@@ -6,7 +6,6 @@
  * process. A running hub does not notice the change, and HiveMind 4 overwrites it: stop the hub
  * first.
  */
-
 import { readFile } from "node:fs/promises";
 import { dirname, join, resolve } from "node:path";
 import { type Client, deserializeClient, revoked, revokedApiKey } from "../client/client.js";

@@ -1,5 +1,4 @@
 /** HiveMind's SQLite store as two databases: encrypted by SQLCipher, and in plain text. */
-
 import { rm } from "node:fs/promises";
 import { dirname, resolve } from "node:path";
 import type { Database } from "../client/database.js";

@@ -1,5 +1,4 @@
 /** Checks whether the hub's units can start it: their programs, their password, their state. */
-
 import { isKind } from "../errors.js";
 import { dropInCommands } from "../hub/existing-unit.js";
 import { findHubUnits } from "../hub/find-hubs.js";

@@ -1,5 +1,4 @@
 /** Checks whether the hub can open the store, and whether `server.json` contains a password. */
-
 import { stat } from "node:fs/promises";
 import { basename, dirname } from "node:path";
 import { hubEnvironment } from "../config/hub-account.js";

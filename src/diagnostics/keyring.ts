@@ -1,5 +1,4 @@
 /** Checks whether the passphrase is available now, and after a reboot without a login. */
-
 import { type StoreError, wrap } from "../errors.js";
 import { inspectKeyring, type KeyringReport, type Unattended } from "../keys/inspect.js";
 import { lockedProviderOf } from "../keys/keyring-error.js";

@@ -1,5 +1,4 @@
 /** The state of a store for `status`. Only reads; an error becomes an entry of `problems`. */
-
 import { type Drill, readDrills } from "../backup/drill-record.js";
 import { newestBackup } from "../backup/manifest.js";
 import { findLastRestoreTests, type RestoreTest } from "../backup/restore-test.js";

@@ -5,7 +5,6 @@
  * it; a plugin that uses it depends on its `sqlcipher3`. So the interpreter opens a new store with
  * a password in a temporary directory, through a `server.json` as the hub does.
  */
-
 import { access, constants, open } from "node:fs/promises";
 import { basename, delimiter, dirname, isAbsolute, join, resolve } from "node:path";
 import { formatJson, type JsonObject } from "../client/json.js";

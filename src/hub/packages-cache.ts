@@ -4,7 +4,6 @@
  * `askHub` starts a second Python that imports all packages of the hub. It would add more than a
  * second to each start on a PC, and several seconds on a small board.
  */
-
 import { readdir, readFile, realpath, stat } from "node:fs/promises";
 import { dirname, join } from "node:path";
 import { type Environment, stateHome } from "../config/paths.js";
@@ -89,7 +88,7 @@ export async function askContainer(
   }
 }
 
-/** Returns the notice about a container whose packages are unknown. */
+/** Returns the notice that the packages of a container were not checked. */
 export function uncheckedContainer(
   name: string | null,
   why = "the Python of its hub was not found",

@@ -1,5 +1,4 @@
 /** Determines how the hub receives the store's passphrase, before the passphrase changes. */
-
 import { join } from "node:path";
 import { hubEnvironment } from "../config/hub-account.js";
 import type { Environment } from "../config/paths.js";

@@ -21,7 +21,6 @@ import {
   type HubPackages,
   type HubPython,
 } from "./interpreter.js";
-import { assertPrivateMemory } from "./memory.js";
 import { startInNamespace } from "./namespace.js";
 import { askContainer, askHubOnce, uncheckedContainer } from "./packages-cache.js";
 import { runWithPrivateConfig } from "./private-config.js";
@@ -117,7 +116,6 @@ export async function runHub(options: HubOptions & { privateConfig?: boolean }):
  */
 export async function prepareServerJson(options: HubOptions, target: string): Promise<void> {
   await makeCopyDirectory(dirname(target));
-  await assertPrivateMemory(dirname(target));
   await replaceFile(target, withSecret(await checkHub(options), options));
 }
 
@@ -125,7 +123,6 @@ export async function prepareServerJson(options: HubOptions, target: string): Pr
 export async function prepareCopy(options: PrepareOptions, target: string): Promise<void> {
   const { owner } = options;
   await makeCopyDirectory(dirname(target));
-  await assertPrivateMemory(dirname(target));
   const serverJson = await checkContainerHub(options);
   const hasSecret = "redisPassword" in options || "passphrase" in options;
   await replaceFile(target, hasSecret ? withSecret(serverJson, options) : serverJson.text);

@@ -16,9 +16,14 @@ export interface ServerJsonCopy {
     | undefined;
 }
 
-/** Creates the directory of a copy with mode 0700, if it is in memory. */
+/**
+ * Creates the directory of a copy with mode 0700, if it is missing and in memory.
+ *
+ * @throws {@link StoreError} refused - if the directory is not in memory or not private
+ */
 export async function makeCopyDirectory(directory: string): Promise<void> {
   if (await isInMemory(directory).catch(() => false)) await makeDirectory(directory);
+  await assertPrivateMemory(directory);
 }
 
 /** Creates a copy again after a reboot, without its password. */
@@ -26,7 +31,6 @@ export async function restoreLostCopy({ path, original }: ServerJsonCopy): Promi
   if (original === undefined || (await lstatIfExists(path))) return;
   const { text } = await readServerJson(original.path);
   await makeCopyDirectory(dirname(path));
-  await assertPrivateMemory(dirname(path));
   await createFile(path, text);
   await giveTo(path, original);
 }

@@ -5,7 +5,6 @@
  * `#`. A hub that cannot parse the file logs an error and uses its defaults, with another store. So
  * this module refuses a file that any version of the hub cannot parse.
  */
-
 import { readFile, stat } from "node:fs/promises";
 import { isAbsolute, join } from "node:path";
 import { isJsonObject, type JsonObject, type JsonValue, parseJson } from "../client/json.js";

@@ -5,7 +5,6 @@
  * clients would be out of reach. So `--switch` tests the hub's packages first, and
  * `--remove-source` removes nothing before they have read the clients from the target.
  */
-
 import { mkdtemp, readdir, rm } from "node:fs/promises";
 import { basename, extname, join } from "node:path";
 import { isRevoked } from "../client/client.js";

@@ -11,7 +11,6 @@
  * find the next id, and would overwrite a client after a gap. A client revoked in the target stays
  * revoked.
  */
-
 import { batchesOf } from "../client/batches.js";
 import { type Client, isRevoked, revoked, revokedApiKey } from "../client/client.js";
 import { isSame, isSameClient } from "../client/compare.js";

@@ -1,5 +1,4 @@
 /** Switches the hub to the target after a migration, and removes the plaintext source. */
-
 import { createHash } from "node:crypto";
 import { basename, dirname, isAbsolute, relative } from "node:path";
 import { formatJson, type JsonObject, type JsonValue } from "../client/json.js";

@@ -3,7 +3,7 @@
  *
  * Writes two files in `$XDG_CONFIG_HOME/systemd/user`, or in `/etc/systemd/system` if root works on
  * a hub of the system's manager. They are named after a hash of the store's path, so each store has
- * its own schedules. They contain only the paths of the store and the settings file.
+ * its own schedules. They contain no secret.
  * The operator's changes, such as `OnFailure=`, belong in drop-ins, which are never changed. See
  * systemd.timer(5) and systemd.unit(5).
  */

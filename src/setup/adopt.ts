@@ -353,8 +353,8 @@ async function assertEncrypted(storePath: string): Promise<void> {
 }
 
 /**
- * Returns the environment of the service's hub, which decides on its `server.json`. Adopting does
- * not stop the service, so it works without a service, too.
+ * Returns how the service starts its hub, which decides on its `server.json`. Adopting does not
+ * stop the service, so without a service the environment of this process counts.
  */
 async function findHub({
   service: choice,

@@ -1,5 +1,4 @@
 /** Looks at everything that a setup depends on, and changes nothing. */
-
 import { dirname } from "node:path";
 import { listBackups } from "../backup/listing.js";
 import { findLastRestoreTests } from "../backup/restore-test.js";

@@ -1,5 +1,4 @@
 /** The options shared by all operations on the store's file or passphrase. */
-
 import type { HubChoice } from "../hub/password-delivery.js";
 import type { PassphraseSource } from "../keys/source.js";
 import type { OperationLock } from "../operation/lock.js";

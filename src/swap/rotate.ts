@@ -4,7 +4,6 @@
  * A `command` or `credential` source is read-only and cannot be rotated. For a `file:` source, the
  * operator writes the new passphrase into another file, and the settings then name that file.
  */
-
 import { constants } from "node:fs";
 import { access, stat } from "node:fs/promises";
 import {

@@ -1,5 +1,4 @@
 /** Writes into a database that is not the encrypted store while its service is stopped. */
-
 import { StoreError } from "../errors.js";
 import { Journal } from "../operation/journal.js";
 import type { OperationLock } from "../operation/lock.js";

@@ -236,11 +236,7 @@ function copyToJson({ errors, ...report }: CopyReport) {
   return { ...toJson(report), errors: errors.map(errorToJson) };
 }
 
-/**
- * Prints the errors of failed copies.
- *
- * @returns the first of them; undefined if there is none
- */
+/** Returns an error for each copy that failed. */
 function copyFailures({ copies }: BackupWithCopies): StoreError[] {
   return copies.flatMap(({ target, contents, errors }) => {
     const what = contents === "backups" ? "a copy" : "a copy of its bundle";

@@ -2,7 +2,6 @@
  * The JSON documents of the commands, for the reference and for the tests, which validate what
  * every command prints. No command loads this module.
  */
-
 import * as z from "../../schema.js";
 import {
   backedUp,

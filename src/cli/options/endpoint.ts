@@ -56,7 +56,7 @@ async function storeConfig(
   };
 }
 
-/** Settings whose values are text, although they may look like numbers. */
+/** Settings with text values, even if a value looks like a number. */
 const nameSettings: ReadonlySet<string> = new Set([
   ...["name", "subfolder", "host", "username", "index_prefix", "cluster_hash_tag"],
 ]);

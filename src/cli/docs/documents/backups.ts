@@ -1,5 +1,4 @@
 /** The documents of the commands for backups and bundles. */
-
 import type { BackupResult } from "../../../backup/backup.js";
 import type { FleetListing, FleetVerification, StoreVerdict } from "../../../backup/fleet.js";
 import type { FileProblem, Listing } from "../../../backup/listing.js";

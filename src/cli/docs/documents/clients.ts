@@ -1,5 +1,4 @@
 /** The documents of the commands for clients and databases. */
-
 import type { Widened as WidenedByImport } from "../../../exchange/import.js";
 import type { Migration } from "../../../migrate/migrate.js";
 import * as z from "../../../schema.js";

@@ -1,5 +1,4 @@
 /** Values that several documents share, and what compares a schema with a result type. */
-
 import type { BundleReport } from "../../../bundle/bundle.js";
 import type { ServiceReport } from "../../../operation/service.js";
 import * as z from "../../../schema.js";

@@ -1,5 +1,4 @@
 /** The documents of the commands for the store. */
-
 import type { Diagnosis } from "../../../diagnostics/doctor.js";
 import type { StoreStatus } from "../../../diagnostics/status.js";
 import { type ErrorKind, exitCodes } from "../../../errors.js";
