@@ -7,7 +7,6 @@ import { makeDirectory, removeFile, replaceFile, syncDirectory } from "../fs/ato
 import { listDirectory } from "../fs/read.js";
 import { serverJsonPath } from "../hub/server-json.js";
 import { renderDropIn, type SystemUnit, type UserUnit } from "../hub/units.js";
-import type { PassphraseSource } from "../keys/source.js";
 import { formatFailure, type Manager, systemctl, systemctlLine } from "../service/systemctl.js";
 import type { HubSurvey } from "./hub-survey.js";
 import type { SetupRequest } from "./request.js";
@@ -17,11 +16,6 @@ const header = `# Written by hivemind-sqlcipher setup; setup --undo removes it.
 
 /** While a setup or its undo is in progress, the hub may use its former database. */
 type Phase = "in-progress" | "complete";
-
-/** Returns whether systemd opens the sealed passphrase for the unit. */
-export function isSealedUnit({ kind }: PassphraseSource, manager: Manager): boolean {
-  return kind === "sealed" && manager === "systemd";
-}
 
 /**
  * Writes the drop-in, and lets the manager read it. The hub that runs is not touched.
@@ -48,7 +42,7 @@ async function unitOf(
   { manager, command: hub }: Pick<HubSurvey, "manager" | "command">,
   phase: Phase,
 ): Promise<UserUnit | SystemUnit> {
-  if (source.kind !== "sealed" || !isSealedUnit(source, manager)) {
+  if (source.kind !== "sealed" || manager !== "systemd") {
     return { kind: "user", run: ownCommand("run"), hub };
   }
   const serverJson = await realPath(serverJsonPath());

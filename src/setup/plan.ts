@@ -1,13 +1,9 @@
-/** Decides from a survey which steps a setup needs, and which obstacles it has. Pure. */
-import type { ErrorKind } from "../errors.js";
-import { upgradeLine } from "../hub/schema.js";
-import { systemctlLine } from "../service/systemctl.js";
+/** Decides from a survey which steps a setup needs. Pure. */
 import { counted } from "../text/count.js";
-import { shellQuote } from "../text/escape.js";
-import { containerSteps } from "./container.js";
+import { formerKind, isSealedUnit, isStored, needsKeys } from "./facts.js";
 import type { HubSurvey } from "./hub-survey.js";
-import { logLine } from "./serving.js";
-import type { DatabaseSurvey, PackagesSurvey, Survey } from "./survey.js";
+import { findObstacles, type Obstacle, type ObstacleOptions } from "./obstacles.js";
+import type { DatabaseSurvey, Survey } from "./survey.js";
 
 export const stepIds = [
   "packages",
@@ -32,14 +28,6 @@ export interface PlanStep {
   readonly undo: string;
 }
 
-/** What keeps a setup from beginning. */
-export interface Obstacle {
-  readonly id: string;
-  readonly kind: ErrorKind;
-  readonly problem: string;
-  readonly fix: string;
-}
-
 export interface Plan {
   readonly steps: readonly PlanStep[];
   readonly obstacles: readonly Obstacle[];
@@ -47,35 +35,13 @@ export interface Plan {
   readonly notices: readonly string[];
 }
 
-export interface PlanOptions {
-  readonly installHubPackages: boolean;
+export interface PlanOptions extends ObstacleOptions {
   /** Whether the timer's backups are to leave the hub running: see `keepsHubRunning`. */
   readonly onlineBackups: boolean;
-  /** Whether the hub must start after a reboot without a login. */
-  readonly isHeadless: boolean;
   /** The timer's command line, as in its unit. */
   readonly scheduledCommand: string;
-  /** Where a new recovery key is written to; undefined if it is shown on the terminal. */
-  readonly recoveryKeyFile: string | undefined;
-  /** Whether that file exists, and no setup in progress made it. */
-  readonly isRecoveryKeyFileTaken: boolean;
   /** Whether the user named a recipient, instead of a new recovery key. */
   readonly hasRecipient: boolean;
-}
-
-/** The first release that honours a password is a pre-release; 0.2.1 ignores it. */
-const requirements = ["hivemind-sqlite-database>=0.3.0a3", "sqlcipher3>=0.6.2"];
-
-/** Returns the arguments that install the hub's packages with its own pip. */
-export function pipArguments(python: string): string[] {
-  return [python, "-m", "pip", "install", "--pre", "--upgrade", ...requirements];
-}
-
-/** Returns the same as a user types it. */
-export function pipLine(python: string): string {
-  const quoted = requirements.map((each) => shellQuote(each)).join(" ");
-  const program = /^[\w@%+=,./-]+$/.test(python) ? python : shellQuote(python);
-  return `${program} -m pip install --pre --upgrade ${quoted}`;
 }
 
 export function planSetup(survey: Survey, options: PlanOptions): Plan {
@@ -92,44 +58,6 @@ export function planSetup(survey: Survey, options: PlanOptions): Plan {
 /** Returns whether nothing is left to do, not even to note that all is done. */
 export function isFinished({ steps }: Plan, { record }: Survey): boolean {
   return record?.phase !== "setting-up" && steps.every(({ state }) => state === "done");
-}
-
-/** Returns whether setup still has to make keys, and a bundle with them. */
-export function needsKeys(survey: Survey): boolean {
-  return !isStored(survey) || survey.recipients.length === 0;
-}
-
-/**
- * Returns whether there is an encrypted store with its bundle, which the hub can open. Packages
- * that are not installed yet may read another format than the store of an earlier setup.
- */
-function isStored({ store, hasBundle, ownStoreFormat, packages }: Survey): boolean {
-  const format = packages?.canEncrypt ? packages.format : undefined;
-  const isReadable = ownStoreFormat === undefined || ownStoreFormat === format;
-  return store === "sqlcipher" && hasBundle && isReadable;
-}
-
-/**
- * Returns whether the timer's backups leave the hub running: if the user wants it, or if the timer
- * was installed so.
- */
-export function keepsHubRunning({ installedCommand }: Survey, isWanted: boolean): boolean {
-  return isWanted || (installedCommand !== undefined && / --online(?: |$)/.test(installedCommand));
-}
-
-/**
- * Returns what the hub uses now or, on the encrypted store, what it used before setup.
- *
- * The record counts only for a hub that was handed over: after a setup the user may have decrypted
- * the store, or written a password into `server.json`.
- */
-export function formerKind({
-  record,
-  database,
-  isHandedOver,
-}: Pick<Survey, "record" | "database" | "isHandedOver">): DatabaseSurvey["kind"] {
-  const former = isHandedOver ? record?.database.kind : undefined;
-  return former ?? database?.kind ?? "absent";
 }
 
 function planSteps(
@@ -230,14 +158,9 @@ function recoveryKeyChange(
   return "make a recovery key (the terminal, to be written down)";
 }
 
-/** Returns whether systemd unseals the passphrase for the unit. */
-function isSealedUnit({ sealedPath }: Survey, { manager }: HubSurvey): boolean {
-  return sealedPath !== undefined && manager === "systemd";
-}
-
-function passphraseChange({ usesKeyring, sealedPath }: Survey): string {
-  if (sealedPath !== undefined) return `seal a passphrase to this machine in ${sealedPath}`;
-  return `keep a passphrase in ${usesKeyring ? "the keyring" : "its source"}`;
+function passphraseChange({ source }: Survey): string {
+  if (source.kind === "sealed") return `seal a passphrase to this machine in ${source.path}`;
+  return `keep a passphrase in ${source.kind === "keyring" ? "the keyring" : "its source"}`;
 }
 
 function storeUndo(kind: DatabaseSurvey["kind"]): string {
@@ -287,325 +210,4 @@ function findNotices(survey: Survey, options: PlanOptions): string[] {
       ? "Backups do not stop the hub."
       : "Each backup stops the hub: it is away for about two seconds, and a satellite reconnects after about seven; --online-backups does not stop it.",
   ];
-}
-
-type Finding = Obstacle | undefined;
-
-function findObstacles(survey: Survey, options: PlanOptions): Obstacle[] {
-  const [hub, ...others] = survey.hubs;
-  const only = others.length === 0 ? hub : undefined;
-  const findings: Finding[] = [
-    interrupted(survey),
-    ...(only === undefined ? [whichHub(survey)] : hubObstacles(only, survey)),
-    ownerObstacle(survey),
-    ...serverObstacles(survey),
-    ...databaseObstacles(survey, only),
-    ...packageObstacles(survey, options),
-    blacklistObstacle(survey),
-    keysObstacle(survey),
-    bootObstacle(survey, options),
-    recoveryKeyObstacle(survey, options),
-    survey.directories.problem && {
-      ...{ id: "directories", kind: "refused", problem: survey.directories.problem.message },
-      fix: survey.directories.problem.hint ?? "Name others with --to and --bundle-to.",
-    },
-    survey.room && {
-      ...{ id: "room", kind: "io", problem: survey.room.message },
-      fix: survey.room.hint ?? "Free some space.",
-    },
-  ];
-  return findings.filter((finding) => finding !== undefined);
-}
-
-/** What setup itself has begun is finished by the next setup, and is no obstacle. */
-function interrupted({ operation, record }: Survey): Finding {
-  if (record?.phase === "undoing") {
-    return {
-      ...{ id: "undo", kind: "refused", problem: "an undo of the setup was interrupted" },
-      fix: "Finish it first: hivemind-sqlcipher setup --undo",
-    };
-  }
-  if (operation === undefined || record !== undefined) return undefined;
-  return {
-    ...{ id: "operation", kind: "refused" },
-    problem: `${operation} of this store is in progress or was interrupted`,
-    fix: "Let it end, or run hivemind-sqlcipher settle, which finishes or undoes it.",
-  };
-}
-
-function whichHub(survey: Survey): Obstacle {
-  const { hubs, otherHub, container, server, wantedUnit } = survey;
-  if (hubs.length > 0) {
-    const names = hubs.map(({ name }) => name);
-    return {
-      ...{
-        id: "two-hubs",
-        kind: "refused",
-        problem: `several units start a hub: ${names.join(", ")}`,
-      },
-      fix: `Name the unit: ${hubs.map(({ manager, name }) => `--service ${manager} --unit ${name.replace(/\.service$/, "")}`).join(", or ")}.`,
-    };
-  }
-  if (container !== undefined && [undefined, container.name].includes(wantedUnit)) {
-    return {
-      ...{ id: "container", kind: "refused" },
-      problem: `the hub runs in the container ${container.name} (${container.engine})`,
-      fix: containerSteps(container, survey.directories),
-    };
-  }
-  if (wantedUnit !== undefined) {
-    return {
-      ...{ id: "no-hub", kind: "notFound", problem: `there is no unit ${wantedUnit}` },
-      fix: "List the units: systemctl --user list-units --type=service, and without --user.",
-    };
-  }
-  return {
-    ...{ id: "no-hub", kind: "notFound" },
-    problem: otherHub ?? `no unit starts hivemind-core listen with ${server.path}`,
-    fix: "Run this as the user of the hub, and name its unit with --unit NAME; for a hub without a unit see docs/guide/first-deployment.md.",
-  };
-}
-
-function hubObstacles(hub: HubSurvey, survey: Survey): Finding[] {
-  const { manager, name, state } = hub;
-  const log = logLine(manager, name);
-  const refused = (id: string, problem: string, fix: string): Obstacle => ({
-    ...{ id, kind: "refused", problem, fix },
-  });
-  if (state === "masked") {
-    const fix = `Unmask and start it: ${systemctlLine(manager, `unmask ${name}`)} && ${systemctlLine(manager, `start ${name}`)}`;
-    return [refused("masked", `${name} is masked and cannot be started`, fix)];
-  }
-  return [
-    userObstacle(hub, survey),
-    state === "restarting"
-      ? refused("crash-loop", `${name} ends again and again`, `Remove the cause first: ${log}`)
-      : undefined,
-    state === "failed"
-      ? refused("failed", `${name} has failed`, `Remove the cause first: ${log}`)
-      : undefined,
-    state === "stopped"
-      ? refused(
-          "stopped",
-          `${name} does not run, so it could not be seen to serve`,
-          `Start it first: ${systemctlLine(manager, `start ${name}`)}`,
-        )
-      : undefined,
-    hub.startsByRun || hub.otherDropIn === undefined
-      ? undefined
-      : refused(
-          "drop-in",
-          `${hub.otherDropIn} sets the command of ${name}`,
-          `Move it away (${systemctlLine(manager, "daemon-reload")}), or put the run command into it: hivemind-sqlcipher run --print-unit dropin`,
-        ),
-    hub.startsByRun || hub.isDropInWritable || userObstacle(hub, survey) !== undefined
-      ? undefined
-      : refused(
-          "drop-in-directory",
-          `${hub.dropIn} cannot be written by this user`,
-          `Make it writable, or write it as root: hivemind-sqlcipher run --print-unit dropin --unit ${name}`,
-        ),
-  ];
-}
-
-/**
- * Setup restarts the unit and uses the passphrase and the files of the hub's user. An ordinary user
- * may not restart a unit of the system; root may, and has another keyring.
- */
-function userObstacle(hub: HubSurvey, survey: Survey): Finding {
-  const { name, otherUser, systemUser, startsByRun } = hub;
-  const refused = (problem: string, fix: string): Finding => ({
-    ...{ id: "user", kind: "refused", problem, fix },
-  });
-  if (systemUser !== undefined && (otherUser !== undefined || !startsByRun)) {
-    if (isSealedUnit(survey, hub) && otherUser === undefined) return undefined;
-    return refused(
-      `${name} is a unit of the system with User=${systemUser}`,
-      survey.isRoot
-        ? "Leave out --passphrase-source: setup seals the passphrase, and systemd unseals it for the unit."
-        : "Run setup as root, which seals the passphrase for the unit: sudo hivemind-sqlcipher setup",
-    );
-  }
-  if (otherUser === undefined) return undefined;
-  return refused(
-    `${name} runs as user ${otherUser}`,
-    otherUser === "root"
-      ? "Run setup as root: sudo hivemind-sqlcipher setup"
-      : `Run setup as user ${otherUser}, whose keyring and files the hub uses.`,
-  );
-}
-
-function ownerObstacle({ ownerProblem: problem }: Survey): Finding {
-  if (problem === undefined) return undefined;
-  const fix = "Give it to the hub's user with chown, or let the unit run as its owner.";
-  return { id: "owner", kind: "refused", problem, fix };
-}
-
-function serverObstacles(survey: Survey): Finding[] {
-  const { server, isHandedOver } = survey;
-  if (server.problem !== undefined) {
-    const fix = server.problem.hint ?? "Correct it.";
-    return [{ id: "server.json", kind: "refused", problem: server.problem.message, fix }];
-  }
-  if (server.isIncomplete) {
-    return [
-      {
-        ...{ id: "server.json", kind: "refused" },
-        problem: `${server.path} has no "network_protocol", which the hub would fill in`,
-        fix: "Let the hub do so once: hivemind-core print-config",
-      },
-    ];
-  }
-  const isChanged = !isHandedOver && formerKind(survey) !== "sqlite";
-  if (server.isWritable || !isChanged) return [];
-  return [
-    {
-      ...{ id: "server.json-read-only", kind: "refused" },
-      problem: `${server.path} cannot be changed: it is read-only, as a file that a tool such as Ansible or Nix manages`,
-      fix: 'Let that tool write it: "database": {"module": "hivemind-sqlite-db-plugin", "hivemind-sqlite-db-plugin": {"subfolder": "hivemind-core", "name": "clients"}}, after hivemind-sqlcipher migrate (docs/guide/existing-hub.md).',
-    },
-  ];
-}
-
-function databaseObstacles(
-  { database, store, storePath, record, hasOwnStore, isHandedOver }: Survey,
-  hub: HubSurvey | undefined,
-): Finding[] {
-  if (database === undefined) return [];
-  const refused = (id: string, problem: string, fix: string): Finding[] => [
-    { id, kind: "refused", problem, fix },
-  ];
-  if (database.problem !== undefined) {
-    return refused("database", database.problem.message, database.problem.hint ?? "Correct it.");
-  }
-  if (database.kind === "other") {
-    return refused(
-      "database",
-      `the hub uses ${database.module}, which setup does not move`,
-      "Move its clients as docs/guide/other-databases.md shows.",
-    );
-  }
-  if (database.kind === "absent") {
-    return refused(
-      "database",
-      `the hub's database ${database.place} does not exist`,
-      "Start the hub once, or see docs/guide/first-deployment.md for a new store.",
-    );
-  }
-  if (database.kind === "json" && store !== "absent" && !hasOwnStore) {
-    return refused(
-      "store",
-      `there is a file at ${storePath} already, which the hub does not use`,
-      `Move it away: mv ${shellQuote(storePath)} ${shellQuote(`${storePath}.old`)}`,
-    );
-  }
-  if (database.kind === "sqlite" && database.hasPassword) {
-    return refused(
-      "password",
-      "server.json has a password for the store, but the store is not encrypted: the hub's plugin ignores it",
-      'Remove "password" from server.json first: a plugin that uses it could not open the store.',
-    );
-  }
-  const isLocked = database.kind === "sqlcipher" && !database.hasPassword && record === undefined;
-  if (isLocked && !(isHandedOver && hub?.startsByRun)) {
-    return refused(
-      "password",
-      `${storePath} is encrypted, and server.json has no password for it`,
-      "Start the hub through run: hivemind-sqlcipher run --print-unit dropin",
-    );
-  }
-  return [];
-}
-
-function packageObstacles(
-  { packages, hubs }: Survey,
-  { installHubPackages }: PlanOptions,
-): Finding[] {
-  if (packages === undefined) {
-    if (hubs.length !== 1 || hubs[0]?.state === "masked") return [];
-    return [
-      {
-        ...{ id: "python", kind: "notFound" },
-        problem: "the Python of the hub was not found",
-        fix: "Name it: --hub-python PATH",
-      },
-    ];
-  }
-  if (packages.canEncrypt) return [];
-  const pip = pipLine(packages.python);
-  const why = packages.problem ?? "its SQLite plugin ignores a password and writes plain text";
-  if (!installHubPackages) {
-    return [
-      {
-        ...{ id: "packages", kind: "refused" },
-        problem: `the hub in ${packages.python} cannot open an encrypted store: ${why}`,
-        fix: `Add --install-hub-packages, or install them: ${pip}`,
-      },
-    ];
-  }
-  if (packages.isWritable) return [];
-  return [
-    {
-      ...{ id: "packages-directory", kind: "io" },
-      problem: `the hub's packages in ${packages.directory ?? packages.python} cannot be written by the hub's user`,
-      fix: `Let the owner of that directory install them: ${pip}`,
-    },
-  ];
-}
-
-/**
- * The clients of a plain SQLite store are not known yet, because opening it may create files next
- * to it. Setup reads them before it installs packages.
- */
-function blacklistObstacle({ packages, database, isHandedOver }: Survey): Finding {
-  if (packages === undefined || !database?.hasBlacklists || isHandedOver) return undefined;
-  return blacklistFinding(packages);
-}
-
-/**
- * Returns the obstacle for clients with blacklists; undefined if the hub would enforce them.
- * HiveMind 4 enforces none in a store that the plugin that encrypts has opened. The hub of a plain
- * SQLite store would open it with that plugin as soon as it is installed.
- */
-export function blacklistFinding(packages: PackagesSurvey): Obstacle | undefined {
-  const { python, canEncrypt, blacklistProblem, schemaVersion } = packages;
-  const isOld = canEncrypt ? blacklistProblem !== undefined : (schemaVersion ?? 0) < 2;
-  if (!isOld) return undefined;
-  const is = schemaVersion === undefined ? "may be" : "is";
-  return {
-    ...{ id: "blacklists", kind: "refused" },
-    problem: `the hub in ${python} ${is} HiveMind 4, which would not enforce the blacklists of its clients in an encrypted store`,
-    fix: `Upgrade the hub to HiveMind 5 first: ${upgradeLine(python)}`,
-  };
-}
-
-function keysObstacle({ keysProblem, usesKeyring }: Survey): Finding {
-  if (keysProblem === undefined) return undefined;
-  const other = "Or keep the passphrase in a file: --passphrase-source file:PATH";
-  return {
-    ...{ id: "keys", kind: "passphraseUnavailable", problem: keysProblem.message },
-    fix: [keysProblem.hint, usesKeyring ? other : undefined].filter(Boolean).join("\n"),
-  };
-}
-
-/** What an ordinary user cannot change is left to root. */
-function bootObstacle({ boot }: Survey, { isHeadless }: PlanOptions): Finding {
-  if (boot === undefined || !isHeadless) return undefined;
-  return {
-    ...{ id: "boot", kind: "refused" },
-    problem: `after a reboot without a login the hub would wait for its passphrase: ${boot.problem}`,
-    fix: ["Run these commands once, then setup again:", ...boot.fixes].join("\n"),
-  };
-}
-
-function recoveryKeyObstacle(survey: Survey, options: PlanOptions): Finding {
-  const { recoveryKeyFile, isRecoveryKeyFileTaken } = options;
-  if (recoveryKeyFile === undefined || !isRecoveryKeyFileTaken || !needsKeys(survey)) {
-    return undefined;
-  }
-  return {
-    ...{ id: "recovery-key-file", kind: "refused" },
-    problem: `the recovery key file ${recoveryKeyFile} exists already`,
-    fix: "Move it away, or name another file with --recovery-key-file PATH.",
-  };
 }

@@ -3,8 +3,9 @@ import type { RecoveryKeyDelivery } from "../bundle/recipients.js";
 import type { Reporter } from "../reporter.js";
 import type { ServiceChoice } from "../service/select.js";
 import type { UnitName } from "../service/systemctl.js";
+import { formerKind } from "./facts.js";
 import type { HubSurvey } from "./hub-survey.js";
-import { formerKind, type Plan } from "./plan.js";
+import type { Plan } from "./plan.js";
 import type { Outage } from "./serving.js";
 import type { DatabaseSurvey, SetupChoice, Survey } from "./survey.js";
 

@@ -26,10 +26,13 @@ import { installSchedule, type Schedule } from "../service/schedule.js";
 import { selectService } from "../service/select.js";
 import type { Service } from "../service/service.js";
 import { openPlaintext } from "../store/plain-store.js";
-import { installDropIn, isSealedUnit, removeDropIn } from "./drop-in.js";
+import { installDropIn, removeDropIn } from "./drop-in.js";
+import { isSealedUnit } from "./facts.js";
 import { makeFirstBackup, removePlainCopy } from "./first-backup.js";
 import { restartOnStore } from "./hand-over.js";
-import { blacklistFinding, type Plan, pipArguments, pipLine, type StepId } from "./plan.js";
+import { blacklistFinding } from "./obstacles.js";
+import { type PackagesSurvey, pipArguments, pipLine, surveyPackages } from "./packages.js";
+import type { Plan, StepId } from "./plan.js";
 import {
   isHandedOver,
   readSetupRecord,
@@ -47,7 +50,7 @@ import {
 } from "./request.js";
 import { logLine, type Outage, staysUp } from "./serving.js";
 import { adoptStore, createStore, encryptStore, sealPassphrase } from "./store.js";
-import { type PackagesSurvey, type Survey, scheduleTimes, surveyPackages } from "./survey.js";
+import { type Survey, scheduleTimes } from "./survey.js";
 
 /** How long pip may take to download and build the hub's packages on a small board. */
 const pipLimitMs = 30 * 60_000;
@@ -188,7 +191,8 @@ async function moveHub(scope: SetupScope, needed: ReadonlySet<StepId>): Promise<
     await createStore(scope, settingsOf(scope, await loadSection(request.section)));
   }
   // The drop-in of a finished setup would not start the hub on its former database.
-  if (needed.has("drop-in") || (changesHub && isSealed(scope))) await writeDropIn(scope);
+  if (needed.has("drop-in") || (changesHub && isSealedUnit(scope.request, scope.hub)))
+    await writeDropIn(scope);
   if (former === "sqlite" && needed.has("store")) return encryptStore(scope);
   const isPasswordRemoved = former === "sqlcipher" && needed.has("server.json");
   if (isPasswordRemoved) await adoptStore(scope);
@@ -270,10 +274,6 @@ async function formerDatabaseOf(scope: SetupScope): Promise<SetupRecord["databas
   return { kind, place: database.place, ...named };
 }
 
-function isSealed({ request, hub }: SetupScope): boolean {
-  return isSealedUnit(request.source, hub.manager);
-}
-
 async function writeDropIn({ hub, request }: SetupScope): Promise<void> {
   await installDropIn(request, hub, "in-progress");
   emitStep("setup.drop-in");
@@ -296,6 +296,7 @@ async function complete(scope: SetupScope): Promise<SetupRecord | undefined> {
   const { settingsPath, storePath } = scope.request;
   const record = await readSetupRecord(settingsPath, storePath);
   if (record === undefined || record.phase === "complete") return record;
-  if (isSealed(scope)) await installDropIn(scope.request, scope.hub, "complete");
+  if (isSealedUnit(scope.request, scope.hub))
+    await installDropIn(scope.request, scope.hub, "complete");
   return updateSetupRecord(settingsPath, storePath, () => ({ phase: "complete" }));
 }

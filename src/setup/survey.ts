@@ -9,26 +9,13 @@ import { hubAccount } from "../config/hub-account.js";
 import type { Settings, SettingsSection } from "../config/settings-file.js";
 import { jsonFiles, jsonPluginName } from "../databases/json.js";
 import { DatabaseFactory } from "../databases/registry.js";
-import { isKind, StoreError, systemError } from "../errors.js";
+import { isKind, StoreError } from "../errors.js";
 import { assertFreeSpace } from "../fs/copy.js";
 import { lstatIfExists, statIfExists } from "../fs/read.js";
-import {
-  accountOfUnit,
-  canWriteAs,
-  currentHub,
-  type HubProcess,
-  hubProcess,
-} from "../hub/account.js";
+import { accountOfUnit, currentHub } from "../hub/account.js";
 import { findHubProcesses } from "../hub/find-hubs.js";
-import {
-  cipherFormat,
-  completesServerJson,
-  findHubPython,
-  type HubPackages,
-  type HubPython,
-} from "../hub/interpreter.js";
-import { askHubOnce } from "../hub/packages-cache.js";
-import { blacklistProblem, hasBlacklist } from "../hub/schema.js";
+import { completesServerJson, findHubPython, type HubPython } from "../hub/interpreter.js";
+import { hasBlacklist } from "../hub/schema.js";
 import {
   databaseIn,
   namedStore,
@@ -58,6 +45,7 @@ import { type ContainerSurvey, surveyContainer } from "./container.js";
 import { chooseDirectories, type Directories } from "./directories.js";
 import { existingAncestor, isReplaceable, sizeOf } from "./files.js";
 import { type HubSurvey, surveyHubs } from "./hub-survey.js";
+import { type PackagesSurvey, surveyPackages } from "./packages.js";
 import { isHandedOver, readSetupRecord, type SetupRecord } from "./record.js";
 
 /** What the command line, the environment and the settings say. */
@@ -94,21 +82,6 @@ export interface DatabaseSurvey {
   /** Whether `server.json` has a password for it. */
   readonly hasPassword: boolean;
   readonly problem: Problem | undefined;
-}
-
-export interface PackagesSurvey {
-  readonly python: string;
-  /** Whether the hub would encrypt a store that it opens with a password. */
-  readonly canEncrypt: boolean;
-  readonly problem: string | null;
-  readonly format: CipherCompatibility;
-  /** The newest schema that the hub reads; undefined if its Python did not say. */
-  readonly schemaVersion: 0 | 2 | undefined;
-  /** Why the hub enforces no blacklist in an SQLite store; undefined if it does. */
-  readonly blacklistProblem: string | undefined;
-  /** Whether pip could install there. */
-  readonly isWritable: boolean;
-  readonly directory: string | undefined;
 }
 
 export interface ServerJsonSurvey {
@@ -155,9 +128,7 @@ export interface Survey {
   readonly isHandedOver: boolean;
   /** Why the source of the passphrase cannot be used. */
   readonly keysProblem: Problem | undefined;
-  readonly usesKeyring: boolean;
-  /** Where the passphrase is sealed, or will be; undefined for another source. */
-  readonly sealedPath: string | undefined;
+  readonly source: PassphraseSource;
   readonly isRoot: boolean;
   /** Why root must not change the files of the hub. */
   readonly ownerProblem: string | undefined;
@@ -229,8 +200,7 @@ export async function survey(choice: SetupChoice): Promise<Survey> {
     hasBundle: bundles.length > 0,
     isHandedOver: isUsed,
     keysProblem: await findKeysProblem(source, storePath, isUsed),
-    usesKeyring: source.kind === "keyring",
-    sealedPath: source.kind === "sealed" ? source.path : undefined,
+    source,
     isRoot,
     ownerProblem: await findOwnerProblem([file?.file, dirname(storePath), database?.place]),
     boot: await findBootProblem(source, only),
@@ -252,41 +222,6 @@ async function pythonOf(
 ): Promise<HubPython | undefined> {
   if (hub === undefined && hubPython === undefined) return undefined;
   return findHubPython({ hubPython, args: hub?.command });
-}
-
-/** @param options.remember - lets `run` start the hub without asking its packages again */
-export async function surveyPackages(
-  python: HubPython,
-  asked: HubProcess,
-  options = { remember: false },
-): Promise<PackagesSurvey> {
-  const account = await hubProcess(python[0], asked);
-  const packages = await askHubOnce(python, account, options).catch(
-    (error: unknown): HubPackages => {
-      const problem = systemError(error, "the interpreter does not answer", "failed").message;
-      const unknown = {
-        ...{ pluginManager: null, sqlitePlugin: null, schemaVersion: null },
-        ...{ writtenSchema: null, cipherVersion: null },
-      };
-      return { ...unknown, takesPassword: false, problem };
-    },
-  );
-  const directory = packages.paths?.find((path) => /\/(?:site|dist)-packages$/.test(path));
-  return {
-    python: python[0],
-    canEncrypt: packages.takesPassword && packages.problem === null,
-    problem: packages.problem,
-    format: cipherFormat(packages),
-    schemaVersion: newestSchemaOf(packages),
-    blacklistProblem: blacklistProblem(packages),
-    isWritable: directory !== undefined && (await canWriteAs(account, directory)),
-    directory,
-  };
-}
-
-function newestSchemaOf({ pluginManager, schemaVersion }: HubPackages): 0 | 2 | undefined {
-  if (schemaVersion === null) return pluginManager === null ? undefined : 0;
-  return schemaVersion >= 2 ? 2 : 0;
 }
 
 async function tryServerJson(): Promise<{

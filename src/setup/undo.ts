@@ -15,7 +15,8 @@ import { withOperation } from "../recovery/recover.js";
 import { removeSchedules } from "../service/schedule.js";
 import { systemctlLine } from "../service/systemctl.js";
 import { expandedLine } from "../service/unit-file.js";
-import { installDropIn, isSealedUnit, removeDropIn } from "./drop-in.js";
+import { installDropIn, removeDropIn } from "./drop-in.js";
+import { isSealedUnit } from "./facts.js";
 import { type Former, formerOf } from "./former.js";
 import { findOtherRun, isStartedByRun } from "./hub-survey.js";
 import type { PlanStep } from "./plan.js";
@@ -97,7 +98,7 @@ export async function undoSetup(request: SetupRequest, found: SetupRecord): Prom
   await former.check();
   const last = (await isHandedOver(storePath)) ? await backUp(request, found) : null;
   const { format: __, version: ___, ...fields } = found;
-  if (isSealedUnit(request.source, found.unit.manager)) await writeDropIn(request, found);
+  if (isSealedUnit(request, found.unit)) await writeDropIn(request, found);
   const record = await writeSetupRecord(settingsPath, { ...fields, phase: "undoing" });
   emitStep("undo.recorded");
   await former.beforeStop();

@@ -1,14 +1,9 @@
 import { describe, expect, test } from "vitest";
 import { mountedDisks } from "../../src/setup/directories.js";
+import { formerKind, keepsHubRunning } from "../../src/setup/facts.js";
 import type { HubSurvey } from "../../src/setup/hub-survey.js";
-import {
-  formerKind,
-  isFinished,
-  keepsHubRunning,
-  type PlanOptions,
-  pipLine,
-  planSetup,
-} from "../../src/setup/plan.js";
+import { pipLine } from "../../src/setup/packages.js";
+import { isFinished, type PlanOptions, planSetup } from "../../src/setup/plan.js";
 import type { Survey } from "../../src/setup/survey.js";
 
 const hub: HubSurvey = {
@@ -71,8 +66,7 @@ const before: Survey = {
   hasBundle: false,
   isHandedOver: false,
   keysProblem: undefined,
-  usesKeyring: true,
-  sealedPath: undefined,
+  source: { kind: "keyring" },
   isRoot: false,
   ownerProblem: undefined,
   boot: undefined,
@@ -484,12 +478,12 @@ describe("a machine without a login", () => {
 
   test("a unit of the system with User= gets the sealed passphrase", () => {
     const systemHub: HubSurvey = { ...hub, manager: "systemd", systemUser: "ovos" };
-    const sealedPath = "/etc/credstore.encrypted/hivemind-sqlcipher";
-    const survey = { ...before, hubs: [systemHub], isRoot: true, usesKeyring: false, sealedPath };
+    const source = { kind: "sealed", path: "/etc/credstore.encrypted/hivemind-sqlcipher" } as const;
+    const survey = { ...before, hubs: [systemHub], isRoot: true, source };
     const { obstacles, steps } = planSetup(survey, options);
     expect(obstacles).toEqual([]);
     const changes = steps.map(({ changes: text }) => text).join("\n");
-    expect(changes).toContain(`seal a passphrase to this machine in ${sealedPath}`);
+    expect(changes).toContain(`seal a passphrase to this machine in ${source.path}`);
     expect(changes).toContain("lets systemd unseal the passphrase for the hub");
   });
 });

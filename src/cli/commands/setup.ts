@@ -4,7 +4,8 @@ import { expandPath } from "../../config/paths.js";
 import { exitCodes, StoreError } from "../../errors.js";
 import { describeSource, formatSource, parseSource } from "../../keys/source.js";
 import type { Manager } from "../../service/systemctl.js";
-import type { Obstacle, Plan, PlanStep } from "../../setup/plan.js";
+import type { Obstacle } from "../../setup/obstacles.js";
+import type { Plan, PlanStep } from "../../setup/plan.js";
 import type { SetupRequest, SetupResult } from "../../setup/request.js";
 import type { Outage } from "../../setup/serving.js";
 import type { Survey } from "../../setup/survey.js";
@@ -91,7 +92,8 @@ export function addCommand(program: Command): void {
 async function runSetup(command: Command, context: Context, given: SetupOptions): Promise<void> {
   const { abortOnSignal } = await import("../../process/signals.js");
   const { survey } = await import("../../setup/survey.js");
-  const { isFinished, keepsHubRunning, planSetup } = await import("../../setup/plan.js");
+  const { keepsHubRunning } = await import("../../setup/facts.js");
+  const { isFinished, planSetup } = await import("../../setup/plan.js");
   const { execLine } = await import("../../service/unit-file.js");
   const { output } = context;
   // A killed setup may have left the hub stopped.
@@ -248,7 +250,7 @@ async function assertKeyDelivery(
   { isIncomplete }: KeyState,
   { recipients, recoveryKey }: SetupRequest,
 ): Promise<void> {
-  const { needsKeys } = await import("../../setup/plan.js");
+  const { needsKeys } = await import("../../setup/facts.js");
   const isKnown = found.recipients.length + recipients.length > 0;
   if (!needsKeys(found) || isKnown) return;
   if (yes && !recoveryKey.isRequested) {

@@ -1,0 +1,50 @@
+/** What follows from a survey. Pure. */
+import type { PassphraseSource } from "../keys/source.js";
+import type { Manager } from "../service/systemctl.js";
+import type { DatabaseSurvey, Survey } from "./survey.js";
+
+/** Returns whether setup still has to make keys, and a bundle with them. */
+export function needsKeys(survey: Survey): boolean {
+  return !isStored(survey) || survey.recipients.length === 0;
+}
+
+/**
+ * Returns whether there is an encrypted store with its bundle, which the hub can open. Packages
+ * that are not installed yet may read another format than the store of an earlier setup.
+ */
+export function isStored({ store, hasBundle, ownStoreFormat, packages }: Survey): boolean {
+  const format = packages?.canEncrypt ? packages.format : undefined;
+  const isReadable = ownStoreFormat === undefined || ownStoreFormat === format;
+  return store === "sqlcipher" && hasBundle && isReadable;
+}
+
+/**
+ * Returns whether the timer's backups leave the hub running: if the user wants it, or if the timer
+ * was installed so.
+ */
+export function keepsHubRunning({ installedCommand }: Survey, isWanted: boolean): boolean {
+  return isWanted || (installedCommand !== undefined && / --online(?: |$)/.test(installedCommand));
+}
+
+/**
+ * Returns what the hub uses now or, on the encrypted store, what it used before setup.
+ *
+ * The record counts only for a hub that was handed over: after a setup the user may have decrypted
+ * the store, or written a password into `server.json`.
+ */
+export function formerKind({
+  record,
+  database,
+  isHandedOver,
+}: Pick<Survey, "record" | "database" | "isHandedOver">): DatabaseSurvey["kind"] {
+  const former = isHandedOver ? record?.database.kind : undefined;
+  return former ?? database?.kind ?? "absent";
+}
+
+/** Returns whether systemd unseals the passphrase for the unit. */
+export function isSealedUnit(
+  { source }: { readonly source: PassphraseSource },
+  { manager }: { readonly manager: Manager },
+): boolean {
+  return source.kind === "sealed" && manager === "systemd";
+}

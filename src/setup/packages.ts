@@ -1,0 +1,73 @@
+/** The hub's Python packages: what they can do, and how pip installs others. */
+import { systemError } from "../errors.js";
+import { canWriteAs, type HubProcess, hubProcess } from "../hub/account.js";
+import { cipherFormat, type HubPackages, type HubPython } from "../hub/interpreter.js";
+import { askHubOnce } from "../hub/packages-cache.js";
+import { blacklistProblem } from "../hub/schema.js";
+import type { CipherCompatibility } from "../store/cipher.js";
+import { shellQuote } from "../text/escape.js";
+
+/** The first release that honours a password is a pre-release; 0.2.1 ignores it. */
+const requirements = ["hivemind-sqlite-database>=0.3.0a3", "sqlcipher3>=0.6.2"];
+
+/** Returns the arguments that install the hub's packages with its own pip. */
+export function pipArguments(python: string): string[] {
+  return [python, "-m", "pip", "install", "--pre", "--upgrade", ...requirements];
+}
+
+/** Returns the same as a user types it. */
+export function pipLine(python: string): string {
+  const quoted = requirements.map((each) => shellQuote(each)).join(" ");
+  const program = /^[\w@%+=,./-]+$/.test(python) ? python : shellQuote(python);
+  return `${program} -m pip install --pre --upgrade ${quoted}`;
+}
+
+export interface PackagesSurvey {
+  readonly python: string;
+  /** Whether the hub would encrypt a store that it opens with a password. */
+  readonly canEncrypt: boolean;
+  readonly problem: string | null;
+  readonly format: CipherCompatibility;
+  /** The newest schema that the hub reads; undefined if its Python did not say. */
+  readonly schemaVersion: 0 | 2 | undefined;
+  /** Why the hub enforces no blacklist in an SQLite store; undefined if it does. */
+  readonly blacklistProblem: string | undefined;
+  /** Whether pip could install there. */
+  readonly isWritable: boolean;
+  readonly directory: string | undefined;
+}
+
+/** @param options.remember - lets `run` start the hub without asking its packages again */
+export async function surveyPackages(
+  python: HubPython,
+  asked: HubProcess,
+  options = { remember: false },
+): Promise<PackagesSurvey> {
+  const account = await hubProcess(python[0], asked);
+  const packages = await askHubOnce(python, account, options).catch(
+    (error: unknown): HubPackages => {
+      const problem = systemError(error, "the interpreter does not answer", "failed").message;
+      const unknown = {
+        ...{ pluginManager: null, sqlitePlugin: null, schemaVersion: null },
+        ...{ writtenSchema: null, cipherVersion: null },
+      };
+      return { ...unknown, takesPassword: false, problem };
+    },
+  );
+  const directory = packages.paths?.find((path) => /\/(?:site|dist)-packages$/.test(path));
+  return {
+    python: python[0],
+    canEncrypt: packages.takesPassword && packages.problem === null,
+    problem: packages.problem,
+    format: cipherFormat(packages),
+    schemaVersion: newestSchemaOf(packages),
+    blacklistProblem: blacklistProblem(packages),
+    isWritable: directory !== undefined && (await canWriteAs(account, directory)),
+    directory,
+  };
+}
+
+function newestSchemaOf({ pluginManager, schemaVersion }: HubPackages): 0 | 2 | undefined {
+  if (schemaVersion === null) return pluginManager === null ? undefined : 0;
+  return schemaVersion >= 2 ? 2 : 0;
+}
