@@ -773,7 +773,7 @@ ExecStartPre=-rm -f %t/%N.cid
   doctor() {
     const listening = `: hivemind-core listen; ${waiting}`;
     const args = ["--network=host", "hub", "sh", "-c", listening];
-    containers("run", "--detach", "--name", "lost", ...args);
+    containers("run", "--detach", "--name", "lost", "--env=HOME=/home/hivemind", ...args);
     hub("hub");
     seen.doctor = diagnose("hub");
     remove("lost");

@@ -239,8 +239,8 @@ describe.each(["podman", "docker"] as const)("%s", (engine) => {
       });
     expect(seen.doctor).toEqual([
       check(
-        "lost keeps its store /root/.local/share/hivemind-core/clients.db on no volume",
-        `${engine} cp lost:'/root/.local/share/hivemind-core'`,
+        "lost keeps its store /home/hivemind/.local/share/hivemind-core/clients.db on no volume",
+        `${engine} cp lost:'/home/hivemind/.local/share/hivemind-core'`,
       ),
     ]);
     expect(seen.healthy).toEqual([expect.objectContaining({ ok: true })]);

@@ -1,6 +1,8 @@
 # A machine without a desktop, with a disk that outlives it: sourced as root in a session with a system manager of its
 # own by headless.test.ts. A second session on the same disk is the machine after a reboot.
 
+. "$(dirname "${BASH_SOURCE[0]}")/waiting.sh"
+
 user=resident
 uid=4711
 unit=hivemind-listener.service
@@ -92,16 +94,8 @@ UNIT
 
 # The user logs in, and types the password of the keyring.
 log_in() {
-  local tries
   systemctl start user@$uid.service
-  printf private-session | as_user gnome-keyring-daemon --unlock --components=secrets >/dev/null
-  for tries in {1..200}; do
-    as_user busctl --user call org.freedesktop.secrets /org/freedesktop/secrets org.freedesktop.Secret.Service \
-      ReadAlias s default 2>/dev/null | grep -q collection && return
-    sleep 0.05
-  done
-  echo "the keyring did not start" >&2
-  return 1
+  unlock_keyring
 }
 
 # The unit as the installer's template has it in the user's scope.
@@ -158,17 +152,6 @@ with ClientDatabase() as database:
     for name in sys.argv[1:]:
         database.add_client(name, secrets.token_hex(16), password=secrets.token_hex(16))
 PY
-}
-
-# The hub listens seconds after its unit is active.
-wait_for_port() {
-  local tries
-  for tries in {1..600}; do
-    (: <>/dev/tcp/127.0.0.1/5678) 2>/dev/null && return
-    sleep 0.1
-  done
-  echo "the hub does not listen" >&2
-  return 1
 }
 
 # The process of the hub that has the encrypted store open, if it does not start with "SQLite format 3".

@@ -1,5 +1,7 @@
 # ovos-installer's machine, in a session of its own: sourced by layout.test.ts. SCOPE is user or system.
 
+. "$(dirname "${BASH_SOURCE[0]}")/waiting.sh"
+
 unit=hivemind-listener.service
 data=$HOME/.local/share/hivemind-core
 config=$HOME/.config/hivemind-core
@@ -58,17 +60,6 @@ with ClientDatabase() as database:
 PY
   "${manager[@]}" start "$unit"
   wait_for_port
-}
-
-# The hub listens seconds after its unit is active.
-wait_for_port() {
-  local tries
-  for tries in {1..600}; do
-    (: <>/dev/tcp/127.0.0.1/5678) 2>/dev/null && return
-    sleep 0.1
-  done
-  echo "the hub does not listen" >&2
-  return 1
 }
 
 # Makes a client of the JSON database the satellite.

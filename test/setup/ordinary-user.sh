@@ -1,6 +1,8 @@
 # An ordinary user with a service manager and an unlocked keyring, as on a machine that is booted: sourced as root in
 # a session with a system manager of its own.
 
+. "$(dirname "${BASH_SOURCE[0]}")/waiting.sh"
+
 user=resident
 uid=4711
 user_home=/var/tmp/$user
@@ -40,16 +42,4 @@ UNIT
   systemctl daemon-reload
   systemctl start user-manager.service
   as_user systemctl --user start dbus.service
-}
-
-unlock_keyring() {
-  local tries
-  printf private-session | as_user gnome-keyring-daemon --unlock --components=secrets >/dev/null
-  for tries in {1..200}; do
-    as_user busctl --user call org.freedesktop.secrets /org/freedesktop/secrets org.freedesktop.Secret.Service \
-      ReadAlias s default 2>/dev/null | grep -q collection && return
-    sleep 0.05
-  done
-  echo "the keyring did not start" >&2
-  return 1
 }
