@@ -173,12 +173,16 @@ export function stagedName(path: string): string {
   return join(dirname(path), `.${basename(path)}.${randomBytes(6).toString("hex")}.partial`);
 }
 
-/** Returns a free path for a store that another file replaces, with the time in it. */
-export async function replacedName(storePath: string): Promise<string> {
+/**
+ * Returns a free path next to a file that another file replaces, with the time in it.
+ *
+ * @param why - the part of the name before the time
+ */
+export async function replacedName(path: string, why = "replaced"): Promise<string> {
   for (let second = Date.now(); ; second += 1000) {
     const when = new Date(second).toISOString().slice(0, 19).replaceAll(":", "-");
-    const path = `${storePath}.replaced.${when}Z`;
-    if (!(await lstatIfExists(path))) return path;
+    const name = `${path}.${why}.${when}Z`;
+    if (!(await lstatIfExists(name))) return name;
   }
 }
 

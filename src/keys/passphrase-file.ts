@@ -51,8 +51,8 @@ export function passphrasesIn(text: string, what: string): [string, ...string[]]
 }
 
 /**
- * Returns the passphrases in a sealed text, the likeliest first: a line each. It has several while
- * the store's passphrase changes.
+ * Returns the passphrases in a sealed text, one a line, the newest first. It has several while the
+ * store's passphrase changes.
  *
  * @param what - the origin of the text, for messages
  */

@@ -1,6 +1,7 @@
 /** Sealed passphrases and their stores. */
+import { dirname } from "node:path";
 import { isKind, StoreError } from "../errors.js";
-import { moveFile } from "../fs/atomic.js";
+import { moveFile, replacedName, syncDirectory } from "../fs/atomic.js";
 import { lstatIfExists, sha256Hex } from "../fs/read.js";
 import { currentInteraction } from "../process/interaction.js";
 import { openEncrypted } from "../store/cipher.js";
@@ -81,8 +82,7 @@ async function presentPassphrases(path: string): Promise<Present> {
   } catch (error) {
     if (!isKind(error, "passphraseUnavailable")) throw error;
     if (!(await lstatIfExists(path))) return { passphrases: [] };
-    const when = new Date().toISOString().slice(0, 19).replaceAll(":", "-");
-    const aside = `${path}.unreadable.${when}Z`;
+    const aside = await replacedName(path, "unreadable");
     await moveFile(path, aside);
     currentInteraction().notice?.(`${error.message}; it is kept as ${aside}`);
     return { passphrases: [], aside };
@@ -99,7 +99,9 @@ async function putBack(
   try {
     await (await openEncrypted(storePath, next, { mode: "readwrite" })).connection.close();
   } catch (error) {
-    if (isKind(error, "wrongPassphrase")) await moveFile(aside, path);
+    if (!isKind(error, "wrongPassphrase")) return;
+    await moveFile(aside, path);
+    await syncDirectory(dirname(path));
   }
 }
 

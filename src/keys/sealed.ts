@@ -44,7 +44,7 @@ export function sealingScope(version: number | undefined, ofRoot: boolean): stri
   const canRootSeal = !ofRoot && version !== undefined && version >= 250;
   throw new StoreError(
     "passphraseUnavailable",
-    `${what}: a passphrase is sealed ${ofRoot ? "" : "for an ordinary user "}by systemd ${needed} or later`,
+    `${what}: sealing a passphrase ${ofRoot ? "" : "for an ordinary user "}needs systemd ${needed} or later`,
     {
       hint: canRootSeal
         ? "Run this command as root, or use the keyring as in docs/guide/headless.md."

@@ -225,7 +225,6 @@ function isConflict(
   return other !== undefined && !isKeptRevoked(client, other) && !isSameClient(client, other);
 }
 
-/** Opens the target if it exists. */
 /**
  * Throws if a database does not count its own records: a hub gives the next client the number after
  * the counted records, and another client may have it. Redis has a counter.
@@ -242,7 +241,7 @@ async function assertCountsRight(database: Database, records: number, name: stri
   );
 }
 
-/** @returns undefined if the database does not exist, but will be created */
+/** Opens the target. Returns undefined if it does not exist, but will be created. */
 async function openIfExists({ name, config }: Endpoint): Promise<Database | undefined> {
   try {
     return await DatabaseFactory.create(name, config, { mode: "readwrite" });

@@ -20,12 +20,17 @@ describe("which systemd seals for whom", () => {
   });
 
   test.each([
-    [undefined, true, /^systemd-creds is not installed: .* by systemd 250 or later$/, /file:PATH/],
-    [247, true, /^systemd is 247: .* by systemd 250 or later$/, /file:PATH/],
+    [
+      undefined,
+      true,
+      /^systemd-creds is not installed: .* needs systemd 250 or later$/,
+      /file:PATH/,
+    ],
+    [247, true, /^systemd is 247: .* needs systemd 250 or later$/, /file:PATH/],
     [
       252,
       false,
-      /^systemd is 252: .* for an ordinary user by systemd 256/,
+      /^systemd is 252: .* for an ordinary user needs systemd 256/,
       /^Run this command as root/,
     ],
     [247, false, /^systemd is 247: /, /file:PATH/],
