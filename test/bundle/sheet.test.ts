@@ -260,6 +260,10 @@ test("a file is written once, for its owner alone, and a page with the passphras
   expect((await machine.run(args)).code).toBe(17);
 });
 
+test("the file - is standard output", async () => {
+  expect(await print("--output", "-")).toBe(await print());
+});
+
 test("what cannot be printed is said, with its exit code", async () => {
   const other = machine.path("other.txt");
   await writeFile(other, (await generateRecoveryKey()).identity);

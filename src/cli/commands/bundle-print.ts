@@ -18,7 +18,7 @@ interface PrintOptions extends BundleKeyOptions {
 export function addPrint(group: Command): void {
   const command = addOpenerOptions(group.command("print <file>"))
     .description("Print a bundle as a page of QR codes and text for a safe")
-    .option("-o, --output <file>", "Write to this new file (default: standard output)")
+    .option("-o, --output <file>", "Write to this new file (default: -, standard output)")
     .option("--with-passphrase", "Print the passphrase, too");
   addGlobalOptions(command);
   addHelp(command, {
@@ -41,7 +41,7 @@ async function printBundle(context: Context, file: string, options: PrintOptions
   const { output } = context;
   const bundle = expandPath(file);
   const page = await sheetOf(context, bundle, options);
-  if (options.output === undefined) {
+  if (options.output === undefined || options.output === "-") {
     if (output.json) output.result({ page }, () => []);
     else output.line(page.trimEnd());
     return;
