@@ -15,7 +15,7 @@ import { explain, recogniseContent } from "../fs/file-kind.js";
 import { listDirectory, readSmallFile } from "../fs/read.js";
 import { emitStep } from "../operation/step.js";
 import * as z from "../schema.js";
-import { manifestKey, type StoreKey } from "../store/cipher.js";
+import { deriveManifestKey, type StoreKey } from "../store/cipher.js";
 
 const manifestFormat = "hivemind-sqlcipher backup";
 const manifestVersion = 1;
@@ -225,7 +225,7 @@ function parseManifest(text: string, path: string): Manifest {
 }
 
 function macOf(unsigned: Omit<Manifest, "mac">, key: StoreKey): string {
-  return createHmac("sha256", manifestKey(key)).update(canonicalJson(unsigned)).digest("hex");
+  return createHmac("sha256", deriveManifestKey(key)).update(canonicalJson(unsigned)).digest("hex");
 }
 
 /**

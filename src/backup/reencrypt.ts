@@ -30,7 +30,7 @@ import { emitStep } from "../operation/step.js";
 import { orAbort, throwIfAborted } from "../process/abort.js";
 import type { Reporter } from "../reporter.js";
 import { keyIdOf, openEncrypted, type StoreKey } from "../store/cipher.js";
-import { copyUnder } from "../store/export.js";
+import { copyEncrypted } from "../store/export.js";
 import {
   formatManifest,
   isNameOfBackup,
@@ -218,7 +218,7 @@ async function reencryptFile(
   await connection.close();
   await createFile(to, "");
   if (oldKey.cipherCompatibility !== key.cipherCompatibility) {
-    return copyUnder({ from, secret: oldKey, to, key, signal });
+    return copyEncrypted({ from, secret: oldKey, to, key, signal });
   }
   await using copy = new WarmCopy(from, oldKey, to, key);
   await orAbort(copy.completeLocked(), signal);

@@ -13,15 +13,15 @@ import { type KeptPassphrase, type PassphraseSource, readPassphrases } from "../
 import { noneOpens } from "../keys/unlock.js";
 import {
   identify,
-  noKeyError,
   type OpenedStore,
   openEncrypted,
+  plaintextHeaderError,
   type StoreKey,
   unknownFormatError,
 } from "../store/cipher.js";
 import { ClientStore } from "../store/client-store.js";
 import { findIntegrityErrors } from "../store/integrity.js";
-import { pageErrors } from "../store/page-integrity.js";
+import { findPageErrors } from "../store/page-integrity.js";
 import {
   isNamedBy,
   type Manifest,
@@ -164,7 +164,7 @@ export async function openBackup(
   if ("passphrase" in secret) return open(secret.passphrase);
   const { source, storePath } = secret;
   const { format, keyId } = await identify(path);
-  if (format === "sqlcipher" && keyId === undefined) throw await noKeyError(path);
+  if (format === "sqlcipher" && keyId === undefined) throw await plaintextHeaderError(path);
   const withBundle = `Open it with its bundle and the recovery key: --bundle clients.${keyId}.bundle.age --identity FILE`;
   const tried: KeptPassphrase[] = [];
   try {
@@ -184,7 +184,7 @@ export async function openBackup(
 }
 
 /**
- * Reads an opened copy as a database, and closes it. `pageErrors` checks that its pages are
+ * Reads an opened copy as a database, and closes it. `findPageErrors` checks that its pages are
  * authentic.
  *
  * @throws {@link StoreError} newerVersion - if this version does not know the schema
@@ -221,7 +221,7 @@ async function openAndInspect(path: string, secret: BackupPassphrase): Promise<I
 async function inspectPages(opened: OpenedStore): Promise<InspectedCopy> {
   const { connection, key } = opened;
   const [pages, inspection] = await Promise.allSettled([
-    pageErrors(connection.path, key),
+    findPageErrors(connection.path, key),
     inspect(opened),
   ]);
   if (pages.status === "rejected") throw pages.reason;

@@ -8,7 +8,7 @@
 import { createHmac, timingSafeEqual } from "node:crypto";
 import { readSmallFile, sha256Hex } from "../fs/read.js";
 import * as z from "../schema.js";
-import { hkdfKey, type StoreKey } from "../store/cipher.js";
+import { deriveHkdfKey, type StoreKey } from "../store/cipher.js";
 
 const format = "hivemind-sqlcipher-bundle-proof";
 const version = 1;
@@ -40,7 +40,7 @@ export function createVerificationRecord(
   key: StoreKey,
 ): VerificationRecord {
   const fields = { format, recipients, sha256: sha256Hex(file), version } as const;
-  const mac = createHmac("sha256", hkdfKey(key, keyInfo)).update(JSON.stringify(fields));
+  const mac = createHmac("sha256", deriveHkdfKey(key, keyInfo)).update(JSON.stringify(fields));
   return { ...fields, mac: mac.digest("hex") };
 }
 

@@ -9,9 +9,9 @@ import { StoreError, systemError } from "../errors.js";
 import { openFileOrPipe } from "../fs/pipe.js";
 import { statIfExists } from "../fs/read.js";
 import { findHolders } from "../process/holders.js";
-import { exactInteger } from "../store/client-row.js";
+import { parseExactInteger } from "../store/client-row.js";
 import type { ClientTable } from "../store/client-table.js";
-import { pagesOfRows } from "../store/schema.js";
+import { readRowPages } from "../store/schema.js";
 import { readCsv } from "./csv.js";
 import type { ImportRow, RejectedRow } from "./import-row.js";
 import { readJson } from "./json.js";
@@ -154,11 +154,11 @@ async function inputSize(path: string): Promise<number> {
 async function knownClients(store: ClientTable): Promise<Known> {
   const known = new Map<number, string>();
   const columns = "CAST(client_id AS TEXT) AS exact_id, CAST(api_key AS TEXT) AS api_key";
-  for await (const page of pagesOfRows<{ exact_id: string; api_key: string }>(
+  for await (const page of readRowPages<{ exact_id: string; api_key: string }>(
     store.connection,
     columns,
   )) {
-    for (const row of page) known.set(exactInteger(row.exact_id, "a client_id"), row.api_key);
+    for (const row of page) known.set(parseExactInteger(row.exact_id, "a client_id"), row.api_key);
   }
   return known;
 }

@@ -3,14 +3,14 @@ import { isKind, StoreError } from "../errors.js";
 import { currentInteraction, withInteraction } from "../process/interaction.js";
 import {
   identify,
-  noKeyError,
   type OpenedStore,
   openEncrypted,
+  plaintextHeaderError,
   unknownFormatError,
 } from "../store/cipher.js";
 import { ClientStore } from "../store/client-store.js";
 import { Connection, type ConnectionOptions } from "../store/connection.js";
-import { knownSchemaVersion } from "../store/schema.js";
+import { readKnownSchemaVersion } from "../store/schema.js";
 import { cacheKey, findCachedKey } from "./derived-key.js";
 import { deleteDerivedKeys } from "./keyring.js";
 import { missingStoreError, openMovedStore, takeOverEntries } from "./moved-store.js";
@@ -144,14 +144,14 @@ async function encryptedKeyId(path: string): Promise<string> {
   if (format === "plaintext") {
     // If the schema is of a newer version, `encrypt` would be wrong advice.
     await using connection = await Connection.open(path, { mode: "readonly", immutable: true });
-    await knownSchemaVersion(connection);
+    await readKnownSchemaVersion(connection);
     throw new StoreError("refused", `${path} is not encrypted`, {
       hint: "Encrypt it: hivemind-sqlcipher encrypt",
     });
   }
   if (format === "unknown") throw await unknownFormatError(path);
   // A plaintext header has no salt, and without it no passphrase opens the file.
-  if (keyId === undefined) throw await noKeyError(path);
+  if (keyId === undefined) throw await plaintextHeaderError(path);
   return keyId;
 }
 

@@ -6,7 +6,7 @@ import { type Client, isRevoked } from "../client/client.js";
 import { formatJson } from "../client/json.js";
 import { type Widening, widenings } from "../client/permissions.js";
 import { throwIfAborted } from "../process/abort.js";
-import { decodeRow, type Row, unreadableLists } from "../store/client-row.js";
+import { decodeRow, findUnreadableLists, type Row } from "../store/client-row.js";
 import type { ClientTable } from "../store/client-table.js";
 
 /** A client with wider permissions in the older store than now. */
@@ -107,7 +107,7 @@ function changed({ client_id: clientId, name }: Client, what: string[]): Widened
 
 function gains(now: Read, then: Read): string[] {
   const what = widenings(now.client, then.client).map((each) => describe(each, then.client));
-  const unreadable = unreadableLists(now.row, then.row);
+  const unreadable = findUnreadableLists(now.row, then.row);
   if (unreadable.length > 0) {
     what.push(
       `has no valid list in ${unreadable.join(", ")}, now or in the backup: its effect in a hub is unknown`,

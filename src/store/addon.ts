@@ -52,13 +52,13 @@ export function loadAddon(native: string): typeof sqlite3 {
     assertUnchanged(native);
     return require(`${native}sqlite3.js`);
   } catch (error) {
-    throw error instanceof StoreError ? error : cannotLoad(error);
+    throw error instanceof StoreError ? error : loadError(error);
   }
 }
 
 function assertUnchanged(native: string): void {
   const name = `${process.platform}-${process.arch}/node_sqlite3.node`;
-  const expected = checksums(native)[name];
+  const expected = readChecksums(native)[name];
   if (expected === undefined) {
     throw new StoreError(
       "failed",
@@ -79,7 +79,7 @@ function assertUnchanged(native: string): void {
   });
 }
 
-function checksums(native: string): Record<string, unknown> {
+function readChecksums(native: string): Record<string, unknown> {
   const path = `${native}checksums.json`;
   try {
     return JSON.parse(readFileSync(path, "utf8")) as Record<string, unknown>;
@@ -95,7 +95,7 @@ function checksums(native: string): Record<string, unknown> {
  * Returns the error with the loader's own message: it contains the missing library or symbol
  * version, which users search for.
  */
-function cannotLoad(error: unknown): StoreError {
+function loadError(error: unknown): StoreError {
   const message = error instanceof Error ? error.message.split("\n")[0] : String(error);
   const isMissing = (error as NodeJS.ErrnoException).code === "MODULE_NOT_FOUND";
   return new StoreError("failed", `cannot load the SQLCipher addon: ${message}`, {

@@ -2,10 +2,10 @@
  * Combines concurrent lookups into a few queries, as DataLoader does. A lookup then takes 18 µs of
  * CPU time instead of 200 µs (50,000 clients), most of them for the call through the thread pool.
  *
- * Nothing is cached: each key is looked up after it was requested.
+ * Nothing is cached: the lookup of a key begins after its request.
  */
 
-/** The maximum of keys in a query. */
+/** The maximum number of keys in a query. */
 const batchLimit = 500;
 
 interface Request<Result> {
@@ -14,7 +14,7 @@ interface Request<Result> {
   readonly reject: (error: unknown) => void;
 }
 
-/** Alternates between two statements: a query runs while the rows of the last are decoded. */
+/** Selects one of two statements: a query runs while the rows of the previous query are decoded. */
 export type StatementQueue = 0 | 1;
 
 export class BatchLoader<Found, Result> {

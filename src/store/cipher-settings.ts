@@ -28,13 +28,13 @@ export interface CipherParameters {
 
 /** The defaults of SQLCipher's major versions. */
 export const formatParameters = {
-  1: format(1024, 4_000, "sha1", undefined),
-  2: format(1024, 4_000, "sha1", "sha1"),
-  3: format(1024, 64_000, "sha1", "sha1"),
-  4: format(4096, 256_000, "sha512", "sha512"),
+  1: buildParameters(1024, 4_000, "sha1", undefined),
+  2: buildParameters(1024, 4_000, "sha1", "sha1"),
+  3: buildParameters(1024, 64_000, "sha1", "sha1"),
+  4: buildParameters(4096, 256_000, "sha512", "sha512"),
 } as const satisfies Record<number, CipherParameters>;
 
-function format(
+function buildParameters(
   pageSize: number,
   kdfIterations: number,
   kdfDigest: Digest,
@@ -63,26 +63,27 @@ type Key = keyof typeof keys;
  */
 export function parseCipherSettings(text: string): CipherParameters {
   const given = new Map(text.split(",").map(parseSetting));
-  const base = formatParameters[numberOf(given, "compatibility", (n) => n >= 1 && n <= 4, 4) as 4];
+  const base =
+    formatParameters[parseNumber(given, "compatibility", (n) => n >= 1 && n <= 4, 4) as 4];
   const isPageSize = (n: number) => n >= 512 && n <= 65536 && (n & (n - 1)) === 0;
-  const useHmac = oneOf(given, "use_hmac", ["on", "off"], base.hmacDigest ? "on" : "off");
-  const hmacDigest = digestOf(given, "hmac_algorithm", "HMAC_", base.hmacDigest ?? "sha1");
-  const plaintextHeaderSize = numberOf(
+  const useHmac = parseChoice(given, "use_hmac", ["on", "off"], base.hmacDigest ? "on" : "off");
+  const hmacDigest = parseDigest(given, "hmac_algorithm", "HMAC_", base.hmacDigest ?? "sha1");
+  const plaintextHeaderSize = parseNumber(
     given,
     "plaintext_header_size",
     (n) => n % 16 === 0 && n <= 96,
     0,
   );
-  const salt = saltOf(given);
+  const salt = parseSalt(given);
   if (plaintextHeaderSize > 0 && salt === undefined) {
     throw new StoreError("usage", "a database with a plaintext header needs its salt", {
       hint: "Add salt=…, the 32 hexadecimal digits that PRAGMA cipher_salt prints in the program that wrote the file.",
     });
   }
   return {
-    pageSize: numberOf(given, "page_size", isPageSize, base.pageSize),
-    kdfIterations: numberOf(given, "kdf_iter", (n) => n >= 1, base.kdfIterations),
-    kdfDigest: digestOf(given, "kdf_algorithm", "PBKDF2_HMAC_", base.kdfDigest),
+    pageSize: parseNumber(given, "page_size", isPageSize, base.pageSize),
+    kdfIterations: parseNumber(given, "kdf_iter", (n) => n >= 1, base.kdfIterations),
+    kdfDigest: parseDigest(given, "kdf_algorithm", "PBKDF2_HMAC_", base.kdfDigest),
     hmacDigest: useHmac === "on" ? hmacDigest : undefined,
     plaintextHeaderSize,
     salt,
@@ -97,13 +98,13 @@ function parseSetting(setting: string): [Key, string] {
   });
 }
 
-function invalid(key: Key, value: string): StoreError {
+function invalidValueError(key: Key, value: string): StoreError {
   return new StoreError("usage", `invalid value for the cipher setting ${key}: "${value}"`, {
     hint: `Use ${keys[key]}.`,
   });
 }
 
-function numberOf(
+function parseNumber(
   given: ReadonlyMap<Key, string>,
   key: Key,
   isValid: (value: number) => boolean,
@@ -111,11 +112,11 @@ function numberOf(
 ): number {
   const value = given.get(key);
   if (value === undefined) return fallback;
-  if (!/^\d{1,9}$/.test(value) || !isValid(Number(value))) throw invalid(key, value);
+  if (!/^\d{1,9}$/.test(value) || !isValid(Number(value))) throw invalidValueError(key, value);
   return Number(value);
 }
 
-function oneOf<Choice extends string>(
+function parseChoice<Choice extends string>(
   given: ReadonlyMap<Key, string>,
   key: Key,
   choices: readonly Choice[],
@@ -124,11 +125,11 @@ function oneOf<Choice extends string>(
   const value = given.get(key);
   if (value === undefined) return fallback;
   const choice = choices.find((each) => each === value.toLowerCase());
-  if (choice === undefined) throw invalid(key, value);
+  if (choice === undefined) throw invalidValueError(key, value);
   return choice;
 }
 
-function digestOf(
+function parseDigest(
   given: ReadonlyMap<Key, string>,
   key: Key,
   prefix: string,
@@ -137,14 +138,14 @@ function digestOf(
   const value = given.get(key);
   if (value === undefined) return fallback;
   const digest = digests.find((each) => `${prefix}${each}`.toUpperCase() === value.toUpperCase());
-  if (digest === undefined) throw invalid(key, value);
+  if (digest === undefined) throw invalidValueError(key, value);
   return digest;
 }
 
-function saltOf(given: ReadonlyMap<Key, string>): Buffer | undefined {
+function parseSalt(given: ReadonlyMap<Key, string>): Buffer | undefined {
   const value = given.get("salt");
   if (value === undefined) return undefined;
-  if (!/^[0-9a-f]{32}$/i.test(value)) throw invalid("salt", value);
+  if (!/^[0-9a-f]{32}$/i.test(value)) throw invalidValueError("salt", value);
   return Buffer.from(value, "hex");
 }
 
@@ -154,13 +155,13 @@ function saltOf(given: ReadonlyMap<Key, string>): Buffer | undefined {
  */
 export function formatCipherSettings(parameters: CipherParameters): string {
   for (const version of [1, 2, 3] as const) {
-    if (isSame(formatParameters[version], parameters)) return `compatibility=${version}`;
+    if (hasSameFormat(formatParameters[version], parameters)) return `compatibility=${version}`;
   }
-  const changed = differences(parameters).map(([key, value]) => `${key}=${value}`);
+  const changed = findDifferences(parameters).map(([key, value]) => `${key}=${value}`);
   return changed.length === 0 ? "compatibility=4" : changed.join(",");
 }
 
-function isSame(a: CipherParameters, b: CipherParameters): boolean {
+function hasSameFormat(a: CipherParameters, b: CipherParameters): boolean {
   return (
     a.pageSize === b.pageSize &&
     a.kdfIterations === b.kdfIterations &&
@@ -171,7 +172,7 @@ function isSame(a: CipherParameters, b: CipherParameters): boolean {
 }
 
 /** Returns the parameters that differ from the defaults of format 4. */
-function differences(parameters: CipherParameters): [Key, string][] {
+function findDifferences(parameters: CipherParameters): [Key, string][] {
   const { pageSize, kdfIterations, kdfDigest, hmacDigest, plaintextHeaderSize, salt } = parameters;
   const usual = formatParameters[4];
   const found: [Key, string][] = [];
@@ -234,7 +235,7 @@ export function exportCommands(path: string, settings: readonly string[]): strin
 
 /** Returns the pragmas for opening a database of these parameters with the `sqlcipher` program. */
 export function exportPragmas(parameters: CipherParameters): string[] {
-  return differences(parameters).map(([key, value]) => {
+  return findDifferences(parameters).map(([key, value]) => {
     const pragma = key === "kdf_iter" ? key : `cipher_${key}`;
     return `PRAGMA ${pragma} = ${key === "salt" ? `"x'${value}'"` : value};`;
   });

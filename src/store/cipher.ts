@@ -25,6 +25,7 @@ import {
   formatParameters,
 } from "./cipher-settings.js";
 import { Connection, type ConnectionOptions } from "./connection.js";
+import { saltBytes } from "./page-cipher.js";
 import { readWal } from "./wal.js";
 
 /**
@@ -34,7 +35,6 @@ import { readWal } from "./wal.js";
 export type CipherCompatibility = 3 | 4;
 
 const keyBytes = 32;
-const saltBytes = 16;
 /** The first bytes of a plaintext database. An encrypted database has its salt there. */
 const plaintextHeader = Buffer.from("SQLite format 3\0", "latin1");
 /** In bytes. No database is smaller. */
@@ -122,7 +122,7 @@ const derivations = channel(derivationChannelName);
 const derivedKeys = new AsyncLocalStorage<Map<string, Promise<Buffer>>>();
 
 /**
- * Runs `work`, and derives a key in it only once.
+ * Runs `work`, in which every key is derived only once.
  *
  * A backup and its bundle are verified with the passphrase that opened the store, and have its
  * salt. The keys are released with `work`.
@@ -152,7 +152,7 @@ export async function deriveKey(
   if (passphrase.includes("\0")) {
     throw new StoreError(
       "refused",
-      "the passphrase contains a NUL, at which SQLCipher cuts it off",
+      "the passphrase contains a NUL character, at which SQLCipher would truncate it",
     );
   }
   if (rawKeyPattern.test(passphrase)) {
@@ -205,13 +205,13 @@ export async function deriveForeignKey(
  * Derives a 32-byte key for another purpose, from which the store's key cannot be computed
  * (HKDF-SHA256 with the file's salt).
  */
-export function hkdfKey(key: StoreKey, info: string): Buffer {
+export function deriveHkdfKey(key: StoreKey, info: string): Buffer {
   return Buffer.from(hkdfSync("sha256", key.key, key.salt, info, keyBytes));
 }
 
 /** Returns the key for the `mac` of a manifest. */
-export function manifestKey(key: StoreKey): Buffer {
-  return hkdfKey(key, "hivemind-sqlcipher manifest");
+export function deriveManifestKey(key: StoreKey): Buffer {
+  return deriveHkdfKey(key, "hivemind-sqlcipher manifest");
 }
 
 export interface Identity {
@@ -224,8 +224,8 @@ export interface Identity {
 }
 
 /**
- * Returns the format of the file at a path, without a key. `unknown` is anything but a file, a file
- * too short for a database, or a text of an impossible length.
+ * Returns the format of the file at a path, without a key. `unknown` is no regular file, a file too
+ * short for a database, or a text file of a length that no database has.
  *
  * @throws {@link StoreError} io - if the file cannot be read
  *
@@ -235,7 +235,7 @@ export interface Identity {
  * ```
  */
 export async function identify(path: string): Promise<Identity> {
-  const size = await databaseSize(path);
+  const size = await readDatabaseSize(path);
   if (size === undefined) return { format: "absent", size: 0 };
   if (size < smallestPage) return { format: "unknown", size };
   await using connection = await Connection.open(path, { mode: "readonly" });
@@ -250,10 +250,11 @@ export async function identify(path: string): Promise<Identity> {
 }
 
 /**
- * Returns whether SQLite itself reads a database that begins as plaintext. If not, SQLCipher wrote
- * it with a plaintext header: the first bytes are unencrypted, so that systems recognise the file.
+ * Returns whether plain SQLite reads a database that begins with SQLite's header. If not, SQLCipher
+ * wrote it with a plaintext header: the first bytes are unencrypted, so that programs recognise the
+ * file.
  *
- * Reads only the main file, because any other way of opening it could leave sidecars.
+ * Opens the file as immutable, because any other mode could leave sidecars.
  */
 async function isPlaintext(path: string): Promise<boolean> {
   await using connection = await Connection.open(path, { mode: "readonly", immutable: true });
@@ -282,19 +283,19 @@ export async function openEncrypted(
   secret: string | StoreKey,
   options: ConnectionOptions,
 ): Promise<OpenedStore> {
-  const size = await databaseSize(path);
+  const size = await readDatabaseSize(path);
   if (size === undefined) {
     throw new StoreError("notFound", `there is no store at ${path}`, {
       hint: "Name the store: --db PATH",
     });
   }
-  if (size === 0) throw notADatabase(path);
+  if (size === 0) throw notADatabaseError(path);
   const connection = await Connection.open(path, options);
   try {
     const salt = await readSalt(connection);
     const hasHeader = salt.equals(plaintextHeader);
     if (hasHeader && !(secret instanceof StoreKey && secret.parameters?.plaintextHeaderSize)) {
-      throw await noKeyError(path);
+      throw await plaintextHeaderError(path);
     }
     const key = await unlock(connection, secret, salt);
     await assertNotTruncated(connection, options);
@@ -305,8 +306,8 @@ export async function openEncrypted(
   }
 }
 
-/** Returns the error for a key with a database that begins as plaintext. */
-export async function noKeyError(path: string): Promise<StoreError> {
+/** Returns the error for opening a database with a key although it begins with SQLite's header. */
+export async function plaintextHeaderError(path: string): Promise<StoreError> {
   if (await isPlaintext(path)) {
     return new StoreError("refused", `${path} is not encrypted`, {
       hint: "Encrypt it in place: hivemind-sqlcipher encrypt",
@@ -331,8 +332,8 @@ export async function openDatabase(path: string, secret: Secret): Promise<Connec
 /**
  * Creates an empty encrypted database with mode 0600.
  *
- * @param secret - a passphrase, for a file with a new salt, or the key that the file gets
- * @throws {@link StoreError} refused - if the name is taken, or this build has no SQLCipher
+ * @param secret - a passphrase, for a file with a new salt, or the key of the file
+ * @throws {@link StoreError} refused - if the file exists, or this build has no SQLCipher
  * @throws {@link StoreError} io - if the system fails
  */
 export async function createEncrypted(
@@ -366,7 +367,7 @@ export async function createEncrypted(
  * Returns a file's size in bytes: undefined if it does not exist, 0 for anything but a regular
  * file.
  */
-async function databaseSize(path: string): Promise<number | undefined> {
+async function readDatabaseSize(path: string): Promise<number | undefined> {
   const stats = await statIfExists(path);
   return stats?.isFile() === false ? 0 : stats?.size;
 }
@@ -403,18 +404,18 @@ async function unlock(
 ): Promise<StoreKey> {
   if (secret instanceof StoreKey) {
     const isOwnSalt = secret.parameters?.plaintextHeaderSize || secret.salt.equals(salt);
-    if (isOwnSalt && (await opens(connection, secret))) return secret;
-    throw notADatabase(connection.path);
+    if (isOwnSalt && (await canOpen(connection, secret))) return secret;
+    throw notADatabaseError(connection.path);
   }
   for (const cipherCompatibility of [4, 3] as const) {
     const key = await deriveKey(secret, salt, cipherCompatibility);
-    if (await opens(connection, key)) return key;
+    if (await canOpen(connection, key)) return key;
   }
-  throw notADatabase(connection.path);
+  throw notADatabaseError(connection.path);
 }
 
 /** Returns whether the first page decrypts with this key. */
-export async function opens(connection: Connection, key: StoreKey): Promise<boolean> {
+export async function canOpen(connection: Connection, key: StoreKey): Promise<boolean> {
   await applyKey(connection, key);
   try {
     await connection.get("SELECT count(*) FROM sqlite_schema");
@@ -447,7 +448,7 @@ export async function assertNotTruncated(
 ): Promise<void> {
   const row = await connection.get<{ cipher_page_size: string }>("PRAGMA cipher_page_size");
   const pageSize = Number(row?.cipher_page_size);
-  const size = (await databaseSize(connection.path)) ?? 0;
+  const size = (await readDatabaseSize(connection.path)) ?? 0;
   if (size % pageSize === 0) return;
   const cutPage = Math.ceil(size / pageSize);
   if (!immutable && (await isInLog(connection.path, cutPage, pageSize))) return;
@@ -475,8 +476,10 @@ async function isInLog(path: string, first: number, pageSize: number): Promise<b
 }
 
 /**
- * Returns the error for a file of the format `unknown`, with its kind. Such a file is not open in
- * any connection, so it can be read.
+ * Returns the error for a file of the format `unknown`, which names the kind of file found. Such a
+ * file is not open in any connection, so this may read it.
+ *
+ * @param kind - of the error
  */
 export async function unknownFormatError(
   path: string,
@@ -488,7 +491,7 @@ export async function unknownFormatError(
   return explain(error, await recogniseFile(path), ["encrypted database", "database"]);
 }
 
-function notADatabase(path: string): StoreError {
+function notADatabaseError(path: string): StoreError {
   return new StoreError("wrongPassphrase", `${path}: wrong passphrase, or file is not a database`, {
     hint: `If the passphrase is right, the store has other SQLCipher parameters: find them with hivemind-sqlcipher init --adopt --db ${shellQuote(path)}`,
   });

@@ -31,11 +31,11 @@ export type Row = Partial<Record<Column, unknown>> & {
 
 export type Values = Partial<Record<Column, SqlValue>>;
 
-const highest = Number.MAX_SAFE_INTEGER;
+const maxExact = Number.MAX_SAFE_INTEGER;
 
 /** SQL to select a `Row`. `*` also reads a column that another program added later. */
 export const rowColumns = `*, CAST(client_id AS TEXT) AS exact_id,
-  CASE WHEN typeof(last_seen) = 'integer' AND last_seen NOT BETWEEN -${highest} AND ${highest}
+  CASE WHEN typeof(last_seen) = 'integer' AND last_seen NOT BETWEEN -${maxExact} AND ${maxExact}
     THEN CAST(last_seen AS TEXT) END AS exact_last_seen`;
 
 /**
@@ -49,26 +49,26 @@ export const rowColumns = `*, CAST(client_id AS TEXT) AS exact_id,
  * @throws {@link StoreError} refused - if a number in the row would be rounded
  */
 export function decodeRow(row: Row): Client {
-  const client_id = exactInteger(row.exact_id, "a client_id");
-  if (row.exact_last_seen !== null) exactInteger(row.exact_last_seen, "a last_seen");
-  const { folded: stored } = storedBlacklists(row);
+  const client_id = parseExactInteger(row.exact_id, "a client_id");
+  if (row.exact_last_seen !== null) parseExactInteger(row.exact_last_seen, "a last_seen");
+  const { folded: stored } = readBlacklists(row);
   const { crypto_key, metadata } =
     row.crypto_key === undefined
       ? takeCryptoKey(stored)
-      : { crypto_key: textOf(row.crypto_key), metadata: stored };
+      : { crypto_key: decodeText(row.crypto_key), metadata: stored };
   return {
     client_id,
-    api_key: textOf(row.api_key) ?? "",
-    name: textOf(row.name),
-    description: textOf(row.description),
-    is_admin: truthOf(row.is_admin),
+    api_key: decodeText(row.api_key) ?? "",
+    name: decodeText(row.name),
+    description: decodeText(row.description),
+    is_admin: decodeBoolean(row.is_admin),
     last_seen: typeof row.last_seen === "number" ? row.last_seen : -1,
-    allowed_types: [...typesIn(row.allowed_types)],
+    allowed_types: [...decodeTypes(row.allowed_types)],
     crypto_key,
-    password: textOf(row.password),
-    can_broadcast: truthOf(row.can_broadcast),
-    can_escalate: truthOf(row.can_escalate),
-    can_propagate: truthOf(row.can_propagate),
+    password: decodeText(row.password),
+    can_broadcast: decodeBoolean(row.can_broadcast),
+    can_escalate: decodeBoolean(row.can_escalate),
+    can_propagate: decodeBoolean(row.can_propagate),
     metadata,
   };
 }
@@ -79,7 +79,7 @@ export function decodeRow(row: Row): Client {
  * `decodeRow` reads such a value as an empty list, but a hub may not: in Python an object is a list
  * of its keys.
  */
-export function unreadableLists(row: Row, other: Row): string[] {
+export function findUnreadableLists(row: Row, other: Row): string[] {
   return (["allowed_types", ...blacklistKeys] as const).filter(
     (column) =>
       row[column] !== other[column] && !(holdsList(row[column]) && holdsList(other[column])),
@@ -89,7 +89,7 @@ export function unreadableLists(row: Row, other: Row): string[] {
 /** Caches the last decoded text, because nearly all clients have the same list. */
 let lastTypes: { text: unknown; list: readonly string[] } = { text: undefined, list: [] };
 
-function typesIn(text: unknown): readonly string[] {
+function decodeTypes(text: unknown): readonly string[] {
   if (text !== lastTypes.text) {
     lastTypes = { text, list: readList(text).filter((type) => typeof type === "string") };
   }
@@ -105,24 +105,24 @@ export function encodeRow(client: Client, schema: Schema): Values {
  * Returns the columns to write to change a row into `client`. Omits columns with an equal value, so
  * they keep their bytes.
  */
-export function changedColumns(row: Row, client: Client, schema: Schema): Values {
+export function findChangedColumns(row: Row, client: Client, schema: Schema): Values {
   const before = decodeRow(row);
   const changed: Values = {};
   for (const [column, value] of entriesOf(encodeFields(client))) {
     if (column === "crypto_key" && row.crypto_key === undefined) continue;
-    const same =
+    const isSame =
       column === "allowed_types"
         ? sameJson(before.allowed_types, client.allowed_types)
         : before[column as keyof Client] === client[column as keyof Client];
-    if (!same) changed[column] = value;
+    if (!isSame) changed[column] = value;
   }
-  if (sameJson(storedMetadata(before, schema), storedMetadata(client, schema))) return changed;
+  if (sameJson(addCryptoKey(before, schema), addCryptoKey(client, schema))) return changed;
   for (const [column, value] of entriesOf(encodeMetadata(client, schema, row))) {
-    const same =
+    const isSame =
       column === "metadata"
         ? sameJson(readObject(row[column]), readObject(value))
         : sameJson(readList(row[column]), readList(value));
-    if (!same) changed[column] = value;
+    if (!isSame) changed[column] = value;
   }
   return changed;
 }
@@ -145,9 +145,10 @@ export function assertValidClient(changes: Partial<Client>): void {
 /**
  * Parses an integer.
  *
+ * @param what - names the value in the error
  * @throws {@link StoreError} refused - if JavaScript would round it
  */
-export function exactInteger(digits: string, what: string): number {
+export function parseExactInteger(digits: string, what: string): number {
   const value = Number(digits);
   if (Number.isSafeInteger(value)) return value;
   throw new StoreError(
@@ -181,31 +182,31 @@ function encodeFields(client: Client): Values {
  * has a filled column, changes to its list are written to both.
  */
 function encodeMetadata(client: Client, schema: Schema, row?: Row): Values {
-  const stored = storedMetadata(client, schema);
-  const { blacklists, metadata } = unfoldBlacklists(stored, row && storedBlacklists(row));
+  const stored = addCryptoKey(client, schema);
+  const { blacklists, metadata } = unfoldBlacklists(stored, row && readBlacklists(row));
   const inColumns =
     schema.version < newestSchema && blacklistKeys.every((key) => schema.columns.has(key));
   const values: Values = {
     metadata: formatJson(inColumns ? metadata : { ...stored, ...metadata }),
   };
   for (const key of blacklistKeys) {
-    const written = inColumns || typeof row?.[key] === "string";
-    values[key] = written ? formatJson(blacklists[key] ?? []) : null;
+    const isWritten = inColumns || typeof row?.[key] === "string";
+    values[key] = isWritten ? formatJson(blacklists[key] ?? []) : null;
   }
   return values;
 }
 
-function storedBlacklists(row: Row): StoredBlacklists {
+function readBlacklists(row: Row): StoredBlacklists {
   const fields: JsonObject = {};
   for (const key of blacklistKeys) fields[key] = readList(row[key]);
   return { fields, folded: foldBlacklists(readObject(row.metadata), fields) };
 }
 
-/** Returns the metadata with the fields that have no column in this table. */
-function storedMetadata(client: Client, schema: Schema): JsonObject {
-  const hasPlace = schema.columns.has("crypto_key") || client.crypto_key === null;
-  if (hasPlace || Object.hasOwn(client.metadata, "crypto_key")) return client.metadata;
-  return { ...client.metadata, crypto_key: client.crypto_key };
+/** Returns the metadata, with `crypto_key` if the table has no column for it. */
+function addCryptoKey({ metadata, crypto_key }: Client, schema: Schema): JsonObject {
+  const isInColumn = schema.columns.has("crypto_key");
+  if (isInColumn || crypto_key === null || Object.hasOwn(metadata, "crypto_key")) return metadata;
+  return { ...metadata, crypto_key };
 }
 
 function entriesOf(values: Values): [Column, SqlValue][] {
@@ -213,13 +214,13 @@ function entriesOf(values: Values): [Column, SqlValue][] {
 }
 
 /** Decodes a column of text or NULL. */
-export function textOf(value: unknown): string | null {
+export function decodeText(value: unknown): string | null {
   if (value === null || value === undefined) return null;
   return value instanceof Uint8Array ? Buffer.from(value).toString() : String(value);
 }
 
 /** Returns the result of Python's `bool` for a column. */
-function truthOf(value: unknown): boolean {
+function decodeBoolean(value: unknown): boolean {
   if (typeof value === "number") return value !== 0;
   if (typeof value === "string" || value instanceof Uint8Array) return value.length > 0;
   return false;

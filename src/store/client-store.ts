@@ -87,8 +87,8 @@ export class ClientStore extends ClientTable {
    * Creates a store with mode 0600 in WAL mode and opens it. The file gets its name when it is
    * complete.
    *
-   * @throws {@link StoreError} refused - if the name is taken, if sidecars of a former store exist,
-   *   or if this build has no SQLCipher
+   * @throws {@link StoreError} refused - if the file or sidecars of a former store exist, or this
+   *   build has no SQLCipher
    * @throws {@link StoreError} io - if the system fails
    */
   static async create(
@@ -118,7 +118,7 @@ export class ClientStore extends ClientTable {
   }
 
   /**
-   * Takes over an open connection without migration. Closes it if the store is refused.
+   * Uses an open connection, without migration. Closes the connection if it throws.
    *
    * @throws {@link StoreError} as `readSchema`
    */

@@ -11,13 +11,13 @@ import { BatchLoader, type StatementQueue } from "./batch-loader.js";
 import { insertRows, writeInBatches } from "./batch-writer.js";
 import {
   assertValidClient,
-  changedColumns,
   decodeRow,
+  decodeText,
   encodeRow,
-  exactInteger,
+  findChangedColumns,
+  parseExactInteger,
   type Row,
   rowColumns,
-  textOf,
   type Values,
 } from "./client-row.js";
 import type { Connection } from "./connection.js";
@@ -167,8 +167,8 @@ export class ClientTable implements Database {
         WHERE is_admin NOT IN (0, '', x'') ORDER BY client_id`,
     );
     return rows.map(({ exact_id, name }) => ({
-      client_id: exactInteger(exact_id, "a client_id"),
-      name: textOf(name),
+      client_id: parseExactInteger(exact_id, "a client_id"),
+      name: decodeText(name),
     }));
   }
 
@@ -182,7 +182,7 @@ export class ClientTable implements Database {
     const [row] = await this.#reader.all<{ next: string }>(
       "SELECT CAST(coalesce(max(client_id), 0) + 1 AS TEXT) AS next FROM clients",
     );
-    return exactInteger(row?.next ?? "1", "the next client_id");
+    return parseExactInteger(row?.next ?? "1", "the next client_id");
   }
 
   async *[Symbol.asyncIterator](): AsyncGenerator<Client> {
@@ -268,7 +268,7 @@ export class ClientTable implements Database {
   }
 
   async #replace(row: Row, client: Client): Promise<void> {
-    await this.#update(client.client_id, changedColumns(row, client, this.#schema));
+    await this.#update(client.client_id, findChangedColumns(row, client, this.#schema));
   }
 
   async #update(clientId: number, values: Values): Promise<void> {

@@ -26,13 +26,14 @@ export async function compareDatabases(
 ): Promise<void> {
   const [connection] = connections;
   await compareSchema(connection, other);
-  for (const table of await tablesOf(connection)) {
-    const rows = await rowsOf(connection, table, other);
+  for (const table of await findTables(connection)) {
+    const rows = await countRows(connection, table, other);
     let same = 0;
-    const ranges = await rangesOf(connection, table);
+    const ranges = await splitIntoRanges(connection, table);
     const work = connections.map(async (worker) => {
       for (let range = ranges.shift(); range !== undefined; range = ranges.shift()) {
         throwIfAborted(signal);
+        // `same += await …` would read `same` before the await, and lose the other workers' counts.
         const found = await countSame(worker, table, other, range);
         same += found;
       }
@@ -85,7 +86,7 @@ async function compareSchema(connection: Connection, other: Attached): Promise<v
  * Returns the tables with rows, including the tables of virtual tables, except the planner's
  * statistics.
  */
-async function tablesOf(connection: Connection): Promise<Table[]> {
+async function findTables(connection: Connection): Promise<Table[]> {
   const found = await connection.all<{ name: string; wr: number }>(
     `SELECT name, wr FROM pragma_table_list
      WHERE schema = 'main' AND type IN ('table', 'shadow')
@@ -121,22 +122,22 @@ async function hasKeyIndex(connection: Connection, table: string): Promise<boole
   return indexes.length > 0;
 }
 
-async function rowsOf(connection: Connection, { name }: Table, other: Attached) {
+async function countRows(connection: Connection, { name }: Table, other: Attached) {
   const row = await connection.get<{ main: number; other: number }>(
-    `SELECT (SELECT count(*) FROM main.${quoted(name)}) AS main,
-            (SELECT count(*) FROM ${other}.${quoted(name)}) AS other`,
+    `SELECT (SELECT count(*) FROM main.${quoteName(name)}) AS main,
+            (SELECT count(*) FROM ${other}.${quoteName(name)}) AS other`,
   );
   return row ?? { main: 0, other: 0 };
 }
 
 /** Returns SQL conditions on rows of `main` that partition the table. */
-async function rangesOf(connection: Connection, table: Table): Promise<string[]> {
+async function splitIntoRanges(connection: Connection, table: Table): Promise<string[]> {
   if (!table.hasRowId) return ["1"];
   const [rowId = ""] = table.key;
   // Read the ids as text: a JavaScript number does not have the 64 bits of a row id.
   const bounds = await connection.get<{ low: string | null; high: string | null }>(
     `SELECT CAST(min(${rowId}) AS TEXT) AS low, CAST(max(${rowId}) AS TEXT) AS high
-     FROM main.${quoted(table.name)}`,
+     FROM main.${quoteName(table.name)}`,
   );
   if (!bounds?.low || !bounds.high) return ["1"];
   const low = BigInt(bounds.low);
@@ -156,15 +157,15 @@ async function countSame(
   other: Attached,
   range: string,
 ): Promise<number> {
-  const name = quoted(table.name);
+  const name = quoteName(table.name);
   if (table.key.length === 0) return countSameContents(connection, table, other);
   // Do not quote a row id, because SQLite would treat it as a column.
-  const quotedKey = table.key.map((key) => (table.hasRowId ? key : quoted(key)));
+  const quotedKey = table.key.map((key) => (table.hasRowId ? key : quoteName(key)));
   const sameKey = quotedKey.map((key) => `b.${key} IS a.${key}`);
   const sameValues = table.columns.map(
     (name) =>
-      `typeof(a.${quoted(name)}) = typeof(b.${quoted(name)})
-       AND a.${quoted(name)} IS b.${quoted(name)} COLLATE BINARY`,
+      `typeof(a.${quoteName(name)}) = typeof(b.${quoteName(name)})
+       AND a.${quoteName(name)} IS b.${quoteName(name)} COLLATE BINARY`,
   );
   const row = await connection.get<{ same: number }>(
     `SELECT count(*) AS same FROM main.${name} AS a CROSS JOIN ${other}.${name} AS b
@@ -180,17 +181,17 @@ async function countSameContents(
   other: Attached,
 ): Promise<number> {
   const values = table.columns.flatMap((column) => [
-    `typeof(${quoted(column)})`,
-    `${quoted(column)} COLLATE BINARY`,
+    `typeof(${quoteName(column)})`,
+    `${quoteName(column)} COLLATE BINARY`,
   ]);
   const counted = (database: string) =>
-    `SELECT count(*) AS times, ${values.join(", ")} FROM ${database}.${quoted(table.name)} GROUP BY ${values.join(", ")}`;
+    `SELECT count(*) AS times, ${values.join(", ")} FROM ${database}.${quoteName(table.name)} GROUP BY ${values.join(", ")}`;
   const row = await connection.get<{ same: number }>(
     `SELECT ifnull(sum(times), 0) AS same FROM (${counted("main")} INTERSECT ${counted(other)})`,
   );
   return row?.same ?? 0;
 }
 
-function quoted(name: string): string {
+function quoteName(name: string): string {
   return `"${name.replaceAll('"', '""')}"`;
 }

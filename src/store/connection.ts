@@ -88,7 +88,7 @@ export class Connection implements AsyncDisposable {
     const flags = modes[options.mode] | sqlite.OPEN_URI;
     const database = await new Promise<sqlite3.Database>((done, failed) => {
       const opening: sqlite3.Database = new sqlite.Database(
-        target === ":memory:" ? target : uriOf(target, options.immutable ?? false),
+        target === ":memory:" ? target : formatUri(target, options.immutable ?? false),
         flags,
         (error) => (error ? failed(sqliteError(error, target)) : done(opening)),
       );
@@ -103,7 +103,7 @@ export class Connection implements AsyncDisposable {
     return new Promise((done, failed) => {
       const connection = this;
       this.#database.run(sql, [...params], function (error) {
-        if (error) failed(connection.error(error));
+        if (error) failed(connection.toStoreError(error));
         else done({ changes: this.changes });
       });
     });
@@ -118,7 +118,7 @@ export class Connection implements AsyncDisposable {
   all<Row>(sql: string, params: readonly SqlValue[] = []): Promise<Row[]> {
     return new Promise((done, failed) => {
       this.#database.all(sql, [...params], (error, rows) =>
-        error ? failed(this.error(error)) : done(rows as Row[]),
+        error ? failed(this.toStoreError(error)) : done(rows as Row[]),
       );
     });
   }
@@ -126,7 +126,7 @@ export class Connection implements AsyncDisposable {
   /** Runs several statements separated by semicolons. */
   exec(sql: string): Promise<void> {
     return new Promise((done, failed) => {
-      this.#database.exec(sql, (error) => (error ? failed(this.error(error)) : done()));
+      this.#database.exec(sql, (error) => (error ? failed(this.toStoreError(error)) : done()));
     });
   }
 
@@ -136,7 +136,7 @@ export class Connection implements AsyncDisposable {
   prepare(sql: string): Promise<Statement> {
     return new Promise((done, failed) => {
       const prepared = this.#database.prepare(sql, (error) => {
-        if (error) return failed(this.error(error));
+        if (error) return failed(this.toStoreError(error));
         const statement = new Statement(this, prepared, () => this.#statements.delete(statement));
         this.#statements.add(statement);
         done(statement);
@@ -206,7 +206,7 @@ export class Connection implements AsyncDisposable {
     await this.#lastTransaction;
     for (const statement of this.#statements) await statement.finalize();
     await new Promise<void>((done, failed) => {
-      this.#database.close((error) => (error ? failed(this.error(error)) : done()));
+      this.#database.close((error) => (error ? failed(this.toStoreError(error)) : done()));
     });
   }
 
@@ -215,7 +215,7 @@ export class Connection implements AsyncDisposable {
   }
 
   /** Converts an error of the binding. */
-  error(error: Error): StoreError {
+  toStoreError(error: Error): StoreError {
     const problem = sqliteError(error, this.path, this.unlocked, this.damaged);
     this.damaged ||= problem.kind === "corrupted";
     return problem;
@@ -239,7 +239,7 @@ export class Statement {
     return new Promise((done, failed) => {
       const connection = this.#connection;
       this.#statement.run([...params], function (error: Error | null) {
-        if (error) failed(connection.error(error));
+        if (error) failed(connection.toStoreError(error));
         else done({ changes: this.changes });
       });
     });
@@ -257,7 +257,7 @@ export class Statement {
   all<Row>(params: readonly SqlValue[] = []): Promise<Row[]> {
     return new Promise((done, failed) => {
       this.#statement.all([...params], (error: Error | null, rows: unknown[]) =>
-        error ? failed(this.#connection.error(error)) : done(rows as Row[]),
+        error ? failed(this.#connection.toStoreError(error)) : done(rows as Row[]),
       );
     });
   }
@@ -270,7 +270,7 @@ export class Statement {
   }
 }
 
-function uriOf(path: string, immutable: boolean): string {
+function formatUri(path: string, immutable: boolean): string {
   const encoded = path.split("/").map(encodeURIComponent).join("/");
   return `file:${encoded}${immutable ? "?immutable=1" : ""}`;
 }
@@ -290,10 +290,10 @@ const errorKinds: Record<string, readonly [ErrorKind, string]> = {
 function sqliteError(error: Error, path: string, unlocked = false, damaged = false): StoreError {
   const code = (error as NodeJS.ErrnoException).code ?? "";
   // A page with a wrong HMAC, although the key has decrypted another page.
-  const undecipherable =
+  const isUndecipherable =
     (unlocked && (code === "SQLITE_NOTADB" || error.message === "SQLITE_ERROR: SQL logic error")) ||
     (damaged && code === "SQLITE_NOMEM");
-  if (undecipherable) {
+  if (isUndecipherable) {
     return new StoreError("corrupted", `${path} is damaged: a page does not decrypt`, {
       cause: error,
     });
@@ -307,8 +307,8 @@ function sqliteError(error: Error, path: string, unlocked = false, damaged = fal
       },
     );
   }
-  const denied = code === "SQLITE_CANTOPEN" ? accessError(path) : undefined;
-  if (denied) return systemError(denied, `${path} cannot be opened`);
+  const accessFailure = code === "SQLITE_CANTOPEN" ? accessError(path) : undefined;
+  if (accessFailure) return systemError(accessFailure, `${path} cannot be opened`);
   const [kind, text] = errorKinds[code] ?? (["failed", error.message] as const);
   const message = kind === "failed" ? `${path}: ${text}` : `${path} ${text}`;
   return new StoreError(kind, message, { cause: error });

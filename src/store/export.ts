@@ -20,7 +20,7 @@ export async function assertExportable(connection: Connection): Promise<void> {
   const encoding = await connection.get<{ encoding: string }>("PRAGMA encoding");
   if (encoding?.encoding !== "UTF-8") {
     throw new StoreError("refused", `${connection.path} has the encoding ${encoding?.encoding}`, {
-      hint: "Convert it to UTF-8 first: the encoding is that of HiveMind, and the only one exported.",
+      hint: "Convert it to UTF-8 first, the encoding of HiveMind and the only one that is exported.",
     });
   }
   const virtual = await connection.get<{ name: string }>(
@@ -104,7 +104,7 @@ async function exportAttached(connection: Connection): Promise<void> {
  * @throws {@link StoreError} io - if the system fails
  * @throws the reason of `signal` if it is aborted
  */
-export async function copyUnder(options: {
+export async function copyEncrypted(options: {
   readonly from: string;
   readonly secret: StoreKey;
   readonly to: string;
@@ -184,12 +184,12 @@ async function attach(
   const parameters =
     secret?.parameters ??
     (secret?.cipherCompatibility === 3 ? formatParameters[3] : formatParameters[4]);
-  const isUsual = parameters === formatParameters[4];
-  if (!isUsual) await runAll(connection, defaultCipherPragmas(parameters));
+  const isDefault = parameters === formatParameters[4];
+  if (!isDefault) await runAll(connection, defaultCipherPragmas(parameters));
   try {
     await connection.run(`ATTACH ? AS ${name} KEY ?`, [path, key]);
   } finally {
-    if (!isUsual) await runAll(connection, defaultCipherPragmas(formatParameters[4]));
+    if (!isDefault) await runAll(connection, defaultCipherPragmas(formatParameters[4]));
   }
 }
 

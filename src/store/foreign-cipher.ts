@@ -2,11 +2,11 @@
 import { isKind, StoreError } from "../errors.js";
 import {
   assertNotTruncated,
+  canOpen,
   deriveForeignKey,
   isRawKey,
   keyIdOf,
   type OpenedStore,
-  opens,
   readSalt,
   StoreKey,
 } from "./cipher.js";
@@ -29,7 +29,7 @@ export async function openForeign(
   const connection = await Connection.open(path, { mode: "readwrite" });
   try {
     const key = await deriveForeignKey(passphrase, await readSalt(connection), parameters);
-    if (!(await opens(connection, key))) {
+    if (!(await canOpen(connection, key))) {
       throw new StoreError(
         "wrongPassphrase",
         `${path}: wrong passphrase or cipher settings, or file is not a database`,
@@ -65,13 +65,13 @@ const hmacDigests: readonly (Digest | undefined)[] = ["sha512", "sha1", "sha256"
  * a plaintext header: without its salt the key cannot be derived.
  *
  * @param passphrase - a passphrase or a raw key, `x'…'`
- * @returns the parameters that open the database, or undefined if none do
+ * @returns the parameters that open the database; undefined if no tried parameters open it
  */
 export async function probeParameters(
   path: string,
   passphrase: string,
 ): Promise<CipherParameters | undefined> {
-  const salt = await saltOf(path);
+  const salt = await readFileSalt(path);
   // A raw key is not derived, but its HMAC key is.
   const tried = isRawKey(passphrase)
     ? derivations.filter(([, count]) => count === 256_000)
@@ -83,14 +83,14 @@ export async function probeParameters(
       for (const hmacDigest of hmacDigests) {
         const parameters = { ...kdf, pageSize, hmacDigest };
         const key = new StoreKey(derived.salt, derived.key, 4, parameters);
-        if (await opensFile(path, key)) return parameters;
+        if (await canOpenFile(path, key)) return parameters;
       }
     }
   }
   return undefined;
 }
 
-async function saltOf(path: string): Promise<Buffer> {
+async function readFileSalt(path: string): Promise<Buffer> {
   await using connection = await Connection.open(path, { mode: "readonly" });
   return await readSalt(connection);
 }
@@ -99,10 +99,10 @@ async function saltOf(path: string): Promise<Buffer> {
  * Returns whether a key opens the file. Uses a new connection, because SQLite keeps the page size
  * of a failed attempt.
  */
-async function opensFile(path: string, key: StoreKey): Promise<boolean> {
+async function canOpenFile(path: string, key: StoreKey): Promise<boolean> {
   await using connection = await Connection.open(path, { mode: "readonly" });
   try {
-    return await opens(connection, key);
+    return await canOpen(connection, key);
   } catch (error) {
     if (isKind(error, "corrupted")) return false;
     throw error;

@@ -51,17 +51,17 @@ export class LockedStore {
 
   static async #tryLock(path: string, secret: Secret): Promise<LockedStore> {
     const connection = await openDatabase(path, secret);
-    let before = "";
+    let mode = "";
     try {
-      before = await journalModeOf(connection);
+      mode = await readJournalMode(connection);
       await mergeSidecars(connection);
       await connection.run("BEGIN IMMEDIATE");
       // Another connection may have changed the mode back between these two statements.
-      if ((await journalModeOf(connection)) !== "delete") throw inUseError(path);
+      if ((await readJournalMode(connection)) !== "delete") throw inUseError(path);
       await assertNoSidecars(path);
-      return new LockedStore(path, secret, before, connection);
+      return new LockedStore(path, secret, mode, connection);
     } catch (error) {
-      if (before !== "") await setJournalMode(connection, before).catch(() => undefined);
+      if (mode !== "") await setJournalMode(connection, mode).catch(() => undefined);
       await connection.close();
       throw error;
     }
@@ -84,11 +84,11 @@ export class LockedStore {
   ): Promise<LockedStore> {
     let mode = "";
     try {
-      mode = await journalModeOf(connection);
+      mode = await readJournalMode(connection);
       if (mode === "wal") await mergeLogLocked(connection, underLock);
       await connection.run("BEGIN IMMEDIATE");
       if (mode !== "wal") await underLock();
-      if ((await journalModeOf(connection)) !== "delete") throw inUseError(connection.path);
+      if ((await readJournalMode(connection)) !== "delete") throw inUseError(connection.path);
       await assertNoSidecars(connection.path);
       return new LockedStore(connection.path, secret, mode, connection);
     } catch (error) {
@@ -115,7 +115,7 @@ export class LockedStore {
   }
 }
 
-async function journalModeOf(connection: Connection): Promise<string> {
+async function readJournalMode(connection: Connection): Promise<string> {
   const row = await connection.get<{ journal_mode: string }>("PRAGMA main.journal_mode");
   return row?.journal_mode ?? "";
 }
@@ -131,7 +131,7 @@ async function mergeSidecars(connection: Connection): Promise<void> {
   // A kill can leave an empty log or journal next to a store in another mode than WAL. SQLite
   // ignores this file, but removes it when the mode changes to WAL and back.
   if (await hasSidecars(connection.path)) await setJournalMode(connection, "wal");
-  if ((await journalModeOf(connection)) === "wal") {
+  if ((await readJournalMode(connection)) === "wal") {
     const checkpoint = await connection.get<{ busy: number }>("PRAGMA wal_checkpoint(TRUNCATE)");
     if (checkpoint?.busy !== 0) throw inUseError(connection.path);
   }

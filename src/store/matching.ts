@@ -12,7 +12,11 @@ export interface Match {
  * Returns up to `limit` active clients with `text` in their id, two spaces and name, ignoring case.
  * The client with exactly that id comes first, then the others in the order of their ids.
  */
-export function matchingClients(store: ClientTable, text: string, limit: number): Promise<Match[]> {
+export function findMatchingClients(
+  store: ClientTable,
+  text: string,
+  limit: number,
+): Promise<Match[]> {
   return store.connection.all<Match>(
     `SELECT id, name FROM
       (SELECT CAST(client_id AS TEXT) AS id, coalesce(name, '') AS name, client_id FROM clients WHERE api_key <> ?1)

@@ -10,7 +10,7 @@ import type { Row } from "./client-row.js";
 import { type Column, knownColumns } from "./schema.js";
 
 const fractionUnits = 2 ** 52;
-const highest = Number.MAX_SAFE_INTEGER;
+const maxExact = Number.MAX_SAFE_INTEGER;
 
 const numberColumns: ReadonlySet<Column> = new Set([
   "client_id",
@@ -28,7 +28,7 @@ export interface PackedRows {
 }
 
 /** Returns SQL to select rows as a single text. */
-export function packedRows(columns: readonly Column[], selection: string): string {
+export function buildPackedSelect(columns: readonly Column[], selection: string): string {
   // Between -1 and 1 a double has bits below these units. Such a value is packed as text, and
   // `unpackRows` rejects it.
   const seen = `CASE WHEN typeof(last_seen) <> 'real' THEN last_seen
@@ -65,6 +65,6 @@ export function unpackRows(
 
 function unpackReal(whole: unknown, fraction: unknown): number | null | undefined {
   if (whole === null) return null;
-  if (typeof whole !== "number" || Math.abs(whole) > highest) return undefined;
+  if (typeof whole !== "number" || Math.abs(whole) > maxExact) return undefined;
   return whole + Number(fraction) / fractionUnits;
 }

@@ -24,7 +24,7 @@ export const ivBytes = 16;
 /** The salt replaces the first bytes of the first page. */
 export const saltBytes = 16;
 /** The offset of SQLite's lock page, which is never written. */
-const lockPageAt = 1 << 30;
+const lockPageOffset = 1 << 30;
 const algorithm = "aes-256-cbc";
 
 /** The cipher of a file with the default parameters of its format. Pages are counted from 1. */
@@ -44,15 +44,15 @@ export class PageCipher {
 
   /** Returns whether a page was written under this key with this number. */
   isAuthentic(page: Buffer, number: number): boolean {
-    const at = this.#ivAt + ivBytes;
+    const at = this.#ivOffset + ivBytes;
     return this.#hmacOf(page, number).equals(page.subarray(at, at + this.layout.hmacBytes));
   }
 
   /** Returns the content of an authentic page, without salt and reserve. */
   decrypt(page: Buffer, number: number): Buffer {
-    const iv = page.subarray(this.#ivAt, this.#ivAt + ivBytes);
+    const iv = page.subarray(this.#ivOffset, this.#ivOffset + ivBytes);
     const decipher = createDecipheriv(algorithm, this.#key, iv).setAutoPadding(false);
-    return decipher.update(page.subarray(startOf(number), this.#ivAt));
+    return decipher.update(page.subarray(contentOffset(number), this.#ivOffset));
   }
 
   /**
@@ -63,15 +63,15 @@ export class PageCipher {
    * @param page - where the page is written
    */
   encrypt(content: Buffer, number: number, reserve: Buffer, page: Buffer): void {
-    reserve.copy(page, this.#ivAt);
+    reserve.copy(page, this.#ivOffset);
     const iv = reserve.subarray(0, ivBytes);
     if (number === 1) this.#salt.copy(page);
     const cipher = createCipheriv(algorithm, this.#key, iv).setAutoPadding(false);
-    cipher.update(content).copy(page, startOf(number));
-    this.#hmacOf(page, number).copy(page, this.#ivAt + ivBytes);
+    cipher.update(content).copy(page, contentOffset(number));
+    this.#hmacOf(page, number).copy(page, this.#ivOffset + ivBytes);
   }
 
-  get #ivAt(): number {
+  get #ivOffset(): number {
     return this.layout.pageBytes - this.layout.reserveBytes;
   }
 
@@ -79,7 +79,7 @@ export class PageCipher {
     const counted = Buffer.alloc(4);
     counted.writeUInt32LE(number);
     return createHmac(this.layout.digest, this.#hmacKey)
-      .update(page.subarray(startOf(number), this.#ivAt + ivBytes))
+      .update(page.subarray(contentOffset(number), this.#ivOffset + ivBytes))
       .update(counted)
       .digest();
   }
@@ -87,9 +87,9 @@ export class PageCipher {
 
 /** Returns whether a page is SQLite's lock page. It is all zeros, and never encrypted. */
 export function isLockPage(page: Buffer, number: number): boolean {
-  return (number - 1) * page.length === lockPageAt && page.every((byte) => byte === 0);
+  return (number - 1) * page.length === lockPageOffset && page.every((byte) => byte === 0);
 }
 
-function startOf(number: number): number {
+function contentOffset(number: number): number {
   return number === 1 ? saltBytes : 0;
 }

@@ -21,7 +21,7 @@ const chunkBytes = 1 << 20;
  *
  * @throws {@link StoreError} io - if the file cannot be read
  */
-export async function pageErrors(path: string, key: StoreKey): Promise<string[]> {
+export async function findPageErrors(path: string, key: StoreKey): Promise<string[]> {
   const cipher = new PageCipher(key);
   const { pageBytes } = cipher.layout;
   const errors: string[] = [];

@@ -10,12 +10,13 @@ import { StoreError } from "../errors.js";
 import type { StoreKey } from "./cipher.js";
 import { isLockPage, PageCipher } from "./page-cipher.js";
 
-/** Consecutive pages. The file descriptors may be shared by threads. */
+/** Consecutive pages. */
 export interface PageRange {
+  /** File descriptors, which threads may share. */
   readonly source: number;
+  readonly target: number;
   /** The offset of the first page in the source, in bytes: the source may be a log. */
   readonly sourceOffset: number;
-  readonly target: number;
   /** The number of the first page, counted from 1. */
   readonly firstPage: number;
   readonly pages: number;
@@ -25,7 +26,7 @@ export class PageReencryption {
   readonly pageBytes: number;
   readonly #from: PageCipher;
   readonly #to: PageCipher;
-  /** Kept from call to call, because allocating them takes as long as filling them. */
+  /** Reused in later calls, because allocating them takes as long as filling them. */
   #buffers = { before: Buffer.alloc(0), after: Buffer.alloc(0) };
 
   /** Both keys must be of the same format. */
@@ -55,7 +56,7 @@ export class PageReencryption {
     });
     this.#encrypt(contents, firstPage, after);
     writeFully(target, after, targetOffset);
-    // The buffer of the source is not used any more.
+    // Reuse the buffer of the source: its contents are not needed any more.
     readFully(target, before, targetOffset);
     for (const [index, page] of this.#split(before).entries()) {
       this.#assertWritten(page, firstPage + index, contents[index]);

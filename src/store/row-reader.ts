@@ -5,7 +5,7 @@ import { totalmem } from "node:os";
 import type { StatementQueue } from "./batch-loader.js";
 import { type Row, rowColumns } from "./client-row.js";
 import type { Connection, SqlValue, Statement } from "./connection.js";
-import { type PackedRows, packedRows, unpackRows } from "./packed-rows.js";
+import { buildPackedSelect, type PackedRows, unpackRows } from "./packed-rows.js";
 import { type Column, pageRows } from "./schema.js";
 
 /**
@@ -33,8 +33,8 @@ export class RowReader {
   /**
    * Returns the selected rows.
    *
-   * @param queue - a statement cannot run again before its last rows are decoded, so overlapping
-   *   queries use different queues
+   * @param queue - overlapping queries need different queues, because a statement cannot run again
+   *   before its last rows are decoded
    */
   async rows(
     selection: string,
@@ -42,7 +42,7 @@ export class RowReader {
     queue: StatementQueue = 0,
   ): Promise<Row[]> {
     const columns = this.#columns();
-    const sql = packedRows(columns, selection);
+    const sql = buildPackedSelect(columns, selection);
     // An error of any kind occurs again in the plain query.
     const [packed] = await this.all<PackedRows>(sql, params, queue).catch(() => []);
     const rows = packed && unpackRows(columns, packed);
@@ -93,14 +93,14 @@ export class RowReader {
     params: readonly SqlValue[] = [],
     queue: StatementQueue = 0,
   ): Promise<Result[]> {
-    return (await this.#statement(sql, queue)).all<Result>(params);
+    return (await this.#prepare(sql, queue)).all<Result>(params);
   }
 
   async run(sql: string, params: readonly SqlValue[]): Promise<void> {
-    await (await this.#statement(sql, 0)).run(params);
+    await (await this.#prepare(sql, 0)).run(params);
   }
 
-  #statement(sql: string, queue: StatementQueue): Promise<Statement> {
+  #prepare(sql: string, queue: StatementQueue): Promise<Statement> {
     const name = `${queue} ${sql}`;
     const known = this.#statements.get(name);
     if (known !== undefined) return known;

@@ -80,7 +80,7 @@ export async function createSchema(connection: Connection, version: 0 | 2): Prom
 }
 
 /** Returns the schema version, which is 0 in a store without a version. */
-export async function schemaVersion(connection: Connection): Promise<number> {
+export async function readSchemaVersion(connection: Connection): Promise<number> {
   const row = await connection.get<{ user_version: number }>("PRAGMA user_version");
   return row?.user_version ?? 0;
 }
@@ -88,10 +88,10 @@ export async function schemaVersion(connection: Connection): Promise<number> {
 /**
  * Returns the schema version.
  *
- * @throws {@link StoreError} newerVersion - if it is newer than this program
+ * @throws {@link StoreError} newerVersion - if this program does not support it
  */
-export async function knownSchemaVersion(connection: Connection): Promise<number> {
-  const version = await schemaVersion(connection);
+export async function readKnownSchemaVersion(connection: Connection): Promise<number> {
+  const version = await readSchemaVersion(connection);
   if (version <= newestSchema) return version;
   throw new StoreError(
     "newerVersion",
@@ -103,12 +103,12 @@ export async function knownSchemaVersion(connection: Connection): Promise<number
 /**
  * Reads the shape of the table. Writes nothing.
  *
- * @throws {@link StoreError} newerVersion - if the schema is newer than this program
+ * @throws {@link StoreError} newerVersion - if this program does not support the schema
  * @throws {@link StoreError} notFound - if the database has no table of clients
  * @throws {@link StoreError} refused - if the table is not HiveMind's
  */
 export async function readSchema(connection: Connection): Promise<Schema> {
-  const version = await knownSchemaVersion(connection);
+  const version = await readKnownSchemaVersion(connection);
   const found = await connection.all<{ name: string }>("PRAGMA table_info(clients)");
   if (found.length === 0) {
     throw new StoreError(
@@ -145,7 +145,7 @@ export const pageRows = 200;
  * @param columns - a list of columns in SQL with `CAST(client_id AS TEXT) AS exact_id`, because
  *   large ids lose precision as numbers
  */
-export async function* pagesOfRows<Row extends { exact_id: string }>(
+export async function* readRowPages<Row extends { exact_id: string }>(
   connection: Connection,
   columns: string,
 ): AsyncGenerator<Row[]> {
@@ -185,8 +185,8 @@ export async function migrateSchema(connection: Connection): Promise<void> {
     const emptied = legacy.map((key) => `${key} = NULL, `).join("");
     const rewrite = `UPDATE clients SET ${emptied}metadata = new.value ->> 1
       FROM json_each(?) AS new WHERE client_id = CAST(new.value ->> 0 AS INTEGER)`;
-    for await (const page of pagesOfRows<LegacyRow>(connection, sources)) {
-      const rows = page.map((row) => [row.exact_id, migratedMetadata(row)]);
+    for await (const page of readRowPages<LegacyRow>(connection, sources)) {
+      const rows = page.map((row) => [row.exact_id, migrateMetadata(row)]);
       await connection.run(rewrite, [JSON.stringify(rows)]);
     }
     // HiveMind 5 creates this index when it opens a store.
@@ -195,7 +195,7 @@ export async function migrateSchema(connection: Connection): Promise<void> {
   });
 }
 
-function migratedMetadata(row: LegacyRow): string {
+function migrateMetadata(row: LegacyRow): string {
   const found = readObject(row.metadata);
   const metadata: JsonObject = { ...found };
   delete metadata.message_blacklist;

@@ -8,7 +8,7 @@
 import { type FileHandle, open } from "node:fs/promises";
 import { hasCode, systemError } from "../errors.js";
 import { readUpTo } from "../fs/read.js";
-import type { StoreKey } from "./cipher.js";
+import type { CipherCompatibility } from "./cipher.js";
 import { ivBytes, pageLayouts } from "./page-cipher.js";
 import { readWal } from "./wal.js";
 
@@ -17,8 +17,6 @@ export type PageIvs = Buffer;
 
 /** Pages read at a time. */
 const pagesAtOnce = 256;
-
-type Format = StoreKey["cipherCompatibility"];
 
 /**
  * Returns the IVs of a store that other processes may have open. Reads the log before the file: a
@@ -29,7 +27,7 @@ type Format = StoreKey["cipherCompatibility"];
  *
  * @throws {@link StoreError} io - if a file cannot be read
  */
-export async function readStoreIvs(path: string, format: Format): Promise<PageIvs> {
+export async function readStoreIvs(path: string, format: CipherCompatibility): Promise<PageIvs> {
   const logged = await readLoggedIvs(`${path}-wal`, format);
   const ivs = await readCopyIvs(path, format);
   let pages = ivs.length / ivBytes;
@@ -44,7 +42,7 @@ export async function readStoreIvs(path: string, format: Format): Promise<PageIv
  *
  * @throws {@link StoreError} io - if the file cannot be read
  */
-export async function readCopyIvs(path: string, format: Format): Promise<PageIvs> {
+export async function readCopyIvs(path: string, format: CipherCompatibility): Promise<PageIvs> {
   const { pageBytes } = pageLayouts[format];
   const ivs: Buffer[] = [];
   try {
@@ -72,22 +70,25 @@ export function countSharedPages(a: PageIvs, b: PageIvs): number {
 }
 
 /** Returns the IVs of the pages in a log, by page number; none without a log. */
-async function readLoggedIvs(path: string, format: Format): Promise<Map<number, Buffer>> {
+async function readLoggedIvs(
+  path: string,
+  format: CipherCompatibility,
+): Promise<Map<number, Buffer>> {
   try {
     await using log = await open(path);
-    const news = await readWal(log);
-    if (typeof news === "string") return new Map();
-    return await ivsAt(log, news.pages, format);
+    const changes = await readWal(log);
+    if (typeof changes === "string") return new Map();
+    return await readIvs(log, changes.pages, format);
   } catch (error) {
     if (hasCode(error, "ENOENT")) return new Map();
     throw systemError(error, `cannot read ${path}`);
   }
 }
 
-async function ivsAt(
+async function readIvs(
   log: FileHandle,
   pages: ReadonlyMap<number, number>,
-  format: Format,
+  format: CipherCompatibility,
 ): Promise<Map<number, Buffer>> {
   const ivs = new Map<number, Buffer>();
   const content = Buffer.alloc(pageLayouts[format].pageBytes);
@@ -98,7 +99,7 @@ async function ivsAt(
   return ivs;
 }
 
-function ivOf(page: Buffer, format: Format): Buffer {
+function ivOf(page: Buffer, format: CipherCompatibility): Buffer {
   const { pageBytes, reserveBytes } = pageLayouts[format];
   return page.subarray(pageBytes - reserveBytes, pageBytes - reserveBytes + ivBytes);
 }

@@ -13,13 +13,13 @@
 import type { FileHandle } from "node:fs/promises";
 import { readUpTo } from "../fs/read.js";
 
-const headerSize = 32;
-const frameHeaderSize = 24;
+const headerBytes = 32;
+const frameHeaderBytes = 24;
 /** The magic number for little-endian checksums; the next number is for big-endian checksums. */
 const magic = 0x377f0682;
 const formatVersion = 3007000;
-/** Bytes in a read. With this size, the calls cost little compared with the checksums. */
-const readAhead = 1 << 20;
+/** The size of a read. With this size, the calls take little time compared with the checksums. */
+const chunkBytes = 1 << 20;
 
 /** A running checksum: two 32-bit words. */
 type Checksum = readonly [number, number];
@@ -38,7 +38,7 @@ export interface WalPosition {
 }
 
 /** The contents of a log beyond a position. */
-export interface WalNews {
+export interface WalChanges {
   readonly position: WalPosition;
   /** Offset in the log of the newest content of each page. */
   readonly pages: ReadonlyMap<number, number>;
@@ -53,14 +53,14 @@ export interface WalNews {
 export async function readWal(
   file: FileHandle,
   from?: WalPosition,
-): Promise<WalNews | "empty" | "restarted"> {
-  const header = await readExactly(file, headerSize, 0);
+): Promise<WalChanges | "empty" | "restarted"> {
+  const header = await readExactly(file, headerBytes, 0);
   const start = header && parseHeader(header);
   if (!header || !start) return from ? "restarted" : "empty";
-  if (from && !(await stillHolds(file, header, from))) return "restarted";
+  if (from && !(await hasPosition(file, header, from))) return "restarted";
 
-  const frameSize = frameHeaderSize + start.pageSize;
-  let checksum = from?.lastFrame ? storedChecksum(from.lastFrame) : start.checksum;
+  const frameSize = frameHeaderBytes + start.pageSize;
+  let checksum = from?.lastFrame ? readChecksum(from.lastFrame) : start.checksum;
   let position: WalPosition = from ?? {
     header,
     pageSize: start.pageSize,
@@ -72,18 +72,18 @@ export async function readWal(
   let uncommitted: [page: number, offset: number][] = [];
   let frames = position.frames;
 
-  for await (const frame of frameBytes(file, headerSize + frames * frameSize, frameSize)) {
-    const next = checkFrame(frame, start.salts, checksum, start.littleEndian);
+  for await (const frame of readFrames(file, headerBytes + frames * frameSize, frameSize)) {
+    const next = checkFrame(frame, start.salts, checksum, start.isLittleEndian);
     if (!next) break;
     checksum = next;
-    const offset = headerSize + frames * frameSize + frameHeaderSize;
+    const offset = headerBytes + frames * frameSize + frameHeaderBytes;
     uncommitted.push([frame.readUInt32BE(0), offset]);
     frames += 1;
     const databasePages = frame.readUInt32BE(4);
     if (databasePages === 0) continue;
     for (const [page, at] of uncommitted) committed.set(page, at);
     uncommitted = [];
-    const lastFrame = Buffer.from(frame.subarray(0, frameHeaderSize));
+    const lastFrame = Buffer.from(frame.subarray(0, frameHeaderBytes));
     position = { ...position, frames, lastFrame, databasePages };
   }
   return { position, pages: committed };
@@ -91,15 +91,15 @@ export async function readWal(
 
 /** Returns whether `position` is still part of the log. */
 export async function isCurrent(file: FileHandle, position: WalPosition): Promise<boolean> {
-  const header = await readExactly(file, headerSize, 0);
-  return header !== undefined && (await stillHolds(file, header, position));
+  const header = await readExactly(file, headerBytes, 0);
+  return header !== undefined && (await hasPosition(file, header, position));
 }
 
-async function stillHolds(file: FileHandle, header: Buffer, position: WalPosition) {
+async function hasPosition(file: FileHandle, header: Buffer, position: WalPosition) {
   if (!header.equals(position.header)) return false;
   if (!position.lastFrame) return true;
-  const at = headerSize + (position.frames - 1) * (frameHeaderSize + position.pageSize);
-  const lastFrame = await readExactly(file, frameHeaderSize, at);
+  const at = headerBytes + (position.frames - 1) * (frameHeaderBytes + position.pageSize);
+  const lastFrame = await readExactly(file, frameHeaderBytes, at);
   return lastFrame?.equals(position.lastFrame) ?? false;
 }
 
@@ -109,10 +109,11 @@ function parseHeader(header: Buffer) {
   if (header.readUInt32BE(4) !== formatVersion) return undefined;
   const pageSize = header.readUInt32BE(8);
   if (pageSize < 512 || pageSize > 65536 || (pageSize & (pageSize - 1)) !== 0) return undefined;
-  const littleEndian = kind === magic;
-  const checksum = addToChecksum([0, 0], header.subarray(0, 24), littleEndian);
-  if (!sameChecksum(checksum, [header.readUInt32BE(24), header.readUInt32BE(28)])) return undefined;
-  return { pageSize, littleEndian, salts: header.subarray(16, 24), checksum };
+  const isLittleEndian = kind === magic;
+  const checksum = addToChecksum([0, 0], header.subarray(0, 24), isLittleEndian);
+  if (!isSameChecksum(checksum, [header.readUInt32BE(24), header.readUInt32BE(28)]))
+    return undefined;
+  return { pageSize, isLittleEndian, salts: header.subarray(16, 24), checksum };
 }
 
 /** Returns the running checksum after a frame, or undefined if the frame is not part of the log. */
@@ -120,28 +121,28 @@ function checkFrame(
   frame: Buffer,
   salts: Buffer,
   before: Checksum,
-  littleEndian: boolean,
+  isLittleEndian: boolean,
 ): Checksum | undefined {
   if (frame.readUInt32BE(0) === 0 || !frame.subarray(8, 16).equals(salts)) return undefined;
-  const head = addToChecksum(before, frame.subarray(0, 8), littleEndian);
-  const after = addToChecksum(head, frame.subarray(frameHeaderSize), littleEndian);
-  return sameChecksum(after, storedChecksum(frame)) ? after : undefined;
+  const head = addToChecksum(before, frame.subarray(0, 8), isLittleEndian);
+  const after = addToChecksum(head, frame.subarray(frameHeaderBytes), isLittleEndian);
+  return isSameChecksum(after, readChecksum(frame)) ? after : undefined;
 }
 
-function storedChecksum(frame: Buffer): Checksum {
+function readChecksum(frame: Buffer): Checksum {
   return [frame.readUInt32BE(16), frame.readUInt32BE(20)];
 }
 
-function sameChecksum(a: Checksum, b: Checksum): boolean {
+function isSameChecksum(a: Checksum, b: Checksum): boolean {
   return a[0] === b[0] && a[1] === b[1];
 }
 
-function addToChecksum(before: Checksum, bytes: Buffer, littleEndian: boolean): Checksum {
+function addToChecksum(before: Checksum, bytes: Buffer, isLittleEndian: boolean): Checksum {
   const words = new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength);
   let [first, second] = before;
   for (let at = 0; at < bytes.byteLength; at += 8) {
-    first = (first + words.getUint32(at, littleEndian) + second) >>> 0;
-    second = (second + words.getUint32(at + 4, littleEndian) + first) >>> 0;
+    first = (first + words.getUint32(at, isLittleEndian) + second) >>> 0;
+    second = (second + words.getUint32(at + 4, isLittleEndian) + first) >>> 0;
   }
   return [first, second];
 }
@@ -149,8 +150,8 @@ function addToChecksum(before: Checksum, bytes: Buffer, littleEndian: boolean): 
 /**
  * Yields the whole frames from an offset to the end. Each buffer is valid until the next iteration.
  */
-async function* frameBytes(file: FileHandle, offset: number, frameSize: number) {
-  const buffer = Buffer.alloc(frameSize * Math.max(1, Math.floor(readAhead / frameSize)));
+async function* readFrames(file: FileHandle, offset: number, frameSize: number) {
+  const buffer = Buffer.alloc(frameSize * Math.max(1, Math.floor(chunkBytes / frameSize)));
   for (let at = offset; ; ) {
     const bytes = await readUpTo(file, buffer, at);
     const whole = bytes - (bytes % frameSize);

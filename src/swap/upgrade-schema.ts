@@ -27,9 +27,9 @@ import {
   holdsObject,
   migrateSchema,
   newestSchema,
-  pagesOfRows,
   readList,
   readObject,
+  readRowPages,
   readSchema,
 } from "../store/schema.js";
 import type { OperationOptions } from "./options.js";
@@ -126,7 +126,7 @@ async function inspect(connection: Connection): Promise<Inspected> {
   const select = wanted.map((name) => (columns.has(name) ? name : `NULL AS ${name}`)).join(", ");
   type Row = { exact_id: string; name: string | null } & Record<(typeof wanted)[number], unknown>;
   const sources = `CAST(client_id AS TEXT) AS exact_id, name, ${select}`;
-  for await (const page of pagesOfRows<Row>(connection, sources)) {
+  for await (const page of readRowPages<Row>(connection, sources)) {
     for (const row of page) {
       for (const what of lossesOf(row)) {
         dropped.push({ clientId: row.exact_id, name: row.name, what });

@@ -20,7 +20,7 @@ import { journalPath } from "../../src/operation/journal.js";
 import { recoverIfNeeded } from "../../src/recovery/recover.js";
 import { ClientStore } from "../../src/store/client-store.js";
 import { findIntegrityErrors } from "../../src/store/integrity.js";
-import { pageErrors } from "../../src/store/page-integrity.js";
+import { findPageErrors } from "../../src/store/page-integrity.js";
 import { Machine } from "../cli/machine.js";
 import { fixtures, temporaryFolder } from "../store/temporary.js";
 
@@ -84,7 +84,7 @@ describe.each(withPart("stores"))("stores of %s", (commit) => {
     expect(store.schemaVersion).toBe(schema);
     expect(await recordsIn(store)).toEqual(sampleClients().map(serializeClient));
     const another = join(await copyOf(commit, "stores"), name);
-    expect(await pageErrors(another, store.key)).toEqual([]);
+    expect(await findPageErrors(another, store.key)).toEqual([]);
     expect(await findIntegrityErrors(store.connection)).toEqual([]);
     await store.updateClient(1, { name: "cellar" });
     expect((await store.getClientByApiKey("key of the first"))?.name).toBe("cellar");

@@ -7,7 +7,7 @@ import { expect, onTestFinished, test } from "vitest";
 import { openEncrypted, type StoreKey } from "../../src/store/cipher.js";
 import { ClientStore } from "../../src/store/client-store.js";
 import type { Connection } from "../../src/store/connection.js";
-import { pageErrors } from "../../src/store/page-integrity.js";
+import { findPageErrors } from "../../src/store/page-integrity.js";
 import { built, root } from "../built.js";
 import { temporaryFolder } from "../store/temporary.js";
 import { largeClients } from "./hub.js";
@@ -68,7 +68,7 @@ async function rowsOf(path: string, secret: string): Promise<unknown[]> {
 
 async function expectSameDatabase({ path, staged, key }: Scene): Promise<void> {
   expect(await rowsOf(staged, "another passphrase")).toEqual(await rowsOf(path, passphrase));
-  expect(await pageErrors(staged, key)).toEqual([]);
+  expect(await findPageErrors(staged, key)).toEqual([]);
 }
 
 test("beside a writer that never pauses, the copy under another key has every commit", async () => {
@@ -175,5 +175,5 @@ test("a damaged page whose new content is in the log is no damage", async () => 
   expect(await scene.copy.warm()).toBe(0);
   await scene.copy.complete();
   await scene.copy.cut();
-  expect(await pageErrors(scene.staged, scene.key)).toEqual([]);
+  expect(await findPageErrors(scene.staged, scene.key)).toEqual([]);
 });

@@ -17,16 +17,16 @@ import { describe, expect, test } from "vitest";
 import { StoreError } from "../../src/errors.js";
 import {
   createEncrypted,
+  deriveHkdfKey,
   deriveKey,
-  hkdfKey,
+  deriveManifestKey,
   identify,
-  manifestKey,
   openEncrypted,
   StoreKey,
 } from "../../src/store/cipher.js";
 import type { ConnectionOptions } from "../../src/store/connection.js";
 import { findIntegrityErrors } from "../../src/store/integrity.js";
-import { pageErrors } from "../../src/store/page-integrity.js";
+import { findPageErrors } from "../../src/store/page-integrity.js";
 import { interpreter } from "../interop/python.js";
 import { copyOfFixture, fixturePassphrases, fixtures, temporaryFolder } from "./temporary.js";
 
@@ -60,7 +60,7 @@ describe("stores that other programs encrypted", () => {
         expect(await store.connection.get("SELECT count(*) AS n FROM clients")).toEqual({ n: 5 });
         expect(await findIntegrityErrors(store.connection)).toEqual([]);
         await store.connection.close();
-        expect(await pageErrors(path, store.key)).toEqual([]);
+        expect(await findPageErrors(path, store.key)).toEqual([]);
       }
       expect(await sha256(path)).toBe(before);
       expect(await sha256(join(fixtures, name))).toBe(before);
@@ -240,7 +240,9 @@ describe("what cannot be opened", () => {
       bytes.writeUInt8(bytes.readUInt8(bytes.length - 500) ^ 1, bytes.length - 500);
       await writeFile(path, bytes);
       const opened = await openEncrypted(path, rightPassphrase, readonly);
-      expect(await pageErrors(path, opened.key)).toEqual(["HMAC verification failed for page 3"]);
+      expect(await findPageErrors(path, opened.key)).toEqual([
+        "HMAC verification failed for page 3",
+      ]);
       await using connection = opened.connection;
       expect(await findIntegrityErrors(connection)).toHaveLength(1);
       expect(
@@ -349,10 +351,16 @@ describe("a store's key", () => {
   test("gives other keys for other uses, the same each time", async () => {
     const key = new StoreKey(Buffer.alloc(16, 7), Buffer.alloc(32, 0xab), 4);
     const other = new StoreKey(Buffer.alloc(16, 8), Buffer.alloc(32, 0xab), 4);
-    const manifest = manifestKey(key);
+    const manifest = deriveManifestKey(key);
     expect(manifest).toHaveLength(32);
-    expect(manifest).toEqual(manifestKey(key));
-    const all = [manifest, hkdfKey(key, "a"), hkdfKey(key, "b"), hkdfKey(other, "a"), key.key];
+    expect(manifest).toEqual(deriveManifestKey(key));
+    const all = [
+      manifest,
+      deriveHkdfKey(key, "a"),
+      deriveHkdfKey(key, "b"),
+      deriveHkdfKey(other, "a"),
+      key.key,
+    ];
     expect(new Set(all.map((bytes) => bytes.toString("hex"))).size).toBe(all.length);
   });
 });

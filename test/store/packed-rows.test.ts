@@ -3,7 +3,7 @@ import { expect, onTestFinished, test } from "vitest";
 import { type Row, rowColumns } from "../../src/store/client-row.js";
 import { ClientTable } from "../../src/store/client-table.js";
 import { Connection, type SqlValue } from "../../src/store/connection.js";
-import { type PackedRows, packedRows, unpackRows } from "../../src/store/packed-rows.js";
+import { buildPackedSelect, type PackedRows, unpackRows } from "../../src/store/packed-rows.js";
 import { createSchema, knownColumns, readSchema } from "../../src/store/schema.js";
 
 const columns = knownColumns.filter((column) => column !== "client_id");
@@ -25,7 +25,7 @@ async function insert(connection: Connection, values: Record<string, SqlValue>):
 }
 
 async function packed(connection: Connection): Promise<Row[] | undefined> {
-  const sql = packedRows(knownColumns, "ORDER BY client_id");
+  const sql = buildPackedSelect(knownColumns, "ORDER BY client_id");
   const [answer] = await connection.all<PackedRows>(sql);
   return answer && unpackRows(knownColumns, answer);
 }

@@ -3,7 +3,7 @@ import { open } from "node:fs/promises";
 import { join } from "node:path";
 import { expect, test } from "vitest";
 import { openEncrypted } from "../../src/store/cipher.js";
-import { pageErrors } from "../../src/store/page-integrity.js";
+import { findPageErrors } from "../../src/store/page-integrity.js";
 import { copyOfFixture, fixturePassphrases, temporaryFolder } from "./temporary.js";
 
 const fixture = "sqlcipher4-schema2.db";
@@ -44,7 +44,7 @@ test("pages are looked for where they are, also beyond 4 GiB, and the one that S
   for (const number of numbers) {
     await file.write(sealed(number), 0, pageBytes, (number - 1) * pageBytes);
   }
-  const bad = new Set(await pageErrors(path, key));
+  const bad = new Set(await findPageErrors(path, key));
   const isBad = (number: number) => bad.has(`HMAC verification failed for page ${number}`);
   expect(numbers.filter(isBad)).toEqual([]);
   expect(isBad(2 ** 30 / pageBytes)).toBe(true);
@@ -55,11 +55,11 @@ test("pages are looked for where they are, also beyond 4 GiB, and the one that S
 test("a page of zeros, and a last one that is not whole, are found", async () => {
   const path = await copyOfFixture(fixture);
   const key = await keyOf(path);
-  expect(await pageErrors(path, key)).toEqual([]);
+  expect(await findPageErrors(path, key)).toEqual([]);
   await using file = await open(path, "r+");
   const { size } = await file.stat();
   await file.write(Buffer.alloc(pageBytes + 5), 0, pageBytes + 5, size);
-  expect(await pageErrors(path, key)).toEqual([
+  expect(await findPageErrors(path, key)).toEqual([
     "the last page has 5 bytes of 4096",
     `HMAC verification failed for page ${size / pageBytes + 1}`,
   ]);
@@ -68,5 +68,5 @@ test("a page of zeros, and a last one that is not whole, are found", async () =>
 test("a file that is not there is an I/O error", async () => {
   const key = await keyOf(await copyOfFixture(fixture));
   const gone = join(await temporaryFolder(), "gone.db");
-  await expect(pageErrors(gone, key)).rejects.toMatchObject({ kind: "io" });
+  await expect(findPageErrors(gone, key)).rejects.toMatchObject({ kind: "io" });
 });

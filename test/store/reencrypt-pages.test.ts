@@ -7,7 +7,7 @@ import {
   openEncrypted,
   type StoreKey,
 } from "../../src/store/cipher.js";
-import { pageErrors } from "../../src/store/page-integrity.js";
+import { findPageErrors } from "../../src/store/page-integrity.js";
 import { PageReencryption } from "../../src/store/reencrypt-pages.js";
 import { copyOfFixture, fixturePassphrases, temporaryFolder } from "./temporary.js";
 
@@ -56,7 +56,7 @@ test.each(stores)(
     const { copy, damaged } = await reencrypted(path, from, to);
     expect(damaged).toEqual([]);
     expect(await dump(copy, "another passphrase")).toEqual(await dump(path, passphrase));
-    expect(await pageErrors(copy, to)).toEqual([]);
+    expect(await findPageErrors(copy, to)).toEqual([]);
     await expect(dump(copy, passphrase)).rejects.toMatchObject({ kind: "wrongPassphrase" });
   },
 );

@@ -1,6 +1,11 @@
 import { describe, expect, onTestFinished, test } from "vitest";
 import { Connection } from "../../src/store/connection.js";
-import { createSchema, migrateSchema, readSchema, schemaVersion } from "../../src/store/schema.js";
+import {
+  createSchema,
+  migrateSchema,
+  readSchema,
+  readSchemaVersion,
+} from "../../src/store/schema.js";
 import { copyOfFixture } from "./temporary.js";
 
 async function open(path: string): Promise<Connection> {
@@ -33,7 +38,7 @@ describe("the migration to schema 2", () => {
       { id: 4, ...emptied, metadata: "{}" },
       { id: 5, ...emptied, metadata: '{"skill_blacklist": ["skill-a"]}' },
     ]);
-    expect(await schemaVersion(connection)).toBe(2);
+    expect(await readSchemaVersion(connection)).toBe(2);
     const { columns } = await readSchema(connection);
     expect(columns.has("metadata")).toBe(true);
     expect(await connection.all("PRAGMA index_list(clients)")).toHaveLength(1);
@@ -79,7 +84,7 @@ describe("the migration to schema 2", () => {
         ? migration
         : expect(migration).rejects.toMatchObject({ kind: "newerVersion" }));
       expect(await connection.all("SELECT * FROM clients")).toEqual(before);
-      expect(await schemaVersion(connection)).toBe(version);
+      expect(await readSchemaVersion(connection)).toBe(version);
     }
   });
 
@@ -114,7 +119,7 @@ describe("the migration to schema 2", () => {
     ).rejects.toThrow("undo");
     const left = "SELECT count(*) AS n FROM clients WHERE skill_blacklist IS NOT NULL";
     expect(await connection.get(left)).toEqual({ n: 1_500 });
-    expect(await schemaVersion(connection)).toBe(0);
+    expect(await readSchemaVersion(connection)).toBe(0);
     await migrateSchema(connection);
     expect(await connection.get(left)).toEqual({ n: 0 });
   });

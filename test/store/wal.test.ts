@@ -3,7 +3,7 @@ import { copyFile, open, readFile, stat, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { expect, test } from "vitest";
 import { Connection } from "../../src/store/connection.js";
-import { readWal, type WalNews, type WalPosition } from "../../src/store/wal.js";
+import { readWal, type WalChanges, type WalPosition } from "../../src/store/wal.js";
 import { temporaryFolder } from "./temporary.js";
 
 const headerSize = 32;
@@ -33,7 +33,7 @@ async function readFileAsWal(path: string, from?: WalPosition) {
   return await readWal(file, from);
 }
 
-function news(read: Awaited<ReturnType<typeof readWal>>): WalNews {
+function news(read: Awaited<ReturnType<typeof readWal>>): WalChanges {
   if (typeof read === "string") throw new Error(`the log is ${read}`);
   return read;
 }

@@ -53,7 +53,7 @@ export async function chooseClient(
   id: number | undefined,
 ): Promise<number> {
   if (id !== undefined) return id;
-  const { matchingClients } = await import("../../store/matching.js");
+  const { findMatchingClients: matchingClients } = await import("../../store/matching.js");
   if ((await matchingClients(store, "", 1)).length === 0) {
     throw new StoreError("notFound", `no clients in ${context.storePath}`);
   }
