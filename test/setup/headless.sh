@@ -89,6 +89,11 @@ LimitCORE=0
 UNIT
   mkdir -p /etc/systemd/system/multi-user.target.wants
   ln -s ../dbus.socket ../dbus.service ../systemd-logind.service /etc/systemd/system/multi-user.target.wants/
+  # Seals for ordinary users, from systemd 256 on.
+  if [[ -e /lib/systemd/system/systemd-creds.socket ]]; then
+    cp /lib/systemd/system/systemd-creds.socket /lib/systemd/system/systemd-creds@.service /etc/systemd/system/
+    ln -s ../systemd-creds.socket /etc/systemd/system/multi-user.target.wants/
+  fi
   systemctl daemon-reload
 }
 

@@ -12,29 +12,49 @@ import { temporaryFolder } from "../store/temporary.js";
 const exec = promisify(execFile);
 const tools = `${root}test/setup`;
 
+const debian13 = `${tools}/debian-13.sh`;
+
 /** A machine with a disk; each boot runs a script as root, and ends with it. */
 class HeadlessMachine {
   readonly #home: string;
   readonly #hub: string;
+  /** The command before the session, which leads it into another system. */
+  readonly #system: readonly string[];
 
-  private constructor(home: string, hub: string) {
+  private constructor(home: string, hub: string, system: readonly string[] = []) {
     this.#home = home;
     this.#hub = hub;
+    this.#system = system;
   }
 
   static async make(line: "development" | "released" = "development"): Promise<HeadlessMachine> {
+    return new HeadlessMachine(await HeadlessMachine.#makeHome(), await hubScript(line));
+  }
+
+  /** A machine with Debian 13, whose systemd seals for ordinary users, too. */
+  static async makeDebian13(): Promise<HeadlessMachine> {
+    await hubScript("development");
+    await exec(debian13, ["prepare"]);
+    const home = await HeadlessMachine.#makeHome();
+    const shared = [home, root, dirname(dirname(process.execPath))];
+    const run = [debian13, "run", ...shared.flatMap((directory) => ["--share", directory])];
+    return new HeadlessMachine(home, "/opt/hub/bin/hivemind-core", run);
+  }
+
+  static async #makeHome(): Promise<string> {
     const home = join(await temporaryFolder(), "home");
     await mkdir(join(home, "bin"), { recursive: true });
     const program = `#!/bin/sh\nexec ${process.execPath} ${root}dist/cli/main.js "$@"\n`;
     await writeFile(join(home, "bin", "hivemind-sqlcipher"), program, { mode: 0o755 });
-    return new HeadlessMachine(home, await hubScript(line));
+    return home;
   }
 
   async boot(script: string): Promise<string[]> {
     const lines = [
       "set -euo pipefail",
       "ulimit -c 0",
-      await opening(this.#hub),
+      // In Debian 13, no directory above the shared ones is closed.
+      this.#system.length === 0 ? await opening(this.#hub) : "",
       `export TOOLS=${tools} HUB_ENVIRONMENT=${dirname(dirname(this.#hub))}`,
       'export PATH="$HOME/bin:$PATH"',
       `. ${tools}/headless.sh`,
@@ -45,9 +65,10 @@ class HeadlessMachine {
     ];
     const file = join(this.#home, "script.log");
     await writeFile(file, lines.join("\n"));
-    const session = join(root, "scripts/private-session");
+    const session = [join(root, "scripts/private-session"), "--system", this.#home];
+    const [program = "", ...args] = [...this.#system, ...session, "bash", file];
     try {
-      const { stdout } = await exec(session, ["--system", this.#home, "bash", file]);
+      const { stdout } = await exec(program, args);
       return stdout.trim().split("\n");
     } catch (error) {
       const { stdout, stderr } = error as { stdout: string; stderr: string };
@@ -59,7 +80,7 @@ class HeadlessMachine {
 const options =
   "--to $disk/backups --bundle-to $disk/bundles --recovery-key-file $HOME/key.txt --headless --yes";
 
-test("root sets up a unit of the system with User=: sealed, served after a reboot, undone", async () => {
+test("root sets up a system unit with User=: sealed, served after a reboot, undone", async () => {
   const machine = await HeadlessMachine.make();
   const installed = await machine.boot(`
     install_system_units
@@ -150,7 +171,7 @@ test("root sets up a unit of the system with User=: sealed, served after a reboo
 }, 240_000);
 
 test.each(proving ? ["sqlite", "sqlcipher"] : ["sqlite"])(
-  "a hub of the system on %s: sealed, and back",
+  "a system unit on %s: sealed, and back",
   async (layout) => {
     const machine = await HeadlessMachine.make();
     const password = layout === "sqlcipher" ? `"password=in 'plain' text"` : "";
@@ -222,7 +243,7 @@ test("killed at steps of setup and undo, the hub starts, and the same command go
   expect(output).toEqual(["bath hall kitchen"]);
 }, 400_000);
 
-test("a unit of a user's systemd: root unlocks the keyring at boot once, and the hub serves after a reboot", async () => {
+test("a user unit: root unlocks the keyring at boot once, and the hub serves after a reboot", async () => {
   const machine = await HeadlessMachine.make();
   const installed = await machine.boot(`
     install_login
@@ -271,7 +292,7 @@ test("a unit of a user's systemd: root unlocks the keyring at boot once, and the
   expect(rebooted).toEqual(["hall kitchen", "active", "active", "stopped for", "Nothing to do"]);
 }, 240_000);
 
-test("an ordinary user learns that root sets up a unit of the system", async () => {
+test("an ordinary user learns that root sets up a system unit", async () => {
   const machine = await HeadlessMachine.make();
   const output = await machine.boot(`
     install_login
@@ -323,7 +344,7 @@ test("root's rotation and backup are killed: the hub starts, and root's next com
   expect(output).toEqual(["kitchen"]);
 }, 240_000);
 
-test("two hubs of the system, one of root: each has its own passphrase and timer", async () => {
+test("two system units, one of root: each has its own passphrase and timer", async () => {
   const machine = await HeadlessMachine.make();
   const output = await machine.boot(`
     install_system_units
@@ -419,3 +440,65 @@ test("root does not let pip install where the hub's user cannot write", async ()
     grep -o "site-packages cannot be written by the hub's user" $HOME/dry.log`);
   expect(output).toEqual(["site-packages cannot be written by the hub's user"]);
 }, 60_000);
+
+// Making the system takes a minute or two.
+if (proving) {
+  test("systemd 257: an ordinary user's passphrase is sealed, and the hub serves after a reboot", async () => {
+    const machine = await HeadlessMachine.makeDebian13();
+    const inUserUnit = `
+      hub() { as_user $user_home/bin/hivemind-sqlcipher "$@"; }
+      user_names() {
+        hub list-clients --json --quiet | python3 -c 'import json,sys; print(*sorted(c["name"] for c in json.load(sys.stdin)["clients"]))'
+      }`;
+    const installed = await machine.boot(`
+      install_login
+      install_user_units
+      ${inUserUnit}
+      cp -r $HOME/bin $user_home/
+      configure hivemind-json-db-plugin
+      add_clients kitchen hall
+      start_enabled
+      systemctl start user@$uid.service
+      as_user systemctl --user start $unit
+      wait_for_port
+      set_up() {
+        hub setup --headless --to $user_home/backups --bundle-to $user_home/bundles --recovery-key-file $user_home/key.txt --yes
+      }
+      set_up 2>$HOME/refused.log || echo "code $?"
+      tail -1 $HOME/refused.log | sed 's/^ *//'
+      loginctl enable-linger $user
+      set_up | grep -o "sealed:.*"
+      wait_for_port
+      user_names
+      passphrase=$(as_user systemd-creds decrypt --user --name=hivemind-sqlcipher $user_home/.config/credstore.encrypted/hivemind-sqlcipher -)
+      hub rotate --quiet >/dev/null
+      rotated=$(as_user systemd-creds decrypt --user --name=hivemind-sqlcipher $user_home/.config/credstore.encrypted/hivemind-sqlcipher -)
+      [[ $rotated != $passphrase ]]
+      printf '%s\n' "$passphrase" "$rotated" >/dev/shm/patterns
+      grep -rlaFf /dev/shm/patterns $user_home /proc/[0-9]*/cmdline /proc/[0-9]*/environ 2>/dev/null || echo nowhere
+      systemd-creds decrypt --name=hivemind-sqlcipher $user_home/.config/credstore.encrypted/hivemind-sqlcipher - >/dev/null 2>&1 || echo "not for another user"
+      hub backup --quiet | grep -o "stopped for"
+      wait_for_port`);
+    expect(installed).toEqual([
+      ...["code 17", "sudo loginctl enable-linger resident"],
+      "sealed:/var/tmp/resident/.config/credstore.encrypted/hivemind-sqlcipher",
+      ...["hall kitchen", "nowhere", "not for another user", "stopped for"],
+    ]);
+    const rebooted = await machine.boot(`
+      start_enabled
+      wait_for_port
+      ${inUserUnit}
+      user_names
+      as_user systemctl --user is-active $unit hivemind-sqlcipher-backup-*.timer
+      hub restore $(ls $user_home/backups/*.db | tail -1) --yes --quiet | grep -o "stopped for"
+      wait_for_port
+      hub setup --headless | grep -o "^Nothing to do"
+      hub setup --undo --yes | tail -1
+      wait_for_port
+      python3 -c 'import json,sys; print(*sorted(c["name"] for c in json.load(open(sys.argv[1])).values()))' $data/clients.json`);
+    expect(rebooted).toEqual([
+      ...["hall kitchen", "active", "active", "stopped for", "Nothing to do"],
+      ...["The settings, the passphrase, backups and bundles stay.", "hall kitchen"],
+    ]);
+  }, 900_000);
+}
