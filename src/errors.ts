@@ -77,6 +77,20 @@ export function isKind(error: unknown, ...kinds: ErrorKind[]): error is StoreErr
 }
 
 /**
+ * Returns a handler for `catch` that returns `fallback` for an error of this kind, and rethrows
+ * any other error.
+ */
+export function ignoreKind<Fallback>(
+  kind: ErrorKind,
+  fallback: Fallback,
+): (error: unknown) => Fallback {
+  return (error) => {
+    if (isKind(error, kind)) return fallback;
+    throw error;
+  };
+}
+
+/**
  * Returns an error of the same kind with another message or hint. The original error becomes its
  * cause.
  *

@@ -14,14 +14,14 @@ import {
 } from "../config/known-directories.js";
 import { hasCode, isKind, StoreError, systemError } from "../errors.js";
 import type { PassphraseSource } from "../keys/source.js";
-import { programsOfUnits } from "../service/programs.js";
+import { findUnitPrograms } from "../service/programs.js";
 import {
   lingerCommand,
   neverElapses,
+  readSchedule,
   type Schedule,
   type ScheduledJob,
   scheduledService,
-  scheduleOf,
 } from "../service/schedule.js";
 import { scopeOf, systemctlLine } from "../service/systemctl.js";
 import type { StoreKey } from "../store/cipher.js";
@@ -287,9 +287,9 @@ function checkTest(name: string, { test, keyId, what, fix }: TestToCheck): Check
 }
 
 export async function checkSchedule(storePath: string): Promise<Check[]> {
-  const schedule = await scheduleOf(storePath, "backup");
+  const schedule = await readSchedule(storePath, "backup");
   if (schedule === undefined) return [good("schedule", "this program schedules no backups")];
-  const drill = await scheduleOf(storePath, "drill");
+  const drill = await readSchedule(storePath, "drill");
   // Also installs the drill again, at its present time.
   const install = `hivemind-sqlcipher schedule install${timeOption(schedule)}`;
   const found = [
@@ -355,7 +355,7 @@ function timeOption(schedule: Schedule): string {
 }
 
 async function missingPrograms(storePath: string, job: ScheduledJob): Promise<string[]> {
-  const programs = await programsOfUnits([scheduledService(storePath, job)]);
+  const programs = await findUnitPrograms([scheduledService(storePath, job)]);
   return programs.filter(({ isPresent }) => !isPresent).map(({ path }) => path);
 }
 

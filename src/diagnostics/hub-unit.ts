@@ -11,7 +11,7 @@ import {
   sqliteModule,
 } from "../hub/server-json.js";
 import { type HubUnit, mayUseStore, usesOtherStore } from "../service/hub-units.js";
-import { programsOfUnits } from "../service/programs.js";
+import { findUnitPrograms } from "../service/programs.js";
 import { scopeOf, show, systemctlLine } from "../service/systemctl.js";
 import { isRestarting } from "../service/unit-state.js";
 import { type Check, finding, good } from "./check.js";
@@ -66,7 +66,7 @@ async function checkUnit(unit: HubUnit, storePath: string, secret: StoreSecret):
  * removed them.
  */
 async function missingPrograms(unit: HubUnit): Promise<Check[]> {
-  const missing = (await programsOfUnits([unit])).filter(({ isPresent }) => !isPresent);
+  const missing = (await findUnitPrograms([unit])).filter(({ isPresent }) => !isPresent);
   if (missing.length === 0) return [];
   const paths = missing.map(({ path }) => path).join(", ");
   const detail = `${unit.name} starts a program that is gone or cannot be executed: ${paths}`;

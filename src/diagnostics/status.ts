@@ -11,7 +11,7 @@ import { unlockStore } from "../keys/unlock.js";
 import { Journal } from "../operation/journal.js";
 import { type Run, readRuns } from "../operation/run-record.js";
 import { waitForOperation } from "../recovery/wait.js";
-import { type Schedule, scheduleOf } from "../service/schedule.js";
+import { readSchedule, type Schedule } from "../service/schedule.js";
 import { type ServiceChoice, selectService } from "../service/select.js";
 import type { ServiceKind } from "../service/service.js";
 import { type CipherCompatibility, type Identity, identify } from "../store/cipher.js";
@@ -101,7 +101,7 @@ export async function storeStatus(options: StatusOptions): Promise<StoreStatus> 
   });
   const { backupFolder } = options;
   const lastBackup = backupFolder && (await attempt(() => newestBackup(backupFolder, storePath)));
-  const schedule = await attempt(() => scheduleOf(storePath, "backup"));
+  const schedule = await attempt(() => readSchedule(storePath, "backup"));
   const journal = await attempt(() => Journal.read(storePath));
   const runs = await attempt(() => readRuns(storePath));
   const copies = await attempt(() => readCopyStates(storePath, options.copyTargets ?? []));

@@ -4,7 +4,7 @@
  *
  * Neither names the container: at that time it may not exist.
  */
-import { execLine, keyringUnit, settingValue } from "../service/unit-file.js";
+import { escapeSetting, keyringUnit, quoteCommand } from "../service/unit-file.js";
 import type { CommandArgs } from "./units.js";
 
 export interface ContainerUnit {
@@ -28,7 +28,7 @@ const copy = "hivemind-sqlcipher/server.json";
 export function renderQuadlet(unit: ContainerUnit): string {
   return `# Add these lines to the hub's file NAME.container.
 ${order(unit)}[Container]
-Volume=%t/${copy}:${settingValue(unit.inside)}:ro
+Volume=%t/${copy}:${escapeSetting(unit.inside)}:ro
 
 [Service]
 ${preparation(unit)}ExecStartPre=${prepareLine(unit)}
@@ -78,11 +78,11 @@ function preparation({ credential }: ContainerUnit): string {
   const sealed =
     credential === undefined
       ? ""
-      : `LoadCredentialEncrypted=hivemind-sqlcipher:${settingValue(credential)}\n`;
+      : `LoadCredentialEncrypted=hivemind-sqlcipher:${escapeSetting(credential)}\n`;
   return `${sealed}RuntimeDirectory=hivemind-sqlcipher\nRuntimeDirectoryMode=0700\n`;
 }
 
 function prepareLine({ run, serverJson, owner }: ContainerUnit): string {
   const options = ["--server-json", serverJson, ...(owner === undefined ? [] : ["--owner", owner])];
-  return `${execLine(...run, "--prepare")} %t/${copy} ${execLine(...options)}`;
+  return `${quoteCommand(...run, "--prepare")} %t/${copy} ${quoteCommand(...options)}`;
 }

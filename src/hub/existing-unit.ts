@@ -4,15 +4,15 @@ import { configHome } from "../config/paths.js";
 import { StoreError } from "../errors.js";
 import type { Service } from "../service/service.js";
 import {
+  redirectToFile,
   show,
   sudoPrefix,
   systemctlLine,
   systemUnits,
   type UnitName,
-  writeLine,
 } from "../service/systemctl.js";
 import { readCommands } from "../service/unit-commands.js";
-import { withoutVariables } from "../service/unit-file.js";
+import { escapeVariables } from "../service/unit-file.js";
 import { shellQuote } from "../text/escape.js";
 import { findHubUnits } from "./find-hubs.js";
 import { startsByRun } from "./password-delivery.js";
@@ -64,7 +64,7 @@ export async function hubCommandOf(unit: UnitName): Promise<string[]> {
   if (start === undefined) throw new StoreError("notFound", `${unit.name} starts no program`);
   const [, ...args] = start.args;
   const isLiteral = start.flags.includes("no-env-expand");
-  const command = [start.path, ...(isLiteral ? args.map(withoutVariables) : args)];
+  const command = [start.path, ...(isLiteral ? args.map(escapeVariables) : args)];
   const separator = command.indexOf("--");
   const isRun = separator > 0 && startsByRun(command.slice(0, separator).join(" "));
   return isRun ? command.slice(separator + 1) : command;
@@ -107,7 +107,7 @@ function installCommands({ manager, name }: UnitName, path: string, print: strin
   return {
     install: [
       `${sudo}mkdir -p ${shellQuote(dirname(path))}`,
-      writeLine(print, path, sudo),
+      redirectToFile(print, path, sudo),
       sudo + systemctlLine(manager, "daemon-reload"),
     ],
     restart: sudo + systemctlLine(manager, `restart ${shellQuote(name)}`),

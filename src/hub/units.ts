@@ -6,11 +6,11 @@
  * manager binds the file itself: no process stays next to the hub, and no user namespace is needed.
  */
 import {
-  execLine,
-  expandedLine,
+  escapeSetting,
   keyringUnit,
   quoteArg,
-  settingValue,
+  quoteCommand,
+  quoteExpandedCommand,
 } from "../service/unit-file.js";
 
 /** The name of the credential with the keyring's password. */
@@ -70,7 +70,7 @@ ${systemPreparation(unit)}${preventions}`;
 
 function userService({ run, hub }: Omit<UserUnit, "kind">): string {
   return `Type=exec
-ExecStart=${execLine(...run, "--")} ${expandedLine(...hub)}
+ExecStart=${quoteCommand(...run, "--")} ${quoteExpandedCommand(...hub)}
 # run forwards SIGTERM to the hub; systemd kills what is left after the time-out
 KillMode=mixed
 # 128 + SIGTERM: the hub was stopped before it installed its signal handler
@@ -95,12 +95,12 @@ function systemPreparation({ run, hub, ...unit }: SystemUnit): string {
   const directory = "hivemind-sqlcipher-%N";
   const prepared = `%t/${directory}/server.json`;
   return `# sealed to this machine by systemd-creds; only this unit's processes can read it
-LoadCredentialEncrypted=hivemind-sqlcipher:${settingValue(unit.credential)}
+LoadCredentialEncrypted=hivemind-sqlcipher:${escapeSetting(unit.credential)}
 # memory, removed when the unit stops
 RuntimeDirectory=${directory}
 RuntimeDirectoryMode=0700
 BindReadOnlyPaths=-${prepared}:${quoteArg(unit.serverJson)}
-ExecStartPre=${unit.mayFail ? "-" : ""}${execLine(...run, "--prepare")} ${prepared} -- ${expandedLine(...hub)}
+ExecStartPre=${unit.mayFail ? "-" : ""}${quoteCommand(...run, "--prepare")} ${prepared} -- ${quoteExpandedCommand(...hub)}
 `;
 }
 
@@ -112,8 +112,8 @@ After=network-online.target
 
 [Service]
 Type=exec
-${unit.user === undefined ? "" : `User=${settingValue(unit.user)}\n`}\
-${systemPreparation(unit)}ExecStart=${expandedLine(...unit.hub)}
+${unit.user === undefined ? "" : `User=${escapeSetting(unit.user)}\n`}\
+${systemPreparation(unit)}ExecStart=${quoteExpandedCommand(...unit.hub)}
 ${common}
 [Install]
 WantedBy=multi-user.target
@@ -152,7 +152,7 @@ export function renderKeyringUnit({ kind, credential, owner }: KeyringUnit): str
     kind === "system" && owner !== undefined
       ? {
           unit: `Requires=user@${owner.uid}.service\nAfter=user@${owner.uid}.service\n`,
-          service: `User=${settingValue(owner.user)}
+          service: `User=${escapeSetting(owner.user)}
 Environment=XDG_RUNTIME_DIR=/run/user/${owner.uid}
 Environment=DBUS_SESSION_BUS_ADDRESS=unix:path=/run/user/${owner.uid}/bus
 `,
@@ -164,7 +164,7 @@ Description=Keyring, unlocked by a credential sealed to this machine
 ${where.unit}
 [Service]
 Type=forking
-${where.service}LoadCredentialEncrypted=${keyringCredential}:${settingValue(credential)}
+${where.service}LoadCredentialEncrypted=${keyringCredential}:${escapeSetting(credential)}
 ExecStart=/bin/sh -c 'exec ${unlock} <"$$CREDENTIALS_DIRECTORY/${keyringCredential}"'
 # the daemon forks before it owns its bus name, and the hub needs the name
 ExecStartPost=/bin/sh -c 'until busctl --user status org.freedesktop.secrets >/dev/null 2>&1; do sleep 0.1; done'

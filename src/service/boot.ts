@@ -1,14 +1,14 @@
 /** Determines whether a keyring is unlocked after a reboot without a login. */
 import { userInfo } from "node:os";
 import { shellQuote } from "../text/escape.js";
-import { lingers } from "./schedule.js";
-import { type Manager, sudoPrefix, systemctl, writeLine } from "./systemctl.js";
+import { isLingerEnabled } from "./schedule.js";
+import { type Manager, redirectToFile, sudoPrefix, systemctl } from "./systemctl.js";
 import { keyringUnit } from "./unit-file.js";
 
 export interface UnattendedBoot {
   /** Whether a login at a desktop unlocks the keyring, and the hub waits for it. */
   readonly hasDesktop: boolean;
-  /** Whether this user's manager starts at boot. */
+  /** Whether the user manager starts at boot. */
   readonly lingers: boolean;
   /** Whether a unit is enabled that unlocks the keyring. */
   readonly hasKeyringUnit: boolean;
@@ -18,7 +18,7 @@ export async function inspectBoot(): Promise<UnattendedBoot> {
   const { XDG_CURRENT_DESKTOP, WAYLAND_DISPLAY, DISPLAY } = process.env;
   return {
     hasDesktop: Boolean(XDG_CURRENT_DESKTOP || WAYLAND_DISPLAY || DISPLAY),
-    lingers: lingers(),
+    lingers: isLingerEnabled(),
     hasKeyringUnit: (await isEnabled("systemd-user")) || (await isEnabled("systemd")),
   };
 }
@@ -32,8 +32,8 @@ async function isEnabled(manager: Manager): Promise<boolean> {
 const sealedDirectory = "/etc/credstore.encrypted";
 
 /**
- * Returns the commands to install the unit that unlocks the keyring at boot. It is a unit of the
- * system, because a user's manager of systemd 252 cannot open a credential sealed to the machine.
+ * Returns the commands to install the unit that unlocks the keyring at boot. It is a system unit,
+ * because the user manager of systemd 252 cannot open a credential sealed to the machine.
  */
 export function keyringUnitCommands(): string[] {
   const sudo = sudoPrefix();
@@ -42,7 +42,7 @@ export function keyringUnitCommands(): string[] {
   return [
     `${sudo}mkdir -p -m 700 ${sealedDirectory}`,
     `systemd-ask-password -n "Password of the keyring:" | ${sudo}systemd-creds encrypt --name=hivemind-keyring - ${sealed}`,
-    writeLine(print, `/etc/systemd/system/${keyringUnit}`, sudo),
+    redirectToFile(print, `/etc/systemd/system/${keyringUnit}`, sudo),
     `${sudo}systemctl daemon-reload`,
     `${sudo}systemctl enable --now ${keyringUnit}`,
   ];

@@ -11,12 +11,12 @@ import type { RestartTimer, Service, ServiceState, Started } from "./service.js"
 import { armWatcher } from "./watcher.js";
 
 /**
- * Covers the stop command and the hub's shutdown: container engines and supervisors kill in
- * seconds.
+ * Time limit of the stop command and the hub's shutdown. Container engines and supervisors kill a
+ * process after seconds.
  */
 const stopLimitMs = 120_000;
 
-/** Covers the start command, which does not wait until the hub ends. */
+/** Time limit of the start command, which must not wait until the hub ends. */
 const startLimitMs = 120_000;
 
 const pollMs = 50;
@@ -59,7 +59,7 @@ export class CommandService implements Service {
 
   async stop(): Promise<void> {
     const deadline = performance.now() + stopLimitMs;
-    const outcome = await shell(this.#stopCommand, stopLimitMs);
+    const outcome = await runShell(this.#stopCommand, stopLimitMs);
     if (outcome.code !== 0) throw commandError("stop", outcome);
     for (;;) {
       const { holders } = await findHolders(this.#storePath);
@@ -68,7 +68,7 @@ export class CommandService implements Service {
         throw new StoreError(
           "service",
           `the stop command succeeded, but ${this.#storePath} is still open in ${formatHolders(holders)}`,
-          { hint: "Give a --stop-command that returns when the hub has ended, or soon after." },
+          { hint: "Use a --stop-command that ends every process with the store open." },
         );
       }
       await delay(pollMs);
@@ -76,7 +76,7 @@ export class CommandService implements Service {
   }
 
   async start(): Promise<Started> {
-    const outcome = await shell(this.#startCommand, startLimitMs);
+    const outcome = await runShell(this.#startCommand, startLimitMs);
     const upAt = performance.now();
     if (outcome.code !== 0) throw commandError("start", outcome);
     return { upAt };
@@ -92,7 +92,7 @@ export class CommandService implements Service {
   }
 }
 
-function shell(command: string, timeoutMs: number): Promise<Outcome> {
+function runShell(command: string, timeoutMs: number): Promise<Outcome> {
   return run("/bin/sh", ["-c", withInheritedUmask(command)], { timeoutMs, output: false });
 }
 

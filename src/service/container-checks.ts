@@ -72,18 +72,21 @@ async function assertWithoutUnit(container: Container): Promise<void> {
   );
 }
 
-/** SQLite keeps newer rows in files next to the store, and such a container has its own. */
+/**
+ * Refuses a container that mounts only the store's file. SQLite keeps newer rows in sidecar files,
+ * which would stay inside the container.
+ */
 function assertDirectoryMounted({ name, mounts }: Container, storePath: string): void {
   const mount = mounts.find(({ source }) => source === storePath);
   if (mount === undefined) return;
   throw new StoreError(
     "refused",
-    `the container ${name} mounts the file ${storePath} alone, so its write-ahead log stays inside the container`,
+    `the container ${name} mounts only the file ${storePath}, so its write-ahead log stays inside the container`,
     { hint: `Mount the directory of the store instead of ${mount.destination}.` },
   );
 }
 
-/** The copy of `server.json` in memory may have been removed while the container runs. */
+/** Refuses a container with a copy of `server.json` in memory that was removed while it runs. */
 async function assertCopyExists({ name, mounts }: Container): Promise<void> {
   const copy = mounts.find(({ destination }) => destination.endsWith("/server.json"))?.source;
   if (copy === undefined || (await lstatIfExists(copy).catch(() => true))) return;
@@ -111,7 +114,7 @@ function checkStore(container: Container, storePath: string): string[] {
     const fault =
       other === undefined
         ? `does not mount the directory of ${storePath}`
-        : `uses another store than ${storePath}, at ${other} inside of it`;
+        : `uses another store than ${storePath}, at ${other} inside it`;
     throw new StoreError("refused", `the container ${name} ${fault}`, {
       hint: `Name another container with --unit (${engine} ps --all lists them), or use --service none if nothing uses this store.`,
     });
@@ -124,8 +127,8 @@ function checkStore(container: Container, storePath: string): string[] {
  * The kernel does not deliver a signal without a handler to process 1 of a PID namespace, so the
  * engine waits for its time limit and then kills the container.
  */
-export function ignoresStopSignal({ hasOwnPids, pid, stopSignal }: Container): boolean {
-  return hasOwnPids && !isSignalHandled(pid, stopSignal);
+export function ignoresStopSignal({ hasOwnPidNamespace, pid, stopSignal }: Container): boolean {
+  return hasOwnPidNamespace && !isSignalHandled(pid, stopSignal);
 }
 
 function checkStopSignal(container: Container): string[] {
@@ -136,7 +139,7 @@ function checkStopSignal(container: Container): string[] {
   ];
 }
 
-/** Returns whether a process catches a signal, or takes blocked signals as an init program does. */
+/** Returns whether a process catches a signal, or blocks it to wait for it as init programs do. */
 function isSignalHandled(pid: number, signal: number): boolean {
   try {
     const status = readFileSync(`/proc/${pid}/status`, "utf8");

@@ -1,9 +1,9 @@
 /**
  * Containers of Podman and Docker.
  *
- * A container is remembered by its name: an update replaces the container by another one of the
- * same name. Each call of an engine adds 50 to 150 ms of downtime, so all queries are made before:
- * `stop` and `start` are a single call each.
+ * A container is identified by its name, because an update replaces it with another container of
+ * the same name. Each call of an engine adds 50 to 150 ms of downtime, so all queries are made
+ * before the stop: `stop` and `start` are a single call each.
  */
 import { setTimeout as delay } from "node:timers/promises";
 import { StoreError } from "../errors.js";
@@ -27,13 +27,13 @@ import type { RestartTimer, Service, ServiceState, Started } from "./service.js"
 import { formatFailure, isManagerRunning, type Manager, scopeOf } from "./systemctl.js";
 import { armWatcher } from "./watcher.js";
 
-/** Time for the engine itself, on top of the time limit of a container's stop. */
+/** Time for the engine itself, in addition to a container's time limit of a stop. */
 const engineSlackMs = 20_000;
 
-/** For a container: its engine may have to stop it first, and to set up a network and mounts. */
+/** Time limit for each container. The engine may stop it first, and sets up network and mounts. */
 const startLimitMs = 60_000;
 
-/** As long as a started unit is watched (systemd.ts). */
+/** How long a started container must stay up, as a unit in systemd.ts. */
 const watchMs = 1_000;
 
 const pollMs = 50;
@@ -61,14 +61,13 @@ export class ContainerService implements Service {
     this.name = name;
     this.isDiscovered = isDiscovered;
     this.stopTimeoutMs = engineSlackMs + (container?.stopTimeoutMs ?? 0);
-    this.#see(container);
+    this.#remember(container);
   }
 
   /**
    * Queries a container. It need not exist.
    *
    * @param options.isDiscovered - see {@link Service.isDiscovered}
-   *
    * @throws {@link StoreError} usage - if this cannot be the name of a container
    * @throws {@link StoreError} service - if the engine does not respond to this user
    */
@@ -162,13 +161,13 @@ export class ContainerService implements Service {
   }
 
   /**
-   * Watches a started container until `until`.
+   * Waits until `deadline`, and throws if the started container is down then.
    *
    * @returns whether it was started before `calledAt`
    */
-  async #watch(until: number, calledAt: number): Promise<boolean> {
+  async #watch(deadline: number, calledAt: number): Promise<boolean> {
     const started = await this.#inspect();
-    await delay(Math.max(0, until - performance.now()));
+    await delay(Math.max(0, deadline - performance.now()));
     const later = await this.#inspect();
     if (later?.status === "running" && later.startedAt === started?.startedAt) {
       return later.startedAt < calledAt;
@@ -199,7 +198,7 @@ export class ContainerService implements Service {
     return armTimer(manager, { ...options, subject: this.name, start });
   }
 
-  /** A watcher acts as soon as its process is killed; a timer has to be cancelled. */
+  /** Reports a watcher as fired, because it acts as soon as its process is killed. */
   async disarmRestart(name: string): Promise<{ fired: boolean }> {
     const manager = await this.#findManager();
     return manager === undefined ? { fired: true } : disarmTimer(manager, name);
@@ -216,8 +215,8 @@ export class ContainerService implements Service {
   /**
    * Returns the command line that starts containers, from within a service of `manager` if given.
    *
-   * Podman's monitor and its network programs are children of the command. They would be killed
-   * when the service ends, such as a scheduled backup, so they get a scope of their own.
+   * Podman's monitor and its network programs are children of the command. At the end of the
+   * service, such as a scheduled backup, they would be killed, so they get their own scope.
    */
   #startLine(args: readonly string[], manager: Manager | undefined): string {
     const line = engineLine(this.kind, args);
@@ -234,11 +233,11 @@ export class ContainerService implements Service {
 
   async #inspect(): Promise<Container | undefined> {
     const container = await inspectContainer(this.kind, this.name);
-    this.#see(container);
+    this.#remember(container);
     return container;
   }
 
-  #see(container: Container | undefined): void {
+  #remember(container: Container | undefined): void {
     this.#container = container;
     if (!container || container.pid === 0) return;
     const groups = parseGroups(readGroups(container.pid));
@@ -263,7 +262,7 @@ function toServiceState(container: Container | undefined): ServiceState {
   };
 }
 
-/** Returns the systemd manager that can hold this user's restart timer; undefined without one. */
+/** Returns the systemd manager for this user's restart timers; undefined if it does not run. */
 async function findManager(): Promise<Manager | undefined> {
   const manager = process.geteuid?.() === 0 ? "systemd" : "systemd-user";
   return (await isManagerRunning(manager)) ? manager : undefined;

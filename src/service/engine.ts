@@ -1,4 +1,4 @@
-/** Calls `podman` and `docker`, and reads what they report of containers. */
+/** Calls `podman` and `docker`, and parses their reports about containers. */
 import { existsSync } from "node:fs";
 import { constants } from "node:os";
 import { join } from "node:path";
@@ -14,17 +14,21 @@ export const engines = ["podman", "docker"] as const;
 
 export type Engine = (typeof engines)[number];
 
+export function isEngine(name: string | undefined): name is Engine {
+  return (engines as readonly (string | undefined)[]).includes(name);
+}
+
 export interface ContainerName {
   readonly engine: Engine;
   readonly name: string;
 }
 
-/** What `inspect` reports of a container. */
+/** A container, as `inspect` reports it. */
 export interface Container extends ContainerName {
   readonly id: string;
-  /** The engine's word, such as "running", "paused", "stopping" or "exited". */
+  /** The status in the engine's terms, such as "running", "paused", "stopping" or "exited". */
   readonly status: string;
-  /** The process that ends the container when it ends; 0 unless the container runs. */
+  /** The container's main process; 0 unless the container runs. */
   readonly pid: number;
   /** Podman's monitor of the container, the main process of a unit that starts it; else 0. */
   readonly monitorPid: number;
@@ -40,7 +44,7 @@ export interface Container extends ContainerName {
    * Names or ids of other containers. This container runs in their network, IPC or PID namespace.
    */
   readonly sharesNamespacesOf: readonly string[];
-  readonly hasOwnPids: boolean;
+  readonly hasOwnPidNamespace: boolean;
   readonly stopSignal: number;
   readonly stopTimeoutMs: number;
   /** Whether the engine removes the container when it stops (`--rm`). */
@@ -61,10 +65,10 @@ export interface Mount {
 
 const queryLimitMs = 30_000;
 
-/** The engines' own limit, after which they kill a container. */
+/** The engines' default time limit of a stop, after which they kill the container. */
 const defaultStopTimeoutSeconds = 10;
 
-/** The fields that both engines report by the same names. */
+/** The fields that both engines report under the same names. */
 const inspectedSchema = z.array(
   z.object({
     Id: z.string(),
@@ -114,8 +118,8 @@ export function engineLine(engine: Engine, args: readonly string[]): string {
 }
 
 /**
- * Returns a container by its name, its id or the beginning of its id; undefined if the engine does
- * not have it.
+ * Returns a container by its name, its id or a prefix of its id; undefined if the engine does not
+ * have it.
  *
  * @throws {@link StoreError} service - if the engine is not installed, not running, or may not be
  *   used by this user
@@ -133,7 +137,7 @@ export async function inspectContainer(
 /**
  * Returns the containers of an engine.
  *
- * @param options.all - includes those that do not run
+ * @param options.all - also returns stopped containers
  * @throws {@link StoreError} service - as {@link inspectContainer} does
  */
 export async function listContainers(engine: Engine, { all = false } = {}): Promise<Container[]> {
@@ -141,7 +145,7 @@ export async function listContainers(engine: Engine, { all = false } = {}): Prom
   if (list.code !== 0) throw engineError(engine, list);
   const ids = list.stdout.split("\n").filter(Boolean);
   if (ids.length === 0) return [];
-  // A container that was removed since the list was made fails the call: the others are printed.
+  // If a container was removed since the list was made, the call fails, but prints the others.
   const outcome = await runEngine(engine, ["inspect", "--type=container", "--", ...ids]);
   if (outcome.code === null) throw engineError(engine, outcome);
   return parseContainers(engine, outcome.stdout);
@@ -150,7 +154,7 @@ export async function listContainers(engine: Engine, { all = false } = {}): Prom
 /**
  * Parses the output of `podman inspect` or `docker inspect`.
  *
- * @throws {@link StoreError} service - if it has another form
+ * @throws {@link StoreError} service - if the output has another shape
  */
 export function parseContainers(engine: Engine, text: string): Container[] {
   let json: unknown;
@@ -164,7 +168,7 @@ export function parseContainers(engine: Engine, text: string): Container[] {
   const [issue] = parsed.error.issues;
   throw new StoreError(
     "service",
-    `${engine} inspect printed something unexpected${issue?.path.length ? ` at "${issue.path.join(".")}"` : ""}`,
+    `unexpected output of ${engine} inspect${issue?.path.length ? ` at "${issue.path.join(".")}"` : ""}`,
     { hint: "Use --stop-command and --start-command." },
   );
 }
@@ -194,8 +198,8 @@ function toContainer(engine: Engine, inspected: Inspected): Container {
     sharesNamespacesOf: [host.NetworkMode, host.IpcMode, host.PidMode].flatMap((mode) =>
       mode?.startsWith("container:") ? [mode.slice("container:".length)] : [],
     ),
-    hasOwnPids: !host.PidMode || host.PidMode === "private",
-    stopSignal: signalNumber(config.StopSignal),
+    hasOwnPidNamespace: !host.PidMode || host.PidMode === "private",
+    stopSignal: toSignalNumber(config.StopSignal),
     stopTimeoutMs: (config.StopTimeout ?? defaultStopTimeoutSeconds) * 1000,
     isRemovedOnStop: host.AutoRemove ?? false,
     unit: labels.PODMAN_SYSTEMD_UNIT,
@@ -205,7 +209,7 @@ function toContainer(engine: Engine, inspected: Inspected): Container {
 }
 
 /** Podman 4 reports a number, later versions and Docker report a name. */
-function signalNumber(signal: string | number | null | undefined): number {
+function toSignalNumber(signal: string | number | null | undefined): number {
   const terminate = constants.signals.SIGTERM;
   if (signal === null || signal === undefined || signal === "") return terminate;
   if (Number.isInteger(Number(signal))) return Number(signal);
@@ -213,12 +217,12 @@ function signalNumber(signal: string | number | null | undefined): number {
   return constants.signals[name as NodeJS.Signals] ?? terminate;
 }
 
-/** Returns whether a container runs or may run again by itself, so that it must be stopped. */
+/** Returns whether a container must be stopped: it runs, or its engine may start it again. */
 export function isActive({ status }: Container): boolean {
   return ["running", "restarting", "paused", "stopping"].includes(status);
 }
 
-/** Returns whether the container sees the store's directory or one above it. */
+/** Returns whether the container mounts the store, its directory or a directory above. */
 export function mountsStore({ mounts }: Container, storePath: string): boolean {
   return mounts.some(
     ({ source }) => storePath === source || storePath.startsWith(`${source.replace(/\/$/, "")}/`),

@@ -1,7 +1,7 @@
 /** Finds the container of the hub that uses a store, or the systemd unit that starts it. */
 import { readFileSync } from "node:fs";
 import { basename } from "node:path";
-import { isKind, StoreError } from "../errors.js";
+import { ignoreKind, StoreError } from "../errors.js";
 import { argsOf, readGroups } from "../process/cgroup.js";
 import type { Holder } from "../process/holders.js";
 import {
@@ -16,7 +16,7 @@ import {
 } from "./engine.js";
 import { runsHub } from "./hub-units.js";
 import { findOrigin } from "./origin.js";
-import { show, type UnitName } from "./systemctl.js";
+import { managers, show, type UnitName } from "./systemctl.js";
 import { isActive as isUnitActive } from "./unit-state.js";
 
 /**
@@ -27,7 +27,7 @@ import { isActive as isUnitActive } from "./unit-state.js";
  */
 export async function findContainerOf(pid: number): Promise<Container | undefined> {
   const origin = findOrigin(pid);
-  if (origin?.kind !== "podman" && origin?.kind !== "docker") return undefined;
+  if (origin === undefined || !("id" in origin)) return undefined;
   const { kind: engine, id } = origin;
   const container = await inspectContainer(engine, id);
   if (container !== undefined) return container;
@@ -40,18 +40,18 @@ export async function findContainerOf(pid: number): Promise<Container | undefine
 }
 
 /**
- * Returns whether a holder of the store is the container's hub, and not a program that was started
- * in it by `podman exec` or `docker exec`: those are not children of the main process.
+ * Returns whether a holder of the store is the container's hub, and not a program started by
+ * `podman exec` or `docker exec`: such a program is not a descendant of the main process.
  */
 export function isHubOfContainer({ pid }: Holder, container: Container): boolean {
   if (runsHub(argsOf(pid))) return true;
-  for (let ancestor = pid; ancestor > 1; ancestor = parentOf(ancestor)) {
+  for (let ancestor = pid; ancestor > 1; ancestor = readParent(ancestor)) {
     if (ancestor === container.pid) return true;
   }
   return false;
 }
 
-function parentOf(pid: number): number {
+function readParent(pid: number): number {
   try {
     return Number(/^PPid:\s*(\d+)$/m.exec(readFileSync(`/proc/${pid}/status`, "utf8"))?.[1] ?? 0);
   } catch {
@@ -70,7 +70,8 @@ export async function findStoppedContainers(
 ): Promise<Container[]> {
   const found: Container[] = [];
   for (const engine of among.filter((each) => mayHaveContainers(each))) {
-    const containers = await listContainers(engine, { all: true }).catch(ignoreUnusable);
+    const list = listContainers(engine, { all: true });
+    const containers = await list.catch(ignoreKind("service", []));
     found.push(...containers.filter((each) => !isRunning(each) && mountsStore(each, storePath)));
   }
   const hubs = found.filter(({ args }) => runsHub(args));
@@ -79,19 +80,11 @@ export async function findStoppedContainers(
 
 const isRunning = ({ status }: Container) => status === "running" || status === "paused";
 
-function ignoreUnusable(error: unknown): Container[] {
-  if (isKind(error, "service")) return [];
-  throw error;
-}
-
 /** Returns the containers of this name, of every engine that this user can use. */
 export async function findNamedContainers(name: string): Promise<Container[]> {
   const found: Container[] = [];
   for (const engine of engines.filter((each) => mayHaveContainers(each))) {
-    const container = await inspectContainer(engine, name).catch((error: unknown) => {
-      if (isKind(error, "service")) return undefined;
-      throw error;
-    });
+    const container = await inspectContainer(engine, name).catch(ignoreKind("service", undefined));
     if (container !== undefined) found.push(container);
   }
   return found;
@@ -105,7 +98,7 @@ export async function findNamedContainers(name: string): Promise<Container[]> {
 export async function findUnitOfContainer(container: Container): Promise<UnitName | undefined> {
   if (container.engine !== "podman") return undefined;
   const named = container.unit === undefined ? [] : [container.unit];
-  for (const manager of ["systemd-user", "systemd"] as const) {
+  for (const manager of managers) {
     const properties = ["Id", "LoadState", "ActiveState", "MainPID"];
     // The pattern matches the units that the manager has loaded.
     const units = await show(manager, properties, [...named, "*.service"]).catch(() => []);

@@ -2,12 +2,19 @@
 import { closeSync, openSync, readFileSync, readSync, statSync } from "node:fs";
 import { basename, isAbsolute, join } from "node:path";
 import { dataHome, type Environment } from "../config/paths.js";
-import { hasCode, isKind } from "../errors.js";
+import { hasCode, ignoreKind } from "../errors.js";
 import { realPathIfExists } from "../fs/read.js";
 import { findOpenStore, listGroupProcesses } from "../process/cgroup.js";
 import { run } from "../process/run.js";
 import { type Properties, parseCommands, parseList, type UnitCommand } from "./properties.js";
-import { type Manager, queryLimitMs, show, systemctl, type UnitName } from "./systemctl.js";
+import {
+  type Manager,
+  managers,
+  queryLimitMs,
+  show,
+  systemctl,
+  type UnitName,
+} from "./systemctl.js";
 
 /** A unit that runs `hivemind-core listen`, directly or through a wrapper. */
 export interface HubUnit extends UnitName {
@@ -16,7 +23,7 @@ export interface HubUnit extends UnitName {
   readonly isEnabled: boolean;
   /** Whether this is a template, which stands for its possible instances. */
   readonly isTemplate: boolean;
-  /** The account in `User=`; undefined for root, and in the user's manager. */
+  /** The account in `User=`; undefined for root and for a user unit. */
   readonly user: string | undefined;
   /** The control group of its processes; empty if the unit does not run. */
   readonly controlGroup: string;
@@ -25,13 +32,11 @@ export interface HubUnit extends UnitName {
   readonly isEnvironmentKnown: boolean;
   /** The arguments of its commands, followed by the words of wrapper scripts among them. */
   readonly args: readonly string[];
-  /** Those of `args` that belong to `ExecStart=`, without preparations. */
+  /** The part of `args` from `ExecStart=`, without `ExecStartPre=`. */
   readonly command: readonly string[];
 }
 
-const managers = ["systemd-user", "systemd"] as const;
-
-/** Replaces a template's missing instance in a query to systemd. Never started. */
+/** The instance under which templates are queried. It is never started. */
 const sampleInstance = "@hivemind-sqlcipher-sample.";
 
 /**
@@ -40,18 +45,13 @@ const sampleInstance = "@hivemind-sqlcipher-sample.";
  */
 export async function findHubUnits(among: readonly Manager[] = managers): Promise<HubUnit[]> {
   const found = await Promise.all(
-    among.map((manager) => hubUnitsOf(manager).catch(ignoreAbsentManager)),
+    // Where systemd does not run, `systemctl` lists the files of units, but not their properties.
+    among.map((manager) => listHubUnits(manager).catch(ignoreKind("service", []))),
   );
   return found.flat();
 }
 
-/** Where systemd does not run, `systemctl` lists the files of units, but not their properties. */
-function ignoreAbsentManager(error: unknown): HubUnit[] {
-  if (isKind(error, "service")) return [];
-  throw error;
-}
-
-async function hubUnitsOf(manager: Manager): Promise<HubUnit[]> {
+async function listHubUnits(manager: Manager): Promise<HubUnit[]> {
   const names = await listServices(manager);
   if (names.length === 0) return [];
   const properties = [
@@ -59,13 +59,13 @@ async function hubUnitsOf(manager: Manager): Promise<HubUnit[]> {
     ...["Environment", "EnvironmentFiles", "ExecStartPre", "ExecStart"],
   ];
   const units = new Map<string, HubUnit>();
-  const inherited = await managerEnvironment(manager);
+  const inherited = await readManagerEnvironment(manager);
   for (const unit of await show(manager, properties, names)) {
     const start = expandScripts(parseCommands("ExecStart", unit.ExecStart));
     if (!runsHub(start)) continue;
     const id = unit.Id ?? "";
     const name = id.replace(sampleInstance, "@.");
-    const fromFiles = environmentFiles(unit.EnvironmentFiles);
+    const fromFiles = readEnvironmentFiles(unit.EnvironmentFiles);
     units.set(name, {
       manager,
       name,
@@ -74,7 +74,7 @@ async function hubUnitsOf(manager: Manager): Promise<HubUnit[]> {
       isTemplate: id !== name,
       user: manager === "systemd" && !isRootName(unit.User) ? unit.User : undefined,
       controlGroup: unit.ControlGroup ?? "",
-      environment: { ...inherited, ...(await unitEnvironment(manager, unit)), ...fromFiles },
+      environment: { ...inherited, ...(await readUnitEnvironment(manager, unit)), ...fromFiles },
       isEnvironmentKnown: fromFiles !== undefined,
       args: [...expandScripts(parseCommands("ExecStartPre", unit.ExecStartPre)), ...start],
       command: start,
@@ -83,7 +83,7 @@ async function hubUnitsOf(manager: Manager): Promise<HubUnit[]> {
   return [...units.values()];
 }
 
-/** Returns whether `User=` names root, by default. */
+/** Returns whether `User=` names root, which is also its default. */
 export function isRootName(user = ""): boolean {
   return /^(?:|0|root)$/.test(user);
 }
@@ -95,10 +95,10 @@ export function isRootName(user = ""): boolean {
  * @throws {@link StoreError} service - if the manager does not respond
  */
 export async function readEnvironment({ manager, name }: UnitName): Promise<Environment> {
-  const inherited = await managerEnvironment(manager);
+  const inherited = await readManagerEnvironment(manager);
   const [unit = {}] = await show(manager, ["Environment", "EnvironmentFiles", "User"], [name]);
-  const own = await unitEnvironment(manager, unit);
-  return { ...inherited, ...own, ...environmentFiles(unit.EnvironmentFiles) };
+  const own = await readUnitEnvironment(manager, unit);
+  return { ...inherited, ...own, ...readEnvironmentFiles(unit.EnvironmentFiles) };
 }
 
 /**
@@ -131,18 +131,18 @@ export function runsHub(args: readonly string[]): boolean {
 /** Returns the arguments of commands. The words of a script among them follow its path. */
 export function expandScripts(commands: readonly UnitCommand[]): string[] {
   return commands.flatMap(({ args }) =>
-    args.flatMap((arg) => [arg, ...(isAbsolute(arg) ? scriptWords(arg) : [])]),
+    args.flatMap((arg) => [arg, ...(isAbsolute(arg) ? readScriptWords(arg) : [])]),
   );
 }
 
 /** A hub's wrapper has a few lines. A larger script is something else. */
-const longestScript = 64 * 1024;
+const maxScriptBytes = 64 * 1024;
 
 /** Returns the words of a shell script, or none for any other file. */
-function scriptWords(path: string): string[] {
+function readScriptWords(path: string): string[] {
   try {
     const stats = statSync(path);
-    if (!stats.isFile() || stats.size > longestScript || !isShellScript(path)) return [];
+    if (!stats.isFile() || stats.size > maxScriptBytes || !isShellScript(path)) return [];
     const lines = readFileSync(path, "utf8").split("\n");
     return lines
       .filter((line) => !/^\s*#/.test(line))
@@ -182,13 +182,13 @@ export function usesOtherStore({ controlGroup }: HubUnit, storePath: string): bo
   return other !== undefined && other !== storePath;
 }
 
-async function managerEnvironment(manager: Manager): Promise<Environment> {
+async function readManagerEnvironment(manager: Manager): Promise<Environment> {
   if (manager === "systemd") return {};
   const { stdout } = await systemctl(manager, ["show-environment"]);
   return parseEnvironment(stdout.split("\n"));
 }
 
-async function unitEnvironment(manager: Manager, unit: Properties): Promise<Environment> {
+async function readUnitEnvironment(manager: Manager, unit: Properties): Promise<Environment> {
   const own = parseEnvironment(parseList(unit.Environment));
   if (manager === "systemd-user") return own;
   const { stdout } = await run("getent", ["passwd", unit.User || "root"], {
@@ -205,7 +205,7 @@ async function unitEnvironment(manager: Manager, unit: Properties): Promise<Envi
  * @param lines - the property, with a line for each file: its path and "(ignore_errors=yes)" or
  *   "no"
  */
-function environmentFiles(lines = ""): Environment | undefined {
+function readEnvironmentFiles(lines = ""): Environment | undefined {
   const files = [...lines.matchAll(/^(.*) \(ignore_errors=(?:yes|no)\)$/gm)];
   try {
     return Object.assign({}, ...files.map(([, path = ""]) => readEnvironmentFile(path)));

@@ -1,4 +1,4 @@
-/** No service: no process has the store open, or the operator stops it. */
+/** No service: no process has the store open, or the operator stops and starts the hub manually. */
 import type { RestartTimer, Service, ServiceState, Started } from "./service.js";
 
 export class NoService implements Service {

@@ -1,32 +1,32 @@
 /** Finds the service or container of a process by its control groups. */
 import { existsSync } from "node:fs";
 import { isInGroup, parseGroups, readGroups } from "../process/cgroup.js";
-import type { UnitName } from "./systemctl.js";
-import { show } from "./systemctl.js";
+import { type Engine, isEngine } from "./engine.js";
+import { managers, show, type UnitName } from "./systemctl.js";
 
 /** The service or container of a process. */
 export type Origin =
   /** A container, with the engine's identifier. */
-  | { readonly kind: "podman" | "docker"; readonly id: string }
+  | { readonly kind: Engine; readonly id: string }
   /** A container of another engine, which this program cannot stop and start. */
   | { readonly kind: "container"; readonly engine: string }
-  /** A unit of the manager of user `uid`. */
+  /** A user unit, in the manager of user `uid`. */
   | { readonly kind: "systemd-user"; readonly unit: string; readonly uid: number }
-  /** A unit of the system's manager. */
+  /** A system unit. */
   | { readonly kind: "systemd"; readonly unit: string };
 
 const id = "([0-9a-f]{64})(?:\\.scope)?(?=/|$)";
-const other = (engine: string) => () => ({ kind: "container", engine }) as const;
+const otherEngine = (engine: string) => () => ({ kind: "container", engine }) as const;
 
 /** The control groups of containers, and the origin for the identifier in their names. */
 const containers: readonly (readonly [RegExp, (id: string) => Origin])[] = [
   // "payload" is podman's group with --cgroups=split, below the group of the unit.
   [new RegExp(`/libpod-(?:payload-)?${id}`), (id) => ({ kind: "podman", id })],
   [new RegExp(`/docker[/-]${id}`), (id) => ({ kind: "docker", id })],
-  [/\/kubepods(?=[./-])/, other("Kubernetes")],
-  [/\/(?:nerdctl|containerd|cri-containerd|crio)-/, other("containerd")],
-  [/\/(?:machine-[^/]+\.scope|systemd-nspawn@[^/]+)(?=\/|$)/, other("systemd-machined")],
-  [/\/lxc(?:\.payload)?[./]/, other("LXC")],
+  [/\/kubepods(?=[./-])/, otherEngine("Kubernetes")],
+  [/\/(?:nerdctl|containerd|cri-containerd|crio)-/, otherEngine("containerd")],
+  [/\/(?:machine-[^/]+\.scope|systemd-nspawn@[^/]+)(?=\/|$)/, otherEngine("systemd-machined")],
+  [/\/lxc(?:\.payload)?[./]/, otherEngine("LXC")],
 ];
 
 /**
@@ -46,11 +46,11 @@ export function parseOrigin(text: string): Origin | undefined {
     }),
   );
   const [outermost] = found.sort((a, b) => a.index - b.index);
-  return outermost?.origin ?? paths.map(unitIn).find((unit) => unit !== undefined);
+  return outermost?.origin ?? paths.map(findUnitIn).find((unit) => unit !== undefined);
 }
 
 /** Returns the deepest service in the path of a control group. */
-function unitIn(path: string): Origin | undefined {
+function findUnitIn(path: string): Origin | undefined {
   const [, uid, below = path] = /\/user@(\d+)\.service(\/.*|$)/.exec(path) ?? [];
   const unit = below
     .split("/")
@@ -69,7 +69,7 @@ export function findOrigin(pid: number): Origin | undefined {
 
 export function isInContainer(pid: number): boolean {
   const kind = findOrigin(pid)?.kind;
-  return kind === "podman" || kind === "docker" || kind === "container";
+  return isEngine(kind) || kind === "container";
 }
 
 /**
@@ -82,14 +82,14 @@ export function isSidecar(): boolean {
 }
 
 /**
- * Returns the unit of a process, confirmed by its manager. The path does not suffice: a user's
+ * Returns the unit of a process, confirmed by its manager. The path does not suffice: a user
  * manager may run below any group, and a unit in a container has a path like a unit of this
  * machine.
  */
 export async function findUnitOf(pid: number): Promise<UnitName | undefined> {
   const origin = findOrigin(pid);
   if (origin === undefined || !("unit" in origin)) return undefined;
-  for (const manager of ["systemd-user", "systemd"] as const) {
+  for (const manager of managers) {
     const [unit] = await show(manager, ["ControlGroup"], [origin.unit]).catch(() => []);
     if (isInGroup(pid, unit?.ControlGroup ?? "")) return { manager, name: origin.unit };
   }

@@ -9,7 +9,7 @@ import { readCommands } from "./unit-commands.js";
 export interface UnitProgram extends UnitName {
   readonly path: string;
   readonly isPresent: boolean;
-  /** Whether it is the hub's own program: not this program's, and not the Node.js that runs it. */
+  /** Whether the file belongs to the hub, and not to this program or its Node.js. */
   readonly isHub: boolean;
 }
 
@@ -19,7 +19,7 @@ export interface UnitProgram extends UnitName {
  *
  * @throws {@link StoreError} service - if a manager does not respond
  */
-export async function programsOfUnits(units: readonly UnitName[]): Promise<UnitProgram[]> {
+export async function findUnitPrograms(units: readonly UnitName[]): Promise<UnitProgram[]> {
   const found: UnitProgram[] = [];
   for (const unit of units) {
     const { manager, name } = unit;

@@ -86,7 +86,7 @@ const timeUnits: Readonly<Record<string, number>> = {
  * Parses a time span into milliseconds. Returns at most 5 minutes, also for `infinity` and unknown
  * units.
  */
-export function timespanMs(text = "0"): number {
+export function parseTimespanMs(text = "0"): number {
   if (text === "infinity") return unlimitedMs;
   const parts = [...text.matchAll(/(?<![\d.])(\d+(?:\.\d+)?) ?([a-z]+)/g)];
   const spans = parts.map(

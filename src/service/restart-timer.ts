@@ -52,7 +52,7 @@ export async function armTimer(manager: Manager, options: TimerOptions): Promise
   if (outcome.code !== 0) {
     throw unitError(
       manager,
-      `cannot arrange a restart of ${subject} for the case that this program is killed${formatFailure(outcome)}`,
+      `cannot arm the timer that starts ${subject} again if this program is killed${formatFailure(outcome)}`,
       name,
     );
   }
@@ -66,16 +66,16 @@ export async function armTimer(manager: Manager, options: TimerOptions): Promise
  */
 export async function disarmTimer(manager: Manager, name: string): Promise<{ fired: boolean }> {
   const stopped = await systemctl(manager, ["stop", "--", `${name}.timer`]);
-  const gone = /not loaded/.test(stopped.stderr);
-  if (stopped.code !== 0 && !gone) {
+  const isGone = /not loaded/.test(stopped.stderr);
+  if (stopped.code !== 0 && !isGone) {
     throw unitError(manager, `cannot cancel the timer ${name}${formatFailure(stopped)}`, name);
   }
   const [action = {}] = await show(manager, ["InvocationID"], [`${name}.service`]);
-  // The timer's action may be running. The manager completes a start after its request.
+  // The timer's action may be running. A start that it has requested is completed all the same.
   if (action.InvocationID && action.InvocationID !== process.env.INVOCATION_ID) {
     await systemctl(manager, ["stop", "--", `${name}.service`]);
   }
-  return { fired: gone || Boolean(action.InvocationID) };
+  return { fired: isGone || Boolean(action.InvocationID) };
 }
 
 function restartScript({ command, start }: TimerOptions): string {

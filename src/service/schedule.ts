@@ -2,8 +2,9 @@
  * Scheduled backups and drills: for each, a systemd timer and its service, which runs the command.
  *
  * Writes two files in `$XDG_CONFIG_HOME/systemd/user`, or in `/etc/systemd/system` if root works on
- * a hub of the system's manager. They are named after a hash of the store's path, so each store has
- * its own schedules. They contain no secret.
+ * the hub of a system unit. They are named after a hash of the store's path, so each store has its
+ * own schedules. They contain no secret.
+ *
  * The operator's changes, such as `OnFailure=`, belong in drop-ins, which are never changed. See
  * systemd.timer(5) and systemd.unit(5).
  */
@@ -19,6 +20,7 @@ import { makeDirectory, removeFile, replaceFile, syncDirectory } from "../fs/ato
 import { type Outcome, run } from "../process/run.js";
 import { type Properties, parseList } from "./properties.js";
 import {
+  describeManager,
   type Manager,
   managerError,
   queryLimitMs,
@@ -28,7 +30,7 @@ import {
   systemUnits,
   type UnitName,
 } from "./systemctl.js";
-import { execLine, keyringUnit, settingValue } from "./unit-file.js";
+import { escapeSetting, keyringUnit, quoteCommand } from "./unit-file.js";
 
 /** The first line of the files, in every version of this program. */
 const mark = "# Made by hivemind-sqlcipher schedule install";
@@ -56,7 +58,8 @@ export interface LastRun {
   /** When the run began, UTC. */
   readonly at: string;
   /**
-   * `running`, `success`, or systemd's term for the failure; null for a run of an earlier manager.
+   * `running`, `success`, or systemd's term for the failure; null if the manager has restarted
+   * since the run.
    */
   readonly result: string | null;
   /** Null if the run did not exit. */
@@ -74,7 +77,7 @@ export interface Schedule {
   readonly active: boolean;
   readonly nextRun: string | null;
   readonly lastRun: LastRun | null;
-  /** Whether the user's manager starts at boot, without a login. */
+  /** Whether the user manager starts at boot, without a login. */
   readonly lingers: boolean;
   /** Drop-ins of the two units. */
   readonly dropIns: string[];
@@ -87,7 +90,7 @@ interface ScheduleUnits {
   readonly service: string;
 }
 
-function unitNames(storePath: string, job: ScheduledJob): ScheduleUnits {
+function resolveUnits(storePath: string, job: ScheduledJob): ScheduleUnits {
   const store = createHash("sha256").update(storePath).digest("hex").slice(0, 8);
   const timerOf = (each: ScheduledJob) => `hivemind-sqlcipher-${each}-${store}.timer`;
   const timer = timerOf(job);
@@ -111,7 +114,7 @@ function unitNames(storePath: string, job: ScheduledJob): ScheduleUnits {
  */
 export async function assertSchedulable(request: ScheduleRequest): Promise<void> {
   const { storePath, job, onCalendar, randomDelay } = request;
-  const { manager, directory, timer, service } = unitNames(storePath, job);
+  const { manager, directory, timer, service } = resolveUnits(storePath, job);
   await assertUnitDirectory(manager, directory);
   const example = "--on-calendar daily, or 'Mon *-*-* 03:30'";
   assertElapses(onCalendar, await analyze("calendar", onCalendar, example));
@@ -128,16 +131,16 @@ export async function assertSchedulable(request: ScheduleRequest): Promise<void>
  */
 export async function installSchedule(request: ScheduleRequest): Promise<Schedule> {
   await assertSchedulable(request);
-  const units = unitNames(request.storePath, request.job);
+  const units = resolveUnits(request.storePath, request.job);
   const { manager, directory, timer, service } = units;
   await makeDirectory(directory);
-  await replaceFile(join(directory, service), serviceText(request, units));
-  await replaceFile(join(directory, timer), timerText(request, units));
-  await manage(manager, ["daemon-reload"]);
-  await manage(manager, ["enable", timer]);
+  await replaceFile(join(directory, service), renderService(request, units));
+  await replaceFile(join(directory, timer), renderTimer(request, units));
+  await callManager(manager, ["daemon-reload"]);
+  await callManager(manager, ["enable", timer]);
   // A restart, because a running timer would keep its old times.
-  await manage(manager, ["restart", timer]);
-  const installed = await scheduleOf(request.storePath, request.job);
+  await callManager(manager, ["restart", timer]);
+  const installed = await readSchedule(request.storePath, request.job);
   if (installed?.active) return installed;
   throw new StoreError("service", `${timer} was installed, but does not run`, {
     hint: `Run ${systemctlLine(manager, `status ${timer}`)} to see why.`,
@@ -155,8 +158,8 @@ export async function installSchedule(request: ScheduleRequest): Promise<Schedul
 export async function removeSchedules(
   storePath: string,
 ): Promise<{ units: string[]; dropIns: string[] }> {
-  const { manager, directory } = unitNames(storePath, "backup");
-  const pairs = jobs.map((job) => unitNames(storePath, job));
+  const { manager, directory } = resolveUnits(storePath, "backup");
+  const pairs = jobs.map((job) => resolveUnits(storePath, job));
   const present: string[] = [];
   for (const name of pairs.flatMap(({ timer, service }) => [timer, service])) {
     if (await assertOwnUnit(join(directory, name))) present.push(name);
@@ -167,10 +170,10 @@ export async function removeSchedules(
     });
   }
   const timers = present.filter((name) => name.endsWith(".timer"));
-  if (timers.length > 0) await manage(manager, ["disable", "--now", ...timers]);
+  if (timers.length > 0) await callManager(manager, ["disable", "--now", ...timers]);
   for (const name of present) await removeFile(join(directory, name));
   await syncDirectory(directory);
-  await manage(manager, ["daemon-reload"]);
+  await callManager(manager, ["daemon-reload"]);
   // A failed last run would keep the unit in the manager's list. Fails if there was none.
   await systemctl(manager, ["reset-failed", ...pairs.map(({ service }) => service)]);
   const names = await readdir(directory);
@@ -186,11 +189,11 @@ export async function removeSchedules(
  * @throws {@link StoreError} service - if there is a schedule and the manager does not respond
  * @throws {@link StoreError} io - if the timer's file cannot be read
  */
-export async function scheduleOf(
+export async function readSchedule(
   storePath: string,
   job: ScheduledJob,
 ): Promise<Schedule | undefined> {
-  const { manager, directory, timer, service } = unitNames(storePath, job);
+  const { manager, directory, timer, service } = resolveUnits(storePath, job);
   if (!(await isOwnUnit(join(directory, timer)))) return undefined;
   const [clock = {}, main = {}] = await show(
     manager,
@@ -207,16 +210,16 @@ export async function scheduleOf(
     onCalendar: /OnCalendar=(.*?) ;/.exec(clock.TimersCalendar ?? "")?.[1] ?? null,
     enabled: clock.UnitFileState === "enabled",
     active: clock.ActiveState === "active",
-    nextRun: timeOf(clock.NextElapseUSecRealtime),
-    lastRun: lastRun(clock, main),
-    lingers: manager === "systemd" || lingers(),
+    nextRun: parseTime(clock.NextElapseUSecRealtime),
+    lastRun: toLastRun(clock, main),
+    lingers: manager === "systemd" || isLingerEnabled(),
     dropIns: [...parseList(clock.DropInPaths), ...parseList(main.DropInPaths)],
   };
 }
 
 /**
- * Returns the command line in the service of a scheduled job, as `execLine` writes it; undefined if
- * there is none. A drop-in is not read, because installing a schedule does not change it.
+ * Returns the command line in the service of a scheduled job, as `quoteCommand` writes it;
+ * undefined if there is none. Ignores drop-ins, because installing a schedule does not change them.
  *
  * @throws {@link StoreError} io - if the file cannot be read
  */
@@ -224,14 +227,14 @@ export async function scheduledCommand(
   storePath: string,
   job: ScheduledJob,
 ): Promise<string | undefined> {
-  const { directory, service } = unitNames(storePath, job);
+  const { directory, service } = resolveUnits(storePath, job);
   const text = await readUnit(join(directory, service));
   return text?.startsWith(mark) ? /^ExecStart=(.*)$/m.exec(text)?.[1] : undefined;
 }
 
 /**
- * Returns whether a running timer will never start a backup, because all its times are past. While
- * a backup runs, the next time is not known yet.
+ * Returns whether a running timer will never start its job, because all its times are past. While
+ * the job runs, the next time is not known yet.
  */
 export function neverElapses({ active, nextRun, lastRun }: Schedule): boolean {
   return active && nextRun === null && lastRun?.result !== "running";
@@ -239,28 +242,28 @@ export function neverElapses({ active, nextRun, lastRun }: Schedule): boolean {
 
 /** Returns the service of a store's scheduled job, which may not exist. */
 export function scheduledService(storePath: string, job: ScheduledJob): UnitName {
-  const { manager, service } = unitNames(storePath, job);
+  const { manager, service } = resolveUnits(storePath, job);
   return { manager, name: service };
 }
 
 /**
- * Returns the command that makes this user's manager start at boot. It contains the user's name,
+ * Returns the command that makes the user manager start at boot. It contains the user's name,
  * because logind cannot determine the user outside of a session (sudo, a system unit).
  */
 export function lingerCommand(): string {
   return `loginctl enable-linger ${userInfo().username}`;
 }
 
-/** Returns whether this user's manager starts at boot, as set by `loginctl enable-linger`. */
-export function lingers(): boolean {
+/** Returns whether the user manager starts at boot, as set by `loginctl enable-linger`. */
+export function isLingerEnabled(): boolean {
   return existsSync(join("/var/lib/systemd/linger", userInfo().username));
 }
 
-function lastRun(clock: Properties, job: Properties): LastRun | null {
-  const began = timeOf(job.ExecMainStartTimestamp);
+function toLastRun(clock: Properties, job: Properties): LastRun | null {
+  const began = parseTime(job.ExecMainStartTimestamp);
   if (began === null) {
-    // The timer's time stamp is on disk. The result of the run was in the manager's memory.
-    const triggered = timeOf(clock.LastTriggerUSec);
+    // The timer's timestamp is on disk. The result of the run was in the manager's memory.
+    const triggered = parseTime(clock.LastTriggerUSec);
     return triggered === null ? null : { at: triggered, result: null, exitCode: null };
   }
   if (job.ActiveState === "activating") return { at: began, result: "running", exitCode: null };
@@ -272,36 +275,36 @@ function lastRun(clock: Properties, job: Properties): LastRun | null {
   };
 }
 
-function serviceText(
+function renderService(
   { storePath, job, command }: ScheduleRequest,
   { manager, service }: ScheduleUnits,
 ): string {
   return `${header}
 # Put your own changes, such as OnFailure=, into a drop-in: ${systemctlLine(manager, `edit ${service}`)}
 [Unit]
-Description=${jobDescriptions[job]} of the HiveMind client store ${settingValue(storePath)}
+Description=${jobDescriptions[job]} of the HiveMind client store ${escapeSetting(storePath)}
 After=${keyringUnit}
 
 [Service]
 Type=oneshot
-ExecStart=${execLine(...command)}
+ExecStart=${quoteCommand(...command)}
 # a core dump would contain the passphrase
 LimitCORE=0
 `;
 }
 
-function timerText(
+function renderTimer(
   { storePath, job, onCalendar, randomDelay }: ScheduleRequest,
   { manager, timer }: ScheduleUnits,
 ): string {
   return `${header}
 # Put your own changes into a drop-in: ${systemctlLine(manager, `edit ${timer}`)}
 [Unit]
-Description=${jobDescriptions[job]}s of the HiveMind client store ${settingValue(storePath)}
+Description=${jobDescriptions[job]}s of the HiveMind client store ${escapeSetting(storePath)}
 
 [Timer]
-OnCalendar=${settingValue(onCalendar)}
-RandomizedDelaySec=${settingValue(randomDelay)}
+OnCalendar=${escapeSetting(onCalendar)}
+RandomizedDelaySec=${escapeSetting(randomDelay)}
 # catches up after the machine was off
 Persistent=true
 
@@ -312,12 +315,12 @@ WantedBy=timers.target
 
 /** Throws `refused` if the manager does not read units in the directory. */
 async function assertUnitDirectory(manager: Manager, directory: string): Promise<void> {
-  const { stdout } = await manage(manager, ["show", "--property=UnitPath", "--value"]);
+  const { stdout } = await callManager(manager, ["show", "--property=UnitPath", "--value"]);
   const wanted = await realPath(directory);
   for (const path of parseList(stdout)) if ((await realPath(path)) === wanted) return;
   throw new StoreError(
     "refused",
-    `${manager === "systemd" ? "systemd" : "the user's systemd"} does not read units in ${directory}`,
+    `${describeManager(manager)} of systemd does not read units in ${directory}`,
     {
       hint: "Unset XDG_CONFIG_HOME, which differs from the manager's, and name the settings file with --config.",
     },
@@ -337,13 +340,13 @@ async function analyze(
     timeoutMs: queryLimitMs,
   });
   if (code === 0) return stdout;
-  const reason = stderr.split("\n")[0] || `"${text}" is not understood`;
+  const reason = stderr.split("\n")[0] || `invalid ${kind} "${text}"`;
   throw new StoreError("usage", `systemd does not accept this ${kind}: ${reason}`, {
     hint: `Write it as in ${example}; see systemd.time(7).`,
   });
 }
 
-/** Throws `usage` for a time in the past, or never. systemd accepts it, but never elapses. */
+/** Throws `usage` if all times are past. systemd accepts such a timer, which never elapses. */
 function assertElapses(onCalendar: string, analysis: string): void {
   if (!/Next elapse: never/.test(analysis)) return;
   const message = `no time from now on matches ${onCalendar}: the timer would never elapse`;
@@ -357,7 +360,7 @@ async function assertOwnUnit(path: string): Promise<boolean> {
   const isOwn = await isOwnUnit(path);
   if (isOwn === false) {
     throw new StoreError("refused", `${path} was not written by this program`, {
-      hint: "Move it away first; put your changes of a unit into a drop-in.",
+      hint: "Move it away first, and put your changes to a unit into a drop-in.",
     });
   }
   return isOwn === true;
@@ -377,18 +380,18 @@ async function readUnit(path: string): Promise<string | undefined> {
   }
 }
 
-/** Parses a time such as "Tue 2026-11-24 18:50:00 UTC". Returns null for no time. */
-function timeOf(text: string | undefined): string | null {
+/** Parses a time such as "Tue 2026-11-24 18:50:00 UTC". Returns null if there is none. */
+function parseTime(text: string | undefined): string | null {
   const [, day, time] = /(\d{4}-\d\d-\d\d) (\d\d:\d\d:\d\d)/.exec(text ?? "") ?? [];
   return day === undefined ? null : `${day}T${time}Z`;
 }
 
 /** Calls a manager. Throws `service` if the call fails. */
-async function manage(manager: Manager, args: readonly string[]): Promise<Outcome> {
+async function callManager(manager: Manager, args: readonly string[]): Promise<Outcome> {
   const outcome = await systemctl(manager, args);
   if (outcome.code === 0) return outcome;
   if (outcome.failure !== "missing") throw managerError(manager, outcome);
-  throw new StoreError("service", "there is no systemd here to schedule backups with", {
-    hint: "Let cron, or another scheduler of this system, run hivemind-sqlcipher backup.",
+  throw new StoreError("service", "cannot schedule backups: systemd is not installed", {
+    hint: "Run hivemind-sqlcipher backup from cron or another scheduler.",
   });
 }

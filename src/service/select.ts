@@ -1,5 +1,5 @@
 /** Selects the service of a store. */
-import { isKind, StoreError } from "../errors.js";
+import { ignoreKind, isKind, StoreError } from "../errors.js";
 import { argsOf } from "../process/cgroup.js";
 import { findHolders, findLastingHolders, formatHolders, type Holder } from "../process/holders.js";
 import { CommandService } from "./command.js";
@@ -16,14 +16,14 @@ import { findHubUnits, mayUseStore, runsHub, usesOtherStore } from "./hub-units.
 import { NoService } from "./none.js";
 import { findOrigin, findUnitOf } from "./origin.js";
 import { defaultUnit, type Service, type ServiceKind } from "./service.js";
-import { inManager, type Manager, show, type UnitName } from "./systemctl.js";
+import { describeManager, type Manager, managers, show, type UnitName } from "./systemctl.js";
 import { SystemdUnit } from "./systemd.js";
 
 export interface ServiceChoice {
   readonly service: "auto" | ServiceKind;
   /**
-   * The name of the systemd unit or of the container. Without a name, the service is searched for
-   * by the processes that have the store open, then by unit files and the mounts of containers.
+   * The name of the systemd unit or of the container. Without a name, the service is found by the
+   * processes that have the store open, else by unit files and the mounts of containers.
    */
   readonly unit?: string | undefined;
   /** Shell commands. With `auto`, they take precedence over a unit. */
@@ -34,8 +34,6 @@ export interface ServiceChoice {
   /** Called with a discovered service that passed its checks, to save it in the settings. */
   readonly remember?: ((found: Service) => Promise<void>) | undefined;
 }
-
-const managers = ["systemd-user", "systemd"] as const;
 
 /** A unit or a container, found by the path of a store. */
 type FoundService = UnitName | ContainerName;
@@ -102,7 +100,7 @@ function commandService(choice: ServiceChoice): CommandService | undefined {
 async function findNamedUnit(name: string, storePath: string): Promise<SystemdUnit | undefined> {
   const found: SystemdUnit[] = [];
   for (const manager of managers) {
-    const unit = await SystemdUnit.find(manager, name).catch(ignoreUnresponsive);
+    const unit = await SystemdUnit.find(manager, name).catch(ignoreKind("service", undefined));
     if (unit?.isUsable) found.push(unit);
   }
   if (found.length < 2) return found[0];
@@ -139,7 +137,9 @@ async function findService(
     (await findConfiguredContainer(storePath, among));
   if (found !== undefined) return toService(found);
   for (const manager of searched) {
-    const unit = await SystemdUnit.find(manager, defaultUnit).catch(ignoreUnresponsive);
+    const unit = await SystemdUnit.find(manager, defaultUnit).catch(
+      ignoreKind("service", undefined),
+    );
     if (unit?.isUsable) return unit;
   }
   return undefined;
@@ -159,15 +159,15 @@ async function findServicesOfHolders(
   const services = new Map<string, FoundService>();
   for (const holder of (await findHolders(storePath)).holders) {
     // `hintForHolders` reports an engine that does not respond, if no service is found.
-    const service = await findServiceOf(holder).catch(ignoreUnresponsive);
+    const service = await findServiceOf(holder).catch(ignoreKind("service", undefined));
     if (service && among.includes(kindOf(service))) services.set(serviceOptions(service), service);
   }
   return [...services.values()];
 }
 
 /**
- * Returns the unit or container whose hub this process is; undefined for other programs in it, such
- * as jobs of cron.
+ * Returns the unit or container in which this process is the hub; undefined for another program,
+ * such as a cron job.
  */
 async function findServiceOf(holder: Holder): Promise<FoundService | undefined> {
   const container = await findContainerOf(holder.pid);
@@ -231,7 +231,7 @@ function assertAtMostOne<Found extends FoundService>(
   storePath: string,
 ): Found | undefined {
   if (found.length < 2) return found[0];
-  const names = found.map((service) => `${service.name} ${describeManager(service)}`);
+  const names = found.map((service) => `${service.name} ${describeLocation(service)}`);
   const noun = found.every((service) => "manager" in service) ? "unit" : "service";
   throw new StoreError(
     "refused",
@@ -242,8 +242,8 @@ function assertAtMostOne<Found extends FoundService>(
   );
 }
 
-function describeManager(service: FoundService): string {
-  return "manager" in service ? inManager(service.manager) : `of ${service.engine}`;
+function describeLocation(service: FoundService): string {
+  return "manager" in service ? `in ${describeManager(service.manager)}` : `of ${service.engine}`;
 }
 
 function throwNoContainer({ service, storePath }: ServiceChoice): never {
@@ -272,7 +272,7 @@ async function resolveNoService({ unit, storePath }: ServiceChoice): Promise<NoS
   );
 }
 
-/** Returns a hint for the first of these processes that belongs to a unit or a container. */
+/** Returns a hint about the first of these processes that belongs to a unit or a container. */
 export async function hintForHolders(holders: readonly Holder[]): Promise<string> {
   for (const { pid } of holders) {
     const unit = await findUnitOf(pid);
@@ -319,9 +319,4 @@ function serviceOptions(service: FoundService): string {
  */
 function shortName(name: string): string {
   return name.replace(/^([^.]+)\.service$/, "$1");
-}
-
-function ignoreUnresponsive(error: unknown): undefined {
-  if (!isKind(error, "service")) throw error;
-  return undefined;
 }

@@ -1,6 +1,6 @@
 /**
- * The program with the store open, as a service: a systemd unit, a container, commands of the
- * operator, or none.
+ * The service that has the store open: a systemd unit, a container, commands of the operator, or
+ * none.
  *
  * Every kind is used in the same order: `check` while the service runs, `prepareStop`,
  * `armRestart`, `stop`, the work, `start`, `disarm`.
@@ -132,8 +132,8 @@ export interface Service {
 }
 
 /**
- * The time limit of a restart's recovery command, in seconds. A hub in the middle of an operation
- * is better than no hub.
+ * The time limit of a restart's recovery command, in seconds. The service then starts in the middle
+ * of an operation, which is better than no service.
  */
 export const recoveryLimitSeconds = 60;
 

@@ -1,12 +1,14 @@
-/** Calls `systemctl` of the user's and the system's manager. */
+/** Calls `systemctl` for the user manager and the system manager. */
 import { StoreError } from "../errors.js";
 import { type Outcome, run } from "../process/run.js";
 import { shellQuote } from "../text/escape.js";
 import { type Properties, parseProperties } from "./properties.js";
 
-export type Manager = "systemd-user" | "systemd";
+export const managers = ["systemd-user", "systemd"] as const;
 
-/** Where the administrator's units of the system's manager are. */
+export type Manager = (typeof managers)[number];
+
+/** The directory of the administrator's system units. */
 export const systemUnits = "/etc/systemd/system";
 
 export interface UnitName {
@@ -14,7 +16,7 @@ export interface UnitName {
   readonly name: string;
 }
 
-/** A manager that is reloading many units responds after seconds. */
+/** A manager that is reloading many units takes seconds to respond. */
 export const queryLimitMs = 30_000;
 
 export function systemctl(
@@ -47,15 +49,15 @@ export async function isManagerRunning(manager: Manager): Promise<boolean> {
   return (await systemctl(manager, ["show", "--property=Version"])).code === 0;
 }
 
-/** Returns the error for a manager without response. */
+/** Returns the error for a manager that does not respond. */
 export function managerError(manager: Manager, outcome: Outcome): StoreError {
   return new StoreError(
     "service",
-    `systemd does not respond ${inManager(manager)}${formatFailure(outcome)}`,
+    `${describeManager(manager)} of systemd does not respond${formatFailure(outcome)}`,
     {
       hint:
         manager === "systemd-user"
-          ? "Run this in a login session of the hub's user; loginctl enable-linger USER keeps a session."
+          ? "Run this in a login session of the hub's user; loginctl enable-linger USER keeps the manager running."
           : "Use --service none, or --stop-command and --start-command.",
     },
   );
@@ -64,7 +66,7 @@ export function managerError(manager: Manager, outcome: Outcome): StoreError {
 /** Returns an error about a unit, with the command for its log. */
 export function unitError(manager: Manager, message: string, unit: string): StoreError {
   return new StoreError("service", message, {
-    hint: `Run ${["journalctl", ...scopeOf(manager)].join(" ")} -u ${unit} to see its log.`,
+    hint: `Run ${journalctlLine({ manager, name: unit })} to see its log.`,
   });
 }
 
@@ -86,7 +88,12 @@ export function systemctlLine(manager: Manager, rest: string): string {
   return ["systemctl", ...scopeOf(manager), rest].join(" ");
 }
 
-/** Returns what precedes a command that only root may run. */
+/** Returns the command line that prints the log of a unit. */
+export function journalctlLine({ manager, name }: UnitName): string {
+  return ["journalctl", ...scopeOf(manager), "--unit", name].join(" ");
+}
+
+/** Returns the prefix of a command that only root may run: `sudo `, or nothing for root. */
 export function sudoPrefix(): string {
   return process.geteuid?.() === 0 ? "" : "sudo ";
 }
@@ -95,12 +102,13 @@ export function sudoPrefix(): string {
  * Returns the command line for writing the output of a command to a file, as root if `sudo` is not
  * empty. It fails if the command fails: a pipe would end with the status of `tee`.
  */
-export function writeLine(command: string, path: string, sudo: string): string {
+export function redirectToFile(command: string, path: string, sudo: string): string {
   const file = shellQuote(path);
   if (sudo === "") return `${command} > ${file}`;
   return `text=$(${command}) && printf '%s\\n' "$text" | ${sudo}tee ${file} >/dev/null`;
 }
 
-export function inManager(manager: Manager): string {
-  return manager === "systemd-user" ? "in the user's manager" : "in the system's manager";
+/** Returns a manager for messages. */
+export function describeManager(manager: Manager): string {
+  return manager === "systemd-user" ? "the user manager" : "the system manager";
 }

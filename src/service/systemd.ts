@@ -1,8 +1,8 @@
 /**
- * systemd units of the user's and of the system's manager.
+ * User units and system units of systemd.
  *
  * Each call of `systemctl` between stop and start adds 5 to 10 ms of downtime. So all queries are
- * made before, and `stop` and `start` are a single call each.
+ * made before the stop, and `stop` and `start` are a single call each.
  */
 import { setTimeout as delay } from "node:timers/promises";
 import { StoreError } from "../errors.js";
@@ -83,7 +83,7 @@ export class SystemdUnit implements Service {
     this.#isLauncher = isLauncher(unit);
     this.isUsable =
       unit.LoadState !== "not-found" && (unit.LoadState !== "masked" || isActive(unit));
-    this.#see(unit);
+    this.#remember(unit);
     // The limits add up: a unit may wait for another, and a start waits for a stop in progress.
     const members = group.filter((member, index) => index === 0 || isActive(member));
     this.stopTimeoutMs = managerSlackMs + sum(members.map(stopLimitMs));
@@ -120,7 +120,7 @@ export class SystemdUnit implements Service {
         ["ActiveState", "SubState", "InvocationID", "MainPID", "ControlGroup", "Job"],
         [this.name],
       );
-      this.#see(unit);
+      this.#remember(unit);
       if (unit.ActiveState !== "deactivating") return toServiceState(unit);
       if (performance.now() > deadline) {
         throw this.#error(`${this.name} has been stopping for too long`);
@@ -251,7 +251,7 @@ export class SystemdUnit implements Service {
     ];
   }
 
-  #see(unit: Properties): void {
+  #remember(unit: Properties): void {
     if (!unit.ControlGroup) return;
     this.#controlGroup = unit.ControlGroup;
     this.#containers = findContainersOf(unit);

@@ -13,8 +13,8 @@ import { run } from "../process/run.js";
 import { isInContainer } from "./origin.js";
 import type { Properties } from "./properties.js";
 import {
+  describeManager,
   formatFailure,
-  inManager,
   queryLimitMs,
   show,
   systemctl,
@@ -66,7 +66,7 @@ export async function checkUnit(unit: UnitName, storePath: string): Promise<stri
   return [
     ...(properties.NeedDaemonReload === "yes"
       ? [
-          `the file of ${name} has changed since the manager read it, and ${name} will be started as it was read; ${systemctlLine(manager, "daemon-reload")} reads it again`,
+          `the unit file of ${name} has changed since the manager loaded it, and the loaded version will be started; ${systemctlLine(manager, "daemon-reload")} loads the new version`,
         ]
       : []),
     ...(isActive(properties) && !isHolder ? await checkStore(unit, properties, storePath) : []),
@@ -79,7 +79,7 @@ function assertLoaded(unit: UnitName, { LoadState, LoadError }: Properties): voi
     case "loaded":
       break;
     case "not-found":
-      throw new StoreError("notFound", `no unit ${name} ${inManager(manager)}`, {
+      throw new StoreError("notFound", `no unit ${name} in ${describeManager(manager)}`, {
         hint: `Name another unit with --unit (${systemctlLine(manager, "list-units --type=service")} lists them), or use --service none.`,
       });
     case "masked":
@@ -101,7 +101,7 @@ function maskedError({ manager, name }: UnitName): StoreError {
 
 function assertStartable(unit: UnitName, properties: Properties): void {
   const { manager, name } = unit;
-  // A running unit can be masked, or its file deleted, while the manager has it in memory.
+  // A running unit can be masked, or its file deleted: the manager keeps it in memory.
   if (properties.UnitFileState?.startsWith("masked")) throw maskedError(unit);
   for (const [property, action] of [
     ["RefuseManualStop", "stopped"],
@@ -117,7 +117,7 @@ function assertStartable(unit: UnitName, properties: Properties): void {
   if (properties.Transient === "yes") {
     throw new StoreError(
       "refused",
-      `${name} was made by systemd-run and has no unit file: it could not be started again`,
+      `${name} was created by systemd-run and has no unit file: it could not be started again`,
       { hint: "Write a unit file for it, or use --stop-command and --start-command." },
     );
   }
@@ -125,7 +125,7 @@ function assertStartable(unit: UnitName, properties: Properties): void {
   if (path && !statSync(path, { throwIfNoEntry: false })) {
     throw new StoreError(
       "refused",
-      `the file of ${name}, ${path}, is gone: ${name} could not be started again`,
+      `the unit file of ${name} does not exist any more, so it could not be started again: ${path}`,
       { hint: `Restore the file, then run ${systemctlLine(manager, "daemon-reload")}.` },
     );
   }
@@ -149,8 +149,8 @@ async function assertNotUpheld(
 }
 
 /**
- * Checks that this user may manage a unit of the system. Starting an active unit changes nothing,
- * and the manager checks the permission first.
+ * Checks that this user may manage a system unit. Starting an active unit changes nothing, and the
+ * manager checks the permission first.
  */
 async function assertPermitted(
   { manager, name }: UnitName,
@@ -161,7 +161,7 @@ async function assertPermitted(
   if (outcome.code === 0) return;
   throw new StoreError(
     "service",
-    `${name} is a unit of the system, and this user may not stop or start it${formatFailure(outcome)}`,
+    `${name} is a system unit, and this user may not stop or start it${formatFailure(outcome)}`,
     {
       hint: `Run this as root, or use --stop-command 'sudo systemctl stop ${name}' --start-command 'sudo systemctl start ${name}'.`,
     },
@@ -234,7 +234,7 @@ async function checkStore(
     (startsContainers(properties)
       ? undefined
       : findOtherDataHome(Number(properties.MainPID) || pids[0], storePath, names));
-  // The unit may have started just now, and opened the store since the first look.
+  // The unit may have opened the store since `isHolder` was determined.
   if (other === storePath && (await holdsStore(properties, storePath))) return [];
   const { name } = unit;
   if (other === undefined) {

@@ -4,18 +4,18 @@ import { StoreError } from "../errors.js";
 /** The unit that unlocks the keyring. The hub's unit starts after it if it exists. */
 export const keyringUnit = "hivemind-sqlcipher-keyring.service";
 
-/** Quotes a command for `ExecStart=` and similar settings, without expansion of variables. */
-export function execLine(...args: string[]): string {
-  return expandedLine(...args.map(withoutVariables));
+/** Quotes a command for `ExecStart=` and similar settings, so that systemd expands no variable. */
+export function quoteCommand(...args: string[]): string {
+  return quoteExpandedCommand(...args.map(escapeVariables));
 }
 
 /** Quotes a command in which systemd expands `$NAME` and `${NAME}`. */
-export function expandedLine(...args: string[]): string {
+export function quoteExpandedCommand(...args: string[]): string {
   return args.map(quoteArg).join(" ");
 }
 
 /** Doubles `$`, which begins a variable in a command of a unit. */
-export function withoutVariables(arg: string): string {
+export function escapeVariables(arg: string): string {
   return arg.replaceAll("$", "$$$$");
 }
 
@@ -31,7 +31,7 @@ export function quoteArg(arg: string): string {
  * @throws {@link StoreError} usage - for a line break, or for a final backslash, which would
  *   continue the line
  */
-export function settingValue(text: string): string {
+export function escapeSetting(text: string): string {
   if (text.endsWith("\\")) {
     throw new StoreError("usage", "a setting of a unit cannot end with a backslash");
   }

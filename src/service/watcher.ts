@@ -16,12 +16,12 @@ import { withInheritedUmask } from "../process/privacy.js";
 import { shellQuote } from "../text/escape.js";
 import { type RestartTimer, recoveryLimitSeconds } from "./service.js";
 
-/** The watcher's exit codes: it was disarmed in time, or it started the service. */
+/** The watcher's exit codes: disarmed in time, or fired and started the service. */
 const disarmed = 0;
 const fired = 1;
 
 export interface WatcherOptions {
-  /** Time limit in milliseconds. The watcher then fires even if this process is alive. */
+  /** Time limit in milliseconds, after which the watcher fires even if this process is alive. */
   readonly afterMs: number;
   /** The recovery command, which runs first. If it succeeds, it has started the service as well. */
   readonly command: readonly string[];
@@ -35,7 +35,7 @@ export interface WatcherOptions {
  * @throws {@link StoreError} service - if the watcher does not start
  */
 export async function armWatcher(options: WatcherOptions): Promise<RestartTimer> {
-  const child = spawn("/bin/sh", ["-c", withInheritedUmask(program(options))], {
+  const child = spawn("/bin/sh", ["-c", withInheritedUmask(renderProgram(options))], {
     detached: true,
     stdio: ["pipe", "pipe", "ignore"],
   });
@@ -75,7 +75,7 @@ async function disarm(
  * SIGTERM, SIGHUP and SIGINT are ignored, because the watcher must survive a signal to this process
  * and its children. The commands run with the default signal handlers.
  */
-function program({ afterMs, command, start }: WatcherOptions): string {
+function renderProgram({ afterMs, command, start }: WatcherOptions): string {
   return `
 trap '' TERM HUP INT
 echo ready

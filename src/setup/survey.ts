@@ -35,9 +35,9 @@ import { findOrigin } from "../service/origin.js";
 import {
   assertSchedulable,
   lingerCommand,
+  readSchedule,
   type Schedule,
   scheduledCommand,
-  scheduleOf,
 } from "../service/schedule.js";
 import { type Manager, sudoPrefix } from "../service/systemctl.js";
 import { type CipherCompatibility, identify, openEncrypted } from "../store/cipher.js";
@@ -208,7 +208,7 @@ export async function survey(choice: SetupChoice): Promise<Survey> {
     directories,
     room: await findRoomProblem(storePath, directories, database?.size ?? 0),
     operation: (await Journal.read(storePath).catch(() => undefined))?.entry.operation,
-    schedule: await scheduleOf(storePath, "backup").catch(() => undefined),
+    schedule: await readSchedule(storePath, "backup").catch(() => undefined),
     installedCommand: await scheduledCommand(storePath, "backup").catch(() => undefined),
     scheduleProblem: await findScheduleProblem(storePath),
     lastBackup: await findLastBackup(identity.keyId, directories, choice),

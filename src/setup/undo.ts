@@ -14,7 +14,7 @@ import { emitStep } from "../operation/step.js";
 import { withOperation } from "../recovery/recover.js";
 import { removeSchedules } from "../service/schedule.js";
 import { systemctlLine } from "../service/systemctl.js";
-import { expandedLine } from "../service/unit-file.js";
+import { quoteExpandedCommand } from "../service/unit-file.js";
 import { installDropIn, removeDropIn } from "./drop-in.js";
 import { isSealedUnit } from "./facts.js";
 import { type Former, formerOf } from "./former.js";
@@ -124,7 +124,7 @@ async function assertNoOtherRun({ unit, drop_in: dropIn }: SetupRecord): Promise
   const path = await findOtherRun(unit, dropIn);
   if (path === undefined) return;
   const { manager, name } = unit;
-  const command = expandedLine(...(await hubCommandOf(unit)));
+  const command = quoteExpandedCommand(...(await hubCommandOf(unit)));
   const problem = `${path} itself starts ${name} through run, which refuses the former database`;
   throw new StoreError("refused", problem, {
     hint: `Set ExecStart=${command} in ${path}, run ${systemctlLine(manager, "daemon-reload")}, and run setup --undo at once: a restart before it would start the hub without its passphrase.`,

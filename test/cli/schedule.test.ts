@@ -3,8 +3,8 @@ import { chmod, mkdir, readdir, readFile, rm, writeFile } from "node:fs/promises
 import { join } from "node:path";
 import { expect, onTestFinished, test } from "vitest";
 import { findHolders } from "../../src/process/holders.js";
-import { programsOfUnits } from "../../src/service/programs.js";
-import { neverElapses, scheduledService, scheduleOf } from "../../src/service/schedule.js";
+import { findUnitPrograms } from "../../src/service/programs.js";
+import { neverElapses, readSchedule, scheduledService } from "../../src/service/schedule.js";
 import { root } from "../built.js";
 import {
   exec,
@@ -242,7 +242,7 @@ async function scheduleNeverElapses(storePath: string): Promise<boolean> {
   const { XDG_CONFIG_HOME } = process.env;
   delete process.env.XDG_CONFIG_HOME;
   try {
-    const schedule = await scheduleOf(storePath, "backup");
+    const schedule = await readSchedule(storePath, "backup");
     if (schedule === undefined) throw new Error("there is no schedule");
     return neverElapses(schedule);
   } finally {
@@ -296,7 +296,7 @@ test("the programs that the scheduled backup needs are known, with those that ar
   const main = `${root}dist/cli/main.js`;
   const unit = { manager: "systemd-user", name: schedule.service } as const;
   expect(scheduledService(machine.store, "backup")).toEqual(unit);
-  expect(await programsOfUnits([unit])).toEqual([
+  expect(await findUnitPrograms([unit])).toEqual([
     { ...unit, path: process.execPath, isPresent: true, isHub: false },
     { ...unit, path: main, isPresent: true, isHub: false },
   ]);
@@ -304,7 +304,7 @@ test("the programs that the scheduled backup needs are known, with those that ar
   const text = await readFile(path, "utf8");
   await writeFile(path, text.replace(process.execPath, `"${machine.path("no node here")}/node"`));
   await systemctl("daemon-reload");
-  expect(await programsOfUnits([unit])).toEqual([
+  expect(await findUnitPrograms([unit])).toEqual([
     { ...unit, path: `${machine.path("no node here")}/node`, isPresent: false, isHub: false },
     { ...unit, path: main, isPresent: true, isHub: false },
   ]);

@@ -19,7 +19,7 @@ import { DatabaseFactory } from "../../src/databases/registry.js";
 import { checkPermissions } from "../../src/diagnostics/files.js";
 import { getEntry } from "../../src/keys/keyring.js";
 import { Journal } from "../../src/operation/journal.js";
-import { writeLine } from "../../src/service/systemctl.js";
+import { redirectToFile } from "../../src/service/systemctl.js";
 import { openEncrypted } from "../../src/store/cipher.js";
 import { ClientStore } from "../../src/store/client-store.js";
 import { root } from "../built.js";
@@ -45,7 +45,7 @@ class Site {
   ) {}
 
   /**
-   * @param unitsOfUser - uses the directory where the user's manager reads units, and so a settings
+   * @param unitsOfUser - uses the directory where the user manager reads units, and so a settings
    *   file of another name
    */
   static async make({ unitsOfUser = false, init = [] as string[] } = {}): Promise<Site> {
@@ -394,20 +394,20 @@ const scheduleRows: (Row & { finding: "schedule" })[] = [
     problem: "a timer that does not run",
     finding: "schedule",
     detail: /\.timer is not running/,
-    arrange: (site) => scheduleOf(site).then(({ unit }) => systemctl("stop", unit)),
+    arrange: (site) => readSchedule(site).then(({ unit }) => systemctl("stop", unit)),
   },
   {
     problem: "a timer that is not enabled",
     finding: "schedule",
     detail: /\.timer is not enabled/,
-    arrange: (site) => scheduleOf(site).then(({ unit }) => systemctl("disable", unit)),
+    arrange: (site) => readSchedule(site).then(({ unit }) => systemctl("disable", unit)),
   },
   {
     problem: "a timer whose time is past",
     finding: "schedule",
     detail: /never elapses/,
     arrange: async (site) => {
-      const { unit } = await scheduleOf(site);
+      const { unit } = await readSchedule(site);
       await edit(unit, /OnCalendar=.*/, "OnCalendar=2020-01-01");
       await systemctl("restart", unit);
     },
@@ -417,7 +417,7 @@ const scheduleRows: (Row & { finding: "schedule" })[] = [
     finding: "schedule",
     detail: /names a program that is gone.*\/no\/node/,
     arrange: async (site) => {
-      const { service } = await scheduleOf(site);
+      const { service } = await readSchedule(site);
       await edit(service, process.execPath, "/no/node");
     },
   },
@@ -426,7 +426,7 @@ const scheduleRows: (Row & { finding: "schedule" })[] = [
     finding: "schedule",
     detail: /the last scheduled backup failed .* exit code 18/,
     arrange: async (site) => {
-      const { service } = await scheduleOf(site);
+      const { service } = await readSchedule(site);
       await rm(site.machine.path("backups"), { recursive: true });
       await systemctl("start", service).catch(() => undefined);
       await mkdir(site.machine.path("backups"), { mode: 0o700 });
@@ -436,7 +436,7 @@ const scheduleRows: (Row & { finding: "schedule" })[] = [
 
 const unitFolder = join(process.env.HOME ?? "", ".config/systemd/user");
 
-async function scheduleOf(site: Site): Promise<{ unit: string; service: string }> {
+async function readSchedule(site: Site): Promise<{ unit: string; service: string }> {
   const { stdout } = await site.run("schedule", "status", "--json");
   return (JSON.parse(stdout) as { schedule: { unit: string; service: string } }).schedule;
 }
@@ -930,7 +930,7 @@ test("a system unit: nothing follows a drop-in or a unit that could not be print
   // Runs the command, which changes only files of this machine.
   await stub("sudo", `echo "$*" >>'${ran}'; [ "$1" != systemctl ] || exit 0; exec "$@"`);
   const path = machine.path("units", "unit");
-  const install = writeLine("hivemind-sqlcipher run --print-unit dropin", path, "sudo ");
+  const install = redirectToFile("hivemind-sqlcipher run --print-unit dropin", path, "sudo ");
   const line = [`sudo mkdir -p ${dirname(path)}`, install, "sudo systemctl restart hub"].join(
     " && ",
   );

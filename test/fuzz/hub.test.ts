@@ -22,7 +22,7 @@ import { redisPlugin } from "../../src/databases/redis.js";
 import { namedStore, passwordIn, readServerJson, sqliteModule } from "../../src/hub/server-json.js";
 import { removePassword, setPassword, switchModule } from "../../src/hub/server-json-edit.js";
 import { renderKeyringUnit, renderUnit } from "../../src/hub/units.js";
-import { execLine } from "../../src/service/unit-file.js";
+import { quoteCommand } from "../../src/service/unit-file.js";
 import { RedisServer } from "../databases/redis-server.js";
 import { answerOf, campaign, secretMark } from "./campaign.js";
 import {
@@ -311,7 +311,7 @@ campaign("a unit holds the words it was given and no line more", {
   inputs: fc.tuple(fc.array(wildText, { minLength: 1, maxLength: 4 }), wildText, wildText),
   async holds([hub, user, path]) {
     const run = ["/usr/bin/node", "main.js", "run", "--db", path];
-    const line = await answerOf(() => execLine(...hub));
+    const line = await answerOf(() => quoteCommand(...hub));
     if (line !== undefined) assert.deepEqual(wordsOf(line), hub);
     const units = [
       () => renderUnit({ kind: "user", run, hub }),

@@ -8,7 +8,7 @@ import { promisify } from "node:util";
 import { afterEach, beforeAll, beforeEach, describe, expect, test } from "vitest";
 import { hubCommandOf } from "../../src/hub/existing-unit.js";
 import { renderKeyringUnit, renderUnit } from "../../src/hub/units.js";
-import { withoutVariables } from "../../src/service/unit-file.js";
+import { escapeVariables } from "../../src/service/unit-file.js";
 import {
   property,
   removeUnits,
@@ -94,7 +94,7 @@ describe("the text of a unit", () => {
     // Under its name when it is whole: it is read as soon as it is there.
     const script = `const fs = require("fs"); fs.writeFileSync("${folder}/new", JSON.stringify(process.argv.slice(1))); fs.renameSync("${folder}/new", "${folder}/words")`;
     const run = [process.execPath, "-e", script];
-    const hub = words.map(withoutVariables);
+    const hub = words.map(escapeVariables);
     await writeUnits({ [name]: renderUnit({ kind: "user", run, hub }) });
     await systemctl("start", name);
     await until(() => existsSync(join(folder, "words")));

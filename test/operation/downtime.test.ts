@@ -112,7 +112,7 @@ test("a journal that names a service of an earlier version, launchd, is refused 
   });
 });
 
-/** A unit of the system, which the manager does not let this user manage. */
+/** A system unit, which the manager does not let this user manage. */
 function deniedService(): Service {
   const denied = async () => {
     throw new StoreError("service", "Access denied");

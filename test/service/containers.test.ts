@@ -334,7 +334,7 @@ function inspected(fields: { State?: object; Config?: object; HostConfig?: objec
 test("inspect: the name without docker's slash, no labels, and mounts without a source", () => {
   expect(parseContainers("docker", inspected())).toMatchObject([
     {
-      ...{ name: "hub", args: ["hivemind-core", "listen"], mounts: [], hasOwnPids: true },
+      ...{ name: "hub", args: ["hivemind-core", "listen"], mounts: [], hasOwnPidNamespace: true },
       ...{ stopSignal: 15, stopTimeoutMs: 10_000, unit: undefined, swarmService: undefined },
       startedAt: Date.parse("2026-11-29T10:38:15.141Z"),
     },
@@ -357,7 +357,7 @@ test.each([
 test("inspect: the container whose network is used", () => {
   const text = inspected({ HostConfig: { NetworkMode: "container:abc", PidMode: "host" } });
   const [container] = parseContainers("docker", text);
-  expect(container).toMatchObject({ sharesNamespacesOf: ["abc"], hasOwnPids: false });
+  expect(container).toMatchObject({ sharesNamespacesOf: ["abc"], hasOwnPidNamespace: false });
 });
 
 test("inspect: another form is an error", () => {

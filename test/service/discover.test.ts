@@ -164,7 +164,7 @@ describe("a hub that is stopped", () => {
     await write({ [`${unit}.service`]: text, [`${other}.service`]: text });
     await expect(select()).rejects.toMatchObject({
       kind: "refused",
-      message: expect.stringContaining(`${other}.service in the user's manager`),
+      message: expect.stringContaining(`${other}.service in the user manager`),
       hint: expect.stringContaining(`--service systemd-user --unit ${other}`),
     });
     await systemctl("enable", other);

@@ -10,7 +10,7 @@ const hybrid = (path: string, unified = path) =>
 
 test.each([
   [
-    "a unit of a user",
+    "a user unit",
     "/user.slice/user-1000.slice/user@1000.service/app.slice/hivemind-listener.service",
     { kind: "systemd-user", unit: "hivemind-listener.service", uid: 1000 },
   ],
@@ -20,7 +20,7 @@ test.each([
     { kind: "systemd-user", unit: "hub.service", uid: 7 },
   ],
   [
-    "a unit of the system",
+    "a system unit",
     "/system.slice/hivemind-core.service",
     { kind: "systemd", unit: "hivemind-core.service" },
   ],

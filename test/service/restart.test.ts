@@ -375,7 +375,9 @@ describe("which service", () => {
         selectService({ service: "systemd-user", unit, storePath: store }),
       ).rejects.toMatchObject({
         kind: "service",
-        message: expect.stringMatching(/user's manager: Failed to connect to bus/),
+        message: expect.stringMatching(
+          /user manager of systemd does not respond: Failed to connect to bus/,
+        ),
       });
       expect((await selectService({ service: "auto", unit, storePath: store })).kind).toBe("none");
     } finally {

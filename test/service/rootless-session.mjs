@@ -39,7 +39,7 @@ const environment = {
   PATH: "/usr/sbin:/usr/bin:/sbin:/bin",
 };
 
-/** Runs a program as the user, in a unit of the user's manager, as a login session does. */
+/** Runs a program as the user, in a user unit, as a login session does. */
 function asUser(args, variables = {}) {
   const settings = Object.entries(variables).map(([name, value]) => `--setenv=${name}=${value}`);
   const { status, stdout, stderr } = spawnSync(

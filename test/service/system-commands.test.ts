@@ -93,7 +93,7 @@ END
   ]);
 }, 120_000);
 
-test("a unit of the system that starts the hub: the drop-in passes the passphrase, and no second unit is made", async () => {
+test("a system unit that starts the hub: the drop-in passes the passphrase, and no second unit is made", async () => {
   const lines = await inSystem(
     (home) => `
       data="XDG_DATA_HOME=$home/data XDG_CONFIG_HOME=$home/config XDG_STATE_HOME=$home/state"
@@ -139,7 +139,7 @@ for check in json.load(sys.stdin)["checks"]:
   expect(lines.slice(6)).not.toContainEqual(expect.stringContaining("without the passphrase"));
 }, 120_000);
 
-test("a machine that boots without a login: the fixes let the user's manager start and unlock the keyring", async () => {
+test("a machine that boots without a login: the fixes let the user manager start and unlock the keyring", async () => {
   const lines = await inSystem(
     (home) => `
       cp /lib/systemd/system/dbus.service /lib/systemd/system/dbus.socket /etc/systemd/system/
@@ -148,7 +148,7 @@ test("a machine that boots without a login: the fixes let the user's manager sta
 Type=notify
 ExecStart=/lib/systemd/systemd-logind
 END
-      # The session has its user's manager already.
+      # The session has its user manager already.
       unit user@.service <<END
 [Service]
 Type=oneshot

@@ -122,7 +122,7 @@ test("a unit's User is compared with the store's owner, whether it runs or not",
   });
 });
 
-test("a user who may not manage a unit of the system learns that before anything is stopped", async () => {
+test("a user who may not manage a system unit learns that before anything is stopped", async () => {
   const seen = await inSystem(`
     unit("hub.service", "[Service]\\nExecStart=sleep infinity\\n");
     systemctl("start", "hub");

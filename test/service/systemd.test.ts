@@ -109,7 +109,7 @@ describe("stopping and starting", () => {
       expect.objectContaining({
         kind: "service",
         message: expect.stringMatching(`left processes behind: .*${mainPid}`),
-        hint: `Run journalctl --user -u ${unit} to see its log.`,
+        hint: `Run journalctl --user --unit ${unit} to see its log.`,
       }),
     );
     process.kill(mainPid ?? 0, "SIGKILL");
@@ -149,7 +149,7 @@ describe("stopping and starting", () => {
         message: expect.stringMatching(
           `${unit} could not be started: Job for ${unit}.service failed`,
         ),
-        hint: `Run journalctl --user -u ${unit} to see its log.`,
+        hint: `Run journalctl --user --unit ${unit} to see its log.`,
       }),
     );
     writeFileSync(gate, "");
@@ -288,7 +288,7 @@ describe("refused before anything is stopped", () => {
     await expect(service.check(store)).rejects.toEqual(
       expect.objectContaining({
         kind: "notFound",
-        message: `no unit ${unit} in the user's manager`,
+        message: `no unit ${unit} in the user manager`,
         hint: expect.stringContaining("--unit"),
       }),
     );
@@ -333,7 +333,7 @@ describe("refused before anything is stopped", () => {
     const service = await running(holding(store));
     const file = await property(unit, "FragmentPath");
     rmSync(file);
-    await expect(service.check(store)).rejects.toEqual(refused(/is gone/));
+    await expect(service.check(store)).rejects.toEqual(refused(/does not exist any more/));
   });
 
   test("a unit made by systemd-run, which could not be started again", async () => {

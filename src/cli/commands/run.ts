@@ -266,13 +266,13 @@ async function keyringUnit(_: Context, _args: string[], options: RunOptions): Pr
 /** Returns the hub's command for a unit, with the absolute path of its program. */
 async function hubCommand(context: Context, args: string[]): Promise<string[]> {
   const { findProgram } = await import("../../hub/interpreter.js");
-  const { withoutVariables } = await import("../../service/unit-file.js");
+  const { escapeVariables } = await import("../../service/unit-file.js");
   const [name = "", ...rest] = args.length > 0 ? args : ["hivemind-core", "listen"];
   const found = await findProgram(name);
   if (found === undefined) {
     context.output.notice(`${name} is not on PATH; correct its path in the unit`);
   }
-  return [found ?? `/usr/local/bin/${name}`, ...rest].map(withoutVariables);
+  return [found ?? `/usr/local/bin/${name}`, ...rest].map(escapeVariables);
 }
 
 async function hubPythonOption({ hubPython }: RunOptions): Promise<string[]> {

@@ -44,14 +44,14 @@ export function addInstall(group: Command): void {
 }
 
 async function runInstall(context: Context, options: InstallOptions): Promise<void> {
-  const { assertSchedulable, installSchedule, lingerCommand, scheduleOf } = await import(
+  const { assertSchedulable, installSchedule, lingerCommand, readSchedule } = await import(
     "../../service/schedule.js"
   );
   const { storePath, output } = context;
   const { onCalendar, randomDelay } = options;
   const command = backupCommand(context);
   const request = { storePath, job: "backup", command, onCalendar, randomDelay } as const;
-  const drillTime = options.drill ?? (await scheduleOf(storePath, "drill"))?.onCalendar;
+  const drillTime = options.drill ?? (await readSchedule(storePath, "drill"))?.onCalendar;
   const drillRequest = drillTime && {
     ...{ ...request, job: "drill" as const, onCalendar: drillTime },
     command: ownCommand(context, "drill"),

@@ -16,9 +16,9 @@ export function addStatus(group: Command): void {
 }
 
 async function printSchedule({ storePath, output }: Context): Promise<void> {
-  const { lingerCommand, scheduleOf } = await import("../../service/schedule.js");
-  const schedule = await scheduleOf(storePath, "backup");
-  const drill = await scheduleOf(storePath, "drill");
+  const { lingerCommand, readSchedule } = await import("../../service/schedule.js");
+  const schedule = await readSchedule(storePath, "backup");
+  const drill = await readSchedule(storePath, "drill");
   output.result(toJson({ schedule: schedule ?? null, drill: drill ?? null }), () => [
     ...(schedule
       ? scheduleLines(schedule)

@@ -94,7 +94,7 @@ async function runSetup(command: Command, context: Context, given: SetupOptions)
   const { survey } = await import("../../setup/survey.js");
   const { keepsHubRunning } = await import("../../setup/facts.js");
   const { isFinished, planSetup } = await import("../../setup/plan.js");
-  const { execLine } = await import("../../service/unit-file.js");
+  const { quoteCommand } = await import("../../service/unit-file.js");
   const { output } = context;
   // A killed setup may have left the hub stopped.
   if (!given.dryRun) await recoverFirst(context);
@@ -107,7 +107,7 @@ async function runSetup(command: Command, context: Context, given: SetupOptions)
     installHubPackages: options.installHubPackages ?? false,
     onlineBackups,
     isHeadless: options.headless ?? false,
-    scheduledCommand: execLine(...request(new AbortController().signal).backupCommand),
+    scheduledCommand: quoteCommand(...request(new AbortController().signal).backupCommand),
     recoveryKeyFile: key.isTaken ? options.recoveryKeyFile : key.options.recoveryKeyFile,
     isRecoveryKeyFileTaken: key.isTaken,
     hasRecipient: key.options.recipient !== undefined && key.options.recipient.length > 0,

@@ -26,7 +26,7 @@ export async function endpointOf(
 ): Promise<Endpoint> {
   const { sqlcipherPluginName } = await import("../../databases/sqlite.js");
   const settings: Record<string, JsonObject[string]> = {};
-  for (const [key, value] of given) settings[key] = settingValue(key, value);
+  for (const [key, value] of given) settings[key] = escapeSetting(key, value);
   const config =
     name === sqlcipherPluginName
       ? await storeConfig(context, settings)
@@ -62,7 +62,7 @@ const nameSettings: ReadonlySet<string> = new Set([
 ]);
 
 /** Returns the value as JSON if it is valid JSON, else as text. Names are always text. */
-function settingValue(key: string, text: string): JsonObject[string] {
+function escapeSetting(key: string, text: string): JsonObject[string] {
   if (key === "password") {
     throw new StoreError("usage", "a password on the command line is visible to other users", {
       hint: "Name its source with --to-password-source or --from-password-source.",
