@@ -155,7 +155,7 @@ async function mayOpen(storePath: string): Promise<boolean> {
   const journal = await Journal.read(storePath).catch(() => undefined);
   if (journal === undefined) return false;
   if (!isOneOf(swapOperations, journal.entry.operation)) return true;
-  const { aside } = SwapState.of(storePath, journal).data;
+  const { aside } = SwapState.fromJournal(storePath, journal).data;
   for (const suffix of aside === null ? [] : sidecars) {
     if (await lstatIfExists(aside + suffix)) return false;
   }
@@ -210,7 +210,8 @@ async function recoverOperation(journal: Journal, storePath: string): Promise<Re
   if (isOneOf(stopOnlyOperations, operation)) return recoverStop(journal, storePath);
   if (operation === restoreIntoOperation) return recoverRestoreInto(journal, storePath);
   if (isOneOf(adoptionOperations, operation)) return recoverAdoption(journal, storePath);
-  if (isOneOf(swapOperations, operation)) return recoverSwap(SwapState.of(storePath, journal));
+  if (isOneOf(swapOperations, operation))
+    return recoverSwap(SwapState.fromJournal(storePath, journal));
   throw new StoreError("newerVersion", `${journal.path} is about an operation "${operation}"`, {
     hint: "Finish it with the version of this program that began it.",
   });

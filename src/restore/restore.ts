@@ -35,7 +35,7 @@ import { keyIdOf, type StoreKey } from "../store/cipher.js";
 import { newestSchema } from "../store/schema.js";
 import { assertAbsent } from "../swap/commit.js";
 import type { BundleOptions, OperationOptions } from "../swap/options.js";
-import { type BundlePlan, checkBundleDirectory } from "../swap/prepare.js";
+import { type BundlePlan, planBundle } from "../swap/prepare.js";
 import { swap } from "../swap/swap.js";
 import { shellQuote } from "../text/escape.js";
 import { confirmRestore } from "./confirm.js";
@@ -277,7 +277,7 @@ async function assertSourceFits(
 async function bundlePlan({ bundles, reporter }: RestoreOptions): Promise<BundlePlan | undefined> {
   if (!bundles) return undefined;
   try {
-    return await checkBundleDirectory(bundles, reporter);
+    return await planBundle(bundles, reporter);
   } catch (error) {
     if (!(error instanceof StoreError) || error.kind === "refused") throw error;
     reporter.notice(`no bundle was written, so keep the existing bundle: ${error.message}`);

@@ -230,7 +230,7 @@ async function adoptForeign(
       reporter,
       signal: options.signal,
       bundleTo,
-      backupFolder: backupDirectory,
+      backupDirectory,
       recipients,
       foreign: { key, passphrase, settings },
     }),

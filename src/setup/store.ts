@@ -94,14 +94,14 @@ async function isEmpty(storePath: string, source: PassphraseSource): Promise<boo
 export async function encryptStore(scope: SetupScope): Promise<Outage | null> {
   const { request, found, hub } = scope;
   const { storePath, reporter } = request;
-  const { backups: backupFolder, bundles: bundleTo } = found.directories;
+  const { backups: backupDirectory, bundles: bundleTo } = found.directories;
   const cipherCompatibility = found.packages?.format;
   const plan = await planRecipients(recipientOptions(scope));
   const { service } = await plan.use(bundleTo, (recipients) =>
     withOperation(storePath, reporter, (lock) =>
       encrypt({
         ...operationOptions(scope, lock),
-        ...{ bundleTo, backupFolder, recipients, cipherCompatibility },
+        ...{ bundleTo, backupDirectory, recipients, cipherCompatibility },
       }),
     ),
   );

@@ -73,17 +73,17 @@ export interface AdoptPassphraseRequest {
 /**
  * Puts the passphrase into the keyring and a bundle, and removes it from `server.json`.
  *
- * @throws {@link StoreError} - what the keyring and `writeBundle` throw; nothing has changed then
+ * @throws {@link StoreError} - what the keyring and `writeBundle` throw, after undoing every change
  */
 export async function adoptPassphrase(
   request: AdoptPassphraseRequest,
 ): Promise<Bundle | undefined> {
   const { operation, storePath, key, keyring, bundle: plan, serverJson } = request;
   const keyId = keyIdOf(key.salt);
-  const made = plan && !(await lstatIfExists(join(plan.directory, bundleName(keyId))));
+  const isNewBundle = plan && !(await lstatIfExists(join(plan.directory, bundleName(keyId))));
   const data: AdoptionJournal = {
     ...(keyring && { keyring }),
-    ...(plan && { bundle: { folder: plan.directory, key_id: keyId, made: made ?? false } }),
+    ...(plan && { bundle: { folder: plan.directory, key_id: keyId, made: isNewBundle ?? false } }),
     ...(serverJson !== undefined && { server_json: serverJson }),
   };
   const journal = await Journal.begin(storePath, operation, "beginning", data);
@@ -99,7 +99,7 @@ export async function adoptPassphrase(
   return bundle;
 }
 
-/** Does every step with an undo. */
+/** Runs the steps that can be undone. */
 async function prepare(request: AdoptPassphraseRequest): Promise<Bundle | undefined> {
   const { operation, storePath, passphrase, key, keyring, bundle: plan, serverJson } = request;
   emit(operation, "beginning");

@@ -15,7 +15,7 @@ import type { Replaced, SwapRequest } from "./request.js";
 import type { SwapState } from "./state.js";
 
 /** The errors of `link` on a file system without hard links. */
-const withoutHardLinks = ["EPERM", "ENOTSUP", "ENOSYS", "EMLINK"];
+const noHardLinkCodes = ["EPERM", "ENOTSUP", "ENOSYS", "EMLINK"];
 
 /** Fills the staged file from the locked store, and puts it in the store's place. */
 export async function fillAndCommit<Key extends Secret, Filled>(
@@ -43,7 +43,8 @@ export async function fillAndCommit<Key extends Secret, Filled>(
     await commit(state, key, locked !== undefined);
     return filled;
   } finally {
-    // If the store stays, its journal mode is not worth a longer downtime.
+    // If the store stays, the service starts next. A failure to restore the journal mode, which
+    // only costs speed, must not keep it down.
     if (await state.isCommitted()) await locked?.release();
     else await locked?.unlock().catch(() => undefined);
   }
@@ -56,6 +57,12 @@ async function lockReplaced(
   return replaced.state === "open" ? await LockedStore.lock(storePath, replaced.secret) : undefined;
 }
 
+/**
+ * Checks immediately before a change that no other program uses the store.
+ *
+ * @throws {@link StoreError} service - if the service was started
+ * @throws {@link StoreError} inUse - if a process has the store open
+ */
 export async function assertStillStopped(
   storePath: string,
   downtime: Downtime | undefined,
@@ -107,7 +114,7 @@ async function moveAside(storePath: string, aside: string, canLink: boolean): Pr
     try {
       return await link(storePath, aside);
     } catch (error) {
-      if (!hasCode(error, ...withoutHardLinks)) throw error;
+      if (!hasCode(error, ...noHardLinkCodes)) throw error;
     }
   }
   for (const suffix of [...sidecars, ""]) {
@@ -126,7 +133,7 @@ async function claim(staged: string, storePath: string): Promise<void> {
     await link(staged, storePath);
   } catch (error) {
     if (hasCode(error, "EEXIST")) throw createdError(storePath);
-    if (!hasCode(error, ...withoutHardLinks)) throw error;
+    if (!hasCode(error, ...noHardLinkCodes)) throw error;
     await assertAbsent(storePath);
     return await rename(staged, storePath);
   }

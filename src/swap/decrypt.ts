@@ -22,8 +22,8 @@ export interface DecryptResult {
 }
 
 /**
- * Decrypts the store, after two confirmations. The passphrase stays in the keyring as a previous
- * one, for the backups under it.
+ * Decrypts the store, after two confirmations. The keyring keeps the passphrase as a previous
+ * passphrase, for older backups.
  *
  * @throws {@link StoreError} refused - if the user declines
  * @throws {@link StoreError} refused - if the unit starts the hub by `run`, which requires an

@@ -34,7 +34,7 @@ import { assertExportable } from "../store/export.js";
 import { openPlaintext } from "../store/plain-store.js";
 import { readSchema } from "../store/schema.js";
 import type { BundleOptions, OperationOptions } from "./options.js";
-import { checkBundleDirectory, convert, newPassphrase, stageEncrypted } from "./prepare.js";
+import { convert, planBundle, readOrGeneratePassphrase, stageEncrypted } from "./prepare.js";
 import { swap } from "./swap.js";
 
 export interface EncryptOptions extends OperationOptions, BundleOptions {
@@ -87,42 +87,42 @@ const deletionCaution =
  *   keeps its passphrase
  * @throws {@link StoreError} newerVersion - if its schema is unknown
  * @throws {@link StoreError} corrupted - if it is not a database
- * @throws {@link StoreError} - what `resolveService`, `checkBundleDirectory` and `swap` throw
+ * @throws {@link StoreError} - what `resolveService`, `planBundle` and `swap` throw
  */
 export async function encrypt(options: EncryptOptions): Promise<EncryptResult> {
   const { lock, source, reporter, signal } = options;
   const { storePath } = lock;
   const to = options.cipherCompatibility ?? 4;
-  const bundle = await checkBundleDirectory(options, reporter);
+  const bundle = await planBundle(options, reporter);
   const { foreign } = options;
-  const found: Found = foreign
+  const inspected: Inspected = foreign
     ? { secret: foreign.key, ...(foreign.passphrase && { passphrase: foreign.passphrase }) }
-    : await inspectPlaintext(storePath, source, to);
-  if (found.passphrase !== undefined && options.passphraseFile !== undefined) {
+    : await inspectStore(storePath, source, to);
+  if (inspected.passphrase !== undefined && options.passphraseFile !== undefined) {
     throw new StoreError("usage", `the upgrade of ${storePath} to format 4 keeps its passphrase`, {
       hint: "Omit --passphrase-file, and then run hivemind-sqlcipher rotate --passphrase-file FILE.",
     });
   }
-  await adoptPending(storePath, found.generation, reporter);
-  const passphrase = found.passphrase ?? (await passphraseFor(options));
+  await adoptPending(storePath, inspected.generation, reporter);
+  const passphrase = inspected.passphrase ?? (await resolvePassphrase(options));
   const service = await resolveService(options.service, reporter);
-  const upgrade = found.passphrase !== undefined;
-  const delivery = upgrade
+  const isUpgrade = inspected.passphrase !== undefined;
+  const delivery = isUpgrade
     ? await findPasswordDelivery(service, options.hub)
     : await resolvePasswordDelivery(service, options.hub);
-  const clients = upgrade || foreign ? undefined : plaintextClients(storePath);
+  const clients = isUpgrade || foreign ? undefined : readPlaintextClients(storePath);
   await assertHubOpens(service, delivery, to, reporter, clients);
-  const { passphrase: replaced } = found;
+  const { passphrase: replaced } = inspected;
   const keyring = await planRotation(storePath, source, passphrase, { passphrase: replaced }, true);
   const outcome = await swap({
     operation: "encrypt",
     lock,
-    replaced: { state: "open", secret: found.secret },
+    replaced: { state: "open", secret: inspected.secret },
     passphrase,
     sources: { from: source, to: source },
     keyring,
     // Even a plaintext store can have a password there: some versions of the plugin ignore it.
-    serverJson: upgrade ? undefined : passwordToReplace(delivery, reporter),
+    serverJson: isUpgrade ? undefined : passwordToReplace(delivery, reporter),
     bundle,
     service,
     recoveryCommand: options.recoveryCommand,
@@ -137,32 +137,33 @@ export async function encrypt(options: EncryptOptions): Promise<EncryptResult> {
       path: storePath,
       keyId: keyIdOf(key.salt),
       cipherCompatibility: key.cipherCompatibility,
-      from: foreign
-        ? `SQLCipher with ${foreign.settings}`
-        : upgrade
-          ? `SQLCipher ${found.secret?.cipherCompatibility}`
-          : "plaintext",
+      from: describeFormat(inspected.secret, foreign),
       passphraseSource: formatSource(source),
       hub: delivery.how,
-      caution: found.secret ? null : deletionCaution,
+      caution: inspected.secret ? null : deletionCaution,
     },
     bundle: outcome.bundle ? bundleReport(outcome.bundle) : null,
     service: outcome.service,
   };
 }
 
-interface Found {
+function describeFormat(secret: Secret, foreign: ForeignStore | undefined): string {
+  if (foreign) return `SQLCipher with ${foreign.settings}`;
+  return secret ? `SQLCipher ${secret.cipherCompatibility}` : "plaintext";
+}
+
+interface Inspected {
   readonly secret: Secret;
   readonly passphrase?: string;
   readonly generation?: Generation;
 }
 
 /** Checks the store before its encryption, and returns its key and passphrase. */
-async function inspectPlaintext(
+async function inspectStore(
   storePath: string,
   source: PassphraseSource,
   to: CipherCompatibility,
-): Promise<Found> {
+): Promise<Inspected> {
   const { format } = await identify(storePath);
   if (format === "absent") {
     throw await missingStoreError(storePath);
@@ -172,12 +173,12 @@ async function inspectPlaintext(
   }
   if (format === "plaintext") {
     const connection = await Connection.open(storePath, { mode: "readwrite" });
-    await check(connection);
+    await assertConvertible(connection);
     return { secret: undefined };
   }
   const unlocked = await unlock(storePath, source, { mode: "readwrite" });
   const { connection, key, passphrase, generation } = unlocked;
-  await check(connection);
+  await assertConvertible(connection);
   if (key.cipherCompatibility >= to) {
     throw new StoreError(
       "refused",
@@ -188,7 +189,8 @@ async function inspectPlaintext(
   return { secret: key, passphrase, generation };
 }
 
-async function check(connection: Connection): Promise<void> {
+/** Checks that an export of the store would lose nothing, and closes the connection. */
+async function assertConvertible(connection: Connection): Promise<void> {
   try {
     await readSchema(connection);
     await assertExportable(connection);
@@ -198,7 +200,7 @@ async function check(connection: Connection): Promise<void> {
 }
 
 /** Returns the passphrase for a plaintext store. */
-async function passphraseFor({
+async function resolvePassphrase({
   lock,
   source,
   passphraseFile,
@@ -219,10 +221,10 @@ async function passphraseFor({
     reporter.notice("using the passphrase that the keyring already has for this path");
     return kept;
   }
-  return newPassphrase(passphraseFile);
+  return readOrGeneratePassphrase(passphraseFile);
 }
 
-async function* plaintextClients(storePath: string): AsyncGenerator<Client> {
+async function* readPlaintextClients(storePath: string): AsyncGenerator<Client> {
   await using store = await openPlaintext(storePath);
   yield* store;
 }

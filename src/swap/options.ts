@@ -22,9 +22,9 @@ export interface OperationOptions {
 export interface BundleOptions {
   /** The directory for bundles. It must exist: its disk might not be mounted. */
   readonly bundleTo: string;
-  /** The directory for backups, if known: bundles must lie apart from them. */
-  readonly backupFolder?: string | undefined;
-  /** The store that uses the directory. With it, a disk that is not mounted is noticed. */
+  /** The directory for backups, if known: it must be another directory. */
+  readonly backupDirectory?: string | undefined;
+  /** The store whose record of mounted disks applies; without it, the directory is not recorded. */
   readonly storePath?: string | undefined;
   /** The age recipients of the bundle. */
   readonly recipients: readonly string[];

@@ -27,26 +27,23 @@ export interface BundlePlan {
 }
 
 /**
- * Checks in advance that a bundle can be written.
+ * Returns the directory and recipients of a bundle, after checking that it can be written.
  *
  * @throws {@link StoreError} usage - without a recipient, or if a recipient does not parse
- * @throws {@link StoreError} refused - if backups and bundles would lie in the same directory
+ * @throws {@link StoreError} refused - if backups and bundles would be in the same directory
  * @throws {@link StoreError} io - if the directory does not exist, its disk is not mounted, or it
  *   cannot be written
  */
-export async function checkBundleDirectory(
-  options: BundleOptions,
-  reporter: Reporter,
-): Promise<BundlePlan> {
-  const { bundleTo, backupFolder, storePath, recipients } = options;
+export async function planBundle(options: BundleOptions, reporter: Reporter): Promise<BundlePlan> {
+  const { bundleTo, backupDirectory, storePath, recipients } = options;
   for (const recipient of recipients) parseRecipient(recipient);
   if (recipients.length === 0) {
     throw new StoreError("usage", "the bundle has no recipient", {
       hint: "Name an age recipient with --recipient age1…; age-keygen -o recovery-key.txt creates a key.",
     });
   }
-  if (backupFolder !== undefined) {
-    for (const notice of await assertPlacement(backupFolder, bundleTo)) reporter.notice(notice);
+  if (backupDirectory !== undefined) {
+    for (const notice of await assertPlacement(backupDirectory, bundleTo)) reporter.notice(notice);
   }
   if (storePath === undefined) await assertBundleDirectory(bundleTo);
   else await prepareBundleDirectory(bundleTo, storePath, reporter);
@@ -91,13 +88,13 @@ export async function assertBundleDirectory(bundleTo: string): Promise<void> {
 }
 
 /**
- * Returns the new passphrase of a store: from the file, or else a generated one.
+ * Returns the new passphrase of a store: from the file, or generated without a file.
  *
  * @throws {@link StoreError} refused - if it looks like a generated passphrase with a typing
  *   mistake, or if other users can read the file
  * @throws {@link StoreError} passphraseUnavailable - if the file does not exist
  */
-export async function newPassphrase(file: string | undefined): Promise<string> {
+export async function readOrGeneratePassphrase(file: string | undefined): Promise<string> {
   if (file === undefined) return generatePassphrase();
   const checked = checkPassphrase(await readPassphraseFile(file));
   if (checked.kind === "mistyped") {

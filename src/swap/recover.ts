@@ -37,7 +37,7 @@ export async function recoverSwap(state: SwapState, failed?: OperationFailure): 
       error: systemError(error, "the recovery failed"),
       serviceDown: downtime?.startFailure,
     };
-    return failed ? { ...recovery, error: asError(failed.failure, recovery) } : recovery;
+    return failed ? { ...recovery, error: toError(failed.failure, recovery) } : recovery;
   }
 }
 
@@ -67,17 +67,17 @@ class SwapRecovery {
       return await this.#revert();
     }
     if (!isCommitted) return await this.#undo();
-    if (step === "cleaning") return await this.#clean();
+    if (step === "cleaning") return await this.#complete();
     return this.#failed ? await this.#revertOrStay(this.#failed.failure) : await this.#finish();
   }
 
-  /** An earlier recovery undid the swap. Files apart from the store are left, and the service. */
+  /** Completes an earlier recovery, which undid the swap: starts the service, removes files. */
   async #cleanUpUndone(): Promise<Recovery> {
     if (this.#downtime) {
       await this.#start();
       await this.#state.writeUndone(this.#isDown);
     }
-    const cleanupPending = await this.#state.cleanUp(this.#isDown);
+    const cleanupPending = await this.#state.cleanUpUndone(this.#isDown);
     return { messages: this.#messages, cleanupPending, serviceDown: this.#downtime?.startFailure };
   }
 
@@ -89,7 +89,7 @@ class SwapRecovery {
     await this.#start();
     await this.#state.discardStaged();
     await this.#state.writeUndone(this.#isDown);
-    const cleanupPending = await this.#state.cleanUp(this.#isDown);
+    const cleanupPending = await this.#state.cleanUpUndone(this.#isDown);
     this.#messages.push(`undid the interrupted ${this.#state.operation}: the store is unchanged`);
     return this.#result({ cleanupPending });
   }
@@ -106,11 +106,11 @@ class SwapRecovery {
     await state.write("starting").catch(() => undefined);
     await this.#start();
     const failure = this.#downtime?.startFailure;
-    return failure ? await this.#revertOrStay(failure) : await this.#clean();
+    return failure ? await this.#revertOrStay(failure) : await this.#complete();
   }
 
-  async #clean(): Promise<Recovery> {
-    await this.#state.clean();
+  async #complete(): Promise<Recovery> {
+    await this.#state.removeReplaced();
     return { messages: [...this.#messages, `finished the interrupted ${this.#state.operation}`] };
   }
 
@@ -141,12 +141,12 @@ class SwapRecovery {
     await state.putBack();
     const error = await state.restorePassphrase().then(
       () => undefined,
-      (failure: unknown) => systemError(failure, "cannot give back the old passphrase"),
+      (failure: unknown) => systemError(failure, "cannot restore the old passphrase"),
     );
     await this.#start();
     if (error) return this.#result({ error }, cause, putBack);
     await state.writeUndone(this.#isDown);
-    const cleanupPending = await state.cleanUp(this.#isDown);
+    const cleanupPending = await state.cleanUpUndone(this.#isDown);
     this.#messages.push(`put back the store that the interrupted ${state.operation} had replaced`);
     return this.#result({ cleanupPending }, cause, putBack);
   }
@@ -180,7 +180,7 @@ class SwapRecovery {
       serviceDown: this.#downtime?.startFailure,
     };
     if (cause === undefined) return recovery;
-    const error = asError(cause, recovery, outcome);
+    const error = toError(cause, recovery, outcome);
     // After a kill, a service that is down does not block commands that only open the store.
     const isOnlyDown = !this.#failed && recovery.serviceDown && !left.error;
     return isOnlyDown ? { ...recovery, serviceDown: error } : { ...recovery, error };
@@ -189,7 +189,7 @@ class SwapRecovery {
 
 const putBack = "the replaced store was put back";
 
-function asError(cause: unknown, recovery: Recovery, outcome?: string) {
+function toError(cause: unknown, recovery: Recovery, outcome?: string) {
   return systemError(withRecovery(cause, recovery, outcome), "unexpected error", "failed");
 }
 

@@ -86,7 +86,7 @@ export class Reencryption implements AsyncDisposable {
   async complete(key: StoreKey, locked: LockedStore | undefined): Promise<void> {
     const { isWal, compareRows, signal } = this.#options;
     if (!locked) throw new Error("a rotation requires a store");
-    // An abort ends the copier, and is the reason that the user is told.
+    // An abort also ends the copier. Report the abort, not the copier's end.
     throwIfAborted(signal);
     const copy = this.#copied;
     if (!isWal) await orAbort(copy.completeLocked(), signal);
@@ -102,7 +102,7 @@ export class Reencryption implements AsyncDisposable {
     }
   }
 
-  /** Reads the copy as a database. Damage that the store has itself does not prevent a rotation. */
+  /** Reads the copy as a database. Damage in the store itself does not prevent a rotation. */
   async #inspect(staged: string): Promise<void> {
     const { storePath, passphrase, reporter } = this.#options;
     const { connection } = await openEncrypted(staged, passphrase, {

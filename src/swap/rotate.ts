@@ -29,7 +29,7 @@ import { unlock } from "../keys/unlock.js";
 import { resolveService, type ServiceReport } from "../operation/service.js";
 import { keyIdOf } from "../store/cipher.js";
 import type { BundleOptions, OperationOptions } from "./options.js";
-import { checkBundleDirectory, newPassphrase, stageEncrypted } from "./prepare.js";
+import { planBundle, readOrGeneratePassphrase, stageEncrypted } from "./prepare.js";
 import { Reencryption } from "./reencryption.js";
 import { swap } from "./swap.js";
 
@@ -70,23 +70,23 @@ export interface RotateResult {
  *
  * @throws {@link StoreError} refused - if the hub would not get the new passphrase or could not
  *   open the store, or the source cannot be written
- * @throws {@link StoreError} - what `unlock`, `resolveService`, `checkBundleDirectory` and `swap`
+ * @throws {@link StoreError} - what `unlock`, `resolveService`, `planBundle` and `swap`
  *   throw
  */
 export async function rotate(options: RotateOptions): Promise<RotateResult> {
   const { lock, source, reporter, signal, keepPrevious = false } = options;
   const { storePath } = lock;
-  const bundle = await checkBundleDirectory(options, reporter);
+  const bundle = await planBundle(options, reporter);
   if (options.reencrypt !== undefined) {
     await assertWritable(options.reencrypt);
     await assertNotMissing([options.reencrypt], storePath);
   }
-  const next = await nextSource(options);
+  const next = await resolveNextSource(options);
   const opened = await unlock(storePath, source, { mode: "readwrite" });
-  const isLogged = await isWal(opened.connection).finally(() => opened.connection.close());
+  const usesWal = await isWal(opened.connection).finally(() => opened.connection.close());
   const { key: oldKey, passphrase: old } = opened;
   await adoptPending(storePath, opened.generation, reporter);
-  const passphrase = await newPassphrase(options.passphraseFile);
+  const passphrase = await readOrGeneratePassphrase(options.passphraseFile);
   if (passphrase === old) {
     throw new StoreError("refused", "the new passphrase equals the old one", {
       hint: "Choose another passphrase.",
@@ -98,7 +98,7 @@ export async function rotate(options: RotateOptions): Promise<RotateResult> {
   await assertHubOpens(service, delivery, oldKey.cipherCompatibility, reporter);
   const keyring = await planRotation(storePath, source, passphrase, opened, keepPrevious);
   await using reencryption = new Reencryption({
-    ...{ storePath, passphrase, isWal: isLogged, reporter, signal },
+    ...{ storePath, passphrase, isWal: usesWal, reporter, signal },
     oldKey,
     compareRows: options.compareRows ?? false,
   });
@@ -129,7 +129,7 @@ export async function rotate(options: RotateOptions): Promise<RotateResult> {
   const backups =
     options.reencrypt === undefined
       ? null
-      : await reencrypted({
+      : await reencryptAfterRotation({
           lock,
           folder: options.reencrypt,
           bundleFolder: options.bundleTo,
@@ -168,7 +168,7 @@ async function assertWritable(directory: string): Promise<void> {
 }
 
 /** @throws {@link StoreError} - with a message that says that the rotation is done */
-async function reencrypted(options: ReencryptOptions): Promise<ReencryptedBackups> {
+async function reencryptAfterRotation(options: ReencryptOptions): Promise<ReencryptedBackups> {
   try {
     return await reencryptBackups(options);
   } catch (error) {
@@ -185,8 +185,8 @@ async function reencrypted(options: ReencryptOptions): Promise<ReencryptedBackup
 }
 
 /**
- * A recovery could not find the former password of `server.json`: the journal does not name sealed
- * passphrases.
+ * Refuses to rotate a sealed passphrase that the hub reads from `server.json`. A recovery could not
+ * find the former password, because the journal does not name sealed passphrases.
  *
  * @throws {@link StoreError} refused - if the hub reads its passphrase from `server.json`
  */
@@ -202,10 +202,10 @@ function assertNotInServerJson(delivery: PasswordDelivery): void {
 }
 
 /**
- * Returns the passphrase source after the rotation, the settings file if it changes, and else what
- * to tell the user after the rotation.
+ * Returns the passphrase source after the rotation, with the settings file if it changes, and
+ * otherwise with a notice to print after the rotation.
  */
-async function nextSource(
+async function resolveNextSource(
   options: RotateOptions,
 ): Promise<{ source: PassphraseSource; settings?: string; notice?: string }> {
   const { source, passphraseFile, settingsSection } = options;

@@ -31,12 +31,12 @@ export async function stage<Key extends Secret>(
   const { keyring, passphrase, sources, bundle: plan, replacedBundle, reporter } = request;
   const { pendingRestart, service } = request.service;
   const { storePath, data } = state;
-  // Left armed, the earlier timer could start the service during the work.
+  // The timer of an earlier operation could start the service during the work.
   const earlierTimer = pendingRestart?.stopped.timer;
   if (earlierTimer !== undefined) await service.disarmRestart(earlierTimer);
   state.emitStep("staging");
   throwIfAborted(request.signal);
-  // These files change only after the store is replaced.
+  // Check now: these files change only after the store is replaced.
   if (data.server_json) await assertReplaceable(await realPath(data.server_json.path));
   if (data.settings) await assertReplaceable(data.settings);
   await keepReplacedPassword(state, reporter);
@@ -61,8 +61,9 @@ export async function stage<Key extends Secret>(
       : undefined;
   if (bundle) reporter.detail(`${bundle.reused ? "found" : "wrote"} the bundle: ${bundle.path}`);
   state.emitStep("bundled");
-  if (passphrase !== undefined)
+  if (passphrase !== undefined) {
     await assertPassphraseKept(storePath, sources.to, keyring, passphrase);
+  }
   if (keyring) await keepCurrent(storePath, keyring);
   state.emitStep("current-kept");
   await request.prefill?.(data.staged, key);

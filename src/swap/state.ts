@@ -2,8 +2,8 @@
  * The state of a swap, in its journal and on disk, and the steps to finish or undo it.
  *
  * Whether the new file has the store's name is read from the disk: a rename keeps the inode, and
- * the journal has the inode of the new file. Where inodes have changed since, the names and the
- * key_id tell. Every step is idempotent, because a kill can follow it.
+ * the journal has the inode of the new file. If inodes have changed since, the file names and the
+ * key_id decide. Every step is idempotent, because a kill can follow it.
  */
 import type { BigIntStats } from "node:fs";
 import { dirname } from "node:path";
@@ -82,8 +82,8 @@ export const bundleJournalSchema = z.strictObject({
   folder: z.string(),
   key_id: z.string(),
   /**
-   * Whether the operation made the bundle, so that its undoing removes it. Early journals named no
-   * other bundles.
+   * Whether the operation created the bundle. If so, undoing the operation removes it. Early
+   * journals named no other bundles.
    */
   made: z._default(z.boolean(), true),
 });
@@ -148,7 +148,7 @@ export class SwapState {
   }
 
   /** @throws {@link StoreError} corrupted - if this version cannot read the journal */
-  static of(storePath: string, journal: Journal): SwapState {
+  static fromJournal(storePath: string, journal: Journal): SwapState {
     return new SwapState(storePath, journal, journal.dataAs(swapJournalSchema));
   }
 
@@ -188,9 +188,9 @@ export class SwapState {
     const isUnchanged =
       String(store.size) === committed.size && String(store.mtimeNs) === committed.mtime_ns;
     if (isUnchanged || committed.key_id === null) return isUnchanged;
-    // The old file goes last, and a restore may have had none.
-    const isPast = ["starting", "cleaning"].includes(this.journal.entry.step);
-    return isPast || (aside !== null && (await lstatIfExists(aside)) !== undefined);
+    // The old file is removed last, and a restore may have replaced none.
+    const isAfterCommit = ["starting", "cleaning"].includes(this.journal.entry.step);
+    return isAfterCommit || (aside !== null && (await lstatIfExists(aside)) !== undefined);
   }
 
   /** Returns whether the store has the key of the new file. */
@@ -206,7 +206,7 @@ export class SwapState {
    * passphrase and its bundle, although the file may come back. Without a replaced store, the new
    * file is a backup that exists elsewhere.
    *
-   * @throws {@link StoreError} io - if it has
+   * @throws {@link StoreError} io - if it has vanished
    */
   async assertNotLost(): Promise<void> {
     const { committed, staged, aside } = this.#data;
@@ -216,7 +216,7 @@ export class SwapState {
       "io",
       `${this.storePath} is gone, the new file of this ${this.operation}`,
       {
-        hint: `Put it back. If it is gone for good, take the store from before: mv ${shellQuote(aside)} ${shellQuote(this.storePath)}`,
+        hint: `Put it back. If it is lost, return to the former store: mv ${shellQuote(aside)} ${shellQuote(this.storePath)}`,
       },
     );
   }
@@ -245,11 +245,11 @@ export class SwapState {
     return !(await this.isCommitted());
   }
 
-  /** Gives the new passphrase to `server.json`, the settings and the keyring. */
+  /** Applies the new passphrase to `server.json`, the settings and the keyring. */
   async applyPassphrase(): Promise<void> {
     const { server_json: serverJson, settings, source, keyring } = this.#data;
     if (serverJson)
-      await this.#changeServerJson(serverJson.remove ? undefined : await this.#newPassphrase());
+      await this.#changeServerJson(serverJson.remove ? undefined : await this.#readNewPassphrase());
     this.emitStep("server-json");
     if (settings) await changeSource(settings, this.storePath, source.to);
     this.emitStep("settings");
@@ -257,23 +257,24 @@ export class SwapState {
     this.emitStep("promoted");
   }
 
-  /** Gives the old passphrase back to `server.json`, the settings and the keyring. */
+  /** Restores the old passphrase in `server.json`, the settings and the keyring. */
   async restorePassphrase(): Promise<void> {
     const { server_json: serverJson, settings, source, keyring } = this.#data;
-    if (serverJson) await this.#changeServerJson(await this.#oldPassword());
+    if (serverJson) await this.#changeServerJson(await this.#readOldPassword());
     if (settings) await changeSource(settings, this.storePath, source.from);
     if (keyring) await restoreKeyring(this.storePath, keyring, true);
   }
 
   /**
-   * Removes the old file, and what was kept only for it, after the service runs on the new file.
+   * Removes the old file, its keyring entries and the journal, after the service runs on the new
+   * file.
    *
    * @throws {@link StoreError} - of the failure's kind; the message says that the swap is done
    */
-  async clean(): Promise<void> {
+  async removeReplaced(): Promise<void> {
     const { staged, aside, keep_aside: keep, keyring, source } = this.#data;
     try {
-      // The file that is removed next may be the one that fills the disk.
+      // On a full disk, the write fails, but the removal of the old file can free the space.
       await this.write("cleaning", { stopped: undefined }).catch(() => undefined);
       // A kill during the claim of the store's name leaves the new file under both names.
       await removeDatabase(staged);
@@ -298,7 +299,7 @@ export class SwapState {
   async restoreLostCopy(): Promise<void> {
     const copy = this.#data.server_json;
     if (copy?.original === undefined || (await lstatIfExists(copy.path))) return;
-    await this.#changeServerJson(await this.#oldPassword());
+    await this.#changeServerJson(await this.#readOldPassword());
   }
 
   /** Gives an uncommitted store its name back, as its only name. */
@@ -358,19 +359,19 @@ export class SwapState {
   }
 
   /**
-   * Removes the bundles of the uncommitted file, and the journal, or everything but the pending
-   * restart from it.
+   * Removes the bundles of the uncommitted file and the journal, which keeps only the pending
+   * restart if the service is down.
    *
-   * @returns why it could not
+   * @returns the error if something could not be removed
    */
-  cleanUp(isDown: boolean): Promise<StoreError | undefined> {
+  cleanUpUndone(isDown: boolean): Promise<StoreError | undefined> {
     const work = async () => {
       const { bundle, replaced_bundle: replacedBundle } = this.#data;
       // A store with this key needs the bundle, whatever the journal says.
       const made = bundle?.made === true && !(await this.#hasNewKey());
       if (bundle) await undoBundle(this.storePath, { ...bundle, made });
       if (replacedBundle) await undoBundle(this.storePath, replacedBundle);
-      await this.#removeTrials();
+      await this.#removePartials();
     };
     return cleanUp(this.journal, work, { isDown });
   }
@@ -399,8 +400,8 @@ export class SwapState {
     await syncDirectory(dirname(this.storePath));
   }
 
-  /** Removes what a kill left of the trials of replacing `server.json` and the settings. */
-  async #removeTrials(): Promise<void> {
+  /** Removes partial files that a kill left of `server.json` and the settings. */
+  async #removePartials(): Promise<void> {
     const { server_json: serverJson, settings } = this.#data;
     for (const path of [serverJson?.path, settings]) {
       if (path !== undefined) await removePartials(await realPath(path));
@@ -417,18 +418,18 @@ export class SwapState {
     else await setPassword(path, password);
   }
 
-  async #newPassphrase(): Promise<string> {
+  async #readNewPassphrase(): Promise<string> {
     const { keyring, source } = this.#data;
     const pending = keyring && (await getEntry(this.storePath, "pending"));
     return pending ?? (await firstPassphrase(parseSource(source.to), this.storePath));
   }
 
   /** Returns the password that was in `server.json` before the swap. */
-  async #oldPassword(): Promise<string | undefined> {
-    return this.#data.server_json?.had_password === false ? undefined : this.#oldPassphrase();
+  async #readOldPassword(): Promise<string | undefined> {
+    return this.#data.server_json?.had_password === false ? undefined : this.#readOldPassphrase();
   }
 
-  async #oldPassphrase(): Promise<string> {
+  async #readOldPassphrase(): Promise<string> {
     const { keyring, source, server_json: serverJson } = this.#data;
     const name = serverJson?.previous ?? keyring?.previous;
     const kept = name && (await getEntry(this.storePath, `previous:${name}`));
@@ -447,7 +448,7 @@ async function changeSource(path: string, storePath: string, source: string): Pr
   await updateSection(section, (settings) => ({ ...settings, passphrase_source: source }));
 }
 
-/** Returns whether two names are of one file, or of its copies: a copy has no hard links. */
+/** Returns whether two paths are of the same file, or of two copies: a copy has no hard links. */
 function isSameFile(a: BigIntStats, b: BigIntStats): boolean {
   return a.ino === b.ino || (a.size === b.size && a.mtimeNs === b.mtimeNs);
 }

@@ -7,8 +7,8 @@
  *   commit   the store gets a second name, and the new file its first (commit.ts)
  *   apply    server.json, settings and keyring follow; the service starts; the old file goes
  *
- * Each step is journaled before it begins. A failure in this process calls the
- * same recovery as the next command after a kill (recover.ts).
+ * Each step is journaled before it begins. A failure in this process calls the same recovery as the
+ * next command after a kill (recover.ts).
  */
 import { randomBytes } from "node:crypto";
 import { basename, dirname, join } from "node:path";
@@ -50,7 +50,7 @@ export async function swap<Key extends Secret, Filled>(
 ): Promise<SwapOutcome<Key, Filled>> {
   const { service, recoveryCommand, reporter, signal } = request;
   const size = await assertSwappable(request);
-  const state = await begin(request);
+  const state = await beginSwap(request);
   const recover = async (failed: OperationFailure) => (await recoverSwap(state, failed)).error;
   const { key, bundle } = await orRecover(() => stage(request, state), recover);
   const { result: filled, restart } = await withServiceStopped(
@@ -68,7 +68,7 @@ export async function swap<Key extends Secret, Filled>(
     async (downtime) => {
       const result = await fillAndCommit(request, state, key, downtime);
       await state.applyPassphrase();
-      // A full disk must not keep the service down. For a recovery this is the step before.
+      // A full disk must not keep the service down. Recovery can continue from the previous step.
       await state.write("starting").catch(() => undefined);
       return result;
     },
@@ -78,11 +78,11 @@ export async function swap<Key extends Secret, Filled>(
     const { name } = service.service;
     reporter.notice(`something had started ${name ?? "the service"}, so it was restarted`);
   }
-  await state.clean();
+  await state.removeReplaced();
   return { key, filled, bundle, service: await reportService(service, restart, reporter) };
 }
 
-/** @returns the size of the larger of the two files in bytes, roughly */
+/** @returns the approximate size of the larger of the two files, in bytes */
 async function assertSwappable({ lock: { storePath }, newBytes = 0 }: SwapPlan): Promise<number> {
   const before = await lstatIfExists(storePath);
   if (before && !before.isFile()) {
@@ -97,7 +97,7 @@ async function assertSwappable({ lock: { storePath }, newBytes = 0 }: SwapPlan):
 }
 
 /** Begins the journal of the swap. */
-async function begin(request: SwapPlan): Promise<SwapState> {
+async function beginSwap(request: SwapPlan): Promise<SwapState> {
   const { operation, lock, replaced, service, bundle, replacedBundle } = request;
   const { storePath } = lock;
   const { pendingRestart } = service;

@@ -1,9 +1,8 @@
 /**
- * `upgrade-schema`: migrates the store to schema 2 as the manual describes it, in place and in a
- * transaction.
+ * `upgrade-schema`: migrates the store to schema 2, in place and in a transaction.
  *
  * A hub without support for schema 2 enforces only the old columns, so it would ignore all
- * blacklists of a migrated store. Therefore the hub's interpreter is asked first.
+ * blacklists of a migrated store. Therefore the hub's interpreter is queried first.
  */
 import { StoreError } from "../errors.js";
 import { hubSchema } from "../hub/schema.js";
@@ -61,7 +60,7 @@ export interface UpgradeSchemaResult {
   readonly service: ServiceReport;
 }
 
-/** How many clients with losses the question names. */
+/** The maximum number of losses that the question lists. */
 const namedLosses = 10;
 /** Time limit of the transaction: 60 s. */
 const windowBudgetMs = 60_000;
@@ -76,7 +75,7 @@ const windowBudgetMs = 60_000;
 export async function upgradeSchema(options: UpgradeSchemaOptions): Promise<UpgradeSchemaResult> {
   const { lock, reporter } = options;
   const { storePath } = lock;
-  const secret = await secretOf(options);
+  const secret = await resolveSecret(options);
   const { from, dropped: confirmed } = await inspectStore(storePath, secret);
   const service = await resolveService(options.service, reporter);
   if (from >= newestSchema) {
@@ -91,7 +90,7 @@ export async function upgradeSchema(options: UpgradeSchemaOptions): Promise<Upgr
       `No hub was found on this machine. A hub that does not know schema ${newestSchema} would ignore all blacklists. Upgrade the store?`,
     );
   }
-  if (confirmed.length > 0) await reporter.confirm(question(confirmed));
+  if (confirmed.length > 0) await reporter.confirm(buildQuestion(confirmed));
   const { dropped, restart } = await migrate(options, service, secret, confirmed);
   return {
     upgraded: { path: storePath, from, to: newestSchema, dropped, hub },
@@ -100,7 +99,7 @@ export async function upgradeSchema(options: UpgradeSchemaOptions): Promise<Upgr
 }
 
 /** Returns the store's key; undefined for a plaintext store, which is migrated, too. */
-async function secretOf({ lock, source }: UpgradeSchemaOptions): Promise<Secret> {
+async function resolveSecret({ lock, source }: UpgradeSchemaOptions): Promise<Secret> {
   const { format } = await identify(lock.storePath);
   if (format === "plaintext") return undefined;
   const { connection, key } = await unlock(lock.storePath, source, { mode: "readwrite" });
@@ -128,7 +127,7 @@ async function inspect(connection: Connection): Promise<Inspected> {
   const sources = `CAST(client_id AS TEXT) AS exact_id, name, ${select}`;
   for await (const page of readRowPages<Row>(connection, sources)) {
     for (const row of page) {
-      for (const what of lossesOf(row)) {
+      for (const what of findLosses(row)) {
         dropped.push({ clientId: row.exact_id, name: row.name, what });
       }
     }
@@ -140,7 +139,7 @@ async function inspect(connection: Connection): Promise<Inspected> {
  * Returns the values of a row without a representation in schema 2. The migration reads a column
  * with another value than a list as empty, but HiveMind 4 enforces some of these values.
  */
-function lossesOf(row: Readonly<Record<string, unknown>>): string[] {
+function findLosses(row: Readonly<Record<string, unknown>>): string[] {
   const metadata = readObject(row.metadata);
   const losses: string[] = [];
   if (!isEmptyList(row.message_blacklist) || Object.hasOwn(metadata, "message_blacklist"))
@@ -162,7 +161,7 @@ function isEmptyList(column: unknown): boolean {
   return holdsList(column) && readList(column).length === 0;
 }
 
-function question(dropped: readonly Dropped[]): string {
+function buildQuestion(dropped: readonly Dropped[]): string {
   const lines = dropped
     .slice(0, namedLosses)
     .map(({ clientId, name, what }) => `  ${clientId}${name ? ` (${name})` : ""}: ${what}`);
@@ -192,18 +191,18 @@ async function askHubSchema(
 }
 
 /**
- * The hub was running while the user was asked, so the losses are determined again.
+ * Checks that the user has confirmed all losses: the hub was running during the question.
  *
  * @throws {@link StoreError} refused - if the question did not cover one of the losses
  */
 function assertConfirmed(found: readonly Dropped[], confirmed: readonly Dropped[]): void {
-  const textOf = ({ clientId, what }: Dropped) => `${clientId}: ${what}`;
-  const known = new Set(confirmed.map(textOf));
-  const added = found.filter((loss) => !known.has(textOf(loss)));
+  const describeLoss = ({ clientId, what }: Dropped) => `${clientId}: ${what}`;
+  const known = new Set(confirmed.map(describeLoss));
+  const added = found.filter((loss) => !known.has(describeLoss(loss)));
   if (added.length === 0) return;
   throw new StoreError(
     "refused",
-    `the store has changed since the question, which did not cover these losses: ${added.slice(0, namedLosses).map(textOf).join(", ")}`,
+    `the store has changed since the question, which did not cover these losses: ${added.slice(0, namedLosses).map(describeLoss).join(", ")}`,
     { hint: "Nothing was changed. Run upgrade-schema again, and read the question once more." },
   );
 }

@@ -1,4 +1,4 @@
-/** Writes into a database that is not the encrypted store while its service is stopped. */
+/** Writes into a database other than the encrypted store while its service is stopped. */
 import { StoreError } from "../errors.js";
 import { Journal } from "../operation/journal.js";
 import type { OperationLock } from "../operation/lock.js";
@@ -18,7 +18,7 @@ import { assertStillStopped } from "./commit.js";
 export const restoreIntoOperation = "restore-into";
 
 /** Time limit of the work while the service is stopped, in addition to `budgetMs`: 60 s. */
-const leastBudgetMs = 60_000;
+const baseBudgetMs = 60_000;
 
 const journalSchema = z.strictObject({
   /** The path or URL of the database. */
@@ -52,17 +52,17 @@ export async function writeWhileStopped<Result>(options: {
   let data: z.infer<typeof journalSchema> = { database };
   const beginning: IntoStep = "restore-into.stopping";
   const journal = await Journal.begin(storePath, restoreIntoOperation, beginning, data);
-  const enter = async (step: IntoStep) => {
+  const beginStep = async (step: IntoStep) => {
     await journal.write(step, data);
     emitStep(step);
   };
   const { result, restart } = await withServiceStopped(
     {
       ...{ service, recoveryCommand, reporter, signal, restartIfUp: true },
-      budgetMs: leastBudgetMs + budgetMs,
+      budgetMs: baseBudgetMs + budgetMs,
       journalStop: async (stopped) => {
         data = { database, ...(stopped && { stopped }) };
-        await enter("restore-into.stopping");
+        await beginStep("restore-into.stopping");
       },
       recover: async (failed) => {
         const outcome = hasWritten(journal)
@@ -75,7 +75,7 @@ export async function writeWhileStopped<Result>(options: {
     async (downtime) =>
       work(async () => {
         await assertStillStopped(storePath, downtime);
-        await enter("restore-into.writing");
+        await beginStep("restore-into.writing");
       }),
   );
   await journal.end(`the restore into ${database} is complete`);

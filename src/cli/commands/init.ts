@@ -145,7 +145,7 @@ async function isMissing(path: string): Promise<boolean> {
 
 async function runInit(context: Context, options: InitOptions): Promise<void> {
   const { initStore } = await import("../../setup/init.js");
-  const { newPassphrase } = await import("../../swap/prepare.js");
+  const { readOrGeneratePassphrase } = await import("../../swap/prepare.js");
   const { recordDirectories } = await import("../../config/known-directories.js");
   const { passphraseFile } = options;
   // A directory that cannot be created must fail before the store exists. A failed init removes
@@ -157,7 +157,7 @@ async function runInit(context: Context, options: InitOptions): Promise<void> {
     source: context.source,
     changeSettings: (settings) => withOptions(settings, context, options),
     backupDirectory: backupDirectory(context, options),
-    passphrase: passphraseFile && (await newPassphrase(expandPath(passphraseFile))),
+    passphrase: passphraseFile && (await readOrGeneratePassphrase(expandPath(passphraseFile))),
     schemaVersion: await resolveSchemaVersion(options),
     cipherCompatibility: options.cipherCompatibility === "3" ? 3 : 4,
     bundleDirectory: options.bundleTo && expandPath(options.bundleTo),

@@ -159,7 +159,7 @@ async function restoreStore(
         ...(settings.backup?.bundle_to !== undefined && {
           bundles: {
             bundleTo: settings.backup.bundle_to,
-            backupFolder: settings.backup.to,
+            backupDirectory: settings.backup.to,
             storePath: context.storePath,
             recipients: settings.recipients ?? [],
           },

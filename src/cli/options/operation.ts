@@ -158,7 +158,12 @@ export async function withBundleTarget<Result>(
   }
   const plan = await planRecipients(recipientOptions(context, options));
   return await plan.use(bundleTo, (recipients) =>
-    operation({ bundleTo, backupFolder: backupDirectory(context, options), storePath, recipients }),
+    operation({
+      bundleTo,
+      backupDirectory: backupDirectory(context, options),
+      storePath,
+      recipients,
+    }),
   );
 }
 
