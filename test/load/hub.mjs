@@ -17,7 +17,6 @@ const { connection } = await unlock(path, { kind: "keyring" }, { mode: "readwrit
 const [{ found }] = await connection.all(
   "SELECT CAST(max(max(last_seen), 0) AS INTEGER) AS found FROM clients",
 );
-note({ found });
 const insert = await connection.prepare(
   "INSERT INTO clients (client_id, api_key, name, last_seen, allowed_types) VALUES (?, ?, 'satellite', ?, '[]')",
 );
@@ -29,6 +28,7 @@ let running = true;
 process.on("SIGTERM", () => {
   running = false;
 });
+note({ found, at: Date.now() });
 spawnSync("systemd-notify", ["--ready"]);
 
 let longest = 0;
@@ -56,5 +56,6 @@ try {
 } catch (error) {
   note({ error: String(error) });
 }
+const at = Date.now();
 await connection.close();
-note({ committed: turn, longest_ms: Math.round(longest) });
+note({ committed: turn, at, longest_ms: Math.round(longest) });

@@ -17,7 +17,6 @@ passphrase = subprocess.check_output(
     ["secret-tool", "lookup", "service", "hivemind-sqlcipher", "account", store], text=True)
 database = SQLiteDB(name="clients", subfolder=os.path.dirname(store), password=passphrase)
 found = int(max(max((client.last_seen for client in database), default=0), 0))
-note({"found": found})
 progress = os.open(progress_path, os.O_RDWR | os.O_CREAT, 0o600)
 running = True
 
@@ -28,6 +27,7 @@ def stop(*_):
 
 
 signal.signal(signal.SIGTERM, stop)
+note({"found": found, "at": round(time.time() * 1000)})
 subprocess.run(["systemd-notify", "--ready"])
 turn, longest, looked = found, 0.0, time.monotonic()
 try:
@@ -52,5 +52,6 @@ try:
             note({"rss": rss, "descriptors": len(os.listdir("/proc/self/fd"))})
 except Exception as error:
     note({"error": repr(error)})
+at = round(time.time() * 1000)
 database.close()
-note({"committed": turn, "longest_ms": round(longest * 1000)})
+note({"committed": turn, "at": at, "longest_ms": round(longest * 1000)})
