@@ -1,8 +1,8 @@
 /**
  * A hub that writes as fast as it can, ten people at the command line, backups one after the other
- * and a rotation every 30 seconds. What the hub was told is committed is all there, in the store and
- * in each backup up to its stop; nobody is told that the store is busy; and what runs for long grows
- * neither in memory nor in descriptors.
+ * and a rotation every 30 seconds. What the hub was told is committed is all there, in the store
+ * and in each backup up to its stop; nobody is told that the store is busy; and what runs for long
+ * grows neither in memory nor in descriptors.
  *
  * Each test takes seven seconds here, with a rotation in the middle, and five minutes by
  * scripts/prove: ten minutes with rotations, of two hubs. LOAD_SECONDS is another time.
