@@ -27,7 +27,7 @@ import { assertFreeSpace, syncFile } from "../fs/copy.js";
 import { sha256File, statIfExists } from "../fs/read.js";
 import { getEntry, setEntry } from "../keys/keyring.js";
 import { generatePassphrase } from "../keys/passphrase.js";
-import { firstPassphrase } from "../keys/rotation-plan.js";
+import { readFirstPassphrase } from "../keys/rotation-plan.js";
 import type { PassphraseSource } from "../keys/source.js";
 import { Journal } from "../operation/journal.js";
 import type { OperationLock } from "../operation/lock.js";
@@ -201,7 +201,7 @@ async function passphraseFor(
   source: PassphraseSource,
 ): Promise<Pick<Prepared, "passphrase" | "isNew">> {
   if (source.kind !== "keyring") {
-    return { passphrase: await firstPassphrase(source, storePath), isNew: false };
+    return { passphrase: await readFirstPassphrase(source, storePath), isNew: false };
   }
   const kept = await getEntry(storePath, "current");
   return { passphrase: kept ?? generatePassphrase(), isNew: kept === undefined };

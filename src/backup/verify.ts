@@ -10,7 +10,7 @@ import { isKind, StoreError, withLine, wrap } from "../errors.js";
 import { recogniseFile } from "../fs/file-kind.js";
 import { sha256File, statIfExists } from "../fs/read.js";
 import { type KeptPassphrase, type PassphraseSource, readPassphrases } from "../keys/source.js";
-import { noneOpens } from "../keys/unlock.js";
+import { noneOpensError } from "../keys/unlock.js";
 import {
   identify,
   type OpenedStore,
@@ -180,7 +180,7 @@ export async function openBackup(
     if (!isKind(error, "passphraseUnavailable")) throw error;
     throw wrap(error, { hint: withLine(error.hint, withBundle) });
   }
-  throw noneOpens(path, source, tried, { keyring: withBundle, elsewhere: withBundle });
+  throw noneOpensError(path, source, tried, { keyring: withBundle, elsewhere: withBundle });
 }
 
 /**

@@ -28,8 +28,8 @@ export async function setupContext(command: Command, options: HubChoiceOptions):
   const context = await contextOf(command, found);
   if (context.settings.passphrase_source !== undefined) return context;
   if (!isInSystem && !(options.headless && (await canSeal()))) return context;
-  const { sealedPathFor } = await import("../keys/reseal.js");
-  const passphraseSource = `sealed:${await sealedPathFor(context.storePath)}`;
+  const { resolveSealedPath } = await import("../keys/reseal.js");
+  const passphraseSource = `sealed:${await resolveSealedPath(context.storePath)}`;
   return contextOf(command, { ...found, passphraseSource });
 }
 

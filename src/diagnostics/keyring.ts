@@ -1,7 +1,7 @@
 /** Checks whether the passphrase is available now, and after a reboot without a login. */
 import { type StoreError, wrap } from "../errors.js";
 import { inspectKeyring, type KeyringReport, type Unattended } from "../keys/inspect.js";
-import { lockedProviderOf } from "../keys/keyring-error.js";
+import { findLockedProvider } from "../keys/keyring-error.js";
 import { unknownProvider } from "../keys/provider.js";
 import { formatSource, type PassphraseSource } from "../keys/source.js";
 import { inspectBoot, keyringUnitCommands } from "../service/boot.js";
@@ -78,7 +78,7 @@ async function checkBoot({ provider, unlocksItself }: KeyringReport): Promise<Ch
  * machine has the unit for it.
  */
 export async function withUnlockCommand(error: StoreError): Promise<StoreError> {
-  const provider = lockedProviderOf(error);
+  const provider = findLockedProvider(error);
   const command = provider && (await unlockByUnit(provider.name));
   if (command === undefined) return error;
   const line = `This machine has a unit that unlocks it: ${command}`;

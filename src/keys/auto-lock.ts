@@ -1,12 +1,12 @@
 /** Finds settings by which a keyring locks itself: after a time without use, or with the screen. */
 import { readFile } from "node:fs/promises";
 import { join } from "node:path";
-import { environmentOf, type Provider } from "./provider.js";
+import { type Provider, readEnvironment } from "./provider.js";
 
 export interface AutoLock {
   /** What the provider does, as the rest of a sentence that begins with its name. */
   readonly behaviour: string;
-  /** What turns it off. */
+  /** The dialog and the setting that turn it off. */
   readonly fix: string;
 }
 
@@ -16,6 +16,7 @@ interface Setting {
   readonly isDefault: boolean;
   /** @param value - returns the value of another key */
   readonly behaviour: (value: (key: string) => string | undefined) => string;
+  /** As the provider's dialog shows it. */
   readonly label: string;
 }
 
@@ -69,7 +70,7 @@ const keepassxc: Settings = {
   ],
 };
 
-/** Returns the first setting that locks a provider, or undefined if none does. */
+/** Returns the first setting that locks a provider, or undefined without such a setting. */
 export async function findAutoLock(provider: Provider): Promise<AutoLock | undefined> {
   const settings = { kwallet, keepassxc }[provider.kind as "kwallet" | "keepassxc"];
   if (settings === undefined) return undefined;
@@ -83,11 +84,11 @@ export async function findAutoLock(provider: Provider): Promise<AutoLock | undef
 }
 
 /**
- * Returns the text of a file of settings, empty if there is none, undefined if the provider's
- * environment, which names the directory, cannot be read.
+ * Returns the text of a settings file: empty without the file, undefined if the provider's
+ * environment, which determines the directory, cannot be read.
  */
 async function readSettings(provider: Provider, file: string): Promise<string | undefined> {
-  const valueOfVariable = await environmentOf(provider);
+  const valueOfVariable = await readEnvironment(provider);
   const home = valueOfVariable("HOME");
   const directory = valueOfVariable("XDG_CONFIG_HOME") || (home && join(home, ".config"));
   if (!directory) return undefined;

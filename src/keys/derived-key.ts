@@ -17,7 +17,7 @@ const entryPattern = /^1:([34]):([0-9a-f]{32}):([0-9a-f]{64}):([0-9a-f]{64})$/;
 /** Returns the entry's text, which is as secret as the passphrase. */
 export function formatDerivedKey(key: StoreKey, passphrase: string): string {
   const salt = key.salt.toString("hex");
-  const mac = entryMac(key, passphrase).toString("hex");
+  const mac = computeMac(key, passphrase).toString("hex");
   return `1:${key.cipherCompatibility}:${salt}:${key.key.toString("hex")}:${mac}`;
 }
 
@@ -27,11 +27,11 @@ export function parseDerivedKey(text: string, passphrase: string): StoreKey | un
   if (format === undefined) return undefined;
   const compatibility = Number(format) as CipherCompatibility;
   const parsed = new StoreKey(Buffer.from(salt, "hex"), Buffer.from(key, "hex"), compatibility);
-  const isValid = timingSafeEqual(entryMac(parsed, passphrase), Buffer.from(mac, "hex"));
+  const isValid = timingSafeEqual(computeMac(parsed, passphrase), Buffer.from(mac, "hex"));
   return isValid ? parsed : undefined;
 }
 
-function entryMac(key: StoreKey, passphrase: string): Buffer {
+function computeMac(key: StoreKey, passphrase: string): Buffer {
   return createHmac("sha256", key.key)
     .update(`hivemind-sqlcipher derived key ${key.cipherCompatibility}\0`)
     .update(key.salt)
@@ -43,7 +43,7 @@ function entryMac(key: StoreKey, passphrase: string): Buffer {
  * Returns the cached key of a file's salt and the current passphrase, if there is one. Treats a
  * locked keyring as empty.
  *
- * @param keyId - the file's key_id; resolved while the keyring reads the passphrase
+ * @param keyId - the file's key_id; a promise, so that file and keyring are read at the same time
  * @throws {@link StoreError} passphraseUnavailable - if the keyring cannot be reached
  */
 export async function findCachedKey(
@@ -62,10 +62,10 @@ export async function findCachedKey(
 /**
  * Caches the key of the current passphrase.
  *
- * Ignores a keyring that refuses: the next command derives the key again. Also skips a keyring with
+ * Ignores errors of the keyring: the next command derives the key again. Also skips a keyring with
  * a dialog before each access, because the cache would add a dialog to each command.
  */
-export async function cacheKey(
+export async function cacheDerivedKey(
   storePath: string,
   key: StoreKey,
   passphrase: string,

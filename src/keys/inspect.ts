@@ -3,7 +3,7 @@ import type { Environment } from "../config/paths.js";
 import type { StoreError } from "../errors.js";
 import { type AutoLock, findAutoLock } from "./auto-lock.js";
 import { keyringService } from "./keyring.js";
-import { type KeyringProblem, keyringError, keyringFailure } from "./keyring-error.js";
+import { type KeyringProblem, keyringError, toKeyringError } from "./keyring-error.js";
 import { type Provider, unknownProvider, unlocksItself } from "./provider.js";
 import { collectionOf, isSessionCollection, SecretService } from "./secret-service.js";
 
@@ -38,59 +38,62 @@ export async function inspectKeyring(
   try {
     service = await SecretService.connect(environment);
   } catch (error) {
-    return unusable(keyringFailure(error, unknownProvider), unknownProvider);
+    return reportUnusable(toKeyringError(error, unknownProvider), unknownProvider);
   }
   await using connection = service;
   try {
     return await inspect(connection, storePath);
   } catch (error) {
-    const provider = await connection.provider();
-    return unusable(keyringFailure(error, provider), provider);
+    const provider = await connection.findProvider();
+    return reportUnusable(toKeyringError(error, provider), provider);
   }
 }
 
 async function inspect(service: SecretService, storePath: string): Promise<KeyringReport> {
   const items = await service.search({ service: keyringService, account: storePath });
-  const provider = await service.provider();
+  const provider = await service.findProvider();
   const hasEntry = items.unlocked.length + items.locked.length > 0;
   const problem = async (name: KeyringProblem, collection: string) => {
-    const isOther = collection !== (await service.defaultCollection());
-    const label = await service.label(collection);
+    const isOther = collection !== (await service.findDefaultCollection());
+    const label = await service.readLabel(collection);
     const error = keyringError(name, { provider, collection: label, isOther });
-    return { ...unusable(error, provider, hasEntry), isLocked: name === "locked" && !isOther };
+    return {
+      ...reportUnusable(error, provider, hasEntry),
+      isLocked: name === "locked" && !isOther,
+    };
   };
-  if (items.unlocked.length > 0) return await usable(provider, hasEntry);
+  if (items.unlocked.length > 0) return await reportUsable(provider, hasEntry);
   const [lockedItem] = items.locked;
   if (lockedItem !== undefined) {
     const collection = collectionOf(lockedItem);
     if (await service.isLocked(collection)) return await problem("locked", collection);
-    return confirmed(provider);
+    return reportConfirmation(provider);
   }
-  const collection = await service.defaultCollection();
+  const collection = await service.findDefaultCollection();
   if (collection === undefined) {
-    return unusable(keyringError("no-collection", { provider }), provider, hasEntry);
+    return reportUnusable(keyringError("no-collection", { provider }), provider, hasEntry);
   }
   if (isSessionCollection(collection)) return await problem("session-collection", collection);
   if (await service.isLocked(collection)) return await problem("locked", collection);
-  return await usable(provider, hasEntry);
+  return await reportUsable(provider, hasEntry);
 }
 
-async function usable(provider: Provider, hasEntry: boolean): Promise<KeyringReport> {
+async function reportUsable(provider: Provider, hasEntry: boolean): Promise<KeyringReport> {
   const autoLock = await findAutoLock(provider);
   const unattended: Unattended = autoLock
-    ? lockedBySetting(provider, autoLock)
-    : { isPossible: true, condition: conditionOf(provider) };
+    ? describeAutoLock(provider, autoLock)
+    : { isPossible: true, condition: describeCondition(provider) };
   return {
     ...{ provider: provider.name, hasEntry, problem: undefined, isLocked: false, unattended },
     unlocksItself: await unlocksItself(provider),
   };
 }
 
-function conditionOf({ kind, name }: Provider): string {
+function describeCondition({ kind, name }: Provider): string {
   return kind === "keepassxc" ? "while its database is open" : `while ${name} is unlocked`;
 }
 
-function lockedBySetting({ name }: Provider, { behaviour, fix }: AutoLock): Unattended {
+function describeAutoLock({ name }: Provider, { behaviour, fix }: AutoLock): Unattended {
   return {
     isPossible: false,
     reason: `${name} ${behaviour}`,
@@ -99,7 +102,7 @@ function lockedBySetting({ name }: Provider, { behaviour, fix }: AutoLock): Unat
 }
 
 /** Reports a locked entry in an unlocked collection: each process needs the user's permission. */
-function confirmed({ kind, name }: Provider): KeyringReport {
+function reportConfirmation({ kind, name }: Provider): KeyringReport {
   const setting =
     kind === "keepassxc"
       ? "In KeePassXC, turn off Tools > Settings > Secret Service Integration > Confirm when passwords are retrieved by clients"
@@ -115,7 +118,7 @@ function confirmed({ kind, name }: Provider): KeyringReport {
   };
 }
 
-function unusable(
+function reportUnusable(
   problem: StoreError,
   { name }: Provider,
   hasEntry: boolean | undefined = undefined,

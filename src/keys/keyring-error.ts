@@ -19,7 +19,7 @@ const oo7Line = ({ program = "oo7-daemon" }: Provider) =>
 const otherSources =
   "Or use no keyring: --passphrase-source credential (systemd), file:PATH or command:CMD.";
 
-/** D-Bus errors without a program that serves the Secret Service. */
+/** D-Bus errors if no program serves the Secret Service. */
 const noProviderErrors =
   /^org\.freedesktop\.DBus\.Error\.(?:ServiceUnknown|NameHasNoOwner|Spawn\..*)$/;
 /**
@@ -58,7 +58,7 @@ const lockedProviders = new WeakMap<StoreError, Provider>();
 
 /** Returns the error for a problem, with advice for the provider. */
 export function keyringError(problem: KeyringProblem, details: ProblemDetails = {}): StoreError {
-  const { message, hint } = describe(problem, details);
+  const { message, hint } = describeProblem(problem, details);
   const error = new StoreError("passphraseUnavailable", message, { hint, cause: details.cause });
   const isLocked = problem === "locked" || problem === "no-prompt";
   if (isLocked && !details.isOther) lockedProviders.set(error, details.provider ?? unknownProvider);
@@ -66,27 +66,27 @@ export function keyringError(problem: KeyringProblem, details: ProblemDetails = 
 }
 
 /** Returns the provider if its locked default collection caused the error; otherwise undefined. */
-export function lockedProviderOf(error: unknown): Provider | undefined {
+export function findLockedProvider(error: unknown): Provider | undefined {
   if (!(error instanceof StoreError)) return undefined;
-  return lockedProviders.get(error) ?? lockedProviderOf(error.cause);
+  return lockedProviders.get(error) ?? findLockedProvider(error.cause);
 }
 
 /** Converts an error of the bus, the Secret Service or keytar. */
-export function keyringFailure(error: unknown, provider: Provider): StoreError {
+export function toKeyringError(error: unknown, provider: Provider): StoreError {
   if (error instanceof StoreError) return error;
   const detail = error instanceof Error ? error.message : String(error);
-  return keyringError(problemOf(error), { provider, detail, cause: error });
+  return keyringError(classifyError(error), { provider, detail, cause: error });
 }
 
 /**
- * Returns whether keytar has no session with the provider, or no longer one. A new process gets a
+ * Returns whether keytar has lost its session with the provider, or got none. A new process gets a
  * new session.
  */
 export function isBrokenSession(error: unknown): boolean {
   return error instanceof Error && brokenSession.test(error.message);
 }
 
-function problemOf(error: unknown): KeyringProblem {
+function classifyError(error: unknown): KeyringProblem {
   if (error instanceof NoBusError) return error.isForeign ? "foreign-bus" : "no-bus";
   if (error instanceof NoPromptError) return "no-prompt";
   if (error instanceof BusError && noProviderErrors.test(error.errorName)) return "no-provider";
@@ -100,7 +100,7 @@ function problemOf(error: unknown): KeyringProblem {
   return isSilent ? "silent" : "refused";
 }
 
-function describe(
+function describeProblem(
   problem: KeyringProblem,
   { provider = unknownProvider, detail = "", collection, isOther = false }: ProblemDetails,
 ): { message: string; hint: string } {

@@ -6,7 +6,7 @@
  * software: `secret-tool lookup service hivemind-sqlcipher account PATH`.
  */
 import { StoreError } from "../errors.js";
-import { isBrokenSession, keyringError, keyringFailure } from "./keyring-error.js";
+import { isBrokenSession, keyringError, toKeyringError } from "./keyring-error.js";
 import {
   callInNewWorker,
   callInProcess,
@@ -44,8 +44,8 @@ export interface MatchingEntry {
 /** Matches the text after `#`, for every slot but the current passphrase. */
 const slotPattern = /^(?:pending|(?:previous|derived):[0-9a-f]+)$/;
 
-/** How often a new session with the provider is tried. */
-const sessionTries = 3;
+/** The maximum number of attempts to open a new session with the provider. */
+const maxSessionAttempts = 3;
 
 const usesSecretService = process.platform === "linux";
 
@@ -71,7 +71,7 @@ export async function getEntry(storePath: string, slot: Slot): Promise<string | 
  */
 export async function* readEntries(storePath: string, slot: Slot): AsyncGenerator<MatchingEntry> {
   await using keyring = await Keyring.open();
-  yield* keyring.read(accountOf(storePath, slot), { unlock: true });
+  yield* keyring.read(formatAccount(storePath, slot), { unlock: true });
 }
 
 /**
@@ -84,7 +84,7 @@ export async function getEntryIfUnlocked(
   slot: Slot,
 ): Promise<string | undefined> {
   await using keyring = await Keyring.open();
-  const account = accountOf(storePath, slot);
+  const account = formatAccount(storePath, slot);
   for await (const { secret } of keyring.read(account, { unlock: false })) return secret;
   return undefined;
 }
@@ -97,7 +97,7 @@ export async function getEntryIfUnlocked(
  */
 export async function setEntry(storePath: string, slot: Slot, secret: string): Promise<void> {
   await using keyring = await Keyring.open();
-  await keyring.store(accountOf(storePath, slot), secret);
+  await keyring.store(formatAccount(storePath, slot), secret);
 }
 
 /**
@@ -117,7 +117,7 @@ export async function assertKeyringUsable(): Promise<void> {
  */
 export async function deleteEntry(storePath: string, slot: Slot): Promise<boolean> {
   await using keyring = await Keyring.open();
-  return await keyring.delete(accountOf(storePath, slot));
+  return await keyring.delete(formatAccount(storePath, slot));
 }
 
 /**
@@ -160,7 +160,7 @@ export interface StoreInKeyring {
 export async function listStores(options: { unlock: boolean }): Promise<StoreInKeyring[]> {
   await using keyring = await Keyring.open();
   const stores = new Map<string, Slot[]>();
-  for (const account of await keyring.accounts(options)) {
+  for (const account of await keyring.listAccounts(options)) {
     const { storePath, slot } = parseAccount(account);
     stores.set(storePath, [...(stores.get(storePath) ?? []), slot]);
   }
@@ -177,7 +177,7 @@ function isDerived(slot: Slot): boolean {
 }
 
 /** @throws {@link StoreError} refused - if the path is the account of another store's slot */
-function accountOf(storePath: string, slot: Slot): string {
+function formatAccount(storePath: string, slot: Slot): string {
   if (parseAccount(storePath).slot !== "current") {
     throw new StoreError(
       "refused",
@@ -188,14 +188,14 @@ function accountOf(storePath: string, slot: Slot): string {
   return slot === "current" ? storePath : `${storePath}#${slot}`;
 }
 
-function parseAccount(account: string): StoreInKeyringSlot {
+function parseAccount(account: string): Account {
   const mark = account.lastIndexOf("#");
   const slot = account.slice(mark + 1);
   if (mark === -1 || !slotPattern.test(slot)) return { storePath: account, slot: "current" };
   return { storePath: account.slice(0, mark), slot: slot as Slot };
 }
 
-interface StoreInKeyringSlot {
+interface Account {
   readonly storePath: string;
   readonly slot: Slot;
 }
@@ -214,7 +214,7 @@ class Keyring implements AsyncDisposable {
     try {
       return new Keyring(await SecretService.connect(process.env));
     } catch (error) {
-      throw keyringFailure(error, unknownProvider);
+      throw toKeyringError(error, unknownProvider);
     }
   }
 
@@ -229,7 +229,7 @@ class Keyring implements AsyncDisposable {
   ): AsyncGenerator<MatchingEntry> {
     const service = this.#service;
     if (service === undefined) {
-      const secret = await this.#keytar(["getPassword", keyringService, account]);
+      const secret = await this.#callKeytar(["getPassword", keyringService, account]);
       if (typeof secret === "string") yield { secret };
       return;
     }
@@ -247,7 +247,7 @@ class Keyring implements AsyncDisposable {
   async store(account: string, secret: string): Promise<void> {
     const service = this.#service;
     const call = ["setPassword", keyringService, account, secret] as const;
-    if (service === undefined) await this.#keytar(call);
+    if (service === undefined) await this.#callKeytar(call);
     else {
       await this.assertWritable();
       await this.#try(async () => {
@@ -259,13 +259,13 @@ class Keyring implements AsyncDisposable {
       if (found.secret === secret) return;
       break;
     }
-    throw keyringError("not-kept", { provider: await this.#provider(), detail: account });
+    throw keyringError("not-kept", { provider: await this.#findProvider(), detail: account });
   }
 
   async delete(account: string): Promise<boolean> {
     const service = this.#service;
     const call = ["deletePassword", keyringService, account] as const;
-    if (service === undefined) return (await this.#keytar(call)) === true;
+    if (service === undefined) return (await this.#callKeytar(call)) === true;
     return await this.#try(async () => {
       const { unlocked, locked } = await this.#find(service, account, true);
       if (unlocked.length + locked.length === 0) return false;
@@ -274,11 +274,11 @@ class Keyring implements AsyncDisposable {
       const left = await service.search({ service: keyringService, account });
       if (left.unlocked.length + left.locked.length === 0) return true;
       const detail = `${account} was not deleted`;
-      throw keyringError("refused", { provider: await this.#provider(), detail });
+      throw keyringError("refused", { provider: await this.#findProvider(), detail });
     });
   }
 
-  async accounts({ unlock }: { readonly unlock: boolean }): Promise<string[]> {
+  async listAccounts({ unlock }: { readonly unlock: boolean }): Promise<string[]> {
     const service = this.#service;
     if (service === undefined) {
       const all = await loadKeytar().findCredentials(keyringService);
@@ -287,7 +287,7 @@ class Keyring implements AsyncDisposable {
     return await this.#try(async () => {
       const { unlocked, locked } = await this.#find(service, undefined, unlock);
       const accounts = await Promise.all(
-        [...unlocked, ...locked].map((item) => service.attribute(item, "account")),
+        [...unlocked, ...locked].map((item) => service.readAttribute(item, "account")),
       );
       return [...new Set(accounts.filter((account) => account !== undefined))];
     });
@@ -298,8 +298,8 @@ class Keyring implements AsyncDisposable {
     const service = this.#service;
     if (service === undefined) return;
     await this.#try(async () => {
-      const collection = await service.defaultCollection();
-      const provider = await this.#provider();
+      const collection = await service.findDefaultCollection();
+      const provider = await this.#findProvider();
       if (collection === undefined) throw keyringError("no-collection", { provider });
       if (isSessionCollection(collection)) throw keyringError("session-collection", { provider });
       await this.#unlockCollection(service, collection);
@@ -318,7 +318,7 @@ class Keyring implements AsyncDisposable {
     const attributes = { service: keyringService, ...(account !== undefined && { account }) };
     const items = await service.search(attributes);
     if (items.unlocked.length + items.locked.length > 0) return items;
-    const collection = await service.defaultCollection();
+    const collection = await service.findDefaultCollection();
     if (!unlock || collection === undefined || !(await service.isLocked(collection))) return items;
     await this.#unlockCollection(service, collection);
     return await service.search(attributes);
@@ -343,7 +343,7 @@ class Keyring implements AsyncDisposable {
     const left = await service.search(attributes);
     if (left.unlocked.length + left.locked.length === 0) return undefined;
     // KWallet and libsecret sometimes fail to agree on a session key. keytar then returns no entry.
-    const provider = await this.#provider();
+    const provider = await this.#findProvider();
     const second = await this.#callWithNewSession(call, provider.name);
     if (typeof second === "string") return second;
     throw keyringError("no-secret", { provider, detail: account });
@@ -356,22 +356,22 @@ class Keyring implements AsyncDisposable {
     service: SecretService,
     { unlocked, locked }: Items,
   ): AsyncGenerator<MatchingEntry> {
-    const home = await this.#try(() => service.defaultCollection());
+    const defaultCollection = await this.#try(() => service.findDefaultCollection());
     const rank = (item: string) => {
-      if (collectionOf(item) === home) return 0;
+      if (collectionOf(item) === defaultCollection) return 0;
       return isSessionCollection(collectionOf(item)) ? 2 : 1;
     };
     const byRank = (a: string, b: string) => rank(a) - rank(b);
     let refused: StoreError | undefined;
     let count = 0;
     for (const item of [...unlocked].sort(byRank).concat([...locked].sort(byRank))) {
-      const collection = await this.#try(() => service.label(collectionOf(item)));
+      const collection = await this.#try(() => service.readLabel(collectionOf(item)));
       if (locked.includes(item) && !(await this.#try(() => service.unlock(item)))) {
         refused ??= await this.#try(() => this.#lockedError(service, collectionOf(item)));
         continue;
       }
       count++;
-      yield { secret: await this.#try(() => service.secret(item)), collection };
+      yield { secret: await this.#try(() => service.readSecret(item)), collection };
     }
     if (count === 0 && refused !== undefined) throw refused;
   }
@@ -384,9 +384,9 @@ class Keyring implements AsyncDisposable {
 
   async #lockedError(service: SecretService, collection: string): Promise<StoreError> {
     return keyringError("locked", {
-      provider: await this.#provider(),
-      collection: await service.label(collection),
-      isOther: collection !== (await service.defaultCollection()),
+      provider: await this.#findProvider(),
+      collection: await service.readLabel(collection),
+      isOther: collection !== (await service.findDefaultCollection()),
     });
   }
 
@@ -400,7 +400,7 @@ class Keyring implements AsyncDisposable {
     call: KeytarCall,
     locked: readonly string[],
   ): Promise<KeytarResult> {
-    const { kind, name } = await this.#provider();
+    const { kind, name } = await this.#findProvider();
     const mayPrompt = locked.length > 0 || !quietProviders.includes(kind);
     // libsecret ignores a locked item when deleting, but unlocks it for reading.
     if (locked.length > 0) await callInWorker(["getPassword", call[1], call[2]], name);
@@ -412,7 +412,7 @@ class Keyring implements AsyncDisposable {
     call: KeytarCall,
     { mayPrompt }: { readonly mayPrompt: boolean },
   ): Promise<KeytarResult> {
-    const name = async () => (await service.provider()).name;
+    const name = async () => (await service.findProvider()).name;
     try {
       return mayPrompt ? await callInWorker(call, await name()) : await callInProcess(call);
     } catch (error) {
@@ -427,13 +427,13 @@ class Keyring implements AsyncDisposable {
       try {
         return await callInNewWorker(call, provider);
       } catch (error) {
-        if (!isBrokenSession(error) || count === sessionTries) throw error;
+        if (!isBrokenSession(error) || count === maxSessionAttempts) throw error;
       }
     }
   }
 
   /** Calls keytar for another keyring, which shows its own dialogs. */
-  async #keytar(call: KeytarCall): Promise<KeytarResult> {
+  async #callKeytar(call: KeytarCall): Promise<KeytarResult> {
     return await this.#try(() => callInProcess(call, promptTimeoutMs));
   }
 
@@ -442,11 +442,11 @@ class Keyring implements AsyncDisposable {
       return await work();
     } catch (error) {
       if (error instanceof StoreError) throw error;
-      throw keyringFailure(error, await this.#provider());
+      throw toKeyringError(error, await this.#findProvider());
     }
   }
 
-  async #provider(): Promise<Provider> {
-    return (await this.#service?.provider()) ?? unknownProvider;
+  async #findProvider(): Promise<Provider> {
+    return (await this.#service?.findProvider()) ?? unknownProvider;
   }
 }

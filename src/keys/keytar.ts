@@ -52,7 +52,7 @@ export async function callInProcess(
     string,
     (...args: string[]) => Promise<string | boolean | null>
   >;
-  return await within(timeoutMs, Promise.resolve(keytar[method]?.(...args)));
+  return await withTimeout(timeoutMs, Promise.resolve(keytar[method]?.(...args)));
 }
 
 /**
@@ -98,8 +98,10 @@ class Worker {
       detached: true,
     });
     this.#process.on("message", (reply: Reply) => this.#waiting.get(reply.id)?.(reply));
-    this.#process.on("error", (error) => this.#end(error));
-    this.#process.on("exit", () => this.#end(new Error("the helper process for keytar ended")));
+    this.#process.on("error", (error) => this.#rejectWaiting(error));
+    this.#process.on("exit", () =>
+      this.#rejectWaiting(new Error("the helper process for keytar ended")),
+    );
     this.#process.unref();
     this.#process.channel?.unref();
   }
@@ -118,7 +120,10 @@ class Worker {
     const stopNotice = announceDialog(provider, notice);
     this.#process.channel?.ref();
     try {
-      const { result, error } = await within(promptTimeoutMs, orAbort(this.#send(call), signal));
+      const { result, error } = await withTimeout(
+        promptTimeoutMs,
+        orAbort(this.#send(call), signal),
+      );
       if (error === undefined) return result;
       if (missingModuleCodes.includes(error.code ?? ""))
         throw new KeytarMissingError(error.message);
@@ -145,13 +150,14 @@ class Worker {
     });
   }
 
-  #end(error: Error): void {
+  /** Rejects the waiting calls after the worker has ended. */
+  #rejectWaiting(error: Error): void {
     this.#isAlive = false;
     for (const finish of this.#waiting.values()) finish(error);
   }
 }
 
-async function within<T>(timeoutMs: number, work: Promise<T>): Promise<T> {
+async function withTimeout<T>(timeoutMs: number, work: Promise<T>): Promise<T> {
   let timer: NodeJS.Timeout | undefined;
   const timeout = new Promise<never>((_resolve, reject) => {
     timer = setTimeout(

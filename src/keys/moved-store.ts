@@ -12,9 +12,9 @@ import { shellQuote } from "../text/escape.js";
 import { getEntry, listStores, readEntries, type StoreInKeyring, setEntry } from "./keyring.js";
 import { keepCurrent, keepPending, planRotation, promotePending } from "./rotation-plan.js";
 
-/** Each further candidate takes up to half a second to try. */
+/** The maximum number of stores to try, each of which takes up to half a second. */
 const maxCandidates = 8;
-/** A hint waits for the keyring less long than a passphrase does. */
+/** The time limit for the keyring when only a hint depends on it. */
 const hintTimeoutMs = 1_000;
 
 /** A store opened with the passphrase of another path. */
@@ -120,8 +120,8 @@ async function findCandidates(path: string, keyId: string | undefined): Promise<
 }
 
 /**
- * Returns whether there is a file at a path, or an entry for it in the keyring. `init` is no advice
- * then: it refuses, or hides a store that a backup can restore.
+ * Returns whether there is a file at a path, or an entry for it in the keyring. If so, a hint must
+ * not name `init`, which would refuse, or hide a store that a backup can restore.
  */
 export async function isStoreKnown(path: string): Promise<boolean> {
   const file = await identify(path).catch(() => undefined);

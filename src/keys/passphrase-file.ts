@@ -1,4 +1,4 @@
-/** Passphrase files, and which part of them is the passphrase. */
+/** Reads passphrase files, and determines which part of them is the passphrase. */
 import { StoreError, wrap } from "../errors.js";
 import { explain, type FileKind, recogniseContent } from "../fs/file-kind.js";
 import { decodeSecret, readSecretBytes, type SecretFileOptions } from "../fs/private.js";
@@ -25,7 +25,7 @@ export async function readPassphrasesInFile(
   if (kind !== undefined && !possibleKinds.includes(kind)) {
     throw explain(new StoreError("refused", `${path} is not a passphrase file`), kind, []);
   }
-  return passphrasesIn(decodeSecret(bytes, path), path);
+  return parsePassphrases(decodeSecret(bytes, path), path);
 }
 
 /**
@@ -33,8 +33,8 @@ export async function readPassphrasesInFile(
  *
  * @param what - the origin of the text, for messages
  */
-export function passphrasesIn(text: string, what: string): [string, ...string[]] {
-  const whole = canonical(text, what);
+export function parsePassphrases(text: string, what: string): [string, ...string[]] {
+  const whole = canonicalize(text, what);
   // A generated passphrase may be written on several lines.
   if (checkPassphrase(whole).kind === "generated") return [whole];
   const withoutMark = text.replace(/^\ufeff/, "");
@@ -47,7 +47,7 @@ export function passphrasesIn(text: string, what: string): [string, ...string[]]
   currentInteraction().notice?.(
     `${what}: the first line is the passphrase, without ${ignored.join(" and ")}`,
   );
-  return [canonical(first, what), whole];
+  return [canonicalize(first, what), whole];
 }
 
 /**
@@ -56,13 +56,13 @@ export function passphrasesIn(text: string, what: string): [string, ...string[]]
  *
  * @param what - the origin of the text, for messages
  */
-export function passphraseLines(text: string, what: string): [string, ...string[]] {
-  const whole = canonical(text, what);
+export function parsePassphraseLines(text: string, what: string): [string, ...string[]] {
+  const whole = canonicalize(text, what);
   const lines = text
     .replace(/^\ufeff/, "")
     .split(/\r\n|[\r\n]/)
     .filter((line) => line !== "");
-  const [first, ...others] = lines.map((line) => canonical(line, what));
+  const [first, ...others] = lines.map((line) => canonicalize(line, what));
   if (checkPassphrase(whole).kind === "generated" || first === undefined) return [whole];
   return [first, ...others];
 }
@@ -70,7 +70,7 @@ export function passphraseLines(text: string, what: string): [string, ...string[
 /**
  * Returns the passphrase as SQLCipher receives it: a generated passphrase in its canonical form.
  */
-function canonical(text: string, what: string): string {
+function canonicalize(text: string, what: string): string {
   try {
     return checkPassphrase(text).passphrase;
   } catch (error) {

@@ -22,7 +22,7 @@ const groupLength = 5;
 
 /** x⁵ + x² + 1: a root of it generates all 31 non-zero elements. */
 const fieldPolynomial = 0b100101;
-const powers = powersOfAlpha();
+const powers = computePowersOfAlpha();
 
 export type CheckedPassphrase =
   /** All check symbols match; `passphrase` is in canonical form. */
@@ -37,7 +37,7 @@ export function generatePassphrase(): string {
   const text: string[] = [];
   for (let group = 0; group < groups; group++) {
     const four = symbols.slice(group * 4, group * 4 + 4);
-    text.push(four + checkSymbol(four, group));
+    text.push(four + computeCheckSymbol(four, group));
   }
   return text.join("-");
 }
@@ -103,12 +103,12 @@ function isValidGroup(group: string, position: number): boolean {
     group.length === groupLength &&
     position >= 0 &&
     position < groups &&
-    checkSymbol(group.slice(0, 4), position) === group[4]
+    computeCheckSymbol(group.slice(0, 4), position) === group[4]
   );
 }
 
 /** Returns the check symbol of a group, or undefined if a character is not in the alphabet. */
-function checkSymbol(four: string, position: number): string | undefined {
+function computeCheckSymbol(four: string, position: number): string | undefined {
   let sum = powers[position] ?? 0;
   for (const [index, symbol] of [...four].entries()) {
     const value = alphabet.indexOf(symbol);
@@ -129,7 +129,7 @@ function multiply(a: number, b: number): number {
   return product;
 }
 
-function powersOfAlpha(): number[] {
+function computePowersOfAlpha(): number[] {
   const all = [1];
   for (let exponent = 1; exponent < 31; exponent++) {
     all.push(multiply(all[exponent - 1] ?? 0, 2));

@@ -23,15 +23,15 @@ const knownProcesses: readonly [RegExp, Provider][] = [
 export const unknownProvider: Provider = { kind: "other", name: "the keyring" };
 
 /** Returns the provider of a process. A process in another PID namespace is unknown. */
-export async function providerOfProcess(pid: number): Promise<Provider> {
+export async function identifyProvider(pid: number): Promise<Provider> {
   const name = await readFile(`/proc/${pid}/comm`, "utf8").catch(() => "");
   const known = knownProcesses.find(([pattern]) => pattern.test(name));
   if (known === undefined) return unknownProvider;
-  return { ...known[1], pid, program: await programOf(pid) };
+  return { ...known[1], pid, program: await findProgram(pid) };
 }
 
 /** Returns the path of a process's program; undefined if it is unknown. */
-async function programOf(pid: number): Promise<string | undefined> {
+async function findProgram(pid: number): Promise<string | undefined> {
   // Not readable if the program has a capability, such as oo7 the one to lock memory.
   const path = await readlink(`/proc/${pid}/exe`).catch(() => undefined);
   if (path !== undefined && !path.endsWith(" (deleted)")) return path;
@@ -39,8 +39,8 @@ async function programOf(pid: number): Promise<string | undefined> {
   return isAbsolute(name) ? name : undefined;
 }
 
-/** Returns a function for the variables in a provider's environment; they may be unreadable. */
-export async function environmentOf({
+/** Returns a function that returns a variable's value in a provider's environment, if readable. */
+export async function readEnvironment({
   pid,
 }: Provider): Promise<(name: string) => string | undefined> {
   const text = await readFile(`/proc/${pid}/environ`, "utf8").catch(() => "");
@@ -54,7 +54,7 @@ export async function environmentOf({
  */
 export async function unlocksItself(provider: Provider): Promise<boolean> {
   if (provider.kind !== "oo7") return false;
-  const directory = (await environmentOf(provider))("CREDENTIALS_DIRECTORY");
+  const directory = (await readEnvironment(provider))("CREDENTIALS_DIRECTORY");
   if (!directory) return false;
   const credential = join(directory, "oo7.keyring-encryption-password");
   return await access(credential).then(

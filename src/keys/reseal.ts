@@ -1,4 +1,4 @@
-/** Sealed passphrases and their stores. */
+/** Chooses the sealed file of a store, and changes its contents with the store's passphrase. */
 import { dirname } from "node:path";
 import { isKind, StoreError } from "../errors.js";
 import { moveFile, replacedName, syncDirectory } from "../fs/atomic.js";
@@ -7,19 +7,23 @@ import { currentInteraction } from "../process/interaction.js";
 import { openEncrypted } from "../store/cipher.js";
 import { defaultSealedPath, readSealed, seal } from "./sealed.js";
 import { describeSource, type PassphraseSource } from "./source.js";
-import { openingPassphrase } from "./unlock.js";
+import { findOpeningPassphrase } from "./unlock.js";
 
-/** Returns where a store's passphrase is sealed, or can be: not where another passphrase is. */
-export async function sealedPathFor(storePath: string): Promise<string> {
+/**
+ * Returns the path for a store's sealed passphrase: the default path, or a path with a hash of the
+ * store's path if the default file has the passphrase of another store.
+ */
+export async function resolveSealedPath(storePath: string): Promise<string> {
   const path = defaultSealedPath();
-  if (!(await lstatIfExists(path)) || (await opens(storePath, path))) return path;
+  if (!(await lstatIfExists(path)) || (await isSealedFor(storePath, path))) return path;
   return `${path}-${sha256Hex(storePath).slice(0, 8)}`;
 }
 
-async function opens(storePath: string, path: string): Promise<boolean> {
+/** Returns whether a sealed file has the passphrase of a store. */
+async function isSealedFor(storePath: string, path: string): Promise<boolean> {
   try {
     const source = { kind: "sealed", path } as const;
-    await openingPassphrase(source, storePath);
+    await findOpeningPassphrase(source, storePath);
     return true;
   } catch (error) {
     if (!(error instanceof StoreError)) throw error;
@@ -28,8 +32,9 @@ async function opens(storePath: string, path: string): Promise<boolean> {
 }
 
 /**
- * Seals the next passphrase of a store in front of the present ones while `work` gives it to the
- * store. Afterwards only the store's passphrase stays. Other sources are not changed.
+ * Seals the next passphrase of a store in front of the present passphrases, and runs `work`, which
+ * re-encrypts the store. Afterwards only the store's passphrase stays. Does not change other
+ * sources.
  *
  * @throws {@link StoreError} as `seal`, before `work`
  * @throws what `work` throws
@@ -41,30 +46,30 @@ export async function withSealed<Result>(
   work: () => Promise<Result>,
 ): Promise<Result> {
   if (source.kind !== "sealed") return work();
-  const { aside } = await sealInFront(source.path, next);
+  const { movedTo } = await sealInFront(source.path, next);
   try {
     return await work();
   } catch (error) {
-    if (aside !== undefined) await putBack(aside, source.path, storePath, next);
+    if (movedTo !== undefined) await putBack(movedTo, source.path, storePath, next);
     throw error;
   } finally {
-    await keepOpening(source, storePath);
+    await removeFormerPassphrases(source, storePath);
   }
 }
 
-interface Present {
+interface PresentPassphrases {
   readonly passphrases: readonly string[];
-  /** Where a file was moved that cannot be unsealed. */
-  readonly aside?: string;
+  /** The new path of a sealed file that cannot be decrypted. */
+  readonly movedTo?: string;
 }
 
 /**
- * Seals a passphrase in front of those in the file.
+ * Seals a passphrase in front of the passphrases in the file.
  *
  * @throws {@link StoreError} as `seal`
  */
-export async function sealInFront(path: string, next: string): Promise<Present> {
-  const present = await presentPassphrases(path);
+export async function sealInFront(path: string, next: string): Promise<PresentPassphrases> {
+  const present = await readPresentPassphrases(path);
   const { passphrases } = present;
   if (passphrases[0] !== next) {
     await seal(path, [next, ...passphrases.filter((each) => each !== next)]);
@@ -73,25 +78,26 @@ export async function sealInFront(path: string, next: string): Promise<Present> 
 }
 
 /**
- * Returns the passphrases in a sealed file. Moves a file away that cannot be unsealed, because the
- * cause may pass: a TPM can be locked for a time, or its machine's state be restored.
+ * Returns the passphrases in a sealed file. Moves away a file that cannot be decrypted, instead of
+ * replacing it, because the cause may be temporary: a TPM can be locked for a time, and the state
+ * of Secure Boot can be restored.
  */
-async function presentPassphrases(path: string): Promise<Present> {
+async function readPresentPassphrases(path: string): Promise<PresentPassphrases> {
   try {
     return { passphrases: await readSealed(path) };
   } catch (error) {
     if (!isKind(error, "passphraseUnavailable")) throw error;
     if (!(await lstatIfExists(path))) return { passphrases: [] };
-    const aside = await replacedName(path, "unreadable");
-    await moveFile(path, aside);
-    currentInteraction().notice?.(`${error.message}; it is kept as ${aside}`);
-    return { passphrases: [], aside };
+    const movedTo = await replacedName(path, "unreadable");
+    await moveFile(path, movedTo);
+    currentInteraction().notice?.(`${error.message}; it is kept as ${movedTo}`);
+    return { passphrases: [], movedTo };
   }
 }
 
 /** Puts the former sealed file back, unless the store has its next passphrase already. */
 async function putBack(
-  aside: string,
+  movedTo: string,
   path: string,
   storePath: string,
   next: string,
@@ -100,18 +106,18 @@ async function putBack(
     await (await openEncrypted(storePath, next, { mode: "readwrite" })).connection.close();
   } catch (error) {
     if (!isKind(error, "wrongPassphrase")) return;
-    await moveFile(aside, path);
+    await moveFile(movedTo, path);
     await syncDirectory(dirname(path));
   }
 }
 
-/** Leaves only the passphrase of the store. Never throws: other passphrases do no harm. */
-async function keepOpening(
+/** Seals only the passphrase of the store. Does not fail, because former passphrases do no harm. */
+async function removeFormerPassphrases(
   source: PassphraseSource & { kind: "sealed" },
   storePath: string,
 ): Promise<void> {
   try {
-    const passphrase = await openingPassphrase(source, storePath);
+    const passphrase = await findOpeningPassphrase(source, storePath);
     if ((await readSealed(source.path)).length > 1) await seal(source.path, [passphrase]);
   } catch (error) {
     if (!(error instanceof StoreError)) throw error;

@@ -63,11 +63,11 @@ export async function planRotation(
   }
   // The current passphrase does not open this file, or the entry of this key_id has another
   // passphrase. The current passphrase may open another file, so it is always kept.
-  return { previous: await previousName(storePath, current), keep_previous: true, pending };
+  return { previous: await resolvePreviousName(storePath, current), keep_previous: true, pending };
 }
 
 /**
- * Makes a pending passphrase current if it opened the store, whatever happened to its operation.
+ * Makes a pending passphrase current if it opened the store.
  *
  * @param generation - of the passphrase that opened the store; undefined if none was needed
  */
@@ -134,7 +134,7 @@ export async function resolvePasswordSlot(
     const isKnown =
       source.kind === "sealed"
         ? await isKept(source, storePath, password)
-        : (await firstPassphrase(source, storePath)) === password;
+        : (await readFirstPassphrase(source, storePath)) === password;
     if (isKnown) return undefined;
     throw new StoreError(
       "refused",
@@ -143,7 +143,7 @@ export async function resolvePasswordSlot(
     );
   }
   if ((await getEntry(storePath, "current")) === password) return undefined;
-  return await previousName(storePath, password);
+  return await resolvePreviousName(storePath, password);
 }
 
 /** Stores a password of `server.json` and reads it back. */
@@ -160,7 +160,7 @@ export async function keepPassword(
  * random name. The name must not depend on the passphrase, because names are readable in a locked
  * keyring and in the journal.
  */
-async function previousName(storePath: string, passphrase: string): Promise<string> {
+async function resolvePreviousName(storePath: string, passphrase: string): Promise<string> {
   const previous = (await listEntries(storePath)).filter(({ slot }) =>
     slot.startsWith("previous:"),
   );
@@ -210,11 +210,11 @@ export async function restoreKeyring(
 }
 
 /**
- * Returns the likeliest passphrase of a source.
+ * Returns the most likely passphrase of a source.
  *
  * @throws {@link StoreError} passphraseUnavailable - if the source has none
  */
-export async function firstPassphrase(
+export async function readFirstPassphrase(
   source: PassphraseSource,
   storePath: string,
 ): Promise<string> {
@@ -237,7 +237,7 @@ export async function assertPassphraseKept(
   const kept =
     source.kind === "keyring"
       ? await getEntry(storePath, plan ? "pending" : "current")
-      : await firstPassphrase(source, storePath);
+      : await readFirstPassphrase(source, storePath);
   if (kept === passphrase) return;
   throw new StoreError(
     "passphraseUnavailable",

@@ -12,7 +12,7 @@ import { makeDirectory, replaceFile } from "../fs/atomic.js";
 import { lstatIfExists } from "../fs/read.js";
 import { type Outcome, run } from "../process/run.js";
 import { generatePassphrase } from "./passphrase.js";
-import { passphraseLines } from "./passphrase-file.js";
+import { parsePassphraseLines } from "./passphrase-file.js";
 
 /** The credential's name. It is part of the encrypted data, so a unit must load it by this name. */
 export const sealedName = "hivemind-sqlcipher";
@@ -37,14 +37,14 @@ export function defaultSealedPath(): string {
  * @param version - of systemd; undefined if it is not installed
  * @throws {@link StoreError} passphraseUnavailable - if this systemd cannot seal for this user
  */
-export function sealingScope(version: number | undefined, ofRoot: boolean): string[] {
-  const needed = ofRoot ? 250 : 256;
-  if (version !== undefined && version >= needed) return ofRoot ? [] : ["--user"];
+export function resolveSealingScope(version: number | undefined, forRoot: boolean): string[] {
+  const needed = forRoot ? 250 : 256;
+  if (version !== undefined && version >= needed) return forRoot ? [] : ["--user"];
   const what = version === undefined ? "systemd-creds is not installed" : `systemd is ${version}`;
-  const canRootSeal = !ofRoot && version !== undefined && version >= 250;
+  const canRootSeal = !forRoot && version !== undefined && version >= 250;
   throw new StoreError(
     "passphraseUnavailable",
-    `${what}: sealing a passphrase ${ofRoot ? "" : "for an ordinary user "}needs systemd ${needed} or later`,
+    `${what}: sealing a passphrase ${forRoot ? "" : "for an ordinary user "}needs systemd ${needed} or later`,
     {
       hint: canRootSeal
         ? "Run this command as root, or use the keyring as in docs/guide/headless.md."
@@ -61,7 +61,7 @@ export function sealingScope(version: number | undefined, ofRoot: boolean): stri
 export async function findSealingScope(): Promise<string[]> {
   const { stdout } = await run("systemd-creds", ["--version"], { timeoutMs });
   const version = /^systemd (\d+)/.exec(stdout)?.[1];
-  return sealingScope(version === undefined ? undefined : Number(version), isRoot());
+  return resolveSealingScope(version === undefined ? undefined : Number(version), isRoot());
 }
 
 /**
@@ -79,7 +79,7 @@ export async function readSealed(path: string): Promise<string[]> {
     });
   }
   const outcome = await decrypt(path, scope);
-  if (outcome.code === 0) return passphraseLines(outcome.stdout.replace(/\r?\n$/, ""), path);
+  if (outcome.code === 0) return parsePassphraseLines(outcome.stdout.replace(/\r?\n$/, ""), path);
   throw new StoreError("passphraseUnavailable", `cannot unseal ${path}${reasonOf(outcome)}`, {
     hint: "Only the machine and the TPM that sealed it can unseal it, and with a TPM only while the state of Secure Boot is the same. Restore it from a bundle: hivemind-sqlcipher bundle import BUNDLE --identity FILE",
   });
@@ -135,7 +135,7 @@ export async function seal(path: string, passphrases: readonly string[]): Promis
  *
  * @throws {@link StoreError} as `readSealed` and `seal`
  */
-export async function sealedOrNew(path: string, wanted?: string): Promise<string> {
+export async function readOrSealPassphrase(path: string, wanted?: string): Promise<string> {
   if (await lstatIfExists(path)) {
     const [sealed = ""] = await readSealed(path);
     if (wanted === undefined || wanted === sealed) return sealed;

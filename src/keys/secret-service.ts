@@ -10,20 +10,20 @@ import type { Environment } from "../config/paths.js";
 import { Bus, BusError, busName } from "../dbus/client.js";
 import { Variant } from "../dbus/message.js";
 import { currentInteraction } from "../process/interaction.js";
-import { type Provider, providerOfProcess, unknownProvider } from "./provider.js";
+import { identifyProvider, type Provider, unknownProvider } from "./provider.js";
 
 /** How long a user has to answer a dialog. */
 export const promptTimeoutMs = 60_000;
 /** Without a desktop, a provider closes a dialog at once. Such a dialog needs no notice. */
 const noticeDelayMs = 1_000;
-/** How often an open dialog's collection is looked at. */
+/** The interval at which the collection of an open dialog is polled. */
 const pollMs = 1_000;
 /**
  * Providers whose open dialog must not be dismissed: gnome-keyring 42 aborts, and oo7 0.7 only
  * ignores the answer to the dialog, which stays on the screen.
  */
 const undismissable: readonly Provider["kind"][] = ["gnome-keyring", "oo7"];
-const tries = 4;
+const maxAttempts = 4;
 const retryDelayMs = 150;
 
 const serviceName = "org.freedesktop.secrets";
@@ -71,10 +71,10 @@ export class SecretService implements AsyncDisposable {
   }
 
   /** Returns the running provider. The bus knows it even if the provider does not reply. */
-  async provider(): Promise<Provider> {
+  async findProvider(): Promise<Provider> {
     try {
       const [pid] = await this.#bus.callBus("GetConnectionUnixProcessID", serviceName, "u");
-      return await providerOfProcess(Number(pid));
+      return await identifyProvider(Number(pid));
     } catch {
       return unknownProvider;
     }
@@ -84,11 +84,11 @@ export class SecretService implements AsyncDisposable {
    * Returns the default collection's path, or undefined if there is none. A busy or starting
    * provider briefly replies "none", so this asks several times before it accepts that reply.
    */
-  async defaultCollection(): Promise<string | undefined> {
+  async findDefaultCollection(): Promise<string | undefined> {
     for (let count = 1; ; count++) {
       const [path] = await this.#call("ReadAlias", "s", ["default"], "o");
       if (path !== noPath) return String(path);
-      if (count === tries) return undefined;
+      if (count === maxAttempts) return undefined;
       await delay(retryDelayMs);
     }
   }
@@ -101,13 +101,13 @@ export class SecretService implements AsyncDisposable {
   }
 
   async isLocked(collection: string): Promise<boolean> {
-    return (await this.#property(collection, collectionInterface, "Locked", "b")) === true;
+    return (await this.#readProperty(collection, collectionInterface, "Locked", "b")) === true;
   }
 
   /** Returns an item's attribute, or undefined if the item or the attribute does not exist. */
-  async attribute(item: string, name: string): Promise<string | undefined> {
+  async readAttribute(item: string, name: string): Promise<string | undefined> {
     try {
-      const all = await this.#property(item, itemInterface, "Attributes", "a{ss}");
+      const all = await this.#readProperty(item, itemInterface, "Attributes", "a{ss}");
       return (all as Map<string, string>).get(name);
     } catch (error) {
       if (error instanceof BusError) return undefined;
@@ -116,11 +116,13 @@ export class SecretService implements AsyncDisposable {
   }
 
   /** Returns a collection's label as shown to its user. */
-  async label(collection: string): Promise<string> {
+  async readLabel(collection: string): Promise<string> {
     const name = collection.slice(collection.lastIndexOf("/") + 1);
     try {
       // gnome-keyring's session collection has an empty label.
-      return String(await this.#property(collection, collectionInterface, "Label", "s")) || name;
+      return (
+        String(await this.#readProperty(collection, collectionInterface, "Label", "s")) || name
+      );
     } catch (error) {
       if (error instanceof BusError) return name;
       throw error;
@@ -156,7 +158,7 @@ export class SecretService implements AsyncDisposable {
    * Returns an item's secret over an unencrypted session. A process that can read the bus's traffic
    * can request the secret as well.
    */
-  async secret(item: string): Promise<string> {
+  async readSecret(item: string): Promise<string> {
     const session = await this.#openSession();
     const [secret] = await this.#bus.call(
       {
@@ -186,7 +188,7 @@ export class SecretService implements AsyncDisposable {
   async #prompt(path: string, isDone: () => Promise<boolean>): Promise<boolean> {
     const bus = this.#bus;
     const [owner] = await bus.callBus("GetNameOwner", serviceName, "s");
-    const { kind, name } = await this.provider();
+    const { kind, name } = await this.findProvider();
     const stopNotice = announceDialog(name, currentInteraction().notice);
     const ended = new AbortController();
     try {
@@ -289,13 +291,13 @@ export class SecretService implements AsyncDisposable {
       } catch (error) {
         // Under load, gnome-keyring sometimes replies that the method does not exist.
         const isPassing = error instanceof BusError && error.errorName.endsWith(".UnknownMethod");
-        if (!isPassing || count === tries) throw error;
+        if (!isPassing || count === maxAttempts) throw error;
         await delay(retryDelayMs);
       }
     }
   }
 
-  async #property(
+  async #readProperty(
     path: string,
     interfaceName: string,
     name: string,

@@ -5,10 +5,14 @@
 import { spawn } from "node:child_process";
 import { join } from "node:path";
 import { expandPath } from "../config/paths.js";
-import { StoreError, systemError } from "../errors.js";
+import { isKind, StoreError, systemError } from "../errors.js";
 import { decodeSecret, readSecretFile } from "../fs/private.js";
 import { listEntries, readEntries } from "./keyring.js";
-import { passphraseLines, passphrasesIn, readPassphrasesInFile } from "./passphrase-file.js";
+import {
+  parsePassphraseLines,
+  parsePassphrases,
+  readPassphrasesInFile,
+} from "./passphrase-file.js";
 import { defaultSealedPath, readSealed, sealedName } from "./sealed.js";
 
 export type PassphraseSource =
@@ -130,7 +134,7 @@ export async function isKept(
       if (passphrase === wanted) return true;
     }
   } catch (error) {
-    if (!(error instanceof StoreError && error.kind === "passphraseUnavailable")) throw error;
+    if (!isKind(error, "passphraseUnavailable")) throw error;
   }
   return false;
 }
@@ -156,7 +160,7 @@ async function* readKeyring(storePath: string, keyId?: string): AsyncGenerator<K
 
 const noEntryErrors = new WeakSet<StoreError>();
 
-/** Returns an error that never advises `init`, because an encrypted file has a bundle. */
+/** Returns the error for a store without an entry. Its hint never names `init`. */
 function noEntryError(storePath: string, keyId: string | undefined): StoreError {
   const bundle = keyId === undefined ? "FILE" : `clients.${keyId}.bundle.age`;
   const error = new StoreError(
@@ -171,7 +175,7 @@ function noEntryError(storePath: string, keyId: string | undefined): StoreError 
 }
 
 /** Returns whether the keyring was read and has no entry for the store. */
-export function isNoEntry(error: unknown): error is StoreError {
+export function isNoEntryError(error: unknown): error is StoreError {
   return error instanceof StoreError && noEntryErrors.has(error);
 }
 
@@ -210,7 +214,7 @@ async function readCredential(name: string): Promise<readonly string[]> {
   const secret = await readSecretFile(join(directory, name), options);
   const what = `the credential ${name}`;
   // Versions up to 0.1.0 used the whole text.
-  const lines = passphraseLines(secret, what);
+  const lines = parsePassphraseLines(secret, what);
   return lines.includes(secret) ? lines : [...lines, secret];
 }
 
@@ -235,5 +239,5 @@ async function readCommand(command: string): Promise<readonly string[]> {
     });
   }
   const what = "the passphrase command's output";
-  return passphrasesIn(decodeSecret(Buffer.concat(chunks), what), what);
+  return parsePassphrases(decodeSecret(Buffer.concat(chunks), what), what);
 }

@@ -1,4 +1,4 @@
-/** Opens a store with the first passphrase of its source that fits. */
+/** Opens a store with the first passphrase of its source that decrypts it. */
 import { isKind, StoreError } from "../errors.js";
 import { currentInteraction, withInteraction } from "../process/interaction.js";
 import {
@@ -11,14 +11,14 @@ import {
 import { ClientStore } from "../store/client-store.js";
 import { Connection, type ConnectionOptions } from "../store/connection.js";
 import { readKnownSchemaVersion } from "../store/schema.js";
-import { cacheKey, findCachedKey } from "./derived-key.js";
+import { cacheDerivedKey, findCachedKey } from "./derived-key.js";
 import { deleteDerivedKeys } from "./keyring.js";
 import { missingStoreError, openMovedStore, takeOverEntries } from "./moved-store.js";
 import { checkPassphrase } from "./passphrase.js";
 import {
   describeSource,
   type Generation,
-  isNoEntry,
+  isNoEntryError,
   type KeptPassphrase,
   type PassphraseSource,
   readPassphrases,
@@ -31,8 +31,9 @@ export interface UnlockedStore extends OpenedStore {
 }
 
 /**
- * Opens a store with the first passphrase of its source that fits: the current one, the pending one
- * (after an interrupted rotation), or a previous one (after an older file was restored).
+ * Opens a store with the first passphrase of its source that decrypts it: the current passphrase,
+ * the pending one (after an interrupted rotation), or a previous one (after an older file was
+ * restored).
  *
  * Checks that the file exists and is encrypted before it reads any passphrase. Always derives the
  * key from the passphrase, so a returned passphrase is known to open the store.
@@ -49,24 +50,26 @@ export async function unlock(
   const tried: Tried[] = [];
   for (;;) {
     const before = tried.length;
-    const keyId = await encryptedKeyId(path);
+    const keyId = await readKeyId(path);
     try {
       for await (const kept of readPassphrases(source, path, keyId)) {
-        if (tried.some((one) => one.keyId === keyId && one.passphrase === kept.passphrase))
-          continue;
+        const isTried = tried.some(
+          (each) => each.keyId === keyId && each.passphrase === kept.passphrase,
+        );
+        if (isTried) continue;
         const opened = await tryToOpen(path, kept.passphrase, options);
-        if (opened !== undefined) return await unlocked(path, source, opened, kept, tried);
+        if (opened !== undefined) return await finishUnlock(path, source, opened, kept, tried);
         tried.push({ ...kept, keyId });
       }
     } catch (error) {
-      if (!isNoEntry(error)) throw error;
+      if (!isNoEntryError(error)) throw error;
       return await unlockMoved(path, keyId, options, error);
     }
     // A rotation may have ended after the keyring was read and before the file was read, so retry
     // while the keyring or the file changes.
     if (tried.length > before && source.kind === "keyring") continue;
     const bundle = `clients.${keyId}.bundle.age`;
-    const error = noneOpens(path, source, tried, {
+    const error = noneOpensError(path, source, tried, {
       keyring: `Take the passphrase from its bundle: hivemind-sqlcipher bundle import ${bundle} --identity FILE`,
       elsewhere: `Take the passphrase from its bundle: hivemind-sqlcipher bundle show ${bundle} --identity FILE --show-passphrase`,
     });
@@ -75,7 +78,8 @@ export async function unlock(
   }
 }
 
-async function unlocked(
+/** Returns the opened store. Deletes its cached keys if the source does not allow them. */
+async function finishUnlock(
   path: string,
   source: PassphraseSource,
   opened: OpenedStore,
@@ -138,7 +142,7 @@ interface Tried extends KeptPassphrase {
  *
  * @throws {@link StoreError} if the file is missing or not encrypted
  */
-async function encryptedKeyId(path: string): Promise<string> {
+async function readKeyId(path: string): Promise<string> {
   const { format, keyId } = await identify(path);
   if (format === "absent") throw await missingStoreError(path);
   if (format === "plaintext") {
@@ -167,12 +171,12 @@ export async function unlockStore(
   source: PassphraseSource,
   options: ConnectionOptions,
 ): Promise<ClientStore> {
-  const cached = source.kind === "keyring" && !source.withoutKeyCache;
-  let opened = cached ? await openWithCachedKey(path, options) : undefined;
+  const usesCache = source.kind === "keyring" && !source.withoutKeyCache;
+  let opened = usesCache ? await openWithCachedKey(path, options) : undefined;
   if (opened === undefined) {
     const unlocked = await unlock(path, source, options);
     const { generation, key, passphrase } = unlocked;
-    if (cached && generation === "current") await cacheKey(path, key, passphrase);
+    if (usesCache && generation === "current") await cacheDerivedKey(path, key, passphrase);
     opened = unlocked;
   }
   return ClientStore.from(opened);
@@ -209,7 +213,7 @@ async function openWithCachedKey(
   try {
     return await openEncrypted(path, key, options);
   } catch (error) {
-    if (error instanceof StoreError && error.kind === "wrongPassphrase") return undefined;
+    if (isKind(error, "wrongPassphrase")) return undefined;
     throw error;
   }
 }
@@ -232,7 +236,7 @@ function describeTried({ generation, collection }: KeptPassphrase): string {
  *
  * @param hints - for the keyring, and for any other source
  */
-export function noneOpens(
+export function noneOpensError(
   path: string,
   source: PassphraseSource,
   tried: readonly KeptPassphrase[],
@@ -269,7 +273,7 @@ export function noneOpens(
  *
  * @throws {@link StoreError} as {@link unlock}
  */
-export async function openingPassphrase(
+export async function findOpeningPassphrase(
   source: PassphraseSource,
   storePath: string,
 ): Promise<string> {

@@ -17,8 +17,8 @@ import {
 } from "../hub/password-delivery.js";
 import { hubSchema } from "../hub/schema.js";
 import { withSealed } from "../keys/reseal.js";
-import { adoptPending, firstPassphrase, planRotation } from "../keys/rotation-plan.js";
-import { sealedOrNew } from "../keys/sealed.js";
+import { adoptPending, planRotation, readFirstPassphrase } from "../keys/rotation-plan.js";
+import { readOrSealPassphrase } from "../keys/sealed.js";
 import { describeSource, formatSource, type PassphraseSource } from "../keys/source.js";
 import { acquireLock, type OperationLock } from "../operation/lock.js";
 import {
@@ -263,10 +263,10 @@ async function assertSourceFits(
   if (source.kind === "keyring") return;
   if (source.kind === "sealed") {
     // The file of the present store stays as it is.
-    if (isElsewhere) await sealedOrNew(source.path, backup.passphrase);
+    if (isElsewhere) await readOrSealPassphrase(source.path, backup.passphrase);
     return;
   }
-  if ((await firstPassphrase(source, storePath)) === backup.passphrase) return;
+  if ((await readFirstPassphrase(source, storePath)) === backup.passphrase) return;
   throw new StoreError(
     "refused",
     `${describeSource(source)} does not yield the passphrase of the backup`,

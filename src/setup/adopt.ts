@@ -23,7 +23,7 @@ import { readServiceHub, type ServiceHub } from "../hub/service-hub.js";
 import { assertKeyringUsable } from "../keys/keyring.js";
 import { readPassphrasesInFile } from "../keys/passphrase-file.js";
 import { withSealed } from "../keys/reseal.js";
-import { adoptPendingIfEqual, firstPassphrase, planRotation } from "../keys/rotation-plan.js";
+import { adoptPendingIfEqual, planRotation, readFirstPassphrase } from "../keys/rotation-plan.js";
 import { describeSource, formatSource } from "../keys/source.js";
 import type { ServiceReport } from "../operation/service.js";
 import { throwIfAborted } from "../process/abort.js";
@@ -297,7 +297,7 @@ async function assertSourceKeeps(
 ): Promise<void> {
   if (source.kind === "keyring") return await assertKeyringUsable();
   if (source.kind === "sealed" && passphrase !== undefined) return;
-  const kept = await firstPassphrase(source, lock.storePath);
+  const kept = await readFirstPassphrase(source, lock.storePath);
   if (passphrase === undefined || kept === passphrase) return;
   throw new StoreError(
     "refused",

@@ -30,8 +30,8 @@ import {
   setEntry,
 } from "../keys/keyring.js";
 import { generatePassphrase } from "../keys/passphrase.js";
-import { firstPassphrase } from "../keys/rotation-plan.js";
-import { findSealingScope, sealedOrNew } from "../keys/sealed.js";
+import { readFirstPassphrase } from "../keys/rotation-plan.js";
+import { findSealingScope, readOrSealPassphrase } from "../keys/sealed.js";
 import { describeSource, formatSource, type PassphraseSource } from "../keys/source.js";
 import type { OperationLock } from "../operation/lock.js";
 import { emitStep } from "../operation/step.js";
@@ -203,13 +203,13 @@ function presentStoreHint(storePath: string, format: string, size: number): stri
 async function newPassphrase(options: InitOptions): Promise<string> {
   const { source, storePath } = options;
   if (source.kind === "keyring") return options.passphrase ?? generatePassphrase();
-  if (source.kind === "sealed") return sealedOrNew(source.path, options.passphrase);
+  if (source.kind === "sealed") return readOrSealPassphrase(source.path, options.passphrase);
   if (options.passphrase !== undefined) {
     throw new StoreError("usage", `a passphrase cannot be stored in ${describeSource(source)}`, {
       hint: "Leave out --passphrase-file: the source has its own passphrase.",
     });
   }
-  return await firstPassphrase(source, storePath);
+  return await readFirstPassphrase(source, storePath);
 }
 
 /** This program writes no passphrase to a disk, so the file must exist. */

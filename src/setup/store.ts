@@ -11,7 +11,7 @@ import { moveFile, removeFile, replacedName, syncDirectory } from "../fs/atomic.
 import { lstatIfExists } from "../fs/read.js";
 import { sidecars } from "../fs/sidecars.js";
 import { passwordIn, readServerJson } from "../hub/server-json.js";
-import { sealedOrNew } from "../keys/sealed.js";
+import { readOrSealPassphrase } from "../keys/sealed.js";
 import type { PassphraseSource } from "../keys/source.js";
 import { unlock, unlockStore } from "../keys/unlock.js";
 import type { Endpoint } from "../migrate/migrate.js";
@@ -37,7 +37,7 @@ export async function sealPassphrase({ request, found, former }: SetupScope): Pr
   const { source } = request;
   if (source.kind !== "sealed" || (await lstatIfExists(source.path))) return;
   const server = former === "sqlcipher" ? await readServerJson(found.server.path) : undefined;
-  await sealedOrNew(source.path, server && passwordIn(server));
+  await readOrSealPassphrase(source.path, server && passwordIn(server));
   emitStep("setup.sealed");
 }
 

@@ -26,7 +26,7 @@ import {
   sqliteModule,
 } from "../hub/server-json.js";
 import { inspectKeyring } from "../keys/inspect.js";
-import { firstPassphrase } from "../keys/rotation-plan.js";
+import { readFirstPassphrase } from "../keys/rotation-plan.js";
 import { findSealingScope } from "../keys/sealed.js";
 import { type PassphraseSource, readPassphrases } from "../keys/source.js";
 import { Journal } from "../operation/journal.js";
@@ -297,7 +297,7 @@ async function findKeysProblem(
   try {
     const isNew = !isUsed && source.kind === "sealed" && !(await lstatIfExists(source.path));
     if (isNew) await findSealingScope();
-    else await firstPassphrase(source, storePath);
+    else await readFirstPassphrase(source, storePath);
     return undefined;
   } catch (error) {
     if (!(error instanceof StoreError)) throw error;

@@ -11,8 +11,8 @@ import {
 } from "../hub/password-delivery.js";
 import { getEntry } from "../keys/keyring.js";
 import { missingStoreError } from "../keys/moved-store.js";
-import { adoptPending, firstPassphrase, planRotation } from "../keys/rotation-plan.js";
-import { sealedOrNew } from "../keys/sealed.js";
+import { adoptPending, planRotation, readFirstPassphrase } from "../keys/rotation-plan.js";
+import { readOrSealPassphrase } from "../keys/sealed.js";
 import {
   describeSource,
   formatSource,
@@ -213,8 +213,8 @@ async function resolvePassphrase({
       });
     }
     return source.kind === "sealed"
-      ? sealedOrNew(source.path)
-      : firstPassphrase(source, lock.storePath);
+      ? readOrSealPassphrase(source.path)
+      : readFirstPassphrase(source, lock.storePath);
   }
   const kept = await getEntry(lock.storePath, "current");
   if (passphraseFile === undefined && kept !== undefined) {

@@ -21,13 +21,13 @@ import { removePassword, setPassword } from "../hub/server-json-edit.js";
 import { deleteDerivedKeys, getEntry } from "../keys/keyring.js";
 import {
   deleteReplaced,
-  firstPassphrase,
   keyringPlanSchema,
   promotePending,
+  readFirstPassphrase,
   restoreKeyring,
 } from "../keys/rotation-plan.js";
 import { parseSource } from "../keys/source.js";
-import { openingPassphrase } from "../keys/unlock.js";
+import { findOpeningPassphrase } from "../keys/unlock.js";
 import type { Journal } from "../operation/journal.js";
 import { cleanUp } from "../operation/recovery.js";
 import { assertNoHolders, stoppedSchema } from "../operation/service.js";
@@ -421,7 +421,7 @@ export class SwapState {
   async #readNewPassphrase(): Promise<string> {
     const { keyring, source } = this.#data;
     const pending = keyring && (await getEntry(this.storePath, "pending"));
-    return pending ?? (await firstPassphrase(parseSource(source.to), this.storePath));
+    return pending ?? (await readFirstPassphrase(parseSource(source.to), this.storePath));
   }
 
   /** Returns the password that was in `server.json` before the swap. */
@@ -436,8 +436,8 @@ export class SwapState {
     if (kept) return kept;
     const from = parseSource(source.from);
     // A sealed file may have the new passphrase, too. The old file has the store's name again.
-    if (from.kind === "sealed") return openingPassphrase(from, this.storePath);
-    return firstPassphrase(from, this.storePath);
+    if (from.kind === "sealed") return findOpeningPassphrase(from, this.storePath);
+    return readFirstPassphrase(from, this.storePath);
   }
 }
 

@@ -4,7 +4,7 @@ import { copyFile, readFile, rm, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { promisify } from "node:util";
 import { afterAll, beforeAll, beforeEach, expect, onTestFinished, test } from "vitest";
-import { cacheKey, formatDerivedKey, parseDerivedKey } from "../../src/keys/derived-key.js";
+import { cacheDerivedKey, formatDerivedKey, parseDerivedKey } from "../../src/keys/derived-key.js";
 import { deleteEntry, getEntry, setEntry } from "../../src/keys/keyring.js";
 import { type PassphraseSource, withoutKeyCache } from "../../src/keys/source.js";
 import { unlock, unlockStore } from "../../src/keys/unlock.js";
@@ -178,7 +178,7 @@ test("without the cache the key is derived, and what was kept is forgotten", asy
 test("a key that is kept while a rotation takes its passphrase away does not stay", async () => {
   const key = await deriveKey(passphrase, Buffer.alloc(16, 7), 4);
   await setEntry(store, "current", "the next one");
-  await cacheKey(store, key, passphrase);
+  await cacheDerivedKey(store, key, passphrase);
   expect(await getEntry(store, "derived:0707070707070707")).toBeUndefined();
 });
 

@@ -4,8 +4,8 @@ import { mkdir } from "node:fs/promises";
 import { join } from "node:path";
 import { promisify } from "node:util";
 import { describe, expect, test } from "vitest";
-import { passphraseLines } from "../../src/keys/passphrase-file.js";
-import { sealingScope } from "../../src/keys/sealed.js";
+import { parsePassphraseLines } from "../../src/keys/passphrase-file.js";
+import { resolveSealingScope } from "../../src/keys/sealed.js";
 import { root } from "../built.js";
 import { temporaryFolder } from "../store/temporary.js";
 
@@ -16,7 +16,7 @@ describe("which systemd seals for whom", () => {
     [256, false, ["--user"]],
     [259, false, ["--user"]],
   ])("systemd %i, root: %s", (version, ofRoot, scope) => {
-    expect(sealingScope(version, ofRoot)).toEqual(scope);
+    expect(resolveSealingScope(version, ofRoot)).toEqual(scope);
   });
 
   test.each([
@@ -35,7 +35,7 @@ describe("which systemd seals for whom", () => {
     ],
     [247, false, /^systemd is 247: /, /file:PATH/],
   ])("systemd %s cannot, root: %s", (version, ofRoot, message, hint) => {
-    expect(() => sealingScope(version, ofRoot)).toThrow(
+    expect(() => resolveSealingScope(version, ofRoot)).toThrow(
       expect.objectContaining({
         kind: "passphraseUnavailable",
         message: expect.stringMatching(message),
@@ -46,8 +46,8 @@ describe("which systemd seals for whom", () => {
 });
 
 test("each line of a sealed text is a passphrase", () => {
-  expect(passphraseLines("one", "x")).toEqual(["one"]);
-  expect(passphraseLines("new\nold", "x")).toEqual(["new", "old"]);
+  expect(parsePassphraseLines("one", "x")).toEqual(["one"]);
+  expect(parsePassphraseLines("new\nold", "x")).toEqual(["new", "old"]);
 });
 
 /** Runs shell lines as root next to a system manager of its own; returns what they print. */

@@ -53,8 +53,8 @@ export async function chooseClient(
   id: number | undefined,
 ): Promise<number> {
   if (id !== undefined) return id;
-  const { findMatchingClients: matchingClients } = await import("../../store/matching.js");
-  if ((await matchingClients(store, "", 1)).length === 0) {
+  const { findMatchingClients } = await import("../../store/matching.js");
+  if ((await findMatchingClients(store, "", 1)).length === 0) {
     throw new StoreError("notFound", `no clients in ${context.storePath}`);
   }
   const { default: search } = await import("@inquirer/search");
@@ -65,7 +65,7 @@ export async function chooseClient(
         message: "Which client?",
         pageSize: 10,
         source: async (text) => {
-          matches = matchingClients(store, text ?? "", listedClients);
+          matches = findMatchingClients(store, text ?? "", listedClients);
           return (await matches).map(({ id, name }) => ({
             name: `${id}  ${escapeControlCharacters(name)}`,
             value: id,
