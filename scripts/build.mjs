@@ -30,21 +30,11 @@ import { rolldown } from "rolldown";
 const top = fileURLToPath(new URL("..", import.meta.url));
 const target = resolve(process.argv[2] ?? join(top, "dist"));
 
-/**
- * What short commands load, in one file: each further one would take as long to find as to read.
- */
-const base = new RegExp(
-  [
-    "src/(?:errors|reporter|schema)\\.ts",
-    "src/(?:text|fs|client|config|dbus)/",
-    "src/keys/(?!rotation-plan)",
-    "src/store/(?!compare|export)",
-    "src/(?:operation/journal|process/(?:privacy|umask))\\.ts",
-    "src/cli/(?:program|context|open|hub-store|help|commands/(?:add|list|show|find|delete)-clients?|options/client|ui/(?:client-list|client-text|output|json|table|choose-client|prompt))\\.ts",
-    // zod's converter to JSON Schema is only for the reference.
-    "node_modules/(?:commander|zod(?!/v4/core/(?:json-schema|to-json-schema))|@scure)/",
-  ].join("|"),
-);
+/** Commands that a user waits for: with the main file, what they import is one file. */
+const shortCommands = ["find-client", "list-clients", "show-client", "add-client", "delete-client"];
+
+/** zod's converter to JSON Schema is only for the reference. */
+const unneeded = /node_modules\/zod\/v4\/core\/(?:json-schema|to-json-schema)/;
 
 // On the file system of the target, for a rename.
 const scratch = process.argv[2] === undefined ? join(top, ".cache") : dirname(target);
@@ -64,6 +54,7 @@ try {
 }
 
 async function buildCommand(folder) {
+  const base = new Set();
   const bundle = await rolldown({
     cwd: top,
     input: {
@@ -82,6 +73,7 @@ async function buildCommand(folder) {
     resolve: { mainFields: ["module", "main"] },
     transform: { target: "node22" },
     checks: { ineffectiveDynamicImport: false },
+    plugins: [collecting(base)],
   });
   const { output } = await bundle.write({
     dir: folder,
@@ -90,7 +82,7 @@ async function buildCommand(folder) {
     comments: false,
     entryFileNames: "[name].js",
     chunkFileNames: "[name]-[hash].js",
-    codeSplitting: { groups: [{ name: "base", test: base }] },
+    codeSplitting: { groups: [{ name: "base", test: (file) => base.has(file) }] },
   });
   // src/cli/own-program.ts loads the parts: entries run something when they are loaded.
   const parts = output.filter((chunk) => !chunk.isEntry).map(({ fileName }) => fileName);
@@ -98,6 +90,24 @@ async function buildCommand(folder) {
   writeFileSync(join(folder, "package.json"), `${manifest}\n`);
   const modules = output.flatMap((chunk) => Object.keys(chunk.modules ?? {}));
   writeFileSync(join(folder, "THIRD-PARTY-NOTICES.txt"), notices(modules));
+}
+
+/** Returns a plugin that collects the files that the short commands import. */
+function collecting(base) {
+  const files = ["main", ...shortCommands.map((name) => `commands/${name}`)];
+  const found = files.map((name) => join(top, `src/cli/${name}.ts`));
+  return {
+    name: "base",
+    buildEnd() {
+      for (const file of found) {
+        if (base.has(file) || unneeded.test(file)) continue;
+        base.add(file);
+        found.push(...(this.getModuleInfo(file)?.importedIds ?? []));
+      }
+      // The main file runs when it is loaded, and other parts load the base, too.
+      base.delete(found[0]);
+    },
+  };
 }
 
 /** Copies the files that are not compiled next to both builds of the module that uses them. */
