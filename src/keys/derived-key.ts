@@ -9,7 +9,7 @@
 import { createHmac, timingSafeEqual } from "node:crypto";
 import { isKind } from "../errors.js";
 import { type CipherCompatibility, keyIdOf, StoreKey } from "../store/cipher.js";
-import { deleteEntry, getEntryIfUnlocked, setEntry } from "./keyring.js";
+import { deleteEntry, getEntriesIfUnlocked, getEntryIfUnlocked, setEntry } from "./keyring.js";
 
 /** Version, format, salt, key, HMAC: all but the first two in hexadecimal. */
 const entryPattern = /^1:([34]):([0-9a-f]{32}):([0-9a-f]{64}):([0-9a-f]{64})$/;
@@ -53,10 +53,9 @@ export async function findCachedKey(
   const slot = keyId.then((id) => `derived:${id}` as const);
   // The caller handles a failure of `keyId`, which may occur here after the last reader.
   slot.catch(() => undefined);
-  const passphrase = await getEntryIfUnlocked(storePath, "current");
-  if (passphrase === undefined) return undefined;
-  const text = await getEntryIfUnlocked(storePath, await slot);
-  return text === undefined ? undefined : parseDerivedKey(text, passphrase);
+  const [passphrase, text] = await getEntriesIfUnlocked(storePath, ["current", slot]);
+  if (passphrase === undefined || text === undefined) return undefined;
+  return parseDerivedKey(text, passphrase);
 }
 
 /**

@@ -83,10 +83,30 @@ export async function getEntryIfUnlocked(
   storePath: string,
   slot: Slot,
 ): Promise<string | undefined> {
+  const [secret] = await getEntriesIfUnlocked(storePath, [slot]);
+  return secret;
+}
+
+/**
+ * Returns the secrets of slots over one connection, up to the first slot that is empty or that
+ * would show a dialog.
+ *
+ * @param slots - the next slot may be found out while a secret is read
+ * @throws {@link StoreError} as `getEntryIfUnlocked`
+ */
+export async function getEntriesIfUnlocked(
+  storePath: string,
+  slots: Iterable<Slot | Promise<Slot>>,
+): Promise<string[]> {
   await using keyring = await Keyring.open();
-  const account = formatAccount(storePath, slot);
-  for await (const { secret } of keyring.read(account, { unlock: false })) return secret;
-  return undefined;
+  const secrets: string[] = [];
+  for await (const slot of slots) {
+    const account = formatAccount(storePath, slot);
+    const { value } = await keyring.read(account, { unlock: false }).next();
+    if (value === undefined) break;
+    secrets.push(value.secret);
+  }
+  return secrets;
 }
 
 /**
