@@ -56,6 +56,8 @@ await inTurns(runs, [backup.ours, backup.restic, restore.ours, restore.restic], 
   rmSync(restored, { recursive: true });
   restore.bare.push(await bareCopy(made.backup.path));
   for (const path of [copy, backups, repository]) rmSync(path, { recursive: true });
+  // Once used, the directory of the backups must exist.
+  mkdirSync(backups, { mode: 0o700 });
 });
 const compared = (work, figures, peer) =>
   report({
