@@ -9,6 +9,7 @@
  * Uses the passphrase in the source for the store's path. If the keyring has none, generates a
  * passphrase and stores it there. The backups share one key, so one bundle opens them all.
  */
+import { createHash } from "node:crypto";
 import { realpath } from "node:fs/promises";
 import { hostname } from "node:os";
 import { join } from "node:path";
@@ -24,7 +25,7 @@ import {
 import { StoreError } from "../errors.js";
 import { stagedName } from "../fs/atomic.js";
 import { assertFreeSpace, syncFile } from "../fs/copy.js";
-import { sha256File, statIfExists } from "../fs/read.js";
+import { statIfExists } from "../fs/read.js";
 import { getEntry, setEntry } from "../keys/keyring.js";
 import { generatePassphrase } from "../keys/passphrase.js";
 import { readFirstPassphrase } from "../keys/rotation-plan.js";
@@ -243,12 +244,14 @@ async function copyAndName(job: Job): Promise<BackupResult> {
   throwIfAborted(signal);
   await syncFile(files.staged.copy);
   const size = (await statIfExists(files.staged.copy))?.size ?? 0;
-  const sha256 = await sha256File(files.staged.copy);
   step("backup.finished");
   // With the passphrase, as a user of the bundle would open it, and not with the copy's key.
+  const hash = createHash("sha256");
   const contents = await inspectSound(
     await openEncrypted(files.staged.copy, passphrase, { mode: "readonly", immutable: true }),
+    hash,
   );
+  const sha256 = hash.digest("hex");
   step("backup.verified");
   throwIfAborted(signal);
   if (isNew) await keepPassphrase(storePath, passphrase);

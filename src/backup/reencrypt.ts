@@ -15,6 +15,7 @@
  * journal is that of a backup: after a kill, recovery completes or removes the new backup, and the
  * old one stays.
  */
+import { createHash } from "node:crypto";
 import { stat } from "node:fs/promises";
 import { basename, dirname, join } from "node:path";
 import { readStoreId } from "../config/store-id.js";
@@ -233,13 +234,14 @@ async function newManifest(
 ): Promise<Manifest> {
   const { format: _format, version: _version, mac: _mac, ...contents } = old;
   const opened = await openEncrypted(renewed, key, { mode: "readonly", immutable: true });
-  const found = await inspectSound(opened);
+  const hash = createHash("sha256");
+  const found = await inspectSound(opened, hash);
   return signManifest(
     {
       ...contents,
       file: basename(copy),
       size: (await stat(renewed)).size,
-      sha256: await sha256File(renewed),
+      sha256: hash.digest("hex"),
       key_id: keyIdOf(key.salt),
       cipher_compatibility: key.cipherCompatibility,
       clients: found.clients,

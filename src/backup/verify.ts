@@ -5,6 +5,7 @@
  * A backup is opened as immutable: SQLite locks nothing, creates no file next to it and changes no
  * byte of it.
  */
+import { createHash, type Hash } from "node:crypto";
 import { basename } from "node:path";
 import { isKind, StoreError, withLine, wrap } from "../errors.js";
 import { recogniseFile } from "../fs/file-kind.js";
@@ -87,12 +88,10 @@ export async function verifyBackup(path: string, secret: BackupPassphrase): Prom
   const manifest = await manifestOf(path, checks);
   const { format, keyId } = await identify(path);
   if (format === "unknown") await assertNotAnotherKind(path);
-  // The checksum is computed while SQLite reads the pages.
-  const hashing = sha256File(path);
-  hashing.catch(() => undefined);
+  const hash = createHash("sha256");
   const [inspected] =
-    format === "sqlcipher" ? await Promise.allSettled([openAndInspect(path, secret)]) : [];
-  const sha256 = await hashing;
+    format === "sqlcipher" ? await Promise.allSettled([openAndInspect(path, secret, hash)]) : [];
+  const sha256 = inspected?.status === "fulfilled" ? hash.digest("hex") : await sha256File(path);
   const verified = () => ({ path, ok: checks.every(({ ok }) => ok), checks, sha256, manifest });
   if (manifest) {
     const file = basename(path);
@@ -210,18 +209,22 @@ interface InspectedCopy {
   readonly inspection: Inspection | StoreError;
 }
 
-async function openAndInspect(path: string, secret: BackupPassphrase): Promise<InspectedCopy> {
-  return inspectPages(await openBackup(path, secret));
+async function openAndInspect(
+  path: string,
+  secret: BackupPassphrase,
+  hash: Hash,
+): Promise<InspectedCopy> {
+  return inspectPages(await openBackup(path, secret), hash);
 }
 
 /**
  * Checks every page of an opened copy while SQLite, in a thread of its own, reads it as a database.
  * Closes the copy.
  */
-async function inspectPages(opened: OpenedStore): Promise<InspectedCopy> {
+async function inspectPages(opened: OpenedStore, hash?: Hash): Promise<InspectedCopy> {
   const { connection, key } = opened;
   const [pages, inspection] = await Promise.allSettled([
-    findPageErrors(connection.path, key),
+    findPageErrors(connection.path, key, hash),
     inspect(opened),
   ]);
   if (pages.status === "rejected") throw pages.reason;
@@ -235,11 +238,12 @@ async function inspectPages(opened: OpenedStore): Promise<InspectedCopy> {
 /**
  * Checks every page of a new copy and reads it as a database. Closes the copy.
  *
+ * @param hash - is updated with the bytes that were checked
  * @throws {@link StoreError} corrupted - if the copy is damaged
  * @throws {@link StoreError} newerVersion - if this version does not know the schema
  */
-export async function inspectSound(opened: OpenedStore): Promise<Inspection> {
-  const { badPages, inspection } = await inspectPages(opened);
+export async function inspectSound(opened: OpenedStore, hash?: Hash): Promise<Inspection> {
+  const { badPages, inspection } = await inspectPages(opened, hash);
   const isReadable = !(inspection instanceof StoreError);
   const [fault] = [...badPages, ...(isReadable ? inspection.faults : [inspection.message])];
   if (isReadable && fault === undefined) return inspection;

@@ -4,6 +4,7 @@
  * SQLCipher's own `PRAGMA cipher_integrity_check` takes three times as long. It also counts bytes
  * in 32 bits, so it reports every page beyond 4 GiB as bad.
  */
+import type { Hash } from "node:crypto";
 import { open } from "node:fs/promises";
 import { setImmediate } from "node:timers/promises";
 import { systemError } from "../errors.js";
@@ -19,9 +20,10 @@ const chunkBytes = 1 << 20;
  *
  * Only for copies: closing a file open as a database in this process drops SQLite's locks on it.
  *
+ * @param hash - is updated with the bytes that were checked, so that the file is read once
  * @throws {@link StoreError} io - if the file cannot be read
  */
-export async function findPageErrors(path: string, key: StoreKey): Promise<string[]> {
+export async function findPageErrors(path: string, key: StoreKey, hash?: Hash): Promise<string[]> {
   const cipher = new PageCipher(key);
   const { pageBytes } = cipher.layout;
   const errors: string[] = [];
@@ -31,6 +33,7 @@ export async function findPageErrors(path: string, key: StoreKey): Promise<strin
     for (let at = 0; ; ) {
       const found = await readUpTo(file, buffer, at);
       if (found === 0) return errors;
+      hash?.update(buffer.subarray(0, found));
       const rest = found % pageBytes;
       if (rest > 0) errors.push(`the last page has ${rest} bytes of ${pageBytes}`);
       for (let start = 0; start < found - rest; start += pageBytes, at += pageBytes) {

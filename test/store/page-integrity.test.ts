@@ -1,7 +1,8 @@
-import { createHmac, pbkdf2Sync } from "node:crypto";
+import { createHash, createHmac, pbkdf2Sync } from "node:crypto";
 import { open } from "node:fs/promises";
 import { join } from "node:path";
 import { expect, test } from "vitest";
+import { sha256File } from "../../src/fs/read.js";
 import { openEncrypted } from "../../src/store/cipher.js";
 import { findPageErrors } from "../../src/store/page-integrity.js";
 import { copyOfFixture, fixturePassphrases, temporaryFolder } from "./temporary.js";
@@ -69,4 +70,17 @@ test("a file that is not there is an I/O error", async () => {
   const key = await keyOf(await copyOfFixture(fixture));
   const gone = join(await temporaryFolder(), "gone.db");
   await expect(findPageErrors(gone, key)).rejects.toMatchObject({ kind: "io" });
+});
+
+test("the hash is that of the whole file, with its bad pages and a last one that is not whole", async () => {
+  const path = await copyOfFixture(fixture);
+  const key = await keyOf(path);
+  const file = await open(path, "r+");
+  const { size } = await file.stat();
+  await file.write(Buffer.alloc(pageBytes), 0, pageBytes, pageBytes);
+  await file.write(Buffer.alloc((1 << 20) + 100, 1), 0, (1 << 20) + 100, size);
+  await file.close();
+  const hash = createHash("sha256");
+  expect(await findPageErrors(path, key, hash)).toHaveLength(1 + (1 << 20) / pageBytes + 1);
+  expect(hash.digest("hex")).toBe(await sha256File(path));
 });
