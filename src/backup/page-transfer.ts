@@ -13,8 +13,13 @@ import type { WorkerReply } from "./page-worker.js";
 const chunkSize = 4 << 20;
 /** Pages that a thread re-encrypts at a time: 256 KiB in format 4. */
 const pagesAtOnce = 64;
-/** More threads would wait for the disk, and each needs some 10 MB of memory. */
-const maxThreads = 4;
+/** Each thread needs some 35 MB of memory, and the hub needs the other processors. */
+const maxThreads = 2;
+/**
+ * A thread's buffers are garbage after each range. By default V8 collects them late, and each
+ * thread needs some 20 MB more, without being faster.
+ */
+const threadLimits = { maxYoungGenerationSizeMb: 4 };
 
 export interface PageTransfer {
   /**
@@ -109,6 +114,7 @@ export class ReencryptingTransfer implements PageTransfer {
   async #runThread(nextRange: () => PageRange | undefined): Promise<void> {
     const worker = new Worker(fileURLToPath(new URL("./page-worker.js", import.meta.url)), {
       workerData: this.#keys,
+      resourceLimits: threadLimits,
     });
     try {
       for (let range = nextRange(); range; range = nextRange()) {
