@@ -13,7 +13,7 @@ import { createHash } from "node:crypto";
 import { realpath } from "node:fs/promises";
 import { hostname } from "node:os";
 import { join } from "node:path";
-import { bundleRecipients, bundleReport, writeBundle } from "../bundle/bundle.js";
+import { bundleReport, resolveRecipients, writeBundle } from "../bundle/bundle.js";
 import { assertPlacement } from "../bundle/placement.js";
 import { prepareDirectories } from "../config/known-directories.js";
 import {
@@ -138,7 +138,7 @@ export async function checkDatabaseBackup(options: DatabaseBackupOptions): Promi
 async function prepare(options: DatabaseBackupOptions): Promise<Prepared> {
   const { reporter, source } = options;
   const { storePath } = options.lock;
-  bundleRecipients(options);
+  resolveRecipients(options);
   if (options.database !== undefined) await assertNoStore(storePath);
   for (const notice of await assertPlacement(options.to, options.bundleTo)) reporter.notice(notice);
   const size = await assertReadable(options);

@@ -1,7 +1,7 @@
 /** The options of a backup, and the checks before it, while the service runs. */
 import { constants } from "node:fs";
 import { access, realpath, stat } from "node:fs/promises";
-import { bundleRecipients } from "../bundle/bundle.js";
+import { resolveRecipients } from "../bundle/bundle.js";
 import { assertPlacement } from "../bundle/placement.js";
 import { prepareDirectories } from "../config/known-directories.js";
 import { hasCode, StoreError, systemError } from "../errors.js";
@@ -67,7 +67,7 @@ export interface Prepared {
 export async function prepare(options: BackupOptions): Promise<Prepared> {
   const { reporter, online = false } = options;
   const { storePath } = options.lock;
-  bundleRecipients(options);
+  resolveRecipients(options);
   for (const notice of await assertPlacement(options.to, options.bundleTo)) {
     reporter.notice(notice);
   }

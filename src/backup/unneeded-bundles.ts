@@ -5,7 +5,7 @@
  * backup has its key, or if the keyring has its passphrase as a previous passphrase of this store.
  */
 import { basename, dirname, join } from "node:path";
-import { bundleFiles } from "../bundle/bundle.js";
+import { listBundleFiles } from "../bundle/bundle.js";
 import { listDirectory } from "../fs/read.js";
 import { listEntries } from "../keys/keyring.js";
 import type { PassphraseSource } from "../keys/source.js";
@@ -42,7 +42,7 @@ export async function unneededBundles(
   const needed = await neededKeys(options, removable);
   const found: string[] = [];
   for (const keyId of own) {
-    if (!needed.has(keyId)) found.push(...(await bundleFiles(bundleFolder, keyId)));
+    if (!needed.has(keyId)) found.push(...(await listBundleFiles(bundleFolder, keyId)));
   }
   return found;
 }

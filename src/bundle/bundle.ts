@@ -5,11 +5,11 @@
  * with a passphrase of its own. Each key_id has a bundle, `clients.<key_id>.bundle.age`, so the
  * first bytes of a backup name its bundle.
  *
- * A broken bundle would be noticed only when it is needed. Each new bundle is therefore verified.
- * It is also encrypted to a temporary identity in memory, read back from disk and decrypted with
- * that identity, and its passphrase must open the store. A bundle with a passphrase cannot have
- * further recipients, so it is verified with its passphrase. The verification record next to the
- * bundle documents this (verification-record.ts).
+ * A broken bundle would be noticed only when it is needed, so each new bundle is verified. It is
+ * also encrypted to a temporary identity in memory, read back from disk and decrypted with this
+ * identity, and its passphrase must open the store. A bundle with a passphrase cannot have further
+ * recipients, so it is verified with its passphrase. The verification record next to the bundle
+ * documents this (verification-record.ts).
  */
 import { readdir, rm } from "node:fs/promises";
 import { basename, dirname, join } from "node:path";
@@ -21,14 +21,14 @@ import {
   identityToRecipient,
 } from "age-encryption";
 import { readStoreId, storeIdSchema } from "../config/store-id.js";
-import { hasCode, StoreError, systemError } from "../errors.js";
+import { hasCode, isKind, StoreError, systemError } from "../errors.js";
 import { claimName, createFile, removeFile, replaceFile, stagedName } from "../fs/atomic.js";
 import { explain, recogniseContent } from "../fs/file-kind.js";
 import { lstatIfExists, readSmallFile, sha256Hex } from "../fs/read.js";
 import * as z from "../schema.js";
 import { keyIdOf, openEncrypted, type StoreKey } from "../store/cipher.js";
 import { shellQuote } from "../text/escape.js";
-import { howToOpen } from "./instructions.js";
+import { formatInstructions } from "./instructions.js";
 import { parseIdentities, parseRecipient } from "./recovery-key.js";
 import {
   createVerificationRecord,
@@ -40,8 +40,8 @@ import {
 const format = "hivemind-sqlcipher-bundle";
 const version = 1;
 const armorHeader = "-----BEGIN AGE ENCRYPTED FILE-----";
-/** In bytes. A bundle has a few kilobytes, so a longer file is not a bundle. */
-const maxBundleSize = 1024 * 1024;
+/** A bundle has a few kilobytes, so a longer file is not a bundle. */
+const maxBundleBytes = 1024 * 1024;
 
 const contentsSchema = z.object({
   format: z.literal(format),
@@ -124,7 +124,7 @@ export function bundleName(keyId: string): string {
  *
  * @throws {@link StoreError} usage - without recipient and passphrase, or for a malformed recipient
  */
-export function bundleRecipients({
+export function resolveRecipients({
   recipients,
   bundlePassphrase,
 }: Pick<BundleRequest, "recipients" | "bundlePassphrase">): string[] {
@@ -149,7 +149,7 @@ export function bundleRecipients({
  * @throws {@link StoreError} io - if the bundle cannot be written
  */
 export async function writeBundle(request: BundleRequest): Promise<Bundle> {
-  const recipients = bundleRecipients(request);
+  const recipients = resolveRecipients(request);
   const keyId = keyIdOf(request.key.salt);
   const path = join(request.directory, bundleName(keyId));
   await removeStagedBundles(request.directory, keyId);
@@ -158,7 +158,7 @@ export async function writeBundle(request: BundleRequest): Promise<Bundle> {
   }
   const staged = stagedName(path);
   const verifier = await generateX25519Identity();
-  const encrypted = await encrypt(await contentsOf(request, keyId), request.bundlePassphrase, [
+  const encrypted = await encrypt(await buildContents(request, keyId), request.bundlePassphrase, [
     ...recipients,
     await identityToRecipient(verifier),
   ]);
@@ -168,7 +168,7 @@ export async function writeBundle(request: BundleRequest): Promise<Bundle> {
       request.bundlePassphrase !== undefined
         ? { passphrase: request.bundlePassphrase }
         : { identity: verifier };
-    await verifyOpens(staged, encrypted, opener, request);
+    await verifyWritten(staged, encrypted, opener, request);
     await supersede(path);
     // Write the record before the bundle has its name: the record shows whether a recovery key is
     // in use.
@@ -198,7 +198,7 @@ export async function removeStagedBundles(directory: string, keyId: string): Pro
       if (name.startsWith(prefix) && name.endsWith(".partial")) await rm(join(directory, name));
     }
   } catch (error) {
-    if (hasCode(error, "ENOTDIR")) return; // a file, in which there are no bundles
+    if (hasCode(error, "ENOTDIR")) return; // not a directory, so it contains no staged files
     if (hasCode(error, "ENOENT")) {
       throw new StoreError("io", `the bundle directory ${directory} does not exist`, {
         hint: `Mount its disk, or create a new directory: mkdir -m 700 ${shellQuote(directory)}`,
@@ -220,7 +220,7 @@ export async function removeBundle(directory: string, keyId: string): Promise<vo
  *
  * @throws {@link StoreError} io - if the directory cannot be read
  */
-export async function bundleFiles(directory: string, keyId: string): Promise<string[]> {
+export async function listBundleFiles(directory: string, keyId: string): Promise<string[]> {
   const prefix = `clients.${keyId}.bundle.`;
   try {
     const names = await readdir(directory);
@@ -330,7 +330,7 @@ export async function readBundleFile(
   return { bytes, description };
 }
 
-async function contentsOf(request: BundleRequest, keyId: string): Promise<BundleContents> {
+async function buildContents(request: BundleRequest, keyId: string): Promise<BundleContents> {
   const { passphrase, key, storePath, database } = request;
   const storeId = request.storeId ?? (await readStoreId(database ?? storePath))?.id;
   return {
@@ -342,7 +342,7 @@ async function contentsOf(request: BundleRequest, keyId: string): Promise<Bundle
     database: database ?? storePath,
     created_at: new Date().toISOString(),
     ...(storeId !== undefined && { store_id: storeId }),
-    how_to_open: howToOpen(key.cipherCompatibility),
+    how_to_open: formatInstructions(key.cipherCompatibility),
   };
 }
 
@@ -359,7 +359,7 @@ async function encrypt(
 }
 
 /** Reads the bundle back from disk and opens the store with its passphrase. */
-async function verifyOpens(
+async function verifyWritten(
   path: string,
   written: Buffer,
   opener: BundleOpener,
@@ -391,12 +391,11 @@ async function isVerifiedFor(
   try {
     ({ file } = await readEncrypted(path));
   } catch (error) {
-    if (error instanceof StoreError && (error.kind === "notFound" || error.kind === "corrupted"))
-      return false;
+    if (isKind(error, "notFound", "corrupted")) return false;
     throw error;
   }
-  if (!isSameVerification(record, createVerificationRecord(file, recipients, request.key)))
-    return false;
+  const expected = createVerificationRecord(file, recipients, request.key);
+  if (!isSameVerification(record, expected)) return false;
   if (request.bundlePassphrase === undefined) return true;
   // The record does not identify the passphrase, so decrypting is the only test.
   try {
@@ -426,7 +425,7 @@ interface EncryptedBundle {
 async function readEncrypted(path: string): Promise<EncryptedBundle> {
   let file: Buffer;
   try {
-    file = (await readSmallFile(path, maxBundleSize)).bytes;
+    file = (await readSmallFile(path, maxBundleBytes)).bytes;
   } catch (error) {
     if (hasCode(error, "ENOENT", "ENOTDIR"))
       throw new StoreError("notFound", `no such file: the bundle ${path}`);

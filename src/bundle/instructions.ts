@@ -5,7 +5,7 @@ import type { CipherCompatibility } from "../store/cipher.js";
  * Returns the instructions to open a store manually. They contain no passphrase: the bundle has a
  * field for it.
  */
-export function howToOpen(cipherCompatibility: CipherCompatibility): string[] {
+export function formatInstructions(cipherCompatibility: CipherCompatibility): string[] {
   const compatibility =
     cipherCompatibility === 3
       ? ["    PRAGMA cipher_compatibility = 3;   -- needed by SQLCipher 4"]

@@ -24,28 +24,28 @@ export interface PaperLine {
 }
 
 /** Returns the letters of a bundle. */
-export function lettersOf(bundle: Uint8Array): string {
+export function encodeLetters(bundle: Uint8Array): string {
   return base64.encode(bundle);
 }
 
 /** Splits letters into lines to print, with the line of the total check. */
-export function paperLines(letters: string, lineLength: number): PaperLine[] {
+export function splitIntoLines(letters: string, lineLength: number): PaperLine[] {
   const texts = letters.match(new RegExp(`.{1,${lineLength}}`, "g")) ?? [];
   return [
     ...texts.map((text, index) => ({
       label: String(index + 1).padStart(2, "0"),
       letters: text,
-      check: lineCheck(index + 1, text),
+      check: computeLineCheck(index + 1, text),
     })),
-    { label: totalWord, letters: String(texts.length), check: totalCheck(letters) },
+    { label: totalWord, letters: String(texts.length), check: computeTotalCheck(letters) },
   ];
 }
 
-function lineCheck(number: number, letters: string): string {
+function computeLineCheck(number: number, letters: string): string {
   return sha256Hex(`${number} ${letters}`).slice(0, lineCheckDigits);
 }
 
-function totalCheck(letters: string): string {
+function computeTotalCheck(letters: string): string {
   return sha256Hex(letters).slice(0, totalCheckDigits);
 }
 
@@ -69,19 +69,21 @@ export class PaperReader {
     const check = rest.pop()?.toLowerCase();
     const letters = rest.join("");
     if (check === undefined || letters === "") {
-      throw mistake(`line ${this.next} needs its number, its letters and its check`);
+      throw typingError(`line ${this.next} needs its number, its letters and its check`);
     }
     if (label.toLowerCase() === totalWord) {
       this.#checkTotal(letters, check);
       return true;
     }
     if (Number(label) !== this.next) {
-      // Quote nothing else: a file with a secret may be named by mistake.
+      // Quote nothing else of the line: a file with a secret may have been named by mistake.
       const found = /^\d{1,3}$/.test(label) ? `line ${Number(label)}` : "a line without its number";
-      throw mistake(`line ${this.next} is expected, but ${found} was typed`);
+      throw typingError(`line ${this.next} is expected, but ${found} was typed`);
     }
-    if (check !== lineCheck(this.next, letters)) {
-      throw mistake(`line ${this.next} has a typing mistake: its letters do not match its check`);
+    if (check !== computeLineCheck(this.next, letters)) {
+      throw typingError(
+        `line ${this.next} has a typing mistake: its letters do not match its check`,
+      );
     }
     this.#lines.push(letters);
     return false;
@@ -89,19 +91,21 @@ export class PaperReader {
 
   #checkTotal(count: string, check: string): void {
     if (Number(count) !== this.#lines.length) {
-      throw mistake(`line ${this.next} is expected, but the last line was typed`);
+      throw typingError(`line ${this.next} is expected, but the last line was typed`);
     }
-    if (check !== totalCheck(this.#lines.join(""))) {
-      throw mistake("the last line has a typing mistake, or its check does not match all lines");
+    if (check !== computeTotalCheck(this.#lines.join(""))) {
+      throw typingError(
+        "the last line has a typing mistake, or its check does not match all lines",
+      );
     }
   }
 
   /**
-   * Returns the bundle as a file has it.
+   * Returns the bundle with armor, as its file contains it.
    *
    * @throws {@link StoreError} usage - if the letters are not base64
    */
-  bundle(): string {
+  decodeBundle(): string {
     try {
       return armor.encode(base64.decode(this.#lines.join("")));
     } catch (error) {
@@ -113,21 +117,21 @@ export class PaperReader {
 /**
  * Reads all lines of a text.
  *
- * @returns the bundle as a file has it
+ * @returns the bundle with armor, as its file contains it
  * @throws {@link StoreError} usage - for the first line with a mistake, or a missing line
  */
 export function readPaper(text: string): string {
-  if (text.trim() === "") throw mistake("the text with the lines is empty");
+  if (text.trim() === "") throw typingError("the text with the lines is empty");
   const reader = new PaperReader();
   for (const line of text.split("\n")) {
-    if (line.trim() !== "" && reader.accept(line)) return reader.bundle();
+    if (line.trim() !== "" && reader.accept(line)) return reader.decodeBundle();
   }
-  throw mistake(
+  throw typingError(
     `line ${reader.next} is missing, or the last line, which begins with "${totalWord}"`,
   );
 }
 
-function mistake(message: string): StoreError {
+function typingError(message: string): StoreError {
   return new StoreError("usage", message, {
     hint: "Type each line as it is printed: number, letters and check. Capitals and small letters differ.",
   });

@@ -1,4 +1,4 @@
-/** Keeps bundles apart from backups: a copied directory with both would open the backups. */
+/** Keeps bundles apart from backups: a copy of a directory with both would open the backups. */
 import { stat } from "node:fs/promises";
 import { dirname } from "node:path";
 import { realPath } from "../config/paths.js";
@@ -20,8 +20,8 @@ export async function assertPlacement(
   const bundles = await ancestorsOf(bundleDirectory);
   const backupsPath = backups[0]?.path ?? backupDirectory;
   const bundlesPath = bundles[0]?.path ?? bundleDirectory;
-  const isBundleBelow = includes(bundles, backups[0]);
-  const isBackupBelow = includes(backups, bundles[0]);
+  const isBundleBelow = includesDirectory(bundles, backups[0]);
+  const isBackupBelow = includesDirectory(backups, bundles[0]);
   if (isBundleBelow || isBackupBelow) {
     const relation =
       isBundleBelow && isBackupBelow
@@ -53,12 +53,12 @@ interface Directory {
 async function ancestorsOf(directory: string): Promise<Directory[]> {
   const chain: Directory[] = [];
   for (let path = await realPath(directory); ; path = dirname(path)) {
-    chain.push(await inspect(path));
+    chain.push(await inspectDirectory(path));
     if (path === dirname(path)) return chain;
   }
 }
 
-async function inspect(path: string): Promise<Directory> {
+async function inspectDirectory(path: string): Promise<Directory> {
   try {
     const { dev, ino } = await stat(path);
     return { path, id: `${dev}:${ino}`, device: dev };
@@ -68,7 +68,7 @@ async function inspect(path: string): Promise<Directory> {
   }
 }
 
-function includes(chain: Directory[], directory: Directory | undefined): boolean {
+function includesDirectory(chain: Directory[], directory: Directory | undefined): boolean {
   return chain.some(
     ({ path, id }) => path === directory?.path || (id !== undefined && id === directory?.id),
   );

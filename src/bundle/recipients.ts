@@ -2,8 +2,8 @@
  * The recipients of the bundles, from the settings and the command line. Without a recipient, a
  * recovery key is generated.
  *
- * The user must not receive a key that nothing uses. An operation first tries everything that can
- * fail, and a later failure revokes the key.
+ * The user must not receive a key to which no bundle is encrypted. So an operation generates the key
+ * after the steps that often fail, and a later failure revokes it.
  */
 import { readdir } from "node:fs/promises";
 import { join } from "node:path";
@@ -88,15 +88,15 @@ export async function planRecipients(options: RecipientOptions): Promise<Recipie
         if (key !== undefined) options.recoveryKey.report();
         return result;
       } catch (error) {
-        if (key !== undefined && (await isUsed(bundleDirectory, key.recipient))) {
+        if (key !== undefined && (await mayBeUsed(bundleDirectory, key.recipient))) {
           options.recoveryKey.report();
         } else {
-          const isRestored = await isDone(
+          const isRestored = await succeeds(
             restoreRecipients(options.settings, settings, isNewSection),
           );
           // Settings that still name the key would encrypt the next bundle to it.
           if (key !== undefined && !isRestored) options.recoveryKey.report();
-          else if (key !== undefined) await isDone(options.recoveryKey.revoke());
+          else if (key !== undefined) await succeeds(options.recoveryKey.revoke());
         }
         throw error;
       }
@@ -130,7 +130,7 @@ async function restoreRecipients(
 }
 
 /** Returns whether work succeeds. Its error must not replace the error that it follows. */
-async function isDone(work: Promise<void>): Promise<boolean> {
+async function succeeds(work: Promise<void>): Promise<boolean> {
   try {
     await work;
     return true;
@@ -141,7 +141,7 @@ async function isDone(work: Promise<void>): Promise<boolean> {
 }
 
 /** Returns whether a bundle in the directory is encrypted to a recipient, or may be. */
-async function isUsed(directory: string | undefined, recipient: string): Promise<boolean> {
+async function mayBeUsed(directory: string | undefined, recipient: string): Promise<boolean> {
   if (directory === undefined) return false;
   try {
     for (const name of await readdir(directory)) {

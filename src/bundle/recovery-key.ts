@@ -79,7 +79,7 @@ export function parseIdentities(text: string): Identities {
   const usable: string[] = [];
   const skipped: string[] = [];
   let firstProblem: IdentityProblem | undefined;
-  for (const { number, line } of identityLines(text)) {
+  for (const { number, line } of findIdentityLines(text)) {
     const identity = line.toUpperCase();
     if (isKey(identity, "AGE-SECRET-KEY-")) {
       usable.push(identity);
@@ -95,7 +95,7 @@ export function parseIdentities(text: string): Identities {
 }
 
 /** Returns the lines with an identity. An SSH key has several lines and counts once. */
-function identityLines(text: string): { number: number; line: string }[] {
+function findIdentityLines(text: string): { number: number; line: string }[] {
   const lines: { number: number; line: string }[] = [];
   let isInKey = false;
   for (const [index, raw] of text

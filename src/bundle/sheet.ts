@@ -14,11 +14,11 @@ import { systemError } from "../errors.js";
 import { sha256Hex } from "../fs/read.js";
 import type { CipherCompatibility } from "../store/cipher.js";
 import { type BundleContents, type BundleDescription, readBundleFile } from "./bundle.js";
-import { lettersOf, type PaperLine, paperLines } from "./paper.js";
+import { encodeLetters, type PaperLine, splitIntoLines } from "./paper.js";
 
 /**
- * The maximum of bytes in a QR code. At correction level M its squares print 0.4 mm wide, which a
- * phone can read from paper. The 40 lines of a bundle take three codes.
+ * The maximum number of bytes in a QR code. At correction level M its squares print 0.4 mm wide,
+ * which a phone can read from paper. The 40 lines of a bundle take three codes.
  */
 const maxCodeBytes = 1000;
 
@@ -41,15 +41,15 @@ export interface SheetRequest {
  * @throws {@link StoreError} corrupted - if the file is not a bundle
  * @throws {@link StoreError} io - if it cannot be read
  */
-export async function recoverySheet(request: SheetRequest): Promise<string> {
+export async function renderRecoverySheet(request: SheetRequest): Promise<string> {
   const { bundle, contents, store, withPassphrase, printedAt } = request;
   const { bytes, description } = await readBundleFile(bundle);
   const text = armor.encode(bytes).trim().replace(/\r\n/g, "\n");
   const codes = splitForCodes(text);
-  const letters = layOutLetters(lettersOf(bytes), withPassphrase);
+  const letters = layOutLetters(encodeLetters(bytes), withPassphrase);
   const isOpenedByKey = description.opensWith === "recovery key";
   const keyId = contents?.key_id ?? description.keyId;
-  const written = contents?.created_at ?? (await modifiedAt(bundle));
+  const written = contents?.created_at ?? (await readModifiedAt(bundle));
   const unknown = "unknown: recorded inside the bundle";
   return fillTemplate(await readFile(templatePath(), "utf8"), {
     lead: withPassphrase
@@ -61,7 +61,7 @@ export async function recoverySheet(request: SheetRequest): Promise<string> {
     written: written.slice(0, 10),
     printed: printedAt.toISOString().slice(0, 10),
     opener: describeOpener(description),
-    passphrase: withPassphrase && contents ? passphraseHtml(contents.passphrase) : "",
+    passphrase: withPassphrase && contents ? renderPassphrase(contents.passphrase) : "",
     key: openerName(description),
     shellVersion: shellVersion(contents?.cipher_compatibility),
     open: isOpenedByKey ? "age -d -i recovery-key.txt bundle.age" : "age -d bundle.age",
@@ -70,7 +70,7 @@ export async function recoverySheet(request: SheetRequest): Promise<string> {
     keyOption: isOpenedByKey ? "-i recovery-key.txt" : "--bundle-passphrase-file FILE",
     codeCount: codes.length === 1 ? "one code" : `${codes.length} codes`,
     codeWidth: codes.length > 3 ? "44" : "47",
-    codes: codes.map((code, index) => codeFigure(code, index + 1, codes.length)).join(""),
+    codes: codes.map((code, index) => renderCode(code, index + 1, codes.length)).join(""),
     left: letters.left,
     right: letters.right,
     letterSize: letters.fontMm.toFixed(2),
@@ -136,7 +136,7 @@ function compatibilityCondition(format: CipherCompatibility | undefined): string
   return format === 3 ? "then" : "then, for a store of format 3 only:";
 }
 
-function passphraseHtml(passphrase: string): string {
+function renderPassphrase(passphrase: string): string {
   // Match exactly the generated form. A similar passphrase of a user has no check symbols and may
   // contain special characters of HTML.
   if (!/^(?:[0-9A-HJKMNP-TV-Z]{5}-){12}[0-9A-HJKMNP-TV-Z]{5}$/.test(passphrase)) {
@@ -146,7 +146,7 @@ function passphraseHtml(passphrase: string): string {
   return `<ol class="groups">${groups.join("")}</ol><p>13 groups, joined by dashes; the last symbol of each group is its check symbol. I, L, O and U do not occur.</p>`;
 }
 
-function codeFigure(text: string, number: number, count: number): string {
+function renderCode(text: string, number: number, count: number): string {
   const { data, size } = encode(text, { ecc: "M", border: 0 });
   let path = "";
   for (const [y, row] of data.entries()) {
@@ -160,9 +160,9 @@ function codeFigure(text: string, number: number, count: number): string {
   return `<figure><svg viewBox="0 0 ${size} ${size}" shape-rendering="crispEdges" role="img" aria-label="QR code ${number}"><path d="${path}"/></svg><figcaption>${number} of ${count}</figcaption></figure>`;
 }
 
-/** The room for the letters on the page in millimetres, of A4 and of Letter. */
+/** The width of a column of letters and the height of all lines, on A4 and on Letter. */
 const columnMm = 94;
-const lettersMm = { alone: 103, withPassphrase: 80 };
+const lettersMm = { withoutPassphrase: 103, withPassphrase: 80 };
 /** The shortest line. Shorter lines have larger letters, but there are more of them. */
 const minLineLength = 40;
 const lengthStep = 2;
@@ -177,9 +177,9 @@ const groupSpace = 0.4;
 
 /** Chooses the largest letters with which the lines fit on the page. */
 function layOutLetters(letters: string, withPassphrase: boolean) {
-  const room = withPassphrase ? lettersMm.withPassphrase : lettersMm.alone;
+  const heightMm = withPassphrase ? lettersMm.withPassphrase : lettersMm.withoutPassphrase;
   for (let length = minLineLength; ; length += lengthStep) {
-    const lines = paperLines(letters, length);
+    const lines = splitIntoLines(letters, length);
     const half = Math.ceil(lines.length / 2);
     const [first] = lines;
     const width =
@@ -187,20 +187,20 @@ function layOutLetters(letters: string, withPassphrase: boolean) {
       length +
       (Math.ceil(length / groupLength) - 1) * groupSpace;
     const fontMm = Math.min(maxFontMm, columnMm / (characterWidth * width));
-    if (half * lineHeight * fontMm > room && length < maxLineLength) continue;
+    if (half * lineHeight * fontMm > heightMm && length < maxLineLength) continue;
     const [left, right] = [lines.slice(0, half), lines.slice(half)].map((column) =>
-      column.map(lineHtml).join("\n"),
+      column.map(renderLine).join("\n"),
     );
     return { left: left ?? "", right: right ?? "", fontMm };
   }
 }
 
-function lineHtml({ label, letters, check }: PaperLine): string {
+function renderLine({ label, letters, check }: PaperLine): string {
   const groups = letters.match(new RegExp(`.{1,${groupLength}}`, "g")) ?? [];
   return `${label} ${groups.map((group) => `<span>${escapeHtml(group)}</span>`).join("")} ${check}`;
 }
 
-async function modifiedAt(path: string): Promise<string> {
+async function readModifiedAt(path: string): Promise<string> {
   try {
     return (await stat(path)).mtime.toISOString();
   } catch (error) {

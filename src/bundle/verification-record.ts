@@ -13,8 +13,8 @@ import { deriveHkdfKey, type StoreKey } from "../store/cipher.js";
 const format = "hivemind-sqlcipher-bundle-proof";
 const version = 1;
 const keyInfo = "hivemind-sqlcipher bundle proof";
-/** In bytes. A record has about 300, and 60 for each recipient. */
-const maxRecordSize = 1024 * 1024;
+/** A record has about 300 bytes, and 60 for each recipient. */
+const maxRecordBytes = 1024 * 1024;
 
 const recordSchema = z.strictObject({
   format: z.literal(format),
@@ -44,7 +44,7 @@ export function createVerificationRecord(
   return { ...fields, mac: mac.digest("hex") };
 }
 
-/** Returns whether two records state the same, with the same MAC. */
+/** Returns whether two records are of the same bundle and recipients, with the same MAC. */
 export function isSameVerification(
   found: VerificationRecord,
   expected: VerificationRecord,
@@ -68,7 +68,7 @@ export async function readVerificationRecord(
   bundlePath: string,
 ): Promise<VerificationRecord | undefined> {
   try {
-    const { bytes } = await readSmallFile(verificationRecordPath(bundlePath), maxRecordSize);
+    const { bytes } = await readSmallFile(verificationRecordPath(bundlePath), maxRecordBytes);
     return recordSchema.safeParse(JSON.parse(bytes.toString("utf8"))).data;
   } catch {
     return undefined;

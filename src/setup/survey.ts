@@ -2,7 +2,7 @@
 import { dirname } from "node:path";
 import { listBackups } from "../backup/listing.js";
 import { findLastRestoreTests } from "../backup/restore-test.js";
-import { bundleFiles } from "../bundle/bundle.js";
+import { listBundleFiles } from "../bundle/bundle.js";
 import { isRevoked } from "../client/client.js";
 import { isJsonObject } from "../client/json.js";
 import { hubAccount } from "../config/hub-account.js";
@@ -169,7 +169,7 @@ export async function survey(choice: SetupChoice): Promise<Survey> {
   const hasOwnStore = record?.database.kind === "json" && record.phase === "setting-up";
   const isUsed = file !== undefined && (await isHandedOver(storePath));
   const bundles = identity.keyId
-    ? await bundleFiles(directories.bundles, identity.keyId).catch(() => [])
+    ? await listBundleFiles(directories.bundles, identity.keyId).catch(() => [])
     : [];
   return {
     storePath,

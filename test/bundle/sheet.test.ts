@@ -10,7 +10,7 @@ import { afterAll, beforeAll, expect, onTestFinished, test } from "vitest";
 import { type Bundle, writeBundle } from "../../src/bundle/bundle.js";
 import { readPaper } from "../../src/bundle/paper.js";
 import { generateRecoveryKey, type RecoveryKey } from "../../src/bundle/recovery-key.js";
-import { recoverySheet } from "../../src/bundle/sheet.js";
+import { renderRecoverySheet } from "../../src/bundle/sheet.js";
 import { deleteEntry, getEntry, setEntry } from "../../src/keys/keyring.js";
 import { openEncrypted } from "../../src/store/cipher.js";
 import { ClientStore } from "../../src/store/client-store.js";
@@ -296,7 +296,7 @@ test("odd paths and passphrases are printed as they are", async () => {
     },
   });
   const { readBundle } = await import("../../src/bundle/bundle.js");
-  const page = await recoverySheet({
+  const page = await renderRecoverySheet({
     bundle: written.path,
     store: undefined,
     contents: await readBundle(written.path, { identity: key.identity }),

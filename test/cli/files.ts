@@ -5,7 +5,7 @@ import { tmpdir } from "node:os";
 import { dirname, join } from "node:path";
 import { armor, Encrypter } from "age-encryption";
 import { afterAll, beforeAll } from "vitest";
-import { lettersOf, paperLines } from "../../src/bundle/paper.js";
+import { encodeLetters, splitIntoLines } from "../../src/bundle/paper.js";
 import { fixtures } from "../store/temporary.js";
 import { Machine } from "./machine.js";
 
@@ -40,8 +40,8 @@ beforeAll(async () => {
   files.manifest = files.backup.replace(/\.db$/, ".manifest.json");
   const names = await readdir(machine.path("bundles"));
   files.bundle = machine.path("bundles", names.find((name) => name.endsWith(".age")) ?? "none");
-  const letters = lettersOf(armor.decode(await readFile(files.bundle, "utf8")));
-  const lines = paperLines(letters, 48).map((line) => Object.values(line).join(" "));
+  const letters = encodeLetters(armor.decode(await readFile(files.bundle, "utf8")));
+  const lines = splitIntoLines(letters, 48).map((line) => Object.values(line).join(" "));
   files.paper = machine.path("typed.txt");
   await writeFile(files.paper, `${lines.join("\n")}\n`, { mode: 0o600 });
   files.record = `${files.bundle}.proof.json`;

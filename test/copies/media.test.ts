@@ -9,7 +9,7 @@ import { promisify } from "node:util";
 import { armor } from "age-encryption";
 import { afterAll, beforeAll, describe, expect, onTestFinished, test } from "vitest";
 import { manifestPath } from "../../src/backup/manifest.js";
-import { lettersOf, paperLines } from "../../src/bundle/paper.js";
+import { encodeLetters, splitIntoLines } from "../../src/bundle/paper.js";
 import { root } from "../built.js";
 import { temporaryFolder } from "../store/temporary.js";
 import { flipByte, Original, passphrase } from "./backups.js";
@@ -158,7 +158,7 @@ describe.each([
   test("they open it with a bundle that was typed from a sheet", async () => {
     const bare = await withSecrets(exported.path);
     const bundle = join(bare.memory, basename(original.bundle));
-    const lines = paperLines(lettersOf(armor.decode(await readFile(bundle, "utf8"))), 48);
+    const lines = splitIntoLines(encodeLetters(armor.decode(await readFile(bundle, "utf8"))), 48);
     const letters = lines.slice(0, -1).map((line) => `${line.letters}\n`);
     await writeFile(join(bare.memory, "typed"), letters.join(""));
     await rm(bundle);

@@ -9,7 +9,7 @@ import { join } from "node:path";
 import { Encrypter, generateX25519Identity, identityToRecipient } from "age-encryption";
 import fc from "fast-check";
 import { afterAll, beforeAll } from "vitest";
-import { recoverySheet } from "../../src/bundle/sheet.js";
+import { renderRecoverySheet } from "../../src/bundle/sheet.js";
 import {
   type Client,
   clientSchema,
@@ -580,7 +580,7 @@ campaign("a recovery sheet shows a passphrase so that it can be typed from it", 
     wildText,
   ),
   async holds([where, passphrase, database]) {
-    const page = await recoverySheet({
+    const page = await renderRecoverySheet({
       ...{ bundle, store: where, withPassphrase: true, printedAt: new Date(0) },
       contents: {
         ...{

@@ -1,7 +1,7 @@
 /** A run of every command, for the searches and for the schemas of its JSON document. */
 import { mkdir, readFile, rm, writeFile } from "node:fs/promises";
 import { armor } from "age-encryption";
-import { lettersOf, paperLines } from "../../src/bundle/paper.js";
+import { encodeLetters, splitIntoLines } from "../../src/bundle/paper.js";
 import type { Hit } from "./search.js";
 import type { LeakWorld } from "./world.js";
 
@@ -113,7 +113,7 @@ export const scenarios: Record<string, Scenario> = {
   "bundle import --from-paper": {
     before: async (world) => {
       const bundle = armor.decode(await readFile(world.newest("bundles"), "utf8"));
-      const lines = paperLines(lettersOf(bundle), 48);
+      const lines = splitIntoLines(encodeLetters(bundle), 48);
       const typed = lines.map(({ label, letters, check }) => `${label} ${letters} ${check}\n`);
       await writeFile(world.machine.path("typed.txt"), typed.join(""));
     },

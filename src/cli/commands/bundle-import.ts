@@ -120,7 +120,7 @@ async function typedOnTerminal(output: Output): Promise<string> {
       }
     },
   );
-  return reader.bundle();
+  return reader.decodeBundle();
 }
 
 async function textOf(path: string): Promise<string> {

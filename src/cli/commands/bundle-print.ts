@@ -63,14 +63,14 @@ async function sheetOf(
   options: PrintOptions,
 ): Promise<string> {
   const { describeBundle, readBundle } = await import("../../bundle/bundle.js");
-  const { recoverySheet } = await import("../../bundle/sheet.js");
+  const { renderRecoverySheet } = await import("../../bundle/sheet.js");
   const { identify } = await import("../../store/cipher.js");
   const opener = await (options.withPassphrase
     ? requiredOpener(options, bundle)
     : openerOf(options));
   const { keyId } = await describeBundle(bundle);
   const isOfStore = keyId !== null && (await identify(storePath)).keyId === keyId;
-  return recoverySheet({
+  return renderRecoverySheet({
     bundle,
     store: isOfStore ? `${storePath} on ${hostname()}` : undefined,
     contents: opener && (await readBundle(bundle, opener)),
