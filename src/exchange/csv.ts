@@ -21,23 +21,25 @@ const hubHeaders = [columns, columns.slice(0, 5)].map((header) => header.join(",
 
 const separators = [",", ";", "\t", "|"] as const;
 
-/** The maximal number of lines of a record; a longer record has an unclosed quote. */
-const mostLines = 1_000;
+/** The maximum number of lines in a record; a longer record has an unclosed quote. */
+const maxRecordLines = 1_000;
 
 type Value = string | null;
 
 /** Returns the header. Without secrets, it has no columns for keys and passwords. */
-export function csvHeader(secrets: boolean): string {
-  return csvLine(secrets ? columns : columns.slice(0, 3));
+export function formatCsvHeader(secrets: boolean): string {
+  return formatCsvLine(secrets ? columns : columns.slice(0, 3));
 }
 
-export function csvRow(client: Client, secrets: boolean): string {
+export function formatCsvRow(client: Client, secrets: boolean): string {
   const shown = [String(client.client_id), client.name, String(client.is_admin)];
-  return csvLine(secrets ? [...shown, client.api_key, client.password, client.crypto_key] : shown);
+  return formatCsvLine(
+    secrets ? [...shown, client.api_key, client.password, client.crypto_key] : shown,
+  );
 }
 
 /** Returns a line of CSV by RFC 4180: values are quoted, null is empty and unquoted. */
-export function csvLine(values: readonly (string | null)[]): string {
+export function formatCsvLine(values: readonly (string | null)[]): string {
   const quoted = values.map((value) => (value === null ? "" : `"${value.replaceAll('"', '""')}"`));
   return `${quoted.join(",")}\r\n`;
 }
@@ -52,7 +54,7 @@ export async function* readCsv(
   lines: AsyncIterator<string>,
   first: FirstLine,
 ): AsyncGenerator<ImportRow | RejectedRow> {
-  const header = withoutLineEnd(first.text);
+  const header = trimLineEnd(first.text);
   if (hubHeaders.includes(header)) yield* readHubRows(lines, header.split(","), first.number);
   else yield* readQuotedRows(lines, first);
 }
@@ -65,25 +67,25 @@ async function* readHubRows(
   let number = headerNumber;
   for (let next = await lines.next(); !next.done; next = await lines.next()) {
     number += 1;
-    const line = withoutLineEnd(next.value);
+    const line = trimLineEnd(next.value);
     if (line === "") continue;
     const where = `line ${number}`;
     const reading = readHubRow(line, header.length);
     if (typeof reading !== "string" && isBlank(reading)) continue;
     yield typeof reading === "string"
       ? { where, why: reading }
-      : fromValues(where, header, reading);
+      : rowFromValues(where, header, reading);
   }
 }
 
 /** Returns the values of a row below the hub's header, or the reason if the row is ambiguous. */
 function readHubRow(line: string, width: number): Value[] | string {
   const parts = line.split(",");
-  const quoted = quotedReading(line, width, ",");
-  // The hub writes True or False. A spreadsheet saved a row without either: read it by RFC 4180.
-  const ways = waysToRead(parts, width);
+  const quoted = readQuoted(line, width, ",");
+  // The hub writes True or False. Without either, a spreadsheet saved the row: read it by RFC 4180.
+  const ways = countReadings(parts, width);
   if (ways === 0) return quoted ?? "not a row with these columns";
-  const plain = ways === 1 ? plainReading(parts, width) : undefined;
+  const plain = ways === 1 ? readPlain(parts, width) : undefined;
   const contradicts =
     line.includes('"') && quoted?.some((value, index) => value !== plain?.[index]) === true;
   if (plain !== undefined && !contradicts) return plain;
@@ -97,19 +99,19 @@ function readHubRow(line: string, width: number): Value[] | string {
  * Counts the readings of an unquoted row: id and name precede `True` or `False`, the other columns
  * follow it, and every column except the id may contain commas.
  */
-function waysToRead(parts: readonly string[], width: number): number {
+function countReadings(parts: readonly string[], width: number): number {
   const after = width - 3;
   let ways = 0;
-  for (const at of adminPositions(parts)) {
+  for (const at of findAdminPositions(parts)) {
     const left = parts.length - 1 - at;
-    // Choose the separators of the remaining columns among the remaining commas.
+    // The number of ways to choose the separators of the remaining columns among the commas.
     if (after === 2) ways += Math.max(0, left - 1);
     else if (left >= after) ways += ((left - 1) * (left - 2)) / 2;
   }
   return ways;
 }
 
-function adminPositions(parts: readonly string[]): number[] {
+function findAdminPositions(parts: readonly string[]): number[] {
   const found: number[] = [];
   for (let at = 2; at < parts.length; at += 1) {
     if (parts[at] === "True" || parts[at] === "False") found.push(at);
@@ -117,19 +119,19 @@ function adminPositions(parts: readonly string[]): number[] {
   return found;
 }
 
-function plainReading(parts: readonly string[], width: number): Value[] {
+function readPlain(parts: readonly string[], width: number): Value[] {
   const at = parts.length - (width - 3) - 1;
   const values = [parts[0] ?? "", parts.slice(1, at).join(","), ...parts.slice(at)];
   return values.map((value) => (value === "None" ? null : value));
 }
 
-function quotedReading(line: string, width: number, separator: string): Value[] | undefined {
-  const values = quotedValues(line, separator);
+function readQuoted(line: string, width: number, separator: string): Value[] | undefined {
+  const values = parseValues(line, separator);
   return values?.length === width ? values : undefined;
 }
 
 /** Returns the values of a record, or undefined if it is malformed by RFC 4180. */
-function quotedValues(text: string, separator: string): Value[] | undefined {
+function parseValues(text: string, separator: string): Value[] | undefined {
   try {
     const records = parse(text, {
       cast: nullIfBare,
@@ -154,17 +156,17 @@ async function* readQuotedRows(
 ): AsyncGenerator<ImportRow | RejectedRow> {
   let header: readonly string[] | undefined;
   let separator = ",";
-  for await (const { text, line } of quotedRecords(lines, first)) {
+  for await (const { text, line } of readRecords(lines, first)) {
     const where = `line ${line}`;
     if (header === undefined) {
-      separator = separatorOf(text);
-      header = parseHeader(quotedValues(text, separator) ?? []);
+      separator = detectSeparator(text);
+      header = parseHeader(parseValues(text, separator) ?? []);
       continue;
     }
-    const values = quotedValues(text, separator);
+    const values = parseValues(text, separator);
     if (values !== undefined && isBlank(values)) continue;
     if (values === undefined) yield { where, why: "malformed quotes" };
-    else if (values.length === header.length) yield fromValues(where, header, values);
+    else if (values.length === header.length) yield rowFromValues(where, header, values);
     else yield { where, why: `it has ${values.length} values, not ${header.length}` };
   }
 }
@@ -173,7 +175,7 @@ async function* readQuotedRows(
  * Yields records with the number of their first line. An open quote continues a record over a line
  * end.
  */
-async function* quotedRecords(
+async function* readRecords(
   lines: AsyncIterator<string>,
   first: FirstLine,
 ): AsyncGenerator<{ text: string; line: number }> {
@@ -181,13 +183,17 @@ async function* quotedRecords(
   let open = false;
   let line = first.number - 1;
   let began = first.number;
-  for (let next = { value: first.text, done: false }; !next.done; next = await following(lines)) {
+  for (
+    let next = { value: first.text, done: false };
+    !next.done;
+    next = await readNextLine(lines)
+  ) {
     line += 1;
     if (!open) began = line;
     parts.push(next.value);
     if (next.value.split('"').length % 2 === 0) open = !open;
-    if (open && parts.length <= mostLines) continue;
-    const text = withoutLineEnd(parts.join(""));
+    if (open && parts.length <= maxRecordLines) continue;
+    const text = trimLineEnd(parts.join(""));
     if (text !== "") yield { text, line: began };
     parts = [];
     open = false;
@@ -196,9 +202,9 @@ async function* quotedRecords(
 }
 
 /** Returns the separator that yields the most known columns in the header. */
-function separatorOf(header: string): string {
+function detectSeparator(header: string): string {
   const known = (separator: string) =>
-    (quotedValues(header, separator) ?? []).filter((name) => isColumn(name?.trim() ?? "")).length;
+    (parseValues(header, separator) ?? []).filter((name) => isColumn(name?.trim() ?? "")).length;
   return [...separators].sort((a, b) => known(b) - known(a))[0] ?? ",";
 }
 
@@ -230,7 +236,7 @@ function parseHeader(record: readonly Value[]): readonly string[] {
   return header;
 }
 
-function fromValues(
+function rowFromValues(
   where: string,
   header: readonly string[],
   values: readonly Value[],
@@ -244,9 +250,9 @@ function fromValues(
     password,
     crypto_key,
   } = row as Partial<Record<Column, Value>>;
-  const id = client_id === null ? undefined : wholeNumber(client_id);
+  const id = client_id === null ? undefined : parseInteger(client_id);
   if (id === null) return { where, why: "client_id is not a whole number" };
-  const admin = is_admin === null ? undefined : truth(is_admin);
+  const admin = is_admin === null ? undefined : parseBoolean(is_admin);
   if (admin === null) return { where, why: "is_admin is neither true nor false" };
   const numeric = (["access_key", "password", "crypto_key"] as const).find((name) =>
     scientific.test(row[name] ?? ""),
@@ -267,22 +273,24 @@ function fromValues(
 /** Matches `1.23457E+31`. Some locales have a decimal comma. */
 const scientific = /^\d(?:[.,]\d+)?E[+-]?\d+$/i;
 
-function wholeNumber(text: string): number | null {
+function parseInteger(text: string): number | null {
   const value = Number(text);
   return /^-?\d+$/.test(text) && Number.isSafeInteger(value) ? value : null;
 }
 
 /** Parses a boolean in the spellings of spreadsheets and other programs. */
-function truth(text: string): boolean | null {
+function parseBoolean(text: string): boolean | null {
   if (/^(?:true|yes|y|t|on|1)$/i.test(text.trim())) return true;
   return /^(?:false|no|n|f|off|0)$/i.test(text.trim()) ? false : null;
 }
 
-async function following(lines: AsyncIterator<string>): Promise<{ value: string; done: boolean }> {
+async function readNextLine(
+  lines: AsyncIterator<string>,
+): Promise<{ value: string; done: boolean }> {
   const { value, done = false } = await lines.next();
   return { value, done };
 }
 
-function withoutLineEnd(line: string): string {
+function trimLineEnd(line: string): string {
   return line.replace(/\r?\n$|\r$/, "");
 }

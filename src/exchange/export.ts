@@ -5,7 +5,7 @@ import { type Client, isRevoked, withoutSecrets } from "../client/client.js";
 import { formatJson } from "../client/json.js";
 import { hasCode, StoreError, systemError } from "../errors.js";
 import { claimName, stagedName } from "../fs/atomic.js";
-import { csvHeader, csvRow } from "./csv.js";
+import { formatCsvHeader, formatCsvRow } from "./csv.js";
 import type { Format } from "./import.js";
 
 export interface ExportOptions {
@@ -20,19 +20,19 @@ export interface ExportOptions {
   readonly signal?: AbortSignal;
 }
 
-/** Characters per piece, approximately. */
+/** The approximate number of characters in a piece. */
 const pieceLength = 64 * 1024;
 
 /** Yields the export in pieces and reports the number of clients so far to `progress`. */
 export async function* exportText(options: ExportOptions): AsyncGenerator<string> {
   const { format, secrets, progress = () => {}, signal } = options;
-  let piece = format === "csv" ? csvHeader(secrets) : '{"clients": [';
+  let piece = format === "csv" ? formatCsvHeader(secrets) : '{"clients": [';
   let count = 0;
   for await (const client of options.clients) {
     signal?.throwIfAborted();
     if (!secrets && isRevoked(client)) continue;
-    if (format === "csv") piece += csvRow(client, secrets);
-    else piece += `${count === 0 ? "\n" : ",\n"}${record(client, secrets)}`;
+    if (format === "csv") piece += formatCsvRow(client, secrets);
+    else piece += `${count === 0 ? "\n" : ",\n"}${formatRecord(client, secrets)}`;
     count += 1;
     if (piece.length < pieceLength) continue;
     progress(count);
@@ -43,13 +43,13 @@ export async function* exportText(options: ExportOptions): AsyncGenerator<string
   yield format === "csv" ? piece : `${piece}\n]}\n`;
 }
 
-function record(client: Client, secrets: boolean): string {
+function formatRecord(client: Client, secrets: boolean): string {
   const shown = secrets ? { ...client } : { ...withoutSecrets(client) };
   return formatJson(shown, { sortKeys: true, ascii: false });
 }
 
 /** Returns `path`, or `path/hivemind_clients.FORMAT` if `path` is a directory. */
-export async function exportPath(path: string, format: Format): Promise<string> {
+export async function resolveExportPath(path: string, format: Format): Promise<string> {
   try {
     return (await stat(path)).isDirectory() ? join(path, `hivemind_clients.${format}`) : path;
   } catch (error) {

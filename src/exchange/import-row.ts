@@ -32,7 +32,7 @@ const permissionFields = [
  * Returns whether the file states every permission field. A new client gets defaults for missing
  * fields.
  */
-export function statesAllPermissions(incoming: ImportRow): boolean {
+export function hasAllPermissions(incoming: ImportRow): boolean {
   return permissionFields.every((field) => incoming.given.includes(field));
 }
 
@@ -52,7 +52,7 @@ export function toImportRow(
   if (id !== undefined && id < 1) return { where, why: "client_id must be 1 or more" };
   if (client.api_key === "") return { where, why: "access key missing" };
   for (const field of ["api_key", "name", "description", "password", "crypto_key"] as const) {
-    if (client[field]?.includes("\0")) return { where, why: `${field} holds a NUL character` };
+    if (client[field]?.includes("\0")) return { where, why: `${field} contains a NUL character` };
   }
   return { where, id, client, given };
 }

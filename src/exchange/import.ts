@@ -15,19 +15,19 @@ import { readRowPages } from "../store/schema.js";
 import { readCsv } from "./csv.js";
 import type { ImportRow, RejectedRow } from "./import-row.js";
 import { readJson } from "./json.js";
-import { changesTo, type Known, type Plan, planImport, type Update } from "./plan.js";
-import { linesOf } from "./text.js";
+import { type Known, mergeChanges, type Plan, planImport, type Update } from "./plan.js";
+import { splitLines } from "./text.js";
 
 export type Format = "csv" | "json";
 
 /**
- * The maximal number of rows in a transaction while another process has the store open. They take
+ * The maximum number of rows in a transaction while another process has the store open. They take
  * less than half a second; a hub waits five seconds for the lock.
  */
 const sharedLimits = { added: 10_000, changed: 1_000 };
 
 /** New rows between two checks of the abort signal. */
-const rowsAStep = 500;
+const rowsPerStep = 500;
 
 /** `readImport` passes bytes read and the file's size, `applyImport` rows written and planned. */
 export type Progress = (done: number, total: number) => void;
@@ -79,10 +79,10 @@ export interface PreparedImport {
  */
 export async function readImport(options: ReadOptions): Promise<ImportFile> {
   const { file, progress = () => {}, signal } = options;
-  const total = typeof file === "string" ? await inputSize(file) : 0;
+  const total = typeof file === "string" ? await readInputSize(file) : 0;
   const bytes = typeof file === "string" ? await openInput(file) : file;
   if (signal && bytes instanceof Readable) addAbortSignal(signal, bytes);
-  const lines = linesOf(bytes, (done) => {
+  const lines = splitLines(bytes, (done) => {
     signal?.throwIfAborted();
     progress(done, total);
   });
@@ -111,16 +111,16 @@ export async function prepareImport(
   { store, update = false }: ImportOptions,
 ): Promise<PreparedImport> {
   const { schemaVersion } = store;
-  const plan = planImport(rows, await knownClients(store), { update, schemaVersion });
-  return { format, plan, widened: await widenedBy(plan, store) };
+  const plan = planImport(rows, await readKnownClients(store), { update, schemaVersion });
+  return { format, plan, widened: await findWidened(plan, store) };
 }
 
-async function widenedBy({ updated }: Plan, store: ClientTable): Promise<Widened[]> {
+async function findWidened({ updated }: Plan, store: ClientTable): Promise<Widened[]> {
   const found: Widened[] = [];
   for (const update of updated) {
     const before = await store.getClientById(update.id);
     if (before === undefined) continue;
-    const after = { ...before, ...changesTo(before, update) };
+    const after = { ...before, ...mergeChanges(before, update) };
     const fields = widenings(before, after).map(({ field }) => field);
     if (fields.length > 0) found.push({ clientId: update.id, name: before.name, fields });
   }
@@ -144,14 +144,14 @@ async function openInput(path: string): Promise<Readable> {
   }
 }
 
-async function inputSize(path: string): Promise<number> {
+async function readInputSize(path: string): Promise<number> {
   const stats = await statIfExists(path);
   if (!stats) throw new StoreError("notFound", `no such file or directory: ${path}`);
   if (stats.isDirectory()) throw new StoreError("notFound", `${path} is a directory`);
   return stats.size;
 }
 
-async function knownClients(store: ClientTable): Promise<Known> {
+async function readKnownClients(store: ClientTable): Promise<Known> {
   const known = new Map<number, string>();
   const columns = "CAST(client_id AS TEXT) AS exact_id, CAST(api_key AS TEXT) AS api_key";
   for await (const page of readRowPages<{ exact_id: string; api_key: string }>(
@@ -183,14 +183,14 @@ export async function applyImport(
     await assertUnchanged(plan, store);
     while (done < plan.added.length) {
       signal?.throwIfAborted();
-      done += await store.addItems(plan.added.slice(done, done + rowsAStep));
+      done += await store.addItems(plan.added.slice(done, done + rowsPerStep));
       progress(done, total);
     }
     for (const update of plan.updated) {
       signal?.throwIfAborted();
       const before = await store.getClientById(update.id);
       if (before === undefined) throw noSuchClient(update.id);
-      await store.updateClient(update.id, changesTo(before, update));
+      await store.updateClient(update.id, mergeChanges(before, update));
       progress(++done, total);
     }
     for (const id of plan.revocations) {
@@ -200,6 +200,7 @@ export async function applyImport(
   });
 }
 
+/** @throws {@link StoreError} refused - if a long transaction would block another process */
 async function assertShortEnough(plan: Plan, storePath: string): Promise<void> {
   const changed = plan.updated.length + plan.revocations.length;
   if (plan.added.length <= sharedLimits.added && changed <= sharedLimits.changed) return;

@@ -9,14 +9,14 @@ import { type ImportRow, type RejectedRow, toImportRow } from "./import-row.js";
 import type { FirstLine } from "./text.js";
 
 /** In characters. A document is parsed as a whole; a longer file must have a record per line. */
-const longestDocument = 256_000_000;
+const maxDocumentLength = 256_000_000;
 
 /** @throws {@link StoreError} refused - if the text is not JSON, or not JSON of clients */
 export async function* readJson(
   lines: AsyncIterator<string>,
   first: FirstLine,
 ): AsyncGenerator<ImportRow | RejectedRow> {
-  const record = parsedLine(first.text);
+  const record = parseIfJson(first.text);
   if (isRecord(record)) yield* readLines(lines, record, first.number);
   else yield* readDocument(lines, first.text);
 }
@@ -26,14 +26,14 @@ async function* readLines(
   first: JsonObject,
   firstNumber: number,
 ): AsyncGenerator<ImportRow | RejectedRow> {
-  yield fromRecord(`line ${firstNumber}`, first);
+  yield rowFromRecord(`line ${firstNumber}`, first);
   let number = firstNumber;
   for (let next = await lines.next(); !next.done; next = await lines.next()) {
     number += 1;
     if (next.value.trim() === "") continue;
-    const record = parsedLine(next.value);
+    const record = parseIfJson(next.value);
     const where = `line ${number}`;
-    yield record === undefined ? { where, why: "not JSON" } : fromRecord(where, record);
+    yield record === undefined ? { where, why: "not JSON" } : rowFromRecord(where, record);
   }
 }
 
@@ -46,16 +46,16 @@ async function* readDocument(
   for (let next = await lines.next(); !next.done; next = await lines.next()) {
     parts.push(next.value);
     length += next.value.length;
-    if (length > longestDocument) {
+    if (length > maxDocumentLength) {
       throw new StoreError("refused", "the JSON document is too long", {
         hint: "Write a record per line: list-clients --jsonl --revoked --show-secrets.",
       });
     }
   }
   let number = 0;
-  for (const record of recordsIn(parseDocument(parts.join("")))) {
+  for (const record of findRecords(parseDocument(parts.join("")))) {
     number += 1;
-    yield fromRecord(`record ${number}`, record);
+    yield rowFromRecord(`record ${number}`, record);
   }
 }
 
@@ -67,7 +67,7 @@ function parseDocument(text: string): JsonValue {
   }
 }
 
-function recordsIn(document: JsonValue): readonly JsonValue[] {
+function findRecords(document: JsonValue): readonly JsonValue[] {
   if (Array.isArray(document)) return document;
   if (isJsonObject(document)) {
     if (Array.isArray(document.clients)) return document.clients;
@@ -75,12 +75,12 @@ function recordsIn(document: JsonValue): readonly JsonValue[] {
     // The file of the JSON plugin is an object from ids to records.
     if (values.every(isRecord)) return values;
   }
-  throw new StoreError("refused", "the JSON holds no clients", {
+  throw new StoreError("refused", "the JSON contains no clients", {
     hint: 'Use {"clients": [record, …]}, a list of records, or a record per line.',
   });
 }
 
-function parsedLine(line: string): JsonValue | undefined {
+function parseIfJson(line: string): JsonValue | undefined {
   try {
     return parseJson(line);
   } catch {
@@ -89,12 +89,11 @@ function parsedLine(line: string): JsonValue | undefined {
 }
 
 function isRecord(value: JsonValue | undefined): value is JsonObject {
-  return (
-    isJsonObject(value) && !Array.isArray(value.clients) && hasAny(value, ["api_key", "client_id"])
-  );
+  if (!isJsonObject(value) || Array.isArray(value.clients)) return false;
+  return Object.hasOwn(value, "api_key") || Object.hasOwn(value, "client_id");
 }
 
-function fromRecord(where: string, record: JsonValue): ImportRow | RejectedRow {
+function rowFromRecord(where: string, record: JsonValue): ImportRow | RejectedRow {
   if (!isJsonObject(record)) return { where, why: "not a record" };
   if (!Object.hasOwn(record, "api_key")) {
     return { where, why: "api_key missing: export-clients writes it with --show-secrets" };
@@ -115,15 +114,11 @@ function fromRecord(where: string, record: JsonValue): ImportRow | RejectedRow {
   const isGiven = (field: keyof Client) =>
     Object.hasOwn(record, field) || (field === "crypto_key" && client.crypto_key !== null);
   const given = fields.filter(isGiven);
-  return { ...row, given, givenMetadata: { ...emptyLists(record), ...client.metadata } };
+  return { ...row, given, givenMetadata: { ...buildEmptyLists(record), ...client.metadata } };
 }
 
-/** Returns an empty list for each blacklist of the record, as metadata has only the others. */
-function emptyLists(record: JsonObject): JsonObject {
+/** Returns an empty list for each blacklist of the record: metadata omits empty blacklists. */
+function buildEmptyLists(record: JsonObject): JsonObject {
   const given = blacklistKeys.filter((key) => record[key] === null || Array.isArray(record[key]));
   return Object.fromEntries(given.map((key) => [key, []]));
-}
-
-function hasAny(value: JsonObject, keys: readonly string[]): boolean {
-  return keys.some((key) => Object.hasOwn(value, key));
 }

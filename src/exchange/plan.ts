@@ -10,14 +10,14 @@ import { blacklistKeys, type Client, isRevoked, revoked, revokedApiKey } from ".
 import type { JsonObject } from "../client/json.js";
 import { initialTypes } from "../client/permissions.js";
 import {
+  hasAllPermissions,
   type ImportRow,
   isRejectedRow,
   type RejectedRow,
-  statesAllPermissions,
 } from "./import-row.js";
 
-/** A larger gap is a mistake in the file. */
-const longestFill = 100_000;
+/** The maximum number of unused ids to fill; more are a mistake in the file. */
+const maxFilledIds = 100_000;
 
 /** Rejected rows kept for display; the others are only counted. */
 const shownRejections = 1_000;
@@ -32,8 +32,8 @@ export interface Update {
   readonly metadata: JsonObject;
 }
 
-/** Returns the changes to a client, with the keys of metadata that it keeps. */
-export function changesTo(client: Client, { changes, metadata }: Update): Partial<Client> {
+/** Returns the changes to a client, in which its metadata keeps the keys that are not in the file. */
+export function mergeChanges(client: Client, { changes, metadata }: Update): Partial<Client> {
   if (changes.metadata !== undefined || Object.keys(metadata).length === 0) return changes;
   const merged = { ...client.metadata, ...metadata };
   for (const key of blacklistKeys) {
@@ -129,7 +129,7 @@ class Planner {
     if (key === revokedApiKey) return `client ${id} is revoked in the store and stays revoked`;
     if (key !== undefined)
       return `client ${id} is a different client in the store; without its id it gets the next free id`;
-    if (!statesAllPermissions(row)) this.#defaulted += 1;
+    if (!hasAllPermissions(row)) this.#defaulted += 1;
     if (this.#isHiveMind4 && client.allowed_types.length === 0) this.#emptyLists += 1;
     const added = row.given.includes("allowed_types")
       ? client
@@ -181,7 +181,7 @@ class Planner {
 
   finish(): Plan {
     const filled = this.#fillGaps();
-    let next = Math.max(this.#highest.id, highestOf(this.#known)) + 1;
+    let next = Math.max(this.#highest.id, findHighestId(this.#known)) + 1;
     for (const client of this.#unnumbered) {
       this.#added.set(next, { ...client, client_id: next });
       next += 1;
@@ -202,9 +202,9 @@ class Planner {
   /** Adds a revoked row for every unused id below the highest. Returns the number of rows. */
   #fillGaps(): number {
     const { id: highest, where, advice } = this.#highest;
-    if (highest <= highestOf(this.#known)) return 0;
+    if (highest <= findHighestId(this.#known)) return 0;
     const taken = this.#added.size + [...this.#known.keys()].filter((id) => id > 0).length;
-    if (highest - taken > longestFill) {
+    if (highest - taken > maxFilledIds) {
       const gaps = highest - taken;
       this.#reject(where, `client ${highest} would leave ${gaps} ids unused${advice}`);
       return 0;
@@ -219,7 +219,7 @@ class Planner {
   }
 }
 
-function highestOf(known: Known): number {
+function findHighestId(known: Known): number {
   let highest = 0;
   for (const id of known.keys()) if (id > highest) highest = id;
   return highest;

@@ -3,7 +3,7 @@ import { StoreError } from "../errors.js";
 import { encodingOf } from "../fs/encoding.js";
 
 /** In characters. A longer line is neither a client nor a document short enough to be parsed. */
-const longestLine = 256_000_000;
+const maxLineLength = 256_000_000;
 
 /** The first line of a file with content. */
 export interface FirstLine {
@@ -17,7 +17,7 @@ export interface FirstLine {
  * @param seen - called with the number of bytes read so far
  * @throws {@link StoreError} refused - if it is not text, or if a line is too long
  */
-export async function* linesOf(
+export async function* splitLines(
   bytes: AsyncIterable<Uint8Array>,
   seen: (bytes: number) => void = () => {},
 ): AsyncGenerator<string> {
@@ -42,14 +42,18 @@ export async function* linesOf(
     read += chunk.length;
     let text = held + decode(chunk);
     held = "";
-    lineEnd ??= lineEndOf(text);
+    lineEnd ??= detectLineEnd(text);
     // The next chunk decides what a CR at the end means.
     if (lineEnd === undefined && text.endsWith("\r")) {
       held = "\r";
       text = text.slice(0, -1);
     }
     let start = 0;
-    for (let end = find(text, lineEnd, 0); end >= 0; end = find(text, lineEnd, start)) {
+    for (
+      let end = findLineEnd(text, lineEnd, 0);
+      end >= 0;
+      end = findLineEnd(text, lineEnd, start)
+    ) {
       yield [...begun, text.slice(start, end + 1)].join("");
       begun = [];
       length = 0;
@@ -57,7 +61,7 @@ export async function* linesOf(
     }
     begun.push(text.slice(start));
     length += text.length - start;
-    if (length > longestLine) {
+    if (length > maxLineLength) {
       throw new StoreError("refused", "a line of the file is too long");
     }
     seen(read);
@@ -70,10 +74,10 @@ export async function* linesOf(
  * Returns the line end: CR if the first line ends with CR without LF, as in old spreadsheets'
  * files, else LF. Returns undefined if the text contains no complete line end yet.
  */
-function lineEndOf(text: string): string | undefined {
+function detectLineEnd(text: string): string | undefined {
   return /\r(?!\n)(?=[\s\S])|\n/.exec(text)?.[0];
 }
 
-function find(text: string, lineEnd: string | undefined, from: number): number {
+function findLineEnd(text: string, lineEnd: string | undefined, from: number): number {
   return lineEnd === undefined ? -1 : text.indexOf(lineEnd, from);
 }

@@ -3,9 +3,9 @@ import { join } from "node:path";
 import fc from "fast-check";
 import { describe, expect, test } from "vitest";
 import { type Client, newClient, revoked } from "../../src/client/client.js";
-import { csvHeader, csvRow, readCsv } from "../../src/exchange/csv.js";
+import { formatCsvHeader, formatCsvRow, readCsv } from "../../src/exchange/csv.js";
 import { type ImportRow, isRejectedRow, type RejectedRow } from "../../src/exchange/import-row.js";
-import { linesOf } from "../../src/exchange/text.js";
+import { splitLines } from "../../src/exchange/text.js";
 import { fixtures } from "../store/temporary.js";
 
 async function* bytes(text: string): AsyncGenerator<Uint8Array> {
@@ -14,7 +14,7 @@ async function* bytes(text: string): AsyncGenerator<Uint8Array> {
 }
 
 async function read(text: string): Promise<(ImportRow | RejectedRow)[]> {
-  const lines = linesOf(bytes(text));
+  const lines = splitLines(bytes(text));
   const first = await lines.next();
   const rows: (ImportRow | RejectedRow)[] = [];
   for await (const row of readCsv(lines, { text: first.value ?? "", number: 1 })) rows.push(row);
@@ -28,7 +28,7 @@ test("text is split into the same lines wherever its chunks end", async () => {
       for (let at = 0; at < all.length; at += chunkLength) yield all.subarray(at, at + chunkLength);
     }
     const found: string[] = [];
-    for await (const line of linesOf(chunks())) found.push(line);
+    for await (const line of splitLines(chunks())) found.push(line);
     return found;
   }
   for (const end of ["\n", "\r\n", "\r"]) {
@@ -152,7 +152,7 @@ describe("our own CSV", () => {
       fc.asyncProperty(fc.array(client, { minLength: 1, maxLength: 3 }), async (all) => {
         const clients = all.map((fields, index) => newClient({ client_id: index + 1, ...fields }));
         const rows = await read(
-          csvHeader(true) + clients.map((each) => csvRow(each, true)).join(""),
+          formatCsvHeader(true) + clients.map((each) => formatCsvRow(each, true)).join(""),
         );
         expect(rows.map((row) => (isRejectedRow(row) ? row : row.client))).toEqual(clients);
       }),
@@ -161,7 +161,7 @@ describe("our own CSV", () => {
 
   test("holds no secret unless it is asked for, and is then told to be no import", async () => {
     const client = newClient({ client_id: 1, api_key: "kkk", password: "ppp", crypto_key: "ccc" });
-    const text = csvHeader(false) + csvRow(client, false);
+    const text = formatCsvHeader(false) + formatCsvRow(client, false);
     expect(text).toBe('"client_id","name","is_admin"\r\n"1","","false"\r\n');
     await expect(read(text)).rejects.toThrow(/no access keys/);
   });
@@ -223,7 +223,7 @@ describe("any other CSV", () => {
 });
 
 test("a revoked client is a row like any other", async () => {
-  expect(await read(csvHeader(true) + csvRow(revoked(3), true))).toMatchObject([
+  expect(await read(formatCsvHeader(true) + formatCsvRow(revoked(3), true))).toMatchObject([
     { id: 3, client: { api_key: "revoked" } },
   ]);
 });

@@ -6,7 +6,7 @@ import fc from "fast-check";
 import { describe, expect, test } from "vitest";
 import { type Client, isRevoked, newClient, revoked } from "../../src/client/client.js";
 import { formatJson, type JsonObject, parseJson } from "../../src/client/json.js";
-import { exportPath, exportText, exportToFile } from "../../src/exchange/export.js";
+import { exportText, exportToFile, resolveExportPath } from "../../src/exchange/export.js";
 import { applyImport, type Format, prepareImport, readImport } from "../../src/exchange/import.js";
 import type { Plan } from "../../src/exchange/plan.js";
 import { ClientStore } from "../../src/store/client-store.js";
@@ -446,7 +446,7 @@ describe("an export", () => {
 
   test("goes to a file of its own, 0600, whole or not at all, and never over another", async () => {
     const folder = await temporaryFolder();
-    const path = await exportPath(folder, "csv");
+    const path = await resolveExportPath(folder, "csv");
     expect(path).toBe(join(folder, "hivemind_clients.csv"));
     async function* failing() {
       yield "half";

@@ -52,14 +52,14 @@ async function exportClients(
   file: string | undefined,
   { format: wanted, showSecrets: secrets = false }: ExportOptions,
 ): Promise<void> {
-  const { exportPath, exportText, exportToFile } = await import("../../exchange/export.js");
+  const { resolveExportPath, exportText, exportToFile } = await import("../../exchange/export.js");
   const format = wanted ?? defaultFormat(file, context.output.json);
   if (file === undefined && context.output.json && format === "csv") {
     throw new StoreError("usage", "--json and --format csv cannot share standard output", {
       hint: "Name a file for the export, or leave out one of the options.",
     });
   }
-  const path = file === undefined ? undefined : await exportPath(expandPath(file), format);
+  const path = file === undefined ? undefined : await resolveExportPath(expandPath(file), format);
   if (path === undefined) {
     // A signal ends the process, also if it waits for a slow reader: there is nothing to clean up.
     await using store = await openStore(context);
