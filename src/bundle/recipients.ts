@@ -2,8 +2,8 @@
  * The recipients of the bundles, from the settings and the command line. Without a recipient, a
  * recovery key is generated.
  *
- * The user must not receive a key to which no bundle is encrypted. So an operation generates the key
- * after the steps that often fail, and a later failure revokes it.
+ * The user must not receive a key to which no bundle is encrypted. So an operation generates the
+ * key after the steps that often fail, and a later failure revokes it.
  */
 import { readdir } from "node:fs/promises";
 import { join } from "node:path";

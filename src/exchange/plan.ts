@@ -32,7 +32,7 @@ export interface Update {
   readonly metadata: JsonObject;
 }
 
-/** Returns the changes to a client, in which its metadata keeps the keys that are not in the file. */
+/** Returns the changes to a client, whose metadata keeps the keys that are not in the file. */
 export function mergeChanges(client: Client, { changes, metadata }: Update): Partial<Client> {
   if (changes.metadata !== undefined || Object.keys(metadata).length === 0) return changes;
   const merged = { ...client.metadata, ...metadata };
