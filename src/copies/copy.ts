@@ -24,7 +24,7 @@ import { DirectoryTarget } from "./directory.js";
 import { assertLocations } from "./plan.js";
 import type { CopyCheck, Target, TargetFiles } from "./target.js";
 
-/** How many missing backups a run copies to a target: the newest of them, oldest first. */
+/** The maximum number of backups that a run copies to a target: the newest, oldest first. */
 const maxCaughtUp = 50;
 
 export interface CopyOptions {
@@ -81,10 +81,12 @@ export async function copyBackups(options: CopyOptions): Promise<CopyReport[]> {
   try {
     for (const target of backupTargets) {
       const copy = async () => copyMissing(target, await list(), options);
-      reports.push(await report(target, "backups", options, copy));
+      reports.push(await copyToTarget(target, "backups", options, copy));
     }
     for (const target of bundleTargets) {
-      reports.push(await report(target, "bundle", options, () => copyBundle(target, options)));
+      reports.push(
+        await copyToTarget(target, "bundle", options, () => copyBundle(target, options)),
+      );
     }
   } catch (error) {
     if (!signal?.aborted || !isKind(error, "interrupted")) throw error;
@@ -98,7 +100,7 @@ export async function copyBackups(options: CopyOptions): Promise<CopyReport[]> {
 
 type Progress = Pick<CopyReport, "copied" | "errors">;
 
-async function report(
+async function copyToTarget(
   target: Target,
   contents: CopyReport["contents"],
   options: CopyOptions,
@@ -108,7 +110,7 @@ async function report(
   const start = performance.now();
   const elapsed = () => Math.round(performance.now() - start);
   try {
-    const skipped = await whyMissing(target, options);
+    const skipped = await findMissingReason(target, options);
     if (skipped !== undefined) {
       options.reporter.notice(`not copied to ${target.name}, and caught up later: ${skipped}`);
       return { ...head, copied: [], skipped, durationMs: null, errors: [] };
@@ -121,10 +123,11 @@ async function report(
 }
 
 /**
- * Returns why a directory is missing: its disk may not be mounted. Creates a directory that is
- * named for the first time, and asks on a terminal whether a directory has moved to another disk.
+ * Returns why a directory is missing, for example because its disk is not mounted. Creates a
+ * directory that is named for the first time, and asks on a terminal whether a directory has moved
+ * to another disk.
  */
-async function whyMissing(
+async function findMissingReason(
   target: Target,
   { storePath, knownDirectories: known, reporter }: CopyOptions,
 ): Promise<string | undefined> {
@@ -149,22 +152,23 @@ async function copyMissing(
 ): Promise<Progress> {
   const { signal, bundle, bundleTargets } = options;
   await assertApart([target], [new DirectoryTarget(dirname(bundle.path)), ...bundleTargets]);
-  const there = await orAbort(filesOf(target), signal);
+  const targetFiles = await orAbort(listFiles(target), signal);
   const names = backups.map(nameInTarget).flatMap((name) => [name, manifestPath(name)]);
-  await removeUnfinished(target, there, [...names, ...((await listDirectory(folder)) ?? [])]);
+  await removeUnfinished(target, targetFiles, [...names, ...((await listDirectory(folder)) ?? [])]);
   const own = await readStoreId(options.storePath);
-  const newest = newestCopy(there, backups, { id: own?.id, storePath: options.storePath }) ?? "";
+  const newest =
+    findNewestCopy(targetFiles, backups, { id: own?.id, storePath: options.storePath }) ?? "";
   const missing: ListedBackup[] = [];
   for (const backup of backups) {
     const isWanted = basename(backup.path) >= newest || backup.path === options.backup;
     if (!isWanted || !backup.present || backup.mac === false) continue;
-    if (!(await isCopied(there, backup))) missing.push(backup);
+    if (!(await isCopied(targetFiles, backup))) missing.push(backup);
   }
   const copied: Copied[] = [];
   const errors: StoreError[] = [];
   for (const backup of missing.slice(0, maxCaughtUp).reverse()) {
     try {
-      copied.push(await copyBackup(target, there, backup, signal));
+      copied.push(await copyBackup(target, targetFiles, backup, signal));
       options.reporter.detail(`copied ${backup.path} to ${target.name}`);
     } catch (error) {
       if (!(error instanceof StoreError) || signal?.aborted) throw error;
@@ -178,7 +182,7 @@ async function copyMissing(
   return { copied, errors };
 }
 
-/** Returns whether a backup and its manifest on this machine can be read as a whole. */
+/** Returns whether the whole backup and its manifest can be read on this machine. */
 async function isReadable({ path, manifest }: ListedBackup): Promise<boolean> {
   try {
     await readManifest(manifest);
@@ -191,7 +195,7 @@ async function isReadable({ path, manifest }: ListedBackup): Promise<boolean> {
 }
 
 /** Returns the files of a target. A remote directory need not exist before the first copy. */
-async function filesOf(target: Target): Promise<TargetFiles> {
+async function listFiles(target: Target): Promise<TargetFiles> {
   try {
     return await target.list();
   } catch (error) {
@@ -203,7 +207,7 @@ async function filesOf(target: Target): Promise<TargetFiles> {
 /** Copies a backup, then its manifest. */
 async function copyBackup(
   target: Target,
-  there: TargetFiles,
+  targetFiles: TargetFiles,
   backup: ListedBackup,
   signal: AbortSignal | undefined,
 ): Promise<Copied> {
@@ -212,13 +216,13 @@ async function copyBackup(
   const { sha256 } = await readManifest(manifest);
   const manifestFile = manifestPath(file);
   // A backup with another manifest is of another store. Without a manifest it is incomplete.
-  const checkedBy = await ensureCopy(target, there, {
-    ...{ file, sha256, mayReplace: !there.has(manifestFile), signal },
-    write: () => writeIntact(target, { path, file, sha256, signal }),
+  const checkedBy = await ensureCopy(target, targetFiles, {
+    ...{ file, sha256, mayReplace: !targetFiles.has(manifestFile), signal },
+    write: () => writeVerified(target, { path, file, sha256, signal }),
   });
   emitStep("copy.backup");
   const manifestSha256 = await sha256File(manifest);
-  await ensureCopy(target, there, {
+  await ensureCopy(target, targetFiles, {
     ...{ file: manifestFile, sha256: manifestSha256, mayReplace: true, signal },
     write: () => target.write(manifest, manifestFile, manifestSha256, signal),
   });
@@ -229,7 +233,7 @@ async function copyBackup(
 interface WantedFile {
   readonly file: string;
   readonly sha256: string;
-  /** Whether a file with other contents is what an interrupted run has left. */
+  /** Whether to replace a file with other contents, which an interrupted run has left. */
   readonly mayReplace: boolean;
   readonly signal: AbortSignal | undefined;
   readonly write: () => Promise<CopyCheck>;
@@ -243,10 +247,10 @@ interface WantedFile {
  */
 async function ensureCopy(
   target: Target,
-  there: TargetFiles,
+  targetFiles: TargetFiles,
   { file, sha256, mayReplace, signal, write }: WantedFile,
 ): Promise<CopyCheck> {
-  const size = there.get(file);
+  const size = targetFiles.get(file);
   if (size === undefined) return await write();
   if (size === 0 && !target.mayLeaveIncomplete) {
     // On a file system without hard links, an empty file reserves the name.
@@ -271,7 +275,7 @@ async function ensureCopy(
 }
 
 /** @throws {@link StoreError} corrupted - if the backup does not match its manifest any more */
-async function writeIntact(
+async function writeVerified(
   target: Target,
   { path, file, sha256, signal }: Omit<WantedFile, "mayReplace" | "write"> & { path: string },
 ): Promise<CopyCheck> {
@@ -291,11 +295,11 @@ async function copyBundle(target: Target, options: CopyOptions): Promise<Progres
   const { bundle, signal, folder, backupTargets } = options;
   await assertApart([new DirectoryTarget(folder), ...backupTargets], [target]);
   const file = basename(bundle.path);
-  const there = await orAbort(filesOf(target), signal);
+  const targetFiles = await orAbort(listFiles(target), signal);
   const record = verificationRecordPath(bundle.path);
-  await removeUnfinished(target, there, [file, basename(record)]);
-  const checkedBy = await updateFile(target, there, bundle.path, signal);
-  if (await lstatIfExists(record)) await updateFile(target, there, record, signal);
+  await removeUnfinished(target, targetFiles, [file, basename(record)]);
+  const checkedBy = await updateFile(target, targetFiles, bundle.path, signal);
+  if (await lstatIfExists(record)) await updateFile(target, targetFiles, record, signal);
   const size = (await statIfExists(bundle.path))?.size ?? 0;
   return { copied: checkedBy ? [{ path: target.pathOf(file), size, checkedBy }] : [], errors: [] };
 }
@@ -304,14 +308,14 @@ async function copyBundle(target: Target, options: CopyOptions): Promise<Progres
  * Repeats the check of `planCopies` with the locations that the remotes resolve to: an alias may
  * name the directory of the backups.
  *
- * @throws {@link StoreError} refused - if a target of bundles is, contains or is inside one of
+ * @throws {@link StoreError} refused - if a target of bundles is, contains or is inside a target of
  *   backups
  */
 async function assertApart(
   backupTargets: readonly Target[],
   bundleTargets: readonly Target[],
 ): Promise<void> {
-  // For an unreachable target, copying fails later with its own error.
+  // An unreachable target is not resolved: the copy fails later with its own error.
   const resolve = (target: Target) => target.location().catch(() => target.planned);
   for (const backups of backupTargets) {
     for (const bundles of bundleTargets) {
@@ -323,13 +327,13 @@ async function assertApart(
 /** Writes a file unless the target has it. Moves another file of the name aside. */
 async function updateFile(
   target: Target,
-  there: TargetFiles,
+  targetFiles: TargetFiles,
   path: string,
   signal: AbortSignal | undefined,
 ): Promise<CopyCheck | undefined> {
   const file = basename(path);
   const sha256 = await sha256File(path);
-  if (there.has(file)) {
+  if (targetFiles.has(file)) {
     if (await orAbort(target.check(file, sha256), signal)) return undefined;
     const now = new Date().toISOString().replaceAll(":", "-").replace(".", "-");
     await target.rename(file, file.replace(/\.bundle\./, `.bundle.superseded-${now}.`));
@@ -348,10 +352,10 @@ const unfinishedName = /^\.(.+)\.[0-9a-f]{12}\.partial$/;
  */
 async function removeUnfinished(
   target: Target,
-  there: TargetFiles,
+  targetFiles: TargetFiles,
   files: readonly string[],
 ): Promise<void> {
-  for (const name of there.keys()) {
+  for (const name of targetFiles.keys()) {
     const of = unfinishedName.exec(name)?.[1];
     // If the target refuses, the temporary file stays, which does not prevent the copy.
     if (of !== undefined && files.includes(of)) await target.remove(name).catch(ignoreRefusal);
@@ -374,8 +378,8 @@ function nameInTarget({ path, storeId }: ListedBackup): string {
  * Names that are later than the newest backup of this machine do not count. A wrong clock or
  * another program made them, and no backup would be caught up until then.
  */
-function newestCopy(
-  there: TargetFiles,
+function findNewestCopy(
+  targetFiles: TargetFiles,
   backups: readonly ListedBackup[],
   { id, storePath }: { id: string | undefined; storePath: string },
 ): string | undefined {
@@ -385,25 +389,27 @@ function newestCopy(
     .map(({ path }) => basename(path))
     .sort()
     .reverse();
-  return [...there.keys()]
+  return [...targetFiles.keys()]
     .filter((name) => local.has(name) || (id !== undefined && name.endsWith(`.${id}.db`)))
-    .filter((name) => isNameOfBackup(name, storePath) && isComplete(there, name))
+    .filter((name) => isNameOfBackup(name, storePath) && isComplete(targetFiles, name))
     .map((name) => (id === undefined ? name : name.replace(`.${id}.db`, ".db")))
     .filter((name) => name <= newestHere)
     .sort()
     .at(-1);
 }
 
-/** Returns whether a target has a file of each name and size. */
-async function isCopied(there: TargetFiles, backup: ListedBackup): Promise<boolean> {
+/** Returns whether a target has the backup and its manifest, by their names and sizes. */
+async function isCopied(targetFiles: TargetFiles, backup: ListedBackup): Promise<boolean> {
   const manifest = await statIfExists(backup.manifest);
   return (
-    there.get(nameInTarget(backup)) === backup.size &&
-    there.get(manifestPath(nameInTarget(backup))) === manifest?.size
+    targetFiles.get(nameInTarget(backup)) === backup.size &&
+    targetFiles.get(manifestPath(nameInTarget(backup))) === manifest?.size
   );
 }
 
-function isComplete(there: TargetFiles, file: string): boolean {
+function isComplete(targetFiles: TargetFiles, file: string): boolean {
   const manifest = file.replace(/\.db$/, ".manifest.json");
-  return file !== manifest && (there.get(file) ?? 0) > 0 && (there.get(manifest) ?? 0) > 0;
+  return (
+    file !== manifest && (targetFiles.get(file) ?? 0) > 0 && (targetFiles.get(manifest) ?? 0) > 0
+  );
 }

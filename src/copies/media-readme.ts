@@ -14,11 +14,16 @@ export interface ReadmeFacts {
 /**
  * Returns the instructions. Every indented line is a command, which a test runs as it is written.
  */
-export function mediaReadme({ manifest, parts, deviceLabel, exportedAt }: ReadmeFacts): string {
+export function formatMediaReadme({
+  manifest,
+  parts,
+  deviceLabel,
+  exportedAt,
+}: ReadmeFacts): string {
   const { file, created_at, hostname, key_id, clients, size } = manifest;
   const bundle = bundleName(key_id);
   const key = `--bundle /dev/shm/${bundle} --identity /dev/shm/recovery-key.txt`;
-  const name = argument(file);
+  const name = quoteArgument(file);
   const isSplit = parts.length > 1 || parts[0] !== file;
   return `Backup of the client store of a HiveMind hub
 
@@ -73,7 +78,7 @@ To restore the hub, install hivemind-sqlcipher on its machine, and instead of st
 A hub without hivemind-sqlcipher can use the database of step 3: while it is stopped, copy the
 database to ~/.local/share/hivemind-core/clients.db, and let server.json name
 hivemind-sqlite-db-plugin. The clients are not encrypted then.
-${isSplit ? joinText(name, parts) : ""}
+${isSplit ? formatJoinText(name, parts) : ""}
 Files:
 
 - ${file}${isSplit ? ".001 and so on" : ""}: the backup, encrypted by SQLCipher
@@ -84,15 +89,15 @@ Files:
 `;
 }
 
-function joinText(name: string, parts: readonly string[]): string {
+function formatJoinText(name: string, parts: readonly string[]): string {
   return `
 Both programs read the parts. Other programs need them joined:
 
-    cat ${parts.map(argument).join(" ")} > /dev/shm/${name}
+    cat ${parts.map(quoteArgument).join(" ")} > /dev/shm/${name}
 `;
 }
 
 /** Quotes a name only if a shell would change it. */
-function argument(name: string): string {
+function quoteArgument(name: string): string {
   return /^[\w.-]+$/.test(name) && !name.startsWith("-") ? name : shellQuote(name);
 }

@@ -21,7 +21,7 @@ import { emitStep } from "../operation/step.js";
 import { throwIfAborted } from "../process/abort.js";
 import type { Reporter } from "../reporter.js";
 import { shellQuote } from "../text/escape.js";
-import { mediaReadme } from "./media-readme.js";
+import { formatMediaReadme } from "./media-readme.js";
 
 export interface MediaOptions {
   /** The path of the backup. */
@@ -62,8 +62,8 @@ export interface MediaExport {
   readonly files: readonly MediaFile[];
 }
 
-/** What the small files and the blocks of the file system need at most, in bytes. */
-const overhead = 512 * 1024;
+/** The maximum for the small files and the file system's blocks. */
+const overheadBytes = 512 * 1024;
 
 /**
  * Verifies a backup and exports it to a new directory, named after the backup.
@@ -82,11 +82,11 @@ export async function exportToMedia(options: MediaOptions): Promise<MediaExport>
   await assertUsable(options);
   const path = join(directory, basename(backup).replace(/\.db$/, ""));
   if (await lstatIfExists(path)) throw existsError(path);
-  const manifest = await verifiedManifest(options);
+  const manifest = await verifyAndReadManifest(options);
   const names = planParts(manifest.file, manifest.size, partBytes);
   await assertFreeSpace(
     directory,
-    manifest.size + overhead,
+    manifest.size + overheadBytes,
     `the export of ${manifest.file}`,
     "Free some space there, or use a larger medium.",
   );
@@ -97,7 +97,7 @@ export async function exportToMedia(options: MediaOptions): Promise<MediaExport>
     const files = await writeFiles(staged, names, { ...options, manifest });
     emitStep("export.written");
     throwIfAborted(signal);
-    await nameDirectory(staged, path);
+    await renameDirectory(staged, path);
     await assertComplete(path, files);
     await syncDirectory(directory);
     return {
@@ -135,7 +135,7 @@ async function assertUsable(options: MediaOptions): Promise<void> {
 }
 
 /** @throws {@link StoreError} corrupted - if the backup does not verify */
-async function verifiedManifest({ backup, secret }: MediaOptions): Promise<Manifest> {
+async function verifyAndReadManifest({ backup, secret }: MediaOptions): Promise<Manifest> {
   const { ok, checks, manifest } = await verifyBackup(backup, secret);
   if (ok && manifest !== undefined) return manifest;
   const failed = checks.filter((check) => !check.ok);
@@ -168,13 +168,13 @@ async function writeFiles(
   reporter.detail(`copied ${backup}, and compared the copy with its manifest`);
   const texts = [
     { name: basename(manifestPath(manifest.file)), text: formatManifest(manifest) },
-    { name: "open_backup.py", text: await ownFile("open_backup.py") },
-    { name: "formats.md", text: await ownFile("formats.md") },
-    { name: "README.txt", text: mediaReadme({ manifest, parts, deviceLabel, exportedAt }) },
+    { name: "open_backup.py", text: await readOwnFile("open_backup.py") },
+    { name: "formats.md", text: await readOwnFile("formats.md") },
+    { name: "README.txt", text: formatMediaReadme({ manifest, parts, deviceLabel, exportedAt }) },
   ];
   const files = [
     ...each.map(({ path, size, sha256 }) => ({ name: basename(path), size, sha256 })),
-    ...texts.map(({ name, text }) => fileOf(name, text)),
+    ...texts.map(({ name, text }) => describeFile(name, text)),
   ];
   const sums = files.map(({ name, sha256 }) => `${sha256}  ${name}\n`).join("");
   for (const { name, text } of [...texts, { name: "SHA256SUMS", text: sums }]) {
@@ -182,15 +182,15 @@ async function writeFiles(
     const { joined } = await hashParts([join(staged, name)]);
     if (joined !== sha256Hex(text)) throw otherBytesError(staged);
   }
-  return [...files, fileOf("SHA256SUMS", sums)];
+  return [...files, describeFile("SHA256SUMS", sums)];
 }
 
-function fileOf(name: string, text: string): MediaFile {
+function describeFile(name: string, text: string): MediaFile {
   return { name, size: Buffer.byteLength(text), sha256: sha256Hex(text) };
 }
 
 /** Reads a file that the build copies next to the command. */
-async function ownFile(name: string): Promise<string> {
+async function readOwnFile(name: string): Promise<string> {
   const path = fileURLToPath(new URL(`./${name}`, import.meta.url));
   try {
     return await readFile(path, "utf8");
@@ -207,8 +207,8 @@ async function makeNewDirectory(path: string): Promise<void> {
   }
 }
 
-/** A rename replaces an empty directory, and fails for any other. */
-async function nameDirectory(staged: string, path: string): Promise<void> {
+/** Renames the directory. Checks first, because a rename would replace an empty directory. */
+async function renameDirectory(staged: string, path: string): Promise<void> {
   if (await lstatIfExists(path)) throw existsError(path);
   try {
     await rename(staged, path);

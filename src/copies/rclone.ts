@@ -12,8 +12,8 @@ import { type Outcome, run } from "../process/run.js";
 import { escapeControlCharacters } from "../text/escape.js";
 
 /**
- * Ends rclone soon when the server stalls; a transfer may last as long as it makes progress. Never
- * creates a bucket: a key that may only write and read is refused that, and so would be each copy.
+ * Ends rclone soon if the server stalls; a transfer may last as long as it makes progress. Never
+ * creates a bucket: with a key that may only read and write, the attempt would fail each copy.
  */
 const flags = [
   ...["--contimeout", "15s", "--timeout", "60s", "--retries", "2", "--low-level-retries", "3"],
@@ -85,7 +85,7 @@ export interface RcloneCall {
  * @throws {@link StoreError} interrupted - if the operation is interrupted
  * @throws {@link StoreError} io - if rclone fails for another reason
  */
-export async function rclone(
+export async function runRclone(
   args: readonly string[],
   { doing, where, stdout, input }: RcloneCall,
 ): Promise<string> {
@@ -108,7 +108,7 @@ function rcloneError({ code, failure, stderr }: Outcome, message: string): Store
       hint: "Install it: sudo apt install rclone, or see https://rclone.org/install/",
     });
   }
-  const text = `${message}: ${lastMessage(stderr) || failure || `rclone exits with ${code}`}`;
+  const text = `${message}: ${findLastMessage(stderr) || failure || `rclone exits with ${code}`}`;
   if (missingCodes.includes(code)) return new StoreError("notFound", text);
   const problem = problems.find(({ pattern }) => pattern.test(stderr));
   return new StoreError(problem?.kind ?? "io", text, {
@@ -124,7 +124,7 @@ const messageStart =
  * Returns rclone's last message without its time, terminal sequences and request ids. A message of
  * S3 has further lines.
  */
-function lastMessage(stderr: string): string {
+function findLastMessage(stderr: string): string {
   const lines = stripVTControlCharacters(stderr).trim().split("\n");
   // -1, if no line has a time, selects the last line.
   const start = lines.findLastIndex((line) => messageStart.test(line));

@@ -7,7 +7,7 @@ import { stagedName } from "../fs/atomic.js";
 import { emitStep } from "../operation/step.js";
 import { withInteraction } from "../process/interaction.js";
 import * as z from "../schema.js";
-import { type RcloneCall, rclone } from "./rclone.js";
+import { type RcloneCall, runRclone } from "./rclone.js";
 import type { CopyCheck, Location, Target, TargetFiles } from "./target.js";
 
 const listSchema = z.array(z.object({ Name: z.string(), Size: z.number() }));
@@ -72,12 +72,12 @@ export class RemoteTarget implements Target {
   }
 
   async location(): Promise<Location> {
-    const { Name, Root, Features: features } = await this.#features();
+    const { Name, Root, Features: features } = await this.#readFeatures();
     return { remote: features.IsLocal ? null : Name, path: Root };
   }
 
   pathOf(file: string): string {
-    return `${remotePrefix}${this.#spec(file)}`;
+    return `${remotePrefix}${this.#remotePath(file)}`;
   }
 
   async list(): Promise<TargetFiles> {
@@ -106,7 +106,7 @@ export class RemoteTarget implements Target {
   }
 
   async #write(from: string, file: string, sha256: string): Promise<CopyCheck> {
-    const { BucketBased, Move } = (await this.#features()).Features;
+    const { BucketBased, Move } = (await this.#readFeatures()).Features;
     this.#refusesRename ??= BucketBased || !Move || !(await this.#removeMarker());
     if (this.#refusesRename) return await this.#upload(from, file, sha256);
     const staged = basename(stagedName(file));
@@ -116,7 +116,7 @@ export class RemoteTarget implements Target {
     } catch (error) {
       if (!isKind(error, "io")) throw error;
       await this.remove(staged).catch(() => undefined);
-      await this.#mark().catch(() => undefined);
+      await this.#writeMarker().catch(() => undefined);
       this.#refusesRename = true;
       return await this.#upload(from, file, sha256);
     }
@@ -126,7 +126,7 @@ export class RemoteTarget implements Target {
 
   async #upload(from: string, file: string, sha256: string): Promise<CopyCheck> {
     try {
-      await this.#run(["copyto", "--ignore-times", "--", from, this.#spec(file)], {
+      await this.#run(["copyto", "--ignore-times", "--", from, this.#remotePath(file)], {
         doing: "copy to",
         where: this.pathOf(file),
       });
@@ -156,17 +156,17 @@ export class RemoteTarget implements Target {
     );
   }
 
-  async #mark(): Promise<void> {
-    await this.#run(["rcat", "--", this.#spec(refusalMarker)], {
+  async #writeMarker(): Promise<void> {
+    await this.#run(["rcat", "--", this.#remotePath(refusalMarker)], {
       doing: "copy to",
       input: "renames are refused here\n",
     });
   }
 
   async check(file: string, sha256: string): Promise<CopyCheck | undefined> {
-    const hasHash = (await this.#features()).Hashes?.includes("sha256") ?? false;
+    const hasHash = (await this.#readFeatures()).Hashes?.includes("sha256") ?? false;
     const hashsum = ["hashsum", "sha256", ...(hasHash ? [] : ["--download"])];
-    const output = await this.#run([...hashsum, "--", this.#spec(file)], {
+    const output = await this.#run([...hashsum, "--", this.#remotePath(file)], {
       doing: "read back",
       where: this.pathOf(file),
     });
@@ -175,14 +175,14 @@ export class RemoteTarget implements Target {
   }
 
   async rename(from: string, to: string): Promise<void> {
-    await this.#run(["moveto", "--", this.#spec(from), this.#spec(to)], {
+    await this.#run(["moveto", "--", this.#remotePath(from), this.#remotePath(to)], {
       doing: "rename",
       where: this.pathOf(from),
     });
   }
 
   async remove(file: string): Promise<void> {
-    await this.#run(["deletefile", "--", this.#spec(file)], {
+    await this.#run(["deletefile", "--", this.#remotePath(file)], {
       doing: "remove",
       where: this.pathOf(file),
     });
@@ -203,7 +203,7 @@ export class RemoteTarget implements Target {
       throw systemError(error, `cannot create ${to}`);
     }
     await using opened = local;
-    await this.#run(["cat", ...count, "--", this.#spec(file)], {
+    await this.#run(["cat", ...count, "--", this.#remotePath(file)], {
       doing: "download",
       where: this.pathOf(file),
       stdout: opened.fd,
@@ -223,13 +223,13 @@ export class RemoteTarget implements Target {
     return `${this.#remote}:${this.#path}`;
   }
 
-  #spec(file: string): string {
+  #remotePath(file: string): string {
     const separator = this.#path === "" || this.#path.endsWith("/") ? "" : "/";
     return `${this.#directory}${separator}${file}`;
   }
 
   /** Returns the remote's features. Most backends report them without a request to the server. */
-  async #features(): Promise<Features> {
+  async #readFeatures(): Promise<Features> {
     this.#cachedFeatures ??= this.#parse(
       await this.#run(["backend", "features", "--", this.#directory], { doing: "reach" }),
       featuresSchema,
@@ -241,7 +241,7 @@ export class RemoteTarget implements Target {
     args: readonly string[],
     call: Omit<RcloneCall, "where"> & Partial<Pick<RcloneCall, "where">>,
   ): Promise<string> {
-    return rclone(args, { where: this.name, ...call });
+    return runRclone(args, { where: this.name, ...call });
   }
 
   /** @throws {@link StoreError} io - if rclone's output has another form */

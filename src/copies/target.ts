@@ -24,7 +24,7 @@ export interface Target {
    */
   readonly mayLeaveIncomplete: boolean;
 
-  /** The location by the target's text. */
+  /** The location that the target's text names; a remote is not contacted. */
   readonly planned: Location;
 
   /**

@@ -28,19 +28,17 @@ import { listDirectory, lstatIfExists, statIfExists } from "../fs/read.js";
 import { abortOnSignal } from "../process/signals.js";
 import type { Reporter } from "../reporter.js";
 import { keyIdOf } from "../store/cipher.js";
+import { saltBytes } from "../store/page-cipher.js";
 import { RemoteTarget } from "./remote.js";
 import type { TargetFiles } from "./target.js";
 
 /** Enough for the first page of every page size that SQLite knows. */
 const headBytes = 65_536;
 
-/** The beginning of a file that has the key_id. */
-const saltBytes = 16;
-
-/** How many backups of a key are tried to derive it. The listing tries as many. */
+/** The number of backups of a key with which the listing tries to derive it. */
 const headsPerKey = 2;
 
-/** How many programs run at a time. */
+/** The maximum number of concurrent downloads, each by a process of rclone. */
 const downloadsAtOnce = 4;
 
 const spaceHint = "Free some space there, or name another directory: TMPDIR=DIRECTORY";
@@ -73,15 +71,15 @@ export async function withView<Result>(
   return await inPrivateDirectory(remote.name, async (folder, named) => {
     const stem = basename(storePath, extname(storePath));
     await remote.downloadSmall(`${stem}.`, ".manifest.json", folder);
-    const there = await remote.list();
-    const backups = await ownBackups(folder, there, storePath);
-    for (const name of backups) await makeSparse(join(folder, name), there.get(name) ?? 0);
-    const wanted = heads === "all" ? backups : await someOfEachKey(folder, backups, there);
+    const targetFiles = await remote.list();
+    const backups = await findOwnBackups(folder, targetFiles, storePath);
+    for (const name of backups) await makeSparse(join(folder, name), targetFiles.get(name) ?? 0);
+    const wanted = heads === "all" ? backups : await chooseHeads(folder, backups, targetFiles);
     for (let at = 0; at < wanted.length; at += downloadsAtOnce) {
       const group = wanted.slice(at, at + downloadsAtOnce);
-      await Promise.all(group.map((name) => downloadHead(remote, folder, name, there)));
+      await Promise.all(group.map((name) => downloadHead(remote, folder, name, targetFiles)));
     }
-    return await use({ folder, files: remoteFiles(remote, there), named });
+    return await use({ folder, files: remoteFiles(remote, targetFiles), named });
   });
 }
 
@@ -111,7 +109,7 @@ export async function withFleet<Result>(
  * @param except - path of a store: its own backups are left out, because {@link withView} has them
  * @throws {@link StoreError} notFound, io - if a remote does not exist or cannot be read
  */
-export async function keyIdsOn(
+export async function readKeyIds(
   targets: readonly string[],
   { except }: { except?: string } = {},
 ): Promise<string[]> {
@@ -122,18 +120,18 @@ export async function keyIdsOn(
       const names = (await listDirectory(folder)) ?? [];
       const found = new Map<string, string>();
       for (const file of names.map(backupOf)) {
-        const manifest = await manifestOf(join(folder, file));
+        const manifest = await readManifestIfValid(join(folder, file));
         if (manifest) found.set(file, manifest.key_id);
       }
-      const there = await remote.list();
-      const own = except === undefined ? [] : await ownBackups(folder, there, except);
+      const targetFiles = await remote.list();
+      const own = except === undefined ? [] : await findOwnBackups(folder, targetFiles, except);
       for (const name of own) found.delete(name);
-      const others = [...there.keys()].filter(
+      const others = [...targetFiles.keys()].filter(
         (name) => name.endsWith(".db") && !found.has(name) && !own.includes(name),
       );
       for (let at = 0; at < others.length; at += downloadsAtOnce) {
         const group = others.slice(at, at + downloadsAtOnce);
-        const salts = await Promise.all(group.map((name) => keyIdIn(remote, folder, name)));
+        const salts = await Promise.all(group.map((name) => readKeyId(remote, folder, name)));
         for (const [index, keyId] of salts.entries()) found.set(group[index] ?? "", keyId);
       }
       return [...found.values()];
@@ -143,22 +141,22 @@ export async function keyIdsOn(
 }
 
 /** Returns the key_id in the first bytes of a backup. */
-async function keyIdIn(remote: RemoteTarget, folder: string, name: string): Promise<string> {
+async function readKeyId(remote: RemoteTarget, folder: string, name: string): Promise<string> {
   const path = join(folder, name);
   await remote.download(name, path, saltBytes);
   return keyIdOf(await readFile(path));
 }
 
-function remoteFleet(remote: RemoteTarget, folder: string, there: TargetFiles): FleetFiles {
+function remoteFleet(remote: RemoteTarget, folder: string, targetFiles: TargetFiles): FleetFiles {
   return {
     folder,
     async *names() {
-      yield* there.keys();
+      yield* targetFiles.keys();
     },
-    sizeOf: async (name) => there.get(name),
+    sizeOf: async (name) => targetFiles.get(name),
     withFile: async (name, use) => {
       const path = join(folder, name);
-      await downloadWhole(remote, path, there.get(name) ?? 0);
+      await downloadWhole(remote, path, targetFiles.get(name) ?? 0);
       try {
         return await use(path);
       } finally {
@@ -169,8 +167,9 @@ function remoteFleet(remote: RemoteTarget, folder: string, there: TargetFiles): 
 }
 
 /**
- * Gives a backup or bundle of a remote a private path on this machine, together with its manifest.
- * So gets a backup that `export --split` wrote in parts. The path of any other local file stays.
+ * Runs `use` with a local path of a backup or bundle. Downloads the file of a remote, with its
+ * manifest, into a private directory, and joins there a backup that `export --split` wrote in
+ * parts. Any other local file keeps its path.
  */
 export async function withLocalFile<Result>(
   path: string,
@@ -186,16 +185,16 @@ export async function withLocalFile<Result>(
   const remote = new RemoteTarget(path.slice(0, slash + 1));
   const name = path.slice(slash + 1);
   return await inPrivateDirectory(remote.name, async (folder, named) => {
-    const there = await remote.list();
-    if (!there.has(name)) {
+    const targetFiles = await remote.list();
+    if (!targetFiles.has(name)) {
       throw new StoreError("notFound", `no such file: ${path}`, {
         hint: `List the backups with hivemind-sqlcipher backups '${remote.name}'.`,
       });
     }
     const local = join(folder, name);
-    await downloadWhole(remote, local, there.get(name) ?? 0);
+    await downloadWhole(remote, local, targetFiles.get(name) ?? 0);
     const manifest = manifestPath(name);
-    if (name.endsWith(".db") && there.has(manifest)) {
+    if (name.endsWith(".db") && targetFiles.has(manifest)) {
       await remote.download(manifest, join(folder, manifest));
     }
     return await use(local, named);
@@ -243,7 +242,7 @@ async function inPrivateDirectory<Result>(
   } catch (error) {
     throw systemError(error, `cannot create a directory in ${tmpdir()}`);
   }
-  const named: View["named"] = (value) => renamed(value, folder, name);
+  const named: View["named"] = (value) => replacePath(value, folder, name);
   try {
     return await abortOnSignal(() => use(folder, named));
   } catch (error) {
@@ -254,7 +253,7 @@ async function inPrivateDirectory<Result>(
   }
 }
 
-function renamed<Value>(value: Value, folder: string, name: string): Value {
+function replacePath<Value>(value: Value, folder: string, name: string): Value {
   const convert = (each: unknown): unknown => {
     if (typeof each === "string") {
       // A remote's root has no slash of its own: rclone:nas:clients.db.
@@ -269,19 +268,19 @@ function renamed<Value>(value: Value, folder: string, name: string): Value {
 }
 
 /**
- * Returns the sorted names of the backups that may belong to the store. The others keep their
- * manifests, by which the listing counts them, but no file: a remote may have thousands.
+ * Returns the sorted names of the backups that may belong to the store. The listing counts the
+ * others by their manifests, so they get no file in the directory: a remote may have thousands.
  */
-async function ownBackups(
+async function findOwnBackups(
   folder: string,
-  there: TargetFiles,
+  targetFiles: TargetFiles,
   storePath: string,
 ): Promise<string[]> {
   const id = (await readStoreId(storePath))?.id;
   const own: string[] = [];
-  for (const name of [...there.keys()].sort()) {
+  for (const name of [...targetFiles.keys()].sort()) {
     if (!isNameOfBackup(name, storePath) || !name.endsWith(".db")) continue;
-    const manifest = await manifestOf(join(folder, name));
+    const manifest = await readManifestIfValid(join(folder, name));
     if (manifest === undefined || mayBelongTo(manifest, id)) own.push(name);
   }
   return own;
@@ -296,17 +295,17 @@ async function makeSparse(path: string, size: number): Promise<void> {
   }
 }
 
-/** Returns the first backups of each key_id that have the size in their manifests. */
-async function someOfEachKey(
+/** Returns the first backups of each key_id whose size is that in their manifests. */
+async function chooseHeads(
   folder: string,
   backups: readonly string[],
-  there: TargetFiles,
+  targetFiles: TargetFiles,
 ): Promise<string[]> {
   const counts = new Map<string, number>();
   const chosen: string[] = [];
   for (const name of backups) {
-    const manifest = await manifestOf(join(folder, name));
-    if (manifest === undefined || manifest.size !== there.get(name)) continue;
+    const manifest = await readManifestIfValid(join(folder, name));
+    if (manifest === undefined || manifest.size !== targetFiles.get(name)) continue;
     const count = counts.get(manifest.key_id) ?? 0;
     if (count < headsPerKey) chosen.push(name);
     counts.set(manifest.key_id, count + 1);
@@ -314,7 +313,7 @@ async function someOfEachKey(
   return chosen;
 }
 
-async function manifestOf(path: string): Promise<Manifest | undefined> {
+async function readManifestIfValid(path: string): Promise<Manifest | undefined> {
   try {
     return await readManifest(manifestPath(path));
   } catch (error) {
@@ -327,12 +326,12 @@ async function downloadHead(
   remote: RemoteTarget,
   folder: string,
   name: string,
-  there: TargetFiles,
+  targetFiles: TargetFiles,
 ): Promise<void> {
   const path = join(folder, name);
   const head = `${path}.head`;
   await remote.download(name, head, headBytes);
-  await truncate(head, Math.max(there.get(name) ?? 0, 0));
+  await truncate(head, Math.max(targetFiles.get(name) ?? 0, 0));
   await rename(head, path);
 }
 
@@ -344,7 +343,7 @@ async function downloadWhole(remote: RemoteTarget, path: string, size: number): 
 }
 
 /** Removes a file of a remote. Another program may have removed it since the listing. */
-async function removeIfThere(remote: RemoteTarget, file: string): Promise<void> {
+async function removeIfPresent(remote: RemoteTarget, file: string): Promise<void> {
   try {
     await remote.remove(file);
   } catch (error) {
@@ -352,17 +351,17 @@ async function removeIfThere(remote: RemoteTarget, file: string): Promise<void> 
   }
 }
 
-function remoteFiles(remote: RemoteTarget, there: TargetFiles): BackupFiles {
+function remoteFiles(remote: RemoteTarget, targetFiles: TargetFiles): BackupFiles {
   const complete = new Set<string>();
   return {
     complete: async (path) => {
       if (complete.has(path)) return;
-      await downloadWhole(remote, path, there.get(basename(path)) ?? 0);
+      await downloadWhole(remote, path, targetFiles.get(basename(path)) ?? 0);
       complete.add(path);
     },
     remove: async (path) => {
       for (const file of [basename(path), basename(manifestPath(path))]) {
-        if (there.has(file)) await removeIfThere(remote, file);
+        if (targetFiles.has(file)) await removeIfPresent(remote, file);
       }
     },
   };

@@ -72,7 +72,7 @@ async function runPrune(
 ): Promise<MonitoredResult> {
   const { ofUnknownPassphrase, prune } = await import("../../backup/prune.js");
   const { findOtherStores } = await import("../../backup/other-stores.js");
-  const { keyIdsOn, namedReporter, withView } = await import("../../copies/view.js");
+  const { readKeyIds, namedReporter, withView } = await import("../../copies/view.js");
   const { settings, output, storePath, reporter } = context;
   const keep = settings.keep ?? {};
   const { folder } = listingOptions(context, directory, options);
@@ -100,8 +100,8 @@ async function runPrune(
       otherKeyIds: bundles
         ? [
             ...otherStores.keyIds,
-            ...(await keyIdsOn(others.filter(isRemote))),
-            ...(await keyIdsOn([folder].filter(isRemote), { except: storePath })),
+            ...(await readKeyIds(others.filter(isRemote))),
+            ...(await readKeyIds([folder].filter(isRemote), { except: storePath })),
           ]
         : [],
       dryRun: options.dryRun ?? false,
