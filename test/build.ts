@@ -22,7 +22,7 @@ const compiledWithErrors = 2;
 /** The bundled programs, which `testProgram` names. */
 const programs = [
   ...["backup/driver", "backup/writer"],
-  ...["swap/driver", "swap/hub", "swap/add-client"],
+  ...["swap/driver", "swap/hub", "swap/add-client", "swap/revoke-client"],
   "copies/driver",
 ];
 

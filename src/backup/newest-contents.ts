@@ -9,8 +9,8 @@
  */
 import { StoreError } from "../errors.js";
 import type { PassphraseSource } from "../keys/source.js";
-import { readChangeCounter } from "../store/change-counter.js";
 import { identify, type StoreKey } from "../store/cipher.js";
+import { readHeader } from "../store/database-header.js";
 import { countSharedPages, readCopyIvs, readStoreIvs } from "../store/shared-pages.js";
 import type { BackupFiles } from "./backup-files.js";
 import type { ListedBackup } from "./listing.js";
@@ -43,8 +43,8 @@ async function mostProgressed(
 ): Promise<ListedBackup[]> {
   const measured: { backup: ListedBackup; progress: readonly number[] }[] = [];
   for (const backup of backups) {
-    const counter = key && (await readChangeCounter(backup.path, key));
-    measured.push({ backup, progress: progressOf(backup, counter ?? 0) });
+    const header = key && (await readHeader(backup.path, key));
+    measured.push({ backup, progress: progressOf(backup, header?.changeCounter ?? 0) });
   }
   measured.sort((a, b) => compareProgress(b.progress, a.progress));
   return measured

@@ -8,6 +8,7 @@ import { type Widening, widenings } from "../client/permissions.js";
 import { throwIfAborted } from "../process/abort.js";
 import { decodeRow, findUnreadableLists, type Row } from "../store/client-row.js";
 import type { ClientTable } from "../store/client-table.js";
+import { allIds, type IdRange } from "../store/row-reader.js";
 
 /** A client with wider permissions in the older store than now. */
 export interface Widened {
@@ -37,30 +38,93 @@ export async function compareClients(
   older: ClientTable,
   signal?: AbortSignal,
 ): Promise<Differences> {
-  const revoked: number[] = [];
-  const widened: Widened[] = [];
-  const missing: Client[] = [];
-  let lastRevoked = -1;
-  for await (const [now, then] of sideBySide(present, older)) {
-    throwIfAborted(signal);
-    if (!now) {
-      if (then && !isRevoked(then.client)) {
-        widened.push(changed(then.client, ["is not in the present store"]));
+  const comparison = new Comparison();
+  await comparison.compare(present, older, { signal });
+  return comparison.differences;
+}
+
+interface CompareOptions {
+  /** Compares only these ids again, and keeps what is known about the others. */
+  readonly ranges?: readonly IdRange[] | undefined;
+  readonly signal?: AbortSignal | undefined;
+}
+
+/** The differences between two stores. Parts can be compared again. */
+export class Comparison {
+  /** The clients revoked now, but not in the older store. */
+  readonly #revoked = new Set<number>();
+  readonly #widened = new Map<number, Widened>();
+  /** Whether each client missing from the older store is revoked. */
+  readonly #missing = new Map<number, boolean>();
+
+  async compare(
+    present: ClientTable,
+    older: ClientTable,
+    { ranges = [allIds], signal }: CompareOptions,
+  ): Promise<void> {
+    for (const findings of [this.#revoked, this.#widened, this.#missing]) {
+      for (const id of findings.keys()) if (isIn(ranges, id)) findings.delete(id);
+    }
+    for (const range of ranges) {
+      for await (const [now, then] of sideBySide(present, older, range)) {
+        throwIfAborted(signal);
+        this.#note(now, then);
       }
-    } else if (!then) {
-      missing.push(now.client);
-      if (isRevoked(now.client)) lastRevoked = now.client.client_id;
-    } else if (isRevoked(now.client)) {
-      if (!isRevoked(then.client)) revoked.push(now.client.client_id);
-    } else if (!isRevoked(then.client)) {
-      const what = gains(now, then);
-      if (what.length > 0) widened.push(changed(then.client, what));
     }
   }
-  // The hub gives its next clients the first free ids. A revoked row after a gap would be
-  // overwritten, so the gap is filled, too.
-  for (const { client_id: id } of missing) if (id <= lastRevoked) revoked.push(id);
-  return { revoked, widened, missing: missing.filter((client) => !isRevoked(client)).length };
+
+  get differences(): Differences {
+    const missing = sorted(this.#missing.keys());
+    // The hub gives its next clients the first free ids. A revoked row after a gap would be
+    // overwritten, so the gap is filled, too.
+    const lastRevoked = missing.findLast((id) => this.#missing.get(id)) ?? -1;
+    const gaps = missing.filter((id) => id <= lastRevoked);
+    return {
+      revoked: [...sorted(this.#revoked), ...gaps],
+      widened: sorted(this.#widened.keys()).flatMap((id) => this.#widened.get(id) ?? []),
+      missing: missing.filter((id) => !this.#missing.get(id)).length,
+    };
+  }
+
+  /**
+   * Notes clients as revoked in the older store, too.
+   *
+   * @returns how many of them were missing from it
+   */
+  noteRevoked(ids: readonly number[]): number {
+    for (const id of ids) this.#revoked.delete(id);
+    return ids.filter((id) => this.#missing.delete(id)).length;
+  }
+
+  #note(now: Read | undefined, then: Read | undefined): void {
+    if (!now) {
+      if (then && !isRevoked(then.client)) {
+        this.#noteWidened(then.client, ["is not in the present store"]);
+      }
+    } else if (!then) {
+      this.#missing.set(now.client.client_id, isRevoked(now.client));
+    } else if (isRevoked(now.client)) {
+      if (!isRevoked(then.client)) this.#revoked.add(now.client.client_id);
+    } else if (!isRevoked(then.client)) {
+      const what = gains(now, then);
+      if (what.length > 0) this.#noteWidened(then.client, what);
+    }
+  }
+
+  #noteWidened({ client_id: clientId, name }: Client, what: string[]): void {
+    this.#widened.set(clientId, { clientId, name, what });
+  }
+}
+
+function isIn(ranges: readonly IdRange[], id: number): boolean {
+  return ranges.some(
+    ({ after, before }) =>
+      (after === undefined || id > after) && (before === undefined || id < before),
+  );
+}
+
+function sorted(ids: Iterable<number>): number[] {
+  return [...ids].sort((a, b) => a - b);
 }
 
 /** A client and its row. */
@@ -72,9 +136,10 @@ interface Read {
 async function* sideBySide(
   present: ClientTable,
   older: ClientTable,
+  range: IdRange,
 ): AsyncGenerator<[now: Read | undefined, then: Read | undefined]> {
-  const presents = rowsOf(present);
-  const pasts = rowsOf(older);
+  const presents = rowsOf(present, range);
+  const pasts = rowsOf(older, range);
   try {
     let now = await presents.next();
     let then = await pasts.next();
@@ -95,14 +160,10 @@ async function* sideBySide(
   }
 }
 
-async function* rowsOf(table: ClientTable): AsyncGenerator<Read, undefined> {
-  for await (const page of table.pages()) {
+async function* rowsOf(table: ClientTable, range: IdRange): AsyncGenerator<Read, undefined> {
+  for await (const page of table.pages(range)) {
     for (const row of page) yield { client: decodeRow(row), row };
   }
-}
-
-function changed({ client_id: clientId, name }: Client, what: string[]): Widened {
-  return { clientId, name, what };
 }
 
 function gains(now: Read, then: Read): string[] {

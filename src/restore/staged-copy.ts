@@ -2,22 +2,27 @@
  * The staged copy of a backup, in which the clients that are revoked in the present store are
  * revoked, too.
  *
- * The clients are compared while the service runs, through a connection that later locks the store.
- * SQLite's `data_version` of that connection tells whether another connection has changed the store
- * since. Only then are the clients compared again, while the service is stopped. Otherwise the
- * downtime does not depend on the size of the store or of the backup.
+ * The clients are compared while the service runs. The same connection later locks the store, and
+ * its `data_version` tells whether another connection has changed the store since. In WAL mode the
+ * changed rows are known (store/row-changes): they are compared again while the service runs, until
+ * few are left, and the last of them while it is stopped. All clients are compared again only if
+ * the changes are not known. So the downtime does not depend on the size of the store or of the
+ * backup.
  */
+import { isWal } from "../backup/warm-copy.js";
 import { revoked } from "../client/client.js";
 import { isKind } from "../errors.js";
 import { syncFile } from "../fs/copy.js";
 import { throwIfAborted } from "../process/abort.js";
-import type { StoreKey } from "../store/cipher.js";
+import type { Secret, StoreKey } from "../store/cipher.js";
 import type { ClientTable } from "../store/client-table.js";
 import type { Connection } from "../store/connection.js";
+import { readHeader } from "../store/database-header.js";
 import { LockedStore, setJournalMode } from "../store/locked-store.js";
+import { type IdSpan, RowChanges, rangesAround } from "../store/row-changes.js";
 import type { Replaced } from "../swap/request.js";
 import { assertConfirmed } from "./confirm.js";
-import { compareClients, type Differences } from "./differences.js";
+import { Comparison, type Differences } from "./differences.js";
 import { openTable, tableOf } from "./present-store.js";
 
 /** The contents of the restored store. */
@@ -36,13 +41,29 @@ export interface StagedCopyOptions {
   readonly signal: AbortSignal;
 }
 
+/** With at most this many leaf pages to compare again, the service may be stopped. */
+const fewSpans = 16;
+/** If a writer commits faster than its changes are compared, they never become few. */
+const maxRounds = 10;
+
+/** The present store, and the moment of the last comparison. */
+interface Present {
+  readonly table: ClientTable;
+  /**
+   * Undefined in another format, and without WAL mode: a read transaction would block the hub.
+   */
+  readonly changes: RowChanges | undefined;
+  /** The `data_version` at the time of the comparison. */
+  version: number | undefined;
+}
+
 export class StagedCopy implements AsyncDisposable {
   readonly #options: StagedCopyOptions;
-  /** The present store. Only if it can be opened. */
-  #present: ClientTable | undefined;
-  /** The `data_version` of `#present` before its clients were compared. */
-  #version: number | undefined;
-  #hasChanged = false;
+  /** Only if the present store can be opened. */
+  #present: Present | undefined;
+  /** What has changed in the locked store since the comparison; undefined if it is not known. */
+  #changed: readonly IdSpan[] | undefined;
+  readonly #comparison = new Comparison();
   #clients: Completed["clients"] = { active: 0, revoked: 0 };
   readonly #stayedRevoked = new Set<number>();
 
@@ -58,29 +79,38 @@ export class StagedCopy implements AsyncDisposable {
    * @throws {@link StoreError} refused - if the user was not asked about a difference
    */
   async prefill(staged: string, key: StoreKey): Promise<void> {
-    const { storePath, replaced } = this.#options;
-    if (replaced.state === "open") {
-      this.#present = await openTable(storePath, replaced.secret);
-      this.#version = await dataVersion(this.#present.connection);
-    }
-    const copy = await openTable(staged, key);
-    await this.#revoke(copy, this.#present).finally(() => copy.close());
+    const { storePath, replaced, signal } = this.#options;
+    if (replaced.state === "open") this.#present = await openPresent(storePath, replaced.secret);
+    await withTable(staged, key, async (copy) => {
+      this.#clients = await copy.counts();
+      throwIfAborted(signal);
+      if (!this.#present) return;
+      await this.#present.changes?.next();
+      await beginReading(this.#present);
+      await this.#revoke(copy, this.#present.table);
+    });
+    // The sync takes long for a large store: the hub goes on writing.
     await syncFile(staged);
+    const present = this.#present;
+    if (present?.changes) await withTable(staged, key, (copy) => this.#catchUp(copy, present));
   }
 
-  /** Locks the present store, and notes whether it has changed since the comparison. */
+  /** Locks the present store, and notes what has changed since the comparison. */
   async lock(): Promise<LockedStore> {
     const { storePath, replaced } = this.#options;
     const present = this.#present;
     if (!present || replaced.state !== "open") throw new Error("there is no store to lock");
+    const { connection } = present.table;
+    await endReading(present);
     this.#present = undefined;
     try {
-      return await LockedStore.lockOpened(present.connection, replaced.secret, async () => {
-        this.#hasChanged = (await dataVersion(present.connection)) !== this.#version;
+      return await LockedStore.lockOpened(connection, replaced.secret, async () => {
+        const isSame = (await dataVersion(connection)) === present.version;
+        this.#changed = isSame ? [] : await present.changes?.next();
       });
     } catch (error) {
       if (!isKind(error, "inUse")) throw error;
-      this.#hasChanged = true;
+      this.#changed = undefined;
       return await LockedStore.lock(storePath, replaced.secret);
     }
   }
@@ -96,31 +126,91 @@ export class StagedCopy implements AsyncDisposable {
     locked: LockedStore | undefined,
   ): Promise<Completed> {
     if (locked) {
-      await using copy = await openTable(staged, key);
-      if (this.#hasChanged) await this.#revoke(copy, await tableOf(locked.connection));
-      await setJournalMode(copy.connection, locked.journalMode);
+      await withTable(staged, key, async (copy) => {
+        if (this.#changed?.length !== 0) {
+          await this.#revoke(copy, await tableOf(locked.connection), this.#changed);
+        }
+        await setJournalMode(copy.connection, locked.journalMode);
+      });
     }
     return { clients: this.#clients, stayedRevoked: [...this.#stayedRevoked] };
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
-    await this.#present?.close();
+    await this.#present?.table.close();
   }
 
-  /** Revokes clients in the copy that are revoked in the present store. */
-  async #revoke(copy: ClientTable, present: ClientTable | undefined): Promise<void> {
-    const { readmitRevoked, confirmed, signal } = this.#options;
-    if (present) {
-      const found = await compareClients(present, copy, signal);
-      assertConfirmed(found, confirmed, readmitRevoked);
-      if (!readmitRevoked) {
-        await copy.addItems(found.revoked.map(revoked));
-        for (const id of found.revoked) this.#stayedRevoked.add(id);
-      }
+  /** Compares what has changed during the last comparison, until little changes. */
+  async #catchUp(copy: ClientTable, present: Present): Promise<void> {
+    for (let round = 0; round < maxRounds; round++) {
+      const { version, changes } = present;
+      const spans = await changes?.next();
+      await beginReading(present);
+      if (present.version === version) return;
+      await this.#revoke(copy, present.table, spans);
+      if (spans && spans.length <= fewSpans) return;
     }
-    this.#clients = await copy.counts();
-    throwIfAborted(signal);
   }
+
+  /**
+   * Revokes clients in the copy that are revoked in the present store.
+   *
+   * @param spans - of changed ids; undefined for all
+   */
+  async #revoke(copy: ClientTable, present: ClientTable, spans?: readonly IdSpan[]): Promise<void> {
+    const { readmitRevoked, confirmed, signal } = this.#options;
+    const ranges = spans && (await rangesAround(present.connection, spans));
+    await this.#comparison.compare(present, copy, { ranges, signal });
+    const found = this.#comparison.differences;
+    assertConfirmed(found, confirmed, readmitRevoked);
+    throwIfAborted(signal);
+    if (readmitRevoked) return;
+    await copy.addItems(found.revoked.map(revoked));
+    for (const id of found.revoked) this.#stayedRevoked.add(id);
+    const added = this.#comparison.noteRevoked(found.revoked);
+    this.#clients = {
+      active: this.#clients.active - (found.revoked.length - added),
+      revoked: this.#clients.revoked + found.revoked.length,
+    };
+  }
+}
+
+async function openPresent(path: string, secret: Secret): Promise<Present> {
+  // Before the store is open in this process: closing its file would drop SQLite's locks.
+  const header = secret && !secret.parameters ? await readHeader(path, secret) : undefined;
+  const table = await openTable(path, secret);
+  const { connection } = table;
+  const changes =
+    secret && header && (await isWal(connection))
+      ? new RowChanges(connection, secret, header)
+      : undefined;
+  return { table, changes, version: undefined };
+}
+
+/** Runs `work` with the clients of a file, and closes it. */
+async function withTable(
+  path: string,
+  key: StoreKey,
+  work: (table: ClientTable) => Promise<void>,
+): Promise<void> {
+  await using table = await openTable(path, key);
+  await work(table);
+}
+
+/**
+ * Begins to read the store as it is now. In WAL mode this is a read transaction: it shows the rows
+ * of a single moment, and keeps the log from being restarted.
+ */
+async function beginReading(present: Present): Promise<void> {
+  const { connection } = present.table;
+  await endReading(present);
+  if (present.changes) await connection.run("BEGIN");
+  await connection.get("SELECT count(*) FROM sqlite_schema");
+  present.version = await dataVersion(connection);
+}
+
+async function endReading({ table, changes, version }: Present): Promise<void> {
+  if (changes && version !== undefined) await table.connection.run("COMMIT");
 }
 
 /**

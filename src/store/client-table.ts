@@ -21,7 +21,13 @@ import {
   type Values,
 } from "./client-row.js";
 import type { Connection } from "./connection.js";
-import { lookupCacheBytes, RowReader, writeCacheBytes } from "./row-reader.js";
+import {
+  allIds,
+  type IdRange,
+  lookupCacheBytes,
+  RowReader,
+  writeCacheBytes,
+} from "./row-reader.js";
 import {
   addMetadataColumn,
   migrateSchema,
@@ -189,9 +195,9 @@ export class ClientTable implements Database {
     for await (const page of this.pages()) for (const row of page) yield decodeRow(row);
   }
 
-  /** Yields all rows in the order of their ids, a page at a time. */
-  pages(): AsyncGenerator<Row[]> {
-    return this.#reader.pages();
+  /** Yields the rows of a range in the order of their ids, a page at a time. */
+  pages(range: IdRange = allIds): AsyncGenerator<Row[]> {
+    return this.#reader.pages(range);
   }
 
   /** Has no effect: a change is committed when its promise resolves. */

@@ -17,6 +17,14 @@ export const lookupCacheBytes = 256 << 20;
 /** The cache's largest share of the machine's memory. */
 const cacheMemoryShare = 1 / 8;
 
+/** The ids between two ids, without these; undefined is no limit. */
+export interface IdRange {
+  readonly after: number | undefined;
+  readonly before: number | undefined;
+}
+
+export const allIds: IdRange = { after: undefined, before: undefined };
+
 export class RowReader {
   readonly #connection: Connection;
   readonly #columns: () => readonly Column[];
@@ -51,18 +59,23 @@ export class RowReader {
   }
 
   /**
-   * Yields all rows in the order of their ids, a page at a time, and reads the next page while the
-   * last is in use. No read stays open between two pages, so writers are not blocked.
+   * Yields the rows of a range in the order of their ids, a page at a time, and reads the next page
+   * while the last is in use. No read stays open between two pages, so writers are not blocked.
    */
-  async *pages(): AsyncGenerator<Row[]> {
-    const order = `ORDER BY client_id LIMIT ${pageRows}`;
-    let next = this.rows(order);
+  async *pages({ after, before }: IdRange = allIds): AsyncGenerator<Row[]> {
+    const end = before === undefined ? "" : "AND client_id < ?";
+    const order = `${end} ORDER BY client_id LIMIT ${pageRows}`;
+    const limits = before === undefined ? [] : [before];
+    const rowsAfter = (id: string, queue: StatementQueue) =>
+      this.rows(`WHERE client_id > CAST(? AS INTEGER) ${order}`, [id, ...limits], queue);
+    let next =
+      after === undefined ? this.rows(`WHERE 1 ${order}`, limits) : rowsAfter(String(after), 0);
     try {
       for (let queue: StatementQueue = 1; ; queue = queue === 1 ? 0 : 1) {
         const page = await next;
         const last = page.at(-1)?.exact_id;
         if (last === undefined) return;
-        next = this.rows(`WHERE client_id > CAST(? AS INTEGER) ${order}`, [last], queue);
+        next = rowsAfter(last, queue);
         // A failure is thrown where it is awaited.
         next.catch(() => undefined);
         yield page;

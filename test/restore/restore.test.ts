@@ -19,7 +19,7 @@ import type { RestoreResult } from "../../src/restore/restore.js";
 import { chooseBackup } from "../../src/restore/verified-backup.js";
 import { ClientStore } from "../../src/store/client-store.js";
 import type { RotateResult } from "../../src/swap/rotate.js";
-import { root } from "../built.js";
+import { root, testProgram } from "../built.js";
 import { Machine } from "../cli/machine.js";
 import { interpreter } from "../interop/python.js";
 import { systemctl } from "../service/units.js";
@@ -132,6 +132,29 @@ test("a client that is revoked now stays revoked, also one that the backup never
   const again = await restore(world, backup, { readmitRevoked: true });
   expect(again.questions.join()).toMatch(/revoked clients would be admitted again: 2/);
   expect((await clientIn(world, 2))?.api_key).not.toBe(revokedApiKey);
+});
+
+test("a client that is revoked at the last moment stays revoked, with a hub that writes all the time", async () => {
+  const { world, backup } = await backedUp();
+  await change(world, async ({ connection }) => {
+    await connection.all("PRAGMA journal_mode = WAL");
+  });
+  await world.startUnit("Environment=HUB_WRITES=1");
+  const revoke = `${process.execPath} ${testProgram("swap/revoke-client")} '${world.path}' 2`;
+  const ran = await world.run<RestoreResult>(
+    "restore",
+    { backup: { file: backup } },
+    {
+      NODE_OPTIONS: `--import=${root}test/faults/at-step.mjs`,
+      HIVEMIND_TEST_AT_STEP: JSON.stringify({ "restore.armed": `NODE_OPTIONS= ${revoke}` }),
+    },
+  );
+  const { restored } = resultOf(ran);
+  expect(restored.stayedRevoked).toEqual([2]);
+  expect(restored.clients).toMatchObject({ revoked: expect.any(Number) });
+  expect(await world.isActive).toBe(true);
+  await systemctl("stop", world.unit);
+  expect((await clientIn(world, 2))?.api_key).toBe(revokedApiKey);
 });
 
 test("permissions that would widen are listed, and nothing happens without a yes", async () => {

@@ -104,6 +104,52 @@ describe.each(["wal", "delete"] as const)("journal mode %s", (mode) => {
   });
 });
 
+describe("under the lock, in a store with many clients", () => {
+  /**
+   * A comparison of the client would find its earlier key in the copy, which was not asked about.
+   */
+  async function withUnnoticed(changes: (present: ClientStore) => Promise<void>) {
+    const restored = await restoring("wal");
+    const { storePath, staged, key, present, copy } = restored;
+    const description = "d".repeat(9_000);
+    const clients = Array.from({ length: 60 }, (_, index) =>
+      newClient({ client_id: 1 + index, api_key: `key ${index}`, password: "a", description }),
+    );
+    await present.addItems(clients);
+    await present.connection.get("PRAGMA wal_checkpoint(TRUNCATE)");
+    await cp(storePath, staged);
+    await present.updateClient(3, { last_seen: 1.5 });
+    await copy.prefill(staged, key);
+    await using written = await ClientStore.open(staged, key);
+    await written.updateClient(1, { api_key: "earlier" });
+    await written.close();
+    await changes(present);
+    await present.close();
+    const locked = await copy.lock();
+    onTestFinished(() => locked.release());
+    return copy.complete(staged, key, locked);
+  }
+
+  test("only what changed is compared again", async () => {
+    const completed = await withUnnoticed(async (present) => {
+      await present.updateClient(40, { last_seen: 1.5 });
+      await present.deleteItem(50);
+    });
+    expect(completed).toEqual({ clients: { active: 59, revoked: 1 }, stayedRevoked: [50] });
+  });
+
+  test.each([
+    ["the schema has changed", "CREATE INDEX names ON clients (name)"],
+    ["only an overflow page has changed", "UPDATE clients SET password = 'b' WHERE client_id = 40"],
+  ])("all clients are compared again if %s", async (_, sql) => {
+    const completed = withUnnoticed(async (present) => {
+      await present.connection.all(sql);
+      await present.updateClient(40, { last_seen: 2.5 });
+    });
+    await expect(completed).rejects.toMatchObject({ kind: "refused" });
+  });
+});
+
 test("an interrupted restore stops copying the backup, and leaves nothing", async () => {
   const { store } = await twoBackups(await temporaryFolder());
   const directory = dirname(store);

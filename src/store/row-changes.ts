@@ -1,0 +1,244 @@
+/**
+ * Finds the clients changed by other connections, from the pages in the write-ahead log: the cost
+ * depends on the number of changes, not on the size of the store.
+ *
+ * The result is the ids in written leaf pages. It may contain unchanged rows, but misses no changed
+ * row:
+ *
+ * - A row is in one leaf page and its overflow pages. If none was written, the row is the same. If
+ *   its leaf was written, the leaf contains its id.
+ * - If only an overflow page was written, no written leaf leads to it. So each written overflow
+ *   page must follow from a written leaf, or be on the list of free pages. Otherwise the result is
+ *   "unknown".
+ * - A deleted row is not in any page. But each leaf has a range of ids, the ranges of all leaves
+ *   contain every id, and SQLite writes all leaves with a new range. So the id is in the range of a
+ *   written leaf, between the last row of the leaf before and the first row of the leaf after.
+ *
+ * The result is also "unknown" if the log does not contain all changes, because it was restarted,
+ * if the schema has changed, and if the store has another format than expected.
+ * docs/design/swap-and-recovery.md has the whole argument.
+ */
+import { readSync } from "node:fs";
+import { type FileHandle, realpath } from "node:fs/promises";
+import { setImmediate } from "node:timers/promises";
+import { openIfExists } from "../fs/read.js";
+import type { StoreKey } from "./cipher.js";
+import type { Connection } from "./connection.js";
+import type { DatabaseHeader } from "./database-header.js";
+import { type LeafPage, pageKinds, parseLeaf } from "./leaf-page.js";
+import { PageCipher, saltBytes } from "./page-cipher.js";
+import type { IdRange } from "./row-reader.js";
+import { isCurrent, readWal, type WalChanges, type WalPosition } from "./wal.js";
+
+/** Lowest and highest id of rows in written leaves. */
+export type IdSpan = Pick<LeafPage, "first" | "last">;
+
+/** Offsets in the content of the first page: the first free page, and SQLite's schema counter. */
+const freeListAt = 32 - saltBytes;
+const schemaCounterAt = 40 - saltBytes;
+/** With more pages, the first byte of a page number may equal the kind of a page: 64 GiB. */
+const maxPages = 1 << 24;
+/** Pages between two pauses for other work: a few milliseconds. */
+const pagesBetweenPauses = 256;
+
+export class RowChanges {
+  readonly #connection: Connection;
+  readonly #key: StoreKey;
+  readonly #header: DatabaseHeader;
+  #position: WalPosition | undefined;
+
+  /**
+   * @param key - of the open store, with the parameters of its format
+   * @param header - of the store's file, read before the connection was opened. If the schema is
+   *   still the same, the pages have the same reserve.
+   */
+  constructor(connection: Connection, key: StoreKey, header: DatabaseHeader) {
+    this.#connection = connection;
+    this.#key = key;
+    this.#header = header;
+  }
+
+  /**
+   * Returns the spans of ids in the leaves written since the last call, or undefined if they are
+   * not known, as at the first call.
+   *
+   * Rows read in a later transaction are at least as new as these changes. While the connection
+   * keeps a read transaction open, the log is not restarted.
+   */
+  async next(): Promise<readonly IdSpan[] | undefined> {
+    const since = this.#position;
+    this.#position = undefined;
+    const { path } = this.#connection;
+    await using log = await openIfExists(`${await realpath(path)}-wal`);
+    if (!log) return undefined;
+    const news = await readWal(log, since);
+    const read = news === "restarted" ? await readWal(log) : news;
+    if (typeof read === "string") return undefined;
+    this.#position = read.position;
+    if (since === undefined || news === "restarted") return undefined;
+    const spans = await new LogPages(log, read, this.#key, this.#header).spans();
+    if (!(await isCurrent(log, read.position))) return undefined;
+    // The log since the last call, and what the connection reads since then.
+    return (await schemaCounter(this.#connection)) === this.#header.schemaCounter
+      ? spans
+      : undefined;
+  }
+}
+
+/** The pages of a log after a position. */
+class LogPages {
+  readonly #log: FileHandle;
+  readonly #offsets: ReadonlyMap<number, number>;
+  readonly #position: WalPosition;
+  readonly #cipher: PageCipher;
+  readonly #page: Buffer;
+  readonly #header: DatabaseHeader;
+  /** Pages of the list of free pages, and of rows in written leaves. */
+  readonly #explained = new Set<number>();
+
+  constructor(
+    log: FileHandle,
+    { pages, position }: WalChanges,
+    key: StoreKey,
+    header: DatabaseHeader,
+  ) {
+    this.#log = log;
+    this.#offsets = pages;
+    this.#position = position;
+    this.#cipher = new PageCipher(key);
+    this.#page = Buffer.alloc(this.#cipher.layout.pageBytes);
+    this.#header = header;
+  }
+
+  /** @returns undefined if a page is not understood */
+  async spans(): Promise<IdSpan[] | undefined> {
+    const { pageSize, databasePages = 0 } = this.#position;
+    if (pageSize !== this.#page.length || databasePages >= maxPages) return undefined;
+    if (this.#offsets.has(1) && !this.#readHeader()) return undefined;
+    const spans: IdSpan[] = [];
+    const listed: number[] = [];
+    let read = 0;
+    for (const number of this.#offsets.keys()) {
+      if (++read % pagesBetweenPauses === 0) await setImmediate();
+      if (number === 1 || number > databasePages || this.#explained.has(number)) continue;
+      const page = this.#read(number);
+      switch (page?.[0]) {
+        case pageKinds.tableLeaf: {
+          const leaf = parseLeaf(page);
+          if (leaf === undefined) return undefined;
+          spans.push(leaf);
+          for (const overflow of leaf.overflows) this.#explainOverflow(overflow);
+          break;
+        }
+        case pageKinds.listed:
+          listed.push(number);
+          break;
+        case pageKinds.indexInterior:
+        case pageKinds.indexLeaf:
+        case pageKinds.tableInterior:
+          break;
+        default:
+          return undefined;
+      }
+    }
+    return listed.every((number) => this.#explained.has(number)) ? spans : undefined;
+  }
+
+  /**
+   * Explains the free pages. SQLite adds and takes them at the beginning of their list only, so the
+   * written pages of the list precede the others.
+   *
+   * @returns whether the schema is the same, and the list is understood
+   */
+  #readHeader(): boolean {
+    const header = this.#read(1);
+    if (header?.readUInt32BE(schemaCounterAt) !== this.#header.schemaCounter) return false;
+    let trunk = header.readUInt32BE(freeListAt);
+    while (this.#offsets.has(trunk) && !this.#explained.has(trunk)) {
+      const page = this.#read(trunk);
+      const count = page?.readUInt32BE(4) ?? 0;
+      if (page === undefined || 8 + 4 * count > page.length) return false;
+      this.#explained.add(trunk);
+      for (let index = 0; index < count; index++) {
+        this.#explained.add(page.readUInt32BE(8 + 4 * index));
+      }
+      trunk = page.readUInt32BE(0);
+    }
+    return true;
+  }
+
+  #explainOverflow(first: number): void {
+    let number = first;
+    while (this.#offsets.has(number) && !this.#explained.has(number)) {
+      this.#explained.add(number);
+      number = this.#read(number)?.readUInt32BE(0) ?? 0;
+    }
+  }
+
+  /** @returns undefined if the page is not authentic */
+  #read(number: number): Buffer | undefined {
+    const offset = this.#offsets.get(number);
+    if (offset === undefined) return undefined;
+    const bytes = readSync(this.#log.fd, this.#page, 0, this.#page.length, offset);
+    const isWhole = bytes === this.#page.length && this.#cipher.isAuthentic(this.#page, number);
+    if (!isWhole) return undefined;
+    const content = this.#cipher.decrypt(this.#page, number);
+    // The reserve may be larger than the cipher requires.
+    const usable = this.#page.length - this.#header.reserveBytes;
+    return number === 1 ? content : content.subarray(0, usable);
+  }
+}
+
+/**
+ * Returns SQLite's schema counter, or undefined if rows are not stored by their `client_id`, or
+ * the file contains further kinds of pages (auto-vacuum).
+ */
+async function schemaCounter(connection: Connection): Promise<number | undefined> {
+  const row = await connection.get<{ schema: number }>(
+    `SELECT schema_version AS schema
+     FROM pragma_schema_version, pragma_auto_vacuum, pragma_table_list AS tables,
+       pragma_table_info('clients', 'main') AS id
+     WHERE auto_vacuum = 0
+       AND tables.schema = 'main' AND tables.name = 'clients'
+       AND tables.type = 'table' AND tables.wr = 0
+       AND id.name = 'client_id' AND id.type = 'INTEGER' AND id.pk = 1
+       AND NOT EXISTS (SELECT 1 FROM pragma_table_info('clients', 'main') WHERE pk > 1)
+       AND NOT EXISTS (SELECT 1 FROM pragma_index_list('clients', 'main') WHERE origin = 'pk')`,
+  );
+  return row?.schema;
+}
+
+/**
+ * Returns the ranges from the row before each span to the row after it, in the order of ids,
+ * without overlaps.
+ */
+export async function rangesAround(
+  connection: Connection,
+  spans: readonly IdSpan[],
+): Promise<IdRange[]> {
+  const rows = await connection.all<{ after: number | null; before: number | null }>(
+    `SELECT (SELECT max(client_id) FROM clients WHERE client_id < span.value ->> 0) AS after,
+       (SELECT min(client_id) FROM clients WHERE client_id > span.value ->> 1) AS before
+     FROM json_each(?) AS span ORDER BY span.value ->> 0`,
+    [JSON.stringify(spans.map(({ first, last }) => [first, last]))],
+  );
+  const ranges: IdRange[] = [];
+  for (const row of rows) {
+    const [after, before] = [row.after ?? undefined, row.before ?? undefined];
+    const last = ranges.at(-1);
+    if (last && overlap(last.before, after)) {
+      ranges[ranges.length - 1] = { after: last.after, before: furthest(last.before, before) };
+    } else {
+      ranges.push({ after, before });
+    }
+  }
+  return ranges;
+}
+
+function overlap(end: number | undefined, start: number | undefined): boolean {
+  return end === undefined || start === undefined || start < end;
+}
+
+function furthest(a: number | undefined, b: number | undefined): number | undefined {
+  return a === undefined || b === undefined ? undefined : Math.max(a, b);
+}
