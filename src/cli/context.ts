@@ -211,9 +211,9 @@ export function withValues(context: Context, values: Partial<Context>): Context 
 async function workForHub({ backup }: Settings, { kind }: PassphraseSource): Promise<void> {
   const isRootsWork = process.geteuid?.() === 0 && backup?.service === "systemd";
   if (!isRootsWork || backup.unit === undefined || kind === "keyring" || hubAccount()) return;
-  const { accountOfUnit } = await import("../hub/account.js");
+  const { findSystemUnitAccount } = await import("../hub/account.js");
   const name = backup.unit.includes(".") ? backup.unit : `${backup.unit}.service`;
-  workFor(await accountOfUnit(name));
+  workFor(await findSystemUnitAccount(name));
 }
 
 async function missingSettingsHint(storePath: string): Promise<string> {

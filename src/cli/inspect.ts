@@ -43,10 +43,10 @@ function copyTargets({ backup, bundle }: Settings): ConfiguredTarget[] {
 
 /** Returns the metrics of the store, with the number of doctor's findings. */
 export async function collectMetrics(context: Context): Promise<string> {
-  const { storeStatus } = await import("../diagnostics/status.js");
+  const { readStoreStatus } = await import("../diagnostics/status.js");
   const { doctor } = await import("../diagnostics/doctor.js");
   const { formatMetrics } = await import("../diagnostics/metrics.js");
-  const status = await storeStatus(statusOptions(context));
+  const status = await readStoreStatus(statusOptions(context));
   const { checks } = await doctor(doctorOptions(context));
   return formatMetrics(status, checks);
 }

@@ -57,8 +57,8 @@ async function workForSystemHub(options: HubChoiceOptions): Promise<boolean> {
   // An earlier setup has sealed the passphrase, or this setup is to do so.
   const isSealed = unit.args.includes("--prepare") || options.headless;
   if (unit.user === undefined && !isSealed) return false;
-  const { accountOfUnit } = await import("../hub/account.js");
-  workFor(await accountOfUnit(unit.name));
+  const { findSystemUnitAccount } = await import("../hub/account.js");
+  workFor(await findSystemUnitAccount(unit.name));
   return true;
 }
 

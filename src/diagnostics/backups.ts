@@ -1,5 +1,5 @@
 /** Checks whether the store could be restored: backups, bundle, restore tests, schedule. */
-import { stat } from "node:fs/promises";
+
 import { hostname } from "node:os";
 import { dirname, join } from "node:path";
 import { isFromFuture } from "../backup/clock.js";
@@ -12,7 +12,8 @@ import {
   missingHint,
   usedDirectories,
 } from "../config/known-directories.js";
-import { hasCode, isKind, StoreError, systemError } from "../errors.js";
+import { isKind, StoreError } from "../errors.js";
+import { statIfExists } from "../fs/read.js";
 import type { PassphraseSource } from "../keys/source.js";
 import { findUnitPrograms } from "../service/programs.js";
 import {
@@ -23,16 +24,16 @@ import {
   type ScheduledJob,
   scheduledService,
 } from "../service/schedule.js";
-import { scopeOf, systemctlLine } from "../service/systemctl.js";
+import { journalctlLine, systemctlLine } from "../service/systemctl.js";
 import type { StoreKey } from "../store/cipher.js";
 import { escapeControlCharacters, shellQuote } from "../text/escape.js";
 import { type Check, finding, good } from "./check.js";
 import type { StoreLocations } from "./files.js";
 
-const dayMs = 86_400_000;
+export const dayMs = 86_400_000;
 
 /** A weekly backup may be late by a day. */
-const oldBackupMs = 8 * dayMs;
+export const oldBackupMs = 8 * dayMs;
 
 /** Half a year: recovery keys get lost and disks are replaced. */
 const oldRestoreTestMs = 183 * dayMs;
@@ -60,7 +61,7 @@ export async function checkLastBackup(
   if (backupFolder === undefined) {
     return [finding("last-backup", "error", "the settings name no directory for backups", make)];
   }
-  const { newest, doubtful } = await newestIn(backupFolder, locations);
+  const { newest, doubtful } = await findNewest(backupFolder, locations);
   if (doubtful !== undefined) {
     const why =
       doubtful.mac === false ? "its manifest was altered" : "no known passphrase opens it";
@@ -117,10 +118,10 @@ function moveAway({ path, manifest }: ListedBackup): string {
 }
 
 /**
- * Finds the newest backup with an authentic manifest, and the newest of all if it is another.
- * Without a passphrase, manifests cannot be checked, and any counts.
+ * Finds the newest backup with an authentic manifest and, if there is a newer backup, the newest.
+ * Without a passphrase, manifests cannot be checked, and every backup counts.
  */
-async function newestIn(
+async function findNewest(
   folder: string,
   { storePath, source }: StoreLocations & { readonly source: PassphraseSource },
 ): Promise<{ newest?: ListedBackup | undefined; doubtful?: ListedBackup | undefined }> {
@@ -153,7 +154,7 @@ export async function checkBundle(
   if (bundleFolder === undefined) {
     return [finding("bundle", "error", "the settings name no directory for bundles", make)];
   }
-  const device = await deviceOf(bundleFolder);
+  const device = await findDevice(bundleFolder);
   if (device === undefined) {
     return [
       finding(
@@ -169,8 +170,8 @@ export async function checkBundle(
     checks.push(await checkVerificationRecord(join(bundleFolder, bundleName(keyId)), key));
   }
   const together = [];
-  if (device === (await deviceOf(dirname(storePath)))) together.push("the store");
-  if (backupFolder && device === (await deviceOf(backupFolder))) together.push("the backups");
+  if (device === (await findDevice(dirname(storePath)))) together.push("the store");
+  if (backupFolder && device === (await findDevice(backupFolder))) together.push("the backups");
   const copy = together.length === 0 ? undefined : await findCopyElsewhere(locations, keyId);
   checks.push(
     together.length === 0 || copy !== undefined
@@ -192,10 +193,10 @@ async function findCopyElsewhere(
 ): Promise<string | undefined> {
   if (keyId === undefined) return undefined;
   const used = [dirname(storePath), ...(backupFolder === undefined ? [] : [backupFolder])];
-  const devices = await Promise.all(used.map(deviceOf));
+  const devices = await Promise.all(used.map(findDevice));
   for (const directory of await usedDirectories(storePath)) {
     const path = join(directory, bundleName(keyId));
-    const device = await deviceOf(path);
+    const device = await findDevice(path);
     if (device !== undefined && !devices.includes(device)) return path;
   }
   return undefined;
@@ -217,13 +218,13 @@ async function checkVerificationRecord(path: string, key: StoreKey | undefined):
 
 /** Returns the command to replace the store by its newest backup. */
 export async function restoreFix(locations: StoreLocations): Promise<string> {
-  const newest = await newestKnown(locations);
+  const newest = await findNewestKnown(locations);
   const backup = newest === undefined ? "BACKUP" : shellQuote(newest.path);
   return `Replace the store by a backup: hivemind-sqlcipher restore ${backup}`;
 }
 
 /** Finds the newest backup by its unverified manifest, and its bundle. */
-async function newestKnown({ backupFolder, bundleFolder, storePath }: StoreLocations) {
+async function findNewestKnown({ backupFolder, bundleFolder, storePath }: StoreLocations) {
   if (backupFolder === undefined) return undefined;
   try {
     const newest = await newestBackup(backupFolder, storePath);
@@ -240,14 +241,17 @@ async function newestKnown({ backupFolder, bundleFolder, storePath }: StoreLocat
 
 /**
  * Checks when a backup was last restored, and when last with its bundle. Before the first restore
- * test there is one finding: a test with the bundle does for both.
+ * test there is a single finding, because a test with the bundle counts as both.
  */
 export async function checkRestoreTest(
   locations: StoreLocations,
   keyId: string | undefined,
 ): Promise<Check[]> {
   const { last, withBundle } = await findLastRestoreTests(locations.storePath);
-  const { path, bundle } = (await newestKnown(locations)) ?? { path: "BACKUP", bundle: "BUNDLE" };
+  const { path, bundle } = (await findNewestKnown(locations)) ?? {
+    path: "BACKUP",
+    bundle: "BUNDLE",
+  };
   const withKey = `hivemind-sqlcipher verify ${shellQuote(path)} --bundle ${shellQuote(bundle)} --identity RECOVERY-KEY`;
   if (last === undefined) {
     const detail = "no backup was ever restored, or verified with its bundle";
@@ -266,9 +270,9 @@ export async function checkRestoreTest(
 
 interface TestToCheck {
   readonly test: RestoreTest | undefined;
-  /** Of the store. */
+  /** The key id of the store. */
   readonly keyId: string | undefined;
-  /** What the test is called. */
+  /** The name of the test, for messages. */
   readonly what: string;
   readonly fix: string;
 }
@@ -290,7 +294,7 @@ export async function checkSchedule(storePath: string): Promise<Check[]> {
   const schedule = await readSchedule(storePath, "backup");
   if (schedule === undefined) return [good("schedule", "this program schedules no backups")];
   const drill = await readSchedule(storePath, "drill");
-  // Also installs the drill again, at its present time.
+  // Installing a schedule also installs the drill again, at its present time.
   const install = `hivemind-sqlcipher schedule install${timeOption(schedule)}`;
   const found = [
     ...(await checkTimer(storePath, "backup", schedule, install)),
@@ -318,11 +322,11 @@ async function checkTimer(
   install: string,
 ): Promise<Check[]> {
   const { unit, service, active, enabled, lastRun: last } = schedule;
-  const { manager } = scheduledService(storePath, job);
+  const name = scheduledService(storePath, job);
   const found: Check[] = [];
   const add = (detail: string, fix: string) =>
     found.push(finding("schedule", "error", detail, fix));
-  const gone = await missingPrograms(storePath, job);
+  const gone = await findMissingPrograms(storePath, job);
   if (gone.length > 0) {
     add(
       `${service} names a program that is gone or cannot be executed: ${gone.join(", ")}`,
@@ -342,7 +346,7 @@ async function checkTimer(
     const code = last.exitCode === null ? last.result : `exit code ${last.exitCode}`;
     add(
       `the last scheduled ${job} failed on ${last.at}: ${code}`,
-      `Remove the cause, which ${["journalctl", ...scopeOf(manager)].join(" ")} --unit ${service} shows; then: ${systemctlLine(manager, `start ${service}`)}`,
+      `Remove the cause, which ${journalctlLine(name)} shows; then: ${systemctlLine(name.manager, `start ${service}`)}`,
     );
   }
   return found;
@@ -354,16 +358,11 @@ function timeOption(schedule: Schedule): string {
   return time === null || neverElapses(schedule) ? "" : ` --on-calendar ${shellQuote(time)}`;
 }
 
-async function missingPrograms(storePath: string, job: ScheduledJob): Promise<string[]> {
+async function findMissingPrograms(storePath: string, job: ScheduledJob): Promise<string[]> {
   const programs = await findUnitPrograms([scheduledService(storePath, job)]);
   return programs.filter(({ isPresent }) => !isPresent).map(({ path }) => path);
 }
 
-async function deviceOf(path: string): Promise<number | undefined> {
-  try {
-    return (await stat(path)).dev;
-  } catch (error) {
-    if (hasCode(error, "ENOENT", "ENOTDIR")) return undefined;
-    throw systemError(error, `cannot access ${path}`);
-  }
+async function findDevice(path: string): Promise<number | undefined> {
+  return (await statIfExists(path))?.dev;
 }

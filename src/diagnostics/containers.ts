@@ -5,7 +5,7 @@ import { findHubContainers, readContainerHub, toHost } from "../hub/container-hu
 import { namedStore, passwordIn, readServerJson } from "../hub/server-json.js";
 import type { PassphraseSource } from "../keys/source.js";
 import { ignoresStopSignal } from "../service/container-checks.js";
-import { type Container, inspectContainer, isActive } from "../service/engine.js";
+import { type Container, inspectContainer, isActive, isEngine } from "../service/engine.js";
 import type { Service } from "../service/service.js";
 import { shellQuote } from "../text/escape.js";
 import { type Check, finding, good } from "./check.js";
@@ -22,7 +22,7 @@ export async function checkContainers(
     found.push(...(await checkVolume(container)));
   }
   const own =
-    service?.kind === "podman" || service?.kind === "docker"
+    service && isEngine(service.kind)
       ? await inspectContainer(service.kind, service.name ?? "")
       : undefined;
   if (own) found.push(...checkStop(own), ...(await checkSecrets(own, storePath)));
@@ -74,7 +74,7 @@ function checkStop(container: Container): Check[] {
   ];
 }
 
-/** Checks whether the hub can have its passphrase only from a secret of the engine. */
+/** Checks whether the hub can get its passphrase only from a secret of the engine. */
 async function checkSecrets(container: Container, storePath: string): Promise<Check[]> {
   const { engine, name: box, secrets } = container;
   const { copy, serverJson } = await readContainerHub(container);

@@ -1,13 +1,9 @@
-/** Checks whether the targets of copies get them. */
+/** Checks when the targets of copies were last complete. */
 import { type ConfiguredTarget, type CopyState, readCopyStates } from "../copies/copy-record.js";
+import { dayMs, oldBackupMs } from "./backups.js";
 import { type Check, finding, good } from "./check.js";
 
-const dayMs = 86_400_000;
-
-/** A weekly backup may be late by a day. */
-const oldCopyMs = 8 * dayMs;
-
-/** A disk that is fetched from elsewhere once a month may be late by four days. */
+/** A disk that is stored elsewhere and connected once a month may be late by four days. */
 const oldSkippedMs = 35 * dayMs;
 
 /**
@@ -31,7 +27,7 @@ function checkCopy({ target, contents, succeededAt, skipped, error }: CopyState)
       : `${what} were last copied to ${target} at ${succeededAt}`;
   const problem = error ?? skipped;
   const age = Date.now() - Date.parse(succeededAt ?? "1970-01-01");
-  const isOld = age > (error === null && skipped !== null ? oldSkippedMs : oldCopyMs);
+  const isOld = age > (error === null && skipped !== null ? oldSkippedMs : oldBackupMs);
   if (!isOld && error === null) return good(name, since);
   const reason = problem === null ? "" : `: ${problem}`;
   const fix = skipped === null ? "" : "Mount its disk, then run: ";

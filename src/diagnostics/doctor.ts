@@ -73,51 +73,27 @@ export async function doctor(options: DoctorOptions): Promise<Diagnosis> {
 
 async function diagnose(options: DoctorOptions): Promise<Diagnosis> {
   const { storePath, source } = options;
-  const checks: Check[] = [];
-  let filled: number | null = null;
-  let facts: StoreFacts | undefined;
-  let storeKey: StoreKey | undefined;
-  let passphrase: string | undefined;
-  if (options.fillGaps) {
-    await using store = await waitForOperation(storePath, () =>
-      unlockStore(storePath, source, { mode: "readwrite" }),
-    );
-    filled = await fillIdGaps(store);
-  }
-  checks.push(...checkSettings(options.settingsProblems));
-  checks.push(...(await attempt("interrupted", () => checkJournal(storePath))));
-  try {
-    // Open with the passphrase: a cached key would hide the loss of the passphrase.
-    await using store = await waitForOperation(storePath, async () => {
-      const unlocked = await unlock(storePath, source, { mode: "readwrite" });
-      passphrase = unlocked.passphrase;
-      return ClientStore.from(unlocked);
-    });
-    const { schemaVersion, key } = store;
-    storeKey = key;
-    facts = { schemaVersion, cipherCompatibility: key.cipherCompatibility };
-    const { active } = await store.counts();
-    const what = `SQLCipher ${key.cipherCompatibility}, schema ${schemaVersion}, ${counted(active, "client")}`;
-    checks.push(good("store", `${storePath} opens: ${what}`));
-    const damage = await checkStructure(store, options);
-    // A damaged index hides clients, so gaps among the ids would be counted wrongly.
-    checks.push(damage, ...(damage.ok ? [await checkIdGaps(store)] : []));
-  } catch (error) {
-    if (!(error instanceof StoreError)) throw error;
-    const fix = error.hint ?? (await restoreFix(options));
-    checks.push(finding("store", "error", error.message, fix));
-  }
+  const filled = options.fillGaps ? await fillGaps(storePath, source) : null;
+  const checks = [
+    ...checkSettings(options.settingsProblems),
+    ...(await attempt("interrupted", () => checkJournal(storePath))),
+  ];
+  const opened = await checkStore(options);
+  checks.push(...opened.checks);
   const service = await quietly(() => selectService(options.service));
   const pid = (await quietly(async () => service?.state()))?.mainPid;
   const coreLimitFix = service && (await quietly(() => noCoreDumpsCommand(service)));
   const identity = await quietly(() => identify(storePath));
   const keyId = identity?.keyId;
-  const secret = { isEncrypted: identity?.format === "sqlcipher", passphrase };
+  const secret = {
+    isEncrypted: identity?.format === "sqlcipher",
+    passphrase: opened.passphrase,
+  };
   const groups: [string, () => Promise<Check[]>][] = [
     ["permissions", () => checkPermissions(options)],
     ["copies", () => checkCopies(options)],
     ["server.json", () => checkServerJson(options)],
-    ["hub", () => checkHub({ ...options, service, choice: options.service, store: facts })],
+    ["hub", () => checkHub({ ...options, service, choice: options.service, store: opened.facts })],
     ["container", () => checkContainers(options, service)],
     ["file-system", () => checkFileSystem(storePath)],
     ["hub-unit", () => checkHubUnits(storePath, secret)],
@@ -128,7 +104,7 @@ async function diagnose(options: DoctorOptions): Promise<Diagnosis> {
     ["last-backup", () => checkLastBackup(options)],
     ["copy-targets", () => checkCopyTargets(storePath, options.copyTargets)],
     ["schedule", () => checkSchedule(storePath)],
-    ["bundle", () => checkBundle(options, keyId, storeKey)],
+    ["bundle", () => checkBundle(options, keyId, opened.key)],
     ["restore-tried", () => checkRestoreTest(options, keyId)],
   ];
   for (const [name, group] of groups) checks.push(...(await attempt(name, group)));
@@ -137,6 +113,50 @@ async function diagnose(options: DoctorOptions): Promise<Diagnosis> {
     filled,
     checks: checks.map((check) => withProgram(check, options.program)),
   };
+}
+
+async function fillGaps(storePath: string, source: PassphraseSource): Promise<number> {
+  await using store = await waitForOperation(storePath, () =>
+    unlockStore(storePath, source, { mode: "readwrite" }),
+  );
+  return await fillIdGaps(store);
+}
+
+/** The checks of the opened store, and what other checks need of it, if it opens. */
+interface OpenedStore {
+  readonly checks: Check[];
+  readonly passphrase?: string;
+  readonly key?: StoreKey;
+  readonly facts?: StoreFacts;
+}
+
+/** Checks whether the store opens and is undamaged, and whether the hub's next ids are free. */
+async function checkStore(options: DoctorOptions): Promise<OpenedStore> {
+  const { storePath, source } = options;
+  let opened: Omit<OpenedStore, "checks"> = {};
+  const checks: Check[] = [];
+  try {
+    // Open with the passphrase: a cached key would hide the loss of the passphrase.
+    await using store = await waitForOperation(storePath, async () => {
+      const unlocked = await unlock(storePath, source, { mode: "readwrite" });
+      opened = { passphrase: unlocked.passphrase };
+      return ClientStore.from(unlocked);
+    });
+    const { schemaVersion, key } = store;
+    const { cipherCompatibility } = key;
+    opened = { ...opened, key, facts: { schemaVersion, cipherCompatibility } };
+    const { active } = await store.counts();
+    const what = `SQLCipher ${cipherCompatibility}, schema ${schemaVersion}, ${counted(active, "client")}`;
+    checks.push(good("store", `${storePath} opens: ${what}`));
+    const damage = await checkStructure(store, options);
+    // A damaged index hides clients, so gaps among the ids would be counted wrongly.
+    checks.push(damage, ...(damage.ok ? [await checkIdGaps(store)] : []));
+  } catch (error) {
+    if (!(error instanceof StoreError)) throw error;
+    const fix = error.hint ?? (await restoreFix(options));
+    checks.push(finding("store", "error", error.message, fix));
+  }
+  return { checks, ...opened };
 }
 
 /** Adds the options for this store to a fix, which would otherwise apply to the default store. */
@@ -173,18 +193,18 @@ async function checkJournal(storePath: string): Promise<Check[]> {
   if (journal === undefined) return [good("interrupted", "no operation was interrupted")];
   const { operation, started_at: since } = journal.entry;
   const path = shellQuote(journal.path);
-  const wayOut = `If a part that it needs is gone for good, mv ${path} ${shellQuote(`${journal.path}.left`)} ends it without that record.`;
+  const wayOut = `If a part that it needs is lost for good, mv ${path} ${shellQuote(`${journal.path}.left`)} gives the operation up.`;
   return [
     finding(
       "interrupted",
       "error",
       `${operation}, started ${since}, is running or was interrupted; its journal is ${journalPath(storePath)}`,
-      `Keep the journal until a command names it as unneeded: no other record says which file and which passphrase belong together. ${wayOut} Finish or undo the operation: hivemind-sqlcipher list-clients`,
+      `Keep the journal until a command reports that it is not needed: only the journal records which file and which passphrase belong together. ${wayOut} Finish or undo the operation: hivemind-sqlcipher list-clients`,
     ),
   ];
 }
 
-/** Returns undefined on an error that another check reports. Rethrows a usage error. */
+/** Returns undefined after an error, which another check reports. Rethrows a usage error. */
 async function quietly<Result>(ask: () => Promise<Result>): Promise<Result | undefined> {
   try {
     return await ask();

@@ -2,8 +2,8 @@
 import { stat, statfs } from "node:fs/promises";
 import { homedir } from "node:os";
 import { basename, dirname, join } from "node:path";
-import { hasCode, isKind, systemError } from "../errors.js";
-import { listDirectory } from "../fs/read.js";
+import { isKind } from "../errors.js";
+import { listDirectory, statIfExists } from "../fs/read.js";
 import { sidecars } from "../fs/sidecars.js";
 import { databaseIn, readServerJson, serverJsonPath } from "../hub/server-json.js";
 import { journalPath } from "../operation/journal.js";
@@ -17,12 +17,12 @@ import { type Check, finding, good } from "./check.js";
  * permissions of the mount: FAT, exFAT, NTFS (two drivers), FUSE (further drivers for NTFS and
  * exFAT), SMB (two versions).
  */
-const withoutModes: ReadonlySet<number> = new Set([
+const fileSystemsWithoutModes: ReadonlySet<number> = new Set([
   0x4d44, 0x2011bab0, 0x5346544e, 0x7366746e, 0x65735546, 0xff534d42, 0xfe534d42,
 ]);
 
-/** The statfs(2) types of file systems of other machines, on which SQLite's locks may not work. */
-const ofOtherMachines: ReadonlyMap<number, string> = new Map([
+/** The statfs(2) types of network file systems, on which SQLite's locks may not work. */
+const networkFileSystems: ReadonlyMap<number, string> = new Map([
   [0x6969, "NFS"],
   [0x01021997, "9p"],
   [0x6a656a63, "virtiofs"],
@@ -41,13 +41,13 @@ export interface StoreLocations {
  * Checks whether the store is on a disk of this machine. Elsewhere, hubs and commands on two
  * machines share no memory, which SQLite's write-ahead log needs.
  *
- * @param typeOf - replaces statfs(2) in tests
+ * @param readType - replaces statfs(2) in tests
  */
 export async function checkFileSystem(
   storePath: string,
-  typeOf = fileSystemType,
+  readType = readFileSystemType,
 ): Promise<Check[]> {
-  const name = ofOtherMachines.get(await typeOf(dirname(storePath)).catch(() => 0));
+  const name = networkFileSystems.get(await readType(dirname(storePath)).catch(() => 0));
   if (name === undefined) return [];
   return [
     finding(
@@ -59,25 +59,25 @@ export async function checkFileSystem(
   ];
 }
 
-/** @param typeOf - replaces statfs(2) in tests */
+/** @param readType - replaces statfs(2) in tests */
 export async function checkPermissions(
   locations: StoreLocations,
-  typeOf = fileSystemType,
+  readType = readFileSystemType,
 ): Promise<Check[]> {
   const { storePath, settingsPath, backupFolder, bundleFolder } = locations;
   const wrong: string[] = [];
   const fixes: string[] = [];
-  const ofMount: string[] = [];
+  const fixedByMount: string[] = [];
   const check = async (
     path: string | undefined,
     forbidden: number,
     mode: string,
     problem: string,
   ) => {
-    const present = path === undefined ? undefined : await modeOf(path);
+    const present = path === undefined ? undefined : (await statIfExists(path))?.mode;
     if (path === undefined || present === undefined || (present & forbidden) === 0) return;
-    if (withoutModes.has(await typeOf(path))) {
-      ofMount.push(path);
+    if (fileSystemsWithoutModes.has(await readType(path))) {
+      fixedByMount.push(path);
       return;
     }
     wrong.push(`${problem}: ${path} (mode ${(present & 0o777).toString(8)})`);
@@ -92,61 +92,25 @@ export async function checkPermissions(
   await check(bundleFolder, 0o077, "700", "other users can access");
   if (wrong.length === 0) {
     const exception =
-      ofMount.length === 0
+      fixedByMount.length === 0
         ? ""
-        : `, except by the permissions of the mount, which chmod cannot change: ${ofMount.join(", ")}`;
+        : `, except by the permissions of the mount, which chmod cannot change: ${fixedByMount.join(", ")}`;
     return [good("permissions", `only their owner can access the files${exception}`)];
   }
   return [finding("permissions", "warning", wrong.join("; "), fixes.join(" && "))];
 }
 
-async function fileSystemType(path: string): Promise<number> {
+async function readFileSystemType(path: string): Promise<number> {
   return (await statfs(path)).type;
-}
-
-/** Returns the permission bits, or undefined if the file does not exist. */
-async function modeOf(path: string): Promise<number | undefined> {
-  try {
-    return (await stat(path)).mode;
-  } catch (error) {
-    if (hasCode(error, "ENOENT", "ENOTDIR")) return undefined;
-    throw systemError(error, `cannot access ${path}`);
-  }
 }
 
 /** Names of plaintext credential files from HiveMind and its operators. */
 const plainNames = ["clients.json", "clients.db.bak", "hivemind_clients.csv"];
 
 /** Searches the usual directories for forgotten copies of the store, encrypted or not. */
-export async function checkCopies({ storePath, backupFolder }: StoreLocations): Promise<Check[]> {
-  const directory = dirname(storePath);
-  const plain: string[] = [];
-  const encrypted: string[] = [];
-  const storeFiles = ["", ...sidecars].map((suffix) => storePath + suffix);
-  const own = [...storeFiles, lockPath(storePath), journalPath(storePath)].map((path) =>
-    basename(path),
-  );
-  const classify = async (path: string, byName: boolean) => {
-    const { format } = await identify(path);
-    if (format === "plaintext" || (byName && format !== "sqlcipher" && (await isFile(path)))) {
-      plain.push(path);
-    } else if (format === "sqlcipher" && dirname(path) === directory) {
-      if (isCopyName(basename(path), storePath)) encrypted.push(path);
-    }
-  };
-  for (const name of (await listDirectory(directory)) ?? []) {
-    if (own.includes(name)) continue;
-    const byName = plainNames.includes(name);
-    if (byName || name.includes(basename(storePath))) await classify(join(directory, name), byName);
-  }
-  for (const name of (await listDirectory(homedir())) ?? []) {
-    if (plainNames.includes(name)) await classify(join(homedir(), name), true);
-  }
-  for (const name of (backupFolder && (await listDirectory(backupFolder))) || []) {
-    if (backupFolder !== undefined && !name.endsWith(".manifest.json")) {
-      await classify(join(backupFolder, name), plainNames.includes(name));
-    }
-  }
+export async function checkCopies(locations: StoreLocations): Promise<Check[]> {
+  const { plain, encrypted } = await findCopies(locations);
+  const directory = dirname(locations.storePath);
   const quoted = (paths: string[]) => paths.map(shellQuote).join(" ");
   const inUse = (await hubUsesJson()) ? plain.filter((path) => isJsonStore(path, directory)) : [];
   const left = plain.filter((path) => !inUse.includes(path));
@@ -181,6 +145,42 @@ export async function checkCopies({ storePath, backupFolder }: StoreLocations): 
           `If no hub uses them: rm ${quoted(encrypted)}`,
         ),
   ];
+}
+
+/** Finds files with credentials in plain text, and encrypted copies next to the store. */
+async function findCopies({
+  storePath,
+  backupFolder,
+}: StoreLocations): Promise<{ plain: string[]; encrypted: string[] }> {
+  const directory = dirname(storePath);
+  const plain: string[] = [];
+  const encrypted: string[] = [];
+  const storeFiles = ["", ...sidecars].map((suffix) => storePath + suffix);
+  const own = [...storeFiles, lockPath(storePath), journalPath(storePath)].map((path) =>
+    basename(path),
+  );
+  const classify = async (path: string, byName: boolean) => {
+    const { format } = await identify(path);
+    if (format === "plaintext" || (byName && format !== "sqlcipher" && (await isFile(path)))) {
+      plain.push(path);
+    } else if (format === "sqlcipher" && dirname(path) === directory) {
+      if (isCopyName(basename(path), storePath)) encrypted.push(path);
+    }
+  };
+  for (const name of (await listDirectory(directory)) ?? []) {
+    if (own.includes(name)) continue;
+    const byName = plainNames.includes(name);
+    if (byName || name.includes(basename(storePath))) await classify(join(directory, name), byName);
+  }
+  for (const name of (await listDirectory(homedir())) ?? []) {
+    if (plainNames.includes(name)) await classify(join(homedir(), name), true);
+  }
+  for (const name of (backupFolder && (await listDirectory(backupFolder))) || []) {
+    if (backupFolder !== undefined && !name.endsWith(".manifest.json")) {
+      await classify(join(backupFolder, name), plainNames.includes(name));
+    }
+  }
+  return { plain, encrypted };
 }
 
 /**

@@ -3,7 +3,7 @@ import { isFromFuture } from "../backup/clock.js";
 import type { FleetListing, FleetStore } from "../backup/fleet.js";
 
 export interface StoreBackups extends FleetStore {
-  /** Why the store is a finding; null if its backups are recent and complete. */
+  /** What is wrong with the backups of the store; null if they are recent and complete. */
   readonly problem: string | null;
 }
 
@@ -30,7 +30,7 @@ export interface FleetStatus {
 export function judgeFleet(listing: FleetListing, maxAgeSeconds: number): FleetStatus {
   const stores = listing.stores.map((store) => ({
     ...store,
-    problem: problemOf(store, maxAgeSeconds),
+    problem: findProblem(store, maxAgeSeconds),
   }));
   const problems = stores.filter(({ problem }) => problem !== null).length;
   const { folder, others, othersCount, unreadableManifests } = listing;
@@ -40,7 +40,7 @@ export function judgeFleet(listing: FleetListing, maxAgeSeconds: number): FleetS
   };
 }
 
-function problemOf(store: FleetStore, maxAgeSeconds: number): string | null {
+function findProblem(store: FleetStore, maxAgeSeconds: number): string | null {
   const { newest, newestCompleteAt, hostnames } = store;
   if (newestCompleteAt === null) return "no complete backup";
   const { createdAt } = newest;

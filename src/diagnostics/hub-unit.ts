@@ -12,11 +12,11 @@ import {
 } from "../hub/server-json.js";
 import { type HubUnit, mayUseStore, usesOtherStore } from "../service/hub-units.js";
 import { findUnitPrograms } from "../service/programs.js";
-import { scopeOf, show, systemctlLine } from "../service/systemctl.js";
+import { journalctlLine, show, systemctlLine } from "../service/systemctl.js";
 import { isRestarting } from "../service/unit-state.js";
 import { type Check, finding, good } from "./check.js";
 
-/** The hub's requirements for opening the store. */
+/** What a hub needs to open the store. */
 export interface StoreSecret {
   readonly isEncrypted: boolean;
   /** Undefined if the passphrase is not known here. */
@@ -51,9 +51,9 @@ async function dropInLine(unit: HubUnit): Promise<string> {
 }
 
 async function checkUnit(unit: HubUnit, storePath: string, secret: StoreSecret): Promise<Check[]> {
-  const missing = await missingPrograms(unit);
+  const missing = await checkPrograms(unit);
   if (missing.length > 0) return missing;
-  const problem = await passwordProblem(unit, storePath, secret);
+  const problem = await findPasswordProblem(unit, storePath, secret);
   if (problem !== undefined) {
     const detail = `${unit.name} ${problem}: its hub cannot open the encrypted store`;
     return [finding("hub-unit", "error", detail, await dropInLine(unit))];
@@ -65,7 +65,7 @@ async function checkUnit(unit: HubUnit, storePath: string, secret: StoreSecret):
  * Checks that the unit's programs exist. An upgrade of Node.js or of a Python environment may have
  * removed them.
  */
-async function missingPrograms(unit: HubUnit): Promise<Check[]> {
+async function checkPrograms(unit: HubUnit): Promise<Check[]> {
   const missing = (await findUnitPrograms([unit])).filter(({ isPresent }) => !isPresent);
   if (missing.length === 0) return [];
   const paths = missing.map(({ path }) => path).join(", ");
@@ -78,7 +78,7 @@ async function missingPrograms(unit: HubUnit): Promise<Check[]> {
 }
 
 /** Returns what is wrong with the password that the unit's hub receives, if anything. */
-async function passwordProblem(
+async function findPasswordProblem(
   { args }: HubUnit,
   storePath: string,
   { isEncrypted, passphrase }: StoreSecret,
@@ -108,7 +108,7 @@ async function checkState({ manager, name }: HubUnit): Promise<Check[]> {
       ? `has failed (${state.Result})`
       : undefined;
   if (how === undefined) return [];
-  const log = ["journalctl", ...scopeOf(manager), "--unit", name];
-  const fix = `Remove the cause, which ${log.join(" ")} shows; then: ${systemctlLine(manager, `restart ${name}`)}`;
+  const log = journalctlLine({ manager, name });
+  const fix = `Remove the cause, which ${log} shows; then: ${systemctlLine(manager, `restart ${name}`)}`;
   return [finding("hub-unit", "error", `${name} ${how}: the hub does not run`, fix)];
 }

@@ -5,7 +5,7 @@ import { hubEnvironment } from "../config/hub-account.js";
 import { dataHome } from "../config/paths.js";
 import { isKind, StoreError } from "../errors.js";
 import { dropInCommands, findHubUnit } from "../hub/existing-unit.js";
-import { askHub, cipherFormat, findHubPython } from "../hub/interpreter.js";
+import { cipherFormat, findHubPython, probePackages } from "../hub/interpreter.js";
 import { blacklistProblem, upgradeLine } from "../hub/schema.js";
 import { namedStore, readServerJson, serverJsonPath, sqliteModule } from "../hub/server-json.js";
 import { findServicePython, readServiceHub } from "../hub/service-hub.js";
@@ -28,7 +28,7 @@ function pipInstall(python: string, ...requirements: readonly string[]): string 
 }
 
 /** The first release to use a password is a pre-release; 0.2.1 ignores it. */
-const plugin = "hivemind-sqlite-database>=0.3.0a3";
+const pluginRequirement = "hivemind-sqlite-database>=0.3.0a3";
 
 /**
  * Checks whether the hub's packages open encrypted stores. They run with a temporary home
@@ -50,11 +50,11 @@ export async function checkHub(options: {
   if (python === undefined) {
     return [good("hub", "no hivemind-core was found (name its Python with --hub-python)")];
   }
-  const hub = await askHub(python, inUnit);
+  const hub = await probePackages(python, inUnit);
   // HiveMind 4 enforces no blacklist in a store that the newer plugin has opened.
   const isOldHub = hub.schemaVersion === null && hub.pluginManager !== null;
   const newerHub = isOldHub ? ["hivemind-core", "hivemind-plugin-manager"] : [];
-  const newerPlugin = pipInstall(python[0], ...newerHub, plugin, "sqlcipher3>=0.6.2");
+  const newerPlugin = pipInstall(python[0], ...newerHub, pluginRequirement, "sqlcipher3>=0.6.2");
   const named = `hivemind-sqlite-database ${hub.sqlitePlugin ?? "is not installed"} in ${python[0]}`;
   if (!hub.takesPassword) {
     const why = hub.problem ?? "it accepts a password, ignores it and writes plain text";
@@ -81,7 +81,7 @@ export async function checkHub(options: {
         "hub",
         "error",
         `the store has schema ${store.schemaVersion}, which this hub (hivemind-plugin-manager ${hub.pluginManager}) does not know: it enforces no blacklist`,
-        pipInstall(python[0], "hivemind-core", "hivemind-plugin-manager", plugin),
+        pipInstall(python[0], "hivemind-core", "hivemind-plugin-manager", pluginRequirement),
       ),
     );
   } else if (problem !== undefined) {
@@ -127,7 +127,7 @@ export async function checkServerJson({
         "server.json",
         "warning",
         `the hub uses ${named ?? "no file"}, not ${storePath}, according to ${path}`,
-        `${settingsOfStore(storePath)} in that file, without "db_path"${named === undefined ? "" : `, or name the hub's store: --db ${shellQuote(named)}`}`,
+        `${describeStoreSettings(storePath)} in that file, without "db_path"${named === undefined ? "" : `, or name the hub's store: --db ${shellQuote(named)}`}`,
       ),
     );
   }
@@ -151,9 +151,10 @@ export async function checkServerJson({
 }
 
 /**
- * Returns the settings of a store in `server.json`. An absolute subfolder replaces the data home.
+ * Returns the instruction to name a store in `server.json`. An absolute subfolder replaces the data
+ * home.
  */
-function settingsOfStore(storePath: string): string {
+function describeStoreSettings(storePath: string): string {
   const directory = dirname(storePath);
   const subfolder =
     dirname(directory) === dataHome(hubEnvironment()) ? basename(directory) : directory;

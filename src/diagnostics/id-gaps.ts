@@ -10,11 +10,11 @@ import { StoreError } from "../errors.js";
 import type { ClientStore } from "../store/client-store.js";
 import { type Check, finding, good } from "./check.js";
 
-/** Rows in a transaction, which takes some milliseconds: a running hub does not time out. */
-const rowsAtOnce = 1000;
+/** Rows of a transaction. It takes some milliseconds, so a running hub does not time out. */
+const batchRows = 1000;
 
-/** A larger gap comes from a manually chosen id. */
-const mostRows = 100_000;
+/** More missing ids are the result of a manually chosen id. */
+const maxMissingIds = 100_000;
 
 export interface IdGaps {
   /** The number of missing ids below the highest; 0 if the hub's next ids are free. */
@@ -61,7 +61,7 @@ export async function checkIdGaps(store: ClientStore): Promise<Check> {
 export async function fillIdGaps(store: ClientStore): Promise<number> {
   const { missing, next } = await findIdGaps(store);
   if (next === undefined) return 0;
-  if (missing > mostRows) {
+  if (missing > maxMissingIds) {
     throw new StoreError("refused", `${missing} ids are missing, which are too many to fill`, {
       hint: "Give the client with the highest id a smaller id: export it, delete it, and add it again.",
     });
@@ -73,12 +73,12 @@ export async function fillIdGaps(store: ClientStore): Promise<number> {
       const rows = await store.connection.all<{ id: number }>(
         `WITH RECURSIVE wanted(id) AS (
           SELECT 1 UNION ALL SELECT id + 1 FROM wanted WHERE id < (SELECT max(client_id) FROM clients)
-        ) SELECT id FROM wanted WHERE id NOT IN (SELECT client_id FROM clients) LIMIT ${rowsAtOnce}`,
+        ) SELECT id FROM wanted WHERE id NOT IN (SELECT client_id FROM clients) LIMIT ${batchRows}`,
       );
       await store.addItems(rows.map(({ id }) => revoked(id)));
       return rows;
     });
     filled += ids.length;
-    if (ids.length < rowsAtOnce) return filled;
+    if (ids.length < batchRows) return filled;
   }
 }

@@ -6,11 +6,11 @@ import { unknownProvider } from "../keys/provider.js";
 import { formatSource, type PassphraseSource } from "../keys/source.js";
 import { inspectBoot, keyringUnitCommands } from "../service/boot.js";
 import { lingerCommand } from "../service/schedule.js";
-import { show, sudoPrefix, systemctlLine } from "../service/systemctl.js";
+import { managers, show, sudoPrefix, systemctlLine } from "../service/systemctl.js";
 import { keyringUnit } from "../service/unit-file.js";
 import { type Check, finding, good } from "./check.js";
 
-/** Providers for which the unit of `run --print-unit keyring` is advised; one may be unknown. */
+/** Providers that the unit of `run --print-unit keyring` unlocks, or may unlock if unknown. */
 const unlockedByUnit = ["gnome-keyring", unknownProvider.name];
 
 export async function checkKeyring(storePath: string, source: PassphraseSource): Promise<Check[]> {
@@ -22,7 +22,7 @@ export async function checkKeyring(storePath: string, source: PassphraseSource):
   const report = await inspectKeyring(storePath);
   const { provider, problem, isLocked, unattended } = report;
   if (problem !== undefined) {
-    const fix = (isLocked ? await unlockByUnit(provider) : undefined) ?? problem.hint ?? "";
+    const fix = (isLocked ? await findUnlockCommand(provider) : undefined) ?? problem.hint ?? "";
     return [finding("keyring", "error", problem.message, fix)];
   }
   return [...describeAccess(provider, unattended), await checkBoot(report)];
@@ -48,7 +48,7 @@ async function checkBoot({ provider, unlocksItself }: KeyringReport): Promise<Ch
       "boot",
       "warning",
       `after a reboot, ${provider} stays locked until its user unlocks it`,
-      "use a source that needs no login: --passphrase-source credential, file:PATH or command:CMD",
+      "Use a source that needs no login: --passphrase-source credential, file:PATH or command:CMD",
     );
   }
   const missing: string[] = [];
@@ -74,12 +74,12 @@ async function checkBoot({ provider, unlocksItself }: KeyringReport): Promise<Ch
 }
 
 /**
- * Adds the command that unlocks the keyring to the hint of an error of a locked keyring, if this
+ * Adds the command that unlocks the keyring to the hint of an error about a locked keyring, if this
  * machine has the unit for it.
  */
 export async function withUnlockCommand(error: StoreError): Promise<StoreError> {
   const provider = findLockedProvider(error);
-  const command = provider && (await unlockByUnit(provider.name));
+  const command = provider && (await findUnlockCommand(provider.name));
   if (command === undefined) return error;
   const line = `This machine has a unit that unlocks it: ${command}`;
   return wrap(error, { hint: error.hint === undefined ? line : `${line}\n${error.hint}` });
@@ -89,9 +89,9 @@ export async function withUnlockCommand(error: StoreError): Promise<StoreError> 
  * Returns the command to unlock the keyring with this machine's unit, or undefined without such a
  * unit.
  */
-async function unlockByUnit(provider: string): Promise<string | undefined> {
+async function findUnlockCommand(provider: string): Promise<string | undefined> {
   if (!unlockedByUnit.includes(provider)) return undefined;
-  for (const manager of ["systemd-user", "systemd"] as const) {
+  for (const manager of managers) {
     const [unit] = await show(manager, ["LoadState"], [keyringUnit]).catch(() => []);
     if (unit?.LoadState !== "loaded") continue;
     const line = systemctlLine(manager, `restart ${keyringUnit}`);

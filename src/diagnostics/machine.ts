@@ -8,7 +8,7 @@ import { type Check, finding, good } from "./check.js";
 export async function checkSwap(root = "/"): Promise<Check[]> {
   if (process.platform !== "linux") return [good("swap", "macOS encrypts its swap")];
   const plain: string[] = [];
-  for (const area of await swapAreas(root)) {
+  for (const area of await readSwapAreas(root)) {
     if (!(await isEncrypted(area, root))) plain.push(area);
   }
   if (plain.length === 0) return [good("swap", "none, encrypted, or in memory")];
@@ -22,8 +22,8 @@ export async function checkSwap(root = "/"): Promise<Check[]> {
   ];
 }
 
-async function swapAreas(root: string): Promise<string[]> {
-  const text = await readFile(join(root, "proc/swaps"), "utf8").catch(nothingIfAbsent);
+async function readSwapAreas(root: string): Promise<string[]> {
+  const text = await readFile(join(root, "proc/swaps"), "utf8").catch(emptyIfAbsent);
   return text
     .split("\n")
     .slice(1)
@@ -67,23 +67,24 @@ async function isEncryptedDevice(name: string, root: string): Promise<boolean> {
 /**
  * Checks whether a crash of the hub writes its memory to a file.
  *
- * @param hub - the hub's process if it runs and is known, and the command that sets the limit in
- *   its unit
+ * @param hub - `pid` is the hub's process, undefined if it does not run or is unknown; `fix` is the
+ *   command that sets the limit in the hub's unit
  * @param root - replaces `/` in tests
  */
 export async function checkCoreDumps(
-  { pid, fix }: { pid: number | undefined; fix?: string | undefined },
+  hub: { pid: number | undefined; fix?: string | undefined },
   root = "/",
 ): Promise<Check[]> {
   if (process.platform !== "linux") return [];
-  const ofHub = pid === undefined ? undefined : await coreLimit(String(pid), root);
-  const limit = ofHub ?? (await coreLimit("self", root));
+  const { pid, fix } = hub;
+  const ofHub = pid === undefined ? undefined : await readCoreLimit(String(pid), root);
+  const limit = ofHub ?? (await readCoreLimit("self", root));
   const programs = ofHub === undefined ? "programs started from here" : "the hub";
   if (limit === undefined || limit === "0") {
     return [good("core-dumps", `${programs} leave${ofHub === undefined ? "" : "s"} no core dumps`)];
   }
   const pattern = (
-    await readFile(join(root, "proc/sys/kernel/core_pattern"), "utf8").catch(nothingIfAbsent)
+    await readFile(join(root, "proc/sys/kernel/core_pattern"), "utf8").catch(emptyIfAbsent)
   ).trim();
   const where = pattern.startsWith("|")
     ? `passed to ${pattern.slice(1).split(" ")[0]}`
@@ -101,14 +102,15 @@ export async function checkCoreDumps(
 }
 
 /**
- * Returns the soft limit, in bytes or "unlimited", or undefined if the process cannot be inspected.
+ * Returns the soft limit of core dumps, in bytes or "unlimited"; undefined if the process cannot be
+ * inspected.
  */
-async function coreLimit(process: string, root: string): Promise<string | undefined> {
+async function readCoreLimit(process: string, root: string): Promise<string | undefined> {
   const limits = await readFile(join(root, "proc", process, "limits"), "utf8").catch(() => "");
   return /^Max core file size\s+(\S+)/m.exec(limits)?.[1];
 }
 
-function nothingIfAbsent(error: unknown): string {
+function emptyIfAbsent(error: unknown): string {
   if (hasCode(error, "ENOENT")) return "";
   throw error;
 }

@@ -79,22 +79,22 @@ function storeMetrics(status: StoreStatus): Metric[] {
     {
       name: "backup_newest_timestamp_seconds",
       help: "Time of the newest backup by its manifest.",
-      samples: [[{}, secondsOf(status.lastBackup?.createdAt)]],
+      samples: [[{}, toSeconds(status.lastBackup?.createdAt)]],
     },
     {
       name: "restore_test_timestamp_seconds",
       help: "Time of the last restore test of a backup.",
-      samples: [[{}, secondsOf(status.lastRestoreTest?.at)]],
+      samples: [[{}, toSeconds(status.lastRestoreTest?.at)]],
     },
     {
       name: "bundle_test_timestamp_seconds",
       help: "Time of the last restore test with a bundle and its key.",
-      samples: [[{}, secondsOf(status.lastBundleTest?.at)]],
+      samples: [[{}, toSeconds(status.lastBundleTest?.at)]],
     },
     {
       name: "schedule_next_timestamp_seconds",
       help: "Time of the next scheduled backup.",
-      samples: [[{}, secondsOf(schedule?.nextRun)]],
+      samples: [[{}, toSeconds(schedule?.nextRun)]],
     },
   ];
 }
@@ -118,7 +118,7 @@ function runMetrics({ runs }: StoreStatus): Metric[] {
 }
 
 /**
- * Returns what is measured of runs and drills alike.
+ * Returns the metrics that runs and drills have in common.
  *
  * @param prefix - the first part of the names
  * @param subject - for the help texts
@@ -133,12 +133,12 @@ function attemptMetrics(
     {
       name: `${prefix}_timestamp_seconds`,
       help: `Time of the last ${subject}.`,
-      samples: of(({ at }) => secondsOf(at)),
+      samples: of(({ at }) => toSeconds(at)),
     },
     {
       name: `${prefix}_success_timestamp_seconds`,
       help: `Time of the last ${subject} that succeeded.`,
-      samples: of(({ succeeded_at: at }) => secondsOf(at)),
+      samples: of(({ succeeded_at: at }) => toSeconds(at)),
     },
     {
       name: `${prefix}_exit_code`,
@@ -160,12 +160,12 @@ function copyMetrics({ copies }: StoreStatus): Metric[] {
     {
       name: "copy_timestamp_seconds",
       help: "Time of the last run that copied to a target or tried to.",
-      samples: of(({ at }) => secondsOf(at)),
+      samples: of(({ at }) => toSeconds(at)),
     },
     {
       name: "copy_success_timestamp_seconds",
       help: "Time of the last run that left a target complete.",
-      samples: of(({ succeededAt }) => secondsOf(succeededAt)),
+      samples: of(({ succeededAt }) => toSeconds(succeededAt)),
     },
     {
       name: "copy_failed",
@@ -210,7 +210,7 @@ function findingMetrics(checks: readonly Check[]): Metric[] {
   ];
 }
 
-function secondsOf(time: string | null | undefined): number | null {
+function toSeconds(time: string | null | undefined): number | null {
   return time ? Date.parse(time) / 1000 : null;
 }
 

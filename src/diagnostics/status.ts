@@ -73,7 +73,7 @@ interface BackupTest {
   readonly backup: string;
 }
 
-export async function storeStatus(options: StatusOptions): Promise<StoreStatus> {
+export async function readStoreStatus(options: StatusOptions): Promise<StoreStatus> {
   const { storePath } = options;
   const problems = (options.settingsProblems ?? []).map(({ message }) => message);
   /** Returns null on an error and adds its message to the problems. */

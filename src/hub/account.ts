@@ -1,93 +1,87 @@
-/** The account of a hub's programs: root runs no program that another user can change. */
+/**
+ * Finds the account in which a program of a hub runs: its user and its environment. Root runs no
+ * program that another user can change.
+ */
 import { readdir, readlink } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { dirname, join, resolve } from "node:path";
 import { type HubAccount, hubAccount } from "../config/hub-account.js";
-import type { Environment } from "../config/paths.js";
+
 import { StoreError } from "../errors.js";
 import { lstatIfExists } from "../fs/read.js";
-import { run } from "../process/run.js";
+import { type Account, run } from "../process/run.js";
 import { type HubUnit, isRootName, readEnvironment } from "../service/hub-units.js";
 import { queryLimitMs, show, type UnitName } from "../service/systemctl.js";
 
-/** The environment of a hub's program, and its user if that is not the user of this process. */
-export interface HubProcess {
-  readonly environment: Environment;
-  readonly uid?: number | undefined;
-  readonly gid?: number | undefined;
-}
-
-/** Returns the account of the hub on which this process works. */
-export function currentHub(): HubProcess {
+/** Returns the account of the hub that this process works for. */
+export function currentAccount(): Account {
   return hubAccount() ?? { environment: process.env };
 }
 
 /**
- * Returns the account of the hub of a unit of the system.
+ * Returns the account in which a system unit runs.
  *
- * @throws {@link StoreError} refused - if there is no such user
+ * @throws {@link StoreError} refused - if its user does not exist
  * @throws {@link StoreError} service - if the manager does not respond
  */
-export async function accountOfUnit(name: string): Promise<HubAccount> {
+export async function findSystemUnitAccount(name: string): Promise<HubAccount> {
   const [{ User: user } = {}] = await show("systemd", ["User"], [name]);
   const ids = isRootName(user) ? { uid: 0, gid: 0 } : await findUser(user ?? "", name);
   return { ...ids, environment: await readEnvironment({ manager: "systemd", name }) };
 }
 
-/** Returns how a unit starts a hub; for root, with the user of a unit of the system. */
-export async function processOfUnit(unit: UnitName): Promise<HubProcess> {
-  if (unit.manager === "systemd" && process.geteuid?.() === 0) return accountOfUnit(unit.name);
+/** Returns the account in which a unit runs; with a user only if root asks about a system unit. */
+export async function findUnitAccount(unit: UnitName): Promise<Account> {
+  if (unit.manager === "systemd" && process.geteuid?.() === 0)
+    return findSystemUnitAccount(unit.name);
   return { environment: await readEnvironment(unit) };
 }
 
-/** Returns the same for a unit that was found, which can be a template. */
-export async function processOfHub({ name, user, environment }: HubUnit): Promise<HubProcess> {
+/** Returns the same for a hub unit, without a query. The unit may be a template. */
+export async function findHubUnitAccount({ name, user, environment }: HubUnit): Promise<Account> {
   const isOthers = user !== undefined && process.geteuid?.() === 0;
   return isOthers ? { ...(await findUser(user, name)), environment } : { environment };
 }
 
-async function findUser(user: string, of: string): Promise<{ uid: number; gid: number }> {
+/** @param subject - the unit or path that belongs to the user, for the error */
+async function findUser(user: string, subject: string): Promise<{ uid: number; gid: number }> {
   const { stdout } = await run("getent", ["passwd", user], { timeoutMs: queryLimitMs });
   const [uid, gid] = stdout.split(":").slice(2, 4).map(Number);
   if (uid !== undefined && gid !== undefined) return { uid, gid };
-  throw new StoreError("refused", `${of} belongs to a user that does not exist: ${user}`, {
+  throw new StoreError("refused", `${subject} belongs to a user that does not exist: ${user}`, {
     hint: `Check the user with: getent passwd ${user}`,
   });
 }
 
-/** Python's variables and those that decide on its packages. Root's others are not passed on. */
+/** The variables that Python needs to find its packages. Root's others are not passed on. */
 const passedOn = /^(?:PATH|HOME|LANG|LC_\w+|LD_LIBRARY_PATH|VIRTUAL_ENV|PYTHON\w*|XDG_\w+)$/;
 
 /**
- * Returns the account in which an interpreter must run. If root would run it as root, but another
- * user can change it or its packages, that is the account of this user.
+ * Returns the account in which an interpreter must run. If root would run an interpreter that
+ * another user can change, or packages of another user, returns the account of that user.
  *
  * @throws {@link StoreError} refused - if that user does not exist
  */
-export async function hubProcess(python: string, hub: HubProcess): Promise<HubProcess> {
+export async function resolvePythonAccount(python: string, hub: Account): Promise<Account> {
   if (process.geteuid?.() !== 0 || (hub.uid ?? 0) !== 0) return hub;
   const { HOME, PYTHONHOME, PYTHONUSERBASE, PYTHONPATH, VIRTUAL_ENV } = hub.environment;
-  const variables = [
-    HOME,
-    PYTHONHOME,
-    PYTHONUSERBASE,
-    VIRTUAL_ENV,
-    ...(PYTHONPATH ?? "").split(":"),
+  const paths = [
+    ...[python, ...(await packageDirectories(python))],
+    ...[HOME, PYTHONHOME, PYTHONUSERBASE, VIRTUAL_ENV, ...(PYTHONPATH ?? "").split(":")],
   ];
-  const paths = [python, ...(await packageDirectories(python)), ...variables];
   for (const path of paths) {
     const owner = path ? await findOtherOwner(path) : undefined;
     if (path === undefined || owner === undefined) continue;
-    const environment = Object.entries(hub.environment).filter(([name]) => passedOn.test(name));
+    const variables = Object.entries(hub.environment).filter(([name]) => passedOn.test(name));
     return {
       ...(await findUser(`${owner}`, path)),
-      environment: Object.fromEntries(environment),
+      environment: Object.fromEntries(variables),
     };
   }
   return hub;
 }
 
-/** Returns the directories of the packages of a virtual environment. */
+/** Returns the package directories of a virtual environment. */
 async function packageDirectories(python: string): Promise<string[]> {
   const lib = join(dirname(dirname(python)), "lib");
   const names = await readdir(lib).catch(() => []);
@@ -96,12 +90,12 @@ async function packageDirectories(python: string): Promise<string[]> {
     .flatMap((name) => ["site-packages", "dist-packages"].map((each) => join(lib, name, each)));
 }
 
-/** As many links as Linux follows in a path. */
+/** The number of symbolic links that Linux follows in a path. */
 const longestChain = 40;
 
 /**
- * Returns the owner of a path, or of a directory or link on the way to it, that is not root;
- * undefined if all are root's.
+ * Returns the first owner other than root of a path, its directories and the links in it; undefined
+ * if root owns all of them.
  */
 async function findOtherOwner(path: string, links = longestChain): Promise<number | undefined> {
   const names = resolve(path).split("/").slice(1);
@@ -119,36 +113,36 @@ async function findOtherOwner(path: string, links = longestChain): Promise<numbe
   return undefined;
 }
 
-/** How long creating or removing a directory may take. */
+/** Time limit of creating or removing a directory. */
 const directoryLimitMs = 60_000;
 
 /** Creates a temporary directory as the user of a hub. */
-export async function makeTemporaryDirectory(hub: HubProcess): Promise<string> {
+export async function makeTemporaryDirectory(hub: Account): Promise<string> {
   const parent = hub.uid === undefined ? tmpdir() : "/tmp";
   return (await runAs(hub, "mktemp", "-d", join(parent, "hivemind-sqlcipher-XXXXXXXX"))).trim();
 }
 
 /** Creates a private directory as the user of a hub. */
-export async function makeDirectoryAs(hub: HubProcess, path: string): Promise<void> {
+export async function makeDirectoryAs(hub: Account, path: string): Promise<void> {
   await runAs(hub, "mkdir", "-m", "700", "--", path);
 }
 
 /**
- * Removes a directory, with its contents, as the user of a hub. As root, it could remove the files
- * of another user: the hub's user can replace a subdirectory by a link while it is removed.
+ * Removes a directory, with its contents, as the user of a hub. Root could remove files of another
+ * user, because the hub's user can replace a subdirectory with a link during the removal.
  */
-export async function removeDirectoryAs(hub: HubProcess, path: string): Promise<void> {
+export async function removeDirectoryAs(hub: Account, path: string): Promise<void> {
   await runAs(hub, "rm", "-rf", "--", path);
 }
 
 /** Returns whether the user of a hub can write to a path. */
-export async function canWriteAs({ uid, gid }: HubProcess, path: string): Promise<boolean> {
+export async function canWriteAs({ uid, gid }: Account, path: string): Promise<boolean> {
   const account = { uid, gid, environment: {} };
   const { code } = await run("test", ["-w", path], { timeoutMs: directoryLimitMs, account });
   return code === 0;
 }
 
-async function runAs({ uid, gid }: HubProcess, program: string, ...args: string[]) {
+async function runAs({ uid, gid }: Account, program: string, ...args: string[]) {
   const account = { uid, gid, environment: {} };
   const outcome = await run(program, args, { timeoutMs: directoryLimitMs, account });
   if (outcome.code === 0) return outcome.stdout;

@@ -11,9 +11,13 @@ import type { Reporter } from "../reporter.js";
 import { runsHub } from "../service/hub-units.js";
 import type { CipherCompatibility } from "../store/cipher.js";
 import { describePython } from "./interpreter.js";
-import { askContainer, askHubOnce, uncheckedContainer } from "./packages-cache.js";
+import {
+  probeContainerPackages,
+  probePackagesCached,
+  uncheckedContainer,
+} from "./packages-cache.js";
 import type { PasswordDelivery } from "./password-delivery.js";
-import { checkPackages } from "./run.js";
+import { assertPackages } from "./run.js";
 import { assertBlacklistsKept } from "./schema.js";
 import { findServicePython, readServiceHub } from "./service-hub.js";
 
@@ -21,7 +25,7 @@ import { findServicePython, readServiceHub } from "./service-hub.js";
  * Checks the packages of the service's hub. Does nothing if no hub receives the passphrase.
  *
  * @param cipherCompatibility - the format of the store that the hub will open
- * @param clients - those that the hub gets in a database of another kind than before
+ * @param clients - the clients of a hub that changes to this store from a database of another kind
  * @throws {@link StoreError} refused - if the hub could not open the store
  * @throws {@link StoreError} failed - if the hub's interpreter fails
  */
@@ -38,11 +42,11 @@ export async function assertHubOpens(
   const python = await findServicePython(hub);
   const packages =
     hub.container && python
-      ? await askContainer(python, name, reporter)
-      : python && (await askHubOnce(python, hub));
+      ? await probeContainerPackages(python, name, reporter)
+      : python && (await probePackagesCached(python, hub));
   if (python !== undefined && packages !== undefined) {
     const where = describePython(python);
-    assertPackages(packages, where, cipherCompatibility);
+    assertPackagesOrHint(packages, where, cipherCompatibility);
     if (clients) await assertBlacklistsKept(packages, where, clients);
     return;
   }
@@ -54,9 +58,10 @@ export async function assertHubOpens(
   );
 }
 
-function assertPackages(...args: Parameters<typeof checkPackages>): void {
+/** Adds to the error's hint the option for stores without a hub. */
+function assertPackagesOrHint(...args: Parameters<typeof assertPackages>): void {
   try {
-    checkPackages(...args);
+    assertPackages(...args);
   } catch (error) {
     if (!(error instanceof StoreError)) throw error;
     throw wrap(error, {

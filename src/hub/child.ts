@@ -9,7 +9,7 @@ import type { Readable } from "node:stream";
 import type { Environment } from "../config/paths.js";
 
 /** Signals from service managers, terminals and operators. */
-const passedOn = ["SIGHUP", "SIGINT", "SIGQUIT", "SIGTERM", "SIGUSR1", "SIGUSR2"] as const;
+const forwardedSignals = ["SIGHUP", "SIGINT", "SIGQUIT", "SIGTERM", "SIGUSR1", "SIGUSR2"] as const;
 
 /**
  * The last commands of the preparing shell.
@@ -21,22 +21,22 @@ const passedOn = ["SIGHUP", "SIGINT", "SIGQUIT", "SIGTERM", "SIGUSR1", "SIGUSR2"
  * `$1` is the id of this process and `$confine` has options of `setpriv`. The hub's command
  * follows.
  */
-export const superviseHub = `
+export const supervisionScript = `
 ulimit -c 0
 exec setpriv --pdeathsig KILL $confine -- /bin/sh -c '[ "$PPID" = "$0" ] && exec "$@"' "$@"
 `;
 
 /**
- * Runs the hub as it is, without a passphrase, until it ends.
+ * Runs the hub without a passphrase, until it ends.
  *
- * @returns the hub's exit code, 128 + n if signal n ended it
+ * @returns the hub's exit code, or 128 + n if signal n ended it
  */
 export function runUnchanged(
   command: readonly string[],
   environment: Environment = process.env,
 ): Promise<number> {
-  const args = ["-c", `confine=\n${superviseHub}`, "hivemind-sqlcipher", `${process.pid}`];
-  return exitCodeOf(
+  const args = ["-c", `confine=\n${supervisionScript}`, "hivemind-sqlcipher", `${process.pid}`];
+  return waitForExit(
     spawn("/bin/sh", [...args, ...command], { env: environment, stdio: "inherit" }),
   );
 }
@@ -46,11 +46,11 @@ export function runUnchanged(
  *
  * @returns the exit code, or 128 + the number of the signal, as in a shell
  */
-export async function exitCodeOf(hub: ChildProcess): Promise<number> {
-  const pass = (signal: NodeJS.Signals) => {
-    if (!sentByTerminal(signal)) hub.kill(signal);
+export async function waitForExit(hub: ChildProcess): Promise<number> {
+  const forward = (signal: NodeJS.Signals) => {
+    if (!isSentByTerminal(signal)) hub.kill(signal);
   };
-  for (const signal of passedOn) process.on(signal, pass);
+  for (const signal of forwardedSignals) process.on(signal, forward);
   try {
     return await new Promise((done, failed) => {
       hub.once("error", failed);
@@ -59,7 +59,7 @@ export async function exitCodeOf(hub: ChildProcess): Promise<number> {
       );
     });
   } finally {
-    for (const signal of passedOn) process.off(signal, pass);
+    for (const signal of forwardedSignals) process.off(signal, forward);
   }
 }
 
@@ -67,13 +67,13 @@ export async function exitCodeOf(hub: ChildProcess): Promise<number> {
  * Returns whether the terminal has already sent the signal to the hub: Ctrl-C and Ctrl-\ reach
  * every process of the terminal's foreground group.
  */
-function sentByTerminal(signal: NodeJS.Signals): boolean {
-  return (signal === "SIGINT" || signal === "SIGQUIT") && inForeground();
+function isSentByTerminal(signal: NodeJS.Signals): boolean {
+  return (signal === "SIGINT" || signal === "SIGQUIT") && isInForeground();
 }
 
-function inForeground(): boolean {
+function isInForeground(): boolean {
   try {
-    const [, , group, , , terminalGroup] = afterName(readFileSync("/proc/self/stat", "latin1"));
+    const [, , group, , , terminalGroup] = readStatFields("self");
     return group === terminalGroup;
   } catch {
     return process.stdin.isTTY === true;
@@ -83,7 +83,8 @@ function inForeground(): boolean {
 /**
  * Returns the fields of `/proc/PID/stat` after the name, which may contain spaces and parentheses.
  */
-function afterName(stat: string): string[] {
+function readStatFields(pid: number | "self"): string[] {
+  const stat = readFileSync(`/proc/${pid}/stat`, "latin1");
   return stat.slice(stat.lastIndexOf(")") + 2).split(" ");
 }
 
@@ -91,9 +92,9 @@ function afterName(stat: string): string[] {
  * Returns the start time of a process in clock ticks, or undefined if it has ended. Process id and
  * start time are unique until the next boot.
  */
-export function startOf(pid: number): string | undefined {
+export function readStartTime(pid: number): string | undefined {
   try {
-    return afterName(readFileSync(`/proc/${pid}/stat`, "latin1"))[19];
+    return readStatFields(pid)[19];
   } catch {
     return undefined;
   }

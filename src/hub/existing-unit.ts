@@ -4,6 +4,7 @@ import { configHome } from "../config/paths.js";
 import { StoreError } from "../errors.js";
 import type { Service } from "../service/service.js";
 import {
+  managers,
   redirectToFile,
   show,
   sudoPrefix,
@@ -26,7 +27,7 @@ import { serverJsonPath } from "./server-json.js";
  * @throws {@link StoreError} refused - if several units start a hub
  */
 export async function findHubUnit(name?: string): Promise<UnitName> {
-  if (name !== undefined) return findNamed(name.includes(".") ? name : `${name}.service`);
+  if (name !== undefined) return findNamedUnit(name.includes(".") ? name : `${name}.service`);
   const units = (await findHubUnits(serverJsonPath())).filter(({ isTemplate }) => !isTemplate);
   const active = units.filter(({ isActive }) => isActive);
   const [unit, ...others] = active.length > 0 ? active : units;
@@ -42,8 +43,8 @@ export async function findHubUnit(name?: string): Promise<UnitName> {
   });
 }
 
-async function findNamed(name: string): Promise<UnitName> {
-  for (const manager of ["systemd-user", "systemd"] as const) {
+async function findNamedUnit(name: string): Promise<UnitName> {
+  for (const manager of managers) {
     const [unit] = await show(manager, ["LoadState"], [name]).catch(() => []);
     if (unit?.LoadState === "loaded") return { manager, name };
   }
@@ -76,14 +77,15 @@ export async function hubCommandOf(unit: UnitName): Promise<string[]> {
  */
 export async function dropInPath({ manager, name }: UnitName): Promise<string> {
   const [unit] = await show(manager, ["FragmentPath"], [name]);
-  const own = join("systemd", "user");
-  const beside = dirname(unit?.FragmentPath ?? "");
-  const ofUser = beside.endsWith(own) && !/^\/(?:usr|etc|run)\//.test(beside);
-  const directory = manager === "systemd" ? systemUnits : ofUser ? beside : join(configHome(), own);
+  const userUnits = join("systemd", "user");
+  const fileDirectory = dirname(unit?.FragmentPath ?? "");
+  const isOfUser = fileDirectory.endsWith(userUnits) && !/^\/(?:usr|etc|run)\//.test(fileDirectory);
+  const unitDirectory = isOfUser ? fileDirectory : join(configHome(), userUnits);
+  const directory = manager === "systemd" ? systemUnits : unitDirectory;
   return join(directory, `${name}.d`, "hivemind-sqlcipher.conf");
 }
 
-/** Returns the command line that makes a unit leave no core dumps; undefined without a unit. */
+/** Returns the command line that disables core dumps of a unit; undefined without a unit. */
 export async function noCoreDumpsCommand({ kind, name }: Service): Promise<string | undefined> {
   if ((kind !== "systemd-user" && kind !== "systemd") || name === null) return undefined;
   const unit = { manager: kind, name: name.includes(".") ? name : `${name}.service` };
@@ -101,7 +103,7 @@ export async function dropInCommands(
   return installCommands(unit, await dropInPath(unit), print);
 }
 
-/** Only root may write the files of a system unit, and only the user knows what is in them. */
+/** Only root may write the files of a system unit, but `print` needs the settings of this user. */
 function installCommands({ manager, name }: UnitName, path: string, print: string) {
   const sudo = manager === "systemd" ? sudoPrefix() : "";
   return {

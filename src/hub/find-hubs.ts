@@ -16,7 +16,7 @@ import { systemctlLine, type UnitName } from "../service/systemctl.js";
 import { serverJsonPath } from "./server-json.js";
 
 /** A process that runs `hivemind-core listen`. */
-export interface HubProcess {
+export interface RunningHub {
   readonly pid: number;
   readonly unit: UnitName | undefined;
   /** Empty if it cannot be read. */
@@ -29,13 +29,13 @@ export interface HubProcess {
  *
  * Open files do not suffice, because a hub with a JSON database does not keep its file open.
  */
-export async function findHubProcesses(serverJson: string): Promise<HubProcess[]> {
+export async function findHubProcesses(serverJson: string): Promise<RunningHub[]> {
   const hubs = await findAllHubProcesses();
   return hubs.filter(({ environment }) => mayUse(serverJson, environment));
 }
 
 /** Returns the running hubs of every `server.json`. */
-export async function findAllHubProcesses(): Promise<HubProcess[]> {
+export async function findAllHubProcesses(): Promise<RunningHub[]> {
   const pids = readdirSync("/proc")
     .filter((entry) => /^\d+$/.test(entry))
     .map(Number)
@@ -61,7 +61,7 @@ export async function findHubUnits(serverJson: string): Promise<HubUnit[]> {
 }
 
 /** Returns the command to stop the hub, for a hint. */
-export function stopCommandOf({ pid, unit }: HubProcess): string {
+export function stopCommandOf({ pid, unit }: RunningHub): string {
   return unit === undefined ? `kill ${pid}` : systemctlLine(unit.manager, `stop ${unit.name}`);
 }
 

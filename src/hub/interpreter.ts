@@ -11,16 +11,15 @@ import { formatJson, type JsonObject } from "../client/json.js";
 import { hubEnvironment } from "../config/hub-account.js";
 import type { Environment } from "../config/paths.js";
 import { StoreError } from "../errors.js";
-import { type Outcome, run } from "../process/run.js";
+import { type Account, type Outcome, run } from "../process/run.js";
 import * as z from "../schema.js";
-import { engines } from "../service/engine.js";
+import { isEngine } from "../service/engine.js";
 import type { CipherCompatibility } from "../store/cipher.js";
 import {
-  currentHub,
-  type HubProcess,
-  hubProcess,
+  currentAccount,
   makeTemporaryDirectory,
   removeDirectoryAs,
+  resolvePythonAccount,
 } from "./account.js";
 import { sqliteModule } from "./server-json.js";
 
@@ -31,10 +30,10 @@ import { sqliteModule } from "./server-json.js";
 export type HubPython = readonly [program: string, ...options: string[]];
 
 export function isInContainer([program]: HubPython): boolean {
-  return (engines as readonly string[]).includes(program);
+  return isEngine(program);
 }
 
-/** Returns an interpreter for messages. */
+/** Returns the name of an interpreter for messages. */
 export function describePython(python: HubPython): string {
   return isInContainer(python) ? `the container of ${python[0]}` : python[0];
 }
@@ -60,7 +59,7 @@ export const packagesSchema = z.object({
 export type HubPackages = z.infer<typeof packagesSchema>;
 
 /** Importing the packages takes half a second on a PC and several seconds on a small board. */
-const replyTimeoutMs = 60_000;
+const probeLimitMs = 60_000;
 
 /**
  * Finds the hub's Python: `hubPython` if given; else the interpreter of the `hivemind-core` script
@@ -85,20 +84,20 @@ export async function findHubPython({
       hint: "Name the Python that has hivemind-core installed: --hub-python PATH",
     });
   }
-  const program = hubProgram(args);
+  const program = findHubProgram(args);
   const path = program === undefined ? undefined : await findProgram(program, environment);
   if (program === undefined || path === undefined) return undefined;
-  return isPython(program) ? [path] : shebang(path, environment);
+  return isPython(program) ? [path] : readShebang(path, environment);
 }
 
 /**
- * Returns the word of a command line that decides on the hub's Python: an interpreter before the
- * hub's script, or the script. A `--hub-python` of `run` comes first.
+ * Returns the argument that determines the hub's Python: an interpreter before the hub's script, or
+ * the script. A `--hub-python` of `run` takes precedence.
  *
- * A shell command is one argument, so its words are searched, too. If it activates a virtual
- * environment, the script is in there and not on PATH.
+ * Also searches the words of a shell command, which is a single argument. If the command activates
+ * a virtual environment, the script is there and not on PATH.
  */
-function hubProgram(args: readonly string[]): string | undefined {
+function findHubProgram(args: readonly string[]): string | undefined {
   const named = args.indexOf("--hub-python");
   if (named >= 0) return args[named + 1];
   const words = args.flatMap((arg) =>
@@ -122,7 +121,7 @@ export function isPython(program: string): boolean {
   return /^python[\d.]*$/.test(basename(program));
 }
 
-/** Resolves a program: returns a path unchanged and looks up a name on PATH. */
+/** Returns the absolute path of an executable program. Looks up a name without slash on PATH. */
 export async function findProgram(
   program: string,
   environment: Environment = hubEnvironment(),
@@ -133,17 +132,20 @@ export async function findProgram(
         .split(delimiter)
         .map((directory) => resolve(directory, program));
   for (const candidate of candidates) {
-    const executable = await access(candidate, constants.X_OK).then(
+    const isExecutable = await access(candidate, constants.X_OK).then(
       () => true,
       () => false,
     );
-    if (executable) return candidate;
+    if (isExecutable) return candidate;
   }
   return undefined;
 }
 
-async function shebang(script: string, environment: Environment): Promise<HubPython | undefined> {
-  const [first = "", ...rest] = (await firstCharacters(script)).split("\n");
+async function readShebang(
+  script: string,
+  environment: Environment,
+): Promise<HubPython | undefined> {
+  const [first = "", ...rest] = (await readFirstCharacters(script)).split("\n");
   if (!first.startsWith("#!")) return undefined;
   let [program, ...options] = first.slice(2).trim().split(/\s+/);
   if (program !== undefined && basename(program) === "env") {
@@ -159,7 +161,7 @@ async function shebang(script: string, environment: Environment): Promise<HubPyt
   return found === undefined ? undefined : [found, ...options];
 }
 
-async function firstCharacters(path: string): Promise<string> {
+async function readFirstCharacters(path: string): Promise<string> {
   const file = await open(path).catch(() => undefined);
   if (file === undefined) return "";
   try {
@@ -176,16 +178,16 @@ async function firstCharacters(path: string): Promise<string> {
  *
  * @throws {@link StoreError} failed - if the interpreter fails
  */
-export async function askHub(
+export async function probePackages(
   python: HubPython,
-  hub: HubProcess = currentHub(),
+  hub: Account = currentAccount(),
 ): Promise<HubPackages> {
-  return packagesSchema.parse(await ask(python, packagesScript, hub));
+  return packagesSchema.parse(await runProbe(python, packagesScript, hub));
 }
 
 /**
- * Returns the SQLCipher format of the hub: the major version of its SQLCipher, because the hub
- * never requests another format; 4 if the version is unknown.
+ * Returns the SQLCipher format that the hub reads: the major version of its SQLCipher, because the
+ * hub never requests another format; 4 if the version is unknown.
  */
 export function cipherFormat({ cipherVersion }: HubPackages): CipherCompatibility {
   return cipherVersion?.startsWith("3.") ? 3 : 4;
@@ -194,9 +196,9 @@ export function cipherFormat({ cipherVersion }: HubPackages): CipherCompatibilit
 /** Returns whether the hub rewrites a `server.json` without `network_protocol`. */
 export async function completesServerJson(
   python: HubPython,
-  hub: HubProcess = currentHub(),
+  hub: Account = currentAccount(),
 ): Promise<boolean> {
-  return z.boolean().parse(await ask(python, completionScript, hub));
+  return z.boolean().parse(await runProbe(python, completionScript, hub));
 }
 
 /**
@@ -205,12 +207,12 @@ export async function completesServerJson(
  * @returns Python's error, or null on success
  * @throws {@link StoreError} failed - if the interpreter fails
  */
-export async function askModule(
+export async function probeModule(
   python: HubPython,
   module: string,
-  hub: HubProcess = currentHub(),
+  hub: Account = currentAccount(),
 ): Promise<string | null> {
-  const answer = await ask(python, loadScript, hub, JSON.stringify(module));
+  const answer = await runProbe(python, loadScript, hub, JSON.stringify(module));
   return z.nullable(z.string()).parse(answer);
 }
 
@@ -225,49 +227,49 @@ const servedSchema = z.object({ active: z.int(), found: z.boolean() });
  * @param home - the hub's `$XDG_DATA_HOME`
  * @throws {@link StoreError} failed - if the interpreter fails or the database does not open
  */
-export async function askClients(
+export async function probeClients(
   python: HubPython,
   database: JsonObject,
   apiKey: string | undefined,
   home: string,
-  hub: HubProcess = currentHub(),
+  hub: Account = currentAccount(),
 ): Promise<{ active: number; found: boolean }> {
   const input = formatJson({ database, apiKey: apiKey ?? null, home });
-  return servedSchema.parse(await ask(python, clientsScript, hub, input));
+  return servedSchema.parse(await runProbe(python, clientsScript, hub, input));
 }
 
 /**
  * Tests whether the hub could open a database on a server.
  *
- * @param database - as for `askClients`
+ * @param database - as for `probeClients`
  * @returns Python's error, or null on success
  * @throws {@link StoreError} failed - if the interpreter fails
  */
-export async function askConnection(
+export async function probeConnection(
   python: HubPython,
   database: JsonObject,
-  hub: HubProcess = currentHub(),
+  hub: Account = currentAccount(),
 ): Promise<string | null> {
-  const answer = await ask(python, connectScript, hub, formatJson(database));
+  const answer = await runProbe(python, connectScript, hub, formatJson(database));
   return z.nullable(z.string()).parse(answer);
 }
 
-async function ask(
+async function runProbe(
   python: HubPython,
   script: string,
-  asked: HubProcess,
+  account: Account,
   input = "",
 ): Promise<unknown> {
   const [program, ...options] = python;
-  // An engine of containers is a program of the system, and runs the interpreter in isolation.
+  // A container engine is a program of the system, and isolates the interpreter.
   const hub = isInContainer(python)
     ? { environment: process.env }
-    : await hubProcess(program, asked);
+    : await resolvePythonAccount(program, account);
   const home = await makeTemporaryDirectory(hub);
   let outcome: Outcome;
   try {
     outcome = await run(program, [...options, "-c", prelude + script, home], {
-      ...{ timeoutMs: replyTimeoutMs, input, account: hub },
+      ...{ timeoutMs: probeLimitMs, input, account: hub },
     });
   } finally {
     await removeDirectoryAs(hub, home);
@@ -279,7 +281,7 @@ async function ask(
   }
   throw new StoreError(
     "failed",
-    `cannot test the hub's packages with ${program}: ${reasonOf(outcome)}`,
+    `cannot test the hub's packages with ${program}: ${describeFailure(outcome)}`,
     {
       hint: "Name the Python that has hivemind-core installed: --hub-python PATH",
       cause: new Error(outcome.stderr),
@@ -287,8 +289,8 @@ async function ask(
   );
 }
 
-function reasonOf({ code, failure }: Outcome): string {
-  if (failure === "timeout") return `no reply within ${replyTimeoutMs / 1000} seconds`;
+function describeFailure({ code, failure }: Outcome): string {
+  if (failure === "timeout") return `no reply within ${probeLimitMs / 1000} seconds`;
   if (code === 0) return "its output is not JSON";
   return failure === "missing" ? "no such file or directory" : `it failed with ${code ?? failure}`;
 }

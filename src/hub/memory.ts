@@ -1,4 +1,4 @@
-/** Checks directories for the plaintext passphrase while the hub runs: they must be in memory. */
+/** Checks that directories for the plaintext passphrase are in memory and private. */
 import { stat, statfs } from "node:fs/promises";
 import { dirname } from "node:path";
 import { hasCode, StoreError, systemError } from "../errors.js";

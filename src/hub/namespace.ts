@@ -11,7 +11,7 @@ import { stat } from "node:fs/promises";
 import { Readable, Writable } from "node:stream";
 import type { Environment } from "../config/paths.js";
 import { StoreError } from "../errors.js";
-import { exitCodeOf, readAll, superviseHub } from "./child.js";
+import { readAll, supervisionScript, waitForExit } from "./child.js";
 
 /**
  * Runs inside the namespace, with the right to mount. The file arrives on descriptor 3; descriptor
@@ -21,7 +21,7 @@ import { exitCodeOf, readAll, superviseHub } from "./child.js";
  * file: the bind mount keeps the memory alive. The file's size is compared, because a hub that
  * reads a truncated file uses its defaults.
  */
-const setUp = `
+const setUpScript = `
 file=$1 size=$2 stage=$3 confine=$4
 shift 4
 set -e
@@ -33,7 +33,7 @@ mount -o remount,bind,ro,nosuid,nodev,noexec "$file"
 umount "$stage"
 echo ready >&4
 exec 2>&5 3<&- 4>&- 5>&-
-${superviseHub}`;
+${supervisionScript}`;
 
 /**
  * For an ordinary user: a user namespace that contains only this user. The hub starts without the
@@ -67,11 +67,11 @@ export async function startInNamespace({
   environment: Environment;
 }): Promise<{ exitCode: Promise<number> }> {
   const bytes = Buffer.from(contents);
-  const { unshare, confine } = mayMount() ? asRoot : asUser;
+  const { unshare, confine } = canMount() ? asRoot : asUser;
   const args = [
     file,
     `${bytes.length}`,
-    await stageFor(file),
+    await findStageDirectory(file),
     confine,
     `${process.pid}`,
     ...command,
@@ -81,11 +81,11 @@ export async function startInNamespace({
     // Redirect first: errors of unshare must reach descriptor 4 too.
     [
       ...["-c", 'exec 5>&2 2>&4; exec unshare "$@"', "sh", ...unshare, "--"],
-      ...["/bin/sh", "-c", setUp, "hivemind-sqlcipher", ...args],
+      ...["/bin/sh", "-c", setUpScript, "hivemind-sqlcipher", ...args],
     ],
     { env: environment, stdio: ["inherit", "inherit", "inherit", "pipe", "pipe"] },
   );
-  const exitCode = exitCodeOf(hub);
+  const exitCode = waitForExit(hub);
   const [input, report] = [hub.stdio[3], hub.stdio[4]];
   if (!(input instanceof Writable) || !(report instanceof Readable)) throw new Error("two pipes");
   // After an early failure the shell does not read its input. The report has the reason.
@@ -103,14 +103,14 @@ export async function startInNamespace({
   );
 }
 
-function mayMount(): boolean {
+function canMount(): boolean {
   const status = readFileSync("/proc/self/status", "latin1");
   const effective = /^CapEff:\s*([0-9a-f]+)/m.exec(status)?.[1] ?? "0";
   return (BigInt(`0x${effective}`) & capSysAdmin) !== 0n;
 }
 
 /** Returns an existing directory for a temporary mount. The file must not be below it. */
-async function stageFor(file: string): Promise<string> {
+async function findStageDirectory(file: string): Promise<string> {
   for (const directory of ["/dev/shm", "/tmp", "/mnt"]) {
     const isDirectory = await stat(directory).then(
       (found) => found.isDirectory(),

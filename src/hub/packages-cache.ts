@@ -1,8 +1,8 @@
 /**
- * Caches the result of `askHub` until the interpreter or a package changes.
+ * Caches the result of `probePackages` until the interpreter or a package changes.
  *
- * `askHub` starts a second Python that imports all packages of the hub. It would add more than a
- * second to each start on a PC, and several seconds on a small board.
+ * `probePackages` starts a second Python that imports all packages of the hub. It would add more
+ * than a second to each start on a PC, and several seconds on a small board.
  */
 import { readdir, readFile, realpath, stat } from "node:fs/promises";
 import { dirname, join } from "node:path";
@@ -10,15 +10,16 @@ import { type Environment, stateHome } from "../config/paths.js";
 import { isKind, StoreError } from "../errors.js";
 import { makeDirectory, replaceFile } from "../fs/atomic.js";
 import { sha256Hex } from "../fs/read.js";
+import type { Account } from "../process/run.js";
 import type { Reporter } from "../reporter.js";
 import * as z from "../schema.js";
-import { type HubProcess, hubProcess } from "./account.js";
+import { resolvePythonAccount } from "./account.js";
 import {
-  askHub,
   type HubPackages,
   type HubPython,
   isInContainer,
   packagesSchema,
+  probePackages,
 } from "./interpreter.js";
 
 const format = "hivemind-sqlcipher hub packages";
@@ -37,31 +38,31 @@ const recordSchema = z.object({
 const packageMetadata = /^(?:hivemind|sqlcipher3|ovos|json_database).*\.(?:dist-info|egg-info)$/i;
 
 /**
- * Returns the result of `askHub`, cached if the interpreter and the packages are unchanged. Caches
- * only a success, so repaired packages are tested again.
+ * Returns the result of `probePackages`, cached if the interpreter and the packages are unchanged.
+ * Caches only a success, so repaired packages are tested again.
  *
  * @param options.remember - false to write nothing
- * @throws {@link StoreError} failed - the interpreter does not answer
+ * @throws {@link StoreError} failed - if the interpreter fails
  */
-export async function askHubOnce(
+export async function probePackagesCached(
   python: HubPython,
-  asked: HubProcess,
+  account: Account,
   { remember = true } = {},
 ): Promise<HubPackages> {
   // The packages of a container are not in directories of this machine.
-  if (isInContainer(python)) return askHub(python, asked);
-  const hub = await hubProcess(python[0], asked);
+  if (isInContainer(python)) return probePackages(python, account);
+  const hub = await resolvePythonAccount(python[0], account);
   const { environment } = hub;
   const path = recordPath(python, environment);
   const known = await readRecord(path);
   if (known && known.fingerprint === (await fingerprint(python, known.paths, environment))) {
     return known.packages;
   }
-  const packages = await askHub(python, hub);
+  const packages = await probePackages(python, hub);
   const { paths } = packages;
   if (
     remember &&
-    !isOthers(hub) &&
+    !isOtherUser(hub) &&
     paths !== undefined &&
     packages.takesPassword &&
     packages.problem === null
@@ -73,14 +74,17 @@ export async function askHubOnce(
   return packages;
 }
 
-/** Asks the packages in a container; prints a notice if that is impossible, as without a shell. */
-export async function askContainer(
+/**
+ * Tests the packages in a container. Returns undefined after a notice if that fails, for example
+ * because the image has no shell.
+ */
+export async function probeContainerPackages(
   python: HubPython,
   name: string | null,
   reporter: Pick<Reporter, "notice">,
 ): Promise<HubPackages | undefined> {
   try {
-    return await askHub(python);
+    return await probePackages(python);
   } catch (error) {
     if (!isKind(error, "failed")) throw error;
     reporter.notice(uncheckedContainer(name, error.message));
@@ -97,7 +101,7 @@ export function uncheckedContainer(
 }
 
 /** Root writes nothing into the home directory of the hub's user. */
-function isOthers({ uid }: HubProcess): boolean {
+function isOtherUser({ uid }: Account): boolean {
   return uid !== undefined && uid !== process.geteuid?.();
 }
 
@@ -110,7 +114,7 @@ async function readRecord(path: string): Promise<z.infer<typeof recordSchema> | 
   try {
     return recordSchema.safeParse(JSON.parse(await readFile(path, "utf8"))).data;
   } catch {
-    return undefined; // absent, unreadable or damaged: the hub is asked
+    return undefined; // absent, unreadable or damaged: the packages are tested again
   }
 }
 
@@ -131,11 +135,15 @@ async function fingerprint(
   environment: Environment,
 ): Promise<string> {
   const variables = ["PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV"].map((name) => environment[name]);
-  const parts = [variables, await describe(program), ...(await Promise.all(paths.map(versions)))];
+  const parts = [
+    variables,
+    await describeFile(program),
+    ...(await Promise.all(paths.map(listVersions))),
+  ];
   return sha256Hex(JSON.stringify(parts));
 }
 
-async function describe(path: string): Promise<unknown> {
+async function describeFile(path: string): Promise<unknown> {
   try {
     const file = await realpath(path);
     const { mtimeMs, size } = await stat(file);
@@ -145,10 +153,10 @@ async function describe(path: string): Promise<unknown> {
   }
 }
 
-async function versions(directory: string): Promise<unknown> {
+async function listVersions(directory: string): Promise<unknown> {
   const names = await readdir(directory).catch(() => []);
   return [
-    ...((await describe(directory)) as unknown[]),
+    ...((await describeFile(directory)) as unknown[]),
     ...names.filter((name) => packageMetadata.test(name)).sort(),
   ];
 }

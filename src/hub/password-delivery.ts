@@ -6,13 +6,13 @@ import { StoreError } from "../errors.js";
 import { lstatIfExists } from "../fs/read.js";
 import type { ResolvedService } from "../operation/service.js";
 import type { Reporter } from "../reporter.js";
-import { type Container, inspectContainer } from "../service/engine.js";
+import { type Container, inspectContainer, isEngine } from "../service/engine.js";
 import { type ContainerHub, toHost } from "./container-hub.js";
 import { type NamedStore, namedStore, readServerJson, serverJsonPath } from "./server-json.js";
 import type { ServerJsonCopy } from "./server-json-copy.js";
 import { readServiceHub, type ServiceHub } from "./service-hub.js";
 
-/** `auto` detects it; `none` is the operator's statement: no hub needs the passphrase. */
+/** `auto` detects the delivery. `none` states that no hub needs the passphrase. */
 export type HubChoice = "auto" | "none";
 
 export type PasswordDelivery =
@@ -113,7 +113,7 @@ export async function resolvePasswordDelivery(
   const { service } = known;
   const name = service.name ?? "the hub";
   const refusal = `cannot determine how ${name} would get the new passphrase`;
-  if (service.kind === "podman" || service.kind === "docker") {
+  if (isEngine(service.kind)) {
     const container = await inspectContainer(service.kind, service.name ?? "");
     throw new StoreError("refused", refusal, {
       hint: [...secretsHint(container), mountCopyHint(service.name ?? "")].join("\n"),
@@ -149,7 +149,7 @@ export function copyPath(environment: Environment = process.env): string {
 }
 
 /**
- * Returns the file with the replaced password: `server.json`, or a copy of it in memory. Prints a
+ * Returns the file with the password to replace: `server.json`, or a copy of it in memory. Prints a
  * notice about a password on the disk.
  */
 export function passwordToReplace(

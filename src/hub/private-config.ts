@@ -12,11 +12,11 @@ import { isAbsolute, join } from "node:path";
 import { configHome, type Environment } from "../config/paths.js";
 import { hasCode, StoreError, systemError } from "../errors.js";
 import { createFile, makeDirectory } from "../fs/atomic.js";
-import { exitCodeOf, startOf, superviseHub } from "./child.js";
+import { readStartTime, supervisionScript, waitForExit } from "./child.js";
 import { assertPrivateMemory } from "./memory.js";
 
 /** Records the directory's owner: the id and start time of its process. */
-const ownerName = "config.owner";
+const ownerFile = "config.owner";
 
 /**
  * Runs `command` until it ends, with XDG_CONFIG_HOME set to a private directory whose `server.json`
@@ -44,12 +44,12 @@ export async function runWithPrivateConfig({
   await claimDirectory(directory);
   try {
     await makeConfig(real, config, contents);
-    return await exitCodeOf(spawnHub(command, { ...environment, XDG_CONFIG_HOME: config }));
+    return await waitForExit(spawnHub(command, { ...environment, XDG_CONFIG_HOME: config }));
   } catch (error) {
     throw systemError(error, `cannot run with ${config}`);
   } finally {
     await rm(config, { recursive: true, force: true });
-    await rm(join(directory, ownerName), { force: true });
+    await rm(join(directory, ownerFile), { force: true });
   }
 }
 
@@ -65,13 +65,13 @@ function spawnHub(command: readonly string[], environment: Environment): ChildPr
     const [program = "", ...args] = command;
     return spawn(program, args, { env: environment, stdio: "inherit" });
   }
-  const args = ["-c", superviseHub, "hivemind-sqlcipher", `${process.pid}`, ...command];
+  const args = ["-c", supervisionScript, "hivemind-sqlcipher", `${process.pid}`, ...command];
   return spawn("/bin/sh", args, { env: environment, stdio: "inherit" });
 }
 
 async function assertIdentity(real: string): Promise<void> {
   const identity = join(real, "hivemind", "_identity.json");
-  if (await isThere(identity)) return;
+  if (await exists(identity)) return;
   throw new StoreError("refused", `the hub has no identity yet at ${identity}`, {
     hint: "Start the hub once without run, which creates its identity, then stop it: hivemind-core listen",
   });
@@ -80,7 +80,7 @@ async function assertIdentity(real: string): Promise<void> {
 async function runtimeDirectory(environment: Environment): Promise<string> {
   const runtime = environment.XDG_RUNTIME_DIR;
   if (runtime === undefined || !isAbsolute(runtime)) {
-    throw new StoreError("refused", "XDG_RUNTIME_DIR, for a private directory, is not set", {
+    throw new StoreError("refused", "XDG_RUNTIME_DIR is not set to an absolute path", {
       hint: "Run this in a login session; for a service, log in once and run: loginctl enable-linger",
     });
   }
@@ -92,20 +92,20 @@ async function runtimeDirectory(environment: Environment): Promise<string> {
 
 /** Claims the directory and removes the files of an ended process. */
 async function claimDirectory(directory: string): Promise<void> {
-  const path = join(directory, ownerName);
+  const path = join(directory, ownerFile);
   const owner = await readFile(path, "utf8").catch((error: unknown) => {
     if (hasCode(error, "ENOENT")) return "";
     throw systemError(error, `cannot read ${path}`);
   });
   const [pid = "", started] = owner.split(" ");
-  if (pid !== "" && startOf(Number(pid)) === started) {
+  if (pid !== "" && readStartTime(Number(pid)) === started) {
     throw new StoreError("inUse", `process ${pid} runs a hub with a private configuration`, {
       hint: "Stop that hub first: a user can run only a single hub this way.",
     });
   }
   await rm(path, { force: true });
   await rm(join(directory, "config"), { recursive: true, force: true });
-  await createFile(path, `${process.pid} ${startOf(process.pid)}`);
+  await createFile(path, `${process.pid} ${readStartTime(process.pid)}`);
 }
 
 async function linkEntries(from: string, to: string, except: string): Promise<void> {
@@ -114,7 +114,7 @@ async function linkEntries(from: string, to: string, except: string): Promise<vo
   }
 }
 
-async function isThere(path: string): Promise<boolean> {
+async function exists(path: string): Promise<boolean> {
   return stat(path).then(
     () => true,
     () => false,

@@ -22,7 +22,11 @@ import {
   type HubPython,
 } from "./interpreter.js";
 import { startInNamespace } from "./namespace.js";
-import { askContainer, askHubOnce, uncheckedContainer } from "./packages-cache.js";
+import {
+  probeContainerPackages,
+  probePackagesCached,
+  uncheckedContainer,
+} from "./packages-cache.js";
 import { runWithPrivateConfig } from "./private-config.js";
 import { blacklistProblem } from "./schema.js";
 import {
@@ -69,12 +73,12 @@ export interface RedisHub extends HubCommand {
 
 export type HubOptions = StoreHub | RedisHub;
 
-/** A hub on a store that is to be encrypted: its copy of `server.json` gets a password then. */
+/** A hub on a store that `encrypt` will encrypt, and that has no password until then. */
 export interface PlaintextHub extends HubCommand {
   readonly storePath: string;
 }
 
-/** What `run --prepare` writes for a container. */
+/** Options of `run --prepare` for a container. */
 export type PrepareOptions = (HubOptions | PlaintextHub) & {
   /** The container of the hub, if it exists. */
   readonly container?: ContainerHub | undefined;
@@ -98,7 +102,7 @@ export async function runHub(options: HubOptions & { privateConfig?: boolean }):
     environment = process.env,
     privateConfig = process.platform !== "linux",
   } = options;
-  const serverJson = await checkHub(options);
+  const serverJson = await assertHubStarts(options);
   const contents = withSecret(serverJson, options);
   if (privateConfig) return runWithPrivateConfig({ command, contents, environment });
   const { file } = serverJson;
@@ -116,14 +120,14 @@ export async function runHub(options: HubOptions & { privateConfig?: boolean }):
  */
 export async function prepareServerJson(options: HubOptions, target: string): Promise<void> {
   await makeCopyDirectory(dirname(target));
-  await replaceFile(target, withSecret(await checkHub(options), options));
+  await replaceFile(target, withSecret(await assertHubStarts(options), options));
 }
 
 /** Writes a copy of `server.json` as `prepareServerJson` does, for the hub of a container. */
 export async function prepareCopy(options: PrepareOptions, target: string): Promise<void> {
   const { owner } = options;
   await makeCopyDirectory(dirname(target));
-  const serverJson = await checkContainerHub(options);
+  const serverJson = await assertContainerHubStarts(options);
   const hasSecret = "redisPassword" in options || "passphrase" in options;
   await replaceFile(target, hasSecret ? withSecret(serverJson, options) : serverJson.text);
   if (owner) await giveTo(target, owner);
@@ -135,8 +139,11 @@ function withSecret(serverJson: ServerJson, options: HubOptions): string {
     : withPassword(serverJson, options.passphrase);
 }
 
-/** Checks everything that would make the hub fail, use another store, or write plain text. */
-async function checkHub(options: HubOptions): Promise<ServerJson> {
+/**
+ * Checks everything that would make the hub fail, use another store, or write plain text. Returns
+ * its `server.json`.
+ */
+async function assertHubStarts(options: HubOptions): Promise<ServerJson> {
   const { command, hubPython, environment = process.env, onNotice = () => undefined } = options;
   const program = await findProgram(command[0] ?? "", environment);
   if (program === undefined) {
@@ -153,8 +160,8 @@ async function checkHub(options: HubOptions): Promise<ServerJson> {
     });
   }
   const serverJson = await findServerJson(options.serverJson ?? serverJsonPath(environment));
-  if ("redisPassword" in options) checkRedis(serverJson);
-  else await checkStore(serverJson, options.storePath, environment);
+  if ("redisPassword" in options) assertRedisModule(serverJson);
+  else await assertSameStore(serverJson, options.storePath, environment);
 
   const python = await findHubPython({ hubPython, args: command, environment });
   if (python === undefined) {
@@ -166,17 +173,17 @@ async function checkHub(options: HubOptions): Promise<ServerJson> {
     return serverJson;
   }
   if ("storePath" in options) {
-    checkStorePackages(await askHubOnce(python, { environment }), python, options);
+    assertStorePackages(await probePackagesCached(python, { environment }), python, options);
   }
   await assertComplete(serverJson, python, environment);
   return serverJson;
 }
 
 /**
- * Checks the hub of a container as far as the container tells: its packages if the hub runs, and
- * the path of its store if there is a container.
+ * Checks the hub of a container as far as possible: the path of its store if the container exists,
+ * and its packages if the hub runs. Returns its `server.json`.
  */
-async function checkContainerHub(options: PrepareOptions): Promise<ServerJson> {
+async function assertContainerHubStarts(options: PrepareOptions): Promise<ServerJson> {
   const { container: hub, onNotice = () => undefined } = options;
   const path = options.serverJson ?? hub?.serverJson;
   if (path === undefined) {
@@ -186,7 +193,7 @@ async function checkContainerHub(options: PrepareOptions): Promise<ServerJson> {
     });
   }
   const serverJson = await findServerJson(path);
-  if ("redisPassword" in options) checkRedis(serverJson);
+  if ("redisPassword" in options) assertRedisModule(serverJson);
   else {
     const { storePath } = options;
     const locate = (named: string) =>
@@ -194,7 +201,7 @@ async function checkContainerHub(options: PrepareOptions): Promise<ServerJson> {
         ? storePath
         : hub && toHost(hub.container, named);
     const home = hub?.dataHome ?? dataHome();
-    await checkStore(serverJson, storePath, { XDG_DATA_HOME: home }, locate);
+    await assertSameStore(serverJson, storePath, { XDG_DATA_HOME: home }, locate);
   }
   const python = hub && findContainerPython(hub.container);
   if (hub === undefined || !("storePath" in options)) return serverJson;
@@ -203,14 +210,14 @@ async function checkContainerHub(options: PrepareOptions): Promise<ServerJson> {
     onNotice(uncheckedContainer(name));
     return serverJson;
   }
-  const packages = await askContainer(python, name, { notice: onNotice });
+  const packages = await probeContainerPackages(python, name, { notice: onNotice });
   if (packages === undefined) return serverJson;
-  checkStorePackages(packages, python, options);
+  assertStorePackages(packages, python, options);
   await assertComplete(serverJson, python);
   return serverJson;
 }
 
-function checkStorePackages(
+function assertStorePackages(
   packages: HubPackages,
   python: HubPython,
   {
@@ -218,12 +225,16 @@ function checkStorePackages(
     onNotice = () => undefined,
   }: Pick<StoreHub, "cipherCompatibility" | "onNotice">,
 ): void {
-  checkPackages(packages, describePython(python), cipherCompatibility);
+  assertPackages(packages, describePython(python), cipherCompatibility);
   const problem = blacklistProblem(packages);
   if (problem) onNotice(`the hub enforces no blacklist: ${problem}; see hivemind-sqlcipher doctor`);
 }
 
-/** @throws {@link StoreError} refused - if the hub would write to its `server.json` */
+/**
+ * Checks that the hub will not write to its `server.json`.
+ *
+ * @throws {@link StoreError} refused - if the hub would add `network_protocol`
+ */
 async function assertComplete(
   serverJson: ServerJson,
   python: HubPython,
@@ -254,7 +265,7 @@ async function findServerJson(path: string): Promise<ServerJson> {
   }
 }
 
-async function checkStore(
+async function assertSameStore(
   serverJson: ServerJson,
   storePath: string,
   environment: Environment,
@@ -278,7 +289,7 @@ async function checkStore(
   }
 }
 
-function checkRedis(serverJson: ServerJson): void {
+function assertRedisModule(serverJson: ServerJson): void {
   const { module } = databaseIn(serverJson);
   if (module === redisModule) return;
   throw new StoreError(
@@ -289,9 +300,12 @@ function checkRedis(serverJson: ServerJson): void {
 }
 
 /**
- * @throws {@link StoreError} refused - if the hub could not open an encrypted store of this format
+ * Checks that the hub's packages open an encrypted store.
+ *
+ * @param cipherCompatibility - the format of the store; undefined if it is unknown
+ * @throws {@link StoreError} refused - if they do not
  */
-export function checkPackages(
+export function assertPackages(
   packages: HubPackages,
   python: string,
   cipherCompatibility: CipherCompatibility | undefined,

@@ -7,7 +7,7 @@ import { StoreError } from "../errors.js";
 import type { ResolvedService } from "../operation/service.js";
 import { newestSchema } from "../store/schema.js";
 import { describeClient, shellQuote } from "../text/escape.js";
-import { askHub, describePython, type HubPackages } from "./interpreter.js";
+import { describePython, type HubPackages, probePackages } from "./interpreter.js";
 import { findServicePython, readServiceHub } from "./service-hub.js";
 
 export interface HubSchema {
@@ -19,33 +19,33 @@ export interface HubSchema {
 }
 
 /**
- * Tests the hub of the service, or the hub on PATH.
+ * Returns the schema that the hub of the service supports, or the hub on PATH.
  *
  * @param hubPython - the hub's Python, if known
  * @returns undefined if there is no hub
  * @throws {@link StoreError} usage - if `hubPython` cannot be executed
  * @throws {@link StoreError} failed - if the interpreter fails
  */
-export async function hubSchema(
+export async function probeHubSchema(
   service: ResolvedService,
   hubPython?: string,
 ): Promise<HubSchema | undefined> {
   const hub = await readServiceHub(service);
   const python = await findServicePython(hub, hubPython);
   if (python === undefined) return undefined;
-  const { pluginManager, schemaVersion } = await askHub(python, hub);
+  const { pluginManager, schemaVersion } = await probePackages(python, hub);
   const known = schemaVersion ?? 0;
   const objection =
     known >= newestSchema
       ? undefined
-      : `the hub here (hivemind-plugin-manager ${pluginManager ?? "absent"}, in ${describePython(python)}) knows no schema ${newestSchema}: under it, every blacklist would be switched off`;
+      : `the hub here (hivemind-plugin-manager ${pluginManager ?? "absent"}, in ${describePython(python)}) does not support schema ${newestSchema}: it would ignore every blacklist`;
   return { pluginManager, schemaVersion: known, objection };
 }
 
 /**
  * Returns why the hub enforces no blacklist in an SQLite store; undefined if it does. The plugin
  * that encrypts can be installed with the plugin manager of HiveMind 4. It then moves the
- * blacklists of a store to a place where HiveMind 4 does not read them.
+ * blacklists of a store into `metadata`, where HiveMind 4 does not read them.
  */
 export function blacklistProblem({
   pluginManager,

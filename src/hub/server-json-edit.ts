@@ -23,10 +23,7 @@ export function withPassword(file: ServerJson, password: string, module = sqlite
   return setAt(file, ["database", module, "password"], password).text;
 }
 
-/**
- * Writes the password into the file, for a hub not started through `run`. Keeps owner and
- * mode.
- */
+/** Writes the password into the file, for a hub not started through `run`. Keeps owner and mode. */
 export async function setPassword(path: string, password: string): Promise<void> {
   const file = await readServerJson(path);
   const text = withPassword(file, password);
@@ -56,16 +53,16 @@ export async function switchModule(
   await replaceFile(file.file, setAt(withSettings, ["database", "module"], module).text);
 }
 
-/** What `database` named before `switchModule`: null for what was absent. */
+/** The object `database` before `switchModule`. A value that was absent is null. */
 export interface FormerDatabase {
   readonly module: string | null;
   /** The settings of the SQLite plugin, as JSON. */
   readonly sqlite_block: string | null;
-  /** Whether there was a block `database`. */
+  /** Whether there was an object `database`. */
   readonly had_block: boolean;
 }
 
-/** Returns what `database` names, without a password, for `restoreDatabase`. */
+/** Returns the object `database` without its password, for `restoreDatabase`. */
 export function formerDatabase({ settings }: ServerJson): FormerDatabase {
   const database = isJsonObject(settings.database) ? settings.database : undefined;
   const { password: _, ...block } = isJsonObject(database?.[sqliteModule])
@@ -79,7 +76,7 @@ export function formerDatabase({ settings }: ServerJson): FormerDatabase {
   };
 }
 
-/** Takes back what `switchModule` did for the SQLite plugin. */
+/** Undoes a `switchModule` to the SQLite plugin. */
 export async function restoreDatabase(path: string, former: FormerDatabase): Promise<void> {
   const file = await readServerJson(path);
   const text = former.had_block ? withFormer(file, former).text : removeAt(file, ["database"]);
@@ -90,33 +87,33 @@ function withFormer(file: ServerJson, { module, sqlite_block: block }: FormerDat
   const settings = ["database", sqliteModule];
   const withBlock =
     block === null
-      ? edited(file, removeAt(file, settings))
+      ? withText(file, removeAt(file, settings))
       : setAt(file, settings, parseJson(block));
   const name = ["database", "module"];
   return module === null
-    ? edited(withBlock, removeAt(withBlock, name))
+    ? withText(withBlock, removeAt(withBlock, name))
     : setAt(withBlock, name, module);
 }
 
-/** Sets a value; missing objects on the way are created. An equal value keeps its spelling. */
+/** Sets a value and creates missing parent objects. Leaves the text of an equal value unchanged. */
 function setAt(file: ServerJson, keys: readonly string[], value: JsonValue): ServerJson {
   const { path, text } = file;
   const present = valueAt(file.settings, keys);
   if (present !== undefined && sameJson(present, value)) return file;
-  let object = rootOf(text);
+  let object = parseRoot(text);
   for (const [depth, key] of keys.entries()) {
     const rest = keys.slice(depth + 1);
-    const member = memberOf(object, key, path);
+    const member = findMember(object, key, path);
     if (member === undefined) {
       const whole = rest.reduceRight<JsonValue>((inner, name) => ({ [name]: inner }), value);
-      return edited(file, insert(text, object, `${formatJson(key)}: ${formatJson(whole)}`));
+      return withText(file, insertMember(text, object, `${formatJson(key)}: ${formatJson(whole)}`));
     }
     if (rest.length === 0) {
       const end = member.value.offset + member.value.length;
       const changed = text.slice(0, member.value.offset) + formatJson(value) + text.slice(end);
-      return edited(file, changed);
+      return withText(file, changed);
     }
-    object = objectNode(member.value, key, path);
+    object = assertObject(member.value, key, path);
   }
   return file;
 }
@@ -130,12 +127,12 @@ function valueAt(settings: JsonObject, keys: readonly string[]): JsonValue | und
   return value;
 }
 
-function edited(file: ServerJson, text: string): ServerJson {
+function withText(file: ServerJson, text: string): ServerJson {
   return { ...file, text, settings: parseServerJson(text, file.path) };
 }
 
-/** Appends a member to an object, on a separate line if the last member has one. */
-function insert(text: string, object: Node, member: string): string {
+/** Appends a member to an object, on its own line if the last member is on its own line. */
+function insertMember(text: string, object: Node, member: string): string {
   const last = object.children?.at(-1);
   if (last === undefined) {
     const at = object.offset + 1;
@@ -148,13 +145,13 @@ function insert(text: string, object: Node, member: string): string {
 
 /** Removes a member with its comma, and its line if the line is then empty. */
 function removeAt({ path, text }: ServerJson, keys: readonly string[]): string {
-  let object = rootOf(text);
+  let object = parseRoot(text);
   for (const key of keys.slice(0, -1)) {
-    const member = memberOf(object, key, path);
+    const member = findMember(object, key, path);
     if (member === undefined) return text;
-    object = objectNode(member.value, key, path);
+    object = assertObject(member.value, key, path);
   }
-  const member = memberOf(object, keys.at(-1) ?? "", path);
+  const member = findMember(object, keys.at(-1) ?? "", path);
   if (member === undefined) return text;
 
   const siblings = object.children ?? [];
@@ -181,19 +178,19 @@ function removeAt({ path, text }: ServerJson, keys: readonly string[]): string {
 const stringOrNotFinite = /"[^"\\]*(?:\\.[^"\\]*)*"|-?Infinity|NaN/g;
 
 /**
- * Parses the text. Replaces numbers unknown to jsonc-parser by digits of the same length, so that
- * offsets stay.
+ * Parses the text. Replaces numbers that jsonc-parser does not know by digits of the same length,
+ * so that offsets do not change.
  */
-function rootOf(text: string): Node {
+function parseRoot(text: string): Node {
   const plain = blankComments(text).replace(stringOrNotFinite, (found) =>
     found.startsWith('"') ? found : "1".repeat(found.length),
   );
   const root = parseTree(plain);
-  if (root?.type !== "object") throw new Error("the text was parsed before");
+  if (root?.type !== "object") throw new Error("the text is not an object");
   return root;
 }
 
-function objectNode(node: Node, key: string, path: string): Node {
+function assertObject(node: Node, key: string, path: string): Node {
   if (node.type === "object") return node;
   throw new StoreError("refused", `${path}: "${key}" is not an object`);
 }
@@ -202,7 +199,7 @@ function objectNode(node: Node, key: string, path: string): Node {
  * Finds a member by its key. Refuses duplicate keys: the hub reads the last member, an editor
  * changes the first.
  */
-function memberOf(
+function findMember(
   object: Node,
   key: string,
   path: string,

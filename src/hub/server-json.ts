@@ -164,9 +164,9 @@ const lineEnd = /(\r\n|[\n\v\f\r\x1c-\x1e\x85\u2028\u2029])/;
 const comment = /^\s*(?:\/\/|#)/;
 
 /**
- * Replaces each comment line by spaces, so that offsets stay. Replaces line ends unknown to JSON by
- * LF. Between values the hub skips them; within a string hubs differ, so the parser must report an
- * error.
+ * Replaces each comment line by spaces, so that offsets do not change. Replaces line ends unknown
+ * to JSON by LF: the hub skips them between values, but within a string, hubs differ, so the parser
+ * must report an error.
  */
 export function blankComments(text: string): string {
   return text

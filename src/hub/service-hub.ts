@@ -1,10 +1,11 @@
 /** Reads from a service how it starts its hub. */
 import type { ResolvedService } from "../operation/service.js";
-import { inspectContainer } from "../service/engine.js";
+import type { Account } from "../process/run.js";
+import { inspectContainer, isEngine } from "../service/engine.js";
 import { expandScripts } from "../service/hub-units.js";
 import { defaultUnit } from "../service/service.js";
 import { readCommands } from "../service/unit-commands.js";
-import { currentHub, type HubProcess, processOfUnit } from "./account.js";
+import { currentAccount, findUnitAccount } from "./account.js";
 import {
   type ContainerHub,
   findContainerOfUnit,
@@ -17,10 +18,10 @@ import { findHubPython, type HubPython } from "./interpreter.js";
  * How a service starts its hub. The environment decides on the hub's `server.json` and its data
  * directory.
  */
-export interface ServiceHub extends HubProcess {
-  /** The arguments of its commands, with preparations and the words of wrapper scripts. */
+export interface ServiceHub extends Account {
+  /** The arguments of its commands, with `ExecStartPre=` and the words of wrapper scripts. */
   readonly args: readonly string[];
-  /** Those of `args` that belong to `ExecStart=`. */
+  /** The part of `args` from `ExecStart=`. */
   readonly command: readonly string[];
   /** The container in which the hub runs. */
   readonly container?: ContainerHub;
@@ -36,7 +37,7 @@ export async function readServiceHub({
   service,
   choice,
 }: Pick<ResolvedService, "service" | "choice">): Promise<ServiceHub> {
-  if (service.kind === "podman" || service.kind === "docker") {
+  if (isEngine(service.kind)) {
     const container = await inspectContainer(service.kind, service.name ?? choice.unit ?? "");
     return {
       ...{ args: [], command: [], environment: process.env },
@@ -44,7 +45,7 @@ export async function readServiceHub({
     };
   }
   if (service.kind !== "systemd" && service.kind !== "systemd-user") {
-    return { args: [], command: [], ...currentHub() };
+    return { args: [], command: [], ...currentAccount() };
   }
   const unit = { manager: service.kind, name: service.name ?? choice.unit ?? defaultUnit };
   const commands = await readCommands(unit);
@@ -53,14 +54,14 @@ export async function readServiceHub({
   return {
     args: expandScripts(commands),
     command: expandScripts(starts),
-    ...(commands.length === 0 ? currentHub() : await processOfUnit(unit)),
+    ...(commands.length === 0 ? currentAccount() : await findUnitAccount(unit)),
     ...(container && { container: await readContainerHub(container) }),
   };
 }
 
 /**
- * Finds the Python of a service's hub: in its container, if it runs; as its unit would find it; of
- * the hub on PATH if the service has no commands.
+ * Finds the Python of a service's hub: in its container, if the container runs; with the command
+ * and environment of its unit; or of the hub on PATH, if the service has no commands.
  *
  * @param hubPython - the hub's Python, if the operator named it
  * @throws {@link StoreError} usage - if `hubPython` cannot be executed

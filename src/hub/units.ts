@@ -2,7 +2,7 @@
  * Generates systemd units that start the hub with its passphrase, and units that unlock the keyring
  * on a machine without a desktop.
  *
- * A user's manager may not mount, so `run` covers `server.json` in a user namespace. The system's
+ * The user manager may not mount, so `run` covers `server.json` in a user namespace. The system
  * manager binds the file itself: no process stays next to the hub, and no user namespace is needed.
  */
 import {
@@ -41,13 +41,13 @@ export interface SystemUnit extends Omit<UserUnit, "kind"> {
    * --name=hivemind-sqlcipher - FILE`: the store's passphrase or the password of the Redis server.
    */
   readonly credential: string;
-  /** Starts the hub without the passphrase if it cannot get it: setup is in progress. */
+  /** Whether to start the hub without a passphrase if the unit cannot get one, during setup. */
   readonly mayFail?: boolean;
 }
 
 /** Returns the text of the hub's unit. */
 export function renderUnit(unit: UserUnit | SystemUnit): string {
-  return unit.kind === "user" ? userUnit(unit) : systemUnit(unit);
+  return unit.kind === "user" ? renderUserUnit(unit) : renderSystemUnit(unit);
 }
 
 /**
@@ -62,13 +62,13 @@ After=${keyringUnit}
 [Service]
 # replaces the commands of the unit
 ExecStart=
-${userService(unit)}${preventions}`;
+${renderUserService(unit)}${commonSettings}`;
   }
   return `[Service]
-${systemPreparation(unit)}${preventions}`;
+${renderPreparation(unit)}${commonSettings}`;
 }
 
-function userService({ run, hub }: Omit<UserUnit, "kind">): string {
+function renderUserService({ run, hub }: Omit<UserUnit, "kind">): string {
   return `Type=exec
 ExecStart=${quoteCommand(...run, "--")} ${quoteExpandedCommand(...hub)}
 # run forwards SIGTERM to the hub; systemd kills what is left after the time-out
@@ -78,19 +78,19 @@ SuccessExitStatus=143
 `;
 }
 
-function userUnit(unit: UserUnit): string {
+function renderUserUnit(unit: UserUnit): string {
   return `[Unit]
 Description=HiveMind hub with its encrypted client store
 After=${keyringUnit}
 
 [Service]
-${userService(unit)}${common}
+${renderUserService(unit)}${restartSettings}
 [Install]
 WantedBy=default.target
 `;
 }
 
-function systemPreparation({ run, hub, ...unit }: SystemUnit): string {
+function renderPreparation({ run, hub, ...unit }: SystemUnit): string {
   // Units of several hubs have a directory each.
   const directory = "hivemind-sqlcipher-%N";
   const prepared = `%t/${directory}/server.json`;
@@ -104,7 +104,7 @@ ExecStartPre=${unit.mayFail ? "-" : ""}${quoteCommand(...run, "--prepare")} ${pr
 `;
 }
 
-function systemUnit(unit: SystemUnit): string {
+function renderSystemUnit(unit: SystemUnit): string {
   return `[Unit]
 Description=HiveMind hub with its encrypted client store
 Wants=network-online.target
@@ -113,27 +113,30 @@ After=network-online.target
 [Service]
 Type=exec
 ${unit.user === undefined ? "" : `User=${escapeSetting(unit.user)}\n`}\
-${systemPreparation(unit)}ExecStart=${quoteExpandedCommand(...unit.hub)}
-${common}
+${renderPreparation(unit)}ExecStart=${quoteExpandedCommand(...unit.hub)}
+${restartSettings}
 [Install]
 WantedBy=multi-user.target
 `;
 }
 
-/** Exit codes 2 and 17 need a correction by the operator; 13 ends when the keyring is unlocked. */
-const preventions = `RestartPreventExitStatus=2 17
+/**
+ * Exit codes 2 and 17 need a correction by the operator, so a restart does not help. Exit code 13
+ * ends when the keyring is unlocked.
+ */
+const commonSettings = `RestartPreventExitStatus=2 17
 # a core dump would contain the passphrase
 LimitCORE=0
 `;
 
-const common = `Restart=on-failure
+const restartSettings = `Restart=on-failure
 RestartSec=5
-${preventions}`;
+${commonSettings}`;
 
 export interface KeyringUnit {
   /**
-   * `user`: for the user's manager, which opens sealed credentials since systemd 256. `system`: for
-   * the system's manager, since systemd 250.
+   * `user`: for the user manager, which opens sealed credentials since systemd 256. `system`: for
+   * the system manager, since systemd 250.
    */
   readonly kind: "user" | "system";
   /**

@@ -25,7 +25,7 @@ import { StoreError, systemError } from "../errors.js";
 import { makeDirectory, replaceFile } from "../fs/atomic.js";
 import { copyFile } from "../fs/copy.js";
 import { lstatIfExists, realPathIfExists } from "../fs/read.js";
-import { currentHub, type HubProcess, processOfHub } from "../hub/account.js";
+import { currentAccount, findHubUnitAccount } from "../hub/account.js";
 import {
   findAllHubProcesses,
   findHubProcesses,
@@ -34,20 +34,21 @@ import {
   stopCommandOf,
 } from "../hub/find-hubs.js";
 import {
-  askClients,
-  askConnection,
-  askHub,
-  askModule,
   findHubPython,
   type HubPython,
+  probeClients,
+  probeConnection,
+  probeModule,
+  probePackages,
 } from "../hub/interpreter.js";
 import { startsByRun } from "../hub/password-delivery.js";
-import { checkPackages } from "../hub/run.js";
+import { assertPackages } from "../hub/run.js";
 import { assertBlacklistsKept } from "../hub/schema.js";
 import { databaseIn, readServerJson, type ServerJson, serverJsonPath } from "../hub/server-json.js";
 import { parseSource } from "../keys/source.js";
 import { unlock } from "../keys/unlock.js";
 import { isAlive } from "../process/alive.js";
+import type { Account } from "../process/run.js";
 import { findHubUnits as findAllHubUnits, type HubUnit } from "../service/hub-units.js";
 import { systemctlLine } from "../service/systemctl.js";
 import { identify } from "../store/cipher.js";
@@ -68,7 +69,7 @@ export interface HubCheckOptions {
 /** A hub's interpreter, and the account in which its unit runs it. */
 export interface TestedHub {
   readonly python: HubPython;
-  readonly account: HubProcess;
+  readonly account: Account;
 }
 
 /** The pip requirement for each plugin of the hub. */
@@ -117,11 +118,14 @@ async function findHubs(
   const asked = (used.length > 0 ? used : units).toSorted(
     (one, other) => Number(other.isActive) - Number(one.isActive),
   );
-  const starts: { args?: readonly string[]; account: HubProcess }[] =
+  const starts: { args?: readonly string[]; account: Account }[] =
     asked.length === 0
-      ? [{ account: currentHub() }]
+      ? [{ account: currentAccount() }]
       : await Promise.all(
-          asked.map(async (unit) => ({ args: unit.command, account: await processOfHub(unit) })),
+          asked.map(async (unit) => ({
+            args: unit.command,
+            account: await findHubUnitAccount(unit),
+          })),
         );
   const hubs = new Map<string, TestedHub>();
   for (const { args, account } of starts) {
@@ -286,7 +290,7 @@ async function assertHubServes(
   try {
     const block = await blockFor(to, settings, home);
     const database: JsonObject = { module, [module]: block };
-    served = await askClients(python, database, expected.apiKey, home, account);
+    served = await probeClients(python, database, expected.apiKey, home, account);
   } finally {
     await rm(home, { recursive: true, force: true });
   }
@@ -304,13 +308,13 @@ async function assertLoads(hub: TestedHub, options: HubCheckOptions): Promise<vo
   const [interpreter] = python;
   if (to.name === sqlcipherPluginName) {
     const { cipherCompatibility } = await identifyTarget(to);
-    const packages = await askHub(python, account);
-    checkPackages(packages, interpreter, cipherCompatibility);
+    const packages = await probePackages(python, account);
+    assertPackages(packages, interpreter, cipherCompatibility);
     await using source = await DatabaseFactory.create(from.name, from.config, { mode: "readonly" });
     await assertBlacklistsKept(packages, interpreter, source);
     return;
   }
-  const problem = await askModule(python, database.module, account);
+  const problem = await probeModule(python, database.module, account);
   if (problem !== null) {
     throw new StoreError(
       "refused",
@@ -334,7 +338,7 @@ async function assertConnects(
 ): Promise<void> {
   const password = await passwordOf(to);
   const block = { ...settings, ...(password !== undefined && { password }) };
-  const problem = await askConnection(python, { module, [module]: block }, account);
+  const problem = await probeConnection(python, { module, [module]: block }, account);
   if (problem === null) return;
   throw new StoreError(
     "refused",

@@ -12,8 +12,9 @@ export interface Outcome {
   readonly failure?: "timeout" | "missing" | "signal";
 }
 
-interface Account {
-  /** The user of this process by default. */
+/** The user and the environment of a program. */
+export interface Account {
+  /** Default: the user of this process. */
   readonly uid?: number | undefined;
   readonly gid?: number | undefined;
   readonly environment: Readonly<Record<string, string | undefined>>;

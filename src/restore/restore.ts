@@ -15,7 +15,7 @@ import {
   passwordToReplace,
   resolvePasswordDelivery,
 } from "../hub/password-delivery.js";
-import { hubSchema } from "../hub/schema.js";
+import { probeHubSchema } from "../hub/schema.js";
 import { withSealed } from "../keys/reseal.js";
 import { adoptPending, planRotation, readFirstPassphrase } from "../keys/rotation-plan.js";
 import { readOrSealPassphrase } from "../keys/sealed.js";
@@ -243,7 +243,7 @@ async function findHubObjection(
 ): Promise<string | undefined> {
   if (schemaVersion < newestSchema) return undefined;
   try {
-    return (await hubSchema(service))?.objection;
+    return (await probeHubSchema(service))?.objection;
   } catch (error) {
     if (!(error instanceof StoreError)) throw error;
     reporter.notice(

@@ -6,7 +6,7 @@ import { assertReplaceable, moveFile, removeFile, syncDirectory } from "../fs/at
 import { copyFile } from "../fs/copy.js";
 import { copyMetadata } from "../fs/metadata.js";
 import { lstatIfExists, sha256File, statIfExists } from "../fs/read.js";
-import { currentHub, makeDirectoryAs, removeDirectoryAs } from "../hub/account.js";
+import { currentAccount, makeDirectoryAs, removeDirectoryAs } from "../hub/account.js";
 import { readServerJson, serverJsonPath } from "../hub/server-json.js";
 import {
   removePassword,
@@ -106,7 +106,7 @@ function formerJson(request: SetupRequest, record: SetupRecord): Former {
   let isSwitched = false;
   return {
     check: async () => {
-      await removeDirectoryAs(currentHub(), stagingDirectory(database.place));
+      await removeDirectoryAs(currentAccount(), stagingDirectory(database.place));
       if (!(await isHandedOver(storePath))) return;
       await assertReplaceable((await readServerJson(path)).file);
       const to = { name: moduleOf(record), config: await stagedConfig(record) };
@@ -176,7 +176,7 @@ async function writeJson(request: SetupRequest, record: SetupRecord): Promise<vo
   const former = await jsonFiles(await jsonConfig(record));
   const staged = await jsonFiles(config);
   try {
-    await makeDirectoryAs(currentHub(), directory);
+    await makeDirectoryAs(currentAccount(), directory);
     if (await lstatIfExists(former.version)) await copyFile(former.version, staged.version);
     await migrate({
       ...{ from: encryptedStore(request), to: { name: moduleOf(record), config }, signal },
@@ -191,7 +191,7 @@ async function writeJson(request: SetupRequest, record: SetupRecord): Promise<vo
     await syncDirectory(dirname(place));
   } finally {
     // It has the clients' keys in plain text.
-    await removeDirectoryAs(currentHub(), directory);
+    await removeDirectoryAs(currentAccount(), directory);
   }
 }
 

@@ -1,9 +1,10 @@
 /** The hub's Python packages: what they can do, and how pip installs others. */
 import { systemError } from "../errors.js";
-import { canWriteAs, type HubProcess, hubProcess } from "../hub/account.js";
+import { canWriteAs, resolvePythonAccount } from "../hub/account.js";
 import { cipherFormat, type HubPackages, type HubPython } from "../hub/interpreter.js";
-import { askHubOnce } from "../hub/packages-cache.js";
+import { probePackagesCached } from "../hub/packages-cache.js";
 import { blacklistProblem } from "../hub/schema.js";
+import type { Account } from "../process/run.js";
 import type { CipherCompatibility } from "../store/cipher.js";
 import { shellQuote } from "../text/escape.js";
 
@@ -40,11 +41,11 @@ export interface PackagesSurvey {
 /** @param options.remember - lets `run` start the hub without asking its packages again */
 export async function surveyPackages(
   python: HubPython,
-  asked: HubProcess,
+  asked: Account,
   options = { remember: false },
 ): Promise<PackagesSurvey> {
-  const account = await hubProcess(python[0], asked);
-  const packages = await askHubOnce(python, account, options).catch(
+  const account = await resolvePythonAccount(python[0], asked);
+  const packages = await probePackagesCached(python, account, options).catch(
     (error: unknown): HubPackages => {
       const problem = systemError(error, "the interpreter does not answer", "failed").message;
       const unknown = {

@@ -12,7 +12,7 @@ import { prepareDirectories } from "../config/known-directories.js";
 import { loadSection, type Settings, updateSection } from "../config/settings-file.js";
 import { isKind, StoreError, systemError, wrap } from "../errors.js";
 import { assertReplaceable, makeDirectory } from "../fs/atomic.js";
-import { currentHub, hubProcess } from "../hub/account.js";
+import { currentAccount, resolvePythonAccount } from "../hub/account.js";
 import { findBlacklisted } from "../hub/schema.js";
 import { readServerJson } from "../hub/server-json.js";
 import { formerDatabase } from "../hub/server-json-edit.js";
@@ -108,7 +108,7 @@ async function prepare(scope: SetupScope, needed: ReadonlySet<StepId>): Promise<
   if (isMissing) await assertBlacklistsKept(scope);
   const packages = isMissing ? await installPackages(scope) : found.packages;
   if (packages && !isMissing)
-    await surveyPackages([packages.python], currentHub(), { remember: true });
+    await surveyPackages([packages.python], currentAccount(), { remember: true });
   const known = [settings.backup?.to, settings.backup?.bundle_to].filter(
     (path) => path !== undefined,
   );
@@ -137,7 +137,7 @@ async function installPackages({ request, found }: SetupScope): Promise<Packages
   if (python === undefined) throw new Error("the plan has no obstacle");
   const [program = "", ...args] = pipArguments(python);
   request.reporter.notice(`installing packages into ${python}`);
-  const account = await hubProcess(python, currentHub());
+  const account = await resolvePythonAccount(python, currentAccount());
   const outcome = await run(program, args, { timeoutMs: pipLimitMs, account });
   const after = await surveyPackages([python], account, { remember: true });
   if (after.canEncrypt) {

@@ -12,7 +12,7 @@ import { DatabaseFactory } from "../databases/registry.js";
 import { isKind, StoreError } from "../errors.js";
 import { assertFreeSpace } from "../fs/copy.js";
 import { lstatIfExists, statIfExists } from "../fs/read.js";
-import { accountOfUnit, currentHub } from "../hub/account.js";
+import { currentAccount, findSystemUnitAccount } from "../hub/account.js";
 import { findHubProcesses } from "../hub/find-hubs.js";
 import { completesServerJson, findHubPython, type HubPython } from "../hub/interpreter.js";
 import { hasBlacklist } from "../hub/schema.js";
@@ -161,7 +161,7 @@ export async function survey(choice: SetupChoice): Promise<Survey> {
   const python = await pythonOf(choice, only);
   const isRoot = process.geteuid?.() === 0;
   const isOthers = isRoot && only?.systemUser !== undefined;
-  const account = isOthers ? await accountOfUnit(only.name) : currentHub();
+  const account = isOthers ? await findSystemUnitAccount(only.name) : currentAccount();
   const { file, problem } = await tryServerJson();
   const identity = await identify(storePath);
   const database = file && (await surveyDatabase(file, storePath));

@@ -5,7 +5,7 @@
  * blacklists of a migrated store. Therefore the hub's interpreter is queried first.
  */
 import { StoreError } from "../errors.js";
-import { hubSchema } from "../hub/schema.js";
+import { probeHubSchema } from "../hub/schema.js";
 import { unlock } from "../keys/unlock.js";
 import type { Restart } from "../operation/downtime.js";
 import { Journal } from "../operation/journal.js";
@@ -179,7 +179,7 @@ async function askHubSchema(
   service: ResolvedService,
   hubPython: string | undefined,
 ): Promise<UpgradeSchemaResult["upgraded"]["hub"]> {
-  const hub = await hubSchema(service, hubPython);
+  const hub = await probeHubSchema(service, hubPython);
   if (hub === undefined) return null;
   const { pluginManager, schemaVersion, objection } = hub;
   if (objection !== undefined) {

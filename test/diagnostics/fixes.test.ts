@@ -562,7 +562,7 @@ test("an interrupted backup whose directories are gone: commands work and name t
   const journal = `${machine.store}.journal.json`;
   const [found] = await site.findings("interrupted");
   expect(found?.detail).toContain(`its journal is ${journal}`);
-  expect(found?.fix).toMatch(/^Keep the journal until a command names it as unneeded: /);
+  expect(found?.fix).toMatch(/^Keep the journal until a command reports that it is not needed: /);
   const listed = await site.run("list-clients");
   expect([listed.code, listed.stderr]).toEqual([0, expect.stringContaining("Mount its disk")]);
   expect(listed.stderr).toContain(`If the files are gone for good: rm '${journal}'`);

@@ -3,7 +3,7 @@ import { chmod, chown, mkdir, mkdtemp, readFile, rm, symlink, writeFile } from "
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterEach, beforeEach, describe, expect, test } from "vitest";
-import { askHub, completesServerJson, findHubPython } from "../../src/hub/interpreter.js";
+import { completesServerJson, findHubPython, probePackages } from "../../src/hub/interpreter.js";
 import { hubScript } from "./support.js";
 
 let folder: string;
@@ -87,7 +87,7 @@ describe("the hub's Python", () => {
 describe("what the hub can do", () => {
   test("the development line encrypts with a password and knows schema 2", async () => {
     const python = await findHubPython({ args: [await hubScript("development")] });
-    expect(await askHub(python ?? ["none"])).toEqual({
+    expect(await probePackages(python ?? ["none"])).toEqual({
       pluginManager: expect.stringMatching(/^0\.10\./),
       sqlitePlugin: expect.stringMatching(/^0\.4\./),
       schemaVersion: 2,
@@ -101,7 +101,7 @@ describe("what the hub can do", () => {
 
   test("the released line takes a password, ignores it, and knows no schema", async () => {
     const python = await findHubPython({ args: [await hubScript("released")] });
-    expect(await askHub(python ?? ["none"])).toMatchObject({
+    expect(await probePackages(python ?? ["none"])).toMatchObject({
       sqlitePlugin: "0.2.1",
       schemaVersion: null,
       takesPassword: false,
@@ -120,12 +120,12 @@ describe("what the hub can do", () => {
     const python = await findHubPython({ args: [await hubScript("development")] });
     await writeFile(join(folder, "sqlcipher3.py"), "raise ImportError('a broken build')");
     const environment = { ...process.env, PYTHONPATH: folder };
-    expect(await askHub(python ?? ["none"], { environment })).toMatchObject({
+    expect(await probePackages(python ?? ["none"], { environment })).toMatchObject({
       cipherVersion: null,
       takesPassword: false,
       problem: expect.stringMatching(/^ImportError: sqlcipher3 is required/),
     });
-    expect(await askHub(["/usr/bin/python3"])).toMatchObject({
+    expect(await probePackages(["/usr/bin/python3"])).toMatchObject({
       sqlitePlugin: null,
       problem: expect.stringContaining("No module named"),
     });
@@ -134,16 +134,16 @@ describe("what the hub can do", () => {
   test("is asked without a trace in the user's folders or the temporary one", async () => {
     const python = await findHubPython({ args: [await hubScript("development")] });
     const environment = { ...process.env, HOME: folder, TMPDIR: folder, XDG_CONFIG_HOME: folder };
-    await askHub(python ?? ["none"], { environment });
+    await probePackages(python ?? ["none"], { environment });
     expect(readdirSync(folder)).toEqual([]);
   });
 
   test("one that gives no answer is an error, not a guess", async () => {
-    await expect(askHub(["/bin/true"])).rejects.toMatchObject({
+    await expect(probePackages(["/bin/true"])).rejects.toMatchObject({
       kind: "failed",
       message: expect.stringContaining("its output is not JSON"),
     });
-    await expect(askHub(["/bin/false"])).rejects.toThrow("it failed with 1");
+    await expect(probePackages(["/bin/false"])).rejects.toThrow("it failed with 1");
   });
 });
 

@@ -1,7 +1,7 @@
 import { mkdir, readFile, rename, writeFile } from "node:fs/promises";
 import { dirname, join } from "node:path";
 import { expect, test } from "vitest";
-import { askHubOnce } from "../../src/hub/packages-cache.js";
+import { probePackagesCached } from "../../src/hub/packages-cache.js";
 import { temporaryFolder } from "../store/temporary.js";
 import { hubScript } from "./support.js";
 
@@ -18,7 +18,7 @@ async function counting(line: "released" | "development") {
   await mkdir(packages);
   const environment = { ...process.env, XDG_STATE_HOME: folder, PYTHONPATH: packages };
   const starts = async () => (await readFile(log, "utf8")).length / 2;
-  const ask = () => askHubOnce([python], { environment });
+  const ask = () => probePackagesCached([python], { environment });
   const replacePython = async () => {
     await writeFile(`${python}.new`, `${program(real)}\n`, { mode: 0o755 });
     await rename(`${python}.new`, python);

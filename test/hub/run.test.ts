@@ -376,7 +376,7 @@ describe("a private configuration", () => {
       [disk, "is on a disk, not in memory"],
       ["/dev/shm", "is not private to this user"],
       [join(disk, "none"), "no such file"],
-      ["relative", "XDG_RUNTIME_DIR, for a private directory, is not set"],
+      ["relative", "XDG_RUNTIME_DIR is not set to an absolute path"],
     ] as const) {
       home.environment.XDG_RUNTIME_DIR = runtime;
       const run = await startRun(home, shell("echo started"), options);

@@ -267,10 +267,10 @@ function withOptions(settings: Settings, context: Context, options: InitOptions)
  */
 async function resolveSchemaVersion({ schemaVersion: wanted }: InitOptions): Promise<0 | 2> {
   if (wanted !== undefined) return wanted === "2" ? 2 : 0;
-  const { askHub, findHubPython } = await import("../../hub/interpreter.js");
+  const { probePackages, findHubPython } = await import("../../hub/interpreter.js");
   const python = await findHubPython({});
   if (python === undefined) return 0;
-  const { schemaVersion } = await askHub(python).catch((error: unknown) => {
+  const { schemaVersion } = await probePackages(python).catch((error: unknown) => {
     if (!(error instanceof StoreError)) throw error;
     throw wrap(error, { hint: "Add --schema-version 0 for HiveMind 4, or 2 for HiveMind 5." });
   });

@@ -89,8 +89,8 @@ async function printFleet(
 }
 
 async function printStatus(context: Context): Promise<void> {
-  const { storeStatus } = await import("../../diagnostics/status.js");
-  const status = await storeStatus(statusOptions(context));
+  const { readStoreStatus } = await import("../../diagnostics/status.js");
+  const status = await readStoreStatus(statusOptions(context));
   context.output.result(toJson(status), () => statusLines(status, context));
 }
 
