@@ -14,7 +14,8 @@ import {
 } from "./message.js";
 
 /**
- * Starting a keyring daemon takes well under a second. The bus itself waits for it for two minutes.
+ * Starting a keyring daemon takes well under a second. The bus itself would wait two minutes for
+ * it.
  */
 export const replyTimeoutMs = 5_000;
 
@@ -32,7 +33,7 @@ export class BusError extends Error {
   }
 }
 
-/** There is no bus, or the bus refused this process. */
+/** There is no bus, or the bus rejected this process. */
 export class NoBusError extends Error {
   /** @param isForeign - whether the bus belongs to another user */
   constructor(
@@ -46,7 +47,7 @@ export class NoBusError extends Error {
 /** The peer did not reply in time. */
 export class BusTimeoutError extends Error {}
 
-interface Waiting {
+interface PendingCall {
   readonly replySignature: string;
   readonly resolve: (values: readonly unknown[]) => void;
   readonly reject: (error: Error) => void;
@@ -64,7 +65,7 @@ export interface SignalFilter {
 export class Bus implements AsyncDisposable {
   readonly #socket: Socket;
   readonly #signal: AbortSignal | undefined;
-  readonly #waiting = new Map<number, Waiting>();
+  readonly #pendingCalls = new Map<number, PendingCall>();
   readonly #listeners = new Set<(message: Message) => void>();
   readonly #failureListeners = new Set<(error: Error) => void>();
   #received: Buffer = Buffer.alloc(0);
@@ -98,11 +99,11 @@ export class Bus implements AsyncDisposable {
         return await Bus.#connect(path, signal);
       } catch (error) {
         if (signal?.aborted) throw abortReason(signal);
-        const owner = foreignOwner(path);
+        const owner = findForeignOwner(path);
         isForeign ||= owner !== undefined;
         problems.push(
           owner === undefined
-            ? `${printablePath(path)}: ${messageOf(error)}`
+            ? `${formatSocketPath(path)}: ${messageOf(error)}`
             : `${path} belongs to the user with id ${owner}`,
         );
       }
@@ -131,10 +132,10 @@ export class Bus implements AsyncDisposable {
    */
   async #authenticate(): Promise<void> {
     this.#socket.write("\0AUTH EXTERNAL\r\n");
-    const data = await this.#line();
+    const data = await this.#readLine();
     if (!data.startsWith("DATA")) throw new Error(`authentication failed: ${data}`);
     this.#socket.write("DATA\r\n");
-    const accepted = await this.#line();
+    const accepted = await this.#readLine();
     if (!accepted.startsWith("OK ")) throw new Error(`authentication failed: ${accepted}`);
     this.#isAuthenticated = true;
     this.#socket.write("BEGIN\r\n");
@@ -156,9 +157,9 @@ export class Bus implements AsyncDisposable {
     const serial = ++this.#serial;
     const bytes = encodeCall(serial, call);
     return await this.#within(timeoutMs, (resolve, reject) => {
-      this.#waiting.set(serial, { replySignature, resolve, reject });
+      this.#pendingCalls.set(serial, { replySignature, resolve, reject });
       this.#socket.write(bytes);
-      return () => this.#waiting.delete(serial);
+      return () => this.#pendingCalls.delete(serial);
     });
   }
 
@@ -211,7 +212,7 @@ export class Bus implements AsyncDisposable {
     if (this.#signal) this.#fail(abortReason(this.#signal));
   };
 
-  #line(): Promise<string> {
+  #readLine(): Promise<string> {
     return this.#within(replyTimeoutMs, (resolve) => {
       this.#onLine = resolve;
       this.#parse();
@@ -295,20 +296,20 @@ export class Bus implements AsyncDisposable {
       for (const listener of this.#listeners) listener(message);
       return;
     }
-    const waiting = this.#waiting.get(message.replySerial ?? 0);
-    if (waiting === undefined) return;
+    const pending = this.#pendingCalls.get(message.replySerial ?? 0);
+    if (pending === undefined) return;
     if (message.type === messageType.error) {
       const [text] = message.body;
       const name = message.errorName ?? "unnamed error";
-      waiting.reject(new BusError(name, typeof text === "string" ? text : ""));
+      pending.reject(new BusError(name, typeof text === "string" ? text : ""));
     } else if (message.type !== messageType.reply) {
       return;
-    } else if (message.signature === waiting.replySignature) {
-      waiting.resolve(message.body);
+    } else if (message.signature === pending.replySignature) {
+      pending.resolve(message.body);
     } else {
-      waiting.reject(
+      pending.reject(
         new ProtocolError(
-          `a reply has the signature "${message.signature}", not "${waiting.replySignature}"`,
+          `a reply has the signature "${message.signature}", not "${pending.replySignature}"`,
         ),
       );
     }
@@ -329,7 +330,7 @@ function matches(filter: SignalFilter, message: Message): boolean {
  * Returns the owner of another user's socket, or undefined. Its bus accepts the authentication and
  * then closes the connection without a reason.
  */
-function foreignOwner(path: string): number | undefined {
+function findForeignOwner(path: string): number | undefined {
   try {
     const { uid } = lstatSync(path);
     return uid === process.geteuid?.() ? undefined : uid;
@@ -339,7 +340,7 @@ function foreignOwner(path: string): number | undefined {
 }
 
 /** Returns an abstract socket's path in its usual form, with @ instead of the initial NUL. */
-function printablePath(path: string): string {
+function formatSocketPath(path: string): string {
   return path.replace(/^\0/, "@");
 }
 

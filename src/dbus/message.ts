@@ -92,7 +92,7 @@ export function readMessage(data: Buffer): { message: Message; length: number } 
   return { message, length };
 }
 
-/** Reads the fields of the specification, and skips all others as the specification requires. */
+/** Reads the fields of the specification and skips all others, as the specification requires. */
 function readHeaderFields(data: Buffer): Partial<Message> {
   const found: Record<string, unknown> = {};
   const reader = new Reader(data, 12);
@@ -140,8 +140,7 @@ class Reader {
   }
 
   values(signature: string): unknown[] {
-    const values = splitSignature(signature).map((type) => this.value(type));
-    return values;
+    return splitSignature(signature).map((type) => this.value(type));
   }
 
   /** @param type - a single complete type */
@@ -337,19 +336,19 @@ class Writer {
 function splitSignature(signature: string): string[] {
   const types: string[] = [];
   for (let start = 0; start < signature.length; ) {
-    const end = endOfType(signature, start);
+    const end = findTypeEnd(signature, start);
     types.push(signature.slice(start, end));
     start = end;
   }
   return types;
 }
 
-function endOfType(signature: string, start: number, depth = 0): number {
+function findTypeEnd(signature: string, start: number, depth = 0): number {
   const code = signature[start];
   if (code === undefined || depth > maxDepth) {
     throw new ProtocolError(`malformed signature "${signature}"`);
   }
-  if (code === "a") return endOfType(signature, start + 1, depth + 1);
+  if (code === "a") return findTypeEnd(signature, start + 1, depth + 1);
   if (code !== "(" && code !== "{") {
     if (!"ybnqiuxtdsoghv".includes(code)) {
       throw new ProtocolError(`malformed signature "${signature}"`);
@@ -358,7 +357,7 @@ function endOfType(signature: string, start: number, depth = 0): number {
   }
   const close = code === "(" ? ")" : "}";
   let end = start + 1;
-  while (signature[end] !== close) end = endOfType(signature, end, depth + 1);
+  while (signature[end] !== close) end = findTypeEnd(signature, end, depth + 1);
   if (end === start + 1) throw new ProtocolError(`malformed signature "${signature}"`);
   return end + 1;
 }

@@ -2,7 +2,7 @@
 import { setTimeout as delay } from "node:timers/promises";
 import { type StoreError, systemError } from "../errors.js";
 import { findHolders, listAllProcesses } from "../process/holders.js";
-import { portsOf, waitUntilListening } from "../process/ports.js";
+import { listListeningPorts, waitUntilListening } from "../process/ports.js";
 import { selectService } from "../service/select.js";
 import {
   defaultUnit,
@@ -11,7 +11,7 @@ import {
   type Service,
   type Started,
 } from "../service/service.js";
-import { assertNoHolders, choiceOf, type ResolvedService, type Stopped } from "./service.js";
+import { assertNoHolders, type ResolvedService, type Stopped, toServiceChoice } from "./service.js";
 
 /**
  * How long to wait until a hub that the timer started opens the store: 300 attempts, 100 ms apart,
@@ -19,7 +19,7 @@ import { assertNoHolders, choiceOf, type ResolvedService, type Stopped } from ".
  */
 const openingAttempts = 300;
 const openingPauseMs = 100;
-/** How long a hub may take until it listens again: 30 s. */
+/** How long to wait until a started hub listens on its ports. */
 const listeningLimitMs = 30_000;
 
 /** How a downtime ended. */
@@ -77,7 +77,7 @@ export class Downtime {
     this.#invocation = invocation;
   }
 
-  /** Prepares the downtime of a service; undefined if the service is down and stays down. */
+  /** Prepares the downtime of a service. Returns undefined if it is down and stays down. */
   static async prepare({
     service,
     choice,
@@ -97,17 +97,17 @@ export class Downtime {
     if (pendingRestart) return new Downtime(service, choice.storePath, stopped, "unknown");
     const { invocation } = await service.state();
     const downtime = new Downtime(service, choice.storePath, stopped, "running", invocation);
-    downtime.#ports = await portsOfService(service, choice.storePath);
+    downtime.#ports = await listServicePorts(service, choice.storePath);
     return downtime;
   }
 
   /**
-   * Takes over the downtime in a journal.
+   * Takes over the downtime that a journal records.
    *
    * @throws {@link StoreError} service - if the service manager does not respond
    */
   static async fromJournal(stopped: Stopped, storePath: string): Promise<Downtime> {
-    const service = await selectService(choiceOf(stopped, storePath));
+    const service = await selectService(toServiceChoice(stopped, storePath));
     return new Downtime(service, storePath, stopped, "unknown");
   }
 
@@ -240,7 +240,7 @@ export class Downtime {
     return listeningAt && Math.round(listeningAt - this.#stoppedAt);
   }
 
-  /** Waits until the hub started by the timer has opened the store; undefined if it does not. */
+  /** Waits until the hub that the timer started opens the store; returns undefined if not. */
   async #waitUntilUp(): Promise<Started | undefined> {
     for (let attempt = 0; attempt < openingAttempts; attempt++) {
       if (await this.isServiceUp()) return { upAt: performance.now(), wasUp: true };
@@ -279,14 +279,14 @@ export class Downtime {
  * Returns the ports on which the service listens. A `command` service claims every process, so only
  * the ports of processes that have the store open count.
  */
-async function portsOfService(service: Service, storePath: string): Promise<number[]> {
+async function listServicePorts(service: Service, storePath: string): Promise<number[]> {
   const pids =
     service.kind === "command"
       ? (await findHolders(storePath)).holders.map(({ pid }) => pid)
       : listAllProcesses();
   const ports = new Set<number>();
   for (const pid of pids) {
-    if (await service.owns(pid)) for (const port of portsOf(pid)) ports.add(port);
+    if (await service.owns(pid)) for (const port of listListeningPorts(pid)) ports.add(port);
   }
   return [...ports];
 }

@@ -1,6 +1,6 @@
 /**
- * Tells the operator's hooks when an operation begins, succeeds or fails: programs of the operator,
- * and a monitoring service with the URLs of healthchecks.io.
+ * Runs the operator's hooks when an operation begins, succeeds or fails: programs, and pings of a
+ * monitoring service with the URL scheme of healthchecks.io.
  *
  * A hook cannot change the operation. The failure of a hook is reported as a notice.
  */
@@ -21,7 +21,7 @@ export interface Hooks {
   readonly ping?: string | undefined;
 }
 
-/** What happened. Contains no secret. */
+/** The event that starts a hook. Contains no secret. */
 export type HookEvent =
   | { readonly event: "before" }
   | { readonly event: "success"; readonly result: unknown }
@@ -42,10 +42,10 @@ const programLimitMs = 300_000;
 const pingLimitMs = 10_000;
 const pingAttempts = 3;
 
-/** The path that a monitoring service expects after the URL. */
+/** The path that a monitoring service expects at the end of the URL. */
 const pingPaths = { before: "/start", success: "", failure: "/fail" } as const;
 
-/** Runs the program for an event and pings the URL, both at once. */
+/** Runs the program for an event and pings the URL at the same time. */
 export async function runHooks(
   hooks: Hooks,
   event: HookEvent,
@@ -64,7 +64,7 @@ async function runProgram(
   event: HookEvent,
   { operation, storePath, reporter, signal }: HookContext,
 ): Promise<void> {
-  const document = { operation, store: storePath, ...event, ...errorOf(event) };
+  const document = { operation, store: storePath, ...event, ...toErrorDocument(event) };
   const outcome = await run(program, args, {
     timeoutMs: programLimitMs,
     output: "stderr",
@@ -77,7 +77,7 @@ async function runProgram(
   );
 }
 
-function errorOf(event: HookEvent) {
+function toErrorDocument(event: HookEvent) {
   if (event.event !== "failure") return {};
   const { kind, exitCode: code, message, hint = null } = event.error;
   return { error: { kind, code, message, hint } };
@@ -95,24 +95,24 @@ function describeFailure({ code, failure, stderr }: Outcome): string {
  */
 async function ping(url: string, event: HookEvent, context: HookContext): Promise<void> {
   const { operation, reporter, signal } = context;
-  const { target, headers } = endpointOf(url);
+  const { target, headers } = parseEndpoint(url);
   target.pathname = target.pathname.replace(/\/$/, "") + pingPaths[event.event];
   const code = event.event === "failure" ? event.error.exitCode : 0;
   const body = event.event === "before" ? { operation } : { operation, exit_code: code };
   let problem = "";
   for (let attempt = 1; attempt <= pingAttempts && !signal.aborted; attempt += 1) {
     if (attempt > 1) await orAbort(delay(attempt * 1000), signal).catch(() => undefined);
-    const answer = await post(target, headers, JSON.stringify(body), signal);
-    if (answer.ok) return;
-    problem = answer.problem;
-    if (answer.final) break;
+    const result = await post(target, headers, JSON.stringify(body), signal);
+    if (result.ok) return;
+    problem = result.problem;
+    if (result.final) break;
   }
-  // Only the origin: the path usually contains a secret that is enough to report a success.
-  reporter.notice(`${target.origin} was not told of the ${operation}: ${problem}`);
+  // Name only the origin: the path usually contains a secret that suffices to report a success.
+  reporter.notice(`cannot notify ${target.origin} of the ${operation}: ${problem}`);
 }
 
 /** Moves the user and the password of a URL into a header, because `fetch` rejects such a URL. */
-function endpointOf(url: string): { target: URL; headers: Record<string, string> } {
+function parseEndpoint(url: string): { target: URL; headers: Record<string, string> } {
   const target = new URL(url);
   const { username, password } = target;
   if (username === "" && password === "") return { target, headers: {} };
@@ -122,14 +122,14 @@ function endpointOf(url: string): { target: URL; headers: Record<string, string>
   return { target, headers: { authorization: `Basic ${credentials.toString("base64")}` } };
 }
 
-type Answer = { ok: true } | { ok: false; problem: string; final: boolean };
+type PostResult = { ok: true } | { ok: false; problem: string; final: boolean };
 
 async function post(
   url: URL,
   headers: Record<string, string>,
   body: string,
   signal: AbortSignal,
-): Promise<Answer> {
+): Promise<PostResult> {
   try {
     const response = await fetch(url, {
       method: "POST",
@@ -157,7 +157,7 @@ async function post(
 function describeNetworkError(error: unknown): string {
   if (error instanceof StoreError) return error.message;
   const { name, cause = error } = error as Error;
-  if (name === "TimeoutError") return `no answer within ${pingLimitMs / 1000} s`;
+  if (name === "TimeoutError") return `no reply within ${pingLimitMs / 1000} s`;
   if (hasCode(cause, "ENOTFOUND", "EAI_AGAIN")) return "its name cannot be resolved";
   if (hasCode(cause, "ECONNREFUSED")) return "connection refused";
   const { code } = cause as NodeJS.ErrnoException;

@@ -3,8 +3,8 @@
  * kill.
  *
  * Operations that stop a service or replace a file share a single file, `clients.db.journal.json`.
- * It is written atomically and synced before the step that it announces. After a kill it names at
- * least everything that was touched. Only the holder of the operation lock may write it. It never
+ * It is written atomically and synced before the step that it announces, so after a kill it names
+ * everything that may have changed. Only the holder of the operation lock may write it. It never
  * contains a secret.
  */
 import { randomUUID } from "node:crypto";
@@ -18,9 +18,7 @@ import * as z from "../schema.js";
 const journalFormat = "hivemind-sqlcipher journal";
 const journalVersion = 1;
 
-/**
- * The step of an operation with nothing left to do but the start of the service, `data.stopped`.
- */
+/** The step of an operation that only has to start its service, `data.stopped`. */
 export const downStep = "down";
 
 /** The operation in which `setup` stops the service. */
@@ -46,7 +44,7 @@ export const journalEntrySchema = z.strictObject({
 
 export type JournalEntry = z.infer<typeof journalEntrySchema>;
 
-/** Returns the journal's path: `clients.db.journal.json` in the directory of the store. */
+/** Returns the path of a store's journal: `clients.db.journal.json` next to `clients.db`. */
 export function journalPath(storePath: string): string {
   return `${storePath}.journal.json`;
 }
@@ -164,8 +162,8 @@ export class Journal {
   /**
    * Removes the journal of a complete operation.
    *
-   * @param done - what is complete, for the error
-   * @throws {@link StoreError} io - saying so, if the journal is left for a recovery
+   * @param done - what is complete, for the message of the error
+   * @throws {@link StoreError} io - if the journal cannot be removed; the next command recovers
    */
   async end(done: string): Promise<void> {
     try {
@@ -197,8 +195,8 @@ export class Journal {
 }
 
 /**
- * Returns whether root works in the directory of the hub's user. The hub reads the journal when it
- * starts.
+ * Returns whether root works in the directory of the hub's user. `run`, as that user, must be able
+ * to read the journal.
  */
 async function isInOthersDirectory(path: string): Promise<boolean> {
   return process.geteuid?.() === 0 && (await stat(dirname(path))).uid !== 0;

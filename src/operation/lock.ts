@@ -21,7 +21,7 @@ import { Journal } from "./journal.js";
  */
 const heldHere = new Set<string>();
 
-/** Returns the path of the lock's file: `clients.db.lock` in the directory of the store. */
+/** Returns the path of a store's lock file: `clients.db.lock` next to `clients.db`. */
 export function lockPath(storePath: string): string {
   return `${storePath}.lock`;
 }
@@ -51,19 +51,19 @@ export class OperationLock implements AsyncDisposable {
  * Takes the operation lock of a store. Does not wait for it.
  *
  * @param storePath - the store's resolved path
- * @throws {@link StoreError} inUse - if another operation holds it, named if its journal tells
+ * @throws {@link StoreError} inUse - if another operation holds the lock
  * @throws {@link StoreError} notFound - if the store's directory does not exist
- * @throws {@link StoreError} io - if the lock's file cannot be created or locked
- * @throws {@link StoreError} refused - if the lock's file is not a regular file
+ * @throws {@link StoreError} io - if the lock file cannot be created or locked
+ * @throws {@link StoreError} refused - if the lock file is not a regular file
  */
 export async function acquireLock(storePath: string): Promise<OperationLock> {
-  if (heldHere.has(storePath)) throw await heldByAnother(storePath);
+  if (heldHere.has(storePath)) throw await heldLockError(storePath);
   heldHere.add(storePath);
   try {
     return new OperationLock(storePath, await lockFile(storePath));
   } catch (error) {
     heldHere.delete(storePath);
-    if (error instanceof StoreError && error.kind === "inUse") throw await heldByAnother(storePath);
+    if (error instanceof StoreError && error.kind === "inUse") throw await heldLockError(storePath);
     throw error;
   }
 }
@@ -106,7 +106,7 @@ async function ensureLockFile(path: string, storePath: string): Promise<void> {
   }
 }
 
-async function heldByAnother(storePath: string): Promise<StoreError> {
+async function heldLockError(storePath: string): Promise<StoreError> {
   const journal = await Journal.read(storePath).catch(() => undefined);
   const message = `another operation is running on ${storePath}`;
   const hint = "Try again when it has finished.";

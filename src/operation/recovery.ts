@@ -33,7 +33,7 @@ export interface OperationFailure {
   readonly downtime?: Downtime | undefined;
 }
 
-/** Runs a part of an operation. After a failure, recovers and throws what `recover` returns. */
+/** Runs a part of an operation. After a failure, recovers and throws the error from `recover`. */
 export async function orRecover<Result>(
   part: () => Promise<Result>,
   recover: (failed: OperationFailure) => Promise<unknown>,
@@ -46,7 +46,7 @@ export async function orRecover<Result>(
 }
 
 /**
- * Returns the downtime of an operation to be recovered: the live downtime, or else that of
+ * Returns the downtime of an operation to be recovered: the live downtime, or else the downtime in
  * the journal.
  */
 export async function findDowntime(
@@ -58,7 +58,7 @@ export async function findDowntime(
 }
 
 /**
- * Starts the service of an operation to be recovered, unless it was tried already.
+ * Starts the service of an operation to be recovered, unless a start has failed already.
  *
  * @returns a message if the service was started; the failure is in `downtime.startFailure`
  */
@@ -95,7 +95,7 @@ export async function recoverStop(
 }
 
 /**
- * Does the last part of a recovery: the store and its service work without it. Then removes the
+ * Does the last part of a recovery, without which the store and its service work. Then removes the
  * journal, or leaves only a pending restart in it.
  *
  * @param work - its failure leaves the journal for the next attempt
@@ -112,14 +112,14 @@ export async function cleanUp(
     else await journal.remove();
     return undefined;
   } catch (error) {
-    const { kind, message, hint } = systemError(error, "cannot remove what is left");
+    const { kind, message, hint } = systemError(error, "cannot remove the remaining files");
     return new StoreError(
       kind,
-      `the store is in order, but files of an interrupted ${journal.entry.operation} are left: ${message}`,
+      `the store is recovered, but files of an interrupted ${journal.entry.operation} remain: ${message}`,
       {
         hint: withLine(
           hint,
-          `The next command tries again. If the files are gone for good: rm ${shellQuote(journal.path)}\nWhat is left of them then stays, because only that file names it.`,
+          `The next command tries again. If the files are gone for good: rm ${shellQuote(journal.path)}\nThe remaining files then stay, because only the journal names them.`,
         ),
         cause: error,
       },
@@ -127,19 +127,19 @@ export async function cleanUp(
   }
 }
 
-/** Returns the error for a service still down after a recovery, with the way out. */
+/** Returns the error for a service still down after a recovery, with the ways to continue. */
 export function serviceDownError({ entry, path }: Journal, error: StoreError): StoreError {
-  const untilThen =
-    "Commands that only open the store work until then. Once the service runs, the next command completes the recovery.";
+  const next =
+    "Once the service runs, the next command completes the recovery. Until then, commands that only open the store work.";
   const lines =
     entry.step === downStep
       ? [
-          `${untilThen} A restore is possible, too.`,
-          `If the service is not to run any more: rm ${shellQuote(path)}`,
+          `${next} A restore is possible, too.`,
+          `If the service is no longer needed: rm ${shellQuote(path)}`,
         ]
       : [
-          untilThen,
-          "To restore a backup first, or if the service is not to run any more, move the journal away. It names the files that may be left. Then start the service yourself:",
+          next,
+          "To restore a backup first, or if the service is no longer needed, move the journal away, which names the files that may be left, and start the service manually:",
           `mv ${shellQuote(path)} ${shellQuote(`${path}.left`)}`,
         ];
   return new StoreError("service", `after an interrupted ${entry.operation}: ${error.message}`, {

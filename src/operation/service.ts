@@ -5,15 +5,16 @@ import { lstatIfExists } from "../fs/read.js";
 import { findHolders, findLastingHolders, formatHolders } from "../process/holders.js";
 import type { Reporter } from "../reporter.js";
 import * as z from "../schema.js";
+import { isEngine } from "../service/engine.js";
 import { hintForHolders, type ServiceChoice, selectService } from "../service/select.js";
 import type { Service } from "../service/service.js";
 import { downStep, Journal } from "./journal.js";
 
 /**
- * A process may have the store open a moment longer than its unit runs, and so may a command from
- * before the stop: 60 looks, 50 ms apart.
+ * 60 attempts, 50 ms apart: a process of the service, or a command from before the stop, may have
+ * the store open for a moment after the stop.
  */
-const holderLooks = 60;
+const holderAttempts = 60;
 const holderPauseMs = 50;
 
 /** The service of a store, and its state before the operation. */
@@ -40,12 +41,12 @@ export interface ServiceReport {
   readonly stoppedMs: number | null;
   /**
    * Milliseconds from the request to stop until it listened on its TCP ports again; null if it was
-   * not stopped, if it has no ports that are known, or if it does not listen after 30 s.
+   * not stopped, if its ports are unknown, or if it does not listen after 30 s.
    */
   readonly listeningMs: number | null;
 }
 
-/** The service in a journal, from before it is stopped until it was seen to run again. */
+/** The service in a journal, from before the stop until the service runs again. */
 export const stoppedSchema = z.strictObject({
   service: z.enum(["systemd-user", "systemd", "podman", "docker", "command", "none"]),
   unit: z.string(),
@@ -60,15 +61,15 @@ export type Stopped = z.infer<typeof stoppedSchema>;
 
 const pendingRestartSchema = z.strictObject({ stopped: stoppedSchema });
 
-/** Returns the pending restart, if the journal holds nothing else. Requires the operation lock. */
+/** Returns the pending restart, if the journal has nothing else. Requires the operation lock. */
 export async function findPendingRestart(storePath: string): Promise<PendingRestart | undefined> {
   const journal = await Journal.read(storePath);
   if (journal?.entry.step !== downStep) return undefined;
   return { journal, ...journal.dataAs(pendingRestartSchema) };
 }
 
-/** Returns the journal's service as a choice. */
-export function choiceOf(stopped: Stopped, storePath: string): ServiceChoice {
+/** Converts the service in a journal to a choice. */
+export function toServiceChoice(stopped: Stopped, storePath: string): ServiceChoice {
   return {
     service: stopped.service,
     unit: stopped.unit,
@@ -79,9 +80,9 @@ export function choiceOf(stopped: Stopped, storePath: string): ServiceChoice {
 }
 
 /**
- * Finds the store's service and checks the needs of its stop and start in advance.
+ * Finds the store's service and checks in advance that it can be stopped and started.
  *
- * @param pendingRestart - takes precedence over `chosen`, because it is known to be the store's
+ * @param pendingRestart - takes precedence over `chosen`, because it is the service of this store
  * @throws {@link StoreError} inUse - if a process outside the service keeps the store open
  * @throws {@link StoreError} - what `selectService` and `Service.check` throw
  */
@@ -91,7 +92,7 @@ export async function resolveService(
   pendingRestart?: PendingRestart,
 ): Promise<ResolvedService> {
   const { storePath } = chosen;
-  const choice = pendingRestart ? choiceOf(pendingRestart.stopped, storePath) : chosen;
+  const choice = pendingRestart ? toServiceChoice(pendingRestart.stopped, storePath) : chosen;
   const service = await selectService(choice);
   for (const notice of await service.check(storePath)) reporter.notice(notice);
   const { active } = await service.state();
@@ -110,7 +111,7 @@ export async function resolveService(
     );
   }
   if (service.isDiscovered) {
-    const what = service.kind === "podman" || service.kind === "docker" ? "container" : "unit";
+    const what = isEngine(service.kind) ? "container" : "unit";
     reporter.notice(`the hub of ${storePath} is the ${what} ${service.name} (${service.kind})`);
     await choice.remember?.(service);
   }
@@ -124,15 +125,19 @@ async function mayOthersOpen(storePath: string): Promise<boolean> {
   return (Number(stats.mode) & 0o077) !== 0 || Number(stats.uid) !== process.geteuid?.();
 }
 
-/** @throws {@link StoreError} inUse - if a process has the store open while its service is down */
+/**
+ * Waits until no process has the store open, after its service has stopped.
+ *
+ * @throws {@link StoreError} inUse - if a process keeps the store open
+ */
 export async function assertNoHolders(
   storePath: string,
   options: { except?: readonly number[] } = {},
 ): Promise<void> {
-  for (let looks = 1; ; looks++) {
+  for (let attempt = 1; ; attempt++) {
     const { holders } = await findHolders(storePath, options);
     if (holders.length === 0) return;
-    if (looks === holderLooks) {
+    if (attempt === holderAttempts) {
       throw new StoreError(
         "inUse",
         `${storePath} is open in ${formatHolders(holders)} although its service is stopped`,

@@ -7,7 +7,7 @@ import type { ResolvedService, ServiceReport, Stopped } from "./service.js";
 
 export interface ServiceWindow {
   readonly service: ResolvedService;
-  /** Time limit of the work in milliseconds. After it and the time to stop, the timer fires. */
+  /** Time limit of the work in milliseconds. The timer fires after it and the time to stop. */
   readonly budgetMs: number;
   /** The argument list of the recovery, for the restart timer. */
   readonly recoveryCommand: readonly string[];
@@ -30,7 +30,7 @@ export interface ServiceWindow {
 /**
  * Stops the service, runs `work`, starts the service and cancels the restart timer.
  *
- * If the service does not run, it is not started, and the work is done all the same.
+ * If the service does not run, only runs the work.
  *
  * @param work - gets the downtime; undefined if the service does not run
  * @returns the result of `work`, and how the service was started; undefined if it was not
@@ -61,7 +61,7 @@ export async function withServiceStopped<Result>(
 }
 
 /**
- * Returns what an operation reports about its service, after it listens on its ports again.
+ * Waits until the service listens on its ports again, and returns the report about it.
  *
  * Call it when the operation is complete: a hub takes seconds until it listens.
  */
@@ -70,10 +70,10 @@ export async function reportService(
   restart: Restart | undefined,
   reporter: Pick<Reporter, "notice">,
 ): Promise<ServiceReport> {
-  // The poll itself does not keep the process alive.
-  const keptAlive = setInterval(() => undefined, 60_000);
+  // The poll in `listeningMs` does not keep the process alive.
+  const keepAlive = setInterval(() => undefined, 60_000);
   const listeningMs = await restart?.listeningMs;
-  clearInterval(keptAlive);
+  clearInterval(keepAlive);
   if (restart && restart.ports.length > 0 && listeningMs === undefined) {
     reporter.notice(
       `${service.name ?? "the service"} runs, but does not listen on ${restart.ports.map((port) => `port ${port}`).join(" and ")} as before`,

@@ -16,8 +16,8 @@ export function throwIfAborted(signal: AbortSignal | undefined): void {
 }
 
 /**
- * Waits for `work`, but rejects as soon as the signal is aborted. Does not stop the work: it ends
- * by itself, or together with its process.
+ * Waits for `work`, but rejects as soon as the signal is aborted. Does not stop the work, which
+ * ends by itself or with its process.
  */
 export function orAbort<T>(work: Promise<T>, signal: AbortSignal | undefined): Promise<T> {
   if (!signal) return work;

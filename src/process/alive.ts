@@ -1,7 +1,6 @@
-/** Finds out whether a process exists. */
 import { hasCode } from "../errors.js";
 
-/** Returns whether there is a process with this number. It may belong to another user. */
+/** Returns whether there is a process with this id. It may belong to another user. */
 export function isAlive(pid: number): boolean {
   try {
     return process.kill(pid, 0);

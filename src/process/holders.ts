@@ -38,26 +38,26 @@ export async function findHolders(
 ): Promise<Holders> {
   const skip = new Set([process.pid, ...(options.except ?? [])]);
   const paths = ["", ...sidecars].map((suffix) => storePath + suffix);
-  const inodes = inodesOf(paths);
+  const inodes = readInodes(paths);
   const pids = new Set<number>();
   const running = listAllProcesses();
   let isComplete = running.length > 0;
   for (const pid of running) {
     if (skip.has(pid)) continue;
-    const holds = holdsOneOf(pid, new Set(paths), inodes);
+    const holds = hasOneOpen(pid, new Set(paths), inodes);
     if (holds === undefined) isComplete = false;
     else if (holds) pids.add(pid);
   }
   for (const pid of parseLocks(readKernelLocks(), inodes)) if (!skip.has(pid)) pids.add(pid);
-  return { holders: [...pids].map((pid) => ({ pid, command: commandName(pid) })), isComplete };
+  return { holders: [...pids].map((pid) => ({ pid, command: readCommandName(pid) })), isComplete };
 }
 
 /**
- * 50 attempts, 100 ms apart. Short commands open the store for milliseconds, or for seconds on a
- * busy machine, and must not count.
+ * 50 attempts, 100 ms apart. Commands that open the store only for milliseconds, or for seconds on
+ * a busy machine, must not count.
  */
-const attempts = 50;
-const pauseMs = 100;
+const lastingAttempts = 50;
+const lastingPauseMs = 100;
 
 /**
  * Returns the processes accepted by `isOther` that keep the store open for 5 s. Ignores processes
@@ -70,20 +70,20 @@ export async function findLastingHolders(
   const { holders, isComplete } = await findHolders(storePath);
   let lasting: Holder[] = [];
   for (const holder of holders) if (await isOther(holder)) lasting.push(holder);
-  for (let attempt = 1; lasting.length > 0 && attempt < attempts; attempt++) {
-    await delay(pauseMs);
+  for (let attempt = 1; lasting.length > 0 && attempt < lastingAttempts; attempt++) {
+    await delay(lastingPauseMs);
     const now = new Set((await findHolders(storePath)).holders.map(({ pid }) => pid));
     lasting = lasting.filter(({ pid }) => now.has(pid));
   }
   return { holders: lasting, isComplete };
 }
 
-function inodesOf(paths: readonly string[]): Set<string> {
+function readInodes(paths: readonly string[]): Set<string> {
   const inodes = new Set<string>();
   for (const path of paths) {
     try {
       const stats = statSync(path, { bigint: true, throwIfNoEntry: false });
-      if (stats) inodes.add(inodeOf(stats));
+      if (stats) inodes.add(formatInode(stats));
     } catch (error) {
       throw systemError(error, `cannot access ${path}`);
     }
@@ -95,7 +95,7 @@ function inodesOf(paths: readonly string[]): Set<string> {
  * Returns whether the process has one of the files open. Returns undefined if this user may not
  * inspect the process.
  */
-function holdsOneOf(
+function hasOneOpen(
   pid: number,
   paths: ReadonlySet<string>,
   inodes: ReadonlySet<string>,
@@ -114,7 +114,7 @@ function holdsOneOf(
       // The same file has another path through a hard link, a bind mount, or a container's file
       // system.
       const stats = statSync(`${directory}/${fd}`, { bigint: true, throwIfNoEntry: false });
-      if (stats && inodes.has(inodeOf(stats))) return true;
+      if (stats && inodes.has(formatInode(stats))) return true;
     }
     return false;
   } catch (error) {
@@ -122,7 +122,7 @@ function holdsOneOf(
   }
 }
 
-/** Returns the ids of all processes, or none on a system without /proc. */
+/** Returns the ids of all processes; none on a system without /proc. */
 export function listAllProcesses(): number[] {
   try {
     return readdirSync("/proc").map(Number).filter(Number.isInteger);
@@ -158,7 +158,7 @@ export function parseLocks(locks: string, inodes: ReadonlySet<string>): number[]
 /**
  * Returns a file's identity in the format of `/proc/locks`: major and minor device number, inode.
  */
-function inodeOf({ dev, ino }: BigIntStats): string {
+function formatInode({ dev, ino }: BigIntStats): string {
   const major = ((dev >> 8n) & 0xfffn) | ((dev >> 32n) & 0xfffff000n);
   const minor = (dev & 0xffn) | ((dev >> 12n) & 0xffffff00n);
   return `${major}:${minor}:${ino}`;
@@ -170,7 +170,7 @@ function inodeOf({ dev, ino }: BigIntStats): string {
  * Since Node.js 24, `comm` is the name of Node's main thread. Of the command line, only the program
  * is read, because arguments may be secret.
  */
-function commandName(pid: number): string {
+function readCommandName(pid: number): string {
   try {
     const name = readFileSync(`/proc/${pid}/comm`, "utf8").trimEnd();
     if (!name.endsWith("MainThread")) return name;

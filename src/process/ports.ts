@@ -8,15 +8,15 @@ const pauseMs = 50;
 
 /**
  * Returns the ports on which a process listens. Returns none for a process that this user may not
- * inspect, and for one with a network of its own, as in a container.
+ * inspect, and for a process in another network namespace, as in a container.
  */
-export function portsOf(pid: number): number[] {
+export function listListeningPorts(pid: number): number[] {
   try {
     if (readlinkSync(`/proc/${pid}/ns/net`) !== readlinkSync("/proc/self/ns/net")) return [];
     const sockets = new Set(
-      readdirSync(`/proc/${pid}/fd`).map((fd) => socketInode(`/proc/${pid}/fd/${fd}`)),
+      readdirSync(`/proc/${pid}/fd`).map((fd) => readSocketInode(`/proc/${pid}/fd/${fd}`)),
     );
-    return listeningSockets()
+    return readListeningSockets()
       .filter(({ inode }) => sockets.has(inode))
       .map(({ port }) => port);
   } catch {
@@ -36,15 +36,15 @@ export async function waitUntilListening(
 ): Promise<number | undefined> {
   const deadline = performance.now() + limitMs;
   while (performance.now() < deadline) {
-    const open = new Set(listeningSockets().map(({ port }) => port));
+    const open = new Set(readListeningSockets().map(({ port }) => port));
     if (ports.every((port) => open.has(port))) return performance.now();
-    // A failed command ends without waiting.
+    // Let the process end during the wait, if its command has failed.
     await delay(pauseMs, undefined, { ref: false });
   }
   return undefined;
 }
 
-function socketInode(link: string): string | undefined {
+function readSocketInode(link: string): string | undefined {
   try {
     return /^socket:\[(\d+)\]$/.exec(readlinkSync(link))?.[1];
   } catch {
@@ -52,7 +52,7 @@ function socketInode(link: string): string | undefined {
   }
 }
 
-function listeningSockets(): { port: number; inode: string }[] {
+function readListeningSockets(): { port: number; inode: string }[] {
   return ["tcp", "tcp6"].flatMap((protocol) => {
     let table: string;
     try {

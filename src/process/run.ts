@@ -8,7 +8,7 @@ export interface Outcome {
   /** Empty without {@link RunOptions.output}. */
   readonly stdout: string;
   readonly stderr: string;
-  /** Why there is no exit code: the time limit, no such program, or a signal. */
+  /** Why there is no exit code: the time limit, a missing program, or a signal. */
   readonly failure?: "timeout" | "missing" | "signal";
 }
 
@@ -24,8 +24,8 @@ export interface RunOptions {
   readonly timeoutMs: number;
   /**
    * Whether to collect the output. False discards it, and `stderr` passes it to standard error.
-   * Both return at exit instead of end of file, for a program with children that may keep the
-   * output open.
+   * With either, `run` returns when the program exits, although its children may keep the output
+   * open.
    */
   readonly output?: boolean | "stderr";
   /** The program's standard input; nothing by default. */
@@ -38,11 +38,11 @@ export interface RunOptions {
   readonly signal?: AbortSignal | undefined;
 }
 
-/** How long a killed program may take to exit: one that waits for a disk does not exit. */
+/** How long a killed program may take to exit. A program that waits for a disk does not exit. */
 const exitGraceMs = 5000;
 
 /** Environment variables for parsable output. */
-const plain = {
+const plainOutput = {
   LC_ALL: "C",
   TZ: "UTC",
   SYSTEMD_PAGER: "",
@@ -74,11 +74,11 @@ export function run(
       child = spawn(program, args, {
         detached: true,
         stdio: [input === undefined ? "ignore" : "pipe", stdout ?? target, target],
-        env: output === true ? { ...own, ...plain } : own,
+        env: output === true ? { ...own, ...plainOutput } : own,
         ...(account && { cwd: "/", uid: account.uid, gid: account.gid }),
       });
     } catch (error) {
-      // Some failures are thrown, such as that of a machine without memory.
+      // spawn reports most failures by an event, but throws others, such as a lack of memory.
       return notStarted(error as Error);
     }
     // A program that does not read its input closes the pipe.
@@ -125,7 +125,7 @@ export function run(
   });
 }
 
-/** @returns false if no process of the group may be killed by this user */
+/** Kills a process group. Returns false if this user may not kill any of its processes. */
 function killGroup(pid: number | undefined): boolean {
   try {
     if (pid !== undefined) process.kill(-pid, "SIGKILL");

@@ -31,8 +31,8 @@ import { recoverRestoreInto, restoreIntoOperation } from "../swap/write-into.js"
 import { shellQuote } from "../text/escape.js";
 
 /**
- * How long to retry a held lock while the store has no journal. The holder is then a recovery that
- * has finished, or an operation that has not begun its journal or needs none.
+ * How long to retry a held lock while the store has no journal. The holder is then a finished
+ * recovery, or an operation that has not begun its journal or needs none.
  */
 const briefWaitMs = 2_000;
 
@@ -63,7 +63,7 @@ export async function withOperation<Result>(
   requirements: OperationRequirements = {},
 ): Promise<Result> {
   if (requirements.makeDirectory) await makeDirectory(dirname(storePath));
-  await using lock = await acquireLockSoon(storePath);
+  await using lock = await acquireLockWithRetry(storePath);
   return await withDerivedKeys(async () => {
     await recoverBefore(lock, reporter, requirements.whileServiceDown);
     return await body(lock);
@@ -92,7 +92,7 @@ export async function recoverBefore(
   if (obstacle) throw obstacle;
 }
 
-async function acquireLockSoon(storePath: string): Promise<OperationLock> {
+async function acquireLockWithRetry(storePath: string): Promise<OperationLock> {
   const deadline = performance.now() + briefWaitMs;
   for (;;) {
     try {
@@ -114,7 +114,7 @@ async function acquireLockSoon(storePath: string): Promise<OperationLock> {
  * @throws {@link StoreError} - what the recovery throws
  */
 export async function recoverOnly(storePath: string): Promise<string[]> {
-  await using lock = await acquireLockSoon(storePath);
+  await using lock = await acquireLockWithRetry(storePath);
   const recovery = await recover(lock);
   if (recovery.serviceDown) throw recovery.serviceDown;
   return formatRecovery(recovery);
@@ -148,8 +148,8 @@ export async function recoverIfNeeded(storePath: string): Promise<string[]> {
 }
 
 /**
- * Returns whether the store may be opened although its recovery failed. Not if its log is apart
- * from it: a new log would take the place of the old one.
+ * Returns whether the store may be opened although its recovery failed. Returns false while the
+ * store's write-ahead log is moved aside, because opening would create a new log in its path.
  */
 async function mayOpen(storePath: string): Promise<boolean> {
   const journal = await Journal.read(storePath).catch(() => undefined);
@@ -186,12 +186,12 @@ export async function recover(lock: OperationLock): Promise<Recovery> {
   await removePartials(journalPath(storePath));
   const journal = await Journal.read(storePath);
   if (!journal) return { messages: [] };
-  const { error, serviceDown, ...done } = await attempt(journal, storePath);
-  if (error) throw withWayOut(error, journal);
+  const { error, serviceDown, ...done } = await tryRecover(journal, storePath);
+  if (error) throw withGiveUpHint(error, journal);
   return { ...done, ...(serviceDown && { serviceDown: serviceDownError(journal, serviceDown) }) };
 }
 
-async function attempt(journal: Journal, storePath: string): Promise<Recovery> {
+async function tryRecover(journal: Journal, storePath: string): Promise<Recovery> {
   try {
     return await recoverOperation(journal, storePath);
   } catch (error) {
@@ -212,7 +212,7 @@ async function recoverOperation(journal: Journal, storePath: string): Promise<Re
   if (isOneOf(adoptionOperations, operation)) return recoverAdoption(journal, storePath);
   if (isOneOf(swapOperations, operation))
     return recoverSwap(SwapState.fromJournal(storePath, journal));
-  throw new StoreError("newerVersion", `${journal.path} is about an operation "${operation}"`, {
+  throw new StoreError("newerVersion", `${journal.path}: unknown operation "${operation}"`, {
     hint: "Finish it with the version of this program that began it.",
   });
 }
@@ -232,15 +232,15 @@ async function recoverServiceDown(journal: Journal, storePath: string): Promise<
 }
 
 /**
- * Adds the way out for a part that the recovery needs and that does not come back. An unreadable
- * journal has a way out of its own.
+ * Adds to the hint how to give the operation up if its recovery needs something that is lost. The
+ * error for an unreadable journal has its own hint.
  */
-function withWayOut(error: StoreError, { path, entry }: Journal): StoreError {
+function withGiveUpHint(error: StoreError, { path, entry }: Journal): StoreError {
   if (error.kind === "corrupted" || error.kind === "newerVersion") return error;
   const left = `${path}.left`;
   const lines = [
     `If what it needs is gone for good, move the journal away: mv ${shellQuote(path)} ${shellQuote(left)}`,
-    `The ${entry.operation} is then neither finished nor undone: only that file names the files that are left, and which passphrase opens which.`,
+    `The ${entry.operation} is then neither finished nor undone: only the journal names the remaining files and their passphrases.`,
   ];
   return wrap(error, { hint: lines.reduce(withLine, error.hint ?? "") });
 }

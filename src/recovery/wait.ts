@@ -4,7 +4,7 @@
  * An operation blocks such commands while the service is stopped or the store's file is replaced:
  * their writes could be in the replaced file. The operation writes its journal and then searches
  * for processes with the store open. A command opens the store and then reads the journal. So at
- * least one of the two sees the other, and the command always backs off.
+ * least one of the two detects the other, and the command always backs off.
  */
 import { readFile } from "node:fs/promises";
 import { setTimeout as delay } from "node:timers/promises";
@@ -22,7 +22,7 @@ const exclusiveSteps: readonly string[] = [
   "committing" satisfies SwapStep,
 ];
 
-/** A minute is longer than the downtime for a store of some hundred megabytes. */
+/** Longer than the downtime for a store of some hundred megabytes. */
 const longestWaitMs = 60_000;
 const pauseMs = 50;
 
@@ -70,7 +70,7 @@ async function waitUntilAllowed(storePath: string, deadline: number): Promise<vo
   }
 }
 
-/** Returns the journal of another process in an exclusive step. */
+/** Returns the journal of a running operation of another process, if it is in an exclusive step. */
 async function findBlockingOperation(storePath: string): Promise<JournalEntry | undefined> {
   // The next operation reports an unreadable journal.
   const journal = await Journal.read(storePath).catch(() => undefined);

@@ -137,7 +137,7 @@ test("a hook that fails is reported and changes neither the backup nor the exit 
     `the hook hooks.before failed: ${machine.path("absent")} does not exist; backup is not affected`,
   );
   expect(stderr).toContain("failing.sh exited with code 3; backup is not affected");
-  expect(stderr).toContain("was not told of the backup: HTTP status 404");
+  expect(stderr).toContain("of the backup: HTTP status 404");
   expect(stderr).not.toContain("secret-part");
 });
 
@@ -173,7 +173,7 @@ test("the user and password in the URL of a ping are sent as a header, and never
       authorization,
     },
   ]);
-  expect(stderr).toContain("was not told of the backup: HTTP status 404");
+  expect(stderr).toContain("of the backup: HTTP status 404");
   expect(stderr).not.toMatch(/secret-part|hub@|hub%40|p%C3|päss/);
 });
 

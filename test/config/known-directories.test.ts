@@ -152,7 +152,7 @@ test("the recovery of a backup waits for a disk that is not mounted", async () =
   unmount();
   await mkdir(join(disk, "backups"));
   const { code, stderr } = await machine.run(["list-clients"]);
-  expect([code, stderr]).toEqual([0, expect.stringMatching(/are left: .*not on the file system/)]);
+  expect([code, stderr]).toEqual([0, expect.stringMatching(/remain: .*not on the file system/)]);
   // The recovery cannot ask whether the directory has moved.
   const refused = await machine.run(backup);
   expect([refused.code, refused.stderr]).toEqual([18, expect.stringMatching(/gone for good: rm/)]);
@@ -176,7 +176,7 @@ test("the recovery of a rotation waits for the disk of its bundle", async () => 
   expect(await readdir(disk)).not.toEqual(bundles);
   unmount();
   const { code, stderr } = await machine.run(["list-clients"]);
-  expect([code, stderr]).toEqual([0, expect.stringMatching(/are left: .*not on the file system/)]);
+  expect([code, stderr]).toEqual([0, expect.stringMatching(/remain: .*not on the file system/)]);
   mount();
   expect((await machine.run(["list-clients"])).stderr).not.toContain("are left");
   expect(await readdir(disk)).toEqual(bundles);

@@ -51,7 +51,7 @@ test.each([
 
     const [operation = ""] = command;
     const said = new RegExp(
-      `files of an interrupted ${operation} are left[\\s\\S]*(?:is its disk mounted|Mount its disk)`,
+      `files of an interrupted ${operation} remain[\\s\\S]*(?:is its disk mounted|Mount its disk)`,
     );
     for (const reading of [
       ["list-clients"],

@@ -451,7 +451,7 @@ export class Ward {
       ...(wrong ? ["the journal is left without an error"] : []),
       ...(stderr.includes(journal) ? [] : [`no file is named: ${stderr}`]),
       ...(/(?:mv|rm) '/.test(stderr) ? [] : [`no command is named: ${stderr}`]),
-      ...(/neither finished nor undone|is left of them|may be left|is not to run/.test(stderr)
+      ...(/neither finished nor undone|files then stay|may be left|is no longer needed/.test(stderr)
         ? []
         : [`no risk is named: ${stderr}`]),
     ];
@@ -486,6 +486,6 @@ function checkDoctor(text: string, journal: string | undefined): string[] {
   const isComplete =
     found?.detail.includes(journal) &&
     found.fix?.includes(`mv '${journal}'`) &&
-    found.fix.includes("no other record");
+    found.fix.includes("only the journal records");
   return isComplete ? [] : [`doctor: ${JSON.stringify(found)} ${text.slice(0, 300)}`];
 }

@@ -1,7 +1,7 @@
 import { once } from "node:events";
 import { createServer, type Server } from "node:net";
 import { expect, onTestFinished, test } from "vitest";
-import { portsOf, waitUntilListening } from "../../src/process/ports.js";
+import { listListeningPorts, waitUntilListening } from "../../src/process/ports.js";
 
 async function listen(port = 0, host = "127.0.0.1"): Promise<{ server: Server; port: number }> {
   const server = createServer().listen(port, host);
@@ -14,14 +14,14 @@ async function listen(port = 0, host = "127.0.0.1"): Promise<{ server: Server; p
 test("the ports of a process are those on which it listens, over IPv4 and IPv6", async () => {
   const four = await listen();
   const six = await listen(0, "::1");
-  expect(portsOf(process.pid)).toEqual(expect.arrayContaining([four.port, six.port]));
+  expect(listListeningPorts(process.pid)).toEqual(expect.arrayContaining([four.port, six.port]));
   four.server.close();
   await once(four.server, "close");
-  expect(portsOf(process.pid)).not.toContain(four.port);
+  expect(listListeningPorts(process.pid)).not.toContain(four.port);
 });
 
 test("a process that has ended has none", () => {
-  expect(portsOf(2 ** 22 + 1)).toEqual([]);
+  expect(listListeningPorts(2 ** 22 + 1)).toEqual([]);
 });
 
 test("waits until something listens again", async () => {

@@ -98,7 +98,7 @@ async function runSetup(command: Command, context: Context, given: SetupOptions)
   const { output } = context;
   // A killed setup may have left the hub stopped.
   if (!given.dryRun) await recoverFirst(context);
-  const found = await survey(choiceOf(context, given));
+  const found = await survey(toServiceChoice(context, given));
   const onlineBackups = keepsHubRunning(found, given.onlineBackups ?? false);
   const options = { ...given, onlineBackups };
   const key = await recoveryKeyOf(found, options);
@@ -138,7 +138,7 @@ async function runSetup(command: Command, context: Context, given: SetupOptions)
   );
 }
 
-function choiceOf(context: Context, options: SetupOptions) {
+function toServiceChoice(context: Context, options: SetupOptions) {
   const { storePath, settings, settingsPath, settingsSection, source } = context;
   const { service, unit } = serviceChoice(context, options);
   if (service !== "auto" && service !== "systemd" && service !== "systemd-user") {
@@ -168,7 +168,7 @@ function requestOf(
     settingsInFile: { ...settingsInFile, passphrase_source },
   });
   return {
-    ...choiceOf(context, options),
+    ...toServiceChoice(context, options),
     backupCommand: ownCommand(saved, "backup", ...(options.onlineBackups ? ["--online"] : [])),
     ...{ recipients, recoveryKey },
     recoveryKeyFile: options.recoveryKeyFile,
