@@ -4,13 +4,12 @@ import type { FileHandle } from "node:fs/promises";
 import { availableParallelism } from "node:os";
 import { fileURLToPath } from "node:url";
 import { Worker } from "node:worker_threads";
-import { readUpTo } from "../fs/read.js";
+import { writeAll } from "../fs/copy.js";
+import { readChunks, readUpTo } from "../fs/read.js";
 import { type PageRange, PageReencryption } from "../store/reencrypt-pages.js";
 import { errorFrom, type PlainKeys, storeKeys } from "./copier-message.js";
 import type { WorkerReply } from "./page-worker.js";
 
-/** Bytes copied at a time as they are: 4 MiB. */
-const chunkSize = 4 << 20;
 /** Pages that a thread re-encrypts at a time: 256 KiB in format 4. */
 const pagesAtOnce = 64;
 /** Each thread needs some 35 MB of memory, and the hub needs the other processors. */
@@ -47,12 +46,12 @@ export class PlainTransfer implements PageTransfer {
   readonly damaged: ReadonlySet<number> = new Set();
 
   async copyFile(from: FileHandle, to: FileHandle): Promise<number> {
-    const buffer = Buffer.allocUnsafe(chunkSize);
-    for (let at = 0; ; at += buffer.byteLength) {
-      const bytes = await readUpTo(from, buffer, at);
-      await writeAll(to, buffer.subarray(0, bytes), at);
-      if (bytes < buffer.byteLength) return at + bytes;
+    let size = 0;
+    for await (const bytes of readChunks(from)) {
+      await writeAll(to, bytes, size);
+      size += bytes.length;
     }
+    return size;
   }
 
   async copyPage({ file, offset, page, pageSize }: SourcePage, to: FileHandle): Promise<number> {
@@ -132,11 +131,5 @@ export class ReencryptingTransfer implements PageTransfer {
   #note({ firstPage, pages }: PageRange, damaged: readonly number[]): void {
     for (let page = firstPage; page < firstPage + pages; page++) this.#damaged.delete(page);
     for (const page of damaged) this.#damaged.add(page);
-  }
-}
-
-async function writeAll(file: FileHandle, bytes: Buffer, offset: number): Promise<void> {
-  for (let done = 0; done < bytes.byteLength; ) {
-    done += (await file.write(bytes, done, bytes.byteLength - done, offset + done)).bytesWritten;
   }
 }

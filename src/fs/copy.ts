@@ -1,17 +1,15 @@
 /** Copies files onto the disk. */
-import { constants, createReadStream } from "node:fs";
-import { open, statfs } from "node:fs/promises";
+import { constants } from "node:fs";
+import { type FileHandle, open, statfs } from "node:fs/promises";
 import { dirname } from "node:path";
-import { pipeline } from "node:stream/promises";
 import { StoreError, systemError } from "../errors.js";
 import { createFile, syncDirectory } from "./atomic.js";
-
-const copyChunkBytes = 1 << 20;
+import { type ByteRange, readChunks } from "./read.js";
 
 /** The part of a file to copy, and what interrupts the copying. */
 interface CopyOptions {
-  /** The first and the last byte; the end may be beyond the file's. */
-  readonly range?: { readonly start: number; readonly end: number } | undefined;
+  /** The end may be beyond the file's. */
+  readonly range?: ByteRange | undefined;
   readonly signal?: AbortSignal;
 }
 
@@ -32,13 +30,25 @@ export async function copyFile(
   try {
     // O_NOFOLLOW: the file just created could have been replaced by a link.
     await using copy = await open(to, constants.O_WRONLY | constants.O_NOFOLLOW);
-    const contents = createReadStream(from, { highWaterMark: copyChunkBytes, ...range });
-    await pipeline(contents, copy.createWriteStream(), { ...(signal && { signal }) });
+    await using original = await open(from);
+    let size = 0;
+    for await (const bytes of readChunks(original, range)) {
+      signal?.throwIfAborted();
+      await writeAll(copy, bytes, size);
+      size += bytes.length;
+    }
   } catch (error) {
     if (signal?.aborted) throw signal.reason;
     throw systemError(error, `cannot copy ${from}`);
   }
   await syncFile(to);
+}
+
+/** Writes a whole buffer at an offset. */
+export async function writeAll(file: FileHandle, bytes: Buffer, offset: number): Promise<void> {
+  for (let done = 0; done < bytes.length; ) {
+    done += (await file.write(bytes, done, bytes.length - done, offset + done)).bytesWritten;
+  }
 }
 
 /** Syncs a file written by other means, such as SQLite, and its name. */

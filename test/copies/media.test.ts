@@ -331,14 +331,13 @@ describe("a refused or failed export leaves nothing", () => {
   test("on a medium that holds no file of this size, which --split helps", async () => {
     const medium = await newDirectory();
     const { code, stderr } = await exportWith(
-      `const { Writable } = require("node:stream");
-      const { open } = promises;
+      `const { open } = promises;
       promises.open = async (path, ...args) => {
         const file = await open(path, ...args);
         if (!String(path).startsWith(${JSON.stringify(medium)})) return file;
-        const write = (chunk, encoding, done) =>
-          done(Object.assign(new Error("EFBIG"), { code: "EFBIG" }));
-        file.createWriteStream = () => new Writable({ write });
+        file.write = async () => {
+          throw Object.assign(new Error("EFBIG"), { code: "EFBIG" });
+        };
         return file;
       };`,
       medium,
