@@ -2,14 +2,19 @@
 import type { Command } from "commander";
 import { withoutSecrets } from "../client/client.js";
 import type { JsonValue } from "../client/json.js";
-import { assertActive, type Difference, differences, type Verb } from "../client/permissions.js";
+import {
+  assertActive,
+  type ClientEdit,
+  type Difference,
+  findDifferences,
+} from "../client/permissions.js";
 import { describeClient, escapeControlCharacters } from "../text/escape.js";
 import { contextOf } from "./context.js";
 import { openStore } from "./open.js";
 import { chooseClient, noClient, parseOptionalId } from "./ui/choose-client.js";
 
 /** Applies `verb` to the client and prints each changed field before and after. */
-export async function editClient(command: Command, idText: string | undefined, verb: Verb) {
+export async function editClient(command: Command, idText: string | undefined, verb: ClientEdit) {
   const context = await contextOf(command);
   const given = parseOptionalId(idText);
   await using store = await openStore(context);
@@ -22,7 +27,7 @@ export async function editClient(command: Command, idText: string | undefined, v
     const changed = Object.keys(changes).length > 0;
     return { before, after: changed ? await store.updateClient(id, changes) : before, notices };
   });
-  const changed = differences(before, after);
+  const changed = findDifferences(before, after);
   context.output.result({ client: withoutSecrets(after), changed }, () => {
     const label = `client ${describeClient(id, after.name)}`;
     const fields = Object.entries(changed);

@@ -17,7 +17,7 @@ import {
   sameJson,
 } from "./json.js";
 
-/** Half of a surrogate pair has no UTF-8 form: SQLite would store another character. */
+/** Rejects half of a surrogate pair, for which SQLite would store another character. */
 const text = z
   .string()
   .check(z.refine((value) => value.isWellFormed(), "contains half of a surrogate pair"));
@@ -113,8 +113,8 @@ export function isRevoked(client: Pick<Client, "api_key">): boolean {
   return client.api_key === revokedApiKey;
 }
 
-/** Splits the crypto key from `metadata`, where HiveMind 5 keeps it. */
-export function takeCryptoKey(stored: JsonObject): {
+/** Splits the crypto key off `metadata`, where HiveMind 5 stores it. */
+export function splitCryptoKey(stored: JsonObject): {
   crypto_key: string | null;
   metadata: JsonObject;
 } {
@@ -148,8 +148,8 @@ export interface StoredBlacklists {
  * empty list, which would hide a list written later by HiveMind 4.
  *
  * A stored field can have other entries than metadata. Only entries added to or removed from
- * metadata change it, because HiveMind 4 would allow a lost entry. As long as the two differ, the
- * list also stays in metadata, where it hides the field.
+ * metadata change the field, because HiveMind 4 would allow a lost entry. As long as field and
+ * metadata differ, the list also stays in metadata, where it takes precedence over the field.
  */
 export function unfoldBlacklists(
   metadata: JsonObject,
@@ -158,8 +158,8 @@ export function unfoldBlacklists(
   const blacklists: JsonObject = {};
   const rest = { ...metadata };
   for (const key of blacklistKeys) {
-    const list = listOr(metadata[key]);
-    const field = changedField(listOr(stored.fields[key]), listOr(stored.folded[key]), list);
+    const list = toList(metadata[key]);
+    const field = updateField(toList(stored.fields[key]), toList(stored.folded[key]), list);
     blacklists[key] = field;
     if (sameJson(field, list)) {
       if (Array.isArray(rest[key])) delete rest[key];
@@ -168,8 +168,8 @@ export function unfoldBlacklists(
   return { blacklists, metadata: rest };
 }
 
-/** Returns a field after its list in metadata has changed. */
-function changedField(
+/** Applies a change of the list in metadata to the field. */
+function updateField(
   field: readonly JsonValue[],
   before: readonly JsonValue[],
   after: readonly JsonValue[],
@@ -184,7 +184,7 @@ function changedField(
   ];
 }
 
-function listOr(value: JsonValue | undefined): readonly JsonValue[] {
+function toList(value: JsonValue | undefined): readonly JsonValue[] {
   return Array.isArray(value) ? value : [];
 }
 
@@ -202,7 +202,8 @@ export function serializeClient(client: Client): string {
 }
 
 /**
- * Refuses a number that JavaScript would round in the record's own fields. `metadata` may have any.
+ * Rejects a number that JavaScript would round, in the record's own fields. `metadata` may contain
+ * any number.
  */
 const wholeNumber = z.pipe(
   z.union([z.number(), read(z.instanceof(JsonNumber), (value) => value.text)]),
@@ -275,7 +276,7 @@ export function deserializeClient(record: string | JsonObject): Client {
   const stored = { ...extras, ...(isJsonObject(fields.metadata) ? fields.metadata : {}) };
   const metadata = foldBlacklists(stored, fields);
   const hasField = Object.hasOwn(fields, "crypto_key");
-  return { ...parsed.data, ...(hasField ? { metadata } : takeCryptoKey(metadata)) };
+  return { ...parsed.data, ...(hasField ? { metadata } : splitCryptoKey(metadata)) };
 }
 
 /** The fields of HiveMind's own records. All others belong to metadata. */

@@ -6,8 +6,8 @@ import { sameJson } from "./json.js";
 export function comparable(client: Client): Client {
   // HiveMind 5 keeps the crypto key in the metadata, also if it is null.
   const { crypto_key, ...rest } = client.metadata;
-  const lifted = client.crypto_key === null && typeof crypto_key === "string";
-  const metadata = lifted || crypto_key === null ? rest : { ...client.metadata };
+  const isLifted = client.crypto_key === null && typeof crypto_key === "string";
+  const metadata = isLifted || crypto_key === null ? rest : { ...client.metadata };
   for (const key of blacklistKeys) {
     const list = metadata[key];
     if (Array.isArray(list) && list.length === 0) delete metadata[key];
@@ -16,7 +16,7 @@ export function comparable(client: Client): Client {
     ...client,
     // Redis has no null for a name.
     name: client.name ?? "",
-    crypto_key: lifted ? crypto_key : client.crypto_key,
+    crypto_key: isLifted ? crypto_key : client.crypto_key,
     metadata,
   };
 }

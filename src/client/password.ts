@@ -7,11 +7,11 @@ import { StoreError } from "../errors.js";
 /** HiveMind 5's default for `min_password_bits`. */
 const minBits = 40;
 
-/** zxcvbn's maximum for a character, for which it counts ten guesses. */
+/** zxcvbn's maximum for a character: ten guesses. */
 const bitsPerCharacter = Math.log2(10);
 
 /**
- * Returns zxcvbn's maximum for a password, accurate to a bit. HiveMind 5 uses zxcvbn.
+ * Returns zxcvbn's maximum for a password in bits, accurate to a bit. HiveMind 5 uses zxcvbn.
  *
  * A repeated block counts once, with its number of repetitions. Words and keyboard patterns are not
  * recognised, so the real estimate can be lower.
@@ -29,8 +29,7 @@ export function maxPasswordBits(password: string): number {
 }
 
 /**
- * Refuses a password that HiveMind 5 refuses for every client, because a satellite could not
- * connect.
+ * Refuses a password that HiveMind 5 refuses for every client: the client could not connect.
  *
  * @throws {@link StoreError} usage - below 40 bits
  */

@@ -1,5 +1,5 @@
 /**
- * The changes to a client by the hub's commands: its name, permissions, message types and
+ * The changes to a client that the hub's commands make: its name, permissions, message types and
  * blacklists.
  *
  * HiveMind 4 and 5 read the same record differently. The store's schema shows the version of the
@@ -17,14 +17,15 @@ import {
 } from "./client.js";
 import { formatJson, type JsonValue, sameJson } from "./json.js";
 
-/** Fields to write, none if the client is already as requested, and notices for the user. */
+/** A change to a client, and notices for the user. */
 export interface Edit {
+  /** The fields to write; none if the client is already as requested. */
   readonly changes: Partial<Client>;
   readonly notices: readonly string[];
 }
 
 /** Computes the change to a client in a store of this schema version. */
-export type Verb = (client: Client, schemaVersion: number) => Edit;
+export type ClientEdit = (client: Client, schemaVersion: number) => Edit;
 
 /** The message type that HiveMind 4 allows every client, whatever its list. */
 const alwaysAllowed = "recognizer_loop:utterance";
@@ -43,30 +44,30 @@ function connectionNotices(schemaVersion: number): string[] {
   return isEnforcedByHiveMind4(schemaVersion) ? [nextConnection] : [];
 }
 
-const nothing: Edit = { changes: {}, notices: [] };
+const noEdit: Edit = { changes: {}, notices: [] };
 
-export function rename(name: string): Verb {
-  return (client) => (client.name === name ? nothing : { changes: { name }, notices: [] });
+export function rename(name: string): ClientEdit {
+  return (client) => (client.name === name ? noEdit : { changes: { name }, notices: [] });
 }
 
 /**
- * Grants or revokes an independent permission: to be an administrator, to send a message up to the
- * hub's own masters (escalate), or to all hubs up and down (propagate).
+ * Grants or revokes a permission that does not depend on another: to be an administrator, to send a
+ * message up to the hub's own masters (escalate), or to all hubs up and down (propagate).
  */
 export function setPermission(
   right: "is_admin" | "can_escalate" | "can_propagate",
-  given: boolean,
-): Verb {
+  isGranted: boolean,
+): ClientEdit {
   return (client, schemaVersion) =>
-    client[right] === given
-      ? nothing
-      : { changes: { [right]: given }, notices: connectionNotices(schemaVersion) };
+    client[right] === isGranted
+      ? noEdit
+      : { changes: { [right]: isGranted }, notices: connectionNotices(schemaVersion) };
 }
 
 /**
  * Grants or revokes broadcasting, a privilege of administrators. HiveMind 4 ignores a revocation.
  */
-export function setBroadcast(can_broadcast: boolean): Verb {
+export function setBroadcast(can_broadcast: boolean): ClientEdit {
   return (client, schemaVersion) => {
     const notices: string[] = [];
     if (can_broadcast && !client.is_admin) {
@@ -117,14 +118,14 @@ export function initialTypes(
  *
  * @throws {@link StoreError} usage - for an invalid name of a type
  */
-export function allowMessage(type: string): Verb {
+export function allowMessage(type: string): ClientEdit {
   assertName(type, "a message type");
   return (client, schemaVersion) => {
-    if (effectiveTypes(client, schemaVersion).includes(type)) return nothing;
+    if (effectiveTypes(client, schemaVersion).includes(type)) return noEdit;
     const notices = connectionNotices(schemaVersion);
-    const spelledOut = client.allowed_types.length === 0 && isEnforcedByHiveMind4(schemaVersion);
-    if (spelledOut) notices.push(spelledOutNotice);
-    const before = spelledOut ? defaultAllowedTypes : client.allowed_types;
+    const isSpelledOut = client.allowed_types.length === 0 && isEnforcedByHiveMind4(schemaVersion);
+    if (isSpelledOut) notices.push(spelledOutNotice);
+    const before = isSpelledOut ? defaultAllowedTypes : client.allowed_types;
     return { changes: { allowed_types: [...before, type] }, notices };
   };
 }
@@ -135,11 +136,11 @@ export function allowMessage(type: string): Verb {
  * @throws {@link StoreError} usage - for an invalid name of a type
  * @throws {@link StoreError} refused - from the edit, if the hub would allow the type regardless
  */
-export function denyMessage(type: string): Verb {
+export function denyMessage(type: string): ClientEdit {
   assertName(type, "a message type");
   return (client, schemaVersion) => {
     const before = effectiveTypes(client, schemaVersion);
-    if (!before.includes(type)) return nothing;
+    if (!before.includes(type)) return noEdit;
     const isHiveMind4 = isEnforcedByHiveMind4(schemaVersion);
     if (isHiveMind4 && type === alwaysAllowed) {
       throw new StoreError(
@@ -180,11 +181,11 @@ type Blacklist = "skill_blacklist" | "intent_blacklist";
  * @throws {@link StoreError} usage - for an invalid name
  * @throws {@link StoreError} refused - from the edit, if the stored value is not a list
  */
-export function addToBlacklist(key: Blacklist, name: string): Verb {
+export function addToBlacklist(key: Blacklist, name: string): ClientEdit {
   assertName(name, describeEntry(key));
   return (client) => {
-    const list = blacklistOf(client, key);
-    return list.includes(name) ? nothing : blacklistChange(client, key, [...list, name]);
+    const list = readBlacklist(client, key);
+    return list.includes(name) ? noEdit : changeBlacklist(client, key, [...list, name]);
   };
 }
 
@@ -193,12 +194,12 @@ export function addToBlacklist(key: Blacklist, name: string): Verb {
  *
  * @throws {@link StoreError} as `addToBlacklist`
  */
-export function removeFromBlacklist(key: Blacklist, name: string): Verb {
+export function removeFromBlacklist(key: Blacklist, name: string): ClientEdit {
   assertName(name, describeEntry(key));
   return (client) => {
-    const list = blacklistOf(client, key);
-    if (!list.includes(name)) return nothing;
-    return blacklistChange(
+    const list = readBlacklist(client, key);
+    if (!list.includes(name)) return noEdit;
+    return changeBlacklist(
       client,
       key,
       list.filter((item) => item !== name),
@@ -206,11 +207,11 @@ export function removeFromBlacklist(key: Blacklist, name: string): Verb {
   };
 }
 
-function blacklistChange(client: Client, key: Blacklist, list: readonly JsonValue[]): Edit {
+function changeBlacklist(client: Client, key: Blacklist, list: readonly JsonValue[]): Edit {
   return { changes: { metadata: { ...client.metadata, [key]: list } }, notices: [] };
 }
 
-function blacklistOf(client: Client, key: Blacklist): readonly JsonValue[] {
+function readBlacklist(client: Client, key: Blacklist): readonly JsonValue[] {
   const value = Object.hasOwn(client.metadata, key) ? client.metadata[key] : undefined;
   if (Array.isArray(value)) return value;
   if (value === undefined || value === null) return [];
@@ -223,7 +224,7 @@ function describeEntry(key: Blacklist): string {
   return key === "skill_blacklist" ? "a skill's id" : "an intent's id";
 }
 
-/** Refuses a name with white space, which no hub would match. */
+/** Refuses a name that is empty or contains white space: no hub would match it. */
 function assertName(name: string, what: string): void {
   if (name !== "" && !/\s/u.test(name)) return;
   throw new StoreError(
@@ -241,7 +242,7 @@ export interface Difference {
 /**
  * Returns the differences between two states of a client by field; blacklists by their own names.
  */
-export function differences(before: Client, after: Client): Record<string, Difference> {
+export function findDifferences(before: Client, after: Client): Record<string, Difference> {
   const found: Record<string, Difference> = {};
   const left = flatten(before);
   const right = flatten(after);
@@ -268,23 +269,23 @@ export type Widening =
  * The store's schema does not show the version of its next reader: HiveMind 5 migrates a store of
  * schema 0 or 1, and HiveMind 4 does not check. A message type allowed by either counts.
  */
-export function widenings(before: Client, after: Client): Widening[] {
+export function findWidenings(before: Client, after: Client): Widening[] {
   const found: Widening[] = rights
     .filter((field) => after[field] && !before[field])
     .map((field) => ({ field }));
-  const added = addedTypes(before, after);
+  const added = findAddedTypes(before, after);
   if (added.length > 0) found.push({ field: "allowed_types", added });
   for (const field of blacklistKeys) {
     const stored = before.metadata[field] ?? null;
     const left = after.metadata[field] ?? null;
     if (sameJson(stored, left)) continue;
-    const removed = removedFrom(stored ?? [], left ?? []);
+    const removed = findRemoved(stored ?? [], left ?? []);
     if (removed?.length !== 0) found.push({ field, removed });
   }
   return found;
 }
 
-function addedTypes(before: Client, after: Client): string[] {
+function findAddedTypes(before: Client, after: Client): string[] {
   if (sameJson(before.allowed_types, after.allowed_types)) return [];
   const added = new Set<string>();
   for (const schemaVersion of [0, 2]) {
@@ -295,7 +296,7 @@ function addedTypes(before: Client, after: Client): string[] {
   return [...added];
 }
 
-function removedFrom(stored: JsonValue, left: JsonValue): readonly JsonValue[] | undefined {
+function findRemoved(stored: JsonValue, left: JsonValue): readonly JsonValue[] | undefined {
   if (!Array.isArray(stored) || !Array.isArray(left)) return undefined;
   const kept = new Set(left.map((entry) => formatJson(entry)));
   return stored.filter((entry) => !kept.has(formatJson(entry)));

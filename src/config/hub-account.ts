@@ -1,7 +1,7 @@
 /**
- * The account of the hub, if it is not the account of this process: root works on a hub of the
- * system's manager. The hub's files are then found by the environment of its unit, its Python runs
- * as its user, and the timers are the system's.
+ * The account of the hub, if it is not the account of this process: root works for the hub of a
+ * system unit. The hub's files are then found by the environment of its unit, its Python runs as
+ * its user, and the timers are system units.
  */
 import type { Environment } from "./paths.js";
 

@@ -20,7 +20,7 @@ import { readStoreRecord, writeStoreRecord } from "./store-record.js";
 const recordSchema = z.object({
   /** The store's resolved path. */
   store: z.string(),
-  /** From directory to mount point. */
+  /** The mount point of each directory. */
   directories: z.record(z.string(), z.string()),
 });
 
@@ -89,7 +89,7 @@ export async function recordDirectories(
  * Checks that directories are not missing.
  *
  * @param known - as for `findMissingDirectories`
- * @throws {@link StoreError} io - if one is
+ * @throws {@link StoreError} io - if a directory is missing
  */
 export async function assertNotMissing(
   paths: readonly string[],
@@ -101,10 +101,10 @@ export async function assertNotMissing(
 }
 
 /**
- * Checks that directories of an interrupted operation are not missing. Recovery cannot ask whether
- * they have moved.
+ * Checks that directories of an interrupted operation are not missing. A recovery cannot ask
+ * whether they have moved.
  *
- * @throws {@link StoreError} io - if one is
+ * @throws {@link StoreError} io - if a directory is missing
  */
 export async function assertMounted(paths: readonly string[], storePath: string): Promise<void> {
   const [missing] = await findMissingDirectories(paths, storePath);
@@ -130,7 +130,7 @@ export async function findMissingDirectories(
 }
 
 /** Returns the directories used by earlier operations on a store. They may no longer exist. */
-export async function usedDirectories(storePath: string): Promise<string[]> {
+export async function readUsedDirectories(storePath: string): Promise<string[]> {
   return Object.keys(await readRecord(storePath));
 }
 
@@ -149,7 +149,7 @@ async function findMissing(
   return { path, message, mountPoint, exists: true };
 }
 
-/** Returns the recorded mount point of a directory, which may be recorded under a link to it. */
+/** Returns the recorded mount point of a directory. The record may name a link to the directory. */
 async function recordedMountPoint(
   path: string,
   mountPoints: MountPoints,
@@ -171,7 +171,7 @@ function missingError(missing: MissingDirectory): StoreError {
 export function missingHint(missing: MissingDirectory): string {
   const { path, exists } = missing;
   const otherwise = exists
-    ? "if the directory has moved to this file system, run backup on a terminal, which asks, also with --yes."
+    ? "if the directory has moved to this file system, run backup on a terminal and confirm the move; --yes does not confirm it."
     : `if there is none, create the directory: mkdir -p -m 700 ${shellQuote(path)}`;
   return `${mountHint(missing)}; or, ${otherwise}`;
 }

@@ -15,7 +15,7 @@ export interface StoreLocation {
   subfolder?: string | undefined;
 }
 
-/** Longest chain of symbolic links, as in Linux. */
+/** The number of symbolic links that Linux follows in a path. */
 const linkLimit = 40;
 
 export function dataHome(environment: Environment = process.env): string {
@@ -70,11 +70,11 @@ export async function resolveStorePath(
   location: StoreLocation = {},
   environment: Environment = process.env,
 ): Promise<string> {
-  return realPath(storePath(location, environment));
+  return realPath(unresolvedStorePath(location, environment));
 }
 
 /** Returns the absolute path of a store without resolving symbolic links. */
-export function storePath(
+export function unresolvedStorePath(
   { path, name = "clients", subfolder = "hivemind-core" }: StoreLocation,
   environment: Environment = process.env,
 ): string {
@@ -99,7 +99,7 @@ export function storePath(
   return join(dataHome(environment), subfolder, `${name}.db`);
 }
 
-/** What the text of a remote of rclone begins with: `rclone:nas:hivemind`. */
+/** The prefix of a remote of rclone, as in `rclone:nas:hivemind`. */
 export const remotePrefix = "rclone:";
 
 /** Returns whether a target of copies is a remote of rclone, and not a directory. */
@@ -115,7 +115,7 @@ export function expandTarget(target: string, environment?: Environment): string 
 /**
  * Resolves symbolic links as `realpath` does, also in a path to a missing file.
  *
- * Appends the missing rest to the real path of the nearest existing directory. Also follows a link
+ * Appends the missing part to the real path of the nearest existing directory. Also follows a link
  * to a missing file.
  *
  * @throws {@link StoreError} refused - for a circle of symbolic links
@@ -133,14 +133,14 @@ export async function realPath(path: string): Promise<string> {
     const directory = dirname(current);
     if (directory === current) return current;
     const parent = join(await realPath(directory), basename(current));
-    const target = await linkTarget(parent);
+    const target = await readLinkTarget(parent);
     if (target === undefined) return parent;
     current = resolve(dirname(parent), target);
   }
   throw new StoreError("refused", `too many levels of symbolic links: ${path}`);
 }
 
-async function linkTarget(path: string): Promise<string | undefined> {
+async function readLinkTarget(path: string): Promise<string | undefined> {
   try {
     return (await lstat(path)).isSymbolicLink() ? await readlink(path) : undefined;
   } catch (error) {

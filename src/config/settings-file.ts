@@ -37,8 +37,7 @@ const count = z.int().check(z.minimum(0));
 const program = z.tuple([path], text);
 const webAddress = z.url({ protocol: /^https?$/, message: "must be an http or https URL" });
 
-/** In bytes. */
-const settingsLimit = 1024 * 1024;
+const maxSettingsBytes = 1024 * 1024;
 
 export const serviceKinds = [
   "auto",
@@ -81,7 +80,7 @@ const sections = {
   metrics: z.strictObject({ file: z.optional(path) }),
 };
 
-const ofOneStore = {
+const storeSettings = {
   passphrase_source: z.optional(text),
   recipients: z.optional(z.array(text)),
   backup: z.optional(sections.backup),
@@ -99,8 +98,8 @@ export const settingsSchema = z.strictObject({
       }),
     ),
   ),
-  ...ofOneStore,
-  stores: z.optional(z.record(path, z.strictObject(ofOneStore))),
+  ...storeSettings,
+  stores: z.optional(z.record(path, z.strictObject(storeSettings))),
 });
 
 /** The contents of a settings file. */
@@ -119,7 +118,7 @@ export interface SettingsSection {
   readonly store: string | undefined;
 }
 
-/** Receives a problem in the settings instead of an exception. */
+/** Receives an error in the settings, which is then not thrown. */
 export type OnProblem = (problem: StoreError) => void;
 
 /**
@@ -135,9 +134,9 @@ export async function loadSettings(
   onProblem?: OnProblem,
 ): Promise<SettingsFile | undefined> {
   try {
-    const { bytes, stats } = await readSmallFile(path, settingsLimit);
+    const { bytes, stats } = await readSmallFile(path, maxSettingsBytes);
     assertNotWritableByOthers(path, stats);
-    return parseSettings(textOf(bytes), path, onProblem);
+    return parseSettings(decodeLeniently(bytes), path, onProblem);
   } catch (error) {
     if (hasCode(error, "ENOENT", "ENOTDIR")) return undefined;
     const problem = systemError(error, `cannot read the settings file ${path}`);
@@ -149,8 +148,8 @@ export async function loadSettings(
   }
 }
 
-/** Bytes that are not text do not parse as JSON, which is the error to report. */
-function textOf(bytes: Buffer): string {
+/** Decodes any bytes. Bytes that are not text do not parse as JSON, which is then reported. */
+function decodeLeniently(bytes: Buffer): string {
   try {
     return decodeText(bytes);
   } catch {
@@ -163,7 +162,7 @@ function parseSettings(text: string, path: string, onProblem?: OnProblem): Setti
   try {
     json = JSON.parse(text.replace(/^\uFEFF/, ""));
   } catch (error) {
-    throw new StoreError("usage", `${path} is not JSON: ${whereJsonBreaks(text, error)}`, {
+    throw new StoreError("usage", `${path} is not JSON: ${locateSyntaxError(text, error)}`, {
       hint: `Correct it there, or write new settings: mv ${shellQuote(path)} ${shellQuote(`${path}.broken`)} && hivemind-sqlcipher backup --to DIRECTORY --bundle-to DIRECTORY --recipient RECIPIENT`,
     });
   }
@@ -208,7 +207,7 @@ export async function saveSettings(path: string, settings: SettingsFile): Promis
 /** Reads the settings of a store. Returns undefined if the file does not exist. */
 export async function loadSection({ path, store }: SettingsSection): Promise<Settings | undefined> {
   const file = await loadSettings(path);
-  return file && settingsIn(file, store);
+  return file && selectSection(file, store);
 }
 
 /** Writes the settings of a store. Does not change the settings of other stores in the file. */
@@ -258,9 +257,9 @@ export async function findSection(path: string, storePath: string): Promise<Sett
 }
 
 /**
- * Finds a store's section by resolved paths, so that a section stays a store's when its directory
- * moves behind a link. The path of another store's section may be unreachable, for example on a
- * network share, and is then compared as it is.
+ * Finds a store's section by resolved paths, so that a store keeps its section when a link replaces
+ * its directory. Compares the path of another section unresolved if it is unreachable, for example
+ * on a network share.
  */
 export async function findSectionKey(
   file: SettingsFile,
@@ -276,7 +275,7 @@ export async function findSectionKey(
   return undefined;
 }
 
-export function settingsIn(
+export function selectSection(
   { stores, ...topLevel }: SettingsFile,
   key: string | undefined,
 ): Settings {
@@ -288,7 +287,7 @@ function invalidSettings(path: string, issue: z.core.$ZodIssue | undefined): Sto
   if (issue?.code === "unrecognized_keys") {
     const unknown = issue.keys.map((name) => (key === "" ? name : `${key}.${name}`)).join(", ");
     return new StoreError("usage", `${path}: unknown key ${unknown}`, {
-      hint: `Use one of: ${knownKeys(issue.path).join(", ")}.`,
+      hint: `Use one of: ${listKnownKeys(issue.path).join(", ")}.`,
     });
   }
   const message = issue?.message ?? "not understood";
@@ -297,17 +296,18 @@ function invalidSettings(path: string, issue: z.core.$ZodIssue | undefined): Sto
   });
 }
 
-/** Returns the known keys of the settings, or of a section. */
-function knownKeys(path: readonly PropertyKey[]): string[] {
+/** Returns the valid keys at the top level of the settings, or in a section. */
+function listKnownKeys(path: readonly PropertyKey[]): string[] {
   const [section] = path[0] === "stores" ? path.slice(2) : path;
   if (section !== undefined) return Object.keys(sections[section as keyof typeof sections].shape);
-  return Object.keys(path[0] === "stores" ? ofOneStore : settingsSchema.shape);
+  return Object.keys(path[0] === "stores" ? storeSettings : settingsSchema.shape);
 }
 
 /**
- * Locates a syntax error. By its version, V8 reports an offset, or nothing for the end of the text.
+ * Returns the position and the cause of a syntax error. Some versions of V8 report no offset for an
+ * unexpected end of the text.
  */
-function whereJsonBreaks(text: string, error: unknown): string {
+function locateSyntaxError(text: string, error: unknown): string {
   const message = error instanceof Error ? error.message : String(error);
   const offset = /at position (\d+)/.exec(message)?.[1];
   const before = text.slice(0, offset === undefined ? text.length : Number(offset));

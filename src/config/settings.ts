@@ -1,4 +1,4 @@
-/** Settings of a store, from the command line, else the environment, else the settings file. */
+/** Merges a store's settings from the command line, the environment and the settings file. */
 import { isKind, StoreError } from "../errors.js";
 import { lstatIfExists } from "../fs/read.js";
 import {
@@ -8,7 +8,7 @@ import {
   expandTarget,
   resolveStorePath,
   type StoreLocation,
-  storePath as unresolvedStorePath,
+  unresolvedStorePath,
 } from "./paths.js";
 import {
   findSectionKey,
@@ -17,8 +17,8 @@ import {
   type Settings,
   type SettingsFile,
   type SettingsSection,
+  selectSection,
   serviceKinds,
-  settingsIn,
 } from "./settings-file.js";
 
 /** The settings of a command, and where they are stored. */
@@ -31,7 +31,7 @@ export interface ResolvedSettings {
   /** The settings in the file for this store; undefined without a file. */
   readonly inFile: Settings | undefined;
   readonly section: SettingsSection;
-  /** Whether the named settings file does not exist. */
+  /** Whether a settings file was named that does not exist. */
   readonly missing: boolean;
 }
 
@@ -80,15 +80,15 @@ export async function resolveSettings(
   const named = sources.config ?? nonEmpty(environment.HIVEMIND_SQLCIPHER_CONFIG);
   const path = expandPath(named ?? defaultSettingsPath(environment), environment);
   const file = await loadSettings(path, onProblem);
-  const given = over(options, fromEnvironment(environment, onProblem));
-  const location = over(given, { store: file?.store }).store ?? {};
+  const given = mergeSettings(options, readEnvironment(environment, onProblem));
+  const location = mergeSettings(given, { store: file?.store }).store ?? {};
   const resolve = async (store: StoreLocation) =>
     resolveStorePath(
       isStoreNamed(store) ? store : ((await sources.defaultStore?.()) ?? {}),
       environment,
     );
   const storePath = await resolve(location);
-  const key = await sectionKey(file, storePath, {
+  const key = await resolveSectionKey(file, storePath, {
     newKey: unresolvedStorePath(location, environment),
     defaultPath: () =>
       resolve(file?.store ?? {}).catch((error: unknown) => {
@@ -101,8 +101,8 @@ export async function resolveSettings(
       }),
     isNewStore: sources.isNewStore ?? false,
   });
-  const inFile = file && settingsIn(file, key);
-  const merged = over(given, { ...inFile, store: file?.store });
+  const inFile = file && selectSection(file, key);
+  const merged = mergeSettings(given, { ...inFile, store: file?.store });
   return {
     path,
     storePath,
@@ -122,9 +122,9 @@ export function isStoreNamed(store: StoreLocation | undefined): boolean {
  *
  * The top level belongs to the store in `store`, or else to the default store. A file of version
  * 0.1.0 may have no `store`, without a default store on the disk. Such a file was written for
- * stores named by each command, and belongs to any of them.
+ * stores named in each command, so its top level belongs to each of them.
  */
-async function sectionKey(
+async function resolveSectionKey(
   file: SettingsFile | undefined,
   storePath: string,
   context: {
@@ -144,7 +144,7 @@ async function sectionKey(
   return context.newKey;
 }
 
-function fromEnvironment(environment: Environment, onProblem?: OnProblem): Settings {
+function readEnvironment(environment: Environment, onProblem?: OnProblem): Settings {
   const get = (name: keyof typeof environmentKeys) => nonEmpty(environment[name]);
   const service = get("HIVEMIND_SQLCIPHER_SERVICE");
   const kind = serviceKinds.find((known) => known === service);
@@ -156,13 +156,13 @@ function fromEnvironment(environment: Environment, onProblem?: OnProblem): Setti
     onProblem(problem);
   }
   return {
-    store: defined({
+    store: omitUndefined({
       path: get("HIVEMIND_SQLCIPHER_DB"),
       name: get("HIVEMIND_SQLCIPHER_NAME"),
       subfolder: get("HIVEMIND_SQLCIPHER_SUBFOLDER"),
     }),
-    ...defined({ passphrase_source: get("HIVEMIND_SQLCIPHER_PASSPHRASE_SOURCE") }),
-    backup: defined({
+    ...omitUndefined({ passphrase_source: get("HIVEMIND_SQLCIPHER_PASSPHRASE_SOURCE") }),
+    backup: omitUndefined({
       to: get("HIVEMIND_SQLCIPHER_BACKUP_TO"),
       bundle_to: get("HIVEMIND_SQLCIPHER_BUNDLE_TO"),
       unit: get("HIVEMIND_SQLCIPHER_UNIT"),
@@ -191,32 +191,32 @@ function nonEmpty(value: string | undefined): string | undefined {
 
 type Defined<T> = { [Key in keyof T]?: Exclude<T[Key], undefined> };
 
-function defined<T extends object>(fields: T): Defined<T> {
+function omitUndefined<T extends object>(fields: T): Defined<T> {
   return Object.fromEntries(
     Object.entries(fields).filter(([, value]) => value !== undefined),
   ) as Defined<T>;
 }
 
 /** Merges `upper` over `lower`. A store's path and its name exclude each other; `upper` decides. */
-function over(upper: Settings, lower: Settings): Settings {
-  const store = defined(upper.store ?? {});
-  const lowerStore = defined(lower.store ?? {});
+function mergeSettings(upper: Settings, lower: Settings): Settings {
+  const store = omitUndefined(upper.store ?? {});
+  const lowerStore = omitUndefined(lower.store ?? {});
   const { path: _, ...lowerNames } = lowerStore;
   const keptStore = store.path !== undefined ? {} : isStoreNamed(store) ? lowerNames : lowerStore;
   return {
     ...lower,
-    ...defined({
+    ...omitUndefined({
       passphrase_source: upper.passphrase_source,
       recipients: upper.recipients,
       bundle: upper.bundle,
     }),
     store: { ...keptStore, ...store },
-    backup: defined({
+    backup: omitUndefined({
       ...lower.backup,
-      ...defined(upper.backup ?? {}),
-      ...serviceOver(upper.backup ?? {}, lower.backup ?? {}),
+      ...omitUndefined(upper.backup ?? {}),
+      ...mergeServiceSettings(upper.backup ?? {}, lower.backup ?? {}),
     }),
-    keep: { ...lower.keep, ...defined(upper.keep ?? {}) },
+    keep: { ...lower.keep, ...omitUndefined(upper.keep ?? {}) },
   };
 }
 
@@ -226,11 +226,14 @@ export type ServiceSettings = Pick<
 >;
 
 /**
- * Merges the settings of the service. Any of them in `upper` replaces contradicting settings in
- * `lower`: a unit or commands in an option have an effect although the file names `none`, and
- * `auto` searches for the service although the file names a unit.
+ * Merges the settings of the service. A setting in `upper` replaces contradicting settings in
+ * `lower`: a unit or a command in an option has an effect even if the file has `none`, and `auto`
+ * searches for the service even if the file names a unit.
  */
-export function serviceOver(upper: ServiceSettings, lower: ServiceSettings): ServiceSettings {
+export function mergeServiceSettings(
+  upper: ServiceSettings,
+  lower: ServiceSettings,
+): ServiceSettings {
   const { unit, service, stop_command: stop, start_command: start } = upper;
   const none = { unit: undefined, service, stop_command: undefined, start_command: undefined };
   const commands = {
@@ -257,7 +260,7 @@ export function serviceOver(upper: ServiceSettings, lower: ServiceSettings): Ser
   }
 }
 
-/** The setting `unit` is then the name of a container. */
+/** Returns whether the setting `unit` is the name of a container. */
 function isContainerKind(kind: ServiceSettings["service"]): boolean {
   return kind === "podman" || kind === "docker";
 }
@@ -269,10 +272,10 @@ function withAbsolutePaths(settings: Settings, environment: Environment): Settin
     targets?.map((target) => expandTarget(target, environment));
   return {
     ...settings,
-    store: { ...settings.store, ...defined({ path: absolute(settings.store?.path) }) },
+    store: { ...settings.store, ...omitUndefined({ path: absolute(settings.store?.path) }) },
     backup: {
       ...settings.backup,
-      ...defined({
+      ...omitUndefined({
         to: absolute(settings.backup?.to),
         bundle_to: absolute(settings.backup?.bundle_to),
         copies: absoluteTargets(settings.backup?.copies),
@@ -297,7 +300,7 @@ function withAbsolutePrograms(
   const absolute = (hook: Program | undefined): Program | undefined =>
     hook && [expandPath(hook[0], environment), ...hook.slice(1)];
   const { before, success, failure, ping } = hooks;
-  return defined({
+  return omitUndefined({
     ...{ before: absolute(before), success: absolute(success), failure: absolute(failure) },
     ping,
   });

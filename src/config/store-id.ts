@@ -1,11 +1,11 @@
 /**
- * The id of a store, which its manifests and bundles contain. Backups of several hubs in one target
- * have the same names if the stores have, and the id keeps them apart.
+ * The id of a store, which its manifests and bundles contain. Stores of several hubs can have the
+ * same name, and so can their backups in a shared target: the id tells them apart.
  *
  * The id is in a record in the state directory and not in the settings: settings are often copied
- * from one hub to the next, and may be read-only. The first backup makes the id. A timer may run
- * with another state directory than a shell: each takes the id over from the backups, as it does
- * when the record is lost (backup/store-id.ts).
+ * from one hub to the next, and may be read-only. The first backup creates the id. If the record is
+ * lost, or a timer has another state directory than the shell, the id is taken over from the
+ * backups (backup/store-id.ts).
  */
 import { randomBytes } from "node:crypto";
 import * as z from "../schema.js";
@@ -23,7 +23,7 @@ const recordSchema = z.object({
 
 export interface StoreId {
   readonly id: string;
-  /** When this machine made the id or took it over from a backup, UTC. */
+  /** When this machine created the id or took it over from a backup, UTC. */
   readonly since: string;
 }
 
@@ -41,9 +41,9 @@ export async function readStoreId(storePath: string): Promise<StoreId | undefine
 /**
  * Records a store's id.
  *
- * @param id - default: a new random one
+ * @param id - default: a new random id
  * @returns undefined if the state directory cannot be written. An id that is not recorded must not
- *   be used: the next backup would get another.
+ *   be used, because the next backup would get another id.
  * @throws {@link StoreError} io - if the record cannot be read back
  */
 export async function recordStoreId(

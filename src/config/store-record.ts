@@ -1,6 +1,6 @@
 /**
  * Records of a store in `$XDG_STATE_HOME/hivemind-sqlcipher`: one file for each store and subject,
- * named after a hash of the store's path, without secrets. Losing one loses no data.
+ * named after a hash of the store's path, without secrets. A lost record loses no data.
  */
 import { readFile } from "node:fs/promises";
 import { dirname, join } from "node:path";

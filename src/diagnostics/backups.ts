@@ -10,7 +10,7 @@ import { bundleName, describeBundle, isVerified } from "../bundle/bundle.js";
 import {
   findMissingDirectories,
   missingHint,
-  usedDirectories,
+  readUsedDirectories,
 } from "../config/known-directories.js";
 import { isKind, StoreError } from "../errors.js";
 import { statIfExists } from "../fs/read.js";
@@ -194,7 +194,7 @@ async function findCopyElsewhere(
   if (keyId === undefined) return undefined;
   const used = [dirname(storePath), ...(backupFolder === undefined ? [] : [backupFolder])];
   const devices = await Promise.all(used.map(findDevice));
-  for (const directory of await usedDirectories(storePath)) {
+  for (const directory of await readUsedDirectories(storePath)) {
     const path = join(directory, bundleName(keyId));
     const device = await findDevice(path);
     if (device !== undefined && !devices.includes(device)) return path;

@@ -4,7 +4,7 @@ import { Socket } from "node:net";
 import { addAbortSignal, Readable } from "node:stream";
 import { revokedApiKey } from "../client/client.js";
 import { noSuchClient } from "../client/database.js";
-import { widenings } from "../client/permissions.js";
+import { findWidenings } from "../client/permissions.js";
 import { StoreError, systemError } from "../errors.js";
 import { openFileOrPipe } from "../fs/pipe.js";
 import { statIfExists } from "../fs/read.js";
@@ -121,7 +121,7 @@ async function findWidened({ updated }: Plan, store: ClientTable): Promise<Widen
     const before = await store.getClientById(update.id);
     if (before === undefined) continue;
     const after = { ...before, ...mergeChanges(before, update) };
-    const fields = widenings(before, after).map(({ field }) => field);
+    const fields = findWidenings(before, after).map(({ field }) => field);
     if (fields.length > 0) found.push({ clientId: update.id, name: before.name, fields });
   }
   return found;

@@ -95,7 +95,7 @@ async function openNew(path: string, mode: number): Promise<FileHandle> {
 }
 
 /**
- * Gives a new file its whole mode, from which the umask has removed bits.
+ * Sets the mode of a new file, because the umask has removed bits from it.
  *
  * On a file system without modes (FAT, exFAT, NTFS), every file has the permissions of the mount.
  * Some drivers ignore the call there, others fail.
@@ -174,7 +174,8 @@ export function stagedName(path: string): string {
 }
 
 /**
- * Returns a free path next to a file that another file replaces, with the time in it.
+ * Returns a free path next to a file, for the old file when another file replaces it. The name
+ * contains the time.
  *
  * @param why - the part of the name before the time
  */
@@ -237,8 +238,8 @@ export async function replaceFile(
 }
 
 /**
- * Tries every step of `replaceFile` except the rename: the directory must be writable, and a new
- * file must be able to have the owner and mode of the old.
+ * Tries every step of `replaceFile` except the rename: the directory must be writable, and it must
+ * be possible to give a new file the owner and mode of the old file.
  *
  * @throws {@link StoreError} as `replaceFile`
  * @throws {@link StoreError} refused - if the path is a mount point
@@ -257,7 +258,7 @@ export async function assertReplaceable(path: string): Promise<void> {
 /**
  * Writes the new contents to a staged file with the owner, group and mode of the existing file. The
  * file gets them before the contents: a directory may give new files another group, or an access
- * control list. It stays open in between, since the mode may forbid to write to it.
+ * control list. The staged file stays open in between, because its mode may forbid writing.
  */
 async function stageReplacement(
   path: string,

@@ -1,4 +1,4 @@
-/** Copies files onto the disk. */
+/** Copies files and syncs them to the disk. */
 import { constants } from "node:fs";
 import { type FileHandle, open, statfs } from "node:fs/promises";
 import { dirname } from "node:path";
@@ -6,10 +6,10 @@ import { StoreError, systemError } from "../errors.js";
 import { createFile, syncDirectory } from "./atomic.js";
 import { type ByteRange, readChunks } from "./read.js";
 
-/** The part of a file to copy, and what interrupts the copying. */
 interface CopyOptions {
-  /** The end may be beyond the file's. */
+  /** The range may end beyond the end of the file. */
   readonly range?: ByteRange | undefined;
+  /** Interrupts the copy. */
   readonly signal?: AbortSignal;
 }
 

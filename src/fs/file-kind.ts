@@ -89,7 +89,7 @@ const smallestPage = 512;
 const plaintextHeader = "SQLite format 3\0";
 const ageHeader = "age-encryption.org/v1\n";
 const ageArmor = "-----BEGIN AGE ENCRYPTED FILE-----";
-/** Longer text is not a passphrase. */
+/** A text of more lines is not a passphrase. */
 const maxPassphraseLines = 5;
 
 /** The values of `format` in this project's JSON files. */
@@ -113,10 +113,10 @@ export function recogniseContent(bytes: Uint8Array, size = bytes.length): FileKi
   const latin = head.toString("latin1");
   if (latin.startsWith(plaintextHeader)) return "database";
   if (latin.startsWith("\x1f\x8b") || latin.startsWith("PK\x03\x04")) return "archive";
-  if (latin.startsWith(ageHeader)) return kindOfAge(latin);
-  if (latin.trimStart().startsWith(ageArmor)) return kindOfAge(unarmored(latin));
-  const text = decode(head, size > bytes.length);
-  if (text !== undefined) return kindOfText(text, size > bytes.length);
+  if (latin.startsWith(ageHeader)) return recogniseAge(latin);
+  if (latin.trimStart().startsWith(ageArmor)) return recogniseAge(removeArmor(latin));
+  const text = decodeIfText(head, size > bytes.length);
+  if (text !== undefined) return recogniseText(text, size > bytes.length);
   return size >= smallestPage && size % smallestPage === 0 ? "encrypted database" : undefined;
 }
 
@@ -153,18 +153,18 @@ export function explain(
   return wrap(error, { message: `${error.message}; it is ${name}`, hint: use });
 }
 
-function kindOfAge(text: string): FileKind {
+function recogniseAge(text: string): FileKind {
   const header = text.split("\n--- ")[0] ?? "";
   return header.includes("\n-> scrypt ") ? "encrypted with a passphrase" : "bundle";
 }
 
-function unarmored(text: string): string {
+function removeArmor(text: string): string {
   const body = text.slice(text.indexOf(ageArmor) + ageArmor.length).split("-----END")[0] ?? "";
   return Buffer.from(body, "base64").toString("latin1");
 }
 
 /** Returns the text without a byte order mark, or undefined if the bytes are not text. */
-function decode(bytes: Buffer, isCut: boolean): string | undefined {
+function decodeIfText(bytes: Buffer, isCut: boolean): string | undefined {
   try {
     const text = decodeText(bytes, { isCut }).replace(/^\ufeff/, "");
     // biome-ignore lint/suspicious/noControlCharactersInRegex: they tell text from other bytes
@@ -174,7 +174,7 @@ function decode(bytes: Buffer, isCut: boolean): string | undefined {
   }
 }
 
-function kindOfText(text: string, isCut: boolean): FileKind | undefined {
+function recogniseText(text: string, isCut: boolean): FileKind | undefined {
   const lines = text.split(/\r\n|[\r\n]/).map((line) => line.trim());
   const contents = lines.filter((line) => line !== "" && !/^(?:#|\/\/)/.test(line));
   const [first = ""] = contents;
@@ -184,7 +184,7 @@ function kindOfText(text: string, isCut: boolean): FileKind | undefined {
     return "ssh key";
   }
   if (/^<(?:!doctype html|html)/i.test(first)) return "recovery sheet";
-  if (/^[[{]/.test(first)) return kindOfJson(text, isCut);
+  if (/^[[{]/.test(first)) return recogniseJson(text, isCut);
   if (isCsvHeader(first)) return "clients";
   if (/^x'(?:[0-9a-f]{64}|[0-9a-f]{96})'$/i.test(first)) return "raw key";
   return contents.length > 0 && contents.length <= maxPassphraseLines ? "passphrase" : undefined;
@@ -195,7 +195,7 @@ function isCsvHeader(line: string): boolean {
   return columns.includes("client_id") && columns.length > 2;
 }
 
-function kindOfJson(text: string, isCut: boolean): FileKind | undefined {
+function recogniseJson(text: string, isCut: boolean): FileKind | undefined {
   let json: unknown;
   try {
     json = JSON.parse(text);

@@ -99,7 +99,7 @@ export async function copyMetadata(path: string, staged: string): Promise<void> 
 /**
  * Opens a file created by this process, to change its owner through the descriptor.
  *
- * By name, chown would follow a link that the directory's owner put in the file's place. Refuses a
+ * A chown by path would follow a link that the directory's owner created at this path. Refuses a
  * file with a second hard link: chown would give that file to the user who created the link.
  */
 async function openOwn(path: string): Promise<FileHandle> {
@@ -110,7 +110,7 @@ async function openOwn(path: string): Promise<FileHandle> {
 }
 
 /** Returns the error for a file that another user has replaced or linked since its creation. */
-export function notOwnedError(path: string): StoreError {
+function notOwnedError(path: string): StoreError {
   return new StoreError("refused", `${path} is not the file that was created here`, {
     hint: `Another user can write to ${dirname(path)}: see ls -ld, restrict it to its owner, and run this again.`,
   });

@@ -10,7 +10,7 @@ import { statIfExists } from "./read.js";
  * @throws {@link StoreError} refused - if the path is a mount point
  */
 export async function assertNotMountPoint(path: string): Promise<void> {
-  if (!(await mountPoints()).has(await realpath(path).catch(() => path))) return;
+  if (!(await readMountPoints()).has(await realpath(path).catch(() => path))) return;
   throw new StoreError("refused", `${path} is a mount point, and cannot be replaced`, {
     hint: "Mount the directory of the file, not only the file, or run this where the file is not mounted. Nothing was changed.",
   });
@@ -23,23 +23,27 @@ interface Mount {
   readonly source: string;
 }
 
-/** Returns where something is mounted for a process, by default for this one. */
-export async function mountPoints(pid?: number): Promise<Set<string>> {
-  return new Set((await mounts(pid)).map(({ point }) => point));
+/**
+ * Returns the mount points that a process sees.
+ *
+ * @param pid - default: this process
+ */
+export async function readMountPoints(pid?: number): Promise<Set<string>> {
+  return new Set((await readMounts(pid)).map(({ point }) => point));
 }
 
 /** Returns the mounts of a process in their order, or none on a system without /proc. */
-async function mounts(pid?: number): Promise<Mount[]> {
+async function readMounts(pid?: number): Promise<Mount[]> {
   const text = await readFile(`/proc/${pid ?? "self"}/mountinfo`, "utf8").catch(() => "");
   return text.split("\n").map((line) => {
-    // Optional fields, then a dash, come before the type and the source.
+    // The type and the source follow optional fields and a dash.
     const [mount = "", device = ""] = line.split(" - ");
-    return { point: decode(mount.split(" ")[4]), source: decode(device.split(" ")[1]) };
+    return { point: decodeField(mount.split(" ")[4]), source: decodeField(device.split(" ")[1]) };
   });
 }
 
-/** Blanks, tabs, line breaks and backslashes are written in octal. */
-function decode(field = ""): string {
+/** Decodes the octal escapes of blanks, tabs, line breaks and backslashes. */
+function decodeField(field = ""): string {
   return field.replace(/\\(\d{3})/g, (_, octal) => String.fromCharCode(Number.parseInt(octal, 8)));
 }
 
@@ -49,7 +53,7 @@ const labelDirectory = "/dev/disk/by-label";
 /**
  * Checks that a directory is on the file system with this label.
  *
- * @throws {@link StoreError} refused - if it is on another one, or no device has the label
+ * @throws {@link StoreError} refused - if it is on another file system, or no device has the label
  * @throws {@link StoreError} io - if the directory or a device cannot be inspected
  */
 export async function assertDeviceLabel(directory: string, label: string): Promise<void> {
@@ -59,7 +63,7 @@ export async function assertDeviceLabel(directory: string, label: string): Promi
       hint: "Connect the device. List the labels with: lsblk -o NAME,LABEL,MOUNTPOINTS",
     });
   }
-  const { point, source } = await mountOf(directory);
+  const { point, source } = await findMount(directory);
   const mounted = source.startsWith("/") ? await statIfExists(source) : undefined;
   if (mounted?.isBlockDevice() && mounted.rdev === labelled.rdev) return;
   throw new StoreError(
@@ -69,8 +73,8 @@ export async function assertDeviceLabel(directory: string, label: string): Promi
   );
 }
 
-/** Returns the mount that a path is on: the last one at the longest mount point above the path. */
-async function mountOf(path: string): Promise<Mount> {
+/** Returns the mount of a path: the last mount at the longest mount point above the path. */
+async function findMount(path: string): Promise<Mount> {
   let real: string;
   try {
     real = await realpath(path);
@@ -78,7 +82,7 @@ async function mountOf(path: string): Promise<Mount> {
     throw systemError(error, `cannot inspect ${path}`);
   }
   let found: Mount = { point: "/", source: "an unknown device" };
-  for (const mount of await mounts()) {
+  for (const mount of await readMounts()) {
     const isAbove = mount.point === "/" || `${real}/`.startsWith(`${mount.point}/`);
     if (mount.point !== "" && isAbove && mount.point.length >= found.point.length) found = mount;
   }

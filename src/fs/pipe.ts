@@ -17,14 +17,14 @@ const writerTimeoutMs = 5_000;
 export async function openFileOrPipe(path: string): Promise<FileHandle> {
   const flags = constants.O_RDONLY | constants.O_NOCTTY;
   if (!(await stat(path)).isFIFO()) return await open(path, flags);
-  let isLate = false;
+  let hasTimedOut = false;
   const timer = setTimeout(() => {
-    isLate = true;
+    hasTimedOut = true;
     unblock(path);
   }, writerTimeoutMs);
   try {
     const file = await open(path, flags);
-    if (!isLate) return file;
+    if (!hasTimedOut) return file;
     await file.close();
     throw new StoreError("io", `no program writes to the pipe ${path}`, {
       hint: "Name a file, or start the program that writes to the pipe.",
@@ -39,6 +39,6 @@ function unblock(path: string): void {
   try {
     closeSync(openSync(path, constants.O_WRONLY | constants.O_NONBLOCK));
   } catch {
-    // A pipe without a reader any more.
+    // The pipe has no reader any more.
   }
 }

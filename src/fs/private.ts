@@ -6,10 +6,8 @@ import { shellQuote } from "../text/escape.js";
 import { decodeText } from "./encoding.js";
 import { openFileOrPipe } from "./pipe.js";
 
-/**
- * In bytes, longer than any passphrase or key. A database named by mistake is not read as a whole.
- */
-const secretLimit = 64 * 1024;
+/** More than any passphrase or key has, so that a database named by mistake is not read whole. */
+const maxSecretBytes = 64 * 1024;
 
 export interface SecretFileOptions {
   /** The error's kind if the file does not exist. Default: `notFound`. */
@@ -70,7 +68,7 @@ export async function readSecretBytes(
 
 /** Reads sequentially, because a pipe has no offsets. */
 async function readSecret(file: FileHandle, path: string): Promise<Uint8Array> {
-  const buffer = Buffer.alloc(secretLimit + 1);
+  const buffer = Buffer.alloc(maxSecretBytes + 1);
   let length = 0;
   while (length < buffer.length) {
     const { bytesRead } = await file.read(buffer, length, buffer.length - length);

@@ -14,7 +14,7 @@ export interface ByteRange {
 }
 
 /**
- * Returns a file's metadata, or a symbolic link's own, or undefined if it does not exist.
+ * Returns the metadata of a file, or of a symbolic link itself; undefined if it does not exist.
  *
  * @throws {@link StoreError} io - if the directory cannot be searched
  */
@@ -75,7 +75,7 @@ export async function openIfExists(path: string): Promise<FileHandle | undefined
   }
 }
 
-/** Fills the buffer from an offset. Returns fewer bytes only at the end of the file. */
+/** Fills a buffer from an offset of a file, as far as the file reaches. Returns the bytes read. */
 export async function readUpTo(file: FileHandle, buffer: Buffer, offset: number): Promise<number> {
   let filled = 0;
   while (filled < buffer.byteLength) {
@@ -92,8 +92,8 @@ export async function readUpTo(file: FileHandle, buffer: Buffer, offset: number)
  * For directories writable by other users: a pipe would block the reader forever, and a device or a
  * huge file would fill the memory.
  *
- * @param limit - bytes; a longer file is not read
- * @throws {@link StoreError} corrupted - if it is longer, or not a regular file
+ * @param limit - size of the longest file to read, in bytes
+ * @throws {@link StoreError} corrupted - if the file is longer, or not a regular file
  * @throws the system's own error if it cannot be opened or read
  */
 export async function readSmallFile(

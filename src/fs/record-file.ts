@@ -1,4 +1,4 @@
-/** Reads, writes and removes small JSON files in which an operation notes its state. */
+/** Reads, writes and removes small JSON files with the state of an operation. */
 import { readFile } from "node:fs/promises";
 import { dirname } from "node:path";
 import { hasCode, StoreError, systemError } from "../errors.js";

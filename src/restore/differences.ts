@@ -4,7 +4,7 @@
  */
 import { type Client, isRevoked } from "../client/client.js";
 import { formatJson } from "../client/json.js";
-import { type Widening, widenings } from "../client/permissions.js";
+import { findWidenings, type Widening } from "../client/permissions.js";
 import { throwIfAborted } from "../process/abort.js";
 import { decodeRow, findUnreadableLists, type Row } from "../store/client-row.js";
 import type { ClientTable } from "../store/client-table.js";
@@ -167,7 +167,7 @@ async function* rowsOf(table: ClientTable, range: IdRange): AsyncGenerator<Read,
 }
 
 function gains(now: Read, then: Read): string[] {
-  const what = widenings(now.client, then.client).map((each) => describe(each, then.client));
+  const what = findWidenings(now.client, then.client).map((each) => describe(each, then.client));
   const unreadable = findUnreadableLists(now.row, then.row);
   if (unreadable.length > 0) {
     what.push(

@@ -2,7 +2,7 @@
  * A hub in a container: setup cannot create a container again, so it names the steps instead. They
  * depend on what the hub's database is now.
  */
-import { storePath } from "../config/paths.js";
+import { unresolvedStorePath } from "../config/paths.js";
 import { isKind } from "../errors.js";
 import { findHubContainers, readContainerHub, toHost } from "../hub/container-hub.js";
 import { copyPath } from "../hub/password-delivery.js";
@@ -57,7 +57,7 @@ export function containerSteps(
   if (store === undefined) {
     return `Put the store onto a volume first: hivemind-sqlcipher doctor names the commands. ${guide}`;
   }
-  const own = `hivemind-sqlcipher${store === storePath({}) ? "" : ` --db ${shellQuote(store)}`}`;
+  const own = `hivemind-sqlcipher${store === unresolvedStorePath({}) ? "" : ` --db ${shellQuote(store)}`}`;
   const service = `--service ${engine} --unit ${name}`;
   const bundleTo = `--bundle-to ${shellQuote(bundles)}`;
   const adopt = `${own} init --adopt ${service} ${bundleTo}`;

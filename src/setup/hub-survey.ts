@@ -4,7 +4,7 @@ import { userInfo } from "node:os";
 import { dirname } from "node:path";
 import { hubAccount } from "../config/hub-account.js";
 import { realPath } from "../config/paths.js";
-import { mountPoints } from "../fs/mount.js";
+import { readMountPoints } from "../fs/mount.js";
 import { dropInPath, hubCommandOf } from "../hub/existing-unit.js";
 import { findHubUnits } from "../hub/find-hubs.js";
 import { startsByRun } from "../hub/password-delivery.js";
@@ -152,7 +152,7 @@ function isRun(pid: number): boolean {
  * a unit of the system gives it.
  */
 async function hasBoundServerJson(pid: number): Promise<boolean> {
-  return pid > 0 && (await mountPoints(pid)).has(await realPath(serverJsonPath()));
+  return pid > 0 && (await readMountPoints(pid)).has(await realPath(serverJsonPath()));
 }
 
 async function commandLine({ manager, name }: UnitName): Promise<string[]> {

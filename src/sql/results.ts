@@ -3,26 +3,29 @@ import { formatJson, JsonNumber, type JsonValue } from "../client/json.js";
 import type { Cell, Rows } from "./session.js";
 
 /** Formats a value for a terminal. NULL differs from the empty text; bytes look as in SQL. */
-export function cellText(cell: Cell): string {
+export function formatCell(cell: Cell): string {
   if (cell === null) return "NULL";
   if (cell instanceof JsonNumber) return cell.text;
   return typeof cell === "string" ? cell : blobText(cell);
 }
 
 /** Formats rows as CSV (RFC 4180) with a header: NULL is an empty value, the empty text is `""`. */
-export function csvText({ columns, rows }: Rows): string {
+export function formatRowsAsCsv({ columns, rows }: Rows): string {
   const line = (cells: readonly Cell[]) => `${cells.map(csvValue).join(",")}\r\n`;
   return line(columns) + rows.map(line).join("");
 }
 
 function csvValue(cell: Cell): string {
   if (cell === null) return "";
-  const text = cellText(cell);
+  const text = formatCell(cell);
   return /^$|[",\r\n]|^\s|\s$/.test(text) ? `"${text.replaceAll('"', '""')}"` : text;
 }
 
 /** Formats rows as `{"columns", "rows", …more}`, with all digits of numbers. */
-export function jsonText({ columns, rows }: Rows, more: Record<string, JsonValue> = {}): string {
+export function formatRowsAsJson(
+  { columns, rows }: Rows,
+  more: Record<string, JsonValue> = {},
+): string {
   const values = rows.map((row) => row.map(jsonValue));
   return formatJson({ columns, rows: values, ...more }, { ascii: false });
 }

@@ -32,10 +32,10 @@ export interface Effect {
   readonly clients: { readonly before: Counts; readonly after: Counts };
 }
 
-/** Longest transaction while another process has the store open, in milliseconds. */
+/** Time limit of a transaction while another process has the store open. */
 const sharedTransactionMs = 800;
 
-/** The name of a temporary view of a query. A view has columns even without rows. */
+/** The name of the temporary view of a query. A view has columns even without rows. */
 const view = "temp.hivemind_sqlcipher_result";
 
 export class SqlSession {
@@ -96,7 +96,7 @@ export class SqlSession {
   ): Promise<Effect> {
     return this.#transact(statements, (effect) => {
       check(effect);
-      if (expected === undefined || sameCounts(effect, expected)) return;
+      if (expected === undefined || hasSameCounts(effect, expected)) return;
       throw new StoreError("inUse", "the store changed since the dry run; nothing was committed", {
         hint: "Run the command again.",
       });
@@ -109,7 +109,7 @@ export class SqlSession {
   }
 
   /** Returns the names of tables and columns, for completion. */
-  async names(): Promise<string[]> {
+  async listNames(): Promise<string[]> {
     const rows = await this.#connection.all<{ name: string }>(
       `SELECT name FROM sqlite_schema WHERE type IN ('table', 'view') UNION
         SELECT c.name FROM sqlite_schema AS t, pragma_table_info(t.name) AS c WHERE t.type IN ('table', 'view')`,
@@ -122,7 +122,7 @@ export class SqlSession {
     check: (effect: Effect) => void,
   ): Promise<Effect> {
     const [holder] = (await findHolders(this.#connection.path)).holders;
-    let late = false;
+    let isLate = false;
     let effect: Effect | undefined;
     let timer: NodeJS.Timeout | undefined;
     await this.#connection.exec("PRAGMA query_only = OFF");
@@ -130,17 +130,17 @@ export class SqlSession {
       await this.#connection.transaction(async () => {
         if (holder !== undefined) {
           timer = setTimeout(() => {
-            late = true;
+            isLate = true;
             this.#connection.interrupt();
           }, sharedTransactionMs);
         }
         effect = await this.#effectOf(statements);
-        if (late) throw new Error("late");
+        if (isLate) throw new Error("late");
         check(effect);
       });
     } catch (error) {
       if (error === rolledBack && effect !== undefined) return effect;
-      if (late && holder !== undefined) {
+      if (isLate && holder !== undefined) {
         throw new StoreError(
           "refused",
           `this would block ${holder.command} (process ${holder.pid}), which has the store open, for more than ${sharedTransactionMs} ms; nothing was committed`,
@@ -193,7 +193,7 @@ export class SqlSession {
     if (statement.kind === "select") return this.#query(statement.text);
     const found = await this.#connection.all<Record<string, unknown>>(statement.text);
     const columns = Object.keys(found[0] ?? {});
-    return { columns, rows: found.map((row) => columns.map((name) => cellOf(row[name]))) };
+    return { columns, rows: found.map((row) => columns.map((name) => toCell(row[name]))) };
   }
 
   /**
@@ -206,14 +206,14 @@ export class SqlSession {
     try {
       const columns = await this.#asView(text);
       const literals = columns.map(
-        (name, index) => `${literalOf(`"${name.replaceAll('"', '""')}"`)} AS c${index}`,
+        (name, index) => `${buildLiteralSql(`"${name.replaceAll('"', '""')}"`)} AS c${index}`,
       );
-      // OFFSET keeps SQLite from computing each value again for each use in `literalOf`.
+      // OFFSET keeps SQLite from computing each value again for each use in `buildLiteralSql`.
       const found = await this.#connection.all<Record<string, string>>(
         `SELECT ${literals.join(", ")} FROM (SELECT * FROM ${view} LIMIT -1 OFFSET 0)`,
       );
       const rows = found.map((row) =>
-        columns.map((_, index) => literal(row[`c${index}`] ?? "NULL")),
+        columns.map((_, index) => parseLiteral(row[`c${index}`] ?? "NULL")),
       );
       return { columns, rows };
     } finally {
@@ -247,7 +247,7 @@ export class SqlSession {
 /** Thrown to roll back a dry run. */
 const rolledBack = new Error("a dry run is rolled back");
 
-function sameCounts(a: Effect, b: Effect): boolean {
+function hasSameCounts(a: Effect, b: Effect): boolean {
   const counts = ({ changes, clients }: Effect) =>
     JSON.stringify([changes.map(({ rows }) => rows), clients]);
   return counts(a) === counts(b);
@@ -264,14 +264,17 @@ async function withShortMessage<T>(work: () => Promise<T>): Promise<T> {
   }
 }
 
-/** Returns SQL for the literal of a value: `quote`, which ends a text at a NUL, or T and hex. */
-function literalOf(column: string): string {
+/**
+ * Returns SQL that formats a value as a literal: with `quote`, or as T and hex digits for a text
+ * with a NUL, which `quote` would cut off.
+ */
+function buildLiteralSql(column: string): string {
   return `CASE WHEN typeof(${column}) = 'text' AND instr(CAST(${column} AS BLOB), x'00') > 0
     THEN 'T' || hex(${column}) ELSE quote(${column}) END`;
 }
 
-/** Parses the result of `literalOf`. */
-function literal(text: string): Cell {
+/** Parses the result of `buildLiteralSql`. */
+function parseLiteral(text: string): Cell {
   if (text === "NULL") return null;
   if (text.startsWith("T")) return Buffer.from(text.slice(1), "hex").toString();
   if (text.startsWith("'")) return text.slice(1, -1).replaceAll("''", "'");
@@ -280,7 +283,7 @@ function literal(text: string): Cell {
 }
 
 /** Converts a value of the binding. */
-function cellOf(value: unknown): Cell {
+function toCell(value: unknown): Cell {
   if (value === null || value === undefined) return null;
   if (typeof value === "string" || value instanceof Uint8Array) return value;
   if (typeof value === "number" && Number.isInteger(value) && !Number.isSafeInteger(value)) {

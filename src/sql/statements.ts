@@ -36,7 +36,7 @@ const changing = new Set(
   "INSERT REPLACE UPDATE DELETE CREATE ALTER DROP REINDEX ANALYZE".split(" "),
 );
 
-/** Hints for statements never run. */
+/** Hints for unsupported statements. */
 const instead: Record<string, string> = {
   ATTACH: "Open another store with --db PATH.",
   DETACH: "Open another store with --db PATH.",
@@ -77,7 +77,7 @@ interface Piece {
   ended: boolean;
 }
 
-function pieces(sql: string): Piece[] {
+function splitPieces(sql: string): Piece[] {
   const found: Piece[] = [];
   let piece: Piece = { text: "", tokens: [], ended: false };
   for (const [text] of sql.matchAll(token)) {
@@ -95,7 +95,7 @@ function pieces(sql: string): Piece[] {
 
 /** Returns whether the text ends with a semicolon, or contains no statement. */
 export function isComplete(sql: string): boolean {
-  return pieces(sql).every(({ ended }) => ended);
+  return splitPieces(sql).every(({ ended }) => ended);
 }
 
 /**
@@ -105,23 +105,23 @@ export function isComplete(sql: string): boolean {
  * @throws {@link StoreError} usage - for an incomplete statement
  */
 export function parseStatements(sql: string): Statement[] {
-  return pieces(sql).map(({ text, tokens }) => {
+  return splitPieces(sql).map(({ text, tokens }) => {
     if (isUnfinished(tokens.at(-1) ?? "")) {
       throw new StoreError("usage", "the statement has an unterminated string, name or comment");
     }
-    return { text: text.trim(), kind: kindOf(tokens) };
+    return { text: text.trim(), kind: classify(tokens) };
   });
 }
 
-function kindOf(tokens: readonly string[]): Statement["kind"] {
+function classify(tokens: readonly string[]): Statement["kind"] {
   const upper = tokens.map((each) => each.toUpperCase());
   const [first = "", second = ""] = upper;
   if (first === "SELECT" || first === "VALUES") return "select";
-  if (first === "WITH") return mainVerb(upper) === "SELECT" ? "select" : "change";
-  if (first === "EXPLAIN") return explained(upper);
-  if (first === "PRAGMA") return readingPragma(tokens);
+  if (first === "WITH") return findMainVerb(upper) === "SELECT" ? "select" : "change";
+  if (first === "EXPLAIN") return classifyExplain(upper);
+  if (first === "PRAGMA") return classifyPragma(tokens);
   if (first === "CREATE" && upper.slice(1, 3).some((token) => /^(TRIGGER|VIRTUAL)$/.test(token))) {
-    throw notRun(
+    throw unsupportedError(
       "CREATE TRIGGER and CREATE VIRTUAL TABLE",
       "Use plain tables and indexes: the hub knows nothing of these.",
     );
@@ -129,12 +129,12 @@ function kindOf(tokens: readonly string[]): Statement["kind"] {
   if (changing.has(first)) return "change";
   const what = /^[A-Z]+$/.test(first) ? first : `${first}${second === "" ? "" : " …"}`;
   throw Object.hasOwn(instead, first)
-    ? notRun(what, instead[first] ?? "")
+    ? unsupportedError(what, instead[first] ?? "")
     : new StoreError("usage", `"${what}" is not a supported SQL statement`);
 }
 
 /** Returns the verb of a WITH: the first verb outside parentheses. */
-function mainVerb(tokens: readonly string[]): string | undefined {
+function findMainVerb(tokens: readonly string[]): string | undefined {
   let depth = 0;
   for (const token of tokens) {
     if (token === "(") depth += 1;
@@ -146,13 +146,13 @@ function mainVerb(tokens: readonly string[]): string | undefined {
   return undefined;
 }
 
-function explained(tokens: readonly string[]): "report" {
+function classifyExplain(tokens: readonly string[]): "report" {
   const rest = tokens.slice(tokens[1] === "QUERY" && tokens[2] === "PLAN" ? 3 : 1);
   if (/^(SELECT|VALUES|WITH|INSERT|REPLACE|UPDATE|DELETE)$/.test(rest[0] ?? "")) return "report";
-  throw notRun("EXPLAIN of anything but a query or a change of rows");
+  throw unsupportedError("EXPLAIN of anything but a query or a change of rows");
 }
 
-function readingPragma(tokens: readonly string[]): "report" {
+function classifyPragma(tokens: readonly string[]): "report" {
   const [, ...rest] = tokens.map((each) => each.toLowerCase());
   const named = rest[1] === "." ? rest.slice(2) : rest;
   const [name = "", ...value] = named;
@@ -160,12 +160,12 @@ function readingPragma(tokens: readonly string[]): "report" {
     return "report";
   const inBrackets = value.length === 3 && value[0] === "(" && value[2] === ")";
   if (inBrackets && readingPragmasOf.has(name)) return "report";
-  throw notRun(
+  throw unsupportedError(
     `PRAGMA ${name}${value.length > 0 ? " with a value" : ""}`,
     "Use a pragma that only reads.",
   );
 }
 
-function notRun(what: string, hint?: string): StoreError {
+function unsupportedError(what: string, hint?: string): StoreError {
   return new StoreError("refused", `${what} is not supported`, { hint });
 }

@@ -5,7 +5,7 @@ import {
   clientSchema,
   foldBlacklists,
   type StoredBlacklists,
-  takeCryptoKey,
+  splitCryptoKey,
   unfoldBlacklists,
 } from "../client/client.js";
 import { formatJson, type JsonObject, sameJson } from "../client/json.js";
@@ -54,7 +54,7 @@ export function decodeRow(row: Row): Client {
   const { folded: stored } = readBlacklists(row);
   const { crypto_key, metadata } =
     row.crypto_key === undefined
-      ? takeCryptoKey(stored)
+      ? splitCryptoKey(stored)
       : { crypto_key: decodeText(row.crypto_key), metadata: stored };
   return {
     client_id,

@@ -2,7 +2,7 @@
 import { expect, test } from "vitest";
 import { permissionVerbs } from "../../src/cli/commands/permissions.js";
 import { type Client, newClient } from "../../src/client/client.js";
-import type { Verb } from "../../src/client/permissions.js";
+import type { ClientEdit } from "../../src/client/permissions.js";
 import { getEntry } from "../../src/keys/keyring.js";
 import { ClientStore } from "../../src/store/client-store.js";
 import { Machine } from "./machine.js";
@@ -57,7 +57,7 @@ test("every verb does what its name says", () => {
         /^\w+/,
         (word) => ({ make: "revoke", revoke: "make", allow: "blacklist" })[word] ?? "allow",
       ),
-    ) as Verb;
+    ) as ClientEdit;
     const start = { ...before, ...opposite(before, 2).changes };
     const { changes } = verb(start, 2);
     const what = name.replace(/^\w+-/, "");

@@ -6,19 +6,19 @@ import {
   addToBlacklist,
   allowMessage,
   assertActive,
+  type ClientEdit,
   denyMessage,
-  differences,
   effectiveTypes,
+  findDifferences,
+  findWidenings,
   removeFromBlacklist,
   setBroadcast,
   setPermission,
-  type Verb,
-  widenings,
 } from "../../src/client/permissions.js";
 
 const client = (fields: Partial<Client> = {}) =>
   newClient({ client_id: 3, api_key: "k", ...fields });
-const apply = (verb: Verb, to: Client, schema: number): Client => ({
+const apply = (verb: ClientEdit, to: Client, schema: number): Client => ({
   ...to,
   ...verb(to, schema).changes,
 });
@@ -72,7 +72,7 @@ test("a blacklist grows and shrinks in metadata, beside what else is there", () 
   expect(added.metadata).toEqual({ site: "attic", skill_blacklist: ["one", "two"] });
   expect(addToBlacklist("skill_blacklist", "two")(added, 2).changes).toEqual({});
   expect(apply(removeFromBlacklist("skill_blacklist", "two"), added, 2)).toEqual(before);
-  expect(differences(before, added)).toEqual({
+  expect(findDifferences(before, added)).toEqual({
     skill_blacklist: { before: ["one"], after: ["one", "two"] },
   });
   const odd = client({ metadata: { intent_blacklist: "all" } });
@@ -85,7 +85,7 @@ test("what lets a client do more is told from what does not, and what it gains i
     allowed_types: ["speak", utterance],
     metadata: { skill_blacklist: ["a", "b", 1], intent_blacklist: ["i"] },
   });
-  const wider = (after: Partial<Client>) => widenings(before, { ...before, ...after });
+  const wider = (after: Partial<Client>) => findWidenings(before, { ...before, ...after });
   expect(wider({ name: "x", allowed_types: [utterance], can_propagate: false })).toEqual([]);
   expect(wider({ allowed_types: ["speak", "listen"] })).toEqual([
     { field: "allowed_types", added: ["listen"] },
@@ -105,7 +105,10 @@ test("what lets a client do more is told from what does not, and what it gains i
 
 test("a list of message types widens what either line of hubs would let through, whichever opens the store", () => {
   const added = (before: string[], after: string[]) => {
-    const found = widenings(client({ allowed_types: before }), client({ allowed_types: after }));
+    const found = findWidenings(
+      client({ allowed_types: before }),
+      client({ allowed_types: after }),
+    );
     return found.flatMap((widening) => ("added" in widening ? widening.added : []));
   };
   const rest = defaultAllowedTypes.filter((name) => name !== utterance);
@@ -127,7 +130,9 @@ test("nothing that a hub of either line lets through after a change goes unsaid"
       const after = client({ allowed_types: right });
       const allowed = effectiveTypes(before, schema);
       const more = effectiveTypes(after, schema).filter((name) => !allowed.includes(name));
-      const found = widenings(before, after).flatMap((one) => ("added" in one ? one.added : []));
+      const found = findWidenings(before, after).flatMap((one) =>
+        "added" in one ? one.added : [],
+      );
       expect(found).toEqual(expect.arrayContaining(more));
     }),
   );
@@ -135,7 +140,7 @@ test("nothing that a hub of either line lets through after a change goes unsaid"
 
 test("a blacklist that is no list, before or after, counts as widened, unless it stays as it is", () => {
   const from = (before: JsonValue, after: JsonValue) =>
-    widenings(
+    findWidenings(
       client({ metadata: { skill_blacklist: before } }),
       client({ metadata: { skill_blacklist: after } }),
     );

@@ -1,7 +1,11 @@
 import { chmod, mkdir, readFile, rename, stat, symlink, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { beforeEach, describe, expect, test } from "vitest";
-import { resolveSettings, type ServiceSettings, serviceOver } from "../../src/config/settings.js";
+import {
+  mergeServiceSettings,
+  resolveSettings,
+  type ServiceSettings,
+} from "../../src/config/settings.js";
 import {
   findSection,
   loadSection,
@@ -424,5 +428,5 @@ test.each<[string, ServiceSettings, ServiceSettings, ServiceSettings]>([
     { service: "systemd", unit: "hub" },
   ],
 ])("a service that is chosen takes precedence: %s", (_, upper, lower, merged) => {
-  expect(serviceOver(upper, lower)).toEqual(merged);
+  expect(mergeServiceSettings(upper, lower)).toEqual(merged);
 });

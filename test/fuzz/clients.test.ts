@@ -373,7 +373,7 @@ campaign("a file is imported as a whole or not at all, and brings nobody back", 
   },
 });
 
-const verbs: Record<string, (text: string) => permissions.Verb> = {
+const verbs: Record<string, (text: string) => permissions.ClientEdit> = {
   rename: permissions.rename,
   admin: () => permissions.setPermission("is_admin", true),
   "no broadcast": () => permissions.setBroadcast(false),
@@ -402,8 +402,8 @@ campaign("a verb changes a client as asked or refuses, and twice is the same as 
     assert.equal(serializeClient(client), before);
     if (edit === undefined) return;
     const after = { ...client, ...edit.changes };
-    permissions.differences(client, after);
-    const widened = permissions.widenings(client, after);
+    permissions.findDifferences(client, after);
+    const widened = permissions.findWidenings(client, after);
     if (/blacklist|no/.test(name)) assert.deepEqual(widened, []);
     if (name === "deny") {
       // A list that is written out is more than an empty one to the hub of the other line, so this

@@ -8,9 +8,9 @@ import { defaultAllowedTypes, newClient } from "../../src/client/client.js";
 import {
   addToBlacklist,
   allowMessage,
+  type ClientEdit,
   denyMessage,
   effectiveTypes,
-  type Verb,
 } from "../../src/client/permissions.js";
 import { ClientTable } from "../../src/store/client-table.js";
 import { Connection } from "../../src/store/connection.js";
@@ -25,7 +25,11 @@ answer = [[c.allowed_types, list(c.skill_blacklist)] for c in db]
 db.conn.close()`;
 
 const lists = [[], ["speak"], ["recognizer_loop:utterance", "speak"], [...defaultAllowedTypes]];
-const verbs: Verb[] = [allowMessage("new"), denyMessage("speak"), denyMessage("speak:b64_audio")];
+const verbs: ClientEdit[] = [
+  allowMessage("new"),
+  denyMessage("speak"),
+  denyMessage("speak:b64_audio"),
+];
 
 describe.each<[Line, 0 | 2]>([
   ["released", 0],

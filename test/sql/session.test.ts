@@ -6,7 +6,7 @@ import { dirname, join } from "node:path";
 import { describe, expect, test } from "vitest";
 import { newClient, revoked } from "../../src/client/client.js";
 import { JsonNumber } from "../../src/client/json.js";
-import { csvText, jsonText } from "../../src/sql/results.js";
+import { formatRowsAsCsv, formatRowsAsJson } from "../../src/sql/results.js";
 import { SqlSession } from "../../src/sql/session.js";
 import { parseStatements, type Statement } from "../../src/sql/statements.js";
 import { ClientStore } from "../../src/store/client-store.js";
@@ -48,11 +48,11 @@ describe("a query", () => {
       ],
     ]);
     expect(columns.slice(-2)).toEqual(['a"b', 'a"b:1']);
-    expect(jsonText({ columns: ["id"], rows: [[n("9007199254740993")]] })).toBe(
+    expect(formatRowsAsJson({ columns: ["id"], rows: [[n("9007199254740993")]] })).toBe(
       '{"columns": ["id"], "rows": [[9007199254740993]]}',
     );
     expect(
-      csvText({
+      formatRowsAsCsv({
         columns: ["a", "b,c"],
         rows: [
           [null, ""],

@@ -4,7 +4,11 @@ import fc from "fast-check";
 import { describe, expect, onTestFinished, test, vi } from "vitest";
 import { type Client, newClient, revoked } from "../../src/client/client.js";
 import { type JsonObject, parseJson, sameJson } from "../../src/client/json.js";
-import { addToBlacklist, removeFromBlacklist, type Verb } from "../../src/client/permissions.js";
+import {
+  addToBlacklist,
+  type ClientEdit,
+  removeFromBlacklist,
+} from "../../src/client/permissions.js";
 import { openEncrypted } from "../../src/store/cipher.js";
 import { ClientStore } from "../../src/store/client-store.js";
 import { ClientTable } from "../../src/store/client-table.js";
@@ -350,7 +354,7 @@ describe("where things are written", () => {
         PRAGMA user_version = ${version}`,
       );
       await table.sync();
-      const edit = async (verb: Verb) => {
+      const edit = async (verb: ClientEdit) => {
         const { changes } = verb((await table.getClientById(1)) as Client, version);
         const client = await table.updateClient(1, changes);
         expect(await table.getClientById(1)).toEqual(client);

@@ -3,11 +3,11 @@ import type { Command } from "commander";
 import {
   addToBlacklist,
   allowMessage,
+  type ClientEdit,
   denyMessage,
   removeFromBlacklist,
   setBroadcast,
   setPermission,
-  type Verb,
 } from "../../client/permissions.js";
 import { addGlobalOptions } from "../context.js";
 import { editClient } from "../edit-client.js";
@@ -15,7 +15,7 @@ import { addHelp } from "../help.js";
 import { optionalIdNote } from "../ui/choose-client.js";
 
 /** Commands without a value: `make-admin [ID]`. */
-const switches: readonly [name: string, description: string, verb: Verb][] = [
+const switches: readonly [name: string, description: string, verb: ClientEdit][] = [
   ["make-admin", "Make a client an administrator", setPermission("is_admin", true)],
   ["revoke-admin", "Make an administrator an ordinary client", setPermission("is_admin", false)],
   ["allow-escalate", "Allow a client to send ESCALATE", setPermission("can_escalate", true)],
@@ -35,7 +35,7 @@ interface ValuedCommand {
   readonly argument: string;
   readonly description: string;
   readonly example: string;
-  readonly verb: (value: string) => Verb;
+  readonly verb: (value: string) => ClientEdit;
 }
 
 /** Commands with a value: `allow-msg TYPE [ID]`. */
@@ -106,9 +106,9 @@ function addEditing(program: Command, usage: string, description: string, exampl
 }
 
 /** Returns the change that each command makes to a client, by the command's name. */
-export function permissionVerbs(value: string): Map<string, Verb> {
+export function permissionVerbs(value: string): Map<string, ClientEdit> {
   return new Map([
-    ...switches.map(([name, , verb]): [string, Verb] => [name, verb]),
-    ...valued.map(({ name, verb }): [string, Verb] => [name, verb(value)]),
+    ...switches.map(([name, , verb]): [string, ClientEdit] => [name, verb]),
+    ...valued.map(({ name, verb }): [string, ClientEdit] => [name, verb(value)]),
   ]);
 }

@@ -1,7 +1,7 @@
 /** Options, lock and output lines of commands that run an operation on the store. */
 import { type Command, Option } from "commander";
 import { expandPath, expandTarget, isRemote } from "../../config/paths.js";
-import { type ServiceSettings, serviceOver } from "../../config/settings.js";
+import { mergeServiceSettings, type ServiceSettings } from "../../config/settings.js";
 import { type Settings, serviceKinds } from "../../config/settings-file.js";
 import { isKind, StoreError, systemError, withLine, wrap } from "../../errors.js";
 import type { OperationLock } from "../../operation/lock.js";
@@ -77,7 +77,7 @@ function serviceSettings(options: ServiceOptions, backup: Settings["backup"]): S
   if (unit !== undefined && (kind === "none" || kind === "command")) {
     throw contradiction("--unit", `--service ${kind}`);
   }
-  return serviceOver(
+  return mergeServiceSettings(
     { unit, service: kind, stop_command: stopCommand, start_command: startCommand },
     backup ?? {},
   );

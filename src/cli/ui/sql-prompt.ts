@@ -17,7 +17,7 @@ const dotCommands = [".tables", ".schema", ".mode", ".help", ".quit"];
 /** Reads and runs statements until `.quit` or Ctrl-D. Prints an error and continues. */
 export async function prompt(runner: SqlRunner, historyFile: string | undefined): Promise<void> {
   let history = historyFile === undefined ? [] : await readHistory(historyFile);
-  const names = await runner.session.names();
+  const names = await runner.session.listNames();
   const input = createInterface({
     input: process.stdin,
     // Standard output is only for results.

@@ -121,31 +121,31 @@ export class SqlRunner {
   }
 
   async #print(rows: Rows): Promise<void> {
-    const { csvText, jsonText } = await import("../../sql/results.js");
-    if (this.mode === "json") process.stdout.write(`${jsonText(rows)}\n`);
-    else if (this.mode === "csv") process.stdout.write(csvText(rows));
+    const { formatRowsAsCsv, formatRowsAsJson } = await import("../../sql/results.js");
+    if (this.mode === "json") process.stdout.write(`${formatRowsAsJson(rows)}\n`);
+    else if (this.mode === "csv") process.stdout.write(formatRowsAsCsv(rows));
     else await this.#printTable(rows);
   }
 
   async #printChange({ results, changes, clients }: Effect): Promise<void> {
-    const { jsonText } = await import("../../sql/results.js");
+    const { formatRowsAsJson } = await import("../../sql/results.js");
     const changed = changes.reduce((sum, { rows }) => sum + rows, 0);
     const counts = ({ active, revoked }: Counts) => ({ active, revoked });
     const more = {
       changed,
       clients: { before: counts(clients.before), after: counts(clients.after) },
     };
-    process.stdout.write(`${jsonText(results[0] ?? { columns: [], rows: [] }, more)}\n`);
+    process.stdout.write(`${formatRowsAsJson(results[0] ?? { columns: [], rows: [] }, more)}\n`);
   }
 
   async #printTable({ columns, rows }: Rows): Promise<void> {
-    const { cellText } = await import("../../sql/results.js");
+    const { formatCell } = await import("../../sql/results.js");
     const { output } = this.#context;
     if (rows.length === 0) {
       output.notice("no rows");
       return;
     }
-    const first = rows.slice(0, widthRows).map((row) => row.map(cellText));
+    const first = rows.slice(0, widthRows).map((row) => row.map(formatCell));
     const table = await Table.of(
       columns.map((title, index) => ({
         title: escapeControlCharacters(title),
@@ -155,7 +155,7 @@ export class SqlRunner {
       undefined,
     );
     output.line(output.style("bold", table.heading()));
-    for (const row of rows) output.line(await table.row(row.map(cellText)));
+    for (const row of rows) output.line(await table.row(row.map(formatCell)));
   }
 }
 
