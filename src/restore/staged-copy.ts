@@ -43,8 +43,11 @@ export interface StagedCopyOptions {
 
 /** With at most this many leaf pages to compare again, the service may be stopped. */
 const fewSpans = 16;
-/** If a writer commits faster than its changes are compared, they never become few. */
-const maxRounds = 10;
+/**
+ * If a writer commits faster than its changes are compared, they never become few. If they are not
+ * known, each round compares all clients.
+ */
+const maxRounds = 4;
 
 /** The present store, and the moment of the last comparison. */
 interface Present {

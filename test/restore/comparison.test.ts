@@ -21,7 +21,7 @@ import { RowChanges, rangesAround } from "../../src/store/row-changes.js";
 import { createSchema } from "../../src/store/schema.js";
 import { proving } from "../prove-report.js";
 
-const numRuns = proving ? 2_000 : 60;
+const numRuns = proving ? 1_200 : 60;
 const seed = Number(process.env.PROVE_SEED ?? Math.trunc(Math.random() * 2 ** 31));
 
 /** Changes of the store by another program. Each gets an id, a number of rows and a size. */
@@ -165,32 +165,40 @@ test.each([
   [4, "kept", { secureDelete: "OFF" }],
   [3, "kept", { secureDelete: "ON" }],
   [3, "not kept", { secureDelete: "OFF" }],
-] as const)("format %i, with the log %s, %o", async (format, log, { secureDelete }) => {
-  const scenario = fc.record({
-    rows: fc.constantFrom(0, 3, 40, 400, 2_500),
-    size: fc.constantFrom(0, 100, 900, 9_000),
-    older: work,
-    rounds: fc.array(fc.record({ before: work, during: fc.oneof(fc.constant<Work>([]), work) }), {
-      minLength: 1,
-      maxLength: 4,
-    }),
-    readmit: fc.boolean(),
-  });
-  const holds = fc.asyncProperty(scenario, async ({ rows, size, older, rounds, readmit }) => {
-    await using store = await Scenario.create(format, rows, Math.min(size, 4_000_000 / (rows + 1)));
-    await store.writer.run(`PRAGMA secure_delete = ${secureDelete}`);
-    await store.compare(readmit, false);
-    await perform(store.writer, older);
-    for (const { before, during } of rounds) {
-      await perform(store.writer, before);
-      await store.compare(readmit, log === "kept", () => perform(store.writer, during));
-    }
-    await store.compare(readmit, false);
-    const expected = await compareClients(store.present, store.older);
-    expect(store.comparison.differences).toEqual(expected);
-  });
-  await fc.assert(holds, { numRuns: Math.ceil(numRuns / 4), seed });
-});
+] as const)(
+  "format %i, with the log %s, %o",
+  { timeout: 3_600_000 },
+  async (format, log, { secureDelete }) => {
+    const scenario = fc.record({
+      rows: fc.constantFrom(0, 3, 40, 400, 2_500),
+      size: fc.constantFrom(0, 100, 900, 9_000),
+      older: work,
+      rounds: fc.array(fc.record({ before: work, during: fc.oneof(fc.constant<Work>([]), work) }), {
+        minLength: 1,
+        maxLength: 4,
+      }),
+      readmit: fc.boolean(),
+    });
+    const holds = fc.asyncProperty(scenario, async ({ rows, size, older, rounds, readmit }) => {
+      await using store = await Scenario.create(
+        format,
+        rows,
+        Math.min(size, 4_000_000 / (rows + 1)),
+      );
+      await store.writer.run(`PRAGMA secure_delete = ${secureDelete}`);
+      await store.compare(readmit, false);
+      await perform(store.writer, older);
+      for (const { before, during } of rounds) {
+        await perform(store.writer, before);
+        await store.compare(readmit, log === "kept", () => perform(store.writer, during));
+      }
+      await store.compare(readmit, false);
+      const expected = await compareClients(store.present, store.older);
+      expect(store.comparison.differences).toEqual(expected);
+    });
+    await fc.assert(holds, { numRuns: Math.ceil(numRuns / 4), seed });
+  },
+);
 
 afterAll(() => {
   expect(found.known).toBeGreaterThan(found.unknown);
