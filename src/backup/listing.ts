@@ -9,7 +9,7 @@ import { basename, join } from "node:path";
 import { bundleName, describeBundle } from "../bundle/bundle.js";
 import { readStoreId } from "../config/store-id.js";
 import { hasCode, isKind, StoreError } from "../errors.js";
-import { explain, recogniseFile } from "../fs/file-kind.js";
+import { recogniseFile, withFileKind } from "../fs/file-kind.js";
 import { listDirectory, lstatIfExists, statIfExists } from "../fs/read.js";
 import { type PassphraseSource, readPassphrases } from "../keys/source.js";
 import { identify, type StoreKey } from "../store/cipher.js";
@@ -293,7 +293,7 @@ async function namesInBackupDirectory(path: string): Promise<string[]> {
     const error = new StoreError("notFound", `${path} is not a directory`, {
       hint: "Name the directory of the backups.",
     });
-    throw explain(error, await recogniseFile(path), []);
+    throw withFileKind(error, await recogniseFile(path), []);
   }
   throw new StoreError("notFound", `no such file or directory: ${path}`, {
     hint: `Mount the disk of ${path} if it has one, or name the directory of the backups.`,

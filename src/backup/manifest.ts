@@ -11,7 +11,7 @@ import { basename, dirname, extname, join } from "node:path";
 import { readStoreId, storeIdSchema } from "../config/store-id.js";
 import { hasCode, StoreError, systemError } from "../errors.js";
 import { removeFile, syncDirectory } from "../fs/atomic.js";
-import { explain, recogniseContent } from "../fs/file-kind.js";
+import { recogniseContent, withFileKind } from "../fs/file-kind.js";
 import { listDirectory, readSmallFile } from "../fs/read.js";
 import { emitStep } from "../operation/step.js";
 import * as z from "../schema.js";
@@ -204,7 +204,7 @@ export async function removeBackup(path: string): Promise<void> {
 function parseManifest(text: string, path: string): Manifest {
   const damaged = () => {
     const error = new StoreError("corrupted", `${path} is damaged, or not a manifest`);
-    return explain(error, recogniseContent(Buffer.from(text)), ["manifest", "passphrase"]);
+    return withFileKind(error, recogniseContent(Buffer.from(text)), ["manifest", "passphrase"]);
   };
   let json: unknown;
   try {

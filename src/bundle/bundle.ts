@@ -23,7 +23,7 @@ import {
 import { readStoreId, storeIdSchema } from "../config/store-id.js";
 import { hasCode, isKind, StoreError, systemError } from "../errors.js";
 import { claimName, createFile, removeFile, replaceFile, stagedName } from "../fs/atomic.js";
-import { explain, recogniseContent } from "../fs/file-kind.js";
+import { recogniseContent, withFileKind } from "../fs/file-kind.js";
 import { lstatIfExists, readSmallFile, sha256Hex } from "../fs/read.js";
 import * as z from "../schema.js";
 import { keyIdOf, openEncrypted, type StoreKey } from "../store/cipher.js";
@@ -442,7 +442,7 @@ async function readEncrypted(path: string): Promise<EncryptedBundle> {
   const header = Buffer.from(bytes).toString("latin1").split("\n--- ")[0] ?? "";
   if (!header.startsWith("age-encryption.org/v1\n")) {
     const error = new StoreError("corrupted", `${path} is not a bundle: it is not an age file`);
-    throw explain(error, recogniseContent(file), []);
+    throw withFileKind(error, recogniseContent(file), []);
   }
   return {
     file,
@@ -479,7 +479,7 @@ function parseContents(path: string, text: string): BundleContents {
 
 function notABundleError(path: string, text: string): StoreError {
   const error = new StoreError("corrupted", `${path} decrypts, but is not a passphrase bundle`);
-  return explain(error, recogniseContent(Buffer.from(text)), ["decrypted bundle"]);
+  return withFileKind(error, recogniseContent(Buffer.from(text)), ["decrypted bundle"]);
 }
 
 function alteredError(path: string, cause: unknown): StoreError {

@@ -12,7 +12,7 @@
 import { bech32 } from "@scure/base";
 import { armor, Decrypter, generateX25519Identity, identityToRecipient } from "age-encryption";
 import { isKind, StoreError } from "../errors.js";
-import { explain, type FileKind, recogniseContent } from "../fs/file-kind.js";
+import { type FileKind, recogniseContent, withFileKind } from "../fs/file-kind.js";
 import { decodeSecret, readSecretBytes } from "../fs/private.js";
 import { currentInteraction } from "../process/interaction.js";
 
@@ -220,7 +220,7 @@ export async function readIdentityFile(
     if (!isKind(error, "usage", "refused")) throw error;
     const message = error.message.includes(path) ? error.message : `${path}: ${error.message}`;
     const withPath = new StoreError("usage", message, { hint: error.hint });
-    throw explain(withPath, kind, describedKinds);
+    throw withFileKind(withPath, kind, describedKinds);
   }
 }
 

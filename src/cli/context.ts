@@ -205,8 +205,8 @@ export function withValues(context: Context, values: Partial<Context>): Context 
 }
 
 /**
- * Lets root work in the account of a hub of the system's manager, if root reads the passphrase
- * without a keyring.
+ * Lets root work in the account of the hub of a system unit, if root reads the passphrase without a
+ * keyring.
  */
 async function workForHub({ backup }: Settings, { kind }: PassphraseSource): Promise<void> {
   const isRootsWork = process.geteuid?.() === 0 && backup?.service === "systemd";

@@ -14,11 +14,11 @@ export interface HubChoiceOptions {
 }
 
 /**
- * Returns the context of `setup`. For a unit of the system with another user or, with
- * `--headless`, any unit of the system, root seals the passphrase. For a unit of a user's manager,
- * `--headless` seals it where systemd can do so for a user.
+ * Returns the context of `setup`. Root seals the passphrase for a system unit with another user
+ * and, with `--headless`, for any system unit. For a user unit, `--headless` seals it if systemd
+ * can do so for a user.
  *
- * @throws {@link StoreError} refused - if several units of the system start a hub
+ * @throws {@link StoreError} refused - if several system units start a hub
  */
 export async function setupContext(command: Command, options: HubChoiceOptions): Promise<Context> {
   const isInSystem = await workForSystemHub(options);
@@ -62,7 +62,7 @@ async function workForSystemHub(options: HubChoiceOptions): Promise<boolean> {
   return true;
 }
 
-/** Returns the hub's unit of the system; undefined if root itself has a hub. */
+/** Returns the system unit of the hub; undefined if root itself has a hub. */
 async function findSystemHub({
   unit: wanted,
   service,

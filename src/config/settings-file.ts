@@ -10,7 +10,7 @@ import { dirname, isAbsolute } from "node:path";
 import { hasCode, isKind, StoreError, systemError } from "../errors.js";
 import { makeDirectory, replaceFile } from "../fs/atomic.js";
 import { decodeText } from "../fs/encoding.js";
-import { explain, recogniseFile } from "../fs/file-kind.js";
+import { recogniseFile, withFileKind } from "../fs/file-kind.js";
 import { assertNotWritableByOthers } from "../fs/private.js";
 import { readSmallFile } from "../fs/read.js";
 import * as z from "../schema.js";
@@ -141,7 +141,7 @@ export async function loadSettings(
     if (hasCode(error, "ENOENT", "ENOTDIR")) return undefined;
     const problem = systemError(error, `cannot read the settings file ${path}`);
     if (!onProblem) {
-      throw explain(problem, await recogniseFile(path), ["settings", "passphrase", "empty"]);
+      throw withFileKind(problem, await recogniseFile(path), ["settings", "passphrase", "empty"]);
     }
     onProblem(problem);
     return {};

@@ -3,7 +3,7 @@ import { isFromFuture } from "../backup/clock.js";
 import type { FleetListing, FleetStore } from "../backup/fleet.js";
 
 export interface StoreBackups extends FleetStore {
-  /** What is wrong with the backups of the store; null if they are recent and complete. */
+  /** The problem of the store's backups; null if they are recent and complete. */
   readonly problem: string | null;
 }
 

@@ -16,7 +16,7 @@ import { journalctlLine, show, systemctlLine } from "../service/systemctl.js";
 import { isRestarting } from "../service/unit-state.js";
 import { type Check, finding, good } from "./check.js";
 
-/** What a hub needs to open the store. */
+/** The secret that a hub needs to open the store. */
 export interface StoreSecret {
   readonly isEncrypted: boolean;
   /** Undefined if the passphrase is not known here. */

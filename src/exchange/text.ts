@@ -1,6 +1,6 @@
 /** Splits text into lines in constant memory. */
 import { StoreError } from "../errors.js";
-import { encodingOf } from "../fs/encoding.js";
+import { detectEncoding } from "../fs/encoding.js";
 
 /** In characters. A longer line is neither a client nor a document short enough to be parsed. */
 const maxLineLength = 256_000_000;
@@ -26,7 +26,7 @@ export async function* splitLines(
     // A file of zeros has no line end for gigabytes.
     const isText = decoder !== undefined || chunk === undefined || chunk[0] !== 0;
     try {
-      decoder ??= new TextDecoder(encodingOf(chunk ?? new Uint8Array()), { fatal: true });
+      decoder ??= new TextDecoder(detectEncoding(chunk ?? new Uint8Array()), { fatal: true });
       if (isText) return decoder.decode(chunk, { stream: chunk !== undefined });
     } catch {
       // Reported below.

@@ -3,7 +3,7 @@
 type Encoding = "utf-8" | "utf-16le" | "utf-16be";
 
 /** Returns the encoding that a byte order mark at the beginning names; UTF-8 without one. */
-export function encodingOf(bytes: Uint8Array): Encoding {
+export function detectEncoding(bytes: Uint8Array): Encoding {
   if (bytes[0] === 0xff && bytes[1] === 0xfe) return "utf-16le";
   if (bytes[0] === 0xfe && bytes[1] === 0xff) return "utf-16be";
   return "utf-8";
@@ -16,7 +16,7 @@ export function encodingOf(bytes: Uint8Array): Encoding {
  * @throws TypeError if the bytes are not text in the encoding
  */
 export function decodeText(bytes: Uint8Array, { isCut = false } = {}): string {
-  const encoding = encodingOf(bytes);
+  const encoding = detectEncoding(bytes);
   const decoder = new TextDecoder(encoding, { fatal: true, ignoreBOM: encoding === "utf-8" });
   return decoder.decode(bytes, { stream: isCut });
 }

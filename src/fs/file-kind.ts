@@ -143,7 +143,7 @@ export async function recogniseFile(path: string): Promise<FileKind | undefined>
  *
  * @param expected - the kinds accepted by the reader, for which the error stays unchanged
  */
-export function explain(
+export function withFileKind(
   error: StoreError,
   kind: FileKind | undefined,
   expected: readonly FileKind[],

@@ -59,7 +59,7 @@ async function findNamedUnit(name: string): Promise<UnitName> {
  *
  * @throws {@link StoreError} notFound - if the unit has no command
  */
-export async function hubCommandOf(unit: UnitName): Promise<string[]> {
+export async function readHubCommand(unit: UnitName): Promise<string[]> {
   const commands = await readCommands(unit);
   const start = commands.findLast(({ property }) => property === "ExecStart");
   if (start === undefined) throw new StoreError("notFound", `${unit.name} starts no program`);

@@ -31,7 +31,7 @@ export interface RunningHub {
  */
 export async function findHubProcesses(serverJson: string): Promise<RunningHub[]> {
   const hubs = await findAllHubProcesses();
-  return hubs.filter(({ environment }) => mayUse(serverJson, environment));
+  return hubs.filter(({ environment }) => mayUseServerJson(serverJson, environment));
 }
 
 /** Returns the running hubs of every `server.json`. */
@@ -56,12 +56,13 @@ export async function findAllHubProcesses(): Promise<RunningHub[]> {
 export async function findHubUnits(serverJson: string): Promise<HubUnit[]> {
   const units = await findAllHubUnits();
   return units.filter(
-    ({ environment, isEnvironmentKnown }) => !isEnvironmentKnown || mayUse(serverJson, environment),
+    ({ environment, isEnvironmentKnown }) =>
+      !isEnvironmentKnown || mayUseServerJson(serverJson, environment),
   );
 }
 
 /** Returns the command to stop the hub, for a hint. */
-export function stopCommandOf({ pid, unit }: RunningHub): string {
+export function formatStopCommand({ pid, unit }: RunningHub): string {
   return unit === undefined ? `kill ${pid}` : systemctlLine(unit.manager, `stop ${unit.name}`);
 }
 
@@ -77,7 +78,7 @@ function readProc(pid: number, name: string): string {
 }
 
 /** Returns whether a program with this environment may use a `server.json`. */
-export function mayUse(serverJson: string, environment: Environment): boolean {
+export function mayUseServerJson(serverJson: string, environment: Environment): boolean {
   if (!environment.XDG_CONFIG_HOME && !environment.HOME) return true;
   return realPathIfExists(serverJsonPath(environment)) === realPathIfExists(serverJson);
 }

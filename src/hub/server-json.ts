@@ -11,8 +11,8 @@ import { isJsonObject, type JsonObject, type JsonValue, parseJson } from "../cli
 import { hubEnvironment } from "../config/hub-account.js";
 import { configHome, dataHome, type Environment, realPath } from "../config/paths.js";
 import { hasCode, StoreError, systemError, withLine, wrap } from "../errors.js";
-import { encodingOf } from "../fs/encoding.js";
-import { explain, recogniseContent } from "../fs/file-kind.js";
+import { detectEncoding } from "../fs/encoding.js";
+import { recogniseContent, withFileKind } from "../fs/file-kind.js";
 import { shellQuote } from "../text/escape.js";
 
 /** The module name of HiveMind's SQLite store in `server.json`. */
@@ -119,7 +119,7 @@ function decode(bytes: Buffer, path: string): string {
     // Keep a byte order mark: Python's json rejects it, and so does the parser here.
     return new TextDecoder("utf-8", { fatal: true, ignoreBOM: true }).decode(bytes);
   } catch (error) {
-    if (encodingOf(bytes) === "utf-8") throw notParsed(path, "it is not UTF-8 text", error);
+    if (detectEncoding(bytes) === "utf-8") throw notParsed(path, "it is not UTF-8 text", error);
     const parsed = notParsed(path, "it is UTF-16 text, which the hub cannot read", error);
     const utf8 = shellQuote(`${path}.utf8`);
     throw wrap(parsed, {
@@ -155,7 +155,7 @@ function notParsed(path: string, why: string, cause?: unknown, text = ""): Store
     cause,
   });
   const kind = text === "" ? undefined : recogniseContent(Buffer.from(text));
-  return explain(error, kind, ["server.json", "passphrase"]);
+  return withFileKind(error, kind, ["server.json", "passphrase"]);
 }
 
 /** Line ends of Python's `splitlines`; the hub looks for comments in these lines. */
@@ -208,6 +208,6 @@ function storeFile(plugin: JsonObject, path: string, environment: Environment): 
 }
 
 /** Joins like Python's `os.path.join`: an absolute component discards the components before it. */
-function joinAsPython(folder: string, part: string): string {
-  return isAbsolute(part) ? part : join(folder, part);
+function joinAsPython(directory: string, part: string): string {
+  return isAbsolute(part) ? part : join(directory, part);
 }

@@ -1,6 +1,6 @@
 /** Reads passphrase files, and determines which part of them is the passphrase. */
 import { StoreError, wrap } from "../errors.js";
-import { explain, type FileKind, recogniseContent } from "../fs/file-kind.js";
+import { type FileKind, recogniseContent, withFileKind } from "../fs/file-kind.js";
 import { decodeSecret, readSecretBytes, type SecretFileOptions } from "../fs/private.js";
 import { currentInteraction } from "../process/interaction.js";
 import { checkPassphrase } from "./passphrase.js";
@@ -23,7 +23,7 @@ export async function readPassphrasesInFile(
   const bytes = await readSecretBytes(path, options);
   const kind = recogniseContent(bytes);
   if (kind !== undefined && !possibleKinds.includes(kind)) {
-    throw explain(new StoreError("refused", `${path} is not a passphrase file`), kind, []);
+    throw withFileKind(new StoreError("refused", `${path} is not a passphrase file`), kind, []);
   }
   return parsePassphrases(decodeSecret(bytes, path), path);
 }

@@ -30,8 +30,8 @@ import {
   findAllHubProcesses,
   findHubProcesses,
   findHubUnits,
-  mayUse,
-  stopCommandOf,
+  formatStopCommand,
+  mayUseServerJson,
 } from "../hub/find-hubs.js";
 import {
   findHubPython,
@@ -147,7 +147,7 @@ async function assertNoOtherServerJson(from: Endpoint): Promise<void> {
     environment: hub.environment,
   }));
   for (const { name, environment } of [...(await findAllHubUnits()), ...processes]) {
-    if (mayUse(serverJsonPath(), environment)) continue;
+    if (mayUseServerJson(serverJsonPath(), environment)) continue;
     if (!(await usesSource(from, environment))) continue;
     const path = serverJsonPath(environment);
     throw new StoreError(
@@ -223,7 +223,7 @@ async function assertNoHubRuns(): Promise<void> {
   if (hub === undefined) return assertNoUnitRestarts();
   const name = hub.unit?.name ?? `process ${hub.pid}`;
   throw new StoreError("refused", `${name} is a running hub: its database cannot be removed`, {
-    hint: `Stop it first: ${stopCommandOf(hub)}`,
+    hint: `Stop it first: ${formatStopCommand(hub)}`,
   });
 }
 

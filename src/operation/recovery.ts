@@ -8,7 +8,7 @@ import { type Stopped, stoppedSchema } from "./service.js";
 
 /** The result of a recovery. Without an error in it, nothing of the operation is left. */
 export interface Recovery {
-  /** What was done. */
+  /** The completed actions, for the user. */
   readonly messages: readonly string[];
   /**
    * Why the store's passphrase or file is still undecided. The journal stays for the next attempt.

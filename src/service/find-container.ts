@@ -66,10 +66,10 @@ function readParent(pid: number): number {
  */
 export async function findStoppedContainers(
   storePath: string,
-  among: readonly Engine[],
+  searched: readonly Engine[],
 ): Promise<Container[]> {
   const found: Container[] = [];
-  for (const engine of among.filter((each) => mayHaveContainers(each))) {
+  for (const engine of searched.filter((each) => mayHaveContainers(each))) {
     const list = listContainers(engine, { all: true });
     const containers = await list.catch(ignoreKind("service", []));
     found.push(...containers.filter((each) => !isRunning(each) && mountsStore(each, storePath)));

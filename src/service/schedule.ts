@@ -36,7 +36,7 @@ import { escapeSetting, keyringUnit, quoteCommand } from "./unit-file.js";
 const mark = "# Made by hivemind-sqlcipher schedule install";
 const header = `${mark}, which replaces this file each time.`;
 
-/** What a timer runs. */
+/** The job of a timer. */
 export type ScheduledJob = "backup" | "drill";
 
 const jobs: readonly ScheduledJob[] = ["backup", "drill"];

@@ -128,13 +128,13 @@ async function findNamedContainer(name: string): Promise<ContainerService | unde
  */
 async function findService(
   storePath: string,
-  among: readonly (Manager | Engine)[],
+  kinds: readonly (Manager | Engine)[],
 ): Promise<Service | undefined> {
-  const searched = among.filter((kind) => kind === "systemd" || kind === "systemd-user");
+  const searched = kinds.filter((kind) => kind === "systemd" || kind === "systemd-user");
   const found =
-    assertAtMostOne(await findServicesOfHolders(storePath, among), storePath) ??
+    assertAtMostOne(await findServicesOfHolders(storePath, kinds), storePath) ??
     (await findConfiguredUnit(storePath, searched)) ??
-    (await findConfiguredContainer(storePath, among));
+    (await findConfiguredContainer(storePath, kinds));
   if (found !== undefined) return toService(found);
   for (const manager of searched) {
     const unit = await SystemdUnit.find(manager, defaultUnit).catch(
@@ -154,13 +154,13 @@ function toService(found: FoundService): Promise<Service> {
 
 async function findServicesOfHolders(
   storePath: string,
-  among: readonly (Manager | Engine)[],
+  kinds: readonly (Manager | Engine)[],
 ): Promise<FoundService[]> {
   const services = new Map<string, FoundService>();
   for (const holder of (await findHolders(storePath)).holders) {
     // `hintForHolders` reports an engine that does not respond, if no service is found.
     const service = await findServiceOf(holder).catch(ignoreKind("service", undefined));
-    if (service && among.includes(kindOf(service))) services.set(serviceOptions(service), service);
+    if (service && kinds.includes(kindOf(service))) services.set(serviceOptions(service), service);
   }
   return [...services.values()];
 }
@@ -196,9 +196,9 @@ async function isHubOf({ manager, name }: UnitName, { pid }: Holder): Promise<bo
 /** Finds the hub's unit that is configured for the store. Prefers active, then enabled units. */
 async function findConfiguredUnit(
   storePath: string,
-  among: readonly Manager[],
+  kinds: readonly Manager[],
 ): Promise<UnitName | undefined> {
-  const units = (await findHubUnits(among)).filter(
+  const units = (await findHubUnits(kinds)).filter(
     (unit) => !unit.isTemplate && mayUseStore(unit, storePath) && !usesOtherStore(unit, storePath),
   );
   for (const preferred of [units, units.filter(isActive), units.filter(isEnabled)]) {
@@ -210,14 +210,14 @@ async function findConfiguredUnit(
 /** Finds the stopped container that mounts the store, or the unit that runs it. */
 async function findConfiguredContainer(
   storePath: string,
-  among: readonly (Manager | Engine)[],
+  kinds: readonly (Manager | Engine)[],
 ): Promise<FoundService | undefined> {
-  const searched = engines.filter((engine) => among.includes(engine));
+  const searched = engines.filter((engine) => kinds.includes(engine));
   const containers = await findStoppedContainers(storePath, searched);
   const found = await Promise.all(
     containers.map(async (container) => (await findUnitOfContainer(container)) ?? container),
   );
-  const usable = found.filter((service) => among.includes(kindOf(service)));
+  const usable = found.filter((service) => kinds.includes(kindOf(service)));
   const distinct = new Map(usable.map((service) => [serviceOptions(service), service]));
   return assertAtMostOne([...distinct.values()], storePath);
 }

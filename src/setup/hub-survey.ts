@@ -5,7 +5,7 @@ import { dirname } from "node:path";
 import { hubAccount } from "../config/hub-account.js";
 import { realPath } from "../config/paths.js";
 import { readMountPoints } from "../fs/mount.js";
-import { dropInPath, hubCommandOf } from "../hub/existing-unit.js";
+import { dropInPath, readHubCommand } from "../hub/existing-unit.js";
 import { findHubUnits } from "../hub/find-hubs.js";
 import { startsByRun } from "../hub/password-delivery.js";
 import { serverJsonPath } from "../hub/server-json.js";
@@ -105,7 +105,7 @@ async function surveyHub(unit: UnitName, storePath: string): Promise<HubSurvey |
     const noDropIn = { dropIn: "", isDropInWritable: false, otherDropIn: undefined };
     return { ...common, state: "masked", ...none, ...ownUser, ...noDropIn };
   }
-  const command = await hubCommandOf(common);
+  const command = await readHubCommand(common);
   const dropIn = await dropInPath(common);
   const byRun = startsByRun((await commandLine(common)).join(" "));
   return {

@@ -7,7 +7,7 @@
 import { backup } from "../backup/backup.js";
 import { loadSection } from "../config/settings-file.js";
 import { isKind, StoreError } from "../errors.js";
-import { hubCommandOf } from "../hub/existing-unit.js";
+import { readHubCommand } from "../hub/existing-unit.js";
 import { serverJsonPath } from "../hub/server-json.js";
 import { acquireLock } from "../operation/lock.js";
 import { emitStep } from "../operation/step.js";
@@ -124,7 +124,7 @@ async function assertNoOtherRun({ unit, drop_in: dropIn }: SetupRecord): Promise
   const path = await findOtherRun(unit, dropIn);
   if (path === undefined) return;
   const { manager, name } = unit;
-  const command = quoteExpandedCommand(...(await hubCommandOf(unit)));
+  const command = quoteExpandedCommand(...(await readHubCommand(unit)));
   const problem = `${path} itself starts ${name} through run, which refuses the former database`;
   throw new StoreError("refused", problem, {
     hint: `Set ExecStart=${command} in ${path}, run ${systemctlLine(manager, "daemon-reload")}, and run setup --undo at once: a restart before it would start the hub without its passphrase.`,
@@ -185,7 +185,7 @@ async function returnHub(
 
 /** Lets the unit start through `run`, on whichever database `server.json` names. */
 async function writeDropIn(request: SetupRequest, { unit, drop_in }: SetupRecord): Promise<void> {
-  const command = await hubCommandOf(unit);
+  const command = await readHubCommand(unit);
   await installDropIn(request, { ...unit, dropIn: drop_in, command }, "in-progress");
 }
 

@@ -15,7 +15,7 @@ import { realpath, rm } from "node:fs/promises";
 import { inspect, promisify } from "node:util";
 import { type ErrorKind, isKind, StoreError } from "../errors.js";
 import { createFile } from "../fs/atomic.js";
-import { explain, recogniseFile } from "../fs/file-kind.js";
+import { recogniseFile, withFileKind } from "../fs/file-kind.js";
 import { openIfExists, statIfExists } from "../fs/read.js";
 import { shellQuote } from "../text/escape.js";
 import {
@@ -488,7 +488,7 @@ export async function unknownFormatError(
   const error = new StoreError(kind, `${path} is not a database`, {
     hint: "Name the database: a store with --db PATH, or a backup.",
   });
-  return explain(error, await recogniseFile(path), ["encrypted database", "database"]);
+  return withFileKind(error, await recogniseFile(path), ["encrypted database", "database"]);
 }
 
 function notADatabaseError(path: string): StoreError {

@@ -5,7 +5,7 @@ import {
 } from "age-encryption";
 import { expect, test } from "vitest";
 import { StoreError } from "../../src/errors.js";
-import { explain, recogniseContent } from "../../src/fs/file-kind.js";
+import { recogniseContent, withFileKind } from "../../src/fs/file-kind.js";
 
 const identity = await generateX25519Identity();
 /** Node.js has no encoder for UTF-16 in big-endian order. */
@@ -65,13 +65,13 @@ test("bytes in whole pages may be an encrypted database; others and long texts a
 
 test("an error says what the file is and where it belongs, but not that it is what was expected", () => {
   const error = new StoreError("usage", "/x: not a recovery key", { hint: "before" });
-  expect(explain(error, "manifest", ["identity"])).toMatchObject({
+  expect(withFileKind(error, "manifest", ["identity"])).toMatchObject({
     kind: "usage",
     message: "/x: not a recovery key; it is the manifest of a backup",
     hint: "Name the backup itself, the .db file next to its manifest.",
   });
-  expect(explain(error, "identity", ["identity"])).toBe(error);
-  expect(explain(error, undefined, [])).toBe(error);
+  expect(withFileKind(error, "identity", ["identity"])).toBe(error);
+  expect(withFileKind(error, undefined, [])).toBe(error);
 });
 
 test.each(["toString", "constructor", "__proto__"])(

@@ -6,7 +6,7 @@ import { join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { promisify } from "node:util";
 import { afterEach, beforeAll, beforeEach, describe, expect, test } from "vitest";
-import { hubCommandOf } from "../../src/hub/existing-unit.js";
+import { readHubCommand } from "../../src/hub/existing-unit.js";
 import { renderKeyringUnit, renderUnit } from "../../src/hub/units.js";
 import { escapeVariables } from "../../src/service/unit-file.js";
 import {
@@ -101,7 +101,7 @@ describe("the text of a unit", () => {
     const seen: string[] = JSON.parse(await readFile(join(folder, "words"), "utf8"));
     expect(seen).toEqual(words);
     // The launcher of this test is not this program.
-    const command = await hubCommandOf({ manager: "systemd-user", name });
+    const command = await readHubCommand({ manager: "systemd-user", name });
     expect(command.slice(-hub.length)).toEqual(hub);
     await removeUnits(name);
   });
@@ -120,7 +120,7 @@ describe("the text of a unit", () => {
     const args = line.slice(prefix.length);
     const program = args.startsWith("/") ? "" : "/usr/bin/env ";
     await writeUnits({ [name]: `[Service]\nExecStart=${prefix}${program}${args}\n` });
-    const command = await hubCommandOf({ manager: "systemd-user", name });
+    const command = await readHubCommand({ manager: "systemd-user", name });
     expect(command.join(" ")).toBe(`${program}${expected}`);
     await removeUnits(name);
   });

@@ -91,9 +91,9 @@ async function importClients(
 /** Adds the path to an error about the file's text, and what the file is. */
 async function describeFile(error: unknown, path: string): Promise<unknown> {
   if (!isKind(error, "refused") || error.message.includes(path)) return error;
-  const { explain, recogniseFile } = await import("../../fs/file-kind.js");
+  const { withFileKind, recogniseFile } = await import("../../fs/file-kind.js");
   const named = wrap(error, { message: `${path}: ${error.message}` });
-  return explain(named, await recogniseFile(path), ["clients", "passphrase", "empty"]);
+  return withFileKind(named, await recogniseFile(path), ["clients", "passphrase", "empty"]);
 }
 
 /**

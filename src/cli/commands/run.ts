@@ -224,10 +224,10 @@ async function systemUnit(context: Context, args: string[], options: RunOptions)
  * Returns a drop-in for the hub's unit. Without `args`, the hub's command is read from the unit.
  */
 async function dropIn(context: Context, args: string[], options: RunOptions): Promise<string> {
-  const { dropInPath, findHubUnit, hubCommandOf } = await import("../../hub/existing-unit.js");
+  const { dropInPath, findHubUnit, readHubCommand } = await import("../../hub/existing-unit.js");
   const { renderDropIn } = await import("../../hub/units.js");
   const unit = await findHubUnit(options.unit);
-  const hub = args.length > 0 ? await hubCommand(context, args) : await hubCommandOf(unit);
+  const hub = args.length > 0 ? await hubCommand(context, args) : await readHubCommand(unit);
   const text = renderDropIn(
     unit.manager === "systemd"
       ? await systemParts(context, hub, options)

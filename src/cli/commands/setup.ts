@@ -70,7 +70,7 @@ export function addCommand(program: Command): void {
   addHelp(command, {
     details: [
       "Looks at the hub's unit, packages, database and server.json, prints a plan, and asks once. Then it creates or converts the store, switches server.json, starts the hub through run by a drop-in, makes and verifies the first backup and its bundle, and installs a daily timer. If it is interrupted, the hub runs, and the same command goes on.",
-      "Root sets up a unit of the system that runs as another user: systemd-creds seals the passphrase to this machine, and systemd unseals it for the unit. --headless does so for each unit of the system. For a unit of a user's manager it needs systemd 256, or names the commands that let the keyring be unlocked at boot.",
+      "Root sets up a system unit that runs as another user: systemd-creds seals the passphrase to this machine, and systemd unseals it for the unit. --headless does so for each system unit. For a user unit it needs systemd 256, or names the commands that let the keyring be unlocked at boot.",
       "With --yes it needs --recovery-key-file, or --recipient. --undo keeps the clients that were added since, and the encrypted store.",
     ],
     examples: [

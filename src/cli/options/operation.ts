@@ -40,7 +40,7 @@ export function addServiceOptions(command: Command): Command {
     .option("--start-command <command>", "Start the service with this shell command");
   return addParagraph(
     command,
-    "Kinds of service: auto finds the unit or container of the hub that has the store open; systemd-user and systemd choose the user's or the system's manager; podman and docker choose a container, which --unit names; command runs --stop-command and --start-command; none stops nothing.",
+    "Kinds of service: auto finds the unit or container of the hub that has the store open; systemd-user and systemd choose a user unit or a system unit; podman and docker choose a container, which --unit names; command runs --stop-command and --start-command; none stops nothing.",
   );
 }
 

@@ -19,7 +19,7 @@ export function formatLastRun(run: LastRun | null): string {
   return `${run.at}, ${run.result}`;
 }
 
-/** @param command - starts the user's manager at boot */
+/** @param command - starts the user manager at boot */
 export function lingerWarning(command: string): string {
   return `the timer runs only while you are logged in; to start it at boot: ${command}`;
 }

@@ -135,7 +135,7 @@ export const schedule = documentOf<Schedule>()(
     unit: text("The timer"),
     service: text("The timer's service"),
     on_calendar: z.nullable(text("The time, as in systemd.time(7)")),
-    enabled: flag("Whether the timer starts with the user's manager"),
+    enabled: flag("Whether the timer starts with the user manager"),
     active: flag("Whether the timer runs"),
     next_run: z.nullable(time("The next run; null if it is not known")),
     last_run: orNull(
@@ -150,7 +150,7 @@ export const schedule = documentOf<Schedule>()(
       }),
       "The last run; null if there was none",
     ),
-    lingers: flag("Whether the user's manager starts at boot, without a login"),
+    lingers: flag("Whether the user manager starts at boot, without a login"),
     drop_ins: texts("The drop-ins of both units"),
   }),
 );
