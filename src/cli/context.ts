@@ -12,8 +12,8 @@ import {
 } from "../keys/source.js";
 import type { Reporter } from "../reporter.js";
 import { shellQuote } from "../text/escape.js";
-import { hubStore } from "./hub-store.js";
-import { ownProgram } from "./own-program.js";
+import { findHubStore } from "./hub-store.js";
+import { findOwnProgram } from "./own-program.js";
 import { Output } from "./ui/output.js";
 import { confirm } from "./ui/prompt.js";
 
@@ -97,7 +97,7 @@ export function addCommandGroup(program: Command, name: string, description: str
 }
 
 /** Collects the values of a repeatable option. */
-export function repeated(value: string, values: string[] = []): string[] {
+export function collectValue(value: string, values: string[] = []): string[] {
   return [...values, value];
 }
 
@@ -108,23 +108,22 @@ export function repeated(value: string, values: string[] = []): string[] {
  */
 const toleratingCommands: ReadonlySet<string> = new Set(["run", "status", "doctor"]);
 
-/** What a command has found itself. */
+/** Values that a command has determined itself, as defaults of its options. */
 interface Found {
-  /** The path of the store; no option of the command may name another. */
+  /** The path of the store. */
   readonly store?: string;
-  /** Without an option, this passphrase source. */
   readonly passphraseSource?: string;
 }
 
 /** Returns whether the command may create the store and its settings file. */
-function makesStore(command: Command): boolean {
+function createsStore(command: Command): boolean {
   return command.name() === "init" || command.name() === "setup";
 }
 
 /**
  * Resolves a command's context from its options, the environment and the settings file.
  *
- * @param found - what the command has found, in the place of options
+ * @param found - values for options that are not given
  * @throws {@link StoreError} usage - for an invalid option, variable or settings file
  * @throws {@link StoreError} notFound - if the named settings file does not exist
  */
@@ -132,7 +131,7 @@ export async function contextOf(command: Command, found: Found = {}): Promise<Co
   const options = globalOptionsOf(command);
   const output = outputOf(command);
   const settingsProblems: StoreError[] = [];
-  const toleratesBroken = toleratingCommands.has(command.name());
+  const toleratesProblems = toleratingCommands.has(command.name());
   const passphraseSource = options.passphraseSource ?? found.passphraseSource;
   const resolve = () =>
     resolveSettings(
@@ -147,19 +146,19 @@ export async function contextOf(command: Command, found: Found = {}): Promise<Co
       },
       {
         config: options.config,
-        defaultStore: () => hubStore(command.name()),
-        isNewStore: makesStore(command),
-        ...(toleratesBroken && { onProblem: (problem) => settingsProblems.push(problem) }),
+        defaultStore: () => findHubStore(command.name()),
+        isNewStore: createsStore(command),
+        ...(toleratesProblems && { onProblem: (problem) => settingsProblems.push(problem) }),
       },
     );
   const { settings, storePath, path, section, inFile, missing } = await resolve();
-  if (missing && !makesStore(command)) {
+  if (missing && !createsStore(command)) {
     const problem = new StoreError(
       "notFound",
       `cannot read the settings file ${path}: no such file or directory`,
       { hint: await missingSettingsHint(storePath) },
     );
-    if (!toleratesBroken) throw problem;
+    if (!toleratesProblems) throw problem;
     settingsProblems.push(problem);
   }
   if (command.name() === "run") {
@@ -195,7 +194,7 @@ export async function contextOf(command: Command, found: Found = {}): Promise<Co
   };
 }
 
-/** Returns a context with other values. Its source stays that of the present settings. */
+/** Returns a copy of a context with other values. Its getters stay getters. */
 export function withValues(context: Context, values: Partial<Context>): Context {
   const descriptors = Object.getOwnPropertyDescriptors(context);
   return Object.defineProperties(
@@ -237,7 +236,7 @@ export function ownCommand(
   const wanted = formatSource(source);
   const inFile = formatSource(parseSource(settingsInFile?.passphrase_source ?? "keyring"));
   return [
-    ...[...ownProgram(), ...args],
+    ...[...findOwnProgram(), ...args],
     ...["--db", storePath],
     ...(settingsInFile === undefined ? [] : ["--config", settingsPath]),
     ...(wanted === inFile ? [] : ["--passphrase-source", wanted]),

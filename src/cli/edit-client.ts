@@ -11,7 +11,7 @@ import {
 import { describeClient, escapeControlCharacters } from "../text/escape.js";
 import { contextOf } from "./context.js";
 import { openStore } from "./open.js";
-import { chooseClient, noClient, parseOptionalId } from "./ui/choose-client.js";
+import { chooseClient, noClientError, parseOptionalId } from "./ui/choose-client.js";
 
 /** Applies `verb` to the client and prints each changed field before and after. */
 export async function editClient(command: Command, idText: string | undefined, verb: ClientEdit) {
@@ -21,7 +21,7 @@ export async function editClient(command: Command, idText: string | undefined, v
   const id = await chooseClient(context, store, given);
   const { before, after, notices } = await store.transaction(async () => {
     const before = await store.getClientById(id);
-    if (!before) throw noClient(context, id);
+    if (!before) throw noClientError(context, id);
     assertActive(before);
     const { changes, notices } = verb(before, store.schemaVersion);
     const changed = Object.keys(changes).length > 0;

@@ -34,7 +34,7 @@ export async function prepareForContainer(
   const { prepareCopy } = await import("../hub/run.js");
   const { statIfExists } = await import("../fs/read.js");
   const named = options.owner === undefined ? undefined : parseOwner(options.owner);
-  const { container, serverJson } = await findHub(options);
+  const { container, serverJson } = await findContainerHub(options);
   const secret = await secretOf(serverJson);
   // The hub writes its store and reads the copy as the same user.
   const isRoot = process.geteuid?.() === 0;
@@ -51,24 +51,24 @@ export async function prepareForContainer(
 
 type Secret = { storePath: string; passphrase?: string } | { redisPassword: string };
 
-/** Prints what gives the hub of a container its password. */
-type PrintUnit = (context: Context, args: string[], options: ContainerOptions) => Promise<string>;
+/** Returns the text that passes the password to the hub of a container. */
+type RenderUnit = (context: Context, args: string[], options: ContainerOptions) => Promise<string>;
 
 /** Returns the lines of a quadlet. */
-export const quadletUnit: PrintUnit = async (context, _args, options) => {
+export const renderQuadletUnit: RenderUnit = async (context, _args, options) => {
   const { renderQuadlet } = await import("../hub/container-units.js");
-  return renderQuadlet(await unitParts(context, options));
+  return renderQuadlet(await buildUnitParts(context, options));
 };
 
 /** Returns the unit for a compose file, and its lines. */
-export const composeUnit: PrintUnit = async (context, _args, options) => {
+export const renderComposeUnit: RenderUnit = async (context, _args, options) => {
   const { renderCompose } = await import("../hub/container-units.js");
-  return renderCompose(await unitParts(context, options));
+  return renderCompose(await buildUnitParts(context, options));
 };
 
-async function unitParts(context: Context, options: ContainerOptions): Promise<ContainerUnit> {
+async function buildUnitParts(context: Context, options: ContainerOptions): Promise<ContainerUnit> {
   const { serverJsonPath } = await import("../hub/server-json.js");
-  const { container, serverJson = serverJsonPath() } = await findHub(options);
+  const { container, serverJson = serverJsonPath() } = await findContainerHub(options);
   const isRoot = process.geteuid?.() === 0;
   const credential =
     options.credentialFile === undefined ? undefined : expandPath(options.credentialFile);
@@ -100,7 +100,7 @@ export function assertNoEngine([program = ""]: readonly string[]): void {
 }
 
 /** Finds the container in the options, and the hub's own file on this machine. */
-async function findHub({ container: name, serverJson }: ContainerOptions): Promise<{
+async function findContainerHub({ container: name, serverJson }: ContainerOptions): Promise<{
   container?: ContainerHub;
   serverJson?: string;
 }> {

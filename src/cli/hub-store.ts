@@ -16,15 +16,15 @@ const tolerantCommands = new Set(["status", "doctor", "completion", "plugins"]);
  * @throws {@link StoreError} refused - if server.json is not JSON: the hub would silently use its
  *   default store
  */
-export async function hubStore(command: string): Promise<StoreLocation> {
+export async function findHubStore(command: string): Promise<StoreLocation> {
   try {
-    const path = (await storeOfHub())?.storePath;
+    const path = (await readHubStore())?.storePath;
     return path === undefined ? {} : { path };
   } catch (error) {
     if (!(error instanceof StoreError)) throw error;
     if (tolerantCommands.has(command)) return {};
     throw wrap(error, {
-      hint: withLine(error.hint, "Or name the store, to do without that file: --db PATH"),
+      hint: withLine(error.hint, "Or name the store, so that the file is not read: --db PATH"),
     });
   }
 }
@@ -35,21 +35,21 @@ export async function hubStore(command: string): Promise<StoreLocation> {
  *
  * @throws {@link StoreError} refused - if server.json is not JSON
  */
-export async function otherDatabase(): Promise<Endpoint | undefined> {
+export async function findOtherDatabase(): Promise<Endpoint | undefined> {
   const { databaseIn, sqliteModule } = await import("../hub/server-json.js");
-  const file = await serverJsonIfExists();
+  const file = await readServerJsonIfExists();
   const { module, settings } = file ? databaseIn(file) : {};
   if (module === undefined || module === sqliteModule) return undefined;
   return { name: module, config: settings ?? {} };
 }
 
-async function storeOfHub(): Promise<NamedStore | undefined> {
+async function readHubStore(): Promise<NamedStore | undefined> {
   const { namedStore } = await import("../hub/server-json.js");
-  const file = await serverJsonIfExists();
+  const file = await readServerJsonIfExists();
   return file && namedStore(file);
 }
 
-async function serverJsonIfExists(): Promise<ServerJson | undefined> {
+async function readServerJsonIfExists(): Promise<ServerJson | undefined> {
   const { readServerJson, serverJsonPath } = await import("../hub/server-json.js");
   try {
     return await readServerJson(serverJsonPath());

@@ -1,24 +1,24 @@
-/** What `status`, `doctor` and the metrics look at: the store, its hub and its directories. */
+/** Builds the options of `status`, `doctor` and the metrics, and collects the metrics. */
 import type { Settings } from "../config/settings-file.js";
 import type { ConfiguredTarget } from "../copies/copy-record.js";
 import type { DoctorOptions } from "../diagnostics/doctor.js";
 import type { StatusOptions } from "../diagnostics/status.js";
 import type { Context } from "./context.js";
-import { hubDatabase } from "./open.js";
-import { type ServiceOptions, serviceChoice } from "./options/operation.js";
+import { findHubDatabase } from "./open.js";
+import { resolveServiceChoice, type ServiceOptions } from "./options/operation.js";
 
-export function statusOptions(context: Context): StatusOptions {
+export function buildStatusOptions(context: Context): StatusOptions {
   const { storePath, source, settings, settingsProblems } = context;
   return {
     ...{ storePath, source, settingsProblems },
-    service: serviceChoice(context, {}),
+    service: resolveServiceChoice(context, {}),
     backupFolder: settings.backup?.to,
-    copyTargets: copyTargets(settings),
-    findHubDatabase: () => hubDatabase(context),
+    copyTargets: listCopyTargets(settings),
+    findHubDatabase: () => findHubDatabase(context),
   };
 }
 
-export function doctorOptions(
+export function buildDoctorOptions(
   context: Context,
   options: ServiceOptions & { hubPython?: string; fillGaps?: boolean } = {},
 ): DoctorOptions {
@@ -27,14 +27,14 @@ export function doctorOptions(
     ...{ storePath, settingsPath, settingsProblems, source },
     backupFolder: settings.backup?.to,
     bundleFolder: settings.backup?.bundle_to,
-    copyTargets: copyTargets(settings),
-    service: serviceChoice(context, options),
+    copyTargets: listCopyTargets(settings),
+    service: resolveServiceChoice(context, options),
     hubPython: options.hubPython,
     fillGaps: options.fillGaps ?? false,
   };
 }
 
-function copyTargets({ backup, bundle }: Settings): ConfiguredTarget[] {
+function listCopyTargets({ backup, bundle }: Settings): ConfiguredTarget[] {
   return [
     ...(backup?.copies ?? []).map((target) => ({ target, contents: "backups" as const })),
     ...(bundle?.copies ?? []).map((target) => ({ target, contents: "bundle" as const })),
@@ -46,7 +46,7 @@ export async function collectMetrics(context: Context): Promise<string> {
   const { readStoreStatus } = await import("../diagnostics/status.js");
   const { doctor } = await import("../diagnostics/doctor.js");
   const { formatMetrics } = await import("../diagnostics/metrics.js");
-  const status = await readStoreStatus(statusOptions(context));
-  const { checks } = await doctor(doctorOptions(context));
+  const status = await readStoreStatus(buildStatusOptions(context));
+  const { checks } = await doctor(buildDoctorOptions(context));
   return formatMetrics(status, checks);
 }

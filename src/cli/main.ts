@@ -8,13 +8,13 @@ import { hardenProcess } from "../process/privacy.js";
 import { globalOptionsOf } from "./context.js";
 import { loadWholeProgram } from "./own-program.js";
 import { buildProgram } from "./program.js";
-import { asStoreError, Output } from "./ui/output.js";
+import { Output, toStoreError } from "./ui/output.js";
 
 /**
  * Commands that stop the hub or run as long as it does. They load every file of this program first,
  * because an upgrade of the package removes the files.
  */
-const lasting = new Set([
+const longRunning = new Set([
   ...["backup", "restore", "rotate", "encrypt", "decrypt", "init", "upgrade-schema", "migrate"],
   ...["bundle", "settle", "run", "setup"],
 ]);
@@ -48,7 +48,7 @@ async function main(argv: string[]): Promise<void> {
     let yes = false;
     program.hook("preAction", (_, command) => {
       yes = globalOptionsOf(command).yes ?? false;
-      if (namesOf(command).some((name) => lasting.has(name))) loadWholeProgram();
+      if (listNames(command).some((name) => longRunning.has(name))) loadWholeProgram();
     });
     const interaction = {
       notice: (text: string) => output.notice(text),
@@ -57,11 +57,11 @@ async function main(argv: string[]): Promise<void> {
     await withInteraction(interaction, () => program.parseAsync(argv));
   } catch (error) {
     if (error instanceof CommanderError && error.exitCode === 0) return; // --help, --version
-    if (isHelp(error) && !output.json) {
+    if (isMissingCommand(error) && !output.json) {
       process.exitCode = exitCodes.usage;
       return;
     }
-    const failure = await failureOf(error);
+    const failure = await toPrintedError(error);
     output.error(failure);
     if (failure.kind === "failed" && argv.includes("--verbose") && failure.cause) {
       output.detail(String((failure.cause as Error).stack));
@@ -71,9 +71,9 @@ async function main(argv: string[]): Promise<void> {
 }
 
 /** Converts any thrown value to the error that is printed. */
-async function failureOf(error: unknown): Promise<StoreError> {
+async function toPrintedError(error: unknown): Promise<StoreError> {
   if (error instanceof CommanderError) return usageError(error);
-  const failure = asStoreError(error);
+  const failure = toStoreError(error);
   if (failure.kind !== "passphraseUnavailable") return failure;
   return (await import("../diagnostics/keyring.js")).withUnlockCommand(failure);
 }
@@ -100,18 +100,18 @@ function assertUtf8(argv: string[]): void {
 }
 
 /** Returns the names of a command and of its parents. */
-function namesOf(command: Command): string[] {
-  return [command.name(), ...(command.parent ? namesOf(command.parent) : [])];
+function listNames(command: Command): string[] {
+  return [command.name(), ...(command.parent ? listNames(command.parent) : [])];
 }
 
 /** Returns whether a subcommand is missing. Commander has printed the help in this case. */
-function isHelp(error: unknown): boolean {
+function isMissingCommand(error: unknown): boolean {
   return error instanceof CommanderError && error.code === "commander.help";
 }
 
 function usageError(error: CommanderError): StoreError {
   const [message = "", suggestion] = error.message.replace(/^error: /, "").split("\n");
-  return new StoreError("usage", isHelp(error) ? "no command given" : message, {
+  return new StoreError("usage", isMissingCommand(error) ? "no command given" : message, {
     // Commander's suggestion has the form "(Did you mean status?)".
     hint:
       suggestion?.replace(/^\((.*)\)$/, "$1") ??

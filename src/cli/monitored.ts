@@ -5,7 +5,7 @@ import { throwIfAborted } from "../process/abort.js";
 import { abortOnSignal } from "../process/signals.js";
 import type { Context } from "./context.js";
 import { collectMetrics } from "./inspect.js";
-import { asStoreError } from "./ui/output.js";
+import { toStoreError } from "./ui/output.js";
 
 /** The result of a monitored operation. */
 export interface MonitoredResult {
@@ -22,14 +22,14 @@ export interface MonitoredResult {
 }
 
 /**
- * Runs an operation. Tells the hooks before and after it, records the run, and rewrites the metrics
- * file. Problems with these become notices. Does not begin the operation after a signal during the
- * hook. Prints the result last: the process ends if standard output is closed.
+ * Runs an operation, with the hooks before and after it. Records the run and rewrites the metrics
+ * file; errors of both become notices. A signal during the first hook prevents the operation.
+ * Prints the result last, because the process ends if standard output is closed.
  *
  * @param work - runs the operation
  * @throws what `work` throws
  */
-export async function monitored(
+export async function runMonitored(
   context: Context,
   operation: string,
   work: () => Promise<MonitoredResult>,
@@ -37,14 +37,14 @@ export async function monitored(
   const at = new Date().toISOString();
   const start = performance.now();
   // One signal for both: an interruption during the hook must also prevent the operation.
-  const begun = abortOnSignal(async (signal) => {
+  const running = abortOnSignal(async (signal) => {
     await runHooks(context, operation, { event: "before" });
     throwIfAborted(signal);
     return await work();
   });
-  const outcome = await begun.then(
+  const outcome = await running.then(
     (result) => ({ result, thrown: undefined, error: undefined }),
-    (thrown: unknown) => ({ result: undefined, thrown, error: asStoreError(thrown) }),
+    (thrown: unknown) => ({ result: undefined, thrown, error: toStoreError(thrown) }),
   );
   const { result } = outcome;
   const error = outcome.error ?? result?.failure;
@@ -88,11 +88,11 @@ async function updateMetrics(context: Context): Promise<void> {
   });
 }
 
-/** Makes a notice of an error: the operation itself is complete. */
+/** Prints an error of `work` as a notice, because the operation itself is complete. */
 export async function orNotice(
   { output }: Context,
   what: string,
   work: () => Promise<void>,
 ): Promise<void> {
-  await work().catch((error: unknown) => output.notice(`${what}: ${asStoreError(error).message}`));
+  await work().catch((error: unknown) => output.notice(`${what}: ${toStoreError(error).message}`));
 }

@@ -10,7 +10,7 @@ import { waitForOperation } from "../recovery/wait.js";
 import type { ClientStore } from "../store/client-store.js";
 import type { ClientTable } from "../store/client-table.js";
 import type { Context } from "./context.js";
-import { otherDatabase } from "./hub-store.js";
+import { findOtherDatabase } from "./hub-store.js";
 
 /**
  * Opens the store for reading and writing.
@@ -31,7 +31,7 @@ export async function openStore(context: Context): Promise<ClientStore> {
       unlockStore(storePath, context.source, { mode: "readwrite" }),
     );
   } catch (error) {
-    throw isKind(error, "notFound") ? await withModule(error, context) : error;
+    throw isKind(error, "notFound") ? await addHubDatabase(error, context) : error;
   }
 }
 
@@ -53,7 +53,7 @@ export async function openStoreToRead(context: Context): Promise<ClientTable> {
       output.warning(`${storePath} is not encrypted: encrypt it with hivemind-sqlcipher encrypt`);
       return waitForOperation(storePath, () => openPlaintext(storePath));
     }
-    const database = isKind(error, "notFound") ? await hubDatabase(context) : undefined;
+    const database = isKind(error, "notFound") ? await findHubDatabase(context) : undefined;
     if (database === undefined) throw error;
     const { readIntoMemory } = await import("../databases/copy-clients.js");
     output.warning(
@@ -67,10 +67,10 @@ export async function openStoreToRead(context: Context): Promise<ClientTable> {
  * Returns the hub's database if it is not a `clients.db`. Returns undefined if the user named
  * another store, if a file exists at the store's path, or if server.json names no database.
  */
-export async function hubDatabase(context: Context): Promise<LocatedDatabase | undefined> {
+export async function findHubDatabase(context: Context): Promise<LocatedDatabase | undefined> {
   if (!(await isDefaultStore(context)) || (await lstatIfExists(context.storePath)))
     return undefined;
-  const database = await otherDatabase();
+  const database = await findOtherDatabase();
   if (database === undefined) return undefined;
   const { locationOf } = await import("../databases/registry.js");
   return { ...database, location: await locationOf(database.name, database.config) };
@@ -96,7 +96,7 @@ export async function findPlainDatabase(context: Context): Promise<PlainDatabase
   const { identify } = await import("../store/cipher.js");
   const { format } = await identify(context.storePath);
   if (format === "plaintext") return { database: undefined };
-  const database = format === "absent" ? await hubDatabase(context) : undefined;
+  const database = format === "absent" ? await findHubDatabase(context) : undefined;
   return database && { database };
 }
 
@@ -114,8 +114,8 @@ export async function recoverFirst({ storePath, output, refreshSource }: Context
 /**
  * Adds the hub's database to the error if there is no store because the hub uses another database.
  */
-async function withModule(error: StoreError, context: Context): Promise<StoreError> {
-  const module = (await isDefaultStore(context)) ? (await otherDatabase())?.name : undefined;
+async function addHubDatabase(error: StoreError, context: Context): Promise<StoreError> {
+  const module = (await isDefaultStore(context)) ? (await findOtherDatabase())?.name : undefined;
   if (module === undefined) return error;
   return wrap(error, {
     message: `${error.message}; the hub's server.json names the database ${module}`,

@@ -11,7 +11,7 @@ import { fileURLToPath } from "node:url";
 const packagedCommand = "/usr/bin/hivemind-sqlcipher";
 
 /** Returns the command line of this program: its installed path, or Node.js and the main file. */
-export function ownProgram(): string[] {
+export function findOwnProgram(): string[] {
   const main = fileURLToPath(new URL("./main.js", import.meta.url));
   const packagedNode = join(dirname(main), "../../bin/node");
   if (process.execPath === packagedNode && isSameFile(packagedCommand, main)) {
@@ -21,10 +21,10 @@ export function ownProgram(): string[] {
 }
 
 /** Parts that take long to load, and without which a running operation continues. */
-const dispensable = /^string-width-/;
+const optionalParts = /^string-width-/;
 
 /**
- * Loads every file of the built command that an operation cannot do without.
+ * Loads every file of the built command that an operation may need.
  *
  * By default a file is loaded at its first use. An upgrade of the package removes the files of the
  * running version, so an operation that has stopped the hub would fail at the next file.
@@ -35,9 +35,9 @@ export function loadWholeProgram(): void {
     parts: string[];
   };
   const require = createRequire(import.meta.url);
-  // With the path that `import()` uses in the build: Node.js remembers how it resolved this path,
-  // and looks for the removed file otherwise.
-  for (const name of manifest.parts) if (!dispensable.test(name)) require(`./${name}`);
+  // Use the path that `import()` uses in the build: Node.js caches how it resolved this path, and
+  // would search for the removed file under any other path.
+  for (const name of manifest.parts) if (!optionalParts.test(name)) require(`./${name}`);
 }
 
 function isSameFile(path: string, main: string): boolean {

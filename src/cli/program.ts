@@ -7,7 +7,7 @@
 import { readFileSync } from "node:fs";
 import { type Argument, Command, type Option } from "commander";
 import { addGlobalOptions } from "./context.js";
-import { argumentTerm } from "./docs/grammar.js";
+import { formatArgument } from "./docs/grammar.js";
 import type { Output } from "./ui/output.js";
 
 const exitCodesHelp = `
@@ -22,7 +22,7 @@ const helpLayout = {
   minWidthToWrap: 20,
   // Commander's default prints [options] in every line of the command list.
   subcommandTerm: (command: Command) =>
-    [command.name(), ...command.registeredArguments.map(argumentTerm)].join(" "),
+    [command.name(), ...command.registeredArguments.map(formatArgument)].join(" "),
   // Choices are in the flags already: --hub <auto|none>.
   optionDescription: ({ description, defaultValue }: Option) =>
     typeof defaultValue === "string" ? `${description} (default: ${defaultValue})` : description,
@@ -107,7 +107,7 @@ export async function buildProgram(output: Output, argv: readonly string[] = [])
     .addHelpText("after", exitCodesHelp);
   addGlobalOptions(program);
 
-  const isNeeded = commandFilter(argv);
+  const isNeeded = buildCommandFilter(argv);
   for (const [heading, commands] of Object.entries(commandGroups)) {
     program.commandsGroup(heading);
     const needed = Object.entries(commands).filter(([name]) => isNeeded(name));
@@ -135,7 +135,7 @@ export async function buildProgram(output: Output, argv: readonly string[] = [])
  * Returns a filter for the commands to define. Every argument counts, not only the first, because
  * an argument before the command can be an option's value.
  */
-function commandFilter(argv: readonly string[]): (name: string) => boolean {
+function buildCommandFilter(argv: readonly string[]): (name: string) => boolean {
   const args = argv.filter((arg) => !arg.startsWith("-"));
   if (args.length === 0) return () => !argv.includes("--version");
   const names = Object.values(commandGroups).flatMap(Object.keys);

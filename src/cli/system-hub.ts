@@ -5,7 +5,7 @@ import { resolveStorePath } from "../config/paths.js";
 import { isKind, StoreError } from "../errors.js";
 import type { HubUnit } from "../service/hub-units.js";
 import { type Context, contextOf, globalOptionsOf } from "./context.js";
-import { hubStore } from "./hub-store.js";
+import { findHubStore } from "./hub-store.js";
 
 export interface HubChoiceOptions {
   unit?: string;
@@ -20,11 +20,14 @@ export interface HubChoiceOptions {
  *
  * @throws {@link StoreError} refused - if several system units start a hub
  */
-export async function setupContext(command: Command, options: HubChoiceOptions): Promise<Context> {
+export async function resolveSetupContext(
+  command: Command,
+  options: HubChoiceOptions,
+): Promise<Context> {
   const isInSystem = await workForSystemHub(options);
   const { db, name, subfolder } = globalOptionsOf(command);
   const isNamed = db !== undefined || name !== undefined || subfolder !== undefined;
-  const found = isInSystem && !isNamed ? { store: await storeOfHub() } : {};
+  const found = isInSystem && !isNamed ? { store: await resolveHubStorePath() } : {};
   const context = await contextOf(command, found);
   if (context.settings.passphrase_source !== undefined) return context;
   if (!isInSystem && !(options.headless && (await canSeal()))) return context;
@@ -33,11 +36,11 @@ export async function setupContext(command: Command, options: HubChoiceOptions):
   return contextOf(command, { ...found, passphraseSource });
 }
 
-async function storeOfHub(): Promise<string> {
-  return resolveStorePath(await hubStore("setup"), hubEnvironment());
+async function resolveHubStorePath(): Promise<string> {
+  return resolveStorePath(await findHubStore("setup"), hubEnvironment());
 }
 
-/** Returns whether this user can seal a passphrase. Root has a manager of its own, too. */
+/** Returns whether this user can seal a passphrase. */
 async function canSeal(): Promise<boolean> {
   const { findSealingScope } = await import("../keys/sealed.js");
   return findSealingScope().then(
@@ -77,7 +80,7 @@ async function findSystemHub({
   const active = units.filter(({ isActive }) => isActive);
   const [unit, ...others] = active.length > 0 ? active : units;
   if (others.length === 0) return unit;
-  // The survey finds the hub of root among them.
+  // A unit without a user is a hub of root, which the survey finds.
   if ([unit, ...others].some((each) => each?.user === undefined)) return undefined;
   const names = [unit, ...others].map((each) => each?.name.replace(/\.service$/, ""));
   throw new StoreError("refused", `several units start a hub: ${names.join(", ")}`, {

@@ -2,7 +2,7 @@
 import { dirname } from "node:path";
 import { expect, test } from "vitest";
 import { documents } from "../../src/cli/docs/documents.js";
-import { everyCommand, grammarOf } from "../../src/cli/docs/grammar.js";
+import { describeCommand, listCommands } from "../../src/cli/docs/grammar.js";
 import { jsonOutputReference, jsonOutputSchema } from "../../src/cli/docs/json-reference.js";
 import { buildProgram } from "../../src/cli/program.js";
 import { toJson } from "../../src/cli/ui/json.js";
@@ -14,7 +14,7 @@ import { assertDocument, matchingDocuments } from "./documents.js";
 
 test("every command that takes --json has a document", async () => {
   const output = new Output({ json: false, quiet: false, verbose: false, color: false });
-  const commands = everyCommand(grammarOf(await buildProgram(output))).filter(
+  const commands = listCommands(describeCommand(await buildProgram(output))).filter(
     (entry) =>
       entry.commands.length === 0 && entry.options.some(({ names }) => names.includes("--json")),
   );

@@ -5,7 +5,7 @@ import { join } from "node:path";
 import type { Command } from "commander";
 import { expect, test } from "vitest";
 import { completionScript } from "../../src/cli/docs/completion.js";
-import { type CommandEntry, everyCommand, grammarOf } from "../../src/cli/docs/grammar.js";
+import { type CommandEntry, describeCommand, listCommands } from "../../src/cli/docs/grammar.js";
 import { manPage } from "../../src/cli/docs/man.js";
 import { buildProgram } from "../../src/cli/program.js";
 import { Output } from "../../src/cli/ui/output.js";
@@ -14,8 +14,8 @@ import { temporaryFolder } from "../store/temporary.js";
 import { Machine } from "./machine.js";
 
 const output = new Output({ json: false, quiet: false, verbose: false, color: false });
-const program = grammarOf(await buildProgram(output));
-const commands = everyCommand(program);
+const program = describeCommand(await buildProgram(output));
+const commands = listCommands(program);
 const leaves = commands.filter((entry) => entry.commands.length === 0);
 const named = (entry: CommandEntry) => entry.names.join(" ");
 

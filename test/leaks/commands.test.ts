@@ -6,7 +6,7 @@
  * All of them, in both forms, with PROVE=1; some otherwise.
  */
 import { expect, test } from "vitest";
-import { everyCommand, grammarOf } from "../../src/cli/docs/grammar.js";
+import { describeCommand, listCommands } from "../../src/cli/docs/grammar.js";
 import { buildProgram } from "../../src/cli/program.js";
 import { Output } from "../../src/cli/ui/output.js";
 import { proving, report } from "../prove-report.js";
@@ -14,12 +14,12 @@ import { scenarios } from "./scenarios.js";
 import { hitsIn, hitsInFiles, hitsInTrace, needlesOf, readTrace, strace } from "./search.js";
 import { LeakWorld } from "./world.js";
 
-const grammar = grammarOf(
+const grammar = describeCommand(
   await buildProgram(new Output({ json: false, quiet: false, verbose: false, color: false })),
 );
 
 test("every command of the grammar is among those that are searched", () => {
-  const leaves = everyCommand(grammar).filter(({ commands }) => commands.length === 0);
+  const leaves = listCommands(grammar).filter(({ commands }) => commands.length === 0);
   const names = leaves.map((leaf) => leaf.names.join(" "));
   const searched = new Set(Object.keys(scenarios).map((name) => name.replace(/ --.*/, "")));
   expect([...searched].toSorted()).toEqual([...names, "settle"].toSorted());

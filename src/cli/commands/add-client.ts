@@ -7,7 +7,7 @@ import { effectiveTypes, initialTypes } from "../../client/permissions.js";
 import { StoreError } from "../../errors.js";
 import type { ClientStore } from "../../store/client-store.js";
 import { describeClient } from "../../text/escape.js";
-import { addGlobalOptions, type Context, contextOf, repeated } from "../context.js";
+import { addGlobalOptions, type Context, collectValue, contextOf } from "../context.js";
 import { addHelp } from "../help.js";
 import { openStore } from "../open.js";
 import { parseBoolean } from "../options/client.js";
@@ -35,7 +35,7 @@ export function addCommand(program: Command): void {
     .option("--allow-weak-password", "Accept a password that HiveMind 5 refuses")
     .option("--crypto-key <key>", "Set its crypto key, deprecated (default: random)")
     .option("--admin <true|false>", "Set whether it is an administrator", parseBoolean)
-    .option("--allow <type>", "Allow only this message type (repeatable)", repeated)
+    .option("--allow <type>", "Allow only this message type (repeatable)", collectValue)
     .option("--metadata <json>", "Set its metadata, a JSON object", parseMetadata)
     .option("--update", "Update the client that has this access key");
   addGlobalOptions(command, ["name"]);

@@ -5,17 +5,17 @@ import { expandPath } from "../../config/paths.js";
 import type { CopyReport } from "../../copies/copy.js";
 import type { CopyTargets } from "../../copies/plan.js";
 import { isKind, StoreError, withLine, wrap } from "../../errors.js";
-import { addGlobalOptions, type Context, contextOf, repeated } from "../context.js";
+import { addGlobalOptions, type Context, collectValue, contextOf } from "../context.js";
 import { addHelp } from "../help.js";
-import { type MonitoredResult, monitored, orNotice } from "../monitored.js";
+import { type MonitoredResult, orNotice, runMonitored } from "../monitored.js";
 import { findPlainDatabase, type PlainDatabase } from "../open.js";
 import {
   addServiceOptions,
+  buildOperationOptions,
+  createAndRecordDirectories,
   downtimeLines,
-  knownDirectories,
-  makeNamed,
+  listKnownDirectories,
   operate,
-  operationOptions,
   rememberDirectories,
   rememberNamedService,
   type ServiceOptions,
@@ -44,8 +44,8 @@ export function addCommand(program: Command): void {
     .description("Back up the store and its passphrase bundle")
     .option("--to <directory>", "Write the backup here (default: backup.to setting)")
     .option("--bundle-to <directory>", "Write the bundle here, apart from the backups")
-    .option("--copy-to <target>", "Copy the backups here, too (repeatable)", repeated)
-    .option("--copy-bundle-to <target>", "Copy the bundle here, too (repeatable)", repeated)
+    .option("--copy-to <target>", "Copy the backups here, too (repeatable)", collectValue)
+    .option("--copy-bundle-to <target>", "Copy the bundle here, too (repeatable)", collectValue)
     .option("--online", "Keep the service running (only for stores in WAL mode)");
   addRecipientOptions(command);
   addServiceOptions(command);
@@ -67,7 +67,7 @@ export function addCommand(program: Command): void {
   });
   command.action(async (options: BackupOptions) => {
     const context = await contextOf(command);
-    await monitored(context, "backup", () => runBackup(context, options));
+    await runMonitored(context, "backup", () => runBackup(context, options));
   });
 }
 
@@ -75,8 +75,8 @@ async function runBackup(context: Context, options: BackupOptions): Promise<Moni
   const { settings, output } = context;
   const to = options.to ?? settings.backup?.to;
   const bundleTo = options.bundleTo ?? settings.backup?.bundle_to;
-  if (to === undefined) throw noDirectory(context, "backup", "--to");
-  if (bundleTo === undefined) throw noDirectory(context, "bundle", "--bundle-to");
+  if (to === undefined) throw noDirectoryError(context, "backup", "--to");
+  if (bundleTo === undefined) throw noDirectoryError(context, "bundle", "--bundle-to");
   const destinations = await planDestinations(context, options, {
     to: expandPath(to),
     bundleTo: expandPath(bundleTo),
@@ -89,7 +89,7 @@ async function runBackup(context: Context, options: BackupOptions): Promise<Moni
   if (!plain) await rememberNamedService(context, options);
   const copies = result.copies.map(copyToJson);
   const document = { ...toJson(result), copies };
-  const failures = copyFailures(result);
+  const failures = listCopyErrors(result);
   return {
     document,
     stoppedMs: result.service.stoppedMs,
@@ -136,16 +136,16 @@ async function backupStore(
   const run = (recipients: readonly string[]) =>
     operate(context, async (lock, signal) => {
       const result = await backup({
-        ...operationOptions(context, options, lock, signal),
+        ...buildOperationOptions(context, options, lock, signal),
         ...{ to, bundleTo },
-        knownDirectories: knownDirectories(context),
+        knownDirectories: listKnownDirectories(context),
         recipients,
         online: options.online ?? false,
         ignoreClock: context.yes,
       });
       return await withCopies(context, destinations, result, signal);
     }).catch((error: unknown) => {
-      throw isKind(error, "service") ? withoutStopping(error) : error;
+      throw isKind(error, "service") ? addOnlineHint(error) : error;
     });
   if (options.recoveryKeyFile === undefined) {
     return run([...(context.settings.recipients ?? []), ...(options.recipient ?? [])]);
@@ -153,7 +153,7 @@ async function backupStore(
   return withNewKey(context, options, destinations, run);
 }
 
-/** Backs up an unencrypted database. The first backup generates the recovery key. */
+/** Backs up an unencrypted database. Generates a recovery key if there is no recipient. */
 async function backupPlain(
   context: Context,
   options: BackupOptions,
@@ -173,7 +173,7 @@ async function backupPlain(
         const result = await backupDatabase({
           ...{ to, bundleTo, lock, database, recipients, signal, reporter },
           source: context.source,
-          knownDirectories: knownDirectories(context),
+          knownDirectories: listKnownDirectories(context),
           ignoreClock: yes,
         });
         return await withCopies(context, destinations, result, signal);
@@ -200,7 +200,7 @@ async function withCopies(
     folder: dirname(result.backup.path),
     backup: result.backup.path,
     bundle: result.bundle,
-    knownDirectories: knownDirectories(context),
+    knownDirectories: listKnownDirectories(context),
   });
   await orNotice(context, "the copies were not recorded", () =>
     recordCopies(storePath, copies, started),
@@ -215,18 +215,18 @@ async function withNewKey(
   { bundleTo }: Directories,
   run: (recipients: readonly string[]) => Promise<BackupWithCopies>,
 ): Promise<BackupWithCopies> {
-  await makeNamed(context, [options.to, options.bundleTo]);
+  await createAndRecordDirectories(context, [options.to, options.bundleTo]);
   return withBundleTarget(context, { ...options, bundleTo }, ({ recipients }) => run(recipients));
 }
 
 /** Adds a hint on backing up without stopping the service, for example in a crash loop. */
-function withoutStopping(error: StoreError): StoreError {
+function addOnlineHint(error: StoreError): StoreError {
   const line =
     "To back up without stopping it, add --online, or --service none if nothing has the store open.";
   return wrap(error, { hint: withLine(error.hint, line) });
 }
 
-function noDirectory({ settingsPath }: Context, what: string, option: string): StoreError {
+function noDirectoryError({ settingsPath }: Context, what: string, option: string): StoreError {
   return new StoreError("usage", `no directory for the ${what} is named`, {
     hint: `Name it with ${option} DIRECTORY; ${settingsPath} remembers it.`,
   });
@@ -237,7 +237,7 @@ function copyToJson({ errors, ...report }: CopyReport) {
 }
 
 /** Returns an error for each copy that failed. */
-function copyFailures({ copies }: BackupWithCopies): StoreError[] {
+function listCopyErrors({ copies }: BackupWithCopies): StoreError[] {
   return copies.flatMap(({ target, contents, errors }) => {
     const what = contents === "backups" ? "a copy" : "a copy of its bundle";
     return errors.map((error) =>
@@ -254,13 +254,13 @@ function copyLines(copies: readonly CopyReport[]): string[] {
     if (skipped !== null) return `${name}: skipped, ${skipped}`;
     const failed = errors.length > 0 ? ["FAILED"] : [];
     const upToDate = errors.length === 0 && copied.length === 0 ? ["up to date"] : [];
-    return `${name}: ${[...failed, ...upToDate, ...checkedCounts(copied)].join(", ")}`;
+    return `${name}: ${[...failed, ...upToDate, ...countByCheck(copied)].join(", ")}`;
   });
 }
 
 const checkTexts = { read_back: "read back and hashed", remote_hash: "compared by its hash" };
 
-function checkedCounts(copied: CopyReport["copied"]): string[] {
+function countByCheck(copied: CopyReport["copied"]): string[] {
   return (["read_back", "remote_hash"] as const).flatMap((check) => {
     const count = copied.filter(({ checkedBy }) => checkedBy === check).length;
     return count === 0 ? [] : [`${count} copied, ${checkTexts[check]}`];

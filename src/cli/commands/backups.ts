@@ -7,7 +7,7 @@ import { addHelp } from "../help.js";
 import {
   addBundleDirectoryOption,
   type BundleDirectoryOption,
-  listingOptions,
+  resolveListing,
 } from "../options/backup-directories.js";
 import { toJson } from "../ui/json.js";
 import { Table } from "../ui/table.js";
@@ -52,7 +52,7 @@ async function printStores(
   const { listStores } = await import("../../backup/fleet.js");
   const { withFleet } = await import("../../copies/view.js");
   const { output, storePath } = context;
-  const { folder } = listingOptions(context, target, options);
+  const { folder } = resolveListing(context, target, options);
   const listing = await withFleet(folder, async (files, named) =>
     named(await listStores(files, storePath)),
   );
@@ -112,7 +112,7 @@ async function printBackups(
   const { listBackups } = await import("../../backup/listing.js");
   const { withView } = await import("../../copies/view.js");
   const { output, storePath } = context;
-  const listed = listingOptions(context, target, options);
+  const listed = resolveListing(context, target, options);
   const { unchecked, ...listing } = await withView(
     listed.folder,
     { storePath, heads: "of each key" },
@@ -128,7 +128,7 @@ async function printBackups(
     `${backup.clients.active}${backup.clients.revoked > 0 ? ` +${backup.clients.revoked}` : ""}`,
     isNarrow ? backup.keyId.slice(0, 8) : backup.keyId,
     ...(isNarrow ? [] : [backup.method]),
-    manifestState(backup),
+    formatManifestState(backup),
     backup.bundle === null ? "none" : "found",
   ]);
   const table = await Table.of(
@@ -154,7 +154,7 @@ async function printBackups(
   output.result(toJson(listing), () => lines);
 }
 
-function manifestState({ present, mac }: ListedBackup): string {
+function formatManifestState({ present, mac }: ListedBackup): string {
   if (!present) return "NO FILE";
   if (mac === null) return "?";
   return mac ? "valid" : "ALTERED";

@@ -4,15 +4,15 @@ import { StoreError } from "../../errors.js";
 import { addGlobalOptions, type Context, contextOf } from "../context.js";
 import { addHelp } from "../help.js";
 import {
-  bundleDirectory,
-  knownDirectories,
+  listKnownDirectories,
   operate,
   rememberDirectories,
+  resolveBundleDirectory,
 } from "../options/operation.js";
 import {
   addRecipientOptions,
+  buildRecipientOptions,
   type RecipientCommandOptions,
-  recipientOptions,
 } from "../options/recovery-key.js";
 import { toJson } from "../ui/json.js";
 
@@ -43,8 +43,8 @@ export function addExport(group: Command): void {
 
 async function exportBundle(context: Context, options: ExportOptions): Promise<void> {
   const { exportPassphrase } = await import("../../bundle/export.js");
-  const directory = bundleDirectory(context, options);
-  const encryption = await bundleEncryption(context, options);
+  const directory = resolveBundleDirectory(context, options);
+  const encryption = await resolveEncryption(context, options);
   const { bundle, notices } = await operate(
     context,
     async () =>
@@ -53,7 +53,7 @@ async function exportBundle(context: Context, options: ExportOptions): Promise<v
         source: context.source,
         directory,
         backupDirectory: context.settings.backup?.to,
-        knownDirectories: knownDirectories(context),
+        knownDirectories: listKnownDirectories(context),
         reporter: context.reporter,
         encryption,
       }),
@@ -68,11 +68,11 @@ async function exportBundle(context: Context, options: ExportOptions): Promise<v
   ]);
 }
 
-async function bundleEncryption(context: Context, options: ExportOptions) {
+async function resolveEncryption(context: Context, options: ExportOptions) {
   const { bundlePassphraseFile, recipient, recoveryKeyFile } = options;
   if (bundlePassphraseFile === undefined) {
     const { planRecipients } = await import("../../bundle/recipients.js");
-    return { recipientPlan: await planRecipients(recipientOptions(context, options)) };
+    return { recipientPlan: await planRecipients(buildRecipientOptions(context, options)) };
   }
   if (recipient !== undefined || recoveryKeyFile !== undefined) {
     throw new StoreError("usage", "a bundle with a passphrase cannot have recipients", {

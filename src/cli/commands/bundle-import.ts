@@ -4,11 +4,11 @@ import { isKind, StoreError, systemError } from "../../errors.js";
 import { shellQuote } from "../../text/escape.js";
 import { addGlobalOptions, type Context, contextOf } from "../context.js";
 import { addHelp } from "../help.js";
-import { addOpenerOptions, type BundleKeyOptions, requiredOpener } from "../options/bundle.js";
+import { addOpenerOptions, type BundleKeyOptions, readOrAskOpener } from "../options/bundle.js";
 import { operate } from "../options/operation.js";
 import { toJson } from "../ui/json.js";
 import type { Output } from "../ui/output.js";
-import { askLines, onTerminal, standardInput } from "../ui/prompt.js";
+import { askLines, hasTerminal, readStandardInput } from "../ui/prompt.js";
 
 interface ImportOptions extends BundleKeyOptions {
   fromPaper?: boolean;
@@ -49,9 +49,9 @@ async function importBundle(
   options: ImportOptions,
 ): Promise<void> {
   const { importPassphrase } = await import("../../setup/import-passphrase.js");
-  const bundle = bundlePath(file, options);
-  if (options.fromPaper) await assertUnused(bundle);
-  const opener = await requiredOpener(options, bundle);
+  const bundle = resolveBundlePath(file, options);
+  if (options.fromPaper) await assertAbsent(bundle);
+  const opener = await readOrAskOpener(options, bundle);
   if (options.fromPaper) await writeTypedBundle(context, file, bundle);
   const result = await operate(context, (lock) =>
     importPassphrase({ lock, source: context.source, bundle, opener }),
@@ -65,7 +65,7 @@ async function importBundle(
 }
 
 /** Returns the path of the bundle: the argument, or the file for the typed bundle. */
-function bundlePath(file: string | undefined, { fromPaper, output }: ImportOptions): string {
+function resolveBundlePath(file: string | undefined, { fromPaper, output }: ImportOptions): string {
   if (fromPaper) return expandPath(output ?? "bundle.age");
   if (output !== undefined) {
     throw new StoreError("usage", "--output needs --from-paper", {
@@ -79,7 +79,7 @@ function bundlePath(file: string | undefined, { fromPaper, output }: ImportOptio
 }
 
 /** Refuses an existing file before the lines are typed. */
-async function assertUnused(path: string): Promise<void> {
+async function assertAbsent(path: string): Promise<void> {
   const { lstatIfExists } = await import("../../fs/read.js");
   if (!(await lstatIfExists(path))) return;
   throw new StoreError("refused", `file exists: ${path}`, {
@@ -96,15 +96,17 @@ async function writeTypedBundle(
   const { createFile } = await import("../../fs/atomic.js");
   const { readPaper } = await import("../../bundle/paper.js");
   const bundle =
-    file === undefined && onTerminal() && !output.json
-      ? await typedOnTerminal(output)
-      : readPaper(file === undefined ? await standardInput() : await textOf(expandPath(file)));
+    file === undefined && hasTerminal() && !output.json
+      ? await readTypedLines(output)
+      : readPaper(
+          file === undefined ? await readStandardInput() : await readText(expandPath(file)),
+        );
   await createFile(path, bundle);
   output.notice(`the typed bundle is ${path}`);
 }
 
-/** The letters are shown while they are typed: the bundle is encrypted. */
-async function typedOnTerminal(output: Output): Promise<string> {
+/** Reads the lines from the terminal, which shows them, because the bundle is encrypted. */
+async function readTypedLines(output: Output): Promise<string> {
   const { PaperReader } = await import("../../bundle/paper.js");
   const reader = new PaperReader();
   output.notice('type the lines of the sheet as they are printed; the last one begins with "all"');
@@ -123,7 +125,7 @@ async function typedOnTerminal(output: Output): Promise<string> {
   return reader.decodeBundle();
 }
 
-async function textOf(path: string): Promise<string> {
+async function readText(path: string): Promise<string> {
   const { readSmallFile } = await import("../../fs/read.js");
   try {
     return (await readSmallFile(path, maxPaperBytes)).bytes.toString("utf8");

@@ -6,8 +6,8 @@ import { addHelp } from "../help.js";
 import {
   addOpenerOptions,
   type BundleKeyOptions,
-  openerOf,
-  requiredOpener,
+  readOpener,
+  readOrAskOpener,
 } from "../options/bundle.js";
 
 interface PrintOptions extends BundleKeyOptions {
@@ -40,7 +40,7 @@ async function printBundle(context: Context, file: string, options: PrintOptions
   const { createFile } = await import("../../fs/atomic.js");
   const { output } = context;
   const bundle = expandPath(file);
-  const page = await sheetOf(context, bundle, options);
+  const page = await renderSheet(context, bundle, options);
   if (options.output === undefined || options.output === "-") {
     if (output.json) output.result({ page }, () => []);
     else output.line(page.trimEnd());
@@ -57,7 +57,7 @@ async function printBundle(context: Context, file: string, options: PrintOptions
   }
 }
 
-async function sheetOf(
+async function renderSheet(
   { storePath }: Context,
   bundle: string,
   options: PrintOptions,
@@ -66,8 +66,8 @@ async function sheetOf(
   const { renderRecoverySheet } = await import("../../bundle/sheet.js");
   const { identify } = await import("../../store/cipher.js");
   const opener = await (options.withPassphrase
-    ? requiredOpener(options, bundle)
-    : openerOf(options));
+    ? readOrAskOpener(options, bundle)
+    : readOpener(options));
   const { keyId } = await describeBundle(bundle);
   const isOfStore = keyId !== null && (await identify(storePath)).keyId === keyId;
   return renderRecoverySheet({

@@ -6,8 +6,8 @@ import { addHelp } from "../help.js";
 import {
   addOpenerOptions,
   type BundleKeyOptions,
-  openerOf,
-  requiredOpener,
+  readOpener,
+  readOrAskOpener,
 } from "../options/bundle.js";
 import { toJson } from "../ui/json.js";
 
@@ -34,7 +34,9 @@ async function showBundle(context: Context, file: string, options: ShowOptions):
   const { describeBundle, readBundle } = await import("../../bundle/bundle.js");
   const path = expandPath(file);
   const description = toJson(await describeBundle(path));
-  const opener = await (options.showPassphrase ? requiredOpener(options, path) : openerOf(options));
+  const opener = await (options.showPassphrase
+    ? readOrAskOpener(options, path)
+    : readOpener(options));
   const contents = opener && (await readBundle(path, opener));
   const { passphrase, ...rest } = contents ?? {};
   const shown = options.showPassphrase ? { ...rest, passphrase } : rest;

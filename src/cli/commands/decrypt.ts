@@ -3,9 +3,9 @@ import { addGlobalOptions, type Context, contextOf } from "../context.js";
 import { addHelp } from "../help.js";
 import {
   addSwapOptions,
+  buildOperationOptions,
   downtimeLines,
   operateWithService,
-  operationOptions,
   type SwapOptions,
 } from "../options/operation.js";
 import { toJson } from "../ui/json.js";
@@ -26,7 +26,7 @@ export function addCommand(program: Command): void {
 async function runDecrypt(context: Context, options: SwapOptions): Promise<void> {
   const { decrypt } = await import("../../swap/decrypt.js");
   const result = await operateWithService(context, (lock, signal) =>
-    decrypt(operationOptions(context, options, lock, signal)),
+    decrypt(buildOperationOptions(context, options, lock, signal)),
   );
   context.output.result(toJson(result), () => [
     `Decrypted: ${result.decrypted.path}, readable without a passphrase`,

@@ -4,7 +4,12 @@ import { describeClient } from "../../text/escape.js";
 import { addGlobalOptions, type Context, contextOf } from "../context.js";
 import { addHelp } from "../help.js";
 import { openStore } from "../open.js";
-import { chooseClient, noClient, optionalIdNote, parseOptionalId } from "../ui/choose-client.js";
+import {
+  chooseClient,
+  noClientError,
+  optionalIdNote,
+  parseOptionalId,
+} from "../ui/choose-client.js";
 
 export function addCommand(program: Command): void {
   const command = program
@@ -28,7 +33,7 @@ async function deleteClient(context: Context, given: number | undefined): Promis
   const id = await chooseClient(context, store, given);
   const before = await store.transaction(async () => {
     const client = await store.getClientById(id);
-    if (!client) throw noClient(context, id);
+    if (!client) throw noClientError(context, id);
     if (!isRevoked(client)) await store.deleteItem(id);
     return client;
   });

@@ -4,7 +4,7 @@ import { counted } from "../../text/count.js";
 import { escapeControlCharacters } from "../../text/escape.js";
 import { addGlobalOptions, type Context, contextOf, programLine } from "../context.js";
 import { addHelp } from "../help.js";
-import { doctorOptions } from "../inspect.js";
+import { buildDoctorOptions } from "../inspect.js";
 import { addServiceOptions, type ServiceOptions } from "../options/operation.js";
 import { toJson } from "../ui/json.js";
 
@@ -41,7 +41,7 @@ export function addCommand(program: Command): void {
 async function runDoctor(context: Context, options: DoctorOptions, program: string): Promise<void> {
   const { doctor } = await import("../../diagnostics/doctor.js");
   const { output } = context;
-  const diagnosis = await doctor({ ...doctorOptions(context, options), program });
+  const diagnosis = await doctor({ ...buildDoctorOptions(context, options), program });
   output.result(toJson(diagnosis), () => diagnosisLines(diagnosis, context));
   if (!diagnosis.ok) process.exitCode = 1;
 }

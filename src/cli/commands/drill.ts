@@ -4,11 +4,11 @@ import { abortOnSignal } from "../../process/signals.js";
 import type { DrillResult } from "../../restore/drill.js";
 import { addGlobalOptions, type Context, contextOf } from "../context.js";
 import { addHelp } from "../help.js";
-import { type MonitoredResult, monitored, orNotice } from "../monitored.js";
-import { listingOptions } from "../options/backup-directories.js";
+import { type MonitoredResult, orNotice, runMonitored } from "../monitored.js";
+import { resolveListing } from "../options/backup-directories.js";
 import { addBundleOptions, type BundleKeyOptions, withBundle } from "../options/bundle.js";
 import { toJson } from "../ui/json.js";
-import { asStoreError } from "../ui/output.js";
+import { toStoreError } from "../ui/output.js";
 import { formatSize } from "../ui/units.js";
 
 export function addCommand(program: Command): void {
@@ -30,7 +30,7 @@ export function addCommand(program: Command): void {
   });
   command.action(async (directory: string | undefined, options: BundleKeyOptions) => {
     const context = await contextOf(command);
-    await monitored(context, "drill", () => runDrill(context, directory, options));
+    await runMonitored(context, "drill", () => runDrill(context, directory, options));
   });
 }
 
@@ -41,7 +41,7 @@ async function runDrill(
 ): Promise<MonitoredResult> {
   const { recordRestoreTest } = await import("../../backup/restore-test.js");
   const { output, storePath } = context;
-  const { result, withBundle } = await recorded(context, directory, () =>
+  const { result, withBundle } = await runRecorded(context, directory, () =>
     drillNewest(context, directory, options),
   );
   const { backup, keyId: key_id } = result;
@@ -67,7 +67,7 @@ async function drillNewest(
   const { drill } = await import("../../restore/drill.js");
   const { withView } = await import("../../copies/view.js");
   const { storePath } = context;
-  const { folder: target, bundleFolder } = listingOptions(context, directory, {});
+  const { folder: target, bundleFolder } = resolveListing(context, directory, {});
   return await withView(
     target,
     { storePath, heads: "of each key" },
@@ -92,7 +92,7 @@ async function drillNewest(
 }
 
 /** Runs a drill, and records it for its target. */
-async function recorded(
+async function runRecorded(
   context: Context,
   directory: string | undefined,
   run: () => Promise<FinishedDrill>,
@@ -101,7 +101,7 @@ async function recorded(
   const { parseTarget } = await import("../../copies/plan.js");
   const { settings, storePath } = context;
   const nameOf = (text: string) => parseTarget(text).name;
-  const target = nameOf(listingOptions(context, directory, {}).folder);
+  const target = nameOf(resolveListing(context, directory, {}).folder);
   const { to, copies = [] } = settings.backup ?? {};
   const isConfigured = [...(to === undefined ? [] : [to]), ...copies].map(nameOf).includes(target);
   const at = new Date().toISOString();
@@ -117,7 +117,7 @@ async function recorded(
     await record(0, finished.result.size);
     return finished;
   } catch (error) {
-    await record(asStoreError(error).exitCode);
+    await record(toStoreError(error).exitCode);
     throw error;
   }
 }

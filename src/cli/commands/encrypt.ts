@@ -8,11 +8,11 @@ import {
   addSwapOptions,
   assertUsableDirectory,
   type BundleTargetOptions,
+  buildOperationOptions,
   bundleLines,
-  createNamed,
+  createNamedDirectories,
   downtimeLines,
   operateWithService,
-  operationOptions,
   passphraseLine,
   rememberDirectories,
   type SwapOptions,
@@ -55,11 +55,11 @@ async function runEncrypt(context: Context, options: EncryptOptions): Promise<vo
   const { recordDirectories } = await import("../../config/known-directories.js");
   await assertUsableDirectory("--to", options.to);
   // Fails before the store is encrypted if a directory cannot be created.
-  const named = await createNamed(context, [options.to]);
+  const named = await createNamedDirectories(context, [options.to]);
   const result = await withBundleTarget(context, options, (bundleTarget) =>
     operateWithService(context, (lock, signal) =>
       encrypt({
-        ...operationOptions(context, options, lock, signal),
+        ...buildOperationOptions(context, options, lock, signal),
         ...bundleTarget,
         passphraseFile: options.passphraseFile && expandPath(options.passphraseFile),
         cipherCompatibility: options.cipherCompatibility === "3" ? 3 : 4,

@@ -9,7 +9,7 @@ import { addGlobalOptions, type Context, contextOf } from "../context.js";
 import { addHelp } from "../help.js";
 import { openStore } from "../open.js";
 import { addSecretOption, type SecretOption } from "../options/client.js";
-import { addFileOption, type FileOption, namedFile } from "../options/client-file.js";
+import { addFileOption, type FileOption, resolveFile } from "../options/client-file.js";
 import { print } from "../ui/output.js";
 import { Progress } from "../ui/progress.js";
 
@@ -42,7 +42,7 @@ export function addCommand(program: Command): void {
     ],
   });
   command.action(async (argument: string | undefined, options: ExportOptions) => {
-    const file = namedFile(argument, options);
+    const file = resolveFile(argument, options);
     await exportClients(await contextOf(command), file === "-" ? undefined : file, options);
   });
 }
@@ -53,7 +53,7 @@ async function exportClients(
   { format: wanted, showSecrets: secrets = false }: ExportOptions,
 ): Promise<void> {
   const { resolveExportPath, exportText, exportToFile } = await import("../../exchange/export.js");
-  const format = wanted ?? defaultFormat(file, context.output.json);
+  const format = wanted ?? resolveFormat(file, context.output.json);
   if (file === undefined && context.output.json && format === "csv") {
     throw new StoreError("usage", "--json and --format csv cannot share standard output", {
       hint: "Name a file for the export, or leave out one of the options.",
@@ -88,7 +88,7 @@ async function exportClients(
   });
 }
 
-function defaultFormat(file: string | undefined, json: boolean): Format {
+function resolveFormat(file: string | undefined, json: boolean): Format {
   if (file === undefined) return json ? "json" : "csv";
   return extname(file).toLowerCase() === ".json" ? "json" : "csv";
 }

@@ -58,7 +58,7 @@ async function runExport(
   }
   const directory = expandPath(options.to);
   const partBytes = options.split === undefined ? undefined : parseSize(options.split, "--split");
-  const chosen = await chosenBackup(context, backup);
+  const chosen = await chooseBackup(context, backup);
   const result = await abortOnSignal((signal) =>
     withLocalFile(chosen, (local, named) => {
       const search = { backup: local, directory: settings.backup?.bundle_to };
@@ -67,7 +67,7 @@ async function runExport(
         const exported = await exportToMedia({
           ...{ backup: local, directory, partBytes, signal, reporter },
           secret: bundle ?? context,
-          bundleDirectories: bundleDirectories(context),
+          bundleDirectories: listBundleDirectories(context),
           deviceLabel: options.deviceLabel,
           exportedAt: new Date(),
         });
@@ -84,7 +84,7 @@ async function runExport(
  * @throws {@link StoreError} usage - without a directory of backups
  * @throws {@link StoreError} notFound - if there is no backup
  */
-async function chosenBackup(context: Context, backup: string | undefined): Promise<string> {
+async function chooseBackup(context: Context, backup: string | undefined): Promise<string> {
   const { newestBackup } = await import("../../backup/manifest.js");
   const { settings, settingsPath, storePath } = context;
   if (backup !== undefined) return expandTarget(backup);
@@ -101,7 +101,7 @@ async function chosenBackup(context: Context, backup: string | undefined): Promi
   });
 }
 
-function bundleDirectories({ settings }: Context): string[] {
+function listBundleDirectories({ settings }: Context): string[] {
   const named = [settings.backup?.bundle_to, ...(settings.bundle?.copies ?? [])];
   return named.flatMap((path) => (path === undefined || isRemote(path) ? [] : [expandPath(path)]));
 }

@@ -6,8 +6,8 @@ import { addHelp } from "../help.js";
 import { openStoreToRead } from "../open.js";
 import { addSecretOption, parseBoolean, type SecretOption } from "../options/client.js";
 import { parseId } from "../ui/choose-client.js";
-import { printTable } from "../ui/client-list.js";
-import { standardInput } from "../ui/prompt.js";
+import { printClientTable } from "../ui/client-list.js";
+import { readStandardInput } from "../ui/prompt.js";
 
 interface FindOptions extends SecretOption {
   by: string;
@@ -45,15 +45,15 @@ async function findClients(
       hint: `Use one of: ${Object.keys(clientSchema.shape).join(", ")}.`,
     });
   }
-  const text = value === "-" ? (await standardInput()).replace(/\r?\n$/, "") : value;
+  const text = value === "-" ? (await readStandardInput()).replace(/\r?\n$/, "") : value;
   await using store = await openStoreToRead(context);
-  const found = await store.searchByValue(column, searchValue(column, text));
+  const found = await store.searchByValue(column, parseSearchValue(column, text));
   if (context.output.json) {
     const clients = found.map((client) => (showSecrets ? client : withoutSecrets(client)));
     context.output.result({ clients }, () => []);
     return;
   }
-  await printTable(context, found, showSecrets);
+  await printClientTable(context, found, showSecrets);
   if (found.length === 0) context.output.notice("no matching clients");
 }
 
@@ -61,7 +61,7 @@ async function findClients(
  * Converts the text to the type that the column stores: SQLite matches neither "true" with 1 nor a
  * text with a number.
  */
-function searchValue(column: string, text: string): string | number | boolean {
+function parseSearchValue(column: string, text: string): string | number | boolean {
   if (/^(is_|can_)/.test(column)) {
     try {
       return parseBoolean(text);

@@ -9,7 +9,7 @@ import { describeClient, escapeControlCharacters } from "../../text/escape.js";
 import { addGlobalOptions, type Context, contextOf } from "../context.js";
 import { addHelp } from "../help.js";
 import { openStore } from "../open.js";
-import { addFileOption, type FileOption, namedFile } from "../options/client-file.js";
+import { addFileOption, type FileOption, resolveFile } from "../options/client-file.js";
 import { toJson } from "../ui/json.js";
 import { Progress } from "../ui/progress.js";
 
@@ -42,7 +42,7 @@ export function addCommand(program: Command): void {
     ],
   });
   command.action(async (argument: string | undefined, options: ImportOptions) => {
-    const file = namedFile(argument, options);
+    const file = resolveFile(argument, options);
     if (file === undefined) {
       throw new StoreError("usage", "no file to import", {
         hint: "Name the file, or - for standard input.",
@@ -68,7 +68,7 @@ async function importClients(
       progress: (done, total) => progress.show("reading", done, total),
     })
       .catch(async (error: unknown) => {
-        throw path === null ? error : await describeFile(error, path);
+        throw path === null ? error : await addFileKind(error, path);
       })
       .finally(() => progress.end());
     await using store = await openStore(context);
@@ -89,7 +89,7 @@ async function importClients(
 }
 
 /** Adds the path to an error about the file's text, and what the file is. */
-async function describeFile(error: unknown, path: string): Promise<unknown> {
+async function addFileKind(error: unknown, path: string): Promise<unknown> {
   if (!isKind(error, "refused") || error.message.includes(path)) return error;
   const { withFileKind, recogniseFile } = await import("../../fs/file-kind.js");
   const named = wrap(error, { message: `${path}: ${error.message}` });
@@ -135,10 +135,10 @@ interface ImportReport extends PreparedImport {
 }
 
 function printImport(context: Context, report: ImportReport): void {
-  context.output.result(toJson({ import: documentOf(report) }), () => importLines(report));
+  context.output.result(toJson({ import: toDocument(report) }), () => importLines(report));
 }
 
-function documentOf({ path, format, dryRun, plan, widened }: ImportReport) {
+function toDocument({ path, format, dryRun, plan, widened }: ImportReport) {
   return {
     path,
     format,

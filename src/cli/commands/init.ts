@@ -13,20 +13,20 @@ import { addHelp } from "../help.js";
 import {
   addSwapOptions,
   assertUsableDirectory,
-  backupDirectory,
-  bundleDirectory,
+  buildOperationOptions,
   bundleLines,
-  createNamed,
+  createNamedDirectories,
+  findBackupDirectory,
   operate,
-  operationOptions,
   passphraseLine,
+  resolveBundleDirectory,
   type SwapOptions,
   withNamedService,
 } from "../options/operation.js";
 import {
   addRecipientOptions,
+  buildRecipientOptions,
   type RecipientCommandOptions,
-  recipientOptions,
 } from "../options/recovery-key.js";
 import { assertUnused } from "../options/unused.js";
 import { toJson } from "../ui/json.js";
@@ -88,7 +88,7 @@ export function addCommand(program: Command): void {
     assertOptionsFit(options);
     await assertUsableDirectory("--to", options.to);
     await assertUsableDirectory("--bundle-to", options.bundleTo);
-    const directories = await missingDirectories(context, options);
+    const directories = await findMissingDirectories(context, options);
     try {
       await (options.adopt ? runAdopt(context, options) : runInit(context, options));
     } catch (error) {
@@ -124,7 +124,7 @@ async function removeDirectories(directories: readonly string[], storePath: stri
 }
 
 /** Returns the directories that init has to create, children before parents. */
-async function missingDirectories(
+async function findMissingDirectories(
   { settingsPath, storePath }: Context,
   { to, bundleTo }: InitOptions,
 ): Promise<string[]> {
@@ -150,13 +150,13 @@ async function runInit(context: Context, options: InitOptions): Promise<void> {
   const { passphraseFile } = options;
   // A directory that cannot be created must fail before the store exists. A failed init removes
   // the directories, so they are recorded at the end.
-  const named = await createNamed(context, [options.to, options.bundleTo]);
+  const named = await createNamedDirectories(context, [options.to, options.bundleTo]);
   const result = await initStore({
-    ...recipientOptions(context, options),
+    ...buildRecipientOptions(context, options),
     storePath: context.storePath,
     source: context.source,
     changeSettings: (settings) => withOptions(settings, context, options),
-    backupDirectory: backupDirectory(context, options),
+    backupDirectory: findBackupDirectory(context, options),
     passphrase: passphraseFile && (await readOrGeneratePassphrase(expandPath(passphraseFile))),
     schemaVersion: await resolveSchemaVersion(options),
     cipherCompatibility: options.cipherCompatibility === "3" ? 3 : 4,
@@ -204,19 +204,19 @@ async function runAdopt(context: Context, options: InitOptions): Promise<void> {
   const { prepareBundleDirectory } = await import("../../swap/prepare.js");
   const { settingsSection, storePath, reporter } = context;
   const { planRecipients } = await import("../../bundle/recipients.js");
-  const recipientPlan = await planRecipients(recipientOptions(context, options));
+  const recipientPlan = await planRecipients(buildRecipientOptions(context, options));
   const { recordDirectories } = await import("../../config/known-directories.js");
   const { passphraseFile } = options;
-  const named = await createNamed(context, [options.to]);
+  const named = await createNamedDirectories(context, [options.to]);
   const passphrase =
     passphraseFile === undefined ? undefined : await readStoreSecret(expandPath(passphraseFile));
   const result = await operate(context, async (lock, signal) => {
-    const bundleTo = bundleDirectory(context, options);
+    const bundleTo = resolveBundleDirectory(context, options);
     await prepareBundleDirectory(bundleTo, storePath, reporter);
     return await adopt({
-      ...operationOptions(context, options, lock, signal),
+      ...buildOperationOptions(context, options, lock, signal),
       bundleTo,
-      backupDirectory: backupDirectory(context, options),
+      backupDirectory: findBackupDirectory(context, options),
       recipientPlan,
       passphrase,
       askPassphrase: () => askSecret("Passphrase of the store", "--passphrase-file FILE"),
@@ -261,8 +261,8 @@ function withOptions(settings: Settings, context: Context, options: InitOptions)
 }
 
 /**
- * Returns the schema version for a new store: that of the options, or that of the hub on this
- * machine, or 0 without a hub. Every hub reads schema 0. HiveMind 4 enforces blacklists only in
+ * Returns the schema version for a new store: from the options, else the newest that the hub on
+ * this machine supports, else 0. Every hub reads schema 0. HiveMind 4 enforces blacklists only in
  * schema 0, and HiveMind 5 upgrades it.
  */
 async function resolveSchemaVersion({ schemaVersion: wanted }: InitOptions): Promise<0 | 2> {

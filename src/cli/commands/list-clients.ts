@@ -5,8 +5,8 @@ import { addGlobalOptions, type Context, contextOf } from "../context.js";
 import { addHelp } from "../help.js";
 import { openStoreToRead } from "../open.js";
 import { addSecretOption, type SecretOption } from "../options/client.js";
-import { printTable } from "../ui/client-list.js";
-import { jsonText } from "../ui/json.js";
+import { printClientTable } from "../ui/client-list.js";
+import { formatDocument } from "../ui/json.js";
 import { printJsonList } from "../ui/json-list.js";
 import { print } from "../ui/output.js";
 
@@ -32,14 +32,14 @@ export function addCommand(program: Command): void {
 
 async function listClients(context: Context, options: ListOptions): Promise<void> {
   await using store = await openStoreToRead(context);
-  const clients = filtered(store, options.revoked ?? false);
+  const clients = filterRevoked(store, options.revoked ?? false);
   const record = (client: Client) => (options.showSecrets ? client : withoutSecrets(client));
   if (options.jsonl) {
-    for await (const client of clients) await print(`${jsonText(record(client))}\n`);
+    for await (const client of clients) await print(`${formatDocument(record(client))}\n`);
   } else if (context.output.json) {
     await printJsonList({ head: '{"clients":[', items: clients, record });
   } else {
-    const count = await printTable(context, clients, options.showSecrets ?? false);
+    const count = await printClientTable(context, clients, options.showSecrets ?? false);
     if (count === 0) context.output.notice("no clients");
     // Counting comes last so that it does not delay the first row.
     const { revoked } = options.revoked ? { revoked: 0 } : await store.counts();
@@ -47,7 +47,7 @@ async function listClients(context: Context, options: ListOptions): Promise<void
   }
 }
 
-async function* filtered(store: ClientTable, withRevoked: boolean): AsyncGenerator<Client> {
+async function* filterRevoked(store: ClientTable, withRevoked: boolean): AsyncGenerator<Client> {
   for await (const client of store) {
     if (withRevoked || !isRevoked(client)) yield client;
   }

@@ -8,7 +8,7 @@ import { counted } from "../../text/count.js";
 import { addGlobalOptions, type Context, contextOf } from "../context.js";
 import { addHelp } from "../help.js";
 import { recoverFirst } from "../open.js";
-import { endpointOf, repeatedSetting, type Setting } from "../options/endpoint.js";
+import { buildEndpoint, collectSetting, type Setting } from "../options/endpoint.js";
 import { toJson } from "../ui/json.js";
 import { Progress } from "../ui/progress.js";
 
@@ -33,8 +33,8 @@ export function addCommand(program: Command): void {
     .description("Copy every client from one database to another")
     .requiredOption("--from <plugin>", "Read from this database plugin")
     .requiredOption("--to <plugin>", "Write to this database plugin")
-    .option("--from-setting <key=value>", "Set a setting of --from (repeatable)", repeatedSetting)
-    .option("--to-setting <key=value>", "Set a setting of --to (repeatable)", repeatedSetting)
+    .option("--from-setting <key=value>", "Set a setting of --from (repeatable)", collectSetting)
+    .option("--to-setting <key=value>", "Set a setting of --to (repeatable)", collectSetting)
     .option("--from-password-source <source>", "Read the password of --from here")
     .option("--to-password-source <source>", "Read the password of --to here")
     .option("--merge", "Add to a target that has clients, change none of them")
@@ -80,13 +80,13 @@ async function runMigrate(context: Context, options: MigrateOptions): Promise<vo
   const { assertReplaceable } = await import("../../fs/atomic.js");
   const { readServerJson, serverJsonPath } = await import("../../hub/server-json.js");
   const { switchModule } = await import("../../hub/server-json-edit.js");
-  const from = await endpointOf(
+  const from = await buildEndpoint(
     context,
     options.from,
     options.fromSetting,
     options.fromPasswordSource,
   );
-  const to = await endpointOf(context, options.to, options.toSetting, options.toPasswordSource);
+  const to = await buildEndpoint(context, options.to, options.toSetting, options.toPasswordSource);
   if (options.removeSource) {
     assertRemovable(from);
     if (!options.switch) {

@@ -34,7 +34,7 @@ async function listPlugins(context: Context, names: string[], version: string): 
   }
   const checked = others.map(async (plugin) => ({
     ...{ name: plugin.name, package: plugin.package, version: plugin.version },
-    ...{ folder: plugin.folder, problem: await problemOf(plugin, names.includes(plugin.name)) },
+    ...{ folder: plugin.folder, problem: await findProblem(plugin, names.includes(plugin.name)) },
   }));
   const plugins = [...own, ...(await Promise.all(checked))];
   if (plugins.some(({ name, problem }) => problem !== null && names.includes(name))) {
@@ -51,7 +51,7 @@ async function listPlugins(context: Context, names: string[], version: string): 
 }
 
 /** Returns why a plugin is unusable, or null. Runs the plugin's code only with `load`. */
-async function problemOf(plugin: FoundPlugin, load: boolean): Promise<string | null> {
+async function findProblem(plugin: FoundPlugin, load: boolean): Promise<string | null> {
   const { loadPlugin, syntaxProblem } = await import("../../databases/discover.js");
   const problem = plugin.problem ?? (await syntaxProblem(plugin.file));
   if (problem !== undefined) return problem;

@@ -6,11 +6,11 @@ import { StoreError } from "../../errors.js";
 import { escapeControlCharacters } from "../../text/escape.js";
 import { addGlobalOptions, type Context, contextOf } from "../context.js";
 import { addHelp } from "../help.js";
-import { type MonitoredResult, monitored } from "../monitored.js";
+import { type MonitoredResult, runMonitored } from "../monitored.js";
 import {
   addBundleDirectoryOption,
   type BundleDirectoryOption,
-  listingOptions,
+  resolveListing,
 } from "../options/backup-directories.js";
 import { operate } from "../options/operation.js";
 import { toJson } from "../ui/json.js";
@@ -56,7 +56,7 @@ export function addCommand(program: Command): void {
     const context = await contextOf(command);
     const work = () => runPrune(context, directory, options);
     if (options.dryRun) (await work()).print();
-    else await monitored(context, "prune", work);
+    else await runMonitored(context, "prune", work);
   });
 }
 
@@ -75,15 +75,15 @@ async function runPrune(
   const { readKeyIds, namedReporter, withView } = await import("../../copies/view.js");
   const { settings, output, storePath, reporter } = context;
   const keep = settings.keep ?? {};
-  const { folder } = listingOptions(context, directory, options);
+  const { folder } = resolveListing(context, directory, options);
   const { bundles = false } = options;
   const pruneView = async (view: View, signal: AbortSignal) => {
     // A recovery may have changed the source of the passphrase.
-    const listing = listingOptions(context, directory, options);
+    const listing = resolveListing(context, directory, options);
     const otherStores = bundles
       ? await findOtherStores({ ...context, bundleFolder: listing.bundleFolder })
       : { paths: [], keyIds: [], targets: [] };
-    const others = otherTargets(context, folder, otherStores.targets);
+    const others = listOtherTargets(context, folder, otherStores.targets);
     return prune({
       ...{ ...listing, folder: view.folder, files: view.files },
       keep: {
@@ -128,8 +128,8 @@ async function runPrune(
   return { document, failure, print };
 }
 
-/** Returns the directories and remotes in the settings that have backups, except the pruned one. */
-function otherTargets(
+/** Returns the directories and remotes of backups in the settings, except the pruned target. */
+function listOtherTargets(
   { settings: { backup } }: Context,
   pruned: string,
   ofOtherStores: readonly string[],

@@ -7,16 +7,16 @@ import type { BackupChoice, BackupToVerify } from "../../restore/verified-backup
 import * as z from "../../schema.js";
 import { addGlobalOptions, type Context, contextOf, withValues } from "../context.js";
 import { addHelp } from "../help.js";
-import { otherDatabase } from "../hub-store.js";
+import { findOtherDatabase } from "../hub-store.js";
 import { isDefaultStore } from "../open.js";
 import { addBundleOptions, type BundleKeyOptions, withBundle } from "../options/bundle.js";
-import { endpointOf, repeatedSetting, type Setting } from "../options/endpoint.js";
+import { buildEndpoint, collectSetting, type Setting } from "../options/endpoint.js";
 import {
   addSwapOptions,
+  buildOperationOptions,
   downtimeLines,
-  knownDirectories,
+  listKnownDirectories,
   operateWithService,
-  operationOptions,
   type SwapOptions,
 } from "../options/operation.js";
 import { assertUnused } from "../options/unused.js";
@@ -38,7 +38,7 @@ export function addCommand(program: Command): void {
     .description("Restore a backup, here or on a new machine")
     .option("--to <path>", "Restore to this file and leave the store unchanged")
     .option("--into <plugin>", "Restore the clients into this database of the hub")
-    .option("--into-setting <key=value>", "Set a setting of --into (repeatable)", repeatedSetting)
+    .option("--into-setting <key=value>", "Set a setting of --into (repeatable)", collectSetting)
     .option("--from-time <time>", "Restore the newest backup made before this time")
     .option("--no-manifest", "Accept a file without a manifest if its pages are intact")
     .option("--discard-replaced", "Delete the replaced store instead of keeping it")
@@ -112,7 +112,7 @@ async function runRestore(
   const { namedReporter, withLocalFile } = await import("../../copies/view.js");
   const { recordRestoreTest } = await import("../../backup/restore-test.js");
   await assertOptionsFit(context, options);
-  const choice = backupChoice(context, file, options);
+  const choice = resolveBackupChoice(context, file, options);
   const run = options.into === undefined ? restoreStore : restoreDatabase;
   const isOnRemote = "file" in choice && isRemote(choice.file);
   const { result, withBundle: isWithBundle } = await withLocalFile(
@@ -151,7 +151,7 @@ async function restoreStore(
     context,
     (lock, signal) =>
       restore({
-        ...operationOptions(context, options, lock, signal),
+        ...buildOperationOptions(context, options, lock, signal),
         ...chosen,
         to: options.to && expandPath(options.to),
         discardReplaced: options.discardReplaced,
@@ -168,7 +168,8 @@ async function restoreStore(
     // The lock is in the store's directory, which does not exist yet on a new machine.
     { makeDirectory: true, whileServiceDown: "restart" },
   );
-  const other = options.to === undefined ? await otherDatabase().catch(() => undefined) : undefined;
+  const other =
+    options.to === undefined ? await findOtherDatabase().catch(() => undefined) : undefined;
   if (other && (await isDefaultStore(context))) {
     output.warning(
       `the hub does not use the restored store: its server.json names ${other.name}. Restore with --into ${other.name}, or let server.json name the store`,
@@ -191,14 +192,14 @@ async function restoreDatabase(
       hint: "Leave --into out: restore replaces the store.",
     });
   }
-  const { name, config } = await endpointOf(context, into, intoSetting);
+  const { name, config } = await buildEndpoint(context, into, intoSetting);
   const database = { name, config, location: await locationOf(name, config) };
-  const backupFirst = options.discardReplaced ? undefined : () => backupTargetOf(context);
+  const backupFirst = options.discardReplaced ? undefined : () => resolveBackupTarget(context);
   return operateWithService(
     context,
     (lock, signal) =>
       restoreInto({
-        ...operationOptions(context, options, lock, signal),
+        ...buildOperationOptions(context, options, lock, signal),
         ...{ ...chosen, database, backupFirst, readmitRevoked },
       }),
     { makeDirectory: true },
@@ -210,13 +211,13 @@ async function restoreDatabase(
  *
  * @throws {@link StoreError} usage - if the settings lack one of them
  */
-function backupTargetOf(context: Context): BackupTarget {
+function resolveBackupTarget(context: Context): BackupTarget {
   const { backup, recipients } = context.settings;
   if (backup?.to !== undefined && backup.bundle_to !== undefined && recipients !== undefined) {
     return {
       to: backup.to,
       bundleTo: backup.bundle_to,
-      knownDirectories: knownDirectories(context),
+      knownDirectories: listKnownDirectories(context),
       recipients,
     };
   }
@@ -241,7 +242,7 @@ function restoreLines({ restored, service }: RestoreResult | RestoreIntoResult):
   ];
 }
 
-function backupChoice(
+function resolveBackupChoice(
   { settings, settingsPath }: Context,
   file: string | undefined,
   { fromTime }: RestoreOptions,

@@ -3,15 +3,15 @@ import { expandPath } from "../../config/paths.js";
 import type { RotateResult } from "../../swap/rotate.js";
 import { addGlobalOptions, type Context, contextOf } from "../context.js";
 import { addHelp } from "../help.js";
-import { type MonitoredResult, monitored } from "../monitored.js";
+import { type MonitoredResult, runMonitored } from "../monitored.js";
 import {
   addBundleTarget,
   addSwapOptions,
   type BundleTargetOptions,
+  buildOperationOptions,
   bundleLines,
   downtimeLines,
   operateWithService,
-  operationOptions,
   passphraseLine,
   type SwapOptions,
   withBundleTarget,
@@ -48,7 +48,7 @@ export function addCommand(program: Command): void {
   });
   command.action(async (options: RotateOptions) => {
     const context = await contextOf(command);
-    await monitored(context, "rotate", () => runRotate(context, options));
+    await runMonitored(context, "rotate", () => runRotate(context, options));
   });
 }
 
@@ -57,7 +57,7 @@ async function runRotate(context: Context, options: RotateOptions): Promise<Moni
   const result = await withBundleTarget(context, options, (bundleTarget) =>
     operateWithService(context, (lock, signal) =>
       rotate({
-        ...operationOptions(context, options, lock, signal),
+        ...buildOperationOptions(context, options, lock, signal),
         ...bundleTarget,
         passphraseFile: options.passphraseFile && expandPath(options.passphraseFile),
         settingsSection: context.settingsSection,

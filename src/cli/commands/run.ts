@@ -9,10 +9,10 @@ import { addHelp } from "../help.js";
 import {
   assertNoEngine,
   type ContainerOptions,
-  composeUnit,
   isForContainer,
   prepareForContainer,
-  quadletUnit,
+  renderComposeUnit,
+  renderQuadletUnit,
 } from "../hub-container.js";
 import { recoverFirst } from "../open.js";
 
@@ -88,7 +88,7 @@ async function runHubCommand(context: Context, args: string[], options: RunOptio
       options,
       options.prepare,
       async (serverJson) =>
-        (await redisSecret(options, serverJson)) ?? (await storedSecret(context)),
+        (await readRedisSecret(options, serverJson)) ?? (await readStoreSecretIfEncrypted(context)),
     );
   }
   if (args.length === 0) {
@@ -111,7 +111,7 @@ async function runHubCommand(context: Context, args: string[], options: RunOptio
   const { prepareServerJson, runHub } = await import("../../hub/run.js");
   const request: HubOptions = {
     command: args,
-    ...((await redisSecret(options)) ?? (await storeSecret(context))),
+    ...((await readRedisSecret(options)) ?? (await readStoreSecret(context))),
     hubPython: options.hubPython,
     onNotice: (text: string) => context.output.notice(text),
   };
@@ -124,16 +124,16 @@ async function runHubCommand(context: Context, args: string[], options: RunOptio
 }
 
 /** Returns the store's passphrase, or none for a store that is not encrypted yet. */
-async function storedSecret(context: Context) {
+async function readStoreSecretIfEncrypted(context: Context) {
   const { identify } = await import("../../store/cipher.js");
   const { storePath, output } = context;
   await recoverFirst(context);
-  if ((await identify(storePath)).format !== "plaintext") return await storeSecret(context);
+  if ((await identify(storePath)).format !== "plaintext") return await readStoreSecret(context);
   output.notice(`${storePath} is not encrypted yet, so the copy has no password`);
   return { storePath };
 }
 
-async function storeSecret(context: Context) {
+async function readStoreSecret(context: Context) {
   const { unlock } = await import("../../keys/unlock.js");
   const { storePath } = context;
   await recoverFirst(context);
@@ -148,8 +148,8 @@ async function storeSecret(context: Context) {
  *
  * The password has a source of its own: the store's passphrase must never be sent to a server.
  */
-async function redisSecret({ redisPasswordSource }: RunOptions, path?: string) {
-  const settings = await redisSettings(path);
+async function readRedisSecret({ redisPasswordSource }: RunOptions, path?: string) {
+  const settings = await readRedisSettings(path);
   if (settings === undefined) return undefined;
   const { databasePassword } = await import("../../databases/registry.js");
   const { redisModule } = await import("../../hub/server-json.js");
@@ -158,7 +158,7 @@ async function redisSecret({ redisPasswordSource }: RunOptions, path?: string) {
 }
 
 /** Returns the Redis settings in server.json, or undefined if the hub uses another database. */
-async function redisSettings(path?: string) {
+async function readRedisSettings(path?: string) {
   const { databaseIn, readServerJson, redisModule, serverJsonPath } = await import(
     "../../hub/server-json.js"
   );
@@ -173,8 +173,13 @@ async function redisSettings(path?: string) {
 
 async function printUnit(context: Context, args: string[], options: RunOptions): Promise<void> {
   const print = {
-    ...{ user: userUnit, system: systemUnit, keyring: keyringUnit, dropin: dropIn },
-    ...{ quadlet: quadletUnit, compose: composeUnit },
+    ...{
+      user: renderUserUnit,
+      system: renderSystemUnit,
+      keyring: renderUnlockUnit,
+      dropin: renderHubDropIn,
+    },
+    ...{ quadlet: renderQuadletUnit, compose: renderComposeUnit },
   };
   const kind = options.printUnit ?? "user";
   const unit = await print[kind](context, args, options);
@@ -195,19 +200,23 @@ async function warnOfSecondUnit({ output }: Context): Promise<void> {
   );
 }
 
-async function userUnit(context: Context, args: string[], options: RunOptions): Promise<string> {
+async function renderUserUnit(
+  context: Context,
+  args: string[],
+  options: RunOptions,
+): Promise<string> {
   const { renderUnit } = await import("../../hub/units.js");
-  const run = await userRun(context, options);
-  return renderUnit({ kind: "user", run, hub: await hubCommand(context, args) });
+  const run = await buildUserRun(context, options);
+  return renderUnit({ kind: "user", run, hub: await resolveHubCommand(context, args) });
 }
 
 /** Returns the command line of `run` for a user unit. */
-async function userRun(context: Context, options: RunOptions): Promise<string[]> {
+async function buildUserRun(context: Context, options: RunOptions): Promise<string[]> {
   const { privateConfig, redisPasswordSource } = options;
   return ownCommand(
     context,
     "run",
-    ...(await hubPythonOption(options)),
+    ...(await buildHubPythonOption(options)),
     ...(privateConfig ? ["--private-config"] : []),
     ...(redisPasswordSource === undefined
       ? []
@@ -215,36 +224,46 @@ async function userRun(context: Context, options: RunOptions): Promise<string[]>
   );
 }
 
-async function systemUnit(context: Context, args: string[], options: RunOptions): Promise<string> {
+async function renderSystemUnit(
+  context: Context,
+  args: string[],
+  options: RunOptions,
+): Promise<string> {
   const { renderUnit } = await import("../../hub/units.js");
-  return renderUnit(await systemParts(context, await hubCommand(context, args), options));
+  return renderUnit(
+    await buildSystemParts(context, await resolveHubCommand(context, args), options),
+  );
 }
 
 /**
  * Returns a drop-in for the hub's unit. Without `args`, the hub's command is read from the unit.
  */
-async function dropIn(context: Context, args: string[], options: RunOptions): Promise<string> {
+async function renderHubDropIn(
+  context: Context,
+  args: string[],
+  options: RunOptions,
+): Promise<string> {
   const { dropInPath, findHubUnit, readHubCommand } = await import("../../hub/existing-unit.js");
   const { renderDropIn } = await import("../../hub/units.js");
   const unit = await findHubUnit(options.unit);
-  const hub = args.length > 0 ? await hubCommand(context, args) : await readHubCommand(unit);
+  const hub = args.length > 0 ? await resolveHubCommand(context, args) : await readHubCommand(unit);
   const text = renderDropIn(
     unit.manager === "systemd"
-      ? await systemParts(context, hub, options)
-      : { kind: "user", run: await userRun(context, options), hub },
+      ? await buildSystemParts(context, hub, options)
+      : { kind: "user", run: await buildUserRun(context, options), hub },
   );
   return `# ${await dropInPath(unit)}\n${text}`;
 }
 
-async function systemParts(context: Context, hub: string[], options: RunOptions) {
+async function buildSystemParts(context: Context, hub: string[], options: RunOptions) {
   const { readServerJson, serverJsonPath } = await import("../../hub/server-json.js");
-  const hubPython = await hubPythonOption(options);
-  const credential = sealedCredential(options, "hivemind-sqlcipher");
+  const hubPython = await buildHubPythonOption(options);
+  const credential = resolveCredential(options, "hivemind-sqlcipher");
   const { file } = await readServerJson(serverJsonPath());
   // The unit may run as another user without this settings file.
   const own = { ...context, settingsInFile: undefined };
   const run =
-    (await redisSettings()) === undefined
+    (await readRedisSettings()) === undefined
       ? ownCommand({ ...own, source: parseSource("credential") }, "run", ...hubPython)
       : ownCommand(own, "run", ...hubPython, "--redis-password-source", "credential");
   const user = options.user === undefined ? {} : { user: options.user };
@@ -254,17 +273,17 @@ async function systemParts(context: Context, hub: string[], options: RunOptions)
 /**
  * Returns the unit that unlocks the keyring at boot: with --user a system unit, else a user unit.
  */
-async function keyringUnit(_: Context, _args: string[], options: RunOptions): Promise<string> {
+async function renderUnlockUnit(_: Context, _args: string[], options: RunOptions): Promise<string> {
   const { renderKeyringUnit } = await import("../../hub/units.js");
-  const credential = sealedCredential(options, "hivemind-keyring");
+  const credential = resolveCredential(options, "hivemind-keyring");
   const { user } = options;
   if (user === undefined) return renderKeyringUnit({ kind: "user", credential });
-  const owner = { user, uid: await userId(user) };
+  const owner = { user, uid: await findUserId(user) };
   return renderKeyringUnit({ kind: "system", credential, owner });
 }
 
 /** Returns the hub's command for a unit, with the absolute path of its program. */
-async function hubCommand(context: Context, args: string[]): Promise<string[]> {
+async function resolveHubCommand(context: Context, args: string[]): Promise<string[]> {
   const { findProgram } = await import("../../hub/interpreter.js");
   const { escapeVariables } = await import("../../service/unit-file.js");
   const [name = "", ...rest] = args.length > 0 ? args : ["hivemind-core", "listen"];
@@ -275,20 +294,20 @@ async function hubCommand(context: Context, args: string[]): Promise<string[]> {
   return [found ?? `/usr/local/bin/${name}`, ...rest].map(escapeVariables);
 }
 
-async function hubPythonOption({ hubPython }: RunOptions): Promise<string[]> {
+async function buildHubPythonOption({ hubPython }: RunOptions): Promise<string[]> {
   if (hubPython === undefined) return [];
   const { findProgram } = await import("../../hub/interpreter.js");
   return ["--hub-python", (await findProgram(hubPython)) ?? hubPython];
 }
 
-function sealedCredential({ credentialFile }: RunOptions, name: string): string {
+function resolveCredential({ credentialFile }: RunOptions, name: string): string {
   if (credentialFile !== undefined) return expandPath(credentialFile);
   throw new StoreError("usage", "this unit needs a sealed credential", {
     hint: `Seal the secret with systemd-creds encrypt --name=${name} - FILE, and add --credential-file FILE.`,
   });
 }
 
-async function userId(user: string): Promise<number> {
+async function findUserId(user: string): Promise<number> {
   const { run } = await import("../../process/run.js");
   const { code, stdout } = await run("id", ["-u", "--", user], { timeoutMs: 10_000 });
   if (code !== 0) throw new StoreError("usage", `no such user: ${user}`);

@@ -5,9 +5,9 @@ import { addHelp } from "../help.js";
 import { findPlainDatabase } from "../open.js";
 import {
   addServiceOptions,
-  knownDirectories,
+  buildOperationOptions,
+  listKnownDirectories,
   operate,
-  operationOptions,
   type ServiceOptions,
   saveService,
 } from "../options/operation.js";
@@ -49,7 +49,7 @@ async function runInstall(context: Context, options: InstallOptions): Promise<vo
   );
   const { storePath, output } = context;
   const { onCalendar, randomDelay } = options;
-  const command = backupCommand(context);
+  const command = buildBackupCommand(context);
   const request = { storePath, job: "backup", command, onCalendar, randomDelay } as const;
   const drillTime = options.drill ?? (await readSchedule(storePath, "drill"))?.onCalendar;
   const drillRequest = drillTime && {
@@ -58,7 +58,7 @@ async function runInstall(context: Context, options: InstallOptions): Promise<vo
   };
   await assertSchedulable(request);
   if (drillRequest) await assertSchedulable(drillRequest);
-  await checkScheduledBackup(context, options);
+  await assertBackupPossible(context, options);
   await saveService(context, options);
   const schedule = await installSchedule(request);
   const drill = drillRequest ? await installSchedule(drillRequest) : null;
@@ -78,7 +78,7 @@ async function runInstall(context: Context, options: InstallOptions): Promise<vo
  *
  * @throws {@link StoreError} usage - if the settings file lacks a directory
  */
-function backupCommand(context: Context): string[] {
+function buildBackupCommand(context: Context): string[] {
   const { settingsPath, settingsInFile } = context;
   const { to, bundle_to } = settingsInFile?.backup ?? {};
   if (to === undefined || bundle_to === undefined) {
@@ -91,7 +91,7 @@ function backupCommand(context: Context): string[] {
 }
 
 /** Checks the scheduled backup's requirements with the options and the settings file only. */
-async function checkScheduledBackup(context: Context, options: InstallOptions): Promise<void> {
+async function assertBackupPossible(context: Context, options: InstallOptions): Promise<void> {
   const { checkBackup } = await import("../../backup/backup.js");
   const { checkDatabaseBackup } = await import("../../backup/database-backup.js");
   const { resolveSettings } = await import("../../config/settings.js");
@@ -105,7 +105,7 @@ async function checkScheduledBackup(context: Context, options: InstallOptions): 
   const plain = await findPlainDatabase(context);
   const { reporter } = context;
   const common = {
-    knownDirectories: knownDirectories(scheduled),
+    knownDirectories: listKnownDirectories(scheduled),
     to,
     bundleTo,
     recipients: settings.recipients ?? [],
@@ -118,7 +118,7 @@ async function checkScheduledBackup(context: Context, options: InstallOptions): 
             ...{ ...common, ...plain, lock, signal, reporter },
             source: context.source,
           })
-        : checkBackup({ ...operationOptions(scheduled, options, lock, signal), ...common }),
+        : checkBackup({ ...buildOperationOptions(scheduled, options, lock, signal), ...common }),
     { makeDirectory: plain !== undefined },
   );
 }

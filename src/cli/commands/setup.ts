@@ -20,16 +20,16 @@ import {
   withValues,
 } from "../context.js";
 import { addHelp } from "../help.js";
-import { doctorOptions } from "../inspect.js";
+import { buildDoctorOptions } from "../inspect.js";
 import { recoverFirst } from "../open.js";
-import { passphraseLine, serviceChoice } from "../options/operation.js";
+import { passphraseLine, resolveServiceChoice } from "../options/operation.js";
 import {
   addRecipientOptions,
+  buildRecipientOptions,
   type RecipientCommandOptions,
-  recipientOptions,
 } from "../options/recovery-key.js";
 import { assertUnused } from "../options/unused.js";
-import { setupContext } from "../system-hub.js";
+import { resolveSetupContext } from "../system-hub.js";
 import { toJson } from "../ui/json.js";
 
 interface SetupOptions extends RecipientCommandOptions {
@@ -80,7 +80,7 @@ export function addCommand(program: Command): void {
     ],
   });
   command.action(async ({ recoveryKeyFile, ...given }: SetupOptions) => {
-    const context = await setupContext(command, given);
+    const context = await resolveSetupContext(command, given);
     const options: SetupOptions = {
       ...given,
       ...(recoveryKeyFile && { recoveryKeyFile: expandPath(recoveryKeyFile) }),
@@ -128,7 +128,7 @@ async function runSetup(command: Command, context: Context, given: SetupOptions)
   const { setUp } = await import("../../setup/set-up.js");
   const result = await abortOnSignal((signal) => setUp(request(signal), found, plan));
   const program = programLine(command, context);
-  const findings = await diagnose(await setupContext(command, options), options, program);
+  const findings = await diagnose(await resolveSetupContext(command, options), options, program);
   const { recoveryKeyFile: file } = options;
   // The file of this setup, or of an earlier one; not another key, nor a file that was not needed.
   const isFileInUse = !key.isTaken && (await readRecoveryKey(file)) !== undefined;
@@ -140,7 +140,7 @@ async function runSetup(command: Command, context: Context, given: SetupOptions)
 
 function toServiceChoice(context: Context, options: SetupOptions) {
   const { storePath, settings, settingsPath, settingsSection, source } = context;
-  const { service, unit } = serviceChoice(context, options);
+  const { service, unit } = resolveServiceChoice(context, options);
   if (service !== "auto" && service !== "systemd" && service !== "systemd-user") {
     throw new StoreError("usage", `setup works with systemd units, not with ${service}`, {
       hint: "Name the hub's unit with --unit NAME; docs/guide/containers.md has the steps for a container.",
@@ -161,7 +161,7 @@ function requestOf(
   key: RecipientCommandOptions = options,
 ): SetupRequest {
   const { source, reporter, settingsInFile } = context;
-  const { recipients, recoveryKey } = recipientOptions(context, key);
+  const { recipients, recoveryKey } = buildRecipientOptions(context, key);
   // The unit and the timer read the settings that setup saves first.
   const passphrase_source = formatSource(source);
   const saved = withValues(context, {
@@ -229,8 +229,8 @@ async function recoveryKeyOf(
 /** Returns whether a recovery key file of this program ends before its key does. */
 async function isCutOff(file: string, storePath: string): Promise<boolean> {
   const { readFile } = await import("node:fs/promises");
-  const { recoveryKeyHeading } = await import("../options/recovery-key.js");
-  const heading = recoveryKeyHeading(storePath);
+  const { formatRecoveryKeyHeading } = await import("../options/recovery-key.js");
+  const heading = formatRecoveryKeyHeading(storePath);
   const text = await readFile(file, "utf8");
   const isPartOfKey = /^(?:age1[a-z0-9]*(?:\n[A-Z0-9-]*)?)?$/.test(text.slice(heading.length));
   return heading.startsWith(text.slice(0, heading.length)) && isPartOfKey;
@@ -264,7 +264,7 @@ async function assertKeyDelivery(
 /** Returns what doctor finds after a setup, each with its fix. */
 async function diagnose(context: Context, options: SetupOptions, program: string) {
   const { doctor } = await import("../../diagnostics/doctor.js");
-  const { checks } = await doctor({ ...doctorOptions(context, options), program });
+  const { checks } = await doctor({ ...buildDoctorOptions(context, options), program });
   return checks.filter(({ ok }) => !ok);
 }
 

@@ -4,7 +4,12 @@ import { addGlobalOptions, type Context, contextOf } from "../context.js";
 import { addHelp } from "../help.js";
 import { openStoreToRead } from "../open.js";
 import { addSecretOption, type SecretOption } from "../options/client.js";
-import { chooseClient, noClient, optionalIdNote, parseOptionalId } from "../ui/choose-client.js";
+import {
+  chooseClient,
+  noClientError,
+  optionalIdNote,
+  parseOptionalId,
+} from "../ui/choose-client.js";
 import { clientLines } from "../ui/client-text.js";
 
 export function addCommand(program: Command): void {
@@ -32,7 +37,7 @@ async function showClient(
   await using store = await openStoreToRead(context);
   const id = await chooseClient(context, store, given);
   const client = await store.getClientById(id);
-  if (!client) throw noClient(context, id);
+  if (!client) throw noClientError(context, id);
   context.output.result({ client: showSecrets ? client : withoutSecrets(client) }, () =>
     clientLines(client, showSecrets),
   );

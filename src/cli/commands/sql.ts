@@ -4,7 +4,7 @@ import { StoreError } from "../../errors.js";
 import { addGlobalOptions, type Context, contextOf } from "../context.js";
 import { addHelp } from "../help.js";
 import { openStore, openStoreToRead } from "../open.js";
-import { onTerminal, standardInput } from "../ui/prompt.js";
+import { hasTerminal, readStandardInput } from "../ui/prompt.js";
 import { type Mode, SqlRunner } from "../ui/sql-runner.js";
 
 interface SqlOptions {
@@ -47,11 +47,11 @@ async function runSql(
     throw new StoreError("usage", "--csv and --json cannot be combined");
   }
   const mode: Mode = context.output.json ? "json" : options.csv ? "csv" : "table";
-  const isPrompt = statement === undefined && onTerminal();
+  const isPrompt = statement === undefined && hasTerminal();
   if (options.history !== undefined && !isPrompt) {
     throw new StoreError("usage", "--history is only for the prompt on a terminal");
   }
-  const text = isPrompt ? "" : (statement ?? (await standardInput()));
+  const text = isPrompt ? "" : (statement ?? (await readStandardInput()));
   const { SqlSession } = await import("../../sql/session.js");
   const { parseStatements } = await import("../../sql/statements.js");
   // Refuse an unsupported statement before the store is opened.
@@ -65,10 +65,10 @@ async function runSql(
   const session = await SqlSession.on(store);
   const runner = new SqlRunner(context, session, mode, options.write ?? false);
   if (isPrompt) {
-    const { prompt } = await import("../ui/sql-prompt.js");
-    await prompt(runner, options.history && expandPath(options.history));
+    const { runPrompt } = await import("../ui/sql-prompt.js");
+    await runPrompt(runner, options.history && expandPath(options.history));
   } else if (text.startsWith(".")) {
-    await runner.dot(text.trim());
+    await runner.runDotCommand(text.trim());
   } else {
     await runner.run(statements, context.reporter.confirm);
   }

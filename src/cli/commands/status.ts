@@ -3,8 +3,8 @@ import type { StoreStatus } from "../../diagnostics/status.js";
 import { exitCodes, StoreError } from "../../errors.js";
 import { addGlobalOptions, type Context, contextOf } from "../context.js";
 import { addHelp } from "../help.js";
-import { collectMetrics, statusOptions } from "../inspect.js";
-import { listingOptions } from "../options/backup-directories.js";
+import { buildStatusOptions, collectMetrics } from "../inspect.js";
+import { resolveListing } from "../options/backup-directories.js";
 import { toJson } from "../ui/json.js";
 import { formatLastRun } from "../ui/schedule-text.js";
 import { parseAge } from "../ui/units.js";
@@ -35,7 +35,7 @@ export function addCommand(program: Command): void {
   });
   command.action(async (target: string | undefined, options: StatusCommandOptions) => {
     const context = await contextOf(command);
-    assertOptions(context, target, options);
+    assertOptionsFit(context, target, options);
     if (options.all) await printFleet(context, target, options);
     else if (options.format === "prometheus") process.stdout.write(await collectMetrics(context));
     else await printStatus(context);
@@ -48,7 +48,7 @@ interface StatusCommandOptions {
   readonly maxAge?: string;
 }
 
-function assertOptions(
+function assertOptionsFit(
   { output }: Context,
   target: string | undefined,
   { format, all, maxAge }: StatusCommandOptions,
@@ -79,7 +79,7 @@ async function printFleet(
   const { withFleet } = await import("../../copies/view.js");
   const { judgeFleet } = await import("../../diagnostics/fleet.js");
   const { printFleetStatus } = await import("../ui/fleet-status.js");
-  const { folder, storePath } = listingOptions(context, target, {});
+  const { folder, storePath } = resolveListing(context, target, {});
   const maxAgeSeconds = parseAge(maxAge, "--max-age");
   const status = await withFleet(folder, async (files, named) =>
     named(judgeFleet(await listStores(files, storePath), maxAgeSeconds)),
@@ -90,7 +90,7 @@ async function printFleet(
 
 async function printStatus(context: Context): Promise<void> {
   const { readStoreStatus } = await import("../../diagnostics/status.js");
-  const status = await readStoreStatus(statusOptions(context));
+  const status = await readStoreStatus(buildStatusOptions(context));
   context.output.result(toJson(status), () => statusLines(status, context));
 }
 

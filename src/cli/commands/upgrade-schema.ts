@@ -4,9 +4,9 @@ import { addGlobalOptions, type Context, contextOf } from "../context.js";
 import { addHelp } from "../help.js";
 import {
   addServiceOptions,
+  buildOperationOptions,
   downtimeLines,
   operateWithService,
-  operationOptions,
   type ServiceOptions,
 } from "../options/operation.js";
 import { toJson } from "../ui/json.js";
@@ -36,7 +36,7 @@ async function runUpgrade(context: Context, options: UpgradeOptions): Promise<vo
   const { upgradeSchema } = await import("../../swap/upgrade-schema.js");
   const result = await operateWithService(context, (lock, signal) =>
     upgradeSchema({
-      ...operationOptions(context, options, lock, signal),
+      ...buildOperationOptions(context, options, lock, signal),
       hubPython: options.hubPython,
     }),
   );

@@ -10,12 +10,12 @@ import { addHelp } from "../help.js";
 import {
   addBundleDirectoryOption,
   type BundleDirectoryOption,
-  listingOptions,
+  resolveListing,
 } from "../options/backup-directories.js";
 import {
   addBundleOptions,
   type BundleKeyOptions,
-  openerOf,
+  readOpener,
   withBundle,
 } from "../options/bundle.js";
 
@@ -98,8 +98,8 @@ async function verifyAll(context: Context, target: string, options: VerifyOption
   const { verifyStores } = await import("../../backup/fleet.js");
   const { withFleet } = await import("../../copies/view.js");
   const { printVerifications } = await import("../ui/verifications.js");
-  const { folder, ...secrets } = listingOptions(context, target, options);
-  const opener = await openerOf(options);
+  const { folder, ...secrets } = resolveListing(context, target, options);
+  const opener = await readOpener(options);
   const verdicts = await withFleet(folder, (files, named) => {
     const { signal } = currentInteraction();
     return printVerifications(context, {

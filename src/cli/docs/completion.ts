@@ -6,7 +6,7 @@
 import { Argument, type Command } from "commander";
 import { addGlobalOptions, outputOf } from "../context.js";
 import { addHelp } from "../help.js";
-import { type CommandEntry, everyCommand, grammarOf, type ValueKind } from "./grammar.js";
+import { type CommandEntry, describeCommand, listCommands, type ValueKind } from "./grammar.js";
 
 const shells = ["bash", "zsh", "fish"] as const;
 type Shell = (typeof shells)[number];
@@ -26,7 +26,7 @@ export function addCommand(program: Command): void {
     ],
   });
   command.action((shell: Shell) => {
-    const script = completionScript(shell, grammarOf(program));
+    const script = completionScript(shell, describeCommand(program));
     outputOf(command).result({ shell, script }, () => [script.trimEnd()]);
   });
 }
@@ -45,9 +45,9 @@ interface ValueGroup {
  * Returns all options with a value. Options of single commands come first, because a shell's `case`
  * takes the first match.
  */
-function valueGroups(program: CommandEntry): ValueGroup[] {
+function groupValues(program: CommandEntry): ValueGroup[] {
   const meanings = new Map<string, Map<string, { value: ValueKind; at: string[] }>>();
-  for (const entry of everyCommand(program)) {
+  for (const entry of listCommands(program)) {
     for (const { names, value } of entry.options) {
       if (value === undefined) continue;
       for (const name of names) {
@@ -76,13 +76,13 @@ function valueGroups(program: CommandEntry): ValueGroup[] {
 }
 
 /** Returns `COMMAND OPTION` patterns for a shell's `case`. */
-function patterns({ options }: ValueGroup): string {
+function formatPatterns({ options }: ValueGroup): string {
   return options
     .map(({ name, at }) => (at === undefined ? `*' ${name}'` : `'${at} ${name}'`))
     .join("|");
 }
 
-function valuedNames(groups: readonly ValueGroup[]): string[] {
+function listValuedNames(groups: readonly ValueGroup[]): string[] {
   return [...new Set(groups.flatMap(({ options }) => options.map(({ name }) => name)))];
 }
 
@@ -90,8 +90,8 @@ const pathOf = (entry: CommandEntry) => entry.names.join(" ");
 const namesOf = (entry: CommandEntry) => entry.options.flatMap(({ names }) => names);
 
 function bashScript(program: CommandEntry): string {
-  const commands = everyCommand(program);
-  const groups = valueGroups(program);
+  const commands = listCommands(program);
+  const groups = groupValues(program);
   const values = (value: ValueKind) => {
     if (value.kind === "choices")
       return `COMPREPLY=($(compgen -W '${value.choices.join(" ")}' -- "$cur"))`;
@@ -104,7 +104,7 @@ _hivemind_sqlcipher() {
   for word in "\${COMP_WORDS[@]:1:COMP_CWORD-1}"; do
     if [[ $skip ]]; then skip=''; continue; fi
     case $word in
-      ${valuedNames(groups).join("|")}) skip=1 ;;
+      ${listValuedNames(groups).join("|")}) skip=1 ;;
       -*) ;;
       *)
         case "\${at:+$at }$word" in
@@ -118,7 +118,7 @@ _hivemind_sqlcipher() {
   COMPREPLY=()
   if [[ $skip ]]; then
     case "$at $prev" in
-${groups.map((group) => `      ${patterns(group)}) ${values(group.value)} ;;`).join("\n")}
+${groups.map((group) => `      ${formatPatterns(group)}) ${values(group.value)} ;;`).join("\n")}
     esac
     return
   fi
@@ -138,8 +138,8 @@ complete -F _hivemind_sqlcipher hivemind-sqlcipher
 }
 
 function zshScript(program: CommandEntry): string {
-  const commands = everyCommand(program);
-  const groups = valueGroups(program);
+  const commands = listCommands(program);
+  const groups = groupValues(program);
   const quoted = (text: string) => `'${text.replaceAll("'", "'\\''")}'`;
   const described = (name: string, description: string) =>
     quoted(`${name.replaceAll(":", "\\:")}:${description}`);
@@ -156,7 +156,7 @@ _hivemind-sqlcipher() {
   for word in "\${(@)words[2,CURRENT-1]}"; do
     if [[ -n $skip ]]; then skip=''; continue; fi
     case $word in
-      (${valuedNames(groups).join("|")}) skip=1 ;;
+      (${listValuedNames(groups).join("|")}) skip=1 ;;
       (-*) ;;
       (*)
         case "\${at:+$at }$word" in
@@ -169,7 +169,7 @@ _hivemind-sqlcipher() {
   done
   if [[ -n $skip ]]; then
     case "$at \${words[CURRENT-1]}" in
-${groups.map((group) => `      (${patterns(group)}) ${values(group.value)} ;;`).join("\n")}
+${groups.map((group) => `      (${formatPatterns(group)}) ${values(group.value)} ;;`).join("\n")}
     esac
     return
   fi
@@ -202,7 +202,7 @@ fi
 }
 
 function fishScript(program: CommandEntry): string {
-  const commands = everyCommand(program);
+  const commands = listCommands(program);
   const quoted = (text: string) => `'${text.replace(/[\\']/g, "\\$&")}'`;
   const values = (value: ValueKind) => {
     if (value.kind === "choices") return `-a ${quoted(value.choices.join(" "))}`;
@@ -241,7 +241,7 @@ function __hivemind_sqlcipher_at
             continue
         end
         switch $word
-            case ${valuedNames(valueGroups(program)).join(" ")}
+            case ${listValuedNames(groupValues(program)).join(" ")}
                 set skip 1
             case '-*'
             case '*'

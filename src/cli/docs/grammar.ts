@@ -41,7 +41,7 @@ export interface CommandEntry {
 }
 
 /** Describes a command and its subcommands, except hidden ones. */
-export function grammarOf(command: Command, names: readonly string[] = []): CommandEntry {
+export function describeCommand(command: Command, names: readonly string[] = []): CommandEntry {
   const help = command.createHelp();
   return {
     names,
@@ -51,22 +51,22 @@ export function grammarOf(command: Command, names: readonly string[] = []): Comm
     options: help
       .visibleOptions(command)
       .filter((option) => option.long !== "--help")
-      .map(optionEntry),
-    arguments: command.registeredArguments.map(argumentEntry),
+      .map(describeOption),
+    arguments: command.registeredArguments.map(describeArgument),
     commands: help
       .visibleCommands(command)
       .filter((child) => child.name() !== "help")
-      .map((child) => grammarOf(child, [...names, child.name()])),
-    notes: notesOf(command),
+      .map((child) => describeCommand(child, [...names, child.name()])),
+    notes: readNotes(command),
   };
 }
 
 /** Returns a command and all below it. */
-export function everyCommand(entry: CommandEntry): CommandEntry[] {
-  return [entry, ...entry.commands.flatMap(everyCommand)];
+export function listCommands(entry: CommandEntry): CommandEntry[] {
+  return [entry, ...entry.commands.flatMap(listCommands)];
 }
 
-function optionEntry(option: Option): OptionEntry {
+function describeOption(option: Option): OptionEntry {
   const names = [option.short, option.long].filter((name) => name !== undefined);
   const takesValue = option.required || option.optional;
   return {
@@ -74,7 +74,7 @@ function optionEntry(option: Option): OptionEntry {
     names,
     description: withDefault(option.description, option.defaultValue),
     ...(takesValue && {
-      value: valueKind(/[<[]([^<>[\]]*)[>\]]/.exec(option.flags)?.[1] ?? "", option.argChoices),
+      value: classifyValue(/[<[]([^<>[\]]*)[>\]]/.exec(option.flags)?.[1] ?? "", option.argChoices),
     }),
     isGlobal: option.helpGroupHeading === globalHeading,
   };
@@ -85,21 +85,21 @@ function withDefault(description: string, value: unknown): string {
 }
 
 /** Returns an argument as the usage shows it: `<file>`, `[names...]`. */
-export function argumentTerm(argument: Argument): string {
+export function formatArgument(argument: Argument): string {
   const name = argument.name() + (argument.variadic ? "..." : "");
   return argument.required ? `<${name}>` : `[${name}]`;
 }
 
-function argumentEntry(argument: Argument): ArgumentEntry {
+function describeArgument(argument: Argument): ArgumentEntry {
   return {
-    term: argumentTerm(argument),
+    term: formatArgument(argument),
     description: argument.description,
-    value: valueKind(argument.name(), argument.argChoices),
+    value: classifyValue(argument.name(), argument.argChoices),
   };
 }
 
 /** Derives the kind from the value's name in the help: `<path>`, `<directory>`, `<auto|none>`. */
-function valueKind(name: string, choices: readonly string[] | undefined): ValueKind {
+function classifyValue(name: string, choices: readonly string[] | undefined): ValueKind {
   if (choices !== undefined) return { kind: "choices", choices };
   if (name.includes("|")) return { kind: "choices", choices: name.split("|") };
   if (name === "directory") return { kind: "directory" };
@@ -107,7 +107,7 @@ function valueKind(name: string, choices: readonly string[] | undefined): ValueK
 }
 
 /** Returns the text added with `addHelpText`, which commander prints after its own help. */
-function notesOf(command: Command): string {
+function readNotes(command: Command): string {
   let printed = "";
   const before = command.configureOutput();
   command.configureOutput({

@@ -7,15 +7,15 @@ type JsonSchema = z.core.JSONSchema.BaseSchema;
 
 /** Returns the JSON Schema of every document: `$defs` has one for each command, and `error`. */
 export function jsonOutputSchema(): string {
-  const definitions = byDocuments().flatMap(([[first = "", ...others], printed]) => [
-    [first, oneOf(printed)],
+  const definitions = groupByDocuments().flatMap(([[first = "", ...others], printed]) => [
+    [first, combineSchemas(printed)],
     ...others.map((name) => [name, { $ref: `#/$defs/${first}` }]),
   ]);
   const schema = {
     $schema: "https://json-schema.org/draft/2020-12/schema",
     title: "What the commands of hivemind-sqlcipher print with --json",
     description: "Generated from the program by `npm run reference`; do not edit.",
-    $defs: { error: convert(errorDocument), ...Object.fromEntries(definitions) },
+    $defs: { error: toJsonSchema(errorDocument), ...Object.fromEntries(definitions) },
   };
   return `${JSON.stringify(schema, undefined, 2)}\n`;
 }
@@ -47,18 +47,18 @@ export function jsonOutputReference(): string {
     '{ "error": { "code": 11, "message": "…", "hint": "…" } }',
     "```",
     "",
-    ...table(convert(errorDocument)),
-    ...byDocuments().flatMap(([names, printed]) => [
+    ...renderTable(toJsonSchema(errorDocument)),
+    ...groupByDocuments().flatMap(([names, printed]) => [
       "",
       `## ${names.join(", ")}`,
-      ...printed.flatMap(section),
+      ...printed.flatMap(renderSection),
     ]),
     "",
   ].join("\n");
 }
 
 /** Groups the commands that print the same documents. */
-function byDocuments(): [names: string[], printed: readonly JsonDocument[]][] {
+function groupByDocuments(): [names: string[], printed: readonly JsonDocument[]][] {
   const groups = new Map<readonly JsonDocument[], string[]>();
   for (const [name, printed] of Object.entries(documents)) {
     groups.set(printed, [...(groups.get(printed) ?? []), name]);
@@ -66,22 +66,26 @@ function byDocuments(): [names: string[], printed: readonly JsonDocument[]][] {
   return [...groups].map(([printed, names]) => [names, printed]);
 }
 
-function oneOf(printed: readonly JsonDocument[]): JsonSchema {
+function combineSchemas(printed: readonly JsonDocument[]): JsonSchema {
   const schemas = printed.map(({ schema, when }) => ({
     ...(when !== undefined && { description: when }),
-    ...convert(schema),
+    ...toJsonSchema(schema),
   }));
   return schemas.length === 1 ? { ...schemas[0] } : { anyOf: schemas };
 }
 
-function section({ when, schema }: JsonDocument): string[] {
-  return [...(when === undefined ? [] : ["", `${when}:`]), "", ...table(convert(schema))];
+function renderSection({ when, schema }: JsonDocument): string[] {
+  return [
+    ...(when === undefined ? [] : ["", `${when}:`]),
+    "",
+    ...renderTable(toJsonSchema(schema)),
+  ];
 }
 
-function convert(schema: z.ZodMiniType): JsonSchema {
+function toJsonSchema(schema: z.ZodMiniType): JsonSchema {
   const { $schema: _, ...converted } = z.toJSONSchema(schema, {
     override: ({ jsonSchema }) => {
-      // Only the limits of JavaScript's integers, and a long pattern for times.
+      // Only the limits of JavaScript's integers, and the long pattern of a time.
       delete jsonSchema.minimum;
       delete jsonSchema.maximum;
       if (jsonSchema.format === "date-time") delete jsonSchema.pattern;
@@ -92,12 +96,12 @@ function convert(schema: z.ZodMiniType): JsonSchema {
   return converted;
 }
 
-function table(schema: JsonSchema): string[] {
-  return ["| key | type | |", "| --- | --- | --- |", ...rows(schema, "")];
+function renderTable(schema: JsonSchema): string[] {
+  return ["| key | type | |", "| --- | --- | --- |", ...renderRows(schema, "")];
 }
 
 /** Returns a row for each key below a schema. */
-function rows(schema: JsonSchema, prefix: string): string[] {
+function renderRows(schema: JsonSchema, prefix: string): string[] {
   return Object.entries(schema.properties ?? {}).flatMap(([name, value]) => {
     const { description, type, inner } = describe(value as JsonSchema);
     const isOptional = !(schema.required ?? []).includes(name);
@@ -106,7 +110,7 @@ function rows(schema: JsonSchema, prefix: string): string[] {
     const isPlain = description === "" && !isOptional && !type.endsWith("null");
     return [
       ...(isPlain ? [] : [`| \`${key}\`${isOptional ? " ?" : ""} | ${type} | ${description} |`]),
-      ...(inner === undefined ? [] : rows(inner.schema, `${key}${inner.suffix}`)),
+      ...(inner === undefined ? [] : renderRows(inner.schema, `${key}${inner.suffix}`)),
     ];
   });
 }
@@ -114,7 +118,7 @@ function rows(schema: JsonSchema, prefix: string): string[] {
 interface Description {
   readonly description: string;
   readonly type: string;
-  /** What has further keys. */
+  /** The schema of the further keys, if the value has some. */
   readonly inner?: { readonly schema: JsonSchema; readonly suffix: string };
 }
 

@@ -2,49 +2,49 @@
 import { environmentKeys } from "../../config/settings.js";
 import { buildProgram } from "../program.js";
 import { Output } from "../ui/output.js";
-import { type CommandEntry, everyCommand, grammarOf, type OptionEntry } from "./grammar.js";
+import { type CommandEntry, describeCommand, listCommands, type OptionEntry } from "./grammar.js";
 
 const name = "hivemind-sqlcipher";
 
 export async function ownManPage(version: string): Promise<string> {
   const output = new Output({ json: false, quiet: false, verbose: false, color: false });
-  return manPage(grammarOf(await buildProgram(output)), version);
+  return manPage(describeCommand(await buildProgram(output)), version);
 }
 
 /** Returns the manual page's text. */
 export function manPage(program: CommandEntry, version: string): string {
-  const leaves = everyCommand(program).filter(({ commands }) => commands.length === 0);
+  const leaves = listCommands(program).filter(({ commands }) => commands.length === 0);
   const [, ...exitCodes] = program.notes.split("\n").map((line) => line.trim());
   return [
     `.TH ${name.toUpperCase()} 1 "" "${name} ${version}"`,
     ".nh", // no hyphens in commands
     ".ad l",
     ".SH NAME",
-    `${name} \\- ${roff(program.description)}`,
+    `${name} \\- ${escapeRoff(program.description)}`,
     ".SH SYNOPSIS",
     `.B ${name}`,
     ".RI [ OPTION... ]",
     ".I COMMAND",
     ".RI [ ARGUMENT... ]",
     ".SH DESCRIPTION",
-    roff(
+    escapeRoff(
       "Keeps HiveMind's client credentials encrypted at rest, with the passphrase in the OS keyring, and makes encrypted backups that open years later with only age and SQLCipher.",
     ),
     ".SH COMMANDS",
-    ...leaves.flatMap(command),
+    ...leaves.flatMap(renderCommand),
     ".SH GLOBAL OPTIONS",
-    ...program.options.filter(({ isGlobal }) => isGlobal).flatMap(option),
+    ...program.options.filter(({ isGlobal }) => isGlobal).flatMap(renderOption),
     ".SH EXIT STATUS",
     ...exitCodes
       .join(" ")
       .split(/, (?=\d)/)
-      .flatMap(exitCode),
+      .flatMap(renderExitCode),
     ".SH ENVIRONMENT",
     "An option wins over the environment, which wins over the settings file.",
     ...Object.entries(environmentKeys).flatMap(([variable, what]) => [
       ".TP",
-      `.B ${roff(variable)}`,
-      roff(what),
+      `.B ${escapeRoff(variable)}`,
+      escapeRoff(what),
     ]),
     ".TP",
     ".B NO_COLOR",
@@ -53,7 +53,7 @@ export function manPage(program: CommandEntry, version: string): string {
     ...[
       ["$XDG_DATA_HOME/hivemind-core/clients.db", "the store"],
       ["$XDG_CONFIG_HOME/hivemind-sqlcipher/config.json", "the settings, which contain no secret"],
-    ].flatMap(([path = "", what = ""]) => [".TP", `.I ${roff(path)}`, roff(what)]),
+    ].flatMap(([path = "", what = ""]) => [".TP", `.I ${escapeRoff(path)}`, escapeRoff(what)]),
     ".SH SEE ALSO",
     ".BR age (1),",
     ".BR secret-tool (1),",
@@ -62,34 +62,40 @@ export function manPage(program: CommandEntry, version: string): string {
   ].join("\n");
 }
 
-function command(entry: CommandEntry): string[] {
+function renderCommand(entry: CommandEntry): string[] {
   const own = entry.options.filter(({ isGlobal }) => !isGlobal);
   return [
-    `.SS "${roff(`${name} ${entry.usage}`)}"`,
-    roff(`${entry.description}.`),
+    `.SS "${escapeRoff(`${name} ${entry.usage}`)}"`,
+    escapeRoff(`${entry.description}.`),
     ...entry.arguments
       .filter(({ description }) => description !== "")
-      .flatMap(({ term, description }) => [".TP", `.I ${roff(term)}`, roff(description)]),
-    ...own.flatMap(option),
-    ...(entry.notes === "" ? [] : [".PP", ".nf", ...entry.notes.split("\n").map(roff), ".fi"]),
+      .flatMap(({ term, description }) => [
+        ".TP",
+        `.I ${escapeRoff(term)}`,
+        escapeRoff(description),
+      ]),
+    ...own.flatMap(renderOption),
+    ...(entry.notes === ""
+      ? []
+      : [".PP", ".nf", ...entry.notes.split("\n").map(escapeRoff), ".fi"]),
   ];
 }
 
-function option({ flags, description }: OptionEntry): string[] {
-  return [".TP", `.B "${roff(flags)}"`, roff(description)];
+function renderOption({ flags, description }: OptionEntry): string[] {
+  return [".TP", `.B "${escapeRoff(flags)}"`, escapeRoff(description)];
 }
 
 /** Formats "10 no such store, …". */
-function exitCode(text: string): string[] {
+function renderExitCode(text: string): string[] {
   const [, code = "", meaning = ""] = /^(\d+) (.*)$/s.exec(text.trim()) ?? [];
-  return [".TP", `.B ${code}`, roff(meaning)];
+  return [".TP", `.B ${code}`, escapeRoff(meaning)];
 }
 
 /**
  * Escapes text for roff: backslashes, hyphens in options, and a dot or quote at the start of a
  * line.
  */
-function roff(text: string): string {
+function escapeRoff(text: string): string {
   return text
     .replaceAll("\\", "\\e")
     .replaceAll("-", "\\-")

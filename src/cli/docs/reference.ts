@@ -1,7 +1,7 @@
 /** The command reference in Markdown, from the same definitions as `--help`. */
 import { buildProgram } from "../program.js";
 import { Output } from "../ui/output.js";
-import { type CommandEntry, everyCommand, grammarOf, type OptionEntry } from "./grammar.js";
+import { type CommandEntry, describeCommand, listCommands, type OptionEntry } from "./grammar.js";
 
 export { jsonOutputReference, jsonOutputSchema } from "./json-reference.js";
 
@@ -10,25 +10,29 @@ const name = "hivemind-sqlcipher";
 /** Returns the page `docs/reference/commands.md`. */
 export async function commandReference(): Promise<string> {
   const output = new Output({ json: false, quiet: false, verbose: false, color: false });
-  const program = grammarOf(await buildProgram(output));
-  const leaves = everyCommand(program).filter(({ commands }) => commands.length === 0);
+  const program = describeCommand(await buildProgram(output));
+  const leaves = listCommands(program).filter(({ commands }) => commands.length === 0);
   const groups = [...new Set(program.commands.map(({ group }) => group))];
   return [
     "# Commands",
     "",
     "Generated from the program by `npm run reference`; do not edit.",
     "",
-    ...groups.flatMap((group) => contents(program, group, leaves)),
+    ...groups.flatMap((group) => renderContents(program, group, leaves)),
     "",
     "## Options of every command",
     "",
-    ...table(program.options.filter(({ isGlobal }) => isGlobal)),
-    ...leaves.flatMap(section),
+    ...renderTable(program.options.filter(({ isGlobal }) => isGlobal)),
+    ...leaves.flatMap(renderSection),
     "",
   ].join("\n");
 }
 
-function contents(program: CommandEntry, group: string, leaves: readonly CommandEntry[]): string[] {
+function renderContents(
+  program: CommandEntry,
+  group: string,
+  leaves: readonly CommandEntry[],
+): string[] {
   const heads = program.commands
     .filter((each) => each.group === group)
     .map(({ names }) => names[0]);
@@ -38,7 +42,7 @@ function contents(program: CommandEntry, group: string, leaves: readonly Command
   return [`- ${group.replace(/:$/, "")}: ${links.join(", ")}`];
 }
 
-function section(entry: CommandEntry): string[] {
+function renderSection(entry: CommandEntry): string[] {
   const own = entry.options.filter(({ isGlobal }) => !isGlobal);
   return [
     "",
@@ -49,12 +53,12 @@ function section(entry: CommandEntry): string[] {
     "```",
     `${name} ${entry.usage}`,
     "```",
-    ...(own.length === 0 ? [] : ["", ...table(own)]),
+    ...(own.length === 0 ? [] : ["", ...renderTable(own)]),
     ...(entry.notes === "" ? [] : ["", "```", entry.notes, "```"]),
   ];
 }
 
-function table(options: readonly OptionEntry[]): string[] {
+function renderTable(options: readonly OptionEntry[]): string[] {
   return [
     "| option | |",
     "| --- | --- |",

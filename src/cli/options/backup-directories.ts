@@ -14,8 +14,8 @@ export function addBundleDirectoryOption(command: Command): Command {
   );
 }
 
-/** Returns where backups and bundles are, the store, and the passphrase's source. */
-export function listingOptions(
+/** Returns the directories of backups and bundles, the store, and the passphrase's source. */
+export function resolveListing(
   context: Context,
   directory: string | undefined,
   { bundleTo }: BundleDirectoryOption,

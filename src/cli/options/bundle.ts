@@ -5,7 +5,7 @@ import type { BundleOpener } from "../../bundle/bundle.js";
 import { expandPath, isRemote } from "../../config/paths.js";
 import { isKind, StoreError, withLine, wrap } from "../../errors.js";
 import type { PassphraseSource } from "../../keys/source.js";
-import { askSecret, onTerminal } from "../ui/prompt.js";
+import { askSecret, hasTerminal } from "../ui/prompt.js";
 
 export interface BundleKeyOptions {
   bundle?: string;
@@ -37,12 +37,12 @@ export function addBundleOptions(command: Command): Command {
  *
  * @throws {@link StoreError} if the named file cannot be read or has no key
  */
-export async function openerOf(options: BundleKeyOptions): Promise<BundleOpener | undefined> {
+export async function readOpener(options: BundleKeyOptions): Promise<BundleOpener | undefined> {
   const { identity, identityPassphraseFile, bundlePassphraseFile } = options;
   if (identity !== undefined) {
     const { readIdentityFile } = await import("../../bundle/recovery-key.js");
     const path = expandPath(identity);
-    return { identity: await readIdentityFile(path, identityPassphrase(options, path)) };
+    return { identity: await readIdentityFile(path, buildPassphraseReader(options, path)) };
   }
   if (identityPassphraseFile !== undefined) {
     throw new StoreError("usage", "a passphrase for a recovery key was given, but no key", {
@@ -58,10 +58,10 @@ export async function openerOf(options: BundleKeyOptions): Promise<BundleOpener 
 }
 
 /**
- * Returns a function that reads the passphrase of an encrypted recovery key from the file in the
- * options, or else from the terminal.
+ * Returns a function that reads the passphrase of an encrypted recovery key, from the file in the
+ * options or from the terminal.
  */
-function identityPassphrase(
+function buildPassphraseReader(
   { identityPassphraseFile }: BundleKeyOptions,
   path: string,
 ): () => Promise<string> {
@@ -79,18 +79,18 @@ function identityPassphrase(
 }
 
 /**
- * Returns what opens a bundle: asks on a terminal if the options name nothing.
+ * Returns the bundle's key. Asks for it on a terminal if the options name none.
  *
  * @param bundle - path of the bundle, for the question
  * @throws {@link StoreError} usage - without a terminal, or if the answer is not a recovery key
  */
-export async function requiredOpener(
+export async function readOrAskOpener(
   options: BundleKeyOptions,
   bundle: string,
 ): Promise<BundleOpener> {
-  const opener = await openerOf(options);
+  const opener = await readOpener(options);
   if (opener !== undefined) return opener;
-  if (onTerminal()) return askOpener(bundle);
+  if (hasTerminal()) return askOpener(bundle);
   throw new StoreError("usage", "the bundle is encrypted, and no key to open it was given", {
     hint: "Add --identity FILE with the recovery key, or --bundle-passphrase-file FILE.",
   });
@@ -131,15 +131,15 @@ export interface NamedBundle {
  * @throws {@link StoreError} usage - if only a key is named and the bundle is not found, or if only
  *   a bundle is named
  */
-async function bundleOf(
+async function resolveBundle(
   options: BundleKeyOptions,
   search?: BundleSearch,
 ): Promise<NamedBundle | undefined> {
   if (options.bundle !== undefined) {
     const path = expandPath(options.bundle);
-    return { path, opener: await requiredOpener(options, path) };
+    return { path, opener: await readOrAskOpener(options, path) };
   }
-  const opener = await openerOf(options);
+  const opener = await readOpener(options);
   if (opener === undefined) return undefined;
   const path = search && (await findBundle(search));
   if (path !== undefined) return { path, opener };
@@ -166,7 +166,7 @@ async function findBundle({ backup, directory }: BundleSearch): Promise<string |
  * Adds the bundle's path to an error about a passphrase if the bundle is in the known directory.
  * The user then needs only the recovery key.
  */
-async function withKnownBundle(error: unknown, search: BundleSearch): Promise<unknown> {
+async function addBundleHint(error: unknown, search: BundleSearch): Promise<unknown> {
   if (!isKind(error, "wrongPassphrase", "passphraseUnavailable")) return error;
   const path = await findBundle(search);
   if (path === undefined) return error;
@@ -196,14 +196,14 @@ export async function withBundle<Result>(
       withBundle({ ...options, bundle: path }, { search, kept }, operation),
     );
   }
-  const bundle = await bundleOf(options, search);
+  const bundle = await resolveBundle(options, search);
   if (bundle !== undefined) return await operation(bundle);
   try {
     return await operation(undefined);
   } catch (error) {
     const path = await findBundle(search);
-    const canAsk = path !== undefined && onTerminal() && (await needsBundle(error, search, kept));
-    if (!canAsk) throw await withKnownBundle(error, search);
+    const canAsk = path !== undefined && hasTerminal() && (await needsBundle(error, search, kept));
+    if (!canAsk) throw await addBundleHint(error, search);
     return await operation({ path, opener: await askOpener(path) });
   }
 }

@@ -17,7 +17,10 @@ export function addFileOption(command: Command, description: string): Command {
  *
  * @throws {@link StoreError} usage - if they name different files
  */
-export function namedFile(argument: string | undefined, { path }: FileOption): string | undefined {
+export function resolveFile(
+  argument: string | undefined,
+  { path }: FileOption,
+): string | undefined {
   if (argument !== undefined && path !== undefined && argument !== path) {
     throw new StoreError("usage", `two files are named: ${argument} and ${path}`, {
       hint: "Give the file as an argument or with --path, not both.",

@@ -7,18 +7,18 @@ import type { DatabaseConfig } from "../../databases/plugin.js";
 import { isKind, StoreError } from "../../errors.js";
 import type { Endpoint } from "../../migrate/migrate.js";
 import type { Context } from "../context.js";
-import { hubStore } from "../hub-store.js";
+import { findHubStore } from "../hub-store.js";
 
 export type Setting = readonly [key: string, value: string];
 
 /** Collects the values of a repeatable `key=value` option. */
-export function repeatedSetting(text: string, settings: Setting[] = []): Setting[] {
+export function collectSetting(text: string, settings: Setting[] = []): Setting[] {
   const [key = "", ...rest] = text.split("=");
   return [...settings, [key, rest.join("=")]];
 }
 
 /** Returns a database with its settings from server.json, overridden by the command line. */
-export async function endpointOf(
+export async function buildEndpoint(
   context: Context,
   name: string,
   given: Setting[] = [],
@@ -29,8 +29,8 @@ export async function endpointOf(
   for (const [key, value] of given) settings[key] = escapeSetting(key, value);
   const config =
     name === sqlcipherPluginName
-      ? await storeConfig(context, settings)
-      : { ...(await configInServerJson(name)), ...settings };
+      ? await buildStoreConfig(context, settings)
+      : { ...(await readConfigInServerJson(name)), ...settings };
   if (passwordSource === undefined) return { name, config };
   const { password: _, ...rest } = config;
   return { name, config: { ...rest, password_source: passwordSource } };
@@ -39,14 +39,14 @@ export async function endpointOf(
 /**
  * Returns the settings of the SQLCipher database: the same store and source as for other commands.
  */
-async function storeConfig(
+async function buildStoreConfig(
   { settings, source }: Context,
   given: DatabaseConfig,
 ): Promise<DatabaseConfig> {
   const { sourceConfig } = await import("../../databases/sqlite.js");
   const { store } = settings;
   const { path, name, subfolder } =
-    store && isStoreNamed(store) ? store : await hubStore("migrate");
+    store && isStoreNamed(store) ? store : await findHubStore("migrate");
   const isNamed = ["db_path", "name", "subfolder"].some((key) => Object.hasOwn(given, key));
   const location = isNamed ? {} : { db_path: path, name, subfolder };
   return {
@@ -82,7 +82,7 @@ function escapeSetting(key: string, text: string): JsonObject[string] {
  * @throws {@link StoreError} refused - if server.json is not JSON: the hub would silently use its
  *   defaults
  */
-async function configInServerJson(name: string): Promise<DatabaseConfig> {
+async function readConfigInServerJson(name: string): Promise<DatabaseConfig> {
   const { readServerJson, serverJsonPath } = await import("../../hub/server-json.js");
   const { isJsonObject } = await import("../../client/json.js");
   try {

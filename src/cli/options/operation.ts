@@ -13,11 +13,11 @@ import type { ServiceChoice } from "../../service/select.js";
 import type { BundleOptions } from "../../swap/options.js";
 import { type Context, recoveryCommand } from "../context.js";
 import { addParagraph } from "../help.js";
-import { asStoreError } from "../ui/output.js";
+import { toStoreError } from "../ui/output.js";
 import {
   addRecipientOptions,
+  buildRecipientOptions,
   type RecipientCommandOptions,
-  recipientOptions,
 } from "./recovery-key.js";
 
 export interface ServiceOptions {
@@ -45,12 +45,12 @@ export function addServiceOptions(command: Command): Command {
 }
 
 /**
- * Returns the service chosen by the options, or else by the settings.
+ * Returns the service that the options choose, and otherwise the settings.
  *
  * @throws {@link StoreError} usage - for contradictory options
  */
-export function serviceChoice(context: Context, options: ServiceOptions): ServiceChoice {
-  const chosen = serviceSettings(options, context.settings.backup);
+export function resolveServiceChoice(context: Context, options: ServiceOptions): ServiceChoice {
+  const chosen = resolveServiceSettings(options, context.settings.backup);
   return {
     service: chosen.service ?? "auto",
     unit: chosen.unit,
@@ -67,15 +67,18 @@ export function serviceChoice(context: Context, options: ServiceOptions): Servic
  *
  * @throws {@link StoreError} usage - for contradictory options
  */
-function serviceSettings(options: ServiceOptions, backup: Settings["backup"]): ServiceSettings {
+function resolveServiceSettings(
+  options: ServiceOptions,
+  backup: Settings["backup"],
+): ServiceSettings {
   const { unit, service: kind, stopCommand, startCommand } = options;
   const hasCommands = stopCommand !== undefined || startCommand !== undefined;
-  if (hasCommands && unit !== undefined) throw contradiction("--unit", "--stop-command");
+  if (hasCommands && unit !== undefined) throw exclusiveOptionsError("--unit", "--stop-command");
   if (hasCommands && kind !== undefined && kind !== "auto" && kind !== "command") {
-    throw contradiction(`--service ${kind}`, "--stop-command");
+    throw exclusiveOptionsError(`--service ${kind}`, "--stop-command");
   }
   if (unit !== undefined && (kind === "none" || kind === "command")) {
-    throw contradiction("--unit", `--service ${kind}`);
+    throw exclusiveOptionsError("--unit", `--service ${kind}`);
   }
   return mergeServiceSettings(
     { unit, service: kind, stop_command: stopCommand, start_command: startCommand },
@@ -83,7 +86,7 @@ function serviceSettings(options: ServiceOptions, backup: Settings["backup"]): S
   );
 }
 
-function contradiction(option: string, other: string): StoreError {
+function exclusiveOptionsError(option: string, other: string): StoreError {
   return new StoreError("usage", `${option} and ${other} exclude each other`, {
     hint: "Give only the option that applies.",
   });
@@ -117,7 +120,7 @@ export function addBundleTarget(command: Command): Command {
 }
 
 /** Returns the options common to all operations. */
-export function operationOptions(
+export function buildOperationOptions(
   context: Context,
   options: SwapOptions,
   lock: OperationLock,
@@ -126,7 +129,7 @@ export function operationOptions(
   return {
     lock,
     source: context.source,
-    service: serviceChoice(context, options),
+    service: resolveServiceChoice(context, options),
     hub: options.hub ?? ("auto" as const),
     recoveryCommand: recoveryCommand(context),
     reporter: context.reporter,
@@ -149,18 +152,18 @@ export async function withBundleTarget<Result>(
 ): Promise<Result> {
   const { planRecipients } = await import("../../bundle/recipients.js");
   const { prepareBundleDirectory } = await import("../../swap/prepare.js");
-  const bundleTo = bundleDirectory(context, options);
+  const bundleTo = resolveBundleDirectory(context, options);
   const { storePath, reporter } = context;
   await prepareBundleDirectory(bundleTo, storePath, reporter);
   if (context.source.kind === "keyring") {
     const { assertKeyringUsable } = await import("../../keys/keyring.js");
     await assertKeyringUsable();
   }
-  const plan = await planRecipients(recipientOptions(context, options));
+  const plan = await planRecipients(buildRecipientOptions(context, options));
   return await plan.use(bundleTo, (recipients) =>
     operation({
       bundleTo,
-      backupDirectory: backupDirectory(context, options),
+      backupDirectory: findBackupDirectory(context, options),
       storePath,
       recipients,
     }),
@@ -168,7 +171,7 @@ export async function withBundleTarget<Result>(
 }
 
 /** Returns the directories in the settings or the environment. */
-export function knownDirectories({ settings: { backup, bundle } }: Context): string[] {
+export function listKnownDirectories({ settings: { backup, bundle } }: Context): string[] {
   return [
     ...[backup?.to, backup?.bundle_to].filter((path) => path !== undefined),
     ...[...(backup?.copies ?? []), ...(bundle?.copies ?? [])].filter((text) => !isRemote(text)),
@@ -176,7 +179,7 @@ export function knownDirectories({ settings: { backup, bundle } }: Context): str
 }
 
 /** Returns the directory for backups, if the options or the settings name one. */
-export function backupDirectory(
+export function findBackupDirectory(
   { settings }: Context,
   { to }: { to?: string },
 ): string | undefined {
@@ -188,7 +191,10 @@ export function backupDirectory(
  *
  * @throws {@link StoreError} usage - if neither the options nor the settings name a directory
  */
-export function bundleDirectory({ settings }: Context, options: { bundleTo?: string }): string {
+export function resolveBundleDirectory(
+  { settings }: Context,
+  options: { bundleTo?: string },
+): string {
   const directory = options.bundleTo ?? settings.backup?.bundle_to;
   if (directory !== undefined) return expandPath(directory);
   throw new StoreError("usage", "no directory for the passphrase bundle is named", {
@@ -205,8 +211,8 @@ export interface RememberedOptions {
 }
 
 /**
- * Saves this command's directories and recipients in the store's settings, unless the settings have
- * some. Reports a write error without failing, because the operation has finished.
+ * Saves this command's directories and recipients in the store's settings. Replaces no existing
+ * values. Reports a write error without failing, because the operation has finished.
  */
 export async function rememberDirectories(
   context: Context,
@@ -278,7 +284,7 @@ export function withNamedService(
 ): Settings["backup"] {
   if (!namesService(options)) return backup;
   const others = Object.entries(backup ?? {}).filter(([key]) => !isServiceKey(key));
-  return { ...Object.fromEntries(others), ...savedService(options, backup) };
+  return { ...Object.fromEntries(others), ...selectServiceToSave(options, backup) };
 }
 
 /**
@@ -293,7 +299,7 @@ export async function rememberNamedService(
   options: ServiceOptions,
 ): Promise<void> {
   if (!namesService(options) || options.service === "none") return;
-  await rememberService(context, savedService(options, context.settingsInFile?.backup));
+  await rememberService(context, selectServiceToSave(options, context.settingsInFile?.backup));
 }
 
 /** Saves a service in the store's settings, unless the settings name a service. */
@@ -314,8 +320,8 @@ function isServiceKey(key: string): boolean {
 }
 
 /** Returns the service to be saved, without undefined members and without the default. */
-function savedService(options: ServiceOptions, backup: Settings["backup"]): ServiceSettings {
-  const { service, ...others } = serviceSettings(options, backup);
+function selectServiceToSave(options: ServiceOptions, backup: Settings["backup"]): ServiceSettings {
+  const { service, ...others } = resolveServiceSettings(options, backup);
   const saved = { ...others, ...(service !== "auto" && { service }) };
   return Object.fromEntries(Object.entries(saved).filter(([, value]) => value !== undefined));
 }
@@ -337,7 +343,7 @@ async function remember(
     await saveSection(settingsSection, changed);
     output.notice(`saved ${what} to ${settingsPath}`);
   } catch (error) {
-    output.notice(`${what} were not saved: ${asStoreError(error).message}`);
+    output.notice(`${what} were not saved: ${toStoreError(error).message}`);
   }
 }
 
@@ -345,16 +351,16 @@ async function remember(
  * Creates and records the directories named on the command line. Directories in the settings are
  * never created: a missing directory there can be a disk that is not mounted.
  */
-export async function makeNamed(
+export async function createAndRecordDirectories(
   context: Context,
   paths: readonly (string | undefined)[],
 ): Promise<void> {
   const { recordDirectories } = await import("../../config/known-directories.js");
-  await recordDirectories(await createNamed(context, paths), context.storePath);
+  await recordDirectories(await createNamedDirectories(context, paths), context.storePath);
 }
 
 /** Creates the directories like `makeNamed`, and returns them to be recorded later. */
-export async function createNamed(
+export async function createNamedDirectories(
   { storePath, reporter }: Context,
   paths: readonly (string | undefined)[],
 ): Promise<string[]> {
@@ -394,7 +400,7 @@ export async function operate<Result>(
 
 /**
  * Runs an operation that stops the service, like `operate`. If the service does not stop or start,
- * for example because its hub is in a restart loop, the hint has the way without it.
+ * for example because its hub is in a restart loop, the hint names the option to leave it running.
  */
 export async function operateWithService<Result>(
   context: Context,

@@ -4,7 +4,7 @@ import type { RecipientOptions, RecoveryKeyDelivery } from "../../bundle/recipie
 import { expandPath } from "../../config/paths.js";
 import { isKind, StoreError, wrap } from "../../errors.js";
 import { lstatIfExists } from "../../fs/read.js";
-import { type Context, repeated } from "../context.js";
+import { type Context, collectValue } from "../context.js";
 import { confirm } from "../ui/prompt.js";
 
 export interface RecipientCommandOptions {
@@ -15,10 +15,14 @@ export interface RecipientCommandOptions {
 export function addRecipientOptions(command: Command): Command {
   return command
     .option("--recovery-key-file <path>", "Write a new recovery key to this file")
-    .option("-r, --recipient <age1…>", "Encrypt bundles to this age key (repeatable)", repeated);
+    .option(
+      "-r, --recipient <age1…>",
+      "Encrypt bundles to this age key (repeatable)",
+      collectValue,
+    );
 }
 
-export function recipientOptions(
+export function buildRecipientOptions(
   context: Context,
   options: RecipientCommandOptions,
 ): RecipientOptions {
@@ -32,7 +36,7 @@ export function recipientOptions(
 }
 
 /** Returns the text of a recovery key file up to its recipient. */
-export function recoveryKeyHeading(storePath: string): string {
+export function formatRecoveryKeyHeading(storePath: string): string {
   return `# Recovery key of the HiveMind store ${storePath}\n# Opens its passphrase bundles: age -d -i THIS-FILE clients.….bundle.age\n# public key: `;
 }
 
@@ -48,7 +52,7 @@ function deliverByFile({ output, storePath }: Context, path: string): RecoveryKe
     },
     deliver: async (identity, recipient) => {
       const { createFile } = await import("../../fs/atomic.js");
-      await createFile(path, `${recoveryKeyHeading(storePath)}${recipient}\n${identity}\n`);
+      await createFile(path, `${formatRecoveryKeyHeading(storePath)}${recipient}\n${identity}\n`);
       isCreated = true;
     },
     report: () =>
@@ -96,7 +100,7 @@ function deliverByTerminal({ output, yes }: Context): RecoveryKeyDelivery {
   };
 }
 
-/** The command may have changed something before it shows the key, as `setup` has. */
+/** Asks with a message of its own: `setup` has changed something before this question. */
 async function confirmWritten(yes: boolean): Promise<void> {
   try {
     await confirm("Have you written it down?", yes);

@@ -3,8 +3,7 @@ import { StoreError } from "../../errors.js";
 
 /**
  * Throws if one of these options was given on the command line. Values of the settings and of the
- * environment are not in `options`. The value "none" is accepted: such an option has no effect, and
- * asks for none.
+ * environment are not in `options`. Accepts the value "none", which requests no effect.
  *
  * @param keys - the options, as commander names them: `stopCommand`
  * @param problem - follows the option in the message: "applies only to --adopt"

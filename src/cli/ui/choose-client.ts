@@ -5,7 +5,7 @@ import type { ClientTable } from "../../store/client-table.js";
 import type { Match } from "../../store/matching.js";
 import { escapeControlCharacters } from "../../text/escape.js";
 import type { Context } from "../context.js";
-import { onTerminal } from "./prompt.js";
+import { hasTerminal } from "./prompt.js";
 
 /** Clients in the list at once; typing narrows the list. */
 const listedClients = 50;
@@ -35,7 +35,7 @@ export function parseId(text: string): number {
  */
 export function parseOptionalId(text: string | undefined): number | undefined {
   if (text !== undefined) return parseId(text);
-  if (onTerminal()) return undefined;
+  if (hasTerminal()) return undefined;
   throw new StoreError("usage", "missing client id", {
     hint: "Give the id; only a terminal shows a list to choose from.",
   });
@@ -89,7 +89,7 @@ export async function chooseClient(
   }
 }
 
-export function noClient(context: Context, id: number): StoreError {
+export function noClientError(context: Context, id: number): StoreError {
   return new StoreError("notFound", `no client ${id} in ${context.storePath}`, {
     hint: "Run hivemind-sqlcipher list-clients to see the ids.",
   });

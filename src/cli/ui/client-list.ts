@@ -1,7 +1,7 @@
 /** Prints any number of clients in constant memory. */
 import { type Client, isRevoked } from "../../client/client.js";
 import type { Context } from "../context.js";
-import { abilities, lastSeen } from "./client-text.js";
+import { formatAbilities, formatLastSeen } from "./client-text.js";
 import { print } from "./output.js";
 import { type Column, Table } from "./table.js";
 
@@ -9,7 +9,7 @@ import { type Column, Table } from "./table.js";
 const firstRows = 500;
 
 /** Prints a table and returns the number of clients; prints nothing if there are none. */
-export async function printTable(
+export async function printClientTable(
   context: Context,
   clients: AsyncIterable<Client> | Iterable<Client>,
   secrets: boolean,
@@ -26,8 +26,8 @@ export async function printTable(
     String(client.client_id),
     client.name ?? "",
     client.is_admin ? "yes" : "",
-    isRevoked(client) ? "revoked" : abilities(client),
-    lastSeen(client),
+    isRevoked(client) ? "revoked" : formatAbilities(client),
+    formatLastSeen(client),
     ...(secrets ? [client.api_key, client.password ?? "", client.crypto_key ?? ""] : []),
   ];
   let count = 0;

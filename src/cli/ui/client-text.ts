@@ -5,19 +5,19 @@ import { escapeControlCharacters } from "../../text/escape.js";
 
 /** Returns a line for each field of a client. */
 export function clientLines(client: Client, secrets: boolean): string[] {
-  return [...fields(client, secrets)].map(
+  return [...listFields(client, secrets)].map(
     ([label, value]) => `${`${label}:`.padEnd(15)} ${escapeControlCharacters(value)}`,
   );
 }
 
-function* fields(client: Client, secrets: boolean): Generator<[string, string]> {
+function* listFields(client: Client, secrets: boolean): Generator<[string, string]> {
   yield ["id", String(client.client_id)];
   yield ["name", client.name ?? ""];
   if (client.description) yield ["description", client.description];
   yield ["administrator", client.is_admin ? "yes" : "no"];
-  yield ["may", isRevoked(client) ? "nothing (revoked)" : abilities(client)];
+  yield ["may", isRevoked(client) ? "nothing (revoked)" : formatAbilities(client)];
   yield ["message types", client.allowed_types.join(", ")];
-  yield ["last seen", lastSeen(client)];
+  yield ["last seen", formatLastSeen(client)];
   if (Object.keys(client.metadata).length > 0) {
     const { metadata } = secrets ? client : withoutSecrets(client);
     yield ["metadata", formatJson(metadata, { ascii: false, compact: true })];
@@ -30,7 +30,7 @@ function* fields(client: Client, secrets: boolean): Generator<[string, string]> 
 }
 
 /** Returns the client's message kinds beyond ordinary messages. */
-export function abilities(client: Client): string {
+export function formatAbilities(client: Client): string {
   const may = [
     client.can_escalate && "escalate",
     client.can_propagate && "propagate",
@@ -39,7 +39,7 @@ export function abilities(client: Client): string {
   return may.length > 0 ? may.join(", ") : "no escalate, propagate or broadcast";
 }
 
-export function lastSeen(client: Client): string {
+export function formatLastSeen(client: Client): string {
   if (!(client.last_seen > 0)) return "never";
   const date = new Date(client.last_seen * 1000);
   if (Number.isNaN(date.getTime())) return String(client.last_seen);

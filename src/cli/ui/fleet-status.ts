@@ -23,7 +23,7 @@ export async function printFleetStatus({ output }: Context, status: FleetStatus)
     return;
   }
   const shown = output.quiet ? stores.filter(({ problem }) => problem !== null) : stores;
-  const rows = shown.map(rowOf);
+  const rows = shown.map(formatRow);
   const table = await Table.of(
     [
       { title: "STORE_ID" },
@@ -48,7 +48,7 @@ async function* iterate<Item>(items: readonly Item[]): AsyncGenerator<Item> {
   yield* items;
 }
 
-function rowOf(store: StoreBackups): string[] {
+function formatRow(store: StoreBackups): string[] {
   return [
     store.storeId ?? "no id",
     store.own ? `${store.name} (own)` : store.name,

@@ -1,6 +1,6 @@
 /** Prints JSON documents with a list of any length in constant memory. */
-import { jsonText } from "./json.js";
-import { asStoreError, errorToJson, print } from "./output.js";
+import { formatDocument } from "./json.js";
+import { errorToJson, print, toStoreError } from "./output.js";
 
 interface JsonList<Item> {
   /** The document up to the first element, such as `{"clients":[`. */
@@ -22,20 +22,20 @@ export async function printJsonList<Item>(list: JsonList<Item>): Promise<void> {
   let separator = head;
   try {
     for await (const item of items) {
-      await print(separator + jsonText(record(item)));
+      await print(separator + formatDocument(record(item)));
       separator = ",";
     }
   } catch (error) {
     if (separator !== ",") throw error;
-    const failure = asStoreError(error);
-    process.stdout.write(ending({ ...rest(), error: errorToJson(failure) }));
+    const failure = toStoreError(error);
+    process.stdout.write(formatEnd({ ...rest(), error: errorToJson(failure) }));
     process.exitCode = failure.exitCode;
     return;
   }
-  process.stdout.write(`${separator === "," ? "" : head}${ending(rest())}`);
+  process.stdout.write(`${separator === "," ? "" : head}${formatEnd(rest())}`);
 }
 
-function ending(members: object): string {
-  const text = jsonText(members).slice(1);
+function formatEnd(members: object): string {
+  const text = formatDocument(members).slice(1);
   return text === "}" ? "]}\n" : `],${text}\n`;
 }

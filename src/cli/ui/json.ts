@@ -1,4 +1,4 @@
-/** The one place where results get the names and the text of `docs/reference/json-output.md`. */
+/** Converts results to the names and the text of `docs/reference/json-output.md`. */
 import { formatJson, type JsonValue } from "../../client/json.js";
 
 type SnakeCase<Name> = Name extends `${infer First}${infer Rest}`
@@ -46,6 +46,6 @@ function snakeCase(key: string): string {
  * Returns the text of a document. Numbers in a client's metadata keep their digits;
  * `JSON.stringify` would round them.
  */
-export function jsonText(document: unknown): string {
+export function formatDocument(document: unknown): string {
   return formatJson(document as JsonValue, { ascii: false, compact: true, strict: true });
 }

@@ -5,7 +5,7 @@
 import { once } from "node:events";
 import { StoreError } from "../../errors.js";
 import { escapeControlCharacters } from "../../text/escape.js";
-import { type Json, jsonText } from "./json.js";
+import { formatDocument, type Json } from "./json.js";
 
 export interface OutputOptions {
   json: boolean;
@@ -55,7 +55,7 @@ export class Output {
    */
   result<Document>(document: Document & Json<Document>, lines: () => string[]): void {
     for (const { result } of endNotices.splice(0)) if (result) this.notice(result);
-    const text = this.json ? jsonText(document) : lines().map(escapeLines).join("\n");
+    const text = this.json ? formatDocument(document) : lines().map(escapeLines).join("\n");
     if (text !== "") process.stdout.write(`${text}\n`);
   }
 
@@ -87,7 +87,7 @@ export class Output {
     for (const notice of endNotices.splice(0)) this.warning(notice.error);
     const { message, hint } = error;
     if (this.json) {
-      process.stdout.write(`${jsonText({ error: errorToJson(error) })}\n`);
+      process.stdout.write(`${formatDocument({ error: errorToJson(error) })}\n`);
       return;
     }
     process.stderr.write(
@@ -136,7 +136,7 @@ export function errorToJson({ exitCode: code, message, hint }: StoreError) {
 }
 
 /** Converts any thrown value to an error with an exit code. */
-export function asStoreError(error: unknown): StoreError {
+export function toStoreError(error: unknown): StoreError {
   if (error instanceof StoreError) return error;
   const message = error instanceof Error ? error.message : String(error);
   // Thrown by the package `bindings`, which searches for the output of the install script.

@@ -6,12 +6,12 @@ import { currentInteraction } from "../../process/interaction.js";
 import { escapeLines } from "./output.js";
 
 /** Returns whether questions can be asked. */
-export function onTerminal(): boolean {
+export function hasTerminal(): boolean {
   return Boolean(process.stdin.isTTY && process.stderr.isTTY);
 }
 
 /** Returns all of standard input as text. */
-export async function standardInput(): Promise<string> {
+export async function readStandardInput(): Promise<string> {
   let text = "";
   for await (const chunk of process.stdin.setEncoding("utf8")) text += chunk;
   return text;
@@ -49,8 +49,8 @@ async function ask(
 }
 
 /**
- * Reads lines from the terminal, which shows them, until one is the last. Several lines can be
- * pasted at once.
+ * Reads lines from the terminal, which shows them, until `accept` returns true. Several lines can
+ * be pasted at once.
  *
  * @param question - returns the text before the next line
  * @param accept - returns whether the line is the last
@@ -96,7 +96,7 @@ export async function askLines(
  */
 export async function confirm(question: string, yes: boolean): Promise<void> {
   if (yes) return;
-  if (!onTerminal()) {
+  if (!hasTerminal()) {
     const line = question.split("\n").map((part) => part.trim());
     throw new StoreError(
       "usage",
@@ -119,7 +119,7 @@ export async function confirm(question: string, yes: boolean): Promise<void> {
  * @throws {@link StoreError} usage - if there is no terminal
  */
 export async function askSecret(question: string, option: string): Promise<string> {
-  if (!onTerminal()) {
+  if (!hasTerminal()) {
     throw new StoreError("usage", `no terminal to ask on: ${question}`, {
       hint: `Add ${option}.`,
     });

@@ -5,17 +5,17 @@ import { hasCode, StoreError, systemError } from "../../errors.js";
 import { replaceFile } from "../../fs/atomic.js";
 import { isComplete, parseStatements } from "../../sql/statements.js";
 import { escapeControlCharacters, shellQuote } from "../../text/escape.js";
-import { asStoreError } from "./output.js";
+import { toStoreError } from "./output.js";
 import { modes, type SqlRunner } from "./sql-runner.js";
 
 const firstPrompt = "sql> ";
 const nextPrompt = "...> ";
-const longestHistory = 1_000;
+const maxHistoryLines = 1_000;
 
 const dotCommands = [".tables", ".schema", ".mode", ".help", ".quit"];
 
 /** Reads and runs statements until `.quit` or Ctrl-D. Prints an error and continues. */
-export async function prompt(runner: SqlRunner, historyFile: string | undefined): Promise<void> {
+export async function runPrompt(runner: SqlRunner, historyFile: string | undefined): Promise<void> {
   let history = historyFile === undefined ? [] : await readHistory(historyFile);
   const names = await runner.session.listNames();
   const input = createInterface({
@@ -24,7 +24,7 @@ export async function prompt(runner: SqlRunner, historyFile: string | undefined)
     output: process.stderr,
     terminal: true,
     history: [...history],
-    historySize: longestHistory,
+    historySize: maxHistoryLines,
     completer: (line: string) => complete(line, names),
   });
   input.on("history", (lines: string[]) => {
@@ -44,7 +44,7 @@ export async function prompt(runner: SqlRunner, historyFile: string | undefined)
     }
     if (statement === "" && line.trim() === "") continue;
     if (statement === "" && line.startsWith(".")) {
-      await runOrPrintError(() => runner.dot(line.trim()));
+      await runOrPrintError(() => runner.runDotCommand(line.trim()));
       continue;
     }
     statement = statement === "" ? line : `${statement}\n${line}`;
@@ -66,7 +66,7 @@ async function runOrPrintError(work: () => Promise<void>): Promise<void> {
   try {
     await work();
   } catch (error) {
-    const { message, hint } = asStoreError(error);
+    const { message, hint } = toStoreError(error);
     process.stderr.write(
       `error: ${escapeControlCharacters(message)}\n${hint ? `  ${escapeControlCharacters(hint)}\n` : ""}`,
     );
@@ -165,7 +165,7 @@ async function readHistory(path: string): Promise<string[]> {
       );
     }
     const text = await readFile(path, "utf8");
-    return text.split("\n").filter(Boolean).reverse().slice(0, longestHistory);
+    return text.split("\n").filter(Boolean).reverse().slice(0, maxHistoryLines);
   } catch (error) {
     if (hasCode(error, "ENOENT")) return [];
     throw systemError(error, `cannot read ${path}`);

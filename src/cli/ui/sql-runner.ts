@@ -5,7 +5,7 @@ import type { Statement } from "../../sql/statements.js";
 import { counted } from "../../text/count.js";
 import { escapeControlCharacters } from "../../text/escape.js";
 import type { Context } from "../context.js";
-import { onTerminal } from "./prompt.js";
+import { hasTerminal } from "./prompt.js";
 import { Table } from "./table.js";
 
 /** Rows that determine a table's column widths. */
@@ -62,7 +62,7 @@ export class SqlRunner {
       for (const line of effectLines(effect)) output.notice(line);
       return effect;
     }
-    if (!onTerminal()) await confirm("Change the store?");
+    if (!hasTerminal()) await confirm("Change the store?");
     const tried = await this.session.dryRun(statements);
     check(tried);
     for (const line of effectLines(tried)) process.stderr.write(`${line}\n`);
@@ -77,7 +77,7 @@ export class SqlRunner {
    *
    * @throws {@link StoreError} usage - if there is no such command
    */
-  async dot(line: string): Promise<void> {
+  async runDotCommand(line: string): Promise<void> {
     const [command = "", argument, ...rest] = line.split(/\s+/);
     if (rest.length > 0) throw new StoreError("usage", `${command} takes one argument at most`);
     if (command === ".tables") {
@@ -165,9 +165,7 @@ function isNumber(cell: Cell | undefined): boolean {
 
 /** Returns the changes of a transaction as text, before the commit. */
 function effectLines({ changes, clients: { before, after } }: Effect): string[] {
-  const rows = changes.map(
-    ({ text, rows }) => `${counted(rows, "row")} changed: ${beginning(text)}`,
-  );
+  const rows = changes.map(({ text, rows }) => `${counted(rows, "row")} changed: ${shorten(text)}`);
   const counts = ({ active, revoked }: Counts) => `${active} active, ${revoked} revoked`;
   const fewer = after.active + after.revoked < before.active + before.revoked;
   return [
@@ -181,7 +179,7 @@ function effectLines({ changes, clients: { before, after } }: Effect): string[] 
   ];
 }
 
-function beginning(sql: string): string {
+function shorten(sql: string): string {
   const line = escapeControlCharacters(sql.replace(/\s+/g, " "));
   return line.length > 60 ? `${line.slice(0, 59)}…` : line;
 }

@@ -27,7 +27,7 @@ function widthOf(text: string): number {
   return stringWidth === undefined || ascii.test(text) ? text.length : stringWidth(text);
 }
 
-function cut(text: string, width: number): string {
+function truncate(text: string, width: number): string {
   if (widthOf(text) <= width) return text;
   if (ascii.test(text)) return `${text.slice(0, width - 1)}…`;
   let kept = "";
@@ -99,7 +99,7 @@ export class Table {
     return this.#columns
       .map((column, index) => {
         const width = this.#widths[index] ?? 0;
-        return pad(cut(cells[index] ?? "", width), width, column.align);
+        return pad(truncate(cells[index] ?? "", width), width, column.align);
       })
       .join(gap)
       .trimEnd();

@@ -1,4 +1,4 @@
-/** Values that several documents share, and what compares a schema with a result type. */
+/** Values that several documents share, and the comparison of a schema with a result type. */
 import type { BundleReport } from "../../../bundle/bundle.js";
 import type { ServiceReport } from "../../../operation/service.js";
 import * as z from "../../../schema.js";
@@ -44,7 +44,7 @@ export const choice = <const Choices extends readonly string[]>(
   description: string,
 ) => z.enum(choices).check(z.describe(description));
 
-/** An object or null, and what null means. */
+/** Returns the schema for an object or null. The description says what null means. */
 export const orNull = <Schema extends z.ZodMiniType>(schema: Schema, description: string) =>
   z.nullable(schema).check(z.describe(description));
 
