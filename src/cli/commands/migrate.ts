@@ -1,7 +1,10 @@
 import { setFlagsFromString } from "node:v8";
 import { type Command, Option } from "commander";
 import { StoreError } from "../../errors.js";
-import type { Migration } from "../../migrate/migrate.js";
+import type { ServerJson } from "../../hub/server-json.js";
+import type { TestedHub } from "../../migrate/hub-check.js";
+import type { Endpoint, Migration } from "../../migrate/migrate.js";
+import type { HubDatabase } from "../../migrate/switch.js";
 import { abortOnSignal } from "../../process/signals.js";
 import { defaultUnit } from "../../service/service.js";
 import { counted } from "../../text/count.js";
@@ -65,98 +68,136 @@ export function addCommand(program: Command): void {
 
 async function runMigrate(context: Context, options: MigrateOptions): Promise<void> {
   const { migrate } = await import("../../migrate/migrate.js");
-  const {
-    hubDatabase,
-    removeSource: removeSourceFiles,
-    assertNoOtherPassword,
-    assertRemovable,
-    assertUnchanged,
-    checksumSource,
-    findRemainingUsers,
-  } = await import("../../migrate/switch.js");
-  const { assertHubCanSwitch, assertServedOrSwitchBack } = await import(
-    "../../migrate/hub-check.js"
-  );
-  const { assertReplaceable } = await import("../../fs/atomic.js");
-  const { readServerJson, serverJsonPath } = await import("../../hub/server-json.js");
-  const { switchModule } = await import("../../hub/server-json-edit.js");
-  const from = await buildEndpoint(
-    context,
-    options.from,
-    options.fromSetting,
-    options.fromPasswordSource,
-  );
-  const to = await buildEndpoint(context, options.to, options.toSetting, options.toPasswordSource);
-  if (options.removeSource) {
-    assertRemovable(from);
-    if (!options.switch) {
-      throw new StoreError("usage", "--remove-source needs --switch", {
-        hint: "Add --switch: without it the hub starts with no clients, from a database that was removed.",
-      });
-    }
-    if (options.hub === "none") {
-      throw new StoreError("usage", "--remove-source needs a hub that reads the target", {
-        hint: "Leave out --hub none, or remove the source manually when a hub serves from the target.",
-      });
-    }
-  }
-  // Check the requirements of the switch before copying anything.
-  const hub = options.switch ? hubDatabase(to) : undefined;
-  const serverJson = hub && (await readServerJson(serverJsonPath()));
-
   const { sqlcipherPluginName } = await import("../../databases/sqlite.js");
-  if ([from.name, to.name].includes(sqlcipherPluginName)) {
-    await recoverFirst(context);
-  }
-  if (hub && serverJson) {
-    await assertNoOtherPassword(serverJson, hub, to);
-    if (!options.dryRun) await assertReplaceable(serverJson.file);
-  }
-  const removeSource = options.removeSource ?? false;
-  const testedHub =
-    hub && options.hub !== "none"
-      ? await assertHubCanSwitch({
-          ...{ from, to, database: hub, removeSource, hubPython: options.hubPython },
-        })
-      : undefined;
-  const sum = hub && !options.dryRun ? await checksumSource(from) : undefined;
+  const endpoints = await buildEndpoints(context, options);
+  const { from, to } = endpoints;
+  if (options.removeSource) await assertSourceRemovable(from, options);
+  // Before the plan reads server.json, which a recovery may change.
+  if ([from.name, to.name].includes(sqlcipherPluginName)) await recoverFirst(context);
+  const plan = options.switch ? await planSwitch(endpoints, options) : undefined;
   // Batched records reach V8's old generation. By default it grows to 200 MB before a collection.
   setFlagsFromString("--optimize-for-size");
-
-  let switched: string | null = null;
-  let removed: string[] = [];
-  const beforeEnd = async () => {
-    if (hub === undefined || serverJson === undefined) return;
-    await assertUnchanged(from, sum);
-    switched = serverJsonPath();
-    await switchModule(switched, hub.module, hub.settings);
-    if (!removeSource || testedHub === undefined) return;
-    const assertSourceUnchanged = () => assertUnchanged(from, sum);
-    await assertServedOrSwitchBack(testedHub, to, hub, serverJson, assertSourceUnchanged);
-    removed = await removeSourceFiles(from, sum);
-  };
+  let outcome: SwitchOutcome = { switched: null, removed: [] };
   const progress = new Progress(context.output);
   const migration = await abortOnSignal((signal) =>
     migrate({
       ...{ from, to, merge: options.merge ?? false, dryRun: options.dryRun ?? false, signal },
       onProgress: ({ phase, done, total }) => progress.show(phase, done, total),
-      beforeEnd,
+      beforeEnd: async () => {
+        if (plan) outcome = await switchHub(endpoints, plan);
+      },
     }),
   ).finally(() => progress.end());
-
-  if (hub !== undefined && !migration.dryRun) {
-    context.output.notice(hub.notice);
-    const { unit = defaultUnit } = context.settings.backup ?? {};
-    for (const warning of await findRemainingUsers(from, unit)) context.output.warning(warning);
-  }
-  context.output.result(toJson({ migrated: { ...migration, switched, removed } }), () => [
+  if (plan && !migration.dryRun) await printNextSteps(context, from, plan);
+  context.output.result(toJson({ migrated: { ...migration, ...outcome } }), () => [
     ...migrationLines(migration),
-    ...(switched === null ? [] : [`  server.json ${switched} names ${hub?.module}`]),
+    ...switchLines(outcome, plan),
+  ]);
+}
+
+interface Endpoints {
+  readonly from: Endpoint;
+  readonly to: Endpoint;
+}
+
+async function buildEndpoints(context: Context, options: MigrateOptions): Promise<Endpoints> {
+  const { from, fromSetting, fromPasswordSource, to, toSetting, toPasswordSource } = options;
+  return {
+    from: await buildEndpoint(context, from, fromSetting, fromPasswordSource),
+    to: await buildEndpoint(context, to, toSetting, toPasswordSource),
+  };
+}
+
+/** @throws {@link StoreError} usage - if the options do not ensure that a hub reads the target */
+async function assertSourceRemovable(from: Endpoint, options: MigrateOptions): Promise<void> {
+  const { assertRemovable } = await import("../../migrate/switch.js");
+  assertRemovable(from);
+  if (!options.switch) {
+    throw new StoreError("usage", "--remove-source needs --switch", {
+      hint: "Add --switch: without it the hub starts with no clients, from a database that was removed.",
+    });
+  }
+  if (options.hub === "none") {
+    throw new StoreError("usage", "--remove-source needs a hub that reads the target", {
+      hint: "Leave out --hub none, or remove the source manually when a hub serves from the target.",
+    });
+  }
+}
+
+/** A switch of the hub to the target, after its requirements were checked. */
+interface SwitchPlan {
+  readonly database: HubDatabase;
+  /** `server.json` before the switch. */
+  readonly before: ServerJson;
+  /** Undefined with `--hub none`. */
+  readonly testedHub: TestedHub | undefined;
+  /** The checksum of the source, if it is a file. */
+  readonly sum: string | undefined;
+  readonly removeSource: boolean;
+}
+
+/** Checks the requirements of the switch before anything is copied. */
+async function planSwitch({ from, to }: Endpoints, options: MigrateOptions): Promise<SwitchPlan> {
+  const { assertNoOtherPassword, checksumSource, hubDatabase } = await import(
+    "../../migrate/switch.js"
+  );
+  const { assertHubCanSwitch } = await import("../../migrate/hub-check.js");
+  const { assertReplaceable } = await import("../../fs/atomic.js");
+  const { readServerJson, serverJsonPath } = await import("../../hub/server-json.js");
+  const { removeSource = false, dryRun = false, hubPython } = options;
+  const database = hubDatabase(to);
+  const before = await readServerJson(serverJsonPath());
+  await assertNoOtherPassword(before, database, to);
+  if (!dryRun) await assertReplaceable(before.file);
+  const testedHub =
+    options.hub === "none"
+      ? undefined
+      : await assertHubCanSwitch({ from, to, database, removeSource, hubPython });
+  const sum = dryRun ? undefined : await checksumSource(from);
+  return { database, before, testedHub, sum, removeSource };
+}
+
+interface SwitchOutcome {
+  /** The `server.json` that names the target now. */
+  readonly switched: string | null;
+  /** The files of the source that were removed. */
+  readonly removed: string[];
+}
+
+async function switchHub({ from, to }: Endpoints, plan: SwitchPlan): Promise<SwitchOutcome> {
+  const { assertUnchanged, removeSource } = await import("../../migrate/switch.js");
+  const { assertServedOrSwitchBack } = await import("../../migrate/hub-check.js");
+  const { switchModule } = await import("../../hub/server-json-edit.js");
+  const { database, before, testedHub, sum } = plan;
+  const switched = before.path;
+  const assertSourceUnchanged = () => assertUnchanged(from, sum);
+  await assertSourceUnchanged();
+  await switchModule(switched, database.module, database.settings);
+  if (!plan.removeSource || testedHub === undefined) return { switched, removed: [] };
+  await assertServedOrSwitchBack(testedHub, to, database, before, assertSourceUnchanged);
+  return { switched, removed: await removeSource(from, sum) };
+}
+
+/** Prints what the operator has to do, and warnings about other programs that use the source. */
+async function printNextSteps(
+  { settings, output }: Context,
+  from: Endpoint,
+  { database }: SwitchPlan,
+): Promise<void> {
+  const { findRemainingUsers } = await import("../../migrate/switch.js");
+  output.notice(database.notice);
+  const { unit = defaultUnit } = settings.backup ?? {};
+  for (const warning of await findRemainingUsers(from, unit)) output.warning(warning);
+}
+
+function switchLines({ switched, removed }: SwitchOutcome, plan: SwitchPlan | undefined): string[] {
+  return [
+    ...(switched === null ? [] : [`  server.json ${switched} names ${plan?.database.module}`]),
     ...removed.map((path) => `  removed     ${path}`),
     ...(removed.length > 0
       ? ["              Snapshots, backups and the disk may still have copies of it."]
       : []),
-  ]);
+  ];
 }
 
 function migrationLines(migration: Migration): string[] {
