@@ -19,7 +19,7 @@ const attemptSchema = z.object({
   error: z.nullable(z.string()),
   /** How long that run took for the target; absent in records of versions before 0.2.0. */
   duration_ms: z._default(z.nullable(z.int()), null),
-  /** Bytes of the newest file that a run copied, likewise. */
+  /** Bytes of the newest file that a run copied; absent in records of versions before 0.2.0. */
   size: z._default(z.nullable(z.int()), null),
 });
 

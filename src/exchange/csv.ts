@@ -39,7 +39,7 @@ export function formatCsvRow(client: Client, secrets: boolean): string {
 }
 
 /** Returns a line of CSV by RFC 4180: values are quoted, null is empty and unquoted. */
-export function formatCsvLine(values: readonly (string | null)[]): string {
+function formatCsvLine(values: readonly (string | null)[]): string {
   const quoted = values.map((value) => (value === null ? "" : `"${value.replaceAll('"', '""')}"`));
   return `${quoted.join(",")}\r\n`;
 }

@@ -2,9 +2,9 @@
  * The derived-key cache: the key derived from a passphrase and a file's salt, kept in the keyring
  * next to the passphrase. It saves the 200 ms of key derivation when the store is opened.
  *
- * An entry holds the format, the salt, the key, and an HMAC under that key over these and the
- * passphrase. The entry is therefore valid only with its own passphrase: a garbled entry, or an
- * entry left over from a replaced passphrase, opens nothing.
+ * An entry contains the format, the salt, the key, and an HMAC with this key over the others and
+ * the passphrase. The entry is therefore valid only with its own passphrase: a garbled entry, or an
+ * entry of a replaced passphrase, opens nothing.
  */
 import { createHmac, timingSafeEqual } from "node:crypto";
 import { isKind } from "../errors.js";

@@ -12,7 +12,7 @@ import { orAbort } from "../process/abort.js";
 import { currentInteraction } from "../process/interaction.js";
 import { announceDialog, promptTimeoutMs } from "./secret-service.js";
 
-export type Keytar = typeof import("keytar");
+type Keytar = typeof import("keytar");
 
 /** A call by name, which can be sent to the worker. */
 export type KeytarCall =

@@ -2,8 +2,8 @@
  * Passphrases encrypted for this machine by `systemd-creds`, with the key of this host and with the
  * TPM if there is one. systemd decrypts the file for a unit as a credential.
  *
- * The file holds one passphrase. During a rotation it holds one a line, the new one first, so that
- * after a kill at any point it still contains the store's passphrase.
+ * The file contains a single passphrase. During a rotation it contains a passphrase per line, the
+ * new passphrase first, so that after a kill at any point it has the store's passphrase.
  */
 import { dirname, join } from "node:path";
 import { configHome } from "../config/paths.js";

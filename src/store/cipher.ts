@@ -427,7 +427,7 @@ export async function canOpen(connection: Connection, key: StoreKey): Promise<bo
   return true;
 }
 
-export async function applyKey(connection: Connection, key: StoreKey): Promise<void> {
+async function applyKey(connection: Connection, key: StoreKey): Promise<void> {
   const raw = key.key.toString("hex") + key.salt.toString("hex");
   await connection.all(`PRAGMA key = "x'${raw}'"`);
   if (key.cipherCompatibility === 3) await connection.all("PRAGMA cipher_compatibility = 3");

@@ -7,7 +7,7 @@
  * previous frame. SQLCipher encrypts only the pages, so this needs no key.
  *
  * A frame is valid if it has the header's salts and its checksum matches. Anything after the last
- * valid frame is left from an earlier round of the log, or unfinished. Frames become part of the
+ * valid frame is left from before the log restarted, or unfinished. Frames become part of the
  * database with the commit frame that ends their transaction.
  */
 import type { FileHandle } from "node:fs/promises";

@@ -9,8 +9,6 @@ import type { OperationOptions } from "./options.js";
 import { convert, stagePlaintext } from "./prepare.js";
 import { swap } from "./swap.js";
 
-export type DecryptOptions = OperationOptions;
-
 export interface DecryptResult {
   readonly decrypted: {
     readonly path: string;
@@ -30,7 +28,7 @@ export interface DecryptResult {
  *   encrypted store
  * @throws {@link StoreError} - what `unlock`, `resolveService` and `swap` throw
  */
-export async function decrypt(options: DecryptOptions): Promise<DecryptResult> {
+export async function decrypt(options: OperationOptions): Promise<DecryptResult> {
   const { lock, source, reporter, signal } = options;
   const { storePath } = lock;
   const opened = await unlock(storePath, source, { mode: "readwrite" });

@@ -126,19 +126,9 @@ export async function rotate(options: RotateOptions): Promise<RotateResult> {
   const outcome = await withSealed(source, storePath, passphrase, replace);
   if (next.notice !== undefined) reporter.notice(next.notice);
   const newKey = outcome.key;
-  const backups =
-    options.reencrypt === undefined
-      ? null
-      : await reencryptAfterRotation({
-          lock,
-          folder: options.reencrypt,
-          bundleFolder: options.bundleTo,
-          key: newKey,
-          passphrases: [old],
-          source: next.source,
-          reporter,
-          signal,
-        });
+  const backups = await reencryptOldBackups(options, {
+    ...{ key: newKey, passphrases: [old], source: next.source },
+  });
   return {
     rotated: {
       path: storePath,
@@ -167,15 +157,27 @@ async function assertWritable(directory: string): Promise<void> {
   }
 }
 
-/** @throws {@link StoreError} - with a message that says that the rotation is done */
-async function reencryptAfterRotation(options: ReencryptOptions): Promise<ReencryptedBackups> {
+/**
+ * Re-encrypts the backups in the directory of the options, if it names one.
+ *
+ * @throws {@link StoreError} - with a message that says that the rotation is done
+ */
+async function reencryptOldBackups(
+  { lock, reencrypt, bundleTo, reporter, signal }: RotateOptions,
+  rotated: Pick<ReencryptOptions, "key" | "passphrases" | "source">,
+): Promise<ReencryptedBackups | null> {
+  if (reencrypt === undefined) return null;
   try {
-    return await reencryptBackups(options);
+    return await reencryptBackups({
+      ...{ ...rotated, lock, reporter, signal },
+      folder: reencrypt,
+      bundleFolder: bundleTo,
+    });
   } catch (error) {
     const { kind, message, hint } = systemError(error, "unexpected", "failed");
     throw new StoreError(
       kind,
-      `the store is rotated, but not all backups in ${options.folder} could be re-encrypted: ${message}`,
+      `the store is rotated, but not all backups in ${reencrypt} could be re-encrypted: ${message}`,
       {
         hint: withLine(hint, "The others are unchanged. Their own bundles open them."),
         cause: error,
