@@ -8,7 +8,7 @@ import { escapeSetting, keyringUnit, quoteCommand } from "../service/unit-file.j
 import type { CommandArgs } from "./units.js";
 
 export interface ContainerUnit {
-  /** Whether the unit is for the manager of a user, or for the system's. */
+  /** Whether the hub's unit is a user unit or a system unit. */
   readonly kind: "user" | "system";
   /** The command line of `hivemind-sqlcipher run`, with its options. */
   readonly run: CommandArgs;
@@ -18,7 +18,7 @@ export interface ContainerUnit {
   readonly inside: string;
   /** The numbers of the user and the group of the copy; undefined for the owner of the store. */
   readonly owner: string | undefined;
-  /** The credential of a system unit, sealed as for `SystemUnit`. */
+  /** The sealed credential of a system unit, as in `SystemUnit`. */
   readonly credential: string | undefined;
 }
 

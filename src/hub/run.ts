@@ -159,7 +159,9 @@ async function assertHubStarts(options: HubOptions): Promise<ServerJson> {
       hint: "Run hivemind-core print-config without run: it needs no passphrase.",
     });
   }
-  const serverJson = await findServerJson(options.serverJson ?? serverJsonPath(environment));
+  const serverJson = await readExistingServerJson(
+    options.serverJson ?? serverJsonPath(environment),
+  );
   if ("redisPassword" in options) assertRedisModule(serverJson);
   else await assertSameStore(serverJson, options.storePath, environment);
 
@@ -192,7 +194,7 @@ async function assertContainerHubStarts(options: PrepareOptions): Promise<Server
       hint: "Mount the directory .config/hivemind-core of the hub, or name the file with --server-json.",
     });
   }
-  const serverJson = await findServerJson(path);
+  const serverJson = await readExistingServerJson(path);
   if ("redisPassword" in options) assertRedisModule(serverJson);
   else {
     const { storePath } = options;
@@ -252,7 +254,7 @@ async function assertComplete(
   }
 }
 
-async function findServerJson(path: string): Promise<ServerJson> {
+async function readExistingServerJson(path: string): Promise<ServerJson> {
   try {
     return await readServerJson(path);
   } catch (error) {
